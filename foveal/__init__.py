@@ -1,0 +1,1 @@
+"""Foveal: convolutional networks in pure Python, compiled to native code at run time."""

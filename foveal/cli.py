@@ -1,0 +1,313 @@
+"""The command line: foveal train | evaluate | predict | bench | doctor.
+
+Each command imports what it needs when it runs, so that `foveal --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from foveal import __version__
+from foveal.errors import DataError, FovealError
+
+if TYPE_CHECKING:
+    from foveal.train.checkpoint import Run
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+PREDICT_BATCH = 16  # one shape, so one compiled program, for any number of images
+TOP = 3
+
+
+class Commands(click.Group):
+    """A group that loads some commands on first use, and tells a FovealError in one message."""
+
+    lazy = {  # noqa: RUF012
+        "bench": ("foveal.bench.command", "bench", "Time models and operators, also against torch.")
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*self.commands, *self.lazy])
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in self.lazy:
+            return super().get_command(ctx, name)
+        module, attribute, _ = self.lazy[name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        helps = {name: command.get_short_help_str(80) for name, command in self.commands.items()}
+        helps |= {name: text for name, (_, _, text) in self.lazy.items()}
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(helps.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FovealError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(2)
+        except KeyboardInterrupt as interrupt:
+            click.echo(f"\n{interrupt}" if str(interrupt) else "\nInterrupted.", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+class Name(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """One of a list of names that is only imported when a value or the help needs it."""
+
+    name = "name"
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+
+    def names(self) -> Sequence[str]:
+        found: Sequence[str] = importlib.import_module(self.module).NAMES
+        return found
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return f"[{'|'.join(self.names())}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value not in self.names():
+            self.fail(f"{value!r} is not one of {', '.join(self.names())}.", param, ctx)
+        return value
+
+
+_POSITIVE = click.IntRange(min=1)
+_threads = click.option("--threads", type=_POSITIVE, help="Native threads.  [default: all cores]")
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON and no table.")
+_run = click.argument("run", type=click.Path(path_type=Path))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def main() -> None:
+    """Train and use convolutional networks, compiled to native code at run time."""
+
+
+@main.command()
+@click.argument("data")
+@click.option("--model", type=Name("foveal.nn.models"), help="Network.  [default: by image size]")
+@click.option("--epochs", type=_POSITIVE, help="Passes through the training images.")
+@click.option("--batch-size", type=_POSITIVE, help="Images per step.")
+@click.option(
+    "--lr",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Learning rate at the peak of its one cycle.",
+)
+@click.option("--optimizer", type=Name("foveal.optim"), help="Rule of the update.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Of weights, order, augmentation and dropout.",
+)
+@_threads
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the model, the log and the metrics.  [default: runs/<data>]",
+)
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+def train(data: str, out: Path | None, **options: Any) -> None:
+    """Train a network on DATA.
+
+    DATA is `digits`, a folder of MNIST or Fashion-MNIST IDX files, or an .npz file with x_train,
+    y_train, x_test and y_test. What is not given is chosen by the size of the images. An older run
+    in the same folder is kept: its files move to earlier-1 (earlier-2, ...) inside it.
+    """
+    from foveal.data.readers import load
+    from foveal.train.loop import train as run
+
+    dataset = load(data)
+    run(dataset, out=out or Path("runs") / dataset.name, **options)
+
+
+@main.command()
+@_run
+@click.argument("data")
+@_threads
+@_json
+def evaluate(run: Path, data: str, threads: int | None, as_json: bool) -> None:
+    """Test the model of RUN on the test images of DATA."""
+    from foveal.data.readers import load
+    from foveal.train.checkpoint import load_net
+    from foveal.train.metrics import evaluate as measure
+
+    _set_threads(threads)
+    net, trained = load_net(run)
+    dataset = load(data)
+    trained.check(dataset)
+    test = measure(net, dataset.x_test, dataset.y_test, mean=trained.mean, std=trained.std)
+    images = len(dataset.x_test)
+    if as_json:
+        click.echo(json.dumps({"data": dataset.name, "images": images, **test}))
+        return
+    row = (dataset.name, f"{images:,}", f"{test['loss']:.4f}", f"{test['accuracy']:.2%}")
+    _table(("data", "images", "loss", "accuracy"), [row])
+
+
+@main.command()
+@_run
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@_threads
+@_json
+def predict(run: Path, images: tuple[str, ...], threads: int | None, as_json: bool) -> None:
+    """Say what is on each IMAGE, by the model of RUN.
+
+    Images are turned upright, made grey or RGB and resized as the model needs. Nothing is inverted:
+    a model trained on MNIST expects white on black.
+    """
+    from foveal.train.checkpoint import load_net
+
+    _set_threads(threads)
+    net, trained = load_net(run)
+    results = [
+        {"image": image, **top[0], "top": top}
+        for image, top in zip(images, _classify(net, trained, images), strict=True)
+    ]
+    if as_json:
+        click.echo(json.dumps(results))
+        return
+    rows = [
+        (image if rank == 0 else "", entry["class"], f"{entry['probability']:.2%}")
+        for image, result in zip(images, results, strict=True)
+        for rank, entry in enumerate(result["top"])
+    ]
+    _table(("image", "class", "probability"), rows)
+
+
+def _classify(net: Any, run: Run, images: Sequence[str]) -> list[list[dict[str, Any]]]:
+    """For each image file the TOP classes, most probable first."""
+    import numpy as np
+
+    from foveal.data.loader import filled
+    from foveal.data.readers import UNIT, read_image
+    from foveal.train.metrics import log_softmax, predict
+
+    low, high = run.value_range
+    if (low, high) != UNIT:
+        raise DataError(
+            f"the model was trained on pixels from {low:g} to {high:g}, image files hold 0 to 1 "
+            "(bytes / 255): train it on uint8 images or on floats between 0 and 1"
+        )
+    x = np.stack([read_image(image, run.channels, *run.size) for image in images])
+    logits = np.concatenate(
+        [
+            predict(net, filled(part, PREDICT_BATCH), mean=run.mean, std=run.std)[: len(part)]
+            for part in (x[i : i + PREDICT_BATCH] for i in range(0, len(x), PREDICT_BATCH))
+        ]
+    )
+    probability = np.exp(log_softmax(logits))
+    order = np.argsort(-probability, axis=1, kind="stable")[:, :TOP]
+    return [
+        [{"class": run.classes[k], "probability": float(row[k])} for k in ranks]
+        for row, ranks in zip(probability, order, strict=True)
+    ]
+
+
+@main.command()
+@click.option("--clear-cache", is_flag=True, help="Delete the compiled programs kept on disk.")
+def doctor(clear_cache: bool) -> None:
+    """Show what Foveal finds on this machine, and try whether compiled code works."""
+    from foveal.kernel import cache
+
+    if clear_cache:
+        files, size = cache.size()
+        cache.clear()
+        click.echo(f"Deleted {files} files, {size / 1e6:.1f} MB, from {cache.directory()}.")
+        return
+    _table(("", ""), [*_machine().items(), *_versions().items()])
+    if not cache.writable():
+        click.echo("The cache cannot be written: every process will compile its kernels again.")
+    click.echo(_self_test())
+
+
+def _machine() -> dict[str, str]:
+    import os
+
+    import foveal
+    from foveal.kernel import cache, target
+
+    host = target.host()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    files, size = cache.size()
+    return {
+        "CPU": host.name,
+        "vector width": f"{32 * host.lanes} bits = {host.lanes} float32",
+        "vector registers": str(host.registers),
+        "cores available": str(cores),
+        "threads used": str(foveal.get_threads()),
+        "cache": str(cache.directory()),
+        "cache size": f"{files} files, {size / 1e6:.1f} MB",
+    }
+
+
+def _versions() -> dict[str, str]:
+    import platform
+
+    import llvmlite
+    import numpy as np
+    from llvmlite import binding
+
+    return {
+        "foveal": __version__,
+        "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "numpy": np.__version__,
+        "llvmlite": llvmlite.__version__,
+        "LLVM": ".".join(map(str, binding.llvm_version_info)),
+    }
+
+
+def _self_test() -> str:
+    """Compile a small convolution, run it and compare it with NumPy."""
+    import time
+
+    import numpy as np
+
+    from foveal import nn
+
+    conv = nn.Conv2d(3, 9, 3, padding=1)
+    x = np.random.default_rng(0).standard_normal((2, 3, 7, 11), dtype=np.float32)
+    started = time.perf_counter()
+    y = np.asarray(conv(x))
+    seconds = time.perf_counter() - started
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
+    state = conv.state_dict()
+    expected = np.einsum("ncpqrs,kcrs->nkpq", windows, state["weight"])
+    expected += state["bias"][:, None, None]
+    error = float(np.abs(y - expected).max())
+    if not error < 1e-4:
+        raise click.ClickException(
+            f"compiled code is wrong on this machine: a convolution is off by {error:g}. "
+            "Please report it with the table above; `foveal doctor --clear-cache` may help"
+        )
+    return f"Self-test: a convolution compiled and ran right in {seconds * 1e3:.0f} ms."
+
+
+def _set_threads(threads: int | None) -> None:
+    import foveal
+
+    if threads is not None:
+        foveal.set_threads(threads)
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=any(columns))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))  # Text, since names may hold rich's markup
+    Console().print(table)

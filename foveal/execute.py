@@ -1,0 +1,308 @@
+"""Program: one arena and a list of kernel calls. Threads, barriers, timing."""
+
+import ctypes
+import mmap
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from foveal import debug
+from foveal.errors import ShapeError
+from foveal.graph import Graph
+from foveal.kernel import compile as kernels
+from foveal.kernel import runtime
+from foveal.lower import Buffer, Call, Lowered, View, lower
+from foveal.ops.op import Ndarray
+from foveal.passes.plan_memory import ALIGNMENT, Lifetime, Plan, plan_memory
+from foveal.passes.simplify import simplify
+
+POINTER_BYTES = 8
+HUGE_PAGE = 2 << 20
+
+_threads = 0
+
+
+def set_threads(n: int) -> None:
+    """How many threads programs made from now on use; results do not depend on it."""
+    if n < 1:
+        raise ShapeError(f"{n} threads: a program needs at least 1")
+    global _threads
+    _threads = n
+
+
+def get_threads() -> int:
+    """The number of threads programs use: what was set, else the processors this process may run on."""
+    return _threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def aligned(size: int) -> Ndarray:
+    """`size` bytes, zeroed, on a page boundary; large blocks ask for huge pages, which save address translation."""
+    memory = mmap.mmap(-1, max(size, 1) + (HUGE_PAGE if size >= HUGE_PAGE else 0))
+    if size >= HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    block = np.frombuffer(memory, np.uint8)
+    shift = -block.ctypes.data % HUGE_PAGE if size >= HUGE_PAGE else 0
+    return block[shift : shift + size]
+
+
+class Workers:
+    """Threads that wait to run their part of a program. A job is native code from begin to end."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self.lock = threading.Lock()
+        self.wake: list[threading.Semaphore] = []
+        self.job: tuple[int, Callable[[int], None]] = (0, lambda thread: None)
+        self.left = threading.Semaphore(0)
+
+    def grow(self, count: int) -> None:
+        while len(self.wake) < count:
+            self.wake.append(threading.Semaphore(0))
+            arguments = (len(self.wake), self.wake[-1])
+            threading.Thread(target=self.serve, args=arguments, daemon=True, name="foveal").start()
+
+    def serve(self, thread: int, wake: threading.Semaphore) -> None:
+        last = 0
+        while True:
+            wake.acquire()
+            number, work = self.job
+            if number != last:  # woken twice for one job after an interruption
+                last = number
+                work(thread)
+                self.left.release()
+
+    def run(self, threads: int, work: Callable[[int], None]) -> None:
+        """work(0) here and work(1) ... in the other threads; back when all are done.
+
+        An interruption (Ctrl-C) between two lines must leave nobody waiting at a barrier: the job is finished, then it is raised.
+        """
+        with self.lock:
+            self.grow(threads - 1)
+            self.job = (self.job[0] + 1, work)
+            mine = waited = False
+            try:
+                for wake in self.wake[: threads - 1]:
+                    wake.release()
+                work(0)
+                mine = True
+                for _ in range(threads - 1):
+                    self.left.acquire()
+                waited = True
+            except BaseException:
+                if not mine:
+                    for wake in self.wake[: threads - 1]:
+                        wake.release()
+                    work(0)
+                if not waited:
+                    self.left = threading.Semaphore(0)
+                raise
+
+
+_workers: Workers | None = None
+
+
+def workers() -> Workers:
+    """This process's threads; a forked child starts its own."""
+    global _workers
+    if _workers is None or _workers.process != os.getpid():
+        _workers = Workers()
+    return _workers
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds a call took in the last timed run, and the floating-point operations it stands for (0: not counted)."""
+
+    name: str
+    seconds: float
+
+
+class Program:
+    """A graph compiled for its shapes. `run` takes the arguments and gives the outputs, as NumPy arrays.
+
+    tuned: off to run every operator's plain kernel. allocate: bytes -> zeroed uint8 array, to give each buffer memory of its
+    own instead of a place in the arena (tests put guard pages around it).
+    """
+
+    def __init__(
+        self, graph: Graph, threads: int | None = None, tuned: bool = True,
+        allocate: Callable[[int], Ndarray] | None = None,
+    ) -> None:  # fmt: skip
+        started = time.perf_counter()
+        self.threads = threads or get_threads()
+        self.graph = simplify(graph)
+        self.lowered: Lowered = lower(self.graph, tuned)
+        self.calls = self.lowered.calls
+        before = (kernels.statistics.compiled, kernels.statistics.from_disk)
+        addresses = kernels.native([call.kernel for call in self.calls])
+        self.plan, self.buffers = plan_buffers(self.lowered, self.threads)
+        self.memory: dict[Buffer, Ndarray] = {}
+        self.arena = aligned(0 if allocate else self.plan.size)
+        for buffer, offset in zip(self.buffers, self.plan.offsets, strict=True):
+            size = 4 * buffer.size * (self.threads if buffer.per_thread else 1)
+            self.memory[buffer] = allocate(size) if allocate else self.arena[offset : offset + size]
+        self.bind_inputs(allocate or aligned)
+        self.barriers = needed_barriers(self.calls)
+        self.table = self.make_table(addresses)
+        self.count = aligned(2 * ALIGNMENT)
+        self.times = np.zeros(len(self.calls), np.int64)
+        run_type = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p, ctypes.c_int64] * 1, *[ctypes.c_int64] * 2,
+                                    *[ctypes.c_void_p] * 2)  # fmt: skip
+        self.native = run_type(runtime.run_address())
+        self.arguments = [self.array(view) for view in self.lowered.arguments]
+        self.results = [self.array(view) for view in self.lowered.outputs]
+        self.compiled = kernels.statistics.compiled - before[0]
+        self.from_disk = kernels.statistics.from_disk - before[1]
+        self.seconds_to_build = time.perf_counter() - started
+        self.explain()
+
+    def bind_inputs(self, allocate: Callable[[int], Ndarray]) -> None:
+        for view in self.lowered.arguments:
+            self.memory[view.buffer] = allocate(view.buffer.size * 4)
+        for call in self.calls:
+            for view in call.views:
+                if view.buffer.variable is not None and view.buffer not in self.memory:
+                    self.memory[view.buffer] = view.buffer.variable.storage
+        for view in self.lowered.outputs:
+            if view.buffer.variable is not None:
+                self.memory[view.buffer] = view.buffer.variable.storage
+
+    def make_table(self, addresses: Sequence[int]) -> Ndarray:
+        """Records {kernel, arguments, barrier}, with the arguments' addresses behind them in one block."""
+        count = sum(len(call.views) for call in self.calls)
+        table = np.zeros(3 * len(self.calls) + count, np.int64)
+        at = 3 * len(self.calls)
+        for i, (call, address) in enumerate(zip(self.calls, addresses, strict=True)):
+            table[3 * i : 3 * i + 3] = address, table.ctypes.data + at * POINTER_BYTES, self.barriers[i]
+            for view in call.views:
+                table[at] = self.memory[view.buffer].ctypes.data + 4 * view.offset
+                at += 1
+        return table
+
+    def array(self, view: View) -> Ndarray:
+        """A view's memory as a NumPy array."""
+        dtype = np.dtype(view.buffer.dtype)
+        flat = self.memory[view.buffer].view(np.uint8).reshape(-1)
+        flat = flat[: flat.size // 4 * 4].view(dtype)[view.offset :]
+        strides = [s * dtype.itemsize for s in view.strides]
+        made: Ndarray = np.lib.stride_tricks.as_strided(flat, view.shape, strides)
+        return made
+
+    def run(self, *arrays: Ndarray, timed: bool = False) -> list[Ndarray]:
+        """Copy the arguments in, run every call, copy the outputs out."""
+        for mine, given in zip(self.arguments, arrays, strict=True):
+            mine[...] = given
+        self.launch(timed)
+        return [result.copy() for result in self.results]
+
+    def launch(self, timed: bool = False) -> None:
+        if not self.calls:
+            return
+        records, n, count = self.table.ctypes.data, len(self.calls), self.count.ctypes.data
+        times = self.times.ctypes.data if timed else None
+        if self.threads == 1:
+            self.native(records, n, 0, 1, count, times)
+            return
+        self.count[:] = 0
+
+        def part(thread: int) -> None:
+            self.native(records, n, thread, self.threads, count, times if thread == 0 else None)
+
+        workers().run(self.threads, part)
+
+    def interpret(self, *arrays: Ndarray) -> list[Ndarray]:
+        """The same calls with every kernel body in plain Python; slow, for tests and for debugging."""
+        for mine, given in zip(self.arguments, arrays, strict=True):
+            mine[...] = given
+        for call in self.calls:
+            call.kernel.interpret([self.array(view) for view in call.views])
+        return [result.copy() for result in self.results]
+
+    def timings(self, *arrays: Ndarray, repeats: int = 5) -> list[Timing]:
+        """Median seconds of each call. The barrier after a call counts as part of it."""
+        rows = []
+        for _ in range(repeats):
+            begin = time.perf_counter()
+            self.run(*arrays, timed=True)
+            wall = time.perf_counter() - begin
+            stamps = self.times.astype(np.float64)
+            span = stamps[-1] - stamps[0]
+            # the first call has no stamp before it; it is counted as the share of wall time that the stamps leave out
+            steps = np.diff(stamps, prepend=stamps[0])
+            rows.append(steps / max(span, 1.0) * wall)
+        median = np.median(rows, axis=0)
+        return [Timing(call.kernel.name, s) for call, s in zip(self.calls, median, strict=True)]
+
+    def explain(self) -> None:
+        """What the DEBUG ladder shows of a program."""
+        level = debug.level()
+        if level >= debug.PROGRAM:
+            debug.show(self.summary())
+        if level >= debug.GRAPH:
+            debug.show("graph", str(self.graph))
+            debug.show("groups", "\n".join(f"  {group}" for group in self.lowered.groups))
+        if level >= debug.SOURCE:
+            lines = []
+            for call in self.calls:
+                shapes = ", ".join(str(list(view.shape)) for view in call.views)
+                lines.append(f"  {call.kernel.name}({shapes}) {dict(call.kernel.static)}")
+            debug.show("calls", "\n".join(lines))
+
+    def summary(self) -> str:
+        """One line: calls, barriers, arena, where the kernels came from."""
+        total = sum(buffer.size * 4 for buffer in self.buffers)
+        return (
+            f"program: {len(self.calls)} calls, {sum(self.barriers)} barriers, {self.threads} thread(s),"
+            f" arena {self.plan.size / 2**20:.1f} MiB for {total / 2**20:.1f} MiB of values,"
+            f" {self.compiled} kernels compiled, {self.from_disk} from the cache,"
+            f" built in {self.seconds_to_build:.2f} s"
+        )
+
+
+def plan_buffers(lowered: Lowered, threads: int) -> tuple[Plan, list[Buffer]]:
+    """Lifetimes of the temporary buffers, and where they lie."""
+    first: dict[Buffer, int] = {}
+    last: dict[Buffer, int] = {}
+    for i, call in enumerate(lowered.calls):
+        for view in call.views:
+            if view.buffer.variable is None and not view.buffer.argument:
+                first.setdefault(view.buffer, i)
+                last[view.buffer] = i
+    for view in lowered.outputs:
+        if view.buffer in last:
+            last[view.buffer] = len(lowered.calls)
+    buffers = list(first)
+    sizes = [4 * b.size * (threads if b.per_thread else 1) for b in buffers]
+    lifetimes = [Lifetime(s, first[b], last[b]) for s, b in zip(sizes, buffers, strict=True)]
+    return plan_memory(lifetimes), buffers
+
+
+def needed_barriers(calls: Sequence[Call]) -> list[int]:
+    """1 after each call behind which all threads have to meet: all but those before a call with which nothing is shared.
+
+    Two calls share if one writes a buffer that the other touches. Buffers of different lifetimes may lie in the same place of
+    the arena, so a call that touches a buffer for the first time waits too.
+    """
+    barriers = [1] * len(calls)
+    seen: set[Buffer] = set()
+    written: set[Buffer] = set()
+    touched: set[Buffer] = set()
+    for i, call in enumerate(calls):
+        outputs = {v.buffer for v in call.views[: call.outputs]}
+        everything = {v.buffer for v in call.views}
+        temporary = {b for b in everything if b.variable is None and not b.argument}
+        shares = bool(written & everything) or bool(touched & outputs) or bool(temporary - seen)
+        if i and not shares:
+            barriers[i - 1] = 0
+        else:
+            written, touched = set(), set()
+        written |= outputs
+        touched |= everything
+        seen |= temporary
+    return barriers
+

@@ -1,0 +1,153 @@
+"""Node and Graph: a traced computation as an immutable value that prints and can be verified."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from foveal.ops.op import Ndarray, Operator, Shape, Type, contiguous, filters_last
+
+
+class Variable:
+    """Named memory that programs read and update in place: parameters, running statistics, an optimiser's state.
+
+    `data` is a NumPy view of logical shape ([K, C, R, S] for filters) on storage in the layout kernels use; assigning to
+    it copies. float32 (or int64 for counters kept by the host alone).
+    """
+
+    def __init__(self, value: Any, name: str = "") -> None:
+        value = np.asarray(value)
+        dtype = value.dtype if value.dtype == np.int64 else np.dtype(np.float32)
+        self.name = name
+        self.strides = filters_last(value.shape) if value.ndim == 4 else contiguous(value.shape)
+        self.storage = np.zeros(max(value.size, 1), dtype)
+        self._data: Ndarray = np.lib.stride_tricks.as_strided(
+            self.storage, value.shape, [s * dtype.itemsize for s in self.strides], writeable=True
+        )
+        self._data[...] = value
+
+    @property
+    def data(self) -> Ndarray:
+        return self._data
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        self._data[...] = value
+
+    @property
+    def shape(self) -> Shape:
+        return self._data.shape
+
+    @property
+    def size(self) -> int:
+        return self._data.size
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Ndarray:
+        return np.array(self._data, dtype=dtype)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {list(self.shape)})"
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operator applied to earlier nodes. A node without an operator is an input (argument or variable)."""
+
+    op: Operator | None
+    inputs: tuple["Node", ...]
+    attributes: Mapping[str, Any]
+    type: Type
+    variable: Variable | None = None
+    name: str = ""
+
+    @property
+    def shape(self) -> Shape:
+        return self.type.shape
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Nodes in an order in which each follows its inputs.
+
+    arguments: the inputs given at each call. updates: after a run, each variable holds its node's value.
+    """
+
+    nodes: tuple[Node, ...]
+    arguments: tuple[Node, ...]
+    outputs: tuple[Node, ...]
+    updates: tuple[tuple[Variable, Node], ...] = ()
+    names: Mapping[Node, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def variables(self) -> tuple[Node, ...]:
+        return tuple(node for node in self.nodes if node.variable is not None)
+
+    def verify(self) -> "Graph":
+        """Check order and types; the graph itself, so that calls chain."""
+        seen: set[Node] = set()
+        for node in self.nodes:
+            for x in node.inputs:
+                assert x in seen, f"{node.op} uses a value that is computed later or never"
+            if node.op is not None:
+                found = node.op.type(*(x.type for x in node.inputs), **node.attributes)
+                assert found == node.type, f"{node.op} gives {found}, the node says {node.type}"
+            seen.add(node)
+        for node in (*self.arguments, *self.outputs, *(value for _, value in self.updates)):
+            assert node in seen, "an argument, output or update is not among the nodes"
+        for variable, value in self.updates:
+            assert variable.shape == value.shape, f"{variable} is updated with {value.type}"
+        return self
+
+    def users(self) -> dict[Node, list[Node]]:
+        """Which nodes read each node, in order."""
+        users: dict[Node, list[Node]] = {node: [] for node in self.nodes}
+        for node in self.nodes:
+            for x in dict.fromkeys(node.inputs):
+                users[x].append(node)
+        return users
+
+    def results(self) -> tuple[Node, ...]:
+        """Every node whose value outlives the run."""
+        return (*self.outputs, *(value for _, value in self.updates))
+
+    def evaluate(self, *arrays: Ndarray) -> list[Ndarray]:
+        """The outputs, computed by NumPy in the precision of `arrays`; variables are read, not updated."""
+        values: dict[Node, Ndarray] = dict(zip(self.arguments, map(np.asarray, arrays), strict=True))
+        for node in self.nodes:
+            if node.variable is not None:
+                values[node] = node.variable.data
+            elif node.op is not None:
+                values[node] = node.op.numpy(*(values[x] for x in node.inputs), **node.attributes)
+        return [values[node] for node in self.outputs]
+
+    def __str__(self) -> str:
+        names: dict[Node, str] = {}
+        lines = []
+        for node in self.nodes:
+            names[node] = node.name or f"%{len(names)}"
+            if node.op is not None:
+                given = [names[x] for x in node.inputs]
+                given += [f"{key}={value}" for key, value in node.attributes.items()]
+                lines.append(f"  {names[node]} = {node.op}({', '.join(given)}) : {node.type}")
+        heads = [f"{names[node]} : {node.type}" for node in self.arguments]
+        heads += [f"{names[node]} : {node.type} (variable)" for node in self.variables]
+        tail = [f"  return {', '.join(names[node] for node in self.outputs)}"]
+        tail += [f"  {variable.name} <- {names[node]}" for variable, node in self.updates]
+        return "\n".join([f"graph({', '.join(heads)})", *lines, *tail])
+
+
+def order(results: Iterable[Node], inputs: Sequence[Node] = ()) -> tuple[Node, ...]:
+    """`inputs`, then every node that the results need, each after its inputs, in the order of first use."""
+    done: dict[Node, None] = dict.fromkeys(inputs)
+    for result in results:
+        stack = [(result, iter(result.inputs))]
+        while stack:
+            node, rest = stack[-1]
+            following = next((x for x in rest if x not in done), None)
+            if following is not None and node not in done:
+                stack.append((following, iter(following.inputs)))
+            else:
+                done[node] = None
+                stack.pop()
+    return tuple(done)

@@ -1,0 +1,1 @@
+"""From a Python function to machine code: the kernel language, the target, compilation, the cache on disk."""

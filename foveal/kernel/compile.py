@@ -1,0 +1,206 @@
+"""A kernel's description -> LLVM IR -> machine code, kept in memory and on disk.
+
+A `Kernel` is a value: body, shapes and constants decide the code, so equal kernels share one compilation, in every program
+and in every process. The key hashes that description and the sources it is built by; building IR is not needed to find a
+kernel in the cache.
+"""
+
+import ctypes
+import hashlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache as memoise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from llvmlite import binding as llvm
+from llvmlite import ir
+
+from foveal import debug
+from foveal.kernel import cache, interpret
+from foveal.kernel.lang import CONTRACT, I64, KINDS, POINTER, REASSOCIATE, Array, Builder, build_in
+from foveal.kernel.target import Target, host, machine
+
+PACKAGE = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """Shape, strides in elements, and dtype of one argument."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str = "float32"
+
+    @property
+    def extent(self) -> int:
+        """Elements from the first to behind the last."""
+        return sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True)) + 1
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A body with the shapes it is specialised to. Arguments stand in the body's order, outputs first.
+
+    plain: a loop nest without lanes of its own; LLVM vectorises its loops, and may split its sums to do so.
+    """
+
+    body: Callable[..., None]
+    arrays: tuple[ArraySpec, ...]
+    static: tuple[tuple[str, Any], ...] = ()
+    plain: bool = False
+
+    @property
+    def name(self) -> str:
+        owner = self.body.__qualname__.removesuffix(".kernel").split(".")[-1]
+        return dict(self.static).get("label", owner)
+
+    def run_body(self, arrays: list[Any]) -> None:
+        self.body(*arrays, **{k: v for k, v in self.static if k != "label"})
+
+    def interpret(self, arrays: list[np.ndarray[Any, Any]]) -> None:
+        """Run the same body in plain Python on NumPy arrays of the described shapes and strides."""
+        with np.errstate(all="ignore"):  # lanes that a `where` does not choose may overflow, as they do in machine code
+            self.run_body([interpret.Array(array) for array in arrays])
+
+
+@memoise
+def source_digest(folder: Path) -> str:
+    """One hash over the sources that decide generated code."""
+    digest = hashlib.sha256()
+    for path in sorted(p for room in ("kernel", "ops") for p in (folder / room).rglob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+@memoise
+def module_digest(name: str) -> str:
+    """A hash of the source of a module outside of Foveal that brings a kernel along."""
+    source = getattr(sys.modules[name], "__file__", None)
+    return hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else ""
+
+
+def key(kernel: Kernel, target: Target) -> str:
+    """The kernel's name in the cache."""
+    module = kernel.body.__module__
+    outside = "" if module.startswith("foveal.") else module_digest(module)
+    parts = (
+        module, kernel.body.__qualname__, outside, kernel.arrays, kernel.static, kernel.plain,
+        target.identity, source_digest(PACKAGE),
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:40]
+
+
+def build_ir(kernel: Kernel, target: Target, symbol: str) -> str:
+    """LLVM IR of `void symbol(ptr* arguments, i64 thread, i64 threads)`."""
+    module = ir.Module(symbol)
+    module.triple = target.triple
+    count = len(kernel.arrays)
+    body_type = ir.FunctionType(ir.VoidType(), [POINTER] * count + [I64.ir] * 2)
+    body = ir.Function(module, body_type, "body")
+    body.linkage = "internal"
+    body.attributes.add("noinline")
+    if kernel.plain:
+        for argument in body.args[:count]:
+            argument.add_attribute("noalias")
+    builder = Builder(module, body, target, REASSOCIATE if kernel.plain else CONTRACT)
+    arrays = [
+        Array(argument, spec.shape, spec.strides, KINDS[np.dtype(spec.dtype)])
+        for argument, spec in zip(body.args, kernel.arrays, strict=False)
+    ]
+    with build_in(builder):
+        kernel.run_body(arrays)
+        builder.finish()
+    entry_type = ir.FunctionType(ir.VoidType(), [POINTER, I64.ir, I64.ir])
+    entry = ir.Function(module, entry_type, symbol)
+    b = ir.IRBuilder(entry.append_basic_block())
+    table, thread, threads = entry.args
+    slots = [b.gep(table, [I64.ir(i)], source_etype=POINTER) for i in range(count)]
+    b.call(body, [b.load(slot, typ=POINTER) for slot in slots] + [thread, threads])
+    b.ret_void()
+    return str(module)
+
+
+def optimise(text: str, target: Target, vectorise: bool) -> tuple[Any, Any]:
+    """Parse, verify and optimise IR; the module and the machine it is for.
+
+    Unrolling and vectorising are the kernel's own business: LLVM's would spill the register tiles.
+    """
+    tm = machine(target)
+    module = llvm.parse_assembly(text)
+    module.verify()
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options.loop_unrolling = options.loop_vectorization = vectorise
+    options.slp_vectorization = False
+    passes = llvm.create_pass_builder(tm, options)
+    passes.getModulePassManager().run(module, passes)
+    return module, tm
+
+
+def emit_object(kernel: Kernel, target: Target, symbol: str) -> bytes:
+    """Compile a kernel to an object file that defines `symbol`."""
+    text = build_ir(kernel, target, symbol)
+    module, tm = optimise(text, target, kernel.plain)
+    if debug.level() >= debug.IR:
+        debug.show(f"IR of {kernel.name}", str(module))
+    if debug.level() >= debug.ASSEMBLY:
+        debug.show(f"assembly of {kernel.name}", tm.emit_assembly(module))
+    return bytes(tm.emit_object(module))
+
+
+class Loaded:
+    """Object code in executable memory. The engine is kept: the addresses live as long as it does."""
+
+    def __init__(self, objects: dict[str, bytes]) -> None:
+        self.engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine(host()))
+        for body in objects.values():
+            self.engine.add_object_file(llvm.ObjectFileRef.from_data(body))
+        self.engine.finalize_object()
+        self.addresses = {name: self.engine.get_function_address(name) for name in objects}
+
+
+_loaded: dict[str, int] = {}
+_engines: list[Loaded] = []
+
+
+@dataclass
+class Statistics:
+    """What this process compiled and what it found on disk."""
+
+    compiled: int = 0
+    from_disk: int = 0
+
+
+statistics = Statistics()
+
+
+def native(kernels: list[Kernel]) -> list[int]:
+    """Addresses of the kernels' machine code, compiling those that are in no cache."""
+    target = host()
+    keys = [key(kernel, target) for kernel in kernels]
+    fresh: dict[str, bytes] = {}
+    show = debug.level() >= debug.IR
+    for name, kernel in zip(keys, kernels, strict=True):
+        symbol = f"k{name}"
+        if symbol in fresh or (symbol in _loaded and not show):
+            continue
+        code = None if show else cache.read(name)
+        if code is None:
+            code = emit_object(kernel, target, symbol)
+            cache.write(name, code)
+            statistics.compiled += 1
+        else:
+            statistics.from_disk += 1
+        fresh[symbol] = code
+    if fresh:
+        loaded = Loaded(fresh)
+        _engines.append(loaded)
+        _loaded.update(loaded.addresses)
+    return [_loaded[f"k{name}"] for name in keys]
+
+
+def function(address: int, arguments: int) -> Any:
+    """A ctypes callable of `arguments` pointers; it lets go of the interpreter lock while it runs."""
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * arguments)(address)

@@ -1,0 +1,227 @@
+"""The kernel language in plain Python: the same bodies on NumPy scalars and small arrays, with index errors.
+
+A vector is a one-dimensional array of its lanes; a scalar is a NumPy scalar. Used by tests and for debugging, not for speed.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+
+class Box:
+    """A register that can be assigned."""
+
+    __array_priority__ = 1000
+
+    def __init__(self, initial: Any, width: int) -> None:
+        initial = initial.v if isinstance(initial, Box) else initial
+        initial = np.float32(initial) if isinstance(initial, int | float) else initial
+        self.v = splat(initial, width)
+
+    def get(self) -> Any:
+        return self.v
+
+    def set(self, value: Any) -> None:
+        value = plain(value)
+        self.v = np.asarray(value, self.v.dtype) * np.ones_like(self.v) if np.ndim(self.v) else self.v.dtype.type(value)
+
+    def __iadd__(self, value: Any) -> "Box":
+        self.set(self.v + plain(value))
+        return self
+
+    def fma(self, a: Any, b: Any) -> None:
+        self.set(fma(a, b, self.v))
+
+    def __add__(self, o: Any) -> Any:
+        return self.v + plain(o)
+
+    def __sub__(self, o: Any) -> Any:
+        return self.v - plain(o)
+
+    def __mul__(self, o: Any) -> Any:
+        return self.v * plain(o)
+
+    def __truediv__(self, o: Any) -> Any:
+        return self.v / plain(o)
+
+    def __radd__(self, o: Any) -> Any:
+        return plain(o) + self.v
+
+    def __rsub__(self, o: Any) -> Any:
+        return plain(o) - self.v
+
+    def __rmul__(self, o: Any) -> Any:
+        return plain(o) * self.v
+
+    def __neg__(self) -> Any:
+        return -self.v
+
+    def __lt__(self, o: Any) -> Any:
+        return self.v < plain(o)
+
+    def __gt__(self, o: Any) -> Any:
+        return self.v > plain(o)
+
+    def __le__(self, o: Any) -> Any:
+        return self.v <= plain(o)
+
+    def __ge__(self, o: Any) -> Any:
+        return self.v >= plain(o)
+
+
+def plain(value: Any) -> Any:
+    return value.v if isinstance(value, Box) else value
+
+
+class Array:
+    """A NumPy array indexed as kernels do. An index outside of the shape raises IndexError."""
+
+    def __init__(self, data: np.ndarray[Any, Any], origin: tuple[int, ...] | None = None) -> None:
+        self.data, self.shape = data, data.shape
+        self.strides = tuple(s // data.itemsize for s in data.strides)
+        self.origin = origin or (0,) * data.ndim
+        self.dtype = np.uint32 if data.dtype == np.int32 else data.dtype
+
+    def _absolute(self, index: Any) -> tuple[int, ...]:
+        index = index if isinstance(index, tuple) else (index,)
+        if len(index) != self.data.ndim:
+            raise IndexError(f"{len(index)} indices into an array of shape {self.shape}")
+        return tuple(int(i) + o for i, o in zip(index, self.origin, strict=True))
+
+    def _offsets(self, index: Any, width: int) -> np.ndarray[Any, Any]:
+        absolute = self._absolute(index)
+        for i, n in zip(absolute, self.shape, strict=True):
+            if not 0 <= i < n:
+                raise IndexError(f"index {absolute} is outside of an array of shape {self.shape}")
+        flat = sum(i * s for i, s in zip(absolute, self.strides, strict=True))
+        last = flat + width - 1
+        size = sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True)) + 1
+        if last >= size:
+            raise IndexError(f"{width} lanes from {absolute} end outside of an array of shape {self.shape}")
+        return np.arange(flat, last + 1)
+
+    def _flat(self) -> np.ndarray[Any, Any]:
+        size = sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True)) + 1
+        flat: np.ndarray[Any, Any] = np.lib.stride_tricks.as_strided(
+            self.data, (size,), (self.data.itemsize,), writeable=True
+        )
+        return flat
+
+    def at(self, *index: Any) -> "Array":
+        return Array(self.data, self._absolute(index))
+
+    def permuted(self, *axes: int) -> "Array":
+        return Array(self.data.transpose(axes), tuple(self.origin[a] for a in axes))
+
+    def row(self, *index: Any) -> "Array":
+        rest = self.data.ndim - len(index)
+        flat = self._flat()[self._offsets((*index, *[-o for o in self.origin[len(index) :]]), 1)[0] :]
+        return Array(flat[: math.prod(self.shape[len(index) :])]) if rest else self
+
+    def opaque(self) -> "Array":
+        return self
+
+    def neighbour(self, i: int) -> Any:
+        flat = sum(o * s for o, s in zip(self.origin, self.strides, strict=True)) + i
+        memory = self._flat()
+        if not 0 <= flat < memory.size:
+            raise IndexError(f"{i} places behind {self.origin} is outside of an array of shape {self.shape}")
+        return memory[flat]
+
+    def load(self, index: Any, width: int) -> Any:
+        lanes = self._flat()[self._offsets(index, width)].view(self.dtype)
+        return lanes if width > 1 else lanes[0]
+
+    def store(self, index: Any, value: Any, width: int = 1) -> None:
+        value = plain(value)
+        width = max(width, width_of(value))
+        value = np.asarray(value).astype(self.dtype, copy=False).view(self.data.dtype)
+        self._flat()[self._offsets(index, width)] = value
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.load(index, 1)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.store(index, value)
+
+
+def parallel(ns: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    yield from itertools.product(*map(range, ns))
+
+
+def width_of(value: Any) -> int:
+    value = plain(value)
+    return value.shape[0] if np.ndim(value) else 1
+
+
+def splat(value: Any, width: int) -> Any:
+    value = plain(value)
+    value = np.float32(value) if isinstance(value, float) else value
+    return value if np.ndim(value) or width == 1 else np.full(width, value)
+
+
+def fma(a: Any, b: Any, c: Any) -> Any:
+    a, b, c = plain(a), plain(b), plain(c)
+    exact = np.asarray(a, np.float64) * np.asarray(b, np.float64) + np.asarray(c, np.float64)
+    return exact.astype(np.float32)[()]
+
+
+def where(condition: Any, a: Any, b: Any) -> Any:
+    a, b = plain(a), plain(b)
+    numbers = isinstance(a, int | float) and isinstance(b, int | float)
+    return np.where(condition, np.float32(a) if numbers else a, b)[()]
+
+
+def maximum(a: Any, b: Any) -> Any:
+    a, b = plain(a), plain(b)
+    return where(b > a, b, a)
+
+
+def minimum(a: Any, b: Any) -> Any:
+    a, b = plain(a), plain(b)
+    return where(b < a, b, a)
+
+
+def sqrt(a: Any) -> Any:
+    return np.sqrt(plain(a))
+
+
+def floor(a: Any) -> Any:
+    return np.floor(plain(a))
+
+
+def cast(value: Any, dtype: Any) -> Any:
+    value = np.asarray(plain(value))
+    if value.dtype == np.float32 and dtype is np.uint32:
+        return value.astype(np.int32).view(np.uint32)[()]
+    if value.dtype == np.uint32 and dtype is np.float32:
+        return value.view(np.int32).astype(np.float32)[()]
+    return value.astype(dtype)[()]
+
+
+def bitcast(value: Any, dtype: Any) -> Any:
+    return np.asarray(plain(value)).view(dtype)[()]
+
+
+def iota(width: int) -> Any:
+    lanes = np.arange(width, dtype=np.uint32)
+    return lanes if width > 1 else lanes[0]
+
+
+def extract(value: Any, lane: int) -> Any:
+    value = plain(value)
+    return value[lane] if np.ndim(value) else value
+
+
+def pack(scalars: list[Any]) -> Any:
+    return np.array([plain(s) for s in scalars], dtype=np.asarray(plain(scalars[0])).dtype)
+
+
+def head(value: Any, width: int) -> Any:
+    value = plain(value)
+    if not np.ndim(value):
+        return value
+    return value[:width] if width > 1 else value[0]

@@ -1,0 +1,389 @@
+"""Direct convolution kernels, for any stride, padding, dilation and groups, on channels-last images.
+
+Forward and the gradient in x are one loop nest over register tiles of pixels x filters (`Taps` say which inputs an output
+reads); the gradient in w accumulates tiles of (r, s, c) x filters over all pixels. Padding is no branch in an inner loop: where
+taps reach outside of the image its rows are first copied into a zero-bordered buffer, one per thread.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from foveal.kernel.lang import (
+    head,
+    lanes,
+    loop,
+    loops,
+    parallel,
+    thread,
+    var,
+    vectors,
+)
+from foveal.ops import nest
+from foveal.ops.geometry import Taps, forward_taps, gradient_taps
+from foveal.ops.op import Lowering
+from foveal.ops.tile import (
+    accumulators,
+    multiply_add,
+    pack_panels,
+    pieces,
+    split,
+    tile_for,
+    unrolling,
+)
+
+
+ENOUGH_TASKS = 16  # so that threads share them evenly
+PARTIAL_BYTES = 8 << 20  # of all partial weight gradients together
+
+Axes = tuple[tuple[Taps, ...], tuple[Taps, ...]]
+
+
+def nhwc(image: Any) -> Any:
+    return image.permuted(0, 2, 3, 1)
+
+
+def bordered(axes: Axes, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
+    """(first row, rows, first column, columns) that the taps reach over, None if they stay inside of the image."""
+    lows = [min((t.low for t in taps if t.taps), default=0) for taps in axes]
+    highs = [max((t.high for t in taps if t.taps), default=0) for taps in axes]
+    if min(lows) >= 0 and all(h < n for h, n in zip(highs, size, strict=True)):
+        return None
+    lows = [min(low, 0) for low in lows]
+    return lows[0], highs[0] - lows[0] + 1, lows[1], highs[1] - lows[1] + 1
+
+
+def lower_forward(
+    to: Lowering, y: Any, x: Any, w: Any, *, stride: Any, padding: Any, dilation: Any, groups: int
+) -> None:
+    (K, C, R, S), (_, _, P, Q) = w.shape, y.shape
+    if (R, S, *stride, groups) == (1, 1, 1, 1, 1) and not any(padding):
+        # a 1x1 convolution does not know rows from columns: one long row makes full tiles
+        x, y, P, Q = x.flattened(), y.flattened(), 1, P * Q
+    axes = tuple(
+        tuple(forward_taps(n, k, stride[a], padding[2 * a], dilation[a]))
+        for a, (n, k) in enumerate(((P, R), (Q, S)))
+    )
+    weights = w.reshaped((groups, K // groups, C, R, S))
+    lower_taps(to, y, x, weights, axes)  # type: ignore[arg-type]
+
+
+def lower_input_grad(
+    to: Lowering, dx: Any, dy: Any, w: Any, *, stride: Any, padding: Any, dilation: Any, groups: int
+) -> None:
+    (K, C, R, S), (_, _, H, W) = w.shape, dx.shape
+    if (R, S, *stride, groups) == (1, 1, 1, 1, 1) and not any(padding):
+        dx, dy, H, W = dx.flattened(), dy.flattened(), 1, H * W
+    axes = tuple(
+        tuple(gradient_taps(n, k, stride[a], padding[2 * a], dilation[a]))
+        for a, (n, k) in enumerate(((H, R), (W, S)))
+    )
+    weights = w.reshaped((groups, K // groups, C, R, S)).permuted(0, 2, 1, 3, 4)
+    lower_taps(to, dx, dy, weights, axes)  # type: ignore[arg-type]
+
+
+def lower_taps(to: Lowering, y: Any, x: Any, w: Any, axes: Axes) -> None:
+    """Pack the weights, then run the tiles. w: [G, outputs, inputs, R, S]."""
+    groups, outputs, inputs, R, S = w.shape
+    y, x = nhwc(y), nhwc(x)
+    border = bordered(axes, x.shape[1:3])
+    halo = to.scratch((1, *border[1::2], x.shape[3]) if border else (1, 1, 1, 1), per_thread=True)
+    if outputs == inputs == 1 and groups > 1:
+        to.call(depthwise, [y, halo], [x, w], axes=axes, border=border)
+        return
+    tile = tile_for(outputs)
+    panels = to.scratch((groups, -(-outputs // tile.columns), R, S, inputs, tile.columns))
+    to.call(pack_panels, [panels], [w], columns=tile.columns)
+    to.call(correlate, [y, halo], [x, panels], axes=axes, border=border, outputs=outputs)
+
+
+def clear(halo: Any) -> None:
+    """Zero this thread's buffer: what lies outside of the image stays zero, tasks write the inside only."""
+    _, rows, columns, channels = halo.shape
+    for h in loop(rows):
+        for i, width in vectors(columns * channels):
+            halo.row(thread(), h).store((i,), 0.0, width)
+
+
+def copy_image(halo: Any, x: Any, n: Any, border: Any) -> None:
+    """Copy image n into this thread's zero-bordered buffer."""
+    top, rows, left, columns = border
+    _, H, W, C = x.shape
+    inside = min(W, columns + left)
+    for h in loop(min(H, rows + top)):
+        target, source = halo.row(thread(), h - top), x.row(n, h)
+        for i, width in vectors(inside * C):
+            target.store((i - left * C,), source.load((i,), width), width)
+
+
+def source_of(halo: Any, x: Any, n: Any, border: Any) -> Any:
+    """Where tile loads of image n start: the image, or its copy with the origin moved to the image's corner."""
+    if border is None:
+        return x.at(n, 0, 0, 0)
+    copy_image(halo, x, n, border)
+    return halo.at(thread(), -border[0], -border[2], 0)
+
+
+def tile_positions(rows: int, columns: int, most: int) -> Iterator[tuple[Any, Any, list[tuple[int, int]]]]:
+    """Cover rows x columns with tiles of at most `most` pixels: (row, column, offsets within the tile)."""
+    if columns >= most:
+        first = 0
+        for size, count in split(columns, most):
+            for i, j in loops(rows, count):
+                yield i, j * size + first, [(0, q) for q in range(size)]
+            first += size * count
+        return
+    first = 0
+    for size, count in split(rows, max(1, most // columns)):
+        for i in loop(count):
+            yield i * size + first, 0, [(p, q) for p in range(size) for q in range(columns)]
+        first += size * count
+
+
+def correlate(
+    y: Any, halo: Any, x: Any, panels: Any, *, axes: Axes, border: Any, outputs: int
+) -> None:
+    """y[n, ., ., k] = sum over taps and inputs of x * panels; tiles of pixels x filters stay in registers.
+
+    Per step of the inner loop one row of a panel is loaded and each pixel's input broadcast: tile.rows * tile.vectors fused
+    multiply-adds for tile.vectors + tile.rows loads, so the multipliers and not the load ports set the pace.
+    """
+    N, groups, inputs = y.shape[0], panels.shape[0], panels.shape[4]
+    tile = tile_for(outputs)
+    full, tail = divmod(outputs, tile.columns)
+    if border:
+        clear(halo)
+
+    def blocks(run: Callable[[Any, int], None], g: Any) -> None:
+        for b in loop(full):
+            run(b, tile.columns)
+        if tail:
+            run(full, tail)
+
+    def image(n: Any) -> None:
+        source = source_of(halo, x, n, border)
+        for g in loop(groups):
+            for rows in axes[0]:
+                for columns in axes[1]:
+                    def run(b: Any, valid: int, rows: Taps = rows, columns: Taps = columns, g: Any = g) -> None:
+                        for i, j, offsets in tile_positions(rows.count, columns.count, tile.rows):
+                            at = source.at(0, rows.origin + i * rows.input_step, columns.origin + j * columns.input_step,
+                                           g * inputs)  # fmt: skip
+                            totals = product(at, panels.at(g, b, 0, 0, 0, 0), rows, columns, offsets, inputs, valid, tile)
+                            corner = y.at(n, rows.start + i * rows.step, columns.start + j * columns.step,
+                                          g * outputs + b * tile.columns)  # fmt: skip
+                            for (pixel, v), total in totals.items():
+                                p, q = offsets[pixel]
+                                start, width = pieces(valid, tile.width)[v]
+                                corner.store((0, p * rows.step, q * columns.step, start), head(total, width), width)
+
+                    blocks(run, g)
+
+    for (n,) in parallel(N):
+        image(n)
+
+
+def product(
+    at: Any, panel: Any, rows: Taps, columns: Taps, offsets: list[tuple[int, int]], inputs: int, valid: int, tile: Any
+) -> dict[tuple[int, int], Any]:
+    """The register tile of the pixels at `offsets`: sums over the taps and the inputs."""
+    starts = pieces(valid, tile.width)
+    acc = accumulators(len(offsets), starts, tile.width)
+    step = unrolling(inputs)
+    unrolled = inputs < 4  # with few inputs the filter's columns are unrolled as well, to keep the loop overhead small
+
+    def taps(r: Any, s: Any, pixels: Any) -> None:
+        weights = panel.at(0, 0, rows.kernel + r * rows.kernel_step, columns.kernel + s * columns.kernel_step, 0, 0)
+        for c in loop(inputs // step):
+            for u in range(step):
+                ws = [weights.load((0, 0, 0, 0, c * step + u, start), tile.width) for start, _ in starts]
+                xs = [pixels[0, p * rows.input_step, q * columns.input_step, c * step + u] for p, q in offsets]
+                multiply_add(acc, xs, ws)
+
+    for r in loop(rows.taps):
+        for s in range(columns.taps) if unrolled else loop(columns.taps):
+            pixels = at.at(0, r * rows.tap_step, s * columns.tap_step, 0)
+            taps(r, s, pixels.opaque() if unrolled else pixels)
+    return acc
+
+
+def depthwise(y: Any, halo: Any, x: Any, w: Any, *, axes: Axes, border: Any) -> None:
+    """One filter per channel: lanes run over channels, for images and weights alike."""
+    N, channels = y.shape[0], y.shape[3]
+    if border:
+        clear(halo)
+    most, filters = tile_for(lanes()).rows // 2, w.permuted(1, 2, 3, 4, 0)
+    for (n,) in parallel(N):
+        source = source_of(halo, x, n, border)
+        for rows, columns in ((a, b) for a in axes[0] for b in axes[1]):
+            for g, width in vectors(channels):
+                for i, j, offsets in tile_positions(rows.count, columns.count, most):
+                    at = source.at(0, rows.origin + i * rows.input_step, columns.origin + j * columns.input_step, g)
+                    acc = [var(0.0, width) for _ in offsets]
+                    for r, s in loops(rows.taps, columns.taps):
+                        r_at, s_at = rows.kernel + r * rows.kernel_step, columns.kernel + s * columns.kernel_step
+                        weight = nest.load(filters, (0, 0, r_at, s_at, g), width)
+                        pixels = at.at(0, r * rows.tap_step, s * columns.tap_step, 0)
+                        for total, (p, q) in zip(acc, offsets, strict=True):
+                            total.fma(pixels.load((0, p * rows.input_step, q * columns.input_step, 0), width), weight)
+                    corner = y.at(n, rows.start + i * rows.step, columns.start + j * columns.step, g)
+                    for total, (p, q) in zip(acc, offsets, strict=True):
+                        corner.store((0, p * rows.step, q * columns.step, 0), total, width)
+
+
+def lower_weight_grad(
+    to: Lowering, dw: Any, dy: Any, x: Any, *, stride: Any, padding: Any, dilation: Any, groups: int
+) -> None:
+    K, C, R, S = dw.shape
+    axes = tuple(
+        tuple(forward_taps(n, k, stride[a], padding[2 * a], dilation[a]))
+        for a, (n, k) in enumerate(zip(dy.shape[2:], (R, S), strict=True))
+    )
+    dy, x = nhwc(dy), nhwc(x)
+    border = bordered(axes, x.shape[1:3])  # type: ignore[arg-type]
+    halo = to.scratch((1, *border[1::2], x.shape[3]) if border else (1, 1, 1, 1), per_thread=True)
+    chunks = max(1, min(x.shape[0], 32, PARTIAL_BYTES // (4 * K * C * R * S)))
+    partial = to.scratch((chunks, R, S, C, K))
+    how = {"axes": axes, "border": border}
+    if C == 1 and groups == K > 1:
+        to.call(weight_grad_depthwise, [partial, halo], [dy, x], **how)
+    else:
+        together = groups == 1 and dilation[1] == 1  # filter columns and channels are one range of neighbours
+        sums = partial.reshaped((chunks, R, 1, S * C, K)) if together else partial
+        to.call(weight_grad, [sums, halo], [dy, x], groups=groups, **how)
+    to.call(add_partials, [dw.permuted(2, 3, 1, 0).reshaped((R * S * C * K,))],
+            [partial.reshaped((chunks, R * S * C * K))])  # fmt: skip
+
+
+def add_partials(total: Any, partial: Any) -> None:
+    """The chunks' sums, added in their order."""
+    chunks, n = partial.shape
+    size = lanes()
+
+    def add(i: Any, width: int) -> None:
+        acc = var(0.0, width)
+        for g in loop(chunks):
+            acc += partial.load((g, i), width)
+        total.store((i,), acc, width)
+
+    for (v,) in parallel(n // size):
+        add(v * size, size)
+    if n % size:
+        for _ in parallel(1):
+            add(n - n % size, n % size)
+
+
+def chunk_of_images(N: int, chunks: int, g: Any) -> Iterator[Any]:
+    yield from loop((g + 1) * N // chunks, start=g * N // chunks)
+
+
+def weight_grad(
+    partial: Any, halo: Any, dy: Any, x: Any, *, axes: Axes, border: Any, groups: int
+) -> None:
+    """partial[g, r, s, c, k] = sum over the g-th chunk of images, and over pixels, of x * dy.
+
+    A tile of (s, c) positions x filters stays in registers while all pixels of an image pass: neighbouring channels and filter
+    columns are neighbours in memory, so they are one range of scalars to broadcast.
+    """
+    chunks, R, S, C, K = partial.shape
+    N, (rows,), (columns,) = x.shape[0], axes[0], axes[1]
+    filters = K // groups
+    tile = tile_for(filters)
+    full, tail = divmod(filters, tile.columns)
+    shared = full if chunks < ENOUGH_TASKS else 1  # few chunks: threads also share the blocks of filters
+    if border:
+        clear(halo)
+
+    def block(source: Any, n: Any, g: Any, group: Any, b: Any, valid: int) -> None:
+        starts = pieces(valid, tile.width)
+        for r, s in loops(R, S):
+            first = 0
+            for size, count in split(C, tile.rows):
+                for t in loop(count):
+                    c = t * size + first
+                    at = source.at(0, rows.origin + r * rows.tap_step, columns.origin + s * columns.tap_step,
+                                   group * C + c)  # fmt: skip
+                    into = partial.at(g, r, s, c, group * filters + b * tile.columns)
+                    accumulate_tile(at, into, dy.at(n, 0, 0, group * filters + b * tile.columns), rows, columns,
+                                    size, starts)  # fmt: skip
+                first += size * count
+
+    def images(g: Any, bs: Any, last: bool) -> None:
+        for n in chunk_of_images(N, chunks, g):
+            source = source_of(halo, x, n, border)
+            for group in loop(groups):
+                for b in bs():
+                    block(source, n, g, group, b, tile.columns)
+                if last and tail:
+                    block(source, n, g, group, full, tail)
+
+    def zero(g: Any, first: Any, count: int) -> None:
+        for r, s, c in loops(R, S, C):
+            for group in loop(groups):
+                for i, width in vectors(count):
+                    partial.store((g, r, s, c, group * filters + first + i), 0.0, width)
+
+    if shared > 1:
+        for g, b in parallel(chunks, full):
+            zero(g, b * tile.columns, tile.columns)
+            images(g, lambda: (b,), False)  # noqa: B023
+        if tail:
+            for (g,) in parallel(chunks):
+                zero(g, full * tile.columns, tail)
+                images(g, lambda: (), True)
+        return
+    for (g,) in parallel(chunks):
+        zero(g, 0, filters)
+        images(g, lambda: loop(full), True)
+
+
+def accumulate_tile(
+    at: Any, into: Any, dy: Any, rows: Taps, columns: Taps, size: int, starts: list[tuple[int, int]]
+) -> None:
+    """into[i, k] += sum over pixels of x[pixel, i] * dy[pixel, k] for i < size."""
+    acc = {
+        (i, v): var(into.load((0, 0, 0, i, start), width), width)
+        for i in range(size)
+        for v, (start, width) in enumerate(starts)
+    }
+    step = unrolling(columns.count, 2)
+    for p in loop(rows.count):
+        for q in loop(columns.count // step):
+            for u in range(step):
+                pixel = q * step + u
+                ws = [dy.load((0, p, pixel, start), width) for start, width in starts]
+                base = at.at(0, p * rows.input_step, pixel * columns.input_step, 0)
+                base = base.opaque() if u else base
+                for i in range(size):
+                    x = base.neighbour(i)
+                    for v, w in enumerate(ws):
+                        acc[i, v].fma(x, w)
+    for (i, v), total in acc.items():
+        start, width = starts[v]
+        into.store((0, 0, 0, i, start), total, width)
+
+
+def weight_grad_depthwise(
+    partial: Any, halo: Any, dy: Any, x: Any, *, axes: Axes, border: Any
+) -> None:
+    """partial[g, r, s, 0, c] = sum over the g-th chunk of images, and over pixels, of x * dy, lanes over channels."""
+    chunks, R, S, _, channels = partial.shape
+    N, (rows,), (columns,) = x.shape[0], axes[0], axes[1]
+    if border:
+        clear(halo)
+    for (g,) in parallel(chunks):
+        for r, s in loops(R, S):
+            for c, width in vectors(channels):
+                partial.store((g, r, s, 0, c), 0.0, width)
+        for n in chunk_of_images(N, chunks, g):
+            source = source_of(halo, x, n, border)
+            for c, width in vectors(channels):
+                for r in loop(R):
+                    acc = [var(partial.load((g, r, s, 0, c), width), width) for s in range(S)]
+                    for p, q in loops(rows.count, columns.count):
+                        gradient = dy.load((n, p, q, c), width)
+                        at = source.at(0, rows.origin + p * rows.input_step + r * rows.tap_step,
+                                       columns.origin + q * columns.input_step, c)  # fmt: skip
+                        for s in range(S):
+                            acc[s].fma(at.load((0, 0, s * columns.tap_step, 0), width), gradient)
+                    for s in range(S):
+                        partial.store((g, r, s, 0, c), acc[s], width)

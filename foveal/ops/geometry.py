@@ -1,0 +1,85 @@
+"""Where windows of rows and columns lie: output sizes, padding, the taps of a convolution and of its gradient."""
+
+from dataclasses import dataclass
+
+from foveal.errors import ShapeError
+
+Pair = tuple[int, int]
+Sides = tuple[int, int, int, int]
+
+
+def output_size(what: str, size: Pair, kernel: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Pair:
+    """Output rows and columns of a sliding window; floor((n + pads - d (k - 1) - 1) / u) + 1 along each axis."""
+    found = []
+    for axis, word in enumerate(("rows", "columns")):
+        padded = size[axis] + padding[2 * axis] + padding[2 * axis + 1]
+        reach = dilation[axis] * (kernel[axis] - 1) + 1
+        if reach > padded:
+            raise ShapeError(
+                f"{what}: the kernel reaches over {reach} {word}, the padded input has {padded}"
+                f" (input {size[0]}x{size[1]}, kernel {kernel[0]}x{kernel[1]}, padding {padding}, dilation {dilation});"
+                " use a smaller kernel, more padding, or a larger input"
+            )
+        found.append((padded - reach) // stride[axis] + 1)
+    return found[0], found[1]
+
+
+def check_window(what: str, kernel: Pair, stride: Pair, padding: Sides, dilation: Pair) -> None:
+    """Refuse sizes that mean nothing."""
+    for word, values, least in (
+        ("kernel size", kernel, 1), ("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)
+    ):  # fmt: skip
+        if min(values) < least:
+            raise ShapeError(f"{what}: {word} {values} has to be {least} or more")
+
+
+@dataclass(frozen=True)
+class Taps:
+    """One axis of a correlation: output `start + step * i` (i < count) reads, for tap t < taps, kernel position
+    `kernel + kernel_step * t` and input position `origin + input_step * i + tap_step * t`.
+    """
+
+    start: int
+    step: int
+    count: int
+    taps: int
+    kernel: int
+    kernel_step: int
+    origin: int
+    input_step: int
+    tap_step: int
+
+    @property
+    def low(self) -> int:
+        """The first input position read, which may lie in the padding; 0 where nothing is read."""
+        return self.origin + min(0, self.tap_step * (self.taps - 1)) if self.taps else 0
+
+    @property
+    def high(self) -> int:
+        last = self.origin + self.input_step * (self.count - 1)
+        return last + max(0, self.tap_step * (self.taps - 1)) if self.taps else 0
+
+
+def forward_taps(outputs: int, kernel: int, stride: int, before: int, dilation: int) -> list[Taps]:
+    """A cross-correlation reads x[p u + r d - pad] for kernel position r."""
+    return [Taps(0, 1, outputs, kernel, 0, 1, -before, stride, dilation)]
+
+
+def gradient_taps(inputs: int, kernel: int, stride: int, before: int, dilation: int) -> list[Taps]:
+    """The gradient in x at h sums dy[p] w[r] over p u + r d - pad = h.
+
+    The positions h fall into u classes; in each a fixed set of r, evenly spaced, divides without remainder.
+    """
+    phases = []
+    for phase in range(min(stride, inputs)):
+        fitting = [r for r in range(kernel) if (phase + before - r * dilation) % stride == 0]
+        count = -(-(inputs - phase) // stride)
+        if not fitting:
+            phases.append(Taps(phase, stride, count, 0, 0, 1, 0, 1, 0))
+            continue
+        gap = fitting[1] - fitting[0] if len(fitting) > 1 else 1
+        origin = (phase + before - fitting[0] * dilation) // stride
+        phases.append(
+            Taps(phase, stride, count, len(fitting), fitting[0], gap, origin, 1, -(gap * dilation) // stride)
+        )
+    return phases

@@ -1,0 +1,77 @@
+"""Losses."""
+
+from typing import Any
+
+import numpy as np
+
+from foveal.errors import ShapeError
+from foveal.kernel.lang import F32, I32, cast, loop, parallel, where
+from foveal.ops.elementwise import exp, log
+from foveal.ops.op import Case, Ndarray, Operator, Shape
+from foveal.ops.reduce import max, mean, sum
+from foveal.ops.shape import broadcast_to
+
+
+def labels(rng: np.random.Generator, shape: Shape) -> Ndarray:
+    return rng.integers(0, 5, shape)
+
+
+class OneHot(Operator):
+    """y[n,k] = 1 where labels[n] = k, else 0"""
+
+    name, arity, integers, differentiable = "one_hot", 1, (0,), False
+    cases = (Case(((7,),), {"classes": 5}, {0: labels}, smooth=False),)
+
+    def shape(self, labels: Shape, *, classes: int) -> Shape:
+        if len(labels) != 1:
+            raise ShapeError(f"one_hot: labels have shape {labels}, they have to be [N]: one integer per image")
+        return labels[0], classes
+
+    def numpy(self, labels: Ndarray, *, classes: int) -> Ndarray:
+        return (labels[:, None] == np.arange(classes)).astype(np.float32)
+
+    def kernel(self, y: Any, labels: Any, *, classes: int) -> None:
+        for (n,) in parallel(y.shape[0]):
+            label = cast(labels[n], F32)
+            for k in loop(classes):
+                y[n, k] = where(label == cast(cast(k, I32), F32), 1.0, 0.0)
+
+
+class SoftmaxCrossEntropy(Operator):
+    """y = mean_n ( ln sum_k exp(x[n,k] - m_n) - (x[n,t_n] - m_n) ) with m_n = max_k x[n,k] and labels t
+
+    The shift by the largest logit keeps every exponent at or below 0: finite for logits of any finite size.
+    """
+
+    name, arity, integers, composite = "softmax_cross_entropy", 2, (1,), True
+    cases = (
+        Case(((4, 5), (4,)), {}, {1: labels}),
+        Case(((3, 33), (3,)), {}, {1: labels}),
+        Case(((6, 5), (6,)), {}, {0: lambda r, s: r.choice([-1e4, 1e4], s), 1: labels}, smooth=False),
+    )
+
+    def shape(self, x: Shape, labels: Shape) -> Shape:
+        if len(x) != 2 or labels != x[:1]:
+            raise ShapeError(
+                f"{self.name}: logits of shape {x} and labels of shape {labels}; it takes logits [N, classes] and"
+                " one integer label per row [N]"
+            )
+        return ()
+
+    def numpy(self, x: Ndarray, labels: Ndarray) -> Ndarray:
+        z = x - x.max(axis=1, keepdims=True)
+        return np.mean(np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(x)), labels])
+
+    def vjp(self, dy: Any, y: Any, x: Any, labels: Any) -> tuple[Any, ...]:
+        e = exp(x - max(x, axes=(1,), keepdims=True))
+        softmax = e / sum(e, axes=(1,), keepdims=True)
+        scale = broadcast_to(dy * (1.0 / x.shape[0]), to=x.shape)
+        return (softmax - one_hot(labels, classes=x.shape[1])) * scale, None
+
+    def expand(self, x: Any, labels: Any) -> Any:
+        z = x - max(x, axes=(1,), keepdims=True)
+        chosen = sum(z * one_hot(labels, classes=x.shape[1]), axes=(1,))
+        return mean(log(sum(exp(z), axes=(1,))) - chosen)
+
+
+one_hot, softmax_cross_entropy = OneHot(), SoftmaxCrossEntropy()

@@ -1,0 +1,185 @@
+"""The two loop nests that every fused group becomes: pointwise, and reductions with a pointwise prologue.
+
+Arrays of one call have the same shape, the domain; what does not vary along an axis has stride 0 there. `steps` is the
+group in straight-line form: (operator, attributes, slots of its operands), where the slots count the inputs first and then
+the steps; `results` are the slots that are stored or reduced.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from foveal.kernel.lang import (
+    F32,
+    cast,
+    extract,
+    fold,
+    lanes,
+    loop,
+    loops,
+    maximum,
+    pack,
+    parallel,
+    splat,
+    store_lanes,
+    var,
+    vectors,
+    width_of,
+)
+from foveal.ops.op import OPS
+
+Step = tuple[str, tuple[tuple[str, Any], ...], tuple[int, ...]]
+ENOUGH_ROWS = 64  # with fewer outer iterations than this the vectors of a row are shared out among threads too
+BLOCK = 4  # vectors of kept channels a reduction carries at once, so that it reads whole cache lines of a row
+
+
+def load(x: Any, index: tuple[Any, ...], width: int) -> Any:
+    """`width` elements along the last axis: neighbours, one repeated, or gathered one by one."""
+    step = x.strides[-1] if x.strides else 0
+    if width == 1 or step == 1:
+        return x.load(index, width)
+    if step == 0:
+        return x.load(index, 1)
+    return pack([x.load((*index[:-1], index[-1] + lane), 1) for lane in range(width)])
+
+
+def store(y: Any, index: tuple[Any, ...], value: Any, width: int) -> None:
+    value = splat(value, width)
+    if width == 1 or y.strides[-1] == 1:
+        y.store(index, value, width)
+    else:
+        store_lanes(y, index, value)
+
+
+def evaluate(inputs: list[Any], steps: tuple[Step, ...], results: tuple[int, ...]) -> list[Any]:
+    """The values of the result slots at one index."""
+    slots = list(inputs)
+    for name, attributes, operands in steps:
+        slots.append(OPS[name].scalar(*(slots[i] for i in operands), **dict(attributes)))  # type: ignore[attr-defined]
+    return [slots[i] for i in results]
+
+
+def pointwise(
+    *arrays: Any, outputs: int, steps: tuple[Step, ...], results: tuple[int, ...]
+) -> None:
+    """Every output at every index of the domain."""
+    ys, xs = arrays[:outputs], arrays[outputs:]
+    domain = ys[0].shape or (1,)
+    scalar = not ys[0].shape
+
+    def element(index: tuple[Any, ...], width: int) -> None:
+        index = () if scalar else index
+        values = evaluate([load(x, index, width) for x in xs], steps, results)
+        for y, value in zip(ys, values, strict=True):
+            store(y, index, value, width)
+
+    *outer, inner = domain
+    rows = 1
+    for n in outer:
+        rows *= n
+    if rows >= ENOUGH_ROWS or inner <= lanes():
+        for row in parallel(*outer) if outer else parallel(1):
+            for i, width in vectors(inner):
+                element((*row, i) if outer else (i,), width)
+        return
+    full, tail = divmod(inner, lanes())
+    for *row, v in parallel(*outer, full):
+        element((*row, v * lanes()), lanes())
+    if tail:
+        for row in parallel(*outer) if outer else parallel(1):
+            element((*row, inner - tail) if outer else (inner - tail,), tail)
+
+
+def place(y: Any, x: Any, position: int, chosen: bool) -> None:
+    """y[position] = x if chosen, else 0."""
+    for row in parallel(*x.shape[:-1]) if len(x.shape) > 1 else parallel(1):
+        row = row if len(x.shape) > 1 else ()
+        for i in loop(x.shape[-1]):
+            y[(position, *row, i)] = x[(*row, i)] if chosen else 0.0
+
+
+COMBINE: dict[str, tuple[float, Callable[[Any, Any], Any]]] = {
+    "sum": (0.0, lambda a, b: a + b),
+    "max": (float("-inf"), maximum),
+}
+
+
+def reduce(
+    *arrays: Any, outputs: int, steps: tuple[Step, ...], results: tuple[int, ...],
+    reduced: tuple[bool, ...], combine: tuple[str, ...], chunks: int,
+) -> None:  # fmt: skip
+    """partial[g, kept] = the combination, over the g-th of `chunks` parts of the reduced axes, of the result slots.
+
+    The parts are cut along the first reduced axis, by shape alone, and are combined in order afterwards: the sum is the
+    same for any number of threads. Outputs have the domain's shape behind a first axis of size `chunks`.
+    """
+    ys, xs = arrays[:outputs], arrays[outputs:]
+    domain = ys[0].shape[1:]
+    last = len(domain) - 1
+    kept = [a for a in range(last) if not reduced[a]]
+    gone = [a for a in range(last) if reduced[a]]
+    outer = [domain[a] for a in kept]
+
+    def rows(position: tuple[Any, ...], g: Any) -> Iterator[dict[int, Any]]:
+        """Indices, without the last axis, of the g-th part of what is reduced."""
+        at = dict(zip(kept, position, strict=True))
+        if not gone:
+            yield at
+            return
+        n = domain[gone[0]]
+        for r in loop(n) if chunks == 1 else loop((g + 1) * n // chunks, start=g * n // chunks):
+            for rest in loops(*(domain[a] for a in gone[1:])):
+                yield {**at, **dict(zip(gone, (r, *rest), strict=True))}
+
+    def add(totals: list[Any], row: dict[int, Any], i: Any, width: int) -> None:
+        index = tuple({**row, last: i}[a] for a in range(last + 1))
+        values = evaluate([load(x, index, width) for x in xs], steps, results)
+        for total, kind, value in zip(totals, combine, values, strict=True):
+            total.set(COMBINE[kind][1](total.get(), splat(value, width)))
+
+    def start(width: int) -> list[Any]:
+        return [var(COMBINE[kind][0], width) for kind in combine]
+
+    def put(totals: list[Any], position: tuple[Any, ...], g: Any, i: Any) -> None:
+        at = {**dict(zip(kept, position, strict=True)), last: i}
+        for y, total in zip(ys, totals, strict=True):
+            y.store((g, *(at.get(a, 0) for a in range(last + 1))), total, width_of(total))
+
+    def keep(position: tuple[Any, ...], g: Any, pieces: list[tuple[Any, int]]) -> None:
+        totals = [start(width) for _, width in pieces]
+        for row in rows(position, g):
+            for total, (i, width) in zip(totals, pieces, strict=True):
+                add(total, row, i, width)
+        for total, (i, _) in zip(totals, pieces, strict=True):
+            put(total, position, g, i)
+
+    def fold_all(position: tuple[Any, ...], g: Any) -> None:
+        totals = {width: start(width) for width in (lanes(), domain[last] % lanes()) if width}
+        for row in rows(position, g):
+            for i, width in vectors(domain[last]):
+                add(totals[width], row, i, width)
+        whole = []
+        for slot, kind in enumerate(combine):
+            parts = [fold(totals[width][slot], COMBINE[kind][1]) for width in totals]
+            whole.append(parts[0] if len(parts) == 1 else COMBINE[kind][1](*parts))
+        put(whole, position, g, 0)
+
+    if reduced[last]:
+        for *position, g in parallel(*outer, chunks):
+            fold_all(tuple(position), g)
+        return
+    size = lanes()
+    blocks, rest = divmod(domain[last], BLOCK * size)
+    if blocks:
+        for *position, g, b in parallel(*outer, chunks, blocks):
+            start_of_block = b * (BLOCK * size)
+            keep(tuple(position), g, [(start_of_block + i * size, size) for i in range(BLOCK)])
+    if rest:
+        first = blocks * BLOCK * size
+        pieces = [(first + i, min(size, rest - i)) for i in range(0, rest, size)]
+        for *position, g in parallel(*outer, chunks):
+            keep(tuple(position), g, pieces)
+
+
+def as_float(n: Any, width: int) -> Any:
+    """An index as float32 in each of `width` lanes."""
+    return float(n) if isinstance(n, int) else splat(cast(n, F32), width)

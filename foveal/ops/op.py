@@ -1,0 +1,210 @@
+"""The operator contract and its registry.
+
+One class holds everything about an operator. Its instance is called on arrays, which computes with NumPy at once, or on
+traced symbols, which records a node.
+
+    shape(...)   the output shape, or a ShapeError that names the operator, the shapes and the way out
+    numpy(...)   the equation in NumPy: the textbook and the oracle
+    vjp(...)     the gradient, written with operators: (dy, y, *inputs) -> one gradient per input, None where there is none
+    kernel(...)  the plain loop nest in the kernel language; `lower` may choose tuned ones instead
+    expand(...)  for a composite, in place of a kernel: the same result from other operators
+    cases        inputs with a safe domain; every generic test and benchmark is derived from them
+
+The alphabet, everywhere: N batch, C input channels, H W input rows and columns, K output channels (filters), R S kernel rows
+and columns, P Q output rows and columns, u stride, d dilation, G groups.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from foveal.errors import ShapeError
+
+Shape = tuple[int, ...]
+Ndarray = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Type:
+    """Shape and dtype of a value."""
+
+    shape: Shape
+    dtype: str = "float32"
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    def __str__(self) -> str:
+        short = {"float32": "f32", "int32": "i32"}[self.dtype]
+        return f"{short}[{','.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class Case:
+    """Sample inputs for the generic tests: their shapes, the attributes, and how each input is drawn.
+
+    draw: per input a function (generator, shape) -> array; standard normal numbers where it is not given.
+    smooth: whether finite differences are meaningful there.
+    """
+
+    shapes: tuple[Shape, ...]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    draw: dict[int, Callable[[np.random.Generator, Shape], Ndarray]] = field(default_factory=dict)
+    smooth: bool = True
+
+    def arrays(self, seed: int) -> list[Ndarray]:
+        """Fresh random inputs, float32 or integer."""
+        rng = np.random.default_rng(seed)
+        arrays = []
+        for position, shape in enumerate(self.shapes):
+            made = self.draw[position](rng, shape) if position in self.draw else rng.standard_normal(shape)
+            arrays.append(made.astype(np.float32) if made.dtype.kind == "f" else made.astype(np.int32))
+        return arrays
+
+
+class Lowering(Protocol):
+    """What an operator may ask for while it is turned into kernel calls (lower.py implements it)."""
+
+    def scratch(self, shape: Shape, *, per_thread: bool = False) -> Any: ...
+
+    def call(
+        self, body: Callable[..., None], outputs: Sequence[Any], inputs: Sequence[Any], /, plain: bool = False,
+        **static: Any,
+    ) -> None: ...  # fmt: skip
+
+
+class Operator:
+    """Base of all operators."""
+
+    name: ClassVar[str]
+    integers: ClassVar[tuple[int, ...]] = ()  # positions of int32 inputs
+    dtype: ClassVar[str] = "float32"  # of the output
+    arity: ClassVar[int | None] = None  # number of inputs, where it is fixed
+    cases: ClassVar[Sequence[Case]] = ()
+    composite: ClassVar[bool] = False
+    view: ClassVar[bool] = False  # the output is the input's memory seen differently
+    differentiable: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        if self.name in OPS:
+            raise ValueError(f"two operators are called {self.name}")
+        OPS[self.name] = self
+
+    def __call__(self, *inputs: Any, **attributes: Any) -> Any:
+        attributes = self.normalise(*inputs, **attributes)
+        if (record := getattr(_recorder, "record", None)) is not None:
+            return record(self, inputs, attributes)
+        arrays = [np.asarray(x) for x in inputs]
+        self.shape(*(a.shape for a in arrays), **attributes)
+        return self.numpy(*arrays, **attributes)
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def normalise(self, *inputs: Any, **attributes: Any) -> dict[str, Any]:
+        """Attributes in their full form (hashable); an error for those that can mean nothing."""
+        return attributes
+
+    def type(self, *inputs: Type, **attributes: Any) -> Type:
+        """The output's type, after checking number and dtypes of the inputs."""
+        if self.arity is not None and len(inputs) != self.arity:
+            raise ShapeError(f"{self.name}: takes {self.arity} inputs, got {len(inputs)}")
+        for position, t in enumerate(inputs):
+            wanted = "int32" if position in self.integers else "float32"
+            if t.dtype != wanted:
+                raise ShapeError(
+                    f"{self.name}: input {position} is {t.dtype}, it has to be {wanted}; convert it with astype"
+                )
+        return Type(tuple(self.shape(*(t.shape for t in inputs), **attributes)), self.dtype)
+
+    def shape(self, *shapes: Shape, **attributes: Any) -> Shape:
+        raise NotImplementedError
+
+    def numpy(self, *inputs: Ndarray, **attributes: Any) -> Ndarray:
+        raise NotImplementedError
+
+    def vjp(self, dy: Any, y: Any, *inputs: Any, **attributes: Any) -> tuple[Any, ...]:
+        raise NotImplementedError(f"{self.name} has no gradient")
+
+    def kernel(self, *arrays: Any, **attributes: Any) -> None:
+        raise NotImplementedError(f"{self.name} has no kernel")
+
+    def expand(self, *inputs: Any, **attributes: Any) -> Any:
+        raise NotImplementedError(f"{self.name} is no composite")
+
+    def strides(self, shape: Shape, *inputs: Any) -> Shape:
+        """How the output lies in memory: channels last for images, C order for all else."""
+        return channels_last(shape) if len(shape) == 4 else contiguous(shape)
+
+    def lower(self, to: Lowering, y: Any, /, *inputs: Any, **attributes: Any) -> None:
+        """Choose kernels; unless overridden the plain one."""
+        to.call(self.kernel, [y], inputs, plain=True, **attributes)
+
+
+OPS: dict[str, Operator] = {}
+_recorder = threading.local()
+
+
+@contextmanager
+def recording_with(record: Callable[[Operator, tuple[Any, ...], dict[str, Any]], Any]) -> Iterator[None]:
+    """Operators called inside the block, by this thread, are given to `record` instead of being computed."""
+    previous = getattr(_recorder, "record", None)
+    _recorder.record = record
+    try:
+        yield
+    finally:
+        _recorder.record = previous
+
+
+def ordered(shape: Shape, order: Sequence[int]) -> Shape:
+    """Strides, in elements, of an array whose axes lie in memory in `order`, outermost first."""
+    strides, step = [0] * len(shape), 1
+    for axis in reversed(order):
+        strides[axis] = step
+        step *= shape[axis]
+    return tuple(strides)
+
+
+def contiguous(shape: Shape) -> Shape:
+    """Strides of C order."""
+    return ordered(shape, range(len(shape)))
+
+
+def channels_last(shape: Shape) -> Shape:
+    """Strides of logical [N, C, H, W] stored as N, H, W, C."""
+    return ordered(shape, (0, 2, 3, 1))
+
+
+def filters_last(shape: Shape) -> Shape:
+    """Strides of logical weights [K, C, R, S] stored as R, S, C, K: lanes run over filters."""
+    return ordered(shape, (2, 3, 1, 0))
+
+
+def pair(value: Any, what: str) -> tuple[int, int]:
+    """One int for rows and columns, or two."""
+    items = (value, value) if isinstance(value, int | np.integer) else tuple(value)
+    if len(items) != 2 or not all(isinstance(i, int | np.integer) for i in items):
+        raise ShapeError(f"{what} has to be an int or two ints (rows, columns), got {value!r}")
+    return int(items[0]), int(items[1])
+
+
+def sides(value: Any, what: str) -> tuple[int, int, int, int]:
+    """Padding as (top, bottom, left, right), from an int, (rows, columns) or all four."""
+    if isinstance(value, int | np.integer) or len(tuple(value)) == 2:
+        rows, columns = pair(value, what)
+        return rows, rows, columns, columns
+    items = tuple(int(i) for i in value)
+    if len(items) != 4:
+        raise ShapeError(
+            f"{what} has to be an int, (rows, columns) or (top, bottom, left, right), got {value!r}"
+        )
+    return items  # type: ignore[return-value]

@@ -1,0 +1,143 @@
+"""Operators that move or repeat values without computing with them."""
+
+from typing import Any
+
+import numpy as np
+
+from foveal.errors import ShapeError
+from foveal.ops import nest
+from foveal.ops.op import Case, Ndarray, Operator, Shape
+
+
+class Constant(Operator):
+    """y = value, a scalar known while tracing; it becomes an immediate operand of the kernel that uses it"""
+
+    name, arity, differentiable = "constant", 0, False
+    cases = (Case((), {"value": 2.5}, smooth=False),)
+
+    def shape(self, *, value: float) -> Shape:
+        return ()
+
+    def numpy(self, *, value: float) -> Ndarray:
+        return np.array(value, np.float32)
+
+    def scalar(self, *, value: float) -> Any:
+        return value
+
+    def kernel(self, y: Any, *, value: float) -> None:
+        y[()] = value
+
+
+class BroadcastTo(Operator):
+    """y repeats x along new axes and axes of size 1, as NumPy does"""
+
+    name, arity = "broadcast_to", 1
+    cases = (
+        Case(((3, 1),), {"to": (2, 3, 4)}),
+        Case(((),), {"to": (5,)}),
+        Case(((1, 5, 1, 1),), {"to": (2, 5, 3, 3)}),
+    )
+
+    def shape(self, x: Shape, *, to: Shape) -> Shape:
+        try:
+            if np.broadcast_shapes(x, to) == tuple(to):
+                return tuple(to)
+        except ValueError:
+            pass
+        raise ShapeError(f"broadcast_to: {x} cannot be repeated to {to}; sizes have to be equal or 1")
+
+    def numpy(self, x: Ndarray, *, to: Shape) -> Ndarray:
+        return np.broadcast_to(x, to)
+
+    def vjp(self, dy: Any, y: Any, x: Any, *, to: Shape) -> tuple[Any, ...]:
+        from foveal.ops.reduce import sum_to  # each is the other's gradient
+
+        return (sum_to(dy, x.shape),)
+
+    def scalar(self, x: Any, *, to: Shape) -> Any:
+        return x
+
+    def kernel(self, y: Any, x: Any, *, to: Shape) -> None:
+        nest.pointwise(y, x, outputs=1, steps=(), results=(0,))
+
+
+class Reshape(Operator):
+    """y has x's elements, in C order, in another shape; one size may be -1"""
+
+    name, arity, view = "reshape", 1, True
+    cases = (
+        Case(((2, 6),), {"to": (3, 4)}),
+        Case(((2, 3, 4, 5),), {"to": (2, 60)}),
+        Case(((4, 12),), {"to": (4, 3, 2, 2)}),
+        Case(((5,),), {"to": (1, 5, 1, 1)}),
+    )
+
+    def normalise(self, x: Any, *, to: Shape) -> dict[str, Any]:
+        to, size = tuple(int(n) for n in to), int(np.prod(x.shape))
+        if to.count(-1) == 1:
+            rest = -int(np.prod(to))
+            if rest > 0 and size % rest == 0:
+                to = tuple(size // rest if n == -1 else n for n in to)
+        return {"to": to}
+
+    def shape(self, x: Shape, *, to: Shape) -> Shape:
+        if min(to, default=1) < 0 or np.prod(x) != np.prod(to):
+            raise ShapeError(
+                f"reshape: {x} has {int(np.prod(x))} elements, {to} has another number; give sizes with the same product"
+            )
+        return to
+
+    def numpy(self, x: Ndarray, *, to: Shape) -> Ndarray:
+        return x.reshape(to)
+
+    def vjp(self, dy: Any, y: Any, x: Any, *, to: Shape) -> tuple[Any, ...]:
+        return (reshape(dy, to=x.shape),)
+
+    def kernel(self, y: Any, x: Any, *, to: Shape) -> None:
+        nest.pointwise(y, x, outputs=1, steps=(), results=(0,))
+
+
+class Index(Operator):
+    """y = x[i], the i-th part along the first axis"""
+
+    name, arity, view = "index", 1, True
+    cases = (Case(((3, 4),), {"i": 1}), Case(((2, 5),), {"i": 0}))
+
+    def shape(self, x: Shape, *, i: int) -> Shape:
+        if not x or not 0 <= i < x[0]:
+            raise ShapeError(f"index: {i} is not in 0..{x[0] - 1 if x else ''} of shape {x}")
+        return x[1:]
+
+    def numpy(self, x: Ndarray, *, i: int) -> Ndarray:
+        return x[i]
+
+    def vjp(self, dy: Any, y: Any, x: Any, *, i: int) -> tuple[Any, ...]:
+        return (place(dy, i=i, n=x.shape[0]),)
+
+    def kernel(self, y: Any, x: Any, *, i: int) -> None:
+        nest.pointwise(y, x, outputs=1, steps=(), results=(0,))
+
+
+class Place(Operator):
+    """y[i] = x, and 0 elsewhere along a new first axis of size n: the gradient of index"""
+
+    name, arity = "place", 1
+    cases = (Case(((4,),), {"i": 1, "n": 3}), Case(((2, 5),), {"i": 0, "n": 2}))
+
+    def shape(self, x: Shape, *, i: int, n: int) -> Shape:
+        return (n, *x)
+
+    def numpy(self, x: Ndarray, *, i: int, n: int) -> Ndarray:
+        y = np.zeros((n, *x.shape), x.dtype)
+        y[i] = x
+        return y
+
+    def vjp(self, dy: Any, y: Any, x: Any, *, i: int, n: int) -> tuple[Any, ...]:
+        return (index(dy, i=i),)
+
+    def kernel(self, y: Any, x: Any, *, i: int, n: int) -> None:
+        for position in range(n):
+            nest.place(y, x, position, position == i)
+
+
+constant, broadcast_to, reshape, index, place = Constant(), BroadcastTo(), Reshape(), Index(), Place()

@@ -1,0 +1,1 @@
+"""Graph -> Graph, or Graph -> plan; one entry function each."""

@@ -1,0 +1,45 @@
+"""Where each buffer of a program lies in its arena: buffers that are never alive together share memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+ALIGNMENT = 64  # bytes: a cache line, and the widest vector
+
+
+@dataclass(frozen=True)
+class Lifetime:
+    """A buffer of `size` bytes, in use from call `first` to call `last`, both included."""
+
+    size: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Byte offset of each buffer, and the arena's size."""
+
+    offsets: tuple[int, ...]
+    size: int
+
+
+def plan_memory(lifetimes: Sequence[Lifetime]) -> Plan:
+    """Largest first, each at the lowest offset free for its whole life (greedy by size, Pisarchyk and Lee 2020)."""
+    sizes = [-(-max(b.size, 1) // ALIGNMENT) * ALIGNMENT for b in lifetimes]
+    offsets = [0] * len(lifetimes)
+    placed: list[int] = []
+    for i in sorted(range(len(lifetimes)), key=lambda i: (-sizes[i], lifetimes[i].first)):
+        mine = lifetimes[i]
+        busy = sorted(
+            (offsets[j], offsets[j] + sizes[j])
+            for j in placed
+            if lifetimes[j].first <= mine.last and mine.first <= lifetimes[j].last
+        )
+        at = 0
+        for low, high in busy:
+            if at + sizes[i] <= low:
+                break
+            at = max(at, high)
+        offsets[i] = at
+        placed.append(i)
+    return Plan(tuple(offsets), max((o + s for o, s in zip(offsets, sizes, strict=True)), default=0))

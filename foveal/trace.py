@@ -1,0 +1,172 @@
+"""Calling a function on symbols records a Graph."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from foveal.errors import ShapeError
+from foveal.graph import Graph, Node, Variable, order
+from foveal.ops import elementwise, reduce, shape
+from foveal.ops.op import Operator, Shape, Type, recording_with
+
+_local = threading.local()
+
+
+class Symbol:
+    """A value that is known only by its type while a function is traced."""
+
+    __array_priority__ = 1000
+
+    def __init__(self, trace: "Trace", node: Node) -> None:
+        self.trace, self.node = trace, node
+
+    @property
+    def shape(self) -> Shape:
+        return self.node.shape
+
+    @property
+    def ndim(self) -> int:
+        return len(self.node.shape)
+
+    def __repr__(self) -> str:
+        return f"Symbol({self.node.type})"
+
+    def __bool__(self) -> bool:
+        raise ShapeError("the truth of a traced value is not known; use where(condition, a, b)")
+
+    def __add__(self, o: Any) -> Any:
+        return elementwise.add(self, o)
+
+    def __sub__(self, o: Any) -> Any:
+        return elementwise.subtract(self, o)
+
+    def __rsub__(self, o: Any) -> Any:
+        return elementwise.subtract(o, self)
+
+    def __mul__(self, o: Any) -> Any:
+        return elementwise.multiply(self, o)
+
+    def __truediv__(self, o: Any) -> Any:
+        return elementwise.divide(self, o)
+
+    def __rtruediv__(self, o: Any) -> Any:
+        return elementwise.divide(o, self)
+
+    def __neg__(self) -> Any:
+        return elementwise.multiply(self, -1.0)
+
+    def __gt__(self, o: Any) -> Any:
+        return elementwise.greater(self, o)
+
+    def __getitem__(self, i: int) -> Any:
+        return shape.index(self, i=i)
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def reshape(self, *dims: int) -> Any:
+        return shape.reshape(self, to=dims)
+
+    def sum(self, axes: Any = None, keepdims: bool = False) -> Any:
+        return reduce.sum(self, axes=axes, keepdims=keepdims)
+
+    def mean(self, axes: Any = None, keepdims: bool = False) -> Any:
+        return reduce.mean(self, axes=axes, keepdims=keepdims)
+
+
+class Trace:
+    """A recording in progress."""
+
+    def __init__(self) -> None:
+        self.arguments: list[Node] = []
+        self.variables: dict[Variable, Node] = {}
+        self.updates: dict[Variable, Node] = {}
+        self.randomness = 0
+
+    def argument(self, kind: Type, name: str) -> Symbol:
+        node = Node(None, (), {}, kind, name=name)
+        self.arguments.append(node)
+        return Symbol(self, node)
+
+    def lift(self, value: Any) -> Symbol:
+        """A symbol for anything that may stand as an operand: symbol, variable or number."""
+        if isinstance(value, Symbol):
+            if value.trace is not self:
+                raise ShapeError("a symbol of one traced function is used in another")
+            return value
+        if isinstance(value, Variable):
+            if value not in self.variables:
+                node = Node(None, (), {}, Type(value.shape), variable=value, name=value.name)
+                self.variables[value] = node
+            return Symbol(self, self.updates.get(value, self.variables[value]))
+        if isinstance(value, int | float | np.floating | np.integer):
+            return self.record(shape.constant, (), {"value": float(value)})
+        raise ShapeError(
+            f"a traced function uses an array of type {type(value).__name__} that is no argument of it;"
+            " pass it in, or hold it in a foveal.Variable"
+        )
+
+    def record(self, op: Operator, inputs: tuple[Any, ...], attributes: dict[str, Any]) -> Symbol:
+        nodes = tuple(self.lift(x).node for x in inputs)
+        kind = op.type(*(node.type for node in nodes), **attributes)
+        return Symbol(self, Node(op, nodes, attributes, kind))
+
+    def assign(self, variable: Variable, value: Any) -> None:
+        """When the program has run, `variable` holds `value`; later uses in this trace see it at once."""
+        symbol = self.lift(value)
+        self.lift(variable)
+        if symbol.shape != variable.shape:
+            raise ShapeError(f"{variable} cannot be updated with a value of shape {symbol.shape}")
+        self.updates[variable] = symbol.node
+
+    def stream(self) -> int:
+        """A number for the next random operator, so that no two draw the same numbers."""
+        self.randomness += 1
+        return self.randomness - 1
+
+    def graph(self, outputs: Sequence[Symbol]) -> Graph:
+        """What was recorded, less what nothing needs."""
+        nodes = [symbol.node for symbol in outputs]
+        inputs = (*self.arguments, *self.variables.values())
+        results = (*nodes, *self.updates.values())
+        return Graph(
+            order(results, inputs), tuple(self.arguments), tuple(nodes), tuple(self.updates.items())
+        ).verify()
+
+
+@contextmanager
+def tracing() -> Iterator[Trace]:
+    """Functions called inside the block are recorded in the Trace it gives."""
+    previous = getattr(_local, "trace", None)
+    recording = _local.trace = Trace()
+    try:
+        with recording_with(recording.record):
+            yield recording
+    finally:
+        _local.trace = previous
+
+
+def current() -> Trace:
+    """The recording in progress."""
+    trace = getattr(_local, "trace", None)
+    if trace is None:
+        raise ShapeError(
+            "variables are used outside of a traced function; call the model on an array, or use foveal.compile"
+        )
+    return trace  # type: ignore[no-any-return]
+
+
+def is_tracing() -> bool:
+    return getattr(_local, "trace", None) is not None
+
+
+def trace(function: Callable[..., Any], *types: Type, names: Sequence[str] = ()) -> Graph:
+    """Record `function` called on symbols of the given types; it returns a symbol or a sequence of them."""
+    names = names or [f"x{i}" for i in range(len(types))]
+    with tracing() as recording:
+        arguments = [recording.argument(t, name) for t, name in zip(types, names, strict=True)]
+        outputs = function(*arguments)
+        outputs = outputs if isinstance(outputs, tuple | list) else (outputs,)
+        return recording.graph([recording.lift(output) for output in outputs])

@@ -1,0 +1,153 @@
+"""The command line: what is printed, and that every error is one message and a status."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import foveal
+from foveal.cli import main
+
+
+def invoke(*words):
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with data (dark and bright 8x8 images), a run on it, and two pictures."""
+    folder = tmp_path_factory.mktemp("cli")
+    y = np.arange(40) % 2
+    x = (np.random.default_rng(0).integers(0, 60, (40, 8, 8)) + 180 * y[:, None, None]).astype("u1")
+    names = np.array(["dark", "bright"])
+    np.savez(folder / "set.npz", x_train=x, y_train=y, x_test=x, y_test=y, classes=names)
+    for name, value in (("night.png", 20), ("day.png", 230)):
+        Image.new("RGB", (30, 20), (value,) * 3).save(folder / name)
+    options = ("--epochs", 8, "--batch-size", 8, "--threads", 1, "--out", folder / "run")
+    result = invoke("train", folder / "set.npz", *options)
+    assert result.exit_code == 0, result.output
+    return folder, result.stdout
+
+
+def test_train_tells_and_writes(place):
+    folder, printed = place
+    assert "set: 40 training and 40 test images, 1x8x8, 2 classes" in printed
+    assert "epoch 8/8: loss" in printed
+    assert "model.safetensors" in printed
+    assert {"model.safetensors", "log.jsonl", "metrics.json"} == {
+        path.name for path in (folder / "run").iterdir()
+    }
+
+
+def test_quiet_prints_nothing_and_out_has_a_default(place, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    result = invoke("train", place[0] / "set.npz", "--epochs", 1, "--batch-size", 8, "--quiet")
+    assert (result.exit_code, result.output) == (0, "")
+    assert (tmp_path / "runs" / "set" / "metrics.json").exists()
+
+
+def test_evaluate(place):
+    folder, _ = place
+    result = invoke("evaluate", folder / "run", folder / "set.npz", "--json")
+    measured = json.loads(result.stdout)
+    metrics = json.loads((folder / "run" / "metrics.json").read_text())
+    assert {"accuracy": measured["accuracy"], "loss": measured["loss"]} == metrics["test"]
+    table = invoke("evaluate", folder / "run", folder / "set.npz").stdout
+    assert f"{measured['accuracy']:.2%}" in table
+
+
+def test_predict(place):
+    folder, _ = place
+    pictures = [folder / "night.png", folder / "day.png"]
+    result = invoke("predict", folder / "run", *pictures, "--json")
+    found = json.loads(result.stdout)
+    assert [entry["class"] for entry in found] == ["dark", "bright"]
+    assert [entry["image"] for entry in found] == list(map(str, pictures))
+    for entry in found:
+        assert sum(top["probability"] for top in entry["top"]) == pytest.approx(1)
+    assert "bright" in invoke("predict", folder / "run", pictures[1]).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("train", "nix"), "Error: nix: there is no such file"),
+        (("train", "{}/set.npz", "--batch-size", 41), "Error: batch size 41 is larger than the 40"),
+        (("train", "{}/set.npz", "--epochs", 0), "0 is not in the range"),
+        (("train", "{}/set.npz", "--lr", 0), "is not in the range"),
+        (("train", "{}/set.npz", "--threads", 0), "0 is not in the range"),
+        (("train", "{}/set.npz", "--model", "nix"), "'nix' is not one of"),
+        (("train", "{}/set.npz", "--optimizer", "nix"), "'nix' is not one of sgd"),
+        (("evaluate", "{}", "{}/set.npz"), "not a run"),
+        (("evaluate", "{}/run", "digits"), "has 2 classes, digits 10"),
+        (("predict", "{}/run", "{}/nix.png"), "nix.png: no such image"),
+        (("predict", "{}/run", "{}/set.npz"), "set.npz: not a readable image"),
+        (("predict", "{}/run"), "Missing argument"),
+        (("nix",), "No such command"),
+    ],
+)
+def test_errors_are_one_message_and_status_2(place, words, message):
+    result = invoke(*(str(word).format(place[0]) for word in words))
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+
+
+def test_images_of_another_size_or_scale_are_refused(place):
+    folder, _ = place
+    y = np.arange(4) % 2
+    for name, x, words in (
+        ("size", np.zeros((4, 9, 9), np.uint8), "takes images of 1x8x8, size holds 1x9x9"),
+        ("scale", np.full((4, 8, 8), -1.5), "from 0 to 1, those of scale go from -1.5 to -1.5"),
+    ):
+        path = folder / f"{name}.npz"
+        np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
+        result = invoke("evaluate", folder / "run", path)
+        assert result.exit_code == 2
+        assert words in result.stderr
+
+
+def test_ctrl_c_ends_with_130(place, monkeypatch):
+    def compile_step(*args, **options):
+        def step(x, labels):
+            raise KeyboardInterrupt
+
+        return step
+
+    monkeypatch.setattr(foveal, "compile_step", compile_step)
+    result = invoke("train", place[0] / "set.npz", "--quiet", "--out", place[0] / "other")
+    assert result.exit_code == 130
+    assert "Interrupted in epoch 1. No model of this run was written" in result.stderr
+
+
+def test_doctor():
+    result = invoke("doctor")
+    assert result.exit_code == 0, result.output
+    for word in ("CPU", "vector width", "threads", "LLVM", "cache size", "ran right"):
+        assert word in result.stdout
+
+
+def test_doctor_clears_the_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("FOVEAL_CACHE", str(tmp_path))
+    (tmp_path / "some.o").write_bytes(b"x" * 1000)
+    result = invoke("doctor", "--clear-cache")
+    assert "Deleted 1 files, 0.0 MB" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_is_light():
+    """`foveal --help` loads none of the heavy packages."""
+    code = (
+        "import sys; from foveal.cli import main; main(['--help'], standalone_mode=False); "
+        "heavy = {'sklearn', 'PIL', 'safetensors', 'rich.progress', 'torch'} & set(sys.modules); "
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    for command in ("train", "evaluate", "predict", "bench", "doctor"):
+        assert f"  {command}  " in result.stdout

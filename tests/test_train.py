@@ -1,0 +1,249 @@
+"""The training loop and its files: what a run leaves, and what it keeps when it ends badly."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import foveal
+from foveal.data import from_arrays
+from foveal.errors import DataError, NumericsError, ShapeError, StateError
+from foveal.nn import models
+from foveal.train import cross_entropy, evaluate, load_net, load_run, train
+from foveal.train.checkpoint import MODEL, save_model
+from foveal.train.metrics import EVALUATION_BATCH, predict
+
+
+@pytest.fixture(scope="session")
+def data():
+    """Three classes of 8x8 images: a bright row at the top, in the middle, at the bottom."""
+    rng = np.random.default_rng(0)
+
+    def part(n):
+        x, y = rng.integers(0, 80, (n, 8, 8)).astype(np.uint8), np.arange(n) % 3
+        x[np.arange(n), 1 + 3 * y] += 120
+        return x, y
+
+    return from_arrays("rows", *part(63), *part(24))
+
+
+OPTIONS = {"epochs": 2, "batch_size": 20, "quiet": True}
+
+
+@pytest.fixture(scope="session")
+def run(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    return out, train(data, out=out, seed=3, threads=1, **OPTIONS)
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def broken_step(monkeypatch, at, error):
+    """From now on the training step number `at`, counted from 1, raises `error`."""
+    whole = foveal.compile_step
+
+    def compile_step(*args, **options):
+        step, count = whole(*args, **options), iter(range(1, 1000))
+
+        def broken(x, labels):
+            if next(count) == at:
+                raise error
+            return step(x, labels)
+
+        return broken
+
+    monkeypatch.setattr(foveal, "compile_step", compile_step)
+
+
+def test_files_of_a_run(run, data):
+    out, metrics = run
+    assert sorted(path.name for path in out.iterdir()) == [
+        "log.jsonl",
+        "metrics.json",
+        "model.safetensors",
+    ]
+    assert read(out / "metrics.json") == metrics
+    assert metrics["test"].keys() == {"accuracy", "loss"}
+    assert (metrics["seed"], metrics["threads"], metrics["epochs_done"]) == (3, 1, 2)
+    assert metrics["seconds"] > 0
+    assert metrics["images_per_second"] > 0
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert lines[-1]["test"] == metrics["test"]
+    assert lines[0]["seconds"] < lines[1]["seconds"] <= metrics["seconds"]
+
+
+def test_the_folder_alone_gives_the_network_back(run, data):
+    out, metrics = run
+    net, trained = load_net(out)
+    assert (trained.model, trained.classes, trained.mean) == (
+        metrics["model"],
+        data.classes,
+        data.mean,
+    )
+    test = evaluate(net, data.x_test, data.y_test, mean=trained.mean, std=trained.std)
+    assert test == metrics["test"]
+    assert metrics["parameters"] == sum(p.size for p in net.parameters())
+
+
+def test_a_run_repeats_bit_by_bit(run, data, tmp_path):
+    train(data, out=tmp_path, seed=3, threads=2, **OPTIONS)
+    metrics = {**read(tmp_path / "metrics.json"), "threads": 1}
+    timing = {"seconds", "images_per_second"}
+    assert {k: v for k, v in metrics.items() if k not in timing} == {
+        k: v for k, v in run[1].items() if k not in timing
+    }
+    first, second = load_file(run[0] / MODEL), load_file(tmp_path / MODEL)
+    assert all(np.array_equal(first[name], second[name]) for name in first | second)
+    train(data, out=tmp_path / "other", seed=4, threads=2, **OPTIONS)
+    third = load_file(tmp_path / "other" / MODEL)
+    assert not all(np.array_equal(first[name], third[name]) for name in first)
+
+
+def test_training_learns(data):
+    metrics = train(data, epochs=8, batch_size=21, quiet=True)
+    assert metrics["test"]["accuracy"] == 1
+    assert metrics["test"]["loss"] < 0.5
+
+
+def test_threads_hold_for_the_run_only(data):
+    before = foveal.get_threads()
+    assert train(data, threads=before + 1, **OPTIONS)["threads"] == before + 1
+    assert foveal.get_threads() == before
+
+
+def test_a_network_of_ones_own(data, tmp_path):
+    net = models.build(
+        models.default(size=(8, 8)).model, channels=1, size=(8, 8), classes=3, seed=0
+    )
+    assert train(data, model=net, out=tmp_path, **OPTIONS)["model"] is None
+    with pytest.raises(StateError, match="network of its own, build that"):
+        load_net(tmp_path)
+    net.load_state_dict(load_run(tmp_path)[1], strict=True)
+
+
+def test_an_older_run_is_kept(data, tmp_path, capsys):
+    for _ in range(3):
+        train(data, out=tmp_path, **{**OPTIONS, "epochs": 1, "quiet": False})
+        (tmp_path / "notes.txt").write_text("mine")
+        assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1
+    assert {path.name for path in tmp_path.iterdir()} >= {"earlier-1", "earlier-2", "notes.txt"}
+    load_net(tmp_path / "earlier-1")
+    printed = capsys.readouterr().out
+    assert "before is now in" in printed
+    assert "epoch 1/1: loss" in printed
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (NumericsError("the loss is nan"), "epoch 2, step 2: the loss is nan.*lower --lr than"),
+        (KeyboardInterrupt(), "Interrupted in epoch 2"),
+    ],
+)
+def test_a_run_that_ends_badly_keeps_its_last_epoch(data, tmp_path, monkeypatch, error, words):
+    broken_step(monkeypatch, at=5, error=error)  # three steps per epoch
+    with pytest.raises(type(error), match=words) as told:
+        train(data, out=tmp_path, **OPTIONS)
+    assert f"model of epoch 1 is kept at {tmp_path / MODEL}" in str(told.value)
+    assert read(tmp_path / "metrics.json")["epochs_done"] == 1
+    load_net(tmp_path)
+
+
+def test_a_run_that_ends_before_its_first_epoch_touches_nothing(data, tmp_path, monkeypatch):
+    train(data, out=tmp_path, **OPTIONS)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    broken_step(monkeypatch, at=1, error=NumericsError("the loss is nan"))
+    with pytest.raises(NumericsError, match=r"epoch 1, step 1.*No model of this run"):
+        train(data, out=tmp_path, **OPTIONS)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"batch_size": 64}, "batch size 64 is larger than the 63 training images"),
+        ({"model": "alexnet"}, "model 'alexnet': choose from"),
+        ({"optimizer": "lion"}, "optimizer 'lion': choose from"),
+        ({"lr": 0.0}, "lr is 0.0: it must be more than 0"),
+        ({"lr": float("nan")}, "lr is nan"),
+        ({"epochs": 0}, "epochs is 0"),
+    ],
+)
+def test_options_that_do_not_fit(data, options, words):
+    with pytest.raises((DataError, ShapeError), match=words):
+        train(data, **{**OPTIONS, **options})
+
+
+def test_out_that_cannot_be_written(data, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match=r"file: cannot be written: .*choose another --out"):
+        train(data, out=tmp_path / "file", **OPTIONS)
+
+
+def test_files_that_are_not_a_run(run, tmp_path):
+    with pytest.raises(DataError, match=r"not a run, there is no .*model\.safetensors"):
+        load_run(tmp_path)
+    (tmp_path / MODEL).write_bytes((run[0] / MODEL).read_bytes()[:-5])
+    with pytest.raises(StateError, match=r"model\.safetensors: torn"):
+        load_run(tmp_path)
+    save_file({"w": np.zeros(3, np.float32)}, tmp_path / MODEL)
+    with pytest.raises(StateError, match="not written by `foveal train`"):
+        load_run(tmp_path)
+    save_file({"w": np.zeros(3, np.float32)}, tmp_path / MODEL, metadata={"foveal": "{}"})
+    with pytest.raises(StateError, match="description of the model is damaged"):
+        load_run(tmp_path)
+
+
+def test_a_model_file_that_does_not_fit_names_the_parameters(run, tmp_path):
+    trained, state = load_run(run[0])
+    name = sorted(state)[0]
+    state["stranger"] = state.pop(name)
+    save_model(tmp_path / MODEL, state, trained)
+    with pytest.raises(StateError, match=f"do not fit {trained.model}") as told:
+        load_net(tmp_path)
+    assert name in str(told.value)
+    assert "stranger" in str(told.value)
+
+
+def test_weights_of_any_layout_survive_the_file(run, tmp_path):
+    trained, _ = load_run(run[0])
+    state = {"turned": np.arange(6.0).reshape(2, 3).T, "count": np.array(7)}
+    save_model(tmp_path / MODEL, state, trained)
+    _, back = load_run(tmp_path)
+    np.testing.assert_array_equal(back["turned"], state["turned"])
+    assert back["count"].shape == ()
+
+
+class Fixed:
+    """A network whose logits are the first K pixels."""
+
+    def eval(self):
+        return self
+
+    def __call__(self, x):
+        return x.reshape(len(x), -1)[:, :3]
+
+
+def test_metrics_of_known_logits():
+    x = np.zeros((300, 1, 2, 2), np.float32)
+    x[:, 0, 0, 0] = 1e4
+    y = np.arange(300) % 3
+    assert len(x) > EVALUATION_BATCH
+    test = evaluate(Fixed(), x, y, mean=(0.0,), std=(1.0,))
+    assert test == {"accuracy": pytest.approx(1 / 3), "loss": pytest.approx(2e4 / 3)}
+    logits = np.random.default_rng(0).standard_normal((5, 3))
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert cross_entropy(logits, y[:5]) == pytest.approx(-np.log(p[np.arange(5), y[:5]]).mean())
+
+
+def test_metrics_refuse_nan_and_unknown_labels():
+    x = np.zeros((4, 1, 2, 2), np.float32)
+    with pytest.raises(DataError, match="label 3 at index 3: the network has 3 classes"):
+        evaluate(Fixed(), x, np.arange(4), mean=(0.0,), std=(1.0,))
+    x[2] = np.nan
+    with pytest.raises(NumericsError, match="1 of 4 images, first for image 2"):
+        predict(Fixed(), x, mean=(0.0,), std=(1.0,))
