@@ -1,1 +1,48 @@
-"""Foveal: convolutional networks in pure Python, compiled to native code at run time."""
+"""Foveal: convolutional networks in pure Python, compiled to native code at run time.
+
+The map, in the order in which modules may import each other: each one only from lines above it (and from its own line).
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+MAP = (
+    ("errors", "messages a user can act on"),
+    ("debug", "the DEBUG ladder"),
+    ("kernel", "the kernel language, the target, compilation, the cache, the run loop"),
+    ("ops", "one class per operator: equation, shape rule, gradient, kernel, cases"),
+    ("graph", "Node, Graph, Variable"),
+    ("trace", "calling a function on symbols -> Graph"),
+    ("autodiff", "Graph -> Graph with gradients"),
+    ("passes", "simplify, fuse, plan_memory"),
+    ("lower", "fused groups -> kernel calls"),
+    ("execute", "Program: one arena and a list of calls; threads; timing"),
+    ("program", "compile, grad, compile_step: what users call"),
+    ("nn", "Module, layers, models"),
+    ("optim", "optimisers, schedules"),
+    ("data", "readers, loader"),
+    ("train", "the loop, metrics, checkpoints"),
+    ("bench", "timing against a peak, and against PyTorch where it is installed"),
+    ("cli", "the command line"),
+)
+
+# Where the public names are; they are imported when first used, so that `import foveal` stays light.
+PUBLIC = {
+    "compile": "program",
+    "compile_step": "program",
+    "grad": "program",
+    "value_and_grad": "program",
+    "set_threads": "execute",
+    "get_threads": "execute",
+    "Variable": "graph",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in PUBLIC:
+        return getattr(import_module(f"foveal.{PUBLIC[name]}"), name)
+    if name in dict(MAP):
+        return import_module(f"foveal.{name}")
+    raise AttributeError(f"module 'foveal' has no attribute {name!r}")

@@ -1,0 +1,58 @@
+"""Residual networks for small images (He, Zhang, Ren, Sun 2016, section 4.2), with torchvision's parameter names."""
+
+from typing import Any
+
+import numpy as np
+
+from foveal import ops
+from foveal.nn import init
+from foveal.nn.layers import BatchNorm2d, Conv2d, Identity, Linear, Sequential, generator
+from foveal.nn.module import Module
+
+
+class BasicBlock(Module):
+    """relu(x + bn(conv(relu(bn(conv(x)))))); where the shape changes the shortcut is a strided 1x1 convolution."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        self.conv1 = Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = BatchNorm2d(outputs)
+        self.conv2 = Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = BatchNorm2d(outputs)
+        self.downsample: Module = Identity()
+        if stride != 1 or inputs != outputs:
+            self.downsample = Sequential(Conv2d(inputs, outputs, 1, stride=stride, bias=False), BatchNorm2d(outputs))
+
+    def forward(self, x: Any) -> Any:
+        y = ops.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return ops.relu(y + self.downsample(x))
+
+
+class CifarResNet(Module):
+    """6n + 2 layers in three stages of `width`, 2 `width` and 4 `width` channels; images [N, C, H, W] -> logits."""
+
+    def __init__(self, depth: int = 20, channels: int = 3, classes: int = 10, width: int = 16) -> None:
+        blocks = (depth - 2) // 6
+        self.conv1 = Conv2d(channels, width, 3, padding=1, bias=False)
+        self.bn1 = BatchNorm2d(width)
+        self.layer1 = stage(width, width, blocks, 1)
+        self.layer2 = stage(width, 2 * width, blocks, 2)
+        self.layer3 = stage(2 * width, 4 * width, blocks, 2)
+        self.fc = Linear(4 * width, classes)
+        for _, module in self.named_modules():
+            if isinstance(module, Conv2d):
+                module.weight.data = init.kaiming_normal(generator(), module.weight.shape)
+        self.fc.bias.data = np.zeros(classes, np.float32)  # type: ignore[union-attr]
+
+    def forward(self, x: Any) -> Any:
+        x = ops.relu(self.bn1(self.conv1(x)))  # N 16 32 32
+        x = self.layer1(x)  # N 16 32 32
+        x = self.layer2(x)  # N 32 16 16
+        x = self.layer3(x)  # N 64 8 8
+        x = ops.global_avg_pool2d(x)
+        return self.fc(x.reshape(x.shape[0], -1))
+
+
+def stage(inputs: int, outputs: int, blocks: int, stride: int) -> Sequential:
+    first = BasicBlock(inputs, outputs, stride)
+    return Sequential(first, *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)))

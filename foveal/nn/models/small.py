@@ -1,0 +1,35 @@
+"""A small convolutional network with batch norm: what `foveal train` takes for images below 32x32."""
+
+from typing import Any
+
+from foveal import ops
+from foveal.nn import init
+from foveal.nn.layers import BatchNorm2d, Conv2d, Dropout, Linear, generator
+from foveal.nn.module import Module
+
+
+class SmallNet(Module):
+    """Two stages of two 3x3 convolutions; images of 8x8 and more [N, C, H, W] -> logits [N, classes]."""
+
+    def __init__(self, channels: int, classes: int, width: int = 32, p: float = 0.1) -> None:
+        self.conv1 = Conv2d(channels, width, 3, padding=1, bias=False)
+        self.bn1 = BatchNorm2d(width)
+        self.conv2 = Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = BatchNorm2d(width)
+        self.conv3 = Conv2d(width, 2 * width, 3, padding=1, bias=False)
+        self.bn3 = BatchNorm2d(2 * width)
+        self.conv4 = Conv2d(2 * width, 2 * width, 3, padding=1, bias=False)
+        self.bn4 = BatchNorm2d(2 * width)
+        self.dropout = Dropout(p)
+        self.fc = Linear(2 * width, classes)
+        for _, module in self.named_modules():
+            if isinstance(module, Conv2d):
+                module.weight.data = init.kaiming_normal(generator(), module.weight.shape)
+
+    def forward(self, x: Any) -> Any:
+        x = ops.relu(self.bn1(self.conv1(x)))
+        x = ops.max_pool2d(ops.relu(self.bn2(self.conv2(x))), size=2)
+        x = ops.relu(self.bn3(self.conv3(x)))
+        x = ops.max_pool2d(ops.relu(self.bn4(self.conv4(x))), size=2)
+        x = ops.global_avg_pool2d(x)
+        return self.fc(self.dropout(x.reshape(x.shape[0], -1)))

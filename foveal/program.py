@@ -1,0 +1,219 @@
+"""What users call: compile a function, its gradients, or a whole training step, for the shapes it is called with."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from foveal.errors import DataError, NumericsError, ShapeError
+from foveal.execute import Program
+from foveal.graph import Graph, Variable
+from foveal.ops import is_finite, where
+from foveal.ops.op import Ndarray, Type
+from foveal.autodiff import gradients
+from foveal.trace import Symbol, Trace, trace, tracing
+
+INT32 = np.iinfo(np.int32)
+
+
+def as_argument(x: Any, what: str) -> Ndarray:
+    """An array that a program takes: float32, or int32 for integers. Other kinds are refused, not rounded."""
+    array = np.asarray(x)
+    if array.dtype in (np.float32, np.int32):
+        return array
+    if array.dtype == np.float64:
+        return array.astype(np.float32)
+    if array.dtype.kind in "iu" and array.dtype.itemsize != 1:
+        if array.size and (array.min() < INT32.min or array.max() > INT32.max):
+            raise DataError(f"{what} holds integers beyond 32 bits; programs compute with int32")
+        return array.astype(np.int32)
+    raise ShapeError(
+        f"{what} has dtype {array.dtype}; programs take float32 (or int32 labels): convert it, e.g."
+        " x.astype('float32') / 255 for bytes"
+    )
+
+
+class Compiled:
+    """A function that runs as native code. Each new combination of argument shapes is traced and compiled once."""
+
+    def __init__(self, function: Callable[..., Any], threads: int | None = None) -> None:
+        self.function, self.threads = function, threads
+        self.programs: dict[Any, tuple[Program, bool]] = {}
+
+    def program(self, *arrays: Any) -> Program:
+        """The program for arguments like these."""
+        return self._find([as_argument(x, f"argument {i}") for i, x in enumerate(arrays)])[0]
+
+    def _find(self, arrays: list[Ndarray]) -> tuple[Program, bool]:
+        key = tuple((a.shape, str(a.dtype)) for a in arrays)
+        if key not in self.programs:
+            single = True
+
+            def traced(*symbols: Symbol) -> Any:
+                nonlocal single
+                result = self.function(*symbols)
+                single = not isinstance(result, tuple | list)
+                return result
+
+            graph = trace(traced, *(Type(*k) for k in key))
+            self.programs[key] = Program(graph, self.threads), single
+        return self.programs[key]
+
+    def __call__(self, *arrays: Any) -> Any:
+        given = [as_argument(x, f"argument {i}") for i, x in enumerate(arrays)]
+        program, single = self._find(given)
+        results = program.run(*given)
+        return results[0] if single else results
+
+
+def compile(function: Callable[..., Any], threads: int | None = None) -> Compiled:
+    """`function`, written with foveal operators, as native code: NumPy arrays in, NumPy arrays out."""
+    return Compiled(function, threads)
+
+
+def value_and_grad(
+    function: Callable[..., Any], wrt: Sequence[int | Variable] = (0,), threads: int | None = None
+) -> Compiled:
+    """(value, gradients...) of a scalar `function` in the arguments (by position) and variables listed in `wrt`."""
+
+    def both(*symbols: Symbol) -> list[Any]:
+        y = function(*symbols)
+        chosen = [symbols[w] if isinstance(w, int) else y.trace.lift(w) for w in wrt]
+        return [y, *gradients(y, chosen)]
+
+    return Compiled(both, threads)
+
+
+def grad(function: Callable[..., Any], wrt: int | Variable = 0, threads: int | None = None) -> Callable[..., Any]:
+    """The gradient of a scalar `function` in one argument or variable."""
+    both = value_and_grad(function, (wrt,), threads)
+    return lambda *arrays: both(*arrays)[1]
+
+
+class Model(Protocol):
+    """What compile_step needs of a model; nn.Module is one."""
+
+    def __call__(self, x: Any) -> Any: ...
+
+    def parameters(self) -> list[Any]: ...
+
+
+class Update(Protocol):
+    """What compile_step needs of an optimiser; optim.Optimizer is one."""
+
+    def begin(self) -> None: ...
+
+    def assignments(self, gradients: dict[Variable, Any]) -> list[tuple[Variable, Any]]: ...
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """loss: the mean over the batch before the update. output: what the model gave, [N, classes]."""
+
+    loss: float
+    output: Ndarray
+
+
+class Step:
+    """One training step as one native program: forward, loss, backward and update; see compile_step."""
+
+    def __init__(
+        self, model: Model, loss: Callable[..., Any], optimizer: Update, threads: int | None, seed: int
+    ) -> None:
+        self.model, self.loss, self.optimizer, self.threads = model, loss, optimizer, threads
+        self.key = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, 0, 0], np.uint32)
+        self.programs: dict[Any, Program] = {}
+        self.steps = 0
+
+    def trace(self, x: Type, target: Type) -> Graph:
+        """The step's graph: outputs loss and model output; updates the parameters, the optimiser's state and statistics.
+
+        Every update keeps the old value unless the loss is finite, so a step that fails leaves the model as it was.
+        """
+        with tracing() as recording:
+            image = recording.argument(x, "x")
+            labels = recording.argument(target, "target")
+            recording.key = recording.argument(Type((4,), "int32"), "key")
+            output = self.model(image)
+            if not isinstance(output, Symbol):
+                raise ShapeError(f"the model returned {type(output).__name__}, a training step needs one array")
+            y = self.loss(output, labels)
+            if y.shape != ():
+                raise ShapeError(f"the loss has shape {y.shape}, a training step needs a scalar; take its mean")
+            parameters = [p for p in self.model.parameters() if p.trainable]
+            slopes = gradients(y, [recording.lift(p) for p in parameters])
+            for variable, value in self.optimizer.assignments(dict(zip(parameters, slopes, strict=True))):
+                recording.assign(variable, value)
+            self.guard(recording, is_finite(y))
+            return recording.graph([y, output])
+
+    @staticmethod
+    def guard(recording: Trace, good: Symbol) -> None:
+        for variable, node in list(recording.updates.items()):
+            old = Symbol(recording, recording.variables[variable])
+            recording.updates[variable] = where(good, Symbol(recording, node), old).node
+
+    def program(self, x: Any, target: Any) -> Program:
+        """The program for a batch like this."""
+        x, target = as_argument(x, "the input x"), as_argument(target, "the target")
+        key = (x.shape, target.shape, target.dtype.name)
+        if key not in self.programs:
+            graph = self.trace(Type(x.shape), Type(target.shape, target.dtype.name))
+            self.programs[key] = Program(graph, self.threads)
+        return self.programs[key]
+
+    def __call__(self, x: Any, target: Any) -> StepResult:
+        """Train on one batch: x [N, ...] float32, target [N] integer labels (or what the loss takes).
+
+        Raises DataError for labels outside of the classes, NumericsError for NaN or infinity in x or in the loss; the
+        parameters are then as they were before.
+        """
+        x, target = as_argument(x, "the input x"), as_argument(target, "the target")
+        if x.size == 0:
+            raise DataError(f"the batch is empty (shape {x.shape}); a step needs at least one image")
+        program = self.program(x, target)
+        if target.dtype == np.int32:
+            check_labels(target, program.graph.outputs[1].shape[-1])
+        key = self.key.copy()
+        key[2:] = self.steps & 0xFFFFFFFF, self.steps >> 32
+        self.optimizer.begin()
+        loss, output = program.run(x, target, key.view(np.int32))
+        value = float(loss)
+        if not math.isfinite(value):
+            self.explain(x, value)
+        self.steps += 1
+        return StepResult(value, output)
+
+    def explain(self, x: Ndarray, loss: float) -> None:
+        if not np.isfinite(x).all():
+            where_ = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
+            raise NumericsError(
+                f"the input x holds {x[where_]} at index {where_}; clean the data. The parameters were left unchanged"
+            )
+        raise NumericsError(
+            f"the loss is {loss} in step {self.steps + 1}; lower the learning rate, or check the targets."
+            " The parameters were left as they were before the step"
+        )
+
+
+def check_labels(labels: Ndarray, classes: int) -> None:
+    """Every label is one of 0 .. classes-1."""
+    if labels.size and (labels.min() < 0 or labels.max() >= classes):
+        at = int(np.flatnonzero((labels < 0) | (labels >= classes))[0])
+        raise DataError(
+            f"label {int(labels.flat[at])} at position {at} is not one of the model's {classes} classes (0 to"
+            f" {classes - 1}); correct the labels, or build the model with more classes"
+        )
+
+
+def compile_step(
+    model: Model, loss: Callable[..., Any], optimizer: Update, threads: int | None = None, seed: int = 0
+) -> Step:
+    """A whole training step, step(x, labels) -> loss and output, as one program.
+
+    The loss is called as loss(model(x), target). `threads` is a matter of speed only: the same seed gives the same bits on any
+    number. `seed` feeds random operators (dropout), together with the count of steps.
+    """
+    return Step(model, loss, optimizer, threads, seed)
