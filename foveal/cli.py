@@ -27,7 +27,7 @@ TOP = 3
 class Commands(click.Group):
     """A group that loads some commands on first use, and tells a FovealError in one message."""
 
-    lazy = {  # noqa: RUF012
+    lazy = {
         "bench": ("foveal.bench.command", "bench", "Time models and operators, also against torch.")
     }
 

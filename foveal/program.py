@@ -7,12 +7,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from foveal.autodiff import gradients
 from foveal.errors import DataError, NumericsError, ShapeError
 from foveal.execute import Program
 from foveal.graph import Graph, Variable
 from foveal.ops import is_finite, where
 from foveal.ops.op import Ndarray, Type
-from foveal.autodiff import gradients
 from foveal.trace import Symbol, Trace, trace, tracing
 
 INT32 = np.iinfo(np.int32)

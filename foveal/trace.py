@@ -156,7 +156,7 @@ def current() -> Trace:
         raise ShapeError(
             "variables are used outside of a traced function; call the model on an array, or use foveal.compile"
         )
-    return trace  # type: ignore[no-any-return]
+    return trace
 
 
 def is_tracing() -> bool:

@@ -17,9 +17,9 @@ class Box:
     __array_priority__ = 1000
 
     def __init__(self, initial: Any, width: int) -> None:
-        initial = initial.v if isinstance(initial, Box) else initial
+        initial = plain(initial)
         initial = np.float32(initial) if isinstance(initial, int | float) else initial
-        self.v = splat(initial, width)
+        self.v: Any = splat(initial, width)
 
     def get(self) -> Any:
         return self.v
@@ -79,67 +79,68 @@ def plain(value: Any) -> Any:
 class Array:
     """A NumPy array indexed as kernels do. An index outside of the shape raises IndexError."""
 
-    def __init__(self, data: np.ndarray[Any, Any], origin: tuple[int, ...] | None = None) -> None:
+    def __init__(self, data: np.ndarray[Any, Any], origin: tuple[int, ...] | None = None, memory: Any = None) -> None:
         self.data, self.shape = data, data.shape
         self.strides = tuple(s // data.itemsize for s in data.strides)
         self.origin = origin or (0,) * data.ndim
-        self.dtype = np.uint32 if data.dtype == np.int32 else data.dtype
+        self.kernel_dtype = np.dtype(np.uint32) if data.dtype == np.int32 else data.dtype
+        self.memory = self.flat() if memory is None else memory
 
-    def _absolute(self, index: Any) -> tuple[int, ...]:
+    def flat(self) -> np.ndarray[Any, Any]:
+        """All of the array's memory, from its first element to its last, as the kernel sees its numbers."""
+        size = sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True)) + 1
+        step = (self.data.itemsize,)
+        memory = np.lib.stride_tricks.as_strided(self.data, (size,), step, writeable=True)
+        return memory.view(self.kernel_dtype)
+
+    def absolute(self, index: Any) -> tuple[int, ...]:
         index = index if isinstance(index, tuple) else (index,)
-        if len(index) != self.data.ndim:
+        if len(index) != len(self.shape):
             raise IndexError(f"{len(index)} indices into an array of shape {self.shape}")
-        return tuple(int(i) + o for i, o in zip(index, self.origin, strict=True))
+        return tuple([int(i) + o for i, o in zip(index, self.origin, strict=True)])
 
-    def _offsets(self, index: Any, width: int) -> np.ndarray[Any, Any]:
-        absolute = self._absolute(index)
-        for i, n in zip(absolute, self.shape, strict=True):
+    def offset(self, index: Any, width: int) -> int:
+        """Where the element lies in memory; it, and `width` lanes from it on, have to be inside."""
+        absolute = self.absolute(index)
+        flat = 0
+        for i, n, s in zip(absolute, self.shape, self.strides, strict=True):
             if not 0 <= i < n:
                 raise IndexError(f"index {absolute} is outside of an array of shape {self.shape}")
-        flat = sum(i * s for i, s in zip(absolute, self.strides, strict=True))
-        last = flat + width - 1
-        size = sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True)) + 1
-        if last >= size:
+            flat += i * s
+        if flat + width > self.memory.size:
             raise IndexError(f"{width} lanes from {absolute} end outside of an array of shape {self.shape}")
-        return np.arange(flat, last + 1)
-
-    def _flat(self) -> np.ndarray[Any, Any]:
-        size = sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True)) + 1
-        flat: np.ndarray[Any, Any] = np.lib.stride_tricks.as_strided(
-            self.data, (size,), (self.data.itemsize,), writeable=True
-        )
         return flat
 
     def at(self, *index: Any) -> "Array":
-        return Array(self.data, self._absolute(index))
+        return Array(self.data, self.absolute(index), self.memory)
 
     def permuted(self, *axes: int) -> "Array":
-        return Array(self.data.transpose(axes), tuple(self.origin[a] for a in axes))
+        return Array(self.data.transpose(axes), tuple(self.origin[a] for a in axes), self.memory)
 
     def row(self, *index: Any) -> "Array":
-        rest = self.data.ndim - len(index)
-        flat = self._flat()[self._offsets((*index, *[-o for o in self.origin[len(index) :]]), 1)[0] :]
-        return Array(flat[: math.prod(self.shape[len(index) :])]) if rest else self
+        rest = len(self.shape) - len(index)
+        start = self.offset((*index, *[-o for o in self.origin[len(index) :]]), 1)
+        size = math.prod(self.shape[len(index) :]) if rest else 1
+        return Array(self.memory[start : start + size])
 
     def opaque(self) -> "Array":
         return self
 
     def neighbour(self, i: int) -> Any:
         flat = sum(o * s for o, s in zip(self.origin, self.strides, strict=True)) + i
-        memory = self._flat()
-        if not 0 <= flat < memory.size:
+        if not 0 <= flat < self.memory.size:
             raise IndexError(f"{i} places behind {self.origin} is outside of an array of shape {self.shape}")
-        return memory[flat]
+        return self.memory[flat]
 
     def load(self, index: Any, width: int) -> Any:
-        lanes = self._flat()[self._offsets(index, width)].view(self.dtype)
-        return lanes if width > 1 else lanes[0]
+        start = self.offset(index, width)
+        return self.memory[start] if width == 1 else self.memory[start : start + width].copy()
 
     def store(self, index: Any, value: Any, width: int = 1) -> None:
         value = plain(value)
         width = max(width, width_of(value))
-        value = np.asarray(value).astype(self.dtype, copy=False).view(self.data.dtype)
-        self._flat()[self._offsets(index, width)] = value
+        start = self.offset(index, width)
+        self.memory[start : start + width] = value
 
     def __getitem__(self, index: Any) -> Any:
         return self.load(index, 1)
@@ -171,6 +172,9 @@ def fma(a: Any, b: Any, c: Any) -> Any:
 
 def where(condition: Any, a: Any, b: Any) -> Any:
     a, b = plain(a), plain(b)
+    if isinstance(condition, bool | np.bool_) and not np.ndim(a) and not np.ndim(b):
+        chosen = a if condition else b
+        return np.float32(chosen) if isinstance(chosen, float) else chosen
     numbers = isinstance(a, int | float) and isinstance(b, int | float)
     return np.where(condition, np.float32(a) if numbers else a, b)[()]
 

@@ -294,7 +294,7 @@ class Var:
         value = value if isinstance(value, Value) else constant(value, self.kind, self.width)
         active().b.store(splat(value, self.width).ir, self.slot)
 
-    def __iadd__(self, value: Any) -> "Var":
+    def __iadd__(self, value: Any) -> "Var":  # type: ignore[misc]
         self.set(self.get() + value)
         return self
 
@@ -304,7 +304,7 @@ class Var:
 
     def _delegate(name: str) -> Callable[..., Value]:  # type: ignore[misc]
         def method(self: "Var", *others: Any) -> Value:
-            return getattr(self.get(), name)(*others)  # type: ignore[no-any-return]
+            return getattr(self.get(), name)(*others)
 
         return method
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from foveal.kernel.lang import I32, I64, building, cast, constant, interpret, iota, splat, width_of
+from foveal.kernel import interpret
+from foveal.kernel.lang import I32, I64, building, cast, constant, iota, splat, width_of
 
 MULTIPLIER, WEYL, ROUNDS = 0xD256D193, 0x9E3779B9, 10
 

@@ -202,7 +202,7 @@ class Identity(Module):
         return x
 
 
-class CrossEntropyLoss(Module):
+class CrossEntropyLoss:
     """Mean over the batch of -ln softmax(logits)[label]; logits [N, classes], labels [N] integers"""
 
     def __call__(self, logits: Any, labels: Any) -> Any:

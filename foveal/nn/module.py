@@ -36,8 +36,8 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} has no forward(x)")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if "_programs" in self.__dict__ and name != "training":
-            self._programs.clear()  # what was compiled may not be what the model is now
+        if name != "training":  # what was compiled may not be what the model is now
+            self.__dict__.pop("_programs", None)
         super().__setattr__(name, value)
 
     def __call__(self, x: Any) -> Any:

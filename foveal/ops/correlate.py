@@ -31,7 +31,6 @@ from foveal.ops.tile import (
     unrolling,
 )
 
-
 ENOUGH_TASKS = 16  # so that threads share them evenly
 PARTIAL_BYTES = 8 << 20  # of all partial weight gradients together
 
@@ -243,7 +242,7 @@ def lower_weight_grad(
     halo = to.scratch((1, *border[1::2], x.shape[3]) if border else (1, 1, 1, 1), per_thread=True)
     chunks = max(1, min(x.shape[0], 32, PARTIAL_BYTES // (4 * K * C * R * S)))
     partial = to.scratch((chunks, R, S, C, K))
-    how = {"axes": axes, "border": border}
+    how: dict[str, Any] = {"axes": axes, "border": border}
     if C == 1 and groups == K > 1:
         to.call(weight_grad_depthwise, [partial, halo], [dy, x], **how)
     else:

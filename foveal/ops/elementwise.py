@@ -1,6 +1,5 @@
 """Pointwise operators: the output at an index depends on the inputs at that index. Shapes broadcast as in NumPy."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,6 @@ from foveal.kernel import lang, maths
 from foveal.ops import nest
 from foveal.ops.op import Case, Ndarray, Operator, Shape
 from foveal.ops.reduce import sum_to
-from foveal.ops.shape import broadcast_to
 
 
 def positive(rng: np.random.Generator, shape: Shape) -> Ndarray:

@@ -8,7 +8,7 @@ Pair = tuple[int, int]
 Sides = tuple[int, int, int, int]
 
 
-def output_size(what: str, size: Pair, kernel: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Pair:
+def output_size(what: str, size: tuple[int, ...], kernel: tuple[int, ...], stride: Pair, padding: Sides, dilation: Pair) -> Pair:
     """Output rows and columns of a sliding window; floor((n + pads - d (k - 1) - 1) / u) + 1 along each axis."""
     found = []
     for axis, word in enumerate(("rows", "columns")):

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-
 from foveal.errors import ShapeError
 from foveal.kernel.lang import head, loop, parallel, var
 from foveal.ops import nest

@@ -11,7 +11,6 @@ from typing import Any
 from foveal.kernel.lang import (
     F32,
     cast,
-    extract,
     fold,
     lanes,
     loop,
@@ -82,8 +81,8 @@ def pointwise(
                 element((*row, i) if outer else (i,), width)
         return
     full, tail = divmod(inner, lanes())
-    for *row, v in parallel(*outer, full):
-        element((*row, v * lanes()), lanes())
+    for *at, v in parallel(*outer, full):
+        element((*at, v * lanes()), lanes())
     if tail:
         for row in parallel(*outer) if outer else parallel(1):
             element((*row, inner - tail) if outer else (inner - tail,), tail)

@@ -31,7 +31,7 @@ class Pooling(Operator):
             "padding": sides(padding, f"{self.name}: padding"),
         }
         check_window(self.name, full["size"], full["stride"], full["padding"], UNIT)  # type: ignore[arg-type]
-        top, bottom, left, right = full["padding"]  # type: ignore[misc]
+        top, bottom, left, right = full["padding"]
         if max(top, bottom) * 2 > full["size"][0] or max(left, right) * 2 > full["size"][1]:
             raise ShapeError(
                 f"{self.name}: padding {full['padding']} is more than half of the window {full['size']};"
@@ -91,7 +91,7 @@ class MaxPool2d(Pooling):
         return (max_pool2d_grad(dy, x, y, **how),)
 
     def kernel(self, y: Any, x: Any, *, size: Pair, stride: Pair, padding: Sides) -> None:
-        (N, C, P, Q), (H, W) = y.shape, x.shape[2:]
+        (N, _, P, Q), (H, W) = y.shape, x.shape[2:]
         for n, p in parallel(N, P):
             for q in loop(Q):
                 for c, width in spans(y, n):
@@ -160,7 +160,7 @@ class MaxPool2dGrad(Pooling):
     def kernel(
         self, dx: Any, dy: Any, x: Any, y: Any, *, size: Pair, stride: Pair, padding: Sides
     ) -> None:
-        (N, C, H, W), (P, Q) = dx.shape, dy.shape[2:]
+        (N, _, H, W), (P, Q) = dx.shape, dy.shape[2:]
         for (n,) in parallel(N):
             for h, v in loops(H, W):
                 for c, width in spans(dx, n):
@@ -205,7 +205,7 @@ class MaxPool2dPick(Pooling):
     def kernel(
         self, picked: Any, g: Any, x: Any, y: Any, *, size: Pair, stride: Pair, padding: Sides
     ) -> None:
-        (N, C, P, Q), (H, W) = picked.shape, x.shape[2:]
+        (N, _, P, Q), (H, W) = picked.shape, x.shape[2:]
         for n, p in parallel(N, P):
             for q in loop(Q):
                 for c, width in spans(picked, n):
@@ -237,7 +237,7 @@ class AvgPool2d(Pooling):
         return (avg_pool2d_grad(dy, shape=x.shape, **how),)
 
     def kernel(self, y: Any, x: Any, *, size: Pair, stride: Pair, padding: Sides) -> None:
-        (N, C, P, Q), (H, W) = y.shape, x.shape[2:]
+        (N, _, P, Q), (H, W) = y.shape, x.shape[2:]
         for n, p in parallel(N, P):
             for q in loop(Q):
                 for c, width in spans(y, n):
@@ -276,7 +276,7 @@ class AvgPool2dGrad(Pooling):
         return (avg_pool2d(g, **how),)
 
     def kernel(self, dx: Any, dy: Any, *, size: Pair, stride: Pair, padding: Sides, image: Pair) -> None:
-        (N, C, H, W), (P, Q) = dx.shape, dy.shape[2:]
+        (N, _, H, W), (P, Q) = dx.shape, dy.shape[2:]
         share = 1.0 / (size[0] * size[1])
         for (n,) in parallel(N):
             for h, v in loops(H, W):

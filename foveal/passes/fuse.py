@@ -58,6 +58,7 @@ class Fuser:
         self.graph, self.shared_outputs = graph, shared_outputs
         self.users = graph.users()
         self.results = set(graph.results())
+        self.updates = {value for _, value in graph.updates}
         self.homes: dict[Node, list[Group]] = {}  # where a node is computed
         self.groups: list[Group] = []
         self.leaves = {node: frozenset[Node]() for node in graph.nodes}
@@ -141,8 +142,30 @@ class Fuser:
                 self.homes[node] = [*self.homes[node], group]
                 return
         kept = self.homes[node]
+        sibling = self.sibling(node) if self.shared_outputs else None
+        if sibling is not None:
+            sibling.members.append(node)
+            sibling.results.append(node)
+            self.homes[node] = [*kept, sibling]
+            return
         self.start(node, "pointwise", node.shape)
         self.homes[node] = [*kept, self.groups[-1]]
+
+    def sibling(self, node: Node) -> Group | None:
+        """A group that writes variables from the same values as this update does, such as a parameter beside its velocity."""
+        if node not in self.updates:
+            return None
+        for group in self.groups:
+            same_kind = group.kind == "pointwise" and group.domain == node.shape
+            if not same_kind or not all(r in self.updates for r in group.results):
+                continue
+            shared = any(self.leaves[node] & self.leaves[r] for r in group.results)
+            apart = not any(
+                self.after[a] & self.bit[b] for r in group.results for a, b in ((r, node), (node, r))
+            )
+            if shared and apart:
+                return group
+        return None
 
     def place_reduction(self, node: Node) -> None:
         source = node.inputs[0]

@@ -90,7 +90,7 @@ def reshape_once(
     """A reshape of a reshape is one reshape; one to the same shape is none."""
     source = inputs[0].node
     if source.op is moves.reshape:
-        return moves.reshape(Symbol(inputs[0].trace, source.inputs[0]), **attributes)  # type: ignore[no-any-return]
+        return moves.reshape(Symbol(inputs[0].trace, source.inputs[0]), **attributes)
     return same_shape(inputs, numbers, attributes)
 
 
@@ -99,7 +99,7 @@ def sum_of_one(inputs: tuple[Symbol, ...], _: list[float | None], attributes: di
     x = inputs[0]
     if any(x.shape[a] != 1 for a in attributes["axes"]):
         return None
-    return moves.reshape(x, to=OPS["sum"].shape(x.shape, **attributes))  # type: ignore[no-any-return]
+    return moves.reshape(x, to=OPS["sum"].shape(x.shape, **attributes))
 
 
 RULES: dict[str, Rule] = {
