@@ -1,7 +1,7 @@
 """Node and Graph: a traced computation as an immutable value that prints and can be verified."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,6 @@ class Graph:
     arguments: tuple[Node, ...]
     outputs: tuple[Node, ...]
     updates: tuple[tuple[Variable, Node], ...] = ()
-    names: Mapping[Node, str] = field(default_factory=dict, compare=False)
 
     @property
     def variables(self) -> tuple[Node, ...]:
@@ -125,16 +124,16 @@ class Graph:
         names: dict[Node, str] = {}
         lines = []
         for node in self.nodes:
-            names[node] = node.name or f"%{len(names)}"
+            names[node] = node.name or f"%{len(lines)}"
             if node.op is not None:
                 given = [names[x] for x in node.inputs]
                 given += [f"{key}={value}" for key, value in node.attributes.items()]
                 lines.append(f"  {names[node]} = {node.op}({', '.join(given)}) : {node.type}")
-        heads = [f"{names[node]} : {node.type}" for node in self.arguments]
-        heads += [f"{names[node]} : {node.type} (variable)" for node in self.variables]
+        heads = [f"  {names[node]} : {node.type}, argument" for node in self.arguments]
+        heads += [f"  {names[node]} : {node.type}, variable" for node in self.variables]
         tail = [f"  return {', '.join(names[node] for node in self.outputs)}"]
         tail += [f"  {variable.name} <- {names[node]}" for variable, node in self.updates]
-        return "\n".join([f"graph({', '.join(heads)})", *lines, *tail])
+        return "\n".join(["graph", *heads, *lines, *tail])
 
 
 def order(results: Iterable[Node], inputs: Sequence[Node] = ()) -> tuple[Node, ...]:

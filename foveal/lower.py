@@ -95,6 +95,7 @@ class Call:
     kernel: Kernel
     views: tuple[View, ...]
     outputs: int
+    group: int  # which of the groups it is part of
 
 
 @dataclass
@@ -119,7 +120,7 @@ class Lowerer:
         self.graph, self.tuned = graph, tuned
         self.views: dict[Node, View] = {}
         self.done = Lowered()
-        self.label = ""
+        self.current = 0
 
     def run(self) -> Lowered:
         for node in self.graph.nodes:
@@ -128,7 +129,7 @@ class Lowerer:
         self.done.arguments = [self.views[node] for node in self.graph.arguments]
         self.done.groups = fuse(self.graph)
         targets = self.update_targets()
-        for group in self.done.groups:
+        for self.current, group in enumerate(self.done.groups):
             lowering = {"pointwise": self.pointwise, "reduce": self.reduction, "kernel": self.operator}
             lowering[group.kind](group, targets)
         self.finish_updates(targets)
@@ -184,7 +185,7 @@ class Lowerer:
     ) -> None:  # fmt: skip
         views = (*outputs, *inputs)
         kernel = Kernel(body, tuple(v.spec for v in views), tuple(sorted(static.items())), plain)
-        self.done.calls.append(Call(kernel, views, len(outputs)))
+        self.done.calls.append(Call(kernel, views, len(outputs), self.current))
 
     def view(self, node: Node) -> View:
         """The node's memory, making it where it is a view or a constant."""

@@ -35,6 +35,20 @@ def as_argument(x: Any, what: str) -> Ndarray:
     )
 
 
+def check_finite(x: Ndarray, what: str) -> None:
+    """Refuse NaN and infinity, naming the first."""
+    with np.errstate(all="ignore"):
+        if math.isfinite(float(x.sum())):  # one fast pass; a finite sum has finite parts
+            return
+    bad = np.argwhere(~np.isfinite(x))
+    if len(bad):
+        index = tuple(int(i) for i in bad[0])
+        raise NumericsError(
+            f"{what} holds {x[index]} at index {index} ({len(bad)} of {x.size} values are NaN or infinite);"
+            " clean the data. Nothing was computed"
+        )
+
+
 class Compiled:
     """A function that runs as native code. Each new combination of argument shapes is traced and compiled once."""
 
@@ -173,6 +187,7 @@ class Step:
         x, target = as_argument(x, "the input x"), as_argument(target, "the target")
         if x.size == 0:
             raise DataError(f"the batch is empty (shape {x.shape}); a step needs at least one image")
+        check_finite(x, "the input x")
         program = self.program(x, target)
         if target.dtype == np.int32:
             check_labels(target, program.graph.outputs[1].shape[-1])
@@ -182,20 +197,12 @@ class Step:
         loss, output = program.run(x, target, key.view(np.int32))
         value = float(loss)
         if not math.isfinite(value):
-            self.explain(x, value)
+            raise NumericsError(
+                f"the loss is {value} in step {self.steps + 1}; lower the learning rate, or check the targets."
+                " The parameters were left as they were before the step"
+            )
         self.steps += 1
         return StepResult(value, output)
-
-    def explain(self, x: Ndarray, loss: float) -> None:
-        if not np.isfinite(x).all():
-            where_ = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
-            raise NumericsError(
-                f"the input x holds {x[where_]} at index {where_}; clean the data. The parameters were left unchanged"
-            )
-        raise NumericsError(
-            f"the loss is {loss} in step {self.steps + 1}; lower the learning rate, or check the targets."
-            " The parameters were left as they were before the step"
-        )
 
 
 def check_labels(labels: Ndarray, classes: int) -> None:

@@ -173,8 +173,8 @@ class Dropout(Module):
         recording = current()
         if recording.key is None:
             raise ShapeError(
-                "Dropout in training mode draws random numbers by step, which only a training step has;"
-                " use foveal.compile_step, or model.eval() for inference"
+                "Dropout in training mode inside of foveal.compile has no random numbers to draw from; call the model"
+                " itself, use foveal.compile_step, or model.eval() for inference"
             )
         return x * ops.dropout_mask(recording.key, to=x.shape, p=self.p, stream=recording.stream())
 

@@ -8,8 +8,8 @@ import numpy as np
 from foveal.errors import DataError, ShapeError, StateError
 from foveal.graph import Variable
 from foveal.ops.op import Ndarray
-from foveal.program import Compiled, as_argument
-from foveal.trace import Symbol
+from foveal.program import Compiled, as_argument, check_finite
+from foveal.trace import Symbol, current
 
 
 class Parameter(Variable):
@@ -42,16 +42,35 @@ class Module:
 
     def __call__(self, x: Any) -> Any:
         if isinstance(x, Symbol):
-            return self.forward(x)
+            return self.traced(x)
         x = as_argument(x, f"the input of {type(self).__name__}")
         if x.size == 0:
             raise DataError(f"the input of {type(self).__name__} is empty (shape {x.shape})")
+        check_finite(x, f"the input of {type(self).__name__}")
         programs: dict[Any, Compiled] = self.__dict__.setdefault("_programs", {})
         modes = tuple(module.training for _, module in self.named_modules())
         if modes not in programs:
             self.name_parameters()
-            programs[modes] = Compiled(self.forward)
-        return programs[modes](x)
+            programs[modes] = Compiled(self.keyed)
+        calls = self.__dict__["_calls"] = self.__dict__.get("_calls", 0) + 1
+        return programs[modes](x, np.array([0, 0, calls, 0], np.int32))
+
+    def keyed(self, x: Any, key: Any) -> Any:
+        """forward, with the numbers that random layers draw from: they change from call to call."""
+        current().key = key
+        return self.traced(x)
+
+    def traced(self, x: Any) -> Any:
+        """forward, with this layer's name added to an error about shapes."""
+        try:
+            return self.forward(x)
+        except ShapeError as error:
+            name = self.__dict__.get("_name")
+            if not name or getattr(error, "layer", None):
+                raise
+            located = ShapeError(f"layer {name}, {self}: {error}")
+            located.layer = name  # type: ignore[attr-defined]
+            raise located from None
 
     def children(self) -> Iterator[tuple[str, "Module"]]:
         """(name, module) of the direct parts, in the order they were set."""
@@ -74,9 +93,11 @@ class Module:
                         yield f"{prefix}.{name}" if prefix else name, value
 
     def name_parameters(self) -> None:
-        """Give every variable its dotted name, for messages and printed graphs."""
+        """Give every variable and layer its dotted name, for messages and printed graphs."""
         for name, variable in self.named_variables():
             variable.name = name
+        for name, module in self.named_modules():
+            module.__dict__["_name"] = name
 
     def parameters(self) -> list[Parameter]:
         """All parameters, each once."""

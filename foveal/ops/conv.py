@@ -5,6 +5,7 @@ kernel turned by 180 degrees), its gradient in w a cross-correlation of x with d
 each one's gradients are made of the other two.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from foveal.ops.op import (
     Ndarray,
     Operator,
     Shape,
+    Type,
     filters_last,
     pair,
     sides,
@@ -69,6 +71,11 @@ class Convolution(Operator):
         if groups < 1:
             raise ShapeError(f"{self.name}: groups {groups} has to be 1 or more")
         return full | {key: pair(value, f"{self.name}: {key}") for key, value in size.items()}
+
+
+def flops(image: Type, filters: Shape) -> int:
+    """2 N K P Q C/G R S: a multiplication and an addition per tap, the same for the convolution and both gradients."""
+    return 2 * image.size * math.prod(filters[1:])
 
 
 def check_channels(name: str, x: Shape, w: Shape, groups: int) -> None:
@@ -124,6 +131,9 @@ class Conv2d(Convolution):
             conv2d_input_grad(dy, w, size=x.shape[2:], **how),
             conv2d_weight_grad(dy, x, size=w.shape[2:], **how),
         )
+
+    def flops(self, y: Type, *inputs: Type, **how: Any) -> int:
+        return flops(y, inputs[1].shape)
 
     def kernel(
         self, y: Any, x: Any, w: Any, *, stride: Pair, padding: Sides, dilation: Pair, groups: int
@@ -196,6 +206,9 @@ class Conv2dInputGrad(Convolution):
     def vjp(self, g: Any, dx: Any, dy: Any, w: Any, *, size: Pair, **how: Any) -> tuple[Any, ...]:
         return conv2d(g, w, **how), conv2d_weight_grad(dy, g, size=w.shape[2:], **how)
 
+    def flops(self, y: Type, *inputs: Type, **how: Any) -> int:
+        return flops(inputs[0], inputs[1].shape)
+
     def kernel(
         self, dx: Any, dy: Any, w: Any, *, stride: Pair, padding: Sides, dilation: Pair, groups: int, size: Pair
     ) -> None:
@@ -263,6 +276,9 @@ class Conv2dWeightGrad(Convolution):
 
     def strides(self, shape: Shape, *inputs: Any) -> Shape:
         return filters_last(shape)
+
+    def flops(self, y: Type, *inputs: Type, **how: Any) -> int:
+        return flops(inputs[0], y.shape)
 
     def kernel(
         self, dw: Any, dy: Any, x: Any, *, stride: Pair, padding: Sides, dilation: Pair, groups: int, size: Pair

@@ -5,7 +5,7 @@ from typing import Any
 from foveal.errors import ShapeError
 from foveal.kernel.lang import head, loop, parallel, var
 from foveal.ops import nest
-from foveal.ops.op import Case, Lowering, Ndarray, Operator, Shape
+from foveal.ops.op import Case, Lowering, Ndarray, Operator, Shape, Type
 from foveal.ops.tile import (
     accumulators,
     multiply_add,
@@ -51,6 +51,9 @@ class Matmul(Operator):
         da = matmul(b, dy, ta=tb, tb=True) if ta else matmul(dy, b, tb=not tb)
         db = matmul(dy, a, ta=True, tb=ta) if tb else matmul(a, dy, ta=not ta)
         return da, db
+
+    def flops(self, y: Type, a: Type, b: Type, *, ta: bool, tb: bool) -> int:  # type: ignore[override]
+        return 2 * y.size * a.shape[0 if ta else 1]
 
     def kernel(self, y: Any, a: Any, b: Any, *, ta: bool, tb: bool) -> None:
         (m, n), k = y.shape, a.shape[0 if ta else 1]

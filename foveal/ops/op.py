@@ -145,6 +145,10 @@ class Operator:
         """How the output lies in memory: channels last for images, C order for all else."""
         return channels_last(shape) if len(shape) == 4 else contiguous(shape)
 
+    def flops(self, y: Type, *inputs: Type, **attributes: Any) -> int:
+        """Multiplications and additions of the equation, counted for operators whose time they decide; else 0."""
+        return 0
+
     def lower(self, to: Lowering, y: Any, /, *inputs: Any, **attributes: Any) -> None:
         """Choose kernels; unless overridden the plain one."""
         to.call(self.kernel, [y], inputs, plain=True, **attributes)

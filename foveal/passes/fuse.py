@@ -31,6 +31,14 @@ class Group:
         found = dict.fromkeys(x for node in readers for x in node.inputs)
         return [x for x in found if x not in inside and (x.op is not constant or self.kind == "kernel")]
 
+    def flops(self) -> int:
+        """Multiplications and additions of the operator, where it counts them."""
+        return sum(
+            node.op.flops(node.type, *(x.type for x in node.inputs), **node.attributes)
+            for node in self.results
+            if node.op is not None
+        )
+
     def __str__(self) -> str:
         what = [str(n.op) for n in self.members]
         what += [str(n.op) for n in self.results if n not in self.members]

@@ -94,12 +94,21 @@ def reshape_once(
     return same_shape(inputs, numbers, attributes)
 
 
-def sum_of_one(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Symbol | None:
-    """A sum over axes of size 1 is a reshape."""
-    x = inputs[0]
-    if any(x.shape[a] != 1 for a in attributes["axes"]):
+def reduction(name: str) -> Rule:
+    """Over axes of size 1 it is a reshape; kept axes are put back by a reshape, so that equal sums are found to be equal."""
+
+    def rule(
+        inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]
+    ) -> Symbol | None:
+        (x,), axes = inputs, attributes["axes"]
+        shape = OPS[name].shape(x.shape, **attributes)
+        if all(x.shape[a] == 1 for a in axes):
+            return moves.reshape(x, to=shape)
+        if attributes["keepdims"]:
+            return moves.reshape(OPS[name](x, axes=axes, keepdims=False), to=shape)
         return None
-    return moves.reshape(x, to=OPS["sum"].shape(x.shape, **attributes))
+
+    return rule
 
 
 RULES: dict[str, Rule] = {
@@ -109,6 +118,6 @@ RULES: dict[str, Rule] = {
     "divide": either(neutral(1, 1.0)),
     "broadcast_to": same_shape,
     "reshape": reshape_once,
-    "sum": sum_of_one,
-    "max": sum_of_one,
+    "sum": reduction("sum"),
+    "max": reduction("max"),
 }

@@ -1,0 +1,79 @@
+"""Whole training steps: forward, loss, backward and the update by SGD with momentum."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from foveal import nn, optim
+from foveal.bench.timing import Bench, Call, Row, check_same, operations, turns
+from foveal.errors import FovealError
+from foveal.nn import models
+from foveal.ops.op import Ndarray
+from foveal.program import Step, compile_step
+
+LR = 0.001  # small, so that hundreds of steps on one batch stay finite
+MOMENTUM = 0.9
+CLASSES = 10
+TOLERANCE = 1e-3  # of the largest value; rounding grows over 20 layers and two steps
+STEPS_COMPARED = 2  # the second one's loss depends on every gradient and on the update
+
+
+@dataclass(frozen=True)
+class Work:
+    """A model on images [batch, channels, size, size]; `model` is its name in foveal.nn.models."""
+
+    model: str
+    batch: int
+    channels: int
+    size: int
+
+    def data(self) -> tuple[Ndarray, Ndarray]:
+        """A batch of random images and labels."""
+        rng = np.random.default_rng(0)
+        shape = (self.batch, self.channels, self.size, self.size)
+        x = rng.standard_normal(shape).astype(np.float32)
+        return x, rng.integers(0, CLASSES, self.batch).astype(np.int32)
+
+    def build(self) -> nn.Module:
+        size = (self.size, self.size)
+        return models.build(self.model, channels=self.channels, size=size, classes=CLASSES)
+
+
+WORKS = {
+    "lenet": Work("lenet5", batch=64, channels=1, size=28),
+    "resnet20": Work("resnet20", batch=128, channels=3, size=32),
+}
+
+
+def select(names: Sequence[str]) -> dict[str, Work]:
+    """The models of these names; all where none is given."""
+    for name in names:
+        if name not in WORKS:
+            raise FovealError(f"bench models: there is no {name!r}; choose from {', '.join(WORKS)}")
+    return {name: work for name, work in WORKS.items() if not names or name in names}
+
+
+def rows(works: dict[str, Work], bench: Bench, starting: Callable[[str], None]) -> Iterator[Row]:
+    """Time each model. `starting` is told what comes next."""
+    for name, work in works.items():
+        starting(f"{name} step")
+        yield row(name, work, bench)
+
+
+def row(name: str, work: Work, bench: Bench) -> Row:
+    """One training step against the other framework's, from the same parameters on the same batch."""
+    x, labels = work.data()
+    net = work.build()
+    theirs: dict[str, Call] = {}
+    if bench.against:
+        theirs = bench.against.step_calls(work.model, net.state_dict(), x, labels, LR, MOMENTUM)
+    optimizer = optim.build("momentum", net.parameters(), lr=LR, momentum=MOMENTUM)
+    step = compile_step(net, nn.CrossEntropyLoss(), optimizer, threads=bench.threads)
+    times = timed(name, step, x, labels, theirs, bench)
+    graph = step.program(x, labels).graph
+    return Row(name, "step", work.batch, bench, operations(graph), times.pop("ours"), times)
+
+
+def timed(name: str, step: Step, x: Ndarray, labels: Ndarray, theirs: dict[str, Call], bench: Bench):  # type: ignore[no-untyped-def]
+    raise NotImplementedError
