@@ -122,7 +122,7 @@ class Graph:
 
     def __str__(self) -> str:
         names: dict[Node, str] = {}
-        lines = []
+        lines: list[str] = []
         for node in self.nodes:
             names[node] = node.name or f"%{len(lines)}"
             if node.op is not None:

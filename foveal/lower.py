@@ -9,7 +9,7 @@ from foveal.graph import Graph, Node, Variable
 from foveal.kernel.compile import ArraySpec, Kernel
 from foveal.kernel.lang import lanes
 from foveal.ops import nest
-from foveal.ops.op import Shape, channels_last, contiguous
+from foveal.ops.op import OPS, Shape, channels_last, contiguous
 from foveal.ops.shape import constant, index, reshape
 from foveal.passes.fuse import Group, fuse
 
@@ -184,7 +184,9 @@ class Lowerer:
         **static: Any,
     ) -> None:  # fmt: skip
         views = (*outputs, *inputs)
-        kernel = Kernel(body, tuple(v.spec for v in views), tuple(sorted(static.items())), plain)
+        fused = {type(OPS[name]).__module__ for name, *_ in static.get("steps", ())}
+        specs = tuple(v.spec for v in views)
+        kernel = Kernel(body, specs, tuple(sorted(static.items())), plain, tuple(sorted(fused)))
         self.done.calls.append(Call(kernel, views, len(outputs), self.current))
 
     def view(self, node: Node) -> View:

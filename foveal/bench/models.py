@@ -1,6 +1,6 @@
 """Whole training steps: forward, loss, backward and the update by SGD with momentum."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,15 +65,24 @@ def row(name: str, work: Work, bench: Bench) -> Row:
     """One training step against the other framework's, from the same parameters on the same batch."""
     x, labels = work.data()
     net = work.build()
-    theirs: dict[str, Call] = {}
-    if bench.against:
-        theirs = bench.against.step_calls(work.model, net.state_dict(), x, labels, LR, MOMENTUM)
+    start = net.state_dict()
     optimizer = optim.build("momentum", net.parameters(), lr=LR, momentum=MOMENTUM)
     step = compile_step(net, nn.CrossEntropyLoss(), optimizer, threads=bench.threads)
-    times = timed(name, step, x, labels, theirs, bench)
+    with bench.session(gradients=True):
+        theirs: dict[str, Call] = {}
+        if bench.against:
+            theirs = bench.against.step_calls(work.model, start, x, labels, LR, MOMENTUM)
+        compare(name, step, x, labels, theirs)
+        times = turns({"ours": lambda: step(x, labels), **theirs}, bench.repeats)
     graph = step.program(x, labels).graph
     return Row(name, "step", work.batch, bench, operations(graph), times.pop("ours"), times)
 
 
-def timed(name: str, step: Step, x: Ndarray, labels: Ndarray, theirs: dict[str, Call], bench: Bench):  # type: ignore[no-untyped-def]
-    raise NotImplementedError
+def compare(name: str, step: Step, x: Ndarray, labels: Ndarray, theirs: Mapping[str, Call]) -> None:
+    """Outputs and losses of the first steps are the same."""
+    ours = [step(x, labels) for _ in range(STEPS_COMPARED)]
+    for mode, call in theirs.items():
+        for number, mine in enumerate(ours, 1):
+            loss, output = call()
+            check_same(f"{name}, {mode}, output of step {number}", mine.output, output, TOLERANCE)
+            check_same(f"{name}, {mode}, loss of step {number}", mine.loss, loss, TOLERANCE)

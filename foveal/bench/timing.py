@@ -1,14 +1,15 @@
 """Turns, rows and the peak: how times are taken and what they are set against.
 
-Contenders take turns in one process (A B A B ...), so that a change of clock rate or a noisy neighbour meets all of them. Before
-each turn the process sleeps and makes a call that is not timed: threads of an OpenMP runtime spin for some milliseconds
-after their work and would spoil whoever runs next, and the caches hold the other's data.
+Contenders take turns in one process (A B A B ...), so that a change of clock rate or a noisy neighbour
+meets all of them. Before each turn the process sleeps and makes a call that is not timed: threads of an
+OpenMP runtime spin for some milliseconds after their work and would spoil whoever runs next, and the
+caches hold the other's data.
 """
 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from statistics import median
@@ -19,7 +20,6 @@ import numpy as np
 from foveal.errors import FovealError
 from foveal.graph import Graph, Node
 from foveal.kernel.lang import fma, lanes, loop, parallel, registers, splat, var
-from foveal.kernel.target import host
 from foveal.ops.op import Lowering, Ndarray, Operator, Shape
 from foveal.program import compile
 
@@ -31,7 +31,7 @@ CHUNKS = 8  # parts of the peak's work per thread
 STEPS = 50_000  # run-time iterations of a chain
 UNROLL = 4  # steps of a chain in one iteration, so that the loop's own instructions do not count
 
-Call = Callable[[], object]
+Call = Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,19 @@ class Against(Protocol):
     def session(self, threads: int, gradients: bool) -> AbstractContextManager[None]:
         """Inside the block it runs on `threads` threads, and records gradients or does not."""
 
-    def operator_calls(self, op: str, arrays: Sequence[Ndarray], attributes: Mapping[str, Any]) -> dict[str, Call]:
+    def operator_calls(
+        self, op: str, arrays: Sequence[Ndarray], attributes: Mapping[str, Any]
+    ) -> dict[str, Call]:
         """The same operator on the same arrays; empty where it has no counterpart."""
 
     def step_calls(
-        self, model: str, state: Mapping[str, Ndarray], x: Ndarray, labels: Ndarray, lr: float, momentum: float
+        self,
+        model: str,
+        state: Mapping[str, Ndarray],
+        x: Ndarray,
+        labels: Ndarray,
+        lr: float,
+        momentum: float,
     ) -> dict[str, Call]:
         """Training steps of the same model from the same parameters; each returns (loss, output)."""
 
@@ -96,13 +104,18 @@ class Bench:
     peak: float
     against: Against | None = None
 
+    def session(self, gradients: bool) -> AbstractContextManager[None]:
+        """The other framework's settings while it is timed."""
+        return self.against.session(self.threads, gradients) if self.against else nullcontext()
+
 
 @dataclass(frozen=True)
 class Row:
     """One line of the result.
 
-    theirs: the other framework's times by memory format, empty where there are none. operations: floating-point operations of
-    one call, 2 per multiply-add, counted as direct convolution; 0 where there are none to count.
+    theirs: the other framework's times by memory format, empty where there are none. operations:
+    floating-point operations of one call, 2 per multiply-add, counted as direct convolution; 0 where
+    there are none to count.
     """
 
     name: str
@@ -139,7 +152,8 @@ class Row:
             "ratio_best": best / self.ours.best if best else None,
             "operations": self.operations,
             "torch_modes": {
-                mode: {"ms": times.median, "best_ms": times.best} for mode, times in self.theirs.items()
+                mode: {"ms": times.median, "best_ms": times.best}
+                for mode, times in self.theirs.items()
             },
         }
 
@@ -148,7 +162,9 @@ def check_same(what: str, ours: Any, theirs: Any, tolerance: float) -> None:
     """The guard that the same thing is timed: no element differs by more than a share of the largest value."""
     mine, other = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     if mine.shape != other.shape:
-        raise FovealError(f"{what}: Foveal gives shape {mine.shape}, torch {other.shape}; it was not timed")
+        raise FovealError(
+            f"{what}: Foveal gives shape {mine.shape}, torch {other.shape}; it was not timed"
+        )
     largest = max(float(np.abs(other).max(initial=0.0)), 1e-30)
     error = float(np.abs(mine - other).max(initial=0.0)) / largest
     if not error <= tolerance:
@@ -184,8 +200,8 @@ COUNTED: dict[str, Callable[[Node], int]] = {
 def operations(graph: Graph) -> int:
     """Floating-point operations of a simplified graph's convolutions and matrix products, 2 per multiply-add.
 
-    Convolutions count as direct ones, products with the zeros of the padding included, as is the custom: the figure stays the
-    same whatever algorithm runs, and a Winograd convolution may pass the peak.
+    Convolutions count as direct ones, products with the zeros of the padding included, as is the
+    custom: the figure is the same whatever algorithm runs, and Winograd's may pass the peak.
     """
     return sum(COUNTED[str(node.op)](node) for node in graph.nodes if str(node.op) in COUNTED)
 
@@ -196,7 +212,7 @@ def chains() -> int:
 
 
 class FmaChains(Operator):
-    """y[t,i] = x[t,i] after many steps y <- y m + b, with factors (m, b): fused multiply-adds on registers, nothing else"""
+    """y[t,i] = x[t,i] after many steps y <- y m + b, factors = (m, b): multiply-adds on registers, nothing else"""
 
     name, arity, differentiable = "fma_chains", 2, False
 
@@ -232,10 +248,7 @@ def peak(threads: int) -> float:
     program = compile(lambda *inputs: op(*inputs, **how), threads).program(x, factors)
     for mine, given in zip(program.arguments, (x, factors), strict=True):
         mine[...] = given
-    best = min(turns({"peak": program.launch}, PEAK_TURNS).values(), key=lambda times: times.best).best
+    best = min(
+        turns({"peak": program.launch}, PEAK_TURNS).values(), key=lambda times: times.best
+    ).best
     return 2 * x.size * STEPS * UNROLL / best / 1e6
-
-
-def vector_width() -> str:
-    """The target's vectors, for people."""
-    return f"{32 * host().lanes} bits ({host().lanes} float32)"

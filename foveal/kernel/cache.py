@@ -8,6 +8,7 @@ sees a whole file or none; a file that does not match its checksum counts as abs
 import hashlib
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 MAGIC = b"foveal01"
@@ -23,10 +24,13 @@ def directory() -> Path:
 
 def read(key: str) -> bytes | None:
     """The object stored under `key`, or None if there is none that is whole."""
+    path = directory() / f"{key}.o"
     try:
-        content = (directory() / f"{key}.o").read_bytes()
+        content = path.read_bytes()
     except OSError:
         return None
+    with suppress(OSError):  # a cache that may only be read
+        os.utime(path)  # `trim` removes what was used least recently
     body = content[40:]
     if content[:8] != MAGIC or content[8:40] != hashlib.sha256(body).digest():
         return None

@@ -45,12 +45,14 @@ class Kernel:
     """A body with the shapes it is specialised to. Arguments stand in the body's order, outputs first.
 
     plain: a loop nest without lanes of its own; LLVM vectorises its loops, and may split its sums to do so.
+    modules: those outside of the body's own that the code depends on, by name.
     """
 
     body: Callable[..., None]
     arrays: tuple[ArraySpec, ...]
     static: tuple[tuple[str, Any], ...] = ()
     plain: bool = False
+    modules: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -84,12 +86,13 @@ def module_digest(name: str) -> str:
 
 def key(kernel: Kernel, target: Target) -> str:
     """The kernel's name in the cache."""
-    module = kernel.body.__module__
-    outside = "" if module.startswith("foveal.") else module_digest(module)
+    owner = type(getattr(kernel.body, "__self__", None))  # a family of operators may share one method
+    modules = {kernel.body.__module__, owner.__module__, *kernel.modules}
+    outside = [module_digest(m) for m in sorted(modules) if not m.startswith(("foveal.", "builtins"))]
     parts = (
-        module, kernel.body.__qualname__, outside, kernel.arrays, kernel.static, kernel.plain,
-        target.identity, source_digest(PACKAGE),
-    )
+        kernel.body.__module__, kernel.body.__qualname__, owner.__module__, owner.__qualname__, outside,
+        kernel.arrays, kernel.static, kernel.plain, target.identity, source_digest(PACKAGE),
+    )  # fmt: skip
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:40]
 
 
@@ -181,6 +184,7 @@ def native(kernels: list[Kernel]) -> list[int]:
     target = host()
     keys = [key(kernel, target) for kernel in kernels]
     fresh: dict[str, bytes] = {}
+    before = statistics.compiled
     show = debug.level() >= debug.IR
     for name, kernel in zip(keys, kernels, strict=True):
         symbol = f"k{name}"
@@ -195,6 +199,8 @@ def native(kernels: list[Kernel]) -> list[int]:
             statistics.from_disk += 1
         fresh[symbol] = code
     if fresh:
+        if statistics.compiled > before:
+            cache.trim()
         loaded = Loaded(fresh)
         _engines.append(loaded)
         _loaded.update(loaded.addresses)

@@ -234,7 +234,7 @@ class AvgPool2d(Pooling):
         return windows(x, size, stride, padding, UNIT).mean(axis=(4, 5))
 
     def vjp(self, dy: Any, y: Any, x: Any, **how: Any) -> tuple[Any, ...]:
-        return (avg_pool2d_grad(dy, shape=x.shape, **how),)
+        return (avg_pool2d_grad(dy, image=x.shape[2:], **how),)
 
     def kernel(self, y: Any, x: Any, *, size: Pair, stride: Pair, padding: Sides) -> None:
         (N, _, P, Q), (H, W) = y.shape, x.shape[2:]

@@ -36,7 +36,7 @@ class Recipe:
 def default(size: Size) -> Recipe:
     """What `foveal train` does unless told otherwise, by image size (rows, columns)."""
     if max(size) < 16:
-        return Recipe("small", epochs=30, batch_size=32, lr=0.1, augment="shift")
+        return Recipe("small", epochs=24, batch_size=32, lr=0.1, augment="shift")
     if max(size) < 32:
         return Recipe("small", epochs=5, batch_size=128, lr=0.2)
     return Recipe("resnet20", epochs=30, batch_size=128, lr=0.4, augment="crop+flip")
