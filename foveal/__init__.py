@@ -19,6 +19,7 @@ MAP = (
     ("passes", "simplify, fuse, plan_memory"),
     ("lower", "fused groups -> kernel calls"),
     ("execute", "Program: one arena and a list of calls; threads; timing"),
+    ("peak", "what this machine can multiply and add at most"),
     ("program", "compile, grad, compile_step: what users call"),
     ("nn", "Module, layers, models"),
     ("optim", "optimisers, schedules"),

@@ -1,6 +1,7 @@
 """Program: one arena and a list of kernel calls. Threads, barriers, timing."""
 
 import ctypes
+import inspect
 import mmap
 import os
 import threading
@@ -115,10 +116,15 @@ def workers() -> Workers:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a call took in the last timed run, and the floating-point operations it stands for (0: not counted)."""
+    """One group of a program: seconds of its calls (the barriers behind them included) and the operations they stand for.
+
+    flops: multiplications and additions, counted for convolutions and matrix products; 0 else.
+    """
 
     name: str
+    kernels: str
     seconds: float
+    flops: int
 
 
 class Program:
@@ -158,6 +164,7 @@ class Program:
         self.compiled = kernels.statistics.compiled - before[0]
         self.from_disk = kernels.statistics.from_disk - before[1]
         self.seconds_to_build = time.perf_counter() - started
+        self.reported = False
         self.explain()
 
     def bind_inputs(self, allocate: Callable[[int], Ndarray]) -> None:
@@ -222,20 +229,31 @@ class Program:
             call.kernel.interpret([self.array(view) for view in call.views])
         return [result.copy() for result in self.results]
 
-    def timings(self, *arrays: Ndarray, repeats: int = 5) -> list[Timing]:
-        """Median seconds of each call. The barrier after a call counts as part of it."""
+    def timings(self, repeats: int = 5) -> list[Timing]:
+        """The median seconds of each group, run on the arguments that are in memory now.
+
+        Running changes what a program updates; a training step's timings train.
+        """
+        groups = np.array([call.group for call in self.calls])
         rows = []
         for _ in range(repeats):
-            begin = time.perf_counter()
-            self.run(*arrays, timed=True)
-            wall = time.perf_counter() - begin
-            stamps = self.times.astype(np.float64)
-            span = stamps[-1] - stamps[0]
-            # the first call has no stamp before it; it is counted as the share of wall time that the stamps leave out
-            steps = np.diff(stamps, prepend=stamps[0])
-            rows.append(steps / max(span, 1.0) * wall)
-        median = np.median(rows, axis=0)
-        return [Timing(call.kernel.name, s) for call, s in zip(self.calls, median, strict=True)]
+            before = time.perf_counter()
+            self.launch(timed=True)
+            wall = time.perf_counter() - before
+            steps = np.diff(self.times.astype(np.float64), prepend=self.times[0])
+            # the clock ticks at a rate of its own; the first call has no tick before it and gets the mean share
+            steps[0] = steps.mean()
+            rows.append(np.bincount(groups, steps, len(self.lowered.groups) + 1) / steps.sum() * wall)
+        names = [group.what() for group in self.lowered.groups] + ["copies of what is updated"]
+        flops = [group.flops() for group in self.lowered.groups] + [0]
+        kernels_of = [
+            " ".join(dict.fromkeys(c.kernel.name for c in self.calls if c.group == g)) for g in range(len(names))
+        ]
+        return [
+            Timing(name, kernel, float(s), n)
+            for name, kernel, s, n in zip(names, kernels_of, np.median(rows, axis=0), flops, strict=True)
+            if kernel
+        ]
 
     def explain(self) -> None:
         """What the DEBUG ladder shows of a program."""
@@ -251,6 +269,8 @@ class Program:
                 shapes = ", ".join(str(list(view.shape)) for view in call.views)
                 lines.append(f"  {call.kernel.name}({shapes}) {dict(call.kernel.static)}")
             debug.show("calls", "\n".join(lines))
+            for body in dict.fromkeys(call.kernel.body for call in self.calls):
+                debug.show(f"{body.__module__}.{body.__qualname__}", inspect.getsource(body))
 
     def summary(self) -> str:
         """One line: calls, barriers, arena, where the kernels came from."""

@@ -132,6 +132,7 @@ class Lowerer:
         for self.current, group in enumerate(self.done.groups):
             lowering = {"pointwise": self.pointwise, "reduce": self.reduction, "kernel": self.operator}
             lowering[group.kind](group, targets)
+        self.current = len(self.done.groups)
         self.finish_updates(targets)
         self.done.outputs = [self.view(node) for node in self.graph.outputs]
         return self.done

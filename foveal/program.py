@@ -8,11 +8,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from foveal.autodiff import gradients
+from foveal import debug
 from foveal.errors import DataError, NumericsError, ShapeError
 from foveal.execute import Program
 from foveal.graph import Graph, Variable
 from foveal.ops import is_finite, where
 from foveal.ops.op import Ndarray, Type
+from foveal.peak import peak
 from foveal.trace import Symbol, Trace, trace, tracing
 
 INT32 = np.iinfo(np.int32)
@@ -49,6 +51,22 @@ def check_finite(x: Ndarray, what: str) -> None:
         )
 
 
+def report(program: Program) -> None:
+    """With DEBUG=2, the time and the share of peak of each group, once per program, after its first run."""
+    if debug.level() < debug.TIME or program.reported:
+        return
+    program.reported = True
+    most = peak(program.threads)
+    lines = ["      ms   share  GFLOP/s  of peak  kernels: what they compute"]
+    timings = program.timings()
+    total = sum(t.seconds for t in timings)
+    for t in sorted(timings, key=lambda t: -t.seconds):
+        rate = t.flops / max(t.seconds, 1e-9) / 1e9
+        speed = f"{rate:8.1f} {rate / most:8.0%}" if t.flops else " " * 17
+        lines.append(f"{t.seconds * 1e3:8.3f} {t.seconds / total:7.1%} {speed}  {t.kernels}: {t.name}")
+    debug.show(f"{total * 1e3:.2f} ms on {program.threads} thread(s), peak {most:.0f} GFLOP/s", "\n".join(lines))
+
+
 class Compiled:
     """A function that runs as native code. Each new combination of argument shapes is traced and compiled once."""
 
@@ -79,6 +97,7 @@ class Compiled:
         given = [as_argument(x, f"argument {i}") for i, x in enumerate(arrays)]
         program, single = self._find(given)
         results = program.run(*given)
+        report(program)
         return results[0] if single else results
 
 
@@ -169,6 +188,15 @@ class Step:
             old = Symbol(recording, recording.variables[variable])
             recording.updates[variable] = where(good, Symbol(recording, node), old).node
 
+    @staticmethod
+    def report(program: Program) -> None:
+        """DEBUG=2: timing runs the step, so what it updates is put back afterwards."""
+        if debug.level() >= debug.TIME and not program.reported:
+            kept = [(variable, variable.storage.copy()) for variable, _ in program.graph.updates]
+            report(program)
+            for variable, storage in kept:
+                variable.storage[:] = storage
+
     def program(self, x: Any, target: Any) -> Program:
         """The program for a batch like this."""
         x, target = as_argument(x, "the input x"), as_argument(target, "the target")
@@ -202,6 +230,7 @@ class Step:
                 " The parameters were left as they were before the step"
             )
         self.steps += 1
+        self.report(program)
         return StepResult(value, output)
 
 

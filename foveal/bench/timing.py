@@ -28,7 +28,7 @@ TURN = 0.01  # seconds of timed calls in a turn, where one call is shorter
 MOST_CALLS = 50  # timed calls in a turn
 PEAK_TURNS = 20  # runs of which the peak is the fastest; 3 ms each at 3 GHz
 CHUNKS = 8  # parts of the peak's work per thread
-STEPS = 50_000  # run-time iterations of a chain
+ROUNDS = 50_000  # run-time iterations of a chain
 UNROLL = 4  # steps of a chain in one iteration, so that the loop's own instructions do not count
 
 Call = Callable[[], Any]
@@ -222,12 +222,14 @@ class FmaChains(Operator):
     def shape(self, x: Shape, factors: Shape, **how: int) -> Shape:
         return x
 
-    def kernel(self, y: Any, x: Any, factors: Any, *, chains: int, steps: int, unroll: int) -> None:
+    def kernel(
+        self, y: Any, x: Any, factors: Any, *, chains: int, rounds: int, unroll: int
+    ) -> None:
         width = lanes()
         for (t,) in parallel(y.shape[0]):
             m, b = splat(factors[0], width), splat(factors[1], width)
             values = [var(x.load((t, c * width), width), width) for c in range(chains)]
-            for _ in loop(steps):
+            for _ in loop(rounds):
                 for _ in range(unroll):
                     for value in values:
                         value.set(fma(value.get(), m, b))
@@ -242,7 +244,7 @@ class FmaChains(Operator):
 def peak(threads: int) -> float:
     """The most GFLOP/s that fused multiply-adds on full vectors reach on `threads` threads: the best of several runs."""
     width, op = lanes(), FmaChains()
-    how = {"chains": chains(), "steps": STEPS, "unroll": UNROLL}
+    how = {"chains": chains(), "rounds": ROUNDS, "unroll": UNROLL}
     x = np.zeros((CHUNKS * threads, chains() * width), np.float32)
     factors = np.array([0.5, 1.0], np.float32)  # tends to 2: no denormals, no infinity
     program = compile(lambda *inputs: op(*inputs, **how), threads).program(x, factors)
@@ -251,4 +253,4 @@ def peak(threads: int) -> float:
     best = min(
         turns({"peak": program.launch}, PEAK_TURNS).values(), key=lambda times: times.best
     ).best
-    return 2 * x.size * STEPS * UNROLL / best / 1e6
+    return 2 * x.size * ROUNDS * UNROLL / best / 1e6

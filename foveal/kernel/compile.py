@@ -8,6 +8,7 @@ kernel in the cache.
 import ctypes
 import hashlib
 import sys
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache as memoise
@@ -56,11 +57,12 @@ class Kernel:
 
     @property
     def name(self) -> str:
-        owner = self.body.__qualname__.removesuffix(".kernel").split(".")[-1]
-        return dict(self.static).get("label", owner)
+        """An operator's name for its plain kernel, else the body's own."""
+        operator = getattr(self.body, "__self__", None)
+        return str(operator.name) if operator is not None else self.body.__name__
 
     def run_body(self, arrays: list[Any]) -> None:
-        self.body(*arrays, **{k: v for k, v in self.static if k != "label"})
+        self.body(*arrays, **dict(self.static))
 
     def interpret(self, arrays: list[np.ndarray[Any, Any]]) -> None:
         """Run the same body in plain Python on NumPy arrays of the described shapes and strides."""
@@ -81,7 +83,9 @@ def source_digest(folder: Path) -> str:
 def module_digest(name: str) -> str:
     """A hash of the source of a module outside of Foveal that brings a kernel along."""
     source = getattr(sys.modules[name], "__file__", None)
-    return hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else ""
+    if source is None:  # an interactive session: nothing says whether another one means the same
+        return uuid.uuid4().hex
+    return hashlib.sha256(Path(source).read_bytes()).hexdigest()
 
 
 def key(kernel: Kernel, target: Target) -> str:

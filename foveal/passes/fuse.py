@@ -39,10 +39,14 @@ class Group:
             if node.op is not None
         )
 
+    def what(self) -> str:
+        """The operators computed, and the types of what is stored."""
+        inside = [str(n.op) for n in self.members]
+        inside += [str(n.op) for n in self.results if n not in self.members]
+        return f"{' '.join(inside)} -> {', '.join(str(n.type) for n in self.results)}"
+
     def __str__(self) -> str:
-        what = [str(n.op) for n in self.members]
-        what += [str(n.op) for n in self.results if n not in self.members]
-        return f"{self.kind}: {' '.join(what)} -> {', '.join(str(n.type) for n in self.results)}"
+        return f"{self.kind}: {self.what()}"
 
 
 def is_pointwise(node: Node) -> bool:
