@@ -12,7 +12,9 @@ from foveal.trace import Symbol, tracing
 def gradients(y: Symbol, wrt: Sequence[Symbol], dy: Any = None) -> list[Symbol]:
     """d y / d x for each x in `wrt`, as symbols of the same trace. y is a scalar, unless `dy` is given."""
     if dy is None and y.shape != ():
-        raise ShapeError(f"the gradient of a value of shape {y.shape} needs dy; sum it to a scalar first")
+        raise ShapeError(
+            f"the gradient of a value of shape {y.shape} needs dy; sum it to a scalar first"
+        )
     trace = y.trace
     wanted = {x.node for x in wrt}
     nodes = order([y.node])

@@ -37,7 +37,11 @@ def set_threads(n: int) -> None:
 
 def get_threads() -> int:
     """The number of threads programs use: what was set, else the processors this process may run on."""
-    return _threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return (
+        _threads or len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1
+    )
 
 
 def aligned(size: int) -> Ndarray:
@@ -79,7 +83,8 @@ class Workers:
     def run(self, threads: int, work: Callable[[int], None]) -> None:
         """work(0) here and work(1) ... in the other threads; back when all are done.
 
-        An interruption (Ctrl-C) between two lines must leave nobody waiting at a barrier: the job is finished, then it is raised.
+        An interruption (Ctrl-C) between two lines must leave nobody waiting at a barrier: the job is finished
+        first, then it is raised.
         """
         with self.lock:
             self.grow(threads - 1)
@@ -165,6 +170,7 @@ class Program:
         self.from_disk = kernels.statistics.from_disk - before[1]
         self.seconds_to_build = time.perf_counter() - started
         self.reported = False
+        self.lock = threading.Lock()
         self.explain()
 
     def bind_inputs(self, allocate: Callable[[int], Ndarray]) -> None:
@@ -184,7 +190,11 @@ class Program:
         table = np.zeros(3 * len(self.calls) + count, np.int64)
         at = 3 * len(self.calls)
         for i, (call, address) in enumerate(zip(self.calls, addresses, strict=True)):
-            table[3 * i : 3 * i + 3] = address, table.ctypes.data + at * POINTER_BYTES, self.barriers[i]
+            table[3 * i : 3 * i + 3] = (
+                address,
+                table.ctypes.data + at * POINTER_BYTES,
+                self.barriers[i],
+            )
             for view in call.views:
                 table[at] = self.memory[view.buffer].ctypes.data + 4 * view.offset
                 at += 1
@@ -200,11 +210,12 @@ class Program:
         return made
 
     def run(self, *arrays: Ndarray, timed: bool = False) -> list[Ndarray]:
-        """Copy the arguments in, run every call, copy the outputs out."""
-        for mine, given in zip(self.arguments, arrays, strict=True):
-            mine[...] = given
-        self.launch(timed)
-        return [result.copy() for result in self.results]
+        """Copy the arguments in, run every call, copy the outputs out. Python threads that share a program take turns."""
+        with self.lock:
+            for mine, given in zip(self.arguments, arrays, strict=True):
+                mine[...] = given
+            self.launch(timed)
+            return [result.copy() for result in self.results]
 
     def launch(self, timed: bool = False) -> None:
         if not self.calls:
@@ -243,15 +254,20 @@ class Program:
             steps = np.diff(self.times.astype(np.float64), prepend=self.times[0])
             # the clock ticks at a rate of its own; the first call has no tick before it and gets the mean share
             steps[0] = steps.mean()
-            rows.append(np.bincount(groups, steps, len(self.lowered.groups) + 1) / steps.sum() * wall)
+            rows.append(
+                np.bincount(groups, steps, len(self.lowered.groups) + 1) / steps.sum() * wall
+            )
         names = [group.what() for group in self.lowered.groups] + ["copies of what is updated"]
         flops = [group.flops() for group in self.lowered.groups] + [0]
         kernels_of = [
-            " ".join(dict.fromkeys(c.kernel.name for c in self.calls if c.group == g)) for g in range(len(names))
+            " ".join(dict.fromkeys(c.kernel.name for c in self.calls if c.group == g))
+            for g in range(len(names))
         ]
         return [
             Timing(name, kernel, float(s), n)
-            for name, kernel, s, n in zip(names, kernels_of, np.median(rows, axis=0), flops, strict=True)
+            for name, kernel, s, n in zip(
+                names, kernels_of, np.median(rows, axis=0), flops, strict=True
+            )
             if kernel
         ]
 
@@ -304,8 +320,8 @@ def plan_buffers(lowered: Lowered, threads: int) -> tuple[Plan, list[Buffer]]:
 def needed_barriers(calls: Sequence[Call]) -> list[int]:
     """1 after each call behind which all threads have to meet: all but those before a call with which nothing is shared.
 
-    Two calls share if one writes a buffer that the other touches. Buffers of different lifetimes may lie in the same place of
-    the arena, so a call that touches a buffer for the first time waits too.
+    Two calls share if one writes a buffer that the other touches. Buffers of different lifetimes may lie in the same
+    place of the arena, so a call that touches a buffer for the first time waits too.
     """
     barriers = [1] * len(calls)
     seen: set[Buffer] = set()
@@ -324,4 +340,3 @@ def needed_barriers(calls: Sequence[Call]) -> list[int]:
         touched |= everything
         seen |= temporary
     return barriers
-

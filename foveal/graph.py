@@ -112,7 +112,9 @@ class Graph:
 
     def evaluate(self, *arrays: Ndarray) -> list[Ndarray]:
         """The outputs, computed by NumPy in the precision of `arrays`; variables are read, not updated."""
-        values: dict[Node, Ndarray] = dict(zip(self.arguments, map(np.asarray, arrays), strict=True))
+        values: dict[Node, Ndarray] = dict(
+            zip(self.arguments, map(np.asarray, arrays), strict=True)
+        )
         for node in self.nodes:
             if node.variable is not None:
                 values[node] = node.variable.data

@@ -43,7 +43,9 @@ class View:
 
     def reshaped(self, shape: Shape) -> "View":
         strides = reshaped_strides(self.shape, self.strides, shape)
-        assert strides is not None, f"{self.shape} with strides {self.strides} is no view of shape {shape}"
+        assert strides is not None, (
+            f"{self.shape} with strides {self.strides} is no view of shape {shape}"
+        )
         return replace(self, shape=shape, strides=strides)
 
     def flattened(self) -> "View":
@@ -54,7 +56,9 @@ class View:
     def channels_last_rows(self) -> "View":
         """[N, C, ...] as [N ..., C]."""
         axes = (0, *range(2, len(self.shape)), 1)
-        return self.permuted(*axes).reshaped((math.prod(self.shape) // self.shape[1], self.shape[1]))
+        return self.permuted(*axes).reshaped(
+            (math.prod(self.shape) // self.shape[1], self.shape[1])
+        )
 
     @property
     def spec(self) -> ArraySpec:
@@ -129,8 +133,13 @@ class Lowerer:
         self.done.arguments = [self.views[node] for node in self.graph.arguments]
         self.done.groups = fuse(self.graph)
         targets = self.update_targets()
-        for self.current, group in enumerate(self.done.groups):
-            lowering = {"pointwise": self.pointwise, "reduce": self.reduction, "kernel": self.operator}
+        for i, group in enumerate(self.done.groups):
+            self.current = i
+            lowering = {
+                "pointwise": self.pointwise,
+                "reduce": self.reduction,
+                "kernel": self.operator,
+            }
             lowering[group.kind](group, targets)
         self.current = len(self.done.groups)
         self.finish_updates(targets)
@@ -139,7 +148,9 @@ class Lowerer:
 
     def input(self, node: Node) -> View:
         if node.variable is not None:
-            return View(Buffer(node.type.size, variable=node.variable), node.shape, node.variable.strides)
+            return View(
+                Buffer(node.type.size, variable=node.variable), node.shape, node.variable.strides
+            )
         strides = channels_last(node.shape) if node.type.rank == 4 else contiguous(node.shape)
         return View(Buffer(node.type.size, node.type.dtype, argument=True), node.shape, strides)
 
@@ -155,9 +166,10 @@ class Lowerer:
             later = self.done.groups[maker[value] + 1 :]
             old = inputs[variable]
             read_later = any(old in self.roots(x) for g in later for x in g.inputs())
-            if group.kind == "pointwise" and group.domain == variable.shape and not read_later:
-                if old not in self.graph.outputs and not self.read_elsewhere(group, old):
-                    targets[value] = self.views[old]
+            fits = group.kind == "pointwise" and group.domain == variable.shape
+            read = read_later or old in self.graph.outputs or self.read_elsewhere(group, old)
+            if fits and not read:
+                targets[value] = self.views[old]
         return targets
 
     def roots(self, node: Node) -> list[Node]:
@@ -170,12 +182,20 @@ class Lowerer:
         return any(x is not old and old in self.roots(x) for x in group.inputs())
 
     def finish_updates(self, targets: dict[Node, View]) -> None:
-        """Copy the values that could not be written in place."""
+        """Copy the values that could not be written in place; those that are another variable's first, aside."""
         inputs = {node.variable: node for node in self.graph.variables}
+        left = []
         for variable, value in self.graph.updates:
-            target = self.views[inputs[variable]]
-            if targets.get(value) != target:
-                self.copy(target, self.view(value))
+            target, source = self.views[inputs[variable]], self.view(value)
+            if targets.get(value) == target:
+                continue
+            if source.buffer.variable is not None:
+                aside = View(Buffer(source.buffer.size), source.shape, contiguous(source.shape))
+                self.copy(aside, source)
+                source = aside
+            left.append((target, source))
+        for target, source in left:
+            self.copy(target, source)
 
     def scratch(self, shape: Shape, *, per_thread: bool = False) -> View:
         return View(Buffer(math.prod(shape), per_thread=per_thread), shape, contiguous(shape))
@@ -200,7 +220,9 @@ class Lowerer:
         elif node.op is index:
             x = self.view(node.inputs[0])
             i = node.attributes["i"]
-            made = replace(x, shape=x.shape[1:], strides=x.strides[1:], offset=x.offset + i * x.strides[0])
+            made = replace(
+                x, shape=x.shape[1:], strides=x.strides[1:], offset=x.offset + i * x.strides[0]
+            )
         else:
             assert node.op is reshape, f"{node.op} is in no group"
             x = self.view(node.inputs[0])
@@ -274,7 +296,9 @@ class Lowerer:
         for node in group.results:
             self.views[node] = made = self.scratch(node.shape)
             outputs.append(made)
-            kept = iter(contiguous(tuple(n for n, f in zip(group.domain, flags, strict=True) if not f)))
+            kept = iter(
+                contiguous(tuple(n for n, f in zip(group.domain, flags, strict=True) if not f))
+            )
             out_strides.append(tuple(0 if f else next(kept) for f in flags))
         strides = [*out_strides, *(broadcast_strides(v, group.domain) for v in views)]
         shape, strides, gone = merge_axes(group.domain, strides, order, flags)
@@ -292,7 +316,9 @@ class Lowerer:
         chunks = reduction_chunks(shape, gone)
         kept_size = outputs[0].buffer.size
         n = len(outputs)
-        read = [replace(v, shape=shape, strides=s) for v, s in zip(inputs, strides[n:], strict=True)]
+        read = [
+            replace(v, shape=shape, strides=s) for v, s in zip(inputs, strides[n:], strict=True)
+        ]
         partial = [self.scratch((chunks, kept_size)) for _ in outputs] if chunks > 1 else outputs
         written = [
             replace(v, shape=(chunks, *shape), strides=(kept_size, *s))
@@ -358,7 +384,9 @@ def merge_axes(
         steps = [s[a] for s in strides]
         if runs:
             n, outer, flag = runs[-1]
-            if flag == flags[a] and all(o == s * shape[a] for o, s in zip(outer, steps, strict=True)):
+            if flag == flags[a] and all(
+                o == s * shape[a] for o, s in zip(outer, steps, strict=True)
+            ):
                 runs[-1] = (n * shape[a], steps, flag)
                 continue
         runs.append((shape[a], steps, flags[a]))

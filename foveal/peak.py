@@ -19,7 +19,7 @@ UNROLL = 4  # steps of a chain in one iteration, so that the loop's own instruct
 
 
 def multiply_add_chains(y: Any, x: Any, factors: Any, *, chains: int) -> None:
-    """y[t,i] = x[t,i] after many steps y <- y m + b with factors = (m, b): fused multiply-adds on registers, nothing else."""
+    """y[t,i] = x[t,i] after many steps y <- y m + b with factors = (m, b): multiply-adds on registers, nothing else."""
     width = lanes()
     for (t,) in parallel(y.shape[0]):
         m, b = splat(factors[0], width), splat(factors[1], width)
@@ -40,7 +40,10 @@ def peak(threads: int) -> float:
     """
     chains = registers() * 3 // 4
     x = np.zeros((PARTS * threads, chains * lanes()), np.float32)
-    y, factors = np.empty_like(x), np.array([0.5, 1.0], np.float32)  # tends to 2: no denormals, no infinity
+    y, factors = (
+        np.empty_like(x),
+        np.array([0.5, 1.0], np.float32),
+    )  # tends to 2: no denormals, no infinity
     specs = tuple(ArraySpec(a.shape, contiguous(a.shape)) for a in (y, x, factors))
     (address,) = native([Kernel(multiply_add_chains, specs, (("chains", chains),))])
     run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(address)

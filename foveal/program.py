@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from foveal.autodiff import gradients
 from foveal import debug
+from foveal.autodiff import gradients
 from foveal.errors import DataError, NumericsError, ShapeError
 from foveal.execute import Program
 from foveal.graph import Graph, Variable
@@ -63,8 +63,13 @@ def report(program: Program) -> None:
     for t in sorted(timings, key=lambda t: -t.seconds):
         rate = t.flops / max(t.seconds, 1e-9) / 1e9
         speed = f"{rate:8.1f} {rate / most:8.0%}" if t.flops else " " * 17
-        lines.append(f"{t.seconds * 1e3:8.3f} {t.seconds / total:7.1%} {speed}  {t.kernels}: {t.name}")
-    debug.show(f"{total * 1e3:.2f} ms on {program.threads} thread(s), peak {most:.0f} GFLOP/s", "\n".join(lines))
+        lines.append(
+            f"{t.seconds * 1e3:8.3f} {t.seconds / total:7.1%} {speed}  {t.kernels}: {t.name}"
+        )
+    debug.show(
+        f"{total * 1e3:.2f} ms on {program.threads} thread(s), peak {most:.0f} GFLOP/s",
+        "\n".join(lines),
+    )
 
 
 class Compiled:
@@ -119,7 +124,9 @@ def value_and_grad(
     return Compiled(both, threads)
 
 
-def grad(function: Callable[..., Any], wrt: int | Variable = 0, threads: int | None = None) -> Callable[..., Any]:
+def grad(
+    function: Callable[..., Any], wrt: int | Variable = 0, threads: int | None = None
+) -> Callable[..., Any]:
     """The gradient of a scalar `function` in one argument or variable."""
     both = value_and_grad(function, (wrt,), threads)
     return lambda *arrays: both(*arrays)[1]
@@ -153,7 +160,12 @@ class Step:
     """One training step as one native program: forward, loss, backward and update; see compile_step."""
 
     def __init__(
-        self, model: Model, loss: Callable[..., Any], optimizer: Update, threads: int | None, seed: int
+        self,
+        model: Model,
+        loss: Callable[..., Any],
+        optimizer: Update,
+        threads: int | None,
+        seed: int,
     ) -> None:
         self.model, self.loss, self.optimizer, self.threads = model, loss, optimizer, threads
         self.key = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, 0, 0], np.uint32)
@@ -171,13 +183,19 @@ class Step:
             recording.key = recording.argument(Type((4,), "int32"), "key")
             output = self.model(image)
             if not isinstance(output, Symbol):
-                raise ShapeError(f"the model returned {type(output).__name__}, a training step needs one array")
+                raise ShapeError(
+                    f"the model returned {type(output).__name__}, a training step needs one array"
+                )
             y = self.loss(output, labels)
             if y.shape != ():
-                raise ShapeError(f"the loss has shape {y.shape}, a training step needs a scalar; take its mean")
+                raise ShapeError(
+                    f"the loss has shape {y.shape}, a training step needs a scalar; take its mean"
+                )
             parameters = [p for p in self.model.parameters() if p.trainable]
             slopes = gradients(y, [recording.lift(p) for p in parameters])
-            for variable, value in self.optimizer.assignments(dict(zip(parameters, slopes, strict=True))):
+            for variable, value in self.optimizer.assignments(
+                dict(zip(parameters, slopes, strict=True))
+            ):
                 recording.assign(variable, value)
             self.guard(recording, is_finite(y))
             return recording.graph([y, output])
@@ -214,7 +232,9 @@ class Step:
         """
         x, target = as_argument(x, "the input x"), as_argument(target, "the target")
         if x.size == 0:
-            raise DataError(f"the batch is empty (shape {x.shape}); a step needs at least one image")
+            raise DataError(
+                f"the batch is empty (shape {x.shape}); a step needs at least one image"
+            )
         check_finite(x, "the input x")
         program = self.program(x, target)
         if target.dtype == np.int32:
@@ -245,11 +265,15 @@ def check_labels(labels: Ndarray, classes: int) -> None:
 
 
 def compile_step(
-    model: Model, loss: Callable[..., Any], optimizer: Update, threads: int | None = None, seed: int = 0
+    model: Model,
+    loss: Callable[..., Any],
+    optimizer: Update,
+    threads: int | None = None,
+    seed: int = 0,
 ) -> Step:
     """A whole training step, step(x, labels) -> loss and output, as one program.
 
-    The loss is called as loss(model(x), target). `threads` is a matter of speed only: the same seed gives the same bits on any
-    number. `seed` feeds random operators (dropout), together with the count of steps.
+    The loss is called as loss(model(x), target). `threads` is a matter of speed only: the same seed gives the same bits on
+    any number. `seed` feeds random operators (dropout), together with the count of steps.
     """
     return Step(model, loss, optimizer, threads, seed)

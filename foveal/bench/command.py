@@ -22,10 +22,11 @@ from rich.text import Text
 from foveal import __version__
 from foveal.bench import models as model_rows
 from foveal.bench import operators
-from foveal.bench.timing import Against, Bench, Row, peak
+from foveal.bench.timing import Against, Bench, Row
 from foveal.errors import FovealError
 from foveal.execute import get_threads
 from foveal.kernel.target import host
+from foveal.peak import peak
 
 WIDTH = 150  # columns of a table that goes to a file or a pipe
 COLUMNS: dict[str, str] = {  # in the table's order, with their formats

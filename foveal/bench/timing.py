@@ -1,4 +1,4 @@
-"""Turns, rows and the peak: how times are taken and what they are set against.
+"""Turns and rows: how times are taken, and what they are set against.
 
 Contenders take turns in one process (A B A B ...), so that a change of clock rate or a noisy neighbour
 meets all of them. Before each turn the process sleeps and makes a call that is not timed: threads of an
@@ -6,30 +6,22 @@ OpenMP runtime spin for some milliseconds after their work and would spoil whoev
 caches hold the other's data.
 """
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import cache
 from statistics import median
 from typing import Any, Protocol
 
 import numpy as np
 
 from foveal.errors import FovealError
-from foveal.graph import Graph, Node
-from foveal.kernel.lang import fma, lanes, loop, parallel, registers, splat, var
-from foveal.ops.op import Lowering, Ndarray, Operator, Shape
-from foveal.program import compile
+from foveal.graph import Graph
+from foveal.ops.op import Ndarray
 
 PAUSE = 0.008  # seconds of sleep before a turn; libgomp's workers spin for less
 TURN = 0.01  # seconds of timed calls in a turn, where one call is shorter
 MOST_CALLS = 50  # timed calls in a turn
-PEAK_TURNS = 20  # runs of which the peak is the fastest; 3 ms each at 3 GHz
-CHUNKS = 8  # parts of the peak's work per thread
-ROUNDS = 50_000  # run-time iterations of a chain
-UNROLL = 4  # steps of a chain in one iteration, so that the loop's own instructions do not count
 
 Call = Callable[[], Any]
 
@@ -174,83 +166,14 @@ def check_same(what: str, ours: Any, theirs: Any, tolerance: float) -> None:
         )
 
 
-def conv_operations(node: Node) -> int:
-    """Of y or dy [N, K, P, Q], which all three convolutions have, with filters [K, C/groups, R, S]."""
-    dy, filters = {
-        "conv2d": (node, node.inputs[-1]),
-        "conv2d_input_grad": (node.inputs[0], node.inputs[-1]),
-        "conv2d_weight_grad": (node.inputs[0], node),
-    }[str(node.op)]
-    return 2 * dy.type.size * math.prod(filters.shape[1:])
-
-
-def matmul_operations(node: Node) -> int:
-    """Of y [M, N] with K terms in each sum."""
-    return 2 * node.type.size * node.inputs[0].shape[0 if node.attributes["ta"] else 1]
-
-
-COUNTED: dict[str, Callable[[Node], int]] = {
-    "conv2d": conv_operations,
-    "conv2d_input_grad": conv_operations,
-    "conv2d_weight_grad": conv_operations,
-    "matmul": matmul_operations,
-}
-
-
 def operations(graph: Graph) -> int:
-    """Floating-point operations of a simplified graph's convolutions and matrix products, 2 per multiply-add.
+    """Floating-point operations of a simplified graph, 2 per multiply-add, where operators count them.
 
     Convolutions count as direct ones, products with the zeros of the padding included, as is the
     custom: the figure is the same whatever algorithm runs, and Winograd's may pass the peak.
     """
-    return sum(COUNTED[str(node.op)](node) for node in graph.nodes if str(node.op) in COUNTED)
-
-
-def chains() -> int:
-    """Independent chains: more than latency times units (4 x 2, on some ARM 4 x 4), and two registers are left over."""
-    return registers() * 3 // 4
-
-
-class FmaChains(Operator):
-    """y[t,i] = x[t,i] after many steps y <- y m + b, factors = (m, b): multiply-adds on registers, nothing else"""
-
-    name, arity, differentiable = "fma_chains", 2, False
-
-    def __init__(self) -> None:  # not among OPS: no network uses it
-        pass
-
-    def shape(self, x: Shape, factors: Shape, **how: int) -> Shape:
-        return x
-
-    def kernel(
-        self, y: Any, x: Any, factors: Any, *, chains: int, rounds: int, unroll: int
-    ) -> None:
-        width = lanes()
-        for (t,) in parallel(y.shape[0]):
-            m, b = splat(factors[0], width), splat(factors[1], width)
-            values = [var(x.load((t, c * width), width), width) for c in range(chains)]
-            for _ in loop(rounds):
-                for _ in range(unroll):
-                    for value in values:
-                        value.set(fma(value.get(), m, b))
-            for c, value in enumerate(values):
-                y.store((t, c * width), value, width)
-
-    def lower(self, to: Lowering, y: Any, /, *inputs: Any, **attributes: Any) -> None:
-        to.call(self.kernel, [y], inputs, **attributes)
-
-
-@cache
-def peak(threads: int) -> float:
-    """The most GFLOP/s that fused multiply-adds on full vectors reach on `threads` threads: the best of several runs."""
-    width, op = lanes(), FmaChains()
-    how = {"chains": chains(), "rounds": ROUNDS, "unroll": UNROLL}
-    x = np.zeros((CHUNKS * threads, chains() * width), np.float32)
-    factors = np.array([0.5, 1.0], np.float32)  # tends to 2: no denormals, no infinity
-    program = compile(lambda *inputs: op(*inputs, **how), threads).program(x, factors)
-    for mine, given in zip(program.arguments, (x, factors), strict=True):
-        mine[...] = given
-    best = min(
-        turns({"peak": program.launch}, PEAK_TURNS).values(), key=lambda times: times.best
-    ).best
-    return 2 * x.size * ROUNDS * UNROLL / best / 1e6
+    return sum(
+        node.op.flops(node.type, *(x.type for x in node.inputs), **node.attributes)
+        for node in graph.nodes
+        if node.op is not None
+    )

@@ -66,7 +66,9 @@ class Kernel:
 
     def interpret(self, arrays: list[np.ndarray[Any, Any]]) -> None:
         """Run the same body in plain Python on NumPy arrays of the described shapes and strides."""
-        with np.errstate(all="ignore"):  # lanes that a `where` does not choose may overflow, as they do in machine code
+        with np.errstate(
+            all="ignore"
+        ):  # lanes that a `where` does not choose may overflow, as they do in machine code
             self.run_body([interpret.Array(array) for array in arrays])
 
 
@@ -81,7 +83,7 @@ def source_digest(folder: Path) -> str:
 
 @memoise
 def module_digest(name: str) -> str:
-    """A hash of the source of a module outside of Foveal that brings a kernel along."""
+    """A hash of the source of any other module that brings a kernel along."""
     source = getattr(sys.modules[name], "__file__", None)
     if source is None:  # an interactive session: nothing says whether another one means the same
         return uuid.uuid4().hex
@@ -90,9 +92,13 @@ def module_digest(name: str) -> str:
 
 def key(kernel: Kernel, target: Target) -> str:
     """The kernel's name in the cache."""
-    owner = type(getattr(kernel.body, "__self__", None))  # a family of operators may share one method
+    owner = type(
+        getattr(kernel.body, "__self__", None)
+    )  # a family of operators may share one method
     modules = {kernel.body.__module__, owner.__module__, *kernel.modules}
-    outside = [module_digest(m) for m in sorted(modules) if not m.startswith(("foveal.", "builtins"))]
+    outside = [
+        module_digest(m) for m in sorted(modules) if not m.startswith(("foveal.", "builtins"))
+    ]
     parts = (
         kernel.body.__module__, kernel.body.__qualname__, owner.__module__, owner.__qualname__, outside,
         kernel.arrays, kernel.static, kernel.plain, target.identity, source_digest(PACKAGE),

@@ -26,7 +26,11 @@ class Box:
 
     def set(self, value: Any) -> None:
         value = plain(value)
-        self.v = np.asarray(value, self.v.dtype) * np.ones_like(self.v) if np.ndim(self.v) else self.v.dtype.type(value)
+        self.v = (
+            np.asarray(value, self.v.dtype) * np.ones_like(self.v)
+            if np.ndim(self.v)
+            else self.v.dtype.type(value)
+        )
 
     def __iadd__(self, value: Any) -> "Box":
         self.set(self.v + plain(value))
@@ -79,7 +83,9 @@ def plain(value: Any) -> Any:
 class Array:
     """A NumPy array indexed as kernels do. An index outside of the shape raises IndexError."""
 
-    def __init__(self, data: np.ndarray[Any, Any], origin: tuple[int, ...] | None = None, memory: Any = None) -> None:
+    def __init__(
+        self, data: np.ndarray[Any, Any], origin: tuple[int, ...] | None = None, memory: Any = None
+    ) -> None:
         self.data, self.shape = data, data.shape
         self.strides = tuple(s // data.itemsize for s in data.strides)
         self.origin = origin or (0,) * data.ndim
@@ -108,7 +114,9 @@ class Array:
                 raise IndexError(f"index {absolute} is outside of an array of shape {self.shape}")
             flat += i * s
         if flat + width > self.memory.size:
-            raise IndexError(f"{width} lanes from {absolute} end outside of an array of shape {self.shape}")
+            raise IndexError(
+                f"{width} lanes from {absolute} end outside of an array of shape {self.shape}"
+            )
         return flat
 
     def at(self, *index: Any) -> "Array":
@@ -129,7 +137,9 @@ class Array:
     def neighbour(self, i: int) -> Any:
         flat = sum(o * s for o, s in zip(self.origin, self.strides, strict=True)) + i
         if not 0 <= flat < self.memory.size:
-            raise IndexError(f"{i} places behind {self.origin} is outside of an array of shape {self.shape}")
+            raise IndexError(
+                f"{i} places behind {self.origin} is outside of an array of shape {self.shape}"
+            )
         return self.memory[flat]
 
     def load(self, index: Any, width: int) -> Any:

@@ -37,7 +37,9 @@ I64 = Kind("i64", ir.IntType(64), np.int64)
 BOOL = Kind("bool", ir.IntType(1), np.bool_)
 KINDS = {np.dtype("float32"): F32, np.dtype("int32"): I32, np.dtype("int64"): I64}
 POINTER = ir.PointerType()
-CONTRACT = ("contract",)  # a*b+c may become one fused multiply-add; nothing else is allowed to change
+CONTRACT = (
+    "contract",
+)  # a*b+c may become one fused multiply-add; nothing else is allowed to change
 REASSOCIATE = ("contract", "reassoc", "nsz")  # sums may also be split over lanes
 
 
@@ -139,7 +141,9 @@ class Value:
         )
 
     def __index__(self) -> int:
-        raise KernelError("a traced value is no Python int: range() unrolls, loop() runs at run time")
+        raise KernelError(
+            "a traced value is no Python int: range() unrolls, loop() runs at run time"
+        )
 
     def _binary(self, other: Any, integer: str, real: str, swap: bool = False) -> "Value":
         left, right = match(self, other)
@@ -252,7 +256,9 @@ def match(left: Any, right: Any) -> tuple[Value, Value]:
     width = max(v.width for v in (left, right) if isinstance(v, Value))
     pair = [v if isinstance(v, Value) else constant(v, model.kind, width) for v in (left, right)]
     if pair[0].kind is not pair[1].kind:
-        raise KernelError(f"operands of kind {pair[0].kind.name} and {pair[1].kind.name}: convert one with cast()")
+        raise KernelError(
+            f"operands of kind {pair[0].kind.name} and {pair[1].kind.name}: convert one with cast()"
+        )
     first, second = (splat(v, width) for v in pair)
     if first.width != second.width:
         raise KernelError(f"operands of {first.width} and {second.width} lanes")
@@ -322,7 +328,9 @@ def var(initial: Any = 0.0, width: int = 1) -> Any:
     if building() is None:
         return interpret.Box(initial, width)
     initial = initial.get() if isinstance(initial, Var) else initial
-    return Var(splat(initial, width) if isinstance(initial, Value) else constant(initial, F32, width))
+    return Var(
+        splat(initial, width) if isinstance(initial, Value) else constant(initial, F32, width)
+    )
 
 
 def loop(n: Any, start: Any = 0, step: int = 1) -> Iterator[Any]:
@@ -425,7 +433,9 @@ class Array:
 
     __slots__ = ("kind", "pointer", "shape", "strides")
 
-    def __init__(self, pointer: Any, shape: tuple[int, ...], strides: tuple[int, ...], kind: Kind) -> None:
+    def __init__(
+        self, pointer: Any, shape: tuple[int, ...], strides: tuple[int, ...], kind: Kind
+    ) -> None:
         self.pointer, self.shape, self.strides, self.kind = pointer, shape, strides, kind
 
     def address(self, index: Any) -> Any:
@@ -447,7 +457,10 @@ class Array:
             pointer = b.gep(pointer, [offset], inbounds=True, source_etype=self.kind.ir)
         if constant_part:
             pointer = b.gep(
-                pointer, [ir.Constant(I64.ir, constant_part)], inbounds=True, source_etype=self.kind.ir
+                pointer,
+                [ir.Constant(I64.ir, constant_part)],
+                inbounds=True,
+                source_etype=self.kind.ir,
             )
         return pointer
 
@@ -563,8 +576,12 @@ def cast(value: Any, kind: Kind) -> Any:
         return value
     b, target = active().b, vector_type(kind, value.width)
     emit = {
-        ("f32", "i32"): b.fptosi, ("i32", "f32"): b.sitofp, ("i64", "f32"): b.sitofp,
-        ("i32", "i64"): b.zext, ("i64", "i32"): b.trunc, ("bool", "f32"): b.uitofp,
+        ("f32", "i32"): b.fptosi,
+        ("i32", "f32"): b.sitofp,
+        ("i64", "f32"): b.sitofp,
+        ("i32", "i64"): b.zext,
+        ("i64", "i32"): b.trunc,
+        ("bool", "f32"): b.uitofp,
         ("f32", "i64"): b.fptosi,
     }[value.kind.name, kind.name]
     return Value(emit(value.ir, target), kind, value.width)
@@ -634,7 +651,8 @@ def fold(value: Any, combine: Callable[[Any, Any], Any]) -> Any:
     while len(items) > 1:
         half = (len(items) + 1) // 2
         items = [
-            combine(items[i], items[i + half]) if i + half < len(items) else items[i] for i in range(half)
+            combine(items[i], items[i + half]) if i + half < len(items) else items[i]
+            for i in range(half)
         ]
     return items[0]
 

@@ -27,7 +27,13 @@ def exp(x: Any) -> Any:
     n = floor(fma(minimum(maximum(x, EXP_LOW), EXP_HIGH), 1.44269504088896341, 0.5))
     r = fma(n, -LN2_LOW, fma(n, -LN2_HIGH, x))
     p = polynomial(
-        r, 1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1
+        r,
+        1.9875691500e-4,
+        1.3981999507e-3,
+        8.3334519073e-3,
+        4.1665795894e-2,
+        1.6666665459e-1,
+        5.0000001201e-1,
     )
     y = fma(p, r * r, r) + 1.0
     half = floor(n * 0.5)  # 2^n in two factors: n = 128 has no float32 of its own

@@ -35,7 +35,9 @@ def numpy_rounds(low: Any, high: Any, key: Any) -> tuple[Any, Any]:
     return rounds(low, high, key, multiply, lambda k: (k + np.uint64(WEYL)) & mask)
 
 
-def philox_numpy(index: np.ndarray[Any, Any], key: np.ndarray[Any, Any], stream: int) -> np.ndarray[Any, Any]:
+def philox_numpy(
+    index: np.ndarray[Any, Any], key: np.ndarray[Any, Any], stream: int
+) -> np.ndarray[Any, Any]:
     """32 random bits for each index (uint64), as NumPy computes them; key: int32 [4] of seed and step."""
     seed_low, seed_high, step_low, step_high = np.asarray(key, np.int32).view(np.uint32)
     mixed, other = numpy_rounds(step_low, step_high, seed_low)
@@ -54,7 +56,13 @@ def lane_rounds(low: Any, high: Any, key: Any) -> tuple[Any, Any]:
         product = cast(x, I64) * constant(MULTIPLIER, I64, width)
         return cast(product >> 32, I32), cast(product, I32)
 
-    return rounds(low, splat(high, width), splat(key, width), multiply, lambda k: k + constant(WEYL, I32, width))
+    return rounds(
+        low,
+        splat(high, width),
+        splat(key, width),
+        multiply,
+        lambda k: k + constant(WEYL, I32, width),
+    )
 
 
 def mixed_key(words: list[Any], stream: int) -> Any:

@@ -90,7 +90,9 @@ def engine() -> Any:
     """The loop's machine code; compiled once per process (a few milliseconds)."""
     target = host()
     pause = PAUSE.get(target.triple.split("-")[0], "")
-    module = llvm.parse_assembly(f'target triple = "{target.triple}"\n' + SOURCE.format(pause=pause))
+    module = llvm.parse_assembly(
+        f'target triple = "{target.triple}"\n' + SOURCE.format(pause=pause)
+    )
     module.verify()
     built = llvm.create_mcjit_compiler(module, machine(target))
     built.finalize_object()

@@ -62,11 +62,15 @@ def host() -> Target:
 def machine(target: Target) -> llvm.TargetMachine:
     """A fresh LLVM target machine. An engine owns the one it is given, so it is never shared.
 
-    Static relocation with the JIT's code model means absolute addresses, filled in when an object is loaded: several objects in
-    one engine then need no common offset table.
+    Static relocation with the JIT's code model means absolute addresses, filled in when an object is loaded: several
+    objects in one engine then need no common offset table.
     """
     initialize()
     return llvm.Target.from_triple(target.triple).create_target_machine(
-        cpu=target.name, features=target.features, opt=3, reloc="static", codemodel="jitdefault",
+        cpu=target.name,
+        features=target.features,
+        opt=3,
+        reloc="static",
+        codemodel="jitdefault",
         jit=True,
     )

@@ -12,7 +12,9 @@ def fan_in(shape: Shape) -> int:
     return math.prod(shape[1:])
 
 
-def kaiming_uniform(rng: np.random.Generator, shape: Shape, gain: float = math.sqrt(1 / 3)) -> Ndarray:
+def kaiming_uniform(
+    rng: np.random.Generator, shape: Shape, gain: float = math.sqrt(1 / 3)
+) -> Ndarray:
     """Uniform in +-gain sqrt(3 / fan_in). The default gain is PyTorch's for Conv2d and Linear."""
     bound = gain * math.sqrt(3 / fan_in(shape))
     return rng.uniform(-bound, bound, shape).astype(np.float32)

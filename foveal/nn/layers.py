@@ -43,7 +43,10 @@ class Conv2d(Module):
             )
         rows, columns = pair(kernel_size, "Conv2d: kernel_size")
         check_positive("Conv2d", kernel_rows=rows, kernel_columns=columns)
-        self.stride, self.dilation = pair(stride, "Conv2d: stride"), pair(dilation, "Conv2d: dilation")
+        self.stride, self.dilation = (
+            pair(stride, "Conv2d: stride"),
+            pair(dilation, "Conv2d: dilation"),
+        )
         self.padding, self.groups = sides(padding, "Conv2d: padding"), groups
         if min(self.stride) < 1 or min(self.dilation) < 1 or min(self.padding) < 0:
             raise ShapeError(
@@ -53,11 +56,18 @@ class Conv2d(Module):
         shape = (out_channels, in_channels // groups, rows, columns)
         self.weight = Parameter(init.kaiming_uniform(generator(), shape))
         inputs = init.fan_in(shape)
-        self.bias = Parameter(init.bias_uniform(generator(), (out_channels,), inputs)) if bias else None
+        self.bias = (
+            Parameter(init.bias_uniform(generator(), (out_channels,), inputs)) if bias else None
+        )
 
     def forward(self, x: Any) -> Any:
         y = ops.conv2d(
-            x, self.weight, stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups
+            x,
+            self.weight,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
         )
         return y if self.bias is None else y + per_channel(current().lift(self.bias), y)
 
@@ -73,7 +83,11 @@ class Linear(Module):
         check_positive("Linear", in_features=in_features, out_features=out_features)
         shape = (out_features, in_features)
         self.weight = Parameter(init.kaiming_uniform(generator(), shape))
-        self.bias = Parameter(init.bias_uniform(generator(), (out_features,), in_features)) if bias else None
+        self.bias = (
+            Parameter(init.bias_uniform(generator(), (out_features,), in_features))
+            if bias
+            else None
+        )
 
     def forward(self, x: Any) -> Any:
         y = ops.linear(x, self.weight)
@@ -135,7 +149,9 @@ class MaxPool2d(Module):
         return ops.max_pool2d(x, size=self.kernel_size, stride=self.stride, padding=self.padding)
 
     def describe(self) -> str:
-        return f"{self.kernel_size}, stride={self.stride or self.kernel_size}, padding={self.padding}"
+        return (
+            f"{self.kernel_size}, stride={self.stride or self.kernel_size}, padding={self.padding}"
+        )
 
 
 class AvgPool2d(MaxPool2d):

@@ -59,7 +59,13 @@ class Convolution(Operator):
     arity = 2
 
     def normalise(
-        self, *inputs: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, **size: Any
+        self,
+        *inputs: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        **size: Any,
     ) -> dict[str, Any]:
         full = {
             "stride": pair(stride, f"{self.name}: stride"),
@@ -103,7 +109,10 @@ class Conv2d(Convolution):
         Case(((1, 1, 9, 9), (6, 1, 5, 5))),
         Case(((2, 8, 5, 4), (20, 8, 1, 1))),
         Case(((2, 5, 9, 8), (18, 5, 3, 3)), {"stride": 2, "padding": (1, 0, 0, 2)}),
-        Case(((1, 4, 11, 13), (3, 4, 3, 2)), {"stride": (3, 2), "dilation": (2, 3), "padding": (2, 3)}),
+        Case(
+            ((1, 4, 11, 13), (3, 4, 3, 2)),
+            {"stride": (3, 2), "dilation": (2, 3), "padding": (2, 3)},
+        ),
         Case(((2, 6, 5, 5), (4, 3, 3, 3)), {"groups": 2, "padding": 1}),
         Case(((2, 18, 6, 5), (18, 1, 3, 3)), {"groups": 18, "padding": 1, "stride": (1, 2)}),
         Case(((1, 16, 5, 6), (33, 16, 3, 3)), {"padding": 1}),
@@ -124,7 +133,9 @@ class Conv2d(Convolution):
         N, _, P, Q, _, _ = view.shape
         grouped = view.reshape(N, groups, C, P, Q, R, S)
         filters = w.reshape(groups, K // groups, C, R, S)
-        return np.einsum("ngcpqrs,gkcrs->ngkpq", grouped, filters, optimize=True).reshape(N, K, P, Q)
+        return np.einsum("ngcpqrs,gkcrs->ngkpq", grouped, filters, optimize=True).reshape(
+            N, K, P, Q
+        )
 
     def vjp(self, dy: Any, y: Any, x: Any, w: Any, **how: Any) -> tuple[Any, ...]:
         return (
@@ -179,17 +190,35 @@ class Conv2dInputGrad(Convolution):
     )  # fmt: skip
 
     def shape(
-        self, dy: Shape, w: Shape, *, stride: Pair, padding: Sides, dilation: Pair, groups: int, size: Pair
+        self,
+        dy: Shape,
+        w: Shape,
+        *,
+        stride: Pair,
+        padding: Sides,
+        dilation: Pair,
+        groups: int,
+        size: Pair,
     ) -> Shape:
         x = (dy[0], w[1] * groups, *size)
         check_channels(self.name, x, w, groups)
         expected = (dy[0], w[0], *output_size(self.name, size, w[2:], stride, padding, dilation))
         if dy != expected:
-            raise ShapeError(f"{self.name}: dy has shape {dy}, images of {size[0]}x{size[1]} give {expected}")
+            raise ShapeError(
+                f"{self.name}: dy has shape {dy}, images of {size[0]}x{size[1]} give {expected}"
+            )
         return x
 
     def numpy(
-        self, dy: Ndarray, w: Ndarray, *, stride: Pair, padding: Sides, dilation: Pair, groups: int, size: Pair
+        self,
+        dy: Ndarray,
+        w: Ndarray,
+        *,
+        stride: Pair,
+        padding: Sides,
+        dilation: Pair,
+        groups: int,
+        size: Pair,
     ) -> Ndarray:
         K, C, R, S = w.shape
         N, _, P, Q = dy.shape
@@ -210,7 +239,16 @@ class Conv2dInputGrad(Convolution):
         return flops(inputs[0], inputs[1].shape)
 
     def kernel(
-        self, dx: Any, dy: Any, w: Any, *, stride: Pair, padding: Sides, dilation: Pair, groups: int, size: Pair
+        self,
+        dx: Any,
+        dy: Any,
+        w: Any,
+        *,
+        stride: Pair,
+        padding: Sides,
+        dilation: Pair,
+        groups: int,
+        size: Pair,
     ) -> None:
         (N, C, H, W), (_, K, P, Q), (_, inputs, R, S) = dx.shape, dy.shape, w.shape
         filters = K // groups
@@ -248,7 +286,15 @@ class Conv2dWeightGrad(Convolution):
     )  # fmt: skip
 
     def shape(
-        self, dy: Shape, x: Shape, *, stride: Pair, padding: Sides, dilation: Pair, groups: int, size: Pair
+        self,
+        dy: Shape,
+        x: Shape,
+        *,
+        stride: Pair,
+        padding: Sides,
+        dilation: Pair,
+        groups: int,
+        size: Pair,
     ) -> Shape:
         w = (dy[1], x[1] // groups, *size)
         check_channels(self.name, x, w, groups)
@@ -258,7 +304,15 @@ class Conv2dWeightGrad(Convolution):
         return w
 
     def numpy(
-        self, dy: Ndarray, x: Ndarray, *, stride: Pair, padding: Sides, dilation: Pair, groups: int, size: Pair
+        self,
+        dy: Ndarray,
+        x: Ndarray,
+        *,
+        stride: Pair,
+        padding: Sides,
+        dilation: Pair,
+        groups: int,
+        size: Pair,
     ) -> Ndarray:
         view = windows(x, size, stride, padding, dilation)
         N, C, P, Q, R, S = view.shape
@@ -281,7 +335,16 @@ class Conv2dWeightGrad(Convolution):
         return flops(inputs[0], y.shape)
 
     def kernel(
-        self, dw: Any, dy: Any, x: Any, *, stride: Pair, padding: Sides, dilation: Pair, groups: int, size: Pair
+        self,
+        dw: Any,
+        dy: Any,
+        x: Any,
+        *,
+        stride: Pair,
+        padding: Sides,
+        dilation: Pair,
+        groups: int,
+        size: Pair,
     ) -> None:
         (K, C, R, S), (N, _, P, Q), (H, W) = dw.shape, dy.shape, x.shape[2:]
         for k, c in parallel(K, C):

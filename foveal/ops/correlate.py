@@ -1,8 +1,8 @@
 """Direct convolution kernels, for any stride, padding, dilation and groups, on channels-last images.
 
-Forward and the gradient in x are one loop nest over register tiles of pixels x filters (`Taps` say which inputs an output
-reads); the gradient in w accumulates tiles of (r, s, c) x filters over all pixels. Padding is no branch in an inner loop: where
-taps reach outside of the image its rows are first copied into a zero-bordered buffer, one per thread.
+Forward and the gradient in x are one loop nest over register tiles of pixels x filters (`Taps` say which inputs an
+output reads); the gradient in w accumulates tiles of (r, s, c) x filters over all pixels. Padding is no branch in an inner
+loop: where taps reach outside of the image it is first copied into a zero-bordered buffer, one per thread.
 """
 
 import itertools
@@ -124,7 +124,9 @@ def source_of(halo: Any, x: Any, n: Any, border: Any) -> Any:
     return halo.at(thread(), -border[0], -border[2], 0)
 
 
-def tile_positions(rows: int, columns: int, most: int) -> Iterator[tuple[Any, Any, list[tuple[int, int]]]]:
+def tile_positions(
+    rows: int, columns: int, most: int
+) -> Iterator[tuple[Any, Any, list[tuple[int, int]]]]:
     """Cover rows x columns with tiles of at most `most` pixels: (row, column, offsets within the tile)."""
     if columns >= most:
         first = 0
@@ -169,7 +171,15 @@ def correlate(
             for rows, columns in itertools.product(*axes):
                 for b, valid in blocks_of(outputs, tile.columns):
                     panel = panels.at(g, b, 0, 0, 0, 0)
-                    correlate_block(target.at(0, 0, 0, b * tile.columns), image, panel, rows, columns, valid, tile)
+                    correlate_block(
+                        target.at(0, 0, 0, b * tile.columns),
+                        image,
+                        panel,
+                        rows,
+                        columns,
+                        valid,
+                        tile,
+                    )
 
 
 def correlate_block(
@@ -187,20 +197,36 @@ def correlate_block(
 
 
 def product(
-    at: Any, panel: Any, rows: Taps, columns: Taps, offsets: list[tuple[int, int]], valid: int, tile: Tile
+    at: Any,
+    panel: Any,
+    rows: Taps,
+    columns: Taps,
+    offsets: list[tuple[int, int]],
+    valid: int,
+    tile: Tile,
 ) -> dict[tuple[int, int], Any]:
     """The register tile of the pixels at `offsets`: sums over the taps and the inputs."""
     starts, inputs = pieces(valid, tile.width), panel.shape[4]
     acc = accumulators(len(offsets), starts, tile.width)
     step = unrolling(inputs)
-    unrolled = inputs < 4  # with few inputs the filter's columns are unrolled as well, to keep the loop overhead small
+    unrolled = (
+        inputs < 4
+    )  # with few inputs the filter's columns are unrolled as well, to keep the loop overhead small
 
     def taps(r: Any, s: Any, pixels: Any) -> None:
-        weights = panel.at(0, 0, rows.kernel + r * rows.kernel_step, columns.kernel + s * columns.kernel_step, 0, 0)
+        weights = panel.at(
+            0, 0, rows.kernel + r * rows.kernel_step, columns.kernel + s * columns.kernel_step, 0, 0
+        )
         for c in loop(inputs // step):
             for u in range(step):
-                ws = [weights.load((0, 0, 0, 0, c * step + u, start), tile.width) for start, _ in starts]
-                xs = [pixels[0, p * rows.input_step, q * columns.input_step, c * step + u] for p, q in offsets]
+                ws = [
+                    weights.load((0, 0, 0, 0, c * step + u, start), tile.width)
+                    for start, _ in starts
+                ]
+                xs = [
+                    pixels[0, p * rows.input_step, q * columns.input_step, c * step + u]
+                    for p, q in offsets
+                ]
                 multiply_add(acc, xs, ws)
 
     for r in loop(rows.taps):
@@ -221,15 +247,30 @@ def depthwise(y: Any, halo: Any, x: Any, w: Any, *, axes: Axes, border: Any) -> 
         for rows, columns in itertools.product(*axes):
             for g, width in vectors(channels):
                 for i, j, offsets in tile_positions(rows.count, columns.count, most):
-                    at = source.at(0, rows.origin + i * rows.input_step, columns.origin + j * columns.input_step, g)
+                    at = source.at(
+                        0,
+                        rows.origin + i * rows.input_step,
+                        columns.origin + j * columns.input_step,
+                        g,
+                    )
                     acc = [var(0.0, width) for _ in offsets]
                     for r, s in loops(rows.taps, columns.taps):
-                        r_at, s_at = rows.kernel + r * rows.kernel_step, columns.kernel + s * columns.kernel_step
+                        r_at, s_at = (
+                            rows.kernel + r * rows.kernel_step,
+                            columns.kernel + s * columns.kernel_step,
+                        )
                         weight = nest.load(filters, (0, 0, r_at, s_at, g), width)
                         pixels = at.at(0, r * rows.tap_step, s * columns.tap_step, 0)
                         for total, (p, q) in zip(acc, offsets, strict=True):
-                            total.fma(pixels.load((0, p * rows.input_step, q * columns.input_step, 0), width), weight)
-                    corner = y.at(n, rows.start + i * rows.step, columns.start + j * columns.step, g)
+                            total.fma(
+                                pixels.load(
+                                    (0, p * rows.input_step, q * columns.input_step, 0), width
+                                ),
+                                weight,
+                            )
+                    corner = y.at(
+                        n, rows.start + i * rows.step, columns.start + j * columns.step, g
+                    )
                     for total, (p, q) in zip(acc, offsets, strict=True):
                         corner.store((0, p * rows.step, q * columns.step, 0), total, width)
 
@@ -251,7 +292,9 @@ def lower_weight_grad(
     if C == 1 and groups == K > 1:
         to.call(weight_grad_depthwise, [partial, halo], [dy, x], **how)
     else:
-        together = groups == 1 and dilation[1] == 1  # filter columns and channels are one range of neighbours
+        together = (
+            groups == 1 and dilation[1] == 1
+        )  # filter columns and channels are one range of neighbours
         sums = partial.reshaped((chunks, R, 1, S * C, K)) if together else partial
         to.call(weight_grad, [sums, halo], [dy, x], groups=groups, **how)
     to.call(add_partials, [dw.permuted(2, 3, 1, 0).reshaped((R * S * C * K,))],
@@ -285,9 +328,9 @@ def weight_grad(
 ) -> None:
     """partial[g, r, s, c, k] = sum over the g-th chunk of images, and over pixels, of x * dy.
 
-    A tile of (s, c) positions x filters stays in registers while all pixels of an image pass: neighbouring channels and filter
-    columns are neighbours in memory, so they are one range of scalars to broadcast. With few chunks, as large filters have,
-    threads share the blocks of filters as well.
+    A tile of (s, c) positions x filters stays in registers while all pixels of an image pass: neighbouring channels and
+    filter columns are neighbours in memory, so they are one range of scalars to broadcast. With few chunks, as large
+    filters have, threads share the blocks of filters as well.
     """
     chunks, *_, K = partial.shape
     filters = K // groups
@@ -303,7 +346,18 @@ def weight_grad(
             source = source_of(halo, x, n, border)
             for group in loop(groups):
                 for b, valid in blocks():
-                    weight_block(partial, source, dy, n, g, group, group * filters + b * tile.columns, valid, axes, tile)
+                    weight_block(
+                        partial,
+                        source,
+                        dy,
+                        n,
+                        g,
+                        group,
+                        group * filters + b * tile.columns,
+                        valid,
+                        axes,
+                        tile,
+                    )
 
     if chunks >= ENOUGH_TASKS or full < 2:
         for (g,) in parallel(chunks):
@@ -325,7 +379,16 @@ def zero(partial: Any, g: Any, first: Any, count: int) -> None:
 
 
 def weight_block(
-    partial: Any, source: Any, dy: Any, n: Any, g: Any, group: Any, k: Any, valid: int, axes: Axes, tile: Tile
+    partial: Any,
+    source: Any,
+    dy: Any,
+    n: Any,
+    g: Any,
+    group: Any,
+    k: Any,
+    valid: int,
+    axes: Axes,
+    tile: Tile,
 ) -> None:
     """Add image n's part to the `valid` filters from k on."""
     _, R, S, C, _ = partial.shape
@@ -335,9 +398,16 @@ def weight_block(
         for size, count in split(C, tile.rows):
             for t in loop(count):
                 c = t * size + first
-                at = source.at(0, rows.origin + r * rows.tap_step, columns.origin + s * columns.tap_step, group * C + c)
+                at = source.at(
+                    0,
+                    rows.origin + r * rows.tap_step,
+                    columns.origin + s * columns.tap_step,
+                    group * C + c,
+                )
                 into = partial.at(g, r, s, c, k)
-                accumulate_tile(at, into, dy.at(n, 0, 0, k), rows, columns, size, pieces(valid, tile.width))
+                accumulate_tile(
+                    at, into, dy.at(n, 0, 0, k), rows, columns, size, pieces(valid, tile.width)
+                )
             first += size * count
 
 

@@ -8,7 +8,14 @@ Pair = tuple[int, int]
 Sides = tuple[int, int, int, int]
 
 
-def output_size(what: str, size: tuple[int, ...], kernel: tuple[int, ...], stride: Pair, padding: Sides, dilation: Pair) -> Pair:
+def output_size(
+    what: str,
+    size: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: Pair,
+    padding: Sides,
+    dilation: Pair,
+) -> Pair:
     """Output rows and columns of a sliding window; floor((n + pads - d (k - 1) - 1) / u) + 1 along each axis."""
     found = []
     for axis, word in enumerate(("rows", "columns")):
@@ -80,6 +87,16 @@ def gradient_taps(inputs: int, kernel: int, stride: int, before: int, dilation: 
         gap = fitting[1] - fitting[0] if len(fitting) > 1 else 1
         origin = (phase + before - fitting[0] * dilation) // stride
         phases.append(
-            Taps(phase, stride, count, len(fitting), fitting[0], gap, origin, 1, -(gap * dilation) // stride)
+            Taps(
+                phase,
+                stride,
+                count,
+                len(fitting),
+                fitting[0],
+                gap,
+                origin,
+                1,
+                -(gap * dilation) // stride,
+            )
         )
     return phases

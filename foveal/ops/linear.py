@@ -111,7 +111,9 @@ class Linear(Operator):
 
     def shape(self, x: Shape, w: Shape) -> Shape:
         if len(x) != 2:
-            raise ShapeError(f"linear: x has shape {x}, it has to be [N, features]; put a Flatten layer before")
+            raise ShapeError(
+                f"linear: x has shape {x}, it has to be [N, features]; put a Flatten layer before"
+            )
         if len(w) != 2 or x[1] != w[1]:
             raise ShapeError(
                 f"linear: x has {x[1]} features (shape {x}), the weight of shape {w} takes {w[-1]};"

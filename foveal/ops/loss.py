@@ -24,7 +24,9 @@ class OneHot(Operator):
 
     def shape(self, labels: Shape, *, classes: int) -> Shape:
         if len(labels) != 1:
-            raise ShapeError(f"one_hot: labels have shape {labels}, they have to be [N]: one integer per image")
+            raise ShapeError(
+                f"one_hot: labels have shape {labels}, they have to be [N]: one integer per image"
+            )
         return labels[0], classes
 
     def numpy(self, labels: Ndarray, *, classes: int) -> Ndarray:
@@ -47,7 +49,9 @@ class SoftmaxCrossEntropy(Operator):
     cases = (
         Case(((4, 5), (4,)), {}, {1: labels}),
         Case(((3, 33), (3,)), {}, {1: labels}),
-        Case(((6, 5), (6,)), {}, {0: lambda r, s: r.choice([-1e4, 1e4], s), 1: labels}, smooth=False),
+        Case(
+            ((6, 5), (6,)), {}, {0: lambda r, s: r.choice([-1e4, 1e4], s), 1: labels}, smooth=False
+        ),
     )
 
     def shape(self, x: Shape, labels: Shape) -> Shape:

@@ -50,7 +50,9 @@ class ChannelMoments(Operator):
 
     def vjp(self, dy: Any, y: Any, x: Any) -> tuple[Any, ...]:
         scale = 1.0 / (np.prod(x.shape) / x.shape[1])
-        mean, d_mean, d_var = (per_channel(v, x) for v in (index(y, i=0), index(dy, i=0), index(dy, i=1)))
+        mean, d_mean, d_var = (
+            per_channel(v, x) for v in (index(y, i=0), index(dy, i=0), index(dy, i=1))
+        )
         return ((d_mean + (x - mean) * d_var * 2.0) * float(scale),)
 
     def kernel(self, y: Any, x: Any) -> None:
@@ -157,12 +159,17 @@ class BatchNorm(Operator):
         axes, count = channel_axes(x.shape), float(np.prod(x.shape) / x.shape[1])
         d_beta, d_gamma = sum(dy, axes=axes), sum(dy * xhat, axes=axes)
         scale = per_channel(gamma * inverse, x)
-        centre, slope = per_channel(d_beta * (1.0 / count), x), per_channel(d_gamma * (1.0 / count), x)
+        centre, slope = (
+            per_channel(d_beta * (1.0 / count), x),
+            per_channel(d_gamma * (1.0 / count), x),
+        )
         return (dy - centre - xhat * slope) * scale, d_gamma, d_beta
 
     def expand(self, x: Any, gamma: Any, beta: Any, *, eps: float) -> Any:
         moments = channel_moments(x)
-        return batch_norm_inference(x, index(moments, i=0), index(moments, i=1), gamma, beta, eps=eps)
+        return batch_norm_inference(
+            x, index(moments, i=0), index(moments, i=1), gamma, beta, eps=eps
+        )
 
 
 def check_channels(name: str, x: Shape, *vectors: Shape) -> None:
@@ -188,14 +195,18 @@ class BatchNormInference(Operator):
     def normalise(self, *inputs: Any, eps: float = 1e-5) -> dict[str, Any]:
         return {"eps": float(eps)}
 
-    def shape(self, x: Shape, mean: Shape, var: Shape, gamma: Shape, beta: Shape, *, eps: float) -> Shape:
+    def shape(
+        self, x: Shape, mean: Shape, var: Shape, gamma: Shape, beta: Shape, *, eps: float
+    ) -> Shape:
         check_channels(self.name, x, mean, var, gamma, beta)
         return x
 
     def numpy(
         self, x: Ndarray, mean: Ndarray, var: Ndarray, gamma: Ndarray, beta: Ndarray, *, eps: float
     ) -> Ndarray:
-        mean, var, gamma, beta = (v.reshape(-1, *[1] * (x.ndim - 2)) for v in (mean, var, gamma, beta))
+        mean, var, gamma, beta = (
+            v.reshape(-1, *[1] * (x.ndim - 2)) for v in (mean, var, gamma, beta)
+        )
         return (x - mean) / np.sqrt(var + eps) * gamma + beta
 
     def vjp(self, dy: Any, y: Any, *inputs: Any, eps: float) -> tuple[Any, ...]:
@@ -236,7 +247,9 @@ class DropoutMask(Operator):
 
     def numpy(self, key: Ndarray, *, to: Shape, p: float, stream: int) -> Ndarray:
         bits = random.philox_numpy(np.arange(int(np.prod(to)), dtype=np.uint64), key, stream)
-        return np.where(bits >= threshold(p), np.float32(1.0 / (1.0 - p)), np.float32(0)).reshape(to)
+        return np.where(bits >= threshold(p), np.float32(1.0 / (1.0 - p)), np.float32(0)).reshape(
+            to
+        )
 
     def kernel(self, y: Any, key: Any, *, to: Shape, p: float, stream: int) -> None:
         words = random.mixed_key([key[i] for i in range(4)], stream)
@@ -261,5 +274,9 @@ def threshold(p: float) -> int:
     return int(p * (1 << 24)) << 8
 
 
-channel_moments, batch_norm, batch_norm_inference = ChannelMoments(), BatchNorm(), BatchNormInference()
+channel_moments, batch_norm, batch_norm_inference = (
+    ChannelMoments(),
+    BatchNorm(),
+    BatchNormInference(),
+)
 dropout_mask = DropoutMask()

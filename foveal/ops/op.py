@@ -66,8 +66,14 @@ class Case:
         rng = np.random.default_rng(seed)
         arrays = []
         for position, shape in enumerate(self.shapes):
-            made = self.draw[position](rng, shape) if position in self.draw else rng.standard_normal(shape)
-            arrays.append(made.astype(np.float32) if made.dtype.kind == "f" else made.astype(np.int32))
+            made = (
+                self.draw[position](rng, shape)
+                if position in self.draw
+                else rng.standard_normal(shape)
+            )
+            arrays.append(
+                made.astype(np.float32) if made.dtype.kind == "f" else made.astype(np.int32)
+            )
         return arrays
 
 
@@ -159,7 +165,9 @@ _recorder = threading.local()
 
 
 @contextmanager
-def recording_with(record: Callable[[Operator, tuple[Any, ...], dict[str, Any]], Any]) -> Iterator[None]:
+def recording_with(
+    record: Callable[[Operator, tuple[Any, ...], dict[str, Any]], Any],
+) -> Iterator[None]:
     """Operators called inside the block, by this thread, are given to `record` instead of being computed."""
     previous = getattr(_recorder, "record", None)
     _recorder.record = record

@@ -140,10 +140,14 @@ class MaxPool2dGrad(Pooling):
     name, arity = "max_pool2d_grad", 3
     cases = tuple(drawn_with_maxima(shapes, shapes[1], **how) for shapes, how in WINDOWS)
 
-    def shape(self, dy: Shape, x: Shape, y: Shape, *, size: Pair, stride: Pair, padding: Sides) -> Shape:
+    def shape(
+        self, dy: Shape, x: Shape, y: Shape, *, size: Pair, stride: Pair, padding: Sides
+    ) -> Shape:
         expected = self.pooled(x, size, stride, padding)
         if dy != expected or y != expected:
-            raise ShapeError(f"{self.name}: x of shape {x} gives {expected}; dy has {dy}, y has {y}")
+            raise ShapeError(
+                f"{self.name}: x of shape {x} gives {expected}; dy has {dy}, y has {y}"
+            )
         return x
 
     def numpy(
@@ -167,7 +171,9 @@ class MaxPool2dGrad(Pooling):
                     dx.store((n, c, h, v), 0.0, width)
             for p, q in loops(P, Q):
                 for c, width in spans(dx, n):
-                    rest = var(dy.load((n, c, p, q), width), width)  # what is still to be given away
+                    rest = var(
+                        dy.load((n, c, p, q), width), width
+                    )  # what is still to be given away
                     largest = y.load((n, c, p, q), width)
                     for r in range(size[0]):
                         for s in range(size[1]):
@@ -187,7 +193,9 @@ class MaxPool2dPick(Pooling):
     name, arity = "max_pool2d_pick", 3
     cases = tuple(drawn_with_maxima(shapes, shapes[0], **how) for shapes, how in WINDOWS)
 
-    def shape(self, g: Shape, x: Shape, y: Shape, *, size: Pair, stride: Pair, padding: Sides) -> Shape:
+    def shape(
+        self, g: Shape, x: Shape, y: Shape, *, size: Pair, stride: Pair, padding: Sides
+    ) -> Shape:
         expected = self.pooled(x, size, stride, padding)
         if g != x or y != expected:
             raise ShapeError(f"{self.name}: x of shape {x} gives {expected}; g has {g}, y has {y}")
@@ -212,7 +220,9 @@ class MaxPool2dPick(Pooling):
                     found = var(0.0, width)
                     largest = y.load((n, c, p, q), width)
                     for r in reversed(range(size[0])):
-                        for s in reversed(range(size[1])):  # backwards: the first maximum is written last
+                        for s in reversed(
+                            range(size[1])
+                        ):  # backwards: the first maximum is written last
                             h, row = tap(p, P, stride[0], r, padding[0], H)
                             v, column = tap(q, Q, stride[1], s, padding[2], W)
                             hit = x.load((n, c, h, v), width) == largest
@@ -263,19 +273,27 @@ class AvgPool2dGrad(Pooling):
     def shape(self, dy: Shape, *, size: Pair, stride: Pair, padding: Sides, image: Pair) -> Shape:
         expected = self.pooled((*dy[:2], *image), size, stride, padding)
         if dy != expected:
-            raise ShapeError(f"{self.name}: dy has shape {dy}, images of {image[0]}x{image[1]} give {expected}")
+            raise ShapeError(
+                f"{self.name}: dy has shape {dy}, images of {image[0]}x{image[1]} give {expected}"
+            )
         return (*dy[:2], *image)
 
-    def numpy(self, dy: Ndarray, *, size: Pair, stride: Pair, padding: Sides, image: Pair) -> Ndarray:
+    def numpy(
+        self, dy: Ndarray, *, size: Pair, stride: Pair, padding: Sides, image: Pair
+    ) -> Ndarray:
         dx = np.zeros((*dy.shape[:2], *image), dy.dtype)
         share = dy / (size[0] * size[1])
-        scatter(dx, np.broadcast_to(share[..., None, None], (*dy.shape, *size)), stride, padding, UNIT)
+        scatter(
+            dx, np.broadcast_to(share[..., None, None], (*dy.shape, *size)), stride, padding, UNIT
+        )
         return dx
 
     def vjp(self, g: Any, dx: Any, dy: Any, *, image: Pair, **how: Any) -> tuple[Any, ...]:
         return (avg_pool2d(g, **how),)
 
-    def kernel(self, dx: Any, dy: Any, *, size: Pair, stride: Pair, padding: Sides, image: Pair) -> None:
+    def kernel(
+        self, dx: Any, dy: Any, *, size: Pair, stride: Pair, padding: Sides, image: Pair
+    ) -> None:
         (N, _, H, W), (P, Q) = dx.shape, dy.shape[2:]
         share = 1.0 / (size[0] * size[1])
         for (n,) in parallel(N):

@@ -44,7 +44,9 @@ class BroadcastTo(Operator):
                 return tuple(to)
         except ValueError:
             pass
-        raise ShapeError(f"broadcast_to: {x} cannot be repeated to {to}; sizes have to be equal or 1")
+        raise ShapeError(
+            f"broadcast_to: {x} cannot be repeated to {to}; sizes have to be equal or 1"
+        )
 
     def numpy(self, x: Ndarray, *, to: Shape) -> Ndarray:
         return np.broadcast_to(x, to)
@@ -140,4 +142,10 @@ class Place(Operator):
             nest.place(y, x, position, position == i)
 
 
-constant, broadcast_to, reshape, index, place = Constant(), BroadcastTo(), Reshape(), Index(), Place()
+constant, broadcast_to, reshape, index, place = (
+    Constant(),
+    BroadcastTo(),
+    Reshape(),
+    Index(),
+    Place(),
+)

@@ -39,7 +39,9 @@ def split(n: int, most: int) -> list[tuple[int, int]]:
         return []
     pieces = -(-n // most)
     small, larger = divmod(n, pieces)
-    return [(size, count) for size, count in ((small + 1, larger), (small, pieces - larger)) if count]
+    return [
+        (size, count) for size, count in ((small + 1, larger), (small, pieces - larger)) if count
+    ]
 
 
 def unrolling(n: int, most: int = 8) -> int:
@@ -80,7 +82,9 @@ def pack_panels(panels: Any, w: Any, *, columns: int) -> None:
                 fill(g, full, r, s, c, tail)
 
 
-def accumulators(rows: int, widths: list[tuple[int, int]], width: int) -> dict[tuple[int, int], Any]:
+def accumulators(
+    rows: int, widths: list[tuple[int, int]], width: int
+) -> dict[tuple[int, int], Any]:
     """Zeroed registers by (row, vector)."""
     return {(i, v): var(0.0, width) for i in range(rows) for v in range(len(widths))}
 

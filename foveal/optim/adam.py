@@ -31,8 +31,13 @@ class Adam(Optimizer):
         b1, b2 = self.betas
         return {"lr": self.lr, "rate": self.lr / (1 - b1**step), "spread": (1 - b2**step) ** -0.5}
 
-    def update(self, p: Any, g: Any, state: dict[str, Any], now: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def update(
+        self, p: Any, g: Any, state: dict[str, Any], now: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
         b1, b2 = self.betas
         m = state["mean"] * b1 + g * (1 - b1)
         v = state["square"] * b2 + g * g * (1 - b2)
-        return p - now["rate"] * m / (ops.sqrt(v) * now["spread"] + self.eps), {"mean": m, "square": v}
+        return p - now["rate"] * m / (ops.sqrt(v) * now["spread"] + self.eps), {
+            "mean": m,
+            "square": v,
+        }

@@ -13,9 +13,9 @@ from foveal.trace import current
 class Optimizer:
     """Holds the state of each parameter, and the numbers that change from step to step.
 
-    A subclass names its state and writes `update(p, g, state, now) -> (new p, new state)` with operators. Numbers that change (the
-    learning rate, corrections by step) are scalars in memory, set by `begin` before a step, so that changing them compiles
-    nothing anew.
+    A subclass names its state and writes `update(p, g, state, now) -> (new p, new state)` with operators. Numbers that
+    change (the learning rate, corrections by step) are scalars in memory, set by `begin` before a step, so that changing
+    them compiles nothing anew.
 
     lr: learning rate. weight_decay: lambda. decoupled: p <- p - lr lambda p beside the update (Loshchilov and Hutter 2019)
     instead of g <- g + lambda p (L2).
@@ -25,7 +25,11 @@ class Optimizer:
     scalar_names: ClassVar[tuple[str, ...]] = ("lr",)
 
     def __init__(
-        self, parameters: Iterable[Variable], lr: float, weight_decay: float = 0.0, decoupled: bool = False
+        self,
+        parameters: Iterable[Variable],
+        lr: float,
+        weight_decay: float = 0.0,
+        decoupled: bool = False,
     ) -> None:
         self.parameters = list(parameters)
         if not self.parameters:
@@ -36,7 +40,10 @@ class Optimizer:
         self.steps = 0
         self.scalars = {name: Variable(np.float32(0), name) for name in self.scalar_names}
         self.state = {
-            p: {name: Variable(np.zeros(p.shape, np.float32), f"{p.name}.{name}") for name in self.state_names}
+            p: {
+                name: Variable(np.zeros(p.shape, np.float32), f"{p.name}.{name}")
+                for name in self.state_names
+            }
             for p in self.parameters
         }
 
@@ -54,7 +61,9 @@ class Optimizer:
         for name, value in self.values(self.steps).items():
             self.scalars[name].data = value
 
-    def update(self, p: Any, g: Any, state: dict[str, Any], now: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def update(
+        self, p: Any, g: Any, state: dict[str, Any], now: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
         """The new parameter and the new state, from the old ones and this step's scalars; all are traced."""
         raise NotImplementedError
 
@@ -69,7 +78,9 @@ class Optimizer:
             old = lift(p)
             if self.weight_decay and not self.decoupled:
                 g = g + old * self.weight_decay
-            new, state = self.update(old, g, {name: lift(v) for name, v in self.state[p].items()}, now)
+            new, state = self.update(
+                old, g, {name: lift(v) for name, v in self.state[p].items()}, now
+            )
             if self.weight_decay and self.decoupled:
                 new = new - old * (now["lr"] * self.weight_decay)
             found.append((p, new))

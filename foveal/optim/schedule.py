@@ -21,7 +21,10 @@ def between(low: float, high: float, t: float) -> float:
 def one_cycle(
     peak: float, total: int, start: float = 0.25, div: float = 25.0, final_div: float = 1e5
 ) -> Schedule:
-    """Up from peak/div in the first `start` of all steps, then down to peak/final_div (L. N. Smith 2018; cosine, as fastai)."""
+    """Up from peak/div in the first `start` of all steps, then down to peak/final_div along cosines.
+
+    L. N. Smith 2018, with fastai's constants.
+    """
     if total < 1:
         raise ShapeError(f"one_cycle: {total} steps, there has to be at least 1")
     turn = max(1.0, start * total)

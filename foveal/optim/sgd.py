@@ -1,4 +1,7 @@
-"""Stochastic gradient descent, with momentum (Polyak 1964) and Nesterov's (Sutskever et al. 2013), as PyTorch defines them."""
+"""Stochastic gradient descent, with momentum (Polyak 1964) and Nesterov's (Sutskever et al. 2013).
+
+As PyTorch defines them, so that recipes carry over.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,7 +13,9 @@ from foveal.optim.optimizer import Optimizer
 class SGD(Optimizer):
     """p <- p - lr g"""
 
-    def update(self, p: Any, g: Any, state: dict[str, Any], now: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def update(
+        self, p: Any, g: Any, state: dict[str, Any], now: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
         return p - now["lr"] * g, {}
 
 
@@ -31,7 +36,9 @@ class Momentum(Optimizer):
     def values(self, step: int) -> dict[str, float]:
         return {"lr": self.lr, "momentum": self.momentum}
 
-    def update(self, p: Any, g: Any, state: dict[str, Any], now: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def update(
+        self, p: Any, g: Any, state: dict[str, Any], now: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
         v = now["momentum"] * state["velocity"] + g
         ahead = g + now["momentum"] * v if self.nesterov else v
         return p - now["lr"] * ahead, {"velocity": v}

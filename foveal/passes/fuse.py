@@ -29,7 +29,9 @@ class Group:
         inside = set(self.members)
         readers = self.members if self.kind == "pointwise" else [*self.members, *self.results]
         found = dict.fromkeys(x for node in readers for x in node.inputs)
-        return [x for x in found if x not in inside and (x.op is not constant or self.kind == "kernel")]
+        return [
+            x for x in found if x not in inside and (x.op is not constant or self.kind == "kernel")
+        ]
 
     def flops(self) -> int:
         """Multiplications and additions of the operator, where it counts them."""
@@ -57,7 +59,9 @@ def fuse(graph: Graph) -> list[Group]:
     """The groups of a simplified graph. Views and constants belong to none."""
     groups = Fuser(graph, shared_outputs=True).run()
     ordered = topological(graph, groups)
-    if ordered is None:  # two groups that wait for each other: give up storing a value from inside of a user's group
+    if (
+        ordered is None
+    ):  # two groups that wait for each other: give up storing a value from inside of a user's group
         ordered = topological(graph, Fuser(graph, shared_outputs=False).run())
     assert ordered is not None, "groups without shared outputs follow the graph's order"
     return ordered
@@ -120,7 +124,9 @@ class Fuser:
         homes: dict[Group, None] = {}
         outside = node in self.results
         for user in self.users[node]:
-            fusible = [g for g in self.homes.get(user, ()) if g.kind != "kernel" and g.domain == node.shape]
+            fusible = [
+                g for g in self.homes.get(user, ()) if g.kind != "kernel" and g.domain == node.shape
+            ]
             homes |= dict.fromkeys(fusible)
             outside = outside or not fusible or len(fusible) < len(self.homes[user])
         inlined = []
@@ -164,7 +170,7 @@ class Fuser:
         self.homes[node] = [*kept, self.groups[-1]]
 
     def sibling(self, node: Node) -> Group | None:
-        """A group that writes variables from the same values as this update does, such as a parameter beside its velocity."""
+        """A group that writes variables from the same values as this update, as a parameter beside its velocity."""
         if node not in self.updates:
             return None
         for group in self.groups:
@@ -173,7 +179,9 @@ class Fuser:
                 continue
             shared = any(self.leaves[node] & self.leaves[r] for r in group.results)
             apart = not any(
-                self.after[a] & self.bit[b] for r in group.results for a, b in ((r, node), (node, r))
+                self.after[a] & self.bit[b]
+                for r in group.results
+                for a, b in ((r, node), (node, r))
             )
             if shared and apart:
                 return group
@@ -187,7 +195,9 @@ class Fuser:
             other = group.results[0]
             same_axes = other.attributes["axes"] == node.attributes["axes"]
             apart = not any(
-                self.after[a] & self.bit[b] for r in group.results for a, b in ((r, node), (node, r))
+                self.after[a] & self.bit[b]
+                for r in group.results
+                for a, b in ((r, node), (node, r))
             )
             related = self.values(node) & self.values(other)
             if same_axes and apart and related:

@@ -42,4 +42,6 @@ def plan_memory(lifetimes: Sequence[Lifetime]) -> Plan:
             at = max(at, high)
         offsets[i] = at
         placed.append(i)
-    return Plan(tuple(offsets), max((o + s for o, s in zip(offsets, sizes, strict=True)), default=0))
+    return Plan(
+        tuple(offsets), max((o + s for o, s in zip(offsets, sizes, strict=True)), default=0)
+    )

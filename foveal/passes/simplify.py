@@ -49,7 +49,9 @@ class Rewriter(Trace):
             self.known[key] = self.simplest(op, symbols, attributes)
         return self.known[key]
 
-    def simplest(self, op: Operator, inputs: tuple[Symbol, ...], attributes: dict[str, Any]) -> Symbol:
+    def simplest(
+        self, op: Operator, inputs: tuple[Symbol, ...], attributes: dict[str, Any]
+    ) -> Symbol:
         if op.composite:
             return self.lift(op.expand(*inputs, **attributes))
         numbers = [number(x) for x in inputs]
@@ -64,7 +66,9 @@ class Rewriter(Trace):
 Rule = Callable[[tuple[Symbol, ...], list[float | None], dict[str, Any]], Symbol | None]
 
 
-def neutral(position: int, value: float) -> Callable[[tuple[Symbol, ...], list[float | None]], Symbol | None]:
+def neutral(
+    position: int, value: float
+) -> Callable[[tuple[Symbol, ...], list[float | None]], Symbol | None]:
     """op(a, b) = a where b, at `position`, is `value`."""
 
     def apply(inputs: tuple[Symbol, ...], numbers: list[float | None]) -> Symbol | None:
@@ -74,13 +78,19 @@ def neutral(position: int, value: float) -> Callable[[tuple[Symbol, ...], list[f
 
 
 def either(*checks: Any) -> Rule:
-    def rule(inputs: tuple[Symbol, ...], numbers: list[float | None], _: dict[str, Any]) -> Symbol | None:
-        return next((found for check in checks if (found := check(inputs, numbers)) is not None), None)
+    def rule(
+        inputs: tuple[Symbol, ...], numbers: list[float | None], _: dict[str, Any]
+    ) -> Symbol | None:
+        return next(
+            (found for check in checks if (found := check(inputs, numbers)) is not None), None
+        )
 
     return rule
 
 
-def same_shape(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Symbol | None:
+def same_shape(
+    inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]
+) -> Symbol | None:
     return inputs[0] if inputs[0].shape == attributes["to"] else None
 
 

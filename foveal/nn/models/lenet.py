@@ -1,4 +1,7 @@
-"""LeNet-5 (LeCun, Bottou, Bengio, Haffner 1998, fig. 2) in its common form: relu, max-pooling, all C1 maps to all C3 maps."""
+"""LeNet-5 (LeCun, Bottou, Bengio, Haffner 1998, fig. 2) in its common form.
+
+relu and max-pooling, and every map of C1 goes to every map of C3.
+"""
 
 from typing import Any
 
@@ -11,7 +14,9 @@ from foveal.nn.module import Module
 class LeNet5(Module):
     """Images [N, channels, H, W] of 20x20 and more (28x28 in the paper's data) -> logits [N, classes]."""
 
-    def __init__(self, channels: int = 1, size: tuple[int, int] = (28, 28), classes: int = 10) -> None:
+    def __init__(
+        self, channels: int = 1, size: tuple[int, int] = (28, 28), classes: int = 10
+    ) -> None:
         if min(size) < 12:
             raise ShapeError(
                 f"lenet5: images of {size[0]}x{size[1]} are too small, it needs 12x12; use --model small"

@@ -20,7 +20,9 @@ class BasicBlock(Module):
         self.bn2 = BatchNorm2d(outputs)
         self.downsample: Module = Identity()
         if stride != 1 or inputs != outputs:
-            self.downsample = Sequential(Conv2d(inputs, outputs, 1, stride=stride, bias=False), BatchNorm2d(outputs))
+            self.downsample = Sequential(
+                Conv2d(inputs, outputs, 1, stride=stride, bias=False), BatchNorm2d(outputs)
+            )
 
     def forward(self, x: Any) -> Any:
         y = ops.relu(self.bn1(self.conv1(x)))
@@ -31,7 +33,9 @@ class BasicBlock(Module):
 class CifarResNet(Module):
     """6n + 2 layers in three stages of `width`, 2 `width` and 4 `width` channels; images [N, C, H, W] -> logits."""
 
-    def __init__(self, depth: int = 20, channels: int = 3, classes: int = 10, width: int = 16) -> None:
+    def __init__(
+        self, depth: int = 20, channels: int = 3, classes: int = 10, width: int = 16
+    ) -> None:
         blocks = (depth - 2) // 6
         self.conv1 = Conv2d(channels, width, 3, padding=1, bias=False)
         self.bn1 = BatchNorm2d(width)
