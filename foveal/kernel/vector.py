@@ -1,0 +1,162 @@
+"""Functions of values: each works on scalars and on lanes, and on NumPy's where a body runs in plain Python."""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+
+from foveal.kernel import interpret
+from foveal.kernel.values import (
+    F32,
+    I32,
+    Kind,
+    Value,
+    Var,
+    active,
+    building,
+    constant,
+    match,
+    splat,
+    vector_type,
+)
+
+
+def unary(name: str, value: Value) -> Value:
+    kind = vector_type(value.kind, value.width)
+    suffix = "f32" if value.width == 1 else f"v{value.width}f32"
+    function = active().intrinsic(f"llvm.{name}.{suffix}", kind, [kind])
+    return Value(active().b.call(function, [value.ir]), value.kind, value.width)
+
+
+def where(condition: Any, a: Any, b: Any) -> Any:
+    """a where the condition holds, else b, lane by lane; both are computed."""
+    if not isinstance(condition, Value):
+        return interpret.where(condition, a, b)
+    if not isinstance(a, Value | Var) and not isinstance(b, Value | Var):
+        b = constant(b, F32, condition.width)
+    a, b = match(a, b)
+    width = max(a.width, condition.width)
+    a, b = splat(a, width), splat(b, width)
+    if condition.width == 1 and width > 1:
+        chosen = active().b.select(condition.ir, a.ir, b.ir)
+    else:
+        chosen = active().b.select(splat(condition, width).ir, a.ir, b.ir)
+    return Value(chosen, a.kind, width)
+
+
+def maximum(a: Any, b: Any) -> Any:
+    """The larger of two; NaN in `a` stays NaN, so that a fault is not hidden."""
+    if not any(isinstance(v, Value | Var) for v in (a, b)):
+        return interpret.maximum(a, b)
+    a, b = match(a, b)
+    return Value(active().b.select((b > a).ir, b.ir, a.ir), a.kind, a.width)
+
+
+def minimum(a: Any, b: Any) -> Any:
+    """The smaller of two; NaN in `a` stays NaN."""
+    if not any(isinstance(v, Value | Var) for v in (a, b)):
+        return interpret.minimum(a, b)
+    a, b = match(a, b)
+    return Value(active().b.select((b < a).ir, b.ir, a.ir), a.kind, a.width)
+
+
+def sqrt(a: Any) -> Any:
+    """The square root, correctly rounded."""
+    return unary("sqrt", a) if isinstance(a, Value) else interpret.sqrt(a)
+
+
+def floor(a: Any) -> Any:
+    return unary("floor", a) if isinstance(a, Value) else interpret.floor(a)
+
+
+def cast(value: Any, kind: Kind) -> Any:
+    """Convert between float32, int32 and int64 (int32 to float32 reads it as signed)."""
+    if not isinstance(value, Value):
+        return interpret.cast(value, kind.numpy)
+    if value.kind is kind:
+        return value
+    b, target = active().b, vector_type(kind, value.width)
+    emit = {
+        ("f32", "i32"): b.fptosi,
+        ("i32", "f32"): b.sitofp,
+        ("i64", "f32"): b.sitofp,
+        ("i32", "i64"): b.zext,
+        ("i64", "i32"): b.trunc,
+        ("bool", "f32"): b.uitofp,
+        ("f32", "i64"): b.fptosi,
+    }[value.kind.name, kind.name]
+    return Value(emit(value.ir, target), kind, value.width)
+
+
+def bitcast(value: Any, kind: Kind) -> Any:
+    """The same bits read as another kind of the same size."""
+    if not isinstance(value, Value):
+        return interpret.bitcast(value, kind.numpy)
+    return Value(active().b.bitcast(value.ir, vector_type(kind, value.width)), kind, value.width)
+
+
+def iota(width: int) -> Any:
+    """int32 lanes 0, 1, 2, ..."""
+    if building() is None:
+        return interpret.iota(width)
+    if width == 1:
+        return constant(0, I32)
+    return Value(ir.Constant(vector_type(I32, width), list(range(width))), I32, width)
+
+
+def extract(value: Any, lane: int) -> Any:
+    """One lane as a scalar."""
+    value = value.get() if isinstance(value, Var) else value
+    if not isinstance(value, Value):
+        return interpret.extract(value, lane)
+    if value.width == 1:
+        return value
+    return Value(active().b.extract_element(value.ir, ir.Constant(I32.ir, lane)), value.kind)
+
+
+def pack(scalars: list[Any]) -> Any:
+    """A vector of the given scalars."""
+    if not isinstance(scalars[0], Value):
+        return interpret.pack(scalars)
+    kind = scalars[0].kind
+    vector = ir.Constant(vector_type(kind, len(scalars)), ir.Undefined)
+    for lane, scalar in enumerate(scalars):
+        vector = active().b.insert_element(vector, scalar.ir, ir.Constant(I32.ir, lane))
+    return Value(vector, kind, len(scalars))
+
+
+def store_lanes(y: Any, index: tuple[Any, ...], value: Any) -> None:
+    """Store each lane at its own index along the last axis, where neighbours there are not neighbours in memory."""
+    for lane in range(width_of(value)):
+        y.store((*index[:-1], index[-1] + lane), extract(value, lane))
+
+
+def head(value: Any, width: int) -> Any:
+    """The first `width` lanes of a vector."""
+    value = value.get() if isinstance(value, Var) else value
+    if not isinstance(value, Value):
+        return interpret.head(value, width)
+    if width == value.width:
+        return value
+    if width == 1:
+        return extract(value, 0)
+    mask = ir.Constant(ir.VectorType(I32.ir, width), list(range(width)))
+    undefined = ir.Constant(vector_type(value.kind, value.width), ir.Undefined)
+    return Value(active().b.shuffle_vector(value.ir, undefined, mask), value.kind, width)
+
+
+def fold(value: Any, combine: Callable[[Any, Any], Any]) -> Any:
+    """All lanes combined into one scalar, by halves where the width is even."""
+    value = value.get() if isinstance(value, Var) else value
+    items = [extract(value, lane) for lane in range(width_of(value))]
+    while len(items) > 1:
+        half = (len(items) + 1) // 2
+        items = [
+            combine(items[i], items[i + half]) if i + half < len(items) else items[i]
+            for i in range(half)
+        ]
+    return items[0]
+
+
+def width_of(value: Any) -> int:
+    return value.width if isinstance(value, Value | Var) else interpret.width_of(value)
