@@ -61,51 +61,58 @@ class Workers:
         self.process = os.getpid()
         self.lock = threading.Lock()
         self.wake: list[threading.Semaphore] = []
+        self.done: list[int] = []  # by thread, the number of the job it did last
         self.job: tuple[int, Callable[[int], None]] = (0, lambda thread: None)
-        self.left = threading.Semaphore(0)
+        self.progress = threading.Semaphore(0)
 
     def grow(self, count: int) -> None:
         while len(self.wake) < count:
             self.wake.append(threading.Semaphore(0))
+            self.done.append(0)
             arguments = (len(self.wake), self.wake[-1])
             threading.Thread(target=self.serve, args=arguments, daemon=True, name="foveal").start()
 
     def serve(self, thread: int, wake: threading.Semaphore) -> None:
-        last = 0
         while True:
             wake.acquire()
             number, work = self.job
-            if number != last:  # woken twice for one job after an interruption
-                last = number
+            if (
+                number != self.done[thread - 1]
+            ):  # else woken twice for one job, after an interruption
                 work(thread)
-                self.left.release()
+                self.done[thread - 1] = number
+                self.progress.release()
 
-    def run(self, threads: int, work: Callable[[int], None]) -> None:
+    def run(self, threads: int, work: Callable[[int], None], ended: Callable[[], bool]) -> None:
         """work(0) here and work(1) ... in the other threads; back when all are done.
 
-        An interruption (Ctrl-C) between two lines must leave nobody waiting at a barrier: the job is finished
-        first, then it is raised.
+        An interruption (Ctrl-C) between any two lines must leave nobody waiting at a barrier: the job is finished first,
+        then it is raised. `ended` says whether work(0) ran to its end, which Python itself cannot know: the interruption
+        may be raised on the way back from native code.
         """
         with self.lock:
             self.grow(threads - 1)
-            self.job = (self.job[0] + 1, work)
-            mine = waited = False
+            number = self.job[0] + 1
+            self.job = (number, work)
             try:
-                for wake in self.wake[: threads - 1]:
-                    wake.release()
+                self.start(threads)
                 work(0)
-                mine = True
-                for _ in range(threads - 1):
-                    self.left.acquire()
-                waited = True
+                self.wait(threads, number)
             except BaseException:
-                if not mine:
-                    for wake in self.wake[: threads - 1]:
-                        wake.release()
+                if not ended():
+                    self.start(threads)
                     work(0)
-                if not waited:
-                    self.left = threading.Semaphore(0)
+                self.wait(threads, number)
                 raise
+
+    def start(self, threads: int) -> None:
+        for wake in self.wake[: threads - 1]:
+            wake.release()
+
+    def wait(self, threads: int, number: int) -> None:
+        for thread in range(threads - 1):
+            while self.done[thread] != number:
+                self.progress.acquire()
 
 
 _workers: Workers | None = None
@@ -225,12 +232,13 @@ class Program:
         if self.threads == 1:
             self.native(records, n, 0, 1, count, times)
             return
-        self.count[:] = 0
+        generation = self.count.view(np.int64)[ALIGNMENT // POINTER_BYTES :]
+        last = int(generation[0]) + sum(self.barriers)
 
         def part(thread: int) -> None:
             self.native(records, n, thread, self.threads, count, times if thread == 0 else None)
 
-        workers().run(self.threads, part)
+        workers().run(self.threads, part, lambda: int(generation[0]) == last)
 
     def interpret(self, *arrays: Ndarray) -> list[Ndarray]:
         """The same calls with every kernel body in plain Python; slow, for tests and for debugging."""

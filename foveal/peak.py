@@ -51,7 +51,8 @@ def peak(threads: int) -> float:
 
     def once() -> float:
         before = time.perf_counter()
-        workers().run(threads, lambda thread: run(table.ctypes.data, thread, threads))
+        part = lambda thread: run(table.ctypes.data, thread, threads)  # noqa: E731
+        workers().run(threads, part, ended=lambda: True)
         return time.perf_counter() - before
 
     return 2 * x.size * STEPS * UNROLL / min(once() for _ in range(RUNS)) / 1e9

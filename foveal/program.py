@@ -145,6 +145,8 @@ class Update(Protocol):
 
     def begin(self) -> None: ...
 
+    def undo(self) -> None: ...
+
     def assignments(self, gradients: dict[Variable, Any]) -> list[tuple[Variable, Any]]: ...
 
 
@@ -245,6 +247,7 @@ class Step:
         loss, output = program.run(x, target, key.view(np.int32))
         value = float(loss)
         if not math.isfinite(value):
+            self.optimizer.undo()
             raise NumericsError(
                 f"the loss is {value} in step {self.steps + 1}; lower the learning rate, or check the targets."
                 " The parameters were left as they were before the step"

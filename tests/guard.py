@@ -1,13 +1,18 @@
-"""Memory between inaccessible pages: a read or write outside of a buffer ends the process instead of passing unseen."""
+"""Memory between inaccessible pages: a read or write outside of a buffer ends the process instead of passing unseen.
+
+As a script, `python guard.py OPERATOR...`: run every kernel of the named operators so, tuned and plain, and print each name
+when it is done. The process that ends early has run the operator that is missing.
+"""
 
 import ctypes
 import mmap
+import sys
 
 import numpy as np
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 PAGE = mmap.PAGESIZE
-NONE, READ_WRITE = 0, 3
+NONE = 0  # no access at all
 _kept = []  # mappings live as long as the process: their arrays may outlive the test
 
 
@@ -17,7 +22,7 @@ def protect(address: int, size: int, how: int) -> None:
 
 
 def allocator(at_end: bool):
-    """A function bytes -> uint8 array filled with NaNs that ends right before a guard page, or begins right behind one."""
+    """A function bytes -> uint8 array of NaNs that ends right before a guard page, or begins right behind one."""
 
     def allocate(size: int) -> np.ndarray:
         pages = max(1, -(-size // PAGE))
@@ -34,6 +39,27 @@ def allocator(at_end: bool):
     return allocate
 
 
-def release() -> None:
-    """Make the guard pages accessible again and drop the mappings; their arrays must not be used any more."""
-    _kept.clear()
+def check(op) -> None:
+    import checks
+
+    from foveal.execute import Program
+
+    for case in op.cases:
+        graphs = [checks.forward(op, case)[:2]]
+        if op.differentiable and op.arity != 0:
+            graphs.append(checks.backward(op, case))
+        for graph, xs in graphs:
+            wants = graph.evaluate(*checks.double(xs))
+            for tuned in (True, False):
+                for at_end in (True, False):
+                    program = Program(graph, threads=2, tuned=tuned, allocate=allocator(at_end))
+                    for got, want in zip(program.run(*xs), wants, strict=True):
+                        assert checks.error(got, want) < checks.WEIGHT_LIMIT, (op, case, tuned)
+
+
+if __name__ == "__main__":
+    from foveal.ops import OPS
+
+    for name in sys.argv[1:]:
+        check(OPS[name])
+        print(name, flush=True)

@@ -191,7 +191,7 @@ def where(condition: Any, a: Any, b: Any) -> Any:
 
 def maximum(a: Any, b: Any) -> Any:
     a, b = plain(a), plain(b)
-    return where(b > a, b, a)
+    return where((b > a) | (b != b), b, a)
 
 
 def minimum(a: Any, b: Any) -> Any:

@@ -45,11 +45,12 @@ def where(condition: Any, a: Any, b: Any) -> Any:
 
 
 def maximum(a: Any, b: Any) -> Any:
-    """The larger of two; NaN in `a` stays NaN, so that a fault is not hidden."""
+    """The larger of two, NaN if one is, so that a fault is not hidden."""
     if not any(isinstance(v, Value | Var) for v in (a, b)):
         return interpret.maximum(a, b)
     a, b = match(a, b)
-    return Value(active().b.select((b > a).ir, b.ir, a.ir), a.kind, a.width)
+    larger = (b > a) | (b != b) if a.kind is F32 else b > a
+    return Value(active().b.select(larger.ir, b.ir, a.ir), a.kind, a.width)
 
 
 def minimum(a: Any, b: Any) -> Any:

@@ -61,6 +61,10 @@ class Optimizer:
         for name, value in self.values(self.steps).items():
             self.scalars[name].data = value
 
+    def undo(self) -> None:
+        """The step that was begun did not take place."""
+        self.steps -= 1
+
     def update(
         self, p: Any, g: Any, state: dict[str, Any], now: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
