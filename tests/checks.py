@@ -20,7 +20,7 @@ SLOPE_LIMIT = 1e-6
 
 
 def error(got, want):
-    """The largest difference as a share of the largest value; NaN or infinity where one has a number and the other has none."""
+    """The largest difference as a share of the largest value; NaN or infinity where only one has a number."""
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
     assert got.shape == want.shape
     return np.max(abs(got - want), initial=0.0) / max(np.max(abs(want), initial=0.0), 1e-30)

@@ -1,4 +1,4 @@
-"""No kernel reads or writes outside of its buffers: each buffer lies right behind, then right before, a page without access."""
+"""No kernel reads or writes outside of its buffers, which lie right behind, then right before, a page without access."""
 
 import subprocess
 import sys

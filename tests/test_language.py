@@ -231,7 +231,8 @@ def every_float(count):
     bits = np.linspace(0, 2**32 - 1, count).astype(np.uint64).astype(np.uint32)
     edges = np.array([0, -0.0, 1, -1, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 1.1754944e-38, 1.17549421e-38,
                       3.4028235e38, 88.72283, 88.72284, -87.33654, -87.33655, -103.9, 0.70710678], np.float32)  # fmt: skip
-    near = np.concatenate([np.nextafter(edges, d * np.float32(np.inf)) for d in (1, -1)])
+    with np.errstate(over="ignore"):
+        near = np.concatenate([np.nextafter(edges, d * np.float32(np.inf)) for d in (1, -1)])
     return np.concatenate([bits.view(np.float32), edges, near]).astype(np.float32)
 
 
