@@ -169,7 +169,9 @@ def test_a_folder_without_write_permission_is_read(folder):
     folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
     assert not cache.writable()
     assert run() == (result, 0, compiled)
-    assert foveal.compile(lambda x: x * 3.0, threads=1)(np.ones(5, np.float32)).tolist() == [3.0] * 5
+    assert (
+        foveal.compile(lambda x: x * 3.0, threads=1)(np.ones(5, np.float32)).tolist() == [3.0] * 5
+    )
     folder.chmod(stat.S_IRWXU)
 
 

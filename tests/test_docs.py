@@ -9,7 +9,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def blocks(name, language):
-    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / name).read_text(), re.DOTALL | re.MULTILINE)
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", (ROOT / name).read_text(), re.DOTALL | re.MULTILINE
+    )
 
 
 def run(code):

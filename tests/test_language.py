@@ -7,7 +7,19 @@ import pytest
 from foveal.errors import KernelError
 from foveal.kernel import compile as kernels
 from foveal.kernel import maths, random
-from foveal.kernel.lang import F32, I32, I64, cast, lanes, loop, loops, parallel, var, vectors, where
+from foveal.kernel.lang import (
+    F32,
+    I32,
+    I64,
+    cast,
+    lanes,
+    loop,
+    loops,
+    parallel,
+    var,
+    vectors,
+    where,
+)
 from foveal.kernel.target import host
 
 
@@ -21,7 +33,7 @@ def ir(body, *specs):
 
 
 def both_ways(body, y, *xs):
-    """The kernel's output as machine code and as plain Python leave it; they agree to the last bit unless a caller allows more."""
+    """The kernel's output as machine code leaves it, and as plain Python does."""
     native, plain = y.copy(), y.copy()
     checks.run_kernel(body, [native, *xs], plain=False)
     specs = tuple(spec(*a.shape, dtype=str(a.dtype)) for a in (y, *xs))
@@ -207,7 +219,13 @@ def test_comparisons_and_integers_agree_with_numpy():
 
 @pytest.mark.parametrize(
     ("index", "words"),
-    [((3, 0), "outside"), ((0, 4), "outside"), ((-1, 0), "outside"), ((0,), "1 indices"), ((2, 2), "lanes")],
+    [
+        ((3, 0), "outside"),
+        ((0, 4), "outside"),
+        ((-1, 0), "outside"),
+        ((0,), "1 indices"),
+        ((2, 2), "lanes"),
+    ],
 )
 def test_the_interpreter_checks_every_index(index, words):
     def reads(y, x):
@@ -219,7 +237,11 @@ def test_the_interpreter_checks_every_index(index, words):
 
 
 def test_a_small_kernel_keeps_its_vectors():
-    text = ir(lambda y, x: [y.store((i,), x.load((i,), w), w) for i, w in vectors(8 * lanes())][0])
+    def copy(y, x):
+        for i, width in vectors(8 * lanes()):
+            y.store((i,), x.load((i,), width), width)
+
+    text = ir(copy)
     assert f"<{lanes()} x float>" in text
 
 
@@ -281,7 +303,9 @@ def test_exp_and_log_over_every_kind_of_number(body, check):
     dense = np.linspace(-104, 89, 1 << 18).astype(np.float32) if body is exponentials else np.geomspace(
         1e-38, 3e38, 1 << 18
     ).astype(np.float32)  # fmt: skip
-    x = np.concatenate([every_float((1 << 18) + 3), dense, np.linspace(0.5, 2, 1 << 16).astype(np.float32)])
+    x = np.concatenate(
+        [every_float((1 << 18) + 3), dense, np.linspace(0.5, 2, 1 << 16).astype(np.float32)]
+    )
     got = np.full_like(x, 7)
     checks.run_kernel(body, [got, x], plain=False)
     assert check(x, got) <= 2.0
@@ -335,8 +359,11 @@ def test_random_numbers_are_a_function_of_seed_step_stream_and_index(n):
     want = random.philox_numpy(np.arange(n, dtype=np.uint64), key, 3)
     for got in both_ways(body, np.zeros(n, np.int32), key):
         assert got.view(np.uint32).tolist() == want.tolist()
-    for other in (key + [1, 0, 0, 0], key + [0, 1, 0, 0], key + [0, 0, 1, 0], key + [0, 0, 0, -1]):
-        assert (random.philox_numpy(np.arange(n, dtype=np.uint64), other.astype(np.int32), 3) != want).all()
+    for word in range(4):
+        other = key.copy()
+        other[word] ^= 1
+        assert (random.philox_numpy(np.arange(n, dtype=np.uint64), other, 3) != want).all()
+    assert (random.philox_numpy(np.arange(n, dtype=np.uint64), key, 4) != want).all()
 
 
 def test_the_index_kind_is_64_bits():

@@ -24,6 +24,8 @@ def test_every_operator_has_cases():
 
 def test_every_differentiable_operator_has_a_smooth_case():
     missing = [
-        name for name, op in OPS.items() if op.differentiable and not any(case.smooth for case in op.cases)
+        name
+        for name, op in OPS.items()
+        if op.differentiable and not any(case.smooth for case in op.cases)
     ]
     assert missing == []

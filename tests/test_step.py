@@ -19,7 +19,9 @@ LOSS = nn.CrossEntropyLoss()
 
 @pytest.fixture(scope="module")
 def torch():
-    return pytest.importorskip("torch", reason="PyTorch is not installed (pip install -e '.[dev,compare]')")
+    return pytest.importorskip(
+        "torch", reason="PyTorch is not installed (pip install -e '.[dev,compare]')"
+    )
 
 
 def images(count, channels=3, size=12, classes=10, seed=0):
@@ -54,7 +56,11 @@ def torch_small(torch):
     class Twin(t.Module):
         def __init__(self):
             super().__init__()
-            self.conv, self.bn, self.fc = t.Conv2d(3, 8, 3, padding=1, stride=2), t.BatchNorm2d(8), t.Linear(8, 10)
+            self.conv, self.bn, self.fc = (
+                t.Conv2d(3, 8, 3, padding=1, stride=2),
+                t.BatchNorm2d(8),
+                t.Linear(8, 10),
+            )
 
         def forward(self, x):
             x = torch.relu(self.bn(self.conv(x)))
@@ -170,7 +176,10 @@ def decoupled(torch, parameters, lr, weight_decay, **how):
 
 OPTIMISERS = {
     "sgd": ({"lr": 0.1}, lambda t, p: t.optim.SGD(p, 0.1)),
-    "sgd-L2": ({"lr": 0.1, "weight_decay": 0.01}, lambda t, p: t.optim.SGD(p, 0.1, weight_decay=0.01)),
+    "sgd-L2": (
+        {"lr": 0.1, "weight_decay": 0.01},
+        lambda t, p: t.optim.SGD(p, 0.1, weight_decay=0.01),
+    ),
     "sgd-decoupled": (
         {"lr": 0.1, "weight_decay": 0.1, "decoupled": True},
         lambda t, p: decoupled(t, p, 0.1, 0.1),
@@ -189,7 +198,10 @@ OPTIMISERS = {
         {"lr": 0.01, "weight_decay": 0.01, "betas": (0.8, 0.99)},
         lambda t, p: t.optim.Adam(p, 0.01, (0.8, 0.99), weight_decay=0.01),
     ),
-    "adamw": ({"lr": 0.01, "weight_decay": 0.1}, lambda t, p: t.optim.AdamW(p, 0.01, weight_decay=0.1)),
+    "adamw": (
+        {"lr": 0.01, "weight_decay": 0.1},
+        lambda t, p: t.optim.AdamW(p, 0.01, weight_decay=0.1),
+    ),
 }
 
 
@@ -199,12 +211,16 @@ def test_optimiser_equals_torch_over_100_steps(name, torch):
     nn.seed(2)
     ours, theirs = nn.Linear(6, 4), torch.nn.Linear(6, 4).double()
     theirs.load_state_dict({k: torch.from_numpy(v) for k, v in ours.state_dict().items()})
-    step = foveal.compile_step(ours, LOSS, optim.build(name.split("-")[0], ours.parameters(), **how), threads=1)
+    step = foveal.compile_step(
+        ours, LOSS, optim.build(name.split("-")[0], ours.parameters(), **how), threads=1
+    )
     descent = build(torch, list(theirs.parameters()))
     rng = np.random.default_rng(0)
     x, labels = rng.standard_normal((32, 6)).astype(np.float32), rng.integers(0, 4, 32)
     for _ in range(100):
-        loss = torch.nn.functional.cross_entropy(theirs(torch.from_numpy(x).double()), torch.from_numpy(labels))
+        loss = torch.nn.functional.cross_entropy(
+            theirs(torch.from_numpy(x).double()), torch.from_numpy(labels)
+        )
         descent.zero_grad()
         loss.backward()
         descent.step()
@@ -295,7 +311,9 @@ def test_a_loss_that_overflows_changes_nothing(trained):
     weight = model.fc.weight.data.copy()
     model.fc.weight.data = np.full_like(weight, 3e38)
     before = everything(model, optimizer)
-    with pytest.raises(NumericsError, match="the loss is (nan|inf) in step 2; lower the learning rate"):
+    with pytest.raises(
+        NumericsError, match=r"the loss is (nan|inf) in step 2; lower the learning rate"
+    ):
         step(x, labels)
     assert everything(model, optimizer) == before
     assert optimizer.steps == step.steps == 1
@@ -316,7 +334,9 @@ def test_labels_outside_of_the_classes(trained, at, label):
     before = everything(model, optimizer)
     x, labels = images(4)
     labels[at] = label
-    with pytest.raises(DataError, match=rf"label {label} at position {at} .* 10 classes \(0 to 9\)"):
+    with pytest.raises(
+        DataError, match=rf"label {label} at position {at} .* 10 classes \(0 to 9\)"
+    ):
         step(x, labels)
     assert everything(model, optimizer) == before
 
@@ -324,11 +344,26 @@ def test_labels_outside_of_the_classes(trained, at, label):
 @pytest.mark.parametrize(
     ("x", "labels", "kind", "words"),
     [
-        (np.zeros((0, 3, 12, 12), "f4"), np.zeros(0, int), DataError, r"the batch is empty .*\(0, 3, 12, 12\)"),
-        (np.zeros((4, 3, 12, 12), "u1"), np.zeros(4, int), ShapeError, r"dtype uint8.*astype\('float32'\)"),
+        (
+            np.zeros((0, 3, 12, 12), "f4"),
+            np.zeros(0, int),
+            DataError,
+            r"the batch is empty .*\(0, 3, 12, 12\)",
+        ),
+        (
+            np.zeros((4, 3, 12, 12), "u1"),
+            np.zeros(4, int),
+            ShapeError,
+            r"dtype uint8.*astype\('float32'\)",
+        ),
         (np.zeros((4, 3, 12, 12), bool), np.zeros(4, int), ShapeError, "dtype bool"),
         (np.zeros((4, 3, 12, 12), "c8"), np.zeros(4, int), ShapeError, "dtype complex64"),
-        (np.zeros((4, 1, 12, 12), "f4"), np.zeros(4, int), ShapeError, r"x has 1 channels.*\(4, 1, 12, 12\)"),
+        (
+            np.zeros((4, 1, 12, 12), "f4"),
+            np.zeros(4, int),
+            ShapeError,
+            r"x has 1 channels.*\(4, 1, 12, 12\)",
+        ),
         (np.zeros((4, 3, 12), "f4"), np.zeros(4, int), ShapeError, r"\(4, 3, 12\)"),
         (np.zeros((4, 3, 12, 12), "f4"), np.zeros(3, int), ShapeError, r"labels of shape \(3,\)"),
         (np.zeros((4, 3, 12, 12), "f4"), np.zeros(4, "f4"), ShapeError, "float32.*int32"),
@@ -400,7 +435,9 @@ def test_control_c_ends_a_loop_of_steps_and_the_next_step_works():
 def test_state_dict_travels_through_safetensors(tmp_path, torch):
     nn.seed(0)
     theirs, ours = torch_lenet(torch), LeNet5()
-    save_file({k: v.numpy() for k, v in theirs.state_dict().items()}, tmp_path / "lenet.safetensors")
+    save_file(
+        {k: v.numpy() for k, v in theirs.state_dict().items()}, tmp_path / "lenet.safetensors"
+    )
     ours.load_state_dict(load_file(tmp_path / "lenet.safetensors"))
     x, _ = images(3, 1, 28)
     close(ours.eval()(x), theirs(torch.from_numpy(x)).detach(), 1e-5)
@@ -412,7 +449,11 @@ def test_state_dict_travels_through_safetensors(tmp_path, torch):
 def test_a_state_that_does_not_fit_names_every_parameter_and_changes_nothing():
     model = Small()
     before = [v.tobytes() for v in model.state_dict().values()]
-    state = model.state_dict() | {"extra": np.zeros(2), "fc.bias": np.zeros(7), "conv.bias": np.ones(8)}
+    state = model.state_dict() | {
+        "extra": np.zeros(2),
+        "fc.bias": np.zeros(7),
+        "conv.bias": np.ones(8),
+    }
     del state["bn.running_var"], state["fc.weight"]
     with pytest.raises(StateError) as caught:
         model.load_state_dict(state)
@@ -487,7 +528,8 @@ def test_gradient_of_something_else_than_a_scalar_is_refused():
 def masks(streams=1, seed=0, steps=2, p=0.3, shape=(40, 50)):
     """What dropout keeps, by step and stream."""
     mask = foveal.compile(
-        lambda key: tuple(ops.dropout_mask(key, to=shape, p=p, stream=s) for s in range(streams)), threads=1
+        lambda key: tuple(ops.dropout_mask(key, to=shape, p=p, stream=s) for s in range(streams)),
+        threads=1,
     )
     return [mask(np.array([seed, 0, step, 0], np.int32)) for step in range(steps)]
 

@@ -57,21 +57,21 @@ def is_pointwise(node: Node) -> bool:
 
 def fuse(graph: Graph) -> list[Group]:
     """The groups of a simplified graph. Views and constants belong to none."""
-    groups = Fuser(graph, shared_outputs=True).run()
-    ordered = topological(graph, groups)
-    if (
-        ordered is None
-    ):  # two groups that wait for each other: give up storing a value from inside of a user's group
-        ordered = topological(graph, Fuser(graph, shared_outputs=False).run())
-    assert ordered is not None, "groups without shared outputs follow the graph's order"
-    return ordered
+    # Groups of several results may wait for each other. Then first storing values from inside of a user's group is
+    # given up, then reductions that share a pass, then both: groups of one result each follow the graph's order.
+    for outputs, passes in ((True, True), (False, True), (True, False), (False, False)):
+        groups = Fuser(graph, shared_outputs=outputs, shared_passes=passes).run()
+        ordered = topological(graph, groups)
+        if ordered is not None:
+            return ordered
+    raise AssertionError("groups of one result each follow the graph's order")
 
 
 class Fuser:
     """Goes through the graph backwards, so that every user of a node has its group before the node has."""
 
-    def __init__(self, graph: Graph, shared_outputs: bool) -> None:
-        self.graph, self.shared_outputs = graph, shared_outputs
+    def __init__(self, graph: Graph, shared_outputs: bool, shared_passes: bool) -> None:
+        self.graph, self.shared_outputs, self.shared_passes = graph, shared_outputs, shared_passes
         self.users = graph.users()
         self.results = set(graph.results())
         self.updates = {value for _, value in graph.updates}
@@ -189,7 +189,7 @@ class Fuser:
 
     def place_reduction(self, node: Node) -> None:
         source = node.inputs[0]
-        for group in self.groups:
+        for group in self.groups if self.shared_passes else ():
             if group.kind != "reduce" or group.domain != source.shape:
                 continue
             other = group.results[0]
