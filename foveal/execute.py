@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,33 +56,40 @@ def aligned(size: int) -> Ndarray:
 
 
 class Workers:
-    """Threads that wait to run their part of a program. A job is native code from begin to end."""
+    """Threads that wait to run their part of a program. A job is native code from begin to end.
+
+    They wake each other by bare locks, locked while there is nothing to say: threading's semaphores are Python inside, and
+    an interruption there (Ctrl-C) can leave one held for ever.
+    """
 
     def __init__(self) -> None:
         self.process = os.getpid()
         self.lock = threading.Lock()
-        self.wake: list[threading.Semaphore] = []
-        self.done: list[int] = []  # by thread, the number of the job it did last
-        self.job: tuple[int, Callable[[int], None]] = (0, lambda thread: None)
-        self.progress = threading.Semaphore(0)
+        self.wake: list[threading.Lock] = []  # one per thread: unlocked to say that there is a job
+        self.left: list[threading.Lock] = []  # unlocked by the thread to say that it has finished
+        self.done: list[int] = []  # the number of the last job that it has finished
+        self.job: tuple[int, int, Callable[[int], None]] = (0, 0, lambda thread: None)
 
     def grow(self, count: int) -> None:
         while len(self.wake) < count:
-            self.wake.append(threading.Semaphore(0))
-            self.done.append(0)
-            arguments = (len(self.wake), self.wake[-1])
+            thread, wake, left = len(self.wake) + 1, locked(), locked()
+            arguments = (thread, wake, left)
             threading.Thread(target=self.serve, args=arguments, daemon=True, name="foveal").start()
+            self.left[thread - 1 :], self.done[thread - 1 :] = [left], [0]
+            self.wake.append(wake)
 
-    def serve(self, thread: int, wake: threading.Semaphore) -> None:
+    def serve(self, thread: int, wake: threading.Lock, left: threading.Lock) -> None:
+        last = 0
         while True:
             wake.acquire()
-            number, work = self.job
+            number, threads, work = self.job
             if (
-                number != self.done[thread - 1]
-            ):  # else woken twice for one job, after an interruption
+                number != last and thread < threads
+            ):  # else woken twice for one job by an interruption
+                last = number
                 work(thread)
+                left.release()
                 self.done[thread - 1] = number
-                self.progress.release()
 
     def run(self, threads: int, work: Callable[[int], None], ended: Callable[[], bool]) -> None:
         """work(0) here and work(1) ... in the other threads; back when all are done.
@@ -92,27 +100,42 @@ class Workers:
         """
         with self.lock:
             self.grow(threads - 1)
-            number = self.job[0] + 1
-            self.job = (number, work)
+            self.job = (self.job[0] + 1, threads, work)
             try:
-                self.start(threads)
-                work(0)
-                self.wait(threads, number)
+                self.start(threads, work)
+                for left in self.left[: threads - 1]:
+                    left.acquire()
             except BaseException:
-                if not ended():
-                    self.start(threads)
-                    work(0)
-                self.wait(threads, number)
+                while not self.finished(threads, work, ended):
+                    pass
                 raise
 
-    def start(self, threads: int) -> None:
+    def start(self, threads: int, work: Callable[[int], None]) -> None:
         for wake in self.wake[: threads - 1]:
-            wake.release()
+            with suppress(RuntimeError):  # unlocked already: it will see the new job
+                wake.release()
+        work(0)
 
-    def wait(self, threads: int, number: int) -> None:
-        for thread in range(threads - 1):
-            while self.done[thread] != number:
-                self.progress.acquire()
+    def finished(
+        self, threads: int, work: Callable[[int], None], ended: Callable[[], bool]
+    ) -> bool:
+        """Bring an interrupted job to its end; False if that was interrupted once more."""
+        try:
+            if not ended():
+                self.start(threads, work)
+            while any(number != self.job[0] for number in self.done[: threads - 1]):
+                time.sleep(1e-4)
+            for left in self.left[: threads - 1]:
+                left.acquire(blocking=False)
+            return True
+        except BaseException:
+            return False
+
+
+def locked() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
 
 
 _workers: Workers | None = None

@@ -95,9 +95,6 @@ class Reshape(Operator):
     def vjp(self, dy: Any, y: Any, x: Any, *, to: Shape) -> tuple[Any, ...]:
         return (reshape(dy, to=x.shape),)
 
-    def kernel(self, y: Any, x: Any, *, to: Shape) -> None:
-        nest.pointwise(y, x, outputs=1, steps=(), results=(0,))
-
 
 class Index(Operator):
     """y = x[i], the i-th part along the first axis"""
@@ -115,9 +112,6 @@ class Index(Operator):
 
     def vjp(self, dy: Any, y: Any, x: Any, *, i: int) -> tuple[Any, ...]:
         return (place(dy, i=i, n=x.shape[0]),)
-
-    def kernel(self, y: Any, x: Any, *, i: int) -> None:
-        nest.pointwise(y, x, outputs=1, steps=(), results=(0,))
 
 
 class Place(Operator):
