@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from foveal.errors import ShapeError
-from foveal.graph import Graph, Node, order
-from foveal.ops import reduce
-from foveal.trace import Symbol, tracing
+from foveal.graph import Node, order
+from foveal.trace import Symbol
 
 
 def gradients(y: Symbol, wrt: Sequence[Symbol], dy: Any = None) -> list[Symbol]:
@@ -32,15 +31,3 @@ def gradients(y: Symbol, wrt: Sequence[Symbol], dy: Any = None) -> list[Symbol]:
             if dx is not None and x in needed:
                 sums[x] = sums[x] + dx if x in sums else dx
     return [sums[x.node] if x.node in sums else x * 0.0 for x in wrt]
-
-
-def differentiate(graph: Graph, wrt: Sequence[Node]) -> Graph:
-    """The same graph with one output more for each node in `wrt`: the gradient in it of the sum of the first output."""
-    with tracing() as recording:
-        recording.arguments = list(graph.arguments)
-        recording.variables = {n.variable: n for n in graph.variables if n.variable is not None}
-        recording.updates = dict(graph.updates)
-        outputs = [Symbol(recording, node) for node in graph.outputs]
-        total = reduce.sum(outputs[0]) if outputs[0].shape else outputs[0]
-        found = gradients(total, [Symbol(recording, node) for node in wrt])
-        return recording.graph([*outputs, *found])

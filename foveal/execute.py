@@ -85,7 +85,7 @@ class Workers:
             number, threads, work = self.job
             if (
                 number != last and thread < threads
-            ):  # else woken twice for one job by an interruption
+            ):  # else an interruption woke it twice for one job
                 last = number
                 work(thread)
                 left.release()

@@ -161,10 +161,6 @@ def current() -> Trace:
     return trace
 
 
-def is_tracing() -> bool:
-    return getattr(_local, "trace", None) is not None
-
-
 def trace(function: Callable[..., Any], *types: Type, names: Sequence[str] = ()) -> Graph:
     """Record `function` called on symbols of the given types; it returns a symbol or a sequence of them."""
     names = names or [f"x{i}" for i in range(len(types))]

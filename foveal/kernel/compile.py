@@ -5,7 +5,6 @@ and in every process. The key hashes that description and the sources it is buil
 kernel in the cache.
 """
 
-import ctypes
 import hashlib
 import sys
 import uuid
@@ -34,11 +33,6 @@ class ArraySpec:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     dtype: str = "float32"
-
-    @property
-    def extent(self) -> int:
-        """Elements from the first to behind the last."""
-        return sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True)) + 1
 
 
 @dataclass(frozen=True)
@@ -215,8 +209,3 @@ def native(kernels: list[Kernel]) -> list[int]:
         _engines.append(loaded)
         _loaded.update(loaded.addresses)
     return [_loaded[f"k{name}"] for name in keys]
-
-
-def function(address: int, arguments: int) -> Any:
-    """A ctypes callable of `arguments` pointers; it lets go of the interpreter lock while it runs."""
-    return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * arguments)(address)
