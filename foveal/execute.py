@@ -38,11 +38,11 @@ def set_threads(n: int) -> None:
 
 def get_threads() -> int:
     """The number of threads programs use: what was set, else the processors this process may run on."""
-    return (
-        _threads or len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1
-    )
+    if _threads:
+        return _threads
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def aligned(size: int) -> Ndarray:
