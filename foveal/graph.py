@@ -138,6 +138,13 @@ class Graph:
         return "\n".join(["graph", *heads, *lines, *tail])
 
 
+def owner(node: Node) -> Node:
+    """The node whose memory a node lies in: itself, or what a view is taken of."""
+    while node.op is not None and node.op.view:
+        node = node.inputs[0]
+    return node
+
+
 def order(results: Iterable[Node], inputs: Sequence[Node] = ()) -> tuple[Node, ...]:
     """`inputs`, then every node that the results need, each after its inputs, in the order of first use."""
     done: dict[Node, None] = dict.fromkeys(inputs)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from foveal.graph import Graph, Node, Variable
+from foveal.graph import Graph, Node, Variable, owner
 from foveal.kernel.compile import ArraySpec, Kernel
 from foveal.kernel.lang import lanes
 from foveal.ops import nest
@@ -165,21 +165,16 @@ class Lowerer:
             group = self.done.groups[maker[value]]
             later = self.done.groups[maker[value] + 1 :]
             old = inputs[variable]
-            read_later = any(old in self.roots(x) for g in later for x in g.inputs())
+            read_later = any(owner(x) is old for g in later for x in g.inputs())
             fits = group.kind == "pointwise" and group.domain == variable.shape
             read = read_later or old in self.graph.outputs or self.read_elsewhere(group, old)
             if fits and not read:
                 targets[value] = self.views[old]
         return targets
 
-    def roots(self, node: Node) -> list[Node]:
-        while node.op is not None and node.op.view:
-            node = node.inputs[0]
-        return [node]
-
     def read_elsewhere(self, group: Group, old: Node) -> bool:
         """Whether the group reads the variable at other indices than the one it writes (through a view)."""
-        return any(x is not old and old in self.roots(x) for x in group.inputs())
+        return any(x is not old and owner(x) is old for x in group.inputs())
 
     def finish_updates(self, targets: dict[Node, View]) -> None:
         """Copy the values that could not be written in place; those that are another variable's first, aside."""

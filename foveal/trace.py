@@ -84,9 +84,8 @@ class Trace:
         self.variables: dict[Variable, Node] = {}
         self.updates: dict[Variable, Node] = {}
         self.randomness = 0
-        self.key: Symbol | None = (
-            None  # (seed, step) for random operators, where the program has it
-        )
+        # (seed, step) for random operators, where the program has it
+        self.key: Symbol | None = None
 
     def argument(self, kind: Type, name: str) -> Symbol:
         node = Node(None, (), {}, kind, name=name)

@@ -7,7 +7,7 @@ images; reductions over the same axes of the same values share one pass.
 
 from dataclasses import dataclass, field
 
-from foveal.graph import Graph, Node
+from foveal.graph import Graph, Node, owner
 from foveal.ops.elementwise import Pointwise
 from foveal.ops.reduce import Reduction
 from foveal.ops.shape import broadcast_to, constant
@@ -212,13 +212,6 @@ class Fuser:
         return {source, *self.leaves[source], *source.inputs}
 
 
-def sources(node: Node) -> list[Node]:
-    """The nodes whose memory a node's memory is part of: itself, or what a view is taken of."""
-    while node.op is not None and node.op.view:
-        node = node.inputs[0]
-    return [node]
-
-
 def topological(graph: Graph, groups: list[Group]) -> list[Group] | None:
     """An order in which each group follows what it reads; None if there is none.
 
@@ -230,11 +223,11 @@ def topological(graph: Graph, groups: list[Group]) -> list[Group] | None:
     readers: dict[Node, list[Group]] = {}
     for group in groups:
         for x in group.inputs():
-            for source in sources(x):
-                if source in maker and maker[source] is not group:
-                    needs[group][maker[source]] = None
-                if source.variable is not None:
-                    readers.setdefault(source, []).append(group)
+            source = owner(x)
+            if source in maker and maker[source] is not group:
+                needs[group][maker[source]] = None
+            if source.variable is not None:
+                readers.setdefault(source, []).append(group)
     inputs = {n.variable: n for n in graph.variables}
     writers = set()
     for variable, value in graph.updates:
