@@ -13,6 +13,7 @@ import numpy as np
 from foveal.errors import ShapeError
 from foveal.kernel.lang import fma, loops, parallel, var, where
 from foveal.ops import correlate
+from foveal.ops.epilogue import Results
 from foveal.ops.geometry import check_window, output_size
 from foveal.ops.op import (
     Case,
@@ -162,7 +163,7 @@ class Conv2d(Convolution):
                 y[n, k, p, q] = acc
 
     def lower(self, to: Lowering, y: Any, x: Any, w: Any, **how: Any) -> None:
-        correlate.lower_forward(to, y, x, w, **how)
+        correlate.lower_forward(to, Results([y]), x, w, **how)
 
 
 def inside(x: Any, n: Any, c: Any, h: Any, v: Any, H: int, W: int) -> Any:
@@ -267,7 +268,7 @@ class Conv2dInputGrad(Convolution):
                 dx[n, c, h, v] = acc
 
     def lower(self, to: Lowering, dx: Any, dy: Any, w: Any, *, size: Pair, **how: Any) -> None:
-        correlate.lower_input_grad(to, dx, dy, w, **how)
+        correlate.lower_input_grad(to, Results([dx]), dy, w, **how)
 
 
 class Conv2dWeightGrad(Convolution):

@@ -20,6 +20,7 @@ from foveal.kernel.lang import (
     vectors,
 )
 from foveal.ops import nest
+from foveal.ops.epilogue import Ending, Epilogue, Results
 from foveal.ops.geometry import Taps, forward_taps, gradient_taps
 from foveal.ops.op import Lowering
 from foveal.ops.tile import (
@@ -69,45 +70,47 @@ def both_axes(
     return rows, columns
 
 
-def lengthened(w: Any, stride: Any, padding: Any, *images: Any) -> Any:
+def lengthened(w: Any, stride: Any, padding: Any, y: Results, x: Any) -> tuple[Results, Any]:
     """A 1x1 convolution does not know rows from columns: as one long row, images make full tiles."""
     if (*w.shape[2:], *stride) == (1, 1, 1, 1) and not any(padding):
-        return [image.flattened() for image in images]
-    return images
+        return y.each(lambda image: image.flattened()), x.flattened()
+    return y, x
 
 
 def lower_forward(
-    to: Lowering, y: Any, x: Any, w: Any, *, stride: Any, padding: Any, dilation: Any, groups: int
-) -> None:
+    to: Lowering, y: Results, x: Any, w: Any, *, stride: Any, padding: Any, dilation: Any, groups: int
+) -> None:  # fmt: skip
     K, C, R, S = w.shape
     y, x = lengthened(w, stride, padding, y, x)
-    axes = both_axes(forward_taps, y.shape[2:], (R, S), stride, padding, dilation)
+    axes = both_axes(forward_taps, (y.shape[2], y.shape[3]), (R, S), stride, padding, dilation)
     lower_taps(to, y, x, w.reshaped((groups, K // groups, C, R, S)), axes)
 
 
 def lower_input_grad(
-    to: Lowering, dx: Any, dy: Any, w: Any, *, stride: Any, padding: Any, dilation: Any, groups: int
-) -> None:
+    to: Lowering, dx: Results, dy: Any, w: Any, *, stride: Any, padding: Any, dilation: Any, groups: int
+) -> None:  # fmt: skip
     K, C, R, S = w.shape
     dx, dy = lengthened(w, stride, padding, dx, dy)
-    axes = both_axes(gradient_taps, dx.shape[2:], (R, S), stride, padding, dilation)
+    axes = both_axes(gradient_taps, (dx.shape[2], dx.shape[3]), (R, S), stride, padding, dilation)
     weights = w.reshaped((groups, K // groups, C, R, S)).permuted(0, 2, 1, 3, 4)
     lower_taps(to, dx, dy, weights, axes)
 
 
-def lower_taps(to: Lowering, y: Any, x: Any, w: Any, axes: Axes) -> None:
+def lower_taps(to: Lowering, y: Results, x: Any, w: Any, axes: Axes) -> None:
     """Pack the weights, then run the tiles. w: [G, outputs, inputs, R, S]."""
     groups, outputs, inputs, R, S = w.shape
-    y, x = nhwc(y), nhwc(x)
+    x = nhwc(x)
     border = bordered(axes, x.shape[1:3])
     halo = to.scratch((1, *border[1::2], x.shape[3]) if border else (1, 1, 1, 1), per_thread=True)
     if outputs == inputs == 1 and groups > 1:
-        to.call(depthwise, [y, halo], [x, w], axes=axes, border=border)
+        y.call(to, depthwise, x.shape[0], [halo], [x, w], axes=axes, border=border)
         return
     tile = tile_for(outputs)
     panels = to.scratch((groups, -(-outputs // tile.columns), R, S, inputs, tile.columns))
     to.call(pack_panels, [panels], [w], columns=tile.columns)
-    to.call(correlate, [y, halo], [x, panels], axes=axes, border=border, outputs=outputs)
+    y.call(
+        to, correlate, x.shape[0], [halo], [x, panels], axes=axes, border=border, outputs=outputs
+    )
 
 
 def clear(halo: Any) -> None:
@@ -164,49 +167,57 @@ def blocks_of(outputs: int, columns: int) -> Iterator[tuple[Any, int]]:
         yield full, tail
 
 
-def correlate(
-    y: Any, halo: Any, x: Any, panels: Any, *, axes: Axes, border: Any, outputs: int
-) -> None:
+def correlate(*arrays: Any, axes: Axes, border: Any, outputs: int, epilogue: Epilogue) -> None:
     """y[n, ., ., k] = sum over taps and inputs of x * panels; tiles of pixels x filters stay in registers.
 
     Per step of the inner loop one row of a panel is loaded and each pixel's input broadcast: rows * vectors fused
     multiply-adds for vectors + rows loads, so the multipliers and not the load ports set the pace: 94-97 % of the peak
     on 3x3 filters with 64 to 256 channels, on one core of Zen 4 (`foveal bench ops conv2d --threads 1`).
     """
+    ending = Ending(epilogue, arrays, 3)
+    halo, x, panels = ending.own
     groups, inputs = panels.shape[0], panels.shape[4]
     tile = tile_for(outputs)
     if border:
         clear(halo)
-    for (n,) in parallel(y.shape[0]):
+    for (n,) in parallel(x.shape[0]):
+        open_all(ending, n, groups * outputs)
         source = source_of(halo, x, n, border)
         for g in loop(groups):
-            image, target = source.at(0, 0, 0, g * inputs), y.at(n, 0, 0, g * outputs)
+            image = source.at(0, 0, 0, g * inputs)
             for rows, columns in itertools.product(*axes):
                 for b, valid in blocks_of(outputs, tile.columns):
-                    panel = panels.at(g, b, 0, 0, 0, 0)
-                    correlate_block(
-                        target.at(0, 0, 0, b * tile.columns),
-                        image,
-                        panel,
-                        rows,
-                        columns,
-                        valid,
-                        tile,
-                    )
+                    panel, first = panels.at(g, b, 0, 0, 0, 0), g * outputs + b * tile.columns
+                    correlate_block(ending, n, first, image, panel, rows, columns, valid, tile)
+
+
+def open_all(ending: Ending, task: Any, channels: int) -> None:
+    """Start a task's sums."""
+    for k, width in vectors(channels) if ending.epilogue.rows else ():
+        ending.open(task, k, width)
 
 
 def correlate_block(
-    y: Any, x: Any, panel: Any, rows: Taps, columns: Taps, valid: int, tile: Tile
-) -> None:
-    """All pixels of one image for one block of `valid` outputs."""
+    ending: Ending, n: Any, first: Any, x: Any, panel: Any, rows: Taps, columns: Taps, valid: int, tile: Tile
+) -> None:  # fmt: skip
+    """All pixels of image n for one block of `valid` outputs, from channel `first` on."""
     for i, j, offsets in tile_positions(rows.count, columns.count, tile.rows):
         at = x.at(0, rows.origin + i * rows.input_step, columns.origin + j * columns.input_step, 0)
         totals = product(at, panel, rows, columns, offsets, valid, tile)
-        corner = y.at(0, rows.start + i * rows.step, columns.start + j * columns.step, 0)
-        for (pixel, v), total in totals.items():
-            p, q = offsets[pixel]
-            start, width = pieces(valid, tile.width)[v]
-            corner.store((0, p * rows.step, q * columns.step, start), head(total, width), width)
+        pixels = output_pixels(n, i, j, offsets, rows, columns)
+        for v, (start, width) in enumerate(pieces(valid, tile.width)):
+            sums = [head(totals[pixel, v], width) for pixel in range(len(offsets))]
+            ending.store(n, pixels, sums, first + start, width)
+
+
+def output_pixels(
+    n: Any, i: Any, j: Any, offsets: list[tuple[int, int]], rows: Taps, columns: Taps
+) -> list[tuple[Any, Any, Any]]:
+    """(n, p, q) of the outputs of the tile at (i, j)."""
+    return [
+        (n, (i + p) * rows.step + rows.start, (j + q) * columns.step + columns.start)
+        for p, q in offsets
+    ]
 
 
 def product(
@@ -249,43 +260,43 @@ def product(
     return acc
 
 
-def depthwise(y: Any, halo: Any, x: Any, w: Any, *, axes: Axes, border: Any) -> None:
+def depthwise(*arrays: Any, axes: Axes, border: Any, epilogue: Epilogue) -> None:
     """One filter per channel: lanes run over channels, for images and weights alike."""
-    N, channels = y.shape[0], y.shape[3]
+    ending = Ending(epilogue, arrays, 3)
+    halo, x, w = ending.own
     if border:
         clear(halo)
-    most, filters = tile_for(lanes()).rows // 2, w.permuted(1, 2, 3, 4, 0)
-    for (n,) in parallel(N):
+    filters = w.permuted(1, 2, 3, 4, 0)
+    for (n,) in parallel(x.shape[0]):
+        open_all(ending, n, x.shape[3])
         source = source_of(halo, x, n, border)
         for rows, columns in itertools.product(*axes):
-            for g, width in vectors(channels):
-                for i, j, offsets in tile_positions(rows.count, columns.count, most):
-                    at = source.at(
-                        0,
-                        rows.origin + i * rows.input_step,
-                        columns.origin + j * columns.input_step,
-                        g,
-                    )
-                    acc = [var(0.0, width) for _ in offsets]
-                    for r, s in loops(rows.taps, columns.taps):
-                        r_at, s_at = (
-                            rows.kernel + r * rows.kernel_step,
-                            columns.kernel + s * columns.kernel_step,
-                        )
-                        weight = nest.load(filters, (0, 0, r_at, s_at, g), width)
-                        pixels = at.at(0, r * rows.tap_step, s * columns.tap_step, 0)
-                        for total, (p, q) in zip(acc, offsets, strict=True):
-                            total.fma(
-                                pixels.load(
-                                    (0, p * rows.input_step, q * columns.input_step, 0), width
-                                ),
-                                weight,
-                            )
-                    corner = y.at(
-                        n, rows.start + i * rows.step, columns.start + j * columns.step, g
-                    )
-                    for total, (p, q) in zip(acc, offsets, strict=True):
-                        corner.store((0, p * rows.step, q * columns.step, 0), total, width)
+            for g, width in vectors(x.shape[3]):
+                depthwise_block(ending, n, g, width, source, filters, rows, columns)
+
+
+def depthwise_block(
+    ending: Ending, n: Any, g: Any, width: int, source: Any, filters: Any, rows: Taps, columns: Taps
+) -> None:  # fmt: skip
+    """All pixels of image n for `width` channels from g on."""
+    most = tile_for(lanes()).rows // 2
+    for i, j, offsets in tile_positions(rows.count, columns.count, most):
+        at = source.at(
+            0, rows.origin + i * rows.input_step, columns.origin + j * columns.input_step, g
+        )
+        acc = [var(0.0, width) for _ in offsets]
+        for r, s in loops(rows.taps, columns.taps):
+            r_at, s_at = (
+                rows.kernel + r * rows.kernel_step,
+                columns.kernel + s * columns.kernel_step,
+            )
+            weight = nest.load(filters, (0, 0, r_at, s_at, g), width)
+            pixels = at.at(0, r * rows.tap_step, s * columns.tap_step, 0)
+            for total, (p, q) in zip(acc, offsets, strict=True):
+                place = (0, p * rows.input_step, q * columns.input_step, 0)
+                total.fma(pixels.load(place, width), weight)
+        pixels = output_pixels(n, i, j, offsets, rows, columns)
+        ending.store(n, pixels, [total.get() for total in acc], g, width)
 
 
 def lower_weight_grad(
