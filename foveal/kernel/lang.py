@@ -75,6 +75,7 @@ __all__ = [
     "build_in",
     "building",
     "cast",
+    "choose",
     "constant",
     "extract",
     "floor",
@@ -97,6 +98,7 @@ __all__ = [
     "unflatten",
     "var",
     "vectors",
+    "when",
     "where",
     "width_of",
 ]
@@ -128,6 +130,34 @@ def loop(n: Any, start: Any = 0, step: int = 1) -> Iterator[Any]:
     i.add_incoming(following, b.block)
     b.cbranch(b.icmp_signed("<", following, last), body, end)
     b.position_at_end(end)
+
+
+def when(condition: Any) -> Iterator[None]:
+    """for _ in when(c): the body runs if the condition, one truth value, holds; it is traced once."""
+    builder = building()
+    if not isinstance(condition, Value):
+        yield from [None] * bool(condition)
+        return
+    assert builder is not None
+    b = builder.b
+    body, end = (builder.function.append_basic_block(name) for name in ("then", "end"))
+    b.cbranch(condition.ir, body, end)
+    b.position_at_end(body)
+    try:
+        yield
+    except GeneratorExit:
+        builder.left_early = True
+        raise
+    b.branch(end)
+    b.position_at_end(end)
+
+
+def choose(condition: Any, a: Any, b: Any) -> Any:
+    """Array a if the condition, one truth value, holds, else b; both of the same strides."""
+    if not isinstance(condition, Value):
+        return a if condition else b
+    pointer = active().b.select(condition.ir, a.pointer, b.pointer)
+    return Array(pointer, a.shape, a.strides, a.kind)
 
 
 def thread() -> Any:
