@@ -53,6 +53,7 @@ from foveal.kernel.vector import (
     pack,
     sqrt,
     store_lanes,
+    transpose,
     where,
     width_of,
 )
@@ -95,6 +96,7 @@ __all__ = [
     "sqrt",
     "store_lanes",
     "thread",
+    "transpose",
     "unflatten",
     "var",
     "vectors",
@@ -278,6 +280,13 @@ class Array:
     def neighbour(self, i: int) -> Value:
         """The element `i` places behind the origin in memory, whatever axes that crosses."""
         return Array(self.pointer, (1,), (1,), self.kind)[i]
+
+    def prefetch(self, index: Any) -> None:
+        """Ask for the cache line of an element, which may lie outside: a hint without any other effect."""
+        builder, hint = active(), [ir.Constant(I32.ir, n) for n in (0, 2, 1)]
+        arguments = [POINTER, *[I32.ir] * 3]
+        function = builder.intrinsic("llvm.prefetch.p0", ir.VoidType(), arguments)
+        builder.b.call(function, [self.address(index), *hint])
 
     def load(self, index: Any, width: int) -> Value:
         kind = vector_type(self.kind, width)

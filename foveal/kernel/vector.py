@@ -126,6 +126,29 @@ def pack(scalars: list[Any]) -> Any:
     return Value(vector, kind, len(scalars))
 
 
+def transpose(rows: list[Any]) -> list[Any]:
+    """n vectors of n lanes, n a power of two, as the n vectors of their first, second, ... lanes, by log2 n rounds."""
+    if not isinstance(rows[0], Value):
+        return interpret.transpose(rows)
+    n, rows = len(rows), list(rows)
+    distance = n // 2
+    while distance:
+        low = [n + i - distance if i & distance else i for i in range(n)]
+        high = [n + i if i & distance else i + distance for i in range(n)]
+        for i in range(n):
+            if not i & distance:
+                a, b = rows[i], rows[i + distance]
+                rows[i], rows[i + distance] = shuffle(a, b, low), shuffle(a, b, high)
+        distance //= 2
+    return rows
+
+
+def shuffle(a: Value, b: Value, lanes: list[int]) -> Value:
+    """The given lanes of a and, counted on from its last, of b."""
+    mask = ir.Constant(ir.VectorType(I32.ir, len(lanes)), lanes)
+    return Value(active().b.shuffle_vector(a.ir, b.ir, mask), a.kind, len(lanes))
+
+
 def store_lanes(y: Any, index: tuple[Any, ...], value: Any) -> None:
     """Store each lane at its own index along the last axis, where neighbours there are not neighbours in memory."""
     for lane in range(width_of(value)):

@@ -12,7 +12,7 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel.lang import fma, loops, parallel, var, where
-from foveal.ops import correlate, winograd, winograd_weight
+from foveal.ops import choice, correlate, winograd, winograd_weight
 from foveal.ops.epilogue import Results
 from foveal.ops.geometry import check_window, output_size
 from foveal.ops.op import (
@@ -27,7 +27,6 @@ from foveal.ops.op import (
     sides,
 )
 
-SAME = {"stride": (1, 1), "padding": (1, 1, 1, 1), "dilation": (1, 1), "groups": 1}
 Pair = tuple[int, int]
 Sides = tuple[int, int, int, int]
 
@@ -164,11 +163,12 @@ class Conv2d(Convolution):
                 y[n, k, p, q] = acc
 
     def lower(self, to: Lowering, y: Any, x: Any, w: Any, **how: Any) -> None:
-        if how == SAME and min(w.shape[:2]) >= 16:
+        y_ = Results([y])
+        m = choice.choose(choice.problem_of("forward", y.shape, w.shape, how))
+        if m:
             top, _, left, _ = how["padding"]
-            winograd.lower_winograd(to, Results([y]), x, w, top, left, 4, False)
-            return
-        correlate.lower_forward(to, Results([y]), x, w, **how)
+            return winograd.lower_winograd(to, y_, x, w, top, left, m, flip=False)
+        correlate.lower_forward(to, y_, x, w, **how)
 
 
 def inside(x: Any, n: Any, c: Any, h: Any, v: Any, H: int, W: int) -> Any:
@@ -273,13 +273,12 @@ class Conv2dInputGrad(Convolution):
                 dx[n, c, h, v] = acc
 
     def lower(self, to: Lowering, dx: Any, dy: Any, w: Any, *, size: Pair, **how: Any) -> None:
-        if how == SAME and min(w.shape[:2]) >= 16:
+        dx_, turned = Results([dx]), w.permuted(1, 0, 2, 3)
+        m = choice.choose(choice.problem_of("forward", dx.shape, turned.shape, how))
+        if m:
             top, _, left, _ = how["padding"]
-            winograd.lower_winograd(
-                to, Results([dx]), dy, w.permuted(1, 0, 2, 3), 2 - top, 2 - left, 4, True
-            )
-            return
-        correlate.lower_input_grad(to, Results([dx]), dy, w, **how)
+            return winograd.lower_winograd(to, dx_, dy, turned, 2 - top, 2 - left, m, flip=True)
+        correlate.lower_input_grad(to, dx_, dy, w, **how)
 
 
 class Conv2dWeightGrad(Convolution):
@@ -370,12 +369,12 @@ class Conv2dWeightGrad(Convolution):
                 dw[k, c, r, s] = acc
 
     def lower(self, to: Lowering, dw: Any, dy: Any, x: Any, *, size: Pair, **how: Any) -> None:
-        if how == SAME and min(dw.shape[:2]) >= 16:
+        m = choice.choose(choice.problem_of("weight", dy.shape, dw.shape, how))
+        if m:
             top, _, left, _ = how["padding"]
-            winograd_weight.lower_winograd_weight(
-                to, dw, dy, x, top, left, 4, correlate.add_partials
+            return winograd_weight.lower_winograd_weight(
+                to, dw, dy, x, top, left, m, correlate.add_partials
             )
-            return
         correlate.lower_weight_grad(to, dw, dy, x, **how)
 
 

@@ -118,7 +118,10 @@ def by_rows(matrix: Matrix, values: list[Any]) -> list[Any]:
         odd = [(a, v) for a, b, v in pairs if a != b]
         scale = odd[-1][0]
         rest = combination([(a / scale, v) for a, v in odd])
-        found += [combination([(1.0, even), (scale, rest)]), combination([(1.0, even), (-scale, rest)])]
+        found += [
+            combination([(1.0, even), (scale, rest)]),
+            combination([(1.0, even), (-scale, rest)]),
+        ]
         i += 2
     return found
 

@@ -9,7 +9,8 @@ A block of tiles is transformed, multiplied and transformed back while it is in 
 where U[pos, c, k] = (G g G^T)[pos] are the transformed filters. pos counts the n x n positions of a tile.
 """
 
-from collections.abc import Callable
+import itertools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from foveal.kernel.lang import (
     parallel,
     thread,
     unflatten,
+    var,
     vectors,
     when,
     where,
@@ -27,12 +29,18 @@ from foveal.kernel.lang import (
 from foveal.ops import nest
 from foveal.ops.epilogue import Ending, Epilogue, Results
 from foveal.ops.op import Lowering
-from foveal.ops.tile import Tile, accumulators, multiply_add, pieces, split, tile_for
+from foveal.ops.tile import Tile, multiply_add, pieces, split, tile_for
 from foveal.ops.transforms import Matrix, both_sides, scheme
+from foveal.ops.turn import outputs_last
 
 BLOCK_BYTES = 1 << 19  # of a block's transformed inputs: half of a 1 MiB L2
 MOST_TILES, LEAST_TASKS = 48, 8
 UNROLL = 4
+MOST_SHARED = 256  # tiles
+FILTER_BYTES = 12 << 20  # of transformed filters, from which on reading them from memory tells
+PART = 64  # channels whose filters are transformed at once: with 36 x 32 filters 288 KiB
+STREAMED = 1 << 18  # elements of an image batch that does not stay in L2
+LINE = 16  # elements of a cache line
 PAD = 16  # elements between positions, so that their rows do not all fall into the same sets of the cache
 
 
@@ -64,23 +72,43 @@ def near_equal(n: int, most: int) -> int:
     return -(-n // blocks)
 
 
-def lower_winograd(to: Lowering, y: Results, x: Any, w: Any, top: int, left: int, m: int, flip: bool) -> None:
-    """y = correlation of x [N, C, H, W] with w [K, C, 3, 3] at padding (top, left)."""
+def lower_winograd(
+    to: Lowering, y: Results, x: Any, w: Any, top: int, left: int, m: int, flip: bool
+) -> None:
+    """y = correlation of x [N, C, H, W] with w [K, C, 3, 3] at padding (top, left); flip: w is turned by 180 degrees."""
     N, K, P, Q = y.shape
-    C = x.shape[1]
+    C, tile = x.shape[1], tile_for(K)
     grid = Grid(m, N, -(-P // m), -(-Q // m), top, left)
-    tile = tile_for(K)
-    blocks = -(-K // tile.columns)
+    outside = [
+        to.scratch((1, m * m, lanes()), per_thread=True),
+        to.scratch((1, C), per_thread=True),
+    ]
+    x, blocks = x.permuted(0, 2, 3, 1), -(-K // tile.columns)
+    w = outputs_last(to, w)
+    how: dict[str, Any] = {"grid": grid, "size": (P, Q), "filters": K}
+    if few_tiles(grid, C, K):
+        V = to.scratch((1, grid.n**2, grid.tiles * row_of(C) + PAD))
+        to.call(transform_inputs, [V, outside[1]], [x], grid=grid)
+        part = min(C, PART)
+        U = to.scratch((1, grid.n**2, part, tile.columns), per_thread=True)
+        M = to.scratch((1, grid.n**2, grid.tiles * tile.columns + PAD), per_thread=True)
+        y.call(to, winograd_by_filters, 1, [U, M, outside[0]], [V, w], flip=flip, **how)
+        return
     U = to.scratch((blocks, grid.n**2, C, tile.columns))
     to.call(transform_filters, [U], [w], m=m, flip=flip)
     most = min(MOST_TILES, max(tile.rows, BLOCK_BYTES // (4 * grid.n**2 * C)))
     T = near_equal(grid.tiles, min(most, -(-grid.tiles // LEAST_TASKS)))
     V = to.scratch((1, grid.n**2, T * row_of(C) + PAD), per_thread=True)
     M = to.scratch((1, grid.n**2, T * tile.columns + PAD), per_thread=True)
-    tile_out = to.scratch((1, m * m, lanes()), per_thread=True)
-    zeros = to.scratch((1, C), per_thread=True)
-    y.call(to, winograd, -(-grid.tiles // T), [V, M, tile_out, zeros], [x.permuted(0, 2, 3, 1), U],
-           grid=grid, T=T, size=(P, Q), filters=K)  # fmt: skip
+    y.call(to, winograd, -(-grid.tiles // T), [V, M, *outside], [x, U], T=T, **how)
+
+
+def few_tiles(grid: Grid, C: int, K: int) -> bool:
+    """Whether to share blocks of filters among the threads, each with all tiles, instead of blocks of tiles.
+
+    Then transformed filters, 4 times the filters' size, are used where they are made and never leave the cache.
+    """
+    return grid.tiles <= MOST_SHARED and 4 * grid.n**2 * C * K > FILTER_BYTES
 
 
 def row_of(channels: int) -> int:
@@ -93,30 +121,31 @@ def transform_filters(U: Any, w: Any, *, m: int, flip: bool) -> None:
 
     flip: the filters are turned by 180 degrees, as the gradient in x needs them.
     """
-    _, positions, C, columns = U.shape
-    K, width, G = w.shape[0], min(columns, lanes()), scheme(m).G
-    last = w.permuted(1, 2, 3, 0)
-
-    def fill(b: Any, c: Any, start: int, count: int) -> None:
-        index = (c, 0, 0, b * columns + start)
-        g = [[nest.load(last.at(*index), tap(r, s), count) for s in range(3)] for r in range(3)]
-        for pos, value in enumerate(v for row in both_sides(G, g) for v in row):
-            U.store((b, pos, c, start), value, count)
-
-    def tap(r: int, s: int) -> tuple[int, int, int, int]:
-        return (0, 2 - r, 2 - s, 0) if flip else (0, r, s, 0)
-
-    full, tail = divmod(K, columns)
+    _, _, C, columns = U.shape
+    full, tail = divmod(w.shape[0], columns)
     for b, c in parallel(full, C) if full else ():
-        for start in range(0, columns, width):
-            fill(b, c, start, width)
+        transform_filter(U.at(b, 0, c, 0), w, b * columns, c, columns, m, flip)
     if tail:
         for (c,) in parallel(C):
-            for pos in loop(positions):
-                for start in range(0, columns, width):
-                    U.store((full, pos, c, start), 0.0, width)
-            for start, count in pieces(tail, width):
-                fill(full, c, start, count)
+            transform_filter(U.at(full, 0, c, 0), w, full * columns, c, tail, m, flip)
+
+
+def transform_filter(U: Any, w: Any, k: Any, c: Any, valid: int, m: int, flip: bool) -> None:
+    """U[0, pos, 0, lane] for `valid` filters from k on, channel c; 0 in the lanes behind them."""
+    columns, G = U.shape[3], scheme(m).G
+    last = w.permuted(1, 2, 3, 0).at(c, 0, 0, k)
+
+    def tap(r: int, s: int, start: int) -> tuple[int, int, int, int]:
+        return (0, 2 - r, 2 - s, start) if flip else (0, r, s, start)
+
+    for start in range(valid, columns) if valid % lanes() else range(valid, columns, lanes()):
+        width = 1 if valid % lanes() else min(lanes(), columns - start)
+        for pos in loop(U.shape[1]):
+            U.store((0, pos, 0, start), 0.0, width)
+    for start, width in pieces(valid, lanes()):
+        g = [[nest.load(last, tap(r, s, start), width) for s in range(3)] for r in range(3)]
+        for pos, value in enumerate(v for row in both_sides(G, g) for v in row):
+            U.store((0, pos, 0, start), value, width)
 
 
 def winograd(
@@ -136,17 +165,86 @@ def winograd(
             at = (n, h - grid.top, v - grid.left, 0)
             transform_tile(into, x, zeros, scheme(grid.m).BT, at, C)
         for b, valid in filter_blocks(filters, tile.columns):
-            multiply(M, V, U, b, T, C, tile)
-            for start, width in pieces(valid, tile.width):
-                k = b * tile.columns + start
-                if epilogue.rows:
-                    ending.open(block, k, width)
-                for t in loop(count):
-                    at = M.at(thread(), 0, t * tile.columns + start)
-                    values = [[at.load((0, i * grid.n + j, 0), width) for j in range(grid.n)]
-                              for i in range(grid.n)]  # fmt: skip
-                    y = both_sides(scheme(grid.m).AT, values)
-                    put(ending, outputs, block, y, corner(grid, first + t), size, k, width)
+            prefetch_outputs(ending, grid, first, count, b * tile.columns, valid)
+            U_b, V_t, M_t = U.at(b, 0, 0, 0), V.at(thread(), 0, 0), M.at(thread(), 0, 0)
+            multiply(M_t, V_t, U_b, T, row_of(C), C, tile)
+            transform_back(ending, M_t, outputs, grid, block, first, count, size, b, valid, tile)
+
+
+def transform_inputs(V: Any, zeros: Any, x: Any, *, grid: Grid) -> None:
+    """V[0, pos, t row + c] of every tile t."""
+    C, row = x.shape[3], row_of(x.shape[3])
+    clear(zeros)
+    for channels, count, start in parts_of(C):
+        for t, part in parallel(grid.tiles, count):
+            n, h, v = corner(grid, t)
+            c = part * channels + start
+            at = (n, h - grid.top, v - grid.left, c)
+            transform_tile(V.at(0, 0, t * row + c), x, zeros, scheme(grid.m).BT, at, channels)
+
+
+def winograd_by_filters(
+    *arrays: Any, grid: Grid, size: tuple[int, int], filters: int, flip: bool, epilogue: Epilogue
+) -> None:
+    """A task is a block of filters for all tiles: its transformed filters are made and used part by part of the channels."""
+    ending = Ending(epilogue, arrays, 5)
+    U, M, outputs, V, w = ending.own
+    C, tile = w.shape[1], tile_for(filters)
+    full, tail = divmod(filters, tile.columns)
+
+    def task(b: Any, valid: int) -> None:
+        U_t, M_t = U.at(thread(), 0, 0, 0), M.at(thread(), 0, 0)
+        for pos in loop(grid.n**2):
+            for i, width in vectors(grid.tiles * tile.columns):
+                M_t.store((0, pos, i), 0.0, width)
+        for channels, count, start in parts_of(C):
+            for i in loop(count):
+                c = i * channels + start
+                for j in loop(channels):
+                    into = U_t.at(0, 0, j, 0)
+                    transform_filter(into, w, b * tile.columns, c + j, valid, grid.m, flip)
+                v = V.at(0, 0, c)
+                multiply(M_t, v, U_t, grid.tiles, row_of(C), channels, tile, add=True)
+        transform_back(ending, M_t, outputs, grid, 0, 0, grid.tiles, size, b, valid, tile)
+
+    for (b,) in parallel(full) if full else ():
+        task(b, tile.columns)
+    if tail:
+        for _ in parallel(1):
+            task(full, tail)
+
+
+def parts_of(channels: int) -> list[tuple[int, int, int]]:
+    """Parts of at most PART channels: (size, how many of it, where they begin)."""
+    count, rest = divmod(channels, PART)
+    parts = [(PART, count, 0), (rest, 1, channels - rest)]
+    return [part for part in parts if part[0] and part[1]]
+
+
+def transform_back(
+    ending: Ending, M: Any, outputs: Any, grid: Grid, task: Any, first: Any, count: Any, size: tuple[int, int],
+    b: Any, valid: int, tile: Tile,
+) -> None:  # fmt: skip
+    """The outputs of `count` tiles from `first` on, for the `valid` filters of block b, through the epilogue."""
+    for start, width in pieces(valid, tile.width):
+        k = b * tile.columns + start
+        if ending.epilogue.rows:
+            ending.open(task, k, width)
+        for t in loop(count):
+            at = M.at(0, 0, t * tile.columns + start)
+            values = [[at.load((0, i * grid.n + j, 0), width) for j in range(grid.n)]
+                      for i in range(grid.n)]  # fmt: skip
+            y = both_sides(scheme(grid.m).AT, values)
+            put(ending, outputs, task, y, corner(grid, first + t), size, k, width)
+
+
+def prefetch_outputs(
+    ending: Ending, grid: Grid, first: Any, count: Any, k: Any, valid: int
+) -> None:
+    """Where a block's results go, so that the lines are there when its products are done."""
+    for image in ending.outputs:
+        for t in loop(count if math.prod(image.shape) > STREAMED else 0):
+            prefetch_pixels(image.at(*corner(grid, first + t), k), grid.m, valid)
 
 
 def smaller(a: int, b: Any) -> Any:
@@ -186,21 +284,32 @@ def transform_tile(
     """
     (n, h, v, first), size = at, len(matrix[0])
     _, height, width, _ = x.shape
+    if math.prod(x.shape) > STREAMED:
+        prefetch_pixels(x.at(n, h + size, v, first), len(matrix) - 2, channels)
     inside = within(h, h + (size - 1), height) & within(v, v + (size - 1), width)
+    pixels: dict[tuple[int, int], Any] = {}
+    area = list(itertools.product(range(size), range(size)))
     for _ in when(inside):
-        tile = x.at(n, h, v, first)
-        transform_pixels(V, lambda i, j, c, lanes: tile.load((0, i, j, c), lanes), channels, matrix)
+        pixels = {(i, j): x.row(n, h + i, v + j) for i, j in area}
+        transform_pixels(V, pixels, first, channels, matrix)
     for _ in when(inside == False):  # noqa: E712
-        rows = [clamped(h + i, height) for i in range(size)]
-        columns = [clamped(v + j, width) for j in range(size)]
-        pixels = {
-            (i, j): choose(in_row & in_column, x.row(n, row, column), zeros.row(thread()))
-            for i, (row, in_row) in enumerate(rows)
-            for j, (column, in_column) in enumerate(columns)
-        }
-        transform_pixels(
-            V, lambda i, j, c, lanes: pixels[i, j].load((first + c,), lanes), channels, matrix
+        rows, columns = (
+            [clamped(h + i, height) for i in range(size)],
+            [clamped(v + j, width) for j in range(size)],
         )
+        for i, j in area:
+            (row, in_row), (column, in_column) = rows[i], columns[j]
+            nothing = zeros.row(thread())
+            pixels[i, j] = choose(in_row & in_column, x.row(n, row, column), nothing)
+        transform_pixels(V, pixels, first, channels, matrix)
+
+
+def prefetch_pixels(x: Any, size: int, channels: int) -> None:
+    """A tile that is needed soon: rows as short as a tile's the hardware does not foresee."""
+    for i in range(size):
+        for j in range(size):
+            for c in loop(-(-channels // LINE)):
+                x.prefetch((0, i, j, c * LINE))
 
 
 def clamped(i: Any, n: int) -> tuple[Any, Any]:
@@ -209,39 +318,55 @@ def clamped(i: Any, n: int) -> tuple[Any, Any]:
     return where(valid, i, 0), valid
 
 
-def transform_pixels(V: Any, load: Callable[..., Any], channels: int, matrix: Matrix) -> None:
+def transform_pixels(
+    V: Any, pixels: dict[tuple[int, int], Any], first: Any, channels: int, matrix: Matrix
+) -> None:
+    """V[0, pos, c] from pixels[i, j], each one's row of channels, for c from `first` on."""
     size = range(len(matrix[0]))
     for c, width in vectors(channels):
-        d = [[load(i, j, c, width) for j in size] for i in size]
+        d = [[pixels[i, j].load((first + c,), width) for j in size] for i in size]
         for pos, value in enumerate(v for row in both_sides(matrix, d) for v in row):
             V.store((0, pos, c), value, width)
 
 
-def multiply(M: Any, V: Any, U: Any, b: Any, T: int, C: int, tile: Tile) -> None:
-    """M[pos, t, k] = sum_c V[pos, t, c] U[b, pos, c, k] for all positions and tiles."""
-    starts = pieces(tile.columns, tile.width)
-    step = min(UNROLL, C)
+def multiply(
+    M: Any, V: Any, U: Any, T: int, row: int, channels: int, tile: Tile, add: bool = False
+) -> None:
+    """M[0, pos, t, k] = sum_c V[0, pos, t row + c] U[0, pos, c, k] for all positions and T tiles; or added to M."""
     for pos in loop(U.shape[1]):
         first = 0
         for rows, count in split(T, tile.rows):
             for i in loop(count):
                 t = i * rows + first
-                v, u = V.at(thread(), pos, t * row_of(C)), U.at(b, pos, 0, 0)
-                acc = accumulators(rows, starts, tile.width)
-
-                def add(c: Any, acc: Any = acc, v: Any = v, u: Any = u, rows: int = rows) -> None:
-                    ws = [u.load((0, 0, c, start), tile.width) for start, _ in starts]
-                    multiply_add(acc, [v[0, 0, i * row_of(C) + c] for i in range(rows)], ws)
-
-                for c in loop(C // step):
-                    for e in range(step):
-                        add(c * step + e)
-                for c in range(C - C % step, C):
-                    add(c)
-                into = M.at(thread(), pos, t * tile.columns)
-                for (row, part), total in acc.items():
-                    into.store((0, 0, row * tile.columns + starts[part][0]), total, tile.width)
+                into, v = M.at(0, pos, t * tile.columns), V.at(0, pos, t * row)
+                multiply_tile(into, v, U.at(0, pos, 0, 0), rows, row, channels, tile, add)
             first += rows * count
+
+
+def multiply_tile(
+    M: Any, v: Any, u: Any, rows: int, row: int, channels: int, tile: Tile, add: bool
+) -> None:
+    """The sums of `rows` tiles and one block of filters, in registers."""
+    starts, step = pieces(tile.columns, tile.width), min(UNROLL, channels)
+    places = {
+        (i, s): i * tile.columns + start for i in range(rows) for s, (start, _) in enumerate(starts)
+    }
+    acc = {
+        key: var(M.load((0, 0, place), tile.width) if add else 0.0, tile.width)
+        for key, place in places.items()
+    }
+
+    def step_of(c: Any) -> None:
+        ws = [u.load((0, 0, c, start), tile.width) for start, _ in starts]
+        multiply_add(acc, [v[0, 0, i * row + c] for i in range(rows)], ws)
+
+    for c in loop(channels // step):
+        for e in range(step):
+            step_of(c * step + e)
+    for c in range(channels - channels % step, channels):
+        step_of(c)
+    for key, place in places.items():
+        M.store((0, 0, place), acc[key], tile.width)
 
 
 def put(

@@ -9,7 +9,7 @@ in the cache until the last tile; 3x3 sums leave it. The chunks' are added in or
 
 from typing import Any
 
-from foveal.kernel.lang import lanes, loop, parallel, splat, thread, var, vectors
+from foveal.kernel.lang import loop, parallel, splat, thread, var, vectors
 from foveal.ops.op import Lowering
 from foveal.ops.tile import pieces, split, tile_for
 from foveal.ops.transforms import both_sides, scheme
@@ -24,19 +24,26 @@ def group_of(channels: int) -> int | None:
     """The size of equal groups of channels, None if there are no good ones."""
     if channels <= MOST_GROUP:
         return channels
-    fitting = [d for d in range(MOST_GROUP // 2, MOST_GROUP + MOST_GROUP // 2 + 1) if channels % d == 0]
+    fitting = [
+        d for d in range(MOST_GROUP // 2, MOST_GROUP + MOST_GROUP // 2 + 1) if channels % d == 0
+    ]
     return min(fitting, key=lambda d: (abs(d - MOST_GROUP), d)) if fitting else None
 
 
-def lower_winograd_weight(to: Lowering, dw: Any, dy: Any, x: Any, top: int, left: int, m: int, add: Any) -> None:
+def lower_winograd_weight(
+    to: Lowering, dw: Any, dy: Any, x: Any, top: int, left: int, m: int, add: Any
+) -> None:
     """dw[k, c] = correlation of x [N, C, H, W] with dy [N, K, P, Q] at padding (top, left)."""
     (K, C), (N, _, P, Q) = dw.shape[:2], dy.shape
     grid = Grid(m, N, -(-P // m), -(-Q // m), top, left)
     channels, filters = group_of(C), group_of(K)
-    assert channels and filters
+    assert channels is not None
+    assert filters is not None
     groups = (C // channels) * (K // filters)
     chunks = max(1, min(-(-TASKS // groups), grid.tiles // BLOCK))
-    V, M = (to.scratch((1, grid.n**2, BLOCK * n + PAD), per_thread=True) for n in (channels, filters))
+    V, M = (
+        to.scratch((1, grid.n**2, BLOCK * n + PAD), per_thread=True) for n in (channels, filters)
+    )
     D = to.scratch((1, grid.n**2, channels * filters + PAD), per_thread=True)
     zeros = to.scratch((1, max(C, K)), per_thread=True)
     result = dw.permuted(2, 3, 1, 0)
@@ -64,8 +71,14 @@ def winograd_weight(
             for t in loop(count):
                 n, h, v = corner(grid, first + t)
                 inputs = (n, h - grid.top, v - grid.left, c)
-                transform_tile(V.at(thread(), 0, t * channels), x, zeros, matrices.BT, inputs, channels)
-                transform_tile(M.at(thread(), 0, t * filters), dy, zeros, matrices.GW, (n, h, v, k), filters)
+                transform_tile(
+                    V.at(thread(), 0, t * channels), x, zeros, matrices.BT, inputs, channels
+                )
+            for t in loop(count):
+                n, h, v = corner(grid, first + t)
+                transform_tile(
+                    M.at(thread(), 0, t * filters), dy, zeros, matrices.GW, (n, h, v, k), filters
+                )
             add_products(D, V, M, count, channels, filters)
         transform_sums(partial.at(g, 0, 0, c, k), D, matrices.AW, channels, filters)
 
@@ -80,7 +93,9 @@ def add_products(D: Any, V: Any, M: Any, count: Any, channels: int, filters: int
         for size, times in split(channels, tile.rows):
             for i in loop(times):
                 c = i * size + first
-                add_tile(D, V, M, pos, c, k, size, pieces(valid, tile.width), count, channels, filters)
+                add_tile(
+                    D, V, M, pos, c, k, size, pieces(valid, tile.width), count, channels, filters
+                )
             first += size * times
 
     for pos in loop(D.shape[1]):
