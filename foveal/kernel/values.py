@@ -194,6 +194,8 @@ class Value:
     def __or__(self, other: Any) -> "Value":
         return self._binary(other, "or_", "")
 
+    __rand__, __ror__ = __and__, __or__
+
     def __xor__(self, other: Any) -> "Value":
         return self._binary(other, "xor", "")
 

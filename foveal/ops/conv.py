@@ -118,6 +118,8 @@ class Conv2d(Convolution):
         Case(((2, 18, 6, 5), (18, 1, 3, 3)), {"groups": 18, "padding": 1, "stride": (1, 2)}),
         Case(((1, 16, 5, 6), (33, 16, 3, 3)), {"padding": 1}),
         Case(((1, 3, 33, 3), (2, 3, 7, 1)), {"stride": (4, 1), "padding": (3, 0)}),
+        Case(((1, 20, 13, 8), (24, 20, 3, 3)), {"padding": 1}),
+        Case(((2, 32, 2, 7), (40, 32, 3, 3)), {"padding": (1, 1, 0, 2)}),
     )
 
     def shape(
@@ -193,6 +195,8 @@ class Conv2dInputGrad(Convolution):
         Case(((2, 4, 5, 5), (4, 3, 3, 3)), {"groups": 2, "padding": 1, "size": (5, 5)}),
         Case(((2, 18, 6, 3), (18, 1, 3, 3)), {"groups": 18, "padding": 1, "stride": (1, 2), "size": (6, 5)}),
         Case(((1, 8, 3, 3), (8, 4, 1, 1)), {"stride": 2, "size": (6, 5)}),
+        Case(((1, 24, 9, 8), (24, 20, 3, 3)), {"padding": 1, "size": (9, 8)}),
+        Case(((2, 40, 1, 5), (40, 32, 3, 3)), {"padding": (2, 0, 0, 2), "size": (1, 5)}),
     )  # fmt: skip
 
     def shape(
@@ -294,6 +298,8 @@ class Conv2dWeightGrad(Convolution):
         Case(((2, 4, 5, 5), (2, 6, 5, 5)), {"groups": 2, "padding": 1, "size": (3, 3)}),
         Case(((2, 18, 6, 3), (2, 18, 6, 5)), {"groups": 18, "padding": 1, "stride": (1, 2), "size": (3, 3)}),
         Case(((34, 18, 2, 2), (34, 5, 2, 2)), {"padding": 1, "size": (3, 3)}),
+        Case(((1, 24, 9, 8), (1, 20, 9, 8)), {"padding": 1, "size": (3, 3)}),
+        Case(((1, 40, 2, 7), (1, 32, 2, 7)), {"padding": (2, 0, 0, 2), "size": (3, 3)}),
     )  # fmt: skip
 
     def shape(

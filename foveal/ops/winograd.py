@@ -376,7 +376,8 @@ def put(
     """Store a tile's outputs; of one that reaches over the edge, pixel by pixel those that are inside."""
     (n, p, q), m = at, len(y)
     flat = [value for row in y for value in row]
-    whole = (size[0] % m == 0 or p + m <= size[0]) & (size[1] % m == 0 or q + m <= size[1])
+    cut = [at + m <= n for at, n in ((p, size[0]), (q, size[1])) if n % m]
+    whole = cut[0] & cut[1] if len(cut) == 2 else cut[0] if cut else True
     for _ in when(whole):
         ending.store(task, [(n, p + i, q + j) for i in range(m) for j in range(m)], flat, k, width)
     if whole is True:
