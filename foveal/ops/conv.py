@@ -104,7 +104,7 @@ def check_channels(name: str, x: Shape, w: Shape, groups: int) -> None:
 class Conv2d(Convolution):
     """y[n,k,p,q] = sum_crs x[n, c, p u + r d - pad, q u + s d - pad] w[k,c,r,s]; x is 0 outside of the image"""
 
-    name = "conv2d"
+    name, epilogues = "conv2d", True
     cases = (
         Case(((2, 3, 6, 7), (4, 3, 3, 3)), {"padding": 1}),
         Case(((1, 1, 9, 9), (6, 1, 5, 5))),
@@ -163,7 +163,10 @@ class Conv2d(Convolution):
                 y[n, k, p, q] = acc
 
     def lower(self, to: Lowering, y: Any, x: Any, w: Any, **how: Any) -> None:
-        correlate.lower_forward(to, Results([y]), x, w, **how)
+        self.lower_results(to, Results([y]), x, w, **how)
+
+    def lower_results(self, to: Lowering, y: Results, x: Any, w: Any, **how: Any) -> None:
+        correlate.lower_forward(to, y, x, w, **how)
 
 
 def inside(x: Any, n: Any, c: Any, h: Any, v: Any, H: int, W: int) -> Any:
@@ -178,7 +181,7 @@ class Conv2dInputGrad(Convolution):
     The transposed convolution; with stride 1 a true convolution. `size` is (H, W).
     """
 
-    name = "conv2d_input_grad"
+    name, epilogues = "conv2d_input_grad", True
     cases = (
         Case(((2, 4, 6, 7), (4, 3, 3, 3)), {"padding": 1, "size": (6, 7)}),
         Case(((1, 6, 5, 5), (6, 1, 5, 5)), {"size": (9, 9)}),
@@ -267,8 +270,13 @@ class Conv2dInputGrad(Convolution):
                     acc.fma(where(hit, value, 0.0), w[first + k, channel, r, s])
                 dx[n, c, h, v] = acc
 
-    def lower(self, to: Lowering, dx: Any, dy: Any, w: Any, *, size: Pair, **how: Any) -> None:
-        correlate.lower_input_grad(to, Results([dx]), dy, w, **how)
+    def lower(self, to: Lowering, dx: Any, dy: Any, w: Any, **how: Any) -> None:
+        self.lower_results(to, Results([dx]), dy, w, **how)
+
+    def lower_results(
+        self, to: Lowering, dx: Results, dy: Any, w: Any, *, size: Pair, **how: Any
+    ) -> None:
+        correlate.lower_input_grad(to, dx, dy, w, **how)
 
 
 class Conv2dWeightGrad(Convolution):
