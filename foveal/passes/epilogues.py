@@ -12,7 +12,9 @@ from foveal.ops.shape import constant
 from foveal.passes.group import Group, is_pointwise
 
 CHEAP = 2  # values of the full size that may be read once more to save writing one
-MOST_READ = 4  # values of the full size that an epilogue reads: registers hold a tile and one of each
+MOST_READ = (
+    4  # values of the full size that an epilogue reads: registers hold a tile and one of each
+)
 
 
 class Epilogues:
@@ -44,9 +46,7 @@ class Epilogues:
         """The position of the last operator, views and pointwise ones left out, that each node waits for; -1 for none."""
         found: dict[Node, int] = {}
         for i, node in enumerate(graph.nodes):
-            light = (
-                node.op is None or node.op is constant or node.op.view or is_pointwise(node)
-            )
+            light = node.op is None or node.op is constant or node.op.view or is_pointwise(node)
             found[node] = max((found[x] for x in node.inputs), default=-1) if light else i
         return found
 

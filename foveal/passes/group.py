@@ -54,4 +54,3 @@ class Group:
 
 def is_pointwise(node: Node) -> bool:
     return isinstance(node.op, Pointwise) or node.op is broadcast_to
-
