@@ -109,7 +109,8 @@ class Epilogues:
 
     def needed_outside(self, inside: list[Node], ends: list[Node]) -> list[Node]:
         """Those of the nodes that have to be stored: the rest is needed by nobody else, or made of one of them alone."""
-        within, stored = {*inside, *ends}, []
+        within = {*inside, *ends}
+        stored: list[Node] = []
         made_of: dict[Node, set[Node]] = {}  # values that are in memory, or the operator's output
         for node in inside:
             made_of[node] = {node} if node is inside[0] else set()
@@ -119,10 +120,9 @@ class Epilogues:
                 elif x.shape == node.shape and x.op is not constant:
                     made_of[node] |= self.reads(x)
             outside = [u for u in self.users[node] if u not in within]
-            again = len(made_of[node]) == 1 and made_of[node] <= set(stored)
-            if node in self.results or not all(self.computes_again(u, node) for u in outside):
-                stored.append(node)
-            elif outside and not again:
+            cheap = len(made_of[node]) == 1 and made_of[node] <= set(stored)
+            again = cheap and all(self.computes_again(user, node) for user in outside)
+            if node in self.results or (outside and not again):
                 stored.append(node)
         return stored
 
