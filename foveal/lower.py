@@ -9,9 +9,13 @@ from foveal.graph import Graph, Node, Variable, owner
 from foveal.kernel.compile import ArraySpec, Kernel
 from foveal.kernel.lang import lanes
 from foveal.ops import nest
+from foveal.ops.epilogue import Epilogue, Results
+from foveal.ops.norm import channel_moments
 from foveal.ops.op import OPS, Shape, channels_last, contiguous
+from foveal.ops.reduce import sum as total
 from foveal.ops.shape import constant, index, reshape
-from foveal.passes.fuse import Group, fuse
+from foveal.passes.fuse import fuse
+from foveal.passes.group import Group
 
 CHUNKS = 32  # parts that a reduction is cut into where it keeps too few elements to occupy threads
 LEAST_PART = 512  # elements of such a part
@@ -131,7 +135,7 @@ class Lowerer:
             if node.op is None:
                 self.views[node] = self.input(node)
         self.done.arguments = [self.views[node] for node in self.graph.arguments]
-        self.done.groups = fuse(self.graph)
+        self.done.groups = fuse(self.graph, epilogues=self.tuned)
         targets = self.update_targets()
         for i, group in enumerate(self.done.groups):
             self.current = i
@@ -200,7 +204,8 @@ class Lowerer:
         **static: Any,
     ) -> None:  # fmt: skip
         views = (*outputs, *inputs)
-        fused = {type(OPS[name]).__module__ for name, *_ in static.get("steps", ())}
+        steps = static["epilogue"].steps if "epilogue" in static else static.get("steps", ())
+        fused = {type(OPS[name]).__module__ for name, *_ in steps}
         specs = tuple(v.spec for v in views)
         kernel = Kernel(body, specs, tuple(sorted(static.items())), plain, tuple(sorted(fused)))
         self.done.calls.append(Call(kernel, views, len(outputs), self.current))
@@ -241,20 +246,24 @@ class Lowerer:
                 return View(Buffer(node.type.size), node.shape, x.strides)
         return View(Buffer(node.type.size), node.shape, node.op.strides(node.shape))
 
-    def steps(self, group: Group) -> tuple[list[Node], tuple[nest.Step, ...], dict[Node, int]]:
-        """A group in straight-line form: what it reads, its steps, and each node's slot."""
-        inputs = group.inputs()
-        slots = {node: i for i, node in enumerate(inputs)}
+    def steps(
+        self, group: Group, first: Sequence[Node] = ()
+    ) -> tuple[list[Node], tuple[nest.Step, ...], dict[Node, int]]:
+        """A group in straight-line form: what it reads, its steps, and each node's slot. `first` have the first slots."""
+        readers = [n for n in group.readers() if n is not group.operator]
+        found = dict.fromkeys(x for node in readers for x in node.inputs if x.op is not constant)
+        inputs = [x for x in found if x not in {*readers, *first}]
+        slots = {node: i for i, node in enumerate((*first, *inputs))}
         steps: list[nest.Step] = []
-        readers = group.members if group.kind == "pointwise" else [*group.members, *group.results]
+        count = len(slots)
         for node in readers:
             for x in node.inputs:
                 if x.op is constant and x not in slots:
-                    slots[x] = len(inputs) + len(steps)
+                    slots[x] = count + len(steps)
                     steps.append(("constant", tuple(x.attributes.items()), ()))
             if node in group.members:
                 assert node.op is not None
-                slots[node] = len(inputs) + len(steps)
+                slots[node] = count + len(steps)
                 operands = tuple(slots[x] for x in node.inputs)
                 steps.append((node.op.name, tuple(sorted(node.attributes.items())), operands))
         return inputs, tuple(steps), slots
@@ -328,15 +337,43 @@ class Lowerer:
                       reduced=(True, False), combine=combine, chunks=1)  # fmt: skip
 
     def operator(self, group: Group, targets: dict[Node, View]) -> None:
-        (node,) = group.results
-        assert node.op is not None
+        node = group.operator
+        assert node is not None and node.op is not None
         inputs = [self.standard(self.view(x)) for x in node.inputs]
         strides = node.op.strides(node.shape, *inputs)
-        made = self.views[node] = View(Buffer(node.type.size, node.type.dtype), node.shape, strides)
-        if self.tuned:
-            node.op.lower(self, made, *inputs, **node.attributes)
+        for result in group.results:
+            like = strides if result.shape == node.shape else contiguous(result.shape)
+            buffer = Buffer(result.type.size, result.type.dtype)
+            self.views[result] = View(buffer, result.shape, like)
+        if group.results != [node]:
+            node.op.lower_results(self, self.epilogue(group, node), *inputs, **node.attributes)
+        elif self.tuned:
+            node.op.lower(self, self.views[node], *inputs, **node.attributes)
         else:
-            self.call(node.op.kernel, [made], inputs, plain=True, **node.attributes)
+            self.call(node.op.kernel, [self.views[node]], inputs, plain=True, **node.attributes)
+
+    def epilogue(self, group: Group, node: Node) -> Results:
+        """What becomes of an operator's output in the group."""
+        extras, steps, slots = self.steps(group, first=[node])
+        stored = [r for r in group.results if r is node or r in group.members]
+        sums = [r for r in group.results if r.op is total]
+        moments = [r for r in group.results if r.op is channel_moments]
+        return Results(
+            outputs=[self.views[r] for r in stored],
+            extras=[self.repeated(self.view(x), group.domain) for x in extras],
+            epilogue=Epilogue(
+                steps,
+                results=tuple(slots[r] for r in stored),
+                sums=tuple(slots[r.inputs[0]] for r in sums),
+                moments=slots[moments[0].inputs[0]] if moments else None,
+            ),
+            sums=[self.views[r] for r in sums],
+            moments=self.views[moments[0]] if moments else None,
+        )
+
+    def repeated(self, x: View, domain: Shape) -> View:
+        """The view over the whole domain."""
+        return replace(x, shape=domain, strides=broadcast_strides(x, domain))
 
     def standard(self, x: View) -> View:
         """Images with neighbouring channels, other arrays with neighbouring last elements; copied where they are not."""

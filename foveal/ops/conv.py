@@ -104,7 +104,7 @@ def check_channels(name: str, x: Shape, w: Shape, groups: int) -> None:
 class Conv2d(Convolution):
     """y[n,k,p,q] = sum_crs x[n, c, p u + r d - pad, q u + s d - pad] w[k,c,r,s]; x is 0 outside of the image"""
 
-    name = "conv2d"
+    name, epilogues = "conv2d", True
     cases = (
         Case(((2, 3, 6, 7), (4, 3, 3, 3)), {"padding": 1}),
         Case(((1, 1, 9, 9), (6, 1, 5, 5))),
@@ -165,12 +165,14 @@ class Conv2d(Convolution):
                 y[n, k, p, q] = acc
 
     def lower(self, to: Lowering, y: Any, x: Any, w: Any, **how: Any) -> None:
-        y_ = Results([y])
+        self.lower_results(to, Results([y]), x, w, **how)
+
+    def lower_results(self, to: Lowering, y: Results, x: Any, w: Any, **how: Any) -> None:
         m = choice.choose(choice.problem_of("forward", y.shape, w.shape, how))
         if m:
             top, _, left, _ = how["padding"]
-            return winograd.lower_winograd(to, y_, x, w, top, left, m, flip=False)
-        correlate.lower_forward(to, y_, x, w, **how)
+            return winograd.lower_winograd(to, y, x, w, top, left, m, flip=False)
+        correlate.lower_forward(to, y, x, w, **how)
 
 
 def inside(x: Any, n: Any, c: Any, h: Any, v: Any, H: int, W: int) -> Any:
@@ -185,7 +187,7 @@ class Conv2dInputGrad(Convolution):
     The transposed convolution; with stride 1 a true convolution. `size` is (H, W).
     """
 
-    name = "conv2d_input_grad"
+    name, epilogues = "conv2d_input_grad", True
     cases = (
         Case(((2, 4, 6, 7), (4, 3, 3, 3)), {"padding": 1, "size": (6, 7)}),
         Case(((1, 6, 5, 5), (6, 1, 5, 5)), {"size": (9, 9)}),
@@ -276,13 +278,18 @@ class Conv2dInputGrad(Convolution):
                     acc.fma(where(hit, value, 0.0), w[first + k, channel, r, s])
                 dx[n, c, h, v] = acc
 
-    def lower(self, to: Lowering, dx: Any, dy: Any, w: Any, *, size: Pair, **how: Any) -> None:
-        dx_, turned = Results([dx]), w.permuted(1, 0, 2, 3)
+    def lower(self, to: Lowering, dx: Any, dy: Any, w: Any, **how: Any) -> None:
+        self.lower_results(to, Results([dx]), dy, w, **how)
+
+    def lower_results(
+        self, to: Lowering, dx: Results, dy: Any, w: Any, *, size: Pair, **how: Any
+    ) -> None:
+        turned = w.permuted(1, 0, 2, 3)
         m = choice.choose(choice.problem_of("forward", dx.shape, turned.shape, how))
         if m:
             top, _, left, _ = how["padding"]
-            return winograd.lower_winograd(to, dx_, dy, turned, 2 - top, 2 - left, m, flip=True)
-        correlate.lower_input_grad(to, dx_, dy, w, **how)
+            return winograd.lower_winograd(to, dx, dy, turned, 2 - top, 2 - left, m, flip=True)
+        correlate.lower_input_grad(to, dx, dy, w, **how)
 
 
 class Conv2dWeightGrad(Convolution):

@@ -141,7 +141,8 @@ def reduce(
     def put(totals: list[Any], position: tuple[Any, ...], g: Any, i: Any) -> None:
         at = {**dict(zip(kept, position, strict=True)), last: i}
         for y, total in zip(ys, totals, strict=True):
-            y.store((g, *(at.get(a, 0) for a in range(last + 1))), total, width_of(total))
+            index = (g, *(at.get(a, 0) for a in range(last + 1)))
+            store(y, index, total, width_of(total))
 
     def keep(position: tuple[Any, ...], g: Any, pieces: list[tuple[Any, int]]) -> None:
         totals = [start(width) for _, width in pieces]

@@ -6,7 +6,8 @@ traced symbols, which records a node.
     shape(...)   the output shape, or a ShapeError that names the operator, the shapes and the way out
     numpy(...)   the equation in NumPy: the textbook and the oracle
     vjp(...)     the gradient, written with operators: (dy, y, *inputs) -> one gradient per input, None where there is none
-    kernel(...)  the plain loop nest in the kernel language; `lower` may choose tuned ones instead
+    kernel(...)  the plain loop nest in the kernel language; `lower` may choose tuned ones instead, and `lower_results`
+                 tuned ones that end with what follows pointwise
     expand(...)  for a composite, in place of a kernel: the same result from other operators
     cases        inputs with a safe domain; every generic test and benchmark is derived from them
 
@@ -99,6 +100,7 @@ class Operator:
     composite: ClassVar[bool] = False
     view: ClassVar[bool] = False  # the output is the input's memory seen differently
     differentiable: ClassVar[bool] = True
+    epilogues: ClassVar[bool] = False  # its kernel can end with pointwise steps (epilogue.py)
 
     def __init__(self) -> None:
         if self.name in OPS:
@@ -158,6 +160,10 @@ class Operator:
     def lower(self, to: Lowering, y: Any, /, *inputs: Any, **attributes: Any) -> None:
         """Choose kernels; unless overridden the plain one."""
         to.call(self.kernel, [y], inputs, plain=True, **attributes)
+
+    def lower_results(self, to: Lowering, y: Any, /, *inputs: Any, **attributes: Any) -> None:
+        """For an operator with `epilogues`: kernels that store epilogue.Results `y` instead of the plain output."""
+        raise NotImplementedError(f"{self.name} takes no epilogue")
 
 
 OPS: dict[str, Operator] = {}

@@ -18,6 +18,7 @@ class Reduction(Operator):
         Case(((4, 5),), {"axes": (0,)}),
         Case(((4, 35),), {"axes": (1,), "keepdims": True}),
         Case(((3, 5, 6, 7),), {"axes": (0, 2, 3)}),
+        Case(((2, 20, 6, 7),), {"axes": (2,)}),
         Case(((2, 70, 3, 3),), {"axes": (2, 3), "keepdims": True}),
         Case(((2, 3, 4, 5),), {"axes": None}),
         Case(((600, 2, 9),), {"axes": (0,)}),

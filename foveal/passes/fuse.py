@@ -1,133 +1,90 @@
 """Which nodes become one kernel. Graph -> groups, in an order in which they can run.
 
-Pointwise nodes go into the group of their users, so that only what somebody outside needs is ever written: into a pointwise
-nest or in front of a reduction. A value used in several groups is computed again in each where that reads at most two
+Operators first take over what their epilogues can compute (epilogues.py). The other pointwise nodes go into the group of
+their users, so that only what somebody outside needs is ever written: into a pointwise nest, in front of a reduction, or
+into an epilogue that reads them. A value used in several groups is computed again in each where that reads at most two
 images; reductions over the same axes of the same values share one pass.
 """
 
-from dataclasses import dataclass, field
-
 from foveal.graph import Graph, Node, owner
-from foveal.ops.elementwise import Pointwise
 from foveal.ops.reduce import Reduction
-from foveal.ops.shape import broadcast_to, constant
-
-CHEAP = 2  # values of the full size that may be read once more to save writing one
-
-
-@dataclass(eq=False)
-class Group:
-    """members: pointwise nodes computed inside, in order. results: nodes that are stored (a reduction's are its sums)."""
-
-    domain: tuple[int, ...]
-    members: list[Node] = field(default_factory=list)
-    results: list[Node] = field(default_factory=list)
-    kind: str = "pointwise"  # or "reduce", "kernel"
-
-    def inputs(self) -> list[Node]:
-        """What the group reads from memory, constants left out."""
-        inside = set(self.members)
-        readers = self.members if self.kind == "pointwise" else [*self.members, *self.results]
-        found = dict.fromkeys(x for node in readers for x in node.inputs)
-        return [
-            x for x in found if x not in inside and (x.op is not constant or self.kind == "kernel")
-        ]
-
-    def flops(self) -> int:
-        """Multiplications and additions of the operator, where it counts them."""
-        return sum(
-            node.op.flops(node.type, *(x.type for x in node.inputs), **node.attributes)
-            for node in self.results
-            if node.op is not None
-        )
-
-    def what(self) -> str:
-        """The operators computed, and the types of what is stored."""
-        inside = [str(n.op) for n in self.members]
-        inside += [str(n.op) for n in self.results if n not in self.members]
-        return f"{' '.join(inside)} -> {', '.join(str(n.type) for n in self.results)}"
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.what()}"
+from foveal.ops.shape import constant
+from foveal.passes.epilogues import CHEAP, Epilogues
+from foveal.passes.group import Group, is_pointwise
 
 
-def is_pointwise(node: Node) -> bool:
-    return isinstance(node.op, Pointwise) or node.op is broadcast_to
-
-
-def fuse(graph: Graph) -> list[Group]:
-    """The groups of a simplified graph. Views and constants belong to none."""
+def fuse(graph: Graph, epilogues: bool = True) -> list[Group]:
+    """The groups of a simplified graph. Views and constants belong to none. epilogues: off, kernels end with none."""
     # Groups of several results may wait for each other. Then first storing values from inside of a user's group is
-    # given up, then reductions that share a pass, then both: groups of one result each follow the graph's order.
+    # given up, then reductions that share a pass, then both: groups of one result each follow the order of Epilogues.
     for outputs, passes in ((True, True), (False, True), (True, False), (False, False)):
-        groups = Fuser(graph, shared_outputs=outputs, shared_passes=passes).run()
-        ordered = topological(graph, groups)
+        fuser = Fuser(graph, Epilogues(graph, epilogues), outputs, passes)
+        ordered = topological(graph, fuser.run())
         if ordered is not None:
             return ordered
-    raise AssertionError("groups of one result each follow the graph's order")
+    raise AssertionError("groups of one result each follow the order of Epilogues")
 
 
 class Fuser:
-    """Goes through the graph backwards, so that every user of a node has its group before the node has."""
+    """Goes through the nodes backwards, so that every user of a node has its group before the node has."""
 
-    def __init__(self, graph: Graph, shared_outputs: bool, shared_passes: bool) -> None:
+    def __init__(
+        self, graph: Graph, epilogues: Epilogues, shared_outputs: bool, shared_passes: bool
+    ) -> None:
         self.graph, self.shared_outputs, self.shared_passes = graph, shared_outputs, shared_passes
+        self.order, self.leaves, self.stored = epilogues.order, epilogues.leaves, epilogues.stored
+        self.taken, self.groups = epilogues.homes, epilogues.groups
         self.users = graph.users()
         self.results = set(graph.results())
         self.updates = {value for _, value in graph.updates}
-        self.homes: dict[Node, list[Group]] = {}  # where a node is computed
-        self.groups: list[Group] = []
-        self.leaves = {node: frozenset[Node]() for node in graph.nodes}
-        self.after: dict[Node, int] = {}
+        # where a node is computed
+        self.homes: dict[Node, list[Group]] = {node: [g] for node, g in self.taken.items()}
         self.bit = {node: 1 << i for i, node in enumerate(graph.nodes)}
+        self.after = self.find_after()
+
+    def find_after(self) -> dict[Node, int]:
+        """What follows each node; what follows one of an operator's group follows all of it."""
+        after: dict[Node, int] = {}
+        together: dict[Group, int] = {}
+        for node in reversed(self.order):
+            after[node] = 0
+            for user in self.users[node]:
+                after[node] |= after[user] | self.bit[user]
+            group = self.taken.get(node)
+            if group is not None:
+                together[group] = together.get(group, 0) | after[node] | self.bit[node]
+                if node is group.operator:  # the first of the group
+                    after.update(dict.fromkeys(group.readers(), together[group]))
+        return after
 
     def run(self) -> list[Group]:
-        for node in self.graph.nodes:
-            self.leaves[node] = self.find_leaves(node)
-        for node in reversed(self.graph.nodes):
-            self.after[node] = 0
-            for user in self.users[node]:
-                self.after[node] |= self.after[user] | self.bit[user]
-        for node in reversed(self.graph.nodes):
+        for node in reversed(self.order):
             if node.op is None or node.op is constant or node.op.view:
                 continue
-            if is_pointwise(node):
+            if is_pointwise(node) and node not in self.stored:
                 self.place_pointwise(node)
-            elif isinstance(node.op, Reduction):
+            elif isinstance(node.op, Reduction) and node not in self.taken:
                 self.place_reduction(node)
-            else:
-                self.start(node, "kernel", node.shape)
         position = {node: i for i, node in enumerate(self.graph.nodes)}
         for group in self.groups:
             group.members.sort(key=position.__getitem__)
-            group.results.sort(key=position.__getitem__)
+            if group.kind != "kernel":
+                group.results.sort(key=position.__getitem__)
         return self.groups
-
-    def find_leaves(self, node: Node) -> frozenset[Node]:
-        """The values of the node's size that computing it would read."""
-        found: set[Node] = set()
-        for x in node.inputs if is_pointwise(node) else ():
-            if x.shape != node.shape or x.op is constant:
-                continue
-            inner = self.leaves[x]
-            inline = is_pointwise(x) and (len(self.users[x]) == 1 or len(inner) <= CHEAP)
-            found |= inner if inline else {x}
-        return frozenset(found)
 
     def start(self, node: Node, kind: str, domain: tuple[int, ...]) -> Group:
         group = Group(domain, [node] if kind == "pointwise" else [], [node], kind)
         self.groups.append(group)
-        self.homes[node] = [group]
+        self.homes[node] = [*self.homes.get(node, ()), group]
         return group
 
     def place_pointwise(self, node: Node) -> None:
+        """Into the groups of its users where that is worth computing it again, and into memory if anybody is left."""
         homes: dict[Group, None] = {}
         outside = node in self.results
         for user in self.users[node]:
-            fusible = [
-                g for g in self.homes.get(user, ()) if g.kind != "kernel" and g.domain == node.shape
-            ]
-            homes |= dict.fromkeys(fusible)
+            fusible = [g for g in self.homes.get(user, ()) if self.takes(g, node, user)]
+            homes |= dict.fromkeys(g for g in fusible if node not in g.members)
             outside = outside or not fusible or len(fusible) < len(self.homes[user])
         inlined = []
         if not outside and (len(homes) == 1 or len(self.leaves[node]) <= CHEAP):
@@ -136,14 +93,26 @@ class Fuser:
             inlined = [g for g in homes if self.reads_already(g, node)]
         for group in inlined:
             group.members.append(node)
-        self.homes[node] = inlined
-        if outside or len(inlined) < len(homes) or not homes:
+        self.homes[node] = [*self.homes.get(node, ()), *inlined]
+        if outside or len(inlined) < len(homes) or not self.homes[node]:
             self.store(node, [g for g in homes if g not in inlined])
+
+    def takes(self, group: Group, node: Node, user: Node) -> bool:
+        """Whether a group that computes `user` can compute the node as well."""
+        if node in group.members:
+            return True
+        pointwise = group.kind != "kernel" or user in group.members
+        return pointwise and group.domain == node.shape
 
     def reads_already(self, group: Group, node: Node) -> bool:
         """Whether the group has all that the node is computed from, so that computing it again reads nothing more."""
-        read = {x for member in group.members for x in member.inputs}
-        return bool(self.leaves[node]) and self.leaves[node] <= read and len(self.leaves[node]) == 1
+        inside, leaves = set(group.members), self.leaves[node]
+        read: set[Node] = set()
+        for member in group.members:
+            for x in member.inputs:
+                if x is not node and x not in inside:
+                    read |= {x} if x in self.stored else {x, *self.leaves[x]}
+        return len(leaves) == 1 and leaves <= read
 
     def store(self, node: Node, candidates: list[Group]) -> None:
         """Write the node from inside of one of the groups that use it, or from a group of its own."""
@@ -159,15 +128,13 @@ class Fuser:
                 group.results.append(node)
                 self.homes[node] = [*self.homes[node], group]
                 return
-        kept = self.homes[node]
         sibling = self.sibling(node) if self.shared_outputs else None
         if sibling is not None:
             sibling.members.append(node)
             sibling.results.append(node)
-            self.homes[node] = [*kept, sibling]
+            self.homes[node] = [*self.homes[node], sibling]
             return
         self.start(node, "pointwise", node.shape)
-        self.homes[node] = [*kept, self.groups[-1]]
 
     def sibling(self, node: Node) -> Group | None:
         """A group that writes variables from the same values as this update, as a parameter beside its velocity."""
