@@ -142,6 +142,9 @@ class Array:
             )
         return self.memory[flat]
 
+    def prefetch(self, index: Any) -> None:
+        """Nothing: the element may even lie outside."""
+
     def load(self, index: Any, width: int) -> Any:
         start = self.offset(index, width)
         return self.memory[start] if width == 1 else self.memory[start : start + width].copy()
@@ -232,6 +235,10 @@ def extract(value: Any, lane: int) -> Any:
 
 def pack(scalars: list[Any]) -> Any:
     return np.array([plain(s) for s in scalars], dtype=np.asarray(plain(scalars[0])).dtype)
+
+
+def transpose(rows: list[Any]) -> list[Any]:
+    return list(np.array([plain(row) for row in rows]).T)
 
 
 def head(value: Any, width: int) -> Any:

@@ -53,6 +53,7 @@ from foveal.kernel.vector import (
     pack,
     sqrt,
     store_lanes,
+    transpose,
     where,
     width_of,
 )
@@ -94,6 +95,7 @@ __all__ = [
     "sqrt",
     "store_lanes",
     "thread",
+    "transpose",
     "unflatten",
     "var",
     "vectors",
@@ -245,9 +247,17 @@ class Array:
         asm = ir.InlineAsm(ir.FunctionType(POINTER, [POINTER]), "", "=r,0", False)
         return Array(active().b.call(asm, [self.pointer]), self.shape, self.strides, self.kind)
 
-    def neighbour(self, i: int) -> Value:
+    def neighbour(self, i: Any) -> Value:
         """The element `i` places behind the origin in memory, whatever axes that crosses."""
         return Array(self.pointer, (1,), (1,), self.kind)[i]
+
+    def prefetch(self, index: Any) -> None:
+        """Start to bring the element's cache line closer. No element has to be there: nothing is read."""
+        function = active().intrinsic(
+            "llvm.prefetch.p0", ir.VoidType(), [POINTER, I32.ir, I32.ir, I32.ir]
+        )
+        read, keep, data = (ir.Constant(I32.ir, n) for n in (0, 3, 1))
+        active().b.call(function, [self.address(index), read, keep, data])
 
     def load(self, index: Any, width: int) -> Value:
         kind = vector_type(self.kind, width)

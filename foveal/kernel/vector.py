@@ -146,6 +146,29 @@ def head(value: Any, width: int) -> Any:
     return Value(active().b.shuffle_vector(value.ir, undefined, mask), value.kind, width)
 
 
+def transpose(rows: list[Any]) -> list[Any]:
+    """n vectors of n lanes as a matrix turned over; n is a power of two. log2 n exchanges of off-diagonal blocks."""
+    rows = [row.get() if isinstance(row, Var) else row for row in rows]
+    if not isinstance(rows[0], Value):
+        return interpret.transpose(rows)
+    n, distance = len(rows), 1
+    while distance < n:
+        upper = [lane + n - distance if lane & distance else lane for lane in range(n)]
+        lower = [lane + n if lane & distance else lane + distance for lane in range(n)]
+        turned = list(rows)
+        for i in (i for i in range(n) if not i & distance):
+            a, b = rows[i], rows[i + distance]
+            turned[i], turned[i + distance] = shuffle(a, b, upper), shuffle(a, b, lower)
+        rows, distance = turned, 2 * distance
+    return rows
+
+
+def shuffle(a: Value, b: Value, lanes: list[int]) -> Value:
+    """Lanes of a, then of b, by number."""
+    mask = ir.Constant(ir.VectorType(I32.ir, len(lanes)), lanes)
+    return Value(active().b.shuffle_vector(a.ir, b.ir, mask), a.kind, len(lanes))
+
+
 def fold(value: Any, combine: Callable[[Any, Any], Any]) -> Any:
     """All lanes combined into one scalar, by halves where the width is even."""
     value = value.get() if isinstance(value, Var) else value

@@ -26,6 +26,7 @@ from foveal.ops.op import Lowering
 from foveal.ops.tile import (
     Tile,
     accumulators,
+    add_partials,
     multiply_add,
     pack_panels,
     pieces,
@@ -231,7 +232,7 @@ def product(
 ) -> dict[tuple[int, int], Any]:
     """The register tile of the pixels at `offsets`: sums over the taps and the inputs."""
     starts, inputs = pieces(valid, tile.width), panel.shape[4]
-    acc = accumulators(len(offsets), starts, tile.width)
+    acc = accumulators(len(offsets), [tile.width] * len(starts))
     step = unrolling(inputs)
     unrolled = (
         inputs < 4
@@ -319,24 +320,6 @@ def lower_weight_grad(
         to.call(weight_grad, [sums, halo], [dy, x], groups=groups, **how)
     to.call(add_partials, [dw.permuted(2, 3, 1, 0).reshaped((R * S * C * K,))],
             [partial.reshaped((chunks, R * S * C * K))])  # fmt: skip
-
-
-def add_partials(total: Any, partial: Any) -> None:
-    """The chunks' sums, added in their order."""
-    chunks, n = partial.shape
-    size = lanes()
-
-    def add(i: Any, width: int) -> None:
-        acc = var(0.0, width)
-        for g in loop(chunks):
-            acc += partial.load((g, i), width)
-        total.store((i,), acc, width)
-
-    for (v,) in parallel(n // size):
-        add(v * size, size)
-    if n % size:
-        for _ in parallel(1):
-            add(n - n % size, n % size)
 
 
 def chunk_of_images(N: int, chunks: int, g: Any) -> Iterator[Any]:
