@@ -12,7 +12,7 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel.lang import fma, loops, parallel, var, where
-from foveal.ops import correlate
+from foveal.ops import correlate, weight_grad
 from foveal.ops.epilogue import Results
 from foveal.ops.geometry import check_window, output_size
 from foveal.ops.op import (
@@ -359,7 +359,7 @@ class Conv2dWeightGrad(Convolution):
                 dw[k, c, r, s] = acc
 
     def lower(self, to: Lowering, dw: Any, dy: Any, x: Any, *, size: Pair, **how: Any) -> None:
-        correlate.lower_weight_grad(to, dw, dy, x, **how)
+        weight_grad.lower(to, dw, dy, x, **how)
 
 
 conv2d = Conv2d()

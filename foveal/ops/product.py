@@ -23,6 +23,7 @@ from foveal.kernel.lang import (
 from foveal.ops import nest
 from foveal.ops.op import Lowering
 from foveal.ops.tile import (
+    ENOUGH_TASKS,
     Tile,
     accumulators,
     add_partials,
@@ -36,7 +37,6 @@ from foveal.ops.tile import (
 
 FEW_ROWS = 16  # of y, up to which a pass over b to pack it would cost more than it saves
 SHORT = 32  # up to this k a block of b lies in the first-level cache anyway
-ENOUGH_TASKS = 16  # so that threads share them evenly
 CHUNK = 96 << 10  # elements of a that stay in the second-level cache while all panels pass
 LARGE = 1 << 21  # elements of b beyond which it comes from memory and has to be read row after row
 STEPS = 8  # rows of b that one pass over the sums adds

@@ -1,5 +1,6 @@
 """Register tiles: how many rows and vectors of a product are accumulated in registers at once, and packed panels."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ from foveal.kernel.lang import lanes, loop, parallel, registers, splat, transpos
 from foveal.ops import nest
 
 AHEAD = 8  # rows or squares that packing fetches early
+ENOUGH_TASKS = 16  # so that threads share them evenly
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,15 @@ def unrolling(n: int, most: int = 8) -> int:
 def pieces(columns: int, width: int) -> list[tuple[int, int]]:
     """(start, lanes) of the vectors that cover `columns`."""
     return [(start, min(width, columns - start)) for start in range(0, columns, width)]
+
+
+def blocks_of(outputs: int, columns: int) -> Iterator[tuple[Any, int]]:
+    """(block, valid columns): a loop over the full blocks of neighbouring outputs, then the last, partial one."""
+    full, tail = divmod(outputs, columns)
+    for b in loop(full):
+        yield b, columns
+    if tail:
+        yield full, tail
 
 
 def pack_panels(panels: Any, w: Any, *, columns: int, first: tuple[int, int] = (0, 0)) -> None:
