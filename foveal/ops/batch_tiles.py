@@ -15,8 +15,8 @@ from foveal.ops.tile import (
     ENOUGH_TASKS,
     Tile,
     accumulators,
-    blocks_of,
     multiply_add,
+    part_of_blocks,
     pieces,
     split,
     tile_for,
@@ -64,8 +64,7 @@ def lower(to: Lowering, y: Results, x: Any, panels: Any, axes: Axes, outputs: in
     height = max(1, (BAND // row - reach(axes[0])) // step + 1)  # output rows of a band
     bands = -(-count // height)
     most = min(H, (-(-count // bands) - 1) * step + reach(axes[0]))
-    filters = panels.shape[1] - (outputs % panels.shape[5] > 0)
-    parts = max(1, min(filters, -(-ENOUGH_TASKS // (blocks * bands))))
+    parts = max(1, min(panels.shape[0] * panels.shape[1], -(-ENOUGH_TASKS // (blocks * bands))))
     copied = to.scratch((1, most, W, largest, C + GAP), per_thread=True)
     y.call(to, correlate_batch, blocks * bands, [copied], [x, panels], axes=axes, outputs=outputs,
            bands=bands, parts=parts)  # fmt: skip
@@ -88,7 +87,7 @@ def correlate_batch(
             top = minimum(top, x.shape[1] - copied.shape[1])
             copy_images(copied, x, n, images, top)
             source = copied.at(thread(), 0 - top, 0, 0, 0)
-            for g, b, valid in filter_blocks(panels.shape[0], outputs, panels.shape[5], part, parts):
+            for g, b, valid in part_of_blocks(panels.shape[0], outputs, panels.shape[5], part, parts):
                 channel = g * outputs + b * panels.shape[5]
                 for lane, width in pieces(valid, tile_for(outputs).width):
                     ending.open(task, channel + lane, width)
@@ -100,21 +99,6 @@ def correlate_batch(
                             pixel(ending, task, (n, i, j), channel, image, panels.at(g, b, 0, 0, 0, 0),
                                   rows, columns, x.shape[1:3], images, valid, tile_for(outputs))  # fmt: skip
         first, done = first + images * blocks, done + blocks
-
-
-def filter_blocks(groups: int, outputs: int, columns: int, part: Any, parts: int) -> Any:
-    """(group, block, valid columns) of a part of each group's blocks; the last part has the partial block."""
-    full, tail = divmod(outputs, columns)
-    for g in loop(groups):
-        if parts == 1:
-            for b, valid in blocks_of(outputs, columns):
-                yield g, b, valid
-            continue
-        for b in loop((part + 1) * full // parts, start=part * full // parts):
-            yield g, b, columns
-        if tail:
-            for _ in loop((part + 1) // parts):
-                yield g, full, tail
 
 
 def copy_images(copied: Any, x: Any, n: Any, images: int, top: Any) -> None:
@@ -146,7 +130,7 @@ def pixel(
     n, i, j = at
     starts, inputs = pieces(valid, tile.width), panel.shape[4]
     acc = accumulators(images, [tile.width] * len(starts))
-    step = unrolling(inputs, 4)
+    step = unrolling(inputs)
     h, v = rows.origin + i * rows.input_step, columns.origin + j * columns.input_step
     (r_first, r_end), (s_first, s_end) = rows.meeting(i, size[0]), columns.meeting(j, size[1])
     for r in loop(r_end, start=r_first):

@@ -22,9 +22,9 @@ from foveal.ops.tile import (
     ENOUGH_TASKS,
     Tile,
     accumulators,
-    blocks_of,
     multiply_add,
     pack_panels,
+    part_of_blocks,
     pieces,
     split,
     tile_for,
@@ -215,24 +215,6 @@ def correlate(
                     for v, (lane, width) in enumerate(pieces(valid, tile.width)):
                         sums = [head(totals[pixel, v], width) for pixel in range(len(offsets))]
                         ending.store(n * bands + band, where, sums, first + lane, width)
-
-
-def part_of_blocks(
-    groups: int, outputs: int, columns: int, part: Any, parts: int
-) -> Iterator[tuple[Any, Any, int]]:
-    """(group, block, valid columns) of a part of all blocks of neighbouring outputs."""
-    if parts == 1:
-        for g in loop(groups):
-            for b, valid in blocks_of(outputs, columns):
-                yield g, b, valid
-        return
-    full, tail = divmod(outputs, columns)
-    total = groups * full
-    for flat in loop((part + 1) * total // parts, start=part * total // parts):
-        yield (flat // full, flat % full, columns) if groups > 1 else (0, flat, columns)
-    if tail:
-        for g in loop((part + 1) * groups // parts, start=part * groups // parts):
-            yield g, full, tail
 
 
 def tile_positions(

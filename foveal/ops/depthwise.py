@@ -80,6 +80,17 @@ def lower(to, y, x, w, axes):
     halo = to.scratch((1, *border[1::2], x.shape[3]) if border else (1, 1, 1, 1), per_thread=True)
     y.call(to, depthwise, x.shape[0], [halo], [x, w], axes=axes, border=border)
 
+def lower_weight_grad(to, dw, dy, x, axes):
+    from foveal.ops.tile import add_partials
+    K, C, R, S = dw.shape
+    border = bordered(axes, x.shape[1:3])
+    halo = to.scratch((1, *border[1::2], x.shape[3]) if border else (1, 1, 1, 1), per_thread=True)
+    chunks = max(1, min(x.shape[0], 32))
+    partial = to.scratch((chunks, R, S, C, K))
+    to.call(weight_grad_depthwise, [partial, halo], [dy, x], axes=axes, border=border)
+    to.call(add_partials, [dw.permuted(2, 3, 1, 0).reshaped((R * S * C * K,))],
+            [partial.reshaped((chunks, R * S * C * K))])
+
 def open_all(ending: Ending, task: Any, channels: int) -> None:
     """Start a task's sums."""
     for k, width in vectors(channels) if ending.epilogue.rows else ():

@@ -92,6 +92,17 @@ class Taps:
         ]
         return sum(0 <= place < size for place in places) / max(len(places), 1)
 
+    @property
+    def turned(self) -> "Taps":
+        """Outputs and taps in each other's place."""
+        return replace(
+            self,
+            count=self.taps,
+            taps=self.count,
+            input_step=self.tap_step,
+            tap_step=self.input_step,
+        )
+
     def meeting(self, i: Any, size: int) -> tuple[Any, Any]:
         """(first, end) of the taps of output i, a traced value, that meet the input."""
         at, step = i * self.input_step + self.origin, abs(self.tap_step)

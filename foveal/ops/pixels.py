@@ -10,6 +10,7 @@ from foveal.ops.tile import (
     ENOUGH_TASKS,
     accumulators,
     multiply_add,
+    part_of_blocks,
     pieces,
     split,
     tile_for,
@@ -52,8 +53,7 @@ def lower(to: Lowering, y: Results, x: Any, panels: Any, outputs: int) -> None:
     y, x = y.each(one_row), one_row(x)
     chunks = chunks_of(x.shape[3], x.shape[1], tile_for(outputs).rows)
     tasks = sum(n for _, _, n in chunks)
-    full = max(1, outputs // panels.shape[5])
-    parts = max(1, min(full, -(-ENOUGH_TASKS // tasks)))
+    parts = min(panels.shape[1], -(-ENOUGH_TASKS // tasks))
     y.call(to, correlate_pixels, tasks, [], [x.permuted(0, 2, 3, 1), panels], outputs=outputs, parts=parts)
 
 
@@ -75,24 +75,16 @@ def correlate_pixels(*arrays: Any, outputs: int, parts: int, epilogue: Epilogue)
     ending = Ending(epilogue, arrays, 2)
     x, panels = ending.own
     tile, (_, _, pixels, channels) = tile_for(outputs), x.shape
-    full, tail = divmod(outputs, tile.columns)
     first, done = 0, 0
     for size, count, chunks in chunks_of(pixels, channels, tile.rows):
         for chunk, part in parallel(chunks, parts):
             task = chunk + done
             start, end = chunk * count // chunks, (chunk + 1) * count // chunks
-
-            def block(b: Any, valid: int) -> None:
+            for _, b, valid in part_of_blocks(1, outputs, tile.columns, part, parts):
                 for lane, width in pieces(valid, tile.width):
-                    ending.open(task, b * tile.columns + lane, width)  # noqa: B023 - called at once
-                for t in loop(end, start=start):  # noqa: B023
-                    tile_of_pixels(ending, task, x, panels, t * size + first, size, b, valid)  # noqa: B023
-
-            for b in loop((part + 1) * full // parts, start=part * full // parts):
-                block(b, tile.columns)
-            if tail:
-                for _ in loop((part + 1) // parts):
-                    block(full, tail)
+                    ending.open(task, b * tile.columns + lane, width)
+                for t in loop(end, start=start):
+                    tile_of_pixels(ending, task, x, panels, t * size + first, size, b, valid)
         first, done = first + size * count, done + chunks
 
 
@@ -104,7 +96,7 @@ def tile_of_pixels(
     tile = tile_for(columns)
     starts = pieces(valid, tile.width)
     acc = accumulators(size, [tile.width] * len(starts))
-    step = unrolling(channels, 8)
+    step = unrolling(channels)
     at, panel = x.at(0, 0, pixel, 0), panels.at(0, b, 0, 0, 0, 0)
     for c in loop(channels // step):
         if step > 3:

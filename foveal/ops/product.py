@@ -104,7 +104,7 @@ def multiply_tile(
     """y[row : row + rows, block * columns : ... + valid]"""
     k, starts = a.shape[1], pieces(valid, tile.width)
     acc = accumulators(rows, [width if direct else tile.width for _, width in starts])
-    step = unrolling(k, 4)
+    step = unrolling(k)
 
     def weights(at: Any) -> list[Any]:
         if direct:
@@ -168,7 +168,7 @@ def dot_tile(y: Any, a: Any, b: Any, row: Any, rows: int, column: Any, columns: 
     """y[row : row + rows, column : column + columns]"""
     k, size = a.shape[1], lanes()
     acc = {(i, j): var(0.0, size) for i in range(rows) for j in range(columns)}
-    step = unrolling(k // size, 4)
+    step = unrolling(k // size)
     for l in loop(k // size // step):  # noqa: E741
         for u in range(step):
             at = (l * step + u) * size

@@ -48,9 +48,11 @@ def split(n: int, most: int) -> list[tuple[int, int]]:
     ]
 
 
-def unrolling(n: int, most: int = 8) -> int:
-    """The largest divisor of n that is at most `most`."""
-    return max(d for d in range(1, most + 1) if n % d == 0)
+def unrolling(n: int) -> int:
+    """Steps of a loop of n that one iteration takes: 4 where they divide n, for a step of a full tile hides the loop's
+    own work and more only takes longer to compile; else the largest divisor up to 8.
+    """
+    return 4 if n % 4 == 0 else max(d for d in range(1, 9) if n % d == 0)
 
 
 def pieces(columns: int, width: int) -> list[tuple[int, int]]:
@@ -58,13 +60,24 @@ def pieces(columns: int, width: int) -> list[tuple[int, int]]:
     return [(start, min(width, columns - start)) for start in range(0, columns, width)]
 
 
-def blocks_of(outputs: int, columns: int) -> Iterator[tuple[Any, int]]:
-    """(block, valid columns): a loop over the full blocks of neighbouring outputs, then the last, partial one."""
+def part_of_blocks(
+    groups: int, outputs: int, columns: int, part: Any, parts: int
+) -> Iterator[tuple[Any, Any, int]]:
+    """(group, block, valid columns) of one of `parts` parts of all blocks of neighbouring outputs."""
     full, tail = divmod(outputs, columns)
-    for b in loop(full):
-        yield b, columns
+    if parts == 1:
+        for g in loop(groups):
+            for b in loop(full):
+                yield g, b, columns
+            if tail:
+                yield g, full, tail
+        return
+    total = groups * full
+    for flat in loop((part + 1) * total // parts, start=part * total // parts):
+        yield (flat // full, flat % full, columns) if groups > 1 else (0, flat, columns)
     if tail:
-        yield full, tail
+        for g in loop((part + 1) * groups // parts, start=part * groups // parts):
+            yield g, full, tail
 
 
 def pack_panels(panels: Any, w: Any, *, columns: int, first: tuple[int, int] = (0, 0)) -> None:
