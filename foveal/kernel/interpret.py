@@ -142,8 +142,8 @@ class Array:
             )
         return self.memory[flat]
 
-    def prefetch(self, index: Any) -> None:
-        """There is no cache to ask."""
+    def prefetch(self, index: Any, near: bool = True) -> None:
+        """Nothing: the element may even lie outside."""
 
     def load(self, index: Any, width: int) -> Any:
         start = self.offset(index, width)

@@ -277,16 +277,20 @@ class Array:
         asm = ir.InlineAsm(ir.FunctionType(POINTER, [POINTER]), "", "=r,0", False)
         return Array(active().b.call(asm, [self.pointer]), self.shape, self.strides, self.kind)
 
-    def neighbour(self, i: int) -> Value:
+    def neighbour(self, i: Any) -> Value:
         """The element `i` places behind the origin in memory, whatever axes that crosses."""
         return Array(self.pointer, (1,), (1,), self.kind)[i]
 
-    def prefetch(self, index: Any) -> None:
-        """Ask for the cache line of an element, which may lie outside: a hint without any other effect."""
-        builder, hint = active(), [ir.Constant(I32.ir, n) for n in (0, 2, 1)]
-        arguments = [POINTER, *[I32.ir] * 3]
-        function = builder.intrinsic("llvm.prefetch.p0", ir.VoidType(), arguments)
-        builder.b.call(function, [self.address(index), *hint])
+    def prefetch(self, index: Any, near: bool = True) -> None:
+        """Start to bring the element's cache line closer (not near: into L2 only, for what is needed later).
+
+        No element has to be there: nothing is read.
+        """
+        function = active().intrinsic(
+            "llvm.prefetch.p0", ir.VoidType(), [POINTER, I32.ir, I32.ir, I32.ir]
+        )
+        read, keep, data = (ir.Constant(I32.ir, n) for n in (0, 3 if near else 2, 1))
+        active().b.call(function, [self.address(index), read, keep, data])
 
     def load(self, index: Any, width: int) -> Value:
         kind = vector_type(self.kind, width)

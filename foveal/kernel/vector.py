@@ -126,29 +126,6 @@ def pack(scalars: list[Any]) -> Any:
     return Value(vector, kind, len(scalars))
 
 
-def transpose(rows: list[Any]) -> list[Any]:
-    """n vectors of n lanes, n a power of two, as the n vectors of their first, second, ... lanes, by log2 n rounds."""
-    if not isinstance(rows[0], Value):
-        return interpret.transpose(rows)
-    n, rows = len(rows), list(rows)
-    distance = n // 2
-    while distance:
-        low = [n + i - distance if i & distance else i for i in range(n)]
-        high = [n + i if i & distance else i + distance for i in range(n)]
-        for i in range(n):
-            if not i & distance:
-                a, b = rows[i], rows[i + distance]
-                rows[i], rows[i + distance] = shuffle(a, b, low), shuffle(a, b, high)
-        distance //= 2
-    return rows
-
-
-def shuffle(a: Value, b: Value, lanes: list[int]) -> Value:
-    """The given lanes of a and, counted on from its last, of b."""
-    mask = ir.Constant(ir.VectorType(I32.ir, len(lanes)), lanes)
-    return Value(active().b.shuffle_vector(a.ir, b.ir, mask), a.kind, len(lanes))
-
-
 def store_lanes(y: Any, index: tuple[Any, ...], value: Any) -> None:
     """Store each lane at its own index along the last axis, where neighbours there are not neighbours in memory."""
     for lane in range(width_of(value)):
@@ -167,6 +144,29 @@ def head(value: Any, width: int) -> Any:
     mask = ir.Constant(ir.VectorType(I32.ir, width), list(range(width)))
     undefined = ir.Constant(vector_type(value.kind, value.width), ir.Undefined)
     return Value(active().b.shuffle_vector(value.ir, undefined, mask), value.kind, width)
+
+
+def transpose(rows: list[Any]) -> list[Any]:
+    """n vectors of n lanes as a matrix turned over; n is a power of two. log2 n exchanges of off-diagonal blocks."""
+    rows = [row.get() if isinstance(row, Var) else row for row in rows]
+    if not isinstance(rows[0], Value):
+        return interpret.transpose(rows)
+    n, distance = len(rows), 1
+    while distance < n:
+        upper = [lane + n - distance if lane & distance else lane for lane in range(n)]
+        lower = [lane + n if lane & distance else lane + distance for lane in range(n)]
+        turned = list(rows)
+        for i in (i for i in range(n) if not i & distance):
+            a, b = rows[i], rows[i + distance]
+            turned[i], turned[i + distance] = shuffle(a, b, upper), shuffle(a, b, lower)
+        rows, distance = turned, 2 * distance
+    return rows
+
+
+def shuffle(a: Value, b: Value, lanes: list[int]) -> Value:
+    """Lanes of a, then of b, by number."""
+    mask = ir.Constant(ir.VectorType(I32.ir, len(lanes)), lanes)
+    return Value(active().b.shuffle_vector(a.ir, b.ir, mask), a.kind, len(lanes))
 
 
 def fold(value: Any, combine: Callable[[Any, Any], Any]) -> Any:

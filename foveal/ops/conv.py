@@ -12,7 +12,7 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel.lang import fma, loops, parallel, var, where
-from foveal.ops import choice, correlate, winograd, winograd_weight
+from foveal.ops import choice, correlate, weight_grad, winograd, winograd_weight
 from foveal.ops.epilogue import Results
 from foveal.ops.geometry import check_window, output_size
 from foveal.ops.op import (
@@ -385,10 +385,8 @@ class Conv2dWeightGrad(Convolution):
         m = choice.choose(choice.problem_of("weight", dy.shape, dw.shape, how))
         if m:
             top, _, left, _ = how["padding"]
-            return winograd_weight.lower_winograd_weight(
-                to, dw, dy, x, top, left, m, correlate.add_partials
-            )
-        correlate.lower_weight_grad(to, dw, dy, x, **how)
+            return winograd_weight.lower_winograd_weight(to, dw, dy, x, top, left, m)
+        weight_grad.lower(to, dw, dy, x, **how)
 
 
 conv2d = Conv2d()

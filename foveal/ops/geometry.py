@@ -1,8 +1,10 @@
 """Where windows of rows and columns lie: output sizes, padding, the taps of a convolution and of its gradient."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from foveal.errors import ShapeError
+from foveal.kernel.lang import maximum, minimum
 
 Pair = tuple[int, int]
 Sides = tuple[int, int, int, int]
@@ -65,6 +67,60 @@ class Taps:
     def high(self) -> int:
         last = self.origin + self.input_step * (self.count - 1)
         return last + max(0, self.tap_step * (self.taps - 1)) if self.taps else 0
+
+    def trimmed(self, size: int) -> "Taps":
+        """Without the taps at either end that meet nothing but padding, in an input of `size` positions."""
+        reach = self.input_step * (self.count - 1)
+        places = [self.origin + self.tap_step * t for t in range(self.taps)]
+        meeting = [t for t, place in enumerate(places) if place < size and place + reach >= 0]
+        if not meeting:
+            return replace(self, taps=0, origin=0)
+        first = meeting[0]
+        return replace(
+            self,
+            taps=meeting[-1] - first + 1,
+            kernel=self.kernel + self.kernel_step * first,
+            origin=places[first],
+        )
+
+    def share(self, size: int) -> float:
+        """The share of (output, tap) pairs that meet the input and not the padding."""
+        places = [
+            self.origin + self.input_step * i + self.tap_step * t
+            for i in range(self.count)
+            for t in range(self.taps)
+        ]
+        return sum(0 <= place < size for place in places) / max(len(places), 1)
+
+    @property
+    def turned(self) -> "Taps":
+        """Outputs and taps in each other's place."""
+        return replace(
+            self,
+            count=self.taps,
+            taps=self.count,
+            input_step=self.tap_step,
+            tap_step=self.input_step,
+        )
+
+    def meeting(self, i: Any, size: int) -> tuple[Any, Any]:
+        """(first, end) of the taps of output i, a traced value, that meet the input."""
+        at, step = i * self.input_step + self.origin, abs(self.tap_step)
+        below = (
+            -at if self.tap_step > 0 else at - (size - 1)
+        )  # how far tap 0 lies outside on the side the taps come from
+        room = size - 1 - at if self.tap_step > 0 else at
+        first = maximum(floor_division(below + step - 1, step, self, size), 0)
+        end = minimum(floor_division(room, step, self, size) + 1, self.taps)
+        return first, end
+
+
+def floor_division(a: Any, by: int, taps: Taps, size: int) -> Any:
+    """a // by, rounded down also where the position difference `a` is negative: the language divides without sign."""
+    if by == 1:
+        return a
+    enough = size + abs(taps.low) + abs(taps.high) + by
+    return (a + enough * by) // by - enough
 
 
 def forward_taps(outputs: int, kernel: int, stride: int, before: int, dilation: int) -> list[Taps]:

@@ -3,18 +3,9 @@
 from typing import Any
 
 from foveal.errors import ShapeError
-from foveal.kernel.lang import head, loop, parallel, var
-from foveal.ops import nest
+from foveal.kernel.lang import loop, parallel, var
+from foveal.ops import product
 from foveal.ops.op import Case, Lowering, Ndarray, Operator, Shape, Type
-from foveal.ops.tile import (
-    accumulators,
-    multiply_add,
-    pack_panels,
-    pieces,
-    split,
-    tile_for,
-    unrolling,
-)
 
 
 class Matmul(Operator):
@@ -27,6 +18,12 @@ class Matmul(Operator):
         Case(((9, 30), (9, 17)), {"ta": True}),
         Case(((6, 1), (70, 6)), {"ta": True, "tb": True}),
         Case(((1, 64), (64, 10))),
+        Case(((1, 70), (1030, 70)), {"tb": True}),
+        Case(((7, 40), (90, 40)), {"tb": True}),
+        Case(((2, 37), (37, 800))),
+        Case(((30, 50), (50, 70))),
+        Case(((40, 130), (37, 130)), {"tb": True}),
+        Case(((300, 9), (9, 40))),
     )
 
     def normalise(self, a: Any, b: Any, *, ta: bool = False, tb: bool = False) -> dict[str, Any]:
@@ -66,41 +63,7 @@ class Matmul(Operator):
     def lower(self, to: Lowering, y: Any, a: Any, b: Any, *, ta: bool, tb: bool) -> None:
         a = a.permuted(1, 0) if ta else a
         b = b.permuted(1, 0) if tb else b
-        (k, n), tile = b.shape, tile_for(b.shape[1])
-        panels = to.scratch((1, -(-n // tile.columns), 1, 1, k, tile.columns))
-        weights = b.permuted(1, 0).reshaped((1, n, k, 1, 1))
-        to.call(pack_panels, [panels], [weights], columns=tile.columns)
-        to.call(multiply_panels, [y], [a, panels])
-
-
-def multiply_panels(y: Any, a: Any, panels: Any) -> None:
-    """y[m, n] = sum_k a[m, k] panels[., n // columns, ., ., k, n % columns], a register tile of y at a time."""
-    m, n = y.shape
-    k, tile = a.shape[1], tile_for(n)
-    step = unrolling(k)
-
-    def compute(row: Any, rows: int, b: Any, valid: int) -> None:
-        widths = pieces(valid, tile.width)
-        acc = accumulators(rows, widths, tile.width)
-        for l in loop(k // step):  # noqa: E741
-            for u in range(step):
-                at = l * step + u
-                w = [panels.load((0, b, 0, 0, at, start), tile.width) for start, _ in widths]
-                multiply_add(acc, [a[row + i, at] for i in range(rows)], w)
-        for (i, v), total in acc.items():
-            start, width = widths[v]
-            nest.store(y, (row + i, b * tile.columns + start), head(total, width), width)
-
-    full, tail = divmod(n, tile.columns)
-    first = 0
-    for rows, count in split(m, tile.rows):
-        if full:
-            for block, b in parallel(count, full):
-                compute(block * rows + first, rows, b, tile.columns)
-        if tail:
-            for (block,) in parallel(count):
-                compute(block * rows + first, rows, full, tail)
-        first += rows * count
+        product.lower(to, y, a, b)
 
 
 class Linear(Operator):

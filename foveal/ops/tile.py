@@ -1,10 +1,14 @@
 """Register tiles: how many rows and vectors of a product are accumulated in registers at once, and packed panels."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from foveal.kernel.lang import lanes, loop, parallel, registers, splat, var, width_of
+from foveal.kernel.lang import lanes, loop, parallel, registers, splat, transpose, var, width_of
 from foveal.ops import nest
+
+AHEAD = 8  # rows or squares that packing fetches early
+ENOUGH_TASKS = 16  # so that threads share them evenly
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,11 @@ def split(n: int, most: int) -> list[tuple[int, int]]:
     ]
 
 
-def unrolling(n: int, most: int = 8) -> int:
-    """The largest divisor of n that is at most `most`."""
-    return max(d for d in range(1, most + 1) if n % d == 0)
+def unrolling(n: int) -> int:
+    """Steps of a loop of n that one iteration takes: 4 where they divide n, for a step of a full tile hides the loop's
+    own work and more only takes longer to compile; else the largest divisor up to 8.
+    """
+    return 4 if n % 4 == 0 else max(d for d in range(1, 9) if n % d == 0)
 
 
 def pieces(columns: int, width: int) -> list[tuple[int, int]]:
@@ -54,44 +60,101 @@ def pieces(columns: int, width: int) -> list[tuple[int, int]]:
     return [(start, min(width, columns - start)) for start in range(0, columns, width)]
 
 
-def pack_panels(panels: Any, w: Any, *, columns: int) -> None:
-    """panels[g, b, r, s, c, lane] = w[g, b*columns + lane, c, r, s], and 0 behind the last output channel.
+def part_of_blocks(
+    groups: int, outputs: int, columns: int, part: Any, parts: int
+) -> Iterator[tuple[Any, Any, int]]:
+    """(group, block, valid columns) of one of `parts` parts of all blocks of neighbouring outputs."""
+    full, tail = divmod(outputs, columns)
+    if parts == 1:
+        for g in loop(groups):
+            for b in loop(full):
+                yield g, b, columns
+            if tail:
+                yield g, full, tail
+        return
+    total = groups * full
+    for flat in loop((part + 1) * total // parts, start=part * total // parts):
+        yield (flat // full, flat % full, columns) if groups > 1 else (0, flat, columns)
+    if tail:
+        for g in loop((part + 1) * groups // parts, start=part * groups // parts):
+            yield g, full, tail
+
+
+def pack_panels(panels: Any, w: Any, *, columns: int, first: tuple[int, int] = (0, 0)) -> None:
+    """panels[g, b, r, s, c, lane] = w[g, b*columns + lane, c, r + first, s + first], 0 behind the last output channel.
 
     So that the inner loop of a product reads its weights as one stream. w: [G, outputs, inputs, R, S].
     """
-    groups, outputs, inputs, rows, cols = w.shape
-    width = min(columns, lanes())
-
-    def fill(g: Any, b: Any, r: Any, s: Any, c: Any, valid: int) -> None:
-        for start in range(0, columns, width):
-            count = min(width, max(valid - start, 0))
-            if count:
-                index = (g, c, r, s, b * columns + start)
-                panels.store((g, b, r, s, c, start), nest.load(rows_last, index, count), count)
-            for lane in range(start + count, start + width):
-                panels[g, b, r, s, c, lane] = 0.0
-
-    rows_last = w.permuted(0, 2, 3, 4, 1)
+    (groups, _, rows, cols, *_), outputs = panels.shape, w.shape[1]
     full, tail = divmod(outputs, columns)
+
+    def fill(g: Any, b: Any, r: Any, s: Any, valid: int) -> None:
+        source = w.permuted(0, 3, 4, 1, 2).at(g, r + first[0], s + first[1], b * columns, 0)
+        fill_panel(panels.at(g, b, r, s, 0, 0), source, valid)
+
     for g, b, r, s in parallel(groups, full, rows, cols) if full else ():
-        for c in loop(inputs):
-            fill(g, b, r, s, c, columns)
+        fill(g, b, r, s, columns)
     if tail:
         for g, r, s in parallel(groups, rows, cols):
-            for c in loop(inputs):
-                fill(g, full, r, s, c, tail)
+            fill(g, full, r, s, tail)
 
 
-def accumulators(
-    rows: int, widths: list[tuple[int, int]], width: int
-) -> dict[tuple[int, int], Any]:
-    """Zeroed registers by (row, vector)."""
-    return {(i, v): var(0.0, width) for i in range(rows) for v in range(len(widths))}
+def fill_panel(panel: Any, w: Any, valid: int) -> None:
+    """panel[..., c, lane] = w[..., lane, c] for the first `valid` lanes, else 0.
+
+    Where inputs are neighbours in memory, squares of them are turned over in registers: gathering one by one reads a
+    line per element, at strides that are often powers of two and fall into one cache set. The prefetcher does not see
+    streams that jump so far either.
+    """
+    *_, inputs, columns = panel.shape
+    width = min(columns, lanes())
+    counts = [(i, min(width, max(valid - i, 0))) for i in range(0, columns, width)]
+    turn = w.strides[-1] == 1 and w.strides[-2] != 1 and width > 1
+    squares = inputs // width if turn else 0
+    for start, count in counts:
+        for c in loop(squares):
+            for i in range(count):
+                w.prefetch((0, 0, 0, start + i, c * width + AHEAD * width))
+            zero = [var(0.0, width)] * (width - count)
+            rows = [w.load((0, 0, 0, start + i, c * width), width) for i in range(count)]
+            for i, turned in enumerate(transpose(rows + zero)):
+                panel.store((0, 0, 0, 0, c * width + i, start), turned, width)
+    across = w.permuted(0, 1, 2, 4, 3)
+    for c in loop(inputs, start=squares * width):
+        for start, count in counts:
+            if count:
+                across.prefetch((0, 0, 0, c + AHEAD, start))
+                values = nest.load(across, (0, 0, 0, c, start), count)
+                panel.store((0, 0, 0, 0, c, start), values, count)
+            for lane in range(start + count, start + width):
+                panel[0, 0, 0, 0, c, lane] = 0.0
+
+
+def add_partials(total: Any, partial: Any) -> None:
+    """total[i] = the sum over partial[., i], in order."""
+    chunks, n = partial.shape
+    size = lanes()
+
+    def add(i: Any, width: int) -> None:
+        acc = var(0.0, width)
+        for g in loop(chunks):
+            acc += partial.load((g, i), width)
+        total.store((i,), acc, width)
+
+    for (v,) in parallel(n // size):
+        add(v * size, size)
+    if n % size:
+        for _ in parallel(1):
+            add(n - n % size, n % size)
+
+
+def accumulators(rows: int, widths: list[int]) -> dict[tuple[int, int], Any]:
+    """Zeroed registers by (row, vector), of the vectors' widths."""
+    return {(i, v): var(0.0, width) for i in range(rows) for v, width in enumerate(widths)}
 
 
 def multiply_add(acc: dict[tuple[int, int], Any], scalars: list[Any], weights: list[Any]) -> None:
     """acc[i, v] += scalars[i] * weights[v]"""
     for i, scalar in enumerate(scalars):
-        spread = splat(scalar, width_of(weights[0]))
         for v, w in enumerate(weights):
-            acc[i, v].fma(spread, w)
+            acc[i, v].fma(splat(scalar, width_of(w)), w)

@@ -11,7 +11,7 @@ from typing import Any
 
 from foveal.kernel.lang import loop, parallel, splat, thread, var, vectors
 from foveal.ops.op import Lowering
-from foveal.ops.tile import pieces, split, tile_for
+from foveal.ops.tile import add_partials, pieces, split, tile_for
 from foveal.ops.transforms import both_sides, scheme
 from foveal.ops.winograd import PAD, Grid, clear, corner, smaller, transform_tile
 
@@ -31,7 +31,7 @@ def group_of(channels: int) -> int | None:
 
 
 def lower_winograd_weight(
-    to: Lowering, dw: Any, dy: Any, x: Any, top: int, left: int, m: int, add: Any
+    to: Lowering, dw: Any, dy: Any, x: Any, top: int, left: int, m: int
 ) -> None:
     """dw[k, c] = correlation of x [N, C, H, W] with dy [N, K, P, Q] at padding (top, left)."""
     (K, C), (N, _, P, Q) = dw.shape[:2], dy.shape
@@ -50,7 +50,7 @@ def lower_winograd_weight(
     partial = to.scratch((chunks, 3, 3, C, K))
     to.call(winograd_weight, [partial, V, M, D, zeros],
             [dy.permuted(0, 2, 3, 1), x.permuted(0, 2, 3, 1)], grid=grid, channels=channels, filters=filters)  # fmt: skip
-    to.call(add, [result.reshaped((9 * C * K,))], [partial.reshaped((chunks, 9 * C * K))])
+    to.call(add_partials, [result.reshaped((9 * C * K,))], [partial.reshaped((chunks, 9 * C * K))])
 
 
 def winograd_weight(
