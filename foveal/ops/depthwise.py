@@ -5,10 +5,11 @@ taps that meet it, in the tile; taps that would meet padding are left out where 
 is copied. What is read once and used nine times is limited by memory more than by multiplications.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from foveal.kernel.lang import lanes, loop, minimum, parallel, registers, var, vectors
+from foveal.kernel.lang import lanes, loop, loops, minimum, parallel, registers, var, vectors
 from foveal.ops import nest
 from foveal.ops.epilogue import Ending, Epilogue, Results
 from foveal.ops.geometry import Taps
@@ -18,6 +19,7 @@ from foveal.ops.tile import ENOUGH_TASKS, add_partials, split
 Axes = tuple[tuple[Taps, ...], tuple[Taps, ...]]
 Uses = dict[tuple[int, int], list[tuple[int, tuple[int, int]]]]
 SMALL = 64  # pixels up to which all of an image is unrolled
+CACHED = 1 << 20  # elements that the last cache is sure to hold; more come from memory and are fetched early
 LEAST_ROWS = 4  # of a band: neighbouring bands read some rows both
 MOST_CHUNKS = 16  # of images, whose weight gradients are summed apart
 PRODUCTS = 54  # of a tile of the weight gradient: columns enough to load each input once for all of 3x3 taps
@@ -49,12 +51,12 @@ def depthwise(*arrays: Any, axes: Axes, bands: int, small: bool, epilogue: Epilo
             start, end = band * count // bands, (band + 1) * count // bands
             last = end if rows.count == count else minimum(end, rows.count)
             for i in loop(last, start=start):
-                for g, width in vectors(x.shape[3]):
-                    at, weights = x.at(n, 0, 0, g), w.at(0, 0, 0, 0, g)
-                    for columns in axes[1]:
-                        for j, taps in tiles(columns, x.shape[2], registers() * 3 // 8):
+                for columns in axes[1]:
+                    for j, taps in tiles(columns, x.shape[2], registers() * 3 // 8):
+                        pixels = [output(n, i, j + q, rows, columns) for q in range(len(taps))]
+                        for g, width in vectors(x.shape[3]):  # innermost: memory is read and written in long runs
+                            at, weights = x.at(n, 0, 0, g), w.at(0, 0, 0, 0, g)
                             totals = row_tile(at, weights, i, j, taps, rows, columns, width)
-                            pixels = [output(n, i, j + q, rows, columns) for q in range(len(taps))]
                             ending.store(n * bands + band, pixels, totals, g, width)
 
 
@@ -92,6 +94,8 @@ def row_tile(
             at = q * columns.input_step + s * columns.tap_step
             uses.setdefault((0, at), []).append((q, (0, s)))
     first, end = rows.meeting(i, x.shape[1])
+    if math.prod(x.shape) > CACHED:
+        fetch(x, i + 1, j, len(taps), rows, columns)
     for r in loop(end, start=first):
         above = rows.origin + i * rows.input_step + r * rows.tap_step
         row = w.at(0, 0, rows.kernel + r * rows.kernel_step, columns.kernel, 0)
@@ -99,6 +103,13 @@ def row_tile(
                    for s in range(columns.taps)}  # fmt: skip
         add_products(acc, x.at(0, above, columns.origin + j * columns.input_step, 0), uses, weights, width)
     return [total.get() for total in acc]
+
+
+def fetch(x: Any, i: Any, j: Any, count: int, rows: Taps, columns: Taps) -> None:
+    """Bring the input row early that output row i is the first to read, for `count` outputs from j on."""
+    row = rows.origin + i * rows.input_step + max(0, (rows.taps - 1) * rows.tap_step)
+    for q in range(count * columns.input_step):
+        x.prefetch((0, row, columns.origin + j * columns.input_step + q, 0))
 
 
 def add_products(acc: list[Any], x: Any, uses: Uses, weights: dict[tuple[int, int], Any], width: int) -> None:
@@ -156,19 +167,29 @@ def lower_weight_grad(to: Lowering, dw: Any, dy: Any, x: Any, axes: Axes) -> Non
 def weight_grad_depthwise(partial: Any, dy: Any, x: Any, *, axes: Axes, parts: int) -> None:
     """partial[c, r, s, g] = sum over the c-th chunk of images, and over pixels, of x * dy.
 
-    All taps' sums stay in registers while an image passes, so x and dy are read once.
+    The taps' sums stay in registers while an image passes, so x and dy are loaded once: 90 % of the peak. From memory both
+    are better read in long runs, so there only one row of outputs passes at a time, for all channels.
     """
     chunks, R, S, G = partial.shape
     (rows,), (columns,) = axes
+    cached = math.prod(x.shape) <= CACHED
     for chunk, part in parallel(chunks, parts):
+        first, end = (c * x.shape[0] // chunks for c in (chunk, chunk + 1))
+
+        def add(n: Any, g: Any, width: int, lines: Iterable[Any], kernel_rows: list[int]) -> None:
+            into = partial.at(chunk, rows.kernel, columns.kernel, g)  # noqa: B023 - called at once
+            for taps in groups_of_taps(kernel_rows, columns.taps):
+                add_lines(into, taps, lines, dy.at(n, 0, 0, g), x.at(n, 0, 0, g), rows, columns, width)
+
         for g, width in part_of_vectors(G, part, parts):
-            for r in range(R):
-                for s in range(S):
-                    partial.store((chunk, r, s, g), 0.0, width)
-            for n in loop((chunk + 1) * x.shape[0] // chunks, start=chunk * x.shape[0] // chunks):
-                for taps in groups_of_taps(rows.taps, columns.taps):
-                    into = partial.at(chunk, rows.kernel, columns.kernel, g)
-                    add_image(into, taps, dy.at(n, 0, 0, g), x.at(n, 0, 0, g), rows, columns, width)
+            for r, s in loops(R, S):
+                partial.store((chunk, r, s, g), 0.0, width)
+            for n in loop(end, start=first) if cached else ():
+                add(n, g, width, tiles(rows, x.shape[1], 1), list(range(rows.taps)))
+        for n in () if cached else loop(end, start=first):
+            for i, (ups,) in tiles(rows, x.shape[1], 1):
+                for g, width in part_of_vectors(G, part, parts):
+                    add(n, g, width, [(i, [ups])], ups)
 
 
 def part_of_vectors(n: int, part: Any, parts: int) -> Iterator[tuple[Any, int]]:
@@ -182,28 +203,32 @@ def part_of_vectors(n: int, part: Any, parts: int) -> Iterator[tuple[Any, int]]:
             yield full * size, tail
 
 
-def groups_of_taps(R: int, S: int) -> Iterator[list[tuple[int, int]]]:
-    """Taps whose sums fit into the registers together."""
+def groups_of_taps(rows: list[int], S: int) -> Iterator[list[tuple[int, int]]]:
+    """Taps of these kernel rows, as many at a time as the registers hold sums."""
     most = registers() * 3 // 4
-    every = [(r, s) for r in range(R) for s in range(S)]
+    every = [(r, s) for r in rows for s in range(S)]
     for first in range(0, len(every), most):
         yield every[first : first + most]
 
 
-def add_image(
-    into: Any, taps: list[tuple[int, int]], dy: Any, x: Any, rows: Taps, columns: Taps, width: int
-) -> None:
-    """into[tap] += the sum over an image's pixels of x * dy."""
+def add_lines(
+    into: Any, taps: list[tuple[int, int]], lines: Iterable[Any], dy: Any, x: Any, rows: Taps, columns: Taps, width: int
+) -> None:  # fmt: skip
+    """into[tap] += the sum over the pixels of output rows (row, its taps that meet the image) of x * dy."""
     acc = {tap: var(into.load((0, *tap, 0), width), width) for tap in taps}
-    for i, (ups,) in tiles(rows, x.shape[1], 1):
+    for i, (ups,) in lines:
         for j, across in tiles(columns, x.shape[2], max(1, PRODUCTS // len(taps))):
+            if math.prod(x.shape) > CACHED:
+                fetch(x, i + 1, j, len(across), rows, columns)
+                for q in range(len(across)):
+                    dy.prefetch((0, i + 1, j + q, 0))
             gradients = [dy.load((0, i, j + q, 0), width) for q in range(len(across))]
-            at = x.at(0, rows.origin + i * rows.input_step, columns.origin + j * columns.input_step, 0)
             uses: Uses = {}
             for q, ones in enumerate(across):
                 for r, s in ((r, s) for r in ups for s in ones if (r, s) in acc):
                     place = r * rows.tap_step, q * columns.input_step + s * columns.tap_step
                     uses.setdefault(place, []).append((q, (r, s)))
+            at = x.at(0, rows.origin + i * rows.input_step, columns.origin + j * columns.input_step, 0)
             for h, v in sorted(uses):
                 value = at.load((0, h, v, 0), width)
                 for q, tap in uses[h, v]:
