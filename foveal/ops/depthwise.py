@@ -1,176 +1,255 @@
-"""Depthwise."""
+"""Depthwise convolution, one filter per channel, and its two gradients: lanes run over channels.
 
-import itertools
-from collections.abc import Iterator
+A register tile is some neighbouring output pixels of a vector of channels. An input vector is loaded once for all pixels and
+taps that meet it, in the tile; taps that would meet padding are left out where the kernel is built, at the edges, so nothing
+is copied. What is read once and used nine times is limited by memory more than by multiplications.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
 from typing import Any
-from foveal.kernel.lang import lanes, loop, loops, parallel, thread, var, vectors
+
+from foveal.kernel.lang import lanes, loop, loops, minimum, parallel, registers, var, vectors
 from foveal.ops import nest
 from foveal.ops.epilogue import Ending, Epilogue, Results
 from foveal.ops.geometry import Taps
 from foveal.ops.op import Lowering
-from foveal.ops.tile import split, tile_for
+from foveal.ops.tile import ENOUGH_TASKS, add_partials, split
 
 Axes = tuple[tuple[Taps, ...], tuple[Taps, ...]]
+Uses = dict[tuple[int, int], list[tuple[int, tuple[int, int]]]]
+SMALL = 64  # pixels up to which all of an image is unrolled
+CACHED = (
+    1 << 20
+)  # elements that the last cache is sure to hold; more come from memory and are fetched early
+LEAST_ROWS = 4  # of a band: neighbouring bands read some rows both
+MOST_CHUNKS = 16  # of images, whose weight gradients are summed apart
+PRODUCTS = 54  # of a tile of the weight gradient: columns enough to load each input once for all of 3x3 taps
 
 
-def clear(halo: Any) -> None:
-    """Zero this thread's buffer: what lies outside of the image stays zero, tasks write the inside only."""
-    _, rows, columns, channels = halo.shape
-    for h in loop(rows):
-        for i, width in vectors(columns * channels):
-            halo.row(thread(), h).store((i,), 0.0, width)
+def lower(to: Lowering, y: Results, x: Any, w: Any, axes: Axes) -> None:
+    """Views x [N, H, W, G] and w [G, 1, 1, R, S]. Tasks are (image, band of rows)."""
+    rows, columns = (max(t.count for t in taps) for taps in axes)
+    small = rows * columns <= SMALL
+    bands = 1 if small else max(1, min(-(-ENOUGH_TASKS // x.shape[0]), rows // LEAST_ROWS))
+    y.call(to, depthwise, x.shape[0] * bands, [], [x, w.permuted(1, 2, 3, 4, 0)], axes=axes,
+           bands=bands, small=small)  # fmt: skip
 
 
-def copy_image(halo: Any, x: Any, n: Any, border: Any) -> None:
-    """Copy image n into this thread's zero-bordered buffer."""
-    top, rows, left, columns = border
-    _, H, W, C = x.shape
-    inside = min(W, columns + left)
-    for h in loop(min(H, rows + top)):
-        target, source = halo.row(thread(), h - top), x.row(n, h)
-        for i, width in vectors(inside * C):
-            target.store((i - left * C,), source.load((i,), width), width)
+def depthwise(*arrays: Any, axes: Axes, bands: int, small: bool, epilogue: Epilogue) -> None:
+    """y[n, p, q, g] = sum over taps of x[n, ., ., g] w[., ., g]"""
+    ending = Ending(epilogue, arrays, 2)
+    x, w = ending.own
+    count = max(t.count for t in axes[0])
+    for n, band in parallel(x.shape[0], bands):
+        for g, width in vectors(x.shape[3]) if epilogue.rows else ():
+            ending.open(n * bands + band, g, width)
+        for rows in axes[0]:
+            if small:
+                for g, width in vectors(x.shape[3]):
+                    for columns in axes[1]:
+                        whole_image(ending, n, g, width, rows, columns)
+                continue
+            start, end = band * count // bands, (band + 1) * count // bands
+            last = end if rows.count == count else minimum(end, rows.count)
+            for i in loop(last, start=start):
+                for columns in axes[1]:
+                    for j, taps in tiles(columns, x.shape[2], registers() * 3 // 8):
+                        pixels = [output(n, i, j + q, rows, columns) for q in range(len(taps))]
+                        for g, width in vectors(
+                            x.shape[3]
+                        ):  # innermost: memory is read and written in long runs
+                            at, weights = x.at(n, 0, 0, g), w.at(0, 0, 0, 0, g)
+                            totals = row_tile(at, weights, i, j, taps, rows, columns, width)
+                            ending.store(n * bands + band, pixels, totals, g, width)
 
 
-def source_of(halo: Any, x: Any, n: Any, border: Any) -> Any:
-    """Where tile loads of image n start: the image, or its copy with the origin moved to the image's corner."""
-    if border is None:
-        return x.at(n, 0, 0, 0)
-    copy_image(halo, x, n, border)
-    return halo.at(thread(), -border[0], -border[2], 0)
+def output(n: Any, i: Any, j: Any, rows: Taps, columns: Taps) -> tuple[Any, Any, Any]:
+    """(n, p, q) of a phase's output (i, j)."""
+    return n, i * rows.step + rows.start, j * columns.step + columns.start
 
 
-def bordered(axes: Axes, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
-    """(first row, rows, first column, columns) that the taps reach over, None if they stay inside of the image."""
-    lows = [min((t.low for t in taps if t.taps), default=0) for taps in axes]
-    highs = [max((t.high for t in taps if t.taps), default=0) for taps in axes]
-    if min(lows) >= 0 and all(h < n for h, n in zip(highs, size, strict=True)):
-        return None
-    lows = [min(low, 0) for low in lows]
-    return lows[0], highs[0] - lows[0] + 1, lows[1], highs[1] - lows[1] + 1
+def tiles(taps: Taps, size: int, most: int) -> Iterator[tuple[Any, list[list[int]]]]:
+    """Cover an axis with tiles of at most `most` outputs: (first output, taps of each that meet the input).
 
-
-def tile_positions(
-    rows: int, columns: int, most: int
-) -> Iterator[tuple[Any, Any, list[tuple[int, int]]]]:
-    """Cover rows x columns with tiles of at most `most` pixels: (row, column, offsets within the tile)."""
-    if columns >= most:
-        first = 0
-        for size, count in split(columns, most):
-            for i, j in loops(rows, count):
-                yield i, j * size + first, [(0, q) for q in range(size)]
-            first += size * count
-        return
+    Tiles at the edges, where some taps do not, are unrolled; those between are a loop.
+    """
     first = 0
-    for size, count in split(rows, max(1, most // columns)):
-        for i in loop(count):
-            yield i * size + first, 0, [(p, q) for p in range(size) for q in range(columns)]
-        first += size * count
+    for width, count in split(taps.count, most):
+        starts = [first + t * width for t in range(count)]
+        found = {at: [taps.inside(at + i, size) for i in range(width)] for at in starts}
+        full = [at for at in starts if all(len(one) == taps.taps for one in found[at])]
+        for at in starts:
+            if at not in full:
+                yield at, found[at]
+        for t in loop(len(full)):
+            yield t * width + full[0], [list(range(taps.taps))] * width
+        first += width * count
 
 
-def output_pixels(
-    n: Any, i: Any, j: Any, offsets: list[tuple[int, int]], rows: Taps, columns: Taps
-) -> list[tuple[Any, Any, Any]]:
-    """(n, p, q) of the outputs of the tile at (i, j)."""
-    return [
-        (n, (i + p) * rows.step + rows.start, (j + q) * columns.step + columns.start)
-        for p, q in offsets
-    ]
-
-
-def lower(to, y, x, w, axes):
-    border = bordered(axes, x.shape[1:3])
-    halo = to.scratch((1, *border[1::2], x.shape[3]) if border else (1, 1, 1, 1), per_thread=True)
-    y.call(to, depthwise, x.shape[0], [halo], [x, w], axes=axes, border=border)
-
-
-def lower_weight_grad(to, dw, dy, x, axes):
-    from foveal.ops.tile import add_partials
-
-    K, C, R, S = dw.shape
-    border = bordered(axes, x.shape[1:3])
-    halo = to.scratch((1, *border[1::2], x.shape[3]) if border else (1, 1, 1, 1), per_thread=True)
-    chunks = max(1, min(x.shape[0], 32))
-    partial = to.scratch((chunks, R, S, C, K))
-    to.call(weight_grad_depthwise, [partial, halo], [dy, x], axes=axes, border=border)
-    to.call(
-        add_partials,
-        [dw.permuted(2, 3, 1, 0).reshaped((R * S * C * K,))],
-        [partial.reshaped((chunks, R * S * C * K))],
-    )
-
-
-def open_all(ending: Ending, task: Any, channels: int) -> None:
-    """Start a task's sums."""
-    for k, width in vectors(channels) if ending.epilogue.rows else ():
-        ending.open(task, k, width)
-
-
-def depthwise(*arrays: Any, axes: Axes, border: Any, epilogue: Epilogue) -> None:
-    """One filter per channel: lanes run over channels, for images and weights alike."""
-    ending = Ending(epilogue, arrays, 3)
-    halo, x, w = ending.own
-    if border:
-        clear(halo)
-    filters = w.permuted(1, 2, 3, 4, 0)
-    for (n,) in parallel(x.shape[0]):
-        open_all(ending, n, x.shape[3])
-        source = source_of(halo, x, n, border)
-        for rows, columns in itertools.product(*axes):
-            for g, width in vectors(x.shape[3]):
-                depthwise_block(ending, n, g, width, source, filters, rows, columns)
-
-
-def depthwise_block(
-    ending: Ending, n: Any, g: Any, width: int, source: Any, filters: Any, rows: Taps, columns: Taps
-) -> None:  # fmt: skip
-    """All pixels of image n for `width` channels from g on."""
-    most = tile_for(lanes()).rows // 2
-    for i, j, offsets in tile_positions(rows.count, columns.count, most):
-        at = source.at(
-            0, rows.origin + i * rows.input_step, columns.origin + j * columns.input_step, g
+def row_tile(
+    x: Any, w: Any, i: Any, j: Any, taps: list[list[int]], rows: Taps, columns: Taps, width: int
+) -> list[Any]:
+    """Sums of neighbouring outputs of row i, from column j on."""
+    acc = [var(0.0, width) for _ in taps]
+    uses: Uses = {}
+    for q, ones in enumerate(taps):
+        for s in ones:
+            at = q * columns.input_step + s * columns.tap_step
+            uses.setdefault((0, at), []).append((q, (0, s)))
+    first, end = rows.meeting(i, x.shape[1])
+    if math.prod(x.shape) > CACHED:
+        fetch(x, i + 1, j, len(taps), rows, columns)
+    for r in loop(end, start=first):
+        above = rows.origin + i * rows.input_step + r * rows.tap_step
+        row = w.at(0, 0, rows.kernel + r * rows.kernel_step, columns.kernel, 0)
+        weights = {(0, s): nest.load(row, (0, 0, 0, s * columns.kernel_step, 0), width)
+                   for s in range(columns.taps)}  # fmt: skip
+        add_products(
+            acc, x.at(0, above, columns.origin + j * columns.input_step, 0), uses, weights, width
         )
-        acc = [var(0.0, width) for _ in offsets]
-        for r, s in loops(rows.taps, columns.taps):
-            r_at, s_at = (
-                rows.kernel + r * rows.kernel_step,
-                columns.kernel + s * columns.kernel_step,
-            )
-            weight = nest.load(filters, (0, 0, r_at, s_at, g), width)
-            pixels = at.at(0, r * rows.tap_step, s * columns.tap_step, 0)
-            for total, (p, q) in zip(acc, offsets, strict=True):
-                place = (0, p * rows.input_step, q * columns.input_step, 0)
-                total.fma(pixels.load(place, width), weight)
-        pixels = output_pixels(n, i, j, offsets, rows, columns)
-        ending.store(n, pixels, [total.get() for total in acc], g, width)
+    return [total.get() for total in acc]
 
 
-def chunk_of_images(N: int, chunks: int, g: Any) -> Iterator[Any]:
-    yield from loop((g + 1) * N // chunks, start=g * N // chunks)
+def fetch(x: Any, i: Any, j: Any, count: int, rows: Taps, columns: Taps) -> None:
+    """Bring the input row early that output row i is the first to read, for `count` outputs from j on."""
+    row = rows.origin + i * rows.input_step + max(0, (rows.taps - 1) * rows.tap_step)
+    for q in range(count * columns.input_step):
+        x.prefetch((0, row, columns.origin + j * columns.input_step + q, 0))
 
 
-def weight_grad_depthwise(
-    partial: Any, halo: Any, dy: Any, x: Any, *, axes: Axes, border: Any
+def add_products(
+    acc: list[Any], x: Any, uses: Uses, weights: dict[tuple[int, int], Any], width: int
 ) -> None:
-    """partial[g, r, s, 0, c] = sum over the g-th chunk of images, and over pixels, of x * dy, lanes over channels."""
-    chunks, R, S, _, channels = partial.shape
-    N, (rows,), (columns,) = x.shape[0], axes[0], axes[1]
-    if border:
-        clear(halo)
-    for (g,) in parallel(chunks):
-        for r, s in loops(R, S):
-            for c, width in vectors(channels):
-                partial.store((g, r, s, 0, c), 0.0, width)
-        for n in chunk_of_images(N, chunks, g):
-            source = source_of(halo, x, n, border)
-            for c, width in vectors(channels):
-                for r in loop(R):
-                    acc = [var(partial.load((g, r, s, 0, c), width), width) for s in range(S)]
-                    for p, q in loops(rows.count, columns.count):
-                        gradient = dy.load((n, p, q, c), width)
-                        at = source.at(0, rows.origin + p * rows.input_step + r * rows.tap_step,
-                                       columns.origin + q * columns.input_step, c)  # fmt: skip
-                        for s in range(S):
-                            acc[s].fma(at.load((0, 0, s * columns.tap_step, 0), width), gradient)
-                    for s in range(S):
-                        partial.store((g, r, s, 0, c), acc[s], width)
+    """acc[pixel] += x[place] * weights[tap] for the (pixel, tap) pairs that use a place, each place loaded once."""
+    for h, v in sorted(uses):
+        value = x.load((0, h, v, 0), width)
+        for pixel, tap in uses[h, v]:
+            acc[pixel].fma(value, weights[tap])
+
+
+def whole_image(ending: Ending, n: Any, g: Any, width: int, rows: Taps, columns: Taps) -> None:
+    """All pixels of a small image, unrolled."""
+    x, w = ending.own
+    places = [(i, j) for i in range(rows.count) for j in range(columns.count)]
+    weights = {
+        (r, s): nest.load(
+            w,
+            (0, 0, rows.kernel + r * rows.kernel_step, columns.kernel + s * columns.kernel_step, g),
+            width,
+        )
+        for r in range(rows.taps)
+        for s in range(columns.taps)
+    }
+    done = 0
+    for size, count in split(len(places), registers() // 2):
+        for t in range(count):
+            tile = places[done + t * size : done + (t + 1) * size]
+            acc = [var(0.0, width) for _ in tile]
+            add_products(
+                acc, x.at(n, 0, 0, g), uses_of(tile, rows, columns, x.shape), weights, width
+            )
+            pixels = [output(n, i, j, rows, columns) for i, j in tile]
+            ending.store(n, pixels, [total.get() for total in acc], g, width)
+        done += size * count
+
+
+def uses_of(
+    outputs: list[tuple[int, int]], rows: Taps, columns: Taps, shape: tuple[int, ...]
+) -> Uses:
+    """Input place -> the (output, tap) pairs that read it; shape: [N, H, W, G]."""
+    uses: Uses = {}
+    for index, (i, j) in enumerate(outputs):
+        for r in rows.inside(i, shape[1]):
+            for s in columns.inside(j, shape[2]):
+                h = rows.origin + i * rows.input_step + r * rows.tap_step
+                v = columns.origin + j * columns.input_step + s * columns.tap_step
+                uses.setdefault((h, v), []).append((index, (r, s)))
+    return uses
+
+
+def lower_weight_grad(to: Lowering, dw: Any, dy: Any, x: Any, axes: Axes) -> None:
+    """Views dw [G, 1, R, S], dy [N, P, Q, G], x [N, H, W, G]. Tasks are (chunk of images, part of the channels)."""
+    G, _, R, S = dw.shape
+    chunks = min(x.shape[0], MOST_CHUNKS)
+    partial = to.scratch((chunks, R, S, G))
+    to.call(weight_grad_depthwise, [partial], [dy, x], axes=axes, parts=-(-ENOUGH_TASKS // chunks))
+    to.call(add_partials, [dw.permuted(2, 3, 1, 0).reshaped((R * S * G,))],
+            [partial.reshaped((chunks, R * S * G))])  # fmt: skip
+
+
+def weight_grad_depthwise(partial: Any, dy: Any, x: Any, *, axes: Axes, parts: int) -> None:
+    """partial[c, r, s, g] = sum over the c-th chunk of images, and over pixels, of x * dy.
+
+    The taps' sums stay in registers while an image passes, so x and dy are loaded once: 90 % of the peak. From memory both
+    are better read in long runs, so there only one row of outputs passes at a time, for all channels.
+    """
+    chunks, R, S, G = partial.shape
+    (rows,), (columns,) = axes
+    cached = math.prod(x.shape) <= CACHED
+    for chunk, part in parallel(chunks, parts):
+        first, end = (c * x.shape[0] // chunks for c in (chunk, chunk + 1))
+
+        def add(n: Any, g: Any, width: int, lines: Iterable[Any], kernel_rows: list[int]) -> None:
+            into = partial.at(chunk, rows.kernel, columns.kernel, g)  # noqa: B023 - called at once
+            for taps in groups_of_taps(kernel_rows, columns.taps):
+                add_lines(
+                    into, taps, lines, dy.at(n, 0, 0, g), x.at(n, 0, 0, g), rows, columns, width
+                )
+
+        for g, width in part_of_vectors(G, part, parts):
+            for r, s in loops(R, S):
+                partial.store((chunk, r, s, g), 0.0, width)
+            for n in loop(end, start=first) if cached else ():
+                add(n, g, width, tiles(rows, x.shape[1], 1), list(range(rows.taps)))
+        for n in () if cached else loop(end, start=first):
+            for i, (ups,) in tiles(rows, x.shape[1], 1):
+                for g, width in part_of_vectors(G, part, parts):
+                    add(n, g, width, [(i, [ups])], ups)
+
+
+def part_of_vectors(n: int, part: Any, parts: int) -> Iterator[tuple[Any, int]]:
+    """The vectors that cover a part of n neighbours; the last part has the tail."""
+    size = lanes()
+    full, tail = divmod(n, size)
+    for v in loop((part + 1) * full // parts, start=part * full // parts):
+        yield v * size, size
+    if tail:
+        for _ in loop((part + 1) // parts):
+            yield full * size, tail
+
+
+def groups_of_taps(rows: list[int], S: int) -> Iterator[list[tuple[int, int]]]:
+    """Taps of these kernel rows, as many at a time as the registers hold sums."""
+    most = registers() * 3 // 4
+    every = [(r, s) for r in rows for s in range(S)]
+    for first in range(0, len(every), most):
+        yield every[first : first + most]
+
+
+def add_lines(
+    into: Any, taps: list[tuple[int, int]], lines: Iterable[Any], dy: Any, x: Any, rows: Taps, columns: Taps, width: int
+) -> None:  # fmt: skip
+    """into[tap] += the sum over the pixels of output rows (row, its taps that meet the image) of x * dy."""
+    acc = {tap: var(into.load((0, *tap, 0), width), width) for tap in taps}
+    for i, (ups,) in lines:
+        for j, across in tiles(columns, x.shape[2], max(1, PRODUCTS // len(taps))):
+            if math.prod(x.shape) > CACHED:
+                fetch(x, i + 1, j, len(across), rows, columns)
+                for q in range(len(across)):
+                    dy.prefetch((0, i + 1, j + q, 0))
+            gradients = [dy.load((0, i, j + q, 0), width) for q in range(len(across))]
+            uses: Uses = {}
+            for q, ones in enumerate(across):
+                for r, s in ((r, s) for r in ups for s in ones if (r, s) in acc):
+                    place = r * rows.tap_step, q * columns.input_step + s * columns.tap_step
+                    uses.setdefault(place, []).append((q, (r, s)))
+            at = x.at(
+                0, rows.origin + i * rows.input_step, columns.origin + j * columns.input_step, 0
+            )
+            for h, v in sorted(uses):
+                value = at.load((0, h, v, 0), width)
+                for q, tap in uses[h, v]:
+                    acc[tap].fma(value, gradients[q])
+    for tap, total in acc.items():
+        into.store((0, *tap, 0), total, width)

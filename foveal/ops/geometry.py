@@ -85,12 +85,13 @@ class Taps:
 
     def share(self, size: int) -> float:
         """The share of (output, tap) pairs that meet the input and not the padding."""
-        places = [
-            self.origin + self.input_step * i + self.tap_step * t
-            for i in range(self.count)
-            for t in range(self.taps)
-        ]
-        return sum(0 <= place < size for place in places) / max(len(places), 1)
+        meeting = sum(len(self.inside(i, size)) for i in range(self.count))
+        return meeting / max(self.count * self.taps, 1)
+
+    def inside(self, i: int, size: int) -> list[int]:
+        """The taps of output i that meet an input of `size` positions."""
+        at = self.origin + self.input_step * i
+        return [t for t in range(self.taps) if 0 <= at + self.tap_step * t < size]
 
     @property
     def turned(self) -> "Taps":
@@ -105,6 +106,8 @@ class Taps:
 
     def meeting(self, i: Any, size: int) -> tuple[Any, Any]:
         """(first, end) of the taps of output i, a traced value, that meet the input."""
+        if not self.taps:
+            return 0, 0
         at, step = i * self.input_step + self.origin, abs(self.tap_step)
         below = (
             -at if self.tap_step > 0 else at - (size - 1)

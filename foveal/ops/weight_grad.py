@@ -19,6 +19,7 @@ from foveal.kernel.lang import (
     thread,
     var,
     vectors,
+    when,
     width_of,
 )
 from foveal.ops import depthwise
@@ -89,14 +90,16 @@ def add_inside(total: Any, partial: Any, *, first: tuple[int, int]) -> None:
     """total[r, s] = the sum over partial[., r - first, s - first] in order; 0 where there is no such position."""
     chunks, rows, columns, n = partial.shape
     for r, s in parallel(*total.shape[:2]):
+        row, column = r - first[0], s - first[1]
+        there = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
         for i, width in vectors(n):
-            total.store((r, s, i), 0.0, width)
-    for r, s in parallel(rows, columns):
-        for i, width in vectors(n):
-            acc = var(0.0, width)
-            for g in loop(chunks):
-                acc += partial.load((g, r, s, i), width)
-            total.store((r + first[0], s + first[1], i), acc, width)
+            for _ in when(there):
+                acc = var(0.0, width)
+                for g in loop(chunks):
+                    acc += partial.load((g, row, column, i), width)
+                total.store((r, s, i), acc, width)
+            for _ in when(there == False):  # noqa: E712
+                total.store((r, s, i), 0.0, width)
 
 
 def units_of(x: Shape, outputs: tuple[int, int], one: bool) -> tuple[int, int]:
