@@ -64,7 +64,7 @@ SMALLEST = {  # images, small enough for a test, on which every layer still does
     "mobilenetv2": (3, 36),
     "airbench94": (3, 25),
 }
-# where the last layers see few pixels, batch norm magnifies rounding: PyTorch's own gradients in float32 are off by 3 to 18 %
+# where the last layers see few pixels, batch norm magnifies rounding: PyTorch's gradients in float32 are off by 3 to 18 %
 STEADY = ("resnet18-cifar", "airbench94")
 
 
@@ -133,7 +133,7 @@ def test_the_graphs_gradients_equal_torchs(pair):
     named = dict(theirs.named_parameters())
     assert len(named) == len(slopes)
     for parameter, slope in zip(ours.parameters(), slopes, strict=True):
-        close(slope, named[parameter.name].grad, 1e-6, least=1e-2)
+        close(slope, named[parameter.name].grad, 1e-5, least=1e-2)
 
 
 def test_a_native_step_equals_torch(pair):
