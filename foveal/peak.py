@@ -1,7 +1,8 @@
-"""The most this machine can multiply and add: what kernels are measured against."""
+"""The most this machine can multiply and add, and copy: what kernels are measured against."""
 
 import ctypes
 import time
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -9,13 +10,16 @@ import numpy as np
 
 from foveal.execute import workers
 from foveal.kernel.compile import ArraySpec, Kernel, native
-from foveal.kernel.lang import fma, lanes, loop, parallel, registers, splat, var
-from foveal.ops.op import contiguous
+from foveal.kernel.lang import fma, lanes, loop, parallel, registers, splat, var, vectors
+from foveal.ops.op import Ndarray, contiguous
 
 RUNS = 20  # of which the fastest counts; about 3 ms each
 PARTS = 8  # of the work, per thread
 STEPS = 50_000  # run-time iterations of a chain
 UNROLL = 4  # steps of a chain in one iteration, so that the loop's own instructions do not count
+
+COPY_RUNS = 8  # of which the fastest counts
+COPY_BYTES = 1 << 26  # moved in a run at least, so that starting the threads does not count
 
 
 def multiply_add_chains(y: Any, x: Any, factors: Any, *, chains: int) -> None:
@@ -44,10 +48,41 @@ def peak(threads: int) -> float:
         np.empty_like(x),
         np.array([0.5, 1.0], np.float32),
     )  # tends to 2: no denormals, no infinity
-    specs = tuple(ArraySpec(a.shape, contiguous(a.shape)) for a in (y, x, factors))
-    (address,) = native([Kernel(multiply_add_chains, specs, (("chains", chains),))])
+    fastest = best_of(RUNS, multiply_add_chains, [y, x, factors], threads, chains=chains)
+    return 2 * x.size * STEPS * UNROLL / fastest / 1e9
+
+
+def copies(y: Any, x: Any, *, times: int) -> None:
+    """y = x, then x = y, `times` times over; each thread copies a part of its own."""
+    parts, size = x.shape
+    for (p,) in parallel(parts):
+        for _ in loop(times):
+            for to, source in ((y, x), (x, y)):
+                for i, width in vectors(size):
+                    to.store((p, i), source.load((p, i), width), width)
+
+
+@cache
+def copy_rate(threads: int, moved: int) -> float:
+    """GB/s of reading and writing on that number of threads, where `moved` bytes are read or written in all.
+
+    As in STREAM's copy a byte counts when it is read and when it is written. Arrays that fit in a cache are copied from
+    there: an operator on as many bytes, run again and again, finds them there too.
+    """
+    x = np.ones((threads, max(moved // 2 // 4 // threads, lanes())), np.float32)
+    y = np.ones_like(x)
+    times = max(1, COPY_BYTES // (4 * x.nbytes))
+    return 4 * x.nbytes * times / best_of(COPY_RUNS, copies, [y, x], threads, times=times) / 1e9
+
+
+def best_of(
+    runs: int, body: Callable[..., None], arrays: Sequence[Ndarray], threads: int, **static: int
+) -> float:
+    """Seconds of a kernel's fastest run on the arrays, on that number of threads."""
+    specs = tuple(ArraySpec(a.shape, contiguous(a.shape)) for a in arrays)
+    (address,) = native([Kernel(body, specs, tuple(static.items()))])
     run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(address)
-    table = np.array([a.ctypes.data for a in (y, x, factors)], np.int64)
+    table = np.array([a.ctypes.data for a in arrays], np.int64)
 
     def once() -> float:
         before = time.perf_counter()
@@ -55,4 +90,4 @@ def peak(threads: int) -> float:
         workers().run(threads, part, ended=lambda: True)
         return time.perf_counter() - before
 
-    return 2 * x.size * STEPS * UNROLL / min(once() for _ in range(RUNS)) / 1e9
+    return min(once() for _ in range(runs))

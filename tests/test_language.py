@@ -1,5 +1,7 @@
 """The kernel language: what it means, what it refuses, its elementary functions and its random numbers."""
 
+import math
+
 import checks
 import numpy as np
 import pytest
@@ -245,14 +247,15 @@ def test_a_small_kernel_keeps_its_vectors():
     assert f"<{lanes()} x float>" in text
 
 
-# exp and log
+# elementary functions
 
 
 def every_float(count):
     """float32 numbers spread evenly over all bit patterns, and the ones where something changes."""
     bits = np.linspace(0, 2**32 - 1, count).astype(np.uint64).astype(np.uint32)
     edges = np.array([0, -0.0, 1, -1, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 1.1754944e-38, 1.17549421e-38,
-                      3.4028235e38, 88.72283, 88.72284, -87.33654, -87.33655, -103.9, 0.70710678], np.float32)  # fmt: skip
+                      3.4028235e38, 88.72283, 88.72284, -87.33654, -87.33655, -103.9, 0.70710678, 0.625, 9.0109,
+                      3.9193], np.float32)  # fmt: skip
     with np.errstate(over="ignore"):
         near = np.concatenate([np.nextafter(edges, d * np.float32(np.inf)) for d in (1, -1)])
     return np.concatenate([bits.view(np.float32), edges, near]).astype(np.float32)
@@ -266,6 +269,21 @@ def exponentials(y, x):
 def logarithms(y, x):
     for i, width in vectors(x.shape[0]):
         y.store((i,), maths.log(x.load((i,), width)), width)
+
+
+def hyperbolic_tangents(y, x):
+    for i, width in vectors(x.shape[0]):
+        y.store((i,), maths.tanh(x.load((i,), width)), width)
+
+
+def error_functions(y, x):
+    for i, width in vectors(x.shape[0]):
+        y.store((i,), maths.erf(x.load((i,), width)), width)
+
+
+def reciprocal_roots(y, x):
+    for i, width in vectors(x.shape[0]):
+        y.store((i,), maths.rsqrt(x.load((i,), width)), width)
 
 
 def ulp(got, want):
@@ -297,21 +315,57 @@ def check_log(x, got):
     return ulp(got[normal], want[normal]).max()
 
 
-@pytest.mark.parametrize(("body", "check"), [(exponentials, check_exp), (logarithms, check_log)])
-def test_exp_and_log_over_every_kind_of_number(body, check):
+def check_odd(x, got, reference, one):
+    """tanh or erf: nothing is flushed, and the magnitude is 1 from `one` on."""
+    want = np.array([reference(v) for v in x.tolist()])
+    assert np.isnan(got[np.isnan(x)]).all()
+    assert (abs(got[abs(x) >= one]) == 1).all()
+    number = ~np.isnan(x)
+    assert (abs(got[number]) <= 1).all()
+    assert (np.signbit(got[number]) == np.signbit(x[number])).all()
+    return ulp(got[number], want[number]).max()
+
+
+def check_tanh(x, got):
+    return check_odd(x, got, math.tanh, 9.0109)
+
+
+def check_erf(x, got):
+    return check_odd(x, got, math.erf, 3.9193)
+
+
+def check_rsqrt(x, got):
+    with np.errstate(all="ignore"):
+        want = 1 / np.sqrt(x.astype(np.float64))
+    assert np.isnan(got[np.isnan(want)]).all()
+    assert (got[x == 0] == want[x == 0]).all()  # with the zero's sign
+    assert (got[x == np.inf] == 0).all()
+    positive = (x > 0) & (x < np.inf)
+    return ulp(got[positive], want[positive]).max()
+
+
+EVERY_SCALE = np.geomspace(1e-38, 3e38, 1 << 18)
+FUNCTIONS = [  # where each bends, in dense steps, and the check, which gives the largest error in ULP
+    (exponentials, np.linspace(-104, 89, 1 << 18), check_exp),
+    (logarithms, EVERY_SCALE, check_log),
+    (hyperbolic_tangents, np.linspace(-10, 10, 1 << 18), check_tanh),
+    (error_functions, np.linspace(-4.5, 4.5, 1 << 18), check_erf),
+    (reciprocal_roots, EVERY_SCALE, check_rsqrt),
+]
+
+
+@pytest.mark.parametrize(("body", "dense", "check"), FUNCTIONS)
+def test_elementary_functions_over_every_kind_of_number(body, dense, check):
     """Within the bound that maths.py states, as machine code and in plain Python, in full vectors and in the tail."""
-    dense = np.linspace(-104, 89, 1 << 18).astype(np.float32) if body is exponentials else np.geomspace(
-        1e-38, 3e38, 1 << 18
-    ).astype(np.float32)  # fmt: skip
-    x = np.concatenate(
-        [every_float((1 << 18) + 3), dense, np.linspace(0.5, 2, 1 << 16).astype(np.float32)]
-    )
+    dense, near_one = dense.astype(np.float32), np.linspace(0.5, 2, 1 << 16).astype(np.float32)
+    x = np.concatenate([every_float((1 << 18) + 3), dense, near_one])
     got = np.full_like(x, 7)
     checks.run_kernel(body, [got, x], plain=False)
     assert check(x, got) <= 2.0
     x = np.concatenate([every_float(2001), dense[::100]])
     got = np.full_like(x, 7)
-    kernels.Kernel(body, (spec(x.size), spec(x.size))).interpret([got, x])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        kernels.Kernel(body, (spec(x.size), spec(x.size))).interpret([got, x])
     assert check(x, got) <= 2.0
 
 

@@ -561,7 +561,9 @@ def test_dropout_inside_of_compile_says_what_to_do():
         foveal.compile(nn.Dropout(0.5).forward)(np.ones((2, 2), np.float32))
 
 
-@pytest.mark.parametrize("name", ["relu", "max", "maximum", "max_pool2d"])
+@pytest.mark.parametrize(
+    "name", ["relu", "max", "maximum", "minimum", "clip", "gelu", "tanh", "erf", "max_pool2d"]
+)
 def test_nan_is_not_hidden(name):
     for at in range(4):
         x = np.arange(4, dtype=np.float32).reshape(1, 1, 2, 2)
@@ -569,6 +571,9 @@ def test_nan_is_not_hidden(name):
         functions = {
             "relu": lambda x: ops.relu(x), "max": lambda x: ops.max(x),
             "maximum": lambda x: ops.maximum(x, 0.5) + ops.maximum(0.5, x) + ops.maximum(x * 0.0, x),
+            "minimum": lambda x: ops.minimum(x, 0.5) + ops.minimum(0.5, x) + ops.minimum(x * 0.0, x),
+            "clip": lambda x: ops.clip(x, low=0.0, high=6.0),
+            "gelu": ops.gelu, "tanh": ops.tanh, "erf": ops.erf,
             "max_pool2d": lambda x: ops.max_pool2d(x, size=2),
         }  # fmt: skip
         assert np.isnan(foveal.compile(functions[name], threads=1)(x)).any()

@@ -1,26 +1,31 @@
-"""All that knows PyTorch: operators, models and training steps with the same meaning. Imported only to compare with it.
+"""Operators, training steps and inference in PyTorch, with the same meaning. Imported only to compare with it.
 
-Every tensor lies ready in the memory format that is timed; no copies and no conversions are timed. PyTorch is used through
-names of type Any, so that types are checked alike whether it is installed or not.
+Operators find every tensor ready in the memory format that is timed. Steps and inference start from NumPy arrays and end
+in them, on both sides: PyTorch takes them as they are, and converts them where they have to be channels last. PyTorch is
+used through names of type Any, so that types are checked alike whether it is installed or not.
 """
 
-from collections import OrderedDict
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
+import click
 import numpy as np
 
-from foveal.bench.timing import Call
+from foveal.bench.timing import CHANNELS_LAST, COMPILED, CONTIGUOUS, Call, seconds
+from foveal.bench.torch_models import MODELS
+from foveal.graph import Graph
 from foveal.ops.op import Ndarray
 
 torch: Any = import_module("torch")
 F: Any = torch.nn.functional
 aten: Any = torch.ops.aten
-Module: Any = torch.nn.Module
 
-CONTIGUOUS, CHANNELS_LAST = "contiguous", "channels_last"
+NAME = "torch"
+COMPILE_LIMIT = 240.0  # seconds for torch.compile of one model, forward and backward
 FORMATS = {CONTIGUOUS: torch.contiguous_format, CHANNELS_LAST: torch.channels_last}
 Attributes = Mapping[str, Any]
 Build = Callable[..., Call | None]
@@ -186,6 +191,11 @@ def matmul(a: Any, b: Any, *, ta: bool = False, tb: bool = False) -> Call:
     return lambda: torch.mm(a, b)
 
 
+def with_slope(y: Any, slope: Callable[[Any], Any]) -> tuple[Any, Any]:
+    """The output, and the input's gradient, which may take the output."""
+    return y, slope(y)
+
+
 OPERATORS: dict[str, Build] = {
     "conv2d": conv2d,
     "conv2d_input_grad": conv2d_input_grad,
@@ -202,6 +212,17 @@ OPERATORS: dict[str, Build] = {
     "linear": lambda x, w: lambda: F.linear(x, w),
     "softmax_cross_entropy": lambda x, labels: lambda: F.cross_entropy(x, labels),
     "relu": lambda x: lambda: F.relu(x),
+    "relu both": lambda dy, x: (
+        lambda: with_slope(F.relu(x), lambda y: aten.threshold_backward(dy, y, 0))
+    ),
+    "gelu": lambda x: lambda: F.gelu(x),
+    "gelu both": lambda dy, x: lambda: with_slope(F.gelu(x), lambda y: aten.gelu_backward(dy, x)),
+    "tanh": lambda x: lambda: torch.tanh(x),
+    "erf": lambda x: lambda: torch.erf(x),
+    "rsqrt": lambda x: lambda: torch.rsqrt(x),
+    "clip": lambda x, low, high: lambda: torch.clamp(x, low, high),
+    "minimum": lambda a, b: lambda: torch.minimum(a, b),
+    "maximum": lambda a, b: lambda: torch.maximum(a, b),
     "exp": lambda x: lambda: torch.exp(x),
     "log": lambda x: lambda: torch.log(x),
     "sqrt": lambda x: lambda: torch.sqrt(x),
@@ -212,99 +233,119 @@ OPERATORS: dict[str, Build] = {
 }
 
 
-def lenet5(x: Ndarray, classes: int) -> Any:
-    """foveal.nn.models.LeNet5 with the same parameter names."""
-    nn = torch.nn
-    rows, columns = (((n // 2) - 4) // 2 for n in x.shape[2:])
-    parts = [
-        ("conv1", nn.Conv2d(x.shape[1], 6, 5, padding=2)), ("relu1", nn.ReLU()), ("pool1", nn.MaxPool2d(2)),
-        ("conv2", nn.Conv2d(6, 16, 5)), ("relu2", nn.ReLU()), ("pool2", nn.MaxPool2d(2)),
-        ("flatten", nn.Flatten()),
-        ("fc1", nn.Linear(16 * rows * columns, 120)), ("relu3", nn.ReLU()),
-        ("fc2", nn.Linear(120, 84)), ("relu4", nn.ReLU()),
-        ("fc3", nn.Linear(84, classes)),
-    ]  # fmt: skip
-    return nn.Sequential(OrderedDict(parts))
+class Twin:
+    """A model from foveal's parameters, in a memory format."""
 
+    def __init__(self, model: str, state: Mapping[str, Ndarray], x: Ndarray, memory: str) -> None:
+        classes = len(state[list(state)[-1]])  # of the last layer's bias or weight
+        self.net = MODELS[model](x, classes)
+        self.state, self.format = state, FORMATS[memory]
+        self.load()
+        self.net.to(memory_format=self.format)
 
-class BasicBlock(Module):  # type: ignore[misc]
-    """foveal.nn.models.resnet.BasicBlock with the same parameter names."""
+    def load(self) -> None:
+        self.net.load_state_dict(
+            {name: torch.from_numpy(np.array(value)) for name, value in self.state.items()}
+        )
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        nn = torch.nn
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.downsample = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
-            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
-
-    def forward(self, x: Any) -> Any:
-        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return F.relu(self.bn2(self.conv2(y)) + self.downsample(x), inplace=True)
-
-
-def resnet20(x: Ndarray, classes: int) -> Any:
-    """foveal.nn.models.CifarResNet of depth 20 with the same parameter names."""
-    nn = torch.nn
-
-    def stage(inputs: int, outputs: int, stride: int) -> Any:
-        rest = (BasicBlock(outputs, outputs, 1) for _ in range(2))
-        return nn.Sequential(BasicBlock(inputs, outputs, stride), *rest)
-
-    parts = [
-        ("conv1", nn.Conv2d(x.shape[1], 16, 3, padding=1, bias=False)),
-        ("bn1", nn.BatchNorm2d(16)), ("relu", nn.ReLU(inplace=True)),
-        ("layer1", stage(16, 16, 1)), ("layer2", stage(16, 32, 2)), ("layer3", stage(32, 64, 2)),
-        ("pool", nn.AdaptiveAvgPool2d(1)), ("flatten", nn.Flatten()),
-        ("fc", nn.Linear(64, classes)),
-    ]  # fmt: skip
-    return nn.Sequential(OrderedDict(parts))
-
-
-MODELS: dict[str, Callable[[Ndarray, int], Any]] = {"lenet5": lenet5, "resnet20": resnet20}
+    def images(self, x: Ndarray) -> Any:
+        return torch.from_numpy(x).contiguous(memory_format=self.format)
 
 
 def step_calls(
-    model: str,
-    state: Mapping[str, Ndarray],
-    x: Ndarray,
-    labels: Ndarray,
-    lr: float,
-    momentum: float,
-) -> dict[str, Call]:
-    """Memory format -> one training step, which returns (loss, output); each starts from `state`."""
-    classes = len(state[list(state)[-1]])  # the last layer's bias
-    return {
-        mode: training_step(MODELS[model](x, classes), state, x, labels, lr, momentum, mode)
-        for mode in FORMATS
-    }
+    model: str, state: Mapping[str, Ndarray], x: Ndarray, labels: Ndarray, lr: float,
+    momentum: float, modes: Sequence[str],
+) -> dict[str, Call]:  # fmt: skip
+    """Mode -> one training step, which returns (loss, output); each starts from `state`."""
+
+    def build(memory: str, compiled: bool = False) -> Call:
+        twin = Twin(model, state, x, memory)
+        return training_step(twin, x, labels, lr, momentum, compiled)
+
+    return by_mode(model, build, modes)
+
+
+def inference_calls(
+    model: str, state: Mapping[str, Ndarray], graph: Graph, x: Ndarray, threads: int,
+    modes: Sequence[str],
+) -> dict[str, Call]:  # fmt: skip
+    """Mode -> the output in evaluation mode."""
+
+    def build(memory: str, compiled: bool = False) -> Call:
+        twin = Twin(model, state, x, memory)
+        net = twin.net.eval()
+        if not compiled:
+            return lambda: net(twin.images(x)).numpy()
+        made = torch.compile(net)
+        with limited(COMPILE_LIMIT):
+            made(twin.images(x))
+        return lambda: made(twin.images(x)).numpy()
+
+    return by_mode(model, build, modes)
+
+
+def by_mode(model: str, build: Callable[..., Call], modes: Sequence[str]) -> dict[str, Call]:
+    """A call for each mode; torch.compile gets the memory format that is faster without it. Its failure is told."""
+    calls = {mode: build(mode) for mode in FORMATS if mode in modes}
+    if COMPILED in modes:
+        try:
+            calls[COMPILED] = build(faster(build), compiled=True)
+        except Exception as error:  # the compiler's are of many types
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            click.echo(f"{model}: compared without torch.compile, which failed: {reason}", err=True)
+    return calls
+
+
+def faster(build: Callable[..., Call]) -> str:
+    """The memory format in which a call takes less time: the best of three, after one that is not timed."""
+
+    def best(memory: str) -> float:
+        call = build(memory)
+        call()
+        return min(seconds(call) for _ in range(3))
+
+    return min(FORMATS, key=best)
+
+
+@contextmanager
+def limited(most: float) -> Iterator[None]:
+    """A TimeoutError inside the block after so many seconds, where the system has alarms."""
+    if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(*_: Any) -> None:
+        raise TimeoutError(f"it took more than {most:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, most)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def training_step(
-    net: Any,
-    state: Mapping[str, Ndarray],
-    x: Ndarray,
-    labels: Ndarray,
-    lr: float,
-    momentum: float,
-    mode: str,
+    twin: Twin, x: Ndarray, labels: Ndarray, lr: float, momentum: float, compiled: bool
 ) -> Call:
     """Forward, loss, backward and update, as PyTorch's tutorials have it."""
-    net.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in state.items()})
-    net = net.train().to(memory_format=FORMATS[mode])
+    net = twin.net.train()
+    forward = torch.compile(net) if compiled else net
     optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=momentum)
-    images, target = tensor(x, mode), tensor(labels, mode)
+    target = torch.from_numpy(labels.astype(np.int64))
 
-    def step() -> tuple[Any, Any]:
+    def step() -> tuple[float, Any]:
         optimizer.zero_grad(set_to_none=True)
-        output = net(images)
+        output = forward(twin.images(x))
         loss = F.cross_entropy(output, target)
         loss.backward()
         optimizer.step()
-        return loss.detach(), output.detach()
+        return loss.item(), output.detach().numpy()
 
+    if compiled:
+        with limited(COMPILE_LIMIT):
+            step()  # compiles forward and backward
+        twin.load()
+        optimizer.state.clear()
     return step

@@ -1,120 +1,172 @@
-"""`foveal bench models` and `foveal bench ops`: the table, the line above it, and the JSON file."""
+"""`foveal bench models | infer | ops | memory | threads`."""
 
-import json
-import os
-import platform
 from collections.abc import Callable, Iterator, Sequence
-from functools import reduce
+from functools import partial, reduce
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
-import llvmlite
-import numpy as np
-from llvmlite import binding
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from foveal import __version__
+from foveal.bench import inference, memory, operators, output, scaling
 from foveal.bench import models as model_rows
-from foveal.bench import operators
-from foveal.bench.timing import Against, Bench, Row
+from foveal.bench.timing import MODES, Against, Bench
 from foveal.errors import FovealError
 from foveal.execute import get_threads
-from foveal.kernel.target import host
-from foveal.peak import peak
+from foveal.peak import copy_rate, peak
 
-WIDTH = 150  # columns of a table that goes to a file or a pipe
-COLUMNS: dict[str, str] = {  # in the table's order, with their formats
-    "name": "", "pass": "", "batch": "", "threads": "",
-    "ours_ms": ".3f", "torch_ms": ".3f", "torch_mode": "", "ratio": ".2f",
-    "gflops": ".1f", "peak_share": ".0%", "ours_best_ms": ".3f", "torch_best_ms": ".3f",
-}  # fmt: skip
-TORCH_COLUMNS = ("torch_ms", "torch_mode", "ratio", "torch_best_ms")
+TITLES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime"}
 MISSING = (
-    "PyTorch is not installed here, so Foveal is timed alone; to compare with it:"
+    "{0} is not installed here, so Foveal is measured alone; to compare with it:"
     ' pip install -e ".[compare]" in Foveal\'s folder'
 )
 REPEATS = 10
 
-Rows = Callable[[Bench, Callable[[str], None]], Iterator[Row]]
+Starting = Callable[[str], None]
+Records = Callable[[Bench, Starting], Iterator[output.Record]]
 Command = Callable[..., Any]
 
 
-def shared(command: Command) -> Command:
-    """The options of both commands."""
-    options = (
-        click.option("--against", type=click.Choice(["torch"]), help="Take turns with PyTorch."),
+def listed(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    """Names of modes separated by commas."""
+    names = tuple(name.strip() for name in value.split(","))
+    for name in names:
+        if name not in MODES:
+            raise click.BadParameter(f"{name!r} is none of {', '.join(MODES)}")
+    return names
+
+
+def shared(*others: str) -> Callable[[Command], Command]:
+    """The options of all commands; `others` are the frameworks that can be compared with."""
+    options = [
         click.option("--threads", type=click.IntRange(min=1), help="Native threads.  [default: all cores]"),
         click.option("--repeats", type=click.IntRange(min=1), default=REPEATS, show_default=True,
                      help="Turns of each contender."),
         click.option("--json", "path", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
                      help="Write machine and rows to FILE, too."),
         click.argument("names", nargs=-1, metavar="[NAME]..."),
-    )  # fmt: skip
-    return reduce(lambda made, option: option(made), reversed(options), command)
+    ]  # fmt: skip
+    if others:
+        options += [
+            click.option("--against", type=click.Choice(others), help="What to compare with."),
+            click.option("--modes", default=",".join(MODES), callback=listed, show_default=True,
+                         metavar="LIST", help="PyTorch's modes, of which the fastest counts."),
+        ]  # fmt: skip
+    return lambda command: reduce(lambda made, option: option(made), reversed(options), command)
 
 
 @click.group()
 def bench() -> None:
-    """Time models and operators, also against torch.
+    """Time models and operators, also against torch and onnxruntime.
 
     Contenders take turns in one process; the times are medians, the best_ms columns the fastest
-    calls. ratio is torch_ms / ours_ms: above 1 Foveal is faster. torch_mode is the memory format in
-    which torch was faster. gflops counts convolutions as direct ones, 2 operations per
-    multiply-add, so that peak_share, the part of the measured peak of fused multiply-adds, passes
-    100 % where a faster algorithm (Winograd) does less work.
+    calls. ratio is torch_ms / ours_ms: above 1 Foveal is faster. torch_mode is the mode in which
+    torch was faster: a memory format, or torch.compile. gflops counts convolutions as direct ones, 2
+    operations per multiply-add, so that peak_share, the part of the measured peak of fused
+    multiply-adds, passes 100 % where a faster algorithm (Winograd) does less work. copy_share is how
+    fast arguments and results, each moved once, pass the memory, as a part of what copying as many
+    bytes reaches.
     """
 
 
 @bench.command("models")
-@shared
+@shared("torch")
 def models(names: tuple[str, ...], **options: Any) -> None:
     """Time whole training steps (forward, loss, backward, SGD with momentum).
 
-    NAMEs: lenet, resnet20; all of them if none is given.
+    From a batch in NumPy arrays to the loss as a number, on both sides. NAMEs: lenet, resnet20,
+    resnet18-cifar, vgg16, airbench94, mobilenetv2, resnet18-224; all of them if none is given.
     """
     works = model_rows.select(names)
-    run(lambda bench, starting: model_rows.rows(works, bench, starting), **options)
+    run(partial(timed, partial(model_rows.rows, works)), **options)
+
+
+@bench.command("infer")
+@shared("torch", "onnxruntime")
+def infer(names: tuple[str, ...], **options: Any) -> None:
+    """Time inference on one image with the models of `foveal bench models`.
+
+    From NumPy images to NumPy logits, on both sides.
+    """
+    works = model_rows.select(names)
+    run(partial(timed, partial(inference.rows, works)), **options)
 
 
 @bench.command("ops")
-@shared
+@shared("torch")
 @click.option("--cases", is_flag=True, help="Also every operator's small sample cases.")
-def ops(names: tuple[str, ...], cases: bool, **options: Any) -> None:
+@click.option("--shapes", "paths", multiple=True, metavar="FILE",
+              type=click.Path(path_type=Path, dir_okay=False, exists=True),
+              help="The shapes of a file in oneDNN's notation in place of the standard rows; may be repeated.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(min=1), help="Images, in place of the file's mb.")
+def ops(
+    names: tuple[str, ...], cases: bool, paths: tuple[Path, ...], batch: int | None, **options: Any
+) -> None:
     """Time single operators, native code alone.
 
     A NAME picks the rows that have each of its words in their name or pass, such as "conv2d dw",
     "3x3 64ch" or pool; all rows if none is given.
     """
-    works = operators.select(names, cases)
-    run(lambda bench, starting: operators.rows(works, bench, starting), **options)
+    if batch and not paths:
+        raise FovealError("bench ops: --batch changes the shapes of files; give some with --shapes")
+    works = operators.from_files(paths, batch, click.echo) if paths else operators.standard()
+    works = operators.select(names, works + (operators.sample_cases() if cases else []), cases)
+    run(partial(timed, partial(operators.rows, works)), **options)
+
+
+@bench.command("memory")
+@shared("torch")
+def peak_memory(names: tuple[str, ...], **options: Any) -> None:
+    """Measure the peak memory of training steps, each framework in a process of its own.
+
+    What the process holds at most during some steps, less what it held before them, with the model
+    and the batch in memory. arena_mib is what Foveal plans for a step's values; ratio is ours_mib /
+    torch_mib: below 1 Foveal takes less. torch.compile is left out.
+    """
+    works = model_rows.select(names)
+    run(partial(memory.records, works), columns=output.MEMORY_COLUMNS, **options)
+
+
+@bench.command("threads")
+@shared()
+def threads(names: tuple[str, ...], **options: Any) -> None:
+    """Time training steps on several threads against the same steps on one; speedup is one_ms / many_ms."""
+    works = model_rows.select(names)
+    run(partial(scaling.records, works), columns=output.THREAD_COLUMNS, **options)
+
+
+def timed(
+    rows: Callable[[Bench, Starting], Iterator[Any]], bench: Bench, starting: Starting
+) -> Iterator[output.Record]:
+    return (row.record() for row in rows(bench, starting))
 
 
 def run(
-    rows: Rows, against: str | None, threads: int | None, repeats: int, path: Path | None
-) -> None:
-    """Measure the peak, time the rows, print them and write them."""
-    check_writable(path)
+    records: Records, threads: int | None, repeats: int, path: Path | None,
+    against: str | None = None, modes: Sequence[str] = MODES, columns: dict[str, str] | None = None,
+) -> None:  # fmt: skip
+    """Measure the peak, then the rows, print them and write them."""
+    output.check_writable(path)
     threads = threads or get_threads()
     other = load(against)
     if against and other is None:
-        click.echo(MISSING)
-    if threads > processors():
+        click.echo(MISSING.format(TITLES[against]))
+    if threads > output.processors():
         click.echo(
-            f"{threads} threads share {processors()} processors, so they wait for each other."
+            f"{threads} threads share {output.processors()} processors, so they wait for each other."
         )
     with Console(stderr=True).status("peak") as status:
-        bench = Bench(threads, repeats, peak(threads), other)
-        found = machine(bench)
-        records = [row.record() for row in rows(bench, lambda what: status.update(Text(what)))]
-    click.echo(headline(found))
-    show(records, TORCH_COLUMNS if other is None else ())
-    write(path, {"machine": found, "rows": records})
+        bench = Bench(threads, repeats, peak(threads), other, modes, partial(copy_rate, threads))
+        found = output.machine(bench)
+        made = list(records(bench, lambda what: status.update(Text(what))))
+    click.echo(output.headline(found))
+    output.show(made, columns or output.row_columns(bench.other))
+    ratios = None if columns else output.summary(made)
+    output.show_summary(ratios)
+    output.write(path, {"machine": found, "rows": made, "ratios": ratios})
 
 
 def load(against: str | None) -> Against | None:
@@ -132,77 +184,3 @@ def installed(package: str) -> bool:
         ValueError
     ):  # a package without a specification, or one that is switched off in sys.modules
         return False
-
-
-def processors() -> int:
-    """Those this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def machine(bench: Bench) -> dict[str, Any]:
-    """What the times depend on. vector_width is in float32 lanes, peak_gflops measured on that number of threads."""
-    return {
-        "cpu": host().name,
-        "system": f"{platform.system()} {platform.machine()}",
-        "vector_width": host().lanes,
-        "processors": processors(),
-        "threads": bench.threads,
-        "repeats": bench.repeats,
-        "peak_gflops": bench.peak,
-        "versions": {
-            "foveal": __version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "llvmlite": llvmlite.__version__,
-            "llvm": ".".join(map(str, binding.llvm_version_info)),
-            "torch": bench.against.version() if bench.against else None,
-        },
-    }
-
-
-def headline(found: dict[str, Any]) -> str:
-    """The machine in one line."""
-    versions = " ".join(
-        f"{name} {version}" for name, version in found["versions"].items() if version
-    )
-    return (
-        f"{found['cpu']}, {32 * found['vector_width']}-bit vectors, {found['threads']} thread(s) on"
-        f" {found['processors']} processor(s), peak {found['peak_gflops']:.1f} GFLOP/s, {versions}"
-    )
-
-
-def show(records: Sequence[dict[str, Any]], without: Sequence[str]) -> None:
-    """The table on the screen."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDTH)
-    columns = [column for column in COLUMNS if column not in without]
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in columns:
-        text = column in ("name", "pass", "torch_mode")
-        table.add_column(column, justify="left" if text else "right", overflow="fold")
-    for record in records:
-        table.add_row(*(cell(record[column], COLUMNS[column]) for column in columns))
-    console.print(table)
-
-
-def cell(value: Any, form: str) -> Text:
-    """A value in its column's format; a dash where there is none."""
-    return Text("-" if value is None else format(value, form))
-
-
-def check_writable(path: Path | None) -> None:
-    """Say before the timing that the file cannot be written, not after it."""
-    if path and not os.access(path.parent, os.W_OK):
-        raise FovealError(
-            f"--json {path}: cannot be written; give a file in a folder that exists and is yours"
-        )
-
-
-def write(path: Path | None, result: dict[str, Any]) -> None:
-    """Write the result as JSON, in one piece: an older file is whole until the new one replaces it."""
-    if path is None:
-        return
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(json.dumps(result, indent=2) + "\n")
-    fresh.replace(path)

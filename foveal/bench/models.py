@@ -10,6 +10,7 @@ from foveal.bench.timing import Bench, Call, Row, check_same, operations, turns
 from foveal.errors import FovealError
 from foveal.nn import models
 from foveal.ops.op import Ndarray
+from foveal.optim.optimizer import Optimizer
 from foveal.program import Step, compile_step
 
 LR = 0.001  # small, so that hundreds of steps on one batch stay finite
@@ -21,7 +22,10 @@ STEPS_COMPARED = 2  # the second one's loss depends on every gradient and on the
 
 @dataclass(frozen=True)
 class Work:
-    """A model on images [batch, channels, size, size]; `model` is its name in foveal.nn.models."""
+    """A model on images [batch, channels, size, size]; `model` is its name in foveal.nn.models.
+
+    Dropout is off: what it drops differs between frameworks, and outputs could not be compared.
+    """
 
     model: str
     batch: int
@@ -37,12 +41,21 @@ class Work:
 
     def build(self) -> nn.Module:
         size = (self.size, self.size)
-        return models.build(self.model, channels=self.channels, size=size, classes=CLASSES)
+        net = models.build(self.model, channels=self.channels, size=size, classes=CLASSES)
+        for _, module in net.named_modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        return net
 
 
 WORKS = {
     "lenet": Work("lenet5", batch=64, channels=1, size=28),
     "resnet20": Work("resnet20", batch=128, channels=3, size=32),
+    "resnet18-cifar": Work("resnet18-cifar", batch=64, channels=3, size=32),
+    "vgg16": Work("vgg16", batch=64, channels=3, size=32),
+    "airbench94": Work("airbench94", batch=250, channels=3, size=32),
+    "mobilenetv2": Work("mobilenetv2", batch=32, channels=3, size=96),
+    "resnet18-224": Work("resnet18", batch=8, channels=3, size=224),
 }
 
 
@@ -50,8 +63,13 @@ def select(names: Sequence[str]) -> dict[str, Work]:
     """The models of these names; all where none is given."""
     for name in names:
         if name not in WORKS:
-            raise FovealError(f"bench models: there is no {name!r}; choose from {', '.join(WORKS)}")
+            raise FovealError(f"bench: there is no model {name!r}; choose from {', '.join(WORKS)}")
     return {name: work for name, work in WORKS.items() if not names or name in names}
+
+
+def descent(net: nn.Module) -> Optimizer:
+    """The optimiser of every step that is timed."""
+    return optim.build("momentum", net.parameters(), lr=LR, momentum=MOMENTUM)
 
 
 def rows(works: dict[str, Work], bench: Bench, starting: Callable[[str], None]) -> Iterator[Row]:
@@ -66,12 +84,13 @@ def row(name: str, work: Work, bench: Bench) -> Row:
     x, labels = work.data()
     net = work.build()
     start = net.state_dict()
-    optimizer = optim.build("momentum", net.parameters(), lr=LR, momentum=MOMENTUM)
-    step = compile_step(net, nn.CrossEntropyLoss(), optimizer, threads=bench.threads)
+    step = compile_step(net, nn.CrossEntropyLoss(), descent(net), threads=bench.threads)
     with bench.session(gradients=True):
         theirs: dict[str, Call] = {}
         if bench.against:
-            theirs = bench.against.step_calls(work.model, start, x, labels, LR, MOMENTUM)
+            theirs = bench.against.step_calls(
+                work.model, start, x, labels, LR, MOMENTUM, bench.modes
+            )
         compare(name, step, x, labels, theirs)
         times = turns({"ours": lambda: step(x, labels), **theirs}, bench.repeats)
     graph = step.program(x, labels).graph

@@ -1,20 +1,24 @@
-"""Single operators: convolutions on the prototype's shapes, others on one sensible shape each, and every sample case.
+"""Single operators: convolutions on shapes of known networks, others on one sensible shape each, and every sample case.
 
 Only the native program is timed: the arguments lie in it already, filters in the layout that parameters have.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from foveal.bench import shapes
 from foveal.bench.timing import Bench, Call, Row, check_same, operations, turns
-from foveal.errors import FovealError
+from foveal.errors import FovealError, ShapeError
 from foveal.execute import Program
 from foveal.graph import Variable
-from foveal.ops.geometry import output_size
-from foveal.ops.op import OPS, Case, Ndarray, pair, sides
+from foveal.ops.op import OPS, Case, Ndarray, Shape
 from foveal.ops.pool import drawn_with_maxima
 from foveal.program import compile
 
@@ -25,6 +29,7 @@ FORWARD, DX, DW, BOTH = (
     "dw",
     "both",
 )  # both: forward and all gradients in one program
+COPIES = 5  # of each array while a row is timed
 PARAMETERS = {
     "conv2d": (1,),
     "conv2d_input_grad": (1,),
@@ -102,16 +107,18 @@ class Convolution:
 
     def works(self) -> list[Work]:
         """The convolution and its gradients in x and in w."""
-        image, kernel = (self.size, self.size), (self.R, self.R)
-        how = {"stride": self.stride, "padding": self.padding}
-        padding = sides(self.padding, "padding")
-        output = output_size("conv2d", image, kernel, pair(self.stride, "stride"), padding, (1, 1))
-        x, w, y = (self.N, self.C, *image), (self.K, self.C, *kernel), (self.N, self.K, *output)
-        return [
-            Work(self.name, FORWARD, "conv2d", Case((x, w), how)),
-            Work(self.name, DX, "conv2d_input_grad", Case((y, w), how | {"size": image})),
-            Work(self.name, DW, "conv2d_weight_grad", Case((y, x), how | {"size": kernel})),
-        ]
+        x, w = (self.N, self.C, self.size, self.size), (self.K, self.C, self.R, self.R)
+        return convolution_works(self.name, x, w, {"stride": self.stride, "padding": self.padding})
+
+
+def convolution_works(name: str, x: Shape, w: Shape, how: dict[str, Any]) -> list[Work]:
+    """A convolution of x [N, C, H, W] with w [K, C/G, R, S] and its gradients in x and in w."""
+    y = OPS["conv2d"].shape(x, w, **OPS["conv2d"].normalise(np.empty(0), np.empty(0), **how))
+    return [
+        Work(name, FORWARD, "conv2d", Case((x, w), how)),
+        Work(name, DX, "conv2d_input_grad", Case((y, w), how | {"size": x[2:]})),
+        Work(name, DW, "conv2d_weight_grad", Case((y, x), how | {"size": w[2:]})),
+    ]
 
 
 CONVOLUTIONS = (  # the prototype's table
@@ -126,26 +133,105 @@ CONVOLUTIONS = (  # the prototype's table
 )
 
 
+IMAGES = (64, 64, 32, 32)  # of the operators that memory decides
+
+
 def pools() -> list[Work]:
     """Pooling by 2 of 64 channels, and the mean over the images that end a residual network."""
-    x, y, how = (32, 64, 32, 32), (32, 64, 16, 16), {"size": 2}
-    name = "2x2 64ch 32x32"
     return [
-        Work(f"max_pool2d {name}", FORWARD, "max_pool2d", Case((x,), how)),
-        Work(f"max_pool2d {name}", DX, "max_pool2d_grad", drawn_with_maxima((x, y), y, **how)),
-        Work(f"avg_pool2d {name}", FORWARD, "avg_pool2d", Case((x,), how)),
-        Work(f"avg_pool2d {name}", DX, "avg_pool2d_grad", Case((y,), how | {"image": x[2:]})),
+        *pool_works("max_pool2d", "2x2 64ch 32x32", IMAGES, {"size": 2}),
+        *pool_works("avg_pool2d", "2x2 64ch 32x32", IMAGES, {"size": 2}),
         Work("global_avg_pool2d 64ch 8x8", FORWARD, "global_avg_pool2d", Case(((128, 64, 8, 8),))),
     ]
 
 
+def pool_works(op: str, name: str, x: Shape, how: dict[str, Any]) -> list[Work]:
+    """A pooling and its gradient in x."""
+    y = OPS[op].shape(x, **OPS[op].normalise(np.empty(0), **how))
+    back = (
+        drawn_with_maxima((x, y), y, **how)
+        if op == "max_pool2d"
+        else Case((y,), how | {"image": x[2:]})
+    )
+    name = f"{op} {name}"
+    return [Work(name, FORWARD, op, Case((x,), how)), Work(name, DX, f"{op}_grad", back)]
+
+
 def norms() -> list[Work]:
+    return norm_works("64ch 32x32", IMAGES)
+
+
+def norm_works(name: str, x: Shape) -> list[Work]:
     """Batch norm in training. Its gradient follows the forward pass: alone it would take the statistics again."""
-    case = Case(((32, 64, 32, 32), (64,), (64,)), {"eps": 1e-5})
-    return [
-        Work("batch_norm 64ch 32x32", direction, "batch_norm", case)
-        for direction in (FORWARD, BOTH)
+    case = Case((x, x[1:2], x[1:2]), {"eps": 1e-5})
+    return [Work(f"batch_norm {name}", way, "batch_norm", case) for way in (FORWARD, BOTH)]
+
+
+def pointwise() -> list[Work]:
+    """Activations, with their gradients, and a sum of two images."""
+    one, two = Case((IMAGES,)), Case((IMAGES, IMAGES))
+    works = [
+        Work(f"{op} 64ch 32x32", way, op, one) for op in ("relu", "gelu") for way in (FORWARD, BOTH)
     ]
+    return [*works, Work("add 64ch 32x32", FORWARD, "add", two)]
+
+
+def from_shape(shape: shapes.Shape) -> list[Work]:
+    """All passes of a shape from a file; Unsupported where there is no such operator."""
+    rows, columns = shape.rows, shape.columns
+    x = (shape.N, shape.C, rows.n, columns.n)
+    how: dict[str, Any] = {"stride": (rows.u, columns.u), "padding": shape.padding}
+    if shape.kind == shapes.NORM:
+        return norm_works(shape.name, x)
+    if shape.kind == shapes.POOLING:
+        if max(rows.d, columns.d) > 1:
+            raise shapes.Unsupported("there is no pooling with dilation")
+        how["size"] = (rows.k, columns.k)
+        return [
+            w for op in ("max_pool2d", "avg_pool2d") for w in pool_works(op, shape.name, x, how)
+        ]
+    if shape.C % shape.G or shape.K % shape.G:
+        raise shapes.Unsupported(f"{shape.G} groups do not divide its channels")
+    how |= {"dilation": (rows.d, columns.d), "groups": shape.G}
+    w = (shape.K, shape.C // shape.G, rows.k, columns.k)
+    return convolution_works(f"conv2d {shape.name}", x, w, how)
+
+
+def from_files(
+    paths: Iterable[Path], batch: int | None, skipping: Callable[[str], None]
+) -> list[Work]:
+    """The works of all lines of the files; `skipping` is told which are left out, and why."""
+    works = []
+    for path in paths:
+        for line in shapes.read(path):
+            try:
+                found = from_shape(shapes.parse(line, batch))
+                needed, most = max(map(footprint, found)), available()
+                if needed > most:
+                    raise shapes.Unsupported(
+                        f"it needs {needed / 2**30:.1f} GiB, {most / 2**30:.1f} are free; take a smaller --batch"
+                    )
+                works += found
+            except (shapes.Unsupported, ShapeError) as reason:
+                skipping(f"{path.name}: {line} is left out: {reason}")
+    return works
+
+
+def footprint(work: Work) -> int:
+    """Bytes that a row may take: its inputs and results, for Foveal, for each memory format, and once to compare."""
+    made = [np.empty(0)] * len(work.case.shapes)
+    op = OPS[work.op]
+    y = op.shape(*work.case.shapes, **op.normalise(*made, **work.case.attributes))
+    numbers = sum(math.prod(s) for s in (*work.case.shapes, y))
+    return 4 * COPIES * numbers * (2 if work.direction == BOTH else 1)
+
+
+def available() -> int:
+    """Bytes of memory that are free, where the system tells."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return sys.maxsize
 
 
 def products() -> list[Work]:
@@ -165,6 +251,7 @@ def standard() -> list[Work]:
         *(work for conv in CONVOLUTIONS for work in conv.works()),
         *pools(),
         *norms(),
+        *pointwise(),
         *products(),
     ]
 
@@ -178,9 +265,8 @@ def sample_cases() -> list[Work]:
     ]
 
 
-def select(names: Sequence[str], cases: bool) -> list[Work]:
+def select(names: Sequence[str], works: Sequence[Work], cases: bool) -> list[Work]:
     """The rows that hold all words of one of the names, as part of their own words; all where no name is given."""
-    works = standard() + (sample_cases() if cases else [])
     for name in names:
         if not any(matches(name, work) for work in works):
             known = ", ".join(dict.fromkeys(work.name for work in works))
@@ -193,7 +279,7 @@ def select(names: Sequence[str], cases: bool) -> list[Work]:
 
 
 def matches(name: str, work: Work) -> bool:
-    return all(word in work.label for word in name.lower().split())
+    return all(word in work.label.lower() for word in name.lower().split())
 
 
 def rows(works: Sequence[Work], bench: Bench, starting: Callable[[str], None]) -> Iterator[Row]:
@@ -214,7 +300,8 @@ def row(work: Work, bench: Bench) -> Row:
         compare(work.label, program, theirs)
         times = turns({"ours": program.launch, **theirs}, bench.repeats)
     count = operations(program.graph)
-    return Row(work.name, work.direction, work.batch, bench, count, times.pop("ours"), times)
+    moved = 0 if count else sum(a.nbytes for a in (*arrays, *program.results))
+    return Row(work.name, work.direction, work.batch, bench, count, times.pop("ours"), times, moved)
 
 
 def build(work: Work, arrays: Sequence[Ndarray], threads: int) -> Program:

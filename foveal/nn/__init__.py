@@ -2,6 +2,7 @@
 
 from foveal.nn import init, models
 from foveal.nn.layers import (
+    GELU,
     AvgPool2d,
     BatchNorm2d,
     Conv2d,
@@ -13,12 +14,15 @@ from foveal.nn.layers import (
     Linear,
     MaxPool2d,
     ReLU,
+    ReLU6,
     Sequential,
+    Tanh,
     seed,
 )
 from foveal.nn.module import Buffer, Module, Parameter
 
 __all__ = [
+    "GELU",
     "AvgPool2d",
     "BatchNorm2d",
     "Buffer",
@@ -33,7 +37,9 @@ __all__ = [
     "Module",
     "Parameter",
     "ReLU",
+    "ReLU6",
     "Sequential",
+    "Tanh",
     "init",
     "models",
     "seed",

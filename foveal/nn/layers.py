@@ -139,6 +139,27 @@ class ReLU(Module):
         return ops.relu(x)
 
 
+class ReLU6(Module):
+    """y = min(max(x, 0), 6)"""
+
+    def forward(self, x: Any) -> Any:
+        return ops.clip(x, low=0.0, high=6.0)
+
+
+class GELU(Module):
+    """y = x/2 (1 + erf(x / sqrt 2)), PyTorch's default form"""
+
+    def forward(self, x: Any) -> Any:
+        return ops.gelu(x)
+
+
+class Tanh(Module):
+    """y = tanh x"""
+
+    def forward(self, x: Any) -> Any:
+        return ops.tanh(x)
+
+
 class MaxPool2d(Module):
     """The largest of each window; x [N, C, H, W] -> [N, C, P, Q]"""
 
@@ -216,6 +237,13 @@ class Identity(Module):
 
     def forward(self, x: Any) -> Any:
         return x
+
+
+def he_start(model: Module) -> None:
+    """Draw the filters of all convolutions of `model` anew, as He et al. 2015 have it for relu."""
+    for _, module in model.named_modules():
+        if isinstance(module, Conv2d):
+            module.weight.data = init.kaiming_normal(generator(), module.weight.shape)
 
 
 class CrossEntropyLoss:

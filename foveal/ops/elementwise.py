@@ -1,5 +1,6 @@
 """Pointwise operators: the output at an index depends on the inputs at that index. Shapes broadcast as in NumPy."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,12 @@ def away_from_zero(rng: np.random.Generator, shape: Shape) -> Ndarray:
     return rng.uniform(0.2, 2.0, shape) * rng.choice([-1.0, 1.0], shape)
 
 
+def with_edges(rng: np.random.Generator, shape: Shape) -> Ndarray:
+    """Numbers of every size: both zeros, subnormal ones, where functions bend, where they have flattened."""
+    edges = [0.0, 1e-40, 1e-4, 0.5, 0.625, 1.0, 2.0, 3.9, 5.0, 9.1, 30.0, 100.0]
+    return rng.choice(np.array([*edges, *(-v for v in edges)]), shape)
+
+
 class Pointwise(Operator):
     """`scalar` is the operator on one element (or on lanes of them) in the kernel language; it is what gets fused."""
 
@@ -36,11 +43,12 @@ class Pointwise(Operator):
         raise NotImplementedError
 
     def kernel(self, y: Any, *inputs: Any, **attributes: Any) -> None:
-        steps = ((self.name, (), tuple(range(len(inputs)))),)
+        steps = ((self.name, tuple(sorted(attributes.items())), tuple(range(len(inputs)))),)
         nest.pointwise(y, *inputs, outputs=1, steps=steps, results=(len(inputs),))
 
 
 UNARY = (Case(((4, 5),)), Case(((2, 3, 7, 9),)), Case(((),)), Case(((1, 67),)))
+CURVED = (*UNARY, Case(((5, 23),), draw={0: with_edges}))
 BINARY = (
     Case(((4, 5), (4, 5))),
     Case(((2, 3, 5, 4), (3, 1, 1))),
@@ -132,6 +140,22 @@ class Maximum(Pointwise):
         return lang.maximum(a, b)
 
 
+class Minimum(Pointwise):
+    """y = min(a, b), NaN if one is; where both are equal the gradient goes to a"""
+
+    name, arity, cases = "minimum", 2, BINARY
+
+    def numpy(self, a: Ndarray, b: Ndarray) -> Ndarray:
+        return np.minimum(a, b)
+
+    def vjp(self, dy: Any, y: Any, a: Any, b: Any) -> tuple[Any, ...]:
+        second = greater(a, b)
+        return sum_to(dy * (1.0 - second), a.shape), sum_to(dy * second, b.shape)
+
+    def scalar(self, a: Any, b: Any) -> Any:
+        return lang.where((b < a) | (b != b), b, a)
+
+
 class Greater(Pointwise):
     """y = 1 where a > b, else 0"""
 
@@ -204,6 +228,79 @@ class Relu(Pointwise):
         return lang.maximum(x, 0.0)
 
 
+class Clip(Pointwise):
+    """y = min(max(x, low), high); the gradient at both ends is 0"""
+
+    name, arity = "clip", 1
+    cases = tuple(Case(c.shapes, {"low": -0.5, "high": 0.75}) for c in UNARY)
+
+    def normalise(self, x: Any, *, low: float, high: float) -> dict[str, Any]:
+        if not low < high:
+            raise ShapeError(f"clip: low={low} has to be below high={high}")
+        return {"low": float(low), "high": float(high)}
+
+    def numpy(self, x: Ndarray, *, low: float, high: float) -> Ndarray:
+        return np.clip(x, low, high)
+
+    def vjp(self, dy: Any, y: Any, x: Any, *, low: float, high: float) -> tuple[Any, ...]:
+        return (where(greater(y, low), where(greater(high, y), dy, 0.0), 0.0),)
+
+    def scalar(self, x: Any, *, low: float, high: float) -> Any:  # type: ignore[override]
+        y = lang.maximum(x, low)
+        return lang.where(y > high, high, y)
+
+
+class Gelu(Pointwise):
+    """y = x Phi(x) = x/2 (1 + erf(x / sqrt 2)): Hendrycks and Gimpel 2016, in its exact form
+
+    dy/dx = Phi(x) + x e^(-x^2/2) / sqrt(2 pi).
+    """
+
+    name, arity, cases = "gelu", 1, CURVED
+
+    def numpy(self, x: Ndarray) -> Ndarray:
+        return x * 0.5 * (1 + erf.numpy(x * math.sqrt(0.5)))
+
+    def vjp(self, dy: Any, y: Any, x: Any) -> tuple[Any, ...]:
+        below = (erf(x * math.sqrt(0.5)) + 1.0) * 0.5
+        density = exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
+        return (dy * (below + x * density),)
+
+    def scalar(self, x: Any) -> Any:
+        half = x * 0.5
+        return lang.fma(half, maths.erf(x * math.sqrt(0.5)), half)
+
+
+class Tanh(Pointwise):
+    """y = tanh x"""
+
+    name, arity, cases = "tanh", 1, CURVED
+
+    def numpy(self, x: Ndarray) -> Ndarray:
+        return np.tanh(x)
+
+    def vjp(self, dy: Any, y: Any, x: Any) -> tuple[Any, ...]:
+        return (dy * (1.0 - y * y),)
+
+    def scalar(self, x: Any) -> Any:
+        return maths.tanh(x)
+
+
+class Erf(Pointwise):
+    """y = 2/sqrt(pi) int_0^x e^(-t^2) dt"""
+
+    name, arity, cases = "erf", 1, CURVED
+
+    def numpy(self, x: Ndarray) -> Ndarray:
+        return np.vectorize(math.erf, otypes=[x.dtype])(x)
+
+    def vjp(self, dy: Any, y: Any, x: Any) -> tuple[Any, ...]:
+        return (dy * exp(-x * x) * (2 / math.sqrt(math.pi)),)
+
+    def scalar(self, x: Any) -> Any:
+        return maths.erf(x)
+
+
 class Exp(Pointwise):
     """y = e^x"""
 
@@ -249,6 +346,21 @@ class Sqrt(Pointwise):
         return lang.sqrt(x)
 
 
+class Rsqrt(Pointwise):
+    """y = x^(-1/2)"""
+
+    name, arity, cases = "rsqrt", 1, drawn(UNARY, positive)
+
+    def numpy(self, x: Ndarray) -> Ndarray:
+        return 1 / np.sqrt(x)
+
+    def vjp(self, dy: Any, y: Any, x: Any) -> tuple[Any, ...]:
+        return (-0.5 * dy * y * y * y,)
+
+    def scalar(self, x: Any) -> Any:
+        return maths.rsqrt(x)
+
+
 class IsFinite(Pointwise):
     """y = 1 where x is neither NaN nor infinite, else 0"""
 
@@ -269,5 +381,7 @@ class IsFinite(Pointwise):
 
 
 add, subtract, multiply, divide = Add(), Subtract(), Multiply(), Divide()
-maximum, greater, equal, where = Maximum(), Greater(), Equal(), Where()
-relu, exp, log, sqrt, is_finite = Relu(), Exp(), Log(), Sqrt(), IsFinite()
+maximum, minimum, clip = Maximum(), Minimum(), Clip()
+greater, equal, where, is_finite = Greater(), Equal(), Where(), IsFinite()
+exp, log, sqrt, rsqrt = Exp(), Log(), Sqrt(), Rsqrt()
+relu, gelu, tanh, erf = Relu(), Gelu(), Tanh(), Erf()

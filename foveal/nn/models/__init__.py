@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 from foveal.errors import ShapeError
 from foveal.nn.layers import seed as seed_layers
+from foveal.nn.models.airbench import Airbench94
 from foveal.nn.models.lenet import LeNet5
-from foveal.nn.models.resnet import CifarResNet
+from foveal.nn.models.mobilenet import MobileNetV2
+from foveal.nn.models.resnet import CifarResNet, ResNet18
 from foveal.nn.models.small import SmallNet
+from foveal.nn.models.vgg import VGG
 from foveal.nn.module import Module
 
 Size = tuple[int, int]
@@ -16,6 +19,13 @@ BUILDERS: dict[str, Callable[[int, Size, int], Module]] = {
     "small": lambda channels, size, classes: SmallNet(channels, classes),
     "lenet5": lambda channels, size, classes: LeNet5(channels, size, classes),
     "resnet20": lambda channels, size, classes: CifarResNet(20, channels, classes),
+    "resnet18": lambda channels, size, classes: ResNet18(channels, classes),
+    "resnet18-cifar": lambda channels, size, classes: ResNet18(
+        channels, classes, small_images=True
+    ),
+    "vgg16": lambda channels, size, classes: VGG(channels, size, classes),
+    "mobilenetv2": lambda channels, size, classes: MobileNetV2(channels, classes),
+    "airbench94": lambda channels, size, classes: Airbench94(channels, size, classes),
 }
 NAMES = tuple(BUILDERS)
 

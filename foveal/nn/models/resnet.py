@@ -1,12 +1,11 @@
-"""Residual networks for small images (He, Zhang, Ren, Sun 2016, section 4.2), with torchvision's parameter names."""
+"""Residual networks (He, Zhang, Ren, Sun 2016): for small images (section 4.2), and ResNet-18, with torchvision's names."""
 
 from typing import Any
 
 import numpy as np
 
 from foveal import ops
-from foveal.nn import init
-from foveal.nn.layers import BatchNorm2d, Conv2d, Identity, Linear, Sequential, generator
+from foveal.nn.layers import BatchNorm2d, Conv2d, Identity, Linear, MaxPool2d, Sequential, he_start
 from foveal.nn.module import Module
 
 
@@ -43,9 +42,7 @@ class CifarResNet(Module):
         self.layer2 = stage(width, 2 * width, blocks, 2)
         self.layer3 = stage(2 * width, 4 * width, blocks, 2)
         self.fc = Linear(4 * width, classes)
-        for _, module in self.named_modules():
-            if isinstance(module, Conv2d):
-                module.weight.data = init.kaiming_normal(generator(), module.weight.shape)
+        he_start(self)
         self.fc.bias.data = np.zeros(classes, np.float32)  # type: ignore[union-attr]
 
     def forward(self, x: Any) -> Any:
@@ -53,6 +50,34 @@ class CifarResNet(Module):
         x = self.layer1(x)  # N 16 32 32
         x = self.layer2(x)  # N 32 16 16
         x = self.layer3(x)  # N 64 8 8
+        x = ops.global_avg_pool2d(x)
+        return self.fc(x.reshape(x.shape[0], -1))
+
+
+class ResNet18(Module):
+    """Four stages of two blocks (table 1, column 18-layer); images [N, C, H, W] -> logits [N, classes].
+
+    small_images: a 3x3 convolution of stride 1 in place of the 7x7 one of stride 2 and the max-pooling after it, as is
+    usual for images of 32x32.
+    """
+
+    def __init__(self, channels: int = 3, classes: int = 1000, small_images: bool = False) -> None:
+        size, stride = (3, 1) if small_images else (7, 2)
+        self.conv1 = Conv2d(channels, 64, size, stride=stride, padding=size // 2, bias=False)
+        self.bn1 = BatchNorm2d(64)
+        self.maxpool = Identity() if small_images else MaxPool2d(3, stride=2, padding=1)
+        self.layer1 = stage(64, 64, 2, 1)
+        self.layer2 = stage(64, 128, 2, 2)
+        self.layer3 = stage(128, 256, 2, 2)
+        self.layer4 = stage(256, 512, 2, 2)
+        self.fc = Linear(512, classes)
+        he_start(self)
+
+    def forward(self, x: Any) -> Any:
+        x = ops.relu(self.bn1(self.conv1(x)))  # N 64 112 112 of 224x224, N 64 32 32 of small images
+        x = self.maxpool(x)  # N 64 56 56, N 64 32 32
+        x = self.layer2(self.layer1(x))  # N 128 28 28, N 128 16 16
+        x = self.layer4(self.layer3(x))  # N 512 7 7, N 512 4 4
         x = ops.global_avg_pool2d(x)
         return self.fc(x.reshape(x.shape[0], -1))
 

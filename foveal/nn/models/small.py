@@ -3,8 +3,7 @@
 from typing import Any
 
 from foveal import ops
-from foveal.nn import init
-from foveal.nn.layers import BatchNorm2d, Conv2d, Dropout, Linear, generator
+from foveal.nn.layers import BatchNorm2d, Conv2d, Dropout, Linear, he_start
 from foveal.nn.module import Module
 
 
@@ -22,9 +21,7 @@ class SmallNet(Module):
         self.bn4 = BatchNorm2d(2 * width)
         self.dropout = Dropout(p)
         self.fc = Linear(2 * width, classes)
-        for _, module in self.named_modules():
-            if isinstance(module, Conv2d):
-                module.weight.data = init.kaiming_normal(generator(), module.weight.shape)
+        he_start(self)
 
     def forward(self, x: Any) -> Any:
         x = ops.relu(self.bn1(self.conv1(x)))

@@ -1,0 +1,159 @@
+"""What a benchmark prints and writes: the line on the machine, the table, the JSON file."""
+
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import llvmlite
+import numpy as np
+from llvmlite import binding
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from foveal import __version__
+from foveal.bench.timing import Bench
+from foveal.errors import FovealError
+from foveal.kernel.target import host
+from foveal.peak import copy_rate
+
+WIDTH = 150  # columns of a table that goes to a file or a pipe
+LARGE = 1 << 28  # bytes that copying moves to measure the memory itself; beyond the last cache
+Record = dict[str, Any]
+
+
+def row_columns(other: str) -> dict[str, str]:
+    """The columns of timed rows in order, with their formats; `other` is the framework compared with."""
+    return {
+        "name": "", "pass": "", "batch": "", "threads": "",
+        "ours_ms": ".3f", f"{other}_ms": ".3f", f"{other}_mode": "", "ratio": ".2f",
+        "gflops": ".1f", "peak_share": ".0%", "copy_share": ".0%",
+        "ours_best_ms": ".3f", f"{other}_best_ms": ".3f",
+    }  # fmt: skip
+
+
+MEMORY_COLUMNS = {
+    "name": "", "batch": "", "threads": "",
+    "ours_mib": ".1f", "arena_mib": ".1f", "torch_mib": ".1f", "torch_mode": "", "ratio": ".2f",
+}  # fmt: skip
+THREAD_COLUMNS = {
+    "name": "", "batch": "", "threads": "",
+    "one_ms": ".3f", "many_ms": ".3f", "speedup": ".2f",
+    "one_best_ms": ".3f", "many_best_ms": ".3f", "speedup_best": ".2f",
+}  # fmt: skip
+
+
+def processors() -> int:
+    """Those this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine(bench: Bench) -> Record:
+    """What the times depend on. vector_width is in float32 lanes, the rates are measured on that number of threads."""
+    versions = {
+        "foveal": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "llvmlite": llvmlite.__version__,
+        "llvm": ".".join(map(str, binding.llvm_version_info)),
+        "torch": None,
+    }
+    if bench.against:
+        versions[bench.other] = bench.against.version()
+    return {
+        "cpu": host().name,
+        "system": f"{platform.system()} {platform.machine()}",
+        "vector_width": host().lanes,
+        "processors": processors(),
+        "threads": bench.threads,
+        "repeats": bench.repeats,
+        "peak_gflops": bench.peak,
+        "copy_gbytes": copy_rate(bench.threads, LARGE),
+        "versions": versions,
+    }
+
+
+def headline(found: Record) -> str:
+    """The machine in one line."""
+    versions = " ".join(
+        f"{name} {version}" for name, version in found["versions"].items() if version
+    )
+    return (
+        f"{found['cpu']}, {32 * found['vector_width']}-bit vectors, {found['threads']} thread(s) on"
+        f" {found['processors']} processor(s), peak {found['peak_gflops']:.1f} GFLOP/s, copy"
+        f" {found['copy_gbytes']:.1f} GB/s, {versions}"
+    )
+
+
+def show(records: Sequence[Record], columns: Mapping[str, str]) -> None:
+    """The table on the screen, without columns in which no row has anything."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    chosen = [c for c in columns if any(record[c] is not None for record in records)]
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in chosen:
+        text = column in ("name", "pass") or column.endswith("_mode")
+        table.add_column(column, justify="left" if text else "right", overflow="fold")
+    for record in records:
+        table.add_row(*(cell(record[column], columns[column]) for column in chosen))
+    console.print(table)
+
+
+def cell(value: Any, form: str) -> Text:
+    """A value in its column's format; a dash where there is none."""
+    return Text("-" if value is None else format(value, form))
+
+
+def summary(records: Sequence[Record]) -> Record | None:
+    """The rows' ratios: geometric mean and smallest, over all and in each pass; None where there are none."""
+    passes: dict[str, list[Record]] = {}
+    for record in records:
+        if record["ratio"] is not None:
+            passes.setdefault(record["pass"], []).append(record)
+    if not passes:
+        return None
+    together = [record for rows in passes.values() for record in rows]
+    return {name: ratios(rows) for name, rows in {"all": together, **passes}.items()}
+
+
+def ratios(records: Sequence[Record]) -> Record:
+    least = min(records, key=lambda record: record["ratio"])
+    mean = math.exp(sum(math.log(record["ratio"]) for record in records) / len(records))
+    return {
+        "rows": len(records),
+        "geometric_mean": mean,
+        "smallest": least["ratio"],
+        "smallest_name": f"{least['name']} {least['pass']}",
+    }
+
+
+def show_summary(found: Record | None) -> None:
+    for name, figures in (found or {}).items():
+        click.echo(
+            f"{name}: ratio {figures['geometric_mean']:.2f} (geometric mean of {figures['rows']}), smallest"
+            f" {figures['smallest']:.2f} ({figures['smallest_name']})"
+        )
+
+
+def check_writable(path: Path | None) -> None:
+    """Say before the timing that the file cannot be written, not after it."""
+    if path and not os.access(path.parent, os.W_OK):
+        raise FovealError(
+            f"--json {path}: cannot be written; give a file in a folder that exists and is yours"
+        )
+
+
+def write(path: Path | None, result: Record) -> None:
+    """Write the result as JSON, in one piece: an older file is whole until the new one replaces it."""
+    if path is None:
+        return
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_text(json.dumps(result, indent=2) + "\n")
+    fresh.replace(path)
