@@ -2,8 +2,6 @@
 
 import gzip
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -285,12 +283,8 @@ def test_cifar_as_pickles_is_refused_unread(tmp_path, name, files):
         load(tmp_path)
 
 
-def test_real_cifar10(tmp_path):
-    if not (SHARED / "cifar10").is_dir():
-        pytest.skip(f"no CIFAR-10 at {SHARED / 'cifar10'}")
-    unpack = [sys.executable, str(SHARED / "cifar10" / "unpack.py"), str(tmp_path)]
-    subprocess.run(unpack, check=True)
-    data = load(tmp_path)
+def test_real_cifar10(cifar10):
+    data = load(cifar10)
     assert data.x_train.shape == (50000, 3, 32, 32)
     assert data.x_test.shape == (10000, 3, 32, 32)
     assert np.bincount(data.y_train).tolist() == [5000] * 10
