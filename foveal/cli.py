@@ -119,9 +119,10 @@ def main() -> None:
 def train(data: str, out: Path | None, **options: Any) -> None:
     """Train a network on DATA.
 
-    DATA is `digits`, a folder of MNIST or Fashion-MNIST IDX files, or an .npz file with x_train,
-    y_train, x_test and y_test. What is not given is chosen by the size of the images. An older run
-    in the same folder is kept: its files move to earlier-1 (earlier-2, ...) inside it.
+    DATA is `digits`, a folder of MNIST or Fashion-MNIST IDX files, a folder of CIFAR-10's or
+    CIFAR-100's binary version, or an .npz file with x_train, y_train, x_test and y_test. What is
+    not given is chosen by the size of the images. An older run in the same folder is kept: its
+    files move to earlier-1 (earlier-2, ...) inside it.
     """
     from foveal.data.readers import load
     from foveal.train.loop import train as run

@@ -1,15 +1,29 @@
 """Machine code compiled by the tests is kept with pytest's own cache: fast on a rerun, nothing written to the user's."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from foveal.kernel import cache
 
 LIMIT_BYTES = 64 << 20
+CIFAR10 = Path(__file__).parents[2] / "shared" / "data" / "cifar10"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.cache is not None and "FOVEAL_CACHE" not in os.environ:
         os.environ["FOVEAL_CACHE"] = str(config.cache.mkdir("foveal"))
         cache.trim(LIMIT_BYTES)
+
+
+@pytest.fixture(scope="session")
+def cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of CIFAR-10's binary version."""
+    if not CIFAR10.is_dir():
+        pytest.skip(f"no CIFAR-10 at {CIFAR10}")
+    folder = tmp_path_factory.mktemp("cifar10")
+    subprocess.run([sys.executable, str(CIFAR10 / "unpack.py"), str(folder)], check=True)
+    return folder

@@ -127,6 +127,7 @@ def test_the_key_covers_all_that_decides_the_code(monkeypatch):
         "CPU": kernels.key(kernel(), replace(here, name="another")),
         "features": kernels.key(kernel(), replace(here, features=here.features + ",+other")),
         "lanes": kernels.key(kernel(), replace(here, lanes=2 * here.lanes)),
+        "registers": kernels.key(kernel(), replace(here, registers=2 * here.registers)),
         "system": kernels.key(kernel(), replace(here, triple="aarch64-unknown-linux-gnu")),
     }
     monkeypatch.setattr(target.llvm, "llvm_version_info", (1, 2, 3))

@@ -186,6 +186,115 @@ def test_real_mnist_files():
     assert labels[:5].tolist() == [7, 2, 1, 0, 4]
 
 
+def cifar_part(count, seed, *highest):
+    """`count` records of the binary version: labels below `highest` each, then an image."""
+    rng = np.random.default_rng(seed)
+    labels = [np.arange(count) * (i + 1) % n for i, n in enumerate(highest)]
+    images = rng.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+    table = np.concatenate([np.stack(labels, 1), images.reshape(count, -1)], axis=1)
+    return images, labels[-1], table.astype(np.uint8).tobytes()
+
+
+def write_cifar10(folder):
+    parts = [cifar_part(12 + i, i, 10) for i in range(6)]
+    for i, (_, _, raw) in enumerate(parts[:5], 1):
+        (folder / f"data_batch_{i}.bin").write_bytes(raw)
+    (folder / "test_batch.bin").write_bytes(parts[5][2])
+    (folder / "batches.meta.txt").write_text("\n".join("abcdefghij") + "\n\n")
+    return parts
+
+
+def test_cifar10_folder(tmp_path):
+    *train, test = write_cifar10(tmp_path)
+    (tmp_path / "readme.html").write_text("x")
+    data = load(tmp_path)
+    images = np.concatenate([images for images, _, _ in train])
+    np.testing.assert_array_equal(data.x_train, images / np.float32(255))
+    np.testing.assert_array_equal(data.y_train, np.concatenate([labels for _, labels, _ in train]))
+    np.testing.assert_array_equal(data.x_test, test[0] / np.float32(255))
+    np.testing.assert_array_equal(data.y_test, test[1])
+    assert data.classes == tuple("abcdefghij")
+    assert (data.channels, data.size, data.name) == (3, (32, 32), tmp_path.name)
+
+
+def test_cifar100_folder_gives_the_fine_classes(tmp_path):
+    train, test = cifar_part(130, 0, 20, 100), cifar_part(7, 1, 20, 100)
+    (tmp_path / "train.bin").write_bytes(train[2])
+    (tmp_path / "test.bin.gz").write_bytes(gzip.compress(test[2]))
+    (tmp_path / "fine_label_names.txt").write_text("\n".join(f"fine{i}" for i in range(100)))
+    (tmp_path / "coarse_label_names.txt").write_text("\n".join(f"coarse{i}" for i in range(20)))
+    data = load(tmp_path)
+    np.testing.assert_array_equal(data.y_train, train[1])
+    np.testing.assert_array_equal(data.y_test, test[1])
+    np.testing.assert_array_equal(data.x_test, test[0] / np.float32(255))
+    assert data.classes[99] == "fine99"
+
+
+def test_bad_cifar_files_are_told(tmp_path):
+    write_cifar10(tmp_path)
+    file, names = tmp_path / "data_batch_3.bin", tmp_path / "batches.meta.txt"
+    whole = file.read_bytes()
+    wrong = bytearray(whole)
+    wrong[2 * 3073] = 10
+    for path, content, words in (
+        (file, b"", "0 bytes are no whole number of CIFAR-10's records of 3073.*again"),
+        (file, whole[:-1], r"43021 bytes are no whole number.*cifar-10-binary\.tar\.gz"),
+        (file, whole + b"\0" * 100, "43122 bytes are no whole number"),
+        (file, gzip.compress(whole)[:-9], "torn gzip"),
+        (file, bytes(wrong), "label 10 in record 2 is outside 0 to 9.*again"),
+        (names, b"cat\ndog\n", "names 2 classes where CIFAR-10 has 10; write one name on a line"),
+    ):
+        kept = path.read_bytes()
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=f"{path.name}: .*{words}"):
+            load(tmp_path)
+        path.write_bytes(kept)
+    load(tmp_path)
+    for path in (file, names, tmp_path / "test_batch.bin"):
+        kept = path.read_bytes()
+        path.unlink()
+        with pytest.raises(DataError, match=f"{path.name} not found .*all 7 files of CIFAR-10's"):
+            load(tmp_path)
+        path.write_bytes(kept)
+
+
+def test_cifar100_coarse_labels_are_checked(tmp_path):
+    part = cifar_part(5, 0, 20, 100)[2]
+    for name in ("train.bin", "test.bin"):
+        (tmp_path / name).write_bytes(part)
+    (tmp_path / "fine_label_names.txt").write_text("\n".join(map(str, range(100))))
+    (tmp_path / "test.bin").write_bytes(bytes([20]) + part[1:])
+    with pytest.raises(DataError, match=r"test\.bin: label 20 in record 0 is outside 0 to 19"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("10", ["batches.meta", "test_batch", *(f"data_batch_{i}" for i in range(1, 6))]),
+        ("100", ["meta", "test", "train"]),
+    ],
+)
+def test_cifar_as_pickles_is_refused_unread(tmp_path, name, files):
+    for file in files:
+        (tmp_path / file).write_bytes(b"cbuiltins\nexit\n(tR.")  # a pickle that ends the process
+    words = rf"CIFAR-{name}'s Python version.*binary version, cifar-{name}-binary\.tar\.gz"
+    with pytest.raises(DataError, match=words):
+        load(tmp_path)
+
+
+def test_real_cifar10(cifar10):
+    data = load(cifar10)
+    assert data.x_train.shape == (50000, 3, 32, 32)
+    assert data.x_test.shape == (10000, 3, 32, 32)
+    assert np.bincount(data.y_train).tolist() == [5000] * 10
+    assert np.bincount(data.y_test).tolist() == [1000] * 10
+    assert data.classes[0] == "airplane"
+    assert data.classes[9] == "truck"
+    assert data.mean == pytest.approx((0.4914, 0.4822, 0.4465), abs=1e-3)  # known of this set
+    assert data.std == pytest.approx((0.2470, 0.2435, 0.2616), abs=1e-3)
+
+
 def test_constant_channel_is_not_divided_by_nothing():
     x = np.full((10, 4, 4), 0.1, np.float32)
     y = np.arange(10) % 2

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from foveal.data import cifar
 from foveal.errors import DataError
 
 Array = NDArray[Any]
@@ -29,8 +30,8 @@ Labels = NDArray[np.int64]
 
 PARTS = ("x_train", "y_train", "x_test", "y_test")
 ACCEPTED = (
-    "DATA is `digits`, a folder of MNIST-style IDX files, or an .npz file with "
-    "x_train, y_train, x_test and y_test"
+    "DATA is `digits`, a folder of MNIST-style IDX files or of CIFAR's binary version, or an .npz "
+    "file with x_train, y_train, x_test and y_test"
 )
 UNIT = (0.0, 1.0)
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -92,8 +93,9 @@ def load(name_or_path: str | Path) -> Dataset:
     """Read the data set that `name_or_path` names.
 
     `digits` is scikit-learn's (a folder of that name is `./digits`). A folder holds the four MNIST
-    or Fashion-MNIST files, with `-` or `.` before `idx`, gzipped or not. For the rules of an .npz
-    see `from_arrays`; it may also hold `classes`, the names in order. Raises DataError.
+    or Fashion-MNIST files, with `-` or `.` before `idx`, or the files of CIFAR-10's or CIFAR-100's
+    binary version (the fine classes); all gzipped or not. For the rules of an .npz see
+    `from_arrays`; it may also hold `classes`, the names in order. Raises DataError.
     """
     if str(name_or_path) == "digits":
         return _digits()
@@ -175,33 +177,36 @@ def _digits() -> Dataset:
     return from_arrays("digits", x_train, y_train, x_test, y_test)
 
 
-# Folders: each kind of folder is told by a function that finds its files, or returns None. The
-# first that does, reads.
+# Folders: each kind of folder is told by the files it holds. The first kind that is complete is
+# read.
 
 
 class _FolderKind(NamedTuple):
+    name: str
     stems: tuple[str, ...]
     read: Callable[[Path, list[Path]], Dataset]
 
 
+_SPELLING = "(with or without .gz, with - or . before idx)"
+
+
 def _folder(folder: Path) -> Dataset:
     """Dispatch on the files present, so that another format is one more row of `_FOLDER_KINDS`."""
-    for kind in _FOLDER_KINDS:
-        found = [_find(folder, stem) for stem in kind.stems]
-        present = [path for path in found if path is not None]
-        if len(present) == len(kind.stems):
+    found = {kind: [_find(folder, stem) for stem in kind.stems] for kind in _FOLDER_KINDS}
+    for kind, files in found.items():
+        present = [path for path in files if path is not None]
+        if len(present) == len(files):
             return kind.read(folder, present)
-        if present:
-            absent = [stem for stem, path in zip(kind.stems, found, strict=True) if path is None]
+    for kind, files in found.items():
+        if any(files):
+            absent = [stem for stem, path in zip(kind.stems, files, strict=True) if path is None]
             raise DataError(
-                f"{folder}: {', '.join(absent)} not found (with - or . before idx, with or "
-                "without .gz); all four IDX files are needed"
+                f"{folder}: {', '.join(absent)} not found {_SPELLING}; all {len(files)} files of "
+                f"{kind.name} are needed"
             )
-    looked_for = ", ".join(stem for kind in _FOLDER_KINDS for stem in kind.stems)
-    raise DataError(
-        f"{folder}: no data set in this folder; looked for {looked_for} "
-        "(with - or . before idx, with or without .gz)"
-    )
+    cifar.refuse_pickles(folder)
+    looked_for = "; ".join(f"{', '.join(kind.stems)} ({kind.name})" for kind in _FOLDER_KINDS)
+    raise DataError(f"{folder}: no data set in this folder; looked for {looked_for} {_SPELLING}")
 
 
 def _find(folder: Path, stem: str) -> Path | None:
@@ -218,8 +223,29 @@ def _idx(folder: Path, files: list[Path]) -> Dataset:
     return from_arrays(folder.resolve().name, *arrays, sources=[str(path) for path in files])
 
 
+def _cifar(version: cifar.Version) -> _FolderKind:
+    """The folder of CIFAR-10's or CIFAR-100's binary version; its files stand in `version.files`."""
+
+    def read(folder: Path, files: list[Path]) -> Dataset:
+        *data, names = files
+        parts = [cifar.records(version, path, _read_bytes(path)) for path in data]
+        x_train, y_train = (np.concatenate(arrays) for arrays in zip(*parts[:-1], strict=True))
+        source = f"the training part of {folder}"
+        return from_arrays(
+            folder.resolve().name,
+            x_train,
+            y_train,
+            *parts[-1],
+            classes=cifar.class_names(version, names, _read_bytes(names)),
+            sources=(source, source, str(data[-1]), str(data[-1])),
+        )
+
+    return _FolderKind(f"{version.name}'s binary version", version.files, read)
+
+
 _FOLDER_KINDS = (
     _FolderKind(
+        "an MNIST-style data set",
         (
             "train-images-idx3-ubyte",
             "train-labels-idx1-ubyte",
@@ -228,6 +254,8 @@ _FOLDER_KINDS = (
         ),
         _idx,
     ),
+    _cifar(cifar.CIFAR10),
+    _cifar(cifar.CIFAR100),
 )
 
 

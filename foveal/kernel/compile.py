@@ -19,9 +19,10 @@ from llvmlite import binding as llvm
 from llvmlite import ir
 
 from foveal import debug
+from foveal.errors import KernelError
 from foveal.kernel import cache, interpret
 from foveal.kernel.lang import CONTRACT, I64, KINDS, POINTER, REASSOCIATE, Array, Builder, build_in
-from foveal.kernel.target import Target, host, machine
+from foveal.kernel.target import Target, current, host, machine
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -146,6 +147,12 @@ def optimise(text: str, target: Target, vectorise: bool) -> tuple[Any, Any]:
     return module, tm
 
 
+def assembly(kernel: Kernel, target: Target) -> str:
+    """A kernel's assembly, for any target. To be read, not to be run."""
+    module, tm = optimise(build_ir(kernel, target, "kernel"), target, kernel.plain)
+    return str(tm.emit_assembly(module))
+
+
 def emit_object(kernel: Kernel, target: Target, symbol: str) -> bytes:
     """Compile a kernel to an object file that defines `symbol`."""
     text = build_ir(kernel, target, symbol)
@@ -185,7 +192,12 @@ statistics = Statistics()
 
 def native(kernels: list[Kernel]) -> list[int]:
     """Addresses of the kernels' machine code, compiling those that are in no cache."""
-    target = host()
+    target = current()
+    if not target.runs_here:
+        raise KernelError(
+            f"kernels for {target.name} ({target.triple.split('-')[0]}) do not run on this {host().name}; see what they"
+            " are with foveal.kernel.compile.assembly, or assume a target whose `runs_here` is true"
+        )
     keys = [key(kernel, target) for kernel in kernels]
     fresh: dict[str, bytes] = {}
     before = statistics.compiled

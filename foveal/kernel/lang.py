@@ -272,8 +272,10 @@ class Array:
         """The same array through a pointer LLVM cannot see through.
 
         Loads of neighbouring pixels are then not merged across filter columns: merging keeps them alive in registers
-        until the accumulators spill. Only on the host, where inline assembly is safe.
+        until the accumulators spill. For other architectures it is the same pointer: inline assembly is safe at home only.
         """
+        if not active().target.native:
+            return self
         asm = ir.InlineAsm(ir.FunctionType(POINTER, [POINTER]), "", "=r,0", False)
         return Array(active().b.call(asm, [self.pointer]), self.shape, self.strides, self.kind)
 

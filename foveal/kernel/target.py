@@ -1,5 +1,12 @@
-"""What the CPU has that kernels are shaped by: lanes per vector, vector registers, cache sizes."""
+"""What the CPU has that kernels are shaped by: lanes per vector, and vector registers.
 
+Kernels are shaped for the CPU this process runs on, unless another target is assumed: to test other widths, and to look at
+code for other CPUs.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -24,7 +31,30 @@ class Target:
     def identity(self) -> str:
         """What decides the machine code: two equal identities may share it."""
         version = ".".join(str(part) for part in llvm.llvm_version_info)
-        return f"{self.triple} {self.name} {self.features} {self.lanes} LLVM {version}"
+        shape = f"{self.lanes} lanes {self.registers} registers"
+        return f"{self.triple} {self.name} {self.features} {shape} LLVM {version}"
+
+    @property
+    def native(self) -> bool:
+        """Whether it is of the architecture this process runs on. Inline assembly for another one ends the process."""
+        return architecture(self.triple) == architecture(host().triple)
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this CPU runs its code."""
+        wanted = {name for name in self.features.split(",") if name.startswith("+")}
+        return self.native and wanted <= set(host().features.split(","))
+
+
+NEON = Target("aarch64-unknown-linux-gnu", "generic", "+neon", 4, 32)
+SSE = Target("x86_64-unknown-linux-gnu", "x86-64", "+sse2", 4, 16)
+AVX2 = Target("x86_64-unknown-linux-gnu", "x86-64-v3", "+avx2,+fma", 8, 16)
+AVX512 = Target("x86_64-unknown-linux-gnu", "x86-64-v4", "+avx512f,+avx512vl", 16, 32)
+
+
+def architecture(triple: str) -> str:
+    """The first part of a triple, under one name for both ways to write AArch64."""
+    return triple.split("-")[0].replace("arm64", "aarch64")
 
 
 @cache
@@ -33,6 +63,13 @@ def initialize() -> None:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     llvm.initialize_native_asmparser()
+
+
+@cache
+def initialize_others() -> None:
+    """Set LLVM up for all architectures it knows, once: a hundredth of a second that most processes never need."""
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
 
 
 def lanes_and_registers(triple: str, features: set[str]) -> tuple[int, int]:
@@ -59,6 +96,25 @@ def host() -> Target:
     )
 
 
+_local = threading.local()
+
+
+def current() -> Target:
+    """The target that kernels are shaped for."""
+    assumed: Target | None = getattr(_local, "assumed", None)
+    return assumed or host()
+
+
+@contextmanager
+def assume(target: Target) -> Iterator[None]:
+    """Programs and kernels that this thread makes inside the block, or interprets there, are shaped for `target`."""
+    previous, _local.assumed = getattr(_local, "assumed", None), target
+    try:
+        yield
+    finally:
+        _local.assumed = previous
+
+
 def machine(target: Target) -> llvm.TargetMachine:
     """A fresh LLVM target machine. An engine owns the one it is given, so it is never shared.
 
@@ -66,6 +122,8 @@ def machine(target: Target) -> llvm.TargetMachine:
     objects in one engine then need no common offset table.
     """
     initialize()
+    if not target.native:
+        initialize_others()
     return llvm.Target.from_triple(target.triple).create_target_machine(
         cpu=target.name,
         features=target.features,

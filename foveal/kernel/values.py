@@ -11,7 +11,7 @@ from llvmlite import ir
 
 from foveal.errors import KernelError
 from foveal.kernel import interpret
-from foveal.kernel.target import Target, host
+from foveal.kernel.target import Target, current
 
 
 @dataclass(frozen=True)
@@ -95,13 +95,13 @@ def build_in(builder: Builder) -> Iterator[None]:
 def lanes() -> int:
     """float32 lanes of a vector register of the target."""
     builder = building()
-    return (builder.target if builder else host()).lanes
+    return (builder.target if builder else current()).lanes
 
 
 def registers() -> int:
     """Vector registers of the target."""
     builder = building()
-    return (builder.target if builder else host()).registers
+    return (builder.target if builder else current()).registers
 
 
 def vector_type(kind: Kind, width: int) -> Any:

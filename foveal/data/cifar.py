@@ -1,0 +1,101 @@
+"""CIFAR-10 and CIFAR-100 in their binary version (Krizhevsky 2009, www.cs.toronto.edu/~kriz/cifar.html).
+
+A file is records and nothing else. A record is one byte per label (CIFAR-100: the coarse class, then the fine one), then
+the red, the green and the blue plane, each 32 rows of 32 bytes. A text file names the classes, one on a line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foveal.errors import DataError
+
+PIXELS = (3, 32, 32)
+
+
+@dataclass(frozen=True)
+class Version:
+    """One of the two data sets: its files, and how many values each label of a record has, the class last."""
+
+    name: str
+    train: tuple[str, ...]
+    test: str
+    names: str
+    labels: tuple[int, ...]
+    python: tuple[str, ...]  # files of the other version, which are pickles
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (*self.train, self.test, self.names)
+
+    @property
+    def classes(self) -> int:
+        return self.labels[-1]
+
+    @property
+    def download(self) -> str:
+        return f"{self.name.lower()}-binary.tar.gz from www.cs.toronto.edu/~kriz/cifar.html"
+
+
+CIFAR10 = Version(
+    "CIFAR-10",
+    tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
+    "test_batch.bin",
+    "batches.meta.txt",
+    (10,),
+    ("data_batch_1", "test_batch"),
+)
+CIFAR100 = Version(
+    "CIFAR-100",
+    ("train.bin",),
+    "test.bin",
+    "fine_label_names.txt",
+    (20, 100),
+    ("train", "test", "meta"),
+)
+
+
+def records(version: Version, path: Path, raw: bytes) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The images, uint8 [n, 3, 32, 32], and classes, uint8 [n], of a file that holds `raw`."""
+    labels = len(version.labels)
+    size = labels + int(np.prod(PIXELS))
+    if not raw or len(raw) % size:
+        raise DataError(
+            f"{path}: {len(raw)} bytes are no whole number of {version.name}'s records of {size}; it is torn or "
+            f"another file, take it again out of {version.download}"
+        )
+    table = np.frombuffer(raw, np.uint8).reshape(-1, size)
+    for column, count in enumerate(version.labels):
+        wrong = np.flatnonzero(table[:, column] >= count)
+        if len(wrong):
+            raise DataError(
+                f"{path}: label {table[wrong[0], column]} in record {wrong[0]} is outside 0 to {count - 1}; it is "
+                f"damaged or not of {version.name}, take it again out of {version.download}"
+            )
+    return table[:, labels:].reshape(-1, *PIXELS), table[:, labels - 1]
+
+
+def class_names(version: Version, path: Path, raw: bytes) -> list[str]:
+    """The classes' names in order."""
+    names = [line.strip() for line in raw.decode("utf-8", "replace").splitlines() if line.strip()]
+    if len(names) != version.classes:
+        raise DataError(
+            f"{path}: names {len(names)} classes where {version.name} has {version.classes}; write one name on a "
+            f"line, or take it again out of {version.download}"
+        )
+    return names
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raise DataError where the folder holds a "python" version: reading a pickle may run any code."""
+    for version in (CIFAR10, CIFAR100):
+        if all((folder / name).is_file() for name in version.python):
+            raise DataError(
+                f"{folder}: holds {version.name}'s Python version, whose files are pickles and are never read, since "
+                f"a pickle may run any code; take the binary version, {version.download}"
+            )
