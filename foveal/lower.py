@@ -338,7 +338,8 @@ class Lowerer:
 
     def operator(self, group: Group, targets: dict[Node, View]) -> None:
         node = group.operator
-        assert node is not None and node.op is not None
+        assert node is not None
+        assert node.op is not None
         inputs = [self.standard(self.view(x)) for x in node.inputs]
         strides = node.op.strides(node.shape, *inputs)
         for result in group.results:
