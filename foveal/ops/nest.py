@@ -5,6 +5,7 @@ group in straight-line form: (operator, attributes, slots of its operands), wher
 the steps; `results` are the slots that are stored or reduced.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,6 +29,7 @@ from foveal.ops.op import OPS
 
 Step = tuple[str, tuple[tuple[str, Any], ...], tuple[int, ...]]
 ENOUGH_ROWS = 64  # with fewer outer iterations than this the vectors of a row are shared out among threads too
+UNROLL = 4  # vectors that are computed together
 BLOCK = 4  # vectors of kept channels a reduction carries at once, so that it reads whole cache lines of a row
 
 
@@ -57,35 +59,82 @@ def evaluate(inputs: list[Any], steps: tuple[Step, ...], results: tuple[int, ...
     return [slots[i] for i in results]
 
 
+def stream() -> int:
+    """Lanes of a kernel that waits for memory: 32 bytes at a time pass faster than 64.
+
+    Adding two arrays of 16 MB takes 1.1 ms with 8 lanes and 1.4 ms with 16 on one core of Zen 4.
+    """
+    return min(lanes(), 8)
+
+
 def pointwise(
     *arrays: Any, outputs: int, steps: tuple[Step, ...], results: tuple[int, ...]
 ) -> None:
-    """Every output at every index of the domain."""
+    """Every output at every index of the domain.
+
+    Each iteration takes a patch of a few vectors: neighbours in a row or, where rows are short, of some rows, which then
+    share what they read alike.
+    """
     ys, xs = arrays[:outputs], arrays[outputs:]
-    domain = ys[0].shape or (1,)
-    scalar = not ys[0].shape
-
-    def element(index: tuple[Any, ...], width: int) -> None:
-        index = () if scalar else index
-        values = evaluate([load(x, index, width) for x in xs], steps, results)
-        for y, value in zip(ys, values, strict=True):
-            store(y, index, value, width)
-
-    *outer, inner = domain
-    rows = 1
-    for n in outer:
-        rows *= n
-    if rows >= ENOUGH_ROWS or inner <= lanes():
-        for row in parallel(*outer) if outer else parallel(1):
-            for i, width in vectors(inner):
-                element((*row, i) if outer else (i,), width)
+    if not ys[0].shape:
+        for _ in parallel(1):
+            values = evaluate([x[()] for x in xs], steps, results)
+            for y, value in zip(ys, values, strict=True):
+                y[()] = value
         return
-    full, tail = divmod(inner, lanes())
-    for *at, v in parallel(*outer, full):
-        element((*at, v * lanes()), lanes())
+    *outer, inner = ys[0].shape
+    size = stream()
+    short = inner < UNROLL * size
+    alike = [bool(outer) and x.strides[-2] == 0 for x in xs]  # in the rows of a patch
+    most = max(UNROLL * size // inner if short else 1, UNROLL if any(alike) else 1)
+    rows = unrolling(outer[-1], most) if outer else 1
+
+    def patch(row: tuple[Any, ...], start: Any, pieces: list[tuple[int, int]]) -> None:
+        """In each of the rows from `row` on the vectors (distance from start, lanes); their loads come before their stores."""
+        same: list[list[Any]] = []
+        for i in range(rows):
+            places = [
+                ((*row[:-1], row[-1] + i, start + at) if row else (start + at,), width)
+                for at, width in pieces
+            ]
+            read = [
+                same[slot] if i and alike[slot] else [load(x, *place) for place in places]
+                for slot, x in enumerate(xs)
+            ]
+            same = same or read
+            found = [
+                evaluate([values[piece] for values in read], steps, results)
+                for piece in range(len(pieces))
+            ]
+            for (index, width), values in zip(places, found, strict=True):
+                for y, value in zip(ys, values, strict=True):
+                    store(y, index, value, width)
+
+    blocks, rest = (0, inner) if short else divmod(inner, UNROLL * size)
+    whole = [(at, size) for at in range(0, UNROLL * size, size)]
+    tail = [(at, min(size, rest - at)) for at in range(0, rest, size)]
+    count = (*outer[:-1], outer[-1] // rows) if outer else (1,)
+
+    def first(at: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (*at[:-1], at[-1] * rows) if outer else ()
+
+    if math.prod(count) >= ENOUGH_ROWS or not blocks:
+        for at in parallel(*count):
+            for block in loop(blocks) if blocks else ():
+                patch(first(at), block * (UNROLL * size), whole)
+            if tail:
+                patch(first(at), inner - rest, tail)
+        return
+    for *at, block in parallel(*count, blocks):
+        patch(first(tuple(at)), block * (UNROLL * size), whole)
     if tail:
-        for row in parallel(*outer) if outer else parallel(1):
-            element((*row, inner - tail) if outer else (inner - tail,), tail)
+        for at in parallel(*count):
+            patch(first(at), inner - rest, tail)
+
+
+def unrolling(n: int, most: int) -> int:
+    """The largest divisor of n that is at most `most`."""
+    return max(d for d in range(1, most + 1) if n % d == 0)
 
 
 def place(y: Any, x: Any, position: int, chosen: bool) -> None:
