@@ -120,6 +120,20 @@ class Conv2d(Convolution):
         Case(((1, 3, 33, 3), (2, 3, 7, 1)), {"stride": (4, 1), "padding": (3, 0)}),
         Case(((1, 20, 13, 8), (24, 20, 3, 3)), {"padding": 1}),
         Case(((2, 32, 2, 7), (40, 32, 3, 3)), {"padding": (1, 1, 0, 2)}),
+        Case(((1, 2, 17, 13), (18, 2, 3, 3)), {"padding": 1}),  # bands of rows
+        Case(((1, 2, 18, 48), (3, 2, 5, 5)), {"stride": 2, "padding": 2}),  # bands, few inputs
+        Case(((5, 9, 4, 3), (37, 9, 3, 3)), {"padding": 1}),  # tiles of images
+        Case(
+            ((26, 8, 5, 4), (6, 8, 3, 5)),
+            {"stride": (2, 1), "padding": (2, 0, 3, 2), "dilation": (2, 1)},
+        ),
+        Case(((4, 16, 3, 3), (16, 8, 3, 3)), {"padding": 2, "groups": 2, "dilation": 2}),
+        Case(((3, 8, 1, 2), (17, 8, 5, 3)), {"padding": (2, 1)}),  # most taps meet padding only
+        Case(((3, 34, 6, 5), (39, 34, 1, 1))),  # pixels of all images in one row
+        Case(((2, 6, 5, 5), (4, 3, 1, 1)), {"groups": 2, "padding": 1}),
+        Case(((2, 19, 21, 13), (19, 1, 3, 3)), {"groups": 19, "padding": 1}),
+        Case(((1, 3, 9, 40), (3, 1, 7, 7)), {"groups": 3, "padding": (3, 6), "dilation": (1, 2)}),
+        Case(((3, 33, 4, 4), (33, 1, 3, 3)), {"groups": 33, "padding": 1, "stride": 2}),
     )
 
     def shape(

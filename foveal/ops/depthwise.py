@@ -6,7 +6,7 @@ is copied. What is read once and used nine times is limited by memory more than 
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from foveal.kernel.lang import lanes, loop, loops, minimum, parallel, registers, var, vectors
@@ -17,6 +17,7 @@ from foveal.ops.op import Lowering
 from foveal.ops.tile import ENOUGH_TASKS, add_partials, split
 
 Axes = tuple[tuple[Taps, ...], tuple[Taps, ...]]
+Lines = Callable[[], Iterable[tuple[Any, list[list[int]]]]]
 Uses = dict[tuple[int, int], list[tuple[int, tuple[int, int]]]]
 SMALL = 64  # pixels up to which all of an image is unrolled
 CACHED = (
@@ -190,7 +191,7 @@ def weight_grad_depthwise(partial: Any, dy: Any, x: Any, *, axes: Axes, parts: i
     for chunk, part in parallel(chunks, parts):
         first, end = (c * x.shape[0] // chunks for c in (chunk, chunk + 1))
 
-        def add(n: Any, g: Any, width: int, lines: Iterable[Any], kernel_rows: list[int]) -> None:
+        def add(n: Any, g: Any, width: int, lines: Lines, kernel_rows: list[int]) -> None:
             into = partial.at(chunk, rows.kernel, columns.kernel, g)  # noqa: B023 - called at once
             for taps in groups_of_taps(kernel_rows, columns.taps):
                 add_lines(
@@ -201,11 +202,11 @@ def weight_grad_depthwise(partial: Any, dy: Any, x: Any, *, axes: Axes, parts: i
             for r, s in loops(R, S):
                 partial.store((chunk, r, s, g), 0.0, width)
             for n in loop(end, start=first) if cached else ():
-                add(n, g, width, tiles(rows, x.shape[1], 1), list(range(rows.taps)))
+                add(n, g, width, lambda: tiles(rows, x.shape[1], 1), list(range(rows.taps)))
         for n in () if cached else loop(end, start=first):
             for i, (ups,) in tiles(rows, x.shape[1], 1):
                 for g, width in part_of_vectors(G, part, parts):
-                    add(n, g, width, [(i, [ups])], ups)
+                    add(n, g, width, lambda: [(i, [ups])], ups)  # noqa: B023 - called at once
 
 
 def part_of_vectors(n: int, part: Any, parts: int) -> Iterator[tuple[Any, int]]:
@@ -228,11 +229,11 @@ def groups_of_taps(rows: list[int], S: int) -> Iterator[list[tuple[int, int]]]:
 
 
 def add_lines(
-    into: Any, taps: list[tuple[int, int]], lines: Iterable[Any], dy: Any, x: Any, rows: Taps, columns: Taps, width: int
+    into: Any, taps: list[tuple[int, int]], lines: Lines, dy: Any, x: Any, rows: Taps, columns: Taps, width: int
 ) -> None:  # fmt: skip
     """into[tap] += the sum over the pixels of output rows (row, its taps that meet the image) of x * dy."""
     acc = {tap: var(into.load((0, *tap, 0), width), width) for tap in taps}
-    for i, (ups,) in lines:
+    for i, (ups,) in lines():
         for j, across in tiles(columns, x.shape[2], max(1, PRODUCTS // len(taps))):
             if math.prod(x.shape) > CACHED:
                 fetch(x, i + 1, j, len(across), rows, columns)
