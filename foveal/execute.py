@@ -6,7 +6,8 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from foveal.passes.plan_memory import ALIGNMENT, Lifetime, Plan, plan_memory
 from foveal.passes.simplify import simplify
 
 POINTER_BYTES = 8
+RECORD_BYTES = 3 * POINTER_BYTES
 HUGE_PAGE = 2 << 20
 
 _threads = 0
@@ -177,11 +179,16 @@ class Program:
         self.threads = threads or get_threads()
         self.graph = simplify(graph)
         self.lowered: Lowered = lower(self.graph, tuned)
-        self.calls = self.lowered.calls
+        prepared, every_time = split_calls(self.lowered.calls, self.graph)
+        self.calls, self.prepared = [*prepared, *every_time], len(prepared)
         before = (kernels.statistics.compiled, kernels.statistics.from_disk)
         addresses = kernels.native([call.kernel for call in self.calls])
-        self.plan, self.buffers = plan_buffers(self.lowered, self.threads)
         self.memory: dict[Buffer, Ndarray] = {}
+        for buffer in dict.fromkeys(v.buffer for c in prepared for v in c.views[: c.outputs]):
+            self.memory[buffer] = (allocate or aligned)(4 * buffer.size)
+        self.plan, self.buffers = plan_buffers(
+            every_time, self.lowered.outputs, self.threads, kept=set(self.memory)
+        )
         self.arena = aligned(0 if allocate else self.plan.size)
         for buffer, offset in zip(self.buffers, self.plan.offsets, strict=True):
             size = 4 * buffer.size * (self.threads if buffer.per_thread else 1)
@@ -199,6 +206,13 @@ class Program:
         self.compiled = kernels.statistics.compiled - before[0]
         self.from_disk = kernels.statistics.from_disk - before[1]
         self.seconds_to_build = time.perf_counter() - started
+        self.versions: list[int] | None = None  # of `sources`, when the prepared calls last ran
+        self.updated = [variable for variable, _ in self.graph.updates]
+        self.sources = [
+            n.variable
+            for n in self.graph.variables
+            if n.variable and n.variable not in self.updated
+        ]
         self.reported = False
         self.lock = threading.Lock()
         self.explain()
@@ -248,15 +262,27 @@ class Program:
             return [result.copy() for result in self.results]
 
     def launch(self, timed: bool = False) -> None:
-        if not self.calls:
+        """All calls; those that depend on variables alone only when one of these has changed."""
+        versions = [variable.version for variable in self.sources]
+        start = self.prepared if versions == self.versions else 0
+        try:
+            self.launch_from(start, timed)
+            self.versions = versions
+        finally:
+            for variable in self.updated:
+                variable.version += 1
+
+    def launch_from(self, start: int, timed: bool) -> None:
+        if start == len(self.calls):
             return
-        records, n, count = self.table.ctypes.data, len(self.calls), self.count.ctypes.data
-        times = self.times.ctypes.data if timed else None
+        n, count = len(self.calls) - start, self.count.ctypes.data
+        records = self.table.ctypes.data + start * RECORD_BYTES
+        times = self.times[start:].ctypes.data if timed else None
         if self.threads == 1:
             self.native(records, n, 0, 1, count, times)
             return
         generation = self.count.view(np.int64)[ALIGNMENT // POINTER_BYTES :]
-        last = int(generation[0]) + sum(self.barriers)
+        last = int(generation[0]) + sum(self.barriers[start:])
 
         def part(thread: int) -> None:
             self.native(records, n, thread, self.threads, count, times if thread == 0 else None)
@@ -276,13 +302,15 @@ class Program:
 
         Running changes what a program updates; a training step's timings train.
         """
-        groups = np.array([call.group for call in self.calls])
+        self.launch()
+        groups = np.array([call.group for call in self.calls[self.prepared :]])
         rows = []
         for _ in range(repeats):
             before = time.perf_counter()
             self.launch(timed=True)
             wall = time.perf_counter() - before
-            steps = np.diff(self.times.astype(np.float64), prepend=self.times[0])
+            stamps = self.times[self.prepared :].astype(np.float64)
+            steps = np.diff(stamps, prepend=stamps[0])
             # the clock ticks at a rate of its own; the first call has no tick before it and gets the mean share
             steps[0] = steps.mean()
             rows.append(
@@ -330,18 +358,50 @@ class Program:
         )
 
 
-def plan_buffers(lowered: Lowered, threads: int) -> tuple[Plan, list[Buffer]]:
-    """Lifetimes of the temporary buffers, and where they lie."""
+def split_calls(calls: Sequence[Call], graph: Graph) -> tuple[list[Call], list[Call]]:
+    """(calls that depend on nothing but variables that the program leaves alone, the others).
+
+    The former, such as the packing of filters at inference, need not run again until a variable changes.
+    """
+    updated = {variable for variable, _ in graph.updates}
+    writers = Counter(v.buffer for c in calls for v in c.views[: c.outputs])
+    fixed: set[Buffer] = set()
+    prepared: list[Call] = []
+    every_time: list[Call] = []
+    for call in calls:
+        made, read = call.views[: call.outputs], call.views[call.outputs :]
+        own = all(
+            temporary(v.buffer) and writers[v.buffer] == 1 and not v.buffer.per_thread for v in made
+        )
+        known = all(
+            v.buffer in fixed
+            or (v.buffer.variable is not None and v.buffer.variable not in updated)
+            for v in read
+        )
+        if own and known:
+            fixed |= {v.buffer for v in made}
+        (prepared if own and known else every_time).append(call)
+    return prepared, every_time
+
+
+def temporary(buffer: Buffer) -> bool:
+    return buffer.variable is None and not buffer.argument
+
+
+def plan_buffers(
+    calls: Sequence[Call], outputs: Sequence[View], threads: int, kept: Container[Buffer]
+) -> tuple[Plan, list[Buffer]]:
+    """Lifetimes of the temporary buffers that are not kept from run to run, and where they lie."""
     first: dict[Buffer, int] = {}
     last: dict[Buffer, int] = {}
-    for i, call in enumerate(lowered.calls):
+    for i, call in enumerate(calls):
         for view in call.views:
-            if view.buffer.variable is None and not view.buffer.argument:
+            if temporary(view.buffer) and view.buffer not in kept:
                 first.setdefault(view.buffer, i)
                 last[view.buffer] = i
-    for view in lowered.outputs:
+    for view in outputs:
         if view.buffer in last:
-            last[view.buffer] = len(lowered.calls)
+            last[view.buffer] = len(calls)
     buffers = list(first)
     sizes = [4 * b.size * (threads if b.per_thread else 1) for b in buffers]
     lifetimes = [Lifetime(s, first[b], last[b]) for s, b in zip(sizes, buffers, strict=True)]
@@ -361,13 +421,13 @@ def needed_barriers(calls: Sequence[Call]) -> list[int]:
     for i, call in enumerate(calls):
         outputs = {v.buffer for v in call.views[: call.outputs]}
         everything = {v.buffer for v in call.views}
-        temporary = {b for b in everything if b.variable is None and not b.argument}
-        shares = bool(written & everything) or bool(touched & outputs) or bool(temporary - seen)
+        own = {b for b in everything if temporary(b)}
+        shares = bool(written & everything) or bool(touched & outputs) or bool(own - seen)
         if i and not shares:
             barriers[i - 1] = 0
         else:
             written, touched = set(), set()
         written |= outputs
         touched |= everything
-        seen |= temporary
+        seen |= own
     return barriers

@@ -12,8 +12,9 @@ from foveal.ops.op import Ndarray, Operator, Shape, Type, contiguous, filters_la
 class Variable:
     """Named memory that programs read and update in place: parameters, running statistics, an optimiser's state.
 
-    `data` is a NumPy view of logical shape ([K, C, R, S] for filters) on storage in the layout kernels use; assigning to
-    it copies. float32 (or int64 for counters kept by the host alone).
+    `data` is a read-only NumPy view of logical shape ([K, C, R, S] for filters) on storage in the layout kernels use;
+    assigning to it copies. float32 (or int64 for counters kept by the host alone). `version` counts the changes: what a
+    program has prepared from a variable, such as packed filters, holds as long as it stays.
     """
 
     def __init__(self, value: Any, name: str = "") -> None:
@@ -26,14 +27,18 @@ class Variable:
             self.storage, value.shape, [s * dtype.itemsize for s in self.strides], writeable=True
         )
         self._data[...] = value
+        self.version = 0
+        self._view = self._data.view()
+        self._view.flags.writeable = False
 
     @property
     def data(self) -> Ndarray:
-        return self._data
+        return self._view
 
     @data.setter
     def data(self, value: Any) -> None:
         self._data[...] = value
+        self.version += 1
 
     @property
     def shape(self) -> Shape:

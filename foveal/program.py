@@ -216,6 +216,7 @@ class Step:
             report(program)
             for variable, storage in kept:
                 variable.storage[:] = storage
+                variable.version += 1
 
     def program(self, x: Any, target: Any) -> Program:
         """The program for a batch like this."""

@@ -11,7 +11,7 @@ import foveal
 from foveal import nn, ops, optim
 from foveal.errors import ShapeError
 from foveal.execute import Program, needed_barriers
-from foveal.graph import Graph, Node
+from foveal.graph import Graph, Node, Variable
 from foveal.nn.models.resnet import BasicBlock
 from foveal.ops.norm import per_channel
 from foveal.ops.op import Type
@@ -366,3 +366,19 @@ def test_every_call_that_reads_or_overwrites_waits():
                 )
         since = [] if barrier else [*since, call]
     assert sum(program.barriers) < len(program.calls)
+
+
+def test_what_depends_on_parameters_alone_is_prepared_once_and_again_when_they_change():
+    rng = np.random.default_rng(0)
+    x, w = (rng.standard_normal(s).astype("f4") for s in ((2, 3, 5, 5), (4, 3, 2, 2)))
+    filters = Variable(w)
+    program = foveal.compile(lambda x: ops.conv2d(x, filters)).program(x)
+    assert [c.kernel.name for c in program.calls[: program.prepared]] == ["pack_panels"]
+    for changed in (w, w + 1, w * 2):
+        filters.data = changed
+        for _ in range(2):
+            program.arena[:] = 255
+            (y,) = program.run(x)
+            np.testing.assert_allclose(y, ops.conv2d(x, changed), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="read-only"):
+        filters.data[0] = 0
