@@ -19,13 +19,16 @@ MAP = (
     ("passes", "simplify, fuse, plan_memory"),
     ("lower", "fused groups -> kernel calls"),
     ("execute", "Program: one arena and a list of calls; threads; timing"),
-    ("peak", "what this machine can multiply and add at most"),
+    ("peak", "what this machine can multiply and add, and copy, at most"),
     ("program", "compile, grad, compile_step: what users call"),
     ("nn", "Module, layers, models"),
     ("optim", "optimisers, schedules"),
     ("data", "readers, loader"),
     ("train", "the loop, metrics, checkpoints"),
-    ("bench", "timing against a peak, and against PyTorch where it is installed"),
+    (
+        "bench",
+        "timing against a peak, and against PyTorch and ONNX Runtime where they are installed",
+    ),
     ("cli", "the command line"),
 )
 

@@ -1,23 +1,26 @@
 """The benchmark: what its rows hold, that its counts and its guard are right, and what the command prints."""
 
+import importlib
 import importlib.util
 import json
 import math
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from foveal.bench import command, models, operators
+from foveal.bench import inference, memory, models, operators, output, scaling, shapes
 from foveal.bench.timing import Bench, Row, Times, check_same, operations, turns
 from foveal.cli import main
-from foveal.errors import FovealError
+from foveal.errors import DataError, FovealError
 from foveal.nn import CrossEntropyLoss, Sequential
 from foveal.nn.layers import Conv2d, Flatten, Linear
 from foveal.ops.op import Case
 from foveal.optim import build
-from foveal.peak import peak
+from foveal.peak import copy_rate, peak
 from foveal.program import compile_step
 
 KEYS = {
@@ -25,9 +28,17 @@ KEYS = {
 }  # fmt: skip
 SMALL = "5x5 1->6 forward"
 SMALLER = 3 * len(operators.CONVOLUTIONS)  # the rows from here on are small enough for NumPy
-needs_torch = pytest.mark.skipif(
-    importlib.util.find_spec("torch") is None, reason="PyTorch is not installed"
-)
+ALONE = Bench(threads=1, repeats=1, peak=1.0)
+EAGER = ("contiguous", "channels_last")
+
+
+def needs(package):
+    return pytest.mark.skipif(
+        importlib.util.find_spec(package) is None, reason=f"{package} is not installed"
+    )
+
+
+needs_torch = needs("torch")
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +47,9 @@ def quick(monkeypatch):
     monkeypatch.setattr("foveal.bench.timing.PAUSE", 0.0)
     monkeypatch.setattr("foveal.bench.timing.TURN", 0.0005)
     monkeypatch.setattr("foveal.peak.RUNS", 2)
+    monkeypatch.setattr("foveal.peak.COPY_RUNS", 1)
+    monkeypatch.setattr("foveal.peak.COPY_BYTES", 1 << 20)
+    monkeypatch.setattr("foveal.bench.output.LARGE", 1 << 20)
 
 
 def invoke(*words):
@@ -54,6 +68,12 @@ def test_turns_alternate_and_summarise():
 @pytest.mark.parametrize("threads", [1, 2])
 def test_peak_is_a_rate_of_this_century(threads):
     assert 0.1 < peak(threads) < 1e6
+
+
+@pytest.mark.parametrize("moved", [1, 1000, 1 << 20])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_copying_is_a_rate_of_this_century(threads, moved):
+    assert 0.01 < copy_rate(threads, moved) < 1e5
 
 
 def test_row_compares_with_the_faster_format():
@@ -90,6 +110,36 @@ def test_row_without_torch_and_without_counted_operations():
     ):
         assert record[key] is None
     json.dumps(record, allow_nan=False)
+
+
+def test_row_of_bytes_tells_the_share_of_copying():
+    bench = Bench(1, 1, 4.0, copy=lambda moved: moved / 1e6)
+    record = Row("a", "forward", 2, bench, 0, Times(2.0, 1.0), moved=8_000_000).record()
+    assert (record["gbytes"], record["copy_share"]) == (4.0, 0.5)
+    assert record["gflops"] is None
+
+
+def test_only_operators_without_counted_operations_move_bytes():
+    rows = {}
+    for name in ("relu case 1", "conv2d case 0"):
+        (work,) = [w for w in operators.sample_cases() if w.name == name]
+        rows[name] = operators.row(work, ALONE)
+    shape = operators.OPS["relu"].cases[1].shapes[0]
+    assert rows["relu case 1"].moved == 2 * 4 * math.prod(shape)
+    assert rows["conv2d case 0"].moved == 0 < rows["conv2d case 0"].operations
+
+
+def test_ratios_are_summed_up_by_pass():
+    def record(way, ratio):
+        return {"name": "a", "pass": way, "ratio": ratio}
+
+    found = output.summary([record("dx", 4.0), record("dw", 1.0), record("dx", None)])
+    assert found["all"]["geometric_mean"] == pytest.approx(2.0)
+    assert found["dx"] == {
+        "rows": 1, "geometric_mean": pytest.approx(4.0), "smallest": 4.0, "smallest_name": "a dx"
+    }  # fmt: skip
+    assert found["all"]["smallest_name"] == "a dw"
+    assert output.summary([record("dx", None)]) is None
 
 
 @pytest.mark.parametrize("work", operators.Convolution(2, 3, 5, 9, 3, stride=2, padding=1).works())
@@ -132,7 +182,7 @@ def test_programs_of_the_rows_compute_what_the_operators_say(work):
 
 
 def test_every_case_can_be_a_row():
-    works = operators.select((), cases=True)
+    works = operators.sample_cases()
     assert {work.op for work in works} == set(operators.OPS)
     assert len({work.label for work in works}) == len(works)
 
@@ -174,7 +224,7 @@ def test_missing_torch_is_told(monkeypatch):
 
 
 def test_more_threads_than_processors_are_told(monkeypatch):
-    monkeypatch.setattr(command, "processors", lambda: 1)
+    monkeypatch.setattr(output, "processors", lambda: 1)
     result = invoke("ops", SMALL, "--threads", 2, "--repeats", 1)
     assert result.exit_code == 0, result.output
     assert "2 threads share 1 processors" in result.stdout
@@ -183,9 +233,16 @@ def test_more_threads_than_processors_are_told(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("models", "nix"), "there is no 'nix'; choose from lenet, resnet20"),
+        (("models", "nix"), "there is no model 'nix'; choose from lenet, resnet20"),
+        (("infer", "nix"), "there is no model 'nix'"),
+        (
+            ("models", "--modes", "nix,compile"),
+            "'nix' is none of contiguous, channels_last, compile",
+        ),
+        (("ops", "--batch", 3), "give some with --shapes"),
+        (("ops", "--shapes", "{}/nix"), "does not exist"),
         (("ops", "nix"), "no row's name or pass has 'nix' in it"),
-        (("ops", "relu"), "--cases adds"),
+        (("ops", "sqrt"), "--cases adds"),
         (("ops", "--json", "{}/no/rows.json"), "cannot be written"),
         (("ops", "--threads", 0), "0 is not in the range"),
         (("models", "--against", "nix"), "'nix' is not 'torch'"),
@@ -203,9 +260,9 @@ def test_operators_against_torch():
     from foveal.bench import against_torch
 
     bench = Bench(threads=1, repeats=1, peak=1.0, against=against_torch)
-    for work in operators.select(
-        ("conv2d case", "_grad case", "batch_norm", "matmul case"), cases=True
-    ):
+    works = operators.standard() + operators.sample_cases()
+    names = ("conv2d case", "_grad case", "batch_norm case", "matmul case", "lu case", "clip case")
+    for work in operators.select((*names, "imum case", "erf case", "tanh case"), works, cases=True):
         record = operators.row(work, bench).record()  # raises unless the results agree
         asymmetric = len(set(np.ravel(work.case.attributes.get("padding", 0)))) > 2
         if work.counterpart in against_torch.OPERATORS and not asymmetric:
@@ -213,14 +270,219 @@ def test_operators_against_torch():
             assert record["torch_mode"] in against_torch.FORMATS
 
 
+def small(name):
+    """A work that is quick in a test."""
+    work = models.WORKS[name]
+    size = {"resnet18-224": 48, "mobilenetv2": 64}.get(name, work.size)
+    return replace(work, batch=4, size=size)
+
+
 @needs_torch
 @pytest.mark.parametrize("name", models.WORKS)
-def test_models_against_torch(name, monkeypatch):
+def test_models_against_torch(name):
     from foveal.bench import against_torch
 
-    work = models.WORKS[name]
-    small = models.Work(work.model, batch=4, channels=work.channels, size=work.size)
-    bench = Bench(threads=1, repeats=1, peak=1.0, against=against_torch)
-    record = models.row(name, small, bench).record()  # raises unless outputs and losses agree
+    bench = Bench(threads=1, repeats=1, peak=1.0, against=against_torch, modes=EAGER)
+    record = models.row(name, small(name), bench).record()  # raises unless they agree
     assert record["ratio"] > 0
-    assert set(record["torch_modes"]) == {"contiguous", "channels_last"}
+    assert set(record["torch_modes"]) == set(EAGER)
+
+
+@needs_torch
+def test_a_model_that_torch_cannot_compile_is_compared_without(monkeypatch, capsys):
+    from foveal.bench import against_torch
+
+    def fails(net):
+        raise RuntimeError("no compiler\nat all")
+
+    monkeypatch.setattr(against_torch.torch, "compile", fails)
+    bench = Bench(threads=1, repeats=1, peak=1.0, against=against_torch)
+    for rows in (models.row, inference.row):
+        record = rows("lenet", small("lenet"), bench).record()
+        assert set(record["torch_modes"]) == set(EAGER)
+        told = "lenet5: compared without torch.compile, which failed: no compiler\n"
+        assert capsys.readouterr().err == told
+
+
+@needs_torch
+def test_a_compiled_step_starts_from_the_same_parameters(monkeypatch):
+    """Its first step, which compiles, is undone."""
+    from foveal.bench import against_torch
+
+    monkeypatch.setattr(against_torch.torch, "compile", lambda net: net)
+    bench = Bench(1, 1, 1.0, against_torch, modes=("compile",))
+    assert set(models.row("resnet20", small("resnet20"), bench).theirs) == {"compile"}
+
+
+@needs_torch
+def test_a_compilation_that_takes_too_long_is_ended():
+    from foveal.bench import against_torch
+
+    def endless():
+        with against_torch.limited(0.01):
+            while True:
+                pass
+
+    with pytest.raises(TimeoutError, match="more than 0 s"):
+        endless()
+
+
+@pytest.mark.parametrize("against", [pytest.param("torch", marks=needs_torch),
+                                     pytest.param("onnxruntime", marks=needs("onnxruntime"))])  # fmt: skip
+@pytest.mark.parametrize("name", models.WORKS)
+def test_inference_agrees(name, against):
+    other = importlib.import_module(f"foveal.bench.against_{against}")
+    record = inference.row(name, small(name), Bench(1, 1, 1.0, other, EAGER)).record()
+    assert record[f"{against}_ms"] / record["ours_ms"] == pytest.approx(record["ratio"])
+    assert record["pass"] == "inference"
+
+
+@needs("onnxruntime")
+def test_onnxruntime_is_for_inference_alone():
+    from foveal.bench import against_onnxruntime
+
+    with pytest.raises(FovealError, match="inference alone"):
+        models.row("lenet", small("lenet"), Bench(1, 1, 1.0, against_onnxruntime))
+
+
+def test_threads_are_timed_and_compared():
+    (record,) = scaling.records({"lenet": small("lenet")}, Bench(2, 1, 1.0), lambda what: None)
+    assert record["speedup"] == record["one_ms"] / record["many_ms"]
+    assert set(output.THREAD_COLUMNS) <= set(record)
+
+
+@needs_torch
+def test_memory_is_measured_in_processes_of_their_own():
+    from foveal.bench import against_torch
+
+    bench = Bench(1, 1, 1.0, against_torch, modes=("contiguous",))
+    work = models.Work("lenet5", batch=512, channels=1, size=28)
+    (record,) = memory.records({"lenet": work}, bench, lambda what: None)
+    assert set(output.MEMORY_COLUMNS) <= set(record)
+    activations = 512 * 6 * 28 * 28 * 4 / 2**20
+    assert record["ours_mib"] > record["arena_mib"] > activations / 4
+    assert record["torch_mib"] > activations
+    assert record["ratio"] == record["ours_mib"] / record["torch_mib"]
+
+
+def test_a_process_that_fails_is_told():
+    with pytest.raises(FovealError, match=r"process for foveal ended with status 1: .*nix"):
+        memory.child("foveal", models.Work("nix", 1, 1, 28), threads=1)
+
+
+# oneDNN's shapes
+
+
+def axes(shape):
+    return [(a.n, a.k, a.u, a.d, a.before, a.after, a.out) for a in (shape.rows, shape.columns)]
+
+
+@pytest.mark.parametrize(
+    ("line", "batch", "channels", "rows", "columns"),
+    [
+        # all given
+        ('mb32_g1ic3oc32_ih224oh112kh3sh2dh0ph1_iw224ow112kw3sw2dw0pw1_n"mobilenet:conv1*3"',
+         32, (3, 32, 1), (224, 3, 2, 1, 1, 1, 112), None),
+        # the batch and the columns left out; padding below that changes no output is as above
+        ('ic3ih224oc64oh112kh7sh2ph3n"resnet_50:conv1"', 2, (3, 64, 1), (224, 7, 2, 1, 3, 3, 112), None),
+        # groups, no stride
+        ('g2mb256ic96ih27oc256oh27kh5ph2n"alexnet:conv2"', 256, (96, 256, 2), (27, 5, 1, 1, 2, 2, 27), None),
+        # no output given
+        ("mb1ic16oc16_ih10kh5_ph7sh1", 1, (16, 16, 1), (10, 5, 1, 1, 7, 7, 20), None),
+        # dilation counts from 0; more padding after than before
+        ("ic1oc64_ih55oh18kh30sh3ph29dh2", 2, (1, 64, 1), (55, 30, 3, 3, 29, 29 + 26, 18), None),
+        # less padding after than before
+        ('ic32oc13_ih13oh12kh3ph1_n"tails"', 2, (32, 13, 1), (13, 3, 1, 1, 1, 0, 12), None),
+        # padding from the output
+        ('ic20oc32_ih13oh13kh3_n"tails"', 2, (20, 32, 1), (13, 3, 1, 1, 1, 1, 13), None),
+        # columns alone
+        ('ic3oc17_iw8ow4kw3pw1sw2_n"1d"', 2, (3, 17, 1), (1, 1, 1, 1, 0, 0, 1), (8, 3, 2, 1, 1, 1, 4)),
+        # a pooling, with a row below that padding before does not have
+        ('mb50ic64_ih112oh56_kh3sh2n"resnet_50:max_pool1"', 50, (64, 0, 1), (112, 3, 2, 1, 0, 1, 56), None),
+        # a batch norm
+        ('mb50_ic256_ih56iw28_n"bn"', 50, (256, 0, 1), (56, 1, 1, 1, 0, 0, 56), (28, 1, 1, 1, 0, 0, 28)),
+    ],
+)  # fmt: skip
+def test_shapes_are_read(line, batch, channels, rows, columns):
+    shape = shapes.parse(line)
+    assert (batch, channels) == (shape.N, (shape.C, shape.K, shape.G))
+    assert axes(shape) == [rows, columns or rows]
+    assert shapes.parse(line, 7).N == 7
+
+
+def test_kinds_and_names_of_shapes():
+    lines = ('ic3oc4ih5kh3n"a:b/c*2"', "ic3ih5kh3", "ic3ih5")
+    found = [shapes.parse(line) for line in lines]
+    assert [s.kind for s in found] == [shapes.CONVOLUTION, shapes.POOLING, shapes.NORM]
+    assert [s.name for s in found] == ["a:b/c*2", "ic3ih5kh3", "ic3ih5"]
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "words"),
+    [
+        ("ic1oc1_id3ih3kd3kh3", shapes.Unsupported, "three-dimensional"),
+        ("ic1oc1_ih5oh2kh3ph9", shapes.Unsupported, "outputs of 5 inputs"),
+        ("ic1oc1_ih5xh3", DataError, "cannot be read from 'xh3' on"),
+        ("oc1_ih5", DataError, "no ic"),
+        ("ic1oc1kh3", DataError, "neither ih nor iw"),
+    ],
+)
+def test_shapes_that_mean_nothing_here(line, kind, words):
+    with pytest.raises(kind, match=words):
+        shapes.parse(line)
+
+
+def test_files_of_shapes_become_rows(tmp_path, monkeypatch):
+    path = tmp_path / "shapes.txt"
+    path.write_text(
+        """# a comment
+mb50ic3oc5ih9oh5kh3sh2dh0ph1n"net:a"
+
+mb50_g3ic6oc9_ih7kh3dh1ph2n"net:b"
+mb50ic4_ih6oh3_kh2sh2n"net:pool"
+mb50ic4_ih6n"net:bn"
+ic1oc1_id3ih3kd3kh3
+mb50ic4_ih6kh2dh1n"net:dilated"
+"""
+    )
+    told = []
+    works = operators.from_files([path], 2, told.append)
+    assert [line.split(": ")[-1] for line in told] == [
+        "it is three-dimensional", "there is no pooling with dilation"
+    ]  # fmt: skip
+    assert [(w.op, w.direction) for w in works] == [
+        *(("conv2d", "forward"), ("conv2d_input_grad", "dx"), ("conv2d_weight_grad", "dw")) * 2,
+        ("max_pool2d", "forward"), ("max_pool2d_grad", "dx"),
+        ("avg_pool2d", "forward"), ("avg_pool2d_grad", "dx"),
+        ("batch_norm", "forward"), ("batch_norm", "both"),
+    ]  # fmt: skip
+    assert {work.batch for work in works} == {2}
+    flops = operations(operators.build(works[3], works[3].arrays(), threads=1).graph)
+    assert flops == 2 * 2 * 9 * 7 * 7 * 2 * 9
+    for work in works:
+        operators.row(work, ALONE)
+    monkeypatch.setattr(operators, "available", lambda: 1)
+    assert operators.from_files([path], 2, told.append) == []
+    assert "GiB" in told[2]
+    assert "--batch" in told[2]
+
+
+def test_command_with_shapes(tmp_path):
+    path = tmp_path / "shapes.txt"
+    path.write_text('mb50ic3oc5ih9oh5kh3sh2dh0ph1n"net:A"\nic1oc1_id3ih3kd3kh3\n')
+    result = invoke(
+        "ops", "--shapes", path, "--batch", 3, "--threads", 1, "--repeats", 1, "net:a dw"
+    )
+    assert result.exit_code == 0, result.output
+    assert "is left out: it is three-dimensional" in result.stdout
+    assert "conv2d net:A" in result.stdout
+
+
+def test_onednns_own_files_are_read():
+    folder = Path(__file__).parents[2] / "shared" / "data" / "vectors" / "onednn-shapes"
+    if not folder.is_dir():
+        pytest.skip("oneDNN's shapes are not there: ../shared/data/vectors/onednn-shapes")
+    told = []
+    works = operators.from_files(sorted(folder.glob("*.txt")), 1, told.append)
+    assert len(works) > 3000
+    assert all("is left out: " in line for line in told)

@@ -75,9 +75,9 @@ def child(contender: str, work: Work, threads: int) -> dict[str, int]:
     command = [sys.executable, "-m", "foveal.bench.memory", *map(str, words)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
     if ended.returncode:
+        last = ended.stderr.strip().rpartition("\n")[2]
         raise FovealError(
-            f"bench memory: the process for {contender} ended with status {ended.returncode}:"
-            f" {ended.stderr.strip()[-400:]}"
+            f"bench memory: the process for {contender} ended with status {ended.returncode}: {last}"
         )
     found: dict[str, int] = json.loads(ended.stdout.splitlines()[-1])
     return found

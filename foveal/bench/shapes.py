@@ -1,6 +1,6 @@
 """Shapes as oneDNN's benchmarks write them, one a line: mb32_g1ic3oc32_ih224oh112kh3sh2ph1_iw224ow112kw3sw2pw1_n"name".
 
-A key is followed by its number; what is left out follows from the rest, as in benchdnn's documentation: columns from rows,
+A key is followed by its number; what is left out follows from the rest, as benchdnn reads it: columns from rows,
 sizes of the output from stride, dilation and padding, the padding from the output. Dilation counts from 0. A line with oc
 is a convolution, one with a kernel alone a pooling, any other a batch norm.
 """
