@@ -18,6 +18,7 @@ from foveal.kernel.lang import (
     loop,
     loops,
     parallel,
+    splat,
     var,
     vectors,
     where,
@@ -202,6 +203,18 @@ def test_loops_with_traced_bounds_start_and_step():
 
     for got in both_ways(triangle, np.zeros(6, np.float32), np.zeros(1, np.float32)):
         assert got.tolist() == [0, 0, 1, 1, 4, 4]
+
+
+def test_conditions_known_while_the_kernel_is_built_mix_with_others():
+    def body(y, x):
+        for at, width in vectors(20):
+            positive = x.load((at,), width) > 0.0
+            either = (True & positive) | (False & positive) | splat(False, width)
+            y.store((at,), where(either, 1.0, 2.0))
+
+    x = np.linspace(-1, 1, 20, dtype=np.float32)
+    for got in both_ways(body, np.zeros(20, np.float32), x):
+        assert got.tolist() == np.where(x > 0, 1, 2).tolist()
 
 
 def test_comparisons_and_integers_agree_with_numpy():

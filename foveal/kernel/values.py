@@ -199,6 +199,8 @@ class Value:
     def __xor__(self, other: Any) -> "Value":
         return self._binary(other, "xor", "")
 
+    __rand__, __ror__, __rxor__ = __and__, __or__, __xor__
+
     def __lshift__(self, other: Any) -> "Value":
         return self._binary(other, "shl", "")
 
@@ -260,11 +262,14 @@ def match(left: Any, right: Any) -> tuple[Value, Value]:
 
 
 def splat(value: Any, width: int) -> Any:
-    """The scalar `value` in each of `width` lanes; a vector is given back as it is."""
+    """The scalar `value` in each of `width` lanes; a vector is given back as it is.
+
+    So is a Python number while a kernel is built: what it meets decides its kind.
+    """
     if isinstance(value, Var):
         value = value.get()
     if not isinstance(value, Value):
-        return interpret.splat(value, width)
+        return value if building() else interpret.splat(value, width)
     if value.width != 1 or width == 1:
         return value
     kind = vector_type(value.kind, width)
