@@ -121,7 +121,10 @@ class Conv2d(Convolution):
         Case(((1, 2, 17, 13), (18, 2, 3, 3)), {"padding": 1}),  # bands of rows
         Case(((1, 2, 18, 48), (3, 2, 5, 5)), {"stride": 2, "padding": 2}),  # bands, few inputs
         Case(((5, 9, 4, 3), (37, 9, 3, 3)), {"padding": 1}),  # tiles of images
-        Case(((26, 8, 5, 4), (6, 8, 3, 5)), {"stride": (2, 1), "padding": (2, 0, 3, 2), "dilation": (2, 1)}),
+        Case(
+            ((26, 8, 5, 4), (6, 8, 3, 5)),
+            {"stride": (2, 1), "padding": (2, 0, 3, 2), "dilation": (2, 1)},
+        ),
         Case(((4, 16, 3, 3), (16, 8, 3, 3)), {"padding": 2, "groups": 2, "dilation": 2}),
         Case(((3, 8, 1, 2), (17, 8, 5, 3)), {"padding": (2, 1)}),  # most taps meet padding only
         Case(((3, 34, 6, 5), (39, 34, 1, 1))),  # pixels of all images in one row

@@ -208,8 +208,15 @@ def correlate(
             image, panel = source.at(0, 0, 0, g * inputs), panels.at(g, b, 0, 0, 0, 0)
             for rows, columns in itertools.product(*axes):
                 last = end if rows.count == count else minimum(end, rows.count)
-                for i, j, offsets in tile_positions(start, last, rows.count, columns.count, tile.rows, bands):
-                    at = image.at(0, rows.origin + i * rows.input_step, columns.origin + j * columns.input_step, 0)
+                for i, j, offsets in tile_positions(
+                    start, last, rows.count, columns.count, tile.rows, bands
+                ):
+                    at = image.at(
+                        0,
+                        rows.origin + i * rows.input_step,
+                        columns.origin + j * columns.input_step,
+                        0,
+                    )
                     totals = product(at, panel, rows, columns, offsets, valid, tile)
                     where = output_pixels(n, i, j, offsets, rows, columns)
                     for v, (lane, width) in enumerate(pieces(valid, tile.width)):
@@ -268,12 +275,22 @@ def product(
     for r in loop(rows.taps):
         for s in loop(columns.taps):
             weights = panel.at(
-                0, 0, rows.kernel + r * rows.kernel_step, columns.kernel + s * columns.kernel_step, 0, 0
+                0,
+                0,
+                rows.kernel + r * rows.kernel_step,
+                columns.kernel + s * columns.kernel_step,
+                0,
+                0,
             )
             pixels = at.at(0, r * rows.tap_step, s * columns.tap_step, 0)
             for c in loop(inputs // step):
                 for u in range(step):
-                    ws = [weights.load((0, 0, 0, 0, c * step + u, start), tile.width) for start, _ in starts]
+                    ws = [
+                        weights.load((0, 0, 0, 0, c * step + u, start), tile.width)
+                        for start, _ in starts
+                    ]
                     here = pixels.opaque() if u and columns.taps == 1 < inputs else pixels
-                    multiply_add(acc, [here.neighbour(c * step + u + place) for place in places], ws)
+                    multiply_add(
+                        acc, [here.neighbour(c * step + u + place) for place in places], ws
+                    )
     return acc

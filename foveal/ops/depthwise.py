@@ -20,7 +20,9 @@ Axes = tuple[tuple[Taps, ...], tuple[Taps, ...]]
 Lines = Callable[[], Iterable[tuple[Any, list[list[int]]]]]
 Uses = dict[tuple[int, int], list[tuple[int, tuple[int, int]]]]
 SMALL = 64  # pixels up to which all of an image is unrolled
-CACHED = 1 << 20  # elements that the last cache is sure to hold; more come from memory and are fetched early
+CACHED = (
+    1 << 20
+)  # elements that the last cache is sure to hold; more come from memory and are fetched early
 LEAST_ROWS = 4  # of a band: neighbouring bands read some rows both
 MOST_CHUNKS = 16  # of images, whose weight gradients are summed apart
 PRODUCTS = 54  # of a tile of the weight gradient: columns enough to load each input once for all of 3x3 taps
@@ -55,7 +57,9 @@ def depthwise(*arrays: Any, axes: Axes, bands: int, small: bool, epilogue: Epilo
                 for columns in axes[1]:
                     for j, taps in tiles(columns, x.shape[2], registers() * 3 // 8):
                         pixels = [output(n, i, j + q, rows, columns) for q in range(len(taps))]
-                        for g, width in vectors(x.shape[3]):  # innermost: memory is read and written in long runs
+                        for g, width in vectors(
+                            x.shape[3]
+                        ):  # innermost: memory is read and written in long runs
                             at, weights = x.at(n, 0, 0, g), w.at(0, 0, 0, 0, g)
                             totals = row_tile(at, weights, i, j, taps, rows, columns, width)
                             ending.store(n * bands + band, pixels, totals, g, width)
@@ -102,7 +106,9 @@ def row_tile(
         row = w.at(0, 0, rows.kernel + r * rows.kernel_step, columns.kernel, 0)
         weights = {(0, s): nest.load(row, (0, 0, 0, s * columns.kernel_step, 0), width)
                    for s in range(columns.taps)}  # fmt: skip
-        add_products(acc, x.at(0, above, columns.origin + j * columns.input_step, 0), uses, weights, width)
+        add_products(
+            acc, x.at(0, above, columns.origin + j * columns.input_step, 0), uses, weights, width
+        )
     return [total.get() for total in acc]
 
 
@@ -113,7 +119,9 @@ def fetch(x: Any, i: Any, j: Any, count: int, rows: Taps, columns: Taps) -> None
         x.prefetch((0, row, columns.origin + j * columns.input_step + q, 0))
 
 
-def add_products(acc: list[Any], x: Any, uses: Uses, weights: dict[tuple[int, int], Any], width: int) -> None:
+def add_products(
+    acc: list[Any], x: Any, uses: Uses, weights: dict[tuple[int, int], Any], width: int
+) -> None:
     """acc[pixel] += x[place] * weights[tap] for the (pixel, tap) pairs that use a place, each place loaded once."""
     for h, v in sorted(uses):
         value = x.load((0, h, v, 0), width)
@@ -126,7 +134,11 @@ def whole_image(ending: Ending, n: Any, g: Any, width: int, rows: Taps, columns:
     x, w = ending.own
     places = [(i, j) for i in range(rows.count) for j in range(columns.count)]
     weights = {
-        (r, s): nest.load(w, (0, 0, rows.kernel + r * rows.kernel_step, columns.kernel + s * columns.kernel_step, g), width)
+        (r, s): nest.load(
+            w,
+            (0, 0, rows.kernel + r * rows.kernel_step, columns.kernel + s * columns.kernel_step, g),
+            width,
+        )
         for r in range(rows.taps)
         for s in range(columns.taps)
     }
@@ -135,7 +147,9 @@ def whole_image(ending: Ending, n: Any, g: Any, width: int, rows: Taps, columns:
         for t in range(count):
             tile = places[done + t * size : done + (t + 1) * size]
             acc = [var(0.0, width) for _ in tile]
-            add_products(acc, x.at(n, 0, 0, g), uses_of(tile, rows, columns, x.shape), weights, width)
+            add_products(
+                acc, x.at(n, 0, 0, g), uses_of(tile, rows, columns, x.shape), weights, width
+            )
             pixels = [output(n, i, j, rows, columns) for i, j in tile]
             ending.store(n, pixels, [total.get() for total in acc], g, width)
         done += size * count
@@ -180,7 +194,9 @@ def weight_grad_depthwise(partial: Any, dy: Any, x: Any, *, axes: Axes, parts: i
         def add(n: Any, g: Any, width: int, lines: Lines, kernel_rows: list[int]) -> None:
             into = partial.at(chunk, rows.kernel, columns.kernel, g)  # noqa: B023 - called at once
             for taps in groups_of_taps(kernel_rows, columns.taps):
-                add_lines(into, taps, lines, dy.at(n, 0, 0, g), x.at(n, 0, 0, g), rows, columns, width)
+                add_lines(
+                    into, taps, lines, dy.at(n, 0, 0, g), x.at(n, 0, 0, g), rows, columns, width
+                )
 
         for g, width in part_of_vectors(G, part, parts):
             for r, s in loops(R, S):
@@ -229,7 +245,9 @@ def add_lines(
                 for r, s in ((r, s) for r in ups for s in ones if (r, s) in acc):
                     place = r * rows.tap_step, q * columns.input_step + s * columns.tap_step
                     uses.setdefault(place, []).append((q, (r, s)))
-            at = x.at(0, rows.origin + i * rows.input_step, columns.origin + j * columns.input_step, 0)
+            at = x.at(
+                0, rows.origin + i * rows.input_step, columns.origin + j * columns.input_step, 0
+            )
             for h, v in sorted(uses):
                 value = at.load((0, h, v, 0), width)
                 for q, tap in uses[h, v]:

@@ -54,7 +54,15 @@ def lower(to: Lowering, y: Results, x: Any, panels: Any, outputs: int) -> None:
     chunks = chunks_of(x.shape[3], x.shape[1], tile_for(outputs).rows)
     tasks = sum(n for _, _, n in chunks)
     parts = min(panels.shape[1], -(-ENOUGH_TASKS // tasks))
-    y.call(to, correlate_pixels, tasks, [], [x.permuted(0, 2, 3, 1), panels], outputs=outputs, parts=parts)
+    y.call(
+        to,
+        correlate_pixels,
+        tasks,
+        [],
+        [x.permuted(0, 2, 3, 1), panels],
+        outputs=outputs,
+        parts=parts,
+    )
 
 
 def chunks_of(pixels: int, channels: int, most: int) -> list[tuple[int, int, int]]:

@@ -68,7 +68,9 @@ def tile_of(m: int, n: int, direct: bool) -> Tile:
     """Few rows leave registers for more columns; with few tiles they get fewer rows, down to what hides the latency."""
     tile = tile_for(n)
     if direct and m < tile.rows:
-        vectors = min(registers() * 3 // 4 // m, max(tile.vectors, n // (ENOUGH_TASKS * tile.width)))
+        vectors = min(
+            registers() * 3 // 4 // m, max(tile.vectors, n // (ENOUGH_TASKS * tile.width))
+        )
         return Tile(tile.width, vectors, m)
     rows = tile.rows
     while rows > 6 and -(-m // rows) * -(-n // tile.columns) < ENOUGH_TASKS:
@@ -125,7 +127,7 @@ def multiply_rows(partial: Any, a: Any, b: Any) -> None:
 
     b is read in rows from end to end: in columns of a few vectors every row would be another page.
     """
-    (chunks, m, n), k, size = partial.shape, a.shape[1], lanes()
+    (chunks, m, n), k = partial.shape, a.shape[1]
 
     def add(g: Any, l: Any, steps: int, fresh: bool) -> None:  # noqa: E741
         for j, width in vectors(n):
