@@ -7,7 +7,7 @@ product with a zero is computed and nothing is bordered with zeros, and a vector
 import itertools
 from typing import Any
 
-from foveal.kernel.lang import head, loop, maximum, minimum, parallel, thread, vectors
+from foveal.kernel.lang import head, lanes, loop, maximum, minimum, parallel, thread, vectors
 from foveal.ops.epilogue import Ending, Epilogue, Results
 from foveal.ops.geometry import Taps
 from foveal.ops.op import Lowering, Shape
@@ -24,7 +24,7 @@ from foveal.ops.tile import (
 )
 
 Axes = tuple[tuple[Taps, ...], tuple[Taps, ...]]
-LEAST_IMAGES = 4  # with two vectors of filters enough sums to cover the latency
+LEAST_SUMS = 8  # full vectors of sums that a tile needs to cover the latency
 LEAST_INPUTS = 8
 SAVING = 0.05  # share of the products that meet padding, from which on leaving them out pays
 BAND = 128 << 10  # elements that a task copies: half of a second-level cache of 1 MB
@@ -41,7 +41,7 @@ def reach(rows: tuple[Taps, ...]) -> int:
 def fits(x: Shape, inputs: int, tile: Tile, axes: Axes) -> bool:
     """Whether it is worth while, for x [N, C, H, W]."""
     N, C, H, W = x
-    if N < LEAST_IMAGES or inputs < LEAST_INPUTS:
+    if N * tile.columns < LEAST_SUMS * lanes() or inputs < LEAST_INPUTS:
         return False
     if min(N, tile.rows) * min(reach(axes[0]), H) * W * C > BAND:
         return False

@@ -20,9 +20,7 @@ Axes = tuple[tuple[Taps, ...], tuple[Taps, ...]]
 Lines = Callable[[], Iterable[tuple[Any, list[list[int]]]]]
 Uses = dict[tuple[int, int], list[tuple[int, tuple[int, int]]]]
 SMALL = 64  # pixels up to which all of an image is unrolled
-CACHED = (
-    1 << 20
-)  # elements that the last cache is sure to hold; more come from memory and are fetched early
+CACHED = 1 << 20  # elements of x that the last cache is sure to hold; more are `far`: fetched early
 LEAST_ROWS = 4  # of a band: neighbouring bands read some rows both
 MOST_CHUNKS = 16  # of images, whose weight gradients are summed apart
 PRODUCTS = 54  # of a tile of the weight gradient: columns enough to load each input once for all of 3x3 taps
@@ -34,10 +32,17 @@ def lower(to: Lowering, y: Results, x: Any, w: Any, axes: Axes) -> None:
     small = rows * columns <= SMALL
     bands = 1 if small else max(1, min(-(-ENOUGH_TASKS // x.shape[0]), rows // LEAST_ROWS))
     y.call(to, depthwise, x.shape[0] * bands, [], [x, w.permuted(1, 2, 3, 4, 0)], axes=axes,
-           bands=bands, small=small)  # fmt: skip
+           bands=bands, small=small, far=is_far(x))  # fmt: skip
 
 
-def depthwise(*arrays: Any, axes: Axes, bands: int, small: bool, epilogue: Epilogue) -> None:
+def is_far(x: Any) -> bool:
+    """Whether the images come from memory and not from a cache."""
+    return math.prod(x.shape) > CACHED
+
+
+def depthwise(
+    *arrays: Any, axes: Axes, bands: int, small: bool, far: bool, epilogue: Epilogue
+) -> None:
     """y[n, p, q, g] = sum over taps of x[n, ., ., g] w[., ., g]"""
     ending = Ending(epilogue, arrays, 2)
     x, w = ending.own
@@ -61,7 +66,7 @@ def depthwise(*arrays: Any, axes: Axes, bands: int, small: bool, epilogue: Epilo
                             x.shape[3]
                         ):  # innermost: memory is read and written in long runs
                             at, weights = x.at(n, 0, 0, g), w.at(0, 0, 0, 0, g)
-                            totals = row_tile(at, weights, i, j, taps, rows, columns, width)
+                            totals = row_tile(at, weights, i, j, taps, rows, columns, width, far)
                             ending.store(n * bands + band, pixels, totals, g, width)
 
 
@@ -89,7 +94,15 @@ def tiles(taps: Taps, size: int, most: int) -> Iterator[tuple[Any, list[list[int
 
 
 def row_tile(
-    x: Any, w: Any, i: Any, j: Any, taps: list[list[int]], rows: Taps, columns: Taps, width: int
+    x: Any,
+    w: Any,
+    i: Any,
+    j: Any,
+    taps: list[list[int]],
+    rows: Taps,
+    columns: Taps,
+    width: int,
+    far: bool,
 ) -> list[Any]:
     """Sums of neighbouring outputs of row i, from column j on."""
     acc = [var(0.0, width) for _ in taps]
@@ -99,7 +112,7 @@ def row_tile(
             at = q * columns.input_step + s * columns.tap_step
             uses.setdefault((0, at), []).append((q, (0, s)))
     first, end = rows.meeting(i, x.shape[1])
-    if math.prod(x.shape) > CACHED:
+    if far:
         fetch(x, i + 1, j, len(taps), rows, columns)
     for r in loop(end, start=first):
         above = rows.origin + i * rows.input_step + r * rows.tap_step
@@ -174,12 +187,15 @@ def lower_weight_grad(to: Lowering, dw: Any, dy: Any, x: Any, axes: Axes) -> Non
     G, _, R, S = dw.shape
     chunks = min(x.shape[0], MOST_CHUNKS)
     partial = to.scratch((chunks, R, S, G))
-    to.call(weight_grad_depthwise, [partial], [dy, x], axes=axes, parts=-(-ENOUGH_TASKS // chunks))
+    to.call(weight_grad_depthwise, [partial], [dy, x], axes=axes, far=is_far(x),
+            parts=-(-ENOUGH_TASKS // chunks))  # fmt: skip
     to.call(add_partials, [dw.permuted(2, 3, 1, 0).reshaped((R * S * G,))],
             [partial.reshaped((chunks, R * S * G))])  # fmt: skip
 
 
-def weight_grad_depthwise(partial: Any, dy: Any, x: Any, *, axes: Axes, parts: int) -> None:
+def weight_grad_depthwise(
+    partial: Any, dy: Any, x: Any, *, axes: Axes, parts: int, far: bool
+) -> None:
     """partial[c, r, s, g] = sum over the c-th chunk of images, and over pixels, of x * dy.
 
     The taps' sums stay in registers while an image passes, so x and dy are loaded once: 90 % of the peak. From memory both
@@ -187,7 +203,6 @@ def weight_grad_depthwise(partial: Any, dy: Any, x: Any, *, axes: Axes, parts: i
     """
     chunks, R, S, G = partial.shape
     (rows,), (columns,) = axes
-    cached = math.prod(x.shape) <= CACHED
     for chunk, part in parallel(chunks, parts):
         first, end = (c * x.shape[0] // chunks for c in (chunk, chunk + 1))
 
@@ -195,15 +210,23 @@ def weight_grad_depthwise(partial: Any, dy: Any, x: Any, *, axes: Axes, parts: i
             into = partial.at(chunk, rows.kernel, columns.kernel, g)  # noqa: B023 - called at once
             for taps in groups_of_taps(kernel_rows, columns.taps):
                 add_lines(
-                    into, taps, lines, dy.at(n, 0, 0, g), x.at(n, 0, 0, g), rows, columns, width
+                    into,
+                    taps,
+                    lines,
+                    dy.at(n, 0, 0, g),
+                    x.at(n, 0, 0, g),
+                    rows,
+                    columns,
+                    width,
+                    far,
                 )
 
         for g, width in part_of_vectors(G, part, parts):
             for r, s in loops(R, S):
                 partial.store((chunk, r, s, g), 0.0, width)
-            for n in loop(end, start=first) if cached else ():
+            for n in loop(end, start=first) if not far else ():
                 add(n, g, width, lambda: tiles(rows, x.shape[1], 1), list(range(rows.taps)))
-        for n in () if cached else loop(end, start=first):
+        for n in () if not far else loop(end, start=first):
             for i, (ups,) in tiles(rows, x.shape[1], 1):
                 for g, width in part_of_vectors(G, part, parts):
                     add(n, g, width, lambda: [(i, [ups])], ups)  # noqa: B023 - called at once
@@ -229,13 +252,14 @@ def groups_of_taps(rows: list[int], S: int) -> Iterator[list[tuple[int, int]]]:
 
 
 def add_lines(
-    into: Any, taps: list[tuple[int, int]], lines: Lines, dy: Any, x: Any, rows: Taps, columns: Taps, width: int
+    into: Any, taps: list[tuple[int, int]], lines: Lines, dy: Any, x: Any, rows: Taps, columns: Taps, width: int,
+    far: bool,
 ) -> None:  # fmt: skip
     """into[tap] += the sum over the pixels of output rows (row, its taps that meet the image) of x * dy."""
     acc = {tap: var(into.load((0, *tap, 0), width), width) for tap in taps}
     for i, (ups,) in lines():
         for j, across in tiles(columns, x.shape[2], max(1, PRODUCTS // len(taps))):
-            if math.prod(x.shape) > CACHED:
+            if far:
                 fetch(x, i + 1, j, len(across), rows, columns)
                 for q in range(len(across)):
                     dy.prefetch((0, i + 1, j + q, 0))

@@ -127,7 +127,7 @@ def multiply_rows(partial: Any, a: Any, b: Any) -> None:
 
     b is read in rows from end to end: in columns of a few vectors every row would be another page.
     """
-    (chunks, m, n), k, size = partial.shape, a.shape[1], lanes()
+    (chunks, m, n), k = partial.shape, a.shape[1]
 
     def add(g: Any, l: Any, steps: int, fresh: bool) -> None:  # noqa: E741
         for j, width in vectors(n):

@@ -49,10 +49,10 @@ def split(n: int, most: int) -> list[tuple[int, int]]:
 
 
 def unrolling(n: int) -> int:
-    """Steps of a loop of n that one iteration takes: 4 where they divide n, for a step of a full tile hides the loop's
-    own work and more only takes longer to compile; else the largest divisor up to 8.
+    """Steps of a loop of n that one iteration takes: a short loop's all, else 4 where they divide n, for a step of a full
+    tile hides the loop's own work and more only takes longer to compile; else the largest divisor up to 8.
     """
-    return 4 if n % 4 == 0 else max(d for d in range(1, 9) if n % d == 0)
+    return 4 if n > 8 and n % 4 == 0 else max(d for d in range(1, 9) if n % d == 0)
 
 
 def pieces(columns: int, width: int) -> list[tuple[int, int]]:

@@ -19,11 +19,10 @@ from foveal.kernel.lang import (
     thread,
     var,
     vectors,
-    when,
     width_of,
 )
 from foveal.ops import depthwise
-from foveal.ops.correlate import Axes, both_axes, bordered, clear, copy_band, nhwc, used_kernel
+from foveal.ops.correlate import Axes, bordered, both_axes, clear, copy_band, nhwc, used_kernel
 from foveal.ops.geometry import forward_taps
 from foveal.ops.op import Lowering, Shape
 from foveal.ops.pixels import evenly_spaced, one_row
@@ -55,7 +54,8 @@ def lower(
     axes, first, kernel = used_kernel(axes)
     if kernel == (1, 1) and dy.shape[2:] == x.shape[2:] and evenly_spaced(dy) and evenly_spaced(x):
         dy, x = (one_row(v).permuted(0, 1, 3, 2) for v in (dy, x))  # one column of pixels
-        axes = tuple((replace(t[0], count=n),) for t, n in zip(axes, dy.shape[2:], strict=True))
+        (rows,), (columns,) = axes
+        axes = (replace(rows, count=dy.shape[2]),), (replace(columns, count=1),)
     N, _, P, Q = dy.shape
     together = groups == 1 and dilation[1] == 1 and C < FEW and kernel[1] > 1
     images, bands = units_of(
@@ -78,7 +78,7 @@ def lower(
 def lower_sum(to: Lowering, dw: Any, partial: Any, first: tuple[int, int]) -> None:
     """Add up the chunks' sums [chunks, R, S, C, K] of the kernel positions from `first` on; the others are 0."""
     (K, C, R, S), (chunks, *kernel, _, _) = dw.shape, partial.shape
-    if (R, S) == tuple(kernel):
+    if tuple(kernel) == (R, S):
         total = dw.permuted(2, 3, 1, 0).reshaped((R * S * C * K,))
         to.call(add_partials, [total], [partial.reshaped((chunks, R * S * C * K))])
         return
@@ -90,16 +90,17 @@ def add_inside(total: Any, partial: Any, *, first: tuple[int, int]) -> None:
     """total[r, s] = the sum over partial[., r - first, s - first] in order; 0 where there is no such position."""
     chunks, rows, columns, n = partial.shape
     for r, s in parallel(*total.shape[:2]):
-        row, column = r - first[0], s - first[1]
-        there = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+        there = within(r, first[0], rows) * within(s, first[1], columns)
         for i, width in vectors(n):
-            for _ in when(there):
-                acc = var(0.0, width)
-                for g in loop(chunks):
-                    acc += partial.load((g, row, column, i), width)
-                total.store((r, s, i), acc, width)
-            for _ in when(there == False):  # noqa: E712
-                total.store((r, s, i), 0.0, width)
+            acc = var(0.0, width)
+            for g in loop(there * chunks):
+                acc += partial.load((g, r - first[0], s - first[1], i), width)
+            total.store((r, s, i), acc, width)
+
+
+def within(i: Any, first: int, count: int) -> Any:
+    """1 if first <= i < first + count, else 0."""
+    return minimum(maximum(i - (first - 1), 0), 1) * minimum(maximum(first + count - i, 0), 1)
 
 
 def units_of(x: Shape, outputs: tuple[int, int], one: bool) -> tuple[int, int]:
@@ -155,7 +156,7 @@ def weight_grad(
                 k = group * filters + b * tile.columns
                 into, image = partial.at(g, 0, 0, 0, k), source.at(0, 0, 0, group * C)
                 starts = pieces(valid, tile.width)
-                if S < axes[1][0].taps:
+                if axes[1][0].taps > S:
                     add_ranges(into, image, dy.at(0, 0, 0, k), unit, axes, starts, border)
                 else:
                     add_channels(
@@ -242,8 +243,8 @@ def accumulate(
 ) -> None:
     """into[position, k] += sum over a unit's pixels of x * dy for a tile in registers.
 
-    offsets: of a tile's positions in `into` and, in memory, in x. copied: x holds one image. ahead: rows from here to the next
-    unit, whose pixels are fetched early where this is the only pass over them.
+    offsets: of a tile's positions in `into` and, in memory, in x. copied: x holds one image. ahead: rows from here to the
+    next unit, whose pixels are fetched early where this is the only pass over them.
     """
     (rows,), (columns,) = axes
     acc = {
