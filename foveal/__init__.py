@@ -18,6 +18,7 @@ MAP = (
     ("autodiff", "Graph -> Graph with gradients"),
     ("passes", "simplify, fuse, plan_memory"),
     ("lower", "fused groups -> kernel calls"),
+    ("tune", "measured choices of algorithms, where FOVEAL_TUNE=1 asks for them"),
     ("execute", "Program: one arena and a list of calls; threads; timing"),
     ("peak", "what this machine can multiply and add, and copy, at most"),
     ("program", "compile, grad, compile_step: what users call"),

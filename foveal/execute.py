@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foveal import debug
+from foveal import debug, tune
 from foveal.errors import ShapeError
 from foveal.graph import Graph
 from foveal.kernel import compile as kernels
@@ -178,6 +178,8 @@ class Program:
         started = time.perf_counter()
         self.threads = threads or get_threads()
         self.graph = simplify(graph)
+        if tune.wanted():
+            tune.tune(self.graph, lambda one: Program(one, self.threads))
         self.lowered: Lowered = lower(self.graph, tuned)
         prepared, every_time = split_calls(self.lowered.calls, self.graph)
         self.calls, self.prepared = [*prepared, *every_time], len(prepared)
@@ -272,7 +274,7 @@ class Program:
             for variable in self.updated:
                 variable.version += 1
 
-    def launch_from(self, start: int, timed: bool) -> None:
+    def launch_from(self, start: int, timed: bool = False) -> None:
         if start == len(self.calls):
             return
         n, count = len(self.calls) - start, self.count.ctypes.data

@@ -6,7 +6,7 @@ import pytest
 
 from foveal import ops
 from foveal.graph import Variable
-from foveal.ops import choice, transforms, winograd
+from foveal.ops import choice, transforms
 from foveal.program import compile
 
 
@@ -70,8 +70,7 @@ def test_accuracy_on_the_shapes_of_networks(shape):
 
 @pytest.mark.parametrize("shape", [(2, 20, 40, 6, 9), (4, 130, 70, 4, 4), (1, 64, 33, 3, 3)])
 def test_threads_share_filters_where_tiles_are_few(shape, monkeypatch):
-    monkeypatch.setattr(winograd, "few_tiles", lambda *_: True)
-    monkeypatch.setattr(choice, "choose", lambda _: 4)
+    monkeypatch.setattr(choice, "choose", lambda _: choice.Choice(4, shared=True))
     found, wants = results(*shape)
     check(found, wants)
     for one, two in zip(results(*shape, threads=1)[0], found, strict=True):
@@ -80,7 +79,8 @@ def test_threads_share_filters_where_tiles_are_few(shape, monkeypatch):
 
 def test_the_choice_depends_on_the_shape():
     def chosen(C, K, P, kind="forward", stride=(1, 1), N=32):
-        return choice.choose(choice.Problem(kind, N, C, K, P, P, (3, 3), stride, (1, 1), 1))
+        problem = choice.Problem(kind, N, C, K, P, P, (3, 3), stride, (1, 1), 1)
+        return problem.default().m
 
     assert chosen(64, 64, 32) == chosen(64, 64, 32, "weight") == 4
     assert chosen(16, 16, 32) == 4

@@ -9,16 +9,34 @@ from typing import Any
 
 from foveal.kernel.lang import lanes
 from foveal.ops.transforms import POINTS
-from foveal.ops.winograd_weight import group_of
 
 DIRECT = 0
+PLAIN = (
+    (3, 3),
+    (1, 1),
+    (1, 1),
+    1,
+)  # kernel, stride, dilation, groups that minimal filtering is for
 INPUT, OUTPUT, FILTER = (
     {2: 70, 4: 330},
     {2: 50, 4: 250},
     {2: 50, 4: 120},
-)  # per tile, or filter, and vector of channels
+)  # per tile or filter, and vector of channels
 EFFICIENCY = 0.93  # share of the peak that the direct kernels reach
 ADVANTAGE = 0.95  # of the direct cost that minimal filtering has to stay below
+MOST_GROUP = 64  # channels, and filters, of a task: its 36 x 64 x 64 sums are 576 KiB
+TILES = (12, 24, 48, 96)  # sizes of blocks to measure
+
+
+@dataclass(frozen=True)
+class Choice:
+    """m: DIRECT, or the tile size of F(m x m, 3 x 3). tiles: most that are transformed at once, 0 for the kernel's own
+    rule. shared: threads share blocks of filters instead of blocks of tiles; None for the kernel's own rule.
+    """
+
+    m: int
+    tiles: int = 0
+    shared: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -36,14 +54,9 @@ class Problem:
     dilation: tuple[int, int]
     groups: int
 
-    def candidates(self) -> list[int]:
+    def sizes(self) -> list[int]:
         """DIRECT, and the tile sizes m of F(m x m, 3 x 3) where that can be used."""
-        plain = (self.kernel, self.stride, self.dilation, self.groups) == (
-            (3, 3),
-            (1, 1),
-            (1, 1),
-            1,
-        )
+        plain = (self.kernel, self.stride, self.dilation, self.groups) == PLAIN
         grouped = self.kind == "forward" or bool(group_of(self.C) and group_of(self.K))
         return [DIRECT, *(POINTS if plain and grouped else ())]
 
@@ -59,18 +72,50 @@ class Problem:
         products = tiles * (m + 2) ** 2 * self.C * math.ceil(self.K / lanes())
         return transforms + products + FILTER[m] * self.C * math.ceil(self.K / lanes())
 
+    @property
+    def key(self) -> str:
+        """The problem in words, for the file of measured choices."""
+        R, S = self.kernel
+        return (
+            f"{self.kind} N{self.N} C{self.C} K{self.K} P{self.P} Q{self.Q} R{R} S{S} u{self.stride}"
+            f" d{self.dilation} G{self.groups}"
+        )
+
+    def candidates(self) -> list[Choice]:
+        """The default first, then what measuring may find to be faster."""
+        found = [self.default(), Choice(DIRECT)]
+        for m in self.sizes()[1:]:
+            found += [Choice(m, tiles) for tiles in TILES]
+            found += [Choice(m, shared=True)] if self.kind == "forward" else []
+        return list(dict.fromkeys(found))
+
+    def default(self) -> Choice:
+        """What the cost model says."""
+        costs = {m: self.cost(m) * (1.0 if m == DIRECT else 1 / ADVANTAGE) for m in self.sizes()}
+        return Choice(min(costs, key=lambda m: (costs[m], m)))
+
+
+def group_of(channels: int) -> int | None:
+    """Size of the equal groups of channels that a task of the gradient in the weights takes, None if there are no good ones."""
+    if channels <= MOST_GROUP:
+        return channels
+    sizes = range(MOST_GROUP // 2, MOST_GROUP * 3 // 2 + 1)
+    fitting = [size for size in sizes if channels % size == 0]
+    return min(fitting, key=lambda size: (abs(size - MOST_GROUP), size)) if fitting else None
+
 
 def repeats(channels: int) -> int:
     """How often tiles are transformed again, for another group of channels of the other side."""
     return channels // (group_of(channels) or channels)
 
 
-def choose(problem: Problem) -> int:
-    """DIRECT or the tile size m."""
-    costs = {
-        m: problem.cost(m) * (1.0 if m == DIRECT else 1 / ADVANTAGE) for m in problem.candidates()
-    }
-    return min(costs, key=lambda m: (costs[m], m))
+measured: dict[str, Choice] = {}
+"""Choices that `foveal.tune` has measured, by problem; empty unless that was asked for."""
+
+
+def choose(problem: Problem) -> Choice:
+    """The measured choice, if there is one; else the cost model's."""
+    return measured.get(problem.key) or problem.default()
 
 
 def problem_of(kind: str, y: Any, w: Any, how: dict[str, Any]) -> Problem:

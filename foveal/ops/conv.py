@@ -163,6 +163,9 @@ class Conv2d(Convolution):
     def flops(self, y: Type, *inputs: Type, **how: Any) -> int:
         return flops(y, inputs[1].shape)
 
+    def problem(self, x: Shape, w: Shape, **how: Any) -> choice.Problem:  # type: ignore[override]
+        return choice.problem_of("forward", self.shape(x, w, **how), w, how)
+
     def kernel(
         self, y: Any, x: Any, w: Any, *, stride: Pair, padding: Sides, dilation: Pair, groups: int
     ) -> None:
@@ -182,10 +185,10 @@ class Conv2d(Convolution):
         self.lower_results(to, Results([y]), x, w, **how)
 
     def lower_results(self, to: Lowering, y: Results, x: Any, w: Any, **how: Any) -> None:
-        m = choice.choose(choice.problem_of("forward", y.shape, w.shape, how))
-        if m:
+        chosen = choice.choose(self.problem(x.shape, w.shape, **how))
+        if chosen.m:
             top, _, left, _ = how["padding"]
-            return winograd.lower_winograd(to, y, x, w, top, left, m, flip=False)
+            return winograd.lower(to, y, x, w, (top, left), chosen, flip=False)
         correlate.lower_forward(to, y, x, w, **how)
 
 
@@ -264,6 +267,10 @@ class Conv2dInputGrad(Convolution):
     def flops(self, y: Type, *inputs: Type, **how: Any) -> int:
         return flops(inputs[0], inputs[1].shape)
 
+    def problem(self, dy: Shape, w: Shape, *, size: Pair, **how: Any) -> choice.Problem:  # type: ignore[override]
+        dx, (K, C, R, S) = self.shape(dy, w, size=size, **how), w
+        return choice.problem_of("forward", dx, (C, K, R, S), how)
+
     def kernel(
         self,
         dx: Any,
@@ -299,10 +306,10 @@ class Conv2dInputGrad(Convolution):
         self, to: Lowering, dx: Results, dy: Any, w: Any, *, size: Pair, **how: Any
     ) -> None:
         turned = w.permuted(1, 0, 2, 3)
-        m = choice.choose(choice.problem_of("forward", dx.shape, turned.shape, how))
-        if m:
+        chosen = choice.choose(self.problem(dy.shape, w.shape, size=size, **how))
+        if chosen.m:
             top, _, left, _ = how["padding"]
-            return winograd.lower_winograd(to, dx, dy, turned, 2 - top, 2 - left, m, flip=True)
+            return winograd.lower(to, dx, dy, turned, (2 - top, 2 - left), chosen, flip=True)
         correlate.lower_input_grad(to, dx, dy, w, **how)
 
 
@@ -372,6 +379,9 @@ class Conv2dWeightGrad(Convolution):
     def flops(self, y: Type, *inputs: Type, **how: Any) -> int:
         return flops(inputs[0], y.shape)
 
+    def problem(self, dy: Shape, x: Shape, *, size: Pair, **how: Any) -> choice.Problem:  # type: ignore[override]
+        return choice.problem_of("weight", dy, self.shape(dy, x, size=size, **how), how)
+
     def kernel(
         self,
         dw: Any,
@@ -396,10 +406,10 @@ class Conv2dWeightGrad(Convolution):
                 dw[k, c, r, s] = acc
 
     def lower(self, to: Lowering, dw: Any, dy: Any, x: Any, *, size: Pair, **how: Any) -> None:
-        m = choice.choose(choice.problem_of("weight", dy.shape, dw.shape, how))
-        if m:
+        chosen = choice.choose(self.problem(dy.shape, x.shape, size=size, **how))
+        if chosen.m:
             top, _, left, _ = how["padding"]
-            return winograd_weight.lower_winograd_weight(to, dw, dy, x, top, left, m)
+            return winograd_weight.lower(to, dw, dy, x, (top, left), chosen)
         weight_grad.lower(to, dw, dy, x, **how)
 
 

@@ -157,6 +157,10 @@ class Operator:
         """Multiplications and additions of the equation, counted for operators whose time they decide; else 0."""
         return 0
 
+    def problem(self, *shapes: Shape, **attributes: Any) -> Any:
+        """What ops.choice decides about for inputs of these shapes; None where there is one way to compute."""
+        return None
+
     def lower(self, to: Lowering, y: Any, /, *inputs: Any, **attributes: Any) -> None:
         """Choose kernels; unless overridden the plain one."""
         to.call(self.kernel, [y], inputs, plain=True, **attributes)

@@ -27,6 +27,7 @@ from foveal.kernel.lang import (
     where,
 )
 from foveal.ops import nest
+from foveal.ops.choice import Choice
 from foveal.ops.epilogue import Ending, Epilogue, Results
 from foveal.ops.op import Lowering
 from foveal.ops.tile import Tile, multiply_add, pieces, split, tile_for
@@ -72,35 +73,35 @@ def near_equal(n: int, most: int) -> int:
     return -(-n // blocks)
 
 
-def lower_winograd(
-    to: Lowering, y: Results, x: Any, w: Any, top: int, left: int, m: int, flip: bool
+def lower(
+    to: Lowering, y: Results, x: Any, w: Any, padding: tuple[int, int], how: Choice, flip: bool
 ) -> None:
     """y = correlation of x [N, C, H, W] with w [K, C, 3, 3] at padding (top, left); flip: w is turned by 180 degrees."""
-    N, K, P, Q = y.shape
+    (N, K, P, Q), m = y.shape, how.m
     C, tile = x.shape[1], tile_for(K)
-    grid = Grid(m, N, -(-P // m), -(-Q // m), top, left)
+    grid = Grid(m, N, -(-P // m), -(-Q // m), *padding)
     outside = [
         to.scratch((1, m * m, lanes()), per_thread=True),
         to.scratch((1, C), per_thread=True),
     ]
     x, blocks = x.permuted(0, 2, 3, 1), -(-K // tile.columns)
     w = outputs_last(to, w)
-    how: dict[str, Any] = {"grid": grid, "size": (P, Q), "filters": K}
-    if few_tiles(grid, C, K):
+    static: dict[str, Any] = {"grid": grid, "size": (P, Q), "filters": K}
+    if few_tiles(grid, C, K) if how.shared is None else how.shared:
         V = to.scratch((1, grid.n**2, grid.tiles * row_of(C) + PAD))
         to.call(transform_inputs, [V, outside[1]], [x], grid=grid)
         part = min(C, PART)
         U = to.scratch((1, grid.n**2, part, tile.columns), per_thread=True)
         M = to.scratch((1, grid.n**2, grid.tiles * tile.columns + PAD), per_thread=True)
-        y.call(to, winograd_by_filters, 1, [U, M, outside[0]], [V, w], flip=flip, **how)
+        y.call(to, winograd_by_filters, 1, [U, M, outside[0]], [V, w], flip=flip, **static)
         return
     U = to.scratch((blocks, grid.n**2, C, tile.columns))
     to.call(transform_filters, [U], [w], m=m, flip=flip)
-    most = min(MOST_TILES, max(tile.rows, BLOCK_BYTES // (4 * grid.n**2 * C)))
+    most = how.tiles or min(MOST_TILES, max(tile.rows, BLOCK_BYTES // (4 * grid.n**2 * C)))
     T = near_equal(grid.tiles, min(most, -(-grid.tiles // LEAST_TASKS)))
     V = to.scratch((1, grid.n**2, T * row_of(C) + PAD), per_thread=True)
     M = to.scratch((1, grid.n**2, T * tile.columns + PAD), per_thread=True)
-    y.call(to, winograd, -(-grid.tiles // T), [V, M, *outside], [x, U], T=T, **how)
+    y.call(to, winograd, -(-grid.tiles // T), [V, M, *outside], [x, U], T=T, **static)
 
 
 def few_tiles(grid: Grid, C: int, K: int) -> bool:

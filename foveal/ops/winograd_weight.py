@@ -10,51 +10,40 @@ in the cache until the last tile; 3x3 sums leave it. The chunks' are added in or
 from typing import Any
 
 from foveal.kernel.lang import loop, parallel, splat, thread, var, vectors
+from foveal.ops.choice import Choice, group_of
 from foveal.ops.op import Lowering
 from foveal.ops.tile import add_partials, pieces, split, tile_for
 from foveal.ops.transforms import both_sides, scheme
 from foveal.ops.winograd import PAD, Grid, clear, corner, smaller, transform_tile
 
-MOST_GROUP = 64  # channels, and filters, of a task: 36 x 64 x 64 sums are 576 KiB
 BLOCK = 24  # tiles transformed at once
 TASKS = 16
 
 
-def group_of(channels: int) -> int | None:
-    """The size of equal groups of channels, None if there are no good ones."""
-    if channels <= MOST_GROUP:
-        return channels
-    fitting = [
-        d for d in range(MOST_GROUP // 2, MOST_GROUP + MOST_GROUP // 2 + 1) if channels % d == 0
-    ]
-    return min(fitting, key=lambda d: (abs(d - MOST_GROUP), d)) if fitting else None
-
-
-def lower_winograd_weight(
-    to: Lowering, dw: Any, dy: Any, x: Any, top: int, left: int, m: int
-) -> None:
+def lower(to: Lowering, dw: Any, dy: Any, x: Any, padding: tuple[int, int], how: Choice) -> None:
     """dw[k, c] = correlation of x [N, C, H, W] with dy [N, K, P, Q] at padding (top, left)."""
     (K, C), (N, _, P, Q) = dw.shape[:2], dy.shape
-    grid = Grid(m, N, -(-P // m), -(-Q // m), top, left)
+    grid = Grid(how.m, N, -(-P // how.m), -(-Q // how.m), *padding)
     channels, filters = group_of(C), group_of(K)
     assert channels is not None
     assert filters is not None
-    groups = (C // channels) * (K // filters)
+    groups, block = (C // channels) * (K // filters), how.tiles or BLOCK
     chunks = max(1, min(-(-TASKS // groups), grid.tiles // BLOCK))
     V, M = (
-        to.scratch((1, grid.n**2, BLOCK * n + PAD), per_thread=True) for n in (channels, filters)
+        to.scratch((1, grid.n**2, block * n + PAD), per_thread=True) for n in (channels, filters)
     )
     D = to.scratch((1, grid.n**2, channels * filters + PAD), per_thread=True)
     zeros = to.scratch((1, max(C, K)), per_thread=True)
     result = dw.permuted(2, 3, 1, 0)
     partial = to.scratch((chunks, 3, 3, C, K))
-    to.call(winograd_weight, [partial, V, M, D, zeros],
-            [dy.permuted(0, 2, 3, 1), x.permuted(0, 2, 3, 1)], grid=grid, channels=channels, filters=filters)  # fmt: skip
+    to.call(winograd_weight, [partial, V, M, D, zeros], [dy.permuted(0, 2, 3, 1), x.permuted(0, 2, 3, 1)],
+            grid=grid, block=block, channels=channels, filters=filters)  # fmt: skip
     to.call(add_partials, [result.reshaped((9 * C * K,))], [partial.reshaped((chunks, 9 * C * K))])
 
 
 def winograd_weight(
-    partial: Any, V: Any, M: Any, D: Any, zeros: Any, dy: Any, x: Any, *, grid: Grid, channels: int, filters: int
+    partial: Any, V: Any, M: Any, D: Any, zeros: Any, dy: Any, x: Any, *, grid: Grid, block: int,
+    channels: int, filters: int,
 ) -> None:  # fmt: skip
     """partial[g, r, s, c, k]: the gradient from the g-th chunk of tiles."""
     chunks, _, _, C, K = partial.shape
@@ -66,8 +55,8 @@ def winograd_weight(
         for pos in loop(D.shape[1]):
             for i, width in vectors(channels * filters):
                 D.store((thread(), pos, i), 0.0, width)
-        for first in loop(end, start=start, step=BLOCK):
-            count = smaller(BLOCK, end - first)
+        for first in loop(end, start=start, step=block):
+            count = smaller(block, end - first)
             for t in loop(count):
                 n, h, v = corner(grid, first + t)
                 inputs = (n, h - grid.top, v - grid.left, c)
