@@ -96,7 +96,7 @@ class Problem:
 
 
 def group_of(channels: int) -> int | None:
-    """Size of the equal groups of channels that a task of the gradient in the weights takes, None if there are no good ones."""
+    """Size of the equal groups of channels that a task of a weight gradient takes, None if there are no good ones."""
     if channels <= MOST_GROUP:
         return channels
     sizes = range(MOST_GROUP // 2, MOST_GROUP * 3 // 2 + 1)
