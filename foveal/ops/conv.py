@@ -202,6 +202,8 @@ class Conv2dInputGrad(Convolution):
         Case(((2, 4, 5, 5), (4, 3, 3, 3)), {"groups": 2, "padding": 1, "size": (5, 5)}),
         Case(((2, 18, 6, 3), (18, 1, 3, 3)), {"groups": 18, "padding": 1, "stride": (1, 2), "size": (6, 5)}),
         Case(((1, 8, 3, 3), (8, 4, 1, 1)), {"stride": 2, "size": (6, 5)}),
+        Case(((5, 8, 3, 2), (8, 20, 1, 1)), {"stride": 2, "size": (6, 4)}),  # tiles of images, phases without taps
+        Case(((5, 9, 3, 4), (9, 18, 3, 3)), {"stride": 2, "padding": 1, "size": (6, 7)}),
     )  # fmt: skip
 
     def shape(

@@ -106,6 +106,8 @@ class Taps:
 
     def meeting(self, i: Any, size: int) -> tuple[Any, Any]:
         """(first, end) of the taps of output i, a traced value, that meet the input."""
+        if not self.taps:
+            return 0, 0
         at, step = i * self.input_step + self.origin, abs(self.tap_step)
         below = (
             -at if self.tap_step > 0 else at - (size - 1)
