@@ -90,7 +90,7 @@ CONV, GRADIENT = "conv2d", "conv2d_weight_grad"
 LOWERED = [  # a size that decides, lowered; an operator, its case
     (product, "LARGE", 1, "matmul", Case(((3, 60), (60, 45)))),
     (product, "LARGE", 1, "matmul", Case(((1, 9), (9, 70)))),
-    (weight_grad, "UNIT", 60, GRADIENT, Case(((3, 18, 5, 4), (3, 17, 10, 8)), {"stride": 2, "padding": (1, 0, 0, 2), "size": (3, 3)})),
+    (weight_grad, "UNIT", 60, GRADIENT, Case(((3, 18, 5, 4), (3, 17, 10, 8)), {"stride": 2, "padding": 1, "size": 3})),
     (weight_grad, "UNIT", 60, GRADIENT, Case(((2, 6, 9, 8), (2, 2, 9, 8)), {"padding": 1, "size": (3, 3)})),
     (weight_grad, "UNIT", 60, GRADIENT, Case(((3, 6, 5, 7), (3, 20, 5, 7)), {"size": (1, 1)})),
     (weight_grad, "LEAST_PIXELS", 4, GRADIENT, Case(((5, 70, 4, 3), (5, 20, 4, 3)), {"padding": 1, "size": (3, 3)})),

@@ -216,6 +216,8 @@ class Conv2dInputGrad(Convolution):
         Case(((1, 8, 3, 3), (8, 4, 1, 1)), {"stride": 2, "size": (6, 5)}),
         Case(((1, 24, 9, 8), (24, 20, 3, 3)), {"padding": 1, "size": (9, 8)}),
         Case(((2, 40, 1, 5), (40, 32, 3, 3)), {"padding": (2, 0, 0, 2), "size": (1, 5)}),
+        Case(((5, 8, 3, 2), (8, 20, 1, 1)), {"stride": 2, "size": (6, 4)}),  # tiles of images, phases without taps
+        Case(((5, 9, 3, 4), (9, 18, 3, 3)), {"stride": 2, "padding": 1, "size": (6, 7)}),
     )  # fmt: skip
 
     def shape(
