@@ -1,9 +1,9 @@
 """Which nodes become one kernel. Graph -> groups, in an order in which they can run.
 
 Operators first take over what their epilogues can compute (epilogues.py). The other pointwise nodes go into the group of
-their users, so that only what somebody outside needs is ever written: into a pointwise nest, in front of a reduction, or
-into an epilogue that reads them. A value used in several groups is computed again in each where that reads at most two
-images; reductions over the same axes of the same values share one pass.
+their users, so that only what somebody outside needs is ever written: into a pointwise nest, in front of a reduction or of
+an operator that computes its input while it reads it, or into an epilogue. A value used in several groups is computed again
+in each where that reads at most two images; reductions over the same axes of the same values share one pass.
 """
 
 from foveal.graph import Graph, Node, owner
@@ -34,6 +34,7 @@ class Fuser:
         self.graph, self.shared_outputs, self.shared_passes = graph, shared_outputs, shared_passes
         self.order, self.leaves, self.stored = epilogues.order, epilogues.leaves, epilogues.stored
         self.taken, self.groups = epilogues.homes, epilogues.groups
+        self.prologues = epilogues.allowed
         self.users = graph.users()
         self.results = set(graph.results())
         self.updates = {value for _, value in graph.updates}
@@ -68,6 +69,7 @@ class Fuser:
         position = {node: i for i, node in enumerate(self.graph.nodes)}
         for group in self.groups:
             group.members.sort(key=position.__getitem__)
+            group.prologue.sort(key=position.__getitem__)
             if group.kind != "kernel":
                 group.results.sort(key=position.__getitem__)
         return self.groups
@@ -84,7 +86,7 @@ class Fuser:
         outside = node in self.results
         for user in self.users[node]:
             fusible = [g for g in self.homes.get(user, ()) if self.takes(g, node, user)]
-            homes |= dict.fromkeys(g for g in fusible if node not in g.members)
+            homes |= dict.fromkeys(g for g in fusible if not self.has(g, node, user))
             outside = outside or not fusible or len(fusible) < len(self.homes[user])
         inlined = []
         if not outside and (len(homes) == 1 or len(self.leaves[node]) <= CHEAP):
@@ -92,8 +94,8 @@ class Fuser:
         elif homes:
             inlined = [g for g in homes if self.reads_already(g, node)]
         for group in inlined:
-            group.members.append(node)
-        self.homes[node] = [*self.homes.get(node, ()), *inlined]
+            self.compute(group, node)
+        self.homes[node] = list(dict.fromkeys([*self.homes.get(node, ()), *inlined]))
         if outside or len(inlined) < len(homes) or not self.homes[node]:
             self.store(node, [g for g in homes if g not in inlined])
 
@@ -101,8 +103,31 @@ class Fuser:
         """Whether a group that computes `user` can compute the node as well."""
         if node in group.members:
             return True
-        pointwise = group.kind != "kernel" or user in group.members
-        return pointwise and group.domain == node.shape
+        if group.kind != "kernel" or user in group.members:
+            return group.domain == node.shape
+        return self.prologues and self.before(group, node, user)
+
+    def before(self, group: Group, node: Node, user: Node) -> bool:
+        """Whether the node can be computed for a user in the prologue of an operator."""
+        source, operator = group.source, group.operator
+        if operator is None or source is None or source.shape != node.shape:
+            return False
+        first = user is operator and node is source and operator.inputs.count(node) == 1
+        return (first and len(self.leaves[node]) <= CHEAP) or user in group.prologue
+
+    def has(self, group: Group, node: Node, user: Node) -> bool:
+        """Whether the group computes the node already, where the user needs it."""
+        return node in (group.prologue if self.before(group, node, user) else group.members)
+
+    def compute(self, group: Group, node: Node) -> None:
+        """Put the node into the group, wherever its users there are."""
+        if group.kind == "kernel":
+            if any(self.before(group, node, user) for user in self.users[node]):
+                group.prologue.append(node)
+            if not any(user in group.members for user in self.users[node]):
+                return
+        if node not in group.members:
+            group.members.append(node)
 
     def reads_already(self, group: Group, node: Node) -> bool:
         """Whether the group has all that the node is computed from, so that computing it again reads nothing more."""
