@@ -345,7 +345,7 @@ class Lowerer:
         node = group.operator
         assert node is not None
         assert node.op is not None
-        source = group.source if self.tuned else None
+        source = group.source if group.prologue else None
         inputs: list[Any] = [
             self.source(group, x) if x is source else self.standard(self.view(x))
             for x in node.inputs
@@ -382,9 +382,7 @@ class Lowerer:
         )
 
     def source(self, group: Group, x: Node) -> nest.Source:
-        """An operator's input, as it lies in memory or as the group's prologue computes it."""
-        if not group.prologue:
-            return nest.Source([self.standard(self.view(x))])
+        """An operator's input as the group's prologue computes it."""
         inputs, steps, slots = self.steps(group.prologue)
         views = [
             self.standard(v) if v.shape == x.shape else self.repeated(v, x.shape)

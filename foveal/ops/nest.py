@@ -89,6 +89,10 @@ class Source:
     arrays: list[Any]
     recipe: Recipe = Recipe()
 
+    @classmethod
+    def of(cls, x: Any) -> "Source":
+        return x if isinstance(x, Source) else cls([x])
+
 
 def pointwise(
     *arrays: Any, outputs: int, steps: tuple[Step, ...], results: tuple[int, ...]

@@ -162,7 +162,7 @@ class Operator:
         to.call(self.kernel, [y], inputs, plain=True, **attributes)
 
     def prologue(self, **attributes: Any) -> int | None:
-        """The position of an input that lower_results takes as a nest.Source, to be computed while it is read, if any."""
+        """The position of an input that lower_results takes as a nest.Source as well: computed while it is read."""
         return None
 
     def lower_results(self, to: Lowering, y: Any, /, *inputs: Any, **attributes: Any) -> None:

@@ -63,8 +63,7 @@ class Pooling(Operator):
         if not self.epilogues:
             super().lower(to, y, *inputs, **how)
             return
-        given = [nest.Source([x]) if i == self.reads else x for i, x in enumerate(inputs)]
-        self.lower_results(to, Results([y]), *given, **how)
+        self.lower_results(to, Results([y]), *inputs, **how)
 
 
 def spans(y: Any, n: Any) -> Any:
@@ -117,8 +116,8 @@ class MaxPool2d(Pooling):
                             best.set(maximum(value, best.get()))
                     y.store((n, c, p, q), best, width)
 
-    def lower_results(self, to: Lowering, y: Results, x: nest.Source, **how: Any) -> None:
-        pooling.lower_forward(to, pooling.max_windows, y, x, Window(**how))
+    def lower_results(self, to: Lowering, y: Results, x: Any, **how: Any) -> None:
+        pooling.lower_forward(to, pooling.max_windows, y, nest.Source.of(x), Window(**how))
 
 
 def first_maxima(x: Ndarray, y: Ndarray, size: Pair, stride: Pair, padding: Sides) -> Ndarray:
@@ -202,10 +201,8 @@ class MaxPool2dGrad(Pooling):
                             dx.store((n, c, h, v), dx.load((n, c, h, v), width) + given, width)
                             rest.set(where(hit, 0.0, rest.get()))
 
-    def lower_results(
-        self, to: Lowering, dx: Results, dy: Any, x: nest.Source, y: Any, **how: Any
-    ) -> None:
-        pooling.lower_max_grad(to, dx, dy, x, Window(**how))
+    def lower_results(self, to: Lowering, dx: Results, dy: Any, x: Any, y: Any, **how: Any) -> None:
+        pooling.lower_max_grad(to, dx, dy, nest.Source.of(x), Window(**how))
 
 
 class MaxPool2dPick(Pooling):
@@ -280,8 +277,8 @@ class AvgPool2d(Pooling):
                             total += unless(both(row, column), x.load((n, c, h, v), width), 0.0)
                     y.store((n, c, p, q), total.get() * (1.0 / (size[0] * size[1])), width)
 
-    def lower_results(self, to: Lowering, y: Results, x: nest.Source, **how: Any) -> None:
-        pooling.lower_forward(to, pooling.mean_windows, y, x, Window(**how))
+    def lower_results(self, to: Lowering, y: Results, x: Any, **how: Any) -> None:
+        pooling.lower_forward(to, pooling.mean_windows, y, nest.Source.of(x), Window(**how))
 
 
 class AvgPool2dGrad(Pooling):
