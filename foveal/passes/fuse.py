@@ -6,11 +6,18 @@ an operator that computes its input while it reads it, or into an epilogue. A va
 in each where that reads at most two images; reductions over the same axes of the same values share one pass.
 """
 
+import math
+from collections.abc import Iterable
+
 from foveal.graph import Graph, Node, owner
 from foveal.ops.reduce import Reduction
 from foveal.ops.shape import constant
 from foveal.passes.epilogues import CHEAP, Epilogues
 from foveal.passes.group import Group, is_pointwise
+
+SMALL = 4096  # elements, of a group whose barrier costs more than its work
+KEPT = 16384  # elements of a gradient that may wait until the end
+MOST_RESULTS = 16  # of such groups together: their kernel is compiled for one program alone
 
 
 def fuse(graph: Graph, epilogues: bool = True) -> list[Group]:
@@ -208,7 +215,7 @@ def topological(graph: Graph, groups: list[Group]) -> list[Group] | None:
     """An order in which each group follows what it reads; None if there is none.
 
     A group that writes a variable follows everybody who reads the variable, where that is possible, and then comes as early
-    as it can, so that gradients are not kept.
+    as it can, so that gradients are not kept; small ones come last, where they need no barriers between them.
     """
     maker = {node: g for g in groups for node in g.results}
     needs: dict[Group, dict[Group, None]] = {g: {} for g in groups}
@@ -230,7 +237,8 @@ def topological(graph: Graph, groups: list[Group]) -> list[Group] | None:
         for reader in readers.get(inputs[variable], ()):
             if reader is not writer and not depends(reader, writer, needs):
                 needs[writer][reader] = None
-    return schedule(graph, groups, needs, writers)
+    ordered = schedule(graph, groups, needs, writers)
+    return ordered and merge_small(graph, ordered, needs)
 
 
 def depends(group: Group, on: Group, needs: dict[Group, dict[Group, None]]) -> bool:
@@ -246,10 +254,16 @@ def depends(group: Group, on: Group, needs: dict[Group, dict[Group, None]]) -> b
 
 
 def schedule(
-    graph: Graph, groups: list[Group], needs: dict[Group, dict[Group, None]], early: set[Group]
+    graph: Graph, groups: list[Group], needs: dict[Group, dict[Group, None]], writers: set[Group]
 ) -> list[Group] | None:
     position = {node: i for i, node in enumerate(graph.nodes)}
-    rank = {g: (g not in early, max(position[n] for n in g.results)) for g in groups}
+
+    def turn(group: Group) -> tuple[int, int]:
+        late = group in writers and math.prod(group.domain) <= KEPT
+        first = 2 if late else 0 if group in writers else 1
+        return first, max(position[n] for n in group.results)
+
+    rank = {group: turn(group) for group in groups}
     waiting = sorted(groups, key=rank.__getitem__)
     done: set[Group] = set()
     ordered: list[Group] = []
@@ -261,3 +275,39 @@ def schedule(
         done.add(ready)
         ordered.append(ready)
     return ordered
+
+
+def merge_small(
+    graph: Graph, ordered: list[Group], needs: dict[Group, dict[Group, None]]
+) -> list[Group]:
+    """Small pointwise groups of one domain that do not wait for each other as one: a kernel and a barrier for many.
+
+    A group goes into a later one, if nobody up to there waits for it.
+    """
+    position = {node: i for i, node in enumerate(graph.nodes)}
+    left: list[Group] = []  # from the last on
+    for group in reversed(ordered):
+        other = later_alike(group, reversed(left), needs)
+        if other is None:
+            left.append(group)
+            continue
+        for kept, more in ((other.members, group.members), (other.results, group.results)):
+            kept.extend(node for node in more if node not in kept)
+            kept.sort(key=position.__getitem__)
+        needs[other] |= needs[group]
+    return left[::-1]
+
+
+def later_alike(
+    group: Group, following: Iterable[Group], needs: dict[Group, dict[Group, None]]
+) -> Group | None:
+    """The first of the groups behind it that a small one can be part of."""
+    if group.kind != "pointwise" or math.prod(group.domain) > SMALL:
+        return None
+    for other in following:
+        if group in needs[other]:
+            return None
+        room = len(group.results) + len(other.results) <= MOST_RESULTS
+        if other.kind == "pointwise" and other.domain == group.domain and room:
+            return other
+    return None
