@@ -121,6 +121,10 @@ def lower(graph: Graph, tuned: bool = True) -> Lowered:
     return Lowerer(graph, tuned).run()
 
 
+# what is read, the steps, and each node's slot
+Straight = tuple[list[Node], tuple[nest.Step, ...], dict[Node, int]]
+
+
 class Lowerer:
     """Keeps the view of each node that is in memory; implements ops.op.Lowering."""
 
@@ -204,7 +208,8 @@ class Lowerer:
         **static: Any,
     ) -> None:  # fmt: skip
         views = (*outputs, *inputs)
-        steps = static["epilogue"].steps if "epilogue" in static else static.get("steps", ())
+        recipes = [static[name].steps for name in ("epilogue", "source") if name in static]
+        steps = [step for recipe in (*recipes, static.get("steps", ())) for step in recipe]
         fused = {type(OPS[name]).__module__ for name, *_ in steps}
         specs = tuple(v.spec for v in views)
         kernel = Kernel(body, specs, tuple(sorted(static.items())), plain, tuple(sorted(fused)))
@@ -247,10 +252,10 @@ class Lowerer:
         return View(Buffer(node.type.size), node.shape, node.op.strides(node.shape))
 
     def steps(
-        self, group: Group, first: Sequence[Node] = ()
-    ) -> tuple[list[Node], tuple[nest.Step, ...], dict[Node, int]]:
-        """A group in straight-line form: what it reads, its steps, and each node's slot. `first` have the first slots."""
-        readers = [n for n in group.readers() if n is not group.operator]
+        self, nodes: Sequence[Node], ends: Sequence[Node] = (), first: Sequence[Node] = ()
+    ) -> Straight:
+        """Pointwise nodes in straight-line form. ends: reductions of theirs; first: values with the first slots."""
+        readers = list(dict.fromkeys([*nodes, *ends]))
         found = dict.fromkeys(x for node in readers for x in node.inputs if x.op is not constant)
         inputs = [x for x in found if x not in {*readers, *first}]
         slots = {node: i for i, node in enumerate((*first, *inputs))}
@@ -261,7 +266,7 @@ class Lowerer:
                 if x.op is constant and x not in slots:
                     slots[x] = count + len(steps)
                     steps.append(("constant", tuple(x.attributes.items()), ()))
-            if node in group.members:
+            if node in nodes:
                 assert node.op is not None
                 slots[node] = count + len(steps)
                 operands = tuple(slots[x] for x in node.inputs)
@@ -269,7 +274,7 @@ class Lowerer:
         return inputs, tuple(steps), slots
 
     def pointwise(self, group: Group, targets: dict[Node, View]) -> None:
-        inputs, steps, slots = self.steps(group)
+        inputs, steps, slots = self.steps(group.members)
         views = [self.view(x) for x in inputs]
         outputs = []
         for node in group.results:
@@ -290,7 +295,7 @@ class Lowerer:
                   outputs=len(outputs), steps=steps, results=results)  # fmt: skip
 
     def reduction(self, group: Group, targets: dict[Node, View]) -> None:
-        inputs, steps, slots = self.steps(group)
+        inputs, steps, slots = self.steps(group.members, group.results)
         views = [self.view(x) for x in inputs]
         axes = group.results[0].attributes["axes"]
         largest = next((v for v in views if v.shape == group.domain), None)
@@ -340,13 +345,17 @@ class Lowerer:
         node = group.operator
         assert node is not None
         assert node.op is not None
-        inputs = [self.standard(self.view(x)) for x in node.inputs]
+        source = group.source if group.prologue else None
+        inputs: list[Any] = [
+            self.source(group, x) if x is source else self.standard(self.view(x))
+            for x in node.inputs
+        ]
         strides = node.op.strides(node.shape, *inputs)
         for result in group.results:
             like = strides if result.shape == node.shape else contiguous(result.shape)
             buffer = Buffer(result.type.size, result.type.dtype)
             self.views[result] = View(buffer, result.shape, like)
-        if group.results != [node]:
+        if source is not None or group.results != [node]:
             node.op.lower_results(self, self.epilogue(group, node), *inputs, **node.attributes)
         elif self.tuned:
             node.op.lower(self, self.views[node], *inputs, **node.attributes)
@@ -355,10 +364,10 @@ class Lowerer:
 
     def epilogue(self, group: Group, node: Node) -> Results:
         """What becomes of an operator's output in the group."""
-        extras, steps, slots = self.steps(group, first=[node])
-        stored = [r for r in group.results if r is node or r in group.members]
         sums = [r for r in group.results if r.op is total]
         moments = [r for r in group.results if r.op is channel_moments]
+        extras, steps, slots = self.steps(group.members, [*sums, *moments], first=[node])
+        stored = [r for r in group.results if r is node or r in group.members]
         return Results(
             outputs=[self.views[r] for r in stored],
             extras=[self.repeated(self.view(x), group.domain) for x in extras],
@@ -371,6 +380,15 @@ class Lowerer:
             sums=[self.views[r] for r in sums],
             moments=self.views[moments[0]] if moments else None,
         )
+
+    def source(self, group: Group, x: Node) -> nest.Source:
+        """An operator's input as the group's prologue computes it."""
+        inputs, steps, slots = self.steps(group.prologue)
+        views = [
+            self.standard(v) if v.shape == x.shape else self.repeated(v, x.shape)
+            for v in map(self.view, inputs)
+        ]
+        return nest.Source(views, nest.Recipe(len(views), steps, slots[x]))
 
     def repeated(self, x: View, domain: Shape) -> View:
         """The view over the whole domain."""

@@ -182,6 +182,61 @@ def test_training_a_residual_block(stride):
         assert abs(got - want).max() <= 1e-4 * abs(want).max()
 
 
+# pooling
+
+
+def pooled(x, gamma, beta, **window):
+    return ops.max_pool2d(ops.relu(ops.batch_norm(x, gamma, beta)), **window)
+
+
+WINDOWS = [{"size": 2}, {"size": 3, "stride": 2, "padding": 1}, {"size": 2, "stride": 3}]
+LARGE = Type((3, 20, 9, 8))
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_norm_and_relu_are_computed_while_pooling_reads(window):
+    found = groups(lambda x, g, b: pooled(x, g, b, **window), LARGE, CHANNELS, CHANNELS)
+    assert [what.split(" ->")[0] for what in found] == [
+        "channel_moments", "add sqrt divide", "subtract multiply add relu max_pool2d"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_the_gradient_of_pooling_is_masked_and_summed_while_it_is_written(window):
+    def slopes(x, gamma, beta, scale):
+        y = pooled(x, gamma, beta, **window)
+        return gradients(ops.sum(y * y * per_channel(scale, y)), [x, gamma, beta])
+
+    found = groups(slopes, LARGE, CHANNELS, CHANNELS, CHANNELS, limit=1e-4)
+    (gradient,) = (what for what in found if "max_pool2d_grad" in what)
+    assert gradient.startswith("subtract multiply add relu max_pool2d_grad where multiply multiply")
+    assert gradient.endswith("sum sum -> f32[3,20,9,8], f32[20], f32[20]")
+    assert sum("[3,20,9,8]" in what for what in found) == 2
+
+
+def test_average_pooling_computes_what_it_reads_and_ends_in_what_follows():
+    def layer(x, y):
+        return ops.relu(ops.avg_pool2d(x * y - 0.1, size=2) - 0.2)
+
+    assert groups(layer, LARGE, LARGE) == [
+        "multiply subtract avg_pool2d subtract relu -> f32[3,20,4,4]"
+    ]
+
+
+def test_windows_that_overlap_much_compute_nothing_again():
+    found = groups(lambda x: ops.max_pool2d(ops.exp(x), size=3, stride=1), LARGE)
+    assert [what.split(" ->")[0] for what in found] == ["exp", "max_pool2d"]
+
+
+def test_the_largest_is_nan_where_one_is():
+    x = np.zeros((1, 3, 4, 4), np.float32)
+    x[0, 1, 2, 3], x[0, 2] = np.nan, -np.inf
+    y = Program(trace(lambda x: ops.max_pool2d(x, size=2), Type(x.shape)), threads=1).run(x)[0]
+    assert np.isnan(y[0, 1, 1, 1])
+    assert np.isnan(y).sum() == 1
+    assert (y[0, 2] == -np.inf).all()
+
+
 # the epilogue itself
 
 

@@ -5,6 +5,7 @@ place, then come the steps. An operator that can end with them says so by `epilo
 kernel calls `Ending.store` with its register tile where it would store it.
 """
 
+import itertools
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -92,6 +93,9 @@ class Ending:
         e, values = self.epilogue, []
         wanted = (*e.results, *e.sums, *((e.moments,) if e.moments is not None else ()))
         same = [nest.load(x, (0, 0, 0, k), width) if repeated(x) else None for x in self.extras]
+        for (n, p, q), x in itertools.product(pixels, self.extras):
+            if not repeated(x):  # the next tile's, which follows in memory more often than not
+                x.prefetch((n, p, q + len(pixels), k))
         for pixel, total in zip(pixels, totals, strict=True):
             read = [
                 nest.load(x, (*pixel, k), width) if one is None else one
@@ -102,10 +106,10 @@ class Ending:
                 nest.store(y, (*pixel, k), value, width)
             values.append(found[len(e.results) :])
         for row in range(len(e.sums)):
-            total = self.partial.load((task, row, k), width)
-            for found in values:
-                total = total + found[row]
-            self.partial.store((task, row, k), total, width)
+            total = added([found[row] for found in values])
+            self.partial.store(
+                (task, row, k), self.partial.load((task, row, k), width) + total, width
+            )
         if e.moments is not None:
             self.add_moments(task, [found[-1] for found in values], k, width)
 
@@ -119,16 +123,21 @@ class Ending:
         def row(i: int) -> Any:
             return self.partial.load((task, first + i, k), width)
 
-        count, total = row(COUNT), values[0]
-        for value in values[1:]:
-            total = total + value
-        pivot = where(count == 0.0, total * (1.0 / len(values)), row(PIVOT))
-        added, squares = row(SUM), row(SQUARES)
-        for value in values:
-            d = value - pivot
-            added, squares = added + d, squares + d * d
-        for i, value in enumerate((pivot, added, squares, count + float(len(values)))):
+        count = row(COUNT)
+        pivot = where(count == 0.0, added(values) * (1.0 / len(values)), row(PIVOT))
+        distances = [value - pivot for value in values]
+        total = row(SUM) + added(distances)
+        squares = row(SQUARES) + added([d * d for d in distances])
+        for i, value in enumerate((pivot, total, squares, count + float(len(values)))):
             self.partial.store((task, first + i, k), value, width)
+
+
+def added(values: list[Any]) -> Any:
+    """The sum, two by two, so that additions do not wait for each other."""
+    while len(values) > 1:
+        pairs = [a + b for a, b in zip(values[::2], values[1::2], strict=False)]
+        values = pairs + values[len(pairs) * 2 :]
+    return values[0]
 
 
 def repeated(x: Any) -> bool:

@@ -6,7 +6,8 @@ the steps; `results` are the slots that are stored or reduced.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from foveal.kernel.lang import (
@@ -67,6 +68,32 @@ def stream() -> int:
     return min(lanes(), 8)
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How a value is computed from `count` arrays at one index."""
+
+    count: int = 1
+    steps: tuple[Step, ...] = ()
+    result: int = 0
+
+    def load(self, arrays: Sequence[Any], index: tuple[Any, ...], width: int) -> Any:
+        read = [load(x, index, width) for x in arrays[: self.count]]
+        (value,) = evaluate(read, self.steps, (self.result,))
+        return splat(value, width)
+
+
+@dataclass(frozen=True)
+class Source:
+    """An operator's input: an array, or what is computed from arrays of its shape while it is read."""
+
+    arrays: list[Any]
+    recipe: Recipe = Recipe()
+
+    @classmethod
+    def of(cls, x: Any) -> "Source":
+        return x if isinstance(x, Source) else cls([x])
+
+
 def pointwise(
     *arrays: Any, outputs: int, steps: tuple[Step, ...], results: tuple[int, ...]
 ) -> None:
@@ -90,7 +117,7 @@ def pointwise(
     rows = unrolling(outer[-1], most) if outer else 1
 
     def patch(row: tuple[Any, ...], start: Any, pieces: list[tuple[int, int]]) -> None:
-        """In each of the rows from `row` on the vectors (distance from start, lanes); their loads come before their stores."""
+        """In each of the rows from `row` on the vectors (distance from start, lanes), loads before stores."""
         same: list[list[Any]] = []
         for i in range(rows):
             places = [
@@ -125,8 +152,8 @@ def pointwise(
             if tail:
                 patch(first(at), inner - rest, tail)
         return
-    for *at, block in parallel(*count, blocks):
-        patch(first(tuple(at)), block * (UNROLL * size), whole)
+    for *position, block in parallel(*count, blocks):
+        patch(first(tuple(position)), block * (UNROLL * size), whole)
     if tail:
         for at in parallel(*count):
             patch(first(at), inner - rest, tail)

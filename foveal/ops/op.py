@@ -165,6 +165,10 @@ class Operator:
         """Choose kernels; unless overridden the plain one."""
         to.call(self.kernel, [y], inputs, plain=True, **attributes)
 
+    def prologue(self, **attributes: Any) -> int | None:
+        """The position of an input that lower_results takes as a nest.Source as well: computed while it is read."""
+        return None
+
     def lower_results(self, to: Lowering, y: Any, /, *inputs: Any, **attributes: Any) -> None:
         """For an operator with `epilogues`: kernels that store epilogue.Results `y` instead of the plain output."""
         raise NotImplementedError(f"{self.name} takes no epilogue")

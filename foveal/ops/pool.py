@@ -1,15 +1,19 @@
 """Pooling over windows of rows and columns."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel.lang import loop, loops, maximum, parallel, splat, var, vectors, where
+from foveal.ops import nest, pooling
 from foveal.ops.conv import scatter, windows
+from foveal.ops.correlate import nhwc
+from foveal.ops.epilogue import Results
 from foveal.ops.geometry import check_window, output_size
-from foveal.ops.op import Case, Ndarray, Operator, Shape, pair, sides
+from foveal.ops.op import Case, Lowering, Ndarray, Operator, Shape, pair, sides
+from foveal.ops.pooling import Window, both, unless
 from foveal.ops.reduce import mean
 from foveal.ops.shape import broadcast_to
 
@@ -17,10 +21,15 @@ Pair = tuple[int, int]
 Sides = tuple[int, int, int, int]
 LOWEST = float("-inf")
 UNIT = (1, 1)
+MOST_WINDOWS = 4  # that an element lies in, for it to be computed in each
 
 
 class Pooling(Operator):
     """What all share: `size` (R, S), `stride` (the size unless given), `padding`. Lanes run over channels."""
+
+    reads: ClassVar[int | None] = (
+        None  # the position of the input that may be computed while it is read
+    )
 
     def normalise(
         self, *inputs: Any, size: Any, stride: Any = None, padding: Any = 0, **more: Any
@@ -44,6 +53,18 @@ class Pooling(Operator):
             raise ShapeError(f"{self.name}: takes images [N, C, H, W], got shape {x}")
         return (*x[:2], *output_size(self.name, x[2:], size, stride, padding, UNIT))
 
+    def prologue(self, **how: Any) -> int | None:
+        """Only where windows overlap little: what lies in several is computed for each."""
+        size, stride = how["size"], how["stride"]
+        few = size[0] * size[1] <= MOST_WINDOWS * stride[0] * stride[1]
+        return self.reads if few else None
+
+    def lower(self, to: Lowering, y: Any, /, *inputs: Any, **how: Any) -> None:
+        if not self.epilogues:
+            super().lower(to, y, *inputs, **how)
+            return
+        self.lower_results(to, Results([y]), *inputs, **how)
+
 
 def spans(y: Any, n: Any) -> Any:
     """(channel, lanes) over the channels of y, which are neighbours in memory, or one by one where they are not."""
@@ -59,19 +80,10 @@ def tap(p: Any, count: int, u: int, r: int, pad: int, n: int) -> tuple[Any, Any]
     return where(valid, at, 0), valid
 
 
-def both(a: Any, b: Any) -> Any:
-    """a and b, either of which may be known while the kernel is built."""
-    return b if a is True else a if b is True else a & b
-
-
-def unless(valid: Any, value: Any, other: float) -> Any:
-    return value if valid is True else where(valid, value, other)
-
-
 class MaxPool2d(Pooling):
     """y[n,c,p,q] = max_rs x[n, c, p u + r - pad, q u + s - pad]; the gradient goes to the first of equal maxima"""
 
-    name, arity = "max_pool2d", 1
+    name, arity, epilogues, reads = "max_pool2d", 1, True, 0
     cases = (
         Case(((2, 3, 6, 8),), {"size": 2}),
         Case(((2, 20, 7, 5),), {"size": 3, "stride": 2, "padding": 1}),
@@ -103,6 +115,9 @@ class MaxPool2d(Pooling):
                             value = unless(both(row, column), x.load((n, c, h, v), width), LOWEST)
                             best.set(maximum(value, best.get()))
                     y.store((n, c, p, q), best, width)
+
+    def lower_results(self, to: Lowering, y: Results, x: Any, **how: Any) -> None:
+        pooling.lower_forward(to, pooling.max_windows, y, nest.Source.of(x), Window(**how))
 
 
 def first_maxima(x: Ndarray, y: Ndarray, size: Pair, stride: Pair, padding: Sides) -> Ndarray:
@@ -137,7 +152,7 @@ WINDOWS: tuple[tuple[tuple[Shape, Shape], dict[str, Any]], ...] = (
 class MaxPool2dGrad(Pooling):
     """dx[n,c,h,v] = sum of dy[n,c,p,q] over the windows whose first maximum is at (h, v)"""
 
-    name, arity = "max_pool2d_grad", 3
+    name, arity, epilogues, reads = "max_pool2d_grad", 3, True, 1
     cases = tuple(drawn_with_maxima(shapes, shapes[1], **how) for shapes, how in WINDOWS)
 
     def shape(
@@ -185,6 +200,9 @@ class MaxPool2dGrad(Pooling):
                             given = where(hit, rest.get(), 0.0)
                             dx.store((n, c, h, v), dx.load((n, c, h, v), width) + given, width)
                             rest.set(where(hit, 0.0, rest.get()))
+
+    def lower_results(self, to: Lowering, dx: Results, dy: Any, x: Any, y: Any, **how: Any) -> None:
+        pooling.lower_max_grad(to, dx, dy, nest.Source.of(x), Window(**how))
 
 
 class MaxPool2dPick(Pooling):
@@ -235,7 +253,7 @@ class MaxPool2dPick(Pooling):
 class AvgPool2d(Pooling):
     """y[n,c,p,q] = 1/(R S) sum_rs x[n, c, p u + r - pad, q u + s - pad]; the padding counts as zeros"""
 
-    name, arity, cases = "avg_pool2d", 1, MaxPool2d.cases
+    name, arity, cases, epilogues, reads = "avg_pool2d", 1, MaxPool2d.cases, True, 0
 
     def shape(self, x: Shape, *, size: Pair, stride: Pair, padding: Sides) -> Shape:
         return self.pooled(x, size, stride, padding)
@@ -259,11 +277,14 @@ class AvgPool2d(Pooling):
                             total += unless(both(row, column), x.load((n, c, h, v), width), 0.0)
                     y.store((n, c, p, q), total.get() * (1.0 / (size[0] * size[1])), width)
 
+    def lower_results(self, to: Lowering, y: Results, x: Any, **how: Any) -> None:
+        pooling.lower_forward(to, pooling.mean_windows, y, nest.Source.of(x), Window(**how))
+
 
 class AvgPool2dGrad(Pooling):
     """dx[n,c,h,v] = 1/(R S) sum of dy[n,c,p,q] over the windows that (h, v) lies in; `image` is x's (H, W)"""
 
-    name, arity = "avg_pool2d_grad", 1
+    name, arity, epilogues = "avg_pool2d_grad", 1, True
     cases = (
         Case(((2, 3, 3, 4),), {"size": 2, "image": (6, 8)}),
         Case(((2, 20, 4, 3),), {"size": 3, "stride": 2, "padding": 1, "image": (7, 5)}),
@@ -309,6 +330,9 @@ class AvgPool2dGrad(Pooling):
                             v, column = tap(q, Q, stride[1], s, padding[2], W)
                             more = unless(both(row, column), given, 0.0)
                             dx.store((n, c, h, v), dx.load((n, c, h, v), width) + more, width)
+
+    def lower_results(self, to: Lowering, dx: Results, dy: Any, *, image: Pair, **how: Any) -> None:
+        pooling.lower_gather(to, dx, [nhwc(dy)], Window(**how))
 
 
 class GlobalAvgPool2d(Operator):

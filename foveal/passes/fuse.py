@@ -1,16 +1,23 @@
 """Which nodes become one kernel. Graph -> groups, in an order in which they can run.
 
 Operators first take over what their epilogues can compute (epilogues.py). The other pointwise nodes go into the group of
-their users, so that only what somebody outside needs is ever written: into a pointwise nest, in front of a reduction, or
-into an epilogue that reads them. A value used in several groups is computed again in each where that reads at most two
-images; reductions over the same axes of the same values share one pass.
+their users, so that only what somebody outside needs is ever written: into a pointwise nest, in front of a reduction or of
+an operator that computes its input while it reads it, or into an epilogue. A value used in several groups is computed again
+in each where that reads at most two images; reductions over the same axes of the same values share one pass.
 """
+
+import math
+from collections.abc import Iterable
 
 from foveal.graph import Graph, Node, owner
 from foveal.ops.reduce import Reduction
 from foveal.ops.shape import constant
 from foveal.passes.epilogues import CHEAP, Epilogues
 from foveal.passes.group import Group, is_pointwise
+
+SMALL = 4096  # elements, of a group whose barrier costs more than its work
+KEPT = 16384  # elements of a gradient that may wait until the end
+MOST_RESULTS = 16  # of such groups together: their kernel is compiled for one program alone
 
 
 def fuse(graph: Graph, epilogues: bool = True) -> list[Group]:
@@ -34,6 +41,7 @@ class Fuser:
         self.graph, self.shared_outputs, self.shared_passes = graph, shared_outputs, shared_passes
         self.order, self.leaves, self.stored = epilogues.order, epilogues.leaves, epilogues.stored
         self.taken, self.groups = epilogues.homes, epilogues.groups
+        self.prologues = epilogues.allowed
         self.users = graph.users()
         self.results = set(graph.results())
         self.updates = {value for _, value in graph.updates}
@@ -68,6 +76,7 @@ class Fuser:
         position = {node: i for i, node in enumerate(self.graph.nodes)}
         for group in self.groups:
             group.members.sort(key=position.__getitem__)
+            group.prologue.sort(key=position.__getitem__)
             if group.kind != "kernel":
                 group.results.sort(key=position.__getitem__)
         return self.groups
@@ -84,7 +93,7 @@ class Fuser:
         outside = node in self.results
         for user in self.users[node]:
             fusible = [g for g in self.homes.get(user, ()) if self.takes(g, node, user)]
-            homes |= dict.fromkeys(g for g in fusible if node not in g.members)
+            homes |= dict.fromkeys(g for g in fusible if not self.has(g, node, user))
             outside = outside or not fusible or len(fusible) < len(self.homes[user])
         inlined = []
         if not outside and (len(homes) == 1 or len(self.leaves[node]) <= CHEAP):
@@ -92,8 +101,8 @@ class Fuser:
         elif homes:
             inlined = [g for g in homes if self.reads_already(g, node)]
         for group in inlined:
-            group.members.append(node)
-        self.homes[node] = [*self.homes.get(node, ()), *inlined]
+            self.compute(group, node)
+        self.homes[node] = list(dict.fromkeys([*self.homes.get(node, ()), *inlined]))
         if outside or len(inlined) < len(homes) or not self.homes[node]:
             self.store(node, [g for g in homes if g not in inlined])
 
@@ -101,8 +110,31 @@ class Fuser:
         """Whether a group that computes `user` can compute the node as well."""
         if node in group.members:
             return True
-        pointwise = group.kind != "kernel" or user in group.members
-        return pointwise and group.domain == node.shape
+        if group.kind != "kernel" or user in group.members:
+            return group.domain == node.shape
+        return self.prologues and self.before(group, node, user)
+
+    def before(self, group: Group, node: Node, user: Node) -> bool:
+        """Whether the node can be computed for a user in the prologue of an operator."""
+        source, operator = group.source, group.operator
+        if operator is None or source is None or source.shape != node.shape:
+            return False
+        first = user is operator and node is source and operator.inputs.count(node) == 1
+        return (first and len(self.leaves[node]) <= CHEAP) or user in group.prologue
+
+    def has(self, group: Group, node: Node, user: Node) -> bool:
+        """Whether the group computes the node already, where the user needs it."""
+        return node in (group.prologue if self.before(group, node, user) else group.members)
+
+    def compute(self, group: Group, node: Node) -> None:
+        """Put the node into the group, wherever its users there are."""
+        if group.kind == "kernel":
+            if any(self.before(group, node, user) for user in self.users[node]):
+                group.prologue.append(node)
+            if not any(user in group.members for user in self.users[node]):
+                return
+        if node not in group.members:
+            group.members.append(node)
 
     def reads_already(self, group: Group, node: Node) -> bool:
         """Whether the group has all that the node is computed from, so that computing it again reads nothing more."""
@@ -183,7 +215,7 @@ def topological(graph: Graph, groups: list[Group]) -> list[Group] | None:
     """An order in which each group follows what it reads; None if there is none.
 
     A group that writes a variable follows everybody who reads the variable, where that is possible, and then comes as early
-    as it can, so that gradients are not kept.
+    as it can, so that gradients are not kept; small ones come last, where they need no barriers between them.
     """
     maker = {node: g for g in groups for node in g.results}
     needs: dict[Group, dict[Group, None]] = {g: {} for g in groups}
@@ -205,7 +237,8 @@ def topological(graph: Graph, groups: list[Group]) -> list[Group] | None:
         for reader in readers.get(inputs[variable], ()):
             if reader is not writer and not depends(reader, writer, needs):
                 needs[writer][reader] = None
-    return schedule(graph, groups, needs, writers)
+    ordered = schedule(graph, groups, needs, writers)
+    return ordered and merge_small(graph, ordered, needs)
 
 
 def depends(group: Group, on: Group, needs: dict[Group, dict[Group, None]]) -> bool:
@@ -221,10 +254,16 @@ def depends(group: Group, on: Group, needs: dict[Group, dict[Group, None]]) -> b
 
 
 def schedule(
-    graph: Graph, groups: list[Group], needs: dict[Group, dict[Group, None]], early: set[Group]
+    graph: Graph, groups: list[Group], needs: dict[Group, dict[Group, None]], writers: set[Group]
 ) -> list[Group] | None:
     position = {node: i for i, node in enumerate(graph.nodes)}
-    rank = {g: (g not in early, max(position[n] for n in g.results)) for g in groups}
+
+    def turn(group: Group) -> tuple[int, int]:
+        late = group in writers and math.prod(group.domain) <= KEPT
+        first = 2 if late else 0 if group in writers else 1
+        return first, max(position[n] for n in group.results)
+
+    rank = {group: turn(group) for group in groups}
     waiting = sorted(groups, key=rank.__getitem__)
     done: set[Group] = set()
     ordered: list[Group] = []
@@ -236,3 +275,39 @@ def schedule(
         done.add(ready)
         ordered.append(ready)
     return ordered
+
+
+def merge_small(
+    graph: Graph, ordered: list[Group], needs: dict[Group, dict[Group, None]]
+) -> list[Group]:
+    """Small pointwise groups of one domain that do not wait for each other as one: a kernel and a barrier for many.
+
+    A group goes into a later one, if nobody up to there waits for it.
+    """
+    position = {node: i for i, node in enumerate(graph.nodes)}
+    left: list[Group] = []  # from the last on
+    for group in reversed(ordered):
+        other = later_alike(group, reversed(left), needs)
+        if other is None:
+            left.append(group)
+            continue
+        for kept, more in ((other.members, group.members), (other.results, group.results)):
+            kept.extend(node for node in more if node not in kept)
+            kept.sort(key=position.__getitem__)
+        needs[other] |= needs[group]
+    return left[::-1]
+
+
+def later_alike(
+    group: Group, following: Iterable[Group], needs: dict[Group, dict[Group, None]]
+) -> Group | None:
+    """The first of the groups behind it that a small one can be part of."""
+    if group.kind != "pointwise" or math.prod(group.domain) > SMALL:
+        return None
+    for other in following:
+        if group in needs[other]:
+            return None
+        room = len(group.results) + len(other.results) <= MOST_RESULTS
+        if other.kind == "pointwise" and other.domain == group.domain and room:
+            return other
+    return None

@@ -12,7 +12,8 @@ class Group:
     """members: pointwise nodes computed inside, in order. results: nodes that are stored (a reduction's are its sums).
 
     kind: "pointwise", "reduce", or "kernel": then `operator` is the node whose kernels these are. Their epilogue computes
-    the members; among the results may be sums and moments of theirs.
+    the members; among the results may be sums and moments of theirs. prologue: pointwise nodes computed while the operator
+    reads its input `source`.
     """
 
     domain: tuple[int, ...]
@@ -20,12 +21,20 @@ class Group:
     results: list[Node] = field(default_factory=list)
     kind: str = "pointwise"
     operator: Node | None = None
+    prologue: list[Node] = field(default_factory=list)
+
+    @property
+    def source(self) -> Node | None:
+        """The input of the operator that may be computed while it is read."""
+        if self.operator is None or self.operator.op is None:
+            return None
+        position = self.operator.op.prologue(**self.operator.attributes)
+        return None if position is None else self.operator.inputs[position]
 
     def readers(self) -> list[Node]:
         """The nodes computed, each after what it reads of the others."""
-        first = [self.operator] if self.operator else []
-        inside = {*first, *self.members}
-        return [*first, *self.members, *(n for n in self.results if n not in inside)]
+        first = [*self.prologue, self.operator] if self.operator else []
+        return list(dict.fromkeys([*first, *self.members, *self.results]))
 
     def inputs(self) -> list[Node]:
         """What the group reads from memory; constants are left out where they are no operand of an operator."""
