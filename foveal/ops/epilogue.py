@@ -9,7 +9,7 @@ import itertools
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from foveal.kernel.lang import lanes, loop, parallel, var, where
+from foveal.kernel.lang import lanes, loop, parallel, var, vectors, where
 from foveal.ops import nest
 from foveal.ops.op import Lowering
 
@@ -85,6 +85,11 @@ class Ending:
         """Before the first sums of a task for channels k ... k + width."""
         for row in range(self.epilogue.rows):
             self.partial.store((task, row, k), 0.0, width)
+
+    def open_all(self, task: Any, channels: int) -> None:
+        """Before the first sums of a task that has all channels."""
+        for k, width in vectors(channels) if self.epilogue.rows else ():
+            self.open(task, k, width)
 
     def store(
         self, task: Any, pixels: list[tuple[Any, Any, Any]], totals: list[Any], k: Any, width: int

@@ -9,7 +9,7 @@ from typing import Any
 
 from foveal.kernel.lang import lanes, loop, parallel, var, vectors, where
 from foveal.ops import nest
-from foveal.ops.correlate import nhwc, open_all
+from foveal.ops.correlate import nhwc
 from foveal.ops.epilogue import Ending, Epilogue, Results
 from foveal.ops.geometry import Taps, gradient_taps
 from foveal.ops.op import Lowering
@@ -90,7 +90,7 @@ def each_row(ending: Ending, images: int, rows: int, channels: int) -> Iterator[
         yield from parallel(images, rows)
         return
     for (n,) in parallel(images):
-        open_all(ending, n, channels)
+        ending.open_all(n, channels)
         for row in loop(rows):
             yield n, row
 
@@ -289,7 +289,7 @@ def gather(
                 line(n, rows, i)
         return
     for (n,) in parallel(N):
-        open_all(ending, n, C)
+        ending.open_all(n, C)
         for classes_of_rows, i, _ in classes(axes[0], P):
             for rows in classes_of_rows:
                 line(n, rows, i)
