@@ -300,6 +300,7 @@ class Conv2dWeightGrad(Convolution):
         Case(((2, 4, 5, 5), (2, 6, 5, 5)), {"groups": 2, "padding": 1, "size": (3, 3)}),
         Case(((2, 18, 6, 3), (2, 18, 6, 5)), {"groups": 18, "padding": 1, "stride": (1, 2), "size": (3, 3)}),
         Case(((34, 18, 2, 2), (34, 5, 2, 2)), {"padding": 1, "size": (3, 3)}),
+        Case(((2, 6, 6, 1), (2, 3, 4, 2)), {"stride": (1, 3), "padding": (0, 2, 2, 0), "size": (1, 2)}),  # padding only
     )  # fmt: skip
 
     def shape(
