@@ -330,6 +330,7 @@ class Conv2dWeightGrad(Convolution):
         Case(((34, 18, 2, 2), (34, 5, 2, 2)), {"padding": 1, "size": (3, 3)}),
         Case(((1, 24, 9, 8), (1, 20, 9, 8)), {"padding": 1, "size": (3, 3)}),
         Case(((1, 40, 2, 7), (1, 32, 2, 7)), {"padding": (2, 0, 0, 2), "size": (3, 3)}),
+        Case(((2, 6, 6, 1), (2, 3, 4, 2)), {"stride": (1, 3), "padding": (0, 2, 2, 0), "size": (1, 2)}),  # padding only
     )  # fmt: skip
 
     def shape(

@@ -144,6 +144,8 @@ def weight_grad(
                 for lane, width in pieces(valid, tile.width):
                     index = (g, r, s, c, group * filters + b * tile.columns + lane)
                     partial.store(index, 0.0, width)
+        if not all(taps[0].taps for taps in axes):  # all of them meet padding only
+            continue
         for u in loop((g + 1) * units // chunks, start=g * units // chunks):
             n, band = (u // bands, u % bands) if bands > 1 else (u * images, 0)
             unit = Unit(n, minimum(n + images, N), band * P // bands, (band + 1) * P // bands)
