@@ -152,9 +152,6 @@ class Array:
         start = self.offset(index, width)
         self.memory[start : start + width] = value
 
-    def prefetch(self, index: Any) -> None:
-        """Nothing is computed by it."""
-
     def __getitem__(self, index: Any) -> Any:
         return self.load(index, 1)
 

@@ -258,13 +258,6 @@ class Array:
         value = value if isinstance(value, Value) else constant(value, self.kind, width)
         active().b.store(value.ir, self.address(index), align=4)
 
-    def prefetch(self, index: Any) -> None:
-        """Ask for the element's cache line; the index may lie outside of the array."""
-        kinds = [POINTER, I32.ir, I32.ir, I32.ir]
-        function = active().intrinsic("llvm.prefetch.p0", ir.VoidType(), kinds)
-        read, keep, data = (ir.Constant(I32.ir, i) for i in (0, 3, 1))
-        active().b.call(function, [self.address(index), read, keep, data])
-
     def __getitem__(self, index: Any) -> Value:
         return self.load(index, 1)
 
