@@ -251,6 +251,25 @@ def test_adam_writes_all_of_a_parameter_in_one_kernel():
     assert [len(group.results) for group in groups] == [3]
 
 
+def test_small_updates_of_one_shape_share_a_kernel_and_others_do_not_wait_for_each_other():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    step = foveal.compile_step(
+        model, nn.CrossEntropyLoss(), optim.Momentum(model.parameters(), 0.1), threads=2
+    )
+    program = step.program(np.zeros((2, 4), np.float32), np.zeros(2, int))
+    values = {value for _, value in program.graph.updates}
+    writing = [bool(set(g.results) & values) for g in program.lowered.groups]
+    sizes = [len(g.results) for g in program.lowered.groups[-4:]]
+    assert writing == [False] * (len(writing) - 4) + [True] * 4
+    assert sorted(sizes) == [
+        2,
+        2,
+        4,
+        4,
+    ]  # (4, 4) and (4,) twice, (3, 4) and (3,): parameter and velocity
+    assert sum(program.barriers[-5:-1]) == 1  # behind the last gradient
+
+
 def test_inference_of_a_residual_block_is_two_convolutions():
     block = BasicBlock(16, 16, 1).eval()
     program = foveal.compile(block.forward, threads=1).program(np.zeros(IMAGE.shape, np.float32))

@@ -5,7 +5,6 @@ place, then come the steps. An operator that can end with them says so by `epilo
 kernel calls `Ending.store` with its register tile where it would store it.
 """
 
-import itertools
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -98,9 +97,6 @@ class Ending:
         e, values = self.epilogue, []
         wanted = (*e.results, *e.sums, *((e.moments,) if e.moments is not None else ()))
         same = [nest.load(x, (0, 0, 0, k), width) if repeated(x) else None for x in self.extras]
-        for (n, p, q), x in itertools.product(pixels, self.extras):
-            if not repeated(x):  # the next tile's, which follows in memory more often than not
-                x.prefetch((n, p, q + len(pixels), k))
         for pixel, total in zip(pixels, totals, strict=True):
             read = [
                 nest.load(x, (*pixel, k), width) if one is None else one

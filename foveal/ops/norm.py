@@ -6,7 +6,7 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel import random
-from foveal.kernel.lang import extract, lanes, loop, loops, parallel, unflatten, var, vectors, where
+from foveal.kernel.lang import extract, lanes, loop, loops, parallel, unflatten, var, where
 from foveal.ops import nest
 from foveal.ops.elementwise import positive, sqrt
 from foveal.ops.op import Case, Lowering, Ndarray, Operator, Shape
@@ -86,18 +86,38 @@ def moment_chunks(rows: int, channels: int) -> int:
 def moments_of_chunks(partial: Any, x: Any) -> None:
     """partial[0, g] = mean, partial[1, g] = sum of squared deviations of the g-th chunk of rows of x [rows, C]."""
     (_, chunks, C), rows = partial.shape, x.shape[0]
+    size, block = lanes(), nest.BLOCK * lanes()
     for (g,) in parallel(chunks):
         first, last = g * rows // chunks, (g + 1) * rows // chunks
-        for c, width in vectors(C):
-            total, squares = var(0.0, width), var(0.0, width)
-            for r in loop(last, start=first):
-                total += x.load((r, c), width)
-            mean = total.get() / nest.as_float(last - first, width)
-            for r in loop(last, start=first):
-                d = x.load((r, c), width) - mean
-                squares.fma(d, d)
-            partial.store((0, g, c), mean, width)
-            partial.store((1, g, c), squares, width)
+        for b in loop(C // block):
+            moments_of_columns(
+                partial, x, g, first, last, [(b * block + i, size) for i in range(0, block, size)]
+            )
+        rest = [(i, min(size, C - i)) for i in range(C - C % block, C, size)]
+        if rest:
+            moments_of_columns(partial, x, g, first, last, rest)
+
+
+def moments_of_columns(
+    partial: Any, x: Any, g: Any, first: Any, last: Any, columns: list[tuple[Any, int]]
+) -> None:
+    """For neighbouring vectors of channels, so that whole cache lines of a row are read at once."""
+    totals = [var(0.0, width) for _, width in columns]
+    squares = [var(0.0, width) for _, width in columns]
+    for r in loop(last, start=first):
+        for total, (c, width) in zip(totals, columns, strict=True):
+            total += x.load((r, c), width)
+    means = [
+        total.get() / nest.as_float(last - first, width)
+        for total, (_, width) in zip(totals, columns, strict=True)
+    ]
+    for r in loop(last, start=first):
+        for mean, square, (c, width) in zip(means, squares, columns, strict=True):
+            d = x.load((r, c), width) - mean
+            square.fma(d, d)
+    for mean, square, (c, width) in zip(means, squares, columns, strict=True):
+        partial.store((0, g, c), mean, width)
+        partial.store((1, g, c), square, width)
 
 
 def merge_moments(y: Any, partial: Any, *, rows: int) -> None:
