@@ -142,7 +142,7 @@ class Array:
             )
         return self.memory[flat]
 
-    def prefetch(self, index: Any, near: bool = True) -> None:
+    def prefetch(self, index: Any) -> None:
         """Nothing: the element may even lie outside."""
 
     def load(self, index: Any, width: int) -> Any:

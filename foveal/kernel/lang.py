@@ -283,15 +283,15 @@ class Array:
         """The element `i` places behind the origin in memory, whatever axes that crosses."""
         return Array(self.pointer, (1,), (1,), self.kind)[i]
 
-    def prefetch(self, index: Any, near: bool = True) -> None:
-        """Start to bring the element's cache line closer (not near: into L2 only, for what is needed later).
+    def prefetch(self, index: Any) -> None:
+        """Start to bring the element's cache line into the second-level cache. No element has to be there.
 
-        No element has to be there: nothing is read.
+        Not into the first: streams a power of two apart fall into one set of it, and would push out what is in use.
         """
         function = active().intrinsic(
             "llvm.prefetch.p0", ir.VoidType(), [POINTER, I32.ir, I32.ir, I32.ir]
         )
-        read, keep, data = (ir.Constant(I32.ir, n) for n in (0, 3 if near else 2, 1))
+        read, keep, data = (ir.Constant(I32.ir, n) for n in (0, 2, 1))
         active().b.call(function, [self.address(index), read, keep, data])
 
     def load(self, index: Any, width: int) -> Value:

@@ -310,7 +310,7 @@ def prefetch_pixels(x: Any, size: int, channels: int) -> None:
     for i in range(size):
         for j in range(size):
             for c in loop(-(-channels // LINE)):
-                x.prefetch((0, i, j, c * LINE), near=False)
+                x.prefetch((0, i, j, c * LINE))
 
 
 def clamped(i: Any, n: int) -> tuple[Any, Any]:
