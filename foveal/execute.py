@@ -49,7 +49,11 @@ def get_threads() -> int:
 
 def aligned(size: int) -> Ndarray:
     """`size` bytes, zeroed, on a page boundary; large blocks ask for huge pages, which save address translation."""
-    memory = mmap.mmap(-1, max(size, 1) + (HUGE_PAGE if size >= HUGE_PAGE else 0))
+    length = max(size, 1) + (HUGE_PAGE if size >= HUGE_PAGE else 0)
+    if hasattr(mmap, "MAP_PRIVATE"):  # shared memory, the default, gets no huge pages
+        memory = mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    else:
+        memory = mmap.mmap(-1, length)
     if size >= HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     block = np.frombuffer(memory, np.uint8)
