@@ -152,7 +152,7 @@ def pixel(
                         weights.load((0, 0, 0, 0, c * step + u, start), tile.width)
                         for start, _ in starts
                     ]
-                    xs = [source[0, 0, 0, m, c * step + u] for m in range(images)]
+                    xs = (source[0, 0, 0, m, c * step + u] for m in range(images))
                     multiply_add(acc, xs, ws)
     p, q = i * rows.step + rows.start, j * columns.step + columns.start
     pixels = [(n + m, p, q) for m in range(images)]

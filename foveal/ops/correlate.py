@@ -290,7 +290,6 @@ def product(
                         for start, _ in starts
                     ]
                     here = pixels.opaque() if u and columns.taps == 1 < inputs else pixels
-                    multiply_add(
-                        acc, [here.neighbour(c * step + u + place) for place in places], ws
-                    )
+                    xs = (here.neighbour(c * step + u + place) for place in places)
+                    multiply_add(acc, xs, ws)
     return acc

@@ -112,7 +112,7 @@ def tile_of_pixels(
                 at.prefetch((0, 0, i + size, c * step))
         for u in range(step):
             ws = [panel.load((0, 0, 0, 0, c * step + u, start), tile.width) for start, _ in starts]
-            multiply_add(acc, [at[0, 0, i, c * step + u] for i in range(size)], ws)
+            multiply_add(acc, (at[0, 0, i, c * step + u] for i in range(size)), ws)
     pixels = [(0, 0, pixel + i) for i in range(size)]
     for v, (lane, width) in enumerate(starts):
         sums = [head(acc[i, v], width) for i in range(size)]

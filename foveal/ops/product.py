@@ -116,7 +116,7 @@ def multiply_tile(
     for l in loop(k // step):  # noqa: E741
         for u in range(step):
             at = l * step + u
-            multiply_add(acc, [a[row + i, at] for i in range(rows)], weights(at))
+            multiply_add(acc, (a[row + i, at] for i in range(rows)), weights(at))
     for (i, v), total in acc.items():
         start, width = starts[v]
         nest.store(y, (row + i, block * tile.columns + start), head(total, width), width)

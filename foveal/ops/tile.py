@@ -1,6 +1,6 @@
 """Register tiles: how many rows and vectors of a product are accumulated in registers at once, and packed panels."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,8 +153,14 @@ def accumulators(rows: int, widths: list[int]) -> dict[tuple[int, int], Any]:
     return {(i, v): var(0.0, width) for i in range(rows) for v, width in enumerate(widths)}
 
 
-def multiply_add(acc: dict[tuple[int, int], Any], scalars: list[Any], weights: list[Any]) -> None:
-    """acc[i, v] += scalars[i] * weights[v]"""
+def multiply_add(
+    acc: dict[tuple[int, int], Any], scalars: Iterable[Any], weights: list[Any]
+) -> None:
+    """acc[i, v] += scalars[i] * weights[v]
+
+    scalars: a generator, so that each is loaded just before its products; where instructions take no operand from memory
+    (NEON), all of a step's scalars loaded before would push accumulators out of the registers.
+    """
     for i, scalar in enumerate(scalars):
         for v, w in enumerate(weights):
             acc[i, v].fma(splat(scalar, width_of(w)), w)

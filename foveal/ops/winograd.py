@@ -359,7 +359,7 @@ def multiply_tile(
 
     def step_of(c: Any) -> None:
         ws = [u.load((0, 0, c, start), tile.width) for start, _ in starts]
-        multiply_add(acc, [v[0, 0, i * row + c] for i in range(rows)], ws)
+        multiply_add(acc, (v[0, 0, i * row + c] for i in range(rows)), ws)
 
     for c in loop(channels // step):
         for e in range(step):
