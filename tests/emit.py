@@ -17,10 +17,16 @@ from foveal.trace import trace
 IMAGES, FILTERS = Type((2, 64, 24, 24)), Type((64, 64, 3, 3))  # rows of two full tiles or more
 COLOUR = Type((2, 3, 24, 24))
 GRAPHS = {
-    "convolution": (lambda x, w: ops.conv2d(x, w, padding=1), IMAGES, FILTERS),
+    "convolution": (lambda x, w: ops.conv2d(x, w, padding=2, dilation=2), IMAGES, FILTERS),
+    "minimal filtering": (lambda x, w: ops.conv2d(x, w, padding=1), IMAGES, FILTERS),
     "strided convolution": (lambda x, w: ops.conv2d(x, w, padding=1, stride=2), IMAGES, FILTERS),
     "convolution of 3 channels": (ops.conv2d, COLOUR, Type((64, 3, 5, 5))),
     "weight gradient": (
+        lambda dy, x: ops.conv2d_weight_grad(dy, x, size=(5, 5), padding=2),
+        IMAGES,
+        IMAGES,
+    ),
+    "weight gradient by minimal filtering": (
         lambda dy, x: ops.conv2d_weight_grad(dy, x, size=(3, 3), padding=1),
         IMAGES,
         IMAGES,

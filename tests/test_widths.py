@@ -94,7 +94,8 @@ ADD = {"NEON": r"fadd\tv\d+\.4s", "AVX2": r"vaddps\t.*%ymm", "AVX512": r"vaddps\
 SPILL = r"\tv?mov[au]ps\t(%[xyz]mm\d+, -?\d*\(%rsp|-?\d*\(%rsp)|\t(st|ld)[pr]\tq.*\[sp"
 JUMP = re.compile(r"\t(?:j|b|cb|tb)\S*\t(?:.*\s)?(\.L\w+)$")
 PRODUCTS = [
-    "convolution", "strided convolution", "convolution of 3 channels", "weight gradient", "matmul",
+    "convolution", "strided convolution", "convolution of 3 channels", "minimal filtering", "weight gradient",
+    "weight gradient by minimal filtering", "matmul",
 ]  # fmt: skip
 
 
@@ -126,7 +127,13 @@ def innermost_loops(text):
 def busiest_loop(texts, pattern):
     """Of all innermost loops the one in which most instructions match."""
     loops = [loop for text in texts for loop in innermost_loops(text)]
-    return max(loops, key=lambda loop: sum(bool(re.search(pattern, line)) for line in loop))
+    return max(loops, key=lambda loop: count(pattern, loop))
+
+
+def densest_loop(texts, pattern):
+    """Of the innermost loops with a tile's worth of matches the one in which the largest share matches."""
+    loops = [loop for text in texts for loop in innermost_loops(text) if count(pattern, loop) >= 12]
+    return max(loops, key=lambda loop: count(pattern, loop) / len(loop))
 
 
 def count(pattern, lines):
@@ -136,36 +143,36 @@ def count(pattern, lines):
 @pytest.mark.parametrize("graph", PRODUCTS)
 @pytest.mark.parametrize("name", FMA)
 def test_products_are_multiply_adds_of_full_vectors(name, graph, listings):
-    loop = busiest_loop(listings[name][graph], FMA[name])
-    assert count(FMA[name], loop) >= 12
+    loop = densest_loop(listings[name][graph], FMA[name])
     assert count(BROADCAST[name], loop) >= 6
-    assert count(FMA[name], loop) > len(loop) / 2, "most of the loop is something else"
+    # 12 multiply-adds of AVX2's tile take 6 broadcasts, 2 loads and the loop's own counting
+    assert count(FMA[name], loop) > len(loop) * 0.4
 
 
 def without_spills():
     """Targets and graphs. On NEON, code from here lacks the inline assembly that few channels need."""
-    early = pytest.mark.xfail(
-        strict=True,
-        reason="a step's scalars are all loaded before the first is used: too many live",
-    )
+    short = pytest.mark.xfail(strict=True, reason="16 registers are one too few for its addresses")
     for name, graph in itertools.product(FMA, PRODUCTS):
-        if name != "NEON":
+        if graph != "convolution of 3 channels":
             yield name, graph
-        elif graph != "convolution of 3 channels":
-            yield pytest.param(name, graph, marks=early if graph != "weight gradient" else ())
+        elif name != "NEON":
+            yield pytest.param(name, graph, marks=short if name == "AVX2" else ())
 
 
 @pytest.mark.parametrize(("name", "graph"), [*without_spills()])
 def test_accumulators_stay_in_registers(name, graph, listings):
-    loop = busiest_loop(listings[name][graph], FMA[name])
+    loop = densest_loop(listings[name][graph], FMA[name])
     assert [line for line in loop if re.search(SPILL, line)] == []
 
 
 @pytest.mark.parametrize("name", FMA)
 def test_pointwise_and_reduction_use_full_vectors(name, listings):
     for graph in ("pointwise", "reduction"):
-        loop = busiest_loop(listings[name][graph], FMA[name])
-        assert count(FMA[name], loop) > 0
+        pattern = FMA[name]
+        if graph == "pointwise":  # what waits for memory takes 32 bytes at a time: nest.stream
+            pattern = pattern.replace("%zmm", "%ymm")
+        loop = busiest_loop(listings[name][graph], pattern)
+        assert count(pattern, loop) > 0
         assert len(loop) < 30, "one short loop"
     assert count(ADD[name], busiest_loop(listings[name]["reduction"], ADD[name])) > 0
 
