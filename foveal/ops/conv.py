@@ -329,6 +329,7 @@ class Conv2dWeightGrad(Convolution):
         Case(((2, 18, 6, 3), (2, 18, 6, 5)), {"groups": 18, "padding": 1, "stride": (1, 2), "size": (3, 3)}),
         Case(((34, 18, 2, 2), (34, 5, 2, 2)), {"padding": 1, "size": (3, 3)}),
         Case(((1, 24, 9, 8), (1, 20, 9, 8)), {"padding": 1, "size": (3, 3)}),
+        Case(((2, 3, 1, 2), (2, 2, 1, 2)), {"stride": (1, 2), "padding": (0, 0, 0, 1), "size": (1, 1)}),
         Case(((1, 40, 2, 7), (1, 32, 2, 7)), {"padding": (2, 0, 0, 2), "size": (3, 3)}),
         Case(((2, 6, 6, 1), (2, 3, 4, 2)), {"stride": (1, 3), "padding": (0, 2, 2, 0), "size": (1, 2)}),  # padding only
     )  # fmt: skip

@@ -52,7 +52,8 @@ def lower(
         depthwise.lower_weight_grad(to, dw, nhwc(dy), nhwc(x), axes)
         return
     axes, first, kernel = used_kernel(axes)
-    if kernel == (1, 1) and dy.shape[2:] == x.shape[2:] and evenly_spaced(dy) and evenly_spaced(x):
+    pixel = kernel == (1, 1) and all(t.input_step == 1 and t.origin == 0 for (t,) in axes)
+    if pixel and dy.shape[2:] == x.shape[2:] and evenly_spaced(dy) and evenly_spaced(x):
         dy, x = (one_row(v).permuted(0, 1, 3, 2) for v in (dy, x))  # one column of pixels
         (rows,), (columns,) = axes
         axes = (replace(rows, count=dy.shape[2]),), (replace(columns, count=1),)
