@@ -24,7 +24,10 @@ from foveal.passes.plan_memory import ALIGNMENT, Lifetime, Plan, plan_memory
 from foveal.passes.simplify import simplify
 
 POINTER_BYTES = 8
-WATCH = 10_000  # pauses of a thread between two jobs before it sleeps: some 200 us
+SMALL_WORK = (
+    10_000_000  # operations, some 100 us of one thread: it takes 50 us until another one is awake
+)
+SMALL_SIZE = 1 << 18  # elements of all values together
 RECORD_BYTES = 3 * POINTER_BYTES
 HUGE_PAGE = 2 << 20
 
@@ -48,6 +51,17 @@ def get_threads() -> int:
     return os.cpu_count() or 1
 
 
+def threads_for(graph: Graph) -> int:
+    """As many threads as programs use, but one where waking the others takes longer than they save."""
+    work = sum(
+        node.op.flops(node.type, *(x.type for x in node.inputs), **node.attributes)
+        for node in graph.nodes
+        if node.op is not None
+    )
+    size = sum(node.type.size for node in graph.nodes)
+    return 1 if work < SMALL_WORK and size < SMALL_SIZE else get_threads()
+
+
 def aligned(size: int) -> Ndarray:
     """`size` bytes, zeroed, on a page boundary; large blocks ask for huge pages, which save address translation."""
     length = max(size, 1) + (HUGE_PAGE if size >= HUGE_PAGE else 0)
@@ -63,36 +77,31 @@ def aligned(size: int) -> Ndarray:
 
 
 class Workers:
-    """Threads that wait to run their part of a program. A job is native code from begin to end, and ends with a barrier:
-    when one thread is back, all have done their part.
+    """Threads that wait to run their part of a program. A job is native code from begin to end.
 
-    They are woken by bare locks, locked while there is nothing to do: threading's semaphores are Python inside, and an
-    interruption there (Ctrl-C) can leave one held for ever. Before a thread sleeps it watches `door` for a moment: waking
-    it takes some 50 us, and the next step of a training loop mostly comes sooner.
+    They wake each other by bare locks, locked while there is nothing to say: threading's semaphores are Python inside, and
+    an interruption there (Ctrl-C) can leave one held for ever.
     """
 
     def __init__(self) -> None:
         self.process = os.getpid()
         self.lock = threading.Lock()
         self.wake: list[threading.Lock] = []  # one per thread: unlocked to say that there is a job
+        self.left: list[threading.Lock] = []  # unlocked by the thread to say that it has finished
         self.done: list[int] = []  # the number of the last job that it has finished
         self.job: tuple[int, int, Callable[[int], None]] = (0, 0, lambda thread: None)
-        self.door = aligned(ALIGNMENT).view(np.int64)  # the number of the last job given out
-        watch = ctypes.CFUNCTYPE(None, ctypes.c_void_p, *[ctypes.c_int64] * 2)
-        self.watch = watch(runtime.await_address())
 
     def grow(self, count: int) -> None:
         while len(self.wake) < count:
-            thread, wake = len(self.wake) + 1, locked()
-            arguments = (thread, wake)
+            thread, wake, left = len(self.wake) + 1, locked(), locked()
+            arguments = (thread, wake, left)
             threading.Thread(target=self.serve, args=arguments, daemon=True, name="foveal").start()
-            self.done[thread - 1 :] = [0]
+            self.left[thread - 1 :], self.done[thread - 1 :] = [left], [0]
             self.wake.append(wake)
 
-    def serve(self, thread: int, wake: threading.Lock) -> None:
-        last, door = 0, self.door.ctypes.data
+    def serve(self, thread: int, wake: threading.Lock, left: threading.Lock) -> None:
+        last = 0
         while True:
-            self.watch(door, last, WATCH)
             wake.acquire()
             number, threads, work = self.job
             if (
@@ -100,6 +109,7 @@ class Workers:
             ):  # else an interruption woke it twice for one job
                 last = number
                 work(thread)
+                left.release()
                 self.done[thread - 1] = number
 
     def run(self, threads: int, work: Callable[[int], None], ended: Callable[[], bool]) -> None:
@@ -114,13 +124,14 @@ class Workers:
             self.job = (self.job[0] + 1, threads, work)
             try:
                 self.start(threads, work)
+                for left in self.left[: threads - 1]:
+                    left.acquire()
             except BaseException:
                 while not self.finished(threads, work, ended):
                     pass
                 raise
 
     def start(self, threads: int, work: Callable[[int], None]) -> None:
-        self.door[0] = self.job[0]
         for wake in self.wake[: threads - 1]:
             with suppress(RuntimeError):  # unlocked already: it will see the new job
                 wake.release()
@@ -135,6 +146,8 @@ class Workers:
                 self.start(threads, work)
             while any(number != self.job[0] for number in self.done[: threads - 1]):
                 time.sleep(1e-4)
+            for left in self.left[: threads - 1]:
+                left.acquire(blocking=False)
             return True
         except BaseException:
             return False
@@ -182,8 +195,8 @@ class Program:
         allocate: Callable[[int], Ndarray] | None = None,
     ) -> None:  # fmt: skip
         started = time.perf_counter()
-        self.threads = threads or get_threads()
         self.graph = simplify(graph)
+        self.threads = threads or threads_for(self.graph)
         if tune.wanted():
             tune.tune(self.graph, lambda one: Program(one, self.threads))
         self.lowered: Lowered = lower(self.graph, tuned)

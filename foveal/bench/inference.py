@@ -8,6 +8,7 @@ import numpy as np
 from foveal import nn
 from foveal.bench.models import TOLERANCE, Work
 from foveal.bench.timing import Bench, Call, Row, check_same, operations, turns
+from foveal.execute import get_threads
 from foveal.ops.op import Ndarray, Type
 from foveal.program import compile
 from foveal.trace import trace
@@ -25,7 +26,8 @@ def row(name: str, work: Work, bench: Bench) -> Row:
     x, _ = work.data()
     net = work.build()
     settle(net)
-    run = compile(net.eval(), threads=bench.threads)
+    # on all processors the program itself decides whether a second thread pays
+    run = compile(net.eval(), threads=None if bench.threads == get_threads() else bench.threads)
     with bench.session(gradients=False):
         theirs: dict[str, Call] = {}
         if bench.against:

@@ -48,22 +48,6 @@ done:
   ret void
 }}
 
-define void @foveal_await(ptr %door, i64 %seen, i64 %turns) {{
-entry:
-  br label %spin
-spin:
-  %turn = phi i64 [ 0, %entry ], [ %next, %spin ]
-  %next = add i64 %turn, 1
-  call void asm sideeffect "{pause}", ""()
-  %now = load atomic i64, ptr %door acquire, align 8
-  %same = icmp eq i64 %now, %seen
-  %left = icmp ult i64 %next, %turns
-  %again = and i1 %same, %left
-  br i1 %again, label %spin, label %done
-done:
-  ret void
-}}
-
 define void @foveal_run(ptr %records, i64 %n, i64 %thread, i64 %threads, ptr %count, ptr %times) {{
 entry:
   %alone = icmp eq i64 %threads, 1
@@ -113,12 +97,6 @@ def engine() -> Any:
     built = llvm.create_mcjit_compiler(module, machine(target))
     built.finalize_object()
     return built
-
-
-def await_address() -> int:
-    """Address of foveal_await(door, seen, turns): back when the number at `door` is another, or after so many pauses."""
-    address: int = engine().get_function_address("foveal_await")
-    return address
 
 
 def run_address() -> int:
