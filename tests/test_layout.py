@@ -96,6 +96,18 @@ def test_one_copy_serves_all_readers():
     assert copies(lowered) == 1
 
 
+def test_filters_that_are_computed_keep_the_layout_of_filters():
+    w = Variable(np.random.default_rng(1).standard_normal((5, 3, 3, 3)).astype(np.float32), "w")
+    with tracing() as recording:
+        x = recording.argument(Type((2, 3, 6, 6)), "x")
+        graph = recording.graph([conv2d(x, relu(recording.lift(w)), padding=1)])
+    program = Program(graph)
+    assert program.lowered.layout.conversions == []
+    x = np.random.default_rng(0).standard_normal((2, 3, 6, 6)).astype(np.float32)
+    (y,) = program.run(x)
+    np.testing.assert_allclose(y, graph.evaluate(x)[0], rtol=1e-5, atol=1e-5)
+
+
 def test_what_a_kernel_reads_across_its_layout_is_listed():
     def function(x, y):
         return relu(add(x, reshape(y, to=(2, 3, 6, 6))))

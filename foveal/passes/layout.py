@@ -155,9 +155,14 @@ class Planner:
         self.crossed(group, extras, strides)
 
     def standard(self, x: Node) -> Shape:
-        """Images with neighbouring channels, other arrays with neighbouring last elements; variables as they are."""
+        """Images with neighbouring channels, filters by their own layout, other arrays with neighbouring last elements.
+
+        Variables are taken as they are.
+        """
         strides = self.find(x)
         if len(strides) < 2 or self.in_variable(x):
+            return strides
+        if len(strides) == 4 and same(x.shape, strides, filters_last(x.shape)):
             return strides
         neighbours = strides[1] if len(strides) == 4 else strides[-1]
         return strides if neighbours == 1 and dense(x.shape, strides) else usual(x.shape)
@@ -204,13 +209,14 @@ def in_place(graph: Graph, groups: Sequence[Group]) -> dict[Node, Node]:
     """Values to be written into their variable at once: the writer runs after all who read the variable."""
     nodes: dict[Variable | None, Node] = {node.variable: node for node in graph.variables}
     maker = {node: i for i, group in enumerate(groups) for node in group.results}
+    last = {owner(x): i for i, group in enumerate(groups) for x in group.inputs()}  # to read it
     outlive = {owner(node) for node in graph.results()}
     found: dict[Node, Node] = {}
     for variable, value in graph.updates:
         if value not in maker or value in found or variable not in nodes:
             continue
-        group, later, old = groups[maker[value]], groups[maker[value] + 1 :], nodes[variable]
-        read_later = any(owner(x) is old for g in later for x in g.inputs())
+        group, old = groups[maker[value]], nodes[variable]
+        read_later = last.get(old, -1) > maker[value]
         # through a view a group reads at other indices than the one it writes
         viewed = any(x is not old and owner(x) is old for x in group.inputs())
         fits = group.kind == "pointwise" and group.domain == variable.shape
