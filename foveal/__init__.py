@@ -16,7 +16,7 @@ MAP = (
     ("graph", "Node, Graph, Variable"),
     ("trace", "calling a function on symbols -> Graph"),
     ("autodiff", "Graph -> Graph with gradients"),
-    ("passes", "simplify, fuse, plan_memory"),
+    ("passes", "simplify, fuse, layout, plan_memory"),
     ("lower", "fused groups -> kernel calls"),
     ("tune", "measured choices of algorithms, where FOVEAL_TUNE=1 asks for them"),
     ("execute", "Program: one arena and a list of calls; threads; timing"),

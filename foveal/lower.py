@@ -5,17 +5,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from foveal.graph import Graph, Node, Variable, owner
+from foveal.graph import Graph, Node, Variable
 from foveal.kernel.compile import ArraySpec, Kernel
 from foveal.kernel.lang import lanes
 from foveal.ops import nest
 from foveal.ops.epilogue import Epilogue, Results
 from foveal.ops.norm import channel_moments
-from foveal.ops.op import OPS, Shape, channels_last, contiguous
+from foveal.ops.op import OPS, Shape, contiguous
 from foveal.ops.reduce import sum as total
 from foveal.ops.shape import constant, index, reshape
 from foveal.passes.fuse import fuse
 from foveal.passes.group import Group
+from foveal.passes.layout import Conversion, Layout, layout, reshaped_strides
 
 CHUNKS = 32  # parts that a reduction is cut into where it keeps too few elements to occupy threads
 LEAST_PART = 512  # elements of such a part
@@ -69,33 +70,6 @@ class View:
         return ArraySpec(self.shape, self.strides, self.buffer.dtype)
 
 
-def reshaped_strides(shape: Shape, strides: Shape, to: Shape) -> Shape | None:
-    """Strides of the same elements, in C order, in another shape; None where that needs a copy."""
-    if math.prod(shape) == 0:
-        return contiguous(to)
-    old = [(n, s) for n, s in zip(shape, strides, strict=True) if n != 1]
-    merged: list[tuple[int, int]] = []  # runs of axes that are evenly spaced together
-    for n, s in old:
-        if merged and merged[-1][1] == n * s:
-            merged[-1] = (merged[-1][0] * n, s)
-        else:
-            merged.append((n, s))
-    found: list[int] = []
-    runs = iter(reversed(merged))
-    left, step = next(runs, (1, 1))
-    for n in reversed(to):
-        if n == 1:
-            found.append(step)
-            continue
-        if left == 1:
-            left, step = next(runs, (1, 1))
-        if left % n:
-            return None
-        found.append(step)
-        left, step = left // n, step * n
-    return tuple(reversed(found))
-
-
 @dataclass(frozen=True)
 class Call:
     """A kernel and the views it is called on, outputs first."""
@@ -108,12 +82,13 @@ class Call:
 
 @dataclass
 class Lowered:
-    """Calls in order, where arguments and outputs lie, and the variables written."""
+    """Calls in order, where arguments and outputs lie, and what led there."""
 
     calls: list[Call] = field(default_factory=list)
     arguments: list[View] = field(default_factory=list)
     outputs: list[View] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
+    layout: Layout = field(default_factory=Layout)
 
 
 def lower(graph: Graph, tuned: bool = True) -> Lowered:
@@ -132,73 +107,37 @@ class Lowerer:
         self.graph, self.tuned = graph, tuned
         self.views: dict[Node, View] = {}
         self.done = Lowered()
+        self.copies: dict[Conversion, View] = {}
         self.current = 0
 
     def run(self) -> Lowered:
+        self.done.groups = fuse(self.graph, epilogues=self.tuned)
+        self.done.layout = self.layout = layout(self.graph, self.done.groups)
         for node in self.graph.nodes:
             if node.op is None:
-                self.views[node] = self.input(node)
+                self.place(node)
         self.done.arguments = [self.views[node] for node in self.graph.arguments]
-        self.done.groups = fuse(self.graph, epilogues=self.tuned)
-        targets = self.update_targets()
+        lowering = {"pointwise": self.pointwise, "reduce": self.reduction, "kernel": self.operator}
         for i, group in enumerate(self.done.groups):
             self.current = i
-            lowering = {
-                "pointwise": self.pointwise,
-                "reduce": self.reduction,
-                "kernel": self.operator,
-            }
-            lowering[group.kind](group, targets)
+            lowering[group.kind](group)
         self.current = len(self.done.groups)
-        self.finish_updates(targets)
-        self.done.outputs = [self.view(node) for node in self.graph.outputs]
+        self.done.outputs = [self.operand(node, node) for node in self.graph.outputs]
+        late = [(self.views[to], self.operand(to, value)) for to, value in self.layout.late]
+        for target, source in late:
+            self.copy(target, source)
         return self.done
 
-    def input(self, node: Node) -> View:
-        if node.variable is not None:
-            return View(
-                Buffer(node.type.size, variable=node.variable), node.shape, node.variable.strides
-            )
-        strides = channels_last(node.shape) if node.type.rank == 4 else contiguous(node.shape)
-        return View(Buffer(node.type.size, node.type.dtype, argument=True), node.shape, strides)
-
-    def update_targets(self) -> dict[Node, View]:
-        """Nodes that may be written into their variable at once: the writer runs after all who read the variable."""
-        inputs = {node.variable: node for node in self.graph.variables}
-        maker = {node: i for i, g in enumerate(self.done.groups) for node in g.results}
-        targets: dict[Node, View] = {}
-        for variable, value in self.graph.updates:
-            if value not in maker or value in targets or variable not in inputs:
-                continue
-            group = self.done.groups[maker[value]]
-            later = self.done.groups[maker[value] + 1 :]
-            old = inputs[variable]
-            read_later = any(owner(x) is old for g in later for x in g.inputs())
-            fits = group.kind == "pointwise" and group.domain == variable.shape
-            read = read_later or old in self.graph.outputs or self.read_elsewhere(group, old)
-            if fits and not read:
-                targets[value] = self.views[old]
-        return targets
-
-    def read_elsewhere(self, group: Group, old: Node) -> bool:
-        """Whether the group reads the variable at other indices than the one it writes (through a view)."""
-        return any(x is not old and owner(x) is old for x in group.inputs())
-
-    def finish_updates(self, targets: dict[Node, View]) -> None:
-        """Copy the values that could not be written in place; those that are another variable's first, aside."""
-        inputs = {node.variable: node for node in self.graph.variables}
-        left = []
-        for variable, value in self.graph.updates:
-            target, source = self.views[inputs[variable]], self.view(value)
-            if targets.get(value) == target:
-                continue
-            if source.buffer.variable is not None:
-                aside = View(Buffer(source.buffer.size), source.shape, contiguous(source.shape))
-                self.copy(aside, source)
-                source = aside
-            left.append((target, source))
-        for target, source in left:
-            self.copy(target, source)
+    def place(self, node: Node) -> View:
+        """Memory for an input or a result as the layout says: its own, or the variable's that it updates."""
+        strides, home = self.layout.strides[node], self.layout.in_place.get(node)
+        if home is not None:
+            self.views[node] = self.views[home]
+        else:
+            argument = node.op is None and node.variable is None
+            buffer = Buffer(node.type.size, node.type.dtype, node.variable, argument)
+            self.views[node] = View(buffer, node.shape, strides)
+        return self.views[node]
 
     def scratch(self, shape: Shape, *, per_thread: bool = False) -> View:
         return View(Buffer(math.prod(shape), per_thread=per_thread), shape, contiguous(shape))
@@ -230,26 +169,24 @@ class Lowerer:
             )
         else:
             assert node.op is reshape, f"{node.op} is in no group"
-            x = self.view(node.inputs[0])
-            strides = reshaped_strides(x.shape, x.strides, node.shape)
-            if strides is None:
-                copied = self.scratch(x.shape)
-                self.copy(copied, x)
-                x, strides = copied, contiguous(node.shape)
-            made = replace(x, shape=node.shape, strides=strides)
+            x = self.operand(node, node.inputs[0])
+            made = replace(x, shape=node.shape, strides=self.layout.strides[node])
         self.views[node] = made
         return made
 
+    def operand(self, reader: Node, x: Node) -> View:
+        """x as the reader takes it: as it lies, or the copy that the layout has planned."""
+        conversion = self.layout.reads.get((reader, x))
+        if conversion is None:
+            return self.view(x)
+        if conversion not in self.copies:
+            made = View(Buffer(x.type.size, x.type.dtype), x.shape, conversion.wanted)
+            self.copy(made, self.view(x))
+            self.copies[conversion] = made
+        return self.copies[conversion]
+
     def copy(self, to: View, source: View) -> None:
         self.over(nest.pointwise, to.shape, [to], [source], steps=(), results=(0,))
-
-    def like(self, node: Node, inputs: Sequence[View]) -> View:
-        """New memory for a pointwise result, laid out as the first input of its shape."""
-        assert node.op is not None
-        for x in inputs:
-            if x.shape == node.shape and dense(x):
-                return View(Buffer(node.type.size), node.shape, x.strides)
-        return View(Buffer(node.type.size), node.shape, node.op.strides(node.shape))
 
     def steps(
         self, nodes: Sequence[Node], ends: Sequence[Node] = (), first: Sequence[Node] = ()
@@ -273,13 +210,10 @@ class Lowerer:
                 steps.append((node.op.name, tuple(sorted(node.attributes.items())), operands))
         return inputs, tuple(steps), slots
 
-    def pointwise(self, group: Group, targets: dict[Node, View]) -> None:
+    def pointwise(self, group: Group) -> None:
         inputs, steps, slots = self.steps(group.members)
         views = [self.view(x) for x in inputs]
-        outputs = []
-        for node in group.results:
-            self.views[node] = targets.get(node) or self.like(node, views)
-            outputs.append(self.views[node])
+        outputs = [self.place(node) for node in group.results]
         results = tuple(slots[node] for node in group.results)
         self.over(nest.pointwise, group.domain, outputs, views, steps=steps, results=results)
 
@@ -294,7 +228,7 @@ class Lowerer:
         self.call(body, merged[: len(outputs)], merged[len(outputs) :],
                   outputs=len(outputs), steps=steps, results=results)  # fmt: skip
 
-    def reduction(self, group: Group, targets: dict[Node, View]) -> None:
+    def reduction(self, group: Group) -> None:
         inputs, steps, slots = self.steps(group.members, group.results)
         views = [self.view(x) for x in inputs]
         axes = group.results[0].attributes["axes"]
@@ -303,8 +237,7 @@ class Lowerer:
         flags = tuple(a in axes for a in range(len(group.domain)))
         outputs, out_strides = [], []
         for node in group.results:
-            self.views[node] = made = self.scratch(node.shape)
-            outputs.append(made)
+            outputs.append(self.place(node))
             kept = iter(
                 contiguous(tuple(n for n, f in zip(group.domain, flags, strict=True) if not f))
             )
@@ -341,20 +274,16 @@ class Lowerer:
             self.call(nest.reduce, final, partial, outputs=n, steps=(), results=tuple(range(n)),
                       reduced=(True, False), combine=combine, chunks=1)  # fmt: skip
 
-    def operator(self, group: Group, targets: dict[Node, View]) -> None:
+    def operator(self, group: Group) -> None:
         node = group.operator
         assert node is not None
         assert node.op is not None
         source = group.source if group.prologue else None
         inputs: list[Any] = [
-            self.source(group, x) if x is source else self.standard(self.view(x))
-            for x in node.inputs
+            self.source(group, x) if x is source else self.operand(node, x) for x in node.inputs
         ]
-        strides = node.op.strides(node.shape, *inputs)
         for result in group.results:
-            like = strides if result.shape == node.shape else contiguous(result.shape)
-            buffer = Buffer(result.type.size, result.type.dtype)
-            self.views[result] = View(buffer, result.shape, like)
+            self.place(result)
         if source is not None or group.results != [node]:
             node.op.lower_results(self, self.epilogue(group, node), *inputs, **node.attributes)
         elif self.tuned:
@@ -384,37 +313,14 @@ class Lowerer:
     def source(self, group: Group, x: Node) -> nest.Source:
         """An operator's input as the group's prologue computes it."""
         inputs, steps, slots = self.steps(group.prologue)
-        views = [
-            self.standard(v) if v.shape == x.shape else self.repeated(v, x.shape)
-            for v in map(self.view, inputs)
-        ]
+        assert group.operator is not None
+        operands = [self.operand(group.operator, node) for node in inputs]
+        views = [self.repeated(v, x.shape) for v in operands]
         return nest.Source(views, nest.Recipe(len(views), steps, slots[x]))
 
     def repeated(self, x: View, domain: Shape) -> View:
         """The view over the whole domain."""
         return replace(x, shape=domain, strides=broadcast_strides(x, domain))
-
-    def standard(self, x: View) -> View:
-        """Images with neighbouring channels, other arrays with neighbouring last elements; copied where they are not."""
-        neighbours = x.strides[1] if len(x.shape) == 4 else x.strides[-1] if x.shape else 1
-        if x.buffer.variable is not None or (neighbours == 1 and dense(x)) or len(x.shape) < 2:
-            return x
-        strides = channels_last(x.shape) if len(x.shape) == 4 else contiguous(x.shape)
-        if strides == x.strides:
-            return x
-        made = View(Buffer(math.prod(x.shape), x.buffer.dtype), x.shape, strides)
-        self.copy(made, x)
-        return made
-
-
-def dense(x: View) -> bool:
-    """Whether the elements fill their range of memory without gaps or repeats."""
-    step = 1
-    for s, n in sorted((s, n) for s, n in zip(x.strides, x.shape, strict=True) if n != 1):
-        if s != step:
-            return False
-        step *= n
-    return True
 
 
 def broadcast_strides(x: View, domain: Shape) -> Shape:
