@@ -111,6 +111,13 @@ def main() -> None:
 )
 @_threads
 @click.option(
+    "--memory",
+    type=click.Choice(["fast", "low"]),
+    default="fast",
+    show_default=True,
+    help="low: compute cheap values again for the gradients instead of keeping them.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for the model, the log and the metrics.  [default: runs/<data>]",

@@ -21,6 +21,7 @@ from foveal.kernel import runtime
 from foveal.lower import Buffer, Call, Lowered, View, lower
 from foveal.ops.op import Ndarray
 from foveal.passes.plan_memory import ALIGNMENT, Lifetime, Plan, plan_memory
+from foveal.passes.recompute import recompute
 from foveal.passes.simplify import simplify
 
 POINTER_BYTES = 8
@@ -28,6 +29,7 @@ SMALL_WORK = (
     10_000_000  # operations, some 100 us of one thread: it takes 50 us until another one is awake
 )
 SMALL_SIZE = 1 << 18  # elements of all values together
+FAST, LOW = MEMORY = ("fast", "low")  # whether a step keeps what is cheap to compute again
 RECORD_BYTES = 3 * POINTER_BYTES
 HUGE_PAGE = 2 << 20
 FEW_CHANNELS = 8  # up to here NumPy copies images faster channel by channel
@@ -188,15 +190,20 @@ class Program:
     """A graph compiled for its shapes. `run` takes the arguments and gives the outputs, as NumPy arrays.
 
     tuned: off to run every operator's plain kernel. allocate: bytes -> zeroed uint8 array, to give each buffer memory of its
-    own instead of a place in the arena (tests put guard pages around it).
+    own instead of a place in the arena (tests put guard pages around it). memory: "low" to compute cheap values again in
+    the backward pass instead of keeping them.
     """
 
     def __init__(
         self, graph: Graph, threads: int | None = None, tuned: bool = True,
-        allocate: Callable[[int], Ndarray] | None = None,
+        allocate: Callable[[int], Ndarray] | None = None, memory: str = FAST,
     ) -> None:  # fmt: skip
+        if memory not in MEMORY:
+            raise ShapeError(f"memory {memory!r} is not known; choose one of {', '.join(MEMORY)}")
         started = time.perf_counter()
         self.graph = simplify(graph)
+        if memory == LOW:
+            self.graph = recompute(self.graph)
         self.threads = threads or threads_for(self.graph)
         if tune.wanted():
             tune.tune(self.graph, lambda one: Program(one, self.threads))
@@ -369,6 +376,22 @@ class Program:
             debug.show("calls", "\n".join(lines))
             for body in dict.fromkeys(call.kernel.body for call in self.calls):
                 debug.show(f"{body.__module__}.{body.__qualname__}", inspect.getsource(body))
+
+    def footprint(self) -> str:
+        """What a run holds, in words, known before it: parameters and the like, the arena, the batch."""
+        total = sum(4 * b.size * (self.threads if b.per_thread else 1) for b in self.buffers)
+        variables = {b: b.size for b in self.memory if b.variable is not None}
+        prepared = sum(4 * b.size for b in self.memory if temporary(b)) - total
+        batch = sum(array.nbytes for array in self.arguments)
+        parts = [
+            f"parameters, statistics and optimiser {4 * sum(variables.values()) / 2**20:.1f} MiB",
+            f"activations and gradients {self.plan.size / 2**20:.1f} MiB in one block"
+            f" ({total / 2**20:.1f} MiB without reuse)",
+            f"batch {batch / 2**20:.1f} MiB",
+        ]
+        if prepared >= 1 << 17:
+            parts.insert(2, f"prepared filters {prepared / 2**20:.1f} MiB")
+        return ", ".join(parts)
 
     def summary(self) -> str:
         """One line: calls, barriers, arena, where the kernels came from."""

@@ -10,7 +10,7 @@ import numpy as np
 from foveal import debug
 from foveal.autodiff import gradients
 from foveal.errors import DataError, NumericsError, ShapeError
-from foveal.execute import Program
+from foveal.execute import FAST, MEMORY, Program
 from foveal.graph import Graph, Variable
 from foveal.ops import is_finite, where
 from foveal.ops.op import Ndarray, Type
@@ -168,8 +168,12 @@ class Step:
         optimizer: Update,
         threads: int | None,
         seed: int,
+        memory: str = FAST,
     ) -> None:
+        if memory not in MEMORY:
+            raise ShapeError(f"memory {memory!r} is not known; choose one of {', '.join(MEMORY)}")
         self.model, self.loss, self.optimizer, self.threads = model, loss, optimizer, threads
+        self.memory = memory
         self.key = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, 0, 0], np.uint32)
         self.programs: dict[Any, Program] = {}
         self.steps = 0
@@ -224,7 +228,7 @@ class Step:
         key = (x.shape, target.shape, target.dtype.name)
         if key not in self.programs:
             graph = self.trace(Type(x.shape), Type(target.shape, target.dtype.name))
-            self.programs[key] = Program(graph, self.threads)
+            self.programs[key] = Program(graph, self.threads, memory=self.memory)
         return self.programs[key]
 
     def __call__(self, x: Any, target: Any) -> StepResult:
@@ -274,10 +278,12 @@ def compile_step(
     optimizer: Update,
     threads: int | None = None,
     seed: int = 0,
+    memory: str = FAST,
 ) -> Step:
     """A whole training step, step(x, labels) -> loss and output, as one program.
 
     The loss is called as loss(model(x), target). `threads` is a matter of speed only: the same seed gives the same bits on
-    any number. `seed` feeds random operators (dropout), together with the count of steps.
+    any number. `seed` feeds random operators (dropout), together with the count of steps. With memory="low" cheap values are
+    computed again for the gradients instead of being kept: less memory, some more time.
     """
-    return Step(model, loss, optimizer, threads, seed)
+    return Step(model, loss, optimizer, threads, seed, memory)

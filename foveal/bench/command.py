@@ -124,7 +124,8 @@ def peak_memory(names: tuple[str, ...], **options: Any) -> None:
 
     What the process holds at most during some steps, less what it held before them, with the model
     and the batch in memory. arena_mib is what Foveal plans for a step's values; ratio is ours_mib /
-    torch_mib: below 1 Foveal takes less. torch.compile is left out.
+    torch_mib: below 1 Foveal takes less. low_mib and low_ratio are with memory="low", which computes
+    cheap values again instead of keeping them. torch.compile is left out.
     """
     works = model_rows.select(names)
     run(partial(memory.records, works), columns=output.MEMORY_COLUMNS, **options)

@@ -40,7 +40,8 @@ def row_columns(other: str) -> dict[str, str]:
 
 MEMORY_COLUMNS = {
     "name": "", "batch": "", "threads": "",
-    "ours_mib": ".1f", "arena_mib": ".1f", "torch_mib": ".1f", "torch_mode": "", "ratio": ".2f",
+    "ours_mib": ".1f", "arena_mib": ".1f", "low_mib": ".1f", "torch_mib": ".1f", "torch_mode": "",
+    "ratio": ".2f", "low_ratio": ".2f",
 }  # fmt: skip
 THREAD_COLUMNS = {
     "name": "", "batch": "", "threads": "",

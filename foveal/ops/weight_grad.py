@@ -111,7 +111,7 @@ def units_of(x: Shape, outputs: tuple[int, int], one: bool) -> tuple[int, int]:
     bands = max(-(-image // UNIT), min(-(-ENOUGH_TASKS // N), rows * columns // LEAST_PIXELS))
     if bands > 1:
         return 1, min(rows, bands)
-    return 1 if one else min(N, UNIT // image), 1
+    return 1 if one else min(N, UNIT // image, -(-N // ENOUGH_TASKS)), 1
 
 
 @dataclass(frozen=True)

@@ -215,7 +215,9 @@ def topological(graph: Graph, groups: list[Group]) -> list[Group] | None:
     """An order in which each group follows what it reads; None if there is none.
 
     A group that writes a variable follows everybody who reads the variable, where that is possible, and then comes as early
-    as it can, so that gradients are not kept; small ones come last, where they need no barriers between them.
+    as it can, so that gradients are not kept; small ones come last, where they need no barriers between them. So do the
+    operators that only writers wait for, such as gradients in weights: then what they read is free. A pointwise group that
+    only one of these reads comes right before it.
     """
     maker = {node: g for g in groups for node in g.results}
     needs: dict[Group, dict[Group, None]] = {g: {} for g in groups}
@@ -227,6 +229,10 @@ def topological(graph: Graph, groups: list[Group]) -> list[Group] | None:
                 needs[group][maker[source]] = None
             if source.variable is not None:
                 readers.setdefault(source, []).append(group)
+    users: dict[Group, list[Group]] = {g: [] for g in groups}
+    for group, needed in needs.items():
+        for need in needed:
+            users[need].append(group)
     inputs = {n.variable: n for n in graph.variables}
     writers = set()
     for variable, value in graph.updates:
@@ -237,7 +243,7 @@ def topological(graph: Graph, groups: list[Group]) -> list[Group] | None:
         for reader in readers.get(inputs[variable], ()):
             if reader is not writer and not depends(reader, writer, needs):
                 needs[writer][reader] = None
-    ordered = schedule(graph, groups, needs, writers)
+    ordered = schedule(graph, groups, needs, users, writers)
     return ordered and merge_small(graph, ordered, needs)
 
 
@@ -254,26 +260,47 @@ def depends(group: Group, on: Group, needs: dict[Group, dict[Group, None]]) -> b
 
 
 def schedule(
-    graph: Graph, groups: list[Group], needs: dict[Group, dict[Group, None]], writers: set[Group]
-) -> list[Group] | None:
+    graph: Graph, groups: list[Group], needs: dict[Group, dict[Group, None]],
+    users: dict[Group, list[Group]], writers: set[Group],
+) -> list[Group] | None:  # fmt: skip
     position = {node: i for i, node in enumerate(graph.nodes)}
+    outside = {owner(node) for node in graph.outputs}
+    eager = {
+        g
+        for g in groups
+        if g.kind == "kernel"
+        and users[g]
+        and writers.issuperset(users[g])
+        and outside.isdisjoint(g.results)
+    }
+    lazy = {
+        g
+        for g in groups
+        if g.kind == "pointwise"
+        and len(users[g]) == 1
+        and users[g][0] in eager
+        and outside.isdisjoint(g.results)
+    }
 
     def turn(group: Group) -> tuple[int, int]:
         late = group in writers and math.prod(group.domain) <= KEPT
-        first = 2 if late else 0 if group in writers else 1
+        first = 2 if late else 0 if group in writers or group in eager else 1
         return first, max(position[n] for n in group.results)
 
-    rank = {group: turn(group) for group in groups}
-    waiting = sorted(groups, key=rank.__getitem__)
+    def ready(group: Group) -> bool:
+        return all(n in done or (n in lazy and ready(n)) for n in needs[group])
+
+    waiting = sorted((g for g in groups if g not in lazy), key=turn)
     done: set[Group] = set()
     ordered: list[Group] = []
     while waiting:
-        ready = next((g for g in waiting if all(need in done for need in needs[g])), None)
-        if ready is None:
+        chosen = next((g for g in waiting if ready(g)), None)
+        if chosen is None:
             return None
-        waiting.remove(ready)
-        done.add(ready)
-        ordered.append(ready)
+        waiting.remove(chosen)
+        before = [n for n in needs[chosen] if n in lazy and n not in done]
+        done.update(before, [chosen])
+        ordered += [*before, chosen]
     return ordered
 
 

@@ -21,6 +21,7 @@ from foveal import nn, optim
 from foveal.data.loader import Loader, augmentation
 from foveal.data.readers import Dataset
 from foveal.errors import NumericsError, ShapeError
+from foveal.execute import FAST, MEMORY
 from foveal.nn import models
 from foveal.train.checkpoint import Run, RunFolder
 from foveal.train.metrics import evaluate
@@ -47,6 +48,7 @@ class Settings:
     augment: str | None
     seed: int
     threads: int
+    memory: str
 
 
 def train(
@@ -59,6 +61,7 @@ def train(
     optimizer: str | None = None,
     seed: int = 0,
     threads: int | None = None,
+    memory: str = FAST,
     out: str | Path | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -66,7 +69,8 @@ def train(
 
     `model` is a name of `nn.models.NAMES` or a Module of your own; what is None comes from the
     recipe for this image size (`nn.models.default`). The rate rises and falls once over the run
-    (one cycle, with `lr` at its peak). `threads` holds for this run only. With `out`, the folder
+    (one cycle, with `lr` at its peak). `threads` holds for this run only. `memory` is "fast", or "low" to
+    compute cheap values again instead of keeping them. With `out`, the folder
     gets `model.safetensors`, `log.jsonl` and `metrics.json` after every epoch; files of an older
     run in it move to `out/earlier-1`. `metrics["seconds"]` is all of it, with compiling and
     testing; `images_per_second` counts training steps only, without the first, which compiles.
@@ -74,7 +78,7 @@ def train(
     Raises FovealError before the first step if something does not fit, NumericsError when the loss
     stops being a number, and KeyboardInterrupt (whose text says what was kept) on Ctrl-C.
     """
-    settings = _settings(data, model, epochs, batch_size, lr, optimizer, seed, threads)
+    settings = _settings(data, model, epochs, batch_size, lr, optimizer, seed, threads, memory)
     folder = RunFolder(out) if out is not None else None
     with _threads(settings.threads):
         return _Training(data, model, settings, folder, Report(quiet)).run()
@@ -89,12 +93,14 @@ def _settings(
     optimizer: str | None,
     seed: int,
     threads: int | None,
+    memory: str,
 ) -> Settings:
     recipe = models.default(size=data.size)
     name = recipe.model if model is None else model if isinstance(model, str) else None
     rule = recipe.optimizer if optimizer is None else optimizer
     _one_of("model", name, models.NAMES)
     _one_of("optimizer", rule, optim.NAMES)
+    _one_of("memory", memory, MEMORY)
     if lr is None:
         lr = recipe.lr if rule == recipe.optimizer else DEFAULT_LR[rule]
     if batch_size is None:  # the recipe's may be too large for a small data set
@@ -114,6 +120,7 @@ def _settings(
         augment=recipe.augment,
         seed=seed,
         threads=threads,
+        memory=memory,
     )
 
 
@@ -210,8 +217,19 @@ class _Training:
         )
         self.rate = optim.schedule.one_cycle(s.lr, s.epochs * len(self.loader))
         self.train_step = foveal.compile_step(
-            self.net, nn.CrossEntropyLoss(), self.optimizer, threads=s.threads, seed=s.seed
+            self.net,
+            nn.CrossEntropyLoss(),
+            self.optimizer,
+            threads=s.threads,
+            seed=s.seed,
+            memory=s.memory,
         )
+
+    def footprint(self) -> str:
+        """What a training step holds in memory, before the first one."""
+        x = np.zeros((self.settings.batch_size, *self.data.x_train.shape[1:]), np.float32)
+        labels = np.zeros(self.settings.batch_size, np.int32)
+        return self.train_step.program(x, labels).footprint()
 
     def run(self) -> dict[str, Any]:
         metrics: dict[str, Any] = {}
@@ -318,6 +336,8 @@ class Report:
             f"{s.epochs} x {steps} steps of {s.batch_size} images, {s.optimizer}, lr {s.lr:g}, "
             f"{s.threads} thread{'s' * (s.threads > 1)}, seed {s.seed}"
         )
+        if not self.console.quiet:
+            self._line(f"memory: {training.footprint()}")
         if self.console.is_terminal and not self.console.quiet:
             self.progress = _progress(self.console)
             self.progress.add_task(
