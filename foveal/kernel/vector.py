@@ -9,6 +9,7 @@ from foveal.kernel import interpret
 from foveal.kernel.values import (
     F32,
     I32,
+    I64,
     Kind,
     Value,
     Var,
@@ -33,7 +34,8 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     if not isinstance(condition, Value):
         return interpret.where(condition, a, b)
     if not isinstance(a, Value | Var) and not isinstance(b, Value | Var):
-        b = constant(b, F32, condition.width)
+        both_indices = isinstance(a, int) and isinstance(b, int)
+        b = constant(b, I64 if both_indices else F32, condition.width)
     a, b = match(a, b)
     width = max(a.width, condition.width)
     a, b = splat(a, width), splat(b, width)
