@@ -7,7 +7,7 @@ from typing import Any
 
 from foveal.graph import Graph, Node, Variable
 from foveal.kernel.compile import ArraySpec, Kernel
-from foveal.kernel.lang import lanes
+from foveal.kernel.lang import LINE, lanes
 from foveal.ops import nest
 from foveal.ops.epilogue import Epilogue, Results
 from foveal.ops.norm import channel_moments
@@ -18,6 +18,9 @@ from foveal.passes.fuse import fuse
 from foveal.passes.group import Group
 from foveal.passes.layout import Conversion, Layout, layout, reshaped_strides
 
+STREAMED_BYTES = (
+    4 << 20
+)  # of a value that passes the cache: an eighth of a last-level cache of 32 MiB
 CHUNKS = 32  # parts that a reduction is cut into where it keeps too few elements to occupy threads
 LEAST_PART = 512  # elements of such a part
 
@@ -31,6 +34,12 @@ class Buffer:
     variable: Variable | None = None
     argument: bool = False
     per_thread: bool = False
+
+    @property
+    def streamed(self) -> bool:
+        """Whether it is written past the cache: large, in the arena, and whole cache lines."""
+        temporary = not (self.argument or self.per_thread or self.variable is not None)
+        return temporary and 4 * self.size >= STREAMED_BYTES and self.size % LINE == 0
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,8 @@ class View:
 
     @property
     def spec(self) -> ArraySpec:
-        return ArraySpec(self.shape, self.strides, self.buffer.dtype)
+        streamed = self.buffer.streamed and self.offset % LINE == 0
+        return ArraySpec(self.shape, self.strides, self.buffer.dtype, streamed)
 
 
 @dataclass(frozen=True)

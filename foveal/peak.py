@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from foveal.execute import workers
+from foveal.execute import aligned, workers
 from foveal.kernel.compile import ArraySpec, Kernel, native
-from foveal.kernel.lang import fma, lanes, loop, parallel, registers, splat, var, vectors
+from foveal.kernel.lang import LINE, fma, lanes, loop, parallel, registers, splat, var, vectors
 from foveal.ops.op import Ndarray, contiguous
 
 RUNS = 20  # of which the fastest counts; about 3 ms each
@@ -59,7 +59,7 @@ def copies(y: Any, x: Any, *, times: int) -> None:
         for _ in loop(times):
             for to, source in ((y, x), (x, y)):
                 for i, width in vectors(size):
-                    to.store((p, i), source.load((p, i), width), width)
+                    to.store_past_cache((p, i), source.load((p, i), width), width)
 
 
 @cache
@@ -67,19 +67,25 @@ def copy_rate(threads: int, moved: int) -> float:
     """GB/s of reading and writing on that number of threads, where `moved` bytes are read or written in all.
 
     As in STREAM's copy a byte counts when it is read and when it is written. Arrays that fit in a cache are copied from
-    there: an operator on as many bytes, run again and again, finds them there too.
+    there: an operator on as many bytes, run again and again, finds them there too. Through the cache or past it, whichever
+    is faster.
     """
-    x = np.ones((threads, max(moved // 2 // 4 // threads, lanes())), np.float32)
-    y = np.ones_like(x)
+    row = max(moved // 2 // 4 // threads // LINE, 1) * LINE
+    x, y = (aligned(4 * threads * row).view(np.float32).reshape(threads, row) for _ in range(2))
     times = max(1, COPY_BYTES // (4 * x.nbytes))
-    return 4 * x.nbytes * times / best_of(COPY_RUNS, copies, [y, x], threads, times=times) / 1e9
+    seconds = min(
+        best_of(COPY_RUNS, copies, [y, x], threads, streamed, times=times)
+        for streamed in (False, True)
+    )
+    return 4 * x.nbytes * times / seconds / 1e9
 
 
 def best_of(
-    runs: int, body: Callable[..., None], arrays: Sequence[Ndarray], threads: int, **static: int
-) -> float:
+    runs: int, body: Callable[..., None], arrays: Sequence[Ndarray], threads: int, streamed: bool = False,
+    **static: int,
+) -> float:  # fmt: skip
     """Seconds of a kernel's fastest run on the arrays, on that number of threads."""
-    specs = tuple(ArraySpec(a.shape, contiguous(a.shape)) for a in arrays)
+    specs = tuple(ArraySpec(a.shape, contiguous(a.shape), streamed=streamed) for a in arrays)
     (address,) = native([Kernel(body, specs, tuple(static.items()))])
     run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(address)
     table = np.array([a.ctypes.data for a in arrays], np.int64)

@@ -29,11 +29,15 @@ PACKAGE = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """Shape, strides in elements, and dtype of one argument."""
+    """Shape, strides in elements, and dtype of one argument.
+
+    streamed: it begins on a cache line and does not stay in the cache until it is read.
+    """
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     dtype: str = "float32"
+    streamed: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ def build_ir(kernel: Kernel, target: Target, symbol: str) -> str:
             argument.add_attribute("noalias")
     builder = Builder(module, body, target, REASSOCIATE if kernel.plain else CONTRACT)
     arrays = [
-        Array(argument, spec.shape, spec.strides, KINDS[np.dtype(spec.dtype)])
+        Array(argument, spec.shape, spec.strides, KINDS[np.dtype(spec.dtype)], spec.streamed)
         for argument, spec in zip(body.args, kernel.arrays, strict=False)
     ]
     with build_in(builder):

@@ -89,6 +89,7 @@ class Array:
         self.data, self.shape = data, data.shape
         self.strides = tuple(s // data.itemsize for s in data.strides)
         self.origin = origin or (0,) * data.ndim
+        self.streamed = False
         self.kernel_dtype = np.dtype(np.uint32) if data.dtype == np.int32 else data.dtype
         self.memory = self.flat() if memory is None else memory
 
@@ -154,6 +155,8 @@ class Array:
         width = max(width, width_of(value))
         start = self.offset(index, width)
         self.memory[start : start + width] = value
+
+    store_past_cache = store
 
     def __getitem__(self, index: Any) -> Any:
         return self.load(index, 1)

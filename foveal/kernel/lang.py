@@ -65,6 +65,7 @@ __all__ = [
     "I32",
     "I64",
     "KINDS",
+    "LINE",
     "POINTER",
     "REASSOCIATE",
     "Array",
@@ -104,6 +105,10 @@ __all__ = [
     "where",
     "width_of",
 ]
+
+
+LINE = 16  # float32 elements of a cache line
+SMALLEST_STREAM = 4  # lanes of the narrowest vectors that have a store past the cache
 
 
 def loop(n: Any, start: Any = 0, step: int = 1) -> Iterator[Any]:
@@ -221,12 +226,13 @@ class Array:
     with its origin moved there, for tight loops over a few constant offsets.
     """
 
-    __slots__ = ("kind", "pointer", "shape", "strides")
+    __slots__ = ("kind", "pointer", "shape", "streamed", "strides")
 
     def __init__(
-        self, pointer: Any, shape: tuple[int, ...], strides: tuple[int, ...], kind: Kind
-    ) -> None:
+        self, pointer: Any, shape: tuple[int, ...], strides: tuple[int, ...], kind: Kind, streamed: bool = False,
+    ) -> None:  # fmt: skip
         self.pointer, self.shape, self.strides, self.kind = pointer, shape, strides, kind
+        self.streamed = streamed
 
     def address(self, index: Any) -> Any:
         index = index if isinstance(index, tuple) else (index,)
@@ -260,7 +266,7 @@ class Array:
     def permuted(self, *axes: int) -> "Array":
         """The same memory with its axes in another order."""
         shape, strides = (tuple(values[a] for a in axes) for values in (self.shape, self.strides))
-        return Array(self.pointer, shape, strides, self.kind)
+        return Array(self.pointer, shape, strides, self.kind, self.streamed)
 
     def row(self, *index: Any) -> "Array":
         """From the element at (*index, 0, 0, ...) on, as one flat range; the axes left out are contiguous."""
@@ -302,6 +308,19 @@ class Array:
         value = value.get() if isinstance(value, Var) else value
         value = value if isinstance(value, Value) else constant(value, self.kind, width)
         active().b.store(value.ir, self.address(index), align=4)
+
+    def store_past_cache(self, index: Any, value: Any, width: int) -> None:
+        """Store `width` lanes at a multiple of `width` in a row; in a streamed array, past the cache.
+
+        A line that is written whole then is not read from memory before, and pushes no other one out.
+        """
+        whole = all(stride % LINE == 0 for stride in self.strides if stride != 1)
+        if not (self.streamed and whole and width >= SMALLEST_STREAM):
+            return self.store(index, value, width)
+        builder, value = active(), value.get() if isinstance(value, Var) else value
+        instruction = builder.b.store(value.ir, self.address(index), align=4 * width)
+        instruction.set_metadata("nontemporal", builder.module.add_metadata([I32.ir(1)]))
+        builder.streams = True
 
     def __getitem__(self, index: Any) -> Value:
         return self.load(index, 1)

@@ -46,6 +46,7 @@ class Builder:
         self.thread = Value(function.args[-2], I64)
         self.threads = Value(function.args[-1], I64)
         self.left_early = False
+        self.streams = False  # whether it stores past the cache
 
     def finish(self) -> None:
         """Close the function; an error if a loop was left before its end."""
@@ -54,6 +55,8 @@ class Builder:
                 f"kernel {self.function.name}: a loop was left by break or return, but loop() emits its body once"
                 " and for all iterations; let it run to its end and use where(condition, a, b) instead"
             )
+        if self.streams:  # such stores may overtake the word that says a kernel is done
+            self.b.fence("seq_cst")
         self.b.ret_void()
         self.b.position_at_end(self.entry)
         self.b.branch(self.start)

@@ -46,8 +46,10 @@ def load(x: Any, index: tuple[Any, ...], width: int) -> Any:
 
 def store(y: Any, index: tuple[Any, ...], value: Any, width: int) -> None:
     value = splat(value, width)
-    if width == 1 or y.strides[-1] == 1:
+    if width == 1:
         y.store(index, value, width)
+    elif y.strides[-1] == 1:
+        y.store_past_cache(index, value, width)
     else:
         store_lanes(y, index, value)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foveal.kernel.lang import (
+    LINE,
     choose,
     lanes,
     loop,
@@ -41,7 +42,6 @@ MOST_SHARED = 256  # tiles
 FILTER_BYTES = 12 << 20  # of transformed filters, from which on reading them from memory tells
 PART = 64  # channels whose filters are transformed at once: with 36 x 32 filters 288 KiB
 STREAMED = 1 << 18  # elements of an image batch that does not stay in L2
-LINE = 16  # elements of a cache line
 PAD = 16  # elements between positions, so that their rows do not all fall into the same sets of the cache
 
 
@@ -243,7 +243,7 @@ def prefetch_outputs(
     ending: Ending, grid: Grid, first: Any, count: Any, k: Any, valid: int
 ) -> None:
     """Where a block's results go, so that the lines are there when its products are done."""
-    for image in ending.outputs:
+    for image in (y for y in ending.outputs if not y.streamed):
         for t in loop(count if math.prod(image.shape) > STREAMED else 0):
             prefetch_pixels(image.at(*corner(grid, first + t), k), grid.m, valid)
 
