@@ -133,6 +133,9 @@ def pixel(
     starts, inputs = pieces(valid, tile.width), panel.shape[4]
     acc = accumulators(images, [tile.width] * len(starts))
     step = unrolling(inputs)
+    p, q = i * rows.step + rows.start, j * columns.step + columns.start
+    pixels = [(n + m, p, q) for m in range(images)]
+    ending.prefetch(pixels, channel, valid)
     h, v = rows.origin + i * rows.input_step, columns.origin + j * columns.input_step
     (r_first, r_end), (s_first, s_end) = rows.meeting(i, size[0]), columns.meeting(j, size[1])
     for r in loop(r_end, start=r_first):
@@ -154,8 +157,6 @@ def pixel(
                     ]
                     xs = (source[0, 0, 0, m, c * step + u] for m in range(images))
                     multiply_add(acc, xs, ws)
-    p, q = i * rows.step + rows.start, j * columns.step + columns.start
-    pixels = [(n + m, p, q) for m in range(images)]
     for index, (lane, width) in enumerate(starts):
         sums = [head(acc[m, index], width) for m in range(images)]
         ending.store(task, pixels, sums, channel + lane, width)

@@ -217,8 +217,9 @@ def correlate(
                         columns.origin + j * columns.input_step,
                         0,
                     )
-                    totals = product(at, panel, rows, columns, offsets, valid, tile)
                     where = output_pixels(n, i, j, offsets, rows, columns)
+                    ending.prefetch(where, first, valid)
+                    totals = product(at, panel, rows, columns, offsets, valid, tile)
                     for v, (lane, width) in enumerate(pieces(valid, tile.width)):
                         sums = [head(totals[pixel, v], width) for pixel in range(len(offsets))]
                         ending.store(n * bands + band, where, sums, first + lane, width)

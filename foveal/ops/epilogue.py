@@ -5,13 +5,15 @@ place, then come the steps. An operator that can end with them says so by `epilo
 kernel calls `Ending.store` with its register tile where it would store it.
 """
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from foveal.kernel.lang import lanes, loop, parallel, var, vectors, where
+from foveal.kernel.lang import LINE, lanes, loop, parallel, var, vectors, where
 from foveal.ops import nest
 from foveal.ops.op import Lowering
 
+FAR = 1 << 18  # elements of an array that does not stay in the second-level cache
 PIVOT, SUM, SQUARES, COUNT = range(4)  # rows of partial moments
 
 
@@ -79,6 +81,7 @@ class Ending:
         self.outputs, self.partial = arrays[:count], arrays[count]
         self.own = arrays[count + 1 : count + 1 + between]  # scratch and inputs
         self.extras = arrays[count + 1 + between :]
+        self.far = [x for x in self.extras if not repeated(x) and math.prod(x.shape) > FAR]
 
     def open(self, task: Any, k: Any, width: int) -> None:
         """Before the first sums of a task for channels k ... k + width."""
@@ -89,6 +92,13 @@ class Ending:
         """Before the first sums of a task that has all channels."""
         for k, width in vectors(channels) if self.epilogue.rows else ():
             self.open(task, k, width)
+
+    def prefetch(self, pixels: list[tuple[Any, Any, Any]], k: Any, channels: int) -> None:
+        """Bring early what `store` will read at the pixels for `channels` channels from k on."""
+        for x in self.far:
+            for pixel in pixels:
+                for line in range(0, channels, LINE):
+                    x.prefetch((*pixel, k + line))
 
     def store(
         self, task: Any, pixels: list[tuple[Any, Any, Any]], totals: list[Any], k: Any, width: int

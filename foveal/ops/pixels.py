@@ -105,6 +105,8 @@ def tile_of_pixels(
     starts = pieces(valid, tile.width)
     acc = accumulators(size, [tile.width] * len(starts))
     step = unrolling(channels)
+    pixels = [(0, 0, pixel + i) for i in range(size)]
+    ending.prefetch(pixels, b * columns, valid)
     at, panel = x.at(0, 0, pixel, 0), panels.at(0, b, 0, 0, 0, 0)
     for c in loop(channels // step):
         if step > 3:
@@ -113,7 +115,6 @@ def tile_of_pixels(
         for u in range(step):
             ws = [panel.load((0, 0, 0, 0, c * step + u, start), tile.width) for start, _ in starts]
             multiply_add(acc, (at[0, 0, i, c * step + u] for i in range(size)), ws)
-    pixels = [(0, 0, pixel + i) for i in range(size)]
     for v, (lane, width) in enumerate(starts):
         sums = [head(acc[i, v], width) for i in range(size)]
         ending.store(task, pixels, sums, b * columns + lane, width)

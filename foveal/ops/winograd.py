@@ -29,7 +29,7 @@ from foveal.kernel.lang import (
 )
 from foveal.ops import nest
 from foveal.ops.choice import Choice
-from foveal.ops.epilogue import Ending, Epilogue, Results
+from foveal.ops.epilogue import FAR, Ending, Epilogue, Results
 from foveal.ops.op import Lowering
 from foveal.ops.tile import Tile, multiply_add, pieces, split, tile_for
 from foveal.ops.transforms import Matrix, both_sides, scheme
@@ -40,8 +40,8 @@ MOST_TILES, LEAST_TASKS = 48, 8
 UNROLL = 4
 MOST_SHARED = 256  # tiles
 FILTER_BYTES = 12 << 20  # of transformed filters, from which on reading them from memory tells
+AHEAD = 2  # tiles: how early what an epilogue reads is fetched
 PART = 64  # channels whose filters are transformed at once: with 36 x 32 filters 288 KiB
-STREAMED = 1 << 18  # elements of an image batch that does not stay in L2
 PAD = 16  # elements between positions, so that their rows do not all fall into the same sets of the cache
 
 
@@ -235,6 +235,8 @@ def transform_back(
             at = M.at(0, 0, t * tile.columns + start)
             values = [[at.load((0, i * grid.n + j, 0), width) for j in range(grid.n)]
                       for i in range(grid.n)]  # fmt: skip
+            ahead = pixels_of(grid, corner(grid, first + t + AHEAD))
+            ending.prefetch(ahead, k, width)
             y = both_sides(scheme(grid.m).AT, values)
             put(ending, outputs, task, y, corner(grid, first + t), size, k, width)
 
@@ -244,7 +246,7 @@ def prefetch_outputs(
 ) -> None:
     """Where a block's results go, so that the lines are there when its products are done."""
     for image in (y for y in ending.outputs if not y.streamed):
-        for t in loop(count if math.prod(image.shape) > STREAMED else 0):
+        for t in loop(count if math.prod(image.shape) > FAR else 0):
             prefetch_pixels(image.at(*corner(grid, first + t), k), grid.m, valid)
 
 
@@ -255,6 +257,12 @@ def smaller(a: int, b: Any) -> Any:
 def clear(zeros: Any) -> None:
     for c, width in vectors(zeros.shape[1]):
         zeros.store((thread(), c), 0.0, width)
+
+
+def pixels_of(grid: Grid, at: tuple[Any, Any, Any]) -> list[tuple[Any, Any, Any]]:
+    """The output pixels of a tile, row by row."""
+    n, p, q = at
+    return [(n, p + i, q + j) for i in range(grid.m) for j in range(grid.m)]
 
 
 def corner(grid: Grid, tile: Any) -> tuple[Any, Any, Any]:
@@ -285,7 +293,7 @@ def transform_tile(
     """
     (n, h, v, first), size = at, len(matrix[0])
     _, height, width, _ = x.shape
-    if math.prod(x.shape) > STREAMED:
+    if math.prod(x.shape) > FAR:
         prefetch_pixels(x.at(n, h + size, v, first), len(matrix) - 2, channels)
     inside = within(h, h + (size - 1), height) & within(v, v + (size - 1), width)
     pixels: dict[tuple[int, int], Any] = {}
