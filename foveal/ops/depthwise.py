@@ -61,11 +61,15 @@ def depthwise(
             for i in loop(last, start=start):
                 for columns in axes[1]:
                     for j, taps in tiles(columns, x.shape[2], registers() * 3 // 8):
-                        pixels = [output(n, i, j + q, rows, columns) for q in range(len(taps))]
+                        pixels, below = (
+                            [output(n, row, j + q, rows, columns) for q in range(len(taps))]
+                            for row in (i, i + 1)
+                        )
                         for g, width in vectors(
                             x.shape[3]
                         ):  # innermost: memory is read and written in long runs
                             at, weights = x.at(n, 0, 0, g), w.at(0, 0, 0, 0, g)
+                            ending.prefetch(below, g, width)
                             totals = row_tile(at, weights, i, j, taps, rows, columns, width, far)
                             ending.store(n * bands + band, pixels, totals, g, width)
 
@@ -164,6 +168,7 @@ def whole_image(ending: Ending, n: Any, g: Any, width: int, rows: Taps, columns:
                 acc, x.at(n, 0, 0, g), uses_of(tile, rows, columns, x.shape), weights, width
             )
             pixels = [output(n, i, j, rows, columns) for i, j in tile]
+            ending.prefetch(pixels, g + width, width)
             ending.store(n, pixels, [total.get() for total in acc], g, width)
         done += size * count
 
