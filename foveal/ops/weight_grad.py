@@ -19,6 +19,7 @@ from foveal.kernel.lang import (
     thread,
     var,
     vectors,
+    where,
     width_of,
 )
 from foveal.ops import depthwise
@@ -69,11 +70,14 @@ def lower(
     parts = min(blocks, -(-ENOUGH_TASKS // chunks))
     border = bordered(axes, x.shape[2:], -(-P // bands)) if together else None
     halo = to.scratch((1, *border[1::2], C) if border else (1, 1, 1, 1), per_thread=True)
-    partial = to.scratch((chunks, *kernel, C, K))
+    last = dw.permuted(2, 3, 1, 0)
+    alone = chunks == 1 and kernel == (R, S)
+    partial = last.reshaped((1, *last.shape)) if alone else to.scratch((chunks, *kernel, C, K))
     sums = partial.reshaped((chunks, kernel[0], 1, kernel[1] * C, K)) if together else partial
     to.call(weight_grad, [sums, halo], [nhwc(dy), nhwc(x)], axes=axes, border=border, groups=groups,
             images=images, bands=bands, parts=parts)  # fmt: skip
-    lower_sum(to, dw, partial, first)
+    if not alone:
+        lower_sum(to, dw, partial, first)
 
 
 def lower_sum(to: Lowering, dw: Any, partial: Any, first: tuple[int, int]) -> None:
@@ -116,12 +120,13 @@ def units_of(x: Shape, outputs: tuple[int, int], one: bool) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Unit:
-    """Images `first` ... `end`, of which the output rows `top` ... `bottom`."""
+    """Images `first` ... `end`, of which the output rows `top` ... `bottom`. fresh: the first one of its chunk."""
 
     first: Any
     end: Any
     top: Any
     bottom: Any
+    fresh: Any
 
 
 def weight_grad(
@@ -140,16 +145,18 @@ def weight_grad(
     if border:
         clear(halo)
     for g, part in parallel(chunks, parts):
-        for group, b, valid in part_of_blocks(groups, filters, tile.columns, part, parts):
-            for r, s, c in loops(R, S, C):
-                for lane, width in pieces(valid, tile.width):
-                    index = (g, r, s, c, group * filters + b * tile.columns + lane)
-                    partial.store(index, 0.0, width)
         if not all(taps[0].taps for taps in axes):  # all of them meet padding only
+            for group, b, valid in part_of_blocks(groups, filters, tile.columns, part, parts):
+                for r, s, c in loops(R, S, C):
+                    for lane, width in pieces(valid, tile.width):
+                        index = (g, r, s, c, group * filters + b * tile.columns + lane)
+                        partial.store(index, 0.0, width)
             continue
-        for u in loop((g + 1) * units // chunks, start=g * units // chunks):
+        begin = g * units // chunks
+        for u in loop((g + 1) * units // chunks, start=begin):
             n, band = (u // bands, u % bands) if bands > 1 else (u * images, 0)
-            unit = Unit(n, minimum(n + images, N), band * P // bands, (band + 1) * P // bands)
+            rows_of_band = band * P // bands, (band + 1) * P // bands
+            unit = Unit(n, minimum(n + images, N), *rows_of_band, chunks == units or u == begin)
             source = x
             if border:
                 top = unit.top * axes[0][0].input_step + border[0]
@@ -244,14 +251,20 @@ def accumulate(
     copied: bool = False,
     ahead: int = 0,
 ) -> None:
-    """into[position, k] += sum over a unit's pixels of x * dy for a tile in registers.
+    """into[position, k] += sum over a unit's pixels of x * dy for a tile in registers; = in a chunk's first unit.
 
     offsets: of a tile's positions in `into` and, in memory, in x. copied: x holds one image. ahead: rows from here to the
     next unit, whose pixels are fetched early where this is the only pass over them.
     """
     (rows,), (columns,) = axes
+
+    def before(h: int, c: int, start: int, width: int) -> Any:
+        if unit.fresh is True:
+            return 0.0
+        return where(unit.fresh, 0.0, into.load((0, h, 0, c, start), width))
+
     acc = {
-        (i, start): var(into.load((0, h, 0, c, start), width), width)
+        (i, start): var(before(h, c, start, width), width)
         for i, ((h, c), _) in enumerate(offsets)
         for start, width in starts
     }
