@@ -2,8 +2,8 @@
 
 Both are one loop nest over register tiles of pixels x filters; `Taps` say which inputs an output reads. By shape one of
 five kernels runs it: `correlate` here, whose tiles are pixels of an image; `batch_tiles`, whose tiles are one pixel of many
-images; `image_lanes` for few filters; `pixels` for 1x1 filters; `depthwise`. All take packed panels of weights, and end in an
-epilogue.
+images; `image_lanes` for few filters; `pixels` for 1x1 filters; `depthwise`. All take packed panels of weights and end in
+an epilogue.
 
 Padding is no branch in an inner loop: where taps reach outside of the image, the rows that a task reads are first copied
 into a zero-bordered buffer, one per thread.
