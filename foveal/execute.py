@@ -28,6 +28,7 @@ POINTER_BYTES = 8
 SMALL_WORK = (
     10_000_000  # operations, some 100 us of one thread: it takes 50 us until another one is awake
 )
+PATIENCE = 4000  # pauses, 60 to 200 us: a thread that is asleep takes about as long to come back
 SMALL_SIZE = 1 << 18  # elements of all values together
 FAST, LOW = MEMORY = ("fast", "low")  # whether a step keeps what is cheap to compute again
 RECORD_BYTES = 3 * POINTER_BYTES
@@ -47,8 +48,11 @@ def set_threads(n: int) -> None:
 
 def get_threads() -> int:
     """The number of threads programs use: what was set, else the processors this process may run on."""
-    if _threads:
-        return _threads
+    return _threads or processors()
+
+
+def processors() -> int:
+    """How many processors this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -80,77 +84,66 @@ def aligned(size: int) -> Ndarray:
 
 
 class Workers:
-    """Threads that wait to run their part of a program. A job is native code from begin to end.
+    """Threads that wait to run their part of a job, which is native code from begin to end (kernel.runtime).
 
-    They wake each other by bare locks, locked while there is nothing to say: threading's semaphores are Python inside, and
-    an interruption there (Ctrl-C) can leave one held for ever.
+    After a job a thread watches its box natively, so that the next one reaches it within a microsecond; when it has seen
+    none for a while it sleeps until a bare lock is unlocked. (threading's semaphores are Python inside, and an interruption
+    there, Ctrl-C, can leave one held for ever.)
     """
 
     def __init__(self) -> None:
         self.process = os.getpid()
         self.lock = threading.Lock()
-        self.wake: list[threading.Lock] = []  # one per thread: unlocked to say that there is a job
-        self.left: list[threading.Lock] = []  # unlocked by the thread to say that it has finished
-        self.done: list[int] = []  # the number of the last job that it has finished
-        self.job: tuple[int, int, Callable[[int], None]] = (0, 0, lambda thread: None)
+        self.boxes = [aligned(runtime.BOX_BYTES)]  # the caller's own, then one per thread
+        self.wake: list[threading.Lock] = []  # one per thread: unlocked to wake it
+        self.table = np.zeros(0, np.int64)  # the boxes' addresses
+        runtime.engine()  # here, not by each thread as it starts
 
-    def grow(self, count: int) -> None:
-        while len(self.wake) < count:
-            thread, wake, left = len(self.wake) + 1, locked(), locked()
-            arguments = (thread, wake, left)
+    def grow(self, threads: int) -> None:
+        while len(self.wake) < threads - 1:
+            thread, box, wake = len(self.wake) + 1, aligned(runtime.BOX_BYTES), locked()
+            arguments = (thread, box, wake)
             threading.Thread(target=self.serve, args=arguments, daemon=True, name="foveal").start()
-            self.left[thread - 1 :], self.done[thread - 1 :] = [left], [0]
+            self.boxes[thread:] = [box]
             self.wake.append(wake)
+        if len(self.table) < threads:
+            self.table = np.array([box.ctypes.data for box in self.boxes])
 
-    def serve(self, thread: int, wake: threading.Lock, left: threading.Lock) -> None:
-        last = 0
+    def serve(self, thread: int, box: Ndarray, wake: threading.Lock) -> None:
+        patience = PATIENCE if thread < processors() else 0
+        native, at = runtime.serve(), box.ctypes.data
         while True:
+            native(at, thread, patience)
             wake.acquire()
-            number, threads, work = self.job
-            if (
-                number != last and thread < threads
-            ):  # else an interruption woke it twice for one job
-                last = number
-                work(thread)
-                left.release()
-                self.done[thread - 1] = number
 
-    def run(self, threads: int, work: Callable[[int], None], ended: Callable[[], bool]) -> None:
-        """work(0) here and work(1) ... in the other threads; back when all are done.
+    def run(self, threads: int, function: int, arguments: int) -> None:
+        """function(arguments, 0, threads) here, with 1 ... in the other threads; back when all are done.
 
-        An interruption (Ctrl-C) between any two lines must leave nobody waiting at a barrier: the job is finished first,
-        then it is raised. `ended` says whether work(0) ran to its end, which Python itself cannot know: the interruption
-        may be raised on the way back from native code.
+        An interruption (Ctrl-C) between any two lines must leave nobody waiting at a barrier: a job that has been started is
+        finished first, then the interruption is raised. The boxes know how far it is, which Python itself cannot: the
+        interruption may be raised on the way back from native code.
         """
         with self.lock:
-            self.grow(threads - 1)
-            self.job = (self.job[0] + 1, threads, work)
+            self.grow(threads)
             try:
-                self.start(threads, work)
-                for left in self.left[: threads - 1]:
-                    left.acquire()
+                boxes = self.table.ctypes.data
+                if runtime.start()(boxes, threads, function, arguments):
+                    self.finish(threads)
             except BaseException:
-                while not self.finished(threads, work, ended):
+                while not self.finished(threads):
                     pass
                 raise
 
-    def start(self, threads: int, work: Callable[[int], None]) -> None:
+    def finish(self, threads: int) -> None:
         for wake in self.wake[: threads - 1]:
-            with suppress(RuntimeError):  # unlocked already: it will see the new job
+            with suppress(RuntimeError):  # unlocked already
                 wake.release()
-        work(0)
+        runtime.finish()(self.table.ctypes.data, threads)
 
-    def finished(
-        self, threads: int, work: Callable[[int], None], ended: Callable[[], bool]
-    ) -> bool:
+    def finished(self, threads: int) -> bool:
         """Bring an interrupted job to its end; False if that was interrupted once more."""
         try:
-            if not ended():
-                self.start(threads, work)
-            while any(number != self.job[0] for number in self.done[: threads - 1]):
-                time.sleep(1e-4)
-            for left in self.left[: threads - 1]:
-                left.acquire(blocking=False)
+            self.finish(threads)
             return True
         except BaseException:
             return False
@@ -227,9 +220,6 @@ class Program:
         self.table = self.make_table(addresses)
         self.count = aligned(2 * ALIGNMENT)
         self.times = np.zeros(len(self.calls), np.int64)
-        run_type = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p, ctypes.c_int64] * 1, *[ctypes.c_int64] * 2,
-                                    *[ctypes.c_void_p] * 2)  # fmt: skip
-        self.native = run_type(runtime.run_address())
         self.arguments = [self.array(view) for view in self.lowered.arguments]
         self.results = [self.array(view) for view in self.lowered.outputs]
         self.compiled = kernels.statistics.compiled - before[0]
@@ -304,19 +294,16 @@ class Program:
     def launch_from(self, start: int, timed: bool = False) -> None:
         if start == len(self.calls):
             return
-        n, count = len(self.calls) - start, self.count.ctypes.data
-        records = self.table.ctypes.data + start * RECORD_BYTES
-        times = self.times[start:].ctypes.data if timed else None
+        program = (ctypes.c_int64 * 4)(
+            self.table.ctypes.data + start * RECORD_BYTES,
+            len(self.calls) - start,
+            self.count.ctypes.data,
+            self.times[start:].ctypes.data if timed else 0,
+        )
         if self.threads == 1:
-            self.native(records, n, 0, 1, count, times)
-            return
-        generation = self.count.view(np.int64)[ALIGNMENT // POINTER_BYTES :]
-        last = int(generation[0]) + sum(self.barriers[start:])
-
-        def part(thread: int) -> None:
-            self.native(records, n, thread, self.threads, count, times if thread == 0 else None)
-
-        workers().run(self.threads, part, lambda: int(generation[0]) == last)
+            runtime.run()(ctypes.addressof(program), 0, 1)
+        else:
+            workers().run(self.threads, runtime.address("run"), ctypes.addressof(program))
 
     def interpret(self, *arrays: Ndarray) -> list[Ndarray]:
         """The same calls with every kernel body in plain Python; slow, for tests and for debugging."""

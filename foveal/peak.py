@@ -1,6 +1,5 @@
 """The most this machine can multiply and add, and copy: what kernels are measured against."""
 
-import ctypes
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -87,13 +86,11 @@ def best_of(
     """Seconds of a kernel's fastest run on the arrays, on that number of threads."""
     specs = tuple(ArraySpec(a.shape, contiguous(a.shape), streamed=streamed) for a in arrays)
     (address,) = native([Kernel(body, specs, tuple(static.items()))])
-    run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(address)
     table = np.array([a.ctypes.data for a in arrays], np.int64)
 
     def once() -> float:
         before = time.perf_counter()
-        part = lambda thread: run(table.ctypes.data, thread, threads)  # noqa: E731
-        workers().run(threads, part, ended=lambda: True)
+        workers().run(threads, address, table.ctypes.data)
         return time.perf_counter() - before
 
     return min(once() for _ in range(runs))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from foveal.lower import Buffer, View
-from foveal.ops import OPS, correlate, depthwise, product, weight_grad
+from foveal.ops import OPS, correlate, depthwise, image_lanes, product, weight_grad
 from foveal.ops.epilogue import Epilogue, Results
 from foveal.ops.op import Case, channels_last, contiguous, filters_last
 
@@ -49,6 +49,8 @@ KERNELS = [
     ("correlate", (1, 16, 5, 6), (70, 8, 3, 3), (2, 1), (1, 1, 0, 1), (1, 2), 2),
     ("correlate_batch", (7, 9, 5, 4), (37, 9, 3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1),
     ("correlate_batch", (17, 8, 4, 4), (6, 8, 5, 5), (1, 2), (2, 2, 2, 2), (1, 1), 1),
+    ("correlate_images", (35, 2, 7, 24), (5, 2, 3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1),
+    ("correlate_images", (32, 8, 4, 4), (18, 8, 5, 5), (1, 2), (2, 2, 2, 2), (1, 1), 1),
     ("correlate_pixels", (3, 10, 5, 7), (39, 10, 1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1),
     ("depthwise", (2, 19, 12, 9), (19, 1, 3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 19),
     ("depthwise", (2, 19, 4, 5), (19, 1, 3, 3), (2, 2), (1, 1, 1, 1), (1, 1), 19),
@@ -96,6 +98,7 @@ LOWERED = [  # a size that decides, lowered; an operator, its case
     (weight_grad, "LEAST_PIXELS", 4, GRADIENT, Case(((5, 70, 4, 3), (5, 20, 4, 3)), {"padding": 1, "size": (3, 3)})),
     (depthwise, "CACHED", 1, GRADIENT, Case(((3, 19, 9, 12), (3, 19, 9, 12)), {"padding": 1, "size": (3, 3), "groups": 19})),
     (depthwise, "CACHED", 1, CONV, Case(((3, 19, 9, 12), (19, 1, 3, 3)), {"padding": 1, "groups": 19})),
+    (image_lanes, "BAND", 4000, CONV, Case(((20, 2, 9, 12), (3, 2, 3, 3)), {"padding": 1})),
     (correlate, "BAND", 60, CONV, Case(((17, 4, 9, 12), (20, 4, 3, 3)), {"padding": 1})),
 ]  # fmt: skip
 

@@ -244,8 +244,8 @@ def transpose(rows: list[Any]) -> list[Any]:
     return list(np.array([plain(row) for row in rows]).T)
 
 
-def head(value: Any, width: int) -> Any:
+def part(value: Any, start: int, width: int) -> Any:
     value = plain(value)
     if not np.ndim(value):
         return value
-    return value[:width] if width > 1 else value[0]
+    return value[start : start + width] if width > 1 else value[start]

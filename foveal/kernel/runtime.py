@@ -2,8 +2,14 @@
 
 A program is a table of records {kernel, arguments, barrier}. The barrier counts arrivals and turns a generation number; who
 waits spins 2,000 pauses, then gives up its turn to the system, so that more threads than cores still make progress.
+
+Threads are handed jobs through boxes in memory, one per thread, since a Python lock takes 50 us and more to wake one. A job
+is a function of the same kind as a kernel, (arguments, thread, threads). A box counts the jobs put into it and the jobs
+done; between two jobs its thread watches it for a while, then says that it goes to sleep, which is Python's business.
 """
 
+import ctypes
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -12,12 +18,26 @@ from llvmlite import binding as llvm
 from foveal.kernel.target import host, machine
 
 PAUSE = {"x86_64": "pause", "aarch64": "yield", "arm64": "yield"}
+BOX_BYTES = 128  # two lines of cache: what the caller writes, and what the thread writes
 
 SOURCE = """
 declare i32 @sched_yield()
 declare i64 @llvm.readcyclecounter()
 
 %record = type {{ ptr, ptr, i64 }}
+%program = type {{ ptr, i64, ptr, ptr }}
+%box = type {{ i64, ptr, ptr, i64, [4 x i64], i64, i64, [6 x i64] }}
+
+define internal void @wait(i64 %turn) alwaysinline {{
+  call void asm sideeffect "{pause}", ""()
+  %impatient = icmp ugt i64 %turn, 2000
+  br i1 %impatient, label %yield, label %end
+yield:
+  call i32 @sched_yield()
+  br label %end
+end:
+  ret void
+}}
 
 define internal void @barrier(ptr %count, i64 %threads) noinline {{
 entry:
@@ -32,15 +52,9 @@ release:
   atomicrmw add ptr %generation, i64 1 release
   ret void
 spin:
-  %turn = phi i64 [ 0, %entry ], [ %next, %wait ]
+  %turn = phi i64 [ 0, %entry ], [ %next, %spin ]
   %next = add i64 %turn, 1
-  call void asm sideeffect "{pause}", ""()
-  %impatient = icmp ugt i64 %turn, 2000
-  br i1 %impatient, label %yield, label %wait
-yield:
-  call i32 @sched_yield()
-  br label %wait
-wait:
+  call void @wait(i64 %turn)
   %after = load atomic i64, ptr %generation acquire, align 8
   %same = icmp eq i64 %before, %after
   br i1 %same, label %spin, label %done
@@ -48,10 +62,19 @@ done:
   ret void
 }}
 
-define void @foveal_run(ptr %records, i64 %n, i64 %thread, i64 %threads, ptr %count, ptr %times) {{
+define void @foveal_run(ptr %program, i64 %thread, i64 %threads) {{
 entry:
+  %records = load ptr, ptr %program
+  %p_n = getelementptr %program, ptr %program, i64 0, i32 1
+  %n = load i64, ptr %p_n
+  %p_count = getelementptr %program, ptr %program, i64 0, i32 2
+  %count = load ptr, ptr %p_count
+  %p_times = getelementptr %program, ptr %program, i64 0, i32 3
+  %times = load ptr, ptr %p_times
   %alone = icmp eq i64 %threads, 1
-  %timed = icmp ne ptr %times, null
+  %first = icmp eq i64 %thread, 0
+  %wanted = icmp ne ptr %times, null
+  %timed = and i1 %first, %wanted
   br label %loop
 loop:
   %i = phi i64 [ 0, %entry ], [ %next, %step ]
@@ -82,12 +105,119 @@ step:
 end:
   ret void
 }}
+
+define internal void @work(ptr %box, i64 %thread) noinline {{
+  %p_function = getelementptr %box, ptr %box, i64 0, i32 1
+  %function = load ptr, ptr %p_function
+  %p_arguments = getelementptr %box, ptr %box, i64 0, i32 2
+  %arguments = load ptr, ptr %p_arguments
+  %p_threads = getelementptr %box, ptr %box, i64 0, i32 3
+  %threads = load i64, ptr %p_threads
+  call void %function(ptr %arguments, i64 %thread, i64 %threads)
+  %jobs = load i64, ptr %box
+  %p_done = getelementptr %box, ptr %box, i64 0, i32 5
+  store atomic i64 %jobs, ptr %p_done release, align 8
+  ret void
+}}
+
+define internal i1 @idle(ptr %box) alwaysinline {{
+  %jobs = load atomic i64, ptr %box seq_cst, align 8
+  %p_done = getelementptr %box, ptr %box, i64 0, i32 5
+  %done = load atomic i64, ptr %p_done acquire, align 8
+  %same = icmp eq i64 %jobs, %done
+  ret i1 %same
+}}
+
+define void @foveal_serve(ptr %box, i64 %thread, i64 %patience) {{
+entry:
+  %p_asleep = getelementptr %box, ptr %box, i64 0, i32 6
+  br label %awake
+awake:
+  atomicrmw xchg ptr %p_asleep, i64 0 seq_cst
+  br label %look
+look:
+  %turn = phi i64 [ 0, %awake ], [ 0, %job ], [ %next, %watch ]
+  %none = call i1 @idle(ptr %box)
+  br i1 %none, label %watch, label %job
+job:
+  call void @work(ptr %box, i64 %thread)
+  br label %look
+watch:
+  call void asm sideeffect "{pause}", ""()
+  %next = add i64 %turn, 1
+  %more = icmp ult i64 %next, %patience
+  br i1 %more, label %look, label %tired
+tired:
+  atomicrmw xchg ptr %p_asleep, i64 1 seq_cst
+  %still = call i1 @idle(ptr %box)
+  br i1 %still, label %end, label %awake
+end:
+  ret void
+}}
+
+define void @foveal_finish(ptr %boxes, i64 %threads) {{
+entry:
+  %own = load ptr, ptr %boxes
+  %worked = call i1 @idle(ptr %own)
+  br i1 %worked, label %others, label %work
+work:
+  call void @work(ptr %own, i64 0)
+  br label %others
+others:
+  %thread = phi i64 [ 0, %entry ], [ 0, %work ], [ %thread, %spin ], [ %following, %met ]
+  %turn = phi i64 [ 0, %entry ], [ 0, %work ], [ %next, %spin ], [ 0, %met ]
+  %slot = getelementptr ptr, ptr %boxes, i64 %thread
+  %box = load ptr, ptr %slot
+  %finished = call i1 @idle(ptr %box)
+  br i1 %finished, label %met, label %spin
+spin:
+  call void @wait(i64 %turn)
+  %next = add i64 %turn, 1
+  br label %others
+met:
+  %following = add i64 %thread, 1
+  %more = icmp ult i64 %following, %threads
+  br i1 %more, label %others, label %end
+end:
+  ret void
+}}
+
+define i64 @foveal_start(ptr %boxes, i64 %threads, ptr %function, ptr %arguments) {{
+entry:
+  br label %put
+put:
+  %thread = phi i64 [ 0, %entry ], [ %following, %put ]
+  %sleepers = phi i64 [ 0, %entry ], [ %sum, %put ]
+  %slot = getelementptr ptr, ptr %boxes, i64 %thread
+  %box = load ptr, ptr %slot
+  %p_function = getelementptr %box, ptr %box, i64 0, i32 1
+  store ptr %function, ptr %p_function
+  %p_arguments = getelementptr %box, ptr %box, i64 0, i32 2
+  store ptr %arguments, ptr %p_arguments
+  %p_threads = getelementptr %box, ptr %box, i64 0, i32 3
+  store i64 %threads, ptr %p_threads
+  atomicrmw add ptr %box, i64 1 seq_cst
+  %p_asleep = getelementptr %box, ptr %box, i64 0, i32 6
+  %asleep = load atomic i64, ptr %p_asleep seq_cst, align 8
+  %sum = add i64 %sleepers, %asleep
+  %following = add i64 %thread, 1
+  %more = icmp ult i64 %following, %threads
+  br i1 %more, label %put, label %all
+all:
+  %awake = icmp eq i64 %sum, 0
+  br i1 %awake, label %finish, label %end
+finish:
+  call void @foveal_finish(ptr %boxes, i64 %threads)
+  br label %end
+end:
+  ret i64 %sum
+}}
 """
 
 
 @cache
 def engine() -> Any:
-    """The loop's machine code; compiled once per process (a few milliseconds)."""
+    """The machine code of these functions; compiled once per process (a few milliseconds)."""
     target = host()
     pause = PAUSE.get(target.triple.split("-")[0], "")
     module = llvm.parse_assembly(
@@ -99,7 +229,47 @@ def engine() -> Any:
     return built
 
 
-def run_address() -> int:
-    """Address of foveal_run(records, n, thread, threads, count, times)."""
-    address: int = engine().get_function_address("foveal_run")
-    return address
+@cache
+def address(name: str) -> int:
+    """Where one of these functions lies: run, serve, start, finish."""
+    found: int = engine().get_function_address(f"foveal_{name}")
+    return found
+
+
+def job(at: int) -> Callable[[int, int, int], None]:
+    """What lies at an address, to be called as kernels are: (arguments, thread, threads)."""
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+    made: Callable[[int, int, int], None] = kind(at)
+    return made
+
+
+@cache
+def run() -> Callable[[int, int, int], None]:
+    """run(program, thread, threads): a thread's share. A program: addresses and numbers {records, n, count, times or 0}."""
+    return job(address("run"))
+
+
+@cache
+def serve() -> Callable[[int, int, int], None]:
+    """serve(box, thread, patience): do the jobs put into a box, until none has come for as many pauses."""
+    return job(address("serve"))
+
+
+@cache
+def start() -> Callable[[int, int, int, int], int]:
+    """start(boxes, threads, function, arguments): put a job into the boxes; how many threads have to be woken.
+
+    If none has to, the job is finished as well.
+    """
+    pointer, integer = ctypes.c_void_p, ctypes.c_int64
+    kind = ctypes.CFUNCTYPE(integer, pointer, integer, pointer, pointer)
+    made: Callable[[int, int, int, int], int] = kind(address("start"))
+    return made
+
+
+@cache
+def finish() -> Callable[[int, int], None]:
+    """finish(boxes, threads): the caller's own share of a job, unless it is done, then wait for the others."""
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
+    made: Callable[[int, int], None] = kind(address("finish"))
+    return made

@@ -144,14 +144,19 @@ def store_lanes(y: Any, index: tuple[Any, ...], value: Any) -> None:
 
 def head(value: Any, width: int) -> Any:
     """The first `width` lanes of a vector."""
+    return part(value, 0, width)
+
+
+def part(value: Any, start: int, width: int) -> Any:
+    """`width` lanes of a vector, from `start` on."""
     value = value.get() if isinstance(value, Var) else value
     if not isinstance(value, Value):
-        return interpret.head(value, width)
+        return interpret.part(value, start, width)
     if width == value.width:
         return value
     if width == 1:
-        return extract(value, 0)
-    mask = ir.Constant(ir.VectorType(I32.ir, width), list(range(width)))
+        return extract(value, start)
+    mask = ir.Constant(ir.VectorType(I32.ir, width), list(range(start, start + width)))
     undefined = ir.Constant(vector_type(value.kind, value.width), ir.Undefined)
     return Value(active().b.shuffle_vector(value.ir, undefined, mask), value.kind, width)
 

@@ -134,6 +134,10 @@ class Conv2d(Convolution):
         Case(((2, 19, 21, 13), (19, 1, 3, 3)), {"groups": 19, "padding": 1}),
         Case(((1, 3, 9, 40), (3, 1, 7, 7)), {"groups": 3, "padding": (3, 6), "dilation": (1, 2)}),
         Case(((3, 33, 4, 4), (33, 1, 3, 3)), {"groups": 33, "padding": 1, "stride": 2}),
+        Case(((16, 1, 9, 21), (6, 1, 5, 5)), {"padding": 2}),  # lanes over images, and below
+        Case(((31, 2, 6, 5), (5, 2, 5, 3)), {"padding": 1, "stride": (1, 2)}),
+        Case(((33, 6, 7, 4), (10, 3, 5, 5)), {"padding": 2, "groups": 2}),
+        Case(((50, 5, 3, 3), (1, 5, 3, 3)), {"padding": (2, 1, 0, 2), "dilation": (1, 2)}),
     )
 
     def shape(
@@ -218,6 +222,9 @@ class Conv2dInputGrad(Convolution):
         Case(((2, 40, 1, 5), (40, 32, 3, 3)), {"padding": (2, 0, 0, 2), "size": (1, 5)}),
         Case(((5, 8, 3, 2), (8, 20, 1, 1)), {"stride": 2, "size": (6, 4)}),  # tiles of images, phases without taps
         Case(((5, 9, 3, 4), (9, 18, 3, 3)), {"stride": 2, "padding": 1, "size": (6, 7)}),
+        Case(((16, 7, 4, 5), (7, 6, 5, 5)), {"size": (8, 9)}),  # lanes over images, and below
+        Case(((46, 9, 3, 4), (9, 3, 3, 3)), {"stride": 2, "padding": 1, "size": (6, 7)}),
+        Case(((48, 3, 2, 3), (3, 20, 3, 3)), {"padding": 1, "size": (2, 3)}),
     )  # fmt: skip
 
     def shape(

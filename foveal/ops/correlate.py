@@ -1,8 +1,9 @@
 """Direct convolution and its gradient in x, for any stride, padding, dilation and groups, on channels-last images.
 
 Both are one loop nest over register tiles of pixels x filters; `Taps` say which inputs an output reads. By shape one of
-four kernels runs it: `correlate` here, whose tiles are pixels of an image; `batch_tiles`, whose tiles are one pixel of many
-images; `pixels` for 1x1 filters; `depthwise`. All take packed panels of weights, and end in an epilogue.
+five kernels runs it: `correlate` here, whose tiles are pixels of an image; `batch_tiles`, whose tiles are one pixel of many
+images; `image_lanes` for few filters; `pixels` for 1x1 filters; `depthwise`. All take packed panels of weights and end in
+an epilogue.
 
 Padding is no branch in an inner loop: where taps reach outside of the image, the rows that a task reads are first copied
 into a zero-bordered buffer, one per thread.
@@ -14,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from foveal.kernel.lang import head, loop, maximum, minimum, parallel, thread, vectors
-from foveal.ops import batch_tiles, depthwise, pixels
+from foveal.ops import batch_tiles, depthwise, image_lanes, pixels
 from foveal.ops.epilogue import Ending, Epilogue, Results
 from foveal.ops.geometry import Taps, forward_taps, gradient_taps
 from foveal.ops.op import Lowering
@@ -86,6 +87,9 @@ def lower_taps(to: Lowering, y: Results, x: Any, w: Any, axes: Axes) -> None:
         return
     tile = tile_for(outputs)
     axes, first, kernel = used_kernel(axes)
+    if image_lanes.fits(nhwc(x), inputs, outputs, axes):
+        image_lanes.lower(to, y, nhwc(x), w, axes, first, kernel)
+        return
     panels = to.scratch((groups, -(-outputs // tile.columns), *kernel, inputs, tile.columns))
     to.call(pack_panels, [panels], [w], columns=tile.columns, first=first)
     if pixels.fits(y, x, w, axes):

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from foveal.kernel.lang import LINE, lanes, loop, parallel, var, vectors, where
+from foveal.kernel.lang import LINE, lanes, loop, parallel, splat, var, vectors, where
 from foveal.ops import nest
 from foveal.ops.op import Lowering
 
@@ -123,6 +123,17 @@ class Ending:
             )
         if e.moments is not None:
             self.add_moments(task, [found[-1] for found in values], k, width)
+
+    @property
+    def pixelwise(self) -> bool:
+        """Whether `finish` cannot do what `store` does: pixels read values of their own, or are added up."""
+        return bool(self.epilogue.rows) or not all(repeated(x) for x in self.extras)
+
+    def finish(self, total: Any, k: int) -> list[Any]:
+        """What is stored of sums of channel k: a vector whose lanes are pixels."""
+        read = [x[0, 0, 0, k] for x in self.extras]
+        found = nest.evaluate([total, *read], self.epilogue.steps, self.epilogue.results)
+        return [splat(value, lanes()) for value in found]
 
     def add_moments(self, task: Any, values: list[Any], k: Any, width: int) -> None:
         """Sums of d and d^2, where d is the distance from a pivot: the mean of the task's first values.

@@ -109,7 +109,7 @@ def fill_panel(panel: Any, w: Any, valid: int) -> None:
     *_, inputs, columns = panel.shape
     width = min(columns, lanes())
     counts = [(i, min(width, max(valid - i, 0))) for i in range(0, columns, width)]
-    turn = w.strides[-1] == 1 and w.strides[-2] != 1 and width > 1
+    turn = w.strides[-1] == 1 and w.strides[-2] != 1 and width > 1 and width & (width - 1) == 0
     squares = inputs // width if turn else 0
     for start, count in counts:
         for c in loop(squares):
