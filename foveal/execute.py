@@ -18,6 +18,7 @@ from foveal.errors import ShapeError
 from foveal.graph import Graph
 from foveal.kernel import compile as kernels
 from foveal.kernel import runtime
+from foveal.kernel.values import PARALLEL_LOOPS
 from foveal.lower import Buffer, Call, Lowered, View, lower
 from foveal.ops.op import Ndarray
 from foveal.passes.plan_memory import ALIGNMENT, Lifetime, Plan, plan_memory
@@ -217,6 +218,7 @@ class Program:
             self.memory[buffer] = allocate(size) if allocate else self.arena[offset : offset + size]
         self.bind_inputs(allocate or aligned)
         self.barriers = needed_barriers(self.calls)
+        self.counters = np.zeros((len(self.calls), PARALLEL_LOOPS * self.threads), np.int64)
         self.table = self.make_table(addresses)
         self.count = aligned(2 * ALIGNMENT)
         self.times = np.zeros(len(self.calls), np.int64)
@@ -248,8 +250,11 @@ class Program:
                 self.memory[view.buffer] = view.buffer.variable.storage
 
     def make_table(self, addresses: Sequence[int]) -> Ndarray:
-        """Records {kernel, arguments, barrier}, with the arguments' addresses behind them in one block."""
-        count = sum(len(call.views) for call in self.calls)
+        """Records {kernel, arguments, barrier}, with the arguments' addresses behind them in one block.
+
+        The last argument is where a call's parallel loops count; one thread needs no counting.
+        """
+        count = sum(len(call.views) + 1 for call in self.calls)
         table = np.zeros(3 * len(self.calls) + count, np.int64)
         at = 3 * len(self.calls)
         for i, (call, address) in enumerate(zip(self.calls, addresses, strict=True)):
@@ -261,6 +266,8 @@ class Program:
             for view in call.views:
                 table[at] = self.memory[view.buffer].ctypes.data + 4 * view.offset
                 at += 1
+            table[at] = self.counters[i].ctypes.data if self.threads > 1 else 0
+            at += 1
         return table
 
     def array(self, view: View) -> Ndarray:
@@ -303,6 +310,7 @@ class Program:
         if self.threads == 1:
             runtime.run()(ctypes.addressof(program), 0, 1)
         else:
+            self.counters[start:] = 0
             workers().run(self.threads, runtime.address("run"), ctypes.addressof(program))
 
     def interpret(self, *arrays: Ndarray) -> list[Ndarray]:

@@ -86,7 +86,7 @@ def best_of(
     """Seconds of a kernel's fastest run on the arrays, on that number of threads."""
     specs = tuple(ArraySpec(a.shape, contiguous(a.shape), streamed=streamed) for a in arrays)
     (address,) = native([Kernel(body, specs, tuple(static.items()))])
-    table = np.array([a.ctypes.data for a in arrays], np.int64)
+    table = np.array([*(a.ctypes.data for a in arrays), 0], np.int64)
 
     def once() -> float:
         before = time.perf_counter()

@@ -153,7 +153,7 @@ def run_kernel(body, arrays, plain=True, thread=0, threads=1, **static):
     )
     kernel = kernels.Kernel(body, specs, tuple(sorted(static.items())), plain)
     (address,) = kernels.native([kernel])
-    pointers = np.array([a.ctypes.data for a in arrays], np.int64)
+    pointers = np.array([*(a.ctypes.data for a in arrays), 0], np.int64)
     call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(address)
     call(pointers.ctypes.data, thread, threads)
 

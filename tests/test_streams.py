@@ -1,5 +1,6 @@
 """Values too large for the cache are written past it: same bits, whole lines only, nothing outside of their memory."""
 
+import checks
 import guard
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from foveal import lower, nn, ops
 from foveal.execute import Program
 from foveal.kernel.compile import assembly
 from foveal.kernel.target import AVX2, AVX512, NEON, SSE, assume
+from foveal.ops import OPS
 from foveal.ops.norm import per_channel
 from foveal.ops.op import Type
 from foveal.passes.simplify import simplify
@@ -27,6 +29,18 @@ def layers(x, w, b):
 @pytest.fixture
 def everything_streams(monkeypatch):
     monkeypatch.setattr(lower, "STREAMED_BYTES", 0)
+
+
+@pytest.mark.parametrize("name", ["conv2d", "conv2d_input_grad", "max_pool2d", "avg_pool2d_grad"])
+def test_streaming_changes_no_bit_of_an_operator(monkeypatch, name):
+    for case in OPS[name].cases:
+        graph, xs, _ = checks.forward(OPS[name], case)
+        (want,) = Program(graph, threads=1).run(*xs)
+        with monkeypatch.context() as patch:
+            patch.setattr(lower, "STREAMED_BYTES", 0)
+            program = Program(graph, threads=2, allocate=guard.allocator(True))
+        (got,) = program.run(*xs)
+        assert got.tobytes() == want.tobytes()
 
 
 def graph_and_values():

@@ -106,11 +106,14 @@ def key(kernel: Kernel, target: Target) -> str:
 
 
 def build_ir(kernel: Kernel, target: Target, symbol: str) -> str:
-    """LLVM IR of `void symbol(ptr* arguments, i64 thread, i64 threads)`."""
+    """LLVM IR of `void symbol(ptr* arguments, i64 thread, i64 threads)`.
+
+    Behind the arguments stands a pointer to the counters of its parallel loops (PARALLEL_LOOPS x threads, all 0), or null.
+    """
     module = ir.Module(symbol)
     module.triple = target.triple
     count = len(kernel.arrays)
-    body_type = ir.FunctionType(ir.VoidType(), [POINTER] * count + [I64.ir] * 2)
+    body_type = ir.FunctionType(ir.VoidType(), [POINTER] * (count + 1) + [I64.ir] * 2)
     body = ir.Function(module, body_type, "body")
     body.linkage = "internal"
     body.attributes.add("noinline")
@@ -129,7 +132,7 @@ def build_ir(kernel: Kernel, target: Target, symbol: str) -> str:
     entry = ir.Function(module, entry_type, symbol)
     b = ir.IRBuilder(entry.append_basic_block())
     table, thread, threads = entry.args
-    slots = [b.gep(table, [I64.ir(i)], source_etype=POINTER) for i in range(count)]
+    slots = [b.gep(table, [I64.ir(i)], source_etype=POINTER) for i in range(count + 1)]
     b.call(body, [b.load(slot, typ=POINTER) for slot in slots] + [thread, threads])
     b.ret_void()
     return str(module)

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from foveal.kernel.target import LINE, STREAMS
+
 
 class Box:
     """A register that can be assigned."""
@@ -156,7 +158,12 @@ class Array:
         start = self.offset(index, width)
         self.memory[start : start + width] = value
 
-    store_past_cache = store
+    def store_past_cache(self, index: Any, value: Any, width: int) -> None:
+        """Checks what stores past the cache rely on, wherever an array of these strides could have them."""
+        whole = all(s % LINE == 0 for s in self.strides if s != 1)
+        if whole and width in STREAMS and self.offset(index, width) % width:
+            raise IndexError(f"{width} lanes from {index} on do not begin at a multiple of {width}")
+        self.store(index, value, width)
 
     def __getitem__(self, index: Any) -> Any:
         return self.load(index, 1)

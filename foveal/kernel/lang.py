@@ -16,6 +16,7 @@ from llvmlite import ir
 
 from foveal.errors import KernelError
 from foveal.kernel import interpret
+from foveal.kernel.target import LINE, STREAMS
 from foveal.kernel.values import (
     BOOL,
     CONTRACT,
@@ -109,8 +110,7 @@ __all__ = [
 ]
 
 
-LINE = 16  # float32 elements of a cache line
-SMALLEST_STREAM = 4  # lanes of the narrowest vectors that have a store past the cache
+PIECES = 8  # of a thread's share in a parallel loop, taken one by one
 
 
 def loop(n: Any, start: Any = 0, step: int = 1) -> Iterator[Any]:
@@ -186,21 +186,30 @@ def loops(*ns: Any) -> Iterator[tuple[Any, ...]]:
 
 
 def parallel(*ns: int) -> Iterator[tuple[Any, ...]]:
-    """Nested loops shared out among the threads in contiguous ranges; iterations must write to different places.
+    """Nested loops shared out among the threads; iterations must write to different places.
 
-    Which thread runs an iteration depends on the number of threads; what it computes must not.
+    Each thread has a contiguous range of its own, takes it in pieces, and then pieces of what others have left: one whose
+    core is slower, or busy otherwise, keeps nobody waiting for long. Which thread runs an iteration may differ from run to
+    run; what it computes must not.
     """
     builder = building()
-    total = 1
-    for n in ns:
-        total *= n
     if builder is None:
         yield from interpret.parallel(ns)
         return
-    low = (builder.thread * total) // builder.threads
-    high = ((builder.thread + 1) * total) // builder.threads
-    for flat in loop(high, start=low):
-        yield unflatten(flat, ns)
+    total = math.prod(ns)
+    counters, owners = builder.shares()
+    for turn in loop(owners):
+        owner = turn + builder.thread
+        owner = where(owner < builder.threads, owner, owner - builder.threads)
+        first = owner * total // builder.threads
+        end = (owner + 1) * total // builder.threads
+        size = maximum((end - first) // PIECES, 1)
+        for taken in builder.take(
+            Array(counters, (1,), (1,), I64).address(owner), end - first, size
+        ):
+            start = first + taken
+            for flat in loop(minimum(start + size, end), start=start):
+                yield unflatten(flat, ns)
 
 
 def unflatten(flat: Any, ns: tuple[int, ...]) -> tuple[Any, ...]:
@@ -317,7 +326,7 @@ class Array:
         A line that is written whole then is not read from memory before, and pushes no other one out.
         """
         whole = all(stride % LINE == 0 for stride in self.strides if stride != 1)
-        if not (self.streamed and whole and width >= SMALLEST_STREAM):
+        if not (self.streamed and whole and width in STREAMS):
             return self.store(index, value, width)
         builder, value = active(), value.get() if isinstance(value, Var) else value
         instruction = builder.b.store(value.ir, self.address(index), align=4 * width)

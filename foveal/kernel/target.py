@@ -12,6 +12,9 @@ from functools import cache
 
 from llvmlite import binding as llvm
 
+LINE = 16  # float32 elements of a cache line
+STREAMS = (4, 8, 16)  # lanes of the vectors that have a store past the cache
+
 
 @dataclass(frozen=True)
 class Target:

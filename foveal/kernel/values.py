@@ -29,6 +29,7 @@ I64 = Kind("i64", ir.IntType(64), np.int64)
 BOOL = Kind("bool", ir.IntType(1), np.bool_)
 KINDS = {np.dtype("float32"): F32, np.dtype("int32"): I32, np.dtype("int64"): I64}
 POINTER = ir.PointerType()
+PARALLEL_LOOPS = 8  # of a kernel that have counters
 CONTRACT = (
     "contract",
 )  # a*b+c may become one fused multiply-add; nothing else is allowed to change
@@ -43,6 +44,8 @@ class Builder:
         self.entry = function.append_basic_block("entry")
         self.start = function.append_basic_block("body")
         self.b = ir.IRBuilder(self.start)
+        self.counters = function.args[-3]
+        self.loops = 0  # parallel ones so far
         self.thread = Value(function.args[-2], I64)
         self.threads = Value(function.args[-1], I64)
         self.left_early = False
@@ -64,6 +67,41 @@ class Builder:
     def alloca(self, kind: Any) -> Any:
         with self.b.goto_block(self.entry):
             return self.b.alloca(kind)
+
+    def shares(self) -> "tuple[Any, Value]":
+        """The counters of the next parallel loop, one per thread, and from how many threads' shares to take.
+
+        A kernel that runs without counters, or in more loops than there are some for, counts for itself: then a thread's
+        own share is all that it takes.
+        """
+        b, own = self.b, self.alloca(I64.ir)
+        b.store(I64.ir(0), own)
+        at = b.mul(self.threads.ir, I64.ir(self.loops), flags=["nsw"])
+        here = b.gep(self.counters, [at], source_etype=I64.ir)
+        there = b.icmp_unsigned("!=", b.ptrtoint(self.counters, I64.ir), I64.ir(0))
+        self.loops += 1
+        if self.loops > PARALLEL_LOOPS:
+            there = BOOL.ir(0)
+        # its own counter stands where the others' would have the thread's
+        alone = b.gep(own, [b.neg(self.thread.ir)], source_etype=I64.ir)
+        return b.select(there, here, alone), Value(b.select(there, self.threads.ir, I64.ir(1)), I64)
+
+    def take(self, counter: Any, end: "Value", size: "Value") -> "Iterator[Value]":
+        """for start in take(...): as long as fewer than `end` are taken, takes `size` more; the body is traced once."""
+        b = self.b
+        look, body, done = (self.function.append_basic_block(n) for n in ("take", "taken", "none"))
+        b.branch(look)
+        b.position_at_end(look)
+        start = b.atomic_rmw("add", counter, size.ir, "monotonic")
+        b.cbranch(b.icmp_signed("<", start, end.ir), body, done)
+        b.position_at_end(body)
+        try:
+            yield Value(start, I64)
+        except GeneratorExit:
+            self.left_early = True
+            raise
+        b.branch(look)
+        b.position_at_end(done)
 
     def intrinsic(self, name: str, result: Any, arguments: list[Any]) -> Any:
         if name in self.module.globals:

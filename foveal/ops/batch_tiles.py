@@ -76,6 +76,7 @@ def correlate_batch(
     """y[n, p, q, k] = sum over the taps that meet the image, and over inputs, of x * panels."""
     ending = Ending(epilogue, arrays, 3)
     copied, x, panels = ending.own
+    ending.aligned = panels.shape[0] == 1
     count, used = max(t.count for t in axes[0]), [t for t in axes[0] if t.taps]
     low = min((t.low for t in used), default=0)
     first, done = 0, 0

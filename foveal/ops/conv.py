@@ -137,6 +137,7 @@ class Conv2d(Convolution):
         Case(((16, 1, 9, 21), (6, 1, 5, 5)), {"padding": 2}),  # lanes over images, and below
         Case(((31, 2, 6, 5), (5, 2, 5, 3)), {"padding": 1, "stride": (1, 2)}),
         Case(((33, 6, 7, 4), (10, 3, 5, 5)), {"padding": 2, "groups": 2}),
+        Case(((2, 8, 6, 5), (80, 2, 3, 3)), {"padding": 1, "groups": 4}),
         Case(((50, 5, 3, 3), (1, 5, 3, 3)), {"padding": (2, 1, 0, 2), "dilation": (1, 2)}),
     )
 

@@ -194,6 +194,7 @@ def correlate(
     ending = Ending(epilogue, arrays, 3)
     halo, x, panels = ending.own
     groups = panels.shape[0]
+    ending.aligned = groups == 1
     tile, count = tile_for(outputs), max(t.count for t in axes[0])
     inputs = x.shape[3] // groups
     if border:

@@ -77,6 +77,7 @@ class Ending:
     def __init__(self, epilogue: Epilogue, arrays: tuple[Any, ...], between: int) -> None:
         """arrays: the kernel's, as `Results.call` orders them; `between` of them stand between partial and extras."""
         self.epilogue = epilogue
+        self.aligned = True  # whether `store` begins at multiples of its width
         count = len(epilogue.results)
         self.outputs, self.partial = arrays[:count], arrays[count]
         self.own = arrays[count + 1 : count + 1 + between]  # scratch and inputs
@@ -114,7 +115,7 @@ class Ending:
             ]
             found = nest.evaluate([total, *read], e.steps, wanted)
             for y, value in zip(self.outputs, found, strict=False):
-                nest.store(y, (*pixel, k), value, width)
+                nest.store(y, (*pixel, k), value, width, self.aligned)
             values.append(found[len(e.results) :])
         for row in range(len(e.sums)):
             total = added([found[row] for found in values])

@@ -138,6 +138,7 @@ def correlate_images(
     """
     ending = Ending(epilogue, arrays, 3)
     copied, x, panels = ending.own
+    ending.aligned = False
     filters, count = panels.shape[5], max(t.count for t in axes[0])
     most = 1 if exact else tile_of(outputs)[1]  # columns of a tile
     low = min((t.low for t in axes[0] if t.taps), default=0)

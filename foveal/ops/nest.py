@@ -44,14 +44,17 @@ def load(x: Any, index: tuple[Any, ...], width: int) -> Any:
     return pack([x.load((*index[:-1], index[-1] + lane), 1) for lane in range(width)])
 
 
-def store(y: Any, index: tuple[Any, ...], value: Any, width: int) -> None:
+def store(y: Any, index: tuple[Any, ...], value: Any, width: int, aligned: bool = True) -> None:
+    """Lanes along the last axis. aligned: from a multiple of `width` on."""
     value = splat(value, width)
     if width == 1:
         y.store(index, value, width)
-    elif y.strides[-1] == 1:
+    elif y.strides[-1] != 1:
+        store_lanes(y, index, value)
+    elif aligned:
         y.store_past_cache(index, value, width)
     else:
-        store_lanes(y, index, value)
+        y.store(index, value, width)
 
 
 def evaluate(inputs: list[Any], steps: tuple[Step, ...], results: tuple[int, ...]) -> list[Any]:
