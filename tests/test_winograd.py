@@ -9,7 +9,6 @@ from foveal.graph import Variable
 from foveal.ops import choice, transforms
 from foveal.program import compile
 
-
 SCHEMES = {
     **{f"F({m},3)": transforms.scheme(m) for m in transforms.POINTS},
     **{f"stride 2, {m}": transforms.strided(m) for m in transforms.PHASE_POINTS},
@@ -111,7 +110,8 @@ def test_accuracy_on_the_shapes_of_networks(shape):
 
 
 @pytest.mark.parametrize(
-    "shape", [(3, 64, 128, 28, 28), (64, 64, 128, 8, 8), (4, 128, 256, 16, 16), (16, 16, 32, 32, 32)]
+    "shape",
+    [(3, 64, 128, 28, 28), (64, 64, 128, 8, 8), (4, 128, 256, 16, 16), (16, 16, 32, 32, 32)],
 )
 def test_accuracy_with_stride_2(shape):
     check(*results(*shape, stride=2))

@@ -14,9 +14,9 @@ DIRECT = 0
 PLAIN = ((3, 3), (1, 1), 1)  # kernel, dilation, groups that minimal filtering is for
 STRIDES = ((1, 1), (2, 2))
 INPUT, OUTPUT, FILTER = (
-    {(1, 2): 70, (1, 4): 330, (2, 2): 90, (2, 4): 350},
-    {(1, 2): 50, (1, 4): 250, (2, 2): 70, (2, 4): 300},
-    {(1, 2): 50, (1, 4): 120, (2, 2): 50, (2, 4): 120},
+    {(1, 2): 70, (1, 4): 330, (2, 2): 250, (2, 4): 750},
+    {(1, 2): 50, (1, 4): 250, (2, 2): 250, (2, 4): 600},
+    {(1, 2): 50, (1, 4): 120, (2, 2): 480, (2, 4): 1000},
 )  # by (stride, m): per tile or filter, and vector of channels
 EFFICIENCY = 0.93  # share of the peak that the direct kernels reach
 ADVANTAGE = 0.95  # of the direct cost that minimal filtering has to stay below
@@ -37,8 +37,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class Problem:
-    """One convolution or gradient. kind: "forward" (of the gradient in x too, with stride 1), "transposed" (the gradient in x
-    with other strides) or "weight".
+    """One convolution or gradient. kind: "forward" (of the gradient in x too, with stride 1), "transposed" (of the gradient
+    in x with other strides) or "weight".
     """
 
     kind: str

@@ -26,8 +26,8 @@ import numpy as np
 from foveal.kernel.lang import fma
 
 POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.75, -0.75, 1.5, -1.5)}
-"""Where the polynomials are interpolated for stride 1, besides infinity. For m = 4 these give 4 times less error than 0, +-1,
-+-2.
+"""Where the polynomials are interpolated for stride 1, besides infinity. For m = 4 these give 4 times less error than 0,
++-1, +-2.
 """
 
 PHASE_POINTS = {2: (0.0, 1.0), 4: (0.5, -0.5, 1.25, -1.25)}

@@ -13,6 +13,7 @@ transforms.order; those of one class have the same filters, which U holds once.
 import itertools
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from foveal.kernel.lang import (
@@ -178,8 +179,10 @@ def transform_filter(
         for pos in loop(U.shape[1]):
             U.store((0, pos, 0, start), 0.0, width)
     for start, width in pieces(valid, lanes()):
-        g = [[nest.load(last, tap(r, s, start), width) for s in range(3)] for r in range(3)]
-        for i, j, value in both_sides(grid.down.G, grid.across.G, lambda r, s, g=g: g[r][s]):
+        g = partial(
+            lambda start, width, r, s: nest.load(last, tap(r, s, start), width), start, width
+        )
+        for i, j, value in both_sides(grid.down.G, grid.across.G, g):
             U.store((0, grid.order.class_[i, j], 0, start), value, width)
 
 
@@ -332,10 +335,8 @@ def transform_tile(
 
     def transform(pixels: dict[tuple[int, int], Any]) -> None:
         for c, width in vectors(channels):
-            def load(i: int, j: int) -> Any:
-                return pixels[i, j].load((first + c,), width)
-
-            for i, j, value in both_sides(down, across, load):
+            d = partial(lambda c, width, i, j: pixels[i, j].load((c,), width), first + c, width)
+            for i, j, value in both_sides(down, across, d):
                 V.store((0, grid.order.position[i, j], c), value, width)
 
     for _ in when(inside):

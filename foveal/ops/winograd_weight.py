@@ -7,6 +7,7 @@ A task owns a group of input channels, a group of filters and a chunk of the til
 in the cache until the last tile; 3x3 sums leave it. The chunks' are added in order.
 """
 
+import functools
 from typing import Any
 
 from foveal.kernel.lang import loop, parallel, splat, thread, var, vectors
@@ -29,7 +30,8 @@ def lower(to: Lowering, dw: Any, dy: Any, x: Any, grid: Grid, how: Choice) -> No
     groups, block = (C // channels) * (K // filters), how.tiles or BLOCK * 36 // grid.positions
     chunks = max(1, min(-(-TASKS // groups), grid.tiles // block))
     V, M = (
-        to.scratch((1, grid.positions, block * n + PAD), per_thread=True) for n in (channels, filters)
+        to.scratch((1, grid.positions, block * n + PAD), per_thread=True)
+        for n in (channels, filters)
     )
     D = to.scratch((1, grid.classes, channels * filters + PAD), per_thread=True)
     zeros = to.scratch((1, max(C, K)), per_thread=True)
@@ -116,12 +118,12 @@ def add_tile(
 
 def transform_sums(dw: Any, D: Any, grid: Grid, channels: int, filters: int) -> None:
     """dw[0, r, s, c, k] = (A_w^T D A_w)[r, s] for the task's channels and filters."""
+    places = grid.order.class_
     for c in loop(channels):
         for k, width in vectors(filters):
             at = D.at(thread(), 0, c * filters + k)
-
-            def load(i: int, j: int, at: Any = at, width: int = width) -> Any:
-                return at.load((0, grid.order.class_[i, j], 0), width)
-
-            for r, s, value in both_sides(grid.down.AW, grid.across.AW, load):
+            d = functools.partial(
+                lambda at, width, i, j: at.load((0, places[i, j], 0), width), at, width
+            )
+            for r, s, value in both_sides(grid.down.AW, grid.across.AW, d):
                 dw.store((0, r, s, c, k), value, width)
