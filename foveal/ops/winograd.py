@@ -141,7 +141,8 @@ def few_tiles(grid: Grid, C: int, K: int) -> bool:
 
     Then transformed filters, 4 times the filters' size, are used where they are made and never leave the cache.
     """
-    few = grid.tiles * grid.positions <= MOST_SHARED
+    again = grid.positions / grid.classes  # each filter is read by so many positions in turn
+    few = grid.tiles * grid.positions * again <= MOST_SHARED
     return few and 4 * grid.classes * C * K > FILTER_BYTES
 
 

@@ -27,7 +27,10 @@ def lower(to: Lowering, dw: Any, dy: Any, x: Any, grid: Grid, how: Choice) -> No
     channels, filters = group_of(C), group_of(K)
     assert channels is not None
     assert filters is not None
-    groups, block = (C // channels) * (K // filters), how.tiles or BLOCK * 36 // grid.positions
+    groups, block = (
+        (C // channels) * (K // filters),
+        how.tiles or min(BLOCK, BLOCK * 36 // grid.positions),
+    )
     chunks = max(1, min(-(-TASKS // groups), grid.tiles // block))
     V, M = (
         to.scratch((1, grid.positions, block * n + PAD), per_thread=True)
