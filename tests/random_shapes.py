@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from foveal.execute import Program
-from foveal.ops import OPS
+from foveal.ops import OPS, choice
+from foveal.ops.choice import Choice
 from foveal.trace import trace
 
 Numbers = np.ndarray[Any, Any]
@@ -106,6 +107,20 @@ def convolutions(draw: Any) -> Convolution:
     return Convolution(draw(st.integers(1, 5)), groups, inputs, filters, rows, columns, draw(seeds))
 
 
+@st.composite
+def filterings(draw: Any) -> tuple[Convolution, Choice]:
+    """What minimal filtering is for, and a way to compute it, however slow it may be for the shape."""
+    stride, channels = draw(st.integers(1, 2)), st.integers(1, 64)
+
+    def axis() -> Axis:
+        size, before = draw(st.integers(1, 20)), draw(st.integers(0, 4))
+        return Axis(size, 3, stride, before, draw(st.integers(max(0, 3 - size - before), 4)))
+
+    sizes = draw(st.integers(1, 5)), 1, draw(channels), draw(channels), axis(), axis(), draw(seeds)
+    how = Choice(draw(st.sampled_from((2, 4))), draw(st.sampled_from((0, 5))), draw(st.booleans()))
+    return Convolution(*sizes), how
+
+
 poolings = st.builds(
     Pooling, st.integers(1, 5), st.integers(1, 80), pooling_axes(), pooling_axes(), seeds
 )
@@ -140,6 +155,16 @@ def convolution(name: str, s: Convolution) -> tuple[list[Numbers], dict[str, Any
     return normal(s.seed, *shapes), how | size
 
 
+def filtering(name: str, s: tuple[Convolution, Choice]) -> tuple[list[Numbers], dict[str, Any]]:
+    """The inputs; that they are computed in the way drawn is noted where measured choices are."""
+    name = name.removesuffix(FILTERED)
+    arrays, how = convolution(name, s[0])
+    problem = OPS[name].problem(*(a.shape for a in arrays), **how)
+    assert problem is not None
+    choice.measured[problem.key] = s[1]
+    return arrays, how
+
+
 def pooling(name: str, s: Pooling) -> tuple[list[Numbers], dict[str, Any]]:
     h, v = s.rows, s.columns
     padding = (h.before, h.after, v.before, v.after)
@@ -163,13 +188,17 @@ def matmul(name: str, s: Product) -> tuple[list[Numbers], dict[str, Any]]:
 
 
 CONVOLUTIONS = ("conv2d", "conv2d_input_grad", "conv2d_weight_grad")
+FILTERED = " by minimal filtering"
+FILTERINGS = tuple(name + FILTERED for name in CONVOLUTIONS)
 POOLINGS = ("max_pool2d", "max_pool2d_grad", "avg_pool2d", "avg_pool2d_grad")
-NAMES = (*CONVOLUTIONS, *POOLINGS, "matmul")
+NAMES = (*CONVOLUTIONS, *FILTERINGS, *POOLINGS, "matmul")
 
 
 def strategy_and_inputs(name: str) -> tuple[Any, Any]:
     if name in CONVOLUTIONS:
         return convolutions(), convolution
+    if name in FILTERINGS:
+        return filterings(), filtering
     return (products, matmul) if name == "matmul" else (poolings, pooling)
 
 
@@ -178,7 +207,7 @@ def strategy_and_inputs(name: str) -> tuple[Any, Any]:
 
 def check(name: str, arrays: list[Numbers], attributes: dict[str, Any]) -> None:
     """One thread before guard pages, two behind them: both near NumPy, and the same bits."""
-    op = OPS[name]
+    op = OPS[name.removesuffix(FILTERED)]
     graph = trace(lambda *symbols: op(*symbols, **attributes), *checks.types(arrays))
     (want,) = graph.evaluate(*checks.double(arrays))
     got = [

@@ -11,17 +11,13 @@ from foveal.kernel.lang import lanes
 from foveal.ops.transforms import POINTS
 
 DIRECT = 0
-PLAIN = (
-    (3, 3),
-    (1, 1),
-    (1, 1),
-    1,
-)  # kernel, stride, dilation, groups that minimal filtering is for
+PLAIN = ((3, 3), (1, 1), 1)  # kernel, dilation, groups that minimal filtering is for
+STRIDES = ((1, 1), (2, 2))
 INPUT, OUTPUT, FILTER = (
-    {2: 70, 4: 330},
-    {2: 50, 4: 250},
-    {2: 50, 4: 120},
-)  # per tile or filter, and vector of channels
+    {(1, 2): 70, (1, 4): 330, (2, 2): 250, (2, 4): 750},
+    {(1, 2): 50, (1, 4): 250, (2, 2): 250, (2, 4): 600},
+    {(1, 2): 50, (1, 4): 120, (2, 2): 480, (2, 4): 1000},
+)  # by (stride, m): per tile or filter, and vector of channels
 EFFICIENCY = 0.93  # share of the peak that the direct kernels reach
 ADVANTAGE = 0.95  # of the direct cost that minimal filtering has to stay below
 MOST_GROUP = 64  # channels, and filters, of a task: its 36 x 64 x 64 sums are 576 KiB
@@ -30,7 +26,7 @@ TILES = (12, 24, 48, 96)  # sizes of blocks to measure
 
 @dataclass(frozen=True)
 class Choice:
-    """m: DIRECT, or the tile size of F(m x m, 3 x 3). tiles: most that are transformed at once, 0 for the kernel's own
+    """m: DIRECT, or the tile size (ops/transforms.py). tiles: most that are transformed at once, 0 for the kernel's own
     rule. shared: threads share blocks of filters instead of blocks of tiles; None for the kernel's own rule.
     """
 
@@ -41,7 +37,9 @@ class Choice:
 
 @dataclass(frozen=True)
 class Problem:
-    """One convolution or gradient. kind: "forward" (of the gradient in x too) or "weight"."""
+    """One convolution or gradient. kind: "forward" (of the gradient in x too, with stride 1), "transposed" (of the gradient
+    in x with other strides) or "weight".
+    """
 
     kind: str
     N: int
@@ -55,22 +53,26 @@ class Problem:
     groups: int
 
     def sizes(self) -> list[int]:
-        """DIRECT, and the tile sizes m of F(m x m, 3 x 3) where that can be used."""
-        plain = (self.kernel, self.stride, self.dilation, self.groups) == PLAIN
-        grouped = self.kind == "forward" or bool(group_of(self.C) and group_of(self.K))
+        """DIRECT, and the tile sizes m of minimal filtering where that can be used."""
+        plain = (self.kernel, self.dilation, self.groups) == PLAIN and self.stride in STRIDES
+        grouped = self.kind != "weight" or bool(group_of(self.C) and group_of(self.K))
         return [DIRECT, *(POINTS if plain and grouped else ())]
 
     def cost(self, m: int) -> float:
         """Vector operations; products of padding count, as both compute them."""
         inputs, outputs = math.ceil(self.C / lanes()), math.ceil(self.K / lanes())
+        stride = self.stride[0]
+        reach = m * stride if self.kind == "transposed" else m  # outputs of a tile along one axis
         if m == DIRECT:
-            return self.N * self.P * self.Q * 9 * self.C * outputs / EFFICIENCY
-        tiles = self.N * math.ceil(self.P / m) * math.ceil(self.Q / m)
+            pixels = self.P * self.Q // (stride**2 if self.kind == "transposed" else 1)
+            return self.N * pixels * 9 * self.C * outputs / EFFICIENCY
+        tiles = self.N * math.ceil(self.P / reach) * math.ceil(self.Q / reach)
         if self.kind == "weight":
             inputs, outputs = inputs * repeats(self.K), outputs * repeats(self.C)
-        transforms = tiles * (INPUT[m] * inputs + OUTPUT[m] * outputs)
-        products = tiles * (m + 2) ** 2 * self.C * math.ceil(self.K / lanes())
-        return transforms + products + FILTER[m] * self.C * math.ceil(self.K / lanes())
+        transforms = tiles * (INPUT[stride, m] * inputs + OUTPUT[stride, m] * outputs)
+        filters = self.C * math.ceil(self.K / lanes())
+        positions = m + 2 if stride == 1 else 2 * m + 1
+        return transforms + tiles * positions**2 * filters + FILTER[stride, m] * filters
 
     @property
     def key(self) -> str:
@@ -86,7 +88,7 @@ class Problem:
         found = [self.default(), Choice(DIRECT)]
         for m in self.sizes()[1:]:
             found += [Choice(m, tiles) for tiles in TILES]
-            found += [Choice(m, shared=True)] if self.kind == "forward" else []
+            found += [Choice(m, shared=True)] if self.kind != "weight" else []
         return list(dict.fromkeys(found))
 
     def default(self) -> Choice:

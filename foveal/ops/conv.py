@@ -192,8 +192,9 @@ class Conv2d(Convolution):
     def lower_results(self, to: Lowering, y: Results, x: Any, w: Any, **how: Any) -> None:
         chosen = choice.choose(self.problem(x.shape, w.shape, **how))
         if chosen.m:
-            top, _, left, _ = how["padding"]
-            return winograd.lower(to, y, x, w, (top, left), chosen, flip=False)
+            before = how["padding"][::2]
+            grid = winograd.grid_of(chosen, how["stride"][0], y.shape[0], y.shape[2:], before)
+            return winograd.lower(to, y, x, w, grid, chosen, flip=False)
         correlate.lower_forward(to, y, x, w, **how)
 
 
@@ -279,7 +280,8 @@ class Conv2dInputGrad(Convolution):
 
     def problem(self, dy: Shape, w: Shape, *, size: Pair, **how: Any) -> choice.Problem:  # type: ignore[override]
         dx, (K, C, R, S) = self.shape(dy, w, size=size, **how), w
-        return choice.problem_of("forward", dx, (C, K, R, S), how)
+        kind = "forward" if how["stride"] == (1, 1) else "transposed"
+        return choice.problem_of(kind, dx, (C, K, R, S), how)
 
     def kernel(
         self,
@@ -318,8 +320,9 @@ class Conv2dInputGrad(Convolution):
         turned = w.permuted(1, 0, 2, 3)
         chosen = choice.choose(self.problem(dy.shape, w.shape, size=size, **how))
         if chosen.m:
-            top, _, left, _ = how["padding"]
-            return winograd.lower(to, dx, dy, turned, (2 - top, 2 - left), chosen, flip=True)
+            before = how["padding"][::2]
+            grid = winograd.turned_grid(chosen, how["stride"][0], dx.shape[0], size, before)
+            return winograd.lower(to, dx, dy, turned, grid, chosen, flip=True)
         correlate.lower_input_grad(to, dx, dy, w, **how)
 
 
@@ -420,8 +423,9 @@ class Conv2dWeightGrad(Convolution):
     def lower(self, to: Lowering, dw: Any, dy: Any, x: Any, *, size: Pair, **how: Any) -> None:
         chosen = choice.choose(self.problem(dy.shape, x.shape, size=size, **how))
         if chosen.m:
-            top, _, left, _ = how["padding"]
-            return winograd_weight.lower(to, dw, dy, x, (top, left), chosen)
+            before = how["padding"][::2]
+            grid = winograd.grid_of(chosen, how["stride"][0], dy.shape[0], dy.shape[2:], before)
+            return winograd_weight.lower(to, dw, dy, x, grid, chosen)
         weight_grad.lower(to, dw, dy, x, **how)
 
 

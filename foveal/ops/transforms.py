@@ -1,8 +1,14 @@
-"""Winograd's minimal filtering for 3x3 filters with stride 1 (Winograd 1980; Lavin and Gray 2016, equations 8 to 12).
+"""Winograd's minimal filtering for 3x3 filters (Winograd 1980; Lavin and Gray 2016, equations 8 to 12), stride 1 or 2.
 
-A tile of m x m outputs is y = A^T [(G g G^T) * (B^T d B)] A, where d are the (m+2) x (m+2) inputs it reads and * is
-multiplication position by position: summed over channels, (m+2)^2 matrix products of tiles x filters. m = 4 needs 36
-multiplications where the direct sum needs 144; the transforms are additions, a part in C and in K of the work.
+A tile of outputs is y = A^T [(G g G^T) * (B^T d B)] A, where d are the inputs it reads and * is multiplication position by
+position: summed over channels, a matrix product of tiles x filters for each position. With stride 1, m x m outputs need
+(m+2)^2 multiplications: for m = 4, 36 where the direct sum needs 144. The transforms are additions, a part in C and in K of
+the work.
+
+With stride 2 every axis falls into two phases: the even inputs meet two of the three taps, which is F(m, 2) with m + 1
+multiplications, the odd inputs meet the middle tap, which needs m and no transform. So m = 4 needs 81 where the direct sum
+needs 144. The gradient in x is the same turned around: of 2m x 2m of its outputs, every second row and column meets two
+taps. All positions of the odd phase are multiplied with the same row of G.
 
 The gradient in the weights is the same with roles changed: the 3x3 result is a correlation of d with an m x m tile of dy,
 dw = A_w^T [(G_w dy G_w^T) * (B^T d B)] A_w, and the sum over tiles is taken before the last transform.
@@ -10,6 +16,7 @@ dw = A_w^T [(G_w dy G_w^T) * (B^T d B)] A_w, and the sum over tiles is taken bef
 
 import itertools
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -19,7 +26,12 @@ import numpy as np
 from foveal.kernel.lang import fma
 
 POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.75, -0.75, 1.5, -1.5)}
-"""Where the polynomials are interpolated, besides infinity. For m = 4 these give 4 times less error than 0, +-1, +-2."""
+"""Where the polynomials are interpolated for stride 1, besides infinity. For m = 4 these give 4 times less error than 0,
++-1, +-2.
+"""
+
+PHASE_POINTS = {2: (0.0, 1.0), 4: (0.5, -0.5, 1.25, -1.25)}
+"""The same for the phase with two taps of stride 2. For m = 4 these give a third of the error of 0, +-1, 2."""
 
 Row = tuple[float, ...]
 Matrix = tuple[Row, ...]
@@ -27,13 +39,16 @@ Matrix = tuple[Row, ...]
 
 @dataclass(frozen=True)
 class Scheme:
-    """The matrices of F(m x m, 3 x 3): outputs AT [m, n], inputs BT [n, n], filters G [n, 3]; for the gradient in the
-    weights, dy's GW [n, m] and the result's AW [3, n]. n = m + 2.
+    """The matrices of one axis: outputs AT [outputs, positions], inputs BT [positions, inputs], filters G [classes, 3]; for
+    the gradient in the weights, dy's GW [positions, m] and the result's AW [3, classes].
 
-    GW is scaled so that few multiplications are left in it, and AW by the inverse.
+    `copies` positions at the end are one class: they are multiplied with the same row of G, the others each have their own.
+    The next tile's inputs begin `step` further on. GW is scaled so that few multiplications are left in it, and AW by the
+    inverse.
     """
 
-    m: int
+    step: int
+    copies: int
     AT: Matrix
     BT: Matrix
     G: Matrix
@@ -41,28 +56,67 @@ class Scheme:
     AW: Matrix
 
     @property
-    def n(self) -> int:
-        return self.m + 2
+    def outputs(self) -> int:
+        return len(self.AT)
+
+    @property
+    def positions(self) -> int:
+        return len(self.BT)
+
+    @property
+    def classes(self) -> int:
+        return len(self.G)
 
 
 @cache
 def scheme(m: int) -> Scheme:
-    """F(m x m, 3 x 3) by interpolation at POINTS[m] and infinity (Toom-Cook)."""
-    points, n = POINTS[m], m + 2
+    """F(m, 3): m outputs of m + 2 inputs."""
+    AT, BT, G, GW, AW = map(frozen, interpolation(m, 3, POINTS[m]))
+    return Scheme(m, 1, AT, BT, G, GW, AW)
+
+
+@cache
+def strided(m: int) -> Scheme:
+    """m outputs of 2m + 1 inputs, stride 2: F(m, 2) of the even inputs, and the odd inputs as they are."""
+    AT, BT, G, GW, AW = phases(m)
+    spread = np.zeros((2 * m + 1, 2 * m + 1))
+    spread[: m + 1, ::2], spread[m + 1 :, 1::2] = BT, np.eye(m)
+    AT, GW = np.hstack([AT, np.eye(m)]), np.vstack([GW, np.eye(m)])
+    return Scheme(2 * m, m, *map(frozen, (AT, spread, G, GW, AW)))
+
+
+@cache
+def transposed(m: int, first: int) -> Scheme:
+    """2m outputs of m + 1 inputs, the gradient in x of stride 2. Every second output from number `first` on has two taps,
+    the others have the middle one.
+    """
+    AT, BT, G, GW, AW = phases(m)
+    spread = np.zeros((2 * m, 2 * m + 1))
+    spread[first::2, : m + 1], spread[1 - first :: 2, m + 1 :] = AT, np.eye(m)
+    BT = np.vstack([BT, np.eye(m, m + 1, k=1 - first)])
+    GW = np.vstack([GW, np.eye(m)])
+    return Scheme(m, m, *map(frozen, (spread, BT, G, GW, AW)))
+
+
+def phases(m: int) -> list[Any]:
+    """AT, BT and GW of F(m, 2); G and AW for all three taps, of which the middle one is the last class."""
+    AT, BT, two, GW, back = interpolation(m, 2, PHASE_POINTS[m])
+    G, AW = np.zeros((m + 2, 3)), np.zeros((3, m + 2))
+    G[:-1, ::2], AW[::2, :-1] = two, back
+    G[-1, 1] = AW[1, -1] = 1.0
+    return [AT, BT, G, GW, AW]
+
+
+def interpolation(m: int, taps: int, points: tuple[float, ...]) -> list[Any]:
+    """AT, BT, G, GW, AW of F(m, taps) by interpolation at the points and infinity (Toom-Cook)."""
+    n = m + taps - 1
     BT = np.zeros((n, n))
     for j, p in enumerate(points):
         BT[j, : n - 1] = np.poly([q for q in points if q != p])[::-1]
     BT[n - 1] = np.poly(points)[::-1]
     scale = np.array([math.prod(p - q for q in points if q != p) for p in points] + [1.0])
-    powers = {size: evaluation(points, size) for size in (3, m)}
-    return Scheme(
-        m,
-        AT=frozen(powers[m].T),
-        BT=frozen(BT),
-        G=frozen(powers[3] / scale[:, None]),
-        GW=frozen(powers[m]),
-        AW=frozen(powers[3].T / scale),
-    )
+    powers = {size: evaluation(points, size) for size in (taps, m)}
+    return [powers[m].T, BT, powers[taps] / scale[:, None], powers[m], powers[taps].T / scale]
 
 
 def evaluation(points: tuple[float, ...], size: int) -> Any:
@@ -143,7 +197,77 @@ def by_columns(matrix: Matrix, values: list[Any]) -> list[Any]:
     return [combination(row) for row in terms]
 
 
-def both_sides(matrix: Matrix, d: list[list[Any]]) -> list[list[Any]]:
-    """matrix @ d @ matrix.T, for d[row][column]."""
-    columns = [product(matrix, list(column)) for column in zip(*d, strict=True)]
-    return [product(matrix, list(row)) for row in zip(*columns, strict=True)]
+def both_sides(
+    down: Matrix, across: Matrix, d: Callable[[int, int], Any]
+) -> Iterator[tuple[int, int, Any]]:
+    """(i, j, value) of all elements of down @ d @ across.T, for d(row, column).
+
+    One independent part after the other, each asked for its elements of d just before: what is alive at one time is little
+    more than the registers hold.
+    """
+    for rows, inputs in parts(down):
+        for columns, others in parts(across):
+            left, right = cut(down, rows, inputs), cut(across, columns, others)
+            half = [product(left, [d(h, v) for h in inputs]) for v in others]
+            for i, row in zip(rows, zip(*half, strict=True), strict=True):
+                for j, value in zip(columns, product(right, list(row)), strict=True):
+                    yield i, j, value
+
+
+def parts(matrix: Matrix) -> list[tuple[list[int], list[int]]]:
+    """Rows and columns of the blocks that the matrix falls into, if its rows and columns are put in the right order."""
+    found: list[tuple[list[int], list[int]]] = []
+    for i, row in enumerate(matrix):
+        rows, columns = [i], {j for j, a in enumerate(row) if a}
+        for block in [b for b in found if columns & set(b[1])]:
+            found.remove(block)
+            rows, columns = block[0] + rows, columns | set(block[1])
+        found.append((sorted(rows), sorted(columns)))
+    return found
+
+
+def cut(matrix: Matrix, rows: list[int], columns: list[int]) -> Matrix:
+    return tuple(tuple(matrix[i][j] for j in columns) for i in rows)
+
+
+@dataclass(frozen=True)
+class Run:
+    """`classes` classes from number `first` on, of `copies` positions each; the first position is `start`."""
+
+    first: int
+    classes: int
+    start: int
+    copies: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """How the positions and classes of a tile lie in memory: the positions of a class are neighbours.
+
+    position[i, j] and class_[i, j] are the places of the position and the class in row i, column j.
+    """
+
+    position: dict[tuple[int, int], int]
+    class_: dict[tuple[int, int], int]
+    runs: tuple[Run, ...]
+
+
+@cache
+def order(down: Scheme, across: Scheme) -> Order:
+    """Classes with one position first, then those that are repeated along one axis, then along both."""
+    of = [[min(i, s.classes - 1) for i in range(s.positions)] for s in (down, across)]
+    members: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for i, j in itertools.product(range(down.positions), range(across.positions)):
+        members.setdefault((of[0][i], of[1][j]), []).append((i, j))
+    by_size = sorted(members, key=lambda key: len(members[key]))
+    positions = [place for key in by_size for place in members[key]]
+    runs, first, start = [], 0, 0
+    for copies, group in itertools.groupby(len(members[key]) for key in by_size):
+        count = len(list(group))
+        runs.append(Run(first, count, start, copies))
+        first, start = first + count, start + count * copies
+    return Order(
+        {place: i for i, place in enumerate(positions)},
+        {place: i for i, place in enumerate(by_size)},
+        tuple(runs),
+    )

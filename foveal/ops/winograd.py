@@ -1,4 +1,4 @@
-"""Kernels for 3x3 convolutions with stride 1 by minimal filtering (ops/transforms.py), fused per block of tiles.
+"""Kernels for 3x3 convolutions with stride 1 or 2 by minimal filtering (ops/transforms.py), fused per block of tiles.
 
 A block of tiles is transformed, multiplied and transformed back while it is in the cache:
 
@@ -6,12 +6,14 @@ A block of tiles is transformed, multiplied and transformed back while it is in 
     M[pos, t, k] = sum_c V[pos, t, c] U[pos, c, k]    for one block of filters k
     y            = A^T M A, through the epilogue
 
-where U[pos, c, k] = (G g G^T)[pos] are the transformed filters. pos counts the n x n positions of a tile.
+where U[pos, c, k] = (G g G^T)[pos] are the transformed filters. pos counts the positions of a tile in the order of
+transforms.order; those of one class have the same filters, which U holds once.
 """
 
 import itertools
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from foveal.kernel.lang import (
@@ -32,26 +34,28 @@ from foveal.ops.choice import Choice
 from foveal.ops.epilogue import FAR, Ending, Epilogue, Results
 from foveal.ops.op import Lowering
 from foveal.ops.tile import Tile, multiply_add, pieces, split, tile_for
-from foveal.ops.transforms import Matrix, both_sides, scheme
+from foveal.ops.transforms import Order, Scheme, both_sides, order, scheme, strided, transposed
 from foveal.ops.turn import outputs_last
 
 BLOCK_BYTES = 1 << 19  # of a block's transformed inputs: half of a 1 MiB L2
 MOST_TILES, LEAST_TASKS = 48, 8
 UNROLL = 4
-MOST_SHARED = 256  # tiles
+MOST_SHARED = 256 * 36  # positions of all tiles: with 32 filters 1.2 MB
 FILTER_BYTES = 12 << 20  # of transformed filters, from which on reading them from memory tells
 AHEAD = 2  # tiles: how early what an epilogue reads is fetched
 PART = 64  # channels whose filters are transformed at once: with 36 x 32 filters 288 KiB
+GROUP = 16  # outputs of a tile that are finished together
 PAD = 16  # elements between positions, so that their rows do not all fall into the same sets of the cache
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The tiles of N images: `rows` x `columns` of m x m outputs in each; the inputs of tile (i, j) begin at row
-    i m - top, column j m - left.
+    """The tiles of N images: `rows` x `columns` in each. Tile (i, j) has the outputs from row i down.outputs, column
+    j across.outputs on; its inputs begin at row i down.step - top, column j across.step - left.
     """
 
-    m: int
+    down: Scheme
+    across: Scheme
     images: int
     rows: int
     columns: int
@@ -59,12 +63,43 @@ class Grid:
     left: int
 
     @property
-    def n(self) -> int:
-        return self.m + 2
+    def positions(self) -> int:
+        return self.down.positions * self.across.positions
+
+    @property
+    def classes(self) -> int:
+        return self.down.classes * self.across.classes
+
+    @property
+    def outputs(self) -> int:
+        return self.down.outputs * self.across.outputs
+
+    @property
+    def order(self) -> Order:
+        return order(self.down, self.across)
 
     @property
     def tiles(self) -> int:
         return self.images * self.rows * self.columns
+
+
+def grid_of(
+    how: Choice, stride: int, images: int, size: tuple[int, int], before: tuple[int, int]
+) -> Grid:
+    """For outputs of `size` = (P, Q) that read inputs padded by `before` = (top, left)."""
+    rule = scheme(how.m) if stride == 1 else strided(how.m)
+    return Grid(rule, rule, images, -(-size[0] // how.m), -(-size[1] // how.m), *before)
+
+
+def turned_grid(
+    how: Choice, stride: int, images: int, size: tuple[int, int], before: tuple[int, int]
+) -> Grid:
+    """For the gradient in x: outputs of `size` = (H, W), which were padded by `before` = (top, left)."""
+    if stride == 1:
+        return grid_of(how, stride, images, size, (2 - before[0], 2 - before[1]))
+    down, across = (transposed(how.m, pad % 2) for pad in before)
+    counts = (-(-n // (2 * how.m)) for n in size)
+    return Grid(down, across, images, *counts, *(-((pad - 1) // 2) for pad in before))
 
 
 def near_equal(n: int, most: int) -> int:
@@ -73,34 +108,31 @@ def near_equal(n: int, most: int) -> int:
     return -(-n // blocks)
 
 
-def lower(
-    to: Lowering, y: Results, x: Any, w: Any, padding: tuple[int, int], how: Choice, flip: bool
-) -> None:
-    """y = correlation of x [N, C, H, W] with w [K, C, 3, 3] at padding (top, left); flip: w is turned by 180 degrees."""
-    (N, K, P, Q), m = y.shape, how.m
+def lower(to: Lowering, y: Results, x: Any, w: Any, grid: Grid, how: Choice, flip: bool) -> None:
+    """y = correlation of x [N, C, H, W] with w [K, C, 3, 3] on the grid; flip: w is turned by 180 degrees."""
+    _, K, P, Q = y.shape
     C, tile = x.shape[1], tile_for(K)
-    grid = Grid(m, N, -(-P // m), -(-Q // m), *padding)
     outside = [
-        to.scratch((1, m * m, lanes()), per_thread=True),
+        to.scratch((1, grid.outputs, lanes()), per_thread=True),
         to.scratch((1, C), per_thread=True),
     ]
     x, blocks = x.permuted(0, 2, 3, 1), -(-K // tile.columns)
     w = outputs_last(to, w)
     static: dict[str, Any] = {"grid": grid, "size": (P, Q), "filters": K}
     if few_tiles(grid, C, K) if how.shared is None else how.shared:
-        V = to.scratch((1, grid.n**2, grid.tiles * row_of(C) + PAD))
+        V = to.scratch((1, grid.positions, grid.tiles * row_of(C) + PAD))
         to.call(transform_inputs, [V, outside[1]], [x], grid=grid)
         part = min(C, PART)
-        U = to.scratch((1, grid.n**2, part, tile.columns), per_thread=True)
-        M = to.scratch((1, grid.n**2, grid.tiles * tile.columns + PAD), per_thread=True)
+        U = to.scratch((1, grid.classes, part, tile.columns), per_thread=True)
+        M = to.scratch((1, grid.positions, grid.tiles * tile.columns + PAD), per_thread=True)
         y.call(to, winograd_by_filters, 1, [U, M, outside[0]], [V, w], flip=flip, **static)
         return
-    U = to.scratch((blocks, grid.n**2, C, tile.columns))
-    to.call(transform_filters, [U], [w], m=m, flip=flip)
-    most = how.tiles or min(MOST_TILES, max(tile.rows, BLOCK_BYTES // (4 * grid.n**2 * C)))
+    U = to.scratch((blocks, grid.classes, C, tile.columns))
+    to.call(transform_filters, [U], [w], grid=grid, flip=flip)
+    most = how.tiles or min(MOST_TILES, max(tile.rows, BLOCK_BYTES // (4 * grid.positions * C)))
     T = near_equal(grid.tiles, min(most, -(-grid.tiles // LEAST_TASKS)))
-    V = to.scratch((1, grid.n**2, T * row_of(C) + PAD), per_thread=True)
-    M = to.scratch((1, grid.n**2, T * tile.columns + PAD), per_thread=True)
+    V = to.scratch((1, grid.positions, T * row_of(C) + PAD), per_thread=True)
+    M = to.scratch((1, grid.positions, T * tile.columns + PAD), per_thread=True)
     y.call(to, winograd, -(-grid.tiles // T), [V, M, *outside], [x, U], T=T, **static)
 
 
@@ -109,7 +141,9 @@ def few_tiles(grid: Grid, C: int, K: int) -> bool:
 
     Then transformed filters, 4 times the filters' size, are used where they are made and never leave the cache.
     """
-    return grid.tiles <= MOST_SHARED and 4 * grid.n**2 * C * K > FILTER_BYTES
+    again = grid.positions / grid.classes  # each filter is read by so many positions in turn
+    few = grid.tiles * grid.positions * again <= MOST_SHARED
+    return few and 4 * grid.classes * C * K > FILTER_BYTES
 
 
 def row_of(channels: int) -> int:
@@ -117,23 +151,25 @@ def row_of(channels: int) -> int:
     return (-(-channels // lanes()) | 1) * lanes() if channels >= 8 * lanes() else channels
 
 
-def transform_filters(U: Any, w: Any, *, m: int, flip: bool) -> None:
-    """U[block, pos, c, lane] = (G g G^T)[pos] for filter block * columns + lane of w [K, C, 3, 3], 0 behind the last.
+def transform_filters(U: Any, w: Any, *, grid: Grid, flip: bool) -> None:
+    """U[block, class, c, lane] = (G g G^T)[class] for filter block * columns + lane of w [K, C, 3, 3], 0 behind the last.
 
     flip: the filters are turned by 180 degrees, as the gradient in x needs them.
     """
     _, _, C, columns = U.shape
     full, tail = divmod(w.shape[0], columns)
     for b, c in parallel(full, C) if full else ():
-        transform_filter(U.at(b, 0, c, 0), w, b * columns, c, columns, m, flip)
+        transform_filter(U.at(b, 0, c, 0), w, b * columns, c, columns, grid, flip)
     if tail:
         for (c,) in parallel(C):
-            transform_filter(U.at(full, 0, c, 0), w, full * columns, c, tail, m, flip)
+            transform_filter(U.at(full, 0, c, 0), w, full * columns, c, tail, grid, flip)
 
 
-def transform_filter(U: Any, w: Any, k: Any, c: Any, valid: int, m: int, flip: bool) -> None:
-    """U[0, pos, 0, lane] for `valid` filters from k on, channel c; 0 in the lanes behind them."""
-    columns, G = U.shape[3], scheme(m).G
+def transform_filter(
+    U: Any, w: Any, k: Any, c: Any, valid: int, grid: Grid, flip: bool
+) -> None:  # fmt: skip
+    """U[0, class, 0, lane] for `valid` filters from k on, channel c; 0 in the lanes behind them."""
+    columns = U.shape[3]
     last = w.permuted(1, 2, 3, 0).at(c, 0, 0, k)
 
     def tap(r: int, s: int, start: int) -> tuple[int, int, int, int]:
@@ -144,9 +180,11 @@ def transform_filter(U: Any, w: Any, k: Any, c: Any, valid: int, m: int, flip: b
         for pos in loop(U.shape[1]):
             U.store((0, pos, 0, start), 0.0, width)
     for start, width in pieces(valid, lanes()):
-        g = [[nest.load(last, tap(r, s, start), width) for s in range(3)] for r in range(3)]
-        for pos, value in enumerate(v for row in both_sides(G, g) for v in row):
-            U.store((0, pos, 0, start), value, width)
+        g = partial(
+            lambda start, width, r, s: nest.load(last, tap(r, s, start), width), start, width
+        )
+        for i, j, value in both_sides(grid.down.G, grid.across.G, g):
+            U.store((0, grid.order.class_[i, j], 0, start), value, width)
 
 
 def winograd(
@@ -161,14 +199,12 @@ def winograd(
         first = block * T
         count = T if grid.tiles % T == 0 else smaller(T, grid.tiles - first)
         for t in loop(count):
-            n, h, v = corner(grid, first + t)
             into = V.at(thread(), 0, t * row_of(C))
-            at = (n, h - grid.top, v - grid.left, 0)
-            transform_tile(into, x, zeros, scheme(grid.m).BT, at, C)
+            transform_tile(into, x, zeros, grid, inputs_at(grid, first + t, 0), C)
         for b, valid in filter_blocks(filters, tile.columns):
             prefetch_outputs(ending, grid, first, count, b * tile.columns, valid)
             U_b, V_t, M_t = U.at(b, 0, 0, 0), V.at(thread(), 0, 0), M.at(thread(), 0, 0)
-            multiply(M_t, V_t, U_b, T, row_of(C), C, tile)
+            multiply(M_t, V_t, U_b, grid, T, row_of(C), C, tile)
             transform_back(ending, M_t, outputs, grid, block, first, count, size, b, valid, tile)
 
 
@@ -178,10 +214,9 @@ def transform_inputs(V: Any, zeros: Any, x: Any, *, grid: Grid) -> None:
     clear(zeros)
     for channels, count, start in parts_of(C):
         for t, part in parallel(grid.tiles, count):
-            n, h, v = corner(grid, t)
             c = part * channels + start
-            at = (n, h - grid.top, v - grid.left, c)
-            transform_tile(V.at(0, 0, t * row + c), x, zeros, scheme(grid.m).BT, at, channels)
+            at = inputs_at(grid, t, c)
+            transform_tile(V.at(0, 0, t * row + c), x, zeros, grid, at, channels)
 
 
 def winograd_by_filters(
@@ -195,7 +230,7 @@ def winograd_by_filters(
 
     def task(b: Any, valid: int) -> None:
         U_t, M_t = U.at(thread(), 0, 0, 0), M.at(thread(), 0, 0)
-        for pos in loop(grid.n**2):
+        for pos in loop(grid.positions):
             for i, width in vectors(grid.tiles * tile.columns):
                 M_t.store((0, pos, i), 0.0, width)
         for channels, count, start in parts_of(C):
@@ -203,9 +238,9 @@ def winograd_by_filters(
                 c = i * channels + start
                 for j in loop(channels):
                     into = U_t.at(0, 0, j, 0)
-                    transform_filter(into, w, b * tile.columns, c + j, valid, grid.m, flip)
+                    transform_filter(into, w, b * tile.columns, c + j, valid, grid, flip)
                 v = V.at(0, 0, c)
-                multiply(M_t, v, U_t, grid.tiles, row_of(C), channels, tile, add=True)
+                multiply(M_t, v, U_t, grid, grid.tiles, row_of(C), channels, tile, add=True)
         transform_back(ending, M_t, outputs, grid, 0, 0, grid.tiles, size, b, valid, tile)
 
     for (b,) in parallel(full) if full else ():
@@ -233,12 +268,8 @@ def transform_back(
             ending.open(task, k, width)
         for t in loop(count):
             at = M.at(0, 0, t * tile.columns + start)
-            values = [[at.load((0, i * grid.n + j, 0), width) for j in range(grid.n)]
-                      for i in range(grid.n)]  # fmt: skip
-            ahead = pixels_of(grid, corner(grid, first + t + AHEAD))
-            ending.prefetch(ahead, k, width)
-            y = both_sides(scheme(grid.m).AT, values)
-            put(ending, outputs, task, y, corner(grid, first + t), size, k, width)
+            ending.prefetch(pixels_of(grid, corner(grid, first + t + AHEAD)), k, width)
+            put(ending, outputs, task, at, grid, corner(grid, first + t), size, k, width)
 
 
 def prefetch_outputs(
@@ -247,7 +278,9 @@ def prefetch_outputs(
     """Where a block's results go, so that the lines are there when its products are done."""
     for image in (y for y in ending.outputs if not y.streamed):
         for t in loop(count if math.prod(image.shape) > FAR else 0):
-            prefetch_pixels(image.at(*corner(grid, first + t), k), grid.m, valid)
+            prefetch_pixels(
+                image.at(*corner(grid, first + t), k), grid.down.outputs, grid.across.outputs, valid
+            )
 
 
 def smaller(a: int, b: Any) -> Any:
@@ -262,13 +295,19 @@ def clear(zeros: Any) -> None:
 def pixels_of(grid: Grid, at: tuple[Any, Any, Any]) -> list[tuple[Any, Any, Any]]:
     """The output pixels of a tile, row by row."""
     n, p, q = at
-    return [(n, p + i, q + j) for i in range(grid.m) for j in range(grid.m)]
+    return [(n, p + i, q + j) for i in range(grid.down.outputs) for j in range(grid.across.outputs)]
 
 
 def corner(grid: Grid, tile: Any) -> tuple[Any, Any, Any]:
     """Image, and first output row and column, of a tile."""
     n, i, j = unflatten(tile, (grid.images, grid.rows, grid.columns))
-    return n, i * grid.m, j * grid.m
+    return n, i * grid.down.outputs, j * grid.across.outputs
+
+
+def inputs_at(grid: Grid, tile: Any, channel: Any) -> tuple[Any, Any, Any, Any]:
+    """Where the inputs of a tile begin: image, row, column, channel."""
+    n, i, j = unflatten(tile, (grid.images, grid.rows, grid.columns))
+    return n, i * grid.down.step - grid.top, j * grid.across.step - grid.left, channel
 
 
 def filter_blocks(filters: int, columns: int) -> Any:
@@ -285,38 +324,46 @@ def within(first: Any, last: Any, n: int) -> Any:
 
 
 def transform_tile(
-    V: Any, x: Any, zeros: Any, matrix: Matrix, at: tuple[Any, Any, Any, Any], channels: int
-) -> None:
-    """V[0, pos, c] = (matrix d matrix^T)[pos] where d[i, j] = x[n, h+i, v+j, c], 0 outside of the image; at = (n, h, v, c).
+    V: Any, x: Any, zeros: Any, grid: Grid, at: tuple[Any, Any, Any, Any], channels: int, of_outputs: bool = False
+) -> None:  # fmt: skip
+    """V[0, pos, c] = (B^T d B)[pos] where d[i, j] = x[n, h+i, v+j, c], 0 outside of the image; at = (n, h, v, c).
+    of_outputs: with the matrices for dy, G_w in place of B^T.
 
     At the border each of the tile's pixels has its address chosen: in the image, or in a row of zeros.
     """
-    (n, h, v, first), size = at, len(matrix[0])
+    (n, h, v, first), axes = at, (grid.down, grid.across)
+    down, across = ((s.GW if of_outputs else s.BT) for s in axes)
+    step, steps = ((s.outputs if of_outputs else s.step) for s in axes)
+    size = len(down[0]), len(across[0])
     _, height, width, _ = x.shape
     if math.prod(x.shape) > FAR:
-        prefetch_pixels(x.at(n, h + size, v, first), len(matrix) - 2, channels)
-    inside = within(h, h + (size - 1), height) & within(v, v + (size - 1), width)
-    pixels: dict[tuple[int, int], Any] = {}
-    area = list(itertools.product(range(size), range(size)))
+        prefetch_pixels(x.at(n, h + size[0], v, first), step, steps, channels)
+    inside = within(h, h + (size[0] - 1), height) & within(v, v + (size[1] - 1), width)
+    area = list(itertools.product(range(size[0]), range(size[1])))
+
+    def transform(pixels: dict[tuple[int, int], Any]) -> None:
+        for c, width in vectors(channels):
+            d = partial(lambda c, width, i, j: pixels[i, j].load((c,), width), first + c, width)
+            for i, j, value in both_sides(down, across, d):
+                V.store((0, grid.order.position[i, j], c), value, width)
+
     for _ in when(inside):
-        pixels = {(i, j): x.row(n, h + i, v + j) for i, j in area}
-        transform_pixels(V, pixels, first, channels, matrix)
+        transform({(i, j): x.row(n, h + i, v + j) for i, j in area})
     for _ in when(inside == False):  # noqa: E712
-        rows, columns = (
-            [clamped(h + i, height) for i in range(size)],
-            [clamped(v + j, width) for j in range(size)],
-        )
+        rows = [clamped(h + i, height) for i in range(size[0])]
+        columns = [clamped(v + j, width) for j in range(size[1])]
+        pixels = {}
         for i, j in area:
             (row, in_row), (column, in_column) = rows[i], columns[j]
             nothing = zeros.row(thread())
             pixels[i, j] = choose(in_row & in_column, x.row(n, row, column), nothing)
-        transform_pixels(V, pixels, first, channels, matrix)
+        transform(pixels)
 
 
-def prefetch_pixels(x: Any, size: int, channels: int) -> None:
+def prefetch_pixels(x: Any, rows: int, columns: int, channels: int) -> None:
     """A tile that is needed soon: rows as short as a tile's the hardware does not foresee."""
-    for i in range(size):
-        for j in range(size):
+    for i in range(rows):
+        for j in range(columns):
             for c in loop(-(-channels // LINE)):
                 x.prefetch((0, i, j, c * LINE))
 
@@ -327,29 +374,21 @@ def clamped(i: Any, n: int) -> tuple[Any, Any]:
     return where(valid, i, 0), valid
 
 
-def transform_pixels(
-    V: Any, pixels: dict[tuple[int, int], Any], first: Any, channels: int, matrix: Matrix
-) -> None:
-    """V[0, pos, c] from pixels[i, j], each one's row of channels, for c from `first` on."""
-    size = range(len(matrix[0]))
-    for c, width in vectors(channels):
-        d = [[pixels[i, j].load((first + c,), width) for j in size] for i in size]
-        for pos, value in enumerate(v for row in both_sides(matrix, d) for v in row):
-            V.store((0, pos, c), value, width)
-
-
 def multiply(
-    M: Any, V: Any, U: Any, T: int, row: int, channels: int, tile: Tile, add: bool = False
-) -> None:
-    """M[0, pos, t, k] = sum_c V[0, pos, t row + c] U[0, pos, c, k] for all positions and T tiles; or added to M."""
-    for pos in loop(U.shape[1]):
-        first = 0
-        for rows, count in split(T, tile.rows):
-            for i in loop(count):
-                t = i * rows + first
-                into, v = M.at(0, pos, t * tile.columns), V.at(0, pos, t * row)
-                multiply_tile(into, v, U.at(0, pos, 0, 0), rows, row, channels, tile, add)
-            first += rows * count
+    M: Any, V: Any, U: Any, grid: Grid, T: int, row: int, channels: int, tile: Tile, add: bool = False
+) -> None:  # fmt: skip
+    """M[0, pos, t, k] = sum_c V[0, pos, t row + c] U[0, class of pos, c, k] for all positions and T tiles; or added to M."""
+    for run in grid.order.runs:
+        for n in loop(run.classes):
+            u = U.at(0, n + run.first, 0, 0)
+            for copy in loop(run.copies):
+                pos, first = n * run.copies + copy + run.start, 0
+                for rows, count in split(T, tile.rows):
+                    for i in loop(count):
+                        t = i * rows + first
+                        into, v = M.at(0, pos, t * tile.columns), V.at(0, pos, t * row)
+                        multiply_tile(into, v, u, rows, row, channels, tile, add)
+                    first += rows * count
 
 
 def multiply_tile(
@@ -379,22 +418,29 @@ def multiply_tile(
 
 
 def put(
-    ending: Ending, outputs: Any, task: Any, y: list[list[Any]], at: tuple[Any, Any, Any], size: tuple[int, int],
+    ending: Ending, outputs: Any, task: Any, M: Any, grid: Grid, at: tuple[Any, Any, Any], size: tuple[int, int],
     k: Any, width: int,
 ) -> None:  # fmt: skip
-    """Store a tile's outputs; of one that reaches over the edge, pixel by pixel those that are inside."""
-    (n, p, q), m = at, len(y)
-    flat = [value for row in y for value in row]
-    cut = [at + m <= n for at, n in ((p, size[0]), (q, size[1])) if n % m]
+    """Transform a tile back and store it; of one that reaches over the edge, pixel by pixel those that are inside."""
+    (n, p, q), down, across = at, grid.down, grid.across
+    reach = down.outputs, across.outputs
+
+    def load(i: int, j: int) -> Any:
+        return M.load((0, grid.order.position[i, j], 0), width)
+
+    cut = [at + m <= n for at, n, m in zip((p, q), size, reach, strict=True) if n % m]
     whole = cut[0] & cut[1] if len(cut) == 2 else cut[0] if cut else True
     for _ in when(whole):
-        ending.store(task, [(n, p + i, q + j) for i in range(m) for j in range(m)], flat, k, width)
+        values = both_sides(down.AT, across.AT, load)
+        while group := list(itertools.islice(values, GROUP)):
+            pixels = [(n, p + i, q + j) for i, j, _ in group]
+            ending.store(task, pixels, [value for *_, value in group], k, width)
     if whole is True:
         return
     for _ in when(whole == False):  # noqa: E712
-        for i, value in enumerate(flat):
-            outputs.store((thread(), i, 0), value, width)
-        for i in loop(smaller(m, size[0] - p)):
-            for j in loop(smaller(m, size[1] - q)):
-                value = outputs.load((thread(), i * m + j, 0), width)
+        for i, j, value in both_sides(down.AT, across.AT, load):
+            outputs.store((thread(), i * reach[1] + j, 0), value, width)
+        for i in loop(smaller(reach[0], size[0] - p)):
+            for j in loop(smaller(reach[1], size[1] - q)):
+                value = outputs.load((thread(), i * reach[1] + j, 0), width)
                 ending.store(task, [(n, p + i, q + j)], [value], k, width)

@@ -7,32 +7,36 @@ A task owns a group of input channels, a group of filters and a chunk of the til
 in the cache until the last tile; 3x3 sums leave it. The chunks' are added in order.
 """
 
+import functools
 from typing import Any
 
 from foveal.kernel.lang import loop, parallel, splat, thread, var, vectors
 from foveal.ops.choice import Choice, group_of
 from foveal.ops.op import Lowering
 from foveal.ops.tile import add_partials, pieces, split, tile_for
-from foveal.ops.transforms import both_sides, scheme
-from foveal.ops.winograd import PAD, Grid, clear, corner, smaller, transform_tile
+from foveal.ops.transforms import Run, both_sides
+from foveal.ops.winograd import PAD, Grid, clear, corner, inputs_at, smaller, transform_tile
 
 BLOCK = 24  # tiles transformed at once
 TASKS = 16
 
 
-def lower(to: Lowering, dw: Any, dy: Any, x: Any, padding: tuple[int, int], how: Choice) -> None:
-    """dw[k, c] = correlation of x [N, C, H, W] with dy [N, K, P, Q] at padding (top, left)."""
-    (K, C), (N, _, P, Q) = dw.shape[:2], dy.shape
-    grid = Grid(how.m, N, -(-P // how.m), -(-Q // how.m), *padding)
+def lower(to: Lowering, dw: Any, dy: Any, x: Any, grid: Grid, how: Choice) -> None:
+    """dw[k, c] = correlation of x [N, C, H, W] with dy [N, K, P, Q], whose tiles the grid counts."""
+    K, C = dw.shape[:2]
     channels, filters = group_of(C), group_of(K)
     assert channels is not None
     assert filters is not None
-    groups, block = (C // channels) * (K // filters), how.tiles or BLOCK
-    chunks = max(1, min(-(-TASKS // groups), grid.tiles // BLOCK))
-    V, M = (
-        to.scratch((1, grid.n**2, block * n + PAD), per_thread=True) for n in (channels, filters)
+    groups, block = (
+        (C // channels) * (K // filters),
+        how.tiles or min(BLOCK, BLOCK * 36 // grid.positions),
     )
-    D = to.scratch((1, grid.n**2, channels * filters + PAD), per_thread=True)
+    chunks = max(1, min(-(-TASKS // groups), grid.tiles // block))
+    V, M = (
+        to.scratch((1, grid.positions, block * n + PAD), per_thread=True)
+        for n in (channels, filters)
+    )
+    D = to.scratch((1, grid.classes, channels * filters + PAD), per_thread=True)
     zeros = to.scratch((1, max(C, K)), per_thread=True)
     result = dw.permuted(2, 3, 1, 0)
     partial = to.scratch((chunks, 3, 3, C, K))
@@ -47,7 +51,6 @@ def winograd_weight(
 ) -> None:  # fmt: skip
     """partial[g, r, s, c, k]: the gradient from the g-th chunk of tiles."""
     chunks, _, _, C, K = partial.shape
-    matrices = scheme(grid.m)
     clear(zeros)
     for g, cg, kg in parallel(chunks, C // channels, K // filters):
         c, k = cg * channels, kg * filters
@@ -58,71 +61,72 @@ def winograd_weight(
         for first in loop(end, start=start, step=block):
             count = smaller(block, end - first)
             for t in loop(count):
-                n, h, v = corner(grid, first + t)
-                inputs = (n, h - grid.top, v - grid.left, c)
-                transform_tile(
-                    V.at(thread(), 0, t * channels), x, zeros, matrices.BT, inputs, channels
-                )
+                into = V.at(thread(), 0, t * channels)
+                transform_tile(into, x, zeros, grid, inputs_at(grid, first + t, c), channels)
             for t in loop(count):
-                n, h, v = corner(grid, first + t)
-                transform_tile(
-                    M.at(thread(), 0, t * filters), dy, zeros, matrices.GW, (n, h, v, k), filters
-                )
-            add_products(D, V, M, count, channels, filters)
-        transform_sums(partial.at(g, 0, 0, c, k), D, matrices.AW, channels, filters)
+                into, at = M.at(thread(), 0, t * filters), (*corner(grid, first + t), k)
+                transform_tile(into, dy, zeros, grid, at, filters, of_outputs=True)
+            add_products(D, V, M, grid, count, channels, filters)
+        transform_sums(partial.at(g, 0, 0, c, k), D, grid, channels, filters)
 
 
-def add_products(D: Any, V: Any, M: Any, count: Any, channels: int, filters: int) -> None:
-    """D[pos, c, k] += sum over `count` tiles of V[pos, t, c] M[pos, t, k]"""
+def add_products(
+    D: Any, V: Any, M: Any, grid: Grid, count: Any, channels: int, filters: int
+) -> None:
+    """D[class, c, k] += sum over `count` tiles and the positions of the class of V[pos, t, c] M[pos, t, k]"""
     tile = tile_for(filters)
     full, tail = divmod(filters, tile.columns)
 
-    def block(pos: Any, k: Any, valid: int) -> None:
-        first = 0
+    def block(run: Run, n: Any, k: Any, valid: int) -> None:
+        first, starts = 0, pieces(valid, tile.width)
         for size, times in split(channels, tile.rows):
             for i in loop(times):
                 c = i * size + first
-                add_tile(
-                    D, V, M, pos, c, k, size, pieces(valid, tile.width), count, channels, filters
-                )
+                into = D.at(thread(), n + run.first, c * filters + k)
+                pos = n * run.copies + run.start
+                left, right = V.at(thread(), pos, c), M.at(thread(), pos, k)
+                sizes = (run.copies, count, channels, filters)
+                add_tile(into, left, right, size, starts, sizes)
             first += size * times
 
-    for pos in loop(D.shape[1]):
-        for b in loop(full):
-            block(pos, b * tile.columns, tile.columns)
-        if tail:
-            block(pos, full * tile.columns, tail)
+    for run in grid.order.runs:
+        for n in loop(run.classes):
+            for b in loop(full):
+                block(run, n, b * tile.columns, tile.columns)
+            if tail:
+                block(run, n, full * tile.columns, tail)
 
 
 def add_tile(
-    D: Any, V: Any, M: Any, pos: Any, c: Any, k: Any, size: int, starts: list[tuple[int, int]], count: Any,
-    channels: int, filters: int,
+    D: Any, V: Any, M: Any, rows: int, starts: list[tuple[int, int]], sizes: tuple[int, Any, int, int]
 ) -> None:  # fmt: skip
-    into = D.at(thread(), pos, c * filters + k)
+    """The sums of `rows` channels and a few vectors of filters in registers; sizes: positions, tiles, channels, filters."""
+    copies, count, channels, filters = sizes
     acc = {
-        (i, s): var(into.load((0, 0, i * filters + start), width), width)
-        for i in range(size)
+        (i, s): var(D.load((0, 0, i * filters + start), width), width)
+        for i in range(rows)
         for s, (start, width) in enumerate(starts)
     }
-    left, right = V.at(thread(), pos, c), M.at(thread(), pos, k)
-    for t in loop(count):
-        ws = [right.load((0, 0, t * filters + start), width) for start, width in starts]
-        for i in range(size):
-            x = left[0, 0, t * channels + i]
-            for s, w in enumerate(ws):
-                acc[i, s].fma(splat(x, starts[s][1]), w)
+    for copy in loop(copies):
+        for t in loop(count):
+            ws = [M.load((0, copy, t * filters + start), width) for start, width in starts]
+            for i in range(rows):
+                x = V[0, copy, t * channels + i]
+                for s, w in enumerate(ws):
+                    acc[i, s].fma(splat(x, starts[s][1]), w)
     for (i, s), total in acc.items():
         start, width = starts[s]
-        into.store((0, 0, i * filters + start), total, width)
+        D.store((0, 0, i * filters + start), total, width)
 
 
-def transform_sums(dw: Any, D: Any, AW: Any, channels: int, filters: int) -> None:
-    """dw[0, r, s, c, k] = (AW D AW^T)[r, s] for the task's channels and filters."""
-    n = len(AW[0])
+def transform_sums(dw: Any, D: Any, grid: Grid, channels: int, filters: int) -> None:
+    """dw[0, r, s, c, k] = (A_w^T D A_w)[r, s] for the task's channels and filters."""
+    places = grid.order.class_
     for c in loop(channels):
         for k, width in vectors(filters):
             at = D.at(thread(), 0, c * filters + k)
-            values = [[at.load((0, i * n + j, 0), width) for j in range(n)] for i in range(n)]
-            for r, row in enumerate(both_sides(AW, values)):
-                for s, value in enumerate(row):
-                    dw.store((0, r, s, c, k), value, width)
+            d = functools.partial(
+                lambda at, width, i, j: at.load((0, places[i, j], 0), width), at, width
+            )
+            for r, s, value in both_sides(grid.down.AW, grid.across.AW, d):
+                dw.store((0, r, s, c, k), value, width)
