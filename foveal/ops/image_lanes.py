@@ -5,7 +5,6 @@ block are copied that way first; results are turned back in registers and stored
 """
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,6 +32,7 @@ from foveal.ops.tile import (
     pack_panels,
     part_of_blocks,
     pieces,
+    runs,
     split,
     tile_for,
     unrolling,
@@ -164,15 +164,6 @@ def correlate_images(
         first, done = first + images * blocks, done + blocks
 
 
-def runs(count: int, most: int) -> Iterator[tuple[Any, int]]:
-    """Loops over `count` columns, near-equal runs of at most `most` at a time: (first, how many)."""
-    first = 0
-    for size, number in split(count, most):
-        for t in loop(number):
-            yield t * size + first, size
-        first += size * number
-
-
 def clear_sides(copied: Any, left: int, inside: int) -> None:
     """Zero what lies beside the images in this thread's copy."""
     _, rows, wide, size = copied.shape
@@ -183,8 +174,20 @@ def clear_sides(copied: Any, left: int, inside: int) -> None:
                 copied.row(thread(), h).store((start * size + i,), 0.0, width)
 
 
-def copy_images(copied: Any, x: Any, n: Any, images: int, top: Any, left: int) -> None:
-    """copied[h, left + i, m] = row h + top of image n + m, element i; lanes behind the last image are 0."""
+def copy_images(
+    copied: Any,
+    x: Any,
+    n: Any,
+    images: int,
+    top: Any,
+    left: int,
+    rows: tuple[Any, Any] | None = None,
+) -> None:
+    """copied[h, left + i, m] = row h + top of image n + m, element i; lanes behind the last image are 0.
+
+    rows: first and end of those to copy, of all unless given.
+    """
+    first, end = rows or (0, copied.shape[1])
     size, run = lanes(), x.shape[2] * x.shape[3]
 
     def across(h: Any, m: int, i: Any, width: int) -> None:
@@ -197,7 +200,7 @@ def copy_images(copied: Any, x: Any, n: Any, images: int, top: Any, left: int) -
         for k, vector in enumerate(turned):
             copied.store((thread(), h, left + i + k, m), vector, size)
 
-    for h in loop(copied.shape[1]):
+    for h in loop(end, start=first):
         for m in range(0, images, size):
             for b in loop(run // size):
                 across(h, m, b * size, size)
