@@ -29,7 +29,7 @@ POINTER_BYTES = 8
 SMALL_WORK = (
     10_000_000  # operations, some 100 us of one thread: it takes 50 us until another one is awake
 )
-PATIENCE = 4000  # pauses, 60 to 200 us: a thread that is asleep takes about as long to come back
+PATIENCE = 250  # turns, about 100 us: a thread that is asleep takes about as long to come back
 SMALL_SIZE = 1 << 18  # elements of all values together
 FAST, LOW = MEMORY = ("fast", "low")  # whether a step keeps what is cheap to compute again
 RECORD_BYTES = 3 * POINTER_BYTES

@@ -1,7 +1,8 @@
 """The native loop that runs a program: every thread goes through all calls and meets the others at barriers.
 
 A program is a table of records {kernel, arguments, barrier}. The barrier counts arrivals and turns a generation number; who
-waits spins 2,000 pauses, then gives up its turn to the system, so that more threads than cores still make progress.
+waits spins 100 pauses (some 10 us), then gives up its turn to the system again and again, so that threads
+that share a core with others still make progress.
 
 Threads are handed jobs through boxes in memory, one per thread, since a Python lock takes 50 us and more to wake one. A job
 is a function of the same kind as a kernel, (arguments, thread, threads). A box counts the jobs put into it and the jobs
@@ -30,7 +31,7 @@ declare i64 @llvm.readcyclecounter()
 
 define internal void @wait(i64 %turn) alwaysinline {{
   call void asm sideeffect "{pause}", ""()
-  %impatient = icmp ugt i64 %turn, 2000
+  %impatient = icmp ugt i64 %turn, 100
   br i1 %impatient, label %yield, label %end
 yield:
   call i32 @sched_yield()
@@ -143,7 +144,7 @@ job:
   call void @work(ptr %box, i64 %thread)
   br label %look
 watch:
-  call void asm sideeffect "{pause}", ""()
+  call void @wait(i64 %turn)
   %next = add i64 %turn, 1
   %more = icmp ult i64 %next, %patience
   br i1 %more, label %look, label %tired
@@ -251,7 +252,7 @@ def run() -> Callable[[int, int, int], None]:
 
 @cache
 def serve() -> Callable[[int, int, int], None]:
-    """serve(box, thread, patience): do the jobs put into a box, until none has come for as many pauses."""
+    """serve(box, thread, patience): do the jobs put into a box, until none has come for as many turns."""
     return job(address("serve"))
 
 

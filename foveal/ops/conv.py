@@ -343,6 +343,9 @@ class Conv2dWeightGrad(Convolution):
         Case(((2, 3, 1, 2), (2, 2, 1, 2)), {"stride": (1, 2), "padding": (0, 0, 0, 1), "size": (1, 1)}),
         Case(((1, 40, 2, 7), (1, 32, 2, 7)), {"padding": (2, 0, 0, 2), "size": (3, 3)}),
         Case(((2, 6, 6, 1), (2, 3, 4, 2)), {"stride": (1, 3), "padding": (0, 2, 2, 0), "size": (1, 2)}),  # padding only
+        Case(((16, 6, 9, 21), (16, 1, 9, 21)), {"padding": 2, "size": (5, 5)}),  # lanes over images, and below
+        Case(((45, 11, 3, 4), (45, 3, 8, 9)), {"stride": 2, "padding": (0, 1, 1, 2), "dilation": (2, 1), "size": (3, 5)}),
+        Case(((30, 1, 7, 5), (30, 2, 8, 6)), {"size": (2, 2)}),
     )  # fmt: skip
 
     def shape(

@@ -5,7 +5,6 @@ block are copied that way first; results are turned back in registers and stored
 """
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,6 +32,7 @@ from foveal.ops.tile import (
     pack_panels,
     part_of_blocks,
     pieces,
+    runs,
     split,
     tile_for,
     unrolling,
@@ -42,6 +42,7 @@ Axes = tuple[tuple[Taps, ...], tuple[Taps, ...]]
 Pair = tuple[int, int]
 MOST_FILTERS = 12  # of a tile
 BAND = 128 << 10  # elements that a task copies: half of a second-level cache of 1 MB
+LARGEST = 4 * BAND  # that a single row of outputs may read
 LEAST_ROWS = 3  # of a band: neighbouring bands copy some rows both
 TASKS = 8  # at least, where there are as many rows
 NARROW = 0.85  # share of a filter row's taps that meet the image, below which each pixel skips the others
@@ -61,8 +62,11 @@ def fits(x: Any, inputs: int, outputs: int, axes: Axes) -> bool:
     Counted per pixel: products, and with lanes over images also what is copied and turned back.
     """
     N, H, W, C = x.shape
-    if x.strides[2:] != (C, 1) or min(H, reached(axes[0])) * W * C * lanes() > BAND:
+    row, reach, step = W * C * lanes(), reached(axes[0]), axes[0][0].input_step
+    if x.strides[2:] != (C, 1) or min(H, reach) * row > LARGEST:
         return False
+    height = band_rows(row, reach, step)
+    again = (reach + (height - 1) * step) / (height * step)  # how often an input row is copied
     rows, columns = (
         sum(t.taps * t.count for t in taps) / max(sum(t.count for t in taps), 1) for taps in axes
     )
@@ -70,8 +74,13 @@ def fits(x: Any, inputs: int, outputs: int, axes: Axes) -> bool:
     filters = -(-outputs // width) * max(width, min(HALF, lanes())) * products
     filters /= SPEED if width == lanes() else SPEED_OF_HALF
     turned = WHOLE if outputs <= MOST_FILTERS else SEVERAL
-    images = outputs * (products + turned) * padded(N) / N + COPY * inputs
+    images = outputs * (products + turned) * padded(N) / N + COPY * again * inputs
     return images < filters
+
+
+def band_rows(row: int, reach: int, step: int) -> int:
+    """Output rows of a band, of which the input's rows have `row` elements."""
+    return max(1, (BAND // row - reach) // step + 1)
 
 
 def tile_of(outputs: int) -> tuple[int, int]:
@@ -113,7 +122,7 @@ def lower(to: Lowering, y: Results, x: Any, w: Any, axes: Axes, first: Pair, ker
     blocks = blocks_of(N, several if exact else 1)
     count, tasks, size = max(t.count for t in rows), sum(n for _, n in blocks), padded(blocks[0][0])
     reach, step = reached(rows), rows[0].input_step
-    height = max(1, (BAND // (size * W * C) - reach) // step + 1)
+    height = band_rows(size * W * C, reach, step)
     bands = max(-(-count // height), min(-(-TASKS // tasks), count // LEAST_ROWS), 1)
     most = min(H, (-(-count // bands) - 1) * step + reach)
     copied = to.scratch((1, most, (left + W + right) * C, size), per_thread=True)
@@ -165,15 +174,6 @@ def correlate_images(
         first, done = first + images * blocks, done + blocks
 
 
-def runs(count: int, most: int) -> Iterator[tuple[Any, int]]:
-    """Loops over `count` columns, near-equal runs of at most `most` at a time: (first, how many)."""
-    first = 0
-    for size, number in split(count, most):
-        for t in loop(number):
-            yield t * size + first, size
-        first += size * number
-
-
 def clear_sides(copied: Any, left: int, inside: int) -> None:
     """Zero what lies beside the images in this thread's copy."""
     _, rows, wide, size = copied.shape
@@ -184,8 +184,20 @@ def clear_sides(copied: Any, left: int, inside: int) -> None:
                 copied.row(thread(), h).store((start * size + i,), 0.0, width)
 
 
-def copy_images(copied: Any, x: Any, n: Any, images: int, top: Any, left: int) -> None:
-    """copied[h, left + i, m] = row h + top of image n + m, element i; lanes behind the last image are 0."""
+def copy_images(
+    copied: Any,
+    x: Any,
+    n: Any,
+    images: int,
+    top: Any,
+    left: int,
+    rows: tuple[Any, Any] | None = None,
+) -> None:
+    """copied[h, left + i, m] = row h + top of image n + m, element i; lanes behind the last image are 0.
+
+    rows: first and end of those to copy, of all unless given.
+    """
+    first, end = rows or (0, copied.shape[1])
     size, run = lanes(), x.shape[2] * x.shape[3]
 
     def across(h: Any, m: int, i: Any, width: int) -> None:
@@ -198,7 +210,7 @@ def copy_images(copied: Any, x: Any, n: Any, images: int, top: Any, left: int) -
         for k, vector in enumerate(turned):
             copied.store((thread(), h, left + i + k, m), vector, size)
 
-    for h in loop(copied.shape[1]):
+    for h in loop(end, start=first):
         for m in range(0, images, size):
             for b in loop(run // size):
                 across(h, m, b * size, size)

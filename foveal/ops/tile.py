@@ -48,6 +48,15 @@ def split(n: int, most: int) -> list[tuple[int, int]]:
     ]
 
 
+def runs(count: int, most: int) -> Iterator[tuple[Any, int]]:
+    """Loops over `count` positions, near-equal runs of at most `most` at a time: (first, how many)."""
+    first = 0
+    for size, number in split(count, most):
+        for t in loop(number):
+            yield t * size + first, size
+        first += size * number
+
+
 def unrolling(n: int) -> int:
     """Steps of a loop of n that one iteration takes: a short loop's all, else 4 where they divide n, for a step of a full
     tile hides the loop's own work and more only takes longer to compile; else the largest divisor up to 8.

@@ -22,7 +22,7 @@ from foveal.kernel.lang import (
     where,
     width_of,
 )
-from foveal.ops import depthwise
+from foveal.ops import depthwise, image_lanes_weight
 from foveal.ops.correlate import Axes, bordered, both_axes, clear, copy_band, nhwc, used_kernel
 from foveal.ops.geometry import forward_taps
 from foveal.ops.op import Lowering, Shape
@@ -53,6 +53,10 @@ def lower(
         depthwise.lower_weight_grad(to, dw, nhwc(dy), nhwc(x), axes)
         return
     axes, first, kernel = used_kernel(axes)
+    if image_lanes_weight.fits(nhwc(dy), nhwc(x), axes, C * kernel[0] * kernel[1], groups):
+        partial = image_lanes_weight.lower(to, nhwc(dy), nhwc(x), axes, kernel)
+        lower_sum(to, dw, partial, first)
+        return
     pixel = kernel == (1, 1) and all(t.input_step == 1 and t.origin == 0 for (t,) in axes)
     if pixel and dy.shape[2:] == x.shape[2:] and evenly_spaced(dy) and evenly_spaced(x):
         dy, x = (one_row(v).permuted(0, 1, 3, 2) for v in (dy, x))  # one column of pixels
