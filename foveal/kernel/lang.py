@@ -190,7 +190,7 @@ def parallel(*ns: int) -> Iterator[tuple[Any, ...]]:
 
     Each thread has a contiguous range of its own, takes it in pieces, and then pieces of what others have left: one whose
     core is slower, or busy otherwise, keeps nobody waiting for long. Which thread runs an iteration may differ from run to
-    run; what it computes must not.
+    run; what it computes must not. Two such loops of a kernel overlap: the second must not need what the first has done.
     """
     builder = building()
     if builder is None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from foveal.kernel.lang import lanes, loop, parallel, var, vectors, where
+from foveal.kernel.lang import lanes, loop, parallel, var, vectors, when, where
 from foveal.ops import nest
 from foveal.ops.correlate import nhwc
 from foveal.ops.epilogue import Ending, Epilogue, Results
@@ -202,15 +202,17 @@ def share_tiles(*arrays: Any, window: Window, source: nest.Recipe, epilogue: Epi
             for v in loop(W):
                 nothing(n, h, v)
 
-    for n, p in each_row(ending, N, P, C):
-        for q in loop(Q):
-            for c, width in vectors(C, lanes()):
-                tile(n, p, q, c, width)
-        for r in range(R):
-            for v in loop(W - Q * S):
-                nothing(n, p * R + r, v + Q * S)
-    for (n,) in parallel(N) if P * R < H else ():
-        uncovered(n, P * R)
+    below = 1 if P * R < H else 0
+    for n, p in each_row(ending, N, P + below, C):
+        for _ in when(p < P) if below else (None,):
+            for q in loop(Q):
+                for c, width in vectors(C, lanes()):
+                    tile(n, p, q, c, width)
+            for r in range(R):
+                for v in loop(W - Q * S):
+                    nothing(n, p * R + r, v + Q * S)
+        for _ in when(p == P) if below else ():
+            uncovered(n, P * R)
 
 
 def choose(choice: Any, *xs: Any, window: Window, source: nest.Recipe) -> None:
