@@ -99,6 +99,43 @@ class Source:
         return x if isinstance(x, Source) else cls([x])
 
 
+@dataclass(frozen=True)
+class Patch:
+    """What pointwise does at each iteration: neighbours in `rows` rows at once, which share what they read alike."""
+
+    ys: Sequence[Any]
+    xs: Sequence[Any]
+    steps: tuple[Step, ...]
+    results: tuple[int, ...]
+    rows: int
+    alike: list[bool]  # for each input whether the rows read the same
+
+    def __call__(self, row: tuple[Any, ...], start: Any, pieces: list[tuple[int, int]]) -> None:
+        """In each of the rows from `row` on the vectors (distance from start, lanes), loads before stores."""
+        same: list[list[Any]] = []
+        for i in range(self.rows):
+            places = [
+                ((*row[:-1], row[-1] + i, start + at) if row else (start + at,), width)
+                for at, width in pieces
+            ]
+            read = [
+                same[slot] if i and self.alike[slot] else [load(x, *place) for place in places]
+                for slot, x in enumerate(self.xs)
+            ]
+            same = same or read
+            self.write(places, read)
+
+    def write(self, places: list[tuple[tuple[Any, ...], int]], read: list[list[Any]]) -> None:
+        """The results of what was read, input by input, at each (index, lanes)."""
+        found = [
+            evaluate([values[piece] for values in read], self.steps, self.results)
+            for piece in range(len(places))
+        ]
+        for (index, width), values in zip(places, found, strict=True):
+            for y, value in zip(self.ys, values, strict=True):
+                store(y, index, value, width)
+
+
 def pointwise(
     *arrays: Any, outputs: int, steps: tuple[Step, ...], results: tuple[int, ...]
 ) -> None:
@@ -117,38 +154,23 @@ def pointwise(
     *outer, inner = ys[0].shape
     size = stream()
     short = inner < UNROLL * size
-    alike = [bool(outer) and x.strides[-2] == 0 for x in xs]  # in the rows of a patch
+    alike = [bool(outer) and x.strides[-2] == 0 for x in xs]
     most = max(UNROLL * size // inner if short else 1, UNROLL if any(alike) else 1)
     rows = unrolling(outer[-1], most) if outer else 1
+    cover(ys[0].shape, Patch(ys, xs, steps, results, rows, alike))
 
-    def patch(row: tuple[Any, ...], start: Any, pieces: list[tuple[int, int]]) -> None:
-        """In each of the rows from `row` on the vectors (distance from start, lanes), loads before stores."""
-        same: list[list[Any]] = []
-        for i in range(rows):
-            places = [
-                ((*row[:-1], row[-1] + i, start + at) if row else (start + at,), width)
-                for at, width in pieces
-            ]
-            read = [
-                same[slot] if i and alike[slot] else [load(x, *place) for place in places]
-                for slot, x in enumerate(xs)
-            ]
-            same = same or read
-            found = [
-                evaluate([values[piece] for values in read], steps, results)
-                for piece in range(len(pieces))
-            ]
-            for (index, width), values in zip(places, found, strict=True):
-                for y, value in zip(ys, values, strict=True):
-                    store(y, index, value, width)
 
-    blocks, rest = (0, inner) if short else divmod(inner, UNROLL * size)
+def cover(shape: tuple[int, ...], patch: Patch) -> None:
+    """The patch at all places of a domain: UNROLL vectors of a row at once, then what is left of it."""
+    *outer, inner = shape
+    size = stream()
+    blocks, rest = divmod(inner, UNROLL * size)
     whole = [(at, size) for at in range(0, UNROLL * size, size)]
     tail = [(at, min(size, rest - at)) for at in range(0, rest, size)]
-    count = (*outer[:-1], outer[-1] // rows) if outer else (1,)
+    count = (*outer[:-1], outer[-1] // patch.rows) if outer else (1,)
 
     def first(at: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (*at[:-1], at[-1] * rows) if outer else ()
+        return (*at[:-1], at[-1] * patch.rows) if outer else ()
 
     if math.prod(count) >= ENOUGH_ROWS or not blocks:
         for at in parallel(*count):
@@ -194,71 +216,94 @@ def reduce(
     """
     ys, xs = arrays[:outputs], arrays[outputs:]
     domain = ys[0].shape[1:]
-    last = len(domain) - 1
-    kept = [a for a in range(last) if not reduced[a]]
-    gone = [a for a in range(last) if reduced[a]]
-    outer = [domain[a] for a in kept]
-
-    def rows(position: tuple[Any, ...], g: Any) -> Iterator[dict[int, Any]]:
-        """Indices, without the last axis, of the g-th part of what is reduced."""
-        at = dict(zip(kept, position, strict=True))
-        if not gone:
-            yield at
-            return
-        n = domain[gone[0]]
-        for r in loop(n) if chunks == 1 else loop((g + 1) * n // chunks, start=g * n // chunks):
-            for rest in loops(*(domain[a] for a in gone[1:])):
-                yield {**at, **dict(zip(gone, (r, *rest), strict=True))}
-
-    def add(totals: list[Any], row: dict[int, Any], i: Any, width: int) -> None:
-        index = tuple({**row, last: i}[a] for a in range(last + 1))
-        values = evaluate([load(x, index, width) for x in xs], steps, results)
-        for total, kind, value in zip(totals, combine, values, strict=True):
-            total.set(COMBINE[kind][1](total.get(), splat(value, width)))
-
-    def start(width: int) -> list[Any]:
-        return [var(COMBINE[kind][0], width) for kind in combine]
-
-    def put(totals: list[Any], position: tuple[Any, ...], g: Any, i: Any) -> None:
-        at = {**dict(zip(kept, position, strict=True)), last: i}
-        for y, total in zip(ys, totals, strict=True):
-            index = (g, *(at.get(a, 0) for a in range(last + 1)))
-            store(y, index, total, width_of(total))
-
-    def keep(position: tuple[Any, ...], g: Any, pieces: list[tuple[Any, int]]) -> None:
-        totals = [start(width) for _, width in pieces]
-        for row in rows(position, g):
-            for total, (i, width) in zip(totals, pieces, strict=True):
-                add(total, row, i, width)
-        for total, (i, _) in zip(totals, pieces, strict=True):
-            put(total, position, g, i)
-
-    def fold_all(position: tuple[Any, ...], g: Any) -> None:
-        totals = {width: start(width) for width in (lanes(), domain[last] % lanes()) if width}
-        for row in rows(position, g):
-            for i, width in vectors(domain[last]):
-                add(totals[width], row, i, width)
-        whole = []
-        for slot, kind in enumerate(combine):
-            parts = [fold(totals[width][slot], COMBINE[kind][1]) for width in totals]
-            whole.append(parts[0] if len(parts) == 1 else COMBINE[kind][1](*parts))
-        put(whole, position, g, 0)
-
-    if reduced[last]:
+    work = Reduction(ys, xs, steps, results, reduced, combine, chunks, domain)
+    outer = [domain[a] for a in work.kept]
+    if reduced[-1]:
         for *position, g in parallel(*outer, chunks):
-            fold_all(tuple(position), g)
+            work.fold_all(tuple(position), g)
         return
     size = lanes()
-    blocks, rest = divmod(domain[last], BLOCK * size)
+    blocks, rest = divmod(domain[-1], BLOCK * size)
     if blocks:
         for *position, g, b in parallel(*outer, chunks, blocks):
-            start_of_block = b * (BLOCK * size)
-            keep(tuple(position), g, [(start_of_block + i * size, size) for i in range(BLOCK)])
+            start = b * (BLOCK * size)
+            work.keep(tuple(position), g, [(start + i * size, size) for i in range(BLOCK)])
     if rest:
         first = blocks * BLOCK * size
         pieces = [(first + i, min(size, rest - i)) for i in range(0, rest, size)]
         for *position, g in parallel(*outer, chunks):
-            keep(tuple(position), g, pieces)
+            work.keep(tuple(position), g, pieces)
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """The parts of `reduce`. position: an index of the kept axes; g: of a chunk; the last axis is treated apart."""
+
+    ys: Sequence[Any]
+    xs: Sequence[Any]
+    steps: tuple[Step, ...]
+    results: tuple[int, ...]
+    reduced: tuple[bool, ...]
+    combine: tuple[str, ...]
+    chunks: int
+    domain: tuple[int, ...]
+
+    @property
+    def last(self) -> int:
+        return len(self.domain) - 1
+
+    @property
+    def kept(self) -> list[int]:
+        return [a for a in range(self.last) if not self.reduced[a]]
+
+    def rows(self, position: tuple[Any, ...], g: Any) -> Iterator[dict[int, Any]]:
+        """Indices, without the last axis, of the g-th part of what is reduced."""
+        at = dict(zip(self.kept, position, strict=True))
+        gone = [a for a in range(self.last) if self.reduced[a]]
+        if not gone:
+            yield at
+            return
+        n, chunks = self.domain[gone[0]], self.chunks
+        for r in loop(n) if chunks == 1 else loop((g + 1) * n // chunks, start=g * n // chunks):
+            for rest in loops(*(self.domain[a] for a in gone[1:])):
+                yield {**at, **dict(zip(gone, (r, *rest), strict=True))}
+
+    def start(self, width: int) -> list[Any]:
+        return [var(COMBINE[kind][0], width) for kind in self.combine]
+
+    def add(self, totals: list[Any], row: dict[int, Any], i: Any, width: int) -> None:
+        index = tuple({**row, self.last: i}[a] for a in range(self.last + 1))
+        values = evaluate([load(x, index, width) for x in self.xs], self.steps, self.results)
+        for total, kind, value in zip(totals, self.combine, values, strict=True):
+            total.set(COMBINE[kind][1](total.get(), splat(value, width)))
+
+    def put(self, totals: list[Any], position: tuple[Any, ...], g: Any, i: Any) -> None:
+        at = {**dict(zip(self.kept, position, strict=True)), self.last: i}
+        for y, total in zip(self.ys, totals, strict=True):
+            index = (g, *(at.get(a, 0) for a in range(self.last + 1)))
+            store(y, index, total, width_of(total))
+
+    def keep(self, position: tuple[Any, ...], g: Any, pieces: list[tuple[Any, int]]) -> None:
+        """The totals of each (place in the last axis, lanes), which is kept."""
+        totals = [self.start(width) for _, width in pieces]
+        for row in self.rows(position, g):
+            for total, (i, width) in zip(totals, pieces, strict=True):
+                self.add(total, row, i, width)
+        for total, (i, _) in zip(totals, pieces, strict=True):
+            self.put(total, position, g, i)
+
+    def fold_all(self, position: tuple[Any, ...], g: Any) -> None:
+        """The totals where the last axis is reduced too: lane by lane, and those of the rows' tails, then of all lanes."""
+        n = self.domain[self.last]
+        totals = {width: self.start(width) for width in (lanes(), n % lanes()) if width}
+        for row in self.rows(position, g):
+            for i, width in vectors(n):
+                self.add(totals[width], row, i, width)
+        whole = []
+        for slot, kind in enumerate(self.combine):
+            parts = [fold(totals[width][slot], COMBINE[kind][1]) for width in totals]
+            whole.append(parts[0] if len(parts) == 1 else COMBINE[kind][1](*parts))
+        self.put(whole, position, g, 0)
 
 
 def as_float(n: Any, width: int) -> Any:
