@@ -50,7 +50,7 @@ def test_low_memory_gives_the_same_bits_on_any_number_of_threads():
 
 def test_the_plan_is_told_in_words():
     _, _, program = trained("pooled", "fast", steps=1)
-    words = program.footprint()
+    words = str(program.footprint())
     assert f"activations and gradients {program.plan.size / 2**20:.1f} MiB" in words
     assert "without reuse" in words
     assert "batch 0.0 MiB" in words
