@@ -18,6 +18,7 @@ MAP = (
     ("autodiff", "Graph -> Graph with gradients"),
     ("passes", "simplify, fuse, layout, plan_memory"),
     ("lower", "fused groups -> kernel calls"),
+    ("plan", "what calls need of each other: which run once, which wait, where buffers lie"),
     ("tune", "measured choices of algorithms, where FOVEAL_TUNE=1 asks for them"),
     ("execute", "Program: one arena and a list of calls; threads; timing"),
     ("peak", "what this machine can multiply and add, and copy, at most"),

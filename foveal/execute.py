@@ -6,8 +6,7 @@ import mmap
 import os
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -19,16 +18,15 @@ from foveal.graph import Graph
 from foveal.kernel import compile as kernels
 from foveal.kernel import runtime
 from foveal.kernel.values import PARALLEL_LOOPS
-from foveal.lower import Buffer, Call, Lowered, View, lower
+from foveal.lower import Buffer, Lowered, View, lower
 from foveal.ops.op import Ndarray
-from foveal.passes.plan_memory import ALIGNMENT, Lifetime, Plan, plan_memory
+from foveal.passes.plan_memory import ALIGNMENT
 from foveal.passes.recompute import recompute
 from foveal.passes.simplify import simplify
+from foveal.plan import Footprint, lay_out, mib, needed_barriers, split_calls
 
 POINTER_BYTES = 8
-SMALL_WORK = (
-    10_000_000  # operations, some 100 us of one thread: it takes 50 us until another one is awake
-)
+SMALL_WORK = 10_000_000  # operations, 100 us of one thread; another one is awake after 50 us
 PATIENCE = 250  # turns, about 100 us: a thread that is asleep takes about as long to come back
 SMALL_SIZE = 1 << 18  # elements of all values together
 FAST, LOW = MEMORY = ("fast", "low")  # whether a step keeps what is cheap to compute again
@@ -209,12 +207,12 @@ class Program:
         self.memory: dict[Buffer, Ndarray] = {}
         for buffer in dict.fromkeys(v.buffer for c in prepared for v in c.views[: c.outputs]):
             self.memory[buffer] = (allocate or aligned)(4 * buffer.size)
-        self.plan, self.buffers = plan_buffers(
-            every_time, self.lowered.outputs, self.threads, kept=set(self.memory)
-        )
+        self.layout = lay_out(every_time, self.lowered.outputs, self.threads, kept=set(self.memory))
+        self.plan = self.layout.plan
         self.arena = aligned(0 if allocate else self.plan.size)
-        for buffer, offset in zip(self.buffers, self.plan.offsets, strict=True):
-            size = 4 * buffer.size * (self.threads if buffer.per_thread else 1)
+        for buffer, size, offset in zip(
+            self.layout.buffers, self.layout.sizes, self.plan.offsets, strict=True
+        ):
             self.memory[buffer] = allocate(size) if allocate else self.arena[offset : offset + size]
         self.bind_inputs(allocate or aligned)
         self.barriers = needed_barriers(self.calls)
@@ -372,28 +370,21 @@ class Program:
             for body in dict.fromkeys(call.kernel.body for call in self.calls):
                 debug.show(f"{body.__module__}.{body.__qualname__}", inspect.getsource(body))
 
-    def footprint(self) -> str:
-        """What a run holds, in words, known before it: parameters and the like, the arena, the batch."""
-        total = sum(4 * b.size * (self.threads if b.per_thread else 1) for b in self.buffers)
-        variables = {b: b.size for b in self.memory if b.variable is not None}
-        prepared = sum(4 * b.size for b in self.memory if temporary(b)) - total
-        batch = sum(array.nbytes for array in self.arguments)
-        parts = [
-            f"parameters, statistics and optimiser {4 * sum(variables.values()) / 2**20:.1f} MiB",
-            f"activations and gradients {self.plan.size / 2**20:.1f} MiB in one block"
-            f" ({total / 2**20:.1f} MiB without reuse)",
-            f"batch {batch / 2**20:.1f} MiB",
-        ]
-        if prepared >= 1 << 17:
-            parts.insert(2, f"prepared filters {prepared / 2**20:.1f} MiB")
-        return ", ".join(parts)
+    def footprint(self) -> Footprint:
+        made = (v.buffer for c in self.calls[: self.prepared] for v in c.views[: c.outputs])
+        return Footprint(
+            variables=sum(4 * b.size for b in self.memory if b.variable is not None),
+            prepared=sum(4 * b.size for b in dict.fromkeys(made)),
+            values=self.plan.size,
+            without_reuse=self.layout.without_reuse,
+            batch=sum(array.nbytes for array in self.arguments),
+        )
 
     def summary(self) -> str:
         """One line: calls, barriers, arena, where the kernels came from."""
-        total = sum(buffer.size * 4 for buffer in self.buffers)
         return (
             f"program: {len(self.calls)} calls, {sum(self.barriers)} barriers, {self.threads} thread(s),"
-            f" arena {self.plan.size / 2**20:.1f} MiB for {total / 2**20:.1f} MiB of values,"
+            f" arena {mib(self.plan.size)} for {mib(self.layout.without_reuse)} of values,"
             f" {self.compiled} kernels compiled, {self.from_disk} from the cache,"
             f" built in {self.seconds_to_build:.2f} s"
         )
@@ -406,78 +397,3 @@ def fill(mine: Ndarray, given: Ndarray) -> None:
             mine[:, channel] = given[:, channel]
     else:
         mine[...] = given
-
-
-def split_calls(calls: Sequence[Call], graph: Graph) -> tuple[list[Call], list[Call]]:
-    """(calls that depend on nothing but variables that the program leaves alone, the others).
-
-    The former, such as the packing of filters at inference, need not run again until a variable changes.
-    """
-    updated = {variable for variable, _ in graph.updates}
-    writers = Counter(v.buffer for c in calls for v in c.views[: c.outputs])
-    fixed: set[Buffer] = set()
-    prepared: list[Call] = []
-    every_time: list[Call] = []
-    for call in calls:
-        made, read = call.views[: call.outputs], call.views[call.outputs :]
-        own = all(
-            temporary(v.buffer) and writers[v.buffer] == 1 and not v.buffer.per_thread for v in made
-        )
-        known = all(
-            v.buffer in fixed
-            or (v.buffer.variable is not None and v.buffer.variable not in updated)
-            for v in read
-        )
-        if own and known:
-            fixed |= {v.buffer for v in made}
-        (prepared if own and known else every_time).append(call)
-    return prepared, every_time
-
-
-def temporary(buffer: Buffer) -> bool:
-    return buffer.variable is None and not buffer.argument
-
-
-def plan_buffers(
-    calls: Sequence[Call], outputs: Sequence[View], threads: int, kept: Container[Buffer]
-) -> tuple[Plan, list[Buffer]]:
-    """Lifetimes of the temporary buffers that are not kept from run to run, and where they lie."""
-    first: dict[Buffer, int] = {}
-    last: dict[Buffer, int] = {}
-    for i, call in enumerate(calls):
-        for view in call.views:
-            if temporary(view.buffer) and view.buffer not in kept:
-                first.setdefault(view.buffer, i)
-                last[view.buffer] = i
-    for view in outputs:
-        if view.buffer in last:
-            last[view.buffer] = len(calls)
-    buffers = list(first)
-    sizes = [4 * b.size * (threads if b.per_thread else 1) for b in buffers]
-    lifetimes = [Lifetime(s, first[b], last[b]) for s, b in zip(sizes, buffers, strict=True)]
-    return plan_memory(lifetimes), buffers
-
-
-def needed_barriers(calls: Sequence[Call]) -> list[int]:
-    """1 after each call behind which all threads have to meet: all but those before a call with which nothing is shared.
-
-    Two calls share if one writes a buffer that the other touches. Buffers of different lifetimes may lie in the same
-    place of the arena, so a call that touches a buffer for the first time waits too.
-    """
-    barriers = [1] * len(calls)
-    seen: set[Buffer] = set()
-    written: set[Buffer] = set()
-    touched: set[Buffer] = set()
-    for i, call in enumerate(calls):
-        outputs = {v.buffer for v in call.views[: call.outputs]}
-        everything = {v.buffer for v in call.views}
-        own = {b for b in everything if temporary(b)}
-        shares = bool(written & everything) or bool(touched & outputs) or bool(own - seen)
-        if i and not shares:
-            barriers[i - 1] = 0
-        else:
-            written, touched = set(), set()
-        written |= outputs
-        touched |= everything
-        seen |= own
-    return barriers

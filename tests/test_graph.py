@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 import foveal
 from foveal import nn, ops, optim
 from foveal.errors import ShapeError
-from foveal.execute import Program, needed_barriers
+from foveal.execute import Program
 from foveal.graph import Graph, Node, Variable
 from foveal.nn.models.resnet import BasicBlock
 from foveal.ops.norm import per_channel
 from foveal.ops.op import Type
 from foveal.passes.plan_memory import ALIGNMENT, Lifetime, plan_memory
 from foveal.passes.simplify import simplify
+from foveal.plan import needed_barriers
 from foveal.trace import trace
 
 IMAGE = Type((2, 16, 6, 6))
@@ -363,7 +364,8 @@ def test_every_call_that_reads_or_overwrites_waits():
     )
     program = step.program(np.zeros((4, 1, 8, 8), np.float32), np.zeros(4, int))
     where = {
-        b: (o, o + 4 * b.size) for b, o in zip(program.buffers, program.plan.offsets, strict=True)
+        b: (o, o + 4 * b.size)
+        for b, o in zip(program.layout.buffers, program.plan.offsets, strict=True)
     }
 
     def overlap(a, b):

@@ -1,7 +1,7 @@
 """Where each buffer of a program lies in its arena: buffers that are never alive together share memory."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 
@@ -23,7 +23,28 @@ class Plan:
     size: int
 
 
-def plan_memory(lifetimes: Sequence[Lifetime]) -> Plan:
+def plan_memory(lifetimes: Sequence[Lifetime], heirs: Mapping[int, int] | None = None) -> Plan:
+    """Offsets such that buffers in use at the same call lie apart; heirs, where that takes less, excepted.
+
+    heirs: buffer -> another one of its size, last used by the call that first uses the buffer, whose place it may take over.
+    """
+    apart = pack(lifetimes)
+    if not heirs:
+        return apart
+    owner: dict[int, int] = {}  # the first buffer of each place
+    joined = dict(enumerate(lifetimes))
+    for i in sorted(joined, key=lambda i: lifetimes[i].first):
+        owner[i] = owner[heirs[i]] if i in heirs else i
+        if i in heirs:
+            del joined[i]
+            joined[owner[i]] = replace(joined[owner[i]], last=lifetimes[i].last)
+    packed = pack(list(joined.values()))
+    offsets = dict(zip(joined, packed.offsets, strict=True))
+    together = Plan(tuple(offsets[owner[i]] for i in range(len(lifetimes))), packed.size)
+    return min(apart, together, key=lambda plan: plan.size)
+
+
+def pack(lifetimes: Sequence[Lifetime]) -> Plan:
     """Largest first, each at the lowest offset free for its whole life (greedy by size, Pisarchyk and Lee 2020)."""
     sizes = [-(-max(b.size, 1) // ALIGNMENT) * ALIGNMENT for b in lifetimes]
     offsets = [0] * len(lifetimes)

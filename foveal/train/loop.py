@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from foveal.data.readers import Dataset
 from foveal.errors import NumericsError, ShapeError
 from foveal.execute import FAST, MEMORY
 from foveal.nn import models
+from foveal.plan import Footprint
 from foveal.train.checkpoint import Run, RunFolder
 from foveal.train.metrics import evaluate
 
@@ -225,8 +227,9 @@ class _Training:
             memory=s.memory,
         )
 
-    def footprint(self) -> str:
-        """What a training step holds in memory, before the first one."""
+    @cached_property
+    def footprint(self) -> Footprint:
+        """Bytes that a training step holds, before the first one."""
         x = np.zeros((self.settings.batch_size, *self.data.x_train.shape[1:]), np.float32)
         labels = np.zeros(self.settings.batch_size, np.int32)
         return self.train_step.program(x, labels).footprint()
@@ -286,6 +289,7 @@ class _Training:
             "train_images": len(self.data.x_train),
             "test_images": len(self.data.x_test),
             "parameters": self.parameters,
+            "memory_bytes": asdict(self.footprint),
             "train": train,
             "test": test,
             "seconds": self.clock.elapsed(),
@@ -337,7 +341,7 @@ class Report:
             f"{s.threads} thread{'s' * (s.threads > 1)}, seed {s.seed}"
         )
         if not self.console.quiet:
-            self._line(f"memory: {training.footprint()}")
+            self._line(f"memory: {training.footprint}")
         if self.console.is_terminal and not self.console.quiet:
             self.progress = _progress(self.console)
             self.progress.add_task(
