@@ -62,11 +62,6 @@ class View:
         )
         return replace(self, shape=shape, strides=strides)
 
-    def flattened(self) -> "View":
-        """[N, C, H, W] as [N, C, 1, H W]."""
-        n, c, h, w = self.shape
-        return self.reshaped((n, c, 1, h * w))
-
     def channels_last_rows(self) -> "View":
         """[N, C, ...] as [N ..., C]."""
         axes = (0, *range(2, len(self.shape)), 1)

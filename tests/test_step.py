@@ -397,6 +397,7 @@ import signal
 import numpy as np
 import foveal
 from foveal import nn, optim
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may start with it ignored
 nn.seed(0)
 model = nn.models.build("small", channels=1, size=(8, 8), classes=3)
 step = foveal.compile_step(model, nn.CrossEntropyLoss(), optim.SGD(model.parameters(), 0.01), threads=2)

@@ -23,18 +23,11 @@ from foveal.ops.pool import drawn_with_maxima
 from foveal.program import compile
 
 TOLERANCE = 1e-4  # of the largest value; Winograd's and long sums' rounding stays below 1e-5
-FORWARD, DX, DW, BOTH = (
-    "forward",
-    "dx",
-    "dw",
-    "both",
-)  # both: forward and all gradients in one program
+# both: forward and all gradients in one program
+FORWARD, DX, DW, BOTH = "forward", "dx", "dw", "both"
 COPIES = 5  # of each array while a row is timed
-PARAMETERS = {
-    "conv2d": (1,),
-    "conv2d_input_grad": (1,),
-    "linear": (1,),
-}  # inputs that a network keeps as parameters
+# inputs that a network keeps as parameters
+PARAMETERS = {"conv2d": (1,), "conv2d_input_grad": (1,), "linear": (1,)}
 GRADIENTS = {
     "conv2d_input_grad": DX,
     "conv2d_weight_grad": DW,

@@ -30,9 +30,8 @@ BOOL = Kind("bool", ir.IntType(1), np.bool_)
 KINDS = {np.dtype("float32"): F32, np.dtype("int32"): I32, np.dtype("int64"): I64}
 POINTER = ir.PointerType()
 PARALLEL_LOOPS = 8  # of a kernel that have counters
-CONTRACT = (
-    "contract",
-)  # a*b+c may become one fused multiply-add; nothing else is allowed to change
+# a*b+c may become one fused multiply-add; nothing else is allowed to change
+CONTRACT = ("contract",)
 REASSOCIATE = ("contract", "reassoc", "nsz")  # sums may also be split over lanes
 
 

@@ -13,11 +13,10 @@ from foveal.ops.transforms import POINTS
 DIRECT = 0
 PLAIN = ((3, 3), (1, 1), 1)  # kernel, dilation, groups that minimal filtering is for
 STRIDES = ((1, 1), (2, 2))
-INPUT, OUTPUT, FILTER = (
-    {(1, 2): 70, (1, 4): 330, (2, 2): 250, (2, 4): 750},
-    {(1, 2): 50, (1, 4): 250, (2, 2): 250, (2, 4): 600},
-    {(1, 2): 50, (1, 4): 120, (2, 2): 480, (2, 4): 1000},
-)  # by (stride, m): per tile or filter, and vector of channels
+# operations of the transforms by (stride, m): per tile or filter, and vector of channels
+INPUT = {(1, 2): 70, (1, 4): 330, (2, 2): 250, (2, 4): 750}
+OUTPUT = {(1, 2): 50, (1, 4): 250, (2, 2): 250, (2, 4): 600}
+FILTER = {(1, 2): 50, (1, 4): 120, (2, 2): 480, (2, 4): 1000}
 EFFICIENCY = 0.93  # share of the peak that the direct kernels reach
 ADVANTAGE = 0.95  # of the direct cost that minimal filtering has to stay below
 MOST_GROUP = 64  # channels, and filters, of a task: its 36 x 64 x 64 sums are 576 KiB

@@ -49,11 +49,8 @@ NARROW = 0.85  # share of a filter row's taps that meet the image, below which e
 FEW = 8  # inputs, below which a filter row's columns and channels are one loop
 HALF = 8  # lanes: a narrower vector takes as long
 SPEED, SPEED_OF_HALF = 0.93, 0.85  # share of the peak that lanes over filters reach
-COPY, WHOLE, SEVERAL = (
-    8,
-    5,
-    13,
-)  # products that copying an input takes, turning all of a pixel's outputs, a tile's
+# products that copying an input takes, turning all of a pixel's outputs, a tile's
+COPY, WHOLE, SEVERAL = 8, 5, 13
 
 
 def fits(x: Any, inputs: int, outputs: int, axes: Axes) -> bool:

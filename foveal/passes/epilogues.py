@@ -12,9 +12,7 @@ from foveal.ops.shape import constant
 from foveal.passes.group import Group, is_pointwise
 
 CHEAP = 2  # values of the full size that may be read once more to save writing one
-MOST_READ = (
-    4  # values of the full size that an epilogue reads: registers hold a tile and one of each
-)
+MOST_READ = 4  # full-size values that an epilogue reads: registers hold a tile and one of each
 
 
 class Epilogues:
