@@ -117,10 +117,12 @@ def fill_panel(panel: Any, w: Any, valid: int) -> None:
     """
     *_, inputs, columns = panel.shape
     width = min(columns, lanes())
-    counts = [(i, min(width, max(valid - i, 0))) for i in range(0, columns, width)]
-    turn = w.strides[-1] == 1 and w.strides[-2] != 1 and width > 1 and width & (width - 1) == 0
+    ends = [(i, min(i + width, columns)) for i in range(0, columns, width)]
+    counts = [(start, end, min(end - start, max(valid - start, 0))) for start, end in ends]
+    squared = columns % width == 0 and width & (width - 1) == 0
+    turn = w.strides[-1] == 1 and w.strides[-2] != 1 and width > 1 and squared
     squares = inputs // width if turn else 0
-    for start, count in counts:
+    for start, _, count in counts:
         for c in loop(squares):
             for i in range(count):
                 w.prefetch((0, 0, 0, start + i, c * width + AHEAD * width))
@@ -130,12 +132,12 @@ def fill_panel(panel: Any, w: Any, valid: int) -> None:
                 panel.store((0, 0, 0, 0, c * width + i, start), turned, width)
     across = w.permuted(0, 1, 2, 4, 3)
     for c in loop(inputs, start=squares * width):
-        for start, count in counts:
+        for start, end, count in counts:
             if count:
                 across.prefetch((0, 0, 0, c + AHEAD, start))
                 values = nest.load(across, (0, 0, 0, c, start), count)
                 panel.store((0, 0, 0, 0, c, start), values, count)
-            for lane in range(start + count, start + width):
+            for lane in range(start + count, end):
                 panel[0, 0, 0, 0, c, lane] = 0.0
 
 
