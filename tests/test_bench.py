@@ -17,7 +17,9 @@ from foveal.bench.timing import Bench, Row, Times, check_same, operations, turns
 from foveal.cli import main
 from foveal.errors import DataError, FovealError
 from foveal.nn import CrossEntropyLoss, Sequential
-from foveal.nn.layers import Conv2d, Flatten, Linear
+from foveal.nn.container import Flatten
+from foveal.nn.conv import Conv2d
+from foveal.nn.linear import Linear
 from foveal.ops.op import Case
 from foveal.optim import build
 from foveal.peak import copy_rate, peak

@@ -1,10 +1,23 @@
-"""Starting values of parameters: NumPy arrays from a generator."""
+"""Starting values of parameters: NumPy arrays from a generator, and the generator that layers draw from."""
 
 import math
 
 import numpy as np
 
 from foveal.ops.op import Ndarray, Shape
+
+
+def generator() -> np.random.Generator:
+    """The generator that layers draw their starting values from; `seed` sets it."""
+    return _generator[0]
+
+
+_generator = [np.random.Generator(np.random.Philox(0))]
+
+
+def seed(value: int) -> None:
+    """Make the starting values of layers built from now on a function of `value`."""
+    _generator[0] = np.random.Generator(np.random.Philox(key=value))
 
 
 def fan_in(shape: Shape) -> int:

@@ -1,6 +1,7 @@
 """One class per operator: equation, shape rule, gradient, kernel and sample cases. op.py has the contract."""
 
 from foveal.ops.conv import conv2d, conv2d_input_grad, conv2d_weight_grad
+from foveal.ops.dropout import dropout_mask
 from foveal.ops.elementwise import (
     add,
     clip,
@@ -24,7 +25,7 @@ from foveal.ops.elementwise import (
 )
 from foveal.ops.linear import linear, matmul
 from foveal.ops.loss import one_hot, softmax_cross_entropy
-from foveal.ops.norm import batch_norm, batch_norm_inference, channel_moments, dropout_mask
+from foveal.ops.norm import batch_norm, batch_norm_inference, channel_moments
 from foveal.ops.op import OPS
 from foveal.ops.pool import (
     avg_pool2d,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from foveal.errors import ShapeError
-from foveal.nn.layers import seed as seed_layers
+from foveal.nn.init import seed as seed_layers
 from foveal.nn.models.airbench import Airbench94
 from foveal.nn.models.lenet import LeNet5
 from foveal.nn.models.mobilenet import MobileNetV2

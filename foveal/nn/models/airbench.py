@@ -9,8 +9,10 @@ from typing import Any
 
 from foveal import ops
 from foveal.errors import ShapeError
-from foveal.nn.layers import BatchNorm2d, Conv2d, Linear, he_start
+from foveal.nn.conv import Conv2d, he_start
+from foveal.nn.linear import Linear
 from foveal.nn.module import Module
+from foveal.nn.norm import BatchNorm2d
 
 WIDTHS = (64, 256, 256)
 SCALE = 1 / 9  # of the logits

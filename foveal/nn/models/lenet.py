@@ -7,7 +7,8 @@ from typing import Any
 
 from foveal import ops
 from foveal.errors import ShapeError
-from foveal.nn.layers import Conv2d, Linear
+from foveal.nn.conv import Conv2d
+from foveal.nn.linear import Linear
 from foveal.nn.module import Module
 
 

@@ -3,16 +3,13 @@
 from typing import Any
 
 from foveal import ops
-from foveal.nn.layers import (
-    BatchNorm2d,
-    Conv2d,
-    Dropout,
-    Linear,
-    ReLU6,
-    Sequential,
-    he_start,
-)
+from foveal.nn.activation import ReLU6
+from foveal.nn.container import Sequential
+from foveal.nn.conv import Conv2d, he_start
+from foveal.nn.dropout import Dropout
+from foveal.nn.linear import Linear
 from foveal.nn.module import Module
+from foveal.nn.norm import BatchNorm2d
 
 STEM, LAST = 32, 1280
 BLOCKS = (  # expansion t, channels c, repeats n, stride s of the first

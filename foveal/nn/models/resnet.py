@@ -5,8 +5,12 @@ from typing import Any
 import numpy as np
 
 from foveal import ops
-from foveal.nn.layers import BatchNorm2d, Conv2d, Identity, Linear, MaxPool2d, Sequential, he_start
+from foveal.nn.container import Identity, Sequential
+from foveal.nn.conv import Conv2d, he_start
+from foveal.nn.linear import Linear
 from foveal.nn.module import Module
+from foveal.nn.norm import BatchNorm2d
+from foveal.nn.pool import MaxPool2d
 
 
 class BasicBlock(Module):

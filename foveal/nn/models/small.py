@@ -3,8 +3,11 @@
 from typing import Any
 
 from foveal import ops
-from foveal.nn.layers import BatchNorm2d, Conv2d, Dropout, Linear, he_start
+from foveal.nn.conv import Conv2d, he_start
+from foveal.nn.dropout import Dropout
+from foveal.nn.linear import Linear
 from foveal.nn.module import Module
+from foveal.nn.norm import BatchNorm2d
 
 
 class SmallNet(Module):

@@ -7,16 +7,13 @@ from typing import Any
 
 from foveal import ops
 from foveal.errors import ShapeError
-from foveal.nn.layers import (
-    BatchNorm2d,
-    Conv2d,
-    Linear,
-    MaxPool2d,
-    ReLU,
-    Sequential,
-    he_start,
-)
+from foveal.nn.activation import ReLU
+from foveal.nn.container import Sequential
+from foveal.nn.conv import Conv2d, he_start
+from foveal.nn.linear import Linear
 from foveal.nn.module import Module
+from foveal.nn.norm import BatchNorm2d
+from foveal.nn.pool import MaxPool2d
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # VGG-16
 

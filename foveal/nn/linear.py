@@ -1,0 +1,29 @@
+"""Fully connected layers."""
+
+from typing import Any
+
+from foveal import ops
+from foveal.nn import init
+from foveal.nn.init import generator
+from foveal.nn.module import Module, Parameter, check_positive
+
+
+class Linear(Module):
+    """y[n,o] = bias[o] + sum_i x[n,i] weight[o,i]; x [N, in_features] -> y [N, out_features]"""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        check_positive("Linear", in_features=in_features, out_features=out_features)
+        shape = (out_features, in_features)
+        self.weight = Parameter(init.kaiming_uniform(generator(), shape))
+        self.bias = (
+            Parameter(init.bias_uniform(generator(), (out_features,), in_features))
+            if bias
+            else None
+        )
+
+    def forward(self, x: Any) -> Any:
+        y = ops.linear(x, self.weight)
+        return y if self.bias is None else y + self.bias
+
+    def describe(self) -> str:
+        return f"{self.weight.shape[1]}, {self.weight.shape[0]}"
