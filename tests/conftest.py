@@ -13,7 +13,27 @@ LIMIT_BYTES = 64 << 20
 CIFAR10 = Path(__file__).parents[2] / "shared" / "data" / "cifar10"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--full",
+        action="store_true",
+        help="draw every random configuration of the comparisons with PyTorch (half an hour), not every tenth or so",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test marked `configurations(full=2000, quick=100)` gets `configuration`, the number that it draws one from."""
+    mark = metafunc.definition.get_closest_marker("configurations")
+    if mark is not None:
+        full, quick = mark.kwargs["full"], mark.kwargs["quick"]
+        every = 1 if metafunc.config.getoption("--full") else full // quick
+        metafunc.parametrize("configuration", range(0, full, every))
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "configurations(full, quick): how many are drawn with --full, and without"
+    )
     if config.cache is not None and "FOVEAL_CACHE" not in os.environ:
         os.environ["FOVEAL_CACHE"] = str(config.cache.mkdir("foveal"))
         cache.trim(LIMIT_BYTES)
