@@ -30,7 +30,7 @@ class Box:
         value = plain(value)
         self.v = (
             np.asarray(value, self.v.dtype) * np.ones_like(self.v)
-            if np.ndim(self.v)
+            if is_vector(self.v)
             else self.v.dtype.type(value)
         )
 
@@ -110,15 +110,20 @@ class Array:
 
     def offset(self, index: Any, width: int) -> int:
         """Where the element lies in memory; it, and `width` lanes from it on, have to be inside."""
-        absolute = self.absolute(index)
+        index = index if isinstance(index, tuple) else (index,)
+        if len(index) != self.data.ndim:
+            raise IndexError(f"{len(index)} indices into an array of shape {self.shape}")
         flat = 0
-        for i, n, s in zip(absolute, self.shape, self.strides, strict=True):
-            if not 0 <= i < n:
-                raise IndexError(f"index {absolute} is outside of an array of shape {self.shape}")
-            flat += i * s
+        for i, o, n, s in zip(index, self.origin, self.shape, self.strides, strict=True):
+            at = int(i) + o
+            if not 0 <= at < n:
+                raise IndexError(
+                    f"index {self.absolute(index)} is outside of an array of shape {self.shape}"
+                )
+            flat += at * s
         if flat + width > self.memory.size:
             raise IndexError(
-                f"{width} lanes from {absolute} end outside of an array of shape {self.shape}"
+                f"{width} lanes from {self.absolute(index)} end outside of an array of shape {self.shape}"
             )
         return flat
 
@@ -176,26 +181,32 @@ def parallel(ns: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     yield from itertools.product(*map(range, ns))
 
 
+def is_vector(value: Any) -> bool:
+    return isinstance(value, np.ndarray)
+
+
 def width_of(value: Any) -> int:
     value = plain(value)
-    return value.shape[0] if np.ndim(value) else 1
+    return value.shape[0] if is_vector(value) else 1
 
 
 def splat(value: Any, width: int) -> Any:
     value = plain(value)
     value = np.float32(value) if isinstance(value, float) else value
-    return value if np.ndim(value) or width == 1 else np.full(width, value)
+    return value if is_vector(value) or width == 1 else np.full(width, value)
 
 
 def fma(a: Any, b: Any, c: Any) -> Any:
     a, b, c = plain(a), plain(b), plain(c)
+    if not is_vector(a) and not is_vector(b) and not is_vector(c):
+        return np.float32(float(a) * float(b) + float(c))
     exact = np.asarray(a, np.float64) * np.asarray(b, np.float64) + np.asarray(c, np.float64)
     return exact.astype(np.float32)[()]
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
     a, b = plain(a), plain(b)
-    if isinstance(condition, bool | np.bool_) and not np.ndim(a) and not np.ndim(b):
+    if not is_vector(condition) and not is_vector(a) and not is_vector(b):
         chosen = a if condition else b
         return np.float32(chosen) if isinstance(chosen, float) else chosen
     numbers = isinstance(a, int | float) and isinstance(b, int | float)
@@ -240,7 +251,7 @@ def iota(width: int) -> Any:
 
 def extract(value: Any, lane: int) -> Any:
     value = plain(value)
-    return value[lane] if np.ndim(value) else value
+    return value[lane] if is_vector(value) else value
 
 
 def pack(scalars: list[Any]) -> Any:
@@ -253,6 +264,6 @@ def transpose(rows: list[Any]) -> list[Any]:
 
 def part(value: Any, start: int, width: int) -> Any:
     value = plain(value)
-    if not np.ndim(value):
+    if not is_vector(value):
         return value
     return value[start : start + width] if width > 1 else value[start]
