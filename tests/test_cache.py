@@ -197,6 +197,22 @@ def test_trim_removes_what_was_used_least_recently(folder):
     assert names(folder) == ["1.o", "2.o", "notes.txt"]
 
 
+def test_the_folder_is_looked_through_at_first_and_after_much_writing(folder, monkeypatch):
+    looks = []
+    monkeypatch.setattr(cache, "trim", lambda: looks.append(1))
+    cache.stay_small()
+    assert not looks  # nothing was written
+    cache.write("first", b"code")
+    cache.stay_small()
+    assert len(looks) == 1
+    cache.write("second", b"code")
+    cache.stay_small()
+    assert len(looks) == 1
+    cache.write("third", bytes(cache.SLACK_BYTES))
+    cache.stay_small()
+    assert len(looks) == 2
+
+
 def test_reading_counts_as_use(folder):
     cache.write("old", b"code")
     cache.write("new", b"code")

@@ -13,6 +13,9 @@ from pathlib import Path
 
 MAGIC = b"foveal01"
 LIMIT_BYTES = 1 << 30
+SLACK_BYTES = (
+    32 << 20
+)  # may be written before the folder, of some ten thousand files, is looked through again
 
 
 def directory() -> Path:
@@ -47,6 +50,7 @@ def write(key: str, body: bytes) -> None:
             with os.fdopen(handle, "wb") as file:
                 file.write(MAGIC + hashlib.sha256(body).digest() + body)
             os.replace(temporary, folder / f"{key}.o")
+            _written[folder] = _written.get(folder, SLACK_BYTES) + len(body)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
@@ -104,3 +108,13 @@ def trim(limit: int = LIMIT_BYTES) -> None:
             break
         path.unlink(missing_ok=True)
         total -= size_of_one
+
+
+_written: dict[Path, int] = {}  # by this process, since it looked through the folder
+
+
+def stay_small() -> None:
+    """`trim` after a process's first writing, then whenever it has written another SLACK_BYTES."""
+    if _written.get(directory(), 0) >= SLACK_BYTES:
+        trim()
+        _written[directory()] = 0

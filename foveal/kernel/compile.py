@@ -207,7 +207,6 @@ def native(kernels: list[Kernel]) -> list[int]:
         )
     keys = [key(kernel, target) for kernel in kernels]
     fresh: dict[str, bytes] = {}
-    before = statistics.compiled
     show = debug.level() >= debug.IR
     for name, kernel in zip(keys, kernels, strict=True):
         symbol = f"k{name}"
@@ -222,8 +221,7 @@ def native(kernels: list[Kernel]) -> list[int]:
             statistics.from_disk += 1
         fresh[symbol] = code
     if fresh:
-        if statistics.compiled > before:
-            cache.trim()
+        cache.stay_small()
         loaded = Loaded(fresh)
         _engines.append(loaded)
         _loaded.update(loaded.addresses)
