@@ -10,10 +10,26 @@ from foveal.nn.linear import Linear
 from foveal.nn.loss import CrossEntropyLoss
 from foveal.nn.module import Buffer, Module, Parameter
 from foveal.nn.norm import BatchNorm2d
-from foveal.nn.pool import AvgPool2d, GlobalAvgPool2d, MaxPool2d
+from foveal.nn.pool import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
+    AvgPool1d,
+    AvgPool2d,
+    GlobalAvgPool2d,
+    GlobalMaxPool2d,
+    MaxPool1d,
+    MaxPool2d,
+)
 
 __all__ = [
     "GELU",
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool1d",
+    "AdaptiveMaxPool2d",
+    "AvgPool1d",
     "AvgPool2d",
     "BatchNorm2d",
     "Buffer",
@@ -22,8 +38,10 @@ __all__ = [
     "Dropout",
     "Flatten",
     "GlobalAvgPool2d",
+    "GlobalMaxPool2d",
     "Identity",
     "Linear",
+    "MaxPool1d",
     "MaxPool2d",
     "Module",
     "Parameter",

@@ -27,19 +27,26 @@ from foveal.ops.linear import linear, matmul
 from foveal.ops.loss import one_hot, softmax_cross_entropy
 from foveal.ops.norm import batch_norm, batch_norm_inference, channel_moments
 from foveal.ops.op import OPS
-from foveal.ops.pool import (
-    avg_pool2d,
-    avg_pool2d_grad,
-    global_avg_pool2d,
-    max_pool2d,
-    max_pool2d_grad,
-    max_pool2d_pick,
+from foveal.ops.pool_adaptive import (
+    adaptive_avg_pool2d,
+    adaptive_max_index,
+    adaptive_max_pool2d,
+    adaptive_mean,
+    adaptive_mean_grad,
 )
+from foveal.ops.pool_average import avg_pool2d, avg_pool2d_grad, global_avg_pool2d
+from foveal.ops.pool_max import max_pool2d, max_pool2d_grad, max_pool2d_index, max_pool2d_pick
+from foveal.ops.pool_places import max_unpool2d, put_pixels, take_pixels
 from foveal.ops.reduce import max, mean, sum
 from foveal.ops.shape import broadcast_to, constant, index, place, reshape
 
 __all__ = [
     "OPS",
+    "adaptive_avg_pool2d",
+    "adaptive_max_index",
+    "adaptive_max_pool2d",
+    "adaptive_mean",
+    "adaptive_mean_grad",
     "add",
     "avg_pool2d",
     "avg_pool2d_grad",
@@ -68,13 +75,16 @@ __all__ = [
     "max",
     "max_pool2d",
     "max_pool2d_grad",
+    "max_pool2d_index",
     "max_pool2d_pick",
+    "max_unpool2d",
     "maximum",
     "mean",
     "minimum",
     "multiply",
     "one_hot",
     "place",
+    "put_pixels",
     "relu",
     "reshape",
     "rsqrt",
@@ -82,6 +92,7 @@ __all__ = [
     "sqrt",
     "subtract",
     "sum",
+    "take_pixels",
     "tanh",
     "where",
 ]
