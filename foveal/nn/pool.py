@@ -7,6 +7,8 @@ from foveal.errors import ShapeError
 from foveal.nn.module import Module
 from foveal.ops.geometry import check_window
 from foveal.ops.op import pair, sides
+from foveal.program import compile
+from foveal.trace import Symbol
 
 Four = tuple[int, int, int, int]
 
@@ -211,6 +213,66 @@ class AdaptiveMaxPool1d(AdaptiveMaxPool2d):
     def forward(self, x: Any) -> Any:
         y = self.pool(as_images(type(self).__name__, x), (1, self.output_size))
         return tuple(map(as_sequences, y)) if isinstance(y, tuple) else as_sequences(y)
+
+
+class LPPool2d(Windows):
+    """(sum of x^norm_type)^(1 / norm_type) of each window; x [N, C, H, W] -> [N, C, P, Q]
+
+    norm_type 1 is sum pooling, infinity max pooling of |x|. As in PyTorch an odd norm_type keeps the sign of x; for |x| of
+    it, as ONNX's LpPool has it, use foveal.ops.lp_pool2d.
+    """
+
+    def __init__(
+        self, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
+    ) -> None:
+        if not norm_type > 0:
+            raise ShapeError(
+                f"{type(self).__name__}: norm_type is {norm_type}, it has to be above 0"
+            )
+        super().__init__(kernel_size, stride, ceil_mode=ceil_mode)
+        self.norm_type = norm_type
+
+    def pool(self, x: Any) -> Any:
+        return ops.lp_pool2d(x, **self.window(), norm_type=self.norm_type, absolute=False)
+
+    def describe(self) -> str:
+        return f"norm_type={self.norm_type}, {super().describe()}"
+
+
+class LPPool1d(LPPool2d):
+    """(sum of x^norm_type)^(1 / norm_type) of each window; x [N, C, L] -> [N, C, Q]"""
+
+    sequences = True
+
+
+class MaxUnpool2d(Windows):
+    """The reverse of MaxPool2d: each value at the place of the maximum it was, 0 elsewhere; x [N, C, P, Q] -> [N, C, H, W]
+
+    Called with the indices that MaxPool2d(return_indices=True) gave. output_size: (H, W), or [N, C, H, W]; unless given
+    H = (P - 1) u - 2 pad + R, and so W.
+    """
+
+    def __init__(self, kernel_size: Any, stride: Any = None, padding: Any = 0) -> None:
+        super().__init__(kernel_size, stride, padding)
+
+    def __call__(self, x: Any, indices: Any, output_size: Any = None) -> Any:  # type: ignore[override]
+        if isinstance(x, Symbol):
+            return self.forward(x, indices, output_size)
+        found = compile(lambda x, indices: self.forward(x, indices, output_size))
+        return found(x, indices)
+
+    def forward(self, x: Any, indices: Any, output_size: Any = None) -> Any:  # type: ignore[override]
+        return ops.max_unpool2d(x, indices, image=self.image(x, output_size))
+
+    def image(self, x: Any, output_size: Any) -> tuple[int, int]:
+        if output_size is not None:
+            return pair(tuple(output_size)[-2:], f"{type(self).__name__}: output_size")
+        window, padding = self.window(), self.window()["padding"]
+        rows, columns = (
+            (n - 1) * window["stride"][a] - padding[2 * a] - padding[2 * a + 1] + window["size"][a]
+            for a, n in enumerate(x.shape[2:])
+        )
+        return rows, columns
 
 
 class GlobalAvgPool2d(Module):

@@ -35,10 +35,19 @@ from foveal.ops.pool_adaptive import (
     adaptive_mean_grad,
 )
 from foveal.ops.pool_average import avg_pool2d, avg_pool2d_grad, global_avg_pool2d
+from foveal.ops.pool_lp import lp_pool2d
 from foveal.ops.pool_max import max_pool2d, max_pool2d_grad, max_pool2d_index, max_pool2d_pick
 from foveal.ops.pool_places import max_unpool2d, put_pixels, take_pixels
 from foveal.ops.reduce import max, mean, sum
 from foveal.ops.shape import broadcast_to, constant, index, place, reshape
+from foveal.ops.standardize import (
+    channel_sums,
+    group_norm,
+    local_response_norm,
+    lp_normalize,
+    rms_norm,
+    standardize,
+)
 
 __all__ = [
     "OPS",
@@ -54,6 +63,7 @@ __all__ = [
     "batch_norm_inference",
     "broadcast_to",
     "channel_moments",
+    "channel_sums",
     "clip",
     "constant",
     "conv2d",
@@ -67,10 +77,14 @@ __all__ = [
     "gelu",
     "global_avg_pool2d",
     "greater",
+    "group_norm",
     "index",
     "is_finite",
     "linear",
+    "local_response_norm",
     "log",
+    "lp_normalize",
+    "lp_pool2d",
     "matmul",
     "max",
     "max_pool2d",
@@ -87,9 +101,11 @@ __all__ = [
     "put_pixels",
     "relu",
     "reshape",
+    "rms_norm",
     "rsqrt",
     "softmax_cross_entropy",
     "sqrt",
+    "standardize",
     "subtract",
     "sum",
     "take_pixels",
