@@ -1,5 +1,6 @@
 """Node and Graph: a traced computation as an immutable value that prints and can be verified."""
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,23 +14,31 @@ class Variable:
     """Named memory that programs read and update in place: parameters, running statistics, an optimiser's state.
 
     `data` is a read-only NumPy view of logical shape ([K, C, R, S] for filters) on storage in the layout kernels use;
-    assigning to it copies. float32 (or int64 for counters kept by the host alone). `version` counts the changes: what a
-    program has prepared from a variable, such as packed filters, holds as long as it stays.
+    assigning to it copies. All are float32. `version` counts the changes: what a program has prepared from a variable, such
+    as packed filters, holds as long as it stays.
     """
 
     def __init__(self, value: Any, name: str = "") -> None:
         value = np.asarray(value)
-        dtype = value.dtype if value.dtype == np.int64 else np.dtype(np.float32)
         self.name = name
         self.strides = filters_last(value.shape) if value.ndim == 4 else contiguous(value.shape)
-        self.storage = np.zeros(max(value.size, 1), dtype)
+        self.storage = np.zeros(max(value.size, 1), np.float32)
         self._data: Ndarray = np.lib.stride_tricks.as_strided(
-            self.storage, value.shape, [s * dtype.itemsize for s in self.strides], writeable=True
+            self.storage,
+            value.shape,
+            [s * self.storage.itemsize for s in self.strides],
+            writeable=True,
         )
         self._data[...] = value
         self.version = 0
         self._view = self._data.view()
         self._view.flags.writeable = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Variable":
+        """With storage of its own, which its data are views of."""
+        made = copy.copy(self)
+        Variable.__init__(made, self._data, self.name)
+        return made
 
     @property
     def data(self) -> Ndarray:

@@ -24,6 +24,24 @@ class Buffer(Variable):
     """A Variable that belongs to the state but is not trained, such as running statistics."""
 
 
+class Counter(Buffer):
+    """A whole number, such as of the batches seen. Programs count in float32, exactly up to 2^24; outside it is int64."""
+
+    def __init__(self) -> None:
+        super().__init__(np.zeros(()))
+
+    @property
+    def data(self) -> Ndarray:
+        return super().data.astype(np.int64)
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        Variable.data.fset(self, value)  # type: ignore[attr-defined]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Ndarray:
+        return np.array(self.data, dtype=dtype)
+
+
 class Module:
     """Base of layers and models. A subclass sets its parts as attributes and defines `forward(x)`.
 
@@ -39,6 +57,10 @@ class Module:
         if name != "training":  # what was compiled may not be what the model is now
             self.__dict__.pop("_programs", None)
         super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies take over: all but what was compiled."""
+        return {name: value for name, value in self.__dict__.items() if name != "_programs"}
 
     def __call__(self, x: Any) -> Any:
         if isinstance(x, Symbol):
