@@ -71,6 +71,17 @@ def log(x: Any) -> Any:
     return where(x == float("inf"), x, where(x == x, y, x))
 
 
+def log1p(x: Any) -> Any:
+    """ln(1 + x) for x from 0 to 1: at most 2 ULP from correct.
+
+    2 artanh(x / (2 + x)) as its series, which loses no digits near 0.
+    """
+    s = x / (x + 2.0)
+    z = s * s
+    p = polynomial(z, 2 / 17, 2 / 15, 2 / 13, 2 / 11, 2 / 9, 2 / 7, 2 / 5, 2 / 3)
+    return fma(p * z, s, s + s)
+
+
 def split_sign(x: Any) -> tuple[Any, Any]:
     """|x|, and the sign's bit alone, which `with_sign` puts back; NaN and -0 keep theirs."""
     bits = bitcast(x, I32)

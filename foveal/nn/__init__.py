@@ -1,7 +1,22 @@
 """Layers and models in PyTorch's manner."""
 
 from foveal.nn import init, models
-from foveal.nn.activation import GELU, ReLU, ReLU6, Tanh
+from foveal.nn.activation import (
+    ELU,
+    GELU,
+    Hardsigmoid,
+    Hardswish,
+    LeakyReLU,
+    LogSoftmax,
+    PReLU,
+    ReLU,
+    ReLU6,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Tanh,
+)
 from foveal.nn.container import Flatten, Identity, Sequential
 from foveal.nn.conv import Conv2d
 from foveal.nn.dropout import Dropout, Dropout1d, Dropout2d, StochasticDepth
@@ -37,6 +52,7 @@ from foveal.nn.pool import (
 )
 
 __all__ = [
+    "ELU",
     "GELU",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
@@ -57,23 +73,32 @@ __all__ = [
     "GlobalAvgPool2d",
     "GlobalMaxPool2d",
     "GroupNorm",
+    "Hardsigmoid",
+    "Hardswish",
     "Identity",
     "InstanceNorm1d",
     "InstanceNorm2d",
     "LPPool1d",
     "LPPool2d",
     "LayerNorm",
+    "LeakyReLU",
     "Linear",
     "LocalResponseNorm",
+    "LogSoftmax",
     "MaxPool1d",
     "MaxPool2d",
     "MaxUnpool2d",
     "Module",
+    "PReLU",
     "Parameter",
     "RMSNorm",
     "ReLU",
     "ReLU6",
     "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
     "StochasticDepth",
     "Tanh",
     "fold_batch_norm",

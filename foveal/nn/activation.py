@@ -2,8 +2,13 @@
 
 from typing import Any
 
+import numpy as np
+
 from foveal import ops
-from foveal.nn.module import Module
+from foveal.errors import ShapeError
+from foveal.nn.module import Module, Parameter, check_positive
+from foveal.ops.norm import per_channel
+from foveal.trace import current
 
 
 class ReLU(Module):
@@ -21,10 +26,15 @@ class ReLU6(Module):
 
 
 class GELU(Module):
-    """y = x/2 (1 + erf(x / sqrt 2)), PyTorch's default form"""
+    """y = x Phi(x); approximate: "none" for the exact form, "tanh" for the one with tanh"""
+
+    def __init__(self, approximate: str = "none") -> None:
+        if approximate not in ("none", "tanh"):
+            raise ShapeError(f"GELU: approximate is {approximate!r}; choose 'none' or 'tanh'")
+        self.approximate = approximate
 
     def forward(self, x: Any) -> Any:
-        return ops.gelu(x)
+        return ops.gelu_tanh(x) if self.approximate == "tanh" else ops.gelu(x)
 
 
 class Tanh(Module):
@@ -32,3 +42,113 @@ class Tanh(Module):
 
     def forward(self, x: Any) -> Any:
         return ops.tanh(x)
+
+
+class Sigmoid(Module):
+    """y = 1 / (1 + e^-x)"""
+
+    def forward(self, x: Any) -> Any:
+        return ops.sigmoid(x)
+
+
+class SiLU(Module):
+    """y = x sigmoid(x)"""
+
+    def forward(self, x: Any) -> Any:
+        return ops.silu(x)
+
+
+class Hardsigmoid(Module):
+    """y = min(max(x + 3, 0), 6) / 6"""
+
+    def forward(self, x: Any) -> Any:
+        return ops.hardsigmoid(x)
+
+
+class Hardswish(Module):
+    """y = x min(max(x + 3, 0), 6) / 6"""
+
+    def forward(self, x: Any) -> Any:
+        return ops.hardswish(x)
+
+
+class LeakyReLU(Module):
+    """y = x above 0, else negative_slope x"""
+
+    def __init__(self, negative_slope: float = 0.01) -> None:
+        self.negative_slope = negative_slope
+
+    def forward(self, x: Any) -> Any:
+        return ops.leaky_relu(x, slope=self.negative_slope)
+
+    def describe(self) -> str:
+        return f"negative_slope={self.negative_slope}"
+
+
+class PReLU(Module):
+    """y = x above 0, else weight x, with one trained weight for all channels or one for each; x [N, C, ...]"""
+
+    def __init__(self, num_parameters: int = 1, init: float = 0.25) -> None:
+        check_positive("PReLU", num_parameters=num_parameters)
+        self.weight = Parameter(np.full(num_parameters, init, np.float32))
+
+    def forward(self, x: Any) -> Any:
+        count = self.weight.shape[0]
+        if count != 1 and (len(x.shape) < 2 or x.shape[1] != count):
+            raise ShapeError(
+                f"PReLU: it has {count} weights, x of shape {x.shape} has another number of channels; use"
+                " num_parameters=1, or as many as there are channels"
+            )
+        slope = current().lift(self.weight)
+        if count != 1:
+            slope = per_channel(slope, x)
+        return ops.maximum(x, 0.0) + ops.minimum(x, 0.0) * slope
+
+    def describe(self) -> str:
+        return str(self.weight.shape[0])
+
+
+class ELU(Module):
+    """y = x above 0, else alpha (e^x - 1)"""
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        self.alpha = alpha
+
+    def forward(self, x: Any) -> Any:
+        return ops.elu(x, alpha=self.alpha)
+
+    def describe(self) -> str:
+        return f"alpha={self.alpha}"
+
+
+class Softplus(Module):
+    """y = ln(1 + e^(beta x)) / beta, and x itself where beta x is above `threshold`"""
+
+    def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
+        self.beta, self.threshold = beta, threshold
+
+    def forward(self, x: Any) -> Any:
+        return ops.softplus(x, beta=self.beta, threshold=self.threshold)
+
+    def describe(self) -> str:
+        return f"beta={self.beta}, threshold={self.threshold}"
+
+
+class Softmax(Module):
+    """y_i = e^x_i / sum_j e^x_j along the axis `dim`"""
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+
+    def forward(self, x: Any) -> Any:
+        return ops.softmax(x, axis=self.dim)
+
+    def describe(self) -> str:
+        return f"dim={self.dim}"
+
+
+class LogSoftmax(Softmax):
+    """The logarithm of softmax along the axis `dim`"""
+
+    def forward(self, x: Any) -> Any:
+        return ops.log_softmax(x, axis=self.dim)
