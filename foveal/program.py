@@ -13,7 +13,7 @@ from foveal.errors import DataError, NumericsError, ShapeError
 from foveal.execute import FAST, MEMORY, Program
 from foveal.graph import Graph, Variable
 from foveal.ops import is_finite, where
-from foveal.ops.op import Ndarray, Type
+from foveal.ops.op import Ndarray, Shape, Type
 from foveal.peak import peak
 from foveal.trace import Symbol, Trace, trace, tracing
 
@@ -233,6 +233,14 @@ class Step:
             self.programs[key] = Program(graph, self.threads, memory=self.memory)
         return self.programs[key]
 
+    def check(self, target: Ndarray, output: Shape) -> None:
+        """The loss says what its targets have to be; else integers are labels of the output's last axis."""
+        own = getattr(self.loss, "check", None)
+        if own is not None:
+            own(target, output)
+        elif target.dtype == np.int32:
+            check_labels(target, output[-1])
+
     def __call__(self, x: Any, target: Any) -> StepResult:
         """Train on one batch: x [N, ...] float32, target [N] integer labels (or what the loss takes).
 
@@ -246,8 +254,7 @@ class Step:
             )
         check_finite(x, "the input x")
         program = self.program(x, target)
-        if target.dtype == np.int32:
-            check_labels(target, program.graph.outputs[1].shape[-1])
+        self.check(target, program.graph.outputs[1].shape)
         key = self.key.copy()
         key[2:] = self.steps & 0xFFFFFFFF, self.steps >> 32
         self.optimizer.begin()
@@ -264,10 +271,13 @@ class Step:
         return StepResult(value, output)
 
 
-def check_labels(labels: Ndarray, classes: int) -> None:
-    """Every label is one of 0 .. classes-1."""
-    if labels.size and (labels.min() < 0 or labels.max() >= classes):
-        at = int(np.flatnonzero((labels < 0) | (labels >= classes))[0])
+def check_labels(labels: Ndarray, classes: int, ignored: int | None = None) -> None:
+    """Every label is one of 0 .. classes-1, or the one that is ignored."""
+    wrong = (labels < 0) | (labels >= classes)
+    if ignored is not None:
+        wrong &= labels != ignored
+    if wrong.any():
+        at = int(np.flatnonzero(wrong)[0])
         raise DataError(
             f"label {int(labels.flat[at])} at position {at} is not one of the model's {classes} classes (0 to"
             f" {classes - 1}); correct the labels, or build the model with more classes"

@@ -25,6 +25,9 @@ LEFT_OUT = {  # operator types
     "MatMulInteger": "integer arithmetic",
 }
 
+OPTIMISERS = ("Adagrad", "Adam", "Momentum")  # test_optimisers.py runs these
+ROUNDED = {"test_averagepool_2d_ceil_last_window_starts_on_pad": 1e-3}  # published with four digits
+
 
 def runs(name):
     """Marks the function that computes an operator type."""
@@ -39,7 +42,8 @@ def runs(name):
 def load():
     """The tests' descriptions, [] where they are not at hand."""
     index = FOLDER / "index.json"
-    return json.loads(index.read_text()) if index.is_file() else []
+    listed = json.loads(index.read_text()) if index.is_file() else []
+    return [test for test in listed if test["nodes"][0]["op_type"] not in OPTIMISERS]
 
 
 def arrays(test):
@@ -69,9 +73,9 @@ def reason(test):
         return "products of stacks of matrices"
     if kind == "MaxPool" and attributes.get("storage_order"):
         return "indices in column-major order"
-    if kind == "OneHot" and "negative" in test["name"].replace("negative_axis", ""):
+    if test["name"] in ("test_onehot_negative_indices", "test_onehot_out_of_range_indices"):
         return "negative labels count from the end in ONNX; here they are errors"
-    if kind.startswith("Dropout") and test["name"] in RANDOM:
+    if test["name"] in RANDOM:
         return "which values are dropped depends on ONNX's generator"
     return None
 
@@ -186,7 +190,7 @@ def global_average_pool(attributes, inputs, _):
 
 @runs("GlobalMaxPool")
 def global_max_pool(attributes, inputs, _):
-    return [native(lambda x: ops.adaptive_max_pool2d(x, to=(1, 1)), *inputs)]
+    return [native(lambda x: ops.adaptive_max_pool2d(x, output=1), *inputs)]
 
 
 @runs("MaxUnpool")
@@ -325,7 +329,7 @@ def matmul(attributes, inputs, _):
 def reduction(operator):
     def run(attributes, inputs, _):
         x, *axes = inputs
-        chosen = tuple(int(a) for a in axes[0]) if axes else None
+        chosen = tuple(int(a) for a in axes[0]) or None if axes else None
         keep = bool(attributes.get("keepdims", 1))
         return [native(lambda a: operator(a, axes=chosen, keepdims=keep), x)]
 

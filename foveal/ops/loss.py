@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from foveal.errors import ShapeError
-from foveal.kernel.lang import F32, I32, cast, loop, parallel, where
+from foveal.kernel.lang import F32, I32, cast, loop, loops, parallel, where
 from foveal.ops.elementwise import exp, log
 from foveal.ops.op import Case, Ndarray, Operator, Shape
 from foveal.ops.reduce import max, mean, sum
@@ -17,26 +17,34 @@ def labels(rng: np.random.Generator, shape: Shape) -> Ndarray:
 
 
 class OneHot(Operator):
-    """y[n,k] = 1 where labels[n] = k, else 0"""
+    """y[n,k,...] = 1 where labels[n,...] = k, else 0; all 0 for a label that is not one of the classes"""
 
     name, arity, integers, differentiable = "one_hot", 1, (0,), False
-    cases = (Case(((7,),), {"classes": 5}, {0: labels}, smooth=False),)
+    cases = (
+        Case(((7,),), {"classes": 5}, {0: labels}, smooth=False),
+        Case(((2, 3, 4),), {"classes": 3}, {0: lambda r, s: r.integers(-1, 4, s)}, smooth=False),
+    )
+
+    def normalise(self, labels: Any, *, classes: int) -> dict[str, Any]:
+        if classes < 1:
+            raise ShapeError(f"one_hot: {classes} classes, there has to be at least 1")
+        return {"classes": int(classes)}
 
     def shape(self, labels: Shape, *, classes: int) -> Shape:
-        if len(labels) != 1:
-            raise ShapeError(
-                f"one_hot: labels have shape {labels}, they have to be [N]: one integer per image"
-            )
-        return labels[0], classes
+        if not labels:
+            raise ShapeError("one_hot: labels have no axis; they have to be [N, ...]")
+        return labels[0], classes, *labels[1:]
 
     def numpy(self, labels: Ndarray, *, classes: int) -> Ndarray:
-        return (labels[:, None] == np.arange(classes)).astype(np.float32)
+        numbers = np.arange(classes).reshape(1, -1, *[1] * (labels.ndim - 1))
+        return (labels[:, None] == numbers).astype(np.float32)
 
     def kernel(self, y: Any, labels: Any, *, classes: int) -> None:
         for (n,) in parallel(y.shape[0]):
-            label = cast(labels[n], F32)
-            for k in loop(classes):
-                y[n, k] = where(label == cast(cast(k, I32), F32), 1.0, 0.0)
+            for at in loops(*y.shape[2:]):
+                label = cast(labels[(n, *at)], F32)
+                for k in loop(classes):
+                    y[(n, k, *at)] = where(label == cast(cast(k, I32), F32), 1.0, 0.0)
 
 
 class SoftmaxCrossEntropy(Operator):
