@@ -1,4 +1,4 @@
-"""The command line: foveal train | evaluate | predict | bench | doctor.
+"""The command line: foveal train | evaluate | predict | explain | bench | doctor.
 
 Each command imports what it needs when it runs, so that `foveal --help` answers at once.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from foveal import __version__
-from foveal.errors import DataError, FovealError
+from foveal.errors import DataError, FovealError, ShapeError
 
 if TYPE_CHECKING:
     from foveal.train.checkpoint import Run
@@ -219,6 +219,78 @@ def _classify(net: Any, run: Run, images: Sequence[str]) -> list[list[dict[str, 
         [{"class": run.classes[k], "probability": float(row[k])} for k in ranks]
         for row, ranks in zip(probability, order, strict=True)
     ]
+
+
+@main.command()
+@click.argument("model")
+@click.option("--input", "image", metavar="CxHxW", help="One image, such as 3x224x224.")
+@click.option(
+    "--classes", type=click.IntRange(min=2), help="Outputs.  [default: 10, or 1000 from 64x64 on]"
+)
+@click.option("--batch", type=_POSITIVE, default=1, show_default=True, help="Images at once.")
+@click.option(
+    "--depth", type=click.IntRange(min=0), help="How deep nested layers are shown.  [default: all]"
+)
+@_json
+def explain(
+    model: str, image: str | None, classes: int | None, batch: int, depth: int | None, as_json: bool
+) -> None:  # fmt: skip
+    """Show what MODEL costs and sees, layer by layer, without running it.
+
+    MODEL is a name that `foveal train --model` takes, or the folder of a run. Per layer: the shape
+    and bytes of its output, its parameters and how they are counted, multiply-adds, and its
+    receptive field: how many rows and columns of the image one output sees, how far apart those of
+    neighbours lie, where the first one starts. `if dense` is how many parameters a fully connected
+    layer in its place would have. Then: what strides never read, and how to mend it.
+    """
+    from foveal.explain import explain as look
+    from foveal.nn import init, models
+
+    name, sizes, classes = _to_explain(model, image, classes)
+    with init.without_values():
+        net = models.build(name, channels=sizes[0], size=sizes[1:], classes=classes)
+    summary = look(net, sizes, batch)
+    if as_json:
+        click.echo(json.dumps(summary.as_json()))
+        return
+    click.echo(summary.table(depth))
+
+
+def _to_explain(
+    model: str, image: str | None, classes: int | None
+) -> tuple[str, tuple[int, int, int], int]:
+    """Name, image and classes of a model to build; those of a run where MODEL is one."""
+    from foveal.nn import models
+    from foveal.train.checkpoint import load_run
+
+    if model in models.NAMES:
+        if image is None:
+            raise ShapeError(f"explain {model}: say for which images, such as --input 3x224x224")
+        sizes = _image_sizes(image)
+        return model, sizes, classes or (1000 if min(sizes[1:]) >= 64 else 10)
+    if not Path(model).exists():
+        raise DataError(
+            f"{model}: no model has this name and there is no such run; models are"
+            f" {', '.join(models.NAMES)}"
+        )
+    run, _ = load_run(model)
+    if run.model not in models.NAMES:
+        raise DataError(
+            f"{model}: was trained with a network of its own; call summary(input_shape) on that"
+        )
+    sizes = (run.channels, *run.size) if image is None else _image_sizes(image)
+    return run.model, sizes, classes or len(run.classes)
+
+
+def _image_sizes(text: str) -> tuple[int, int, int]:
+    """Channels, rows and columns from 3x224x224."""
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ShapeError(
+            f"--input {text!r}: give channels, rows and columns of one image, such as 3x224x224"
+        )
+    channels, rows, columns = map(int, parts)
+    return channels, rows, columns
 
 
 @main.command()
