@@ -27,6 +27,7 @@ MAP = (
     ("nn", "Module, layers, models"),
     ("optim", "optimisers, schedules"),
     ("data", "readers, loader"),
+    ("metrics", "what a classifier's outputs are worth"),
     ("train", "the loop, metrics, checkpoints"),
     (
         "bench",

@@ -142,24 +142,63 @@ def train(data: str, out: Path | None, **options: Any) -> None:
 @_run
 @click.argument("data")
 @_threads
+@click.option(
+    "--threshold", "target", metavar="CLASS", help="Pick a threshold of this class's probability."
+)
+@click.option(
+    "--by",
+    metavar="RULE",
+    default="f1",
+    show_default=True,
+    help="What --threshold aims at: f1, precision=0.9, recall=0.9, or cost=1:5 (of a false positive"
+    " : of a false negative).",
+)
 @_json
-def evaluate(run: Path, data: str, threads: int | None, as_json: bool) -> None:
-    """Test the model of RUN on the test images of DATA."""
+def evaluate(
+    run: Path, data: str, threads: int | None, target: str | None, by: str, as_json: bool
+) -> None:  # fmt: skip
+    """Test the model of RUN on the test images of DATA.
+
+    Shows loss, accuracy and calibration, precision, recall and F1 of each class, and, up to 20
+    classes, which are taken for which; --json has all of it.
+    """
     from foveal.data.readers import load
+    from foveal.metrics.curves import parse_rule
+    from foveal.metrics.tables import tables
     from foveal.train.checkpoint import load_net
-    from foveal.train.metrics import evaluate as measure
+    from foveal.train.metrics import predict, report, threshold_report
 
     _set_threads(threads)
     net, trained = load_net(run)
     dataset = load(data)
     trained.check(dataset)
-    test = measure(net, dataset.x_test, dataset.y_test, mean=trained.mean, std=trained.std)
-    images = len(dataset.x_test)
+    chosen = None if target is None else _class_number(target, trained.classes)
+    rule = parse_rule(by)
+    logits = predict(net, dataset.x_test, mean=trained.mean, std=trained.std)
+    found = {
+        "data": dataset.name,
+        "images": len(dataset.x_test),
+        **report(logits, dataset.y_test, trained.classes),
+    }
+    if chosen is not None:
+        picked = threshold_report(logits, dataset.y_test, chosen, rule)
+        found["threshold"] = {"class": trained.classes[chosen], "by": by, **picked}
     if as_json:
-        click.echo(json.dumps({"data": dataset.name, "images": images, **test}))
+        click.echo(json.dumps(found))
         return
-    row = (dataset.name, f"{images:,}", f"{test['loss']:.4f}", f"{test['accuracy']:.2%}")
-    _table(("data", "images", "loss", "accuracy"), [row])
+    for heading, columns, rows in tables(found):
+        if heading:
+            click.echo(heading)
+        _table(columns, rows)
+
+
+def _class_number(name: str, classes: Sequence[str]) -> int:
+    """Of a class, given by its name or its number."""
+    if name in classes:
+        return classes.index(name)
+    if name.isdecimal() and int(name) < len(classes):
+        return int(name)
+    raise DataError(f"--threshold {name}: the model knows the classes {', '.join(classes)}")
 
 
 @main.command()
@@ -198,7 +237,8 @@ def _classify(net: Any, run: Run, images: Sequence[str]) -> list[list[dict[str, 
 
     from foveal.data.loader import filled
     from foveal.data.readers import UNIT, read_image
-    from foveal.train.metrics import log_softmax, predict
+    from foveal.metrics import log_softmax
+    from foveal.train.metrics import predict
 
     low, high = run.value_range
     if (low, high) != UNIT:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from io import StringIO
-from typing import Any
+from typing import Any, Literal
 
 from foveal.explain.costs import in_words, short, size_in_words
 from foveal.explain.summary import Extent, Row, Summary, Unread
@@ -14,7 +14,9 @@ TOLD_MENDS = 4
 AXES = ("rows", "columns")
 LEFT = ("layer", "output", "= formula")
 FOLDED = ("layer", "= formula")
-COLUMNS = ("layer", "output", "parameters", "= formula", "MACs", "bytes", "field", "stride", "start", "if dense")  # fmt: skip
+COLUMNS = (
+    "layer", "output", "parameters", "= formula", "MACs", "bytes", "field", "stride", "start", "if dense"
+)  # fmt: skip
 
 
 def text(summary: Summary, depth: int | None = None, width: int = WIDTH) -> str:
@@ -37,7 +39,7 @@ def table(summary: Summary, depth: int | None = None) -> Any:
 
     made = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in COLUMNS:
-        side = "left" if name in LEFT else "right"
+        side: Literal["left", "right"] = "left" if name in LEFT else "right"
         made.add_column(name, justify=side, overflow="fold", no_wrap=name not in FOLDED)
     for row in summary.rows:
         if depth is None or row.depth <= depth:
