@@ -34,7 +34,7 @@ class Way:
 
 def kind_of(op: Operator) -> str:
     """NONE for an operator that nothing can be compiled from."""
-    own = type(op)
+    own: Any = type(op)
     if op.view:
         return VIEW
     if op.composite:

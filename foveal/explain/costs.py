@@ -7,7 +7,7 @@ from typing import Any
 
 from foveal.autodiff import gradients
 from foveal.errors import ShapeError
-from foveal.execute import get_threads
+from foveal.execute import threads_for
 from foveal.graph import Graph, Node, Variable
 from foveal.lower import lower
 from foveal.ops.op import Type
@@ -178,4 +178,4 @@ def arena(graph: Graph) -> int:
     lowered = lower(small, tuned=True)
     prepared, every_time = split_calls(lowered.calls, small)
     kept = {view.buffer for call in prepared for view in call.views[: call.outputs]}
-    return lay_out(every_time, lowered.outputs, get_threads(), kept).plan.size
+    return lay_out(every_time, lowered.outputs, threads_for(small), kept).plan.size

@@ -8,6 +8,8 @@ dilation d and padding p before,
 
     start' = start - p stride,  size' = size + (k - 1) d stride,  stride' = stride u.
 
+Where values are repeated or spread out (transposed convolution) the line bounds what is read, its numbers are fractions.
+
 Branches whose strides differ have no such line (section 3, "alignment issues"); then the exact sets speak alone.
 """
 
@@ -143,12 +145,12 @@ def transposed(node: Node, inputs: Reaches) -> Reach | None:
         at = [h + before - t * d for t in range(k)]
         read = [i // u for i in at if i % u == 0 and 0 <= i // u < len(r.masks)]
         masks.append(reduce(or_, (r.masks[i] for i in read), 0))
-    line = None
-    if r.line is not None:
-        first, last = -((d * (k - 1) - before) // u), before // u
-        stride = r.line.stride
-        size = r.line.size + max(last - first, (d * (k - 1)) // u) * stride
-        line = Line(r.line.start + first * stride, size, Fraction(stride) / u)
+    back = Fraction(d * (k - 1), u)  # how far before (h + before) / u the first p can lie
+    line = r.line and Line(
+        r.line.start + (Fraction(before, u) - back) * r.line.stride,
+        r.line.size + back * r.line.stride,
+        Fraction(r.line.stride) / u,
+    )
     return Reach(r.axis, tuple(masks), line)
 
 
@@ -198,14 +200,21 @@ def spread(r: Reach, axis: int, size: int) -> Reach:
     count = len(r.masks)
     if size % count == 0:
         by = size // count
-        line = r.line and replace(r.line, stride=Fraction(r.line.stride) / by if by > 1 else r.line.stride)  # fmt: skip
-        return Reach(axis, tuple(r.masks[i // by] for i in range(size)), line)
+        return Reach(axis, tuple(r.masks[i // by] for i in range(size)), repeated_line(r.line, by))
     if count % size == 0:
         by = count // size
         parts = tuple(reduce(or_, r.masks[i * by : i * by + by]) for i in range(size))
         line = r.line and replace(r.line.widened(by), stride=r.line.stride * by)
         return Reach(axis, parts, line)
     return r.collapsed()
+
+
+def repeated_line(line: Line | None, by: int) -> Line | None:
+    """Of positions that come `by` times each: the line that bounds them."""
+    if line is None or by == 1:
+        return line
+    step = Fraction(line.stride) / by
+    return Line(line.start - (by - 1) * step, line.size + (by - 1) * step, step)
 
 
 def repeated(node: Node, inputs: Reaches) -> Reach | None:

@@ -28,7 +28,7 @@ def text(summary: Summary, depth: int | None = None, width: int = WIDTH) -> str:
         table(summary, depth)
     )
     lines = [line.rstrip() for line in stream.getvalue().splitlines()]
-    return "\n".join([*lines, "", *totals(summary), *notes(summary)])
+    return "\n".join([*filter(None, lines), "", *totals(summary), *notes(summary)])
 
 
 def table(summary: Summary, depth: int | None = None) -> Any:
@@ -76,11 +76,11 @@ def sizes(extent: Extent) -> str:
 def strides(extent: Extent) -> str:
     if not extent.per_position:
         return "-"
-    return "mixed" if extent.line is None else str(extent.line.stride)
+    return "mixed" if extent.line is None else f"{float(extent.line.stride):g}"
 
 
 def starts(extent: Extent) -> str:
-    return "" if extent.line is None else str(extent.line.start)
+    return "" if extent.line is None else f"{float(extent.line.start):g}"
 
 
 def words(count: int) -> str:

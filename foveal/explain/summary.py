@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from math import prod
+from math import ceil, prod
 from operator import or_
 from typing import Any
 
@@ -36,7 +36,7 @@ class Extent:
     def size(self) -> int:
         """Positions from the first to the last that one output reads: of the line, else the widest there is."""
         if self.line is not None:
-            return int(self.line.size)
+            return ceil(self.line.size)
         return max(mask.bit_length() - (mask & -mask).bit_length() + 1 for mask in self.masks)
 
     @property
