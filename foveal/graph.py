@@ -33,18 +33,17 @@ class Variable:
     """Named memory that programs read and update in place: parameters, running statistics, an optimiser's state.
 
     `data` is a read-only NumPy view of logical shape ([K, C, R, S] for filters) on storage in the layout kernels use;
-    assigning to it copies. float32 (or int64 for counters kept by the host alone). `version` counts the changes: what a
-    program has prepared from a variable, such as packed filters, holds as long as it stays.
+    assigning to it copies. All are float32. `version` counts the changes: what a program has prepared from a variable, such
+    as packed filters, holds as long as it stays.
     """
 
     def __init__(self, value: Any, name: str = "") -> None:
         value = np.asarray(value)
-        dtype = value.dtype if value.dtype == np.int64 else np.dtype(np.float32)
         self.name = name
         self.strides = filters_last(value.shape) if value.ndim == 4 else contiguous(value.shape)
         self.version, self.empty = 0, shapes_only()
-        self._storage = np.zeros(1 if self.empty else max(value.size, 1), dtype)
-        steps = [0 if self.empty else s * dtype.itemsize for s in self.strides]
+        self._storage = np.zeros(1 if self.empty else max(value.size, 1), np.float32)
+        steps = [0 if self.empty else s * self._storage.itemsize for s in self.strides]
         self._data: Ndarray = np.lib.stride_tricks.as_strided(
             self._storage, value.shape, steps, writeable=True
         )

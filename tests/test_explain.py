@@ -13,6 +13,7 @@ from foveal.bench.operators import OPS
 from foveal.errors import ShapeError, StateError
 from foveal.execute import Program
 from foveal.explain import costs, explain, linear_cost
+from foveal.explain.fields import Fields, image_reach
 from foveal.explain.windows import Window, mends, ranges
 from foveal.nn import init, models
 from foveal.ops.op import Type
@@ -172,8 +173,9 @@ def test_layers_without_values_say_so_when_they_are_run():
     nn.seed(5)
     with init.without_values():
         net = models.build("resnet20", channels=3, size=(32, 32), classes=10, seed=1)
+        small = nn.Linear(2, 2)
     assert np.array_equal(init.generator().standard_normal(3), wanted)
-    for use in (lambda: net(np.zeros((1, 3, 32, 32), "f4")), net.state_dict):
+    for use in (lambda: small(np.zeros((1, 2), "f4")), net.state_dict):
         with pytest.raises(StateError, match="build the model again outside"):
             use()
     with pytest.raises(StateError, match="built without values"):
@@ -334,6 +336,68 @@ def test_fields_are_where_gradients_are_not_zero(name):
             if bound is not None:
                 first = bound.start + (i * bound.stride if extent.per_position else 0)
                 assert all(first <= h <= first + bound.size - 1 for h in positions)
+
+
+UNCERTAIN = (  # what they read is not known from shapes
+    "take_pixels", "put_pixels", "max_unpool2d",
+    "channel_moments",  # its axes are no longer the image's
+)  # fmt: skip
+
+
+def changed(op, arrays, attributes, position, axis, i):
+    """Which elements of the output change when the i-th part along an axis of an input does."""
+    y = np.asarray(op.numpy(*arrays, **attributes), np.float64)
+    found = np.zeros(y.shape, bool)
+    for value in (1e3, -1e3):
+        moved = [a.copy() for a in arrays]
+        moved[position][(slice(None),) * axis + (i,)] = value
+        with np.errstate(all="ignore"):
+            other = np.asarray(op.numpy(*moved, **attributes), np.float64)
+        found |= other != y
+    return found
+
+
+def forward_operators():
+    """Those that a network's forward pass is made of, less those that read no floats."""
+    gradients_of = ("_grad", "_pick")
+    return [
+        name
+        for name, op in OPS.items()
+        if op.arity != 0 and 0 not in op.integers
+        and (name == "conv2d_input_grad" or not name.endswith(gradients_of))
+    ]  # fmt: skip
+
+
+def small_cases(op):
+    """The inputs in float64, full attributes and graph of some cases that are small enough for this."""
+    for case in [c for c in op.cases if sum(np.prod(s) for s in c.shapes) < 700][:6]:
+        arrays = case.arrays(0)
+        kinds = [Type(a.shape, str(a.dtype)) for a in arrays]
+        graph = trace(lambda *xs, how=case.attributes: op(*xs, **how), *kinds)
+        doubles = [a.astype(np.float64) if a.dtype.kind == "f" else a for a in arrays]
+        yield doubles, op.normalise(*doubles, **case.attributes), graph
+
+
+@pytest.mark.parametrize("name", forward_operators())
+def test_fields_of_operators_are_what_changes_their_outputs(name):
+    """For each input and each of its axes, on the operator's small cases, by NumPy."""
+    op = OPS[name]
+    for arrays, attributes, graph in small_cases(op):
+        places = [(k, axis) for k, a in enumerate(arrays) if a.dtype.kind == "f" for axis in range(a.ndim)]  # fmt: skip
+        for position, axis in places:
+            inputs, fields = [None] * len(arrays), Fields()
+            inputs[position] = image_reach(arrays[position].shape[axis], axis)
+            reach = fields.through(graph, inputs)
+            assert not fields.unknown
+            for i in range(arrays[position].shape[axis]):
+                found = changed(op, arrays, attributes, position, axis, i)
+                if reach.axis is None:
+                    assert not found.any() or reach.union >> i & 1
+                    continue
+                hit = found.any(tuple(k for k in range(found.ndim) if k != reach.axis)).tolist()
+                read = [bool(mask >> i & 1) for mask in reach.masks]
+                assert not any(h and not r for h, r in zip(hit, read, strict=True))
+                assert hit == read or axis < 2 or name in UNCERTAIN
 
 
 def test_branches_that_differ_are_told():

@@ -52,6 +52,8 @@ def settle(net: nn.Module) -> None:
     rng = np.random.default_rng(1)
     for _, module in net.named_modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.weight is not None
+            assert module.bias is not None
             size = module.weight.shape
             module.running_mean.data = rng.uniform(-0.1, 0.1, size)
             module.running_var.data = rng.uniform(0.5, 2.0, size)

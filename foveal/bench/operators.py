@@ -19,7 +19,7 @@ from foveal.errors import FovealError, ShapeError
 from foveal.execute import Program
 from foveal.graph import Variable
 from foveal.ops.op import OPS, Case, Ndarray, Shape
-from foveal.ops.pool import drawn_with_maxima
+from foveal.ops.pool_max import drawn_with_maxima
 from foveal.program import compile
 
 TOLERANCE = 1e-4  # of the largest value; Winograd's and long sums' rounding stays below 1e-5

@@ -234,6 +234,60 @@ def placed(node: Node, inputs: Reaches) -> Reach | None:
     return r if r is None or r.axis is None else r.on(r.axis + 1)
 
 
+def adapted(node: Node, inputs: Reaches) -> Reach | None:
+    """Pooling to a given size: output p of P reads from floor(p H / P) to ceil((p + 1) H / P)."""
+    (r,) = inputs
+    if r is None or r.axis is None or r.axis < 2:
+        return r if r is None or r.axis != 1 else r.collapsed()
+    n, count = len(r.masks), node.shape[r.axis]
+    spans = [(p * n // count, -(-(p + 1) * n // count)) for p in range(count)]
+    masks = tuple(reduce(or_, r.masks[a:b]) for a, b in spans)
+    if r.line is None or n % count:
+        return Reach(r.axis, masks, None)
+    size = n // count
+    return Reach(r.axis, masks, replace(r.line.widened(size), stride=r.line.stride * size))
+
+
+def neighbours(node: Node, inputs: Reaches) -> Reach | None:
+    """Sums over neighbouring channels."""
+    (r,) = inputs
+    return r.collapsed() if r is not None and r.axis == 1 else r
+
+
+def concatenated(node: Node, inputs: Reaches) -> Reach | None:
+    """One after another along `axis`."""
+    found, axis = [r for r in inputs if r is not None], node.attributes["axis"]
+    if all(r.axis != axis for r in found):
+        return joined(found)
+    masks: list[int] = []
+    for x, r in zip(node.inputs, inputs, strict=True):
+        if r is None or r.axis != axis:
+            masks += [0 if r is None else r.union] * x.shape[axis]
+        else:
+            masks += r.masks
+    return Reach(axis, tuple(masks), None)
+
+
+def narrowed(node: Node, inputs: Reaches) -> Reach | None:
+    """A part along `axis`."""
+    (r,), how = inputs, node.attributes
+    if r is None or r.axis != how["axis"]:
+        return r
+    first = how["start"]
+    line = r.line and replace(r.line, start=r.line.start + first * r.line.stride)
+    return Reach(r.axis, r.masks[first : first + how["length"]], line)
+
+
+def widened(node: Node, inputs: Reaches) -> Reach | None:
+    """Zeros around what is given."""
+    (r,), how = inputs, node.attributes
+    if r is None or r.axis != how["axis"]:
+        return r
+    first, count = how["start"], len(r.masks)
+    line = r.line and replace(r.line, start=r.line.start - first * r.line.stride)
+    return Reach(r.axis, (0,) * first + r.masks + (0,) * (how["size"] - first - count), line)
+
+
 def collapse(node: Node, inputs: Reaches) -> Reach | None:
     """Every element reads all that the inputs read."""
     found = [r.collapsed() for r in inputs if r is not None]
@@ -251,6 +305,17 @@ RULES: dict[str, Rule] = {
     "index": indexed,
     "place": placed,
     "channel_moments": collapse,
+    "adaptive_mean": adapted,
+    "adaptive_avg_pool2d": adapted,
+    "adaptive_max_pool2d": adapted,
+    "adaptive_max_index": adapted,
+    "channel_sums": neighbours,
+    "take_pixels": collapse,
+    "put_pixels": collapse,
+    "max_unpool2d": collapse,
+    "concatenate": concatenated,
+    "narrow": narrowed,
+    "widen": widened,
 }
 
 

@@ -355,6 +355,8 @@ def takes(node: Node, windows: Sequence[Window]) -> bool:
     taps = tuple(w.k for w in windows)
     if "size" in how:
         how["size"] = taps
+        if any(2 * max(w.before, w.after) > w.reach for w in windows):
+            return False  # layers refuse it, so that no window lies outside of the image
     else:
         shapes[1] = (*shapes[1][: -len(taps)], *taps)
     try:

@@ -1,31 +1,82 @@
-"""Layers that drop values at random in training."""
+"""Layers that drop values at random in training, and scale the others up so that the mean stays."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from foveal import ops
 from foveal.errors import ShapeError
 from foveal.nn.module import Module
+from foveal.ops.op import Shape
 from foveal.trace import current
 
 
-class Dropout(Module):
-    """In training each element is 0 with probability p, else divided by 1 - p; the identity else."""
+class Dropping(Module):
+    """In training what belongs together is 0 with probability p, else divided by 1 - p; the identity else."""
+
+    ranks: ClassVar[tuple[int, ...] | None] = None
+    takes: ClassVar[str] = ""
 
     def __init__(self, p: float = 0.5) -> None:
         if not 0.0 <= p < 1.0:
-            raise ShapeError(f"Dropout: p is {p}, it has to be at least 0 and below 1")
+            raise ShapeError(
+                f"{type(self).__name__}: p is {p}, it has to be at least 0 and below 1"
+            )
         self.p = p
 
+    def kept_together(self, x: Shape) -> Shape:
+        """The shape of the mask, which is repeated to that of x."""
+        return x
+
     def forward(self, x: Any) -> Any:
+        if self.ranks is not None and len(x.shape) not in self.ranks:
+            raise ShapeError(f"{type(self).__name__}: takes {self.takes}, got shape {x.shape}")
         if not self.training or self.p == 0.0:
             return x
         recording = current()
         if recording.key is None:
             raise ShapeError(
-                "Dropout in training mode inside of foveal.compile has no random numbers to draw from; call the model"
-                " itself, use foveal.compile_step, or model.eval() for inference"
+                f"{type(self).__name__} in training mode inside of foveal.compile has no random numbers to draw from;"
+                " call the model itself, use foveal.compile_step, or model.eval() for inference"
             )
-        return x * ops.dropout_mask(recording.key, to=x.shape, p=self.p, stream=recording.stream())
+        to = self.kept_together(x.shape)
+        return x * ops.dropout_mask(recording.key, to=to, p=self.p, stream=recording.stream())
 
     def describe(self) -> str:
         return str(self.p)
+
+
+class Dropout(Dropping):
+    """Drops elements of x [...]: Srivastava et al. 2014"""
+
+
+class Dropout2d(Dropping):
+    """Drops whole channels of x [N, C, H, W]: Tompson et al. 2015, section 3.2"""
+
+    ranks, takes = (4,), "images [N, C, H, W]"
+
+    def kept_together(self, x: Shape) -> Shape:
+        return (*x[:2], *[1] * (len(x) - 2))
+
+
+class Dropout1d(Dropout2d):
+    """Drops whole channels of x [N, C, L]"""
+
+    ranks, takes = (3,), "sequences [N, C, L]"
+
+
+class StochasticDepth(Dropping):
+    """Drops a residual branch's x [N, ...], for each image by itself (mode "row") or for the whole batch ("batch")
+
+    Huang et al. 2016, in the form and with the names of torchvision.
+    """
+
+    def __init__(self, p: float, mode: str) -> None:
+        super().__init__(p)
+        if mode not in ("row", "batch"):
+            raise ShapeError(f'StochasticDepth: mode is {mode!r}, it has to be "row" or "batch"')
+        self.mode = mode
+
+    def kept_together(self, x: Shape) -> Shape:
+        return (x[0] if self.mode == "row" else 1, *[1] * (len(x) - 1))
+
+    def describe(self) -> str:
+        return f"{self.p}, mode={self.mode}"

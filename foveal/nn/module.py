@@ -27,6 +27,24 @@ class Buffer(Variable):
     """A Variable that belongs to the state but is not trained, such as running statistics."""
 
 
+class Counter(Buffer):
+    """A whole number, such as of the batches seen. Programs count in float32, exactly up to 2^24; outside it is int64."""
+
+    def __init__(self) -> None:
+        super().__init__(np.zeros(()))
+
+    @property
+    def data(self) -> Ndarray:
+        return super().data.astype(np.int64)
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        Variable.data.fset(self, value)  # type: ignore[attr-defined]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Ndarray:
+        return np.array(self.data, dtype=dtype)
+
+
 class Module:
     """Base of layers and models. A subclass sets its parts as attributes and defines `forward(x)`.
 

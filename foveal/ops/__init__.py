@@ -27,19 +27,35 @@ from foveal.ops.linear import linear, matmul
 from foveal.ops.loss import one_hot, softmax_cross_entropy
 from foveal.ops.norm import batch_norm, batch_norm_inference, channel_moments
 from foveal.ops.op import OPS
-from foveal.ops.pool import (
-    avg_pool2d,
-    avg_pool2d_grad,
-    global_avg_pool2d,
-    max_pool2d,
-    max_pool2d_grad,
-    max_pool2d_pick,
+from foveal.ops.pool_adaptive import (
+    adaptive_avg_pool2d,
+    adaptive_max_index,
+    adaptive_max_pool2d,
+    adaptive_mean,
+    adaptive_mean_grad,
 )
+from foveal.ops.pool_average import avg_pool2d, avg_pool2d_grad, global_avg_pool2d
+from foveal.ops.pool_lp import lp_pool2d
+from foveal.ops.pool_max import max_pool2d, max_pool2d_grad, max_pool2d_index, max_pool2d_pick
+from foveal.ops.pool_places import max_unpool2d, put_pixels, take_pixels
 from foveal.ops.reduce import max, mean, sum
 from foveal.ops.shape import broadcast_to, constant, index, place, reshape
+from foveal.ops.standardize import (
+    channel_sums,
+    group_norm,
+    local_response_norm,
+    lp_normalize,
+    rms_norm,
+    standardize,
+)
 
 __all__ = [
     "OPS",
+    "adaptive_avg_pool2d",
+    "adaptive_max_index",
+    "adaptive_max_pool2d",
+    "adaptive_mean",
+    "adaptive_mean_grad",
     "add",
     "avg_pool2d",
     "avg_pool2d_grad",
@@ -47,6 +63,7 @@ __all__ = [
     "batch_norm_inference",
     "broadcast_to",
     "channel_moments",
+    "channel_sums",
     "clip",
     "constant",
     "conv2d",
@@ -60,28 +77,38 @@ __all__ = [
     "gelu",
     "global_avg_pool2d",
     "greater",
+    "group_norm",
     "index",
     "is_finite",
     "linear",
+    "local_response_norm",
     "log",
+    "lp_normalize",
+    "lp_pool2d",
     "matmul",
     "max",
     "max_pool2d",
     "max_pool2d_grad",
+    "max_pool2d_index",
     "max_pool2d_pick",
+    "max_unpool2d",
     "maximum",
     "mean",
     "minimum",
     "multiply",
     "one_hot",
     "place",
+    "put_pixels",
     "relu",
     "reshape",
+    "rms_norm",
     "rsqrt",
     "softmax_cross_entropy",
     "sqrt",
+    "standardize",
     "subtract",
     "sum",
+    "take_pixels",
     "tanh",
     "where",
 ]

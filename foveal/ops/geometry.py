@@ -42,6 +42,43 @@ def check_window(what: str, kernel: Pair, stride: Pair, padding: Sides, dilation
             raise ShapeError(f"{what}: {word} {values} has to be {least} or more")
 
 
+def ceiled(
+    size: tuple[int, ...], kernel: Pair, stride: Pair, padding: Sides, dilation: Pair
+) -> Sides:
+    """The padding with which as many windows fit as where the output size is rounded up.
+
+    The last window may then reach beyond the given padding, but starts in the image or in the padding before it.
+    """
+    found = []
+    for axis in range(2):
+        before, after = padding[2 * axis : 2 * axis + 2]
+        padded = size[axis] + before + after
+        reach = dilation[axis] * (kernel[axis] - 1) + 1
+        last = -((reach - padded) // stride[axis])
+        if last * stride[axis] >= size[axis] + before:
+            last -= 1
+        found += [before, after + max(0, last * stride[axis] + reach - padded)]
+    return found[0], found[1], found[2], found[3]
+
+
+def check_meeting(
+    what: str, size: tuple[int, ...], kernel: Pair, stride: Pair, padding: Sides, dilation: Pair
+) -> None:
+    """Refuse windows that meet nothing but padding."""
+    outputs = output_size(what, size, kernel, stride, padding, dilation)
+    for axis, word in enumerate(("rows", "columns")):
+        taps = forward_taps(
+            outputs[axis], kernel[axis], stride[axis], padding[2 * axis], dilation[axis]
+        )[0]
+        for p in range(outputs[axis]) if padding[2 * axis] or padding[2 * axis + 1] else ():
+            if not taps.inside(p, size[axis]):
+                raise ShapeError(
+                    f"{what}: window {p} of {outputs[axis]} along the {word} lies outside of the image"
+                    f" (input {size[0]}x{size[1]}, size {kernel}, stride {stride}, padding {padding}, dilation"
+                    f" {dilation}); use less padding: half of the window always holds"
+                )
+
+
 @dataclass(frozen=True)
 class Taps:
     """One axis of a correlation: output `start + step * i` (i < count) reads, for tap t < taps, kernel position

@@ -5,7 +5,8 @@ traced symbols, which records a node.
 
     shape(...)   the output shape, or a ShapeError that names the operator, the shapes and the way out
     numpy(...)   the equation in NumPy: the textbook and the oracle
-    vjp(...)     the gradient, written with operators: (dy, y, *inputs) -> one gradient per input, None where there is none
+    vjp(...)     the gradient, written with operators: (dy, y, *inputs) -> one gradient per input, None where there is none.
+                 A composite may leave it out: then what it expands to is differentiated
     kernel(...)  the plain loop nest in the kernel language; `lower` may choose tuned ones instead, and `lower_results`
                  tuned ones that end with what follows pointwise
     expand(...)  for a composite, in place of a kernel: the same result from other operators

@@ -16,21 +16,29 @@ from foveal.ops.op import Lowering
 
 Pair = tuple[int, int]
 Sides = tuple[int, int, int, int]
-UNIT = 1  # dilation
+UNIT = (1, 1)  # dilation
+LOWEST = float("-inf")
 
 
 @dataclass(frozen=True)
 class Window:
-    """size (R, S), stride and padding of a pooling."""
+    """size (R, S), stride, padding and dilation of a pooling.
+
+    For means: a window's sum is divided by `divisor_override` or, where that is None, by the number of its taps in the
+    image and in that part of the padding which is `counted`.
+    """
 
     size: Pair
     stride: Pair
     padding: Sides
+    dilation: Pair = UNIT
+    counted: Sides = (0, 0, 0, 0)
+    divisor_override: int | None = None
 
     @property
     def tiles(self) -> bool:
         """Whether windows lie side by side, so that each element is in one at most."""
-        return self.stride == self.size and not any(self.padding)
+        return self.stride == self.size and not any(self.padding) and self.dilation == UNIT
 
     def taps(self) -> Iterator[Pair]:
         for r in range(self.size[0]):
@@ -39,16 +47,42 @@ class Window:
 
     def at(self, axis: int, p: Any, tap: int) -> Any:
         """The input position of a tap of the p-th window; it may lie in the padding."""
-        return p * self.stride[axis] + tap - self.padding[2 * axis]
+        return p * self.stride[axis] + tap * self.dilation[axis] - self.padding[2 * axis]
 
     def pieces(self, axis: int, count: int, n: int) -> Iterator[tuple[Any, bool]]:
         """Loops over `count` windows, with whether all taps lie inside of n positions: first, middle and last ones apart."""
         u, before = self.stride[axis], self.padding[2 * axis]
-        return pieces(count, -(-before // u), (n - self.size[axis] + before) // u + 1)
+        reach = (self.size[axis] - 1) * self.dilation[axis] + 1
+        return pieces(count, -(-before // u), (n - reach + before) // u + 1)
 
     def inside(self, axis: int, count: int, tap: int, n: int) -> bool:
         """Whether the tap of each of `count` windows is one of n positions."""
         return self.at(axis, 0, tap) >= 0 and self.at(axis, count - 1, tap) < n
+
+    def share(self, p: Any, q: Any, counts: Pair, image: tuple[int, ...]) -> Any:
+        """What the sum of window (p, q), of `counts` along the axes of an image, is multiplied by.
+
+        A Python number where it is the same for all.
+        """
+        if self.divisor_override is not None:
+            return 1.0 / self.divisor_override
+        return 1.0 / (
+            self.members(0, p, counts[0], image[0]) * self.members(1, q, counts[1], image[1])
+        )
+
+    def members(self, axis: int, p: Any, count: int, n: int) -> Any:
+        """How many taps of the p-th of `count` windows count, along one axis of n positions."""
+        low, high = -self.counted[2 * axis], n + self.counted[2 * axis + 1]
+
+        def all_inside(tap: int) -> bool:
+            return self.at(axis, 0, tap) >= low and self.at(axis, count - 1, tap) < high
+
+        total: Any = 0.0
+        for tap in range(self.size[axis]):
+            at = self.at(axis, p, tap)
+            inside = True if all_inside(tap) else (at >= low) & (at < high)
+            total = unless(inside, 1.0, 0.0) + total
+        return total
 
 
 def pieces(count: int, first: int, end: int) -> Iterator[tuple[Any, bool]]:
@@ -60,7 +94,7 @@ def pieces(count: int, first: int, end: int) -> Iterator[tuple[Any, bool]]:
 
 
 def clamped(at: Any, inside: bool, n: int) -> Any:
-    """The nearest of n positions; a window holds it as well, as padding is at most half of a window."""
+    """The nearest of n positions; a window without dilation holds it as well, as each meets the image."""
     if inside:
         return at
     at = where(at < 0, 0, at)
@@ -115,9 +149,11 @@ def max_windows(*arrays: Any, window: Window, source: nest.Recipe, epilogue: Epi
     def largest(n: Any, p: Any, q: Any, within: bool, c: Any, width: int) -> Any:
         best, odd = None, None
         for r, s in window.taps():
-            h = clamped(window.at(0, p, r), window.inside(0, P, r, H), H)
-            v = clamped(window.at(1, q, s), within, W)
-            value = source.load(ending.own, (n, h, v, c), width)
+            rows, h, v = window.inside(0, P, r, H), window.at(0, p, r), window.at(1, q, s)
+            index = (n, clamped(h, rows, H), clamped(v, within, W), c)
+            value = source.load(ending.own, index, width)
+            if window.dilation != UNIT:
+                value = unless(both(valid(h, rows, H), valid(v, within, W)), value, LOWEST)
             best = value if best is None else where(value > best, value, best)
             odd = value != value if odd is None else odd | (value != value)
         return where(odd, float("nan"), best)
@@ -129,11 +165,10 @@ def max_windows(*arrays: Any, window: Window, source: nest.Recipe, epilogue: Epi
 
 
 def mean_windows(*arrays: Any, window: Window, source: nest.Recipe, epilogue: Epilogue) -> None:
-    """y[n, p, q, c] = the mean of a window; the padding counts as zeros."""
+    """y[n, p, q, c] = the mean of a window; what it holds of the padding is zeros."""
     ending = Ending(epilogue, arrays, source.count)
     _, H, W, _ = ending.own[0].shape
     N, P, Q, C = ending.outputs[0].shape
-    share = 1.0 / (window.size[0] * window.size[1])
 
     def mean(n: Any, p: Any, q: Any, within: bool, c: Any, width: int) -> Any:
         total: Any = 0.0
@@ -142,7 +177,7 @@ def mean_windows(*arrays: Any, window: Window, source: nest.Recipe, epilogue: Ep
             index = (n, clamped(h, rows, H), clamped(v, within, W), c)
             known = both(valid(h, rows, H), valid(v, within, W))
             total = unless(known, source.load(ending.own, index, width), 0.0) + total
-        return total * share
+        return total * window.share(p, q, (P, Q), (H, W))
 
     for n, p in each_row(ending, N, P, C):
         for q, within in window.pieces(1, Q, W):
@@ -167,7 +202,11 @@ def lower_max_grad(to: Lowering, dx: Results, dy: Any, x: nest.Source, window: W
 def lower_gather(to: Lowering, dx: Results, inputs: list[Any], window: Window) -> None:
     """`inputs`: dy, and which tap of each window it belongs to, or to all of them alike."""
     axes = tuple(
-        tuple(gradient_taps(n, window.size[a], window.stride[a], window.padding[2 * a], UNIT))
+        tuple(
+            gradient_taps(
+                n, window.size[a], window.stride[a], window.padding[2 * a], window.dilation[a]
+            )
+        )
         for a, n in enumerate(dx.shape[2:])
     )
     dx.call(to, gather, dx.shape[0], [], inputs, axes=axes, window=window, count=len(inputs))
@@ -221,7 +260,7 @@ def choose(choice: Any, *xs: Any, window: Window, source: nest.Recipe) -> None:
     N, P, Q, C = choice.shape
 
     def chosen(n: Any, p: Any, q: Any, within: bool, c: Any, width: int) -> Any:
-        most, found = filled(float("-inf"), width), filled(-1.0, width)
+        most, found = filled(LOWEST, width), filled(-1.0, width)
         for r, s in reversed(list(window.taps())):  # the first comes last
             rows, h, v = window.inside(0, P, r, H), window.at(0, p, r), window.at(1, q, s)
             index = (n, clamped(h, rows, H), clamped(v, within, W), c)
@@ -251,9 +290,8 @@ def gather(
     """
     ending = Ending(epilogue, arrays, count)
     dy, chosen = ending.own[0], ending.own[1:]
-    N, _, _, C = ending.outputs[0].shape
+    N, H, W, C = ending.outputs[0].shape
     _, P, Q, _ = dy.shape
-    share = 1.0 / (window.size[0] * window.size[1])
 
     def position(taps: Taps, i: Any, t: int) -> Any:
         return i * taps.input_step + (taps.origin + taps.tap_step * t)
@@ -266,14 +304,15 @@ def gather(
             p, q = position(rows, i, t), position(columns, j, u)
             always = rows.low >= 0 and rows.high < P
             known = both(valid(p, always, P), valid(q, within, Q))
-            index = (n, clamped(p, always, P), clamped(q, within, Q), c)
+            near, beside = clamped(p, always, P), clamped(q, within, Q)
+            index = (n, near, beside, c)
             given = nest.load(dy, index, width)
             if chosen:
                 r, s = rows.kernel + rows.kernel_step * t, columns.kernel + columns.kernel_step * u
                 tap = unless(known, float(r * window.size[1] + s), -2.0)
                 given = where(nest.load(chosen[0], index, width) == tap, given, 0.0)
             else:
-                given = unless(known, given, 0.0) * share
+                given = unless(known, given, 0.0) * window.share(near, beside, (P, Q), (H, W))
             found = given + found
         return found
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.ops import nest
-from foveal.ops.op import Case, Ndarray, Operator, Shape
+from foveal.ops.op import Case, Ndarray, Operator, Shape, Type
 
 
 class Constant(Operator):
@@ -81,6 +81,10 @@ class Reshape(Operator):
             if rest > 0 and size % rest == 0:
                 to = tuple(size // rest if n == -1 else n for n in to)
         return {"to": to}
+
+    def type(self, x: Type, **attributes: Any) -> Type:  # type: ignore[override]
+        """Integers may be reshaped as well."""
+        return Type(self.shape(x.shape, **attributes), x.dtype)
 
     def shape(self, x: Shape, *, to: Shape) -> Shape:
         if min(to, default=1) < 0 or np.prod(x) != np.prod(to):
