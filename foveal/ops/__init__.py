@@ -1,5 +1,6 @@
 """One class per operator: equation, shape rule, gradient, kernel and sample cases. op.py has the contract."""
 
+from foveal.ops.concat import concatenate, narrow, widen
 from foveal.ops.conv import conv2d, conv2d_input_grad, conv2d_weight_grad
 from foveal.ops.dropout import dropout_mask
 from foveal.ops.elementwise import (
@@ -65,6 +66,7 @@ __all__ = [
     "channel_moments",
     "channel_sums",
     "clip",
+    "concatenate",
     "constant",
     "conv2d",
     "conv2d_input_grad",
@@ -96,6 +98,7 @@ __all__ = [
     "mean",
     "minimum",
     "multiply",
+    "narrow",
     "one_hot",
     "place",
     "put_pixels",
@@ -111,4 +114,5 @@ __all__ = [
     "take_pixels",
     "tanh",
     "where",
+    "widen",
 ]
