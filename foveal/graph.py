@@ -1,5 +1,6 @@
 """Node and Graph: a traced computation as an immutable value that prints and can be verified."""
 
+import copy
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -51,6 +52,12 @@ class Variable:
             self._data[...] = value
         self._view = self._data.view()
         self._view.flags.writeable = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Variable":
+        """With storage of its own, which its data are views of."""
+        made = copy.copy(self)
+        Variable.__init__(made, self._data, self.name)
+        return made
 
     @property
     def storage(self) -> Ndarray:

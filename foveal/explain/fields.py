@@ -2,9 +2,9 @@
 
 Two answers for each axis of the image. The exact one is a set for each position of the value, which knows of padding,
 dilation, and what strides skip; for a network with branches it is their union along that axis. The other is the line of
-Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks" (Distill 2019), section 2: position i reads `size`
-positions from `start + stride * i` on, as if the padding were part of the image; after a window of k taps with stride u,
-dilation d and padding p before,
+Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks" (Distill 2019), section 2: position i
+reads `size` positions from `start + stride * i` on, as if the padding were part of the image; after a window of k taps
+with stride u, dilation d and padding p before,
 
     start' = start - p stride,  size' = size + (k - 1) d stride,  stride' = stride u.
 

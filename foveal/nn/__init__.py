@@ -5,6 +5,7 @@ from foveal.nn.activation import GELU, ReLU, ReLU6, Tanh
 from foveal.nn.container import Flatten, Identity, Sequential
 from foveal.nn.conv import Conv2d
 from foveal.nn.dropout import Dropout, Dropout1d, Dropout2d, StochasticDepth
+from foveal.nn.fold import fold_batch_norm
 from foveal.nn.init import seed
 from foveal.nn.linear import Linear
 from foveal.nn.loss import CrossEntropyLoss
@@ -75,6 +76,7 @@ __all__ = [
     "Sequential",
     "StochasticDepth",
     "Tanh",
+    "fold_batch_norm",
     "init",
     "models",
     "seed",

@@ -5,23 +5,13 @@ from typing import Any, ClassVar
 from foveal import ops
 from foveal.errors import ShapeError
 from foveal.nn.module import Module
+from foveal.nn.sequence import as_images, as_sequences
 from foveal.ops.geometry import check_window
 from foveal.ops.op import pair, sides
 from foveal.program import compile
 from foveal.trace import Symbol
 
 Four = tuple[int, int, int, int]
-
-
-def as_images(layer: str, x: Any) -> Any:
-    """Sequences [N, C, L] as images [N, C, 1, L] of one row."""
-    if len(x.shape) != 3:
-        raise ShapeError(f"{layer}: takes sequences [N, C, L], got shape {x.shape}")
-    return x.reshape(*x.shape[:2], 1, x.shape[2])
-
-
-def as_sequences(y: Any) -> Any:
-    return y.reshape(*y.shape[:2], y.shape[3])
 
 
 def along_columns(value: Any, what: str, rows: int) -> tuple[int, int]:
