@@ -55,6 +55,7 @@ class Variable:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Variable":
         """With storage of its own, which its data are views of."""
+        self.check_filled()
         made = copy.copy(self)
         Variable.__init__(made, self._data, self.name)
         return made

@@ -464,7 +464,7 @@ def test_branches_that_differ_are_told():
     summary = explain(Gate(), (1, 10, 12), memory=False)
     assert summary.field[0].line is None
     assert [extent.size for extent in summary.field] == [10, 12]
-    assert "field <=" in str(summary)
+    assert "field <=: from multiply on, branches whose strides differ" in str(summary)
     assert line(explain(Branches(), (1, 10, 10), memory=False).row("left")) == (7, 1, 3)
     joined = explain(Branches(), (1, 10, 10), memory=False).field
     assert [(e.line.size, e.line.start) for e in joined] == [(7, -3), (7, -3)]
@@ -522,12 +522,19 @@ def test_unread_rows_have_no_gradient_and_mends_give_them_one(
 def test_unread_rows_are_told_with_two_ways_to_mend_them():
     told = str(nn.Conv2d(1, 1, 1, stride=3).summary((1, 5, 5)))
     assert "never reads rows 1-2, 4 and columns 1-2, 4 of its 5x5 input" in told
-    assert "- kernel_size=3, padding=(0, 1, 0, 1) (output 2x2)" in told
+    assert "- kernel_size=3, padding=1 (output 2x2)" in told
     assert "- stride=1 (output 5x5)" in told
     told = str(nn.MaxPool2d(2).summary((1, 7, 8)))
     assert "never reads rows 6 of its 7x8 input" in told
     assert "- padding=(0, 1, 0, 0) (output 4x4)" in told
+    assert "- padding=(1, 0) (output 4x4)" in told
     assert "- crop its input from 7x8 to 6x8 (output 3x4)" in told
+
+
+def test_sequences_are_told_as_such():
+    told = str(nn.MaxPool1d(2, stride=3).summary((2, 11)))
+    assert "- kernel_size=3, padding=1 (output 4)" in told
+    assert "- stride=1 (output 10)" in told
 
 
 def test_natively_too():
@@ -561,6 +568,10 @@ def test_the_table_fits_and_can_be_cut_short():
     summary = explain(built("resnet18", 224, 1000), (3, 224, 224))
     lines = summary.table().splitlines()
     assert max(map(len, lines[: lines.index("")])) <= 120
+    dense = (
+        "if dense: conv1 as a fully connected layer would have 120.8 billion parameters, 483.4 GB"
+    )
+    assert f"{dense} ((3*224*224 + 1)*802816 = 120,848,695,296)" in summary.table()
     short = summary.table(depth=1)
     assert "conv1 Conv2d" in short
     assert "BasicBlock" not in short

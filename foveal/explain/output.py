@@ -103,14 +103,22 @@ def totals(summary: Summary) -> Iterator[str]:
             f"what a run will hold at once: {size_in_words(summary.memory.inference)} for inference,"
             f" {size_in_words(summary.memory.training)} for a training step with its gradients"
         )
-    if any(extent.line is None for row in summary.rows for extent in row.field):
-        yield (
-            "field <=: branches or resizing give outputs fields of different sizes, or at strides that do not agree;"
-            " the widest within the image is shown"
-        )
 
 
 def notes(summary: Summary) -> Iterator[str]:
+    largest = max(
+        (row for row in summary.rows if row.dense is not None and row.parameters),
+        key=lambda row: row.dense.parameters if row.dense is not None else 0,
+        default=None,
+    )
+    if largest is not None:
+        yield f"if dense: {called(largest)} as a fully connected layer would have {largest.dense}"
+    mixed = next((row for row in summary.rows if not row.holds and disagrees(row)), None)
+    if mixed is not None:
+        yield (
+            f"field <=: from {called(mixed)} on, branches whose strides differ, or windows of different sizes, meet; what"
+            " the widest output sees of the image is shown"
+        )
     if summary.unknown:
         yield f"no rule for the field of {', '.join(summary.unknown)}: taken to read all of the image"
     if summary.unused:
@@ -118,6 +126,15 @@ def notes(summary: Summary) -> Iterator[str]:
     for row in summary.rows:
         for lost in row.unread:
             yield from unread(row, lost)
+
+
+def called(row: Row) -> str:
+    """A row's name, or what it computes."""
+    return row.name or row.kind
+
+
+def disagrees(row: Row) -> bool:
+    return any(extent.line is None for extent in row.field)
 
 
 def unread(row: Row, lost: Unread) -> Iterator[str]:

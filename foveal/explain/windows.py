@@ -97,6 +97,13 @@ def padded(w: Window) -> Window | None:
     return first(replace(w, after=w.after + i) for i in range(1, w.u + w.reach))
 
 
+def padded_evenly(w: Window) -> Window | None:
+    """More padding on both sides alike."""
+    return first(
+        replace(w, before=w.before + i, after=w.after + i) for i in range(1, w.u + w.reach)
+    )
+
+
 def slower(w: Window) -> Window | None:
     """The largest stride below the present one."""
     return first(replace(w, u=u) for u in range(w.u - 1, 0, -1))
@@ -126,13 +133,15 @@ def dense(w: Window) -> Window | None:
 
 
 def kernel_and_padding(w: Window) -> Window | None:
-    """Windows as large as the stride, so that they leave no gap, and padding at the end."""
+    """Windows as large as the stride, so that they leave no gap, and what padding that needs."""
     if w.d > 1 or w.k >= w.u:
         return None
-    return padded(replace(w, k=w.u))
+    whole = replace(w, k=w.u)
+    return whole if whole.fits else padded_evenly(whole) or padded(whole)
 
 
 CHANGES: tuple[Change, ...] = (
+    padded_evenly,
     padded,
     cropped,
     enlarged,
@@ -148,13 +157,18 @@ def mends(
 ) -> list[Mend]:
     """What can be changed so that no position is left out along any axis; each was tried.
 
-    allowed: whether the operator takes such windows.
+    allowed: whether the operator takes such windows. Sequences are images of one row: their layers take one number.
     """
+    sequence = len(windows) == 2 and windows[0] == Window(1, 1, windows[0].u)
     found: dict[tuple[Window, ...], Mend] = {}
     for change in CHANGES:
         made = [w if w.fits else change(w) for w in windows]
         whole = tuple(w for w in made if w is not None)
-        if len(whole) == len(windows) and allowed(whole):
+        if len(whole) < len(windows) or not allowed(whole):
+            continue
+        if sequence and whole[1].before == whole[1].after:
+            found.setdefault(whole, Mend(told(windows[1:], whole[1:]), whole))
+        elif not sequence:
             found.setdefault(whole, Mend(told(windows, whole), whole))
     return list(found.values())
 
@@ -174,8 +188,9 @@ def told(before: Sequence[Window], after: Sequence[Window]) -> str:
     if any(a.u != b.u for a, b in zip(after, before, strict=True)):
         parts.append(f"stride={pair(lambda w: w.u)}")
     if any(a.after != b.after for a, b in zip(after, before, strict=True)):
+        even = all(w.before == w.after for w in after)
         sides = ", ".join(f"{w.before}, {w.after}" for w in after)
-        parts.append(f"padding=({sides})")
+        parts.append(f"padding={pair(lambda w: w.after)}" if even else f"padding=({sides})")
     old, new = ("x".join(str(w.n) for w in ws) for ws in (before, after))
     if old != new:
         smaller = sum(w.n for w in after) < sum(w.n for w in before)
