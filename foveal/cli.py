@@ -99,9 +99,35 @@ def main() -> None:
 @click.option(
     "--lr",
     type=click.FloatRange(min=0, min_open=True),
-    help="Learning rate at the peak of its one cycle.",
+    help="Learning rate; with one-cycle at its peak.",
 )
 @click.option("--optimizer", type=Name("foveal.optim"), help="Rule of the update.")
+@click.option(
+    "--schedule",
+    type=Name("foveal.optim.schedule"),
+    help="How the rate changes over the run.  [default: one-cycle]",
+)
+@click.option(
+    "--momentum",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Momentum; Adam's first beta.  [default: the optimizer's]",
+)
+@click.option(
+    "--momentum-low",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Cycle the momentum against the rate, down to this at its peak.",
+)
+@click.option("--weight-decay", type=click.FloatRange(min=0), help="Weight decay.")
+@click.option(
+    "--clip-norm",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Largest norm of all gradients together.",
+)
+@click.option(
+    "--ema",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Test and keep the moving average of the parameters with this decay, e.g. 0.999.",
+)
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
