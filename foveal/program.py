@@ -147,6 +147,8 @@ class Update(Protocol):
 
     def undo(self) -> None: ...
 
+    def structure(self) -> tuple[Any, ...]: ...
+
     def assignments(self, gradients: dict[Variable, Any]) -> list[tuple[Variable, Any]]: ...
 
 
@@ -225,7 +227,7 @@ class Step:
     def program(self, x: Any, target: Any) -> Program:
         """The program for a batch like this."""
         x, target = as_argument(x, "the input x"), as_argument(target, "the target")
-        key = (x.shape, target.shape, target.dtype.name)
+        key = (x.shape, target.shape, target.dtype.name, self.optimizer.structure())
         if key not in self.programs:
             graph = self.trace(Type(x.shape), Type(target.shape, target.dtype.name))
             self.programs[key] = Program(graph, self.threads, memory=self.memory)

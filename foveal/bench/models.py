@@ -72,7 +72,7 @@ def select(names: Sequence[str]) -> dict[str, Work]:
 
 def descent(net: nn.Module) -> Optimizer:
     """The optimiser of every step that is timed."""
-    return optim.build("momentum", net.parameters(), lr=LR, momentum=MOMENTUM)
+    return optim.Momentum(net.parameters(), lr=LR, momentum=MOMENTUM)
 
 
 def rows(works: dict[str, Work], bench: Bench, starting: Callable[[str], None]) -> Iterator[Row]:

@@ -1,43 +1,147 @@
-"""Adam (Kingma and Ba 2015, algorithm 1), in PyTorch's form."""
+"""Adam (Kingma and Ba 2015, algorithm 1) and its kin, in PyTorch's form."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar, Unpack
 
 from foveal import ops
-from foveal.graph import Variable
-from foveal.optim.optimizer import Optimizer
+from foveal.errors import ShapeError
+from foveal.optim.hyper import BELOW_ONE, POSITIVE, Group, Range
+from foveal.optim.optimizer import Common, Lifted, Optimizer
 
 
-class Adam(Optimizer):
-    """m <- b1 m + (1-b1) g;  v <- b2 v + (1-b2) g^2;  p <- p - lr mhat / (sqrt(vhat) + eps)
+class Moments(Optimizer):
+    """Base of what follows the first two moments of the gradient, each as an exponential average:
 
-    mhat = m / (1 - b1^t), vhat = v / (1 - b2^t). With decoupled weight decay this is AdamW.
+    m <- b1 m + (1-b1) g;  v <- b2 v + (1-b2) g^2;  mhat = m / (1 - b1^t);  vhat = v / (1 - b2^t)
     """
 
-    state_names = ("mean", "square")
-    scalar_names = ("lr", "rate", "spread")
+    state_names: ClassVar[tuple[str, ...]] = ("mean", "square")
+    ranges: ClassVar[dict[str, Range]] = {"betas": BELOW_ONE}
+    static: ClassVar[tuple[str, ...]] = ("eps",)
 
     def __init__(
-        self, parameters: Iterable[Variable], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8, weight_decay: float = 0.0, decoupled: bool = False,
+        self, parameters: Iterable[Any], lr: float, betas: tuple[float, float], eps: float,
+        **common: Unpack[Common],
     ) -> None:  # fmt: skip
-        super().__init__(parameters, lr, weight_decay, decoupled)
-        for beta in betas:
-            self.check("betas", beta, 0 <= beta < 1)
-        self.check("eps", eps, eps > 0)
-        self.betas, self.eps = betas, eps
+        if len(betas) != 2:
+            raise ShapeError(f"{type(self).__name__}: betas is {betas}, it has to be two numbers")
+        self.check("eps", eps, POSITIVE)
+        self.betas, self.eps = (float(betas[0]), float(betas[1])), float(eps)
+        super().__init__(parameters, lr, **common)
 
-    def values(self, step: int) -> dict[str, float]:
-        b1, b2 = self.betas
-        return {"lr": self.lr, "rate": self.lr / (1 - b1**step), "spread": (1 - b2**step) ** -0.5}
+    @property
+    def momentum(self) -> float:
+        """The first of the betas, under the name that schedules of momentum use."""
+        return self.betas[0]
+
+    @momentum.setter
+    def momentum(self, value: float) -> None:
+        self.betas = value, self.betas[1]
+
+    def values(self, step: int, group: Group) -> dict[str, float]:
+        b1, b2 = group["betas"]
+        return {"lr": group["lr"], "keep1": b1, "take1": 1 - b1, "keep2": b2, "take2": 1 - b2}
+
+    def moments(self, g: Any, state: dict[str, Any], now: Lifted) -> dict[str, Any]:
+        return {
+            "mean": state["mean"] * now["keep1"] + g * now["take1"],
+            "square": state["square"] * now["keep2"] + g * g * now["take2"],
+        }
+
+
+class Adam(Moments):
+    """p <- p - lr mhat / (sqrt(vhat) + eps). With decoupled weight decay this is AdamW.
+
+    bias_correction: off for mhat = m and vhat = v. amsgrad: the largest v so far in place of v (Reddi et al. 2018,
+    algorithm 2).
+    """
+
+    static: ClassVar[tuple[str, ...]] = ("eps", "bias_correction", "amsgrad")
+
+    def __init__(
+        self, parameters: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8, amsgrad: bool = False, bias_correction: bool = True,
+        **common: Unpack[Common],
+    ) -> None:  # fmt: skip
+        self.amsgrad, self.bias_correction = amsgrad, bias_correction
+        super().__init__(parameters, lr, betas, eps, **common)
+
+    def states(self, group: Group) -> tuple[str, ...]:
+        return (*self.state_names, "largest") if group["amsgrad"] else self.state_names
+
+    def values(self, step: int, group: Group) -> dict[str, float]:
+        b1, b2 = group["betas"] if group["bias_correction"] else (0.0, 0.0)
+        corrected = {"rate": group["lr"] / (1 - b1**step), "spread": (1 - b2**step) ** -0.5}
+        return super().values(step, group) | corrected
 
     def update(
-        self, p: Any, g: Any, state: dict[str, Any], now: dict[str, Any]
+        self, p: Any, g: Any, state: dict[str, Any], now: Lifted, group: Group
     ) -> tuple[Any, dict[str, Any]]:
-        b1, b2 = self.betas
-        m = state["mean"] * b1 + g * (1 - b1)
-        v = state["square"] * b2 + g * g * (1 - b2)
-        return p - now["rate"] * m / (ops.sqrt(v) * now["spread"] + self.eps), {
-            "mean": m,
-            "square": v,
+        new = self.moments(g, state, now)
+        square = new["square"]
+        if group["amsgrad"]:
+            square = new["largest"] = ops.maximum(state["largest"], square)
+        spread = ops.sqrt(square) * now["spread"] + group["eps"]
+        return p - now["rate"] * new["mean"] / spread, new
+
+
+class AdamW(Adam):
+    """Adam with weight decay beside the update: p <- p - lr lambda p (Loshchilov and Hutter 2019, algorithm 2)
+
+    weight_decay is 0.01 unless given.
+    """
+
+    def __init__(
+        self, parameters: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8, amsgrad: bool = False, bias_correction: bool = True,
+        **common: Unpack[Common],
+    ) -> None:  # fmt: skip
+        options: Common = {"decoupled": True, "weight_decay": 1e-2, **common}
+        super().__init__(parameters, lr, betas, eps, amsgrad, bias_correction, **options)
+
+
+class NAdam(Moments):
+    """Adam with Nesterov's look ahead (Dozat 2016, algorithm 2 with the momentum of section 3):
+
+    mu_t = b1 (1 - 0.96^(t psi) / 2);  M_t = mu_1 ... mu_t
+    p <- p - lr ((1-mu_t) / (1-M_t) g + mu_(t+1) / (1-M_(t+1)) m) / (sqrt(vhat) + eps)
+
+    psi is `momentum_decay`.
+    """
+
+    ranges: ClassVar[dict[str, Range]] = {
+        "betas": BELOW_ONE,
+        "momentum_decay": POSITIVE._replace(above=False),
+    }
+
+    def __init__(
+        self, parameters: Iterable[Any], lr: float = 2e-3, betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8, momentum_decay: float = 4e-3, **common: Unpack[Common],
+    ) -> None:  # fmt: skip
+        self.momentum_decay = float(momentum_decay)
+        self.warmth: dict[float, list[float]] = {}
+        super().__init__(parameters, lr, betas, eps, **common)
+
+    def warm(self, psi: float, step: int) -> float:
+        """The product of 1 - 0.96^(t psi) / 2 for t from 1 to `step`."""
+        products = self.warmth.setdefault(psi, [1.0])
+        while len(products) <= step:
+            products.append(products[-1] * (1 - 0.5 * 0.96 ** (len(products) * psi)))
+        return products[step]
+
+    def values(self, step: int, group: Group) -> dict[str, float]:
+        (b1, b2), psi, lr = group["betas"], group["momentum_decay"], group["lr"]
+        mu, following = (b1 * (1 - 0.5 * 0.96 ** (t * psi)) for t in (step, step + 1))
+        so_far, then = (b1**t * self.warm(psi, t) for t in (step, step + 1))
+        return super().values(step, group) | {
+            "now": lr * (1 - mu) / (1 - so_far),
+            "ahead": lr * following / (1 - then),
+            "spread": (1 - b2**step) ** -0.5,
         }
+
+    def update(
+        self, p: Any, g: Any, state: dict[str, Any], now: Lifted, group: Group
+    ) -> tuple[Any, dict[str, Any]]:
+        new = self.moments(g, state, now)
+        spread = ops.sqrt(new["square"]) * now["spread"] + group["eps"]
+        return p - (now["now"] * g + now["ahead"] * new["mean"]) / spread, new

@@ -1,7 +1,13 @@
-"""Schedules: functions from the step's number (from 0) to a value, such as the learning rate."""
+"""Schedules: functions from the step's number (from 0) to a value, such as the learning rate.
+
+    optimizer.schedule(lr=schedule.warm_up(schedule.cosine(0.1, 1000), 100))
+
+sets the rate before each step. Names and closed forms are those of torch.optim.lr_scheduler, counted in steps.
+"""
 
 import math
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 
 from foveal.errors import ShapeError
 
@@ -13,9 +19,112 @@ def constant(value: float) -> Schedule:
     return lambda step: value
 
 
+def step(value: float, step_size: int, gamma: float = 0.1) -> Schedule:
+    """value gamma^(step // step_size)"""
+    _at_least_one("step", step_size=step_size)
+    return lambda step: value * gamma ** (step // step_size)
+
+
+def multi_step(value: float, milestones: Sequence[int], gamma: float = 0.1) -> Schedule:
+    """value gamma^(number of milestones that are reached)"""
+    if list(milestones) != sorted(set(milestones)):
+        raise ShapeError(
+            f"multi_step: milestones {list(milestones)} have to be steps in rising order"
+        )
+    return lambda step: value * gamma ** bisect_right(milestones, step)
+
+
+def exponential(value: float, gamma: float) -> Schedule:
+    """value gamma^step"""
+    if not 0 < gamma <= 1:
+        raise ShapeError(f"exponential: gamma is {gamma}, it has to be more than 0 and at most 1")
+    return lambda step: value * gamma**step
+
+
+def linear(value: float, total: int, start: float = 1 / 3, end: float = 1.0) -> Schedule:
+    """From value start to value end in `total` steps along a line, then constant."""
+    _at_least_one("linear", total=total)
+    return lambda step: value * (start + (end - start) * min(step, total) / total)
+
+
+def polynomial(value: float, total: int, power: float = 1.0) -> Schedule:
+    """value (1 - step / total)^power, 0 from `total` on"""
+    _at_least_one("polynomial", total=total)
+    return lambda step: value * (1 - min(step, total) / total) ** power
+
+
 def between(low: float, high: float, t: float) -> float:
     """From `low` at t = 0 to `high` at t = 1 along half a cosine."""
     return high + (low - high) * (1 + math.cos(math.pi * t)) / 2
+
+
+def cosine(value: float, total: int, low: float = 0.0) -> Schedule:
+    """Along half a cosine down to `low` in `total` steps, then up again (Loshchilov and Hutter 2017, equation 5)."""
+    _at_least_one("cosine", total=total)
+    return lambda step: between(value, low, step / total)
+
+
+def cosine_restarts(value: float, period: int, factor: int = 1, low: float = 0.0) -> Schedule:
+    """cosine, starting over after `period` steps, then after `factor` times as many each time: SGDR, the same equation."""
+    _at_least_one("cosine_restarts", period=period, factor=factor)
+
+    def at(step: int) -> float:
+        length = period
+        if factor == 1:
+            step %= length
+        else:
+            while step >= length:
+                step, length = step - length, length * factor
+        return between(value, low, step / length)
+
+    return at
+
+
+def sequence(schedules: Sequence[Schedule], milestones: Sequence[int]) -> Schedule:
+    """One schedule after the other; each counts its own steps from its milestone on."""
+    if len(schedules) != len(milestones) + 1 or list(milestones) != sorted(set(milestones)):
+        raise ShapeError(
+            f"sequence: {len(schedules)} schedules need {len(schedules) - 1} milestones in rising order, not"
+            f" {list(milestones)}"
+        )
+
+    def at(step: int) -> float:
+        number = bisect_right(milestones, step)
+        return schedules[number](step - (milestones[number - 1] if number else 0))
+
+    return at
+
+
+def warm_up(then: Schedule, total: int, start: float = 1e-3) -> Schedule:
+    """From `start` times the first value of `then` up to it in `total` steps, then `then` (Goyal et al. 2017, 2.2)."""
+    if not 0 <= start <= 1:
+        raise ShapeError(f"warm_up: start is {start}, it has to be from 0 to 1")
+    return sequence([linear(then(0), total, start), then], [total])
+
+
+def triangular(
+    low: float, high: float, up: int, down: int | None = None, mode: str = "triangular", gamma: float = 1.0
+) -> Schedule:  # fmt: skip
+    """Up from `low` to `high` in `up` steps, back in `down` (as many unless given), and again: L. N. Smith 2017, section 3.
+
+    mode: "triangular"; "triangular2" halves the height after each cycle; "exp_range" multiplies it by gamma^step.
+    """
+    down = up if down is None else down
+    _at_least_one("triangular", up=up, down=down)
+    heights: dict[str, Schedule] = {
+        "triangular": lambda step: 1.0,
+        "triangular2": lambda step: 0.5 ** (step // (up + down)),
+        "exp_range": lambda step: gamma**step,
+    }
+    if mode not in heights:
+        raise ShapeError(f"triangular: mode {mode!r} is not one of {', '.join(heights)}")
+
+    def at(step: int) -> float:
+        place = step % (up + down)
+        share = place / up if place <= up else (up + down - place) / down
+        return low + (high - low) * share * heights[mode](step)
+
+    return at
 
 
 def one_cycle(
@@ -25,8 +134,7 @@ def one_cycle(
 
     L. N. Smith 2018, with fastai's constants.
     """
-    if total < 1:
-        raise ShapeError(f"one_cycle: {total} steps, there has to be at least 1")
+    _at_least_one("one_cycle", total=total)
     turn = max(1.0, start * total)
 
     def rate(step: int) -> float:
@@ -35,3 +143,98 @@ def one_cycle(
         return between(peak, peak / final_div, min(1.0, (step - turn) / max(1.0, total - 1 - turn)))
 
     return rate
+
+
+def one_cycle_momentum(
+    total: int, low: float = 0.85, high: float = 0.95, start: float = 0.25
+) -> Schedule:
+    """Against one_cycle's rate: from `high` down to `low` while the rate rises, and back while it falls."""
+    return one_cycle(low, total, start, div=low / high, final_div=low / high)
+
+
+class Plateau:
+    """Multiply the value by `factor` when a metric has not got better for more than `patience` calls of `update`.
+
+    update(metric) is called once per epoch. mode: "min" or "max" is better. Better means by more than the share `threshold`
+    of the best (threshold_mode="rel"), or by more than `threshold` itself ("abs"). After a reduction, `cooldown` calls are
+    not counted. The value stays at least `low`; reductions by less than `eps` are left out.
+    """
+
+    def __init__(
+        self, value: float, mode: str = "min", factor: float = 0.1, patience: int = 10, threshold: float = 1e-4,
+        threshold_mode: str = "rel", cooldown: int = 0, low: float = 0.0, eps: float = 1e-8,
+    ) -> None:  # fmt: skip
+        if mode not in ("min", "max") or threshold_mode not in ("rel", "abs"):
+            raise ShapeError(
+                f"Plateau: mode {mode!r} with threshold_mode {threshold_mode!r}; they are min or max, and rel or abs"
+            )
+        if not 0 < factor < 1:
+            raise ShapeError(f"Plateau: factor is {factor}, it has to be between 0 and 1")
+        self.value, self.factor, self.patience, self.cooldown = value, factor, patience, cooldown
+        self.sign = 1 if mode == "min" else -1
+        self.threshold, self.relative = threshold, threshold_mode == "rel"
+        self.low, self.eps = low, eps
+        self.best, self.bad, self.cooling = math.inf, 0, 0
+
+    def __call__(self, step: int) -> float:
+        return self.value
+
+    def update(self, metric: float) -> None:
+        metric = self.sign * metric
+        margin = abs(self.best) * self.threshold if self.relative else self.threshold
+        if self.best == math.inf or metric < self.best - margin:
+            self.best, self.bad = metric, 0
+        else:
+            self.bad += 1
+        if self.cooling > 0:
+            self.cooling, self.bad = self.cooling - 1, 0
+        if self.bad > self.patience:
+            lower = max(self.value * self.factor, self.low)
+            if self.value - lower > self.eps:
+                self.value = lower
+            self.cooling, self.bad = self.cooldown, 0
+
+    def state_dict(self) -> dict[str, float]:
+        return {"value": self.value, "best": self.best, "bad": self.bad, "cooling": self.cooling}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.value, self.best = state["value"], state["best"]
+        self.bad, self.cooling = int(state["bad"]), int(state["cooling"])
+
+
+def _at_least_one(schedule: str, **counts: int) -> None:
+    for name, count in counts.items():
+        if not count >= 1:
+            raise ShapeError(f"{schedule}: {name} is {count}, it has to be at least 1")
+
+
+# By the names of `foveal train --schedule`, from the rate at the start (or at the peak), all steps and those of an epoch.
+BUILDERS: dict[str, Callable[[float, int, int], Schedule]] = {
+    "one-cycle": lambda lr, total, epoch: one_cycle(lr, total),
+    "constant": lambda lr, total, epoch: constant(lr),
+    "step": lambda lr, total, epoch: step(lr, max(1, total // 3)),
+    "multi-step": lambda lr, total, epoch: multi_step(lr, sorted({total // 2, total * 3 // 4})),
+    "exponential": lambda lr, total, epoch: exponential(lr, 1e-3 ** (1 / total)),
+    "linear": lambda lr, total, epoch: linear(lr, total, start=1.0, end=0.0),
+    "polynomial": lambda lr, total, epoch: polynomial(lr, total, power=2.0),
+    "cosine": lambda lr, total, epoch: cosine(lr, total),
+    "cosine-restarts": lambda lr, total, epoch: cosine_restarts(lr, epoch, factor=2),
+    "warm-up-cosine": lambda lr, total, epoch: _warm_cosine(lr, total),
+    "triangular": lambda lr, total, epoch: triangular(lr / 10, lr, 2 * epoch),
+    "triangular2": lambda lr, total, epoch: triangular(lr / 10, lr, 2 * epoch, mode="triangular2"),
+    "plateau": lambda lr, total, epoch: Plateau(lr, patience=2),
+}
+NAMES = tuple(BUILDERS)
+
+
+def _warm_cosine(lr: float, total: int) -> Schedule:
+    """Five per cent of the steps upwards, the rest downwards."""
+    warm = max(1, total // 20)
+    return warm_up(cosine(lr, max(1, total - warm)), warm)
+
+
+def build(name: str, lr: float, total: int, epoch: int = 1) -> Schedule:
+    """A schedule by name, for a run of `total` steps with `epoch` steps in an epoch."""
+    if name not in BUILDERS:
+        raise ShapeError(f"there is no schedule called {name!r}; choose one of {', '.join(NAMES)}")
+    return BUILDERS[name](lr, total, epoch)

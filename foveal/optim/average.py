@@ -1,0 +1,155 @@
+"""Averages of the parameters over the steps, which often test better than the last ones.
+
+They are kept by the training step's program itself; `averaged()` puts them into the model, for testing or for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from foveal.errors import ShapeError
+from foveal.nn.module import Module
+from foveal.optim.combined import Wrapper
+from foveal.optim.hyper import BELOW_ONE
+from foveal.optim.optimizer import Update
+from foveal.program import Compiled
+
+
+class Average(Wrapper):
+    """a <- a + w (p - a), with the weight w of the step's number in the average, from 1; w = 0 leaves a step out."""
+
+    def __init__(self, inner: Update) -> None:
+        super().__init__(inner)
+        self.swapped = False
+
+    def number(self) -> int:
+        """Which parameters the step's are, of those that are averaged: 1 for the first, 0 for none of them."""
+        return self.steps
+
+    def weight(self, number: int) -> float:
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        if self.swapped:
+            raise ShapeError(
+                f"{type(self).__name__}: the model holds the averages now; train after the block `with averaged()`"
+            )
+        super().begin()
+        number = self.number()
+        self.scalars.set("weight", (1.0 if number == 1 else self.weight(number)) if number else 0.0)
+
+    def follow(self, old: Any, new: Any, copy: Any) -> tuple[Any, Any]:
+        return new, copy + self.scalars.lifted()["weight"] * (new - copy)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside of the block the model's parameters are the averages; before there are any, they stay what they are."""
+        if self.swapped or self.count() == 0:
+            yield
+            return
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()
+
+    def count(self) -> int:
+        """How many steps' parameters the averages hold."""
+        return self.steps
+
+    def swap(self) -> None:
+        """Exchange parameters and averages. Do it once at the end of training to keep the averages."""
+        for p, copy in self.copies.items():
+            kept = np.array(p.data)
+            p.data = copy.data
+            copy.data = kept
+        self.swapped = not self.swapped
+
+
+class EMA(Average):
+    """Exponential moving average: a <- decay a + (1 - decay) p after every step; at first a = p (Polyak and Juditsky 1992).
+
+    average = optim.EMA(optim.Adam(net.parameters()), decay=0.999)
+    step = foveal.compile_step(net, loss, average)
+    ...
+    with average.averaged():
+        evaluate(net)
+    """
+
+    def __init__(self, inner: Update, decay: float = 0.999) -> None:
+        if decay not in BELOW_ONE:
+            raise ShapeError(f"EMA: decay is {decay}, it has to be {BELOW_ONE}")
+        self.decay = float(decay)
+        super().__init__(inner)
+
+    def weight(self, number: int) -> float:
+        return 1 - self.decay
+
+
+class SWA(Average):
+    """Stochastic weight averaging: the mean of the parameters after every `every` steps from step `start` on.
+
+    Izmailov et al. 2018, algorithm 1: with a constant or cyclical rate in that part of the run, and with the steps of an
+    epoch, or of a cycle, for `every`. Statistics of batch norm are not those of the averages: use `update_bn` inside of
+    `averaged()`.
+    """
+
+    def __init__(self, inner: Update, start: int = 0, every: int = 1) -> None:
+        if start < 0 or every < 1:
+            raise ShapeError(
+                f"SWA: start is {start} and every is {every}; they have to be at least 0 and at least 1"
+            )
+        self.start, self.every = start, every
+        super().__init__(inner)
+
+    def count(self) -> int:
+        return max(0, self.steps - self.start) // self.every
+
+    def number(self) -> int:
+        past = self.steps - self.start
+        return past // self.every if past > 0 and past % self.every == 0 else 0
+
+    def weight(self, number: int) -> float:
+        return 1 / number
+
+
+def update_bn(net: Module, batches: Iterable[Any]) -> None:
+    """Set the running statistics of batch norms to the mean of those of the batches, x [N, C, H, W] or (x, labels).
+
+    All batches should have one shape, as each shape is compiled. As torch.optim.swa_utils.update_bn.
+    """
+    norms: list[Any] = [m for _, m in net.named_modules() if hasattr(m, "running_mean")]
+    if not norms:
+        return
+    modes = [(m, m.training) for _, m in net.named_modules()]
+    rates = [m.momentum for m in norms]
+    means = [np.zeros(m.running_mean.shape) for m in norms]
+    variances = [np.zeros(m.running_var.shape) for m in norms]
+    count = 0
+    try:
+        net.train()
+        net.name_parameters()
+        for m in norms:
+            m.momentum = 1.0  # the statistics of the batch alone
+        forward = Compiled(net.keyed)
+        for batch in batches:
+            x = batch[0] if isinstance(batch, tuple | list) else batch
+            count += 1
+            forward(x, np.array([0, 0, count, 0], np.int32))
+            for i, m in enumerate(norms):
+                means[i] += m.running_mean.data
+                variances[i] += m.running_var.data
+    finally:
+        for m, rate in zip(norms, rates, strict=True):
+            m.momentum = rate
+        for m, mode in modes:
+            m.training = mode
+    if count == 0:
+        raise ShapeError("update_bn: there are no batches to take the statistics of")
+    for m, mean, variance in zip(norms, means, variances, strict=True):
+        m.running_mean.data, m.running_var.data = mean / count, variance / count
+        m.num_batches_tracked.data = count

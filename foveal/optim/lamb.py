@@ -1,0 +1,61 @@
+"""LAMB: Adam with a rate per layer, for large batches (You et al. 2020, algorithm 2)."""
+
+from collections.abc import Iterable
+from typing import Any, ClassVar, Unpack
+
+from foveal import ops
+from foveal.errors import ShapeError
+from foveal.optim.adam import Moments
+from foveal.optim.hyper import Group
+from foveal.optim.optimizer import Common, Lifted
+
+
+class LAMB(Moments):
+    """u = mhat / (sqrt(vhat) + eps) + lambda p;  p <- p - lr phi(|p|) / |u| u
+
+    |.| is the norm over all of a parameter; where |p| or |u| is 0, the ratio is 1. phi(z) = min(max(z, low), high) with
+    `bounds` = (low, high), else phi(z) = z. adapt: off, e.g. for a group of biases and norms, for a ratio of 1.
+    Weight decay, lambda, is part of u.
+    """
+
+    static: ClassVar[tuple[str, ...]] = ("eps", "bounds", "adapt")
+    decays = False
+
+    def __init__(
+        self, parameters: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6, bounds: tuple[float, float] | None = None, adapt: bool = True,
+        **common: Unpack[Common],
+    ) -> None:  # fmt: skip
+        if bounds is not None and not 0 <= bounds[0] < bounds[1]:
+            raise ShapeError(
+                f"LAMB: bounds is {bounds}, it has to be (low, high) with 0 <= low < high"
+            )
+        if common.get("decoupled"):
+            raise ShapeError("LAMB: weight decay is part of its update; leave `decoupled` out")
+        self.bounds, self.adapt = bounds, adapt
+        super().__init__(parameters, lr, betas, eps, **common)
+
+    def values(self, step: int, group: Group) -> dict[str, float]:
+        b1, b2 = group["betas"]
+        corrected = {"level": 1 / (1 - b1**step), "spread": (1 - b2**step) ** -0.5}
+        return super().values(step, group) | corrected
+
+    def update(
+        self, p: Any, g: Any, state: dict[str, Any], now: Lifted, group: Group
+    ) -> tuple[Any, dict[str, Any]]:
+        new = self.moments(g, state, now)
+        spread = ops.sqrt(new["square"]) * now["spread"] + group["eps"]
+        u = now["level"] * new["mean"] / spread
+        if group["weight_decay"]:
+            u = u + now["weight_decay"] * p
+        return p - now["lr"] * self.trust(p, u, group) * u, new
+
+    def trust(self, p: Any, u: Any, group: Group) -> Any:
+        """phi(|p|) / |u|"""
+        if not group["adapt"]:
+            return 1.0
+        size, length = ops.sqrt(ops.sum(p * p)), ops.sqrt(ops.sum(u * u))
+        if group["bounds"] is not None:
+            low, high = group["bounds"]
+            size = ops.minimum(ops.maximum(size, low), high)
+        return ops.where(size, ops.where(length, size / length, 1.0), 1.0)
