@@ -524,6 +524,7 @@ def test_unread_rows_are_told_with_two_ways_to_mend_them():
     assert "never reads rows 1-2, 4 and columns 1-2, 4 of its 5x5 input" in told
     assert "- kernel_size=3, padding=1 (output 2x2)" in told
     assert "- stride=1 (output 5x5)" in told
+    assert "no output depends on the image's columns 1-2, 4 (of 5)" in told
     told = str(nn.MaxPool2d(2).summary((1, 7, 8)))
     assert "never reads rows 6 of its 7x8 input" in told
     assert "- padding=(0, 1, 0, 0) (output 4x4)" in told

@@ -123,6 +123,9 @@ def notes(summary: Summary) -> Iterator[str]:
         yield f"no rule for the field of {', '.join(summary.unknown)}: taken to read all of the image"
     if summary.unused:
         yield f"never called: {', '.join(summary.unused)}"
+    for axis, extent in zip(AXES, summary.field, strict=False):
+        if extent.unread():
+            yield f"no output depends on the image's {axis} {ranges(extent.unread())} (of {extent.image})"
     for row in summary.rows:
         for lost in row.unread:
             yield from unread(row, lost)

@@ -37,7 +37,7 @@ class Extent:
         """Positions from the first to the last that one output reads: of the line, else the widest there is."""
         if self.line is not None:
             return ceil(self.line.size)
-        return max(mask.bit_length() - (mask & -mask).bit_length() + 1 for mask in self.masks)
+        return max(mask.bit_length() - ((mask & -mask) - 1).bit_length() if mask else 0 for mask in self.masks)  # fmt: skip
 
     @property
     def centre(self) -> float | None:
@@ -48,7 +48,12 @@ class Extent:
     @property
     def covered(self) -> int:
         """How many positions of the image any output reads."""
-        return reduce(or_, self.masks, 0).bit_count()
+        return self.image - len(self.unread())
+
+    def unread(self) -> list[int]:
+        """The positions of the image that no output reads."""
+        union = reduce(or_, self.masks, 0)
+        return [i for i in range(self.image) if not union >> i & 1]
 
     def reads(self, position: int) -> list[int]:
         """The positions of the image that the output at `position` reads."""
