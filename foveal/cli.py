@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 PREDICT_BATCH = 16  # one shape, so one compiled program, for any number of images
 TOP = 3
+LEAST_WIDTH = 110  # columns of the table of `foveal explain`, also where it is piped
 
 
 class Commands(click.Group):
@@ -364,6 +365,9 @@ def explain(
     neighbours lie, where the first one starts. `if dense` is how many parameters a fully connected
     layer in its place would have. Then: what strides never read, and how to mend it.
     """
+    import shutil
+    import sys
+
     from foveal.explain import explain as look
     from foveal.nn import init, models
 
@@ -374,7 +378,8 @@ def explain(
     if as_json:
         click.echo(json.dumps(summary.as_json()))
         return
-    click.echo(summary.table(depth))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    click.echo(summary.table(depth, max(width, LEAST_WIDTH)))
 
 
 def _to_explain(

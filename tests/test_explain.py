@@ -97,6 +97,28 @@ def test_rows_add_up_for_every_model(name):
     json.dumps(summary.as_json())
 
 
+@pytest.mark.configurations(full=500, quick=20)
+def test_multiply_adds_against_pytorchs_counter(configuration):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    from torch.utils.flop_counter import FlopCounterMode
+
+    rng = np.random.default_rng(configuration)
+    groups, k, u, d, pad = (int(rng.integers(low, high)) for low, high in ((1, 4), (1, 4), (1, 3), (1, 3), (0, 3)))  # fmt: skip
+    C, K = (groups * int(n) for n in rng.integers(1, 5, 2))
+    how = {"stride": u, "padding": pad, "dilation": d, "groups": groups, "bias": bool(configuration % 2)}  # fmt: skip
+    size = tuple(map(int, rng.integers(d * (k - 1) + 1, 15, 2)))
+    conv = nn.Conv2d(C, K, k, **how)
+    features = int(np.prod(conv.summary((C, *size)).rows[0].shape))
+    ours = nn.Sequential(conv, nn.ReLU(), nn.Flatten(), nn.Linear(features, 7))
+    theirs = torch.nn.Sequential(torch.nn.Conv2d(C, K, k, **how), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(features, 7))  # fmt: skip
+    batch = int(rng.integers(1, 4))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        theirs(torch.zeros(batch, C, *size))
+    summary = explain(ours, (C, *size), batch=batch, memory=False)
+    assert 2 * summary.macs == counter.get_total_flops()
+    assert summary.parameters == sum(p.numel() for p in theirs.parameters())
+
+
 def test_a_batch_multiplies_work_and_values_and_no_parameters():
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 3))
     one, five = (explain(net, (1, 8, 8), batch=n, memory=False) for n in (1, 5))
