@@ -103,14 +103,17 @@ def test_multiply_adds_against_pytorchs_counter(configuration):
     from torch.utils.flop_counter import FlopCounterMode
 
     rng = np.random.default_rng(configuration)
-    groups, k, u, d, pad = (int(rng.integers(low, high)) for low, high in ((1, 4), (1, 4), (1, 3), (1, 3), (0, 3)))  # fmt: skip
+    ranges = (1, 4), (1, 4), (1, 3), (1, 3), (0, 3)
+    groups, k, u, d, pad = (int(rng.integers(low, high)) for low, high in ranges)
     C, K = (groups * int(n) for n in rng.integers(1, 5, 2))
     how = {"stride": u, "padding": pad, "dilation": d, "groups": groups, "bias": bool(configuration % 2)}  # fmt: skip
     size = tuple(map(int, rng.integers(d * (k - 1) + 1, 15, 2)))
     conv = nn.Conv2d(C, K, k, **how)
     features = int(np.prod(conv.summary((C, *size)).rows[0].shape))
     ours = nn.Sequential(conv, nn.ReLU(), nn.Flatten(), nn.Linear(features, 7))
-    theirs = torch.nn.Sequential(torch.nn.Conv2d(C, K, k, **how), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(features, 7))  # fmt: skip
+    theirs = torch.nn.Sequential(
+        torch.nn.Conv2d(C, K, k, **how), torch.nn.Flatten(), torch.nn.Linear(features, 7)
+    )
     batch = int(rng.integers(1, 4))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         theirs(torch.zeros(batch, C, *size))
