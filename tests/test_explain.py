@@ -84,7 +84,8 @@ def test_vgg16_convolutions_take_15_3_billion_multiply_adds():
 def test_rows_add_up_for_every_model(name):
     net, summary = smallest(name)
     leaves = [row for row in summary.rows if not row.holds]
-    assert sum(row.parameters for row in leaves) == summary.parameters
+    idle = {p for name, p in net.named_variables(nn.Parameter) if name.startswith(summary.unused)}
+    assert sum(row.parameters for row in leaves) + sum(p.size for p in idle) == summary.parameters
     assert summary.parameters == sum(p.size for p in net.parameters())
     assert sum(row.macs for row in leaves) == summary.macs > 0
     for row in leaves:
@@ -152,7 +153,7 @@ def test_shared_frozen_own_and_idle_parameters():
         ("Conv2d", 0, True), ("multiply", 0, False),
     ]  # fmt: skip
     assert summary.unused == ("idle",)
-    assert "never called: idle" in str(summary)
+    assert "not called in evaluation mode: idle" in str(summary)
 
 
 # without memory
@@ -215,6 +216,15 @@ def test_planned_memory_is_what_programs_take():
     assert memory.inference == Program(costs.inference(net, image)).plan.size
     assert memory.training == Program(costs.training(net, image)).plan.size
     assert memory.training > memory.inference > 0
+
+
+def test_a_batch_that_cannot_be_trained_on_is_told():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    summary = net.summary((1, 3, 3))
+    assert summary.memory.inference > 0
+    assert summary.memory.training is None
+    assert "no training step on this batch: layer 1, BatchNorm2d" in str(summary)
+    assert net.summary((1, 3, 3), batch=2).memory.training > 0
 
 
 def test_modes_stay_as_they_were():

@@ -128,17 +128,25 @@ def macs_formula(node: Node) -> str | None:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that Foveal will hold at once for activations, and gradients in training: its plan, not a guess."""
+    """Bytes that Foveal will hold at once for activations, and gradients in training: its plan, not a guess.
+
+    training: None where the model cannot be trained on such a batch, for the reason `refused`.
+    """
 
     inference: int
-    training: int
+    training: int | None
+    refused: str = ""
 
 
 def planned(model: Any, image: Type) -> Memory:
     """Lay out one forward pass, and one training step without an optimiser's state; nothing is compiled."""
     modes = [(module, module.training) for _, module in model.named_modules()]
     try:
-        return Memory(arena(inference(model, image)), arena(training(model, image)))
+        least = arena(inference(model, image))
+        try:
+            return Memory(least, arena(training(model, image)))
+        except ShapeError as error:
+            return Memory(least, None, str(error))
     finally:
         for module, mode in modes:
             module.training = mode

@@ -99,10 +99,13 @@ def totals(summary: Summary) -> Iterator[str]:
     yield f"multiply-adds: {summary.macs:,} ({words(summary.macs)}only convolutions and matrix products are counted)"
     yield f"every layer's values together: {size_in_words(summary.activation_bytes)}"
     if summary.memory is not None:
-        yield (
-            f"what a run will hold at once: {size_in_words(summary.memory.inference)} for inference,"
-            f" {size_in_words(summary.memory.training)} for a training step with its gradients"
+        held = (
+            f"what a run will hold at once: {size_in_words(summary.memory.inference)} for inference"
         )
+        if summary.memory.training is None:
+            yield f"{held}; no training step on this batch: {summary.memory.refused}"
+        else:
+            yield f"{held}, {size_in_words(summary.memory.training)} for a training step with its gradients"
 
 
 def notes(summary: Summary) -> Iterator[str]:
@@ -122,7 +125,7 @@ def notes(summary: Summary) -> Iterator[str]:
     if summary.unknown:
         yield f"no rule for the field of {', '.join(summary.unknown)}: taken to read all of the image"
     if summary.unused:
-        yield f"never called: {', '.join(summary.unused)}"
+        yield f"not called in evaluation mode: {', '.join(summary.unused)}"
     for axis, extent in zip(AXES, summary.field, strict=False):
         if extent.unread():
             yield f"no output depends on the image's {axis} {ranges(extent.unread())} (of {extent.image})"

@@ -226,12 +226,14 @@ class Explainer:
         )  # fmt: skip
 
     def unused(self) -> tuple[str, ...]:
-        """Layers with parameters that were not called, nor anything inside of or around them with parameters of its own."""
-        return tuple(
-            name
-            for name, module in self.model.named_modules()
-            if id(module) not in self.called and own_variables(module) and not list(module.children())
-        )  # fmt: skip
+        """Modules with parameters of which nothing was called; of nested ones the outermost."""
+        found: list[str] = []
+        for name, module in self.model.named_modules():
+            inside = any(name.startswith(f"{outer}.") for outer in found)
+            called = any(id(part) in self.called for _, part in module.named_modules())
+            if not inside and not called and list(module.named_variables()):
+                found.append(name)
+        return tuple(found)
 
     def macs(self, node: Node) -> int:
         return costs.macs_of(node, self.fields.expansion)
