@@ -61,16 +61,19 @@ def test_lenet5_has_61706_parameters(layers, image):
     assert linear == ["(400 + 1)*120", "(120 + 1)*84", "(84 + 1)*10"]
 
 
-@pytest.mark.parametrize(
-    ("name", "parameters", "macs"),
-    [  # torchvision's documentation: 11,689,512 and 1.81; 3,504,872 and 0.3 (in units of 10^9 multiply-adds)
-        ("resnet18", 11_689_512, 1_814_073_344),
-        ("mobilenetv2", 3_504_872, 300_774_272),
-    ],
-)
-def test_known_models_cost_what_is_published(name, parameters, macs):
+PUBLISHED = {  # torchvision's documentation: parameters, and units of 10^9 multiply-adds on 3x224x224
+    "alexnet": (61_100_840, 0.71), "vgg11": (132_863_336, 7.61), "vgg13": (133_047_848, 11.31),
+    "vgg19": (143_667_240, 19.63), "resnet18": (11_689_512, 1.81), "resnet34": (21_797_672, 3.66),
+    "resnet50": (25_557_032, 4.09), "googlenet": (6_624_904, 1.5), "mobilenet_v2": (3_504_872, 0.3),
+    "mobilenetv2": (3_504_872, 0.3), "mobilenet_v3_large": (5_483_032, 0.22), "mobilenet_v3_small": (2_542_856, 0.06),
+    "densenet121": (7_978_856, 2.83), "efficientnet_b0": (5_288_548, 0.39),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name in models.NAMES])
+def test_known_models_cost_what_is_published(name):
     summary = explain(built(name, 224, 1000), (3, 224, 224), memory=False)
-    assert (summary.parameters, summary.macs) == (parameters, macs)
+    assert (summary.parameters, round(summary.macs / 1e9, 2)) == PUBLISHED[name]
 
 
 def test_vgg16_convolutions_take_15_3_billion_multiply_adds():
@@ -236,11 +239,15 @@ def test_modes_stay_as_they_were():
     assert [module.training for _, module in net.named_modules()] == [True, True, False, True]
 
 
-# receptive fields
+# receptive fields; all numbers of known networks are from the table published with the article
 
-VGG16 = {  # end point -> field, stride, padding; published with the article, as all tables here
-    "4": None, "6": (6, 2, 2), "13": (16, 4, 6), "23": (44, 8, 18), "33": (100, 16, 42), "43": (212, 32, 90),
-}  # fmt: skip
+VGG16 = [
+    (6, 2, 2),
+    (16, 4, 6),
+    (44, 8, 18),
+    (100, 16, 42),
+    (212, 32, 90),
+]  # pool1 ... pool5: field, stride, padding
 ALEXNET = [  # alexnet_v2
     (nn.Conv2d(3, 64, 11, stride=4), (11, 4, 0)), (nn.MaxPool2d(3, stride=2), (19, 8, 0)),
     (nn.Conv2d(64, 192, 5, padding=2), (51, 8, 16)), (nn.MaxPool2d(3, stride=2), (67, 16, 16)),
@@ -259,8 +266,7 @@ def line(row):
 
 def test_fields_of_vgg16():
     summary = explain(built("vgg16", 224), (3, 224, 224), memory=False)
-    for name, wanted in VGG16.items():
-        assert wanted is None or line(summary.row(f"features.{name}")) == wanted
+    assert [line(row) for row in summary.rows if row.kind == "MaxPool2d"] == VGG16
 
 
 def test_fields_of_alexnet():
