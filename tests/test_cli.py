@@ -131,8 +131,8 @@ def test_predict(place):
         ),
         (("explain", "lenet5"), "say for which images, such as --input 3x224x224"),
         (
-            ("explain", "vgg16", "--input", "3x16x16"),
-            "images of 16x16 are too small, it needs 32x32",
+            ("explain", "lenet5", "--input", "1x8x8"),
+            "images of 8x8 are too small, it needs 12x12",
         ),
         (
             ("explain", "{}/run", "--input", "1x1x1"),
