@@ -566,7 +566,12 @@ def test_unread_rows_are_told_with_two_ways_to_mend_them():
     assert "- kernel_size=3, padding=1 (output 2x2)" in told
     assert "- stride=1 (output 5x5)" in told
     assert "no output depends on the image's columns 1-2, 4 (of 5)" in told
-    told = str(nn.MaxPool2d(2).summary((1, 7, 8)))
+    net = nn.MaxPool2d(2)
+    (lost,) = net.summary((1, 7, 8)).as_json()["layers"][0]["unread"]
+    assert lost["positions"] == [[6], []]
+    assert lost["mends"][0]["padding"] == [1, 1, 0, 0]
+    assert lost["mends"][0]["output"] == [4, 4]
+    told = str(net.summary((1, 7, 8)))
     assert "never reads rows 6 of its 7x8 input" in told
     assert "- padding=(0, 1, 0, 0) (output 4x4)" in told
     assert "- padding=(1, 0) (output 4x4)" in told

@@ -223,5 +223,16 @@ def unread_record(lost: Unread) -> dict[str, Any]:
         "operator": lost.operator,
         "positions": [list(positions) for positions in lost.positions],
         "read_by_another_layer": lost.elsewhere,
-        "mends": [mend.text for mend in lost.mends],
+        "mends": [
+            {
+                "text": mend.text,
+                "input": [w.n for w in mend.windows],
+                "kernel_size": [w.k for w in mend.windows],
+                "stride": [w.u for w in mend.windows],
+                "dilation": [w.d for w in mend.windows],
+                "padding": [side for w in mend.windows for side in (w.before, w.after)],
+                "output": list(mend.outputs),
+            }
+            for mend in lost.mends
+        ],
     }

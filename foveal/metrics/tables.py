@@ -13,11 +13,12 @@ Table = tuple[str, Sequence[str], list[tuple[str, ...]]]  # heading, columns, ro
 
 
 def tables(found: dict[str, Any]) -> Iterator[Table]:
-    """All images; by class; which class was taken for which; the threshold, where one was picked."""
+    """All images; by class; which class was taken for which; confidence; the threshold, where one was picked."""
     yield overall(found)
     yield by_class(found)
     if len(found["classes"]) <= MOST_CONFUSED:
         yield confusion(found)
+    yield reliability(found)
     if "threshold" in found:
         picked = {name: value for name, value in found["threshold"].items() if value is not None}
         yield "", ("", ""), [(name.replace("_", " "), shown(v)) for name, v in picked.items()]
@@ -55,6 +56,25 @@ def by_class(found: dict[str, Any]) -> Table:
     for name, entry in found["averages"].items():
         rows.append((f"({name})", "", *(four(entry[score]) for score in SCORES), "", ""))
     return "", ("class", "images", *SCORES, "AUC", "average precision"), rows
+
+
+def reliability(found: dict[str, Any]) -> Table:
+    """Bins of confidence that hold images."""
+    rows = [
+        (
+            f"{one['low']:.3f} - {one['high']:.3f}",
+            f"{one['images']:,}",
+            four(one["confidence"]),
+            four(one["accuracy"]),
+        )
+        for one in found["calibration"]["bins"]
+        if one["images"]
+    ]
+    return (
+        "How sure the network was, and how often it was right:",
+        ("confidence", "images", "mean", "accuracy"),
+        rows,
+    )
 
 
 def confusion(found: dict[str, Any]) -> Table:
