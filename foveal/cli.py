@@ -369,17 +369,27 @@ def explain(
     import sys
 
     from foveal.explain import explain as look
+    from foveal.explain.sizes import fitting_sizes, skipped
     from foveal.nn import init, models
 
     name, sizes, classes = _to_explain(model, image, classes)
-    with init.without_values():
-        net = models.build(name, channels=sizes[0], size=sizes[1:], classes=classes)
-    summary = look(net, sizes, batch)
+
+    def make(shape: tuple[int, ...]) -> Any:
+        with init.without_values():
+            return models.build(name, channels=shape[0], size=(shape[1], shape[2]), classes=classes)
+
+    summary = look(make(sizes), sizes, batch)
+    fitting = fitting_sizes(make, sizes) if any(skipped(summary)) else []
     if as_json:
-        click.echo(json.dumps(summary.as_json()))
+        click.echo(json.dumps({**summary.as_json(), "fitting_sizes": fitting}))
         return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     click.echo(summary.table(depth, max(width, LEAST_WIDTH)))
+    if fitting:
+        near = " and ".join("x".join(map(str, shape)) for shape in fitting)
+        click.echo(
+            f"near {sizes[1]}x{sizes[2]}, images of {near} leave nothing unread in any layer"
+        )
 
 
 def _to_explain(

@@ -12,7 +12,7 @@ from foveal.autodiff import gradients
 from foveal.bench.operators import OPS
 from foveal.errors import ShapeError, StateError
 from foveal.execute import Program
-from foveal.explain import costs, explain, linear_cost
+from foveal.explain import costs, explain, fitting_sizes, linear_cost
 from foveal.explain.fields import Fields, image_reach
 from foveal.explain.windows import Window, mends, ranges
 from foveal.nn import init, models
@@ -576,6 +576,23 @@ def test_unread_rows_are_told_with_two_ways_to_mend_them():
     assert "- padding=(0, 1, 0, 0) (output 4x4)" in told
     assert "- padding=(1, 0) (output 4x4)" in told
     assert "- crop its input from 7x8 to 6x8 (output 3x4)" in told
+
+
+def test_sizes_that_fit_all_layers():
+    """Rows and columns are independent; what is found leaves nothing unread, and is the nearest such size."""
+
+    def make(shape):
+        return nn.Sequential(nn.Conv2d(1, 1, 3, stride=2), nn.ReLU(), nn.MaxPool2d(3, stride=3))
+
+    def lost(*size):
+        return any(row.unread for row in make(None).summary((1, *size)).rows)
+
+    assert fitting_sizes(make, (1, 20, 31)) == [(19, 31), (25, 31)]
+    for size in ((19, 31), (25, 31)):
+        assert not lost(*size)
+    assert all(lost(n, 31) for n in range(20, 25))
+    assert fitting_sizes(make, (1, 20, 31), near=3) == [(19, 31)]
+    assert fitting_sizes(make, (7,)) == []
 
 
 def test_sequences_are_told_as_such():

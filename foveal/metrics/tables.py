@@ -60,7 +60,7 @@ def by_class(found: dict[str, Any]) -> Table:
 
 def reliability(found: dict[str, Any]) -> Table:
     """Bins of confidence that hold images."""
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             f"{one['low']:.3f} - {one['high']:.3f}",
             f"{one['images']:,}",
