@@ -148,6 +148,22 @@ class Sharing(nn.Module):
         return self.conv(ops.relu(self.conv(x))) * self.scale
 
 
+class Lending(nn.Module):
+    """Uses a layer's parameters without calling it."""
+
+    def __init__(self):
+        self.inner = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return ops.linear(x, self.inner.weight) + self.inner.bias
+
+
+def test_parameters_that_are_used_without_a_call_are_counted():
+    summary = explain(Lending(), 4, memory=False)
+    assert (summary.rows[0].parameters, summary.rows[0].formula) == (15, "(4 + 1)*3")
+    assert summary.unused == ()
+
+
 def test_shared_frozen_own_and_idle_parameters():
     summary = Sharing().summary((2, 6, 6))
     assert (summary.parameters, summary.trainable, summary.frozen) == (56, 54, 2)

@@ -169,6 +169,7 @@ def explain(
         model.eval()
         with tracing() as recording:
             image = recording.argument(Type(shape), "x")
+            recording.key = recording.argument(Type((4,), "int32"), "key")
             model(image)
             made = Explainer(model, image.node, recording.call).summary()
     finally:
@@ -231,7 +232,8 @@ class Explainer:
         for name, module in self.model.named_modules():
             inside = any(name.startswith(f"{outer}.") for outer in found)
             called = any(id(part) in self.called for _, part in module.named_modules())
-            if not inside and not called and list(module.named_variables()):
+            held = [v for _, v in module.named_variables() if trains(v) is not None]
+            if not inside and not called and not self.counted.issuperset(held):
                 found.append(name)
         return tuple(found)
 
@@ -244,8 +246,7 @@ class Explainer:
             return
         self.called.add(id(part.layer))
         layers = any(isinstance(inner, Call) for inner in part.parts)
-        at, nodes = len(self.rows), list(nodes_of(part))
-        self.rows.append(self.layer_row(part, nodes, depth, layers))
+        self.rows.append(self.layer_row(part, depth, layers))
         if not layers:
             return
         for name, variable in own_variables(part.layer):
@@ -253,33 +254,37 @@ class Explainer:
                 self.add_parameter(f"{self.prefix(part.layer)}{name}", variable, depth + 1)
         for inner in part.parts:
             self.add(inner, depth + 1)
-        assert self.rows[at].holds
 
     def prefix(self, module: Any) -> str:
         name = self.names.get(id(module), "")
         return f"{name}." if name else ""
 
-    def layer_row(self, call: Call, nodes: list[Node], depth: int, layers: bool) -> Row:
-        below = [v for _, v in call.layer.named_variables()] if layers else []
-        own = [v for _, v in own_variables(call.layer)]
-        variables = list(dict.fromkeys(below or own))
+    def layer_row(self, call: Call, depth: int, layers: bool) -> Row:
+        """A layer; with `layers` one whose parts follow in rows of their own."""
+        nodes = list(nodes_of(call))
+        variables = held_by(call.layer, nodes, layers)
         parameters = [v for v in variables if trains(v) is not None]
         new = [v for v in parameters if v not in self.counted]
         if not layers:
             self.counted |= set(new)
-        shape, output = shape_of(call.result), output_of(call.result)
-        named = [(n, v) for n, v in own_variables(call.layer) if trains(v) is not None]
-        return Row(
-            name=self.names.get(id(call.layer), "") or "(model)" if depth == 0 else self.names.get(id(call.layer), "?"),
-            kind=type(call.layer).__name__, depth=depth, holds=layers, shape=shape,
-            parameters=sum(v.size for v in new), trainable=sum(v.size for v in new if trains(v)),
-            formula="" if layers or not new else costs.parameter_formula(named),
+        name = self.names.get(id(call.layer), "")
+        made = Row(
+            name=name or "(model)", kind=type(call.layer).__name__, depth=depth, holds=layers,
+            shape=shape_of(call.result), parameters=sum(v.size for v in new),
+            trainable=sum(v.size for v in new if trains(v)), formula="",
             buffers=sum(v.size for v in variables if trains(v) is None),
-            macs=sum(map(self.macs, nodes)), macs_formula=None if layers else self.formula(nodes),
-            field=self.extents(output), unread=() if layers else self.unread(nodes),
-            dense=None if layers else self.dense(nodes, bool(own)),
-            shared=bool(parameters) and not new,
+            macs=sum(map(self.macs, nodes)), macs_formula=None, field=self.extents(output_of(call.result)),
+            unread=(), dense=None, shared=bool(parameters) and not new,
         )  # fmt: skip
+        if layers:
+            return made
+        return replace(
+            made,
+            formula=costs.parameter_formula([(last(v.name), v) for v in new]) if new else "",
+            macs_formula=self.formula(nodes),
+            unread=self.unread(nodes),
+            dense=self.dense(nodes),
+        )
 
     def add_operator(self, node: Node, depth: int) -> None:
         assert node.op is not None
@@ -293,7 +298,7 @@ class Explainer:
             parameters=sum(v.size for v in new), trainable=sum(v.size for v in new if trains(v)),
             formula=costs.parameter_formula([(v.name, v) for v in new]) if new else "",
             buffers=0, macs=self.macs(node), macs_formula=self.formula([node]),
-            field=self.extents(node), unread=self.unread([node]), dense=self.dense([node], False),
+            field=self.extents(node), unread=self.unread([node]), dense=self.dense([node]),
         ))  # fmt: skip
 
     def add_parameter(self, name: str, variable: Variable, depth: int) -> None:
@@ -323,7 +328,7 @@ class Explainer:
             found.append(Extent(self.image.shape[axis], r.line, r.masks, r.axis is not None))
         return tuple(found)
 
-    def dense(self, nodes: list[Node], parameters: bool) -> LinearCost | None:
+    def dense(self, nodes: list[Node]) -> LinearCost | None:
         """For a convolution or pooling."""
         for node in nodes:
             if windows_of(node):
@@ -392,6 +397,19 @@ def trains(variable: Variable) -> bool | None:
     """Whether a parameter is trained; None for a buffer."""
     found: bool | None = getattr(variable, "trainable", None)
     return found
+
+
+def held_by(module: Any, nodes: list[Node], layers: bool) -> list[Variable]:
+    """What a layer holds: with all its parts where it has some, else its own and what its operators read."""
+    if layers:
+        return list(dict.fromkeys(v for _, v in module.named_variables()))
+    read = [x.variable for node in nodes for x in node.inputs if x.variable is not None]
+    return list(dict.fromkeys([*(v for _, v in own_variables(module)), *read]))
+
+
+def last(name: str) -> str:
+    """Of a dotted name."""
+    return name.rsplit(".", 1)[-1]
 
 
 def own_variables(module: Any) -> list[tuple[str, Variable]]:
