@@ -6,7 +6,7 @@ from io import StringIO
 from typing import Any, Literal
 
 from foveal.explain.costs import in_words, short, size_in_words
-from foveal.explain.summary import Extent, Row, Summary, Unread
+from foveal.explain.rows import Extent, Row, Summary, Unread
 from foveal.explain.windows import ranges
 
 WIDTH = 120  # where the output is no terminal

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from foveal.errors import ShapeError
-from foveal.explain.summary import Summary, explain
+from foveal.explain.rows import Summary
+from foveal.explain.summary import explain
 
 NEAR = 40  # pixels around the given size that are tried
 
