@@ -70,6 +70,9 @@ def test_evaluate_picks_a_threshold(place):
     found = json.loads(invoke(*words, "--by", "cost=1:5", "--json").stdout)["threshold"]
     assert (found["class"], found["by"]) == ("bright", "cost=1:5")
     assert found["cost"] == found["false_positives"] + 5 * found["false_negatives"]
+    for curve in (found["precision_recall_curve"], found["roc_curve"]):
+        assert len({len(values) for values in curve.values()}) == 1
+    assert found["roc_curve"]["threshold"][0] is None
     assert "false negatives" in invoke(*words, "--by", "recall=0.9").stdout
 
 

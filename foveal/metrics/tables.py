@@ -21,7 +21,8 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
     yield reliability(found)
     if "threshold" in found:
         picked = {name: value for name, value in found["threshold"].items() if value is not None}
-        yield "", ("", ""), [(name.replace("_", " "), shown(v)) for name, v in picked.items()]
+        lines = [(n.replace("_", " "), shown(v)) for n, v in picked.items() if "curve" not in n]
+        yield "", ("", ""), lines
 
 
 def shown(value: Any) -> str:

@@ -115,6 +115,24 @@ def against_the_rest(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -
 def threshold_report(
     logits: NDArray[Any], y: Labels, chosen: int, rule: dict[str, Any]
 ) -> dict[str, Any]:
-    """The threshold of class `chosen`'s probability that `metrics.pick_threshold` finds by `rule`, and what it gives."""
-    probability = np.exp(metrics.log_softmax(logits))[:, chosen]
-    return asdict(metrics.pick_threshold(y == chosen, probability, **rule))
+    """The threshold of class `chosen`'s probability that `metrics.pick_threshold` finds by `rule`, and what it gives.
+
+    With the curves that it lies on, as points; a threshold of None lies above all scores.
+    """
+    scores = np.exp(metrics.log_softmax(logits))[:, chosen]
+    picked = metrics.pick_threshold(y == chosen, scores, **rule)
+    recall = metrics.precision_recall_curve(y == chosen, scores)
+    roc = metrics.roc_curve(y == chosen, scores)
+    return {
+        **asdict(picked),
+        "precision_recall_curve": {
+            "recall": recall.x.tolist(),
+            "precision": recall.y.tolist(),
+            "threshold": [*recall.thresholds.tolist(), None],
+        },
+        "roc_curve": {
+            "false_positive_rate": roc.x.tolist(),
+            "true_positive_rate": roc.y.tolist(),
+            "threshold": [None, *roc.thresholds[1:].tolist()],
+        },
+    }
