@@ -21,7 +21,9 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
     yield reliability(found)
     if "threshold" in found:
         picked = {name: value for name, value in found["threshold"].items() if value is not None}
-        lines = [(n.replace("_", " "), shown(v)) for n, v in picked.items() if "curve" not in n]
+        lines: list[tuple[str, ...]] = [
+            (n.replace("_", " "), shown(v)) for n, v in picked.items() if "curve" not in n
+        ]
         yield "", ("", ""), lines
 
 
