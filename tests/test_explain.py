@@ -237,6 +237,27 @@ def test_planned_memory_is_what_programs_take():
     assert memory.training > memory.inference > 0
 
 
+class Twice(nn.Module):
+    """Two outputs, the second from a layer of its own, and places, which have no gradient."""
+
+    def __init__(self):
+        self.first, self.second, self.pool = (
+            nn.Conv2d(1, 2, 3),
+            nn.Conv2d(1, 3, 3),
+            nn.MaxPool2d(2, return_indices=True),
+        )
+
+    def forward(self, x):
+        y, places = self.pool(x)
+        return self.first(y), [self.second(y), places]
+
+
+def test_models_with_several_outputs():
+    summary = Twice().summary((1, 12, 12))
+    assert summary.rows[0].shape == (1, 2, 4, 4)
+    assert summary.memory.training > 0
+
+
 def test_a_batch_that_cannot_be_trained_on_is_told():
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
     summary = net.summary((1, 3, 3))

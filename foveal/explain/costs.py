@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import prod
+from operator import add
 from typing import Any
 
 from foveal.autodiff import gradients
@@ -159,18 +161,18 @@ def inference(model: Any, image: Type) -> Graph:
 
 
 def training(model: Any, image: Type) -> Graph:
-    """Forward, gradients of the sum of the outputs, and p - g in the place of each parameter."""
+    """Forward, gradients of the sum of all outputs, and p - g in the place of each parameter."""
     model.train()
     with tracing() as recording:
         x = recording.argument(image, "x")
         recording.key = recording.argument(Type((4,), "int32"), "key")
-        y = first_of(model(x))
-        loss = y.sum()
+        outputs = all_of(model(x))
+        loss = reduce(add, (y.sum() for y in outputs))
         parameters = [p for p in model.parameters() if p.trainable]
         slopes = gradients(loss, [recording.lift(p) for p in parameters])
         for p, slope in zip(parameters, slopes, strict=True):
             recording.assign(p, recording.lift(p) - slope)
-        return recording.graph([loss, y])
+        return recording.graph([loss, *outputs])
 
 
 def first_of(result: Any) -> Any:
@@ -178,6 +180,13 @@ def first_of(result: Any) -> Any:
     while isinstance(result, tuple | list):
         result = result[0]
     return result
+
+
+def all_of(result: Any) -> list[Any]:
+    """Everything a model returns that has a gradient, such as the outputs of auxiliary classifiers."""
+    if isinstance(result, tuple | list):
+        return [y for part in result for y in all_of(part)]
+    return [result] if result.node.type.dtype == "float32" else []
 
 
 def arena(graph: Graph) -> int:
