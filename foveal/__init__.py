@@ -23,9 +23,11 @@ MAP = (
     ("execute", "Program: one arena and a list of calls; threads; timing"),
     ("peak", "what this machine can multiply and add, and copy, at most"),
     ("program", "compile, grad, compile_step: what users call"),
+    ("explain", "a model before it runs: shapes, costs, receptive fields"),
     ("nn", "Module, layers, models"),
     ("optim", "optimisers, schedules"),
     ("data", "readers, loader"),
+    ("metrics", "what a classifier's outputs are worth"),
     ("train", "the loop, metrics, checkpoints"),
     (
         "bench",

@@ -1,4 +1,4 @@
-"""The command line: foveal train | evaluate | predict | bench | doctor.
+"""The command line: foveal train | tune | evaluate | predict | explain | bench | doctor.
 
 Each command imports what it needs when it runs, so that `foveal --help` answers at once.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from foveal import __version__
-from foveal.errors import DataError, FovealError
+from foveal.errors import DataError, FovealError, ShapeError
 
 if TYPE_CHECKING:
     from foveal.train.checkpoint import Run
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 PREDICT_BATCH = 16  # one shape, so one compiled program, for any number of images
 TOP = 3
+LEAST_WIDTH = 110  # columns of the table of `foveal explain`, also where it is piped
 
 
 class Commands(click.Group):
@@ -99,9 +100,35 @@ def main() -> None:
 @click.option(
     "--lr",
     type=click.FloatRange(min=0, min_open=True),
-    help="Learning rate at the peak of its one cycle.",
+    help="Learning rate; with one-cycle at its peak.",
 )
 @click.option("--optimizer", type=Name("foveal.optim"), help="Rule of the update.")
+@click.option(
+    "--schedule",
+    type=Name("foveal.optim.schedule"),
+    help="How the rate changes over the run.  [default: one-cycle]",
+)
+@click.option(
+    "--momentum",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Momentum; Adam's first beta.  [default: the optimizer's]",
+)
+@click.option(
+    "--momentum-low",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Cycle the momentum against the rate, down to this at its peak.",
+)
+@click.option("--weight-decay", type=click.FloatRange(min=0), help="Weight decay.")
+@click.option(
+    "--clip-norm",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Largest norm of all gradients together.",
+)
+@click.option(
+    "--ema",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Test and keep the moving average of the parameters with this decay, e.g. 0.999.",
+)
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
@@ -139,27 +166,121 @@ def train(data: str, out: Path | None, **options: Any) -> None:
 
 
 @main.command()
+@click.argument("data")
+@click.option("--model", type=Name("foveal.nn.models"), help="Network.  [default: by image size]")
+@click.option("--optimizer", type=Name("foveal.optim"), help="Rule of the update.")
+@click.option("--batch-size", type=_POSITIVE, help="Images per step.  [default: measured]")
+@click.option("--epochs", type=_POSITIVE, help="Of the training that is to follow.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="As for train."
+)
+@_threads
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=0, min_open=True),
+    default=90.0,
+    show_default=True,
+    help="Seconds that it may take, more or less.",
+)
+@click.option("--steps", type=_POSITIVE, help="Of each short run.  [default: by the budget]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the numbers and the picture.  [default: runs/<data>/tune]",
+)
+@_json
+def tune(data: str, out: Path | None, as_json: bool, **options: Any) -> None:
+    """Find learning rate, batch size, momentum and weight decay for DATA.
+
+    By L. N. Smith's method (arXiv:1803.09820): a range test of the rate, the speed of batches, and
+    short runs that are compared on training images held out for it. Prints what was found, why, and
+    the command that trains with it; tune.json holds all numbers, tune.png shows them where
+    matplotlib is installed. Speeds are measured, so a run with another result may follow; with
+    --batch-size and --steps the same seed finds the same.
+    """
+    from foveal.data.readers import load
+    from foveal.train.tune import save
+    from foveal.train.tune import tune as run
+
+    def tell(line: str) -> None:
+        click.echo(line, err=as_json)
+
+    dataset = load(data)
+    found = run(dataset, tell=tell, **options)
+    command = found.command(data)
+    written = save(found, out or Path("runs") / dataset.name / "tune", command)
+    if as_json:
+        click.echo(written[0].read_text(encoding="utf-8"), nl=False)
+        return
+    click.echo(f"{found.seconds:.0f} s in all; see {' and '.join(map(str, written))}")
+    if len(written) == 1:
+        click.echo(
+            "There is no picture, as matplotlib is not installed: pip install 'foveal[plot]'"
+        )
+    click.echo(f"Train with:\n\n    {command}\n")
+
+
+@main.command()
 @_run
 @click.argument("data")
 @_threads
+@click.option(
+    "--threshold", "target", metavar="CLASS", help="Pick a threshold of this class's probability."
+)
+@click.option(
+    "--by",
+    metavar="RULE",
+    default="f1",
+    show_default=True,
+    help="What --threshold aims at: f1, precision=0.9, recall=0.9, or cost=1:5 (of a false positive"
+    " : of a false negative).",
+)
 @_json
-def evaluate(run: Path, data: str, threads: int | None, as_json: bool) -> None:
-    """Test the model of RUN on the test images of DATA."""
+def evaluate(
+    run: Path, data: str, threads: int | None, target: str | None, by: str, as_json: bool
+) -> None:  # fmt: skip
+    """Test the model of RUN on the test images of DATA.
+
+    Shows loss, accuracy and calibration, precision, recall and F1 of each class, and, up to 20
+    classes, which are taken for which; --json has all of it.
+    """
     from foveal.data.readers import load
+    from foveal.metrics.curves import parse_rule
+    from foveal.metrics.tables import tables
     from foveal.train.checkpoint import load_net
-    from foveal.train.metrics import evaluate as measure
+    from foveal.train.metrics import predict, report, threshold_report
 
     _set_threads(threads)
     net, trained = load_net(run)
     dataset = load(data)
     trained.check(dataset)
-    test = measure(net, dataset.x_test, dataset.y_test, mean=trained.mean, std=trained.std)
-    images = len(dataset.x_test)
+    chosen = None if target is None else _class_number(target, trained.classes)
+    rule = parse_rule(by)
+    logits = predict(net, dataset.x_test, mean=trained.mean, std=trained.std)
+    found = {
+        "data": dataset.name,
+        "images": len(dataset.x_test),
+        **report(logits, dataset.y_test, trained.classes),
+    }
+    if chosen is not None:
+        picked = threshold_report(logits, dataset.y_test, chosen, rule)
+        found["threshold"] = {"class": trained.classes[chosen], "by": by, **picked}
     if as_json:
-        click.echo(json.dumps({"data": dataset.name, "images": images, **test}))
+        click.echo(json.dumps(found))
         return
-    row = (dataset.name, f"{images:,}", f"{test['loss']:.4f}", f"{test['accuracy']:.2%}")
-    _table(("data", "images", "loss", "accuracy"), [row])
+    for heading, columns, rows in tables(found):
+        if heading:
+            click.echo(heading)
+        _table(columns, rows)
+
+
+def _class_number(name: str, classes: Sequence[str]) -> int:
+    """Of a class, given by its name or its number."""
+    if name in classes:
+        return classes.index(name)
+    if name.isdecimal() and int(name) < len(classes):
+        return int(name)
+    raise DataError(f"--threshold {name}: the model knows the classes {', '.join(classes)}")
 
 
 @main.command()
@@ -198,7 +319,8 @@ def _classify(net: Any, run: Run, images: Sequence[str]) -> list[list[dict[str, 
 
     from foveal.data.loader import filled
     from foveal.data.readers import UNIT, read_image
-    from foveal.train.metrics import log_softmax, predict
+    from foveal.metrics import log_softmax
+    from foveal.train.metrics import predict
 
     low, high = run.value_range
     if (low, high) != UNIT:
@@ -219,6 +341,92 @@ def _classify(net: Any, run: Run, images: Sequence[str]) -> list[list[dict[str, 
         [{"class": run.classes[k], "probability": float(row[k])} for k in ranks]
         for row, ranks in zip(probability, order, strict=True)
     ]
+
+
+@main.command()
+@click.argument("model")
+@click.option("--input", "image", metavar="CxHxW", help="One image, such as 3x224x224.")
+@click.option(
+    "--classes", type=click.IntRange(min=2), help="Outputs.  [default: 10, or 1000 from 64x64 on]"
+)
+@click.option("--batch", type=_POSITIVE, default=1, show_default=True, help="Images at once.")
+@click.option(
+    "--depth", type=click.IntRange(min=0), help="How deep nested layers are shown.  [default: all]"
+)
+@_json
+def explain(
+    model: str, image: str | None, classes: int | None, batch: int, depth: int | None, as_json: bool
+) -> None:  # fmt: skip
+    """Show what MODEL costs and sees, layer by layer, without running it.
+
+    MODEL is a name that `foveal train --model` takes, or the folder of a run. Per layer: the shape
+    and bytes of its output, its parameters and how they are counted, multiply-adds, and its
+    receptive field: how many rows and columns of the image one output sees, how far apart those of
+    neighbours lie, where the first one starts. `if dense` is how many parameters a fully connected
+    layer in its place would have. Then: what strides never read, and how to mend it.
+    """
+    import shutil
+    import sys
+
+    from foveal.explain import explain as look
+    from foveal.explain.sizes import fitting_sizes, skipped
+    from foveal.nn import init, models
+
+    name, sizes, classes = _to_explain(model, image, classes)
+
+    def make(shape: tuple[int, ...]) -> Any:
+        with init.without_values():
+            return models.build(name, channels=shape[0], size=(shape[1], shape[2]), classes=classes)
+
+    summary = look(make(sizes), sizes, batch)
+    fitting = fitting_sizes(make, sizes) if any(skipped(summary)) else []
+    if as_json:
+        click.echo(json.dumps({**summary.as_json(), "fitting_sizes": fitting}))
+        return
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    click.echo(summary.table(depth, max(width, LEAST_WIDTH)))
+    if fitting:
+        near = " and ".join("x".join(map(str, shape)) for shape in fitting)
+        click.echo(
+            f"near {sizes[1]}x{sizes[2]}, images of {near} leave nothing unread in any layer"
+        )
+
+
+def _to_explain(
+    model: str, image: str | None, classes: int | None
+) -> tuple[str, tuple[int, int, int], int]:
+    """Name, image and classes of a model to build; those of a run where MODEL is one."""
+    from foveal.nn import models
+    from foveal.train.checkpoint import load_run
+
+    if model in models.NAMES:
+        if image is None:
+            raise ShapeError(f"explain {model}: say for which images, such as --input 3x224x224")
+        sizes = _image_sizes(image)
+        return model, sizes, classes or (1000 if min(sizes[1:]) >= 64 else 10)
+    if not Path(model).exists():
+        raise DataError(
+            f"{model}: no model has this name and there is no such run; models are"
+            f" {', '.join(models.NAMES)}"
+        )
+    run, _ = load_run(model)
+    if run.model not in models.NAMES:
+        raise DataError(
+            f"{model}: was trained with a network of its own; call summary(input_shape) on that"
+        )
+    sizes = (run.channels, *run.size) if image is None else _image_sizes(image)
+    return run.model, sizes, classes or len(run.classes)
+
+
+def _image_sizes(text: str) -> tuple[int, int, int]:
+    """Channels, rows and columns from 3x224x224."""
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ShapeError(
+            f"--input {text!r}: give channels, rows and columns of one image, such as 3x224x224"
+        )
+    channels, rows, columns = map(int, parts)
+    return channels, rows, columns
 
 
 @main.command()

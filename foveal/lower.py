@@ -9,6 +9,7 @@ from foveal.graph import Graph, Node, Variable
 from foveal.kernel.compile import ArraySpec, Kernel
 from foveal.kernel.lang import LINE, lanes
 from foveal.ops import nest
+from foveal.ops.concat import narrow
 from foveal.ops.epilogue import Epilogue, Results
 from foveal.ops.norm import channel_moments
 from foveal.ops.op import OPS, Shape, contiguous
@@ -172,6 +173,10 @@ class Lowerer:
             made = replace(
                 x, shape=x.shape[1:], strides=x.strides[1:], offset=x.offset + i * x.strides[0]
             )
+        elif node.op is narrow:
+            x = self.view(node.inputs[0])
+            step = x.strides[node.attributes["axis"]]
+            made = replace(x, shape=node.shape, offset=x.offset + step * node.attributes["start"])
         else:
             assert node.op is reshape, f"{node.op} is in no group"
             x = self.operand(node, node.inputs[0])

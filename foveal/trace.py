@@ -3,7 +3,8 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Union
 
 import numpy as np
 
@@ -76,6 +77,18 @@ class Symbol:
         return reduce.mean(self, axes=axes, keepdims=keepdims)
 
 
+@dataclass(eq=False)
+class Call:
+    """A layer's part of a trace: the operators it called itself and the calls of its own layers, in order.
+
+    layer: the module, None for what encloses all. result: what it returned, as it returned it.
+    """
+
+    layer: Any = None
+    parts: list[Union[Node, "Call"]] = field(default_factory=list)
+    result: Any = None
+
+
 class Trace:
     """A recording in progress."""
 
@@ -83,6 +96,7 @@ class Trace:
         self.arguments: list[Node] = []
         self.variables: dict[Variable, Node] = {}
         self.updates: dict[Variable, Node] = {}
+        self.call = Call()  # of the layer that is being traced
         self.randomness = 0
         # (seed, step) for random operators, where the program has it
         self.key: Symbol | None = None
@@ -113,7 +127,20 @@ class Trace:
     def record(self, op: Operator, inputs: tuple[Any, ...], attributes: dict[str, Any]) -> Symbol:
         nodes = tuple(self.lift(x).node for x in inputs)
         kind = op.type(*(node.type for node in nodes), **attributes)
-        return Symbol(self, Node(op, nodes, attributes, kind))
+        made = Node(op, nodes, attributes, kind)
+        self.call.parts.append(made)
+        return Symbol(self, made)
+
+    @contextmanager
+    def calling(self, layer: Any) -> Iterator[Call]:
+        """What is recorded inside the block belongs to this call of `layer`."""
+        outer, inner = self.call, Call(layer)
+        outer.parts.append(inner)
+        self.call = inner
+        try:
+            yield inner
+        finally:
+            self.call = outer
 
     def assign(self, variable: Variable, value: Any) -> None:
         """When the program has run, `variable` holds `value`; later uses in this trace see it at once."""

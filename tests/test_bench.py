@@ -490,3 +490,19 @@ def test_onednns_own_files_are_read():
     works = operators.from_files(sorted(folder.glob("*.txt")), 1, told.append)
     assert len(works) > 3000
     assert all("is left out: " in line for line in told)
+
+
+def test_operators_are_listed_with_how_they_are_compiled(tmp_path):
+    result = invoke(
+        "ops", "--list", "conv2d", "softmax", "reshape", "--json", tmp_path / "list.json"
+    )
+    assert result.exit_code == 0, result.output
+    found = {row["operator"]: row for row in json.loads((tmp_path / "list.json").read_text())["operators"]}  # fmt: skip
+    assert found["conv2d"]["way"] == "native kernel"
+    assert "correlate" in found["conv2d"]["kernels"]
+    assert found["reshape"]["way"] == "view"
+    assert found["softmax_cross_entropy"]["way"].startswith("composite of max, subtract, exp")
+    assert "relu" not in found
+    result = invoke("ops", "--list", "nix")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "no operator's name has nix in it" in result.stderr

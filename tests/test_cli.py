@@ -56,8 +56,37 @@ def test_evaluate(place):
     measured = json.loads(result.stdout)
     metrics = json.loads((folder / "run" / "metrics.json").read_text())
     assert {"accuracy": measured["accuracy"], "loss": measured["loss"]} == metrics["test"]
+    assert [entry["class"] for entry in measured["classes"]] == ["dark", "bright"]
+    assert np.sum(measured["confusion"]) == measured["images"] == 40
+    assert 0 <= measured["calibration"]["ece"] <= 1
     table = invoke("evaluate", folder / "run", folder / "set.npz").stdout
-    assert f"{measured['accuracy']:.2%}" in table
+    for words in (f"{measured['accuracy']:.2%}", "precision", "(macro)", "taken for which", "ECE"):
+        assert words in table
+
+
+def test_evaluate_picks_a_threshold(place):
+    folder, _ = place
+    words = ("evaluate", folder / "run", folder / "set.npz", "--threshold", "bright")
+    found = json.loads(invoke(*words, "--by", "cost=1:5", "--json").stdout)["threshold"]
+    assert (found["class"], found["by"]) == ("bright", "cost=1:5")
+    assert found["cost"] == found["false_positives"] + 5 * found["false_negatives"]
+    for curve in (found["precision_recall_curve"], found["roc_curve"]):
+        assert len({len(values) for values in curve.values()}) == 1
+    assert found["roc_curve"]["threshold"][0] is None
+    assert "false negatives" in invoke(*words, "--by", "recall=0.9").stdout
+
+
+def test_explain(place):
+    folder, _ = place
+    found = json.loads(invoke("explain", folder / "run", "--json").stdout)
+    metrics = json.loads((folder / "run" / "metrics.json").read_text())
+    assert (found["input"], found["parameters"]) == ([1, 1, 8, 8], metrics["parameters"])
+    assert found["layers"][-1]["output"] == [1, 2]
+    words = ("explain", "resnet20", "--input", "3x32x32", "--classes", 7, "--depth", 1)
+    table = invoke(*words, "--batch", 4).stdout
+    assert "(64 + 1)*7" in table
+    assert "CifarResNet on 4 images of 3x32x32" in table
+    assert "BasicBlock" not in table
 
 
 def test_predict(place):
@@ -87,6 +116,36 @@ def test_predict(place):
         (("predict", "{}/run", "{}/nix.png"), "nix.png: no such image"),
         (("predict", "{}/run", "{}/set.npz"), "set.npz: not a readable image"),
         (("predict", "{}/run"), "Missing argument"),
+        (
+            ("evaluate", "{}/run", "{}/set.npz", "--threshold", "cat"),
+            "knows the classes dark, bright",
+        ),
+        (
+            ("evaluate", "{}/run", "{}/set.npz", "--by", "luck"),
+            "rule 'luck': give f1, precision=0.9",
+        ),
+        (
+            ("explain", "lenet5", "--input", "3x224"),
+            "--input '3x224': give channels, rows and columns",
+        ),
+        (
+            ("explain", "lenet5", "--input", "3x-1x5"),
+            "give channels, rows and columns of one image",
+        ),
+        (("explain", "lenet5"), "say for which images, such as --input 3x224x224"),
+        (
+            ("explain", "lenet5", "--input", "1x8x8"),
+            "images of 8x8 are too small, it needs 12x12",
+        ),
+        (
+            ("explain", "{}/run", "--input", "1x1x1"),
+            "use a smaller kernel, more padding, or a larger",
+        ),
+        (
+            ("explain", "nix", "--input", "3x224x224"),
+            "nix: no model has this name and there is no such run; models",
+        ),
+        (("explain", "{}", "--input", "3x224x224"), "not a run"),
         (("nix",), "No such command"),
     ],
 )
@@ -149,5 +208,5 @@ def test_help_is_light():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    for command in ("train", "evaluate", "predict", "bench", "doctor"):
+    for command in ("train", "evaluate", "predict", "explain", "bench", "doctor"):
         assert f"  {command}  " in result.stdout

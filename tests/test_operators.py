@@ -3,7 +3,9 @@
 import checks
 import pytest
 
+from foveal.bench import native
 from foveal.ops import OPS
+from foveal.ops.op import Operator
 
 CASES = [
     pytest.param(check, op, case, id=f"{name}-{i}-{check.__name__}")
@@ -29,3 +31,26 @@ def test_every_differentiable_operator_has_a_smooth_case():
         if op.differentiable and not any(case.smooth for case in op.cases)
     ]
     assert missing == []
+
+
+def test_every_operator_has_a_native_way():
+    """A kernel, fused pointwise steps, a view, or other operators that have one: nothing runs in Python."""
+    assert native.without_native_way() == []
+    for way in native.ways():
+        made_of = [native.kind_of(OPS[part]) for part in way.parts]
+        assert native.COMPOSITE not in made_of
+        assert way.kernels or way.kind == native.VIEW
+        assert way.parts or way.kind != native.COMPOSITE
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [({}, native.NONE), ({"composite": True}, native.NONE), ({"view": True}, native.VIEW),
+     ({"kernel": lambda self, y, x: None}, native.KERNEL)],
+)  # fmt: skip
+def test_an_operator_without_a_native_way_is_found(monkeypatch, given, kind):
+    monkeypatch.setattr("foveal.ops.op.OPS", {})
+    op = type("Idle", (Operator,), {"name": "idle", "arity": 1, **given})()
+    monkeypatch.setattr(native, "OPS", {"idle": op})
+    assert native.kind_of(op) == kind
+    assert native.without_native_way() == (["idle"] if kind == native.NONE else [])

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from foveal.bench import inference, memory, operators, output, scaling
+from foveal.bench import inference, memory, native, operators, output, scaling
 from foveal.bench import models as model_rows
 from foveal.bench.timing import MODES, Against, Bench
 from foveal.errors import FovealError
@@ -102,19 +102,47 @@ def infer(names: tuple[str, ...], **options: Any) -> None:
               type=click.Path(path_type=Path, dir_okay=False, exists=True),
               help="The shapes of a file in oneDNN's notation in place of the standard rows; may be repeated.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(min=1), help="Images, in place of the file's mb.")
+@click.option(
+    "--list",
+    "listing",
+    is_flag=True,
+    help="Time nothing; tell how each operator becomes machine code.",
+)
 def ops(
-    names: tuple[str, ...], cases: bool, paths: tuple[Path, ...], batch: int | None, **options: Any
-) -> None:
+    names: tuple[str, ...], cases: bool, paths: tuple[Path, ...], batch: int | None, listing: bool, **options: Any
+) -> None:  # fmt: skip
     """Time single operators, native code alone.
 
     A NAME picks the rows that have each of its words in their name or pass, such as "conv2d dw",
     "3x3 64ch" or pool; all rows if none is given.
     """
+    if listing:
+        list_operators(names, options["path"])
+        return
     if batch and not paths:
         raise FovealError("bench ops: --batch changes the shapes of files; give some with --shapes")
     works = operators.from_files(paths, batch, click.echo) if paths else operators.standard()
     works = operators.select(names, works + (operators.sample_cases() if cases else []), cases)
     run(partial(timed, partial(operators.rows, works)), **options)
+
+
+def list_operators(names: Sequence[str], path: Path | None) -> None:
+    """A line for each operator whose name holds one of `names`, or for all."""
+    output.check_writable(path)
+    found = [way for way in native.ways() if not names or any(name in way.operator for name in names)]  # fmt: skip
+    if not found:
+        raise FovealError(f"bench ops --list: no operator's name has {' or '.join(names)} in it")
+    made = [
+        {
+            "operator": way.operator,
+            "way": str(way),
+            "kernels": ", ".join(way.kernels),
+            "gradient": "yes" if way.gradient else "",
+        }
+        for way in found
+    ]
+    output.show(made, dict.fromkeys(made[0], ""))
+    output.write(path, {"operators": made})
 
 
 @bench.command("memory")

@@ -100,7 +100,7 @@ def show(records: Sequence[Record], columns: Mapping[str, str]) -> None:
     chosen = [c for c in columns if any(record[c] is not None for record in records)]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in chosen:
-        text = column in ("name", "pass") or column.endswith("_mode")
+        text = any(isinstance(record[column], str) for record in records)
         table.add_column(column, justify="left" if text else "right", overflow="fold")
     for record in records:
         table.add_row(*(cell(record[column], columns[column]) for column in chosen))

@@ -1,7 +1,7 @@
 """Parameter, Buffer and Module: networks as Python objects with PyTorch's names and layouts."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,6 +10,9 @@ from foveal.graph import Variable
 from foveal.ops.op import Ndarray
 from foveal.program import Compiled, as_argument, check_finite
 from foveal.trace import Symbol, current
+
+if TYPE_CHECKING:
+    from foveal.explain import Summary
 
 
 class Parameter(Variable):
@@ -85,7 +88,9 @@ class Module:
     def traced(self, x: Any) -> Any:
         """forward, with this layer's name added to an error about shapes."""
         try:
-            return self.forward(x)
+            with current().calling(self) as call:
+                call.result = self.forward(x)
+            return call.result
         except ShapeError as error:
             name = self.__dict__.get("_name")
             if not name or getattr(error, "layer", None):
@@ -93,6 +98,15 @@ class Module:
             located = ShapeError(f"layer {name}, {self}: {error}")
             located.layer = name  # type: ignore[attr-defined]
             raise located from None
+
+    def summary(self, input_shape: Sequence[int] | int, batch: int = 1) -> "Summary":
+        """Layer by layer: shape, parameters, multiply-adds, receptive field, what strides never read (foveal.explain).
+
+        input_shape: of one image, (C, H, W). Nothing is computed; `print` it for a table.
+        """
+        from foveal.explain import explain
+
+        return explain(self, input_shape, batch)
 
     def children(self) -> Iterator[tuple[str, "Module"]]:
         """(name, module) of the direct parts, in the order they were set."""

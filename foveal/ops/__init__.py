@@ -12,6 +12,7 @@ from foveal.ops.activation import (
     softmax,
     softplus,
 )
+from foveal.ops.concat import concatenate, narrow, widen
 from foveal.ops.conv import conv2d, conv2d_input_grad, conv2d_weight_grad
 from foveal.ops.dropout import dropout_mask
 from foveal.ops.elementwise import (
@@ -77,6 +78,7 @@ __all__ = [
     "channel_moments",
     "channel_sums",
     "clip",
+    "concatenate",
     "constant",
     "conv2d",
     "conv2d_input_grad",
@@ -114,6 +116,7 @@ __all__ = [
     "mean",
     "minimum",
     "multiply",
+    "narrow",
     "one_hot",
     "place",
     "put_pixels",
@@ -133,4 +136,5 @@ __all__ = [
     "take_pixels",
     "tanh",
     "where",
+    "widen",
 ]

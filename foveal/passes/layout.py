@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from foveal.graph import Graph, Node, Variable, owner
-from foveal.ops.op import Shape, channels_last, contiguous, filters_last
+from foveal.ops.concat import narrow
+from foveal.ops.op import Shape, channels_last, contiguous, filters_last, ordered
 from foveal.ops.shape import constant, index, reshape
 from foveal.passes.group import Group
 
@@ -75,7 +76,7 @@ class Planner:
             if node.variable is not None:
                 self.strides[node] = node.variable.strides
             elif node.op is None:  # an argument: images that are only flattened stay as they come
-                viewed = all(user.op is not None and user.op.view for user in users[node])
+                viewed = all(user.op in (reshape, index) for user in users[node])
                 self.strides[node] = contiguous(node.shape) if viewed else usual(node.shape)
         place = {"pointwise": self.pointwise, "reduce": self.reduction, "kernel": self.operator}
         for group in self.groups:
@@ -94,6 +95,8 @@ class Planner:
         (x,) = node.inputs
         if node.op is index:
             return self.find(x)[1:]
+        if node.op is narrow:
+            return self.find(x)
         assert node.op is reshape, f"{node.op} is in no group"
         strides = reshaped_strides(x.shape, self.find(x), node.shape)
         if strides is None:
@@ -157,10 +160,10 @@ class Planner:
     def standard(self, x: Node) -> Shape:
         """Images with neighbouring channels, filters by their own layout, other arrays with neighbouring last elements.
 
-        Variables are taken as they are.
+        Variables are taken as they are; parts of a larger array are copied together.
         """
-        strides = self.find(x)
-        if len(strides) < 2 or self.in_variable(x):
+        strides = self.packed(x)
+        if len(strides) < 2 or (self.in_variable(x) and not self.part(x)):
             return strides
         if len(strides) == 4 and same(x.shape, strides, filters_last(x.shape)):
             return strides
@@ -173,10 +176,25 @@ class Planner:
             x = x.inputs[0]
         return x.variable is not None
 
+    def part(self, x: Node) -> bool:
+        """Whether x is a part of a larger array's memory along some axis."""
+        while x.op is not None and x.op.view and (x, x.inputs[0]) not in self.plan.reads:
+            if x.op is narrow:
+                return True
+            x = x.inputs[0]
+        return False
+
+    def packed(self, x: Node) -> Shape:
+        """The strides of a node; of a part, those that its axes have in the same order without the gaps."""
+        strides = self.find(x)
+        if not self.part(x):
+            return strides
+        return ordered(x.shape, sorted(range(len(strides)), key=lambda a: (-strides[a], a)))
+
     def crossed(self, group: Group, inputs: Sequence[Node], order: Shape) -> None:
         """List the arrays of the whole domain that lie in another order than the group goes through."""
         for x in inputs:
-            if x.shape == group.domain and not same(x.shape, self.strides[x], order):
+            if x.shape == group.domain and not same(x.shape, self.packed(x), order):
                 why = f"by {group.what()}"
                 self.plan.conversions.append(Conversion(x, self.strides[x], order, why, fused=True))
 

@@ -94,6 +94,18 @@ def same_shape(
     return inputs[0] if inputs[0].shape == attributes["to"] else None
 
 
+def whole(
+    inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]
+) -> Symbol | None:
+    """All of an axis is the array itself."""
+    return inputs[0] if inputs[0].shape[attributes["axis"]] == attributes["length"] else None
+
+
+def alone(inputs: tuple[Symbol, ...], *_: Any) -> Symbol | None:
+    """One array beside no other is itself."""
+    return inputs[0] if len(inputs) == 1 else None
+
+
 def reshape_once(
     inputs: tuple[Symbol, ...], numbers: list[float | None], attributes: dict[str, Any]
 ) -> Symbol | None:
@@ -128,6 +140,8 @@ RULES: dict[str, Rule] = {
     "divide": either(neutral(1, 1.0)),
     "broadcast_to": same_shape,
     "reshape": reshape_once,
+    "narrow": whole,
+    "concatenate": alone,
     "sum": reduction("sum"),
     "max": reduction("max"),
 }

@@ -83,7 +83,7 @@ class RunFolder:
         self.path = Path(path)
         self.earlier: Path | None = None
         self._started = False
-        with _writing(self.path):
+        with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".{os.getpid()}.tmp"
             probe.touch()
@@ -101,7 +101,7 @@ class RunFolder:
         metrics: Mapping[str, Any],
     ) -> None:
         """Write the model, add `line` to the log and write the metrics."""
-        with _writing(self.path):
+        with writing(self.path):
             if not self._started:
                 self._move_earlier()
                 self._started = True
@@ -214,7 +214,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +34,20 @@ if TYPE_CHECKING:
 
 # Where --optimizer differs from the recipe's, its rate would be wrong by a factor of 10 or more:
 # momentum 0.9 multiplies a step by 10, and Adam's steps do not scale with the gradient.
-DEFAULT_LR = {"sgd": 0.2, "momentum": 0.02, "nesterov": 0.02, "adam": 2e-3, "adamw": 2e-3}
+DEFAULT_LR = {
+    "sgd": 0.2,
+    "momentum": 0.02,
+    "nesterov": 0.02,
+    "adagrad": 0.02,
+    "rmsprop": 1e-3,
+    "adam": 2e-3,
+    "adamw": 2e-3,
+    "nadam": 2e-3,
+    "lamb": 0.01,
+    "muon": 0.02,
+    "lookahead": 0.05,
+}
+ONE_CYCLE = "one-cycle"
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,12 @@ class Settings:
     batch_size: int
     lr: float
     optimizer: str
+    schedule: str
+    momentum: float | None
+    momentum_low: float | None
     weight_decay: float
+    clip_norm: float | None
+    ema: float | None
     augment: str | None
     seed: int
     threads: int
@@ -61,6 +79,12 @@ def train(
     batch_size: int | None = None,
     lr: float | None = None,
     optimizer: str | None = None,
+    schedule: str | None = None,
+    momentum: float | None = None,
+    momentum_low: float | None = None,
+    weight_decay: float | None = None,
+    clip_norm: float | None = None,
+    ema: float | None = None,
     seed: int = 0,
     threads: int | None = None,
     memory: str = FAST,
@@ -70,8 +94,12 @@ def train(
     """Train a network on `data` and return its metrics, the content of `metrics.json`.
 
     `model` is a name of `nn.models.NAMES` or a Module of your own; what is None comes from the
-    recipe for this image size (`nn.models.default`). The rate rises and falls once over the run
-    (one cycle, with `lr` at its peak). `threads` holds for this run only. `memory` is "fast", or "low" to
+    recipe for this image size (`nn.models.default`). `schedule` is a name of `optim.schedule.NAMES`;
+    unless given, the rate rises and falls once over the run (one cycle, with `lr` at its peak).
+    `momentum` is Adam's first beta where that is the optimizer; with `momentum_low` it is cycled
+    against the rate and has that value at the peak. `clip_norm` is the largest norm of all gradients
+    together. With `ema`, a decay such as 0.999, the moving average of the parameters is what is
+    tested and kept. `threads` holds for this run only. `memory` is "fast", or "low" to
     compute cheap values again instead of keeping them. With `out`, the folder
     gets `model.safetensors`, `log.jsonl` and `metrics.json` after every epoch; files of an older
     run in it move to `out/earlier-1`. `metrics["seconds"]` is all of it, with compiling and
@@ -80,28 +108,42 @@ def train(
     Raises FovealError before the first step if something does not fit, NumericsError when the loss
     stops being a number, and KeyboardInterrupt (whose text says what was kept) on Ctrl-C.
     """
-    settings = _settings(data, model, epochs, batch_size, lr, optimizer, seed, threads, memory)
+    settings = choose(
+        data, model, epochs=epochs, batch_size=batch_size, lr=lr, optimizer=optimizer,
+        schedule=schedule, momentum=momentum, momentum_low=momentum_low, weight_decay=weight_decay,
+        clip_norm=clip_norm, ema=ema, seed=seed, threads=threads, memory=memory,
+    )  # fmt: skip
     folder = RunFolder(out) if out is not None else None
-    with _threads(settings.threads):
+    with thread_count(settings.threads):
         return _Training(data, model, settings, folder, Report(quiet)).run()
 
 
-def _settings(
+def choose(
     data: Dataset,
     model: str | nn.Module | None,
-    epochs: int | None,
-    batch_size: int | None,
-    lr: float | None,
-    optimizer: str | None,
-    seed: int,
-    threads: int | None,
-    memory: str,
+    *,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    optimizer: str | None = None,
+    schedule: str | None = None,
+    momentum: float | None = None,
+    momentum_low: float | None = None,
+    weight_decay: float | None = None,
+    clip_norm: float | None = None,
+    ema: float | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    memory: str = FAST,
 ) -> Settings:
+    """What is given, and the recipe's for the rest. Raises ShapeError for what cannot be meant."""
     recipe = models.default(size=data.size)
     name = recipe.model if model is None else model if isinstance(model, str) else None
     rule = recipe.optimizer if optimizer is None else optimizer
+    schedule = ONE_CYCLE if schedule is None else schedule
     _one_of("model", name, models.NAMES)
     _one_of("optimizer", rule, optim.NAMES)
+    _one_of("schedule", schedule, optim.schedule.NAMES)
     _one_of("memory", memory, MEMORY)
     if lr is None:
         lr = recipe.lr if rule == recipe.optimizer else DEFAULT_LR[rule]
@@ -112,18 +154,58 @@ def _settings(
     for what, value in (("epochs", epochs), ("lr", lr), ("threads", threads)):
         if not value > 0:
             raise ShapeError(f"{what} is {value}: it must be more than 0")
+    if momentum_low is not None and schedule != ONE_CYCLE:
+        raise ShapeError(
+            f"momentum_low is {momentum_low:g} with schedule {schedule}: momentum is cycled with {ONE_CYCLE} only"
+        )
     return Settings(
         model=name,
         epochs=epochs,
         batch_size=batch_size,
         lr=lr,
         optimizer=rule,
-        weight_decay=recipe.weight_decay,
+        schedule=schedule,
+        momentum=momentum,
+        momentum_low=momentum_low,
+        weight_decay=recipe.weight_decay if weight_decay is None else weight_decay,
+        clip_norm=clip_norm,
+        ema=ema,
         augment=recipe.augment,
         seed=seed,
         threads=threads,
         memory=memory,
     )
+
+
+def make_optimizer(net: nn.Module, settings: Settings) -> optim.Update:
+    """The optimiser of these settings, without its schedules."""
+    s = settings
+    made = optim.build(s.optimizer, net.parameters(), lr=s.lr, weight_decay=s.weight_decay)
+    made.clip_norm = s.clip_norm
+    if s.momentum is not None or s.momentum_low is not None:
+        if getattr(made, "momentum", None) is None:
+            raise ShapeError(
+                f"optimizer {s.optimizer}: has no momentum; leave it out, or choose nesterov or adamw, say"
+            )
+        if s.momentum is not None:
+            made.momentum = s.momentum
+    return made if s.ema is None else optim.EMA(made, s.ema)
+
+
+def make_schedules(
+    optimizer: optim.Update, settings: Settings, total: int, epoch: int
+) -> dict[str, optim.schedule.Schedule]:
+    """What changes over a run of `total` steps, with `epoch` of them in an epoch."""
+    s = settings
+    made = {"lr": optim.schedule.build(s.schedule, s.lr, total, epoch)}
+    if s.momentum_low is not None:
+        high: float = optimizer.momentum  # type: ignore[attr-defined]
+        if not 0 <= s.momentum_low <= high:
+            raise ShapeError(
+                f"momentum_low is {s.momentum_low:g}: it has to be from 0 to the momentum, {high:g}"
+            )
+        made["momentum"] = optim.schedule.one_cycle_momentum(total, s.momentum_low, high)
+    return made
 
 
 def _one_of(what: str, name: str | None, names: Any) -> None:
@@ -132,7 +214,7 @@ def _one_of(what: str, name: str | None, names: Any) -> None:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def thread_count(count: int) -> Iterator[None]:
     before = foveal.get_threads()
     foveal.set_threads(count)
     try:
@@ -212,12 +294,12 @@ class _Training:
             drop_last=True,
             augment=augmentation(s.augment, data.size),
         )
-        self.net = model if isinstance(model, nn.Module) else _build(s, data)
+        self.net = model if isinstance(model, nn.Module) else build_net(s, data)
         self.parameters = sum(parameter.size for parameter in self.net.parameters())
-        self.optimizer = optim.build(
-            s.optimizer, self.net.parameters(), lr=s.lr, weight_decay=s.weight_decay
-        )
-        self.rate = optim.schedule.one_cycle(s.lr, s.epochs * len(self.loader))
+        self.optimizer = make_optimizer(self.net, s)
+        steps = len(self.loader)
+        self.schedules = make_schedules(self.optimizer, s, s.epochs * steps, steps)
+        self.optimizer.schedule(**self.schedules)
         self.train_step = foveal.compile_step(
             self.net,
             nn.CrossEntropyLoss(),
@@ -252,18 +334,31 @@ class _Training:
         return metrics
 
     def _one_epoch(self, epoch: int) -> dict[str, Any]:
-        data, tally = self.data, _Tally()
+        tally = _Tally()
         self.epoch, self.step = epoch + 1, 0
         self.net.train()
         for x, labels in self.loader.epoch(epoch):
             started = time.perf_counter()
-            self.optimizer.lr = lr = self.rate(epoch * len(self.loader) + self.step)
             self.step += 1
             result = self.train_step(x, labels)
             seconds = time.perf_counter() - started
             tally.add(result.loss, result.output, labels, seconds)
             self.clock.step(len(labels), seconds)
             self.report.step(self, tally)
+        plateau = self.schedules["lr"]
+        lr = self.optimizer.lr
+        if isinstance(plateau, optim.schedule.Plateau):
+            plateau.update(tally.means()["loss"])
+        with self._averaged():
+            return self._finish_epoch(tally, lr)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Where there is an average of the parameters, the network has it inside of the block."""
+        average = self.optimizer
+        return average.averaged() if isinstance(average, optim.EMA) else nullcontext()
+
+    def _finish_epoch(self, tally: _Tally, lr: float) -> dict[str, Any]:
+        data = self.data
         test = evaluate(self.net, data.x_test, data.y_test, mean=data.mean, std=data.std)
         line = {
             "epoch": self.epoch,
@@ -306,7 +401,7 @@ class _Training:
         return kept if earlier is None else f"{kept} The run that was there before: {earlier}."
 
 
-def _build(settings: Settings, data: Dataset) -> nn.Module:
+def build_net(settings: Settings, data: Dataset) -> nn.Module:
     assert settings.model is not None
     return models.build(
         settings.model,
@@ -337,7 +432,8 @@ class Report:
         self._line(str(training.data))
         self._line(
             f"{s.model or type(training.net).__name__}: {training.parameters:,} parameters, "
-            f"{s.epochs} x {steps} steps of {s.batch_size} images, {s.optimizer}, lr {s.lr:g}, "
+            f"{s.epochs} x {steps} steps of {s.batch_size} images, {s.optimizer}, lr {s.lr:g} "
+            f"({s.schedule}), "
             f"{s.threads} thread{'s' * (s.threads > 1)}, seed {s.seed}"
         )
         if not self.console.quiet:

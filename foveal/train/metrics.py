@@ -1,18 +1,21 @@
-"""What a network's outputs are worth: accuracy and mean cross-entropy, in float64."""
+"""A network on a set of images: its logits, and what they are worth (foveal.metrics)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from foveal import metrics
 from foveal.data.loader import Loader, even_batch
 from foveal.data.readers import Floats, Labels
 from foveal.errors import DataError, NumericsError
 
 EVALUATION_BATCH = 256  # images; large enough to keep the threads busy, small enough for the cache
+TOP = (3, 5)  # the k of top-k accuracies
 
 
 class Network(Protocol):
@@ -21,24 +24,6 @@ class Network(Protocol):
     def eval(self) -> Any: ...
 
     def __call__(self, x: Floats, /) -> Any: ...
-
-
-def accuracy(logits: NDArray[Any], labels: Labels) -> float:
-    """The share of rows of logits [N, K] whose largest entry is at the label [N]: 0 .. 1."""
-    return float(np.mean(logits.argmax(1) == labels))
-
-
-def log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
-    """Log probabilities [N, K]; the row's maximum is taken off first, so no logit is too large."""
-    z = logits.astype(np.float64)
-    z -= z.max(1, keepdims=True)
-    z -= np.log(np.exp(z).sum(1, keepdims=True))
-    return z
-
-
-def cross_entropy(logits: NDArray[Any], labels: Labels) -> float:
-    """Mean of -log p[label] over the rows of logits [N, K], in nats."""
-    return float(-log_softmax(logits)[np.arange(len(labels)), labels].mean())
 
 
 def predict(net: Network, x: Floats, *, mean: Sequence[float], std: Sequence[float]) -> Floats:
@@ -60,6 +45,15 @@ def predict(net: Network, x: Floats, *, mean: Sequence[float], std: Sequence[flo
     return logits
 
 
+def check_labels(logits: NDArray[Any], y: Labels) -> None:
+    """Raise DataError for a label the network has no output for."""
+    if y.max() >= logits.shape[1]:
+        raise DataError(
+            f"label {y.max()} at index {y.argmax()}: the network has {logits.shape[1]} classes, "
+            f"numbered 0 to {logits.shape[1] - 1}"
+        )
+
+
 def evaluate(
     net: Network, x: Floats, y: Labels, *, mean: Sequence[float], std: Sequence[float]
 ) -> dict[str, float]:
@@ -68,9 +62,77 @@ def evaluate(
     Raises DataError for a label the network has no output for, and as `predict` does.
     """
     logits = predict(net, x, mean=mean, std=std)
-    if y.max() >= logits.shape[1]:
-        raise DataError(
-            f"label {y.max()} at index {y.argmax()}: the network has {logits.shape[1]} classes, "
-            f"numbered 0 to {logits.shape[1] - 1}"
-        )
-    return {"accuracy": accuracy(logits, y), "loss": cross_entropy(logits, y)}
+    check_labels(logits, y)
+    return {"accuracy": metrics.accuracy(logits, y), "loss": metrics.cross_entropy(logits, y)}
+
+
+def report(logits: NDArray[Any], y: Labels, classes: Sequence[str]) -> dict[str, Any]:
+    """Everything there is to say about logits [n, K] of images with labels y [n], ready for JSON.
+
+    accuracy, loss; top_k by k; per class precision, recall, F1, images and, where the class has images and is not the only
+    one, AUC and average precision against the rest; their averages; the confusion matrix, rows being labels; calibration.
+    """
+    check_labels(logits, y)
+    probability = np.exp(metrics.log_softmax(logits))
+    confusion = metrics.confusion_matrix(y, logits.argmax(1), logits.shape[1])
+    scores, told = metrics.class_scores(confusion), metrics.calibration(probability, y)
+    return {
+        "accuracy": metrics.accuracy(logits, y),
+        "loss": metrics.cross_entropy(logits, y),
+        "top_k": {str(k): metrics.top_k(logits, y, k) for k in TOP if k < logits.shape[1]},
+        "classes": [
+            {
+                "class": name,
+                "images": int(scores.images[k]),
+                "precision": float(scores.precision[k]),
+                "recall": float(scores.recall[k]),
+                "f1": float(scores.f1[k]),
+                **against_the_rest(y == k, probability[:, k]),
+            }
+            for k, name in enumerate(classes)
+        ],
+        "averages": scores.averages(),
+        "confusion": confusion.tolist(),
+        "calibration": {
+            "ece": told.ece,
+            "mce": told.mce,
+            "brier": metrics.brier_score(probability, y),
+            "bins": [asdict(one) for one in told.bins],
+        },
+    }
+
+
+def against_the_rest(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> dict[str, Any]:
+    """AUC and average precision, None where there are no images on one side."""
+    if positive.all() or not positive.any():
+        return {"auc": None, "average_precision": None}
+    return {
+        "auc": metrics.roc_auc(positive, scores),
+        "average_precision": metrics.average_precision(positive, scores),
+    }
+
+
+def threshold_report(
+    logits: NDArray[Any], y: Labels, chosen: int, rule: dict[str, Any]
+) -> dict[str, Any]:
+    """The threshold of class `chosen`'s probability that `metrics.pick_threshold` finds by `rule`, and what it gives.
+
+    With the curves that it lies on, as points; a threshold of None lies above all scores.
+    """
+    scores = np.exp(metrics.log_softmax(logits))[:, chosen]
+    picked = metrics.pick_threshold(y == chosen, scores, **rule)
+    recall = metrics.precision_recall_curve(y == chosen, scores)
+    roc = metrics.roc_curve(y == chosen, scores)
+    return {
+        **asdict(picked),
+        "precision_recall_curve": {
+            "recall": recall.x.tolist(),
+            "precision": recall.y.tolist(),
+            "threshold": [*recall.thresholds.tolist(), None],
+        },
+        "roc_curve": {
+            "false_positive_rate": roc.x.tolist(),
+            "true_positive_rate": roc.y.tolist(),
+            "threshold": [None, *roc.thresholds[1:].tolist()],
+        },
+    }
