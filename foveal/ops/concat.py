@@ -17,7 +17,9 @@ from foveal.ops import nest
 from foveal.ops.op import Case, Lowering, Ndarray, Operator, Shape, ordered
 
 BLOCK = 16  # vectors of a row that a thread takes at once where there are few rows
-Piece = tuple[int, int, int | None]  # of a row: start, size, and the input it comes from; None for zeros
+Piece = tuple[
+    int, int, int | None
+]  # of a row: start, size, and the input it comes from; None for zeros
 
 
 def which(name: str, axis: int, rank: int) -> int:
@@ -102,7 +104,9 @@ class Narrow(Operator):
     def numpy(self, x: Ndarray, *, axis: int, start: int, length: int) -> Ndarray:
         return x[(slice(None),) * axis + (slice(start, start + length),)]
 
-    def vjp(self, dy: Any, y: Any, x: Any, *, axis: int, start: int, length: int) -> tuple[Any, ...]:
+    def vjp(
+        self, dy: Any, y: Any, x: Any, *, axis: int, start: int, length: int
+    ) -> tuple[Any, ...]:
         return (widen(dy, axis=axis, start=start, size=x.shape[axis]),)
 
 

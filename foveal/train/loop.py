@@ -100,7 +100,7 @@ def _settings(
     recipe = models.default(size=data.size)
     name = recipe.model if model is None else model if isinstance(model, str) else None
     rule = recipe.optimizer if optimizer is None else optimizer
-    _one_of("model", name, models.NAMES)
+    name = None if name is None else models.canonical(name)
     _one_of("optimizer", rule, optim.NAMES)
     _one_of("memory", memory, MEMORY)
     if lr is None:
@@ -220,7 +220,7 @@ class _Training:
         self.rate = optim.schedule.one_cycle(s.lr, s.epochs * len(self.loader))
         self.train_step = foveal.compile_step(
             self.net,
-            nn.CrossEntropyLoss(),
+            nn.AuxiliaryLoss(nn.CrossEntropyLoss()),
             self.optimizer,
             threads=s.threads,
             seed=s.seed,
