@@ -75,9 +75,14 @@ class Name(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         return f"[{'|'.join(self.names())}]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value not in self.names():
+        known = {_bare(name): name for name in self.names()}
+        if _bare(value) not in known:
             self.fail(f"{value!r} is not one of {', '.join(self.names())}.", param, ctx)
-        return value
+        return known[_bare(value)]
+
+
+def _bare(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
 
 
 _POSITIVE = click.IntRange(min=1)

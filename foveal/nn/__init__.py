@@ -17,13 +17,14 @@ from foveal.nn.activation import (
     Softplus,
     Tanh,
 )
-from foveal.nn.container import Flatten, Identity, Sequential
+from foveal.nn.container import Concat, Flatten, Identity, Sequential
 from foveal.nn.conv import Conv2d
 from foveal.nn.dropout import Dropout, Dropout1d, Dropout2d, StochasticDepth
 from foveal.nn.fold import fold_batch_norm
 from foveal.nn.init import seed
 from foveal.nn.linear import Linear
 from foveal.nn.loss import (
+    AuxiliaryLoss,
     BCELoss,
     BCEWithLogitsLoss,
     BinaryFocalLoss,
@@ -62,6 +63,7 @@ from foveal.nn.pool import (
     MaxPool2d,
     MaxUnpool2d,
 )
+from foveal.nn.squeeze import SqueezeExcitation
 
 __all__ = [
     "ELU",
@@ -70,6 +72,7 @@ __all__ = [
     "AdaptiveAvgPool2d",
     "AdaptiveMaxPool1d",
     "AdaptiveMaxPool2d",
+    "AuxiliaryLoss",
     "AvgPool1d",
     "AvgPool2d",
     "BCELoss",
@@ -78,6 +81,7 @@ __all__ = [
     "BatchNorm2d",
     "BinaryFocalLoss",
     "Buffer",
+    "Concat",
     "Conv2d",
     "Counter",
     "CrossEntropyLoss",
@@ -120,6 +124,7 @@ __all__ = [
     "SmoothL1Loss",
     "Softmax",
     "Softplus",
+    "SqueezeExcitation",
     "StochasticDepth",
     "Tanh",
     "class_balanced_weights",

@@ -5,7 +5,7 @@ A loss's `check(target, shape of the output)` is called by a training step befor
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -374,6 +374,30 @@ class SmoothL1Loss(Loss):
         self.check_pair(output, target)
         d = output - target
         return self.reduce(huber(d, self.beta) * (1 / self.beta) if self.beta else magnitude(d))
+
+
+class AuxiliaryLoss:
+    """loss(logits) + weight times the sum of loss(auxiliary logits): Szegedy et al. 2015, section 5
+
+    For models that return (logits, auxiliary logits, ...) in training, such as GoogLeNet; of one output it is `loss`.
+    """
+
+    def __init__(self, loss: Callable[[Any, Any], Any], weight: float = 0.3) -> None:
+        if not 0.0 <= weight < math.inf:
+            raise ShapeError(f"AuxiliaryLoss: weight is {weight}, it has to be 0 or more")
+        self.loss, self.weight = loss, weight
+
+    def __call__(self, outputs: Any, target: Any) -> Any:
+        if not isinstance(outputs, tuple):
+            return self.loss(outputs, target)
+        total, *others = (self.loss(output, target) for output in outputs)
+        for other in others:
+            total = total + other * self.weight
+        return total
+
+    def check(self, target: Ndarray, output: Shape) -> None:
+        if (own := getattr(self.loss, "check", None)) is not None:
+            own(target, output)
 
 
 def class_balanced_weights(counts: Sequence[int], beta: float = 0.999) -> Ndarray:
