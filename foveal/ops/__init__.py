@@ -36,10 +36,11 @@ from foveal.ops.elementwise import (
     tanh,
     where,
 )
-from foveal.ops.linear import linear, matmul
+from foveal.ops.linear import batch_matmul, linear, matmul
 from foveal.ops.loss import one_hot, softmax_cross_entropy
 from foveal.ops.norm import batch_norm, batch_norm_inference, channel_moments
 from foveal.ops.op import OPS
+from foveal.ops.pad import pad, pad_grad
 from foveal.ops.pool_adaptive import (
     adaptive_avg_pool2d,
     adaptive_max_index,
@@ -52,7 +53,7 @@ from foveal.ops.pool_lp import lp_pool2d
 from foveal.ops.pool_max import max_pool2d, max_pool2d_grad, max_pool2d_index, max_pool2d_pick
 from foveal.ops.pool_places import max_unpool2d, put_pixels, take_pixels
 from foveal.ops.reduce import max, mean, sum
-from foveal.ops.shape import broadcast_to, constant, index, place, reshape
+from foveal.ops.shape import broadcast_to, constant, index, permute, place, reshape
 from foveal.ops.standardize import (
     channel_sums,
     group_norm,
@@ -61,6 +62,10 @@ from foveal.ops.standardize import (
     rms_norm,
     standardize,
 )
+from foveal.ops.transposed import conv_transpose2d, convolve2d, rotate180
+from foveal.ops.unfold import col2im, conv2d_im2col, im2col, locally_connected2d
+
+cross_correlation2d = conv2d  # what networks call convolution, by its proper name
 
 __all__ = [
     "OPS",
@@ -72,17 +77,23 @@ __all__ = [
     "add",
     "avg_pool2d",
     "avg_pool2d_grad",
+    "batch_matmul",
     "batch_norm",
     "batch_norm_inference",
     "broadcast_to",
     "channel_moments",
     "channel_sums",
     "clip",
+    "col2im",
     "concatenate",
     "constant",
     "conv2d",
+    "conv2d_im2col",
     "conv2d_input_grad",
     "conv2d_weight_grad",
+    "conv_transpose2d",
+    "convolve2d",
+    "cross_correlation2d",
     "divide",
     "dropout_mask",
     "elu",
@@ -96,11 +107,13 @@ __all__ = [
     "group_norm",
     "hardsigmoid",
     "hardswish",
+    "im2col",
     "index",
     "is_finite",
     "leaky_relu",
     "linear",
     "local_response_norm",
+    "locally_connected2d",
     "log",
     "log_softmax",
     "lp_normalize",
@@ -118,11 +131,15 @@ __all__ = [
     "multiply",
     "narrow",
     "one_hot",
+    "pad",
+    "pad_grad",
+    "permute",
     "place",
     "put_pixels",
     "relu",
     "reshape",
     "rms_norm",
+    "rotate180",
     "rsqrt",
     "sigmoid",
     "silu",

@@ -3,9 +3,10 @@
 from typing import Any
 
 from foveal.errors import ShapeError
-from foveal.kernel.lang import loop, parallel, var
+from foveal.kernel.lang import loop, parallel, splat, var, vectors
 from foveal.ops import product
 from foveal.ops.op import Case, Lowering, Ndarray, Operator, Shape, Type
+from foveal.ops.shape import permute
 
 
 class Matmul(Operator):
@@ -66,6 +67,42 @@ class Matmul(Operator):
         product.lower(to, y, a, b)
 
 
+class BatchMatmul(Operator):
+    """y[l,m,n] = sum_k a[l,m,k] b[l,k,n]: a product for each l"""
+
+    name, arity = "batch_matmul", 2
+    cases = (Case(((3, 4, 5), (3, 5, 2))), Case(((2, 3, 9), (2, 9, 35))))
+
+    def shape(self, a: Shape, b: Shape) -> Shape:
+        if len(a) != 3 or len(b) != 3 or a[0] != b[0] or a[2] != b[1]:
+            raise ShapeError(
+                f"{self.name}: takes as many matrices [m, k] as [k, n], [L, m, k] and [L, k, n]; got shapes {a} and {b}"
+            )
+        return a[0], a[1], b[2]
+
+    def numpy(self, a: Ndarray, b: Ndarray) -> Ndarray:
+        return a @ b
+
+    def vjp(self, dy: Any, y: Any, a: Any, b: Any) -> tuple[Any, ...]:
+        turned = (0, 2, 1)
+        return (
+            batch_matmul(dy, permute(b, order=turned)),
+            batch_matmul(permute(a, order=turned), dy),
+        )
+
+    def flops(self, y: Type, a: Type, b: Type) -> int:  # type: ignore[override]
+        return 2 * y.size * a.shape[2]
+
+    def kernel(self, y: Any, a: Any, b: Any) -> None:
+        (L, m, n), k = y.shape, a.shape[2]
+        for l, i in parallel(L, m):  # noqa: E741
+            for j, width in vectors(n, None if b.strides[2] == y.strides[2] == 1 else 1):
+                total = var(0.0, width)
+                for t in loop(k):
+                    total.fma(splat(a[l, i, t], width), b.load((l, t, j), width))
+                y.store((l, i, j), total, width)
+
+
 class Linear(Operator):
     """y[n,o] = sum_i x[n,i] w[o,i]: a fully connected layer without bias, w as PyTorch stores it"""
 
@@ -94,4 +131,4 @@ class Linear(Operator):
         return matmul(x, w, tb=True)
 
 
-matmul, linear = Matmul(), Linear()
+matmul, batch_matmul, linear = Matmul(), BatchMatmul(), Linear()

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from foveal.errors import ShapeError
+from foveal.kernel.lang import loops, parallel
 from foveal.ops import nest
 from foveal.ops.op import Case, Ndarray, Operator, Shape, Type
 
@@ -100,6 +101,39 @@ class Reshape(Operator):
         return (reshape(dy, to=x.shape),)
 
 
+class Permute(Operator):
+    """y has x's axes in another order: axis a of y is axis order[a] of x"""
+
+    name, arity = "permute", 1
+    cases = (
+        Case(((2, 3, 5),), {"order": (1, 0, 2)}),
+        Case(((2, 3, 4, 5),), {"order": (0, 2, 3, 1)}),
+    )
+
+    def normalise(self, x: Any, *, order: Any) -> dict[str, Any]:
+        rank = len(x.shape)
+        if sorted(a % rank if rank else a for a in order) != list(range(rank)):
+            raise ShapeError(
+                f"permute: order {tuple(order)} has to name each of the {rank} axes of shape {x.shape} once"
+            )
+        return {"order": tuple(a % rank for a in order)}
+
+    def shape(self, x: Shape, *, order: tuple[int, ...]) -> Shape:
+        return tuple(x[a] for a in order)
+
+    def numpy(self, x: Ndarray, *, order: tuple[int, ...]) -> Ndarray:
+        return np.transpose(x, order)
+
+    def vjp(self, dy: Any, y: Any, x: Any, *, order: tuple[int, ...]) -> tuple[Any, ...]:
+        return (permute(dy, order=tuple(order.index(a) for a in range(len(order)))),)
+
+    def kernel(self, y: Any, x: Any, *, order: tuple[int, ...]) -> None:
+        for first in parallel(y.shape[0]):
+            for rest in loops(*y.shape[1:]):
+                at = (*first, *rest)
+                y[at] = x[tuple(at[order.index(a)] for a in range(len(order)))]
+
+
 class Index(Operator):
     """y = x[i], the i-th part along the first axis"""
 
@@ -140,10 +174,11 @@ class Place(Operator):
             nest.place(y, x, position, position == i)
 
 
-constant, broadcast_to, reshape, index, place = (
+constant, broadcast_to, reshape, permute, index, place = (
     Constant(),
     BroadcastTo(),
     Reshape(),
+    Permute(),
     Index(),
     Place(),
 )
