@@ -18,7 +18,13 @@ from foveal.nn.activation import (
     Tanh,
 )
 from foveal.nn.container import Concat, Flatten, Identity, Sequential
-from foveal.nn.conv import Conv2d
+from foveal.nn.conv import (
+    Conv1d,
+    Conv2d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    DepthwiseSeparableConv2d,
+)
 from foveal.nn.dropout import Dropout, Dropout1d, Dropout2d, StochasticDepth
 from foveal.nn.fold import fold_batch_norm
 from foveal.nn.init import seed
@@ -64,6 +70,16 @@ from foveal.nn.pool import (
     MaxUnpool2d,
 )
 from foveal.nn.squeeze import SqueezeExcitation
+from foveal.nn.unfold import (
+    CircularPad2d,
+    ConstantPad2d,
+    Fold,
+    LocallyConnected2d,
+    ReflectionPad2d,
+    ReplicationPad2d,
+    Unfold,
+    ZeroPad2d,
+)
 
 __all__ = [
     "ELU",
@@ -81,15 +97,22 @@ __all__ = [
     "BatchNorm2d",
     "BinaryFocalLoss",
     "Buffer",
+    "CircularPad2d",
     "Concat",
+    "ConstantPad2d",
+    "Conv1d",
     "Conv2d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
     "Counter",
     "CrossEntropyLoss",
+    "DepthwiseSeparableConv2d",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
     "Flatten",
     "FocalLoss",
+    "Fold",
     "GlobalAvgPool2d",
     "GlobalMaxPool2d",
     "GroupNorm",
@@ -106,6 +129,7 @@ __all__ = [
     "LeakyReLU",
     "Linear",
     "LocalResponseNorm",
+    "LocallyConnected2d",
     "LogSoftmax",
     "MSELoss",
     "MaxPool1d",
@@ -118,6 +142,8 @@ __all__ = [
     "RMSNorm",
     "ReLU",
     "ReLU6",
+    "ReflectionPad2d",
+    "ReplicationPad2d",
     "Sequential",
     "SiLU",
     "Sigmoid",
@@ -127,6 +153,8 @@ __all__ = [
     "SqueezeExcitation",
     "StochasticDepth",
     "Tanh",
+    "Unfold",
+    "ZeroPad2d",
     "class_balanced_weights",
     "fold_batch_norm",
     "init",
