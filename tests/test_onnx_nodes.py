@@ -1,6 +1,7 @@
 """Every one of ONNX's node tests whose operator Foveal has, against the values published with the standard."""
 
 import numpy as np
+import onnx_conv  # noqa: F401, registers what it computes
 import onnx_nodes
 import onnx_outputs  # noqa: F401, registers what it computes
 import pytest
