@@ -154,7 +154,7 @@ class Update(Protocol):
 
 @dataclass(frozen=True)
 class StepResult:
-    """loss: the mean over the batch before the update. output: what the model gave, [N, classes]."""
+    """loss: the mean over the batch before the update. output: what the model gave, [N, classes], the first if several."""
 
     loss: float
     output: Ndarray
@@ -189,12 +189,14 @@ class Step:
             image = recording.argument(x, "x")
             labels = recording.argument(target, "target")
             recording.key = recording.argument(Type((4,), "int32"), "key")
-            output = self.model(image)
+            outputs = self.model(image)
+            output = outputs[0] if isinstance(outputs, tuple) and outputs else outputs
             if not isinstance(output, Symbol):
                 raise ShapeError(
-                    f"the model returned {type(output).__name__}, a training step needs one array"
+                    f"the model returned {type(output).__name__}, a training step needs one array, or a tuple whose first"
+                    " is what it predicts"
                 )
-            y = self.loss(output, labels)
+            y = self.measured(outputs, labels)
             if y.shape != ():
                 raise ShapeError(
                     f"the loss has shape {y.shape}, a training step needs a scalar; take its mean"
@@ -207,6 +209,18 @@ class Step:
                 recording.assign(variable, value)
             self.guard(recording, is_finite(y))
             return recording.graph([y, output])
+
+    def measured(self, outputs: Any, labels: Symbol) -> Any:
+        """The loss of all that the model returned."""
+        try:
+            return self.loss(outputs, labels)
+        except (ShapeError, AttributeError, TypeError) as error:
+            if isinstance(outputs, tuple):
+                raise ShapeError(
+                    f"the model returned {len(outputs)} arrays, which the loss cannot take ({error}); for auxiliary"
+                    " classifiers wrap it, as nn.AuxiliaryLoss(nn.CrossEntropyLoss())"
+                ) from error
+            raise
 
     @staticmethod
     def guard(recording: Trace, good: Symbol) -> None:
@@ -284,8 +298,8 @@ def compile_step(
 ) -> Step:
     """A whole training step, step(x, labels) -> loss and output, as one program.
 
-    The loss is called as loss(model(x), target). `threads` is a matter of speed only: the same seed gives the same bits on
-    any number. `seed` feeds random operators (dropout), together with the count of steps. With memory="low" cheap values are
+    The loss is called as loss(model(x), target), with the tuple if the model returns several arrays. `threads` is a matter
+    of speed only: the same seed gives the same bits on any number. `seed` feeds random operators (dropout), together with the count of steps. With memory="low" cheap values are
     computed again for the gradients instead of being kept: less memory, some more time.
     """
     return Step(model, loss, optimizer, threads, seed, memory)

@@ -82,6 +82,8 @@ def test_explain(place):
     metrics = json.loads((folder / "run" / "metrics.json").read_text())
     assert (found["input"], found["parameters"]) == ([1, 1, 8, 8], metrics["parameters"])
     assert found["layers"][-1]["output"] == [1, 2]
+    found = json.loads(invoke("explain", "LeNet-5", "--json").stdout)
+    assert (found["input"], found["parameters"]) == ([1, 1, 28, 28], 61_706)
     words = ("explain", "resnet20", "--input", "3x32x32", "--classes", 7, "--depth", 1)
     table = invoke(*words, "--batch", 4).stdout
     assert "(64 + 1)*7" in table
@@ -132,7 +134,6 @@ def test_predict(place):
             ("explain", "lenet5", "--input", "3x-1x5"),
             "give channels, rows and columns of one image",
         ),
-        (("explain", "lenet5"), "say for which images, such as --input 3x224x224"),
         (
             ("explain", "lenet5", "--input", "1x8x8"),
             "images of 8x8 are too small, it needs 12x12",

@@ -20,8 +20,8 @@ from foveal.trace import trace, tracing
 NETWORKS = {  # channels, size, and what is copied: the flattening of more than one pixel per image, there and back
     "lenet5": (1, (28, 28), {("max_pool2d", (4, 400)), ("reshape", (4, 16, 5, 5))}),
     "resnet20": (3, (32, 32), set()),
-    "vgg16": (3, (32, 32), set()),
-    "mobilenetv2": (3, (64, 64), set()),
+    "vgg16-cifar": (3, (32, 32), set()),
+    "mobilenet_v2": (3, (64, 64), set()),
     "airbench94": (3, (32, 32), set()),
 }
 

@@ -13,8 +13,8 @@ from foveal.trace import trace
 
 PARAMETERS = {  # (channels, size, classes) and torchvision's count of trained numbers, by hand where it has no such model
     "resnet18": (3, (224, 224), 1000, 11_689_512),
-    "mobilenetv2": (3, (224, 224), 1000, 3_504_872),
-    "vgg16": (3, (32, 32), 10, 14_723_136 + 5_130),
+    "mobilenet_v2": (3, (224, 224), 1000, 3_504_872),
+    "vgg16-cifar": (3, (32, 32), 10, 14_723_136 + 5_130),
     "resnet18-cifar": (3, (32, 32), 10, 11_173_962),
     "airbench94": (3, (32, 32), 10, 24 * 13 + 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256)
                    + 2 * (64 + 64 + 4 * 256) + 2560),
@@ -30,7 +30,7 @@ STATE = {  # some of torchvision's names, and shapes
         "fc.weight": (1000, 512),
         "fc.bias": (1000,),
     },
-    "mobilenetv2": {
+    "mobilenet_v2": {
         "features.0.0.weight": (32, 3, 3, 3),
         "features.0.1.weight": (32,),
         "features.1.conv.0.0.weight": (32, 1, 3, 3),
@@ -45,7 +45,7 @@ STATE = {  # some of torchvision's names, and shapes
         "classifier.1.weight": (1000, 1280),
         "classifier.1.bias": (1000,),
     },
-    "vgg16": {
+    "vgg16-cifar": {
         "features.0.weight": (64, 3, 3, 3),
         "features.0.bias": (64,),
         "features.1.running_mean": (64,),
@@ -56,12 +56,12 @@ STATE = {  # some of torchvision's names, and shapes
     "resnet18-cifar": {"conv1.weight": (64, 3, 3, 3), "fc.weight": (10, 512)},
     "airbench94": {"whiten.weight": (24, 3, 2, 2), "group3.conv2.weight": (256, 256, 3, 3)},
 }
-ENTRIES = {"resnet18": 122, "mobilenetv2": 314}  # of torchvision's state_dict
+ENTRIES = {"resnet18": 122, "mobilenet_v2": 314}  # of torchvision's state_dict
 SMALLEST = {  # images, small enough for a test, on which every layer still does something
     "resnet18": (3, 40),
     "resnet18-cifar": (3, 12),
-    "vgg16": (3, 32),
-    "mobilenetv2": (3, 36),
+    "vgg16-cifar": (3, 32),
+    "mobilenet_v2": (3, 36),
     "airbench94": (3, 25),
 }
 # where the last layers see few pixels, batch norm magnifies rounding: PyTorch's gradients in float32 are off by 3 to 18 %
@@ -161,7 +161,7 @@ def test_a_native_step_equals_torch(pair):
     close(ours.eval()(x), output.detach(), 1e-3)
 
 
-@pytest.mark.parametrize(("name", "smallest"), [("vgg16", 32), ("airbench94", 25)])
+@pytest.mark.parametrize(("name", "smallest"), [("vgg16-cifar", 32), ("airbench94", 25)])
 def test_images_that_are_too_small_are_refused(name, smallest):
     with pytest.raises(ShapeError, match=rf"it needs {smallest}x{smallest}"):
         models.build(name, channels=3, size=(64, smallest - 1), classes=10)

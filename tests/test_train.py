@@ -167,7 +167,7 @@ def test_a_run_that_ends_before_its_first_epoch_touches_nothing(data, tmp_path, 
     ("options", "words"),
     [
         ({"batch_size": 64}, "batch size 64 is larger than the 63 training images"),
-        ({"model": "alexnet"}, "model 'alexnet': choose from"),
+        ({"model": "nonet"}, "no model called 'nonet'; choose one of"),
         ({"optimizer": "lion"}, "optimizer 'lion': choose from"),
         ({"lr": 0.0}, "lr is 0.0: it must be more than 0"),
         ({"lr": float("nan")}, "lr is nan"),

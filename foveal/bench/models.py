@@ -55,9 +55,9 @@ WORKS = {
     "lenet": Work("lenet5", batch=64, channels=1, size=28),
     "resnet20": Work("resnet20", batch=128, channels=3, size=32),
     "resnet18-cifar": Work("resnet18-cifar", batch=64, channels=3, size=32),
-    "vgg16": Work("vgg16", batch=64, channels=3, size=32, updated=STEEP),
+    "vgg16": Work("vgg16-cifar", batch=64, channels=3, size=32, updated=STEEP),
     "airbench94": Work("airbench94", batch=250, channels=3, size=32),
-    "mobilenetv2": Work("mobilenetv2", batch=32, channels=3, size=96, updated=STEEP),
+    "mobilenetv2": Work("mobilenet_v2", batch=32, channels=3, size=96, updated=STEEP),
     "resnet18-224": Work("resnet18", batch=8, channels=3, size=224),
 }
 

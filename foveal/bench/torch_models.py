@@ -77,18 +77,18 @@ def resnet20(x: Ndarray, classes: int) -> Any:
 
 
 def resnet18(x: Ndarray, classes: int) -> Any:
-    """foveal.nn.models.ResNet18"""
+    """foveal.nn.models.ResNet of depth 18"""
     first = [*stem(x, 64, size=7, stride=2), ("maxpool", nn.MaxPool2d(3, stride=2, padding=1))]
     return residual(first, (64, 128, 256, 512), 2, classes)
 
 
 def resnet18_cifar(x: Ndarray, classes: int) -> Any:
-    """foveal.nn.models.ResNet18 for small images"""
+    """foveal.nn.models.ResNet of depth 18 for small images"""
     return residual(stem(x, 64), (64, 128, 256, 512), 2, classes)
 
 
 def vgg16(x: Ndarray, classes: int) -> Any:
-    """foveal.nn.models.VGG"""
+    """foveal.nn.models.CifarVGG"""
     layers: list[Any] = []
     channels = x.shape[1]
     for widths in STAGES:
@@ -103,7 +103,7 @@ def vgg16(x: Ndarray, classes: int) -> Any:
 
 
 def convolution(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> Any:
-    """foveal.nn.models.mobilenet.convolution"""
+    """foveal.nn.models.blocks.conv_norm with relu6"""
     conv = nn.Conv2d(
         inputs, outputs, size, stride=stride, padding=size // 2, groups=groups, bias=False
     )
@@ -187,7 +187,7 @@ MODELS: dict[str, Callable[[Ndarray, int], Any]] = {
     "resnet20": resnet20,
     "resnet18": resnet18,
     "resnet18-cifar": resnet18_cifar,
-    "vgg16": vgg16,
-    "mobilenetv2": mobilenetv2,
+    "vgg16-cifar": vgg16,
+    "mobilenet_v2": mobilenetv2,
     "airbench94": airbench94,
 }

@@ -1,14 +1,14 @@
 """Layers and models in PyTorch's manner."""
 
 from foveal.nn import init, models
-from foveal.nn.activation import GELU, ReLU, ReLU6, Tanh
-from foveal.nn.container import Flatten, Identity, Sequential
+from foveal.nn.activation import GELU, Hardsigmoid, Hardswish, ReLU, ReLU6, Sigmoid, SiLU, Tanh
+from foveal.nn.container import Concat, Flatten, Identity, Sequential
 from foveal.nn.conv import Conv2d
 from foveal.nn.dropout import Dropout, Dropout1d, Dropout2d, StochasticDepth
 from foveal.nn.fold import fold_batch_norm
 from foveal.nn.init import seed
 from foveal.nn.linear import Linear
-from foveal.nn.loss import CrossEntropyLoss
+from foveal.nn.loss import AuxiliaryLoss, CrossEntropyLoss
 from foveal.nn.module import Buffer, Counter, Module, Parameter
 from foveal.nn.norm import (
     BatchNorm1d,
@@ -35,6 +35,7 @@ from foveal.nn.pool import (
     MaxPool2d,
     MaxUnpool2d,
 )
+from foveal.nn.squeeze import SqueezeExcitation
 
 __all__ = [
     "GELU",
@@ -42,11 +43,13 @@ __all__ = [
     "AdaptiveAvgPool2d",
     "AdaptiveMaxPool1d",
     "AdaptiveMaxPool2d",
+    "AuxiliaryLoss",
     "AvgPool1d",
     "AvgPool2d",
     "BatchNorm1d",
     "BatchNorm2d",
     "Buffer",
+    "Concat",
     "Conv2d",
     "Counter",
     "CrossEntropyLoss",
@@ -57,6 +60,8 @@ __all__ = [
     "GlobalAvgPool2d",
     "GlobalMaxPool2d",
     "GroupNorm",
+    "Hardsigmoid",
+    "Hardswish",
     "Identity",
     "InstanceNorm1d",
     "InstanceNorm2d",
@@ -74,6 +79,9 @@ __all__ = [
     "ReLU",
     "ReLU6",
     "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "SqueezeExcitation",
     "StochasticDepth",
     "Tanh",
     "fold_batch_norm",

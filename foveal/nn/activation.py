@@ -32,3 +32,31 @@ class Tanh(Module):
 
     def forward(self, x: Any) -> Any:
         return ops.tanh(x)
+
+
+class Sigmoid(Module):
+    """y = 1 / (1 + exp(-x))"""
+
+    def forward(self, x: Any) -> Any:
+        return 1.0 / (ops.exp(-x) + 1.0)
+
+
+class SiLU(Module):
+    """y = x / (1 + exp(-x))"""
+
+    def forward(self, x: Any) -> Any:
+        return x / (ops.exp(-x) + 1.0)
+
+
+class Hardsigmoid(Module):
+    """y = min(max(x + 3, 0), 6) / 6"""
+
+    def forward(self, x: Any) -> Any:
+        return ops.clip(x + 3.0, low=0.0, high=6.0) * (1.0 / 6.0)
+
+
+class Hardswish(Module):
+    """y = x min(max(x + 3, 0), 6) / 6"""
+
+    def forward(self, x: Any) -> Any:
+        return x * (ops.clip(x + 3.0, low=0.0, high=6.0) * (1.0 / 6.0))

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from foveal import ops
 from foveal.nn.module import Module
 
 
@@ -16,6 +17,23 @@ class Sequential(Module):
         for _, module in self.children():
             x = module(x)
         return x
+
+
+class Concat(Sequential):
+    """What modules make of the same input, side by side along an axis; named 0, 1, 2, ...
+
+    x [N, C, H, W] -> [N, the sum of their channels, P, Q] with axis=1
+    """
+
+    def __init__(self, *modules: Module, axis: int = 1) -> None:
+        super().__init__(*modules)
+        self.axis = axis
+
+    def forward(self, x: Any) -> Any:
+        return ops.concatenate(*(module(x) for _, module in self.children()), axis=self.axis)
+
+    def describe(self) -> str:
+        return f"axis={self.axis}"
 
 
 class Identity(Module):

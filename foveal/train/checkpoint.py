@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveal.data.readers import UNIT, Dataset
-from foveal.errors import DataError, StateError
+from foveal.errors import DataError, ShapeError, StateError
 
 MODEL, LOG, METRICS = "model.safetensors", "log.jsonl", "metrics.json"
 _KEY = "foveal"  # the one metadata entry: safetensors writes several in an order that varies
@@ -166,15 +166,16 @@ def load_net(folder: str | Path) -> tuple[Any, Run]:
     from foveal.nn import models
 
     run, state = load_run(folder)
-    if run.model not in models.NAMES:
+    if run.model is None:
         raise StateError(
             f"{folder}: was trained with a network of its own, build that and use load_state_dict"
-            if run.model is None
-            else f"{folder}: holds a model {run.model!r}; known are {', '.join(models.NAMES)}"
         )
-    net = models.build(
-        run.model, channels=run.channels, size=run.size, classes=len(run.classes), seed=0
-    )
+    try:
+        net = models.build(
+            run.model, channels=run.channels, size=run.size, classes=len(run.classes), seed=0
+        )
+    except ShapeError as error:
+        raise StateError(f"{folder}: {error}") from None
     try:
         net.load_state_dict(state, strict=True)
     except StateError as error:

@@ -141,7 +141,7 @@ def choose(
     name = recipe.model if model is None else model if isinstance(model, str) else None
     rule = recipe.optimizer if optimizer is None else optimizer
     schedule = ONE_CYCLE if schedule is None else schedule
-    _one_of("model", name, models.NAMES)
+    name = None if name is None else models.canonical(name)
     _one_of("optimizer", rule, optim.NAMES)
     _one_of("schedule", schedule, optim.schedule.NAMES)
     _one_of("memory", memory, MEMORY)
@@ -302,7 +302,7 @@ class _Training:
         self.optimizer.schedule(**self.schedules)
         self.train_step = foveal.compile_step(
             self.net,
-            nn.CrossEntropyLoss(),
+            nn.AuxiliaryLoss(nn.CrossEntropyLoss()),
             self.optimizer,
             threads=s.threads,
             seed=s.seed,

@@ -1,15 +1,27 @@
-"""MobileNetV2 (Sandler, Howard, Zhu, Zhmoginov, Chen 2018, table 2), with torchvision's parameter names."""
+"""MobileNets: V1 (Howard et al. 2017, table 1), V2 (Sandler et al. 2018, table 2), V3 (Howard et al. 2019, tables 1 and 2).
 
+V2 and V3 have torchvision's parameter names.
+"""
+
+from functools import partial
 from typing import Any
 
-from foveal import ops
-from foveal.nn.activation import ReLU6
+from foveal.nn.activation import Hardsigmoid, Hardswish, ReLU, ReLU6
 from foveal.nn.container import Sequential
 from foveal.nn.conv import Conv2d, he_start
 from foveal.nn.dropout import Dropout
 from foveal.nn.linear import Linear
+from foveal.nn.models.blocks import (
+    Activation,
+    conv_norm,
+    divisible,
+    fan_out_start,
+    linear_start,
+    pooled_features,
+)
 from foveal.nn.module import Module
 from foveal.nn.norm import BatchNorm2d
+from foveal.nn.squeeze import SqueezeExcitation
 
 STEM, LAST = 32, 1280
 BLOCKS = (  # expansion t, channels c, repeats n, stride s of the first
@@ -23,12 +35,72 @@ BLOCKS = (  # expansion t, channels c, repeats n, stride s of the first
 )
 
 
-def convolution(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> Module:
-    """Convolution that keeps the image's size but for the stride, batch norm, relu6."""
-    conv = Conv2d(
-        inputs, outputs, size, stride=stride, padding=size // 2, groups=groups, bias=False
-    )
-    return Sequential(conv, BatchNorm2d(outputs), ReLU6())
+SEPARABLE = (  # of V1: channels and stride
+    (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1),
+)  # fmt: skip
+RELU, HSWISH = False, True
+LARGE = (  # of V3: kernel, expanded channels, channels, squeeze and excitation, activation, stride
+    (3, 16, 16, False, RELU, 1),
+    (3, 64, 24, False, RELU, 2),
+    (3, 72, 24, False, RELU, 1),
+    (5, 72, 40, True, RELU, 2),
+    (5, 120, 40, True, RELU, 1),
+    (5, 120, 40, True, RELU, 1),
+    (3, 240, 80, False, HSWISH, 2),
+    (3, 200, 80, False, HSWISH, 1),
+    (3, 184, 80, False, HSWISH, 1),
+    (3, 184, 80, False, HSWISH, 1),
+    (3, 480, 112, True, HSWISH, 1),
+    (3, 672, 112, True, HSWISH, 1),
+    (5, 672, 160, True, HSWISH, 2),
+    (5, 960, 160, True, HSWISH, 1),
+    (5, 960, 160, True, HSWISH, 1),
+)
+SMALL = (
+    (3, 16, 16, True, RELU, 2),
+    (3, 72, 24, False, RELU, 2),
+    (3, 88, 24, False, RELU, 1),
+    (5, 96, 40, True, HSWISH, 2),
+    (5, 240, 40, True, HSWISH, 1),
+    (5, 240, 40, True, HSWISH, 1),
+    (5, 120, 48, True, HSWISH, 1),
+    (5, 144, 48, True, HSWISH, 1),
+    (5, 288, 96, True, HSWISH, 2),
+    (5, 576, 96, True, HSWISH, 1),
+    (5, 576, 96, True, HSWISH, 1),
+)
+Rows = tuple[tuple[int, int, int, bool, bool, int], ...]
+V3_EPS = 1e-3  # of batch norm
+v3_norm = partial(conv_norm, eps=V3_EPS, momentum=0.01)
+
+
+class MobileNetV1(Module):
+    """Images [N, channels, H, W] of any size -> logits [N, classes]; H and W are divided by 32, rounded up.
+
+    After the first convolution, pairs of a 3x3 convolution of each channel by itself and a 1x1 one, each with batch norm
+    and relu. width: the multiplier alpha of section 3.3.
+    """
+
+    heads = ("classifier",)
+
+    def __init__(self, channels: int = 3, classes: int = 1000, width: float = 1.0) -> None:
+        inputs = divisible(STEM * width)
+        layers: list[Module] = [conv_norm(channels, inputs, 3, stride=2)]
+        for wide, stride in SEPARABLE:
+            outputs = divisible(wide * width)
+            layers.append(
+                Sequential(
+                    conv_norm(inputs, inputs, 3, stride, groups=inputs),
+                    conv_norm(inputs, outputs, 1),
+                )
+            )
+            inputs = outputs
+        self.features = Sequential(*layers)
+        self.classifier = Linear(inputs, classes)
+        fan_out_start(self)
+
+    def forward(self, x: Any) -> Any:
+        return self.classifier(pooled_features(self.features(x)))
 
 
 class InvertedResidual(Module):
@@ -36,10 +108,10 @@ class InvertedResidual(Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
         inner = inputs * expansion
-        expand = [convolution(inputs, inner, 1)] if expansion != 1 else []
+        expand = [conv_norm(inputs, inner, 1, activation=ReLU6)] if expansion != 1 else []
         self.conv = Sequential(
             *expand,
-            convolution(inner, inner, 3, stride, groups=inner),
+            conv_norm(inner, inner, 3, stride, groups=inner, activation=ReLU6),
             Conv2d(inner, outputs, 1, bias=False),
             BatchNorm2d(outputs),
         )
@@ -52,17 +124,69 @@ class InvertedResidual(Module):
 class MobileNetV2(Module):
     """Images [N, channels, H, W] of any size -> logits [N, classes]; H and W are divided by 32, rounded up."""
 
+    heads = ("classifier.1",)
+
     def __init__(self, channels: int = 3, classes: int = 1000, dropout: float = 0.2) -> None:
-        layers, inputs = [convolution(channels, STEM, 3, stride=2)], STEM
+        first = conv_norm(channels, STEM, 3, stride=2, activation=ReLU6)
+        layers, inputs = list[Module]([first]), STEM
         for expansion, outputs, repeats, stride in BLOCKS:
             for i in range(repeats):
                 block = InvertedResidual(inputs, outputs, stride if i == 0 else 1, expansion)
                 layers.append(block)
                 inputs = outputs
-        self.features = Sequential(*layers, convolution(inputs, LAST, 1))
+        self.features = Sequential(*layers, conv_norm(inputs, LAST, 1, activation=ReLU6))
         self.classifier = Sequential(Dropout(dropout), Linear(LAST, classes))
         he_start(self)
 
     def forward(self, x: Any) -> Any:
-        x = ops.global_avg_pool2d(self.features(x))  # N 1280 1 1
-        return self.classifier(x.reshape(x.shape[0], -1))
+        return self.classifier(pooled_features(self.features(x)))  # of N 1280
+
+
+class InvertedResidualV3(Module):
+    """As in V2, with squeeze and excitation between, for some, and hard swish; x is added where shapes agree."""
+
+    def __init__(
+        self, inputs: int, kernel: int, inner: int, outputs: int, squeeze: bool, swish: bool, stride: int
+    ) -> None:  # fmt: skip
+        activation: Activation = Hardswish if swish else ReLU
+        layers: list[Module] = []
+        if inner != inputs:
+            layers.append(v3_norm(inputs, inner, 1, activation=activation))
+        layers.append(v3_norm(inner, inner, kernel, stride, groups=inner, activation=activation))
+        if squeeze:
+            layers.append(
+                SqueezeExcitation(inner, divisible(inner // 4), scale_activation=Hardsigmoid)
+            )
+        layers.append(v3_norm(inner, outputs, 1, activation=None))
+        self.block = Sequential(*layers)
+        self.shortcut = stride == 1 and inputs == outputs
+
+    def forward(self, x: Any) -> Any:
+        return x + self.block(x) if self.shortcut else self.block(x)
+
+
+class MobileNetV3(Module):
+    """Images [N, channels, H, W] of any size -> logits [N, classes]; H and W are divided by 32, rounded up."""
+
+    heads = ("classifier.3",)
+
+    def __init__(
+        self, rows: Rows = LARGE, last: int = 1280, channels: int = 3, classes: int = 1000, dropout: float = 0.2
+    ) -> None:  # fmt: skip
+        inputs = 16
+        layers: list[Module] = [v3_norm(channels, inputs, 3, stride=2, activation=Hardswish)]
+        for kernel, inner, outputs, squeeze, swish, stride in rows:
+            layers.append(
+                InvertedResidualV3(inputs, kernel, inner, outputs, squeeze, swish, stride)
+            )
+            inputs = outputs
+        layers.append(v3_norm(inputs, 6 * inputs, 1, activation=Hardswish))
+        self.features = Sequential(*layers)
+        self.classifier = Sequential(
+            Linear(6 * inputs, last), Hardswish(), Dropout(dropout), Linear(last, classes)
+        )
+        fan_out_start(self)
+        linear_start(self)
+
+    def forward(self, x: Any) -> Any:
+        return self.classifier(pooled_features(self.features(x)))

@@ -1,50 +1,86 @@
-"""VGG (Simonyan and Zisserman 2015, table 1, column D) with batch norm, with torchvision's parameter names for the features.
-
-For small images, as is usual for CIFAR: one linear layer on 512 features in place of the three of 4096.
-"""
+"""VGG (Simonyan and Zisserman 2015, table 1, columns A, B, D and E), with torchvision's names, and a small one for CIFAR."""
 
 from typing import Any
 
 from foveal import ops
-from foveal.errors import ShapeError
 from foveal.nn.activation import ReLU
 from foveal.nn.container import Sequential
 from foveal.nn.conv import Conv2d, he_start
+from foveal.nn.dropout import Dropout
 from foveal.nn.linear import Linear
+from foveal.nn.models.blocks import Size, check_size, fan_out_start, linear_start
 from foveal.nn.module import Module
 from foveal.nn.norm import BatchNorm2d
-from foveal.nn.pool import MaxPool2d
+from foveal.nn.pool import AdaptiveAvgPool2d, MaxPool2d
 
-STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # VGG-16
+WIDTHS = (64, 128, 256, 512, 512)
+DEPTHS = {  # convolutions of each stage
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
+Stages = tuple[tuple[int, ...], ...]
+STAGES: Stages = tuple((w,) * n for w, n in zip(WIDTHS, DEPTHS[16], strict=True))
+GRID, HIDDEN = 7, 4096  # what the classifier sees, and its width
+SMALLEST = 2 ** len(WIDTHS)
+
+
+def stages(channels: int, widths: Stages, norm: bool) -> Sequential:
+    """3x3 convolutions, each followed by relu (with batch norm before it), and a max-pooling by 2 after each stage."""
+    layers: list[Module] = []
+    for stage in widths:
+        for width in stage:
+            layers.append(Conv2d(channels, width, 3, padding=1))
+            layers += [BatchNorm2d(width), ReLU()] if norm else [ReLU()]
+            channels = width
+        layers.append(MaxPool2d(2))
+    return Sequential(*layers)
 
 
 class VGG(Module):
-    """Stages of 3x3 convolutions, each followed by batch norm and relu, and a pooling by 2 after each stage.
+    """Images [N, channels, H, W] of 32x32 and more (224x224 in the paper) -> logits [N, classes].
+
+    What the features are of other images than 224x224 is averaged to, or repeated on, 7x7 places.
+    """
+
+    heads = ("classifier.6",)
+
+    def __init__(
+        self, depth: int = 16, channels: int = 3, size: Size = (224, 224), classes: int = 1000, norm: bool = False,
+        dropout: float = 0.5,
+    ) -> None:  # fmt: skip
+        check_size(f"vgg{depth}", size, SMALLEST)
+        widths = tuple((w,) * n for w, n in zip(WIDTHS, DEPTHS[depth], strict=True))
+        self.features = stages(channels, widths, norm)
+        self.avgpool = AdaptiveAvgPool2d((GRID, GRID))
+        self.classifier = Sequential(
+            Linear(WIDTHS[-1] * GRID * GRID, HIDDEN), ReLU(), Dropout(dropout),
+            Linear(HIDDEN, HIDDEN), ReLU(), Dropout(dropout),
+            Linear(HIDDEN, classes),
+        )  # fmt: skip
+        fan_out_start(self)
+        linear_start(self)
+
+    def forward(self, x: Any) -> Any:
+        x = self.avgpool(self.features(x))  # N 512 7 7
+        return self.classifier(x.reshape(x.shape[0], -1))
+
+
+class CifarVGG(Module):
+    """VGG-16 with batch norm for small images, as is usual for CIFAR: one linear layer in place of the three of 4096.
 
     Images [N, channels, H, W] of 32x32 and more -> logits [N, classes].
     """
 
+    heads = ("classifier",)
+
     def __init__(
-        self,
-        channels: int = 3,
-        size: tuple[int, int] = (32, 32),
-        classes: int = 10,
-        stages: tuple[tuple[int, ...], ...] = STAGES,
+        self, channels: int = 3, size: Size = (32, 32), classes: int = 10, widths: Stages = STAGES
     ) -> None:
-        smallest = 2 ** len(stages)
-        if min(size) < smallest:
-            raise ShapeError(
-                f"vgg: images of {size[0]}x{size[1]} are too small, it needs {smallest}x{smallest};"
-                " use --model small"
-            )
-        layers: list[Module] = []
-        for widths in stages:
-            for width in widths:
-                layers += [Conv2d(channels, width, 3, padding=1), BatchNorm2d(width), ReLU()]
-                channels = width
-            layers.append(MaxPool2d(2))
-        self.features = Sequential(*layers)
-        self.classifier = Linear(channels, classes)
+        check_size("vgg16-cifar", size, 2 ** len(widths))
+        self.features = stages(channels, widths, norm=True)
+        self.classifier = Linear(widths[-1][-1], classes)
         he_start(self)
 
     def forward(self, x: Any) -> Any:
