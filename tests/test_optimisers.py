@@ -261,7 +261,8 @@ def test_groups_equal_torch(torch):
 
 
 def test_l1_and_decoupled_decay(torch):
-    ours, _ = trained(lambda p: optim.SGD(p, 0.05, l1=0.02, weight_decay=0.1, decoupled=True))
+    how = {"l1": 0.02, "weight_decay": 0.1, "decoupled": True}
+    ours, _ = trained(lambda p: optim.Momentum(p, 0.05, 0.8, **how))
 
     def after(named):
         with torch.no_grad():
@@ -270,7 +271,7 @@ def test_l1_and_decoupled_decay(torch):
 
     theirs = trained_by_torch(
         torch,
-        lambda named: [torch.optim.SGD(named.values(), 0.05)],
+        lambda named: [torch.optim.SGD(named.values(), 0.05, 0.8)],
         after,
         penalty=lambda p: 0.02 * p.sign(),
     )
@@ -574,6 +575,24 @@ def test_a_step_that_fails_takes_schedules_and_averages_back():
     after = optimizer.state_dict()
     assert all(np.array_equal(before[name], after[name]) for name in before)
     assert all(np.array_equal(model[name], value) for name, value in net.state_dict().items())
+
+
+def test_norms_of_all_gradients_and_of_layers_are_the_same_bits_on_any_number_of_threads():
+    rng = np.random.default_rng(0)
+    x, labels = rng.standard_normal((16, 300)).astype("f4"), rng.integers(0, 200, 16)
+
+    def run(threads):
+        nn.seed(0)
+        first, second = nn.Linear(300, 200), nn.Linear(200, 200)
+        net = nn.Sequential(first, nn.ReLU(), second)
+        rules = [optim.muon(first.parameters()), optim.LAMB(second.parameters(), 0.01)]
+        optimizer = optim.EMA(optim.Combined(*rules, clip_norm=0.1))
+        step = foveal.compile_step(net, nn.CrossEntropyLoss(), optimizer, threads=threads)
+        for _ in range(3):
+            step(x, labels)
+        return [v.tobytes() for v in (*net.state_dict().values(), *optimizer.state_dict().values())]
+
+    assert run(1) == run(2) == run(3)
 
 
 # errors
