@@ -384,6 +384,20 @@ def test_averages_equal_torch(torch):
         )
 
 
+def test_what_is_frozen_stays_what_it_is_when_averages_are_swapped_in():
+    net = Problem()
+    net.s.trainable = False
+    groups = optim.by_name(net.parameters(), {"b": {"frozen": True}})
+    average = optim.EMA(optim.Lookahead(optim.SGD(groups, 0.1), k=2), 0.9)
+    step = foveal.compile_step(net, loss, average, threads=1)
+    for i in range(3):
+        step(*batch(i))
+    with average.averaged():
+        assert np.array_equal(net.b.data, START["b"])
+        assert np.array_equal(net.s.data, START["s"])
+        assert not np.array_equal(net.w.data, START["w"])
+
+
 def test_statistics_of_batch_norm_for_averages_equal_torch(torch):
     x = RNG.standard_normal((4, 6, 3, 5, 5)).astype("f4")
     nn.seed(0)
@@ -615,6 +629,7 @@ def p(*shape):
         (lambda: optim.Momentum([p(2)], 0.1, 1.0), "momentum is 1.0, it has to be at least 0 and below 1"),
         (lambda: optim.Momentum([p(2)], 0.1, -0.1), "Momentum: momentum is -0.1"),
         (lambda: optim.Momentum([p(2)], 0.1, nesterov=True, dampening=0.1), "without dampening, which is 0.1"),
+        (lambda: optim.Momentum([p(2)], 0.1, dampening=float("nan")), "dampening is nan, it has to be a finite number"),
         (lambda: optim.Adam([p(2)], betas=(0.9, 1.0)), r"Adam: betas is \(0.9, 1.0\), it has to be at"),
         (lambda: optim.Adam([p(2)], betas=(0.9,)), "betas is .*, it has to be two numbers"),
         (lambda: optim.Adam([p(2)], eps=0.0), "Adam: eps is 0.0, it has to be more than 0"),

@@ -1,7 +1,7 @@
 """Finding hyper-parameters for a data set: L. N. Smith's method (arXiv:1803.09820), one after the other by short runs.
 
 1. learning rate: a range test (L. N. Smith 2017, section 3.3), then short runs with the rates that it suggests;
-2. batch size: the smallest that is about as fast, in images per second, as the fastest that fits and is measured;
+2. batch size: the largest that fits, is about as fast in images per second as any, and leaves the training enough updates;
 3. momentum: short runs with constant values, and cycled against the rate;
 4. weight decay: short runs on a grid, then beside the best of it.
 
@@ -48,7 +48,7 @@ MOMENTA = (0.99, 0.97, 0.95, 0.9)
 SWING = 0.1  # how far a cycled momentum goes down
 DECAYS = (1e-3, 1e-4, 1e-5, 0.0)
 BATCHES = (32, 64, 128, 256, 512, 1024)
-EPOCH_STEPS = 20  # an epoch has at least that many, so batches are not larger
+UPDATES = 1500  # a training has about that many or more, so batches are not larger
 NEARLY = 0.9  # of the best speed is fast enough
 FEWEST, RUNS = 30, 16  # steps of a short run; how many runs there are at most
 
@@ -204,7 +204,7 @@ def tune(
     epochs: int | None = None,
     seed: int = 0,
     threads: int | None = None,
-    budget: float = 90.0,
+    budget: float = 120.0,
     steps: int | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Findings:
@@ -308,19 +308,20 @@ class _Tuning:
         """Measure; whether the batch size is another one now."""
         before, speeds = self.settings.batch_size, self.found.speeds
         until = time.perf_counter() + 0.3 * self.left()
-        most = min(len(self.rows), max(BATCHES[0], len(self.rows) // EPOCH_STEPS))
+        images = self.settings.epochs * len(self.rows)
+        most = min(len(self.rows), max(BATCHES[0], images // UPDATES))
         for size in (size for size in BATCHES if size <= most):
             speed = self.speed(size) if not speeds or time.perf_counter() < until else None
             if speed is None:
                 break
             speeds[size] = speed
         enough = NEARLY * max(speeds.values(), default=0.0)
-        size = next((size for size, speed in speeds.items() if speed >= enough), before)
+        size = max((size for size, speed in speeds.items() if speed >= enough), default=before)
         measured = ", ".join(f"{size}: {speed:,.0f}" for size, speed in speeds.items())
         self.tell(
-            f"batch size: {size}, the smallest with at least {NEARLY:.0%} of the best speed (images/s measured:"
-            f" {measured}; larger ones take too much memory or time to measure, or leave less than {EPOCH_STEPS} steps an"
-            " epoch)"
+            f"batch size: {size}, the largest with at least {NEARLY:.0%} of the best speed (images/s measured:"
+            f" {measured}; larger ones leave less than {UPDATES} updates in {self.settings.epochs} epochs, or take too"
+            " much memory or time)"
         )
         self.prepare(size)
         return size != before
