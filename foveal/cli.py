@@ -183,7 +183,7 @@ def train(data: str, out: Path | None, **options: Any) -> None:
 @click.option(
     "--budget",
     type=click.FloatRange(min=0, min_open=True),
-    default=90.0,
+    default=120.0,
     show_default=True,
     help="Seconds that it may take, more or less.",
 )

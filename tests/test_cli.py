@@ -113,6 +113,11 @@ def test_predict(place):
         (("train", "{}/set.npz", "--threads", 0), "0 is not in the range"),
         (("train", "{}/set.npz", "--model", "nix"), "'nix' is not one of"),
         (("train", "{}/set.npz", "--optimizer", "nix"), "'nix' is not one of sgd"),
+        (("train", "{}/set.npz", "--schedule", "nix"), "'nix' is not one of one-cycle"),
+        (("train", "{}/set.npz", "--momentum", 1), "is not in the range"),
+        (("train", "{}/set.npz", "--optimizer", "sgd", "--momentum", 0.5), "has no momentum"),
+        (("tune", "nix"), "Error: nix: there is no such file"),
+        (("tune", "{}/set.npz", "--batch-size", 8, "--steps", 5), "at least 30 steps"),
         (("evaluate", "{}", "{}/set.npz"), "not a run"),
         (("evaluate", "{}/run", "digits"), "has 2 classes, digits 10"),
         (("predict", "{}/run", "{}/nix.png"), "nix.png: no such image"),
@@ -209,5 +214,5 @@ def test_help_is_light():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    for command in ("train", "evaluate", "predict", "explain", "bench", "doctor"):
+    for command in ("train", "tune", "evaluate", "predict", "explain", "bench", "doctor"):
         assert f"  {command}  " in result.stdout
