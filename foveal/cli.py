@@ -183,7 +183,7 @@ def train(data: str, out: Path | None, **options: Any) -> None:
 @click.option(
     "--budget",
     type=click.FloatRange(min=0, min_open=True),
-    default=90.0,
+    default=120.0,
     show_default=True,
     help="Seconds that it may take, more or less.",
 )
@@ -350,7 +350,12 @@ def _classify(net: Any, run: Run, images: Sequence[str]) -> list[list[dict[str, 
 
 @main.command()
 @click.argument("model")
-@click.option("--input", "image", metavar="CxHxW", help="One image, such as 3x224x224.")
+@click.option(
+    "--input",
+    "image",
+    metavar="CxHxW",
+    help="One image, such as 3x224x224.  [default: the model's]",
+)
 @click.option(
     "--classes", type=click.IntRange(min=2), help="Outputs.  [default: 10, or 1000 from 64x64 on]"
 )
@@ -404,23 +409,32 @@ def _to_explain(
     from foveal.nn import models
     from foveal.train.checkpoint import load_run
 
-    if model in models.NAMES:
-        if image is None:
-            raise ShapeError(f"explain {model}: say for which images, such as --input 3x224x224")
-        sizes = _image_sizes(image)
-        return model, sizes, classes or (1000 if min(sizes[1:]) >= 64 else 10)
+    name = _known_model(model)
+    if name is not None:
+        sizes = models.MODELS[name].image if image is None else _image_sizes(image)
+        return name, sizes, classes or (1000 if min(sizes[1:]) >= 64 else 10)
     if not Path(model).exists():
         raise DataError(
             f"{model}: no model has this name and there is no such run; models are"
             f" {', '.join(models.NAMES)}"
         )
     run, _ = load_run(model)
-    if run.model not in models.NAMES:
+    if run.model is None:
         raise DataError(
             f"{model}: was trained with a network of its own; call summary(input_shape) on that"
         )
     sizes = (run.channels, *run.size) if image is None else _image_sizes(image)
     return run.model, sizes, classes or len(run.classes)
+
+
+def _known_model(name: str) -> str | None:
+    """The name as `nn.models` has it."""
+    from foveal.nn import models
+
+    try:
+        return models.canonical(name)
+    except ShapeError:
+        return None
 
 
 def _image_sizes(text: str) -> tuple[int, int, int]:

@@ -82,6 +82,8 @@ def test_explain(place):
     metrics = json.loads((folder / "run" / "metrics.json").read_text())
     assert (found["input"], found["parameters"]) == ([1, 1, 8, 8], metrics["parameters"])
     assert found["layers"][-1]["output"] == [1, 2]
+    found = json.loads(invoke("explain", "LeNet-5", "--json").stdout)
+    assert (found["input"], found["parameters"]) == ([1, 1, 28, 28], 61_706)
     words = ("explain", "resnet20", "--input", "3x32x32", "--classes", 7, "--depth", 1)
     table = invoke(*words, "--batch", 4).stdout
     assert "(64 + 1)*7" in table
@@ -111,6 +113,11 @@ def test_predict(place):
         (("train", "{}/set.npz", "--threads", 0), "0 is not in the range"),
         (("train", "{}/set.npz", "--model", "nix"), "'nix' is not one of"),
         (("train", "{}/set.npz", "--optimizer", "nix"), "'nix' is not one of sgd"),
+        (("train", "{}/set.npz", "--schedule", "nix"), "'nix' is not one of one-cycle"),
+        (("train", "{}/set.npz", "--momentum", 1), "is not in the range"),
+        (("train", "{}/set.npz", "--optimizer", "sgd", "--momentum", 0.5), "has no momentum"),
+        (("tune", "nix"), "Error: nix: there is no such file"),
+        (("tune", "{}/set.npz", "--batch-size", 8, "--steps", 5), "at least 30 steps"),
         (("evaluate", "{}", "{}/set.npz"), "not a run"),
         (("evaluate", "{}/run", "digits"), "has 2 classes, digits 10"),
         (("predict", "{}/run", "{}/nix.png"), "nix.png: no such image"),
@@ -132,7 +139,6 @@ def test_predict(place):
             ("explain", "lenet5", "--input", "3x-1x5"),
             "give channels, rows and columns of one image",
         ),
-        (("explain", "lenet5"), "say for which images, such as --input 3x224x224"),
         (
             ("explain", "lenet5", "--input", "1x8x8"),
             "images of 8x8 are too small, it needs 12x12",
@@ -208,5 +214,5 @@ def test_help_is_light():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    for command in ("train", "evaluate", "predict", "explain", "bench", "doctor"):
+    for command in ("train", "tune", "evaluate", "predict", "explain", "bench", "doctor"):
         assert f"  {command}  " in result.stdout

@@ -22,7 +22,8 @@ def run(code):
 
 
 def test_readme_example_runs():
-    (code,) = blocks("README.md", "python")
+    code, optimisers = blocks("README.md", "python")
+    assert run(optimisers) == ""
     loss, shape = run(code).splitlines()
     assert float(loss) < 0.1
     assert shape == "(64, 10)"

@@ -261,7 +261,8 @@ def test_groups_equal_torch(torch):
 
 
 def test_l1_and_decoupled_decay(torch):
-    ours, _ = trained(lambda p: optim.SGD(p, 0.05, l1=0.02, weight_decay=0.1, decoupled=True))
+    how = {"l1": 0.02, "weight_decay": 0.1, "decoupled": True}
+    ours, _ = trained(lambda p: optim.Momentum(p, 0.05, 0.8, **how))
 
     def after(named):
         with torch.no_grad():
@@ -270,7 +271,7 @@ def test_l1_and_decoupled_decay(torch):
 
     theirs = trained_by_torch(
         torch,
-        lambda named: [torch.optim.SGD(named.values(), 0.05)],
+        lambda named: [torch.optim.SGD(named.values(), 0.05, 0.8)],
         after,
         penalty=lambda p: 0.02 * p.sign(),
     )
@@ -381,6 +382,20 @@ def test_averages_equal_torch(torch):
         assert all(
             np.array_equal(a, p.data) for a, p in zip(before, average.parameters, strict=True)
         )
+
+
+def test_what_is_frozen_stays_what_it_is_when_averages_are_swapped_in():
+    net = Problem()
+    net.s.trainable = False
+    groups = optim.by_name(net.parameters(), {"b": {"frozen": True}})
+    average = optim.EMA(optim.Lookahead(optim.SGD(groups, 0.1), k=2), 0.9)
+    step = foveal.compile_step(net, loss, average, threads=1)
+    for i in range(3):
+        step(*batch(i))
+    with average.averaged():
+        assert np.array_equal(net.b.data, START["b"])
+        assert np.array_equal(net.s.data, START["s"])
+        assert not np.array_equal(net.w.data, START["w"])
 
 
 def test_statistics_of_batch_norm_for_averages_equal_torch(torch):
@@ -576,6 +591,24 @@ def test_a_step_that_fails_takes_schedules_and_averages_back():
     assert all(np.array_equal(model[name], value) for name, value in net.state_dict().items())
 
 
+def test_norms_of_all_gradients_and_of_layers_are_the_same_bits_on_any_number_of_threads():
+    rng = np.random.default_rng(0)
+    x, labels = rng.standard_normal((16, 300)).astype("f4"), rng.integers(0, 200, 16)
+
+    def run(threads):
+        nn.seed(0)
+        first, second = nn.Linear(300, 200), nn.Linear(200, 200)
+        net = nn.Sequential(first, nn.ReLU(), second)
+        rules = [optim.muon(first.parameters()), optim.LAMB(second.parameters(), 0.01)]
+        optimizer = optim.EMA(optim.Combined(*rules, clip_norm=0.1))
+        step = foveal.compile_step(net, nn.CrossEntropyLoss(), optimizer, threads=threads)
+        for _ in range(3):
+            step(x, labels)
+        return [v.tobytes() for v in (*net.state_dict().values(), *optimizer.state_dict().values())]
+
+    assert run(1) == run(2) == run(3)
+
+
 # errors
 
 
@@ -596,6 +629,7 @@ def p(*shape):
         (lambda: optim.Momentum([p(2)], 0.1, 1.0), "momentum is 1.0, it has to be at least 0 and below 1"),
         (lambda: optim.Momentum([p(2)], 0.1, -0.1), "Momentum: momentum is -0.1"),
         (lambda: optim.Momentum([p(2)], 0.1, nesterov=True, dampening=0.1), "without dampening, which is 0.1"),
+        (lambda: optim.Momentum([p(2)], 0.1, dampening=float("nan")), "dampening is nan, it has to be a finite number"),
         (lambda: optim.Adam([p(2)], betas=(0.9, 1.0)), r"Adam: betas is \(0.9, 1.0\), it has to be at"),
         (lambda: optim.Adam([p(2)], betas=(0.9,)), "betas is .*, it has to be two numbers"),
         (lambda: optim.Adam([p(2)], eps=0.0), "Adam: eps is 0.0, it has to be more than 0"),

@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import foveal
+from foveal import optim
 from foveal.data import from_arrays
 from foveal.errors import DataError, NumericsError, ShapeError, StateError
 from foveal.nn import models
@@ -163,6 +164,42 @@ def test_a_run_that_ends_before_its_first_epoch_touches_nothing(data, tmp_path, 
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_schedule_momentum_clipping_and_averages_are_what_they_are_called(data, tmp_path):
+    how = {"optimizer": "adamw", "schedule": "step", "momentum": 0.8, "weight_decay": 0.1}
+    metrics = train(data, out=tmp_path, clip_norm=1.0, ema=0.9, lr=0.01, **how, **OPTIONS)
+    assert {name: metrics[name] for name in how} == how
+    assert (metrics["clip_norm"], metrics["ema"]) == (1.0, 0.9)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    # six steps, the rate falls to a tenth after every two of them
+    assert [line["lr"] for line in lines] == pytest.approx([1e-3, 1e-4])
+    net, trained = load_net(tmp_path)  # the averages are what is kept
+    kept = evaluate(net, data.x_test, data.y_test, mean=trained.mean, std=trained.std)
+    assert kept == metrics["test"]
+    assert train(data, lr=0.01, **how, **OPTIONS)["test"] != metrics["test"]
+
+
+def test_momentum_is_cycled_and_a_plateau_is_told_the_loss(data, monkeypatch):
+    seen, told = [], []
+    whole = foveal.compile_step
+
+    def compile_step(net, loss, optimizer, **options):
+        step = whole(net, loss, optimizer, **options)
+        seen.append(optimizer)
+        return step
+
+    monkeypatch.setattr(foveal, "compile_step", compile_step)
+    train(data, momentum=0.95, momentum_low=0.8, **OPTIONS)
+    values = [seen[0].schedules["momentum"](step) for step in range(6)]
+    assert max(values) == pytest.approx(0.95)
+    assert min(values) < 0.85
+    assert seen[0].momentum == values[5]
+    plateau = optim.schedule.Plateau
+    monkeypatch.setattr(plateau, "update", lambda self, metric: told.append(metric))
+    log = train(data, schedule="plateau", **OPTIONS)
+    assert len(told) == 2
+    assert told[1] == log["train"]["loss"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -172,6 +209,17 @@ def test_a_run_that_ends_before_its_first_epoch_touches_nothing(data, tmp_path, 
         ({"lr": 0.0}, "lr is 0.0: it must be more than 0"),
         ({"lr": float("nan")}, "lr is nan"),
         ({"epochs": 0}, "epochs is 0"),
+        ({"schedule": "wave"}, "schedule 'wave': choose from one-cycle"),
+        ({"optimizer": "sgd", "momentum": 0.9}, "optimizer sgd: has no momentum"),
+        ({"momentum": 1.5}, r"momentum is 1\.5, it has to be at least 0 and below 1"),
+        (
+            {"momentum_low": 0.99},
+            r"momentum_low is 0\.99: it has to be from 0 to the momentum, 0\.9",
+        ),
+        ({"momentum_low": 0.8, "schedule": "cosine"}, "momentum is cycled with one-cycle only"),
+        ({"weight_decay": -1}, "weight_decay is -1"),
+        ({"clip_norm": 0}, "clip_norm is 0, it has to be more than 0"),
+        ({"ema": 1.0}, r"EMA: decay is 1\.0"),
     ],
 )
 def test_options_that_do_not_fit(data, options, words):

@@ -122,15 +122,16 @@ class Wrapper(Combined):
         raise NotImplementedError
 
     def assignments(self, gradients: Mapping[Variable, Any]) -> Assignments:
-        found: Assignments = []
+        inner = dict(super().assignments(gradients))
         lift = current().lift
-        for variable, value in super().assignments(gradients):
-            if variable in self.copies:
-                copy = self.copies[variable]
-                value, kept = self.follow(lift(variable), value, lift(copy))
-                found.append((copy, kept))
-            found.append((variable, value))
-        return found
+        found: Assignments = []
+        for p, copy in self.copies.items():
+            old = lift(p)
+            new, kept = self.follow(old, inner.get(p, old), lift(copy))
+            found.append((copy, kept))  # of what is frozen too: it may be swapped in, or thaw
+            if p in inner:
+                inner[p] = new
+        return [*found, *inner.items()]
 
     def held(self) -> dict[str, Variable]:
         own = {f"{i}.copy": self.copies[p] for i, p in enumerate(self.parameters)}

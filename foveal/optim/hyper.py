@@ -25,11 +25,13 @@ class Range(NamedTuple):
             return False
 
     def __str__(self) -> str:
+        if self.low == -math.inf:
+            return "a finite number"
         lower = f"more than {self.low:g}" if self.above else f"at least {self.low:g}"
         return lower if self.high == math.inf else f"{lower} and below {self.high:g}"
 
 
-NUMBER = Range(-math.inf)
+NUMBER = Range(-math.inf, above=True)
 POSITIVE = Range(above=True)
 BELOW_ONE = Range(high=1.0)
 RATE, DECAY = Range(), Range()

@@ -1,7 +1,7 @@
 """Finding hyper-parameters for a data set: L. N. Smith's method (arXiv:1803.09820), one after the other by short runs.
 
 1. learning rate: a range test (L. N. Smith 2017, section 3.3), then short runs with the rates that it suggests;
-2. batch size: the largest one up to which a doubling still gives clearly more images per second;
+2. batch size: the largest that fits, is about as fast in images per second as any, and leaves the training enough updates;
 3. momentum: short runs with constant values, and cycled against the rate;
 4. weight decay: short runs on a grid, then beside the best of it.
 
@@ -48,9 +48,9 @@ MOMENTA = (0.99, 0.97, 0.95, 0.9)
 SWING = 0.1  # how far a cycled momentum goes down
 DECAYS = (1e-3, 1e-4, 1e-5, 0.0)
 BATCHES = (32, 64, 128, 256, 512, 1024)
-EPOCH_STEPS = 20  # an epoch has at least that many, so batches are not larger
-GAIN = 1.1  # a doubled batch has to be faster by this factor
-FEWEST, RUNS = 30, 14  # steps of a short run; how many runs there are at most
+UPDATES = 1500  # a training has about that many or more, so batches are not larger
+NEARLY = 0.9  # of the best speed is fast enough
+FEWEST, RUNS = 30, 16  # steps of a short run; how many runs there are at most
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def tune(
     epochs: int | None = None,
     seed: int = 0,
     threads: int | None = None,
-    budget: float = 90.0,
+    budget: float = 120.0,
     steps: int | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Findings:
@@ -308,24 +308,20 @@ class _Tuning:
         """Measure; whether the batch size is another one now."""
         before, speeds = self.settings.batch_size, self.found.speeds
         until = time.perf_counter() + 0.3 * self.left()
-        most = max(BATCHES[0], len(self.rows) // EPOCH_STEPS)
-        chosen = None
-        for size in BATCHES:
-            if size > min(most, len(self.rows)) or (chosen and time.perf_counter() > until):
-                break
-            speed = self.speed(size)
+        images = self.settings.epochs * len(self.rows)
+        most = min(len(self.rows), max(BATCHES[0], images // UPDATES))
+        for size in (size for size in BATCHES if size <= most):
+            speed = self.speed(size) if not speeds or time.perf_counter() < until else None
             if speed is None:
-                self.tell(f"batch size: {size} does not fit into the memory")
                 break
-            if chosen is not None and speed < GAIN * speeds[chosen]:
-                speeds[size] = speed
-                break
-            speeds[size], chosen = speed, size
+            speeds[size] = speed
+        enough = NEARLY * max(speeds.values(), default=0.0)
+        size = max((size for size, speed in speeds.items() if speed >= enough), default=before)
         measured = ", ".join(f"{size}: {speed:,.0f}" for size, speed in speeds.items())
-        size = before if chosen is None else chosen
         self.tell(
-            f"batch size: {size}, as twice as many are not {GAIN - 1:.0%} faster, or are less than"
-            f" {EPOCH_STEPS} steps an epoch (images/s measured: {measured})"
+            f"batch size: {size}, the largest with at least {NEARLY:.0%} of the best speed (images/s measured:"
+            f" {measured}; larger ones leave less than {UPDATES} updates in {self.settings.epochs} epochs, or take too"
+            " much memory or time)"
         )
         self.prepare(size)
         return size != before
@@ -405,8 +401,8 @@ class _Tuning:
     def compare(self, candidates: Iterable[tuple[Any, ...]], trials: list[Trial]) -> Trial:
         """Short runs of the candidates as long as the budget lasts; the best of all in `trials`."""
         for key in candidates:
-            if trials and self.left() < 0 and self.given_steps is None:
-                self.tell("the budget is used up; the rest is left as it is")
+            if trials and self.left() < 0 and self.given_steps is None and key not in self.trials:
+                self.tell(f"the budget is used up; {len(trials)} short runs are compared")
                 break
             trial = self.trial(*key)
             if trial not in trials:

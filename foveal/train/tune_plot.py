@@ -47,7 +47,7 @@ def plot(found: Findings, path: Path) -> None:
 def momentum(trial: Trial) -> str:
     if trial.momentum is None:
         return ""
-    low = "" if trial.momentum_low is None else f"-{trial.momentum_low:g}"
+    low = "" if trial.momentum_low is None else f"\nto {trial.momentum_low:g}"
     return f"\nm {trial.momentum:g}{low}"
 
 
