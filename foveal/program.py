@@ -297,7 +297,8 @@ def compile_step(
     """A whole training step, step(x, labels) -> loss and output, as one program.
 
     The loss is called as loss(model(x), target), with the tuple if the model returns several arrays. `threads` is a matter
-    of speed only: the same seed gives the same bits on any number. `seed` feeds random operators (dropout), together with the count of steps. With memory="low" cheap values are
-    computed again for the gradients instead of being kept: less memory, some more time.
+    of speed only: the same seed gives the same bits on any number. `seed` feeds random operators (dropout), together with
+    the count of steps. With memory="low" cheap values are computed again for the gradients instead of being kept: less
+    memory, some more time.
     """
     return Step(model, loss, optimizer, threads, seed, memory)
