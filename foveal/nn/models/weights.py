@@ -3,6 +3,7 @@
 timm's networks that go by the names of ours compute the same, but for the tf_ variants, whose padding differs.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ def load_weights(model: Module, path: str | Path, head: str = STRICT) -> Loaded:
     ignorable = (*heads, *getattr(model, "optional", ()))
     own = {name: v.shape for name, v in model.named_variables()}
     fitting = {
-        name: value.reshape(own[name]) if as_linear(value.shape, own[name]) else value
+        name: value.reshape(own[name]) if same_values(value.shape, own[name]) else value
         for name, value in state.items()
         if name in own and not under(name, heads)
     }
@@ -101,7 +102,10 @@ def way_out(model: Module, own: Mapping[str, Any], state: State, head: str) -> s
         (n not in own or state[n].shape != own[n]) and not under(n, heads) for n in state
     ) or any(n not in state and not under(n, heads) and not n.endswith(COUNTER) for n in own)
     if head == STRICT and heads and not elsewhere:
-        return 'Only the last layer differs: load with head="skip", or build with the file\'s number of classes'
+        return (
+            f'Only the classifier differs ({", ".join(heads)}): load with head="skip", or build with the file\'s number'
+            " of classes"
+        )
     return "Load it into the model that it was stored from"
 
 
@@ -115,11 +119,13 @@ def under(name: str, prefixes: Iterable[str]) -> bool:
     return any(name.startswith(f"{prefix}.") for prefix in prefixes)
 
 
-def as_linear(given: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Whether filters [K, C, R, S] hold the weights of a fully connected layer [K, C R S]."""
-    return len(given) == 4 and len(wanted) == 2 and given[0] == wanted[0] and (
-        int(np.prod(given[1:])) == wanted[1]
-    )  # fmt: skip
+def same_values(given: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether arrays of these shapes are told apart by notation alone.
+
+    Filters [K, C, R, S] are the weights of a fully connected layer [K, C R S], and one number is a scalar.
+    """
+    linear = len(given) == 4 and len(wanted) == 2 and given[0] == wanted[0]
+    return (linear and math.prod(given) == math.prod(wanted)) or (given == (1,) and wanted == ())
 
 
 def read(path: str | Path) -> State:
