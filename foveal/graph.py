@@ -1,5 +1,6 @@
 """Node and Graph: a traced computation as an immutable value that prints and can be verified."""
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,12 @@ class Variable:
         self.version = 0
         self._view = self._data.view()
         self._view.flags.writeable = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Variable":
+        """With storage of its own, which its data are views of."""
+        made = copy.copy(self)
+        Variable.__init__(made, self._data, self.name)
+        return made
 
     @property
     def data(self) -> Ndarray:

@@ -452,7 +452,7 @@ mb50ic4_ih6kh2dh1n"net:dilated"
     told = []
     works = operators.from_files([path], 2, told.append)
     assert [line.split(": ")[-1] for line in told] == [
-        "it is three-dimensional", "there is no pooling with dilation"
+        "it is three-dimensional", "pooling with dilation is not measured"
     ]  # fmt: skip
     assert [(w.op, w.direction) for w in works] == [
         *(("conv2d", "forward"), ("conv2d_input_grad", "dx"), ("conv2d_weight_grad", "dw")) * 2,

@@ -4,8 +4,10 @@ import checks
 import numpy as np
 import pytest
 
-from foveal import nn
+import foveal
+from foveal import nn, ops, optim
 from foveal.autodiff import gradients
+from foveal.errors import NumericsError, ShapeError
 from foveal.execute import Program
 from foveal.trace import current, trace
 
@@ -110,3 +112,91 @@ def test_norms_are_pytorchs(configuration):
     for key, value in expected.items():
         assert found[key].dtype.kind == value.numpy().dtype.kind
         assert checks.error(found[key], value) < checks.LIMIT, (name, how, key)
+
+
+def test_a_large_mean_costs_no_digits_of_the_variance():
+    """The mean of squares less the square of the mean would have none left."""
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((4, 6, 5, 5)) + 3000.0).astype(np.float32)
+    for layer, axes in (
+        (nn.LayerNorm((6, 5, 5)), (1, 2, 3)),
+        (nn.GroupNorm(1, 6), (1, 2, 3)),
+        (nn.InstanceNorm2d(6), (2, 3)),
+        (nn.BatchNorm2d(6), (0, 2, 3)),
+    ):
+        wide = x.astype(np.float64)
+        want = wide - wide.mean(axes, keepdims=True)
+        want /= np.sqrt((want**2).mean(axes, keepdims=True) + 1e-5)
+        assert checks.error(layer(x), want) < 2e-4  # the mean itself has 24 bits
+
+
+def test_statistics_of_batches_are_averaged_without_momentum():
+    rng = np.random.default_rng(0)
+    norm, means = nn.BatchNorm2d(3, momentum=None), []
+    for i in range(4):
+        x = rng.standard_normal((4, 3, 2, 2)).astype(np.float32)
+        norm(x)
+        means.append(x.mean((0, 2, 3)))
+        assert norm.state_dict()["num_batches_tracked"] == i + 1
+        assert checks.error(norm.running_mean.data, np.mean(means, axis=0)) < checks.LIMIT
+
+
+def test_a_failed_step_counts_no_batch():
+    nn.seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2))
+    step = foveal.compile_step(net, nn.CrossEntropyLoss(), optim.SGD(net.parameters(), lr=0.1))
+    x, labels = np.random.default_rng(0).standard_normal((4, 1, 2, 2)), np.array([0, 1, 0, 1])
+    for _ in range(3):
+        step(x, labels)
+    with pytest.raises(NumericsError):
+        step(x * 1e30, labels)
+    count = net.state_dict()["1.num_batches_tracked"]
+    assert (count, count.dtype) == (3, np.int64)
+
+
+IMAGES = (2, 4, 3, 3)
+REFUSED = {
+    "channels": (lambda: nn.BatchNorm2d(5), IMAGES, r"made for 5; use BatchNorm2d\(4\)"),
+    "rank": (lambda: nn.BatchNorm2d(4), (2, 4, 3), r"BatchNorm2d: takes images \[N, C, H, W\]"),
+    "rank_1d": (lambda: nn.BatchNorm1d(4), IMAGES, r"takes features \[N, C\] or sequences"),
+    "rank_instance": (lambda: nn.InstanceNorm1d(4), (2, 4), r"takes sequences \[N, C, L\]"),
+    "one_value": (lambda: nn.BatchNorm2d(4), (1, 4, 1, 1), "one value per channel"),
+    "one_pixel": (lambda: nn.InstanceNorm2d(4), (3, 4, 1, 1), "one value per channel and image"),
+    "no_features": (lambda: nn.BatchNorm1d(0), None, "num_features is 0"),
+    "momentum": (lambda: nn.BatchNorm2d(4, momentum=1.5), None, "momentum is 1.5, it has to be between 0 and 1"),
+    "eps": (lambda: nn.LayerNorm(4, eps=-1.0), None, "LayerNorm: eps is -1.0, it has to be 0 or more"),
+    "groups": (lambda: nn.GroupNorm(3, 4), None, "num_groups=3 does not divide num_channels=4"),
+    "group_channels": (lambda: nn.GroupNorm(2, 6), IMAGES, r"takes \[N, 6, ...\], got shape"),
+    "shape": (lambda: nn.LayerNorm((4, 3)), IMAGES, r"does not end in normalized_shape \(4, 3\)"),
+    "shape_rms": (lambda: nn.RMSNorm(5), IMAGES, "RMSNorm: x of shape .* does not end in"),
+    "shape_rank": (lambda: nn.LayerNorm((2, 2, 4, 3, 3)), IMAGES, "does not end in normalized_shape"),
+    "shape_empty": (lambda: nn.LayerNorm(()), None, "normalized_shape is empty"),
+    "shape_zero": (lambda: nn.LayerNorm((4, 0)), None, "normalized_shape is 0"),
+    "size": (lambda: nn.LocalResponseNorm(0), None, "size is 0"),
+    "rank_response": (lambda: nn.LocalResponseNorm(3), (2, 4), r"takes \[N, C, L\] or \[N, C, H, W\]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_makes_no_norm_is_refused(name):
+    layer, shape, words = REFUSED[name]
+    with pytest.raises(ShapeError, match=words):
+        layer()(np.zeros(shape or IMAGES, np.float32))
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.LayerNorm(3)])
+def test_integers_are_refused(layer):
+    with pytest.raises(ShapeError, match="is int32, it has to be float32"):
+        layer(np.zeros(IMAGES, np.int32))
+
+
+def test_operators_refuse_what_they_cannot_normalise():
+    x = np.zeros(IMAGES, np.float32)
+    for call, words in (
+        (lambda: ops.group_norm(x, groups=3), "3 groups do not divide 4 channels"),
+        (lambda: ops.standardize(x, axes=(4,)), "axes .* are not among those of shape"),
+        (lambda: ops.lp_normalize(x, p=3), "p is 3, it has to be 1 or 2"),
+        (lambda: ops.lp_normalize(x, axis=4), "axis 4 is not one of those"),
+    ):
+        with pytest.raises(ShapeError, match=words):
+            call()

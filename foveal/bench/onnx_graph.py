@@ -53,10 +53,15 @@ def batch_norm(
     return to.node("BatchNormalization", x, gamma, beta, mean, var, epsilon=eps)
 
 
-def pool(kind: str, **more: Any) -> Callable[..., str]:
+WINDOW = {"kernel_shape": "size", "strides": "stride", "dilations": "dilation"}
+
+
+def pool(kind: str) -> Callable[..., str]:
     def write(to: Writer, x: str, **how: Any) -> str:
-        window = {"kernel_shape": how["size"], "strides": how["stride"]}
-        return to.node(kind, x, **window, pads=pads(how["padding"]), **more)
+        window = {key: how[name] for key, name in WINDOW.items()}
+        if kind == "AveragePool":  # all of the padding counts, or none
+            window["count_include_pad"] = int(any(how["counted"]))
+        return to.node(kind, x, **window, pads=pads(how["padding"]))
 
     return write
 
@@ -73,7 +78,7 @@ WRITERS: dict[str, Callable[..., str]] = {
     "conv2d": conv2d,
     "batch_norm_inference": batch_norm,
     "max_pool2d": pool("MaxPool"),
-    "avg_pool2d": pool("AveragePool", count_include_pad=1),
+    "avg_pool2d": pool("AveragePool"),
     "global_avg_pool2d": lambda to, x: to.node("GlobalAveragePool", x),
     "reshape": reshape,
     "linear": lambda to, x, w: to.node("Gemm", x, w, transB=1),

@@ -178,7 +178,7 @@ def from_shape(shape: shapes.Shape) -> list[Work]:
         return norm_works(shape.name, x)
     if shape.kind == shapes.POOLING:
         if max(rows.d, columns.d) > 1:
-            raise shapes.Unsupported("there is no pooling with dilation")
+            raise shapes.Unsupported("pooling with dilation is not measured")
         how["size"] = (rows.k, columns.k)
         return [
             w for op in ("max_pool2d", "avg_pool2d") for w in pool_works(op, shape.name, x, how)

@@ -5,6 +5,7 @@ from foveal.nn.activation import GELU, Hardsigmoid, Hardswish, ReLU, ReLU6, Sigm
 from foveal.nn.container import Concat, Flatten, Identity, Sequential
 from foveal.nn.conv import Conv2d
 from foveal.nn.dropout import Dropout, Dropout1d, Dropout2d, StochasticDepth
+from foveal.nn.fold import fold_batch_norm
 from foveal.nn.init import seed
 from foveal.nn.linear import Linear
 from foveal.nn.loss import AuxiliaryLoss, CrossEntropyLoss
@@ -83,6 +84,7 @@ __all__ = [
     "SqueezeExcitation",
     "StochasticDepth",
     "Tanh",
+    "fold_batch_norm",
     "init",
     "models",
     "seed",

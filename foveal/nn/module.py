@@ -58,6 +58,10 @@ class Module:
             self.__dict__.pop("_programs", None)
         super().__setattr__(name, value)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies take over: all but what was compiled."""
+        return {name: value for name, value in self.__dict__.items() if name != "_programs"}
+
     def __call__(self, x: Any) -> Any:
         if isinstance(x, Symbol):
             return self.traced(x)

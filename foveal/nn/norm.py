@@ -8,6 +8,7 @@ import numpy as np
 from foveal import ops
 from foveal.errors import ShapeError
 from foveal.nn.module import Buffer, Counter, Module, Parameter, check_positive
+from foveal.nn.sequence import as_images, as_sequences
 from foveal.ops.norm import per_channel
 from foveal.trace import current
 
@@ -98,6 +99,11 @@ class BatchNorm2d(Tracking):
 
     def forward(self, x: Any) -> Any:
         self.check(x)
+        if len(x.shape) == 3:
+            return as_sequences(self.normalised(as_images(type(self).__name__, x)))
+        return self.normalised(x)
+
+    def normalised(self, x: Any) -> Any:
         if not self.training and self.track_running_stats:
             return self.by_running_statistics(x)
         y = ops.batch_norm(x, *self.affine(), eps=self.eps)

@@ -3,25 +3,15 @@
 from typing import Any, ClassVar
 
 from foveal import ops
-from foveal.errors import ShapeError
+from foveal.errors import DataError, ShapeError
 from foveal.nn.module import Module
+from foveal.nn.sequence import as_images, as_sequences
 from foveal.ops.geometry import check_window
 from foveal.ops.op import pair, sides
 from foveal.program import compile
 from foveal.trace import Symbol
 
 Four = tuple[int, int, int, int]
-
-
-def as_images(layer: str, x: Any) -> Any:
-    """Sequences [N, C, L] as images [N, C, 1, L] of one row."""
-    if len(x.shape) != 3:
-        raise ShapeError(f"{layer}: takes sequences [N, C, L], got shape {x.shape}")
-    return x.reshape(*x.shape[:2], 1, x.shape[2])
-
-
-def as_sequences(y: Any) -> Any:
-    return y.reshape(*y.shape[:2], y.shape[3])
 
 
 def along_columns(value: Any, what: str, rows: int) -> tuple[int, int]:
@@ -258,8 +248,14 @@ class MaxUnpool2d(Windows):
     def __call__(self, x: Any, indices: Any, output_size: Any = None) -> Any:  # type: ignore[override]
         if isinstance(x, Symbol):
             return self.forward(x, indices, output_size)
-        found = compile(lambda x, indices: self.forward(x, indices, output_size))
-        return found(x, indices)
+        rows, columns = self.image(x, output_size)
+        bad = indices[(indices < 0) | (indices >= rows * columns)]
+        if bad.size:
+            raise DataError(
+                f"{type(self).__name__}: place {bad.flat[0]} is none of the {rows}x{columns} image; give output_size, the"
+                " size of the image that was pooled"
+            )
+        return compile(lambda x, indices: self.forward(x, indices, output_size))(x, indices)
 
     def forward(self, x: Any, indices: Any, output_size: Any = None) -> Any:  # type: ignore[override]
         return ops.max_unpool2d(x, indices, image=self.image(x, output_size))

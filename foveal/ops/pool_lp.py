@@ -20,7 +20,7 @@ class LpPool2d(Averages):
     m is the number of taps that count: R S but for windows that ceil_mode lets reach beyond the padding, whose sums are
     scaled as if they were whole, as PyTorch has it. Not `absolute`: x^norm_type keeps the sign of x where norm_type is odd,
     as in PyTorch (sum pooling for 1; NaN for a negative sum's other roots). The largest |x| where norm_type is infinite.
-    The gradient where a window is all 0 is 0.
+    The gradient where a window's sum is 0 is 0, as PyTorch has it.
     """
 
     name, arity, composite = "lp_pool2d", 1, True
@@ -80,9 +80,9 @@ def power(x: Any, p: float, absolute: bool) -> Any:
 
 def root(sums: Any, p: float) -> Any:
     """sums^(1/p), with the gradient 0 at 0."""
-    if p == 1:
-        return sums
     zero = equal(sums, 0.0)
+    if p == 1:
+        return where(zero, 0.0, sums)
     safe = where(zero, 1.0, sums)
     return where(zero, 0.0, sqrt(safe) if p == 2 else exp(log(safe) * (1.0 / p)))
 

@@ -52,10 +52,10 @@ class TakePixels(Operator):
         return index
 
     def numpy(self, x: Ndarray, index: Ndarray) -> Ndarray:
-        flat = np.take_along_axis(
-            x.reshape(*x.shape[:2], -1), index.reshape(*index.shape[:2], -1), axis=2
-        )
-        return flat.reshape(index.shape)
+        flat, places = x.reshape(*x.shape[:2], -1), index.reshape(*index.shape[:2], -1)
+        inside = (places >= 0) & (places < flat.shape[2])
+        found = np.take_along_axis(flat, np.where(inside, places, 0), axis=2)
+        return np.where(inside, found, 0).reshape(index.shape)
 
     def vjp(self, dy: Any, y: Any, x: Any, index: Any) -> tuple[Any, ...]:
         return put_pixels(dy, index, image=x.shape[2:]), None
@@ -92,12 +92,13 @@ class PutPixels(Operator):
 
     def numpy(self, x: Ndarray, index: Ndarray, *, image: Pair) -> Ndarray:
         y = np.zeros((x.shape[0] * x.shape[1], image[0] * image[1]), x.dtype)
-        rows = np.arange(len(y))[:, None]
         places, values = index.reshape(len(y), -1), x.reshape(len(y), -1)
+        row, column = np.nonzero((places >= 0) & (places < y.shape[1]))
+        at = row, places[row, column]
         if self.unique:
-            y[rows, places] = values
+            y[at] = values[row, column]
         else:
-            np.add.at(y, (rows, places), values)
+            np.add.at(y, at, values[row, column])
         return y.reshape(*x.shape[:2], *image)
 
     def vjp(self, dy: Any, y: Any, x: Any, index: Any, *, image: Pair) -> tuple[Any, ...]:
