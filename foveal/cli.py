@@ -200,7 +200,7 @@ def tune(data: str, out: Path | None, as_json: bool, **options: Any) -> None:
     By L. N. Smith's method (arXiv:1803.09820): a range test of the rate, the speed of batches, and
     short runs that are compared on training images held out for it. Prints what was found, why, and
     the command that trains with it; tune.json holds all numbers, tune.png shows them where
-    matplotlib is installed. Speeds are measured, so a run with another result may follow; with
+    matplotlib is installed. Speeds are measured, so another run may find something else; with
     --batch-size and --steps the same seed finds the same.
     """
     from foveal.data.readers import load
