@@ -1,16 +1,19 @@
 """Machine code compiled by the tests is kept with pytest's own cache: fast on a rerun, nothing written to the user's."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from foveal.kernel import cache
 
 LIMIT_BYTES = 64 << 20
-CIFAR10 = Path(__file__).parents[2] / "shared" / "data" / "cifar10"
+DATA = Path(__file__).parents[2] / "shared" / "data"
+CIFAR10, CS231N = DATA / "cifar10", DATA / "vectors" / "cs231n" / "cases.json"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,3 +50,17 @@ def cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cifar10")
     subprocess.run([sys.executable, str(CIFAR10 / "unpack.py"), str(folder)], check=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def torch() -> Any:
+    """PyTorch, to compare with."""
+    return pytest.importorskip("torch", reason="PyTorch is not installed (extra: compare)")
+
+
+@pytest.fixture(scope="session")
+def cs231n() -> dict[str, Any]:
+    """What CS231n's assignments publish: by call, arguments and results."""
+    if not CS231N.is_file():
+        pytest.skip(f"no values of CS231n at {CS231N}")
+    return {c["calls"][0]: c["values"] for c in json.loads(CS231N.read_text())["cases"]}

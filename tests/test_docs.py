@@ -5,6 +5,8 @@ import io
 import re
 from pathlib import Path
 
+import numpy as np
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -22,8 +24,15 @@ def run(code):
 
 
 def test_readme_example_runs():
-    code, optimisers = blocks("README.md", "python")
+    code, optimisers, starts = blocks("README.md", "python")
     assert run(optimisers) == ""
+    lines = run(starts).splitlines()
+    told = re.findall("^# (.*wards)", starts, re.MULTILINE)
+    assert len(lines) == len(told) == 3
+    for line, shown in zip(lines, told, strict=True):
+        numbers = [[float(n) for n in re.findall(r"\d+e[-+]\d+", text)] for text in (line, shown)]
+        assert line.split(":")[0] == shown.split(":")[0]
+        np.testing.assert_allclose(*numbers, rtol=0.5)
     loss, shape = run(code).splitlines()
     assert float(loss) < 0.1
     assert shape == "(64, 10)"

@@ -434,7 +434,8 @@ def random_net(rng):
         if rng.random() < 0.3:
             layers.append(nn.AvgPool2d(k, stride=u, padding=min(pad, k // 2)))
             continue
-        layer = nn.Conv2d(1, 1, k, stride=u, padding=pad, dilation=d)
+        mode = ("zeros", "zeros", "reflect", "replicate", "circular")[rng.integers(5)]
+        layer = nn.Conv2d(1, 1, k, stride=u, padding=pad, dilation=d, padding_mode=mode)
         spare = 2 * pad - d * (
             k - 1
         )  # a 1x1 convolution of the same stride has as many outputs with half of it
@@ -479,6 +480,7 @@ def test_fields_of_random_networks(configuration):
 UNCERTAIN = (  # what they read is not known from shapes
     "take_pixels", "put_pixels", "max_unpool2d",
     "channel_moments",  # its axes are no longer the image's
+    "im2col", "col2im",  # one axis for rows and columns
 )  # fmt: skip
 
 

@@ -14,11 +14,6 @@ K = 7
 WEIGHT = np.array([0.5, 2.0, 1.0, 0.0, 3.0, 0.7, 1.3], np.float32)
 
 
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch", reason="PyTorch is not installed")
-
-
 def labels(shape, seed=0, ignored=None):
     drawn = np.random.default_rng(seed).integers(0, K, shape).astype(np.int32)
     if ignored is not None:

@@ -25,13 +25,6 @@ SIDES = np.where(np.arange(STEPS) % 5 == 3, -1, 1) * RNG.uniform(0.8, 1.2, STEPS
 NOTHING = np.zeros(1, "f4")
 
 
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip(
-        "torch", reason="PyTorch is not installed (pip install -e '.[dev,compare]')"
-    )
-
-
 class Problem(nn.Module):
     """The sum of c (p - x a)^2 / 2 over a matrix, a vector, filters and a scalar, with another x in each step.
 
@@ -432,14 +425,6 @@ def apply(optimizer, *gradients):
 
     optimizer.begin()
     foveal.compile(update, threads=1)(*(np.asarray(g, "f4") for g in gradients))
-
-
-@pytest.fixture(scope="module")
-def cs231n():
-    path = VECTORS / "cs231n" / "cases.json"
-    if not path.is_file():
-        pytest.skip(f"no values of CS231n at {path}")
-    return {c["calls"][0]: c["values"] for c in json.loads(path.read_text())["cases"]}
 
 
 @pytest.mark.parametrize("rule", ["sgd_momentum", "rmsprop", "adam"])

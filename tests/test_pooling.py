@@ -1,8 +1,5 @@
 """Pooling against PyTorch in float64, in random configurations; what is refused, by its words."""
 
-import json
-from pathlib import Path
-
 import checks
 import numpy as np
 import pytest
@@ -14,7 +11,6 @@ from foveal.execute import Program
 from foveal.trace import trace
 
 TORCH = "PyTorch is not installed (extra: compare)"
-CS231N = Path(__file__).parents[2] / "shared" / "data" / "vectors" / "cs231n" / "cases.json"
 
 
 def with_gradient(function, x, dy):
@@ -160,18 +156,6 @@ def test_infinite_norm_is_the_largest_magnitude():
     x = np.random.default_rng(0).standard_normal((2, 3, 4, 6)).astype(np.float32)
     want = torch.nn.LPPool2d(np.inf, 2)(torch.tensor(x))
     assert (nn.LPPool2d(np.inf, 2)(x) == want.numpy()).all()
-
-
-def test_the_course_has_the_same_maxima():
-    """CS231n, assignment 2: max_pool_forward_naive."""
-    if not CS231N.is_file():
-        pytest.skip("CS231n's values are not there: ../shared/data/vectors/cs231n")
-    cases = json.loads(CS231N.read_text())["cases"]
-    (values,) = (c["values"] for c in cases if "max_pool" in c["calls"][0])
-    how = values["pool_param"]
-    pool = nn.MaxPool2d((how["pool_height"], how["pool_width"]), how["stride"])
-    x = np.array(values["x"], np.float32).reshape(values["x_shape"])
-    assert checks.error(pool(x), np.array(values["correct_out"])) < 1e-7
 
 
 IMAGE, SEQUENCE = (1, 2, 4, 4), (1, 2, 6)

@@ -12,13 +12,6 @@ from foveal.optim import schedule
 STEPS = 1000
 
 
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip(
-        "torch", reason="PyTorch is not installed (pip install -e '.[dev,compare]')"
-    )
-
-
 def by_torch(torch, make, steps=STEPS, lr=0.1):
     """(rate, momentum) in each step, as PyTorch's scheduler sets them."""
     descent = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr, momentum=0.9)

@@ -17,13 +17,6 @@ from foveal.nn.models.resnet import CifarResNet
 LOSS = nn.CrossEntropyLoss()
 
 
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip(
-        "torch", reason="PyTorch is not installed (pip install -e '.[dev,compare]')"
-    )
-
-
 def images(count, channels=3, size=12, classes=10, seed=0):
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((count, channels, size, size)).astype(np.float32)

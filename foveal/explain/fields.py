@@ -24,6 +24,7 @@ from typing import Any
 from foveal.explain.windows import windows_of
 from foveal.graph import Graph, Node
 from foveal.ops.elementwise import Pointwise
+from foveal.ops.pad import source
 from foveal.trace import trace
 
 Number = int | Fraction
@@ -288,6 +289,45 @@ def widened(node: Node, inputs: Reaches) -> Reach | None:
     return Reach(r.axis, (0,) * first + r.masks + (0,) * (how["size"] - first - count), line)
 
 
+def bordered(node: Node, inputs: Reaches) -> Reach | None:
+    """A border around the image. What it mirrors or repeats is in the sets; the line takes it as a part of the image."""
+    (r,), how = inputs, node.attributes
+    if r is None or r.axis is None or r.axis < 2:
+        return r
+    n, before = len(r.masks), how["padding"][2 * (r.axis - 2)]
+    shown = [source(p, before, n, how["mode"]) for p in range(node.shape[r.axis])]
+    masks = tuple(r.masks[int(i)] if valid else 0 for i, valid in shown)
+    line = r.line and replace(r.line, start=r.line.start - before * r.line.stride)
+    return Reach(r.axis, masks, line)
+
+
+def reordered(node: Node, inputs: Reaches) -> Reach | None:
+    """The same axes in another order."""
+    (r,) = inputs
+    return r if r is None or r.axis is None else r.on(node.attributes["order"].index(r.axis))
+
+
+def turned(node: Node, inputs: Reaches) -> Reach | None:
+    """Rows and columns from the last to the first."""
+    (r,) = inputs
+    return r if r is None or r.axis is None or r.axis < 2 else Reach(r.axis, r.masks[::-1], None)
+
+
+def products(node: Node, inputs: Reaches) -> Reach | None:
+    """A matrix product for each l: l, rows of a and columns of b stay."""
+    found = []
+    for r, summed in zip(inputs, (2, 1), strict=True):
+        if r is not None:
+            found.append(r.collapsed() if r.axis == summed else r)
+    return joined(found) if found else None
+
+
+def unfolded(node: Node, inputs: Reaches) -> Reach | None:
+    """im2col and col2im: the axis of columns runs along rows and columns of the image at once."""
+    (r,) = inputs
+    return r if r is None or r.axis in (None, 0) else r.collapsed()
+
+
 def collapse(node: Node, inputs: Reaches) -> Reach | None:
     """Every element reads all that the inputs read."""
     found = [r.collapsed() for r in inputs if r is not None]
@@ -316,6 +356,12 @@ RULES: dict[str, Rule] = {
     "concatenate": concatenated,
     "narrow": narrowed,
     "widen": widened,
+    "pad": bordered,
+    "permute": reordered,
+    "rotate180": turned,
+    "batch_matmul": products,
+    "im2col": unfolded,
+    "col2im": unfolded,
 }
 
 

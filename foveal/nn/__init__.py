@@ -80,6 +80,7 @@ from foveal.nn.unfold import (
     Unfold,
     ZeroPad2d,
 )
+from foveal.nn.variance import variance_report
 
 __all__ = [
     "ELU",
@@ -160,4 +161,5 @@ __all__ = [
     "init",
     "models",
     "seed",
+    "variance_report",
 ]

@@ -191,6 +191,11 @@ class CrossEntropyLoss(ClassLoss):
         return self.reduce(-ops.sum(log_p * spread, axes=(1,)), self.weighted(hot))
 
     def soft(self, logits: Any, target: Any) -> Any:
+        if len(target.shape) == len(logits.shape) - 1:
+            raise ShapeError(
+                f"{self.name}: the target of shape {tuple(target.shape)} is float32; class numbers are int32, and"
+                f" probabilities have the shape of the output, {tuple(logits.shape)}"
+            )
         self.check_pair(logits, target)
         if self.ignore_index is not None:
             raise ShapeError(

@@ -1,0 +1,98 @@
+"""Activation layers against PyTorch in float64: values and gradients, small and large numbers, and what is refused."""
+
+import numpy as np
+import pytest
+from checks import error
+
+import foveal
+from foveal import nn
+from foveal.errors import ShapeError
+
+LIMIT = 1e-5
+ACTIVATIONS = {
+    "ReLU": ("ReLU", {}),
+    "ReLU6": ("ReLU6", {}),
+    "LeakyReLU": ("LeakyReLU", {}),
+    "LeakyReLU, slope": ("LeakyReLU", {"negative_slope": 0.3}),
+    "PReLU": ("PReLU", {"num_parameters": 5, "init": 0.1}),
+    "PReLU, one": ("PReLU", {}),
+    "ELU": ("ELU", {"alpha": 1.3}),
+    "GELU": ("GELU", {}),
+    "GELU, tanh": ("GELU", {"approximate": "tanh"}),
+    "SiLU": ("SiLU", {}),
+    "Sigmoid": ("Sigmoid", {}),
+    "Tanh": ("Tanh", {}),
+    "Softplus": ("Softplus", {}),
+    "Softplus, sharp": ("Softplus", {"beta": 3.0, "threshold": 5.0}),
+    "Hardsigmoid": ("Hardsigmoid", {}),
+    "Hardswish": ("Hardswish", {}),
+    "Softmax": ("Softmax", {"dim": 1}),
+    "Softmax, last": ("Softmax", {"dim": -1}),
+    "LogSoftmax": ("LogSoftmax", {"dim": 1}),
+    "LogSoftmax, rows": ("LogSoftmax", {"dim": 2}),
+}
+
+
+@pytest.mark.parametrize("scale", [1.0, 6.0, 60.0])
+@pytest.mark.parametrize("which", ACTIVATIONS)
+def test_values_and_gradients_are_pytorchs(torch, which, scale):
+    name, how = ACTIVATIONS[which]
+    rng = np.random.default_rng(0)
+    x = (scale * rng.standard_normal((3, 5, 6, 7))).astype(np.float32)
+    dy = rng.standard_normal(x.shape).astype(np.float32)
+    layer, theirs = getattr(nn, name)(**how), getattr(torch.nn, name)(**how).double()
+    double = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+    want = theirs(double)
+    want.backward(torch.tensor(dy, dtype=torch.float64))
+
+    both = foveal.value_and_grad(lambda a, c: (layer(a) * c).sum(), [0, *layer.parameters()])
+    _, dx, *slopes = both(x, dy)
+    assert error(layer(x), want.detach().numpy()) < LIMIT
+    assert error(dx, double.grad.numpy()) < LIMIT
+    for slope, parameter in zip(slopes, theirs.parameters(), strict=True):
+        assert error(slope, parameter.grad.numpy()) < LIMIT
+
+
+ENDS = {  # far from 0, both ways: exact limits, no NaN, no overflow
+    "ReLU": (0, None), "LeakyReLU": (-1e35, None), "ELU": (-1, None), "GELU": (0, None), "SiLU": (0, None),
+    "Sigmoid": (0, 1), "Tanh": (-1, 1), "Softplus": (0, None), "Hardsigmoid": (0, 1), "Hardswish": (0, None),
+    "ReLU6": (0, 6),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_far_from_zero(name):
+    layer, far = getattr(nn, name)(), np.float32(1e37)
+    low, high = ENDS[name]
+    both = foveal.value_and_grad(lambda a: layer(a).sum())
+    for x, want in ((-far, low), (far, far if high is None else high)):
+        y, slope = both(np.full(4, x, np.float32))
+        np.testing.assert_allclose(y / 4, want, rtol=1e-6)
+        assert np.isfinite(slope).all()
+
+
+def test_softmax_of_large_numbers():
+    x = np.array([[1e4, 1e4 + 1, -1e38], [-1e4, -1e4, -1e4]], np.float32)
+    e = np.exp([-1, 0])
+    want = np.array([[*(e / e.sum()), 0], [1 / 3] * 3])
+    np.testing.assert_allclose(nn.Softmax(1)(x), want, rtol=1e-6)
+    np.testing.assert_allclose(nn.LogSoftmax(1)(x)[:, :2], np.log(want[:, :2]), rtol=1e-6)
+
+
+IMAGES = np.ones((2, 4, 3, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: nn.GELU(approximate="erf"), "approximate is 'erf'; choose 'none' or 'tanh'"),
+        (lambda: nn.PReLU(0), "num_parameters is 0"),
+        (lambda: nn.PReLU(3)(IMAGES), "it has 3 weights, x of shape \\(2, 4, 3, 3\\) has another number"),
+        (lambda: nn.Softmax(4)(IMAGES), "axis 4"),
+        (lambda: nn.Softplus(beta=0.0)(IMAGES), "beta"),
+        (lambda: nn.SiLU()(IMAGES.astype(np.int32)), "int32"),
+    ],
+)  # fmt: skip
+def test_what_has_no_meaning_is_one_clear_error(build, words):
+    with pytest.raises(ShapeError, match=words):
+        build()
