@@ -1,0 +1,65 @@
+"""The command line: foveal train | tune | evaluate | predict | explain | bench | doctor, a file for each.
+
+Each command imports what it needs when it runs, so that `foveal --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from foveal import __version__
+from foveal.cli.doctor import doctor
+from foveal.cli.evaluate import evaluate
+from foveal.cli.explain import explain
+from foveal.cli.predict import predict
+from foveal.cli.train import train, tune
+from foveal.errors import FovealError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+
+class Commands(click.Group):
+    """A group that loads some commands on first use, and tells a FovealError in one message."""
+
+    lazy = {
+        "bench": ("foveal.bench.command", "bench", "Time models and operators, also against torch.")
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*self.commands, *self.lazy])
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in self.lazy:
+            return super().get_command(ctx, name)
+        module, attribute, _ = self.lazy[name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        helps = {name: command.get_short_help_str(80) for name, command in self.commands.items()}
+        helps |= {name: text for name, (_, _, text) in self.lazy.items()}
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(helps.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FovealError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(2)
+        except KeyboardInterrupt as interrupt:
+            click.echo(f"\n{interrupt}" if str(interrupt) else "\nInterrupted.", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def main() -> None:
+    """Train and use convolutional networks, compiled to native code at run time."""
+
+
+for command in (train, tune, evaluate, predict, explain, doctor):
+    main.add_command(command)

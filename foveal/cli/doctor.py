@@ -1,0 +1,88 @@
+"""foveal doctor."""
+
+from __future__ import annotations
+
+import click
+
+from foveal import __version__
+from foveal.cli.options import show_table
+
+
+@click.command()
+@click.option("--clear-cache", is_flag=True, help="Delete the compiled programs kept on disk.")
+def doctor(clear_cache: bool) -> None:
+    """Show what Foveal finds on this machine, and try whether compiled code works."""
+    from foveal.kernel import cache
+
+    if clear_cache:
+        files, size = cache.size()
+        cache.clear()
+        click.echo(f"Deleted {files} files, {size / 1e6:.1f} MB, from {cache.directory()}.")
+        return
+    show_table(("", ""), [*machine().items(), *versions().items()])
+    if not cache.writable():
+        click.echo("The cache cannot be written: every process will compile its kernels again.")
+    click.echo(self_test())
+
+
+def machine() -> dict[str, str]:
+    import os
+
+    import foveal
+    from foveal.kernel import cache, target
+
+    host = target.host()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    files, size = cache.size()
+    return {
+        "CPU": host.name,
+        "vector width": f"{32 * host.lanes} bits = {host.lanes} float32",
+        "vector registers": str(host.registers),
+        "cores available": str(cores),
+        "threads used": str(foveal.get_threads()),
+        "cache": str(cache.directory()),
+        "cache size": f"{files} files, {size / 1e6:.1f} MB",
+    }
+
+
+def versions() -> dict[str, str]:
+    import platform
+
+    import llvmlite
+    import numpy as np
+    from llvmlite import binding
+
+    return {
+        "foveal": __version__,
+        "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "numpy": np.__version__,
+        "llvmlite": llvmlite.__version__,
+        "LLVM": ".".join(map(str, binding.llvm_version_info)),
+    }
+
+
+def self_test() -> str:
+    """Compile a small convolution, run it and compare it with NumPy."""
+    import time
+
+    import numpy as np
+
+    from foveal import nn
+
+    conv = nn.Conv2d(3, 9, 3, padding=1)
+    x = np.random.default_rng(0).standard_normal((2, 3, 7, 11), dtype=np.float32)
+    started = time.perf_counter()
+    y = np.asarray(conv(x))
+    seconds = time.perf_counter() - started
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
+    state = conv.state_dict()
+    expected = np.einsum("ncpqrs,kcrs->nkpq", windows, state["weight"])
+    expected += state["bias"][:, None, None]
+    error = float(np.abs(y - expected).max())
+    if not error < 1e-4:
+        raise click.ClickException(
+            f"compiled code is wrong on this machine: a convolution is off by {error:g}. "
+            "Please report it with the table above; `foveal doctor --clear-cache` may help"
+        )
+    return f"Self-test: a convolution compiled and ran right in {seconds * 1e3:.0f} ms."

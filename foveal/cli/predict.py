@@ -1,0 +1,79 @@
+"""foveal predict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from foveal.cli.options import json_option, run_argument, set_threads, show_table, threads_option
+from foveal.errors import DataError
+
+if TYPE_CHECKING:
+    from foveal.train.checkpoint import Run
+
+PREDICT_BATCH = 16  # one shape, so one compiled program, for any number of images
+TOP = 3
+
+
+@click.command()
+@run_argument
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@threads_option
+@json_option
+def predict(run: Path, images: tuple[str, ...], threads: int | None, as_json: bool) -> None:
+    """Say what is on each IMAGE, by the model of RUN.
+
+    Images are turned upright, made grey or RGB and resized as the model needs. Nothing is inverted:
+    a model trained on MNIST expects white on black.
+    """
+    from foveal.train.checkpoint import load_net
+
+    set_threads(threads)
+    net, trained = load_net(run)
+    results = [
+        {"image": image, **top[0], "top": top}
+        for image, top in zip(images, classify(net, trained, images), strict=True)
+    ]
+    if as_json:
+        click.echo(json.dumps(results))
+        return
+    rows = [
+        (image if rank == 0 else "", entry["class"], f"{entry['probability']:.2%}")
+        for image, result in zip(images, results, strict=True)
+        for rank, entry in enumerate(result["top"])
+    ]
+    show_table(("image", "class", "probability"), rows)
+
+
+def classify(net: Any, run: Run, images: Sequence[str]) -> list[list[dict[str, Any]]]:
+    """For each image file the TOP classes, most probable first."""
+    import numpy as np
+
+    from foveal.data.loader import filled
+    from foveal.data.readers import UNIT, read_image
+    from foveal.metrics import log_softmax
+    from foveal.train.metrics import predict
+
+    low, high = run.value_range
+    if (low, high) != UNIT:
+        raise DataError(
+            f"the model was trained on pixels from {low:g} to {high:g}, image files hold 0 to 1 "
+            "(bytes / 255): train it on uint8 images or on floats between 0 and 1"
+        )
+    x = np.stack([read_image(image, run.channels, *run.size) for image in images])
+    logits = np.concatenate(
+        [
+            predict(net, filled(part, PREDICT_BATCH), mean=run.mean, std=run.std)[: len(part)]
+            for part in (x[i : i + PREDICT_BATCH] for i in range(0, len(x), PREDICT_BATCH))
+        ]
+    )
+    probability = np.exp(log_softmax(logits))
+    order = np.argsort(-probability, axis=1, kind="stable")[:, :TOP]
+    return [
+        [{"class": run.classes[k], "probability": float(row[k])} for k in ranks]
+        for row, ranks in zip(probability, order, strict=True)
+    ]
