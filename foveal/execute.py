@@ -334,7 +334,7 @@ class Program:
             stamps = self.times[self.prepared :].astype(np.float64)
             steps = np.diff(stamps, prepend=stamps[0])
             # the clock ticks at a rate of its own; the first call has no tick before it and gets the mean share
-            steps[0] = steps.mean()
+            steps[0] = steps.mean() if len(steps) > 1 else 1.0
             rows.append(
                 np.bincount(groups, steps, len(self.lowered.groups) + 1) / steps.sum() * wall
             )

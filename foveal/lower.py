@@ -222,7 +222,7 @@ class Lowerer:
 
     def pointwise(self, group: Group) -> None:
         inputs, steps, slots = self.steps(group.members)
-        views = [self.view(x) for x in inputs]
+        views = [self.operand(group.results[0], x) for x in inputs]
         outputs = [self.place(node) for node in group.results]
         results = tuple(slots[node] for node in group.results)
         self.over(nest.pointwise, group.domain, outputs, views, steps=steps, results=results)
@@ -240,7 +240,7 @@ class Lowerer:
 
     def reduction(self, group: Group) -> None:
         inputs, steps, slots = self.steps(group.members, group.results)
-        views = [self.view(x) for x in inputs]
+        views = [self.operand(group.results[0], x) for x in inputs]
         axes = group.results[0].attributes["axes"]
         largest = next((v for v in views if v.shape == group.domain), None)
         order = largest.strides if largest else contiguous(group.domain)
@@ -309,7 +309,7 @@ class Lowerer:
         stored = [r for r in group.results if r is node or r in group.members]
         return Results(
             outputs=[self.views[r] for r in stored],
-            extras=[self.repeated(self.view(x), group.domain) for x in extras],
+            extras=[self.repeated(self.operand(group.results[0], x), group.domain) for x in extras],
             epilogue=Epilogue(
                 steps,
                 results=tuple(slots[r] for r in stored),

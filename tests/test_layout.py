@@ -191,3 +191,23 @@ def test_reshaped_strides_name_the_same_elements(shape):
             else:
                 y = np.lib.stride_tricks.as_strided(values, to, [s * 8 for s in found])
                 assert (y == x.reshape(to)).all()
+
+
+def test_weights_of_a_whole_image_are_turned_to_its_order():
+    """LayerNorm's [C, H, W] beside images with neighbouring channels: one small copy each, no gathering."""
+    norm = nn.LayerNorm((16, 4, 4))
+    norm.name_parameters()
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), norm)
+    graph = simplify(trace(model.traced, Type((8, 3, 4, 4))))
+    plan = lower(graph, True).layout
+    assert [(c.node.name, c.wanted, c.fused) for c in plan.conversions] == [
+        ("weight", (1, 64, 16), False), ("bias", (1, 64, 16), False),
+    ]  # fmt: skip
+    x = np.random.default_rng(0).standard_normal((8, 3, 4, 4)).astype(np.float32)
+    norm.weight.data = np.random.default_rng(1).standard_normal(norm.weight.shape)
+    double = [np.asarray(v.data, np.float64) for v in model.parameters()]
+    w, b, scale, shift = double
+    y = np.einsum("nchw,kc->nkhw", x, w[:, :, 0, 0]) + b[:, None, None]
+    axes = (1, 2, 3)
+    y = (y - y.mean(axes, keepdims=True)) / np.sqrt(y.var(axes, keepdims=True) + norm.eps)
+    np.testing.assert_allclose(model(x), y * scale + shift, atol=2e-5)

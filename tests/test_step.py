@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import foveal
-from foveal import nn, ops, optim
+from foveal import debug, nn, ops, optim
 from foveal.errors import DataError, NumericsError, ShapeError, StateError
 from foveal.nn.models.lenet import LeNet5
 from foveal.nn.models.resnet import CifarResNet
@@ -496,3 +496,14 @@ def test_nan_is_not_hidden(name):
             "max_pool2d": lambda x: ops.max_pool2d(x, size=2),
         }  # fmt: skip
         assert np.isnan(foveal.compile(functions[name], threads=1)(x)).any()
+
+
+@pytest.mark.parametrize("function", [lambda x: x + 1.0, lambda x: ops.exp(x).sum()])
+def test_debug_tells_where_the_time_goes(function, capsys):
+    """Also of a program that is a single call, which has no call before it to count from."""
+    with debug.at(debug.TIME):
+        foveal.compile(function, threads=1)(np.ones((2, 3), np.float32))
+    told = capsys.readouterr()
+    told = told.out + told.err
+    assert "of peak" in told
+    assert "nan" not in told

@@ -1,9 +1,10 @@
 """How each stored node lies in memory, and the few conversions between layouts that are left. Graph and groups -> Layout.
 
 Images lie channels last, filters and their gradients as R, S, C, K, all else in C order. A pointwise result lies as its
-first input of its size does, so a layout spreads from where an operator begins it. A reshape is a view where the strides
-allow it. A new value of a variable is written straight into it where nobody reads the old one any more. What is left is
-listed: lower.py copies what this plan says, and nothing else.
+first input of its size does, so a layout spreads from where an operator begins it. A reshape is a view where the
+strides allow it. Small arrays that are repeated over images are turned to their order. A new value of a variable is
+written straight into it where nobody reads the old one any more. What is left is listed: lower.py copies what this plan
+says, and nothing else.
 """
 
 import math
@@ -15,6 +16,8 @@ from foveal.ops.concat import narrow
 from foveal.ops.op import Shape, channels_last, contiguous, filters_last, ordered
 from foveal.ops.shape import constant, index, reshape
 from foveal.passes.group import Group
+
+REPEATS = 4  # how often a kernel has to read an array for a copy in its own order to be worth it
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +130,9 @@ class Planner:
                      if x.shape == node.shape and dense(x.shape, s)),
                     node.op.strides(node.shape),
                 )  # fmt: skip
-        self.crossed(group, inputs, self.strides[group.results[0]])
+        order = self.strides[group.results[0]]
+        self.turned(group, inputs, order)
+        self.crossed(group, inputs, order)
 
     def reduction(self, group: Group) -> None:
         inputs = group.inputs()
@@ -135,7 +140,9 @@ class Planner:
         for node in group.results:
             self.strides[node] = contiguous(node.shape)
         whole = (s for x, s in zip(inputs, given, strict=True) if x.shape == group.domain)
-        self.crossed(group, inputs, next(whole, contiguous(group.domain)))
+        order = next(whole, contiguous(group.domain))
+        self.turned(group, inputs, order)
+        self.crossed(group, inputs, order)
 
     def operator(self, group: Group) -> None:
         node = group.operator
@@ -155,6 +162,7 @@ class Planner:
             alike = result.shape == node.shape
             self.strides[result] = strides if alike else contiguous(result.shape)
         extras = [x for x in group.inputs() if x not in {*operands, *before}]
+        self.turned(group, extras, strides)
         self.crossed(group, extras, strides)
 
     def standard(self, x: Node) -> Shape:
@@ -190,6 +198,20 @@ class Planner:
         if not self.part(x):
             return strides
         return ordered(x.shape, sorted(range(len(strides)), key=lambda a: (-strides[a], a)))
+
+    def turned(self, group: Group, inputs: Sequence[Node], order: Shape) -> None:
+        """Let the group have copies of small arrays repeated over its domain, where its vectors would gather them."""
+        domain, size = group.domain, math.prod(group.domain)
+        inner = min((a for a, n in enumerate(domain) if n != 1), key=lambda a: order[a], default=0)
+        for x in inputs:
+            missing = len(domain) - len(x.shape)
+            given = self.find(x)
+            varies = missing <= inner < len(domain) and x.shape[inner - missing] != 1
+            if not varies or given[inner - missing] == 1 or x.type.size * REPEATS > size:
+                continue
+            axes = sorted(range(len(x.shape)), key=lambda a: (-order[a + missing], a))
+            wanted = ordered(x.shape, axes)
+            self.convert(group.results[0], x, wanted, f"by {group.what()}")
 
     def crossed(self, group: Group, inputs: Sequence[Node], order: Shape) -> None:
         """List the arrays of the whole domain that lie in another order than the group goes through."""
