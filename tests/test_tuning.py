@@ -32,7 +32,7 @@ def data():
 def setting():
     """A linear classifier, its step after some training, and batches without end."""
     nn.seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.BatchNorm2d(12), nn.Linear(12, 3))
+    net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12), nn.Linear(12, 3))
     optimizer = optim.Momentum(net.parameters(), 0.01)
     step = foveal.compile_step(net, nn.CrossEntropyLoss(), optimizer, threads=1)
     rng = np.random.default_rng(1)

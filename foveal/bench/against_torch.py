@@ -133,10 +133,14 @@ def conv2d_backward(dy: Any, x: Any, w: Any, how: dict[str, Any], wanted: int) -
     return lambda: aten.convolution_backward(dy, x, w, None, *numbers, mask)[wanted]
 
 
-def window(size: Any, stride: Any = None, padding: Any = 0) -> tuple[Any, Any, Any] | None:
-    """Size, stride and padding of a pooling; None for padding that PyTorch lacks."""
+def window(
+    size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+) -> tuple[Any, ...] | None:
+    """Size, stride, padding, dilation, ceil_mode of a pooling; None for padding that PyTorch lacks."""
     both = symmetric(padding)
-    return None if both is None else (two(size), two(size if stride is None else stride), both)
+    if both is None:
+        return None
+    return two(size), two(size if stride is None else stride), both, two(dilation), ceil_mode
 
 
 def max_pool2d(x: Any, **how: Any) -> Call | None:
@@ -149,20 +153,31 @@ def max_pool2d_grad(dy: Any, x: Any, y: Any, **how: Any) -> Call | None:
     if found is None:
         return None
     _, indices = aten.max_pool2d_with_indices(x, *found)
-    return lambda: aten.max_pool2d_with_indices_backward(dy, x, *found, [1, 1], False, indices)
+    return lambda: aten.max_pool2d_with_indices_backward(dy, x, *found, indices)
+
+
+def averages(
+    count_include_pad: bool = True, divisor_override: int | None = None, counted: Any = None, **how: Any,
+) -> tuple[Any, ...] | None:  # fmt: skip
+    """The numbers of an average pooling in aten's order; None where PyTorch has none such."""
+    found = window(**how)
+    if found is None or found[3] != [1, 1] or counted is not None:
+        return None
+    size, stride, padding, _, ceil_mode = found
+    return size, stride, padding, ceil_mode, count_include_pad, divisor_override
 
 
 def avg_pool2d(x: Any, **how: Any) -> Call | None:
-    found = window(**how)
+    found = averages(**how)
     return None if found is None else lambda: F.avg_pool2d(x, *found)
 
 
 def avg_pool2d_grad(dy: Any, *, image: Any, **how: Any) -> Call | None:
-    found = window(**how)
+    found = averages(**how)
     if found is None:
         return None
     x = dy.new_empty(*dy.shape[:2], *image).contiguous(memory_format=layout(dy))
-    return lambda: aten.avg_pool2d_backward(dy, x, *found, False, True, None)
+    return lambda: aten.avg_pool2d_backward(dy, x, *found)
 
 
 def batch_norm(x: Any, gamma: Any, beta: Any, *, eps: float) -> Call:

@@ -177,9 +177,7 @@ def from_shape(shape: shapes.Shape) -> list[Work]:
     if shape.kind == shapes.NORM:
         return norm_works(shape.name, x)
     if shape.kind == shapes.POOLING:
-        if max(rows.d, columns.d) > 1:
-            raise shapes.Unsupported("pooling with dilation is not measured")
-        how["size"] = (rows.k, columns.k)
+        how |= {"size": (rows.k, columns.k), "dilation": (rows.d, columns.d)}
         return [
             w for op in ("max_pool2d", "avg_pool2d") for w in pool_works(op, shape.name, x, how)
         ]
