@@ -17,6 +17,7 @@ LIMIT = 1e-5  # of the largest value; sums over a whole batch, such as filters' 
 WEIGHT_LIMIT = 2e-5
 STEP = 1e-6  # of finite differences in float64
 SLOPE_LIMIT = 1e-6
+LONG = 500_000  # floating point operations that plain Python needs seconds for
 
 
 def error(got, want):
@@ -24,6 +25,14 @@ def error(got, want):
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
     assert got.shape == want.shape
     return np.max(abs(got - want), initial=0.0) / max(np.max(abs(want), initial=0.0), 1e-30)
+
+
+def takes_long(check, op, case):
+    """Whether a check interprets a kernel for seconds."""
+    xs = case.arrays(0)
+    given, attributes = types(xs), op.normalise(*xs, **case.attributes)
+    work = op.flops(op.type(*given, **attributes), *given, **attributes)
+    return check is interpreted and work > LONG
 
 
 def limit(op):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--full",
         action="store_true",
-        help="draw every random configuration of the comparisons with PyTorch (half an hour), not every tenth or so",
+        help="draw every random configuration of the comparisons with PyTorch, not every tenth or so, and interpret the"
+        " largest cases: half an hour",
     )
 
 
@@ -50,6 +52,17 @@ def cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cifar10")
     subprocess.run([sys.executable, str(CIFAR10 / "unpack.py"), str(folder)], check=True)
     return folder
+
+
+@pytest.fixture
+def quick(request: pytest.FixtureRequest) -> Callable[[bool], None]:
+    """Skips what takes long, unless all is asked for."""
+
+    def skip(long: bool) -> None:
+        if long and not request.config.getoption("--full"):
+            pytest.skip("takes seconds; --full runs it")
+
+    return skip
 
 
 @pytest.fixture(scope="session")

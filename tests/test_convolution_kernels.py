@@ -105,6 +105,7 @@ LOWERED = [  # a size that decides, lowered; an operator, its case
 
 @pytest.mark.parametrize(("module", "size", "lowered", "name", "case"), LOWERED)
 @pytest.mark.parametrize("check", [checks.native, checks.threads, checks.interpreted])
-def test_large_shapes(monkeypatch, module, size, lowered, name, case, check):
+def test_large_shapes(monkeypatch, module, size, lowered, name, case, check, quick):
+    quick(checks.takes_long(check, OPS[name], case))
     monkeypatch.setattr(module, size, lowered)
     check(OPS[name], case)

@@ -16,7 +16,8 @@ CASES = [
 
 
 @pytest.mark.parametrize(("check", "op", "case"), CASES)
-def test_operator(check, op, case):
+def test_operator(check, op, case, quick):
+    quick(checks.takes_long(check, op, case))
     check(op, case)
 
 

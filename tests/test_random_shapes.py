@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import random_shapes
 
-EXAMPLES = int(os.environ.get("FOVEAL_EXAMPLES", "30"))
+EXAMPLES = int(os.environ.get("FOVEAL_EXAMPLES", "20"))
 
 
 @pytest.mark.parametrize("name", random_shapes.NAMES)

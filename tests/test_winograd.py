@@ -118,8 +118,10 @@ def test_accuracy_with_stride_2(shape):
 
 
 @pytest.mark.parametrize("m", transforms.PHASE_POINTS)
-@pytest.mark.parametrize("padding", [0, 1, (1, 0, 0, 2), (2, 1, 1, 0), (0, 3, 3, 2)])
-@pytest.mark.parametrize("size", [(9, 14), (17, 3)])
+@pytest.mark.parametrize(
+    ("padding", "size"),
+    [(0, (9, 14)), (1, (17, 3)), ((1, 0, 0, 2), (9, 14)), ((2, 1, 1, 0), (17, 3)), ((0, 3, 3, 2), (9, 14))],
+)  # fmt: skip
 def test_stride_2_with_any_padding(m, padding, size, monkeypatch):
     monkeypatch.setattr(choice, "choose", lambda _: choice.Choice(m))
     check(*results(2, 19, 35, *size, stride=2, padding=padding))
