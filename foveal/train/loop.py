@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+LOSS = nn.AuxiliaryLoss(nn.CrossEntropyLoss())  # auxiliary outputs count where a model has some
 # Where --optimizer differs from the recipe's, its rate would be wrong by a factor of 10 or more:
 # momentum 0.9 multiplies a step by 10, and Adam's steps do not scale with the gradient.
 DEFAULT_LR = {
@@ -302,7 +303,7 @@ class _Training:
         self.optimizer.schedule(**self.schedules)
         self.train_step = foveal.compile_step(
             self.net,
-            nn.AuxiliaryLoss(nn.CrossEntropyLoss()),
+            LOSS,
             self.optimizer,
             threads=s.threads,
             seed=s.seed,

@@ -29,13 +29,13 @@ import numpy as np
 from numpy.random import Philox
 
 import foveal
-from foveal import nn, optim
+from foveal import optim
 from foveal.data.loader import Loader, augmentation
 from foveal.data.readers import Dataset
 from foveal.errors import NumericsError, ShapeError
 from foveal.program import Step
 from foveal.train.checkpoint import writing
-from foveal.train.loop import Settings, build_net, choose, make_optimizer, thread_count
+from foveal.train.loop import LOSS, Settings, build_net, choose, make_optimizer, thread_count
 from foveal.train.metrics import evaluate
 
 HOLD_OUT = (
@@ -280,7 +280,7 @@ class _Tuning:
         self.optimizer = make_optimizer(self.net, s)
         self.momentum: float | None = getattr(self.optimizer, "momentum", None)
         self.step = foveal.compile_step(
-            self.net, nn.CrossEntropyLoss(), self.optimizer, threads=s.threads, seed=s.seed
+            self.net, LOSS, self.optimizer, threads=s.threads, seed=s.seed
         )
         self.loader = self.make_loader(batch_size)
 
