@@ -7,13 +7,11 @@ the order of things, and that nothing written is ever lost.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,55 +19,21 @@ import foveal
 from foveal import nn, optim
 from foveal.data.loader import Loader, augmentation
 from foveal.data.readers import Dataset
-from foveal.errors import NumericsError, ShapeError
-from foveal.execute import FAST, MEMORY
-from foveal.nn import models
+from foveal.errors import NumericsError
+from foveal.execute import FAST
 from foveal.plan import Footprint
 from foveal.train.checkpoint import Run, RunFolder
 from foveal.train.metrics import evaluate
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress
-
-LOSS = nn.AuxiliaryLoss(nn.CrossEntropyLoss())  # auxiliary outputs count where a model has some
-# Where --optimizer differs from the recipe's, its rate would be wrong by a factor of 10 or more:
-# momentum 0.9 multiplies a step by 10, and Adam's steps do not scale with the gradient.
-DEFAULT_LR = {
-    "sgd": 0.2,
-    "momentum": 0.02,
-    "nesterov": 0.02,
-    "adagrad": 0.02,
-    "rmsprop": 1e-3,
-    "adam": 2e-3,
-    "adamw": 2e-3,
-    "nadam": 2e-3,
-    "lamb": 0.01,
-    "muon": 0.02,
-    "lookahead": 0.05,
-}
-ONE_CYCLE = "one-cycle"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything that decides how a run goes, after the recipe and the options are put together."""
-
-    model: str | None
-    epochs: int
-    batch_size: int
-    lr: float
-    optimizer: str
-    schedule: str
-    momentum: float | None
-    momentum_low: float | None
-    weight_decay: float
-    clip_norm: float | None
-    ema: float | None
-    augment: str | None
-    seed: int
-    threads: int
-    memory: str
+from foveal.train.progress import Report
+from foveal.train.settings import (
+    LOSS,
+    Settings,
+    build_net,
+    choose,
+    make_optimizer,
+    make_schedules,
+    thread_count,
+)
 
 
 def train(
@@ -116,116 +80,11 @@ def train(
     )  # fmt: skip
     folder = RunFolder(out) if out is not None else None
     with thread_count(settings.threads):
-        return _Training(data, model, settings, folder, Report(quiet)).run()
-
-
-def choose(
-    data: Dataset,
-    model: str | nn.Module | None,
-    *,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    optimizer: str | None = None,
-    schedule: str | None = None,
-    momentum: float | None = None,
-    momentum_low: float | None = None,
-    weight_decay: float | None = None,
-    clip_norm: float | None = None,
-    ema: float | None = None,
-    seed: int = 0,
-    threads: int | None = None,
-    memory: str = FAST,
-) -> Settings:
-    """What is given, and the recipe's for the rest. Raises ShapeError for what cannot be meant."""
-    recipe = models.default(size=data.size)
-    name = recipe.model if model is None else model if isinstance(model, str) else None
-    rule = recipe.optimizer if optimizer is None else optimizer
-    schedule = ONE_CYCLE if schedule is None else schedule
-    name = None if name is None else models.canonical(name)
-    _one_of("optimizer", rule, optim.NAMES)
-    _one_of("schedule", schedule, optim.schedule.NAMES)
-    _one_of("memory", memory, MEMORY)
-    if lr is None:
-        lr = recipe.lr if rule == recipe.optimizer else DEFAULT_LR[rule]
-    if batch_size is None:  # the recipe's may be too large for a small data set
-        batch_size = min(recipe.batch_size, len(data.x_train))
-    epochs = recipe.epochs if epochs is None else epochs
-    threads = foveal.get_threads() if threads is None else threads
-    for what, value in (("epochs", epochs), ("lr", lr), ("threads", threads)):
-        if not value > 0:
-            raise ShapeError(f"{what} is {value}: it must be more than 0")
-    if momentum_low is not None and schedule != ONE_CYCLE:
-        raise ShapeError(
-            f"momentum_low is {momentum_low:g} with schedule {schedule}: momentum is cycled with {ONE_CYCLE} only"
-        )
-    return Settings(
-        model=name,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        optimizer=rule,
-        schedule=schedule,
-        momentum=momentum,
-        momentum_low=momentum_low,
-        weight_decay=recipe.weight_decay if weight_decay is None else weight_decay,
-        clip_norm=clip_norm,
-        ema=ema,
-        augment=recipe.augment,
-        seed=seed,
-        threads=threads,
-        memory=memory,
-    )
-
-
-def make_optimizer(net: nn.Module, settings: Settings) -> optim.Update:
-    """The optimiser of these settings, without its schedules."""
-    s = settings
-    made = optim.build(s.optimizer, net.parameters(), lr=s.lr, weight_decay=s.weight_decay)
-    made.clip_norm = s.clip_norm
-    if s.momentum is not None or s.momentum_low is not None:
-        if getattr(made, "momentum", None) is None:
-            raise ShapeError(
-                f"optimizer {s.optimizer}: has no momentum; leave it out, or choose nesterov or adamw, say"
-            )
-        if s.momentum is not None:
-            made.momentum = s.momentum
-    return made if s.ema is None else optim.EMA(made, s.ema)
-
-
-def make_schedules(
-    optimizer: optim.Update, settings: Settings, total: int, epoch: int
-) -> dict[str, optim.schedule.Schedule]:
-    """What changes over a run of `total` steps, with `epoch` of them in an epoch."""
-    s = settings
-    made = {"lr": optim.schedule.build(s.schedule, s.lr, total, epoch)}
-    if s.momentum_low is not None:
-        high: float = optimizer.momentum  # type: ignore[attr-defined]
-        if not 0 <= s.momentum_low <= high:
-            raise ShapeError(
-                f"momentum_low is {s.momentum_low:g}: it has to be from 0 to the momentum, {high:g}"
-            )
-        made["momentum"] = optim.schedule.one_cycle_momentum(total, s.momentum_low, high)
-    return made
-
-
-def _one_of(what: str, name: str | None, names: Any) -> None:
-    if name is not None and name not in names:
-        raise ShapeError(f"{what} {name!r}: choose from {', '.join(names)}")
-
-
-@contextmanager
-def thread_count(count: int) -> Iterator[None]:
-    before = foveal.get_threads()
-    foveal.set_threads(count)
-    try:
-        yield
-    finally:
-        foveal.set_threads(before)
+        return Training(data, model, settings, folder, Report(quiet)).run()
 
 
 @dataclass
-class _Tally:
+class Tally:
     """Loss, accuracy and speed over the steps of one epoch."""
 
     loss: float = 0.0
@@ -246,7 +105,7 @@ class _Tally:
 
 
 @dataclass
-class _Clock:
+class Clock:
     """Seconds since the start, and the speed of the training steps after the first one."""
 
     started: float = field(default_factory=time.perf_counter)
@@ -268,7 +127,7 @@ class _Clock:
         return self.images / self.seconds
 
 
-class _Training:
+class Training:
     """One run: the network, its program, and where the results go."""
 
     def __init__(
@@ -279,7 +138,7 @@ class _Training:
         folder: RunFolder | None,
         report: Report,
     ) -> None:
-        self.clock = _Clock()
+        self.clock = Clock()
         self.data, self.settings, self.folder, self.report = data, settings, folder, report
         self.epoch = self.step = 0  # the epoch and the step in it that are under way, from 1
         self.saved = 0  # the last epoch whose files are written
@@ -335,7 +194,7 @@ class _Training:
         return metrics
 
     def _one_epoch(self, epoch: int) -> dict[str, Any]:
-        tally = _Tally()
+        tally = Tally()
         self.epoch, self.step = epoch + 1, 0
         self.net.train()
         for x, labels in self.loader.epoch(epoch):
@@ -358,7 +217,7 @@ class _Training:
         average = self.optimizer
         return average.averaged() if isinstance(average, optim.EMA) else nullcontext()
 
-    def _finish_epoch(self, tally: _Tally, lr: float) -> dict[str, Any]:
+    def _finish_epoch(self, tally: Tally, lr: float) -> dict[str, Any]:
         data = self.data
         test = evaluate(self.net, data.x_test, data.y_test, mean=data.mean, std=data.std)
         line = {
@@ -400,115 +259,3 @@ class _Training:
         kept = f"The model of epoch {self.saved} is kept at {self.folder.model}."
         earlier = self.folder.earlier
         return kept if earlier is None else f"{kept} The run that was there before: {earlier}."
-
-
-def build_net(settings: Settings, data: Dataset) -> nn.Module:
-    assert settings.model is not None
-    return models.build(
-        settings.model,
-        channels=data.channels,
-        size=data.size,
-        classes=len(data.classes),
-        seed=settings.seed,
-    )
-
-
-class Report:
-    """What a person sees: a live bar on a terminal, else a line per epoch, and a table at the end.
-
-    With `quiet`, nothing.
-    """
-
-    def __init__(self, quiet: bool) -> None:
-        from rich.console import Console
-
-        self.console: Console = Console(quiet=quiet, highlight=False)
-        self.progress: Progress | None = None
-        self.epochs = 0
-        self.test = ""
-
-    def begin(self, training: _Training) -> None:
-        s, steps = training.settings, len(training.loader)
-        self.epochs = s.epochs
-        self._line(str(training.data))
-        self._line(
-            f"{s.model or type(training.net).__name__}: {training.parameters:,} parameters, "
-            f"{s.epochs} x {steps} steps of {s.batch_size} images, {s.optimizer}, lr {s.lr:g} "
-            f"({s.schedule}), "
-            f"{s.threads} thread{'s' * (s.threads > 1)}, seed {s.seed}"
-        )
-        if not self.console.quiet:
-            self._line(f"memory: {training.footprint}")
-        if self.console.is_terminal and not self.console.quiet:
-            self.progress = _progress(self.console)
-            self.progress.add_task(
-                "", total=s.epochs * steps, speed=0.0, loss="", epoch="compiling"
-            )
-
-    def __enter__(self) -> None:
-        if self.progress is not None:
-            self.progress.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        if self.progress is not None:
-            self.progress.stop()
-
-    def step(self, training: _Training, tally: _Tally) -> None:
-        if self.progress is None:
-            return
-        means = tally.means()
-        self.progress.update(
-            self.progress.task_ids[0],
-            advance=1,
-            epoch=f"epoch {training.epoch}/{self.epochs}",
-            loss=f"loss {means['loss']:.4f}  accuracy {means['accuracy']:.2%}{self.test}",
-            speed=training.clock.speed(),
-        )
-
-    def epoch(self, line: dict[str, Any]) -> None:
-        train, test = line["train"], line["test"]
-        self.test = f"  test {test['accuracy']:.2%}"
-        if self.progress is None:
-            self._line(
-                f"epoch {line['epoch']}/{self.epochs}: loss {train['loss']:.4f}, accuracy "
-                f"{train['accuracy']:.2%}; test loss {test['loss']:.4f}, accuracy "
-                f"{test['accuracy']:.2%}; {line['images_per_second']:,.0f} images/s"
-            )
-
-    def end(self, metrics: dict[str, Any], folder: RunFolder | None) -> None:
-        from rich.table import Table
-
-        table = Table("", "loss", "accuracy", "images")
-        for part in ("train", "test"):
-            values = metrics[part]
-            row = f"{values['loss']:.4f}", f"{values['accuracy']:.2%}"
-            table.add_row(part, *row, f"{metrics[f'{part}_images']:,}")
-        self.console.print(table)
-        self._line(
-            f"{metrics['seconds']:.1f} s in all, {metrics['images_per_second']:,.0f} images/s"
-        )
-        if folder is not None:
-            if folder.earlier is not None:
-                self._line(f"The run that was there before is now in {folder.earlier}.")
-            self._line(f"The model is at {folder.model}.")
-
-    def _line(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True, markup=False)
-
-
-def _progress(console: Console) -> Progress:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    return Progress(
-        TextColumn("{task.fields[epoch]}"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.fields[loss]}  {task.fields[speed]:,.0f} images/s"),
-        TimeRemainingColumn(),
-        console=console,
-        refresh_per_second=4,  # drawing takes a core away from the native threads
-    )

@@ -35,8 +35,8 @@ from foveal.data.readers import Dataset
 from foveal.errors import NumericsError, ShapeError
 from foveal.program import Step
 from foveal.train.checkpoint import writing
-from foveal.train.loop import LOSS, Settings, build_net, choose, make_optimizer, thread_count
 from foveal.train.metrics import evaluate
+from foveal.train.settings import LOSS, Settings, build_net, choose, make_optimizer, thread_count
 
 HOLD_OUT = (
     3  # the stream of random numbers that picks the validation images; 1 and 2 are the loader's
