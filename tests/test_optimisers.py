@@ -293,6 +293,22 @@ def test_one_cycle_of_rate_and_momentum_equals_torch(torch):
     close(ours, trained_by_torch(torch, make_theirs, steps=STEPS - 1))
 
 
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_adam_without_correction_equals_its_algorithm(amsgrad):
+    """Kingma and Ba 2015, algorithm 1, with m and v in place of their corrected values; Reddi et al. 2018, algorithm 2."""
+    how = {"bias_correction": False, "amsgrad": amsgrad}
+    ours, _ = trained(lambda p: optim.Adam(p, 0.003, **how))
+    p = {k: v.astype("f8") for k, v in START.items()}
+    m, v, most = ({k: np.zeros_like(x) for k, x in p.items()} for _ in range(3))
+    for t in range(STEPS):
+        for k, g in gradients(p, t).items():
+            m[k] = 0.9 * m[k] + 0.1 * g
+            v[k] = 0.999 * v[k] + 0.001 * g**2
+            most[k] = np.maximum(most[k], v[k])
+            p[k] = p[k] - 0.003 * m[k] / (np.sqrt(most[k] if amsgrad else v[k]) + 1e-8)
+    close(ours, p)
+
+
 def lamb(p, g, state, t, lr, decay, bounds=None):
     """You et al. 2020, algorithm 2, in NumPy."""
     m = state["m"] = 0.9 * state.get("m", 0) + 0.1 * g
