@@ -5,11 +5,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from foveal.errors import ShapeError
-from foveal.kernel.lang import vectors, where
+from foveal.kernel.lang import splat, vectors, where
 from foveal.ops.conv import windows
 from foveal.ops.epilogue import Results
 from foveal.ops.geometry import ceiled, check_meeting, check_window, output_size
 from foveal.ops.op import Lowering, Ndarray, Operator, Shape, pair, sides
+from foveal.ops.pooling import both
 
 Pair = tuple[int, int]
 Sides = tuple[int, int, int, int]
@@ -86,6 +87,24 @@ def tap(p: Any, count: int, u: int, r: int, pad: int, n: int) -> tuple[Any, Any]
         return at, True
     valid = (at >= 0) & (at < n)
     return where(valid, at, 0), valid
+
+
+def taps(
+    place: Pair, counts: Pair, image: Pair, size: Pair, stride: Pair, padding: Sides, dilation: Pair
+) -> list[tuple[Any, Any, Any]]:
+    """(h, v, whether it is inside) of each input position in the window of output `place`, of `counts`, row by row."""
+    found = []
+    for r in range(size[0]):
+        for s in range(size[1]):
+            h, row = tap(place[0], counts[0], stride[0], r * dilation[0], padding[0], image[0])
+            v, column = tap(place[1], counts[1], stride[1], s * dilation[1], padding[2], image[1])
+            found.append((h, v, both(row, column)))
+    return found
+
+
+def inside(hit: Any, valid: Any, width: int) -> Any:
+    """In which lanes there is a hit, where the position is inside."""
+    return hit if valid is True else hit & splat(valid, width)
 
 
 def windows_of_lowest(

@@ -11,9 +11,9 @@ from foveal.ops.conv import scatter, windows
 from foveal.ops.correlate import nhwc
 from foveal.ops.epilogue import Results
 from foveal.ops.op import Case, Lowering, Ndarray, Operator, Shape, sides
-from foveal.ops.pool import Pair, Pooling, Sides, check_images, spans, tap
+from foveal.ops.pool import Pair, Pooling, Sides, check_images, spans, taps
 from foveal.ops.pool_max import MaxPool2d
-from foveal.ops.pooling import Window, both, unless
+from foveal.ops.pooling import Window, unless
 from foveal.ops.reduce import mean
 from foveal.ops.shape import broadcast_to
 
@@ -99,11 +99,10 @@ class AvgPool2d(Averages):
             for q in loop(Q):
                 for c, width in spans(y, n):
                     total = var(0.0, width)
-                    for r in range(size[0]):
-                        for s in range(size[1]):
-                            h, row = tap(p, P, stride[0], r * dilation[0], padding[0], H)
-                            v, column = tap(q, Q, stride[1], s * dilation[1], padding[2], W)
-                            total += unless(both(row, column), x.load((n, c, h, v), width), 0.0)
+                    for h, v, valid in taps(
+                        (p, q), (P, Q), (H, W), size, stride, padding, dilation
+                    ):
+                        total += unless(valid, x.load((n, c, h, v), width), 0.0)
                     y.store((n, c, p, q), total.get() * window.share(p, q, (P, Q), (H, W)), width)
 
     def lower_results(self, to: Lowering, y: Results, x: Any, **how: Any) -> None:
@@ -162,12 +161,11 @@ class AvgPool2dGrad(Averages):
             for p, q in loops(P, Q):
                 for c, width in spans(dx, n):
                     given = dy.load((n, c, p, q), width) * window.share(p, q, (P, Q), (H, W))
-                    for r in range(size[0]):
-                        for s in range(size[1]):
-                            h, row = tap(p, P, stride[0], r * dilation[0], padding[0], H)
-                            v, column = tap(q, Q, stride[1], s * dilation[1], padding[2], W)
-                            more = unless(both(row, column), given, 0.0)
-                            dx.store((n, c, h, v), dx.load((n, c, h, v), width) + more, width)
+                    for h, v, valid in taps(
+                        (p, q), (P, Q), (H, W), size, stride, padding, dilation
+                    ):
+                        more = unless(valid, given, 0.0)
+                        dx.store((n, c, h, v), dx.load((n, c, h, v), width) + more, width)
 
     def lower_results(self, to: Lowering, dx: Results, dy: Any, *, image: Pair, **how: Any) -> None:
         pooling.lower_gather(to, dx, [nhwc(dy)], Window(**how))

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 
 from foveal.errors import ShapeError
-from foveal.kernel.lang import I32, cast, loop, loops, maximum, parallel, splat, var, where
+from foveal.kernel.lang import I32, cast, loop, loops, maximum, parallel, var, where
 from foveal.ops import nest, pooling
 from foveal.ops.conv import scatter, windows
 from foveal.ops.epilogue import Results
 from foveal.ops.op import Case, Lowering, Ndarray, Shape
-from foveal.ops.pool import Pair, Pooling, Sides, spans, tap, windows_of_lowest
-from foveal.ops.pooling import LOWEST, Window, both, unless
+from foveal.ops.pool import Pair, Pooling, Sides, inside, spans, taps, windows_of_lowest
+from foveal.ops.pooling import LOWEST, Window, unless
 
 
 class MaxPool2d(Pooling):
@@ -47,12 +47,11 @@ class MaxPool2d(Pooling):
             for q in loop(Q):
                 for c, width in spans(y, n):
                     best = var(LOWEST, width)
-                    for r in range(size[0]):
-                        for s in range(size[1]):
-                            h, row = tap(p, P, stride[0], r * dilation[0], padding[0], H)
-                            v, column = tap(q, Q, stride[1], s * dilation[1], padding[2], W)
-                            value = unless(both(row, column), x.load((n, c, h, v), width), LOWEST)
-                            best.set(maximum(value, best.get()))
+                    for h, v, valid in taps(
+                        (p, q), (P, Q), (H, W), size, stride, padding, dilation
+                    ):
+                        value = unless(valid, x.load((n, c, h, v), width), LOWEST)
+                        best.set(maximum(value, best.get()))
                     y.store((n, c, p, q), best, width)
 
     def lower_results(self, to: Lowering, y: Results, x: Any, **how: Any) -> None:
@@ -152,20 +151,16 @@ class MaxPool2dGrad(Pooling):
                     dx.store((n, c, h, v), 0.0, width)
             for p, q in loops(P, Q):
                 for c, width in spans(dx, n):
-                    rest = var(
-                        dy.load((n, c, p, q), width), width
-                    )  # what is still to be given away
+                    # what is still to be given away
+                    rest = var(dy.load((n, c, p, q), width), width)
                     largest = y.load((n, c, p, q), width)
-                    for r in range(size[0]):
-                        for s in range(size[1]):
-                            h, row = tap(p, P, stride[0], r * dilation[0], padding[0], H)
-                            v, column = tap(q, Q, stride[1], s * dilation[1], padding[2], W)
-                            hit = x.load((n, c, h, v), width) == largest
-                            valid = both(row, column)
-                            hit = hit if valid is True else hit & splat(valid, width)
-                            given = where(hit, rest.get(), 0.0)
-                            dx.store((n, c, h, v), dx.load((n, c, h, v), width) + given, width)
-                            rest.set(where(hit, 0.0, rest.get()))
+                    for h, v, valid in taps(
+                        (p, q), (P, Q), (H, W), size, stride, padding, dilation
+                    ):
+                        hit = inside(x.load((n, c, h, v), width) == largest, valid, width)
+                        given = where(hit, rest.get(), 0.0)
+                        dx.store((n, c, h, v), dx.load((n, c, h, v), width) + given, width)
+                        rest.set(where(hit, 0.0, rest.get()))
 
     def lower_results(self, to: Lowering, dx: Results, dy: Any, x: Any, y: Any, **how: Any) -> None:
         pooling.lower_max_grad(to, dx, dy, nest.Source.of(x), Window(**how))
@@ -228,16 +223,12 @@ class MaxPool2dPick(Pooling):
                 for c, width in spans(picked, n):
                     found = var(0.0, width)
                     largest = y.load((n, c, p, q), width)
-                    for r in reversed(range(size[0])):
-                        for s in reversed(
-                            range(size[1])
-                        ):  # backwards: the first maximum is written last
-                            h, row = tap(p, P, stride[0], r * dilation[0], padding[0], H)
-                            v, column = tap(q, Q, stride[1], s * dilation[1], padding[2], W)
-                            hit = x.load((n, c, h, v), width) == largest
-                            valid = both(row, column)
-                            hit = hit if valid is True else hit & splat(valid, width)
-                            found.set(where(hit, g.load((n, c, h, v), width), found.get()))
+                    window = taps((p, q), (P, Q), (H, W), size, stride, padding, dilation)
+                    for h, v, valid in reversed(
+                        window
+                    ):  # backwards: the first maximum is written last
+                        hit = inside(x.load((n, c, h, v), width) == largest, valid, width)
+                        found.set(where(hit, g.load((n, c, h, v), width), found.get()))
                     picked.store((n, c, p, q), found, width)
 
 
@@ -268,16 +259,13 @@ class MaxPool2dIndex(Pooling):
             for q in loop(Q):
                 for c, width in spans(y, n):
                     best, found = var(LOWEST, width), var(0.0, width)
-                    for r in reversed(range(size[0])):
-                        for s in reversed(range(size[1])):  # the first maximum is found last
-                            h, row = tap(p, P, stride[0], r * dilation[0], padding[0], H)
-                            v, column = tap(q, Q, stride[1], s * dilation[1], padding[2], W)
-                            value, valid = x.load((n, c, h, v), width), both(row, column)
-                            larger = value >= best.get()
-                            larger = larger if valid is True else larger & splat(valid, width)
-                            best.set(where(larger, value, best.get()))
-                            place = nest.as_float(h * W + v, width)
-                            found.set(where(larger, place, found.get()))
+                    window = taps((p, q), (P, Q), (H, W), size, stride, padding, dilation)
+                    for h, v, valid in reversed(window):  # the first maximum is found last
+                        value = x.load((n, c, h, v), width)
+                        larger = inside(value >= best.get(), valid, width)
+                        best.set(where(larger, value, best.get()))
+                        place = nest.as_float(h * W + v, width)
+                        found.set(where(larger, place, found.get()))
                     y.store((n, c, p, q), cast(found.get(), I32), width)
 
 
