@@ -102,8 +102,7 @@ def test_rows_add_up_for_every_model(name):
 
 
 @pytest.mark.configurations(full=500, quick=20)
-def test_multiply_adds_against_pytorchs_counter(configuration):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+def test_multiply_adds_against_pytorchs_counter(configuration, torch):
     from torch.utils.flop_counter import FlopCounterMode
 
     rng = np.random.default_rng(configuration)

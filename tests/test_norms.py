@@ -11,7 +11,6 @@ from foveal.errors import NumericsError, ShapeError
 from foveal.execute import Program
 from foveal.trace import current, trace
 
-TORCH = "PyTorch is not installed (extra: compare)"
 ENOUGH = 8  # values that are normalised together: of two, the results are signs, and the gradients rounding errors
 
 
@@ -80,8 +79,7 @@ def filled(rng, state):
 
 
 @pytest.mark.configurations(full=500, quick=25)
-def test_norms_are_pytorchs(configuration):
-    torch = pytest.importorskip("torch", reason=TORCH)
+def test_norms_are_pytorchs(configuration, torch):
     rng = np.random.default_rng(configuration)
     draw = KINDS[rng.integers(len(KINDS))]
     name, arguments, how, shape = draw(rng, int(rng.integers(1, 3)))

@@ -10,8 +10,6 @@ from foveal.errors import DataError, ShapeError
 from foveal.execute import Program
 from foveal.trace import trace
 
-TORCH = "PyTorch is not installed (extra: compare)"
-
 
 def with_gradient(function, x, dy):
     """function(x) and the gradient of <dy, function(x)> in x, by one native program; more outputs follow."""
@@ -103,8 +101,7 @@ KINDS = (max_pooling, average_pooling, adaptive_pooling, p_norm_pooling)
 
 
 @pytest.mark.configurations(full=500, quick=25)
-def test_pooling_is_pytorchs(configuration):
-    torch = pytest.importorskip("torch", reason=TORCH)
+def test_pooling_is_pytorchs(configuration, torch):
     rng = np.random.default_rng(configuration)
     draw = KINDS[rng.integers(len(KINDS))]
     name, n, how = draw(rng, int(rng.integers(1, 3)))
@@ -122,8 +119,7 @@ def test_pooling_is_pytorchs(configuration):
 
 
 @pytest.mark.parametrize("size", [None, (7, 9)])
-def test_unpooling_is_pytorchs(size):
-    torch = pytest.importorskip("torch", reason=TORCH)
+def test_unpooling_is_pytorchs(size, torch):
     rng = np.random.default_rng(0)
     image = size or (6, 8)
     x, dy = (rng.standard_normal((2, 20, *image)).astype(np.float32) for _ in range(2))
@@ -151,8 +147,7 @@ def test_places_outside_of_the_image_are_left_out_or_refused():
         nn.MaxUnpool2d((2, 1), (2, 1))(x, places, (2, 2))
 
 
-def test_infinite_norm_is_the_largest_magnitude():
-    torch = pytest.importorskip("torch", reason=TORCH)
+def test_infinite_norm_is_the_largest_magnitude(torch):
     x = np.random.default_rng(0).standard_normal((2, 3, 4, 6)).astype(np.float32)
     want = torch.nn.LPPool2d(np.inf, 2)(torch.tensor(x))
     assert (nn.LPPool2d(np.inf, 2)(x) == want.numpy()).all()

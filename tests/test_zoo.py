@@ -129,9 +129,6 @@ def test_names_shapes_and_size(name, large_too, monkeypatch):
 
 
 def torch_twin(name, channels, classes, size):
-    pytest.importorskip(
-        "torch", reason="PyTorch is not installed (pip install -e '.[dev,compare]')"
-    )
     import torch_zoo
 
     from foveal.bench import torch_models
@@ -142,8 +139,7 @@ def torch_twin(name, channels, classes, size):
 
 
 @pytest.mark.parametrize("name", [name for name in STATES if name not in NO_TWIN])
-def test_digests_are_of_torchs_models(name):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+def test_digests_are_of_torchs_models(name, torch):
     channels, *size = models.MODELS[name].image
     with torch.device("meta"):
         twin = torch_twin(name, channels, 1000, size)
@@ -154,7 +150,8 @@ def test_digests_are_of_torchs_models(name):
 
 def settled(twin):
     """PyTorch's model with statistics and scales as after some training, so that no norm is the identity."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     torch.manual_seed(0)
     for module in twin.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -183,10 +180,9 @@ def close(got, want, limit, least=1e-30):
 
 
 @pytest.mark.parametrize("name", [name for name in STATES if name not in NO_TWIN])
-def test_outputs_equal_torchs(name, request, large_too):
+def test_outputs_equal_torchs(name, request, large_too, torch):
     """By NumPy in float64; the programs too, which take seconds to compile, with --full."""
     natively = name in QUICK or request.config.getoption("--full")
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     channels, size = models.MODELS[name].image[0], max(33, SMALLEST.get(name, 0))
     twin = settled(torch_twin(name, channels, 7, (size, size))).eval()
     ours = models.build(name, channels=channels, size=(size, size), classes=7)
@@ -247,9 +243,8 @@ REDUCED = ("inception", "auxiliary", "bottleneck", "densenet", "mbconv", "mobile
 
 
 @pytest.mark.parametrize("name", REDUCED)
-def test_training_equals_torchs(name):
+def test_training_equals_torchs(name, torch):
     """Outputs, gradients and statistics; with a rate of 1 the update is the gradient."""
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     ours, twin, shape = reduced(name)
     ours, twin = without_dropout(ours), settled(twin).train()
     before = numpy_state(twin)
@@ -285,8 +280,7 @@ class Twice(nn.Module):
         return (self.first(x), self.second(x)) if self.training else self.first(x)
 
 
-def test_auxiliary_losses_are_weighed():
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+def test_auxiliary_losses_are_weighed(torch):
     net, x = Twice(), np.random.default_rng(0).standard_normal((5, 6)).astype("f4")
     labels = np.array([0, 2, 1, 1, 0], np.int32)
     start = {
@@ -320,12 +314,11 @@ def test_a_loss_of_one_output_refuses_several():
         nn.AuxiliaryLoss(nn.CrossEntropyLoss(), weight=-1)
 
 
-def test_googlenet_trains_with_three_outputs():
+def test_googlenet_trains_with_three_outputs(torch):
     """Logits, aux2 and aux1 of the whole network, as traced, by NumPy; of images as torchvision's weights take them.
 
     Norms have known statistics here: those of a batch would magnify the rounding of constants.
     """
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     import torch_zoo
 
     twin = settled(torch_zoo.GoogLeNet(classes=7, transform_input=True)).eval()
