@@ -2,9 +2,10 @@
 
 usage: python bench/loss_curve.py DATA [--model resnet20] [--epochs 1] [--batch-size 128] [--lr 0.1] [--every 50] ...
 
-DATA is what `foveal train` takes. The optimiser is SGD with momentum at a constant rate, after WARM_UP steps at a tenth of
-it. The two are the same mathematics rounded differently, and training amplifies rounding: at a rate of 0.1 single losses are
-a few per cent apart after thirty steps, as they are between PyTorch's own two memory formats. So means are compared.
+DATA is what `foveal train` takes. The optimiser is SGD with momentum at a constant rate, after WARM_UP steps at a tenth
+of it. The two are the same mathematics rounded differently, and training amplifies rounding: at a rate of 0.1 single
+losses are a few per cent apart after thirty steps, as they are between PyTorch's own two memory formats. So means are
+compared.
 """
 
 from collections.abc import Callable, Iterator
@@ -76,9 +77,16 @@ def curves(
     net = models.build(model, channels=data.channels, size=data.size, classes=classes, seed=seed)
     twin = against_torch.MODELS[model](data.x_train[:1], classes)
     loader = Loader(
-        data.x_train, data.y_train, batch_size, mean=data.mean, std=data.std, seed=seed,
-        shuffle=True, drop_last=True, augment=augmentation(augment, data.size),
-    )  # fmt: skip
+        data.x_train,
+        data.y_train,
+        batch_size,
+        mean=data.mean,
+        std=data.std,
+        seed=seed,
+        shuffle=True,
+        drop_last=True,
+        augment=augmentation(augment, data.size),
+    )
     ours, theirs = with_foveal(net, threads), with_torch(twin, net.state_dict())
     step = epoch = 0
     while True:
@@ -106,13 +114,7 @@ def means(losses: list[tuple[float, float]]) -> tuple[float, float, float]:
 @click.option("--augment", type=click.Choice(["shift", "crop+flip"]))
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
-@click.option(
-    "--every",
-    type=click.IntRange(min=1),
-    default=50,
-    show_default=True,
-    help="Steps a line, averaged.",
-)
+@click.option("--every", type=click.IntRange(min=1), default=50, show_default=True, help="Steps a line, averaged.")
 def main(data: Path, epochs: int, every: int, **how: Any) -> None:
     """Train with Foveal and with PyTorch on DATA and print both losses, each the mean of --every steps."""
     try:

@@ -29,10 +29,7 @@ MAP = (
     ("data", "readers, loader"),
     ("metrics", "what a classifier's outputs are worth"),
     ("train", "the loop, metrics, checkpoints"),
-    (
-        "bench",
-        "timing against a peak, and against PyTorch and ONNX Runtime where they are installed",
-    ),
+    ("bench", "timing against a peak, and against PyTorch and ONNX Runtime where they are installed"),
     ("cli", "the command line"),
 )
 

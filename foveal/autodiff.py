@@ -1,4 +1,6 @@
-"""Gradients: walk a graph backwards and add each operator's vjp. What comes out is more graph, not a second mechanism."""
+"""Gradients: walk a graph backwards and add each operator's vjp. What comes out is more graph, not a second
+mechanism.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,9 +14,7 @@ from foveal.trace import Symbol
 def gradients(y: Symbol, wrt: Sequence[Symbol], dy: Any = None) -> list[Symbol]:
     """d y / d x for each x in `wrt`, as symbols of the same trace. y is a scalar, unless `dy` is given."""
     if dy is None and y.shape != ():
-        raise ShapeError(
-            f"the gradient of a value of shape {y.shape} needs dy; sum it to a scalar first"
-        )
+        raise ShapeError(f"the gradient of a value of shape {y.shape} needs dy; sum it to a scalar first")
     sums = walk(y, {x.node for x in wrt}, y.trace.lift(1.0 if dy is None else dy))
     return [sums[x.node] if x.node in sums else x * 0.0 for x in wrt]
 

@@ -85,8 +85,10 @@ def aligned(size: int) -> Ndarray:
 class Workers:
     """Threads that wait to run their part of a job, which is native code from begin to end (kernel.runtime).
 
-    After a job a thread watches its box natively, so that the next one reaches it within a microsecond; when it has seen
-    none for a while it sleeps until a bare lock is unlocked. (threading's semaphores are Python inside, and an interruption
+    After a job a thread watches its box natively, so that the next one reaches it within a microsecond; when it has
+    seen
+    none for a while it sleeps until a bare lock is unlocked. (threading's semaphores are Python inside, and an
+    interruption
     there, Ctrl-C, can leave one held for ever.)
     """
 
@@ -118,7 +120,8 @@ class Workers:
     def run(self, threads: int, function: int, arguments: int) -> None:
         """function(arguments, 0, threads) here, with 1 ... in the other threads; back when all are done.
 
-        An interruption (Ctrl-C) between any two lines must leave nobody waiting at a barrier: a job that has been started is
+        An interruption (Ctrl-C) between any two lines must leave nobody waiting at a barrier: a job that has been
+        started is
         finished first, then the interruption is raised. The boxes know how far it is, which Python itself cannot: the
         interruption may be raised on the way back from native code.
         """
@@ -167,7 +170,8 @@ def workers() -> Workers:
 
 @dataclass(frozen=True)
 class Timing:
-    """One group of a program: seconds of its calls (the barriers behind them included) and the operations they stand for.
+    """One group of a program: seconds of its calls (the barriers behind them included) and the operations they stand
+    for.
 
     flops: multiplications and additions, counted for convolutions and matrix products; 0 else.
     """
@@ -181,15 +185,21 @@ class Timing:
 class Program:
     """A graph compiled for its shapes. `run` takes the arguments and gives the outputs, as NumPy arrays.
 
-    tuned: off to run every operator's plain kernel. allocate: bytes -> zeroed uint8 array, to give each buffer memory of its
-    own instead of a place in the arena (tests put guard pages around it). memory: "low" to compute cheap values again in
+    tuned: off to run every operator's plain kernel. allocate: bytes -> zeroed uint8 array, to give each buffer memory
+    of its
+    own instead of a place in the arena (tests put guard pages around it). memory: "low" to compute cheap values again
+    in
     the backward pass instead of keeping them.
     """
 
     def __init__(
-        self, graph: Graph, threads: int | None = None, tuned: bool = True,
-        allocate: Callable[[int], Ndarray] | None = None, memory: str = FAST,
-    ) -> None:  # fmt: skip
+        self,
+        graph: Graph,
+        threads: int | None = None,
+        tuned: bool = True,
+        allocate: Callable[[int], Ndarray] | None = None,
+        memory: str = FAST,
+    ) -> None:
         if memory not in MEMORY:
             raise ShapeError(f"memory {memory!r} is not known; choose one of {', '.join(MEMORY)}")
         started = time.perf_counter()
@@ -210,9 +220,7 @@ class Program:
         self.layout = lay_out(every_time, self.lowered.outputs, self.threads, kept=set(self.memory))
         self.plan = self.layout.plan
         self.arena = aligned(0 if allocate else self.plan.size)
-        for buffer, size, offset in zip(
-            self.layout.buffers, self.layout.sizes, self.plan.offsets, strict=True
-        ):
+        for buffer, size, offset in zip(self.layout.buffers, self.layout.sizes, self.plan.offsets, strict=True):
             self.memory[buffer] = allocate(size) if allocate else self.arena[offset : offset + size]
         self.bind_inputs(allocate or aligned)
         self.barriers = needed_barriers(self.calls)
@@ -227,11 +235,7 @@ class Program:
         self.seconds_to_build = time.perf_counter() - started
         self.versions: list[int] | None = None  # of `sources`, when the prepared calls last ran
         self.updated = [variable for variable, _ in self.graph.updates]
-        self.sources = [
-            n.variable
-            for n in self.graph.variables
-            if n.variable and n.variable not in self.updated
-        ]
+        self.sources = [n.variable for n in self.graph.variables if n.variable and n.variable not in self.updated]
         self.reported = False
         self.lock = threading.Lock()
         self.explain()
@@ -256,11 +260,7 @@ class Program:
         table = np.zeros(3 * len(self.calls) + count, np.int64)
         at = 3 * len(self.calls)
         for i, (call, address) in enumerate(zip(self.calls, addresses, strict=True)):
-            table[3 * i : 3 * i + 3] = (
-                address,
-                table.ctypes.data + at * POINTER_BYTES,
-                self.barriers[i],
-            )
+            table[3 * i : 3 * i + 3] = (address, table.ctypes.data + at * POINTER_BYTES, self.barriers[i])
             for view in call.views:
                 table[at] = self.memory[view.buffer].ctypes.data + 4 * view.offset
                 at += 1
@@ -278,7 +278,9 @@ class Program:
         return made
 
     def run(self, *arrays: Ndarray, timed: bool = False) -> list[Ndarray]:
-        """Copy the arguments in, run every call, copy the outputs out. Python threads that share a program take turns."""
+        """Copy the arguments in, run every call, copy the outputs out. Python threads that share a program take
+        turns.
+        """
         with self.lock:
             for mine, given in zip(self.arguments, arrays, strict=True):
                 fill(mine, given)
@@ -335,20 +337,15 @@ class Program:
             steps = np.diff(stamps, prepend=stamps[0])
             # the clock ticks at a rate of its own; the first call has no tick before it and gets the mean share
             steps[0] = steps.mean() if len(steps) > 1 else 1.0
-            rows.append(
-                np.bincount(groups, steps, len(self.lowered.groups) + 1) / steps.sum() * wall
-            )
+            rows.append(np.bincount(groups, steps, len(self.lowered.groups) + 1) / steps.sum() * wall)
         names = [group.what() for group in self.lowered.groups] + ["copies of what is updated"]
         flops = [group.flops() for group in self.lowered.groups] + [0]
         kernels_of = [
-            " ".join(dict.fromkeys(c.kernel.name for c in self.calls if c.group == g))
-            for g in range(len(names))
+            " ".join(dict.fromkeys(c.kernel.name for c in self.calls if c.group == g)) for g in range(len(names))
         ]
         return [
             Timing(name, kernel, float(s), n)
-            for name, kernel, s, n in zip(
-                names, kernels_of, np.median(rows, axis=0), flops, strict=True
-            )
+            for name, kernel, s, n in zip(names, kernels_of, np.median(rows, axis=0), flops, strict=True)
             if kernel
         ]
 

@@ -34,7 +34,8 @@ class Variable:
     """Named memory that programs read and update in place: parameters, running statistics, an optimiser's state.
 
     `data` is a read-only NumPy view of logical shape ([K, C, R, S] for filters) on storage in the layout kernels use;
-    assigning to it copies. All are float32. `version` counts the changes: what a program has prepared from a variable, such
+    assigning to it copies. All are float32. `version` counts the changes: what a program has prepared from a variable,
+    such
     as packed filters, holds as long as it stays.
     """
 
@@ -45,9 +46,7 @@ class Variable:
         self.version, self.empty = 0, shapes_only()
         self._storage = np.zeros(1 if self.empty else max(value.size, 1), np.float32)
         steps = [0 if self.empty else s * self._storage.itemsize for s in self.strides]
-        self._data: Ndarray = np.lib.stride_tricks.as_strided(
-            self._storage, value.shape, steps, writeable=True
-        )
+        self._data: Ndarray = np.lib.stride_tricks.as_strided(self._storage, value.shape, steps, writeable=True)
         if not self.empty:
             self._data[...] = value
         self._view = self._data.view()
@@ -163,9 +162,7 @@ class Graph:
 
     def evaluate(self, *arrays: Ndarray) -> list[Ndarray]:
         """The outputs, computed by NumPy in the precision of `arrays`; variables are read, not updated."""
-        values: dict[Node, Ndarray] = dict(
-            zip(self.arguments, map(np.asarray, arrays), strict=True)
-        )
+        values: dict[Node, Ndarray] = dict(zip(self.arguments, map(np.asarray, arrays), strict=True))
         for node in self.nodes:
             if node.variable is not None:
                 values[node] = node.variable.data

@@ -19,9 +19,7 @@ from foveal.passes.fuse import fuse
 from foveal.passes.group import Group
 from foveal.passes.layout import Conversion, Layout, layout, reshaped_strides
 
-STREAMED_BYTES = (
-    4 << 20
-)  # of a value that passes the cache: an eighth of a last-level cache of 32 MiB
+STREAMED_BYTES = 4 << 20  # of a value that passes the cache: an eighth of a last-level cache of 32 MiB
 CHUNKS = 32  # parts that a reduction is cut into where it keeps too few elements to occupy threads
 LEAST_PART = 512  # elements of such a part
 
@@ -58,17 +56,13 @@ class View:
 
     def reshaped(self, shape: Shape) -> "View":
         strides = reshaped_strides(self.shape, self.strides, shape)
-        assert strides is not None, (
-            f"{self.shape} with strides {self.strides} is no view of shape {shape}"
-        )
+        assert strides is not None, f"{self.shape} with strides {self.strides} is no view of shape {shape}"
         return replace(self, shape=shape, strides=strides)
 
     def channels_last_rows(self) -> "View":
         """[N, C, ...] as [N ..., C]."""
         axes = (0, *range(2, len(self.shape)), 1)
-        return self.permuted(*axes).reshaped(
-            (math.prod(self.shape) // self.shape[1], self.shape[1])
-        )
+        return self.permuted(*axes).reshaped((math.prod(self.shape) // self.shape[1], self.shape[1]))
 
     @property
     def spec(self) -> ArraySpec:
@@ -149,9 +143,14 @@ class Lowerer:
         return View(Buffer(math.prod(shape), per_thread=per_thread), shape, contiguous(shape))
 
     def call(
-        self, body: Callable[..., None], outputs: Sequence[View], inputs: Sequence[View], /, plain: bool = False,
+        self,
+        body: Callable[..., None],
+        outputs: Sequence[View],
+        inputs: Sequence[View],
+        /,
+        plain: bool = False,
         **static: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         views = (*outputs, *inputs)
         recipes = [static[name].steps for name in ("epilogue", "source") if name in static]
         steps = [step for recipe in (*recipes, static.get("steps", ())) for step in recipe]
@@ -170,9 +169,7 @@ class Lowerer:
         elif node.op is index:
             x = self.view(node.inputs[0])
             i = node.attributes["i"]
-            made = replace(
-                x, shape=x.shape[1:], strides=x.strides[1:], offset=x.offset + i * x.strides[0]
-            )
+            made = replace(x, shape=x.shape[1:], strides=x.strides[1:], offset=x.offset + i * x.strides[0])
         elif node.op is narrow:
             x = self.view(node.inputs[0])
             step = x.strides[node.attributes["axis"]]
@@ -198,9 +195,7 @@ class Lowerer:
     def copy(self, to: View, source: View) -> None:
         self.over(nest.pointwise, to.shape, [to], [source], steps=(), results=(0,))
 
-    def steps(
-        self, nodes: Sequence[Node], ends: Sequence[Node] = (), first: Sequence[Node] = ()
-    ) -> Straight:
+    def steps(self, nodes: Sequence[Node], ends: Sequence[Node] = (), first: Sequence[Node] = ()) -> Straight:
         """Pointwise nodes in straight-line form. ends: reductions of theirs; first: values with the first slots."""
         readers = list(dict.fromkeys([*nodes, *ends]))
         found = dict.fromkeys(x for node in readers for x in node.inputs if x.op is not constant)
@@ -228,15 +223,21 @@ class Lowerer:
         self.over(nest.pointwise, group.domain, outputs, views, steps=steps, results=results)
 
     def over(
-        self, body: Callable[..., None], domain: Shape, outputs: list[View], inputs: list[View],
-        steps: tuple[nest.Step, ...], results: tuple[int, ...],
-    ) -> None:  # fmt: skip
+        self,
+        body: Callable[..., None],
+        domain: Shape,
+        outputs: list[View],
+        inputs: list[View],
+        steps: tuple[nest.Step, ...],
+        results: tuple[int, ...],
+    ) -> None:
         views = [*outputs, *inputs]
         strides = [broadcast_strides(v, domain) for v in views]
         shape, strides, _ = merge_axes(domain, strides, strides[0])
         merged = [replace(v, shape=shape, strides=s) for v, s in zip(views, strides, strict=True)]
-        self.call(body, merged[: len(outputs)], merged[len(outputs) :],
-                  outputs=len(outputs), steps=steps, results=results)  # fmt: skip
+        self.call(
+            body, merged[: len(outputs)], merged[len(outputs) :], outputs=len(outputs), steps=steps, results=results
+        )
 
     def reduction(self, group: Group) -> None:
         inputs, steps, slots = self.steps(group.members, group.results)
@@ -248,9 +249,7 @@ class Lowerer:
         outputs, out_strides = [], []
         for node in group.results:
             outputs.append(self.place(node))
-            kept = iter(
-                contiguous(tuple(n for n, f in zip(group.domain, flags, strict=True) if not f))
-            )
+            kept = iter(contiguous(tuple(n for n, f in zip(group.domain, flags, strict=True) if not f)))
             out_strides.append(tuple(0 if f else next(kept) for f in flags))
         strides = [*out_strides, *(broadcast_strides(v, group.domain) for v in views)]
         shape, strides, gone = merge_axes(group.domain, strides, order, flags)
@@ -261,37 +260,58 @@ class Lowerer:
         self.reduce(outputs, views, shape, strides, gone, steps, results, combine)
 
     def reduce(
-        self, outputs: list[View], inputs: list[View], shape: Shape, strides: list[Shape], gone: tuple[bool, ...],
-        steps: tuple[nest.Step, ...], results: tuple[int, ...], combine: tuple[str, ...],
-    ) -> None:  # fmt: skip
+        self,
+        outputs: list[View],
+        inputs: list[View],
+        shape: Shape,
+        strides: list[Shape],
+        gone: tuple[bool, ...],
+        steps: tuple[nest.Step, ...],
+        results: tuple[int, ...],
+        combine: tuple[str, ...],
+    ) -> None:
         """One pass, or two where the first is cut into chunks that threads share."""
         chunks = reduction_chunks(shape, gone)
         kept_size = outputs[0].buffer.size
         n = len(outputs)
-        read = [
-            replace(v, shape=shape, strides=s) for v, s in zip(inputs, strides[n:], strict=True)
-        ]
+        read = [replace(v, shape=shape, strides=s) for v, s in zip(inputs, strides[n:], strict=True)]
         partial = [self.scratch((chunks, kept_size)) for _ in outputs] if chunks > 1 else outputs
         written = [
             replace(v, shape=(chunks, *shape), strides=(kept_size, *s))
             for v, s in zip(partial, strides[:n], strict=True)
         ]
-        self.call(nest.reduce, written, read, outputs=n, steps=steps, results=results, reduced=gone,
-                  combine=combine, chunks=chunks)  # fmt: skip
+        self.call(
+            nest.reduce,
+            written,
+            read,
+            outputs=n,
+            steps=steps,
+            results=results,
+            reduced=gone,
+            combine=combine,
+            chunks=chunks,
+        )
         if chunks > 1:
             domain = (chunks, kept_size)
             final = [replace(v, shape=(1, *domain), strides=(0, 0, 1)) for v in outputs]
-            self.call(nest.reduce, final, partial, outputs=n, steps=(), results=tuple(range(n)),
-                      reduced=(True, False), combine=combine, chunks=1)  # fmt: skip
+            self.call(
+                nest.reduce,
+                final,
+                partial,
+                outputs=n,
+                steps=(),
+                results=tuple(range(n)),
+                reduced=(True, False),
+                combine=combine,
+                chunks=1,
+            )
 
     def operator(self, group: Group) -> None:
         node = group.operator
         assert node is not None
         assert node.op is not None
         source = group.source if group.prologue else None
-        inputs: list[Any] = [
-            self.source(group, x) if x is source else self.operand(node, x) for x in node.inputs
-        ]
+        inputs: list[Any] = [self.source(group, x) if x is source else self.operand(node, x) for x in node.inputs]
         for result in group.results:
             self.place(result)
         if source is not None or group.results != [node]:
@@ -343,7 +363,9 @@ def broadcast_strides(x: View, domain: Shape) -> Shape:
 def merge_axes(
     shape: Shape, strides: list[Shape], order: Shape, flags: tuple[bool, ...] | None = None
 ) -> tuple[Shape, list[Shape], tuple[bool, ...]]:
-    """Axes sorted as `order` lies in memory, those of size 1 left out, neighbours merged where every array allows it."""
+    """Axes sorted as `order` lies in memory, those of size 1 left out, neighbours merged where every array allows
+    it.
+    """
     flags = flags or (False,) * len(shape)
     axes = sorted((a for a, n in enumerate(shape) if n != 1), key=lambda a: -order[a])
     runs: list[tuple[int, list[int], bool]] = []
@@ -351,9 +373,7 @@ def merge_axes(
         steps = [s[a] for s in strides]
         if runs:
             n, outer, flag = runs[-1]
-            if flag == flags[a] and all(
-                o == s * shape[a] for o, s in zip(outer, steps, strict=True)
-            ):
+            if flag == flags[a] and all(o == s * shape[a] for o, s in zip(outer, steps, strict=True)):
                 runs[-1] = (n * shape[a], steps, flag)
                 continue
         runs.append((shape[a], steps, flags[a]))

@@ -43,10 +43,7 @@ def peak(threads: int) -> float:
     """
     chains = registers() * 3 // 4
     x = np.zeros((PARTS * threads, chains * lanes()), np.float32)
-    y, factors = (
-        np.empty_like(x),
-        np.array([0.5, 1.0], np.float32),
-    )  # tends to 2: no denormals, no infinity
+    y, factors = (np.empty_like(x), np.array([0.5, 1.0], np.float32))  # tends to 2: no denormals, no infinity
     fastest = best_of(RUNS, multiply_add_chains, [y, x, factors], threads, chains=chains)
     return 2 * x.size * STEPS * UNROLL / fastest / 1e9
 
@@ -66,23 +63,20 @@ def copy_rate(threads: int, moved: int) -> float:
     """GB/s of reading and writing on that number of threads, where `moved` bytes are read or written in all.
 
     As in STREAM's copy a byte counts when it is read and when it is written. Arrays that fit in a cache are copied from
-    there: an operator on as many bytes, run again and again, finds them there too. Through the cache or past it, whichever
+    there: an operator on as many bytes, run again and again, finds them there too. Through the cache or past it,
+    whichever
     is faster.
     """
     row = max(moved // 2 // 4 // threads // LINE, 1) * LINE
     x, y = (aligned(4 * threads * row).view(np.float32).reshape(threads, row) for _ in range(2))
     times = max(1, COPY_BYTES // (4 * x.nbytes))
-    seconds = min(
-        best_of(COPY_RUNS, copies, [y, x], threads, streamed, times=times)
-        for streamed in (False, True)
-    )
+    seconds = min(best_of(COPY_RUNS, copies, [y, x], threads, streamed, times=times) for streamed in (False, True))
     return 4 * x.nbytes * times / seconds / 1e9
 
 
 def best_of(
-    runs: int, body: Callable[..., None], arrays: Sequence[Ndarray], threads: int, streamed: bool = False,
-    **static: int,
-) -> float:  # fmt: skip
+    runs: int, body: Callable[..., None], arrays: Sequence[Ndarray], threads: int, streamed: bool = False, **static: int
+) -> float:
     """Seconds of a kernel's fastest run on the arrays, on that number of threads."""
     specs = tuple(ArraySpec(a.shape, contiguous(a.shape), streamed=streamed) for a in arrays)
     (address,) = native([Kernel(body, specs, tuple(static.items()))])

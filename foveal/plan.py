@@ -26,13 +26,9 @@ def split_calls(calls: Sequence[Call], graph: Graph) -> tuple[list[Call], list[C
     every_time: list[Call] = []
     for call in calls:
         made, read = call.views[: call.outputs], call.views[call.outputs :]
-        own = all(
-            temporary(v.buffer) and writers[v.buffer] == 1 and not v.buffer.per_thread for v in made
-        )
+        own = all(temporary(v.buffer) and writers[v.buffer] == 1 and not v.buffer.per_thread for v in made)
         known = all(
-            v.buffer in fixed
-            or (v.buffer.variable is not None and v.buffer.variable not in updated)
-            for v in read
+            v.buffer in fixed or (v.buffer.variable is not None and v.buffer.variable not in updated) for v in read
         )
         if own and known:
             fixed |= {v.buffer for v in made}
@@ -58,9 +54,7 @@ class Layout:
         return sum(self.sizes)
 
 
-def lay_out(
-    calls: Sequence[Call], outputs: Sequence[View], threads: int, kept: Container[Buffer]
-) -> Layout:
+def lay_out(calls: Sequence[Call], outputs: Sequence[View], threads: int, kept: Container[Buffer]) -> Layout:
     """Lifetimes of the temporary buffers that are not kept from run to run, and where they lie."""
     first: dict[Buffer, int] = {}
     last: dict[Buffer, int] = {}
@@ -87,7 +81,8 @@ def lay_out(
 def in_place(call: Call, old: Container[Buffer], new: Container[Buffer]) -> dict[Buffer, Buffer]:
     """For outputs among the new buffers the input, among the old ones, whose place they may take over.
 
-    A pointwise kernel reads every array at one index before it writes there, and at no other index; so that is right where
+    A pointwise kernel reads every array at one index before it writes there, and at no other index; so that is right
+    where
     both arrays lie alike and fill their buffers, and the input is read in no other way.
     """
     if call.kernel.body is not nest.pointwise:
@@ -137,7 +132,8 @@ def mib(size: int) -> str:
 
 
 def needed_barriers(calls: Sequence[Call]) -> list[int]:
-    """1 after each call behind which all threads have to meet: all but those before a call with which nothing is shared.
+    """1 after each call behind which all threads have to meet: all but those before a call with which nothing is
+    shared.
 
     Two calls share if one writes a buffer that the other touches. Buffers of different lifetimes may lie in the same
     place of the arena, so a call that touches a buffer for the first time waits too.

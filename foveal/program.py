@@ -63,13 +63,8 @@ def report(program: Program) -> None:
     for t in sorted(timings, key=lambda t: -t.seconds):
         rate = t.flops / max(t.seconds, 1e-9) / 1e9
         speed = f"{rate:8.1f} {rate / most:8.0%}" if t.flops else " " * 17
-        lines.append(
-            f"{t.seconds * 1e3:8.3f} {t.seconds / total:7.1%} {speed}  {t.kernels}: {t.name}"
-        )
-    debug.show(
-        f"{total * 1e3:.2f} ms on {program.threads} thread(s), peak {most:.0f} GFLOP/s",
-        "\n".join(lines),
-    )
+        lines.append(f"{t.seconds * 1e3:8.3f} {t.seconds / total:7.1%} {speed}  {t.kernels}: {t.name}")
+    debug.show(f"{total * 1e3:.2f} ms on {program.threads} thread(s), peak {most:.0f} GFLOP/s", "\n".join(lines))
 
 
 class Compiled:
@@ -124,9 +119,7 @@ def value_and_grad(
     return Compiled(both, threads)
 
 
-def grad(
-    function: Callable[..., Any], wrt: int | Variable = 0, threads: int | None = None
-) -> Callable[..., Any]:
+def grad(function: Callable[..., Any], wrt: int | Variable = 0, threads: int | None = None) -> Callable[..., Any]:
     """The gradient of a scalar `function` in one argument or variable."""
     both = value_and_grad(function, (wrt,), threads)
     return lambda *arrays: both(*arrays)[1]
@@ -154,7 +147,9 @@ class Update(Protocol):
 
 @dataclass(frozen=True)
 class StepResult:
-    """loss: the mean over the batch before the update. output: what the model gave, [N, classes], the first if several."""
+    """loss: the mean over the batch before the update. output: what the model gave, [N, classes], the first if
+    several.
+    """
 
     loss: float
     output: Ndarray
@@ -181,7 +176,8 @@ class Step:
         self.steps = 0
 
     def trace(self, x: Type, target: Type) -> Graph:
-        """The step's graph: outputs loss and model output; updates the parameters, the optimiser's state and statistics.
+        """The step's graph: outputs loss and model output; updates the parameters, the optimiser's state and
+        statistics.
 
         Every update keeps the old value unless the loss is finite, so a step that fails leaves the model as it was.
         """
@@ -193,19 +189,15 @@ class Step:
             output = outputs[0] if isinstance(outputs, tuple) and outputs else outputs
             if not isinstance(output, Symbol):
                 raise ShapeError(
-                    f"the model returned {type(output).__name__}, a training step needs one array, or a tuple whose first"
-                    " is what it predicts"
+                    f"the model returned {type(output).__name__}, a training step needs one array, or a tuple whose"
+                    f" first is what it predicts"
                 )
             y = self.measured(outputs, labels)
             if y.shape != ():
-                raise ShapeError(
-                    f"the loss has shape {y.shape}, a training step needs a scalar; take its mean"
-                )
+                raise ShapeError(f"the loss has shape {y.shape}, a training step needs a scalar; take its mean")
             parameters = [p for p in self.model.parameters() if p.trainable]
             slopes = gradients(y, [recording.lift(p) for p in parameters])
-            for variable, value in self.optimizer.assignments(
-                dict(zip(parameters, slopes, strict=True))
-            ):
+            for variable, value in self.optimizer.assignments(dict(zip(parameters, slopes, strict=True))):
                 recording.assign(variable, value)
             self.guard(recording, is_finite(y))
             return recording.graph([y, output])
@@ -263,9 +255,7 @@ class Step:
         """
         x, target = as_argument(x, "the input x"), as_argument(target, "the target")
         if x.size == 0:
-            raise DataError(
-                f"the batch is empty (shape {x.shape}); a step needs at least one image"
-            )
+            raise DataError(f"the batch is empty (shape {x.shape}); a step needs at least one image")
         check_finite(x, "the input x")
         program = self.program(x, target)
         self.check(target, program.graph.outputs[1].shape)
@@ -308,8 +298,10 @@ def compile_step(
 ) -> Step:
     """A whole training step, step(x, labels) -> loss and output, as one program.
 
-    The loss is called as loss(model(x), target), with the tuple if the model returns several arrays. `threads` is a matter
-    of speed only: the same seed gives the same bits on any number. `seed` feeds random operators (dropout), together with
+    The loss is called as loss(model(x), target), with the tuple if the model returns several arrays. `threads` is a
+    matter
+    of speed only: the same seed gives the same bits on any number. `seed` feeds random operators (dropout), together
+    with
     the count of steps. With memory="low" cheap values are computed again for the gradients instead of being kept: less
     memory, some more time.
     """

@@ -160,9 +160,7 @@ class Trace:
         nodes = [symbol.node for symbol in outputs]
         inputs = (*self.arguments, *self.variables.values())
         results = (*nodes, *self.updates.values())
-        return Graph(
-            order(results, inputs), tuple(self.arguments), tuple(nodes), tuple(self.updates.items())
-        ).verify()
+        return Graph(order(results, inputs), tuple(self.arguments), tuple(nodes), tuple(self.updates.items())).verify()
 
 
 @contextmanager

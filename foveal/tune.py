@@ -1,8 +1,8 @@
 """Measured choices of algorithms, for those who ask for them with FOVEAL_TUNE=1.
 
-Without that, nothing depends on a timing. With it, each convolution that is met for the first time is timed in every way it
-can be computed, on this machine alone and on random numbers, and the fastest is kept in a file: the same file gives the same
-bits, on any number of threads.
+Without that, nothing depends on a timing. With it, each convolution that is met for the first time is timed in every
+way it can be computed, on this machine alone and on random numbers, and the fastest is kept in a file: the same file
+gives the same bits, on any number of threads.
 """
 
 import json
@@ -88,11 +88,7 @@ def seconds(node: Node, problem: Problem, how: Choice, build: Callable[[Graph], 
     """The shortest time of one operator computed in one way."""
     op, rng = node.op, np.random.default_rng(0)
     assert op is not None
-    fixed = {
-        i: Variable(rng.standard_normal(x.shape))
-        for i, x in enumerate(node.inputs)
-        if x.variable is not None
-    }
+    fixed = {i: Variable(rng.standard_normal(x.shape)) for i, x in enumerate(node.inputs) if x.variable is not None}
 
     def function(*symbols: Any) -> Any:
         rest = iter(symbols)

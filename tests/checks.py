@@ -77,9 +77,7 @@ def slope(function, xs, direction):
     """The derivative of a scalar function along a direction, by central differences."""
 
     def moved(by):
-        return [
-            x + by * d if x.dtype.kind == "f" else x for x, d in zip(xs, direction, strict=True)
-        ]
+        return [x + by * d if x.dtype.kind == "f" else x for x, d in zip(xs, direction, strict=True)]
 
     return (function(*moved(STEP)) - function(*moved(-STEP))) / (2 * STEP)
 
@@ -88,9 +86,7 @@ def agree(found, directions, measured):
     """Whether the gradients' product with the directions is the slope measured, up to rounding of the terms."""
     terms = [g * d for g, d in zip(found, directions, strict=True)]
     size = np.sum([np.sum(abs(t)) for t in terms])
-    assert abs(np.sum([np.sum(t) for t in terms]) - measured) <= SLOPE_LIMIT * max(
-        size, abs(measured), 1e-3
-    )
+    assert abs(np.sum([np.sum(t) for t in terms]) - measured) <= SLOPE_LIMIT * max(size, abs(measured), 1e-3)
 
 
 def random_like(arrays, seed):
@@ -143,9 +139,7 @@ def plain_kernel(op, case):
     """The operator's own kernel, without fusion or lowering around it."""
     graph, xs, want = forward(op, case)
     y = graph.outputs[0].type
-    if (
-        isinstance(op, Pointwise) or op is broadcast_to
-    ):  # nests take every input with the domain's shape
+    if isinstance(op, Pointwise) or op is broadcast_to:  # nests take every input with the domain's shape
         xs = [np.broadcast_to(x, y.shape) for x in xs]
     else:
         xs = [laid_out(x) for x in xs]
@@ -157,10 +151,7 @@ def plain_kernel(op, case):
 
 def run_kernel(body, arrays, plain=True, thread=0, threads=1, **static):
     """Compile a kernel body for the arrays' shapes and strides, and run it on them."""
-    specs = tuple(
-        kernels.ArraySpec(a.shape, tuple(s // a.itemsize for s in a.strides), str(a.dtype))
-        for a in arrays
-    )
+    specs = tuple(kernels.ArraySpec(a.shape, tuple(s // a.itemsize for s in a.strides), str(a.dtype)) for a in arrays)
     kernel = kernels.Kernel(body, specs, tuple(sorted(static.items())), plain)
     (address,) = kernels.native([kernel])
     pointers = np.array([*(a.ctypes.data for a in arrays), 0], np.int64)

@@ -1,4 +1,6 @@
-"""Machine code compiled by the tests is kept with pytest's own cache: fast on a rerun, nothing written to the user's."""
+"""Machine code compiled by the tests is kept with pytest's own cache: fast on a rerun, nothing written to the
+user's.
+"""
 
 import json
 import os
@@ -36,9 +38,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "configurations(full, quick): how many are drawn with --full, and without"
-    )
+    config.addinivalue_line("markers", "configurations(full, quick): how many are drawn with --full, and without")
     if config.cache is not None and "FOVEAL_CACHE" not in os.environ:
         os.environ["FOVEAL_CACHE"] = str(config.cache.mkdir("foveal"))
         cache.trim(LIMIT_BYTES)

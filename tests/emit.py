@@ -21,11 +21,7 @@ GRAPHS = {
     "minimal filtering": (lambda x, w: ops.conv2d(x, w, padding=1), IMAGES, FILTERS),
     "strided convolution": (lambda x, w: ops.conv2d(x, w, padding=1, stride=2), IMAGES, FILTERS),
     "convolution of 3 channels": (ops.conv2d, COLOUR, Type((64, 3, 5, 5))),
-    "weight gradient": (
-        lambda dy, x: ops.conv2d_weight_grad(dy, x, size=(5, 5), padding=2),
-        IMAGES,
-        IMAGES,
-    ),
+    "weight gradient": (lambda dy, x: ops.conv2d_weight_grad(dy, x, size=(5, 5), padding=2), IMAGES, IMAGES),
     "weight gradient by minimal filtering": (
         lambda dy, x: ops.conv2d_weight_grad(dy, x, size=(3, 3), padding=1),
         IMAGES,
@@ -40,10 +36,7 @@ GRAPHS = {
 def emitted(target: targets.Target) -> dict[str, list[str]]:
     with targets.assume(target):
         return {
-            name: [
-                assembly(call.kernel, target)
-                for call in lower(simplify(trace(function, *types))).calls
-            ]
+            name: [assembly(call.kernel, target) for call in lower(simplify(trace(function, *types))).calls]
             for name, (function, *types) in GRAPHS.items()
         }
 

@@ -1,7 +1,7 @@
 """Memory between inaccessible pages: a read or write outside of a buffer ends the process instead of passing unseen.
 
-As a script, `python guard.py OPERATOR...`: run every kernel of the named operators so, tuned and plain, and print each name
-when it is done. The process that ends early has run the operator that is missing.
+As a script, `python guard.py OPERATOR...`: run every kernel of the named operators so, tuned and plain, and print each
+name when it is done. The process that ends early has run the operator that is missing.
 """
 
 import ctypes

@@ -19,9 +19,7 @@ def conv_transpose(attributes, inputs, wanted):
     size = attributes.get("output_shape")
     if attributes.get("auto_pad") == "SAME_UPPER":
         size = [n * u for n, u in zip(x.shape[2:], stride, strict=True)]
-    if (
-        size is not None
-    ):  # padding is what brings the output to this size; where it is negative, the output grows
+    if size is not None:  # padding is what brings the output to this size; where it is negative, the output grows
         full = [
             u * (n - 1) + o + (k - 1) * d + 1
             for u, n, o, k, d in zip(stride, x.shape[2:], extra, w.shape[2:], dilation, strict=True)
@@ -52,8 +50,5 @@ def pad(attributes, inputs, wanted):
     pads |= {a: (int(b), int(e)) for a, b, e in zip(axes, *np.split(given, 2), strict=True)}
     assert pads[0] == pads[1] == (0, 0), "borders about images, not about the batch or the channels"
     mode = MODES[attributes.get("mode", "constant")]
-    y = native(
-        lambda a: ops.pad(a, padding=pads[2] + pads[3], mode=mode, value=value),
-        x.astype(np.float32),
-    )
+    y = native(lambda a: ops.pad(a, padding=pads[2] + pads[3], mode=mode, value=value), x.astype(np.float32))
     return [y.astype(x.dtype)]

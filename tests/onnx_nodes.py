@@ -198,8 +198,9 @@ def max_unpool(attributes, inputs, wanted):
     x, places = inputs[:2]
     image = wanted[0].shape[2:]
     # ONNX counts in the image that the windows just cover
-    rows, columns = ((n - 1) * u + k for n, u, k in zip(
-        x.shape[2:], attributes["strides"], attributes["kernel_shape"], strict=True))  # fmt: skip
+    rows, columns = (
+        (n - 1) * u + k for n, u, k in zip(x.shape[2:], attributes["strides"], attributes["kernel_shape"], strict=True)
+    )
     row, column = places // columns % rows, places % columns
     places = (row * image[1] + column).astype(np.int32)
     return [native(lambda a, i: ops.max_unpool2d(a, i, image=image), x, places)]

@@ -1,7 +1,8 @@
 """Operators on shapes that nobody chose: native results against NumPy in float64, between guard pages, as a script.
 
-`python random_shapes.py OPERATOR EXAMPLES` draws that many shapes, always the same ones, and tells the smallest that fails.
-Each is run in a process of its own, so that one that reads or writes outside of its buffers is found and made smaller too.
+`python random_shapes.py OPERATOR EXAMPLES` draws that many shapes, always the same ones, and tells the smallest that
+fails. Each is run in a process of its own, so that one that reads or writes outside of its buffers is found and made
+smaller too.
 """
 
 import os
@@ -121,12 +122,8 @@ def filterings(draw: Any) -> tuple[Convolution, Choice]:
     return Convolution(*sizes), how
 
 
-poolings = st.builds(
-    Pooling, st.integers(1, 5), st.integers(1, 80), pooling_axes(), pooling_axes(), seeds
-)
-products = st.builds(
-    Product, *[st.integers(1, 150)] * 3, st.booleans(), st.booleans(), seeds
-)  # fmt: skip
+poolings = st.builds(Pooling, st.integers(1, 5), st.integers(1, 80), pooling_axes(), pooling_axes(), seeds)
+products = st.builds(Product, *[st.integers(1, 150)] * 3, st.booleans(), st.booleans(), seeds)
 
 # From sizes to inputs and attributes of an operator.
 
@@ -169,11 +166,7 @@ def pooling(name: str, s: Pooling) -> tuple[list[Numbers], dict[str, Any]]:
     h, v = s.rows, s.columns
     padding = (h.before, h.after, v.before, v.after)
     how = {"size": (h.kernel, v.kernel), "stride": (h.stride, v.stride), "padding": padding}
-    x, dy = normal(
-        s.seed,
-        (s.batch, s.channels, h.size, v.size),
-        (s.batch, s.channels, h.outputs, v.outputs),
-    )
+    x, dy = normal(s.seed, (s.batch, s.channels, h.size, v.size), (s.batch, s.channels, h.outputs, v.outputs))
     if name == "max_pool2d_grad":
         return [dy, x, OPS["max_pool2d"](x, **how)], how
     if name == "avg_pool2d_grad":
@@ -254,9 +247,8 @@ def search(name: str, examples: int) -> None:
     strategy, inputs = strategy_and_inputs(name)
 
     @settings(
-        max_examples=examples, derandomize=True, deadline=None, database=None,
-        suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+        max_examples=examples, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
     @given(strategy)
     def holds(sizes: Any) -> None:
         in_a_child(name, *inputs(name, sizes))

@@ -54,10 +54,18 @@ def test_values_and_gradients_are_pytorchs(torch, which, scale):
 
 
 ENDS = {  # far from 0, both ways: exact limits, no NaN, no overflow
-    "ReLU": (0, None), "LeakyReLU": (-1e35, None), "ELU": (-1, None), "GELU": (0, None), "SiLU": (0, None),
-    "Sigmoid": (0, 1), "Tanh": (-1, 1), "Softplus": (0, None), "Hardsigmoid": (0, 1), "Hardswish": (0, None),
+    "ReLU": (0, None),
+    "LeakyReLU": (-1e35, None),
+    "ELU": (-1, None),
+    "GELU": (0, None),
+    "SiLU": (0, None),
+    "Sigmoid": (0, 1),
+    "Tanh": (-1, 1),
+    "Softplus": (0, None),
+    "Hardsigmoid": (0, 1),
+    "Hardswish": (0, None),
     "ReLU6": (0, 6),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ENDS)
@@ -92,7 +100,7 @@ IMAGES = np.ones((2, 4, 3, 3), np.float32)
         (lambda: nn.Softplus(beta=0.0)(IMAGES), "beta"),
         (lambda: nn.SiLU()(IMAGES.astype(np.int32)), "int32"),
     ],
-)  # fmt: skip
+)
 def test_what_has_no_meaning_is_one_clear_error(build, words):
     with pytest.raises(ShapeError, match=words):
         build()

@@ -25,9 +25,7 @@ from foveal.optim import build
 from foveal.peak import copy_rate, peak
 from foveal.program import compile_step
 
-KEYS = {
-    "name", "pass", "batch", "threads", "ours_ms", "torch_ms", "torch_mode", "ratio", "gflops", "peak_share"
-}  # fmt: skip
+KEYS = {"name", "pass", "batch", "threads", "ours_ms", "torch_ms", "torch_mode", "ratio", "gflops", "peak_share"}
 SMALL = "5x5 1->6 forward"
 SMALLER = 3 * len(operators.CONVOLUTIONS)  # the rows from here on are small enough for NumPy
 ALONE = Bench(threads=1, repeats=1, peak=1.0)
@@ -35,9 +33,7 @@ EAGER = ("contiguous", "channels_last")
 
 
 def needs(package):
-    return pytest.mark.skipif(
-        importlib.util.find_spec(package) is None, reason=f"{package} is not installed"
-    )
+    return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"{package} is not installed")
 
 
 needs_torch = needs("torch")
@@ -81,35 +77,17 @@ def test_copying_is_a_rate_of_this_century(threads, moved):
 def test_row_compares_with_the_faster_format():
     theirs = {"contiguous": Times(4.0, 3.0), "channels_last": Times(3.0, 2.5)}
     bench = Bench(threads=1, repeats=1, peak=4.0)
-    record = Row(
-        "a", "dx", 2, bench, operations=4_000_000, ours=Times(2.0, 1.0), theirs=theirs
-    ).record()
+    record = Row("a", "dx", 2, bench, operations=4_000_000, ours=Times(2.0, 1.0), theirs=theirs).record()
     assert set(record) > KEYS
-    assert (record["torch_ms"], record["torch_mode"], record["ratio"]) == (
-        3.0,
-        "channels_last",
-        1.5,
-    )
+    assert (record["torch_ms"], record["torch_mode"], record["ratio"]) == (3.0, "channels_last", 1.5)
     assert (record["gflops"], record["peak_share"]) == (2.0, 0.5)
-    assert (record["ours_best_ms"], record["torch_best_ms"], record["ratio_best"]) == (
-        1.0,
-        2.5,
-        2.5,
-    )
+    assert (record["ours_best_ms"], record["torch_best_ms"], record["ratio_best"]) == (1.0, 2.5, 2.5)
     assert set(record["torch_modes"]) == set(theirs)
 
 
 def test_row_without_torch_and_without_counted_operations():
     record = Row("a", "forward", 2, Bench(1, 1, 4.0), operations=0, ours=Times(2.0, 1.0)).record()
-    for key in (
-        "torch_ms",
-        "torch_mode",
-        "ratio",
-        "gflops",
-        "peak_share",
-        "torch_best_ms",
-        "ratio_best",
-    ):
+    for key in ("torch_ms", "torch_mode", "ratio", "gflops", "peak_share", "torch_best_ms", "ratio_best"):
         assert record[key] is None
     json.dumps(record, allow_nan=False)
 
@@ -137,9 +115,7 @@ def test_ratios_are_summed_up_by_pass():
 
     found = output.summary([record("dx", 4.0), record("dw", 1.0), record("dx", None)])
     assert found["all"]["geometric_mean"] == pytest.approx(2.0)
-    assert found["dx"] == {
-        "rows": 1, "geometric_mean": pytest.approx(4.0), "smallest": 4.0, "smallest_name": "a dx"
-    }  # fmt: skip
+    assert found["dx"] == {"rows": 1, "geometric_mean": pytest.approx(4.0), "smallest": 4.0, "smallest_name": "a dx"}
     assert found["all"]["smallest_name"] == "a dw"
     assert output.summary([record("dx", None)]) is None
 
@@ -152,21 +128,15 @@ def test_convolutions_count_as_direct_ones(work):
 
 
 def test_groups_and_products_count():
-    grouped = operators.Work(
-        "g", "forward", "conv2d", Case(((2, 6, 5, 5), (4, 3, 3, 3)), {"groups": 2})
-    )
-    product = operators.Work(
-        "m", "forward", "matmul", Case(((6, 1), (70, 6)), {"ta": True, "tb": True})
-    )
+    grouped = operators.Work("g", "forward", "conv2d", Case(((2, 6, 5, 5), (4, 3, 3, 3)), {"groups": 2}))
+    product = operators.Work("m", "forward", "matmul", Case(((6, 1), (70, 6)), {"ta": True, "tb": True}))
     for work, expected in ((grouped, 2 * 2 * 4 * 3 * 3 * 3 * 9), (product, 2 * 1 * 6 * 70)):
         assert operations(operators.build(work, work.arrays(), threads=1).graph) == expected
 
 
 def test_a_step_counts_no_gradient_of_its_input():
     net = Sequential(Conv2d(2, 4, 3), Flatten(), Linear(4 * 4 * 4, 3))
-    step = compile_step(
-        net, CrossEntropyLoss(), build("momentum", net.parameters(), lr=0.1), threads=1
-    )
+    step = compile_step(net, CrossEntropyLoss(), build("momentum", net.parameters(), lr=0.1), threads=1)
     x, labels = np.zeros((5, 2, 6, 6), np.float32), np.zeros(5, np.int32)
     conv, linear = 2 * 5 * 4 * 4 * 4 * 2 * 9, 2 * 5 * 64 * 3
     assert operations(step.program(x, labels).graph) == 2 * conv + 3 * linear
@@ -177,9 +147,7 @@ def test_programs_of_the_rows_compute_what_the_operators_say(work):
     arrays = work.arrays()
     program = operators.build(work, arrays, threads=2)
     program.launch()
-    wanted = operators.OPS[work.op](
-        *arrays[work.direction == operators.BOTH :], **work.case.attributes
-    )
+    wanted = operators.OPS[work.op](*arrays[work.direction == operators.BOTH :], **work.case.attributes)
     np.testing.assert_allclose(program.results[0], wanted, rtol=0, atol=1e-4 * np.abs(wanted).max())
 
 
@@ -237,10 +205,7 @@ def test_more_threads_than_processors_are_told(monkeypatch):
     [
         (("models", "nix"), "there is no model 'nix'; choose from lenet, resnet20"),
         (("infer", "nix"), "there is no model 'nix'"),
-        (
-            ("models", "--modes", "nix,compile"),
-            "'nix' is none of contiguous, channels_last, compile",
-        ),
+        (("models", "--modes", "nix,compile"), "'nix' is none of contiguous, channels_last, compile"),
         (("ops", "--batch", 3), "give some with --shapes"),
         (("ops", "--shapes", "{}/nix"), "does not exist"),
         (("ops", "nix"), "no row's name or pass has 'nix' in it"),
@@ -282,9 +247,7 @@ def small(name):
 
 
 @needs_torch
-@pytest.mark.parametrize(
-    "name", ["lenet", "resnet20", "airbench94"]
-)  # test_models.py has the others' steps
+@pytest.mark.parametrize("name", ["lenet", "resnet20", "airbench94"])  # test_models.py has the others' steps
 def test_models_against_torch(name):
     from foveal.bench import against_torch
 
@@ -333,8 +296,9 @@ def test_a_compilation_that_takes_too_long_is_ended():
         endless()
 
 
-@pytest.mark.parametrize("against", [pytest.param("torch", marks=needs_torch),
-                                     pytest.param("onnxruntime", marks=needs("onnxruntime"))])  # fmt: skip
+@pytest.mark.parametrize(
+    "against", [pytest.param("torch", marks=needs_torch), pytest.param("onnxruntime", marks=needs("onnxruntime"))]
+)
 @pytest.mark.parametrize("name", models.WORKS)
 def test_inference_agrees(name, against):
     other = importlib.import_module(f"foveal.bench.against_{against}")
@@ -387,8 +351,13 @@ def axes(shape):
     ("line", "batch", "channels", "rows", "columns"),
     [
         # all given
-        ('mb32_g1ic3oc32_ih224oh112kh3sh2dh0ph1_iw224ow112kw3sw2dw0pw1_n"mobilenet:conv1*3"',
-         32, (3, 32, 1), (224, 3, 2, 1, 1, 1, 112), None),
+        (
+            'mb32_g1ic3oc32_ih224oh112kh3sh2dh0ph1_iw224ow112kw3sw2dw0pw1_n"mobilenet:conv1*3"',
+            32,
+            (3, 32, 1),
+            (224, 3, 2, 1, 1, 1, 112),
+            None,
+        ),
         # the batch and the columns left out; padding below that changes no output is as above
         ('ic3ih224oc64oh112kh7sh2ph3n"resnet_50:conv1"', 2, (3, 64, 1), (224, 7, 2, 1, 3, 3, 112), None),
         # groups, no stride
@@ -408,7 +377,7 @@ def axes(shape):
         # a batch norm
         ('mb50_ic256_ih56iw28_n"bn"', 50, (256, 0, 1), (56, 1, 1, 1, 0, 0, 56), (28, 1, 1, 1, 0, 0, 28)),
     ],
-)  # fmt: skip
+)
 def test_shapes_are_read(line, batch, channels, rows, columns):
     shape = shapes.parse(line)
     assert (batch, channels) == (shape.N, (shape.C, shape.K, shape.G))
@@ -456,12 +425,17 @@ mb50ic4_ih6kh2dh1n"net:dilated"
     assert [line.split(": ")[-1] for line in told] == ["it is three-dimensional"]
     assert [(w.op, w.direction) for w in works] == [
         *(("conv2d", "forward"), ("conv2d_input_grad", "dx"), ("conv2d_weight_grad", "dw")) * 2,
-        ("max_pool2d", "forward"), ("max_pool2d_grad", "dx"),
-        ("avg_pool2d", "forward"), ("avg_pool2d_grad", "dx"),
-        ("batch_norm", "forward"), ("batch_norm", "both"),
-        ("max_pool2d", "forward"), ("max_pool2d_grad", "dx"),
-        ("avg_pool2d", "forward"), ("avg_pool2d_grad", "dx"),
-    ]  # fmt: skip
+        ("max_pool2d", "forward"),
+        ("max_pool2d_grad", "dx"),
+        ("avg_pool2d", "forward"),
+        ("avg_pool2d_grad", "dx"),
+        ("batch_norm", "forward"),
+        ("batch_norm", "both"),
+        ("max_pool2d", "forward"),
+        ("max_pool2d_grad", "dx"),
+        ("avg_pool2d", "forward"),
+        ("avg_pool2d_grad", "dx"),
+    ]
     assert {work.batch for work in works} == {2}
     flops = operations(operators.build(works[3], works[3].arrays(), threads=1).graph)
     assert flops == 2 * 2 * 9 * 7 * 7 * 2 * 9
@@ -476,9 +450,7 @@ mb50ic4_ih6kh2dh1n"net:dilated"
 def test_command_with_shapes(tmp_path):
     path = tmp_path / "shapes.txt"
     path.write_text('mb50ic3oc5ih9oh5kh3sh2dh0ph1n"net:A"\nic1oc1_id3ih3kd3kh3\n')
-    result = invoke(
-        "ops", "--shapes", path, "--batch", 3, "--threads", 1, "--repeats", 1, "net:a dw"
-    )
+    result = invoke("ops", "--shapes", path, "--batch", 3, "--threads", 1, "--repeats", 1, "net:a dw")
     assert result.exit_code == 0, result.output
     assert "is left out: it is three-dimensional" in result.stdout
     assert "conv2d net:A" in result.stdout
@@ -495,11 +467,9 @@ def test_onednns_own_files_are_read():
 
 
 def test_operators_are_listed_with_how_they_are_compiled(tmp_path):
-    result = invoke(
-        "ops", "--list", "conv2d", "softmax", "reshape", "--json", tmp_path / "list.json"
-    )
+    result = invoke("ops", "--list", "conv2d", "softmax", "reshape", "--json", tmp_path / "list.json")
     assert result.exit_code == 0, result.output
-    found = {row["operator"]: row for row in json.loads((tmp_path / "list.json").read_text())["operators"]}  # fmt: skip
+    found = {row["operator"]: row for row in json.loads((tmp_path / "list.json").read_text())["operators"]}
     assert found["conv2d"]["way"] == "native kernel"
     assert "correlate" in found["conv2d"]["kernels"]
     assert found["reshape"]["way"] == "view"

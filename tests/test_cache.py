@@ -54,9 +54,12 @@ def run():
 
 def start(folder):
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", SCRIPT],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
         env=os.environ | {"FOVEAL_CACHE": str(folder)},
-    )  # fmt: skip
+    )
 
 
 def test_two_processes_at_once_share_an_empty_cache(folder):
@@ -170,9 +173,7 @@ def test_a_folder_without_write_permission_is_read(folder):
     folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
     assert not cache.writable()
     assert run() == (result, 0, compiled)
-    assert (
-        foveal.compile(lambda x: x * 3.0, threads=1)(np.ones(5, np.float32)).tolist() == [3.0] * 5
-    )
+    assert foveal.compile(lambda x: x * 3.0, threads=1)(np.ones(5, np.float32)).tolist() == [3.0] * 5
     folder.chmod(stat.S_IRWXU)
 
 

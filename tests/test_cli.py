@@ -38,9 +38,7 @@ def test_train_tells_and_writes(place):
     assert "set: 40 training and 40 test images, 1x8x8, 2 classes" in printed
     assert "epoch 8/8: loss" in printed
     assert "model.safetensors" in printed
-    assert {"model.safetensors", "log.jsonl", "metrics.json"} == {
-        path.name for path in (folder / "run").iterdir()
-    }
+    assert {"model.safetensors", "log.jsonl", "metrics.json"} == {path.name for path in (folder / "run").iterdir()}
 
 
 def test_quiet_prints_nothing_and_out_has_a_default(place, monkeypatch, tmp_path):
@@ -123,34 +121,13 @@ def test_predict(place):
         (("predict", "{}/run", "{}/nix.png"), "nix.png: no such image"),
         (("predict", "{}/run", "{}/set.npz"), "set.npz: not a readable image"),
         (("predict", "{}/run"), "Missing argument"),
-        (
-            ("evaluate", "{}/run", "{}/set.npz", "--threshold", "cat"),
-            "knows the classes dark, bright",
-        ),
-        (
-            ("evaluate", "{}/run", "{}/set.npz", "--by", "luck"),
-            "rule 'luck': give f1, precision=0.9",
-        ),
-        (
-            ("explain", "lenet5", "--input", "3x224"),
-            "--input '3x224': give channels, rows and columns",
-        ),
-        (
-            ("explain", "lenet5", "--input", "3x-1x5"),
-            "give channels, rows and columns of one image",
-        ),
-        (
-            ("explain", "lenet5", "--input", "1x8x8"),
-            "images of 8x8 are too small, it needs 12x12",
-        ),
-        (
-            ("explain", "{}/run", "--input", "1x1x1"),
-            "use a smaller kernel, more padding, or a larger",
-        ),
-        (
-            ("explain", "nix", "--input", "3x224x224"),
-            "nix: no model has this name and there is no such run; models",
-        ),
+        (("evaluate", "{}/run", "{}/set.npz", "--threshold", "cat"), "knows the classes dark, bright"),
+        (("evaluate", "{}/run", "{}/set.npz", "--by", "luck"), "rule 'luck': give f1, precision=0.9"),
+        (("explain", "lenet5", "--input", "3x224"), "--input '3x224': give channels, rows and columns"),
+        (("explain", "lenet5", "--input", "3x-1x5"), "give channels, rows and columns of one image"),
+        (("explain", "lenet5", "--input", "1x8x8"), "images of 8x8 are too small, it needs 12x12"),
+        (("explain", "{}/run", "--input", "1x1x1"), "use a smaller kernel, more padding, or a larger"),
+        (("explain", "nix", "--input", "3x224x224"), "nix: no model has this name and there is no such run; models"),
         (("explain", "{}", "--input", "3x224x224"), "not a run"),
         (("nix",), "No such command"),
     ],

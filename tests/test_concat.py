@@ -37,16 +37,14 @@ READERS = {  # what reads a part, and how many arrays are copied for it
     "pointwise": (lambda x: part(x, 0, 8) * part(x, 16, 8) + part(x, 3, 8), 0),
     "a reduction": (lambda x: part(x, 7, 10).sum(axes=(0, 2, 3)), 0),
     "a reshape": (lambda x: part(x, 4, 6).reshape(2, 120) * 2.0, 1),
-    "a matrix product": (
-        lambda x: ops.matmul(part(flat(x), 32, 100), part(flat(x), 7, 100), ta=False, tb=True), None
-    ),
+    "a matrix product": (lambda x: ops.matmul(part(flat(x), 32, 100), part(flat(x), 7, 100), ta=False, tb=True), None),
     "a part of it": (lambda x: part(part(x, 2, 20), 1, 3, axis=2) + 1.0, 0),
     "a place of it": (lambda x: part(x, 8, 5)[1] * 3.0, 0),
     "the caller": (lambda x: part(x, 8, 5), 0),
     "rows beside rows": (lambda x: ops.concatenate(part(x, 1, 2, axis=2), x, part(x, 0, 1, axis=2), axis=2), 2),
     "few rows": (lambda x: ops.concatenate(x.reshape(1, 960), part(x.reshape(1, 960), 1, 700)), None),
     "filters side by side": (lambda x: ops.conv2d(x, ops.concatenate(KERNEL, KERNEL, part(KERNEL, 0, 6))), None),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -74,9 +72,7 @@ def test_gradients_of_joined_arrays_are_views():
     graph = trace(slopes, Type(a.shape), Type(dy.shape))
     lowered = lower(simplify(graph))
     assert [group.kind for group in lowered.groups] == ["pointwise"]
-    np.testing.assert_allclose(
-        Program(graph, threads=1).run(a, dy)[0], dy[:, :8] + dy[:, 8:] * (a > 0), rtol=1e-6
-    )
+    np.testing.assert_allclose(Program(graph, threads=1).run(a, dy)[0], dy[:, :8] + dy[:, 8:] * (a > 0), rtol=1e-6)
 
 
 def test_what_needs_no_work_is_left_out():
@@ -114,10 +110,7 @@ def test_modules_side_by_side():
             r"concatenate: \(2, 24, 5, 4\), \(2, 24, 4, 4\) differ in more than axis 1; give arrays whose other",
         ),
         (lambda x: ops.concatenate(x, x[0]), "differ in more than axis 1"),
-        (
-            lambda x: part(x, 20, 5),
-            r"narrow: 5 from 20 on are not in axis 1 of shape .* at most 24",
-        ),
+        (lambda x: part(x, 20, 5), r"narrow: 5 from 20 on are not in axis 1 of shape .* at most 24"),
         (lambda x: part(x, -1, 5), "start has to be 0 or more"),
         (lambda x: part(x, 0, 0), "length 1 or more"),
         (lambda x: ops.widen(x, axis=1, start=2, size=25), "widen: 24 from 2 on are more than 25"),

@@ -1,5 +1,5 @@
-"""The convolution and product kernels beyond the operators' cases: epilogues of each one, and large shapes made small by
-lowering the sizes that decide on the kernel."""
+"""The convolution and product kernels beyond the operators' cases: epilogues of each one, and large shapes made small
+by lowering the sizes that decide on the kernel."""
 
 import checks
 import numpy as np
@@ -74,9 +74,7 @@ def test_epilogue(body, x, w, stride, padding, dilation, groups, threads):
     total, moments = to.scratch((want.shape[1],)), to.scratch((2, want.shape[1]))
     steps = (("add", (), (0, 1)), ("relu", (), (2,)))
     epilogue = Epilogue(steps, results=(3,), sums=(2,), moments=2)
-    results = Results(
-        [y], [to.holding(extra, channels_last(want.shape))], epilogue, [total], moments
-    )
+    results = Results([y], [to.holding(extra, channels_last(want.shape))], epilogue, [total], moments)
     views = (to.holding(image, channels_last(x)), to.holding(filters, filters_last(w)))
     correlate.lower_forward(to, results, *views, **how)
 
@@ -96,11 +94,17 @@ LOWERED = [  # a size that decides, lowered; an operator, its case
     (weight_grad, "UNIT", 60, GRADIENT, Case(((2, 6, 9, 8), (2, 2, 9, 8)), {"padding": 1, "size": (3, 3)})),
     (weight_grad, "UNIT", 60, GRADIENT, Case(((3, 6, 5, 7), (3, 20, 5, 7)), {"size": (1, 1)})),
     (weight_grad, "LEAST_PIXELS", 4, GRADIENT, Case(((5, 70, 4, 3), (5, 20, 4, 3)), {"padding": 1, "size": (3, 3)})),
-    (depthwise, "CACHED", 1, GRADIENT, Case(((3, 19, 9, 12), (3, 19, 9, 12)), {"padding": 1, "size": (3, 3), "groups": 19})),
+    (
+        depthwise,
+        "CACHED",
+        1,
+        GRADIENT,
+        Case(((3, 19, 9, 12), (3, 19, 9, 12)), {"padding": 1, "size": (3, 3), "groups": 19}),
+    ),
     (depthwise, "CACHED", 1, CONV, Case(((3, 19, 9, 12), (19, 1, 3, 3)), {"padding": 1, "groups": 19})),
     (image_lanes, "BAND", 4000, CONV, Case(((20, 2, 9, 12), (3, 2, 3, 3)), {"padding": 1})),
     (correlate, "BAND", 60, CONV, Case(((17, 4, 9, 12), (20, 4, 3, 3)), {"padding": 1})),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("module", "size", "lowered", "name", "case"), LOWERED)

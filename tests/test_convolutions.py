@@ -60,9 +60,7 @@ def configuration_of(number):
 
 
 @pytest.mark.configurations(full=2000, quick=50)
-@pytest.mark.filterwarnings(
-    "ignore:Using padding='same' with even kernel"
-)  # PyTorch's, about its speed
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # PyTorch's, about its speed
 def test_a_configuration(torch, configuration):
     kind, arguments, how, shape = configuration_of(configuration)
     layer = getattr(nn, kind)(*arguments, **how)
@@ -141,8 +139,15 @@ def test_columns_are_torchs(torch):
     assert error(folded, want.numpy()) < LIMIT
 
 
-@pytest.mark.parametrize(("name", "padding"), [("ReflectionPad2d", (2, 1, 0, 3)), ("ReplicationPad2d", 4),
-                                               ("CircularPad2d", (1, 4, 2, 0)), ("ZeroPad2d", (1, 2, 3, 0))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "padding"),
+    [
+        ("ReflectionPad2d", (2, 1, 0, 3)),
+        ("ReplicationPad2d", 4),
+        ("CircularPad2d", (1, 4, 2, 0)),
+        ("ZeroPad2d", (1, 2, 3, 0)),
+    ],
+)
 def test_borders_are_torchs(torch, name, padding):
     x = drawn(np.random.default_rng(3), 2, 3, 5, 4)
     want = getattr(torch.nn, name)(padding)(torch.tensor(x)).numpy()
@@ -174,9 +179,7 @@ def test_sharing_weights_adds_their_gradients():
 
 def test_a_separable_block_is_its_two_convolutions():
     block = nn.DepthwiseSeparableConv2d(6, 10, stride=2)
-    assert [tuple(p.shape) for p in block.parameters()] == [
-        (6, 1, 3, 3), (6,), (6,), (10, 6, 1, 1), (10,), (10,)
-    ]  # fmt: skip
+    assert [tuple(p.shape) for p in block.parameters()] == [(6, 1, 3, 3), (6,), (6,), (10, 6, 1, 1), (10,), (10,)]
     assert block.eval()(drawn(np.random.default_rng(5), 2, 6, 9, 8)).shape == (2, 10, 5, 4)
 
 
@@ -208,7 +211,7 @@ REFUSED = [
     (lambda: ops.permute(X, order=(0, 1, 1, 2)), "has to name each of the 4 axes"),
     (lambda: nn.LocallyConnected2d(4, 6, (5, 5), 3)(X), "it is made for images of 5x5"),
     (lambda: nn.LocallyConnected2d(4, 6, (2, 2), 3), "the kernel reaches over 3 rows"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("build", "words"), REFUSED)

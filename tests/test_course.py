@@ -15,8 +15,7 @@ PUBLISHED = 1e-6  # of the largest value; the digits that are printed are correc
 
 def arrays(values):
     return {
-        k: np.array(v, np.float32) if isinstance(v, list) and not k.endswith("shape") else v
-        for k, v in values.items()
+        k: np.array(v, np.float32) if isinstance(v, list) and not k.endswith("shape") else v for k, v in values.items()
     }
 
 
@@ -62,14 +61,10 @@ def test_relu(published):
 def test_fifty_images_are_learnt_by_heart(cifar10):
     """A convolution 3 -> 32 of 5x5, relu, 2x2 max pooling, a linear layer: 100 % of 50 training images, in seconds."""
     nn.seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 32, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32 * 14 * 14, 10)
-    )
+    net = nn.Sequential(nn.Conv2d(3, 32, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32 * 14 * 14, 10))
     data = load(cifar10)
     x, labels = data.x_train[:50] - 0.5, data.y_train[:50]
-    step = foveal.compile_step(
-        net, nn.CrossEntropyLoss(), optim.Momentum(net.parameters(), lr=0.02)
-    )
+    step = foveal.compile_step(net, nn.CrossEntropyLoss(), optim.Momentum(net.parameters(), lr=0.02))
     begin, right = time.perf_counter(), 0.0
     while right < 1 and step.steps < 60:
         right = (step(x, labels).output.argmax(1) == labels).mean()

@@ -8,15 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foveal.data import (
-    Loader,
-    augmentation,
-    from_arrays,
-    load,
-    normalise,
-    random_crop_flip,
-    read_image,
-)
+from foveal.data import Loader, augmentation, from_arrays, load, normalise, random_crop_flip, read_image
 from foveal.data.loader import even_batch
 from foveal.errors import DataError, ShapeError
 
@@ -83,9 +75,7 @@ def test_npz_layouts(tmp_path, layout):
 def test_npz_floats_are_kept_and_names_read(tmp_path):
     x = arrays(dtype=np.float64)
     path = tmp_path / "f.npz"
-    data = load(
-        save(path, x_train=x["x_train"], x_test=x["x_test"], classes=np.array(list("abcd")))
-    )
+    data = load(save(path, x_train=x["x_train"], x_test=x["x_test"], classes=np.array(list("abcd"))))
     np.testing.assert_array_equal(data.x_test[:, 0], x["x_test"])
     assert data.classes == ("a", "b", "c", "d")
     assert data.value_range == (x["x_train"].min(), x["x_train"].max())
@@ -361,9 +351,7 @@ def loader(n=10, batch=4, **options):
 
 def test_order_depends_on_seed_and_epoch_only():
     orders = {
-        (seed, epoch): tuple(loader(50, seed=seed, shuffle=True).order(epoch))
-        for seed in (0, 1)
-        for epoch in (0, 1)
+        (seed, epoch): tuple(loader(50, seed=seed, shuffle=True).order(epoch)) for seed in (0, 1) for epoch in (0, 1)
     }
     assert len(set(orders.values())) == 4
     assert all(sorted(order) == list(range(50)) for order in orders.values())
@@ -394,9 +382,7 @@ def test_loader_refuses_what_makes_no_batch():
         loader(n=0)
 
 
-@pytest.mark.parametrize(
-    ("count", "limit", "best"), [(360, 256, 180), (7, 256, 7), (10000, 256, 250)]
-)
+@pytest.mark.parametrize(("count", "limit", "best"), [(360, 256, 180), (7, 256, 7), (10000, 256, 250)])
 def test_even_batch(count, limit, best):
     assert even_batch(count, limit) == best
 

@@ -11,9 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def blocks(name, language):
-    return re.findall(
-        rf"^```{language}\n(.*?)^```", (ROOT / name).read_text(), re.DOTALL | re.MULTILINE
-    )
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / name).read_text(), re.DOTALL | re.MULTILINE)
 
 
 def run(code):

@@ -1,4 +1,6 @@
-"""Dropout of elements, of channels and of residual branches: what is dropped together, how often, and what is refused."""
+"""Dropout of elements, of channels and of residual branches: what is dropped together, how often, and what is
+refused.
+"""
 
 import numpy as np
 import pytest
@@ -61,7 +63,7 @@ REFUSED = {
     "mode": (lambda: nn.StochasticDepth(0.1, "rows"), 'mode is \'rows\', it has to be "row" or "batch"'),
     "rank": (lambda: nn.Dropout2d(0.1), r"Dropout2d: takes images \[N, C, H, W\], got shape \(2, 3, 4\)"),
     "rank_1d": (lambda: nn.Dropout1d(0.1)(np.ones((2, 3), np.float32)), r"takes sequences \[N, C, L\]"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)

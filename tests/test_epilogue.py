@@ -29,9 +29,7 @@ def same_numbers(graph, xs, limit=2e-5):
         program.arena[:] = 255
     results = [program.run(*xs) for program in programs]
     programs[0].arena[:] = 255
-    for *natives, interpreted, want in zip(
-        *results, programs[0].interpret(*xs), wants, strict=True
-    ):
+    for *natives, interpreted, want in zip(*results, programs[0].interpret(*xs), wants, strict=True):
         for got in (natives[0], interpreted):
             assert abs(got - want).max() <= limit * max(abs(want).max(), 1e-3)
         assert {got.tobytes() for got in natives} == {natives[0].tobytes()}
@@ -59,8 +57,7 @@ def test_bias_and_relu_end_a_convolution():
 @pytest.mark.parametrize("stride", [1, 2])
 def test_inference_of_batch_norm_ends_a_convolution(stride):
     def layer(x, w, mean, var, gamma, beta):
-        return ops.relu(ops.batch_norm_inference(
-            conv(x, w, stride=stride), mean, var * var, gamma, beta, eps=0.1))  # fmt: skip
+        return ops.relu(ops.batch_norm_inference(conv(x, w, stride=stride), mean, var * var, gamma, beta, eps=0.1))
 
     scale, layer_group = groups(layer, IMAGE, FILTERS, *[CHANNELS] * 4)
     assert scale == "multiply add sqrt divide -> f32[20]"
@@ -93,11 +90,7 @@ def test_what_is_made_of_a_stored_value_alone_is_computed_again():
 
     found = groups(layer, IMAGE, FILTERS)
     assert found[0] == "conv2d -> f32[3,20,7,6]"
-    assert sorted(what.split(" ->")[0] for what in found[1:]) == [
-        "conv2d",
-        "relu multiply max",
-        "relu sum",
-    ]
+    assert sorted(what.split(" ->")[0] for what in found[1:]) == ["conv2d", "relu multiply max", "relu sum"]
 
 
 def test_statistics_are_taken_while_the_output_is_written():
@@ -142,10 +135,7 @@ def test_two_convolutions_that_meet_are_added_in_the_later_one():
     def layer(x, a, b):
         return conv(x, a) + conv(x, b)
 
-    assert groups(layer, IMAGE, FILTERS, FILTERS) == [
-        "conv2d -> f32[3,20,7,6]",
-        "conv2d add -> f32[3,20,7,6]",
-    ]
+    assert groups(layer, IMAGE, FILTERS, FILTERS) == ["conv2d -> f32[3,20,7,6]", "conv2d add -> f32[3,20,7,6]"]
 
 
 def test_what_waits_for_the_sums_is_no_part_of_the_epilogue():
@@ -197,8 +187,10 @@ LARGE = Type((3, 20, 9, 8))
 def test_norm_and_relu_are_computed_while_pooling_reads(window):
     found = groups(lambda x, g, b: pooled(x, g, b, **window), LARGE, CHANNELS, CHANNELS)
     assert [what.split(" ->")[0] for what in found] == [
-        "channel_moments", "add sqrt divide", "subtract multiply add relu max_pool2d"
-    ]  # fmt: skip
+        "channel_moments",
+        "add sqrt divide",
+        "subtract multiply add relu max_pool2d",
+    ]
 
 
 @pytest.mark.parametrize("window", WINDOWS)
@@ -218,9 +210,7 @@ def test_average_pooling_computes_what_it_reads_and_ends_in_what_follows():
     def layer(x, y):
         return ops.relu(ops.avg_pool2d(x * y - 0.1, size=2) - 0.2)
 
-    assert groups(layer, LARGE, LARGE) == [
-        "multiply subtract avg_pool2d subtract relu -> f32[3,20,4,4]"
-    ]
+    assert groups(layer, LARGE, LARGE) == ["multiply subtract avg_pool2d subtract relu -> f32[3,20,4,4]"]
 
 
 def test_windows_that_overlap_much_compute_nothing_again():
@@ -291,6 +281,4 @@ def test_extras_may_lie_in_any_layout():
     def layer(x, w, flat, row):
         return conv(x, w) * flat.reshape(*IMAGE.shape) + row
 
-    assert groups(layer, IMAGE, FILTERS, Type((3, 20 * 42)), Type((6,))) == [
-        "conv2d multiply add -> f32[3,20,7,6]"
-    ]
+    assert groups(layer, IMAGE, FILTERS, Type((3, 20 * 42)), Type((6,))) == ["conv2d multiply add -> f32[3,20,7,6]"]

@@ -20,9 +20,19 @@ from foveal.ops.op import Type
 from foveal.trace import trace
 
 LENET5 = [  # LeCun et al. 1998 on 32x32, in its common form
-    nn.Conv2d(1, 6, 5), nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(6, 16, 5), nn.Tanh(), nn.AvgPool2d(2),
-    nn.Flatten(), nn.Linear(400, 120), nn.Tanh(), nn.Linear(120, 84), nn.Tanh(), nn.Linear(84, 10),
-]  # fmt: skip
+    nn.Conv2d(1, 6, 5),
+    nn.Tanh(),
+    nn.AvgPool2d(2),
+    nn.Conv2d(6, 16, 5),
+    nn.Tanh(),
+    nn.AvgPool2d(2),
+    nn.Flatten(),
+    nn.Linear(400, 120),
+    nn.Tanh(),
+    nn.Linear(120, 84),
+    nn.Tanh(),
+    nn.Linear(84, 10),
+]
 
 
 def built(name, size, classes=10, channels=3):
@@ -62,12 +72,21 @@ def test_lenet5_has_61706_parameters(layers, image):
 
 
 PUBLISHED = {  # torchvision's documentation: parameters, and units of 10^9 multiply-adds on 3x224x224
-    "alexnet": (61_100_840, 0.71), "vgg11": (132_863_336, 7.61), "vgg13": (133_047_848, 11.31),
-    "vgg19": (143_667_240, 19.63), "resnet18": (11_689_512, 1.81), "resnet34": (21_797_672, 3.66),
-    "resnet50": (25_557_032, 4.09), "googlenet": (6_624_904, 1.5), "mobilenet_v2": (3_504_872, 0.3),
-    "mobilenetv2": (3_504_872, 0.3), "mobilenet_v3_large": (5_483_032, 0.22), "mobilenet_v3_small": (2_542_856, 0.06),
-    "densenet121": (7_978_856, 2.83), "efficientnet_b0": (5_288_548, 0.39),
-}  # fmt: skip
+    "alexnet": (61_100_840, 0.71),
+    "vgg11": (132_863_336, 7.61),
+    "vgg13": (133_047_848, 11.31),
+    "vgg19": (143_667_240, 19.63),
+    "resnet18": (11_689_512, 1.81),
+    "resnet34": (21_797_672, 3.66),
+    "resnet50": (25_557_032, 4.09),
+    "googlenet": (6_624_904, 1.5),
+    "mobilenet_v2": (3_504_872, 0.3),
+    "mobilenetv2": (3_504_872, 0.3),
+    "mobilenet_v3_large": (5_483_032, 0.22),
+    "mobilenet_v3_small": (2_542_856, 0.06),
+    "densenet121": (7_978_856, 2.83),
+    "efficientnet_b0": (5_288_548, 0.39),
+}
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if name in models.NAMES])
@@ -109,14 +128,12 @@ def test_multiply_adds_against_pytorchs_counter(configuration, torch):
     ranges = (1, 4), (1, 4), (1, 3), (1, 3), (0, 3)
     groups, k, u, d, pad = (int(rng.integers(low, high)) for low, high in ranges)
     C, K = (groups * int(n) for n in rng.integers(1, 5, 2))
-    how = {"stride": u, "padding": pad, "dilation": d, "groups": groups, "bias": bool(configuration % 2)}  # fmt: skip
+    how = {"stride": u, "padding": pad, "dilation": d, "groups": groups, "bias": bool(configuration % 2)}
     size = tuple(map(int, rng.integers(d * (k - 1) + 1, 15, 2)))
     conv = nn.Conv2d(C, K, k, **how)
     features = int(np.prod(conv.summary((C, *size)).rows[0].shape))
     ours = nn.Sequential(conv, nn.ReLU(), nn.Flatten(), nn.Linear(features, 7))
-    theirs = torch.nn.Sequential(
-        torch.nn.Conv2d(C, K, k, **how), torch.nn.Flatten(), torch.nn.Linear(features, 7)
-    )
+    theirs = torch.nn.Sequential(torch.nn.Conv2d(C, K, k, **how), torch.nn.Flatten(), torch.nn.Linear(features, 7))
     batch = int(rng.integers(1, 4))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         theirs(torch.zeros(batch, C, *size))
@@ -167,9 +184,13 @@ def test_shared_frozen_own_and_idle_parameters():
     summary = Sharing().summary((2, 6, 6))
     assert (summary.parameters, summary.trainable, summary.frozen) == (56, 54, 2)
     assert [(row.kind, row.parameters, row.shared) for row in summary.rows] == [
-        ("Sharing", 56, False), ("Parameter", 2, False), ("Conv2d", 38, False), ("relu", 0, False),
-        ("Conv2d", 0, True), ("multiply", 0, False),
-    ]  # fmt: skip
+        ("Sharing", 56, False),
+        ("Parameter", 2, False),
+        ("Conv2d", 38, False),
+        ("relu", 0, False),
+        ("Conv2d", 0, True),
+        ("multiply", 0, False),
+    ]
     assert summary.unused == ("idle",)
     assert "not called in evaluation mode: idle" in str(summary)
 
@@ -196,9 +217,7 @@ def test_a_linear_layer_on_a_megapixel_is_counted_and_not_built():
 
 
 def test_nothing_of_the_images_size_is_allocated():
-    net = nn.Sequential(
-        nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(64, 64, 3)
-    )
+    net = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(64, 64, 3))
     before = foveal.kernel.compile.statistics.compiled
     tracemalloc.start()
     try:
@@ -277,20 +296,18 @@ def test_modes_stay_as_they_were():
 
 # receptive fields; all numbers of known networks are from the table published with the article
 
-VGG16 = [
-    (6, 2, 2),
-    (16, 4, 6),
-    (44, 8, 18),
-    (100, 16, 42),
-    (212, 32, 90),
-]  # pool1 ... pool5: field, stride, padding
+VGG16 = [(6, 2, 2), (16, 4, 6), (44, 8, 18), (100, 16, 42), (212, 32, 90)]  # pool1 ... pool5: field, stride, padding
 ALEXNET = [  # alexnet_v2
-    (nn.Conv2d(3, 64, 11, stride=4), (11, 4, 0)), (nn.MaxPool2d(3, stride=2), (19, 8, 0)),
-    (nn.Conv2d(64, 192, 5, padding=2), (51, 8, 16)), (nn.MaxPool2d(3, stride=2), (67, 16, 16)),
-    (nn.Conv2d(192, 384, 3, padding=1), (99, 16, 32)), (nn.Conv2d(384, 384, 3, padding=1), (131, 16, 48)),
-    (nn.Conv2d(384, 256, 3, padding=1), (163, 16, 64)), (nn.MaxPool2d(3, stride=2), (195, 32, 64)),
-]  # fmt: skip
-RESNET50 = ((3, 2), (35, 8, 15)), ((4, 2), (99, 16, 47)), ((6, 2), (291, 32, 143)), ((3, 1), (483, 32, 239))  # fmt: skip
+    (nn.Conv2d(3, 64, 11, stride=4), (11, 4, 0)),
+    (nn.MaxPool2d(3, stride=2), (19, 8, 0)),
+    (nn.Conv2d(64, 192, 5, padding=2), (51, 8, 16)),
+    (nn.MaxPool2d(3, stride=2), (67, 16, 16)),
+    (nn.Conv2d(192, 384, 3, padding=1), (99, 16, 32)),
+    (nn.Conv2d(384, 384, 3, padding=1), (131, 16, 48)),
+    (nn.Conv2d(384, 256, 3, padding=1), (163, 16, 64)),
+    (nn.MaxPool2d(3, stride=2), (195, 32, 64)),
+]
+RESNET50 = ((3, 2), (35, 8, 15)), ((4, 2), (99, 16, 47)), ((6, 2), (291, 32, 143)), ((3, 1), (483, 32, 239))
 
 
 def line(row):
@@ -325,10 +342,9 @@ class Unit(nn.Module):
 
 def test_fields_of_resnet50():
     """Branches that agree in their stride; the last unit of a block has its stride."""
-    stem = [nn.Conv2d(3, 2, 7, stride=2, padding=3), nn.MaxPool2d(3, stride=2, padding=(0, 1, 0, 1))]  # fmt: skip
+    stem = [nn.Conv2d(3, 2, 7, stride=2, padding=3), nn.MaxPool2d(3, stride=2, padding=(0, 1, 0, 1))]
     blocks = [
-        nn.Sequential(*(Unit(stride if i == units - 1 else 1) for i in range(units)))
-        for (units, stride), _ in RESNET50
+        nn.Sequential(*(Unit(stride if i == units - 1 else 1) for i in range(units))) for (units, stride), _ in RESNET50
     ]
     summary = explain(nn.Sequential(*stem, *blocks), (3, 224, 224), memory=False)
     for i, (_, wanted) in enumerate(RESNET50):
@@ -343,7 +359,7 @@ class Branches(nn.Module):
     """Two paths of one stride and different fields, added up."""
 
     def __init__(self):
-        self.left = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 3, dilation=2, padding=2))  # fmt: skip
+        self.left = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 3, dilation=2, padding=2))
         self.right = nn.Conv2d(1, 2, (5, 1), padding=(2, 0))
 
     def forward(self, x):
@@ -371,14 +387,16 @@ class Upsampled(nn.Module):
         y = ops.avg_pool2d(x, size=2)
         N, C, P, Q = y.shape
         wide = ops.broadcast_to(y.reshape(N, C, P, 1, Q, 1), to=(N, C, P, 2, Q, 2))
-        back = ops.conv2d_input_grad(y, self.weight, stride=2, padding=(1, 0, 1, 0), size=(2 * P, 2 * Q))  # fmt: skip
+        back = ops.conv2d_input_grad(y, self.weight, stride=2, padding=(1, 0, 1, 0), size=(2 * P, 2 * Q))
         return wide.reshape(N, C, 2 * P, 2 * Q) + back
 
 
 NETS = {  # positive weights make every path count
     "dilated": lambda: nn.Sequential(nn.Conv2d(1, 2, 3, dilation=2), nn.Conv2d(2, 1, 2, stride=2)),
     "padded": lambda: nn.Sequential(
-        nn.Conv2d(1, 2, 3, stride=2, padding=1), nn.ReLU(), nn.AvgPool2d(3, stride=1, padding=1),
+        nn.Conv2d(1, 2, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.AvgPool2d(3, stride=1, padding=1),
         nn.Conv2d(2, 1, (1, 3), padding=(0, 2, 1, 0)),
     ),
     "skipping": lambda: nn.Sequential(nn.Conv2d(1, 2, 1, stride=3), nn.Conv2d(2, 2, 2, padding=1)),
@@ -386,7 +404,7 @@ NETS = {  # positive weights make every path count
     "branches": Branches,
     "gate": Gate,
     "upsampled": Upsampled,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -427,17 +445,13 @@ def random_net(rng):
 
     layers = []
     for _ in range(rng.integers(1, 4)):
-        k, u, d, pad = (
-            int(rng.integers(low, high)) for low, high in ((1, 4), (1, 4), (1, 3), (0, 3))
-        )
+        k, u, d, pad = (int(rng.integers(low, high)) for low, high in ((1, 4), (1, 4), (1, 3), (0, 3)))
         if rng.random() < 0.3:
             layers.append(nn.AvgPool2d(k, stride=u, padding=min(pad, k // 2)))
             continue
         mode = ("zeros", "zeros", "reflect", "replicate", "circular")[rng.integers(5)]
         layer = nn.Conv2d(1, 1, k, stride=u, padding=pad, dilation=d, padding_mode=mode)
-        spare = 2 * pad - d * (
-            k - 1
-        )  # a 1x1 convolution of the same stride has as many outputs with half of it
+        spare = 2 * pad - d * (k - 1)  # a 1x1 convolution of the same stride has as many outputs with half of it
         if spare >= 0 and spare % 2 == 0 and rng.random() < 0.7:
             layer = Beside(layer, nn.Conv2d(1, 1, 1, stride=u, padding=spare // 2))
         layers.append(layer)
@@ -477,10 +491,13 @@ def test_fields_of_random_networks(configuration):
 
 
 UNCERTAIN = (  # what they read is not known from shapes
-    "take_pixels", "put_pixels", "max_unpool2d",
+    "take_pixels",
+    "put_pixels",
+    "max_unpool2d",
     "channel_moments",  # its axes are no longer the image's
-    "im2col", "col2im",  # one axis for rows and columns
-)  # fmt: skip
+    "im2col",
+    "col2im",  # one axis for rows and columns
+)
 
 
 def changed(op, arrays, attributes, position, axis, i):
@@ -502,9 +519,8 @@ def forward_operators():
     return [
         name
         for name, op in OPS.items()
-        if op.arity != 0 and 0 not in op.integers
-        and (name == "conv2d_input_grad" or not name.endswith(gradients_of))
-    ]  # fmt: skip
+        if op.arity != 0 and 0 not in op.integers and (name == "conv2d_input_grad" or not name.endswith(gradients_of))
+    ]
 
 
 def small_cases(op):
@@ -522,7 +538,7 @@ def test_fields_of_operators_are_what_changes_their_outputs(name):
     """For each input and each of its axes, on the operator's small cases, by NumPy."""
     op = OPS[name]
     for arrays, attributes, graph in small_cases(op):
-        places = [(k, axis) for k, a in enumerate(arrays) if a.dtype.kind == "f" for axis in range(a.ndim)]  # fmt: skip
+        places = [(k, axis) for k, a in enumerate(arrays) if a.dtype.kind == "f" for axis in range(a.ndim)]
         for position, axis in places:
             inputs, fields = [None] * len(arrays), Fields()
             inputs[position] = image_reach(arrays[position].shape[axis], axis)
@@ -565,7 +581,7 @@ WINDOWS = [  # image, kernel, stride, padding, dilation
     ((5, 5), (2, 2), (3, 3), (0, 0, 0, 0), (1, 1)),
     ((8, 9), (3, 3), (2, 2), (0, 0, 0, 0), (1, 1)),
     ((10, 7), (3, 2), (2, 3), (1, 0, 0, 0), (2, 2)),
-]  # fmt: skip
+]
 
 
 def slopes(image, kernel, stride, padding, dilation):
@@ -580,9 +596,7 @@ def slopes(image, kernel, stride, padding, dilation):
 
 
 @pytest.mark.parametrize(("image", "kernel", "stride", "padding", "dilation"), WINDOWS)
-def test_unread_rows_have_no_gradient_and_mends_give_them_one(
-    image, kernel, stride, padding, dilation
-):
+def test_unread_rows_have_no_gradient_and_mends_give_them_one(image, kernel, stride, padding, dilation):
     net = nn.Conv2d(1, 1, kernel, stride=stride, padding=padding, dilation=dilation)
     (lost,) = explain(net, (1, *image), memory=False).rows[0].unread
     found = slopes(image, kernel, stride, padding, dilation)
@@ -592,9 +606,12 @@ def test_unread_rows_have_no_gradient_and_mends_give_them_one(
     for mend in lost.mends:
         w = mend.windows
         after = slopes(
-            [v.n for v in w], [v.k for v in w], [v.u for v in w],
-            [side for v in w for side in (v.before, v.after)], [v.d for v in w],
-        )  # fmt: skip
+            [v.n for v in w],
+            [v.k for v in w],
+            [v.u for v in w],
+            [side for v in w for side in (v.before, v.after)],
+            [v.d for v in w],
+        )
         assert (after != 0).all(), mend.text
 
 
@@ -646,7 +663,7 @@ def test_natively_too():
     found = foveal.grad(lambda x: ops.sum(net(x)))(np.ones((1, 1, 5, 5), "f4"))[0, 0]
     unread = explain(net, (1, 5, 5), memory=False).rows[0].unread[0].positions
     assert unread == ((2,), (2,))
-    assert np.argwhere(found == 0).tolist() == [[i, j] for i in range(5) for j in range(5) if 2 in (i, j)]  # fmt: skip
+    assert np.argwhere(found == 0).tolist() == [[i, j] for i in range(5) for j in range(5) if 2 in (i, j)]
 
 
 def test_mends_that_the_operator_refuses_are_left_out():
@@ -670,9 +687,7 @@ def test_the_table_fits_and_can_be_cut_short():
     summary = explain(built("resnet18", 224, 1000), (3, 224, 224))
     lines = summary.table().splitlines()
     assert max(map(len, lines[: lines.index("")])) <= 120
-    dense = (
-        "if dense: conv1 as a fully connected layer would have 120.8 billion parameters, 483.4 GB"
-    )
+    dense = "if dense: conv1 as a fully connected layer would have 120.8 billion parameters, 483.4 GB"
     assert f"{dense} ((3*224*224 + 1)*802816 = 120,847,089,664)" in summary.table()
     short = summary.table(depth=1)
     assert "conv1 Conv2d" in short
@@ -691,7 +706,7 @@ def test_the_table_fits_and_can_be_cut_short():
         (lambda: nn.Conv2d(3, 4, 3).summary((3, 8, 8), batch=0), "batch 0: give"),
         (lambda: nn.Conv2d(3, 4, 3).summary((3, 8, 8)).row("nix"), "no layer 'nix'; it has"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_one_message(make, words):
     with pytest.raises(ShapeError, match=words):
         make()

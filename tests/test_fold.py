@@ -41,9 +41,7 @@ def alike(model, shape):
     return folded
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"), [("resnet20", (2, 3, 8, 8)), ("mobilenetv2", (1, 3, 32, 32))]
-)
+@pytest.mark.parametrize(("name", "shape"), [("resnet20", (2, 3, 8, 8)), ("mobilenetv2", (1, 3, 32, 32))])
 def test_networks_are_folded_whole(name, shape):
     nn.seed(0)
     model = settled(models.build(name, channels=3, size=shape[2:], classes=10))
@@ -55,9 +53,7 @@ def test_networks_are_folded_whole(name, shape):
 
 def test_linear_layers_and_norms_without_scale_are_folded():
     nn.seed(0)
-    model = settled(
-        nn.Sequential(nn.Linear(5, 7, bias=False), nn.BatchNorm1d(7, affine=False), nn.ReLU())
-    )
+    model = settled(nn.Sequential(nn.Linear(5, 7, bias=False), nn.BatchNorm1d(7, affine=False), nn.ReLU()))
     assert norms(alike(model, (3, 5))) == 0
 
 
@@ -87,12 +83,8 @@ class Twice(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "kind",
-    [
-        "read twice", "layer called twice", "norm called twice", "weight shared", "something between",
-        "an output",
-    ],
-)  # fmt: skip
+    "kind", ["read twice", "layer called twice", "norm called twice", "weight shared", "something between", "an output"]
+)
 def test_what_others_read_is_not_folded(kind):
     nn.seed(0)
     assert norms(nn.fold_batch_norm(settled(Twice(kind)), (2, 4, 3, 3))) == 1

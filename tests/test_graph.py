@@ -36,8 +36,7 @@ def kinds(program):
 
 
 def test_a_graph_prints_as_its_own_grammar():
-    graph = trace(lambda x, w: ops.relu(ops.matmul(x, w)) + 1.0, Type((2, 3)), Type((3, 4)),
-                  names=("x", "w"))  # fmt: skip
+    graph = trace(lambda x, w: ops.relu(ops.matmul(x, w)) + 1.0, Type((2, 3)), Type((3, 4)), names=("x", "w"))
     assert str(graph).splitlines() == [
         "graph",
         "  x : f32[2,3], argument",
@@ -52,9 +51,7 @@ def test_a_graph_prints_as_its_own_grammar():
 
 def test_variables_and_updates_print():
     linear = nn.Linear(3, 2)
-    step = foveal.compile_step(
-        linear, nn.CrossEntropyLoss(), optim.SGD(linear.parameters(), 0.1), threads=1
-    )
+    step = foveal.compile_step(linear, nn.CrossEntropyLoss(), optim.SGD(linear.parameters(), 0.1), threads=1)
     text = str(step.trace(Type((4, 3)), Type((4,), "int32")))
     assert "  weight : f32[2,3], variable" in text
     assert "  weight <- %" in text
@@ -123,9 +120,7 @@ def test_different_attributes_are_not_shared():
 
 
 def test_composites_are_expanded():
-    graph = simplify(
-        trace(lambda x, t: ops.softmax_cross_entropy(x, t), Type((4, 5)), Type((4,), "int32"))
-    )
+    graph = simplify(trace(lambda x, t: ops.softmax_cross_entropy(x, t), Type((4, 5)), Type((4,), "int32")))
     assert not [node for node in graph.nodes if node.op is not None and node.op.composite]
 
 
@@ -158,8 +153,9 @@ def test_constants_are_folded_and_neutral_operations_left_out(function, left):
 def test_simplifying_twice_changes_nothing_more():
     step = foveal.compile_step(
         model := nn.models.build("small", channels=1, size=(8, 8), classes=3),
-        nn.CrossEntropyLoss(), optim.Momentum(model.parameters(), 0.1),
-    )  # fmt: skip
+        nn.CrossEntropyLoss(),
+        optim.Momentum(model.parameters(), 0.1),
+    )
     once = simplify(step.trace(Type((4, 1, 8, 8)), Type((4,), "int32")))
     assert str(simplify(once)) == str(once)
 
@@ -179,9 +175,7 @@ def calls(function, *types):
 
 
 def test_bias_and_relu_are_one_kernel():
-    assert calls(lambda x, b: ops.relu(x + per_channel(b, x)) * 2.0, IMAGE, CHANNELS) == [
-        "pointwise"
-    ]
+    assert calls(lambda x, b: ops.relu(x + per_channel(b, x)) * 2.0, IMAGE, CHANNELS) == ["pointwise"]
 
 
 def test_bias_and_relu_are_part_of_a_convolution():
@@ -228,11 +222,7 @@ def test_momentum_writes_parameter_and_velocity_in_one_kernel(nesterov):
     step = foveal.compile_step(linear, nn.CrossEntropyLoss(), optimizer, threads=1)
     program = step.program(np.zeros((4, 3), np.float32), np.zeros(4, int))
     written = [
-        {
-            view.buffer.variable.name
-            for view in call.views[: call.outputs]
-            if view.buffer.variable is not None
-        }
+        {view.buffer.variable.name for view in call.views[: call.outputs] if view.buffer.variable is not None}
         for call in program.calls
     ]
     assert [names for names in written if names] == [{"weight", "weight.velocity"}]
@@ -242,32 +232,21 @@ def test_momentum_writes_parameter_and_velocity_in_one_kernel(nesterov):
 
 def test_adam_writes_all_of_a_parameter_in_one_kernel():
     linear = nn.Linear(3, 2, bias=False)
-    step = foveal.compile_step(
-        linear, nn.CrossEntropyLoss(), optim.Adam(linear.parameters()), threads=1
-    )
+    step = foveal.compile_step(linear, nn.CrossEntropyLoss(), optim.Adam(linear.parameters()), threads=1)
     program = step.program(np.zeros((4, 3), np.float32), np.zeros(4, int))
-    groups = [
-        g for g in program.lowered.groups if set(g.results) & {v for _, v in program.graph.updates}
-    ]
+    groups = [g for g in program.lowered.groups if set(g.results) & {v for _, v in program.graph.updates}]
     assert [len(group.results) for group in groups] == [3]
 
 
 def test_small_updates_of_one_shape_share_a_kernel_and_others_do_not_wait_for_each_other():
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
-    step = foveal.compile_step(
-        model, nn.CrossEntropyLoss(), optim.Momentum(model.parameters(), 0.1), threads=2
-    )
+    step = foveal.compile_step(model, nn.CrossEntropyLoss(), optim.Momentum(model.parameters(), 0.1), threads=2)
     program = step.program(np.zeros((2, 4), np.float32), np.zeros(2, int))
     values = {value for _, value in program.graph.updates}
     writing = [bool(set(g.results) & values) for g in program.lowered.groups]
     sizes = [len(g.results) for g in program.lowered.groups[-4:]]
     assert writing == [False] * (len(writing) - 4) + [True] * 4
-    assert sorted(sizes) == [
-        2,
-        2,
-        4,
-        4,
-    ]  # (4, 4) and (4,) twice, (3, 4) and (3,): parameter and velocity
+    assert sorted(sizes) == [2, 2, 4, 4]  # (4, 4) and (4,) twice, (3, 4) and (3,): parameter and velocity
     assert sum(program.barriers[-5:-1]) == 1  # behind the last gradient
 
 
@@ -278,14 +257,14 @@ def test_inference_of_a_residual_block_is_two_convolutions():
     assert on_images == ["kernel", "kernel"]
 
 
-POINTWISE = st.sampled_from(
-    ["add", "multiply", "relu", "maximum", "sum", "broadcast", "channels", "reshape"]
-)
+POINTWISE = st.sampled_from(["add", "multiply", "relu", "maximum", "sum", "broadcast", "channels", "reshape"])
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.lists(st.tuples(POINTWISE, st.integers(0, 99), st.integers(0, 99)), min_size=1, max_size=12),
-       st.sets(st.integers(0, 11), min_size=1, max_size=3))  # fmt: skip
+@given(
+    st.lists(st.tuples(POINTWISE, st.integers(0, 99), st.integers(0, 99)), min_size=1, max_size=12),
+    st.sets(st.integers(0, 11), min_size=1, max_size=3),
+)
 def test_any_fused_graph_computes_what_numpy_does(recipe, returned):
     """Chains that fork, join, reduce and broadcast, with several outputs: fusion never changes a result."""
     shape = (3, 4, 2, 5)
@@ -294,13 +273,18 @@ def test_any_fused_graph_computes_what_numpy_does(recipe, returned):
         values = [x, x * per_channel(c, x)]
         for name, i, j in recipe:
             a, b = values[i % len(values)], values[j % len(values)]
-            values.append({
-                "add": lambda a, b: a + b, "multiply": lambda a, b: a * b * 0.5, "relu": lambda a, b: ops.relu(a - 0.3),
-                "maximum": ops.maximum, "sum": lambda a, b: a - ops.mean(b, axes=(0, 2, 3), keepdims=True),
-                "broadcast": lambda a, b: a * ops.max(b, axes=(1,), keepdims=True),
-                "channels": lambda a, b: a + per_channel(ops.sum(b, axes=(0, 2, 3)) * 0.1, a),
-                "reshape": lambda a, b: (a.reshape(3, 40) * 2.0).reshape(*shape) - b,
-            }[name](a, b))  # fmt: skip
+            values.append(
+                {
+                    "add": lambda a, b: a + b,
+                    "multiply": lambda a, b: a * b * 0.5,
+                    "relu": lambda a, b: ops.relu(a - 0.3),
+                    "maximum": ops.maximum,
+                    "sum": lambda a, b: a - ops.mean(b, axes=(0, 2, 3), keepdims=True),
+                    "broadcast": lambda a, b: a * ops.max(b, axes=(1,), keepdims=True),
+                    "channels": lambda a, b: a + per_channel(ops.sum(b, axes=(0, 2, 3)) * 0.1, a),
+                    "reshape": lambda a, b: (a.reshape(3, 40) * 2.0).reshape(*shape) - b,
+                }[name](a, b)
+            )
         made = values[2:]
         return tuple(made[r % len(made)] for r in sorted(returned))
 
@@ -318,9 +302,7 @@ def test_any_fused_graph_computes_what_numpy_does(recipe, returned):
 
 
 @settings(max_examples=300, deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 30), st.integers(0, 10)), max_size=40)
-)
+@given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 30), st.integers(0, 10)), max_size=40))
 def test_buffers_alive_together_never_overlap(drawn):
     lifetimes = [Lifetime(size, first, first + length) for size, first, length in drawn]
     plan = plan_memory(lifetimes)
@@ -331,13 +313,15 @@ def test_buffers_alive_together_never_overlap(drawn):
     for i, a in enumerate(lifetimes):
         for j, b in enumerate(lifetimes[:i]):
             if a.first <= b.last and b.first <= a.last:
-                apart = (
-                    plan.offsets[i] + a.size <= plan.offsets[j]
-                    or plan.offsets[j] + b.size <= plan.offsets[i]
-                )
+                apart = plan.offsets[i] + a.size <= plan.offsets[j] or plan.offsets[j] + b.size <= plan.offsets[i]
                 assert apart or not a.size or not b.size
-    most = max((sum(-(-max(b.size, 1) // ALIGNMENT) * ALIGNMENT for b in lifetimes if b.first <= t <= b.last)
-                for t in range(41)), default=0)  # fmt: skip
+    most = max(
+        (
+            sum(-(-max(b.size, 1) // ALIGNMENT) * ALIGNMENT for b in lifetimes if b.first <= t <= b.last)
+            for t in range(41)
+        ),
+        default=0,
+    )
     assert most <= plan.size <= 2 * most
 
 
@@ -359,14 +343,9 @@ def test_a_long_chain_needs_two_buffers():
 
 def test_every_call_that_reads_or_overwrites_waits():
     model = nn.models.build("small", channels=1, size=(8, 8), classes=3)
-    step = foveal.compile_step(
-        model, nn.CrossEntropyLoss(), optim.Momentum(model.parameters(), 0.1)
-    )
+    step = foveal.compile_step(model, nn.CrossEntropyLoss(), optim.Momentum(model.parameters(), 0.1))
     program = step.program(np.zeros((4, 1, 8, 8), np.float32), np.zeros(4, int))
-    where = {
-        b: (o, o + 4 * b.size)
-        for b, o in zip(program.layout.buffers, program.plan.offsets, strict=True)
-    }
+    where = {b: (o, o + 4 * b.size) for b, o in zip(program.layout.buffers, program.plan.offsets, strict=True)}
 
     def overlap(a, b):
         if a in where and b in where and a is not b:
@@ -381,10 +360,7 @@ def test_every_call_that_reads_or_overwrites_waits():
                 for i, a in enumerate(call.views)
                 for j, b in enumerate(other.views)
             ):
-                assert not (one_writes and overlap(mine, theirs)), (
-                    call.kernel.name,
-                    other.kernel.name,
-                )
+                assert not (one_writes and overlap(mine, theirs)), (call.kernel.name, other.kernel.name)
         since = [] if barrier else [*since, call]
     assert sum(program.barriers) < len(program.calls)
 

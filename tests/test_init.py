@@ -1,4 +1,6 @@
-"""Starting values: their moments and bounds, what they preserve, PyTorch's gains, and what they do to a deep network."""
+"""Starting values: their moments and bounds, what they preserve, PyTorch's gains, and what they do to a deep
+network.
+"""
 
 import math
 
@@ -81,18 +83,15 @@ def test_dirac_hands_its_input_on(groups):
 def test_gains_and_dirac_are_pytorchs(torch):
     for name in ("linear", "conv2d", "sigmoid", "tanh", "relu", "selu", "leaky_relu"):
         assert init.calculate_gain(name) == pytest.approx(torch.nn.init.calculate_gain(name))
-    assert init.calculate_gain("leaky_relu", 0.2) == pytest.approx(
-        torch.nn.init.calculate_gain("leaky_relu", 0.2)
-    )
+    assert init.calculate_gain("leaky_relu", 0.2) == pytest.approx(torch.nn.init.calculate_gain("leaky_relu", 0.2))
     want = torch.nn.init.dirac_(torch.empty(6, 2, 3), groups=2)
     np.testing.assert_array_equal(drawn("dirac", (6, 2, 3), groups=2), want.numpy())
 
 
 def model():
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.LayerNorm((8, 4, 4)), nn.Flatten(),
-        nn.Linear(128, 10),
-    )  # fmt: skip
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.LayerNorm((8, 4, 4)), nn.Flatten(), nn.Linear(128, 10)
+    )
 
 
 def test_apply_draws_weights_and_leaves_norms():
@@ -122,7 +121,7 @@ def test_apply_draws_weights_and_leaves_norms():
         (lambda: drawn("truncated_normal", low=1, high=1), "leave nothing to draw"),
         (lambda: init.calculate_gain("maxout"), "no gain is known for 'maxout'; choose one of"),
     ],
-)  # fmt: skip
+)
 def test_what_has_no_meaning_is_one_clear_error(build, words):
     with pytest.raises(ShapeError, match=words):
         build()
@@ -141,7 +140,7 @@ def test_thirty_layers_vanish_or_live():
     """Each relu layer multiplies the second moment by width var(w) / 2, backwards as well."""
     nn.seed(0)
     net, x = deep(), batch(64, 256)
-    for rule, per_layer in (("normal", 256 * 1e-4 / 2), ("xavier_normal", 0.5), ("kaiming_normal", 1)):  # fmt: skip
+    for rule, per_layer in (("normal", 256 * 1e-4 / 2), ("xavier_normal", 0.5), ("kaiming_normal", 1)):
         report = nn.variance_report(init.apply(net, rule), x)
         for growth in (report.growth, report.gradient_growth):
             assert abs(math.log10(growth) - 29 * math.log10(per_layer)) < 1.5
@@ -153,8 +152,10 @@ def test_a_report_is_what_layers_compute():
     state = {name: value.copy() for name, value in net.state_dict().items()}
     report = nn.variance_report(net, x)
     assert [(r.name, r.kind, r.shape) for r in report.rows] == [
-        ("0", "Conv2d", (4, 3, 4, 3)), ("1", "BatchNorm2d", (4, 3, 4, 3)), ("2", "ReLU", (4, 3, 4, 3)),
-    ]  # fmt: skip
+        ("0", "Conv2d", (4, 3, 4, 3)),
+        ("1", "BatchNorm2d", (4, 3, 4, 3)),
+        ("2", "ReLU", (4, 3, 4, 3)),
+    ]
     assert all(np.array_equal(state[name], value) for name, value in net.state_dict().items())
     y = dict(net.children())["0"](x)
     assert report.row("0").variance == pytest.approx(y.var(dtype=np.float64), rel=1e-5)
@@ -165,22 +166,12 @@ def test_a_report_is_what_layers_compute():
     assert report.row("2").gradient_variance == pytest.approx(1, rel=0.3)
     assert report.row("1").gradient_variance < report.row("2").gradient_variance
     lines = str(report).splitlines()
-    assert lines[0].split() == [
-        "layer",
-        "output",
-        "mean",
-        "variance",
-        "zeros",
-        "gradient's",
-        "variance",
-    ]
+    assert lines[0].split() == ["layer", "output", "mean", "variance", "zeros", "gradient's", "variance"]
     assert lines[2].split()[:3] == ["0", "Conv2d", "3x4x3"]
 
 
 def test_a_report_of_a_model_with_shortcuts_and_dropout():
-    report = nn.variance_report(
-        nn.models.build("resnet20", channels=1, size=(16, 16), classes=10), batch(4, 1, 16, 16)
-    )
+    report = nn.variance_report(nn.models.build("resnet20", channels=1, size=(16, 16), classes=10), batch(4, 1, 16, 16))
     assert len(report.rows) > 40
     net = nn.Sequential(nn.Linear(100, 100), nn.Dropout(0.5))
     assert 0.4 < nn.variance_report(net, batch(8, 100)).row("1").zeros < 0.6

@@ -9,20 +9,7 @@ import pytest
 from foveal.errors import KernelError
 from foveal.kernel import compile as kernels
 from foveal.kernel import maths, random
-from foveal.kernel.lang import (
-    F32,
-    I32,
-    I64,
-    cast,
-    lanes,
-    loop,
-    loops,
-    parallel,
-    splat,
-    var,
-    vectors,
-    where,
-)
+from foveal.kernel.lang import F32, I32, I64, cast, lanes, loop, loops, parallel, splat, var, vectors, where
 from foveal.kernel.target import host
 
 
@@ -234,13 +221,7 @@ def test_comparisons_and_integers_agree_with_numpy():
 
 @pytest.mark.parametrize(
     ("index", "words"),
-    [
-        ((3, 0), "outside"),
-        ((0, 4), "outside"),
-        ((-1, 0), "outside"),
-        ((0,), "1 indices"),
-        ((2, 2), "lanes"),
-    ],
+    [((3, 0), "outside"), ((0, 4), "outside"), ((-1, 0), "outside"), ((0,), "1 indices"), ((2, 2), "lanes")],
 )
 def test_the_interpreter_checks_every_index(index, words):
     def reads(y, x):
@@ -266,9 +247,32 @@ def test_a_small_kernel_keeps_its_vectors():
 def every_float(count):
     """float32 numbers spread evenly over all bit patterns, and the ones where something changes."""
     bits = np.linspace(0, 2**32 - 1, count).astype(np.uint64).astype(np.uint32)
-    edges = np.array([0, -0.0, 1, -1, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 1.1754944e-38, 1.17549421e-38,
-                      3.4028235e38, 88.72283, 88.72284, -87.33654, -87.33655, -103.9, 0.70710678, 0.625, 9.0109,
-                      3.9193], np.float32)  # fmt: skip
+    edges = np.array(
+        [
+            0,
+            -0.0,
+            1,
+            -1,
+            np.inf,
+            -np.inf,
+            np.nan,
+            1e-45,
+            -1e-45,
+            1.1754944e-38,
+            1.17549421e-38,
+            3.4028235e38,
+            88.72283,
+            88.72284,
+            -87.33654,
+            -87.33655,
+            -103.9,
+            0.70710678,
+            0.625,
+            9.0109,
+            3.9193,
+        ],
+        np.float32,
+    )
     with np.errstate(over="ignore"):
         near = np.concatenate([np.nextafter(edges, d * np.float32(np.inf)) for d in (1, -1)])
     return np.concatenate([bits.view(np.float32), edges, near]).astype(np.float32)

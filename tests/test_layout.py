@@ -1,4 +1,6 @@
-"""The layout pass: what of a training step is converted, and that the kernels copy what the plan lists and nothing else."""
+"""The layout pass: what of a training step is converted, and that the kernels copy what the plan lists and nothing
+else.
+"""
 
 import numpy as np
 import pytest
@@ -115,9 +117,7 @@ def test_what_a_kernel_reads_across_its_layout_is_listed():
     lowered = lower(graph_of(function, (2, 3, 6, 6), (2, 108)))
     (conversion,) = lowered.layout.conversions
     assert conversion.fused
-    assert str(conversion) == (
-        "reshape f32[2,3,6,6]: C order read as channels last, by add relu -> f32[2,3,6,6]"
-    )
+    assert str(conversion) == ("reshape f32[2,3,6,6]: C order read as channels last, by add relu -> f32[2,3,6,6]")
     assert copies(lowered) == 0
 
 
@@ -201,8 +201,9 @@ def test_weights_of_a_whole_image_are_turned_to_its_order():
     graph = simplify(trace(model.traced, Type((8, 3, 4, 4))))
     plan = lower(graph, True).layout
     assert [(c.node.name, c.wanted, c.fused) for c in plan.conversions] == [
-        ("weight", (1, 64, 16), False), ("bias", (1, 64, 16), False),
-    ]  # fmt: skip
+        ("weight", (1, 64, 16), False),
+        ("bias", (1, 64, 16), False),
+    ]
     x = np.random.default_rng(0).standard_normal((8, 3, 4, 4)).astype(np.float32)
     norm.weight.data = np.random.default_rng(1).standard_normal(norm.weight.shape)
     double = [np.asarray(v.data, np.float64) for v in model.parameters()]

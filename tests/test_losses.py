@@ -76,9 +76,7 @@ def test_cross_entropy(torch, shape, options, ignored):
     check(torch, ours, theirs, logits(shape), labels((shape[0], *shape[2:]), ignored=ignored))
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"weight": WEIGHT, "label_smoothing": 0.1}, {"reduction": "none"}]
-)
+@pytest.mark.parametrize("options", [{}, {"weight": WEIGHT, "label_smoothing": 0.1}, {"reduction": "none"}])
 def test_cross_entropy_of_probabilities(torch, options):
     given = {k: torch.tensor(v).double() if k == "weight" else v for k, v in options.items()}
     theirs = torch.nn.CrossEntropyLoss(**given)
@@ -95,8 +93,7 @@ def test_negative_log_likelihood(torch, options, ignored):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"pos_weight": WEIGHT, "reduction": "none"}, {"weight": WEIGHT, "reduction": "sum"}],
+    "options", [{}, {"pos_weight": WEIGHT, "reduction": "none"}, {"weight": WEIGHT, "reduction": "sum"}]
 )
 def test_binary_cross_entropy_with_logits(torch, options):
     given = {k: v if isinstance(v, str) else torch.tensor(v).double() for k, v in options.items()}
@@ -104,8 +101,14 @@ def test_binary_cross_entropy_with_logits(torch, options):
     check(torch, nn.BCEWithLogitsLoss(**options), theirs, logits((5, K)), shares((5, K)))
 
 
-PAIRS = [("MSELoss", {}), ("MSELoss", {"reduction": "none"}), ("L1Loss", {}), ("HuberLoss", {"delta": 0.8}),
-         ("SmoothL1Loss", {"beta": 0.4}), ("SmoothL1Loss", {"beta": 0.0, "reduction": "sum"})]  # fmt: skip
+PAIRS = [
+    ("MSELoss", {}),
+    ("MSELoss", {"reduction": "none"}),
+    ("L1Loss", {}),
+    ("HuberLoss", {"delta": 0.8}),
+    ("SmoothL1Loss", {"beta": 0.4}),
+    ("SmoothL1Loss", {"beta": 0.0, "reduction": "sum"}),
+]
 
 
 @pytest.mark.parametrize(("name", "options"), PAIRS)
@@ -146,18 +149,11 @@ def test_binary_focal_loss_is_its_equation(torch, gamma, alpha):
 
 def test_focal_loss_without_focus_is_cross_entropy():
     x, target = logits((5, K)), labels((5,))
-    focal, entropy = (
-        foveal.compile(f)(x, target) for f in (nn.FocalLoss(0.0), nn.CrossEntropyLoss())
-    )
+    focal, entropy = (foveal.compile(f)(x, target) for f in (nn.FocalLoss(0.0), nn.CrossEntropyLoss()))
     assert focal == pytest.approx(entropy, rel=1e-6)
 
 
-EXTREME = [
-    nn.CrossEntropyLoss(label_smoothing=0.1),
-    nn.FocalLoss(),
-    nn.FocalLoss(0.5),
-    nn.FocalLoss(1.5),
-]
+EXTREME = [nn.CrossEntropyLoss(label_smoothing=0.1), nn.FocalLoss(), nn.FocalLoss(0.5), nn.FocalLoss(1.5)]
 
 
 @pytest.mark.parametrize("loss", EXTREME, ids=lambda loss: loss.name)

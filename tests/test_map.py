@@ -28,11 +28,7 @@ def imported(path, tree):
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (a.name.split(".")[1:] for a in node.names if a.name.startswith("foveal."))
-        elif (
-            isinstance(node, ast.Attribute)
-            and isinstance(node.value, ast.Name)
-            and node.value.id == "foveal"
-        ):
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "foveal":
             yield [node.attr]
         elif isinstance(node, ast.ImportFrom) and node.level:
             raise AssertionError(f"{path}: imports are written in full")
@@ -54,9 +50,7 @@ def test_imports_follow_the_map(path):
         if names[0].startswith("__"):
             continue
         found = foveal.PUBLIC.get(names[0], names[0])
-        assert STAGES.index(found) <= own, (
-            f"{path} imports foveal.{'.'.join(names)} against the direction"
-        )
+        assert STAGES.index(found) <= own, f"{path} imports foveal.{'.'.join(names)} against the direction"
 
 
 def test_the_public_names_are_where_the_package_says():

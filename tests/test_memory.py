@@ -26,11 +26,19 @@ def small(name):
     nn.seed(0)
     extra = [nn.Dropout(0.3)] if name == "dropout" else [nn.MaxPool2d(2)]
     return nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), *extra,
-        nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
-        nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
-        nn.Flatten(), nn.Linear(16 * (16 * 16 if name == "dropout" else 8 * 8), 10),
-    )  # fmt: skip
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        *extra,
+        nn.Conv2d(16, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16 * (16 * 16 if name == "dropout" else 8 * 8), 10),
+    )
 
 
 def trained(name, memory, threads=2, steps=3):
@@ -84,10 +92,7 @@ def test_a_result_takes_the_place_of_what_dies():
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(1, 500), st.integers(0, 8), st.booleans()), max_size=20),
-    st.data(),
-)
+@given(st.lists(st.tuples(st.integers(1, 500), st.integers(0, 8), st.booleans()), max_size=20), st.data())
 def test_heirs_lie_apart_from_all_others(drawn, data):
     lifetimes, heirs = [], {}
     for size, length, heir in drawn:

@@ -32,15 +32,13 @@ def test_classes_against_scikit_learn(configuration):
     counts = metrics.confusion_matrix(labels, predicted, classes)
     assert (counts == reference.confusion_matrix(labels, predicted, labels=every)).all()
     scores = metrics.class_scores(counts)
-    wanted = reference.precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0)  # fmt: skip
-    for got, want in zip((scores.precision, scores.recall, scores.f1, scores.images), wanted, strict=True):  # fmt: skip
+    wanted = reference.precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0)
+    for got, want in zip((scores.precision, scores.recall, scores.f1, scores.images), wanted, strict=True):
         assert np.allclose(got, want, atol=1e-12)
     for name, found in scores.averages().items():
-        want = reference.precision_recall_fscore_support(
-            labels, predicted, labels=every, average=name, zero_division=0
-        )
+        want = reference.precision_recall_fscore_support(labels, predicted, labels=every, average=name, zero_division=0)
         assert np.allclose([found["precision"], found["recall"], found["f1"]], want[:3])
-    assert metrics.accuracy(logits, labels) == pytest.approx(reference.accuracy_score(labels, predicted))  # fmt: skip
+    assert metrics.accuracy(logits, labels) == pytest.approx(reference.accuracy_score(labels, predicted))
 
 
 @pytest.mark.configurations(full=2000, quick=50)
@@ -74,7 +72,7 @@ def test_curves_against_scikit_learn(configuration):
     positive, scores = binary(configuration)
     curve = metrics.precision_recall_curve(positive, scores)
     precision, recall, thresholds = reference.precision_recall_curve(positive, scores)
-    assert all(map(np.array_equal, (curve.y, curve.x, curve.thresholds), (precision, recall, thresholds)))  # fmt: skip
+    assert all(map(np.array_equal, (curve.y, curve.x, curve.thresholds), (precision, recall, thresholds)))
     curve = metrics.roc_curve(positive, scores)
     assert metrics.roc_auc(positive, scores) == pytest.approx(reference.auc(curve.x, curve.y))
     pairs = [(a > b) + (a == b) / 2 for a in scores[positive] for b in scores[~positive]]
@@ -107,15 +105,15 @@ def test_thresholds_are_the_best_of_all(configuration):
         assert found.threshold == one[0]
         for what in ("precision", "recall", "f1"):
             assert getattr(found, what) == pytest.approx(one[1][what])
-        total = found.true_positives + found.false_positives + found.false_negatives + found.true_negatives  # fmt: skip
+        total = found.true_positives + found.false_positives + found.false_negatives + found.true_negatives
         assert total == len(scores)
 
     agree(metrics.pick_threshold(positive, scores), first(lambda s: s["f1"]))
     enough = [one for one in tried if one[1]["recall"] >= wanted]
-    agree(metrics.pick_threshold(positive, scores, recall=wanted), first(lambda s: s["precision"], enough))  # fmt: skip
+    agree(metrics.pick_threshold(positive, scores, recall=wanted), first(lambda s: s["precision"], enough))
     exact = [one for one in tried if one[1]["precision"] >= wanted]
     if exact:
-        agree(metrics.pick_threshold(positive, scores, precision=wanted), first(lambda s: s["recall"], exact))  # fmt: skip
+        agree(metrics.pick_threshold(positive, scores, precision=wanted), first(lambda s: s["recall"], exact))
     else:
         with pytest.raises(DataError, match="no threshold gives a precision of"):
             metrics.pick_threshold(positive, scores, precision=wanted)
@@ -156,7 +154,7 @@ def test_thresholds_of_scores_that_say_nothing():
         (lambda: metrics.top_k(np.zeros((2, 3)), np.array([0, 1]), 4), "there are 3 classes"),
         (lambda: parse_rule("cost=1"), "rule 'cost=1': give f1, precision=0.9"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_measured_is_one_message(call, words):
     with pytest.raises(DataError, match=words):
         call()
@@ -183,10 +181,10 @@ def test_calibration_against_its_definition(configuration):
     assert found.ece == pytest.approx(ece)
     assert [one.images for one in found.bins] == sizes
     assert found.mce >= found.ece - 1e-12
-    wanted = np.mean([np.sum((row - np.eye(classes)[y]) ** 2) for row, y in zip(p, labels, strict=True)])  # fmt: skip
+    wanted = np.mean([np.sum((row - np.eye(classes)[y]) ** 2) for row, y in zip(p, labels, strict=True)])
     assert metrics.brier_score(p, labels) == pytest.approx(wanted)
     if classes == 2 and len(set(labels)) == 2:  # scikit-learn's counts one class of two
-        assert metrics.brier_score(p, labels) == pytest.approx(2 * reference.brier_score_loss(labels, p[:, 1]))  # fmt: skip
+        assert metrics.brier_score(p, labels) == pytest.approx(2 * reference.brier_score_loss(labels, p[:, 1]))
 
 
 def test_calibration_of_what_is_always_and_never_right():
@@ -207,6 +205,6 @@ def test_a_report_holds_it_all_and_becomes_tables():
     found = {"data": "pets", "images": 5, **found}
     headings = [(heading, columns) for heading, columns, _ in tables(found)]
     assert headings[-1][0].startswith("How sure the network was")
-    assert headings[-2] == ("Which class (row) was taken for which (column):", ("", "0", "1", "2", "3"))  # fmt: skip
+    assert headings[-2] == ("Which class (row) was taken for which (column):", ("", "0", "1", "2", "3"))
     many = {**found, "classes": found["classes"] * 6}
     assert len(list(tables(many))) == 3

@@ -11,14 +11,19 @@ from foveal.nn import models
 from foveal.ops.op import Type
 from foveal.trace import trace
 
-PARAMETERS = {  # (channels, size, classes) and torchvision's count of trained numbers, by hand where it has no such model
+# (channels, size, classes) and torchvision's count of trained numbers, by hand where it has no such model
+PARAMETERS = {
     "resnet18": (3, (224, 224), 1000, 11_689_512),
     "mobilenet_v2": (3, (224, 224), 1000, 3_504_872),
     "vgg16-cifar": (3, (32, 32), 10, 14_723_136 + 5_130),
     "resnet18-cifar": (3, (32, 32), 10, 11_173_962),
-    "airbench94": (3, (32, 32), 10, 24 * 13 + 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256)
-                   + 2 * (64 + 64 + 4 * 256) + 2560),
-}  # fmt: skip
+    "airbench94": (
+        3,
+        (32, 32),
+        10,
+        24 * 13 + 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256) + 2 * (64 + 64 + 4 * 256) + 2560,
+    ),
+}
 STATE = {  # some of torchvision's names, and shapes
     "resnet18": {
         "conv1.weight": (64, 3, 7, 7),
@@ -64,7 +69,8 @@ SMALLEST = {  # images, small enough for a test, on which every layer still does
     "mobilenet_v2": (3, 36),
     "airbench94": (3, 25),
 }
-# where the last layers see few pixels, batch norm magnifies rounding: PyTorch's gradients in float32 are off by 3 to 18 %
+# where the last layers see few pixels, batch norm magnifies rounding: PyTorch's gradients in float32 are off by 3 to 18
+# %
 STEADY = ("resnet18-cifar", "airbench94")
 
 
@@ -87,9 +93,7 @@ def close(got, want, limit, least=1e-30):
 @pytest.fixture(params=SMALLEST)
 def pair(request):
     """A model's name, ours without dropout and PyTorch's in float64, from the same weights; a batch for both."""
-    torch = pytest.importorskip(
-        "torch", reason="PyTorch is not installed (pip install -e '.[dev,compare]')"
-    )
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed (pip install -e '.[dev,compare]')")
     from foveal.bench import torch_models
 
     name = request.param
@@ -102,9 +106,7 @@ def pair(request):
             module.p = 0.0
     theirs = torch_models.MODELS[name](x, 10).double()
     state = ours.state_dict()
-    assert {k: v.shape for k, v in state.items()} == {
-        k: tuple(v.shape) for k, v in theirs.state_dict().items()
-    }
+    assert {k: v.shape for k, v in state.items()} == {k: tuple(v.shape) for k, v in theirs.state_dict().items()}
     theirs.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()})
     return name, ours, theirs, x, np.array([3, 9, 0, 3], np.int32)
 
@@ -142,9 +144,7 @@ def test_a_native_step_equals_torch(pair):
     before = ours.state_dict()
     output, loss = torch_loss(theirs, x, labels)
     loss.backward()
-    step = foveal.compile_step(
-        ours, nn.CrossEntropyLoss(), optim.SGD(ours.parameters(), lr=1.0), threads=2
-    )
+    step = foveal.compile_step(ours, nn.CrossEntropyLoss(), optim.SGD(ours.parameters(), lr=1.0), threads=2)
     result = step(x, labels)
     close(result.output, output.detach(), 1e-4)
     close(result.loss, loss.item(), 1e-5)

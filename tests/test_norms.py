@@ -72,10 +72,9 @@ KINDS = (
 def filled(rng, state):
     """Other numbers in all parameters and statistics than a new layer has."""
     return {
-        name: np.array(rng.integers(0, 9)) if value.ndim == 0
-        else rng.uniform(0.5, 2.0, value.shape).astype(np.float32)
+        name: np.array(rng.integers(0, 9)) if value.ndim == 0 else rng.uniform(0.5, 2.0, value.shape).astype(np.float32)
         for name, value in state.items()
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.configurations(full=500, quick=25)
@@ -172,7 +171,7 @@ REFUSED = {
     "shape_zero": (lambda: nn.LayerNorm((4, 0)), None, "normalized_shape is 0"),
     "size": (lambda: nn.LocalResponseNorm(0), None, "size is 0"),
     "rank_response": (lambda: nn.LocalResponseNorm(3), (2, 4), r"takes \[N, C, L\] or \[N, C, H, W\]"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -26,11 +26,7 @@ def test_every_operator_has_cases():
 
 
 def test_every_differentiable_operator_has_a_smooth_case():
-    missing = [
-        name
-        for name, op in OPS.items()
-        if op.differentiable and not any(case.smooth for case in op.cases)
-    ]
+    missing = [name for name, op in OPS.items() if op.differentiable and not any(case.smooth for case in op.cases)]
     assert missing == []
 
 
@@ -46,9 +42,13 @@ def test_every_operator_has_a_native_way():
 
 @pytest.mark.parametrize(
     ("given", "kind"),
-    [({}, native.NONE), ({"composite": True}, native.NONE), ({"view": True}, native.VIEW),
-     ({"kernel": lambda self, y, x: None}, native.KERNEL)],
-)  # fmt: skip
+    [
+        ({}, native.NONE),
+        ({"composite": True}, native.NONE),
+        ({"view": True}, native.VIEW),
+        ({"kernel": lambda self, y, x: None}, native.KERNEL),
+    ],
+)
 def test_an_operator_without_a_native_way_is_found(monkeypatch, given, kind):
     monkeypatch.setattr("foveal.ops.op.OPS", {})
     op = type("Idle", (Operator,), {"name": "idle", "arity": 1, **given})()

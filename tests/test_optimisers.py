@@ -1,4 +1,6 @@
-"""Optimisers: 100 steps against PyTorch or a second implementation in NumPy, published values, groups, averages, errors."""
+"""Optimisers: 100 steps against PyTorch or a second implementation in NumPy, published values, groups, averages,
+errors.
+"""
 
 import json
 from pathlib import Path
@@ -100,10 +102,7 @@ def close(ours, theirs, limit=LIMIT):
 # name-setting: (ours, PyTorch's)
 TORCH = {
     "sgd": ({"lr": 0.1}, lambda t, p: t.optim.SGD(p, 0.1)),
-    "sgd-L2": (
-        {"lr": 0.1, "weight_decay": 0.01},
-        lambda t, p: t.optim.SGD(p, 0.1, weight_decay=0.01),
-    ),
+    "sgd-L2": ({"lr": 0.1, "weight_decay": 0.01}, lambda t, p: t.optim.SGD(p, 0.1, weight_decay=0.01)),
     "momentum": ({"lr": 0.1}, lambda t, p: t.optim.SGD(p, 0.1, momentum=0.9)),
     "momentum-dampening": (
         {"lr": 0.1, "momentum": 0.8, "dampening": 0.3, "weight_decay": 0.01},
@@ -118,10 +117,7 @@ TORCH = {
         {"lr": 0.1, "lr_decay": 0.01, "initial_accumulator": 0.1, "weight_decay": 0.01, "eps": 1e-6},
         lambda t, p: t.optim.Adagrad(p, 0.1, 0.01, 0.01, 0.1, 1e-6),
     ),
-    "rmsprop": (
-        {"lr": 0.01, "eps": 1e-3},
-        lambda t, p: t.optim.RMSprop(p, 0.01, eps=1e-3),
-    ),
+    "rmsprop": ({"lr": 0.01, "eps": 1e-3}, lambda t, p: t.optim.RMSprop(p, 0.01, eps=1e-3)),
     "rmsprop-momentum": (
         {"lr": 0.001, "alpha": 0.9, "momentum": 0.9, "weight_decay": 0.01},
         lambda t, p: t.optim.RMSprop(p, 0.001, 0.9, momentum=0.9, weight_decay=0.01),
@@ -147,7 +143,7 @@ TORCH = {
             p, 0.01, (0.8, 0.99), weight_decay=0.1, momentum_decay=0.1, decoupled_weight_decay=True
         ),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", TORCH)
@@ -163,9 +159,7 @@ def test_every_optimiser_is_compared():
 
 
 @pytest.mark.parametrize(
-    "how",
-    [{}, {"nesterov": False, "weight_decay": 0.1, "adjust": "match_rms_adamw", "momentum": 0.8}],
-    ids=str,
+    "how", [{}, {"nesterov": False, "weight_decay": 0.1, "adjust": "match_rms_adamw", "momentum": 0.8}], ids=str
 )
 def test_muon_equals_torch(how, torch, monkeypatch):
     """PyTorch's iteration rounds to bfloat16; without that, in float64, it is compared to 1e-6. Filters as matrices."""
@@ -175,9 +169,7 @@ def test_muon_equals_torch(how, torch, monkeypatch):
 
     def make(named):
         matrix = torch.nn.Parameter(named["f"].detach().reshape(3, 8))  # shares the memory
-        rest = torch.optim.AdamW(
-            [named["b"], named["s"]], 3e-4, weight_decay=theirs["weight_decay"]
-        )
+        rest = torch.optim.AdamW([named["b"], named["s"]], 3e-4, weight_decay=theirs["weight_decay"])
 
         class Both:
             muon = torch.optim.Muon([named["w"], matrix], **theirs)
@@ -193,9 +185,7 @@ def test_muon_equals_torch(how, torch, monkeypatch):
 
     def both(p):
         matrices, others = [q for q in p if q.shape[1:]], [q for q in p if not q.shape[1:]]
-        return optim.Combined(
-            optim.Muon(matrices, lr=0.003, **how), optim.AdamW(others, 3e-4, weight_decay=decay)
-        )
+        return optim.Combined(optim.Muon(matrices, lr=0.003, **how), optim.AdamW(others, 3e-4, weight_decay=decay))
 
     ours, _ = trained(both)
     close(ours, trained_by_torch(torch, make))
@@ -204,9 +194,7 @@ def test_muon_equals_torch(how, torch, monkeypatch):
         assert all(np.array_equal(by_name[name], ours[name]) for name in ours)
 
 
-@pytest.mark.parametrize(
-    "how", [{"clip_norm": 0.3}, {"clip_value": 0.05}, {"clip_norm": 50.0}], ids=str
-)
+@pytest.mark.parametrize("how", [{"clip_norm": 0.3}, {"clip_value": 0.05}, {"clip_norm": 50.0}], ids=str)
 def test_clipping_equals_torch(how, torch):
     def after(named):
         if "clip_norm" in how:
@@ -216,9 +204,7 @@ def test_clipping_equals_torch(how, torch):
 
     ours, optimizer = trained(lambda p: optim.Momentum(p, 0.1, weight_decay=0.01, **how))
     theirs = trained_by_torch(
-        torch,
-        lambda named: [torch.optim.SGD(named.values(), 0.1, 0.9, weight_decay=0.01)],
-        after,
+        torch, lambda named: [torch.optim.SGD(named.values(), 0.1, 0.9, weight_decay=0.01)], after
     )
     close(ours, theirs)
     optimizer.clip_norm = None
@@ -263,10 +249,7 @@ def test_l1_and_decoupled_decay(torch):
                 p.mul_(1 - 0.05 * 0.1)
 
     theirs = trained_by_torch(
-        torch,
-        lambda named: [torch.optim.SGD(named.values(), 0.05, 0.8)],
-        after,
-        penalty=lambda p: 0.02 * p.sign(),
+        torch, lambda named: [torch.optim.SGD(named.values(), 0.05, 0.8)], after, penalty=lambda p: 0.02 * p.sign()
     )
     close(ours, theirs)
 
@@ -295,7 +278,9 @@ def test_one_cycle_of_rate_and_momentum_equals_torch(torch):
 
 @pytest.mark.parametrize("amsgrad", [False, True])
 def test_adam_without_correction_equals_its_algorithm(amsgrad):
-    """Kingma and Ba 2015, algorithm 1, with m and v in place of their corrected values; Reddi et al. 2018, algorithm 2."""
+    """Kingma and Ba 2015, algorithm 1, with m and v in place of their corrected values; Reddi et al. 2018, algorithm
+    2.
+    """
     how = {"bias_correction": False, "amsgrad": amsgrad}
     ours, _ = trained(lambda p: optim.Adam(p, 0.003, **how))
     p = {k: v.astype("f8") for k, v in START.items()}
@@ -360,9 +345,7 @@ def test_averages_equal_torch(torch):
             torch.nn.ParameterDict({k: torch.tensor(v.astype("f8")) for k, v in START.items()}),
             multi_avg_fn=utils.get_ema_multi_avg_fn(0.9),
         ),
-        "swa": utils.AveragedModel(
-            torch.nn.ParameterDict({k: torch.tensor(v.astype("f8")) for k, v in START.items()})
-        ),
+        "swa": utils.AveragedModel(torch.nn.ParameterDict({k: torch.tensor(v.astype("f8")) for k, v in START.items()})),
     }
     count = iter(range(STEPS))
 
@@ -388,9 +371,7 @@ def test_averages_equal_torch(torch):
             close({p.name: p.data for p in average.parameters}, want)
             with pytest.raises(ShapeError, match="the model holds the averages now"):
                 average.begin()
-        assert all(
-            np.array_equal(a, p.data) for a, p in zip(before, average.parameters, strict=True)
-        )
+        assert all(np.array_equal(a, p.data) for a, p in zip(before, average.parameters, strict=True))
 
 
 def test_what_is_frozen_stays_what_it_is_when_averages_are_swapped_in():
@@ -410,13 +391,9 @@ def test_what_is_frozen_stays_what_it_is_when_averages_are_swapped_in():
 def test_statistics_of_batch_norm_for_averages_equal_torch(torch):
     x = RNG.standard_normal((4, 6, 3, 5, 5)).astype("f4")
     nn.seed(0)
-    ours = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2)
-    )
+    ours = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2))
     t = torch.nn
-    theirs = t.Sequential(
-        t.Conv2d(3, 4, 3), t.BatchNorm2d(4), t.ReLU(), t.Conv2d(4, 2, 1), t.BatchNorm2d(2)
-    )
+    theirs = t.Sequential(t.Conv2d(3, 4, 3), t.BatchNorm2d(4), t.ReLU(), t.Conv2d(4, 2, 1), t.BatchNorm2d(2))
     theirs.load_state_dict({k: torch.tensor(v) for k, v in ours.state_dict().items()})
     ours.eval()
     optim.update_bn(ours, [(batch, None) for batch in x])
@@ -445,15 +422,14 @@ def apply(optimizer, *gradients):
 
 @pytest.mark.parametrize("rule", ["sgd_momentum", "rmsprop", "adam"])
 def test_values_of_cs231n(rule, cs231n):
-    """Their velocity is -lr times ours, since the rate stands inside of it; their adam counts a step before it is used."""
+    """Their velocity is -lr times ours, since the rate stands inside of it; their adam counts a step before it is
+    used.
+    """
     (values,) = (v for call, v in cs231n.items() if rule in call)
     values = {k: np.array(v) if isinstance(v, list) else v for k, v in values.items()}
     p, lr = nn.Parameter(values["w"], "w"), values["config"]["learning_rate"]
     if rule == "sgd_momentum":
-        optimizer, state = (
-            optim.Momentum([p], lr),
-            {"velocity": ("v", "expected_velocity", -1 / lr)},
-        )
+        optimizer, state = (optim.Momentum([p], lr), {"velocity": ("v", "expected_velocity", -1 / lr)})
     elif rule == "rmsprop":
         optimizer, state = optim.RMSprop([p], lr), {"square": ("cache", "expected_cache", 1)}
     else:
@@ -471,21 +447,24 @@ def test_values_of_cs231n(rule, cs231n):
 def onnx_optimizer(kind, parameters, rate, attributes):
     """What ONNX's operator means in ours: norm_coefficient is L2 decay, beta of Momentum is 1 - dampening.
 
-    ONNX's Adam adds epsilon after its correction of the rate, we before; at T = 0, which is what the node tests compute, it
+    ONNX's Adam adds epsilon after its correction of the rate, we before; at T = 0, which is what the node tests
+    compute, it
     corrects nothing.
     """
     decay, eps = attributes["norm_coefficient"], attributes.get("epsilon")
     if kind == "Adagrad":
-        return optim.Adagrad(
-            parameters, rate, attributes["decay_factor"], eps=eps, weight_decay=decay
-        )
+        return optim.Adagrad(parameters, rate, attributes["decay_factor"], eps=eps, weight_decay=decay)
     if kind == "Adam":
         betas = attributes["alpha"], attributes["beta"]
         return optim.Adam(parameters, rate, betas, eps, bias_correction=False, weight_decay=decay)
     return optim.Momentum(
-        parameters, rate, attributes["alpha"], nesterov=attributes["mode"] == "nesterov",
-        dampening=1 - attributes["beta"], weight_decay=decay,
-    )  # fmt: skip
+        parameters,
+        rate,
+        attributes["alpha"],
+        nesterov=attributes["mode"] == "nesterov",
+        dampening=1 - attributes["beta"],
+        weight_decay=decay,
+    )
 
 
 STATES = {"Adagrad": ("sum",), "Adam": ("mean", "square"), "Momentum": ("velocity",)}
@@ -494,7 +473,7 @@ STATES = {"Adagrad": ("sum",), "Adam": ("mean", "square"), "Momentum": ("velocit
 @pytest.mark.parametrize(
     "name",
     ["adagrad", "adagrad_multiple", "adam", "adam_multiple", "momentum", "momentum_multiple", "nesterov_momentum"],
-)  # fmt: skip
+)
 def test_nodes_of_onnx(name):
     index = VECTORS / "onnx-node" / "index.json"
     if not index.is_file():
@@ -548,14 +527,10 @@ def test_a_state_that_does_not_fit_is_told_and_changes_nothing():
     net = Problem()
     adam, momentum = optim.Adam(net.parameters()), optim.Momentum(net.parameters(), 0.1)
     before = momentum.state_dict()
-    with pytest.raises(
-        StateError, match=r"missing: dampening.*unknown: betas\.0.*with the options"
-    ):
+    with pytest.raises(StateError, match=r"missing: dampening.*unknown: betas\.0.*with the options"):
         momentum.load_state_dict(adam.state_dict())
     wrong = {**before, "0.velocity": np.zeros(3)}
-    with pytest.raises(
-        StateError, match=r"0\.velocity: the file has \[3\], the optimiser \[4, 6\]"
-    ):
+    with pytest.raises(StateError, match=r"0\.velocity: the file has \[3\], the optimiser \[4, 6\]"):
         momentum.load_state_dict(wrong)
     assert all(np.array_equal(before[k], v) for k, v in momentum.state_dict().items())
 
@@ -656,7 +631,7 @@ def p(*shape):
         (lambda: optim.by_name([p(2)], {"*.bias": {}}), r"no parameter is called '\*\.bias'.*there are w"),
         (lambda: optim.SGD([p(2)], 0.1).schedule(momentum=lambda step: 0.9), "has no hyper-parameter 'momentum'"),
     ],
-)  # fmt: skip
+)
 def test_errors_name_what_is_wrong(make, words):
     with pytest.raises(ShapeError, match=words):
         make()

@@ -82,9 +82,7 @@ def average_pooling(rng, rank):
 def adaptive_pooling(rng, rank):
     kind = rng.choice(["Avg", "Max"])
     n = tuple(int(m) for m in rng.integers(1, 15, rank))
-    asked = [
-        None if rank == 2 and rng.random() < 0.15 else int(rng.integers(1, 9)) for _ in range(rank)
-    ]
+    asked = [None if rank == 2 and rng.random() < 0.15 else int(rng.integers(1, 9)) for _ in range(rank)]
     how = {"output_size": tuple(asked) if rank == 2 else asked[0]}
     if kind == "Max":
         how["return_indices"] = bool(rng.random() < 0.5)
@@ -173,7 +171,7 @@ REFUSED = {
     "outputs": (lambda: nn.AdaptiveAvgPool2d((1, 2, 3)), IMAGE, "it has to be one size or two"),
     "divisor": (lambda: nn.AvgPool2d(2, divisor_override=0), None, "divisor_override is 0, it has to be 1 or more"),
     "norm_type": (lambda: nn.LPPool2d(0, 2), None, "norm_type is 0, it has to be above 0"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -183,9 +181,7 @@ def test_what_makes_no_pooling_is_refused(name):
         layer()(np.zeros(shape or IMAGE, np.float32))
 
 
-@pytest.mark.parametrize(
-    "layer", [nn.MaxPool2d(2), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(3), nn.LPPool2d(2, 2)]
-)
+@pytest.mark.parametrize("layer", [nn.MaxPool2d(2), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(3), nn.LPPool2d(2, 2)])
 def test_integers_are_refused(layer):
     with pytest.raises(ShapeError, match="is int32, it has to be float32"):
         layer(np.zeros(IMAGE, np.int32))

@@ -1,4 +1,6 @@
-"""Kernels on random shapes. FOVEAL_EXAMPLES=2000 pytest tests/test_random_shapes.py tries that many of each operator."""
+"""Kernels on random shapes. FOVEAL_EXAMPLES=2000 pytest tests/test_random_shapes.py tries that many of each
+operator.
+"""
 
 import os
 import subprocess

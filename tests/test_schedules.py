@@ -37,23 +37,11 @@ TURN = (0.25 * STEPS - 1) / STEPS
 SCHEDULES = {
     "constant": (schedule.constant(0.1), lambda d, s: s.ConstantLR(d, 1.0)),
     "step": (schedule.step(0.1, 30, 0.9), lambda d, s: s.StepLR(d, 30, 0.9)),
-    "multi-step": (
-        schedule.multi_step(0.1, [100, 101, 700]),
-        lambda d, s: s.MultiStepLR(d, [100, 101, 700]),
-    ),
+    "multi-step": (schedule.multi_step(0.1, [100, 101, 700]), lambda d, s: s.MultiStepLR(d, [100, 101, 700])),
     "exponential": (schedule.exponential(0.1, 0.99), lambda d, s: s.ExponentialLR(d, 0.99)),
-    "linear": (
-        schedule.linear(0.1, 400, 0.2, 0.9),
-        lambda d, s: s.LinearLR(d, 0.2, 0.9, total_iters=400),
-    ),
-    "polynomial": (
-        schedule.polynomial(0.1, 800, 2.0),
-        lambda d, s: s.PolynomialLR(d, 800, power=2.0),
-    ),
-    "cosine": (
-        schedule.cosine(0.1, 300, 1e-3),
-        lambda d, s: s.CosineAnnealingLR(d, 300, eta_min=1e-3),
-    ),
+    "linear": (schedule.linear(0.1, 400, 0.2, 0.9), lambda d, s: s.LinearLR(d, 0.2, 0.9, total_iters=400)),
+    "polynomial": (schedule.polynomial(0.1, 800, 2.0), lambda d, s: s.PolynomialLR(d, 800, power=2.0)),
+    "cosine": (schedule.cosine(0.1, 300, 1e-3), lambda d, s: s.CosineAnnealingLR(d, 300, eta_min=1e-3)),
     "restarts": (
         schedule.cosine_restarts(0.1, 70, low=1e-3),
         lambda d, s: s.CosineAnnealingWarmRestarts(d, 70, eta_min=1e-3),
@@ -64,14 +52,9 @@ SCHEDULES = {
     ),
     "warm-up": (
         schedule.warm_up(schedule.cosine(0.1, 900), 100, 0.01),
-        lambda d, s: s.SequentialLR(
-            d, [s.LinearLR(d, 0.01, total_iters=100), s.CosineAnnealingLR(d, 900)], [100]
-        ),
+        lambda d, s: s.SequentialLR(d, [s.LinearLR(d, 0.01, total_iters=100), s.CosineAnnealingLR(d, 900)], [100]),
     ),
-    "triangular": (
-        schedule.triangular(0.01, 0.1, 70, 30),
-        lambda d, s: s.CyclicLR(d, 0.01, 0.1, 70, 30, **LOW),
-    ),
+    "triangular": (schedule.triangular(0.01, 0.1, 70, 30), lambda d, s: s.CyclicLR(d, 0.01, 0.1, 70, 30, **LOW)),
     "triangular2": (
         schedule.triangular(0.01, 0.1, 70, mode="triangular2"),
         lambda d, s: s.CyclicLR(d, 0.01, 0.1, 70, mode="triangular2", **LOW),
@@ -111,9 +94,7 @@ def test_momentum_against_the_rate_equals_torch(torch):
     ids=str,
 )
 def test_plateau_equals_torch(how, torch):
-    metrics = (
-        np.cumsum(np.random.default_rng(1).standard_normal(STEPS)) / 10 - np.arange(STEPS) / 300
-    )
+    metrics = np.cumsum(np.random.default_rng(1).standard_normal(STEPS)) / 10 - np.arange(STEPS) / 300
     descent = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.1)
     theirs = {**how, "min_lr": how.get("low", 0.0)}
     theirs.pop("low", None)
@@ -161,9 +142,7 @@ ERRORS = {
     "warm_up: start is 2": lambda: schedule.warm_up(schedule.constant(0.1), 5, 2),
     "2 schedules need 1 milestones": lambda: schedule.sequence([schedule.constant(1)] * 2, []),
     "triangular: up is 0": lambda: schedule.triangular(0.1, 1, 0),
-    "triangular: mode 'x' is not one of triangular": lambda: schedule.triangular(
-        0.1, 1, 5, mode="x"
-    ),
+    "triangular: mode 'x' is not one of triangular": lambda: schedule.triangular(0.1, 1, 5, mode="x"),
     "one_cycle: total is 0": lambda: schedule.one_cycle(0.1, 0),
     "Plateau: mode 'x'": lambda: schedule.Plateau(0.1, "x"),
     "Plateau: factor is 1": lambda: schedule.Plateau(0.1, factor=1),

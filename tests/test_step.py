@@ -49,11 +49,7 @@ def torch_small(torch):
     class Twin(t.Module):
         def __init__(self):
             super().__init__()
-            self.conv, self.bn, self.fc = (
-                t.Conv2d(3, 8, 3, padding=1, stride=2),
-                t.BatchNorm2d(8),
-                t.Linear(8, 10),
-            )
+            self.conv, self.bn, self.fc = (t.Conv2d(3, 8, 3, padding=1, stride=2), t.BatchNorm2d(8), t.Linear(8, 10))
 
         def forward(self, x):
             x = torch.relu(self.bn(self.conv(x)))
@@ -229,9 +225,7 @@ def test_a_loss_that_overflows_changes_nothing(trained):
     weight = model.fc.weight.data.copy()
     model.fc.weight.data = np.full_like(weight, 3e38)
     before = everything(model, optimizer)
-    with pytest.raises(
-        NumericsError, match=r"the loss is (nan|inf) in step 2; lower the learning rate"
-    ):
+    with pytest.raises(NumericsError, match=r"the loss is (nan|inf) in step 2; lower the learning rate"):
         step(x, labels)
     assert everything(model, optimizer) == before
     assert optimizer.steps == step.steps == 1
@@ -252,9 +246,7 @@ def test_labels_outside_of_the_classes(trained, at, label):
     before = everything(model, optimizer)
     x, labels = images(4)
     labels[at] = label
-    with pytest.raises(
-        DataError, match=rf"label {label} at position {at} .* 10 classes \(0 to 9\)"
-    ):
+    with pytest.raises(DataError, match=rf"label {label} at position {at} .* 10 classes \(0 to 9\)"):
         step(x, labels)
     assert everything(model, optimizer) == before
 
@@ -262,26 +254,11 @@ def test_labels_outside_of_the_classes(trained, at, label):
 @pytest.mark.parametrize(
     ("x", "labels", "kind", "words"),
     [
-        (
-            np.zeros((0, 3, 12, 12), "f4"),
-            np.zeros(0, int),
-            DataError,
-            r"the batch is empty .*\(0, 3, 12, 12\)",
-        ),
-        (
-            np.zeros((4, 3, 12, 12), "u1"),
-            np.zeros(4, int),
-            ShapeError,
-            r"dtype uint8.*astype\('float32'\)",
-        ),
+        (np.zeros((0, 3, 12, 12), "f4"), np.zeros(0, int), DataError, r"the batch is empty .*\(0, 3, 12, 12\)"),
+        (np.zeros((4, 3, 12, 12), "u1"), np.zeros(4, int), ShapeError, r"dtype uint8.*astype\('float32'\)"),
         (np.zeros((4, 3, 12, 12), bool), np.zeros(4, int), ShapeError, "dtype bool"),
         (np.zeros((4, 3, 12, 12), "c8"), np.zeros(4, int), ShapeError, "dtype complex64"),
-        (
-            np.zeros((4, 1, 12, 12), "f4"),
-            np.zeros(4, int),
-            ShapeError,
-            r"x has 1 channels.*\(4, 1, 12, 12\)",
-        ),
+        (np.zeros((4, 1, 12, 12), "f4"), np.zeros(4, int), ShapeError, r"x has 1 channels.*\(4, 1, 12, 12\)"),
         (np.zeros((4, 3, 12), "f4"), np.zeros(4, int), ShapeError, r"\(4, 3, 12\)"),
         (np.zeros((4, 3, 12, 12), "f4"), np.zeros(3, int), ShapeError, r"labels of shape \(3,\)"),
         (np.zeros((4, 3, 12, 12), "f4"), np.zeros(4, "f4"), ShapeError, "float32.*int32"),
@@ -354,9 +331,7 @@ def test_control_c_ends_a_loop_of_steps_and_the_next_step_works():
 def test_state_dict_travels_through_safetensors(tmp_path, torch):
     nn.seed(0)
     theirs, ours = torch_lenet(torch), LeNet5()
-    save_file(
-        {k: v.numpy() for k, v in theirs.state_dict().items()}, tmp_path / "lenet.safetensors"
-    )
+    save_file({k: v.numpy() for k, v in theirs.state_dict().items()}, tmp_path / "lenet.safetensors")
     ours.load_state_dict(load_file(tmp_path / "lenet.safetensors"))
     x, _ = images(3, 1, 28)
     close(ours.eval()(x), theirs(torch.from_numpy(x)).detach(), 1e-5)
@@ -368,11 +343,7 @@ def test_state_dict_travels_through_safetensors(tmp_path, torch):
 def test_a_state_that_does_not_fit_names_every_parameter_and_changes_nothing():
     model = Small()
     before = [v.tobytes() for v in model.state_dict().values()]
-    state = model.state_dict() | {
-        "extra": np.zeros(2),
-        "fc.bias": np.zeros(7),
-        "conv.bias": np.ones(8),
-    }
+    state = model.state_dict() | {"extra": np.zeros(2), "fc.bias": np.zeros(7), "conv.bias": np.ones(8)}
     del state["bn.running_var"], state["fc.weight"]
     with pytest.raises(StateError) as caught:
         model.load_state_dict(state)
@@ -418,9 +389,7 @@ def test_gradients_equal_torch(torch):
         return (w * w).mean() - c.sum() / 7.0
 
     rng = np.random.default_rng(0)
-    arrays = [
-        rng.standard_normal((4, 5, 6)), rng.uniform(0.5, 2, (5, 1)), rng.standard_normal((4, 1, 6)),
-    ]  # fmt: skip
+    arrays = [rng.standard_normal((4, 5, 6)), rng.uniform(0.5, 2, (5, 1)), rng.standard_normal((4, 1, 6))]
     arrays = [a.astype(np.float32) for a in arrays]
     tensors = [torch.from_numpy(a).double().requires_grad_() for a in arrays]
     value = theirs(*tensors)
@@ -447,8 +416,7 @@ def test_gradient_of_something_else_than_a_scalar_is_refused():
 def masks(streams=1, seed=0, steps=2, p=0.3, shape=(40, 50)):
     """What dropout keeps, by step and stream."""
     mask = foveal.compile(
-        lambda key: tuple(ops.dropout_mask(key, to=shape, p=p, stream=s) for s in range(streams)),
-        threads=1,
+        lambda key: tuple(ops.dropout_mask(key, to=shape, p=p, stream=s) for s in range(streams)), threads=1
     )
     return [mask(np.array([seed, 0, step, 0], np.int32)) for step in range(steps)]
 
@@ -480,21 +448,22 @@ def test_dropout_inside_of_compile_says_what_to_do():
         foveal.compile(nn.Dropout(0.5).forward)(np.ones((2, 2), np.float32))
 
 
-@pytest.mark.parametrize(
-    "name", ["relu", "max", "maximum", "minimum", "clip", "gelu", "tanh", "erf", "max_pool2d"]
-)
+@pytest.mark.parametrize("name", ["relu", "max", "maximum", "minimum", "clip", "gelu", "tanh", "erf", "max_pool2d"])
 def test_nan_is_not_hidden(name):
     for at in range(4):
         x = np.arange(4, dtype=np.float32).reshape(1, 1, 2, 2)
         x.flat[at] = np.nan
         functions = {
-            "relu": lambda x: ops.relu(x), "max": lambda x: ops.max(x),
+            "relu": lambda x: ops.relu(x),
+            "max": lambda x: ops.max(x),
             "maximum": lambda x: ops.maximum(x, 0.5) + ops.maximum(0.5, x) + ops.maximum(x * 0.0, x),
             "minimum": lambda x: ops.minimum(x, 0.5) + ops.minimum(0.5, x) + ops.minimum(x * 0.0, x),
             "clip": lambda x: ops.clip(x, low=0.0, high=6.0),
-            "gelu": ops.gelu, "tanh": ops.tanh, "erf": ops.erf,
+            "gelu": ops.gelu,
+            "tanh": ops.tanh,
+            "erf": ops.erf,
             "max_pool2d": lambda x: ops.max_pool2d(x, size=2),
-        }  # fmt: skip
+        }
         assert np.isnan(foveal.compile(functions[name], threads=1)(x)).any()
 
 

@@ -69,8 +69,7 @@ def test_streaming_changes_no_bit(monkeypatch, at_end):
 
 @pytest.mark.usefixtures("everything_streams")
 @pytest.mark.parametrize(
-    ("target", "store"),
-    [(AVX512, "vmovntps"), (AVX2, "vmovntps"), (SSE, "movntps"), (NEON, "stnp")],
+    ("target", "store"), [(AVX512, "vmovntps"), (AVX2, "vmovntps"), (SSE, "movntps"), (NEON, "stnp")]
 )
 def test_each_target_has_stores_past_the_cache(target, store):
     graph = simplify(trace(lambda a, b: ops.relu(a * b), *[Type((4096,))] * 2))

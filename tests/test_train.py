@@ -62,11 +62,7 @@ def broken_step(monkeypatch, at, error):
 
 def test_files_of_a_run(run, data):
     out, metrics = run
-    assert sorted(path.name for path in out.iterdir()) == [
-        "log.jsonl",
-        "metrics.json",
-        "model.safetensors",
-    ]
+    assert sorted(path.name for path in out.iterdir()) == ["log.jsonl", "metrics.json", "model.safetensors"]
     assert read(out / "metrics.json") == metrics
     assert metrics["test"].keys() == {"accuracy", "loss"}
     assert (metrics["seed"], metrics["threads"], metrics["epochs_done"]) == (3, 1, 2)
@@ -81,11 +77,7 @@ def test_files_of_a_run(run, data):
 def test_the_folder_alone_gives_the_network_back(run, data):
     out, metrics = run
     net, trained = load_net(out)
-    assert (trained.model, trained.classes, trained.mean) == (
-        metrics["model"],
-        data.classes,
-        data.mean,
-    )
+    assert (trained.model, trained.classes, trained.mean) == (metrics["model"], data.classes, data.mean)
     test = evaluate(net, data.x_test, data.y_test, mean=trained.mean, std=trained.std)
     assert test == metrics["test"]
     assert metrics["parameters"] == sum(p.size for p in net.parameters())
@@ -118,9 +110,7 @@ def test_threads_hold_for_the_run_only(data):
 
 
 def test_a_network_of_ones_own(data, tmp_path):
-    net = models.build(
-        models.default(size=(8, 8)).model, channels=1, size=(8, 8), classes=3, seed=0
-    )
+    net = models.build(models.default(size=(8, 8)).model, channels=1, size=(8, 8), classes=3, seed=0)
     assert train(data, model=net, out=tmp_path, **OPTIONS)["model"] is None
     with pytest.raises(StateError, match="network of its own, build that"):
         load_net(tmp_path)
@@ -212,10 +202,7 @@ def test_momentum_is_cycled_and_a_plateau_is_told_the_loss(data, monkeypatch):
         ({"schedule": "wave"}, "schedule 'wave': choose from one-cycle"),
         ({"optimizer": "sgd", "momentum": 0.9}, "optimizer sgd: has no momentum"),
         ({"momentum": 1.5}, r"momentum is 1\.5, it has to be at least 0 and below 1"),
-        (
-            {"momentum_low": 0.99},
-            r"momentum_low is 0\.99: it has to be from 0 to the momentum, 0\.9",
-        ),
+        ({"momentum_low": 0.99}, r"momentum_low is 0\.99: it has to be from 0 to the momentum, 0\.9"),
         ({"momentum_low": 0.8, "schedule": "cosine"}, "momentum is cycled with one-cycle only"),
         ({"weight_decay": -1}, "weight_decay is -1"),
         ({"clip_norm": 0}, "clip_norm is 0, it has to be more than 0"),

@@ -1,9 +1,9 @@
 """Training follows PyTorch: ResNet-20 on CIFAR-10 from the same weights, on the same batches, with the same optimiser.
 
 What is compared, and why: single losses only at the start, means later. Training a residual network with batch norm
-multiplies a difference of rounding by about 2 a step at first, so that after 30 steps single losses of two right programs,
-PyTorch's own two memory formats among them, lie per cents apart. The mean of the last 20 of 100 steps, at a rate of 0.005,
-was within 1 % of PyTorch's for three seeds. LIMIT is twice that.
+multiplies a difference of rounding by about 2 a step at first, so that after 30 steps single losses of two right
+programs, PyTorch's own two memory formats among them, lie per cents apart. The mean of the last 20 of 100 steps, at a
+rate of 0.005, was within 1 % of PyTorch's for three seeds. LIMIT is twice that.
 """
 
 import itertools
@@ -20,9 +20,7 @@ LAST, LIMIT = 20, 0.02
 
 @pytest.fixture(scope="module")
 def curve():
-    pytest.importorskip(
-        "torch", reason="PyTorch is not installed (pip install -e '.[dev,compare]')"
-    )
+    pytest.importorskip("torch", reason="PyTorch is not installed (pip install -e '.[dev,compare]')")
     import loss_curve
 
     return loss_curve
@@ -35,6 +33,4 @@ def test_losses_follow_torch(curve, cifar10):
         assert ours == pytest.approx(theirs, rel=FIRST_LIMIT)
     ours, theirs, apart = curve.means(losses[-LAST:])
     assert theirs < 0.9 * math.log(10), "PyTorch learned nothing, so the comparison says nothing"
-    assert abs(apart) <= LIMIT, (
-        f"the last {LAST} losses are {ours:.4f} in the mean, PyTorch's {theirs:.4f}"
-    )
+    assert abs(apart) <= LIMIT, f"the last {LAST} losses are {ours:.4f} in the mean, PyTorch's {theirs:.4f}"

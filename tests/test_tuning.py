@@ -82,11 +82,7 @@ def test_the_smoothed_loss_is_a_mean_that_leaves_the_start_out(setting):
 
 
 def test_the_valley_is_the_middle_of_the_longest_fall():
-    flat, down, up = (
-        [2.0 + i / 100 for i in range(20)],
-        list(np.linspace(1.9, 1.0, 30)),
-        [1.1, 2, 4],
-    )
+    flat, down, up = ([2.0 + i / 100 for i in range(20)], list(np.linspace(1.9, 1.0, 30)), [1.1, 2, 4])
     assert valley(flat + down + up) == pytest.approx(20 + 15, abs=2)
     bumpy = [value + 0.02 * (i % 2) for i, value in enumerate(flat + down)]
     assert valley(bumpy + up) == pytest.approx(20 + 15, abs=4)
@@ -164,9 +160,7 @@ def test_a_tune_that_cannot_be(data):
 
 def test_the_command_that_is_printed_is_accepted(data, found, tmp_path, monkeypatch):
     """On the command line: files, the numbers, the picture or a sentence, and a command that trains."""
-    pytest.importorskip(
-        "matplotlib", reason="matplotlib is not installed (pip install -e '.[plot]')"
-    )
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install -e '.[plot]')")
     monkeypatch.setattr(tuning, "tune", lambda *args, **options: found[0])
     rng = np.random.default_rng(0)
     x, y = rows(160, rng)

@@ -13,24 +13,83 @@ from foveal.nn.models.weights import load_weights, same_values, translated
 
 # timm's definitions: per stage, repeats, kind (ds, ir, or cn), kernel, expanded channels, channels, squeezed channels
 B0 = (
-    "1 ds 3 32 16 8", "/", "1 ir 3 96 24 4", "1 ir 3 144 24 6", "/", "1 ir 5 144 40 6", "1 ir 5 240 40 10", "/",
-    "1 ir 3 240 80 10", "2 ir 3 480 80 20", "/", "1 ir 5 480 112 20", "2 ir 5 672 112 28", "/",
-    "1 ir 5 672 192 28", "3 ir 5 1152 192 48", "/", "1 ir 3 1152 320 48",
-)  # fmt: skip
+    "1 ds 3 32 16 8",
+    "/",
+    "1 ir 3 96 24 4",
+    "1 ir 3 144 24 6",
+    "/",
+    "1 ir 5 144 40 6",
+    "1 ir 5 240 40 10",
+    "/",
+    "1 ir 3 240 80 10",
+    "2 ir 3 480 80 20",
+    "/",
+    "1 ir 5 480 112 20",
+    "2 ir 5 672 112 28",
+    "/",
+    "1 ir 5 672 192 28",
+    "3 ir 5 1152 192 48",
+    "/",
+    "1 ir 3 1152 320 48",
+)
 LARGE = (
-    "1 ds 3 16 16 0", "/", "1 ir 3 64 24 0", "1 ir 3 72 24 0", "/", "1 ir 5 72 40 24", "2 ir 5 120 40 32", "/",
-    "1 ir 3 240 80 0", "1 ir 3 200 80 0", "2 ir 3 184 80 0", "/", "1 ir 3 480 112 120", "1 ir 3 672 112 168", "/",
-    "1 ir 5 672 160 168", "2 ir 5 960 160 240", "/", "1 cn 1 0 960 0",
-)  # fmt: skip
+    "1 ds 3 16 16 0",
+    "/",
+    "1 ir 3 64 24 0",
+    "1 ir 3 72 24 0",
+    "/",
+    "1 ir 5 72 40 24",
+    "2 ir 5 120 40 32",
+    "/",
+    "1 ir 3 240 80 0",
+    "1 ir 3 200 80 0",
+    "2 ir 3 184 80 0",
+    "/",
+    "1 ir 3 480 112 120",
+    "1 ir 3 672 112 168",
+    "/",
+    "1 ir 5 672 160 168",
+    "2 ir 5 960 160 240",
+    "/",
+    "1 cn 1 0 960 0",
+)
 SMALL = (
-    "1 ds 3 16 16 8", "/", "1 ir 3 72 24 0", "1 ir 3 88 24 0", "/", "1 ir 5 96 40 24", "2 ir 5 240 40 64", "/",
-    "1 ir 5 120 48 32", "1 ir 5 144 48 40", "/", "1 ir 5 288 96 72", "2 ir 5 576 96 144", "/", "1 cn 1 0 576 0",
-)  # fmt: skip
+    "1 ds 3 16 16 8",
+    "/",
+    "1 ir 3 72 24 0",
+    "1 ir 3 88 24 0",
+    "/",
+    "1 ir 5 96 40 24",
+    "2 ir 5 240 40 64",
+    "/",
+    "1 ir 5 120 48 32",
+    "1 ir 5 144 48 40",
+    "/",
+    "1 ir 5 288 96 72",
+    "2 ir 5 576 96 144",
+    "/",
+    "1 cn 1 0 576 0",
+)
 V2 = (
-    "1 ds 3 32 16 0", "/", "1 ir 3 96 24 0", "1 ir 3 144 24 0", "/", "1 ir 3 144 32 0", "2 ir 3 192 32 0", "/",
-    "1 ir 3 192 64 0", "3 ir 3 384 64 0", "/", "1 ir 3 384 96 0", "2 ir 3 576 96 0", "/", "1 ir 3 576 160 0",
-    "2 ir 3 960 160 0", "/", "1 ir 3 960 320 0",
-)  # fmt: skip
+    "1 ds 3 32 16 0",
+    "/",
+    "1 ir 3 96 24 0",
+    "1 ir 3 144 24 0",
+    "/",
+    "1 ir 3 144 32 0",
+    "2 ir 3 192 32 0",
+    "/",
+    "1 ir 3 192 64 0",
+    "3 ir 3 384 64 0",
+    "/",
+    "1 ir 3 384 96 0",
+    "2 ir 3 576 96 0",
+    "/",
+    "1 ir 3 576 160 0",
+    "2 ir 3 960 160 0",
+    "/",
+    "1 ir 3 960 320 0",
+)
 
 
 def norm(name, width):
@@ -107,11 +166,7 @@ def test_timms_names_become_ours(name, tmp_path):
     change = 1e-5 - V3_EPS if "v3" in name else 0.0  # what timm adds to variances, less what we add
     ours = {key: sorted(float(v.sum()) for k, v in own.items() if kind(k) == key) for key in KINDS}
     theirs = {
-        key: sorted(
-            float((v + change * (key == "running_var")).sum())
-            for k, v in state.items()
-            if kind(k) == key
-        )
+        key: sorted(float((v + change * (key == "running_var")).sum()) for k, v in state.items() if kind(k) == key)
         for key in KINDS
     }
     for key in KINDS:
@@ -186,10 +241,13 @@ def test_timms_vgg_has_convolutions_for_linear_layers():
     linear = {"classifier.0.weight": (4096, 512 * 7 * 7), "classifier.3.weight": (4096, 4096)}
     assert all(same_values(shapes.pop(name), shape) for name, shape in linear.items())
     assert shapes == {
-        "features.0.weight": (64, 3, 3, 3), "features.0.bias": (64,),
-        "classifier.0.bias": (4096,), "classifier.3.bias": (4096,),
-        "classifier.6.weight": (5, 4096), "classifier.6.bias": (5,),
-    }  # fmt: skip
+        "features.0.weight": (64, 3, 3, 3),
+        "features.0.bias": (64,),
+        "classifier.0.bias": (4096,),
+        "classifier.3.bias": (4096,),
+        "classifier.6.weight": (5, 4096),
+        "classifier.6.bias": (5,),
+    }
     assert not same_values((4096, 512, 7, 7), (4096, 512))
 
 
@@ -233,10 +291,7 @@ def test_googlenets_auxiliary_heads_may_be_left_out(tmp_path):
     assert not report.kept
     assert {name.partition(".")[0] for name in report.ignored} == {"aux1", "aux2"}
     plain = models.build("googlenet", channels=3, size=(15, 15), classes=4).state_dict()
-    with pytest.raises(
-        StateError,
-        match=r"missing in the file: aux1.*and 6 more.*Only the classifier",
-    ):
+    with pytest.raises(StateError, match=r"missing in the file: aux1.*and 6 more.*Only the classifier"):
         models.load("googlenet_aux", stored(tmp_path, plain), size=(15, 15))
 
 
@@ -249,7 +304,7 @@ def test_googlenets_auxiliary_heads_may_be_left_out(tmp_path):
         ({"conv1.weight": 3}, {"head": "skip"}, r"of another shape: conv1.weight, of \[3\] in the file"),
         ({}, {"head": "none"}, r"head is 'none', it has to be 'strict' or 'skip'"),
     ],
-)  # fmt: skip
+)
 def test_files_that_do_not_fit_change_nothing(change, how, words, tmp_path):
     state = models.build("resnet20", channels=3, size=(8, 8), classes=10, seed=1).state_dict()
     for name, size in change.items():
@@ -257,9 +312,7 @@ def test_files_that_do_not_fit_change_nothing(change, how, words, tmp_path):
         if size:
             state[name] = np.zeros(size, np.float32)
     path = stored(tmp_path, state)
-    model = models.build(
-        "resnet20", channels=3, size=(8, 8), classes=how.get("classes", 10), seed=2
-    )
+    model = models.build("resnet20", channels=3, size=(8, 8), classes=how.get("classes", 10), seed=2)
     before = model.state_dict()
     with pytest.raises(StateError, match=words):
         load_weights(model, path, head=how.get("head", "strict"))
@@ -282,9 +335,7 @@ def test_what_is_no_file_of_weights(tmp_path):
     import json
     import struct
 
-    header = json.dumps(
-        {"fc.weight": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}
-    ).encode()
+    header = json.dumps({"fc.weight": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
     torn.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
     with pytest.raises(StateError, match="store the weights as float32"):
         models.load("resnet20", torn, classes=10)

@@ -22,11 +22,7 @@ from foveal.ops import OPS
 
 TARGETS = {"NEON": NEON, "SSE": SSE, "AVX2": AVX2, "AVX512": AVX512}
 NARROWER = [t for t in (SSE, AVX2) if t.runs_here and t.lanes < host().lanes]
-CASES = [
-    pytest.param(op, case, id=f"{name}-{i}")
-    for name, op in OPS.items()
-    for i, case in enumerate(op.cases)
-]
+CASES = [pytest.param(op, case, id=f"{name}-{i}") for name, op in OPS.items() for i, case in enumerate(op.cases)]
 QUICK = ["conv2d", "conv2d_input_grad", "conv2d_weight_grad", "matmul", "max_pool2d", "sum", "exp"]
 
 
@@ -94,9 +90,14 @@ ADD = {"NEON": r"fadd\tv\d+\.4s", "AVX2": r"vaddps\t.*%ymm", "AVX512": r"vaddps\
 SPILL = r"\tv?mov[au]ps\t(%[xyz]mm\d+, -?\d*\(%rsp|-?\d*\(%rsp)|\t(st|ld)[pr]\tq.*\[sp"
 JUMP = re.compile(r"\t(?:j|b|cb|tb)\S*\t(?:.*\s)?(\.L\w+)$")
 PRODUCTS = [
-    "convolution", "strided convolution", "convolution of 3 channels", "minimal filtering", "weight gradient",
-    "weight gradient by minimal filtering", "matmul",
-]  # fmt: skip
+    "convolution",
+    "strided convolution",
+    "convolution of 3 channels",
+    "minimal filtering",
+    "weight gradient",
+    "weight gradient by minimal filtering",
+    "matmul",
+]
 
 
 @pytest.fixture(scope="module")

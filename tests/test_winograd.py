@@ -102,16 +102,13 @@ def check(found, wants):
         assert checks.error(got, want) < limit
 
 
-@pytest.mark.parametrize(
-    "shape", [(3, 64, 64, 14, 14), (1, 256, 256, 8, 8), (16, 16, 16, 32, 32), (2, 70, 130, 6, 5)]
-)
+@pytest.mark.parametrize("shape", [(3, 64, 64, 14, 14), (1, 256, 256, 8, 8), (16, 16, 16, 32, 32), (2, 70, 130, 6, 5)])
 def test_accuracy_on_the_shapes_of_networks(shape):
     check(*results(*shape))
 
 
 @pytest.mark.parametrize(
-    "shape",
-    [(3, 64, 128, 28, 28), (64, 64, 128, 8, 8), (4, 128, 256, 16, 16), (16, 16, 32, 32, 32)],
+    "shape", [(3, 64, 128, 28, 28), (64, 64, 128, 8, 8), (4, 128, 256, 16, 16), (16, 16, 32, 32, 32)]
 )
 def test_accuracy_with_stride_2(shape):
     check(*results(*shape, stride=2))
@@ -121,7 +118,7 @@ def test_accuracy_with_stride_2(shape):
 @pytest.mark.parametrize(
     ("padding", "size"),
     [(0, (9, 14)), (1, (17, 3)), ((1, 0, 0, 2), (9, 14)), ((2, 1, 1, 0), (17, 3)), ((0, 3, 3, 2), (9, 14))],
-)  # fmt: skip
+)
 def test_stride_2_with_any_padding(m, padding, size, monkeypatch):
     monkeypatch.setattr(choice, "choose", lambda _: choice.Choice(m))
     check(*results(2, 19, 35, *size, stride=2, padding=padding))

@@ -1,7 +1,7 @@
 """Every model of the registry: names and shapes of its state, its size, and what it computes, against PyTorch.
 
-The digests are of the state of models that torch_zoo.py and foveal.bench.torch_models build from torchvision's definitions;
-the counts are those that torchvision publishes, where it has the model.
+The digests are of the state of models that torch_zoo.py and foveal.bench.torch_models build from torchvision's
+definitions; the counts are those that torchvision publishes, where it has the model.
 """
 
 import hashlib
@@ -59,26 +59,39 @@ STATES = {  # entries, digest of names and shapes, the last layer
     "airbench94": (39, "3764844940bd97fc", "fc"),
 }
 PUBLISHED = {  # trained numbers at 1000 classes
-    "alexnet": 61_100_840, "vgg11": 132_863_336, "vgg11_bn": 132_868_840, "vgg13": 133_047_848,
-    "vgg13_bn": 133_053_736, "vgg16": 138_357_544, "vgg16_bn": 138_365_992, "vgg19": 143_667_240,
-    "vgg19_bn": 143_678_248, "resnet18": 11_689_512, "resnet34": 21_797_672, "resnet50": 25_557_032,
-    "googlenet": 6_624_904, "googlenet_aux": 13_004_888, "mobilenet_v2": 3_504_872,
-    "mobilenet_v3_large": 5_483_032, "mobilenet_v3_small": 2_542_856, "densenet121": 7_978_856,
+    "alexnet": 61_100_840,
+    "vgg11": 132_863_336,
+    "vgg11_bn": 132_868_840,
+    "vgg13": 133_047_848,
+    "vgg13_bn": 133_053_736,
+    "vgg16": 138_357_544,
+    "vgg16_bn": 138_365_992,
+    "vgg19": 143_667_240,
+    "vgg19_bn": 143_678_248,
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "googlenet": 6_624_904,
+    "googlenet_aux": 13_004_888,
+    "mobilenet_v2": 3_504_872,
+    "mobilenet_v3_large": 5_483_032,
+    "mobilenet_v3_small": 2_542_856,
+    "densenet121": 7_978_856,
     "efficientnet_b0": 5_288_548,
-}  # fmt: skip
-LARGE = (
-    "vgg11_bn",
-    "vgg13",
-    "vgg13_bn",
-    "vgg16",
-    "vgg19",
-    "vgg19_bn",
-)  # beside others of their family
+}
+LARGE = ("vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg19", "vgg19_bn")  # beside others of their family
 NO_TWIN = ("small",)
 SMALLEST = {
-    "lenet5": 12, "alexnet": 63, "vgg11": 32, "vgg16_bn": 32, "vgg16-cifar": 32, "googlenet": 15,
-    "densenet121": 29, "densenet100-cifar": 4, "airbench94": 25,
-}  # fmt: skip
+    "lenet5": 12,
+    "alexnet": 63,
+    "vgg11": 32,
+    "vgg16_bn": 32,
+    "vgg16-cifar": 32,
+    "googlenet": 15,
+    "densenet121": 29,
+    "densenet100-cifar": 4,
+    "airbench94": 25,
+}
 
 
 class Zeros:
@@ -201,14 +214,8 @@ def mbconv_twin(kernel, act, squeezed, between, scale):
     from torch_zoo import Shortcut, SqueezeExcitation, conv_norm
 
     norm = {"eps": 0.001, "momentum": 0.01} if kernel == 5 else {}
-    parts = [
-        conv_norm(8, 24, 1, act=act, **norm),
-        conv_norm(24, 24, kernel, 1, 24, act=act, **norm),
-    ]
-    parts += [
-        SqueezeExcitation(24, squeezed, between, scale),
-        conv_norm(24, 8, 1, act=None, **norm),
-    ]
+    parts = [conv_norm(8, 24, 1, act=act, **norm), conv_norm(24, 24, kernel, 1, 24, act=act, **norm)]
+    parts += [SqueezeExcitation(24, squeezed, between, scale), conv_norm(24, 8, 1, act=None, **norm)]
     return Shortcut(parts, added=True)
 
 
@@ -218,11 +225,7 @@ def reduced(name):
     from torch import nn as theirs
 
     if name == "inception":
-        return (
-            Inception(16, 8, (8, 8), (8, 8), 8),
-            zoo.Inception(16, 8, 8, 8, 8, 8, 8),
-            (4, 16, 6, 7),
-        )
+        return (Inception(16, 8, (8, 8), (8, 8), 8), zoo.Inception(16, 8, 8, 8, 8, 8, 8), (4, 16, 6, 7))
     if name == "auxiliary":
         return Auxiliary(8, 5, 0.0), zoo.InceptionAux(8, 5), (16, 8, 9, 9)
     if name == "bottleneck":
@@ -283,14 +286,9 @@ class Twice(nn.Module):
 def test_auxiliary_losses_are_weighed(torch):
     net, x = Twice(), np.random.default_rng(0).standard_normal((5, 6)).astype("f4")
     labels = np.array([0, 2, 1, 1, 0], np.int32)
-    start = {
-        key: torch.tensor(value, requires_grad=True) for key, value in net.state_dict().items()
-    }
+    start = {key: torch.tensor(value, requires_grad=True) for key, value in net.state_dict().items()}
     linear, entropy = torch.nn.functional.linear, torch.nn.functional.cross_entropy
-    first, second = (
-        linear(torch.from_numpy(x), start[f"{n}.weight"], start[f"{n}.bias"])
-        for n in ("first", "second")
-    )
+    first, second = (linear(torch.from_numpy(x), start[f"{n}.weight"], start[f"{n}.bias"]) for n in ("first", "second"))
     target = torch.from_numpy(labels).long()
     loss = entropy(first, target) + 0.25 * entropy(second, target)
     loss.backward()
@@ -364,9 +362,7 @@ def test_widths_are_multiples_of_8():
 @pytest.mark.parametrize(("name", "size"), SMALLEST.items())
 def test_images_that_are_too_small_are_refused(name, size, monkeypatch):
     monkeypatch.setattr(init, "_generator", [Zeros()])
-    with pytest.raises(
-        ShapeError, match=rf"{size + 9}x{size - 1} are too small, it needs {size}x{size}"
-    ):
+    with pytest.raises(ShapeError, match=rf"{size + 9}x{size - 1} are too small, it needs {size}x{size}"):
         models.build(name, channels=3, size=(size + 9, size - 1), classes=10)
 
 
@@ -399,6 +395,4 @@ def test_layers_of_models_refuse_what_means_nothing():
 def test_names_are_found_without_hyphens_and_underscores():
     assert models.canonical("MobileNetV2") == "mobilenet_v2"
     assert models.canonical("vgg16_cifar") == "vgg16-cifar"
-    assert isinstance(
-        models.build("mobilenet-v1-tiny", channels=1, size=(8, 8), classes=2), TinyMobileNet
-    )
+    assert isinstance(models.build("mobilenet-v1-tiny", channels=1, size=(8, 8), classes=2), TinyMobileNet)

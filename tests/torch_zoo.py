@@ -1,4 +1,5 @@
-"""Models in PyTorch, written from torchvision's definitions (its names, hyper-parameters and order), to compare ours with.
+"""Models in PyTorch, written from torchvision's definitions (its names, hyper-parameters and order), to compare ours
+with.
 
 Those that are timed are in foveal.bench.torch_models; these are the others. Imported only where torch is installed.
 """
@@ -31,17 +32,29 @@ class Head(nn.Module):
 def alexnet(channels=3, classes=1000, dropout=0.0):
     conv, relu, pool = nn.Conv2d, nn.ReLU, nn.MaxPool2d
     features = nn.Sequential(
-        conv(channels, 64, kernel_size=11, stride=4, padding=2), relu(), pool(3, 2),
-        conv(64, 192, kernel_size=5, padding=2), relu(), pool(3, 2),
-        conv(192, 384, kernel_size=3, padding=1), relu(),
-        conv(384, 256, kernel_size=3, padding=1), relu(),
-        conv(256, 256, kernel_size=3, padding=1), relu(), pool(3, 2),
-    )  # fmt: skip
+        conv(channels, 64, kernel_size=11, stride=4, padding=2),
+        relu(),
+        pool(3, 2),
+        conv(64, 192, kernel_size=5, padding=2),
+        relu(),
+        pool(3, 2),
+        conv(192, 384, kernel_size=3, padding=1),
+        relu(),
+        conv(384, 256, kernel_size=3, padding=1),
+        relu(),
+        conv(256, 256, kernel_size=3, padding=1),
+        relu(),
+        pool(3, 2),
+    )
     classifier = nn.Sequential(
-        nn.Dropout(dropout), nn.Linear(256 * 6 * 6, 4096), relu(),
-        nn.Dropout(dropout), nn.Linear(4096, 4096), relu(),
+        nn.Dropout(dropout),
+        nn.Linear(256 * 6 * 6, 4096),
+        relu(),
+        nn.Dropout(dropout),
+        nn.Linear(4096, 4096),
+        relu(),
         nn.Linear(4096, classes),
-    )  # fmt: skip
+    )
     return Head(features, classifier, pool=6)
 
 
@@ -55,10 +68,14 @@ def vgg(depth, norm, channels=3, classes=1000, dropout=0.0):
         layers.append(nn.MaxPool2d(2, 2))
         width = min(512, 2 * width)
     classifier = nn.Sequential(
-        nn.Linear(512 * 7 * 7, 4096), nn.ReLU(), nn.Dropout(dropout),
-        nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout(dropout),
+        nn.Linear(512 * 7 * 7, 4096),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(4096, 4096),
+        nn.ReLU(),
+        nn.Dropout(dropout),
         nn.Linear(4096, classes),
-    )  # fmt: skip
+    )
     return Head(nn.Sequential(*layers), classifier, pool=7)
 
 
@@ -99,9 +116,7 @@ def flat_head(inputs, classes):
 
 
 def resnet(blocks, bottleneck, channels=3, classes=1000, small=False):
-    conv = nn.Conv2d(
-        channels, 64, 3 if small else 7, 1 if small else 2, 1 if small else 3, bias=False
-    )
+    conv = nn.Conv2d(channels, 64, 3 if small else 7, 1 if small else 2, 1 if small else 3, bias=False)
     parts = {"conv1": conv, "bn1": nn.BatchNorm2d(64), "relu": nn.ReLU()}
     parts |= {} if small else {"maxpool": nn.MaxPool2d(3, 2, 1)}
     inputs = 64
@@ -161,12 +176,16 @@ class InceptionAux(nn.Module):
 
 
 INCEPTIONS = {
-    "3a": (192, 64, 96, 128, 16, 32, 32), "3b": (256, 128, 128, 192, 32, 96, 64),
-    "4a": (480, 192, 96, 208, 16, 48, 64), "4b": (512, 160, 112, 224, 24, 64, 64),
-    "4c": (512, 128, 128, 256, 24, 64, 64), "4d": (512, 112, 144, 288, 32, 64, 64),
-    "4e": (528, 256, 160, 320, 32, 128, 128), "5a": (832, 256, 160, 320, 32, 128, 128),
+    "3a": (192, 64, 96, 128, 16, 32, 32),
+    "3b": (256, 128, 128, 192, 32, 96, 64),
+    "4a": (480, 192, 96, 208, 16, 48, 64),
+    "4b": (512, 160, 112, 224, 24, 64, 64),
+    "4c": (512, 128, 128, 256, 24, 64, 64),
+    "4d": (512, 112, 144, 288, 32, 64, 64),
+    "4e": (528, 256, 160, 320, 32, 128, 128),
+    "5a": (832, 256, 160, 320, 32, 128, 128),
     "5b": (832, 384, 192, 384, 48, 128, 128),
-}  # fmt: skip
+}
 
 
 class GoogLeNet(nn.Module):
@@ -237,16 +256,35 @@ def make_divisible(v, divisor=8):
 
 
 V3_LARGE = (  # input, kernel, expanded, output, squeeze and excitation, hard swish, stride
-    "16 3 16 16 0 0 1", "16 3 64 24 0 0 2", "24 3 72 24 0 0 1", "24 5 72 40 1 0 2", "40 5 120 40 1 0 1",
-    "40 5 120 40 1 0 1", "40 3 240 80 0 1 2", "80 3 200 80 0 1 1", "80 3 184 80 0 1 1", "80 3 184 80 0 1 1",
-    "80 3 480 112 1 1 1", "112 3 672 112 1 1 1", "112 5 672 160 1 1 2", "160 5 960 160 1 1 1",
+    "16 3 16 16 0 0 1",
+    "16 3 64 24 0 0 2",
+    "24 3 72 24 0 0 1",
+    "24 5 72 40 1 0 2",
+    "40 5 120 40 1 0 1",
+    "40 5 120 40 1 0 1",
+    "40 3 240 80 0 1 2",
+    "80 3 200 80 0 1 1",
+    "80 3 184 80 0 1 1",
+    "80 3 184 80 0 1 1",
+    "80 3 480 112 1 1 1",
+    "112 3 672 112 1 1 1",
+    "112 5 672 160 1 1 2",
     "160 5 960 160 1 1 1",
-)  # fmt: skip
+    "160 5 960 160 1 1 1",
+)
 V3_SMALL = (
-    "16 3 16 16 1 0 2", "16 3 72 24 0 0 2", "24 3 88 24 0 0 1", "24 5 96 40 1 1 2", "40 5 240 40 1 1 1",
-    "40 5 240 40 1 1 1", "40 5 120 48 1 1 1", "48 5 144 48 1 1 1", "48 5 288 96 1 1 2", "96 5 576 96 1 1 1",
+    "16 3 16 16 1 0 2",
+    "16 3 72 24 0 0 2",
+    "24 3 88 24 0 0 1",
+    "24 5 96 40 1 1 2",
+    "40 5 240 40 1 1 1",
+    "40 5 240 40 1 1 1",
+    "40 5 120 48 1 1 1",
+    "48 5 144 48 1 1 1",
+    "48 5 288 96 1 1 2",
     "96 5 576 96 1 1 1",
-)  # fmt: skip
+    "96 5 576 96 1 1 1",
+)
 
 
 def mobilenet_v3(rows, last, channels=3, classes=1000):
@@ -263,16 +301,19 @@ def mobilenet_v3(rows, last, channels=3, classes=1000):
         block.append(conv_norm(inner, outputs, 1, act=None, **norm))
         layers.append(Shortcut(block, stride == 1 and inputs == outputs))
     layers.append(conv_norm(outputs, 6 * outputs, 1, act=nn.Hardswish, **norm))
-    classifier = nn.Sequential(
-        nn.Linear(6 * outputs, last), nn.Hardswish(), nn.Dropout(0.0), nn.Linear(last, classes)
-    )
+    classifier = nn.Sequential(nn.Linear(6 * outputs, last), nn.Hardswish(), nn.Dropout(0.0), nn.Linear(last, classes))
     return Head(nn.Sequential(*layers), classifier)
 
 
 B0 = (  # expansion, kernel, stride, input, output, repeats
-    "1 3 1 32 16 1", "6 3 2 16 24 2", "6 5 2 24 40 2", "6 3 2 40 80 3", "6 5 1 80 112 3", "6 5 2 112 192 4",
+    "1 3 1 32 16 1",
+    "6 3 2 16 24 2",
+    "6 5 2 24 40 2",
+    "6 3 2 40 80 3",
+    "6 5 1 80 112 3",
+    "6 5 2 112 192 4",
     "6 3 1 192 320 1",
-)  # fmt: skip
+)
 
 
 def efficientnet(stages=B0, channels=3, classes=1000):
@@ -310,10 +351,7 @@ def mobilenet_v1(channels=3, classes=1000):
 class DenseLayer(nn.Module):
     def __init__(self, inputs, growth):
         super().__init__()
-        self.norm1, self.conv1 = (
-            nn.BatchNorm2d(inputs),
-            nn.Conv2d(inputs, 4 * growth, 1, bias=False),
-        )
+        self.norm1, self.conv1 = (nn.BatchNorm2d(inputs), nn.Conv2d(inputs, 4 * growth, 1, bias=False))
         self.norm2 = nn.BatchNorm2d(4 * growth)
         self.conv2 = nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
 
@@ -334,15 +372,10 @@ def densenet(blocks, growth, width, channels=3, classes=1000, small=False):
     if small:
         parts = {"conv0": nn.Conv2d(channels, width, 3, 1, 1, bias=False)}
     else:
-        parts = {
-            "conv0": nn.Conv2d(channels, width, 7, 2, 3, bias=False),
-            "norm0": nn.BatchNorm2d(width),
-        }
+        parts = {"conv0": nn.Conv2d(channels, width, 7, 2, 3, bias=False), "norm0": nn.BatchNorm2d(width)}
         parts |= {"relu0": nn.ReLU(), "pool0": nn.MaxPool2d(3, 2, 1)}
     for i, count in enumerate(blocks):
-        layers = {
-            f"denselayer{j + 1}": DenseLayer(width + j * growth, growth) for j in range(count)
-        }
+        layers = {f"denselayer{j + 1}": DenseLayer(width + j * growth, growth) for j in range(count)}
         parts[f"denseblock{i + 1}"] = DenseBlock(layers)
         width += count * growth
         if i + 1 < len(blocks):

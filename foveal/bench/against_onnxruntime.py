@@ -13,9 +13,7 @@ from foveal.ops.op import Ndarray
 
 runtime: Any = import_module("onnxruntime")
 NAME = "onnxruntime"
-ONLY = (
-    "onnxruntime is compared with in inference alone; use `foveal bench infer`, or --against torch"
-)
+ONLY = "onnxruntime is compared with in inference alone; use `foveal bench infer`, or --against torch"
 
 
 def version() -> str:
@@ -38,9 +36,8 @@ def step_calls(*arguments: Any) -> Any:
 
 
 def inference_calls(
-    model: str, state: Mapping[str, Ndarray], graph: Graph, x: Ndarray, threads: int,
-    modes: Sequence[str],
-) -> dict[str, Call]:  # fmt: skip
+    model: str, state: Mapping[str, Ndarray], graph: Graph, x: Ndarray, threads: int, modes: Sequence[str]
+) -> dict[str, Call]:
     """All graph optimisations are on. Threads do not spin once a call is over, or they would slow down the others."""
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1

@@ -1,8 +1,8 @@
 """Operators, training steps and inference in PyTorch, with the same meaning. Imported only to compare with it.
 
-Operators find every tensor ready in the memory format that is timed. Steps and inference start from NumPy arrays and end
-in them, on both sides: PyTorch takes them as they are, and converts them where they have to be channels last. PyTorch is
-used through names of type Any, so that types are checked alike whether it is installed or not.
+Operators find every tensor ready in the memory format that is timed. Steps and inference start from NumPy arrays and
+end in them, on both sides: PyTorch takes them as they are, and converts them where they have to be channels last.
+PyTorch is used through names of type Any, so that types are checked alike whether it is installed or not.
 """
 
 import signal
@@ -73,9 +73,7 @@ def operator_calls(op: str, arrays: Sequence[Ndarray], attributes: Attributes) -
     return calls
 
 
-def geometry(
-    stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
-) -> dict[str, Any] | None:
+def geometry(stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> dict[str, Any] | None:
     """F.conv2d's keywords; None for padding that differs between opposite sides, which PyTorch lacks."""
     both = symmetric(padding)
     if both is None:
@@ -121,9 +119,7 @@ def conv2d_weight_grad(dy: Any, x: Any, *, size: Any, **how: Any) -> Call | None
 
 def layout(t: Any) -> Any:
     """The memory format of a tensor; where one channel or pixel makes both true, channels last."""
-    return FORMATS[
-        CHANNELS_LAST if t.is_contiguous(memory_format=FORMATS[CHANNELS_LAST]) else CONTIGUOUS
-    ]
+    return FORMATS[CHANNELS_LAST if t.is_contiguous(memory_format=FORMATS[CHANNELS_LAST]) else CONTIGUOUS]
 
 
 def conv2d_backward(dy: Any, x: Any, w: Any, how: dict[str, Any], wanted: int) -> Call:
@@ -157,8 +153,8 @@ def max_pool2d_grad(dy: Any, x: Any, y: Any, **how: Any) -> Call | None:
 
 
 def averages(
-    count_include_pad: bool = True, divisor_override: int | None = None, counted: Any = None, **how: Any,
-) -> tuple[Any, ...] | None:  # fmt: skip
+    count_include_pad: bool = True, divisor_override: int | None = None, counted: Any = None, **how: Any
+) -> tuple[Any, ...] | None:
     """The numbers of an average pooling in aten's order; None where PyTorch has none such."""
     found = window(**how)
     if found is None or found[3] != [1, 1] or counted is not None:
@@ -189,9 +185,7 @@ def batch_norm_both(dy: Any, x: Any, gamma: Any, beta: Any, *, eps: float) -> Ca
 
     def call() -> Any:
         y, mean, inverse = aten.native_batch_norm(x, gamma, beta, None, None, True, 0.0, eps)
-        slopes = aten.native_batch_norm_backward(
-            dy, x, gamma, None, None, mean, inverse, True, eps, [True] * 3
-        )
+        slopes = aten.native_batch_norm_backward(dy, x, gamma, None, None, mean, inverse, True, eps, [True] * 3)
         return y, *slopes
 
     return call
@@ -227,9 +221,7 @@ OPERATORS: dict[str, Build] = {
     "linear": lambda x, w: lambda: F.linear(x, w),
     "softmax_cross_entropy": lambda x, labels: lambda: F.cross_entropy(x, labels),
     "relu": lambda x: lambda: F.relu(x),
-    "relu both": lambda dy, x: (
-        lambda: with_slope(F.relu(x), lambda y: aten.threshold_backward(dy, y, 0))
-    ),
+    "relu both": lambda dy, x: lambda: with_slope(F.relu(x), lambda y: aten.threshold_backward(dy, y, 0)),
     "gelu": lambda x: lambda: F.gelu(x),
     "gelu both": lambda dy, x: lambda: with_slope(F.gelu(x), lambda y: aten.gelu_backward(dy, x)),
     "tanh": lambda x: lambda: torch.tanh(x),
@@ -259,18 +251,21 @@ class Twin:
         self.net.to(memory_format=self.format)
 
     def load(self) -> None:
-        self.net.load_state_dict(
-            {name: torch.from_numpy(np.array(value)) for name, value in self.state.items()}
-        )
+        self.net.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in self.state.items()})
 
     def images(self, x: Ndarray) -> Any:
         return torch.from_numpy(x).contiguous(memory_format=self.format)
 
 
 def step_calls(
-    model: str, state: Mapping[str, Ndarray], x: Ndarray, labels: Ndarray, lr: float,
-    momentum: float, modes: Sequence[str],
-) -> dict[str, Call]:  # fmt: skip
+    model: str,
+    state: Mapping[str, Ndarray],
+    x: Ndarray,
+    labels: Ndarray,
+    lr: float,
+    momentum: float,
+    modes: Sequence[str],
+) -> dict[str, Call]:
     """Mode -> one training step, which returns (loss, output); each starts from `state`."""
 
     def build(memory: str, compiled: bool = False) -> Call:
@@ -281,9 +276,8 @@ def step_calls(
 
 
 def inference_calls(
-    model: str, state: Mapping[str, Ndarray], graph: Graph, x: Ndarray, threads: int,
-    modes: Sequence[str],
-) -> dict[str, Call]:  # fmt: skip
+    model: str, state: Mapping[str, Ndarray], graph: Graph, x: Ndarray, threads: int, modes: Sequence[str]
+) -> dict[str, Call]:
     """Mode -> the output in evaluation mode."""
 
     def build(memory: str, compiled: bool = False) -> Call:
@@ -341,9 +335,7 @@ def limited(most: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def training_step(
-    twin: Twin, x: Ndarray, labels: Ndarray, lr: float, momentum: float, compiled: bool
-) -> Call:
+def training_step(twin: Twin, x: Ndarray, labels: Ndarray, lr: float, momentum: float, compiled: bool) -> Call:
     """Forward, loss, backward and update, as PyTorch's tutorials have it."""
     net = twin.net.train()
     forward = torch.compile(net) if compiled else net

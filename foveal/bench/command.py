@@ -43,18 +43,30 @@ def shared(*others: str) -> Callable[[Command], Command]:
     """The options of all commands; `others` are the frameworks that can be compared with."""
     options = [
         click.option("--threads", type=click.IntRange(min=1), help="Native threads.  [default: all cores]"),
-        click.option("--repeats", type=click.IntRange(min=1), default=REPEATS, show_default=True,
-                     help="Turns of each contender."),
-        click.option("--json", "path", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-                     help="Write machine and rows to FILE, too."),
+        click.option(
+            "--repeats", type=click.IntRange(min=1), default=REPEATS, show_default=True, help="Turns of each contender."
+        ),
+        click.option(
+            "--json",
+            "path",
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="FILE",
+            help="Write machine and rows to FILE, too.",
+        ),
         click.argument("names", nargs=-1, metavar="[NAME]..."),
-    ]  # fmt: skip
+    ]
     if others:
         options += [
             click.option("--against", type=click.Choice(others), help="What to compare with."),
-            click.option("--modes", default=",".join(MODES), callback=listed, show_default=True,
-                         metavar="LIST", help="PyTorch's modes, of which the fastest counts."),
-        ]  # fmt: skip
+            click.option(
+                "--modes",
+                default=",".join(MODES),
+                callback=listed,
+                show_default=True,
+                metavar="LIST",
+                help="PyTorch's modes, of which the fastest counts.",
+            ),
+        ]
     return lambda command: reduce(lambda made, option: option(made), reversed(options), command)
 
 
@@ -98,19 +110,19 @@ def infer(names: tuple[str, ...], **options: Any) -> None:
 @bench.command("ops")
 @shared("torch")
 @click.option("--cases", is_flag=True, help="Also every operator's small sample cases.")
-@click.option("--shapes", "paths", multiple=True, metavar="FILE",
-              type=click.Path(path_type=Path, dir_okay=False, exists=True),
-              help="The shapes of a file in oneDNN's notation in place of the standard rows; may be repeated.")  # fmt: skip
-@click.option("--batch", type=click.IntRange(min=1), help="Images, in place of the file's mb.")
 @click.option(
-    "--list",
-    "listing",
-    is_flag=True,
-    help="Time nothing; tell how each operator becomes machine code.",
+    "--shapes",
+    "paths",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="The shapes of a file in oneDNN's notation in place of the standard rows; may be repeated.",
 )
+@click.option("--batch", type=click.IntRange(min=1), help="Images, in place of the file's mb.")
+@click.option("--list", "listing", is_flag=True, help="Time nothing; tell how each operator becomes machine code.")
 def ops(
     names: tuple[str, ...], cases: bool, paths: tuple[Path, ...], batch: int | None, listing: bool, **options: Any
-) -> None:  # fmt: skip
+) -> None:
     """Time single operators, native code alone.
 
     A NAME picks the rows that have each of its words in their name or pass, such as "conv2d dw",
@@ -129,7 +141,7 @@ def ops(
 def list_operators(names: Sequence[str], path: Path | None) -> None:
     """A line for each operator whose name holds one of `names`, or for all."""
     output.check_writable(path)
-    found = [way for way in native.ways() if not names or any(name in way.operator for name in names)]  # fmt: skip
+    found = [way for way in native.ways() if not names or any(name in way.operator for name in names)]
     if not found:
         raise FovealError(f"bench ops --list: no operator's name has {' or '.join(names)} in it")
     made = [
@@ -174,9 +186,14 @@ def timed(
 
 
 def run(
-    records: Records, threads: int | None, repeats: int, path: Path | None,
-    against: str | None = None, modes: Sequence[str] = MODES, columns: dict[str, str] | None = None,
-) -> None:  # fmt: skip
+    records: Records,
+    threads: int | None,
+    repeats: int,
+    path: Path | None,
+    against: str | None = None,
+    modes: Sequence[str] = MODES,
+    columns: dict[str, str] | None = None,
+) -> None:
     """Measure the peak, then the rows, print them and write them."""
     output.check_writable(path)
     threads = threads or get_threads()
@@ -184,9 +201,7 @@ def run(
     if against and other is None:
         click.echo(MISSING.format(TITLES[against]))
     if threads > output.processors():
-        click.echo(
-            f"{threads} threads share {output.processors()} processors, so they wait for each other."
-        )
+        click.echo(f"{threads} threads share {output.processors()} processors, so they wait for each other.")
     with Console(stderr=True).status("peak") as status:
         bench = Bench(threads, repeats, peak(threads), other, modes, partial(copy_rate, threads))
         found = output.machine(bench)
@@ -209,7 +224,5 @@ def load(against: str | None) -> Against | None:
 def installed(package: str) -> bool:
     try:
         return find_spec(package) is not None
-    except (
-        ValueError
-    ):  # a package without a specification, or one that is switched off in sys.modules
+    except ValueError:  # a package without a specification, or one that is switched off in sys.modules
         return False

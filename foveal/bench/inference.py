@@ -32,9 +32,7 @@ def row(name: str, work: Work, bench: Bench) -> Row:
         theirs: dict[str, Call] = {}
         if bench.against:
             traced = trace(net, Type(x.shape))
-            theirs = bench.against.inference_calls(
-                work.model, net.state_dict(), traced, x, bench.threads, bench.modes
-            )
+            theirs = bench.against.inference_calls(work.model, net.state_dict(), traced, x, bench.threads, bench.modes)
         ours = run(x)
         for mode, call in theirs.items():
             check_same(f"{name}, {mode}", ours, result(call), TOLERANCE, bench.other)

@@ -33,7 +33,8 @@ def held() -> int:
 def peak() -> int:
     """The most bytes in memory up to now.
 
-    Linux keeps getrusage's figure across the start of a process, so that the parent's would be read; VmHWM is the process's.
+    Linux keeps getrusage's figure across the start of a process, so that the parent's would be read; VmHWM is the
+    process's.
     """
     if STATUS.exists():
         return from_status("VmHWM")
@@ -60,9 +61,7 @@ def measure(contender: str, work: Work, threads: int) -> dict[str, int]:
     x, labels = work.data()
     net = work.build()
     if contender in MEMORY:
-        step = compile_step(
-            net, nn.CrossEntropyLoss(), descent(net), threads=threads, memory=contender
-        )
+        step = compile_step(net, nn.CrossEntropyLoss(), descent(net), threads=threads, memory=contender)
         added = growth(lambda: step(x, labels))
         return {"bytes": added, "arena": step.program(x, labels).plan.size}
     torch = import_module("foveal.bench.against_torch")
@@ -79,17 +78,14 @@ def child(contender: str, work: Work, threads: int) -> dict[str, int]:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
     if ended.returncode:
         last = ended.stderr.strip().rpartition("\n")[2]
-        raise FovealError(
-            f"bench memory: the process for {contender} ended with status {ended.returncode}: {last}"
-        )
+        raise FovealError(f"bench memory: the process for {contender} ended with status {ended.returncode}: {last}")
     found: dict[str, int] = json.loads(ended.stdout.splitlines()[-1])
     return found
 
 
-def records(
-    works: dict[str, Work], bench: Bench, starting: Callable[[str], None]
-) -> Iterator[dict[str, Any]]:
-    """A record for each model; ratio is ours / torch's in the memory format that takes less, low_ratio with memory="low".
+def records(works: dict[str, Work], bench: Bench, starting: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    """A record for each model; ratio is ours / torch's in the memory format that takes less, low_ratio with
+    memory="low".
 
     Foveal runs once before it counts: the compiler's own memory is paid once for a model, not by its steps.
     """

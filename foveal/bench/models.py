@@ -91,9 +91,7 @@ def row(name: str, work: Work, bench: Bench) -> Row:
     with bench.session(gradients=True):
         theirs: dict[str, Call] = {}
         if bench.against:
-            theirs = bench.against.step_calls(
-                work.model, start, x, labels, LR, MOMENTUM, bench.modes
-            )
+            theirs = bench.against.step_calls(work.model, start, x, labels, LR, MOMENTUM, bench.modes)
         compare(name, work, step, theirs)
         times = turns({"ours": lambda: step(x, labels), **theirs}, bench.repeats)
     graph = step.program(x, labels).graph

@@ -1,4 +1,6 @@
-"""How each operator becomes machine code: by a kernel, as a step of fused ones, as a view, or made of other operators."""
+"""How each operator becomes machine code: by a kernel, as a step of fused ones, as a view, or made of other
+operators.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,9 +29,7 @@ class Way:
     def __str__(self) -> str:
         if self.kind == COMPOSITE:
             return f"composite of {', '.join(self.parts)}"
-        return {KERNEL: "native kernel", POINTWISE: "native, fused pointwise"}.get(
-            self.kind, self.kind
-        )
+        return {KERNEL: "native kernel", POINTWISE: "native, fused pointwise"}.get(self.kind, self.kind)
 
 
 def kind_of(op: Operator) -> str:
@@ -49,7 +49,7 @@ def recorded(op: Operator, case: Case, expand: bool = False) -> Graph:
     arrays = case.arrays(0)
     attributes = op.normalise(*arrays, **case.attributes)
     call: Any = op.expand if expand else op
-    return trace(lambda *xs: call(*xs, **attributes), *(Type(a.shape, str(a.dtype)) for a in arrays))  # fmt: skip
+    return trace(lambda *xs: call(*xs, **attributes), *(Type(a.shape, str(a.dtype)) for a in arrays))
 
 
 def parts_of(op: Operator) -> tuple[str, ...]:
@@ -85,6 +85,5 @@ def without_native_way() -> list[str]:
     return [
         name
         for name, kind in kinds.items()
-        if kind == NONE
-        or (kind == COMPOSITE and any(kinds[part] in (NONE, COMPOSITE) for part in parts_of(OPS[name])))
-    ]  # fmt: skip
+        if kind == NONE or (kind == COMPOSITE and any(kinds[part] in (NONE, COMPOSITE) for part in parts_of(OPS[name])))
+    ]

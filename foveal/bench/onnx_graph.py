@@ -42,14 +42,11 @@ def pads(padding: tuple[int, int, int, int]) -> list[int]:
 
 def conv2d(to: Writer, x: str, w: str, **how: Any) -> str:
     return to.node(
-        "Conv", x, w, strides=how["stride"], pads=pads(how["padding"]), dilations=how["dilation"],
-        group=how["groups"],
-    )  # fmt: skip
+        "Conv", x, w, strides=how["stride"], pads=pads(how["padding"]), dilations=how["dilation"], group=how["groups"]
+    )
 
 
-def batch_norm(
-    to: Writer, x: str, mean: str, var: str, gamma: str, beta: str, *, eps: float
-) -> str:
+def batch_norm(to: Writer, x: str, mean: str, var: str, gamma: str, beta: str, *, eps: float) -> str:
     return to.node("BatchNormalization", x, gamma, beta, mean, var, epsilon=eps)
 
 

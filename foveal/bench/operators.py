@@ -28,12 +28,7 @@ FORWARD, DX, DW, BOTH = "forward", "dx", "dw", "both"
 COPIES = 5  # of each array while a row is timed
 # inputs that a network keeps as parameters
 PARAMETERS = {"conv2d": (1,), "conv2d_input_grad": (1,), "linear": (1,)}
-GRADIENTS = {
-    "conv2d_input_grad": DX,
-    "conv2d_weight_grad": DW,
-    "max_pool2d_grad": DX,
-    "avg_pool2d_grad": DX,
-}
+GRADIENTS = {"conv2d_input_grad": DX, "conv2d_weight_grad": DW, "max_pool2d_grad": DX, "avg_pool2d_grad": DX}
 
 
 @dataclass(frozen=True)
@@ -141,11 +136,7 @@ def pools() -> list[Work]:
 def pool_works(op: str, name: str, x: Shape, how: dict[str, Any]) -> list[Work]:
     """A pooling and its gradient in x."""
     y = OPS[op].shape(x, **OPS[op].normalise(np.empty(0), **how))
-    back = (
-        drawn_with_maxima((x, y), y, **how)
-        if op == "max_pool2d"
-        else Case((y,), how | {"image": x[2:]})
-    )
+    back = drawn_with_maxima((x, y), y, **how) if op == "max_pool2d" else Case((y,), how | {"image": x[2:]})
     name = f"{op} {name}"
     return [Work(name, FORWARD, op, Case((x,), how)), Work(name, DX, f"{op}_grad", back)]
 
@@ -163,9 +154,7 @@ def norm_works(name: str, x: Shape) -> list[Work]:
 def pointwise() -> list[Work]:
     """Activations, with their gradients, and a sum of two images."""
     one, two = Case((IMAGES,)), Case((IMAGES, IMAGES))
-    works = [
-        Work(f"{op} 64ch 32x32", way, op, one) for op in ("relu", "gelu") for way in (FORWARD, BOTH)
-    ]
+    works = [Work(f"{op} 64ch 32x32", way, op, one) for op in ("relu", "gelu") for way in (FORWARD, BOTH)]
     return [*works, Work("add 64ch 32x32", FORWARD, "add", two)]
 
 
@@ -178,9 +167,7 @@ def from_shape(shape: shapes.Shape) -> list[Work]:
         return norm_works(shape.name, x)
     if shape.kind == shapes.POOLING:
         how |= {"size": (rows.k, columns.k), "dilation": (rows.d, columns.d)}
-        return [
-            w for op in ("max_pool2d", "avg_pool2d") for w in pool_works(op, shape.name, x, how)
-        ]
+        return [w for op in ("max_pool2d", "avg_pool2d") for w in pool_works(op, shape.name, x, how)]
     if shape.C % shape.G or shape.K % shape.G:
         raise shapes.Unsupported(f"{shape.G} groups do not divide its channels")
     how |= {"dilation": (rows.d, columns.d), "groups": shape.G}
@@ -188,9 +175,7 @@ def from_shape(shape: shapes.Shape) -> list[Work]:
     return convolution_works(f"conv2d {shape.name}", x, w, how)
 
 
-def from_files(
-    paths: Iterable[Path], batch: int | None, skipping: Callable[[str], None]
-) -> list[Work]:
+def from_files(paths: Iterable[Path], batch: int | None, skipping: Callable[[str], None]) -> list[Work]:
     """The works of all lines of the files; `skipping` is told which are left out, and why."""
     works = []
     for path in paths:
@@ -238,13 +223,7 @@ def products() -> list[Work]:
 
 def standard() -> list[Work]:
     """The rows without --cases."""
-    return [
-        *(work for conv in CONVOLUTIONS for work in conv.works()),
-        *pools(),
-        *norms(),
-        *pointwise(),
-        *products(),
-    ]
+    return [*(work for conv in CONVOLUTIONS for work in conv.works()), *pools(), *norms(), *pointwise(), *products()]
 
 
 def sample_cases() -> list[Work]:
@@ -263,8 +242,7 @@ def select(names: Sequence[str], works: Sequence[Work], cases: bool) -> list[Wor
             known = ", ".join(dict.fromkeys(work.name for work in works))
             raise FovealError(
                 f"bench ops: no row's name or pass has {name!r} in it; the passes are {FORWARD}, {DX}, {DW}, {BOTH},"
-                f" the names {known}"
-                + ("" if cases else " (--cases adds the operators' sample cases)")
+                f" the names {known}" + ("" if cases else " (--cases adds the operators' sample cases)")
             )
     return [work for work in works if not names or any(matches(name, work) for name in names)]
 

@@ -31,23 +31,45 @@ Record = dict[str, Any]
 def row_columns(other: str) -> dict[str, str]:
     """The columns of timed rows in order, with their formats; `other` is the framework compared with."""
     return {
-        "name": "", "pass": "", "batch": "", "threads": "",
-        "ours_ms": ".3f", f"{other}_ms": ".3f", f"{other}_mode": "", "ratio": ".2f",
-        "gflops": ".1f", "peak_share": ".0%", "copy_share": ".0%",
-        "ours_best_ms": ".3f", f"{other}_best_ms": ".3f",
-    }  # fmt: skip
+        "name": "",
+        "pass": "",
+        "batch": "",
+        "threads": "",
+        "ours_ms": ".3f",
+        f"{other}_ms": ".3f",
+        f"{other}_mode": "",
+        "ratio": ".2f",
+        "gflops": ".1f",
+        "peak_share": ".0%",
+        "copy_share": ".0%",
+        "ours_best_ms": ".3f",
+        f"{other}_best_ms": ".3f",
+    }
 
 
 MEMORY_COLUMNS = {
-    "name": "", "batch": "", "threads": "",
-    "ours_mib": ".1f", "arena_mib": ".1f", "low_mib": ".1f", "torch_mib": ".1f", "torch_mode": "",
-    "ratio": ".2f", "low_ratio": ".2f",
-}  # fmt: skip
+    "name": "",
+    "batch": "",
+    "threads": "",
+    "ours_mib": ".1f",
+    "arena_mib": ".1f",
+    "low_mib": ".1f",
+    "torch_mib": ".1f",
+    "torch_mode": "",
+    "ratio": ".2f",
+    "low_ratio": ".2f",
+}
 THREAD_COLUMNS = {
-    "name": "", "batch": "", "threads": "",
-    "one_ms": ".3f", "many_ms": ".3f", "speedup": ".2f",
-    "one_best_ms": ".3f", "many_best_ms": ".3f", "speedup_best": ".2f",
-}  # fmt: skip
+    "name": "",
+    "batch": "",
+    "threads": "",
+    "one_ms": ".3f",
+    "many_ms": ".3f",
+    "speedup": ".2f",
+    "one_best_ms": ".3f",
+    "many_best_ms": ".3f",
+    "speedup_best": ".2f",
+}
 
 
 def processors() -> int:
@@ -82,9 +104,7 @@ def machine(bench: Bench) -> Record:
 
 def headline(found: Record) -> str:
     """The machine in one line."""
-    versions = " ".join(
-        f"{name} {version}" for name, version in found["versions"].items() if version
-    )
+    versions = " ".join(f"{name} {version}" for name, version in found["versions"].items() if version)
     return (
         f"{found['cpu']}, {32 * found['vector_width']}-bit vectors, {found['threads']} thread(s) on"
         f" {found['processors']} processor(s), peak {found['peak_gflops']:.1f} GFLOP/s, copy"
@@ -146,9 +166,7 @@ def show_summary(found: Record | None) -> None:
 def check_writable(path: Path | None) -> None:
     """Say before the timing that the file cannot be written, not after it."""
     if path and not os.access(path.parent, os.W_OK):
-        raise FovealError(
-            f"--json {path}: cannot be written; give a file in a folder that exists and is yours"
-        )
+        raise FovealError(f"--json {path}: cannot be written; give a file in a folder that exists and is yours")
 
 
 def write(path: Path | None, result: Record) -> None:

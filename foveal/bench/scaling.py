@@ -10,9 +10,7 @@ from foveal.errors import FovealError
 from foveal.program import Step, compile_step
 
 
-def records(
-    works: dict[str, Work], bench: Bench, starting: Callable[[str], None]
-) -> Iterator[dict[str, Any]]:
+def records(works: dict[str, Work], bench: Bench, starting: Callable[[str], None]) -> Iterator[dict[str, Any]]:
     """A record for each model; speedup is one_ms / many_ms, of the medians and of the best."""
     for name, work in works.items():
         starting(f"{name} on 1 and {bench.threads} threads")

@@ -1,8 +1,8 @@
 """Shapes as oneDNN's benchmarks write them, one a line: mb32_g1ic3oc32_ih224oh112kh3sh2ph1_iw224ow112kw3sw2pw1_n"name".
 
 A key is followed by its number; what is left out follows from the rest, as benchdnn reads it: columns from rows,
-sizes of the output from stride, dilation and padding, the padding from the output. Dilation counts from 0. A line with oc
-is a convolution, one with a kernel alone a pooling, any other a batch norm.
+sizes of the output from stride, dilation and padding, the padding from the output. Dilation counts from 0. A line with
+oc is a convolution, one with a kernel alone a pooling, any other a batch norm.
 """
 
 import re
@@ -74,9 +74,15 @@ def parse(line: str, batch: int | None = None) -> Shape:
     rows = axis(line, numbers, "h") if "ih" in numbers else Axis(1, 1, 1, 1, 0, 0, 1)
     columns = axis(line, numbers, "w") if "iw" in numbers else rows
     return Shape(
-        kind, name or line, batch or numbers.get("mb", BATCH), numbers["ic"], numbers.get("oc", 0),
-        numbers.get("g", 1), rows, columns,
-    )  # fmt: skip
+        kind,
+        name or line,
+        batch or numbers.get("mb", BATCH),
+        numbers["ic"],
+        numbers.get("oc", 0),
+        numbers.get("g", 1),
+        rows,
+        columns,
+    )
 
 
 def keys(line: str) -> tuple[Mapping[str, int], str]:

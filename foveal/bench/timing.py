@@ -66,7 +66,8 @@ MODES = (CONTIGUOUS, CHANNELS_LAST, COMPILED)  # of PyTorch: two memory formats,
 class Against(Protocol):
     """What a framework to compare with offers; the modules against_... are such.
 
-    What gives calls gives them by mode, and only for modes that it has; each call returns its results, which NumPy can read.
+    What gives calls gives them by mode, and only for modes that it has; each call returns its results, which NumPy can
+    read.
     """
 
     NAME: str
@@ -76,21 +77,24 @@ class Against(Protocol):
     def session(self, threads: int, gradients: bool) -> AbstractContextManager[None]:
         """Inside the block it runs on `threads` threads, and records gradients or does not."""
 
-    def operator_calls(
-        self, op: str, arrays: Sequence[Ndarray], attributes: Mapping[str, Any]
-    ) -> dict[str, Call]:
+    def operator_calls(self, op: str, arrays: Sequence[Ndarray], attributes: Mapping[str, Any]) -> dict[str, Call]:
         """The same operator on the same arrays; empty where it has no counterpart."""
 
     def step_calls(
-        self, model: str, state: Mapping[str, Ndarray], x: Ndarray, labels: Ndarray, lr: float,
-        momentum: float, modes: Sequence[str],
-    ) -> dict[str, Call]:  # fmt: skip
+        self,
+        model: str,
+        state: Mapping[str, Ndarray],
+        x: Ndarray,
+        labels: Ndarray,
+        lr: float,
+        momentum: float,
+        modes: Sequence[str],
+    ) -> dict[str, Call]:
         """Training steps of the same model from the same parameters; each returns (loss, output)."""
 
     def inference_calls(
-        self, model: str, state: Mapping[str, Ndarray], graph: Graph, x: Ndarray, threads: int,
-        modes: Sequence[str],
-    ) -> dict[str, Call]:  # fmt: skip
+        self, model: str, state: Mapping[str, Ndarray], graph: Graph, x: Ndarray, threads: int, modes: Sequence[str]
+    ) -> dict[str, Call]:
         """The same model, of which `graph` is the trace, on the same images; each returns the output."""
 
 
@@ -143,7 +147,9 @@ class Row:
         return min(self.theirs, key=lambda mode: self.theirs[mode].median) if self.theirs else None
 
     def record(self) -> dict[str, Any]:
-        """The row for the table and for JSON; times in ms, rates in GFLOP/s and GB/s, ratio > 1 where Foveal is faster."""
+        """The row for the table and for JSON; times in ms, rates in GFLOP/s and GB/s, ratio > 1 where Foveal is
+        faster.
+        """
         theirs = self.theirs[self.mode] if self.mode else None
         best = min(times.best for times in self.theirs.values()) if self.theirs else None
         gflops = self.operations / self.ours.median / 1e6 if self.operations else None
@@ -169,21 +175,16 @@ class Row:
             "gbytes": rate,
             "copy_share": rate / copy if rate and copy else None,
             f"{other}_modes": {
-                mode: {"ms": times.median, "best_ms": times.best}
-                for mode, times in self.theirs.items()
+                mode: {"ms": times.median, "best_ms": times.best} for mode, times in self.theirs.items()
             },
         }
 
 
-def check_same(
-    what: str, ours: Any, theirs: Any, tolerance: float, other_name: str = "torch"
-) -> None:
+def check_same(what: str, ours: Any, theirs: Any, tolerance: float, other_name: str = "torch") -> None:
     """The guard that the same thing is timed: no element differs by more than a share of the largest value."""
     mine, other = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     if mine.shape != other.shape:
-        raise FovealError(
-            f"{what}: Foveal gives shape {mine.shape}, {other_name} {other.shape}; it was not timed"
-        )
+        raise FovealError(f"{what}: Foveal gives shape {mine.shape}, {other_name} {other.shape}; it was not timed")
     largest = max(float(np.abs(other).max(initial=0.0)), 1e-30)
     error = float(np.abs(mine - other).max(initial=0.0)) / largest
     if not error <= tolerance:

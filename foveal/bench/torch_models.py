@@ -1,4 +1,5 @@
-"""The models that are timed, in PyTorch, with the parameter names of foveal.nn.models. Imported only to compare with it.
+"""The models that are timed, in PyTorch, with the parameter names of foveal.nn.models. Imported only to compare with
+it.
 
 Activations overwrite their input where PyTorch's own models let them.
 """
@@ -23,13 +24,19 @@ def lenet5(x: Ndarray, classes: int) -> Any:
     """foveal.nn.models.LeNet5"""
     rows, columns = (((n // 2) - 4) // 2 for n in x.shape[2:])
     parts = [
-        ("conv1", nn.Conv2d(x.shape[1], 6, 5, padding=2)), ("relu1", nn.ReLU()), ("pool1", nn.MaxPool2d(2)),
-        ("conv2", nn.Conv2d(6, 16, 5)), ("relu2", nn.ReLU()), ("pool2", nn.MaxPool2d(2)),
+        ("conv1", nn.Conv2d(x.shape[1], 6, 5, padding=2)),
+        ("relu1", nn.ReLU()),
+        ("pool1", nn.MaxPool2d(2)),
+        ("conv2", nn.Conv2d(6, 16, 5)),
+        ("relu2", nn.ReLU()),
+        ("pool2", nn.MaxPool2d(2)),
         ("flatten", nn.Flatten()),
-        ("fc1", nn.Linear(16 * rows * columns, 120)), ("relu3", nn.ReLU()),
-        ("fc2", nn.Linear(120, 84)), ("relu4", nn.ReLU()),
+        ("fc1", nn.Linear(16 * rows * columns, 120)),
+        ("relu3", nn.ReLU()),
+        ("fc2", nn.Linear(120, 84)),
+        ("relu4", nn.ReLU()),
         ("fc3", nn.Linear(84, classes)),
-    ]  # fmt: skip
+    ]
     return nn.Sequential(OrderedDict(parts))
 
 
@@ -52,9 +59,7 @@ class BasicBlock(Module):  # type: ignore[misc]
         return F.relu(self.bn2(self.conv2(y)) + self.downsample(x), inplace=True)
 
 
-def residual(
-    stem: list[tuple[str, Any]], widths: tuple[int, ...], blocks: int, classes: int
-) -> Any:
+def residual(stem: list[tuple[str, Any]], widths: tuple[int, ...], blocks: int, classes: int) -> Any:
     """A stem, stages of `blocks` blocks which halve the image from the second on, and the classifier."""
     parts, inputs = list(stem), widths[0]
     for i, outputs in enumerate(widths, 1):
@@ -104,9 +109,7 @@ def vgg16(x: Ndarray, classes: int) -> Any:
 
 def convolution(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> Any:
     """foveal.nn.models.blocks.conv_norm with relu6"""
-    conv = nn.Conv2d(
-        inputs, outputs, size, stride=stride, padding=size // 2, groups=groups, bias=False
-    )
+    conv = nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, groups=groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU6(inplace=True))
 
 
@@ -138,10 +141,11 @@ def mobilenetv2(x: Ndarray, classes: int) -> Any:
             inputs = outputs
     layers.append(convolution(inputs, LAST, 1))
     parts = [
-        ("features", nn.Sequential(*layers)), ("pool", nn.AdaptiveAvgPool2d(1)),
+        ("features", nn.Sequential(*layers)),
+        ("pool", nn.AdaptiveAvgPool2d(1)),
         ("flatten", nn.Flatten()),
         ("classifier", nn.Sequential(nn.Dropout(0.0), nn.Linear(LAST, classes))),
-    ]  # fmt: skip
+    ]
     return nn.Sequential(OrderedDict(parts))
 
 
@@ -173,12 +177,16 @@ def airbench94(x: Ndarray, classes: int) -> Any:
     rows, columns = (((n - 1) // 8) // 3 for n in x.shape[2:])
     first, second, third = WIDTHS
     parts = [
-        ("whiten", whiten), ("gelu", nn.GELU()),
-        ("group1", ConvGroup(whiten.out_channels, first)), ("group2", ConvGroup(first, second)),
+        ("whiten", whiten),
+        ("gelu", nn.GELU()),
+        ("group1", ConvGroup(whiten.out_channels, first)),
+        ("group2", ConvGroup(first, second)),
         ("group3", ConvGroup(second, third)),
-        ("pool", nn.MaxPool2d(3)), ("flatten", nn.Flatten()),
-        ("fc", nn.Linear(third * rows * columns, classes, bias=False)), ("scale", Scaled()),
-    ]  # fmt: skip
+        ("pool", nn.MaxPool2d(3)),
+        ("flatten", nn.Flatten()),
+        ("fc", nn.Linear(third * rows * columns, classes, bias=False)),
+        ("scale", Scaled()),
+    ]
     return nn.Sequential(OrderedDict(parts))
 
 

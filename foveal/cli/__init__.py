@@ -24,9 +24,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells count
 class Commands(click.Group):
     """A group that loads some commands on first use, and tells a FovealError in one message."""
 
-    lazy = {
-        "bench": ("foveal.bench.command", "bench", "Time models and operators, also against torch.")
-    }
+    lazy = {"bench": ("foveal.bench.command", "bench", "Time models and operators, also against torch.")}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*self.commands, *self.lazy])

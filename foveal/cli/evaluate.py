@@ -16,9 +16,7 @@ from foveal.errors import DataError
 @run_argument
 @click.argument("data")
 @threads_option
-@click.option(
-    "--threshold", "target", metavar="CLASS", help="Pick a threshold of this class's probability."
-)
+@click.option("--threshold", "target", metavar="CLASS", help="Pick a threshold of this class's probability.")
 @click.option(
     "--by",
     metavar="RULE",
@@ -28,9 +26,7 @@ from foveal.errors import DataError
     " : of a false negative).",
 )
 @json_option
-def evaluate(
-    run: Path, data: str, threads: int | None, target: str | None, by: str, as_json: bool
-) -> None:  # fmt: skip
+def evaluate(run: Path, data: str, threads: int | None, target: str | None, by: str, as_json: bool) -> None:
     """Test the model of RUN on the test images of DATA.
 
     Shows loss, accuracy and calibration, precision, recall and F1 of each class, and, up to 20
@@ -49,11 +45,7 @@ def evaluate(
     chosen = None if target is None else class_number(target, trained.classes)
     rule = parse_rule(by)
     logits = predict(net, dataset.x_test, mean=trained.mean, std=trained.std)
-    found = {
-        "data": dataset.name,
-        "images": len(dataset.x_test),
-        **report(logits, dataset.y_test, trained.classes),
-    }
+    found = {"data": dataset.name, "images": len(dataset.x_test), **report(logits, dataset.y_test, trained.classes)}
     if chosen is not None:
         picked = threshold_report(logits, dataset.y_test, chosen, rule)
         found["threshold"] = {"class": trained.classes[chosen], "by": by, **picked}

@@ -16,23 +16,12 @@ LEAST_WIDTH = 110  # columns of the table, also where it is piped
 
 @click.command()
 @click.argument("model")
-@click.option(
-    "--input",
-    "image",
-    metavar="CxHxW",
-    help="One image, such as 3x224x224.  [default: the model's]",
-)
-@click.option(
-    "--classes", type=click.IntRange(min=2), help="Outputs.  [default: 10, or 1000 from 64x64 on]"
-)
+@click.option("--input", "image", metavar="CxHxW", help="One image, such as 3x224x224.  [default: the model's]")
+@click.option("--classes", type=click.IntRange(min=2), help="Outputs.  [default: 10, or 1000 from 64x64 on]")
 @click.option("--batch", type=POSITIVE, default=1, show_default=True, help="Images at once.")
-@click.option(
-    "--depth", type=click.IntRange(min=0), help="How deep nested layers are shown.  [default: all]"
-)
+@click.option("--depth", type=click.IntRange(min=0), help="How deep nested layers are shown.  [default: all]")
 @json_option
-def explain(
-    model: str, image: str | None, classes: int | None, batch: int, depth: int | None, as_json: bool
-) -> None:  # fmt: skip
+def explain(model: str, image: str | None, classes: int | None, batch: int, depth: int | None, as_json: bool) -> None:
     """Show what MODEL costs and sees, layer by layer, without running it.
 
     MODEL is a name that `foveal train --model` takes, or the folder of a run. Per layer: the shape
@@ -63,14 +52,10 @@ def explain(
     click.echo(summary.table(depth, max(width, LEAST_WIDTH)))
     if fitting:
         near = " and ".join("x".join(map(str, shape)) for shape in fitting)
-        click.echo(
-            f"near {sizes[1]}x{sizes[2]}, images of {near} leave nothing unread in any layer"
-        )
+        click.echo(f"near {sizes[1]}x{sizes[2]}, images of {near} leave nothing unread in any layer")
 
 
-def to_explain(
-    model: str, image: str | None, classes: int | None
-) -> tuple[str, tuple[int, int, int], int]:
+def to_explain(model: str, image: str | None, classes: int | None) -> tuple[str, tuple[int, int, int], int]:
     """Name, image and classes of a model to build; those of a run where MODEL is one."""
     from foveal.nn import models
     from foveal.train.checkpoint import load_run
@@ -81,14 +66,11 @@ def to_explain(
         return name, sizes, classes or (1000 if min(sizes[1:]) >= 64 else 10)
     if not Path(model).exists():
         raise DataError(
-            f"{model}: no model has this name and there is no such run; models are"
-            f" {', '.join(models.NAMES)}"
+            f"{model}: no model has this name and there is no such run; models are {', '.join(models.NAMES)}"
         )
     run, _ = load_run(model)
     if run.model is None:
-        raise DataError(
-            f"{model}: was trained with a network of its own; call summary(input_shape) on that"
-        )
+        raise DataError(f"{model}: was trained with a network of its own; call summary(input_shape) on that")
     sizes = (run.channels, *run.size) if image is None else image_sizes(image)
     return run.model, sizes, classes or len(run.classes)
 
@@ -107,8 +89,6 @@ def image_sizes(text: str) -> tuple[int, int, int]:
     """Channels, rows and columns from 3x224x224."""
     parts = text.lower().split("x")
     if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise ShapeError(
-            f"--input {text!r}: give channels, rows and columns of one image, such as 3x224x224"
-        )
+        raise ShapeError(f"--input {text!r}: give channels, rows and columns of one image, such as 3x224x224")
     channels, rows, columns = map(int, parts)
     return channels, rows, columns

@@ -37,9 +37,7 @@ def bare(name: str) -> str:
 
 
 POSITIVE = click.IntRange(min=1)
-threads_option = click.option(
-    "--threads", type=POSITIVE, help="Native threads.  [default: all cores]"
-)
+threads_option = click.option("--threads", type=POSITIVE, help="Native threads.  [default: all cores]")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and no table.")
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 

@@ -15,16 +15,10 @@ from foveal.cli.options import POSITIVE, Name, json_option, threads_option
 @click.option("--model", type=Name("foveal.nn.models"), help="Network.  [default: by image size]")
 @click.option("--epochs", type=POSITIVE, help="Passes through the training images.")
 @click.option("--batch-size", type=POSITIVE, help="Images per step.")
-@click.option(
-    "--lr",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Learning rate; with one-cycle at its peak.",
-)
+@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate; with one-cycle at its peak.")
 @click.option("--optimizer", type=Name("foveal.optim"), help="Rule of the update.")
 @click.option(
-    "--schedule",
-    type=Name("foveal.optim.schedule"),
-    help="How the rate changes over the run.  [default: one-cycle]",
+    "--schedule", type=Name("foveal.optim.schedule"), help="How the rate changes over the run.  [default: one-cycle]"
 )
 @click.option(
     "--momentum",
@@ -38,9 +32,7 @@ from foveal.cli.options import POSITIVE, Name, json_option, threads_option
 )
 @click.option("--weight-decay", type=click.FloatRange(min=0), help="Weight decay.")
 @click.option(
-    "--clip-norm",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Largest norm of all gradients together.",
+    "--clip-norm", type=click.FloatRange(min=0, min_open=True), help="Largest norm of all gradients together."
 )
 @click.option(
     "--ema",
@@ -89,9 +81,7 @@ def train(data: str, out: Path | None, **options: Any) -> None:
 @click.option("--optimizer", type=Name("foveal.optim"), help="Rule of the update.")
 @click.option("--batch-size", type=POSITIVE, help="Images per step.  [default: measured]")
 @click.option("--epochs", type=POSITIVE, help="Of the training that is to follow.")
-@click.option(
-    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="As for train."
-)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="As for train.")
 @threads_option
 @click.option(
     "--budget",
@@ -132,7 +122,5 @@ def tune(data: str, out: Path | None, as_json: bool, **options: Any) -> None:
         return
     click.echo(f"{found.seconds:.0f} s in all; see {' and '.join(map(str, written))}")
     if len(written) == 1:
-        click.echo(
-            "There is no picture, as matplotlib is not installed: pip install 'foveal[plot]'"
-        )
+        click.echo("There is no picture, as matplotlib is not installed: pip install 'foveal[plot]'")
     click.echo(f"Train with:\n\n    {command}\n")

@@ -3,13 +3,4 @@
 from foveal.data.loader import Loader, augmentation, normalise, random_crop_flip
 from foveal.data.readers import Dataset, from_arrays, load, read_image
 
-__all__ = [
-    "Dataset",
-    "Loader",
-    "augmentation",
-    "from_arrays",
-    "load",
-    "normalise",
-    "random_crop_flip",
-    "read_image",
-]
+__all__ = ["Dataset", "Loader", "augmentation", "from_arrays", "load", "normalise", "random_crop_flip", "read_image"]

@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 in their binary version (Krizhevsky 2009, www.cs.toronto.edu/~kriz/cifar.html).
 
-A file is records and nothing else. A record is one byte per label (CIFAR-100: the coarse class, then the fine one), then
-the red, the green and the blue plane, each 32 rows of 32 bytes. A text file names the classes, one on a line.
+A file is records and nothing else. A record is one byte per label (CIFAR-100: the coarse class, then the fine one),
+then the red, the green and the blue plane, each 32 rows of 32 bytes. A text file names the classes, one on a line.
 """
 
 from __future__ import annotations
@@ -51,12 +51,7 @@ CIFAR10 = Version(
     ("data_batch_1", "test_batch"),
 )
 CIFAR100 = Version(
-    "CIFAR-100",
-    ("train.bin",),
-    "test.bin",
-    "fine_label_names.txt",
-    (20, 100),
-    ("train", "test", "meta"),
+    "CIFAR-100", ("train.bin",), "test.bin", "fine_label_names.txt", (20, 100), ("train", "test", "meta")
 )
 
 

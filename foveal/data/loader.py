@@ -50,8 +50,7 @@ class Loader:
             raise ShapeError(f"batch size {batch_size}: at least 1 is needed")
         if drop_last and batch_size > len(x):
             raise DataError(
-                f"batch size {batch_size} is larger than the {len(x)} training images: "
-                f"choose {len(x)} or less"
+                f"batch size {batch_size} is larger than the {len(x)} training images: choose {len(x)} or less"
             )
         self.x, self.y, self.batch_size = x, y, batch_size
         self.mean, self.std = tuple(mean), tuple(std)

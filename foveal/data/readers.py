@@ -38,15 +38,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _IMAGE_MAGIC = 0x0803  # IDX: two zero bytes, 08 = unsigned byte, 03 = three dimensions
 _LABEL_MAGIC = 0x0801
 # What zipfile and NumPy raise, found by changing bytes at random; RuntimeError: "encrypted".
-_TORN_NPZ = (
-    OSError,
-    EOFError,
-    ValueError,
-    RuntimeError,
-    MemoryError,
-    zlib.error,
-    zipfile.BadZipFile,
-)
+_TORN_NPZ = (OSError, EOFError, ValueError, RuntimeError, MemoryError, zlib.error, zipfile.BadZipFile)
 _DIGITS_SPLIT = 0  # scikit-learn's random_state; the test part is the same for every --seed
 _BLOCK = 4096  # images converted to float64 at a time when the statistics are summed
 
@@ -201,8 +193,7 @@ def _folder(folder: Path) -> Dataset:
         if any(files):
             absent = [stem for stem, path in zip(kind.stems, files, strict=True) if path is None]
             raise DataError(
-                f"{folder}: {', '.join(absent)} not found {_SPELLING}; all {len(files)} files of "
-                f"{kind.name} are needed"
+                f"{folder}: {', '.join(absent)} not found {_SPELLING}; all {len(files)} files of {kind.name} are needed"
             )
     cifar.refuse_pickles(folder)
     looked_for = "; ".join(f"{', '.join(kind.stems)} ({kind.name})" for kind in _FOLDER_KINDS)
@@ -246,12 +237,7 @@ def _cifar(version: cifar.Version) -> _FolderKind:
 _FOLDER_KINDS = (
     _FolderKind(
         "an MNIST-style data set",
-        (
-            "train-images-idx3-ubyte",
-            "train-labels-idx1-ubyte",
-            "t10k-images-idx3-ubyte",
-            "t10k-labels-idx1-ubyte",
-        ),
+        ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
         _idx,
     ),
     _cifar(cifar.CIFAR10),
@@ -266,8 +252,7 @@ def _read_idx(path: Path, magic: int) -> NDArray[np.uint8]:
     header = 4 + 4 * rank
     if len(raw) < header:
         raise DataError(
-            f"{path}: truncated, {len(raw)} bytes where the IDX header alone has {header}; "
-            "fetch the file again"
+            f"{path}: truncated, {len(raw)} bytes where the IDX header alone has {header}; fetch the file again"
         )
     found, *shape = struct.unpack(f">{1 + rank}I", raw[:header])
     if found != magic:
@@ -307,8 +292,7 @@ def _npz(path: Path) -> Dataset:
             if absent:
                 present = ", ".join(file.files) or "nothing"
                 raise DataError(
-                    f"{path}: no {', '.join(absent)}; it holds {present}, and an .npz data set "
-                    f"needs {', '.join(PARTS)}"
+                    f"{path}: no {', '.join(absent)}; it holds {present}, and an .npz data set needs {', '.join(PARTS)}"
                 )
             for part in PARTS:
                 arrays[part] = _member(file, part, path)
@@ -317,9 +301,7 @@ def _npz(path: Path) -> Dataset:
     except DataError:
         raise
     except _TORN_NPZ as error:
-        raise DataError(
-            f"{path}: not a readable .npz file ({error}); write it with numpy.savez"
-        ) from None
+        raise DataError(f"{path}: not a readable .npz file ({error}); write it with numpy.savez") from None
     sources = [f"{part} of {path}" for part in PARTS]
     return from_arrays(path.stem, **arrays, classes=classes, sources=sources)
 
@@ -333,8 +315,7 @@ def _member(file: np.lib.npyio.NpzFile, name: str, path: Path) -> Array:
         if "allow_pickle" in reason or "pickled" in reason:
             reason = "an array of Python objects, which only pickle could read, and that is unsafe"
         raise DataError(
-            f"{name} of {path}: cannot be read: {reason}; "
-            "store plain numbers of one shape with numpy.savez"
+            f"{name} of {path}: cannot be read: {reason}; store plain numbers of one shape with numpy.savez"
         ) from None
 
 
@@ -342,8 +323,7 @@ def _images(x: Array, source: str) -> Floats:
     """Float32 [n, C, H, W] in one piece, scaled, checked for NaN and infinity."""
     if x.dtype != np.uint8 and x.dtype.kind != "f":
         raise DataError(
-            f"{source}: images are {x.dtype}; store uint8 (0 to 255) or floats "
-            "(such as x.astype(np.float32))"
+            f"{source}: images are {x.dtype}; store uint8 (0 to 255) or floats (such as x.astype(np.float32))"
         )
     if x.ndim not in (3, 4):
         raise DataError(
@@ -390,15 +370,9 @@ def _labels(y: Array, source: str, count: int, images: str) -> Array:
             "needed (of one-hot rows take argmax(1))"
         )
     if y.dtype.kind not in "iu":
-        raise DataError(
-            f"{source}: labels are {y.dtype}; class numbers must be integers "
-            "(such as y.astype(np.int64))"
-        )
+        raise DataError(f"{source}: labels are {y.dtype}; class numbers must be integers (such as y.astype(np.int64))")
     if len(y) != count:
-        raise DataError(
-            f"{source} holds {len(y)} labels, {images} {count} images: "
-            "one label per image is needed"
-        )
+        raise DataError(f"{source} holds {len(y)} labels, {images} {count} images: one label per image is needed")
     return y
 
 

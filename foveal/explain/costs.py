@@ -1,4 +1,6 @@
-"""What layers cost, from shapes alone: parameters with their formula, multiply-adds, bytes, the memory a run will take."""
+"""What layers cost, from shapes alone: parameters with their formula, multiply-adds, bytes, the memory a run will
+take.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,7 +42,8 @@ class LinearCost:
         return BYTES * self.parameters
 
     def __str__(self) -> str:
-        return f"{in_words(self.parameters)} parameters, {size_in_words(self.bytes)} ({self.formula} = {self.parameters:,})"
+        sizes = f"{in_words(self.parameters)} parameters, {size_in_words(self.bytes)}"
+        return f"{sizes} ({self.formula} = {self.parameters:,})"
 
 
 def linear_cost(input_shape: Sequence[int] | int, outputs: int, bias: bool = True) -> LinearCost:
@@ -50,9 +53,7 @@ def linear_cost(input_shape: Sequence[int] | int, outputs: int, bias: bool = Tru
     """
     shape = (input_shape,) if isinstance(input_shape, int) else tuple(input_shape)
     if not shape or min(*shape, outputs, outputs) < 1:
-        raise ShapeError(
-            f"linear_cost: input_shape {shape} and outputs {outputs} have to be 1 or more in each place"
-        )
+        raise ShapeError(f"linear_cost: input_shape {shape} and outputs {outputs} have to be 1 or more in each place")
     inputs = prod(shape)
     text = "*".join(map(str, shape))
     formula = f"({text} + 1)*{outputs}" if bias else f"{text}*{outputs}"

@@ -2,13 +2,14 @@
 
 Two answers for each axis of the image. The exact one is a set for each position of the value, which knows of padding,
 dilation, and what strides skip; for a network with branches it is their union along that axis. The other is the line of
-Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks" (Distill 2019), section 2: position i
-reads `size` positions from `start + stride * i` on, as if the padding were part of the image; after a window of k taps
-with stride u, dilation d and padding p before,
+Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks" (Distill 2019), section 2:
+position i reads `size` positions from `start + stride * i` on, as if the padding were part of the image; after a window
+of k taps with stride u, dilation d and padding p before,
 
     start' = start - p stride,  size' = size + (k - 1) d stride,  stride' = stride u.
 
-Where values are repeated or spread out (transposed convolution) the line bounds what is read, its numbers are fractions.
+Where values are repeated or spread out (transposed convolution) the line bounds what is read, its numbers are
+fractions.
 
 Branches whose strides differ have no such line (section 3, "alignment issues"); then the exact sets speak alone.
 """
@@ -47,7 +48,8 @@ class Line:
 class Reach:
     """What a value reads along one axis of the image.
 
-    axis: the value's own axis that runs along it; None where every element reads the same. masks: a set of positions for
+    axis: the value's own axis that runs along it; None where every element reads the same. masks: a set of positions
+    for
     each position on `axis`, as the bits of an int. line: see above, None where there is none.
     """
 
@@ -87,7 +89,7 @@ def joined(reaches: Sequence[Reach]) -> Reach:
     axis = axes.pop()
     count = max(len(r.masks) for r in reaches if r.axis is not None)
     masks = [r.masks * (count // len(r.masks)) for r in reaches]
-    return Reach(axis, tuple(reduce(or_, at) for at in zip(*masks, strict=True)), joined_lines(reaches))  # fmt: skip
+    return Reach(axis, tuple(reduce(or_, at) for at in zip(*masks, strict=True)), joined_lines(reaches))
 
 
 def joined_lines(reaches: Sequence[Reach]) -> Line | None:
@@ -125,9 +127,7 @@ def window(node: Node, inputs: Reaches) -> Reach | None:
         return r.collapsed()
     masks = tuple(reduce(or_, (r.masks[i] for i in w.reads(p)), 0) for p in range(w.outputs))
     line = r.line and Line(
-        r.line.start - w.before * r.line.stride,
-        r.line.size + (w.reach - 1) * r.line.stride,
-        r.line.stride * w.u,
+        r.line.start - w.before * r.line.stride, r.line.size + (w.reach - 1) * r.line.stride, r.line.stride * w.u
     )
     return Reach(r.axis, masks, line)
 
@@ -140,7 +140,7 @@ def transposed(node: Node, inputs: Reaches) -> Reach | None:
     if r.axis == 1:
         return r.collapsed()
     a = r.axis - 2
-    u, d, before, k = how["stride"][a], how["dilation"][a], how["padding"][2 * a], node.inputs[1].shape[r.axis]  # fmt: skip
+    u, d, before, k = how["stride"][a], how["dilation"][a], how["padding"][2 * a], node.inputs[1].shape[r.axis]
     masks = []
     for h in range(node.shape[r.axis]):
         at = [h + before - t * d for t in range(k)]
@@ -170,9 +170,8 @@ def product(node: Node, inputs: Reaches) -> Reach | None:
     """Matrix products: rows and columns stay, what is summed over is taken whole."""
     rank, found = len(node.shape), []
     for x, r, turned, kept in zip(
-        node.inputs, inputs, (node.attributes["ta"], not node.attributes["tb"]), (-2, -1),
-        strict=True,
-    ):  # fmt: skip
+        node.inputs, inputs, (node.attributes["ta"], not node.attributes["tb"]), (-2, -1), strict=True
+    ):
         if r is None:
             continue
         if r.axis is not None and r.axis >= len(x.shape) - 2:
@@ -290,7 +289,9 @@ def widened(node: Node, inputs: Reaches) -> Reach | None:
 
 
 def bordered(node: Node, inputs: Reaches) -> Reach | None:
-    """A border around the image. What it mirrors or repeats is in the sets; the line takes it as a part of the image."""
+    """A border around the image. What it mirrors or repeats is in the sets; the line takes it as a part of the
+    image.
+    """
     (r,), how = inputs, node.attributes
     if r is None or r.axis is None or r.axis < 2:
         return r

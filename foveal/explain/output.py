@@ -14,9 +14,7 @@ TOLD_MENDS = 4
 AXES = ("rows", "columns")
 LEFT = ("layer", "output", "= formula")
 FOLDED = ("layer", "= formula")
-COLUMNS = (
-    "layer", "output", "parameters", "= formula", "MACs", "bytes", "field", "stride", "start", "if dense"
-)  # fmt: skip
+COLUMNS = ("layer", "output", "parameters", "= formula", "MACs", "bytes", "field", "stride", "start", "if dense")
 
 
 def text(summary: Summary, depth: int | None = None, width: int = WIDTH) -> str:
@@ -24,9 +22,7 @@ def text(summary: Summary, depth: int | None = None, width: int = WIDTH) -> str:
     from rich.console import Console
 
     stream = StringIO()
-    Console(file=stream, width=width, highlight=False, color_system=None).print(
-        table(summary, depth)
-    )
+    Console(file=stream, width=width, highlight=False, color_system=None).print(table(summary, depth))
     lines = [line.rstrip() for line in stream.getvalue().splitlines()]
     return "\n".join([*filter(None, lines), "", *totals(summary), *notes(summary)])
 
@@ -99,9 +95,7 @@ def totals(summary: Summary) -> Iterator[str]:
     yield f"multiply-adds: {summary.macs:,} ({words(summary.macs)}only convolutions and matrix products are counted)"
     yield f"every layer's values together: {size_in_words(summary.activation_bytes)}"
     if summary.memory is not None:
-        held = (
-            f"what a run will hold at once: {size_in_words(summary.memory.inference)} for inference"
-        )
+        held = f"what a run will hold at once: {size_in_words(summary.memory.inference)} for inference"
         if summary.memory.training is None:
             yield f"{held}; no training step on this batch: {summary.memory.refused}"
         else:
@@ -119,8 +113,8 @@ def notes(summary: Summary) -> Iterator[str]:
     mixed = next((row for row in summary.rows if not row.holds and disagrees(row)), None)
     if mixed is not None:
         yield (
-            f"field <=: from {called(mixed)} on, branches whose strides differ, or windows of different sizes, meet; what"
-            " the widest output sees of the image is shown"
+            f"field <=: from {called(mixed)} on, branches whose strides differ, or windows of different sizes, meet;"
+            f" what the widest output sees of the image is shown"
         )
     if summary.unknown:
         yield f"no rule for the field of {', '.join(summary.unknown)}: taken to read all of the image"
@@ -147,9 +141,7 @@ def unread(row: Row, lost: Unread) -> Iterator[str]:
     """What a layer's windows skip, and what mends it."""
     size = "x".join(str(w.n) for w in lost.windows)
     which = " and ".join(
-        f"{axis} {ranges(positions)}"
-        for axis, positions in zip(AXES, lost.positions, strict=False)
-        if positions
+        f"{axis} {ranges(positions)}" for axis, positions in zip(AXES, lost.positions, strict=False) if positions
     )
     window = f"kernel {'x'.join(str(w.k) for w in lost.windows)}, stride {'x'.join(str(w.u) for w in lost.windows)}"
     who = row.name if row.kind not in (lost.operator, "Parameter") and row.name else lost.operator

@@ -17,7 +17,8 @@ from foveal.ops.op import Shape
 class Extent:
     """What one value reads along one axis of the image, which has `image` positions.
 
-    line: start, size and stride (fields.py); None where branches disagree. masks: the exact sets. per_position: False where
+    line: start, size and stride (fields.py); None where branches disagree. masks: the exact sets. per_position: False
+    where
     the value has no axis along the image any more, so that all of it reads the same.
     """
 
@@ -31,7 +32,7 @@ class Extent:
         """Positions from the first to the last that one output reads: of the line, else the widest there is."""
         if self.line is not None:
             return ceil(self.line.size)
-        return max(mask.bit_length() - ((mask & -mask) - 1).bit_length() if mask else 0 for mask in self.masks)  # fmt: skip
+        return max(mask.bit_length() - ((mask & -mask) - 1).bit_length() if mask else 0 for mask in self.masks)
 
     @property
     def centre(self) -> float | None:
@@ -73,7 +74,8 @@ class Unread:
 class Row:
     """A layer, or an operator that a module calls itself.
 
-    Sums run over everything inside, `parameters` less what an earlier row has counted (shared layers). field: per axis of
+    Sums run over everything inside, `parameters` less what an earlier row has counted (shared layers). field: per axis
+    of
     the image. dense: the same outputs from the same inputs by a fully connected layer.
     """
 

@@ -18,12 +18,11 @@ def skipped(summary: Summary) -> list[bool]:
     return [any(one.positions[axis] for one in lost) for axis in range(len(summary.input) - 2)]
 
 
-def fitting_sizes(
-    make: Make, input_shape: Sequence[int], near: int = NEAR
-) -> list[tuple[int, ...]]:
+def fitting_sizes(make: Make, input_shape: Sequence[int], near: int = NEAR) -> list[tuple[int, ...]]:
     """The next smaller and the next larger image, (rows, columns), at which every layer reads all that it is given.
 
-    make: the model for images of some shape (C, H, W). Each axis is searched by itself and may keep its size; a size that
+    make: the model for images of some shape (C, H, W). Each axis is searched by itself and may keep its size; a size
+    that
     the model refuses is passed over. Sequences and features have no such sizes.
     """
     C, *sizes = input_shape
@@ -34,9 +33,7 @@ def fitting_sizes(
     return [shape for shape in whole if all(fits(make, (C, *shape)))]
 
 
-def nearest(
-    make: Make, C: int, sizes: Sequence[int], step: int, near: int
-) -> tuple[int, ...] | None:
+def nearest(make: Make, C: int, sizes: Sequence[int], step: int, near: int) -> tuple[int, ...] | None:
     """The first size of each axis, going by `step`, at which all of it is read."""
     chosen: dict[int, int] = {}
     for i in range(near + 1):

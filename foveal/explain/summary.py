@@ -18,12 +18,11 @@ from foveal.trace import Call, Symbol, tracing
 HIDDEN = ("constant", "index")  # operators without a row of their own
 
 
-def explain(
-    model: Any, input_shape: Sequence[int] | int, batch: int = 1, memory: bool = True
-) -> Summary:
+def explain(model: Any, input_shape: Sequence[int] | int, batch: int = 1, memory: bool = True) -> Summary:
     """Shapes, costs and receptive fields of `model` on images of `input_shape`, (C, H, W), in evaluation mode.
 
-    model: a Module, which may have been built in nn.init.without_values(). memory: whether to plan a run's memory as well,
+    model: a Module, which may have been built in nn.init.without_values(). memory: whether to plan a run's memory as
+    well,
     which takes longer than all the rest.
     """
     shape = checked(input_shape, batch)
@@ -83,12 +82,19 @@ class Explainer:
         parameters = list(dict.fromkeys(v for v in variables if trains(v) is not None))
         buffers = [v for v in dict.fromkeys(variables) if trains(v) is None]
         return Summary(
-            type(self.model).__name__, self.image.shape, tuple(self.rows),
-            sum(p.size for p in parameters), sum(p.size for p in parameters if trains(p)),
-            sum(b.size for b in buffers), sum(map(self.macs, nodes)),
-            sum(node.type.size * BYTES for node in nodes if stored(node)), None,
-            tuple(sorted(self.fields.unknown)), self.unused(), self.rows[0].field if self.rows else (),
-        )  # fmt: skip
+            type(self.model).__name__,
+            self.image.shape,
+            tuple(self.rows),
+            sum(p.size for p in parameters),
+            sum(p.size for p in parameters if trains(p)),
+            sum(b.size for b in buffers),
+            sum(map(self.macs, nodes)),
+            sum(node.type.size * BYTES for node in nodes if stored(node)),
+            None,
+            tuple(sorted(self.fields.unknown)),
+            self.unused(),
+            self.rows[0].field if self.rows else (),
+        )
 
     def unused(self) -> tuple[str, ...]:
         """Modules with parameters of which nothing was called; of nested ones the outermost."""
@@ -133,13 +139,22 @@ class Explainer:
             self.counted |= set(new)
         name = self.names.get(id(call.layer), "")
         made = Row(
-            name=name or "(model)", kind=type(call.layer).__name__, depth=depth, holds=layers,
-            shape=shape_of(call.result), parameters=sum(v.size for v in new),
-            trainable=sum(v.size for v in new if trains(v)), formula="",
+            name=name or "(model)",
+            kind=type(call.layer).__name__,
+            depth=depth,
+            holds=layers,
+            shape=shape_of(call.result),
+            parameters=sum(v.size for v in new),
+            trainable=sum(v.size for v in new if trains(v)),
+            formula="",
             buffers=sum(v.size for v in variables if trains(v) is None),
-            macs=sum(map(self.macs, nodes)), macs_formula=None, field=self.extents(output_of(call.result)),
-            unread=(), dense=None, shared=bool(parameters) and not new,
-        )  # fmt: skip
+            macs=sum(map(self.macs, nodes)),
+            macs_formula=None,
+            field=self.extents(output_of(call.result)),
+            unread=(),
+            dense=None,
+            shared=bool(parameters) and not new,
+        )
         if layers:
             return made
         return replace(
@@ -154,26 +169,49 @@ class Explainer:
         assert node.op is not None
         if node.op.name in HIDDEN:
             return
-        held = [x.variable for x in node.inputs if x.variable is not None and trains(x.variable) is not None]  # fmt: skip
+        held = [x.variable for x in node.inputs if x.variable is not None and trains(x.variable) is not None]
         new = [v for v in dict.fromkeys(held) if v not in self.counted]
         self.counted |= set(new)
-        self.rows.append(Row(
-            name="", kind=node.op.name, depth=depth, holds=False, shape=node.shape,
-            parameters=sum(v.size for v in new), trainable=sum(v.size for v in new if trains(v)),
-            formula=costs.parameter_formula([(v.name, v) for v in new]) if new else "",
-            buffers=0, macs=self.macs(node), macs_formula=self.formula([node]),
-            field=self.extents(node), unread=self.unread([node]), dense=self.dense([node]),
-        ))  # fmt: skip
+        self.rows.append(
+            Row(
+                name="",
+                kind=node.op.name,
+                depth=depth,
+                holds=False,
+                shape=node.shape,
+                parameters=sum(v.size for v in new),
+                trainable=sum(v.size for v in new if trains(v)),
+                formula=costs.parameter_formula([(v.name, v) for v in new]) if new else "",
+                buffers=0,
+                macs=self.macs(node),
+                macs_formula=self.formula([node]),
+                field=self.extents(node),
+                unread=self.unread([node]),
+                dense=self.dense([node]),
+            )
+        )
 
     def add_parameter(self, name: str, variable: Variable, depth: int) -> None:
         """A container's own parameter, which belongs to none of its layers."""
         self.counted.add(variable)
-        self.rows.append(Row(
-            name=name, kind="Parameter", depth=depth, holds=False, shape=variable.shape,
-            parameters=variable.size, trainable=variable.size if trains(variable) else 0,
-            formula=costs.parameter_formula([(name, variable)]), buffers=0, macs=0, macs_formula=None,
-            field=(), unread=(), dense=None,
-        ))  # fmt: skip
+        self.rows.append(
+            Row(
+                name=name,
+                kind="Parameter",
+                depth=depth,
+                holds=False,
+                shape=variable.shape,
+                parameters=variable.size,
+                trainable=variable.size if trains(variable) else 0,
+                formula=costs.parameter_formula([(name, variable)]),
+                buffers=0,
+                macs=0,
+                macs_formula=None,
+                field=(),
+                unread=(),
+                dense=None,
+            )
+        )
 
     def formula(self, nodes: list[Node]) -> str | None:
         """Of the one operator that multiplies."""
@@ -210,9 +248,10 @@ class Explainer:
         x = node.inputs[0]
         others = [user for user in self.users.get(x, []) if user is not node]
         elsewhere = all(
-            not lost or any(not windows_of(user) or set(lost).isdisjoint(windows_of(user)[axis].unread()) for user in others)
+            not lost
+            or any(not windows_of(user) or set(lost).isdisjoint(windows_of(user)[axis].unread()) for user in others)
             for axis, lost in zip(windows, left, strict=True)
-        )  # fmt: skip
+        )
         assert node.op is not None
         tried = mends(list(windows.values()), lambda ws: takes(node, ws))
         return Unread(node.op.name, tuple(windows.values()), left, elsewhere, tuple(tried))

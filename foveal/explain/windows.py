@@ -49,7 +49,9 @@ class Window:
 
 
 def windows_of(node: Node) -> dict[int, Window]:
-    """By axis of the image [N, C, ...], the windows that a convolution or pooling reads it with; {} for other operators."""
+    """By axis of the image [N, C, ...], the windows that a convolution or pooling reads it with; {} for other
+    operators.
+    """
     how = node.attributes
     if not node.inputs or "stride" not in how or "padding" not in how or len(node.shape) < 3:
         return {}
@@ -63,9 +65,7 @@ def windows_of(node: Node) -> dict[int, Window]:
     if taps is None or len(pads) != 2 * space:
         return {}
     made = {
-        2 + a: Window(
-            x.shape[2 + a], taps[a], how["stride"][a], dilation[a], pads[2 * a], pads[2 * a + 1]
-        )
+        2 + a: Window(x.shape[2 + a], taps[a], how["stride"][a], dilation[a], pads[2 * a], pads[2 * a + 1])
         for a in range(space)
     }
     right = all(window.outputs == node.shape[a] for a, window in made.items())
@@ -74,7 +74,9 @@ def windows_of(node: Node) -> dict[int, Window]:
 
 @dataclass(frozen=True)
 class Mend:
-    """A change after which every position is read. `text` says it; `windows` are the axes with it, `outputs` their sizes."""
+    """A change after which every position is read. `text` says it; `windows` are the axes with it, `outputs` their
+    sizes.
+    """
 
     text: str
     windows: tuple[Window, ...]
@@ -99,9 +101,7 @@ def padded(w: Window) -> Window | None:
 
 def padded_evenly(w: Window) -> Window | None:
     """More padding on both sides alike."""
-    return first(
-        replace(w, before=w.before + i, after=w.after + i) for i in range(1, w.u + w.reach)
-    )
+    return first(replace(w, before=w.before + i, after=w.after + i) for i in range(1, w.u + w.reach))
 
 
 def slower(w: Window) -> Window | None:
@@ -152,9 +152,7 @@ CHANGES: tuple[Change, ...] = (
 )
 
 
-def mends(
-    windows: Sequence[Window], allowed: Callable[[Sequence[Window]], bool] = lambda windows: True
-) -> list[Mend]:
+def mends(windows: Sequence[Window], allowed: Callable[[Sequence[Window]], bool] = lambda windows: True) -> list[Mend]:
     """What can be changed so that no position is left out along any axis; each was tried.
 
     allowed: whether the operator takes such windows. Sequences are images of one row: their layers take one number.

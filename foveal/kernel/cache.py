@@ -13,9 +13,7 @@ from pathlib import Path
 
 MAGIC = b"foveal01"
 LIMIT_BYTES = 1 << 30
-SLACK_BYTES = (
-    32 << 20
-)  # may be written before the folder, of some ten thousand files, is looked through again
+SLACK_BYTES = 32 << 20  # may be written before the folder, of some ten thousand files, is looked through again
 
 
 def directory() -> Path:

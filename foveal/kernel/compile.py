@@ -1,8 +1,8 @@
 """A kernel's description -> LLVM IR -> machine code, kept in memory and on disk.
 
-A `Kernel` is a value: body, shapes and constants decide the code, so equal kernels share one compilation, in every program
-and in every process. The key hashes that description and the sources it is built by; building IR is not needed to find a
-kernel in the cache.
+A `Kernel` is a value: body, shapes and constants decide the code, so equal kernels share one compilation, in every
+program and in every process. The key hashes that description and the sources it is built by; building IR is not needed
+to find a kernel in the cache.
 """
 
 import hashlib
@@ -65,9 +65,7 @@ class Kernel:
 
     def interpret(self, arrays: list[np.ndarray[Any, Any]]) -> None:
         """Run the same body in plain Python on NumPy arrays of the described shapes and strides."""
-        with np.errstate(
-            all="ignore"
-        ):  # lanes that a `where` does not choose may overflow, as they do in machine code
+        with np.errstate(all="ignore"):  # lanes that a `where` does not choose may overflow, as they do in machine code
             self.run_body([interpret.Array(array) for array in arrays])
 
 
@@ -91,24 +89,29 @@ def module_digest(name: str) -> str:
 
 def key(kernel: Kernel, target: Target) -> str:
     """The kernel's name in the cache."""
-    owner = type(
-        getattr(kernel.body, "__self__", None)
-    )  # a family of operators may share one method
+    owner = type(getattr(kernel.body, "__self__", None))  # a family of operators may share one method
     modules = {kernel.body.__module__, owner.__module__, *kernel.modules}
-    outside = [
-        module_digest(m) for m in sorted(modules) if not m.startswith(("foveal.", "builtins"))
-    ]
+    outside = [module_digest(m) for m in sorted(modules) if not m.startswith(("foveal.", "builtins"))]
     parts = (
-        kernel.body.__module__, kernel.body.__qualname__, owner.__module__, owner.__qualname__, outside,
-        kernel.arrays, kernel.static, kernel.plain, target.identity, source_digest(PACKAGE),
-    )  # fmt: skip
+        kernel.body.__module__,
+        kernel.body.__qualname__,
+        owner.__module__,
+        owner.__qualname__,
+        outside,
+        kernel.arrays,
+        kernel.static,
+        kernel.plain,
+        target.identity,
+        source_digest(PACKAGE),
+    )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:40]
 
 
 def build_ir(kernel: Kernel, target: Target, symbol: str) -> str:
     """LLVM IR of `void symbol(ptr* arguments, i64 thread, i64 threads)`.
 
-    Behind the arguments stands a pointer to the counters of its parallel loops (PARALLEL_LOOPS x threads, all 0), or null.
+    Behind the arguments stands a pointer to the counters of its parallel loops (PARALLEL_LOOPS x threads, all 0), or
+    null.
     """
     module = ir.Module(symbol)
     module.triple = target.triple

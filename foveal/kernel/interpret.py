@@ -1,6 +1,7 @@
 """The kernel language in plain Python: the same bodies on NumPy scalars and small arrays, with index errors.
 
-A vector is a one-dimensional array of its lanes; a scalar is a NumPy scalar. Used by tests and for debugging, not for speed.
+A vector is a one-dimensional array of its lanes; a scalar is a NumPy scalar. Used by tests and for debugging, not for
+speed.
 """
 
 import itertools
@@ -29,9 +30,7 @@ class Box:
     def set(self, value: Any) -> None:
         value = plain(value)
         self.v = (
-            np.asarray(value, self.v.dtype) * np.ones_like(self.v)
-            if is_vector(self.v)
-            else self.v.dtype.type(value)
+            np.asarray(value, self.v.dtype) * np.ones_like(self.v) if is_vector(self.v) else self.v.dtype.type(value)
         )
 
     def __iadd__(self, value: Any) -> "Box":
@@ -85,9 +84,7 @@ def plain(value: Any) -> Any:
 class Array:
     """A NumPy array indexed as kernels do. An index outside of the shape raises IndexError."""
 
-    def __init__(
-        self, data: np.ndarray[Any, Any], origin: tuple[int, ...] | None = None, memory: Any = None
-    ) -> None:
+    def __init__(self, data: np.ndarray[Any, Any], origin: tuple[int, ...] | None = None, memory: Any = None) -> None:
         self.data, self.shape = data, data.shape
         self.strides = tuple(s // data.itemsize for s in data.strides)
         self.origin = origin or (0,) * data.ndim
@@ -117,14 +114,10 @@ class Array:
         for i, o, n, s in zip(index, self.origin, self.shape, self.strides, strict=True):
             at = int(i) + o
             if not 0 <= at < n:
-                raise IndexError(
-                    f"index {self.absolute(index)} is outside of an array of shape {self.shape}"
-                )
+                raise IndexError(f"index {self.absolute(index)} is outside of an array of shape {self.shape}")
             flat += at * s
         if flat + width > self.memory.size:
-            raise IndexError(
-                f"{width} lanes from {self.absolute(index)} end outside of an array of shape {self.shape}"
-            )
+            raise IndexError(f"{width} lanes from {self.absolute(index)} end outside of an array of shape {self.shape}")
         return flat
 
     def at(self, *index: Any) -> "Array":
@@ -145,9 +138,7 @@ class Array:
     def neighbour(self, i: int) -> Any:
         flat = sum(o * s for o, s in zip(self.origin, self.strides, strict=True)) + i
         if not 0 <= flat < self.memory.size:
-            raise IndexError(
-                f"{i} places behind {self.origin} is outside of an array of shape {self.shape}"
-            )
+            raise IndexError(f"{i} places behind {self.origin} is outside of an array of shape {self.shape}")
         return self.memory[flat]
 
     def prefetch(self, index: Any) -> None:

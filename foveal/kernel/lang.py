@@ -1,8 +1,8 @@
 """The kernel language: a Python function, run once, leaves a loop nest in LLVM IR; run without a builder it computes.
 
 `loop(n)` emits a run-time loop and `range(n)` unrolls; shapes are Python ints while a kernel is built. A kernel body is
-written once and has two meanings: while a `Builder` is active its values are `Value`s (LLVM's SSA values), else they are
-NumPy's, so `print`, `pdb` and index errors work on it (interpret.py has that half).
+written once and has two meanings: while a `Builder` is active its values are `Value`s (LLVM's SSA values), else they
+are NumPy's, so `print`, `pdb` and index errors work on it (interpret.py has that half).
 
 What the language cannot mean it refuses: the truth of a traced value (use `where`), and a loop left by `break` or
 `return`. Kernels import all they use from here.
@@ -188,9 +188,12 @@ def loops(*ns: Any) -> Iterator[tuple[Any, ...]]:
 def parallel(*ns: int) -> Iterator[tuple[Any, ...]]:
     """Nested loops shared out among the threads; iterations must write to different places.
 
-    Each thread has a contiguous range of its own, takes it in pieces, and then pieces of what others have left: one whose
-    core is slower, or busy otherwise, keeps nobody waiting for long. Which thread runs an iteration may differ from run to
-    run; what it computes must not. Two such loops of a kernel overlap: the second must not need what the first has done.
+    Each thread has a contiguous range of its own, takes it in pieces, and then pieces of what others have left: one
+    whose
+    core is slower, or busy otherwise, keeps nobody waiting for long. Which thread runs an iteration may differ from run
+    to
+    run; what it computes must not. Two such loops of a kernel overlap: the second must not need what the first has
+    done.
     """
     builder = building()
     if builder is None:
@@ -204,9 +207,7 @@ def parallel(*ns: int) -> Iterator[tuple[Any, ...]]:
         first = owner * total // builder.threads
         end = (owner + 1) * total // builder.threads
         size = maximum((end - first) // PIECES, 1)
-        for taken in builder.take(
-            Array(counters, (1,), (1,), I64).address(owner), end - first, size
-        ):
+        for taken in builder.take(Array(counters, (1,), (1,), I64).address(owner), end - first, size):
             start = first + taken
             for flat in loop(minimum(start + size, end), start=start):
                 yield unflatten(flat, ns)
@@ -240,8 +241,8 @@ class Array:
     __slots__ = ("kind", "pointer", "shape", "streamed", "strides")
 
     def __init__(
-        self, pointer: Any, shape: tuple[int, ...], strides: tuple[int, ...], kind: Kind, streamed: bool = False,
-    ) -> None:  # fmt: skip
+        self, pointer: Any, shape: tuple[int, ...], strides: tuple[int, ...], kind: Kind, streamed: bool = False
+    ) -> None:
         self.pointer, self.shape, self.strides, self.kind = pointer, shape, strides, kind
         self.streamed = streamed
 
@@ -263,12 +264,7 @@ class Array:
         if offset is not None:
             pointer = b.gep(pointer, [offset], inbounds=True, source_etype=self.kind.ir)
         if constant_part:
-            pointer = b.gep(
-                pointer,
-                [ir.Constant(I64.ir, constant_part)],
-                inbounds=True,
-                source_etype=self.kind.ir,
-            )
+            pointer = b.gep(pointer, [ir.Constant(I64.ir, constant_part)], inbounds=True, source_etype=self.kind.ir)
         return pointer
 
     def at(self, *index: Any) -> "Array":
@@ -289,7 +285,8 @@ class Array:
         """The same array through a pointer LLVM cannot see through.
 
         Loads of neighbouring pixels are then not merged across filter columns: merging keeps them alive in registers
-        until the accumulators spill. For other architectures it is the same pointer: inline assembly is safe at home only.
+        until the accumulators spill. For other architectures it is the same pointer: inline assembly is safe at home
+        only.
         """
         if not active().target.native:
             return self
@@ -305,9 +302,7 @@ class Array:
 
         Not into the first: streams a power of two apart fall into one set of it, and would push out what is in use.
         """
-        function = active().intrinsic(
-            "llvm.prefetch.p0", ir.VoidType(), [POINTER, I32.ir, I32.ir, I32.ir]
-        )
+        function = active().intrinsic("llvm.prefetch.p0", ir.VoidType(), [POINTER, I32.ir, I32.ir, I32.ir])
         read, keep, data = (ir.Constant(I32.ir, n) for n in (0, 2, 1))
         active().b.call(function, [self.address(index), read, keep, data])
 

@@ -1,7 +1,8 @@
 """Elementary functions in the kernel language, on scalars or lanes: polynomials, no calls into a C library.
 
 exp and log after the single-precision routines of Cephes (S. L. Moshier): exp by x = n ln 2 + r, log by x = 2^e m. The
-polynomials of tanh and erf are minimax fits (Lawson's algorithm) to the relative error near 0, to the absolute one beyond.
+polynomials of tanh and erf are minimax fits (Lawson's algorithm) to the relative error near 0, to the absolute one
+beyond.
 """
 
 from typing import Any
@@ -31,13 +32,7 @@ def exp(x: Any) -> Any:
     n = floor(fma(minimum(maximum(x, EXP_LOW), EXP_HIGH), 1.44269504088896341, 0.5))
     r = fma(n, -LN2_LOW, fma(n, -LN2_HIGH, x))
     p = polynomial(
-        r,
-        1.9875691500e-4,
-        1.3981999507e-3,
-        8.3334519073e-3,
-        4.1665795894e-2,
-        1.6666665459e-1,
-        5.0000001201e-1,
+        r, 1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1
     )
     y = fma(p, r * r, r) + 1.0
     half = floor(n * 0.5)  # 2^n in two factors: n = 128 has no float32 of its own
@@ -60,9 +55,17 @@ def log(x: Any) -> Any:
     m = where(small, m + m, m) - 1.0
     z = m * m
     p = polynomial(
-        m, 7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1,
-        -1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1,
-    )  # fmt: skip
+        m,
+        7.0376836292e-2,
+        -1.1514610310e-1,
+        1.1676998740e-1,
+        -1.2420140846e-1,
+        1.4249322787e-1,
+        -1.6668057665e-1,
+        2.0000714765e-1,
+        -2.4999993993e-1,
+        3.3333331174e-1,
+    )
     y = fma(p, m * z, e * LN2_LOW)
     y = fma(z, -0.5, y)
     y = fma(e, LN2_HIGH, m + y)
@@ -99,9 +102,7 @@ def tanh(x: Any) -> Any:
     """
     t, sign = split_sign(x)
     z = minimum(t, 1.0) * minimum(t, 1.0)
-    p = polynomial(
-        z, -5.70498733e-3, 2.0639088e-2, -5.37397154e-2, 1.33314416e-1, -3.33332807e-1
-    )  # fmt: skip
+    p = polynomial(z, -5.70498733e-3, 2.0639088e-2, -5.37397154e-2, 1.33314416e-1, -3.33332807e-1)
     near = fma(p * z, t, t)
     far = 1.0 - 2.0 / (exp(minimum(t + t, 2.0 * TANH_ONE)) + 1.0)
     far = where(t >= TANH_ONE, 1.0, far)
@@ -117,20 +118,31 @@ def erf(x: Any) -> Any:
     t, sign = split_sign(x)
     z = minimum(t, 1.0) * minimum(t, 1.0)
     p = polynomial(
-        z, 7.85389202e-5, -8.0102036e-4, 5.18832915e-3, -2.68538129e-2, 1.12835854e-1,
-        -3.7612626e-1, 1.28379166e-1,
-    )  # fmt: skip
+        z, 7.85389202e-5, -8.0102036e-4, 5.18832915e-3, -2.68538129e-2, 1.12835854e-1, -3.7612626e-1, 1.28379166e-1
+    )
     near = fma(p, t, t)
     complement = polynomial(
         minimum(t, ERF_ONE) - ERF_MIDDLE,
-        9.12466203e-6, -2.10406179e-5, -6.18875565e-5, 2.78900407e-4, -2.86506634e-4, -5.70370583e-4,
-        2.81817443e-3, -6.10324647e-3, 8.61531869e-3, -8.35323613e-3, 5.44665242e-3, -2.17808038e-3,
+        9.12466203e-6,
+        -2.10406179e-5,
+        -6.18875565e-5,
+        2.78900407e-4,
+        -2.86506634e-4,
+        -5.70370583e-4,
+        2.81817443e-3,
+        -6.10324647e-3,
+        8.61531869e-3,
+        -8.35323613e-3,
+        5.44665242e-3,
+        -2.17808038e-3,
         4.0693162e-4,
-    )  # fmt: skip
+    )
     far = where(t >= ERF_ONE, 1.0, 1.0 - complement)
     return with_sign(where(t < 1.0, near, far), sign)
 
 
 def rsqrt(x: Any) -> Any:
-    """1 / sqrt x: at most 2 ULP from correct, subnormal numbers included; infinite at 0 (with its sign), NaN below 0."""
+    """1 / sqrt x: at most 2 ULP from correct, subnormal numbers included; infinite at 0 (with its sign), NaN below
+    0.
+    """
     return 1.0 / sqrt(x)

@@ -1,7 +1,7 @@
 """Counter-based random numbers: the i-th number is a function of (seed, stream, step, i), with no state to carry.
 
-Philox 2x32-10 (Salmon, Moraes, Dror, Shaw 2011): ten rounds of a multiplication mix a 64-bit counter under a 32-bit key.
-The counter is the element's index; the key is mixed from the seed, the step and the stream by the same rounds.
+Philox 2x32-10 (Salmon, Moraes, Dror, Shaw 2011): ten rounds of a multiplication mix a 64-bit counter under a 32-bit
+key. The counter is the element's index; the key is mixed from the seed, the step and the stream by the same rounds.
 """
 
 from typing import Any
@@ -35,9 +35,7 @@ def numpy_rounds(low: Any, high: Any, key: Any) -> tuple[Any, Any]:
     return rounds(low, high, key, multiply, lambda k: (k + np.uint64(WEYL)) & mask)
 
 
-def philox_numpy(
-    index: np.ndarray[Any, Any], key: np.ndarray[Any, Any], stream: int
-) -> np.ndarray[Any, Any]:
+def philox_numpy(index: np.ndarray[Any, Any], key: np.ndarray[Any, Any], stream: int) -> np.ndarray[Any, Any]:
     """32 random bits for each index (uint64), as NumPy computes them; key: int32 [4] of seed and step."""
     seed_low, seed_high, step_low, step_high = np.asarray(key, np.int32).view(np.uint32)
     mixed, other = numpy_rounds(step_low, step_high, seed_low)
@@ -56,13 +54,7 @@ def lane_rounds(low: Any, high: Any, key: Any) -> tuple[Any, Any]:
         product = cast(x, I64) * constant(MULTIPLIER, I64, width)
         return cast(product >> 32, I32), cast(product, I32)
 
-    return rounds(
-        low,
-        splat(high, width),
-        splat(key, width),
-        multiply,
-        lambda k: k + constant(WEYL, I32, width),
-    )
+    return rounds(low, splat(high, width), splat(key, width), multiply, lambda k: k + constant(WEYL, I32, width))
 
 
 def mixed_key(words: list[Any], stream: int) -> Any:

@@ -1,12 +1,13 @@
 """The native loop that runs a program: every thread goes through all calls and meets the others at barriers.
 
-A program is a table of records {kernel, arguments, barrier}. The barrier counts arrivals and turns a generation number; who
-waits spins 100 pauses (some 10 us), then gives up its turn to the system again and again, so that threads
+A program is a table of records {kernel, arguments, barrier}. The barrier counts arrivals and turns a generation number;
+who waits spins 100 pauses (some 10 us), then gives up its turn to the system again and again, so that threads
 that share a core with others still make progress.
 
-Threads are handed jobs through boxes in memory, one per thread, since a Python lock takes 50 us and more to wake one. A job
-is a function of the same kind as a kernel, (arguments, thread, threads). A box counts the jobs put into it and the jobs
-done; between two jobs its thread watches it for a while, then says that it goes to sleep, which is Python's business.
+Threads are handed jobs through boxes in memory, one per thread, since a Python lock takes 50 us and more to wake one. A
+job is a function of the same kind as a kernel, (arguments, thread, threads). A box counts the jobs put into it and the
+jobs done; between two jobs its thread watches it for a while, then says that it goes to sleep, which is Python's
+business.
 """
 
 import ctypes
@@ -221,9 +222,7 @@ def engine() -> Any:
     """The machine code of these functions; compiled once per process (a few milliseconds)."""
     target = host()
     pause = PAUSE.get(target.triple.split("-")[0], "")
-    module = llvm.parse_assembly(
-        f'target triple = "{target.triple}"\n' + SOURCE.format(pause=pause)
-    )
+    module = llvm.parse_assembly(f'target triple = "{target.triple}"\n' + SOURCE.format(pause=pause))
     module.verify()
     built = llvm.create_mcjit_compiler(module, machine(target))
     built.finalize_object()
@@ -246,7 +245,9 @@ def job(at: int) -> Callable[[int, int, int], None]:
 
 @cache
 def run() -> Callable[[int, int, int], None]:
-    """run(program, thread, threads): a thread's share. A program: addresses and numbers {records, n, count, times or 0}."""
+    """run(program, thread, threads): a thread's share. A program: addresses and numbers {records, n, count, times or
+    0}.
+    """
     return job(address("run"))
 
 

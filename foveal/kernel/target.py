@@ -1,7 +1,7 @@
 """What the CPU has that kernels are shaped by: lanes per vector, and vector registers.
 
-Kernels are shaped for the CPU this process runs on, unless another target is assumed: to test other widths, and to look at
-code for other CPUs.
+Kernels are shaped for the CPU this process runs on, unless another target is assumed: to test other widths, and to look
+at code for other CPUs.
 """
 
 import threading
@@ -91,12 +91,7 @@ def host() -> Target:
     features = llvm.get_host_cpu_features()
     triple = llvm.get_process_triple()
     present = {name for name, on in features.items() if on}
-    return Target(
-        triple,
-        llvm.get_host_cpu_name(),
-        features.flatten(),
-        *lanes_and_registers(triple, present),
-    )
+    return Target(triple, llvm.get_host_cpu_name(), features.flatten(), *lanes_and_registers(triple, present))
 
 
 _local = threading.local()
@@ -128,10 +123,5 @@ def machine(target: Target) -> llvm.TargetMachine:
     if not target.native:
         initialize_others()
     return llvm.Target.from_triple(target.triple).create_target_machine(
-        cpu=target.name,
-        features=target.features,
-        opt=3,
-        reloc="static",
-        codemodel="jitdefault",
-        jit=True,
+        cpu=target.name, features=target.features, opt=3, reloc="static", codemodel="jitdefault", jit=True
     )

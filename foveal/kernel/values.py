@@ -70,7 +70,8 @@ class Builder:
     def shares(self) -> "tuple[Any, Value]":
         """The counters of the next parallel loop, one per thread, and from how many threads' shares to take.
 
-        A kernel that runs without counters, or in more loops than there are some for, counts for itself: then a thread's
+        A kernel that runs without counters, or in more loops than there are some for, counts for itself: then a
+        thread's
         own share is all that it takes.
         """
         b, own = self.b, self.alloca(I64.ir)
@@ -168,14 +169,12 @@ class Value:
 
     def __bool__(self) -> bool:
         raise KernelError(
-            "the truth of a traced value is not known while a kernel is built: a Python `if`, `and` or `while` on it would"
-            " silently take one branch; use where(condition, a, b)"
+            "the truth of a traced value is not known while a kernel is built: a Python `if`, `and` or `while` on it"
+            " would silently take one branch; use where(condition, a, b)"
         )
 
     def __index__(self) -> int:
-        raise KernelError(
-            "a traced value is no Python int: range() unrolls, loop() runs at run time"
-        )
+        raise KernelError("a traced value is no Python int: range() unrolls, loop() runs at run time")
 
     def _binary(self, other: Any, integer: str, real: str, swap: bool = False) -> "Value":
         left, right = match(self, other)
@@ -292,9 +291,7 @@ def match(left: Any, right: Any) -> tuple[Value, Value]:
     width = max(v.width for v in (left, right) if isinstance(v, Value))
     pair = [v if isinstance(v, Value) else constant(v, model.kind, width) for v in (left, right)]
     if pair[0].kind is not pair[1].kind:
-        raise KernelError(
-            f"operands of kind {pair[0].kind.name} and {pair[1].kind.name}: convert one with cast()"
-        )
+        raise KernelError(f"operands of kind {pair[0].kind.name} and {pair[1].kind.name}: convert one with cast()")
     first, second = (splat(v, width) for v in pair)
     if first.width != second.width:
         raise KernelError(f"operands of {first.width} and {second.width} lanes")
@@ -366,12 +363,8 @@ class Var:
 
         return method
 
-    __add__, __sub__, __mul__, __truediv__ = map(
-        _delegate, ("__add__", "__sub__", "__mul__", "__truediv__")
-    )
-    __radd__, __rsub__, __rmul__, __neg__ = map(
-        _delegate, ("__add__", "__rsub__", "__mul__", "__neg__")
-    )
+    __add__, __sub__, __mul__, __truediv__ = map(_delegate, ("__add__", "__sub__", "__mul__", "__truediv__"))
+    __radd__, __rsub__, __rmul__, __neg__ = map(_delegate, ("__add__", "__rsub__", "__mul__", "__neg__"))
     __lt__, __gt__, __le__, __ge__ = map(_delegate, ("__lt__", "__gt__", "__le__", "__ge__"))
 
 
@@ -380,6 +373,4 @@ def var(initial: Any = 0.0, width: int = 1) -> Any:
     if building() is None:
         return interpret.Box(initial, width)
     initial = initial.get() if isinstance(initial, Var) else initial
-    return Var(
-        splat(initial, width) if isinstance(initial, Value) else constant(initial, F32, width)
-    )
+    return Var(splat(initial, width) if isinstance(initial, Value) else constant(initial, F32, width))

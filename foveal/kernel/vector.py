@@ -6,20 +6,7 @@ from typing import Any
 from llvmlite import ir
 
 from foveal.kernel import interpret
-from foveal.kernel.values import (
-    F32,
-    I32,
-    I64,
-    Kind,
-    Value,
-    Var,
-    active,
-    building,
-    constant,
-    match,
-    splat,
-    vector_type,
-)
+from foveal.kernel.values import F32, I32, I64, Kind, Value, Var, active, building, constant, match, splat, vector_type
 
 
 def unary(name: str, value: Value) -> Value:
@@ -190,10 +177,7 @@ def fold(value: Any, combine: Callable[[Any, Any], Any]) -> Any:
     items = [extract(value, lane) for lane in range(width_of(value))]
     while len(items) > 1:
         half = (len(items) + 1) // 2
-        items = [
-            combine(items[i], items[i + half]) if i + half < len(items) else items[i]
-            for i in range(half)
-        ]
+        items = [combine(items[i], items[i + half]) if i + half < len(items) else items[i] for i in range(half)]
     return items[0]
 
 

@@ -44,18 +44,21 @@ def checked(probabilities: Any, labels: Any) -> tuple[NDArray[np.float64], NDArr
     p, y = np.asarray(probabilities, np.float64), np.asarray(labels)
     if p.ndim != 2 or y.shape != p.shape[:1] or not len(y):
         raise DataError(
-            f"calibration: probabilities of shape {p.shape} and labels of shape {y.shape}; give probabilities [N, classes]"
-            " and one label per row"
+            f"calibration: probabilities of shape {p.shape} and labels of shape {y.shape}; give probabilities [N,"
+            f" classes] and one label per row"
         )
     if not (p.min() >= -SLACK and p.max() <= 1 + SLACK and np.allclose(p.sum(1), 1, atol=1e-3)):
         raise DataError(
-            "calibration: each row of probabilities has to be between 0 and 1 and to add up to 1; apply softmax to logits"
+            "calibration: each row of probabilities has to be between 0 and 1 and to add up to 1; apply softmax to"
+            " logits"
         )
     return p, y
 
 
 def calibration(probabilities: Any, labels: Any, bins: int = BINS) -> Calibration:
-    """From probabilities [N, K] and labels [N]; confidence is the largest probability, in `bins` bins of equal width."""
+    """From probabilities [N, K] and labels [N]; confidence is the largest probability, in `bins` bins of equal
+    width.
+    """
     p, y = checked(probabilities, labels)
     if bins < 1:
         raise DataError(f"calibration: {bins} bins, at least 1 is needed")
@@ -67,10 +70,7 @@ def calibration(probabilities: Any, labels: Any, bins: int = BINS) -> Calibratio
     sure = np.bincount(place, confidence, bins) / count
     correct = np.bincount(place, right, bins) / count
     gaps = abs(correct - sure)
-    table = tuple(
-        Bin(m / bins, (m + 1) / bins, int(images[m]), float(sure[m]), float(correct[m]))
-        for m in range(bins)
-    )
+    table = tuple(Bin(m / bins, (m + 1) / bins, int(images[m]), float(sure[m]), float(correct[m])) for m in range(bins))
     return Calibration(table, float((images / len(y) * gaps).sum()), float(gaps.max()))
 
 

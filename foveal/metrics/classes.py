@@ -25,16 +25,15 @@ def confusion_matrix(labels: Any, predicted: Any, classes: int) -> Counts:
     for what, values in (("label", labels), ("prediction", predicted)):
         if values.min() < 0 or values.max() >= classes:
             wrong = values[(values < 0) | (values >= classes)][0]
-            raise DataError(
-                f"confusion_matrix: {what} {wrong} is none of the {classes} classes, 0 to {classes - 1}"
-            )
+            raise DataError(f"confusion_matrix: {what} {wrong} is none of the {classes} classes, 0 to {classes - 1}")
     counts = np.bincount(labels.astype(np.int64) * classes + predicted, minlength=classes * classes)
     return counts.reshape(classes, classes).astype(np.int64)
 
 
 @dataclass(frozen=True)
 class ClassScores:
-    """By class: precision TP / (TP + FP), recall TP / (TP + FN), F1 2 TP / (2 TP + FP + FN), and how many images it has.
+    """By class: precision TP / (TP + FP), recall TP / (TP + FN), F1 2 TP / (2 TP + FP + FN), and how many images it
+    has.
 
     What would be 0 / 0 (a class that was never predicted, or has no images) is 0.
     """
@@ -50,8 +49,7 @@ class ClassScores:
         found = {"micro": dict.fromkeys(("precision", "recall", "f1"), self.micro)}
         for name, weights in (("macro", np.ones_like(self.f1)), ("weighted", self.images)):
             found[name] = {
-                what: float(np.average(getattr(self, what), weights=weights))
-                for what in ("precision", "recall", "f1")
+                what: float(np.average(getattr(self, what), weights=weights)) for what in ("precision", "recall", "f1")
             }
         return found
 

@@ -1,4 +1,6 @@
-"""One class against the rest, by threshold: an image is taken for the class where its score is at least the threshold."""
+"""One class against the rest, by threshold: an image is taken for the class where its score is at least the
+threshold.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,7 @@ def checked(positive: Any, scores: Any) -> tuple[NDArray[np.bool_], Floats]:
     """Labels as booleans and scores as numbers, both kinds of labels being there."""
     labels, values = np.asarray(positive), np.asarray(scores, np.float64)
     if labels.shape != values.shape or labels.ndim != 1:
-        raise DataError(
-            f"{labels.shape} labels and {values.shape} scores: give one of each per image"
-        )
+        raise DataError(f"{labels.shape} labels and {values.shape} scores: give one of each per image")
     if not np.isfinite(values).all():
         raise DataError("scores hold NaN or infinity: they cannot be put in an order")
     if labels.dtype != bool and not np.isin(labels, (0, 1)).all():
@@ -94,22 +94,24 @@ def pick_threshold(
     recall: float | None = None,
     costs: tuple[float, float] | None = None,
 ) -> Threshold:
-    """The threshold with the best F1; or the one with the most recall at a wanted precision, with the most precision at a
+    """The threshold with the best F1; or the one with the most recall at a wanted precision, with the most precision at
+    a
     wanted recall, or with the least cost, costs being those of a false positive and of a false negative.
 
-    Thresholds are the scores that occur; with costs also one above them all, which takes nothing for the class. Of equally
+    Thresholds are the scores that occur; with costs also one above them all, which takes nothing for the class. Of
+    equally
     good ones the highest is taken. Where all scores are equal there is one: it takes every image for the class.
     """
     labels, values = checked(positive, scores)
     wanted = [w for w in (precision, recall, costs) if w is not None]
     if len(wanted) > 1:
-        raise DataError("pick_threshold: give one of precision, recall and costs, or none for the best F1")  # fmt: skip
+        raise DataError("pick_threshold: give one of precision, recall and costs, or none for the best F1")
     table = counted(labels, values, above=costs is not None)
     if costs is not None:
         return table.cheapest(*costs)
     for what, value in (("precision", precision), ("recall", recall)):
         if value is not None and not 0 < value <= 1:
-            raise DataError(f"pick_threshold: {what} is {value}, it has to be above 0 and at most 1")  # fmt: skip
+            raise DataError(f"pick_threshold: {what} is {value}, it has to be above 0 and at most 1")
     if precision is not None:
         return table.at_precision(precision)
     if recall is not None:
@@ -190,8 +192,8 @@ class Table:
     def cheapest(self, alarm: float, miss: float) -> Threshold:
         if not (alarm >= 0 and miss >= 0 and 0 < alarm + miss < np.inf):
             raise DataError(
-                f"pick_threshold: costs of {alarm} for a false positive and {miss} for a false negative; both have to be"
-                " 0 or more, and one of them above 0"
+                f"pick_threshold: costs of {alarm} for a false positive and {miss} for a false negative; both have to"
+                f" be 0 or more, and one of them above 0"
             )
         costs = alarm * self.alarms + miss * (self.positives - self.hits)
         i = best(-costs)

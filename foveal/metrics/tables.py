@@ -4,9 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 MOST_CONFUSED = 20  # classes up to which the confusion matrix is printed
-LONGEST = (
-    6  # characters of a class's name over a column of the matrix; beyond, classes are numbered
-)
+LONGEST = 6  # characters of a class's name over a column of the matrix; beyond, classes are numbered
 SCORES = ("precision", "recall", "f1")
 
 Table = tuple[str, Sequence[str], list[tuple[str, ...]]]  # heading, columns, rows
@@ -21,9 +19,7 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
     yield reliability(found)
     if "threshold" in found:
         picked = {name: value for name, value in found["threshold"].items() if value is not None}
-        lines: list[tuple[str, ...]] = [
-            (n.replace("_", " "), shown(v)) for n, v in picked.items() if "curve" not in n
-        ]
+        lines: list[tuple[str, ...]] = [(n.replace("_", " "), shown(v)) for n, v in picked.items() if "curve" not in n]
         yield "", ("", ""), lines
 
 
@@ -41,19 +37,20 @@ def overall(found: dict[str, Any]) -> Table:
     told = found["calibration"]
     columns = ("data", "images", "loss", "accuracy", *tops, "ECE", "Brier")
     row = (
-        found["data"], f"{found['images']:,}", four(found["loss"]), f"{found['accuracy']:.2%}", *tops.values(),
-        four(told["ece"]), four(told["brier"]),
-    )  # fmt: skip
+        found["data"],
+        f"{found['images']:,}",
+        four(found["loss"]),
+        f"{found['accuracy']:.2%}",
+        *tops.values(),
+        four(told["ece"]),
+        four(told["brier"]),
+    )
     return "", columns, [row]
 
 
 def by_class(found: dict[str, Any]) -> Table:
     rows = [
-        (
-            entry["class"],
-            f"{entry['images']:,}",
-            *(four(entry[name]) for name in (*SCORES, "auc", "average_precision")),
-        )
+        (entry["class"], f"{entry['images']:,}", *(four(entry[name]) for name in (*SCORES, "auc", "average_precision")))
         for entry in found["classes"]
     ]
     for name, entry in found["averages"].items():
@@ -64,20 +61,11 @@ def by_class(found: dict[str, Any]) -> Table:
 def reliability(found: dict[str, Any]) -> Table:
     """Bins of confidence that hold images."""
     rows: list[tuple[str, ...]] = [
-        (
-            f"{one['low']:.3f} - {one['high']:.3f}",
-            f"{one['images']:,}",
-            four(one["confidence"]),
-            four(one["accuracy"]),
-        )
+        (f"{one['low']:.3f} - {one['high']:.3f}", f"{one['images']:,}", four(one["confidence"]), four(one["accuracy"]))
         for one in found["calibration"]["bins"]
         if one["images"]
     ]
-    return (
-        "How sure the network was, and how often it was right:",
-        ("confidence", "images", "mean", "accuracy"),
-        rows,
-    )
+    return ("How sure the network was, and how often it was right:", ("confidence", "images", "mean", "accuracy"), rows)
 
 
 def confusion(found: dict[str, Any]) -> Table:

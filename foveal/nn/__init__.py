@@ -18,13 +18,7 @@ from foveal.nn.activation import (
     Tanh,
 )
 from foveal.nn.container import Concat, Flatten, Identity, Sequential
-from foveal.nn.conv import (
-    Conv1d,
-    Conv2d,
-    ConvTranspose1d,
-    ConvTranspose2d,
-    DepthwiseSeparableConv2d,
-)
+from foveal.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, DepthwiseSeparableConv2d
 from foveal.nn.dropout import Dropout, Dropout1d, Dropout2d, StochasticDepth
 from foveal.nn.fold import fold_batch_norm
 from foveal.nn.init import seed

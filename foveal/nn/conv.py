@@ -26,14 +26,10 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 class Convolution(Module):
     """What convolutions share: filters [K, C/groups, R, S] and what they are moved by."""
 
-    def __init__(
-        self, shape: Shape, stride: Pair, dilation: Pair, groups: int, outputs: int, bias: bool
-    ) -> None:
+    def __init__(self, shape: Shape, stride: Pair, dilation: Pair, groups: int, outputs: int, bias: bool) -> None:
         self.stride, self.dilation, self.groups = stride, dilation, groups
         if min(stride) < 1 or min(dilation) < 1:
-            raise ShapeError(
-                f"{self.name}: stride {stride} and dilation {dilation} have to be 1 or more"
-            )
+            raise ShapeError(f"{self.name}: stride {stride} and dilation {dilation} have to be 1 or more")
         self.weight = Parameter(init.kaiming_uniform(generator(), shape))
         inputs = init.fan_in(shape)
         self.bias = Parameter(init.bias_uniform(generator(), (outputs,), inputs)) if bias else None
@@ -63,23 +59,30 @@ class Conv2d(Convolution):
     """y[n,k,p,q] = bias[k] + sum_crs x[n, c, p u + r d - pad, q u + s d - pad] weight[k,c,r,s]
 
     x [N, in_channels, H, W] -> y [N, out_channels, P, Q]: cross-correlation (ops.convolve2d is the convolution of the
-    textbooks). padding: int, (rows, columns), (top, bottom, left, right), "valid" for none, or "same" for as many outputs as
+    textbooks). padding: int, (rows, columns), (top, bottom, left, right), "valid" for none, or "same" for as many
+    outputs as
     inputs (stride 1; where it is odd, the one more is at the bottom and right). padding_mode, what the border shows:
     "zeros", "reflect", "replicate" or "circular".
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: Any, stride: Any = 1, padding: Any = 0,
-        dilation: Any = 1, groups: int = 1, bias: bool = True, padding_mode: str = "zeros",
-    ) -> None:  # fmt: skip
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+    ) -> None:
         self.check_groups(in_channels, out_channels, groups)
         size = self.kernel(kernel_size)
         u, d = pair(stride, f"{self.name}: stride"), pair(dilation, f"{self.name}: dilation")
         self.padding = self.full_padding(padding, size, u, d)
         if padding_mode not in PADDING_MODES:
-            raise ShapeError(
-                f"{self.name}: padding_mode is {padding_mode!r}; choose one of {', '.join(PADDING_MODES)}"
-            )
+            raise ShapeError(f"{self.name}: padding_mode is {padding_mode!r}; choose one of {', '.join(PADDING_MODES)}")
         self.padding_mode = padding_mode
         shape = (out_channels, in_channels // groups, *size)
         super().__init__(shape, u, d, groups, out_channels, bias)
@@ -111,20 +114,11 @@ class Conv2d(Convolution):
         if self.padding_mode != "zeros" and any(padding):
             x = ops.pad(x, padding=padding, mode=self.padding_mode)
             padding = (0, 0, 0, 0)
-        return ops.conv2d(
-            x,
-            weight,
-            stride=self.stride,
-            padding=padding,
-            dilation=self.dilation,
-            groups=self.groups,
-        )
+        return ops.conv2d(x, weight, stride=self.stride, padding=padding, dilation=self.dilation, groups=self.groups)
 
     def describe(self) -> str:
         k, c, *size = self.weight.shape
-        shown = (
-            f"{c * self.groups}, {k}, {tuple(size)}, stride={self.stride}, padding={self.padding}"
-        )
+        shown = f"{c * self.groups}, {k}, {tuple(size)}, stride={self.stride}, padding={self.padding}"
         for what, value, usual in (
             ("dilation", self.dilation, (1, 1)),
             ("groups", self.groups, 1),
@@ -149,17 +143,33 @@ def one_row(value: Any, row: int) -> Any:
 class Conv1d(Conv2d):
     """y[n,k,q] = bias[k] + sum_cs x[n, c, q u + s d - pad] weight[k,c,s]
 
-    x [N, in_channels, L] -> y [N, out_channels, Q]; hyper-parameters as Conv2d's. padding: int, (before, after) or a word.
+    x [N, in_channels, L] -> y [N, out_channels, Q]; hyper-parameters as Conv2d's. padding: int, (before, after) or a
+    word.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: Any, stride: Any = 1, padding: Any = 0,
-        dilation: Any = 1, groups: int = 1, bias: bool = True, padding_mode: str = "zeros",
-    ) -> None:  # fmt: skip
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+    ) -> None:
         super().__init__(
-            in_channels, out_channels, one_row(kernel_size, 1), one_row(stride, 1), one_row(padding, 0),
-            one_row(dilation, 1), groups, bias, padding_mode,
-        )  # fmt: skip
+            in_channels,
+            out_channels,
+            one_row(kernel_size, 1),
+            one_row(stride, 1),
+            one_row(padding, 0),
+            one_row(dilation, 1),
+            groups,
+            bias,
+            padding_mode,
+        )
         k, c, _, s = self.weight.shape
         self.weight = Parameter(self.weight.data.reshape(k, c, s))
 
@@ -172,22 +182,29 @@ class Conv1d(Conv2d):
 class ConvTranspose2d(Convolution):
     """y[n,k,h,v] = bias[k] + sum_crs x[n,c,p,q] weight[c,k,r,s] over all p u + r d - pad = h, q u + s d - pad = v
 
-    x [N, in_channels, P, Q] -> y [N, out_channels, H, W], H = (P - 1) u - pads + d (R - 1) + 1 + output_padding: what the
+    x [N, in_channels, P, Q] -> y [N, out_channels, H, W], H = (P - 1) u - pads + d (R - 1) + 1 + output_padding: what
+    the
     gradient of Conv2d with these filters does to an image. weight [in_channels, out_channels/groups, R, S].
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: Any, stride: Any = 1, padding: Any = 0,
-        output_padding: Any = 0, groups: int = 1, bias: bool = True, dilation: Any = 1,
-    ) -> None:  # fmt: skip
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Any = 1,
+    ) -> None:
         self.check_groups(in_channels, out_channels, groups)
         size = self.kernel(kernel_size)
         u, d = pair(stride, f"{self.name}: stride"), pair(dilation, f"{self.name}: dilation")
         self.padding = sides(padding, f"{self.name}: padding")
         self.output_padding = pair(output_padding, f"{self.name}: output_padding")
-        super().__init__(
-            (in_channels, out_channels // groups, *size), u, d, groups, out_channels, bias
-        )
+        super().__init__((in_channels, out_channels // groups, *size), u, d, groups, out_channels, bias)
 
     def forward(self, x: Any) -> Any:
         return self.with_bias(self.spread(x, self.weight))
@@ -218,13 +235,28 @@ class ConvTranspose1d(ConvTranspose2d):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: Any, stride: Any = 1, padding: Any = 0,
-        output_padding: Any = 0, groups: int = 1, bias: bool = True, dilation: Any = 1,
-    ) -> None:  # fmt: skip
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Any = 1,
+    ) -> None:
         super().__init__(
-            in_channels, out_channels, one_row(kernel_size, 1), one_row(stride, 1), one_row(padding, 0),
-            one_row(output_padding, 0), groups, bias, one_row(dilation, 1),
-        )  # fmt: skip
+            in_channels,
+            out_channels,
+            one_row(kernel_size, 1),
+            one_row(stride, 1),
+            one_row(padding, 0),
+            one_row(output_padding, 0),
+            groups,
+            bias,
+            one_row(dilation, 1),
+        )
         c, k, _, s = self.weight.shape
         self.weight = Parameter(self.weight.data.reshape(c, k, s))
 
@@ -237,21 +269,18 @@ class ConvTranspose1d(ConvTranspose2d):
 class DepthwiseSeparableConv2d(Sequential):
     """A filter for each channel, then 1x1 filters across channels, each followed by batch norm and relu
 
-    Howard et al. 2017 (MobileNet), section 3.1: R S + K multiplications for each input value where a convolution has R S K.
+    Howard et al. 2017 (MobileNet), section 3.1: R S + K multiplications for each input value where a convolution has R
+    S K.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: Any = 3, stride: Any = 1, padding: Any = None,
-    ) -> None:  # fmt: skip
+        self, in_channels: int, out_channels: int, kernel_size: Any = 3, stride: Any = 1, padding: Any = None
+    ) -> None:
         rows, columns = pair(kernel_size, f"{type(self).__name__}: kernel_size")
         around = (rows // 2, columns // 2) if padding is None else padding
-        depthwise = Conv2d(
-            in_channels, in_channels, kernel_size, stride, around, groups=in_channels, bias=False
-        )
+        depthwise = Conv2d(in_channels, in_channels, kernel_size, stride, around, groups=in_channels, bias=False)
         pointwise = Conv2d(in_channels, out_channels, 1, bias=False)
-        super().__init__(
-            depthwise, BatchNorm2d(in_channels), ReLU(), pointwise, BatchNorm2d(out_channels), ReLU()
-        )  # fmt: skip
+        super().__init__(depthwise, BatchNorm2d(in_channels), ReLU(), pointwise, BatchNorm2d(out_channels), ReLU())
 
 
 def he_start(model: Module) -> None:

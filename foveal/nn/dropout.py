@@ -17,9 +17,7 @@ class Dropping(Module):
 
     def __init__(self, p: float = 0.5) -> None:
         if not 0.0 <= p < 1.0:
-            raise ShapeError(
-                f"{type(self).__name__}: p is {p}, it has to be at least 0 and below 1"
-            )
+            raise ShapeError(f"{type(self).__name__}: p is {p}, it has to be at least 0 and below 1")
         self.p = p
 
     def kept_together(self, x: Shape) -> Shape:

@@ -57,9 +57,11 @@ class Watch:
 def fold_batch_norm(model: Module, shape: Shape) -> Module:
     """A copy of the model, for inference, that computes the same without the batch norms that follow a layer directly.
 
-    shape: of an input, such as (1, 3, 224, 224): the model is traced once to see which layer's result goes to which batch
+    shape: of an input, such as (1, 3, 224, 224): the model is traced once to see which layer's result goes to which
+    batch
     norm. Folded is a batch norm with running statistics that reads the result of a Conv2d or Linear, where nobody else
-    reads it and both are called once, with parameters of their own; in its place stands Identity. All others stay as they
+    reads it and both are called once, with parameters of their own; in its place stands Identity. All others stay as
+    they
     are. The copy's outputs differ by rounding. Train the model, not the copy.
     """
     folded = copy.deepcopy(model).eval()

@@ -1,8 +1,10 @@
-"""Starting values of parameters: NumPy arrays from a generator, the generator that layers draw from, `apply` for models.
+"""Starting values of parameters: NumPy arrays from a generator, the generator that layers draw from, `apply` for
+models.
 
 A rule is called as rule(rng, shape, ...), with shape [K, C, R, S] of filters or [out, in] of linear layers, and returns
 float32. With fan_in n and fan_out m of a layer, the variance of its outputs is n var(w) times that of its inputs, the
-variance of its inputs' gradients m var(w) times that of its outputs' gradients: rules choose var(w) to hold one or both.
+variance of its inputs' gradients m var(w) times that of its outputs' gradients: rules choose var(w) to hold one or
+both.
 """
 
 import math
@@ -55,9 +57,9 @@ class OneNumber(np.ndarray[Any, Any]):
 
 
 def one_number(shape: Any) -> Any:
-    return np.lib.stride_tricks.as_strided(
-        np.zeros(1, np.float32), shape, [0] * len(shape), writeable=False
-    ).view(OneNumber)
+    return np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), shape, [0] * len(shape), writeable=False).view(
+        OneNumber
+    )
 
 
 class NoNumbers(np.random.Generator):
@@ -111,21 +113,11 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
         return math.sqrt(2 / (1 + (0.01 if param is None else param) ** 2))
     if nonlinearity not in GAINS:
         known = ", ".join((*GAINS, "leaky_relu"))
-        raise ShapeError(
-            f"no gain is known for {nonlinearity!r}; choose one of {known}, or give it"
-        )
+        raise ShapeError(f"no gain is known for {nonlinearity!r}; choose one of {known}, or give it")
     return GAINS[nonlinearity]
 
 
-GAINS = {
-    "linear": 1.0,
-    "conv1d": 1.0,
-    "conv2d": 1.0,
-    "sigmoid": 1.0,
-    "tanh": 5 / 3,
-    "relu": math.sqrt(2),
-    "selu": 0.75,
-}
+GAINS = {"linear": 1.0, "conv1d": 1.0, "conv2d": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2), "selu": 0.75}
 
 
 def zeros(rng: np.random.Generator, shape: Shape) -> Ndarray:
@@ -148,16 +140,14 @@ def normal(rng: np.random.Generator, shape: Shape, std: float = 0.01, mean: floa
     return (rng.standard_normal(shape) * std + mean).astype(np.float32)
 
 
-def uniform(
-    rng: np.random.Generator, shape: Shape, low: float = -0.1, high: float = 0.1
-) -> Ndarray:
+def uniform(rng: np.random.Generator, shape: Shape, low: float = -0.1, high: float = 0.1) -> Ndarray:
     """Uniform between `low` and `high`."""
     return rng.uniform(low, high, shape).astype(np.float32)
 
 
 def truncated_normal(
-    rng: np.random.Generator, shape: Shape, std: float = 1.0, mean: float = 0.0, low: float = -2.0, high: float = 2.0,
-) -> Ndarray:  # fmt: skip
+    rng: np.random.Generator, shape: Shape, std: float = 1.0, mean: float = 0.0, low: float = -2.0, high: float = 2.0
+) -> Ndarray:
     """Normal, drawn anew where it lies outside of [low, high] (which are values, not multiples of std)."""
     if not (std > 0 and low < high and low - 8 * std < mean < high + 8 * std):
         raise ShapeError(
@@ -190,9 +180,7 @@ def kaiming_uniform(
     return rng.uniform(-bound, bound, shape).astype(np.float32)
 
 
-def kaiming_normal(
-    rng: np.random.Generator, shape: Shape, gain: float = math.sqrt(2), mode: str = "fan_in"
-) -> Ndarray:
+def kaiming_normal(rng: np.random.Generator, shape: Shape, gain: float = math.sqrt(2), mode: str = "fan_in") -> Ndarray:
     """Normal with standard deviation gain / sqrt(fan): He et al. 2015, eq. 10, keeps the variance through relu.
 
     mode "fan_in" holds it for activations, "fan_out" for their gradients.
@@ -214,7 +202,8 @@ def dirac(rng: np.random.Generator, shape: Shape, groups: int = 1) -> Ndarray:
     """Filters [K, C, ...] that hand on their input: 1 in the middle of channel k for filter k of each group, else 0."""
     if len(shape) < 3 or groups < 1 or shape[0] % groups:
         raise ShapeError(
-            f"dirac: filters of shape {tuple(shape)} in {groups} group(s); it takes [K, C, ...] with K divisible by groups"
+            f"dirac: filters of shape {tuple(shape)} in {groups} group(s); it takes [K, C, ...] with K divisible by"
+            f" groups"
         )
     values = np.zeros(shape, np.float32)
     size = shape[0] // groups
@@ -234,21 +223,30 @@ def bias_uniform(rng: np.random.Generator, shape: Shape, inputs: int) -> Ndarray
 RULES: dict[str, Callable[..., Ndarray]] = {
     rule.__name__: rule
     for rule in (
-        zeros, ones, constant, normal, uniform, truncated_normal, xavier_uniform, xavier_normal, kaiming_uniform,
-        kaiming_normal, orthogonal, dirac,
+        zeros,
+        ones,
+        constant,
+        normal,
+        uniform,
+        truncated_normal,
+        xavier_uniform,
+        xavier_normal,
+        kaiming_uniform,
+        kaiming_normal,
+        orthogonal,
+        dirac,
     )
-}  # fmt: skip
+}
 
 
 def apply(model: "Module", rule: str, **how: Any) -> "Module":
     """Draw the weights of all convolutions and linear layers anew by a rule of this module, and set their biases to 0.
 
-    `how` are the rule's hyper-parameters, e.g. apply(net, "kaiming_normal", mode="fan_out"). `seed` makes it repeatable.
+    `how` are the rule's hyper-parameters, e.g. apply(net, "kaiming_normal", mode="fan_out"). `seed` makes it
+    repeatable.
     """
     if rule not in RULES:
-        raise ShapeError(
-            f"no rule for starting values is called {rule!r}; choose one of {', '.join(RULES)}"
-        )
+        raise ShapeError(f"no rule for starting values is called {rule!r}; choose one of {', '.join(RULES)}")
     for _, module in model.named_modules():
         weight, bias = (module.__dict__.get(name) for name in ("weight", "bias"))
         normalises = hasattr(module, "normalized_shape")  # its weight may be of any rank

@@ -15,11 +15,7 @@ class Linear(Module):
         check_positive("Linear", in_features=in_features, out_features=out_features)
         shape = (out_features, in_features)
         self.weight = Parameter(init.kaiming_uniform(generator(), shape))
-        self.bias = (
-            Parameter(init.bias_uniform(generator(), (out_features,), in_features))
-            if bias
-            else None
-        )
+        self.bias = Parameter(init.bias_uniform(generator(), (out_features,), in_features)) if bias else None
 
     def forward(self, x: Any) -> Any:
         y = ops.linear(x, self.weight)

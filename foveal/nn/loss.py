@@ -27,9 +27,7 @@ class Loss:
 
     def __init__(self, reduction: str = "mean") -> None:
         if reduction not in REDUCTIONS:
-            raise ShapeError(
-                f"{self.name}: reduction is {reduction!r}; choose one of {', '.join(REDUCTIONS)}"
-            )
+            raise ShapeError(f"{self.name}: reduction is {reduction!r}; choose one of {', '.join(REDUCTIONS)}")
         self.reduction = reduction
 
     @property
@@ -62,11 +60,7 @@ class Loss:
 
 
 def is_integer(x: Any) -> bool:
-    return (
-        x.node.type.dtype != "float32"
-        if isinstance(x, Symbol)
-        else np.asarray(x).dtype.kind in "iub"
-    )
+    return x.node.type.dtype != "float32" if isinstance(x, Symbol) else np.asarray(x).dtype.kind in "iub"
 
 
 def number(loss: str, what: str, value: float, low: float, high: float = math.inf) -> float:
@@ -94,20 +88,18 @@ def held(variable: Variable, like: Any) -> Any:
 class ClassLoss(Loss):
     """What losses over classes share: labels, weights of classes, labels that do not count.
 
-    output [N, K, ...], target [N, ...] with labels from 0 to K-1. weight [K]: how much each class counts; the mean divides
-    by the sum of the targets' weights. ignore_index: a label that does not count (PyTorch's default is -100; here it has
+    output [N, K, ...], target [N, ...] with labels from 0 to K-1. weight [K]: how much each class counts; the mean
+    divides
+    by the sum of the targets' weights. ignore_index: a label that does not count (PyTorch's default is -100; here it
+    has
     to be given, so that a wrong label is an error).
     """
 
-    def __init__(
-        self, weight: Any = None, ignore_index: int | None = None, reduction: str = "mean"
-    ) -> None:
+    def __init__(self, weight: Any = None, ignore_index: int | None = None, reduction: str = "mean") -> None:
         super().__init__(reduction)
         self.weight = vector(self.name, "weight", weight)
         if self.weight is not None and self.weight.data.ndim != 1:
-            raise ShapeError(
-                f"{self.name}: weight has shape {self.weight.shape}, it has to be [classes]"
-            )
+            raise ShapeError(f"{self.name}: weight has shape {self.weight.shape}, it has to be [classes]")
         self.ignore_index = ignore_index
 
     def check(self, target: Ndarray, output: Shape) -> None:
@@ -170,8 +162,8 @@ class CrossEntropyLoss(ClassLoss):
     """
 
     def __init__(
-        self, weight: Any = None, ignore_index: int | None = None, reduction: str = "mean", label_smoothing: float = 0.0,
-    ) -> None:  # fmt: skip
+        self, weight: Any = None, ignore_index: int | None = None, reduction: str = "mean", label_smoothing: float = 0.0
+    ) -> None:
         super().__init__(weight, ignore_index, reduction)
         self.label_smoothing = number(self.name, "label_smoothing", label_smoothing, 0.0, 1.0)
 
@@ -204,9 +196,7 @@ class CrossEntropyLoss(ClassLoss):
             )
         e = self.label_smoothing
         target = target * (1.0 - e) + e / logits.shape[1] if e else target
-        return self.reduce(
-            -ops.sum(ops.log_softmax(logits, axis=1) * self.weighted(target), axes=(1,))
-        )
+        return self.reduce(-ops.sum(ops.log_softmax(logits, axis=1) * self.weighted(target), axes=(1,)))
 
 
 class NLLLoss(ClassLoss):
@@ -217,14 +207,15 @@ class NLLLoss(ClassLoss):
 
 
 class FocalLoss(ClassLoss):
-    """-weight_t (1 - p_t)^gamma ln p_t, p = softmax(logits): Lin et al. 2017, eq. 5; the mean is over all labels that count
+    """-weight_t (1 - p_t)^gamma ln p_t, p = softmax(logits): Lin et al. 2017, eq. 5; the mean is over all labels that
+    count
 
     logits [N, K, ...], labels [N, ...]. weight is the paper's alpha, a number per class. gamma 0 is cross-entropy.
     """
 
     def __init__(
-        self, gamma: float = 2.0, weight: Any = None, ignore_index: int | None = None, reduction: str = "mean",
-    ) -> None:  # fmt: skip
+        self, gamma: float = 2.0, weight: Any = None, ignore_index: int | None = None, reduction: str = "mean"
+    ) -> None:
         super().__init__(weight, ignore_index, reduction)
         self.gamma = number(self.name, "gamma", gamma, 0.0)
 
@@ -292,9 +283,7 @@ class BinaryFocalLoss(BCEWithLogitsLoss):
     p_t is p where the target is 1, else 1 - p; a_t likewise alpha or 1 - alpha, and 1 where alpha is None.
     """
 
-    def __init__(
-        self, gamma: float = 2.0, alpha: float | None = 0.25, reduction: str = "mean"
-    ) -> None:
+    def __init__(self, gamma: float = 2.0, alpha: float | None = 0.25, reduction: str = "mean") -> None:
         super().__init__(reduction=reduction)
         self.gamma = number(self.name, "gamma", gamma, 0.0)
         self.alpha = None if alpha is None else number(self.name, "alpha", alpha, 0.0, 1.0)

@@ -28,7 +28,9 @@ class Buffer(Variable):
 
 
 class Counter(Buffer):
-    """A whole number, such as of the batches seen. Programs count in float32, exactly up to 2^24; outside it is int64."""
+    """A whole number, such as of the batches seen. Programs count in float32, exactly up to 2^24; outside it is
+    int64.
+    """
 
     def __init__(self) -> None:
         super().__init__(np.zeros(()))
@@ -152,9 +154,7 @@ class Module:
 
     def state_dict(self) -> dict[str, Ndarray]:
         """Copies of all parameters and buffers by dotted name, C-contiguous, filters as [K, C, R, S]."""
-        return {
-            name: np.array(variable.data, order="C") for name, variable in self.named_variables()
-        }
+        return {name: np.array(variable.data, order="C") for name, variable in self.named_variables()}
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Copy arrays in by name. Raises StateError that lists all that does not fit; then nothing is changed.
@@ -184,9 +184,7 @@ class Module:
                 variable.data = np.asarray(state[name])
 
     def __repr__(self) -> str:
-        inner = [
-            f"  ({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.children()
-        ]
+        inner = [f"  ({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.children()]
         head = f"{type(self).__name__}({self.describe()}"
         return "\n".join([head, *inner, ")"]) if inner else head + ")"
 
@@ -199,6 +197,4 @@ def check_positive(layer: str, **values: int) -> None:
     """Sizes have to be whole numbers of at least 1."""
     for name, value in values.items():
         if not isinstance(value, int | np.integer) or value < 1:
-            raise ShapeError(
-                f"{layer}: {name} is {value!r}, it has to be a whole number of 1 or more"
-            )
+            raise ShapeError(f"{layer}: {name} is {value!r}, it has to be a whole number of 1 or more")

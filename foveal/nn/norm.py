@@ -22,7 +22,8 @@ def check_eps(layer: str, eps: float) -> float:
 class Tracking(Module):
     """What batch and instance norm share: affine parameters per channel, running statistics of the training batches.
 
-    running = (1 - momentum) running + momentum batch, with the unbiased variance. track_running_stats off: the statistics
+    running = (1 - momentum) running + momentum batch, with the unbiased variance. track_running_stats off: the
+    statistics
     of what is given are used in inference too.
     """
 
@@ -31,7 +32,7 @@ class Tracking(Module):
 
     def __init__(
         self, num_features: int, eps: float, momentum: float | None, affine: bool, track_running_stats: bool
-    ) -> None:  # fmt: skip
+    ) -> None:
         layer = type(self).__name__
         check_positive(layer, num_features=num_features)
         if momentum is not None and not 0.0 <= momentum <= 1.0:
@@ -65,9 +66,7 @@ class Tracking(Module):
         return ops.broadcast_to(lift(1.0), to=to), ops.broadcast_to(lift(0.0), to=to)
 
     def by_running_statistics(self, x: Any) -> Any:
-        return ops.batch_norm_inference(
-            x, self.running_mean, self.running_var, *self.affine(), eps=self.eps
-        )
+        return ops.batch_norm_inference(x, self.running_mean, self.running_var, *self.affine(), eps=self.eps)
 
     def follow(self, mean: Any, variance: Any, share: Any) -> None:
         """Move the running statistics towards those of a batch."""
@@ -92,9 +91,13 @@ class BatchNorm2d(Tracking):
     takes = "images [N, C, H, W]"
 
     def __init__(
-        self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
         track_running_stats: bool = True,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats)
 
     def forward(self, x: Any) -> Any:
@@ -134,9 +137,13 @@ class InstanceNorm2d(Tracking):
     takes = "images [N, C, H, W]"
 
     def __init__(
-        self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = False,
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = False,
         track_running_stats: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats)
 
     def forward(self, x: Any) -> Any:
@@ -176,14 +183,10 @@ class GroupNorm(Module):
     Wu and He 2018. x [N, C, ...].
     """
 
-    def __init__(
-        self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True
-    ) -> None:
+    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True) -> None:
         check_positive("GroupNorm", num_groups=num_groups, num_channels=num_channels)
         if num_channels % num_groups:
-            raise ShapeError(
-                f"GroupNorm: num_groups={num_groups} does not divide num_channels={num_channels}"
-            )
+            raise ShapeError(f"GroupNorm: num_groups={num_groups} does not divide num_channels={num_channels}")
         self.num_groups, self.num_channels = num_groups, num_channels
         self.eps = check_eps("GroupNorm", eps)
         self.weight = Parameter(np.ones(num_channels)) if affine else None
@@ -207,7 +210,7 @@ class LayerNorm(Module):
 
     def __init__(
         self, normalized_shape: Any, eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True
-    ) -> None:  # fmt: skip
+    ) -> None:
         layer = type(self).__name__
         shape = (normalized_shape,) if isinstance(normalized_shape, int) else normalized_shape
         self.normalized_shape = tuple(shape)
@@ -239,14 +242,13 @@ class LayerNorm(Module):
 
 
 class RMSNorm(LayerNorm):
-    """y = weight x / sqrt(mean(x^2) + eps) over the last axes, whose sizes are normalized_shape: Zhang and Sennrich 2019
+    """y = weight x / sqrt(mean(x^2) + eps) over the last axes, whose sizes are normalized_shape: Zhang and Sennrich
+    2019
 
     eps None: 2^-23, the distance of float32 numbers at 1.
     """
 
-    def __init__(
-        self, normalized_shape: Any, eps: float | None = None, elementwise_affine: bool = True
-    ) -> None:
+    def __init__(self, normalized_shape: Any, eps: float | None = None, elementwise_affine: bool = True) -> None:
         eps = float(np.finfo(np.float32).eps) if eps is None else eps
         super().__init__(normalized_shape, eps, elementwise_affine, bias=False)
 
@@ -265,9 +267,7 @@ class LocalResponseNorm(Module):
         self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
 
     def forward(self, x: Any) -> Any:
-        return ops.local_response_norm(
-            x, size=self.size, alpha=self.alpha, beta=self.beta, k=self.k
-        )
+        return ops.local_response_norm(x, size=self.size, alpha=self.alpha, beta=self.beta, k=self.k)
 
     def describe(self) -> str:
         return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"

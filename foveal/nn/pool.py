@@ -27,33 +27,29 @@ def check_padding(layer: str, size: Any, padding: Four, dilation: Any) -> None:
     reach = [d * (k - 1) + 1 for d, k in zip(dilation, size, strict=True)]
     if max(padding[:2]) * 2 > reach[0] or max(padding[2:]) * 2 > reach[1]:
         raise ShapeError(
-            f"{layer}: padding {padding} is more than half of the window {tuple(reach)}, which could then lie outside of"
-            " the image; use less padding or a larger kernel_size"
+            f"{layer}: padding {padding} is more than half of the window {tuple(reach)}, which could then lie outside"
+            f" of the image; use less padding or a larger kernel_size"
         )
 
 
 class Windows(Module):
     """What poolings over windows share: kernel_size, stride (kernel_size unless given), padding, dilation, ceil_mode.
 
-    padding: int, (rows, columns) or (top, bottom, left, right), at most half of the window. ceil_mode: the output size is
-    rounded up, so that windows may reach beyond the padding as long as they start in the image or in the padding before it.
+    padding: int, (rows, columns) or (top, bottom, left, right), at most half of the window. ceil_mode: the output size
+    is
+    rounded up, so that windows may reach beyond the padding as long as they start in the image or in the padding before
+    it.
     """
 
     sequences: ClassVar[bool] = False
 
     def __init__(
         self, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.kernel_size, self.stride = kernel_size, kernel_size if stride is None else stride
         self.padding, self.dilation, self.ceil_mode = padding, dilation, ceil_mode
         window = self.window()
-        check_window(
-            type(self).__name__,
-            window["size"],
-            window["stride"],
-            window["padding"],
-            window["dilation"],
-        )
+        check_window(type(self).__name__, window["size"], window["stride"], window["padding"], window["dilation"])
         check_padding(type(self).__name__, window["size"], window["padding"], window["dilation"])
 
     def window(self) -> dict[str, Any]:
@@ -63,9 +59,7 @@ class Windows(Module):
             made: dict[str, Any] = {
                 "size": along_columns(self.kernel_size, f"{layer}: kernel_size", 1),
                 "stride": along_columns(self.stride, f"{layer}: stride", 1),
-                "padding": sides(
-                    along_columns(self.padding, f"{layer}: padding", 0), f"{layer}: padding"
-                ),
+                "padding": sides(along_columns(self.padding, f"{layer}: padding", 0), f"{layer}: padding"),
                 "dilation": along_columns(self.dilation, f"{layer}: dilation", 1),
             }
         else:
@@ -100,9 +94,14 @@ class MaxPool2d(Windows):
     """
 
     def __init__(
-        self, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, return_indices: bool = False,
+        self,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        return_indices: bool = False,
         ceil_mode: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(kernel_size, stride, padding, dilation, ceil_mode)
         self.return_indices = return_indices
 
@@ -124,22 +123,22 @@ class AvgPool2d(Windows):
     """
 
     def __init__(
-        self, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
-        count_include_pad: bool = True, divisor_override: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> None:
         super().__init__(kernel_size, stride, padding, 1, ceil_mode)
         if divisor_override is not None and divisor_override < 1:
-            raise ShapeError(
-                f"{type(self).__name__}: divisor_override is {divisor_override}, it has to be 1 or more"
-            )
+            raise ShapeError(f"{type(self).__name__}: divisor_override is {divisor_override}, it has to be 1 or more")
         self.count_include_pad, self.divisor_override = count_include_pad, divisor_override
 
     def pool(self, x: Any) -> Any:
         return ops.avg_pool2d(
-            x,
-            **self.window(),
-            count_include_pad=self.count_include_pad,
-            divisor_override=self.divisor_override,
+            x, **self.window(), count_include_pad=self.count_include_pad, divisor_override=self.divisor_override
         )
 
 
@@ -208,17 +207,14 @@ class AdaptiveMaxPool1d(AdaptiveMaxPool2d):
 class LPPool2d(Windows):
     """(sum of x^norm_type)^(1 / norm_type) of each window; x [N, C, H, W] -> [N, C, P, Q]
 
-    norm_type 1 is sum pooling, infinity max pooling of |x|. As in PyTorch an odd norm_type keeps the sign of x; for |x| of
+    norm_type 1 is sum pooling, infinity max pooling of |x|. As in PyTorch an odd norm_type keeps the sign of x; for |x|
+    of
     it, as ONNX's LpPool has it, use foveal.ops.lp_pool2d.
     """
 
-    def __init__(
-        self, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
-    ) -> None:
+    def __init__(self, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False) -> None:
         if not norm_type > 0:
-            raise ShapeError(
-                f"{type(self).__name__}: norm_type is {norm_type}, it has to be above 0"
-            )
+            raise ShapeError(f"{type(self).__name__}: norm_type is {norm_type}, it has to be above 0")
         super().__init__(kernel_size, stride, ceil_mode=ceil_mode)
         self.norm_type = norm_type
 
@@ -236,7 +232,8 @@ class LPPool1d(LPPool2d):
 
 
 class MaxUnpool2d(Windows):
-    """The reverse of MaxPool2d: each value at the place of the maximum it was, 0 elsewhere; x [N, C, P, Q] -> [N, C, H, W]
+    """The reverse of MaxPool2d: each value at the place of the maximum it was, 0 elsewhere; x [N, C, P, Q] -> [N, C, H,
+    W]
 
     Called with the indices that MaxPool2d(return_indices=True) gave. output_size: (H, W), or [N, C, H, W]; unless given
     H = (P - 1) u - 2 pad + R, and so W.
@@ -252,8 +249,8 @@ class MaxUnpool2d(Windows):
         bad = indices[(indices < 0) | (indices >= rows * columns)]
         if bad.size:
             raise DataError(
-                f"{type(self).__name__}: place {bad.flat[0]} is none of the {rows}x{columns} image; give output_size, the"
-                " size of the image that was pooled"
+                f"{type(self).__name__}: place {bad.flat[0]} is none of the {rows}x{columns} image; give output_size,"
+                f" the size of the image that was pooled"
             )
         return compile(lambda x, indices: self.forward(x, indices, output_size))(x, indices)
 

@@ -19,15 +19,8 @@ from foveal.trace import current
 class Unfold(Module):
     """Windows as columns: x [N, C, H, W] -> [N, C R S, P Q], the operator im2col"""
 
-    def __init__(
-        self, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
-    ) -> None:
-        self.how = {
-            "size": kernel_size,
-            "dilation": dilation,
-            "padding": padding,
-            "stride": stride,
-        }
+    def __init__(self, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> None:
+        self.how = {"size": kernel_size, "dilation": dilation, "padding": padding, "stride": stride}
 
     def forward(self, x: Any) -> Any:
         return ops.im2col(x, **self.how)
@@ -41,7 +34,7 @@ class Fold(Unfold):
 
     def __init__(
         self, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(kernel_size, dilation, padding, stride)
         self.how |= {"image": output_size}
 
@@ -108,52 +101,49 @@ class LocallyConnected2d(Module):
 
     A convolution's receptive fields without shared weights: P Q times its parameters, for images of one size, `image`
     (H, W). x [N, in_channels, H, W] -> y [N, out_channels, P, Q]. With shared_weights=True there is one filter,
-    weight [K, C, R, S] and bias [K], used at all positions: the same as Conv2d, so that what sharing does to the number of
+    weight [K, C, R, S] and bias [K], used at all positions: the same as Conv2d, so that what sharing does to the number
+    of
     parameters and to their gradients can be seen. `from_conv` starts from a convolution's filters.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, image: Any, kernel_size: Any, stride: Any = 1, padding: Any = 0,
-        dilation: Any = 1, bias: bool = True, shared_weights: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        in_channels: int,
+        out_channels: int,
+        image: Any,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        bias: bool = True,
+        shared_weights: bool = False,
+    ) -> None:
         name = type(self).__name__
         check_positive(name, in_channels=in_channels, out_channels=out_channels)
-        self.image, self.size = (
-            pair(image, f"{name}: image"),
-            pair(kernel_size, f"{name}: kernel_size"),
-        )
-        self.stride, self.dilation = (
-            pair(stride, f"{name}: stride"),
-            pair(dilation, f"{name}: dilation"),
-        )
+        self.image, self.size = (pair(image, f"{name}: image"), pair(kernel_size, f"{name}: kernel_size"))
+        self.stride, self.dilation = (pair(stride, f"{name}: stride"), pair(dilation, f"{name}: dilation"))
         self.padding, self.shared_weights = sides(padding, f"{name}: padding"), shared_weights
-        self.places = output_size(
-            name, self.image, self.size, self.stride, self.padding, self.dilation
-        )
+        self.places = output_size(name, self.image, self.size, self.stride, self.padding, self.dilation)
         filters = (out_channels, in_channels, *self.size)
         rows = math.prod(filters[1:])
         weight = init.kaiming_uniform(generator(), filters)
         offset = init.bias_uniform(generator(), (out_channels,), rows)
         if not shared_weights:
             each = (math.prod(self.places), rows, out_channels)
-            weight = init.kaiming_uniform(generator(), (1, rows, math.prod(each) // rows)).reshape(
-                each
-            )
+            weight = init.kaiming_uniform(generator(), (1, rows, math.prod(each) // rows)).reshape(each)
             offset = init.bias_uniform(generator(), (out_channels, *self.places), rows)
         self.weight = Parameter(weight)
         self.bias = Parameter(offset) if bias else None
 
     @classmethod
-    def from_conv(
-        cls, conv: Conv2d, image: Any, shared_weights: bool = False
-    ) -> "LocallyConnected2d":
+    def from_conv(cls, conv: Conv2d, image: Any, shared_weights: bool = False) -> "LocallyConnected2d":
         """With the filters of a Conv2d (of one group, with zeros as border) at every position: the same function."""
         if conv.groups != 1 or conv.padding_mode != "zeros":
             raise ShapeError(f"{cls.__name__}: {conv} has groups or a border that is not zeros")
         k, c, *size = conv.weight.shape
         made = cls(
             c, k, image, tuple(size), conv.stride, conv.padding, conv.dilation, conv.bias is not None, shared_weights
-        )  # fmt: skip
+        )
         weight, bias = conv.weight.data, None if conv.bias is None else conv.bias.data
         if not shared_weights:
             weight = np.broadcast_to(weight.reshape(k, -1).T, made.weight.shape)
@@ -181,6 +171,4 @@ class LocallyConnected2d(Module):
 
     def describe(self) -> str:
         shared = ", shared_weights=True" if self.shared_weights else ""
-        return (
-            f"image={self.image}, {self.size}, stride={self.stride}, padding={self.padding}{shared}"
-        )
+        return f"image={self.image}, {self.size}, stride={self.stride}, padding={self.padding}{shared}"

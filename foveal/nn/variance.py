@@ -1,8 +1,8 @@
 """What starting values do: the variance of activations and gradients, layer by layer, before anything is trained.
 
-Through a layer with fan_in n whose weights have variance v, the second moment of activations grows by n v, halved by relu
-(He et al. 2015, eq. 7-10); backwards fan_out takes n's place (Glorot and Bengio 2010, eq. 5-6). Where the product over all
-layers is far from 1, signals vanish or explode, and with them the gradients that training lives on.
+Through a layer with fan_in n whose weights have variance v, the second moment of activations grows by n v, halved by
+relu (He et al. 2015, eq. 7-10); backwards fan_out takes n's place (Glorot and Bengio 2010, eq. 5-6). Where the product
+over all layers is far from 1, signals vanish or explode, and with them the gradients that training lives on.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,8 @@ SEED = 0  # of the numbers that outputs are weighed with
 class Activations:
     """What one layer gave, over all images, channels and positions.
 
-    zeros: the share of values that are exactly 0. gradient_variance: of d L / d activation, for a loss L whose gradient in
+    zeros: the share of values that are exactly 0. gradient_variance: of d L / d activation, for a loss L whose gradient
+    in
     the model's output is drawn from N(0, 1).
     """
 
@@ -75,18 +76,24 @@ class VarianceReport:
             table.add_column(name, justify="right")
         for r in self.rows:
             table.add_row(
-                f"{r.name} {r.kind}".strip(), "x".join(map(str, r.shape[1:])), f"{r.mean:.2e}",
-                f"{r.variance:.2e}", f"{r.zeros:.0%}", f"{r.gradient_variance:.2e}",
-            )  # fmt: skip
+                f"{r.name} {r.kind}".strip(),
+                "x".join(map(str, r.shape[1:])),
+                f"{r.mean:.2e}",
+                f"{r.variance:.2e}",
+                f"{r.zeros:.0%}",
+                f"{r.gradient_variance:.2e}",
+            )
         stream = StringIO()
         Console(file=stream, width=120, highlight=False, color_system=None).print(table)
         lines = [line.rstrip() for line in stream.getvalue().splitlines() if line.strip()]
-        return "\n".join([
-            *lines,
-            "",
-            f"from the first layer to the last: variance times {self.growth:.2g}; from the last to the first: gradient's"
-            f" variance times {self.gradient_growth:.2g}",
-        ])  # fmt: skip
+        return "\n".join(
+            [
+                *lines,
+                "",
+                f"from the first layer to the last: variance times {self.growth:.2g}; from the last to the first:"
+                f" gradient's variance times {self.gradient_growth:.2g}",
+            ]
+        )
 
 
 def ratio(a: float, b: float) -> float:
@@ -96,8 +103,10 @@ def ratio(a: float, b: float) -> float:
 def variance_report(model: Module, x: Any) -> VarianceReport:
     """How large the activations of `model`, and their gradients, are on a batch `x`, layer by layer.
 
-    x: [N, ...], as the model takes it; some dozen images are enough, for all activations are held at once. The model runs
-    as it is, in training or evaluation mode; its running statistics stay. DataError for an empty batch, NumericsError for
+    x: [N, ...], as the model takes it; some dozen images are enough, for all activations are held at once. The model
+    runs
+    as it is, in training or evaluation mode; its running statistics stay. DataError for an empty batch, NumericsError
+    for
     NaN in it, ShapeError where the model has no layers or returns several arrays.
     """
     images = as_argument(x, "the batch of variance_report")
@@ -144,6 +153,11 @@ def leaves(call: Call) -> Iterator[Call]:
 def measurement(name: str, call: Call, value: Ndarray, slope: Ndarray) -> Activations:
     wide = value.astype(np.float64)  # squares of small values leave float32's range
     return Activations(
-        name, type(call.layer).__name__, value.shape, float(wide.mean()), float(wide.var()),
-        float((value == 0).mean()), float(slope.astype(np.float64).var()),
-    )  # fmt: skip
+        name,
+        type(call.layer).__name__,
+        value.shape,
+        float(wide.mean()),
+        float(wide.var()),
+        float((value == 0).mean()),
+        float(slope.astype(np.float64).var()),
+    )

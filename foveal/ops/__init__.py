@@ -54,14 +54,7 @@ from foveal.ops.pool_max import max_pool2d, max_pool2d_grad, max_pool2d_index, m
 from foveal.ops.pool_places import max_unpool2d, put_pixels, take_pixels
 from foveal.ops.reduce import max, mean, sum
 from foveal.ops.shape import broadcast_to, constant, index, permute, place, reshape
-from foveal.ops.standardize import (
-    channel_sums,
-    group_norm,
-    local_response_norm,
-    lp_normalize,
-    rms_norm,
-    standardize,
-)
+from foveal.ops.standardize import channel_sums, group_norm, local_response_norm, lp_normalize, rms_norm, standardize
 from foveal.ops.transposed import conv_transpose2d, convolve2d, rotate180
 from foveal.ops.unfold import col2im, conv2d_im2col, im2col, locally_connected2d
 

@@ -61,7 +61,9 @@ class Silu(Pointwise):
 
 
 class HardSigmoid(Pointwise):
-    """y = min(max(x + 3, 0), 6) / 6: sigmoid in three straight pieces (Howard et al. 2019); dy/dx = 1/6 inside of (-3, 3)"""
+    """y = min(max(x + 3, 0), 6) / 6: sigmoid in three straight pieces (Howard et al. 2019); dy/dx = 1/6 inside of (-3,
+    3)
+    """
 
     name, arity, cases = "hardsigmoid", 1, bent()
 
@@ -174,10 +176,7 @@ class Softplus(Pointwise):
     def normalise(self, x: Any, *, beta: float = 1.0, threshold: float = 20.0) -> dict[str, Any]:
         if not beta > 0:
             raise ShapeError(f"softplus: beta is {beta}, it has to be above 0")
-        return {
-            "beta": finite(self.name, "beta", beta),
-            "threshold": finite(self.name, "threshold", threshold),
-        }
+        return {"beta": finite(self.name, "beta", beta), "threshold": finite(self.name, "threshold", threshold)}
 
     def numpy(self, x: Ndarray, *, beta: float, threshold: float) -> Ndarray:
         soft = np.maximum(x, 0) + np.log1p(np.exp(-abs(x * beta))) / beta
@@ -212,9 +211,7 @@ class AlongAxis(Operator):
     def normalise(self, x: Any, *, axis: int) -> dict[str, Any]:
         rank = len(x.shape)
         if not -rank <= axis < rank:
-            raise ShapeError(
-                f"{self.name}: axis {axis} is not one of the {rank} axes of shape {x.shape}"
-            )
+            raise ShapeError(f"{self.name}: axis {axis} is not one of the {rank} axes of shape {x.shape}")
         return {"axis": axis % rank}
 
     def shape(self, x: Shape, *, axis: int) -> Shape:

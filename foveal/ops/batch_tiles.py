@@ -1,7 +1,9 @@
-"""Convolution and its gradient in x where the rows of a register tile are images: one output pixel of many images at once.
+"""Convolution and its gradient in x where the rows of a register tile are images: one output pixel of many images at
+once.
 
 For small images, and wherever padding is a noticeable share: an output pixel visits the taps that meet the image, so no
-product with a zero is computed and nothing is bordered with zeros, and a vector of weights serves all images of the tile.
+product with a zero is computed and nothing is bordered with zeros, and a vector of weights serves all images of the
+tile.
 """
 
 import itertools
@@ -46,8 +48,7 @@ def fits(x: Shape, inputs: int, tile: Tile, axes: Axes) -> bool:
     if min(N, tile.rows) * min(reach(axes[0]), H) * W * C > BAND:
         return False
     kept = [
-        sum(t.share(n) * t.count * t.taps for t in taps)
-        / max(sum(t.count * t.taps for t in taps), 1)
+        sum(t.share(n) * t.count * t.taps for t in taps) / max(sum(t.count * t.taps for t in taps), 1)
         for taps, n in zip(axes, (H, W), strict=True)
     ]
     narrow = max(t.count for t in axes[1]) < tile.rows // 2
@@ -66,13 +67,12 @@ def lower(to: Lowering, y: Results, x: Any, panels: Any, axes: Axes, outputs: in
     most = min(H, (-(-count // bands) - 1) * step + reach(axes[0]))
     parts = max(1, min(panels.shape[0] * panels.shape[1], -(-ENOUGH_TASKS // (blocks * bands))))
     copied = to.scratch((1, most, W, largest, C + GAP), per_thread=True)
-    y.call(to, correlate_batch, blocks * bands, [copied], [x, panels], axes=axes, outputs=outputs,
-           bands=bands, parts=parts)  # fmt: skip
+    y.call(
+        to, correlate_batch, blocks * bands, [copied], [x, panels], axes=axes, outputs=outputs, bands=bands, parts=parts
+    )
 
 
-def correlate_batch(
-    *arrays: Any, axes: Axes, outputs: int, bands: int, parts: int, epilogue: Epilogue
-) -> None:
+def correlate_batch(*arrays: Any, axes: Axes, outputs: int, bands: int, parts: int, epilogue: Epilogue) -> None:
     """y[n, p, q, k] = sum over the taps that meet the image, and over inputs, of x * panels."""
     ending = Ending(epilogue, arrays, 3)
     copied, x, panels = ending.own
@@ -88,9 +88,7 @@ def correlate_batch(
             top = minimum(top, x.shape[1] - copied.shape[1])
             copy_images(copied, x, n, images, top)
             source = copied.at(thread(), 0 - top, 0, 0, 0)
-            for g, b, valid in part_of_blocks(
-                panels.shape[0], outputs, panels.shape[5], part, parts
-            ):
+            for g, b, valid in part_of_blocks(panels.shape[0], outputs, panels.shape[5], part, parts):
                 channel = g * outputs + b * panels.shape[5]
                 for lane, width in pieces(valid, tile_for(outputs).width):
                     ending.open(task, channel + lane, width)
@@ -99,8 +97,20 @@ def correlate_batch(
                     last = end if rows.count == count else minimum(end, rows.count)
                     for i in loop(last, start=start):
                         for j in loop(columns.count):
-                            pixel(ending, task, (n, i, j), channel, image, panels.at(g, b, 0, 0, 0, 0),
-                                  rows, columns, x.shape[1:3], images, valid, tile_for(outputs))  # fmt: skip
+                            pixel(
+                                ending,
+                                task,
+                                (n, i, j),
+                                channel,
+                                image,
+                                panels.at(g, b, 0, 0, 0, 0),
+                                rows,
+                                columns,
+                                x.shape[1:3],
+                                images,
+                                valid,
+                                tile_for(outputs),
+                            )
         first, done = first + images * blocks, done + blocks
 
 
@@ -141,21 +151,11 @@ def pixel(
     (r_first, r_end), (s_first, s_end) = rows.meeting(i, size[0]), columns.meeting(j, size[1])
     for r in loop(r_end, start=r_first):
         for s in loop(s_end, start=s_first):
-            weights = panel.at(
-                0,
-                0,
-                rows.kernel + r * rows.kernel_step,
-                columns.kernel + s * columns.kernel_step,
-                0,
-                0,
-            )
+            weights = panel.at(0, 0, rows.kernel + r * rows.kernel_step, columns.kernel + s * columns.kernel_step, 0, 0)
             source = image.at(0, h + r * rows.tap_step, v + s * columns.tap_step, 0, 0)
             for c in loop(inputs // step):
                 for u in range(step):
-                    ws = [
-                        weights.load((0, 0, 0, 0, c * step + u, start), tile.width)
-                        for start, _ in starts
-                    ]
+                    ws = [weights.load((0, 0, 0, 0, c * step + u, start), tile.width) for start, _ in starts]
                     xs = (source[0, 0, 0, m, c * step + u] for m in range(images))
                     multiply_add(acc, xs, ws)
     for index, (lane, width) in enumerate(starts):

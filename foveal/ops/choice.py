@@ -1,4 +1,5 @@
-"""Which algorithm computes a convolution: a cost model of shapes alone, so that a result has the same bits on every run.
+"""Which algorithm computes a convolution: a cost model of shapes alone, so that a result has the same bits on every
+run.
 
 Costs are counted in vector operations of one core; the constants were measured on Zen 4 (`foveal bench ops conv2d`).
 """
@@ -36,7 +37,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class Problem:
-    """One convolution or gradient. kind: "forward" (of the gradient in x too, with stride 1), "transposed" (of the gradient
+    """One convolution or gradient. kind: "forward" (of the gradient in x too, with stride 1), "transposed" (of the
+    gradient
     in x with other strides) or "weight".
     """
 

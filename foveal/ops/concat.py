@@ -1,8 +1,8 @@
 """Operators that put arrays side by side along an axis, and take them apart again.
 
-A part of an array is a view of its memory (`narrow`), which costs nothing where a pointwise kernel or a reduction reads it;
-other operators get a copy that passes/layout.py plans. In memory the axes before the joined one are rows, and it and those
-after it are one line: joining is a copy of one piece per row and input.
+A part of an array is a view of its memory (`narrow`), which costs nothing where a pointwise kernel or a reduction reads
+it; other operators get a copy that passes/layout.py plans. In memory the axes before the joined one are rows, and it
+and those after it are one line: joining is a copy of one piece per row and input.
 """
 
 import math
@@ -17,9 +17,7 @@ from foveal.ops import nest
 from foveal.ops.op import Case, Lowering, Ndarray, Operator, Shape, ordered
 
 BLOCK = 16  # vectors of a row that a thread takes at once where there are few rows
-Piece = tuple[
-    int, int, int | None
-]  # of a row: start, size, and the input it comes from; None for zeros
+Piece = tuple[int, int, int | None]  # of a row: start, size, and the input it comes from; None for zeros
 
 
 def which(name: str, axis: int, rank: int) -> int:
@@ -93,8 +91,8 @@ class Narrow(Operator):
         axis = which(self.name, axis, len(x.shape))
         if start < 0 or length < 1 or start + length > x.shape[axis]:
             raise ShapeError(
-                f"narrow: {length} from {start} on are not in axis {axis} of shape {x.shape}; start has to be 0 or more,"
-                f" length 1 or more, and their sum at most {x.shape[axis]}"
+                f"narrow: {length} from {start} on are not in axis {axis} of shape {x.shape}; start has to be 0 or"
+                f" more, length 1 or more, and their sum at most {x.shape[axis]}"
             )
         return {"axis": axis, "start": int(start), "length": int(length)}
 
@@ -104,9 +102,7 @@ class Narrow(Operator):
     def numpy(self, x: Ndarray, *, axis: int, start: int, length: int) -> Ndarray:
         return x[(slice(None),) * axis + (slice(start, start + length),)]
 
-    def vjp(
-        self, dy: Any, y: Any, x: Any, *, axis: int, start: int, length: int
-    ) -> tuple[Any, ...]:
+    def vjp(self, dy: Any, y: Any, x: Any, *, axis: int, start: int, length: int) -> tuple[Any, ...]:
         return (widen(dy, axis=axis, start=start, size=x.shape[axis]),)
 
 
@@ -173,13 +169,13 @@ def inside(y: Any, axis: int) -> int:
 
 def lower_rows(
     to: Lowering, op: Operator, y: Any, inputs: Sequence[Any], pieces: tuple[Piece, ...], how: dict[str, Any]
-) -> None:  # fmt: skip
+) -> None:
     """The pieces of each row of y. Inputs that lie in another order than y are copied by the plain kernel."""
     order = memory_order(y)
     alike = all(
         all(n == 1 or s == t for n, s, t in zip(x.shape, x.strides, ordered(x.shape, order), strict=True))
         for x in (y, *inputs)
-    )  # fmt: skip
+    )
     if not alike:
         to.call(op.kernel, [y], inputs, plain=True, **how)
         return

@@ -1,8 +1,8 @@
 """Two-dimensional convolution and its two gradients.
 
 What networks call convolution is cross-correlation. Its gradient in x is a true convolution of dy with the weights (the
-kernel turned by 180 degrees), its gradient in w a cross-correlation of x with dy; all three are linear in each input, so
-each one's gradients are made of the other two.
+kernel turned by 180 degrees), its gradient in w a cross-correlation of x with dy; all three are linear in each input,
+so each one's gradients are made of the other two.
 """
 
 import math
@@ -15,17 +15,7 @@ from foveal.kernel.lang import fma, loops, parallel, var, where
 from foveal.ops import choice, correlate, weight_grad, winograd, winograd_weight
 from foveal.ops.epilogue import Results
 from foveal.ops.geometry import check_window, output_size
-from foveal.ops.op import (
-    Case,
-    Lowering,
-    Ndarray,
-    Operator,
-    Shape,
-    Type,
-    filters_last,
-    pair,
-    sides,
-)
+from foveal.ops.op import Case, Lowering, Ndarray, Operator, Shape, Type, filters_last, pair, sides
 
 Pair = tuple[int, int]
 Sides = tuple[int, int, int, int]
@@ -60,13 +50,7 @@ class Convolution(Operator):
     arity = 2
 
     def normalise(
-        self,
-        *inputs: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-        **size: Any,
+        self, *inputs: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, **size: Any
     ) -> dict[str, Any]:
         full = {
             "stride": pair(stride, f"{self.name}: stride"),
@@ -87,9 +71,7 @@ def flops(image: Type, filters: Shape) -> int:
 
 def check_channels(name: str, x: Shape, w: Shape, groups: int) -> None:
     if len(x) != 4 or len(w) != 4:
-        raise ShapeError(
-            f"{name}: takes images [N, C, H, W] and filters [K, C/groups, R, S], got shapes {x} and {w}"
-        )
+        raise ShapeError(f"{name}: takes images [N, C, H, W] and filters [K, C/groups, R, S], got shapes {x} and {w}")
     if x[1] % groups or w[0] % groups:
         raise ShapeError(
             f"{name}: {groups} groups do not divide {x[1]} input channels and {w[0]} filters (shapes {x} and {w})"
@@ -110,10 +92,7 @@ class Conv2d(Convolution):
         Case(((1, 1, 9, 9), (6, 1, 5, 5))),
         Case(((2, 8, 5, 4), (20, 8, 1, 1))),
         Case(((2, 5, 9, 8), (18, 5, 3, 3)), {"stride": 2, "padding": (1, 0, 0, 2)}),
-        Case(
-            ((1, 4, 11, 13), (3, 4, 3, 2)),
-            {"stride": (3, 2), "dilation": (2, 3), "padding": (2, 3)},
-        ),
+        Case(((1, 4, 11, 13), (3, 4, 3, 2)), {"stride": (3, 2), "dilation": (2, 3), "padding": (2, 3)}),
         Case(((2, 6, 5, 5), (4, 3, 3, 3)), {"groups": 2, "padding": 1}),
         Case(((2, 18, 6, 5), (18, 1, 3, 3)), {"groups": 18, "padding": 1, "stride": (1, 2)}),
         Case(((1, 16, 5, 6), (33, 16, 3, 3)), {"padding": 1}),
@@ -123,10 +102,7 @@ class Conv2d(Convolution):
         Case(((1, 2, 17, 13), (18, 2, 3, 3)), {"padding": 1}),  # bands of rows
         Case(((1, 2, 18, 48), (3, 2, 5, 5)), {"stride": 2, "padding": 2}),  # bands, few inputs
         Case(((5, 9, 4, 3), (37, 9, 3, 3)), {"padding": 1}),  # tiles of images
-        Case(
-            ((26, 8, 5, 4), (6, 8, 3, 5)),
-            {"stride": (2, 1), "padding": (2, 0, 3, 2), "dilation": (2, 1)},
-        ),
+        Case(((26, 8, 5, 4), (6, 8, 3, 5)), {"stride": (2, 1), "padding": (2, 0, 3, 2), "dilation": (2, 1)}),
         Case(((4, 16, 3, 3), (16, 8, 3, 3)), {"padding": 2, "groups": 2, "dilation": 2}),
         Case(((3, 8, 1, 2), (17, 8, 5, 3)), {"padding": (2, 1)}),  # most taps meet padding only
         Case(((3, 34, 6, 5), (39, 34, 1, 1))),  # pixels of all images in one row
@@ -141,29 +117,20 @@ class Conv2d(Convolution):
         Case(((50, 5, 3, 3), (1, 5, 3, 3)), {"padding": (2, 1, 0, 2), "dilation": (1, 2)}),
     )
 
-    def shape(
-        self, x: Shape, w: Shape, *, stride: Pair, padding: Sides, dilation: Pair, groups: int
-    ) -> Shape:
+    def shape(self, x: Shape, w: Shape, *, stride: Pair, padding: Sides, dilation: Pair, groups: int) -> Shape:
         check_channels(self.name, x, w, groups)
         return (x[0], w[0], *output_size(self.name, x[2:], w[2:], stride, padding, dilation))
 
-    def numpy(
-        self, x: Ndarray, w: Ndarray, *, stride: Pair, padding: Sides, dilation: Pair, groups: int
-    ) -> Ndarray:
+    def numpy(self, x: Ndarray, w: Ndarray, *, stride: Pair, padding: Sides, dilation: Pair, groups: int) -> Ndarray:
         K, C, R, S = w.shape
         view = windows(x, (R, S), stride, padding, dilation)
         N, _, P, Q, _, _ = view.shape
         grouped = view.reshape(N, groups, C, P, Q, R, S)
         filters = w.reshape(groups, K // groups, C, R, S)
-        return np.einsum("ngcpqrs,gkcrs->ngkpq", grouped, filters, optimize=True).reshape(
-            N, K, P, Q
-        )
+        return np.einsum("ngcpqrs,gkcrs->ngkpq", grouped, filters, optimize=True).reshape(N, K, P, Q)
 
     def vjp(self, dy: Any, y: Any, x: Any, w: Any, **how: Any) -> tuple[Any, ...]:
-        return (
-            conv2d_input_grad(dy, w, size=x.shape[2:], **how),
-            conv2d_weight_grad(dy, x, size=w.shape[2:], **how),
-        )
+        return (conv2d_input_grad(dy, w, size=x.shape[2:], **how), conv2d_weight_grad(dy, x, size=w.shape[2:], **how))
 
     def flops(self, y: Type, *inputs: Type, **how: Any) -> int:
         return flops(y, inputs[1].shape)
@@ -171,9 +138,7 @@ class Conv2d(Convolution):
     def problem(self, x: Shape, w: Shape, **how: Any) -> choice.Problem:  # type: ignore[override]
         return choice.problem_of("forward", self.shape(x, w, **how), w, how)
 
-    def kernel(
-        self, y: Any, x: Any, w: Any, *, stride: Pair, padding: Sides, dilation: Pair, groups: int
-    ) -> None:
+    def kernel(self, y: Any, x: Any, w: Any, *, stride: Pair, padding: Sides, dilation: Pair, groups: int) -> None:
         (N, K, P, Q), (_, C, R, S) = y.shape, w.shape
         H, W = x.shape[2:]
         for n, k in parallel(N, K):
@@ -215,8 +180,9 @@ class Conv2dInputGrad(Convolution):
         Case(((2, 4, 6, 7), (4, 3, 3, 3)), {"padding": 1, "size": (6, 7)}),
         Case(((1, 6, 5, 5), (6, 1, 5, 5)), {"size": (9, 9)}),
         Case(((2, 18, 5, 4), (18, 5, 3, 3)), {"stride": 2, "padding": (1, 0, 0, 2), "size": (10, 8)}),
-        Case(((1, 3, 4, 7), (3, 20, 3, 2)), {"stride": (3, 2), "dilation": (2, 3), "padding": (2, 3),
-                                             "size": (11, 10)}),
+        Case(
+            ((1, 3, 4, 7), (3, 20, 3, 2)), {"stride": (3, 2), "dilation": (2, 3), "padding": (2, 3), "size": (11, 10)}
+        ),
         Case(((2, 4, 5, 5), (4, 3, 3, 3)), {"groups": 2, "padding": 1, "size": (5, 5)}),
         Case(((2, 18, 6, 3), (18, 1, 3, 3)), {"groups": 18, "padding": 1, "stride": (1, 2), "size": (6, 5)}),
         Case(((1, 8, 3, 3), (8, 4, 1, 1)), {"stride": 2, "size": (6, 5)}),
@@ -227,38 +193,20 @@ class Conv2dInputGrad(Convolution):
         Case(((16, 7, 4, 5), (7, 6, 5, 5)), {"size": (8, 9)}),  # lanes over images, and below
         Case(((46, 9, 3, 4), (9, 3, 3, 3)), {"stride": 2, "padding": 1, "size": (6, 7)}),
         Case(((48, 3, 2, 3), (3, 20, 3, 3)), {"padding": 1, "size": (2, 3)}),
-    )  # fmt: skip
+    )
 
     def shape(
-        self,
-        dy: Shape,
-        w: Shape,
-        *,
-        stride: Pair,
-        padding: Sides,
-        dilation: Pair,
-        groups: int,
-        size: Pair,
+        self, dy: Shape, w: Shape, *, stride: Pair, padding: Sides, dilation: Pair, groups: int, size: Pair
     ) -> Shape:
         x = (dy[0], w[1] * groups, *size)
         check_channels(self.name, x, w, groups)
         expected = (dy[0], w[0], *output_size(self.name, size, w[2:], stride, padding, dilation))
         if dy != expected:
-            raise ShapeError(
-                f"{self.name}: dy has shape {dy}, images of {size[0]}x{size[1]} give {expected}"
-            )
+            raise ShapeError(f"{self.name}: dy has shape {dy}, images of {size[0]}x{size[1]} give {expected}")
         return x
 
     def numpy(
-        self,
-        dy: Ndarray,
-        w: Ndarray,
-        *,
-        stride: Pair,
-        padding: Sides,
-        dilation: Pair,
-        groups: int,
-        size: Pair,
+        self, dy: Ndarray, w: Ndarray, *, stride: Pair, padding: Sides, dilation: Pair, groups: int, size: Pair
     ) -> Ndarray:
         K, C, R, S = w.shape
         N, _, P, Q = dy.shape
@@ -284,16 +232,7 @@ class Conv2dInputGrad(Convolution):
         return choice.problem_of(kind, dx, (C, K, R, S), how)
 
     def kernel(
-        self,
-        dx: Any,
-        dy: Any,
-        w: Any,
-        *,
-        stride: Pair,
-        padding: Sides,
-        dilation: Pair,
-        groups: int,
-        size: Pair,
+        self, dx: Any, dy: Any, w: Any, *, stride: Pair, padding: Sides, dilation: Pair, groups: int, size: Pair
     ) -> None:
         (N, C, H, W), (_, K, P, Q), (_, inputs, R, S) = dx.shape, dy.shape, w.shape
         filters = K // groups
@@ -314,9 +253,7 @@ class Conv2dInputGrad(Convolution):
     def lower(self, to: Lowering, dx: Any, dy: Any, w: Any, **how: Any) -> None:
         self.lower_results(to, Results([dx]), dy, w, **how)
 
-    def lower_results(
-        self, to: Lowering, dx: Results, dy: Any, w: Any, *, size: Pair, **how: Any
-    ) -> None:
+    def lower_results(self, to: Lowering, dx: Results, dy: Any, w: Any, *, size: Pair, **how: Any) -> None:
         turned = w.permuted(1, 0, 2, 3)
         chosen = choice.choose(self.problem(dy.shape, w.shape, size=size, **how))
         if chosen.m:
@@ -334,8 +271,9 @@ class Conv2dWeightGrad(Convolution):
         Case(((2, 4, 6, 7), (2, 3, 6, 7)), {"padding": 1, "size": (3, 3)}),
         Case(((1, 6, 5, 5), (1, 1, 9, 9)), {"size": (5, 5)}),
         Case(((2, 18, 5, 4), (2, 5, 10, 8)), {"stride": 2, "padding": (1, 0, 0, 2), "size": (3, 3)}),
-        Case(((1, 3, 4, 7), (1, 20, 11, 10)), {"stride": (3, 2), "dilation": (2, 3), "padding": (2, 3),
-                                               "size": (3, 2)}),
+        Case(
+            ((1, 3, 4, 7), (1, 20, 11, 10)), {"stride": (3, 2), "dilation": (2, 3), "padding": (2, 3), "size": (3, 2)}
+        ),
         Case(((2, 4, 5, 5), (2, 6, 5, 5)), {"groups": 2, "padding": 1, "size": (3, 3)}),
         Case(((2, 18, 6, 3), (2, 18, 6, 5)), {"groups": 18, "padding": 1, "stride": (1, 2), "size": (3, 3)}),
         Case(((34, 18, 2, 2), (34, 5, 2, 2)), {"padding": 1, "size": (3, 3)}),
@@ -344,20 +282,14 @@ class Conv2dWeightGrad(Convolution):
         Case(((1, 40, 2, 7), (1, 32, 2, 7)), {"padding": (2, 0, 0, 2), "size": (3, 3)}),
         Case(((2, 6, 6, 1), (2, 3, 4, 2)), {"stride": (1, 3), "padding": (0, 2, 2, 0), "size": (1, 2)}),  # padding only
         Case(((16, 6, 9, 21), (16, 1, 9, 21)), {"padding": 2, "size": (5, 5)}),  # lanes over images, and below
-        Case(((45, 11, 3, 4), (45, 3, 8, 9)), {"stride": 2, "padding": (0, 1, 1, 2), "dilation": (2, 1), "size": (3, 5)}),
+        Case(
+            ((45, 11, 3, 4), (45, 3, 8, 9)), {"stride": 2, "padding": (0, 1, 1, 2), "dilation": (2, 1), "size": (3, 5)}
+        ),
         Case(((30, 1, 7, 5), (30, 2, 8, 6)), {"size": (2, 2)}),
-    )  # fmt: skip
+    )
 
     def shape(
-        self,
-        dy: Shape,
-        x: Shape,
-        *,
-        stride: Pair,
-        padding: Sides,
-        dilation: Pair,
-        groups: int,
-        size: Pair,
+        self, dy: Shape, x: Shape, *, stride: Pair, padding: Sides, dilation: Pair, groups: int, size: Pair
     ) -> Shape:
         w = (dy[1], x[1] // groups, *size)
         check_channels(self.name, x, w, groups)
@@ -367,15 +299,7 @@ class Conv2dWeightGrad(Convolution):
         return w
 
     def numpy(
-        self,
-        dy: Ndarray,
-        x: Ndarray,
-        *,
-        stride: Pair,
-        padding: Sides,
-        dilation: Pair,
-        groups: int,
-        size: Pair,
+        self, dy: Ndarray, x: Ndarray, *, stride: Pair, padding: Sides, dilation: Pair, groups: int, size: Pair
     ) -> Ndarray:
         view = windows(x, size, stride, padding, dilation)
         N, C, P, Q, R, S = view.shape
@@ -401,16 +325,7 @@ class Conv2dWeightGrad(Convolution):
         return choice.problem_of("weight", dy, self.shape(dy, x, size=size, **how), how)
 
     def kernel(
-        self,
-        dw: Any,
-        dy: Any,
-        x: Any,
-        *,
-        stride: Pair,
-        padding: Sides,
-        dilation: Pair,
-        groups: int,
-        size: Pair,
+        self, dw: Any, dy: Any, x: Any, *, stride: Pair, padding: Sides, dilation: Pair, groups: int, size: Pair
     ) -> None:
         (K, C, R, S), (N, _, P, Q), (H, W) = dw.shape, dy.shape, x.shape[2:]
         for k, c in parallel(K, C):

@@ -1,12 +1,12 @@
 """Direct convolution and its gradient in x, for any stride, padding, dilation and groups, on channels-last images.
 
 Both are one loop nest over register tiles of pixels x filters; `Taps` say which inputs an output reads. By shape one of
-five kernels runs it: `correlate` here, whose tiles are pixels of an image; `batch_tiles`, whose tiles are one pixel of many
-images; `image_lanes` for few filters; `pixels` for 1x1 filters; `depthwise`. All take packed panels of weights and end in
-an epilogue.
+five kernels runs it: `correlate` here, whose tiles are pixels of an image; `batch_tiles`, whose tiles are one pixel of
+many images; `image_lanes` for few filters; `pixels` for 1x1 filters; `depthwise`. All take packed panels of weights and
+end in an epilogue.
 
-Padding is no branch in an inner loop: where taps reach outside of the image, the rows that a task reads are first copied
-into a zero-bordered buffer, one per thread.
+Padding is no branch in an inner loop: where taps reach outside of the image, the rows that a task reads are first
+copied into a zero-bordered buffer, one per thread.
 """
 
 import itertools
@@ -53,10 +53,7 @@ def both_axes(
 ) -> Axes:
     """The taps along rows and along columns, without those that meet padding only."""
     rows, columns = (
-        tuple(
-            t.trimmed(inputs[a])
-            for t in taps(sizes[a], kernel[a], stride[a], padding[2 * a], dilation[a])
-        )
+        tuple(t.trimmed(inputs[a]) for t in taps(sizes[a], kernel[a], stride[a], padding[2 * a], dilation[a]))
         for a in (0, 1)
     )
     return rows, columns
@@ -64,7 +61,7 @@ def both_axes(
 
 def lower_forward(
     to: Lowering, y: Results, x: Any, w: Any, *, stride: Any, padding: Any, dilation: Any, groups: int
-) -> None:  # fmt: skip
+) -> None:
     K, C, R, S = w.shape
     axes = both_axes(forward_taps, y.shape[2:], x.shape[2:], (R, S), stride, padding, dilation)
     lower_taps(to, y, x, w.reshaped((groups, K // groups, C, R, S)), axes)
@@ -72,7 +69,7 @@ def lower_forward(
 
 def lower_input_grad(
     to: Lowering, dx: Results, dy: Any, w: Any, *, stride: Any, padding: Any, dilation: Any, groups: int
-) -> None:  # fmt: skip
+) -> None:
     K, C, R, S = w.shape
     axes = both_axes(gradient_taps, dx.shape[2:], dy.shape[2:], (R, S), stride, padding, dilation)
     weights = w.reshaped((groups, K // groups, C, R, S)).permuted(0, 2, 1, 3, 4)
@@ -113,9 +110,7 @@ def used_kernel(axes: Axes) -> tuple[Axes, tuple[int, int], tuple[int, int]]:
     return (moved[0], moved[1]), (lows[0], lows[1]), (sizes[0], sizes[1])
 
 
-def lower_correlate(
-    to: Lowering, y: Results, x: Any, panels: Any, axes: Axes, outputs: int
-) -> None:
+def lower_correlate(to: Lowering, y: Results, x: Any, panels: Any, axes: Axes, outputs: int) -> None:
     """Tasks are (image, band of rows, part of the filters)."""
     N, H, W, C = x.shape
     rows, (columns, *others) = axes
@@ -133,8 +128,18 @@ def lower_correlate(
         G, B, R, S, _, lanes = panels.shape
         panels = panels.reshaped((G, B, R, 1, S * C, lanes))
         axes = (rows, (replace(columns, taps=1),))
-    y.call(to, correlate, N * bands, [halo], [x, panels], axes=axes, border=border,
-           outputs=outputs, bands=bands, parts=parts)  # fmt: skip
+    y.call(
+        to,
+        correlate,
+        N * bands,
+        [halo],
+        [x, panels],
+        axes=axes,
+        border=border,
+        outputs=outputs,
+        bands=bands,
+        parts=parts,
+    )
 
 
 def bordered(axes: Axes, size: tuple[int, int], band: int) -> tuple[int, int, int, int] | None:
@@ -181,9 +186,7 @@ def copy_band(halo: Any, x: Any, n: Any, top: Any, left: int) -> None:
         zero(h)
 
 
-def correlate(
-    *arrays: Any, axes: Axes, border: Any, outputs: int, bands: int, parts: int, epilogue: Epilogue
-) -> None:
+def correlate(*arrays: Any, axes: Axes, border: Any, outputs: int, bands: int, parts: int, epilogue: Epilogue) -> None:
     """y[n, ., ., k] = sum over taps and inputs of x * panels; tiles of pixels x filters stay in registers.
 
     Per step of the inner loop one row of a panel is loaded and each pixel's input broadcast: rows * vectors fused
@@ -213,15 +216,8 @@ def correlate(
             image, panel = source.at(0, 0, 0, g * inputs), panels.at(g, b, 0, 0, 0, 0)
             for rows, columns in itertools.product(*axes):
                 last = end if rows.count == count else minimum(end, rows.count)
-                for i, j, offsets in tile_positions(
-                    start, last, rows.count, columns.count, tile.rows, bands
-                ):
-                    at = image.at(
-                        0,
-                        rows.origin + i * rows.input_step,
-                        columns.origin + j * columns.input_step,
-                        0,
-                    )
+                for i, j, offsets in tile_positions(start, last, rows.count, columns.count, tile.rows, bands):
+                    at = image.at(0, rows.origin + i * rows.input_step, columns.origin + j * columns.input_step, 0)
                     where = output_pixels(n, i, j, offsets, rows, columns)
                     ending.prefetch(where, first, valid)
                     totals = product(at, panel, rows, columns, offsets, valid, tile)
@@ -255,46 +251,24 @@ def output_pixels(
     n: Any, i: Any, j: Any, offsets: list[tuple[int, int]], rows: Taps, columns: Taps
 ) -> list[tuple[Any, Any, Any]]:
     """(n, p, q) of the outputs of the tile at (i, j)."""
-    return [
-        (n, (i + p) * rows.step + rows.start, (j + q) * columns.step + columns.start)
-        for p, q in offsets
-    ]
+    return [(n, (i + p) * rows.step + rows.start, (j + q) * columns.step + columns.start) for p, q in offsets]
 
 
 def product(
-    at: Any,
-    panel: Any,
-    rows: Taps,
-    columns: Taps,
-    offsets: list[tuple[int, int]],
-    valid: int,
-    tile: Tile,
+    at: Any, panel: Any, rows: Taps, columns: Taps, offsets: list[tuple[int, int]], valid: int, tile: Tile
 ) -> dict[tuple[int, int], Any]:
     """The register tile of the pixels at `offsets`: sums over the taps and the inputs."""
     starts, inputs = pieces(valid, tile.width), panel.shape[4]
     acc = accumulators(len(offsets), [tile.width] * len(starts))
     step = unrolling(inputs)
-    places = [
-        p * rows.input_step * at.strides[1] + q * columns.input_step * at.strides[2]
-        for p, q in offsets
-    ]
+    places = [p * rows.input_step * at.strides[1] + q * columns.input_step * at.strides[2] for p, q in offsets]
     for r in loop(rows.taps):
         for s in loop(columns.taps):
-            weights = panel.at(
-                0,
-                0,
-                rows.kernel + r * rows.kernel_step,
-                columns.kernel + s * columns.kernel_step,
-                0,
-                0,
-            )
+            weights = panel.at(0, 0, rows.kernel + r * rows.kernel_step, columns.kernel + s * columns.kernel_step, 0, 0)
             pixels = at.at(0, r * rows.tap_step, s * columns.tap_step, 0)
             for c in loop(inputs // step):
                 for u in range(step):
-                    ws = [
-                        weights.load((0, 0, 0, 0, c * step + u, start), tile.width)
-                        for start, _ in starts
-                    ]
+                    ws = [weights.load((0, 0, 0, 0, c * step + u, start), tile.width) for start, _ in starts]
                     here = pixels.opaque() if u and columns.taps == 1 < inputs else pixels
                     xs = (here.neighbour(c * step + u + place) for place in places)
                     multiply_add(acc, xs, ws)

@@ -1,8 +1,8 @@
 """Depthwise convolution, one filter per channel, and its two gradients: lanes run over channels.
 
-A register tile is some neighbouring output pixels of a vector of channels. An input vector is loaded once for all pixels and
-taps that meet it, in the tile; taps that would meet padding are left out where the kernel is built, at the edges, so nothing
-is copied. What is read once and used nine times is limited by memory more than by multiplications.
+A register tile is some neighbouring output pixels of a vector of channels. An input vector is loaded once for all
+pixels and taps that meet it, in the tile; taps that would meet padding are left out where the kernel is built, at the
+edges, so nothing is copied. What is read once and used nine times is limited by memory more than by multiplications.
 """
 
 import math
@@ -31,8 +31,17 @@ def lower(to: Lowering, y: Results, x: Any, w: Any, axes: Axes) -> None:
     rows, columns = (max(t.count for t in taps) for taps in axes)
     small = rows * columns <= SMALL
     bands = 1 if small else max(1, min(-(-ENOUGH_TASKS // x.shape[0]), rows // LEAST_ROWS))
-    y.call(to, depthwise, x.shape[0] * bands, [], [x, w.permuted(1, 2, 3, 4, 0)], axes=axes,
-           bands=bands, small=small, far=is_far(x))  # fmt: skip
+    y.call(
+        to,
+        depthwise,
+        x.shape[0] * bands,
+        [],
+        [x, w.permuted(1, 2, 3, 4, 0)],
+        axes=axes,
+        bands=bands,
+        small=small,
+        far=is_far(x),
+    )
 
 
 def is_far(x: Any) -> bool:
@@ -40,9 +49,7 @@ def is_far(x: Any) -> bool:
     return math.prod(x.shape) > CACHED
 
 
-def depthwise(
-    *arrays: Any, axes: Axes, bands: int, small: bool, far: bool, epilogue: Epilogue
-) -> None:
+def depthwise(*arrays: Any, axes: Axes, bands: int, small: bool, far: bool, epilogue: Epilogue) -> None:
     """y[n, p, q, g] = sum over taps of x[n, ., ., g] w[., ., g]"""
     ending = Ending(epilogue, arrays, 2)
     x, w = ending.own
@@ -62,12 +69,9 @@ def depthwise(
                 for columns in axes[1]:
                     for j, taps in tiles(columns, x.shape[2], registers() * 3 // 8):
                         pixels, below = (
-                            [output(n, row, j + q, rows, columns) for q in range(len(taps))]
-                            for row in (i, i + 1)
+                            [output(n, row, j + q, rows, columns) for q in range(len(taps))] for row in (i, i + 1)
                         )
-                        for g, width in vectors(
-                            x.shape[3]
-                        ):  # innermost: memory is read and written in long runs
+                        for g, width in vectors(x.shape[3]):  # innermost: memory is read and written in long runs
                             at, weights = x.at(n, 0, 0, g), w.at(0, 0, 0, 0, g)
                             ending.prefetch(below, g, width)
                             totals = row_tile(at, weights, i, j, taps, rows, columns, width, far)
@@ -98,15 +102,7 @@ def tiles(taps: Taps, size: int, most: int) -> Iterator[tuple[Any, list[list[int
 
 
 def row_tile(
-    x: Any,
-    w: Any,
-    i: Any,
-    j: Any,
-    taps: list[list[int]],
-    rows: Taps,
-    columns: Taps,
-    width: int,
-    far: bool,
+    x: Any, w: Any, i: Any, j: Any, taps: list[list[int]], rows: Taps, columns: Taps, width: int, far: bool
 ) -> list[Any]:
     """Sums of neighbouring outputs of row i, from column j on."""
     acc = [var(0.0, width) for _ in taps]
@@ -121,11 +117,8 @@ def row_tile(
     for r in loop(end, start=first):
         above = rows.origin + i * rows.input_step + r * rows.tap_step
         row = w.at(0, 0, rows.kernel + r * rows.kernel_step, columns.kernel, 0)
-        weights = {(0, s): nest.load(row, (0, 0, 0, s * columns.kernel_step, 0), width)
-                   for s in range(columns.taps)}  # fmt: skip
-        add_products(
-            acc, x.at(0, above, columns.origin + j * columns.input_step, 0), uses, weights, width
-        )
+        weights = {(0, s): nest.load(row, (0, 0, 0, s * columns.kernel_step, 0), width) for s in range(columns.taps)}
+        add_products(acc, x.at(0, above, columns.origin + j * columns.input_step, 0), uses, weights, width)
     return [total.get() for total in acc]
 
 
@@ -136,9 +129,7 @@ def fetch(x: Any, i: Any, j: Any, count: int, rows: Taps, columns: Taps) -> None
         x.prefetch((0, row, columns.origin + j * columns.input_step + q, 0))
 
 
-def add_products(
-    acc: list[Any], x: Any, uses: Uses, weights: dict[tuple[int, int], Any], width: int
-) -> None:
+def add_products(acc: list[Any], x: Any, uses: Uses, weights: dict[tuple[int, int], Any], width: int) -> None:
     """acc[pixel] += x[place] * weights[tap] for the (pixel, tap) pairs that use a place, each place loaded once."""
     for h, v in sorted(uses):
         value = x.load((0, h, v, 0), width)
@@ -152,9 +143,7 @@ def whole_image(ending: Ending, n: Any, g: Any, width: int, rows: Taps, columns:
     places = [(i, j) for i in range(rows.count) for j in range(columns.count)]
     weights = {
         (r, s): nest.load(
-            w,
-            (0, 0, rows.kernel + r * rows.kernel_step, columns.kernel + s * columns.kernel_step, g),
-            width,
+            w, (0, 0, rows.kernel + r * rows.kernel_step, columns.kernel + s * columns.kernel_step, g), width
         )
         for r in range(rows.taps)
         for s in range(columns.taps)
@@ -164,18 +153,14 @@ def whole_image(ending: Ending, n: Any, g: Any, width: int, rows: Taps, columns:
         for t in range(count):
             tile = places[done + t * size : done + (t + 1) * size]
             acc = [var(0.0, width) for _ in tile]
-            add_products(
-                acc, x.at(n, 0, 0, g), uses_of(tile, rows, columns, x.shape), weights, width
-            )
+            add_products(acc, x.at(n, 0, 0, g), uses_of(tile, rows, columns, x.shape), weights, width)
             pixels = [output(n, i, j, rows, columns) for i, j in tile]
             ending.prefetch(pixels, g + width, width)
             ending.store(n, pixels, [total.get() for total in acc], g, width)
         done += size * count
 
 
-def uses_of(
-    outputs: list[tuple[int, int]], rows: Taps, columns: Taps, shape: tuple[int, ...]
-) -> Uses:
+def uses_of(outputs: list[tuple[int, int]], rows: Taps, columns: Taps, shape: tuple[int, ...]) -> Uses:
     """Input place -> the (output, tap) pairs that read it; shape: [N, H, W, G]."""
     uses: Uses = {}
     for index, (i, j) in enumerate(outputs):
@@ -192,18 +177,15 @@ def lower_weight_grad(to: Lowering, dw: Any, dy: Any, x: Any, axes: Axes) -> Non
     G, _, R, S = dw.shape
     chunks = min(x.shape[0], MOST_CHUNKS)
     partial = to.scratch((chunks, R, S, G))
-    to.call(weight_grad_depthwise, [partial], [dy, x], axes=axes, far=is_far(x),
-            parts=-(-ENOUGH_TASKS // chunks))  # fmt: skip
-    to.call(add_partials, [dw.permuted(2, 3, 1, 0).reshaped((R * S * G,))],
-            [partial.reshaped((chunks, R * S * G))])  # fmt: skip
+    to.call(weight_grad_depthwise, [partial], [dy, x], axes=axes, far=is_far(x), parts=-(-ENOUGH_TASKS // chunks))
+    to.call(add_partials, [dw.permuted(2, 3, 1, 0).reshaped((R * S * G,))], [partial.reshaped((chunks, R * S * G))])
 
 
-def weight_grad_depthwise(
-    partial: Any, dy: Any, x: Any, *, axes: Axes, parts: int, far: bool
-) -> None:
+def weight_grad_depthwise(partial: Any, dy: Any, x: Any, *, axes: Axes, parts: int, far: bool) -> None:
     """partial[c, r, s, g] = sum over the c-th chunk of images, and over pixels, of x * dy.
 
-    The taps' sums stay in registers while an image passes, so x and dy are loaded once: 90 % of the peak. From memory both
+    The taps' sums stay in registers while an image passes, so x and dy are loaded once: 90 % of the peak. From memory
+    both
     are better read in long runs, so there only one row of outputs passes at a time, for all channels.
     """
     chunks, R, S, G = partial.shape
@@ -214,17 +196,7 @@ def weight_grad_depthwise(
         def add(n: Any, g: Any, width: int, lines: Lines, kernel_rows: list[int]) -> None:
             into = partial.at(chunk, rows.kernel, columns.kernel, g)  # noqa: B023 - called at once
             for taps in groups_of_taps(kernel_rows, columns.taps):
-                add_lines(
-                    into,
-                    taps,
-                    lines,
-                    dy.at(n, 0, 0, g),
-                    x.at(n, 0, 0, g),
-                    rows,
-                    columns,
-                    width,
-                    far,
-                )
+                add_lines(into, taps, lines, dy.at(n, 0, 0, g), x.at(n, 0, 0, g), rows, columns, width, far)
 
         for g, width in part_of_vectors(G, part, parts):
             for r, s in loops(R, S):
@@ -257,9 +229,16 @@ def groups_of_taps(rows: list[int], S: int) -> Iterator[list[tuple[int, int]]]:
 
 
 def add_lines(
-    into: Any, taps: list[tuple[int, int]], lines: Lines, dy: Any, x: Any, rows: Taps, columns: Taps, width: int,
+    into: Any,
+    taps: list[tuple[int, int]],
+    lines: Lines,
+    dy: Any,
+    x: Any,
+    rows: Taps,
+    columns: Taps,
+    width: int,
     far: bool,
-) -> None:  # fmt: skip
+) -> None:
     """into[tap] += the sum over the pixels of output rows (row, its taps that meet the image) of x * dy."""
     acc = {tap: var(into.load((0, *tap, 0), width), width) for tap in taps}
     for i, (ups,) in lines():
@@ -274,9 +253,7 @@ def add_lines(
                 for r, s in ((r, s) for r in ups for s in ones if (r, s) in acc):
                     place = r * rows.tap_step, q * columns.input_step + s * columns.tap_step
                     uses.setdefault(place, []).append((q, (r, s)))
-            at = x.at(
-                0, rows.origin + i * rows.input_step, columns.origin + j * columns.input_step, 0
-            )
+            at = x.at(0, rows.origin + i * rows.input_step, columns.origin + j * columns.input_step, 0)
             for h, v in sorted(uses):
                 value = at.load((0, h, v, 0), width)
                 for q, tap in uses[h, v]:

@@ -13,15 +13,18 @@ from foveal.ops.op import Case, Ndarray, Operator, Shape
 class DropoutMask(Operator):
     """y = 1/(1-p) with probability 1-p, else 0, from the counter-based generator keyed by (seed, step) and `stream`
 
-    key: int32 [4], the 64-bit seed and the 64-bit step as low and high words. The i-th element in C order of `to` has the
+    key: int32 [4], the 64-bit seed and the 64-bit step as low and high words. The i-th element in C order of `to` has
+    the
     i-th number, so the mask depends on nothing but (seed, stream, step, index). Philox 2x32-10, Salmon et al. 2011.
     """
 
     name, arity, integers, differentiable = "dropout_mask", 1, (0,), False
     cases = (
         Case(((4,),), {"to": (5, 7), "p": 0.3, "stream": 0}, {0: lambda r, s: r.integers(0, 99, s)}, smooth=False),
-        Case(((4,),), {"to": (2, 19, 3, 4), "p": 0.5, "stream": 3}, {0: lambda r, s: r.integers(0, 99, s)}, smooth=False),
-    )  # fmt: skip
+        Case(
+            ((4,),), {"to": (2, 19, 3, 4), "p": 0.5, "stream": 3}, {0: lambda r, s: r.integers(0, 99, s)}, smooth=False
+        ),
+    )
 
     def normalise(self, key: Any, *, to: Shape, p: float, stream: int) -> dict[str, Any]:
         if not 0.0 <= p < 1.0:
@@ -33,9 +36,7 @@ class DropoutMask(Operator):
 
     def numpy(self, key: Ndarray, *, to: Shape, p: float, stream: int) -> Ndarray:
         bits = random.philox_numpy(np.arange(int(np.prod(to)), dtype=np.uint64), key, stream)
-        return np.where(bits >= threshold(p), np.float32(1.0 / (1.0 - p)), np.float32(0)).reshape(
-            to
-        )
+        return np.where(bits >= threshold(p), np.float32(1.0 / (1.0 - p)), np.float32(0)).reshape(to)
 
     def kernel(self, y: Any, key: Any, *, to: Shape, p: float, stream: int) -> None:
         words = random.mixed_key([key[i] for i in range(4)], stream)

@@ -174,11 +174,7 @@ class Equal(Pointwise):
 
     name, arity, differentiable = "equal", 2, False
     cases = tuple(
-        Case(
-            c.shapes,
-            draw=dict.fromkeys((0, 1), lambda r, s: r.integers(0, 3, s).astype("f4")),
-            smooth=False,
-        )
+        Case(c.shapes, draw=dict.fromkeys((0, 1), lambda r, s: r.integers(0, 3, s).astype("f4")), smooth=False)
         for c in BINARY
     )
 
@@ -193,21 +189,13 @@ class Where(Pointwise):
     """y = a where condition > 0, else b; what is not chosen does not matter, NaN included"""
 
     name, arity = "where", 3
-    cases = (
-        Case(((4, 5), (4, 5), (4, 5))),
-        Case(((1, 3, 1, 1), (2, 3, 4, 5), ())),
-        Case(((), (9,), (9,))),
-    )
+    cases = (Case(((4, 5), (4, 5), (4, 5))), Case(((1, 3, 1, 1), (2, 3, 4, 5), ())), Case(((), (9,), (9,))))
 
     def numpy(self, condition: Ndarray, a: Ndarray, b: Ndarray) -> Ndarray:
         return np.where(condition > 0, a, b)
 
     def vjp(self, dy: Any, y: Any, condition: Any, a: Any, b: Any) -> tuple[Any, ...]:
-        return (
-            None,
-            sum_to(where(condition, dy, 0.0), a.shape),
-            sum_to(where(condition, 0.0, dy), b.shape),
-        )
+        return (None, sum_to(where(condition, dy, 0.0), a.shape), sum_to(where(condition, 0.0, dy), b.shape))
 
     def scalar(self, condition: Any, a: Any, b: Any) -> Any:
         return lang.where(condition > 0.0, a, b)
@@ -365,13 +353,7 @@ class IsFinite(Pointwise):
     """y = 1 where x is neither NaN nor infinite, else 0"""
 
     name, arity, differentiable = "is_finite", 1, False
-    cases = (
-        Case(
-            ((7,),),
-            draw={0: lambda r, s: np.array([0, 1, -1, np.nan, np.inf, -np.inf, 3e38])},
-            smooth=False,
-        ),
-    )
+    cases = (Case(((7,),), draw={0: lambda r, s: np.array([0, 1, -1, np.nan, np.inf, -np.inf, 3e38])}, smooth=False),)
 
     def numpy(self, x: Ndarray) -> Ndarray:
         return np.isfinite(x).astype(x.dtype)

@@ -1,8 +1,8 @@
 """What becomes of a convolution's sums before they are stored: pointwise steps, and sums over all pixels per channel.
 
-A fused group gives the steps (nest.Step): slot 0 is the convolution's sum, the next slots are the arrays read at the same
-place, then come the steps. An operator that can end with them says so by `epilogues` and is lowered to `Results`; its
-kernel calls `Ending.store` with its register tile where it would store it.
+A fused group gives the steps (nest.Step): slot 0 is the convolution's sum, the next slots are the arrays read at the
+same place, then come the steps. An operator that can end with them says so by `epilogues` and is lowered to `Results`;
+its kernel calls `Ending.store` with its register tile where it would store it.
 """
 
 import math
@@ -36,8 +36,10 @@ class Epilogue:
 
 @dataclass(frozen=True)
 class Results:
-    """Where a convolution's results go. outputs: one array per stored slot; extras: the arrays the steps read, all of the
-    output's logical shape (strides 0 where they are repeated). sums: [K] each; moments: [2, K], mean and biased variance.
+    """Where a convolution's results go. outputs: one array per stored slot; extras: the arrays the steps read, all of
+    the
+    output's logical shape (strides 0 where they are repeated). sums: [K] each; moments: [2, K], mean and biased
+    variance.
     """
 
     outputs: list[Any]
@@ -57,18 +59,19 @@ class Results:
         outputs, extras = [change(v) for v in self.outputs], [change(v) for v in self.extras]
         return replace(self, outputs=outputs, extras=extras)
 
-    def call(
-        self, to: Lowering, body: Any, tasks: int, scratch: list[Any], inputs: list[Any], **static: Any
-    ) -> None:  # fmt: skip
+    def call(self, to: Lowering, body: Any, tasks: int, scratch: list[Any], inputs: list[Any], **static: Any) -> None:
         """Call `body`(*outputs, partial, *scratch, *inputs, *extras), then combine what its tasks have summed."""
         K = self.shape[1]
         partial = to.scratch((tasks, max(self.epilogue.rows, 1), K if self.epilogue.rows else 1))
         nhwc = self.each(lambda v: v.permuted(0, 2, 3, 1))
-        to.call(body, [*nhwc.outputs, partial, *scratch], [*inputs, *nhwc.extras],
-                epilogue=self.epilogue, **static)  # fmt: skip
+        to.call(body, [*nhwc.outputs, partial, *scratch], [*inputs, *nhwc.extras], epilogue=self.epilogue, **static)
         if self.epilogue.rows:
-            to.call(combine, [*self.sums, *([self.moments] if self.moments is not None else [])],
-                    [partial], sums=len(self.sums))  # fmt: skip
+            to.call(
+                combine,
+                [*self.sums, *([self.moments] if self.moments is not None else [])],
+                [partial],
+                sums=len(self.sums),
+            )
 
 
 class Ending:
@@ -101,9 +104,7 @@ class Ending:
                 for line in range(0, channels, LINE):
                     x.prefetch((*pixel, k + line))
 
-    def store(
-        self, task: Any, pixels: list[tuple[Any, Any, Any]], totals: list[Any], k: Any, width: int
-    ) -> None:  # fmt: skip
+    def store(self, task: Any, pixels: list[tuple[Any, Any, Any]], totals: list[Any], k: Any, width: int) -> None:
         """Finish the sums `totals` of pixels (n, p, q) for channels k ... k + width, and store them."""
         e, values = self.epilogue, []
         wanted = (*e.results, *e.sums, *((e.moments,) if e.moments is not None else ()))
@@ -119,9 +120,7 @@ class Ending:
             values.append(found[len(e.results) :])
         for row in range(len(e.sums)):
             total = added([found[row] for found in values])
-            self.partial.store(
-                (task, row, k), self.partial.load((task, row, k), width) + total, width
-            )
+            self.partial.store((task, row, k), self.partial.load((task, row, k), width) + total, width)
         if e.moments is not None:
             self.add_moments(task, [found[-1] for found in values], k, width)
 
@@ -192,9 +191,7 @@ def combine(*arrays: Any, sums: int) -> None:
 def merge_moments(y: Any, partial: Any, first: int, k: Any, width: int) -> None:
     mean, squares, before = var(0.0, width), var(0.0, width), var(0.0, width)
     for task in loop(partial.shape[0]):
-        pivot, added, squared, count = (
-            partial.load((task, first + i, k), width) for i in (PIVOT, SUM, SQUARES, COUNT)
-        )
+        pivot, added, squared, count = (partial.load((task, first + i, k), width) for i in (PIVOT, SUM, SQUARES, COUNT))
         shift = added / count
         delta = pivot + shift - mean.get()
         share = count / (count + before.get())

@@ -11,12 +11,7 @@ Sides = tuple[int, int, int, int]
 
 
 def output_size(
-    what: str,
-    size: tuple[int, ...],
-    kernel: tuple[int, ...],
-    stride: Pair,
-    padding: Sides,
-    dilation: Pair,
+    what: str, size: tuple[int, ...], kernel: tuple[int, ...], stride: Pair, padding: Sides, dilation: Pair
 ) -> Pair:
     """Output rows and columns of a sliding window; floor((n + pads - d (k - 1) - 1) / u) + 1 along each axis."""
     found = []
@@ -36,15 +31,16 @@ def output_size(
 def check_window(what: str, kernel: Pair, stride: Pair, padding: Sides, dilation: Pair) -> None:
     """Refuse sizes that mean nothing."""
     for word, values, least in (
-        ("kernel size", kernel, 1), ("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)
-    ):  # fmt: skip
+        ("kernel size", kernel, 1),
+        ("stride", stride, 1),
+        ("padding", padding, 0),
+        ("dilation", dilation, 1),
+    ):
         if min(values) < least:
             raise ShapeError(f"{what}: {word} {values} has to be {least} or more")
 
 
-def ceiled(
-    size: tuple[int, ...], kernel: Pair, stride: Pair, padding: Sides, dilation: Pair
-) -> Sides:
+def ceiled(size: tuple[int, ...], kernel: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Sides:
     """The padding with which as many windows fit as where the output size is rounded up.
 
     The last window may then reach beyond the given padding, but starts in the image or in the padding before it.
@@ -61,15 +57,11 @@ def ceiled(
     return found[0], found[1], found[2], found[3]
 
 
-def check_meeting(
-    what: str, size: tuple[int, ...], kernel: Pair, stride: Pair, padding: Sides, dilation: Pair
-) -> None:
+def check_meeting(what: str, size: tuple[int, ...], kernel: Pair, stride: Pair, padding: Sides, dilation: Pair) -> None:
     """Refuse windows that meet nothing but padding."""
     outputs = output_size(what, size, kernel, stride, padding, dilation)
     for axis, word in enumerate(("rows", "columns")):
-        taps = forward_taps(
-            outputs[axis], kernel[axis], stride[axis], padding[2 * axis], dilation[axis]
-        )[0]
+        taps = forward_taps(outputs[axis], kernel[axis], stride[axis], padding[2 * axis], dilation[axis])[0]
         for p in range(outputs[axis]) if padding[2 * axis] or padding[2 * axis + 1] else ():
             if not taps.inside(p, size[axis]):
                 raise ShapeError(
@@ -114,10 +106,7 @@ class Taps:
             return replace(self, taps=0, origin=0)
         first = meeting[0]
         return replace(
-            self,
-            taps=meeting[-1] - first + 1,
-            kernel=self.kernel + self.kernel_step * first,
-            origin=places[first],
+            self, taps=meeting[-1] - first + 1, kernel=self.kernel + self.kernel_step * first, origin=places[first]
         )
 
     def share(self, size: int) -> float:
@@ -133,22 +122,15 @@ class Taps:
     @property
     def turned(self) -> "Taps":
         """Outputs and taps in each other's place."""
-        return replace(
-            self,
-            count=self.taps,
-            taps=self.count,
-            input_step=self.tap_step,
-            tap_step=self.input_step,
-        )
+        return replace(self, count=self.taps, taps=self.count, input_step=self.tap_step, tap_step=self.input_step)
 
     def meeting(self, i: Any, size: int) -> tuple[Any, Any]:
         """(first, end) of the taps of output i, a traced value, that meet the input."""
         if not self.taps:
             return 0, 0
         at, step = i * self.input_step + self.origin, abs(self.tap_step)
-        below = (
-            -at if self.tap_step > 0 else at - (size - 1)
-        )  # how far tap 0 lies outside on the side the taps come from
+        # how far tap 0 lies outside on the side the taps come from
+        below = -at if self.tap_step > 0 else at - (size - 1)
         room = size - 1 - at if self.tap_step > 0 else at
         first = maximum(floor_division(below + step - 1, step, self, size), 0)
         end = minimum(floor_division(room, step, self, size) + 1, self.taps)
@@ -182,17 +164,5 @@ def gradient_taps(inputs: int, kernel: int, stride: int, before: int, dilation: 
             continue
         gap = fitting[1] - fitting[0] if len(fitting) > 1 else 1
         origin = (phase + before - fitting[0] * dilation) // stride
-        phases.append(
-            Taps(
-                phase,
-                stride,
-                count,
-                len(fitting),
-                fitting[0],
-                gap,
-                origin,
-                1,
-                -(gap * dilation) // stride,
-            )
-        )
+        phases.append(Taps(phase, stride, count, len(fitting), fitting[0], gap, origin, 1, -(gap * dilation) // stride))
     return phases

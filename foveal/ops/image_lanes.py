@@ -1,7 +1,7 @@
 """Convolution and its gradient in x with lanes over images, for so few filters that they would leave lanes empty.
 
-A vector holds one element of as many images as it has lanes, and a weight is a scalar that multiplies it. The images of a
-block are copied that way first; results are turned back in registers and stored channels last.
+A vector holds one element of as many images as it has lanes, and a weight is a scalar that multiplies it. The images of
+a block are copied that way first; results are turned back in registers and stored channels last.
 """
 
 import itertools
@@ -64,9 +64,7 @@ def fits(x: Any, inputs: int, outputs: int, axes: Axes) -> bool:
         return False
     height = band_rows(row, reach, step)
     again = (reach + (height - 1) * step) / (height * step)  # how often an input row is copied
-    rows, columns = (
-        sum(t.taps * t.count for t in taps) / max(sum(t.count for t in taps), 1) for taps in axes
-    )
+    rows, columns = (sum(t.taps * t.count for t in taps) / max(sum(t.count for t in taps), 1) for taps in axes)
     products, width = rows * columns * inputs, tile_for(outputs).width
     filters = -(-outputs // width) * max(width, min(HALF, lanes())) * products
     filters /= SPEED if width == lanes() else SPEED_OF_HALF
@@ -123,8 +121,18 @@ def lower(to: Lowering, y: Results, x: Any, w: Any, axes: Axes, first: Pair, ker
     bands = max(-(-count // height), min(-(-TASKS // tasks), count // LEAST_ROWS), 1)
     most = min(H, (-(-count // bands) - 1) * step + reach)
     copied = to.scratch((1, most, (left + W + right) * C, size), per_thread=True)
-    y.call(to, correlate_images, tasks * bands, [copied], [x, panels], axes=axes, outputs=outputs,
-           bands=bands, left=left, exact=exact)  # fmt: skip
+    y.call(
+        to,
+        correlate_images,
+        tasks * bands,
+        [copied],
+        [x, panels],
+        axes=axes,
+        outputs=outputs,
+        bands=bands,
+        left=left,
+        exact=exact,
+    )
 
 
 def reached(rows: tuple[Taps, ...]) -> int:
@@ -161,8 +169,17 @@ def correlate_images(
             for g, b, valid in part_of_blocks(panels.shape[0], outputs, filters, 0, 1):
                 channel = g * outputs + b * filters
                 ending.open(task, channel, valid)
-                tile = Tile(ending, task, source.at(0, 0, g * panels.shape[4], 0), panels.at(g, b, 0, 0, 0, 0),
-                            x.shape[1:], images, channel, valid, exact)  # fmt: skip
+                tile = Tile(
+                    ending,
+                    task,
+                    source.at(0, 0, g * panels.shape[4], 0),
+                    panels.at(g, b, 0, 0, 0, 0),
+                    x.shape[1:],
+                    images,
+                    channel,
+                    valid,
+                    exact,
+                )
                 for rows, columns in itertools.product(*axes):
                     last = end if rows.count == count else minimum(end, rows.count)
                     for i in loop(last, start=start):
@@ -182,13 +199,7 @@ def clear_sides(copied: Any, left: int, inside: int) -> None:
 
 
 def copy_images(
-    copied: Any,
-    x: Any,
-    n: Any,
-    images: int,
-    top: Any,
-    left: int,
-    rows: tuple[Any, Any] | None = None,
+    copied: Any, x: Any, n: Any, images: int, top: Any, left: int, rows: tuple[Any, Any] | None = None
 ) -> None:
     """copied[h, left + i, m] = row h + top of image n + m, element i; lanes behind the last image are 0.
 
@@ -274,9 +285,7 @@ class Tile:
         """Sums by spot (column, first image) and filter."""
         n, p, q = at
         K = self.filters
-        whole = step == 1 and all(
-            y.shape[3] == K and y.strides[2:] == (K, 1) for y in self.ending.outputs
-        )
+        whole = step == 1 and all(y.shape[3] == K and y.strides[2:] == (K, 1) for y in self.ending.outputs)
         if self.ending.pixelwise or not whole:
             for (column, m), totals in zip(spots, sums, strict=True):
                 found = across_lanes(totals)[: self.images - m]

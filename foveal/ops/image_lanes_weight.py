@@ -1,37 +1,17 @@
 """Gradient of a convolution in its weights with lanes over images, for few filters and few positions of a filter.
 
-Every sum of a tile of filters x positions is a vector, of one number per image, until all pixels of a task have passed; both
-images are copied so first. A task is a band of rows of as many images as a vector has lanes, with sums of its own.
+Every sum of a tile of filters x positions is a vector, of one number per image, until all pixels of a task have passed;
+both images are copied so first. A task is a band of rows of as many images as a vector has lanes, with sums of its own.
 """
 
 import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from foveal.kernel.lang import (
-    extract,
-    lanes,
-    loop,
-    loops,
-    maximum,
-    minimum,
-    parallel,
-    registers,
-    thread,
-    var,
-    vectors,
-)
+from foveal.kernel.lang import extract, lanes, loop, loops, maximum, minimum, parallel, registers, thread, var, vectors
 from foveal.ops.correlate import Axes, bordered, clear
 from foveal.ops.epilogue import added
-from foveal.ops.image_lanes import (
-    HALF,
-    SPEED,
-    SPEED_OF_HALF,
-    across_lanes,
-    blocks_of,
-    copy_images,
-    padded,
-)
+from foveal.ops.image_lanes import HALF, SPEED, SPEED_OF_HALF, across_lanes, blocks_of, copy_images, padded
 from foveal.ops.op import Lowering
 from foveal.ops.tile import pieces, runs, split, tile_for
 
@@ -74,9 +54,7 @@ def lower(to: Lowering, dy: Any, x: Any, axes: Axes, kernel: tuple[int, int]) ->
     copied = to.scratch((1, border[1], border[3] * C, lanes()), per_thread=True)
     given = to.scratch((1, height, dy.shape[2] * K, lanes()), per_thread=True)
     partial = to.scratch((blocks * bands, *kernel, C, K))
-    to.call(
-        weight_grad_images, [partial, copied, given], [dy, x], axes=axes, border=border, bands=bands
-    )
+    to.call(weight_grad_images, [partial, copied, given], [dy, x], axes=axes, border=border, bands=bands)
     return partial
 
 
@@ -134,10 +112,19 @@ def copy_rows(copied: Any, x: Any, n: Any, images: int, top: Any, left: int) -> 
 
 
 def add_tile(
-    into: Any, dy: Any, x: Any, positions: list[Position], filters: int, pixels: tuple[Any, int], K: int, C: int,
+    into: Any,
+    dy: Any,
+    x: Any,
+    positions: list[Position],
+    filters: int,
+    pixels: tuple[Any, int],
+    K: int,
+    C: int,
     axes: Axes,
-) -> None:  # fmt: skip
-    """into[r, s, c, k] = sum over rows and columns of pixels and over lanes of x * dy, for some positions and filters."""
+) -> None:
+    """into[r, s, c, k] = sum over rows and columns of pixels and over lanes of x * dy, for some positions and
+    filters.
+    """
     (rows,), (columns,) = axes
     acc = {(i, k): var(0.0, lanes()) for i in range(len(positions)) for k in range(filters)}
     for p, q in loops(*pixels):

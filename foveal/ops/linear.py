@@ -38,7 +38,8 @@ class Matmul(Operator):
         (m, k), (k2, n) = a[::-1] if ta else a, b[::-1] if tb else b
         if k != k2:
             raise ShapeError(
-                f"matmul: {k} columns on the left meet {k2} rows on the right (shapes {a} and {b}); they have to be equal"
+                f"matmul: {k} columns on the left meet {k2} rows on the right (shapes {a} and {b}); they have to be"
+                f" equal"
             )
         return m, n
 
@@ -85,10 +86,7 @@ class BatchMatmul(Operator):
 
     def vjp(self, dy: Any, y: Any, a: Any, b: Any) -> tuple[Any, ...]:
         turned = (0, 2, 1)
-        return (
-            batch_matmul(dy, permute(b, order=turned)),
-            batch_matmul(permute(a, order=turned), dy),
-        )
+        return (batch_matmul(dy, permute(b, order=turned)), batch_matmul(permute(a, order=turned), dy))
 
     def flops(self, y: Type, a: Type, b: Type) -> int:  # type: ignore[override]
         return 2 * y.size * a.shape[2]
@@ -111,9 +109,7 @@ class Linear(Operator):
 
     def shape(self, x: Shape, w: Shape) -> Shape:
         if len(x) != 2:
-            raise ShapeError(
-                f"linear: x has shape {x}, it has to be [N, features]; put a Flatten layer before"
-            )
+            raise ShapeError(f"linear: x has shape {x}, it has to be [N, features]; put a Flatten layer before")
         if len(w) != 2 or x[1] != w[1]:
             raise ShapeError(
                 f"linear: x has {x[1]} features (shape {x}), the weight of shape {w} takes {w[-1]};"

@@ -57,9 +57,7 @@ class SoftmaxCrossEntropy(Operator):
     cases = (
         Case(((4, 5), (4,)), {}, {1: labels}),
         Case(((3, 33), (3,)), {}, {1: labels}),
-        Case(
-            ((6, 5), (6,)), {}, {0: lambda r, s: r.choice([-1e4, 1e4], s), 1: labels}, smooth=False
-        ),
+        Case(((6, 5), (6,)), {}, {0: lambda r, s: r.choice([-1e4, 1e4], s), 1: labels}, smooth=False),
     )
 
     def shape(self, x: Shape, labels: Shape) -> Shape:

@@ -1,8 +1,8 @@
 """The two loop nests that every fused group becomes: pointwise, and reductions with a pointwise prologue.
 
 Arrays of one call have the same shape, the domain; what does not vary along an axis has stride 0 there. `steps` is the
-group in straight-line form: (operator, attributes, slots of its operands), where the slots count the inputs first and then
-the steps; `results` are the slots that are stored or reduced.
+group in straight-line form: (operator, attributes, slots of its operands), where the slots count the inputs first and
+then the steps; `results` are the slots that are stored or reduced.
 """
 
 import math
@@ -114,10 +114,7 @@ class Patch:
         """In each of the rows from `row` on the vectors (distance from start, lanes), loads before stores."""
         same: list[list[Any]] = []
         for i in range(self.rows):
-            places = [
-                ((*row[:-1], row[-1] + i, start + at) if row else (start + at,), width)
-                for at, width in pieces
-            ]
+            places = [((*row[:-1], row[-1] + i, start + at) if row else (start + at,), width) for at, width in pieces]
             read = [
                 same[slot] if i and self.alike[slot] else [load(x, *place) for place in places]
                 for slot, x in enumerate(self.xs)
@@ -127,21 +124,17 @@ class Patch:
 
     def write(self, places: list[tuple[tuple[Any, ...], int]], read: list[list[Any]]) -> None:
         """The results of what was read, input by input, at each (index, lanes)."""
-        found = [
-            evaluate([values[piece] for values in read], self.steps, self.results)
-            for piece in range(len(places))
-        ]
+        found = [evaluate([values[piece] for values in read], self.steps, self.results) for piece in range(len(places))]
         for (index, width), values in zip(places, found, strict=True):
             for y, value in zip(self.ys, values, strict=True):
                 store(y, index, value, width)
 
 
-def pointwise(
-    *arrays: Any, outputs: int, steps: tuple[Step, ...], results: tuple[int, ...]
-) -> None:
+def pointwise(*arrays: Any, outputs: int, steps: tuple[Step, ...], results: tuple[int, ...]) -> None:
     """Every output at every index of the domain.
 
-    Each iteration takes a patch of a few vectors: neighbours in a row or, where rows are short, of some rows, which then
+    Each iteration takes a patch of a few vectors: neighbours in a row or, where rows are short, of some rows, which
+    then
     share what they read alike.
     """
     ys, xs = arrays[:outputs], arrays[outputs:]
@@ -206,9 +199,14 @@ COMBINE: dict[str, tuple[float, Callable[[Any, Any], Any]]] = {
 
 
 def reduce(
-    *arrays: Any, outputs: int, steps: tuple[Step, ...], results: tuple[int, ...],
-    reduced: tuple[bool, ...], combine: tuple[str, ...], chunks: int,
-) -> None:  # fmt: skip
+    *arrays: Any,
+    outputs: int,
+    steps: tuple[Step, ...],
+    results: tuple[int, ...],
+    reduced: tuple[bool, ...],
+    combine: tuple[str, ...],
+    chunks: int,
+) -> None:
     """partial[g, kept] = the combination, over the g-th of `chunks` parts of the reduced axes, of the result slots.
 
     The parts are cut along the first reduced axis, by shape alone, and are combined in order afterwards: the sum is the
@@ -293,7 +291,9 @@ class Reduction:
             self.put(total, position, g, i)
 
     def fold_all(self, position: tuple[Any, ...], g: Any) -> None:
-        """The totals where the last axis is reduced too: lane by lane, and those of the rows' tails, then of all lanes."""
+        """The totals where the last axis is reduced too: lane by lane, and those of the rows' tails, then of all
+        lanes.
+        """
         n = self.domain[self.last]
         totals = {width: self.start(width) for width in (lanes(), n % lanes()) if width}
         for row in self.rows(position, g):

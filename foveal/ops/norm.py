@@ -50,9 +50,7 @@ class ChannelMoments(Operator):
 
     def vjp(self, dy: Any, y: Any, x: Any) -> tuple[Any, ...]:
         scale = 1.0 / (np.prod(x.shape) / x.shape[1])
-        mean, d_mean, d_var = (
-            per_channel(v, x) for v in (index(y, i=0), index(dy, i=0), index(dy, i=1))
-        )
+        mean, d_mean, d_var = (per_channel(v, x) for v in (index(y, i=0), index(dy, i=0), index(dy, i=1)))
         return ((d_mean + (x - mean) * d_var * 2.0) * float(scale),)
 
     def kernel(self, y: Any, x: Any) -> None:
@@ -93,17 +91,13 @@ def moments_of_chunks(partial: Any, x: Any) -> None:
     for (g,) in parallel(chunks):
         first, last = g * rows // chunks, (g + 1) * rows // chunks
         for b in loop(C // block):
-            moments_of_columns(
-                partial, x, g, first, last, [(b * block + i, size) for i in range(0, block, size)]
-            )
+            moments_of_columns(partial, x, g, first, last, [(b * block + i, size) for i in range(0, block, size)])
         rest = [(i, min(size, C - i)) for i in range(C - C % block, C, size)]
         if rest:
             moments_of_columns(partial, x, g, first, last, rest)
 
 
-def moments_of_columns(
-    partial: Any, x: Any, g: Any, first: Any, last: Any, columns: list[tuple[Any, int]]
-) -> None:
+def moments_of_columns(partial: Any, x: Any, g: Any, first: Any, last: Any, columns: list[tuple[Any, int]]) -> None:
     """For neighbouring vectors of channels, so that whole cache lines of a row are read at once."""
     totals = [var(0.0, width) for _, width in columns]
     squares = [var(0.0, width) for _, width in columns]
@@ -111,8 +105,7 @@ def moments_of_columns(
         for total, (c, width) in zip(totals, columns, strict=True):
             total += x.load((r, c), width)
     means = [
-        total.get() / nest.as_float(last - first, width)
-        for total, (_, width) in zip(totals, columns, strict=True)
+        total.get() / nest.as_float(last - first, width) for total, (_, width) in zip(totals, columns, strict=True)
     ]
     for r in loop(last, start=first):
         for mean, square, (c, width) in zip(means, squares, columns, strict=True):
@@ -182,17 +175,12 @@ class BatchNorm(Operator):
         axes, count = channel_axes(x.shape), float(np.prod(x.shape) / x.shape[1])
         d_beta, d_gamma = sum(dy, axes=axes), sum(dy * xhat, axes=axes)
         scale = per_channel(gamma * inverse, x)
-        centre, slope = (
-            per_channel(d_beta * (1.0 / count), x),
-            per_channel(d_gamma * (1.0 / count), x),
-        )
+        centre, slope = (per_channel(d_beta * (1.0 / count), x), per_channel(d_gamma * (1.0 / count), x))
         return (dy - centre - xhat * slope) * scale, d_gamma, d_beta
 
     def expand(self, x: Any, gamma: Any, beta: Any, *, eps: float) -> Any:
         moments = channel_moments(x)
-        return batch_norm_inference(
-            x, index(moments, i=0), index(moments, i=1), gamma, beta, eps=eps
-        )
+        return batch_norm_inference(x, index(moments, i=0), index(moments, i=1), gamma, beta, eps=eps)
 
 
 def check_channels(name: str, x: Shape, *vectors: Shape) -> None:
@@ -218,18 +206,12 @@ class BatchNormInference(Operator):
     def normalise(self, *inputs: Any, eps: float = 1e-5) -> dict[str, Any]:
         return {"eps": float(eps)}
 
-    def shape(
-        self, x: Shape, mean: Shape, var: Shape, gamma: Shape, beta: Shape, *, eps: float
-    ) -> Shape:
+    def shape(self, x: Shape, mean: Shape, var: Shape, gamma: Shape, beta: Shape, *, eps: float) -> Shape:
         check_channels(self.name, x, mean, var, gamma, beta)
         return x
 
-    def numpy(
-        self, x: Ndarray, mean: Ndarray, var: Ndarray, gamma: Ndarray, beta: Ndarray, *, eps: float
-    ) -> Ndarray:
-        mean, var, gamma, beta = (
-            v.reshape(-1, *[1] * (x.ndim - 2)) for v in (mean, var, gamma, beta)
-        )
+    def numpy(self, x: Ndarray, mean: Ndarray, var: Ndarray, gamma: Ndarray, beta: Ndarray, *, eps: float) -> Ndarray:
+        mean, var, gamma, beta = (v.reshape(-1, *[1] * (x.ndim - 2)) for v in (mean, var, gamma, beta))
         return (x - mean) / np.sqrt(var + eps) * gamma + beta
 
     def vjp(self, dy: Any, y: Any, *inputs: Any, eps: float) -> tuple[Any, ...]:
@@ -247,8 +229,4 @@ class BatchNormInference(Operator):
         return (x - per_channel(mean, x)) * per_channel(scale, x) + per_channel(beta, x)
 
 
-channel_moments, batch_norm, batch_norm_inference = (
-    ChannelMoments(),
-    BatchNorm(),
-    BatchNormInference(),
-)
+channel_moments, batch_norm, batch_norm_inference = (ChannelMoments(), BatchNorm(), BatchNormInference())

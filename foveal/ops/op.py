@@ -5,15 +5,16 @@ traced symbols, which records a node.
 
     shape(...)   the output shape, or a ShapeError that names the operator, the shapes and the way out
     numpy(...)   the equation in NumPy: the textbook and the oracle
-    vjp(...)     the gradient, written with operators: (dy, y, *inputs) -> one gradient per input, None where there is none.
+    vjp(...)     the gradient, written with operators: (dy, y, *inputs) -> one gradient per input, None where there is
+    none.
                  A composite may leave it out: then what it expands to is differentiated
     kernel(...)  the plain loop nest in the kernel language; `lower` may choose tuned ones instead, and `lower_results`
                  tuned ones that end with what follows pointwise
     expand(...)  for a composite, in place of a kernel: the same result from other operators
     cases        inputs with a safe domain; every generic test and benchmark is derived from them
 
-The alphabet, everywhere: N batch, C input channels, H W input rows and columns, K output channels (filters), R S kernel rows
-and columns, P Q output rows and columns, u stride, d dilation, G groups.
+The alphabet, everywhere: N batch, C input channels, H W input rows and columns, K output channels (filters), R S kernel
+rows and columns, P Q output rows and columns, u stride, d dilation, G groups.
 """
 
 import threading
@@ -68,14 +69,8 @@ class Case:
         rng = np.random.default_rng(seed)
         arrays = []
         for position, shape in enumerate(self.shapes):
-            made = (
-                self.draw[position](rng, shape)
-                if position in self.draw
-                else rng.standard_normal(shape)
-            )
-            arrays.append(
-                made.astype(np.float32) if made.dtype.kind == "f" else made.astype(np.int32)
-            )
+            made = self.draw[position](rng, shape) if position in self.draw else rng.standard_normal(shape)
+            arrays.append(made.astype(np.float32) if made.dtype.kind == "f" else made.astype(np.int32))
         return arrays
 
 
@@ -85,9 +80,14 @@ class Lowering(Protocol):
     def scratch(self, shape: Shape, *, per_thread: bool = False) -> Any: ...
 
     def call(
-        self, body: Callable[..., None], outputs: Sequence[Any], inputs: Sequence[Any], /, plain: bool = False,
+        self,
+        body: Callable[..., None],
+        outputs: Sequence[Any],
+        inputs: Sequence[Any],
+        /,
+        plain: bool = False,
         **static: Any,
-    ) -> None: ...  # fmt: skip
+    ) -> None: ...
 
 
 class Operator:
@@ -180,9 +180,7 @@ _recorder = threading.local()
 
 
 @contextmanager
-def recording_with(
-    record: Callable[[Operator, tuple[Any, ...], dict[str, Any]], Any],
-) -> Iterator[None]:
+def recording_with(record: Callable[[Operator, tuple[Any, ...], dict[str, Any]], Any]) -> Iterator[None]:
     """Operators called inside the block, by this thread, are given to `record` instead of being computed."""
     previous = getattr(_recorder, "record", None)
     _recorder.record = record
@@ -231,7 +229,5 @@ def sides(value: Any, what: str) -> tuple[int, int, int, int]:
         return rows, rows, columns, columns
     items = tuple(int(i) for i in value)
     if len(items) != 4:
-        raise ShapeError(
-            f"{what} has to be an int, (rows, columns) or (top, bottom, left, right), got {value!r}"
-        )
+        raise ShapeError(f"{what} has to be an int, (rows, columns) or (top, bottom, left, right), got {value!r}")
     return items

@@ -11,12 +11,7 @@ from foveal.ops.op import Case, Ndarray, Operator, Shape, sides
 Pair = tuple[int, int]
 Sides = tuple[int, int, int, int]
 
-MODES = {
-    "constant": "constant",
-    "reflect": "reflect",
-    "replicate": "edge",
-    "circular": "wrap",
-}  # NumPy's names
+MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}  # NumPy's names
 
 
 class Padding(Operator):
@@ -28,9 +23,7 @@ class Padding(Operator):
         self, x: Any, *, padding: Any, mode: str = "constant", value: float = 0.0, **more: Any
     ) -> dict[str, Any]:
         if mode not in MODES:
-            raise ShapeError(
-                f"{self.name}: mode {mode!r} is not known; choose one of {', '.join(MODES)}"
-            )
+            raise ShapeError(f"{self.name}: mode {mode!r} is not known; choose one of {', '.join(MODES)}")
         given = sides(padding, f"{self.name}: padding")
         if min(given) < 0:
             raise ShapeError(f"{self.name}: padding {given} has to be 0 or more")
@@ -40,16 +33,13 @@ class Padding(Operator):
         if len(x) != 4:
             raise ShapeError(f"{self.name}: takes images [N, C, H, W], got shape {x}")
         top, bottom, left, right = padding
-        for word, n, most in (
-            ("rows", x[2], max(top, bottom)),
-            ("columns", x[3], max(left, right)),
-        ):
+        for word, n, most in (("rows", x[2], max(top, bottom)), ("columns", x[3], max(left, right))):
             limit = {"reflect": n - 1, "circular": n}.get(mode, most)
             if most > limit or (n == 0 and mode == "replicate"):
                 raise ShapeError(
                     f"{self.name}: {mode} padding of {most} {word} needs an image of at least"
-                    f" {most + (mode == 'reflect')}, it has {n} (shape {x}, padding {padding}); use less padding, or mode"
-                    " replicate or constant"
+                    f" {most + (mode == 'reflect')}, it has {n} (shape {x}, padding {padding}); use less padding, or"
+                    f" mode replicate or constant"
                 )
         return (*x[:2], x[2] + top + bottom, x[3] + left + right)
 
@@ -95,9 +85,7 @@ class Pad(Padding):
         widths = ((0, 0), (0, 0), (top, bottom), (left, right))
         return np.asarray(np.pad(x, widths, MODES[mode], **how))  # type: ignore[call-overload]
 
-    def vjp(
-        self, dy: Any, y: Any, x: Any, *, padding: Sides, mode: str, value: float
-    ) -> tuple[Any, ...]:
+    def vjp(self, dy: Any, y: Any, x: Any, *, padding: Sides, mode: str, value: float) -> tuple[Any, ...]:
         return (pad_grad(dy, padding=padding, mode=mode, image=x.shape[2:]),)
 
     def kernel(self, y: Any, x: Any, *, padding: Sides, mode: str, value: float) -> None:
@@ -127,21 +115,14 @@ class PadGrad(Padding):
     def shape(self, dy: Shape, *, padding: Sides, mode: str, value: float, image: Pair) -> Shape:
         expected = self.padded((*dy[:2], *image), padding, mode)
         if dy != expected:
-            raise ShapeError(
-                f"{self.name}: dy has shape {dy}, images of {image[0]}x{image[1]} give {expected}"
-            )
+            raise ShapeError(f"{self.name}: dy has shape {dy}, images of {image[0]}x{image[1]} give {expected}")
         return (*dy[:2], *image)
 
-    def numpy(
-        self, dy: Ndarray, *, padding: Sides, mode: str, value: float, image: Pair
-    ) -> Ndarray:
+    def numpy(self, dy: Ndarray, *, padding: Sides, mode: str, value: float, image: Pair) -> Ndarray:
         top, bottom, left, right = padding
         how = {"constant_values": -1} if mode == "constant" else {}
         shown = np.pad(
-            np.arange(image[0] * image[1]).reshape(image),
-            ((top, bottom), (left, right)),
-            MODES[mode],
-            **how,
+            np.arange(image[0] * image[1]).reshape(image), ((top, bottom), (left, right)), MODES[mode], **how
         )  # type: ignore[call-overload]
         dx = np.zeros((*dy.shape[:2], image[0] * image[1]), dy.dtype)
         flat = dy.reshape(*dy.shape[:2], -1)
@@ -150,14 +131,10 @@ class PadGrad(Padding):
                 dx[..., i] += flat[..., place]
         return dx.reshape(*dy.shape[:2], *image)
 
-    def vjp(
-        self, g: Any, dx: Any, dy: Any, *, padding: Sides, mode: str, value: float, image: Pair
-    ) -> tuple[Any, ...]:
+    def vjp(self, g: Any, dx: Any, dy: Any, *, padding: Sides, mode: str, value: float, image: Pair) -> tuple[Any, ...]:
         return (pad(g, padding=padding, mode=mode),)
 
-    def kernel(
-        self, dx: Any, dy: Any, *, padding: Sides, mode: str, value: float, image: Pair
-    ) -> None:
+    def kernel(self, dx: Any, dy: Any, *, padding: Sides, mode: str, value: float, image: Pair) -> None:
         (N, _, H, W), (P, Q) = dx.shape, dy.shape[2:]
         for (n,) in parallel(N):
             for h, v in loops(H, W):

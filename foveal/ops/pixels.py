@@ -1,4 +1,6 @@
-"""1x1 convolution and its gradient in x: a product of pixels x channels, which knows neither rows nor columns nor images."""
+"""1x1 convolution and its gradient in x: a product of pixels x channels, which knows neither rows nor columns nor
+images.
+"""
 
 from typing import Any
 
@@ -6,33 +8,16 @@ from foveal.kernel.lang import head, loop, parallel
 from foveal.ops.epilogue import Ending, Epilogue, Results
 from foveal.ops.geometry import Taps
 from foveal.ops.op import Lowering
-from foveal.ops.tile import (
-    ENOUGH_TASKS,
-    accumulators,
-    multiply_add,
-    part_of_blocks,
-    pieces,
-    split,
-    tile_for,
-    unrolling,
-)
+from foveal.ops.tile import ENOUGH_TASKS, accumulators, multiply_add, part_of_blocks, pieces, split, tile_for, unrolling
 
 CHUNK = 96 << 10  # elements of the pixels that stay in the second-level cache while all panels pass
 
 
 def fits(y: Results, x: Any, w: Any, axes: tuple[tuple[Taps, ...], tuple[Taps, ...]]) -> bool:
     """Whether each output pixel reads the input pixel at its own place, and all images are one row of pixels."""
-    same = all(
-        len(taps) == 1 and taps[0].taps == taps[0].input_step == 1 and taps[0].origin == 0
-        for taps in axes
-    )
+    same = all(len(taps) == 1 and taps[0].taps == taps[0].input_step == 1 and taps[0].origin == 0 for taps in axes)
     images = [*y.outputs, *y.extras, x]
-    return (
-        same
-        and w.shape[0] == 1
-        and y.shape[2:] == x.shape[2:]
-        and all(evenly_spaced(image) for image in images)
-    )
+    return same and w.shape[0] == 1 and y.shape[2:] == x.shape[2:] and all(evenly_spaced(image) for image in images)
 
 
 def evenly_spaced(image: Any) -> bool:
@@ -54,15 +39,7 @@ def lower(to: Lowering, y: Results, x: Any, panels: Any, outputs: int) -> None:
     chunks = chunks_of(x.shape[3], x.shape[1], tile_for(outputs).rows)
     tasks = sum(n for _, _, n in chunks)
     parts = min(panels.shape[1], -(-ENOUGH_TASKS // tasks))
-    y.call(
-        to,
-        correlate_pixels,
-        tasks,
-        [],
-        [x.permuted(0, 2, 3, 1), panels],
-        outputs=outputs,
-        parts=parts,
-    )
+    y.call(to, correlate_pixels, tasks, [], [x.permuted(0, 2, 3, 1), panels], outputs=outputs, parts=parts)
 
 
 def chunks_of(pixels: int, channels: int, most: int) -> list[tuple[int, int, int]]:
@@ -77,7 +54,8 @@ def chunks_of(pixels: int, channels: int, most: int) -> list[tuple[int, int, int
 def correlate_pixels(*arrays: Any, outputs: int, parts: int, epilogue: Epilogue) -> None:
     """y[pixel, k] = sum_c x[pixel, c] panels[k // columns, c, k % columns], a register tile at a time.
 
-    A chunk of pixels stays in the second-level cache while all panels pass. The next tile's pixels are fetched early: from
+    A chunk of pixels stays in the second-level cache while all panels pass. The next tile's pixels are fetched early:
+    from
     memory they come in as many short streams as a tile has pixels, which the prefetcher does not follow.
     """
     ending = Ending(epilogue, arrays, 2)
@@ -96,9 +74,7 @@ def correlate_pixels(*arrays: Any, outputs: int, parts: int, epilogue: Epilogue)
         first, done = first + size * count, done + chunks
 
 
-def tile_of_pixels(
-    ending: Ending, task: Any, x: Any, panels: Any, pixel: Any, size: int, b: Any, valid: int
-) -> None:
+def tile_of_pixels(ending: Ending, task: Any, x: Any, panels: Any, pixel: Any, size: int, b: Any, valid: int) -> None:
     """`size` pixels from `pixel` on, for the `valid` outputs of block b."""
     channels, columns = panels.shape[4:]
     tile = tile_for(columns)

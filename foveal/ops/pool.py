@@ -29,9 +29,7 @@ class Pooling(Operator):
     behind it. In the full form of the attributes that is more padding at the bottom and on the right.
     """
 
-    reads: ClassVar[int | None] = (
-        None  # the position of the input that may be computed while it is read
-    )
+    reads: ClassVar[int | None] = None  # the position of the input that may be computed while it is read
 
     def normalise(
         self,
@@ -81,7 +79,9 @@ def spans(y: Any, n: Any) -> Any:
 
 
 def tap(p: Any, count: int, u: int, r: int, pad: int, n: int) -> tuple[Any, Any]:
-    """The input position at distance r in output p of `count`, and whether it is inside; it is kept inside either way."""
+    """The input position at distance r in output p of `count`, and whether it is inside; it is kept inside either
+    way.
+    """
     at = p * u + r - pad
     if r >= pad and (count - 1) * u + r - pad < n:
         return at, True
@@ -107,9 +107,7 @@ def inside(hit: Any, valid: Any, width: int) -> Any:
     return hit if valid is True else hit & splat(valid, width)
 
 
-def windows_of_lowest(
-    x: Ndarray, size: Pair, stride: Pair, padding: Sides, dilation: Pair
-) -> Ndarray:
+def windows_of_lowest(x: Ndarray, size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Ndarray:
     """x's windows [N, C, P, Q, R, S]; what lies in the padding is -inf."""
     top, bottom, left, right = padding
     x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=-np.inf)

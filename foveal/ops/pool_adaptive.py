@@ -72,10 +72,7 @@ class AdaptiveMean(Adaptive):
     """adaptive_avg_pool2d for windows that are not all alike"""
 
     name = "adaptive_mean"
-    cases = (
-        Case(((2, 3, 7, 5),), {"output": (3, 2)}),
-        Case(((1, 18, 3, 10),), {"output": (5, 4)}),
-    )
+    cases = (Case(((2, 3, 7, 5),), {"output": (3, 2)}), Case(((1, 18, 3, 10),), {"output": (5, 4)}))
 
     def numpy(self, x: Ndarray, *, output: Pair) -> Ndarray:
         rows, columns = (mean_matrix(n, m) for n, m in zip(x.shape[2:], output, strict=True))
@@ -101,10 +98,7 @@ class AdaptiveMeanGrad(Operator):
     """dx[n,c,h,v] = sum of dy[n,c,p,q] over the windows that (h, v) lies in, each by its size; `image` is x's (H, W)"""
 
     name, arity = "adaptive_mean_grad", 1
-    cases = (
-        Case(((2, 3, 3, 2),), {"image": (7, 5)}),
-        Case(((1, 18, 5, 4),), {"image": (3, 10)}),
-    )
+    cases = (Case(((2, 3, 3, 2),), {"image": (7, 5)}), Case(((1, 18, 5, 4),), {"image": (3, 10)}))
 
     def shape(self, dy: Shape, *, image: Pair) -> Shape:
         check_images(self.name, dy)
@@ -194,7 +188,9 @@ class AdaptiveMaxIndex(Adaptive):
 
 
 class AdaptiveMaxPool2d(Adaptive):
-    """y[n,c,p,q] = the maximum of x[n,c] over window (p, q) of (P, Q); the gradient goes to the first of equal maxima"""
+    """y[n,c,p,q] = the maximum of x[n,c] over window (p, q) of (P, Q); the gradient goes to the first of equal
+    maxima
+    """
 
     name, composite = "adaptive_max_pool2d", True
     cases = AdaptiveAvgPool2d.cases

@@ -21,7 +21,8 @@ from foveal.ops.shape import broadcast_to
 class Averages(Pooling):
     """What a window's sum is divided by: `divisor_override`, or the number of its taps that count.
 
-    They are the taps in the image and, with count_include_pad, those in the padding as it was given: what ceil_mode adds
+    They are the taps in the image and, with count_include_pad, those in the padding as it was given: what ceil_mode
+    adds
     does not count. In the full form of the attributes that part of the padding is `counted`.
     """
 
@@ -35,9 +36,7 @@ class Averages(Pooling):
         **how: Any,
     ) -> dict[str, Any]:
         if divisor_override is not None and (divisor_override := int(divisor_override)) < 1:
-            raise ShapeError(
-                f"{self.name}: divisor_override is {divisor_override}, it has to be 1 or more"
-            )
+            raise ShapeError(f"{self.name}: divisor_override is {divisor_override}, it has to be 1 or more")
         given = sides(padding, f"{self.name}: padding")
         if counted is None:
             counted = given if count_include_pad else (0, 0, 0, 0)
@@ -66,23 +65,12 @@ class AvgPool2d(Averages):
         Case(((1, 3, 6, 7),), {"size": 3, "stride": 2, "padding": 1, "ceil_mode": True}),
         Case(((1, 18, 7, 5),), {"size": (2, 3), "padding": 1, "dilation": 2, "count_include_pad": False, "stride": 1}),
         Case(((1, 2, 5, 5),), {"size": 2, "stride": 1, "divisor_override": 3}),
-    )  # fmt: skip
+    )
 
-    def shape(
-        self, x: Shape, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair, **divisor: Any
-    ) -> Shape:
+    def shape(self, x: Shape, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair, **divisor: Any) -> Shape:
         return self.pooled(x, size, stride, padding, dilation)
 
-    def numpy(
-        self,
-        x: Ndarray,
-        *,
-        size: Pair,
-        stride: Pair,
-        padding: Sides,
-        dilation: Pair,
-        **divisor: Any,
-    ) -> Ndarray:
+    def numpy(self, x: Ndarray, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair, **divisor: Any) -> Ndarray:
         sums = windows(x, size, stride, padding, dilation).sum(axis=(4, 5))
         window = Window(size, stride, padding, dilation, **divisor)
         return (sums * self.shares(window, sums.shape[2:], x.shape[2:])).astype(x.dtype)
@@ -92,16 +80,14 @@ class AvgPool2d(Averages):
 
     def kernel(
         self, y: Any, x: Any, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair, **divisor: Any
-    ) -> None:  # fmt: skip
+    ) -> None:
         (N, _, P, Q), (H, W) = y.shape, x.shape[2:]
         window = Window(size, stride, padding, dilation, **divisor)
         for n, p in parallel(N, P):
             for q in loop(Q):
                 for c, width in spans(y, n):
                     total = var(0.0, width)
-                    for h, v, valid in taps(
-                        (p, q), (P, Q), (H, W), size, stride, padding, dilation
-                    ):
+                    for h, v, valid in taps((p, q), (P, Q), (H, W), size, stride, padding, dilation):
                         total += unless(valid, x.load((n, c, h, v), width), 0.0)
                     y.store((n, c, p, q), total.get() * window.share(p, q, (P, Q), (H, W)), width)
 
@@ -118,28 +104,25 @@ class AvgPool2dGrad(Averages):
         Case(((2, 20, 4, 3),), {"size": 3, "stride": 2, "padding": 1, "image": (7, 5)}),
         Case(((1, 2, 4, 3),), {"size": (2, 3), "stride": (1, 3), "image": (5, 9)}),
         Case(
-            ((1, 3, 4, 4),),
-            {"size": 3, "stride": 2, "padding": (1, 2, 1, 1), "counted": (1, 1, 1, 1), "image": (6, 7)},
+            ((1, 3, 4, 4),), {"size": 3, "stride": 2, "padding": (1, 2, 1, 1), "counted": (1, 1, 1, 1), "image": (6, 7)}
         ),
         Case(
             ((1, 18, 7, 3),),
             {"size": (2, 3), "padding": 1, "dilation": 2, "counted": (0, 0, 0, 0), "stride": 1, "image": (7, 5)},
         ),
-    )  # fmt: skip
+    )
 
     def shape(
         self, dy: Shape, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair, image: Pair, **divisor: Any
-    ) -> Shape:  # fmt: skip
+    ) -> Shape:
         expected = self.pooled((*dy[:2], *image), size, stride, padding, dilation)
         if dy != expected:
-            raise ShapeError(
-                f"{self.name}: dy has shape {dy}, images of {image[0]}x{image[1]} give {expected}"
-            )
+            raise ShapeError(f"{self.name}: dy has shape {dy}, images of {image[0]}x{image[1]} give {expected}")
         return (*dy[:2], *image)
 
     def numpy(
         self, dy: Ndarray, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair, image: Pair, **divisor: Any
-    ) -> Ndarray:  # fmt: skip
+    ) -> Ndarray:
         dx = np.zeros((*dy.shape[:2], *image), dy.dtype)
         window = Window(size, stride, padding, dilation, **divisor)
         given = (dy * self.shares(window, dy.shape[2:], image))[..., None, None]
@@ -151,7 +134,7 @@ class AvgPool2dGrad(Averages):
 
     def kernel(
         self, dx: Any, dy: Any, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair, image: Pair, **divisor: Any
-    ) -> None:  # fmt: skip
+    ) -> None:
         (N, _, H, W), (P, Q) = dx.shape, dy.shape[2:]
         window = Window(size, stride, padding, dilation, **divisor)
         for (n,) in parallel(N):
@@ -161,9 +144,7 @@ class AvgPool2dGrad(Averages):
             for p, q in loops(P, Q):
                 for c, width in spans(dx, n):
                     given = dy.load((n, c, p, q), width) * window.share(p, q, (P, Q), (H, W))
-                    for h, v, valid in taps(
-                        (p, q), (P, Q), (H, W), size, stride, padding, dilation
-                    ):
+                    for h, v, valid in taps((p, q), (P, Q), (H, W), size, stride, padding, dilation):
                         more = unless(valid, given, 0.0)
                         dx.store((n, c, h, v), dx.load((n, c, h, v), width) + more, width)
 

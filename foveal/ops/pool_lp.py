@@ -18,8 +18,10 @@ class LpPool2d(Averages):
     """y[n,c,p,q] = (R S / m sum_rs |x[n, c, p u + r d - pad, q u + s d - pad]|^norm_type)^(1 / norm_type)
 
     m is the number of taps that count: R S but for windows that ceil_mode lets reach beyond the padding, whose sums are
-    scaled as if they were whole, as PyTorch has it. Not `absolute`: x^norm_type keeps the sign of x where norm_type is odd,
-    as in PyTorch (sum pooling for 1; NaN for a negative sum's other roots). The largest |x| where norm_type is infinite.
+    scaled as if they were whole, as PyTorch has it. Not `absolute`: x^norm_type keeps the sign of x where norm_type is
+    odd,
+    as in PyTorch (sum pooling for 1; NaN for a negative sum's other roots). The largest |x| where norm_type is
+    infinite.
     The gradient where a window's sum is 0 is 0, as PyTorch has it.
     """
 
@@ -28,11 +30,9 @@ class LpPool2d(Averages):
         Case(((2, 3, 6, 5),), {"size": 2, "norm_type": 2}),
         Case(((1, 18, 5, 5),), {"size": 3, "stride": 2, "padding": 1, "norm_type": 2.5}),
         Case(((1, 3, 6, 5),), {"size": 2, "stride": 1, "norm_type": 1, "absolute": False, "dilation": (2, 1)}),
-    )  # fmt: skip
+    )
 
-    def normalise(
-        self, *inputs: Any, norm_type: float = 2, absolute: bool = True, **how: Any
-    ) -> dict[str, Any]:
+    def normalise(self, *inputs: Any, norm_type: float = 2, absolute: bool = True, **how: Any) -> dict[str, Any]:
         if not norm_type > 0:
             raise ShapeError(f"{self.name}: norm_type is {norm_type}, it has to be above 0")
         whole = norm_type != math.inf and norm_type == int(norm_type)
@@ -41,15 +41,21 @@ class LpPool2d(Averages):
             "absolute": bool(absolute),
         }
 
-    def shape(
-        self, x: Shape, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair, **how: Any
-    ) -> Shape:
+    def shape(self, x: Shape, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair, **how: Any) -> Shape:
         return self.pooled(x, size, stride, padding, dilation)
 
     def numpy(
-        self, x: Ndarray, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair, norm_type: float, absolute: bool,
+        self,
+        x: Ndarray,
+        *,
+        size: Pair,
+        stride: Pair,
+        padding: Sides,
+        dilation: Pair,
+        norm_type: float,
+        absolute: bool,
         **divisor: Any,
-    ) -> Ndarray:  # fmt: skip
+    ) -> Ndarray:
         if norm_type == math.inf:
             return windows(abs(x), size, stride, padding, dilation).max(axis=(4, 5))
         powered = (abs(x) if absolute else x) ** norm_type

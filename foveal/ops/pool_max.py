@@ -31,25 +31,19 @@ class MaxPool2d(Pooling):
     def shape(self, x: Shape, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Shape:
         return self.pooled(x, size, stride, padding, dilation)
 
-    def numpy(
-        self, x: Ndarray, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair
-    ) -> Ndarray:
+    def numpy(self, x: Ndarray, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Ndarray:
         return windows_of_lowest(x, size, stride, padding, dilation).max(axis=(4, 5))
 
     def vjp(self, dy: Any, y: Any, x: Any, **how: Any) -> tuple[Any, ...]:
         return (max_pool2d_grad(dy, x, y, **how),)
 
-    def kernel(
-        self, y: Any, x: Any, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair
-    ) -> None:
+    def kernel(self, y: Any, x: Any, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> None:
         (N, _, P, Q), (H, W) = y.shape, x.shape[2:]
         for n, p in parallel(N, P):
             for q in loop(Q):
                 for c, width in spans(y, n):
                     best = var(LOWEST, width)
-                    for h, v, valid in taps(
-                        (p, q), (P, Q), (H, W), size, stride, padding, dilation
-                    ):
+                    for h, v, valid in taps((p, q), (P, Q), (H, W), size, stride, padding, dilation):
                         value = unless(valid, x.load((n, c, h, v), width), LOWEST)
                         best.set(maximum(value, best.get()))
                     y.store((n, c, p, q), best, width)
@@ -82,10 +76,7 @@ WINDOWS: tuple[tuple[tuple[Shape, Shape], dict[str, Any]], ...] = (
     (((2, 3, 6, 8), (2, 3, 3, 4)), {"size": 2}),
     (((2, 20, 7, 5), (2, 20, 4, 3)), {"size": 3, "stride": 2, "padding": 1}),
     (((1, 2, 5, 9), (1, 2, 4, 3)), {"size": (2, 3), "stride": (1, 3)}),
-    (
-        ((1, 18, 9, 6), (1, 18, 4, 3)),
-        {"size": (3, 2), "stride": 2, "padding": 1, "dilation": (2, 3)},
-    ),
+    (((1, 18, 9, 6), (1, 18, 4, 3)), {"size": (3, 2), "stride": 2, "padding": 1, "dilation": (2, 3)}),
 )
 
 
@@ -96,33 +87,15 @@ class MaxPool2dGrad(Pooling):
     cases = tuple(drawn_with_maxima(shapes, shapes[1], **how) for shapes, how in WINDOWS)
 
     def shape(
-        self,
-        dy: Shape,
-        x: Shape,
-        y: Shape,
-        *,
-        size: Pair,
-        stride: Pair,
-        padding: Sides,
-        dilation: Pair,
+        self, dy: Shape, x: Shape, y: Shape, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair
     ) -> Shape:
         expected = self.pooled(x, size, stride, padding, dilation)
         if dy != expected or y != expected:
-            raise ShapeError(
-                f"{self.name}: x of shape {x} gives {expected}; dy has {dy}, y has {y}"
-            )
+            raise ShapeError(f"{self.name}: x of shape {x} gives {expected}; dy has {dy}, y has {y}")
         return x
 
     def numpy(
-        self,
-        dy: Ndarray,
-        x: Ndarray,
-        y: Ndarray,
-        *,
-        size: Pair,
-        stride: Pair,
-        padding: Sides,
-        dilation: Pair,
+        self, dy: Ndarray, x: Ndarray, y: Ndarray, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair
     ) -> Ndarray:
         chosen = first_maxima(x, size, stride, padding, dilation)
         dx = np.zeros(x.shape, np.result_type(dy, x))
@@ -133,16 +106,7 @@ class MaxPool2dGrad(Pooling):
         return max_pool2d_pick(g, x, y, **how), None, None
 
     def kernel(
-        self,
-        dx: Any,
-        dy: Any,
-        x: Any,
-        y: Any,
-        *,
-        size: Pair,
-        stride: Pair,
-        padding: Sides,
-        dilation: Pair,
+        self, dx: Any, dy: Any, x: Any, y: Any, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair
     ) -> None:
         (N, _, H, W), (P, Q) = dx.shape, dy.shape[2:]
         for (n,) in parallel(N):
@@ -154,9 +118,7 @@ class MaxPool2dGrad(Pooling):
                     # what is still to be given away
                     rest = var(dy.load((n, c, p, q), width), width)
                     largest = y.load((n, c, p, q), width)
-                    for h, v, valid in taps(
-                        (p, q), (P, Q), (H, W), size, stride, padding, dilation
-                    ):
+                    for h, v, valid in taps((p, q), (P, Q), (H, W), size, stride, padding, dilation):
                         hit = inside(x.load((n, c, h, v), width) == largest, valid, width)
                         given = where(hit, rest.get(), 0.0)
                         dx.store((n, c, h, v), dx.load((n, c, h, v), width) + given, width)
@@ -172,32 +134,14 @@ class MaxPool2dPick(Pooling):
     name, arity = "max_pool2d_pick", 3
     cases = tuple(drawn_with_maxima(shapes, shapes[0], **how) for shapes, how in WINDOWS)
 
-    def shape(
-        self,
-        g: Shape,
-        x: Shape,
-        y: Shape,
-        *,
-        size: Pair,
-        stride: Pair,
-        padding: Sides,
-        dilation: Pair,
-    ) -> Shape:
+    def shape(self, g: Shape, x: Shape, y: Shape, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Shape:
         expected = self.pooled(x, size, stride, padding, dilation)
         if g != x or y != expected:
             raise ShapeError(f"{self.name}: x of shape {x} gives {expected}; g has {g}, y has {y}")
         return expected
 
     def numpy(
-        self,
-        g: Ndarray,
-        x: Ndarray,
-        y: Ndarray,
-        *,
-        size: Pair,
-        stride: Pair,
-        padding: Sides,
-        dilation: Pair,
+        self, g: Ndarray, x: Ndarray, y: Ndarray, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair
     ) -> Ndarray:
         chosen = first_maxima(x, size, stride, padding, dilation)
         return (chosen * windows(g, size, stride, padding, dilation)).sum(axis=(4, 5))
@@ -206,16 +150,7 @@ class MaxPool2dPick(Pooling):
         return max_pool2d_grad(d, x, y, **how), None, None
 
     def kernel(
-        self,
-        picked: Any,
-        g: Any,
-        x: Any,
-        y: Any,
-        *,
-        size: Pair,
-        stride: Pair,
-        padding: Sides,
-        dilation: Pair,
+        self, picked: Any, g: Any, x: Any, y: Any, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair
     ) -> None:
         (N, _, P, Q), (H, W) = picked.shape, x.shape[2:]
         for n, p in parallel(N, P):
@@ -224,16 +159,16 @@ class MaxPool2dPick(Pooling):
                     found = var(0.0, width)
                     largest = y.load((n, c, p, q), width)
                     window = taps((p, q), (P, Q), (H, W), size, stride, padding, dilation)
-                    for h, v, valid in reversed(
-                        window
-                    ):  # backwards: the first maximum is written last
+                    for h, v, valid in reversed(window):  # backwards: the first maximum is written last
                         hit = inside(x.load((n, c, h, v), width) == largest, valid, width)
                         found.set(where(hit, g.load((n, c, h, v), width), found.get()))
                     picked.store((n, c, p, q), found, width)
 
 
 class MaxPool2dIndex(Pooling):
-    """y[n,c,p,q] = h W + v, where (h, v) is the place of the first maximum of the window: int32, as PyTorch counts them"""
+    """y[n,c,p,q] = h W + v, where (h, v) is the place of the first maximum of the window: int32, as PyTorch counts
+    them
+    """
 
     name, arity, dtype, differentiable = "max_pool2d_index", 1, "int32", False
     cases = tuple(Case(c.shapes, c.attributes, smooth=False) for c in MaxPool2d.cases[1:5])
@@ -241,19 +176,13 @@ class MaxPool2dIndex(Pooling):
     def shape(self, x: Shape, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Shape:
         return self.pooled(x, size, stride, padding, dilation)
 
-    def numpy(
-        self, x: Ndarray, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair
-    ) -> Ndarray:
+    def numpy(self, x: Ndarray, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Ndarray:
         chosen = first_maxima(x, size, stride, padding, dilation) > 0
         H, W = x.shape[2:]
         places = np.arange(H * W).reshape(1, 1, H, W)
-        return np.where(chosen, windows(places, size, stride, padding, dilation), 0).sum(
-            axis=(4, 5), dtype=np.int32
-        )
+        return np.where(chosen, windows(places, size, stride, padding, dilation), 0).sum(axis=(4, 5), dtype=np.int32)
 
-    def kernel(
-        self, y: Any, x: Any, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair
-    ) -> None:
+    def kernel(self, y: Any, x: Any, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> None:
         (N, _, P, Q), (H, W) = y.shape, x.shape[2:]
         for n, p in parallel(N, P):
             for q in loop(Q):

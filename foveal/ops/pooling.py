@@ -50,7 +50,9 @@ class Window:
         return p * self.stride[axis] + tap * self.dilation[axis] - self.padding[2 * axis]
 
     def pieces(self, axis: int, count: int, n: int) -> Iterator[tuple[Any, bool]]:
-        """Loops over `count` windows, with whether all taps lie inside of n positions: first, middle and last ones apart."""
+        """Loops over `count` windows, with whether all taps lie inside of n positions: first, middle and last ones
+        apart.
+        """
         u, before = self.stride[axis], self.padding[2 * axis]
         reach = (self.size[axis] - 1) * self.dilation[axis] + 1
         return pieces(count, -(-before // u), (n - reach + before) // u + 1)
@@ -66,9 +68,7 @@ class Window:
         """
         if self.divisor_override is not None:
             return 1.0 / self.divisor_override
-        return 1.0 / (
-            self.members(0, p, counts[0], image[0]) * self.members(1, q, counts[1], image[1])
-        )
+        return 1.0 / (self.members(0, p, counts[0], image[0]) * self.members(1, q, counts[1], image[1]))
 
     def members(self, axis: int, p: Any, count: int, n: int) -> Any:
         """How many taps of the p-th of `count` windows count, along one axis of n positions."""
@@ -189,7 +189,9 @@ def mean_windows(*arrays: Any, window: Window, source: nest.Recipe, epilogue: Ep
 
 
 def lower_max_grad(to: Lowering, dx: Results, dy: Any, x: nest.Source, window: Window) -> None:
-    """The largest are found anew: of an x that is computed while it is read, no other kernel need have had the same bits."""
+    """The largest are found anew: of an x that is computed while it is read, no other kernel need have had the same
+    bits.
+    """
     arrays, dy = [nhwc(a) for a in x.arrays], nhwc(dy)
     if window.tiles:
         dx.call(to, share_tiles, dx.shape[0], [], [*arrays, dy], window=window, source=x.recipe)
@@ -202,11 +204,7 @@ def lower_max_grad(to: Lowering, dx: Results, dy: Any, x: nest.Source, window: W
 def lower_gather(to: Lowering, dx: Results, inputs: list[Any], window: Window) -> None:
     """`inputs`: dy, and which tap of each window it belongs to, or to all of them alike."""
     axes = tuple(
-        tuple(
-            gradient_taps(
-                n, window.size[a], window.stride[a], window.padding[2 * a], window.dilation[a]
-            )
-        )
+        tuple(gradient_taps(n, window.size[a], window.stride[a], window.padding[2 * a], window.dilation[a]))
         for a, n in enumerate(dx.shape[2:])
     )
     dx.call(to, gather, dx.shape[0], [], inputs, axes=axes, window=window, count=len(inputs))
@@ -268,10 +266,7 @@ def choose(choice: Any, *xs: Any, window: Window, source: nest.Recipe) -> None:
             # NaN, as which a tap outside counts, is not larger than anything
             value = source.load(xs, index, width) + unless(known, 0.0, float("nan"))
             larger = value >= most
-            most, found = (
-                where(larger, value, most),
-                where(larger, float(r * window.size[1] + s), found),
-            )
+            most, found = (where(larger, value, most), where(larger, float(r * window.size[1] + s), found))
         return found
 
     for n, p in parallel(N, P):
@@ -282,10 +277,11 @@ def choose(choice: Any, *xs: Any, window: Window, source: nest.Recipe) -> None:
 
 def gather(
     *arrays: Any, axes: tuple[tuple[Taps, ...], tuple[Taps, ...]], window: Window, count: int, epilogue: Epilogue
-) -> None:  # fmt: skip
+) -> None:
     """dx[n, h, v, c] = sum of dy over the windows that (h, v) lies in: of those that chose it, or of a share of all.
 
-    Rows, and columns, fall into classes of stride (geometry.gradient_taps); a pixel of each class of columns is written at
+    Rows, and columns, fall into classes of stride (geometry.gradient_taps); a pixel of each class of columns is written
+    at
     once, so that what they read alike is read once.
     """
     ending = Ending(epilogue, arrays, count)
@@ -296,9 +292,7 @@ def gather(
     def position(taps: Taps, i: Any, t: int) -> Any:
         return i * taps.input_step + (taps.origin + taps.tap_step * t)
 
-    def total(
-        n: Any, rows: Taps, i: Any, columns: Taps, j: Any, within: bool, c: Any, width: int
-    ) -> Any:
+    def total(n: Any, rows: Taps, i: Any, columns: Taps, j: Any, within: bool, c: Any, width: int) -> Any:
         found: Any = filled(0.0, width)
         for t, u in ((t, u) for t in range(rows.taps) for u in range(columns.taps)):
             p, q = position(rows, i, t), position(columns, j, u)

@@ -29,9 +29,7 @@ class Reduction(Operator):
         chosen = range(rank) if axes is None else (axes,) if isinstance(axes, int) else axes
         for axis in chosen:
             if not -rank <= axis < rank:
-                raise ShapeError(
-                    f"{self.name}: axis {axis} is not one of the {rank} axes of shape {x.shape}"
-                )
+                raise ShapeError(f"{self.name}: axis {axis} is not one of the {rank} axes of shape {x.shape}")
         return {"axes": tuple(sorted({a % rank for a in chosen})), "keepdims": keepdims}
 
     def shape(self, x: Shape, *, axes: tuple[int, ...], keepdims: bool) -> Shape:
@@ -70,9 +68,7 @@ class Sum(Reduction):
     def numpy(self, x: Ndarray, *, axes: tuple[int, ...], keepdims: bool) -> Ndarray:
         return np.sum(x, axis=axes, keepdims=keepdims)
 
-    def vjp(
-        self, dy: Any, y: Any, x: Any, *, axes: tuple[int, ...], keepdims: bool
-    ) -> tuple[Any, ...]:
+    def vjp(self, dy: Any, y: Any, x: Any, *, axes: tuple[int, ...], keepdims: bool) -> tuple[Any, ...]:
         return (broadcast_to(self.keep(dy, x, axes), to=x.shape),)
 
     def combine(self, total: Any, value: Any) -> Any:
@@ -88,9 +84,7 @@ class Max(Reduction):
     def numpy(self, x: Ndarray, *, axes: tuple[int, ...], keepdims: bool) -> Ndarray:
         return np.max(x, axis=axes, keepdims=keepdims)
 
-    def vjp(
-        self, dy: Any, y: Any, x: Any, *, axes: tuple[int, ...], keepdims: bool
-    ) -> tuple[Any, ...]:
+    def vjp(self, dy: Any, y: Any, x: Any, *, axes: tuple[int, ...], keepdims: bool) -> tuple[Any, ...]:
         from foveal.ops.elementwise import equal  # needs the sum below for its own gradients
 
         largest = equal(x, self.keep(y, x, axes))
@@ -109,9 +103,7 @@ class Mean(Reduction):
     def numpy(self, x: Ndarray, *, axes: tuple[int, ...], keepdims: bool) -> Ndarray:
         return np.mean(x, axis=axes, keepdims=keepdims)
 
-    def vjp(
-        self, dy: Any, y: Any, x: Any, *, axes: tuple[int, ...], keepdims: bool
-    ) -> tuple[Any, ...]:
+    def vjp(self, dy: Any, y: Any, x: Any, *, axes: tuple[int, ...], keepdims: bool) -> tuple[Any, ...]:
         scale = 1.0 / float(np.prod([x.shape[a] for a in axes]))
         return (broadcast_to(self.keep(dy, x, axes) * scale, to=x.shape),)
 

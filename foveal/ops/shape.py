@@ -33,11 +33,7 @@ class BroadcastTo(Operator):
     """y repeats x along new axes and axes of size 1, as NumPy does"""
 
     name, arity = "broadcast_to", 1
-    cases = (
-        Case(((3, 1),), {"to": (2, 3, 4)}),
-        Case(((),), {"to": (5,)}),
-        Case(((1, 5, 1, 1),), {"to": (2, 5, 3, 3)}),
-    )
+    cases = (Case(((3, 1),), {"to": (2, 3, 4)}), Case(((),), {"to": (5,)}), Case(((1, 5, 1, 1),), {"to": (2, 5, 3, 3)}))
 
     def shape(self, x: Shape, *, to: Shape) -> Shape:
         try:
@@ -45,9 +41,7 @@ class BroadcastTo(Operator):
                 return tuple(to)
         except ValueError:
             pass
-        raise ShapeError(
-            f"broadcast_to: {x} cannot be repeated to {to}; sizes have to be equal or 1"
-        )
+        raise ShapeError(f"broadcast_to: {x} cannot be repeated to {to}; sizes have to be equal or 1")
 
     def numpy(self, x: Ndarray, *, to: Shape) -> Ndarray:
         return np.broadcast_to(x, to)
@@ -90,7 +84,8 @@ class Reshape(Operator):
     def shape(self, x: Shape, *, to: Shape) -> Shape:
         if min(to, default=1) < 0 or np.prod(x) != np.prod(to):
             raise ShapeError(
-                f"reshape: {x} has {int(np.prod(x))} elements, {to} has another number; give sizes with the same product"
+                f"reshape: {x} has {int(np.prod(x))} elements, {to} has another number; give sizes with the same"
+                f" product"
             )
         return to
 
@@ -105,10 +100,7 @@ class Permute(Operator):
     """y has x's axes in another order: axis a of y is axis order[a] of x"""
 
     name, arity = "permute", 1
-    cases = (
-        Case(((2, 3, 5),), {"order": (1, 0, 2)}),
-        Case(((2, 3, 4, 5),), {"order": (0, 2, 3, 1)}),
-    )
+    cases = (Case(((2, 3, 5),), {"order": (1, 0, 2)}), Case(((2, 3, 4, 5),), {"order": (0, 2, 3, 1)}))
 
     def normalise(self, x: Any, *, order: Any) -> dict[str, Any]:
         rank = len(x.shape)

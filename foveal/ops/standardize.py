@@ -40,7 +40,8 @@ class OverAxes(Operator):
 
 
 class Standardize(OverAxes):
-    """y = (x - mean) / sqrt(var + eps), with mean and biased variance over `axes`: Ba, Kiros and Hinton 2016, equation 3
+    """y = (x - mean) / sqrt(var + eps), with mean and biased variance over `axes`: Ba, Kiros and Hinton 2016, equation
+    3
 
     The variance is the mean square of what is left when the mean is taken away, so a large mean costs no digits of it.
     Gradient: dx = (dy - mean(dy) - y mean(dy y)) / sqrt(var + eps).
@@ -138,9 +139,7 @@ class LpNormalize(Operator):
         Case(((2, 4),), {}, {0: lambda rng, shape: np.zeros(shape)}, smooth=False),
     )
 
-    def normalise(
-        self, x: Any, *, p: int = 2, axis: int = -1, eps: float = 1e-12
-    ) -> dict[str, Any]:
+    def normalise(self, x: Any, *, p: int = 2, axis: int = -1, eps: float = 1e-12) -> dict[str, Any]:
         if p not in (1, 2):
             raise ShapeError(f"{self.name}: p is {p}, it has to be 1 or 2")
         if not -len(x.shape) <= axis < len(x.shape):
@@ -183,9 +182,9 @@ class ChannelSums(Operator):
 
     def numpy(self, x: Ndarray, *, before: int, after: int) -> Ndarray:
         C = x.shape[1]
-        return np.stack(
-            [x[:, max(0, c - before) : c + after + 1].sum(axis=1) for c in range(C)], axis=1
-        ).astype(x.dtype)
+        return np.stack([x[:, max(0, c - before) : c + after + 1].sum(axis=1) for c in range(C)], axis=1).astype(
+            x.dtype
+        )
 
     def vjp(self, dy: Any, y: Any, x: Any, *, before: int, after: int) -> tuple[Any, ...]:
         return (channel_sums(dy, before=after, after=before),)
@@ -222,21 +221,19 @@ class LocalResponseNorm(Operator):
     )
 
     def normalise(
-        self, x: Any, *, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0, before: int | None = None,
-    ) -> dict[str, Any]:  # fmt: skip
+        self, x: Any, *, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0, before: int | None = None
+    ) -> dict[str, Any]:
         if size < 1:
             raise ShapeError(f"{self.name}: size is {size}, it has to be 1 or more channels")
         before = size // 2 if before is None else before
-        return {"size": int(size), "alpha": float(alpha), "beta": float(beta), "k": float(k), "before": before}  # fmt: skip
+        return {"size": int(size), "alpha": float(alpha), "beta": float(beta), "k": float(k), "before": before}
 
     def shape(self, x: Shape, *, size: int, **how: Any) -> Shape:
         if len(x) < 3:
             raise ShapeError(f"{self.name}: takes [N, C, L] or [N, C, H, W], got shape {x}")
         return x
 
-    def numpy(
-        self, x: Ndarray, *, size: int, alpha: float, beta: float, k: float, before: int
-    ) -> Ndarray:
+    def numpy(self, x: Ndarray, *, size: int, alpha: float, beta: float, k: float, before: int) -> Ndarray:
         sums = channel_sums.numpy(x * x, before=before, after=size - 1 - before)
         return x / (k + alpha / size * sums) ** beta
 

@@ -43,9 +43,7 @@ def split(n: int, most: int) -> list[tuple[int, int]]:
         return []
     pieces = -(-n // most)
     small, larger = divmod(n, pieces)
-    return [
-        (size, count) for size, count in ((small + 1, larger), (small, pieces - larger)) if count
-    ]
+    return [(size, count) for size, count in ((small + 1, larger), (small, pieces - larger)) if count]
 
 
 def runs(count: int, most: int) -> Iterator[tuple[Any, int]]:
@@ -58,7 +56,8 @@ def runs(count: int, most: int) -> Iterator[tuple[Any, int]]:
 
 
 def unrolling(n: int) -> int:
-    """Steps of a loop of n that one iteration takes: a short loop's all, else 4 where they divide n, for a step of a full
+    """Steps of a loop of n that one iteration takes: a short loop's all, else 4 where they divide n, for a step of a
+    full
     tile hides the loop's own work and more only takes longer to compile; else the largest divisor up to 8.
     """
     return 4 if n > 8 and n % 4 == 0 else max(d for d in range(1, 9) if n % d == 0)
@@ -69,9 +68,7 @@ def pieces(columns: int, width: int) -> list[tuple[int, int]]:
     return [(start, min(width, columns - start)) for start in range(0, columns, width)]
 
 
-def part_of_blocks(
-    groups: int, outputs: int, columns: int, part: Any, parts: int
-) -> Iterator[tuple[Any, Any, int]]:
+def part_of_blocks(groups: int, outputs: int, columns: int, part: Any, parts: int) -> Iterator[tuple[Any, Any, int]]:
     """(group, block, valid columns) of one of `parts` parts of all blocks of neighbouring outputs."""
     full, tail = divmod(outputs, columns)
     if parts == 1:
@@ -164,12 +161,11 @@ def accumulators(rows: int, widths: list[int]) -> dict[tuple[int, int], Any]:
     return {(i, v): var(0.0, width) for i in range(rows) for v, width in enumerate(widths)}
 
 
-def multiply_add(
-    acc: dict[tuple[int, int], Any], scalars: Iterable[Any], weights: list[Any]
-) -> None:
+def multiply_add(acc: dict[tuple[int, int], Any], scalars: Iterable[Any], weights: list[Any]) -> None:
     """acc[i, v] += scalars[i] * weights[v]
 
-    scalars: a generator, so that each is loaded just before its products; where instructions take no operand from memory
+    scalars: a generator, so that each is loaded just before its products; where instructions take no operand from
+    memory
     (NEON), all of a step's scalars loaded before would push accumulators out of the registers.
     """
     for i, scalar in enumerate(scalars):

@@ -1,17 +1,17 @@
 """Winograd's minimal filtering for 3x3 filters (Winograd 1980; Lavin and Gray 2016, equations 8 to 12), stride 1 or 2.
 
-A tile of outputs is y = A^T [(G g G^T) * (B^T d B)] A, where d are the inputs it reads and * is multiplication position by
-position: summed over channels, a matrix product of tiles x filters for each position. With stride 1, m x m outputs need
-(m+2)^2 multiplications: for m = 4, 36 where the direct sum needs 144. The transforms are additions, a part in C and in K of
-the work.
+A tile of outputs is y = A^T [(G g G^T) * (B^T d B)] A, where d are the inputs it reads and * is multiplication position
+by position: summed over channels, a matrix product of tiles x filters for each position. With stride 1, m x m outputs
+need (m+2)^2 multiplications: for m = 4, 36 where the direct sum needs 144. The transforms are additions, a part in C
+and in K of the work.
 
 With stride 2 every axis falls into two phases: the even inputs meet two of the three taps, which is F(m, 2) with m + 1
-multiplications, the odd inputs meet the middle tap, which needs m and no transform. So m = 4 needs 81 where the direct sum
-needs 144. The gradient in x is the same turned around: of 2m x 2m of its outputs, every second row and column meets two
-taps. All positions of the odd phase are multiplied with the same row of G.
+multiplications, the odd inputs meet the middle tap, which needs m and no transform. So m = 4 needs 81 where the direct
+sum needs 144. The gradient in x is the same turned around: of 2m x 2m of its outputs, every second row and column meets
+two taps. All positions of the odd phase are multiplied with the same row of G.
 
-The gradient in the weights is the same with roles changed: the 3x3 result is a correlation of d with an m x m tile of dy,
-dw = A_w^T [(G_w dy G_w^T) * (B^T d B)] A_w, and the sum over tiles is taken before the last transform.
+The gradient in the weights is the same with roles changed: the 3x3 result is a correlation of d with an m x m tile of
+dy, dw = A_w^T [(G_w dy G_w^T) * (B^T d B)] A_w, and the sum over tiles is taken before the last transform.
 """
 
 import itertools
@@ -26,8 +26,8 @@ import numpy as np
 from foveal.kernel.lang import fma
 
 POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.75, -0.75, 1.5, -1.5)}
-"""Where the polynomials are interpolated for stride 1, besides infinity. For m = 4 these give 4 times less error than 0,
-+-1, +-2.
+"""Where the polynomials are interpolated for stride 1, besides infinity. For m = 4 these give 4 times less error than
+0, +-1, +-2.
 """
 
 PHASE_POINTS = {2: (0.0, 1.0), 4: (0.5, -0.5, 1.25, -1.25)}
@@ -39,11 +39,14 @@ Matrix = tuple[Row, ...]
 
 @dataclass(frozen=True)
 class Scheme:
-    """The matrices of one axis: outputs AT [outputs, positions], inputs BT [positions, inputs], filters G [classes, 3]; for
+    """The matrices of one axis: outputs AT [outputs, positions], inputs BT [positions, inputs], filters G [classes, 3];
+    for
     the gradient in the weights, dy's GW [positions, m] and the result's AW [3, classes].
 
-    `copies` positions at the end are one class: they are multiplied with the same row of G, the others each have their own.
-    The next tile's inputs begin `step` further on. GW is scaled so that few multiplications are left in it, and AW by the
+    `copies` positions at the end are one class: they are multiplied with the same row of G, the others each have their
+    own.
+    The next tile's inputs begin `step` further on. GW is scaled so that few multiplications are left in it, and AW by
+    the
     inverse.
     """
 
@@ -87,7 +90,8 @@ def strided(m: int) -> Scheme:
 
 @cache
 def transposed(m: int, first: int) -> Scheme:
-    """2m outputs of m + 1 inputs, the gradient in x of stride 2. Every second output from number `first` on has two taps,
+    """2m outputs of m + 1 inputs, the gradient in x of stride 2. Every second output from number `first` on has two
+    taps,
     the others have the middle one.
     """
     AT, BT, G, GW, AW = phases(m)
@@ -146,7 +150,8 @@ def combination(terms: Terms) -> Any:
 
 
 def product(matrix: Matrix, values: list[Any]) -> list[Any]:
-    """matrix @ values. Rows or columns of a point p and its negative differ in the odd powers' signs: their even and odd
+    """matrix @ values. Rows or columns of a point p and its negative differ in the odd powers' signs: their even and
+    odd
     parts are computed once.
     """
     if any(mirrored(a, b) for a, b in itertools.pairwise(matrix)):
@@ -172,10 +177,7 @@ def by_rows(matrix: Matrix, values: list[Any]) -> list[Any]:
         odd = [(a, v) for a, b, v in pairs if a != b]
         scale = odd[-1][0]
         rest = combination([(a / scale, v) for a, v in odd])
-        found += [
-            combination([(1.0, even), (scale, rest)]),
-            combination([(1.0, even), (-scale, rest)]),
-        ]
+        found += [combination([(1.0, even), (scale, rest)]), combination([(1.0, even), (-scale, rest)])]
         i += 2
     return found
 
@@ -197,12 +199,11 @@ def by_columns(matrix: Matrix, values: list[Any]) -> list[Any]:
     return [combination(row) for row in terms]
 
 
-def both_sides(
-    down: Matrix, across: Matrix, d: Callable[[int, int], Any]
-) -> Iterator[tuple[int, int, Any]]:
+def both_sides(down: Matrix, across: Matrix, d: Callable[[int, int], Any]) -> Iterator[tuple[int, int, Any]]:
     """(i, j, value) of all elements of down @ d @ across.T, for d(row, column).
 
-    One independent part after the other, each asked for its elements of d just before: what is alive at one time is little
+    One independent part after the other, each asked for its elements of d just before: what is alive at one time is
+    little
     more than the registers hold.
     """
     for rows, inputs in parts(down):
@@ -267,7 +268,5 @@ def order(down: Scheme, across: Scheme) -> Order:
         runs.append(Run(first, count, start, copies))
         first, start = first + count, start + count * copies
     return Order(
-        {place: i for i, place in enumerate(positions)},
-        {place: i for i, place in enumerate(by_size)},
-        tuple(runs),
+        {place: i for i, place in enumerate(positions)}, {place: i for i, place in enumerate(by_size)}, tuple(runs)
     )

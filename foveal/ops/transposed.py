@@ -4,7 +4,8 @@
     convolution        y[p,q] = sum_rs x[p - r, q - s] w[r,s]      convolve2d
 
 Each one's gradient in x is the other, of dy with the same filters, their inputs and outputs exchanged: in
-dx[h] = sum_p dy[p] dy[p]/dx[h] the term x[p + r] of a cross-correlation gives h = p + r, hence dx[h] = sum_r dy[h - r] w[r].
+dx[h] = sum_p dy[p] dy[p]/dx[h] the term x[p + r] of a cross-correlation gives h = p + r, hence dx[h] = sum_r dy[h - r]
+w[r].
 """
 
 from typing import Any
@@ -14,13 +15,7 @@ import numpy as np
 from foveal.errors import ShapeError
 from foveal.kernel.lang import loop, parallel
 from foveal.ops.concat import narrow
-from foveal.ops.conv import (
-    Convolution,
-    conv2d,
-    conv2d_input_grad,
-    conv2d_weight_grad,
-    flops,
-)
+from foveal.ops.conv import Convolution, conv2d, conv2d_input_grad, conv2d_weight_grad, flops
 from foveal.ops.op import Case, Ndarray, Operator, Shape, Type, pair
 from foveal.ops.pad import pad
 
@@ -86,8 +81,10 @@ class ConvTranspose2d(Convolution):
     """y[n,k,h,v] = sum_crs x[n,c,p,q] w[c,k,r,s] over all p u + r d - pad = h, q u + s d - pad = v
 
     x [N, C, P, Q], w [C, K/groups, R, S] -> y [N, K, H, W], H = (P - 1) u - pads + d (R - 1) + 1 + output_padding: the
-    transpose of the linear map of conv2d with the same filters, so its gradient in x is that conv2d, and conv2d's gradient
-    in x is this. output_padding (rows, columns), below the stride or the dilation, says which of the sizes that conv2d maps
+    transpose of the linear map of conv2d with the same filters, so its gradient in x is that conv2d, and conv2d's
+    gradient
+    in x is this. output_padding (rows, columns), below the stride or the dilation, says which of the sizes that conv2d
+    maps
     to P is meant. Dumoulin and Visin 2016, chapter 4.
     """
 
@@ -96,7 +93,7 @@ class ConvTranspose2d(Convolution):
         Case(((2, 3, 4, 3), (3, 4, 3, 2)), {"stride": (2, 1), "padding": (1, 0, 1, 0), "output_padding": (1, 0)}),
         Case(((1, 4, 3, 5), (4, 3, 3, 3)), {"groups": 2, "dilation": (2, 1)}),
         Case(((1, 2, 3, 4), (2, 3, 2, 2)), {"dilation": (3, 3), "padding": (0, 1, 0, 2), "output_padding": 2}),
-    )  # fmt: skip
+    )
 
     def normalise(self, *inputs: Any, output_padding: Any = 0, **how: Any) -> dict[str, Any]:
         full = super().normalise(*inputs, **how)
@@ -109,19 +106,21 @@ class ConvTranspose2d(Convolution):
                 )
         return full | {"output_padding": extra}
 
-    def size(
-        self, x: Shape, w: Shape, stride: Pair, padding: Sides, dilation: Pair, output_padding: Pair
-    ) -> Pair:
+    def size(self, x: Shape, w: Shape, stride: Pair, padding: Sides, dilation: Pair, output_padding: Pair) -> Pair:
         """(H, W) of the output."""
         found = [
-            (x[2 + a] - 1) * stride[a] - padding[2 * a] - padding[2 * a + 1] + dilation[a] * (w[2 + a] - 1) + 1
+            (x[2 + a] - 1) * stride[a]
+            - padding[2 * a]
+            - padding[2 * a + 1]
+            + dilation[a] * (w[2 + a] - 1)
+            + 1
             + output_padding[a]
             for a in range(2)
-        ]  # fmt: skip
+        ]
         if min(found) < 1:
             raise ShapeError(
-                f"{self.name}: the output would have {found[0]} rows and {found[1]} columns (input {x[2]}x{x[3]}, kernel"
-                f" {w[2]}x{w[3]}, padding {padding}); use less padding, or a larger input"
+                f"{self.name}: the output would have {found[0]} rows and {found[1]} columns (input {x[2]}x{x[3]},"
+                f" kernel {w[2]}x{w[3]}, padding {padding}); use less padding, or a larger input"
             )
         return found[0], found[1]
 
@@ -142,13 +141,10 @@ class ConvTranspose2d(Convolution):
     ) -> tuple[Pair, Sides, Pair]:
         """(H, W) and padding with which conv2d gives exactly P and Q, and how many rows and columns beyond are 0.
 
-        An output_padding of a stride and more (below the dilation) is less padding after the image, as far as there is any.
+        An output_padding of a stride and more (below the dilation) is less padding after the image, as far as there is
+        any.
         """
-        sizes, sides, beyond = (
-            list(self.size(x, w, stride, padding, dilation, output_padding)),
-            list(padding),
-            [0, 0],
-        )
+        sizes, sides, beyond = (list(self.size(x, w, stride, padding, dilation, output_padding)), list(padding), [0, 0])
         for a, given in enumerate(output_padding):
             if given >= stride[a]:
                 after = 2 * a + 1
@@ -159,22 +155,27 @@ class ConvTranspose2d(Convolution):
         return (sizes[0], sizes[1]), (top, bottom, left, right), (beyond[0], beyond[1])
 
     def numpy(
-        self, x: Ndarray, w: Ndarray, *, stride: Pair, padding: Sides, dilation: Pair, groups: int, output_padding: Pair,
-    ) -> Ndarray:  # fmt: skip
-        size, padding, beyond = self.reach(
-            x.shape, w.shape, stride, padding, dilation, output_padding
-        )
+        self, x: Ndarray, w: Ndarray, *, stride: Pair, padding: Sides, dilation: Pair, groups: int, output_padding: Pair
+    ) -> Ndarray:
+        size, padding, beyond = self.reach(x.shape, w.shape, stride, padding, dilation, output_padding)
         how = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
         y = conv2d_input_grad.numpy(x, w, size=size, **how)  # type: ignore[arg-type]
         return np.pad(y, ((0, 0), (0, 0), (0, beyond[0]), (0, beyond[1])))
 
     def vjp(
-        self, dy: Any, y: Any, x: Any, w: Any, *, stride: Pair, padding: Sides, dilation: Pair, groups: int,
+        self,
+        dy: Any,
+        y: Any,
+        x: Any,
+        w: Any,
+        *,
+        stride: Pair,
+        padding: Sides,
+        dilation: Pair,
+        groups: int,
         output_padding: Pair,
-    ) -> tuple[Any, ...]:  # fmt: skip
-        size, padding, beyond = self.reach(
-            x.shape, w.shape, stride, padding, dilation, output_padding
-        )
+    ) -> tuple[Any, ...]:
+        size, padding, beyond = self.reach(x.shape, w.shape, stride, padding, dilation, output_padding)
         for axis, length in enumerate(size):
             if beyond[axis]:
                 dy = narrow(dy, axis=2 + axis, start=0, length=length)
@@ -185,19 +186,9 @@ class ConvTranspose2d(Convolution):
         return flops(inputs[0], inputs[1].shape)
 
     def expand(
-        self,
-        x: Any,
-        w: Any,
-        *,
-        stride: Pair,
-        padding: Sides,
-        dilation: Pair,
-        groups: int,
-        output_padding: Pair,
+        self, x: Any, w: Any, *, stride: Pair, padding: Sides, dilation: Pair, groups: int, output_padding: Pair
     ) -> Any:
-        size, padding, beyond = self.reach(
-            x.shape, w.shape, stride, padding, dilation, output_padding
-        )
+        size, padding, beyond = self.reach(x.shape, w.shape, stride, padding, dilation, output_padding)
         how = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
         y = conv2d_input_grad(x, w, size=size, **how)
         return pad(y, padding=(0, beyond[0], 0, beyond[1])) if any(beyond) else y

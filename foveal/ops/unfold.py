@@ -1,8 +1,8 @@
 """Convolution as a matrix product: windows as columns, and what can be done with them.
 
-im2col writes the window of each output position as a column of C R S numbers; col2im, its transpose and gradient, adds the
-columns back to where they were read. Filters [K, C R S] times the columns is the convolution (Chellapilla, Puri and Simard
-2006); with filters of its own for each position it is a locally connected layer.
+im2col writes the window of each output position as a column of C R S numbers; col2im, its transpose and gradient, adds
+the columns back to where they were read. Filters [K, C R S] times the columns is the convolution (Chellapilla, Puri and
+Simard 2006); with filters of its own for each position it is a locally connected layer.
 """
 
 import math
@@ -46,9 +46,7 @@ class Im2col(Operator):
         Case(((1, 2, 6, 7),), {"size": 2, "dilation": (3, 2)}),
     )
 
-    def normalise(
-        self, x: Any, *, size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1
-    ) -> dict[str, Any]:
+    def normalise(self, x: Any, *, size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1) -> dict[str, Any]:
         return window(self.name, size, stride, padding, dilation)
 
     def shape(self, x: Shape, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Shape:
@@ -57,18 +55,14 @@ class Im2col(Operator):
         places = output_size(self.name, x[2:], size, stride, padding, dilation)
         return x[0], x[1] * math.prod(size), math.prod(places)
 
-    def numpy(
-        self, x: Ndarray, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair
-    ) -> Ndarray:
+    def numpy(self, x: Ndarray, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Ndarray:
         view = windows(x, size, stride, padding, dilation)  # [N, C, P, Q, R, S]
         return view.transpose(0, 1, 4, 5, 2, 3).reshape(len(x), x.shape[1] * math.prod(size), -1)
 
     def vjp(self, dy: Any, y: Any, x: Any, **how: Any) -> tuple[Any, ...]:
         return (col2im(dy, image=x.shape[2:], **how),)
 
-    def kernel(
-        self, y: Any, x: Any, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair
-    ) -> None:
+    def kernel(self, y: Any, x: Any, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> None:
         (N, C, H, W), (R, S) = x.shape, size
         P, Q = output_size(self.name, x.shape[2:], size, stride, padding, dilation)
         for n, c in parallel(N, C):
@@ -94,7 +88,7 @@ class Col2im(Operator):
     cases = (
         Case(((2, 18, 15),), {"size": (3, 2), "stride": (2, 1), "padding": (1, 0, 1, 1), "image": (6, 4)}),
         Case(((1, 8, 15),), {"size": 2, "dilation": (3, 2), "image": (6, 7)}),
-    )  # fmt: skip
+    )
 
     def normalise(
         self, y: Any, *, image: Any, size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1
@@ -102,9 +96,7 @@ class Col2im(Operator):
         full = window(self.name, size, stride, padding, dilation)
         return full | {"image": pair(image, f"{self.name}: image")}
 
-    def shape(
-        self, y: Shape, *, image: Pair, size: Pair, stride: Pair, padding: Sides, dilation: Pair
-    ) -> Shape:
+    def shape(self, y: Shape, *, image: Pair, size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Shape:
         P, Q = output_size(self.name, image, size, stride, padding, dilation)
         if len(y) != 3 or y[1] % math.prod(size) or y[2] != P * Q:
             raise ShapeError(
@@ -113,9 +105,7 @@ class Col2im(Operator):
             )
         return y[0], y[1] // math.prod(size), *image
 
-    def numpy(
-        self, y: Ndarray, *, image: Pair, size: Pair, stride: Pair, padding: Sides, dilation: Pair
-    ) -> Ndarray:
+    def numpy(self, y: Ndarray, *, image: Pair, size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Ndarray:
         N, C = len(y), y.shape[1] // math.prod(size)
         places = output_size(self.name, image, size, stride, padding, dilation)
         x = np.zeros((N, C, *image), y.dtype)
@@ -126,17 +116,7 @@ class Col2im(Operator):
     def vjp(self, g: Any, x: Any, y: Any, *, image: Pair, **how: Any) -> tuple[Any, ...]:
         return (im2col(g, **how),)
 
-    def kernel(
-        self,
-        x: Any,
-        y: Any,
-        *,
-        image: Pair,
-        size: Pair,
-        stride: Pair,
-        padding: Sides,
-        dilation: Pair,
-    ) -> None:
+    def kernel(self, x: Any, y: Any, *, image: Pair, size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> None:
         (N, C, H, W), (R, S) = x.shape, size
         P, Q = output_size(self.name, image, size, stride, padding, dilation)
         for n, c in parallel(N, C):
@@ -155,7 +135,8 @@ class Col2im(Operator):
 class Conv2dIm2col(Operator):
     """conv2d as one matrix product: filters [K, C R S] times the columns [C R S, N P Q] of all images
 
-    The second way to the same numbers, to be looked at; conv2d's own kernels need no columns in memory, R S times the image.
+    The second way to the same numbers, to be looked at; conv2d's own kernels need no columns in memory, R S times the
+    image.
     """
 
     name, arity, composite = "conv2d_im2col", 2, True
@@ -204,7 +185,8 @@ class Conv2dIm2col(Operator):
 class LocallyConnected2d(Operator):
     """y[n,k,p,q] = sum_crs x[n, c, p u + r d - pad, q u + s d - pad] w[(p,q), (c,r,s), k]: no weights are shared
 
-    x [N, C, H, W], w [P Q, C R S, K] -> y [N, K, P, Q]; `size` is (R, S). LeCun 1989, "local connections". If w is the same
+    x [N, C, H, W], w [P Q, C R S, K] -> y [N, K, P, Q]; `size` is (R, S). LeCun 1989, "local connections". If w is the
+    same
     at all positions this is conv2d, and the gradient of the shared filter is the sum of the gradients of all.
     """
 
@@ -212,7 +194,7 @@ class LocallyConnected2d(Operator):
     cases = (
         Case(((2, 3, 5, 4), (6, 18, 7)), {"size": (3, 2), "stride": (2, 2), "padding": (1, 1, 0, 1)}),
         Case(((3, 2, 3, 3), (4, 8, 18)), {"size": 2}),
-    )  # fmt: skip
+    )
 
     def normalise(
         self, *inputs: Any, size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1
@@ -220,9 +202,7 @@ class LocallyConnected2d(Operator):
         return window(self.name, size, stride, padding, dilation)
 
     def places(self, x: Shape, how: dict[str, Any]) -> Pair:
-        return output_size(
-            self.name, x[2:], how["size"], how["stride"], how["padding"], how["dilation"]
-        )
+        return output_size(self.name, x[2:], how["size"], how["stride"], how["padding"], how["dilation"])
 
     def shape(self, x: Shape, w: Shape, **how: Any) -> Shape:
         rows = im2col.shape(x, **how)[1]

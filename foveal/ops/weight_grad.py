@@ -1,8 +1,8 @@
 """Gradient of a convolution in its weights: sums over all pixels of x * dy.
 
-A tile of input positions (s, c) x filters stays in registers while the pixels of a unit pass. A unit is some images, or a
-band of rows of one, so much as the second-level cache holds; a chunk is a range of units. Every chunk has sums of its own,
-added up in order at the end.
+A tile of input positions (s, c) x filters stays in registers while the pixels of a unit pass. A unit is some images, or
+a band of rows of one, so much as the second-level cache holds; a chunk is a range of units. Every chunk has sums of its
+own, added up in order at the end.
 """
 
 from dataclasses import dataclass, replace
@@ -27,14 +27,7 @@ from foveal.ops.correlate import Axes, bordered, both_axes, clear, copy_band, nh
 from foveal.ops.geometry import forward_taps
 from foveal.ops.op import Lowering, Shape
 from foveal.ops.pixels import evenly_spaced, one_row
-from foveal.ops.tile import (
-    ENOUGH_TASKS,
-    add_partials,
-    part_of_blocks,
-    pieces,
-    split,
-    tile_for,
-)
+from foveal.ops.tile import ENOUGH_TASKS, add_partials, part_of_blocks, pieces, split, tile_for
 
 UNIT = 128 << 10  # elements of x: half of a second-level cache of 1 MB
 MOST_CHUNKS = 32
@@ -43,9 +36,7 @@ PARTIAL = 2 << 20  # elements of all chunks' sums together
 FEW = 16  # channels, below which a filter row's columns and channels are one range of positions
 
 
-def lower(
-    to: Lowering, dw: Any, dy: Any, x: Any, *, stride: Any, padding: Any, dilation: Any, groups: int
-) -> None:
+def lower(to: Lowering, dw: Any, dy: Any, x: Any, *, stride: Any, padding: Any, dilation: Any, groups: int) -> None:
     """Views dw [K, C, R, S], dy [N, K, P, Q], x [N, G C, H, W]."""
     K, C, R, S = dw.shape
     axes = both_axes(forward_taps, dy.shape[2:], x.shape[2:], (R, S), stride, padding, dilation)
@@ -64,9 +55,7 @@ def lower(
         axes = (replace(rows, count=dy.shape[2]),), (replace(columns, count=1),)
     N, _, P, Q = dy.shape
     together = groups == 1 and dilation[1] == 1 and C < FEW and kernel[1] > 1
-    images, bands = units_of(
-        x.shape, (P, Q), together and bordered(axes, x.shape[2:], P) is not None
-    )
+    images, bands = units_of(x.shape, (P, Q), together and bordered(axes, x.shape[2:], P) is not None)
     units = -(-N // images) * bands
     size = K * C * kernel[0] * kernel[1]
     chunks = max(1, min(units, MOST_CHUNKS, N * P * Q // LEAST_PIXELS, PARTIAL // size))
@@ -78,8 +67,17 @@ def lower(
     alone = chunks == 1 and kernel == (R, S)
     partial = last.reshaped((1, *last.shape)) if alone else to.scratch((chunks, *kernel, C, K))
     sums = partial.reshaped((chunks, kernel[0], 1, kernel[1] * C, K)) if together else partial
-    to.call(weight_grad, [sums, halo], [nhwc(dy), nhwc(x)], axes=axes, border=border, groups=groups,
-            images=images, bands=bands, parts=parts)  # fmt: skip
+    to.call(
+        weight_grad,
+        [sums, halo],
+        [nhwc(dy), nhwc(x)],
+        axes=axes,
+        border=border,
+        groups=groups,
+        images=images,
+        bands=bands,
+        parts=parts,
+    )
     if not alone:
         lower_sum(to, dw, partial, first)
 
@@ -134,12 +132,22 @@ class Unit:
 
 
 def weight_grad(
-    partial: Any, halo: Any, dy: Any, x: Any, *, axes: Axes, border: Any, groups: int,
-    images: int, bands: int, parts: int,
-) -> None:  # fmt: skip
+    partial: Any,
+    halo: Any,
+    dy: Any,
+    x: Any,
+    *,
+    axes: Axes,
+    border: Any,
+    groups: int,
+    images: int,
+    bands: int,
+    parts: int,
+) -> None:
     """partial[g, r, s, c, k] = sum over the g-th chunk of units of x * dy.
 
-    Neighbouring channels, and with few of them filter columns too, are one range of scalars to broadcast: 94-98 % of the
+    Neighbouring channels, and with few of them filter columns too, are one range of scalars to broadcast: 94-98 % of
+    the
     peak on one core of Zen 4 for 3x3 filters with 64 and more channels.
     """
     chunks, R, S, C, K = partial.shape
@@ -173,42 +181,36 @@ def weight_grad(
                 if axes[1][0].taps > S:
                     add_ranges(into, image, dy.at(0, 0, 0, k), unit, axes, starts, border)
                 else:
-                    add_channels(
-                        into,
-                        image,
-                        dy.at(0, 0, 0, k),
-                        unit,
-                        axes,
-                        starts,
-                        -(-P // bands) if bands > 1 else 0,
-                    )
+                    add_channels(into, image, dy.at(0, 0, 0, k), unit, axes, starts, -(-P // bands) if bands > 1 else 0)
 
 
-def add_channels(
-    into: Any, x: Any, dy: Any, unit: Unit, axes: Axes, starts: list[tuple[int, int]], ahead: int
-) -> None:
+def add_channels(into: Any, x: Any, dy: Any, unit: Unit, axes: Axes, starts: list[tuple[int, int]], ahead: int) -> None:
     """Per kernel position tiles of channels x filters, over the pixels whose tap meets the image."""
     _, R, S, C, _ = into.shape
     (rows,), (columns,) = axes
     for r, s in loops(R, S):
-        (top, bottom), (left, right) = (
-            rows.turned.meeting(r, x.shape[1]),
-            columns.turned.meeting(s, x.shape[2]),
-        )
+        (top, bottom), (left, right) = (rows.turned.meeting(r, x.shape[1]), columns.turned.meeting(s, x.shape[2]))
         inside = replace(unit, top=maximum(top, unit.top), bottom=minimum(bottom, unit.bottom))
         at = x.at(0, rows.origin + r * rows.tap_step, columns.origin + s * columns.tap_step, 0)
         first = 0
         for size, count in split(C, tile_rows(starts)):
             for t in loop(count):
                 c = t * size + first
-                accumulate(into.at(0, r, s, c, 0), [((0, i), i) for i in range(size)], at.at(0, 0, 0, c), dy,
-                           inside, (left, right), axes, starts, ahead=ahead if R * S == 1 else 0)  # fmt: skip
+                accumulate(
+                    into.at(0, r, s, c, 0),
+                    [((0, i), i) for i in range(size)],
+                    at.at(0, 0, 0, c),
+                    dy,
+                    inside,
+                    (left, right),
+                    axes,
+                    starts,
+                    ahead=ahead if R * S == 1 else 0,
+                )
             first += size * count
 
 
-def add_ranges(
-    into: Any, x: Any, dy: Any, unit: Unit, axes: Axes, starts: list[tuple[int, int]], border: Any
-) -> None:
+def add_ranges(into: Any, x: Any, dy: Any, unit: Unit, axes: Axes, starts: list[tuple[int, int]], border: Any) -> None:
     """Few channels: tiles of positions (s, c), which are neighbours in memory, of as many kernel rows as fit in.
 
     x is the unit's zero-bordered copy if there is a border, so that all pixels have all taps.
@@ -223,9 +225,7 @@ def add_ranges(
                 for t in loop(count):
                     c = t * size + start
                     offsets = [
-                        ((h, i), h * rows.tap_step * x.strides[1] + i)
-                        for h in range(height)
-                        for i in range(size)
+                        ((h, i), h * rows.tap_step * x.strides[1] + i) for h in range(height) for i in range(size)
                     ]
                     at = x.at(0, rows.origin + r * rows.tap_step, columns.origin, 0)
                     accumulate(
@@ -257,7 +257,8 @@ def accumulate(
 ) -> None:
     """into[position, k] += sum over a unit's pixels of x * dy for a tile in registers; = in a chunk's first unit.
 
-    offsets: of a tile's positions in `into` and, in memory, in x. copied: x holds one image. ahead: rows from here to the
+    offsets: of a tile's positions in `into` and, in memory, in x. copied: x holds one image. ahead: rows from here to
+    the
     next unit, whose pixels are fetched early where this is the only pass over them.
     """
     (rows,), (columns,) = axes

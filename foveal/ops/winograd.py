@@ -16,19 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from foveal.kernel.lang import (
-    LINE,
-    choose,
-    lanes,
-    loop,
-    parallel,
-    thread,
-    unflatten,
-    var,
-    vectors,
-    when,
-    where,
-)
+from foveal.kernel.lang import LINE, choose, lanes, loop, parallel, thread, unflatten, var, vectors, when, where
 from foveal.ops import nest
 from foveal.ops.choice import Choice
 from foveal.ops.epilogue import FAR, Ending, Epilogue, Results
@@ -83,17 +71,13 @@ class Grid:
         return self.images * self.rows * self.columns
 
 
-def grid_of(
-    how: Choice, stride: int, images: int, size: tuple[int, int], before: tuple[int, int]
-) -> Grid:
+def grid_of(how: Choice, stride: int, images: int, size: tuple[int, int], before: tuple[int, int]) -> Grid:
     """For outputs of `size` = (P, Q) that read inputs padded by `before` = (top, left)."""
     rule = scheme(how.m) if stride == 1 else strided(how.m)
     return Grid(rule, rule, images, -(-size[0] // how.m), -(-size[1] // how.m), *before)
 
 
-def turned_grid(
-    how: Choice, stride: int, images: int, size: tuple[int, int], before: tuple[int, int]
-) -> Grid:
+def turned_grid(how: Choice, stride: int, images: int, size: tuple[int, int], before: tuple[int, int]) -> Grid:
     """For the gradient in x: outputs of `size` = (H, W), which were padded by `before` = (top, left)."""
     if stride == 1:
         return grid_of(how, stride, images, size, (2 - before[0], 2 - before[1]))
@@ -112,10 +96,7 @@ def lower(to: Lowering, y: Results, x: Any, w: Any, grid: Grid, how: Choice, fli
     """y = correlation of x [N, C, H, W] with w [K, C, 3, 3] on the grid; flip: w is turned by 180 degrees."""
     _, K, P, Q = y.shape
     C, tile = x.shape[1], tile_for(K)
-    outside = [
-        to.scratch((1, grid.outputs, lanes()), per_thread=True),
-        to.scratch((1, C), per_thread=True),
-    ]
+    outside = [to.scratch((1, grid.outputs, lanes()), per_thread=True), to.scratch((1, C), per_thread=True)]
     x, blocks = x.permuted(0, 2, 3, 1), -(-K // tile.columns)
     w = outputs_last(to, w)
     static: dict[str, Any] = {"grid": grid, "size": (P, Q), "filters": K}
@@ -152,7 +133,8 @@ def row_of(channels: int) -> int:
 
 
 def transform_filters(U: Any, w: Any, *, grid: Grid, flip: bool) -> None:
-    """U[block, class, c, lane] = (G g G^T)[class] for filter block * columns + lane of w [K, C, 3, 3], 0 behind the last.
+    """U[block, class, c, lane] = (G g G^T)[class] for filter block * columns + lane of w [K, C, 3, 3], 0 behind the
+    last.
 
     flip: the filters are turned by 180 degrees, as the gradient in x needs them.
     """
@@ -165,9 +147,7 @@ def transform_filters(U: Any, w: Any, *, grid: Grid, flip: bool) -> None:
             transform_filter(U.at(full, 0, c, 0), w, full * columns, c, tail, grid, flip)
 
 
-def transform_filter(
-    U: Any, w: Any, k: Any, c: Any, valid: int, grid: Grid, flip: bool
-) -> None:  # fmt: skip
+def transform_filter(U: Any, w: Any, k: Any, c: Any, valid: int, grid: Grid, flip: bool) -> None:
     """U[0, class, 0, lane] for `valid` filters from k on, channel c; 0 in the lanes behind them."""
     columns = U.shape[3]
     last = w.permuted(1, 2, 3, 0).at(c, 0, 0, k)
@@ -180,16 +160,12 @@ def transform_filter(
         for pos in loop(U.shape[1]):
             U.store((0, pos, 0, start), 0.0, width)
     for start, width in pieces(valid, lanes()):
-        g = partial(
-            lambda start, width, r, s: nest.load(last, tap(r, s, start), width), start, width
-        )
+        g = partial(lambda start, width, r, s: nest.load(last, tap(r, s, start), width), start, width)
         for i, j, value in both_sides(grid.down.G, grid.across.G, g):
             U.store((0, grid.order.class_[i, j], 0, start), value, width)
 
 
-def winograd(
-    *arrays: Any, grid: Grid, T: int, size: tuple[int, int], filters: int, epilogue: Epilogue
-) -> None:
+def winograd(*arrays: Any, grid: Grid, T: int, size: tuple[int, int], filters: int, epilogue: Epilogue) -> None:
     """A task is a block of T tiles; the last block may have fewer, then what is multiplied behind them is not used."""
     ending = Ending(epilogue, arrays, 6)
     V, M, outputs, zeros, x, U = ending.own
@@ -222,7 +198,9 @@ def transform_inputs(V: Any, zeros: Any, x: Any, *, grid: Grid) -> None:
 def winograd_by_filters(
     *arrays: Any, grid: Grid, size: tuple[int, int], filters: int, flip: bool, epilogue: Epilogue
 ) -> None:
-    """A task is a block of filters for all tiles: its transformed filters are made and used part by part of the channels."""
+    """A task is a block of filters for all tiles: its transformed filters are made and used part by part of the
+    channels.
+    """
     ending = Ending(epilogue, arrays, 5)
     U, M, outputs, V, w = ending.own
     C, tile = w.shape[1], tile_for(filters)
@@ -258,9 +236,18 @@ def parts_of(channels: int) -> list[tuple[int, int, int]]:
 
 
 def transform_back(
-    ending: Ending, M: Any, outputs: Any, grid: Grid, task: Any, first: Any, count: Any, size: tuple[int, int],
-    b: Any, valid: int, tile: Tile,
-) -> None:  # fmt: skip
+    ending: Ending,
+    M: Any,
+    outputs: Any,
+    grid: Grid,
+    task: Any,
+    first: Any,
+    count: Any,
+    size: tuple[int, int],
+    b: Any,
+    valid: int,
+    tile: Tile,
+) -> None:
     """The outputs of `count` tiles from `first` on, for the `valid` filters of block b, through the epilogue."""
     for start, width in pieces(valid, tile.width):
         k = b * tile.columns + start
@@ -272,15 +259,11 @@ def transform_back(
             put(ending, outputs, task, at, grid, corner(grid, first + t), size, k, width)
 
 
-def prefetch_outputs(
-    ending: Ending, grid: Grid, first: Any, count: Any, k: Any, valid: int
-) -> None:
+def prefetch_outputs(ending: Ending, grid: Grid, first: Any, count: Any, k: Any, valid: int) -> None:
     """Where a block's results go, so that the lines are there when its products are done."""
     for image in (y for y in ending.outputs if not y.streamed):
         for t in loop(count if math.prod(image.shape) > FAR else 0):
-            prefetch_pixels(
-                image.at(*corner(grid, first + t), k), grid.down.outputs, grid.across.outputs, valid
-            )
+            prefetch_pixels(image.at(*corner(grid, first + t), k), grid.down.outputs, grid.across.outputs, valid)
 
 
 def smaller(a: int, b: Any) -> Any:
@@ -325,7 +308,7 @@ def within(first: Any, last: Any, n: int) -> Any:
 
 def transform_tile(
     V: Any, x: Any, zeros: Any, grid: Grid, at: tuple[Any, Any, Any, Any], channels: int, of_outputs: bool = False
-) -> None:  # fmt: skip
+) -> None:
     """V[0, pos, c] = (B^T d B)[pos] where d[i, j] = x[n, h+i, v+j, c], 0 outside of the image; at = (n, h, v, c).
     of_outputs: with the matrices for dy, G_w in place of B^T.
 
@@ -376,8 +359,10 @@ def clamped(i: Any, n: int) -> tuple[Any, Any]:
 
 def multiply(
     M: Any, V: Any, U: Any, grid: Grid, T: int, row: int, channels: int, tile: Tile, add: bool = False
-) -> None:  # fmt: skip
-    """M[0, pos, t, k] = sum_c V[0, pos, t row + c] U[0, class of pos, c, k] for all positions and T tiles; or added to M."""
+) -> None:
+    """M[0, pos, t, k] = sum_c V[0, pos, t row + c] U[0, class of pos, c, k] for all positions and T tiles; or added to
+    M.
+    """
     for run in grid.order.runs:
         for n in loop(run.classes):
             u = U.at(0, n + run.first, 0, 0)
@@ -391,18 +376,11 @@ def multiply(
                     first += rows * count
 
 
-def multiply_tile(
-    M: Any, v: Any, u: Any, rows: int, row: int, channels: int, tile: Tile, add: bool
-) -> None:
+def multiply_tile(M: Any, v: Any, u: Any, rows: int, row: int, channels: int, tile: Tile, add: bool) -> None:
     """The sums of `rows` tiles and one block of filters, in registers."""
     starts, step = pieces(tile.columns, tile.width), min(UNROLL, channels)
-    places = {
-        (i, s): i * tile.columns + start for i in range(rows) for s, (start, _) in enumerate(starts)
-    }
-    acc = {
-        key: var(M.load((0, 0, place), tile.width) if add else 0.0, tile.width)
-        for key, place in places.items()
-    }
+    places = {(i, s): i * tile.columns + start for i in range(rows) for s, (start, _) in enumerate(starts)}
+    acc = {key: var(M.load((0, 0, place), tile.width) if add else 0.0, tile.width) for key, place in places.items()}
 
     def step_of(c: Any) -> None:
         ws = [u.load((0, 0, c, start), tile.width) for start, _ in starts]
@@ -418,9 +396,16 @@ def multiply_tile(
 
 
 def put(
-    ending: Ending, outputs: Any, task: Any, M: Any, grid: Grid, at: tuple[Any, Any, Any], size: tuple[int, int],
-    k: Any, width: int,
-) -> None:  # fmt: skip
+    ending: Ending,
+    outputs: Any,
+    task: Any,
+    M: Any,
+    grid: Grid,
+    at: tuple[Any, Any, Any],
+    size: tuple[int, int],
+    k: Any,
+    width: int,
+) -> None:
     """Transform a tile back and store it; of one that reaches over the edge, pixel by pixel those that are inside."""
     (n, p, q), down, across = at, grid.down, grid.across
     reach = down.outputs, across.outputs

@@ -27,28 +27,39 @@ def lower(to: Lowering, dw: Any, dy: Any, x: Any, grid: Grid, how: Choice) -> No
     channels, filters = group_of(C), group_of(K)
     assert channels is not None
     assert filters is not None
-    groups, block = (
-        (C // channels) * (K // filters),
-        how.tiles or min(BLOCK, BLOCK * 36 // grid.positions),
-    )
+    groups, block = ((C // channels) * (K // filters), how.tiles or min(BLOCK, BLOCK * 36 // grid.positions))
     chunks = max(1, min(-(-TASKS // groups), grid.tiles // block))
-    V, M = (
-        to.scratch((1, grid.positions, block * n + PAD), per_thread=True)
-        for n in (channels, filters)
-    )
+    V, M = (to.scratch((1, grid.positions, block * n + PAD), per_thread=True) for n in (channels, filters))
     D = to.scratch((1, grid.classes, channels * filters + PAD), per_thread=True)
     zeros = to.scratch((1, max(C, K)), per_thread=True)
     result = dw.permuted(2, 3, 1, 0)
     partial = to.scratch((chunks, 3, 3, C, K))
-    to.call(winograd_weight, [partial, V, M, D, zeros], [dy.permuted(0, 2, 3, 1), x.permuted(0, 2, 3, 1)],
-            grid=grid, block=block, channels=channels, filters=filters)  # fmt: skip
+    to.call(
+        winograd_weight,
+        [partial, V, M, D, zeros],
+        [dy.permuted(0, 2, 3, 1), x.permuted(0, 2, 3, 1)],
+        grid=grid,
+        block=block,
+        channels=channels,
+        filters=filters,
+    )
     to.call(add_partials, [result.reshaped((9 * C * K,))], [partial.reshaped((chunks, 9 * C * K))])
 
 
 def winograd_weight(
-    partial: Any, V: Any, M: Any, D: Any, zeros: Any, dy: Any, x: Any, *, grid: Grid, block: int,
-    channels: int, filters: int,
-) -> None:  # fmt: skip
+    partial: Any,
+    V: Any,
+    M: Any,
+    D: Any,
+    zeros: Any,
+    dy: Any,
+    x: Any,
+    *,
+    grid: Grid,
+    block: int,
+    channels: int,
+    filters: int,
+) -> None:
     """partial[g, r, s, c, k]: the gradient from the g-th chunk of tiles."""
     chunks, _, _, C, K = partial.shape
     clear(zeros)
@@ -70,9 +81,7 @@ def winograd_weight(
         transform_sums(partial.at(g, 0, 0, c, k), D, grid, channels, filters)
 
 
-def add_products(
-    D: Any, V: Any, M: Any, grid: Grid, count: Any, channels: int, filters: int
-) -> None:
+def add_products(D: Any, V: Any, M: Any, grid: Grid, count: Any, channels: int, filters: int) -> None:
     """D[class, c, k] += sum over `count` tiles and the positions of the class of V[pos, t, c] M[pos, t, k]"""
     tile = tile_for(filters)
     full, tail = divmod(filters, tile.columns)
@@ -99,8 +108,10 @@ def add_products(
 
 def add_tile(
     D: Any, V: Any, M: Any, rows: int, starts: list[tuple[int, int]], sizes: tuple[int, Any, int, int]
-) -> None:  # fmt: skip
-    """The sums of `rows` channels and a few vectors of filters in registers; sizes: positions, tiles, channels, filters."""
+) -> None:
+    """The sums of `rows` channels and a few vectors of filters in registers; sizes: positions, tiles, channels,
+    filters.
+    """
     copies, count, channels, filters = sizes
     acc = {
         (i, s): var(D.load((0, 0, i * filters + start), width), width)
@@ -125,8 +136,6 @@ def transform_sums(dw: Any, D: Any, grid: Grid, channels: int, filters: int) -> 
     for c in loop(channels):
         for k, width in vectors(filters):
             at = D.at(thread(), 0, c * filters + k)
-            d = functools.partial(
-                lambda at, width, i, j: at.load((0, places[i, j], 0), width), at, width
-            )
+            d = functools.partial(lambda at, width, i, j: at.load((0, places[i, j], 0), width), at, width)
             for r, s, value in both_sides(grid.down.AW, grid.across.AW, d):
                 dw.store((0, r, s, c, k), value, width)

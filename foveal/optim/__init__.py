@@ -39,7 +39,9 @@ NAMES = tuple(BUILDERS)
 
 
 def build(name: str, parameters: Iterable[Variable], **how: Any) -> Update:
-    """An optimiser by name; `how` holds lr, weight_decay and what else it takes. "lookahead" wraps Nesterov's momentum."""
+    """An optimiser by name; `how` holds lr, weight_decay and what else it takes. "lookahead" wraps Nesterov's
+    momentum.
+    """
     if name not in BUILDERS:
         raise ShapeError(f"there is no optimiser called {name!r}; choose one of {', '.join(NAMES)}")
     return BUILDERS[name](parameters, **how)

@@ -22,9 +22,14 @@ class Adagrad(Optimizer):
     static: ClassVar[tuple[str, ...]] = ("eps",)
 
     def __init__(
-        self, parameters: Iterable[Any], lr: float = 1e-2, lr_decay: float = 0.0,
-        initial_accumulator: float = 0.0, eps: float = 1e-10, **common: Unpack[Common],
-    ) -> None:  # fmt: skip
+        self,
+        parameters: Iterable[Any],
+        lr: float = 1e-2,
+        lr_decay: float = 0.0,
+        initial_accumulator: float = 0.0,
+        eps: float = 1e-10,
+        **common: Unpack[Common],
+    ) -> None:
         self.check("eps", eps, POSITIVE)
         self.check("initial_accumulator", initial_accumulator, DECAY)
         self.lr_decay, self.eps = float(lr_decay), float(eps)
@@ -38,9 +43,7 @@ class Adagrad(Optimizer):
         rate = group["lr"] / (1 + (step - 1) * group["lr_decay"])
         return {"lr": group["lr"], "rate": rate}
 
-    def update(
-        self, p: Any, g: Any, state: dict[str, Any], now: Lifted, group: Group
-    ) -> tuple[Any, dict[str, Any]]:
+    def update(self, p: Any, g: Any, state: dict[str, Any], now: Lifted, group: Group) -> tuple[Any, dict[str, Any]]:
         total = state["sum"] + g * g
         return p - now["rate"] * g / (ops.sqrt(total) + group["eps"]), {"sum": total}
 
@@ -48,7 +51,8 @@ class Adagrad(Optimizer):
 class RMSprop(Optimizer):
     """s <- alpha s + (1-alpha) g^2;  p <- p - lr g / (sqrt(s) + eps)
 
-    Tieleman and Hinton 2012, slide 29. centered: s - mean(g)^2, the variance, in place of s (Graves 2013, equations 38 to
+    Tieleman and Hinton 2012, slide 29. centered: s - mean(g)^2, the variance, in place of s (Graves 2013, equations 38
+    to
     45). momentum: v <- mu v + g / (sqrt(s) + eps);  p <- p - lr v.
     """
 
@@ -56,9 +60,15 @@ class RMSprop(Optimizer):
     static: ClassVar[tuple[str, ...]] = ("eps", "centered")
 
     def __init__(
-        self, parameters: Iterable[Any], lr: float = 1e-2, alpha: float = 0.99, eps: float = 1e-8,
-        momentum: float = 0.0, centered: bool = False, **common: Unpack[Common],
-    ) -> None:  # fmt: skip
+        self,
+        parameters: Iterable[Any],
+        lr: float = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        momentum: float = 0.0,
+        centered: bool = False,
+        **common: Unpack[Common],
+    ) -> None:
         self.check("eps", eps, POSITIVE)
         self.alpha, self.eps, self.momentum = float(alpha), float(eps), float(momentum)
         self.centered = centered
@@ -75,9 +85,7 @@ class RMSprop(Optimizer):
         alpha = group["alpha"]
         return {"lr": group["lr"], "momentum": group["momentum"], "keep": alpha, "take": 1 - alpha}
 
-    def update(
-        self, p: Any, g: Any, state: dict[str, Any], now: Lifted, group: Group
-    ) -> tuple[Any, dict[str, Any]]:
+    def update(self, p: Any, g: Any, state: dict[str, Any], now: Lifted, group: Group) -> tuple[Any, dict[str, Any]]:
         new = {"square": state["square"] * now["keep"] + g * g * now["take"]}
         spread = new["square"]
         if group["centered"]:

@@ -20,9 +20,8 @@ class Moments(Optimizer):
     static: ClassVar[tuple[str, ...]] = ("eps",)
 
     def __init__(
-        self, parameters: Iterable[Any], lr: float, betas: tuple[float, float], eps: float,
-        **common: Unpack[Common],
-    ) -> None:  # fmt: skip
+        self, parameters: Iterable[Any], lr: float, betas: tuple[float, float], eps: float, **common: Unpack[Common]
+    ) -> None:
         if len(betas) != 2:
             raise ShapeError(f"{type(self).__name__}: betas is {betas}, it has to be two numbers")
         self.check("eps", eps, POSITIVE)
@@ -59,10 +58,15 @@ class Adam(Moments):
     static: ClassVar[tuple[str, ...]] = ("eps", "bias_correction", "amsgrad")
 
     def __init__(
-        self, parameters: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8, amsgrad: bool = False, bias_correction: bool = True,
+        self,
+        parameters: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        amsgrad: bool = False,
+        bias_correction: bool = True,
         **common: Unpack[Common],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.amsgrad, self.bias_correction = amsgrad, bias_correction
         super().__init__(parameters, lr, betas, eps, **common)
 
@@ -74,9 +78,7 @@ class Adam(Moments):
         corrected = {"rate": group["lr"] / (1 - b1**step), "spread": (1 - b2**step) ** -0.5}
         return super().values(step, group) | corrected
 
-    def update(
-        self, p: Any, g: Any, state: dict[str, Any], now: Lifted, group: Group
-    ) -> tuple[Any, dict[str, Any]]:
+    def update(self, p: Any, g: Any, state: dict[str, Any], now: Lifted, group: Group) -> tuple[Any, dict[str, Any]]:
         new = self.moments(g, state, now)
         square = new["square"]
         if group["amsgrad"]:
@@ -92,10 +94,15 @@ class AdamW(Adam):
     """
 
     def __init__(
-        self, parameters: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8, amsgrad: bool = False, bias_correction: bool = True,
+        self,
+        parameters: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        amsgrad: bool = False,
+        bias_correction: bool = True,
         **common: Unpack[Common],
-    ) -> None:  # fmt: skip
+    ) -> None:
         options: Common = {"decoupled": True, "weight_decay": 1e-2, **common}
         super().__init__(parameters, lr, betas, eps, amsgrad, bias_correction, **options)
 
@@ -109,15 +116,17 @@ class NAdam(Moments):
     psi is `momentum_decay`.
     """
 
-    ranges: ClassVar[dict[str, Range]] = {
-        "betas": BELOW_ONE,
-        "momentum_decay": POSITIVE._replace(above=False),
-    }
+    ranges: ClassVar[dict[str, Range]] = {"betas": BELOW_ONE, "momentum_decay": POSITIVE._replace(above=False)}
 
     def __init__(
-        self, parameters: Iterable[Any], lr: float = 2e-3, betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8, momentum_decay: float = 4e-3, **common: Unpack[Common],
-    ) -> None:  # fmt: skip
+        self,
+        parameters: Iterable[Any],
+        lr: float = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        momentum_decay: float = 4e-3,
+        **common: Unpack[Common],
+    ) -> None:
         self.momentum_decay = float(momentum_decay)
         self.warmth: dict[float, list[float]] = {}
         super().__init__(parameters, lr, betas, eps, **common)
@@ -139,9 +148,7 @@ class NAdam(Moments):
             "spread": (1 - b2**step) ** -0.5,
         }
 
-    def update(
-        self, p: Any, g: Any, state: dict[str, Any], now: Lifted, group: Group
-    ) -> tuple[Any, dict[str, Any]]:
+    def update(self, p: Any, g: Any, state: dict[str, Any], now: Lifted, group: Group) -> tuple[Any, dict[str, Any]]:
         new = self.moments(g, state, now)
         spread = ops.sqrt(new["square"]) * now["spread"] + group["eps"]
         return p - (now["now"] * g + now["ahead"] * new["mean"]) / spread, new

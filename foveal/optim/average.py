@@ -47,7 +47,9 @@ class Average(Wrapper):
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside of the block the model's parameters are the averages; before there are any, they stay what they are."""
+        """Inside of the block the model's parameters are the averages; before there are any, they stay what they
+        are.
+        """
         if self.swapped or self.count() == 0:
             yield
             return
@@ -71,7 +73,8 @@ class Average(Wrapper):
 
 
 class EMA(Average):
-    """Exponential moving average: a <- decay a + (1 - decay) p after every step; at first a = p (Polyak and Juditsky 1992).
+    """Exponential moving average: a <- decay a + (1 - decay) p after every step; at first a = p (Polyak and Juditsky
+    1992).
 
     average = optim.EMA(optim.Adam(net.parameters()), decay=0.999)
     step = foveal.compile_step(net, loss, average)
@@ -93,16 +96,15 @@ class EMA(Average):
 class SWA(Average):
     """Stochastic weight averaging: the mean of the parameters after every `every` steps from step `start` on.
 
-    Izmailov et al. 2018, algorithm 1: with a constant or cyclical rate in that part of the run, and with the steps of an
+    Izmailov et al. 2018, algorithm 1: with a constant or cyclical rate in that part of the run, and with the steps of
+    an
     epoch, or of a cycle, for `every`. Statistics of batch norm are not those of the averages: use `update_bn` inside of
     `averaged()`.
     """
 
     def __init__(self, inner: Update, start: int = 0, every: int = 1) -> None:
         if start < 0 or every < 1:
-            raise ShapeError(
-                f"SWA: start is {start} and every is {every}; they have to be at least 0 and at least 1"
-            )
+            raise ShapeError(f"SWA: start is {start} and every is {every}; they have to be at least 0 and at least 1")
         self.start, self.every = start, every
         super().__init__(inner)
 

@@ -17,9 +17,7 @@ class Combined(Update):
     clip_norm, clip_value: as in Optimizer, of all gradients together.
     """
 
-    def __init__(
-        self, *parts: Update, clip_norm: float | None = None, clip_value: float | None = None
-    ) -> None:
+    def __init__(self, *parts: Update, clip_norm: float | None = None, clip_value: float | None = None) -> None:
         super().__init__(clip_norm, clip_value)
         if not parts:
             raise ShapeError("Combined: there are no optimisers to combine")
@@ -29,8 +27,8 @@ class Combined(Update):
         for p in self.parameters:
             if p in seen:
                 raise ShapeError(
-                    f"{type(self).__name__}: parameter {p.name} {list(p.shape)} belongs to two of the optimisers; give it"
-                    " to one"
+                    f"{type(self).__name__}: parameter {p.name} {list(p.shape)} belongs to two of the optimisers; give"
+                    f" it to one"
                 )
             seen.add(p)
         first = parts[0].lr
@@ -118,7 +116,9 @@ class Wrapper(Combined):
         self.scalars = Scalars("")
 
     def follow(self, old: Any, new: Any, copy: Any) -> tuple[Any, Any]:
-        """The parameter and its copy after the step, from the parameter before and after the inner update, all traced."""
+        """The parameter and its copy after the step, from the parameter before and after the inner update, all
+        traced.
+        """
         raise NotImplementedError
 
     def assignments(self, gradients: Mapping[Variable, Any]) -> Assignments:

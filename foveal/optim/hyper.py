@@ -40,13 +40,12 @@ RATE, DECAY = Range(), Range()
 class Group:
     """Parameters that share hyper-parameters: group[name] is the group's own value, or else the optimiser's.
 
-    The rate of a group is the optimiser's times `lr_factor`, so that a schedule drives all groups together. A group that
+    The rate of a group is the optimiser's times `lr_factor`, so that a schedule drives all groups together. A group
+    that
     is given an `lr` gets the factor that makes it so now.
     """
 
-    def __init__(
-        self, optimizer: Any, parameters: list[Variable], options: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, optimizer: Any, parameters: list[Variable], options: Mapping[str, Any]) -> None:
         self.optimizer, self.parameters = optimizer, parameters
         self.lr_factor, self.frozen = 1.0, False
         self.options: dict[str, Any] = {}
@@ -68,8 +67,8 @@ class Group:
             base.check(name, value, RATE)
             if name == "lr" and base.lr == 0:
                 raise ShapeError(
-                    f"{kind}: a group has lr {value:g}, but the optimiser's own lr is 0, and rates of groups are kept as"
-                    " factors of it; give the optimiser a rate, or the group an lr_factor"
+                    f"{kind}: a group has lr {value:g}, but the optimiser's own lr is 0, and rates of groups are kept"
+                    f" as factors of it; give the optimiser a rate, or the group an lr_factor"
                 )
             self.lr_factor = value / base.lr if name == "lr" else float(value)
         elif name in base.ranges:
@@ -85,7 +84,9 @@ class Group:
 
 
 def make_groups(optimizer: Any, parameters: Iterable[Any]) -> list[Group]:
-    """Groups from parameters, or from dicts {"params": parameters, hyper-parameter: value, ...} as PyTorch takes them."""
+    """Groups from parameters, or from dicts {"params": parameters, hyper-parameter: value, ...} as PyTorch takes
+    them.
+    """
     kind = type(optimizer).__name__
     given: list[Any] = [parameters] if isinstance(parameters, Variable) else list(parameters)
     dicts = bool(given) and all(isinstance(item, Mapping) for item in given)
@@ -100,12 +101,13 @@ def make_groups(optimizer: Any, parameters: Iterable[Any]) -> list[Group]:
         for p in members:
             if not isinstance(p, Variable):
                 raise ShapeError(
-                    f"{kind}: {type(p).__name__} is no parameter; give net.parameters(), or a list of dicts with 'params'"
+                    f"{kind}: {type(p).__name__} is no parameter; give net.parameters(), or a list of dicts with"
+                    f" 'params'"
                 )
             if p in seen:
                 raise ShapeError(
-                    f"{kind}: parameter {p.name or 'without a name'} {list(p.shape)} is named twice; a parameter belongs to"
-                    " one group"
+                    f"{kind}: parameter {p.name or 'without a name'} {list(p.shape)} is named twice; a parameter"
+                    " belongs to one group"
                 )
             seen.add(p)
         groups.append(Group(optimizer, members, options))
@@ -114,9 +116,7 @@ def make_groups(optimizer: Any, parameters: Iterable[Any]) -> list[Group]:
     return groups
 
 
-def by_name(
-    parameters: Iterable[Variable], rules: Mapping[str, Mapping[str, Any]]
-) -> list[dict[str, Any]]:
+def by_name(parameters: Iterable[Variable], rules: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Groups by name: each parameter gets the options of the first pattern that fits it, such as "*.bias" or "head.*".
 
         optim.Momentum(optim.by_name(net.parameters(), {"features.*": {"lr_factor": 0.1}}), lr=0.1)
@@ -147,8 +147,5 @@ def no_decay(parameters: Iterable[Variable]) -> list[dict[str, Any]]:
     parameters = list(parameters)
     weights = [p for p in parameters if len(p.shape) > 1]
     others = [p for p in parameters if len(p.shape) <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": weights},
-        {"params": others, "weight_decay": 0.0, "l1": 0.0},
-    ]
+    groups: list[dict[str, Any]] = [{"params": weights}, {"params": others, "weight_decay": 0.0, "l1": 0.0}]
     return [group for group in groups if group["params"]]

@@ -22,14 +22,17 @@ class LAMB(Moments):
     decays = False
 
     def __init__(
-        self, parameters: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-6, bounds: tuple[float, float] | None = None, adapt: bool = True,
+        self,
+        parameters: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        bounds: tuple[float, float] | None = None,
+        adapt: bool = True,
         **common: Unpack[Common],
-    ) -> None:  # fmt: skip
+    ) -> None:
         if bounds is not None and not 0 <= bounds[0] < bounds[1]:
-            raise ShapeError(
-                f"LAMB: bounds is {bounds}, it has to be (low, high) with 0 <= low < high"
-            )
+            raise ShapeError(f"LAMB: bounds is {bounds}, it has to be (low, high) with 0 <= low < high")
         if common.get("decoupled"):
             raise ShapeError("LAMB: weight decay is part of its update; leave `decoupled` out")
         self.bounds, self.adapt = bounds, adapt
@@ -40,9 +43,7 @@ class LAMB(Moments):
         corrected = {"level": 1 / (1 - b1**step), "spread": (1 - b2**step) ** -0.5}
         return super().values(step, group) | corrected
 
-    def update(
-        self, p: Any, g: Any, state: dict[str, Any], now: Lifted, group: Group
-    ) -> tuple[Any, dict[str, Any]]:
+    def update(self, p: Any, g: Any, state: dict[str, Any], now: Lifted, group: Group) -> tuple[Any, dict[str, Any]]:
         new = self.moments(g, state, now)
         spread = ops.sqrt(new["square"]) * now["spread"] + group["eps"]
         u = now["level"] * new["mean"] / spread

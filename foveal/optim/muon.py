@@ -25,7 +25,8 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # chosen by Jordan et al. for a steep 
 def orthogonal(x: Any, steps: int, coefficients: tuple[float, float, float], eps: float) -> Any:
     """About U V^T, where x = U S V^T, a matrix [rows, columns]: Newton-Schulz with a polynomial of degree five
 
-    x <- x / |x|, then `steps` times  x <- a x + (b A + c A A) x  with A = x x^T, which pulls all singular values towards 1
+    x <- x / |x|, then `steps` times  x <- a x + (b A + c A A) x  with A = x x^T, which pulls all singular values
+    towards 1
     (into 0.7 .. 1.2). Where x has more rows than columns, x <- a x + x (b A + c A A) with the smaller A = x^T x.
     """
     a, b, c = coefficients
@@ -42,7 +43,8 @@ class Muon(Optimizer):
     """v <- mu v + g;  u = v, or with nesterov g + mu v;  p <- p - lr r orthogonal(u)
 
     For matrices [K, ...], filters [K, C, R, S] as [K, C R S]; other parameters belong to another optimiser, see `muon`.
-    r = sqrt(max(1, K / columns)); with adjust="match_rms_adamw" 0.2 sqrt(max(K, columns)), for AdamW's rates (Liu et al.
+    r = sqrt(max(1, K / columns)); with adjust="match_rms_adamw" 0.2 sqrt(max(K, columns)), for AdamW's rates (Liu et
+    al.
     2025, equation 4). Weight decay is decoupled.
     """
 
@@ -51,10 +53,17 @@ class Muon(Optimizer):
     static: ClassVar[tuple[str, ...]] = ("nesterov", "coefficients", "eps", "ns_steps", "adjust")
 
     def __init__(
-        self, parameters: Iterable[Any], lr: float = 0.02, momentum: float = 0.95, nesterov: bool = True,
-        ns_steps: int = 5, coefficients: tuple[float, float, float] = COEFFICIENTS, eps: float = 1e-7,
-        adjust: str = "original", **common: Unpack[Common],
-    ) -> None:  # fmt: skip
+        self,
+        parameters: Iterable[Any],
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_steps: int = 5,
+        coefficients: tuple[float, float, float] = COEFFICIENTS,
+        eps: float = 1e-7,
+        adjust: str = "original",
+        **common: Unpack[Common],
+    ) -> None:
         self.check("eps", eps, POSITIVE)
         if adjust not in RATIOS:
             raise ShapeError(f"Muon: adjust {adjust!r} is not one of {', '.join(RATIOS)}")
@@ -74,9 +83,7 @@ class Muon(Optimizer):
     def values(self, step: int, group: Group) -> dict[str, float]:
         return {"lr": group["lr"], "momentum": group["momentum"]}
 
-    def update(
-        self, p: Any, g: Any, state: dict[str, Any], now: Lifted, group: Group
-    ) -> tuple[Any, dict[str, Any]]:
+    def update(self, p: Any, g: Any, state: dict[str, Any], now: Lifted, group: Group) -> tuple[Any, dict[str, Any]]:
         v = now["momentum"] * state["velocity"] + g
         ahead = g + now["momentum"] * v if group["nesterov"] else v
         rows, columns = p.shape[0], math.prod(p.shape[1:])
@@ -87,9 +94,14 @@ class Muon(Optimizer):
 
 
 def muon(
-    parameters: Iterable[Variable], lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0,
-    rest_lr: float | None = None, clip_norm: float | None = None, clip_value: float | None = None,
-) -> Combined:  # fmt: skip
+    parameters: Iterable[Variable],
+    lr: float = 0.02,
+    momentum: float = 0.95,
+    weight_decay: float = 0.0,
+    rest_lr: float | None = None,
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+) -> Combined:
     """Muon for all matrices and filters, AdamW for the other parameters (biases, norms) with the rate `rest_lr`.
 
     rest_lr is a tenth of `lr` unless given. A schedule of lr drives both.

@@ -32,9 +32,7 @@ class Scalars(dict[str, Variable]):
 
     def set(self, name: str, value: float) -> None:
         scalar = self[name]
-        if scalar.data != np.float32(
-            value
-        ):  # what is prepared from a variable holds until it is set
+        if scalar.data != np.float32(value):  # what is prepared from a variable holds until it is set
             scalar.data = value
 
     def lifted(self) -> Lifted:
@@ -73,17 +71,13 @@ class Update:
     def check(self, name: str, value: Any, allowed: Range) -> None:
         for number in value if isinstance(value, tuple | list) else (value,):
             if number not in allowed:
-                raise ShapeError(
-                    f"{type(self).__name__}: {name} is {value}, it has to be {allowed}"
-                )
+                raise ShapeError(f"{type(self).__name__}: {name} is {value}, it has to be {allowed}")
 
     def schedule(self, **schedules: Callable[[int], float]) -> None:
         """Let hyper-parameters follow functions of the step's number (from 0), e.g. lr=schedule.cosine(0.1, 1000)."""
         for name in schedules:
             if not isinstance(getattr(self, name, None), float):
-                raise ShapeError(
-                    f"{type(self).__name__}: has no hyper-parameter {name!r} that a schedule could change"
-                )
+                raise ShapeError(f"{type(self).__name__}: has no hyper-parameter {name!r} that a schedule could change")
         self.schedules |= schedules
 
     def begin(self) -> None:
@@ -174,11 +168,13 @@ class Common(TypedDict, total=False):
 class Optimizer(Update):
     """Holds the state of each parameter, and the numbers that change from step to step.
 
-    A subclass names its state and writes `update(p, g, state, now, group) -> (new p, new state)` with operators. Numbers
+    A subclass names its state and writes `update(p, g, state, now, group) -> (new p, new state)` with operators.
+    Numbers
     that change (the learning rate, corrections by step) are scalars in memory, which `values` computes before a step.
 
     parameters: Variables, or dicts {"params": ..., hyper-parameter: value} (see hyper.by_name and hyper.no_decay).
-    lr: learning rate. weight_decay: lambda of L2, g <- g + lambda p; or if decoupled p <- p - lr lambda p beside the update
+    lr: learning rate. weight_decay: lambda of L2, g <- g + lambda p; or if decoupled p <- p - lr lambda p beside the
+    update
     (Loshchilov and Hutter 2019). l1: g <- g + l1 sign(p). clip_value: every element of the gradients is brought into
     -clip_value .. clip_value; clip_norm: then all gradients together are scaled so that their norm is at most this
     (Pascanu et al. 2013, algorithm 1).
@@ -195,9 +191,15 @@ class Optimizer(Update):
         cls.static = tuple(dict.fromkeys(("decoupled", *cls.static)))
 
     def __init__(
-        self, parameters: Iterable[Any], lr: float, weight_decay: float = 0.0, decoupled: bool = False,
-        l1: float = 0.0, clip_norm: float | None = None, clip_value: float | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        parameters: Iterable[Any],
+        lr: float,
+        weight_decay: float = 0.0,
+        decoupled: bool = False,
+        l1: float = 0.0,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+    ) -> None:
         super().__init__(clip_norm, clip_value)
         self.lr, self.weight_decay, self.l1 = float(lr), float(weight_decay), float(l1)
         self.decoupled = decoupled
@@ -243,18 +245,11 @@ class Optimizer(Update):
 
     def structure(self) -> tuple[Any, ...]:
         return super().structure() + tuple(
-            (
-                group.frozen,
-                bool(group["weight_decay"]),
-                bool(group["l1"]),
-                *(group[name] for name in self.static),
-            )
+            (group.frozen, bool(group["weight_decay"]), bool(group["l1"]), *(group[name] for name in self.static))
             for group in self.groups
         )
 
-    def update(
-        self, p: Any, g: Any, state: dict[str, Any], now: Lifted, group: Group
-    ) -> tuple[Any, dict[str, Any]]:
+    def update(self, p: Any, g: Any, state: dict[str, Any], now: Lifted, group: Group) -> tuple[Any, dict[str, Any]]:
         """The new parameter and the new state, from the old ones and this step's scalars; all are traced."""
         raise NotImplementedError
 
@@ -267,9 +262,7 @@ class Optimizer(Update):
             group = self.group_of[p]
             old, scalars = lift(p), now[id(group)]
             state = {name: lift(self.state[p][name]) for name in self.states(group)}
-            new, state = self.update(
-                old, self.decayed(old, g, scalars, group), state, scalars, group
-            )
+            new, state = self.update(old, self.decayed(old, g, scalars, group), state, scalars, group)
             if self.decays and group["decoupled"] and group["weight_decay"]:
                 new = new - old * (scalars["lr"] * scalars["weight_decay"])
             found.append((p, new))
@@ -277,9 +270,7 @@ class Optimizer(Update):
         return found
 
     def wanted(self, gradients: Mapping[Variable, Any]) -> dict[Variable, Any]:
-        return {
-            p: g for p, g in gradients.items() if p in self.state and not self.group_of[p].frozen
-        }
+        return {p: g for p, g in gradients.items() if p in self.state and not self.group_of[p].frozen}
 
     def decayed(self, p: Any, g: Any, now: Lifted, group: Group) -> Any:
         """The gradient with that of the L2 and L1 penalties."""
@@ -291,9 +282,7 @@ class Optimizer(Update):
 
     def held(self) -> dict[str, Variable]:
         return {
-            f"{i}.{name}": variable
-            for i, p in enumerate(self.parameters)
-            for name, variable in self.state[p].items()
+            f"{i}.{name}": variable for i, p in enumerate(self.parameters) for name, variable in self.state[p].items()
         }
 
     def numbers(self) -> dict[str, float]:

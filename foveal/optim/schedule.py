@@ -28,9 +28,7 @@ def step(value: float, step_size: int, gamma: float = 0.1) -> Schedule:
 def multi_step(value: float, milestones: Sequence[int], gamma: float = 0.1) -> Schedule:
     """value gamma^(number of milestones that are reached)"""
     if list(milestones) != sorted(set(milestones)):
-        raise ShapeError(
-            f"multi_step: milestones {list(milestones)} have to be steps in rising order"
-        )
+        raise ShapeError(f"multi_step: milestones {list(milestones)} have to be steps in rising order")
     return lambda step: value * gamma ** bisect_right(milestones, step)
 
 
@@ -65,7 +63,9 @@ def cosine(value: float, total: int, low: float = 0.0) -> Schedule:
 
 
 def cosine_restarts(value: float, period: int, factor: int = 1, low: float = 0.0) -> Schedule:
-    """cosine, starting over after `period` steps, then after `factor` times as many each time: SGDR, the same equation."""
+    """cosine, starting over after `period` steps, then after `factor` times as many each time: SGDR, the same
+    equation.
+    """
     _at_least_one("cosine_restarts", period=period, factor=factor)
 
     def at(step: int) -> float:
@@ -104,8 +104,9 @@ def warm_up(then: Schedule, total: int, start: float = 1e-3) -> Schedule:
 
 def triangular(
     low: float, high: float, up: int, down: int | None = None, mode: str = "triangular", gamma: float = 1.0
-) -> Schedule:  # fmt: skip
-    """Up from `low` to `high` in `up` steps, back in `down` (as many unless given), and again: L. N. Smith 2017, section 3.
+) -> Schedule:
+    """Up from `low` to `high` in `up` steps, back in `down` (as many unless given), and again: L. N. Smith 2017,
+    section 3.
 
     mode: "triangular"; "triangular2" halves the height after each cycle; "exp_range" multiplies it by gamma^step.
     """
@@ -127,9 +128,7 @@ def triangular(
     return at
 
 
-def one_cycle(
-    peak: float, total: int, start: float = 0.25, div: float = 25.0, final_div: float = 1e5
-) -> Schedule:
+def one_cycle(peak: float, total: int, start: float = 0.25, div: float = 25.0, final_div: float = 1e5) -> Schedule:
     """Up from peak/div in the first `start` of all steps, then down to peak/final_div along cosines.
 
     L. N. Smith 2018, with fastai's constants.
@@ -145,9 +144,7 @@ def one_cycle(
     return rate
 
 
-def one_cycle_momentum(
-    total: int, low: float = 0.85, high: float = 0.95, start: float = 0.25
-) -> Schedule:
+def one_cycle_momentum(total: int, low: float = 0.85, high: float = 0.95, start: float = 0.25) -> Schedule:
     """Against one_cycle's rate: from `high` down to `low` while the rate rises, and back while it falls."""
     return one_cycle(low, total, start, div=low / high, final_div=low / high)
 
@@ -155,15 +152,25 @@ def one_cycle_momentum(
 class Plateau:
     """Multiply the value by `factor` when a metric has not got better for more than `patience` calls of `update`.
 
-    update(metric) is called once per epoch. mode: "min" or "max" is better. Better means by more than the share `threshold`
-    of the best (threshold_mode="rel"), or by more than `threshold` itself ("abs"). After a reduction, `cooldown` calls are
+    update(metric) is called once per epoch. mode: "min" or "max" is better. Better means by more than the share
+    `threshold`
+    of the best (threshold_mode="rel"), or by more than `threshold` itself ("abs"). After a reduction, `cooldown` calls
+    are
     not counted. The value stays at least `low`; reductions by less than `eps` are left out.
     """
 
     def __init__(
-        self, value: float, mode: str = "min", factor: float = 0.1, patience: int = 10, threshold: float = 1e-4,
-        threshold_mode: str = "rel", cooldown: int = 0, low: float = 0.0, eps: float = 1e-8,
-    ) -> None:  # fmt: skip
+        self,
+        value: float,
+        mode: str = "min",
+        factor: float = 0.1,
+        patience: int = 10,
+        threshold: float = 1e-4,
+        threshold_mode: str = "rel",
+        cooldown: int = 0,
+        low: float = 0.0,
+        eps: float = 1e-8,
+    ) -> None:
         if mode not in ("min", "max") or threshold_mode not in ("rel", "abs"):
             raise ShapeError(
                 f"Plateau: mode {mode!r} with threshold_mode {threshold_mode!r}; they are min or max, and rel or abs"
@@ -208,7 +215,8 @@ def _at_least_one(schedule: str, **counts: int) -> None:
             raise ShapeError(f"{schedule}: {name} is {count}, it has to be at least 1")
 
 
-# By the names of `foveal train --schedule`, from the rate at the start (or at the peak), all steps and those of an epoch.
+# By the names of `foveal train --schedule`, from the rate at the start (or at the peak), all steps and those of an
+# epoch.
 BUILDERS: dict[str, Callable[[float, int, int], Schedule]] = {
     "one-cycle": lambda lr, total, epoch: one_cycle(lr, total),
     "constant": lambda lr, total, epoch: constant(lr),

@@ -14,9 +14,7 @@ from foveal.optim.optimizer import Common, Lifted, Optimizer
 class SGD(Optimizer):
     """p <- p - lr g"""
 
-    def update(
-        self, p: Any, g: Any, state: dict[str, Any], now: Lifted, group: Group
-    ) -> tuple[Any, dict[str, Any]]:
+    def update(self, p: Any, g: Any, state: dict[str, Any], now: Lifted, group: Group) -> tuple[Any, dict[str, Any]]:
         return p - now["lr"] * g, {}
 
 
@@ -31,9 +29,14 @@ class Momentum(Optimizer):
     static: ClassVar[tuple[str, ...]] = ("nesterov",)
 
     def __init__(
-        self, parameters: Iterable[Any], lr: float, momentum: float = 0.9, nesterov: bool = False,
-        dampening: float = 0.0, **common: Unpack[Common],
-    ) -> None:  # fmt: skip
+        self,
+        parameters: Iterable[Any],
+        lr: float,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        dampening: float = 0.0,
+        **common: Unpack[Common],
+    ) -> None:
         self.momentum, self.dampening, self.nesterov = float(momentum), float(dampening), nesterov
         if nesterov and dampening:
             raise ShapeError(
@@ -49,9 +52,7 @@ class Momentum(Optimizer):
     def structure(self) -> tuple[Any, ...]:
         return super().structure() + tuple(bool(group["dampening"]) for group in self.groups)
 
-    def update(
-        self, p: Any, g: Any, state: dict[str, Any], now: Lifted, group: Group
-    ) -> tuple[Any, dict[str, Any]]:
+    def update(self, p: Any, g: Any, state: dict[str, Any], now: Lifted, group: Group) -> tuple[Any, dict[str, Any]]:
         taken = g * now["take"] if group["dampening"] else g
         v = now["momentum"] * state["velocity"] + taken
         ahead = g + now["momentum"] * v if group["nesterov"] else v
@@ -61,7 +62,5 @@ class Momentum(Optimizer):
 class Nesterov(Momentum):
     """v <- mu v + g;  p <- p - lr (g + mu v)"""
 
-    def __init__(
-        self, parameters: Iterable[Any], lr: float, momentum: float = 0.9, **common: Unpack[Common]
-    ) -> None:
+    def __init__(self, parameters: Iterable[Any], lr: float, momentum: float = 0.9, **common: Unpack[Common]) -> None:
         super().__init__(parameters, lr, momentum, nesterov=True, **common)

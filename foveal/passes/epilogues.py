@@ -1,8 +1,8 @@
 """What the kernels of an operator take over of what follows. Graph -> groups of kind "kernel".
 
-An operator with `epilogues` computes, where it would store its output, pointwise nodes of the same shape; it stores only
-what somebody outside needs, and adds up sums and moments per channel on the way. Their other inputs have to be there before
-the operator runs.
+An operator with `epilogues` computes, where it would store its output, pointwise nodes of the same shape; it stores
+only what somebody outside needs, and adds up sums and moments per channel on the way. Their other inputs have to be
+there before the operator runs.
 """
 
 from foveal.graph import Graph, Node
@@ -41,7 +41,9 @@ class Epilogues:
         self.order = self.sorted(graph)
 
     def find_available(self, graph: Graph) -> dict[Node, int]:
-        """The position of the last operator, views and pointwise ones left out, that each node waits for; -1 for none."""
+        """The position of the last operator, views and pointwise ones left out, that each node waits for; -1 for
+        none.
+        """
         found: dict[Node, int] = {}
         for i, node in enumerate(graph.nodes):
             light = node.op is None or node.op is constant or node.op.view or is_pointwise(node)
@@ -106,7 +108,9 @@ class Epilogues:
         return list(found)[1:]
 
     def needed_outside(self, inside: list[Node], ends: list[Node]) -> list[Node]:
-        """Those of the nodes that have to be stored: the rest is needed by nobody else, or made of one of them alone."""
+        """Those of the nodes that have to be stored: the rest is needed by nobody else, or made of one of them
+        alone.
+        """
         within = {*inside, *ends}
         stored: list[Node] = []
         made_of: dict[Node, set[Node]] = {}  # values that are in memory, or the operator's output

@@ -1,9 +1,10 @@
 """Which nodes become one kernel. Graph -> groups, in an order in which they can run.
 
-Operators first take over what their epilogues can compute (epilogues.py). The other pointwise nodes go into the group of
-their users, so that only what somebody outside needs is ever written: into a pointwise nest, in front of a reduction or of
-an operator that computes its input while it reads it, or into an epilogue. A value used in several groups is computed again
-in each where that reads at most two images; reductions over the same axes of the same values share one pass.
+Operators first take over what their epilogues can compute (epilogues.py). The other pointwise nodes go into the group
+of their users, so that only what somebody outside needs is ever written: into a pointwise nest, in front of a reduction
+or of an operator that computes its input while it reads it, or into an epilogue. A value used in several groups is
+computed again in each where that reads at most two images; reductions over the same axes of the same values share one
+pass.
 """
 
 import math
@@ -35,9 +36,7 @@ def fuse(graph: Graph, epilogues: bool = True) -> list[Group]:
 class Fuser:
     """Goes through the nodes backwards, so that every user of a node has its group before the node has."""
 
-    def __init__(
-        self, graph: Graph, epilogues: Epilogues, shared_outputs: bool, shared_passes: bool
-    ) -> None:
+    def __init__(self, graph: Graph, epilogues: Epilogues, shared_outputs: bool, shared_passes: bool) -> None:
         self.graph, self.shared_outputs, self.shared_passes = graph, shared_outputs, shared_passes
         self.order, self.leaves, self.stored = epilogues.order, epilogues.leaves, epilogues.stored
         self.taken, self.groups = epilogues.homes, epilogues.groups
@@ -177,11 +176,7 @@ class Fuser:
             if not same_kind or not all(r in self.updates for r in group.results):
                 continue
             shared = any(self.leaves[node] & self.leaves[r] for r in group.results)
-            apart = not any(
-                self.after[a] & self.bit[b]
-                for r in group.results
-                for a, b in ((r, node), (node, r))
-            )
+            apart = not any(self.after[a] & self.bit[b] for r in group.results for a, b in ((r, node), (node, r)))
             if shared and apart:
                 return group
         return None
@@ -193,11 +188,7 @@ class Fuser:
                 continue
             other = group.results[0]
             same_axes = other.attributes["axes"] == node.attributes["axes"]
-            apart = not any(
-                self.after[a] & self.bit[b]
-                for r in group.results
-                for a, b in ((r, node), (node, r))
-            )
+            apart = not any(self.after[a] & self.bit[b] for r in group.results for a, b in ((r, node), (node, r)))
             related = self.values(node) & self.values(other)
             if same_axes and apart and related:
                 group.results.append(node)
@@ -214,9 +205,11 @@ class Fuser:
 def topological(graph: Graph, groups: list[Group]) -> list[Group] | None:
     """An order in which each group follows what it reads; None if there is none.
 
-    A group that writes a variable follows everybody who reads the variable, where that is possible, and then comes as early
+    A group that writes a variable follows everybody who reads the variable, where that is possible, and then comes as
+    early
     as it can, so that gradients are not kept; small ones come last, where they need no barriers between them. So do the
-    operators that only writers wait for, such as gradients in weights: then what they read is free. A pointwise group that
+    operators that only writers wait for, such as gradients in weights: then what they read is free. A pointwise group
+    that
     only one of these reads comes right before it.
     """
     maker = {node: g for g in groups for node in g.results}
@@ -260,26 +253,23 @@ def depends(group: Group, on: Group, needs: dict[Group, dict[Group, None]]) -> b
 
 
 def schedule(
-    graph: Graph, groups: list[Group], needs: dict[Group, dict[Group, None]],
-    users: dict[Group, list[Group]], writers: set[Group],
-) -> list[Group] | None:  # fmt: skip
+    graph: Graph,
+    groups: list[Group],
+    needs: dict[Group, dict[Group, None]],
+    users: dict[Group, list[Group]],
+    writers: set[Group],
+) -> list[Group] | None:
     position = {node: i for i, node in enumerate(graph.nodes)}
     outside = {owner(node) for node in graph.outputs}
     eager = {
         g
         for g in groups
-        if g.kind == "kernel"
-        and users[g]
-        and writers.issuperset(users[g])
-        and outside.isdisjoint(g.results)
+        if g.kind == "kernel" and users[g] and writers.issuperset(users[g]) and outside.isdisjoint(g.results)
     }
     lazy = {
         g
         for g in groups
-        if g.kind == "pointwise"
-        and len(users[g]) == 1
-        and users[g][0] in eager
-        and outside.isdisjoint(g.results)
+        if g.kind == "pointwise" and len(users[g]) == 1 and users[g][0] in eager and outside.isdisjoint(g.results)
     }
 
     def turn(group: Group) -> tuple[int, int]:
@@ -304,9 +294,7 @@ def schedule(
     return ordered
 
 
-def merge_small(
-    graph: Graph, ordered: list[Group], needs: dict[Group, dict[Group, None]]
-) -> list[Group]:
+def merge_small(graph: Graph, ordered: list[Group], needs: dict[Group, dict[Group, None]]) -> list[Group]:
     """Small pointwise groups of one domain that do not wait for each other as one: a kernel and a barrier for many.
 
     A group goes into a later one, if nobody up to there waits for it.
@@ -325,9 +313,7 @@ def merge_small(
     return left[::-1]
 
 
-def later_alike(
-    group: Group, following: Iterable[Group], needs: dict[Group, dict[Group, None]]
-) -> Group | None:
+def later_alike(group: Group, following: Iterable[Group], needs: dict[Group, dict[Group, None]]) -> Group | None:
     """The first of the groups behind it that a small one can be part of."""
     if group.kind != "pointwise" or math.prod(group.domain) > SMALL:
         return None

@@ -11,8 +11,10 @@ from foveal.ops.shape import broadcast_to, constant
 class Group:
     """members: pointwise nodes computed inside, in order. results: nodes that are stored (a reduction's are its sums).
 
-    kind: "pointwise", "reduce", or "kernel": then `operator` is the node whose kernels these are. Their epilogue computes
-    the members; among the results may be sums and moments of theirs. prologue: pointwise nodes computed while the operator
+    kind: "pointwise", "reduce", or "kernel": then `operator` is the node whose kernels these are. Their epilogue
+    computes
+    the members; among the results may be sums and moments of theirs. prologue: pointwise nodes computed while the
+    operator
     reads its input `source`.
     """
 

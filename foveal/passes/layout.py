@@ -1,4 +1,5 @@
-"""How each stored node lies in memory, and the few conversions between layouts that are left. Graph and groups -> Layout.
+"""How each stored node lies in memory, and the few conversions between layouts that are left. Graph and groups ->
+Layout.
 
 Images lie channels last, filters and their gradients as R, S, C, K, all else in C order. A pointwise result lies as its
 first input of its size does, so a layout spreads from where an operator begins it. A reshape is a view where the
@@ -24,7 +25,8 @@ REPEATS = 4  # how often a kernel has to read an array for a copy in its own ord
 class Conversion:
     """A value that somebody needs in another layout than it is stored in.
 
-    fused: read across its layout by a kernel that computes something else; otherwise a copy is made, once for all readers.
+    fused: read across its layout by a kernel that computes something else; otherwise a copy is made, once for all
+    readers.
     """
 
     node: Node
@@ -45,7 +47,8 @@ class Layout:
     """strides: of each node in memory, views too, in elements. reads: (reader, node) -> the copy that it takes of the
     node; an output reads itself.
 
-    in_place: a variable's new value -> the variable's node, in whose memory it is written. late: updates that are copied
+    in_place: a variable's new value -> the variable's node, in whose memory it is written. late: updates that are
+    copied
     when all else is done.
     """
 
@@ -126,10 +129,9 @@ class Planner:
             else:
                 assert node.op is not None
                 self.strides[node] = next(
-                    (s for x, s in zip(inputs, given, strict=True)
-                     if x.shape == node.shape and dense(x.shape, s)),
+                    (s for x, s in zip(inputs, given, strict=True) if x.shape == node.shape and dense(x.shape, s)),
                     node.op.strides(node.shape),
-                )  # fmt: skip
+                )
         order = self.strides[group.results[0]]
         self.turned(group, inputs, order)
         self.crossed(group, inputs, order)

@@ -26,7 +26,8 @@ class Plan:
 def plan_memory(lifetimes: Sequence[Lifetime], heirs: Mapping[int, int] | None = None) -> Plan:
     """Offsets such that buffers in use at the same call lie apart; heirs, where that takes less, excepted.
 
-    heirs: buffer -> another one of its size, last used by the call that first uses the buffer, whose place it may take over.
+    heirs: buffer -> another one of its size, last used by the call that first uses the buffer, whose place it may take
+    over.
     """
     apart = pack(lifetimes)
     if not heirs:
@@ -63,6 +64,4 @@ def pack(lifetimes: Sequence[Lifetime]) -> Plan:
             at = max(at, high)
         offsets[i] = at
         placed.append(i)
-    return Plan(
-        tuple(offsets), max((o + s for o, s in zip(offsets, sizes, strict=True)), default=0)
-    )
+    return Plan(tuple(offsets), max((o + s for o, s in zip(offsets, sizes, strict=True)), default=0))

@@ -1,7 +1,8 @@
-"""Values that are cheap to compute are computed again in the backward pass instead of being kept for it. Graph -> Graph.
+"""Values that are cheap to compute are computed again in the backward pass instead of being kept for it. Graph ->
+Graph.
 
-In a network of convolutions, batch norms and relus, a layer keeps two images: the convolution's output y, for the norm's
-gradient, and z = relu(norm(y)), for the next convolution's gradient in the weights. z is one pass over y.
+In a network of convolutions, batch norms and relus, a layer keeps two images: the convolution's output y, for the
+norm's gradient, and z = relu(norm(y)), for the next convolution's gradient in the weights. z is one pass over y.
 """
 
 from dataclasses import replace
@@ -30,11 +31,7 @@ class Recompute:
 
     def run(self) -> Graph:
         for node in self.graph.nodes:
-            if (
-                self.kept_for_kernels(node)
-                and len(self.leaves(node)) <= MOST_READ
-                and self.leaves_are_kept(node)
-            ):
+            if self.kept_for_kernels(node) and len(self.leaves(node)) <= MOST_READ and self.leaves_are_kept(node):
                 self.again.add(node)
         for node in self.graph.nodes:
             self.made[node] = node if node in self.forward else self.rebuilt(node)
@@ -60,7 +57,9 @@ class Recompute:
         return [x for x in node.inputs if x.shape == node.shape and x.op is not constant]
 
     def copied(self, x: Node) -> bool:
-        """Whether a copy of what x is part of copies x too, instead of reading it: what lies in memory anyway is read."""
+        """Whether a copy of what x is part of copies x too, instead of reading it: what lies in memory anyway is
+        read.
+        """
         if not self.full(x):
             return False
         return x in self.again or all(is_pointwise(user) for user in self.users[x])
@@ -76,8 +75,7 @@ class Recompute:
     def read_backward(self, node: Node) -> bool:
         """Whether a backward node reads the value, or computes from it what it shares with the forward pass."""
         return bool(self.backward_users(node)) or any(
-            self.copied(user) and user not in self.again and self.read_backward(user)
-            for user in self.users[node]
+            self.copied(user) and user not in self.again and self.read_backward(user) for user in self.users[node]
         )
 
     def rebuilt(self, node: Node) -> Node:
@@ -87,7 +85,5 @@ class Recompute:
 
     def copy(self, node: Node) -> Node:
         """The node's chain once more, down to its leaves; a new one for each user, next to it."""
-        inputs = tuple(
-            self.copy(x) if self.copied(x) and x in self.parts(node) else x for x in node.inputs
-        )
+        inputs = tuple(self.copy(x) if self.copied(x) and x in self.parts(node) else x for x in node.inputs)
         return replace(node, inputs=inputs)

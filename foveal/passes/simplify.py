@@ -49,9 +49,7 @@ class Rewriter(Trace):
             self.known[key] = self.simplest(op, symbols, attributes)
         return self.known[key]
 
-    def simplest(
-        self, op: Operator, inputs: tuple[Symbol, ...], attributes: dict[str, Any]
-    ) -> Symbol:
+    def simplest(self, op: Operator, inputs: tuple[Symbol, ...], attributes: dict[str, Any]) -> Symbol:
         if op.composite:
             return self.lift(op.expand(*inputs, **attributes))
         numbers = [number(x) for x in inputs]
@@ -66,9 +64,7 @@ class Rewriter(Trace):
 Rule = Callable[[tuple[Symbol, ...], list[float | None], dict[str, Any]], Symbol | None]
 
 
-def neutral(
-    position: int, value: float
-) -> Callable[[tuple[Symbol, ...], list[float | None]], Symbol | None]:
+def neutral(position: int, value: float) -> Callable[[tuple[Symbol, ...], list[float | None]], Symbol | None]:
     """op(a, b) = a where b, at `position`, is `value`."""
 
     def apply(inputs: tuple[Symbol, ...], numbers: list[float | None]) -> Symbol | None:
@@ -78,25 +74,17 @@ def neutral(
 
 
 def either(*checks: Any) -> Rule:
-    def rule(
-        inputs: tuple[Symbol, ...], numbers: list[float | None], _: dict[str, Any]
-    ) -> Symbol | None:
-        return next(
-            (found for check in checks if (found := check(inputs, numbers)) is not None), None
-        )
+    def rule(inputs: tuple[Symbol, ...], numbers: list[float | None], _: dict[str, Any]) -> Symbol | None:
+        return next((found for check in checks if (found := check(inputs, numbers)) is not None), None)
 
     return rule
 
 
-def same_shape(
-    inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]
-) -> Symbol | None:
+def same_shape(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Symbol | None:
     return inputs[0] if inputs[0].shape == attributes["to"] else None
 
 
-def whole(
-    inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]
-) -> Symbol | None:
+def whole(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Symbol | None:
     """All of an axis is the array itself."""
     return inputs[0] if inputs[0].shape[attributes["axis"]] == attributes["length"] else None
 
@@ -106,9 +94,7 @@ def alone(inputs: tuple[Symbol, ...], *_: Any) -> Symbol | None:
     return inputs[0] if len(inputs) == 1 else None
 
 
-def reshape_once(
-    inputs: tuple[Symbol, ...], numbers: list[float | None], attributes: dict[str, Any]
-) -> Symbol | None:
+def reshape_once(inputs: tuple[Symbol, ...], numbers: list[float | None], attributes: dict[str, Any]) -> Symbol | None:
     """A reshape of a reshape is one reshape; one to the same shape is none."""
     source = inputs[0].node
     if source.op is moves.reshape:
@@ -117,11 +103,11 @@ def reshape_once(
 
 
 def reduction(name: str) -> Rule:
-    """Over axes of size 1 it is a reshape; kept axes are put back by a reshape, so that equal sums are found to be equal."""
+    """Over axes of size 1 it is a reshape; kept axes are put back by a reshape, so that equal sums are found to be
+    equal.
+    """
 
-    def rule(
-        inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]
-    ) -> Symbol | None:
+    def rule(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Symbol | None:
         (x,), axes = inputs, attributes["axes"]
         shape = OPS[name].shape(x.shape, **attributes)
         if all(x.shape[a] == 1 for a in axes):

@@ -94,11 +94,7 @@ class RunFolder:
         return self.path / MODEL
 
     def save(
-        self,
-        state: Mapping[str, NDArray[Any]],
-        run: Run,
-        line: Mapping[str, Any],
-        metrics: Mapping[str, Any],
+        self, state: Mapping[str, NDArray[Any]], run: Run, line: Mapping[str, Any], metrics: Mapping[str, Any]
     ) -> None:
         """Write the model, add `line` to the log and write the metrics."""
         with writing(self.path):
@@ -141,9 +137,7 @@ def load_run(folder: str | Path) -> tuple[Run, State]:
     path = Path(folder)
     path = path if path.is_file() else path / MODEL
     if not path.is_file():
-        raise DataError(
-            f"{folder}: not a run, there is no {path}; `foveal train DATA --out {folder}` makes one"
-        )
+        raise DataError(f"{folder}: not a run, there is no {path}; `foveal train DATA --out {folder}` makes one")
     try:
         with safe_open(path, "np") as file:
             metadata = file.metadata() or {}
@@ -167,13 +161,9 @@ def load_net(folder: str | Path) -> tuple[Any, Run]:
 
     run, state = load_run(folder)
     if run.model is None:
-        raise StateError(
-            f"{folder}: was trained with a network of its own, build that and use load_state_dict"
-        )
+        raise StateError(f"{folder}: was trained with a network of its own, build that and use load_state_dict")
     try:
-        net = models.build(
-            run.model, channels=run.channels, size=run.size, classes=len(run.classes), seed=0
-        )
+        net = models.build(run.model, channels=run.channels, size=run.size, classes=len(run.classes), seed=0)
     except ShapeError as error:
         raise StateError(f"{folder}: {error}") from None
     try:
@@ -219,6 +209,4 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be written: {error.strerror or error}; choose another --out"
-        ) from None
+        raise DataError(f"{folder}: cannot be written: {error.strerror or error}; choose another --out") from None

@@ -25,15 +25,7 @@ from foveal.plan import Footprint
 from foveal.train.checkpoint import Run, RunFolder
 from foveal.train.metrics import evaluate
 from foveal.train.progress import Report
-from foveal.train.settings import (
-    LOSS,
-    Settings,
-    build_net,
-    choose,
-    make_optimizer,
-    make_schedules,
-    thread_count,
-)
+from foveal.train.settings import LOSS, Settings, build_net, choose, make_optimizer, make_schedules, thread_count
 
 
 def train(
@@ -74,10 +66,22 @@ def train(
     stops being a number, and KeyboardInterrupt (whose text says what was kept) on Ctrl-C.
     """
     settings = choose(
-        data, model, epochs=epochs, batch_size=batch_size, lr=lr, optimizer=optimizer,
-        schedule=schedule, momentum=momentum, momentum_low=momentum_low, weight_decay=weight_decay,
-        clip_norm=clip_norm, ema=ema, seed=seed, threads=threads, memory=memory,
-    )  # fmt: skip
+        data,
+        model,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        optimizer=optimizer,
+        schedule=schedule,
+        momentum=momentum,
+        momentum_low=momentum_low,
+        weight_decay=weight_decay,
+        clip_norm=clip_norm,
+        ema=ema,
+        seed=seed,
+        threads=threads,
+        memory=memory,
+    )
     folder = RunFolder(out) if out is not None else None
     with thread_count(settings.threads):
         return Training(data, model, settings, folder, Report(quiet)).run()
@@ -131,12 +135,7 @@ class Training:
     """One run: the network, its program, and where the results go."""
 
     def __init__(
-        self,
-        data: Dataset,
-        model: str | nn.Module | None,
-        settings: Settings,
-        folder: RunFolder | None,
-        report: Report,
+        self, data: Dataset, model: str | nn.Module | None, settings: Settings, folder: RunFolder | None, report: Report
     ) -> None:
         self.clock = Clock()
         self.data, self.settings, self.folder, self.report = data, settings, folder, report
@@ -161,12 +160,7 @@ class Training:
         self.schedules = make_schedules(self.optimizer, s, s.epochs * steps, steps)
         self.optimizer.schedule(**self.schedules)
         self.train_step = foveal.compile_step(
-            self.net,
-            LOSS,
-            self.optimizer,
-            threads=s.threads,
-            seed=s.seed,
-            memory=s.memory,
+            self.net, LOSS, self.optimizer, threads=s.threads, seed=s.seed, memory=s.memory
         )
 
     @cached_property

@@ -54,9 +54,7 @@ def check_labels(logits: NDArray[Any], y: Labels) -> None:
         )
 
 
-def evaluate(
-    net: Network, x: Floats, y: Labels, *, mean: Sequence[float], std: Sequence[float]
-) -> dict[str, float]:
+def evaluate(net: Network, x: Floats, y: Labels, *, mean: Sequence[float], std: Sequence[float]) -> dict[str, float]:
     """{"accuracy", "loss"} of the network on images x [n, C, H, W], labels y [n].
 
     Raises DataError for a label the network has no output for, and as `predict` does.
@@ -69,8 +67,10 @@ def evaluate(
 def report(logits: NDArray[Any], y: Labels, classes: Sequence[str]) -> dict[str, Any]:
     """Everything there is to say about logits [n, K] of images with labels y [n], ready for JSON.
 
-    accuracy, loss; top_k by k; per class precision, recall, F1, images and, where the class has images and is not the only
-    one, AUC and average precision against the rest; their averages; the confusion matrix, rows being labels; calibration.
+    accuracy, loss; top_k by k; per class precision, recall, F1, images and, where the class has images and is not the
+    only
+    one, AUC and average precision against the rest; their averages; the confusion matrix, rows being labels;
+    calibration.
     """
     check_labels(logits, y)
     probability = np.exp(metrics.log_softmax(logits))
@@ -106,15 +106,10 @@ def against_the_rest(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -
     """AUC and average precision, None where there are no images on one side."""
     if positive.all() or not positive.any():
         return {"auc": None, "average_precision": None}
-    return {
-        "auc": metrics.roc_auc(positive, scores),
-        "average_precision": metrics.average_precision(positive, scores),
-    }
+    return {"auc": metrics.roc_auc(positive, scores), "average_precision": metrics.average_precision(positive, scores)}
 
 
-def threshold_report(
-    logits: NDArray[Any], y: Labels, chosen: int, rule: dict[str, Any]
-) -> dict[str, Any]:
+def threshold_report(logits: NDArray[Any], y: Labels, chosen: int, rule: dict[str, Any]) -> dict[str, Any]:
     """The threshold of class `chosen`'s probability that `metrics.pick_threshold` finds by `rule`, and what it gives.
 
     With the curves that it lies on, as points; a threshold of None lies above all scores.

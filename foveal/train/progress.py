@@ -41,20 +41,13 @@ class Report:
             self._line(f"memory: {training.footprint}")
         if self.console.is_terminal and not self.console.quiet:
             self.progress = _progress(self.console)
-            self.progress.add_task(
-                "", total=s.epochs * steps, speed=0.0, loss="", epoch="compiling"
-            )
+            self.progress.add_task("", total=s.epochs * steps, speed=0.0, loss="", epoch="compiling")
 
     def __enter__(self) -> None:
         if self.progress is not None:
             self.progress.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self.progress is not None:
             self.progress.stop()
 
@@ -89,9 +82,7 @@ class Report:
             row = f"{values['loss']:.4f}", f"{values['accuracy']:.2%}"
             table.add_row(part, *row, f"{metrics[f'{part}_images']:,}")
         self.console.print(table)
-        self._line(
-            f"{metrics['seconds']:.1f} s in all, {metrics['images_per_second']:,.0f} images/s"
-        )
+        self._line(f"{metrics['seconds']:.1f} s in all, {metrics['images_per_second']:,.0f} images/s")
         if folder is not None:
             if folder.earlier is not None:
                 self._line(f"The run that was there before is now in {folder.earlier}.")

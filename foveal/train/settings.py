@@ -137,9 +137,7 @@ def make_schedules(
     if s.momentum_low is not None:
         high: float = optimizer.momentum  # type: ignore[attr-defined]
         if not 0 <= s.momentum_low <= high:
-            raise ShapeError(
-                f"momentum_low is {s.momentum_low:g}: it has to be from 0 to the momentum, {high:g}"
-            )
+            raise ShapeError(f"momentum_low is {s.momentum_low:g}: it has to be from 0 to the momentum, {high:g}")
         made["momentum"] = optim.schedule.one_cycle_momentum(total, s.momentum_low, high)
     return made
 
@@ -162,9 +160,5 @@ def thread_count(count: int) -> Iterator[None]:
 def build_net(settings: Settings, data: Dataset) -> nn.Module:
     assert settings.model is not None
     return models.build(
-        settings.model,
-        channels=data.channels,
-        size=data.size,
-        classes=len(data.classes),
-        seed=settings.seed,
+        settings.model, channels=data.channels, size=data.size, classes=len(data.classes), seed=settings.seed
     )

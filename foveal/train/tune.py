@@ -1,13 +1,14 @@
 """Finding hyper-parameters for a data set: L. N. Smith's method (arXiv:1803.09820), one after the other by short runs.
 
 1. learning rate: a range test (L. N. Smith 2017, section 3.3), then short runs with the rates that it suggests;
-2. batch size: the largest that fits, is about as fast in images per second as any, and leaves the training enough updates;
-3. momentum: short runs with constant values, and cycled against the rate;
+2. batch size: the largest that fits, is about as fast in images per second as any, and leaves the training enough
+updates; 3. momentum: short runs with constant values, and cycled against the rate;
 4. weight decay: short runs on a grid, then beside the best of it.
 
 A short run is one cycle of the rate over a fixed number of steps from the same starting values; what is compared is its
 loss on images that are held out of the training images. The test images are not looked at. Everything but the measured
-speeds depends on the seed alone; they decide about the batch size and the length of the short runs, unless both are given.
+speeds depends on the seed alone; they decide about the batch size and the length of the short runs, unless both are
+given.
 """
 
 from __future__ import annotations
@@ -38,9 +39,7 @@ from foveal.train.checkpoint import writing
 from foveal.train.metrics import evaluate
 from foveal.train.settings import LOSS, Settings, build_net, choose, make_optimizer, thread_count
 
-HOLD_OUT = (
-    3  # the stream of random numbers that picks the validation images; 1 and 2 are the loader's
-)
+HOLD_OUT = 3  # the stream of random numbers that picks the validation images; 1 and 2 are the loader's
 MOST_HELD_OUT = 2000
 LOW, HIGH, TESTED = 1e-7, 10.0, 100  # the range test: rates, steps
 SMOOTHING, CEILING = 0.98, 4.0  # of the losses; stop at this many times the best one
@@ -66,17 +65,23 @@ class RangeTest:
 
 
 def range_test(
-    step: Step, optimizer: optim.Update, batches: Iterable[tuple[Any, Any]],
-    low: float = LOW, high: float = HIGH, steps: int = TESTED,
-) -> RangeTest:  # fmt: skip
+    step: Step,
+    optimizer: optim.Update,
+    batches: Iterable[tuple[Any, Any]],
+    low: float = LOW,
+    high: float = HIGH,
+    steps: int = TESTED,
+) -> RangeTest:
     """Train for `steps` steps while the rate grows from `low` to `high`, geometrically, and see how the loss answers.
 
-    Ends where the smoothed loss is 4 times its best, or the loss is no number. The model, the optimiser and the count of
+    Ends where the smoothed loss is 4 times its best, or the loss is no number. The model, the optimiser and the count
+    of
     steps are put back afterwards.
     """
     if not 0 < low < high or steps < 10:
         raise ShapeError(
-            f"range test: from {low:g} to {high:g} in {steps} steps; rates have to grow from above 0, in 10 steps or more"
+            f"range test: from {low:g} to {high:g} in {steps} steps; rates have to grow from above 0, in 10 steps or"
+            f" more"
         )
     rates, losses, smoothed = [], [], []
     mean, best = 0.0, math.inf
@@ -124,17 +129,14 @@ def suggest(rates: list[float], smoothed: list[float]) -> tuple[float, float, fl
     first, last = len(rates) // 10, max(len(rates) - 5, len(rates) // 10 + 4)
     rates, smoothed = rates[first:last], smoothed[first:last]
     slopes = np.gradient(np.array(smoothed), np.log(rates))
-    return (
-        rates[valley(smoothed)],
-        rates[int(np.argmin(slopes))],
-        rates[int(np.argmin(smoothed))],
-    )
+    return (rates[valley(smoothed)], rates[int(np.argmin(slopes))], rates[int(np.argmin(smoothed))])
 
 
 def valley(losses: list[float]) -> int:
     """The middle of the longest fall.
 
-    Where a sequence of ever lower losses, not necessarily neighbours, that ends at i has at most n(i) members: the fall ends
+    Where a sequence of ever lower losses, not necessarily neighbours, that ends at i has at most n(i) members: the fall
+    ends
     at the i with the largest n, and is taken to have begun n steps before. The idea is fastai's.
     """
     lengths = [1] * len(losses)
@@ -210,7 +212,8 @@ def tune(
 ) -> Findings:
     """Find learning rate, batch size, momentum and weight decay in about `budget` seconds.
 
-    `steps` is the length of a short run; unless it is given, it is what the budget allows. With `steps` and `batch_size`
+    `steps` is the length of a short run; unless it is given, it is what the budget allows. With `steps` and
+    `batch_size`
     the same seed gives the same findings. `tell` gets a line for each thing that is found.
     """
     if not budget > 0 or (steps is not None and steps < FEWEST):
@@ -220,7 +223,7 @@ def tune(
         )
     settings = choose(
         data, model, optimizer=optimizer, batch_size=batch_size, epochs=epochs, seed=seed, threads=threads
-    )  # fmt: skip
+    )
     with thread_count(settings.threads):
         return _Tuning(data, settings, batch_size is not None, steps, budget, tell).run()
 
@@ -239,17 +242,13 @@ class _Tuning:
     ) -> None:
         self.started, self.budget, self.tell = time.perf_counter(), budget, tell
         self.data, self.fixed_batch, self.given_steps = data, fixed_batch, steps
-        order = np.argsort(
-            Philox(key=[settings.seed, HOLD_OUT]).random_raw(len(data.x_train)), kind="stable"
-        )
+        order = np.argsort(Philox(key=[settings.seed, HOLD_OUT]).random_raw(len(data.x_train)), kind="stable")
         held = min(max(1, len(order) // 5), MOST_HELD_OUT)
         self.held, self.rows = np.sort(order[:held]), np.sort(order[held:])
         batch = min(settings.batch_size, len(self.rows))
         self.settings = replace(settings, batch_size=batch)
         assert settings.model is not None
-        self.found = Findings(
-            data.name, settings.model, settings.optimizer, settings.seed, settings.epochs
-        )
+        self.found = Findings(data.name, settings.model, settings.optimizer, settings.seed, settings.epochs)
         self.trials: dict[tuple[Any, ...], Trial] = {}
 
     def left(self) -> float:
@@ -258,9 +257,7 @@ class _Tuning:
 
     def run(self) -> Findings:
         found = self.found
-        self.tell(
-            f"{self.data}; {len(self.held):,} of the training images are held out to compare by"
-        )
+        self.tell(f"{self.data}; {len(self.held):,} of the training images are held out to compare by")
         self.prepare(self.settings.batch_size)
         self.test_rates()
         if not self.fixed_batch and self.choose_batch():
@@ -279,17 +276,22 @@ class _Tuning:
         self.net = build_net(s, self.data)
         self.optimizer = make_optimizer(self.net, s)
         self.momentum: float | None = getattr(self.optimizer, "momentum", None)
-        self.step = foveal.compile_step(
-            self.net, LOSS, self.optimizer, threads=s.threads, seed=s.seed
-        )
+        self.step = foveal.compile_step(self.net, LOSS, self.optimizer, threads=s.threads, seed=s.seed)
         self.loader = self.make_loader(batch_size)
 
     def make_loader(self, batch_size: int) -> Loader:
         data, s = self.data, self.settings
         return Loader(
-            data.x_train[self.rows], data.y_train[self.rows], batch_size, mean=data.mean, std=data.std,
-            seed=s.seed, shuffle=True, drop_last=True, augment=augmentation(s.augment, data.size),
-        )  # fmt: skip
+            data.x_train[self.rows],
+            data.y_train[self.rows],
+            batch_size,
+            mean=data.mean,
+            std=data.std,
+            seed=s.seed,
+            shuffle=True,
+            drop_last=True,
+            augment=augmentation(s.augment, data.size),
+        )
 
     def batches(self) -> Iterator[tuple[Any, Any]]:
         for epoch in count():
@@ -381,9 +383,7 @@ class _Tuning:
             self.trials[key] = Trial(*key, **test)
         return self.trials[key]
 
-    def short_run(
-        self, lr: float, momentum: float | None, low: float | None, decay: float
-    ) -> dict[str, float]:
+    def short_run(self, lr: float, momentum: float | None, low: float | None, decay: float) -> dict[str, float]:
         steps, optimizer = self.found.steps, self.optimizer
         with restored(self.step, optimizer):
             optimizer.weight_decay = decay
@@ -417,13 +417,9 @@ class _Tuning:
         for rate in map(round_off, suggested):
             if not rates or rate > 1.4 * rates[-1]:
                 rates.append(rate)
-        best = self.compare(
-            ((rate, self.momentum, None, decay) for rate in rates), self.found.rates
-        )
+        best = self.compare(((rate, self.momentum, None, decay) for rate in rates), self.found.rates)
         self.found.lr = best.lr
-        self.tell(
-            f"learning rate: {best.lr:g} of {listed(self.found.rates, lambda t: f'{t.lr:g}')}"
-        )
+        self.tell(f"learning rate: {best.lr:g} of {listed(self.found.rates, lambda t: f'{t.lr:g}')}")
 
     def choose_momentum(self) -> None:
         lr, decay, trials = self.found.lr, self.settings.weight_decay, self.found.momenta
@@ -449,9 +445,7 @@ class _Tuning:
             beside = (round_off(best.weight_decay * factor) for factor in (3.0, 1 / 3))
             best = self.compare(((*key, found.momentum_low, d) for d in beside), trials)
         found.weight_decay = best.weight_decay
-        self.tell(
-            f"weight decay: {best.weight_decay:g} of {listed(trials, lambda t: f'{t.weight_decay:g}')}"
-        )
+        self.tell(f"weight decay: {best.weight_decay:g} of {listed(trials, lambda t: f'{t.weight_decay:g}')}")
 
 
 def round_off(value: float) -> float:
@@ -467,12 +461,8 @@ def span(trial: Trial) -> str:
 
 def listed(trials: list[Trial], what: Callable[[Trial], Any]) -> str:
     """What was compared, with the losses."""
-    ordered = sorted(
-        trials, key=lambda t: (t.momentum or 0, t.momentum_low or 0, t.lr, t.weight_decay)
-    )
-    pairs = (
-        f"{what(t)}: {'diverged' if t.loss is None else format(t.loss, '.4f')}" for t in ordered
-    )
+    ordered = sorted(trials, key=lambda t: (t.momentum or 0, t.momentum_low or 0, t.lr, t.weight_decay))
+    pairs = (f"{what(t)}: {'diverged' if t.loss is None else format(t.loss, '.4f')}" for t in ordered)
     return f"({', '.join(pairs)})"
 
 

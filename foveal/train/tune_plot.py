@@ -85,7 +85,7 @@ def speeds(axis: Any, found: Findings) -> None:
 
 def trials(
     axis: Any, runs: list[Trial], name: Callable[[Trial], str], chosen: Any, what: Callable[[Trial], Any], title: str
-) -> None:  # fmt: skip
+) -> None:
     """Loss on the images held out, of each short run."""
     runs = list(dict.fromkeys(runs))
     finite = [t.loss for t in runs if t.loss is not None]
@@ -100,11 +100,7 @@ def trials(
         axis.plot([place], [height], "o", color=colour, markersize=8)
         if height == top:
             words = "diverged" if trial.loss is None else "off the scale"
-            axis.annotate(
-                words, (place, 0.97 * top), ha="center", va="top", fontsize=7, rotation=90
-            )
-    axis.set_xticks(
-        range(len(runs)), [name(t) for t in runs], fontsize=7 if len(runs) > TICKS else 9
-    )
+            axis.annotate(words, (place, 0.97 * top), ha="center", va="top", fontsize=7, rotation=90)
+    axis.set_xticks(range(len(runs)), [name(t) for t in runs], fontsize=7 if len(runs) > TICKS else 9)
     axis.set_ylim(0, top * 1.05)
     axis.grid(axis="y", alpha=0.3)

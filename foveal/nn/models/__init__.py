@@ -69,12 +69,19 @@ def build(name: str, *, channels: int, size: Size, classes: int, seed: int = 0) 
 
 
 def load(
-    name: str, path: str | Path, *, classes: int | None = None, head: str = "strict", channels: int = 3,
-    size: Size | None = None, seed: int = 0,
-) -> tuple[Module, Loaded]:  # fmt: skip
+    name: str,
+    path: str | Path,
+    *,
+    classes: int | None = None,
+    head: str = "strict",
+    channels: int = 3,
+    size: Size | None = None,
+    seed: int = 0,
+) -> tuple[Module, Loaded]:
     """A model by name with the weights of a safetensors file, in torchvision's names or timm's, and what was loaded.
 
-    classes: as many as the file's last layer has, unless given. head: "strict" if the last layer has to fit too, "skip" to
+    classes: as many as the file's last layer has, unless given. head: "strict" if the last layer has to fit too, "skip"
+    to
     leave it (and auxiliary ones) at its starting values, for a task of one's own. size: that of the paper unless given.
     Raises DataError where there is no such file, StateError that lists what does not fit.
     """

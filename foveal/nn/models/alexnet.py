@@ -20,23 +20,33 @@ class AlexNet(Module):
 
     heads = ("classifier.6",)
 
-    def __init__(
-        self, channels: int = 3, size: Size = (224, 224), classes: int = 1000, dropout: float = 0.5
-    ) -> None:
+    def __init__(self, channels: int = 3, size: Size = (224, 224), classes: int = 1000, dropout: float = 0.5) -> None:
         check_size("alexnet", size, SMALLEST)
         self.features = Sequential(
-            Conv2d(channels, 64, 11, stride=4, padding=2), ReLU(), MaxPool2d(3, stride=2),  # N 64 27 27
-            Conv2d(64, 192, 5, padding=2), ReLU(), MaxPool2d(3, stride=2),  # N 192 13 13
-            Conv2d(192, 384, 3, padding=1), ReLU(),
-            Conv2d(384, 256, 3, padding=1), ReLU(),
-            Conv2d(256, 256, 3, padding=1), ReLU(), MaxPool2d(3, stride=2),  # N 256 6 6
-        )  # fmt: skip
+            Conv2d(channels, 64, 11, stride=4, padding=2),
+            ReLU(),
+            MaxPool2d(3, stride=2),  # N 64 27 27
+            Conv2d(64, 192, 5, padding=2),
+            ReLU(),
+            MaxPool2d(3, stride=2),  # N 192 13 13
+            Conv2d(192, 384, 3, padding=1),
+            ReLU(),
+            Conv2d(384, 256, 3, padding=1),
+            ReLU(),
+            Conv2d(256, 256, 3, padding=1),
+            ReLU(),
+            MaxPool2d(3, stride=2),  # N 256 6 6
+        )
         self.avgpool = AdaptiveAvgPool2d((GRID, GRID))
         self.classifier = Sequential(
-            Dropout(dropout), Linear(256 * GRID * GRID, HIDDEN), ReLU(),
-            Dropout(dropout), Linear(HIDDEN, HIDDEN), ReLU(),
+            Dropout(dropout),
+            Linear(256 * GRID * GRID, HIDDEN),
+            ReLU(),
+            Dropout(dropout),
+            Linear(HIDDEN, HIDDEN),
+            ReLU(),
             Linear(HIDDEN, classes),
-        )  # fmt: skip
+        )
 
     def forward(self, x: Any) -> Any:
         x = self.avgpool(self.features(x))  # N 256 6 6

@@ -21,13 +21,17 @@ Activation = Callable[[], Module]
 
 
 def conv_norm(
-    inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1, activation: Activation | None = ReLU,
-    eps: float = 1e-5, momentum: float = 0.1,
-) -> Sequential:  # fmt: skip
+    inputs: int,
+    outputs: int,
+    size: int,
+    stride: int = 1,
+    groups: int = 1,
+    activation: Activation | None = ReLU,
+    eps: float = 1e-5,
+    momentum: float = 0.1,
+) -> Sequential:
     """Convolution that keeps the image's size but for the stride, batch norm, and the activation, if any."""
-    conv = Conv2d(
-        inputs, outputs, size, stride=stride, padding=size // 2, groups=groups, bias=False
-    )
+    conv = Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, groups=groups, bias=False)
     last = [activation()] if activation else []
     return Sequential(conv, BatchNorm2d(outputs, eps=eps, momentum=momentum), *last)
 
@@ -39,7 +43,9 @@ def pooled_features(x: Any) -> Any:
 
 
 def divisible(channels: float, by: int = 8) -> int:
-    """The nearest multiple of `by`, at most a tenth smaller (Howard et al. 2017's reference code; torchvision's too)."""
+    """The nearest multiple of `by`, at most a tenth smaller (Howard et al. 2017's reference code; torchvision's
+    too).
+    """
     rounded = max(by, int(channels + by / 2) // by * by)
     return rounded + by if rounded < 0.9 * channels else rounded
 

@@ -1,4 +1,6 @@
-"""DenseNet-BC (Huang, Liu, van der Maaten, Weinberger 2017, table 1, and section 3 for CIFAR), with torchvision's names."""
+"""DenseNet-BC (Huang, Liu, van der Maaten, Weinberger 2017, table 1, and section 3 for CIFAR), with torchvision's
+names.
+"""
 
 from typing import Any
 
@@ -67,15 +69,19 @@ class DenseNet(Module):
     heads = ("classifier",)
 
     def __init__(
-        self, channels: int = 3, size: Size = (224, 224), classes: int = 1000, growth: int = 32,
-        blocks: tuple[int, ...] = BLOCKS, width: int = 64, small_images: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        channels: int = 3,
+        size: Size = (224, 224),
+        classes: int = 1000,
+        growth: int = 32,
+        blocks: tuple[int, ...] = BLOCKS,
+        width: int = 64,
+        small_images: bool = False,
+    ) -> None:
         check_size("densenet", size, 2 ** (len(blocks) - 1) if small_images else SMALLEST)
         parts = stem(channels, width, small_images)
         for i, layers in enumerate(blocks, 1):
-            block = {
-                f"denselayer{j + 1}": DenseLayer(width + j * growth, growth) for j in range(layers)
-            }
+            block = {f"denselayer{j + 1}": DenseLayer(width + j * growth, growth) for j in range(layers)}
             parts[f"denseblock{i}"] = Named(**block)
             width += layers * growth
             if i < len(blocks):

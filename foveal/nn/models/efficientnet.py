@@ -31,9 +31,7 @@ class MBConv(Module):
     Where shapes agree x is added, and in training the branch is dropped for an image with probability `drop`.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int, drop: float
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int, drop: float) -> None:
         inner = inputs * expansion
         expand = [conv_norm(inputs, inner, 1, activation=SiLU)] if expansion != 1 else []
         self.block = Sequential(
@@ -59,18 +57,20 @@ class EfficientNet(Module):
     heads = ("classifier.1",)
 
     def __init__(
-        self, channels: int = 3, classes: int = 1000, stages: tuple[Stage, ...] = STAGES, dropout: float = 0.2,
+        self,
+        channels: int = 3,
+        classes: int = 1000,
+        stages: tuple[Stage, ...] = STAGES,
+        dropout: float = 0.2,
         drop: float = 0.2,
-    ) -> None:  # fmt: skip
+    ) -> None:
         layers: list[Module] = [conv_norm(channels, STEM, 3, stride=2, activation=SiLU)]
         inputs, before, count = STEM, 0, sum(repeats for *_, repeats in stages)
         for expansion, kernel, stride, outputs, repeats in stages:
             blocks = []
             for i in range(repeats):
                 rate = drop * before / count
-                blocks.append(
-                    MBConv(inputs, outputs, expansion, kernel, stride if i == 0 else 1, rate)
-                )
+                blocks.append(MBConv(inputs, outputs, expansion, kernel, stride if i == 0 else 1, rate))
                 inputs, before = outputs, before + 1
             layers.append(Sequential(*blocks))
         layers.append(conv_norm(inputs, 4 * inputs, 1, activation=SiLU))

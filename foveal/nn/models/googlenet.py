@@ -1,7 +1,7 @@
 """GoogLeNet (Szegedy et al. 2015, table 1) in torchvision's form, with its names.
 
-That is with batch norm instead of biases and local response norm, and with 3x3 filters where the paper has 5x5: what its
-published weights were trained with.
+That is with batch norm instead of biases and local response norm, and with 3x3 filters where the paper has 5x5: what
+its published weights were trained with.
 """
 
 from typing import Any
@@ -40,20 +40,15 @@ class BasicConv2d(Module):
 class Inception(Module):
     """Four branches side by side (fig. 2b): 1x1; 1x1 then 3x3; again 1x1 then 3x3; max-pooling then 1x1.
 
-    widths: of the first, (reduction, result) of the second and third, of the last. x [N, C, H, W] -> [N, their sum, H, W]
+    widths: of the first, (reduction, result) of the second and third, of the last. x [N, C, H, W] -> [N, their sum, H,
+    W]
     """
 
-    def __init__(
-        self, inputs: int, one: int, three: tuple[int, int], five: tuple[int, int], pool: int
-    ) -> None:
+    def __init__(self, inputs: int, one: int, three: tuple[int, int], five: tuple[int, int], pool: int) -> None:
         self.branch1 = BasicConv2d(inputs, one, 1)
-        self.branch2 = Sequential(
-            BasicConv2d(inputs, three[0], 1), BasicConv2d(*three, 3, padding=1)
-        )
+        self.branch2 = Sequential(BasicConv2d(inputs, three[0], 1), BasicConv2d(*three, 3, padding=1))
         self.branch3 = Sequential(BasicConv2d(inputs, five[0], 1), BasicConv2d(*five, 3, padding=1))
-        self.branch4 = Sequential(
-            MaxPool2d(3, stride=1, padding=1, ceil_mode=True), BasicConv2d(inputs, pool, 1)
-        )
+        self.branch4 = Sequential(MaxPool2d(3, stride=1, padding=1, ceil_mode=True), BasicConv2d(inputs, pool, 1))
         self.outputs = one + three[1] + five[1] + pool
 
     def forward(self, x: Any) -> Any:
@@ -79,7 +74,8 @@ class Auxiliary(Module):
 class GoogLeNet(Module):
     """Images [N, channels, H, W] of 15x15 and more (224x224 in the paper) -> logits [N, classes].
 
-    aux_logits: in training mode it returns (logits, aux2, aux1), of the auxiliary classifiers after 4d and 4a; the loss is
+    aux_logits: in training mode it returns (logits, aux2, aux1), of the auxiliary classifiers after 4d and 4a; the loss
+    is
     then nn.AuxiliaryLoss(nn.CrossEntropyLoss()). transform_input: for weights that torchvision took over from
     TensorFlow, images normalised by ImageNet's mean and deviation are turned into such from -1 to 1.
     """
@@ -88,14 +84,18 @@ class GoogLeNet(Module):
     optional = ("aux1", "aux2")  # a file may hold them where the model does not
 
     def __init__(
-        self, channels: int = 3, size: Size = (224, 224), classes: int = 1000, aux_logits: bool = True,
-        transform_input: bool = False, dropout: float = 0.2, dropout_aux: float = 0.7,
-    ) -> None:  # fmt: skip
+        self,
+        channels: int = 3,
+        size: Size = (224, 224),
+        classes: int = 1000,
+        aux_logits: bool = True,
+        transform_input: bool = False,
+        dropout: float = 0.2,
+        dropout_aux: float = 0.7,
+    ) -> None:
         check_size("googlenet", size, SMALLEST)
         if transform_input and channels != len(MEAN):
-            raise ShapeError(
-                f"googlenet: transform_input is for images of 3 channels, not {channels}; leave it off"
-            )
+            raise ShapeError(f"googlenet: transform_input is for images of 3 channels, not {channels}; leave it off")
         self.transform_input = transform_input
         self.conv1 = BasicConv2d(channels, 64, 7, stride=2, padding=3)
         self.maxpool1 = MaxPool2d(3, stride=2, ceil_mode=True)
@@ -140,9 +140,7 @@ class GoogLeNet(Module):
 def from_minus_one(x: Any) -> Any:
     """Images (p - MEAN) / STD of pixels p in 0 ... 1 as 2 p - 1, channel by channel."""
     channels = [ops.narrow(x, axis=1, start=i, length=1) for i in range(len(MEAN))]
-    return ops.concatenate(
-        *(c * (2 * s) + (2 * m - 1) for c, m, s in zip(channels, MEAN, STD, strict=True))
-    )
+    return ops.concatenate(*(c * (2 * s) + (2 * m - 1) for c, m, s in zip(channels, MEAN, STD, strict=True)))
 
 
 def truncated(parameter: Parameter, std: float = 0.01, most: float = 2.0) -> None:

@@ -15,13 +15,9 @@ from foveal.nn.module import Module
 class LeNet5(Module):
     """Images [N, channels, H, W] of 20x20 and more (28x28 in the paper's data) -> logits [N, classes]."""
 
-    def __init__(
-        self, channels: int = 1, size: tuple[int, int] = (28, 28), classes: int = 10
-    ) -> None:
+    def __init__(self, channels: int = 1, size: tuple[int, int] = (28, 28), classes: int = 10) -> None:
         if min(size) < 12:
-            raise ShapeError(
-                f"lenet5: images of {size[0]}x{size[1]} are too small, it needs 12x12; use --model small"
-            )
+            raise ShapeError(f"lenet5: images of {size[0]}x{size[1]} are too small, it needs 12x12; use --model small")
         rows, columns = (((n // 2) - 4) // 2 for n in size)
         self.conv1 = Conv2d(channels, 6, 5, padding=2)
         self.conv2 = Conv2d(6, 16, 5)

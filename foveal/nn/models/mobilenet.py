@@ -1,4 +1,5 @@
-"""MobileNets: V1 (Howard et al. 2017, table 1), V2 (Sandler et al. 2018, table 2), V3 (Howard et al. 2019, tables 1 and 2).
+"""MobileNets: V1 (Howard et al. 2017, table 1), V2 (Sandler et al. 2018, table 2), V3 (Howard et al. 2019, tables 1 and
+2).
 
 V2 and V3 have torchvision's parameter names.
 """
@@ -11,14 +12,7 @@ from foveal.nn.container import Sequential
 from foveal.nn.conv import Conv2d, he_start
 from foveal.nn.dropout import Dropout
 from foveal.nn.linear import Linear
-from foveal.nn.models.blocks import (
-    Activation,
-    conv_norm,
-    divisible,
-    fan_out_start,
-    linear_start,
-    pooled_features,
-)
+from foveal.nn.models.blocks import Activation, conv_norm, divisible, fan_out_start, linear_start, pooled_features
 from foveal.nn.module import Module
 from foveal.nn.norm import BatchNorm2d
 from foveal.nn.squeeze import SqueezeExcitation
@@ -36,8 +30,16 @@ BLOCKS = (  # expansion t, channels c, repeats n, stride s of the first
 
 
 SEPARABLE = (  # of V1: channels and stride
-    (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1),
-)  # fmt: skip
+    (64, 1),
+    (128, 2),
+    (128, 1),
+    (256, 2),
+    (256, 1),
+    (512, 2),
+    *[(512, 1)] * 5,
+    (1024, 2),
+    (1024, 1),
+)
 RELU, HSWISH = False, True
 LARGE = (  # of V3: kernel, expanded channels, channels, squeeze and excitation, activation, stride
     (3, 16, 16, False, RELU, 1),
@@ -77,7 +79,8 @@ v3_norm = partial(conv_norm, eps=V3_EPS, momentum=0.01)
 class MobileNetV1(Module):
     """Images [N, channels, H, W] of any size -> logits [N, classes]; H and W are divided by 32, rounded up.
 
-    After the first convolution, pairs of a 3x3 convolution of each channel by itself and a 1x1 one, each with batch norm
+    After the first convolution, pairs of a 3x3 convolution of each channel by itself and a 1x1 one, each with batch
+    norm
     and relu. width: the multiplier alpha of section 3.3.
     """
 
@@ -89,10 +92,7 @@ class MobileNetV1(Module):
         for wide, stride in SEPARABLE:
             outputs = divisible(wide * width)
             layers.append(
-                Sequential(
-                    conv_norm(inputs, inputs, 3, stride, groups=inputs),
-                    conv_norm(inputs, outputs, 1),
-                )
+                Sequential(conv_norm(inputs, inputs, 3, stride, groups=inputs), conv_norm(inputs, outputs, 1))
             )
             inputs = outputs
         self.features = Sequential(*layers)
@@ -104,7 +104,9 @@ class MobileNetV1(Module):
 
 
 class InvertedResidual(Module):
-    """1x1 to t times the channels, 3x3 on each channel by itself, 1x1 back without relu6; x is added where shapes agree."""
+    """1x1 to t times the channels, 3x3 on each channel by itself, 1x1 back without relu6; x is added where shapes
+    agree.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
         inner = inputs * expansion
@@ -147,16 +149,14 @@ class InvertedResidualV3(Module):
 
     def __init__(
         self, inputs: int, kernel: int, inner: int, outputs: int, squeeze: bool, swish: bool, stride: int
-    ) -> None:  # fmt: skip
+    ) -> None:
         activation: Activation = Hardswish if swish else ReLU
         layers: list[Module] = []
         if inner != inputs:
             layers.append(v3_norm(inputs, inner, 1, activation=activation))
         layers.append(v3_norm(inner, inner, kernel, stride, groups=inner, activation=activation))
         if squeeze:
-            layers.append(
-                SqueezeExcitation(inner, divisible(inner // 4), scale_activation=Hardsigmoid)
-            )
+            layers.append(SqueezeExcitation(inner, divisible(inner // 4), scale_activation=Hardsigmoid))
         layers.append(v3_norm(inner, outputs, 1, activation=None))
         self.block = Sequential(*layers)
         self.shortcut = stride == 1 and inputs == outputs
@@ -172,19 +172,15 @@ class MobileNetV3(Module):
 
     def __init__(
         self, rows: Rows = LARGE, last: int = 1280, channels: int = 3, classes: int = 1000, dropout: float = 0.2
-    ) -> None:  # fmt: skip
+    ) -> None:
         inputs = 16
         layers: list[Module] = [v3_norm(channels, inputs, 3, stride=2, activation=Hardswish)]
         for kernel, inner, outputs, squeeze, swish, stride in rows:
-            layers.append(
-                InvertedResidualV3(inputs, kernel, inner, outputs, squeeze, swish, stride)
-            )
+            layers.append(InvertedResidualV3(inputs, kernel, inner, outputs, squeeze, swish, stride))
             inputs = outputs
         layers.append(v3_norm(inputs, 6 * inputs, 1, activation=Hardswish))
         self.features = Sequential(*layers)
-        self.classifier = Sequential(
-            Linear(6 * inputs, last), Hardswish(), Dropout(dropout), Linear(last, classes)
-        )
+        self.classifier = Sequential(Linear(6 * inputs, last), Hardswish(), Dropout(dropout), Linear(last, classes))
         fan_out_start(self)
         linear_start(self)
 

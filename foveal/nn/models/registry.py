@@ -24,7 +24,8 @@ Builder = Callable[[int, Size, int], Module]
 
 @dataclass(frozen=True)
 class Entry:
-    """A model: build(channels, size, classes); trained numbers at 1000 classes and `image`; (channels, rows, columns) that
+    """A model: build(channels, size, classes); trained numbers at 1000 classes and `image`; (channels, rows, columns)
+    that
     it was published for; where.
     """
 
@@ -59,9 +60,7 @@ def googlenet(aux_logits: bool) -> Builder:
 
 
 def densenet_small(channels: int, size: Size, classes: int) -> Module:
-    return DenseNet(
-        channels, size, classes, growth=12, blocks=(16, 16, 16), width=24, small_images=True
-    )
+    return DenseNet(channels, size, classes, growth=12, blocks=(16, 16, 16), width=24, small_images=True)
 
 
 def mobilenet_v3(rows: mobilenet.Rows, last: int) -> Builder:
@@ -101,7 +100,7 @@ MODELS: dict[str, Entry] = {
     "resnet8-tiny": Entry(ResNet8, 142_536, CIFAR, TINY_PAPER),
     "mobilenet_v1-tiny": Entry(TinyMobileNet, 472_808, (3, 96, 96), TINY_PAPER),
     "airbench94": Entry(Airbench94, 2_226_232, CIFAR, "Jordan 2024"),
-}  # fmt: skip
+}
 NAMES = tuple(MODELS)
 
 

@@ -1,4 +1,6 @@
-"""Residual networks (He, Zhang, Ren, Sun 2016): table 1, with torchvision's names, and section 4.2, for small images."""
+"""Residual networks (He, Zhang, Ren, Sun 2016): table 1, with torchvision's names, and section 4.2, for small
+images.
+"""
 
 from typing import Any
 
@@ -41,7 +43,9 @@ class BasicBlock(Module):
 
 
 class Bottleneck(Module):
-    """relu(shortcut(x) + y), y by 1x1, 3x3 and 1x1 convolutions; the 3x3 one has the stride, as in torchvision (v1.5)."""
+    """relu(shortcut(x) + y), y by 1x1, 3x3 and 1x1 convolutions; the 3x3 one has the stride, as in torchvision
+    (v1.5).
+    """
 
     expansion = 4
 
@@ -75,9 +79,7 @@ class CifarResNet(Module):
 
     heads = ("fc",)
 
-    def __init__(
-        self, depth: int = 20, channels: int = 3, classes: int = 10, width: int = 16
-    ) -> None:
+    def __init__(self, depth: int = 20, channels: int = 3, classes: int = 10, width: int = 16) -> None:
         blocks, rest = divmod(depth - 2, 6)
         if blocks < 1 or rest:
             raise ShapeError(f"CifarResNet: depth is {depth}, it has to be 8, 14, 20, ... (6n + 2)")
@@ -108,9 +110,7 @@ class ResNet(Module):
 
     heads = ("fc",)
 
-    def __init__(
-        self, depth: int = 18, channels: int = 3, classes: int = 1000, small_images: bool = False
-    ) -> None:
+    def __init__(self, depth: int = 18, channels: int = 3, classes: int = 1000, small_images: bool = False) -> None:
         block, blocks = DEPTHS[depth]
         size, stride = (3, 1) if small_images else (7, 2)
         self.conv1 = Conv2d(channels, 64, size, stride=stride, padding=size // 2, bias=False)

@@ -25,9 +25,7 @@ def after(size: Size, stride: int) -> Size:
     return -(-size[0] // stride), -(-size[1] // stride)
 
 
-def same(
-    inputs: int, outputs: int, kernel: int, size: Size, stride: int = 1, groups: int = 1
-) -> Conv2d:
+def same(inputs: int, outputs: int, kernel: int, size: Size, stride: int = 1, groups: int = 1) -> Conv2d:
     """A convolution whose output has ceil(size / stride) rows and columns; its bias starts at 0."""
     padding: list[int] = []
     for n, m in zip(size, after(size, stride), strict=True):
@@ -83,20 +81,14 @@ class TinyMobileNet(Module):
 
     heads = ("classifier",)
 
-    def __init__(
-        self, channels: int = 3, size: Size = (96, 96), classes: int = 2, width: float = 0.25
-    ) -> None:
+    def __init__(self, channels: int = 3, size: Size = (96, 96), classes: int = 2, width: float = 0.25) -> None:
         inputs = divisible(STEM * width)
         layers: list[Module] = [same(channels, inputs, 3, size, 2), norm(inputs)]
         layers.append(ReLU())
         size = after(size, 2)
         for wide, stride in SEPARABLE:
             outputs = divisible(wide * width)
-            layers += [
-                same(inputs, inputs, 3, size, stride, inputs),
-                norm(inputs),
-                ReLU(),
-            ]
+            layers += [same(inputs, inputs, 3, size, stride, inputs), norm(inputs), ReLU()]
             size = after(size, stride)
             layers += [same(inputs, outputs, 1, size), norm(outputs), ReLU()]
             inputs = outputs

@@ -1,4 +1,6 @@
-"""VGG (Simonyan and Zisserman 2015, table 1, columns A, B, D and E), with torchvision's names, and a small one for CIFAR."""
+"""VGG (Simonyan and Zisserman 2015, table 1, columns A, B, D and E), with torchvision's names, and a small one for
+CIFAR.
+"""
 
 from typing import Any
 
@@ -47,18 +49,27 @@ class VGG(Module):
     heads = ("classifier.6",)
 
     def __init__(
-        self, depth: int = 16, channels: int = 3, size: Size = (224, 224), classes: int = 1000, norm: bool = False,
+        self,
+        depth: int = 16,
+        channels: int = 3,
+        size: Size = (224, 224),
+        classes: int = 1000,
+        norm: bool = False,
         dropout: float = 0.5,
-    ) -> None:  # fmt: skip
+    ) -> None:
         check_size(f"vgg{depth}", size, SMALLEST)
         widths = tuple((w,) * n for w, n in zip(WIDTHS, DEPTHS[depth], strict=True))
         self.features = stages(channels, widths, norm)
         self.avgpool = AdaptiveAvgPool2d((GRID, GRID))
         self.classifier = Sequential(
-            Linear(WIDTHS[-1] * GRID * GRID, HIDDEN), ReLU(), Dropout(dropout),
-            Linear(HIDDEN, HIDDEN), ReLU(), Dropout(dropout),
+            Linear(WIDTHS[-1] * GRID * GRID, HIDDEN),
+            ReLU(),
+            Dropout(dropout),
+            Linear(HIDDEN, HIDDEN),
+            ReLU(),
+            Dropout(dropout),
             Linear(HIDDEN, classes),
-        )  # fmt: skip
+        )
         fan_out_start(self)
         linear_start(self)
 
@@ -75,9 +86,7 @@ class CifarVGG(Module):
 
     heads = ("classifier",)
 
-    def __init__(
-        self, channels: int = 3, size: Size = (32, 32), classes: int = 10, widths: Stages = STAGES
-    ) -> None:
+    def __init__(self, channels: int = 3, size: Size = (32, 32), classes: int = 10, widths: Stages = STAGES) -> None:
         check_size("vgg16-cifar", size, 2 ** len(widths))
         self.features = stages(channels, widths, norm=True)
         self.classifier = Linear(widths[-1][-1], classes)

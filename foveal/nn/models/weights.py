@@ -25,8 +25,14 @@ STRICT, SKIP = "strict", "skip"
 LISTED = 12  # names in an error, of what may be hundreds
 COUNTER = "num_batches_tracked"  # older files lack it, and nothing reads it
 LAST_LAYERS = (  # by the names of the families, so that each file has one; the first that is there
-    "classifier.6", "classifier.3", "classifier.1", "classifier", "head.fc", "fc", "fc3",
-)  # fmt: skip
+    "classifier.6",
+    "classifier.3",
+    "classifier.1",
+    "classifier",
+    "head.fc",
+    "fc",
+    "fc3",
+)
 
 State = dict[str, Ndarray]
 
@@ -51,7 +57,8 @@ class Loaded:
 
 
 def load_weights(model: Module, path: str | Path, head: str = STRICT) -> Loaded:
-    """Copy a safetensors file into a model. Raises StateError that lists all that does not fit; then nothing is changed.
+    """Copy a safetensors file into a model. Raises StateError that lists all that does not fit; then nothing is
+    changed.
 
     head: "skip" leaves the last layer, and auxiliary classifiers, at their starting values.
     """
@@ -81,9 +88,7 @@ def load_weights(model: Module, path: str | Path, head: str = STRICT) -> Loaded:
     return Loaded(names, tuple(fitting), kept, ignored)
 
 
-def differences(
-    own: Mapping[str, tuple[int, ...]], state: State, needed: Iterable[str]
-) -> list[str]:
+def differences(own: Mapping[str, tuple[int, ...]], state: State, needed: Iterable[str]) -> list[str]:
     """What is missing or of another shape, in words."""
     missing = [n for n in needed if n not in state and not n.endswith(COUNTER)]
     misshaped = [
@@ -98,9 +103,9 @@ def differences(
 def way_out(model: Module, own: Mapping[str, Any], state: State, head: str) -> str:
     """What to do about a file that does not fit."""
     heads = getattr(model, "heads", ())
-    elsewhere = any(
-        (n not in own or state[n].shape != own[n]) and not under(n, heads) for n in state
-    ) or any(n not in state and not under(n, heads) and not n.endswith(COUNTER) for n in own)
+    elsewhere = any((n not in own or state[n].shape != own[n]) and not under(n, heads) for n in state) or any(
+        n not in state and not under(n, heads) and not n.endswith(COUNTER) for n in own
+    )
     if head == STRICT and heads and not elsewhere:
         return (
             f'Only the classifier differs ({", ".join(heads)}): load with head="skip", or build with the file\'s number'
@@ -159,7 +164,8 @@ def classes_in(path: str | Path) -> int:
         last = next((f"{n}.weight" for n in LAST_LAYERS if f"{n}.weight" in names), None)
         if last is None:
             raise StateError(
-                f'{path}: has no last layer by any name known here ({", ".join(LAST_LAYERS)}); pass classes and head="skip"'
+                f"{path}: has no last layer by any name known here ({', '.join(LAST_LAYERS)}); pass classes and"
+                f' head="skip"'
             )
         return int(file.get_slice(last).get_shape()[0])
 
@@ -201,20 +207,14 @@ def block(theirs: str, ours: str, parts: Module) -> Names:
 
 
 def vgg(model: Any) -> Names:
-    return {
-        "pre_logits.fc1": "classifier.0",
-        "pre_logits.fc2": "classifier.3",
-        "head.fc": "classifier.6",
-    }
+    return {"pre_logits.fc1": "classifier.0", "pre_logits.fc2": "classifier.3", "head.fc": "classifier.6"}
 
 
 def mobilenet_v2(model: Any) -> Names:
     found = stem() | head("features.18", "classifier.1")
     for i, theirs in enumerate(staged(repeats for _, _, repeats, _ in BLOCKS), 1):
         ours, names = f"features.{i}.conv", DEPTHWISE if i == 1 else INVERTED
-        last = (
-            len(names) - 1
-        )  # without an activation behind it, so that it and its norm stand alone
+        last = len(names) - 1  # without an activation behind it, so that it and its norm stand alone
         for at, (conv, norm) in enumerate(names):
             to = (f"{at}", f"{at + 1}") if at == last else (f"{at}.0", f"{at}.1")
             found |= {f"{theirs}.{conv}": f"{ours}.{to[0]}", f"{theirs}.{norm}": f"{ours}.{to[1]}"}
@@ -247,9 +247,7 @@ TIMM: dict[type[Module], tuple[str, Callable[[Any], Names]]] = {
     MobileNetV3: ("conv_stem", mobilenet_v3),
     EfficientNet: ("conv_stem", efficientnet),
 }
-TIMM_EPS: dict[type[Module], float] = {
-    MobileNetV3: 1e-5
-}  # of batch norm, where torchvision's is another
+TIMM_EPS: dict[type[Module], float] = {MobileNetV3: 1e-5}  # of batch norm, where torchvision's is another
 OLD_DENSE = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)")  # "norm.1" for "norm1"
 
 
