@@ -16,7 +16,7 @@ def gradients(y: Symbol, wrt: Sequence[Symbol], dy: Any = None) -> list[Symbol]:
     if dy is None and y.shape != ():
         raise ShapeError(f"the gradient of a value of shape {y.shape} needs dy; sum it to a scalar first")
     sums = walk(y, {x.node for x in wrt}, y.trace.lift(1.0 if dy is None else dy))
-    return [sums[x.node] if x.node in sums else x * 0.0 for x in wrt]
+    return [sums[x.node] if x.node in sums else y.trace.lift(x * 0.0) for x in wrt]
 
 
 def walk(y: Symbol, wanted: set[Node], dy: Symbol, ends: bool = False) -> dict[Node, Symbol]:

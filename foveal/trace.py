@@ -10,16 +10,13 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.graph import Graph, Node, Variable, order
-from foveal.ops import elementwise, reduce, shape
-from foveal.ops.op import Operator, Shape, Type, recording_with
+from foveal.ops.op import OPS, Operator, Shape, Tensor, Type, recording_with
 
 _local = threading.local()
 
 
-class Symbol:
-    """A value that is known only by its type while a function is traced."""
-
-    __array_priority__ = 1000
+class Symbol(Tensor):
+    """The result of a node, while a function is traced: a Tensor that is known only by its type."""
 
     def __init__(self, trace: "Trace", node: Node) -> None:
         self.trace, self.node = trace, node
@@ -28,53 +25,8 @@ class Symbol:
     def shape(self) -> Shape:
         return self.node.shape
 
-    @property
-    def ndim(self) -> int:
-        return len(self.node.shape)
-
     def __repr__(self) -> str:
         return f"Symbol({self.node.type})"
-
-    def __bool__(self) -> bool:
-        raise ShapeError("the truth of a traced value is not known; use where(condition, a, b)")
-
-    def __add__(self, o: Any) -> Any:
-        return elementwise.add(self, o)
-
-    def __sub__(self, o: Any) -> Any:
-        return elementwise.subtract(self, o)
-
-    def __rsub__(self, o: Any) -> Any:
-        return elementwise.subtract(o, self)
-
-    def __mul__(self, o: Any) -> Any:
-        return elementwise.multiply(self, o)
-
-    def __truediv__(self, o: Any) -> Any:
-        return elementwise.divide(self, o)
-
-    def __rtruediv__(self, o: Any) -> Any:
-        return elementwise.divide(o, self)
-
-    def __neg__(self) -> Any:
-        return elementwise.multiply(self, -1.0)
-
-    def __gt__(self, o: Any) -> Any:
-        return elementwise.greater(self, o)
-
-    def __getitem__(self, i: int) -> Any:
-        return shape.index(self, i=i)
-
-    __radd__, __rmul__ = __add__, __mul__
-
-    def reshape(self, *dims: int) -> Any:
-        return shape.reshape(self, to=dims)
-
-    def sum(self, axes: Any = None, keepdims: bool = False) -> Any:
-        return reduce.sum(self, axes=axes, keepdims=keepdims)
-
-    def mean(self, axes: Any = None, keepdims: bool = False) -> Any:
-        return reduce.mean(self, axes=axes, keepdims=keepdims)
 
 
 @dataclass(eq=False)
@@ -118,7 +70,7 @@ class Trace:
                 self.variables[value] = node
             return Symbol(self, self.updates.get(value, self.variables[value]))
         if isinstance(value, int | float | np.floating | np.integer):
-            return self.record(shape.constant, (), {"value": float(value)})
+            return self.record(OPS["constant"], (), {"value": float(value)})
         raise ShapeError(
             f"a traced function uses an array of type {type(value).__name__} that is no argument of it;"
             " pass it in, or hold it in a foveal.Variable"

@@ -74,6 +74,76 @@ class Case:
         return arrays
 
 
+class HasShape(Protocol):
+    """Anything with a shape: a Tensor, a Variable, a NumPy array."""
+
+    @property
+    def shape(self) -> Shape: ...
+
+
+# What an operator is called on: traced values and variables while a function is traced, else NumPy arrays; or numbers.
+Operand = HasShape | float
+
+
+class Tensor:
+    """An array in a function that is being traced: it has a shape and arithmetic, but no numbers yet.
+
+    Gradients, composites, layers and updates of optimisers are written with Tensors. Each arithmetic operator records
+    the operator of the same meaning.
+    """
+
+    __array_priority__ = 1000  # NumPy arrays leave `array + tensor` to __radd__
+
+    @property
+    def shape(self) -> Shape:
+        raise NotImplementedError
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __bool__(self) -> bool:
+        raise ShapeError("the truth of a traced value is not known; use where(condition, a, b)")
+
+    def __add__(self, o: Operand) -> "Tensor":
+        return OPS["add"](self, o)
+
+    def __sub__(self, o: Operand) -> "Tensor":
+        return OPS["subtract"](self, o)
+
+    def __rsub__(self, o: Operand) -> "Tensor":
+        return OPS["subtract"](o, self)
+
+    def __mul__(self, o: Operand) -> "Tensor":
+        return OPS["multiply"](self, o)
+
+    def __truediv__(self, o: Operand) -> "Tensor":
+        return OPS["divide"](self, o)
+
+    def __rtruediv__(self, o: Operand) -> "Tensor":
+        return OPS["divide"](o, self)
+
+    def __neg__(self) -> "Tensor":
+        return OPS["multiply"](self, -1.0)
+
+    def __gt__(self, o: Operand) -> "Tensor":
+        return OPS["greater"](self, o)
+
+    def __getitem__(self, i: int) -> "Tensor":
+        return OPS["index"](self, i=i)
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def reshape(self, *dims: int) -> "Tensor":
+        return OPS["reshape"](self, to=dims)
+
+    def sum(self, axes: int | Sequence[int] | None = None, keepdims: bool = False) -> "Tensor":
+        return OPS["sum"](self, axes=axes, keepdims=keepdims)
+
+    def mean(self, axes: int | Sequence[int] | None = None, keepdims: bool = False) -> "Tensor":
+        return OPS["mean"](self, axes=axes, keepdims=keepdims)
+
+
 class Lowering(Protocol):
     """What an operator may ask for while it is turned into kernel calls (lower.py implements it)."""
 
