@@ -5,12 +5,13 @@ import ctypes
 import numpy as np
 
 from foveal.autodiff import gradients
-from foveal.execute import Program
 from foveal.kernel import compile as kernels
 from foveal.ops import sum
 from foveal.ops.elementwise import Pointwise
-from foveal.ops.op import Type, channels_last, contiguous
-from foveal.ops.shape import broadcast_to
+from foveal.ops.op import Type
+from foveal.ops.reduce import broadcast_to
+from foveal.program import Program
+from foveal.strides import channels_last, contiguous
 from foveal.trace import trace
 
 LIMIT = 1e-5  # of the largest value; sums over a whole batch, such as filters' gradients, may be off by WEIGHT_LIMIT

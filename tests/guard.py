@@ -42,7 +42,7 @@ def allocator(at_end: bool):
 def check(op) -> None:
     import checks
 
-    from foveal.execute import Program
+    from foveal.program import Program
 
     for case in op.cases:
         graphs = [checks.forward(op, case)[:2]]

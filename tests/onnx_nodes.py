@@ -13,7 +13,7 @@ import numpy as np
 
 import foveal
 from foveal import nn, ops
-from foveal.graph import Variable
+from foveal.variable import Variable
 
 FOLDER = Path(__file__).parents[2] / "shared" / "data" / "vectors" / "onnx-node"
 

@@ -16,9 +16,10 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from foveal.execute import Program
-from foveal.ops import OPS, choice
-from foveal.ops.choice import Choice
+from foveal.ops import OPS
+from foveal.ops.kernels.conv import select
+from foveal.ops.kernels.conv.select import Choice
+from foveal.program import Program
 from foveal.trace import trace
 
 Numbers = np.ndarray[Any, Any]
@@ -158,7 +159,7 @@ def filtering(name: str, s: tuple[Convolution, Choice]) -> tuple[list[Numbers], 
     arrays, how = convolution(name, s[0])
     problem = OPS[name].problem(*(a.shape for a in arrays), **how)
     assert problem is not None
-    choice.measured[problem.key] = s[1]
+    select.measured[problem.key] = s[1]
     return arrays, how
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from foveal.api import compile_step
 from foveal.bench import inference, memory, models, operators, output, scaling, shapes
 from foveal.bench.timing import Bench, Row, Times, check_same, operations, turns
 from foveal.cli import main
@@ -23,7 +24,6 @@ from foveal.nn.linear import Linear
 from foveal.ops.op import Case
 from foveal.optim import build
 from foveal.peak import copy_rate, peak
-from foveal.program import compile_step
 
 KEYS = {"name", "pass", "batch", "threads", "ours_ms", "torch_ms", "torch_mode", "ratio", "gflops", "peak_share"}
 SMALL = "5x5 1->6 forward"

@@ -6,12 +6,12 @@ import pytest
 import foveal
 from foveal import nn, ops
 from foveal.errors import ShapeError
-from foveal.execute import Program
-from foveal.graph import Variable
 from foveal.lower import lower
 from foveal.ops.op import Type
 from foveal.passes.simplify import simplify
+from foveal.program import Program
 from foveal.trace import trace
+from foveal.variable import Variable
 
 X = (2, 24, 5, 4)
 

@@ -5,10 +5,13 @@ import checks
 import numpy as np
 import pytest
 
-from foveal.lower import Buffer, View
-from foveal.ops import OPS, correlate, depthwise, image_lanes, product, weight_grad
-from foveal.ops.epilogue import Epilogue, Results
-from foveal.ops.op import Case, channels_last, contiguous, filters_last
+from foveal.ops import OPS
+from foveal.ops.kernels import gemm
+from foveal.ops.kernels.conv import depthwise, direct, direct_simd_batch, dispatch, weight_grad
+from foveal.ops.kernels.epilogue import Epilogue, Results
+from foveal.ops.op import Case
+from foveal.strides import channels_last, contiguous, filters_last
+from foveal.view import Buffer, View
 
 
 class Running:
@@ -76,7 +79,7 @@ def test_epilogue(body, x, w, stride, padding, dilation, groups, threads):
     epilogue = Epilogue(steps, results=(3,), sums=(2,), moments=2)
     results = Results([y], [to.holding(extra, channels_last(want.shape))], epilogue, [total], moments)
     views = (to.holding(image, channels_last(x)), to.holding(filters, filters_last(w)))
-    correlate.lower_forward(to, results, *views, **how)
+    dispatch.lower_forward(to, results, *views, **how)
 
     assert body in to.called
     assert checks.error(to.array(y), np.maximum(want, 0)) < checks.LIMIT
@@ -88,8 +91,8 @@ def test_epilogue(body, x, w, stride, padding, dilation, groups, threads):
 
 CONV, GRADIENT = "conv2d", "conv2d_weight_grad"
 LOWERED = [  # a size that decides, lowered; an operator, its case
-    (product, "LARGE", 1, "matmul", Case(((3, 60), (60, 45)))),
-    (product, "LARGE", 1, "matmul", Case(((1, 9), (9, 70)))),
+    (gemm, "LARGE", 1, "matmul", Case(((3, 60), (60, 45)))),
+    (gemm, "LARGE", 1, "matmul", Case(((1, 9), (9, 70)))),
     (weight_grad, "UNIT", 60, GRADIENT, Case(((3, 18, 5, 4), (3, 17, 10, 8)), {"stride": 2, "padding": 1, "size": 3})),
     (weight_grad, "UNIT", 60, GRADIENT, Case(((2, 6, 9, 8), (2, 2, 9, 8)), {"padding": 1, "size": (3, 3)})),
     (weight_grad, "UNIT", 60, GRADIENT, Case(((3, 6, 5, 7), (3, 20, 5, 7)), {"size": (1, 1)})),
@@ -102,8 +105,8 @@ LOWERED = [  # a size that decides, lowered; an operator, its case
         Case(((3, 19, 9, 12), (3, 19, 9, 12)), {"padding": 1, "size": (3, 3), "groups": 19}),
     ),
     (depthwise, "CACHED", 1, CONV, Case(((3, 19, 9, 12), (19, 1, 3, 3)), {"padding": 1, "groups": 19})),
-    (image_lanes, "BAND", 4000, CONV, Case(((20, 2, 9, 12), (3, 2, 3, 3)), {"padding": 1})),
-    (correlate, "BAND", 60, CONV, Case(((17, 4, 9, 12), (20, 4, 3, 3)), {"padding": 1})),
+    (direct_simd_batch, "BAND", 4000, CONV, Case(((20, 2, 9, 12), (3, 2, 3, 3)), {"padding": 1})),
+    (direct, "BAND", 60, CONV, Case(((17, 4, 9, 12), (20, 4, 3, 3)), {"padding": 1})),
 ]
 
 

@@ -5,12 +5,12 @@ import pytest
 
 from foveal import nn, ops
 from foveal.autodiff import gradients
-from foveal.execute import Program
 from foveal.lower import Lowerer
 from foveal.nn.models.resnet import BasicBlock
-from foveal.ops.norm import per_channel
+from foveal.ops.batch_norm import per_channel
 from foveal.ops.op import Type
 from foveal.passes.simplify import simplify
+from foveal.program import Program
 from foveal.trace import trace
 
 IMAGE, FILTERS, CHANNELS = Type((3, 20, 7, 6)), Type((20, 20, 3, 3)), Type((20,))

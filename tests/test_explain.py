@@ -11,12 +11,12 @@ from foveal import nn, ops
 from foveal.autodiff import gradients
 from foveal.bench.operators import OPS
 from foveal.errors import ShapeError, StateError
-from foveal.execute import Program
 from foveal.explain import costs, explain, fitting_sizes, linear_cost
 from foveal.explain.fields import Fields, image_reach
 from foveal.explain.windows import Window, mends, ranges
 from foveal.nn import init, models
 from foveal.ops.op import Type
+from foveal.program import Program
 from foveal.trace import trace
 
 LENET5 = [  # LeCun et al. 1998 on 32x32, in its common form

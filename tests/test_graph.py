@@ -10,15 +10,16 @@ from hypothesis import strategies as st
 import foveal
 from foveal import nn, ops, optim
 from foveal.errors import ShapeError
-from foveal.execute import Program
-from foveal.graph import Graph, Node, Variable
+from foveal.graph import Graph, Node
 from foveal.nn.models.resnet import BasicBlock
-from foveal.ops.norm import per_channel
+from foveal.ops.batch_norm import per_channel
 from foveal.ops.op import Type
 from foveal.passes.plan_memory import ALIGNMENT, Lifetime, plan_memory
 from foveal.passes.simplify import simplify
-from foveal.plan import needed_barriers
+from foveal.program import Program
+from foveal.schedule import needed_barriers
 from foveal.trace import trace
+from foveal.variable import Variable
 
 IMAGE = Type((2, 16, 6, 6))
 CHANNELS = Type((16,))

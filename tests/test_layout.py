@@ -7,17 +7,18 @@ import pytest
 
 import foveal
 from foveal import debug, nn, optim
-from foveal.execute import FEW_CHANNELS, Program, fill
-from foveal.graph import Graph, Variable
+from foveal.graph import Graph
 from foveal.lower import Lowered, lower
 from foveal.nn import models
 from foveal.ops import add, conv2d, max_pool2d, relu, reshape
 from foveal.ops import sum as total
-from foveal.ops.nest import pointwise
-from foveal.ops.op import Type, channels_last, contiguous, filters_last
-from foveal.passes.layout import dense, reshaped_strides
+from foveal.ops.kernels.pointwise import pointwise
+from foveal.ops.op import Type
 from foveal.passes.simplify import simplify
+from foveal.program import FEW_CHANNELS, Program, fill
+from foveal.strides import channels_last, contiguous, dense, filters_last, reshaped_strides
 from foveal.trace import trace, tracing
+from foveal.variable import Variable
 
 NETWORKS = {  # channels, size, and what is copied: the flattening of more than one pixel per image, there and back
     "lenet5": (1, (28, 28), {("max_pool2d", (4, 400)), ("reshape", (4, 16, 5, 5))}),

@@ -75,7 +75,7 @@ def test_importing_the_package_imports_nothing_heavy():
 
 def test_training_needs_neither_data_sets_nor_torch():
     heavy = {"sklearn", "matplotlib", "PIL", "torch"}
-    assert not loaded("import foveal.nn, foveal.optim, foveal.program, foveal.bench") & heavy
+    assert not loaded("import foveal.nn, foveal.optim, foveal.api, foveal.bench") & heavy
 
 
 CUBE = '''

@@ -12,10 +12,10 @@ import foveal
 from foveal import nn, ops, optim
 from foveal.data import from_arrays
 from foveal.errors import ShapeError
-from foveal.execute import Program
 from foveal.nn import models
 from foveal.ops.op import Type
 from foveal.passes.plan_memory import Lifetime, plan_memory
+from foveal.program import Program
 from foveal.trace import trace
 from foveal.train import train
 

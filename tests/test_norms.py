@@ -8,7 +8,7 @@ import foveal
 from foveal import nn, ops, optim
 from foveal.autodiff import gradients
 from foveal.errors import NumericsError, ShapeError
-from foveal.execute import Program
+from foveal.program import Program
 from foveal.trace import current, trace
 
 ENOUGH = 8  # values that are normalised together: of two, the results are signs, and the gradients rounding errors

@@ -7,7 +7,7 @@ import pytest
 from foveal import nn, ops
 from foveal.autodiff import gradients
 from foveal.errors import DataError, ShapeError
-from foveal.execute import Program
+from foveal.program import Program
 from foveal.trace import trace
 
 

@@ -5,14 +5,14 @@ import guard
 import numpy as np
 import pytest
 
-from foveal import lower, nn, ops
-from foveal.execute import Program
+from foveal import lower, nn, ops, view
 from foveal.kernel.compile import assembly
 from foveal.kernel.target import AVX2, AVX512, NEON, SSE, assume
 from foveal.ops import OPS
-from foveal.ops.norm import per_channel
+from foveal.ops.batch_norm import per_channel
 from foveal.ops.op import Type
 from foveal.passes.simplify import simplify
+from foveal.program import Program
 from foveal.trace import trace
 
 IMAGE, FILTERS, CHANNELS = Type((2, 16, 12, 12)), Type((48, 16, 3, 3)), Type((48,))
@@ -91,10 +91,10 @@ def test_pieces_of_lines_do_not_pass_the_cache():
 
 
 def test_small_values_and_what_outlives_a_step_stay_in_the_cache():
-    size = lower.STREAMED_BYTES // 4
-    assert lower.Buffer(size).streamed
-    assert not lower.Buffer(size - 16).streamed
-    assert not lower.Buffer(size + 1).streamed
-    assert not lower.Buffer(size, argument=True).streamed
-    assert not lower.Buffer(size, variable=nn.Linear(1, 1).weight).streamed
-    assert not lower.Buffer(size, per_thread=True).streamed
+    size = view.STREAMED_BYTES // 4
+    assert view.Buffer(size).streamed
+    assert not view.Buffer(size - 16).streamed
+    assert not view.Buffer(size + 1).streamed
+    assert not view.Buffer(size, argument=True).streamed
+    assert not view.Buffer(size, variable=nn.Linear(1, 1).weight).streamed
+    assert not view.Buffer(size, per_thread=True).streamed

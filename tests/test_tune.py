@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 import foveal
-from foveal import ops, tune
-from foveal.graph import Variable
-from foveal.ops import choice
+from foveal import autotune, ops
+from foveal.ops.kernels.conv import select
+from foveal.variable import Variable
 
 
 @pytest.fixture(autouse=True)
 def own_file(tmp_path, monkeypatch):
     monkeypatch.setenv("FOVEAL_CACHE", str(tmp_path))
-    monkeypatch.setattr(choice, "measured", {})
+    monkeypatch.setattr(select, "measured", {})
 
 
 def convolution(seed=0):
@@ -28,32 +28,32 @@ def convolution(seed=0):
 
 def test_nothing_is_measured_unless_asked_for():
     convolution()
-    assert not tune.path().exists()
-    assert not choice.measured
+    assert not autotune.path().exists()
+    assert not select.measured
 
 
 def test_every_candidate_is_timed_and_the_fastest_kept(monkeypatch):
     monkeypatch.setenv("FOVEAL_TUNE", "1")
     convolution()
-    ((key, entry),) = json.loads(tune.path().read_text()).items()
+    ((key, entry),) = json.loads(autotune.path().read_text()).items()
     assert key.startswith("forward N2 C16 K16 P9 Q8")
     assert len(entry["ms"]) == len(set(entry["ms"])) >= 8
-    assert choice.measured[key] == choice.Choice(**entry["choice"])
+    assert select.measured[key] == select.Choice(**entry["choice"])
 
 
 def test_the_file_decides_in_later_processes(monkeypatch):
     monkeypatch.setenv("FOVEAL_TUNE", "1")
     assert "winograd" in convolution()
-    entries = json.loads(tune.path().read_text())
+    entries = json.loads(autotune.path().read_text())
     for entry in entries.values():
-        entry["choice"] = {"m": choice.DIRECT}
-    tune.path().write_text(json.dumps(entries))
-    choice.measured.clear()
+        entry["choice"] = {"m": select.DIRECT}
+    autotune.path().write_text(json.dumps(entries))
+    select.measured.clear()
     assert "winograd" not in convolution()
 
 
 def test_a_damaged_file_is_measured_anew(monkeypatch):
     monkeypatch.setenv("FOVEAL_TUNE", "1")
-    tune.path().write_text("{")
+    autotune.path().write_text("{")
     convolution()
-    assert json.loads(tune.path().read_text())
+    assert json.loads(autotune.path().read_text())

@@ -14,11 +14,11 @@ import emit
 import pytest
 
 from foveal.errors import KernelError
-from foveal.execute import Program
 from foveal.kernel.compile import ArraySpec, Kernel, build_ir
 from foveal.kernel.lang import lanes, registers
 from foveal.kernel.target import AVX2, AVX512, NEON, SSE, assume, current, host
 from foveal.ops import OPS
+from foveal.program import Program
 
 TARGETS = {"NEON": NEON, "SSE": SSE, "AVX2": AVX2, "AVX512": AVX512}
 NARROWER = [t for t in (SSE, AVX2) if t.runs_here and t.lanes < host().lanes]

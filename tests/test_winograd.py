@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 
 from foveal import ops
-from foveal.graph import Variable
-from foveal.ops import choice, transforms
-from foveal.program import compile
+from foveal.api import compile
+from foveal.ops.kernels.conv import select, winograd_matrices, winograd_transform
+from foveal.variable import Variable
 
 SCHEMES = {
-    **{f"F({m},3)": transforms.scheme(m) for m in transforms.POINTS},
-    **{f"stride 2, {m}": transforms.strided(m) for m in transforms.PHASE_POINTS},
+    **{f"F({m},3)": winograd_matrices.scheme(m) for m in winograd_matrices.POINTS},
+    **{f"stride 2, {m}": winograd_matrices.strided(m) for m in winograd_matrices.PHASE_POINTS},
 }
-TURNED = [(m, first) for m in transforms.PHASE_POINTS for first in (0, 1)]
-EVERY = list(SCHEMES.values()) + [transforms.transposed(*how) for how in TURNED]
+TURNED = [(m, first) for m in winograd_matrices.PHASE_POINTS for first in (0, 1)]
+EVERY = list(SCHEMES.values()) + [winograd_matrices.transposed(*how) for how in TURNED]
 
 
 def arrays(s):
@@ -38,7 +38,7 @@ def test_the_matrices_compute_correlations(s):
 
 @pytest.mark.parametrize(("m", "first"), TURNED)
 def test_the_matrices_compute_gradients_in_x(m, first):
-    at, bt, g, _, _ = arrays(transforms.transposed(m, first))
+    at, bt, g, _, _ = arrays(winograd_matrices.transposed(m, first))
     rng = np.random.default_rng(m)
     dy, taps = rng.standard_normal(m + 1), rng.standard_normal(3)
     want = np.empty(2 * m)  # the taps are given turned around
@@ -53,9 +53,9 @@ def test_products_share_parts_without_changing_the_result(s, name):
     matrix = getattr(s, name)
     values = list(np.random.default_rng(0).standard_normal(len(matrix[0])).astype("f4"))
     want = np.array(matrix) @ np.array(values, "f8")
-    np.testing.assert_allclose(transforms.product(matrix, values), want, atol=1e-6)
+    np.testing.assert_allclose(winograd_transform.product(matrix, values), want, atol=1e-6)
     d = np.outer(values, values)
-    both = {(i, j): v for i, j, v in transforms.both_sides(matrix, matrix, lambda i, j: d[i, j])}
+    both = {(i, j): v for i, j, v in winograd_transform.both_sides(matrix, matrix, lambda i, j: d[i, j])}
     assert len(both) == len(matrix) ** 2
     for (i, j), value in both.items():
         np.testing.assert_allclose(value, want[i] * want[j], atol=2e-5)
@@ -63,7 +63,7 @@ def test_products_share_parts_without_changing_the_result(s, name):
 
 @pytest.mark.parametrize("s", EVERY)
 def test_positions_of_a_class_are_neighbours(s):
-    order = transforms.order(s, s)
+    order = winograd_transform.order(s, s)
     assert sorted(order.position.values()) == list(range(s.positions**2))
     assert sorted(order.class_.values()) == list(range(s.classes**2))
     for (i, j), position in order.position.items():
@@ -114,20 +114,20 @@ def test_accuracy_with_stride_2(shape):
     check(*results(*shape, stride=2))
 
 
-@pytest.mark.parametrize("m", transforms.PHASE_POINTS)
+@pytest.mark.parametrize("m", winograd_matrices.PHASE_POINTS)
 @pytest.mark.parametrize(
     ("padding", "size"),
     [(0, (9, 14)), (1, (17, 3)), ((1, 0, 0, 2), (9, 14)), ((2, 1, 1, 0), (17, 3)), ((0, 3, 3, 2), (9, 14))],
 )
 def test_stride_2_with_any_padding(m, padding, size, monkeypatch):
-    monkeypatch.setattr(choice, "choose", lambda _: choice.Choice(m))
+    monkeypatch.setattr(select, "choose", lambda _: select.Choice(m))
     check(*results(2, 19, 35, *size, stride=2, padding=padding))
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("shape", [(2, 20, 40, 6, 9), (4, 130, 70, 4, 4), (1, 64, 33, 3, 3)])
 def test_threads_share_filters_where_tiles_are_few(shape, stride, monkeypatch):
-    monkeypatch.setattr(choice, "choose", lambda _: choice.Choice(4, shared=True))
+    monkeypatch.setattr(select, "choose", lambda _: select.Choice(4, shared=True))
     found, wants = results(*shape, stride=stride)
     check(found, wants)
     for one, two in zip(results(*shape, threads=1, stride=stride)[0], found, strict=True):
@@ -136,7 +136,7 @@ def test_threads_share_filters_where_tiles_are_few(shape, stride, monkeypatch):
 
 def test_the_choice_depends_on_the_shape():
     def chosen(C, K, P, kind="forward", stride=(1, 1), N=32):
-        problem = choice.Problem(kind, N, C, K, P, P, (3, 3), stride, (1, 1), 1)
+        problem = select.Problem(kind, N, C, K, P, P, (3, 3), stride, (1, 1), 1)
         return problem.default().m
 
     assert chosen(64, 64, 32) == chosen(64, 64, 32, "weight") == 4
@@ -145,5 +145,5 @@ def test_the_choice_depends_on_the_shape():
     assert chosen(64, 128, 16, stride=(2, 2)) == chosen(64, 128, 16, "weight", (2, 2)) == 4
     assert chosen(128, 64, 32, "transposed", (2, 2)) == 4
     assert chosen(256, 128, 14, stride=(2, 2)) == 2
-    assert chosen(3, 32, 16, stride=(2, 2)) == chosen(64, 64, 32, stride=(2, 1)) == choice.DIRECT
-    assert chosen(1, 6, 28) == choice.DIRECT
+    assert chosen(3, 32, 16, stride=(2, 2)) == chosen(64, 64, 32, stride=(2, 1)) == select.DIRECT
+    assert chosen(1, 6, 28) == select.DIRECT
