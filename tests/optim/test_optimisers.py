@@ -3,10 +3,10 @@ errors.
 """
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from shared import VECTORS
 
 import foveal
 from foveal import nn, ops, optim
@@ -14,7 +14,6 @@ from foveal.errors import NumericsError, ShapeError, StateError
 from foveal.optim import schedule
 from foveal.trace import current
 
-VECTORS = Path(__file__).parents[2] / "shared" / "data" / "vectors"
 SHAPES = {"w": (4, 6), "b": (4,), "f": (3, 2, 2, 2), "s": ()}
 STEPS = 100
 LIMIT = 1e-6

@@ -106,7 +106,7 @@ def listings():
     found = {}
     for name in TARGETS:
         command = [sys.executable, emit.__file__, name]
-        ended = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
+        ended = subprocess.run(command, capture_output=True, text=True, cwd=Path(emit.__file__).parent)
         assert ended.returncode == 0, ended.stderr
         found[name] = json.loads(ended.stdout)
     return found

@@ -2,17 +2,15 @@
 
 import gzip
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from shared import DATA
 
 from foveal.data import Loader, augmentation, from_arrays, load, normalise, random_crop_flip, read_image
 from foveal.data.loader import even_batch
 from foveal.errors import DataError, ShapeError
-
-SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 def arrays(n=6, m=4, shape=(5, 4), dtype=np.uint8):
@@ -166,12 +164,12 @@ def test_bad_idx_files_are_told(tmp_path):
 
 
 def test_real_mnist_files():
-    if not (SHARED / "mnist").is_dir():
-        pytest.skip(f"no MNIST at {SHARED / 'mnist'}")
+    if not (DATA / "mnist").is_dir():
+        pytest.skip(f"no MNIST at {DATA / 'mnist'}")
     from foveal.data.readers import _read_idx
 
-    labels = _read_idx(SHARED / "mnist" / "t10k-labels-idx1-ubyte.gz", 0x0801)
-    images = _read_idx(SHARED / "mnist" / "t10k-images-idx3-ubyte.gz", 0x0803)
+    labels = _read_idx(DATA / "mnist" / "t10k-labels-idx1-ubyte.gz", 0x0801)
+    images = _read_idx(DATA / "mnist" / "t10k-images-idx3-ubyte.gz", 0x0803)
     assert images.shape == (10000, 28, 28)
     assert labels[:5].tolist() == [7, 2, 1, 0, 4]
 

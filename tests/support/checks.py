@@ -1,4 +1,4 @@
-"""What holds for every operator, checked on one of its cases. tests/test_operators.py runs each check on each case."""
+"""What holds for every operator, checked on one of its cases; tests/ops/test_operators.py runs each on each case."""
 
 import ctypes
 

@@ -6,11 +6,11 @@ import json
 import math
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from shared import VECTORS
 
 from foveal.api import compile_step
 from foveal.bench import inference, memory, models, operators, output, scaling, shapes
@@ -457,7 +457,7 @@ def test_command_with_shapes(tmp_path):
 
 
 def test_onednns_own_files_are_read():
-    folder = Path(__file__).parents[2] / "shared" / "data" / "vectors" / "onednn-shapes"
+    folder = VECTORS / "onednn-shapes"
     if not folder.is_dir():
         pytest.skip("oneDNN's shapes are not there: ../shared/data/vectors/onednn-shapes")
     told = []

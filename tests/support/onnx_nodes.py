@@ -7,15 +7,15 @@ number alone), and returns the outputs. test_onnx_nodes.py compares them.
 import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
+from shared import VECTORS
 
 import foveal
 from foveal import nn, ops
 from foveal.variable import Variable
 
-FOLDER = Path(__file__).parents[2] / "shared" / "data" / "vectors" / "onnx-node"
+FOLDER = VECTORS / "onnx-node"
 
 RUN: dict[str, Callable] = {}
 LEFT_OUT = {  # operator types

@@ -15,7 +15,7 @@ from foveal.ops import OPS
 
 def run_script(*arguments):
     command = [sys.executable, guard.__file__, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=Path(__file__).parent)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=Path(guard.__file__).parent)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_guard_catches_one_byte(at_end, size):
     script = f"import ctypes, guard; a = guard.allocator({at_end})({size}).ctypes.data;"
     script += f"ctypes.string_at(a, {size}); print('in', flush=True); ctypes.string_at(a + {outside - address}, 1)"
     ended = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(guard.__file__).parent, check=False
     )
     assert ended.stdout == "in\n"
     assert ended.returncode < 0

@@ -1,4 +1,4 @@
-"""Kernels on random shapes. FOVEAL_EXAMPLES=2000 pytest tests/test_random_shapes.py tries that many of each
+"""Kernels on random shapes. FOVEAL_EXAMPLES=2000 pytest tests/ops/test_random_shapes.py tries that many of each
 operator.
 """
 
@@ -19,7 +19,7 @@ def test_random_shapes(name):
         [sys.executable, random_shapes.__file__, name, str(EXAMPLES)],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parent,
+        cwd=Path(random_shapes.__file__).parent,
         # kernels of shapes never met again are not worth keeping, and nothing can be kept there
         env=os.environ | {"FOVEAL_CACHE": os.devnull, "OPENBLAS_NUM_THREADS": "1"},
     )

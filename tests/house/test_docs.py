@@ -3,11 +3,9 @@
 import contextlib
 import io
 import re
-from pathlib import Path
 
 import numpy as np
-
-ROOT = Path(__file__).parents[1]
+from shared import ROOT
 
 
 def blocks(name, language):
