@@ -9,12 +9,13 @@ import numpy as np
 
 from foveal import debug
 from foveal.autodiff import gradients
+from foveal.build import build
 from foveal.errors import DataError, NumericsError, ShapeError
 from foveal.graph import Graph
 from foveal.ops import is_finite, where
 from foveal.ops.op import Type
 from foveal.passes.recompute import FAST, MEMORY
-from foveal.profile import report
+from foveal.profile import show_timings
 from foveal.program import Program
 from foveal.strides import Ndarray, Shape
 from foveal.trace import Symbol, Trace, trace, tracing
@@ -77,14 +78,14 @@ class Compiled:
                 return result
 
             graph = trace(traced, *(Type(*k) for k in key))
-            self.programs[key] = Program(graph, self.threads), single
+            self.programs[key] = build(graph, self.threads), single
         return self.programs[key]
 
     def __call__(self, *arrays: Any) -> Any:
         given = [as_argument(x, f"argument {i}") for i, x in enumerate(arrays)]
         program, single = self._find(given)
         results = program.run(*given)
-        report(program)
+        show_timings(program)
         return results[0] if single else results
 
 
@@ -210,9 +211,9 @@ class Step:
     @staticmethod
     def report(program: Program) -> None:
         """DEBUG=2: timing runs the step, so what it updates is put back afterwards."""
-        if debug.level() >= debug.TIME and not program.reported:
+        if debug.level() >= debug.TIME and not program.profiled:
             kept = [(variable, variable.storage.copy()) for variable, _ in program.graph.updates]
-            report(program)
+            show_timings(program)
             for variable, storage in kept:
                 variable.storage[:] = storage
                 variable.version += 1
@@ -223,7 +224,7 @@ class Step:
         key = (x.shape, target.shape, target.dtype.name, self.optimizer.structure())
         if key not in self.programs:
             graph = self.trace(Type(x.shape), Type(target.shape, target.dtype.name))
-            self.programs[key] = Program(graph, self.threads, memory=self.memory)
+            self.programs[key] = build(graph, self.threads, memory=self.memory)
         return self.programs[key]
 
     def check(self, target: Ndarray, output: Shape) -> None:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,6 +22,8 @@ from foveal.kernel import cache
 from foveal.kernel.target import host
 from foveal.ops.kernels.conv import select
 from foveal.ops.kernels.conv.select import Choice, Problem
+from foveal.ops.op import Tensor
+from foveal.program import Program
 from foveal.trace import trace
 from foveal.variable import Variable
 
@@ -35,8 +36,8 @@ REPEATS, SECONDS = 20, 0.25  # of each candidate at most
 GAIN = 0.97  # of the default's time that another has to stay below to be taken
 
 
-def wanted() -> bool:
-    """Whether FOVEAL_TUNE asks for measured choices."""
+def requested() -> bool:
+    """True if FOVEAL_TUNE asks for measured choices."""
     return os.environ.get(VARIABLE, "0") not in ("", "0")
 
 
@@ -71,7 +72,7 @@ def store(key: str, found: Choice, times: dict[Choice, float]) -> None:
         os.replace(temporary, path())
 
 
-def tune(graph: Graph, build: Callable[[Graph], Any]) -> None:
+def measure(graph: Graph, build: Callable[[Graph], Program]) -> None:
     """Measure what is not known yet of a simplified graph's convolutions. build: a graph -> a program to time."""
     for key, known in load().items():
         select.measured.setdefault(key, known)
@@ -89,13 +90,13 @@ def tune(graph: Graph, build: Callable[[Graph], Any]) -> None:
             debug.show(f"measured {problem.key}: {found}, {1e3 * times[found]:.3f} ms")
 
 
-def seconds(node: Node, problem: Problem, how: Choice, build: Callable[[Graph], Any]) -> float:
+def seconds(node: Node, problem: Problem, how: Choice, build: Callable[[Graph], Program]) -> float:
     """The shortest time of one operator computed in one way."""
     op, rng = node.op, np.random.default_rng(0)
     assert op is not None
     fixed = {i: Variable(rng.standard_normal(x.shape)) for i, x in enumerate(node.inputs) if x.variable is not None}
 
-    def function(*symbols: Any) -> Any:
+    def function(*symbols: Tensor) -> Tensor:
         rest = iter(symbols)
         inputs = [fixed[i] if i in fixed else next(rest) for i in range(len(node.inputs))]
         return op(*inputs, **node.attributes)

@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -168,6 +168,9 @@ class Operator:
     cases: ClassVar[Sequence[Case]] = ()
     composite: ClassVar[bool] = False
     view: ClassVar[bool] = False  # the output is the input's memory seen differently
+    slices: ClassVar[bool] = False  # a view that leaves out elements along an axis, so that gaps may remain
+    # what an epilogue can accumulate for it while the input is computed: sums or moments over N, H and W
+    channel_reduction: ClassVar[Literal["sum", "moments"] | None] = None
     differentiable: ClassVar[bool] = True
     epilogues: ClassVar[bool] = False  # its kernel can end with pointwise steps (epilogue.py)
 
@@ -221,6 +224,17 @@ class Operator:
     def strides(self, shape: Shape, *inputs: Any) -> Shape:
         """How the output lies in memory: channels last for images, C order for all else."""
         return channels_last(shape) if len(shape) == 4 else contiguous(shape)
+
+    def view_strides(self, *arguments: Any, **attributes: Any) -> Shape | None:
+        """For a `view`, called with an input's shape and strides: the output's strides in the input's memory.
+
+        None if the input has to be copied into C order first.
+        """
+        raise NotImplementedError(f"{self.name} is not a view")
+
+    def view_offset(self, *strides: Any, **attributes: Any) -> int:
+        """For a `view`, called with an input's strides: where the output begins in the input's memory, in elements."""
+        return 0
 
     def flops(self, y: Type, *inputs: Type, **attributes: Any) -> int:
         """Multiplications and additions of the equation, counted for operators whose time they decide; else 0."""

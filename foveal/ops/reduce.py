@@ -92,7 +92,7 @@ class Reduction(Operator):
 class Sum(Reduction):
     """y = sum of x over axes"""
 
-    name = "sum"
+    name, channel_reduction = "sum", "sum"
 
     def numpy(self, x: Ndarray, *, axes: tuple[int, ...], keepdims: bool) -> Ndarray:
         return np.sum(x, axis=axes, keepdims=keepdims)

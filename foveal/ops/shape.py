@@ -8,7 +8,7 @@ from foveal.errors import ShapeError
 from foveal.kernel.lang import loops, parallel
 from foveal.ops.kernels import pointwise
 from foveal.ops.op import Case, Operator, Type
-from foveal.strides import Ndarray, Shape
+from foveal.strides import Ndarray, Shape, reshaped_strides
 
 
 class Constant(Operator):
@@ -61,6 +61,9 @@ class Reshape(Operator):
             )
         return to
 
+    def view_strides(self, shape: Shape, strides: Shape, *, to: Shape) -> Shape | None:
+        return reshaped_strides(shape, strides, to)
+
     def numpy(self, x: Ndarray, *, to: Shape) -> Ndarray:
         return x.reshape(to)
 
@@ -108,6 +111,12 @@ class Index(Operator):
         if not x or not 0 <= i < x[0]:
             raise ShapeError(f"index: {i} is not in 0..{x[0] - 1 if x else ''} of shape {x}")
         return x[1:]
+
+    def view_strides(self, shape: Shape, strides: Shape, *, i: int) -> Shape:
+        return strides[1:]
+
+    def view_offset(self, strides: Shape, *, i: int) -> int:
+        return i * strides[0]
 
     def numpy(self, x: Ndarray, *, i: int) -> Ndarray:
         return x[i]

@@ -16,14 +16,14 @@ class Lifetime:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Packing:
     """Byte offset of each buffer, and the arena's size."""
 
     offsets: tuple[int, ...]
     size: int
 
 
-def plan_memory(lifetimes: Sequence[Lifetime], heirs: Mapping[int, int] | None = None) -> Plan:
+def plan_memory(lifetimes: Sequence[Lifetime], heirs: Mapping[int, int] | None = None) -> Packing:
     """Offsets such that buffers in use at the same call lie apart; heirs, where that takes less, excepted.
 
     heirs: buffer -> another one of its size, last used by the call that first uses the buffer, whose place it may take
@@ -41,11 +41,11 @@ def plan_memory(lifetimes: Sequence[Lifetime], heirs: Mapping[int, int] | None =
             joined[owner[i]] = replace(joined[owner[i]], last=lifetimes[i].last)
     packed = pack(list(joined.values()))
     offsets = dict(zip(joined, packed.offsets, strict=True))
-    together = Plan(tuple(offsets[owner[i]] for i in range(len(lifetimes))), packed.size)
+    together = Packing(tuple(offsets[owner[i]] for i in range(len(lifetimes))), packed.size)
     return min(apart, together, key=lambda plan: plan.size)
 
 
-def pack(lifetimes: Sequence[Lifetime]) -> Plan:
+def pack(lifetimes: Sequence[Lifetime]) -> Packing:
     """Largest first, each at the lowest offset free for its whole life (greedy by size, Pisarchyk and Lee 2020)."""
     sizes = [-(-max(b.size, 1) // ALIGNMENT) * ALIGNMENT for b in lifetimes]
     offsets = [0] * len(lifetimes)
@@ -64,4 +64,4 @@ def pack(lifetimes: Sequence[Lifetime]) -> Plan:
             at = max(at, high)
         offsets[i] = at
         placed.append(i)
-    return Plan(tuple(offsets), max((o + s for o, s in zip(offsets, sizes, strict=True)), default=0))
+    return Packing(tuple(offsets), max((o + s for o, s in zip(offsets, sizes, strict=True)), default=0))
