@@ -134,7 +134,7 @@ class Tensor:
     __radd__, __rmul__ = __add__, __mul__
 
     def reshape(self, *dims: int) -> "Tensor":
-        return OPS["reshape"](self, to=dims)
+        return OPS["reshape"](self, shape=dims)
 
     def sum(self, axes: int | Sequence[int] | None = None, keepdims: bool = False) -> "Tensor":
         return OPS["sum"](self, axes=axes, keepdims=keepdims)
