@@ -95,7 +95,7 @@ class Narrow(Operator):
     def shape(self, x: Shape, *, axis: int, start: int, length: int) -> Shape:
         return (*x[:axis], length, *x[axis + 1 :])
 
-    def view_strides(self, shape: Shape, strides: Shape, *, axis: int, start: int, length: int) -> Shape:
+    def view_strides(self, x: Shape, strides: Shape, *, axis: int, start: int, length: int) -> Shape:
         return strides
 
     def view_offset(self, strides: Shape, *, axis: int, start: int, length: int) -> int:
