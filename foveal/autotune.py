@@ -1,8 +1,8 @@
-"""Measured choices of algorithms, for those who ask for them with FOVEAL_TUNE=1.
+"""Measured choices of convolution algorithms, if FOVEAL_TUNE=1 asks for them.
 
-Without that, nothing depends on a timing. With it, each convolution that is met for the first time is timed in every
-way it can be computed, on this machine alone and on random numbers, and the fastest is kept in a file: the same file
-gives the same bits, on any number of threads.
+Without it, algorithms are chosen by shape and nothing depends on a timing. With it, each convolution that is met for
+the first time is timed with every algorithm that can compute it, on this machine and on random numbers. The fastest one
+is kept in a file. The same file gives the same bits, on any number of threads.
 """
 
 import json
@@ -30,10 +30,12 @@ from foveal.variable import Variable
 VARIABLE = "FOVEAL_TUNE"
 
 
-REPEATS, SECONDS = 20, 0.25  # of each candidate at most
+# How often, and for how many seconds, each candidate is run at most.
+REPEATS, SECONDS = 20, 0.25
 
-
-GAIN = 0.97  # of the default's time that another has to stay below to be taken
+# Another algorithm replaces the default only if it takes less than this share of its time: timings vary by some
+# percent.
+MAX_SHARE = 0.97
 
 
 def requested() -> bool:
@@ -42,13 +44,13 @@ def requested() -> bool:
 
 
 def path() -> Path:
-    """The file of this machine's choices, in the folder of the kernel cache."""
+    """Return the file of this machine's choices, which lies in the folder of the kernel cache."""
     machine = host()
     return cache.directory() / f"choices-{machine.name}-{machine.lanes}.json"
 
 
 def load() -> dict[str, Choice]:
-    """The choices measured before; none where the file is absent or not whole."""
+    """Return the choices measured before; none if the file is absent or damaged."""
     try:
         entries = json.loads(path().read_text())
         return {key: Choice(**entry["choice"]) for key, entry in entries.items()}
@@ -57,7 +59,7 @@ def load() -> dict[str, Choice]:
 
 
 def store(key: str, found: Choice, times: dict[Choice, float]) -> None:
-    """Add a choice to the file, and the milliseconds that decided. Where that fails it holds for this process."""
+    """Add a choice to the file, with the milliseconds that decided. If that fails, it is valid in this process only."""
     try:
         entries = json.loads(path().read_text())
     except (OSError, ValueError):
@@ -73,7 +75,10 @@ def store(key: str, found: Choice, times: dict[Choice, float]) -> None:
 
 
 def measure(graph: Graph, build: Callable[[Graph], Program]) -> None:
-    """Measure what is not known yet of a simplified graph's convolutions. build: a graph -> a program to time."""
+    """Measure the convolutions of a simplified graph that are not in the file yet.
+
+    build: makes the program that is timed from the graph of one convolution.
+    """
     for key, known in load().items():
         select.measured.setdefault(key, known)
     for node in graph.nodes:
@@ -83,7 +88,7 @@ def measure(graph: Graph, build: Callable[[Graph], Program]) -> None:
             continue
         times = {c: seconds(node, problem, c, build) for c in problem.candidates()}
         default, best = problem.default(), min(times, key=times.__getitem__)
-        found = best if times[best] < GAIN * times[default] else default
+        found = best if times[best] < MAX_SHARE * times[default] else default
         select.measured[problem.key] = found
         store(problem.key, found, times)
         if debug.level() >= debug.PROGRAM:
@@ -91,7 +96,7 @@ def measure(graph: Graph, build: Callable[[Graph], Program]) -> None:
 
 
 def seconds(node: Node, problem: Problem, how: Choice, build: Callable[[Graph], Program]) -> float:
-    """The shortest time of one operator computed in one way."""
+    """Return the shortest time, in seconds, of one operator computed with one algorithm."""
     op, rng = node.op, np.random.default_rng(0)
     assert op is not None
     fixed = {i: Variable(rng.standard_normal(x.shape)) for i, x in enumerate(node.inputs) if x.variable is not None}
@@ -111,14 +116,15 @@ def seconds(node: Node, problem: Problem, how: Choice, build: Callable[[Graph], 
     started = time.perf_counter()
     while len(taken) < REPEATS and time.perf_counter() - started < SECONDS:
         before = time.perf_counter()
-        program.launch_from(0)  # what is prepared once at inference is part of each training step
+        # From call 0 on: filters that are packed once at inference are packed in each training step.
+        program.launch_from(0)
         taken.append(time.perf_counter() - before)
     return min(taken)
 
 
 @contextmanager
 def assumed(problem: Problem, how: Choice) -> Iterator[None]:
-    """Inside the block the problem is computed so."""
+    """Inside the block, the problem is computed with this algorithm."""
     before = select.measured.get(problem.key)
     select.measured[problem.key] = how
     try:
