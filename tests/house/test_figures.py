@@ -1,4 +1,4 @@
-"""Figures that the code keeps: types, comments, sizes, imports. `python tests/support/figures.py` prints them by room."""
+"""Figures that the code keeps: types, comments, sizes, imports. tests/support/figures.py prints them by room."""
 
 import figures
 import pytest

@@ -123,28 +123,27 @@ def main():
     parameters = sorted(len(f.annotations) for f in functions)
     bare, long = uncommented(functions)
     any_results = sum(f.result is not None and bool(re.search(r"\bAny\b", f.result)) for f in functions)
-    comments, lines = sum(len(s.comments) for s in files), sum(len(s.text.split()) > 0 and s.lines for s in files)
+    annotated = sum(a is not None for f in functions for a in f.annotations)
     longest, largest = max(functions, key=lambda f: f.length), max(files, key=lambda s: s.lines)
     widest = max(functions, key=lambda f: len(f.annotations))
-    print(
-        f"{sum(sizes)} lines in {len(files)} files (median {statistics.median(sizes):.0f}), {len(functions)} functions"
-    )
-    print(
-        f"function: median {statistics.median(lengths):.0f} lines, nine in ten under {lengths[len(lengths) * 9 // 10]}"
-    )
-    print(
-        f"longest function: {longest.length} lines, {longest.name}; largest file: {largest.lines} lines, {largest.name}"
-    )
-    print(
-        f"parameters: nine in ten up to {parameters[len(parameters) * 9 // 10]}, most {len(widest.annotations)}, {widest.name}"
-    )
-    print(f"comment lines: {comments / lines:.1%}")
-    print(f"functions over {LONG} lines without a comment inside: {len(bare)} of {long} = {len(bare) / long:.0%}")
-    print(f"arguments annotated: {sum(a is not None for f in functions for a in f.annotations) / sum(parameters):.1%}")
-    print(
-        f"arguments whose annotation holds Any: {share_of_any(functions):.1%}; results: {any_results / len(functions):.1%}"
-    )
-    print(f"modules in import circles: {circles(files) or 'none'}")
+    rows = {
+        "lines": sum(sizes),
+        "files": f"{len(files)}, median {statistics.median(sizes):.0f} lines",
+        "functions": f"{len(functions)}, median {statistics.median(lengths):.0f} lines",
+        "nine in ten functions": f"up to {lengths[len(lengths) * 9 // 10]} lines",
+        "longest function": f"{longest.length} lines, {longest.name}",
+        "largest file": f"{largest.lines} lines, {largest.name}",
+        "parameters": f"nine in ten up to {parameters[len(parameters) * 9 // 10]}, most {len(widest.annotations)}",
+        "most parameters": widest.name,
+        "comment lines": f"{sum(len(s.comments) for s in files) / sum(sizes):.1%}",
+        f"functions over {LONG} lines without a comment": f"{len(bare)} of {long} = {len(bare) / long:.0%}",
+        "arguments annotated": f"{annotated / sum(parameters):.1%}",
+        "arguments whose annotation holds Any": f"{share_of_any(functions):.1%}",
+        "results whose annotation holds Any": f"{any_results / len(functions):.1%}",
+        "modules in import circles": ", ".join(circles(files)) or "none",
+    }
+    for name, value in rows.items():
+        print(f"{name:42} {value}")
     rooms = defaultdict(list)
     for f in functions:
         rooms[f.room].append(f)
