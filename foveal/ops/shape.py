@@ -38,7 +38,7 @@ class Constant(Operator):
 
 
 class Reshape(Operator):
-    """y has x's elements, in C order, in another shape, of which one size may be -1; x may be integers
+    """y = the elements of x, in C order, in another shape, of which one size may be -1; x may be integers
 
     Raises ShapeError where the number of elements is not the same. A view where x's strides allow it.
     """
@@ -79,7 +79,7 @@ class Reshape(Operator):
 
 
 class Permute(Operator):
-    """y has x's axes in another order: axis a of y is axis order[a] of x, so y's shape is x's in that order
+    """y = x with its axes in another order: axis a of y, and of its shape, is axis order[a] of x
 
     Raises ShapeError unless `order` names each axis once; a negative axis counts from the last.
     """
