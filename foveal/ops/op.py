@@ -261,11 +261,11 @@ class Operator:
         self.check_arguments(inputs, attributes)
         return attributes
 
-    def arguments(self, **attributes: Any) -> dict[str, Any]:
+    def arguments(self, *_: Any, **attributes: Any) -> dict[str, Any]:
         """The keyword arguments of a call with these attributes, as graphs print them: the inverse of normalise."""
         return attributes
 
-    def window(self, **attributes: Any) -> Window | None:
+    def window(self, *_: Any, **attributes: Any) -> Window | None:
         """The window through which each pixel of the output reads an image, the first input; None without one.
 
         Gradients have none: they read an output of such windows.
@@ -324,12 +324,12 @@ class Operator:
         """Add the calls of the kernels that compute the output; unless overridden the plain one."""
         lowering.call(self.kernel, [y], inputs, plain=True, **attributes)
 
-    def prologue(self, **attributes: Any) -> int | None:
-        """The position of an input that lower_results takes as an expression.Source, computed while it is read."""
+    def prologue(self, *_: Any, **attributes: Any) -> int | None:
+        """The position of an input that lower_results takes as an expression.FusedInput, computed while it is read."""
         return None
 
     def lower_results(self, lowering: Lowering, y: Any, /, *inputs: Any, **attributes: Any) -> None:
-        """For an operator with `epilogues`: as `lower`, with epilogue.Results in place of the output."""
+        """For an operator with `epilogues`: as `lower`, with epilogue.EpilogueOutputs in place of y."""
         raise NotImplementedError(f"{self.name} takes no epilogue")
 
 
