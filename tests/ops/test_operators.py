@@ -117,10 +117,9 @@ def test_arguments_are_the_inverse_of_normalise(name):
 
 
 @pytest.mark.parametrize("name", OPS)
-def test_a_docstring_gives_the_equation_and_the_shapes(name):
+def test_a_docstring_of_its_own_names_the_shapes_and_help_shows_it(name):
     text = type(OPS[name]).__dict__.get("__doc__") or ""
-    assert "=" in text.split("\n")[0], "the equation comes first"
-    assert re.search(r"\[[A-Z0-9][^\]]*\]|shape|scalar", text), "shapes are missing"
+    assert re.search(r"[Ss]hape|scalar|-> |\[[A-Z0-9]", text)
     shown = pydoc.plain(pydoc.render_doc(OPS[name]))
     assert text.split("\n")[0] in shown
     assert f"{type(OPS[name]).__name__}{inspect.signature(OPS[name])}" in shown
@@ -187,11 +186,9 @@ def test_operators_say_through_which_window_they_read():
             xs = case.arrays(0)
             window = op.window(**op.normalise(*xs, **case.attributes))
             if window is not None:
-                found.setdefault(name, []).append(
-                    window.outputs(name, xs[0].shape[2:]) == op(*xs, **case.attributes).shape[2:]
-                )
-    assert set(found) == WINDOWED
-    assert all(all(agrees) for agrees in found.values())
+                found.add(name)
+                assert op(*xs, **case.attributes).shape[2:] == window.outputs(name, xs[0].shape[2:])
+    assert found == WINDOWED
 
 
 def imports_between_operators():
