@@ -239,11 +239,11 @@ class Step:
             raise
 
     @staticmethod
-    def keep_old_unless(good: Symbol, recording: Trace) -> None:
+    def keep_old_unless(good: Tensor, recording: Trace) -> None:
         """Replace each update by where(good, new value, old value)."""
         for variable, node in list(recording.updates.items()):
             old = Symbol(recording, recording.variables[variable])
-            recording.updates[variable] = where(good, Symbol(recording, node), old).node
+            recording.updates[variable] = recording.lift(where(good, Symbol(recording, node), old)).node
 
     @staticmethod
     def show_timings(program: Program) -> None:

@@ -1,6 +1,5 @@
 """Tracing: a function called on symbols records a Graph, in which each operator call is a node."""
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,11 +9,9 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.graph import Graph, Node, order
-from foveal.ops.op import OPS, Operand, Operator, Tensor, Type, recording_with
+from foveal.ops.op import OPS, Operand, Operator, Tensor, Type, current_recording, recording_with
 from foveal.strides import Shape
 from foveal.variable import Variable
-
-_local = threading.local()
 
 
 class Symbol(Tensor):
@@ -129,23 +126,19 @@ class Trace:
 @contextmanager
 def tracing() -> Iterator[Trace]:
     """Inside the block, operators that this thread calls are recorded in the Trace it yields."""
-    previous = getattr(_local, "trace", None)
-    recording = _local.trace = Trace()
-    try:
-        with recording_with(recording.record):
-            yield recording
-    finally:
-        _local.trace = previous
+    recording = Trace()
+    with recording_with(recording):
+        yield recording
 
 
 def current() -> Trace:
     """Return the recording in progress. Raises ShapeError outside of one."""
-    trace = getattr(_local, "trace", None)
-    if trace is None:
+    recording = current_recording()
+    if not isinstance(recording, Trace):
         raise ShapeError(
             "variables are used outside of a traced function; call the model on an array, or use foveal.compile"
         )
-    return trace
+    return recording
 
 
 def trace(function: Callable[..., Operand | Sequence[Operand]], *types: Type, names: Sequence[str] = ()) -> Graph:

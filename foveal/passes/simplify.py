@@ -8,14 +8,14 @@ import numpy as np
 from foveal.graph import Graph, Node
 from foveal.ops import elementwise
 from foveal.ops import shape as moves
-from foveal.ops.op import OPS, Operand, Operator, recording_with
+from foveal.ops.op import OPS, Operand, Operator, Tensor, recording_with
 from foveal.trace import Symbol, Trace
 
 
 def simplify(graph: Graph) -> Graph:
     """Return a graph of the same function in primitive operators, each value computed once, unused nodes left out."""
     rewriter = Rewriter(graph)
-    with recording_with(rewriter.record):
+    with recording_with(rewriter):
         rewritten: dict[Node, Symbol] = {}
         for node in graph.nodes:
             if node.op is None:
@@ -60,29 +60,29 @@ class Rewriter(Trace):
             return self.lift(float(value))
         rule = RULES.get(op.name)
         simpler = rule(inputs, constants, attributes) if rule else None
-        return simpler if simpler is not None else super().record(op, inputs, attributes)
+        return self.lift(simpler) if simpler is not None else super().record(op, inputs, attributes)
 
 
 # A rule is called with the inputs, their values where they are constants, and the attributes. It returns a simpler
 # result, or None if it knows none.
-Rule = Callable[[tuple[Symbol, ...], list[float | None], dict[str, Any]], Symbol | None]
+Rule = Callable[[tuple[Symbol, ...], list[float | None], dict[str, Any]], Tensor | None]
 
 
 def neutral(value: float, *positions: int) -> Rule:
     """Return a rule for an operator of two inputs: op(a, value) = a, where `value` stands at one of the positions."""
 
-    def rule(inputs: tuple[Symbol, ...], constants: list[float | None], _: dict[str, Any]) -> Symbol | None:
+    def rule(inputs: tuple[Symbol, ...], constants: list[float | None], _: dict[str, Any]) -> Tensor | None:
         return next((inputs[1 - position] for position in positions if constants[position] == value), None)
 
     return rule
 
 
-def same_shape(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Symbol | None:
+def same_shape(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Tensor | None:
     """An array in its own shape is the array itself."""
     return inputs[0] if inputs[0].shape == attributes["shape"] else None
 
 
-def whole_axis(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Symbol | None:
+def whole_axis(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Tensor | None:
     """A slice of a whole axis is the array itself."""
     return inputs[0] if inputs[0].shape[attributes["axis"]] == attributes["length"] else None
 
@@ -94,7 +94,7 @@ def single_array(inputs: tuple[Symbol, ...], _: list[float | None], attributes: 
 
 def reshape_once(
     inputs: tuple[Symbol, ...], constants: list[float | None], attributes: dict[str, Any]
-) -> Symbol | None:
+) -> Tensor | None:
     """A reshape of a reshape is one reshape; one to the same shape is none."""
     source = inputs[0].node
     if source.op is moves.reshape:
@@ -108,7 +108,7 @@ def reduction(name: str) -> Rule:
     A reshape puts the kept axes back, so that two sums that differ in `keepdims` alone are found to be equal.
     """
 
-    def rule(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Symbol | None:
+    def rule(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Tensor | None:
         (x,), axes = inputs, attributes["axes"]
         shape = OPS[name].shape(x.shape, **attributes)
         if all(x.shape[axis] == 1 for axis in axes):
