@@ -1,10 +1,11 @@
 """What kernel bodies compute with while they are built: SSA values, registers, and the builder that they emit into."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, overload
+from functools import wraps
+from typing import ParamSpec, TypeVar, cast, overload
 
 import numpy as np
 from llvmlite import ir
@@ -13,14 +14,20 @@ from foveal.errors import KernelError
 from foveal.kernel import interpret
 from foveal.kernel.target import Target, current
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 
 @dataclass(frozen=True)
 class Kind:
-    """A scalar type of the language: float32, int32 (bits, unsigned), int64 (indices), bool (lane masks)."""
+    """A scalar type of the language: float32, int32 (bits, unsigned), int64 (indices), bool (lane masks).
+
+    ir, numpy: the same type as LLVM and as NumPy have it.
+    """
 
     name: str
-    ir: Any
-    numpy: Any
+    ir: ir.Type
+    numpy: type[np.generic]
 
 
 F32 = Kind("f32", ir.FloatType(), np.float32)
@@ -29,69 +36,85 @@ I64 = Kind("i64", ir.IntType(64), np.int64)
 BOOL = Kind("bool", ir.IntType(1), np.bool_)
 KINDS = {np.dtype("float32"): F32, np.dtype("int32"): I32, np.dtype("int64"): I64}
 POINTER = ir.PointerType()
-PARALLEL_LOOPS = 8  # of a kernel that have counters
-# a*b+c may become one fused multiply-add; nothing else is allowed to change
+
+# so many parallel loops of a kernel have counters; a kernel with more of them shares the others out evenly
+PARALLEL_LOOPS = 8
+
+# LLVM's flags for float arithmetic. a * b + c may become one fused multiply-add, and nothing else may change ...
 CONTRACT = ("contract",)
-REASSOCIATE = ("contract", "reassoc", "nsz")  # sums may also be split over lanes
+# ... or sums may be split over lanes as well
+REASSOCIATE = ("contract", "reassoc", "nsz")
 
 
 class Builder:
-    """One kernel under construction: an IR function, its thread id and count, and the target it is shaped for."""
+    """One kernel under construction: an IR function, its thread id and count, and the target it is shaped for.
 
-    def __init__(self, module: Any, function: Any, target: Target, flags: tuple[str, ...]) -> None:
+    b: llvmlite's builder, which stands where the next instruction goes. flags: those of float arithmetic.
+    loops: the number of parallel loops so far. left_early: a loop was left by break or return.
+    streams: the kernel stores past the cache.
+    """
+
+    def __init__(self, module: ir.Module, function: ir.Function, target: Target, flags: tuple[str, ...]) -> None:
         self.module, self.function, self.target, self.flags = module, function, target, flags
+        # registers are allocated in the entry block, so that a loop does not allocate them again and again
         self.entry = function.append_basic_block("entry")
         self.start = function.append_basic_block("body")
         self.b = ir.IRBuilder(self.start)
-        self.counters = function.args[-3]
-        self.loops = 0  # parallel ones so far
-        self.thread = Value(function.args[-2], I64)
-        self.threads = Value(function.args[-1], I64)
+        # what follows the arrays' pointers in the function's arguments
+        self.counters, thread, threads = function.args[-3:]
+        self.thread, self.threads = Value(thread, I64), Value(threads, I64)
+        self.loops = 0
         self.left_early = False
-        self.streams = False  # whether it stores past the cache
+        self.streams = False
 
     def finish(self) -> None:
-        """Close the function; an error if a loop was left before its end."""
+        """Close the function. KernelError if a loop was left before its end."""
         if self.left_early:
             raise KernelError(
                 f"kernel {self.function.name}: a loop was left by break or return, but loop() emits its body once"
                 " and for all iterations; let it run to its end and use where(condition, a, b) instead"
             )
-        if self.streams:  # such stores may overtake the word that says a kernel is done
+        # stores past the cache may otherwise become visible after the word that says that a kernel is done
+        if self.streams:
             self.b.fence("seq_cst")
         self.b.ret_void()
         self.b.position_at_end(self.entry)
         self.b.branch(self.start)
 
-    def alloca(self, kind: Any) -> Any:
+    def alloca(self, kind: ir.Type) -> ir.Value:
+        """A place for one value of this type, as long as the function runs."""
         with self.b.goto_block(self.entry):
             return self.b.alloca(kind)
 
-    def shares(self) -> "tuple[Any, Value]":
+    def shares(self) -> "tuple[ir.Value, Value]":
         """The counters of the next parallel loop, one per thread, and from how many threads' shares to take.
 
-        A kernel that runs without counters, or in more loops than there are some for, counts for itself: then a
-        thread's
-        own share is all that it takes.
+        A kernel that is called without counters, or that has more than PARALLEL_LOOPS such loops, gets a counter of its
+        own on the stack; each thread then takes its own share only.
         """
         b, own = self.b, self.alloca(I64.ir)
         b.store(I64.ir(0), own)
-        at = b.mul(self.threads.ir, I64.ir(self.loops), flags=["nsw"])
-        here = b.gep(self.counters, [at], source_etype=I64.ir)
-        there = b.icmp_unsigned("!=", b.ptrtoint(self.counters, I64.ir), I64.ir(0))
+        # counters[loop, thread] of this loop
+        offset = b.mul(self.threads.ir, I64.ir(self.loops), flags=["nsw"])
+        shared = b.gep(self.counters, [offset], source_etype=I64.ir)
+        exists = b.icmp_unsigned("!=", b.ptrtoint(self.counters, I64.ir), I64.ir(0))
         self.loops += 1
         if self.loops > PARALLEL_LOOPS:
-            there = BOOL.ir(0)
-        # its own counter stands where the others' would have the thread's
+            exists = BOOL.ir(0)
+        # a pointer that the thread's index leads to `own`, as it leads to the thread's counter among the shared ones
         alone = b.gep(own, [b.neg(self.thread.ir)], source_etype=I64.ir)
-        return b.select(there, here, alone), Value(b.select(there, self.threads.ir, I64.ir(1)), I64)
+        return b.select(exists, shared, alone), Value(b.select(exists, self.threads.ir, I64.ir(1)), I64)
 
-    def take(self, counter: Any, end: "Value", size: "Value") -> "Iterator[Value]":
-        """for start in take(...): as long as fewer than `end` are taken, takes `size` more; the body is traced once."""
+    def take(self, counter: ir.Value, end: "Value", size: "Value") -> "Iterator[Value]":
+        """for start in take(...): add `size` to the counter as long as it is below `end`; `start` is what it was.
+
+        Several threads may take from one counter. The body is traced once.
+        """
         b = self.b
         look, body, done = (self.function.append_basic_block(n) for n in ("take", "taken", "none"))
         b.branch(look)
         b.position_at_end(look)
+        # the order of the threads' other memory accesses does not matter: iterations write to different places
         start = b.atomic_rmw("add", counter, size.ir, "monotonic")
         b.cbranch(b.icmp_signed("<", start, end.ir), body, done)
         b.position_at_end(body)
@@ -103,12 +126,15 @@ class Builder:
         b.branch(look)
         b.position_at_end(done)
 
-    def intrinsic(self, name: str, result: Any, arguments: list[Any]) -> Any:
+    def intrinsic(self, name: str, result: ir.Type, arguments: Sequence[ir.Type]) -> ir.Function:
+        """The declaration of one of LLVM's own functions, made when it is first asked for."""
         if name in self.module.globals:
             return self.module.globals[name]
         return ir.Function(self.module, ir.FunctionType(result, arguments), name)
 
 
+# `builder`: the kernel that this thread builds. Bodies do not pass it on: an expression such as `x[i] * w` has no
+# argument for it, and one body must also run where nothing is built.
 _local = threading.local()
 
 
@@ -118,6 +144,7 @@ def building() -> Builder | None:
 
 
 def active() -> Builder:
+    """The kernel being built in this thread, where one must be."""
     builder = building()
     assert builder is not None, "a traced value is used outside of the kernel it belongs to"
     return builder
@@ -336,15 +363,43 @@ class Var(Traced):
 # What kernel bodies are annotated with. These are the traced types; where a body runs in plain Python, NumPy's scalars
 # and one-dimensional arrays stand for a Value, and interpret.Box for a Var.
 
-# the place of an element along an axis: known while the kernel is built, or computed when it runs
+# a place along an axis: known while the kernel is built, or computed when it runs
 Index = int | Value
 # what an expression computes with, one lane or a vector of lanes
 Scalar = Value | Var | float
 
 
+def is_traced(operands: Iterable[object]) -> bool:
+    """True if any of the operands, or of those in a list of operands, is a traced value."""
+    return any(isinstance(v, Traced) or (isinstance(v, list | tuple) and is_traced(v)) for v in operands)
+
+
+def in_plain_python(double: Callable[..., object]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Give a function of the language its other meaning: called without a traced operand it is `double`.
+
+    That is so where a body runs in plain Python, and for numbers that are known while a kernel is built.
+    """
+
+    def with_double(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def either(*operands: P.args, **options: P.kwargs) -> R:
+            chosen = function if is_traced(operands) else double
+            return cast(R, chosen(*operands, **options))
+
+        return either
+
+    return with_double
+
+
 def read(value: Scalar) -> Value | float:
     """What a register holds now; any other value as it is."""
     return value.get() if isinstance(value, Var) else value
+
+
+def traced(value: Scalar) -> Value:
+    """The value of an operand that is traced: what a register holds now, or the value itself."""
+    assert isinstance(value, Traced)
+    return value.get()
 
 
 def binary(left: Value, right: Scalar, integer: str, real: str, swap: bool = False) -> Value:
@@ -418,10 +473,9 @@ def splat(value: Scalar, width: int) -> Scalar:
     return Value(b.shuffle_vector(first, undefined, lanes_zero), value.kind, width)
 
 
+@in_plain_python(interpret.fma)
 def fma(a: Scalar, b: Scalar, c: Scalar) -> Value:
     """a * b + c, rounded once where the target can."""
-    if not any(isinstance(v, Traced) for v in (a, b, c)):
-        return interpret.fma(a, b, c)
     if isinstance(a, Traced) or isinstance(b, Traced):
         a, b = match(a, b)
     # each of the three is as wide as the widest after these two
@@ -435,7 +489,9 @@ def fma(a: Scalar, b: Scalar, c: Scalar) -> Value:
 
 def var(initial: Scalar = 0.0, width: int = 1) -> Var:
     """A register that can be assigned: float32 unless `initial` is a value of another kind."""
+    value = read(initial)
+    if isinstance(value, Value):
+        return Var(splat(value, width))
     if building() is None:
-        return interpret.Box(initial, width)  # type: ignore[return-value]
-    initial = read(initial)
-    return Var(splat(initial, width) if isinstance(initial, Value) else constant(initial, F32, width))
+        return cast(Var, interpret.Box(value, width))
+    return Var(constant(value, F32, width))
