@@ -17,7 +17,7 @@ from foveal.errors import ShapeError
 from foveal.graph import Graph
 from foveal.kernel import compile as kernels
 from foveal.kernel import runtime
-from foveal.kernel.values import PARALLEL_LOOPS
+from foveal.kernel.builder import PARALLEL_LOOPS
 from foveal.lower import Buffer, Lowered, View, lower
 from foveal.ops.op import Ndarray
 from foveal.passes.plan_memory import ALIGNMENT

@@ -5,8 +5,9 @@ import math
 from llvmlite import ir
 
 from foveal.errors import KernelError
+from foveal.kernel.builder import I32, I64, POINTER, Kind, active, vector_type
 from foveal.kernel.target import LINE, STREAMS
-from foveal.kernel.values import I32, I64, POINTER, Index, Kind, Scalar, Value, active, constant, read, vector_type
+from foveal.kernel.values import Index, Scalar, Value, constant, read
 from foveal.kernel.vector import extract, width_of
 
 

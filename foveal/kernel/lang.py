@@ -41,8 +41,7 @@ from llvmlite import ir
 
 from foveal.kernel import interpret
 from foveal.kernel.array import Array, choose, store_lanes
-from foveal.kernel.target import LINE
-from foveal.kernel.values import (
+from foveal.kernel.builder import (
     BOOL,
     CONTRACT,
     F32,
@@ -52,23 +51,17 @@ from foveal.kernel.values import (
     POINTER,
     REASSOCIATE,
     Builder,
-    Index,
     Kind,
-    Scalar,
-    Value,
-    Var,
     build_in,
     building,
-    constant,
-    fma,
     l1,
     l2,
     lanes,
     llc,
     registers,
-    splat,
-    var,
 )
+from foveal.kernel.target import LINE
+from foveal.kernel.values import Index, Scalar, Value, Var, constant, fma, splat, var
 from foveal.kernel.vector import (
     bitcast,
     cast,
@@ -208,7 +201,7 @@ def otherwise(condition: Scalar) -> Iterator[None]:
 def thread() -> Index:
     """The index of the thread that runs this, below the number of threads."""
     builder = building()
-    return builder.thread if builder else 0
+    return Value(builder.thread, I64) if builder else 0
 
 
 def loops(*ns: Index) -> Iterator[tuple[Index, ...]]:
@@ -236,17 +229,19 @@ def parallel(*ns: int) -> Iterator[tuple[Index, ...]]:
     if total == 0:
         return
     counters, owners = builder.shares()
+    mine, threads = Value(builder.thread, I64), Value(builder.threads, I64)
     # over the threads whose shares are taken: this one first, then those with higher indices, then the lower ones
-    for turn in loop(owners):
-        candidate = turn + builder.thread
-        owner = where(candidate < builder.threads, candidate, candidate - builder.threads)
+    for turn in loop(Value(owners, I64)):
+        candidate = turn + mine
+        owner = where(candidate < threads, candidate, candidate - threads)
         # the owner's share of all iterations
-        first = owner * total // builder.threads
-        end = (owner + 1) * total // builder.threads
+        first = owner * total // threads
+        end = (owner + 1) * total // threads
         size = maximum((end - first) // PIECES, 1)
         # over the pieces of it that nobody has taken
-        for taken in builder.take(Array(counters, (1,), (1,), I64).address(owner), end - first, size):
-            start = first + taken
+        counter = Array(counters, (1,), (1,), I64).address(owner)
+        for taken in builder.take(counter, (end - first).ir, size.ir):
+            start = first + Value(taken, I64)
             # over the iterations of a piece
             for flat in loop(minimum(start + size, end), start=start):
                 yield unflatten(flat, ns)

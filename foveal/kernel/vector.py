@@ -6,25 +6,8 @@ from typing import Any
 from llvmlite import ir
 
 from foveal.kernel import interpret
-from foveal.kernel.values import (
-    F32,
-    I32,
-    I64,
-    Kind,
-    Scalar,
-    Traced,
-    Value,
-    Var,
-    active,
-    building,
-    constant,
-    in_plain_python,
-    match,
-    read,
-    splat,
-    traced,
-    vector_type,
-)
+from foveal.kernel.builder import F32, I32, I64, Kind, active, building, vector_type
+from foveal.kernel.values import Scalar, Traced, Value, Var, constant, in_plain_python, match, read, splat, traced
 
 
 def unary(name: str, operand: Scalar) -> Value:
