@@ -85,8 +85,8 @@ def source_digest(folder: Path) -> str:
 @memoise
 def module_digest(name: str) -> str:
     """A hash of the source of a module outside of Foveal that a kernel depends on."""
-    source = getattr(sys.modules[name], "__file__", None)
-    # an interactive session has no file, and nothing says if another session means the same by a name
+    source = getattr(sys.modules.get(name), "__file__", None)
+    # code that was typed in or built by exec has no file, and nothing says if another session means the same by a name
     if source is None:
         return uuid.uuid4().hex
     return hashlib.sha256(Path(source).read_bytes()).hexdigest()
@@ -95,9 +95,10 @@ def module_digest(name: str) -> str:
 def key(kernel: Kernel, target: Target) -> str:
     """The kernel's name in the cache."""
     # a family of operators may share one method, so the class counts as well
-    owner = type(getattr(kernel.body, "__self__", None))
-    modules = {kernel.body.__module__, owner.__module__, *kernel.modules}
-    outside = [module_digest(m) for m in sorted(modules) if not m.startswith(("foveal.", "builtins"))]
+    operator = getattr(kernel.body, "__self__", None)
+    owner = type(operator)
+    modules = {kernel.body.__module__, *kernel.modules} | ({owner.__module__} if operator is not None else set())
+    outside = [module_digest(m) for m in sorted(modules) if not m.startswith("foveal.")]
     parts = (
         kernel.body.__module__,
         kernel.body.__qualname__,

@@ -1,4 +1,4 @@
-"""What README.md and ARCHITECTURE.md show is what happens."""
+"""What README.md, ARCHITECTURE.md and docs/ show is what happens."""
 
 import ast
 import contextlib
@@ -10,6 +10,9 @@ import sys
 import numpy as np
 import pytest
 from shared import ROOT
+
+from foveal.kernel import target
+from foveal.ops import OPS
 
 
 def blocks(name, language):
@@ -58,3 +61,14 @@ def test_examples_run_and_are_short(path):
     imports = sum(isinstance(node, ast.Import | ast.ImportFrom) for node in tree.body)
     written = [line for line in path.read_text().splitlines() if line.strip() and not line.strip().startswith("#")]
     assert len(written) - docstrings - imports <= 40
+
+
+def test_the_walk_through_a_wrong_kernel_shows_what_happens():
+    (code,) = blocks("docs/debugging.md", "python")
+    (shown,) = blocks("docs/debugging.md", "text")
+    try:
+        with target.assume(target.AVX2):
+            got = run(code.replace("program.run(x)", "program.interpret(x)"))
+    finally:
+        OPS.pop("difference", None)
+    assert got == shown
