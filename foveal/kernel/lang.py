@@ -26,8 +26,10 @@ or a vector of lanes), `Value` (what an expression gives), `Var` (a register).
 
 Both meanings decide how the language looks. A branch is `for _ in when(condition):` and not `with when(condition):`,
 since in plain Python a body whose condition is false must be skipped; a `for` over nothing does that, and a `with`
-cannot. The same holds for `otherwise`, its else. Where a nest of loops is needed in several kernels, a generator owns it: it may emit loops, and its user's body
-is traced once for each `yield`, inside of the loops that are open there. `vectors` is the shortest example: it has two
+cannot. The same holds for its else, `otherwise`.
+
+Where a nest of loops is needed in several kernels, a generator owns it: it may emit loops, and its user's body is
+traced once for each `yield`, inside of the loops that are open there. `vectors` is the shortest example: it has two
 `yield`s, one inside of a loop and one after it, so a body under it is traced twice, for full vectors and for the tail.
 
 What the language cannot mean it refuses: the truth of a traced value (use `where`), and a loop left by `break` or
