@@ -31,7 +31,7 @@ BOOL = Kind("bool", ir.IntType(1), np.bool_)
 KINDS = {np.dtype("float32"): F32, np.dtype("int32"): I32, np.dtype("int64"): I64}
 POINTER = ir.PointerType()
 
-# so many parallel loops of a kernel have counters; a kernel with more of them shares the others out evenly
+# the number of a kernel's parallel loops that have counters; in those after them each thread does its own share only
 PARALLEL_LOOPS = 8
 
 # LLVM's flags for float arithmetic. a * b + c may become one fused multiply-add, and nothing else may change ...

@@ -1,9 +1,8 @@
 """The kernel language in plain Python: the same bodies on NumPy's scalars and small arrays, with index errors.
 
 Each name of the language has a double here, and a body that runs without a builder gets the doubles: `Array` for
-lang.Array, `Box` for values.Var. For a traced Value stands NumPy's: a scalar is a NumPy scalar, a vector is a
-one-dimensional array of its lanes. This is for tests and for finding faults; it is some ten thousand times slower than
-machine code.
+array.Array, `Box` for values.Var. In place of a traced Value there is NumPy's: a scalar is a NumPy scalar, a vector is
+a one-dimensional array of its lanes. This is for tests and for finding faults, and slow.
 
 To find what is wrong in a kernel:
 
@@ -13,8 +12,8 @@ To find what is wrong in a kernel:
 2. If the result is wrong here too, the body's arithmetic is wrong: compare it with the operator's `numpy`, which states
    the equation.
 3. If it is right here and wrong natively, the fault lies in what this file does not do: threads that write to the same
-   place, a second parallel loop that needs what the first has done, an order of additions, or code that works
-   lane by lane here and not there. `kernel.compile.build_ir` and `DEBUG=5` show the IR.
+   place, a second parallel loop that needs what the first has done, or what the traced half of the language emits.
+   Compare one thread with two, then read the IR, which `kernel.compile.build_ir` and `DEBUG=5` show.
 """
 
 import itertools
@@ -109,7 +108,7 @@ def plain(value: Operand) -> Any:
 
 
 class Array:
-    """A NumPy array indexed as kernels do: the double of lang.Array.
+    """A NumPy array indexed as kernels do: the double of array.Array.
 
     An index outside of the shape raises IndexError.
     """

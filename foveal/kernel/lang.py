@@ -26,8 +26,10 @@ or a vector of lanes), `Value` (what an expression gives), `Var` (a register).
 
 Both meanings decide how the language looks. A branch is `for _ in when(condition):` and not `with when(condition):`,
 since in plain Python a body whose condition is false must be skipped; a `for` over nothing does that, and a `with`
-cannot. Where a nest of loops is needed in several kernels, a generator owns it: it may emit loops, and its user's body
-is traced once for each `yield`, inside of the loops that are open there. `vectors` is the shortest example: it has two
+cannot. The same holds for its else, `otherwise`.
+
+Where a nest of loops is needed in several kernels, a generator owns it: it may emit loops, and its user's body is
+traced once for each `yield`, inside of the loops that are open there. `vectors` is the shortest example: it has two
 `yield`s, one inside of a loop and one after it, so a body under it is traced twice, for full vectors and for the tail.
 
 What the language cannot mean it refuses: the truth of a traced value (use `where`), and a loop left by `break` or
@@ -137,8 +139,8 @@ __all__ = [
 ]
 
 
-# into so many pieces a thread's share of a parallel loop is cut: enough that the others can take over most of a share
-# whose thread was interrupted, and few enough that counting them costs nothing beside the work
+# the number of pieces that a thread's share of a parallel loop is cut into: enough that others can take over most of a
+# share whose thread was interrupted, and few enough that counting them costs nothing compared with the work
 PIECES = 8
 
 
@@ -231,8 +233,8 @@ def parallel(*ns: int) -> Iterator[tuple[Index, ...]]:
     counters, owners = builder.shares()
     mine, threads = Value(builder.thread, I64), Value(builder.threads, I64)
     # over the threads whose shares are taken: this one first, then those with higher indices, then the lower ones
-    for turn in loop(Value(owners, I64)):
-        candidate = turn + mine
+    for distance in loop(Value(owners, I64)):
+        candidate = distance + mine
         owner = where(candidate < threads, candidate, candidate - threads)
         # the owner's share of all iterations
         first = owner * total // threads

@@ -131,6 +131,7 @@ def test_the_key_covers_all_that_decides_the_code(monkeypatch):
         "features": kernels.key(kernel(), replace(here, features=here.features + ",+other")),
         "lanes": kernels.key(kernel(), replace(here, lanes=2 * here.lanes)),
         "registers": kernels.key(kernel(), replace(here, registers=2 * here.registers)),
+        "cache": kernels.key(kernel(), replace(here, l2=4 * here.l2)),
         "system": kernels.key(kernel(), replace(here, triple="aarch64-unknown-linux-gnu")),
     }
     monkeypatch.setattr(target.llvm, "llvm_version_info", (1, 2, 3))
