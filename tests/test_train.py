@@ -13,7 +13,8 @@ from foveal.errors import DataError, NumericsError, ShapeError, StateError
 from foveal.nn import models
 from foveal.train import cross_entropy, evaluate, load_net, load_run, train
 from foveal.train.checkpoint import MODEL, save_model
-from foveal.train.metrics import EVALUATION_BATCH, predict
+from foveal.train.evaluate import EVALUATION_BATCH, predict
+from foveal.train.recipes import recipe_for
 
 
 @pytest.fixture(scope="session")
@@ -110,7 +111,7 @@ def test_threads_hold_for_the_run_only(data):
 
 
 def test_a_network_of_ones_own(data, tmp_path):
-    net = models.build(models.default(size=(8, 8)).model, channels=1, size=(8, 8), classes=3, seed=0)
+    net = models.build(recipe_for((8, 8)).model, channels=1, size=(8, 8), classes=3, seed=0)
     assert train(data, model=net, out=tmp_path, **OPTIONS)["model"] is None
     with pytest.raises(StateError, match="network of its own, build that"):
         load_net(tmp_path)
@@ -138,9 +139,9 @@ def test_an_older_run_is_kept(data, tmp_path, capsys):
 )
 def test_a_run_that_ends_badly_keeps_its_last_epoch(data, tmp_path, monkeypatch, error, words):
     broken_step(monkeypatch, at=5, error=error)  # three steps per epoch
-    with pytest.raises(type(error), match=words) as told:
+    with pytest.raises(type(error), match=words) as raised:
         train(data, out=tmp_path, **OPTIONS)
-    assert f"model of epoch 1 is kept at {tmp_path / MODEL}" in str(told.value)
+    assert f"model of epoch 1 is kept at {tmp_path / MODEL}" in str(raised.value)
     assert read(tmp_path / "metrics.json")["epochs_done"] == 1
     load_net(tmp_path)
 
@@ -168,8 +169,8 @@ def test_schedule_momentum_clipping_and_averages_are_what_they_are_called(data, 
     assert train(data, lr=0.01, **how, **OPTIONS)["test"] != metrics["test"]
 
 
-def test_momentum_is_cycled_and_a_plateau_is_told_the_loss(data, monkeypatch):
-    seen, told = [], []
+def test_momentum_is_cycled_and_a_plateau_observes_the_loss(data, monkeypatch):
+    seen, losses = [], []
     whole = foveal.compile_step
 
     def compile_step(net, loss, optimizer, **options):
@@ -184,10 +185,10 @@ def test_momentum_is_cycled_and_a_plateau_is_told_the_loss(data, monkeypatch):
     assert min(values) < 0.85
     assert seen[0].momentum == values[5]
     plateau = optim.schedule.Plateau
-    monkeypatch.setattr(plateau, "update", lambda self, metric: told.append(metric))
+    monkeypatch.setattr(plateau, "update", lambda self, metric: losses.append(metric))
     log = train(data, schedule="plateau", **OPTIONS)
-    assert len(told) == 2
-    assert told[1] == log["train"]["loss"]
+    assert len(losses) == 2
+    assert losses[1] == log["train"]["loss"]
 
 
 @pytest.mark.parametrize(
@@ -239,10 +240,10 @@ def test_a_model_file_that_does_not_fit_names_the_parameters(run, tmp_path):
     name = sorted(state)[0]
     state["stranger"] = state.pop(name)
     save_model(tmp_path / MODEL, state, trained)
-    with pytest.raises(StateError, match=f"do not fit {trained.model}") as told:
+    with pytest.raises(StateError, match=f"do not fit {trained.model}") as raised:
         load_net(tmp_path)
-    assert name in str(told.value)
-    assert "stranger" in str(told.value)
+    assert name in str(raised.value)
+    assert "stranger" in str(raised.value)
 
 
 def test_weights_of_any_layout_survive_the_file(run, tmp_path):

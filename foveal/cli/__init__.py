@@ -15,7 +15,8 @@ from foveal.cli.doctor import doctor
 from foveal.cli.evaluate import evaluate
 from foveal.cli.explain import explain
 from foveal.cli.predict import predict
-from foveal.cli.train import train, tune
+from foveal.cli.train import train
+from foveal.cli.tune import tune
 from foveal.errors import FovealError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -24,7 +25,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells count
 class Commands(click.Group):
     """A group that loads some commands on first use, and tells a FovealError in one message."""
 
-    lazy = {"bench": ("foveal.bench.command", "bench", "Time models and operators, also against torch.")}
+    lazy = {"bench": ("foveal.cli.bench", "bench", "Time models and operators, also against torch.")}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*self.commands, *self.lazy])

@@ -36,7 +36,7 @@ def evaluate(run: Path, data: str, threads: int | None, target: str | None, by: 
     from foveal.metrics.curves import parse_rule
     from foveal.metrics.tables import tables
     from foveal.train.checkpoint import load_net
-    from foveal.train.metrics import predict, report, threshold_report
+    from foveal.train.evaluate import classification_report, predict, threshold_report
 
     set_threads(threads)
     net, trained = load_net(run)
@@ -45,7 +45,11 @@ def evaluate(run: Path, data: str, threads: int | None, target: str | None, by: 
     chosen = None if target is None else class_number(target, trained.classes)
     rule = parse_rule(by)
     logits = predict(net, dataset.x_test, mean=trained.mean, std=trained.std)
-    found = {"data": dataset.name, "images": len(dataset.x_test), **report(logits, dataset.y_test, trained.classes)}
+    found = {
+        "data": dataset.name,
+        "images": len(dataset.x_test),
+        **classification_report(logits, dataset.y_test, trained.classes),
+    }
     if chosen is not None:
         picked = threshold_report(logits, dataset.y_test, chosen, rule)
         found["threshold"] = {"class": trained.classes[chosen], "by": by, **picked}

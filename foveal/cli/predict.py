@@ -13,7 +13,7 @@ from foveal.cli.options import json_option, run_argument, set_threads, show_tabl
 from foveal.errors import DataError
 
 if TYPE_CHECKING:
-    from foveal.train.checkpoint import Run
+    from foveal.train.checkpoint import ModelDescription
 
 PREDICT_BATCH = 16  # one shape, so one compiled program, for any number of images
 TOP = 3
@@ -49,14 +49,14 @@ def predict(run: Path, images: tuple[str, ...], threads: int | None, as_json: bo
     show_table(("image", "class", "probability"), rows)
 
 
-def classify(net: Any, run: Run, images: Sequence[str]) -> list[list[dict[str, Any]]]:
+def classify(net: Any, run: ModelDescription, images: Sequence[str]) -> list[list[dict[str, Any]]]:
     """For each image file the TOP classes, most probable first."""
     import numpy as np
 
     from foveal.data.loader import filled
     from foveal.data.readers import UNIT, read_image
     from foveal.metrics import log_softmax
-    from foveal.train.metrics import predict
+    from foveal.train.evaluate import predict
 
     low, high = run.value_range
     if (low, high) != UNIT:
