@@ -9,15 +9,17 @@ from math import prod
 from operator import add
 from typing import Any
 
+from foveal.arena import lay_out
 from foveal.autodiff import gradients
 from foveal.errors import ShapeError
-from foveal.execute import threads_for
-from foveal.graph import Graph, Node, Variable
+from foveal.graph import Graph, Node
 from foveal.lower import lower
 from foveal.ops.op import Type
 from foveal.passes.simplify import simplify
-from foveal.plan import lay_out, split_calls
+from foveal.schedule import split_calls
 from foveal.trace import tracing
+from foveal.variable import Variable
+from foveal.workers import threads_for
 
 BYTES = 4  # of a float32
 UNITS = ((10**12, "trillion"), (10**9, "billion"), (10**6, "million"), (10**3, "thousand"))

@@ -11,9 +11,11 @@ from foveal.explain.costs import BYTES, LinearCost
 from foveal.explain.fields import Fields, Reach, image_reach
 from foveal.explain.rows import Extent, Row, Summary, Unread
 from foveal.explain.windows import Window, mends, windows_of
-from foveal.graph import Node, Variable
-from foveal.ops.op import Shape, Type
+from foveal.graph import Node
+from foveal.ops.op import Type
+from foveal.strides import Shape
 from foveal.trace import Call, Symbol, tracing
+from foveal.variable import Variable
 
 HIDDEN = ("constant", "index")  # operators without a row of their own
 

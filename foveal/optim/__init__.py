@@ -17,8 +17,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from foveal.errors import ShapeError
-from foveal.graph import Variable
 from foveal.optim import schedule
+from foveal.variable import Variable
 
 # Importing an optimiser registers it; `foveal train --help` lists the names in this order.
 # isort: off

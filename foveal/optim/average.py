@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from foveal.api import Compiled
 from foveal.errors import ShapeError
 from foveal.nn.module import Module
-from foveal.ops.op import Ndarray, Tensor
+from foveal.ops.op import Tensor
 from foveal.optim.combined import Wrapper
 from foveal.optim.hyper import BELOW_ONE
 from foveal.optim.optimizer import UpdateRule
-from foveal.program import Compiled
+from foveal.strides import Ndarray
 
 
 class Average(Wrapper):

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from foveal.errors import ShapeError
-from foveal.graph import Variable
 from foveal.ops.op import Tensor
 from foveal.optim.optimizer import Assignments, Scalars, UpdateRule
 from foveal.trace import current
+from foveal.variable import Variable
 
 
 class Combined(UpdateRule):

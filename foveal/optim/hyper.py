@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, Protocol, SupportsFloat
 
 from foveal.errors import ShapeError
-from foveal.graph import Variable
+from foveal.variable import Variable
 
 # A group of parameters as the caller describes it: {"params": parameters, hyper-parameter: value, ...}.
 GroupOptions = Mapping[str, object]

@@ -5,11 +5,11 @@ from typing import Any
 
 from foveal import ops
 from foveal.errors import ShapeError
-from foveal.graph import Variable
 from foveal.ops.op import Tensor
 from foveal.optim.combined import Wrapper
 from foveal.optim.optimizer import UpdateRule
 from foveal.optim.sgd import Nesterov
+from foveal.variable import Variable
 
 
 class Lookahead(Wrapper, name="lookahead"):

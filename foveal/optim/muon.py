@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Unpack
 
 from foveal import ops
 from foveal.errors import ShapeError
-from foveal.graph import Variable
 from foveal.ops.op import Tensor
 from foveal.optim.adam import AdamW
 from foveal.optim.combined import Combined
 from foveal.optim.hyper import BELOW_ONE, POSITIVE, ParameterGroup, Parameters, Range
 from foveal.optim.optimizer import CommonOptions, Optimizer, TracedScalars, TracedState, UpdateRule
+from foveal.variable import Variable
 
 # r for filters or a matrix of that many rows and columns, by the name of `adjust`.
 RATIOS: dict[str, Callable[[int, int], float]] = {

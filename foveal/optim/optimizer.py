@@ -11,10 +11,11 @@ from numpy.typing import ArrayLike
 
 from foveal import ops
 from foveal.errors import ShapeError, StateError
-from foveal.graph import Variable
-from foveal.ops.op import Ndarray, Tensor
+from foveal.ops.op import Tensor
 from foveal.optim.hyper import DECAY, POSITIVE, RATE, ParameterGroup, Parameters, Range, make_groups
+from foveal.strides import Ndarray
 from foveal.trace import current
+from foveal.variable import Variable
 
 # Keeps a gradient of zero from being divided by zero; the value is PyTorch's.
 NORM_EPS = 1e-6

@@ -19,7 +19,7 @@ import numpy as np
 from foveal.data.readers import UNIT, Dataset
 from foveal.errors import DataError, ShapeError, StateError
 from foveal.nn.module import Module
-from foveal.ops.op import Ndarray
+from foveal.strides import Ndarray
 
 MODEL, LOG, METRICS = "model.safetensors", "log.jsonl", "metrics.json"
 # The only metadata entry, since safetensors writes several in an order that varies.

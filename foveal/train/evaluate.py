@@ -13,7 +13,7 @@ from foveal import metrics
 from foveal.data.loader import Loader, even_batch
 from foveal.data.readers import Floats, Labels
 from foveal.errors import DataError, NumericsError
-from foveal.ops.op import Ndarray
+from foveal.strides import Ndarray
 
 # Images at once: enough to keep the threads busy, few enough for their activations to stay in the cache.
 EVALUATION_BATCH = 256

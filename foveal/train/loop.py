@@ -15,10 +15,10 @@ import numpy as np
 
 import foveal
 from foveal import nn
+from foveal.arena import Footprint
 from foveal.data.loader import Loader, augmentation
 from foveal.data.readers import Dataset
 from foveal.errors import NumericsError
-from foveal.plan import Footprint
 from foveal.train.checkpoint import ModelDescription, RunFolder
 from foveal.train.evaluate import evaluate
 from foveal.train.progress import ProgressDisplay

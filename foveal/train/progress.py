@@ -6,8 +6,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from foveal.arena import Footprint
 from foveal.data.readers import Dataset
-from foveal.plan import Footprint
 from foveal.train.checkpoint import RunFolder
 from foveal.train.settings import Settings
 from foveal.train.tally import EpochLog, Tally

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from foveal import optim
+from foveal.api import Step
 from foveal.errors import NumericsError, ShapeError
-from foveal.ops.op import Ndarray
-from foveal.program import Step
+from foveal.strides import Ndarray
 from foveal.train.findings import RangeTest
 
 # Rates from LOW to HIGH in TEST_STEPS steps. HIGH is beyond what any network here can be trained with.

@@ -18,8 +18,8 @@ import foveal
 from foveal import nn, optim
 from foveal.data.readers import Dataset
 from foveal.errors import ShapeError
-from foveal.execute import FAST, MEMORY
 from foveal.nn import models
+from foveal.passes.recompute import FAST, MEMORY
 from foveal.train.recipes import Recipe, recipe_for
 
 # Auxiliary outputs count too if the model has some.

@@ -9,7 +9,7 @@ from typing import TypedDict
 import numpy as np
 
 from foveal.data.readers import Labels
-from foveal.ops.op import Ndarray
+from foveal.strides import Ndarray
 
 
 class EpochLog(TypedDict):

@@ -16,8 +16,6 @@ given.
 
 from __future__ import annotations
 
-import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -31,7 +29,8 @@ from foveal import optim
 from foveal.data.loader import Loader, augmentation
 from foveal.data.readers import Dataset
 from foveal.errors import NumericsError, ShapeError
-from foveal.ops.op import Ndarray
+from foveal.strides import Ndarray
+from foveal.system import free_memory
 from foveal.train.evaluate import evaluate
 from foveal.train.findings import Findings, Trial
 from foveal.train.range_test import LOW, range_test, restored
@@ -359,11 +358,3 @@ def listed(trials: list[Trial], label: Callable[[Trial], str]) -> str:
     ordered = sorted(trials, key=lambda t: (t.momentum or 0, t.momentum_low or 0, t.lr, t.weight_decay))
     pairs = (f"{label(t)}: {'diverged' if t.loss is None else format(t.loss, '.4f')}" for t in ordered)
     return f"({', '.join(pairs)})"
-
-
-def free_memory() -> float:
-    """Return the bytes of memory that are free, or infinity if the system does not say."""
-    try:
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (AttributeError, ValueError, OSError):
-        return math.inf
