@@ -7,25 +7,23 @@ from typing import Any
 
 import click
 
-from foveal.cli.options import POSITIVE, Name, json_option, threads_option
+from foveal.cli.options import ABOVE_ZERO, POSITIVE, SEED, Name, json_option, threads_option
 
 
 @click.command()
 @click.argument("data")
 @click.option("--model", type=Name("foveal.nn.models"), help="Network.  [default: by image size]")
-@click.option("--optimizer", type=Name("foveal.optim"), help="Rule of the update.")
+@click.option("--optimizer", type=Name("foveal.optim"), help="How parameters are updated.  [default: by image size]")
 @click.option("--batch-size", type=POSITIVE, help="Images per step.  [default: measured]")
-@click.option("--epochs", type=POSITIVE, help="Of the training that is to follow.")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="As for train.")
+@click.option(
+    "--epochs", type=POSITIVE, help="Epochs of the training that will use the result.  [default: by image size]"
+)
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed, as for foveal train.")
 @threads_option
 @click.option(
-    "--budget",
-    type=click.FloatRange(min=0, min_open=True),
-    default=120.0,
-    show_default=True,
-    help="Seconds that it may take, more or less.",
+    "--budget", type=ABOVE_ZERO, default=120.0, show_default=True, help="Seconds that this should take, about."
 )
-@click.option("--steps", type=POSITIVE, help="Of each short run.  [default: by the budget]")
+@click.option("--steps", type=POSITIVE, help="Training steps of each short run.  [default: as the budget allows]")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -35,17 +33,18 @@ from foveal.cli.options import POSITIVE, Name, json_option, threads_option
 def tune(data: str, out: Path | None, as_json: bool, **options: Any) -> None:
     """Find learning rate, batch size, momentum and weight decay for DATA.
 
-    The method is L. N. Smith's (arXiv:1803.09820): a range test of the learning rate, the speed of several batch
-    sizes, and short runs that are compared on training images held out for this. Prints what was chosen, what it was
-    compared with, and the command that trains with it. tune.json holds all numbers; tune.png shows them if matplotlib
-    is installed. Speeds are measured, so another run may choose differently; with --batch-size and --steps the same
-    seed always gives the same result.
+    The method is L. N. Smith's (arXiv:1803.09820): a range test of the learning rate, the speed of several batch sizes,
+    and short runs that are compared on training images held out for this. Prints what was chosen, what it was compared
+    with, and the command that trains with it. tune.json holds all numbers; tune.png shows them if matplotlib is
+    installed. Speeds are measured, so another run may choose differently; with --batch-size and --steps the same seed
+    always gives the same result.
     """
     from foveal.data.readers import load
     from foveal.train.findings import save
     from foveal.train.tune import tune as run
 
     def report(line: str) -> None:
+        # JSON goes to stdout alone, so that it can be piped.
         click.echo(line, err=as_json)
 
     dataset = load(data)
