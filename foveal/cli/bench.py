@@ -61,6 +61,7 @@ def bench_options(*frameworks: str) -> Callable[[Callable[..., None]], Callable[
 
     frameworks: those that the command can compare with.
     """
+    # In the order in which --help lists them.
     decorators = [
         threads_option,
         click.option("--repeats", type=POSITIVE, default=REPEATS, show_default=True, help="Rounds of measurement."),

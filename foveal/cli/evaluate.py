@@ -41,7 +41,7 @@ def evaluate(run: Path, data: str, threads: int | None, target: str | None, by: 
     set_threads(threads)
     net, trained = load_net(run)
     dataset = load(data)
-    # Errors in what was given are found before the network runs.
+    # All arguments are checked before the network runs, which may take minutes.
     trained.check(dataset)
     chosen = None if target is None else class_number(target, trained.classes)
     rule = parse_rule(by)

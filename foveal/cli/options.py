@@ -40,7 +40,7 @@ FRACTION = click.FloatRange(0, 1, max_open=True)
 SEED = click.IntRange(0, 2**32 - 1)
 
 threads_option = click.option("--threads", type=POSITIVE, help="Native threads.  [default: all cores]")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 
 

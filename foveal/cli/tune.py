@@ -40,7 +40,7 @@ def tune(data: str, out: Path | None, as_json: bool, **options: Any) -> None:
     always gives the same result.
     """
     from foveal.data.readers import load
-    from foveal.train.findings import save
+    from foveal.train.tune import save
     from foveal.train.tune import tune as run
 
     def report(line: str) -> None:

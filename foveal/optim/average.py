@@ -1,6 +1,6 @@
 """Averages of the parameters over the steps, which often test better than the last ones.
 
-They are kept by the training step's program itself; `averaged()` puts them into the model, for testing or for good.
+The training step's program updates them; `averaged()` puts them into the model for testing, `swap()` for good.
 """
 
 from __future__ import annotations

@@ -74,6 +74,7 @@ class Muon(Optimizer, name="muon"):
             raise ShapeError(f"Muon: ns_steps is {ns_steps}, it has to be from 1 to 99")
         self.momentum, self.nesterov, self.ns_steps = float(momentum), nesterov, ns_steps
         self.coefficients, self.eps, self.adjust = tuple(coefficients), eps, adjust
+        # Weight decay is decoupled unless the caller says otherwise.
         options: CommonOptions = {"decoupled": True, **common}
         super().__init__(parameters, lr, **options)
         for p in self.parameters:

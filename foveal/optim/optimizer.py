@@ -82,9 +82,9 @@ class UpdateRule:
     #: The registered subclasses by name.
     registry: ClassVar[dict[str, type[UpdateRule]]] = {}
 
-    #: The learning rate of `foveal train` with this optimiser where none is given and the recipe's was made for another
-    #: optimiser. Rates differ by a factor of 10 and more: momentum 0.9 multiplies a step by 10, and the size of Adam's
-    #: steps does not depend on the size of the gradient.
+    #: The learning rate of `foveal train` if none is given and this is not the recipe's optimiser. Good rates of
+    #: optimisers differ by a factor of 10 and more: momentum 0.9 multiplies a step by 10, and the size of Adam's steps
+    #: does not depend on the size of the gradient.
     default_lr: ClassVar[float]
 
     lr: float
@@ -228,7 +228,7 @@ class Optimizer(UpdateRule):
     (Pascanu et al. 2013, algorithm 1).
     """
 
-    #: Names of the arrays that are kept for each parameter, of its shape.
+    #: Names of the state arrays of each parameter, which have its shape.
     state_names: ClassVar[tuple[str, ...]] = ()
     #: Hyper-parameters that are numbers in memory, and what they may be.
     ranges: dict[str, Range] = {}
@@ -272,7 +272,7 @@ class Optimizer(UpdateRule):
         super().__setattr__(name, value)
 
     def states(self, group: ParameterGroup) -> tuple[str, ...]:
-        """Return the names of what is kept for each parameter of a group."""
+        """Return the names of the state arrays of each parameter of a group."""
         return self.state_names
 
     def start(self, name: str) -> float:
@@ -326,7 +326,7 @@ class Optimizer(UpdateRule):
             old, now = lift(p), traced[id(group)]
             state: TracedState = {name: lift(self.state[p][name]) for name in self.states(group)}
             new, state = self.update(old, self.decayed(old, g, now, group), state, now, group)
-            # Decoupled weight decay shrinks the parameter beside the update, as the old value stood.
+            # Decoupled weight decay subtracts a share of the parameter's old value, apart from the update.
             if self.decays and group["decoupled"] and group["weight_decay"]:
                 new = new - old * (now["lr"] * now["weight_decay"])
             assignments.append((p, new))

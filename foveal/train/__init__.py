@@ -7,9 +7,9 @@ tally.py        loss, accuracy, time and speed, counted step by step
 progress.py     what a person sees of a run while it goes on
 checkpoint.py   the files of a run, and loading a trained network from them
 evaluate.py     logits of a network on a set of images, and their metrics
-tune.py         `foveal tune`: learning rate, batch size, momentum and weight decay by short runs
+tune.py         `foveal tune`: learning rate, batch size, momentum and weight decay by short runs; their files
 range_test.py   the learning rate range test
-findings.py     what `foveal tune` found, and writing it to files
+findings.py     the findings of `foveal tune`: range test, short runs, choices
 tune_plot.py    the picture of the findings; needs matplotlib
 """
 

@@ -1,15 +1,10 @@
-"""What `foveal tune` finds: the range test, the short runs, the choices; and how they are written to files."""
+"""The findings of `foveal tune`: the range test, the short runs, the choices."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import math
 import shlex
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-
-from foveal.train.checkpoint import writing
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,7 @@ class Trial:
 
 @dataclass
 class Findings:
-    """The hyper-parameters that were found, and what they were chosen from: the content of `tune.json`."""
+    """The hyper-parameters that `tune` chose, and what it chose from: the content of `tune.json`."""
 
     data: str
     model: str
@@ -79,23 +74,3 @@ class Findings:
             words.append(f"--momentum-low {self.momentum_low:g}")
         words += [f"--weight-decay {self.weight_decay:g}", f"--epochs {self.epochs}"]
         return " ".join([*words, f"--seed {self.seed}"])
-
-
-def save(findings: Findings, folder: str | Path, command: str) -> list[Path]:
-    """Write `tune.json`, and `tune.png` if matplotlib is installed; return the paths of what was written.
-
-    command: as `Findings.command` returns it. Raises DataError if the folder cannot be written.
-    """
-    folder = Path(folder)
-    written = [folder / "tune.json"]
-    text = json.dumps({"command": command, **asdict(findings)}, indent=2, allow_nan=False)
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        written[0].write_text(text + "\n", encoding="utf-8")
-        if importlib.util.find_spec("matplotlib") is not None:
-            # Deferred, since that module needs matplotlib.
-            from foveal.train.tune_plot import plot
-
-            written.append(folder / "tune.png")
-            plot(findings, written[1])
-    return written

@@ -1,7 +1,7 @@
-"""The training loop: predict, loss, backward, step; then measure, write, show.
+"""The training loop: predict, loss, backward, step; then test, write the files, show the results.
 
-The first three and the update are one native program (`foveal.compile_step`). What is left here is the order of
-things, and that nothing written is ever lost.
+The four are one native program (`foveal.compile_step`). This module is about the rest: the order of epochs, tests and
+files, and that a run that ends early leaves its last epoch whole on disk.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Training:
         return self.train_step.program(x, labels).footprint()
 
     def run(self) -> dict[str, Any]:
-        """Train all epochs and return the metrics; an interruption or a failed step says what was kept."""
+        """Train all epochs and return the metrics; an interruption or a failed step reports what is on disk."""
         metrics: dict[str, Any] = {}
         name = self.settings.model or type(self.net).__name__
         network = f"{name}: {self.parameters:,} parameters"

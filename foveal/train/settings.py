@@ -103,7 +103,7 @@ def choose(data: Dataset, options: Options) -> Settings:
     optimizer = recipe.optimizer if options.optimizer is None else options.optimizer
     known = {field.name: getattr(options, field.name) for field in fields(Options)}
     settings = Settings(
-        # Options that Settings does not declare again are taken over as they are.
+        # Options that Settings does not declare again are copied.
         **{name: value for name, value in known.items() if name not in get_annotations(Settings)},
         model=models.canonical(model) if isinstance(model, str) else None,
         epochs=recipe.epochs if options.epochs is None else options.epochs,
@@ -121,7 +121,7 @@ def choose(data: Dataset, options: Options) -> Settings:
 
 
 def default_lr(optimizer: str, recipe: Recipe) -> float:
-    """Return the recipe's learning rate, or the optimiser's own where the recipe was made for another optimiser."""
+    """Return the recipe's learning rate, or the optimiser's own if it is not the recipe's optimiser."""
     _one_of("optimizer", optimizer, optim.NAMES)
     return recipe.lr if optimizer == recipe.optimizer else optim.UpdateRule.registry[optimizer].default_lr
 
@@ -158,6 +158,7 @@ def takes_options(
     """
 
     def decorate(function: Callable[[Dataset, Given], Result]) -> Callable[Concatenate[Dataset, P], Result]:
+        # Of a dataclass these are its fields, with their types and defaults.
         options = signature(make).parameters
 
         @wraps(function)
@@ -169,6 +170,7 @@ def takes_options(
                 )
             return function(data, make(*args, **kwargs))
 
+        # What `inspect` and `help` show: data, then the options.
         shown = signature(function)
         data = Parameter("data", Parameter.POSITIONAL_OR_KEYWORD, annotation=shown.parameters["data"].annotation)
         parameters = [data, *options.values()]

@@ -1,6 +1,6 @@
 """Finding hyper-parameters for a data set by short runs: L. N. Smith's method (arXiv:1803.09820).
 
-They are found one after the other:
+They are searched for one after the other:
 
 1. learning rate: a range test (L. N. Smith 2017, section 3.3), then short runs with the rates that it suggests;
 2. batch size: the largest that fits into memory, is about as fast in images per second as any, and leaves the training
@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 from numpy.random import Philox
@@ -31,6 +32,7 @@ from foveal.data.readers import Dataset
 from foveal.errors import NumericsError, ShapeError
 from foveal.strides import Ndarray
 from foveal.system import free_memory
+from foveal.train.checkpoint import writing
 from foveal.train.evaluate import evaluate
 from foveal.train.findings import Findings, Trial
 from foveal.train.range_test import LOW, range_test, restored
@@ -52,10 +54,10 @@ MIN_UPDATES = 1500
 # A batch size is fast enough if it reaches this share of the best speed.
 FAST_ENOUGH = 0.9
 
-# The least steps of a short run, and the number of short runs that the budget is shared out to.
+# The minimum number of steps of a short run, and the number of short runs that the budget has to suffice for.
 MIN_STEPS, MAX_RUNS = 30, 16
 
-# What a short run is made with: lr, momentum, the low momentum of a cycle, weight decay.
+# The hyper-parameters of a short run: lr, momentum, the low momentum of a cycle, weight decay.
 Candidate = tuple[float, float | None, float | None, float]
 
 
@@ -76,7 +78,7 @@ def tune(
 
     model, optimizer, batch_size, epochs, seed, threads: as in `train.Options`; a batch size that is given is kept.
     steps: length of a short run; as long as the budget allows if not given. report: called with a line of text for each
-    thing that is found. With `steps` and `batch_size` the same seed gives the same findings. Raises ShapeError as
+    thing that is decided. With `steps` and `batch_size` the same seed gives the same findings. Raises ShapeError as
     `train` does, and for a budget of 0 or short runs of too few steps.
     """
     if not budget > 0 or (steps is not None and steps < MIN_STEPS):
@@ -88,12 +90,13 @@ def tune(
         model=model, optimizer=optimizer, batch_size=batch_size, epochs=epochs, seed=seed, threads=threads
     )
     settings = choose(data, options)
+    # Native threads are a setting of the process, restored at the end.
     with thread_count(settings.threads):
         return Search(data, settings, batch_size is not None, steps, budget, report).run()
 
 
 class Search:
-    """The four stages, which share the images, the network and the short runs that were made.
+    """The four stages of the search, which share the images, the network and the results of short runs.
 
     fixed_batch: True if the batch size of the settings is kept. steps: of a short run; None to derive it from what is
     left of the budget, in seconds.
@@ -118,7 +121,7 @@ class Search:
         self.settings = replace(settings, batch_size=batch)
         assert settings.model is not None
         self.findings = Findings(data.name, settings.model, settings.optimizer, settings.seed, settings.epochs)
-        # Every short run that was made, so that none is made twice.
+        # The results of all short runs, so that none is repeated.
         self.trials: dict[Candidate, Trial] = {}
 
     def left(self) -> float:
@@ -253,7 +256,7 @@ class Search:
         return evaluate(self.net, x, y, mean=data.mean, std=data.std)
 
     def trial(self, candidate: Candidate) -> Trial:
-        """Return the short run of a candidate, which is made unless it was made before."""
+        """Return the result of a candidate's short run; a run that was done before is not repeated."""
         if candidate not in self.trials:
             try:
                 test = self.short_run(*candidate)
@@ -284,7 +287,7 @@ class Search:
     def compare(self, candidates: Iterable[Candidate], trials: list[Trial]) -> Trial:
         """Add short runs of the candidates to `trials`, as long as the budget lasts; return the best of `trials`."""
         for candidate in candidates:
-            # A run that was made before costs nothing; without any trial there would be nothing to choose from.
+            # A run that was done before costs nothing; at least one run is needed to choose from.
             if trials and self.left() < 0 and self.fixed_steps is None and candidate not in self.trials:
                 self.report(f"the budget is used up; {len(trials)} short runs are compared")
                 break
@@ -358,3 +361,23 @@ def listed(trials: list[Trial], label: Callable[[Trial], str]) -> str:
     ordered = sorted(trials, key=lambda t: (t.momentum or 0, t.momentum_low or 0, t.lr, t.weight_decay))
     pairs = (f"{label(t)}: {'diverged' if t.loss is None else format(t.loss, '.4f')}" for t in ordered)
     return f"({', '.join(pairs)})"
+
+
+def save(findings: Findings, folder: str | Path, command: str) -> list[Path]:
+    """Write `tune.json`, and `tune.png` if matplotlib is installed; return the paths of what was written.
+
+    command: as `Findings.command` returns it. Raises DataError if the folder cannot be written.
+    """
+    folder = Path(folder)
+    written = [folder / "tune.json"]
+    text = json.dumps({"command": command, **asdict(findings)}, indent=2, allow_nan=False)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        written[0].write_text(text + "\n", encoding="utf-8")
+        if importlib.util.find_spec("matplotlib") is not None:
+            # Imported here, since that module needs matplotlib.
+            from foveal.train.tune_plot import plot
+
+            written.append(folder / "tune.png")
+            plot(findings, written[1])
+    return written

@@ -1,4 +1,4 @@
-"""The picture of what `foveal tune` found: needs matplotlib (`pip install 'foveal[plot]'`)."""
+"""The picture of the findings of `foveal tune`; needs matplotlib (`pip install 'foveal[plot]'`)."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from foveal import nn, optim
 from foveal.cli import main
 from foveal.data import from_arrays
 from foveal.errors import NumericsError, ShapeError
-from foveal.train import findings
 from foveal.train import tune as tuning
+from foveal.train.findings import Trial
 from foveal.train.range_test import SMOOTHING, range_test, suggest, valley
 from foveal.train.tune import tune
 
@@ -133,7 +133,7 @@ def test_the_best_of_the_short_runs_is_chosen(found):
         (made.momenta, ("momentum", "momentum_low")),
         (made.decays, ("weight_decay",)),
     ):
-        best = min(runs, key=findings.Trial.order)
+        best = min(runs, key=Trial.order)
         assert [getattr(best, name) for name in names] == [getattr(made, name) for name in names]
         assert len(runs) == len(set(runs)) >= 2
     assert {t.momentum for t in made.momenta} >= {0.9, 0.95, 0.97, 0.99}
@@ -180,7 +180,7 @@ def test_the_command_that_is_printed_is_accepted(data, found, tmp_path, monkeypa
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     for name in ("lr", "momentum", "momentum_low", "weight_decay", "batch_size", "optimizer"):
         assert metrics[name] == getattr(found[0], name)
-    monkeypatch.setattr(findings.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(tuning.importlib.util, "find_spec", lambda name: None)
     plain = ["tune", words[1], "--out", str(tmp_path / "plain")]
     assert "as matplotlib is not installed: pip" in CliRunner().invoke(main, plain).output
     assert json.loads(CliRunner().invoke(main, [*plain, "--json"]).stdout) == saved
