@@ -16,6 +16,8 @@ given.
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
