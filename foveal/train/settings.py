@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from functools import wraps
 from inspect import Parameter, get_annotations, signature
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
 import foveal
 from foveal import nn, optim
@@ -162,7 +162,7 @@ def takes_options(
         options = signature(make).parameters
 
         @wraps(function)
-        def with_options(data: Dataset, /, *args: P.args, **kwargs: P.kwargs) -> Result:
+        def with_options(data: Dataset, *args: P.args, **kwargs: P.kwargs) -> Result:
             unknown = [name for name in kwargs if name not in options]
             if unknown:
                 raise TypeError(
@@ -175,7 +175,8 @@ def takes_options(
         data = Parameter("data", Parameter.POSITIONAL_OR_KEYWORD, annotation=shown.parameters["data"].annotation)
         parameters = [data, *options.values()]
         with_options.__signature__ = shown.replace(parameters=parameters)  # type: ignore[attr-defined]
-        return with_options
+        # Type checkers have no way to say that `data` may be given by name too.
+        return cast(Callable[Concatenate[Dataset, P], Result], with_options)
 
     return decorate
 

@@ -112,7 +112,7 @@ def test_training_learns(data):
 
 def test_threads_hold_for_the_run_only(data):
     before = foveal.get_threads()
-    assert train(data, threads=before + 1, **OPTIONS)["threads"] == before + 1
+    assert train(data=data, threads=before + 1, **OPTIONS)["threads"] == before + 1
     assert foveal.get_threads() == before
 
 
