@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 MAP = (
     ("errors", "messages a user can act on"),
     ("debug", "the DEBUG ladder"),
+    ("names", "names that users type"),
     ("system", "what the operating system lets this process use: processors, memory"),
     ("strides", "shapes and strides of arrays, in elements"),
     ("kernel", "the kernel language, the target, compilation, the cache, the run loop"),
@@ -37,7 +38,7 @@ MAP = (
     ("optim", "optimisers, schedules"),
     ("data", "readers, loader"),
     ("metrics", "what a classifier's outputs are worth"),
-    ("train", "the loop, metrics, checkpoints"),
+    ("train", "the loop, its settings and files, evaluation, the search for hyper-parameters"),
     ("bench", "timing against a peak, and against PyTorch and ONNX Runtime where they are installed"),
     ("cli", "the command line"),
 )

@@ -1,4 +1,13 @@
-"""The command line: foveal train | tune | evaluate | predict | explain | bench | doctor, a file for each.
+"""The command line, one command per file; `foveal COMMAND --help` lists the options of each.
+
+train.py      foveal train: train a network on a data set
+tune.py       foveal tune: find hyper-parameters for a data set
+evaluate.py   foveal evaluate: test the model of a run
+predict.py    foveal predict: classify image files with the model of a run
+explain.py    foveal explain: what a model costs and sees, layer by layer
+bench.py      foveal bench: time models and operators, also against other frameworks
+doctor.py     foveal doctor: what Foveal finds on this machine
+options.py    arguments, options and tables that commands share
 
 Each command imports what it needs when it runs, so that `foveal --help` answers at once.
 """
@@ -15,16 +24,19 @@ from foveal.cli.doctor import doctor
 from foveal.cli.evaluate import evaluate
 from foveal.cli.explain import explain
 from foveal.cli.predict import predict
-from foveal.cli.train import train, tune
+from foveal.cli.train import train
+from foveal.cli.tune import tune
 from foveal.errors import FovealError
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
+# 128 + SIGINT, as shells count.
+INTERRUPTED = 130
 
 
 class Commands(click.Group):
-    """A group that loads some commands on first use, and tells a FovealError in one message."""
+    """A group that imports some commands on first use, and prints a FovealError as one message."""
 
-    lazy = {"bench": ("foveal.bench.command", "bench", "Time models and operators, also against torch.")}
+    # By name: module, function, short help.
+    lazy = {"bench": ("foveal.cli.bench", "bench", "Time models and operators, also against torch.")}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*self.commands, *self.lazy])

@@ -11,7 +11,7 @@ from foveal.cli.options import show_table
 @click.command()
 @click.option("--clear-cache", is_flag=True, help="Delete the compiled programs kept on disk.")
 def doctor(clear_cache: bool) -> None:
-    """Show what Foveal finds on this machine, and try whether compiled code works."""
+    """Show what Foveal finds on this machine, and check that compiled code works."""
     from foveal.kernel import cache
 
     if clear_cache:
@@ -26,26 +26,36 @@ def doctor(clear_cache: bool) -> None:
 
 
 def machine() -> dict[str, str]:
-    import os
-
+    """Return the rows of the table about the CPU, the threads and the cache of compiled kernels."""
     import foveal
     from foveal.kernel import cache, target
+    from foveal.system import processors
 
     host = target.host()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    read = target.read_caches()
     files, size = cache.size()
     return {
         "CPU": host.name,
         "vector width": f"{32 * host.lanes} bits = {host.lanes} float32",
         "vector registers": str(host.registers),
-        "cores available": str(cores),
+        "level 1 data cache": cache_size(host.l1, read.get("l1")),
+        "level 2 cache": cache_size(host.l2, read.get("l2")),
+        "last level cache": cache_size(host.llc, read.get("llc")),
+        "cores available": str(processors()),
         "threads used": str(foveal.get_threads()),
-        "cache": str(cache.directory()),
-        "cache size": f"{files} files, {size / 1e6:.1f} MB",
+        "kernel cache": str(cache.directory()),
+        "kernel cache size": f"{files} files, {size / 1e6:.1f} MB",
     }
 
 
+def cache_size(planned: int, read: int | None) -> str:
+    """Return the bytes of a CPU cache that kernels plan with, next to what the machine reports, as text."""
+    reported = "not reported by this machine" if read is None else f"this machine reports {read >> 10:,} KiB"
+    return f"{planned >> 10:,} KiB planned with; {reported}"
+
+
 def versions() -> dict[str, str]:
+    """Return the rows of the table about versions."""
     import platform
 
     import llvmlite
@@ -62,7 +72,10 @@ def versions() -> dict[str, str]:
 
 
 def self_test() -> str:
-    """Compile a small convolution, run it and compare it with NumPy."""
+    """Compile a small convolution, run it and compare it with NumPy; return a line about it.
+
+    Raises click.ClickException if the result is wrong.
+    """
     import time
 
     import numpy as np
@@ -74,6 +87,7 @@ def self_test() -> str:
     started = time.perf_counter()
     y = np.asarray(conv(x))
     seconds = time.perf_counter() - started
+    # The same in NumPy: windows [N, C, P, Q, R, S] times filters [K, C, R, S].
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
     state = conv.state_dict()

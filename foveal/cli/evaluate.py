@@ -16,50 +16,55 @@ from foveal.errors import DataError
 @run_argument
 @click.argument("data")
 @threads_option
-@click.option("--threshold", "target", metavar="CLASS", help="Pick a threshold of this class's probability.")
+@click.option("--threshold", "target", metavar="CLASS", help="Pick a threshold for the probability of this class.")
 @click.option(
     "--by",
     metavar="RULE",
     default="f1",
     show_default=True,
-    help="What --threshold aims at: f1, precision=0.9, recall=0.9, or cost=1:5 (of a false positive"
-    " : of a false negative).",
+    help="What --threshold optimizes: f1, precision=0.9, recall=0.9, or cost=1:5 (of a false positive : of a false"
+    " negative).",
 )
 @json_option
 def evaluate(run: Path, data: str, threads: int | None, target: str | None, by: str, as_json: bool) -> None:
     """Test the model of RUN on the test images of DATA.
 
-    Shows loss, accuracy and calibration, precision, recall and F1 of each class, and, up to 20
-    classes, which are taken for which; --json has all of it.
+    Prints loss, accuracy and calibration, precision, recall and F1 of each class, and, for up to 20 classes, which are
+    taken for which; --json prints all metrics.
     """
     from foveal.data.readers import load
     from foveal.metrics.curves import parse_rule
     from foveal.metrics.tables import tables
     from foveal.train.checkpoint import load_net
-    from foveal.train.metrics import predict, report, threshold_report
+    from foveal.train.evaluate import classification_report, predict, threshold_report
 
     set_threads(threads)
     net, trained = load_net(run)
     dataset = load(data)
+    # All arguments are checked before the network runs, which may take minutes.
     trained.check(dataset)
     chosen = None if target is None else class_number(target, trained.classes)
     rule = parse_rule(by)
     logits = predict(net, dataset.x_test, mean=trained.mean, std=trained.std)
-    found = {"data": dataset.name, "images": len(dataset.x_test), **report(logits, dataset.y_test, trained.classes)}
+    results = {
+        "data": dataset.name,
+        "images": len(dataset.x_test),
+        **classification_report(logits, dataset.y_test, trained.classes),
+    }
     if chosen is not None:
         picked = threshold_report(logits, dataset.y_test, chosen, rule)
-        found["threshold"] = {"class": trained.classes[chosen], "by": by, **picked}
+        results["threshold"] = {"class": trained.classes[chosen], "by": by, **picked}
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(json.dumps(results))
         return
-    for heading, columns, rows in tables(found):
+    for heading, columns, rows in tables(results):
         if heading:
             click.echo(heading)
         show_table(columns, rows)
 
 
 def class_number(name: str, classes: Sequence[str]) -> int:
-    """Of a class, given by its name or its number."""
+    """Return the number of a class from its name or its number; raise DataError if there is no such class."""
     if name in classes:
         return classes.index(name)
     if name.isdecimal() and int(name) < len(classes):

@@ -4,59 +4,67 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from foveal.cli.options import POSITIVE, json_option
 from foveal.errors import DataError, ShapeError
 
-LEAST_WIDTH = 110  # columns of the table, also where it is piped
+if TYPE_CHECKING:
+    from foveal.nn.module import Module
+
+# Columns of the table at least, also when it is piped.
+MIN_WIDTH = 110
 
 
 @click.command()
 @click.argument("model")
 @click.option("--input", "image", metavar="CxHxW", help="One image, such as 3x224x224.  [default: the model's]")
 @click.option("--classes", type=click.IntRange(min=2), help="Outputs.  [default: 10, or 1000 from 64x64 on]")
-@click.option("--batch", type=POSITIVE, default=1, show_default=True, help="Images at once.")
-@click.option("--depth", type=click.IntRange(min=0), help="How deep nested layers are shown.  [default: all]")
+@click.option("--batch", type=POSITIVE, default=1, show_default=True, help="Images in a batch.")
+@click.option("--depth", type=click.IntRange(min=0), help="Show nested layers down to this depth.  [default: all]")
 @json_option
 def explain(model: str, image: str | None, classes: int | None, batch: int, depth: int | None, as_json: bool) -> None:
     """Show what MODEL costs and sees, layer by layer, without running it.
 
-    MODEL is a name that `foveal train --model` takes, or the folder of a run. Per layer: the shape
-    and bytes of its output, its parameters and how they are counted, multiply-adds, and its
-    receptive field: how many rows and columns of the image one output sees, how far apart those of
-    neighbours lie, where the first one starts. `if dense` is how many parameters a fully connected
-    layer in its place would have. Then: what strides never read, and how to mend it.
+    MODEL is a name that `foveal train --model` takes, or the folder of a run. The table shows for each layer the shape
+    and bytes of its output, its parameters and how they are counted, multiply-adds, and its receptive field: how many
+    rows and columns of the image one output sees, how far apart the fields of neighbouring outputs lie, and where the
+    first one starts. `if dense` is the number of parameters that a fully connected layer in its place would have. Below
+    the table stands which pixels the strides never read, and what to change so that all are read.
     """
     import shutil
     import sys
 
-    from foveal.explain import explain as look
+    from foveal.explain import explain as summarize
     from foveal.explain.sizes import fitting_sizes, skipped
     from foveal.nn import init, models
 
     name, sizes, classes = to_explain(model, image, classes)
 
-    def make(shape: tuple[int, ...]) -> Any:
+    def make(shape: tuple[int, ...]) -> Module:
+        # Starting values do not matter here, and drawing them for a large model takes time.
         with init.without_values():
             return models.build(name, channels=shape[0], size=(shape[1], shape[2]), classes=classes)
 
-    summary = look(make(sizes), sizes, batch)
+    summary = summarize(make(sizes), sizes, batch)
     fitting = fitting_sizes(make, sizes) if any(skipped(summary)) else []
     if as_json:
         click.echo(json.dumps({**summary.as_json(), "fitting_sizes": fitting}))
         return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
-    click.echo(summary.table(depth, max(width, LEAST_WIDTH)))
+    click.echo(summary.table(depth, max(width, MIN_WIDTH)))
     if fitting:
         near = " and ".join("x".join(map(str, shape)) for shape in fitting)
         click.echo(f"near {sizes[1]}x{sizes[2]}, images of {near} leave nothing unread in any layer")
 
 
 def to_explain(model: str, image: str | None, classes: int | None) -> tuple[str, tuple[int, int, int], int]:
-    """Name, image and classes of a model to build; those of a run where MODEL is one."""
+    """Return name, image (channels, rows, columns) and number of classes of the model to build.
+
+    What is not given comes from the run if MODEL is one, else from the model's entry in `nn.models`.
+    """
     from foveal.nn import models
     from foveal.train.checkpoint import load_run
 
@@ -76,7 +84,7 @@ def to_explain(model: str, image: str | None, classes: int | None) -> tuple[str,
 
 
 def known_model(name: str) -> str | None:
-    """The name as `nn.models` has it."""
+    """Return the name as it stands in `nn.models`, or None if there is no such model."""
     from foveal.nn import models
 
     try:
@@ -86,7 +94,7 @@ def known_model(name: str) -> str | None:
 
 
 def image_sizes(text: str) -> tuple[int, int, int]:
-    """Channels, rows and columns from 3x224x224."""
+    """Return channels, rows and columns from a text such as 3x224x224; raise ShapeError for any other text."""
     parts = text.lower().split("x")
     if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ShapeError(f"--input {text!r}: give channels, rows and columns of one image, such as 3x224x224")

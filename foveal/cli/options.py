@@ -1,48 +1,51 @@
-"""What commands share: arguments and options, tables."""
+"""What commands share: arguments and options, and printing tables."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
+from foveal.names import bare
+
 
 class Name(click.ParamType):  # type: ignore[type-arg, unused-ignore]
-    """One of a list of names that is only imported when a value or the help needs it."""
+    """One of the names in NAMES of a module, which is only imported when a value or the help needs it."""
 
     name = "name"
 
     def __init__(self, module: str) -> None:
         self.module = module
 
-    def names(self) -> Sequence[str]:
-        found: Sequence[str] = importlib.import_module(self.module).NAMES
-        return found
+    def names(self) -> Collection[str]:
+        """Return the names that can be given."""
+        names: Collection[str] = importlib.import_module(self.module).NAMES
+        return names
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         return f"[{'|'.join(self.names())}]"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         known = {bare(name): name for name in self.names()}
         if bare(value) not in known:
             self.fail(f"{value!r} is not one of {', '.join(self.names())}.", param, ctx)
         return known[bare(value)]
 
 
-def bare(name: str) -> str:
-    return name.lower().replace("-", "").replace("_", "")
-
-
 POSITIVE = click.IntRange(min=1)
+ABOVE_ZERO = click.FloatRange(min=0, min_open=True)
+FRACTION = click.FloatRange(0, 1, max_open=True)
+SEED = click.IntRange(0, 2**32 - 1)
+
 threads_option = click.option("--threads", type=POSITIVE, help="Native threads.  [default: all cores]")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and no table.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 
 
 def set_threads(threads: int | None) -> None:
+    """Use that many native threads in this process; None leaves their number as it is."""
     import foveal
 
     if threads is not None:
@@ -50,6 +53,7 @@ def set_threads(threads: int | None) -> None:
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows of text below the names of their columns, which may all be empty."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -58,5 +62,6 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))  # Text, since names may hold rich's markup
+        # As Text, since a plain string may hold what rich takes for markup.
+        table.add_row(*map(Text, row))
     Console().print(table)

@@ -13,9 +13,12 @@ from foveal.cli.options import json_option, run_argument, set_threads, show_tabl
 from foveal.errors import DataError
 
 if TYPE_CHECKING:
-    from foveal.train.checkpoint import Run
+    from foveal.train.checkpoint import ModelDescription
+    from foveal.train.evaluate import Network
 
-PREDICT_BATCH = 16  # one shape, so one compiled program, for any number of images
+# One shape, so one compiled program, for any number of images.
+PREDICT_BATCH = 16
+# Classes that are shown of each image.
 TOP = 3
 
 
@@ -25,10 +28,10 @@ TOP = 3
 @threads_option
 @json_option
 def predict(run: Path, images: tuple[str, ...], threads: int | None, as_json: bool) -> None:
-    """Say what is on each IMAGE, by the model of RUN.
+    """Classify each IMAGE with the model of RUN.
 
-    Images are turned upright, made grey or RGB and resized as the model needs. Nothing is inverted:
-    a model trained on MNIST expects white on black.
+    Images are rotated as their metadata say, converted to grey or RGB and resized as the model needs. Nothing is
+    inverted: a model trained on MNIST expects white on black.
     """
     from foveal.train.checkpoint import load_net
 
@@ -49,31 +52,35 @@ def predict(run: Path, images: tuple[str, ...], threads: int | None, as_json: bo
     show_table(("image", "class", "probability"), rows)
 
 
-def classify(net: Any, run: Run, images: Sequence[str]) -> list[list[dict[str, Any]]]:
-    """For each image file the TOP classes, most probable first."""
+def classify(net: Network, trained: ModelDescription, images: Sequence[str]) -> list[list[dict[str, Any]]]:
+    """Return for each image file the TOP classes, the most probable first, each as {"class", "probability"}.
+
+    Raises DataError if the model was trained on pixels of another range than image files have.
+    """
     import numpy as np
 
     from foveal.data.loader import filled
     from foveal.data.readers import UNIT, read_image
     from foveal.metrics import log_softmax
-    from foveal.train.metrics import predict
+    from foveal.train.evaluate import predict
 
-    low, high = run.value_range
+    low, high = trained.value_range
     if (low, high) != UNIT:
         raise DataError(
             f"the model was trained on pixels from {low:g} to {high:g}, image files hold 0 to 1 "
             "(bytes / 255): train it on uint8 images or on floats between 0 and 1"
         )
-    x = np.stack([read_image(image, run.channels, *run.size) for image in images])
+    # [n, C, H, W], then logits [n, K], a batch at a time; the last batch is filled up.
+    x = np.stack([read_image(image, trained.channels, *trained.size) for image in images])
     logits = np.concatenate(
         [
-            predict(net, filled(part, PREDICT_BATCH), mean=run.mean, std=run.std)[: len(part)]
+            predict(net, filled(part, PREDICT_BATCH), mean=trained.mean, std=trained.std)[: len(part)]
             for part in (x[i : i + PREDICT_BATCH] for i in range(0, len(x), PREDICT_BATCH))
         ]
     )
     probability = np.exp(log_softmax(logits))
     order = np.argsort(-probability, axis=1, kind="stable")[:, :TOP]
     return [
-        [{"class": run.classes[k], "probability": float(row[k])} for k in ranks]
+        [{"class": trained.classes[k], "probability": float(row[k])} for k in ranks]
         for row, ranks in zip(probability, order, strict=True)
     ]

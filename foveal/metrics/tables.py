@@ -1,4 +1,4 @@
-"""The tables that `foveal evaluate` prints, from train.metrics.report."""
+"""The tables that `foveal evaluate` prints, from train.evaluate.classification_report."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -1,50 +1,53 @@
-"""Optimisers, which are traced into the training step, averages of parameters, and schedules."""
+"""Optimisers, which are traced into the training step, averages of parameters, and schedules.
 
-from collections.abc import Callable, Iterable
+optimizer.py   the base classes: tracing an update, clipping, weight decay, schedules, saving; the registry of names
+hyper.py       the ranges of hyper-parameters, and groups of parameters
+sgd.py         SGD, Momentum, Nesterov
+adagrad.py     Adagrad, RMSprop
+adam.py        Adam, AdamW, NAdam
+lamb.py        LAMB
+muon.py        Muon, and `muon`, which gives it the matrices and AdamW the rest
+combined.py    several optimisers in one step, and the base of what wraps one
+lookahead.py   Lookahead
+average.py     averages of the parameters: EMA, SWA
+schedule.py    schedules of the learning rate and the momentum
+"""
+
+from collections.abc import Iterable
 from typing import Any
 
 from foveal.errors import ShapeError
 from foveal.optim import schedule
+from foveal.variable import Variable
+
+# Importing an optimiser registers it; `foveal train --help` lists the names in this order.
+# isort: off
+from foveal.optim.sgd import SGD, Momentum, Nesterov
 from foveal.optim.adagrad import Adagrad, RMSprop
 from foveal.optim.adam import Adam, AdamW, NAdam
+from foveal.optim.lamb import LAMB
+from foveal.optim.muon import Muon, muon
+from foveal.optim.lookahead import Lookahead
+
+# isort: on
 from foveal.optim.average import EMA, SWA, update_bn
 from foveal.optim.combined import Combined
 from foveal.optim.hyper import by_name, no_decay
-from foveal.optim.lamb import LAMB
-from foveal.optim.lookahead import Lookahead
-from foveal.optim.muon import Muon, muon
-from foveal.optim.optimizer import Optimizer, Update
-from foveal.optim.sgd import SGD, Momentum, Nesterov
-from foveal.variable import Variable
+from foveal.optim.optimizer import Optimizer, UpdateRule
+
+# The names of all optimisers that are registered; it follows the registry.
+NAMES = UpdateRule.registry.keys()
 
 
-def _lookahead(parameters: Iterable[Variable], **how: Any) -> Update:
-    return Lookahead(Nesterov(parameters, **how))
+def build(name: str, parameters: Iterable[Variable], **options: Any) -> UpdateRule:
+    """Return an optimiser by its name in NAMES; options: lr, weight_decay and all else that it takes.
 
-
-BUILDERS: dict[str, Callable[..., Update]] = {
-    "sgd": SGD,
-    "momentum": Momentum,
-    "nesterov": Nesterov,
-    "adagrad": Adagrad,
-    "rmsprop": RMSprop,
-    "adam": Adam,
-    "adamw": AdamW,
-    "nadam": NAdam,
-    "lamb": LAMB,
-    "muon": muon,
-    "lookahead": _lookahead,
-}
-NAMES = tuple(BUILDERS)
-
-
-def build(name: str, parameters: Iterable[Variable], **how: Any) -> Update:
-    """An optimiser by name; `how` holds lr, weight_decay and what else it takes. "lookahead" wraps Nesterov's
-    momentum.
+    "muon" is Muon for matrices with AdamW for the rest; "lookahead" wraps Nesterov's momentum. Raises ShapeError that
+    lists the names if there is none of this name.
     """
-    if name not in BUILDERS:
+    if name not in UpdateRule.registry:
         raise ShapeError(f"there is no optimiser called {name!r}; choose one of {', '.join(NAMES)}")
-    return BUILDERS[name](parameters, **how)
+    return UpdateRule.registry[name].build(parameters, **options)
 
 
 __all__ = [
@@ -64,7 +67,7 @@ __all__ = [
     "Nesterov",
     "Optimizer",
     "RMSprop",
-    "Update",
+    "UpdateRule",
     "build",
     "by_name",
     "muon",

@@ -1,6 +1,6 @@
 """Averages of the parameters over the steps, which often test better than the last ones.
 
-They are kept by the training step's program itself; `averaged()` puts them into the model, for testing or for good.
+The training step's program updates them; `averaged()` puts them into the model for testing, `swap()` for good.
 """
 
 from __future__ import annotations
@@ -14,23 +14,29 @@ import numpy as np
 from foveal.api import Compiled
 from foveal.errors import ShapeError
 from foveal.nn.module import Module
+from foveal.ops.op import Tensor
 from foveal.optim.combined import Wrapper
 from foveal.optim.hyper import BELOW_ONE
-from foveal.optim.optimizer import Update
+from foveal.optim.optimizer import UpdateRule
+from foveal.strides import Ndarray
 
 
 class Average(Wrapper):
-    """a <- a + w (p - a), with the weight w of the step's number in the average, from 1; w = 0 leaves a step out."""
+    """Base of averages of the parameters: a <- a + w (p - a) after each step.
 
-    def __init__(self, inner: Update) -> None:
+    w is `weight(number)`, where `number` counts the steps that are averaged, from 1; w = 0 leaves a step out.
+    """
+
+    def __init__(self, inner: UpdateRule) -> None:
         super().__init__(inner)
         self.swapped = False
 
     def number(self) -> int:
-        """Which parameters the step's are, of those that are averaged: 1 for the first, 0 for none of them."""
+        """Return the number of the present step among those that are averaged, from 1; 0 if it is left out."""
         return self.steps
 
     def weight(self, number: int) -> float:
+        """Return w for the step of that number, from 2; the first has weight 1."""
         raise NotImplementedError
 
     def begin(self) -> None:
@@ -42,14 +48,12 @@ class Average(Wrapper):
         number = self.number()
         self.scalars.set("weight", (1.0 if number == 1 else self.weight(number)) if number else 0.0)
 
-    def follow(self, old: Any, new: Any, copy: Any) -> tuple[Any, Any]:
-        return new, copy + self.scalars.lifted()["weight"] * (new - copy)
+    def follow(self, old: Tensor, new: Tensor, copy: Tensor) -> tuple[Tensor, Tensor]:
+        return new, copy + self.scalars.traced()["weight"] * (new - copy)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside of the block the model's parameters are the averages; before there are any, they stay what they
-        are.
-        """
+        """Return a context in which the model's parameters are the averages; before the first, they are unchanged."""
         if self.swapped or self.count() == 0:
             yield
             return
@@ -60,21 +64,22 @@ class Average(Wrapper):
             self.swap()
 
     def count(self) -> int:
-        """How many steps' parameters the averages hold."""
+        """Return the number of steps that were averaged."""
         return self.steps
 
     def swap(self) -> None:
         """Exchange parameters and averages. Do it once at the end of training to keep the averages."""
         for p, copy in self.copies.items():
-            kept = np.array(p.data)
+            parameter = np.array(p.data)
             p.data = copy.data
-            copy.data = kept
+            copy.data = parameter
         self.swapped = not self.swapped
 
 
 class EMA(Average):
-    """Exponential moving average: a <- decay a + (1 - decay) p after every step; at first a = p (Polyak and Juditsky
-    1992).
+    """Exponential moving average: a <- decay a + (1 - decay) p after every step; at first a = p.
+
+    Polyak and Juditsky 1992.
 
     average = optim.EMA(optim.Adam(net.parameters()), decay=0.999)
     step = foveal.compile_step(net, loss, average)
@@ -83,7 +88,7 @@ class EMA(Average):
         evaluate(net)
     """
 
-    def __init__(self, inner: Update, decay: float = 0.999) -> None:
+    def __init__(self, inner: UpdateRule, decay: float = 0.999) -> None:
         if decay not in BELOW_ONE:
             raise ShapeError(f"EMA: decay is {decay}, it has to be {BELOW_ONE}")
         self.decay = float(decay)
@@ -97,12 +102,11 @@ class SWA(Average):
     """Stochastic weight averaging: the mean of the parameters after every `every` steps from step `start` on.
 
     Izmailov et al. 2018, algorithm 1: with a constant or cyclical rate in that part of the run, and with the steps of
-    an
-    epoch, or of a cycle, for `every`. Statistics of batch norm are not those of the averages: use `update_bn` inside of
-    `averaged()`.
+    an epoch, or of a cycle, for `every`. The running statistics of batch norms do not belong to the averages: use
+    `update_bn` inside of `averaged()`.
     """
 
-    def __init__(self, inner: Update, start: int = 0, every: int = 1) -> None:
+    def __init__(self, inner: UpdateRule, start: int = 0, every: int = 1) -> None:
         if start < 0 or every < 1:
             raise ShapeError(f"SWA: start is {start} and every is {every}; they have to be at least 0 and at least 1")
         self.start, self.every = start, every
@@ -119,35 +123,41 @@ class SWA(Average):
         return 1 / number
 
 
-def update_bn(net: Module, batches: Iterable[Any]) -> None:
-    """Set the running statistics of batch norms to the mean of those of the batches, x [N, C, H, W] or (x, labels).
+def update_bn(net: Module, batches: Iterable[Ndarray | tuple[Ndarray, object]]) -> None:
+    """Set the running statistics of batch norms to the mean of those of the batches, as torch.optim.swa_utils does.
 
-    All batches should have one shape, as each shape is compiled. As torch.optim.swa_utils.update_bn.
+    batches: images x [N, C, H, W], or pairs (x, labels). All should have one shape, as each shape is compiled. Raises
+    ShapeError if there are none.
     """
+    # Several kinds of layers keep running statistics; they have these names in common.
     norms: list[Any] = [m for _, m in net.named_modules() if hasattr(m, "running_mean")]
     if not norms:
         return
     modes = [(m, m.training) for _, m in net.named_modules()]
-    rates = [m.momentum for m in norms]
+    momenta = [m.momentum for m in norms]
+    # Sums over the batches, in double precision: [C] for each norm.
     means = [np.zeros(m.running_mean.shape) for m in norms]
     variances = [np.zeros(m.running_var.shape) for m in norms]
     count = 0
     try:
         net.train()
         net.name_parameters()
+        # With momentum 1 the running statistics are those of the last batch alone.
         for m in norms:
-            m.momentum = 1.0  # the statistics of the batch alone
+            m.momentum = 1.0
         forward = Compiled(net.keyed)
         for batch in batches:
             x = batch[0] if isinstance(batch, tuple | list) else batch
             count += 1
+            # The key of random operators: (seed, seed, step, step).
             forward(x, np.array([0, 0, count, 0], np.int32))
             for i, m in enumerate(norms):
                 means[i] += m.running_mean.data
                 variances[i] += m.running_var.data
     finally:
-        for m, rate in zip(norms, rates, strict=True):
-            m.momentum = rate
+        # The network gets its momenta and modes back, also after an error.
+        for m, momentum in zip(norms, momenta, strict=True):
+            m.momentum = momentum
         for m, mode in modes:
             m.training = mode
     if count == 0:

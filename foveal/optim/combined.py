@@ -1,23 +1,24 @@
 """Optimisers of optimisers: several side by side, and the base of what wraps one."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from foveal.errors import ShapeError
-from foveal.optim.optimizer import Assignments, Scalars, Update
+from foveal.ops.op import Tensor
+from foveal.optim.optimizer import Assignments, Scalars, UpdateRule
 from foveal.trace import current
 from foveal.variable import Variable
 
 
-class Combined(Update):
-    """Optimisers side by side. Its rate is the first one's; those of the others keep their ratio to it.
+class Combined(UpdateRule):
+    """Optimisers side by side. Its rate is that of the first; the rates of the others keep their ratio to it.
 
     clip_norm, clip_value: as in Optimizer, of all gradients together.
     """
 
-    def __init__(self, *parts: Update, clip_norm: float | None = None, clip_value: float | None = None) -> None:
+    def __init__(self, *parts: UpdateRule, clip_norm: float | None = None, clip_value: float | None = None) -> None:
+        """Raise ShapeError if there are no optimisers, two share a parameter, or the first has a rate of 0."""
         super().__init__(clip_norm, clip_value)
         if not parts:
             raise ShapeError("Combined: there are no optimisers to combine")
@@ -31,13 +32,14 @@ class Combined(Update):
                     f" it to one"
                 )
             seen.add(p)
-        first = parts[0].lr
-        if first == 0 and len(parts) > 1:
+        # The rates of the others are stored relative to the first.
+        lr = parts[0].lr
+        if lr == 0 and len(parts) > 1:
             raise ShapeError(
                 f"{type(self).__name__}: the first optimiser's lr is 0, and the others' rates are kept relative to it;"
                 " give it a rate"
             )
-        self.ratios = [1.0, *(part.lr / first for part in parts[1:])]
+        self.ratios = [1.0, *(part.lr / lr for part in parts[1:])]
 
     @property
     def lr(self) -> float:
@@ -59,13 +61,13 @@ class Combined(Update):
 
     @property
     def momentum(self) -> float | None:
-        """The first one's; setting it sets that of all which have one."""
-        return getattr(self.parts[0], "momentum", None)
+        """The momentum of the first optimiser; setting it sets that of all which have one."""
+        return self.parts[0].momentum
 
     @momentum.setter
-    def momentum(self, value: float) -> None:
+    def momentum(self, value: float | None) -> None:
         for part in self.parts:
-            if getattr(part, "momentum", None) is not None:
+            if part.momentum is not None:
                 part.momentum = value
 
     def begin(self) -> None:
@@ -78,18 +80,18 @@ class Combined(Update):
         for part in self.parts:
             part.undo()
 
-    def structure(self) -> tuple[Any, ...]:
+    def structure(self) -> tuple[object, ...]:
         return super().structure() + tuple(part.structure() for part in self.parts)
 
-    def wanted(self, gradients: Mapping[Variable, Any]) -> dict[Variable, Any]:
-        return {p: g for part in self.parts for p, g in part.wanted(gradients).items()}
+    def updated(self, gradients: Mapping[Variable, Tensor]) -> dict[Variable, Tensor]:
+        return {p: g for part in self.parts for p, g in part.updated(gradients).items()}
 
-    def assignments(self, gradients: Mapping[Variable, Any]) -> Assignments:
-        clipped = self.clipped(self.wanted(gradients))
+    def assignments(self, gradients: Mapping[Variable, Tensor]) -> Assignments:
+        clipped = self.clipped(self.updated(gradients))
         return [pair for part in self.parts for pair in part.assignments(clipped)]
 
-    def held(self) -> dict[str, Variable]:
-        return {f"{i}.{k}": v for i, part in enumerate(self.parts) for k, v in part.held().items()}
+    def state_variables(self) -> dict[str, Variable]:
+        return {f"{i}.{k}": v for i, part in enumerate(self.parts) for k, v in part.state_variables().items()}
 
     def numbers(self) -> dict[str, float]:
         inner = {f"{i}.{k}": v for i, p in enumerate(self.parts) for k, v in p.numbers().items()}
@@ -102,12 +104,12 @@ class Combined(Update):
 
 
 class Wrapper(Combined):
-    """An optimiser, and something more that happens to its parameters in the same step.
+    """Base of what does something more to the parameters of another optimiser, in the same step.
 
     Each parameter has a copy of its shape. A subclass writes `follow(old, new, copy) -> (new, copy)` with operators.
     """
 
-    def __init__(self, inner: Update) -> None:
+    def __init__(self, inner: UpdateRule) -> None:
         super().__init__(inner)
         self.copies = {
             p: Variable(np.zeros(p.shape, np.float32), f"{p.name or i}.{type(self).__name__}")
@@ -115,24 +117,26 @@ class Wrapper(Combined):
         }
         self.scalars = Scalars("")
 
-    def follow(self, old: Any, new: Any, copy: Any) -> tuple[Any, Any]:
-        """The parameter and its copy after the step, from the parameter before and after the inner update, all
-        traced.
+    def follow(self, old: Tensor, new: Tensor, copy: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the parameter and its copy after the step, all traced and of one shape.
+
+        old, new: the parameter before and after the inner optimiser's update. copy: the copy before the step.
         """
         raise NotImplementedError
 
-    def assignments(self, gradients: Mapping[Variable, Any]) -> Assignments:
+    def assignments(self, gradients: Mapping[Variable, Tensor]) -> Assignments:
         inner = dict(super().assignments(gradients))
         lift = current().lift
-        found: Assignments = []
-        for p, copy in self.copies.items():
+        assignments: Assignments = []
+        for p, variable in self.copies.items():
             old = lift(p)
-            new, kept = self.follow(old, inner.get(p, old), lift(copy))
-            found.append((copy, kept))  # of what is frozen too: it may be swapped in, or thaw
+            # A frozen parameter has no assignment, but its copy is kept: it may be swapped in, or the freeze may end.
+            new, copy = self.follow(old, inner.get(p, old), lift(variable))
+            assignments.append((variable, copy))
             if p in inner:
                 inner[p] = new
-        return [*found, *inner.items()]
+        return [*assignments, *inner.items()]
 
-    def held(self) -> dict[str, Variable]:
-        own = {f"{i}.copy": self.copies[p] for i, p in enumerate(self.parameters)}
-        return own | super().held()
+    def state_variables(self) -> dict[str, Variable]:
+        copies = {f"{i}.copy": self.copies[p] for i, p in enumerate(self.parameters)}
+        return copies | super().state_variables()

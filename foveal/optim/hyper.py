@@ -1,51 +1,72 @@
-"""Hyper-parameters: what each may be, and groups of parameters that share them."""
+"""Hyper-parameters: the range of each, and groups of parameters that share them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, SupportsFloat
 
 from foveal.errors import ShapeError
 from foveal.variable import Variable
 
+# A group of parameters as the caller describes it: {"params": parameters, hyper-parameter: value, ...}.
+GroupOptions = Mapping[str, object]
+
+# What an optimiser is given: parameters, or groups of them.
+Parameters = Iterable[Variable] | Iterable[GroupOptions]
+
 
 class Range(NamedTuple):
-    """low <= value < high, or low < value < high where it has to be above `low`."""
+    """The numbers that a hyper-parameter may be: low <= value < high, or low < value < high if `exclusive`."""
 
     low: float = 0.0
     high: float = math.inf
-    above: bool = False
+    exclusive: bool = False
 
-    def __contains__(self, value: Any) -> bool:
+    def __contains__(self, value: object) -> bool:
+        if not isinstance(value, SupportsFloat):
+            return False
         try:
-            return bool(self.low <= value < self.high and not (self.above and value == self.low))
+            number = float(value)
         except TypeError:
             return False
+        # NaN fails both comparisons, so it lies in no range.
+        return self.low <= number < self.high and not (self.exclusive and number == self.low)
 
     def __str__(self) -> str:
         if self.low == -math.inf:
             return "a finite number"
-        lower = f"more than {self.low:g}" if self.above else f"at least {self.low:g}"
+        lower = f"more than {self.low:g}" if self.exclusive else f"at least {self.low:g}"
         return lower if self.high == math.inf else f"{lower} and below {self.high:g}"
 
 
-NUMBER = Range(-math.inf, above=True)
-POSITIVE = Range(above=True)
+NUMBER = Range(-math.inf, exclusive=True)
+POSITIVE = Range(exclusive=True)
 BELOW_ONE = Range(high=1.0)
 RATE, DECAY = Range(), Range()
 
 
-class Group:
-    """Parameters that share hyper-parameters: group[name] is the group's own value, or else the optimiser's.
+class HasHyperParameters(Protocol):
+    """What a group needs of its optimiser; see Optimizer."""
 
-    The rate of a group is the optimiser's times `lr_factor`, so that a schedule drives all groups together. A group
-    that
-    is given an `lr` gets the factor that makes it so now.
+    lr: float
+    ranges: dict[str, Range]
+    static: tuple[str, ...]
+
+    def check(self, name: str, value: object, allowed: Range) -> None: ...
+
+
+class ParameterGroup:
+    """Parameters that share hyper-parameters.
+
+    group[name] is the group's own value, or the optimiser's where the group has none. The learning rate of a group is
+    the optimiser's times `lr_factor`, so that one schedule drives all groups. A group that is given an `lr` gets the
+    factor that results in this rate at the optimiser's present one.
     """
 
-    def __init__(self, optimizer: Any, parameters: list[Variable], options: Mapping[str, Any]) -> None:
+    def __init__(self, optimizer: HasHyperParameters, parameters: list[Variable], options: GroupOptions) -> None:
+        """Raise ShapeError for an option that is no hyper-parameter of the optimiser, or out of its range."""
         self.optimizer, self.parameters = optimizer, parameters
         self.lr_factor, self.frozen = 1.0, False
         self.options: dict[str, Any] = {}
@@ -59,93 +80,109 @@ class Group:
             return getattr(self, name)
         return self.options[name] if name in self.options else getattr(self.optimizer, name)
 
-    def __setitem__(self, name: str, value: Any) -> None:
-        kind, base = type(self.optimizer).__name__, self.optimizer
+    def __setitem__(self, name: str, value: object) -> None:
+        kind, optimizer = type(self.optimizer).__name__, self.optimizer
         if name == "frozen":
             self.frozen = bool(value)
         elif name in ("lr", "lr_factor"):
-            base.check(name, value, RATE)
-            if name == "lr" and base.lr == 0:
+            optimizer.check(name, value, RATE)
+            assert isinstance(value, SupportsFloat)
+            number = float(value)
+            # The rate is kept as a factor of the optimiser's, which cannot be 0 then.
+            if name == "lr" and optimizer.lr == 0:
                 raise ShapeError(
-                    f"{kind}: a group has lr {value:g}, but the optimiser's own lr is 0, and rates of groups are kept"
-                    f" as factors of it; give the optimiser a rate, or the group an lr_factor"
+                    f"{kind}: a group has lr {number:g}, but the optimiser's own lr is 0, and the rates of groups are"
+                    " stored as factors of it; give the optimiser a rate, or the group an lr_factor"
                 )
-            self.lr_factor = value / base.lr if name == "lr" else float(value)
-        elif name in base.ranges:
-            base.check(name, value, base.ranges[name])
+            self.lr_factor = number / optimizer.lr if name == "lr" else number
+        elif name in optimizer.ranges:
+            optimizer.check(name, value, optimizer.ranges[name])
             self.options[name] = value
-        elif name in base.static:
+        elif name in optimizer.static:
             self.options[name] = value
         else:
-            known = ", ".join(("lr", "lr_factor", "frozen", *base.ranges, *base.static))
+            known = ", ".join(("lr", "lr_factor", "frozen", *optimizer.ranges, *optimizer.static))
             raise ShapeError(
                 f"{kind}: a group of parameters has {name!r}, which is no hyper-parameter of it; it takes {known}"
             )
 
 
-def make_groups(optimizer: Any, parameters: Iterable[Any]) -> list[Group]:
-    """Groups from parameters, or from dicts {"params": parameters, hyper-parameter: value, ...} as PyTorch takes
-    them.
+def make_groups(optimizer: HasHyperParameters, parameters: Parameters) -> list[ParameterGroup]:
+    """Return the groups of an optimiser, from parameters or from dicts {"params": ..., name: value} as in PyTorch.
+
+    Raises ShapeError if there are no parameters, if something else stands among them, or if one is named twice.
     """
     kind = type(optimizer).__name__
-    given: list[Any] = [parameters] if isinstance(parameters, Variable) else list(parameters)
-    dicts = bool(given) and all(isinstance(item, Mapping) for item in given)
-    described: list[Any] = given if dicts else [{"params": given}]
-    groups, seen = [], set()
-    for item in described:
-        options = {name: value for name, value in item.items() if name != "params"}
-        if "params" not in item:
+    groups: list[ParameterGroup] = []
+    seen: set[Variable] = set()
+    for description in descriptions(parameters):
+        options = {name: value for name, value in description.items() if name != "params"}
+        if "params" not in description:
             raise ShapeError(f"{kind}: a group of parameters lacks 'params': {options}")
-        members = item["params"]
-        members = [members] if isinstance(members, Variable) else list(members)
-        for p in members:
+        members: list[Variable] = []
+        for p in as_list(description["params"]):
             if not isinstance(p, Variable):
                 raise ShapeError(
                     f"{kind}: {type(p).__name__} is no parameter; give net.parameters(), or a list of dicts with"
                     f" 'params'"
                 )
+            # The update of a parameter that is listed twice would be undefined.
             if p in seen:
                 raise ShapeError(
                     f"{kind}: parameter {p.name or 'without a name'} {list(p.shape)} is named twice; a parameter"
                     " belongs to one group"
                 )
             seen.add(p)
-        groups.append(Group(optimizer, members, options))
+            members.append(p)
+        groups.append(ParameterGroup(optimizer, members, options))
     if not seen:
         raise ShapeError(f"{kind}: there are no parameters to optimise")
     return groups
 
 
-def by_name(parameters: Iterable[Variable], rules: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Groups by name: each parameter gets the options of the first pattern that fits it, such as "*.bias" or "head.*".
+def descriptions(parameters: Parameters | Variable) -> list[GroupOptions]:
+    """Return one dict per group; plain parameters form a single group without options of its own."""
+    items = as_list(parameters)
+    dicts = [item for item in items if isinstance(item, Mapping)]
+    return dicts if items and len(dicts) == len(items) else [{"params": items}]
+
+
+def as_list(value: object) -> list[object]:
+    """Return a single Variable as a list of one, and what can be iterated over as a list."""
+    return list(value) if isinstance(value, Iterable) and not isinstance(value, Variable) else [value]
+
+
+def by_name(parameters: Iterable[Variable], rules: Mapping[str, GroupOptions]) -> list[GroupOptions]:
+    """Return groups by name: each parameter gets the options of the first pattern that matches its name.
 
         optim.Momentum(optim.by_name(net.parameters(), {"features.*": {"lr_factor": 0.1}}), lr=0.1)
 
-    What no pattern fits forms the first group, with the optimiser's own hyper-parameters.
+    Patterns are those of the shell, such as "*.bias" or "head.*". Parameters that match no pattern form the first
+    group, which has the optimiser's own hyper-parameters. Raises ShapeError for a pattern without any parameter.
     """
-    rest: list[Variable] = []
-    found: dict[str, list[Variable]] = {pattern: [] for pattern in rules}
+    unmatched: list[Variable] = []
+    matched: dict[str, list[Variable]] = {pattern: [] for pattern in rules}
     names = []
     for p in parameters:
         names.append(p.name)
-        pattern = next((r for r in rules if fnmatchcase(p.name, r)), None)
-        (rest if pattern is None else found[pattern]).append(p)
-    for pattern, members in found.items():
+        pattern = next((rule for rule in rules if fnmatchcase(p.name, rule)), None)
+        (unmatched if pattern is None else matched[pattern]).append(p)
+    for pattern, members in matched.items():
         if not members:
             raise ShapeError(
-                f"no parameter is called {pattern!r} (or an earlier pattern took it); there are {', '.join(names)}"
+                f"no parameter is called {pattern!r} (or an earlier pattern matched it); there are {', '.join(names)}"
             )
-    groups = [{"params": rest}] if rest else []
-    return groups + [{"params": found[pattern], **rules[pattern]} for pattern in rules]
+    groups: list[GroupOptions] = [{"params": unmatched}] if unmatched else []
+    return groups + [{"params": matched[pattern], **rules[pattern]} for pattern in rules]
 
 
-def no_decay(parameters: Iterable[Variable]) -> list[dict[str, Any]]:
-    """Two groups: weights, and without weight decay all that has fewer than two axes, which are biases and norms.
+def no_decay(parameters: Iterable[Variable]) -> list[GroupOptions]:
+    """Return two groups: weights, and parameters of fewer than two axes (biases, norms), which get no weight decay.
 
     T. He et al. 2019, Bag of Tricks, section 3.1.
     """
     parameters = list(parameters)
     weights = [p for p in parameters if len(p.shape) > 1]
     others = [p for p in parameters if len(p.shape) <= 1]
-    groups: list[dict[str, Any]] = [{"params": weights}, {"params": others, "weight_decay": 0.0, "l1": 0.0}]
+    groups: list[GroupOptions] = [{"params": weights}, {"params": others, "weight_decay": 0.0, "l1": 0.0}]
     return [group for group in groups if group["params"]]

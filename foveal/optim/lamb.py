@@ -1,35 +1,36 @@
 """LAMB: Adam with a rate per layer, for large batches (You et al. 2020, algorithm 2)."""
 
-from collections.abc import Iterable
-from typing import Any, ClassVar, Unpack
+from typing import Unpack
 
 from foveal import ops
 from foveal.errors import ShapeError
+from foveal.ops.op import Tensor
 from foveal.optim.adam import Moments
-from foveal.optim.hyper import Group
-from foveal.optim.optimizer import Common, Lifted
+from foveal.optim.hyper import ParameterGroup, Parameters
+from foveal.optim.optimizer import CommonOptions, TracedScalars, TracedState
 
 
-class LAMB(Moments):
+class LAMB(Moments, name="lamb"):
     """u = mhat / (sqrt(vhat) + eps) + lambda p;  p <- p - lr phi(|p|) / |u| u
 
     |.| is the norm over all of a parameter; where |p| or |u| is 0, the ratio is 1. phi(z) = min(max(z, low), high) with
-    `bounds` = (low, high), else phi(z) = z. adapt: off, e.g. for a group of biases and norms, for a ratio of 1.
+    `bounds` = (low, high), else phi(z) = z. adapt: False, e.g. for a group of biases and norms, for a ratio of 1.
     Weight decay, lambda, is part of u.
     """
 
-    static: ClassVar[tuple[str, ...]] = ("eps", "bounds", "adapt")
+    default_lr = 0.01
+    static: tuple[str, ...] = ("eps", "bounds", "adapt")
     decays = False
 
     def __init__(
         self,
-        parameters: Iterable[Any],
+        parameters: Parameters,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-6,
         bounds: tuple[float, float] | None = None,
         adapt: bool = True,
-        **common: Unpack[Common],
+        **common: Unpack[CommonOptions],
     ) -> None:
         if bounds is not None and not 0 <= bounds[0] < bounds[1]:
             raise ShapeError(f"LAMB: bounds is {bounds}, it has to be (low, high) with 0 <= low < high")
@@ -38,25 +39,28 @@ class LAMB(Moments):
         self.bounds, self.adapt = bounds, adapt
         super().__init__(parameters, lr, betas, eps, **common)
 
-    def values(self, step: int, group: Group) -> dict[str, float]:
+    def values(self, step: int, group: ParameterGroup) -> dict[str, float]:
         b1, b2 = group["betas"]
-        corrected = {"level": 1 / (1 - b1**step), "spread": (1 - b2**step) ** -0.5}
+        corrected = {"unbias": 1 / (1 - b1**step), "spread": (1 - b2**step) ** -0.5}
         return super().values(step, group) | corrected
 
-    def update(self, p: Any, g: Any, state: dict[str, Any], now: Lifted, group: Group) -> tuple[Any, dict[str, Any]]:
+    def update(
+        self, p: Tensor, g: Tensor, state: TracedState, now: TracedScalars, group: ParameterGroup
+    ) -> tuple[Tensor, TracedState]:
         new = self.moments(g, state, now)
         spread = ops.sqrt(new["square"]) * now["spread"] + group["eps"]
-        u = now["level"] * new["mean"] / spread
+        u = now["unbias"] * new["mean"] / spread
         if group["weight_decay"]:
             u = u + now["weight_decay"] * p
-        return p - now["lr"] * self.trust(p, u, group) * u, new
+        return p - now["lr"] * self.trust_ratio(p, u, group) * u, new
 
-    def trust(self, p: Any, u: Any, group: Group) -> Any:
-        """phi(|p|) / |u|"""
+    def trust_ratio(self, p: Tensor, u: Tensor, group: ParameterGroup) -> Tensor | float:
+        """Return phi(|p|) / |u|, a scalar."""
         if not group["adapt"]:
             return 1.0
-        size, length = ops.sqrt(ops.sum(p * p)), ops.sqrt(ops.sum(u * u))
+        p_norm, u_norm = ops.sqrt(ops.sum(p * p)), ops.sqrt(ops.sum(u * u))
         if group["bounds"] is not None:
             low, high = group["bounds"]
-            size = ops.minimum(ops.maximum(size, low), high)
-        return ops.where(size, ops.where(length, size / length, 1.0), 1.0)
+            p_norm = ops.minimum(ops.maximum(p_norm, low), high)
+        # A norm of 0 is false for `where`.
+        return ops.where(p_norm, ops.where(u_norm, p_norm / u_norm, 1.0), 1.0)

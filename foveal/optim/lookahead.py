@@ -1,14 +1,18 @@
 """Lookahead: k steps forward, one step back (Zhang et al. 2019, algorithm 1)."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from foveal import ops
 from foveal.errors import ShapeError
+from foveal.ops.op import Tensor
 from foveal.optim.combined import Wrapper
-from foveal.optim.optimizer import Update
+from foveal.optim.optimizer import UpdateRule
+from foveal.optim.sgd import Nesterov
+from foveal.variable import Variable
 
 
-class Lookahead(Wrapper):
+class Lookahead(Wrapper, name="lookahead"):
     """Every k steps of the inner optimiser: slow <- slow + alpha (p - slow);  p <- slow. At first slow = p.
 
         step = foveal.compile_step(net, loss, optim.Lookahead(optim.SGD(net.parameters(), lr=0.1)))
@@ -16,7 +20,14 @@ class Lookahead(Wrapper):
     The inner optimiser's state is left as it is at that moment, as in the paper's experiments.
     """
 
-    def __init__(self, inner: Update, k: int = 5, alpha: float = 0.5) -> None:
+    default_lr = 0.05
+
+    @classmethod
+    def build(cls, parameters: Iterable[Variable], **options: Any) -> UpdateRule:
+        """Return Lookahead around Nesterov's momentum, which takes the options."""
+        return cls(Nesterov(parameters, **options))
+
+    def __init__(self, inner: UpdateRule, k: int = 5, alpha: float = 0.5) -> None:
         if not isinstance(k, int) or k < 1:
             raise ShapeError(f"Lookahead: k is {k!r}, it has to be a whole number of 1 or more")
         if not 0 < alpha <= 1:
@@ -30,8 +41,9 @@ class Lookahead(Wrapper):
         self.scalars.set("alpha", self.alpha)
         self.scalars.set("back", self.steps % self.k == 0)
 
-    def follow(self, old: Any, new: Any, copy: Any) -> tuple[Any, Any]:
-        now = self.scalars.lifted()
+    def follow(self, old: Tensor, new: Tensor, copy: Tensor) -> tuple[Tensor, Tensor]:
+        now = self.scalars.traced()
+        # The copy holds the slow weights, from the second step on.
         slow = ops.where(now["first"], old, copy)
         slow = ops.where(now["back"], slow + now["alpha"] * (new - slow), slow)
         return ops.where(now["back"], slow, new), slow

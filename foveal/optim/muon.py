@@ -9,25 +9,28 @@ from typing import Any, ClassVar, Unpack
 
 from foveal import ops
 from foveal.errors import ShapeError
+from foveal.ops.op import Tensor
 from foveal.optim.adam import AdamW
 from foveal.optim.combined import Combined
-from foveal.optim.hyper import BELOW_ONE, POSITIVE, Group, Range
-from foveal.optim.optimizer import Common, Lifted, Optimizer
+from foveal.optim.hyper import BELOW_ONE, POSITIVE, ParameterGroup, Parameters, Range
+from foveal.optim.optimizer import CommonOptions, Optimizer, TracedScalars, TracedState, UpdateRule
 from foveal.variable import Variable
 
+# r for filters or a matrix of that many rows and columns, by the name of `adjust`.
 RATIOS: dict[str, Callable[[int, int], float]] = {
     "original": lambda rows, columns: math.sqrt(max(1.0, rows / columns)),
     "match_rms_adamw": lambda rows, columns: 0.2 * math.sqrt(max(rows, columns)),
 }
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # chosen by Jordan et al. for a steep slope at 0
+# a, b, c of the polynomial, chosen by Jordan et al. for a steep slope at 0.
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonal(x: Any, steps: int, coefficients: tuple[float, float, float], eps: float) -> Any:
-    """About U V^T, where x = U S V^T, a matrix [rows, columns]: Newton-Schulz with a polynomial of degree five
+def orthogonal(x: Tensor, steps: int, coefficients: tuple[float, float, float], eps: float) -> Tensor:
+    """Return about U V^T for the matrix x = U S V^T [rows, columns], by Newton-Schulz iteration of degree five.
 
-    x <- x / |x|, then `steps` times  x <- a x + (b A + c A A) x  with A = x x^T, which pulls all singular values
-    towards 1
-    (into 0.7 .. 1.2). Where x has more rows than columns, x <- a x + x (b A + c A A) with the smaller A = x^T x.
+    x <- x / |x|, then `steps` times  x <- a x + (b A + c A A) x  with A = x x^T, which brings all singular values
+    close to 1 (into 0.7 .. 1.2). If x has more rows than columns, x <- a x + x (b A + c A A) with the smaller
+    A = x^T x.
     """
     a, b, c = coefficients
     tall = x.shape[0] > x.shape[1]
@@ -39,22 +42,22 @@ def orthogonal(x: Any, steps: int, coefficients: tuple[float, float, float], eps
     return x
 
 
-class Muon(Optimizer):
+class Muon(Optimizer, name="muon"):
     """v <- mu v + g;  u = v, or with nesterov g + mu v;  p <- p - lr r orthogonal(u)
 
     For matrices [K, ...], filters [K, C, R, S] as [K, C R S]; other parameters belong to another optimiser, see `muon`.
     r = sqrt(max(1, K / columns)); with adjust="match_rms_adamw" 0.2 sqrt(max(K, columns)), for AdamW's rates (Liu et
-    al.
-    2025, equation 4). Weight decay is decoupled.
+    al. 2025, equation 4). Weight decay is decoupled.
     """
 
+    default_lr = 0.02
     state_names: ClassVar[tuple[str, ...]] = ("velocity",)
-    ranges: ClassVar[dict[str, Range]] = {"momentum": BELOW_ONE}
-    static: ClassVar[tuple[str, ...]] = ("nesterov", "coefficients", "eps", "ns_steps", "adjust")
+    ranges: dict[str, Range] = {"momentum": BELOW_ONE}
+    static: tuple[str, ...] = ("nesterov", "coefficients", "eps", "ns_steps", "adjust")
 
     def __init__(
         self,
-        parameters: Iterable[Any],
+        parameters: Parameters,
         lr: float = 0.02,
         momentum: float = 0.95,
         nesterov: bool = True,
@@ -62,7 +65,7 @@ class Muon(Optimizer):
         coefficients: tuple[float, float, float] = COEFFICIENTS,
         eps: float = 1e-7,
         adjust: str = "original",
-        **common: Unpack[Common],
+        **common: Unpack[CommonOptions],
     ) -> None:
         self.check("eps", eps, POSITIVE)
         if adjust not in RATIOS:
@@ -71,7 +74,8 @@ class Muon(Optimizer):
             raise ShapeError(f"Muon: ns_steps is {ns_steps}, it has to be from 1 to 99")
         self.momentum, self.nesterov, self.ns_steps = float(momentum), nesterov, ns_steps
         self.coefficients, self.eps, self.adjust = tuple(coefficients), eps, adjust
-        options: Common = {"decoupled": True, **common}
+        # Weight decay is decoupled unless the caller says otherwise.
+        options: CommonOptions = {"decoupled": True, **common}
         super().__init__(parameters, lr, **options)
         for p in self.parameters:
             if len(p.shape) < 2:
@@ -80,17 +84,24 @@ class Muon(Optimizer):
                     " optim.muon(net.parameters(), lr) gives such parameters to AdamW"
                 )
 
-    def values(self, step: int, group: Group) -> dict[str, float]:
+    @classmethod
+    def build(cls, parameters: Iterable[Variable], **options: Any) -> UpdateRule:
+        """Return Muon for matrices and filters, and AdamW for the rest; see `muon`."""
+        return muon(parameters, **options)
+
+    def values(self, step: int, group: ParameterGroup) -> dict[str, float]:
         return {"lr": group["lr"], "momentum": group["momentum"]}
 
-    def update(self, p: Any, g: Any, state: dict[str, Any], now: Lifted, group: Group) -> tuple[Any, dict[str, Any]]:
+    def update(
+        self, p: Tensor, g: Tensor, state: TracedState, now: TracedScalars, group: ParameterGroup
+    ) -> tuple[Tensor, TracedState]:
         v = now["momentum"] * state["velocity"] + g
-        ahead = g + now["momentum"] * v if group["nesterov"] else v
+        direction = g + now["momentum"] * v if group["nesterov"] else v
         rows, columns = p.shape[0], math.prod(p.shape[1:])
-        matrix = ahead.reshape(rows, columns)
-        made = orthogonal(matrix, group["ns_steps"], group["coefficients"], group["eps"])
+        # [K, C, R, S] as [K, C R S]
+        matrix = orthogonal(direction.reshape(rows, columns), group["ns_steps"], group["coefficients"], group["eps"])
         ratio = RATIOS[group["adjust"]](rows, columns)
-        return p - now["lr"] * (made.reshape(*p.shape) * ratio), {"velocity": v}
+        return p - now["lr"] * (matrix.reshape(*p.shape) * ratio), {"velocity": v}
 
 
 def muon(
@@ -102,9 +113,10 @@ def muon(
     clip_norm: float | None = None,
     clip_value: float | None = None,
 ) -> Combined:
-    """Muon for all matrices and filters, AdamW for the other parameters (biases, norms) with the rate `rest_lr`.
+    """Return Muon for all matrices and filters, and AdamW for the other parameters (biases, norms).
 
-    rest_lr is a tenth of `lr` unless given. A schedule of lr drives both.
+    rest_lr: AdamW's rate, a tenth of `lr` unless given. A schedule of lr drives both. clip_norm, clip_value: as in
+    Optimizer, of all gradients together.
     """
     parameters = list(parameters)
     matrices = [p for p in parameters if len(p.shape) > 1]

@@ -1,60 +1,112 @@
-"""The base of all optimisers. An update is written with operators and becomes part of the step's program."""
+"""The base classes of all optimisers. An update is written with operators and becomes part of the step's program."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, TypedDict
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from foveal import ops
 from foveal.errors import ShapeError, StateError
-from foveal.optim.hyper import DECAY, POSITIVE, RATE, Group, Range, make_groups
+from foveal.ops.op import Tensor
+from foveal.optim.hyper import DECAY, POSITIVE, RATE, ParameterGroup, Parameters, Range, make_groups
 from foveal.strides import Ndarray
-from foveal.trace import Symbol, current
+from foveal.trace import current
 from foveal.variable import Variable
 
-NORM_EPS = 1e-6  # keeps a gradient of zero from being divided by zero, as in PyTorch
+# Keeps a gradient of zero from being divided by zero; the value is PyTorch's.
+NORM_EPS = 1e-6
 
-Assignments = list[tuple[Variable, Any]]
+# What a step's program writes: (variable, its new value).
+Assignments = list[tuple[Variable, Tensor]]
+
+# The state of one parameter by name, such as "velocity", as it stands in a recording.
+TracedState = dict[str, Tensor]
 
 
 class Scalars(dict[str, Variable]):
-    """Numbers in memory that a program reads: setting them compiles nothing anew."""
+    """Numbers in memory that a program reads, by name; a new value needs no new compilation.
+
+    suffix: ends the names of the variables, to tell the groups of an optimiser apart.
+    """
 
     def __init__(self, suffix: str) -> None:
         super().__init__()
         self.suffix = suffix
 
     def __missing__(self, name: str) -> Variable:
-        made = self[name] = Variable(np.float32(0), name + self.suffix)
-        return made
+        scalar = self[name] = Variable(np.float32(0), name + self.suffix)
+        return scalar
 
     def set(self, name: str, value: float) -> None:
         scalar = self[name]
-        if scalar.data != np.float32(value):  # what is prepared from a variable holds until it is set
+        # Writing counts as a change and invalidates what programs prepared from a variable, so equal values are left.
+        if scalar.data != np.float32(value):
             scalar.data = value
 
-    def lifted(self) -> Lifted:
-        return Lifted(self)
+    def traced(self) -> TracedScalars:
+        return TracedScalars(self)
 
 
-class Lifted:
-    """Scalars as symbols of the recording in progress; one that is not asked for is no input of the program."""
+class TracedScalars:
+    """Scalars as Tensors of the recording in progress; a scalar that is never read is no input of the program."""
 
     def __init__(self, scalars: Scalars) -> None:
         self.scalars = scalars
 
-    def __getitem__(self, name: str) -> Symbol:
+    def __getitem__(self, name: str) -> Tensor:
         return current().lift(self.scalars[name])
 
 
-class Update:
-    """What a training step needs of an optimiser, and what every one can do: follow schedules, be saved and loaded."""
+class CommonOptions(TypedDict, total=False):
+    """Options that every optimiser takes; see Optimizer."""
+
+    weight_decay: float
+    decoupled: bool
+    l1: float
+    clip_norm: float | None
+    clip_value: float | None
+
+
+class UpdateRule:
+    """Base of everything that updates parameters in a training step: optimisers, and what combines or wraps them.
+
+    It follows schedules, clips gradients, and is saved and loaded. A subclass that is given a name,
+    `class SGD(Optimizer, name="sgd")`, is registered: `optim.build` and `foveal train --optimizer` know it by this
+    name. It needs a `default_lr`.
+    """
+
+    #: The registered subclasses by name.
+    registry: ClassVar[dict[str, type[UpdateRule]]] = {}
+
+    #: The learning rate of `foveal train` if none is given and this is not the recipe's optimiser. Good rates of
+    #: optimisers differ by a factor of 10 and more: momentum 0.9 multiplies a step by 10, and the size of Adam's steps
+    #: does not depend on the size of the gradient.
+    default_lr: ClassVar[float]
 
     lr: float
     weight_decay: float
+    #: None if the optimiser has no momentum.
+    momentum: float | None = None
     parameters: list[Variable]
+
+    def __init_subclass__(cls, name: str | None = None) -> None:
+        super().__init_subclass__()
+        if name is None:
+            return
+        if name in cls.registry:
+            raise ValueError(f"two optimisers are called {name}")
+        if not hasattr(cls, "default_lr"):
+            raise TypeError(f"optimiser {name}: class {cls.__name__} has no default_lr, its rate in `foveal train`")
+        cls.registry[name] = cls
+
+    @classmethod
+    def build(cls, parameters: Iterable[Variable], **options: Any) -> UpdateRule:
+        """Return the optimiser for all parameters of a network, with its options; `optim.build` calls it."""
+        raise NotImplementedError
 
     def __init__(self, clip_norm: float | None = None, clip_value: float | None = None) -> None:
         self.steps = 0
@@ -62,13 +114,14 @@ class Update:
         self.limits = Scalars("")
         self.clip_norm, self.clip_value = clip_norm, clip_value
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Numbers are checked whenever they are set, by a schedule too."""
+    def __setattr__(self, name: str, value: object) -> None:
+        """Check numbers whenever they are set, by a schedule too."""
         if name in ("clip_norm", "clip_value") and value is not None:
             self.check(name, value, POSITIVE)
         super().__setattr__(name, value)
 
-    def check(self, name: str, value: Any, allowed: Range) -> None:
+    def check(self, name: str, value: object, allowed: Range) -> None:
+        """Raise ShapeError unless a number, or each of a tuple of numbers, lies in the range."""
         for number in value if isinstance(value, tuple | list) else (value,):
             if number not in allowed:
                 raise ShapeError(f"{type(self).__name__}: {name} is {value}, it has to be {allowed}")
@@ -90,53 +143,58 @@ class Update:
                 self.limits.set(name, getattr(self, name))
 
     def undo(self) -> None:
-        """The step that was begun did not take place."""
+        """Take the last `begin` back: the step was not carried out."""
         self.steps -= 1
 
-    def structure(self) -> tuple[Any, ...]:
-        """What is compiled into a step's program, which is made anew where this changes."""
+    def averaged(self) -> AbstractContextManager[None]:
+        """Return a context in which the model holds the average of its parameters, if this rule keeps one."""
+        return nullcontext()
+
+    def structure(self) -> tuple[object, ...]:
+        """Return all that is compiled into a step's program; the program is compiled again when it changes."""
         return self.clip_norm is not None, self.clip_value is not None
 
-    def clipped(self, gradients: Mapping[Variable, Any]) -> Mapping[Variable, Any]:
-        """Every element within -clip_value .. clip_value, then all scaled so that their norm is at most clip_norm."""
-        now = self.limits.lifted()
+    def clipped(self, gradients: Mapping[Variable, Tensor]) -> Mapping[Variable, Tensor]:
+        """Clip every element to -clip_value .. clip_value, then scale all so that their norm is at most clip_norm."""
+        now = self.limits.traced()
         if self.clip_value is not None:
-            most = now["clip_value"]
-            gradients = {p: ops.minimum(ops.maximum(g, -most), most) for p, g in gradients.items()}
+            limit = now["clip_value"]
+            gradients = {p: ops.minimum(ops.maximum(g, -limit), limit) for p, g in gradients.items()}
         if self.clip_norm is not None and gradients:
             scale = now["clip_norm"] / (global_norm(gradients.values()) + NORM_EPS)
             scale = ops.minimum(scale, 1.0)
             gradients = {p: g * scale for p, g in gradients.items()}
         return gradients
 
-    def assignments(self, gradients: Mapping[Variable, Any]) -> Assignments:
-        """(variable, new value) of all parameters and states, traced: what a step's program writes."""
+    def assignments(self, gradients: Mapping[Variable, Tensor]) -> Assignments:
+        """Return (variable, new value) for all parameters and states, traced: what a step's program writes."""
         raise NotImplementedError
 
-    def wanted(self, gradients: Mapping[Variable, Any]) -> dict[Variable, Any]:
-        """Those of what is optimised here; the model's other parameters, and frozen groups, are left as they are."""
+    def updated(self, gradients: Mapping[Variable, Tensor]) -> dict[Variable, Tensor]:
+        """Return the gradients of what is updated here: neither frozen groups nor other parameters of the model."""
         raise NotImplementedError
 
-    def held(self) -> dict[str, Variable]:
-        """The state of all parameters by a name that says which."""
+    def state_variables(self) -> dict[str, Variable]:
+        """Return the state of all parameters, by names that hold the number of the parameter."""
         raise NotImplementedError
 
     def numbers(self) -> dict[str, float]:
-        """The hyper-parameters that are numbers and the count of steps."""
+        """Return the count of steps and all hyper-parameters that are numbers."""
         raise NotImplementedError
 
     def load_numbers(self, numbers: Mapping[str, float]) -> None:
+        """Set what `numbers` returned."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Ndarray]:
-        """Copies of all that decides how training goes on: arrays by name, which safetensors can store."""
+        """Return copies of all that decides how training goes on: arrays by name, which safetensors can store."""
         arrays = {name: np.array(value, np.float64) for name, value in self.numbers().items()}
-        return arrays | {name: np.array(v.data, order="C") for name, v in self.held().items()}
+        return arrays | {name: np.array(v.data, order="C") for name, v in self.state_variables().items()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
         """Go on from a state_dict. Raises StateError that lists all that does not fit; then nothing is changed."""
-        own, numbers = self.held(), self.numbers()
-        shapes: dict[str, tuple[int, ...]] = {name: v.shape for name, v in own.items()}
+        variables, numbers = self.state_variables(), self.numbers()
+        shapes: dict[str, tuple[int, ...]] = {name: v.shape for name, v in variables.items()}
         shapes |= dict.fromkeys(numbers, ())
         problems = [f"missing: {name}" for name in shapes if name not in state]
         problems += [f"unknown: {name}" for name in state if name not in shapes]
@@ -145,54 +203,52 @@ class Update:
             for name, shape in shapes.items()
             if name in state and np.shape(state[name]) != shape
         ]
+        # Everything is checked before anything is set, so that a state that does not fit leaves the optimiser whole.
         if problems:
             raise StateError(
                 f"the stored state does not fit this {type(self).__name__}: {'; '.join(problems)}. Build the optimiser"
                 " with the options and the parameters, in their order, that it was stored from"
             )
-        self.load_numbers({name: float(state[name]) for name in numbers})
-        for name, variable in own.items():
+        self.load_numbers({name: float(np.asarray(state[name])) for name in numbers})
+        for name, variable in variables.items():
             variable.data = np.asarray(state[name])
 
 
-class Common(TypedDict, total=False):
-    """Options that every optimiser takes; see Optimizer."""
-
-    weight_decay: float
-    decoupled: bool
-    l1: float
-    clip_norm: float | None
-    clip_value: float | None
-
-
-class Optimizer(Update):
-    """Holds the state of each parameter, and the numbers that change from step to step.
+class Optimizer(UpdateRule):
+    """Base of optimisers that treat each parameter on its own; holds the state of each, and the hyper-parameters.
 
     A subclass names its state and writes `update(p, g, state, now, group) -> (new p, new state)` with operators.
-    Numbers
-    that change (the learning rate, corrections by step) are scalars in memory, which `values` computes before a step.
+    Numbers that change from step to step (the learning rate, corrections by step) are scalars in memory, which `values`
+    computes before a step.
 
     parameters: Variables, or dicts {"params": ..., hyper-parameter: value} (see hyper.by_name and hyper.no_decay).
     lr: learning rate. weight_decay: lambda of L2, g <- g + lambda p; or if decoupled p <- p - lr lambda p beside the
-    update
-    (Loshchilov and Hutter 2019). l1: g <- g + l1 sign(p). clip_value: every element of the gradients is brought into
-    -clip_value .. clip_value; clip_norm: then all gradients together are scaled so that their norm is at most this
+    update (Loshchilov and Hutter 2019). l1: g <- g + l1 sign(p). clip_value: every element of the gradients is clipped
+    to -clip_value .. clip_value; clip_norm: then all gradients together are scaled so that their norm is at most this
     (Pascanu et al. 2013, algorithm 1).
     """
 
+    #: Names of the state arrays of each parameter, which have its shape.
     state_names: ClassVar[tuple[str, ...]] = ()
-    ranges: ClassVar[dict[str, Range]] = {}  # hyper-parameters that are numbers in memory
-    static: ClassVar[tuple[str, ...]] = ()  # hyper-parameters that are compiled in
-    decays: ClassVar[bool] = True  # whether weight decay is added here; else `update` does it
+    #: Hyper-parameters that are numbers in memory, and what they may be.
+    ranges: dict[str, Range] = {}
+    #: Hyper-parameters that are compiled in.
+    static: tuple[str, ...] = ()
+    #: True if weight decay is added here, False if `update` does it.
+    decays: ClassVar[bool] = True
 
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
+    def __init_subclass__(cls, name: str | None = None) -> None:
+        super().__init_subclass__(name)
         cls.ranges = {"weight_decay": DECAY, "l1": DECAY, **cls.ranges}
         cls.static = tuple(dict.fromkeys(("decoupled", *cls.static)))
 
+    @classmethod
+    def build(cls, parameters: Iterable[Variable], **options: Any) -> UpdateRule:
+        return cls(parameters, **options)
+
     def __init__(
         self,
-        parameters: Iterable[Any],
+        parameters: Parameters,
         lr: float,
         weight_decay: float = 0.0,
         decoupled: bool = False,
@@ -210,28 +266,29 @@ class Optimizer(Update):
         self.state: dict[Variable, dict[str, Variable]] = {p: {} for p in self.parameters}
         self.complete_state()
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if name == "lr" or name in self.ranges:
             self.check(name, value, self.ranges.get(name, RATE))
         super().__setattr__(name, value)
 
-    def states(self, group: Group) -> tuple[str, ...]:
-        """The names of what is kept for each parameter of a group."""
+    def states(self, group: ParameterGroup) -> tuple[str, ...]:
+        """Return the names of the state arrays of each parameter of a group."""
         return self.state_names
 
     def start(self, name: str) -> float:
-        """What a state is filled with before the first step."""
+        """Return the number that a state is filled with before the first step."""
         return 0.0
 
     def complete_state(self) -> None:
+        """Make the state variables that are missing; a changed hyper-parameter may need more of them."""
         for i, p in enumerate(self.parameters):
             for name in self.states(self.group_of[p]):
                 if name not in self.state[p]:
                     value = np.full(p.shape, self.start(name), np.float32)
                     self.state[p][name] = Variable(value, f"{p.name or i}.{name}")
 
-    def values(self, step: int, group: Group) -> dict[str, float]:
-        """The scalars of a group for the step of that number (from 1), in double precision."""
+    def values(self, step: int, group: ParameterGroup) -> dict[str, float]:
+        """Return the scalars of a group for the step of that number (from 1), in double precision."""
         return {"lr": group["lr"]}
 
     def begin(self) -> None:
@@ -243,58 +300,65 @@ class Optimizer(Update):
                 if group[name]:
                     scalars.set(name, group[name])
 
-    def structure(self) -> tuple[Any, ...]:
+    def structure(self) -> tuple[object, ...]:
         return super().structure() + tuple(
             (group.frozen, bool(group["weight_decay"]), bool(group["l1"]), *(group[name] for name in self.static))
             for group in self.groups
         )
 
-    def update(self, p: Any, g: Any, state: dict[str, Any], now: Lifted, group: Group) -> tuple[Any, dict[str, Any]]:
-        """The new parameter and the new state, from the old ones and this step's scalars; all are traced."""
+    def update(
+        self, p: Tensor, g: Tensor, state: TracedState, now: TracedScalars, group: ParameterGroup
+    ) -> tuple[Tensor, TracedState]:
+        """Return the new parameter and its new state.
+
+        p: the parameter. g: its gradient, of the same shape. state: the arrays of `states(group)`, of the same shape.
+        now: the scalars of `values` for this step. All are traced.
+        """
         raise NotImplementedError
 
-    def assignments(self, gradients: Mapping[Variable, Any]) -> Assignments:
+    def assignments(self, gradients: Mapping[Variable, Tensor]) -> Assignments:
         self.complete_state()
         lift = current().lift
-        now = {id(g): s.lifted() for g, s in zip(self.groups, self.scalars, strict=True)}
-        found: Assignments = []
-        for p, g in self.clipped(self.wanted(gradients)).items():
+        traced = {id(g): s.traced() for g, s in zip(self.groups, self.scalars, strict=True)}
+        assignments: Assignments = []
+        for p, g in self.clipped(self.updated(gradients)).items():
             group = self.group_of[p]
-            old, scalars = lift(p), now[id(group)]
-            state = {name: lift(self.state[p][name]) for name in self.states(group)}
-            new, state = self.update(old, self.decayed(old, g, scalars, group), state, scalars, group)
+            old, now = lift(p), traced[id(group)]
+            state: TracedState = {name: lift(self.state[p][name]) for name in self.states(group)}
+            new, state = self.update(old, self.decayed(old, g, now, group), state, now, group)
+            # Decoupled weight decay subtracts a share of the parameter's old value, apart from the update.
             if self.decays and group["decoupled"] and group["weight_decay"]:
-                new = new - old * (scalars["lr"] * scalars["weight_decay"])
-            found.append((p, new))
-            found.extend((self.state[p][name], value) for name, value in state.items())
-        return found
+                new = new - old * (now["lr"] * now["weight_decay"])
+            assignments.append((p, new))
+            assignments.extend((self.state[p][name], value) for name, value in state.items())
+        return assignments
 
-    def wanted(self, gradients: Mapping[Variable, Any]) -> dict[Variable, Any]:
+    def updated(self, gradients: Mapping[Variable, Tensor]) -> dict[Variable, Tensor]:
         return {p: g for p, g in gradients.items() if p in self.state and not self.group_of[p].frozen}
 
-    def decayed(self, p: Any, g: Any, now: Lifted, group: Group) -> Any:
-        """The gradient with that of the L2 and L1 penalties."""
+    def decayed(self, p: Tensor, g: Tensor, now: TracedScalars, group: ParameterGroup) -> Tensor:
+        """Return the gradient with that of the L2 and L1 penalties added."""
         if self.decays and group["weight_decay"] and not group["decoupled"]:
             g = g + p * now["weight_decay"]
         if group["l1"]:
             g = g + (ops.greater(p, 0.0) - ops.greater(0.0, p)) * now["l1"]
         return g
 
-    def held(self) -> dict[str, Variable]:
+    def state_variables(self) -> dict[str, Variable]:
         return {
             f"{i}.{name}": variable for i, p in enumerate(self.parameters) for name, variable in self.state[p].items()
         }
 
     def numbers(self) -> dict[str, float]:
-        found = {"steps": float(self.steps), "lr": self.lr}
+        numbers = {"steps": float(self.steps), "lr": self.lr}
         for name in self.ranges:
-            found |= flat(name, getattr(self, name))
+            numbers |= flat(name, getattr(self, name))
         for i, group in enumerate(self.groups):
-            found[f"group.{i}.lr_factor"] = group.lr_factor
+            numbers[f"group.{i}.lr_factor"] = group.lr_factor
             for name in group.options:
                 if name in self.ranges:
-                    found |= flat(f"group.{i}.{name}", group.options[name])
-        return found
+                    numbers |= flat(f"group.{i}.{name}", group.options[name])
+        return numbers
 
     def load_numbers(self, numbers: Mapping[str, float]) -> None:
         self.steps, self.lr = int(numbers["steps"]), numbers["lr"]
@@ -307,22 +371,23 @@ class Optimizer(Update):
                     group[name] = unflat(f"group.{i}.{name}", group.options[name], numbers)
 
 
-def global_norm(gradients: Iterable[Any]) -> Any:
-    """The Euclidean norm of all gradients taken as one vector."""
-    total: Any = 0.0
+def global_norm(gradients: Iterable[Tensor]) -> Tensor:
+    """Return the Euclidean norm of all gradients taken as one vector."""
+    total: Tensor | float = 0.0
     for g in gradients:
         total = ops.sum(g * g) + total
     return ops.sqrt(total)
 
 
-def flat(name: str, value: Any) -> dict[str, float]:
-    """A number under its name, or the numbers of a pair under numbered ones."""
+def flat(name: str, value: float | tuple[float, ...]) -> dict[str, float]:
+    """Return a number under its name, or the numbers of a tuple under name.0, name.1 and so on."""
     if isinstance(value, tuple | list):
         return {f"{name}.{i}": float(v) for i, v in enumerate(value)}
     return {name: float(value)}
 
 
-def unflat(name: str, like: Any, numbers: Mapping[str, float]) -> Any:
+def unflat(name: str, like: float | tuple[float, ...], numbers: Mapping[str, float]) -> float | tuple[float, ...]:
+    """Return what `flat` took apart: a number, or a tuple of the length of `like`."""
     if isinstance(like, tuple | list):
         return tuple(numbers[f"{name}.{i}"] for i in range(len(like)))
     return numbers[name]

@@ -1,8 +1,9 @@
-"""Schedules: functions from the step's number (from 0) to a value, such as the learning rate.
+"""Schedules: a value, such as the learning rate, for each step, whose number counts from 0.
 
     optimizer.schedule(lr=schedule.warm_up(schedule.cosine(0.1, 1000), 100))
 
-sets the rate before each step. Names and closed forms are those of torch.optim.lr_scheduler, counted in steps.
+sets the rate before each step. Names and closed forms are those of torch.optim.lr_scheduler, counted in steps. Any
+function of the step's number will do in place of a schedule.
 """
 
 import math
@@ -11,60 +12,72 @@ from collections.abc import Callable, Sequence
 
 from foveal.errors import ShapeError
 
-Schedule = Callable[[int], float]
+
+class Schedule:
+    """A value for each step: schedule(step) -> value, with steps counted from 0."""
+
+    def __init__(self, value_at: Callable[[int], float]) -> None:
+        self.value_at = value_at
+
+    def __call__(self, step: int) -> float:
+        return self.value_at(step)
+
+    def observe(self, loss: float) -> None:
+        """Take note of an epoch's mean training loss; only schedules that react to the loss do anything."""
 
 
 def constant(value: float) -> Schedule:
     """The same value in every step."""
-    return lambda step: value
+    return Schedule(lambda step: value)
 
 
 def step(value: float, step_size: int, gamma: float = 0.1) -> Schedule:
     """value gamma^(step // step_size)"""
     _at_least_one("step", step_size=step_size)
-    return lambda step: value * gamma ** (step // step_size)
+    return Schedule(lambda step: value * gamma ** (step // step_size))
 
 
 def multi_step(value: float, milestones: Sequence[int], gamma: float = 0.1) -> Schedule:
     """value gamma^(number of milestones that are reached)"""
     if list(milestones) != sorted(set(milestones)):
         raise ShapeError(f"multi_step: milestones {list(milestones)} have to be steps in rising order")
-    return lambda step: value * gamma ** bisect_right(milestones, step)
+    return Schedule(lambda step: value * gamma ** bisect_right(milestones, step))
 
 
 def exponential(value: float, gamma: float) -> Schedule:
     """value gamma^step"""
     if not 0 < gamma <= 1:
         raise ShapeError(f"exponential: gamma is {gamma}, it has to be more than 0 and at most 1")
-    return lambda step: value * gamma**step
+    return Schedule(lambda step: value * gamma**step)
 
 
 def linear(value: float, total: int, start: float = 1 / 3, end: float = 1.0) -> Schedule:
     """From value start to value end in `total` steps along a line, then constant."""
     _at_least_one("linear", total=total)
-    return lambda step: value * (start + (end - start) * min(step, total) / total)
+    return Schedule(lambda step: value * (start + (end - start) * min(step, total) / total))
 
 
 def polynomial(value: float, total: int, power: float = 1.0) -> Schedule:
     """value (1 - step / total)^power, 0 from `total` on"""
     _at_least_one("polynomial", total=total)
-    return lambda step: value * (1 - min(step, total) / total) ** power
+    return Schedule(lambda step: value * (1 - min(step, total) / total) ** power)
 
 
 def between(low: float, high: float, t: float) -> float:
-    """From `low` at t = 0 to `high` at t = 1 along half a cosine."""
+    """Return the value between `low` at t = 0 and `high` at t = 1 along half a cosine."""
     return high + (low - high) * (1 + math.cos(math.pi * t)) / 2
 
 
 def cosine(value: float, total: int, low: float = 0.0) -> Schedule:
     """Along half a cosine down to `low` in `total` steps, then up again (Loshchilov and Hutter 2017, equation 5)."""
     _at_least_one("cosine", total=total)
-    return lambda step: between(value, low, step / total)
+    return Schedule(lambda step: between(value, low, step / total))
 
 
 def cosine_restarts(value: float, period: int, factor: int = 1, low: float = 0.0) -> Schedule:
-    """cosine, starting over after `period` steps, then after `factor` times as many each time: SGDR, the same
-    equation.
+    """`cosine`, starting over after `period` steps, then after `factor` times as many steps each time.
+
+    SGDR: the same paper and equation as `cosine`.
     """
     _at_least_one("cosine_restarts", period=period, factor=factor)
 
@@ -77,10 +90,10 @@ def cosine_restarts(value: float, period: int, factor: int = 1, low: float = 0.0
                 step, length = step - length, length * factor
         return between(value, low, step / length)
 
-    return at
+    return Schedule(at)
 
 
-def sequence(schedules: Sequence[Schedule], milestones: Sequence[int]) -> Schedule:
+def sequence(schedules: Sequence[Callable[[int], float]], milestones: Sequence[int]) -> Schedule:
     """One schedule after the other; each counts its own steps from its milestone on."""
     if len(schedules) != len(milestones) + 1 or list(milestones) != sorted(set(milestones)):
         raise ShapeError(
@@ -92,11 +105,14 @@ def sequence(schedules: Sequence[Schedule], milestones: Sequence[int]) -> Schedu
         number = bisect_right(milestones, step)
         return schedules[number](step - (milestones[number - 1] if number else 0))
 
-    return at
+    return Schedule(at)
 
 
-def warm_up(then: Schedule, total: int, start: float = 1e-3) -> Schedule:
-    """From `start` times the first value of `then` up to it in `total` steps, then `then` (Goyal et al. 2017, 2.2)."""
+def warm_up(then: Callable[[int], float], total: int, start: float = 1e-3) -> Schedule:
+    """Along a line from `start` times the first value of `then` up to it in `total` steps, then as `then` says.
+
+    Goyal et al. 2017, section 2.2.
+    """
     if not 0 <= start <= 1:
         raise ShapeError(f"warm_up: start is {start}, it has to be from 0 to 1")
     return sequence([linear(then(0), total, start), then], [total])
@@ -105,14 +121,14 @@ def warm_up(then: Schedule, total: int, start: float = 1e-3) -> Schedule:
 def triangular(
     low: float, high: float, up: int, down: int | None = None, mode: str = "triangular", gamma: float = 1.0
 ) -> Schedule:
-    """Up from `low` to `high` in `up` steps, back in `down` (as many unless given), and again: L. N. Smith 2017,
-    section 3.
+    """Along lines from `low` up to `high` in `up` steps and back in `down` steps (`up` unless given), again and again.
 
-    mode: "triangular"; "triangular2" halves the height after each cycle; "exp_range" multiplies it by gamma^step.
+    L. N. Smith 2017, section 3. mode: "triangular"; "triangular2" halves the height after each cycle; "exp_range"
+    multiplies it by gamma^step.
     """
     down = up if down is None else down
     _at_least_one("triangular", up=up, down=down)
-    heights: dict[str, Schedule] = {
+    heights: dict[str, Callable[[int], float]] = {
         "triangular": lambda step: 1.0,
         "triangular2": lambda step: 0.5 ** (step // (up + down)),
         "exp_range": lambda step: gamma**step,
@@ -121,42 +137,43 @@ def triangular(
         raise ShapeError(f"triangular: mode {mode!r} is not one of {', '.join(heights)}")
 
     def at(step: int) -> float:
-        place = step % (up + down)
-        share = place / up if place <= up else (up + down - place) / down
-        return low + (high - low) * share * heights[mode](step)
+        # The step within its cycle, and the height there as a part of the full one.
+        position = step % (up + down)
+        height = position / up if position <= up else (up + down - position) / down
+        return low + (high - low) * height * heights[mode](step)
 
-    return at
+    return Schedule(at)
 
 
 def one_cycle(peak: float, total: int, start: float = 0.25, div: float = 25.0, final_div: float = 1e5) -> Schedule:
-    """Up from peak/div in the first `start` of all steps, then down to peak/final_div along cosines.
+    """Up from peak/div to `peak`, then down to peak/final_div, both along half a cosine, in `total` steps.
 
-    L. N. Smith 2018, with fastai's constants.
+    The rise takes the share `start` of all steps. L. N. Smith 2018, with fastai's constants.
     """
     _at_least_one("one_cycle", total=total)
-    turn = max(1.0, start * total)
+    # The step, not necessarily a whole number, at which the peak is reached.
+    summit = max(1.0, start * total)
 
     def rate(step: int) -> float:
-        if step < turn:
-            return between(peak / div, peak, step / turn)
-        return between(peak, peak / final_div, min(1.0, (step - turn) / max(1.0, total - 1 - turn)))
+        if step < summit:
+            return between(peak / div, peak, step / summit)
+        return between(peak, peak / final_div, min(1.0, (step - summit) / max(1.0, total - 1 - summit)))
 
-    return rate
+    return Schedule(rate)
 
 
 def one_cycle_momentum(total: int, low: float = 0.85, high: float = 0.95, start: float = 0.25) -> Schedule:
-    """Against one_cycle's rate: from `high` down to `low` while the rate rises, and back while it falls."""
+    """Momentum that goes against one_cycle's rate: from `high` down to `low` while the rate rises, then back up."""
     return one_cycle(low, total, start, div=low / high, final_div=low / high)
 
 
-class Plateau:
-    """Multiply the value by `factor` when a metric has not got better for more than `patience` calls of `update`.
+class Plateau(Schedule):
+    """Multiply the value by `factor` when a metric has not improved for more than `patience` calls of `update`.
 
-    update(metric) is called once per epoch. mode: "min" or "max" is better. Better means by more than the share
-    `threshold`
-    of the best (threshold_mode="rel"), or by more than `threshold` itself ("abs"). After a reduction, `cooldown` calls
-    are
-    not counted. The value stays at least `low`; reductions by less than `eps` are left out.
+    update(metric) is called once per epoch. mode: "min" if a lower metric is better, "max" if a higher one is. An
+    improvement is a change by more than `threshold` times the best metric so far (threshold_mode="rel"), or by more
+    than `threshold` itself ("abs"). After a reduction, `cooldown` calls are not counted. The value stays at least
+    `low`; reductions by less than `eps` are left out.
     """
 
     def __init__(
@@ -171,6 +188,7 @@ class Plateau:
         low: float = 0.0,
         eps: float = 1e-8,
     ) -> None:
+        """Raise ShapeError for an unknown mode or a factor outside of 0 to 1."""
         if mode not in ("min", "max") or threshold_mode not in ("rel", "abs"):
             raise ShapeError(
                 f"Plateau: mode {mode!r} with threshold_mode {threshold_mode!r}; they are min or max, and rel or abs"
@@ -181,12 +199,18 @@ class Plateau:
         self.sign = 1 if mode == "min" else -1
         self.threshold, self.relative = threshold, threshold_mode == "rel"
         self.low, self.eps = low, eps
+        # The best metric, the calls since then, and the calls that are still not counted.
         self.best, self.bad, self.cooling = math.inf, 0, 0
 
     def __call__(self, step: int) -> float:
         return self.value
 
+    def observe(self, loss: float) -> None:
+        self.update(loss)
+
     def update(self, metric: float) -> None:
+        """Count the calls without an improvement, and reduce the value after too many of them."""
+        # A metric to be maximised is compared with the opposite sign.
         metric = self.sign * metric
         margin = abs(self.best) * self.threshold if self.relative else self.threshold
         if self.best == math.inf or metric < self.best - margin:
@@ -210,13 +234,14 @@ class Plateau:
 
 
 def _at_least_one(schedule: str, **counts: int) -> None:
+    """Raise ShapeError that names the schedule and the count unless all counts are 1 or more."""
     for name, count in counts.items():
         if not count >= 1:
             raise ShapeError(f"{schedule}: {name} is {count}, it has to be at least 1")
 
 
-# By the names of `foveal train --schedule`, from the rate at the start (or at the peak), all steps and those of an
-# epoch.
+# The schedules of `foveal train --schedule` by name. Each is built from the rate at the start (or at the peak), the
+# number of all steps, and the number of steps in an epoch.
 BUILDERS: dict[str, Callable[[float, int, int], Schedule]] = {
     "one-cycle": lambda lr, total, epoch: one_cycle(lr, total),
     "constant": lambda lr, total, epoch: constant(lr),
@@ -236,13 +261,16 @@ NAMES = tuple(BUILDERS)
 
 
 def _warm_cosine(lr: float, total: int) -> Schedule:
-    """Five per cent of the steps upwards, the rest downwards."""
+    """Warm up during 5 % of the steps, then follow half a cosine."""
     warm = max(1, total // 20)
     return warm_up(cosine(lr, max(1, total - warm)), warm)
 
 
 def build(name: str, lr: float, total: int, epoch: int = 1) -> Schedule:
-    """A schedule by name, for a run of `total` steps with `epoch` steps in an epoch."""
+    """Return the schedule of that name for a run of `total` steps with `epoch` steps in an epoch.
+
+    lr: the rate at the start, or at the peak of a cycle. Raises ShapeError that lists the names if there is none.
+    """
     if name not in BUILDERS:
         raise ShapeError(f"there is no schedule called {name!r}; choose one of {', '.join(NAMES)}")
     return BUILDERS[name](lr, total, epoch)

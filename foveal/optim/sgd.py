@@ -3,39 +3,44 @@
 As PyTorch defines them, so that recipes carry over: the rate stands outside of the velocity.
 """
 
-from collections.abc import Iterable
-from typing import Any, ClassVar, Unpack
+from typing import ClassVar, Unpack
 
 from foveal.errors import ShapeError
-from foveal.optim.hyper import BELOW_ONE, NUMBER, Group, Range
-from foveal.optim.optimizer import Common, Lifted, Optimizer
+from foveal.ops.op import Tensor
+from foveal.optim.hyper import BELOW_ONE, NUMBER, ParameterGroup, Parameters, Range
+from foveal.optim.optimizer import CommonOptions, Optimizer, TracedScalars, TracedState
 
 
-class SGD(Optimizer):
+class SGD(Optimizer, name="sgd"):
     """p <- p - lr g"""
 
-    def update(self, p: Any, g: Any, state: dict[str, Any], now: Lifted, group: Group) -> tuple[Any, dict[str, Any]]:
+    default_lr = 0.2
+
+    def update(
+        self, p: Tensor, g: Tensor, state: TracedState, now: TracedScalars, group: ParameterGroup
+    ) -> tuple[Tensor, TracedState]:
         return p - now["lr"] * g, {}
 
 
-class Momentum(Optimizer):
+class Momentum(Optimizer, name="momentum"):
     """v <- mu v + (1 - dampening) g;  p <- p - lr v.  With nesterov: p <- p - lr (g + mu v)
 
-    The first step takes all of g, as PyTorch's does.
+    The first step takes g without dampening, as PyTorch's does.
     """
 
+    default_lr = 0.02
     state_names: ClassVar[tuple[str, ...]] = ("velocity",)
-    ranges: ClassVar[dict[str, Range]] = {"momentum": BELOW_ONE, "dampening": NUMBER}
-    static: ClassVar[tuple[str, ...]] = ("nesterov",)
+    ranges: dict[str, Range] = {"momentum": BELOW_ONE, "dampening": NUMBER}
+    static: tuple[str, ...] = ("nesterov",)
 
     def __init__(
         self,
-        parameters: Iterable[Any],
+        parameters: Parameters,
         lr: float,
         momentum: float = 0.9,
         nesterov: bool = False,
         dampening: float = 0.0,
-        **common: Unpack[Common],
+        **common: Unpack[CommonOptions],
     ) -> None:
         self.momentum, self.dampening, self.nesterov = float(momentum), float(dampening), nesterov
         if nesterov and dampening:
@@ -45,22 +50,26 @@ class Momentum(Optimizer):
             )
         super().__init__(parameters, lr, **common)
 
-    def values(self, step: int, group: Group) -> dict[str, float]:
-        take = 1.0 if step == 1 else 1.0 - group["dampening"]
-        return {"lr": group["lr"], "momentum": group["momentum"], "take": take}
+    def values(self, step: int, group: ParameterGroup) -> dict[str, float]:
+        scale = 1.0 if step == 1 else 1.0 - group["dampening"]
+        return {"lr": group["lr"], "momentum": group["momentum"], "scale": scale}
 
-    def structure(self) -> tuple[Any, ...]:
+    def structure(self) -> tuple[object, ...]:
         return super().structure() + tuple(bool(group["dampening"]) for group in self.groups)
 
-    def update(self, p: Any, g: Any, state: dict[str, Any], now: Lifted, group: Group) -> tuple[Any, dict[str, Any]]:
-        taken = g * now["take"] if group["dampening"] else g
-        v = now["momentum"] * state["velocity"] + taken
-        ahead = g + now["momentum"] * v if group["nesterov"] else v
-        return p - now["lr"] * ahead, {"velocity": v}
+    def update(
+        self, p: Tensor, g: Tensor, state: TracedState, now: TracedScalars, group: ParameterGroup
+    ) -> tuple[Tensor, TracedState]:
+        dampened = g * now["scale"] if group["dampening"] else g
+        v = now["momentum"] * state["velocity"] + dampened
+        direction = g + now["momentum"] * v if group["nesterov"] else v
+        return p - now["lr"] * direction, {"velocity": v}
 
 
-class Nesterov(Momentum):
+class Nesterov(Momentum, name="nesterov"):
     """v <- mu v + g;  p <- p - lr (g + mu v)"""
 
-    def __init__(self, parameters: Iterable[Any], lr: float, momentum: float = 0.9, **common: Unpack[Common]) -> None:
+    def __init__(
+        self, parameters: Parameters, lr: float, momentum: float = 0.9, **common: Unpack[CommonOptions]
+    ) -> None:
         super().__init__(parameters, lr, momentum, nesterov=True, **common)

@@ -1,19 +1,36 @@
-"""The training loop, what it measures and the files it leaves."""
+"""Training: the loop, what it measures, the files it leaves, and the search for hyper-parameters.
+
+loop.py         `train`: the training loop, one epoch after the other
+settings.py     the options of a run, and what is built from them: network, optimiser, schedules
+recipes.py      the network and the hyper-parameters for images of some size, where no option says otherwise
+tally.py        loss, accuracy, time and speed, counted step by step
+progress.py     what a person sees of a run while it goes on
+checkpoint.py   the files of a run, and loading a trained network from them
+evaluate.py     logits of a network on a set of images, and their metrics
+tune.py         `foveal tune`: learning rate, batch size, momentum and weight decay by short runs; their files
+range_test.py   the learning rate range test
+findings.py     the findings of `foveal tune`: range test, short runs, choices
+tune_plot.py    the picture of the findings; needs matplotlib
+"""
 
 from foveal.metrics import accuracy, cross_entropy
-from foveal.train.checkpoint import Run, RunFolder, load_net, load_run
+from foveal.train.checkpoint import ModelDescription, RunFolder, load_net, load_run
+from foveal.train.evaluate import classification_report, evaluate, predict
 from foveal.train.loop import train
-from foveal.train.metrics import evaluate, predict, report
+from foveal.train.settings import Options, RunOptions, Settings
 
 __all__ = [
-    "Run",
+    "ModelDescription",
+    "Options",
     "RunFolder",
+    "RunOptions",
+    "Settings",
     "accuracy",
+    "classification_report",
     "cross_entropy",
     "evaluate",
     "load_net",
     "load_run",
     "predict",
-    "report",
     "train",
 ]

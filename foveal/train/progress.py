@@ -1,44 +1,56 @@
-"""What a person sees of a run."""
+"""What a person sees of a run while it goes on."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+from foveal.arena import Footprint
+from foveal.data.readers import Dataset
+from foveal.train.checkpoint import RunFolder
+from foveal.train.settings import Settings
+from foveal.train.tally import EpochLog, Tally
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from foveal.train.checkpoint import RunFolder
-    from foveal.train.loop import Tally, Training
 
+class ProgressDisplay:
+    """Shows a run: a live bar on a terminal, else a line per epoch, and a table at the end.
 
-class Report:
-    """What a person sees: a live bar on a terminal, else a line per epoch, and a table at the end.
-
-    With `quiet`, nothing.
+    quiet: True to show nothing.
     """
 
     def __init__(self, quiet: bool) -> None:
         from rich.console import Console
 
         self.console: Console = Console(quiet=quiet, highlight=False)
+        # The live bar, None until a run begins on a terminal.
         self.progress: Progress | None = None
         self.epochs = 0
+        # The accuracy after the last epoch, as text for the bar.
         self.test = ""
 
-    def begin(self, training: Training) -> None:
-        s, steps = training.settings, len(training.loader)
+    def begin(
+        self, data: Dataset, settings: Settings, network: str, steps: int, footprint: Callable[[], Footprint]
+    ) -> None:
+        """Show what is going to be trained.
+
+        network: its name and size. steps: training steps in an epoch. footprint: computes the memory of a step, which
+        compiles it; called only if something is shown.
+        """
+        s = settings
         self.epochs = s.epochs
-        self._line(str(training.data))
+        self._line(str(data))
         self._line(
-            f"{s.model or type(training.net).__name__}: {training.parameters:,} parameters, "
-            f"{s.epochs} x {steps} steps of {s.batch_size} images, {s.optimizer}, lr {s.lr:g} "
+            f"{network}, {s.epochs} x {steps} steps of {s.batch_size} images, {s.optimizer}, lr {s.lr:g} "
             f"({s.schedule}), "
             f"{s.threads} thread{'s' * (s.threads > 1)}, seed {s.seed}"
         )
         if not self.console.quiet:
-            self._line(f"memory: {training.footprint}")
+            self._line(f"memory: {footprint()}")
         if self.console.is_terminal and not self.console.quiet:
             self.progress = _progress(self.console)
             self.progress.add_task("", total=s.epochs * steps, speed=0.0, loss="", epoch="compiling")
@@ -47,23 +59,27 @@ class Report:
         if self.progress is not None:
             self.progress.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         if self.progress is not None:
             self.progress.stop()
 
-    def step(self, training: Training, tally: Tally) -> None:
+    def step(self, epoch: int, tally: Tally, speed: float) -> None:
+        """Advance the bar by one step. epoch counts from 1; speed: images per second."""
         if self.progress is None:
             return
         means = tally.means()
         self.progress.update(
             self.progress.task_ids[0],
             advance=1,
-            epoch=f"epoch {training.epoch}/{self.epochs}",
+            epoch=f"epoch {epoch}/{self.epochs}",
             loss=f"loss {means['loss']:.4f}  accuracy {means['accuracy']:.2%}{self.test}",
-            speed=training.clock.speed(),
+            speed=speed,
         )
 
-    def epoch(self, line: dict[str, Any]) -> None:
+    def epoch(self, line: EpochLog) -> None:
+        """Show an epoch, given its line of log.jsonl."""
         train, test = line["train"], line["test"]
         self.test = f"  test {test['accuracy']:.2%}"
         if self.progress is None:
@@ -74,6 +90,7 @@ class Report:
             )
 
     def end(self, metrics: dict[str, Any], folder: RunFolder | None) -> None:
+        """Show the table of results, and where the files are."""
         from rich.table import Table
 
         table = Table("", "loss", "accuracy", "images")
@@ -93,6 +110,7 @@ class Report:
 
 
 def _progress(console: Console) -> Progress:
+    """Return the live bar: epoch, bar, loss, speed, time left."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     return Progress(
@@ -101,5 +119,6 @@ def _progress(console: Console) -> Progress:
         TextColumn("{task.fields[loss]}  {task.fields[speed]:,.0f} images/s"),
         TimeRemainingColumn(),
         console=console,
-        refresh_per_second=4,  # drawing takes a core away from the native threads
+        # Drawing takes a core away from the native threads, so it is done 4 times a second and no more.
+        refresh_per_second=4,
     )

@@ -1,11 +1,18 @@
-"""What decides how a run goes: options and the recipe put together, and the parts that are built from them."""
+"""What decides about a run: the caller's options and the recipe put together, and the parts that are built from them.
+
+An option of `foveal train` is a field of `Options`, a command line option in cli/train.py, and whatever reads it from
+the settings. If its default depends on the data, `choose` derives it and `Settings` says so in its type.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from functools import wraps
+from inspect import Parameter, get_annotations, signature
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
 import foveal
 from foveal import nn, optim
@@ -13,152 +20,211 @@ from foveal.data.readers import Dataset
 from foveal.errors import ShapeError
 from foveal.nn import models
 from foveal.passes.recompute import FAST, MEMORY
+from foveal.train.recipes import Recipe, recipe_for
 
-LOSS = nn.AuxiliaryLoss(nn.CrossEntropyLoss())  # auxiliary outputs count where a model has some
-# Where --optimizer differs from the recipe's, its rate would be wrong by a factor of 10 or more:
-# momentum 0.9 multiplies a step by 10, and Adam's steps do not scale with the gradient.
-DEFAULT_LR = {
-    "sgd": 0.2,
-    "momentum": 0.02,
-    "nesterov": 0.02,
-    "adagrad": 0.02,
-    "rmsprop": 1e-3,
-    "adam": 2e-3,
-    "adamw": 2e-3,
-    "nadam": 2e-3,
-    "lamb": 0.01,
-    "muon": 0.02,
-    "lookahead": 0.05,
-}
+# Auxiliary outputs count too if the model has some.
+LOSS = nn.AuxiliaryLoss(nn.CrossEntropyLoss())
 ONE_CYCLE = "one-cycle"
 
+P = ParamSpec("P")
+Given = TypeVar("Given")
+Result = TypeVar("Result")
 
-@dataclass(frozen=True)
-class Settings:
-    """Everything that decides how a run goes, after the recipe and the options are put together."""
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the caller of a training run may choose. None stands for the recipe's choice, or for leaving it out."""
+
+    #: A name of `nn.models.NAMES`, or a network of one's own.
+    model: str | nn.Module | None = None
+    #: Passes through the training images.
+    epochs: int | None = None
+    #: Images per step.
+    batch_size: int | None = None
+    #: Learning rate; with a schedule that rises, the rate at its peak.
+    lr: float | None = None
+    #: A name of `optim.NAMES`.
+    optimizer: str | None = None
+    #: A name of `optim.schedule.NAMES`; one cycle if not given.
+    schedule: str | None = None
+    #: Momentum, or Adam's first beta; the optimiser's default if not given.
+    momentum: float | None = None
+    #: With one cycle: the momentum moves against the rate, and has this value at the rate's peak.
+    momentum_low: float | None = None
+    weight_decay: float | None = None
+    #: The largest norm of all gradients together; a larger one is scaled down to it.
+    clip_norm: float | None = None
+    #: Decay of a moving average of the parameters, such as 0.999; the average is then what is tested and stored.
+    ema: float | None = None
+    #: Of starting values, order of the images, augmentation and dropout.
+    seed: int = 0
+    #: Native threads, for this run only; those of `foveal.get_threads()` if not given.
+    threads: int | None = None
+    #: "fast", or "low" to compute cheap values again for the gradients instead of storing them.
+    memory: str = FAST
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Options):
+    """All options of `train`: what decides about the run, and where its results go."""
+
+    #: Folder for the model, the log and the metrics; no files are written if not given.
+    out: str | Path | None = None
+    #: True to print nothing.
+    quiet: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Options):
+    """Everything that decides about a run: the options, with a value for those that depend on the data.
+
+    The fields here are options that are always known now, or that the recipe alone decides about.
+    """
+
+    #: None for a network of the caller's own.
     model: str | None
     epochs: int
     batch_size: int
     lr: float
     optimizer: str
     schedule: str
-    momentum: float | None
-    momentum_low: float | None
     weight_decay: float
-    clip_norm: float | None
-    ema: float | None
-    augment: str | None
-    seed: int
     threads: int
-    memory: str
+    augment: str | None
 
 
-def choose(
-    data: Dataset,
-    model: str | nn.Module | None,
-    *,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    optimizer: str | None = None,
-    schedule: str | None = None,
-    momentum: float | None = None,
-    momentum_low: float | None = None,
-    weight_decay: float | None = None,
-    clip_norm: float | None = None,
-    ema: float | None = None,
-    seed: int = 0,
-    threads: int | None = None,
-    memory: str = FAST,
-) -> Settings:
-    """What is given, and the recipe's for the rest. Raises ShapeError for what cannot be meant."""
-    recipe = models.default(size=data.size)
-    name = recipe.model if model is None else model if isinstance(model, str) else None
-    rule = recipe.optimizer if optimizer is None else optimizer
-    schedule = ONE_CYCLE if schedule is None else schedule
-    name = None if name is None else models.canonical(name)
-    _one_of("optimizer", rule, optim.NAMES)
-    _one_of("schedule", schedule, optim.schedule.NAMES)
-    _one_of("memory", memory, MEMORY)
-    if lr is None:
-        lr = recipe.lr if rule == recipe.optimizer else DEFAULT_LR[rule]
-    if batch_size is None:  # the recipe's may be too large for a small data set
-        batch_size = min(recipe.batch_size, len(data.x_train))
-    epochs = recipe.epochs if epochs is None else epochs
-    threads = foveal.get_threads() if threads is None else threads
-    for what, value in (("epochs", epochs), ("lr", lr), ("threads", threads)):
+def choose(data: Dataset, options: Options) -> Settings:
+    """Return the settings of a run: the options, and the recipe's choice for what they leave open.
+
+    Raises ShapeError for a name that is not known, and for options that do not go together.
+    """
+    recipe = recipe_for(data.size)
+    model = recipe.model if options.model is None else options.model
+    optimizer = recipe.optimizer if options.optimizer is None else options.optimizer
+    known = {field.name: getattr(options, field.name) for field in fields(Options)}
+    settings = Settings(
+        # Options that Settings does not declare again are copied.
+        **{name: value for name, value in known.items() if name not in get_annotations(Settings)},
+        model=models.canonical(model) if isinstance(model, str) else None,
+        epochs=recipe.epochs if options.epochs is None else options.epochs,
+        # The recipe's batch may be larger than a small data set.
+        batch_size=min(recipe.batch_size, len(data.x_train)) if options.batch_size is None else options.batch_size,
+        lr=default_lr(optimizer, recipe) if options.lr is None else options.lr,
+        optimizer=optimizer,
+        schedule=ONE_CYCLE if options.schedule is None else options.schedule,
+        weight_decay=recipe.weight_decay if options.weight_decay is None else options.weight_decay,
+        threads=foveal.get_threads() if options.threads is None else options.threads,
+        augment=recipe.augment,
+    )
+    check(settings)
+    return settings
+
+
+def default_lr(optimizer: str, recipe: Recipe) -> float:
+    """Return the recipe's learning rate, or the optimiser's own if it is not the recipe's optimiser."""
+    _one_of("optimizer", optimizer, optim.NAMES)
+    return recipe.lr if optimizer == recipe.optimizer else optim.UpdateRule.registry[optimizer].default_lr
+
+
+def check(settings: Settings) -> None:
+    """Raise ShapeError for names that are not known, for numbers of 0 or less, and for what does not go together."""
+    s = settings
+    _one_of("optimizer", s.optimizer, optim.NAMES)
+    _one_of("schedule", s.schedule, optim.schedule.NAMES)
+    _one_of("memory", s.memory, MEMORY)
+    for what, value in (("epochs", s.epochs), ("lr", s.lr), ("threads", s.threads)):
         if not value > 0:
             raise ShapeError(f"{what} is {value}: it must be more than 0")
-    if momentum_low is not None and schedule != ONE_CYCLE:
+    if s.momentum_low is not None and s.schedule != ONE_CYCLE:
         raise ShapeError(
-            f"momentum_low is {momentum_low:g} with schedule {schedule}: momentum is cycled with {ONE_CYCLE} only"
+            f"momentum_low is {s.momentum_low:g} with schedule {s.schedule}: momentum is cycled with {ONE_CYCLE} only"
         )
-    return Settings(
-        model=name,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        optimizer=rule,
-        schedule=schedule,
-        momentum=momentum,
-        momentum_low=momentum_low,
-        weight_decay=recipe.weight_decay if weight_decay is None else weight_decay,
-        clip_norm=clip_norm,
-        ema=ema,
-        augment=recipe.augment,
-        seed=seed,
-        threads=threads,
-        memory=memory,
+
+
+def _one_of(what: str, name: str, names: Collection[str]) -> None:
+    """Raise ShapeError that lists the names unless `name` is one of them."""
+    if name not in names:
+        raise ShapeError(f"{what} {name!r}: choose from {', '.join(names)}")
+
+
+def takes_options(
+    make: Callable[P, Given],
+) -> Callable[[Callable[[Dataset, Given], Result]], Callable[Concatenate[Dataset, P], Result]]:
+    """Return a decorator that makes function(data, options) callable as function(data, name=value, ...).
+
+    make: the class of the options. Its parameters become those of the function, for type checkers and editors as well
+    as for `inspect.signature` and `help`, so that no option is written down a second time. The function raises
+    TypeError that lists the options if it is called with a name that is none of them.
+    """
+
+    def decorate(function: Callable[[Dataset, Given], Result]) -> Callable[Concatenate[Dataset, P], Result]:
+        # Of a dataclass these are its fields, with their types and defaults.
+        options = signature(make).parameters
+
+        @wraps(function)
+        def with_options(data: Dataset, *args: P.args, **kwargs: P.kwargs) -> Result:
+            unknown = [name for name in kwargs if name not in options]
+            if unknown:
+                raise TypeError(
+                    f"{function.__name__}: there is no option {unknown[0]!r}; the options are {', '.join(options)}"
+                )
+            return function(data, make(*args, **kwargs))
+
+        # What `inspect` and `help` show: data, then the options.
+        shown = signature(function)
+        data = Parameter("data", Parameter.POSITIONAL_OR_KEYWORD, annotation=shown.parameters["data"].annotation)
+        parameters = [data, *options.values()]
+        with_options.__signature__ = shown.replace(parameters=parameters)  # type: ignore[attr-defined]
+        # Type checkers have no way to say that `data` may be given by name too.
+        return cast(Callable[Concatenate[Dataset, P], Result], with_options)
+
+    return decorate
+
+
+def build_net(settings: Settings, data: Dataset) -> nn.Module:
+    """Return the network that the settings name, for the images and classes of `data`."""
+    assert settings.model is not None
+    return models.build(
+        settings.model, channels=data.channels, size=data.size, classes=len(data.classes), seed=settings.seed
     )
 
 
-def make_optimizer(net: nn.Module, settings: Settings) -> optim.Update:
-    """The optimiser of these settings, without its schedules."""
+def make_optimizer(net: nn.Module, settings: Settings) -> optim.UpdateRule:
+    """Return the optimiser of these settings, without its schedules. Raises ShapeError if it lacks a momentum."""
     s = settings
-    made = optim.build(s.optimizer, net.parameters(), lr=s.lr, weight_decay=s.weight_decay)
-    made.clip_norm = s.clip_norm
+    optimizer = optim.build(s.optimizer, net.parameters(), lr=s.lr, weight_decay=s.weight_decay)
+    optimizer.clip_norm = s.clip_norm
     if s.momentum is not None or s.momentum_low is not None:
-        if getattr(made, "momentum", None) is None:
+        if optimizer.momentum is None:
             raise ShapeError(
                 f"optimizer {s.optimizer}: has no momentum; leave it out, or choose nesterov or adamw, say"
             )
         if s.momentum is not None:
-            made.momentum = s.momentum
-    return made if s.ema is None else optim.EMA(made, s.ema)
+            optimizer.momentum = s.momentum
+    return optimizer if s.ema is None else optim.EMA(optimizer, s.ema)
 
 
 def make_schedules(
-    optimizer: optim.Update, settings: Settings, total: int, epoch: int
+    optimizer: optim.UpdateRule, settings: Settings, total: int, epoch: int
 ) -> dict[str, optim.schedule.Schedule]:
-    """What changes over a run of `total` steps, with `epoch` of them in an epoch."""
+    """Return the schedules of a run by hyper-parameter: `total` steps, `epoch` of them in an epoch."""
     s = settings
-    made = {"lr": optim.schedule.build(s.schedule, s.lr, total, epoch)}
+    schedules = {"lr": optim.schedule.build(s.schedule, s.lr, total, epoch)}
     if s.momentum_low is not None:
-        high: float = optimizer.momentum  # type: ignore[attr-defined]
+        high = optimizer.momentum
+        assert high is not None
         if not 0 <= s.momentum_low <= high:
             raise ShapeError(f"momentum_low is {s.momentum_low:g}: it has to be from 0 to the momentum, {high:g}")
-        made["momentum"] = optim.schedule.one_cycle_momentum(total, s.momentum_low, high)
-    return made
-
-
-def _one_of(what: str, name: str | None, names: Any) -> None:
-    if name is not None and name not in names:
-        raise ShapeError(f"{what} {name!r}: choose from {', '.join(names)}")
+        schedules["momentum"] = optim.schedule.one_cycle_momentum(total, s.momentum_low, high)
+    return schedules
 
 
 @contextmanager
 def thread_count(count: int) -> Iterator[None]:
+    """Let programs use that many native threads inside of the block."""
     before = foveal.get_threads()
     foveal.set_threads(count)
     try:
         yield
     finally:
         foveal.set_threads(before)
-
-
-def build_net(settings: Settings, data: Dataset) -> nn.Module:
-    assert settings.model is not None
-    return models.build(
-        settings.model, channels=data.channels, size=data.size, classes=len(data.classes), seed=settings.seed
-    )

@@ -11,6 +11,8 @@ from PIL import Image
 
 import foveal
 from foveal.cli import main
+from foveal.cli.doctor import cache_size
+from foveal.kernel import target
 
 
 def invoke(*words):
@@ -172,6 +174,15 @@ def test_doctor():
     assert result.exit_code == 0, result.output
     for word in ("CPU", "vector width", "threads", "LLVM", "cache size", "ran right"):
         assert word in result.stdout
+    host = target.host()
+    for name, size in (("level 1 data", host.l1), ("level 2", host.l2), ("last level", host.llc)):
+        (line,) = (line for line in result.stdout.splitlines() if name in line)
+        assert f"{size >> 10:,} KiB planned with" in line
+
+
+def test_doctor_says_what_the_machine_reports_of_its_caches():
+    assert cache_size(1 << 20, 1280 << 10) == "1,024 KiB planned with; this machine reports 1,280 KiB"
+    assert cache_size(1 << 15, None) == "32 KiB planned with; not reported by this machine"
 
 
 def test_doctor_clears_the_cache(monkeypatch, tmp_path):

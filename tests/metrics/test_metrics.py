@@ -8,7 +8,7 @@ from foveal import metrics
 from foveal.errors import DataError
 from foveal.metrics.curves import parse_rule
 from foveal.metrics.tables import tables
-from foveal.train import report
+from foveal.train import classification_report
 
 
 def drawn(seed):
@@ -196,7 +196,7 @@ def test_calibration_of_what_is_always_and_never_right():
 
 def test_a_report_holds_it_all_and_becomes_tables():
     labels, logits = np.array([0, 0, 1, 1, 3]), np.eye(4)[[0, 1, 1, 1, 3]] * 3
-    found = report(logits, labels, ("cat", "dog", "a very long name", "bird"))
+    found = classification_report(logits, labels, ("cat", "dog", "a very long name", "bird"))
     assert found["accuracy"] == pytest.approx(0.8)
     assert found["top_k"] == {"3": 1.0}
     assert found["confusion"] == [[1, 1, 0, 0], [0, 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]]

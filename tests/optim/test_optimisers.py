@@ -152,6 +152,37 @@ def test_100_steps_equal_torch(name, torch):
     close(ours, trained_by_torch(torch, lambda named: [build(torch, list(named.values()))]))
 
 
+def test_every_name_has_a_rate_and_can_be_built():
+    for name in optim.NAMES:
+        rule = optim.UpdateRule.registry[name]
+        assert 1e-4 < rule.default_lr < 1, name
+        made = optim.build(name, Problem().parameters(), lr=rule.default_lr, weight_decay=0.01)
+        assert isinstance(made, optim.UpdateRule)
+        assert (made.lr, made.weight_decay) == (rule.default_lr, 0.01)
+
+
+def test_a_name_without_a_rate_or_given_twice_is_refused():
+    before = dict(optim.UpdateRule.registry)
+    with pytest.raises(TypeError, match="optimiser lion: class Lion has no default_lr"):
+
+        class Lion(optim.Optimizer, name="lion"):
+            pass
+
+    with pytest.raises(ValueError, match="two optimisers are called sgd"):
+
+        class Other(optim.Optimizer, name="sgd"):
+            default_lr = 0.1
+
+    assert dict(optim.UpdateRule.registry) == before
+
+
+def test_without_an_average_the_parameters_stay_what_they_are():
+    net = Problem()
+    before = values(net)
+    with optim.SGD(net.parameters(), 0.1).averaged():
+        assert all(np.array_equal(value, before[name]) for name, value in values(net).items())
+
+
 def test_every_optimiser_is_compared():
     elsewhere = {"lamb", "lookahead", "muon"}
     assert {name.split("-")[0] for name in TORCH} | elsewhere == set(optim.NAMES)

@@ -132,6 +132,17 @@ def test_schedules_by_name_fit_a_run_of_any_length(name):
     assert (max(rates) > min(rates)) == (name not in ("constant", "plateau"))
 
 
+def test_only_a_plateau_reacts_to_the_loss():
+    for name in schedule.NAMES:
+        rate = schedule.build(name, 0.1, 100, 10)
+        before = [rate(step) for step in range(100)]
+        # 4 epochs without an improvement, and a patience of 2
+        for _ in range(4):
+            rate.observe(1.0)
+        after = [rate(step) for step in range(100)]
+        assert (after != before) == (name == "plateau"), name
+
+
 ERRORS = {
     "step: step_size is 0, it has to be at least 1": lambda: schedule.step(0.1, 0),
     r"multi_step: milestones \[3, 2\] have": lambda: schedule.multi_step(0.1, [3, 2]),

@@ -1,19 +1,26 @@
 """The training loop and its files: what a run leaves, and what it keeps when it ends badly."""
 
+import ast
+import inspect
 import json
+from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
 import foveal
-from foveal import optim
+from foveal import cli, ops, optim
 from foveal.data import from_arrays
 from foveal.errors import DataError, NumericsError, ShapeError, StateError
 from foveal.nn import models
-from foveal.train import cross_entropy, evaluate, load_net, load_run, train
+from foveal.train import Options, RunOptions, Settings, cross_entropy, evaluate, load_net, load_run, train
 from foveal.train.checkpoint import MODEL, save_model
-from foveal.train.metrics import EVALUATION_BATCH, predict
+from foveal.train.evaluate import EVALUATION_BATCH, predict
+from foveal.train.recipes import recipe_for
+from foveal.train.settings import choose
 
 
 @pytest.fixture(scope="session")
@@ -105,12 +112,12 @@ def test_training_learns(data):
 
 def test_threads_hold_for_the_run_only(data):
     before = foveal.get_threads()
-    assert train(data, threads=before + 1, **OPTIONS)["threads"] == before + 1
+    assert train(data=data, threads=before + 1, **OPTIONS)["threads"] == before + 1
     assert foveal.get_threads() == before
 
 
 def test_a_network_of_ones_own(data, tmp_path):
-    net = models.build(models.default(size=(8, 8)).model, channels=1, size=(8, 8), classes=3, seed=0)
+    net = models.build(recipe_for((8, 8)).model, channels=1, size=(8, 8), classes=3, seed=0)
     assert train(data, model=net, out=tmp_path, **OPTIONS)["model"] is None
     with pytest.raises(StateError, match="network of its own, build that"):
         load_net(tmp_path)
@@ -138,9 +145,9 @@ def test_an_older_run_is_kept(data, tmp_path, capsys):
 )
 def test_a_run_that_ends_badly_keeps_its_last_epoch(data, tmp_path, monkeypatch, error, words):
     broken_step(monkeypatch, at=5, error=error)  # three steps per epoch
-    with pytest.raises(type(error), match=words) as told:
+    with pytest.raises(type(error), match=words) as raised:
         train(data, out=tmp_path, **OPTIONS)
-    assert f"model of epoch 1 is kept at {tmp_path / MODEL}" in str(told.value)
+    assert f"model of epoch 1 is kept at {tmp_path / MODEL}" in str(raised.value)
     assert read(tmp_path / "metrics.json")["epochs_done"] == 1
     load_net(tmp_path)
 
@@ -168,8 +175,8 @@ def test_schedule_momentum_clipping_and_averages_are_what_they_are_called(data, 
     assert train(data, lr=0.01, **how, **OPTIONS)["test"] != metrics["test"]
 
 
-def test_momentum_is_cycled_and_a_plateau_is_told_the_loss(data, monkeypatch):
-    seen, told = [], []
+def test_momentum_is_cycled_and_a_plateau_observes_the_loss(data, monkeypatch):
+    seen, losses = [], []
     whole = foveal.compile_step
 
     def compile_step(net, loss, optimizer, **options):
@@ -184,10 +191,10 @@ def test_momentum_is_cycled_and_a_plateau_is_told_the_loss(data, monkeypatch):
     assert min(values) < 0.85
     assert seen[0].momentum == values[5]
     plateau = optim.schedule.Plateau
-    monkeypatch.setattr(plateau, "update", lambda self, metric: told.append(metric))
+    monkeypatch.setattr(plateau, "update", lambda self, metric: losses.append(metric))
     log = train(data, schedule="plateau", **OPTIONS)
-    assert len(told) == 2
-    assert told[1] == log["train"]["loss"]
+    assert len(losses) == 2
+    assert losses[1] == log["train"]["loss"]
 
 
 @pytest.mark.parametrize(
@@ -212,6 +219,102 @@ def test_momentum_is_cycled_and_a_plateau_is_told_the_loss(data, monkeypatch):
 def test_options_that_do_not_fit(data, options, words):
     with pytest.raises((DataError, ShapeError), match=words):
         train(data, **{**OPTIONS, **options})
+
+
+def test_the_function_shows_its_options():
+    """inspect, help and editors see the fields of RunOptions, with their defaults."""
+    data, *options = inspect.signature(train).parameters.values()
+    assert (data.name, data.annotation) == ("data", "Dataset")
+    assert {option.name: option.default for option in options} == {f.name: f.default for f in fields(RunOptions)}
+    assert all(option.kind is option.KEYWORD_ONLY for option in options)
+
+
+def test_an_option_that_there_is_not_is_one_error_before_anything_is_done(data, tmp_path):
+    with pytest.raises(
+        TypeError, match=r"train: there is no option 'epoch'; the options are model, epochs, .*, quiet$"
+    ):
+        train(data, epoch=3, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+SOURCES = {name: Path(foveal.__file__).parent / name for name in ("train/settings.py", "train/loop.py", "cli/train.py")}
+NAMES = {field.name for field in fields(RunOptions)}
+
+
+@pytest.fixture(scope="module")
+def trees():
+    return {name: ast.parse(path.read_text()) for name, path in SOURCES.items()}
+
+
+def test_an_option_is_declared_in_two_places(trees):
+    """As a field, and on the command line; as a field of Settings too if `choose` derives its value."""
+    declared = {
+        node.name: [line.target.id for line in node.body if isinstance(line, ast.AnnAssign)]
+        for node in trees["train/settings.py"].body
+        if isinstance(node, ast.ClassDef)
+    }
+    assert sorted(declared["Options"] + declared["RunOptions"]) == sorted(NAMES)
+    (choose,) = (n for n in trees["train/settings.py"].body if isinstance(n, ast.FunctionDef) and n.name == "choose")
+    derived = [k.arg for n in ast.walk(choose) if isinstance(n, ast.Call) for k in n.keywords if k.arg is not None]
+    assert sorted(derived) == sorted(declared["Settings"])
+    on_the_command_line = [parameter.name for parameter in cli.train.params if parameter.name != "data"]
+    assert sorted(on_the_command_line) == sorted(NAMES)
+
+
+def test_no_option_is_passed_on_by_hand(trees):
+    """No call hands a local variable on as the option of its name, and no function has two options as parameters."""
+    for name, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.keyword) and isinstance(node.value, ast.Name) and node.arg in NAMES - {"optimizer"}:
+                assert node.arg != node.value.id, f"{name}:{node.value.lineno} passes {node.arg} on"
+            elif isinstance(node, ast.FunctionDef):
+                parameters = {a.arg for a in [*node.args.args, *node.args.kwonlyargs]}
+                assert len(parameters & NAMES) <= 1, f"{name}: {node.name} repeats {sorted(parameters & NAMES)}"
+
+
+def test_settings_hold_every_option(data):
+    options = Options(seed=7, clip_norm=2.0, ema=0.5, memory="low", momentum=0.7, lr=0.3)
+    settings = choose(data, options)
+    recipe = recipe_for(data.size)
+    for field in fields(Options):
+        given = getattr(options, field.name)
+        if given is not None:
+            assert getattr(settings, field.name) == given
+    assert (settings.model, settings.epochs, settings.batch_size) == (recipe.model, recipe.epochs, recipe.batch_size)
+    assert (settings.schedule, settings.augment) == ("one-cycle", recipe.augment)
+    assert {field.name for field in fields(Settings)} == {field.name for field in fields(Options)} | {"augment"}
+
+
+def test_the_rate_of_another_optimiser_is_its_own(data):
+    recipe = recipe_for(data.size)
+    for name in optim.NAMES:
+        lr = choose(data, Options(optimizer=name)).lr
+        assert lr == (recipe.lr if name == recipe.optimizer else optim.UpdateRule.registry[name].default_lr)
+
+
+def test_a_new_optimiser_is_one_class(data):
+    """Defined outside of the package it is known by name: to `build`, to `train` and to the command line."""
+    try:
+
+        class SignDescent(optim.Optimizer, name="sign"):
+            """p <- p - lr sign(g): Bernstein et al. 2018, algorithm 1."""
+
+            default_lr = 0.003
+
+            def update(self, p, g, state, now, group):
+                return p - now["lr"] * (ops.greater(g, 0.0) - ops.greater(0.0, g)), {}
+
+        assert "sign" in optim.NAMES
+        metrics = train(data, optimizer="sign", weight_decay=0.0, epochs=6, batch_size=21, quiet=True)
+        assert (metrics["optimizer"], metrics["lr"]) == ("sign", 0.003)
+        assert metrics["test"]["accuracy"] > 0.9
+        assert "|sign]" in CliRunner().invoke(cli.main, ["train", "--help"], terminal_width=400).output
+        with pytest.raises(ShapeError, match="optimizer sign: has no momentum"):
+            train(data, optimizer="sign", momentum=0.5, **OPTIONS)
+    finally:
+        optim.UpdateRule.registry.pop("sign", None)
+    with pytest.raises(ShapeError, match="optimizer 'sign': choose from sgd"):
+        train(data, optimizer="sign", **OPTIONS)
 
 
 def test_out_that_cannot_be_written(data, tmp_path):
@@ -239,10 +342,10 @@ def test_a_model_file_that_does_not_fit_names_the_parameters(run, tmp_path):
     name = sorted(state)[0]
     state["stranger"] = state.pop(name)
     save_model(tmp_path / MODEL, state, trained)
-    with pytest.raises(StateError, match=f"do not fit {trained.model}") as told:
+    with pytest.raises(StateError, match=f"do not fit {trained.model}") as raised:
         load_net(tmp_path)
-    assert name in str(told.value)
-    assert "stranger" in str(told.value)
+    assert name in str(raised.value)
+    assert "stranger" in str(raised.value)
 
 
 def test_weights_of_any_layout_survive_the_file(run, tmp_path):

@@ -13,7 +13,9 @@ from foveal.cli import main
 from foveal.data import from_arrays
 from foveal.errors import NumericsError, ShapeError
 from foveal.train import tune as tuning
-from foveal.train.tune import range_test, suggest, tune, valley
+from foveal.train.findings import Trial
+from foveal.train.range_test import SMOOTHING, range_test, suggest, valley
+from foveal.train.tune import tune
 
 
 def rows(n, rng):
@@ -76,7 +78,7 @@ def test_the_smoothed_loss_is_a_mean_that_leaves_the_start_out(setting):
     optimizer, step, batches = setting
     found = range_test(step, optimizer, batches, steps=20)
     for i in (0, 7, len(found.losses) - 1):
-        weights = tuning.SMOOTHING ** np.arange(i, -1, -1)
+        weights = SMOOTHING ** np.arange(i, -1, -1)
         want = np.average(found.losses[: i + 1], weights=weights)
         assert found.smoothed[i] == pytest.approx(want)
 
@@ -121,7 +123,7 @@ OPTIONS = {"batch_size": 16, "steps": 30, "seed": 2, "threads": 1, "epochs": 2}
 @pytest.fixture(scope="module")
 def found(data):
     lines = []
-    return tune(data, tell=lines.append, **OPTIONS), lines
+    return tune(data, report=lines.append, **OPTIONS), lines
 
 
 def test_the_best_of_the_short_runs_is_chosen(found):
@@ -131,7 +133,7 @@ def test_the_best_of_the_short_runs_is_chosen(found):
         (made.momenta, ("momentum", "momentum_low")),
         (made.decays, ("weight_decay",)),
     ):
-        best = min(runs, key=tuning.Trial.order)
+        best = min(runs, key=Trial.order)
         assert [getattr(best, name) for name in names] == [getattr(made, name) for name in names]
         assert len(runs) == len(set(runs)) >= 2
     assert {t.momentum for t in made.momenta} >= {0.9, 0.95, 0.97, 0.99}
@@ -147,7 +149,7 @@ def test_the_same_seed_finds_the_same_and_the_budget_ends_it(found, data):
     first = found[0]
     assert {**vars(again), "seconds": 0} == {**vars(first), "seconds": 0}
     lines = []
-    short = tune(data, tell=lines.append, budget=0.01, **{**OPTIONS, "steps": None})
+    short = tune(data, report=lines.append, budget=0.01, **{**OPTIONS, "steps": None})
     assert len(short.rates) == 1
     assert any("the budget is used up" in line for line in lines)
 

@@ -1,11 +1,10 @@
-"""Models by name, and the recipe that `foveal train` takes by image size.
+"""Models by name.
 
 models.build("resnet50", channels=3, size=(224, 224), classes=1000)
 models.load("resnet50", "resnet50.safetensors", classes=10, head="skip")
 print(models.table())
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from foveal.errors import ShapeError
@@ -15,41 +14,7 @@ from foveal.nn.models.registry import MODELS, NAMES, Entry, canonical, table
 from foveal.nn.models.weights import Loaded, classes_in, load_weights
 from foveal.nn.module import Module
 
-__all__ = [
-    "MODELS",
-    "NAMES",
-    "Entry",
-    "Loaded",
-    "Recipe",
-    "build",
-    "canonical",
-    "default",
-    "load",
-    "load_weights",
-    "table",
-]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Hyper-parameters of a training run. augment: None, "shift" or "crop+flip"."""
-
-    model: str
-    epochs: int
-    batch_size: int
-    lr: float
-    optimizer: str = "nesterov"
-    weight_decay: float = 5e-4
-    augment: str | None = None
-
-
-def default(size: Size) -> Recipe:
-    """What `foveal train` does unless told otherwise, by image size (rows, columns)."""
-    if max(size) < 16:
-        return Recipe("small", epochs=24, batch_size=32, lr=0.1, augment="shift")
-    if max(size) < 32:
-        return Recipe("small", epochs=5, batch_size=128, lr=0.2)
-    return Recipe("resnet20", epochs=30, batch_size=128, lr=0.4, augment="crop+flip")
+__all__ = ["MODELS", "NAMES", "Entry", "Loaded", "build", "canonical", "load", "load_weights", "table"]
 
 
 def build(name: str, *, channels: int, size: Size, classes: int, seed: int = 0) -> Module:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from foveal.errors import ShapeError
+from foveal.names import bare
 from foveal.nn.models import mobilenet
 from foveal.nn.models.airbench import Airbench94
 from foveal.nn.models.alexnet import AlexNet
@@ -110,10 +111,6 @@ def canonical(name: str) -> str:
     if found is None:
         raise ShapeError(f"there is no model called {name!r}; choose one of {', '.join(NAMES)}")
     return found
-
-
-def bare(name: str) -> str:
-    return name.lower().replace("-", "").replace("_", "")
 
 
 def table() -> str:

@@ -1,4 +1,4 @@
-"""A network on a set of images: its logits, and what they are worth (foveal.metrics)."""
+"""Evaluation: the logits of a network on a set of images, and the metrics of these (foveal.metrics)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from foveal import metrics
 from foveal.data.loader import Loader, even_batch
 from foveal.data.readers import Floats, Labels
 from foveal.errors import DataError, NumericsError
+from foveal.strides import Ndarray
 
-EVALUATION_BATCH = 256  # images; large enough to keep the threads busy, small enough for the cache
-TOP = (3, 5)  # the k of top-k accuracies
+# Images at once: enough to keep the threads busy, few enough for their activations to stay in the cache.
+EVALUATION_BATCH = 256
+# The k of the top-k accuracies that are reported.
+TOP = (3, 5)
 
 
 class Network(Protocol):
@@ -27,12 +30,12 @@ class Network(Protocol):
 
 
 def predict(net: Network, x: Floats, *, mean: Sequence[float], std: Sequence[float]) -> Floats:
-    """Logits [n, K] of the images x [n, C, H, W], which are not yet normalised.
+    """Return the logits [n, K] of images x [n, C, H, W], which are not yet normalised.
 
-    Sets the network to evaluation mode and leaves it there. Raises NumericsError when an output is
-    NaN or infinite.
+    Sets the network to evaluation mode and leaves it there. Raises NumericsError if an output is NaN or infinite.
     """
     net.eval()
+    # All batches have one size, as each is compiled; the last one is filled up, and its logits are cut off.
     batch_size = even_batch(len(x), EVALUATION_BATCH)
     loader = Loader(x, np.zeros(len(x), np.int64), batch_size, mean=mean, std=std)
     logits = np.concatenate([np.array(net(batch))[: len(rows)] for batch, rows in loader.epoch(0)])
@@ -45,8 +48,8 @@ def predict(net: Network, x: Floats, *, mean: Sequence[float], std: Sequence[flo
     return logits
 
 
-def check_labels(logits: NDArray[Any], y: Labels) -> None:
-    """Raise DataError for a label the network has no output for."""
+def check_labels(logits: Ndarray, y: Labels) -> None:
+    """Raise DataError for a label that the network has no output for."""
     if y.max() >= logits.shape[1]:
         raise DataError(
             f"label {y.max()} at index {y.argmax()}: the network has {logits.shape[1]} classes, "
@@ -55,27 +58,27 @@ def check_labels(logits: NDArray[Any], y: Labels) -> None:
 
 
 def evaluate(net: Network, x: Floats, y: Labels, *, mean: Sequence[float], std: Sequence[float]) -> dict[str, float]:
-    """{"accuracy", "loss"} of the network on images x [n, C, H, W], labels y [n].
+    """Return {"accuracy", "loss"} of the network on images x [n, C, H, W] with labels y [n].
 
-    Raises DataError for a label the network has no output for, and as `predict` does.
+    Raises DataError for a label that the network has no output for, and as `predict` does.
     """
     logits = predict(net, x, mean=mean, std=std)
     check_labels(logits, y)
     return {"accuracy": metrics.accuracy(logits, y), "loss": metrics.cross_entropy(logits, y)}
 
 
-def report(logits: NDArray[Any], y: Labels, classes: Sequence[str]) -> dict[str, Any]:
-    """Everything there is to say about logits [n, K] of images with labels y [n], ready for JSON.
+def classification_report(logits: Ndarray, y: Labels, classes: Sequence[str]) -> dict[str, Any]:
+    """Return all metrics of logits [n, K] of images with labels y [n], ready for JSON.
 
-    accuracy, loss; top_k by k; per class precision, recall, F1, images and, where the class has images and is not the
-    only
-    one, AUC and average precision against the rest; their averages; the confusion matrix, rows being labels;
-    calibration.
+    accuracy, loss; top_k by k; per class precision, recall, F1, number of images and, if some images but not all are of
+    the class, AUC and average precision against the other classes; their averages; the confusion matrix, whose rows are
+    labels; calibration. Raises DataError for a label that the network has no output for.
     """
     check_labels(logits, y)
+    # [n, K]
     probability = np.exp(metrics.log_softmax(logits))
     confusion = metrics.confusion_matrix(y, logits.argmax(1), logits.shape[1])
-    scores, told = metrics.class_scores(confusion), metrics.calibration(probability, y)
+    scores, calibration = metrics.class_scores(confusion), metrics.calibration(probability, y)
     return {
         "accuracy": metrics.accuracy(logits, y),
         "loss": metrics.cross_entropy(logits, y),
@@ -94,26 +97,28 @@ def report(logits: NDArray[Any], y: Labels, classes: Sequence[str]) -> dict[str,
         "averages": scores.averages(),
         "confusion": confusion.tolist(),
         "calibration": {
-            "ece": told.ece,
-            "mce": told.mce,
+            "ece": calibration.ece,
+            "mce": calibration.mce,
             "brier": metrics.brier_score(probability, y),
-            "bins": [asdict(one) for one in told.bins],
+            "bins": [asdict(bin) for bin in calibration.bins],
         },
     }
 
 
 def against_the_rest(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> dict[str, Any]:
-    """AUC and average precision, None where there are no images on one side."""
+    """Return AUC and average precision of scores [n]; None if all images are positive, or none."""
     if positive.all() or not positive.any():
         return {"auc": None, "average_precision": None}
     return {"auc": metrics.roc_auc(positive, scores), "average_precision": metrics.average_precision(positive, scores)}
 
 
-def threshold_report(logits: NDArray[Any], y: Labels, chosen: int, rule: dict[str, Any]) -> dict[str, Any]:
-    """The threshold of class `chosen`'s probability that `metrics.pick_threshold` finds by `rule`, and what it gives.
+def threshold_report(logits: Ndarray, y: Labels, chosen: int, rule: dict[str, Any]) -> dict[str, Any]:
+    """Return a threshold of the probability of class number `chosen`, what it achieves, and the curves it lies on.
 
-    With the curves that it lies on, as points; a threshold of None lies above all scores.
+    logits [n, K], labels y [n]. rule: keyword arguments of `metrics.pick_threshold`, which picks it. The curves are
+    lists of points; a threshold of None lies above all scores.
     """
+    # [n]: the probability of the class for each image.
     scores = np.exp(metrics.log_softmax(logits))[:, chosen]
     picked = metrics.pick_threshold(y == chosen, scores, **rule)
     recall = metrics.precision_recall_curve(y == chosen, scores)

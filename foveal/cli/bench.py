@@ -1,0 +1,260 @@
+"""foveal bench models | infer | ops | memory | threads."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial, reduce, wraps
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from foveal.bench import inference, memory, native, operators, output, scaling
+from foveal.bench import models as model_rows
+from foveal.bench.timing import MODES, Against, Bench, Row
+from foveal.cli.options import POSITIVE, threads_option
+from foveal.errors import FovealError
+from foveal.peak import copy_rate, peak
+from foveal.workers import get_threads
+
+TITLES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime"}
+MISSING = (
+    "{0} is not installed here, so Foveal is measured alone; to compare with it:"
+    ' pip install -e ".[compare]" in Foveal\'s folder'
+)
+# Enough for the median to be steady where other processes run at the same time.
+REPEATS = 10
+
+# Called with the name of a row before it is measured.
+Starting = Callable[[str], None]
+Rows = Callable[[Bench, Starting], Iterator[Row]]
+Records = Callable[[Bench, Starting], Iterator[output.Record]]
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """The options that all commands share."""
+
+    threads: int | None
+    repeats: int
+    #: The JSON file to write, if any.
+    path: Path | None
+    #: The framework to compare with, if any.
+    against: str | None = None
+    modes: Sequence[str] = MODES
+
+
+def mode_names(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    """Return the modes that a text such as "contiguous,compile" names."""
+    names = tuple(name.strip() for name in value.split(","))
+    for name in names:
+        if name not in MODES:
+            raise click.BadParameter(f"{name!r} is none of {', '.join(MODES)}")
+    return names
+
+
+def bench_options(*frameworks: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that gives a command the shared options, as one argument `options: BenchOptions`.
+
+    frameworks: those that the command can compare with.
+    """
+    # In the order in which --help lists them.
+    decorators = [
+        threads_option,
+        click.option("--repeats", type=POSITIVE, default=REPEATS, show_default=True, help="Rounds of measurement."),
+        click.option(
+            "--json",
+            "path",
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="FILE",
+            help="Also write the machine and the rows to FILE.",
+        ),
+        click.argument("names", nargs=-1, metavar="[NAME]..."),
+    ]
+    if frameworks:
+        decorators += [
+            click.option("--against", type=click.Choice(frameworks), help="Framework to compare with."),
+            click.option(
+                "--modes",
+                default=",".join(MODES),
+                callback=mode_names,
+                show_default=True,
+                metavar="LIST",
+                help="PyTorch's modes to measure; the fastest counts.",
+            ),
+        ]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def collect(
+            threads: int | None,
+            repeats: int,
+            path: Path | None,
+            against: str | None = None,
+            modes: Sequence[str] = MODES,
+            **others: Any,
+        ) -> None:
+            command(options=BenchOptions(threads, repeats, path, against, modes), **others)
+
+        return reduce(lambda function, option: option(function), reversed(decorators), collect)
+
+    return decorate
+
+
+@click.group()
+def bench() -> None:
+    """Time models and operators, also against torch and onnxruntime.
+
+    Frameworks take turns in one process. Times are medians; the columns best_ms are the fastest calls. ratio is
+    torch_ms / ours_ms: above 1 Foveal is faster. torch_mode is the mode in which torch was fastest: a memory format, or
+    torch.compile. gflops counts a convolution as a direct one, with 2 operations per multiply-add, so that peak_share,
+    the part of the measured peak of fused multiply-adds, exceeds 100 % if a faster algorithm (Winograd) does less work.
+    copy_share is the rate at which arguments and results, each moved once, pass through the memory, as a part of the
+    rate at which as many bytes are copied.
+    """
+
+
+@bench.command("models")
+@bench_options("torch")
+def models(names: tuple[str, ...], options: BenchOptions) -> None:
+    """Time whole training steps (forward, loss, backward, SGD with momentum).
+
+    Each step goes from a batch in NumPy arrays to the loss as a number, in all frameworks. NAMEs: lenet, resnet20,
+    resnet18-cifar, vgg16, airbench94, mobilenetv2, resnet18-224; all of them if none is given.
+    """
+    works = model_rows.select(names)
+    run(partial(timed, partial(model_rows.rows, works)), options)
+
+
+@bench.command("infer")
+@bench_options("torch", "onnxruntime")
+def infer(names: tuple[str, ...], options: BenchOptions) -> None:
+    """Time inference on one image with the models of `foveal bench models`.
+
+    Each call goes from NumPy images to NumPy logits, in all frameworks.
+    """
+    works = model_rows.select(names)
+    run(partial(timed, partial(inference.rows, works)), options)
+
+
+@bench.command("ops")
+@bench_options("torch")
+@click.option("--cases", is_flag=True, help="Also time every operator's small sample cases.")
+@click.option(
+    "--shapes",
+    "paths",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Time the shapes in this file, in oneDNN's notation, instead of the standard rows; may be repeated.",
+)
+@click.option("--batch", type=click.IntRange(min=1), help="Images in a batch, instead of the file's mb.")
+@click.option("--list", "listed", is_flag=True, help="Time nothing; list how each operator becomes machine code.")
+def ops(
+    names: tuple[str, ...], cases: bool, paths: tuple[Path, ...], batch: int | None, listed: bool, options: BenchOptions
+) -> None:
+    """Time single operators: their native code alone.
+
+    A NAME selects the rows that have each of its words in their name or pass, such as "conv2d dw", "3x3 64ch" or pool;
+    all rows if none is given.
+    """
+    if listed:
+        list_operators(names, options.path)
+        return
+    if batch and not paths:
+        raise FovealError("bench ops: --batch changes the shapes of files; give some with --shapes")
+    works = operators.from_files(paths, batch, click.echo) if paths else operators.standard()
+    works = operators.select(names, works + (operators.sample_cases() if cases else []), cases)
+    run(partial(timed, partial(operators.rows, works)), options)
+
+
+def list_operators(names: Sequence[str], path: Path | None) -> None:
+    """Print a line for each operator whose name contains one of `names`, or for all; write them to `path` if given."""
+    output.check_writable(path)
+    ways = [way for way in native.ways() if not names or any(name in way.operator for name in names)]
+    if not ways:
+        raise FovealError(f"bench ops --list: no operator's name has {' or '.join(names)} in it")
+    rows = [
+        {
+            "operator": way.operator,
+            "way": str(way),
+            "kernels": ", ".join(way.kernels),
+            "gradient": "yes" if way.gradient else "",
+        }
+        for way in ways
+    ]
+    output.show(rows, dict.fromkeys(rows[0], ""))
+    output.write(path, {"operators": rows})
+
+
+@bench.command("memory")
+@bench_options("torch")
+def peak_memory(names: tuple[str, ...], options: BenchOptions) -> None:
+    """Measure the peak memory of training steps, each framework in a process of its own.
+
+    Peak memory is the most that the process holds during some steps, less what it held before them, with the model and
+    the batch in memory. arena_mib is what Foveal plans for a step's values; ratio is ours_mib / torch_mib: below 1
+    Foveal takes less. low_mib and low_ratio are with memory="low", which computes cheap values again instead of storing
+    them. torch.compile is left out.
+    """
+    works = model_rows.select(names)
+    run(partial(memory.records, works), options, output.MEMORY_COLUMNS)
+
+
+@bench.command("threads")
+@bench_options()
+def threads(names: tuple[str, ...], options: BenchOptions) -> None:
+    """Time training steps on several threads and on one; speedup is one_ms / many_ms."""
+    works = model_rows.select(names)
+    run(partial(scaling.records, works), options, output.THREAD_COLUMNS)
+
+
+def timed(
+    rows: Callable[[Bench, Starting], Iterator[Row]], bench: Bench, starting: Starting
+) -> Iterator[output.Record]:
+    """Yield the record of each row."""
+    return (row.record() for row in rows(bench, starting))
+
+
+def run(records: Records, options: BenchOptions, columns: dict[str, str] | None = None) -> None:
+    """Measure the peak, then the rows; print them and write them.
+
+    columns: headings by key of a record; those of timings if not given.
+    """
+    output.check_writable(options.path)
+    threads = options.threads or get_threads()
+    other = load(options.against)
+    if options.against and other is None:
+        click.echo(MISSING.format(TITLES[options.against]))
+    if threads > output.processors():
+        click.echo(f"{threads} threads share {output.processors()} processors, so they wait for each other.")
+    # What is being measured stands on stderr, so that stdout can be piped.
+    with Console(stderr=True).status("peak") as status:
+        bench = Bench(threads, options.repeats, peak(threads), other, options.modes, partial(copy_rate, threads))
+        machine = output.machine(bench)
+        rows = list(records(bench, lambda name: status.update(Text(name))))
+    click.echo(output.headline(machine))
+    output.show(rows, columns or output.row_columns(bench.other))
+    ratios = None if columns else output.summary(rows)
+    output.show_summary(ratios)
+    output.write(options.path, {"machine": machine, "rows": rows, "ratios": ratios})
+
+
+def load(against: str | None) -> Against | None:
+    """Return the framework to compare with, or None if none is asked for or it is not installed."""
+    if against is None or not installed(against):
+        return None
+    framework: Against = import_module(f"foveal.bench.against_{against}")
+    return framework
+
+
+def installed(package: str) -> bool:
+    """Return True if the package can be imported."""
+    try:
+        return find_spec(package) is not None
+    # It has no specification, or is disabled by a None in sys.modules.
+    except ValueError:
+        return False
