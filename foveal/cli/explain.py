@@ -28,7 +28,7 @@ def explain(model: str, image: str | None, classes: int | None, batch: int, dept
     and bytes of its output, its parameters and how they are counted, multiply-adds, and its
     receptive field: how many rows and columns of the image one output sees, how far apart those of
     neighbours lie, where the first one starts. `if dense` is how many parameters a fully connected
-    layer in its place would have. Then: what strides never read, and how to mend it.
+    layer in its place would have. Then: what strides never read, and how to fix it.
     """
     import shutil
     import sys
