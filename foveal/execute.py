@@ -24,6 +24,7 @@ from foveal.passes.plan_memory import ALIGNMENT
 from foveal.passes.recompute import recompute
 from foveal.passes.simplify import simplify
 from foveal.plan import Footprint, lay_out, mib, needed_barriers, split_calls
+from foveal.system import processors
 
 POINTER_BYTES = 8
 SMALL_WORK = 10_000_000  # operations, 100 us of one thread; another one is awake after 50 us
@@ -48,13 +49,6 @@ def set_threads(n: int) -> None:
 def get_threads() -> int:
     """The number of threads programs use: what was set, else the processors this process may run on."""
     return _threads or processors()
-
-
-def processors() -> int:
-    """How many processors this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def threads_for(graph: Graph) -> int:

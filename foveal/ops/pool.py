@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from foveal.errors import ShapeError
-from foveal.kernel.lang import splat, vectors, where
+from foveal.kernel.lang import Index, splat, vectors, where
 from foveal.ops.conv import windows
 from foveal.ops.epilogue import Results
 from foveal.ops.geometry import ceiled, check_meeting, check_window, output_size
@@ -90,7 +90,7 @@ def tap(p: Any, count: int, u: int, r: int, pad: int, n: int) -> tuple[Any, Any]
 
 
 def taps(
-    place: Pair, counts: Pair, image: Pair, size: Pair, stride: Pair, padding: Sides, dilation: Pair
+    place: tuple[Index, Index], counts: Pair, image: Pair, size: Pair, stride: Pair, padding: Sides, dilation: Pair
 ) -> list[tuple[Any, Any, Any]]:
     """(h, v, whether it is inside) of each input position in the window of output `place`, of `counts`, row by row."""
     found = []
