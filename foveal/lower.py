@@ -5,69 +5,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from foveal.graph import Graph, Node, Variable
-from foveal.kernel.compile import ArraySpec, Kernel
-from foveal.kernel.lang import LINE, lanes
-from foveal.ops import nest
+from foveal.graph import Graph, Node
+from foveal.kernel.compile import Kernel
+from foveal.kernel.lang import lanes
+from foveal.ops.batch_norm import channel_moments
 from foveal.ops.concat import narrow
-from foveal.ops.epilogue import Epilogue, Results
-from foveal.ops.norm import channel_moments
-from foveal.ops.op import OPS, Shape, contiguous
+from foveal.ops.kernels import expression, pointwise, reduction
+from foveal.ops.kernels.epilogue import Epilogue, Results
+from foveal.ops.op import OPS
 from foveal.ops.reduce import sum as total
 from foveal.ops.shape import constant, index, reshape
-from foveal.passes.fuse import fuse
-from foveal.passes.group import Group
-from foveal.passes.layout import Conversion, Layout, layout, reshaped_strides
+from foveal.passes.fusion.fuse import fuse
+from foveal.passes.fusion.group import Group
+from foveal.passes.layout import Conversion, Layout, layout
+from foveal.strides import Shape, contiguous
+from foveal.view import Buffer, View
 
-STREAMED_BYTES = 4 << 20  # of a value that passes the cache: an eighth of a last-level cache of 32 MiB
 CHUNKS = 32  # parts that a reduction is cut into where it keeps too few elements to occupy threads
+
+
 LEAST_PART = 512  # elements of such a part
-
-
-@dataclass(eq=False)
-class Buffer:
-    """Memory of a program: temporary (in the arena), or an argument's or a variable's."""
-
-    size: int
-    dtype: str = "float32"
-    variable: Variable | None = None
-    argument: bool = False
-    per_thread: bool = False
-
-    @property
-    def streamed(self) -> bool:
-        """Whether it is written past the cache: large, in the arena, and whole cache lines."""
-        temporary = not (self.argument or self.per_thread or self.variable is not None)
-        return temporary and 4 * self.size >= STREAMED_BYTES and self.size % LINE == 0
-
-
-@dataclass(frozen=True)
-class View:
-    """An array in a buffer: offset and strides in elements. Views are what operators' `lower` works with."""
-
-    buffer: Buffer
-    shape: Shape
-    strides: Shape
-    offset: int = 0
-
-    def permuted(self, *axes: int) -> "View":
-        shape, strides = (tuple(values[a] for a in axes) for values in (self.shape, self.strides))
-        return replace(self, shape=shape, strides=strides)
-
-    def reshaped(self, shape: Shape) -> "View":
-        strides = reshaped_strides(self.shape, self.strides, shape)
-        assert strides is not None, f"{self.shape} with strides {self.strides} is no view of shape {shape}"
-        return replace(self, shape=shape, strides=strides)
-
-    def channels_last_rows(self) -> "View":
-        """[N, C, ...] as [N ..., C]."""
-        axes = (0, *range(2, len(self.shape)), 1)
-        return self.permuted(*axes).reshaped((math.prod(self.shape) // self.shape[1], self.shape[1]))
-
-    @property
-    def spec(self) -> ArraySpec:
-        streamed = self.buffer.streamed and self.offset % LINE == 0
-        return ArraySpec(self.shape, self.strides, self.buffer.dtype, streamed)
 
 
 @dataclass(frozen=True)
@@ -97,7 +54,7 @@ def lower(graph: Graph, tuned: bool = True) -> Lowered:
 
 
 # what is read, the steps, and each node's slot
-Straight = tuple[list[Node], tuple[nest.Step, ...], dict[Node, int]]
+Straight = tuple[list[Node], tuple[expression.Step, ...], dict[Node, int]]
 
 
 class Lowerer:
@@ -193,7 +150,7 @@ class Lowerer:
         return self.copies[conversion]
 
     def copy(self, to: View, source: View) -> None:
-        self.over(nest.pointwise, to.shape, [to], [source], steps=(), results=(0,))
+        self.over(pointwise.pointwise, to.shape, [to], [source], steps=(), results=(0,))
 
     def steps(self, nodes: Sequence[Node], ends: Sequence[Node] = (), first: Sequence[Node] = ()) -> Straight:
         """Pointwise nodes in straight-line form. ends: reductions of theirs; first: values with the first slots."""
@@ -201,7 +158,7 @@ class Lowerer:
         found = dict.fromkeys(x for node in readers for x in node.inputs if x.op is not constant)
         inputs = [x for x in found if x not in {*readers, *first}]
         slots = {node: i for i, node in enumerate((*first, *inputs))}
-        steps: list[nest.Step] = []
+        steps: list[expression.Step] = []
         count = len(slots)
         for node in readers:
             for x in node.inputs:
@@ -220,7 +177,7 @@ class Lowerer:
         views = [self.operand(group.results[0], x) for x in inputs]
         outputs = [self.place(node) for node in group.results]
         results = tuple(slots[node] for node in group.results)
-        self.over(nest.pointwise, group.domain, outputs, views, steps=steps, results=results)
+        self.over(pointwise.pointwise, group.domain, outputs, views, steps=steps, results=results)
 
     def over(
         self,
@@ -228,7 +185,7 @@ class Lowerer:
         domain: Shape,
         outputs: list[View],
         inputs: list[View],
-        steps: tuple[nest.Step, ...],
+        steps: tuple[expression.Step, ...],
         results: tuple[int, ...],
     ) -> None:
         views = [*outputs, *inputs]
@@ -266,7 +223,7 @@ class Lowerer:
         shape: Shape,
         strides: list[Shape],
         gone: tuple[bool, ...],
-        steps: tuple[nest.Step, ...],
+        steps: tuple[expression.Step, ...],
         results: tuple[int, ...],
         combine: tuple[str, ...],
     ) -> None:
@@ -281,7 +238,7 @@ class Lowerer:
             for v, s in zip(partial, strides[:n], strict=True)
         ]
         self.call(
-            nest.reduce,
+            reduction.reduce,
             written,
             read,
             outputs=n,
@@ -295,7 +252,7 @@ class Lowerer:
             domain = (chunks, kept_size)
             final = [replace(v, shape=(1, *domain), strides=(0, 0, 1)) for v in outputs]
             self.call(
-                nest.reduce,
+                reduction.reduce,
                 final,
                 partial,
                 outputs=n,
@@ -340,13 +297,13 @@ class Lowerer:
             moments=self.views[moments[0]] if moments else None,
         )
 
-    def source(self, group: Group, x: Node) -> nest.Source:
+    def source(self, group: Group, x: Node) -> expression.Source:
         """An operator's input as the group's prologue computes it."""
         inputs, steps, slots = self.steps(group.prologue)
         assert group.operator is not None
         operands = [self.operand(group.operator, node) for node in inputs]
         views = [self.repeated(v, x.shape) for v in operands]
-        return nest.Source(views, nest.Recipe(len(views), steps, slots[x]))
+        return expression.Source(views, expression.Recipe(len(views), steps, slots[x]))
 
     def repeated(self, x: View, domain: Shape) -> View:
         """The view over the whole domain."""
@@ -397,7 +354,7 @@ def reduction_chunks(shape: Shape, gone: tuple[bool, ...]) -> int:
     last = len(shape) - 1
     kept = math.prod(n for a, n in enumerate(shape) if not gone[a] and a != last)
     if not gone[last]:
-        kept *= -(-shape[last] // (nest.BLOCK * lanes()))
+        kept *= -(-shape[last] // (pointwise.BLOCK * lanes()))
     first = next(a for a in range(len(shape)) if gone[a])
     if kept >= CHUNKS // 2 or first == last:
         return 1

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from foveal.execute import aligned, workers
 from foveal.kernel.compile import ArraySpec, Kernel, native
 from foveal.kernel.lang import LINE, fma, lanes, loop, parallel, registers, splat, var, vectors
-from foveal.ops.op import Ndarray, contiguous
+from foveal.strides import Ndarray, contiguous
+from foveal.workers import aligned, workers
 
 RUNS = 20  # of which the fastest counts; about 3 ms each
 PARTS = 8  # of the work, per thread

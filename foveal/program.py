@@ -1,308 +1,262 @@
-"""What users call: compile a function, its gradients, or a whole training step, for the shapes it is called with."""
+"""Program: one arena and a list of kernel calls. Threads, barriers, timing."""
 
-import math
+import ctypes
+import inspect
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 
-from foveal import debug
-from foveal.autodiff import gradients
-from foveal.errors import DataError, NumericsError, ShapeError
-from foveal.execute import FAST, MEMORY, Program
-from foveal.graph import Graph, Variable
-from foveal.ops import is_finite, where
-from foveal.ops.op import Ndarray, Shape, Type
-from foveal.peak import peak
-from foveal.trace import Symbol, Trace, trace, tracing
+from foveal import autotune, debug
+from foveal.arena import Footprint, lay_out, mib
+from foveal.errors import ShapeError
+from foveal.graph import Graph
+from foveal.kernel import compile as kernels
+from foveal.kernel import runtime
+from foveal.kernel.values import PARALLEL_LOOPS
+from foveal.lower import Lowered, lower
+from foveal.passes.plan_memory import ALIGNMENT
+from foveal.passes.recompute import FAST, LOW, MEMORY, recompute
+from foveal.passes.simplify import simplify
+from foveal.schedule import needed_barriers, split_calls
+from foveal.strides import Ndarray
+from foveal.view import Buffer, View
+from foveal.workers import aligned, threads_for, workers
 
-INT32 = np.iinfo(np.int32)
-
-
-def as_argument(x: Any, what: str) -> Ndarray:
-    """An array that a program takes: float32, or int32 for integers. Other kinds are refused, not rounded."""
-    array = np.asarray(x)
-    if array.dtype in (np.float32, np.int32):
-        return array
-    if array.dtype == np.float64:
-        return array.astype(np.float32)
-    if array.dtype.kind in "iu" and array.dtype.itemsize != 1:
-        if array.size and (array.min() < INT32.min or array.max() > INT32.max):
-            raise DataError(f"{what} holds integers beyond 32 bits; programs compute with int32")
-        return array.astype(np.int32)
-    raise ShapeError(
-        f"{what} has dtype {array.dtype}; programs take float32 (or int32 labels): convert it, e.g."
-        " x.astype('float32') / 255 for bytes"
-    )
+POINTER_BYTES = 8
 
 
-def check_finite(x: Ndarray, what: str) -> None:
-    """Refuse NaN and infinity, naming the first."""
-    with np.errstate(all="ignore"):
-        if math.isfinite(float(x.sum())):  # one fast pass; a finite sum has finite parts
-            return
-    bad = np.argwhere(~np.isfinite(x))
-    if len(bad):
-        index = tuple(int(i) for i in bad[0])
-        raise NumericsError(
-            f"{what} holds {x[index]} at index {index} ({len(bad)} of {x.size} values are NaN or infinite);"
-            " clean the data. Nothing was computed"
-        )
+RECORD_BYTES = 3 * POINTER_BYTES
 
 
-def report(program: Program) -> None:
-    """With DEBUG=2, the time and the share of peak of each group, once per program, after its first run."""
-    if debug.level() < debug.TIME or program.reported:
-        return
-    program.reported = True
-    most = peak(program.threads)
-    lines = ["      ms   share  GFLOP/s  of peak  kernels: what they compute"]
-    timings = program.timings()
-    total = sum(t.seconds for t in timings)
-    for t in sorted(timings, key=lambda t: -t.seconds):
-        rate = t.flops / max(t.seconds, 1e-9) / 1e9
-        speed = f"{rate:8.1f} {rate / most:8.0%}" if t.flops else " " * 17
-        lines.append(f"{t.seconds * 1e3:8.3f} {t.seconds / total:7.1%} {speed}  {t.kernels}: {t.name}")
-    debug.show(f"{total * 1e3:.2f} ms on {program.threads} thread(s), peak {most:.0f} GFLOP/s", "\n".join(lines))
-
-
-class Compiled:
-    """A function that runs as native code. Each new combination of argument shapes is traced and compiled once."""
-
-    def __init__(self, function: Callable[..., Any], threads: int | None = None) -> None:
-        self.function, self.threads = function, threads
-        self.programs: dict[Any, tuple[Program, bool]] = {}
-
-    def program(self, *arrays: Any) -> Program:
-        """The program for arguments like these."""
-        return self._find([as_argument(x, f"argument {i}") for i, x in enumerate(arrays)])[0]
-
-    def _find(self, arrays: list[Ndarray]) -> tuple[Program, bool]:
-        key = tuple((a.shape, str(a.dtype)) for a in arrays)
-        if key not in self.programs:
-            single = True
-
-            def traced(*symbols: Symbol) -> Any:
-                nonlocal single
-                result = self.function(*symbols)
-                single = not isinstance(result, tuple | list)
-                return result
-
-            graph = trace(traced, *(Type(*k) for k in key))
-            self.programs[key] = Program(graph, self.threads), single
-        return self.programs[key]
-
-    def __call__(self, *arrays: Any) -> Any:
-        given = [as_argument(x, f"argument {i}") for i, x in enumerate(arrays)]
-        program, single = self._find(given)
-        results = program.run(*given)
-        report(program)
-        return results[0] if single else results
-
-
-def compile(function: Callable[..., Any], threads: int | None = None) -> Compiled:
-    """`function`, written with foveal operators, as native code: NumPy arrays in, NumPy arrays out."""
-    return Compiled(function, threads)
-
-
-def value_and_grad(
-    function: Callable[..., Any], wrt: Sequence[int | Variable] = (0,), threads: int | None = None
-) -> Compiled:
-    """(value, gradients...) of a scalar `function` in the arguments (by position) and variables listed in `wrt`."""
-
-    def both(*symbols: Symbol) -> list[Any]:
-        y = function(*symbols)
-        chosen = [symbols[w] if isinstance(w, int) else y.trace.lift(w) for w in wrt]
-        return [y, *gradients(y, chosen)]
-
-    return Compiled(both, threads)
-
-
-def grad(function: Callable[..., Any], wrt: int | Variable = 0, threads: int | None = None) -> Callable[..., Any]:
-    """The gradient of a scalar `function` in one argument or variable."""
-    both = value_and_grad(function, (wrt,), threads)
-    return lambda *arrays: both(*arrays)[1]
-
-
-class Model(Protocol):
-    """What compile_step needs of a model; nn.Module is one."""
-
-    def __call__(self, x: Any) -> Any: ...
-
-    def parameters(self) -> list[Any]: ...
-
-
-class Update(Protocol):
-    """What compile_step needs of an optimiser; optim.Optimizer is one."""
-
-    def begin(self) -> None: ...
-
-    def undo(self) -> None: ...
-
-    def structure(self) -> tuple[Any, ...]: ...
-
-    def assignments(self, gradients: dict[Variable, Any]) -> list[tuple[Variable, Any]]: ...
+FEW_CHANNELS = 8  # up to here NumPy copies images faster channel by channel
 
 
 @dataclass(frozen=True)
-class StepResult:
-    """loss: the mean over the batch before the update. output: what the model gave, [N, classes], the first if
-    several.
+class Timing:
+    """One group of a program: seconds of its calls (the barriers behind them included) and the operations they stand
+    for.
+
+    flops: multiplications and additions, counted for convolutions and matrix products; 0 else.
     """
 
-    loss: float
-    output: Ndarray
+    name: str
+    kernels: str
+    seconds: float
+    flops: int
 
 
-class Step:
-    """One training step as one native program: forward, loss, backward and update; see compile_step."""
+class Program:
+    """A graph compiled for its shapes. `run` takes the arguments and gives the outputs, as NumPy arrays.
+
+    tuned: off to run every operator's plain kernel. allocate: bytes -> zeroed uint8 array, to give each buffer memory
+    of its
+    own instead of a place in the arena (tests put guard pages around it). memory: "low" to compute cheap values again
+    in
+    the backward pass instead of keeping them.
+    """
 
     def __init__(
         self,
-        model: Model,
-        loss: Callable[..., Any],
-        optimizer: Update,
-        threads: int | None,
-        seed: int,
+        graph: Graph,
+        threads: int | None = None,
+        tuned: bool = True,
+        allocate: Callable[[int], Ndarray] | None = None,
         memory: str = FAST,
     ) -> None:
         if memory not in MEMORY:
             raise ShapeError(f"memory {memory!r} is not known; choose one of {', '.join(MEMORY)}")
-        self.model, self.loss, self.optimizer, self.threads = model, loss, optimizer, threads
-        self.memory = memory
-        self.key = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, 0, 0], np.uint32)
-        self.programs: dict[Any, Program] = {}
-        self.steps = 0
+        started = time.perf_counter()
+        self.graph = simplify(graph)
+        if memory == LOW:
+            self.graph = recompute(self.graph)
+        self.threads = threads or threads_for(self.graph)
+        if autotune.wanted():
+            autotune.tune(self.graph, lambda one: Program(one, self.threads))
+        self.lowered: Lowered = lower(self.graph, tuned)
+        prepared, every_time = split_calls(self.lowered.calls, self.graph)
+        self.calls, self.prepared = [*prepared, *every_time], len(prepared)
+        before = (kernels.statistics.compiled, kernels.statistics.from_disk)
+        addresses = kernels.native([call.kernel for call in self.calls])
+        self.memory: dict[Buffer, Ndarray] = {}
+        for buffer in dict.fromkeys(v.buffer for c in prepared for v in c.views[: c.outputs]):
+            self.memory[buffer] = (allocate or aligned)(4 * buffer.size)
+        self.layout = lay_out(every_time, self.lowered.outputs, self.threads, kept=set(self.memory))
+        self.plan = self.layout.plan
+        self.arena = aligned(0 if allocate else self.plan.size)
+        for buffer, size, offset in zip(self.layout.buffers, self.layout.sizes, self.plan.offsets, strict=True):
+            self.memory[buffer] = allocate(size) if allocate else self.arena[offset : offset + size]
+        self.bind_inputs(allocate or aligned)
+        self.barriers = needed_barriers(self.calls)
+        self.counters = np.zeros((len(self.calls), PARALLEL_LOOPS * self.threads), np.int64)
+        self.table = self.make_table(addresses)
+        self.count = aligned(2 * ALIGNMENT)
+        self.times = np.zeros(len(self.calls), np.int64)
+        self.arguments = [self.array(view) for view in self.lowered.arguments]
+        self.results = [self.array(view) for view in self.lowered.outputs]
+        self.compiled = kernels.statistics.compiled - before[0]
+        self.from_disk = kernels.statistics.from_disk - before[1]
+        self.seconds_to_build = time.perf_counter() - started
+        self.versions: list[int] | None = None  # of `sources`, when the prepared calls last ran
+        self.updated = [variable for variable, _ in self.graph.updates]
+        self.sources = [n.variable for n in self.graph.variables if n.variable and n.variable not in self.updated]
+        self.reported = False
+        self.lock = threading.Lock()
+        self.explain()
 
-    def trace(self, x: Type, target: Type) -> Graph:
-        """The step's graph: outputs loss and model output; updates the parameters, the optimiser's state and
-        statistics.
+    def bind_inputs(self, allocate: Callable[[int], Ndarray]) -> None:
+        for view in self.lowered.arguments:
+            self.memory[view.buffer] = allocate(view.buffer.size * 4)
+        for call in self.calls:
+            for view in call.views:
+                if view.buffer.variable is not None and view.buffer not in self.memory:
+                    self.memory[view.buffer] = view.buffer.variable.storage
+        for view in self.lowered.outputs:
+            if view.buffer.variable is not None:
+                self.memory[view.buffer] = view.buffer.variable.storage
 
-        Every update keeps the old value unless the loss is finite, so a step that fails leaves the model as it was.
+    def make_table(self, addresses: Sequence[int]) -> Ndarray:
+        """Records {kernel, arguments, barrier}, with the arguments' addresses behind them in one block.
+
+        The last argument is where a call's parallel loops count; one thread needs no counting.
         """
-        with tracing() as recording:
-            image = recording.argument(x, "x")
-            labels = recording.argument(target, "target")
-            recording.key = recording.argument(Type((4,), "int32"), "key")
-            outputs = self.model(image)
-            output = outputs[0] if isinstance(outputs, tuple) and outputs else outputs
-            if not isinstance(output, Symbol):
-                raise ShapeError(
-                    f"the model returned {type(output).__name__}, a training step needs one array, or a tuple whose"
-                    f" first is what it predicts"
-                )
-            y = self.measured(outputs, labels)
-            if y.shape != ():
-                raise ShapeError(f"the loss has shape {y.shape}, a training step needs a scalar; take its mean")
-            parameters = [p for p in self.model.parameters() if p.trainable]
-            slopes = gradients(y, [recording.lift(p) for p in parameters])
-            for variable, value in self.optimizer.assignments(dict(zip(parameters, slopes, strict=True))):
-                recording.assign(variable, value)
-            self.guard(recording, is_finite(y))
-            return recording.graph([y, output])
+        count = sum(len(call.views) + 1 for call in self.calls)
+        table = np.zeros(3 * len(self.calls) + count, np.int64)
+        at = 3 * len(self.calls)
+        for i, (call, address) in enumerate(zip(self.calls, addresses, strict=True)):
+            table[3 * i : 3 * i + 3] = (address, table.ctypes.data + at * POINTER_BYTES, self.barriers[i])
+            for view in call.views:
+                table[at] = self.memory[view.buffer].ctypes.data + 4 * view.offset
+                at += 1
+            table[at] = self.counters[i].ctypes.data if self.threads > 1 else 0
+            at += 1
+        return table
 
-    def measured(self, outputs: Any, labels: Symbol) -> Any:
-        """The loss of all that the model returned."""
+    def array(self, view: View) -> Ndarray:
+        """A view's memory as a NumPy array."""
+        dtype = np.dtype(view.buffer.dtype)
+        flat = self.memory[view.buffer].view(np.uint8).reshape(-1)
+        flat = flat[: flat.size // 4 * 4].view(dtype)[view.offset :]
+        strides = [s * dtype.itemsize for s in view.strides]
+        made: Ndarray = np.lib.stride_tricks.as_strided(flat, view.shape, strides)
+        return made
+
+    def run(self, *arrays: Ndarray, timed: bool = False) -> list[Ndarray]:
+        """Copy the arguments in, run every call, copy the outputs out. Python threads that share a program take
+        turns.
+        """
+        with self.lock:
+            for mine, given in zip(self.arguments, arrays, strict=True):
+                fill(mine, given)
+            self.launch(timed)
+            return [result.copy() for result in self.results]
+
+    def launch(self, timed: bool = False) -> None:
+        """All calls; those that depend on variables alone only when one of these has changed."""
+        versions = [variable.version for variable in self.sources]
+        start = self.prepared if versions == self.versions else 0
         try:
-            return self.loss(outputs, labels)
-        except (ShapeError, AttributeError, TypeError) as error:
-            if isinstance(outputs, tuple):
-                raise ShapeError(
-                    f"the model returned {len(outputs)} arrays, which the loss cannot take ({error}); for auxiliary"
-                    " classifiers wrap it, as nn.AuxiliaryLoss(nn.CrossEntropyLoss())"
-                ) from error
-            raise
-
-    @staticmethod
-    def guard(recording: Trace, good: Symbol) -> None:
-        for variable, node in list(recording.updates.items()):
-            old = Symbol(recording, recording.variables[variable])
-            recording.updates[variable] = where(good, Symbol(recording, node), old).node
-
-    @staticmethod
-    def report(program: Program) -> None:
-        """DEBUG=2: timing runs the step, so what it updates is put back afterwards."""
-        if debug.level() >= debug.TIME and not program.reported:
-            kept = [(variable, variable.storage.copy()) for variable, _ in program.graph.updates]
-            report(program)
-            for variable, storage in kept:
-                variable.storage[:] = storage
+            self.launch_from(start, timed)
+            self.versions = versions
+        finally:
+            for variable in self.updated:
                 variable.version += 1
 
-    def program(self, x: Any, target: Any) -> Program:
-        """The program for a batch like this."""
-        x, target = as_argument(x, "the input x"), as_argument(target, "the target")
-        key = (x.shape, target.shape, target.dtype.name, self.optimizer.structure())
-        if key not in self.programs:
-            graph = self.trace(Type(x.shape), Type(target.shape, target.dtype.name))
-            self.programs[key] = Program(graph, self.threads, memory=self.memory)
-        return self.programs[key]
+    def launch_from(self, start: int, timed: bool = False) -> None:
+        if start == len(self.calls):
+            return
+        program = (ctypes.c_int64 * 4)(
+            self.table.ctypes.data + start * RECORD_BYTES,
+            len(self.calls) - start,
+            self.count.ctypes.data,
+            self.times[start:].ctypes.data if timed else 0,
+        )
+        if self.threads == 1:
+            runtime.run()(ctypes.addressof(program), 0, 1)
+        else:
+            self.counters[start:] = 0
+            workers().run(self.threads, runtime.address("run"), ctypes.addressof(program))
 
-    def check(self, target: Ndarray, output: Shape) -> None:
-        """The loss says what its targets have to be; else integers are labels of the output's last axis."""
-        own = getattr(self.loss, "check", None)
-        if own is not None:
-            own(target, output)
-        elif target.dtype == np.int32:
-            check_labels(target, output[-1])
+    def interpret(self, *arrays: Ndarray) -> list[Ndarray]:
+        """The same calls with every kernel body in plain Python; slow, for tests and for debugging."""
+        for mine, given in zip(self.arguments, arrays, strict=True):
+            fill(mine, given)
+        for call in self.calls:
+            call.kernel.interpret([self.array(view) for view in call.views])
+        return [result.copy() for result in self.results]
 
-    def __call__(self, x: Any, target: Any) -> StepResult:
-        """Train on one batch: x [N, ...] float32, target [N] integer labels (or what the loss takes).
+    def timings(self, repeats: int = 5) -> list[Timing]:
+        """The median seconds of each group, run on the arguments that are in memory now.
 
-        Raises DataError for labels outside of the classes, NumericsError for NaN or infinity in x or in the loss; the
-        parameters are then as they were before.
+        Running changes what a program updates; a training step's timings train.
         """
-        x, target = as_argument(x, "the input x"), as_argument(target, "the target")
-        if x.size == 0:
-            raise DataError(f"the batch is empty (shape {x.shape}); a step needs at least one image")
-        check_finite(x, "the input x")
-        program = self.program(x, target)
-        self.check(target, program.graph.outputs[1].shape)
-        key = self.key.copy()
-        key[2:] = self.steps & 0xFFFFFFFF, self.steps >> 32
-        self.optimizer.begin()
-        loss, output = program.run(x, target, key.view(np.int32))
-        value = float(loss)
-        if not math.isfinite(value):
-            self.optimizer.undo()
-            raise NumericsError(
-                f"the loss is {value} in step {self.steps + 1}; lower the learning rate, or check the targets."
-                " The parameters were left as they were before the step"
-            )
-        self.steps += 1
-        self.report(program)
-        return StepResult(value, output)
+        self.launch()
+        groups = np.array([call.group for call in self.calls[self.prepared :]])
+        rows = []
+        for _ in range(repeats):
+            before = time.perf_counter()
+            self.launch(timed=True)
+            wall = time.perf_counter() - before
+            stamps = self.times[self.prepared :].astype(np.float64)
+            steps = np.diff(stamps, prepend=stamps[0])
+            # the clock ticks at a rate of its own; the first call has no tick before it and gets the mean share
+            steps[0] = steps.mean() if len(steps) > 1 else 1.0
+            rows.append(np.bincount(groups, steps, len(self.lowered.groups) + 1) / steps.sum() * wall)
+        names = [group.what() for group in self.lowered.groups] + ["copies of what is updated"]
+        flops = [group.flops() for group in self.lowered.groups] + [0]
+        kernels_of = [
+            " ".join(dict.fromkeys(c.kernel.name for c in self.calls if c.group == g)) for g in range(len(names))
+        ]
+        return [
+            Timing(name, kernel, float(s), n)
+            for name, kernel, s, n in zip(names, kernels_of, np.median(rows, axis=0), flops, strict=True)
+            if kernel
+        ]
 
+    def explain(self) -> None:
+        """What the DEBUG ladder shows of a program."""
+        level = debug.level()
+        if level >= debug.PROGRAM:
+            debug.show(self.summary())
+        if level >= debug.GRAPH:
+            debug.show("graph", str(self.graph))
+            debug.show("groups", "\n".join(f"  {group}" for group in self.lowered.groups))
+            debug.show("layout", str(self.lowered.layout))
+        if level >= debug.SOURCE:
+            lines = []
+            for call in self.calls:
+                shapes = ", ".join(str(list(view.shape)) for view in call.views)
+                lines.append(f"  {call.kernel.name}({shapes}) {dict(call.kernel.static)}")
+            debug.show("calls", "\n".join(lines))
+            for body in dict.fromkeys(call.kernel.body for call in self.calls):
+                debug.show(f"{body.__module__}.{body.__qualname__}", inspect.getsource(body))
 
-def check_labels(labels: Ndarray, classes: int, ignored: int | None = None) -> None:
-    """Every label is one of 0 .. classes-1, or the one that is ignored."""
-    wrong = (labels < 0) | (labels >= classes)
-    if ignored is not None:
-        wrong &= labels != ignored
-    if wrong.any():
-        at = int(np.flatnonzero(wrong)[0])
-        raise DataError(
-            f"label {int(labels.flat[at])} at position {at} is not one of the model's {classes} classes (0 to"
-            f" {classes - 1}); correct the labels, or build the model with more classes"
+    def footprint(self) -> Footprint:
+        made = (v.buffer for c in self.calls[: self.prepared] for v in c.views[: c.outputs])
+        return Footprint(
+            variables=sum(4 * b.size for b in self.memory if b.variable is not None),
+            prepared=sum(4 * b.size for b in dict.fromkeys(made)),
+            values=self.plan.size,
+            without_reuse=self.layout.without_reuse,
+            batch=sum(array.nbytes for array in self.arguments),
+        )
+
+    def summary(self) -> str:
+        """One line: calls, barriers, arena, where the kernels came from."""
+        return (
+            f"program: {len(self.calls)} calls, {sum(self.barriers)} barriers, {self.threads} thread(s),"
+            f" arena {mib(self.plan.size)} for {mib(self.layout.without_reuse)} of values,"
+            f" {self.compiled} kernels compiled, {self.from_disk} from the cache,"
+            f" built in {self.seconds_to_build:.2f} s"
         )
 
 
-def compile_step(
-    model: Model,
-    loss: Callable[..., Any],
-    optimizer: Update,
-    threads: int | None = None,
-    seed: int = 0,
-    memory: str = FAST,
-) -> Step:
-    """A whole training step, step(x, labels) -> loss and output, as one program.
-
-    The loss is called as loss(model(x), target), with the tuple if the model returns several arrays. `threads` is a
-    matter
-    of speed only: the same seed gives the same bits on any number. `seed` feeds random operators (dropout), together
-    with
-    the count of steps. With memory="low" cheap values are computed again for the gradients instead of being kept: less
-    memory, some more time.
-    """
-    return Step(model, loss, optimizer, threads, seed, memory)
+def fill(mine: Ndarray, given: Ndarray) -> None:
+    """Copy an argument in; few channels one by one, so that NumPy's inner loop runs over pixels."""
+    if mine.ndim == 4 and 1 < mine.shape[1] <= FEW_CHANNELS and given.strides != mine.strides:
+        for channel in range(mine.shape[1]):
+            mine[:, channel] = given[:, channel]
+    else:
+        mine[...] = given

@@ -9,8 +9,10 @@ from typing import Any, Union
 import numpy as np
 
 from foveal.errors import ShapeError
-from foveal.graph import Graph, Node, Variable, order
-from foveal.ops.op import OPS, Operator, Shape, Tensor, Type, recording_with
+from foveal.graph import Graph, Node, order
+from foveal.ops.op import OPS, Operator, Tensor, Type, recording_with
+from foveal.strides import Shape
+from foveal.variable import Variable
 
 _local = threading.local()
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shared import DATA, VECTORS
 
 from foveal.kernel import cache
 
 LIMIT_BYTES = 64 << 20
-DATA = Path(__file__).parents[2] / "shared" / "data"
-CIFAR10, CS231N = DATA / "cifar10", DATA / "vectors" / "cs231n" / "cases.json"
+CIFAR10, CS231N = DATA / "cifar10", VECTORS / "cs231n" / "cases.json"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,7 +39,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "configurations(full, quick): how many are drawn with --full, and without")
-    if config.cache is not None and "FOVEAL_CACHE" not in os.environ:
+    if getattr(config, "cache", None) is not None and "FOVEAL_CACHE" not in os.environ:
         os.environ["FOVEAL_CACHE"] = str(config.cache.mkdir("foveal"))
         cache.trim(LIMIT_BYTES)
 

@@ -9,7 +9,7 @@ from foveal.bench import onnx_graph
 from foveal.bench.timing import Call
 from foveal.errors import FovealError
 from foveal.graph import Graph
-from foveal.ops.op import Ndarray
+from foveal.strides import Ndarray
 
 runtime: Any = import_module("onnxruntime")
 NAME = "onnxruntime"

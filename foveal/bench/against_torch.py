@@ -18,7 +18,7 @@ import numpy as np
 from foveal.bench.timing import CHANNELS_LAST, COMPILED, CONTIGUOUS, Call, seconds
 from foveal.bench.torch_models import MODELS
 from foveal.graph import Graph
-from foveal.ops.op import Ndarray
+from foveal.strides import Ndarray
 
 torch: Any = import_module("torch")
 F: Any = torch.nn.functional

@@ -15,8 +15,8 @@ from foveal.bench import inference, memory, native, operators, output, scaling
 from foveal.bench import models as model_rows
 from foveal.bench.timing import MODES, Against, Bench
 from foveal.errors import FovealError
-from foveal.execute import get_threads
 from foveal.peak import copy_rate, peak
+from foveal.workers import get_threads
 
 TITLES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime"}
 MISSING = (

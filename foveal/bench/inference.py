@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 
 from foveal import nn
+from foveal.api import compile
 from foveal.bench.models import TOLERANCE, Work
 from foveal.bench.timing import Bench, Call, Row, check_same, operations, turns
-from foveal.execute import get_threads
-from foveal.ops.op import Ndarray, Type
-from foveal.program import compile
+from foveal.ops.op import Type
+from foveal.strides import Ndarray
 from foveal.trace import trace
+from foveal.workers import get_threads
 
 
 def rows(works: dict[str, Work], bench: Bench, starting: Callable[[str], None]) -> Iterator[Row]:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from foveal import nn
+from foveal.api import compile_step
 from foveal.bench.models import LR, MOMENTUM, Work, descent
 from foveal.bench.timing import CHANNELS_LAST, CONTIGUOUS, Bench
 from foveal.errors import FovealError
-from foveal.execute import MEMORY
-from foveal.program import compile_step
+from foveal.passes.recompute import MEMORY
 
 STEPS = 3
 STATUS = Path("/proc/self/status")

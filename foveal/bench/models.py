@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from foveal import nn, optim
+from foveal.api import Step, compile_step
 from foveal.bench.timing import Bench, Call, Row, check_same, operations, turns
 from foveal.errors import FovealError
 from foveal.nn import models
-from foveal.ops.op import Ndarray
 from foveal.optim.optimizer import Optimizer
-from foveal.program import Step, compile_step
+from foveal.strides import Ndarray
 
 LR = 0.001  # small, so that hundreds of steps on one batch stay finite
 MOMENTUM = 0.9

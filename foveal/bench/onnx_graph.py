@@ -8,7 +8,7 @@ import numpy as np
 
 from foveal.errors import FovealError
 from foveal.graph import Graph, Node
-from foveal.ops.op import Ndarray
+from foveal.strides import Ndarray
 
 onnx: Any = import_module("onnx")
 OPSET, IR = 20, 9  # the first opset with Gelu

@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from foveal.api import compile
 from foveal.bench import shapes
 from foveal.bench.timing import Bench, Call, Row, check_same, operations, turns
 from foveal.errors import FovealError, ShapeError
-from foveal.execute import Program
-from foveal.graph import Variable
-from foveal.ops.op import OPS, Case, Ndarray, Shape
+from foveal.ops.op import OPS, Case
 from foveal.ops.pool_max import drawn_with_maxima
-from foveal.program import compile
+from foveal.program import Program
+from foveal.strides import Ndarray, Shape
+from foveal.variable import Variable
 
 TOLERANCE = 1e-4  # of the largest value; Winograd's and long sums' rounding stays below 1e-5
 # both: forward and all gradients in one program

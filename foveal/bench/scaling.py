@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from foveal import nn
+from foveal.api import Step, compile_step
 from foveal.bench.models import STEPS_COMPARED, Work, descent
 from foveal.bench.timing import Bench, turns
 from foveal.errors import FovealError
-from foveal.program import Step, compile_step
 
 
 def records(works: dict[str, Work], bench: Bench, starting: Callable[[str], None]) -> Iterator[dict[str, Any]]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from foveal.errors import FovealError
 from foveal.graph import Graph
-from foveal.ops.op import Ndarray
+from foveal.strides import Ndarray
 
 PAUSE = 0.008  # seconds of sleep before a turn; libgomp's workers spin for less
 TURN = 0.01  # seconds of timed calls in a turn, where one call is shorter

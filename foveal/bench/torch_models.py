@@ -12,7 +12,7 @@ from typing import Any
 from foveal.nn.models.airbench import SCALE, WIDTHS
 from foveal.nn.models.mobilenet import BLOCKS, LAST, STEM
 from foveal.nn.models.vgg import STAGES
-from foveal.ops.op import Ndarray
+from foveal.strides import Ndarray
 
 torch: Any = import_module("torch")
 F: Any = torch.nn.functional

@@ -6,16 +6,18 @@ from functools import reduce
 from math import prod
 from operator import add
 
+from foveal.arena import lay_out
 from foveal.autodiff import gradients
 from foveal.errors import ShapeError
-from foveal.execute import threads_for
 from foveal.explain.model import Model, float_outputs, main_output, modes_restored, trains
-from foveal.graph import Graph, Node, Variable
+from foveal.graph import Graph, Node
 from foveal.lower import lower
 from foveal.ops.op import Type
 from foveal.passes.simplify import simplify
-from foveal.plan import lay_out, split_calls
+from foveal.schedule import split_calls
 from foveal.trace import tracing
+from foveal.variable import Variable
+from foveal.workers import threads_for
 
 # Bytes of a float32.
 BYTES = 4

@@ -15,9 +15,11 @@ from foveal.explain.model import Model, modes_restored, output_node, output_shap
 from foveal.explain.rows import Extent, Row, Unread
 from foveal.explain.summary import Summary
 from foveal.explain.windows import AxisWindow, fixes, windows_of
-from foveal.graph import Node, Variable
-from foveal.ops.op import Shape, Type
+from foveal.graph import Node
+from foveal.ops.op import Type
+from foveal.strides import Shape
 from foveal.trace import Call, tracing
+from foveal.variable import Variable
 
 # Operators without a row of their own.
 HIDDEN = ("constant", "index")

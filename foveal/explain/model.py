@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from foveal.graph import Node, Variable
-from foveal.ops.op import Shape, Tensor
+from foveal.graph import Node
+from foveal.ops.op import Tensor
+from foveal.strides import Shape
 from foveal.trace import Symbol
+from foveal.variable import Variable
 
 
 class Model(Protocol):

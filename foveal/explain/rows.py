@@ -9,7 +9,7 @@ from foveal.errors import ShapeError
 from foveal.explain.costs import BYTES, LinearCost, Memory
 from foveal.explain.fields import Line
 from foveal.explain.windows import AxisWindow, Fix
-from foveal.ops.op import Shape
+from foveal.strides import Shape
 
 
 @dataclass(frozen=True)

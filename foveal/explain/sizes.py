@@ -6,7 +6,7 @@ from foveal.errors import ShapeError
 from foveal.explain.explainer import explain
 from foveal.explain.model import Model
 from foveal.explain.rows import Rows
-from foveal.ops.op import Shape
+from foveal.strides import Shape
 
 # Sizes up to this many pixels below and above the given one are tried. Strides of all layers together are mostly 32, so
 # this is a little more than one step of the last layer.

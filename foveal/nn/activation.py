@@ -7,7 +7,7 @@ import numpy as np
 from foveal import ops
 from foveal.errors import ShapeError
 from foveal.nn.module import Module, Parameter, check_positive
-from foveal.ops.norm import per_channel
+from foveal.ops.batch_norm import per_channel
 from foveal.trace import current
 
 

@@ -13,8 +13,9 @@ from foveal.nn.init import generator
 from foveal.nn.module import Module, Parameter, check_positive
 from foveal.nn.norm import BatchNorm2d
 from foveal.nn.sequence import as_images, as_sequences
-from foveal.ops.norm import per_channel
-from foveal.ops.op import Shape, pair, sides
+from foveal.ops.batch_norm import per_channel
+from foveal.ops.window import pair, sides
+from foveal.strides import Shape
 from foveal.trace import current
 
 Pair = tuple[int, int]

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from foveal import ops
 from foveal.errors import ShapeError
 from foveal.nn.module import Module
-from foveal.ops.op import Shape
+from foveal.strides import Shape
 from foveal.trace import current
 
 

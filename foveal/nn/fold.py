@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 
 from foveal.errors import ShapeError
-from foveal.graph import Node, Variable
+from foveal.graph import Node
 from foveal.nn.container import Identity
 from foveal.nn.conv import Conv2d
 from foveal.nn.linear import Linear
 from foveal.nn.module import Module, Parameter
 from foveal.nn.norm import BatchNorm2d
-from foveal.ops.op import Ndarray, Shape, Type
+from foveal.ops.op import Type
+from foveal.strides import Ndarray, Shape
 from foveal.trace import Symbol, Trace, tracing
+from foveal.variable import Variable
 
 Call = tuple[Module, Node, Node]  # a layer, what it was given, what it gave
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foveal.errors import ShapeError
-from foveal.graph import shapes_only, without_memory
-from foveal.ops.op import Ndarray, Shape
+from foveal.strides import Ndarray, Shape
+from foveal.variable import shapes_only, without_memory
 
 if TYPE_CHECKING:
     from foveal.nn.module import Module

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from foveal import ops
+from foveal.api import check_labels
 from foveal.errors import DataError, ShapeError
-from foveal.graph import Variable
-from foveal.ops.norm import per_channel
-from foveal.ops.op import Ndarray, Shape
-from foveal.program import check_labels
+from foveal.ops.batch_norm import per_channel
+from foveal.strides import Ndarray, Shape
 from foveal.trace import Symbol, current
+from foveal.variable import Variable
 
 REDUCTIONS = ("mean", "sum", "none")
 LEAST = 1e-30  # under the smallest probability that matters; its logarithm is finite

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foveal.api import Compiled, as_argument, check_finite
 from foveal.errors import DataError, ShapeError, StateError
-from foveal.graph import Variable
-from foveal.ops.op import Ndarray
-from foveal.program import Compiled, as_argument, check_finite
+from foveal.strides import Ndarray
 from foveal.trace import Symbol, current
+from foveal.variable import Variable
 
 if TYPE_CHECKING:
     from foveal.explain import Summary

@@ -9,7 +9,7 @@ from foveal import ops
 from foveal.errors import ShapeError
 from foveal.nn.module import Buffer, Counter, Module, Parameter, check_positive
 from foveal.nn.sequence import as_images, as_sequences
-from foveal.ops.norm import per_channel
+from foveal.ops.batch_norm import per_channel
 from foveal.trace import current
 
 

@@ -3,12 +3,11 @@
 from typing import Any, ClassVar
 
 from foveal import ops
+from foveal.api import compile
 from foveal.errors import DataError, ShapeError
 from foveal.nn.module import Module
 from foveal.nn.sequence import as_images, as_sequences
-from foveal.ops.geometry import check_window
-from foveal.ops.op import pair, sides
-from foveal.program import compile
+from foveal.ops.window import check_window, pair, sides
 from foveal.trace import Symbol
 
 Four = tuple[int, int, int, int]

@@ -11,8 +11,7 @@ from foveal.nn import init
 from foveal.nn.conv import Conv2d
 from foveal.nn.init import generator
 from foveal.nn.module import Module, Parameter, check_positive
-from foveal.ops.geometry import output_size
-from foveal.ops.op import pair, sides
+from foveal.ops.window import output_size, pair, sides
 from foveal.trace import current
 
 

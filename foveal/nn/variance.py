@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from foveal.api import Compiled, as_argument, check_finite
 from foveal.autodiff import gradients
 from foveal.errors import DataError, ShapeError
 from foveal.nn.module import Module
-from foveal.ops.op import Ndarray, Shape
-from foveal.program import Compiled, as_argument, check_finite
+from foveal.strides import Ndarray, Shape
 from foveal.trace import Call, Symbol, current
 
 SEED = 0  # of the numbers that outputs are weighed with

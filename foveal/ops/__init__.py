@@ -12,8 +12,10 @@ from foveal.ops.activation import (
     softmax,
     softplus,
 )
+from foveal.ops.batch_norm import batch_norm, batch_norm_inference, channel_moments
 from foveal.ops.concat import concatenate, narrow, widen
 from foveal.ops.conv import conv2d, conv2d_input_grad, conv2d_weight_grad
+from foveal.ops.conv_transpose import conv_transpose2d, convolve2d, rotate180
 from foveal.ops.dropout import dropout_mask
 from foveal.ops.elementwise import (
     add,
@@ -36,9 +38,10 @@ from foveal.ops.elementwise import (
     tanh,
     where,
 )
-from foveal.ops.linear import batch_matmul, linear, matmul
+from foveal.ops.im2col import col2im, conv2d_im2col, im2col, locally_connected2d
 from foveal.ops.loss import one_hot, softmax_cross_entropy
-from foveal.ops.norm import batch_norm, batch_norm_inference, channel_moments
+from foveal.ops.matmul import batch_matmul, linear, matmul
+from foveal.ops.norm import channel_sums, group_norm, local_response_norm, lp_normalize, rms_norm, standardize
 from foveal.ops.op import OPS
 from foveal.ops.pad import pad, pad_grad
 from foveal.ops.pool_adaptive import (
@@ -49,14 +52,11 @@ from foveal.ops.pool_adaptive import (
     adaptive_mean_grad,
 )
 from foveal.ops.pool_average import avg_pool2d, avg_pool2d_grad, global_avg_pool2d
+from foveal.ops.pool_indices import max_unpool2d, put_pixels, take_pixels
 from foveal.ops.pool_lp import lp_pool2d
 from foveal.ops.pool_max import max_pool2d, max_pool2d_grad, max_pool2d_index, max_pool2d_pick
-from foveal.ops.pool_places import max_unpool2d, put_pixels, take_pixels
-from foveal.ops.reduce import max, mean, sum
-from foveal.ops.shape import broadcast_to, constant, index, permute, place, reshape
-from foveal.ops.standardize import channel_sums, group_norm, local_response_norm, lp_normalize, rms_norm, standardize
-from foveal.ops.transposed import conv_transpose2d, convolve2d, rotate180
-from foveal.ops.unfold import col2im, conv2d_im2col, im2col, locally_connected2d
+from foveal.ops.reduce import broadcast_to, max, mean, sum
+from foveal.ops.shape import constant, index, permute, place, reshape
 
 cross_correlation2d = conv2d  # what networks call convolution, by its proper name
 

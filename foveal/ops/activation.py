@@ -8,8 +8,9 @@ import numpy as np
 from foveal.errors import ShapeError
 from foveal.kernel import lang, maths
 from foveal.ops.elementwise import Pointwise, clip, exp, greater, log, tanh, where, with_edges
-from foveal.ops.op import Case, Ndarray, Operator, Shape
+from foveal.ops.op import Case, Operator
 from foveal.ops.reduce import max, sum
+from foveal.strides import Ndarray, Shape
 
 
 def smooth(**attributes: Any) -> tuple[Case, ...]:

@@ -12,36 +12,16 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel.lang import fma, loops, parallel, var, where
-from foveal.ops import choice, correlate, weight_grad, winograd, winograd_weight
-from foveal.ops.epilogue import Results
-from foveal.ops.geometry import check_window, output_size
-from foveal.ops.op import Case, Lowering, Ndarray, Operator, Shape, Type, filters_last, pair, sides
+from foveal.ops.kernels.conv import dispatch, select, weight_grad, winograd, winograd_grid, winograd_weight_grad
+from foveal.ops.kernels.epilogue import Results
+from foveal.ops.op import Case, Lowering, Operator, Type
+from foveal.ops.window import check_window, output_size, pair, scatter, sides, windows
+from foveal.strides import Ndarray, Shape, filters_last
 
 Pair = tuple[int, int]
+
+
 Sides = tuple[int, int, int, int]
-
-
-def windows(x: Ndarray, kernel: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Ndarray:
-    """x's windows, a view of shape [N, C, P, Q, R, S] on the zero-padded input."""
-    top, bottom, left, right = padding
-    x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
-    reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
-    view = np.lib.stride_tricks.sliding_window_view(x, reach, axis=(2, 3))
-    return view[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
-
-
-def scatter(into: Ndarray, values: Ndarray, stride: Pair, padding: Sides, dilation: Pair) -> None:
-    """Add values [N, C, P, Q, R, S] to the places of `into` [N, C, H, W] that the windows are read from."""
-    top, bottom, left, right = padding
-    padded = np.pad(np.zeros_like(into), ((0, 0), (0, 0), (top, bottom), (left, right)))
-    P, Q, R, S = values.shape[2:]
-    for r in range(R):
-        for s in range(S):
-            rows = slice(r * dilation[0], r * dilation[0] + (P - 1) * stride[0] + 1, stride[0])
-            cols = slice(s * dilation[1], s * dilation[1] + (Q - 1) * stride[1] + 1, stride[1])
-            padded[:, :, rows, cols] += values[..., r, s]
-    H, W = into.shape[2:]
-    into += padded[:, :, top : top + H, left : left + W]
 
 
 class Convolution(Operator):
@@ -135,8 +115,8 @@ class Conv2d(Convolution):
     def flops(self, y: Type, *inputs: Type, **how: Any) -> int:
         return flops(y, inputs[1].shape)
 
-    def problem(self, x: Shape, w: Shape, **how: Any) -> choice.Problem:  # type: ignore[override]
-        return choice.problem_of("forward", self.shape(x, w, **how), w, how)
+    def problem(self, x: Shape, w: Shape, **how: Any) -> select.Problem:  # type: ignore[override]
+        return select.problem_of("forward", self.shape(x, w, **how), w, how)
 
     def kernel(self, y: Any, x: Any, w: Any, *, stride: Pair, padding: Sides, dilation: Pair, groups: int) -> None:
         (N, K, P, Q), (_, C, R, S) = y.shape, w.shape
@@ -155,12 +135,12 @@ class Conv2d(Convolution):
         self.lower_results(to, Results([y]), x, w, **how)
 
     def lower_results(self, to: Lowering, y: Results, x: Any, w: Any, **how: Any) -> None:
-        chosen = choice.choose(self.problem(x.shape, w.shape, **how))
+        chosen = select.choose(self.problem(x.shape, w.shape, **how))
         if chosen.m:
             before = how["padding"][::2]
-            grid = winograd.grid_of(chosen, how["stride"][0], y.shape[0], y.shape[2:], before)
+            grid = winograd_grid.grid_of(chosen, how["stride"][0], y.shape[0], y.shape[2:], before)
             return winograd.lower(to, y, x, w, grid, chosen, flip=False)
-        correlate.lower_forward(to, y, x, w, **how)
+        dispatch.lower_forward(to, y, x, w, **how)
 
 
 def inside(x: Any, n: Any, c: Any, h: Any, v: Any, H: int, W: int) -> Any:
@@ -226,10 +206,10 @@ class Conv2dInputGrad(Convolution):
     def flops(self, y: Type, *inputs: Type, **how: Any) -> int:
         return flops(inputs[0], inputs[1].shape)
 
-    def problem(self, dy: Shape, w: Shape, *, size: Pair, **how: Any) -> choice.Problem:  # type: ignore[override]
+    def problem(self, dy: Shape, w: Shape, *, size: Pair, **how: Any) -> select.Problem:  # type: ignore[override]
         dx, (K, C, R, S) = self.shape(dy, w, size=size, **how), w
         kind = "forward" if how["stride"] == (1, 1) else "transposed"
-        return choice.problem_of(kind, dx, (C, K, R, S), how)
+        return select.problem_of(kind, dx, (C, K, R, S), how)
 
     def kernel(
         self, dx: Any, dy: Any, w: Any, *, stride: Pair, padding: Sides, dilation: Pair, groups: int, size: Pair
@@ -255,12 +235,12 @@ class Conv2dInputGrad(Convolution):
 
     def lower_results(self, to: Lowering, dx: Results, dy: Any, w: Any, *, size: Pair, **how: Any) -> None:
         turned = w.permuted(1, 0, 2, 3)
-        chosen = choice.choose(self.problem(dy.shape, w.shape, size=size, **how))
+        chosen = select.choose(self.problem(dy.shape, w.shape, size=size, **how))
         if chosen.m:
             before = how["padding"][::2]
-            grid = winograd.turned_grid(chosen, how["stride"][0], dx.shape[0], size, before)
+            grid = winograd_grid.turned_grid(chosen, how["stride"][0], dx.shape[0], size, before)
             return winograd.lower(to, dx, dy, turned, grid, chosen, flip=True)
-        correlate.lower_input_grad(to, dx, dy, w, **how)
+        dispatch.lower_input_grad(to, dx, dy, w, **how)
 
 
 class Conv2dWeightGrad(Convolution):
@@ -321,8 +301,8 @@ class Conv2dWeightGrad(Convolution):
     def flops(self, y: Type, *inputs: Type, **how: Any) -> int:
         return flops(inputs[0], y.shape)
 
-    def problem(self, dy: Shape, x: Shape, *, size: Pair, **how: Any) -> choice.Problem:  # type: ignore[override]
-        return choice.problem_of("weight", dy, self.shape(dy, x, size=size, **how), how)
+    def problem(self, dy: Shape, x: Shape, *, size: Pair, **how: Any) -> select.Problem:  # type: ignore[override]
+        return select.problem_of("weight", dy, self.shape(dy, x, size=size, **how), how)
 
     def kernel(
         self, dw: Any, dy: Any, x: Any, *, stride: Pair, padding: Sides, dilation: Pair, groups: int, size: Pair
@@ -339,14 +319,18 @@ class Conv2dWeightGrad(Convolution):
                 dw[k, c, r, s] = acc
 
     def lower(self, to: Lowering, dw: Any, dy: Any, x: Any, *, size: Pair, **how: Any) -> None:
-        chosen = choice.choose(self.problem(dy.shape, x.shape, size=size, **how))
+        chosen = select.choose(self.problem(dy.shape, x.shape, size=size, **how))
         if chosen.m:
             before = how["padding"][::2]
-            grid = winograd.grid_of(chosen, how["stride"][0], dy.shape[0], dy.shape[2:], before)
-            return winograd_weight.lower(to, dw, dy, x, grid, chosen)
+            grid = winograd_grid.grid_of(chosen, how["stride"][0], dy.shape[0], dy.shape[2:], before)
+            return winograd_weight_grad.lower(to, dw, dy, x, grid, chosen)
         weight_grad.lower(to, dw, dy, x, **how)
 
 
 conv2d = Conv2d()
+
+
 conv2d_input_grad = Conv2dInputGrad()
+
+
 conv2d_weight_grad = Conv2dWeightGrad()

@@ -7,7 +7,8 @@ import numpy as np
 from foveal.errors import ShapeError
 from foveal.kernel import random
 from foveal.kernel.lang import extract, lanes, parallel, unflatten, where
-from foveal.ops.op import Case, Ndarray, Operator, Shape
+from foveal.ops.op import Case, Operator
+from foveal.strides import Ndarray, Shape
 
 
 class DropoutMask(Operator):

@@ -8,9 +8,10 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel import lang, maths
-from foveal.ops import nest
-from foveal.ops.op import Case, Ndarray, Operator, Shape
+from foveal.ops.kernels import pointwise
+from foveal.ops.op import Case, Operator
 from foveal.ops.reduce import sum_to
+from foveal.strides import Ndarray, Shape
 
 
 def positive(rng: np.random.Generator, shape: Shape) -> Ndarray:
@@ -44,7 +45,7 @@ class Pointwise(Operator):
 
     def kernel(self, y: Any, *inputs: Any, **attributes: Any) -> None:
         steps = ((self.name, tuple(sorted(attributes.items())), tuple(range(len(inputs)))),)
-        nest.pointwise(y, *inputs, outputs=1, steps=steps, results=(len(inputs),))
+        pointwise.pointwise(y, *inputs, outputs=1, steps=steps, results=(len(inputs),))
 
 
 UNARY = (Case(((4, 5),)), Case(((2, 3, 7, 9),)), Case(((),)), Case(((1, 67),)))

@@ -7,9 +7,9 @@ import numpy as np
 from foveal.errors import ShapeError
 from foveal.kernel.lang import F32, I32, cast, loop, loops, parallel, where
 from foveal.ops.elementwise import exp, log
-from foveal.ops.op import Case, Ndarray, Operator, Shape
-from foveal.ops.reduce import max, mean, sum
-from foveal.ops.shape import broadcast_to
+from foveal.ops.op import Case, Operator
+from foveal.ops.reduce import broadcast_to, max, mean, sum
+from foveal.strides import Ndarray, Shape
 
 
 def labels(rng: np.random.Generator, shape: Shape) -> Ndarray:

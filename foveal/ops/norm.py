@@ -1,232 +1,252 @@
-"""Batch normalisation (Ioffe and Szegedy 2015)."""
+"""Normalisation of each image by itself: layer, group and instance norm, RMS norm, local response norm."""
 
 from typing import Any
 
 import numpy as np
 
 from foveal.errors import ShapeError
-from foveal.kernel.lang import lanes, loop, loops, parallel, var
-from foveal.ops import nest
-from foveal.ops.elementwise import positive, sqrt
-from foveal.ops.op import Case, Lowering, Ndarray, Operator, Shape
-from foveal.ops.reduce import sum
-from foveal.ops.shape import index, reshape
+from foveal.kernel.lang import loop, parallel, var, vectors
+from foveal.ops.elementwise import exp, greater, log, maximum, sqrt, where
+from foveal.ops.op import Case, Operator
+from foveal.ops.reduce import mean, sum
+from foveal.ops.shape import reshape
+from foveal.strides import Ndarray, Shape
 
 
-def channel_axes(x: Shape) -> tuple[int, ...]:
-    """All axes but the channels'."""
-    return (0, *range(2, len(x)))
+def far_from_zero(rng: np.random.Generator, shape: Shape) -> Ndarray:
+    """Values whose mean is many times their deviation."""
+    return rng.standard_normal(shape) + 30.0
 
 
-def per_channel(v: Any, x: Any) -> Any:
-    """v [C] as a shape that broadcasts against x [N, C, ...]."""
-    return reshape(v, to=(1, -1, *[1] * (len(x.shape) - 2)))
+def check_eps(name: str, eps: float) -> float:
+    if eps < 0:
+        raise ShapeError(f"{name}: eps is {eps}, it has to be 0 or more")
+    return float(eps)
 
 
-class ChannelMoments(Operator):
-    """y[0,c] = mean over N, H, W of x; y[1,c] = mean of (x - y[0,c])^2, the biased variance
+class OverAxes(Operator):
+    """What is taken together: `axes`, all of which stay."""
 
-    Chunks of the batch take mean and squared deviations about it, and are merged as in Chan, Golub and LeVeque 1979,
-    so that a large mean costs no digits of the variance.
+    arity, composite = 1, True
+
+    def normalise(self, x: Any, *, axes: Any, eps: float = 1e-5) -> dict[str, Any]:
+        rank = len(x.shape)
+        chosen = (axes,) if isinstance(axes, int) else tuple(axes)
+        if not chosen or any(not -rank <= a < rank for a in chosen):
+            raise ShapeError(f"{self.name}: axes {axes} are not among those of shape {x.shape}")
+        return {"axes": tuple(sorted({a % rank for a in chosen})), "eps": check_eps(self.name, eps)}
+
+    def shape(self, x: Shape, *, axes: tuple[int, ...], eps: float) -> Shape:
+        return x
+
+
+class Standardize(OverAxes):
+    """y = (x - mean) / sqrt(var + eps), with mean and biased variance over `axes`: Ba, Kiros and Hinton 2016, equation
+    3
+
+    The variance is the mean square of what is left when the mean is taken away, so a large mean costs no digits of it.
+    Gradient: dx = (dy - mean(dy) - y mean(dy y)) / sqrt(var + eps).
     """
 
-    name, arity = "channel_moments", 1
+    name = "standardize"
     cases = (
-        Case(((4, 3, 5, 6),)),
-        Case(((64, 20, 3, 3),)),
-        Case(((9, 7),), draw={0: lambda rng, shape: rng.standard_normal(shape) + 1000.0}),
-        Case(((33, 16, 4, 4),)),
-        Case(((3, 5, 7),)),
+        Case(((3, 20),), {"axes": -1}),
+        Case(((2, 3, 4, 5),), {"axes": (1, 2, 3), "eps": 1e-3}),
+        Case(((2, 18, 3, 5),), {"axes": (2, 3)}, {0: far_from_zero}),
     )
 
-    def shape(self, x: Shape) -> Shape:
+    def numpy(self, x: Ndarray, *, axes: tuple[int, ...], eps: float) -> Ndarray:
+        return (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + eps)
+
+    def parts(self, x: Any, axes: tuple[int, ...], eps: float) -> tuple[Any, Any]:
+        """x - mean, and sqrt(var + eps)."""
+        centred = x - mean(x, axes=axes, keepdims=True)
+        return centred, sqrt(mean(centred * centred, axes=axes, keepdims=True) + eps)
+
+    def vjp(self, dy: Any, y: Any, x: Any, *, axes: tuple[int, ...], eps: float) -> tuple[Any, ...]:
+        _, deviation = self.parts(x, axes, eps)
+        slope = mean(dy * y, axes=axes, keepdims=True)
+        return ((dy - mean(dy, axes=axes, keepdims=True) - y * slope) / deviation,)
+
+    def expand(self, x: Any, *, axes: tuple[int, ...], eps: float) -> Any:
+        centred, deviation = self.parts(x, axes, eps)
+        return centred / deviation
+
+
+class RMSNorm(OverAxes):
+    """y = x / sqrt(mean(x^2) + eps) over `axes`: Zhang and Sennrich 2019, equation 4
+
+    Gradient: dx = (dy - y mean(dy y)) / sqrt(mean(x^2) + eps).
+    """
+
+    name, cases = "rms_norm", Standardize.cases[:2]
+
+    def numpy(self, x: Ndarray, *, axes: tuple[int, ...], eps: float) -> Ndarray:
+        return x / np.sqrt((x * x).mean(axes, keepdims=True) + eps)
+
+    def root(self, x: Any, axes: tuple[int, ...], eps: float) -> Any:
+        return sqrt(mean(x * x, axes=axes, keepdims=True) + eps)
+
+    def vjp(self, dy: Any, y: Any, x: Any, *, axes: tuple[int, ...], eps: float) -> tuple[Any, ...]:
+        slope = mean(dy * y, axes=axes, keepdims=True)
+        return ((dy - y * slope) / self.root(x, axes, eps),)
+
+    def expand(self, x: Any, *, axes: tuple[int, ...], eps: float) -> Any:
+        return x / self.root(x, axes, eps)
+
+
+class GroupNorm(Operator):
+    """x [N, C, ...] standardized over each of `groups` runs of channels, image by image: Wu and He 2018, equation 1
+
+    One group is layer norm of an image, C groups are instance norm (Ulyanov, Vedaldi and Lempitsky 2016).
+    """
+
+    name, arity, composite = "group_norm", 1, True
+    cases = (
+        Case(((2, 6, 4, 5),), {"groups": 3}),
+        Case(((3, 20),), {"groups": 4}),
+        Case(((2, 18, 5),), {"groups": 2, "eps": 1e-3}, {0: far_from_zero}),
+    )
+
+    def normalise(self, x: Any, *, groups: int, eps: float = 1e-5) -> dict[str, Any]:
+        return {"groups": int(groups), "eps": check_eps(self.name, eps)}
+
+    def shape(self, x: Shape, *, groups: int, eps: float) -> Shape:
         if len(x) < 2:
             raise ShapeError(f"{self.name}: takes [N, C, ...], got shape {x}")
-        return 2, x[1]
+        if groups < 1 or x[1] % groups:
+            raise ShapeError(
+                f"{self.name}: {groups} groups do not divide {x[1]} channels (shape {x}); take a divisor of {x[1]}"
+            )
+        return x
 
-    def numpy(self, x: Ndarray) -> Ndarray:
-        axes = channel_axes(x.shape)
-        return np.stack([x.mean(axes), x.var(axes)])
+    def numpy(self, x: Ndarray, *, groups: int, eps: float) -> Ndarray:
+        y = x.reshape(x.shape[0], groups, -1)
+        return standardize.numpy(y, axes=(2,), eps=eps).reshape(x.shape)
 
-    def vjp(self, dy: Any, y: Any, x: Any) -> tuple[Any, ...]:
-        scale = 1.0 / (np.prod(x.shape) / x.shape[1])
-        mean, d_mean, d_var = (per_channel(v, x) for v in (index(y, i=0), index(dy, i=0), index(dy, i=1)))
-        return ((d_mean + (x - mean) * d_var * 2.0) * float(scale),)
-
-    def kernel(self, y: Any, x: Any) -> None:
-        N, C, rest = x.shape[0], x.shape[1], x.shape[2:]
-        count = 1.0 / float(np.prod(x.shape) / C)
-        for (c,) in parallel(C):
-            total, squares = var(), var()
-            for n in loop(N):
-                for at in loops(*rest):
-                    total += x[(n, c, *at)]
-            mean = total.get() * count
-            for n in loop(N):
-                for at in loops(*rest):
-                    d = x[(n, c, *at)] - mean
-                    squares += d * d
-            y[0, c], y[1, c] = mean, squares.get() * count
-
-    def lower(self, to: Lowering, y: Any, x: Any) -> None:
-        if len(x.shape) > 2 and x.strides[1] != 1:
-            to.call(self.kernel, [y], [x], plain=True)
-            return
-        rows = x.channels_last_rows()
-        chunks = moment_chunks(*rows.shape)
-        partial = to.scratch((2, chunks, rows.shape[1]))
-        to.call(moments_of_chunks, [partial], [rows])
-        to.call(merge_moments, [y], [partial], rows=rows.shape[0])
+    def expand(self, x: Any, *, groups: int, eps: float) -> Any:
+        N, C, *rest = x.shape
+        y = reshape(x, to=(N, groups, C // groups, *rest))
+        return reshape(standardize(y, axes=range(2, 3 + len(rest)), eps=eps), to=x.shape)
 
 
-def moment_chunks(rows: int, channels: int) -> int:
-    """Enough chunks for any number of threads, each small enough (64 KiB) to be read twice from the cache."""
-    return max(1, min(rows // 8, max(16, rows * channels // 16384)))
+class LpNormalize(Operator):
+    """y = x / max(|x|_p, eps), with the norm along one axis; p is 1 or 2"""
+
+    name, arity, composite = "lp_normalize", 1, True
+    cases = (
+        Case(((3, 20),), {}),
+        Case(((2, 3, 4, 5),), {"p": 1, "axis": 1}),
+        Case(((2, 4),), {}, {0: lambda rng, shape: np.zeros(shape)}, smooth=False),
+    )
+
+    def normalise(self, x: Any, *, p: int = 2, axis: int = -1, eps: float = 1e-12) -> dict[str, Any]:
+        if p not in (1, 2):
+            raise ShapeError(f"{self.name}: p is {p}, it has to be 1 or 2")
+        if not -len(x.shape) <= axis < len(x.shape):
+            raise ShapeError(f"{self.name}: axis {axis} is not one of those of shape {x.shape}")
+        if not eps > 0:
+            raise ShapeError(f"{self.name}: eps is {eps}, it has to be above 0")
+        return {"p": int(p), "axis": axis % len(x.shape), "eps": float(eps)}
+
+    def shape(self, x: Shape, *, p: int, axis: int, eps: float) -> Shape:
+        return x
+
+    def numpy(self, x: Ndarray, *, p: int, axis: int, eps: float) -> Ndarray:
+        return x / np.maximum(np.linalg.norm(x, p, axis, keepdims=True), eps)
+
+    def expand(self, x: Any, *, p: int, axis: int, eps: float) -> Any:
+        if p == 1:
+            return x / maximum(sum(magnitude(x), axes=(axis,), keepdims=True), eps)
+        return x / sqrt(maximum(sum(x * x, axes=(axis,), keepdims=True), eps * eps))
 
 
-def moments_of_chunks(partial: Any, x: Any) -> None:
-    """partial[0, g] = mean, partial[1, g] = sum of squared deviations of the g-th chunk of rows of x [rows, C]."""
-    (_, chunks, C), rows = partial.shape, x.shape[0]
-    size, block = lanes(), nest.BLOCK * lanes()
-    for (g,) in parallel(chunks):
-        first, last = g * rows // chunks, (g + 1) * rows // chunks
-        for b in loop(C // block):
-            moments_of_columns(partial, x, g, first, last, [(b * block + i, size) for i in range(0, block, size)])
-        rest = [(i, min(size, C - i)) for i in range(C - C % block, C, size)]
-        if rest:
-            moments_of_columns(partial, x, g, first, last, rest)
+def magnitude(x: Any) -> Any:
+    """|x|, with the gradient 0 at 0."""
+    return where(x, x, where(greater(0.0, x), -x, 0.0))
 
 
-def moments_of_columns(partial: Any, x: Any, g: Any, first: Any, last: Any, columns: list[tuple[Any, int]]) -> None:
-    """For neighbouring vectors of channels, so that whole cache lines of a row are read at once."""
-    totals = [var(0.0, width) for _, width in columns]
-    squares = [var(0.0, width) for _, width in columns]
-    for r in loop(last, start=first):
-        for total, (c, width) in zip(totals, columns, strict=True):
-            total += x.load((r, c), width)
-    means = [
-        total.get() / nest.as_float(last - first, width) for total, (_, width) in zip(totals, columns, strict=True)
-    ]
-    for r in loop(last, start=first):
-        for mean, square, (c, width) in zip(means, squares, columns, strict=True):
-            d = x.load((r, c), width) - mean
-            square.fma(d, d)
-    for mean, square, (c, width) in zip(means, squares, columns, strict=True):
-        partial.store((0, g, c), mean, width)
-        partial.store((1, g, c), square, width)
+class ChannelSums(Operator):
+    """y[n,c,...] = sum of x[n,i,...] over c - before <= i <= c + after, as far as there are such channels"""
+
+    name, arity = "channel_sums", 1
+    cases = (
+        Case(((2, 5, 3, 4),), {"before": 2, "after": 1}),
+        Case(((1, 20, 2, 3),), {"before": 1, "after": 1}),
+        Case(((2, 3, 7),), {"before": 0, "after": 4}),
+    )
+
+    def shape(self, x: Shape, *, before: int, after: int) -> Shape:
+        if len(x) < 2:
+            raise ShapeError(f"{self.name}: takes [N, C, ...], got shape {x}")
+        return x
+
+    def numpy(self, x: Ndarray, *, before: int, after: int) -> Ndarray:
+        C = x.shape[1]
+        return np.stack([x[:, max(0, c - before) : c + after + 1].sum(axis=1) for c in range(C)], axis=1).astype(
+            x.dtype
+        )
+
+    def vjp(self, dy: Any, y: Any, x: Any, *, before: int, after: int) -> tuple[Any, ...]:
+        return (channel_sums(dy, before=after, after=before),)
+
+    def kernel(self, y: Any, x: Any, *, before: int, after: int) -> None:
+        (N, C), pixels = y.shape[:2], y.shape[2:]
+        middle = max(0, C - before - after)  # channels whose window is whole
+        first, last = (min(before, C), min(before, C) + middle)
+        lanes = None if y.strides[1] == 1 and x.strides[1] == 1 else 1
+        for n, *at in parallel(N, *pixels):
+            for c in [*range(first), *range(last, C)]:
+                total = var(0.0)
+                for i in range(max(0, c - before), min(C, c + after + 1)):
+                    total += x[(n, i, *at)]
+                y[(n, c, *at)] = total
+            for v, width in vectors(middle, lanes) if middle else ():
+                total = var(0.0, width)
+                for j in loop(before + after + 1):
+                    total += x.load((n, v + j + (first - before), *at), width)
+                y.store((n, v + first, *at), total, width)
 
 
-def merge_moments(y: Any, partial: Any, *, rows: int) -> None:
-    """The moments of all rows from those of the chunks, merged in order."""
-    _, chunks, C = partial.shape
+class LocalResponseNorm(Operator):
+    """y[n,c] = x[n,c] / (k + alpha / size * sum of x[n,i]^2 over `size` channels i around c)^beta
 
-    def merge(c: Any, width: int) -> None:
-        mean, squares = var(0.0, width), var(0.0, width)
-        for g in loop(chunks):
-            first, last = g * rows // chunks, (g + 1) * rows // chunks
-            size, before = nest.as_float(last - first, width), nest.as_float(first, width)
-            delta = partial.load((0, g, c), width) - mean.get()
-            share = size / (size + before)
-            mean += delta * share
-            squares += partial.load((1, g, c), width) + delta * delta * before * share
-        y.store((0, c), mean, width)
-        y.store((1, c), squares.get() * (1.0 / rows), width)
-
-    for (b,) in parallel(C // lanes()):
-        merge(b * lanes(), lanes())
-    if C % lanes():
-        for _ in parallel(1):
-            merge(C - C % lanes(), C % lanes())
-
-
-class BatchNorm(Operator):
-    """y = gamma (x - mean) / sqrt(var + eps) + beta, with mean and biased variance of the batch per channel
-
-    Gradient: Ioffe and Szegedy 2015, section 3, in the form
-    dx = gamma / sigma (dy - mean(dy) - xhat mean(dy xhat)).
+    Krizhevsky, Sutskever and Hinton 2012, section 3.3, with the mean in place of the sum as PyTorch and ONNX have it.
+    before: how many of the channels lie before c; size // 2 as in PyTorch unless given, ONNX has (size - 1) // 2.
     """
 
-    name, arity, composite = "batch_norm", 3, True
+    name, arity, composite = "local_response_norm", 1, True
     cases = (
-        Case(((6, 3, 4, 5), (3,), (3,)), {"eps": 1e-5}),
-        Case(((8, 20), (20,), (20,)), {"eps": 1e-3}),
-        Case(((40, 17, 3, 3), (17,), (17,)), {"eps": 1e-5}),
+        Case(((2, 5, 3, 4),), {"size": 3, "alpha": 0.5}),
+        Case(((2, 6, 5),), {"size": 4, "alpha": 1e-2, "beta": 0.5, "k": 2.0}),
     )
 
-    def normalise(self, *inputs: Any, eps: float = 1e-5) -> dict[str, Any]:
-        return {"eps": float(eps)}
+    def normalise(
+        self, x: Any, *, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0, before: int | None = None
+    ) -> dict[str, Any]:
+        if size < 1:
+            raise ShapeError(f"{self.name}: size is {size}, it has to be 1 or more channels")
+        before = size // 2 if before is None else before
+        return {"size": int(size), "alpha": float(alpha), "beta": float(beta), "k": float(k), "before": before}
 
-    def shape(self, x: Shape, gamma: Shape, beta: Shape, *, eps: float) -> Shape:
-        check_channels(self.name, x, gamma, beta)
-        if x[0] * int(np.prod(x[2:])) < 2:
-            raise ShapeError(
-                f"{self.name}: one value per channel (shape {x}) has no variance; use a larger batch, or model.eval()"
-            )
+    def shape(self, x: Shape, *, size: int, **how: Any) -> Shape:
+        if len(x) < 3:
+            raise ShapeError(f"{self.name}: takes [N, C, L] or [N, C, H, W], got shape {x}")
         return x
 
-    def numpy(self, x: Ndarray, gamma: Ndarray, beta: Ndarray, *, eps: float) -> Ndarray:
-        mean, variance = channel_moments.numpy(x)
-        return batch_norm_inference.numpy(x, mean, variance, gamma, beta, eps=eps)
+    def numpy(self, x: Ndarray, *, size: int, alpha: float, beta: float, k: float, before: int) -> Ndarray:
+        sums = channel_sums.numpy(x * x, before=before, after=size - 1 - before)
+        return x / (k + alpha / size * sums) ** beta
 
-    def vjp(self, dy: Any, y: Any, x: Any, gamma: Any, beta: Any, *, eps: float) -> tuple[Any, ...]:
-        moments = channel_moments(x)
-        inverse = 1.0 / sqrt(index(moments, i=1) + eps)
-        xhat = (x - per_channel(index(moments, i=0), x)) * per_channel(inverse, x)
-        axes, count = channel_axes(x.shape), float(np.prod(x.shape) / x.shape[1])
-        d_beta, d_gamma = sum(dy, axes=axes), sum(dy * xhat, axes=axes)
-        scale = per_channel(gamma * inverse, x)
-        centre, slope = (per_channel(d_beta * (1.0 / count), x), per_channel(d_gamma * (1.0 / count), x))
-        return (dy - centre - xhat * slope) * scale, d_gamma, d_beta
-
-    def expand(self, x: Any, gamma: Any, beta: Any, *, eps: float) -> Any:
-        moments = channel_moments(x)
-        return batch_norm_inference(x, index(moments, i=0), index(moments, i=1), gamma, beta, eps=eps)
+    def expand(self, x: Any, *, size: int, alpha: float, beta: float, k: float, before: int) -> Any:
+        sums = channel_sums(x * x, before=before, after=size - 1 - before)
+        return x * exp(log(sums * (alpha / size) + k) * -beta)
 
 
-def check_channels(name: str, x: Shape, *vectors: Shape) -> None:
-    if len(x) < 2:
-        raise ShapeError(f"{name}: takes [N, C, ...], got shape {x}")
-    for v in vectors:
-        if v != (x[1],):
-            raise ShapeError(
-                f"{name}: x has {x[1]} channels (shape {x}), the layer is made for {v[0] if v else v};"
-                f" use BatchNorm2d({x[1]})"
-            )
+standardize, rms_norm, group_norm = Standardize(), RMSNorm(), GroupNorm()
 
 
-class BatchNormInference(Operator):
-    """y = gamma (x - mean) / sqrt(var + eps) + beta, with given mean and variance: one scale and shift per channel"""
-
-    name, arity, composite = "batch_norm_inference", 5, True
-    cases = (
-        Case(((2, 3, 4, 5), (3,), (3,), (3,), (3,)), {"eps": 1e-5}, {2: positive}),
-        Case(((8, 20), (20,), (20,), (20,), (20,)), {"eps": 1e-3}, {2: positive}),
-    )
-
-    def normalise(self, *inputs: Any, eps: float = 1e-5) -> dict[str, Any]:
-        return {"eps": float(eps)}
-
-    def shape(self, x: Shape, mean: Shape, var: Shape, gamma: Shape, beta: Shape, *, eps: float) -> Shape:
-        check_channels(self.name, x, mean, var, gamma, beta)
-        return x
-
-    def numpy(self, x: Ndarray, mean: Ndarray, var: Ndarray, gamma: Ndarray, beta: Ndarray, *, eps: float) -> Ndarray:
-        mean, var, gamma, beta = (v.reshape(-1, *[1] * (x.ndim - 2)) for v in (mean, var, gamma, beta))
-        return (x - mean) / np.sqrt(var + eps) * gamma + beta
-
-    def vjp(self, dy: Any, y: Any, *inputs: Any, eps: float) -> tuple[Any, ...]:
-        x, mean, variance, gamma, _ = inputs
-        inverse = 1.0 / sqrt(variance + eps)
-        centred = x - per_channel(mean, x)
-        axes = channel_axes(x.shape)
-        d_beta, d_scale = sum(dy, axes=axes), sum(dy * centred, axes=axes)
-        scale = gamma * inverse
-        d_variance = d_scale * gamma * inverse * inverse * inverse * -0.5
-        return dy * per_channel(scale, x), -d_beta * scale, d_variance, d_scale * inverse, d_beta
-
-    def expand(self, x: Any, mean: Any, var: Any, gamma: Any, beta: Any, *, eps: float) -> Any:
-        scale = gamma / sqrt(var + eps)
-        return (x - per_channel(mean, x)) * per_channel(scale, x) + per_channel(beta, x)
+lp_normalize, channel_sums = LpNormalize(), ChannelSums()
 
 
-channel_moments, batch_norm, batch_norm_inference = (ChannelMoments(), BatchNorm(), BatchNormInference())
+local_response_norm = LocalResponseNorm()

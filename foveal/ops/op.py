@@ -26,9 +26,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from foveal.errors import ShapeError
-
-Shape = tuple[int, ...]
-Ndarray = np.ndarray[Any, Any]
+from foveal.strides import Ndarray, Shape, channels_last, contiguous
 
 
 @dataclass(frozen=True)
@@ -246,6 +244,8 @@ class Operator:
 
 
 OPS: dict[str, Operator] = {}
+
+
 _recorder = threading.local()
 
 
@@ -258,46 +258,3 @@ def recording_with(record: Callable[[Operator, tuple[Any, ...], dict[str, Any]],
         yield
     finally:
         _recorder.record = previous
-
-
-def ordered(shape: Shape, order: Sequence[int]) -> Shape:
-    """Strides, in elements, of an array whose axes lie in memory in `order`, outermost first."""
-    strides, step = [0] * len(shape), 1
-    for axis in reversed(order):
-        strides[axis] = step
-        step *= shape[axis]
-    return tuple(strides)
-
-
-def contiguous(shape: Shape) -> Shape:
-    """Strides of C order."""
-    return ordered(shape, range(len(shape)))
-
-
-def channels_last(shape: Shape) -> Shape:
-    """Strides of logical [N, C, H, W] stored as N, H, W, C."""
-    return ordered(shape, (0, 2, 3, 1))
-
-
-def filters_last(shape: Shape) -> Shape:
-    """Strides of logical weights [K, C, R, S] stored as R, S, C, K: lanes run over filters."""
-    return ordered(shape, (2, 3, 1, 0))
-
-
-def pair(value: Any, what: str) -> tuple[int, int]:
-    """One int for rows and columns, or two."""
-    items = (value, value) if isinstance(value, int | np.integer) else tuple(value)
-    if len(items) != 2 or not all(isinstance(i, int | np.integer) for i in items):
-        raise ShapeError(f"{what} has to be an int or two ints (rows, columns), got {value!r}")
-    return int(items[0]), int(items[1])
-
-
-def sides(value: Any, what: str) -> tuple[int, int, int, int]:
-    """Padding as (top, bottom, left, right), from an int, (rows, columns) or all four."""
-    if isinstance(value, int | np.integer) or len(tuple(value)) == 2:
-        rows, columns = pair(value, what)
-        return rows, rows, columns, columns
-    items = tuple(int(i) for i in value)
-    if len(items) != 4:
-        raise ShapeError(f"{what} has to be an int, (rows, columns) or (top, bottom, left, right), got {value!r}")
-    return items

@@ -6,7 +6,9 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel.lang import loop, loops, parallel, splat, vectors, where
-from foveal.ops.op import Case, Ndarray, Operator, Shape, sides
+from foveal.ops.op import Case, Operator
+from foveal.ops.window import sides
+from foveal.strides import Ndarray, Shape
 
 Pair = tuple[int, int]
 Sides = tuple[int, int, int, int]

@@ -5,15 +5,18 @@ from typing import Any, ClassVar
 import numpy as np
 
 from foveal.errors import ShapeError
-from foveal.kernel.lang import Index, splat, vectors, where
-from foveal.ops.conv import windows
-from foveal.ops.epilogue import Results
-from foveal.ops.geometry import ceiled, check_meeting, check_window, output_size
-from foveal.ops.op import Lowering, Ndarray, Operator, Shape, pair, sides
-from foveal.ops.pooling import both
+from foveal.kernel.lang import splat, vectors
+from foveal.ops.kernels.epilogue import Results
+from foveal.ops.op import Lowering, Operator
+from foveal.ops.window import ceiled, check_meeting, check_window, output_size, pair, sides, windows
+from foveal.strides import Ndarray, Shape
 
 Pair = tuple[int, int]
+
+
 Sides = tuple[int, int, int, int]
+
+
 MOST_WINDOWS = 4  # that an element lies in, for it to be computed in each
 
 
@@ -76,30 +79,6 @@ class Pooling(Operator):
 def spans(y: Any, n: Any) -> Any:
     """(channel, lanes) over the channels of y, which are neighbours in memory, or one by one where they are not."""
     yield from vectors(y.shape[1], None if y.strides[1] == 1 else 1)
-
-
-def tap(p: Any, count: int, u: int, r: int, pad: int, n: int) -> tuple[Any, Any]:
-    """The input position at distance r in output p of `count`, and whether it is inside; it is kept inside either
-    way.
-    """
-    at = p * u + r - pad
-    if r >= pad and (count - 1) * u + r - pad < n:
-        return at, True
-    valid = (at >= 0) & (at < n)
-    return where(valid, at, 0), valid
-
-
-def taps(
-    place: tuple[Index, Index], counts: Pair, image: Pair, size: Pair, stride: Pair, padding: Sides, dilation: Pair
-) -> list[tuple[Any, Any, Any]]:
-    """(h, v, whether it is inside) of each input position in the window of output `place`, of `counts`, row by row."""
-    found = []
-    for r in range(size[0]):
-        for s in range(size[1]):
-            h, row = tap(place[0], counts[0], stride[0], r * dilation[0], padding[0], image[0])
-            v, column = tap(place[1], counts[1], stride[1], s * dilation[1], padding[2], image[1])
-            found.append((h, v, both(row, column)))
-    return found
 
 
 def inside(hit: Any, valid: Any, width: int) -> Any:

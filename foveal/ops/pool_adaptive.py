@@ -6,14 +6,16 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel.lang import I32, cast, loop, loops, parallel, var, where
-from foveal.ops import nest
-from foveal.ops.op import Case, Ndarray, Operator, Shape, pair
+from foveal.ops.kernels import reduction
+from foveal.ops.kernels.pool import LOWEST
+from foveal.ops.op import Case, Operator
 from foveal.ops.pool import Pair, check_images, spans
 from foveal.ops.pool_average import avg_pool2d, avg_pool2d_grad, global_avg_pool2d
+from foveal.ops.pool_indices import put_pixels, take_pixels
 from foveal.ops.pool_max import max_pool2d, max_pool2d_grad
-from foveal.ops.pool_places import put_pixels, take_pixels
-from foveal.ops.pooling import LOWEST
 from foveal.ops.reduce import max
+from foveal.ops.window import pair
+from foveal.strides import Ndarray, Shape
 
 
 def first(p: Any, n: int, count: int) -> Any:
@@ -91,7 +93,7 @@ class AdaptiveMean(Adaptive):
                 for h in loop(rows[1], start=rows[0]):
                     for v in loop(columns[1], start=columns[0]):
                         total += x.load((n, c, h, v), width)
-                y.store((n, c, p, q), total.get() / nest.as_float(size, width), width)
+                y.store((n, c, p, q), total.get() / reduction.as_float(size, width), width)
 
 
 class AdaptiveMeanGrad(Operator):
@@ -121,7 +123,7 @@ class AdaptiveMeanGrad(Operator):
                 rows, columns = (first(p, H, P), end(p, H, P)), (first(q, W, Q), end(q, W, Q))
                 size = (rows[1] - rows[0]) * (columns[1] - columns[0])
                 for c, width in spans(dx, n):
-                    given = dy.load((n, c, p, q), width) / nest.as_float(size, width)
+                    given = dy.load((n, c, p, q), width) / reduction.as_float(size, width)
                     for h in loop(rows[1], start=rows[0]):
                         for v in loop(columns[1], start=columns[0]):
                             dx.store((n, c, h, v), dx.load((n, c, h, v), width) + given, width)
@@ -176,14 +178,14 @@ class AdaptiveMaxIndex(Adaptive):
         (N, _, P, Q), (H, W) = y.shape, x.shape[2:]
         for n, p, q in parallel(N, P, Q):
             for c, width in spans(y, n):
-                start = nest.as_float(first(p, H, P) * W + first(q, W, Q), width)
+                start = reduction.as_float(first(p, H, P) * W + first(q, W, Q), width)
                 best, found = var(LOWEST, width), var(start, width)
                 for h in loop(end(p, H, P), start=first(p, H, P)):
                     for v in loop(end(q, W, Q), start=first(q, W, Q)):
                         value = x.load((n, c, h, v), width)
                         larger = value > best.get()
                         best.set(where(larger, value, best.get()))
-                        found.set(where(larger, nest.as_float(h * W + v, width), found.get()))
+                        found.set(where(larger, reduction.as_float(h * W + v, width), found.get()))
                 y.store((n, c, p, q), cast(found.get(), I32), width)
 
 

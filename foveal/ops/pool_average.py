@@ -6,16 +6,16 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel.lang import loop, loops, parallel, var
-from foveal.ops import nest, pooling
-from foveal.ops.conv import scatter, windows
-from foveal.ops.correlate import nhwc
-from foveal.ops.epilogue import Results
-from foveal.ops.op import Case, Lowering, Ndarray, Operator, Shape, sides
-from foveal.ops.pool import Pair, Pooling, Sides, check_images, spans, taps
+from foveal.ops.kernels import expression, pool
+from foveal.ops.kernels.epilogue import Results
+from foveal.ops.kernels.halo import nhwc
+from foveal.ops.kernels.pool import Window, unless
+from foveal.ops.op import Case, Lowering, Operator
+from foveal.ops.pool import Pair, Pooling, Sides, check_images, spans
 from foveal.ops.pool_max import MaxPool2d
-from foveal.ops.pooling import Window, unless
-from foveal.ops.reduce import mean
-from foveal.ops.shape import broadcast_to
+from foveal.ops.reduce import broadcast_to, mean
+from foveal.ops.window import scatter, sides, taps, windows
+from foveal.strides import Ndarray, Shape
 
 
 class Averages(Pooling):
@@ -92,7 +92,7 @@ class AvgPool2d(Averages):
                     y.store((n, c, p, q), total.get() * window.share(p, q, (P, Q), (H, W)), width)
 
     def lower_results(self, to: Lowering, y: Results, x: Any, **how: Any) -> None:
-        pooling.lower_forward(to, pooling.mean_windows, y, nest.Source.of(x), Window(**how))
+        pool.lower_forward(to, pool.mean_windows, y, expression.Source.of(x), Window(**how))
 
 
 class AvgPool2dGrad(Averages):
@@ -149,7 +149,7 @@ class AvgPool2dGrad(Averages):
                         dx.store((n, c, h, v), dx.load((n, c, h, v), width) + more, width)
 
     def lower_results(self, to: Lowering, dx: Results, dy: Any, *, image: Pair, **how: Any) -> None:
-        pooling.lower_gather(to, dx, [nhwc(dy)], Window(**how))
+        pool.lower_gather(to, dx, [nhwc(dy)], Window(**how))
 
 
 class GlobalAvgPool2d(Operator):

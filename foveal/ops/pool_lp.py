@@ -4,14 +4,15 @@ import math
 from typing import Any
 
 from foveal.errors import ShapeError
-from foveal.ops.conv import windows
 from foveal.ops.elementwise import equal, exp, log, sqrt, where
-from foveal.ops.op import Case, Ndarray, Shape
+from foveal.ops.kernels.pool import Window
+from foveal.ops.norm import magnitude
+from foveal.ops.op import Case
 from foveal.ops.pool import Pair, Sides
 from foveal.ops.pool_average import Averages, avg_pool2d
 from foveal.ops.pool_max import max_pool2d
-from foveal.ops.pooling import Window
-from foveal.ops.standardize import magnitude
+from foveal.ops.window import windows
+from foveal.strides import Ndarray, Shape
 
 
 class LpPool2d(Averages):

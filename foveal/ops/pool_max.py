@@ -7,12 +7,13 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel.lang import I32, cast, loop, loops, maximum, parallel, var, where
-from foveal.ops import nest, pooling
-from foveal.ops.conv import scatter, windows
-from foveal.ops.epilogue import Results
-from foveal.ops.op import Case, Lowering, Ndarray, Shape
-from foveal.ops.pool import Pair, Pooling, Sides, inside, spans, taps, windows_of_lowest
-from foveal.ops.pooling import LOWEST, Window, unless
+from foveal.ops.kernels import expression, pool, reduction
+from foveal.ops.kernels.epilogue import Results
+from foveal.ops.kernels.pool import LOWEST, Window, unless
+from foveal.ops.op import Case, Lowering
+from foveal.ops.pool import Pair, Pooling, Sides, inside, spans, windows_of_lowest
+from foveal.ops.window import scatter, taps, windows
+from foveal.strides import Ndarray, Shape
 
 
 class MaxPool2d(Pooling):
@@ -49,7 +50,7 @@ class MaxPool2d(Pooling):
                     y.store((n, c, p, q), best, width)
 
     def lower_results(self, to: Lowering, y: Results, x: Any, **how: Any) -> None:
-        pooling.lower_forward(to, pooling.max_windows, y, nest.Source.of(x), Window(**how))
+        pool.lower_forward(to, pool.max_windows, y, expression.Source.of(x), Window(**how))
 
 
 def first_maxima(x: Ndarray, size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Ndarray:
@@ -125,7 +126,7 @@ class MaxPool2dGrad(Pooling):
                         rest.set(where(hit, 0.0, rest.get()))
 
     def lower_results(self, to: Lowering, dx: Results, dy: Any, x: Any, y: Any, **how: Any) -> None:
-        pooling.lower_max_grad(to, dx, dy, nest.Source.of(x), Window(**how))
+        pool.lower_max_grad(to, dx, dy, expression.Source.of(x), Window(**how))
 
 
 class MaxPool2dPick(Pooling):
@@ -193,7 +194,7 @@ class MaxPool2dIndex(Pooling):
                         value = x.load((n, c, h, v), width)
                         larger = inside(value >= best.get(), valid, width)
                         best.set(where(larger, value, best.get()))
-                        place = nest.as_float(h * W + v, width)
+                        place = reduction.as_float(h * W + v, width)
                         found.set(where(larger, place, found.get()))
                     y.store((n, c, p, q), cast(found.get(), I32), width)
 

@@ -1,4 +1,4 @@
-"""Sums, means and maxima over axes."""
+"""Operators that move or repeat values without computing with them."""
 
 from typing import Any
 
@@ -6,8 +6,37 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel.lang import loops, maximum, parallel, var
-from foveal.ops.op import Case, Ndarray, Operator, Shape
-from foveal.ops.shape import broadcast_to, reshape
+from foveal.ops.kernels import pointwise
+from foveal.ops.op import Case, Operator
+from foveal.ops.shape import reshape
+from foveal.strides import Ndarray, Shape
+
+
+class BroadcastTo(Operator):
+    """y repeats x along new axes and axes of size 1, as NumPy does"""
+
+    name, arity = "broadcast_to", 1
+    cases = (Case(((3, 1),), {"to": (2, 3, 4)}), Case(((),), {"to": (5,)}), Case(((1, 5, 1, 1),), {"to": (2, 5, 3, 3)}))
+
+    def shape(self, x: Shape, *, to: Shape) -> Shape:
+        try:
+            if np.broadcast_shapes(x, to) == tuple(to):
+                return tuple(to)
+        except ValueError:
+            pass
+        raise ShapeError(f"broadcast_to: {x} cannot be repeated to {to}; sizes have to be equal or 1")
+
+    def numpy(self, x: Ndarray, *, to: Shape) -> Ndarray:
+        return np.broadcast_to(x, to)
+
+    def vjp(self, dy: Any, y: Any, x: Any, *, to: Shape) -> tuple[Any, ...]:
+        return (sum_to(dy, x.shape),)
+
+    def scalar(self, x: Any, *, to: Shape) -> Any:
+        return x
+
+    def kernel(self, y: Any, x: Any, *, to: Shape) -> None:
+        pointwise.pointwise(y, x, outputs=1, steps=(), results=(0,))
 
 
 class Reduction(Operator):
@@ -112,7 +141,7 @@ class Mean(Reduction):
         return sum(x, axes=axes, keepdims=keepdims) * (1.0 / count)
 
 
-sum, max, mean = Sum(), Max(), Mean()
+sum, max, mean, broadcast_to = Sum(), Max(), Mean(), BroadcastTo()
 
 
 def sum_to(x: Any, shape: Shape) -> Any:

@@ -6,8 +6,9 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel.lang import loops, parallel
-from foveal.ops import nest
-from foveal.ops.op import Case, Ndarray, Operator, Shape, Type
+from foveal.ops.kernels import pointwise
+from foveal.ops.op import Case, Operator, Type
+from foveal.strides import Ndarray, Shape
 
 
 class Constant(Operator):
@@ -27,35 +28,6 @@ class Constant(Operator):
 
     def kernel(self, y: Any, *, value: float) -> None:
         y[()] = value
-
-
-class BroadcastTo(Operator):
-    """y repeats x along new axes and axes of size 1, as NumPy does"""
-
-    name, arity = "broadcast_to", 1
-    cases = (Case(((3, 1),), {"to": (2, 3, 4)}), Case(((),), {"to": (5,)}), Case(((1, 5, 1, 1),), {"to": (2, 5, 3, 3)}))
-
-    def shape(self, x: Shape, *, to: Shape) -> Shape:
-        try:
-            if np.broadcast_shapes(x, to) == tuple(to):
-                return tuple(to)
-        except ValueError:
-            pass
-        raise ShapeError(f"broadcast_to: {x} cannot be repeated to {to}; sizes have to be equal or 1")
-
-    def numpy(self, x: Ndarray, *, to: Shape) -> Ndarray:
-        return np.broadcast_to(x, to)
-
-    def vjp(self, dy: Any, y: Any, x: Any, *, to: Shape) -> tuple[Any, ...]:
-        from foveal.ops.reduce import sum_to  # each is the other's gradient
-
-        return (sum_to(dy, x.shape),)
-
-    def scalar(self, x: Any, *, to: Shape) -> Any:
-        return x
-
-    def kernel(self, y: Any, x: Any, *, to: Shape) -> None:
-        nest.pointwise(y, x, outputs=1, steps=(), results=(0,))
 
 
 class Reshape(Operator):
@@ -163,14 +135,7 @@ class Place(Operator):
 
     def kernel(self, y: Any, x: Any, *, i: int, n: int) -> None:
         for position in range(n):
-            nest.place(y, x, position, position == i)
+            pointwise.place(y, x, position, position == i)
 
 
-constant, broadcast_to, reshape, permute, index, place = (
-    Constant(),
-    BroadcastTo(),
-    Reshape(),
-    Permute(),
-    Index(),
-    Place(),
-)
+constant, reshape, permute, index, place = Constant(), Reshape(), Permute(), Index(), Place()

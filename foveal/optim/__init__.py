@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from foveal.errors import ShapeError
-from foveal.graph import Variable
 from foveal.optim import schedule
 from foveal.optim.adagrad import Adagrad, RMSprop
 from foveal.optim.adam import Adam, AdamW, NAdam
@@ -16,6 +15,7 @@ from foveal.optim.lookahead import Lookahead
 from foveal.optim.muon import Muon, muon
 from foveal.optim.optimizer import Optimizer, Update
 from foveal.optim.sgd import SGD, Momentum, Nesterov
+from foveal.variable import Variable
 
 
 def _lookahead(parameters: Iterable[Variable], **how: Any) -> Update:

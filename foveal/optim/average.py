@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from foveal.api import Compiled
 from foveal.errors import ShapeError
 from foveal.nn.module import Module
 from foveal.optim.combined import Wrapper
 from foveal.optim.hyper import BELOW_ONE
 from foveal.optim.optimizer import Update
-from foveal.program import Compiled
 
 
 class Average(Wrapper):

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from foveal.errors import ShapeError
-from foveal.graph import Variable
 from foveal.optim.optimizer import Assignments, Scalars, Update
 from foveal.trace import current
+from foveal.variable import Variable
 
 
 class Combined(Update):

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from foveal.errors import ShapeError
-from foveal.graph import Variable
+from foveal.variable import Variable
 
 
 class Range(NamedTuple):

@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Unpack
 
 from foveal import ops
 from foveal.errors import ShapeError
-from foveal.graph import Variable
 from foveal.optim.adam import AdamW
 from foveal.optim.combined import Combined
 from foveal.optim.hyper import BELOW_ONE, POSITIVE, Group, Range
 from foveal.optim.optimizer import Common, Lifted, Optimizer
+from foveal.variable import Variable
 
 RATIOS: dict[str, Callable[[int, int], float]] = {
     "original": lambda rows, columns: math.sqrt(max(1.0, rows / columns)),

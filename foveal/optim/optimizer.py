@@ -9,10 +9,10 @@ import numpy as np
 
 from foveal import ops
 from foveal.errors import ShapeError, StateError
-from foveal.graph import Variable
-from foveal.ops.op import Ndarray
 from foveal.optim.hyper import DECAY, POSITIVE, RATE, Group, Range, make_groups
+from foveal.strides import Ndarray
 from foveal.trace import Symbol, current
+from foveal.variable import Variable
 
 NORM_EPS = 1e-6  # keeps a gradient of zero from being divided by zero, as in PyTorch
 

@@ -12,11 +12,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from foveal.graph import Graph, Node, Variable, owner
+from foveal.graph import Graph, Node, owner
 from foveal.ops.concat import narrow
-from foveal.ops.op import Shape, channels_last, contiguous, filters_last, ordered
 from foveal.ops.shape import constant, index, reshape
-from foveal.passes.group import Group
+from foveal.passes.fusion.group import Group
+from foveal.strides import Shape, contiguous, dense, filters_last, layout_name, ordered, reshaped_strides, same, usual
+from foveal.variable import Variable
 
 REPEATS = 4  # how often a kernel has to read an array for a copy in its own order to be worth it
 
@@ -265,59 +266,3 @@ def in_place(graph: Graph, groups: Sequence[Group]) -> dict[Node, Node]:
         if fits and not read_later and not viewed and old not in outlive:
             found[value] = old
     return found
-
-
-def usual(shape: Shape) -> Shape:
-    """Channels last for images, C order for all else."""
-    return channels_last(shape) if len(shape) == 4 else contiguous(shape)
-
-
-def layout_name(shape: Shape, strides: Shape) -> str:
-    """What a layout is called in print."""
-    known = {"C order": contiguous(shape)}
-    if len(shape) == 4:
-        known |= {"channels last": channels_last(shape), "R S C K": filters_last(shape)}
-    names = [name for name, other in known.items() if same(shape, strides, other)]
-    return names[0] if names else f"strides {list(strides)}"
-
-
-def same(shape: Shape, one: Shape, other: Shape) -> bool:
-    """Whether two layouts are one; the strides of axes of size 1 mean nothing."""
-    return all(n == 1 or a == b for n, a, b in zip(shape, one, other, strict=True))
-
-
-def dense(shape: Shape, strides: Shape) -> bool:
-    """Whether the elements fill their range of memory without gaps or repeats."""
-    step = 1
-    for s, n in sorted((s, n) for s, n in zip(strides, shape, strict=True) if n != 1):
-        if s != step:
-            return False
-        step *= n
-    return True
-
-
-def reshaped_strides(shape: Shape, strides: Shape, to: Shape) -> Shape | None:
-    """Strides of the same elements, in C order, in another shape; None where that needs a copy."""
-    if math.prod(shape) == 0:
-        return contiguous(to)
-    old = [(n, s) for n, s in zip(shape, strides, strict=True) if n != 1]
-    merged: list[tuple[int, int]] = []  # runs of axes that are evenly spaced together
-    for n, s in old:
-        if merged and merged[-1][1] == n * s:
-            merged[-1] = (merged[-1][0] * n, s)
-        else:
-            merged.append((n, s))
-    found: list[int] = []
-    runs = iter(reversed(merged))
-    left, step = next(runs, (1, 1))
-    for n in reversed(to):
-        if n == 1:
-            found.append(step)
-            continue
-        if left == 1:
-            left, step = next(runs, (1, 1))
-        if left % n:
-            return None
-        found.append(step)
-        left, step = left // n, step * n
-    return tuple(reversed(found))

@@ -9,9 +9,11 @@ from dataclasses import replace
 
 from foveal.graph import Graph, Node, order
 from foveal.ops.shape import constant
-from foveal.passes.group import is_pointwise
+from foveal.passes.fusion.group import is_pointwise
 
 LEAST = 1 << 12  # elements of a value that is worth it
+
+
 MOST_READ = 2  # full-size values that computing one again may read
 
 
@@ -87,3 +89,6 @@ class Recompute:
         """The node's chain once more, down to its leaves; a new one for each user, next to it."""
         inputs = tuple(self.copy(x) if self.copied(x) and x in self.parts(node) else x for x in node.inputs)
         return replace(node, inputs=inputs)
+
+
+FAST, LOW = MEMORY = ("fast", "low")  # whether a step keeps what is cheap to compute again

@@ -17,11 +17,11 @@ import numpy as np
 
 import foveal
 from foveal import nn, optim
+from foveal.arena import Footprint
 from foveal.data.loader import Loader, augmentation
 from foveal.data.readers import Dataset
 from foveal.errors import NumericsError
-from foveal.execute import FAST
-from foveal.plan import Footprint
+from foveal.passes.recompute import FAST
 from foveal.train.checkpoint import Run, RunFolder
 from foveal.train.metrics import evaluate
 from foveal.train.progress import Report

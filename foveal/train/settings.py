@@ -11,8 +11,8 @@ import foveal
 from foveal import nn, optim
 from foveal.data.readers import Dataset
 from foveal.errors import ShapeError
-from foveal.execute import FAST, MEMORY
 from foveal.nn import models
+from foveal.passes.recompute import FAST, MEMORY
 
 LOSS = nn.AuxiliaryLoss(nn.CrossEntropyLoss())  # auxiliary outputs count where a model has some
 # Where --optimizer differs from the recipe's, its rate would be wrong by a factor of 10 or more:

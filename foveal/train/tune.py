@@ -31,10 +31,10 @@ from numpy.random import Philox
 
 import foveal
 from foveal import optim
+from foveal.api import Step
 from foveal.data.loader import Loader, augmentation
 from foveal.data.readers import Dataset
 from foveal.errors import NumericsError, ShapeError
-from foveal.program import Step
 from foveal.train.checkpoint import writing
 from foveal.train.metrics import evaluate
 from foveal.train.settings import LOSS, Settings, build_net, choose, make_optimizer, thread_count

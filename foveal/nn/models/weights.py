@@ -19,7 +19,7 @@ from foveal.nn.models.mobilenet import BLOCKS, LARGE, V3_EPS, MobileNetV2, Mobil
 from foveal.nn.models.vgg import VGG
 from foveal.nn.module import Module
 from foveal.nn.squeeze import SqueezeExcitation
-from foveal.ops.op import Ndarray
+from foveal.strides import Ndarray
 
 STRICT, SKIP = "strict", "skip"
 LISTED = 12  # names in an error, of what may be hundreds

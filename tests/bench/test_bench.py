@@ -1,0 +1,480 @@
+"""The benchmark: what its rows hold, that its counts and its guard are right, and what the command prints."""
+
+import importlib
+import importlib.util
+import json
+import math
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from shared import VECTORS
+
+from foveal.api import compile_step
+from foveal.bench import inference, memory, models, operators, output, scaling, shapes
+from foveal.bench.timing import Bench, Row, Times, check_same, operations, turns
+from foveal.cli import main
+from foveal.errors import DataError, FovealError
+from foveal.nn import CrossEntropyLoss, Sequential
+from foveal.nn.container import Flatten
+from foveal.nn.conv import Conv2d
+from foveal.nn.linear import Linear
+from foveal.ops.op import Case
+from foveal.optim import build
+from foveal.peak import copy_rate, peak
+
+KEYS = {"name", "pass", "batch", "threads", "ours_ms", "torch_ms", "torch_mode", "ratio", "gflops", "peak_share"}
+SMALL = "5x5 1->6 forward"
+SMALLER = 3 * len(operators.CONVOLUTIONS)  # the rows from here on are small enough for NumPy
+ALONE = Bench(threads=1, repeats=1, peak=1.0)
+EAGER = ("contiguous", "channels_last")
+
+
+def needs(package):
+    return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"{package} is not installed")
+
+
+needs_torch = needs("torch")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """No pauses and few calls: these tests check numbers, not speed."""
+    monkeypatch.setattr("foveal.bench.timing.PAUSE", 0.0)
+    monkeypatch.setattr("foveal.bench.timing.TURN", 0.0005)
+    monkeypatch.setattr("foveal.peak.RUNS", 2)
+    monkeypatch.setattr("foveal.peak.COPY_RUNS", 1)
+    monkeypatch.setattr("foveal.peak.COPY_BYTES", 1 << 20)
+    monkeypatch.setattr("foveal.bench.output.LARGE", 1 << 20)
+
+
+def invoke(*words):
+    return CliRunner().invoke(main, ["bench", *map(str, words)])
+
+
+def test_turns_alternate_and_summarise():
+    order = []
+    times = turns({name: lambda name=name: order.append(name) for name in "ab"}, repeats=3)
+    assert set(times) == {"a", "b"}
+    starts = [name for name, before in zip(order, [None, *order], strict=False) if name != before]
+    assert starts[-6:] == list("ababab")
+    assert all(0 <= t.best <= t.median for t in times.values())
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_peak_is_a_rate_of_this_century(threads):
+    assert 0.1 < peak(threads) < 1e6
+
+
+@pytest.mark.parametrize("moved", [1, 1000, 1 << 20])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_copying_is_a_rate_of_this_century(threads, moved):
+    assert 0.01 < copy_rate(threads, moved) < 1e5
+
+
+def test_row_compares_with_the_faster_format():
+    theirs = {"contiguous": Times(4.0, 3.0), "channels_last": Times(3.0, 2.5)}
+    bench = Bench(threads=1, repeats=1, peak=4.0)
+    record = Row("a", "dx", 2, bench, operations=4_000_000, ours=Times(2.0, 1.0), theirs=theirs).record()
+    assert set(record) > KEYS
+    assert (record["torch_ms"], record["torch_mode"], record["ratio"]) == (3.0, "channels_last", 1.5)
+    assert (record["gflops"], record["peak_share"]) == (2.0, 0.5)
+    assert (record["ours_best_ms"], record["torch_best_ms"], record["ratio_best"]) == (1.0, 2.5, 2.5)
+    assert set(record["torch_modes"]) == set(theirs)
+
+
+def test_row_without_torch_and_without_counted_operations():
+    record = Row("a", "forward", 2, Bench(1, 1, 4.0), operations=0, ours=Times(2.0, 1.0)).record()
+    for key in ("torch_ms", "torch_mode", "ratio", "gflops", "peak_share", "torch_best_ms", "ratio_best"):
+        assert record[key] is None
+    json.dumps(record, allow_nan=False)
+
+
+def test_row_of_bytes_tells_the_share_of_copying():
+    bench = Bench(1, 1, 4.0, copy=lambda moved: moved / 1e6)
+    record = Row("a", "forward", 2, bench, 0, Times(2.0, 1.0), moved=8_000_000).record()
+    assert (record["gbytes"], record["copy_share"]) == (4.0, 0.5)
+    assert record["gflops"] is None
+
+
+def test_only_operators_without_counted_operations_move_bytes():
+    rows = {}
+    for name in ("relu case 1", "conv2d case 0"):
+        (work,) = [w for w in operators.sample_cases() if w.name == name]
+        rows[name] = operators.row(work, ALONE)
+    shape = operators.OPS["relu"].cases[1].shapes[0]
+    assert rows["relu case 1"].moved == 2 * 4 * math.prod(shape)
+    assert rows["conv2d case 0"].moved == 0 < rows["conv2d case 0"].operations
+
+
+def test_ratios_are_summed_up_by_pass():
+    def record(way, ratio):
+        return {"name": "a", "pass": way, "ratio": ratio}
+
+    found = output.summary([record("dx", 4.0), record("dw", 1.0), record("dx", None)])
+    assert found["all"]["geometric_mean"] == pytest.approx(2.0)
+    assert found["dx"] == {"rows": 1, "geometric_mean": pytest.approx(4.0), "smallest": 4.0, "smallest_name": "a dx"}
+    assert found["all"]["smallest_name"] == "a dw"
+    assert output.summary([record("dx", None)]) is None
+
+
+@pytest.mark.parametrize("work", operators.Convolution(2, 3, 5, 9, 3, stride=2, padding=1).works())
+def test_convolutions_count_as_direct_ones(work):
+    N, C, K, P, R = 2, 3, 5, 5, 3
+    program = operators.build(work, work.arrays(), threads=1)
+    assert operations(program.graph) == 2 * N * K * P * P * C * R * R
+
+
+def test_groups_and_products_count():
+    grouped = operators.Work("g", "forward", "conv2d", Case(((2, 6, 5, 5), (4, 3, 3, 3)), {"groups": 2}))
+    product = operators.Work("m", "forward", "matmul", Case(((6, 1), (70, 6)), {"ta": True, "tb": True}))
+    for work, expected in ((grouped, 2 * 2 * 4 * 3 * 3 * 3 * 9), (product, 2 * 1 * 6 * 70)):
+        assert operations(operators.build(work, work.arrays(), threads=1).graph) == expected
+
+
+def test_a_step_counts_no_gradient_of_its_input():
+    net = Sequential(Conv2d(2, 4, 3), Flatten(), Linear(4 * 4 * 4, 3))
+    step = compile_step(net, CrossEntropyLoss(), build("momentum", net.parameters(), lr=0.1), threads=1)
+    x, labels = np.zeros((5, 2, 6, 6), np.float32), np.zeros(5, np.int32)
+    conv, linear = 2 * 5 * 4 * 4 * 4 * 2 * 9, 2 * 5 * 64 * 3
+    assert operations(step.program(x, labels).graph) == 2 * conv + 3 * linear
+
+
+@pytest.mark.parametrize("work", operators.standard()[SMALLER:], ids=lambda work: work.label)
+def test_programs_of_the_rows_compute_what_the_operators_say(work):
+    arrays = work.arrays()
+    program = operators.build(work, arrays, threads=2)
+    program.launch()
+    wanted = operators.OPS[work.op](*arrays[work.direction == operators.BOTH :], **work.case.attributes)
+    np.testing.assert_allclose(program.results[0], wanted, rtol=0, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_every_case_can_be_a_row():
+    works = operators.sample_cases()
+    assert {work.op for work in works} == set(operators.OPS)
+    assert len({work.label for work in works}) == len(works)
+
+
+def test_the_guard_refuses_different_results():
+    check_same("row", [1.0, 2.0], [1.0, 2.00001], 1e-4)
+    for other in ([1.0, 2.1], [1.0, math.nan], [1.0, 2.0, 3.0]):
+        with pytest.raises(FovealError, match="row: "):
+            check_same("row", [1.0, 2.0], other, 1e-4)
+
+
+def test_command_without_torch(tmp_path):
+    path = tmp_path / "rows.json"
+    result = invoke("ops", SMALL, "--threads", 1, "--repeats", 2, "--json", path)
+    assert result.exit_code == 0, result.output
+    assert "1 thread(s)" in result.stdout
+    assert "conv2d 5x5 1->6 28x28" in result.stdout
+    assert "torch" not in result.stdout
+    written = json.loads(path.read_text())
+    assert written["machine"]["peak_gflops"] > 0
+    assert written["machine"]["versions"]["torch"] is None
+    (row,) = written["rows"]
+    assert set(row) > KEYS
+    assert (row["pass"], row["batch"], row["threads"]) == ("forward", 64, 1)
+    assert row["operations"] == 2 * 64 * 6 * 28 * 28 * 25
+    assert row["gflops"] == pytest.approx(row["operations"] / row["ours_ms"] / 1e6)
+    assert row["torch_ms"] is row["ratio"] is None
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.json"]
+
+
+def test_missing_torch_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    result = invoke("ops", SMALL, "--threads", 1, "--repeats", 1, "--against", "torch")
+    assert result.exit_code == 0, result.output
+    assert "PyTorch is not installed" in result.stdout
+    assert 'pip install -e ".[compare]"' in result.stdout
+    assert "ours_ms" in result.stdout
+    assert "ratio" not in result.stdout
+
+
+def test_more_threads_than_processors_are_told(monkeypatch):
+    monkeypatch.setattr(output, "processors", lambda: 1)
+    result = invoke("ops", SMALL, "--threads", 2, "--repeats", 1)
+    assert result.exit_code == 0, result.output
+    assert "2 threads share 1 processors" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("models", "nix"), "there is no model 'nix'; choose from lenet, resnet20"),
+        (("infer", "nix"), "there is no model 'nix'"),
+        (("models", "--modes", "nix,compile"), "'nix' is none of contiguous, channels_last, compile"),
+        (("ops", "--batch", 3), "give some with --shapes"),
+        (("ops", "--shapes", "{}/nix"), "does not exist"),
+        (("ops", "nix"), "no row's name or pass has 'nix' in it"),
+        (("ops", "sqrt"), "--cases adds"),
+        (("ops", "--json", "{}/no/rows.json"), "cannot be written"),
+        (("ops", "--threads", 0), "0 is not in the range"),
+        (("models", "--against", "nix"), "'nix' is not 'torch'"),
+    ],
+)
+def test_errors_are_one_message_and_status_2(words, message, tmp_path):
+    result = invoke(*(str(word).format(tmp_path) for word in words))
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+@needs_torch
+def test_operators_against_torch():
+    from foveal.bench import against_torch
+
+    bench = Bench(threads=1, repeats=1, peak=1.0, against=against_torch)
+    works = operators.standard() + operators.sample_cases()
+    names = ("conv2d case", "_grad case", "batch_norm case", "matmul case", "lu case", "clip case")
+    for work in operators.select((*names, "imum case", "erf case", "tanh case"), works, cases=True):
+        record = operators.row(work, bench).record()  # raises unless the results agree
+        how = work.case.attributes
+        lacking = against_torch.symmetric(how.get("padding", 0)) is None or "counted" in how
+        lacking |= work.op.startswith("avg") and how.get("dilation", 1) != 1
+        if work.counterpart in against_torch.OPERATORS and not lacking:
+            assert record["ratio"] > 0
+            assert record["torch_mode"] in against_torch.FORMATS
+
+
+def small(name):
+    """A work that is quick in a test."""
+    work = models.WORKS[name]
+    size = {"resnet18-224": 48, "mobilenetv2": 64}.get(name, work.size)
+    return replace(work, batch=4, size=size)
+
+
+@needs_torch
+@pytest.mark.parametrize("name", ["lenet", "resnet20", "airbench94"])  # test_models.py has the others' steps
+def test_models_against_torch(name):
+    from foveal.bench import against_torch
+
+    bench = Bench(threads=1, repeats=1, peak=1.0, against=against_torch, modes=EAGER)
+    record = models.row(name, small(name), bench).record()  # raises unless they agree
+    assert record["ratio"] > 0
+    assert set(record["torch_modes"]) == set(EAGER)
+
+
+@needs_torch
+def test_a_model_that_torch_cannot_compile_is_compared_without(monkeypatch, capsys):
+    from foveal.bench import against_torch
+
+    def fails(net):
+        raise RuntimeError("no compiler\nat all")
+
+    monkeypatch.setattr(against_torch.torch, "compile", fails)
+    bench = Bench(threads=1, repeats=1, peak=1.0, against=against_torch)
+    for rows in (models.row, inference.row):
+        record = rows("lenet", small("lenet"), bench).record()
+        assert set(record["torch_modes"]) == set(EAGER)
+        told = "lenet5: compared without torch.compile, which failed: no compiler\n"
+        assert capsys.readouterr().err == told
+
+
+@needs_torch
+def test_a_compiled_step_starts_from_the_same_parameters(monkeypatch):
+    """Its first step, which compiles, is undone."""
+    from foveal.bench import against_torch
+
+    monkeypatch.setattr(against_torch.torch, "compile", lambda net: net)
+    bench = Bench(1, 1, 1.0, against_torch, modes=("compile",))
+    assert set(models.row("resnet20", small("resnet20"), bench).theirs) == {"compile"}
+
+
+@needs_torch
+def test_a_compilation_that_takes_too_long_is_ended():
+    from foveal.bench import against_torch
+
+    def endless():
+        with against_torch.limited(0.01):
+            while True:
+                pass
+
+    with pytest.raises(TimeoutError, match="more than 0 s"):
+        endless()
+
+
+@pytest.mark.parametrize(
+    "against", [pytest.param("torch", marks=needs_torch), pytest.param("onnxruntime", marks=needs("onnxruntime"))]
+)
+@pytest.mark.parametrize("name", models.WORKS)
+def test_inference_agrees(name, against):
+    other = importlib.import_module(f"foveal.bench.against_{against}")
+    record = inference.row(name, small(name), Bench(1, 1, 1.0, other, EAGER)).record()
+    assert record[f"{against}_ms"] / record["ours_ms"] == pytest.approx(record["ratio"])
+    assert record["pass"] == "inference"
+
+
+@needs("onnxruntime")
+def test_onnxruntime_is_for_inference_alone():
+    from foveal.bench import against_onnxruntime
+
+    with pytest.raises(FovealError, match="inference alone"):
+        models.row("lenet", small("lenet"), Bench(1, 1, 1.0, against_onnxruntime))
+
+
+def test_threads_are_timed_and_compared():
+    (record,) = scaling.records({"lenet": small("lenet")}, Bench(2, 1, 1.0), lambda what: None)
+    assert record["speedup"] == record["one_ms"] / record["many_ms"]
+    assert set(output.THREAD_COLUMNS) <= set(record)
+
+
+@needs_torch
+def test_memory_is_measured_in_processes_of_their_own():
+    from foveal.bench import against_torch
+
+    bench = Bench(1, 1, 1.0, against_torch, modes=("contiguous",))
+    work = models.Work("lenet5", batch=512, channels=1, size=28)
+    (record,) = memory.records({"lenet": work}, bench, lambda what: None)
+    assert set(output.MEMORY_COLUMNS) <= set(record)
+    activations = 512 * 6 * 28 * 28 * 4 / 2**20
+    assert record["ours_mib"] > record["arena_mib"] > activations / 4
+    assert record["torch_mib"] > activations
+    assert record["ratio"] == record["ours_mib"] / record["torch_mib"]
+
+
+def test_a_process_that_fails_is_told():
+    with pytest.raises(FovealError, match=r"process for foveal ended with status 1: .*nix"):
+        memory.child("foveal", models.Work("nix", 1, 1, 28), threads=1)
+
+
+# oneDNN's shapes
+
+
+def axes(shape):
+    return [(a.n, a.k, a.u, a.d, a.before, a.after, a.out) for a in (shape.rows, shape.columns)]
+
+
+@pytest.mark.parametrize(
+    ("line", "batch", "channels", "rows", "columns"),
+    [
+        # all given
+        (
+            'mb32_g1ic3oc32_ih224oh112kh3sh2dh0ph1_iw224ow112kw3sw2dw0pw1_n"mobilenet:conv1*3"',
+            32,
+            (3, 32, 1),
+            (224, 3, 2, 1, 1, 1, 112),
+            None,
+        ),
+        # the batch and the columns left out; padding below that changes no output is as above
+        ('ic3ih224oc64oh112kh7sh2ph3n"resnet_50:conv1"', 2, (3, 64, 1), (224, 7, 2, 1, 3, 3, 112), None),
+        # groups, no stride
+        ('g2mb256ic96ih27oc256oh27kh5ph2n"alexnet:conv2"', 256, (96, 256, 2), (27, 5, 1, 1, 2, 2, 27), None),
+        # no output given
+        ("mb1ic16oc16_ih10kh5_ph7sh1", 1, (16, 16, 1), (10, 5, 1, 1, 7, 7, 20), None),
+        # dilation counts from 0; more padding after than before
+        ("ic1oc64_ih55oh18kh30sh3ph29dh2", 2, (1, 64, 1), (55, 30, 3, 3, 29, 29 + 26, 18), None),
+        # less padding after than before
+        ('ic32oc13_ih13oh12kh3ph1_n"tails"', 2, (32, 13, 1), (13, 3, 1, 1, 1, 0, 12), None),
+        # padding from the output
+        ('ic20oc32_ih13oh13kh3_n"tails"', 2, (20, 32, 1), (13, 3, 1, 1, 1, 1, 13), None),
+        # columns alone
+        ('ic3oc17_iw8ow4kw3pw1sw2_n"1d"', 2, (3, 17, 1), (1, 1, 1, 1, 0, 0, 1), (8, 3, 2, 1, 1, 1, 4)),
+        # a pooling, with a row below that padding before does not have
+        ('mb50ic64_ih112oh56_kh3sh2n"resnet_50:max_pool1"', 50, (64, 0, 1), (112, 3, 2, 1, 0, 1, 56), None),
+        # a batch norm
+        ('mb50_ic256_ih56iw28_n"bn"', 50, (256, 0, 1), (56, 1, 1, 1, 0, 0, 56), (28, 1, 1, 1, 0, 0, 28)),
+    ],
+)
+def test_shapes_are_read(line, batch, channels, rows, columns):
+    shape = shapes.parse(line)
+    assert (batch, channels) == (shape.N, (shape.C, shape.K, shape.G))
+    assert axes(shape) == [rows, columns or rows]
+    assert shapes.parse(line, 7).N == 7
+
+
+def test_kinds_and_names_of_shapes():
+    lines = ('ic3oc4ih5kh3n"a:b/c*2"', "ic3ih5kh3", "ic3ih5")
+    found = [shapes.parse(line) for line in lines]
+    assert [s.kind for s in found] == [shapes.CONVOLUTION, shapes.POOLING, shapes.NORM]
+    assert [s.name for s in found] == ["a:b/c*2", "ic3ih5kh3", "ic3ih5"]
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "words"),
+    [
+        ("ic1oc1_id3ih3kd3kh3", shapes.Unsupported, "three-dimensional"),
+        ("ic1oc1_ih5oh2kh3ph9", shapes.Unsupported, "outputs of 5 inputs"),
+        ("ic1oc1_ih5xh3", DataError, "cannot be read from 'xh3' on"),
+        ("oc1_ih5", DataError, "no ic"),
+        ("ic1oc1kh3", DataError, "neither ih nor iw"),
+    ],
+)
+def test_shapes_that_mean_nothing_here(line, kind, words):
+    with pytest.raises(kind, match=words):
+        shapes.parse(line)
+
+
+def test_files_of_shapes_become_rows(tmp_path, monkeypatch):
+    path = tmp_path / "shapes.txt"
+    path.write_text(
+        """# a comment
+mb50ic3oc5ih9oh5kh3sh2dh0ph1n"net:a"
+
+mb50_g3ic6oc9_ih7kh3dh1ph2n"net:b"
+mb50ic4_ih6oh3_kh2sh2n"net:pool"
+mb50ic4_ih6n"net:bn"
+ic1oc1_id3ih3kd3kh3
+mb50ic4_ih6kh2dh1n"net:dilated"
+"""
+    )
+    told = []
+    works = operators.from_files([path], 2, told.append)
+    assert [line.split(": ")[-1] for line in told] == ["it is three-dimensional"]
+    assert [(w.op, w.direction) for w in works] == [
+        *(("conv2d", "forward"), ("conv2d_input_grad", "dx"), ("conv2d_weight_grad", "dw")) * 2,
+        ("max_pool2d", "forward"),
+        ("max_pool2d_grad", "dx"),
+        ("avg_pool2d", "forward"),
+        ("avg_pool2d_grad", "dx"),
+        ("batch_norm", "forward"),
+        ("batch_norm", "both"),
+        ("max_pool2d", "forward"),
+        ("max_pool2d_grad", "dx"),
+        ("avg_pool2d", "forward"),
+        ("avg_pool2d_grad", "dx"),
+    ]
+    assert {work.batch for work in works} == {2}
+    flops = operations(operators.build(works[3], works[3].arrays(), threads=1).graph)
+    assert flops == 2 * 2 * 9 * 7 * 7 * 2 * 9
+    for work in works:
+        operators.row(work, ALONE)
+    monkeypatch.setattr(operators, "available", lambda: 1)
+    assert operators.from_files([path], 2, told.append) == []
+    assert "GiB" in told[1]
+    assert "--batch" in told[1]
+
+
+def test_command_with_shapes(tmp_path):
+    path = tmp_path / "shapes.txt"
+    path.write_text('mb50ic3oc5ih9oh5kh3sh2dh0ph1n"net:A"\nic1oc1_id3ih3kd3kh3\n')
+    result = invoke("ops", "--shapes", path, "--batch", 3, "--threads", 1, "--repeats", 1, "net:a dw")
+    assert result.exit_code == 0, result.output
+    assert "is left out: it is three-dimensional" in result.stdout
+    assert "conv2d net:A" in result.stdout
+
+
+def test_onednns_own_files_are_read():
+    folder = VECTORS / "onednn-shapes"
+    if not folder.is_dir():
+        pytest.skip("oneDNN's shapes are not there: ../shared/data/vectors/onednn-shapes")
+    told = []
+    works = operators.from_files(sorted(folder.glob("*.txt")), 1, told.append)
+    assert len(works) > 3000
+    assert all("is left out: " in line for line in told)
+
+
+def test_operators_are_listed_with_how_they_are_compiled(tmp_path):
+    result = invoke("ops", "--list", "conv2d", "softmax", "reshape", "--json", tmp_path / "list.json")
+    assert result.exit_code == 0, result.output
+    found = {row["operator"]: row for row in json.loads((tmp_path / "list.json").read_text())["operators"]}
+    assert found["conv2d"]["way"] == "native kernel"
+    assert "correlate" in found["conv2d"]["kernels"]
+    assert found["reshape"]["way"] == "view"
+    assert found["softmax_cross_entropy"]["way"].startswith("composite of max, subtract, exp")
+    assert "relu" not in found
+    result = invoke("ops", "--list", "nix")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "no operator's name has nix in it" in result.stderr

@@ -1,0 +1,59 @@
+"""FOVEAL_TUNE: every way is measured, the fastest is kept, and the file decides from then on."""
+
+import json
+
+import numpy as np
+import pytest
+
+import foveal
+from foveal import autotune, ops
+from foveal.ops.kernels.conv import select
+from foveal.variable import Variable
+
+
+@pytest.fixture(autouse=True)
+def own_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("FOVEAL_CACHE", str(tmp_path))
+    monkeypatch.setattr(select, "measured", {})
+
+
+def convolution(seed=0):
+    rng = np.random.default_rng(seed)
+    x, w = (rng.standard_normal(s).astype("f4") for s in ((2, 16, 9, 8), (16, 16, 3, 3)))
+    filters = Variable(w)
+    program = foveal.compile(lambda x: ops.conv2d(x, filters, padding=1)).program(x)
+    np.testing.assert_allclose(program.run(x)[0], ops.conv2d(x, w, padding=1), atol=1e-3)
+    return [call.kernel.name for call in program.calls]
+
+
+def test_nothing_is_measured_unless_asked_for():
+    convolution()
+    assert not autotune.path().exists()
+    assert not select.measured
+
+
+def test_every_candidate_is_timed_and_the_fastest_kept(monkeypatch):
+    monkeypatch.setenv("FOVEAL_TUNE", "1")
+    convolution()
+    ((key, entry),) = json.loads(autotune.path().read_text()).items()
+    assert key.startswith("forward N2 C16 K16 P9 Q8")
+    assert len(entry["ms"]) == len(set(entry["ms"])) >= 8
+    assert select.measured[key] == select.Choice(**entry["choice"])
+
+
+def test_the_file_decides_in_later_processes(monkeypatch):
+    monkeypatch.setenv("FOVEAL_TUNE", "1")
+    assert "winograd" in convolution()
+    entries = json.loads(autotune.path().read_text())
+    for entry in entries.values():
+        entry["choice"] = {"m": select.DIRECT}
+    autotune.path().write_text(json.dumps(entries))
+    select.measured.clear()
+    assert "winograd" not in convolution()
+
+
+def test_a_damaged_file_is_measured_anew(monkeypatch):
+    monkeypatch.setenv("FOVEAL_TUNE", "1")
+    autotune.path().write_text("{")
+    convolution()
+    assert json.loads(autotune.path().read_text())

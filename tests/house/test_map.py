@@ -1,0 +1,205 @@
+"""The shape of the package: the map is complete and imports follow it; an operator is one class in one file."""
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import checks
+import numpy as np
+import pytest
+
+import foveal
+from foveal.ops import OPS
+
+PACKAGE = Path(foveal.__file__).parent
+STAGES = [name for name, _ in foveal.MAP]
+SOURCES = {path.relative_to(PACKAGE): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def stage(path):
+    """The line of the map that a file stands on."""
+    return path.parts[0].removesuffix(".py")
+
+
+def imported(path, tree):
+    """Dotted names below foveal that a file imports, inside of functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (a.name.split(".")[1:] for a in node.names if a.name.startswith("foveal."))
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "foveal":
+            yield [node.attr]
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            raise AssertionError(f"{path}: imports are written in full")
+        elif isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "foveal":
+            below = node.module.split(".")[1:]
+            yield from ([*below, a.name] for a in node.names)
+
+
+def test_every_module_is_on_the_map():
+    assert {stage(path) for path in SOURCES} - {"__init__", "__main__"} == set(STAGES)
+    assert len(STAGES) == len(set(STAGES))
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.name != "__main__.py"], ids=str)
+def test_imports_follow_the_map(path):
+    tree = ast.parse(SOURCES[path].read_text())
+    own = STAGES.index(stage(path)) if stage(path) in STAGES else -1
+    for names in imported(path, tree):
+        if names[0].startswith("__"):
+            continue
+        found = foveal.PUBLIC.get(names[0], names[0])
+        assert STAGES.index(found) <= own, f"{path} imports foveal.{'.'.join(names)} against the direction"
+
+
+def test_the_public_names_are_where_the_package_says():
+    for name, module in foveal.PUBLIC.items():
+        assert getattr(foveal, name) is getattr(importlib.import_module(f"foveal.{module}"), name)
+    for name in STAGES:
+        assert getattr(foveal, name).__name__ == f"foveal.{name}"
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = foveal.nothing
+
+
+def loaded(statement):
+    code = f"import sys; {statement}; print(*sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in ended.stdout.split()}
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    heavy = {"llvmlite", "numpy", "sklearn", "matplotlib", "PIL", "torch", "rich", "safetensors"}
+    assert not loaded("import foveal") & heavy
+
+
+def test_training_needs_neither_data_sets_nor_torch():
+    heavy = {"sklearn", "matplotlib", "PIL", "torch"}
+    assert not loaded("import foveal.nn, foveal.optim, foveal.api, foveal.bench") & heavy
+
+
+CUBE = '''
+"""y = x^3, in a module of its own: what adding an operator takes."""
+
+from foveal.kernel.lang import loops, parallel
+from foveal.ops import multiply
+from foveal.ops.op import Case, Operator
+
+
+class Cube(Operator):
+    """y = x^3"""
+
+    name, arity = "cube", 1
+    cases = (Case(((4, 5),)), Case(((2, 19, 3, 3),)))
+
+    def shape(self, x):
+        return x
+
+    def numpy(self, x):
+        return x * x * x
+
+    def vjp(self, dy, y, x):
+        return (multiply(dy, x * x * {slope}),)
+
+    def kernel(self, y, x):
+        for outer in parallel(y.shape[0]):
+            for inner in loops(*y.shape[1:]):
+                value = x[(*outer, *inner)]
+                y[(*outer, *inner)] = value * value * value{wrong}
+
+
+cube = Cube()
+'''
+
+SWISH = '''
+from foveal.kernel import maths
+from foveal.ops.elementwise import Pointwise, exp
+from foveal.ops.op import Case
+
+
+class Swish(Pointwise):
+    """y = x / (1 + e^-x)"""
+
+    name, arity, cases = "swish", 1, (Case(((4, 5),)), Case(((2, 19, 3, 3),)))
+
+    def numpy(self, x):
+        import numpy as np
+
+        return x / (1 + np.exp(-x))
+
+    def vjp(self, dy, y, x):
+        gate = 1.0 / (exp(-x) + 1.0)
+        return (dy * (gate + y * (1.0 - gate)),)
+
+    def scalar(self, x):
+        return x / (maths.exp(-x) + {one})
+
+
+swish = Swish()
+'''
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Write a module that defines one operator, and import it; the registry is as before afterwards."""
+    before = dict(OPS)
+
+    def write(name, text):
+        path = tmp_path / f"{name}.py"
+        path.write_text(text)
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        return OPS[name.split("_")[0]]
+
+    yield write
+    OPS.clear()
+    OPS.update(before)
+
+
+def failing(op):
+    """Names of the generic checks that an operator does not pass."""
+    failed = set()
+    for case in op.cases:
+        for check in checks.applicable(op, case):
+            try:
+                check(op, case)
+            except AssertionError:
+                failed.add(check.__name__)
+    return failed
+
+
+def test_a_new_operator_is_one_class_in_one_file(written):
+    assert failing(written("cube", CUBE.format(slope="3.0", wrong=""))) == set()
+
+
+def test_a_new_pointwise_operator_is_one_class_in_one_file(written):
+    assert failing(written("swish", SWISH.format(one="1.0"))) == set()
+
+
+def test_a_wrong_gradient_is_found(written):
+    found = failing(written("cube_slope", CUBE.format(slope="2.0", wrong="")))
+    assert "gradient" in found
+    assert "native" not in found
+
+
+def test_a_wrong_kernel_is_found(written):
+    found = failing(written("cube_kernel", CUBE.format(slope="3.0", wrong=" + 1.0")))
+    assert {"native", "interpreted", "plain_kernel"} <= found
+    assert "gradient" not in found
+
+
+def test_a_pointwise_operator_that_changed_is_compiled_anew(written):
+    """The nest that runs it stands in the package; its own source decides the code all the same."""
+    x = np.ones((4, 5), np.float32)
+    first = foveal.compile(written("swish_first", SWISH.format(one="1.0")), threads=1)(x)
+    del OPS["swish"]
+    second = foveal.compile(written("swish_second", SWISH.format(one="2.0")), threads=1)(x)
+    assert abs(first - second).min() > 0.1
+
+
+def test_two_operators_of_one_name_are_refused(written):
+    written("cube_first", CUBE.format(slope="3.0", wrong=""))
+    with pytest.raises(ValueError, match="two operators are called cube"):
+        written("cube_second", CUBE.format(slope="3.0", wrong=""))

@@ -1,0 +1,55 @@
+"""No kernel reads or writes outside of its buffers, which lie right behind, then right before, a page without
+access.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import guard
+import numpy as np
+import pytest
+
+from foveal.ops import OPS
+
+
+def run_script(*arguments):
+    command = [sys.executable, guard.__file__, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=Path(guard.__file__).parent)
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    """What is wrong with each operator, None if nothing is. A process that dies is followed by one for the rest."""
+    found, waiting = {}, list(OPS)
+    while waiting:
+        ended = run_script(*waiting)
+        done = ended.stdout.split()
+        found |= dict.fromkeys(done)
+        waiting = waiting[len(done) :]
+        if waiting:
+            found[waiting.pop(0)] = f"exit status {ended.returncode}\n{ended.stderr}"
+    return found
+
+
+@pytest.mark.parametrize("name", list(OPS))
+def test_kernels_stay_inside_of_their_buffers(name, outcomes):
+    assert outcomes[name] is None, outcomes[name]
+
+
+@pytest.mark.parametrize("at_end", [True, False])
+@pytest.mark.parametrize("size", [4, 100, 4096, 5000])
+def test_guard_catches_one_byte(at_end, size):
+    address = guard.allocator(at_end)(size).ctypes.data
+    outside = address + size if at_end else address - 1
+    script = f"import ctypes, guard; a = guard.allocator({at_end})({size}).ctypes.data;"
+    script += f"ctypes.string_at(a, {size}); print('in', flush=True); ctypes.string_at(a + {outside - address}, 1)"
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(guard.__file__).parent, check=False
+    )
+    assert ended.stdout == "in\n"
+    assert ended.returncode < 0
+
+
+def test_guarded_memory_is_filled_with_nan():
+    assert np.isnan(guard.allocator(True)(100).view(np.float32)).all()

@@ -1,0 +1,26 @@
+"""Kernels on random shapes. FOVEAL_EXAMPLES=2000 pytest tests/ops/test_random_shapes.py tries that many of each
+operator.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import random_shapes
+
+EXAMPLES = int(os.environ.get("FOVEAL_EXAMPLES", "20"))
+
+
+@pytest.mark.parametrize("name", random_shapes.NAMES)
+def test_random_shapes(name):
+    ended = subprocess.run(
+        [sys.executable, random_shapes.__file__, name, str(EXAMPLES)],
+        capture_output=True,
+        text=True,
+        cwd=Path(random_shapes.__file__).parent,
+        # kernels of shapes never met again are not worth keeping, and nothing can be kept there
+        env=os.environ | {"FOVEAL_CACHE": os.devnull, "OPENBLAS_NUM_THREADS": "1"},
+    )
+    assert ended.returncode == 0, ended.stderr[-4000:]

@@ -1,0 +1,226 @@
+"""What holds for every operator, checked on one of its cases; tests/ops/test_operators.py runs each on each case."""
+
+import ctypes
+
+import numpy as np
+
+from foveal.autodiff import gradients
+from foveal.kernel import compile as kernels
+from foveal.ops import sum
+from foveal.ops.elementwise import Pointwise
+from foveal.ops.op import Type
+from foveal.ops.reduce import broadcast_to
+from foveal.program import Program
+from foveal.strides import channels_last, contiguous
+from foveal.trace import trace
+
+LIMIT = 1e-5  # of the largest value; sums over a whole batch, such as filters' gradients, may be off by WEIGHT_LIMIT
+WEIGHT_LIMIT = 2e-5
+STEP = 1e-6  # of finite differences in float64
+SLOPE_LIMIT = 1e-6
+LONG = 500_000  # floating point operations that plain Python needs seconds for
+
+
+def error(got, want):
+    """The largest difference as a share of the largest value; NaN or infinity where only one has a number."""
+    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    assert got.shape == want.shape
+    return np.max(abs(got - want), initial=0.0) / max(np.max(abs(want), initial=0.0), 1e-30)
+
+
+def takes_long(check, op, case):
+    """Whether a check interprets a kernel for seconds."""
+    xs = case.arrays(0)
+    given, attributes = types(xs), op.normalise(*xs, **case.attributes)
+    work = op.flops(op.type(*given, **attributes), *given, **attributes)
+    return check is interpreted and work > LONG
+
+
+def limit(op):
+    return WEIGHT_LIMIT if op.name == "conv2d_weight_grad" else LIMIT
+
+
+def double(arrays):
+    return [x.astype(np.float64) if x.dtype == np.float32 else x for x in arrays]
+
+
+def types(arrays):
+    return [Type(x.shape, str(x.dtype)) for x in arrays]
+
+
+def forward(op, case):
+    """The operator's graph, inputs, and the output computed by NumPy in float64."""
+    xs = case.arrays(0)
+    graph = trace(lambda *symbols: op(*symbols, **case.attributes), *types(xs))
+    return graph, xs, graph.evaluate(*double(xs))[0]
+
+
+def backward(op, case):
+    """The graph (inputs, dy) -> gradient in each float input, and arrays for it."""
+    xs = case.arrays(0)
+    y = op.type(*types(xs), **op.normalise(*xs, **case.attributes))
+    dy = np.random.default_rng(1).standard_normal(y.shape).astype(np.float32)
+
+    def slopes(*symbols):
+        floats = [s for s, x in zip(symbols, xs, strict=False) if x.dtype == np.float32]
+        return gradients(op(*symbols[:-1], **case.attributes), floats, symbols[-1])
+
+    return trace(slopes, *types([*xs, dy])), [*xs, dy]
+
+
+def run_native(program, xs):
+    """The outputs; all memory is NaN before, so that what is not written shows."""
+    program.arena[:] = 255
+    return program.run(*xs)[0]
+
+
+def slope(function, xs, direction):
+    """The derivative of a scalar function along a direction, by central differences."""
+
+    def moved(by):
+        return [x + by * d if x.dtype.kind == "f" else x for x, d in zip(xs, direction, strict=True)]
+
+    return (function(*moved(STEP)) - function(*moved(-STEP))) / (2 * STEP)
+
+
+def agree(found, directions, measured):
+    """Whether the gradients' product with the directions is the slope measured, up to rounding of the terms."""
+    terms = [g * d for g, d in zip(found, directions, strict=True)]
+    size = np.sum([np.sum(abs(t)) for t in terms])
+    assert abs(np.sum([np.sum(t) for t in terms]) - measured) <= SLOPE_LIMIT * max(size, abs(measured), 1e-3)
+
+
+def random_like(arrays, seed):
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(x.shape) for x in arrays]
+
+
+def floats(arrays):
+    return [x for x in arrays if x.dtype.kind == "f"]
+
+
+# the checks
+
+
+def shape_rule(op, case):
+    graph, xs, want = forward(op, case)
+    assert graph.outputs[0].shape == want.shape
+    got = Program(graph, threads=1).run(*xs)[0]
+    assert Type(got.shape, str(got.dtype)) == graph.outputs[0].type
+    assert op(*xs, **case.attributes).shape == want.shape
+
+
+def native(op, case):
+    graph, xs, want = forward(op, case)
+    tuned, plain = (run_native(Program(graph, threads=1, tuned=t), xs) for t in (True, False))
+    assert error(tuned, want) < limit(op)
+    assert error(plain, want) < limit(op)
+    assert error(tuned, plain) < limit(op)
+
+
+def threads(op, case):
+    graph, xs, _ = forward(op, case)
+    for tuned in (True, False):
+        alone = run_native(Program(graph, threads=1, tuned=tuned), xs)
+        for count in (2, 3):
+            program = Program(graph, threads=count, tuned=tuned)
+            for _ in range(3):
+                assert run_native(program, xs).tobytes() == alone.tobytes()
+
+
+def interpreted(op, case):
+    graph, xs, want = forward(op, case)
+    for tuned in (True, False):
+        program = Program(graph, threads=1, tuned=tuned)
+        program.arena[:] = 255
+        assert error(program.interpret(*xs)[0], want) < limit(op)
+
+
+def plain_kernel(op, case):
+    """The operator's own kernel, without fusion or lowering around it."""
+    graph, xs, want = forward(op, case)
+    y = graph.outputs[0].type
+    if isinstance(op, Pointwise) or op is broadcast_to:  # nests take every input with the domain's shape
+        xs = [np.broadcast_to(x, y.shape) for x in xs]
+    else:
+        xs = [laid_out(x) for x in xs]
+    nothing = np.nan if y.dtype == "float32" else -1
+    got = laid_out(np.full(y.shape, nothing, y.dtype))
+    run_kernel(op.kernel, [got, *xs], **graph.outputs[0].attributes)
+    assert error(got, want) < limit(op)
+
+
+def run_kernel(body, arrays, plain=True, thread=0, threads=1, **static):
+    """Compile a kernel body for the arrays' shapes and strides, and run it on them."""
+    specs = tuple(kernels.ArraySpec(a.shape, tuple(s // a.itemsize for s in a.strides), str(a.dtype)) for a in arrays)
+    kernel = kernels.Kernel(body, specs, tuple(sorted(static.items())), plain)
+    (address,) = kernels.native([kernel])
+    pointers = np.array([*(a.ctypes.data for a in arrays), 0], np.int64)
+    call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(address)
+    call(pointers.ctypes.data, thread, threads)
+
+
+def laid_out(x):
+    """The array as programs store it: images with neighbouring channels."""
+    strides = channels_last(x.shape) if x.ndim == 4 else contiguous(x.shape)
+    memory = np.empty(max(x.size, 1), x.dtype)
+    made = np.lib.stride_tricks.as_strided(memory, x.shape, [4 * s for s in strides])
+    made[...] = x
+    return made
+
+
+def gradient(op, case):
+    graph, (*xs, dy) = backward(op, case)
+    *xs, dy = double([*xs, dy])
+    attributes = op.normalise(*xs, **case.attributes)
+    directions = random_like(xs, 2)
+    measured = slope(lambda *at: np.sum(op.numpy(*at, **attributes) * dy), xs, directions)
+    chosen = [d for d, x in zip(directions, xs, strict=True) if x.dtype.kind == "f"]
+    found = graph.evaluate(*xs, dy)
+    assert [g.shape for g in found] == [x.shape for x in floats(xs)]
+    agree(found, chosen, measured)
+
+
+def native_gradient(op, case):
+    graph, xs = backward(op, case)
+    program = Program(graph, threads=2)
+    program.arena[:] = 255
+    for got, want in zip(program.run(*xs), graph.evaluate(*double(xs)), strict=True):
+        assert error(got, want) < WEIGHT_LIMIT
+
+
+def second_gradient(op, case):
+    """The gradient of <gradient, weights> in the inputs and in dy."""
+    graph, xs = backward(op, case)
+    weights = random_like([np.empty(node.shape) for node in graph.outputs], 3)
+    xs, count = double(xs), len(xs)
+
+    def weighed(*at):
+        return np.sum([np.sum(g * w) for g, w in zip(graph.evaluate(*at), weights, strict=True)])
+
+    def twice(*symbols):
+        at, ws = symbols[:count], symbols[count:]
+        wrt = [s for s, x in zip(at, xs, strict=True) if x.dtype.kind == "f"]
+        slopes = gradients(op(*at[:-1], **case.attributes), wrt[:-1], at[-1])
+        total = 0.0
+        for g, w in zip(slopes, ws, strict=True):
+            total = sum(g * w) + total
+        return gradients(total, wrt)
+
+    kinds = [Type(x.shape, "float32" if x.dtype.kind == "f" else "int32") for x in (*xs, *weights)]
+    directions = random_like(xs, 4)
+    found = trace(twice, *kinds).evaluate(*xs, *weights)
+    chosen = [d for d, x in zip(directions, xs, strict=True) if x.dtype.kind == "f"]
+    agree(found, chosen, slope(weighed, xs, directions))
+
+
+def applicable(op, case):
+    """The checks that mean something for an operator's case."""
+    chosen = [shape_rule, native, threads, interpreted]
+    if not op.composite and not op.view:
+        chosen.append(plain_kernel)
+    if op.differentiable and op.arity != 0:
+        chosen.append(native_gradient)
+        if case.smooth:
+            chosen += [gradient, second_gradient]
+    return chosen
