@@ -33,7 +33,7 @@ MAP = (
     ("explain", "a model before it runs: shapes, costs, receptive fields"),
     ("nn", "Module, layers, models"),
     ("optim", "optimisers, schedules"),
-    ("data", "readers, loader"),
+    ("data", "readers, augmentation, loader"),
     ("metrics", "what a classifier's outputs are worth"),
     ("train", "the loop, metrics, checkpoints"),
     ("bench", "timing against a peak, and against PyTorch and ONNX Runtime where they are installed"),
