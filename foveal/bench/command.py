@@ -1,4 +1,4 @@
-"""`foveal bench models | infer | ops | memory | threads`."""
+"""`foveal bench models | infer | ops | memory | threads | curve`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, reduce
@@ -11,9 +11,10 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from foveal import system
 from foveal.bench import inference, memory, native, operators, output, scaling
 from foveal.bench import models as model_rows
-from foveal.bench.timing import MODES, Against, Bench
+from foveal.bench.timing import MODES, Against, Bench, Record, Starting
 from foveal.errors import FovealError
 from foveal.peak import copy_rate, peak
 from foveal.workers import get_threads
@@ -25,8 +26,7 @@ MISSING = (
 )
 REPEATS = 10
 
-Starting = Callable[[str], None]
-Records = Callable[[Bench, Starting], Iterator[output.Record]]
+Records = Callable[[Bench, Starting], Iterator[Record]]
 Command = Callable[..., Any]
 
 
@@ -179,9 +179,39 @@ def threads(names: tuple[str, ...], **options: Any) -> None:
     run(partial(scaling.records, works), columns=output.THREAD_COLUMNS, **options)
 
 
-def timed(
-    rows: Callable[[Bench, Starting], Iterator[Any]], bench: Bench, starting: Starting
-) -> Iterator[output.Record]:
+@bench.command("curve")
+@click.argument("data")
+@click.option("--model", default="resnet20", show_default=True, help="Network.")
+@click.option("--epochs", type=click.IntRange(min=1), default=1, show_default=True, help="Passes through the images.")
+@click.option("--batch-size", type=click.IntRange(min=2), default=128, show_default=True, help="Images per step.")
+@click.option("--lr", type=float, default=0.1, show_default=True, help="Learning rate, after 10 steps at 1/10 of it.")
+@click.option("--augment", metavar="NAME", help="Augmentation: shift or crop+flip.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of weights, order and augmentation.")
+@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Threads of each.")
+@click.option("--every", type=click.IntRange(min=1), default=50, show_default=True, help="Steps a line, averaged.")
+def curve(data: str, epochs: int, every: int, model: str, batch_size: int, **options: Any) -> None:
+    """Train on DATA with Foveal and with PyTorch and print both losses.
+
+    Both start from the same weights and get the same batches, with SGD with momentum at a constant rate. A line holds
+    the means of --every steps. DATA is what `foveal train` takes.
+    """
+    from foveal.data import load as load_data
+
+    if not installed("torch"):
+        raise FovealError("bench curve: PyTorch is not installed; pip install -e '.[compare]' in Foveal's folder")
+    from foveal.bench import loss_curve, torch_models
+
+    if model not in torch_models.MODELS:
+        raise FovealError(f"bench curve: there is no model {model!r}; choose from {', '.join(torch_models.MODELS)}")
+    dataset = load_data(data)
+    steps = epochs * (len(dataset.x_train) // batch_size)
+    click.echo(f"{dataset}; {steps} steps of {batch_size} images")
+    losses = loss_curve.curves(dataset, model=model, batch_size=batch_size, **options)
+    for line in loss_curve.table(losses, steps, every):
+        click.echo(line)
+
+
+def timed(rows: Callable[[Bench, Starting], Iterator[Any]], bench: Bench, starting: Starting) -> Iterator[Record]:
     return (row.record() for row in rows(bench, starting))
 
 
@@ -200,8 +230,8 @@ def run(
     other = load(against)
     if against and other is None:
         click.echo(MISSING.format(TITLES[against]))
-    if threads > output.processors():
-        click.echo(f"{threads} threads share {output.processors()} processors, so they wait for each other.")
+    if threads > system.processors():
+        click.echo(f"{threads} threads share {system.processors()} processors, so they wait for each other.")
     with Console(stderr=True).status("peak") as status:
         bench = Bench(threads, repeats, peak(threads), other, modes, partial(copy_rate, threads))
         found = output.machine(bench)
