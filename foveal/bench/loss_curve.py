@@ -34,6 +34,7 @@ def foveal_step(net: nn.Module, threads: int) -> TrainStep:
     step = foveal.compile_step(net, nn.CrossEntropyLoss(), optimizer, threads=threads)
 
     def train(x: Ndarray, labels: Ndarray, lr: float) -> float:
+        """Do one step on a batch; return its loss."""
         optimizer.lr = lr
         return float(step(x, labels).loss)
 
@@ -48,6 +49,7 @@ def torch_step(net: torch.nn.Module, state: Mapping[str, Ndarray]) -> TrainStep:
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=MOMENTUM)
 
     def train(x: Ndarray, labels: Ndarray, lr: float) -> float:
+        """Do one step on a batch; return its loss."""
         optimizer.param_groups[0]["lr"] = lr
         optimizer.zero_grad(set_to_none=True)
         output = net(against_torch.tensor(x, CHANNELS_LAST))
@@ -70,6 +72,7 @@ def curves(
     threads: int = 2,
 ) -> Iterator[tuple[float, float]]:
     """Yield the losses of (Foveal, PyTorch) step by step, epoch after epoch, without an end."""
+    # Two networks, one set of batches.
     classes = len(data.classes)
     net = models.build(model, channels=data.channels, size=data.size, classes=classes, seed=seed)
     twin = torch_models.build(model, channels=data.channels, size=data.size, classes=classes)
@@ -84,6 +87,7 @@ def curves(
         drop_last=True,
         augment=augmentation(augment, data.size),
     )
+    # PyTorch starts from the weights that Foveal drew.
     ours, theirs = foveal_step(net, threads), torch_step(twin, net.state_dict())
     step = epoch = 0
     while True:

@@ -85,6 +85,7 @@ def machine(bench: Bench) -> Record:
         "llvm": ".".join(map(str, binding.llvm_version_info)),
         "torch": None,
     }
+    # The framework that is compared with.
     if bench.against:
         versions[bench.other] = bench.against.version()
     return {

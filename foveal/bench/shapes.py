@@ -67,6 +67,7 @@ def parse(line: str, batch: int | None = None) -> LayerShape:
         raise DataError(f"the shape {line!r} has no ic, the number of channels")
     if "ih" not in numbers and "iw" not in numbers:
         raise DataError(f"the shape {line!r} has neither ih nor iw, the image's size")
+    # The keys that a line has decide its kind.
     kind = CONVOLUTION if "oc" in numbers else POOLING if {"kh", "kw"} & set(numbers) else NORM
     rows = axis(line, numbers, "h") if "ih" in numbers else AxisWindow(1, 1, 1)
     columns = axis(line, numbers, "w") if "iw" in numbers else rows
@@ -104,6 +105,7 @@ def axis(line: str, numbers: Mapping[str, int], which: str) -> AxisWindow:
     """
 
     def get(key: str, default: int) -> int:
+        """Return the number of a key along this axis."""
         return numbers.get(f"{key}{which}", default)
 
     n, k, u, d = get("i", 0), get("k", 1), get("s", 1), get("d", 0) + 1

@@ -52,6 +52,7 @@ class Loader:
             raise DataError(
                 f"batch size {batch_size} is larger than the {len(x)} training images: choose {len(x)} or less"
             )
+        # The arrays are not copied.
         self.x, self.y, self.batch_size = x, y, batch_size
         self.mean, self.std = tuple(mean), tuple(std)
         self.seed, self.shuffle, self.drop_last, self.augment = seed, shuffle, drop_last, augment

@@ -199,6 +199,7 @@ def record(summary: Rows) -> Json:
 
 def row_record(row: Row) -> Json:
     """Return one layer for JSON."""
+    # The cost of a fully connected layer in its place.
     dense = row.dense
     return {
         "name": row.name,
