@@ -70,7 +70,7 @@ def measure(contender: str, work: ModelWork, threads: int) -> dict[str, int]:
     if contender in MEMORY:
         step = compile_step(net, nn.CrossEntropyLoss(), make_optimizer(net), threads=threads, memory=contender)
         added = growth(lambda: step(x, labels))
-        return {"bytes": added, "arena": step.program(x, labels).plan.size}
+        return {"bytes": added, "arena": step.program(x, labels).arena_plan.size}
     torch = import_module("foveal.bench.against_torch")
     with torch.session(threads, gradients=True):
         twin = torch.TorchModel(work.model, net.state_dict(), x, contender)

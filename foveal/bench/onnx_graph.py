@@ -107,9 +107,9 @@ def clip(writer: Writer, x: str, *, low: float, high: float) -> str:
     return writer.node("Clip", x, *limits)
 
 
-def reshape(writer: Writer, x: str, *, to: tuple[int, ...]) -> str:
+def reshape(writer: Writer, x: str, *, shape: tuple[int, ...]) -> str:
     """Write a reshape, whose shape is an input of the node in ONNX."""
-    return writer.node("Reshape", x, writer.constant(np.array(to, np.int64)))
+    return writer.node("Reshape", x, writer.constant(np.array(shape, np.int64)))
 
 
 # By operator: (writer, names of inputs, attributes) -> name of the output.

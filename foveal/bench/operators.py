@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -75,9 +75,11 @@ class OperatorWork:
         """Return the operator's output on traced inputs; in the pass "both" followed by its gradients."""
         op, attributes = OPS[self.op], self.case.attributes
         if self.direction != BOTH:
-            return cast(Tensor, op(*inputs, **attributes))
+            return op(*inputs, **attributes)
         dy, *operands = inputs
-        y = cast(Symbol, op(*operands, **attributes))
+        y = op(*operands, **attributes)
+        assert isinstance(dy, Tensor)
+        assert isinstance(y, Symbol)
         slopes = autodiff.vjp(y, dy)
         return [y, *(slope for slope in slopes if slope is not None)]
 

@@ -6,15 +6,17 @@ from functools import reduce
 from math import prod
 from operator import add
 
-from foveal.arena import lay_out
+from foveal.arena import plan_arena
 from foveal.autodiff import gradients
 from foveal.errors import ShapeError
 from foveal.explain.model import Model, float_outputs, main_output, modes_restored, trains
 from foveal.graph import Graph, Node
 from foveal.lower import lower
 from foveal.ops.op import Type
+from foveal.passes.fusion.fuse import fuse
+from foveal.passes.layout import plan_layout
 from foveal.passes.simplify import simplify
-from foveal.schedule import split_calls
+from foveal.schedule import schedule
 from foveal.trace import tracing
 from foveal.variable import Variable
 from foveal.workers import threads_for
@@ -192,8 +194,6 @@ def training_graph(model: Model, image: Type) -> Graph:
 def arena_bytes(graph: Graph) -> int:
     """Return the bytes of the block in which a program would hold its temporary values."""
     simplified = simplify(graph)
-    lowered = lower(simplified, tuned=True)
-    # What is computed once, such as packed filters, lies outside of the arena.
-    prepared, every_time = split_calls(lowered.calls, simplified)
-    kept = {view.buffer for call in prepared for view in call.views[: call.outputs]}
-    return lay_out(every_time, lowered.outputs, threads_for(simplified), kept).plan.size
+    groups = fuse(simplified)
+    lowered = lower(simplified, groups, plan_layout(simplified, groups))
+    return plan_arena(schedule(lowered.calls, simplified), lowered.outputs, threads_for(simplified)).size

@@ -6,6 +6,7 @@ Nothing of the image's size is allocated and nothing is compiled.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import prod
+from typing import cast
 
 from foveal.errors import ShapeError
 from foveal.explain import costs
@@ -18,7 +19,7 @@ from foveal.explain.windows import AxisWindow, fixes, windows_of
 from foveal.graph import Node
 from foveal.ops.op import Type
 from foveal.strides import Shape
-from foveal.trace import Call, tracing
+from foveal.trace import LayerCall, tracing
 from foveal.variable import Variable
 
 # Operators without a row of their own.
@@ -60,7 +61,7 @@ def batch_shape(input_shape: Sequence[int] | int, batch: int) -> Shape:
 class Explainer:
     """Makes a summary from the calls that a trace has recorded, layer by layer."""
 
-    def __init__(self, model: Model, image: Node, calls: Call) -> None:
+    def __init__(self, model: Model, image: Node, calls: LayerCall) -> None:
         self.model, self.image, self.calls = model, image, calls
         # Dotted names of all modules, by identity.
         self.names = {id(module): name for name, module in model.named_modules()}
@@ -121,20 +122,21 @@ class Explainer:
         """Return a node's multiply-adds."""
         return costs.macs_of(node, self.fields.expansion)
 
-    def add(self, part: Node | Call, depth: int) -> None:
+    def add(self, part: Node | LayerCall, depth: int) -> None:
         """Add the rows of an operator, or of a layer's call and all that is inside of it."""
         if isinstance(part, Node):
             self.add_operator(part, depth)
             return
-        self.called.add(id(part.layer))
-        layers = any(isinstance(inner, Call) for inner in part.parts)
+        layer = called_layer(part)
+        self.called.add(id(layer))
+        layers = any(isinstance(inner, LayerCall) for inner in part.parts)
         self.rows.append(self.layer_row(part, depth, layers))
         if not layers:
             return
         # Parameters that a container holds itself.
-        for name, variable in own_variables(part.layer):
+        for name, variable in own_variables(layer):
             if trains(variable) is not None and variable not in self.counted:
-                self.add_parameter(f"{self.prefix(part.layer)}{name}", variable, depth + 1)
+                self.add_parameter(f"{self.prefix(layer)}{name}", variable, depth + 1)
         for inner in part.parts:
             self.add(inner, depth + 1)
 
@@ -143,10 +145,10 @@ class Explainer:
         name = self.names.get(id(module), "")
         return f"{name}." if name else ""
 
-    def layer_row(self, call: Call, depth: int, layers: bool) -> Row:
+    def layer_row(self, call: LayerCall, depth: int, layers: bool) -> Row:
         """Return the row of a layer's call. layers: True if rows of its own layers follow."""
         nodes = list(nodes_of(call))
-        variables = held_by(call.layer, nodes, layers)
+        variables = held_by(called_layer(call), nodes, layers)
         parameters = [v for v in variables if trains(v) is not None]
         # A container's parameters are counted again by the rows of its parts.
         new = [v for v in parameters if v not in self.counted]
@@ -305,7 +307,12 @@ def accepts(node: Node, windows: Sequence[AxisWindow]) -> bool:
     return tuple(shape[2:]) == tuple(w.outputs for w in windows)
 
 
-def nodes_of(call: Call) -> Iterator[Node]:
+def called_layer(call: LayerCall) -> Model:
+    """Return the layer of a call inside of a model's."""
+    return cast(Model, call.layer)
+
+
+def nodes_of(call: LayerCall) -> Iterator[Node]:
     """Yield every operator of a call and of the calls inside of it, in order."""
     for part in call.parts:
         if isinstance(part, Node):

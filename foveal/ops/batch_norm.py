@@ -21,7 +21,7 @@ def channel_axes(x: Shape) -> tuple[int, ...]:
 
 def per_channel(v: Any, x: Any) -> Any:
     """v [C] as a shape that broadcasts against x [N, C, ...]."""
-    return reshape(v, to=(1, -1, *[1] * (len(x.shape) - 2)))
+    return reshape(v, shape=(1, -1, *[1] * (len(x.shape) - 2)))
 
 
 class ChannelMoments(Operator):
@@ -31,7 +31,7 @@ class ChannelMoments(Operator):
     so that a large mean costs no digits of the variance.
     """
 
-    name, arity = "channel_moments", 1
+    name, arity, channel_reduction = "channel_moments", 1, "moments"
     cases = (
         Case(((4, 3, 5, 6),)),
         Case(((64, 20, 3, 3),)),

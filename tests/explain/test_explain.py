@@ -10,13 +10,13 @@ import foveal
 from foveal import nn, ops
 from foveal.autodiff import gradients
 from foveal.bench.operators import OPS
+from foveal.build import build
 from foveal.errors import ShapeError, StateError
 from foveal.explain import costs, explain, fitting_sizes, linear_cost
 from foveal.explain.fields import Fields, image_reach
 from foveal.explain.windows import AxisWindow, fixes, ranges
 from foveal.nn import init, models
 from foveal.ops.op import Type
-from foveal.program import Program
 from foveal.trace import trace
 
 LENET5 = [  # LeCun et al. 1998 on 32x32, in its common form
@@ -250,8 +250,8 @@ def test_planned_memory_is_what_programs_take():
     image = Type((2, 1, 8, 8))
     memory = explain(net, (1, 8, 8), batch=2).memory
     net.train()
-    assert memory.inference == Program(costs.inference_graph(net, image)).plan.size
-    assert memory.training == Program(costs.training_graph(net, image)).plan.size
+    assert memory.inference == build(costs.inference_graph(net, image)).arena_plan.size
+    assert memory.training == build(costs.training_graph(net, image)).arena_plan.size
     assert memory.training > memory.inference > 0
 
 
@@ -386,7 +386,7 @@ class Upsampled(nn.Module):
     def forward(self, x):
         y = ops.avg_pool2d(x, size=2)
         N, C, P, Q = y.shape
-        wide = ops.broadcast_to(y.reshape(N, C, P, 1, Q, 1), to=(N, C, P, 2, Q, 2))
+        wide = ops.broadcast_to(y.reshape(N, C, P, 1, Q, 1), shape=(N, C, P, 2, Q, 2))
         back = ops.conv2d_input_grad(y, self.weight, stride=2, padding=(1, 0, 1, 0), size=(2 * P, 2 * Q))
         return wide.reshape(N, C, 2 * P, 2 * Q) + back
 

@@ -1,10 +1,14 @@
 """What README.md and ARCHITECTURE.md show is what happens."""
 
+import ast
 import contextlib
 import io
 import re
+import subprocess
+import sys
 
 import numpy as np
+import pytest
 from shared import ROOT
 
 
@@ -38,3 +42,19 @@ def test_architecture_shows_the_real_graph():
     (code,) = blocks("ARCHITECTURE.md", "python")
     (shown,) = blocks("ARCHITECTURE.md", "text")
     assert run(code) == shown
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
+def test_examples_run_and_are_short(path):
+    """Each checks its own result; 40 lines of code, imports and docstrings not counted."""
+    ended = subprocess.run([sys.executable, path], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert ended.returncode == 0, ended.stderr
+    tree = ast.parse(path.read_text())
+    docstrings = sum(
+        node.body[0].end_lineno - node.body[0].lineno + 1
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node)
+    )
+    imports = sum(isinstance(node, ast.Import | ast.ImportFrom) for node in tree.body)
+    written = [line for line in path.read_text().splitlines() if line.strip() and not line.strip().startswith("#")]
+    assert len(written) - docstrings - imports <= 40
