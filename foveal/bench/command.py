@@ -15,6 +15,7 @@ from foveal import system
 from foveal.bench import inference, memory, native, operators, output, scaling
 from foveal.bench import models as model_rows
 from foveal.bench.timing import MODES, Against, Bench, Record, Starting
+from foveal.data.augment import AUGMENTATIONS
 from foveal.errors import FovealError
 from foveal.peak import copy_rate, peak
 from foveal.workers import get_threads
@@ -185,7 +186,7 @@ def threads(names: tuple[str, ...], **options: Any) -> None:
 @click.option("--epochs", type=click.IntRange(min=1), default=1, show_default=True, help="Passes through the images.")
 @click.option("--batch-size", type=click.IntRange(min=2), default=128, show_default=True, help="Images per step.")
 @click.option("--lr", type=float, default=0.1, show_default=True, help="Learning rate, after 10 steps at 1/10 of it.")
-@click.option("--augment", metavar="NAME", help="Augmentation: shift or crop+flip.")
+@click.option("--augment", type=click.Choice(list(AUGMENTATIONS)), help="Random changes of the images.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of weights, order and augmentation.")
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Threads of each.")
 @click.option("--every", type=click.IntRange(min=1), default=50, show_default=True, help="Steps a line, averaged.")
