@@ -36,7 +36,7 @@ MAP = (
     ("explain", "a model before it runs: shapes, costs, receptive fields"),
     ("nn", "Module, layers, models"),
     ("optim", "optimisers, schedules"),
-    ("data", "readers, loader"),
+    ("data", "readers, augmentation, loader"),
     ("metrics", "what a classifier's outputs are worth"),
     ("train", "the loop, its settings and files, evaluation, the search for hyper-parameters"),
     ("bench", "timing against a peak, and against PyTorch and ONNX Runtime where they are installed"),

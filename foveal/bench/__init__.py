@@ -1,7 +1,17 @@
-"""Timing against a measured peak, and turn by turn against PyTorch and ONNX Runtime where they are installed.
+"""Timing against a measured peak, and alternately with PyTorch and ONNX Runtime where they are installed.
 
-cli/bench.py the command; output.py the table and the file; timing.py turns and rows; models.py whole training steps;
-inference.py one image; operators.py single operators, native.py how each is compiled, shapes.py oneDNN's notation of
-them; memory.py peak memory; scaling.py several threads against one; against_torch.py, torch_models.py all that knows
-PyTorch; against_onnxruntime.py, onnx_graph.py all that knows ONNX Runtime.
+timing.py               how times are taken, and what a timed row holds
+models.py               whole training steps
+inference.py            one image
+operators.py            single operators
+shapes.py               oneDNN's notation of shapes
+native.py               how each operator becomes machine code
+memory.py               peak memory of training steps
+scaling.py              several threads against one
+loss_curve.py           losses of a training run against PyTorch's
+output.py               the line about the machine, the table, the JSON file
+against_torch.py        operators, training steps and inference in PyTorch
+torch_models/           the networks in PyTorch
+against_onnxruntime.py  inference in ONNX Runtime
+onnx_graph.py           a traced model as an ONNX graph
 """

@@ -1,44 +1,107 @@
-"""Operators, training steps and inference in PyTorch, with the same meaning. Imported only to compare with it.
+"""Operators, training steps and inference in PyTorch, with the same meaning. This file is imported only to compare.
 
-Operators find every tensor ready in the memory format that is timed. Steps and inference start from NumPy arrays and
-end in them, on both sides: PyTorch takes them as they are, and converts them where they have to be channels last.
-PyTorch is used through names of type Any, so that types are checked alike whether it is installed or not.
+Operators find every tensor ready in the memory format that is timed. Training steps and inference start from NumPy
+arrays and end in them, on both sides: PyTorch takes the arrays as they are, and converts them where they have to be
+channels last.
 """
 
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import import_module
-from typing import Any
+from types import FrameType
+from typing import NamedTuple, TypedDict, Unpack
 
 import click
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
-from foveal.bench.timing import CHANNELS_LAST, COMPILED, CONTIGUOUS, Call, seconds
-from foveal.bench.torch_models import MODELS
+from foveal.bench import torch_models
+from foveal.bench.timing import CHANNELS_LAST, COMPILED, CONTIGUOUS, Contender, StepSettings, seconds
 from foveal.graph import Graph
 from foveal.strides import Ndarray
 
-torch: Any = import_module("torch")
-F: Any = torch.nn.functional
-aten: Any = torch.ops.aten
+aten = torch.ops.aten
 
 NAME = "torch"
-COMPILE_LIMIT = 240.0  # seconds for torch.compile of one model, forward and backward
+# Seconds for torch.compile of one model, forward and backward.
+COMPILE_LIMIT = 240.0
+# By the name of the mode.
 FORMATS = {CONTIGUOUS: torch.contiguous_format, CHANNELS_LAST: torch.channels_last}
-Attributes = Mapping[str, Any]
-Build = Callable[..., Call | None]
+# (tensors, attributes) -> a call of the operator's counterpart; None if PyTorch has none for these attributes.
+Counterpart = Callable[..., Contender | None]
+
+# One number for rows and columns, or (rows, columns); padding may also be (top, bottom, left, right).
+Sizes = int | Sequence[int]
+
+
+class ConvOptions(TypedDict, total=False):
+    """Attributes of conv2d and of its gradients."""
+
+    stride: Sizes
+    padding: Sizes
+    dilation: Sizes
+    groups: int
+
+
+class PoolOptions(TypedDict, total=False):
+    """Attributes of poolings."""
+
+    size: Sizes
+    stride: Sizes | None
+    padding: Sizes
+    dilation: Sizes
+    ceil_mode: bool
+
+
+class AverageOptions(PoolOptions, total=False):
+    """Attributes of average pooling."""
+
+    count_include_pad: bool
+    divisor_override: int | None
+    counted: Sequence[bool] | None
+
+
+class ConvArguments(NamedTuple):
+    """What F.conv2d takes after the bias, in its order."""
+
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    groups: int
+
+
+class PoolArguments(NamedTuple):
+    """What F.max_pool2d takes after x, in its order."""
+
+    size: list[int]
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    ceil_mode: bool
+
+
+class AverageArguments(NamedTuple):
+    """What F.avg_pool2d takes after x, in its order."""
+
+    size: list[int]
+    stride: list[int]
+    padding: list[int]
+    ceil_mode: bool
+    count_include_pad: bool
+    divisor_override: int | None
 
 
 def version() -> str:
-    """PyTorch's own version."""
+    """Return PyTorch's version."""
     return str(torch.__version__)
 
 
 @contextmanager
 def session(threads: int, gradients: bool) -> Iterator[None]:
-    """Inside the block PyTorch runs on `threads` threads, and records gradients or does not."""
+    """Inside the block PyTorch runs on `threads` threads; it records gradients only if asked to."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -48,24 +111,24 @@ def session(threads: int, gradients: bool) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def tensor(array: Ndarray, mode: str) -> Any:
-    """A tensor of its own; images and filters in the memory format, labels as PyTorch's losses want them."""
-    made = torch.from_numpy(np.array(array, order="C"))
-    if made.dtype == torch.int32:
-        return made.long()
-    return made.contiguous(memory_format=FORMATS[mode]) if made.dim() == 4 else made
+def tensor(array: Ndarray, mode: str) -> Tensor:
+    """Return a copy as a tensor: images and filters in the memory format, labels as int64, as PyTorch's losses need."""
+    copied = torch.from_numpy(np.array(array, order="C"))
+    if copied.dtype == torch.int32:
+        return copied.long()
+    return copied.contiguous(memory_format=FORMATS[mode]) if copied.dim() == 4 else copied
 
 
 def modes(arrays: Sequence[Ndarray]) -> tuple[str, ...]:
-    """Memory formats that make a difference."""
+    """Return the memory formats that differ for such arrays."""
     return tuple(FORMATS) if any(array.ndim == 4 for array in arrays) else (CONTIGUOUS,)
 
 
-def operator_calls(op: str, arrays: Sequence[Ndarray], attributes: Attributes) -> dict[str, Call]:
-    """Memory format -> call of the operator's counterpart; empty where it has none."""
+def operator_calls(op: str, arrays: Sequence[Ndarray], attributes: Mapping[str, object]) -> dict[str, Contender]:
+    """Return calls of the operator's counterpart by memory format; none if it has no counterpart."""
     if op not in OPERATORS:
         return {}
-    calls: dict[str, Call] = {}
+    calls: dict[str, Contender] = {}
     for mode in modes(arrays):
         call = OPERATORS[op](*(tensor(array, mode) for array in arrays), **attributes)
         if call is not None:
@@ -73,117 +136,132 @@ def operator_calls(op: str, arrays: Sequence[Ndarray], attributes: Attributes) -
     return calls
 
 
-def geometry(stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> dict[str, Any] | None:
-    """F.conv2d's keywords; None for padding that differs between opposite sides, which PyTorch lacks."""
-    both = symmetric(padding)
-    if both is None:
-        return None
-    return {"stride": two(stride), "padding": both, "dilation": two(dilation), "groups": groups}
-
-
-def two(value: Any) -> list[int]:
-    """One number for rows and columns, or two."""
+def pair(value: Sizes) -> list[int]:
+    """Return one number for rows and columns, or two, as two."""
     return [value, value] if isinstance(value, int) else list(value)
 
 
-def symmetric(padding: Any) -> list[int] | None:
-    """Padding of rows and columns; None where opposite sides differ."""
+def symmetric(padding: Sizes) -> list[int] | None:
+    """Return the padding of rows and columns; None if opposite sides differ, which PyTorch has no argument for."""
     if isinstance(padding, int) or len(padding) == 2:
-        return two(padding)
+        return pair(padding)
     top, bottom, left, right = padding
     return [top, left] if (top, left) == (bottom, right) else None
 
 
-def conv2d(x: Any, w: Any, **how: Any) -> Call | None:
-    found = geometry(**how)
-    return None if found is None else lambda: F.conv2d(x, w, **found)
-
-
-def conv2d_input_grad(dy: Any, w: Any, *, size: Any, **how: Any) -> Call | None:
-    found = geometry(**how)
-    if found is None:
+def conv_arguments(options: ConvOptions) -> ConvArguments | None:
+    """Return F.conv2d's arguments; None for padding that PyTorch lacks."""
+    padding = symmetric(options.get("padding", 0))
+    if padding is None:
         return None
-    x = dy.new_empty(dy.shape[0], w.shape[1] * found["groups"], *size)
-    x = x.contiguous(memory_format=layout(dy))
-    return conv2d_backward(dy, x, w, found, 0)
+    stride, dilation = pair(options.get("stride", 1)), pair(options.get("dilation", 1))
+    return ConvArguments(stride, padding, dilation, options.get("groups", 1))
 
 
-def conv2d_weight_grad(dy: Any, x: Any, *, size: Any, **how: Any) -> Call | None:
-    found = geometry(**how)
-    if found is None:
+def conv2d(x: Tensor, w: Tensor, **options: Unpack[ConvOptions]) -> Contender | None:
+    """y of x [N, C, H, W] and w [K, C/G, R, S]"""
+    arguments = conv_arguments(options)
+    return None if arguments is None else lambda: F.conv2d(x, w, None, *arguments)
+
+
+def conv2d_input_grad(
+    dy: Tensor, w: Tensor, *, size: Sequence[int], **options: Unpack[ConvOptions]
+) -> Contender | None:
+    """dx of images of `size`, (H, W)"""
+    arguments = conv_arguments(options)
+    if arguments is None:
         return None
-    w = dy.new_empty(dy.shape[1], x.shape[1] // found["groups"], *size)
-    w = w.contiguous(memory_format=layout(x))
-    return conv2d_backward(dy, x, w, found, 1)
+    x = dy.new_empty(dy.shape[0], w.shape[1] * arguments.groups, *size)
+    x = x.contiguous(memory_format=memory_format(dy))
+    return convolution_backward(dy, x, w, arguments, 0)
 
 
-def layout(t: Any) -> Any:
-    """The memory format of a tensor; where one channel or pixel makes both true, channels last."""
+def conv2d_weight_grad(
+    dy: Tensor, x: Tensor, *, size: Sequence[int], **options: Unpack[ConvOptions]
+) -> Contender | None:
+    """dw of filters of `size`, (R, S)"""
+    arguments = conv_arguments(options)
+    if arguments is None:
+        return None
+    w = dy.new_empty(dy.shape[1], x.shape[1] // arguments.groups, *size)
+    w = w.contiguous(memory_format=memory_format(x))
+    return convolution_backward(dy, x, w, arguments, 1)
+
+
+def memory_format(t: Tensor) -> torch.memory_format:
+    """Return the memory format of a tensor; channels last if one channel or pixel makes both true."""
     return FORMATS[CHANNELS_LAST if t.is_contiguous(memory_format=FORMATS[CHANNELS_LAST]) else CONTIGUOUS]
 
 
-def conv2d_backward(dy: Any, x: Any, w: Any, how: dict[str, Any], wanted: int) -> Call:
-    """The gradient in x (wanted = 0) or in w (wanted = 1) alone."""
-    numbers = (how["stride"], how["padding"], how["dilation"], False, [0, 0], how["groups"])
-    mask = [wanted == 0, wanted == 1, False]
-    return lambda: aten.convolution_backward(dy, x, w, None, *numbers, mask)[wanted]
+def convolution_backward(dy: Tensor, x: Tensor, w: Tensor, arguments: ConvArguments, which: int) -> Contender:
+    """Return the gradient in x (which = 0) or in w (which = 1) alone."""
+    # Not transposed, so without output padding.
+    numbers = (arguments.stride, arguments.padding, arguments.dilation, False, [0, 0], arguments.groups)
+    mask = [which == 0, which == 1, False]
+    return lambda: aten.convolution_backward(dy, x, w, None, *numbers, mask)[which]
 
 
-def window(
-    size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
-) -> tuple[Any, ...] | None:
-    """Size, stride, padding, dilation, ceil_mode of a pooling; None for padding that PyTorch lacks."""
-    both = symmetric(padding)
-    if both is None:
+def pool_arguments(options: PoolOptions) -> PoolArguments | None:
+    """Return F.max_pool2d's arguments; None for padding that PyTorch lacks."""
+    padding = symmetric(options.get("padding", 0))
+    if padding is None:
         return None
-    return two(size), two(size if stride is None else stride), both, two(dilation), ceil_mode
+    size, stride = options["size"], options.get("stride")
+    dilation = pair(options.get("dilation", 1))
+    return PoolArguments(
+        pair(size), pair(size if stride is None else stride), padding, dilation, options.get("ceil_mode", False)
+    )
 
 
-def max_pool2d(x: Any, **how: Any) -> Call | None:
-    found = window(**how)
-    return None if found is None else lambda: F.max_pool2d(x, *found)
+def max_pool2d(x: Tensor, **options: Unpack[PoolOptions]) -> Contender | None:
+    """y of x [N, C, H, W]"""
+    arguments = pool_arguments(options)
+    return None if arguments is None else lambda: F.max_pool2d(x, *arguments)
 
 
-def max_pool2d_grad(dy: Any, x: Any, y: Any, **how: Any) -> Call | None:
-    found = window(**how)
-    if found is None:
+def max_pool2d_grad(dy: Tensor, x: Tensor, y: Tensor, **options: Unpack[PoolOptions]) -> Contender | None:
+    """dx; the indices of the maxima are computed before the timing, as PyTorch keeps them from the forward pass."""
+    arguments = pool_arguments(options)
+    if arguments is None:
         return None
-    _, indices = aten.max_pool2d_with_indices(x, *found)
-    return lambda: aten.max_pool2d_with_indices_backward(dy, x, *found, indices)
+    _, indices = aten.max_pool2d_with_indices(x, *arguments)
+    return lambda: aten.max_pool2d_with_indices_backward(dy, x, *arguments, indices)
 
 
-def averages(
-    count_include_pad: bool = True, divisor_override: int | None = None, counted: Any = None, **how: Any
-) -> tuple[Any, ...] | None:
-    """The numbers of an average pooling in aten's order; None where PyTorch has none such."""
-    found = window(**how)
-    if found is None or found[3] != [1, 1] or counted is not None:
+def average_arguments(options: AverageOptions) -> AverageArguments | None:
+    """Return F.avg_pool2d's arguments; None for options that PyTorch lacks."""
+    arguments = pool_arguments(options)
+    if arguments is None or arguments.dilation != [1, 1] or options.get("counted") is not None:
         return None
-    size, stride, padding, _, ceil_mode = found
-    return size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    size, stride, padding, _, ceil_mode = arguments
+    include_pad, divisor = options.get("count_include_pad", True), options.get("divisor_override")
+    return AverageArguments(size, stride, padding, ceil_mode, include_pad, divisor)
 
 
-def avg_pool2d(x: Any, **how: Any) -> Call | None:
-    found = averages(**how)
-    return None if found is None else lambda: F.avg_pool2d(x, *found)
+def avg_pool2d(x: Tensor, **options: Unpack[AverageOptions]) -> Contender | None:
+    """y of x [N, C, H, W]"""
+    arguments = average_arguments(options)
+    return None if arguments is None else lambda: F.avg_pool2d(x, *arguments)
 
 
-def avg_pool2d_grad(dy: Any, *, image: Any, **how: Any) -> Call | None:
-    found = averages(**how)
-    if found is None:
+def avg_pool2d_grad(dy: Tensor, *, image: Sequence[int], **options: Unpack[AverageOptions]) -> Contender | None:
+    """dx of images of size `image`, (H, W)"""
+    arguments = average_arguments(options)
+    if arguments is None:
         return None
-    x = dy.new_empty(*dy.shape[:2], *image).contiguous(memory_format=layout(dy))
-    return lambda: aten.avg_pool2d_backward(dy, x, *found)
+    x = dy.new_empty(*dy.shape[:2], *image).contiguous(memory_format=memory_format(dy))
+    return lambda: aten.avg_pool2d_backward(dy, x, *arguments)
 
 
-def batch_norm(x: Any, gamma: Any, beta: Any, *, eps: float) -> Call:
+def batch_norm(x: Tensor, gamma: Tensor, beta: Tensor, *, eps: float) -> Contender:
+    """y with the statistics of the batch"""
     return lambda: F.batch_norm(x, None, None, gamma, beta, training=True, eps=eps)
 
 
-def batch_norm_both(dy: Any, x: Any, gamma: Any, beta: Any, *, eps: float) -> Call:
+def batch_norm_both(dy: Tensor, x: Tensor, gamma: Tensor, beta: Tensor, *, eps: float) -> Contender:
     """y, dx, dgamma, dbeta"""
 
-    def call() -> Any:
+    def call() -> tuple[Tensor, ...]:
         y, mean, inverse = aten.native_batch_norm(x, gamma, beta, None, None, True, 0.0, eps)
         slopes = aten.native_batch_norm_backward(dy, x, gamma, None, None, mean, inverse, True, eps, [True] * 3)
         return y, *slopes
@@ -191,21 +269,29 @@ def batch_norm_both(dy: Any, x: Any, gamma: Any, beta: Any, *, eps: float) -> Ca
     return call
 
 
-def batch_norm_inference(x: Any, mean: Any, var: Any, gamma: Any, beta: Any, *, eps: float) -> Call:
+def batch_norm_inference(x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, *, eps: float) -> Contender:
+    """y with known statistics"""
     return lambda: F.batch_norm(x, mean, var, gamma, beta, training=False, eps=eps)
 
 
-def matmul(a: Any, b: Any, *, ta: bool = False, tb: bool = False) -> Call:
+def matmul(a: Tensor, b: Tensor, *, ta: bool = False, tb: bool = False) -> Contender:
+    """a b, of which ta and tb transpose a and b"""
     a, b = a.T if ta else a, b.T if tb else b
     return lambda: torch.mm(a, b)
 
 
-def with_slope(y: Any, slope: Callable[[Any], Any]) -> tuple[Any, Any]:
-    """The output, and the input's gradient, which may take the output."""
-    return y, slope(y)
+def relu_both(dy: Tensor, x: Tensor) -> Contender:
+    """y, dx"""
+
+    def call() -> tuple[Tensor, Tensor]:
+        y = F.relu(x)
+        return y, aten.threshold_backward(dy, y, 0)
+
+    return call
 
 
-OPERATORS: dict[str, Build] = {
+# By the name of the operator; "both" is forward and all gradients.
+OPERATORS: dict[str, Counterpart] = {
     "conv2d": conv2d,
     "conv2d_input_grad": conv2d_input_grad,
     "conv2d_weight_grad": conv2d_weight_grad,
@@ -221,9 +307,9 @@ OPERATORS: dict[str, Build] = {
     "linear": lambda x, w: lambda: F.linear(x, w),
     "softmax_cross_entropy": lambda x, labels: lambda: F.cross_entropy(x, labels),
     "relu": lambda x: lambda: F.relu(x),
-    "relu both": lambda dy, x: lambda: with_slope(F.relu(x), lambda y: aten.threshold_backward(dy, y, 0)),
+    "relu both": relu_both,
     "gelu": lambda x: lambda: F.gelu(x),
-    "gelu both": lambda dy, x: lambda: with_slope(F.gelu(x), lambda y: aten.gelu_backward(dy, x)),
+    "gelu both": lambda dy, x: lambda: (F.gelu(x), aten.gelu_backward(dy, x)),
     "tanh": lambda x: lambda: torch.tanh(x),
     "erf": lambda x: lambda: torch.erf(x),
     "rsqrt": lambda x: lambda: torch.rsqrt(x),
@@ -240,76 +326,80 @@ OPERATORS: dict[str, Build] = {
 }
 
 
-class Twin:
-    """A model from foveal's parameters, in a memory format."""
+class TorchModel:
+    """A model in PyTorch with Foveal's parameters, in a memory format.
 
-    def __init__(self, model: str, state: Mapping[str, Ndarray], x: Ndarray, memory: str) -> None:
-        classes = len(state[list(state)[-1]])  # of the last layer's bias or weight
-        self.net = MODELS[model](x, classes)
-        self.state, self.format = state, FORMATS[memory]
+    model: its name in foveal.nn.models. state: the parameters. x: images of the size that it is for.
+    """
+
+    def __init__(self, model: str, state: Mapping[str, Ndarray], x: Ndarray, mode: str) -> None:
+        # The last layer's bias or weight has a row per class.
+        classes = len(state[list(state)[-1]])
+        self.net = torch_models.build(model, channels=x.shape[1], size=x.shape[2:], classes=classes)
+        self.state, self.format = state, FORMATS[mode]
         self.load()
-        self.net.to(memory_format=self.format)
+        # PyTorch's types lack this argument.
+        self.net.to(memory_format=self.format)  # type: ignore[call-overload, unused-ignore]
 
     def load(self) -> None:
+        """Set all parameters to those of `state`."""
         self.net.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in self.state.items()})
 
-    def images(self, x: Ndarray) -> Any:
+    def images(self, x: Ndarray) -> Tensor:
+        """Return images in the memory format."""
         return torch.from_numpy(x).contiguous(memory_format=self.format)
 
 
-def step_calls(
-    model: str,
-    state: Mapping[str, Ndarray],
-    x: Ndarray,
-    labels: Ndarray,
-    lr: float,
-    momentum: float,
-    modes: Sequence[str],
-) -> dict[str, Call]:
-    """Mode -> one training step, which returns (loss, output); each starts from `state`."""
+def step_calls(settings: StepSettings, modes: Sequence[str]) -> dict[str, Contender]:
+    """Return training steps by mode, which return (loss, output); each starts from the same parameters."""
 
-    def build(memory: str, compiled: bool = False) -> Call:
-        twin = Twin(model, state, x, memory)
-        return training_step(twin, x, labels, lr, momentum, compiled)
+    def build(mode: str, compiled: bool = False) -> Contender:
+        twin = TorchModel(settings.model, settings.state, settings.x, mode)
+        return training_step(twin, settings, compiled)
 
-    return by_mode(model, build, modes)
+    return by_mode(settings.model, build, modes)
 
 
 def inference_calls(
     model: str, state: Mapping[str, Ndarray], graph: Graph, x: Ndarray, threads: int, modes: Sequence[str]
-) -> dict[str, Call]:
-    """Mode -> the output in evaluation mode."""
+) -> dict[str, Contender]:
+    """Return calls of the model in evaluation mode by mode."""
 
-    def build(memory: str, compiled: bool = False) -> Call:
-        twin = Twin(model, state, x, memory)
+    def build(mode: str, compiled: bool = False) -> Contender:
+        twin = TorchModel(model, state, x, mode)
         net = twin.net.eval()
         if not compiled:
             return lambda: net(twin.images(x)).numpy()
-        made = torch.compile(net)
-        with limited(COMPILE_LIMIT):
-            made(twin.images(x))
-        return lambda: made(twin.images(x)).numpy()
+        compiled_net = torch.compile(net)
+        # Its first call compiles.
+        with time_limit(COMPILE_LIMIT):
+            compiled_net(twin.images(x))
+        return lambda: compiled_net(twin.images(x)).numpy()
 
     return by_mode(model, build, modes)
 
 
-def by_mode(model: str, build: Callable[..., Call], modes: Sequence[str]) -> dict[str, Call]:
-    """A call for each mode; torch.compile gets the memory format that is faster without it. Its failure is told."""
+def by_mode(model: str, build: Callable[..., Contender], modes: Sequence[str]) -> dict[str, Contender]:
+    """Return a call for each mode; build: (memory format, compiled) -> call.
+
+    torch.compile gets the memory format that is faster without it. If it fails, that is printed, and it is left out.
+    """
     calls = {mode: build(mode) for mode in FORMATS if mode in modes}
     if COMPILED in modes:
         try:
-            calls[COMPILED] = build(faster(build), compiled=True)
-        except Exception as error:  # the compiler's are of many types
+            calls[COMPILED] = build(faster_format(build), compiled=True)
+        # The compiler's errors are of many types.
+        except Exception as error:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             click.echo(f"{model}: compared without torch.compile, which failed: {reason}", err=True)
     return calls
 
 
-def faster(build: Callable[..., Call]) -> str:
-    """The memory format in which a call takes less time: the best of three, after one that is not timed."""
+def faster_format(build: Callable[..., Contender]) -> str:
+    """Return the memory format in which a call takes less time: the best of three, after one that is not timed."""
 
-    def best(memory: str) -> float:
-        call = build(memory)
+    def best(mode: str) -> float:
+        call = build(mode)
         call()
         return min(seconds(call) for _ in range(3))
 
@@ -317,17 +407,17 @@ def faster(build: Callable[..., Call]) -> str:
 
 
 @contextmanager
-def limited(most: float) -> Iterator[None]:
-    """A TimeoutError inside the block after so many seconds, where the system has alarms."""
+def time_limit(limit: float) -> Iterator[None]:
+    """Raise TimeoutError inside the block after `limit` seconds, on systems that have alarms."""
     if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def ring(*_: Any) -> None:
-        raise TimeoutError(f"it took more than {most:.0f} s")
+    def on_alarm(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"it took more than {limit:.0f} s")
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, most)
+    before = signal.signal(signal.SIGALRM, on_alarm)
+    signal.setitimer(signal.ITIMER_REAL, limit)
     try:
         yield
     finally:
@@ -335,24 +425,25 @@ def limited(most: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def training_step(twin: Twin, x: Ndarray, labels: Ndarray, lr: float, momentum: float, compiled: bool) -> Call:
-    """Forward, loss, backward and update, as PyTorch's tutorials have it."""
+def training_step(twin: TorchModel, settings: StepSettings, compiled: bool) -> Contender:
+    """Return a step of forward, loss, backward and update, as PyTorch's tutorials write it."""
     net = twin.net.train()
     forward = torch.compile(net) if compiled else net
-    optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=momentum)
-    target = torch.from_numpy(labels.astype(np.int64))
+    optimizer = torch.optim.SGD(net.parameters(), lr=settings.lr, momentum=settings.momentum)
+    target = torch.from_numpy(settings.labels.astype(np.int64))
 
-    def step() -> tuple[float, Any]:
+    def step() -> tuple[float, Ndarray]:
         optimizer.zero_grad(set_to_none=True)
-        output = forward(twin.images(x))
+        output = forward(twin.images(settings.x))
         loss = F.cross_entropy(output, target)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
         optimizer.step()
         return loss.item(), output.detach().numpy()
 
     if compiled:
-        with limited(COMPILE_LIMIT):
-            step()  # compiles forward and backward
+        # The first step compiles forward and backward; afterwards parameters and momentum are as before it.
+        with time_limit(COMPILE_LIMIT):
+            step()
         twin.load()
         optimizer.state.clear()
     return step

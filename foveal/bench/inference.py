@@ -1,53 +1,48 @@
-"""Inference on one image, in evaluation mode, of the models whose training steps are timed."""
+"""Inference on one image, in evaluation mode, is timed, with the models whose training steps are timed too."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from foveal import nn
 from foveal.api import compile
-from foveal.bench.models import TOLERANCE, Work
-from foveal.bench.timing import Bench, Call, Row, check_same, operations, turns
+from foveal.bench.models import TOLERANCE, ModelWork
+from foveal.bench.timing import Bench, Contender, Measurement, Starting, alternate, check_same, operations
 from foveal.ops.op import Type
-from foveal.strides import Ndarray
 from foveal.trace import trace
 from foveal.workers import get_threads
 
 
-def rows(works: dict[str, Work], bench: Bench, starting: Callable[[str], None]) -> Iterator[Row]:
-    """Time each model. `starting` is told what comes next."""
+def rows(works: dict[str, ModelWork], bench: Bench, starting: Starting) -> Iterator[Measurement]:
+    """Time each model on one image."""
     for name, work in works.items():
         starting(f"{name} inference")
         yield row(name, replace(work, batch=1), bench)
 
 
-def row(name: str, work: Work, bench: Bench) -> Row:
-    """The output from NumPy images to NumPy logits, on both sides."""
+def row(name: str, work: ModelWork, bench: Bench) -> Measurement:
+    """Time the way from NumPy images to NumPy logits, on both sides."""
     x, _ = work.data()
     net = work.build()
-    settle(net)
-    # on all processors the program itself decides whether a second thread pays
+    set_trained_statistics(net)
+    # With the default number of threads the program itself decides how many pay.
     run = compile(net.eval(), threads=None if bench.threads == get_threads() else bench.threads)
     with bench.session(gradients=False):
-        theirs: dict[str, Call] = {}
+        theirs: dict[str, Contender] = {}
         if bench.against:
             traced = trace(net, Type(x.shape))
             theirs = bench.against.inference_calls(work.model, net.state_dict(), traced, x, bench.threads, bench.modes)
         ours = run(x)
         for mode, call in theirs.items():
-            check_same(f"{name}, {mode}", ours, result(call), TOLERANCE, bench.other)
-        times = turns({"ours": lambda: run(x), **theirs}, bench.repeats)
+            check_same(f"{name}, {mode}", ours, np.asarray(call()), TOLERANCE, bench.other)
+        times = alternate({"ours": lambda: run(x), **theirs}, bench.repeats)
     count = operations(run.program(x).graph)
-    return Row(name, "inference", work.batch, bench, count, times.pop("ours"), times)
+    return Measurement(name, "inference", work.batch, bench, count, times.pop("ours"), times)
 
 
-def result(call: Call) -> Ndarray:
-    return np.asarray(call())
-
-
-def settle(net: nn.Module) -> None:
-    """Running statistics and scales as after some training, so that batch norm does not happen to be the identity."""
+def set_trained_statistics(net: nn.Module) -> None:
+    """Give batch norms statistics and scales as after some training, so that none happens to be the identity."""
     rng = np.random.default_rng(1)
     for _, module in net.named_modules():
         if isinstance(module, nn.BatchNorm2d):

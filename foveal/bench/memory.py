@@ -1,102 +1,110 @@
-"""Peak memory of a training step, each framework in a process of its own.
+"""Peak memory of a training step is measured, each framework in a process of its own.
 
-Counted is what the process holds at its peak during some steps, less what it holds after importing, building the model
-and making the batch: activations, gradients, the optimiser's state, the libraries' own buffers.
+The figure is what the process holds at its peak during some steps, less what it holds after importing, building the
+model and making the batch: activations, gradients, the optimiser's state and the libraries' own buffers.
 """
 
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from foveal import nn
 from foveal.api import compile_step
-from foveal.bench.models import LR, MOMENTUM, Work, descent
-from foveal.bench.timing import CHANNELS_LAST, CONTIGUOUS, Bench
+from foveal.bench.models import LR, MOMENTUM, ModelWork, make_optimizer
+from foveal.bench.timing import CHANNELS_LAST, CONTIGUOUS, Bench, Contender, Record, Starting, StepSettings
 from foveal.errors import FovealError
 from foveal.passes.recompute import MEMORY
 
+# Steps during which the peak is measured.
 STEPS = 3
+# Where Linux says what a process holds.
 STATUS = Path("/proc/self/status")
 MIB = 2.0**20
-LIMIT = 600.0  # seconds for one process
+# Seconds after which a process is ended.
+LIMIT = 600.0
 
 
-def held() -> int:
-    """Bytes in memory now; where the system does not tell, at the peak up to now."""
-    return from_status("VmRSS") if STATUS.exists() else peak()
+def resident_now() -> int:
+    """Return the bytes that the process holds in memory; where the system does not say, their maximum up to now."""
+    return from_status("VmRSS") if STATUS.exists() else resident_peak()
 
 
-def peak() -> int:
-    """The most bytes in memory up to now.
+def resident_peak() -> int:
+    """Return the maximum of the bytes that the process held in memory up to now.
 
-    Linux keeps getrusage's figure across the start of a process, so that the parent's would be read; VmHWM is the
-    process's.
+    Linux passes getrusage's figure on to a new process, so that the parent's would be read; VmHWM is the process's own.
     """
     if STATUS.exists():
         return from_status("VmHWM")
     resource: Any = import_module("resource")
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(most if sys.platform == "darwin" else most * 1024)
+    # In KiB, but on macOS in bytes.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
 def from_status(key: str) -> int:
+    """Return the bytes of one line of STATUS, which has them in KiB."""
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(key))
     return int(line.split()[1]) * 1024
 
 
-def growth(step: Callable[[], Any]) -> int:
-    """Bytes that some steps add to what is held before."""
-    before = held()
+def growth(step: Contender) -> int:
+    """Return how many bytes the peak during some steps lies above what the process holds before them."""
+    before = resident_now()
     for _ in range(STEPS):
         step()
-    return peak() - before
+    return resident_peak() - before
 
 
-def measure(contender: str, work: Work, threads: int) -> dict[str, int]:
-    """What a process is started for: `growth` of our step, with its arena, or of PyTorch's in a memory format."""
+def measure(contender: str, work: ModelWork, threads: int) -> dict[str, int]:
+    """Measure the growth of a training step: this is what a process is started for.
+
+    contender: Foveal's way to plan memory, whose arena is returned as well, or one of PyTorch's memory formats.
+    """
     x, labels = work.data()
     net = work.build()
     if contender in MEMORY:
-        step = compile_step(net, nn.CrossEntropyLoss(), descent(net), threads=threads, memory=contender)
+        step = compile_step(net, nn.CrossEntropyLoss(), make_optimizer(net), threads=threads, memory=contender)
         added = growth(lambda: step(x, labels))
         return {"bytes": added, "arena": step.program(x, labels).arena_plan.size}
     torch = import_module("foveal.bench.against_torch")
     with torch.session(threads, gradients=True):
-        twin = torch.Twin(work.model, net.state_dict(), x, contender)
-        call = torch.training_step(twin, x, labels, LR, MOMENTUM, compiled=False)
+        twin = torch.TorchModel(work.model, net.state_dict(), x, contender)
+        settings = StepSettings(work.model, net.state_dict(), x, labels, LR, MOMENTUM)
+        call = torch.training_step(twin, settings, compiled=False)
         return {"bytes": growth(call)}
 
 
-def child(contender: str, work: Work, threads: int) -> dict[str, int]:
-    """`measure` in a fresh process."""
+def child(contender: str, work: ModelWork, threads: int) -> dict[str, int]:
+    """Run `measure` in a new process. Raises FovealError with the last line of its errors if it fails."""
     words = [contender, work.model, work.batch, work.channels, work.size, threads]
     command = [sys.executable, "-m", "foveal.bench.memory", *map(str, words)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
     if ended.returncode:
         last = ended.stderr.strip().rpartition("\n")[2]
         raise FovealError(f"bench memory: the process for {contender} ended with status {ended.returncode}: {last}")
-    found: dict[str, int] = json.loads(ended.stdout.splitlines()[-1])
-    return found
+    sizes: dict[str, int] = json.loads(ended.stdout.splitlines()[-1])
+    return sizes
 
 
-def records(works: dict[str, Work], bench: Bench, starting: Callable[[str], None]) -> Iterator[dict[str, Any]]:
-    """A record for each model; ratio is ours / torch's in the memory format that takes less, low_ratio with
-    memory="low".
+def records(works: dict[str, ModelWork], bench: Bench, starting: Starting) -> Iterator[Record]:
+    """Yield a record for each model.
 
-    Foveal runs once before it counts: the compiler's own memory is paid once for a model, not by its steps.
+    ratio is Foveal's bytes by PyTorch's in the memory format that takes less; low_ratio is that with memory="low".
     """
     formats = [m for m in (CONTIGUOUS, CHANNELS_LAST) if bench.against and m in bench.modes]
     for name, work in works.items():
         starting(f"{name} memory")
+        # The first run compiles: the compiler's memory is needed once for a model, not by its steps.
         for mode in MEMORY:
             child(mode, work, bench.threads)
         ours, low = (child(mode, work, bench.threads) for mode in MEMORY)
         theirs = {mode: child(mode, work, bench.threads)["bytes"] / MIB for mode in formats}
-        least = min(theirs.values(), default=None)
+        smallest = min(theirs.values(), default=None)
         yield {
             "name": name,
             "batch": work.batch,
@@ -104,18 +112,19 @@ def records(works: dict[str, Work], bench: Bench, starting: Callable[[str], None
             "ours_mib": ours["bytes"] / MIB,
             "arena_mib": ours["arena"] / MIB,
             "low_mib": low["bytes"] / MIB,
-            "torch_mib": least,
+            "torch_mib": smallest,
             "torch_mode": min(theirs, key=lambda mode: theirs[mode]) if theirs else None,
-            "ratio": ours["bytes"] / MIB / least if least else None,
-            "low_ratio": low["bytes"] / MIB / least if least else None,
+            "ratio": ours["bytes"] / MIB / smallest if smallest else None,
+            "low_ratio": low["bytes"] / MIB / smallest if smallest else None,
             "torch_modes": theirs,
         }
 
 
 def main() -> None:
+    """Measure what the arguments say, in their order of `child`, and print it as JSON."""
     contender, model, *sizes = sys.argv[1:]
     batch, channels, size, threads = map(int, sizes)
-    print(json.dumps(measure(contender, Work(model, batch, channels, size), threads)))
+    print(json.dumps(measure(contender, ModelWork(model, batch, channels, size), threads)))
 
 
 if __name__ == "__main__":

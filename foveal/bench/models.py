@@ -1,48 +1,51 @@
-"""Whole training steps: forward, loss, backward and the update by SGD with momentum."""
+"""Whole training steps are timed: forward, loss, backward and the update by SGD with momentum."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from foveal import nn, optim
 from foveal.api import Step, compile_step
-from foveal.bench.timing import Bench, Call, Row, check_same, operations, turns
+from foveal.bench.timing import Bench, Contender, Measurement, Starting, StepSettings, alternate, check_same, operations
 from foveal.errors import FovealError
 from foveal.nn import models
 from foveal.optim.optimizer import Optimizer
 from foveal.strides import Ndarray
 
-LR = 0.001  # small, so that hundreds of steps on one batch stay finite
+# A small rate, so that hundreds of steps on one batch stay finite.
+LR = 0.001
 MOMENTUM = 0.9
 CLASSES = 10
-TOLERANCE = 1e-3  # of the largest value; rounding grows over 20 layers and two steps
-STEEP = 3e-2  # after an update of networks that magnify rounding: PyTorch's own two formats differ by 1e-2 then
-STEPS_COMPARED = 2  # the second one's loss depends on every gradient and on the update
+# How far results may differ, as a share of the largest value: rounding grows over 20 layers and two steps.
+TOLERANCE = 1e-3
+# The same after an update of networks that magnify rounding: PyTorch's own two memory formats differ by 1e-2 then.
+STEEP_TOLERANCE = 3e-2
+# The second step's loss depends on every gradient and on the update.
+STEPS_COMPARED = 2
 
 
 @dataclass(frozen=True)
-class Work:
-    """A model on images [batch, channels, size, size]; `model` is its name in foveal.nn.models.
+class ModelWork:
+    """A model to time on images [batch, channels, size, size]."""
 
-    updated: how far results may differ after an update, as a share of the largest value.
-    Dropout is off: what it drops differs between frameworks, and outputs could not be compared.
-    """
-
+    # Its name in foveal.nn.models.
     model: str
     batch: int
     channels: int
     size: int
-    updated: float = TOLERANCE
+    # How far results may differ after an update, as a share of the largest value.
+    tolerance_after_update: float = TOLERANCE
 
     def data(self) -> tuple[Ndarray, Ndarray]:
-        """A batch of random images and labels."""
+        """Return a batch of random images, float32 [N, C, H, W], and labels, int32 [N]."""
         rng = np.random.default_rng(0)
         shape = (self.batch, self.channels, self.size, self.size)
         x = rng.standard_normal(shape).astype(np.float32)
         return x, rng.integers(0, CLASSES, self.batch).astype(np.int32)
 
     def build(self) -> nn.Module:
+        """Return the model. Dropout is off: frameworks drop different values, so outputs could not be compared."""
         size = (self.size, self.size)
         net = models.build(self.model, channels=self.channels, size=size, classes=CLASSES)
         for _, module in net.named_modules():
@@ -52,58 +55,59 @@ class Work:
 
 
 WORKS = {
-    "lenet": Work("lenet5", batch=64, channels=1, size=28),
-    "resnet20": Work("resnet20", batch=128, channels=3, size=32),
-    "resnet18-cifar": Work("resnet18-cifar", batch=64, channels=3, size=32),
-    "vgg16": Work("vgg16-cifar", batch=64, channels=3, size=32, updated=STEEP),
-    "airbench94": Work("airbench94", batch=250, channels=3, size=32),
-    "mobilenetv2": Work("mobilenet_v2", batch=32, channels=3, size=96, updated=STEEP),
-    "resnet18-224": Work("resnet18", batch=8, channels=3, size=224),
+    "lenet": ModelWork("lenet5", batch=64, channels=1, size=28),
+    "resnet20": ModelWork("resnet20", batch=128, channels=3, size=32),
+    "resnet18-cifar": ModelWork("resnet18-cifar", batch=64, channels=3, size=32),
+    "vgg16": ModelWork("vgg16-cifar", batch=64, channels=3, size=32, tolerance_after_update=STEEP_TOLERANCE),
+    "airbench94": ModelWork("airbench94", batch=250, channels=3, size=32),
+    "mobilenetv2": ModelWork("mobilenet_v2", batch=32, channels=3, size=96, tolerance_after_update=STEEP_TOLERANCE),
+    "resnet18-224": ModelWork("resnet18", batch=8, channels=3, size=224),
 }
 
 
-def select(names: Sequence[str]) -> dict[str, Work]:
-    """The models of these names; all where none is given."""
+def select(names: Sequence[str]) -> dict[str, ModelWork]:
+    """Return the works of these names, or all without names. Raises FovealError for a name that there is not."""
     for name in names:
         if name not in WORKS:
             raise FovealError(f"bench: there is no model {name!r}; choose from {', '.join(WORKS)}")
     return {name: work for name, work in WORKS.items() if not names or name in names}
 
 
-def descent(net: nn.Module) -> Optimizer:
-    """The optimiser of every step that is timed."""
+def make_optimizer(net: nn.Module) -> Optimizer:
+    """Return the optimiser of every step that is timed."""
     return optim.Momentum(net.parameters(), lr=LR, momentum=MOMENTUM)
 
 
-def rows(works: dict[str, Work], bench: Bench, starting: Callable[[str], None]) -> Iterator[Row]:
-    """Time each model. `starting` is told what comes next."""
+def rows(works: dict[str, ModelWork], bench: Bench, starting: Starting) -> Iterator[Measurement]:
+    """Time each model."""
     for name, work in works.items():
         starting(f"{name} step")
         yield row(name, work, bench)
 
 
-def row(name: str, work: Work, bench: Bench) -> Row:
-    """One training step against the other framework's, from the same parameters on the same batch."""
+def row(name: str, work: ModelWork, bench: Bench) -> Measurement:
+    """Time a training step against the other framework's, from the same parameters on the same batch."""
     x, labels = work.data()
     net = work.build()
-    start = net.state_dict()
-    step = compile_step(net, nn.CrossEntropyLoss(), descent(net), threads=bench.threads)
+    # Taken before the first step changes the parameters.
+    settings = StepSettings(work.model, net.state_dict(), x, labels, LR, MOMENTUM)
+    step = compile_step(net, nn.CrossEntropyLoss(), make_optimizer(net), threads=bench.threads)
     with bench.session(gradients=True):
-        theirs: dict[str, Call] = {}
+        theirs: dict[str, Contender] = {}
         if bench.against:
-            theirs = bench.against.step_calls(work.model, start, x, labels, LR, MOMENTUM, bench.modes)
+            theirs = bench.against.step_calls(settings, bench.modes)
         compare(name, work, step, theirs)
-        times = turns({"ours": lambda: step(x, labels), **theirs}, bench.repeats)
+        times = alternate({"ours": lambda: step(x, labels), **theirs}, bench.repeats)
     graph = step.program(x, labels).graph
-    return Row(name, "step", work.batch, bench, operations(graph), times.pop("ours"), times)
+    return Measurement(name, "step", work.batch, bench, operations(graph), times.pop("ours"), times)
 
 
-def compare(name: str, work: Work, step: Step, theirs: Mapping[str, Call]) -> None:
-    """Outputs and losses of the first steps are the same."""
+def compare(name: str, work: ModelWork, step: Step, theirs: Mapping[str, Contender]) -> None:
+    """Check that outputs and losses of the first steps are the same. Raises FovealError if they are not."""
     ours = [step(*work.data()) for _ in range(STEPS_COMPARED)]
     for mode, call in theirs.items():
         for number, mine in enumerate(ours, 1):
             loss, output = call()
-            most = TOLERANCE if number == 1 else work.updated
-            check_same(f"{name}, {mode}, output of step {number}", mine.output, output, most)
-            check_same(f"{name}, {mode}, loss of step {number}", mine.loss, loss, most)
+            tolerance = TOLERANCE if number == 1 else work.tolerance_after_update
+            check_same(f"{name}, {mode}, output of step {number}", mine.output, output, tolerance)
+            check_same(f"{name}, {mode}, loss of step {number}", mine.loss, loss, tolerance)

@@ -1,6 +1,4 @@
-"""How each operator becomes machine code: by a kernel, as a step of fused ones, as a view, or made of other
-operators.
-"""
+"""How each operator becomes machine code: by its own kernel, as a step of a fused kernel, as a view, or by others."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,17 +13,22 @@ from foveal.passes.layout import plan_layout
 from foveal.passes.simplify import simplify
 from foveal.trace import trace
 
+# The kinds of ways.
 KERNEL, POINTWISE, VIEW, COMPOSITE, NONE = "kernel", "pointwise", "view", "composite", "none"
 
 
 @dataclass(frozen=True)
 class Way:
-    """kind: one of the above. parts: the operators a composite is made of. kernels: what its first case runs."""
+    """How one operator becomes machine code."""
 
     operator: str
+    # One of the kinds above.
     kind: str
+    # The operators that a composite consists of.
     parts: tuple[str, ...]
+    # The kernels that its first case runs.
     kernels: tuple[str, ...]
+    # True if it has a gradient.
     gradient: bool
 
     def __str__(self) -> str:
@@ -35,7 +38,7 @@ class Way:
 
 
 def kind_of(op: Operator) -> str:
-    """NONE for an operator that nothing can be compiled from."""
+    """Return how an operator becomes machine code; NONE if it cannot."""
     own: Any = type(op)
     if op.view:
         return VIEW
@@ -47,7 +50,7 @@ def kind_of(op: Operator) -> str:
 
 
 def recorded(op: Operator, case: Case, expand: bool = False) -> Graph:
-    """The operator, or what it expands to, on symbols of a case's types."""
+    """Return the graph of the operator, or of what it expands to, on arguments of a case's types."""
     arrays = case.arrays(0)
     call: Any = op
     attributes = case.attributes
@@ -57,18 +60,19 @@ def recorded(op: Operator, case: Case, expand: bool = False) -> Graph:
 
 
 def parts_of(op: Operator) -> tuple[str, ...]:
-    """The operators that a composite's cases expand to, down to those that are no composites."""
-    found: dict[str, None] = {}
+    """Return the names of the operators that a composite's cases expand to, down to those that are no composites."""
+    names: dict[str, None] = {}
     for case in op.cases:
         for node in recorded(op, case, expand=True).nodes:
             if node.op is None or node.op.name == "constant":
                 continue
             inner = parts_of(node.op) if node.op.composite else (node.op.name,)
-            found |= dict.fromkeys(inner)
-    return tuple(found)
+            names |= dict.fromkeys(inner)
+    return tuple(names)
 
 
 def way_of(op: Operator) -> Way:
+    """Return how an operator becomes machine code, with the kernels of its first case."""
     kind = kind_of(op)
     kernels: dict[str, None] = {}
     if kind != NONE and op.cases:
@@ -81,12 +85,12 @@ def way_of(op: Operator) -> Way:
 
 
 def ways() -> Iterator[Way]:
-    """Of every registered operator, by name."""
+    """Yield the way of every registered operator, by name."""
     return (way_of(op) for _, op in sorted(OPS.items()))
 
 
 def without_native_way() -> list[str]:
-    """Operators with neither kernel, nor view, nor an expansion into operators that have one."""
+    """Return the names of operators that have no kernel, are no view and do not expand to operators that have one."""
     kinds = {name: kind_of(op) for name, op in OPS.items()}
     return [
         name

@@ -1,4 +1,4 @@
-"""What a benchmark prints and writes: the line on the machine, the table, the JSON file."""
+"""What a benchmark prints and writes: a line about the machine, the table, the JSON file."""
 
 import json
 import math
@@ -6,7 +6,6 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 import llvmlite
@@ -17,19 +16,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from foveal import __version__
-from foveal.bench.timing import Bench
+from foveal import __version__, system
+from foveal.bench.timing import Bench, Record
 from foveal.errors import FovealError
 from foveal.kernel.target import host
 from foveal.peak import copy_rate
 
-WIDTH = 150  # columns of a table that goes to a file or a pipe
-LARGE = 1 << 28  # bytes that copying moves to measure the memory itself; beyond the last cache
-Record = dict[str, Any]
+# Columns of text of a table that goes to a file or a pipe.
+WIDTH = 150
+# Bytes that are copied to measure the memory itself: more than the last cache holds.
+LARGE = 1 << 28
 
 
 def row_columns(other: str) -> dict[str, str]:
-    """The columns of timed rows in order, with their formats; `other` is the framework compared with."""
+    """Return the columns of timed rows in order, with their formats; `other` is the framework compared with."""
     return {
         "name": "",
         "pass": "",
@@ -72,13 +72,11 @@ THREAD_COLUMNS = {
 }
 
 
-def processors() -> int:
-    """Those this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def machine(bench: Bench) -> Record:
-    """What the times depend on. vector_width is in float32 lanes, the rates are measured on that number of threads."""
+    """Return what the times depend on.
+
+    vector_width is in float32 lanes. The peak and the rate of copying are measured on that number of threads.
+    """
     versions = {
         "foveal": __version__,
         "python": platform.python_version(),
@@ -87,13 +85,14 @@ def machine(bench: Bench) -> Record:
         "llvm": ".".join(map(str, binding.llvm_version_info)),
         "torch": None,
     }
+    # The framework that is compared with.
     if bench.against:
         versions[bench.other] = bench.against.version()
     return {
         "cpu": host().name,
         "system": f"{platform.system()} {platform.machine()}",
         "vector_width": host().lanes,
-        "processors": processors(),
+        "processors": system.processors(),
         "threads": bench.threads,
         "repeats": bench.repeats,
         "peak_gflops": bench.peak,
@@ -102,18 +101,18 @@ def machine(bench: Bench) -> Record:
     }
 
 
-def headline(found: Record) -> str:
-    """The machine in one line."""
-    versions = " ".join(f"{name} {version}" for name, version in found["versions"].items() if version)
+def headline(machine: Record) -> str:
+    """Return the machine in one line."""
+    versions = " ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
     return (
-        f"{found['cpu']}, {32 * found['vector_width']}-bit vectors, {found['threads']} thread(s) on"
-        f" {found['processors']} processor(s), peak {found['peak_gflops']:.1f} GFLOP/s, copy"
-        f" {found['copy_gbytes']:.1f} GB/s, {versions}"
+        f"{machine['cpu']}, {32 * machine['vector_width']}-bit vectors, {machine['threads']} thread(s) on"
+        f" {machine['processors']} processor(s), peak {machine['peak_gflops']:.1f} GFLOP/s, copy"
+        f" {machine['copy_gbytes']:.1f} GB/s, {versions}"
     )
 
 
 def show(records: Sequence[Record], columns: Mapping[str, str]) -> None:
-    """The table on the screen, without columns in which no row has anything."""
+    """Print the table, without columns in which no row has a value; `columns` holds formats by column."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
@@ -127,13 +126,13 @@ def show(records: Sequence[Record], columns: Mapping[str, str]) -> None:
     console.print(table)
 
 
-def cell(value: Any, form: str) -> Text:
-    """A value in its column's format; a dash where there is none."""
+def cell(value: object, form: str) -> Text:
+    """Return a value in its column's format; a dash if there is none."""
     return Text("-" if value is None else format(value, form))
 
 
 def summary(records: Sequence[Record]) -> Record | None:
-    """The rows' ratios: geometric mean and smallest, over all and in each pass; None where there are none."""
+    """Return geometric mean and smallest of the rows' ratios, over all rows and in each pass; None without ratios."""
     passes: dict[str, list[Record]] = {}
     for record in records:
         if record["ratio"] is not None:
@@ -145,18 +144,20 @@ def summary(records: Sequence[Record]) -> Record | None:
 
 
 def ratios(records: Sequence[Record]) -> Record:
-    least = min(records, key=lambda record: record["ratio"])
+    """Return geometric mean and smallest of the ratios of some rows."""
+    smallest = min(records, key=lambda record: record["ratio"])
     mean = math.exp(sum(math.log(record["ratio"]) for record in records) / len(records))
     return {
         "rows": len(records),
         "geometric_mean": mean,
-        "smallest": least["ratio"],
-        "smallest_name": f"{least['name']} {least['pass']}",
+        "smallest": smallest["ratio"],
+        "smallest_name": f"{smallest['name']} {smallest['pass']}",
     }
 
 
-def show_summary(found: Record | None) -> None:
-    for name, figures in (found or {}).items():
+def show_summary(ratios: Record | None) -> None:
+    """Print what `summary` returns, a line per pass."""
+    for name, figures in (ratios or {}).items():
         click.echo(
             f"{name}: ratio {figures['geometric_mean']:.2f} (geometric mean of {figures['rows']}), smallest"
             f" {figures['smallest']:.2f} ({figures['smallest_name']})"
@@ -164,13 +165,13 @@ def show_summary(found: Record | None) -> None:
 
 
 def check_writable(path: Path | None) -> None:
-    """Say before the timing that the file cannot be written, not after it."""
+    """Raise FovealError if the file cannot be written: before the timing, not after it."""
     if path and not os.access(path.parent, os.W_OK):
         raise FovealError(f"--json {path}: cannot be written; give a file in a folder that exists and is yours")
 
 
 def write(path: Path | None, result: Record) -> None:
-    """Write the result as JSON, in one piece: an older file is whole until the new one replaces it."""
+    """Write the result as JSON, if there is a path. An older file stays whole until the new one replaces it."""
     if path is None:
         return
     fresh = path.with_name(f".{path.name}.{os.getpid()}")

@@ -1,9 +1,9 @@
-"""Turns and rows: how times are taken, and what they are set against.
+"""How times are taken, and what a timed row holds.
 
-Contenders take turns in one process (A B A B ...), so that a change of clock rate or a noisy neighbour
-meets all of them. Before each turn the process sleeps and makes a call that is not timed: threads of an
-OpenMP runtime spin for some milliseconds after their work and would spoil whoever runs next, and the
-caches hold the other's data.
+Contenders run alternately in one process (A B A B ...), so that a change of clock rate or a noisy neighbour affects all
+of them. Before each round of calls the process sleeps and makes one call that is not timed: threads of an OpenMP
+runtime spin for some milliseconds after their work and would slow down whoever runs next, and the caches hold the
+other contender's data.
 """
 
 import time
@@ -14,16 +14,25 @@ from statistics import median
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from foveal.errors import FovealError
 from foveal.graph import Graph
 from foveal.strides import Ndarray
 
-PAUSE = 0.008  # seconds of sleep before a turn; libgomp's workers spin for less
-TURN = 0.01  # seconds of timed calls in a turn, where one call is shorter
-MOST_CALLS = 50  # timed calls in a turn
+# Seconds of sleep before a round; libgomp's workers spin for less.
+PAUSE = 0.008
+# Seconds that the timed calls of a round take together, if one call is shorter.
+ROUND = 0.01
+# Timed calls of a round at most.
+MAX_CALLS = 50
 
-Call = Callable[[], Any]
+# A call that is timed; what it returns is compared.
+Contender = Callable[[], Any]
+# One row of a result: values by the name of their column.
+Record = dict[str, Any]
+# Is called with a text that says what comes next.
+Starting = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -34,124 +43,136 @@ class Times:
     best: float
 
 
-def turns(contenders: Mapping[str, Call], repeats: int) -> dict[str, Times]:
-    """Time every contender in `repeats` turns, one after another."""
-    counts = {name: calls_per_turn(call) for name, call in contenders.items()}
-    taken: dict[str, list[float]] = {name: [] for name in contenders}
+def alternate(contenders: Mapping[str, Contender], repeats: int) -> dict[str, Times]:
+    """Time the contenders alternately, each in `repeats` rounds of calls; return the times by name."""
+    counts = {name: calls_per_round(call) for name, call in contenders.items()}
+    measured: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, call in contenders.items():
             time.sleep(PAUSE)
             call()
-            taken[name] += [seconds(call) for _ in range(counts[name])]
-    return {name: Times(1e3 * median(all_), 1e3 * min(all_)) for name, all_ in taken.items()}
+            measured[name] += [seconds(call) for _ in range(counts[name])]
+    return {name: Times(1e3 * median(times), 1e3 * min(times)) for name, times in measured.items()}
 
 
-def seconds(call: Call) -> float:
-    """Seconds that one call takes."""
+def seconds(call: Contender) -> float:
+    """Return the seconds that one call takes."""
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
 
 
-def calls_per_turn(call: Call) -> int:
-    """As many calls as fill a turn; the first one, which may set things up, does not count."""
+def calls_per_round(call: Contender) -> int:
+    """Return how many calls fill a round, from the time of the second call: the first one may set things up."""
     call()
-    return max(1, min(MOST_CALLS, int(TURN / max(seconds(call), 1e-9))))
+    return max(1, min(MAX_CALLS, int(ROUND / max(seconds(call), 1e-9))))
 
 
+# PyTorch's modes: two memory formats, and torch.compile.
 CONTIGUOUS, CHANNELS_LAST, COMPILED = "contiguous", "channels_last", "compile"
-MODES = (CONTIGUOUS, CHANNELS_LAST, COMPILED)  # of PyTorch: two memory formats, and torch.compile
+MODES = (CONTIGUOUS, CHANNELS_LAST, COMPILED)
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """What a training step that is timed starts from: the model's name, its parameters, one batch, SGD's settings."""
+
+    model: str
+    state: Mapping[str, Ndarray]
+    # Images [N, C, H, W] and labels [N].
+    x: Ndarray
+    labels: Ndarray
+    lr: float
+    momentum: float
 
 
 class Against(Protocol):
-    """What a framework to compare with offers; the modules against_... are such.
+    """A framework to compare with: the modules against_torch and against_onnxruntime.
 
-    What gives calls gives them by mode, and only for modes that it has; each call returns its results, which NumPy can
-    read.
+    The methods ..._calls return calls by mode, for those of the modes that the framework has. The results of a call can
+    be read by NumPy.
     """
 
     NAME: str
 
-    def version(self) -> str: ...
+    def version(self) -> str:
+        """Return the framework's version."""
 
     def session(self, threads: int, gradients: bool) -> AbstractContextManager[None]:
-        """Inside the block it runs on `threads` threads, and records gradients or does not."""
+        """Inside the block the framework runs on `threads` threads; it records gradients only if asked to."""
 
-    def operator_calls(self, op: str, arrays: Sequence[Ndarray], attributes: Mapping[str, Any]) -> dict[str, Call]:
-        """The same operator on the same arrays; empty where it has no counterpart."""
+    def operator_calls(
+        self, op: str, arrays: Sequence[Ndarray], attributes: Mapping[str, object]
+    ) -> dict[str, Contender]:
+        """Return calls of the same operator on the same arrays; none if it has no counterpart."""
 
-    def step_calls(
-        self,
-        model: str,
-        state: Mapping[str, Ndarray],
-        x: Ndarray,
-        labels: Ndarray,
-        lr: float,
-        momentum: float,
-        modes: Sequence[str],
-    ) -> dict[str, Call]:
-        """Training steps of the same model from the same parameters; each returns (loss, output)."""
+    def step_calls(self, settings: StepSettings, modes: Sequence[str]) -> dict[str, Contender]:
+        """Return training steps of the same model from the same parameters; each returns (loss, output)."""
 
     def inference_calls(
         self, model: str, state: Mapping[str, Ndarray], graph: Graph, x: Ndarray, threads: int, modes: Sequence[str]
-    ) -> dict[str, Call]:
-        """The same model, of which `graph` is the trace, on the same images; each returns the output."""
+    ) -> dict[str, Contender]:
+        """Return calls of the same model, of which `graph` is the trace, on the images x; each returns the output."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What all rows of one run share. repeats: turns of each contender. peak: GFLOP/s on that number of threads.
-
-    copy: bytes moved -> GB/s of copying as many on that number of threads, where it is measured.
-    """
+    """What all rows of one run share."""
 
     threads: int
+    # Rounds of each contender.
     repeats: int
+    # Measured peak in GFLOP/s on that number of threads.
     peak: float
+    # The framework that is compared with, and which of its modes.
     against: Against | None = None
     modes: Sequence[str] = MODES
+    # Returns the rate in GB/s of copying a number of bytes on that number of threads; None if it is not measured.
     copy: Callable[[int], float] | None = None
 
     @property
     def other(self) -> str:
-        """The other framework's name, as it stands in the record's keys."""
+        """The other framework's name, as it stands in the keys of records."""
         return self.against.NAME if self.against else "torch"
 
     def session(self, gradients: bool) -> AbstractContextManager[None]:
-        """The other framework's settings while it is timed."""
+        """Inside the block the other framework has the settings that it is timed with."""
         return self.against.session(self.threads, gradients) if self.against else nullcontext()
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the result.
-
-    theirs: the other framework's times by mode, empty where there are none. operations: floating-point
-    operations of one call, 2 per multiply-add, counted as direct convolution; 0 where there are none to
-    count. moved: bytes of the arguments and results, each read or written once: the least that has to move;
-    0 where they are not what decides.
-    """
+class Measurement:
+    """One row of the result."""
 
     name: str
+    # Which pass was timed: forward, dx, step, inference, ...
     direction: str
     batch: int
     bench: Bench
+    # Floating-point operations of one call, 2 per multiply-add, counted as direct convolution; 0 if there are none to
+    # count.
     operations: int
     ours: Times
+    # The other framework's times by mode; empty if there are none.
     theirs: Mapping[str, Times] = field(default_factory=dict)
+    # Bytes of the arguments and results, each read or written once, which is the minimum that has to move; 0 if
+    # operations decide the time.
     moved: int = 0
 
     @property
     def mode(self) -> str | None:
-        """The mode in which the other one is fastest, by median."""
+        """The mode in which the other framework is fastest, by median."""
         return min(self.theirs, key=lambda mode: self.theirs[mode].median) if self.theirs else None
 
-    def record(self) -> dict[str, Any]:
-        """The row for the table and for JSON; times in ms, rates in GFLOP/s and GB/s, ratio > 1 where Foveal is
-        faster.
+    def record(self) -> Record:
+        """Return the row for the table and for JSON: times in ms, rates in GFLOP/s and GB/s.
+
+        A ratio is the other framework's time by Foveal's, above 1 where Foveal is faster.
         """
+        # The other framework in its fastest mode.
         theirs = self.theirs[self.mode] if self.mode else None
         best = min(times.best for times in self.theirs.values()) if self.theirs else None
+        # Rates, as far as there is something to count.
         gflops = self.operations / self.ours.median / 1e6 if self.operations else None
         rate = self.moved / self.ours.median / 1e6 if self.moved else None
         copy = self.bench.copy(self.moved) if self.moved and self.bench.copy else None
@@ -180,8 +201,12 @@ class Row:
         }
 
 
-def check_same(what: str, ours: Any, theirs: Any, tolerance: float, other_name: str = "torch") -> None:
-    """The guard that the same thing is timed: no element differs by more than a share of the largest value."""
+def check_same(what: str, ours: ArrayLike, theirs: ArrayLike, tolerance: float, other_name: str = "torch") -> None:
+    """Check that both contenders compute the same.
+
+    Raises FovealError if shapes differ, or if an element differs by more than the share `tolerance` of the largest
+    value. what: the row's name, for the message.
+    """
     mine, other = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     if mine.shape != other.shape:
         raise FovealError(f"{what}: Foveal gives shape {mine.shape}, {other_name} {other.shape}; it was not timed")
@@ -195,10 +220,10 @@ def check_same(what: str, ours: Any, theirs: Any, tolerance: float, other_name: 
 
 
 def operations(graph: Graph) -> int:
-    """Floating-point operations of a simplified graph, 2 per multiply-add, where operators count them.
+    """Return the floating-point operations of a simplified graph, 2 per multiply-add, of operators that count them.
 
-    Convolutions count as direct ones, products with the zeros of the padding included, as is the
-    custom: the figure is the same whatever algorithm runs, and Winograd's may pass the peak.
+    Convolutions count as direct ones, products with the zeros of the padding included, as is usual: the number does not
+    depend on the algorithm, and Winograd's may exceed the peak.
     """
     return sum(
         node.op.flops(node.type, *(x.type for x in node.inputs), **node.attributes)

@@ -1,4 +1,4 @@
-"""foveal bench models | infer | ops | memory | threads."""
+"""foveal bench models | infer | ops | memory | threads | curve."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,10 +12,12 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from foveal import system
 from foveal.bench import inference, memory, native, operators, output, scaling
 from foveal.bench import models as model_rows
-from foveal.bench.timing import MODES, Against, Bench, Row
+from foveal.bench.timing import MODES, Against, Bench, Measurement, Record, Starting
 from foveal.cli.options import POSITIVE, threads_option
+from foveal.data.augment import AUGMENTATIONS
 from foveal.errors import FovealError
 from foveal.peak import copy_rate, peak
 from foveal.workers import get_threads
@@ -28,10 +30,8 @@ MISSING = (
 # Enough for the median to be steady where other processes run at the same time.
 REPEATS = 10
 
-# Called with the name of a row before it is measured.
-Starting = Callable[[str], None]
-Rows = Callable[[Bench, Starting], Iterator[Row]]
-Records = Callable[[Bench, Starting], Iterator[output.Record]]
+Rows = Callable[[Bench, Starting], Iterator[Measurement]]
+Records = Callable[[Bench, Starting], Iterator[Record]]
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def bench_options(*frameworks: str) -> Callable[[Callable[..., None]], Callable[
 def bench() -> None:
     """Time models and operators, also against torch and onnxruntime.
 
-    Frameworks take turns in one process. Times are medians; the columns best_ms are the fastest calls. ratio is
+    Frameworks run alternately in one process. Times are medians; the columns best_ms are the fastest calls. ratio is
     torch_ms / ours_ms: above 1 Foveal is faster. torch_mode is the mode in which torch was fastest: a memory format, or
     torch.compile. gflops counts a convolution as a direct one, with 2 operations per multiply-add, so that peak_share,
     the part of the measured peak of fused multiply-adds, exceeds 100 % if a faster algorithm (Winograd) does less work.
@@ -212,9 +212,39 @@ def threads(names: tuple[str, ...], options: BenchOptions) -> None:
     run(partial(scaling.records, works), options, output.THREAD_COLUMNS)
 
 
-def timed(
-    rows: Callable[[Bench, Starting], Iterator[Row]], bench: Bench, starting: Starting
-) -> Iterator[output.Record]:
+@bench.command("curve")
+@click.argument("data")
+@click.option("--model", default="resnet20", show_default=True, help="Network.")
+@click.option("--epochs", type=POSITIVE, default=1, show_default=True, help="Passes through the images.")
+@click.option("--batch-size", type=click.IntRange(min=2), default=128, show_default=True, help="Images per step.")
+@click.option("--lr", type=float, default=0.1, show_default=True, help="Learning rate, after 10 steps at 1/10 of it.")
+@click.option("--augment", type=click.Choice(list(AUGMENTATIONS)), help="Random changes of the images.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of weights, order and augmentation.")
+@click.option("--threads", type=POSITIVE, default=2, show_default=True, help="Threads of each.")
+@click.option("--every", type=POSITIVE, default=50, show_default=True, help="Steps a line, averaged.")
+def curve(data: str, epochs: int, every: int, model: str, batch_size: int, **options: Any) -> None:
+    """Train on DATA with Foveal and with PyTorch and print both losses.
+
+    Both start from the same weights and get the same batches, with SGD with momentum at a constant rate. A line holds
+    the means of --every steps. DATA is what `foveal train` takes.
+    """
+    from foveal.data import load as load_data
+
+    if not installed("torch"):
+        raise FovealError("bench curve: PyTorch is not installed; pip install -e '.[compare]' in Foveal's folder")
+    from foveal.bench import loss_curve, torch_models
+
+    if model not in torch_models.MODELS:
+        raise FovealError(f"bench curve: there is no model {model!r}; choose from {', '.join(torch_models.MODELS)}")
+    dataset = load_data(data)
+    steps = epochs * (len(dataset.x_train) // batch_size)
+    click.echo(f"{dataset}; {steps} steps of {batch_size} images")
+    losses = loss_curve.curves(dataset, model=model, batch_size=batch_size, **options)
+    for line in loss_curve.table(losses, steps, every):
+        click.echo(line)
+
+
+def timed(rows: Rows, bench: Bench, starting: Starting) -> Iterator[Record]:
     """Yield the record of each row."""
     return (row.record() for row in rows(bench, starting))
 
@@ -229,8 +259,8 @@ def run(records: Records, options: BenchOptions, columns: dict[str, str] | None 
     other = load(options.against)
     if options.against and other is None:
         click.echo(MISSING.format(TITLES[options.against]))
-    if threads > output.processors():
-        click.echo(f"{threads} threads share {output.processors()} processors, so they wait for each other.")
+    if threads > system.processors():
+        click.echo(f"{threads} threads share {system.processors()} processors, so they wait for each other.")
     # What is being measured stands on stderr, so that stdout can be piped.
     with Console(stderr=True).status("peak") as status:
         bench = Bench(threads, options.repeats, peak(threads), other, options.modes, partial(copy_rate, threads))

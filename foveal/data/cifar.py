@@ -8,37 +8,43 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foveal.errors import DataError
 
+# Shape of one image: channels, rows, columns.
 PIXELS = (3, 32, 32)
 
 
 @dataclass(frozen=True)
 class Version:
-    """One of the two data sets: its files, and how many values each label of a record has, the class last."""
+    """One of the two data sets in its binary version."""
 
     name: str
+    # Its files: for training, for testing, and the names of the classes.
     train: tuple[str, ...]
     test: str
     names: str
+    # How many values each label of a record has; the last label is the class.
     labels: tuple[int, ...]
-    python: tuple[str, ...]  # files of the other version, which are pickles
+    # Files of the Python version, which are pickles.
+    python: tuple[str, ...]
 
     @property
     def files(self) -> tuple[str, ...]:
+        """All files."""
         return (*self.train, self.test, self.names)
 
     @property
     def classes(self) -> int:
+        """The number of classes."""
         return self.labels[-1]
 
     @property
     def download(self) -> str:
+        """The archive to fetch, and from where."""
         return f"{self.name.lower()}-binary.tar.gz from www.cs.toronto.edu/~kriz/cifar.html"
 
 
@@ -55,13 +61,17 @@ CIFAR100 = Version(
 )
 
 
-def records(version: Version, path: Path, raw: bytes) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The images, uint8 [n, 3, 32, 32], and classes, uint8 [n], of a file that holds `raw`."""
+def records(version: Version, path: Path, raw: bytes) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return the images, uint8 [n, 3, 32, 32], and classes, uint8 [n], of a file.
+
+    path: of the file, for messages. raw: its content. Raises DataError if that is no whole number of records, or if a
+    label is outside of its range.
+    """
     labels = len(version.labels)
     size = labels + int(np.prod(PIXELS))
     if not raw or len(raw) % size:
         raise DataError(
-            f"{path}: {len(raw)} bytes are no whole number of {version.name}'s records of {size}; it is torn or "
+            f"{path}: {len(raw)} bytes are no whole number of {version.name}'s records of {size}; it is damaged or "
             f"another file, take it again out of {version.download}"
         )
     table = np.frombuffer(raw, np.uint8).reshape(-1, size)
@@ -76,7 +86,10 @@ def records(version: Version, path: Path, raw: bytes) -> tuple[NDArray[Any], NDA
 
 
 def class_names(version: Version, path: Path, raw: bytes) -> list[str]:
-    """The classes' names in order."""
+    """Return the classes' names in order from the content `raw` of the file `path`, one name on a line.
+
+    Raises DataError if there are not as many as classes.
+    """
     names = [line.strip() for line in raw.decode("utf-8", "replace").splitlines() if line.strip()]
     if len(names) != version.classes:
         raise DataError(
@@ -87,7 +100,7 @@ def class_names(version: Version, path: Path, raw: bytes) -> list[str]:
 
 
 def refuse_pickles(folder: Path) -> None:
-    """Raise DataError where the folder holds a "python" version: reading a pickle may run any code."""
+    """Raise DataError if the folder holds the Python version: its files are pickles, and reading one may run code."""
     for version in (CIFAR10, CIFAR100):
         if all((folder / name).is_file() for name in version.python):
             raise DataError(

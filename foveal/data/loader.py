@@ -1,34 +1,34 @@
 """Mini-batches in an order that depends on (seed, epoch) only, so that a run can be repeated.
 
-Random numbers come from Philox, a counter-based generator (Salmon et al. 2011): the key is
-(seed, stream), the counter holds epoch and batch, and no state is carried from one batch to the
-next.
+Random numbers come from Philox, a counter-based generator (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as
+easy as 1, 2, 3", 2011): the key is (seed, stream), the counter holds epoch and batch, and no state is carried from one
+batch to the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.random import Generator, Philox
 
+from foveal.data.augment import Augment
 from foveal.data.readers import Floats, Labels
 from foveal.errors import DataError, ShapeError
 
-SHUFFLE, AUGMENT = 1, 2  # the streams of this file
-AUGMENTATIONS = ("shift", "crop+flip")
-
-Augment = Callable[[Floats, Generator], Floats]
+# The streams of random numbers that this file draws from.
+SHUFFLE, AUGMENT = 1, 2
 
 
 class Loader:
-    """Walks through images [n, C, H, W] and labels [n] in mini-batches of `batch_size` rows each.
+    """Walks through images [n, C, H, W] and labels [n] in mini-batches of `batch_size` images each.
 
-    Every batch has one shape because each distinct shape would be compiled. With `drop_last` (for
-    training) the images left over after the last full batch sit out this epoch; shuffling picks
-    others in the next. Without it (for evaluation) the last batch is filled up with zeros, and
-    only the labels of the real rows are given: cut results to `len(labels)`. `augment` sees images
-    before normalisation with `mean` and `std`. Raises DataError where no batch can be made.
+    All batches have one shape, because each distinct shape would be compiled. With `drop_last` (for training) the
+    images left over after the last full batch are not used in this epoch; shuffling leaves out others in the next one.
+    Without it (for evaluation) the last batch is filled up with zeros, and only the labels of the real images are
+    given, so cut results to `len(labels)`. `augment` (see augment.py) gets the images before they are normalised with
+    `mean` and `std` per channel. Raises DataError if no batch can be made of the images, ShapeError for a batch size
+    below 1.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Loader:
             raise DataError(
                 f"batch size {batch_size} is larger than the {len(x)} training images: choose {len(x)} or less"
             )
+        # The arrays are not copied.
         self.x, self.y, self.batch_size = x, y, batch_size
         self.mean, self.std = tuple(mean), tuple(std)
         self.seed, self.shuffle, self.drop_last, self.augment = seed, shuffle, drop_last, augment
@@ -62,15 +63,15 @@ class Loader:
         return full + (rest > 0 and not self.drop_last)
 
     def order(self, epoch: int) -> Labels:
-        """The order of the images in this epoch: int64 [n]."""
+        """Return the order of the images in this epoch: indices, int64 [n]."""
         if not self.shuffle:
             return np.arange(len(self.x))
-        # Sorting raw random words: NumPy promises those never change, `permutation` it does not.
+        # Raw random words are sorted, as NumPy guarantees that they never change; for `permutation` it does not.
         words = Philox(key=[self.seed, SHUFFLE], counter=[0, 0, 0, epoch]).random_raw(len(self.x))
         return np.argsort(words, kind="stable")
 
     def epoch(self, epoch: int) -> Iterator[tuple[Floats, Labels]]:
-        """Yields x [batch_size, C, H, W] float32 and labels [rows], rows <= batch_size, int64."""
+        """Yield batches: normalised images, float32 [batch_size, C, H, W], and labels, int64 [m], m <= batch_size."""
         order = self.order(epoch)
         for batch in range(len(self)):
             rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
@@ -83,53 +84,21 @@ class Loader:
 
 
 def even_batch(count: int, limit: int) -> int:
-    """The batch size <= limit that needs the fewest batches for `count` images, then the least."""
+    """Return the smallest batch size with which `count` images take no more batches than with batches of `limit`."""
     return -(-count // -(-count // limit))
 
 
 def filled(x: Floats, rows: int) -> Floats:
-    """x [n, ...] with zeros after it up to `rows` rows."""
+    """Return x [n, ...] with zeros appended up to `rows` rows; x itself if it has as many."""
     if len(x) == rows:
         return x
     return np.concatenate([x, np.zeros((rows - len(x), *x.shape[1:]), x.dtype)])
 
 
 def normalise(x: Floats, mean: Sequence[float], std: Sequence[float]) -> Floats:
-    """(x - mean) / std per channel: float32 [n, C, H, W], in one piece, a new array."""
+    """Return (x - mean) / std per channel for x float32 [n, C, H, W], as a new C-contiguous array."""
     centre = np.asarray(mean, np.float32)[:, None, None]
     scale = (1 / np.asarray(std)).astype(np.float32)[:, None, None]
     result = np.subtract(x, centre, order="C")
     result *= scale
     return result
-
-
-def random_crop_flip(x: Floats, rng: Generator, pad: int, flip: bool) -> Floats:
-    """Move each image by up to `pad` pixels in both directions and mirror half of them.
-
-    x and result: [n, C, H, W]. Same as a random crop after padding with zeros (black), and a
-    horizontal flip with probability 1/2 if `flip`.
-    """
-    n, _, height, width = x.shape
-    padded = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
-    down, right = rng.integers(0, 2 * pad + 1, (2, n))
-    moved = windows[np.arange(n), :, down, right]  # [n, C, H, W]
-    if flip:
-        mirrored = rng.random(n) < 0.5
-        moved[mirrored] = moved[mirrored][..., ::-1]
-    return moved
-
-
-def augmentation(name: str | None, size: tuple[int, int]) -> Augment | None:
-    """The augmentation called `name` for images of `size` (H, W), or None.
-
-    `shift` moves by up to 1/12 of the height (2 pixels of 28), `crop+flip` by up to 1/8 (4 of 32)
-    and mirrors. Raises ShapeError for another name.
-    """
-    if name is None:
-        return None
-    if name not in AUGMENTATIONS:
-        raise ShapeError(f"augmentation {name!r}: choose from {', '.join(AUGMENTATIONS)}")
-    flip = name == "crop+flip"
-    pad = max(1, min(size) // (8 if flip else 12))
-    return lambda x, rng: random_crop_flip(x, rng, pad, flip)

@@ -1,8 +1,10 @@
 """Reading data sets and single images: `load("digits")`, `load("folder")`, `load("file.npz")`.
 
-Whatever the source, the result is one `Dataset`: float32 images [n, C, H, W] and int64 labels [n].
-Everything that can be wrong with a file is found here, before anything is computed, and told in one
-DataError.
+Whatever the source, the result is one `Dataset`: float32 images [n, C, H, W] and int64 labels [n]. Everything that can
+be wrong with a file is found here, before anything is computed, and reported in one DataError.
+
+To add a kind of folder, write a function (folder, files) -> Dataset and add a row to FOLDER_FORMATS; messages and
+ACCEPTED, the list of what can be read, follow from the rows.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,48 +26,52 @@ from numpy.typing import NDArray
 from foveal.data import cifar
 from foveal.errors import DataError
 
-Array = NDArray[Any]
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Images or labels as they were stored, of any type of number.
+Array = NDArray[np.number]
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
 PARTS = ("x_train", "y_train", "x_test", "y_test")
-ACCEPTED = (
-    "DATA is `digits`, a folder of MNIST-style IDX files or of CIFAR's binary version, or an .npz "
-    "file with x_train, y_train, x_test and y_test"
-)
+# The range of pixel values that images of bytes have after division by 255.
 UNIT = (0.0, 1.0)
+# The first two bytes of every gzip file.
 _GZIP_MAGIC = b"\x1f\x8b"
-_IMAGE_MAGIC = 0x0803  # IDX: two zero bytes, 08 = unsigned byte, 03 = three dimensions
+# The first four bytes of an IDX file: two zero bytes, 08 for unsigned bytes, then the number of dimensions.
+_IMAGE_MAGIC = 0x0803
 _LABEL_MAGIC = 0x0801
-# What zipfile and NumPy raise, found by changing bytes at random; RuntimeError: "encrypted".
+# What zipfile and NumPy raise for damaged files, found by changing bytes at random. RuntimeError says "encrypted".
 _TORN_NPZ = (OSError, EOFError, ValueError, RuntimeError, MemoryError, zlib.error, zipfile.BadZipFile)
-_DIGITS_SPLIT = 0  # scikit-learn's random_state; the test part is the same for every --seed
-_BLOCK = 4096  # images converted to float64 at a time when the statistics are summed
+# scikit-learn's random_state of the split into training and test part, which is the same for every --seed.
+_DIGITS_SPLIT = 0
+# Images that are converted to float64 at a time when the statistics are summed: 25 MiB of 28x28 pixels.
+_BLOCK = 4096
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Images and labels for training and testing.
-
-    - x_train, x_test: float32 [n, C, H, W]. Bytes are divided by 255, digits by 16; floats stay.
-    - y_train, y_test: int64 [n], class numbers 0 .. K-1.
-    - classes: the K class names.
-    - mean, std: per channel, of x_train (a constant channel has std 1).
-    - value_range: lowest and highest value of a pixel; (0, 1) except for an .npz with other floats.
-    """
+    """Images and labels for training and testing."""
 
     name: str
+    # Images [n, C, H, W]: bytes divided by 255, digits divided by 16, floats as they were; and labels [n], which are
+    # class numbers 0 .. K-1.
     x_train: Floats
     y_train: Labels
     x_test: Floats
     y_test: Labels
+    # The names of the K classes.
     classes: tuple[str, ...]
+    # Mean and standard deviation of x_train per channel; a constant channel has the deviation 1.
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    # The lowest and the highest value of a pixel; (0, 1) unless an .npz file holds other floats.
     value_range: tuple[float, float]
 
     @property
     def channels(self) -> int:
+        """Channels of every image."""
         return int(self.x_train.shape[1])
 
     @property
@@ -82,12 +88,11 @@ class Dataset:
 
 
 def load(name_or_path: str | Path) -> Dataset:
-    """Read the data set that `name_or_path` names.
+    """Read the data set that `name_or_path` names: `digits`, a folder or an .npz file; ACCEPTED lists them.
 
-    `digits` is scikit-learn's (a folder of that name is `./digits`). A folder holds the four MNIST
-    or Fashion-MNIST files, with `-` or `.` before `idx`, or the files of CIFAR-10's or CIFAR-100's
-    binary version (the fine classes); all gzipped or not. For the rules of an .npz see
-    `from_arrays`; it may also hold `classes`, the names in order. Raises DataError.
+    `digits` is scikit-learn's; for a folder of that name give `./digits`. FOLDER_FORMATS lists the kinds of folder and
+    their files, which may be gzipped. The arrays of an .npz file follow the rules of `from_arrays`; it may also hold
+    `classes`, the names in order. Raises DataError for what is missing, damaged or of another kind.
     """
     if str(name_or_path) == "digits":
         return _digits()
@@ -113,14 +118,14 @@ def from_arrays(
 ) -> Dataset:
     """Check four arrays and make a Dataset of them.
 
-    Images are uint8 (divided by 255) or float (kept), all of one size, laid out [n, H, W], [n, C,
-    H, W] or [n, H, W, C] with C 1 or 3. With four axes the second is C if it is 1 or 3 and the last
-    is not, and the other way round; where both or neither could be C, give [n, H, W] or an
-    unambiguous size. Labels are of any integer dtype, [n], numbered from 0; there are as many
-    classes as `classes` names, or else the highest training label plus one. `sources` says where
-    each array comes from, for messages. Raises DataError.
+    x_train, x_test: images as uint8, which are divided by 255, or as floats, which are kept. All have one size and the
+    shape [n, H, W], [n, C, H, W] or [n, H, W, C] with 1 or 3 channels C. Of four axes the second is C if it is 1 or 3
+    and the last is not, and the other way round; other shapes are ambiguous and refused. y_train, y_test: labels [n] of
+    any integer dtype, numbered from 0. classes: names of all classes; without them there are as many as the highest
+    training label plus one. sources: where each of the four arrays comes from, for messages. Raises DataError.
     """
     of_x_train, of_y_train, of_x_test, of_y_test = sources
+    # Images as float32 [n, C, H, W].
     train = _images(x_train, of_x_train)
     test = _images(x_test, of_x_test)
     if train.shape[1:] != test.shape[1:]:
@@ -133,11 +138,13 @@ def from_arrays(
             f"{of_x_train} is {x_train.dtype}, {of_x_test} is {x_test.dtype}: bytes are divided "
             "by 255 and floats are not, so store both parts alike"
         )
+    # Labels are checked against the images, then against the classes.
     y_train = _labels(y_train, of_y_train, len(train), of_x_train)
     y_test = _labels(y_test, of_y_test, len(test), of_x_test)
     names = _class_names(y_train, of_y_train, classes)
     for labels, source in ((y_train, of_y_train), (y_test, of_y_test)):
         _check_labels(labels, source, len(names))
+    # Normalisation uses the training images alone.
     low, high = float(train.min()), float(train.max())
     inside = x_train.dtype == np.uint8 or (low >= 0 and high <= 1)
     mean, std = _channel_statistics(train)
@@ -155,6 +162,7 @@ def from_arrays(
 
 
 def _digits() -> Dataset:
+    """scikit-learn's 1797 handwritten digits of 8x8 pixels, a fifth of them for testing."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -169,13 +177,17 @@ def _digits() -> Dataset:
     return from_arrays("digits", x_train, y_train, x_test, y_test)
 
 
-# Folders: each kind of folder is told by the files it holds. The first kind that is complete is
-# read.
+# Folders. The files that a folder holds decide its kind: the first kind whose files are all there is read.
 
 
-class _FolderKind(NamedTuple):
+class FolderFormat(NamedTuple):
+    """A kind of folder that can be read."""
+
+    # What stands after "the files of" in messages and in ACCEPTED.
     name: str
-    stems: tuple[str, ...]
+    # Names of all files that the folder must hold, without .gz.
+    files: tuple[str, ...]
+    # Reads them: (folder, paths in the order of `files`) -> Dataset.
     read: Callable[[Path, list[Path]], Dataset]
 
 
@@ -183,41 +195,47 @@ _SPELLING = "(with or without .gz, with - or . before idx)"
 
 
 def _folder(folder: Path) -> Dataset:
-    """Dispatch on the files present, so that another format is one more row of `_FOLDER_KINDS`."""
-    found = {kind: [_find(folder, stem) for stem in kind.stems] for kind in _FOLDER_KINDS}
-    for kind, files in found.items():
-        present = [path for path in files if path is not None]
-        if len(present) == len(files):
+    """Read a folder of one of FOLDER_FORMATS. Raises DataError that says which files are missing."""
+    paths = {kind: [_find(folder, name) for name in kind.files] for kind in FOLDER_FORMATS}
+    # A kind whose files are all there.
+    for kind, found in paths.items():
+        present = [path for path in found if path is not None]
+        if len(present) == len(found):
             return kind.read(folder, present)
-    for kind, files in found.items():
-        if any(files):
-            absent = [stem for stem, path in zip(kind.stems, files, strict=True) if path is None]
+    # Else the error is about a kind of which some are there,
+    for kind, found in paths.items():
+        if any(found):
+            absent = [name for name, path in zip(kind.files, found, strict=True) if path is None]
             raise DataError(
-                f"{folder}: {', '.join(absent)} not found {_SPELLING}; all {len(files)} files of {kind.name} are needed"
+                f"{folder}: {', '.join(absent)} not found {_SPELLING}; all {len(found)} files of {kind.name} are needed"
             )
+    # or about all kinds.
     cifar.refuse_pickles(folder)
-    looked_for = "; ".join(f"{', '.join(kind.stems)} ({kind.name})" for kind in _FOLDER_KINDS)
+    looked_for = "; ".join(f"{', '.join(kind.files)} ({kind.name})" for kind in FOLDER_FORMATS)
     raise DataError(f"{folder}: no data set in this folder; looked for {looked_for} {_SPELLING}")
 
 
-def _find(folder: Path, stem: str) -> Path | None:
-    for name in (stem, stem.replace("-idx", ".idx")):
-        for path in (folder / name, folder / f"{name}.gz"):
+def _find(folder: Path, name: str) -> Path | None:
+    """The file of this name, or of another spelling of it; None if there is none."""
+    for spelling in (name, name.replace("-idx", ".idx")):
+        for path in (folder / spelling, folder / f"{spelling}.gz"):
             if path.is_file():
                 return path
     return None
 
 
 def _idx(folder: Path, files: list[Path]) -> Dataset:
+    """The four IDX files of MNIST: training images and labels, then those for testing."""
     magics = (_IMAGE_MAGIC, _LABEL_MAGIC, _IMAGE_MAGIC, _LABEL_MAGIC)
     arrays = [_read_idx(path, magic) for path, magic in zip(files, magics, strict=True)]
     return from_arrays(folder.resolve().name, *arrays, sources=[str(path) for path in files])
 
 
-def _cifar(version: cifar.Version) -> _FolderKind:
-    """The folder of CIFAR-10's or CIFAR-100's binary version; its files stand in `version.files`."""
+def _cifar(version: cifar.Version) -> FolderFormat:
+    """The format of a folder of CIFAR-10's or CIFAR-100's binary version."""
 
     def read(folder: Path, files: list[Path]) -> Dataset:
+        # Training files, the test file, the file of class names.
         *data, names = files
         parts = [cifar.records(version, path, _read_bytes(path)) for path in data]
         x_train, y_train = (np.concatenate(arrays) for arrays in zip(*parts[:-1], strict=True))
@@ -231,48 +249,59 @@ def _cifar(version: cifar.Version) -> _FolderKind:
             sources=(source, source, str(data[-1]), str(data[-1])),
         )
 
-    return _FolderKind(f"{version.name}'s binary version", version.files, read)
+    return FolderFormat(f"{version.name}'s binary version", version.files, read)
 
 
-_FOLDER_KINDS = (
-    _FolderKind(
-        "an MNIST-style data set",
+# Every kind of folder that can be read.
+FOLDER_FORMATS = (
+    FolderFormat(
+        "an MNIST-style data set (IDX files)",
         ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
         _idx,
     ),
     _cifar(cifar.CIFAR10),
     _cifar(cifar.CIFAR100),
 )
+# What can be read, as a sentence for messages and help.
+ACCEPTED = (
+    f"DATA is `digits`, a folder with the files of {' or of '.join(kind.name for kind in FOLDER_FORMATS)}, or an .npz"
+    f" file with {', '.join(PARTS[:-1])} and {PARTS[-1]}"
+)
 
 
 def _read_idx(path: Path, magic: int) -> NDArray[np.uint8]:
-    """uint8 [n, H, W] or [n]. IDX: big-endian magic number, 32-bit length per axis, the bytes."""
+    """The bytes of an IDX file: images, uint8 [n, H, W], or labels, uint8 [n].
+
+    An IDX file is a magic number, the length of each axis, both in 32 bits and big-endian, and the bytes in C order.
+    """
     raw = _read_bytes(path)
+    # The magic number ends with the number of axes.
     rank = magic & 0xFF
     header = 4 + 4 * rank
     if len(raw) < header:
         raise DataError(
             f"{path}: truncated, {len(raw)} bytes where the IDX header alone has {header}; fetch the file again"
         )
-    found, *shape = struct.unpack(f">{1 + rank}I", raw[:header])
-    if found != magic:
+    magic_found, *shape = struct.unpack(f">{1 + rank}I", raw[:header])
+    if magic_found != magic:
         raise DataError(
-            f"{path}: magic number 0x{found:08x} where 0x{magic:08x} is expected: not an IDX file "
+            f"{path}: magic number 0x{magic_found:08x} where 0x{magic:08x} is expected: not an IDX file "
             f"of {'images' if rank == 3 else 'labels'} as bytes"
         )
     size = math.prod(shape)
     if len(raw) - header != size:
         raise DataError(
             f"{path}: the header says {' x '.join(map(str, shape))} = {size} bytes, "
-            f"the file holds {len(raw) - header}; it is torn or not what it says, fetch it again"
+            f"the file holds {len(raw) - header}; it is damaged or no IDX file, fetch it again"
         )
     return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
 
 
 def _read_bytes(path: Path) -> bytes:
+    """The content of a file, unpacked if it is gzipped."""
     try:
         raw = path.read_bytes()
-        # By content, not by name: browsers unpack .gz files on download and keep the name.
+        # The content decides, not the name: browsers unpack .gz files on download and keep the name.
         return gzip.decompress(raw) if raw.startswith(_GZIP_MAGIC) else raw
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: torn gzip file ({error}); fetch it again") from None
@@ -281,10 +310,11 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _npz(path: Path) -> Dataset:
-    arrays = {}
+    """The data set of an .npz file with the arrays PARTS, and with `classes` if it has them."""
+    arrays: dict[str, Array] = {}
     classes = None
     try:
-        # np.load forgets to close a torn file that it opened itself.
+        # np.load does not close a damaged file that it opened itself, so the file is opened here.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("a single array, not an archive")
@@ -307,7 +337,7 @@ def _npz(path: Path) -> Dataset:
 
 
 def _member(file: np.lib.npyio.NpzFile, name: str, path: Path) -> Array:
-    """One array of the archive. Each is unpacked only here, so this is where a torn one shows."""
+    """One array of the archive. Arrays are unpacked only here, so this is where damage is found."""
     try:
         return np.asarray(file[name])
     except _TORN_NPZ as error:
@@ -320,7 +350,7 @@ def _member(file: np.lib.npyio.NpzFile, name: str, path: Path) -> Array:
 
 
 def _images(x: Array, source: str) -> Floats:
-    """Float32 [n, C, H, W] in one piece, scaled, checked for NaN and infinity."""
+    """Images as C-contiguous float32 [n, C, H, W], scaled, and checked for NaN and infinity."""
     if x.dtype != np.uint8 and x.dtype.kind != "f":
         raise DataError(
             f"{source}: images are {x.dtype}; store uint8 (0 to 255) or floats (such as x.astype(np.float32))"
@@ -341,6 +371,7 @@ def _images(x: Array, source: str) -> Floats:
 
 
 def _channels_first(x: Array, source: str) -> Array:
+    """Images [n, H, W], [n, C, H, W] or [n, H, W, C] as a view [n, C, H, W]."""
     if x.ndim == 3:
         return x[:, None]
     first, last = x.shape[1] in (1, 3), x.shape[3] in (1, 3)
@@ -354,16 +385,19 @@ def _channels_first(x: Array, source: str) -> Array:
 
 
 def _check_finite(x: Floats, source: str) -> None:
-    if np.isfinite(x.min()) and np.isfinite(x.max()):  # both carry a NaN on
+    """Raise DataError at the first NaN or infinity."""
+    # Minimum and maximum are NaN if any element is.
+    if np.isfinite(x.min()) and np.isfinite(x.max()):
         return
     index = np.argwhere(~np.isfinite(x))[0].tolist()
     raise DataError(
         f"{source}: {x[tuple(index)]} at {index} (the first of {int((~np.isfinite(x)).sum())}); "
-        "as float32 every pixel must be finite: mend or leave out those images"
+        "as float32 every pixel must be finite: repair or leave out those images"
     )
 
 
 def _labels(y: Array, source: str, count: int, images: str) -> Array:
+    """y [n], after checking that it holds one integer for each of the `count` images."""
     if y.ndim != 1:
         raise DataError(
             f"{source}: labels have shape {list(y.shape)}; [n], one class number per image, is "
@@ -377,13 +411,14 @@ def _labels(y: Array, source: str, count: int, images: str) -> Array:
 
 
 def _class_names(y: Array, source: str, given: Sequence[str] | None) -> tuple[str, ...]:
+    """The given names, or else the numbers from 0 to the highest of the training labels y [n]."""
     present = np.unique(y)
     if len(present) == 1:
         raise DataError(f"{source}: every label is {present[0]}; at least two classes are needed")
     if given is not None:
         return tuple(given)
     count = int(present[-1]) + 1
-    # A stray label such as 255 would quietly make 256 classes of ten.
+    # A stray label such as 255 would make 256 classes of ten without a message.
     if 2 * len(present) < count and present[0] >= 0:
         raise DataError(
             f"{source}: labels go up to {count - 1}, but only {len(present)} different ones occur; "
@@ -393,6 +428,7 @@ def _class_names(y: Array, source: str, given: Sequence[str] | None) -> tuple[st
 
 
 def _check_labels(y: Array, source: str, count: int) -> None:
+    """Raise DataError at the first label outside of 0 .. count - 1."""
     wrong = np.flatnonzero((y < 0) | (y >= count))
     if len(wrong):
         raise DataError(
@@ -402,34 +438,39 @@ def _check_labels(y: Array, source: str, count: int) -> None:
 
 
 def _channel_statistics(x: Floats) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation per channel in float64, by blocks to spare a copy of all images."""
+    """Mean and standard deviation per channel of x [n, C, H, W], in float64.
+
+    Blocks of images are summed one after another, so that there is never a float64 copy of all of them.
+    """
     blocks = [x[start : start + _BLOCK] for start in range(0, len(x), _BLOCK)]
     count = x.size // x.shape[1]
     mean = sum(block.sum(axis=(0, 2, 3), dtype=np.float64) for block in blocks) / count
     centre = np.asarray(mean)[:, None, None]
     variance = sum(np.square(block - centre).sum(axis=(0, 2, 3)) for block in blocks) / count
     std = np.sqrt(variance)
-    std = np.where(std > 1e-6 * np.abs(mean), std, 1.0)  # below that it is rounding of a constant
+    # A deviation below this share of the mean is the rounding of a constant.
+    std = np.where(std > 1e-6 * np.abs(mean), std, 1.0)
     return tuple(np.asarray(mean).tolist()), tuple(std.tolist())
 
 
-def _size(x: Array) -> str:
+def _size(x: Floats) -> str:
+    """The shape of one image, such as 3x32x32."""
     return "x".join(map(str, x.shape[1:]))
 
 
 def read_image(path: str | Path, channels: int, height: int, width: int) -> Floats:
-    """One image file as float32 [C, H, W] in 0 .. 1: grey for C = 1, RGB for C = 3.
+    """Read one image file as float32 [C, H, W] in 0 .. 1: grey for one channel, RGB for three.
 
-    Turned upright as its EXIF says; transparent parts become black; resized (Lanczos, antialiased,
-    the aspect ratio not kept) when the size differs. Nothing is inverted: for a model trained on
-    MNIST draw white on black. Raises DataError for a file that is missing, torn or not an image.
+    The image is rotated upright as its EXIF says, transparent parts become black, and an image of another size is
+    resized (Lanczos, antialiased; the aspect ratio is not kept). Nothing is inverted: for a model that was trained on
+    MNIST draw white on black. Raises DataError for a file that is missing, damaged or not an image.
     """
     from PIL import Image, ImageOps
 
     if channels not in (1, 3):
         raise DataError(f"{path}: an image file has 1 or 3 channels, the model takes {channels}")
     try:
-        # Pillow warns of huge images and of damage that does no harm.
+        # Pillow warns of huge images and of harmless damage.
         with warnings.catch_warnings(action="ignore"), Image.open(path) as file:
             file.load()
             image = _flatten(ImageOps.exif_transpose(file))
@@ -437,6 +478,7 @@ def read_image(path: str | Path, channels: int, height: int, width: int) -> Floa
         raise DataError(f"{path}: no such image") from None
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: not a readable image ({error})") from None
+    # Rows of 8-bit pixels: grey [H, W], or RGB [H, W, 3].
     image = image.convert("L" if channels == 1 else "RGB")
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.LANCZOS)
@@ -444,8 +486,8 @@ def read_image(path: str | Path, channels: int, height: int, width: int) -> Floa
     return pixels[None] if channels == 1 else np.ascontiguousarray(np.moveaxis(pixels, 2, 0))
 
 
-def _flatten(image: Any) -> Any:
-    """A Pillow image without transparency and with 8 bits per channel."""
+def _flatten(image: Image.Image) -> Image.Image:
+    """The same image as a Pillow image without transparency and with 8 bits per channel."""
     from PIL import Image
 
     if image.mode.startswith("I"):

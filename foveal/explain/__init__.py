@@ -1,8 +1,22 @@
-"""A model before it runs: shapes, costs and receptive fields, from types alone."""
+"""What a model costs and sees before it runs: shapes, costs and receptive fields, computed from types alone.
+
+Each file uses only those above it.
+
+model.py      what is asked of a network, and small questions to networks, variables and results
+costs.py      parameters with their formula, multiply-adds, bytes, and the memory that a program will plan
+windows.py    a sliding window along one axis: what it never reads, and which changes fix that
+fields.py     receptive fields: a rule per operator says what its output reads of the image
+rows.py       the data: a row per layer, its receptive field, what it leaves unread, and the totals
+render.py     rows as a table and as JSON
+summary.py    Summary: rows that print themselves, what `explain` returns
+explainer.py  explain(model, input_shape): traces the model and fills the rows
+sizes.py      image sizes near the given one that every layer reads completely
+"""
 
 from foveal.explain.costs import LinearCost, linear_cost
-from foveal.explain.rows import Row, Summary
+from foveal.explain.explainer import explain
+from foveal.explain.rows import Row
 from foveal.explain.sizes import fitting_sizes
-from foveal.explain.summary import explain
+from foveal.explain.summary import Summary
 
 __all__ = ["LinearCost", "Row", "Summary", "explain", "fitting_sizes", "linear_cost"]

@@ -1,17 +1,15 @@
-"""What layers cost, from shapes alone: parameters with their formula, multiply-adds, bytes, the memory a run will
-take.
-"""
+"""What layers cost, from shapes alone: parameters with their formula, multiply-adds, bytes, and planned memory."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from math import prod
 from operator import add
-from typing import Any
 
 from foveal.arena import plan_arena
 from foveal.autodiff import gradients
 from foveal.errors import ShapeError
+from foveal.explain.model import Model, float_outputs, main_output, modes_restored, trains
 from foveal.graph import Graph, Node
 from foveal.lower import lower
 from foveal.ops.op import Type
@@ -23,17 +21,19 @@ from foveal.trace import tracing
 from foveal.variable import Variable
 from foveal.workers import threads_for
 
-BYTES = 4  # of a float32
+# Bytes of a float32.
+BYTES = 4
 UNITS = ((10**12, "trillion"), (10**9, "billion"), (10**6, "million"), (10**3, "thousand"))
 
 
 @dataclass(frozen=True)
 class LinearCost:
-    """A fully connected layer from `inputs` to `outputs` numbers, counted without being built."""
+    """The cost of a fully connected layer from `inputs` to `outputs` numbers, counted without building it."""
 
     inputs: int
     outputs: int
     parameters: int
+    # How `parameters` is computed, such as (3*32*32 + 1)*10.
     formula: str
 
     @property
@@ -43,6 +43,7 @@ class LinearCost:
 
     @property
     def bytes(self) -> int:
+        """Bytes of the parameters."""
         return BYTES * self.parameters
 
     def __str__(self) -> str:
@@ -51,9 +52,10 @@ class LinearCost:
 
 
 def linear_cost(input_shape: Sequence[int] | int, outputs: int, bias: bool = True) -> LinearCost:
-    """What a Linear layer on values of `input_shape` (without the batch) would cost: (inputs + 1) * outputs parameters.
+    """Return what a Linear layer on values of `input_shape` (without the batch) would cost.
 
-    Nothing is allocated: a layer from 3x1024x1024 to 1000 has 3.1 billion parameters, 12.6 GB.
+    It has (inputs + 1) * outputs parameters, or inputs * outputs without a bias. Nothing is allocated: a layer from
+    3x1024x1024 to 1000 has 3.1 billion parameters, which take 12.6 GB. Raises ShapeError for sizes below 1.
     """
     shape = (input_shape,) if isinstance(input_shape, int) else tuple(input_shape)
     if not shape or min(*shape, outputs, outputs) < 1:
@@ -65,7 +67,7 @@ def linear_cost(input_shape: Sequence[int] | int, outputs: int, bias: bool = Tru
 
 
 def in_words(count: int) -> str:
-    """3,145,729,000 -> 3.1 billion"""
+    """Return a count with its unit as a word: 3,145,729,000 becomes 3.1 billion."""
     for unit, word in UNITS:
         if count >= unit:
             return f"{count / unit:,.1f} {word}"
@@ -73,7 +75,7 @@ def in_words(count: int) -> str:
 
 
 def size_in_words(size: float) -> str:
-    """Bytes in decimal units: 12.6 GB."""
+    """Return a number of bytes in decimal units: 12.6 GB."""
     for unit, word in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if size >= unit:
             return f"{size / unit:,.1f} {word}"
@@ -81,7 +83,7 @@ def size_in_words(size: float) -> str:
 
 
 def short(count: int) -> str:
-    """A count in a table, three digits of it: 1.81G"""
+    """Return three digits of a count and a letter for its unit: 1.81G."""
     for unit, letter in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
         if count >= unit:
             digits = 2 - min(len(str(count // unit)) - 1, 2)
@@ -90,9 +92,10 @@ def short(count: int) -> str:
 
 
 def parameter_formula(variables: Sequence[tuple[str, Variable]]) -> str:
-    """How a layer's count comes about: (3*3*3 + 1)*4 for 4 filters of 3x3 on 3 channels with biases.
+    """Return how a layer's number of parameters is computed, as an expression.
 
-    Any other layer: the products of its parameters' shapes.
+    A layer with weights and biases, such as 4 filters of 3x3 on 3 channels: (3*3*3 + 1)*4. Any other layer: the sum of
+    the products of its parameters' shapes.
     """
     shapes = {name: v.shape for name, v in variables}
     weight, bias = shapes.get("weight"), shapes.get("bias")
@@ -110,7 +113,10 @@ def parameter_formula(variables: Sequence[tuple[str, Variable]]) -> str:
 
 
 def macs_of(node: Node, expansion: Callable[[Node], Graph]) -> int:
-    """Multiply-adds of the convolutions and matrix products in an operator; everything else counts nothing."""
+    """Return the multiply-adds of the convolutions and matrix products in an operator; nothing else is counted.
+
+    expansion: returns the graph that a composite operator consists of.
+    """
     if node.op is None:
         return 0
     count = node.op.flops(node.type, *(x.type for x in node.inputs), **node.attributes) // 2
@@ -120,7 +126,10 @@ def macs_of(node: Node, expansion: Callable[[Node], Graph]) -> int:
 
 
 def macs_formula(node: Node) -> str | None:
-    """taps * channels * filters * outputs of a convolution, inputs * outputs of a linear layer."""
+    """Return how a node's multiply-adds are computed, as an expression; None for an operator without a formula.
+
+    Convolution: taps * channels * filters * outputs. Linear layer: inputs * outputs.
+    """
     assert node.op is not None
     shapes = [x.shape for x in node.inputs]
     if node.op.name == "conv2d":
@@ -135,68 +144,56 @@ def macs_formula(node: Node) -> str | None:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that Foveal will hold at once for activations, and gradients in training: its plan, not a guess.
-
-    training: None where the model cannot be trained on such a batch, for the reason `refused`.
-    """
+    """Bytes that a program will hold at once for its temporary values: what its memory plan says, not an estimate."""
 
     inference: int
+    # Activations and gradients of a training step; None if the model cannot be trained on such a batch.
     training: int | None
+    # Why it cannot be trained.
     refused: str = ""
 
 
-def planned(model: Any, image: Type) -> Memory:
-    """Lay out one forward pass, and one training step without an optimiser's state; nothing is compiled."""
-    modes = [(module, module.training) for _, module in model.named_modules()]
-    try:
-        least = arena(inference(model, image))
+def planned_memory(model: Model, image: Type) -> Memory:
+    """Plan the memory of one forward pass, and of one training step without an optimiser's state.
+
+    image: the type of the batch, [N, C, H, W]. Nothing is compiled and nothing of this size is allocated.
+    """
+    with modes_restored(model):
+        inference = arena_bytes(inference_graph(model, image))
         try:
-            return Memory(least, arena(training(model, image)))
+            return Memory(inference, arena_bytes(training_graph(model, image)))
         except ShapeError as error:
-            return Memory(least, None, str(error))
-    finally:
-        for module, mode in modes:
-            module.training = mode
+            return Memory(inference, None, str(error))
 
 
-def inference(model: Any, image: Type) -> Graph:
+def inference_graph(model: Model, image: Type) -> Graph:
+    """Trace the model in evaluation mode up to its first output."""
     model.eval()
     with tracing() as recording:
-        return recording.graph([first_of(model(recording.argument(image, "x")))])
+        output = main_output(model(recording.argument(image, "x")))
+        assert output is not None, "a traced model returns tensors"
+        return recording.graph([output])
 
 
-def training(model: Any, image: Type) -> Graph:
-    """Forward, gradients of the sum of all outputs, and p - g in the place of each parameter."""
+def training_graph(model: Model, image: Type) -> Graph:
+    """Trace a training step: forward, gradients of the sum of all outputs, and the update p - g of each parameter."""
     model.train()
     with tracing() as recording:
         x = recording.argument(image, "x")
+        # What random layers draw from: seed and step.
         recording.key = recording.argument(Type((4,), "int32"), "key")
-        outputs = all_of(model(x))
-        loss = reduce(add, (y.sum() for y in outputs))
-        parameters = [p for p in model.parameters() if p.trainable]
+        outputs = float_outputs(model(x))
+        loss = recording.lift(reduce(add, (y.sum() for y in outputs)))
+        parameters = [p for p in model.parameters() if trains(p)]
         slopes = gradients(loss, [recording.lift(p) for p in parameters])
         for p, slope in zip(parameters, slopes, strict=True):
             recording.assign(p, recording.lift(p) - slope)
         return recording.graph([loss, *outputs])
 
 
-def first_of(result: Any) -> Any:
-    """A model's main output, where it has several."""
-    while isinstance(result, tuple | list):
-        result = result[0]
-    return result
-
-
-def all_of(result: Any) -> list[Any]:
-    """Everything a model returns that has a gradient, such as the outputs of auxiliary classifiers."""
-    if isinstance(result, tuple | list):
-        return [y for part in result for y in all_of(part)]
-    return [result] if result.node.type.dtype == "float32" else []
-
-
-def arena(graph: Graph) -> int:
-    """Bytes of the block that a program would hold its temporary values in."""
-    small = simplify(graph)
-    groups = fuse(small)
-    lowered = lower(small, groups, plan_layout(small, groups))
-    return plan_arena(schedule(lowered.calls, small), lowered.outputs, threads_for(small)).size
+def arena_bytes(graph: Graph) -> int:
+    """Return the bytes of the block in which a program would hold its temporary values."""
+    simplified = simplify(graph)
+    groups = fuse(simplified)
+    lowered = lower(simplified, groups, plan_layout(simplified, groups))
+    return plan_arena(schedule(lowered.calls, simplified), lowered.outputs, threads_for(simplified)).size

@@ -1,17 +1,22 @@
-"""Receptive fields: which rows and columns of the image each value reads.
+"""Receptive fields: which rows and columns of the image each value of a network reads.
 
-Two answers for each axis of the image. The exact one is a set for each position of the value, which knows of padding,
-dilation, and what strides skip; for a network with branches it is their union along that axis. The other is the line of
-Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks" (Distill 2019), section 2:
-position i reads `size` positions from `start + stride * i` on, as if the padding were part of the image; after a window
-of k taps with stride u, dilation d and padding p before,
+There are two answers for each axis of the image.
+
+The exact one (`Reach.masks`) is a set of positions of the image for each position of the value. It accounts for
+padding, dilation and positions that strides skip. For a network with branches it is the union over the branches along
+that axis.
+
+The other one (`Line`) is that of Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks"
+(Distill 2019), section 2: position i reads `size` positions from `start + stride * i` on, as if the padding were part
+of the image. After a window of k taps with stride u, dilation d and p positions of padding before,
 
     start' = start - p stride,  size' = size + (k - 1) d stride,  stride' = stride u.
 
-Where values are repeated or spread out (transposed convolution) the line bounds what is read, its numbers are
-fractions.
+Where values are repeated or spread out (transposed convolution) the line is a bound of what is read, and its numbers
+are fractions. Branches whose strides differ have no such line (section 3, "alignment issues"); then only the exact sets
+are known.
 
-Branches whose strides differ have no such line (section 3, "alignment issues"); then the exact sets speak alone.
+Each operator has a rule, in RULES, that takes what its inputs read and returns what its output reads.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,11 +25,11 @@ from fractions import Fraction
 from functools import reduce
 from math import prod
 from operator import or_
-from typing import Any
 
 from foveal.explain.windows import windows_of
 from foveal.graph import Graph, Node
 from foveal.ops.elementwise import Pointwise
+from foveal.ops.op import Tensor
 from foveal.ops.pad import source
 from foveal.trace import trace
 
@@ -33,55 +38,60 @@ Number = int | Fraction
 
 @dataclass(frozen=True)
 class Line:
-    """Position i reads `size` positions of the image from start + stride i on."""
+    """Position i reads `size` positions of the image from start + stride * i on."""
 
     start: Number
     size: Number
     stride: Number
 
-    def widened(self, count: int) -> "Line":
-        """Of `count` neighbours taken together."""
+    def spanning(self, count: int) -> "Line":
+        """Return the line of `count` neighbouring positions taken together."""
         return replace(self, size=self.size + (count - 1) * self.stride)
 
 
 @dataclass(frozen=True)
 class Reach:
-    """What a value reads along one axis of the image.
+    """What a value reads along one axis of the image."""
 
-    axis: the value's own axis that runs along it; None where every element reads the same. masks: a set of positions
-    for
-    each position on `axis`, as the bits of an int. line: see above, None where there is none.
-    """
-
+    # The value's own axis that runs along the image's axis; None if all of its elements read the same.
     axis: int | None
+    # For each position on `axis` the set of positions of the image, as the bits of an int; one set if axis is None.
     masks: tuple[int, ...]
+    # The line that describes the sets; None if there is none.
     line: Line | None
 
     @property
     def union(self) -> int:
+        """The positions of the image that any position reads."""
         return reduce(or_, self.masks, 0)
 
     def collapsed(self) -> "Reach":
-        """Of all positions taken together."""
+        """Return the reach of all positions taken together."""
         if self.axis is None:
             return self
-        return Reach(None, (self.union,), self.line and self.line.widened(len(self.masks)))
+        return Reach(None, (self.union,), self.line and self.line.spanning(len(self.masks)))
 
     def on(self, axis: int | None) -> "Reach":
+        """Return the same reach along another axis of the value."""
         return replace(self, axis=axis)
 
 
-Reaches = list[Reach | None]  # of an operator's inputs, along one axis of the image
+# What an operator's inputs read along one axis of the image; None for an input that does not depend on the image.
+Reaches = list[Reach | None]
 Rule = Callable[[Node, Reaches], Reach | None]
 
 
 def image_reach(size: int, axis: int) -> Reach:
-    """Each position of the image reads itself."""
+    """Return the reach of the image itself: each position reads itself."""
     return Reach(axis, tuple(1 << i for i in range(size)), Line(0, 1, 1))
 
 
 def joined(reaches: Sequence[Reach]) -> Reach:
-    """The union, position by position. Values that run along different axes, or none, are taken whole."""
+    """Return the union of several reaches, position by position.
+
+    If they run along different axes of the value, or along none, they are collapsed first. A reach of one position
+    is broadcast.
+    """
     axes = {r.axis for r in reaches if r.axis is not None}
     if len(axes) != 1:
         reaches = [r.collapsed() for r in reaches]
@@ -89,10 +99,11 @@ def joined(reaches: Sequence[Reach]) -> Reach:
     axis = axes.pop()
     count = max(len(r.masks) for r in reaches if r.axis is not None)
     masks = [r.masks * (count // len(r.masks)) for r in reaches]
-    return Reach(axis, tuple(reduce(or_, at) for at in zip(*masks, strict=True)), joined_lines(reaches))
+    return Reach(axis, tuple(reduce(or_, sets) for sets in zip(*masks, strict=True)), joined_lines(reaches))
 
 
 def joined_lines(reaches: Sequence[Reach]) -> Line | None:
+    """Return the line of a union; None if an operand has none, or if axes or strides differ."""
     lines = [r.line for r in reaches]
     if len({r.axis for r in reaches}) > 1 or None in lines:
         return None
@@ -104,59 +115,73 @@ def joined_lines(reaches: Sequence[Reach]) -> Line | None:
 
 
 def pointwise(node: Node, inputs: Reaches) -> Reach | None:
-    """Operands broadcast: axes are counted from the right, an axis of size 1 is repeated."""
-    rank, found = len(node.shape), []
+    """Rule of pointwise operators, whose operands broadcast: axes are counted from the right.
+
+    An operand's axis of size 1 that is repeated is collapsed.
+    """
+    rank, operands = len(node.shape), []
     for x, r in zip(node.inputs, inputs, strict=True):
         if r is None:
             continue
         if r.axis is not None and x.shape[r.axis] == 1 != node.shape[r.axis + rank - len(x.shape)]:
             r = r.collapsed()
-        found.append(r if r.axis is None else r.on(r.axis + rank - len(x.shape)))
-    return joined(found) if found else None
+        operands.append(r if r.axis is None else r.on(r.axis + rank - len(x.shape)))
+    return joined(operands) if operands else None
 
 
 def window(node: Node, inputs: Reaches) -> Reach | None:
-    """Convolution and pooling."""
+    """Rule of convolution and pooling."""
     r = inputs[0]
     if r is None:
         return collapse(node, inputs)
+    # Images of a batch are independent.
     if r.axis is None or r.axis == 0:
         return r
+    # All channels are summed, so there is no window along their axis.
     w = windows_of(node).get(r.axis)
     if w is None:
         return r.collapsed()
     masks = tuple(reduce(or_, (r.masks[i] for i in w.reads(p)), 0) for p in range(w.outputs))
     line = r.line and Line(
-        r.line.start - w.before * r.line.stride, r.line.size + (w.reach - 1) * r.line.stride, r.line.stride * w.u
+        start=r.line.start - w.before * r.line.stride,
+        size=r.line.size + (w.reach - 1) * r.line.stride,
+        stride=r.line.stride * w.stride,
     )
     return Reach(r.axis, masks, line)
 
 
 def transposed(node: Node, inputs: Reaches) -> Reach | None:
-    """Transposed convolution: output h reads p where p u + t d - before = h. Its line bounds what it reads."""
-    r, how = inputs[0], node.attributes
+    """Rule of transposed convolution: output h reads the positions p with p * u + t * d - before = h for a tap t.
+
+    Its line is a bound of what is read.
+    """
+    r, attributes = inputs[0], node.attributes
     if r is None or r.axis is None or r.axis == 0:
         return collapse(node, inputs) if r is None else r
     if r.axis == 1:
         return r.collapsed()
+    # Stride, dilation, padding and taps along this axis, which is the a-th of rows and columns.
     a = r.axis - 2
-    u, d, before, k = how["stride"][a], how["dilation"][a], how["padding"][2 * a], node.inputs[1].shape[r.axis]
+    u, d, before = attributes["stride"][a], attributes["dilation"][a], attributes["padding"][2 * a]
+    taps = node.inputs[1].shape[r.axis]
     masks = []
     for h in range(node.shape[r.axis]):
-        at = [h + before - t * d for t in range(k)]
-        read = [i // u for i in at if i % u == 0 and 0 <= i // u < len(r.masks)]
+        # Of h + before - t d = p u only those multiples of u count for which p lies in the input.
+        multiples = [h + before - t * d for t in range(taps)]
+        read = [i // u for i in multiples if i % u == 0 and 0 <= i // u < len(r.masks)]
         masks.append(reduce(or_, (r.masks[i] for i in read), 0))
-    back = Fraction(d * (k - 1), u)  # how far before (h + before) / u the first p can lie
+    # How far before (h + before) / u the first p can lie.
+    back = Fraction(d * (taps - 1), u)
     line = r.line and Line(
-        r.line.start + (Fraction(before, u) - back) * r.line.stride,
-        r.line.size + back * r.line.stride,
-        Fraction(r.line.stride) / u,
+        start=r.line.start + (Fraction(before, u) - back) * r.line.stride,
+        size=r.line.size + back * r.line.stride,
+        stride=Fraction(r.line.stride) / u,
     )
     return Reach(r.axis, tuple(masks), line)
 
 
 def reduction(node: Node, inputs: Reaches) -> Reach | None:
-    """Sums, means and maxima over `axes`."""
+    """Rule of sums, means and maxima over `axes`."""
     (r,) = inputs
     if r is None or r.axis is None:
         return r
@@ -166,63 +191,63 @@ def reduction(node: Node, inputs: Reaches) -> Reach | None:
     return r if keepdims else r.on(r.axis - sum(a < r.axis for a in axes))
 
 
-def product(node: Node, inputs: Reaches) -> Reach | None:
-    """Matrix products: rows and columns stay, what is summed over is taken whole."""
-    rank, found = len(node.shape), []
-    for x, r, turned, kept in zip(
-        node.inputs, inputs, (node.attributes["ta"], not node.attributes["tb"]), (-2, -1), strict=True
-    ):
+def matrix_product(node: Node, inputs: Reaches) -> Reach | None:
+    """Rule of matrix products: rows of a and columns of b stay, the axis that is summed over is collapsed."""
+    rank, operands = len(node.shape), []
+    # For a: its rows are the last axis if it is transposed, and become the output's rows. For b: its columns are the
+    # last axis unless it is transposed, and become the output's columns.
+    lies_last = (node.attributes["ta"], not node.attributes["tb"])
+    for x, r, last, output_axis in zip(node.inputs, inputs, lies_last, (-2, -1), strict=True):
         if r is None:
             continue
         if r.axis is not None and r.axis >= len(x.shape) - 2:
-            own = len(x.shape) - (1 if turned else 2)  # rows of a, columns of b
-            r = r.on(rank + kept) if r.axis == own else r.collapsed()
-        found.append(r)
-    return joined(found) if found else None
+            remaining = len(x.shape) - (1 if last else 2)
+            r = r.on(rank + output_axis) if r.axis == remaining else r.collapsed()
+        operands.append(r)
+    return joined(operands) if operands else None
 
 
-def moved(node: Node, inputs: Reaches) -> Reach | None:
-    """Reshapes. The axis is followed where it stays, or is merged or split with its neighbours inside of it."""
+def reshaped(node: Node, inputs: Reaches) -> Reach | None:
+    """Rule of reshapes: the axis is followed where it stays, or is merged or split with the axes inside of it."""
     (r,) = inputs
     if r is None or r.axis is None:
         return r
     old, new = node.inputs[0].shape, node.shape
     count, step = old[r.axis], prod(old[r.axis + 1 :])
+    # An axis of the output that covers the same range of memory as the followed axis takes its place.
     for axis, size in enumerate(new):
         inner = prod(new[axis + 1 :])
         if inner * size == step * count and size > 1:
-            return spread(r, axis, size)
+            return resampled(r, axis, size)
     return r.collapsed()
 
 
-def spread(r: Reach, axis: int, size: int) -> Reach:
-    """The same range of memory cut into `size` positions."""
+def resampled(r: Reach, axis: int, size: int) -> Reach:
+    """Return the reach of the same range of memory if it is cut into `size` positions."""
     count = len(r.masks)
+    # Each position becomes several.
     if size % count == 0:
-        by = size // count
-        return Reach(axis, tuple(r.masks[i // by] for i in range(size)), repeated_line(r.line, by))
+        times = size // count
+        return Reach(axis, tuple(r.masks[i // times] for i in range(size)), repeated_line(r.line, times))
+    # Several positions become one.
     if count % size == 0:
-        by = count // size
-        parts = tuple(reduce(or_, r.masks[i * by : i * by + by]) for i in range(size))
-        line = r.line and replace(r.line.widened(by), stride=r.line.stride * by)
-        return Reach(axis, parts, line)
+        times = count // size
+        masks = tuple(reduce(or_, r.masks[i * times : (i + 1) * times]) for i in range(size))
+        line = r.line and replace(r.line.spanning(times), stride=r.line.stride * times)
+        return Reach(axis, masks, line)
     return r.collapsed()
 
 
-def repeated_line(line: Line | None, by: int) -> Line | None:
-    """Of positions that come `by` times each: the line that bounds them."""
-    if line is None or by == 1:
+def repeated_line(line: Line | None, times: int) -> Line | None:
+    """Return the line that bounds what is read if each position is repeated `times` times."""
+    if line is None or times == 1:
         return line
-    step = Fraction(line.stride) / by
-    return Line(line.start - (by - 1) * step, line.size + (by - 1) * step, step)
-
-
-def repeated(node: Node, inputs: Reaches) -> Reach | None:
-    return pointwise(node, inputs)
+    step = Fraction(line.stride) / times
+    return Line(line.start - (times - 1) * step, line.size + (times - 1) * step, step)
 
 
 def indexed(node: Node, inputs: Reaches) -> Reach | None:
-    """x[i] along the first axis."""
+    """Rule of x[i] along the first axis."""
     (r,) = inputs
     if r is None or r.axis is None:
         return r
@@ -230,35 +255,38 @@ def indexed(node: Node, inputs: Reaches) -> Reach | None:
 
 
 def placed(node: Node, inputs: Reaches) -> Reach | None:
+    """Rule of the gradient of x[i]: the input becomes part i along a new first axis."""
     (r,) = inputs
     return r if r is None or r.axis is None else r.on(r.axis + 1)
 
 
-def adapted(node: Node, inputs: Reaches) -> Reach | None:
-    """Pooling to a given size: output p of P reads from floor(p H / P) to ceil((p + 1) H / P)."""
+def adaptive(node: Node, inputs: Reaches) -> Reach | None:
+    """Rule of pooling to a given size: output p of P reads from floor(p H / P) up to ceil((p + 1) H / P), excluded."""
     (r,) = inputs
     if r is None or r.axis is None or r.axis < 2:
         return r if r is None or r.axis != 1 else r.collapsed()
-    n, count = len(r.masks), node.shape[r.axis]
-    spans = [(p * n // count, -(-(p + 1) * n // count)) for p in range(count)]
-    masks = tuple(reduce(or_, r.masks[a:b]) for a, b in spans)
-    if r.line is None or n % count:
+    length, count = len(r.masks), node.shape[r.axis]
+    spans = [(p * length // count, -(-(p + 1) * length // count)) for p in range(count)]
+    masks = tuple(reduce(or_, r.masks[start:end]) for start, end in spans)
+    # Windows of different sizes have no line.
+    if r.line is None or length % count:
         return Reach(r.axis, masks, None)
-    size = n // count
-    return Reach(r.axis, masks, replace(r.line.widened(size), stride=r.line.stride * size))
+    size = length // count
+    return Reach(r.axis, masks, replace(r.line.spanning(size), stride=r.line.stride * size))
 
 
-def neighbours(node: Node, inputs: Reaches) -> Reach | None:
-    """Sums over neighbouring channels."""
+def neighbouring_channels(node: Node, inputs: Reaches) -> Reach | None:
+    """Rule of sums over neighbouring channels."""
     (r,) = inputs
     return r.collapsed() if r is not None and r.axis == 1 else r
 
 
 def concatenated(node: Node, inputs: Reaches) -> Reach | None:
-    """One after another along `axis`."""
-    found, axis = [r for r in inputs if r is not None], node.attributes["axis"]
-    if all(r.axis != axis for r in found):
-        return joined(found)
+    """Rule of concatenation along `axis`: positions of one input follow those of another."""
+    axis = node.attributes["axis"]
+    known = [r for r in inputs if r is not None]
+    if all(r.axis != axis for r in known):
+        return joined(known)
     masks: list[int] = []
     for x, r in zip(node.inputs, inputs, strict=True):
         if r is None or r.axis != axis:
@@ -269,105 +297,109 @@ def concatenated(node: Node, inputs: Reaches) -> Reach | None:
 
 
 def narrowed(node: Node, inputs: Reaches) -> Reach | None:
-    """A part along `axis`."""
-    (r,), how = inputs, node.attributes
-    if r is None or r.axis != how["axis"]:
+    """Rule of `narrow`: `length` positions along `axis` from `start` on."""
+    (r,), attributes = inputs, node.attributes
+    if r is None or r.axis != attributes["axis"]:
         return r
-    first = how["start"]
-    line = r.line and replace(r.line, start=r.line.start + first * r.line.stride)
-    return Reach(r.axis, r.masks[first : first + how["length"]], line)
+    start = attributes["start"]
+    line = r.line and replace(r.line, start=r.line.start + start * r.line.stride)
+    return Reach(r.axis, r.masks[start : start + attributes["length"]], line)
 
 
 def widened(node: Node, inputs: Reaches) -> Reach | None:
-    """Zeros around what is given."""
-    (r,), how = inputs, node.attributes
-    if r is None or r.axis != how["axis"]:
+    """Rule of `widen`: zeros before and after the input along `axis`."""
+    (r,), attributes = inputs, node.attributes
+    if r is None or r.axis != attributes["axis"]:
         return r
-    first, count = how["start"], len(r.masks)
-    line = r.line and replace(r.line, start=r.line.start - first * r.line.stride)
-    return Reach(r.axis, (0,) * first + r.masks + (0,) * (how["size"] - first - count), line)
+    start = attributes["start"]
+    zeros_after = attributes["size"] - start - len(r.masks)
+    line = r.line and replace(r.line, start=r.line.start - start * r.line.stride)
+    return Reach(r.axis, (0,) * start + r.masks + (0,) * zeros_after, line)
 
 
-def bordered(node: Node, inputs: Reaches) -> Reach | None:
-    """A border around the image. What it mirrors or repeats is in the sets; the line takes it as a part of the
-    image.
+def padded(node: Node, inputs: Reaches) -> Reach | None:
+    """Rule of a border around the image.
+
+    The sets know which positions the border mirrors or repeats; the line takes the border as a part of the image.
     """
-    (r,), how = inputs, node.attributes
+    (r,), attributes = inputs, node.attributes
     if r is None or r.axis is None or r.axis < 2:
         return r
-    n, before = len(r.masks), how["padding"][2 * (r.axis - 2)]
-    shown = [source(p, before, n, how["mode"]) for p in range(node.shape[r.axis])]
+    length, before = len(r.masks), attributes["padding"][2 * (r.axis - 2)]
+    shown = [source(p, before, length, attributes["mode"]) for p in range(node.shape[r.axis])]
     masks = tuple(r.masks[int(i)] if valid else 0 for i, valid in shown)
     line = r.line and replace(r.line, start=r.line.start - before * r.line.stride)
     return Reach(r.axis, masks, line)
 
 
-def reordered(node: Node, inputs: Reaches) -> Reach | None:
-    """The same axes in another order."""
+def permuted(node: Node, inputs: Reaches) -> Reach | None:
+    """Rule of a permutation of the axes."""
     (r,) = inputs
     return r if r is None or r.axis is None else r.on(node.attributes["order"].index(r.axis))
 
 
-def turned(node: Node, inputs: Reaches) -> Reach | None:
-    """Rows and columns from the last to the first."""
+def rotated(node: Node, inputs: Reaches) -> Reach | None:
+    """Rule of a rotation by 180 degrees: rows and columns from the last to the first."""
     (r,) = inputs
     return r if r is None or r.axis is None or r.axis < 2 else Reach(r.axis, r.masks[::-1], None)
 
 
-def products(node: Node, inputs: Reaches) -> Reach | None:
-    """A matrix product for each l: l, rows of a and columns of b stay."""
-    found = []
+def batch_matrix_product(node: Node, inputs: Reaches) -> Reach | None:
+    """Rule of a matrix product per part of the first axis: that axis, rows of a and columns of b stay."""
+    operands = []
+    # The axis that is summed over is the last of a and the middle one of b.
     for r, summed in zip(inputs, (2, 1), strict=True):
         if r is not None:
-            found.append(r.collapsed() if r.axis == summed else r)
-    return joined(found) if found else None
+            operands.append(r.collapsed() if r.axis == summed else r)
+    return joined(operands) if operands else None
 
 
-def unfolded(node: Node, inputs: Reaches) -> Reach | None:
-    """im2col and col2im: the axis of columns runs along rows and columns of the image at once."""
+def columns(node: Node, inputs: Reaches) -> Reach | None:
+    """Rule of im2col and col2im: the axis of windows runs along rows and columns at once, so only the batch stays."""
     (r,) = inputs
     return r if r is None or r.axis in (None, 0) else r.collapsed()
 
 
 def collapse(node: Node, inputs: Reaches) -> Reach | None:
-    """Every element reads all that the inputs read."""
-    found = [r.collapsed() for r in inputs if r is not None]
-    return joined(found) if found else None
+    """Rule of operators that mix everything: each element reads all that the inputs read."""
+    collapsed = [r.collapsed() for r in inputs if r is not None]
+    return joined(collapsed) if collapsed else None
 
 
+# By the operator's name. Pointwise operators, convolutions, poolings and composites need no row (see `rule_of`).
 RULES: dict[str, Rule] = {
     "conv2d_input_grad": transposed,
     "sum": reduction,
     "max": reduction,
     "mean": reduction,
-    "matmul": product,
-    "reshape": moved,
-    "broadcast_to": repeated,
+    "matmul": matrix_product,
+    "reshape": reshaped,
+    "broadcast_to": pointwise,
     "index": indexed,
     "place": placed,
     "channel_moments": collapse,
-    "adaptive_mean": adapted,
-    "adaptive_avg_pool2d": adapted,
-    "adaptive_max_pool2d": adapted,
-    "adaptive_max_index": adapted,
-    "channel_sums": neighbours,
+    "adaptive_mean": adaptive,
+    "adaptive_avg_pool2d": adaptive,
+    "adaptive_max_pool2d": adaptive,
+    "adaptive_max_index": adaptive,
+    "channel_sums": neighbouring_channels,
     "take_pixels": collapse,
     "put_pixels": collapse,
     "max_unpool2d": collapse,
     "concatenate": concatenated,
     "narrow": narrowed,
     "widen": widened,
-    "pad": bordered,
-    "permute": reordered,
-    "rotate180": turned,
-    "batch_matmul": products,
-    "im2col": unfolded,
-    "col2im": unfolded,
+    "pad": padded,
+    "permute": permuted,
+    "rotate180": rotated,
+    "batch_matmul": batch_matrix_product,
+    "im2col": columns,
+    "col2im": columns,
 }
 
 
 def rule_of(node: Node) -> Rule | None:
-    """How an operator passes on what its inputs read; None where that is not known."""
+    """Return the rule of a node's operator; None if there is none."""
     assert node.op is not None
     if node.op.name in RULES:
         return RULES[node.op.name]
@@ -377,28 +409,32 @@ def rule_of(node: Node) -> Rule | None:
 
 
 def expanded(node: Node) -> Graph:
-    """A composite as a graph of the operators it is made of, on arguments of its inputs' types."""
+    """Return a composite as a graph of the operators that it consists of, on arguments of its inputs' types."""
 
-    def function(*symbols: Any) -> Any:
+    def expand(*symbols: Tensor) -> Tensor:
         assert node.op is not None
         return node.op.expand(*symbols, **node.attributes)
 
-    return trace(function, *(x.type for x in node.inputs))
+    return trace(expand, *(x.type for x in node.inputs))
 
 
 class Fields:
-    """What nodes reach along one axis of the image. `unknown`: operators without a rule, taken to mix everything."""
+    """Computes what nodes reach along one axis of the image, and remembers what it needs again."""
 
     def __init__(self) -> None:
+        # Names of operators without a rule; they are assumed to mix everything.
         self.unknown: set[str] = set()
+        # Composites as graphs.
         self.expansions: dict[Node, Graph] = {}
 
     def expansion(self, node: Node) -> Graph:
+        """Return a composite as a graph of the operators that it consists of."""
         if node not in self.expansions:
             self.expansions[node] = expanded(node)
         return self.expansions[node]
 
     def of(self, node: Node, inputs: Reaches) -> Reach | None:
+        """Return what a node reads if its inputs read `inputs`; None if none of them depends on the image."""
         if all(r is None for r in inputs):
             return None
         rule = rule_of(node)
@@ -411,7 +447,7 @@ class Fields:
         return collapse(node, inputs)
 
     def through(self, graph: Graph, inputs: Reaches) -> Reach | None:
-        """What the graph's first output reads, where its arguments read `inputs`."""
+        """Return what the graph's first output reads if its arguments read `inputs`."""
         known: dict[Node, Reach | None] = dict(zip(graph.arguments, inputs, strict=True))
         for node in graph.nodes:
             if node.op is not None:

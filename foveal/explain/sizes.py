@@ -1,55 +1,60 @@
 """Image sizes at which no layer of a network leaves rows or columns unread."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from foveal.errors import ShapeError
-from foveal.explain.rows import Summary
-from foveal.explain.summary import explain
+from foveal.explain.explainer import explain
+from foveal.explain.model import Model
+from foveal.explain.rows import Rows
+from foveal.strides import Shape
 
-NEAR = 40  # pixels around the given size that are tried
+# Sizes up to this many pixels below and above the given one are tried. Strides of all layers together are mostly 32, so
+# this is a little more than one step of the last layer.
+MAX_DISTANCE = 40
 
-Make = Callable[[tuple[int, ...]], Any]
+# Returns the model for images of a shape (C, H, W).
+Make = Callable[[Shape], Model]
 
 
-def skipped(summary: Summary) -> list[bool]:
-    """By axis of the image, whether a layer leaves positions unread that no other layer reads."""
+def skipped(summary: Rows) -> list[bool]:
+    """Return, for each axis of the image, True if a layer leaves positions unread that no other layer reads."""
     lost = [lost for row in summary.rows for lost in row.unread if not lost.elsewhere]
     return [any(one.positions[axis] for one in lost) for axis in range(len(summary.input) - 2)]
 
 
-def fitting_sizes(make: Make, input_shape: Sequence[int], near: int = NEAR) -> list[tuple[int, ...]]:
-    """The next smaller and the next larger image, (rows, columns), at which every layer reads all that it is given.
+def fitting_sizes(make: Make, input_shape: Sequence[int], near: int = MAX_DISTANCE) -> list[tuple[int, ...]]:
+    """Return the next smaller and the next larger image, as (rows, columns), of which every layer reads everything.
 
-    make: the model for images of some shape (C, H, W). Each axis is searched by itself and may keep its size; a size
-    that
-    the model refuses is passed over. Sequences and features have no such sizes.
+    make: returns the model for images of a shape (C, H, W). input_shape: the present shape. near: how many pixels a
+    size may differ from it. Each axis is searched by itself and may keep its size. Sizes that the model refuses are
+    passed over. The list is empty for sequences and features, and holds one size or none if others are too far away.
     """
     C, *sizes = input_shape
     if len(sizes) != 2:
         return []
-    found = [nearest(make, C, sizes, step, near) for step in (-1, 1)]
-    whole = dict.fromkeys(shape for shape in found if shape is not None)
-    return [shape for shape in whole if all(fits(make, (C, *shape)))]
+    nearest = [nearest_size(make, C, sizes, step, near) for step in (-1, 1)]
+    distinct = dict.fromkeys(shape for shape in nearest if shape is not None)
+    # Each axis was found by itself; both together are tried once more.
+    return [shape for shape in distinct if all(axes_read_completely(make, (C, *shape)))]
 
 
-def nearest(make: Make, C: int, sizes: Sequence[int], step: int, near: int) -> tuple[int, ...] | None:
-    """The first size of each axis, going by `step`, at which all of it is read."""
+def nearest_size(make: Make, C: int, sizes: Sequence[int], step: int, near: int) -> tuple[int, ...] | None:
+    """Return for each axis the first size that is read completely, going from `sizes` on in steps of 1 or -1."""
     chosen: dict[int, int] = {}
     for i in range(near + 1):
         tried = [n + step * i for n in sizes]
         if min(tried) < 1:
             break
-        for axis, good in enumerate(fits(make, (C, *tried))):
-            if good:
+        for axis, complete in enumerate(axes_read_completely(make, (C, *tried))):
+            if complete:
                 chosen.setdefault(axis, tried[axis])
         if len(chosen) == len(sizes):
             return tuple(chosen[axis] for axis in range(len(sizes)))
     return None
 
 
-def fits(make: Make, shape: tuple[int, ...]) -> list[bool]:
-    """By axis, whether all is read."""
+def axes_read_completely(make: Make, shape: Shape) -> list[bool]:
+    """Return True for each axis of the image of which every layer reads everything."""
     try:
         return [not lost for lost in skipped(explain(make(shape), shape, memory=False))]
     except ShapeError:

@@ -1,210 +1,242 @@
-"""One axis of a sliding window: what it reads, what it never reads, and what to change so that it reads all."""
+"""A sliding window along one axis: what it reads, what it never reads, and which changes make it read everything."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from foveal.graph import Node
 
-MOST = 64  # how far a search goes beyond what is there
+# An input is enlarged by less than this many positions: more than any layer's stride, and the next size that windows
+# cover without a rest lies less than one stride above the present one.
+MAX_ENLARGEMENT = 64
+# More runs of positions than this are shortened, so that a line of text stays readable.
+MAX_RUNS = 6
 
 
 @dataclass(frozen=True)
-class Window:
-    """n positions, k taps, stride u, dilation d, padding before and after them.
+class AxisWindow:
+    """The window of a convolution or pooling along one axis of its input.
 
-    Output p reads p u + t d - before for t < k.
+    Output p reads the positions p * stride + t * dilation - before for 0 <= t < taps, as far as they lie in the input.
     """
 
-    n: int
-    k: int
-    u: int
-    d: int = 1
+    # Positions of the input along the axis.
+    length: int
+    taps: int
+    stride: int
+    dilation: int = 1
+    # Padding before the first and after the last position.
     before: int = 0
     after: int = 0
 
     @property
     def reach(self) -> int:
-        return (self.k - 1) * self.d + 1
+        """Positions from the first tap to the last, both included."""
+        return (self.taps - 1) * self.dilation + 1
 
     @property
     def outputs(self) -> int:
-        return max(0, (self.n + self.before + self.after - self.reach) // self.u + 1)
+        """Number of positions of the output."""
+        return max(0, (self.length + self.before + self.after - self.reach) // self.stride + 1)
 
     def reads(self, p: int) -> Iterator[int]:
-        """The positions that output p reads, without those in the padding."""
-        at = range(p * self.u - self.before, p * self.u - self.before + self.reach, self.d)
-        return (i for i in at if 0 <= i < self.n)
+        """The positions of the input that output p reads; those in the padding are left out."""
+        start = p * self.stride - self.before
+        return (i for i in range(start, start + self.reach, self.dilation) if 0 <= i < self.length)
 
     def unread(self) -> list[int]:
-        """The positions that no output reads."""
-        if self.d == 1 and self.reach >= self.u:  # without gaps: only the end can be left
-            end = (self.outputs - 1) * self.u + self.reach - self.before if self.outputs else 0
-            return list(range(max(end, 0), self.n))
-        seen = {i for p in range(self.outputs) for i in self.reads(p)}
-        return [i for i in range(self.n) if i not in seen]
+        """The positions of the input that no output reads."""
+        if self.dilation == 1 and self.reach >= self.stride:
+            # Neighbouring windows touch, so only positions after the last window can be left.
+            end = (self.outputs - 1) * self.stride + self.reach - self.before if self.outputs else 0
+            return list(range(max(end, 0), self.length))
+        read = {i for p in range(self.outputs) for i in self.reads(p)}
+        return [i for i in range(self.length) if i not in read]
 
     @property
-    def fits(self) -> bool:
+    def reads_all(self) -> bool:
+        """True if there is an output and every position of the input is read."""
         return self.outputs > 0 and not self.unread()
 
 
-def windows_of(node: Node) -> dict[int, Window]:
-    """By axis of the image [N, C, ...], the windows that a convolution or pooling reads it with; {} for other
-    operators.
+def windows_of(node: Node) -> dict[int, AxisWindow]:
+    """The windows that a convolution or pooling reads its first input with, by axis of [N, C, ...].
+
+    Empty for every other operator, and where the attributes do not describe the output's shape.
     """
-    how = node.attributes
-    if not node.inputs or "stride" not in how or "padding" not in how or len(node.shape) < 3:
+    attributes = node.attributes
+    if not node.inputs or "stride" not in attributes or "padding" not in attributes or len(node.shape) < 3:
         return {}
-    x, space = node.inputs[0], len(node.shape) - 2
+    x, spatial = node.inputs[0], len(node.shape) - 2
+    # A gradient has the attributes of its operator, but its input is the gradient of the output.
     if len(x.shape) != len(node.shape) or node.op is None or "grad" in node.op.name:
         return {}
-    taps = how.get("size")
+    # Poolings have their size as an attribute; filters [K, C, R, S] have it as their last axes.
+    taps = attributes.get("size")
     if taps is None and len(node.inputs) > 1:
-        taps = node.inputs[1].shape[-space:]
-    pads, dilation = how["padding"], how.get("dilation", (1,) * space)
-    if taps is None or len(pads) != 2 * space:
+        taps = node.inputs[1].shape[-spatial:]
+    padding, dilation = attributes["padding"], attributes.get("dilation", (1,) * spatial)
+    if taps is None or len(padding) != 2 * spatial:
         return {}
-    made = {
-        2 + a: Window(x.shape[2 + a], taps[a], how["stride"][a], dilation[a], pads[2 * a], pads[2 * a + 1])
-        for a in range(space)
+    windows = {
+        2 + a: AxisWindow(
+            length=x.shape[2 + a],
+            taps=taps[a],
+            stride=attributes["stride"][a],
+            dilation=dilation[a],
+            before=padding[2 * a],
+            after=padding[2 * a + 1],
+        )
+        for a in range(spatial)
     }
-    right = all(window.outputs == node.shape[a] for a, window in made.items())
-    return made if right else {}
+    agrees = all(window.outputs == node.shape[axis] for axis, window in windows.items())
+    return windows if agrees else {}
 
 
 @dataclass(frozen=True)
-class Mend:
-    """A change after which every position is read. `text` says it; `windows` are the axes with it, `outputs` their
-    sizes.
-    """
+class Fix:
+    """A change of a layer, or of its input, after which every position is read."""
 
+    # The change in words, with the output's shape.
     text: str
-    windows: tuple[Window, ...]
+    # The windows after the change, one per axis.
+    windows: tuple[AxisWindow, ...]
 
     @property
     def outputs(self) -> tuple[int, ...]:
+        """The output's size along each axis after the change."""
         return tuple(w.outputs for w in self.windows)
 
 
-Change = Callable[[Window], Window | None]
+Change = Callable[[AxisWindow], AxisWindow | None]
 
 
-def first(found: Iterator[Window]) -> Window | None:
-    """The first that reads everything."""
-    return next((w for w in found if w.fits), None)
+def first_that_reads_all(candidates: Iterator[AxisWindow]) -> AxisWindow | None:
+    """The first window that reads every position; None if there is none."""
+    return next((w for w in candidates if w.reads_all), None)
 
 
-def padded(w: Window) -> Window | None:
-    """More padding at the end."""
-    return first(replace(w, after=w.after + i) for i in range(1, w.u + w.reach))
+def pad_after(w: AxisWindow) -> AxisWindow | None:
+    """The least padding to add at the end."""
+    return first_that_reads_all(replace(w, after=w.after + i) for i in range(1, w.stride + w.reach))
 
 
-def padded_evenly(w: Window) -> Window | None:
-    """More padding on both sides alike."""
-    return first(replace(w, before=w.before + i, after=w.after + i) for i in range(1, w.u + w.reach))
+def pad_both_sides(w: AxisWindow) -> AxisWindow | None:
+    """The least padding to add at both ends alike."""
+    added = range(1, w.stride + w.reach)
+    return first_that_reads_all(replace(w, before=w.before + i, after=w.after + i) for i in added)
 
 
-def slower(w: Window) -> Window | None:
+def smaller_stride(w: AxisWindow) -> AxisWindow | None:
     """The largest stride below the present one."""
-    return first(replace(w, u=u) for u in range(w.u - 1, 0, -1))
+    return first_that_reads_all(replace(w, stride=stride) for stride in range(w.stride - 1, 0, -1))
 
 
-def larger_kernel(w: Window) -> Window | None:
+def larger_kernel(w: AxisWindow) -> AxisWindow | None:
     """The smallest kernel above the present one."""
-    return first(replace(w, k=k) for k in range(w.k + 1, w.n + w.before + w.after + 1))
+    return first_that_reads_all(replace(w, taps=k) for k in range(w.taps + 1, w.length + w.before + w.after + 1))
 
 
-def cropped(w: Window) -> Window | None:
-    """The largest input below the present one; less than half of it is no mend."""
-    return first(replace(w, n=n) for n in range(w.n - 1, w.n // 2, -1))
+def crop_input(w: AxisWindow) -> AxisWindow | None:
+    """The largest input below the present one; cropping to less than half of it is not offered."""
+    return first_that_reads_all(replace(w, length=n) for n in range(w.length - 1, w.length // 2, -1))
 
 
-def enlarged(w: Window) -> Window | None:
+def enlarge_input(w: AxisWindow) -> AxisWindow | None:
     """The smallest input above the present one."""
-    return first(replace(w, n=n) for n in range(w.n + 1, w.n + MOST))
+    return first_that_reads_all(replace(w, length=n) for n in range(w.length + 1, w.length + MAX_ENLARGEMENT))
 
 
-def dense(w: Window) -> Window | None:
-    """As many neighbouring taps as the dilated ones reach over, and what padding that needs."""
-    if w.d == 1:
+def dense_kernel(w: AxisWindow) -> AxisWindow | None:
+    """A kernel without dilation that reaches as far as the dilated one, with the padding that it needs."""
+    if w.dilation == 1:
         return None
-    whole = replace(w, k=w.reach, d=1)
-    return whole if whole.fits else padded(whole)
+    dense = replace(w, taps=w.reach, dilation=1)
+    return dense if dense.reads_all else pad_after(dense)
 
 
-def kernel_and_padding(w: Window) -> Window | None:
-    """Windows as large as the stride, so that they leave no gap, and what padding that needs."""
-    if w.d > 1 or w.k >= w.u:
+def kernel_as_large_as_stride(w: AxisWindow) -> AxisWindow | None:
+    """A kernel as large as the stride, which leaves no gaps, with the padding that it needs."""
+    if w.dilation > 1 or w.taps >= w.stride:
         return None
-    whole = replace(w, k=w.u)
-    return whole if whole.fits else padded_evenly(whole) or padded(whole)
+    whole = replace(w, taps=w.stride)
+    return whole if whole.reads_all else pad_both_sides(whole) or pad_after(whole)
 
 
+# The order in which changes are offered.
 CHANGES: tuple[Change, ...] = (
-    padded_evenly,
-    padded,
-    cropped,
-    enlarged,
-    kernel_and_padding,
-    slower,
+    pad_both_sides,
+    pad_after,
+    crop_input,
+    enlarge_input,
+    kernel_as_large_as_stride,
+    smaller_stride,
     larger_kernel,
-    dense,
+    dense_kernel,
 )
 
 
-def mends(windows: Sequence[Window], allowed: Callable[[Sequence[Window]], bool] = lambda windows: True) -> list[Mend]:
-    """What can be changed so that no position is left out along any axis; each was tried.
+def fixes(
+    windows: Sequence[AxisWindow], allowed: Callable[[Sequence[AxisWindow]], bool] = lambda windows: True
+) -> list[Fix]:
+    """Changes after which no position is left out along any axis; each one was tried.
 
-    allowed: whether the operator takes such windows. Sequences are images of one row: their layers take one number.
+    windows: of rows and columns. A sequence is an image of one row, and its layers take one number instead of two.
+    allowed: returns True if the operator accepts such windows.
     """
-    sequence = len(windows) == 2 and windows[0] == Window(1, 1, windows[0].u)
-    found: dict[tuple[Window, ...], Mend] = {}
+    is_sequence = len(windows) == 2 and windows[0] == AxisWindow(1, 1, windows[0].stride)
+    # By the windows that they lead to, so that two changes with one result are offered once.
+    fixed: dict[tuple[AxisWindow, ...], Fix] = {}
     for change in CHANGES:
-        made = [w if w.fits else change(w) for w in windows]
-        whole = tuple(w for w in made if w is not None)
-        if len(whole) < len(windows) or not allowed(whole):
+        # Axes that are read completely stay as they are.
+        changed = [w if w.reads_all else change(w) for w in windows]
+        after = tuple(w for w in changed if w is not None)
+        if len(after) < len(windows) or not allowed(after):
             continue
-        if sequence and whole[1].before == whole[1].after:
-            found.setdefault(whole, Mend(told(windows[1:], whole[1:]), whole))
-        elif not sequence:
-            found.setdefault(whole, Mend(told(windows, whole), whole))
-    return list(found.values())
+        if is_sequence:
+            # Layers on sequences take the same padding on both sides only.
+            if after[1].before == after[1].after:
+                fixed.setdefault(after, Fix(description(windows[1:], after[1:]), after))
+        else:
+            fixed.setdefault(after, Fix(description(windows, after), after))
+    return list(fixed.values())
 
 
-def told(before: Sequence[Window], after: Sequence[Window]) -> str:
-    """The change in words: only what differs, with the output that it gives."""
+def description(before: Sequence[AxisWindow], after: Sequence[AxisWindow]) -> str:
+    """The change in words: only what differs, as arguments of the layer, and the output that it leads to."""
 
-    def pair(of: Callable[[Window], int]) -> str:
-        values = [of(w) for w in after]
+    def one_or_all(values: Sequence[int]) -> str:
+        """A number where all axes agree, else a tuple."""
         return str(values[0]) if len(set(values)) == 1 else f"({', '.join(map(str, values))})"
 
     parts = []
-    if any(a.k != b.k for a, b in zip(after, before, strict=True)):
-        parts.append(f"kernel_size={pair(lambda w: w.k)}")
-    if any(a.d != b.d for a, b in zip(after, before, strict=True)):
-        parts.append(f"dilation={pair(lambda w: w.d)}")
-    if any(a.u != b.u for a, b in zip(after, before, strict=True)):
-        parts.append(f"stride={pair(lambda w: w.u)}")
+    # The layer's arguments.
+    if any(a.taps != b.taps for a, b in zip(after, before, strict=True)):
+        parts.append(f"kernel_size={one_or_all([w.taps for w in after])}")
+    if any(a.dilation != b.dilation for a, b in zip(after, before, strict=True)):
+        parts.append(f"dilation={one_or_all([w.dilation for w in after])}")
+    if any(a.stride != b.stride for a, b in zip(after, before, strict=True)):
+        parts.append(f"stride={one_or_all([w.stride for w in after])}")
     if any(a.after != b.after for a, b in zip(after, before, strict=True)):
         even = all(w.before == w.after for w in after)
         sides = ", ".join(f"{w.before}, {w.after}" for w in after)
-        parts.append(f"padding={pair(lambda w: w.after)}" if even else f"padding=({sides})")
-    old, new = ("x".join(str(w.n) for w in ws) for ws in (before, after))
+        parts.append(f"padding={one_or_all([w.after for w in after])}" if even else f"padding=({sides})")
+    # The input's size.
+    old, new = ("x".join(str(w.length) for w in windows) for windows in (before, after))
     if old != new:
-        smaller = sum(w.n for w in after) < sum(w.n for w in before)
+        smaller = sum(w.length for w in after) < sum(w.length for w in before)
         parts.append(f"{'crop' if smaller else 'resize'} its input from {old} to {new}")
     return f"{', '.join(parts)} (output {'x'.join(str(w.outputs) for w in after)})"
 
 
 def ranges(positions: Sequence[int]) -> str:
-    """Positions as text: 1-2, 4."""
-    parts: list[list[int]] = []
+    """Positions as text, runs of neighbours as ranges: 1-2, 4."""
+    runs: list[list[int]] = []
     for i in positions:
-        if parts and i == parts[-1][-1] + 1:
-            parts[-1][1:] = [i]
+        if runs and i == runs[-1][-1] + 1:
+            runs[-1][1:] = [i]
         else:
-            parts.append([i])
-    texts = ["-".join(map(str, part)) for part in parts]
-    if len(texts) > 6:
+            runs.append([i])
+    texts = ["-".join(map(str, run)) for run in runs]
+    if len(texts) > MAX_RUNS:
         texts = [*texts[:4], "...", texts[-1]]
     return ", ".join(texts)

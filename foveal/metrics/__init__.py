@@ -1,4 +1,11 @@
-"""What a classifier's outputs are worth: scores, tables by class, curves, thresholds, calibration. In float64."""
+"""How good a classifier's outputs are, computed in float64.
+
+scores.py       accuracy, top-k accuracy and cross-entropy over all images
+classes.py      the confusion matrix, and precision, recall and F1 of each class
+curves.py       one class against the rest: ROC and precision-recall curves, and picking a threshold
+calibration.py  how well a network's confidence agrees with its accuracy, and the Brier score
+tables.py       the tables that `foveal evaluate` prints
+"""
 
 from foveal.metrics.calibration import Calibration, brier_score, calibration
 from foveal.metrics.classes import ClassScores, class_scores, confusion_matrix

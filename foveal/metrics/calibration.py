@@ -1,4 +1,4 @@
-"""Whether a network is right as often as it says.
+"""How well a network's confidence agrees with its accuracy.
 
 Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", 2017.
 """
@@ -6,48 +6,53 @@ Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", 201
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from foveal.errors import DataError
 
-BINS = 15  # the paper's
-SLACK = 1e-6  # rounding of probabilities that add up to 1
+# The paper's number of bins.
+BINS = 15
+# Rounding may put a probability below 0 or above 1 by this much.
+SLACK = 1e-6
+# Rounding of float32 may put the sum of a row of probabilities off 1 by this much.
+SUM_SLACK = 1e-3
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Images with low < confidence <= high: how many, how sure the network was of them, and how often it was right."""
+    """The images with low < confidence <= high."""
 
     low: float
     high: float
+    # How many images there are.
     images: int
+    # The mean confidence of the network, and how often it was right; both 0 without images.
     confidence: float
     accuracy: float
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The reliability table and what follows from it. Empty bins count nothing, their means are 0.
-
-    ece: sum_m |B_m| / n |acc(B_m) - conf(B_m)| (eq. 3). mce: the largest gap of a bin (eq. 5).
-    """
+    """The reliability table and the errors that follow from it; empty bins do not count."""
 
     bins: tuple[Bin, ...]
+    # Expected calibration error: sum_m |B_m| / n |acc(B_m) - conf(B_m)| (eq. 3).
     ece: float
+    # Maximum calibration error: the largest |acc(B_m) - conf(B_m)| (eq. 5).
     mce: float
 
 
-def checked(probabilities: Any, labels: Any) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def checked(probabilities: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return both as arrays. Raises DataError unless each row of probabilities is a distribution and has a label."""
     p, y = np.asarray(probabilities, np.float64), np.asarray(labels)
     if p.ndim != 2 or y.shape != p.shape[:1] or not len(y):
         raise DataError(
             f"calibration: probabilities of shape {p.shape} and labels of shape {y.shape}; give probabilities [N,"
             f" classes] and one label per row"
         )
-    if not (p.min() >= -SLACK and p.max() <= 1 + SLACK and np.allclose(p.sum(1), 1, atol=1e-3)):
+    if not (p.min() >= -SLACK and p.max() <= 1 + SLACK and np.allclose(p.sum(1), 1, atol=SUM_SLACK)):
         raise DataError(
             "calibration: each row of probabilities has to be between 0 and 1 and to add up to 1; apply softmax to"
             " logits"
@@ -55,27 +60,36 @@ def checked(probabilities: Any, labels: Any) -> tuple[NDArray[np.float64], NDArr
     return p, y
 
 
-def calibration(probabilities: Any, labels: Any, bins: int = BINS) -> Calibration:
-    """From probabilities [N, K] and labels [N]; confidence is the largest probability, in `bins` bins of equal
-    width.
+def calibration(probabilities: ArrayLike, labels: ArrayLike, bins: int = BINS) -> Calibration:
+    """Compare confidence with accuracy for probabilities [N, K] and labels [N].
+
+    The confidence of an image is its largest probability; images are put into `bins` bins of equal width. Raises
+    DataError for rows that are no distributions, and for less than one bin.
     """
     p, y = checked(probabilities, labels)
     if bins < 1:
         raise DataError(f"calibration: {bins} bins, at least 1 is needed")
     confidence, right = p.max(1), p.argmax(1) == y
-    # bin m holds (m / bins, (m + 1) / bins]
+    # Bin m holds the confidences in (m / bins, (m + 1) / bins].
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     images = np.bincount(place, minlength=bins)
     count = np.maximum(images, 1)
-    sure = np.bincount(place, confidence, bins) / count
-    correct = np.bincount(place, right, bins) / count
-    gaps = abs(correct - sure)
-    table = tuple(Bin(m / bins, (m + 1) / bins, int(images[m]), float(sure[m]), float(correct[m])) for m in range(bins))
+    # Means over the images of each bin, [bins].
+    mean_confidence = np.bincount(place, confidence, bins) / count
+    mean_accuracy = np.bincount(place, right, bins) / count
+    gaps = abs(mean_accuracy - mean_confidence)
+    table = tuple(
+        Bin(m / bins, (m + 1) / bins, int(images[m]), float(mean_confidence[m]), float(mean_accuracy[m]))
+        for m in range(bins)
+    )
     return Calibration(table, float((images / len(y) * gaps).sum()), float(gaps.max()))
 
 
-def brier_score(probabilities: Any, labels: Any) -> float:
-    """mean_n sum_k (p[n,k] - [k = label n])^2: 0 .. 2 (Brier 1950)."""
+def brier_score(probabilities: ArrayLike, labels: ArrayLike) -> float:
+    """Return mean_n sum_k (p[n,k] - [k = label n])^2 for probabilities [N, K] and labels [N]: 0 .. 2.
+
+    Brier, "Verification of Forecasts Expressed in Terms of Probability", 1950.
+    """
     p, y = checked(probabilities, labels)
-    wanted = np.eye(p.shape[1])[y]
-    return float(((p - wanted) ** 2).sum(1).mean())
+    one_hot = np.eye(p.shape[1])[y]
+    return float(((p - one_hot) ** 2).sum(1).mean())

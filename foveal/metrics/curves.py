@@ -1,6 +1,4 @@
-"""One class against the rest, by threshold: an image is taken for the class where its score is at least the
-threshold.
-"""
+"""One class against the rest, by threshold: an image is predicted as the class if its score reaches the threshold."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from foveal.errors import DataError
 
@@ -17,15 +15,20 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Curve:
-    """Points (x, y) and the threshold of each; the last may have none."""
+    """Points (x, y) of a curve, and the threshold of each."""
 
     x: Floats
     y: Floats
+    # As many as points, or one less if the last point has none.
     thresholds: Floats
 
 
-def checked(positive: Any, scores: Any) -> tuple[NDArray[np.bool_], Floats]:
-    """Labels as booleans and scores as numbers, both kinds of labels being there."""
+def checked(positive: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], Floats]:
+    """Return labels [N] as booleans and scores [N] as float64.
+
+    positive: True or 1 for images of the class. Raises DataError for other labels, for scores that are not finite, for
+    shapes that differ, and if all images are of the class or none is.
+    """
     labels, values = np.asarray(positive), np.asarray(scores, np.float64)
     if labels.shape != values.shape or labels.ndim != 1:
         raise DataError(f"{labels.shape} labels and {values.shape} scores: give one of each per image")
@@ -33,39 +36,48 @@ def checked(positive: Any, scores: Any) -> tuple[NDArray[np.bool_], Floats]:
         raise DataError("scores hold NaN or infinity: they cannot be put in an order")
     if labels.dtype != bool and not np.isin(labels, (0, 1)).all():
         raise DataError("labels have to be True or False (1 or 0): is this image of the class?")
-    found = labels.astype(bool)
-    if found.all() or not found.any():
-        kind = "no image is" if not found.any() else "every image is"
+    of_class = labels.astype(bool)
+    if of_class.all() or not of_class.any():
+        kind = "no image is" if not of_class.any() else "every image is"
         raise DataError(
-            f"{kind} of the class ({len(found)} images): curves and thresholds need images of it and others"
+            f"{kind} of the class ({len(of_class)} images): curves and thresholds need images of it and others"
         )
-    return found, values
+    return of_class, values
 
 
-def precision_recall_curve(positive: Any, scores: Any) -> Curve:
-    """x recall, y precision, from the lowest threshold to the highest and the point (0, 1) without one."""
+def precision_recall_curve(positive: ArrayLike, scores: ArrayLike) -> Curve:
+    """Return precision (y) by recall (x), from the lowest threshold to the highest.
+
+    The last point is (0, 1), which has no threshold.
+    """
     from sklearn import metrics
 
     precision, recall, thresholds = metrics.precision_recall_curve(*checked(positive, scores))
     return Curve(recall, precision, thresholds)
 
 
-def roc_curve(positive: Any, scores: Any) -> Curve:
-    """x false positive rate, y true positive rate, from (0, 0), where the threshold is infinite, to (1, 1)."""
+def roc_curve(positive: ArrayLike, scores: ArrayLike) -> Curve:
+    """Return the true positive rate (y) by the false positive rate (x), from the highest threshold to the lowest.
+
+    The first point is (0, 0), whose threshold is infinite, the last one is (1, 1).
+    """
     from sklearn import metrics
 
     return Curve(*metrics.roc_curve(*checked(positive, scores), drop_intermediate=False))
 
 
-def roc_auc(positive: Any, scores: Any) -> float:
-    """The area under the ROC curve: how often an image of the class scores above another one, ties counting half."""
+def roc_auc(positive: ArrayLike, scores: ArrayLike) -> float:
+    """Return the area under the ROC curve: 0 .. 1.
+
+    It is the probability that an image of the class scores above one of another class, where ties count half.
+    """
     from sklearn import metrics
 
     return float(metrics.roc_auc_score(*checked(positive, scores)))
 
 
-def average_precision(positive: Any, scores: Any) -> float:
-    """sum_n (R_n - R_{n-1}) P_n over the thresholds: precision by recall, without interpolation."""
+def average_precision(positive: ArrayLike, scores: ArrayLike) -> float:
+    """Return sum_n (R_n - R_{n-1}) P_n over the thresholds: precision by recall, without interpolation."""
     from sklearn import metrics
 
     return float(metrics.average_precision_score(*checked(positive, scores)))
@@ -73,7 +85,7 @@ def average_precision(positive: Any, scores: Any) -> float:
 
 @dataclass(frozen=True)
 class Threshold:
-    """A threshold and what it gives on the images that it was picked on. cost: where costs were given."""
+    """A threshold and the scores that it gives on the images that it was picked on."""
 
     threshold: float
     precision: float
@@ -83,52 +95,57 @@ class Threshold:
     false_positives: int
     false_negatives: int
     true_negatives: int
+    # The total cost, if costs were given.
     cost: float | None = None
 
 
 def pick_threshold(
-    positive: Any,
-    scores: Any,
+    positive: ArrayLike,
+    scores: ArrayLike,
     *,
     precision: float | None = None,
     recall: float | None = None,
     costs: tuple[float, float] | None = None,
 ) -> Threshold:
-    """The threshold with the best F1; or the one with the most recall at a wanted precision, with the most precision at
-    a
-    wanted recall, or with the least cost, costs being those of a false positive and of a false negative.
+    """Return the best threshold for scores [N] of images that are of the class or not, `positive` [N].
 
-    Thresholds are the scores that occur; with costs also one above them all, which takes nothing for the class. Of
-    equally
-    good ones the highest is taken. Where all scores are equal there is one: it takes every image for the class.
+    At most one aim may be given; without one the best F1 is picked. precision: the highest recall among thresholds that
+    reach this precision. recall: the highest precision among thresholds that reach this recall. costs: the lowest total
+    cost, for the cost of a false positive and that of a false negative.
+
+    Thresholds are the scores that occur; with costs also one above them all, for which no image is predicted as the
+    class. Of equally good ones the highest is picked. Raises DataError for aims that mean nothing or cannot be reached.
     """
     labels, values = checked(positive, scores)
-    wanted = [w for w in (precision, recall, costs) if w is not None]
-    if len(wanted) > 1:
+    aims = [aim for aim in (precision, recall, costs) if aim is not None]
+    if len(aims) > 1:
         raise DataError("pick_threshold: give one of precision, recall and costs, or none for the best F1")
-    table = counted(labels, values, above=costs is not None)
+    counts = count_by_threshold(labels, values, above=costs is not None)
     if costs is not None:
-        return table.cheapest(*costs)
+        return counts.cheapest(*costs)
     for what, value in (("precision", precision), ("recall", recall)):
         if value is not None and not 0 < value <= 1:
             raise DataError(f"pick_threshold: {what} is {value}, it has to be above 0 and at most 1")
     if precision is not None:
-        return table.at_precision(precision)
+        return counts.at_precision(precision)
+    # Thresholds that do not reach the recall lose against every one that does.
     if recall is not None:
-        good = table.recall >= recall
-        return table.row(best(np.where(good, table.precision, -1.0)))
-    return table.row(best(table.f1))
+        return counts.threshold(highest(np.where(counts.recall >= recall, counts.precision, -1.0)))
+    return counts.threshold(highest(counts.f1))
 
 
 def parse_rule(text: str) -> dict[str, Any]:
-    """What `pick_threshold` takes, from f1, precision=0.9, recall=0.9 or cost=1:5."""
+    """Return the aim of `pick_threshold` as keyword arguments, from f1, precision=0.9, recall=0.9 or cost=1:5.
+
+    Raises DataError for any other text.
+    """
     name, _, value = text.partition("=")
     try:
         if name in ("precision", "recall"):
             return {name: float(value)}
         if name == "cost":
-            alarm, miss = value.split(":")
-            return {"costs": (float(alarm), float(miss))}
+            of_false_positive, of_false_negative = value.split(":")
+            return {"costs": (float(of_false_positive), float(of_false_negative))}
         if text == "f1":
             return {}
     except ValueError:
@@ -138,76 +155,91 @@ def parse_rule(text: str) -> dict[str, Any]:
     )
 
 
-def best(values: Floats) -> int:
-    """The first of the largest; thresholds fall along the table."""
+def highest(values: Floats) -> int:
+    """Return the index of the largest value; of equal ones the first, which has the highest threshold."""
     return int(np.argmax(values))
 
 
 @dataclass(frozen=True)
-class Table:
-    """True and false positives at each threshold, from the highest on."""
+class CountsByThreshold:
+    """True and false positives at each of T thresholds, from the highest on."""
 
+    # Arrays [T].
     thresholds: Floats
-    hits: Floats
-    alarms: Floats
+    true_positives: Floats
+    false_positives: Floats
+    # Images of the class, and all others.
     positives: int
     negatives: int
 
     @property
     def precision(self) -> Floats:
-        taken = self.hits + self.alarms
-        return np.divide(self.hits, taken, out=np.zeros(len(taken)), where=taken > 0)
+        """Precision at each threshold, [T]; 0 where no image is predicted as the class."""
+        predicted = self.true_positives + self.false_positives
+        return np.divide(self.true_positives, predicted, out=np.zeros(len(predicted)), where=predicted > 0)
 
     @property
     def recall(self) -> Floats:
-        return self.hits / self.positives
+        """Recall at each threshold, [T]."""
+        return self.true_positives / self.positives
 
     @property
     def f1(self) -> Floats:
-        return 2 * self.hits / (self.hits + self.alarms + self.positives)
+        """F1 at each threshold, [T]."""
+        return 2 * self.true_positives / (self.true_positives + self.false_positives + self.positives)
 
-    def row(self, i: int, cost: float | None = None) -> Threshold:
-        hits, alarms = int(self.hits[i]), int(self.alarms[i])
+    def threshold(self, i: int, cost: float | None = None) -> Threshold:
+        """Return the i-th threshold with all its scores."""
+        true_positives, false_positives = int(self.true_positives[i]), int(self.false_positives[i])
         return Threshold(
-            float(self.thresholds[i]),
-            float(self.precision[i]),
-            float(self.recall[i]),
-            float(self.f1[i]),
-            hits,
-            alarms,
-            self.positives - hits,
-            self.negatives - alarms,
-            cost,
+            threshold=float(self.thresholds[i]),
+            precision=float(self.precision[i]),
+            recall=float(self.recall[i]),
+            f1=float(self.f1[i]),
+            true_positives=true_positives,
+            false_positives=false_positives,
+            false_negatives=self.positives - true_positives,
+            true_negatives=self.negatives - false_positives,
+            cost=cost,
         )
 
-    def at_precision(self, wanted: float) -> Threshold:
-        good = self.precision >= wanted
-        if not good.any():
+    def at_precision(self, aim: float) -> Threshold:
+        """Return the threshold with the highest recall among those that reach a precision."""
+        reached = self.precision >= aim
+        if not reached.any():
             raise DataError(
-                f"pick_threshold: no threshold gives a precision of {wanted}; the highest is"
+                f"pick_threshold: no threshold gives a precision of {aim}; the highest is"
                 f" {self.precision.max():.4f}, ask for that or less"
             )
-        return self.row(best(np.where(good, self.recall, -1.0)))
+        return self.threshold(highest(np.where(reached, self.recall, -1.0)))
 
-    def cheapest(self, alarm: float, miss: float) -> Threshold:
-        if not (alarm >= 0 and miss >= 0 and 0 < alarm + miss < np.inf):
+    def cheapest(self, of_false_positive: float, of_false_negative: float) -> Threshold:
+        """Return the threshold with the lowest total cost."""
+        sum_of_costs = of_false_positive + of_false_negative
+        if not (of_false_positive >= 0 and of_false_negative >= 0 and 0 < sum_of_costs < np.inf):
             raise DataError(
-                f"pick_threshold: costs of {alarm} for a false positive and {miss} for a false negative; both have to"
-                f" be 0 or more, and one of them above 0"
+                f"pick_threshold: costs of {of_false_positive} for a false positive and {of_false_negative} for a false"
+                f" negative; both have to be 0 or more, and one of them above 0"
             )
-        costs = alarm * self.alarms + miss * (self.positives - self.hits)
-        i = best(-costs)
-        return self.row(i, float(costs[i]))
+        false_negatives = self.positives - self.true_positives
+        costs = of_false_positive * self.false_positives + of_false_negative * false_negatives
+        i = highest(-costs)
+        return self.threshold(i, float(costs[i]))
 
 
-def counted(labels: NDArray[np.bool_], values: Floats, above: bool) -> Table:
-    """The table over all scores that occur; `above`: with one more, above them all."""
+def count_by_threshold(labels: NDArray[np.bool_], values: Floats, above: bool) -> CountsByThreshold:
+    """Count true and false positives at every score that occurs; `above` adds one threshold above them all.
+
+    labels [N] are True for images of the class, values [N] are the scores.
+    """
+    # From the highest score on: at each threshold the images up to there are predicted as the class.
     order = np.argsort(-values, kind="stable")
     values, labels = values[order], labels[order]
-    last = np.append(np.flatnonzero(np.diff(values)), len(values) - 1)  # of each run of equal ones
-    hits, seen = np.cumsum(labels)[last].astype(np.float64), last + 1.0
-    thresholds, alarms = values[last], seen - hits
+    # Equal scores are one threshold, whose counts are those at the last of them.
+    last = np.append(np.flatnonzero(np.diff(values)), len(values) - 1)
+    true_positives, predicted = np.cumsum(labels)[last].astype(np.float64), last + 1.0
+    thresholds, false_positives = values[last], predicted - true_positives
     if above:
         thresholds = np.append(np.nextafter(values[0], np.inf), thresholds)
-        hits, alarms = np.append(0.0, hits), np.append(0.0, alarms)
-    return Table(thresholds, hits, alarms, int(labels.sum()), int((~labels).sum()))
+        true_positives, false_positives = np.append(0.0, true_positives), np.append(0.0, false_positives)
+    return CountsByThreshold(thresholds, true_positives, false_positives, int(labels.sum()), int((~labels).sum()))

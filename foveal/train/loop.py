@@ -16,7 +16,8 @@ import numpy as np
 import foveal
 from foveal import nn
 from foveal.arena import Footprint
-from foveal.data.loader import Loader, augmentation
+from foveal.data.augment import augmentation
+from foveal.data.loader import Loader
 from foveal.data.readers import Dataset
 from foveal.errors import NumericsError
 from foveal.train.checkpoint import ModelDescription, RunFolder

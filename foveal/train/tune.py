@@ -29,7 +29,8 @@ from numpy.random import Philox
 
 import foveal
 from foveal import optim
-from foveal.data.loader import Loader, augmentation
+from foveal.data.augment import augmentation
+from foveal.data.loader import Loader
 from foveal.data.readers import Dataset
 from foveal.errors import NumericsError, ShapeError
 from foveal.strides import Ndarray

@@ -14,7 +14,7 @@ from shared import VECTORS
 
 from foveal.api import compile_step
 from foveal.bench import inference, memory, models, operators, output, scaling, shapes
-from foveal.bench.timing import Bench, Row, Times, check_same, operations, turns
+from foveal.bench.timing import Bench, Measurement, Times, alternate, check_same, operations
 from foveal.cli import main
 from foveal.errors import DataError, FovealError
 from foveal.nn import CrossEntropyLoss, Sequential
@@ -43,7 +43,7 @@ needs_torch = needs("torch")
 def quick(monkeypatch):
     """No pauses and few calls: these tests check numbers, not speed."""
     monkeypatch.setattr("foveal.bench.timing.PAUSE", 0.0)
-    monkeypatch.setattr("foveal.bench.timing.TURN", 0.0005)
+    monkeypatch.setattr("foveal.bench.timing.ROUND", 0.0005)
     monkeypatch.setattr("foveal.peak.RUNS", 2)
     monkeypatch.setattr("foveal.peak.COPY_RUNS", 1)
     monkeypatch.setattr("foveal.peak.COPY_BYTES", 1 << 20)
@@ -54,9 +54,9 @@ def invoke(*words):
     return CliRunner().invoke(main, ["bench", *map(str, words)])
 
 
-def test_turns_alternate_and_summarise():
+def test_contenders_alternate_and_times_are_summarised():
     order = []
-    times = turns({name: lambda name=name: order.append(name) for name in "ab"}, repeats=3)
+    times = alternate({name: lambda name=name: order.append(name) for name in "ab"}, repeats=3)
     assert set(times) == {"a", "b"}
     starts = [name for name, before in zip(order, [None, *order], strict=False) if name != before]
     assert starts[-6:] == list("ababab")
@@ -77,7 +77,7 @@ def test_copying_is_a_rate_of_this_century(threads, moved):
 def test_row_compares_with_the_faster_format():
     theirs = {"contiguous": Times(4.0, 3.0), "channels_last": Times(3.0, 2.5)}
     bench = Bench(threads=1, repeats=1, peak=4.0)
-    record = Row("a", "dx", 2, bench, operations=4_000_000, ours=Times(2.0, 1.0), theirs=theirs).record()
+    record = Measurement("a", "dx", 2, bench, operations=4_000_000, ours=Times(2.0, 1.0), theirs=theirs).record()
     assert set(record) > KEYS
     assert (record["torch_ms"], record["torch_mode"], record["ratio"]) == (3.0, "channels_last", 1.5)
     assert (record["gflops"], record["peak_share"]) == (2.0, 0.5)
@@ -86,15 +86,15 @@ def test_row_compares_with_the_faster_format():
 
 
 def test_row_without_torch_and_without_counted_operations():
-    record = Row("a", "forward", 2, Bench(1, 1, 4.0), operations=0, ours=Times(2.0, 1.0)).record()
+    record = Measurement("a", "forward", 2, Bench(1, 1, 4.0), operations=0, ours=Times(2.0, 1.0)).record()
     for key in ("torch_ms", "torch_mode", "ratio", "gflops", "peak_share", "torch_best_ms", "ratio_best"):
         assert record[key] is None
     json.dumps(record, allow_nan=False)
 
 
-def test_row_of_bytes_tells_the_share_of_copying():
+def test_row_of_bytes_has_the_share_of_copying():
     bench = Bench(1, 1, 4.0, copy=lambda moved: moved / 1e6)
-    record = Row("a", "forward", 2, bench, 0, Times(2.0, 1.0), moved=8_000_000).record()
+    record = Measurement("a", "forward", 2, bench, 0, Times(2.0, 1.0), moved=8_000_000).record()
     assert (record["gbytes"], record["copy_share"]) == (4.0, 0.5)
     assert record["gflops"] is None
 
@@ -120,7 +120,7 @@ def test_ratios_are_summed_up_by_pass():
     assert output.summary([record("dx", None)]) is None
 
 
-@pytest.mark.parametrize("work", operators.Convolution(2, 3, 5, 9, 3, stride=2, padding=1).works())
+@pytest.mark.parametrize("work", operators.ConvolutionShape(2, 3, 5, 9, 3, stride=2, padding=1).works())
 def test_convolutions_count_as_direct_ones(work):
     N, C, K, P, R = 2, 3, 5, 5, 3
     program = operators.build(work, work.arrays(), threads=1)
@@ -128,8 +128,8 @@ def test_convolutions_count_as_direct_ones(work):
 
 
 def test_groups_and_products_count():
-    grouped = operators.Work("g", "forward", "conv2d", Case(((2, 6, 5, 5), (4, 3, 3, 3)), {"groups": 2}))
-    product = operators.Work("m", "forward", "matmul", Case(((6, 1), (70, 6)), {"ta": True, "tb": True}))
+    grouped = operators.OperatorWork("g", "forward", "conv2d", Case(((2, 6, 5, 5), (4, 3, 3, 3)), {"groups": 2}))
+    product = operators.OperatorWork("m", "forward", "matmul", Case(((6, 1), (70, 6)), {"ta": True, "tb": True}))
     for work, expected in ((grouped, 2 * 2 * 4 * 3 * 3 * 3 * 9), (product, 2 * 1 * 6 * 70)):
         assert operations(operators.build(work, work.arrays(), threads=1).graph) == expected
 
@@ -183,7 +183,7 @@ def test_command_without_torch(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["rows.json"]
 
 
-def test_missing_torch_is_told(monkeypatch):
+def test_missing_torch_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     result = invoke("ops", SMALL, "--threads", 1, "--repeats", 1, "--against", "torch")
     assert result.exit_code == 0, result.output
@@ -193,8 +193,8 @@ def test_missing_torch_is_told(monkeypatch):
     assert "ratio" not in result.stdout
 
 
-def test_more_threads_than_processors_are_told(monkeypatch):
-    monkeypatch.setattr(output, "processors", lambda: 1)
+def test_more_threads_than_processors_are_reported(monkeypatch):
+    monkeypatch.setattr("foveal.system.processors", lambda: 1)
     result = invoke("ops", SMALL, "--threads", 2, "--repeats", 1)
     assert result.exit_code == 0, result.output
     assert "2 threads share 1 processors" in result.stdout
@@ -269,8 +269,8 @@ def test_a_model_that_torch_cannot_compile_is_compared_without(monkeypatch, caps
     for rows in (models.row, inference.row):
         record = rows("lenet", small("lenet"), bench).record()
         assert set(record["torch_modes"]) == set(EAGER)
-        told = "lenet5: compared without torch.compile, which failed: no compiler\n"
-        assert capsys.readouterr().err == told
+        message = "lenet5: compared without torch.compile, which failed: no compiler\n"
+        assert capsys.readouterr().err == message
 
 
 @needs_torch
@@ -288,7 +288,7 @@ def test_a_compilation_that_takes_too_long_is_ended():
     from foveal.bench import against_torch
 
     def endless():
-        with against_torch.limited(0.01):
+        with against_torch.time_limit(0.01):
             while True:
                 pass
 
@@ -326,7 +326,7 @@ def test_memory_is_measured_in_processes_of_their_own():
     from foveal.bench import against_torch
 
     bench = Bench(1, 1, 1.0, against_torch, modes=("contiguous",))
-    work = models.Work("lenet5", batch=512, channels=1, size=28)
+    work = models.ModelWork("lenet5", batch=512, channels=1, size=28)
     (record,) = memory.records({"lenet": work}, bench, lambda what: None)
     assert set(output.MEMORY_COLUMNS) <= set(record)
     activations = 512 * 6 * 28 * 28 * 4 / 2**20
@@ -335,16 +335,16 @@ def test_memory_is_measured_in_processes_of_their_own():
     assert record["ratio"] == record["ours_mib"] / record["torch_mib"]
 
 
-def test_a_process_that_fails_is_told():
+def test_a_process_that_fails_is_reported():
     with pytest.raises(FovealError, match=r"process for foveal ended with status 1: .*nix"):
-        memory.child("foveal", models.Work("nix", 1, 1, 28), threads=1)
+        memory.child("foveal", models.ModelWork("nix", 1, 1, 28), threads=1)
 
 
 # oneDNN's shapes
 
 
 def axes(shape):
-    return [(a.n, a.k, a.u, a.d, a.before, a.after, a.out) for a in (shape.rows, shape.columns)]
+    return [(a.length, a.taps, a.stride, a.dilation, a.before, a.after, a.outputs) for a in (shape.rows, shape.columns)]
 
 
 @pytest.mark.parametrize(
@@ -420,9 +420,9 @@ ic1oc1_id3ih3kd3kh3
 mb50ic4_ih6kh2dh1n"net:dilated"
 """
     )
-    told = []
-    works = operators.from_files([path], 2, told.append)
-    assert [line.split(": ")[-1] for line in told] == ["it is three-dimensional"]
+    reasons = []
+    works = operators.from_files([path], 2, reasons.append)
+    assert [line.split(": ")[-1] for line in reasons] == ["it is three-dimensional"]
     assert [(w.op, w.direction) for w in works] == [
         *(("conv2d", "forward"), ("conv2d_input_grad", "dx"), ("conv2d_weight_grad", "dw")) * 2,
         ("max_pool2d", "forward"),
@@ -441,10 +441,10 @@ mb50ic4_ih6kh2dh1n"net:dilated"
     assert flops == 2 * 2 * 9 * 7 * 7 * 2 * 9
     for work in works:
         operators.row(work, ALONE)
-    monkeypatch.setattr(operators, "available", lambda: 1)
-    assert operators.from_files([path], 2, told.append) == []
-    assert "GiB" in told[1]
-    assert "--batch" in told[1]
+    monkeypatch.setattr(operators, "free_memory", lambda: 1)
+    assert operators.from_files([path], 2, reasons.append) == []
+    assert "GiB" in reasons[1]
+    assert "--batch" in reasons[1]
 
 
 def test_command_with_shapes(tmp_path):
@@ -460,10 +460,10 @@ def test_onednns_own_files_are_read():
     folder = VECTORS / "onednn-shapes"
     if not folder.is_dir():
         pytest.skip("oneDNN's shapes are not there: ../shared/data/vectors/onednn-shapes")
-    told = []
-    works = operators.from_files(sorted(folder.glob("*.txt")), 1, told.append)
+    reasons = []
+    works = operators.from_files(sorted(folder.glob("*.txt")), 1, reasons.append)
     assert len(works) > 3000
-    assert all("is left out: " in line for line in told)
+    assert all("is left out: " in line for line in reasons)
 
 
 def test_operators_are_listed_with_how_they_are_compiled(tmp_path):
@@ -478,3 +478,28 @@ def test_operators_are_listed_with_how_they_are_compiled(tmp_path):
     result = invoke("ops", "--list", "nix")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "no operator's name has nix in it" in result.stderr
+
+
+@needs_torch
+def test_loss_curves_are_printed_as_means(monkeypatch):
+    from foveal.bench import loss_curve
+
+    monkeypatch.setattr(loss_curve, "curves", lambda data, **options: iter([(1.0, 2.0), (5.0, 2.0)] * 9))
+    result = invoke("curve", "digits", "--batch-size", 400, "--every", 2)
+    assert result.exit_code == 0, result.output
+    first, _, *lines = result.stdout.splitlines()
+    assert first.endswith("; 3 steps of 400 images")
+    assert [line.split() for line in lines] == [
+        ["2", "3.0000", "2.0000", "+50.00%"],
+        ["3", "1.0000", "2.0000", "-50.00%"],
+    ]
+    result = invoke("curve", "digits", "--model", "nix")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "no model 'nix'; choose from lenet5, alexnet" in result.stderr
+
+
+def test_loss_curves_need_torch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    result = invoke("curve", "digits")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "PyTorch is not installed; pip install" in result.stderr

@@ -8,7 +8,17 @@ import pytest
 from PIL import Image
 from shared import DATA
 
-from foveal.data import Loader, augmentation, from_arrays, load, normalise, random_crop_flip, read_image
+from foveal.data import (
+    Loader,
+    augment,
+    augmentation,
+    from_arrays,
+    load,
+    normalise,
+    random_crop_flip,
+    read_image,
+    readers,
+)
 from foveal.data.loader import even_batch
 from foveal.errors import DataError, ShapeError
 
@@ -107,7 +117,7 @@ def bad_npz():
 
 
 @pytest.mark.parametrize(("changes", "words"), bad_npz())
-def test_bad_npz_is_told(tmp_path, changes, words):
+def test_bad_npz_is_reported(tmp_path, changes, words):
     with pytest.raises(DataError, match=words):
         load(save(tmp_path / "bad.npz", **changes))
 
@@ -135,6 +145,27 @@ def test_unknown_names_list_what_is_accepted(tmp_path):
         load(tmp_path)
 
 
+def test_a_format_is_one_reader_and_one_row(tmp_path, monkeypatch):
+    """Another row is read, and named where files are missing."""
+
+    def read(folder, files):
+        pixels = np.frombuffer(files[0].read_bytes(), np.uint8).reshape(-1, 2, 2)
+        return from_arrays(folder.name, pixels, np.arange(len(pixels)), pixels, np.arange(len(pixels)))
+
+    row = readers.FolderFormat("four pixels each", ("train.raw", "notes.raw"), read)
+    monkeypatch.setattr(readers, "FOLDER_FORMATS", (*readers.FOLDER_FORMATS, row))
+    (tmp_path / "train.raw").write_bytes(bytes(range(8)))
+    with pytest.raises(DataError, match=r"notes\.raw not found .*all 2 files of four pixels each are needed"):
+        load(tmp_path)
+    (tmp_path / "notes.raw.gz").write_bytes(b"")
+    np.testing.assert_array_equal(load(tmp_path).x_train.ravel() * 255, range(8))
+
+
+def test_what_is_accepted_names_every_format():
+    assert all(kind.name in readers.ACCEPTED for kind in readers.FOLDER_FORMATS)
+    assert all(part in readers.ACCEPTED for part in ("`digits`", *readers.PARTS))
+
+
 def test_idx_folder(tmp_path):
     data = load(write_folder(tmp_path / "mine"))
     np.testing.assert_array_equal(data.x_train[:, 0] * 255, arrays()["x_train"])
@@ -142,7 +173,7 @@ def test_idx_folder(tmp_path):
     assert data.name == "mine"
 
 
-def test_bad_idx_files_are_told(tmp_path):
+def test_bad_idx_files_are_reported(tmp_path):
     folder = write_folder(tmp_path / "mine")
     file = folder / "train-labels-idx1-ubyte"
     whole = file.read_bytes()
@@ -218,7 +249,7 @@ def test_cifar100_folder_gives_the_fine_classes(tmp_path):
     assert data.classes[99] == "fine99"
 
 
-def test_bad_cifar_files_are_told(tmp_path):
+def test_bad_cifar_files_are_reported(tmp_path):
     write_cifar10(tmp_path)
     file, names = tmp_path / "data_batch_3.bin", tmp_path / "batches.meta.txt"
     whole = file.read_bytes()
@@ -296,12 +327,12 @@ def picture(path, array, **options):
     return path
 
 
-def test_image_is_turned_upright_and_converted(tmp_path):
+def test_image_is_rotated_upright_and_converted(tmp_path):
     array = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: show it rotated by 90 degrees clockwise
-    turned = read_image(picture(tmp_path / "t.png", array, exif=exif), 1, 6, 4)
-    np.testing.assert_allclose(turned[0], np.rot90(array, -1) / 255, rtol=1e-6)
+    exif[0x0112] = 6  # the camera was on its side: rotate by 90 degrees clockwise
+    upright = read_image(picture(tmp_path / "t.png", array, exif=exif), 1, 6, 4)
+    np.testing.assert_allclose(upright[0], np.rot90(array, -1) / 255, rtol=1e-6)
     assert read_image(picture(tmp_path / "g.png", array), 3, 4, 6).shape == (3, 4, 6)
     colour = np.dstack([array, array * 0, array * 0])
     rgb = read_image(picture(tmp_path / "c.png", colour), 3, 4, 6)
@@ -326,7 +357,7 @@ def test_image_is_resized_without_aliasing(tmp_path):
     np.testing.assert_allclose(small[:, :, 1:-1], 0.5, atol=0.02)
 
 
-def test_bad_images_are_told(tmp_path):
+def test_bad_images_are_reported(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     for name in ("torn.jpg", "torn.png"):
         path = picture(tmp_path / name, noise)
@@ -421,3 +452,18 @@ def test_augmentation_repeats_per_epoch():
     assert augmentation(None, (8, 8)) is None
     with pytest.raises(ShapeError, match=r"choose from shift, crop\+flip"):
         augmentation("cutout", (8, 8))
+
+
+def test_an_augmentation_is_one_function_and_one_name(monkeypatch):
+    monkeypatch.setitem(augment.AUGMENTATIONS, "darker", lambda size: lambda x, rng: x / size[0])
+    darker = augmentation("darker", (2, 9))
+    np.testing.assert_array_equal(darker(np.ones((1, 1, 2, 9), np.float32), None), np.full((1, 1, 2, 9), 0.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "pad", "flip"), [("shift", (28, 30), 2, False), ("crop+flip", (32, 33), 4, True)]
+)
+def test_augmentations_by_name_are_crops_of_their_size(name, size, pad, flip):
+    x = np.random.default_rng(0).random((6, 3, *size), dtype=np.float32)
+    got = augmentation(name, size)(x, np.random.default_rng(1))
+    np.testing.assert_array_equal(got, random_crop_flip(x, np.random.default_rng(1), pad, flip))

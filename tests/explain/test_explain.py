@@ -14,7 +14,7 @@ from foveal.build import build
 from foveal.errors import ShapeError, StateError
 from foveal.explain import costs, explain, fitting_sizes, linear_cost
 from foveal.explain.fields import Fields, image_reach
-from foveal.explain.windows import Window, mends, ranges
+from foveal.explain.windows import AxisWindow, fixes, ranges
 from foveal.nn import init, models
 from foveal.ops.op import Type
 from foveal.trace import trace
@@ -250,8 +250,8 @@ def test_planned_memory_is_what_programs_take():
     image = Type((2, 1, 8, 8))
     memory = explain(net, (1, 8, 8), batch=2).memory
     net.train()
-    assert memory.inference == build(costs.inference(net, image)).arena_plan.size
-    assert memory.training == build(costs.training(net, image)).arena_plan.size
+    assert memory.inference == build(costs.inference_graph(net, image)).arena_plan.size
+    assert memory.training == build(costs.training_graph(net, image)).arena_plan.size
     assert memory.training > memory.inference > 0
 
 
@@ -276,7 +276,7 @@ def test_models_with_several_outputs():
     assert summary.memory.training > 0
 
 
-def test_a_batch_that_cannot_be_trained_on_is_told():
+def test_a_batch_that_cannot_be_trained_on_is_reported():
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
     summary = net.summary((1, 3, 3))
     assert summary.memory.inference > 0
@@ -555,7 +555,7 @@ def test_fields_of_operators_are_what_changes_their_outputs(name):
                 assert hit == read or axis < 2 or not exact
 
 
-def test_branches_that_differ_are_told():
+def test_branches_that_differ_are_reported():
     summary = explain(Gate(), (1, 10, 12), memory=False)
     assert summary.field[0].line is None
     assert [extent.size for extent in summary.field] == [10, 12]
@@ -596,41 +596,41 @@ def slopes(image, kernel, stride, padding, dilation):
 
 
 @pytest.mark.parametrize(("image", "kernel", "stride", "padding", "dilation"), WINDOWS)
-def test_unread_rows_have_no_gradient_and_mends_give_them_one(image, kernel, stride, padding, dilation):
+def test_unread_rows_have_no_gradient_and_fixes_give_them_one(image, kernel, stride, padding, dilation):
     net = nn.Conv2d(1, 1, kernel, stride=stride, padding=padding, dilation=dilation)
     (lost,) = explain(net, (1, *image), memory=False).rows[0].unread
     found = slopes(image, kernel, stride, padding, dilation)
     for axis, unread in zip((1, 0), lost.positions, strict=True):
         assert np.flatnonzero((found == 0).all(axis)).tolist() == list(unread)
-    assert len(lost.mends) >= 2
-    for mend in lost.mends:
-        w = mend.windows
+    assert len(lost.fixes) >= 2
+    for fix in lost.fixes:
+        w = fix.windows
         after = slopes(
-            [v.n for v in w],
-            [v.k for v in w],
-            [v.u for v in w],
+            [v.length for v in w],
+            [v.taps for v in w],
+            [v.stride for v in w],
             [side for v in w for side in (v.before, v.after)],
-            [v.d for v in w],
+            [v.dilation for v in w],
         )
-        assert (after != 0).all(), mend.text
+        assert (after != 0).all(), fix.text
 
 
-def test_unread_rows_are_told_with_two_ways_to_mend_them():
-    told = str(nn.Conv2d(1, 1, 1, stride=3).summary((1, 5, 5)))
-    assert "never reads rows 1-2, 4 and columns 1-2, 4 of its 5x5 input" in told
-    assert "- kernel_size=3, padding=1 (output 2x2)" in told
-    assert "- stride=1 (output 5x5)" in told
-    assert "no output depends on the image's columns 1-2, 4 (of 5)" in told
+def test_unread_rows_are_printed_with_two_ways_to_fix_them():
+    text = str(nn.Conv2d(1, 1, 1, stride=3).summary((1, 5, 5)))
+    assert "never reads rows 1-2, 4 and columns 1-2, 4 of its 5x5 input" in text
+    assert "- kernel_size=3, padding=1 (output 2x2)" in text
+    assert "- stride=1 (output 5x5)" in text
+    assert "no output depends on the image's columns 1-2, 4 (of 5)" in text
     net = nn.MaxPool2d(2)
     (lost,) = net.summary((1, 7, 8)).as_json()["layers"][0]["unread"]
     assert lost["positions"] == [[6], []]
-    assert lost["mends"][0]["padding"] == [1, 1, 0, 0]
-    assert lost["mends"][0]["output"] == [4, 4]
-    told = str(net.summary((1, 7, 8)))
-    assert "never reads rows 6 of its 7x8 input" in told
-    assert "- padding=(0, 1, 0, 0) (output 4x4)" in told
-    assert "- padding=(1, 0) (output 4x4)" in told
-    assert "- crop its input from 7x8 to 6x8 (output 3x4)" in told
+    assert lost["fixes"][0]["padding"] == [1, 1, 0, 0]
+    assert lost["fixes"][0]["output"] == [4, 4]
+    text = str(net.summary((1, 7, 8)))
+    assert "never reads rows 6 of its 7x8 input" in text
+    assert "- padding=(0, 1, 0, 0) (output 4x4)" in text
+    assert "- padding=(1, 0) (output 4x4)" in text
+    assert "- crop its input from 7x8 to 6x8 (output 3x4)" in text
 
 
 def test_sizes_that_fit_all_layers():
@@ -650,10 +650,10 @@ def test_sizes_that_fit_all_layers():
     assert fitting_sizes(make, (7,)) == []
 
 
-def test_sequences_are_told_as_such():
-    told = str(nn.MaxPool1d(2, stride=3).summary((2, 11)))
-    assert "- kernel_size=3, padding=1 (output 4)" in told
-    assert "- stride=1 (output 10)" in told
+def test_sequences_are_described_as_such():
+    text = str(nn.MaxPool1d(2, stride=3).summary((2, 11)))
+    assert "- kernel_size=3, padding=1 (output 4)" in text
+    assert "- stride=1 (output 10)" in text
 
 
 def test_natively_too():
@@ -666,13 +666,13 @@ def test_natively_too():
     assert np.argwhere(found == 0).tolist() == [[i, j] for i in range(5) for j in range(5) if 2 in (i, j)]
 
 
-def test_mends_that_the_operator_refuses_are_left_out():
+def test_fixes_that_the_operator_refuses_are_left_out():
     """Padding of a pooling is at most half of its window."""
     (lost,) = nn.MaxPool2d(2, stride=5).summary((1, 9, 9)).rows[0].unread
-    assert len(lost.mends) >= 2
-    for mend in lost.mends:
-        assert all(2 * max(w.before, w.after) <= w.k for w in mend.windows)
-    assert mends([Window(4, 2, 2)])[0].windows == (Window(4, 2, 2),)
+    assert len(lost.fixes) >= 2
+    for fix in lost.fixes:
+        assert all(2 * max(w.before, w.after) <= w.taps for w in fix.windows)
+    assert fixes([AxisWindow(4, 2, 2)])[0].windows == (AxisWindow(4, 2, 2),)
 
 
 def test_ranges():

@@ -104,7 +104,7 @@ def pair(request):
     for _, module in ours.named_modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    theirs = torch_models.MODELS[name](x, 10).double()
+    theirs = torch_models.build(name, channels=channels, size=(size, size), classes=10).double()
     state = ours.state_dict()
     assert {k: v.shape for k, v in state.items()} == {k: tuple(v.shape) for k, v in theirs.state_dict().items()}
     theirs.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()})

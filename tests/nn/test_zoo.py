@@ -1,7 +1,7 @@
 """Every model of the registry: names and shapes of its state, its size, and what it computes, against PyTorch.
 
-The digests are of the state of models that torch_zoo.py and foveal.bench.torch_models build from torchvision's
-definitions; the counts are those that torchvision publishes, where it has the model.
+The digests are of the state of models that foveal.bench.torch_models builds from torchvision's definitions; the counts
+are those that torchvision publishes, where it has the model.
 """
 
 import hashlib
@@ -142,13 +142,9 @@ def test_names_shapes_and_size(name, large_too, monkeypatch):
 
 
 def torch_twin(name, channels, classes, size):
-    import torch_zoo
-
     from foveal.bench import torch_models
 
-    if name in torch_zoo.MODELS:
-        return torch_zoo.MODELS[name](channels=channels, classes=classes)
-    return torch_models.MODELS[name](np.zeros((1, channels, *size), np.float32), classes)
+    return torch_models.build(name, channels=channels, size=size, classes=classes)
 
 
 @pytest.mark.parametrize("name", [name for name in STATES if name not in NO_TWIN])
@@ -211,7 +207,7 @@ def test_outputs_equal_torchs(name, request, large_too, torch):
 
 def mbconv_twin(kernel, act, squeezed, between, scale):
     """An inverted residual of 8 channels, 24 within: torchvision's MBConv, or its InvertedResidual of MobileNetV3."""
-    from torch_zoo import Shortcut, SqueezeExcitation, conv_norm
+    from foveal.bench.torch_models.blocks import Shortcut, SqueezeExcitation, conv_norm
 
     norm = {"eps": 0.001, "momentum": 0.01} if kernel == 5 else {}
     parts = [conv_norm(8, 24, 1, act=act, **norm), conv_norm(24, 24, kernel, 1, 24, act=act, **norm)]
@@ -221,25 +217,26 @@ def mbconv_twin(kernel, act, squeezed, between, scale):
 
 def reduced(name):
     """(ours, PyTorch's, the shape of x): blocks of the models, or models of fewer and narrower blocks."""
-    import torch_zoo as zoo
     from torch import nn as theirs
 
+    from foveal.bench.torch_models import densenet, googlenet, resnet, tiny
+
     if name == "inception":
-        return (Inception(16, 8, (8, 8), (8, 8), 8), zoo.Inception(16, 8, 8, 8, 8, 8, 8), (4, 16, 6, 7))
+        return (Inception(16, 8, (8, 8), (8, 8), 8), googlenet.Inception(16, 8, 8, 8, 8, 8, 8), (4, 16, 6, 7))
     if name == "auxiliary":
-        return Auxiliary(8, 5, 0.0), zoo.InceptionAux(8, 5), (16, 8, 9, 9)
+        return Auxiliary(8, 5, 0.0), googlenet.InceptionAux(8, 5), (16, 8, 9, 9)
     if name == "bottleneck":
-        return Bottleneck(16, 8, 2), zoo.Residual(16, 8, 2, bottleneck=True), (4, 16, 8, 8)
+        return Bottleneck(16, 8, 2), resnet.Bottleneck(16, 8, 2), (4, 16, 8, 8)
     if name == "densenet":
         ours = DenseNet(8, (8, 8), 5, growth=8, blocks=(2,), width=8, small_images=True)
-        return ours, zoo.densenet((2,), 8, 8, channels=8, classes=5, small=True), (8, 8, 8, 8)
+        return ours, densenet.densenet(8, 5, (2,), growth=8, width=8, small_images=True), (8, 8, 8, 8)
     if name == "mbconv":
         twin = mbconv_twin(3, theirs.SiLU, 2, theirs.SiLU, theirs.Sigmoid)
         return MBConv(8, 8, 3, 3, 1, 0.0), twin, (8, 8, 6, 6)
     if name == "mobilenet_v3":
         twin = mbconv_twin(5, theirs.Hardswish, 8, theirs.ReLU, theirs.Hardsigmoid)
         return InvertedResidualV3(8, 5, 24, 8, True, HSWISH, 1), twin, (8, 8, 6, 6)
-    return TinyBlock(8, 16, 2, (7, 6)), zoo.TinyBlock(8, 16, 2), (8, 8, 7, 6)
+    return TinyBlock(8, 16, 2, (7, 6)), tiny.TinyBlock(8, 16, 2), (8, 8, 7, 6)
 
 
 REDUCED = ("inception", "auxiliary", "bottleneck", "densenet", "mbconv", "mobilenet_v3", "tiny")
@@ -317,9 +314,9 @@ def test_googlenet_trains_with_three_outputs(torch):
 
     Norms have known statistics here: those of a batch would magnify the rounding of constants.
     """
-    import torch_zoo
+    from foveal.bench.torch_models import googlenet
 
-    twin = settled(torch_zoo.GoogLeNet(classes=7, transform_input=True)).eval()
+    twin = settled(googlenet.GoogLeNet(3, 7, transform_input=True)).eval()
     ours = GoogLeNet(3, (17, 17), 7, transform_input=True).eval()
     ours.load_state_dict(numpy_state(twin))
     x = np.random.default_rng(0).standard_normal((1, 3, 17, 17))

@@ -21,7 +21,7 @@ LAST, LIMIT = 20, 0.02
 @pytest.fixture(scope="module")
 def curve():
     pytest.importorskip("torch", reason="PyTorch is not installed (pip install -e '.[dev,compare]')")
-    import loss_curve
+    from foveal.bench import loss_curve
 
     return loss_curve
 
@@ -31,6 +31,6 @@ def test_losses_follow_torch(curve, cifar10):
     losses = list(itertools.islice(steps, STEPS))
     for ours, theirs in losses[:FIRST]:
         assert ours == pytest.approx(theirs, rel=FIRST_LIMIT)
-    ours, theirs, apart = curve.means(losses[-LAST:])
+    ours, theirs, difference = curve.means(losses[-LAST:])
     assert theirs < 0.9 * math.log(10), "PyTorch learned nothing, so the comparison says nothing"
-    assert abs(apart) <= LIMIT, f"the last {LAST} losses are {ours:.4f} in the mean, PyTorch's {theirs:.4f}"
+    assert abs(difference) <= LIMIT, f"the last {LAST} losses are {ours:.4f} in the mean, PyTorch's {theirs:.4f}"

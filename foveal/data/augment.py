@@ -1,0 +1,67 @@
+"""Augmentations: random changes of training images that leave their class as it is.
+
+To add one, write a function here that takes the images' size and returns an `Augment`, and give it a name in
+AUGMENTATIONS. Nothing else needs to know of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.random import Generator
+
+from foveal.data.readers import Floats
+from foveal.errors import ShapeError
+
+# Takes a batch of images, float32 [n, C, H, W] in 0 .. 1 as a rule, before they are normalised, and a random generator
+# of this batch alone; returns new images of the same shape. All randomness must come from the generator, so that a run
+# can be repeated.
+Augment = Callable[[Floats, Generator], Floats]
+
+
+def shift(size: tuple[int, int]) -> Augment:
+    """Move each image by up to 1/12 of its shorter side: 2 pixels of 28."""
+    pad = max(1, min(size) // 12)
+    return lambda x, rng: random_crop_flip(x, rng, pad, flip=False)
+
+
+def crop_and_flip(size: tuple[int, int]) -> Augment:
+    """Move each image by up to 1/8 of its shorter side, 4 pixels of 32, and mirror half of the images."""
+    pad = max(1, min(size) // 8)
+    return lambda x, rng: random_crop_flip(x, rng, pad, flip=True)
+
+
+# By name, as users give it: functions of the images' size (H, W).
+AUGMENTATIONS: dict[str, Callable[[tuple[int, int]], Augment]] = {"shift": shift, "crop+flip": crop_and_flip}
+
+
+def augmentation(name: str | None, size: tuple[int, int]) -> Augment | None:
+    """Return the augmentation of this name for images of `size` (H, W); None for no name.
+
+    Raises ShapeError that lists the names if there is none of this name.
+    """
+    if name is None:
+        return None
+    if name not in AUGMENTATIONS:
+        raise ShapeError(f"augmentation {name!r}: choose from {', '.join(AUGMENTATIONS)}")
+    return AUGMENTATIONS[name](size)
+
+
+def random_crop_flip(x: Floats, rng: Generator, pad: int, flip: bool) -> Floats:
+    """Move each image by up to `pad` pixels in both directions, and mirror half of them if `flip`.
+
+    x and result: [n, C, H, W]. This is a random crop after padding with zeros (black), and a horizontal flip with
+    probability 1/2.
+    """
+    n, _, height, width = x.shape
+    padded = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+    # [n, C, 2 pad + 1, 2 pad + 1, H, W]: all crops of each image, without a copy.
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
+    # One crop of each image, [n, C, H, W].
+    down, right = rng.integers(0, 2 * pad + 1, (2, n))
+    moved = windows[np.arange(n), :, down, right]
+    if flip:
+        mirrored = rng.random(n) < 0.5
+        moved[mirrored] = moved[mirrored][..., ::-1]
+    return moved

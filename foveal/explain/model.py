@@ -1,0 +1,82 @@
+"""What this room asks of a network, and small questions to networks, variables and results."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from foveal.graph import Node
+from foveal.ops.op import Tensor
+from foveal.strides import Shape
+from foveal.trace import Symbol
+from foveal.variable import Variable
+
+
+class Model(Protocol):
+    """The part of nn.Module that is used here; nn stands above this room and cannot be imported."""
+
+    training: bool
+
+    def __call__(self, x: Tensor, /) -> object: ...
+
+    def eval(self) -> "Model": ...
+
+    def train(self) -> "Model": ...
+
+    def name_parameters(self) -> None: ...
+
+    def parameters(self) -> Sequence[Variable]: ...
+
+    def named_modules(self) -> Iterator[tuple[str, "Model"]]: ...
+
+    def named_variables(self) -> Iterator[tuple[str, Variable]]: ...
+
+
+@contextmanager
+def modes_restored(model: Model) -> Iterator[None]:
+    """After the block each module is in training or evaluation mode as it was before."""
+    modes = [(module, module.training) for _, module in model.named_modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def trains(variable: Variable) -> bool | None:
+    """True for a parameter that is trained, False for a frozen one, None for a buffer."""
+    trainable: bool | None = getattr(variable, "trainable", None)
+    return trainable
+
+
+def own_variables(module: Model) -> list[tuple[str, Variable]]:
+    """Names and variables that a module holds itself, without those of its parts."""
+    return [(name, value) for name, value in vars(module).items() if isinstance(value, Variable)]
+
+
+def main_output(result: object) -> Symbol | None:
+    """The first tensor of what a traced model returned; None if there is none."""
+    while isinstance(result, tuple | list):
+        result = result[0]
+    return result if isinstance(result, Symbol) else None
+
+
+def float_outputs(result: object) -> list[Symbol]:
+    """All float tensors that a traced model returned, such as the outputs of auxiliary classifiers.
+
+    Integers, such as the indices of a max pooling, are left out: they have no gradient.
+    """
+    if isinstance(result, tuple | list):
+        return [y for part in result for y in float_outputs(part)]
+    return [result] if isinstance(result, Symbol) and result.node.type.dtype == "float32" else []
+
+
+def output_node(result: object) -> Node | None:
+    """The node of a result's first tensor."""
+    output = main_output(result)
+    return None if output is None else output.node
+
+
+def output_shape(result: object) -> Shape:
+    """The shape of a result's first tensor; () if there is none."""
+    node = output_node(result)
+    return () if node is None else node.shape
