@@ -71,6 +71,10 @@ class Variable:
 
     @data.setter
     def data(self, value: Any) -> None:
+        self.assign(value)
+
+    def assign(self, value: Any) -> None:
+        """Copy `value` into the memory; the same as setting `data`."""
         self.check_filled()
         if not self.empty:
             self._data[...] = value

@@ -33,10 +33,12 @@ class Symbol(Tensor):
 class Call:
     """A layer's part of a trace: the operators it called itself and the calls of its own layers, in order.
 
-    layer: the module, None for what encloses all. result: what it returned, as it returned it.
+    layer: the module, None for what encloses all. input: what it was called on. result: what it returned, as it
+    returned it.
     """
 
     layer: Any = None
+    input: Any = None
     parts: list[Union[Node, "Call"]] = field(default_factory=list)
     result: Any = None
 

@@ -327,7 +327,7 @@ def test_what_is_no_file_of_weights(tmp_path):
         models.load("resnet20", tmp_path / "nothing.safetensors")
     torn = tmp_path / "torn.safetensors"
     torn.write_bytes(b"no weights at all")
-    with pytest.raises(StateError, match=r"torn or not a safetensors file.*save_file"):
+    with pytest.raises(StateError, match=r"damaged, or not a safetensors file.*save_file"):
         models.load("resnet20", torn, classes=10)
     path = stored(tmp_path, {"a.weight": np.zeros(3, np.float32)})
     with pytest.raises(StateError, match=r"has no last layer.*pass classes and head"):

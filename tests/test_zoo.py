@@ -18,9 +18,9 @@ from foveal.nn.models.blocks import divisible
 from foveal.nn.models.densenet import DenseNet
 from foveal.nn.models.efficientnet import MBConv
 from foveal.nn.models.googlenet import Auxiliary, GoogLeNet, Inception, truncated
+from foveal.nn.models.mlperf_tiny import TinyBlock, TinyMobileNet
 from foveal.nn.models.mobilenet import HSWISH, InvertedResidualV3
 from foveal.nn.models.resnet import Bottleneck, CifarResNet
-from foveal.nn.models.tiny import TinyBlock, TinyMobileNet
 from foveal.ops.op import Type
 from foveal.trace import trace
 
@@ -131,7 +131,7 @@ def test_every_model_has_a_line():
 
 @pytest.mark.parametrize("name", STATES)
 def test_names_shapes_and_size(name, large_too, monkeypatch):
-    monkeypatch.setattr(init, "_generator", [Zeros()])
+    monkeypatch.setattr(init.SOURCE, "generator", Zeros())
     entry, (entries, expected, last) = models.MODELS[name], STATES[name]
     model = entry.build(entry.image[0], entry.image[1:], 1000)
     state = {key: variable.shape for key, variable in model.named_variables()}
@@ -361,7 +361,7 @@ def test_widths_are_multiples_of_8():
 
 @pytest.mark.parametrize(("name", "size"), SMALLEST.items())
 def test_images_that_are_too_small_are_refused(name, size, monkeypatch):
-    monkeypatch.setattr(init, "_generator", [Zeros()])
+    monkeypatch.setattr(init.SOURCE, "generator", Zeros())
     with pytest.raises(ShapeError, match=rf"{size + 9}x{size - 1} are too small, it needs {size}x{size}"):
         models.build(name, channels=3, size=(size + 9, size - 1), classes=10)
 
@@ -371,8 +371,8 @@ def test_images_that_are_too_small_are_refused(name, size, monkeypatch):
     [
         ("resnet19", {}, "no model called 'resnet19'; choose one of small, lenet5"),
         ("resnet18", {"classes": 1}, "needs at least 2 classes, got 1"),
-        ("resnet18", {"channels": 0}, "images of 0 channels and 32x32 hold nothing"),
-        ("resnet18", {"size": (0, 32)}, "images of 3 channels and 0x32 hold nothing"),
+        ("resnet18", {"channels": 0}, "images of 0 channels and 32x32 pixels are empty"),
+        ("resnet18", {"size": (0, 32)}, "images of 3 channels and 0x32 pixels are empty"),
     ],
 )
 def test_builds_that_mean_nothing_are_refused(name, how, words):
