@@ -251,7 +251,7 @@ REFUSED = [
     (lambda: nn.CrossEntropyLoss(weight=[1.0, -1.0]), "weight holds -1"),
     (lambda: nn.CrossEntropyLoss(weight=[[1.0]]), "it has to be \\[classes\\]"),
     (lambda: nn.FocalLoss(gamma=-1.0), "gamma is -1.0, it has to be 0 or more"),
-    (lambda: nn.BinaryFocalLoss(alpha=1.5), "alpha is 1.5"),
+    (lambda: nn.BinaryFocalLoss(alpha=1.5), "alpha is 1.5, it has to be between 0 and 1"),
     (lambda: nn.HuberLoss(delta=0.0), "delta is 0.0"),
     (lambda: nn.class_balanced_weights([3], 1.0), "beta is 1.0, it has to be below 1"),
 ]

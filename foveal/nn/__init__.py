@@ -1,4 +1,4 @@
-"""Layers, losses and models, with PyTorch's names, arguments and layouts.
+"""Layers, losses and models, with PyTorch's names, arguments and layouts. The files of this folder:
 
 module.py            Module, the base of layers and models; Parameter, Buffer and Counter, what they hold
 arguments.py         types and checks of hyper-parameters that many layers take
@@ -15,7 +15,7 @@ blocks.py            blocks of several layers: DepthwiseSeparableConv2d, Squeeze
 one_dimensional.py   what the layers for sequences (Conv1d, ...) share
 loss.py              losses: cross-entropy, focal, squared error, ...
 init.py              starting values of parameters, and the seed that they are drawn from
-tools/               what is done with a finished model: folding batch norm, the report of variances
+tools/               functions of a finished model: fold_batch_norm, variance_report
 models/              networks by name, and loading stored weights into them
 """
 

@@ -34,7 +34,8 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 class Convolution(Module):
-    """What convolutions share: filters [K, C/groups, R, S], a bias [K], and how the filters move over the image.
+    """Base of the convolutions, which have filters [K, C/groups, R, S], a bias [K], and a stride and dilation with
+    which the filters move over the image.
 
     shape: of the filters. stride, dilation: (rows, columns). outputs: the number of output channels. Filters and bias
     start as PyTorch's (init.kaiming_uniform, init.bias_uniform).
@@ -101,6 +102,7 @@ class Conv2d(Convolution):
         bias: bool = True,
         padding_mode: str = "zeros",
     ) -> None:
+        # All hyper-parameters are checked before the filters are drawn.
         self.check_groups(in_channels, out_channels, groups)
         size = self.kernel(kernel_size)
         u, d = pair(stride, f"{self.name}: stride"), pair(dilation, f"{self.name}: dilation")

@@ -10,7 +10,7 @@ from foveal.trace import current
 
 
 class Dropping(Module):
-    """What these layers share. In training, the values that belong together are set to 0 with probability p, all others
+    """Base of these layers. In training, the values that belong together are set to 0 with probability p, all others
     are divided by 1 - p; in inference y = x.
 
     p: at least 0 and below 1, else ShapeError. The random numbers are a function of the step's seed and number, so that

@@ -61,7 +61,7 @@ def without_values() -> Iterator[None]:
 
 
 class OneNumber(np.ndarray[Any, Any]):
-    """An array of some shape that is one number in memory, and so is what is computed with it element by element."""
+    """An array of some shape that is one number in memory; so is whatever is computed from it element by element."""
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: ArrayLike, **options: object) -> "OneNumber":
         return one_number(np.broadcast_shapes(*(np.shape(x) for x in inputs)))

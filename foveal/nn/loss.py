@@ -7,8 +7,8 @@ meaning. Shapes and hyper-parameters that do not fit raise ShapeError.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, overload
+from collections.abc import Sequence
+from typing import Protocol, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,13 +25,20 @@ from foveal.trace import Symbol, current
 # Both inputs of a loss, and so its result: Tensors while a training step is traced, else NumPy arrays.
 Values = TypeVar("Values", Tensor, Ndarray)
 
+
+class LossFunction(Protocol):
+    """Anything that is called as a loss: one of this file, or a function of one's own."""
+
+    def __call__(self, output: Values, target: Values, /) -> Values: ...
+
+
 REDUCTIONS = ("mean", "sum", "none")
 # below the smallest probability that matters; its logarithm is finite in float32, whose smallest number is 1.2e-38
 TINY = 1e-30
 
 
 class Loss:
-    """What all losses share: the reduction of one value for each element to the loss."""
+    """Base of all losses, which reduce one value for each element to the loss."""
 
     def __init__(self, reduction: str = "mean") -> None:
         if reduction not in REDUCTIONS:
@@ -97,7 +104,7 @@ def read(variable: Variable, like: Tensor | Ndarray) -> Tensor | Ndarray:
 
 
 class ClassLoss(Loss):
-    """What losses over classes share: labels, weights of classes, labels that do not count.
+    """Base of the losses over classes, with labels, weights of classes, and labels that do not count.
 
     output [N, K, ...], target [N, ...] with labels from 0 to K-1. weight [K]: how much each class counts; the mean
     divides by the sum of the targets' weights. ignore_index: a label that does not count. (PyTorch's default is -100;
@@ -151,9 +158,10 @@ class ClassLoss(Loss):
         # A label outside of the classes has no 1 anyway.
         if self.ignore_index is None or not 0 <= self.ignore_index < classes:
             return hot
-        kept = np.ones(classes, np.float32)
-        kept[self.ignore_index] = 0
-        return hot * per_channel(read(Variable(kept, "kept"), output), output)
+        # [K]: 0 for the class that is ignored
+        counting = np.ones(classes, np.float32)
+        counting[self.ignore_index] = 0
+        return hot * per_channel(read(Variable(counting, "kept"), output), output)
 
     def weighted(self, hot: Values) -> Values:
         """hot [N, K, ...] times the weight of each class, if there are weights."""
@@ -422,7 +430,7 @@ class AuxiliaryLoss:
     array it is `loss` itself. weight: 0 or more.
     """
 
-    def __init__(self, loss: Callable[[Any, Any], Any], weight: float = 0.3) -> None:
+    def __init__(self, loss: LossFunction, weight: float = 0.3) -> None:
         self.loss, self.weight = loss, check_number("AuxiliaryLoss", "weight", weight, 0.0)
 
     def __call__(self, outputs: Values | tuple[Values, ...], target: Values) -> Values:

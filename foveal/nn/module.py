@@ -1,7 +1,7 @@
 """Parameter, Buffer and Module: networks as Python objects with PyTorch's names and layouts."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -15,6 +15,8 @@ from foveal.trace import Symbol, current
 if TYPE_CHECKING:
     from foveal.explain import Summary
 
+# the class of the variables that Module.named_variables yields
+Kind = TypeVar("Kind", bound=Variable)
 # What a layer returns: one array, or several (MaxPool2d with its indices, GoogLeNet with its auxiliary classifiers).
 Output = Tensor | tuple[Tensor, ...]
 
@@ -69,7 +71,8 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} has no forward(x)")
 
     def __setattr__(self, name: str, value: object) -> None:
-        # Programs were compiled for the parts that the model had; `training` is part of the key they are kept by.
+        # Programs were compiled for the parts that the model had; `training` is part of the
+        # key under which they are stored.
         if name != "training":
             self.__dict__.pop("_programs", None)
         super().__setattr__(name, value)
@@ -142,10 +145,16 @@ class Module:
         for name, child in self.children():
             yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
 
-    def named_variables(self, kind: type[Variable] = Variable) -> Iterator[tuple[str, Any]]:
+    @overload
+    def named_variables(self) -> Iterator[tuple[str, Variable]]: ...
+
+    @overload
+    def named_variables(self, kind: type[Kind]) -> Iterator[tuple[str, Kind]]: ...
+
+    def named_variables(self, kind: type[Variable] = Variable) -> Iterator[tuple[str, Variable]]:
         """Yield (dotted name, variable) of parameters and buffers, in PyTorch's order.
 
-        kind: the class of the variables that are wanted, Parameter for instance.
+        kind: the class of the variables to yield, Parameter for instance.
         """
         for prefix, module in self.named_modules():
             for group in (Parameter, Buffer):

@@ -17,7 +17,7 @@ from foveal.trace import current
 
 
 class Tracking(Module):
-    """What batch and instance norm share: a scale and a shift of each channel, and running statistics of the training
+    """Base of batch and instance norm, which scale and shift each channel, and have running statistics of the training
     batches.
 
     num_features: C. eps: what is added to variances, 0 or more. momentum: after each training batch
@@ -188,8 +188,9 @@ def scale_and_shift(y: Tensor, weight: Parameter | None, bias: Parameter | None)
 class GroupNorm(Module):
     """y = weight (x - mean) / sqrt(var + eps) + bias, with mean and variance over a group of channels of each image
 
-    x [N, C, ...]: Wu and He 2018. num_groups: into how many runs of neighbouring channels num_channels = C is divided.
-    weight [C], bias [C], unless affine is False. Raises ShapeError where the groups do not divide the channels.
+    x [N, C, ...]: Wu and He 2018. num_groups: the number of runs of neighbouring channels into which num_channels = C
+    is divided. weight [C], bias [C], unless affine is False. Raises ShapeError where the groups do not divide the
+    channels.
     """
 
     def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True) -> None:

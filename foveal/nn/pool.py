@@ -42,7 +42,8 @@ def check_padding(layer: str, window: WindowAttributes) -> None:
 
 
 class Windows(Module):
-    """What poolings over windows share: kernel_size, stride (kernel_size unless given), padding, dilation, ceil_mode.
+    """Base of the poolings over windows, which have kernel_size, stride (kernel_size unless given), padding, dilation
+    and ceil_mode.
 
     kernel_size, stride, dilation: an int or (rows, columns). padding: an int, (rows, columns) or (top, bottom, left,
     right), at most half of the window. ceil_mode: round the output size up, so that windows may reach beyond the

@@ -4,20 +4,22 @@ models.build("resnet50", channels=3, size=(224, 224), classes=1000)
 models.load("resnet50", "resnet50.safetensors", classes=10, head="skip")
 print(models.table())
 
-    registry.py      the table of all models: name, builder, number of parameters, image size, source
-    weights.py       loading safetensors files with torchvision's names or timm's
-    blocks.py        what models share: blocks, starting values, checks of image sizes
-    small.py         the small network for images below 32x32
-    lenet.py         LeNet-5
-    alexnet.py       AlexNet
-    vgg.py           VGG-11 to VGG-19, and VGG-16 for CIFAR
-    googlenet.py     GoogLeNet
-    resnet.py        ResNet-18, 34 and 50, and those for CIFAR
-    densenet.py      DenseNet-121, and DenseNet-BC for CIFAR
-    mobilenet.py     MobileNet V1, V2 and V3
-    efficientnet.py  EfficientNet-B0
-    mlperf_tiny.py   the image models of MLPerf Tiny: ResNet-8 and MobileNetV1 of a quarter of the width
-    airbench.py      the network of airbench94, for CIFAR
+The files of this folder:
+
+registry.py      the table of all models: name, builder, number of parameters, image size, source
+weights.py       loading safetensors files with torchvision's names or timm's
+blocks.py        what models share: blocks, starting values, checks of image sizes
+small.py         the small network for images below 32x32
+lenet.py         LeNet-5
+alexnet.py       AlexNet
+vgg.py           VGG-11 to VGG-19, and VGG-16 for CIFAR
+googlenet.py     GoogLeNet
+resnet.py        ResNet-18, 34 and 50, and those for CIFAR
+densenet.py      DenseNet-121, and DenseNet-BC for CIFAR
+mobilenet.py     MobileNet V1, V2 and V3
+efficientnet.py  EfficientNet-B0
+mlperf_tiny.py   the image models of MLPerf Tiny: ResNet-8 and MobileNetV1 of a quarter of the width
+airbench.py      the network of airbench94, for CIFAR
 """
 
 from dataclasses import dataclass
@@ -70,7 +72,7 @@ def default(size: Size) -> Recipe:
 def build(name: str, *, channels: int, size: Size, classes: int, seed: int = 0) -> Module:
     """Build a model by name for images [N, channels, rows, columns], and return it.
 
-    name: one of NAMES; capitals, hyphens and underscores do not matter. size: (rows, columns). seed: decides about the
+    name: one of NAMES; capitals, hyphens and underscores do not matter. size: (rows, columns). seed: determines the
     starting values. Raises ShapeError for an unknown name, for fewer than 2 classes, and for images that are too small.
     """
     entry = MODELS[canonical(name)]

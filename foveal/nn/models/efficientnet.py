@@ -72,7 +72,7 @@ class EfficientNet(Module):
         drop: float = 0.2,
     ) -> None:
         layers: list[Module] = [conv_norm(channels, STEM, 3, stride=2, activation=SiLU)]
-        # before: how many blocks there are so far, of `count`
+        # before: the number of blocks so far, of `count` in all
         inputs, before, count = STEM, 0, sum(repeats for *_, repeats in stages)
         for expansion, kernel, stride, outputs, repeats in stages:
             blocks = []

@@ -1,4 +1,4 @@
-"""The models by name: what builds each, how large it is, for which images it was made, and where it was published."""
+"""The models by name: the function that builds each, its size, the images that it was published for, and the source."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ Builder = Callable[[int, Size, int], Module]
 class Entry:
     """A model of the table.
 
-    build: called as build(channels, (rows, columns), classes). parameters: how many numbers are trained, for `image`
+    build: called as build(channels, (rows, columns), classes). parameters: the number of trained numbers, for `image`
     and 1000 classes. image: (channels, rows, columns) of the images that it was published for. source: where.
     """
 

@@ -56,6 +56,7 @@ class VGG(Module):
         dropout: float = 0.5,
     ) -> None:
         check_size(f"vgg{depth}", size, SMALLEST)
+        # the channels of each convolution, stage by stage
         widths = tuple((w,) * n for w, n in zip(WIDTHS, DEPTHS[depth], strict=True))
         self.features = stages(channels, widths, norm)
         self.avgpool = AdaptiveAvgPool2d((GRID, GRID))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from safetensors import safe_open
 
 STRICT, SKIP = "strict", "skip"
-# how many names an error lists, of what may be hundreds
+# the number of names that an error lists, of perhaps hundreds
 LISTED = 12
 # Files of old versions of PyTorch lack it, and no computation needs it.
 COUNTER = "num_batches_tracked"
@@ -187,7 +187,7 @@ Names = dict[str, str]
 DEPTHWISE = (("conv_dw", "bn1"), ("conv_pw", "bn2"))
 INVERTED = (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3"))
 SQUEEZE = {"se.conv_reduce": "fc1", "se.conv_expand": "fc2"}
-# how many blocks of MobileNetV3 each of timm's stages has
+# the number of blocks of MobileNetV3 in each of timm's stages
 LARGE_STAGES, SMALL_STAGES = (1, 2, 3, 4, 2, 3), (1, 2, 3, 2, 3)
 
 
