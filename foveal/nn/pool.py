@@ -212,7 +212,7 @@ class AdaptiveMaxPool2d(AdaptiveAvgPool2d):
     def forward(self, x: Tensor) -> Output:
         return self.pool(x, self.output_size)
 
-    def pool(self, x: Tensor, output_size: object) -> Output:
+    def pool(self, x: Tensor, output_size: OutputSize) -> Output:
         """The pooling of images [N, C, H, W], with the indices where they are asked for."""
         y = ops.adaptive_max_pool2d(x, output=output_size)
         return (y, ops.adaptive_max_index(x, output=output_size)) if self.return_indices else y
@@ -225,7 +225,8 @@ class AdaptiveMaxPool1d(AdaptiveMaxPool2d):
     """
 
     def forward(self, x: Tensor) -> Output:
-        y = self.pool(as_images(type(self).__name__, x), (1, self.output_size))
+        columns = cast(int | None, self.output_size)
+        y = self.pool(as_images(type(self).__name__, x), (1, columns))
         return tuple(map(as_sequences, y)) if isinstance(y, tuple) else as_sequences(y)
 
 

@@ -4,6 +4,9 @@ models.build("resnet50", channels=3, size=(224, 224), classes=1000)
 models.load("resnet50", "resnet50.safetensors", classes=10, head="skip")
 print(models.table())
 
+A model names its last layers in `heads`, which load(head="skip") leaves at their starting values, and in `optional` the
+modules that a file may hold though the model has none.
+
 The files of this folder:
 
 registry.py      the table of all models: name, builder, number of parameters, image size, source
