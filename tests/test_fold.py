@@ -9,7 +9,8 @@ from foveal.nn import models
 from foveal.ops.op import Type
 from foveal.trace import trace
 
-SHARE = 1e-4  # of the largest output that rounding may come to over all layers of a network
+# of the largest output that rounding may come to over all layers of a network
+SHARE = 1e-4
 
 
 def settled(model):

@@ -47,16 +47,17 @@ def check(torch, ours, theirs, x, target):
     cotangent = logits(tuple(want.shape), seed=5)
     want.backward(torch.tensor(cotangent, dtype=torch.float64))
 
-    def weighed(a, t, c):
+    def weighted(a, t, c):
         return (ours(a, t) * c).sum()
 
     value = foveal.compile(ours)(x, target)
-    gradient = foveal.grad(weighed)(x, target, cotangent)
+    gradient = foveal.grad(weighted)(x, target, cotangent)
     close(value, want.detach().numpy())
     close(gradient, double.grad.numpy())
 
 
-ENTROPIES = [  # logits' shape, options, the ignored label
+# logits' shape, options, the ignored label
+ENTROPIES = [
     ((9, K), {}, None),
     ((9, K), {"reduction": "sum", "label_smoothing": 0.1}, None),
     ((9, K), {"weight": WEIGHT, "label_smoothing": 0.2}, 2),
