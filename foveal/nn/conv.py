@@ -176,12 +176,13 @@ class Conv1d(Conv2d):
         bias: bool = True,
         padding_mode: str = "zeros",
     ) -> None:
+        around: PaddingLike = padding if isinstance(padding, str) else one_row_padding(padding, f"{self.name}: padding")
         super().__init__(
             in_channels,
             out_channels,
             one_row(kernel_size, 1, f"{self.name}: kernel_size"),
             one_row(stride, 1, f"{self.name}: stride"),
-            one_row_padding(padding, f"{self.name}: padding"),
+            around,
             one_row(dilation, 1, f"{self.name}: dilation"),
             groups,
             bias,
@@ -224,6 +225,8 @@ class ConvTranspose2d(Convolution):
         self.check_groups(in_channels, out_channels, groups)
         size = self.kernel(kernel_size)
         u, d = pair(stride, f"{self.name}: stride"), pair(dilation, f"{self.name}: dilation")
+        if isinstance(padding, str):
+            raise ShapeError(f"{self.name}: padding is {padding!r}; a transposed convolution takes it in numbers")
         self.padding = sides(padding, f"{self.name}: padding")
         self.output_padding = pair(output_padding, f"{self.name}: output_padding")
         super().__init__((in_channels, out_channels // groups, *size), u, d, groups, out_channels, bias)
@@ -270,13 +273,12 @@ class ConvTranspose1d(ConvTranspose2d):
         bias: bool = True,
         dilation: SingleLike = 1,
     ) -> None:
-        around = one_row_padding(padding, f"{self.name}: padding")
         super().__init__(
             in_channels,
             out_channels,
             one_row(kernel_size, 1, f"{self.name}: kernel_size"),
             one_row(stride, 1, f"{self.name}: stride"),
-            sides(around, f"{self.name}: padding"),
+            one_row_padding(padding, f"{self.name}: padding"),
             one_row(output_padding, 0, f"{self.name}: output_padding"),
             groups,
             bias,

@@ -7,7 +7,7 @@ convert the arrays, `one_row` and `one_row_padding` the hyper-parameters.
 import numpy as np
 
 from foveal.errors import ShapeError
-from foveal.nn.arguments import PaddingLike, Pair, SequencePadding, SingleLike
+from foveal.nn.arguments import Pair, Sides, SingleLike
 from foveal.ops.op import Tensor
 
 
@@ -35,14 +35,12 @@ def one_row(value: SingleLike, row: int, what: str) -> Pair:
     return row, items[0]
 
 
-def one_row_padding(value: SequencePadding, what: str) -> PaddingLike:
-    """The padding of sequences as that of images of one row, above and below which nothing is added.
+def one_row_padding(value: SingleLike | Pair, what: str) -> Sides:
+    """The padding of sequences as (top, bottom, left, right) of images of one row; above and below nothing is added.
 
-    value: an int, (before, after), or "same" or "valid", which stay as they are.
+    value: an int or (before, after). what: the name in the ShapeError that is raised for anything else.
     """
-    if isinstance(value, str):
-        return value
-    if isinstance(value, tuple | list) and len(value) == 2:
-        before, after = value
-        return 0, 0, before, after
-    return one_row(value, 0, what)
+    items = value if isinstance(value, tuple | list) else (value,)
+    if len(items) not in (1, 2) or not all(isinstance(item, int | np.integer) for item in items):
+        raise ShapeError(f"{what} has to be an int or (before, after), got {value!r}")
+    return 0, 0, items[0], items[-1]
