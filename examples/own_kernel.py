@@ -8,8 +8,9 @@ import numpy as np
 
 import foveal
 from foveal.kernel import compile as kernels
-from foveal.kernel.lang import parallel, var, vectors
+from foveal.kernel.lang import parallel, vectors
 from foveal.kernel.target import AVX2, NEON
+from foveal.kernel.values import var
 from foveal.ops.op import Case, Operator
 
 TAPS = 3

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from foveal.graph import Graph, Node
+from foveal.kernel.builder import lanes
 from foveal.kernel.compile import Kernel
-from foveal.kernel.lang import lanes
 from foveal.ops.kernels import expression, pointwise, reduction
 from foveal.ops.kernels.epilogue import Epilogue, Results
 from foveal.ops.op import OPS

@@ -34,6 +34,8 @@ class LayerCall:
 
     #: the module; None for the call that encloses all others
     layer: object = None
+    #: what it was called on
+    input: Any = None
     #: the operators that the layer called itself, and the calls of its inner layers, in order
     parts: list[Union[Node, "LayerCall"]] = field(default_factory=list)
     #: what the layer returned, in the form in which it returned it

@@ -71,6 +71,10 @@ class Variable:
 
     @data.setter
     def data(self, value: ArrayLike) -> None:
+        self.assign(value)
+
+    def assign(self, value: ArrayLike) -> None:
+        """Copy `value` into the memory; the same as setting `data`."""
         self.check_filled()
         if not self.empty:
             self._data[...] = value

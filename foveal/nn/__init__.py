@@ -1,4 +1,23 @@
-"""Layers and models in PyTorch's manner."""
+"""Layers, losses and models, with PyTorch's names, arguments and layouts. The files of this folder:
+
+module.py            Module, the base of layers and models; Parameter, Buffer and Counter, what they hold
+arguments.py         types and checks of hyper-parameters that many layers take
+activation.py        ReLU, GELU, Softmax, ...
+container.py         Sequential, Concat, Identity, Flatten
+conv.py              convolutions, transposed convolutions, and locally connected layers
+linear.py            fully connected layers
+pool.py              max, average, adaptive, global and Lp pooling, and unpooling
+pad.py               borders about images
+unfold.py            windows as columns and back: Unfold, Fold
+norm.py              batch, instance, group, layer, RMS and local response norm
+dropout.py           dropout of elements, of channels and of residual branches
+blocks.py            blocks of several layers: DepthwiseSeparableConv2d, SqueezeExcitation
+one_dimensional.py   what the layers for sequences (Conv1d, ...) share
+loss.py              losses: cross-entropy, focal, squared error, ...
+init.py              starting values of parameters, and the seed that they are drawn from
+tools/               functions of a finished model: fold_batch_norm, variance_report
+models/              networks by name, and loading stored weights into them
+"""
 
 from foveal.nn import init, models
 from foveal.nn.activation import (
@@ -17,10 +36,10 @@ from foveal.nn.activation import (
     Softplus,
     Tanh,
 )
+from foveal.nn.blocks import DepthwiseSeparableConv2d, SqueezeExcitation
 from foveal.nn.container import Concat, Flatten, Identity, Sequential
-from foveal.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, DepthwiseSeparableConv2d
+from foveal.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, LocallyConnected2d
 from foveal.nn.dropout import Dropout, Dropout1d, Dropout2d, StochasticDepth
-from foveal.nn.fold import fold_batch_norm
 from foveal.nn.init import seed
 from foveal.nn.linear import Linear
 from foveal.nn.loss import (
@@ -48,6 +67,7 @@ from foveal.nn.norm import (
     LocalResponseNorm,
     RMSNorm,
 )
+from foveal.nn.pad import CircularPad2d, ConstantPad2d, ReflectionPad2d, ReplicationPad2d, ZeroPad2d
 from foveal.nn.pool import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -63,18 +83,9 @@ from foveal.nn.pool import (
     MaxPool2d,
     MaxUnpool2d,
 )
-from foveal.nn.squeeze import SqueezeExcitation
-from foveal.nn.unfold import (
-    CircularPad2d,
-    ConstantPad2d,
-    Fold,
-    LocallyConnected2d,
-    ReflectionPad2d,
-    ReplicationPad2d,
-    Unfold,
-    ZeroPad2d,
-)
-from foveal.nn.variance import variance_report
+from foveal.nn.tools.fold_batch_norm import fold_batch_norm
+from foveal.nn.tools.variance_report import variance_report
+from foveal.nn.unfold import Fold, Unfold
 
 __all__ = [
     "ELU",

@@ -1,31 +1,46 @@
-"""Convolutions."""
+"""Convolutions: with shared filters, transposed, and with filters of their own at each position.
 
-from typing import Any
+The letters in the equations are those of foveal/ops/op.py: N batch, C input channels, H W input rows and columns, K
+output channels (filters), R S kernel rows and columns, P Q output rows and columns, u stride, d dilation, pad the
+padding before the first row or column.
+"""
+
+import math
 
 import numpy as np
 
 from foveal import ops
 from foveal.errors import ShapeError
 from foveal.nn import init
-from foveal.nn.activation import ReLU
-from foveal.nn.container import Sequential
+from foveal.nn.arguments import (
+    PaddingLike,
+    Pair,
+    PairLike,
+    SequencePadding,
+    Sides,
+    SidesLike,
+    SingleLike,
+    check_positive,
+)
 from foveal.nn.init import generator
-from foveal.nn.module import Module, Parameter, check_positive
-from foveal.nn.norm import BatchNorm2d
-from foveal.nn.sequence import as_images, as_sequences
+from foveal.nn.module import Module, Parameter
+from foveal.nn.one_dimensional import as_images, as_sequences, one_row, one_row_padding
 from foveal.ops.batch_norm import per_channel
-from foveal.ops.window import pair, sides
-from foveal.strides import Shape
+from foveal.ops.op import Operand, Tensor
+from foveal.ops.window import output_size, pair, sides
+from foveal.strides import Ndarray, Shape
 from foveal.trace import current
-
-Pair = tuple[int, int]
-Sides = tuple[int, int, int, int]
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 class Convolution(Module):
-    """What convolutions share: filters [K, C/groups, R, S] and what they are moved by."""
+    """Base of the convolutions, which have filters [K, C/groups, R, S], a bias [K], and a stride and dilation with
+    which the filters move over the image.
+
+    shape: of the filters. stride, dilation: (rows, columns). outputs: the number of output channels. Filters and bias
+    start as PyTorch's (init.kaiming_uniform, init.bias_uniform).
+    """
 
     def __init__(self, shape: Shape, stride: Pair, dilation: Pair, groups: int, outputs: int, bias: bool) -> None:
         self.stride, self.dilation, self.groups = stride, dilation, groups
@@ -37,47 +52,58 @@ class Convolution(Module):
 
     @property
     def name(self) -> str:
+        """The name of the layer in messages."""
         return type(self).__name__
 
     def check_groups(self, in_channels: int, out_channels: int, groups: int) -> None:
+        """Raise ShapeError for numbers of channels that are not positive or that the groups do not divide."""
         check_positive(self.name, in_channels=in_channels, out_channels=out_channels, groups=groups)
         if in_channels % groups or out_channels % groups:
             raise ShapeError(
-                f"{self.name}: groups={groups} divides not both in_channels={in_channels} and"
-                f" out_channels={out_channels}"
+                f"{self.name}: groups={groups} does not divide both in_channels={in_channels} and"
+                f" out_channels={out_channels}; choose a divisor of {math.gcd(in_channels, out_channels)}"
             )
 
-    def kernel(self, kernel_size: Any) -> Pair:
+    def kernel(self, kernel_size: PairLike) -> Pair:
+        """The rows and columns of a filter. Raise ShapeError where they are no positive numbers."""
         rows, columns = pair(kernel_size, f"{self.name}: kernel_size")
         check_positive(self.name, kernel_rows=rows, kernel_columns=columns)
         return rows, columns
 
-    def with_bias(self, y: Any) -> Any:
+    def with_bias(self, y: Tensor) -> Tensor:
+        """y [N, K, P, Q] plus the bias of each channel, if the layer has one."""
         return y if self.bias is None else y + per_channel(current().lift(self.bias), y)
 
 
 class Conv2d(Convolution):
     """y[n,k,p,q] = bias[k] + sum_crs x[n, c, p u + r d - pad, q u + s d - pad] weight[k,c,r,s]
 
-    x [N, in_channels, H, W] -> y [N, out_channels, P, Q]: cross-correlation (ops.convolve2d is the convolution of the
-    textbooks). padding: int, (rows, columns), (top, bottom, left, right), "valid" for none, or "same" for as many
-    outputs as
-    inputs (stride 1; where it is odd, the one more is at the bottom and right). padding_mode, what the border shows:
-    "zeros", "reflect", "replicate" or "circular".
+    x [N, in_channels, H, W] -> y [N, out_channels, P, Q], P = floor((H + pads - d (R - 1) - 1) / u) + 1. This is
+    cross-correlation, as in all networks; ops.convolve2d is the convolution of the textbooks.
+
+    kernel_size, stride, dilation: an int for rows and columns, or (rows, columns).
+    padding: an int, (rows, columns), (top, bottom, left, right), "valid" for none, or "same" for as many outputs as
+    inputs, which needs stride 1; where "same" adds an odd number, the bottom and the right get one more.
+    groups: channels are divided into as many groups, and the filters of a group read the channels of that group.
+    padding_mode: what the border shows, "zeros", "reflect", "replicate" or "circular".
+
+    weight [out_channels, in_channels/groups, R, S], bias [out_channels]. Raises ShapeError for hyper-parameters that
+    have no meaning, and for images that do not fit.
     """
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
+        kernel_size: PairLike,
+        stride: PairLike = 1,
+        padding: PaddingLike = 0,
+        dilation: PairLike = 1,
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
     ) -> None:
+        # All hyper-parameters are checked before the filters are drawn.
         self.check_groups(in_channels, out_channels, groups)
         size = self.kernel(kernel_size)
         u, d = pair(stride, f"{self.name}: stride"), pair(dilation, f"{self.name}: dilation")
@@ -88,7 +114,8 @@ class Conv2d(Convolution):
         shape = (out_channels, in_channels // groups, *size)
         super().__init__(shape, u, d, groups, out_channels, bias)
 
-    def full_padding(self, padding: Any, size: Pair, stride: Pair, dilation: Pair) -> Sides:
+    def full_padding(self, padding: PaddingLike, size: Pair, stride: Pair, dilation: Pair) -> Sides:
+        """The padding as (top, bottom, left, right), from numbers or the words "same" and "valid"."""
         if not isinstance(padding, str):
             full = sides(padding, f"{self.name}: padding")
             if min(full) < 0:
@@ -104,13 +131,15 @@ class Conv2d(Convolution):
             raise ShapeError(
                 f"{self.name}: padding='same' is for stride 1, the stride is {stride}: give the padding in numbers"
             )
+        # A kernel reaches over d (k - 1) + 1 pixels, so that d (k - 1) of them have to be added.
         rows, columns = (d * (k - 1) for d, k in zip(dilation, size, strict=True))
         return rows // 2, rows - rows // 2, columns // 2, columns - columns // 2
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         return self.with_bias(self.convolved(x, self.weight))
 
-    def convolved(self, x: Any, weight: Any) -> Any:
+    def convolved(self, x: Tensor, weight: Operand) -> Tensor:
+        """x [N, C, H, W] with filters [K, C/groups, R, S], without the bias; a border that is not zeros comes first."""
         padding = self.padding
         if self.padding_mode != "zeros" and any(padding):
             x = ops.pad(x, padding=padding, mode=self.padding_mode)
@@ -129,52 +158,42 @@ class Conv2d(Convolution):
         return shown
 
 
-def one_row(value: Any, row: int) -> Any:
-    """A hyper-parameter of sequences as one of images of one row; words stay."""
-    if isinstance(value, str):
-        return value
-    items = (value,) if isinstance(value, int | np.integer) else tuple(value)
-    if len(items) == 2:  # before and after the sequence
-        return (row, row, *items)
-    if len(items) != 1:
-        raise ShapeError(f"sequences have one axis: give one number, not {value!r}")
-    return row, items[0]
-
-
 class Conv1d(Conv2d):
     """y[n,k,q] = bias[k] + sum_cs x[n, c, q u + s d - pad] weight[k,c,s]
 
-    x [N, in_channels, L] -> y [N, out_channels, Q]; hyper-parameters as Conv2d's. padding: int, (before, after) or a
-    word.
+    x [N, in_channels, L] -> y [N, out_channels, Q]. The hyper-parameters are Conv2d's, along one axis. padding: an int,
+    (before, after), "same" or "valid". weight [out_channels, in_channels/groups, S], bias [out_channels].
     """
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
+        kernel_size: SingleLike,
+        stride: SingleLike = 1,
+        padding: SequencePadding = 0,
+        dilation: SingleLike = 1,
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
     ) -> None:
+        around: PaddingLike = padding if isinstance(padding, str) else one_row_padding(padding, f"{self.name}: padding")
         super().__init__(
             in_channels,
             out_channels,
-            one_row(kernel_size, 1),
-            one_row(stride, 1),
-            one_row(padding, 0),
-            one_row(dilation, 1),
+            one_row(kernel_size, 1, f"{self.name}: kernel_size"),
+            one_row(stride, 1, f"{self.name}: stride"),
+            around,
+            one_row(dilation, 1, f"{self.name}: dilation"),
             groups,
             bias,
             padding_mode,
         )
+        # [K, C/groups, 1, S] as PyTorch stores it, [K, C/groups, S]
         k, c, _, s = self.weight.shape
         self.weight = Parameter(self.weight.data.reshape(k, c, s))
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         k, c, s = self.weight.shape
         weight = current().lift(self.weight).reshape(k, c, 1, s)
         return as_sequences(self.with_bias(self.convolved(as_images(self.name, x), weight)))
@@ -183,34 +202,41 @@ class Conv1d(Conv2d):
 class ConvTranspose2d(Convolution):
     """y[n,k,h,v] = bias[k] + sum_crs x[n,c,p,q] weight[c,k,r,s] over all p u + r d - pad = h, q u + s d - pad = v
 
-    x [N, in_channels, P, Q] -> y [N, out_channels, H, W], H = (P - 1) u - pads + d (R - 1) + 1 + output_padding: what
-    the
-    gradient of Conv2d with these filters does to an image. weight [in_channels, out_channels/groups, R, S].
+    x [N, in_channels, P, Q] -> y [N, out_channels, H, W], H = (P - 1) u - pads + d (R - 1) + 1 + output_padding: the
+    gradient of a Conv2d with these filters in its input, applied to x (Dumoulin and Visin 2016, section 4).
+
+    kernel_size, stride, dilation: an int or (rows, columns). padding: an int, (rows, columns) or (top, bottom, left,
+    right), what Conv2d would add and this layer takes away. output_padding: rows and columns more at the bottom and the
+    right, below the stride or the dilation. weight [in_channels, out_channels/groups, R, S], bias [out_channels].
+    Raises ShapeError for what does not fit.
     """
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        output_padding: Any = 0,
+        kernel_size: PairLike,
+        stride: PairLike = 1,
+        padding: SidesLike = 0,
+        output_padding: PairLike = 0,
         groups: int = 1,
         bias: bool = True,
-        dilation: Any = 1,
+        dilation: PairLike = 1,
     ) -> None:
         self.check_groups(in_channels, out_channels, groups)
         size = self.kernel(kernel_size)
         u, d = pair(stride, f"{self.name}: stride"), pair(dilation, f"{self.name}: dilation")
+        if isinstance(padding, str):
+            raise ShapeError(f"{self.name}: padding is {padding!r}; a transposed convolution takes it in numbers")
         self.padding = sides(padding, f"{self.name}: padding")
         self.output_padding = pair(output_padding, f"{self.name}: output_padding")
         super().__init__((in_channels, out_channels // groups, *size), u, d, groups, out_channels, bias)
 
-    def forward(self, x: Any) -> Any:
-        return self.with_bias(self.spread(x, self.weight))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.with_bias(self.transposed(x, self.weight))
 
-    def spread(self, x: Any, weight: Any) -> Any:
+    def transposed(self, x: Tensor, weight: Operand) -> Tensor:
+        """x [N, C, P, Q] with filters [C, K/groups, R, S] -> [N, K, H, W], without the bias."""
         return ops.conv_transpose2d(
             x,
             weight,
@@ -230,62 +256,131 @@ class ConvTranspose2d(Convolution):
 
 
 class ConvTranspose1d(ConvTranspose2d):
-    """y[n,k,v] = bias[k] + sum_cs x[n,c,q] weight[c,k,s] over all q u + s d - pad = v; ConvTranspose2d on sequences
+    """y[n,k,v] = bias[k] + sum_cs x[n,c,q] weight[c,k,s] over all q u + s d - pad = v: ConvTranspose2d on sequences
 
-    x [N, in_channels, Q] -> y [N, out_channels, L]. weight [in_channels, out_channels/groups, S].
+    x [N, in_channels, Q] -> y [N, out_channels, L]. The hyper-parameters are ConvTranspose2d's, along one axis.
+    weight [in_channels, out_channels/groups, S], bias [out_channels].
     """
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        output_padding: Any = 0,
+        kernel_size: SingleLike,
+        stride: SingleLike = 1,
+        padding: SingleLike | Pair = 0,
+        output_padding: SingleLike = 0,
         groups: int = 1,
         bias: bool = True,
-        dilation: Any = 1,
+        dilation: SingleLike = 1,
     ) -> None:
         super().__init__(
             in_channels,
             out_channels,
-            one_row(kernel_size, 1),
-            one_row(stride, 1),
-            one_row(padding, 0),
-            one_row(output_padding, 0),
+            one_row(kernel_size, 1, f"{self.name}: kernel_size"),
+            one_row(stride, 1, f"{self.name}: stride"),
+            one_row_padding(padding, f"{self.name}: padding"),
+            one_row(output_padding, 0, f"{self.name}: output_padding"),
             groups,
             bias,
-            one_row(dilation, 1),
+            one_row(dilation, 1, f"{self.name}: dilation"),
         )
+        # [C, K/groups, 1, S] as PyTorch stores it, [C, K/groups, S]
         c, k, _, s = self.weight.shape
         self.weight = Parameter(self.weight.data.reshape(c, k, s))
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         c, k, s = self.weight.shape
         weight = current().lift(self.weight).reshape(c, k, 1, s)
-        return as_sequences(self.with_bias(self.spread(as_images(self.name, x), weight)))
+        return as_sequences(self.with_bias(self.transposed(as_images(self.name, x), weight)))
 
 
-class DepthwiseSeparableConv2d(Sequential):
-    """A filter for each channel, then 1x1 filters across channels, each followed by batch norm and relu
+class LocallyConnected2d(Module):
+    """y[n,k,p,q] = bias[k,p,q] + sum_crs x[n, c, p u + r d - pad, q u + s d - pad] weight[(p,q), (c,r,s), k]
 
-    Howard et al. 2017 (MobileNet), section 3.1: R S + K multiplications for each input value where a convolution has R
-    S K.
+    x [N, in_channels, H, W] -> y [N, out_channels, P, Q]: the receptive fields of a convolution without shared weights,
+    so it has P Q times the parameters and is made for images of one size.
+
+    image: that size, an int or (H, W). kernel_size, stride, dilation: an int or (rows, columns). padding: zeros about
+    the image, an int, (rows, columns) or (top, bottom, left, right). shared_weights: True uses one filter at all
+    positions, weight [K, C, R, S] and bias [K], which is Conv2d; it shows what sharing does to the number of parameters
+    and to their gradients. `from_conv` starts from a convolution's filters.
+
+    weight [P Q, C R S, K], bias [K, P, Q]. Raises ShapeError where the kernel does not fit into the image.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: Any = 3, stride: Any = 1, padding: Any = None
+        self,
+        in_channels: int,
+        out_channels: int,
+        image: PairLike,
+        kernel_size: PairLike,
+        stride: PairLike = 1,
+        padding: SidesLike = 0,
+        dilation: PairLike = 1,
+        bias: bool = True,
+        shared_weights: bool = False,
     ) -> None:
-        rows, columns = pair(kernel_size, f"{type(self).__name__}: kernel_size")
-        around = (rows // 2, columns // 2) if padding is None else padding
-        depthwise = Conv2d(in_channels, in_channels, kernel_size, stride, around, groups=in_channels, bias=False)
-        pointwise = Conv2d(in_channels, out_channels, 1, bias=False)
-        super().__init__(depthwise, BatchNorm2d(in_channels), ReLU(), pointwise, BatchNorm2d(out_channels), ReLU())
+        name = type(self).__name__
+        check_positive(name, in_channels=in_channels, out_channels=out_channels)
+        self.image, self.kernel_size = pair(image, f"{name}: image"), pair(kernel_size, f"{name}: kernel_size")
+        self.stride, self.dilation = pair(stride, f"{name}: stride"), pair(dilation, f"{name}: dilation")
+        self.padding, self.shared_weights = sides(padding, f"{name}: padding"), shared_weights
+        # (P, Q)
+        self.places = output_size(name, self.image, self.kernel_size, self.stride, self.padding, self.dilation)
+        filters = (out_channels, in_channels, *self.kernel_size)
+        inputs = init.fan_in(filters)
+        weight = init.kaiming_uniform(generator(), filters)
+        offset = init.bias_uniform(generator(), (out_channels,), inputs)
+        if not shared_weights:
+            # [P Q, C R S, K], drawn as one row of filters so that each has the fan-in of one window
+            each = (math.prod(self.places), inputs, out_channels)
+            weight = init.kaiming_uniform(generator(), (1, inputs, math.prod(each) // inputs)).reshape(each)
+            offset = init.bias_uniform(generator(), (out_channels, *self.places), inputs)
+        self.weight = Parameter(weight)
+        self.bias = Parameter(offset) if bias else None
 
+    @classmethod
+    def from_conv(cls, conv: Conv2d, image: PairLike, shared_weights: bool = False) -> "LocallyConnected2d":
+        """Return a layer that computes the same as `conv` on images of this size: its filters at every position.
 
-def he_start(model: Module) -> None:
-    """Draw the filters of all convolutions of `model` anew, as He et al. 2015 have it for relu."""
-    for _, module in model.named_modules():
-        if isinstance(module, Conv2d):
-            module.weight.data = init.kaiming_normal(generator(), module.weight.shape)
+        Raises ShapeError for a convolution with groups, or with a border that is not zeros.
+        """
+        if conv.groups != 1 or conv.padding_mode != "zeros":
+            raise ShapeError(
+                f"{cls.__name__}: {conv} has groups or a border that is not zeros; give a convolution with groups=1 and"
+                " padding_mode='zeros'"
+            )
+        k, c, *kernel = conv.weight.shape
+        size, with_bias = pair(tuple(kernel), f"{cls.__name__}: kernel_size"), conv.bias is not None
+        layer = cls(c, k, image, size, conv.stride, conv.padding, conv.dilation, with_bias, shared_weights)
+        weight: Ndarray = conv.weight.data
+        bias: Ndarray | None = None if conv.bias is None else conv.bias.data
+        if not shared_weights:
+            # [K, C, R, S] -> [C R S, K], repeated at each of P Q positions; [K] -> [K, P, Q]
+            weight = np.broadcast_to(weight.reshape(k, -1).T, layer.weight.shape)
+            bias = None if bias is None else np.broadcast_to(bias[:, None, None], (k, *layer.places))
+        layer.weight.data = weight
+        if layer.bias is not None and bias is not None:
+            layer.bias.data = bias
+        return layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2:] != self.image:
+            raise ShapeError(
+                f"{type(self).__name__}: it is made for images of {self.image[0]}x{self.image[1]}, got shape {x.shape};"
+                " weights that are not shared belong to positions"
+            )
+        operator = ops.conv2d if self.shared_weights else ops.locally_connected2d
+        size = {} if self.shared_weights else {"size": self.kernel_size}
+        y = operator.apply(
+            (x, self.weight), {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, **size}
+        )
+        if self.bias is None:
+            return y
+        bias = current().lift(self.bias)
+        return y + (bias.reshape(1, -1, 1, 1) if self.shared_weights else bias)
+
+    def describe(self) -> str:
+        shared = ", shared_weights=True" if self.shared_weights else ""
+        return f"image={self.image}, {self.kernel_size}, stride={self.stride}, padding={self.padding}{shared}"

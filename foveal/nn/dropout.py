@@ -1,16 +1,22 @@
 """Layers that drop values at random in training, and scale the others up so that the mean stays."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from foveal import ops
 from foveal.errors import ShapeError
 from foveal.nn.module import Module
+from foveal.ops.op import Tensor
 from foveal.strides import Shape
 from foveal.trace import current
 
 
 class Dropping(Module):
-    """In training what belongs together is 0 with probability p, else divided by 1 - p; the identity else."""
+    """Base of these layers. In training, the values that belong together are set to 0 with probability p, all others
+    are divided by 1 - p; in inference y = x.
+
+    p: at least 0 and below 1, else ShapeError. The random numbers are a function of the step's seed and number, so that
+    any number of threads draws the same.
+    """
 
     ranks: ClassVar[tuple[int, ...] | None] = None
     takes: ClassVar[str] = ""
@@ -20,11 +26,11 @@ class Dropping(Module):
             raise ShapeError(f"{type(self).__name__}: p is {p}, it has to be at least 0 and below 1")
         self.p = p
 
-    def kept_together(self, x: Shape) -> Shape:
-        """The shape of the mask, which is repeated to that of x."""
+    def mask_shape(self, x: Shape) -> Shape:
+        """The shape of the mask for x of this shape; it is broadcast, so an axis of 1 is kept or dropped as a whole."""
         return x
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         if self.ranks is not None and len(x.shape) not in self.ranks:
             raise ShapeError(f"{type(self).__name__}: takes {self.takes}, got shape {x.shape}")
         if not self.training or self.p == 0.0:
@@ -35,8 +41,8 @@ class Dropping(Module):
                 f"{type(self).__name__} in training mode inside of foveal.compile has no random numbers to draw from;"
                 " call the model itself, use foveal.compile_step, or model.eval() for inference"
             )
-        to = self.kept_together(x.shape)
-        return x * ops.dropout_mask(recording.key, shape=to, p=self.p, stream=recording.stream())
+        shape = self.mask_shape(x.shape)
+        return x * ops.dropout_mask(recording.key, shape=shape, p=self.p, stream=recording.stream())
 
     def describe(self) -> str:
         return str(self.p)
@@ -51,7 +57,7 @@ class Dropout2d(Dropping):
 
     ranks, takes = (4,), "images [N, C, H, W]"
 
-    def kept_together(self, x: Shape) -> Shape:
+    def mask_shape(self, x: Shape) -> Shape:
         return (*x[:2], *[1] * (len(x) - 2))
 
 
@@ -62,9 +68,9 @@ class Dropout1d(Dropout2d):
 
 
 class StochasticDepth(Dropping):
-    """Drops a residual branch's x [N, ...], for each image by itself (mode "row") or for the whole batch ("batch")
+    """Drops a residual branch x [N, ...]: Huang et al. 2016, in the form and with the names of torchvision
 
-    Huang et al. 2016, in the form and with the names of torchvision.
+    mode: "row" drops the branch for each image by itself, "batch" for all images at once; else ShapeError.
     """
 
     def __init__(self, p: float, mode: str) -> None:
@@ -73,7 +79,7 @@ class StochasticDepth(Dropping):
             raise ShapeError(f'StochasticDepth: mode is {mode!r}, it has to be "row" or "batch"')
         self.mode = mode
 
-    def kept_together(self, x: Shape) -> Shape:
+    def mask_shape(self, x: Shape) -> Shape:
         return (x[0] if self.mode == "row" else 1, *[1] * (len(x) - 1))
 
     def describe(self) -> str:

@@ -1,29 +1,42 @@
 """Losses: called as loss(output, target), with PyTorch's names and hyper-parameters.
 
-reduction: "mean" or "sum" over all elements give the scalar that a training step needs, "none" one value for each.
-A loss's `check(target, shape of the output)` is called by a training step before it runs.
+reduction: "mean" or "sum" over all elements give the scalar that a training step needs, "none" one value for each. A
+training step calls a loss on Tensors, while it is traced; called on NumPy arrays, a loss computes at once. Before each
+run the step calls the loss's `check(target, shape of the output)`, which raises DataError for targets that have no
+meaning. Shapes and hyper-parameters that do not fit raise ShapeError.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Protocol, overload
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from foveal import ops
 from foveal.api import check_labels
 from foveal.errors import DataError, ShapeError
+from foveal.nn.arguments import check_number
 from foveal.ops.batch_norm import per_channel
+from foveal.ops.op import Tensor
 from foveal.strides import Ndarray, Shape
 from foveal.trace import Symbol, current
 from foveal.variable import Variable
 
+
+class LossFunction(Protocol):
+    """Anything that is called as a loss: one of this file, or a function of one's own."""
+
+    def __call__(self, output: Tensor, target: Tensor, /) -> Tensor: ...
+
+
 REDUCTIONS = ("mean", "sum", "none")
-LEAST = 1e-30  # under the smallest probability that matters; its logarithm is finite
+# below the smallest probability that matters; its logarithm is finite in float32, whose smallest number is 1.2e-38
+TINY = 1e-30
 
 
 class Loss:
-    """What all losses share."""
+    """Base of all losses, which reduce one value for each element to the loss."""
 
     def __init__(self, reduction: str = "mean") -> None:
         if reduction not in REDUCTIONS:
@@ -32,9 +45,10 @@ class Loss:
 
     @property
     def name(self) -> str:
+        """The name of the loss in messages."""
         return type(self).__name__
 
-    def reduce(self, values: Any, weight: Any = None) -> Any:
+    def reduce(self, values: Tensor, weight: Tensor | None = None) -> Tensor:
         """`values` by the reduction; the mean divides by the sum of `weight` where it is given."""
         if self.reduction == "none":
             return values
@@ -42,8 +56,8 @@ class Loss:
             return ops.sum(values)
         return ops.mean(values) if weight is None else ops.sum(values) / ops.sum(weight)
 
-    def check_pair(self, output: Any, target: Any) -> None:
-        """Numbers are compared with as many numbers: nothing is broadcast."""
+    def check_pair(self, output: Tensor, target: Tensor) -> None:
+        """Raise ShapeError unless both are float32 and of the same shape: nothing is broadcast."""
         if is_integer(output) or is_integer(target):
             which = "output" if is_integer(output) else "target"
             raise ShapeError(
@@ -56,48 +70,50 @@ class Loss:
             )
 
     def check(self, target: Ndarray, output: Shape) -> None:
-        """Raise DataError for a target that cannot be meant."""
+        """Raise DataError for a target without meaning. output: the shape of what the model returns."""
 
 
-def is_integer(x: Any) -> bool:
+def is_integer(x: Tensor | Ndarray) -> bool:
+    """True if x holds integers (or truth values), as labels do."""
     return x.node.type.dtype != "float32" if isinstance(x, Symbol) else np.asarray(x).dtype.kind in "iub"
 
 
-def number(loss: str, what: str, value: float, low: float, high: float = math.inf) -> float:
-    if not (low <= value <= high and math.isfinite(value)):
-        upper = "" if high == math.inf else f" and at most {high:g}"
-        raise ShapeError(f"{loss}: {what} is {value}, it has to be at least {low:g}{upper}")
-    return float(value)
-
-
-def vector(loss: str, what: str, values: Any) -> Variable | None:
-    """Weights as memory that programs read. None stays None."""
+def weights_variable(loss: str, name: str, values: ArrayLike | None) -> Variable | None:
+    """Weights as memory that programs read; None stays None. Raise ShapeError for negative or infinite ones."""
     if values is None:
         return None
     array = np.asarray(values, np.float32)
     if not np.isfinite(array).all() or (array < 0).any():
-        raise ShapeError(f"{loss}: {what} holds {array.min()}; weights are finite and 0 or more")
-    return Variable(array, what)
+        raise ShapeError(f"{loss}: {name} holds {array.min()}; weights have to be finite and 0 or more")
+    return Variable(array, name)
 
 
-def held(variable: Variable, like: Any) -> Any:
-    """The weights as a symbol where a function is traced, else as an array."""
+@overload
+def read(variable: Variable, like: Tensor) -> Tensor: ...
+
+
+@overload
+def read(variable: Variable, like: Ndarray) -> Ndarray: ...
+
+
+def read(variable: Variable, like: Tensor | Ndarray) -> Tensor | Ndarray:
+    """The variable as what `like` is: a Tensor where a function is traced, else an array."""
     return current().lift(variable) if isinstance(like, Symbol) else variable.data
 
 
 class ClassLoss(Loss):
-    """What losses over classes share: labels, weights of classes, labels that do not count.
+    """Base of the losses over classes, with labels, weights of classes, and labels that do not count.
 
     output [N, K, ...], target [N, ...] with labels from 0 to K-1. weight [K]: how much each class counts; the mean
-    divides
-    by the sum of the targets' weights. ignore_index: a label that does not count (PyTorch's default is -100; here it
-    has
-    to be given, so that a wrong label is an error).
+    divides by the sum of the targets' weights. ignore_index: a label that does not count. (PyTorch's default is -100;
+    here it has to be given, so that a wrong label is an error.)
     """
 
-    def __init__(self, weight: Any = None, ignore_index: int | None = None, reduction: str = "mean") -> None:
+    def __init__(
+        self, weight: ArrayLike | None = None, ignore_index: int | None = None, reduction: str = "mean"
+    ) -> None:
         super().__init__(reduction)
-        self.weight = vector(self.name, "weight", weight)
+        self.weight = weights_variable(self.name, "weight", weight)
         if self.weight is not None and self.weight.data.ndim != 1:
             raise ShapeError(f"{self.name}: weight has shape {self.weight.shape}, it has to be [classes]")
         self.ignore_index = ignore_index
@@ -112,9 +128,10 @@ class ClassLoss(Loss):
                 " to learn from; leave such batches out"
             )
 
-    def check_classes(self, output: Any, target: Any) -> int:
-        """The number of classes, after checking shapes."""
-        shape, labels = tuple(output.shape), tuple(target.shape)
+    def check_classes(self, output: Tensor, target: Tensor) -> int:
+        """Return the number of classes. Raise ShapeError where shapes, dtypes or the number of weights do not fit."""
+        shape: Shape = tuple(output.shape)
+        labels: Shape = tuple(target.shape)
         if len(shape) < 2 or labels != (shape[0], *shape[2:]):
             raise ShapeError(
                 f"{self.name}: logits of shape {shape} and labels of shape {labels}; it takes logits"
@@ -132,24 +149,28 @@ class ClassLoss(Loss):
             )
         return int(classes)
 
-    def chosen(self, output: Any, target: Any) -> Any:
+    def one_hot(self, output: Tensor, target: Tensor) -> Tensor:
         """1 at the class of each label, 0 elsewhere and for labels that do not count, [N, K, ...]."""
         classes = self.check_classes(output, target)
         hot = ops.one_hot(target, classes=classes)
+        # A label outside of the classes has no 1 anyway.
         if self.ignore_index is None or not 0 <= self.ignore_index < classes:
-            return hot  # a label outside of the classes has no 1 anyway
-        kept = np.ones(classes, np.float32)
-        kept[self.ignore_index] = 0
-        return hot * per_channel(held(Variable(kept, "kept"), output), output)
+            return hot
+        # [K]: 0 for the class that is ignored
+        counting = np.ones(classes, np.float32)
+        counting[self.ignore_index] = 0
+        return hot * per_channel(read(Variable(counting, "kept"), output), output)
 
-    def weighted(self, hot: Any) -> Any:
-        return hot if self.weight is None else hot * per_channel(held(self.weight, hot), hot)
+    def weighted(self, hot: Tensor) -> Tensor:
+        """hot [N, K, ...] times the weight of each class, if there are weights."""
+        return hot if self.weight is None else hot * per_channel(read(self.weight, hot), hot)
 
-    def negative_log_likelihood(self, log_p: Any, target: Any) -> Any:
-        hot = self.weighted(self.chosen(log_p, target))
+    def negative_log_likelihood(self, log_p: Tensor, target: Tensor) -> Tensor:
+        """-weight log_p at the label, reduced; log_p [N, K, ...]: logarithms of probabilities."""
+        hot = self.weighted(self.one_hot(log_p, target))
         return self.reduce(-ops.sum(log_p * hot, axes=(1,)), self.counted(hot))
 
-    def counted(self, hot: Any) -> Any:
+    def counted(self, hot: Tensor) -> Tensor | None:
         """What the mean divides by the sum of; None where every label counts 1."""
         return None if self.weight is None and self.ignore_index is None else hot
 
@@ -157,17 +178,22 @@ class ClassLoss(Loss):
 class CrossEntropyLoss(ClassLoss):
     """-ln softmax(logits)[label]; logits [N, K, ...], labels [N, ...] integers, or probabilities [N, K, ...]
 
-    label_smoothing e: the target is 1 - e at the label and e / K everywhere besides (Szegedy et al. 2016, section 7).
-    Probabilities as targets: -sum_k weight_k target_k ln softmax_k, whose mean divides by the number of places.
+    weight, ignore_index and reduction are those of ClassLoss. label_smoothing e, from 0 to 1: the target is 1 - e at
+    the label, and e / K is added for every class (Szegedy et al. 2016, section 7). With probabilities as targets:
+    -sum_k weight_k target_k ln softmax_k, whose mean divides by the number of positions.
     """
 
     def __init__(
-        self, weight: Any = None, ignore_index: int | None = None, reduction: str = "mean", label_smoothing: float = 0.0
+        self,
+        weight: ArrayLike | None = None,
+        ignore_index: int | None = None,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(weight, ignore_index, reduction)
-        self.label_smoothing = number(self.name, "label_smoothing", label_smoothing, 0.0, 1.0)
+        self.label_smoothing = check_number(self.name, "label_smoothing", label_smoothing, 0.0, 1.0)
 
-    def __call__(self, logits: Any, target: Any) -> Any:
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
         if not is_integer(target):
             return self.soft(logits, target)
         plain = self.weight is None and self.ignore_index is None and not self.label_smoothing
@@ -177,12 +203,14 @@ class CrossEntropyLoss(ClassLoss):
         log_p = ops.log_softmax(logits, axis=1)
         if not e:
             return self.negative_log_likelihood(log_p, target)
-        hot = self.chosen(logits, target)
-        kept = ops.broadcast_to(ops.sum(hot, axes=(1,), keepdims=True), shape=log_p.shape)
-        spread = self.weighted(hot) * (1.0 - e) + self.weighted(kept) * (e / classes)
-        return self.reduce(-ops.sum(log_p * spread, axes=(1,)), self.weighted(hot))
+        # [N, K, ...]: 1 at the label; then 1 at all classes of the positions whose label counts
+        hot = self.one_hot(logits, target)
+        counting = ops.broadcast_to(ops.sum(hot, axes=(1,), keepdims=True), shape=log_p.shape)
+        smooth = self.weighted(hot) * (1.0 - e) + self.weighted(counting) * (e / classes)
+        return self.reduce(-ops.sum(log_p * smooth, axes=(1,)), self.weighted(hot))
 
-    def soft(self, logits: Any, target: Any) -> Any:
+    def soft(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of probabilities [N, K, ...] as targets."""
         if len(target.shape) == len(logits.shape) - 1:
             raise ShapeError(
                 f"{self.name}: the target of shape {tuple(target.shape)} is float32; class numbers are int32, and"
@@ -202,66 +230,76 @@ class CrossEntropyLoss(ClassLoss):
 class NLLLoss(ClassLoss):
     """-output[label]: cross-entropy of log-probabilities [N, K, ...], as nn.LogSoftmax(1) gives them"""
 
-    def __call__(self, log_probabilities: Any, target: Any) -> Any:
+    def __call__(self, log_probabilities: Tensor, target: Tensor) -> Tensor:
         return self.negative_log_likelihood(log_probabilities, target)
 
 
 class FocalLoss(ClassLoss):
-    """-weight_t (1 - p_t)^gamma ln p_t, p = softmax(logits): Lin et al. 2017, eq. 5; the mean is over all labels that
-    count
+    """-weight_t (1 - p_t)^gamma ln p_t, p = softmax(logits), t the label: Lin et al. 2017, eq. 5
 
-    logits [N, K, ...], labels [N, ...]. weight is the paper's alpha, a number per class. gamma 0 is cross-entropy.
+    logits [N, K, ...], labels [N, ...]. gamma: 0 or more; 0 is cross-entropy. weight [K]: the paper's alpha. The mean
+    is over all labels that count, each counting 1.
     """
 
     def __init__(
-        self, gamma: float = 2.0, weight: Any = None, ignore_index: int | None = None, reduction: str = "mean"
+        self,
+        gamma: float = 2.0,
+        weight: ArrayLike | None = None,
+        ignore_index: int | None = None,
+        reduction: str = "mean",
     ) -> None:
         super().__init__(weight, ignore_index, reduction)
-        self.gamma = number(self.name, "gamma", gamma, 0.0)
+        self.gamma = check_number(self.name, "gamma", gamma, 0.0)
 
-    def __call__(self, logits: Any, target: Any) -> Any:
-        hot = self.chosen(logits, target)
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        hot = self.one_hot(logits, target)
         log_p = ops.log_softmax(logits, axis=1)
-        others = ops.sum(ops.exp(log_p) * (1.0 - hot), axes=(1,))  # 1 - p_t, without losing digits
-        values = -ops.sum(log_p * self.weighted(hot), axes=(1,)) * power(others, self.gamma)
+        # 1 - p_t as the sum of the other probabilities, which loses no digits where p_t is next to 1
+        others = ops.sum(ops.exp(log_p) * (1.0 - hot), axes=(1,))
+        values = -ops.sum(log_p * self.weighted(hot), axes=(1,)) * focusing(others, self.gamma)
         count = None if self.ignore_index is None else ops.sum(hot, axes=(1,))
         return self.reduce(values, count)
 
 
-def power(x: Any, exponent: float) -> Any:
-    """x^exponent for x >= 0, with a finite gradient at 0 where the exponent is 0 or at least 1."""
-    if exponent == int(exponent) and exponent <= 8:
-        y = x if exponent else x * 0.0 + 1.0
-        for _ in range(1, int(exponent)):
+def focusing(x: Tensor, gamma: float) -> Tensor:
+    """x^gamma for x >= 0, the factor of focal losses, with a finite gradient at 0 where gamma is 0 or at least 1."""
+    # A few products cost less than exp and log, and have the right gradient at 0.
+    if gamma == int(gamma) and gamma <= 8:
+        y = x if gamma else x * 0.0 + 1.0
+        for _ in range(1, int(gamma)):
             y = y * x
         return y
-    return ops.exp(ops.log(ops.maximum(x, LEAST)) * exponent)
+    return ops.exp(ops.log(ops.maximum(x, TINY)) * gamma)
 
 
 class BCEWithLogitsLoss(Loss):
     """-w (p t ln s(x) + (1 - t) ln(1 - s(x))), s the sigmoid; logits x and targets t of the same shape, t from 0 to 1
 
-    Written with softplus, so that no logit is too large. weight w and pos_weight p broadcast against the target.
+    It is computed with softplus, so that no logit is too large. weight w and pos_weight p broadcast to the target.
     """
 
-    def __init__(self, weight: Any = None, reduction: str = "mean", pos_weight: Any = None) -> None:
+    def __init__(
+        self, weight: ArrayLike | None = None, reduction: str = "mean", pos_weight: ArrayLike | None = None
+    ) -> None:
         super().__init__(reduction)
-        self.weight = vector(self.name, "weight", weight)
-        self.pos_weight = vector(self.name, "pos_weight", pos_weight)
+        self.weight = weights_variable(self.name, "weight", weight)
+        self.pos_weight = weights_variable(self.name, "pos_weight", pos_weight)
 
-    def __call__(self, logits: Any, target: Any) -> Any:
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
         self.check_pair(logits, target)
         return self.reduce(self.values(logits, target))
 
-    def values(self, logits: Any, target: Any) -> Any:
-        yes = ops.softplus(-logits) * target
+    def values(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of each element."""
+        # -ln s(x) = softplus(-x) and -ln(1 - s(x)) = softplus(x)
+        positive = ops.softplus(-logits) * target
         if self.pos_weight is not None:
-            yes = yes * self.fitting(self.pos_weight, target)
-        y = yes + ops.softplus(logits) * (1.0 - target)
+            positive = positive * self.fitting(self.pos_weight, target)
+        y = positive + ops.softplus(logits) * (1.0 - target)
         return y if self.weight is None else y * self.fitting(self.weight, target)
 
-    def fitting(self, weight: Variable, target: Any) -> Any:
-        """The weights, after checking that they broadcast to the target's shape."""
+    def fitting(self, weight: Variable, target: Tensor) -> Tensor:
+        """The weights. Raise ShapeError unless they broadcast to the target's shape."""
         try:
             fits = np.broadcast_shapes(weight.shape, target.shape) == tuple(target.shape)
         except ValueError:
@@ -271,117 +309,129 @@ class BCEWithLogitsLoss(Loss):
                 f"{self.name}: {weight.name} of shape {weight.shape} does not broadcast to the target's"
                 f" {tuple(target.shape)}"
             )
-        return held(weight, target)
+        return read(weight, target)
 
     def check(self, target: Ndarray, output: Shape) -> None:
         check_probabilities(self.name, target)
 
 
 class BinaryFocalLoss(BCEWithLogitsLoss):
-    """-a_t (1 - p_t)^gamma ln p_t with p = sigmoid(logits): Lin et al. 2017, eq. 5, for targets 0 and 1
+    """-a_t (1 - p_t)^gamma ln p_t with p = sigmoid(logits): Lin et al. 2017, eq. 5; targets 0 and 1, of the same shape
 
-    p_t is p where the target is 1, else 1 - p; a_t likewise alpha or 1 - alpha, and 1 where alpha is None.
+    p_t is p where the target is 1, else 1 - p. a_t is alpha where the target is 1, else 1 - alpha; 1 where alpha is
+    None. gamma: 0 or more. alpha: from 0 to 1.
     """
 
     def __init__(self, gamma: float = 2.0, alpha: float | None = 0.25, reduction: str = "mean") -> None:
         super().__init__(reduction=reduction)
-        self.gamma = number(self.name, "gamma", gamma, 0.0)
-        self.alpha = None if alpha is None else number(self.name, "alpha", alpha, 0.0, 1.0)
+        self.gamma = check_number(self.name, "gamma", gamma, 0.0)
+        self.alpha = None if alpha is None else check_number(self.name, "alpha", alpha, 0.0, 1.0)
 
-    def values(self, logits: Any, target: Any) -> Any:
+    def values(self, logits: Tensor, target: Tensor) -> Tensor:
+        # 1 - p_t, the probability of the wrong class
         wrong = ops.sigmoid(-logits) * target + ops.sigmoid(logits) * (1.0 - target)
-        y = super().values(logits, target) * power(wrong, self.gamma)
+        y = super().values(logits, target) * focusing(wrong, self.gamma)
         if self.alpha is None:
             return y
         return y * (target * (2.0 * self.alpha - 1.0) + (1.0 - self.alpha))
 
 
 class BCELoss(Loss):
-    """-(t ln p + (1 - t) ln(1 - p)) for probabilities p; the logarithms are at least -100, as in PyTorch
+    """-(t ln p + (1 - t) ln(1 - p)) for probabilities p and targets t of the same shape, t from 0 to 1
 
-    BCEWithLogitsLoss loses no digits where p is next to 0 or 1; prefer it.
+    The logarithms are at least -100, as in PyTorch. Prefer BCEWithLogitsLoss, which loses no digits where p is next to
+    0 or 1.
     """
 
-    def __call__(self, probabilities: Any, target: Any) -> Any:
+    def __call__(self, probabilities: Tensor, target: Tensor) -> Tensor:
         self.check_pair(probabilities, target)
-        yes = ops.maximum(ops.log(ops.maximum(probabilities, LEAST)), -100.0)
-        no = ops.maximum(ops.log(ops.maximum(1.0 - probabilities, LEAST)), -100.0)
-        return self.reduce(-(target * yes + (1.0 - target) * no))
+        positive = ops.maximum(ops.log(ops.maximum(probabilities, TINY)), -100.0)
+        negative = ops.maximum(ops.log(ops.maximum(1.0 - probabilities, TINY)), -100.0)
+        return self.reduce(-(target * positive + (1.0 - target) * negative))
 
     def check(self, target: Ndarray, output: Shape) -> None:
         check_probabilities(self.name, target)
 
 
 def check_probabilities(loss: str, target: Ndarray) -> None:
+    """Raise DataError unless all targets lie between 0 and 1."""
     if target.size and not (target.min() >= 0 and target.max() <= 1):
         wrong = float(target.min() if target.min() < 0 else target.max())
         raise DataError(f"{loss}: a target is {wrong:g}; targets lie between 0 and 1")
 
 
 class MSELoss(Loss):
-    """(y - t)^2"""
+    """(y - t)^2; output y and target t of the same shape"""
 
-    def __call__(self, output: Any, target: Any) -> Any:
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         self.check_pair(output, target)
         d = output - target
         return self.reduce(d * d)
 
 
 class L1Loss(Loss):
-    """|y - t|; the gradient where they are equal is 0"""
+    """|y - t|; output y and target t of the same shape; the gradient where they are equal is 0"""
 
-    def __call__(self, output: Any, target: Any) -> Any:
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         self.check_pair(output, target)
-        return self.reduce(magnitude(output - target))
+        return self.reduce(absolute(output - target))
 
 
-def magnitude(d: Any) -> Any:
+def absolute(d: Tensor) -> Tensor:
+    """|d|, with the gradient 0 at 0."""
     return ops.relu(d) + ops.relu(-d)
 
 
 class HuberLoss(Loss):
-    """d^2 / 2 up to |d| = delta, delta (|d| - delta / 2) beyond; d = y - t (Huber 1964)"""
+    """d^2 / 2 up to |d| = delta, delta (|d| - delta / 2) beyond; d = y - t (Huber 1964)
+
+    output y and target t of the same shape. delta: above 0.
+    """
 
     def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
         super().__init__(reduction)
-        self.delta = number(self.name, "delta", delta, LEAST)
+        self.delta = check_number(self.name, "delta", delta, TINY)
 
-    def __call__(self, output: Any, target: Any) -> Any:
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         self.check_pair(output, target)
         return self.reduce(huber(output - target, self.delta))
 
 
-def huber(d: Any, delta: float) -> Any:
-    far = magnitude(d)
-    near = ops.minimum(far, delta)
-    return near * near * 0.5 + (far - near) * delta
+def huber(d: Tensor, delta: float) -> Tensor:
+    """Huber's function of each element of d."""
+    size = absolute(d)
+    # |d| in the quadratic part, delta beyond it
+    inner = ops.minimum(size, delta)
+    return inner * inner * 0.5 + (size - inner) * delta
 
 
 class SmoothL1Loss(Loss):
-    """d^2 / (2 beta) up to |d| = beta, |d| - beta / 2 beyond; d = y - t (Girshick 2015, eq. 3). beta 0 is L1Loss"""
+    """d^2 / (2 beta) up to |d| = beta, |d| - beta / 2 beyond; d = y - t (Girshick 2015, eq. 3)
+
+    output y and target t of the same shape. beta: 0 or more; 0 is L1Loss.
+    """
 
     def __init__(self, reduction: str = "mean", beta: float = 1.0) -> None:
         super().__init__(reduction)
-        self.beta = number(self.name, "beta", beta, 0.0)
+        self.beta = check_number(self.name, "beta", beta, 0.0)
 
-    def __call__(self, output: Any, target: Any) -> Any:
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         self.check_pair(output, target)
         d = output - target
-        return self.reduce(huber(d, self.beta) * (1 / self.beta) if self.beta else magnitude(d))
+        return self.reduce(huber(d, self.beta) * (1 / self.beta) if self.beta else absolute(d))
 
 
 class AuxiliaryLoss:
     """loss(logits) + weight times the sum of loss(auxiliary logits): Szegedy et al. 2015, section 5
 
-    For models that return (logits, auxiliary logits, ...) in training, such as GoogLeNet; of one output it is `loss`.
+    For models that return (logits, auxiliary logits, ...) in training, such as GoogLeNet; for a model that returns one
+    array it is `loss` itself. weight: 0 or more.
     """
 
-    def __init__(self, loss: Callable[[Any, Any], Any], weight: float = 0.3) -> None:
-        if not 0.0 <= weight < math.inf:
-            raise ShapeError(f"AuxiliaryLoss: weight is {weight}, it has to be 0 or more")
-        self.loss, self.weight = loss, weight
+    def __init__(self, loss: LossFunction, weight: float = 0.3) -> None:
+        self.loss, self.weight = loss, check_number("AuxiliaryLoss", "weight", weight, 0.0)
 
-    def __call__(self, outputs: Any, target: Any) -> Any:
+    def __call__(self, outputs: Tensor | tuple[Tensor, ...], target: Tensor) -> Tensor:
         if not isinstance(outputs, tuple):
             return self.loss(outputs, target)
         total, *others = (self.loss(output, target) for output in outputs)
@@ -390,15 +440,17 @@ class AuxiliaryLoss:
         return total
 
     def check(self, target: Ndarray, output: Shape) -> None:
-        if (own := getattr(self.loss, "check", None)) is not None:
-            own(target, output)
+        """The check of the loss itself, if it has one."""
+        if (check := getattr(self.loss, "check", None)) is not None:
+            check(target, output)
 
 
 def class_balanced_weights(counts: Sequence[int], beta: float = 0.999) -> Ndarray:
     """Weights of classes by their effective number of images: Cui et al. 2019, eq. 2, w = (1 - b) / (1 - b^n)
 
-    counts [K]: images of each class, at least 1. beta from 0 (all equal) towards 1 (by the inverse of the counts).
-    Returns float32 [K], which sum to K; for `weight` of CrossEntropyLoss or FocalLoss.
+    counts [K]: the number of images of each class, at least 1, else DataError. beta: 0 or more and below 1, else
+    ShapeError; 0 makes all weights equal, and towards 1 they become the inverse of the counts. Returns float32 [K],
+    which sum to K, for `weight` of CrossEntropyLoss or FocalLoss.
     """
     n = np.asarray(counts, np.float64)
     if n.ndim != 1 or not n.size or not np.isfinite(n).all() or (n < 1).any():
@@ -406,7 +458,7 @@ def class_balanced_weights(counts: Sequence[int], beta: float = 0.999) -> Ndarra
             f"class_balanced_weights: counts are {counts!r}; each class needs at least 1 image, so leave out those that"
             " have none"
         )
-    number("class_balanced_weights", "beta", beta, 0.0)
+    check_number("class_balanced_weights", "beta", beta, 0.0)
     if beta >= 1:
         raise ShapeError(f"class_balanced_weights: beta is {beta}, it has to be below 1")
     # 1 - b^n without cancellation where b is next to 1

@@ -1,30 +1,29 @@
-"""Normalisation. All of these take and give x [N, C, ...] of the same shape."""
+"""Normalisation layers. Each takes x [N, C, ...] and returns y of the same shape."""
 
 import math
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
 from foveal import ops
 from foveal.errors import ShapeError
-from foveal.nn.module import Buffer, Counter, Module, Parameter, check_positive
-from foveal.nn.sequence import as_images, as_sequences
+from foveal.nn.arguments import check_number, check_positive
+from foveal.nn.module import Buffer, Counter, Module, Parameter
+from foveal.nn.one_dimensional import as_images, as_sequences
 from foveal.ops.batch_norm import per_channel
+from foveal.ops.op import Operand, Tensor
 from foveal.trace import current
 
 
-def check_eps(layer: str, eps: float) -> float:
-    if not eps >= 0:
-        raise ShapeError(f"{layer}: eps is {eps}, it has to be 0 or more")
-    return float(eps)
-
-
 class Tracking(Module):
-    """What batch and instance norm share: affine parameters per channel, running statistics of the training batches.
+    """Base of batch and instance norm, which scale and shift each channel, and have running statistics of the training
+    batches.
 
-    running = (1 - momentum) running + momentum batch, with the unbiased variance. track_running_stats off: the
-    statistics
-    of what is given are used in inference too.
+    num_features: C. eps: what is added to variances, 0 or more. momentum: after each training batch
+    running = (1 - momentum) running + momentum batch, with the unbiased variance; from 0 to 1, or None. affine: True
+    gives weight [C] and bias [C], which are trained. track_running_stats: False keeps no running statistics, and
+    inference uses those of its input. Raises ShapeError for other values.
     """
 
     ranks: ClassVar[tuple[int, ...]]
@@ -39,7 +38,7 @@ class Tracking(Module):
             raise ShapeError(
                 f"{layer}: momentum is {momentum}, it has to be between 0 and 1, or None for the mean of all batches"
             )
-        self.num_features, self.eps, self.momentum = num_features, check_eps(layer, eps), momentum
+        self.num_features, self.eps, self.momentum = num_features, check_number(layer, "eps", eps, 0.0), momentum
         self.track_running_stats = track_running_stats
         self.weight = Parameter(np.ones(num_features)) if affine else None
         self.bias = Parameter(np.zeros(num_features)) if affine else None
@@ -48,7 +47,8 @@ class Tracking(Module):
             self.running_var = Buffer(np.ones(num_features))
             self.num_batches_tracked = Counter()
 
-    def check(self, x: Any) -> None:
+    def check(self, x: Tensor) -> None:
+        """Raise ShapeError unless x has one of the layer's ranks and its number of channels."""
         layer = type(self).__name__
         if len(x.shape) not in self.ranks:
             raise ShapeError(f"{layer}: takes {self.takes}, got shape {x.shape}")
@@ -58,33 +58,35 @@ class Tracking(Module):
                 f" use {layer}({x.shape[1]})"
             )
 
-    def affine(self) -> tuple[Any, Any]:
-        """The scale and the shift of each channel."""
-        if self.weight is not None:
+    def affine(self) -> tuple[Operand, Operand]:
+        """The scale [C] and the shift [C] of each channel; 1 and 0 where the layer has none."""
+        if self.weight is not None and self.bias is not None:
             return self.weight, self.bias
-        lift, to = current().lift, (self.num_features,)
-        return ops.broadcast_to(lift(1.0), shape=to), ops.broadcast_to(lift(0.0), shape=to)
+        lift, shape = current().lift, (self.num_features,)
+        return ops.broadcast_to(lift(1.0), shape=shape), ops.broadcast_to(lift(0.0), shape=shape)
 
-    def by_running_statistics(self, x: Any) -> Any:
+    def by_running_statistics(self, x: Tensor) -> Tensor:
+        """x normalised by the running mean and variance: what inference does."""
         return ops.batch_norm_inference(x, self.running_mean, self.running_var, *self.affine(), eps=self.eps)
 
-    def follow(self, mean: Any, variance: Any, share: Any) -> None:
-        """Move the running statistics towards those of a batch."""
+    def update_running(self, mean: Tensor, variance: Tensor, share: float | Tensor) -> None:
+        """Move the running statistics towards those of a batch, each [C]; share: the weight of the batch."""
         recording = current()
         for running, value in ((self.running_mean, mean), (self.running_var, variance)):
             old = recording.lift(running)
             recording.assign(running, old * (1.0 - share) + value * share)
 
     def describe(self) -> str:
-        told = f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
-        told += ", affine=False" if self.weight is None else ""
-        return told + ("" if self.track_running_stats else ", track_running_stats=False")
+        text = f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
+        text += ", affine=False" if self.weight is None else ""
+        return text + ("" if self.track_running_stats else ", track_running_stats=False")
 
 
 class BatchNorm2d(Tracking):
-    """y = weight (x - mean) / sqrt(var + eps) + bias per channel: Ioffe and Szegedy 2015, algorithm 1; x [N, C, H, W]
+    """y = weight (x - mean) / sqrt(var + eps) + bias per channel: Ioffe and Szegedy 2015, algorithm 1
 
-    In training the statistics are the batch's, else the running ones. momentum None: those are the mean of all batches.
+    x [N, C, H, W]. In training, mean and variance are those of the batch; in inference they are the running ones.
+    momentum None: the running statistics are the mean of all batches.
     """
 
     ranks: ClassVar[tuple[int, ...]] = (4,)
@@ -100,23 +102,26 @@ class BatchNorm2d(Tracking):
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         self.check(x)
+        # The operators take [N, C] or [N, C, H, W].
         if len(x.shape) == 3:
             return as_sequences(self.normalised(as_images(type(self).__name__, x)))
         return self.normalised(x)
 
-    def normalised(self, x: Any) -> Any:
+    def normalised(self, x: Tensor) -> Tensor:
+        """x [N, C] or [N, C, H, W] normalised; in training the running statistics are updated as well."""
         if not self.training and self.track_running_stats:
             return self.by_running_statistics(x)
         y = ops.batch_norm(x, *self.affine(), eps=self.eps)
         if self.training and self.track_running_stats:
+            # [2, C]: mean and biased variance over `count` values of each channel
             moments, count = ops.channel_moments(x), float(np.prod(x.shape) / x.shape[1])
             recording = current()
             batches = recording.lift(self.num_batches_tracked) + 1.0
             recording.assign(self.num_batches_tracked, batches)
             share = 1.0 / batches if self.momentum is None else self.momentum
-            self.follow(moments[0], moments[1] * (count / (count - 1.0)), share)
+            self.update_running(moments[0], moments[1] * (count / (count - 1.0)), share)
         return y
 
 
@@ -127,10 +132,10 @@ class BatchNorm1d(BatchNorm2d):
 
 
 class InstanceNorm2d(Tracking):
-    """y = weight (x - mean) / sqrt(var + eps) + bias, mean and variance of each image and channel; x [N, C, H, W]
+    """y = weight (x - mean) / sqrt(var + eps) + bias, with mean and variance of each image and channel
 
-    Ulyanov, Vedaldi and Lempitsky 2016. With track_running_stats, inference uses the running means of the images'
-    statistics; momentum None leaves those as they are, as in PyTorch.
+    x [N, C, H, W] of more than one pixel: Ulyanov, Vedaldi and Lempitsky 2016. With track_running_stats, inference uses
+    the running means of the images' statistics; momentum None leaves those as they are, as in PyTorch.
     """
 
     ranks: ClassVar[tuple[int, ...]] = (4,)
@@ -146,7 +151,7 @@ class InstanceNorm2d(Tracking):
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         self.check(x)
         if not self.training and self.track_running_stats:
             return self.by_running_statistics(x)
@@ -157,13 +162,13 @@ class InstanceNorm2d(Tracking):
                 " larger images, or use GroupNorm"
             )
         if self.training and self.track_running_stats:
+            # [N, C, 1, 1], then per image and channel [N, C], averaged over the images to [C]
             mean = x.mean(axes=axes, keepdims=True)
             centred = x - mean
             variance = (centred * centred).mean(axes=axes) * (count / (count - 1.0))
             share = 0.0 if self.momentum is None else self.momentum
-            self.follow(mean.reshape(*x.shape[:2]).mean(axes=0), variance.mean(axes=0), share)
-        y = ops.standardize(x, axes=axes, eps=self.eps)
-        return y if self.weight is None else per_channel_affine(y, self.weight, self.bias)
+            self.update_running(mean.reshape(*x.shape[:2]).mean(axes=0), variance.mean(axes=0), share)
+        return scale_and_shift(ops.standardize(x, axes=axes, eps=self.eps), self.weight, self.bias)
 
 
 class InstanceNorm1d(InstanceNorm2d):
@@ -172,58 +177,71 @@ class InstanceNorm1d(InstanceNorm2d):
     ranks, takes = (3,), "sequences [N, C, L]"
 
 
-def per_channel_affine(y: Any, weight: Any, bias: Any) -> Any:
+def scale_and_shift(y: Tensor, weight: Parameter | None, bias: Parameter | None) -> Tensor:
+    """weight[c] y[n,c,...] + bias[c]; y itself where there are none."""
+    if weight is None or bias is None:
+        return y
     lift = current().lift
     return y * per_channel(lift(weight), y) + per_channel(lift(bias), y)
 
 
 class GroupNorm(Module):
-    """x standardized over each of num_groups runs of channels of an image, then weight x + bias per channel
+    """y = weight (x - mean) / sqrt(var + eps) + bias, with mean and variance over a group of channels of each image
 
-    Wu and He 2018. x [N, C, ...].
+    x [N, C, ...]: Wu and He 2018. num_groups: the number of runs of neighbouring channels into which num_channels = C
+    is divided. weight [C], bias [C], unless affine is False. Raises ShapeError where the groups do not divide the
+    channels.
     """
 
     def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True) -> None:
         check_positive("GroupNorm", num_groups=num_groups, num_channels=num_channels)
         if num_channels % num_groups:
-            raise ShapeError(f"GroupNorm: num_groups={num_groups} does not divide num_channels={num_channels}")
+            raise ShapeError(
+                f"GroupNorm: num_groups={num_groups} does not divide num_channels={num_channels}; choose a divisor"
+            )
         self.num_groups, self.num_channels = num_groups, num_channels
-        self.eps = check_eps("GroupNorm", eps)
+        self.eps = check_number("GroupNorm", "eps", eps, 0.0)
         self.weight = Parameter(np.ones(num_channels)) if affine else None
         self.bias = Parameter(np.zeros(num_channels)) if affine else None
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         if len(x.shape) < 2 or x.shape[1] != self.num_channels:
             raise ShapeError(f"GroupNorm: takes [N, {self.num_channels}, ...], got shape {x.shape}")
         y = ops.group_norm(x, groups=self.num_groups, eps=self.eps)
-        return y if self.weight is None else per_channel_affine(y, self.weight, self.bias)
+        return scale_and_shift(y, self.weight, self.bias)
 
     def describe(self) -> str:
         return f"{self.num_groups}, {self.num_channels}, eps={self.eps}"
 
 
 class LayerNorm(Module):
-    """x standardized over its last axes, whose sizes are normalized_shape, then weight x + bias element by element
+    """y = weight (x - mean) / sqrt(var + eps) + bias, with mean and variance over the last axes: Ba, Kiros and Hinton
+    2016
 
-    Ba, Kiros and Hinton 2016. weight and bias have normalized_shape.
+    normalized_shape: the sizes of those axes, an int for one. weight and bias have that shape; elementwise_affine False
+    leaves out both, bias False the bias. Raises ShapeError for x that does not end in normalized_shape.
     """
 
     def __init__(
-        self, normalized_shape: Any, eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
     ) -> None:
         layer = type(self).__name__
         shape = (normalized_shape,) if isinstance(normalized_shape, int) else normalized_shape
         self.normalized_shape = tuple(shape)
         if not self.normalized_shape:
-            raise ShapeError(f"{layer}: normalized_shape is empty, it has to have an axis or more")
+            raise ShapeError(f"{layer}: normalized_shape is empty, it has to have one axis or more")
         for size in self.normalized_shape:
             check_positive(layer, normalized_shape=size)
-        self.eps = check_eps(layer, eps)
+        self.eps = check_number(layer, "eps", eps, 0.0)
         self.weight = Parameter(np.ones(self.normalized_shape)) if elementwise_affine else None
         with_bias = elementwise_affine and bias
         self.bias = Parameter(np.zeros(self.normalized_shape)) if with_bias else None
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         count = len(self.normalized_shape)
         if x.shape[-count:] != self.normalized_shape:
             raise ShapeError(
@@ -233,40 +251,42 @@ class LayerNorm(Module):
         y = y if self.weight is None else y * self.weight
         return y if self.bias is None else y + self.bias
 
-    def normalised(self, x: Any, axes: tuple[int, ...]) -> Any:
+    def normalised(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
+        """x normalised over `axes`, without weight and bias."""
         return ops.standardize(x, axes=axes, eps=self.eps)
 
     def describe(self) -> str:
-        told = f"{self.normalized_shape}, eps={self.eps}"
-        return told if self.weight is not None else f"{told}, elementwise_affine=False"
+        text = f"{self.normalized_shape}, eps={self.eps}"
+        return text if self.weight is not None else f"{text}, elementwise_affine=False"
 
 
 class RMSNorm(LayerNorm):
-    """y = weight x / sqrt(mean(x^2) + eps) over the last axes, whose sizes are normalized_shape: Zhang and Sennrich
-    2019
+    """y = weight x / sqrt(mean(x^2) + eps), with the mean over the last axes: Zhang and Sennrich 2019
 
-    eps None: 2^-23, the distance of float32 numbers at 1.
+    normalized_shape: the sizes of those axes, an int for one. eps None: 2^-23, the distance of float32 numbers at 1.
     """
 
-    def __init__(self, normalized_shape: Any, eps: float | None = None, elementwise_affine: bool = True) -> None:
+    def __init__(
+        self, normalized_shape: int | Sequence[int], eps: float | None = None, elementwise_affine: bool = True
+    ) -> None:
         eps = float(np.finfo(np.float32).eps) if eps is None else eps
         super().__init__(normalized_shape, eps, elementwise_affine, bias=False)
 
-    def normalised(self, x: Any, axes: tuple[int, ...]) -> Any:
+    def normalised(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
         return ops.rms_norm(x, axes=axes, eps=self.eps)
 
 
 class LocalResponseNorm(Module):
     """y[n,c] = x[n,c] / (k + alpha / size * sum of x[n,i]^2 over `size` channels around c)^beta; x [N, C, ...]
 
-    Krizhevsky, Sutskever and Hinton 2012, section 3.3.
+    Krizhevsky, Sutskever and Hinton 2012, section 3.3, with PyTorch's division of alpha by size.
     """
 
     def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
         check_positive("LocalResponseNorm", size=size)
         self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         return ops.local_response_norm(x, size=self.size, alpha=self.alpha, beta=self.beta, k=self.k)
 
     def describe(self) -> str:

@@ -9,14 +9,13 @@ import pytest
 import foveal
 from foveal import nn, ops
 from foveal.autodiff import gradients
-from foveal.bench.operators import OPS
 from foveal.build import build
 from foveal.errors import ShapeError, StateError
 from foveal.explain import costs, explain, fitting_sizes, linear_cost
 from foveal.explain.fields import Fields, image_reach
 from foveal.explain.windows import AxisWindow, fixes, ranges
 from foveal.nn import init, models
-from foveal.ops.op import Type
+from foveal.ops.op import OPS, Type
 from foveal.trace import trace
 
 LENET5 = [  # LeCun et al. 1998 on 32x32, in its common form

@@ -9,7 +9,8 @@ from foveal.nn import models
 from foveal.ops.op import Type
 from foveal.trace import trace
 
-SHARE = 1e-4  # of the largest output that rounding may come to over all layers of a network
+# of the largest output that rounding may come to over all layers of a network
+SHARE = 1e-4
 
 
 def settled(model):
@@ -77,13 +78,27 @@ class Twice(nn.Module):
             return self.bn(y) + self.bn(self.other(x))
         if self.kind == "an output":
             return self.bn(y), y
+        if self.kind == "weight read by an operator":
+            return self.bn(y) + ops.conv2d(x, self.conv.weight)
+        if self.kind == "forward called directly":
+            return self.bn(y) + self.conv.forward(x)
         if self.kind == "something between":
             return self.bn(ops.relu(y))
         return self.bn(y) + self.other(x)
 
 
 @pytest.mark.parametrize(
-    "kind", ["read twice", "layer called twice", "norm called twice", "weight shared", "something between", "an output"]
+    "kind",
+    [
+        "read twice",
+        "layer called twice",
+        "norm called twice",
+        "weight shared",
+        "weight read by an operator",
+        "forward called directly",
+        "something between",
+        "an output",
+    ],
 )
 def test_what_others_read_is_not_folded(kind):
     nn.seed(0)

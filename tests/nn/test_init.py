@@ -53,7 +53,8 @@ def test_truncated_normal():
     assert values.max() <= np.float32(1.1)
     bounds = [abs(drawn("truncated_normal")).max() for _ in range(2)]
     assert bounds[0] == bounds[1] <= 2
-    standard = 0.8796  # of N(0, 1) cut off at 2: sqrt(1 - 4 phi(2) / (2 Phi(2) - 1))
+    # of N(0, 1) cut off at 2: sqrt(1 - 4 phi(2) / (2 Phi(2) - 1))
+    standard = 0.8796
     assert abs(drawn("truncated_normal").std() - standard) < 0.015
 
 
@@ -160,7 +161,8 @@ def test_a_report_is_what_layers_compute():
     y = dict(net.children())["0"](x)
     assert report.row("0").variance == pytest.approx(y.var(dtype=np.float64), rel=1e-5)
     assert report.row("0").mean == pytest.approx(y.mean(dtype=np.float64), rel=1e-4)
-    assert report.row("1").variance == pytest.approx(1, rel=1e-3)  # in training mode
+    # in training mode
+    assert report.row("1").variance == pytest.approx(1, rel=1e-3)
     assert report.row("1").zeros == 0
     assert 0.3 < report.row("2").zeros < 0.7
     assert report.row("2").gradient_variance == pytest.approx(1, rel=0.3)

@@ -47,16 +47,17 @@ def check(torch, ours, theirs, x, target):
     cotangent = logits(tuple(want.shape), seed=5)
     want.backward(torch.tensor(cotangent, dtype=torch.float64))
 
-    def weighed(a, t, c):
+    def weighted(a, t, c):
         return (ours(a, t) * c).sum()
 
     value = foveal.compile(ours)(x, target)
-    gradient = foveal.grad(weighed)(x, target, cotangent)
+    gradient = foveal.grad(weighted)(x, target, cotangent)
     close(value, want.detach().numpy())
     close(gradient, double.grad.numpy())
 
 
-ENTROPIES = [  # logits' shape, options, the ignored label
+# logits' shape, options, the ignored label
+ENTROPIES = [
     ((9, K), {}, None),
     ((9, K), {"reduction": "sum", "label_smoothing": 0.1}, None),
     ((9, K), {"weight": WEIGHT, "label_smoothing": 0.2}, 2),
@@ -250,8 +251,8 @@ REFUSED = [
     (lambda: nn.CrossEntropyLoss(label_smoothing=1.5), "label_smoothing is 1.5, it has to be"),
     (lambda: nn.CrossEntropyLoss(weight=[1.0, -1.0]), "weight holds -1"),
     (lambda: nn.CrossEntropyLoss(weight=[[1.0]]), "it has to be \\[classes\\]"),
-    (lambda: nn.FocalLoss(gamma=-1.0), "gamma is -1.0, it has to be at least 0"),
-    (lambda: nn.BinaryFocalLoss(alpha=1.5), "alpha is 1.5"),
+    (lambda: nn.FocalLoss(gamma=-1.0), "gamma is -1.0, it has to be 0 or more"),
+    (lambda: nn.BinaryFocalLoss(alpha=1.5), "alpha is 1.5, it has to be between 0 and 1"),
     (lambda: nn.HuberLoss(delta=0.0), "delta is 0.0"),
     (lambda: nn.class_balanced_weights([3], 1.0), "beta is 1.0, it has to be below 1"),
 ]

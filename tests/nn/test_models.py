@@ -24,7 +24,8 @@ PARAMETERS = {
         24 * 13 + 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256) + 2 * (64 + 64 + 4 * 256) + 2560,
     ),
 }
-STATE = {  # some of torchvision's names, and shapes
+# some of torchvision's names, and shapes
+STATE = {
     "resnet18": {
         "conv1.weight": (64, 3, 7, 7),
         "bn1.running_var": (64,),
@@ -61,16 +62,18 @@ STATE = {  # some of torchvision's names, and shapes
     "resnet18-cifar": {"conv1.weight": (64, 3, 3, 3), "fc.weight": (10, 512)},
     "airbench94": {"whiten.weight": (24, 3, 2, 2), "group3.conv2.weight": (256, 256, 3, 3)},
 }
-ENTRIES = {"resnet18": 122, "mobilenet_v2": 314}  # of torchvision's state_dict
-SMALLEST = {  # images, small enough for a test, on which every layer still does something
+# of torchvision's state_dict
+ENTRIES = {"resnet18": 122, "mobilenet_v2": 314}
+# images, small enough for a test, on which every layer still does something
+SMALLEST = {
     "resnet18": (3, 40),
     "resnet18-cifar": (3, 12),
     "vgg16-cifar": (3, 32),
     "mobilenet_v2": (3, 36),
     "airbench94": (3, 25),
 }
-# where the last layers see few pixels, batch norm magnifies rounding: PyTorch's gradients in float32 are off by 3 to 18
-# %
+# The gradients of these are compared natively. In the others the last layers see few pixels, so that batch norm
+# magnifies rounding: PyTorch's own gradients in float32 are off by 3 to 18 %.
 STEADY = ("resnet18-cifar", "airbench94")
 
 
@@ -84,15 +87,15 @@ def test_parameters_are_torchvisions(name):
     assert sum(p.size for p in model.parameters()) == count
 
 
-def close(got, want, limit, least=1e-30):
+def close(got, want, limit, floor=1e-30):
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
     assert got.shape == want.shape
-    assert abs(got - want).max() <= limit * max(abs(want).max(), least)
+    assert abs(got - want).max() <= limit * max(abs(want).max(), floor)
 
 
 @pytest.fixture(params=SMALLEST)
 def pair(request):
-    """A model's name, ours without dropout and PyTorch's in float64, from the same weights; a batch for both."""
+    """(name, the model without dropout, PyTorch's in float64 with the same weights, a batch, its labels)."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed (pip install -e '.[dev,compare]')")
     from foveal.bench import torch_models
 
@@ -118,7 +121,7 @@ def torch_loss(theirs, x, labels):
 
 
 def test_the_graphs_gradients_equal_torchs(pair):
-    """The model as traced, computed by NumPy in float64; what is left are constants rounded to float32."""
+    """The model as traced, computed by NumPy in float64; only constants are rounded to float32."""
     _, ours, theirs, x, labels = pair
     output, loss = torch_loss(theirs, x, labels)
     loss.backward()
@@ -135,7 +138,7 @@ def test_the_graphs_gradients_equal_torchs(pair):
     named = dict(theirs.named_parameters())
     assert len(named) == len(slopes)
     for parameter, slope in zip(ours.parameters(), slopes, strict=True):
-        close(slope, named[parameter.name].grad, 1e-5, least=1e-2)
+        close(slope, named[parameter.name].grad, 1e-5, floor=1e-2)
 
 
 def test_a_native_step_equals_torch(pair):
@@ -151,10 +154,10 @@ def test_a_native_step_equals_torch(pair):
     after = ours.state_dict()
     if name in STEADY:
         for key, parameter in theirs.named_parameters():
-            close(before[key] - after[key], parameter.grad, 1e-3, least=1e-3)
+            close(before[key] - after[key], parameter.grad, 1e-3, floor=1e-3)
     for key, buffer in theirs.named_buffers():
         if not key.endswith("num_batches_tracked"):
-            close(after[key], buffer, 1e-4, least=1e-3)
+            close(after[key], buffer, 1e-4, floor=1e-3)
     for key, parameter in theirs.named_parameters():
         parameter.data[...] = pytest.importorskip("torch").from_numpy(after[key])
     output, _ = torch_loss(theirs.eval(), x, labels)

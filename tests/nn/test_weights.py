@@ -1,4 +1,4 @@
-"""Stored weights into models: torchvision's names and timm's, heads of another size, and files that do not fit."""
+"""Loading stored weights: torchvision's names and timm's, classifiers of another size, and files that do not fit."""
 
 import numpy as np
 import pytest
@@ -111,18 +111,18 @@ def timm(stages, stem, head, classes):
         repeats, kind, *sizes = row.split()
         kernel, inner, outputs, squeezed = map(int, sizes)
         for _ in range(int(repeats)):
-            at, i = f"blocks.{stage}.{i}", i + 1
+            prefix, i = f"blocks.{stage}.{i}", i + 1
             if kind == "cn":
-                state |= conv(f"{at}.conv", outputs, inputs, 1, 1) | norm(f"{at}.bn1", outputs)
+                state |= conv(f"{prefix}.conv", outputs, inputs, 1, 1) | norm(f"{prefix}.bn1", outputs)
                 continue
             first = [("conv_pw", (inner, inputs, 1, 1))] if kind == "ir" else []
             last = ("conv_pwl" if kind == "ir" else "conv_pw", (outputs, inner, 1, 1))
             layers = [*first, ("conv_dw", (inner, 1, kernel, kernel)), last]
             for n, (name, shape) in enumerate(layers, 1):
-                state |= conv(f"{at}.{name}", *shape) | norm(f"{at}.bn{n}", shape[0])
+                state |= conv(f"{prefix}.{name}", *shape) | norm(f"{prefix}.bn{n}", shape[0])
             if squeezed:
-                state |= conv(f"{at}.se.conv_reduce", squeezed, inner, 1, 1, bias=True)
-                state |= conv(f"{at}.se.conv_expand", inner, squeezed, 1, 1, bias=True)
+                state |= conv(f"{prefix}.se.conv_reduce", squeezed, inner, 1, 1, bias=True)
+                state |= conv(f"{prefix}.se.conv_expand", inner, squeezed, 1, 1, bias=True)
             inputs = outputs
     features, biased = head
     inputs = (stages[-1].startswith("1 cn") and int(stages[-1].split()[4])) or inputs
@@ -131,7 +131,8 @@ def timm(stages, stem, head, classes):
     return state | conv("classifier", classes, features, bias=True)
 
 
-TIMM = {  # stages, channels of the stem, and of the head, with a bias or a norm
+# stages, channels of the stem, and of the head, with a bias or a norm
+TIMM = {
     "efficientnet_b0": (B0, 32, (1280, False)),
     "mobilenet_v2": (V2, 32, (1280, False)),
     "mobilenet_v3_large": (LARGE, 16, (1280, True)),
@@ -163,7 +164,8 @@ def test_timms_names_become_ours(name, tmp_path):
     assert not report.ignored
     own = model.state_dict()
     assert len(own) == len(state) == len(report.loaded)
-    change = 1e-5 - V3_EPS if "v3" in name else 0.0  # what timm adds to variances, less what we add
+    # the difference between timm's eps of batch norm and the model's
+    change = 1e-5 - V3_EPS if "v3" in name else 0.0
     ours = {key: sorted(float(v.sum()) for k, v in own.items() if kind(k) == key) for key in KINDS}
     theirs = {
         key: sorted(float((v + change * (key == "running_var")).sum()) for k, v in state.items() if kind(k) == key)
@@ -251,11 +253,12 @@ def test_timms_vgg_has_convolutions_for_linear_layers():
     assert not same_values((4096, 512, 7, 7), (4096, 512))
 
 
-def test_a_head_of_ones_own(tmp_path):
+def test_another_number_of_classes(tmp_path):
     source = models.build("resnet20", channels=3, size=(8, 8), classes=10, seed=1)
     path = stored(tmp_path, source.state_dict())
     model, report = models.load("resnet20", path, size=(8, 8))
-    assert not report.kept  # with as many classes as the file has
+    # with as many classes as the file has
+    assert not report.kept
     model, report = models.load("resnet20", path, classes=3, head="skip", seed=2)
     fresh = models.build("resnet20", channels=3, size=(8, 8), classes=3, seed=2).state_dict()
     for name, value in model.state_dict().items():
@@ -271,10 +274,10 @@ def test_older_and_smaller_formats(tmp_path):
     """Half precision, no counters, and the names that DenseNet's published weights have."""
     source = DenseNet(3, (8, 8), 5, growth=4, blocks=(2,), width=8, small_images=True)
     state = source.state_dict()
-    for at in (1, 2):
+    for number in (1, 2):
         for part in ("norm", "conv"):
-            for name in [n for n in state if f".{part}{at}." in n]:
-                state[name.replace(f"{part}{at}.", f"{part}.{at}.")] = state.pop(name)
+            for name in [n for n in state if f".{part}{number}." in n]:
+                state[name.replace(f"{part}{number}.", f"{part}.{number}.")] = state.pop(name)
     assert "features.denseblock1.denselayer2.norm.1.weight" in state
     state = {n: v.astype(np.float16) for n, v in state.items() if not n.endswith("tracked")}
     model = DenseNet(3, (8, 8), 5, growth=4, blocks=(2,), width=8, small_images=True)
@@ -325,10 +328,10 @@ def test_files_that_do_not_fit_change_nothing(change, how, words, tmp_path):
 def test_what_is_no_file_of_weights(tmp_path):
     with pytest.raises(DataError, match="there is no such file"):
         models.load("resnet20", tmp_path / "nothing.safetensors")
-    torn = tmp_path / "torn.safetensors"
-    torn.write_bytes(b"no weights at all")
-    with pytest.raises(StateError, match=r"torn or not a safetensors file.*save_file"):
-        models.load("resnet20", torn, classes=10)
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(b"no weights at all")
+    with pytest.raises(StateError, match=r"damaged, or not a safetensors file.*save_file"):
+        models.load("resnet20", damaged, classes=10)
     path = stored(tmp_path, {"a.weight": np.zeros(3, np.float32)})
     with pytest.raises(StateError, match=r"has no last layer.*pass classes and head"):
         models.load("resnet20", path)
@@ -336,6 +339,6 @@ def test_what_is_no_file_of_weights(tmp_path):
     import struct
 
     header = json.dumps({"fc.weight": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
-    torn.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    damaged.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
     with pytest.raises(StateError, match="store the weights as float32"):
-        models.load("resnet20", torn, classes=10)
+        models.load("resnet20", damaged, classes=10)

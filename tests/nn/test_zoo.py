@@ -18,13 +18,14 @@ from foveal.nn.models.blocks import divisible
 from foveal.nn.models.densenet import DenseNet
 from foveal.nn.models.efficientnet import MBConv
 from foveal.nn.models.googlenet import Auxiliary, GoogLeNet, Inception, truncated
+from foveal.nn.models.mlperf_tiny import TinyBlock, TinyMobileNet
 from foveal.nn.models.mobilenet import HSWISH, InvertedResidualV3
 from foveal.nn.models.resnet import Bottleneck, CifarResNet
-from foveal.nn.models.tiny import TinyBlock, TinyMobileNet
 from foveal.ops.op import Type
 from foveal.trace import trace
 
-STATES = {  # entries, digest of names and shapes, the last layer
+# entries, digest of names and shapes, the last layer
+STATES = {
     "small": (26, "36666040bd843622", "fc"),
     "lenet5": (10, "47e7cfa42efd1829", "fc3"),
     "alexnet": (16, "12a60b133d7b54dc", "classifier.6"),
@@ -58,7 +59,8 @@ STATES = {  # entries, digest of names and shapes, the last layer
     "mobilenet_v1-tiny": (191, "1f8635c9d99ffcd2", "classifier"),
     "airbench94": (39, "3764844940bd97fc", "fc"),
 }
-PUBLISHED = {  # trained numbers at 1000 classes
+# trained numbers at 1000 classes
+PUBLISHED = {
     "alexnet": 61_100_840,
     "vgg11": 132_863_336,
     "vgg11_bn": 132_868_840,
@@ -79,7 +81,8 @@ PUBLISHED = {  # trained numbers at 1000 classes
     "densenet121": 7_978_856,
     "efficientnet_b0": 5_288_548,
 }
-LARGE = ("vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg19", "vgg19_bn")  # beside others of their family
+# which differ only in size from others of their family
+LARGE = ("vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg19", "vgg19_bn")
 NO_TWIN = ("small",)
 SMALLEST = {
     "lenet5": 12,
@@ -104,18 +107,20 @@ class Zeros:
         return np.zeros(shape, np.float32)
 
 
-QUICK = ("alexnet", "resnet8-tiny")  # compiled by default; the others' parts are in REDUCED
+# compiled by default; of the others, the blocks in REDUCED are
+QUICK = ("alexnet", "resnet8-tiny")
 
 
 @pytest.fixture
 def large_too(request):
-    """Skips what only differs in size from a model that is tested anyway."""
+    """Skip models that differ only in size from one that is tested anyway, unless --full is given."""
     name = request.getfixturevalue("name")
     if name in LARGE and not request.config.getoption("--full"):
         pytest.skip(f"{name} takes long; run it with --full")
 
 
 def digest(state):
+    """16 hexadecimal digits that depend on all names and shapes."""
     lines = [f"{name} {list(shape)}" for name, shape in sorted(state.items())]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
@@ -131,7 +136,7 @@ def test_every_model_has_a_line():
 
 @pytest.mark.parametrize("name", STATES)
 def test_names_shapes_and_size(name, large_too, monkeypatch):
-    monkeypatch.setattr(init, "_generator", [Zeros()])
+    monkeypatch.setattr(init.SOURCE, "generator", Zeros())
     entry, (entries, expected, last) = models.MODELS[name], STATES[name]
     model = entry.build(entry.image[0], entry.image[1:], 1000)
     state = {key: variable.shape for key, variable in model.named_variables()}
@@ -182,10 +187,10 @@ def without_dropout(model):
     return model
 
 
-def close(got, want, limit, least=1e-30):
+def close(got, want, limit, floor=1e-30):
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
     assert got.shape == want.shape
-    assert abs(got - want).max() <= limit * max(abs(want).max(), least)
+    assert abs(got - want).max() <= limit * max(abs(want).max(), floor)
 
 
 @pytest.mark.parametrize("name", [name for name in STATES if name not in NO_TWIN])
@@ -200,7 +205,8 @@ def test_outputs_equal_torchs(name, request, large_too, torch):
     with torch.no_grad():
         want = twin.double()(torch.from_numpy(x).double())
     (found,) = trace(ours.eval().traced, Type(x.shape)).evaluate(x.astype(np.float64))
-    close(found, want, 1e-6)  # what is computed of parameters alone is in float32
+    # what depends on parameters alone is computed in float32
+    close(found, want, 1e-6)
     if natively:
         close(ours(x), want, 2e-6)
 
@@ -254,7 +260,8 @@ def test_training_equals_torchs(name, torch):
     x = rng.standard_normal(shape).astype("f4")
     twin = twin.double()
     want = twin(torch.from_numpy(x).double())
-    slope = rng.standard_normal(want.shape).astype("f4")  # of the loss in the output
+    # of the loss in the output
+    slope = rng.standard_normal(want.shape).astype("f4")
     (want * torch.from_numpy(slope).double()).sum().backward()
     sgd = optim.SGD(ours.parameters(), lr=1.0)
     step = foveal.compile_step(ours, lambda y, dy: ops.sum(y * dy, axes=tuple(range(y.ndim))), sgd)
@@ -262,7 +269,7 @@ def test_training_equals_torchs(name, torch):
     after = ours.state_dict()
     largest = max(float(abs(p.grad).max()) for p in twin.parameters())
     for key, parameter in twin.named_parameters():
-        close(before[key] - after[key], parameter.grad, 2e-4, least=1e-2 * largest)
+        close(before[key] - after[key], parameter.grad, 2e-4, floor=1e-2 * largest)
     for key, buffer in twin.named_buffers():
         close(after[key], buffer, 1e-5)
 
@@ -280,7 +287,7 @@ class Twice(nn.Module):
         return (self.first(x), self.second(x)) if self.training else self.first(x)
 
 
-def test_auxiliary_losses_are_weighed(torch):
+def test_auxiliary_losses_are_weighted(torch):
     net, x = Twice(), np.random.default_rng(0).standard_normal((5, 6)).astype("f4")
     labels = np.array([0, 2, 1, 1, 0], np.int32)
     start = {key: torch.tensor(value, requires_grad=True) for key, value in net.state_dict().items()}
@@ -320,7 +327,8 @@ def test_googlenet_trains_with_three_outputs(torch):
     ours = GoogLeNet(3, (17, 17), 7, transform_input=True).eval()
     ours.load_state_dict(numpy_state(twin))
     x = np.random.default_rng(0).standard_normal((1, 3, 17, 17))
-    ours.training = twin.training = True  # of the network alone
+    # of the network alone
+    ours.training = twin.training = True
     with torch.no_grad():
         wanted = twin.double()(torch.from_numpy(x))
     got = trace(ours, Type(x.shape)).evaluate(x)
@@ -334,7 +342,8 @@ def test_googlenet_trains_with_three_outputs(torch):
 
 def test_starting_values_are_torchvisions():
     filters = models.build("resnet34", channels=3, size=(64, 64), classes=10).state_dict()
-    weight = filters["layer4.0.conv1.weight"]  # 256 -> 512 channels
+    # 256 -> 512 channels
+    weight = filters["layer4.0.conv1.weight"]
     assert math.isclose(weight.std(), math.sqrt(2 / (512 * 9)), rel_tol=0.01)
     head = models.build("mobilenet_v3_small", channels=3, size=(64, 64), classes=10).state_dict()
     assert math.isclose(head["classifier.0.weight"].std(), 0.01, rel_tol=0.01)
@@ -343,7 +352,8 @@ def test_starting_values_are_torchvisions():
     weight = nn.Parameter(np.zeros((100, 300)))
     truncated(weight)
     assert 0.0195 < abs(weight.data).max() <= 0.02
-    assert math.isclose(weight.data.std(), 0.0088, rel_tol=0.02)  # of a normal cut at 2 deviations
+    # of a normal cut at 2 deviations
+    assert math.isclose(weight.data.std(), 0.0088, rel_tol=0.02)
     net = models.build("efficientnet_b0", channels=3, size=(32, 32), classes=16)
     drops = [m.p for _, m in net.named_modules() if isinstance(m, nn.StochasticDepth)]
     assert drops == pytest.approx([0.2 * i / 16 for i in range(16)])
@@ -358,7 +368,7 @@ def test_widths_are_multiples_of_8():
 
 @pytest.mark.parametrize(("name", "size"), SMALLEST.items())
 def test_images_that_are_too_small_are_refused(name, size, monkeypatch):
-    monkeypatch.setattr(init, "_generator", [Zeros()])
+    monkeypatch.setattr(init.SOURCE, "generator", Zeros())
     with pytest.raises(ShapeError, match=rf"{size + 9}x{size - 1} are too small, it needs {size}x{size}"):
         models.build(name, channels=3, size=(size + 9, size - 1), classes=10)
 
@@ -368,8 +378,8 @@ def test_images_that_are_too_small_are_refused(name, size, monkeypatch):
     [
         ("resnet19", {}, "no model called 'resnet19'; choose one of small, lenet5"),
         ("resnet18", {"classes": 1}, "needs at least 2 classes, got 1"),
-        ("resnet18", {"channels": 0}, "images of 0 channels and 32x32 hold nothing"),
-        ("resnet18", {"size": (0, 32)}, "images of 3 channels and 0x32 hold nothing"),
+        ("resnet18", {"channels": 0}, "images of 0 channels and 32x32 pixels are empty"),
+        ("resnet18", {"size": (0, 32)}, "images of 3 channels and 0x32 pixels are empty"),
     ],
 )
 def test_builds_that_mean_nothing_are_refused(name, how, words):

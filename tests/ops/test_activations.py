@@ -53,7 +53,8 @@ def test_values_and_gradients_are_pytorchs(torch, which, scale):
         assert error(slope, parameter.grad.numpy()) < LIMIT
 
 
-ENDS = {  # far from 0, both ways: exact limits, no NaN, no overflow
+# far from 0, both ways: exact limits, no NaN, no overflow
+ENDS = {
     "ReLU": (0, None),
     "LeakyReLU": (-1e35, None),
     "ELU": (-1, None),

@@ -185,7 +185,7 @@ def test_a_separable_block_is_its_two_convolutions():
 
 X = np.ones((2, 4, 6, 6), np.float32)
 REFUSED = [
-    (lambda: nn.Conv2d(4, 6, 3, groups=4), "groups=4 divides not both"),
+    (lambda: nn.Conv2d(4, 6, 3, groups=4), "groups=4 does not divide both.*choose a divisor of 2"),
     (lambda: nn.Conv2d(4, 6, 0), "kernel_rows is 0"),
     (lambda: nn.Conv2d(-4, 6, 3), "in_channels is -4"),
     (lambda: nn.Conv2d(4, 6, 3, stride=0), "stride \\(0, 0\\) and dilation \\(1, 1\\) have to be 1 or more"),
@@ -195,6 +195,9 @@ REFUSED = [
     (lambda: nn.Conv2d(4, 6, 3, padding_mode="mirror"), "padding_mode is 'mirror'; choose one of zeros"),
     (lambda: nn.Conv2d(4, 6, (3, 3, 3)), "has to be an int or two ints"),
     (lambda: nn.Conv1d(4, 6, (3, 3)), "sequences have one axis|has to be an int"),
+    (lambda: nn.Conv1d(4, 6, 3, padding=(1, 2, 3)), "padding has to be an int or \\(before, after\\)"),
+    (lambda: nn.ConvTranspose1d(4, 6, 3, padding="same"), "padding has to be an int or \\(before, after\\)"),
+    (lambda: nn.ConvTranspose2d(4, 6, 3, padding="same"), "a transposed convolution takes it in numbers"),
     (lambda: nn.Conv2d(4, 6, 7)(X), "the kernel reaches over 7 rows, the padded input has 6"),
     (lambda: nn.Conv2d(4, 6, 3, padding=6, padding_mode="reflect")(X), "reflect padding of 6 rows needs an image"),
     (lambda: nn.Conv2d(4, 6, 3, padding=7, padding_mode="circular")(X), "circular padding of 7 rows needs an image"),

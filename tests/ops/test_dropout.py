@@ -12,7 +12,8 @@ from foveal.errors import ShapeError
 from foveal.ops.op import Type
 from foveal.trace import current, trace
 
-LAYERS = {  # layer, shape of x, shape of what is dropped together as an index
+# layer, shape of x, shape of what is dropped together as an index
+LAYERS = {
     "elements": (lambda p: nn.Dropout(p), (40, 50), (40, 50)),
     "channels": (lambda p: nn.Dropout2d(p), (20, 100, 3, 5), (20, 100, 1, 1)),
     "channels_1d": (lambda p: nn.Dropout1d(p), (20, 100, 7), (20, 100, 1)),

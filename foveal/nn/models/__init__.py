@@ -3,6 +3,26 @@
 models.build("resnet50", channels=3, size=(224, 224), classes=1000)
 models.load("resnet50", "resnet50.safetensors", classes=10, head="skip")
 print(models.table())
+
+A model names its last layers in `heads`, which load(head="skip") leaves at their starting values, and in `optional` the
+modules that a file may hold though the model has none.
+
+The files of this folder:
+
+registry.py      the table of all models: name, builder, number of parameters, image size, source
+weights.py       loading safetensors files with torchvision's names or timm's
+blocks.py        what models share: blocks, starting values, checks of image sizes
+small.py         the small network for images below 32x32
+lenet.py         LeNet-5
+alexnet.py       AlexNet
+vgg.py           VGG-11 to VGG-19, and VGG-16 for CIFAR
+googlenet.py     GoogLeNet
+resnet.py        ResNet-18, 34 and 50, and those for CIFAR
+densenet.py      DenseNet-121, and DenseNet-BC for CIFAR
+mobilenet.py     MobileNet V1, V2 and V3
+efficientnet.py  EfficientNet-B0
+mlperf_tiny.py   the image models of MLPerf Tiny: ResNet-8 and MobileNetV1 of a quarter of the width
+airbench.py      the network of airbench94, for CIFAR
 """
 
 from pathlib import Path
@@ -18,16 +38,18 @@ __all__ = ["MODELS", "NAMES", "Entry", "Loaded", "build", "canonical", "load", "
 
 
 def build(name: str, *, channels: int, size: Size, classes: int, seed: int = 0) -> Module:
-    """A model by name for images [N, channels, *size]; its starting values depend on `seed` alone.
+    """Build a model by name for images [N, channels, rows, columns], and return it.
 
-    Capitals, hyphens and underscores of the name do not matter.
+    name: one of NAMES; capitals, hyphens and underscores do not matter. size: (rows, columns). seed: determines the
+    starting values. Raises ShapeError for an unknown name, for fewer than 2 classes, and for images that are too small.
     """
     entry = MODELS[canonical(name)]
     if classes < 2:
-        raise ShapeError(f"a classifier needs at least 2 classes, got {classes}")
+        raise ShapeError(f"{name}: a classifier needs at least 2 classes, got {classes}")
     if channels < 1 or min(size) < 1:
         raise ShapeError(
-            f"{name}: images of {channels} channels and {size[0]}x{size[1]} hold nothing; each has to be 1 or more"
+            f"{name}: images of {channels} channels and {size[0]}x{size[1]} pixels are empty; each number has to be 1"
+            " or more"
         )
     seed_layers(seed)
     return entry.build(channels, (int(size[0]), int(size[1])), classes)
@@ -43,12 +65,13 @@ def load(
     size: Size | None = None,
     seed: int = 0,
 ) -> tuple[Module, Loaded]:
-    """A model by name with the weights of a safetensors file, in torchvision's names or timm's, and what was loaded.
+    """Build a model by name, load the weights of a safetensors file, and return the model and what was loaded.
 
-    classes: as many as the file's last layer has, unless given. head: "strict" if the last layer has to fit too, "skip"
-    to
-    leave it (and auxiliary ones) at its starting values, for a task of one's own. size: that of the paper unless given.
-    Raises DataError where there is no such file, StateError that lists what does not fit.
+    path: a file with torchvision's parameter names or timm's. classes: as many as the file's last layer has, unless
+    given. head: "strict" loads the last layer too; "skip" leaves it, and auxiliary classifiers, at their starting
+    values, for other classes than the file's. channels, size: of the images; size is that of the paper unless given.
+    seed: decides about the starting values of what is not loaded. Raises DataError where there is no such file,
+    StateError that lists what does not fit.
     """
     size = MODELS[canonical(name)].image[1:] if size is None else size
     classes = classes_in(path) if classes is None else classes

@@ -1,10 +1,8 @@
 """GoogLeNet (Szegedy et al. 2015, table 1) in torchvision's form, with its names.
 
-That is with batch norm instead of biases and local response norm, and with 3x3 filters where the paper has 5x5: what
-its published weights were trained with.
+It has batch norm instead of biases and local response norm, and 3x3 filters where the paper has 5x5: its published
+weights were trained with these.
 """
-
-from typing import Any
 
 import numpy as np
 
@@ -16,32 +14,38 @@ from foveal.nn.dropout import Dropout
 from foveal.nn.init import generator
 from foveal.nn.linear import Linear
 from foveal.nn.models.blocks import Size, check_size, pooled_features
-from foveal.nn.module import Module, Parameter
+from foveal.nn.module import Module, Output, Parameter
 from foveal.nn.norm import BatchNorm2d
 from foveal.nn.pool import AdaptiveAvgPool2d, MaxPool2d
+from foveal.ops.op import Tensor
 
-EPS = 1e-3  # of batch norm
+# of batch norm
+EPS = 1e-3
+# the smallest image of which the last pooling leaves a pixel
 SMALLEST = 15
-GRID, HIDDEN = 4, 1024  # what an auxiliary classifier sees, and its width
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, with which images come
+# rows and columns of what an auxiliary classifier sees, and its width (section 5)
+GRID, HIDDEN = 4, 1024
+# of ImageNet's colours, by which images are normalised
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class BasicConv2d(Module):
-    """relu(bn(conv(x))), without bias"""
+    """relu(bn(conv(x))), without bias; size: of the kernel"""
 
-    def __init__(self, inputs: int, outputs: int, size: int, **how: Any) -> None:
-        self.conv = Conv2d(inputs, outputs, size, bias=False, **how)
+    def __init__(self, inputs: int, outputs: int, size: int, stride: int = 1, padding: int = 0) -> None:
+        self.conv = Conv2d(inputs, outputs, size, stride=stride, padding=padding, bias=False)
         self.bn = BatchNorm2d(outputs, eps=EPS)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         return ops.relu(self.bn(self.conv(x)))
 
 
 class Inception(Module):
     """Four branches side by side (fig. 2b): 1x1; 1x1 then 3x3; again 1x1 then 3x3; max-pooling then 1x1.
 
-    widths: of the first, (reduction, result) of the second and third, of the last. x [N, C, H, W] -> [N, their sum, H,
-    W]
+    one, pool: the channels of the first and of the last branch. three, five: of the second and third (3x3 and 5x5 in
+    the paper), each (after the 1x1 convolution, after the 3x3 one). x [N, inputs, H, W] -> [N, the sum of the branches,
+    H, W]
     """
 
     def __init__(self, inputs: int, one: int, three: tuple[int, int], five: tuple[int, int], pool: int) -> None:
@@ -51,7 +55,7 @@ class Inception(Module):
         self.branch4 = Sequential(MaxPool2d(3, stride=1, padding=1, ceil_mode=True), BasicConv2d(inputs, pool, 1))
         self.outputs = one + three[1] + five[1] + pool
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         return ops.concatenate(self.branch1(x), self.branch2(x), self.branch3(x), self.branch4(x))
 
 
@@ -65,8 +69,9 @@ class Auxiliary(Module):
         self.dropout = Dropout(dropout)
         self.fc2 = Linear(HIDDEN, classes)
 
-    def forward(self, x: Any) -> Any:
-        x = self.conv(self.pool(x))  # N 128 4 4
+    def forward(self, x: Tensor) -> Tensor:
+        # [N, 128, 4, 4]
+        x = self.conv(self.pool(x))
         x = ops.relu(self.fc1(x.reshape(x.shape[0], -1)))
         return self.fc2(self.dropout(x))
 
@@ -74,14 +79,15 @@ class Auxiliary(Module):
 class GoogLeNet(Module):
     """Images [N, channels, H, W] of 15x15 and more (224x224 in the paper) -> logits [N, classes].
 
-    aux_logits: in training mode it returns (logits, aux2, aux1), of the auxiliary classifiers after 4d and 4a; the loss
-    is
-    then nn.AuxiliaryLoss(nn.CrossEntropyLoss()). transform_input: for weights that torchvision took over from
-    TensorFlow, images normalised by ImageNet's mean and deviation are turned into such from -1 to 1.
+    aux_logits: in training mode the model returns (logits, aux2, aux1) with the logits of auxiliary classifiers after
+    blocks 4d and 4a; the loss is then nn.AuxiliaryLoss(nn.CrossEntropyLoss()). transform_input: True converts images
+    that were normalised by ImageNet's mean and deviation to the range from -1 to 1, for weights that torchvision took
+    from TensorFlow. dropout, dropout_aux: the probabilities before the classifier and in the auxiliary ones.
     """
 
     heads = ("fc", "aux1", "aux2")
-    optional = ("aux1", "aux2")  # a file may hold them where the model does not
+    # a file may hold them where the model does not
+    optional = ("aux1", "aux2")
 
     def __init__(
         self,
@@ -97,6 +103,7 @@ class GoogLeNet(Module):
         if transform_input and channels != len(MEAN):
             raise ShapeError(f"googlenet: transform_input is for images of 3 channels, not {channels}; leave it off")
         self.transform_input = transform_input
+        # table 1, row by row
         self.conv1 = BasicConv2d(channels, 64, 7, stride=2, padding=3)
         self.maxpool1 = MaxPool2d(3, stride=2, ceil_mode=True)
         self.conv2 = BasicConv2d(64, 64, 1)
@@ -121,31 +128,34 @@ class GoogLeNet(Module):
             if isinstance(module, Conv2d | Linear):
                 truncated(module.weight)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Output:
         if self.transform_input:
             x = from_minus_one(x)
-        x = self.maxpool1(self.conv1(x))  # N 64 56 56
-        x = self.maxpool2(self.conv3(self.conv2(x)))  # N 192 28 28
-        x = self.maxpool3(self.inception3b(self.inception3a(x)))  # N 480 14 14
+        # shapes for images of 224x224: [N, 64, 56, 56], [N, 192, 28, 28], [N, 480, 14, 14]
+        x = self.maxpool1(self.conv1(x))
+        x = self.maxpool2(self.conv3(self.conv2(x)))
+        x = self.maxpool3(self.inception3b(self.inception3a(x)))
+        # [N, 512, 14, 14] and [N, 528, 14, 14], which the auxiliary classifiers see
         early = x = self.inception4a(x)
         late = x = self.inception4d(self.inception4c(self.inception4b(x)))
-        x = self.maxpool4(self.inception4e(x))  # N 832 7 7
-        x = self.inception5b(self.inception5a(x))  # N 1024 7 7
+        # [N, 832, 7, 7], [N, 1024, 7, 7]
+        x = self.maxpool4(self.inception4e(x))
+        x = self.inception5b(self.inception5a(x))
         logits = self.fc(self.dropout(pooled_features(x)))
         if self.aux1 is None or self.aux2 is None or not self.training:
             return logits
         return logits, self.aux2(late), self.aux1(early)
 
 
-def from_minus_one(x: Any) -> Any:
+def from_minus_one(x: Tensor) -> Tensor:
     """Images (p - MEAN) / STD of pixels p in 0 ... 1 as 2 p - 1, channel by channel."""
     channels = [ops.narrow(x, axis=1, start=i, length=1) for i in range(len(MEAN))]
     return ops.concatenate(*(c * (2 * s) + (2 * m - 1) for c, m, s in zip(channels, MEAN, STD, strict=True)))
 
 
-def truncated(parameter: Parameter, std: float = 0.01, most: float = 2.0) -> None:
-    """Draw a parameter anew from a normal distribution, what is beyond `most` deviations again."""
+def truncated(parameter: Parameter, std: float = 0.01, limit: float = 2.0) -> None:
+    """Draw a parameter again from a normal distribution, without values of more than `limit` standard deviations."""
     values = generator().standard_normal(parameter.size, dtype=np.float32)
-    while (beyond := np.flatnonzero(abs(values) > most)).size:
+    while (beyond := np.flatnonzero(abs(values) > limit)).size:
         values[beyond] = generator().standard_normal(beyond.size, dtype=np.float32)
     parameter.data = values.reshape(parameter.shape) * np.float32(std)

@@ -5,43 +5,36 @@ V2 and V3 have torchvision's parameter names.
 """
 
 from functools import partial
-from typing import Any
 
 from foveal.nn.activation import Hardsigmoid, Hardswish, ReLU, ReLU6
+from foveal.nn.blocks import SqueezeExcitation
 from foveal.nn.container import Sequential
-from foveal.nn.conv import Conv2d, he_start
+from foveal.nn.conv import Conv2d
 from foveal.nn.dropout import Dropout
 from foveal.nn.linear import Linear
-from foveal.nn.models.blocks import Activation, conv_norm, divisible, fan_out_start, linear_start, pooled_features
+from foveal.nn.models.blocks import (
+    Activation,
+    conv_norm,
+    divisible,
+    fan_out_start,
+    he_start,
+    linear_start,
+    pooled_features,
+)
 from foveal.nn.module import Module
 from foveal.nn.norm import BatchNorm2d
-from foveal.nn.squeeze import SqueezeExcitation
+from foveal.ops.op import Tensor
 
+# channels of the first convolution of V1 and V2, and of V2's last
 STEM, LAST = 32, 1280
-BLOCKS = (  # expansion t, channels c, repeats n, stride s of the first
-    (1, 16, 1, 1),
-    (6, 24, 2, 2),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
-)
-
-
-SEPARABLE = (  # of V1: channels and stride
-    (64, 1),
-    (128, 2),
-    (128, 1),
-    (256, 2),
-    (256, 1),
-    (512, 2),
-    *[(512, 1)] * 5,
-    (1024, 2),
-    (1024, 1),
-)
+# V2, table 2: expansion t, channels c, repeats n, stride s of the first block
+BLOCKS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+# V1, table 1: channels and stride of each depthwise separable convolution
+SEPARABLE = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
+# the column "NL" of V3's tables
 RELU, HSWISH = False, True
-LARGE = (  # of V3: kernel, expanded channels, channels, squeeze and excitation, activation, stride
+# V3, tables 1 and 2: kernel size, expanded channels, channels, squeeze and excitation, activation, stride
+LARGE = (
     (3, 16, 16, False, RELU, 1),
     (3, 64, 24, False, RELU, 2),
     (3, 72, 24, False, RELU, 1),
@@ -71,17 +64,18 @@ SMALL = (
     (5, 576, 96, True, HSWISH, 1),
     (5, 576, 96, True, HSWISH, 1),
 )
+# the type of LARGE and SMALL
 Rows = tuple[tuple[int, int, int, bool, bool, int], ...]
-V3_EPS = 1e-3  # of batch norm
+# of V3's batch norm, as in TensorFlow
+V3_EPS = 1e-3
 v3_norm = partial(conv_norm, eps=V3_EPS, momentum=0.01)
 
 
 class MobileNetV1(Module):
     """Images [N, channels, H, W] of any size -> logits [N, classes]; H and W are divided by 32, rounded up.
 
-    After the first convolution, pairs of a 3x3 convolution of each channel by itself and a 1x1 one, each with batch
-    norm
-    and relu. width: the multiplier alpha of section 3.3.
+    After the first convolution come pairs of a 3x3 convolution of each channel by itself and a 1x1 one, each with batch
+    norm and relu. width: the multiplier alpha of section 3.3.
     """
 
     heads = ("classifier",)
@@ -99,13 +93,14 @@ class MobileNetV1(Module):
         self.classifier = Linear(inputs, classes)
         fan_out_start(self)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         return self.classifier(pooled_features(self.features(x)))
 
 
 class InvertedResidual(Module):
-    """1x1 to t times the channels, 3x3 on each channel by itself, 1x1 back without relu6; x is added where shapes
-    agree.
+    """A 1x1 convolution to `expansion` times the channels, 3x3 on each by itself, 1x1 to `outputs` without activation
+
+    x [N, inputs, H, W] -> [N, outputs, H / stride, W / stride], rounded up; x is added where the shapes agree.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
@@ -119,7 +114,7 @@ class InvertedResidual(Module):
         )
         self.shortcut = stride == 1 and inputs == outputs
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         return x + self.conv(x) if self.shortcut else self.conv(x)
 
 
@@ -140,12 +135,16 @@ class MobileNetV2(Module):
         self.classifier = Sequential(Dropout(dropout), Linear(LAST, classes))
         he_start(self)
 
-    def forward(self, x: Any) -> Any:
-        return self.classifier(pooled_features(self.features(x)))  # of N 1280
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(pooled_features(self.features(x)))
 
 
 class InvertedResidualV3(Module):
-    """As in V2, with squeeze and excitation between, for some, and hard swish; x is added where shapes agree."""
+    """V2's block with kernels of other sizes, and squeeze and excitation or hard swish where they are asked for
+
+    inner: the channels between the 1x1 convolutions. squeeze: True has squeeze and excitation. swish: True has hard
+    swish, False relu. x [N, inputs, H, W] -> [N, outputs, H / stride, W / stride]; x is added where the shapes agree.
+    """
 
     def __init__(
         self, inputs: int, kernel: int, inner: int, outputs: int, squeeze: bool, swish: bool, stride: int
@@ -161,18 +160,23 @@ class InvertedResidualV3(Module):
         self.block = Sequential(*layers)
         self.shortcut = stride == 1 and inputs == outputs
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         return x + self.block(x) if self.shortcut else self.block(x)
 
 
 class MobileNetV3(Module):
-    """Images [N, channels, H, W] of any size -> logits [N, classes]; H and W are divided by 32, rounded up."""
+    """Images [N, channels, H, W] of any size -> logits [N, classes]; H and W are divided by 32, rounded up.
+
+    rows: LARGE or SMALL. last: the width of the layer before the classifier's last. dropout: the probability before
+    that.
+    """
 
     heads = ("classifier.3",)
 
     def __init__(
         self, rows: Rows = LARGE, last: int = 1280, channels: int = 3, classes: int = 1000, dropout: float = 0.2
     ) -> None:
+        # channels of the first convolution
         inputs = 16
         layers: list[Module] = [v3_norm(channels, inputs, 3, stride=2, activation=Hardswish)]
         for kernel, inner, outputs, squeeze, swish, stride in rows:
@@ -184,5 +188,5 @@ class MobileNetV3(Module):
         fan_out_start(self)
         linear_start(self)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         return self.classifier(pooled_features(self.features(x)))

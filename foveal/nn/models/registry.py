@@ -1,4 +1,4 @@
-"""The models by name: what builds each, how large it is, for which images it was made, and where it was published."""
+"""The models by name: the function that builds each, its size, the images that it was published for, and the source."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,21 +13,23 @@ from foveal.nn.models.densenet import DenseNet
 from foveal.nn.models.efficientnet import EfficientNet
 from foveal.nn.models.googlenet import GoogLeNet
 from foveal.nn.models.lenet import LeNet5
+from foveal.nn.models.mlperf_tiny import ResNet8, TinyMobileNet
 from foveal.nn.models.mobilenet import MobileNetV1, MobileNetV2, MobileNetV3
 from foveal.nn.models.resnet import CifarResNet, ResNet
 from foveal.nn.models.small import SmallNet
-from foveal.nn.models.tiny import ResNet8, TinyMobileNet
 from foveal.nn.models.vgg import VGG, CifarVGG
 from foveal.nn.module import Module
 
+# called as builder(channels, (rows, columns), classes)
 Builder = Callable[[int, Size, int], Module]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A model: build(channels, size, classes); trained numbers at 1000 classes and `image`; (channels, rows, columns)
-    that
-    it was published for; where.
+    """A model of the table.
+
+    build: called as build(channels, (rows, columns), classes). parameters: the number of trained numbers, for `image`
+    and 1000 classes. image: (channels, rows, columns) of the images that it was published for. source: where.
     """
 
     build: Builder
@@ -36,6 +38,7 @@ class Entry:
     source: str
 
 
+# (channels, rows, columns)
 IMAGENET, CIFAR = (3, 224, 224), (3, 32, 32)
 VGG_PAPER = "Simonyan, Zisserman 2015"
 RESNET_PAPER = "He, Zhang, Ren, Sun 2016"
@@ -45,26 +48,32 @@ TINY_PAPER = "Banbury et al. 2021, MLPerf Tiny"
 
 
 def vgg(depth: int, norm: bool) -> Builder:
+    """A builder of VGG of this depth; norm: True has batch norm."""
     return lambda channels, size, classes: VGG(depth, channels, size, classes, norm)
 
 
 def resnet(depth: int, small_images: bool = False) -> Builder:
+    """A builder of the residual networks of table 1."""
     return lambda channels, _, classes: ResNet(depth, channels, classes, small_images)
 
 
 def cifar_resnet(depth: int) -> Builder:
+    """A builder of the residual networks of section 4.2, for small images."""
     return lambda channels, _, classes: CifarResNet(depth, channels, classes)
 
 
 def googlenet(aux_logits: bool) -> Builder:
+    """A builder of GoogLeNet, with or without auxiliary classifiers."""
     return lambda channels, size, classes: GoogLeNet(channels, size, classes, aux_logits)
 
 
 def densenet_small(channels: int, size: Size, classes: int) -> Module:
+    """DenseNet-BC of 100 layers with growth 12 (Huang et al. 2017, table 2), for images of 32x32."""
     return DenseNet(channels, size, classes, growth=12, blocks=(16, 16, 16), width=24, small_images=True)
 
 
 def mobilenet_v3(rows: mobilenet.Rows, last: int) -> Builder:
+    """A builder of MobileNetV3, large or small."""
     return lambda channels, _, classes: MobileNetV3(rows, last, channels, classes)
 
 
@@ -106,15 +115,18 @@ NAMES = tuple(MODELS)
 
 
 def canonical(name: str) -> str:
-    """The name as it stands in MODELS; capitals, hyphens and underscores do not matter."""
-    found = {bare(known): known for known in MODELS}.get(bare(name))
-    if found is None:
+    """Return the name as it stands in MODELS; capitals, hyphens and underscores do not matter.
+
+    Raises ShapeError for a name that is not there.
+    """
+    known = {bare(name): name for name in MODELS}.get(bare(name))
+    if known is None:
         raise ShapeError(f"there is no model called {name!r}; choose one of {', '.join(NAMES)}")
-    return found
+    return known
 
 
 def table() -> str:
-    """A line for each model."""
+    """Return a text with a line for each model: its name, size, images and source."""
     lines = [f"{'model':<20} {'parameters':>11}  {'images':<9}  published"]
     for name, entry in MODELS.items():
         image = "x".join(map(str, entry.image))

@@ -1,30 +1,27 @@
-"""VGG (Simonyan and Zisserman 2015, table 1, columns A, B, D and E), with torchvision's names, and a small one for
-CIFAR.
-"""
-
-from typing import Any
+"""VGG (Simonyan and Zisserman 2015, table 1, columns A, B, D and E), with torchvision's names, and one for CIFAR."""
 
 from foveal import ops
 from foveal.nn.activation import ReLU
 from foveal.nn.container import Sequential
-from foveal.nn.conv import Conv2d, he_start
+from foveal.nn.conv import Conv2d
 from foveal.nn.dropout import Dropout
 from foveal.nn.linear import Linear
-from foveal.nn.models.blocks import Size, check_size, fan_out_start, linear_start
+from foveal.nn.models.blocks import Size, check_size, fan_out_start, he_start, linear_start
 from foveal.nn.module import Module
 from foveal.nn.norm import BatchNorm2d
 from foveal.nn.pool import AdaptiveAvgPool2d, MaxPool2d
+from foveal.ops.op import Tensor
 
+# channels of each stage
 WIDTHS = (64, 128, 256, 512, 512)
-DEPTHS = {  # convolutions of each stage
-    11: (1, 1, 2, 2, 2),
-    13: (2, 2, 2, 2, 2),
-    16: (2, 2, 3, 3, 3),
-    19: (2, 2, 4, 4, 4),
-}
+# by the number of layers with weights, of which three are linear: the number of convolutions of each stage
+DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+# the channels of each convolution, stage by stage
 Stages = tuple[tuple[int, ...], ...]
 STAGES: Stages = tuple((w,) * n for w, n in zip(WIDTHS, DEPTHS[16], strict=True))
-GRID, HIDDEN = 7, 4096  # what the classifier sees, and its width
+# rows and columns of what the classifier sees, and the width of its layers
+GRID, HIDDEN = 7, 4096
+# Each stage halves the image.
 SMALLEST = 2 ** len(WIDTHS)
 
 
@@ -43,7 +40,8 @@ def stages(channels: int, widths: Stages, norm: bool) -> Sequential:
 class VGG(Module):
     """Images [N, channels, H, W] of 32x32 and more (224x224 in the paper) -> logits [N, classes].
 
-    What the features are of other images than 224x224 is averaged to, or repeated on, 7x7 places.
+    The features of images of other sizes than 224x224 are averaged to 7x7 positions, or repeated where there are fewer.
+    depth: 11, 13, 16 or 19. norm: True has batch norm after each convolution.
     """
 
     heads = ("classifier.6",)
@@ -58,6 +56,7 @@ class VGG(Module):
         dropout: float = 0.5,
     ) -> None:
         check_size(f"vgg{depth}", size, SMALLEST)
+        # the channels of each convolution, stage by stage
         widths = tuple((w,) * n for w, n in zip(WIDTHS, DEPTHS[depth], strict=True))
         self.features = stages(channels, widths, norm)
         self.avgpool = AdaptiveAvgPool2d((GRID, GRID))
@@ -73,8 +72,9 @@ class VGG(Module):
         fan_out_start(self)
         linear_start(self)
 
-    def forward(self, x: Any) -> Any:
-        x = self.avgpool(self.features(x))  # N 512 7 7
+    def forward(self, x: Tensor) -> Tensor:
+        # [N, 512, 7, 7]
+        x = self.avgpool(self.features(x))
         return self.classifier(x.reshape(x.shape[0], -1))
 
 
@@ -92,8 +92,9 @@ class CifarVGG(Module):
         self.classifier = Linear(widths[-1][-1], classes)
         he_start(self)
 
-    def forward(self, x: Any) -> Any:
-        x = self.features(x)  # N 512 1 1 of 32x32
+    def forward(self, x: Tensor) -> Tensor:
+        # [N, 512, 1, 1] of 32x32
+        x = self.features(x)
         if x.shape[2:] != (1, 1):
             x = ops.global_avg_pool2d(x)
         return self.classifier(x.reshape(x.shape[0], -1))

@@ -1,16 +1,16 @@
 """What starting values do: the variance of activations and gradients, layer by layer, before anything is trained.
 
-Through a layer with fan_in n whose weights have variance v, the second moment of activations grows by n v, halved by
-relu (He et al. 2015, eq. 7-10); backwards fan_out takes n's place (Glorot and Bengio 2010, eq. 5-6). Where the product
-over all layers is far from 1, signals vanish or explode, and with them the gradients that training lives on.
+Through a layer with fan-in n whose weights have variance v, the second moment of activations grows by n v, halved by
+relu (He et al. 2015, eq. 7-10); backwards fan-out takes n's place (Glorot and Bengio 2010, eq. 5-6). Where the product
+over all layers is far from 1, signals vanish or explode, and with them the gradients that training needs.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import StringIO
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from foveal.api import Compiled, as_argument, check_finite
 from foveal.autodiff import gradients
@@ -19,15 +19,16 @@ from foveal.nn.module import Module
 from foveal.strides import Ndarray, Shape
 from foveal.trace import LayerCall, Symbol, current
 
-SEED = 0  # of the numbers that outputs are weighed with
+# of the normal numbers that stand for the gradient of a loss in the model's output
+SEED = 0
 
 
 @dataclass(frozen=True)
 class Activations:
-    """What one layer gave, over all images, channels and positions.
+    """Statistics of one layer's output, over all images, channels and positions.
 
-    zeros: the share of values that are exactly 0. gradient_variance: of d L / d activation, for a loss L whose gradient
-    in
+    name, kind: of the layer, and its class. shape: of the output, with the batch. mean, variance: of its values.
+    zeros: the share of values that are exactly 0. gradient_variance: of dL / d output, for a loss L whose gradient in
     the model's output is drawn from N(0, 1).
     """
 
@@ -58,7 +59,7 @@ class VarianceReport:
         return ratio(self.rows[0].gradient_variance, self.rows[-1].gradient_variance)
 
     def row(self, name: str) -> Activations:
-        """The first row of that name."""
+        """Return the first row of the layer with this dotted name. Raises ShapeError where there is none."""
         found = next((row for row in self.rows if row.name == name), None)
         if found is None:
             known = ", ".join(dict.fromkeys(row.name for row in self.rows))
@@ -83,6 +84,7 @@ class VarianceReport:
                 f"{r.zeros:.0%}",
                 f"{r.gradient_variance:.2e}",
             )
+        # Printed into a string, so that nothing depends on the terminal; 120 columns hold every table.
         stream = StringIO()
         Console(file=stream, width=120, highlight=False, color_system=None).print(table)
         lines = [line.rstrip() for line in stream.getvalue().splitlines() if line.strip()]
@@ -97,27 +99,28 @@ class VarianceReport:
 
 
 def ratio(a: float, b: float) -> float:
+    """a / b, and NaN where b is 0."""
     return a / b if b else float("nan")
 
 
-def variance_report(model: Module, x: Any) -> VarianceReport:
-    """How large the activations of `model`, and their gradients, are on a batch `x`, layer by layer.
+def variance_report(model: Module, x: ArrayLike) -> VarianceReport:
+    """Measure how large the activations of `model`, and their gradients, are on a batch `x`, layer by layer.
 
-    x: [N, ...], as the model takes it; some dozen images are enough, for all activations are held at once. The model
-    runs
-    as it is, in training or evaluation mode; its running statistics stay. DataError for an empty batch, NumericsError
-    for
-    NaN in it, ShapeError where the model has no layers or returns several arrays.
+    x: [N, ...], as the model takes it. A few dozen images are enough; all activations are held in memory at once. The
+    model runs as it is, in training or evaluation mode, and its running statistics stay as they are. Raises DataError
+    for an empty batch, NumericsError for NaN in it, ShapeError where the model has no layers or returns several arrays.
     """
     images = as_argument(x, "the batch of variance_report")
     if images.size == 0:
-        raise DataError(f"the batch of variance_report is empty (shape {images.shape})")
+        raise DataError(f"the batch of variance_report is empty (shape {images.shape}); give one image or more")
     check_finite(images, "the batch of variance_report")
     model.name_parameters()
     names = {id(module): name for name, module in model.named_modules()}
+    # filled while the model is traced: the calls whose results are measured
     calls: list[LayerCall] = []
 
-    def measured(batch: Any, weights: Any, key: Any) -> list[Any]:
+    def measured(batch: Symbol, output_gradient: Symbol, key: Symbol) -> list[Symbol]:
+        """All layers' results, then the gradients in them."""
         recording = current()
         recording.key = key
         y = model(batch)
@@ -127,22 +130,24 @@ def variance_report(model: Module, x: Any) -> VarianceReport:
                 f"variance_report takes a model of layers that returns one array; {type(model).__name__} has"
                 f" {len(calls)} layer(s) and returned {type(y).__name__}"
             )
-        recording.updates.clear()  # of running statistics
+        # Without the updates the running statistics stay as they are.
+        recording.updates.clear()
         values = [call.result for call in calls]
-        return [*values, *gradients(y, values, dy=weights)]
+        return [*values, *gradients(y, values, dy=output_gradient)]
 
+    # the model's output shape, [N, classes]
     shape = model.summary(images.shape[1:], batch=len(images)).rows[0].shape
-    weights = np.random.default_rng(SEED).standard_normal(shape, np.float32)
-    found = Compiled(measured)(images, weights, np.zeros(4, np.int32))
+    output_gradient = np.random.default_rng(SEED).standard_normal(shape, np.float32)
+    results = Compiled(measured)(images, output_gradient, np.zeros(4, np.int32))
     rows = [
         measurement(names.get(id(call.layer), ""), call, value, slope)
-        for call, value, slope in zip(calls, found[: len(calls)], found[len(calls) :], strict=True)
+        for call, value, slope in zip(calls, results[: len(calls)], results[len(calls) :], strict=True)
     ]
     return VarianceReport(type(model).__name__, tuple(rows))
 
 
 def leaves(call: LayerCall) -> Iterator[LayerCall]:
-    """The calls of layers that call no others."""
+    """Yield the calls of layers that call no other layers, in their order."""
     inner = [part for part in call.parts if isinstance(part, LayerCall)]
     if not inner and call.layer is not None:
         yield call
@@ -151,7 +156,9 @@ def leaves(call: LayerCall) -> Iterator[LayerCall]:
 
 
 def measurement(name: str, call: LayerCall, value: Ndarray, slope: Ndarray) -> Activations:
-    wide = value.astype(np.float64)  # squares of small values leave float32's range
+    """The row of a layer: name, its call, its values, and the gradient in them, of the same shape."""
+    # The squares of small values leave the range of float32.
+    wide = value.astype(np.float64)
     return Activations(
         name,
         type(call.layer).__name__,

@@ -5,18 +5,19 @@ leaves an odd number of zeros, the last row and column get one more than the fir
 """
 
 from functools import partial
-from typing import Any
 
 from foveal import ops
 from foveal.nn.activation import ReLU
 from foveal.nn.container import Identity, Sequential
-from foveal.nn.conv import Conv2d, he_start
+from foveal.nn.conv import Conv2d
 from foveal.nn.linear import Linear
-from foveal.nn.models.blocks import Size, divisible, pooled_features, zero
+from foveal.nn.models.blocks import Size, divisible, he_start, pooled_features, zero
 from foveal.nn.models.mobilenet import SEPARABLE, STEM
 from foveal.nn.module import Module
 from foveal.nn.norm import BatchNorm2d
+from foveal.ops.op import Tensor
 
+# Keras has eps 1e-3, and 0.99 for what is 1 - momentum here.
 norm = partial(BatchNorm2d, eps=1e-3, momentum=0.01)
 
 
@@ -27,17 +28,16 @@ def after(size: Size, stride: int) -> Size:
 
 def same(inputs: int, outputs: int, kernel: int, size: Size, stride: int = 1, groups: int = 1) -> Conv2d:
     """A convolution whose output has ceil(size / stride) rows and columns; its bias starts at 0."""
-    padding: list[int] = []
-    for n, m in zip(size, after(size, stride), strict=True):
-        total = max(0, (m - 1) * stride + kernel - n)
-        padding += [total // 2, total - total // 2]
-    conv = Conv2d(inputs, outputs, kernel, stride=stride, padding=tuple(padding), groups=groups)
+    # The windows of all outputs reach over (m - 1) stride + kernel rows or columns, of which n are there.
+    rows, columns = (max(0, (m - 1) * stride + kernel - n) for n, m in zip(size, after(size, stride), strict=True))
+    padding = (rows // 2, rows - rows // 2, columns // 2, columns - columns // 2)
+    conv = Conv2d(inputs, outputs, kernel, stride=stride, padding=padding, groups=groups)
     zero(conv.bias)
     return conv
 
 
 class TinyBlock(Module):
-    """relu(shortcut(x) + bn(conv(relu(bn(conv(x)))))); the shortcut is a 1x1 convolution where there is a stride."""
+    """relu(shortcut(x) + bn(conv(relu(bn(conv(x)))))); the shortcut is a 1x1 convolution where the stride is not 1."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, size: Size) -> None:
         self.conv1 = same(inputs, outputs, 3, size, stride)
@@ -48,14 +48,17 @@ class TinyBlock(Module):
         if stride != 1:
             self.downsample = same(inputs, outputs, 1, size, stride)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         y = ops.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         return ops.relu(y + self.downsample(x))
 
 
 class ResNet8(Module):
-    """Three blocks of 16, 32 and 64 channels; images [N, channels, H, W] (32x32 there) -> logits [N, classes]."""
+    """Three blocks of 16, 32 and 64 channels; images [N, channels, H, W] (32x32 in the paper) -> logits [N, classes].
+
+    size: the images' rows and columns, by which the padding is chosen.
+    """
 
     heads = ("fc",)
 
@@ -70,14 +73,18 @@ class ResNet8(Module):
         he_start(self)
         zero(self.fc.bias)
 
-    def forward(self, x: Any) -> Any:
-        x = ops.relu(self.bn1(self.conv1(x)))  # N 16 32 32
-        x = self.layer3(self.layer2(self.layer1(x)))  # N 64 8 8
+    def forward(self, x: Tensor) -> Tensor:
+        # shapes for images of 32x32: [N, 16, 32, 32], [N, 64, 8, 8]
+        x = ops.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
         return self.fc(pooled_features(x))
 
 
 class TinyMobileNet(Module):
-    """MobileNetV1 of a quarter of the width; images [N, channels, H, W] (96x96 there) -> logits [N, classes]."""
+    """MobileNetV1 of a quarter of the width; images [N, channels, H, W] (96x96 in the paper) -> logits [N, classes].
+
+    size: the images' rows and columns, by which the padding is chosen. width: the multiplier of all channels.
+    """
 
     heads = ("classifier",)
 
@@ -97,5 +104,5 @@ class TinyMobileNet(Module):
         he_start(self)
         zero(self.classifier.bias)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         return self.classifier(pooled_features(self.features(x)))

@@ -1,0 +1,62 @@
+"""Blocks of several layers, for any architecture. (nn/models/blocks.py holds what only the models here share.)"""
+
+from collections.abc import Callable
+
+from foveal import ops
+from foveal.nn.activation import ReLU, Sigmoid
+from foveal.nn.arguments import PairLike, SidesLike, check_positive
+from foveal.nn.container import Sequential
+from foveal.nn.conv import Conv2d
+from foveal.nn.module import Module
+from foveal.nn.norm import BatchNorm2d
+from foveal.ops.op import Tensor
+from foveal.ops.window import pair
+
+
+class DepthwiseSeparableConv2d(Sequential):
+    """One filter for each channel, then 1x1 filters across channels, each followed by batch norm and relu
+
+    x [N, in_channels, H, W] -> [N, out_channels, P, Q]. Howard et al. 2017 (MobileNet), section 3.1: for each input
+    value R S + K multiplications, where a convolution has R S K. kernel_size, stride, padding: of the first
+    convolution, as Conv2d's; padding None keeps the image's size at stride 1 (kernel_size // 2).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: PairLike = 3,
+        stride: PairLike = 1,
+        padding: SidesLike | None = None,
+    ) -> None:
+        rows, columns = pair(kernel_size, f"{type(self).__name__}: kernel_size")
+        around = (rows // 2, columns // 2) if padding is None else padding
+        depthwise = Conv2d(in_channels, in_channels, kernel_size, stride, around, groups=in_channels, bias=False)
+        pointwise = Conv2d(in_channels, out_channels, 1, bias=False)
+        super().__init__(depthwise, BatchNorm2d(in_channels), ReLU(), pointwise, BatchNorm2d(out_channels), ReLU())
+
+
+class SqueezeExcitation(Module):
+    """y = x scale(fc2(activation(fc1(mean of x)))): one factor for each channel; Hu, Shen, Sun 2018, eq. 2-4
+
+    x [N, input_channels, H, W] -> y of the same shape. fc1 and fc2 are 1x1 convolutions, with squeeze_channels between
+    them. activation, scale_activation: classes of layers. Names and parameters are torchvision's.
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        squeeze_channels: int,
+        activation: Callable[[], Module] = ReLU,
+        scale_activation: Callable[[], Module] = Sigmoid,
+    ) -> None:
+        check_positive("SqueezeExcitation", input_channels=input_channels, squeeze_channels=squeeze_channels)
+        self.fc1 = Conv2d(input_channels, squeeze_channels, 1)
+        self.fc2 = Conv2d(squeeze_channels, input_channels, 1)
+        self.activation = activation()
+        self.scale_activation = scale_activation()
+
+    def forward(self, x: Tensor) -> Tensor:
+        # [N, squeeze_channels, 1, 1]
+        y = self.activation(self.fc1(ops.global_avg_pool2d(x)))
+        return x * self.scale_activation(self.fc2(y))

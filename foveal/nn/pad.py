@@ -1,0 +1,68 @@
+"""Borders about images: x [N, C, H, W] -> [N, C, top + H + bottom, left + W + right]."""
+
+import numpy as np
+
+from foveal import ops
+from foveal.errors import ShapeError
+from foveal.nn.arguments import Sides
+from foveal.nn.module import Module
+from foveal.ops.op import Tensor
+
+
+class Pad2d(Module):
+    """A border about images.
+
+    padding: an int for all sides, or (left, right, top, bottom), PyTorch's order. value: what a constant border holds.
+    Raises ShapeError for another number of sides.
+    """
+
+    mode = "constant"
+
+    def __init__(self, padding: int | Sides, value: float = 0.0) -> None:
+        if isinstance(padding, int | np.integer):
+            padding = (padding, padding, padding, padding)
+        if len(tuple(padding)) != 4:
+            raise ShapeError(
+                f"{type(self).__name__}: padding is {padding!r}, it has to be an int or (left, right, top, bottom)"
+            )
+        # The operators' order is (top, bottom, left, right).
+        left, right, top, bottom = padding
+        self.padding, self.value = (top, bottom, left, right), value
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.pad(x, padding=self.padding, mode=self.mode, value=self.value)
+
+    def describe(self) -> str:
+        return str(self.padding)
+
+
+class ConstantPad2d(Pad2d):
+    """A border of `value`. padding: an int or (left, right, top, bottom)"""
+
+    def __init__(self, padding: int | Sides, value: float) -> None:
+        super().__init__(padding, value)
+
+
+class ZeroPad2d(Pad2d):
+    """A border of zeros. padding: an int or (left, right, top, bottom)"""
+
+    def __init__(self, padding: int | Sides) -> None:
+        super().__init__(padding)
+
+
+class ReflectionPad2d(ZeroPad2d):
+    """A border that mirrors the image; the pixel at the edge is not repeated"""
+
+    mode = "reflect"
+
+
+class ReplicationPad2d(ZeroPad2d):
+    """A border that repeats the pixel at the edge"""
+
+    mode = "replicate"
+
+
+class CircularPad2d(ZeroPad2d):
+    """A border that continues with the opposite side of the image"""
+
+    mode = "circular"
