@@ -148,7 +148,7 @@ class LocallyConnected2d(Module):
             weight = np.broadcast_to(weight.reshape(k, -1).T, made.weight.shape)
             bias = None if bias is None else np.broadcast_to(bias[:, None, None], (k, *made.places))
         made.weight.data = weight
-        if made.bias is not None:
+        if made.bias is not None and bias is not None:
             made.bias.data = bias
         return made
 

@@ -25,7 +25,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, ParamSpec, Protocol
+from typing import Any, ClassVar, Literal, ParamSpec, Protocol
 
 import numpy as np
 
@@ -198,8 +198,13 @@ class Operator:
     # True if it is computed by the operators that `expand` calls
     composite: ClassVar[bool] = False
 
-    # True if the output is the input's memory, seen with another shape or other strides
+    # True if the output is the input's memory, seen with another shape or other strides; and if such a view leaves out
+    # elements along an axis, so that gaps may remain
     view: ClassVar[bool] = False
+    slices: ClassVar[bool] = False
+
+    # what an epilogue can accumulate for it while its input is computed: sums, or moments, over N, H and W
+    channel_reduction: ClassVar[Literal["sum", "moments"] | None] = None
 
     differentiable: ClassVar[bool] = True
 
@@ -311,6 +316,17 @@ class Operator:
     def strides(self, shape: Shape) -> Shape:
         """The strides of the output in memory: channels last for images, C order for all else."""
         return usual(shape)
+
+    def view_strides(self, *arguments: Any, **attributes: Any) -> Shape | None:
+        """For a `view`, called with an input's shape and strides: the output's strides in the input's memory.
+
+        None if the input has to be copied into C order first.
+        """
+        raise NotImplementedError(f"{self.name} is not a view")
+
+    def view_offset(self, *strides: Any, **attributes: Any) -> int:
+        """For a `view`, called with an input's strides: where the output begins in the input's memory, in elements."""
+        return 0
 
     def flops(self, y: Type, *inputs: Any, **attributes: Any) -> int:
         """Multiplications and additions of the equation, counted for operators whose time they decide; else 0."""

@@ -118,7 +118,7 @@ class Sum(Reduction):
     With keepdims they stay, with size 1. dx = dy, repeated along the axes.
     """
 
-    name = "sum"
+    name, channel_reduction = "sum", "sum"
 
     def numpy(self, x: Ndarray, *, axes: Axes, keepdims: bool) -> Ndarray:
         return np.sum(x, axis=axes, keepdims=keepdims)

@@ -9,7 +9,7 @@ from foveal.errors import ShapeError
 from foveal.kernel.lang import Array, Scalar, loops, parallel
 from foveal.ops.kernels import pointwise
 from foveal.ops.op import Case, HasShape, Operator, Tensor, Type
-from foveal.strides import Ndarray, Shape
+from foveal.strides import Ndarray, Shape, reshaped_strides
 
 
 class Constant(Operator):
@@ -71,6 +71,9 @@ class Reshape(Operator):
             )
         return shape
 
+    def view_strides(self, x: Shape, strides: Shape, *, shape: Shape) -> Shape | None:
+        return reshaped_strides(x, strides, shape)
+
     def numpy(self, x: Ndarray, *, shape: Shape) -> Ndarray:
         return x.reshape(shape)
 
@@ -125,6 +128,12 @@ class Index(Operator):
         if not x or not 0 <= i < x[0]:
             raise ShapeError(f"index: {i} is not in 0..{x[0] - 1 if x else ''} of shape {x}")
         return x[1:]
+
+    def view_strides(self, x: Shape, strides: Shape, *, i: int) -> Shape:
+        return strides[1:]
+
+    def view_offset(self, strides: Shape, *, i: int) -> int:
+        return i * strides[0]
 
     def numpy(self, x: Ndarray, *, i: int) -> Ndarray:
         return x[i]

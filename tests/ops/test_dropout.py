@@ -7,9 +7,9 @@ import pytest
 
 from foveal import nn
 from foveal.autodiff import gradients
+from foveal.build import build
 from foveal.errors import ShapeError
 from foveal.ops.op import Type
-from foveal.program import Program
 from foveal.trace import current, trace
 
 LAYERS = {  # layer, shape of x, shape of what is dropped together as an index
@@ -53,7 +53,7 @@ def test_the_gradient_is_dropped_alike():
 
     x = np.ones((4, 9, 2, 3), np.float32)
     graph = trace(both, Type(x.shape), Type(x.shape), Type((4,), "int32"))
-    y, dx = Program(graph, threads=1).run(x, x, np.array([1, 0, 2, 0], np.int32))
+    y, dx = build(graph, threads=1).run(x, x, np.array([1, 0, 2, 0], np.int32))
     assert y.tobytes() == dx.tobytes()
 
 

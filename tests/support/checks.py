@@ -5,12 +5,12 @@ import ctypes
 import numpy as np
 
 from foveal.autodiff import gradients
+from foveal.build import build
 from foveal.kernel import compile as kernels
 from foveal.ops import sum
 from foveal.ops.elementwise import Pointwise
 from foveal.ops.op import Type
 from foveal.ops.reduce import broadcast_to
-from foveal.program import Program
 from foveal.strides import channels_last, contiguous
 from foveal.trace import trace
 
@@ -105,14 +105,14 @@ def floats(arrays):
 def shape_rule(op, case):
     graph, xs, want = forward(op, case)
     assert graph.outputs[0].shape == want.shape
-    got = Program(graph, threads=1).run(*xs)[0]
+    got = build(graph, threads=1).run(*xs)[0]
     assert Type(got.shape, str(got.dtype)) == graph.outputs[0].type
     assert op(*xs, **case.attributes).shape == want.shape
 
 
 def native(op, case):
     graph, xs, want = forward(op, case)
-    tuned, plain = (run_native(Program(graph, threads=1, tuned=t), xs) for t in (True, False))
+    tuned, plain = (run_native(build(graph, threads=1, tuned=t), xs) for t in (True, False))
     assert error(tuned, want) < limit(op)
     assert error(plain, want) < limit(op)
     assert error(tuned, plain) < limit(op)
@@ -121,9 +121,9 @@ def native(op, case):
 def threads(op, case):
     graph, xs, _ = forward(op, case)
     for tuned in (True, False):
-        alone = run_native(Program(graph, threads=1, tuned=tuned), xs)
+        alone = run_native(build(graph, threads=1, tuned=tuned), xs)
         for count in (2, 3):
-            program = Program(graph, threads=count, tuned=tuned)
+            program = build(graph, threads=count, tuned=tuned)
             for _ in range(3):
                 assert run_native(program, xs).tobytes() == alone.tobytes()
 
@@ -131,7 +131,7 @@ def threads(op, case):
 def interpreted(op, case):
     graph, xs, want = forward(op, case)
     for tuned in (True, False):
-        program = Program(graph, threads=1, tuned=tuned)
+        program = build(graph, threads=1, tuned=tuned)
         program.arena[:] = 255
         assert error(program.interpret(*xs)[0], want) < limit(op)
 
@@ -183,7 +183,7 @@ def gradient(op, case):
 
 def native_gradient(op, case):
     graph, xs = backward(op, case)
-    program = Program(graph, threads=2)
+    program = build(graph, threads=2)
     program.arena[:] = 255
     for got, want in zip(program.run(*xs), graph.evaluate(*double(xs)), strict=True):
         assert error(got, want) < WEIGHT_LIMIT
