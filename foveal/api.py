@@ -287,11 +287,13 @@ class Step:
         check_finite(x, "the input x")
         program = self._find(x, target)
         self.check(target, program.graph.outputs[1].shape)
+        # Random operators draw other numbers in each step, and the same ones when a run is repeated.
         key = self.key.copy()
         key[2:] = self.steps & 0xFFFFFFFF, self.steps >> 32
         self.optimizer.begin()
         loss, output = program.run(x, target, key.view(np.int32))
         value = float(loss)
+        # The program has kept all parameters in this case; the optimiser's count of steps is taken back here.
         if not math.isfinite(value):
             self.optimizer.undo()
             raise NumericsError(

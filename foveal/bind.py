@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from foveal.arena import ArenaPlan
-from foveal.kernel.values import PARALLEL_LOOPS
+from foveal.kernel.builder import PARALLEL_LOOPS
 from foveal.lower import KernelCall, Lowered
 from foveal.schedule import Schedule
 from foveal.strides import Ndarray

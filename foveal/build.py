@@ -43,22 +43,27 @@ def build(
     started = time.perf_counter()
     compiled, from_disk = kernels.statistics.compiled, kernels.statistics.from_disk
 
+    # Graph -> Graph: composites become primitives, equal nodes are shared; to save memory, cheap values are recomputed.
     simple = simplify(graph)
-    graph = recompute(simple) if memory == LOW else simple
-    threads = threads or threads_for(graph)
+    final = recompute(simple) if memory == LOW else simple
+    threads = threads or threads_for(final)
+    # With FOVEAL_TUNE=1, convolutions that are new to this machine are measured before algorithms are chosen.
     if autotune.requested():
-        autotune.measure(graph, lambda one: build(one, threads))
-    groups = fuse(graph, epilogues=tuned)
-    layout = plan_layout(graph, groups)
-    lowered = lower(graph, groups, layout, tuned)
-    scheduled = schedule(lowered.calls, graph)
+        autotune.measure(final, lambda one: build(one, threads))
+    # Which nodes become one kernel, in which order; how each stored value lies in memory; which kernels compute it.
+    groups = fuse(final, epilogues=tuned)
+    layout = plan_layout(final, groups)
+    lowered = lower(final, groups, layout, tuned)
+    # Which calls run once and where threads meet; where buffers lie.
+    scheduled = schedule(lowered.calls, final)
     arena_plan = plan_arena(scheduled, lowered.outputs, threads)
+    # Machine code from the cache or from LLVM; memory, and the table of calls that the threads run.
     addresses = kernels.native([call.kernel for call in scheduled.calls])
     binding = bind(lowered, scheduled, arena_plan, addresses, threads, allocate)
 
     record = BuildRecord(
         time.perf_counter() - started, kernels.statistics.compiled - compiled, kernels.statistics.from_disk - from_disk
     )
-    program = Program(graph, threads, groups, layout, lowered, scheduled, arena_plan, binding, record)
+    program = Program(final, threads, groups, layout, lowered, scheduled, arena_plan, binding, record)
     show(program)
     return program

@@ -1,7 +1,13 @@
-"""One ladder that follows the flow: DEBUG=1 ... 6 in the environment, or `with debug.at(level):` in code.
+"""What is printed while Foveal works: DEBUG=1 ... 6 in the environment, or `with debug.at(level):` in code.
 
-1 a line per program (kernels, bytes, arena); 2 time and share of peak per kernel; 3 the graph and what was fused;
-4 the calls with their shapes and kernel source; 5 LLVM IR; 6 assembly.
+The levels follow a program on its way to machine code, and each one shows what those below it show as well:
+
+1 PROGRAM   a line per program: its kernels, bytes, arena
+2 TIME      time and share of the machine's peak per kernel
+3 GRAPH     the graph, what was fused, how values lie in memory
+4 SOURCE    every call with its shapes, and the kernels' source
+5 IR        LLVM IR
+6 ASSEMBLY  assembly
 """
 
 import os
@@ -12,11 +18,12 @@ from contextvars import ContextVar
 
 PROGRAM, TIME, GRAPH, SOURCE, IR, ASSEMBLY = range(1, 7)
 
+# what the innermost `at` block asks for, in this thread or task
 _level: ContextVar[int | None] = ContextVar("debug_level", default=None)
 
 
 def level() -> int:
-    """The level in force: the innermost `at` block's, else the environment's, else 0."""
+    """The current level: the innermost `at` block's, else the environment's, else 0."""
     scoped = _level.get()
     if scoped is not None:
         return scoped
@@ -26,7 +33,7 @@ def level() -> int:
 
 @contextmanager
 def at(value: int) -> Iterator[None]:
-    """The level inside the block is `value`."""
+    """Set the level inside the block to `value`."""
     token = _level.set(value)
     try:
         yield
@@ -35,5 +42,5 @@ def at(value: int) -> Iterator[None]:
 
 
 def show(title: str, text: str = "") -> None:
-    """Print to standard error, so that a program's own output stays as it is."""
+    """Print a title, and a text below it, to standard error, so that a program's own output stays as it is."""
     print(f"-- {title}" + (f"\n{text}" if text else ""), file=sys.stderr)

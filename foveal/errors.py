@@ -1,15 +1,15 @@
-"""Errors a user can mend. Each message names the thing, what is wrong with it and the way out.
+"""Errors that a user can fix. Each message names the thing, what is wrong with it and the way out.
 
 The command line prints them without a traceback and exits with status 2; in a library they are ordinary exceptions.
 """
 
 
 class FovealError(Exception):
-    """Base of every error that is about what the caller gave, not about a fault in Foveal."""
+    """Base of every error that comes from what the caller gave, and not from a fault in Foveal."""
 
 
 class ShapeError(FovealError, ValueError):
-    """Shapes, ranks, dtypes or hyper-parameters that do not fit together."""
+    """Shapes, ranks, dtypes or hyper-parameters do not fit together."""
 
 
 class ArgumentError(FovealError, TypeError):
@@ -17,15 +17,15 @@ class ArgumentError(FovealError, TypeError):
 
 
 class DataError(FovealError, ValueError):
-    """A data set, file, label or image that cannot be used."""
+    """A data set, file, label or image cannot be used."""
 
 
 class StateError(FovealError, ValueError):
-    """Stored parameters that do not fit the model."""
+    """Stored parameters do not fit the model."""
 
 
 class NumericsError(FovealError, ArithmeticError):
-    """NaN or infinity in an input or in the loss."""
+    """An input or the loss holds NaN or infinity."""
 
 
 class KernelError(FovealError, TypeError):

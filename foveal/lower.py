@@ -251,6 +251,7 @@ class Lowerer:
         chunks: int,
     ) -> None:
         """Call the reduction over the inputs; with several chunks each writes a row of `partial` [chunks, kept]."""
+        # A chunk's row lies kept_size elements after the one before it; within the row, results have their own strides.
         kept_size = partial[0].buffer.size // chunks
         written = [
             replace(view, shape=(chunks, *read[0].shape), strides=(kept_size, *s))

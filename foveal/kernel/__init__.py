@@ -1,1 +1,25 @@
-"""From a Python function to machine code: the kernel language, the target, compilation, the cache on disk."""
+"""From a Python function to machine code.
+
+In the order in which they import each other:
+
+| file | what it is for |
+| --- | --- |
+| target.py | what this CPU has, or another one that is assumed: lanes, registers, caches |
+| interpret.py | the language's other meaning, plain Python on NumPy values; how to find what is wrong in a kernel |
+| builder.py | one kernel under construction: the IR function that instructions go into; the scalar types |
+| values.py | what bodies compute with while they are built: SSA values and registers |
+| vector.py | functions of values: `where`, `maximum`, `cast`, lanes taken apart and put together |
+| array.py | arrays: a pointer with a shape and strides, indexed logically |
+| lang.py | the kernel language: loops, branches, sharing among threads; kernels import all they use from here |
+| maths.py | exp, log, tanh, erf and others, written in the language |
+| random.py | counter-based random numbers (Philox), written in the language |
+| cache.py | machine code on disk, shared by all processes of a user |
+| compile.py | body + shapes -> LLVM IR -> machine code |
+| runtime.py | the native loop that runs a program's kernels, its barrier, and how threads are handed jobs |
+
+State that is not passed as an argument, each piece explained where it is declared. By thread: the kernel being built
+(`_local` in builder.py) and the target assumed (`_local` in target.py). By process: kernels in memory and how many of
+them were compiled (`_loaded`, `_engines`, `statistics` in compile.py), bytes written to the cache (`_written` in
+cache.py), and what is computed once and stays the same (functions under `functools.cache`: this machine, LLVM's set-up,
+digests of sources, the native loop). None of it decides results, but for the target, which decides how sums are cut.
+"""

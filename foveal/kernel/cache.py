@@ -12,12 +12,14 @@ from contextlib import suppress
 from pathlib import Path
 
 MAGIC = b"foveal01"
+# an object file takes 1 to 20 KB, so this is room for 50,000 kernels and more; a model has some hundred
 LIMIT_BYTES = 1 << 30
-SLACK_BYTES = 32 << 20  # may be written before the folder, of some ten thousand files, is looked through again
+# a process may write so much before it looks through the folder again, which may hold some ten thousand files
+SLACK_BYTES = 32 << 20
 
 
 def directory() -> Path:
-    """$FOVEAL_CACHE, else foveal/ in the user's cache folder."""
+    """The folder of the cache: $FOVEAL_CACHE, else foveal/ in the user's cache folder."""
     if chosen := os.environ.get("FOVEAL_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "foveal"
@@ -30,8 +32,9 @@ def read(key: str) -> bytes | None:
         content = path.read_bytes()
     except OSError:
         return None
-    with suppress(OSError):  # a cache that may only be read
-        os.utime(path)  # `trim` removes what was used least recently
+    # the time of last use, by which `trim` chooses; a cache may be one that can only be read
+    with suppress(OSError):
+        os.utime(path)
     body = content[40:]
     if content[:8] != MAGIC or content[8:40] != hashlib.sha256(body).digest():
         return None
@@ -39,12 +42,16 @@ def read(key: str) -> bytes | None:
 
 
 def write(key: str, body: bytes) -> None:
-    """Store an object; where the folder cannot be written nothing is kept and nothing fails (`foveal doctor` tells)."""
+    """Store an object under `key`.
+
+    Where the folder cannot be written, nothing is kept and nothing fails; `foveal doctor` reports such a folder.
+    """
     folder = directory()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
         try:
+            # whole before it has its name, so that no reader sees a part of it
             with os.fdopen(handle, "wb") as file:
                 file.write(MAGIC + hashlib.sha256(body).digest() + body)
             os.replace(temporary, folder / f"{key}.o")
@@ -57,6 +64,7 @@ def write(key: str, body: bytes) -> None:
 
 
 def entries() -> list[Path]:
+    """The cache's files, temporary ones among them."""
     try:
         return [path for path in directory().iterdir() if path.suffix in (".o", ".tmp")]
     except OSError:
@@ -64,7 +72,7 @@ def entries() -> list[Path]:
 
 
 def size() -> tuple[int, int]:
-    """How many files the cache holds, and their bytes together."""
+    """The number of files in the cache, and the sum of their bytes."""
     sizes = []
     for path in entries():
         try:
@@ -75,7 +83,7 @@ def size() -> tuple[int, int]:
 
 
 def writable() -> bool:
-    """Whether kernels compiled now will be kept."""
+    """True if kernels that are compiled now will be kept."""
     folder = directory()
     while not folder.exists():
         folder = folder.parent
@@ -83,7 +91,7 @@ def writable() -> bool:
 
 
 def clear() -> int:
-    """Remove every file; the number removed."""
+    """Remove every file; gives their number."""
     removed = 0
     for path in entries():
         path.unlink(missing_ok=True)
@@ -93,26 +101,28 @@ def clear() -> int:
 
 def trim(limit: int = LIMIT_BYTES) -> None:
     """Remove the files used least recently until at most `limit` bytes are left."""
-    found = []
+    # (last use, bytes, path) of each file
+    files = []
     for path in entries():
         try:
             stat = path.stat()
-            found.append((stat.st_mtime, stat.st_size, path))
+            files.append((stat.st_mtime, stat.st_size, path))
         except OSError:
             continue
-    total = sum(size for _, size, _ in found)
-    for _, size_of_one, path in sorted(found):
+    total = sum(size for _, size, _ in files)
+    for _, size_of_one, path in sorted(files):
         if total <= limit:
             break
         path.unlink(missing_ok=True)
         total -= size_of_one
 
 
-_written: dict[Path, int] = {}  # by this process, since it looked through the folder
+# bytes that this process has written, by folder, since it last looked through it
+_written: dict[Path, int] = {}
 
 
 def stay_small() -> None:
-    """`trim` after a process's first writing, then whenever it has written another SLACK_BYTES."""
+    """Call `trim` after this process has first written, then whenever it has written another SLACK_BYTES."""
     if _written.get(directory(), 0) >= SLACK_BYTES:
         trim()
         _written[directory()] = 0

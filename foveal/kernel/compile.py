@@ -1,14 +1,14 @@
 """A kernel's description -> LLVM IR -> machine code, kept in memory and on disk.
 
 A `Kernel` is a value: body, shapes and constants decide the code, so equal kernels share one compilation, in every
-program and in every process. The key hashes that description and the sources it is built by; building IR is not needed
-to find a kernel in the cache.
+program and in every process. The key is a hash of that description and of the sources that it is built by, so that a
+kernel is found in the cache without building its IR.
 """
 
 import hashlib
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache as memoise
 from pathlib import Path
@@ -29,9 +29,9 @@ PACKAGE = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """Shape, strides in elements, and dtype of one argument.
+    """Shape, strides in elements, and dtype of one array that a kernel is called on.
 
-    streamed: it begins on a cache line and does not stay in the cache until it is read.
+    streamed: it begins on a cache line, and is so large that it does not stay in the cache until it is read.
     """
 
     shape: tuple[int, ...]
@@ -42,10 +42,12 @@ class ArraySpec:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A body with the shapes it is specialised to. Arguments stand in the body's order, outputs first.
+    """A body with the shapes it is specialised to.
 
+    arrays: those it is called on, in the body's order, outputs first.
+    static: the body's keyword arguments, which are known while it is built.
     plain: a loop nest without lanes of its own; LLVM vectorises its loops, and may split its sums to do so.
-    modules: those outside of the body's own that the code depends on, by name.
+    modules: names of modules that the code depends on, apart from those of the body and of Foveal.
     """
 
     body: Callable[..., None]
@@ -56,22 +58,24 @@ class Kernel:
 
     @property
     def name(self) -> str:
-        """An operator's name for its plain kernel, else the body's own."""
+        """The operator's name where the body is an operator's plain kernel, else the body's own."""
         operator = getattr(self.body, "__self__", None)
         return str(operator.name) if operator is not None else self.body.__name__
 
-    def run_body(self, arrays: list[Any]) -> None:
+    def run_body(self, arrays: Sequence[Array] | Sequence[interpret.Array]) -> None:
+        """Call the body, which traces it or computes, depending on the arrays."""
         self.body(*arrays, **dict(self.static))
 
-    def interpret(self, arrays: list[np.ndarray[Any, Any]]) -> None:
+    def interpret(self, arrays: Sequence[np.ndarray]) -> None:
         """Run the same body in plain Python on NumPy arrays of the described shapes and strides."""
-        with np.errstate(all="ignore"):  # lanes that a `where` does not choose may overflow, as they do in machine code
+        # lanes that a `where` does not choose may overflow, as they do in machine code
+        with np.errstate(all="ignore"):
             self.run_body([interpret.Array(array) for array in arrays])
 
 
 @memoise
 def source_digest(folder: Path) -> str:
-    """One hash over the sources that decide generated code."""
+    """One hash over the sources in `folder` that decide generated code: of the kernel language and of the operators."""
     digest = hashlib.sha256()
     for path in sorted(p for room in ("kernel", "ops") for p in (folder / room).rglob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())
@@ -80,18 +84,21 @@ def source_digest(folder: Path) -> str:
 
 @memoise
 def module_digest(name: str) -> str:
-    """A hash of the source of any other module that brings a kernel along."""
-    source = getattr(sys.modules[name], "__file__", None)
-    if source is None:  # an interactive session: nothing says whether another one means the same
+    """A hash of the source of a module outside of Foveal that a kernel depends on."""
+    source = getattr(sys.modules.get(name), "__file__", None)
+    # code that was typed in or built by exec has no file, and nothing says if another session means the same by a name
+    if source is None:
         return uuid.uuid4().hex
     return hashlib.sha256(Path(source).read_bytes()).hexdigest()
 
 
 def key(kernel: Kernel, target: Target) -> str:
     """The kernel's name in the cache."""
-    owner = type(getattr(kernel.body, "__self__", None))  # a family of operators may share one method
-    modules = {kernel.body.__module__, owner.__module__, *kernel.modules}
-    outside = [module_digest(m) for m in sorted(modules) if not m.startswith(("foveal.", "builtins"))]
+    # a family of operators may share one method, so the class counts as well
+    operator = getattr(kernel.body, "__self__", None)
+    owner = type(operator)
+    modules = {kernel.body.__module__, *kernel.modules} | ({owner.__module__} if operator is not None else set())
+    outside = [module_digest(m) for m in sorted(modules) if not m.startswith("foveal.")]
     parts = (
         kernel.body.__module__,
         kernel.body.__qualname__,
@@ -110,9 +117,11 @@ def key(kernel: Kernel, target: Target) -> str:
 def build_ir(kernel: Kernel, target: Target, symbol: str) -> str:
     """LLVM IR of `void symbol(ptr* arguments, i64 thread, i64 threads)`.
 
-    Behind the arguments stands a pointer to the counters of its parallel loops (PARALLEL_LOOPS x threads, all 0), or
-    null.
+    The arguments are pointers to the arrays, then one to the counters of the kernel's parallel loops, int64
+    [PARALLEL_LOOPS, threads], all 0; or null in its place.
     """
+    # the body as a function of its own, whose arguments are the pointers: LLVM can be told about arguments what it
+    # cannot be told about pointers that are loaded
     module = ir.Module(symbol)
     module.triple = target.triple
     count = len(kernel.arrays)
@@ -123,6 +132,7 @@ def build_ir(kernel: Kernel, target: Target, symbol: str) -> str:
     if kernel.plain:
         for argument in body.args[:count]:
             argument.add_attribute("noalias")
+    # run the kernel's Python function, which leaves its instructions in the body
     builder = Builder(module, body, target, REASSOCIATE if kernel.plain else CONTRACT)
     arrays = [
         Array(argument, spec.shape, spec.strides, KINDS[np.dtype(spec.dtype)], spec.streamed)
@@ -131,6 +141,7 @@ def build_ir(kernel: Kernel, target: Target, symbol: str) -> str:
     with build_in(builder):
         kernel.run_body(arrays)
         builder.finish()
+    # the entry, which all kernels have alike: load the pointers and call the body
     entry_type = ir.FunctionType(ir.VoidType(), [POINTER, I64.ir, I64.ir])
     entry = ir.Function(module, entry_type, symbol)
     b = ir.IRBuilder(entry.append_basic_block())
@@ -141,10 +152,11 @@ def build_ir(kernel: Kernel, target: Target, symbol: str) -> str:
     return str(module)
 
 
-def optimise(text: str, target: Target, vectorise: bool) -> tuple[Any, Any]:
-    """Parse, verify and optimise IR; the module and the machine it is for.
+def optimise(text: str, target: Target, vectorise: bool) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
+    """Parse, verify and optimise IR; gives the module and the machine it is for.
 
-    Unrolling and vectorising are the kernel's own business: LLVM's would spill the register tiles.
+    vectorise: let LLVM unroll and vectorise loops. Kernels that are not plain do both themselves, and what LLVM added
+    would spill their register tiles.
     """
     tm = machine(target)
     module = llvm.parse_assembly(text)
@@ -158,7 +170,7 @@ def optimise(text: str, target: Target, vectorise: bool) -> tuple[Any, Any]:
 
 
 def assembly(kernel: Kernel, target: Target) -> str:
-    """A kernel's assembly, for any target. To be read, not to be run."""
+    """A kernel's assembly, for any target: for people to read."""
     module, tm = optimise(build_ir(kernel, target, "kernel"), target, kernel.plain)
     return str(tm.emit_assembly(module))
 
@@ -175,9 +187,10 @@ def emit_object(kernel: Kernel, target: Target, symbol: str) -> bytes:
 
 
 class Loaded:
-    """Object code in executable memory. The engine is kept: the addresses live as long as it does."""
+    """Object code in executable memory. The engine is kept: the addresses are valid as long as it exists."""
 
     def __init__(self, objects: dict[str, bytes]) -> None:
+        """objects: object files, each under the symbol that it defines."""
         self.engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine(host()))
         for body in objects.values():
             self.engine.add_object_file(llvm.ObjectFileRef.from_data(body))
@@ -185,13 +198,14 @@ class Loaded:
         self.addresses = {name: self.engine.get_function_address(name) for name in objects}
 
 
+# of this process: the address of each kernel that is in memory, by symbol, and what keeps the addresses valid
 _loaded: dict[str, int] = {}
 _engines: list[Loaded] = []
 
 
 @dataclass
 class Statistics:
-    """What this process compiled and what it found on disk."""
+    """How many kernels this process compiled, and how many it found on disk."""
 
     compiled: int = 0
     from_disk: int = 0
@@ -201,15 +215,20 @@ statistics = Statistics()
 
 
 def native(kernels: list[Kernel]) -> list[int]:
-    """Addresses of the kernels' machine code, compiling those that are in no cache."""
+    """Addresses of the kernels' machine code for the current target, compiling those that are in no cache.
+
+    KernelError if this machine cannot run code for that target.
+    """
     target = current()
     if not target.runs_here:
         raise KernelError(
-            f"kernels for {target.name} ({target.triple.split('-')[0]}) do not run on this {host().name}; see what they"
-            " are with foveal.kernel.compile.assembly, or assume a target whose `runs_here` is true"
+            f"kernels for {target.name} ({target.triple.split('-')[0]}) do not run on this machine, a {host().name}:"
+            " show their code with foveal.kernel.compile.assembly, or assume a target whose `runs_here` is true"
         )
     keys = [key(kernel, target) for kernel in kernels]
+    # object code of the kernels that are not in memory yet, by symbol
     fresh: dict[str, bytes] = {}
+    # at this level every kernel is compiled again, so that its IR is there to be shown
     show = debug.level() >= debug.IR
     for name, kernel in zip(keys, kernels, strict=True):
         symbol = f"k{name}"
@@ -223,6 +242,7 @@ def native(kernels: list[Kernel]) -> list[int]:
         else:
             statistics.from_disk += 1
         fresh[symbol] = code
+    # all of them are loaded at once, into one engine
     if fresh:
         cache.stay_small()
         loaded = Loaded(fresh)

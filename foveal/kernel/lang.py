@@ -1,8 +1,34 @@
 """The kernel language: a Python function, run once, leaves a loop nest in LLVM IR; run without a builder it computes.
 
-`loop(n)` emits a run-time loop and `range(n)` unrolls; shapes are Python ints while a kernel is built. A kernel body is
-written once and has two meanings: while a `Builder` is active its values are `Value`s (LLVM's SSA values), else they
-are NumPy's, so `print`, `pdb` and index errors work on it (interpret.py has that half).
+`loop(n)` emits a run-time loop and `range(n)` unrolls; shapes are Python ints while a kernel is built. So the body
+
+    def smooth(y: Array, x: Array, w: Array) -> None:
+        for i in loop(y.shape[0]):
+            total = var()
+            for r in range(w.shape[0]):
+                total.fma(x[i + r], w[r])
+            y[i] = total
+
+leaves, where y has 1000 elements and w has 3, what a C compiler makes of
+
+    for (long i = 0; i < 1000; i++) {
+        float total = 0;
+        total += x[i] * w[0];
+        total += x[i + 1] * w[1];
+        total += x[i + 2] * w[2];
+        y[i] = total;
+    }
+
+A body is written once and has two meanings. While a `Builder` is active, its values are `Value`s (LLVM's SSA values),
+and every operator emits an instruction. Else they are NumPy's, so `print`, `pdb` and index errors work on it:
+interpret.py has that half. The annotations name the first: `Array`, `Index` (a place along an axis), `Scalar` (one lane
+or a vector of lanes), `Value` (what an expression gives), `Var` (a register).
+
+Both meanings decide how the language looks. A branch is `for _ in when(condition):` and not `with when(condition):`,
+since in plain Python a body whose condition is false must be skipped; a `for` over nothing does that, and a `with`
+cannot. Where a nest of loops is needed in several kernels, a generator owns it: it may emit loops, and its user's body
+is traced once for each `yield`, inside of the loops that are open there. `vectors` is the shortest example: it has two
+`yield`s, one inside of a loop and one after it, so a body under it is traced twice, for full vectors and for the tail.
 
 What the language cannot mean it refuses: the truth of a traced value (use `where`), and a loop left by `break` or
 `return`. Kernels import all they use from here.
@@ -13,10 +39,9 @@ from collections.abc import Iterator
 
 from llvmlite import ir
 
-from foveal.errors import KernelError
 from foveal.kernel import interpret
-from foveal.kernel.target import LINE, STREAMS
-from foveal.kernel.values import (
+from foveal.kernel.array import Array, choose, store_lanes
+from foveal.kernel.builder import (
     BOOL,
     CONTRACT,
     F32,
@@ -26,26 +51,17 @@ from foveal.kernel.values import (
     POINTER,
     REASSOCIATE,
     Builder,
-    Index,
     Kind,
-    Scalar,
-    Value,
-    Var,
-    active,
     build_in,
     building,
-    constant,
-    fma,
     l1,
     l2,
     lanes,
     llc,
-    read,
     registers,
-    splat,
-    var,
-    vector_type,
 )
+from foveal.kernel.target import LINE
+from foveal.kernel.values import Index, Scalar, Value, Var, constant, fma, splat, var
 from foveal.kernel.vector import (
     bitcast,
     cast,
@@ -59,7 +75,6 @@ from foveal.kernel.vector import (
     pack,
     part,
     sqrt,
-    store_lanes,
     transpose,
     where,
     width_of,
@@ -122,12 +137,15 @@ __all__ = [
 ]
 
 
-PIECES = 8  # of a thread's share in a parallel loop, taken one by one
+# into so many pieces a thread's share of a parallel loop is cut: enough that the others can take over most of a share
+# whose thread was interrupted, and few enough that counting them costs nothing beside the work
+PIECES = 8
 
 
 def loop(n: Index, start: Index = 0, step: int = 1) -> Iterator[Index]:
     """for i in loop(n): one run-time loop from `start` below `n`; the body is traced once."""
     builder = building()
+    # at most one iteration needs no loop
     if builder is None or (isinstance(n, int) and isinstance(start, int) and start + step >= n):
         yield from range(start, n, step)
         return
@@ -136,7 +154,8 @@ def loop(n: Index, start: Index = 0, step: int = 1) -> Iterator[Index]:
     before = b.block
     body, end = (builder.function.append_basic_block(name) for name in ("loop", "end"))
     if isinstance(n, int) and isinstance(start, int):
-        b.branch(body)  # runs at least once, so the test stands at the end only
+        # it runs at least twice, so the test at the end of the body is enough
+        b.branch(body)
     else:
         b.cbranch(b.icmp_signed("<", first, last), body, end)
     b.position_at_end(body)
@@ -147,6 +166,7 @@ def loop(n: Index, start: Index = 0, step: int = 1) -> Iterator[Index]:
     except GeneratorExit:
         builder.left_early = True
         raise
+    # the body may have opened blocks of its own, so the jump back leaves from where it has ended
     following = b.add(i, ir.Constant(I64.ir, step), flags=["nsw"])
     i.add_incoming(following, b.block)
     b.cbranch(b.icmp_signed("<", following, last), body, end)
@@ -178,22 +198,14 @@ def otherwise(condition: Scalar) -> Iterator[None]:
     return when(condition == False if isinstance(condition, Value) else not condition)  # noqa: E712
 
 
-def choose(condition: Scalar, a: "Array", b: "Array") -> "Array":
-    """Array a if the condition, one truth value, holds, else b; both of the same strides."""
-    if not isinstance(condition, Value):
-        return a if condition else b
-    pointer = active().b.select(condition.ir, a.pointer, b.pointer)
-    return Array(pointer, a.shape, a.strides, a.kind)
-
-
 def thread() -> Index:
     """The index of the thread that runs this, below the number of threads."""
     builder = building()
-    return builder.thread if builder else 0
+    return Value(builder.thread, I64) if builder else 0
 
 
 def loops(*ns: Index) -> Iterator[tuple[Index, ...]]:
-    """Nested loops; yields the tuple of indices."""
+    """Nested loops, the last one innermost; yields the tuple of indices."""
     if not ns:
         yield ()
         return
@@ -205,12 +217,10 @@ def loops(*ns: Index) -> Iterator[tuple[Index, ...]]:
 def parallel(*ns: int) -> Iterator[tuple[Index, ...]]:
     """Nested loops shared out among the threads; iterations must write to different places.
 
-    Each thread has a contiguous range of its own, takes it in pieces, and then pieces of what others have left: one
-    whose
-    core is slower, or busy otherwise, keeps nobody waiting for long. Which thread runs an iteration may differ from run
-    to
-    run; what it computes must not. Two such loops of a kernel overlap: the second must not need what the first has
-    done. Where one of `ns` is 0 there is nothing to do, and nothing is emitted.
+    Each thread has a contiguous range of its own, takes it in pieces, and then takes pieces of what others have left:
+    a thread whose core is slower, or busy otherwise, keeps nobody waiting for long. Which thread runs an iteration may
+    differ from run to run; what the iteration computes must not. Two such loops of a kernel overlap: the second must
+    not need what the first has done. Where one of `ns` is 0, nothing is emitted.
     """
     builder, total = building(), math.prod(ns)
     if builder is None:
@@ -219,20 +229,26 @@ def parallel(*ns: int) -> Iterator[tuple[Index, ...]]:
     if total == 0:
         return
     counters, owners = builder.shares()
-    for turn in loop(owners):
-        owner = turn + builder.thread
-        owner = where(owner < builder.threads, owner, owner - builder.threads)
-        first = owner * total // builder.threads
-        end = (owner + 1) * total // builder.threads
+    mine, threads = Value(builder.thread, I64), Value(builder.threads, I64)
+    # over the threads whose shares are taken: this one first, then those with higher indices, then the lower ones
+    for turn in loop(Value(owners, I64)):
+        candidate = turn + mine
+        owner = where(candidate < threads, candidate, candidate - threads)
+        # the owner's share of all iterations
+        first = owner * total // threads
+        end = (owner + 1) * total // threads
         size = maximum((end - first) // PIECES, 1)
-        for taken in builder.take(Array(counters, (1,), (1,), I64).address(owner), end - first, size):
-            start = first + taken
+        # over the pieces of it that nobody has taken
+        counter = Array(counters, (1,), (1,), I64).address(owner)
+        for taken in builder.take(counter, (end - first).ir, size.ir):
+            start = first + Value(taken, I64)
+            # over the iterations of a piece
             for flat in loop(minimum(start + size, end), start=start):
                 yield unflatten(flat, ns)
 
 
 def unflatten(flat: Index, ns: tuple[int, ...]) -> tuple[Index, ...]:
-    """The indices in a C-ordered box of shape `ns` of its flat index."""
+    """The indices, in a box of shape `ns`, of the element whose place in C order is `flat`."""
     indices: list[Index] = []
     for n in reversed(ns[1:]):
         indices.append(flat % n if n > 1 else 0)
@@ -241,7 +257,10 @@ def unflatten(flat: Index, ns: tuple[int, ...]) -> tuple[Index, ...]:
 
 
 def vectors(n: int, width: int | None = None) -> Iterator[tuple[Index, int]]:
-    """Cover `n` neighbouring elements: a run-time loop of full vectors, then the tail as one narrower vector."""
+    """Cover `n` neighbouring elements: a run-time loop of full vectors, then the tail as one narrower vector.
+
+    Yields each vector's first element and its width. width: of a full vector, the target's unless it is given.
+    """
     width = width or lanes()
     for i in loop(n // width):
         yield i * width, width
@@ -252,7 +271,7 @@ def vectors(n: int, width: int | None = None) -> Iterator[tuple[Index, int]]:
 def parallel_vectors(n: int, width: int | None = None) -> Iterator[tuple[Index, int]]:
     """`vectors` with the full vectors shared out among the threads; one thread takes the tail.
 
-    Two parallel loops, so what is said of those at `parallel` holds for the tail as well.
+    These are two parallel loops, so what is said about two of them at `parallel` holds for the tail.
     """
     width = width or lanes()
     for (i,) in parallel(n // width):
@@ -260,110 +279,3 @@ def parallel_vectors(n: int, width: int | None = None) -> Iterator[tuple[Index, 
     if n % width:
         for _ in parallel(1):
             yield n - n % width, n % width
-
-
-class Array:
-    """A buffer of static shape, seen through logical indices: x[n, c, h, w] is the same element in every layout.
-
-    Strides are in elements. `x.load(index, width)` reads `width` neighbours in memory; `x.at(*index)` is the same array
-    with its origin moved there, for tight loops over a few constant offsets.
-    """
-
-    __slots__ = ("kind", "pointer", "shape", "streamed", "strides")
-
-    def __init__(
-        self, pointer: ir.Value, shape: tuple[int, ...], strides: tuple[int, ...], kind: Kind, streamed: bool = False
-    ) -> None:
-        self.pointer, self.shape, self.strides, self.kind = pointer, shape, strides, kind
-        self.streamed = streamed
-
-    def address(self, index: Index | tuple[Index, ...]) -> ir.Value:
-        index = index if isinstance(index, tuple) else (index,)
-        if len(index) != len(self.shape):
-            raise KernelError(f"{len(index)} indices into an array of shape {self.shape}")
-        b, constant_part, pointer = active().b, 0, self.pointer
-        offset = None
-        for i, stride in zip(index, self.strides, strict=True):
-            if isinstance(i, Value):
-                constant_part += i.plus * stride
-                scaled = i.base
-                if stride != 1:
-                    scaled = b.mul(i.base, ir.Constant(I64.ir, stride), flags=["nsw"])
-                offset = scaled if offset is None else b.add(offset, scaled, flags=["nsw"])
-            else:
-                constant_part += int(i) * stride
-        if offset is not None:
-            pointer = b.gep(pointer, [offset], inbounds=True, source_etype=self.kind.ir)
-        if constant_part:
-            pointer = b.gep(pointer, [ir.Constant(I64.ir, constant_part)], inbounds=True, source_etype=self.kind.ir)
-        return pointer
-
-    def at(self, *index: Index) -> "Array":
-        return Array(self.address(index), self.shape, self.strides, self.kind)
-
-    def permuted(self, *axes: int) -> "Array":
-        """The same memory with its axes in another order."""
-        shape, strides = (tuple(values[a] for a in axes) for values in (self.shape, self.strides))
-        return Array(self.pointer, shape, strides, self.kind, self.streamed)
-
-    def row(self, *index: Index) -> "Array":
-        """From the element at (*index, 0, 0, ...) on, as one flat range; the axes left out are contiguous."""
-        rest = len(self.shape) - len(index)
-        size = math.prod(self.shape[len(index) :])
-        return Array(self.address((*index, *[0] * rest)), (size,), (1,), self.kind)
-
-    def opaque(self) -> "Array":
-        """The same array through a pointer LLVM cannot see through.
-
-        Loads of neighbouring pixels are then not merged across filter columns: merging keeps them alive in registers
-        until the accumulators spill. For other architectures it is the same pointer: inline assembly is safe at home
-        only.
-        """
-        if not active().target.native:
-            return self
-        asm = ir.InlineAsm(ir.FunctionType(POINTER, [POINTER]), "", "=r,0", False)
-        return Array(active().b.call(asm, [self.pointer]), self.shape, self.strides, self.kind)
-
-    def neighbour(self, i: Index) -> Value:
-        """The element `i` places behind the origin in memory, whatever axes that crosses."""
-        return Array(self.pointer, (1,), (1,), self.kind)[i]
-
-    def prefetch(self, index: Index | tuple[Index, ...]) -> None:
-        """Start to bring the element's cache line into the second-level cache. No element has to be there.
-
-        Not into the first: streams a power of two apart fall into one set of it, and would push out what is in use.
-        """
-        function = active().intrinsic("llvm.prefetch.p0", ir.VoidType(), [POINTER, I32.ir, I32.ir, I32.ir])
-        read, keep, data = (ir.Constant(I32.ir, n) for n in (0, 2, 1))
-        active().b.call(function, [self.address(index), read, keep, data])
-
-    def load(self, index: Index | tuple[Index, ...], width: int) -> Value:
-        kind = vector_type(self.kind, width)
-        return Value(active().b.load(self.address(index), typ=kind, align=4), self.kind, width)
-
-    def store(self, index: Index | tuple[Index, ...], value: Scalar, width: int = 1) -> None:
-        active().b.store(self.lanes_of(value, width).ir, self.address(index), align=4)
-
-    def lanes_of(self, value: Scalar, width: int) -> Value:
-        """What a store writes; a plain number fills `width` lanes."""
-        value = read(value)
-        return value if isinstance(value, Value) else constant(value, self.kind, width)
-
-    def store_past_cache(self, index: Index | tuple[Index, ...], value: Scalar, width: int) -> None:
-        """Store `width` lanes at a multiple of `width` in a row; in a streamed array, past the cache.
-
-        A line that is written whole then is not read from memory before, and pushes no other one out.
-        """
-        whole = all(stride % LINE == 0 for stride in self.strides if stride != 1)
-        if not (self.streamed and whole and width in STREAMS):
-            return self.store(index, value, width)
-        builder = active()
-        instruction = builder.b.store(self.lanes_of(value, width).ir, self.address(index), align=4 * width)
-        instruction.set_metadata("nontemporal", builder.module.add_metadata([I32.ir(1)]))
-        builder.streams = True
-
-    def __getitem__(self, index: Index | tuple[Index, ...]) -> Value:
-        return self.load(index, 1)
-
-    def __setitem__(self, index: Index | tuple[Index, ...], value: Scalar) -> None:
-        self.store(index, value)

@@ -1,26 +1,42 @@
 """The native loop that runs a program: every thread goes through all calls and meets the others at barriers.
 
-A program is a table of records {kernel, arguments, barrier}. The barrier counts arrivals and turns a generation number;
-who waits spins 100 pauses (some 10 us), then gives up its turn to the system again and again, so that threads
-that share a core with others still make progress.
+A program is a table of records {kernel, arguments, barrier}. The barrier counts arrivals; the last thread to arrive
+resets the count and increases a generation number, which the others watch. A thread that waits spins for 100 pauses
+(some 10 us), then yields its processor to the system again and again, so that threads that share a processor with
+others still make progress.
 
-Threads are handed jobs through boxes in memory, one per thread, since a Python lock takes 50 us and more to wake one. A
-job is a function of the same kind as a kernel, (arguments, thread, threads). A box counts the jobs put into it and the
-jobs done; between two jobs its thread watches it for a while, then says that it goes to sleep, which is Python's
-business.
+Threads are handed jobs through boxes in memory, one per thread, since waking a thread by a Python lock takes 50 us and
+more. A job is a function of the same kind as a kernel, (arguments, thread, threads). A box counts the jobs put into it
+and the jobs done. Between two jobs its thread watches it for a while, then writes into the box that it goes to sleep;
+Python puts it to sleep and wakes it.
+
+The functions are written as LLVM IR, not in the kernel language, since they call functions by address and need atomic
+operations in a certain order:
+
+foveal_run     a thread's way through a program
+foveal_serve   a worker thread's loop: do the jobs put into its box, until none has come for a while
+foveal_start   the caller's part: put a job into every box, and if no thread sleeps, do its own share and wait
+foveal_finish  the caller's own share and the wait alone, for after it has woken threads that slept
+
+Layouts in memory, in 8-byte words:
+
+record   kernel, arguments, 1 if a barrier follows
+program  records, their number, the barrier's count (its generation 64 bytes further on), times or 0
+box      jobs put in, function, arguments, threads, 4 unused; then, on a line of their own: jobs done, asleep, 6 unused
 """
 
 import ctypes
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 from llvmlite import binding as llvm
 
 from foveal.kernel.target import host, machine
 
+# the instruction that a waiting loop executes, by architecture: it leaves the core's units to the other hardware thread
 PAUSE = {"x86_64": "pause", "aarch64": "yield", "arm64": "yield"}
-BOX_BYTES = 128  # two lines of cache: what the caller writes, and what the thread writes
+# two lines of cache: what the caller writes, and what the thread writes
+BOX_BYTES = 128
 
 SOURCE = """
 declare i32 @sched_yield()
@@ -218,60 +234,51 @@ end:
 
 
 @cache
-def engine() -> Any:
-    """The machine code of these functions; compiled once per process (a few milliseconds)."""
+def engine() -> llvm.ExecutionEngine:
+    """The machine code of these functions; compiled once per process, which takes a few milliseconds."""
     target = host()
     pause = PAUSE.get(target.triple.split("-")[0], "")
     module = llvm.parse_assembly(f'target triple = "{target.triple}"\n' + SOURCE.format(pause=pause))
     module.verify()
-    built = llvm.create_mcjit_compiler(module, machine(target))
-    built.finalize_object()
-    return built
+    compiler = llvm.create_mcjit_compiler(module, machine(target))
+    compiler.finalize_object()
+    return compiler
 
 
 @cache
 def address(name: str) -> int:
-    """Where one of these functions lies: run, serve, start, finish."""
-    found: int = engine().get_function_address(f"foveal_{name}")
-    return found
+    """The address of one of these functions: run, serve, start, finish."""
+    return int(engine().get_function_address(f"foveal_{name}"))
 
 
-def job(at: int) -> Callable[[int, int, int], None]:
-    """What lies at an address, to be called as kernels are: (arguments, thread, threads)."""
-    kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
-    made: Callable[[int, int, int], None] = kind(at)
-    return made
+def job(function: int) -> Callable[[int, int, int], None]:
+    """The function at an address, to be called as kernels are: (arguments, thread, threads)."""
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(function)
 
 
 @cache
 def run() -> Callable[[int, int, int], None]:
-    """run(program, thread, threads): a thread's share. A program: addresses and numbers {records, n, count, times or
-    0}.
-    """
+    """run(program, thread, threads): a thread's way through all calls; program: the address of its four words."""
     return job(address("run"))
 
 
 @cache
 def serve() -> Callable[[int, int, int], None]:
-    """serve(box, thread, patience): do the jobs put into a box, until none has come for as many turns."""
+    """serve(box, thread, patience): do the jobs put into a box, until it was looked at `patience` times in vain."""
     return job(address("serve"))
 
 
 @cache
 def start() -> Callable[[int, int, int, int], int]:
-    """start(boxes, threads, function, arguments): put a job into the boxes; how many threads have to be woken.
+    """start(boxes, threads, function, arguments): put a job into the boxes; gives how many threads have to be woken.
 
-    If none has to, the job is finished as well.
+    If none has to be, the job is done as well when it returns.
     """
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
-    kind = ctypes.CFUNCTYPE(integer, pointer, integer, pointer, pointer)
-    made: Callable[[int, int, int, int], int] = kind(address("start"))
-    return made
+    return ctypes.CFUNCTYPE(integer, pointer, integer, pointer, pointer)(address("start"))
 
 
 @cache
 def finish() -> Callable[[int, int], None]:
-    """finish(boxes, threads): the caller's own share of a job, unless it is done, then wait for the others."""
-    kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
-    made: Callable[[int, int], None] = kind(address("finish"))
-    return made
+    """finish(boxes, threads): do the caller's own share of a job, unless it is done, then wait for the others."""
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(address("finish"))

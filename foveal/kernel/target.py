@@ -1,4 +1,4 @@
-"""What the CPU has that kernels are shaped by: lanes per vector, and vector registers.
+"""What the CPU has that kernels are shaped by: lanes per vector, vector registers, caches.
 
 Kernels are shaped for the CPU this process runs on, unless another target is assumed: to test other widths, and to look
 at code for other CPUs.
@@ -6,20 +6,23 @@ at code for other CPUs.
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from llvmlite import binding as llvm
 
-LINE = 16  # float32 elements of a cache line
-STREAMS = (4, 8, 16)  # lanes of the vectors that have a store past the cache
+# float32 elements of a cache line
+LINE = 16
+# lanes of the vectors that have a store past the cache
+STREAMS = (4, 8, 16)
 
-# bytes of the caches that kernels plan with where nothing is known: of a common server core, and of its share of the
-# last level
+# bytes of the caches that kernels plan with where nothing is known: those of a common server's core
 ASSUMED_CACHES = {"l1": 32 << 10, "l2": 1 << 20, "llc": 32 << 20}
 CACHE_FOLDER = Path("/sys/devices/system/cpu/cpu0/cache")
+# Linux numbers the caches of a processor from 0; there are four or five
+MAX_CACHES = 16
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -27,9 +30,11 @@ UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 class Target:
     """A machine to generate code for.
 
+    triple, name, features: the architecture, the CPU and what it has, as LLVM writes them.
     lanes: float32 values per vector register (16 on AVX-512, 8 on AVX2, 4 on NEON and SSE).
-    registers: vector registers a kernel may plan with.
-    l1, l2, llc: bytes of the first-level data cache, the second-level and the last-level cache a kernel may plan with.
+    registers: the vector registers that a kernel may plan with.
+    l1, l2, llc: bytes of the first-level data cache, of the second-level and of the last-level cache that a kernel may
+    plan with.
     """
 
     triple: str
@@ -43,21 +48,24 @@ class Target:
 
     @property
     def identity(self) -> str:
-        """What decides the machine code: two equal identities may share it."""
+        """All that decides the machine code in one line: targets with equal identities may share it."""
         version = ".".join(str(part) for part in llvm.llvm_version_info)
         shape = f"{self.lanes} lanes {self.registers} registers caches {self.l1} {self.l2} {self.llc}"
         return f"{self.triple} {self.name} {self.features} {shape} LLVM {version}"
 
     @property
     def native(self) -> bool:
-        """Whether it is of the architecture this process runs on. Inline assembly for another one ends the process."""
+        """True if it is of the architecture this process runs on.
+
+        While code for another architecture is generated, inline assembly ends the process.
+        """
         return architecture(self.triple) == architecture(host().triple)
 
     @property
     def runs_here(self) -> bool:
-        """Whether this CPU runs its code."""
-        wanted = {name for name in self.features.split(",") if name.startswith("+")}
-        return self.native and wanted <= set(host().features.split(","))
+        """True if this CPU can run its code."""
+        required = {name for name in self.features.split(",") if name.startswith("+")}
+        return self.native and required <= set(host().features.split(","))
 
 
 NEON = Target("aarch64-unknown-linux-gnu", "generic", "+neon", 4, 32)
@@ -81,7 +89,7 @@ def initialize() -> None:
 
 @cache
 def initialize_others() -> None:
-    """Set LLVM up for all architectures it knows, once: a hundredth of a second that most processes never need."""
+    """Set LLVM up for all architectures it knows, once. It takes 10 ms, which most processes need not spend."""
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
 
@@ -101,13 +109,13 @@ def read_caches(folder: Path = CACHE_FOLDER) -> dict[str, int]:
     A cache that is not described, or not in a way that can be read, is left out; that is never an error.
     """
     sizes: dict[int, int] = {}
-    try:
-        for entry in folder.glob("index*"):
-            level, kind, size = ((entry / name).read_text().strip() for name in ("level", "type", "size"))
+    for i in range(MAX_CACHES):
+        # index0/level holds "1", index0/type "Data", index0/size "32K"
+        files = [folder / f"index{i}" / name for name in ("level", "type", "size")]
+        with suppress(OSError, ValueError, IndexError):
+            level, kind, size = (file.read_text().strip() for file in files)
             if kind in ("Data", "Unified"):
                 sizes[int(level)] = int(size[:-1]) * UNITS[size[-1]] if size[-1] in UNITS else int(size)
-    except (OSError, ValueError, IndexError):
-        return {}
     named = {"l1": sizes.get(1), "l2": sizes.get(2), "llc": sizes[max(sizes)] if max(sizes, default=0) > 1 else None}
     return {name: size for name, size in named.items() if size}
 
@@ -115,10 +123,10 @@ def read_caches(folder: Path = CACHE_FOLDER) -> dict[str, int]:
 def planned_caches(found: dict[str, int]) -> dict[str, int]:
     """The sizes that kernels plan with, where `found` was read: each rounded to its class.
 
-    The classes are the assumed size times a power of four; a size s is in the class a where a / 2 <= s < 2 a, so that
-    512 KiB up to 2 MiB of second-level cache count as 1 MiB. What a kernel plans decides in which order sums are added,
-    so it decides bits. Machines of one type have to plan alike, although their hypervisors may report sizes that differ
-    a little, and a plan need not be exact: a block that is planned for half or twice the cache is nearly as fast.
+    The classes are the assumed size times a power of four; a size s is in the class of a where a / 2 <= s < 2 a, so
+    that from 512 KiB on, and below 2 MiB, a second-level cache counts as 1 MiB. What a kernel plans decides in which
+    order sums are added, and so decides bits. Two machines of one type must therefore plan alike, although their
+    hypervisors may report slightly different sizes. A plan need not be exact: its blocks are well below a cache's size.
     """
     planned = dict(ASSUMED_CACHES)
     for name, size in found.items():
@@ -140,18 +148,20 @@ def host() -> Target:
     return Target(triple, llvm.get_host_cpu_name(), features.flatten(), *shape, **planned_caches(read_caches()))
 
 
+# `assumed`: the target of the innermost `assume` block in this thread. No argument carries it, since between the block
+# and the kernels that it shapes lie the trace, the passes and every operator's `lower`.
 _local = threading.local()
 
 
 def current() -> Target:
-    """The target that kernels are shaped for."""
+    """The target that kernels are shaped for: the one that is assumed, else this machine."""
     assumed: Target | None = getattr(_local, "assumed", None)
     return assumed or host()
 
 
 @contextmanager
 def assume(target: Target) -> Iterator[None]:
-    """Programs and kernels that this thread makes inside the block, or interprets there, are shaped for `target`."""
+    """Shape programs and kernels that this thread makes inside the block, or interprets there, for `target`."""
     previous, _local.assumed = getattr(_local, "assumed", None), target
     try:
         yield
@@ -162,8 +172,8 @@ def assume(target: Target) -> Iterator[None]:
 def machine(target: Target) -> llvm.TargetMachine:
     """A fresh LLVM target machine. An engine owns the one it is given, so it is never shared.
 
-    Static relocation with the JIT's code model means absolute addresses, filled in when an object is loaded: several
-    objects in one engine then need no common offset table.
+    Static relocation with the JIT's code model means absolute addresses, which are filled in when an object is loaded:
+    several objects in one engine then need no common offset table.
     """
     initialize()
     if not target.native:

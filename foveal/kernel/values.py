@@ -1,172 +1,18 @@
-"""What kernel bodies compute with while they are built: SSA values, registers, and the builder that they emit into."""
+"""What kernel bodies compute with while they are built: SSA values and registers."""
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, overload
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import ParamSpec, TypeVar, cast, overload
 
 import numpy as np
 from llvmlite import ir
 
 from foveal.errors import KernelError
 from foveal.kernel import interpret
-from foveal.kernel.target import Target, current
+from foveal.kernel.builder import BOOL, F32, I32, I64, Kind, active, building, vector_type
 
-
-@dataclass(frozen=True)
-class Kind:
-    """A scalar type of the language: float32, int32 (bits, unsigned), int64 (indices), bool (lane masks)."""
-
-    name: str
-    ir: Any
-    numpy: Any
-
-
-F32 = Kind("f32", ir.FloatType(), np.float32)
-I32 = Kind("i32", ir.IntType(32), np.uint32)
-I64 = Kind("i64", ir.IntType(64), np.int64)
-BOOL = Kind("bool", ir.IntType(1), np.bool_)
-KINDS = {np.dtype("float32"): F32, np.dtype("int32"): I32, np.dtype("int64"): I64}
-POINTER = ir.PointerType()
-PARALLEL_LOOPS = 8  # of a kernel that have counters
-# a*b+c may become one fused multiply-add; nothing else is allowed to change
-CONTRACT = ("contract",)
-REASSOCIATE = ("contract", "reassoc", "nsz")  # sums may also be split over lanes
-
-
-class Builder:
-    """One kernel under construction: an IR function, its thread id and count, and the target it is shaped for."""
-
-    def __init__(self, module: Any, function: Any, target: Target, flags: tuple[str, ...]) -> None:
-        self.module, self.function, self.target, self.flags = module, function, target, flags
-        self.entry = function.append_basic_block("entry")
-        self.start = function.append_basic_block("body")
-        self.b = ir.IRBuilder(self.start)
-        self.counters = function.args[-3]
-        self.loops = 0  # parallel ones so far
-        self.thread = Value(function.args[-2], I64)
-        self.threads = Value(function.args[-1], I64)
-        self.left_early = False
-        self.streams = False  # whether it stores past the cache
-
-    def finish(self) -> None:
-        """Close the function; an error if a loop was left before its end."""
-        if self.left_early:
-            raise KernelError(
-                f"kernel {self.function.name}: a loop was left by break or return, but loop() emits its body once"
-                " and for all iterations; let it run to its end and use where(condition, a, b) instead"
-            )
-        if self.streams:  # such stores may overtake the word that says a kernel is done
-            self.b.fence("seq_cst")
-        self.b.ret_void()
-        self.b.position_at_end(self.entry)
-        self.b.branch(self.start)
-
-    def alloca(self, kind: Any) -> Any:
-        with self.b.goto_block(self.entry):
-            return self.b.alloca(kind)
-
-    def shares(self) -> "tuple[Any, Value]":
-        """The counters of the next parallel loop, one per thread, and from how many threads' shares to take.
-
-        A kernel that runs without counters, or in more loops than there are some for, counts for itself: then a
-        thread's
-        own share is all that it takes.
-        """
-        b, own = self.b, self.alloca(I64.ir)
-        b.store(I64.ir(0), own)
-        at = b.mul(self.threads.ir, I64.ir(self.loops), flags=["nsw"])
-        here = b.gep(self.counters, [at], source_etype=I64.ir)
-        there = b.icmp_unsigned("!=", b.ptrtoint(self.counters, I64.ir), I64.ir(0))
-        self.loops += 1
-        if self.loops > PARALLEL_LOOPS:
-            there = BOOL.ir(0)
-        # its own counter stands where the others' would have the thread's
-        alone = b.gep(own, [b.neg(self.thread.ir)], source_etype=I64.ir)
-        return b.select(there, here, alone), Value(b.select(there, self.threads.ir, I64.ir(1)), I64)
-
-    def take(self, counter: Any, end: "Value", size: "Value") -> "Iterator[Value]":
-        """for start in take(...): as long as fewer than `end` are taken, takes `size` more; the body is traced once."""
-        b = self.b
-        look, body, done = (self.function.append_basic_block(n) for n in ("take", "taken", "none"))
-        b.branch(look)
-        b.position_at_end(look)
-        start = b.atomic_rmw("add", counter, size.ir, "monotonic")
-        b.cbranch(b.icmp_signed("<", start, end.ir), body, done)
-        b.position_at_end(body)
-        try:
-            yield Value(start, I64)
-        except GeneratorExit:
-            self.left_early = True
-            raise
-        b.branch(look)
-        b.position_at_end(done)
-
-    def intrinsic(self, name: str, result: Any, arguments: list[Any]) -> Any:
-        if name in self.module.globals:
-            return self.module.globals[name]
-        return ir.Function(self.module, ir.FunctionType(result, arguments), name)
-
-
-_local = threading.local()
-
-
-def building() -> Builder | None:
-    """The kernel being built in this thread, or None where bodies run in plain Python."""
-    return getattr(_local, "builder", None)
-
-
-def active() -> Builder:
-    builder = building()
-    assert builder is not None, "a traced value is used outside of the kernel it belongs to"
-    return builder
-
-
-@contextmanager
-def build_in(builder: Builder) -> Iterator[None]:
-    """Kernel bodies called inside the block emit into `builder`."""
-    previous, _local.builder = building(), builder
-    try:
-        yield
-    finally:
-        _local.builder = previous
-
-
-def shaped_for() -> Target:
-    """The target of the kernel being built; where bodies run in plain Python, the current one."""
-    builder = building()
-    return builder.target if builder else current()
-
-
-def lanes() -> int:
-    """float32 lanes of a vector register of the target."""
-    return shaped_for().lanes
-
-
-def registers() -> int:
-    """Vector registers of the target."""
-    return shaped_for().registers
-
-
-def l1() -> int:
-    """Bytes of the first-level data cache that kernels for the target plan with."""
-    return shaped_for().l1
-
-
-def l2() -> int:
-    """Bytes of the second-level cache that kernels for the target plan with."""
-    return shaped_for().l2
-
-
-def llc() -> int:
-    """Bytes of the last-level cache that kernels for the target plan with."""
-    return shaped_for().llc
-
-
-def vector_type(kind: Kind, width: int) -> ir.Type:
-    """The LLVM type of `width` lanes of a kind: the scalar type itself for one lane."""
-    return kind.ir if width == 1 else ir.VectorType(kind.ir, width)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Traced:
@@ -336,15 +182,43 @@ class Var(Traced):
 # What kernel bodies are annotated with. These are the traced types; where a body runs in plain Python, NumPy's scalars
 # and one-dimensional arrays stand for a Value, and interpret.Box for a Var.
 
-# the place of an element along an axis: known while the kernel is built, or computed when it runs
+# a place along an axis: known while the kernel is built, or computed when it runs
 Index = int | Value
 # what an expression computes with, one lane or a vector of lanes
 Scalar = Value | Var | float
 
 
+def is_traced(operands: Iterable[object]) -> bool:
+    """True if any of the operands, or of those in a list of operands, is a traced value."""
+    return any(isinstance(v, Traced) or (isinstance(v, list | tuple) and is_traced(v)) for v in operands)
+
+
+def in_plain_python(double: Callable[..., object]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Give a function of the language its other meaning: called without a traced operand it is `double`.
+
+    That is so where a body runs in plain Python, and for numbers that are known while a kernel is built.
+    """
+
+    def with_double(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def either(*operands: P.args, **options: P.kwargs) -> R:
+            chosen = function if is_traced(operands) else double
+            return cast(R, chosen(*operands, **options))
+
+        return either
+
+    return with_double
+
+
 def read(value: Scalar) -> Value | float:
     """What a register holds now; any other value as it is."""
     return value.get() if isinstance(value, Var) else value
+
+
+def traced(value: Scalar) -> Value:
+    """The value of an operand that is traced: what a register holds now, or the value itself."""
+    assert isinstance(value, Traced)
+    return value.get()
 
 
 def binary(left: Value, right: Scalar, integer: str, real: str, swap: bool = False) -> Value:
@@ -383,8 +257,8 @@ def constant(number: float, kind: Kind, width: int = 1) -> Value:
 def match(left: Scalar, right: Scalar) -> tuple[Value, Value]:
     """Two operands as values of the same kind and width: Python numbers become constants, scalars are broadcast."""
     operands = read(left), read(right)
-    traced = [v for v in operands if isinstance(v, Value)]
-    kind, width = traced[0].kind, max(v.width for v in traced)
+    values = [v for v in operands if isinstance(v, Value)]
+    kind, width = values[0].kind, max(v.width for v in values)
     a, b = (v if isinstance(v, Value) else constant(v, kind, width) for v in operands)
     if a.kind is not b.kind:
         raise KernelError(f"operands of kind {a.kind.name} and {b.kind.name}: convert one with cast()")
@@ -418,10 +292,9 @@ def splat(value: Scalar, width: int) -> Scalar:
     return Value(b.shuffle_vector(first, undefined, lanes_zero), value.kind, width)
 
 
+@in_plain_python(interpret.fma)
 def fma(a: Scalar, b: Scalar, c: Scalar) -> Value:
     """a * b + c, rounded once where the target can."""
-    if not any(isinstance(v, Traced) for v in (a, b, c)):
-        return interpret.fma(a, b, c)
     if isinstance(a, Traced) or isinstance(b, Traced):
         a, b = match(a, b)
     # each of the three is as wide as the widest after these two
@@ -435,7 +308,9 @@ def fma(a: Scalar, b: Scalar, c: Scalar) -> Value:
 
 def var(initial: Scalar = 0.0, width: int = 1) -> Var:
     """A register that can be assigned: float32 unless `initial` is a value of another kind."""
+    value = read(initial)
+    if isinstance(value, Value):
+        return Var(splat(value, width))
     if building() is None:
-        return interpret.Box(initial, width)  # type: ignore[return-value]
-    initial = read(initial)
-    return Var(splat(initial, width) if isinstance(initial, Value) else constant(initial, F32, width))
+        return cast(Var, interpret.Box(value, width))
+    return Var(constant(value, F32, width))

@@ -1,99 +1,87 @@
 """Functions of values: each works on scalars and on lanes, and on NumPy's where a body runs in plain Python."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 from llvmlite import ir
 
 from foveal.kernel import interpret
-from foveal.kernel.values import (
-    F32,
-    I32,
-    I64,
-    Index,
-    Kind,
-    Scalar,
-    Traced,
-    Value,
-    Var,
-    active,
-    building,
-    constant,
-    match,
-    read,
-    splat,
-    vector_type,
-)
-
-if TYPE_CHECKING:
-    from foveal.kernel.lang import Array
+from foveal.kernel.builder import F32, I32, I64, Kind, active, building, vector_type
+from foveal.kernel.values import Scalar, Traced, Value, Var, constant, in_plain_python, match, read, splat, traced
 
 
-def unary(name: str, value: Value) -> Value:
+def unary(name: str, operand: Scalar) -> Value:
+    """LLVM's function `name` of one float32 operand."""
+    value = traced(operand)
     kind = vector_type(value.kind, value.width)
     suffix = "f32" if value.width == 1 else f"v{value.width}f32"
     function = active().intrinsic(f"llvm.{name}.{suffix}", kind, [kind])
     return Value(active().b.call(function, [value.ir]), value.kind, value.width)
 
 
+@in_plain_python(interpret.where)
 def where(condition: Scalar, a: Scalar, b: Scalar) -> Value:
     """a where the condition holds, else b, lane by lane; both are computed."""
-    if not isinstance(condition, Value):
-        return interpret.where(condition, a, b)
+    choice = read(condition)
+    if not isinstance(choice, Value):
+        # known while the kernel is built
+        chosen: Any = a if choice else b
+        return chosen
+    # two numbers take the kind of an index if both are integers, else float32
     if not isinstance(a, Traced) and not isinstance(b, Traced):
         both_indices = isinstance(a, int) and isinstance(b, int)
-        b = constant(b, I64 if both_indices else F32, condition.width)
+        b = constant(b, I64 if both_indices else F32, choice.width)
     a, b = match(a, b)
-    width = max(a.width, condition.width)
+    width = max(a.width, choice.width)
     a, b = splat(a, width), splat(b, width)
-    if condition.width == 1 and width > 1:
-        chosen = active().b.select(condition.ir, a.ir, b.ir)
-    else:
-        chosen = active().b.select(splat(condition, width).ir, a.ir, b.ir)
-    return Value(chosen, a.kind, width)
+    # LLVM selects a whole vector by one condition, too
+    if choice.width != 1:
+        choice = splat(choice, width)
+    return Value(active().b.select(choice.ir, a.ir, b.ir), a.kind, width)
 
 
+@in_plain_python(interpret.maximum)
 def maximum(a: Scalar, b: Scalar) -> Value:
-    """The larger of two, NaN if one is, so that a fault is not hidden.
+    """The larger of two, NaN if one of them is, so that a fault is not hidden.
 
     With a number on one side it is one instruction: x86's maximum gives the second operand where one is NaN.
     """
-    if not any(isinstance(v, Traced) for v in (a, b)):
-        return interpret.maximum(a, b)
     if not isinstance(a, Traced):
         a, b = b, a
-    certain = not isinstance(b, Traced) and b == b
+    never_nan = not isinstance(b, Traced) and b == b
     a, b = match(a, b)
     larger = Value(active().b.select((b > a).ir, b.ir, a.ir), a.kind, a.width)
-    if certain or a.kind is not F32:
+    if never_nan or a.kind is not F32:
         return larger
     return Value(active().b.select((b != b).ir, b.ir, larger.ir), a.kind, a.width)
 
 
+@in_plain_python(interpret.minimum)
 def minimum(a: Scalar, b: Scalar) -> Value:
     """The smaller of two; NaN in `a` stays NaN."""
-    if not any(isinstance(v, Traced) for v in (a, b)):
-        return interpret.minimum(a, b)
     a, b = match(a, b)
     return Value(active().b.select((b < a).ir, b.ir, a.ir), a.kind, a.width)
 
 
+@in_plain_python(interpret.sqrt)
 def sqrt(a: Scalar) -> Value:
     """The square root, correctly rounded."""
-    return unary("sqrt", a) if isinstance(a, Value) else interpret.sqrt(a)
+    return unary("sqrt", a)
 
 
+@in_plain_python(interpret.floor)
 def floor(a: Scalar) -> Value:
-    return unary("floor", a) if isinstance(a, Value) else interpret.floor(a)
+    """The largest whole number that is not above a."""
+    return unary("floor", a)
 
 
+@in_plain_python(lambda value, kind: interpret.cast(value, kind.numpy))
 def cast(value: Scalar, kind: Kind) -> Value:
     """Convert between float32, int32 and int64 (int32 to float32 reads it as signed)."""
-    if not isinstance(value, Value):
-        return interpret.cast(value, kind.numpy)
-    if value.kind is kind:
-        return value
-    b, target = active().b, vector_type(kind, value.width)
+    operand = traced(value)
+    if operand.kind is kind:
+        return operand
+    b, result = active().b, vector_type(kind, operand.width)
     emit = {
         ("f32", "i32"): b.fptosi,
         ("i32", "f32"): b.sitofp,
@@ -102,15 +90,15 @@ def cast(value: Scalar, kind: Kind) -> Value:
         ("i64", "i32"): b.trunc,
         ("bool", "f32"): b.uitofp,
         ("f32", "i64"): b.fptosi,
-    }[value.kind.name, kind.name]
-    return Value(emit(value.ir, target), kind, value.width)
+    }[operand.kind.name, kind.name]
+    return Value(emit(operand.ir, result), kind, operand.width)
 
 
+@in_plain_python(lambda value, kind: interpret.bitcast(value, kind.numpy))
 def bitcast(value: Scalar, kind: Kind) -> Value:
     """The same bits read as another kind of the same size."""
-    if not isinstance(value, Value):
-        return interpret.bitcast(value, kind.numpy)
-    return Value(active().b.bitcast(value.ir, vector_type(kind, value.width)), kind, value.width)
+    operand = traced(value)
+    return Value(active().b.bitcast(operand.ir, vector_type(kind, operand.width)), kind, operand.width)
 
 
 def iota(width: int) -> Value:
@@ -122,20 +110,18 @@ def iota(width: int) -> Value:
     return Value(ir.Constant(vector_type(I32, width), list(range(width))), I32, width)
 
 
+@in_plain_python(interpret.extract)
 def extract(value: Scalar, lane: int) -> Value:
     """One lane as a scalar."""
-    value = read(value)
-    if not isinstance(value, Value):
-        return interpret.extract(value, lane)
-    if value.width == 1:
-        return value
-    return Value(active().b.extract_element(value.ir, ir.Constant(I32.ir, lane)), value.kind)
+    vector = traced(value)
+    if vector.width == 1:
+        return vector
+    return Value(active().b.extract_element(vector.ir, ir.Constant(I32.ir, lane)), vector.kind)
 
 
+@in_plain_python(interpret.pack)
 def pack(scalars: Sequence[Value | Var]) -> Value:
     """A vector of the given scalars."""
-    if not isinstance(scalars[0], Traced):
-        return interpret.pack(scalars)
     kind, width = scalars[0].kind, len(scalars)
     vector = ir.Constant(vector_type(kind, width), ir.Undefined)
     for lane, scalar in enumerate(scalars):
@@ -143,40 +129,34 @@ def pack(scalars: Sequence[Value | Var]) -> Value:
     return Value(vector, kind, width)
 
 
-def store_lanes(y: "Array", index: tuple[Index, ...], value: Scalar) -> None:
-    """Store each lane at its own index along the last axis, where neighbours there are not neighbours in memory."""
-    for lane in range(width_of(value)):
-        y.store((*index[:-1], index[-1] + lane), extract(value, lane))
-
-
 def head(value: Scalar, width: int) -> Value:
     """The first `width` lanes of a vector."""
     return part(value, 0, width)
 
 
+@in_plain_python(interpret.part)
 def part(value: Scalar, start: int, width: int) -> Value:
     """`width` lanes of a vector, from `start` on."""
-    value = read(value)
-    if not isinstance(value, Value):
-        return interpret.part(value, start, width)
-    if width == value.width:
-        return value
+    vector = traced(value)
+    if width == vector.width:
+        return vector
     if width == 1:
-        return extract(value, start)
+        return extract(vector, start)
     mask = ir.Constant(ir.VectorType(I32.ir, width), list(range(start, start + width)))
-    undefined = ir.Constant(vector_type(value.kind, value.width), ir.Undefined)
-    return Value(active().b.shuffle_vector(value.ir, undefined, mask), value.kind, width)
+    undefined = ir.Constant(vector_type(vector.kind, vector.width), ir.Undefined)
+    return Value(active().b.shuffle_vector(vector.ir, undefined, mask), vector.kind, width)
 
 
+@in_plain_python(interpret.transpose)
 def transpose(rows: Sequence[Value | Var]) -> list[Value]:
     """The transpose of n vectors of n lanes, n a power of two, in log2 n exchanges of off-diagonal blocks."""
-    if not isinstance(rows[0], Traced):
-        return interpret.transpose(rows)
     values = [row.get() for row in rows]
     n, distance = len(values), 1
+    # [n, n] as 2 x 2 blocks of `distance` rows and lanes each: exchange the two blocks beside the diagonal, then double
     while distance < n:
-        # of two rows `distance` apart, the blocks that both exchange
+        # which lanes of the rows i and i + distance, numbered one after the other, go into the new row i ...
         upper = [lane + n - distance if lane & distance else lane for lane in range(n)]
+        # ... and which ones into the new row i + distance
         lower = [lane + n if lane & distance else lane + distance for lane in range(n)]
         exchanged = list(values)
         for i in (i for i in range(n) if not i & distance):
@@ -187,20 +167,22 @@ def transpose(rows: Sequence[Value | Var]) -> list[Value]:
 
 
 def shuffle(a: Value, b: Value, lanes: list[int]) -> Value:
-    """Lanes of a, then of b, by number."""
+    """A vector of the lanes with these numbers; those of a are numbered first, then those of b."""
     mask = ir.Constant(ir.VectorType(I32.ir, len(lanes)), lanes)
     return Value(active().b.shuffle_vector(a.ir, b.ir, mask), a.kind, len(lanes))
 
 
 def fold(value: Scalar, combine: Callable[[Value, Value], Value]) -> Value:
     """All lanes combined into one scalar, by halves where the width is even."""
-    value = read(value)
-    items = [extract(value, lane) for lane in range(width_of(value))]
+    vector = read(value)
+    items = [extract(vector, lane) for lane in range(width_of(vector))]
     while len(items) > 1:
         half = (len(items) + 1) // 2
         items = [combine(items[i], items[i + half]) if i + half < len(items) else items[i] for i in range(half)]
     return items[0]
 
 
+@in_plain_python(interpret.width_of)
 def width_of(value: Scalar) -> int:
-    return value.width if isinstance(value, Value | Var) else interpret.width_of(value)
+    """The number of lanes: 1 for a scalar."""
+    return value.width if isinstance(value, Value | Var) else 1

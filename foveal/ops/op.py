@@ -198,12 +198,13 @@ class Operator:
     # True if it is computed by the operators that `expand` calls
     composite: ClassVar[bool] = False
 
-    # True if the output is the input's memory, seen with another shape or other strides; and if such a view leaves out
-    # elements along an axis, so that gaps may remain
+    # True if the output is the input's memory, seen with another shape or other strides
     view: ClassVar[bool] = False
+
+    # True for a view that leaves out elements along an axis, so that gaps may remain between those it keeps
     slices: ClassVar[bool] = False
 
-    # what an epilogue can accumulate for it while its input is computed: sums, or moments, over N, H and W
+    # what an epilogue can accumulate for it while its input is computed: sums or moments over N, H and W
     channel_reduction: ClassVar[Literal["sum", "moments"] | None] = None
 
     differentiable: ClassVar[bool] = True

@@ -1,11 +1,18 @@
-"""What README.md and ARCHITECTURE.md show is what happens."""
+"""What README.md, ARCHITECTURE.md and docs/ show is what happens."""
 
+import ast
 import contextlib
 import io
 import re
+import subprocess
+import sys
 
 import numpy as np
+import pytest
 from shared import ROOT
+
+from foveal.kernel import target
+from foveal.ops import OPS
 
 
 def blocks(name, language):
@@ -38,3 +45,30 @@ def test_architecture_shows_the_real_graph():
     (code,) = blocks("ARCHITECTURE.md", "python")
     (shown,) = blocks("ARCHITECTURE.md", "text")
     assert run(code) == shown
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
+def test_examples_run_and_are_short(path):
+    """Each checks its own result; 40 lines of code, imports and docstrings not counted."""
+    ended = subprocess.run([sys.executable, path], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert ended.returncode == 0, ended.stderr
+    tree = ast.parse(path.read_text())
+    docstrings = sum(
+        node.body[0].end_lineno - node.body[0].lineno + 1
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node)
+    )
+    imports = sum(isinstance(node, ast.Import | ast.ImportFrom) for node in tree.body)
+    written = [line for line in path.read_text().splitlines() if line.strip() and not line.strip().startswith("#")]
+    assert len(written) - docstrings - imports <= 40
+
+
+def test_the_walk_through_a_wrong_kernel_shows_what_happens():
+    (code,) = blocks("docs/debugging.md", "python")
+    (shown,) = blocks("docs/debugging.md", "text")
+    try:
+        with target.assume(target.AVX2):
+            got = run(code.replace("program.run(x)", "program.interpret(x)"))
+    finally:
+        OPS.pop("difference", None)
+    assert got == shown

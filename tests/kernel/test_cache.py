@@ -239,3 +239,14 @@ def test_the_place(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache.directory() == tmp_path / ".cache" / "foveal"
+
+
+def test_code_without_a_file_is_not_taken_for_that_of_another_process():
+    """A class that exec made belongs to no file: its key is good for this process alone."""
+    made = {}
+    exec("class Body:\n    name = 'body'\n    def kernel(self, y):\n        y[0] = 1.0\n", made)
+    one = kernels.Kernel(made["Body"]().kernel, (kernels.ArraySpec((1,), (1,)),))
+    here = kernels.key(one, target.host())
+    assert kernels.key(one, target.host()) == here
+    kernels.module_digest.cache_clear()
+    assert kernels.key(one, target.host()) != here

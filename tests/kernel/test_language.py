@@ -8,7 +8,7 @@ import pytest
 
 from foveal.errors import KernelError
 from foveal.kernel import compile as kernels
-from foveal.kernel import maths, random
+from foveal.kernel import interpret, lang, maths, random, values
 from foveal.kernel.lang import (
     F32,
     I32,
@@ -162,6 +162,63 @@ def test_loop_loops_and_range_unrolls():
     assert blocks == {looped: 1, unrolled: 0, nested: 2}
     assert ir(unrolled).count("store float") == 8
     assert ir(looped).count("store float") == 1
+
+
+def test_the_docstrings_example_becomes_what_is_said_there():
+    """One loop with three multiply-adds in it; and it computes what it says, both ways."""
+    lines = lang.__doc__.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("    def "))
+    source = "\n".join(line[4:] for line in lines[start : lines.index("", start)])
+    names = dict(vars(lang))
+    exec(source, names)
+    text = ir(names["smooth"], spec(1000), spec(1002), spec(3))
+    assert (text.count("\nloop"), text.count("call float @")) == (1, 3)
+    x, w = np.arange(12, dtype=np.float32), np.array([1, 2, 4], np.float32)
+    for got in both_ways(names["smooth"], np.zeros(10, np.float32), x, w):
+        assert got.tolist() == np.convolve(x, w[::-1], "valid").tolist()
+
+
+# methods that the language calls, and bodies do not
+INTERNAL = {"address", "as_stored", "__bool__", "__index__"}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "double"), [([lang.Array], interpret.Array), ([lang.Var, values.Traced], interpret.Box)]
+)
+def test_a_double_has_every_method_that_bodies_call(kinds, double):
+    methods = {name for kind in kinds for name, value in vars(kind).items() if callable(value)}
+    assert methods - INTERNAL <= vars(double).keys()
+
+
+def test_registers_compute_as_values_do():
+    def body(y, x):
+        for i, width in vectors(12):
+            r, v = var(x.load((i,), width), width), x.load((i,), width)
+            r += 1.0
+            r.fma(v, 2.0)
+            y.store((0, i), r + v - (v - r) * r / 2.0 + 3.0 / -r, width)
+            y.store((1, i), where((r > v) & (r >= 2.0) & (r != 7.0), r, v), width)
+            y.store((2, i), where((r > 2.0) | (r == 1.0) | (r < v) | (r <= -4.0), r, v), width)
+        for i in loop(12):
+            word = var(cast(i, I64))
+            mixed = (
+                ((word << 3) ^ (5 & word) | (word >> 1)) + 100 // (word + 1) + word // 3 * (word % 4) + 7 % (word + 1)
+            )
+            y[3, i] = cast(mixed, F32)
+
+    x = np.array([0, 1, 2, -1, -2, 3, 0.5, 7, -3, 4, 5, 6], np.float32)
+    i = np.arange(12)
+    r = x + 1 + x * 2
+    with np.errstate(divide="ignore"):
+        sums = r + x - (x - r) * r / 2 + 3 / -r
+    want = [
+        sums,
+        np.where((r > x) & (r >= 2) & (r != 7), r, x),
+        np.where((r > 2) | (r == 1) | (r < x) | (r <= -4), r, x),
+        ((i << 3) ^ (5 & i) | (i >> 1)) + 100 // (i + 1) + i // 3 * (i % 4) + 7 % (i + 1),
+    ]
+    for got in both_ways(body, np.zeros((4, 12), np.float32), x):
+        np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
 def test_a_loop_of_one_iteration_is_none():
