@@ -97,8 +97,9 @@ def key(kernel: Kernel, target: Target) -> str:
     # a family of operators may share one method, so the class counts as well
     operator = getattr(kernel.body, "__self__", None)
     owner = type(operator)
-    modules = {kernel.body.__module__, *kernel.modules} | ({owner.__module__} if operator is not None else set())
-    outside = [module_digest(m) for m in sorted(modules) if not m.startswith("foveal.")]
+    modules = {kernel.body.__module__, *kernel.modules, *([] if operator is None else [owner.__module__])}
+    # a function that exec made may have None for its module
+    outside = [module_digest(m) for m in sorted(map(str, modules)) if not m.startswith("foveal.")]
     parts = (
         kernel.body.__module__,
         kernel.body.__qualname__,
