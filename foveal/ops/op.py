@@ -348,7 +348,7 @@ class Operator:
         return None
 
     def lower_results(self, lowering: Lowering, y: Any, /, *inputs: Any, **attributes: Any) -> None:
-        """For an operator with `epilogues`: as `lower`, with epilogue.EpilogueOutputs in place of y."""
+        """For an operator with `epilogues`: as `lower`, with an EpilogueOutputs in place of the output."""
         raise NotImplementedError(f"{self.name} takes no epilogue")
 
 
