@@ -204,7 +204,7 @@ class Operator:
     # True for a view that leaves out elements along an axis, so that gaps may remain between those it keeps
     slices: ClassVar[bool] = False
 
-    # what an epilogue can accumulate for it while the input is computed: sums or moments over N, H and W
+    # what an epilogue can accumulate for it while its input is computed: sums or moments over N, H and W
     channel_reduction: ClassVar[Literal["sum", "moments"] | None] = None
 
     differentiable: ClassVar[bool] = True
@@ -229,10 +229,12 @@ class Operator:
         Takes what `normalise` takes. Raises ArgumentError for arguments that are missing or that it does not have, and
         ShapeError for values or shapes that do not fit together.
         """
+        # type checkers take the parameters from `normalise`, and for the result a Tensor: it is what models are written
+        # with, and what arrays can do as well
         assert isinstance(self, Operator)
         return self.apply(inputs, attributes)
 
-    def apply(self, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
+    def apply(self, inputs: Sequence[object], attributes: dict[str, object]) -> Any:
         """`__call__`, with the arguments as a tuple and a dictionary."""
         recording = current_recording()
         given = tuple(np.asarray(x) if recording is None else recording.lift(x) for x in inputs)
@@ -246,7 +248,7 @@ class Operator:
         self.shape(*(x.shape for x in given), **full)
         return self.numpy(*given, **full)
 
-    def check_arguments(self, inputs: Sequence[Any], attributes: dict[str, Any]) -> None:
+    def check_arguments(self, inputs: Sequence[object], attributes: dict[str, object]) -> None:
         """Raise ArgumentError where a call lacks an argument, or has one that the operator does not take."""
         try:
             self.__signature__.bind(*inputs, **attributes)
@@ -337,7 +339,7 @@ class Operator:
         """What an algorithm is chosen by, for inputs of these shapes; None where there is one way to compute."""
         return None
 
-    def lower(self, lowering: Lowering, y: Any, /, *inputs: Any, **attributes: Any) -> None:
+    def lower(self, lowering: Lowering, y: View, /, *inputs: Any, **attributes: Any) -> None:
         """Add the calls of the kernels that compute the output; unless overridden the plain one."""
         lowering.call(self.kernel, [y], inputs, plain=True, **attributes)
 
@@ -346,7 +348,7 @@ class Operator:
         return None
 
     def lower_results(self, lowering: Lowering, y: Any, /, *inputs: Any, **attributes: Any) -> None:
-        """For an operator with `epilogues`: as `lower`, with epilogue.EpilogueOutputs in place of y."""
+        """For an operator with `epilogues`: as `lower`, with an EpilogueOutputs in place of the output."""
         raise NotImplementedError(f"{self.name} takes no epilogue")
 
 

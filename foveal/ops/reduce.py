@@ -13,8 +13,6 @@ from foveal.ops.op import Case, HasShape, Operator, Tensor
 from foveal.ops.shape import reshape
 from foveal.strides import Ndarray, Shape
 
-Axes = tuple[int, ...]
-
 
 class BroadcastTo(Operator):
     """y = x repeated along new leading axes and axes of size 1, as NumPy does; y has the given shape
@@ -84,10 +82,10 @@ class Reduction(Operator):
                 raise ShapeError(f"{self.name}: axis {axis} is not one of the {rank} axes of shape {x.shape}")
         return {"axes": tuple(sorted({a % rank for a in chosen})), "keepdims": keepdims}
 
-    def shape(self, x: Shape, *, axes: Axes, keepdims: bool) -> Shape:
+    def shape(self, x: Shape, *, axes: tuple[int, ...], keepdims: bool) -> Shape:
         return tuple(1 if a in axes else n for a, n in enumerate(x) if keepdims or a not in axes)
 
-    def keep(self, y: Tensor, x: Tensor, axes: Axes) -> Tensor:
+    def keep(self, y: Tensor, x: Tensor, axes: tuple[int, ...]) -> Tensor:
         """y with the reduced axes put back as size 1."""
         return reshape(y, shape=tuple(1 if a in axes else n for a, n in enumerate(x.shape)))
 
@@ -95,7 +93,7 @@ class Reduction(Operator):
         """The result for some elements and one more."""
         raise NotImplementedError
 
-    def kernel(self, y: Array, x: Array, *, axes: Axes, keepdims: bool) -> None:
+    def kernel(self, y: Array, x: Array, *, axes: tuple[int, ...], keepdims: bool) -> None:
         rank = len(x.shape)
         remaining = [a for a in range(rank) if a not in axes]
         # one output element per index along the remaining axes
@@ -120,10 +118,12 @@ class Sum(Reduction):
 
     name, channel_reduction = "sum", "sum"
 
-    def numpy(self, x: Ndarray, *, axes: Axes, keepdims: bool) -> Ndarray:
+    def numpy(self, x: Ndarray, *, axes: tuple[int, ...], keepdims: bool) -> Ndarray:
         return np.sum(x, axis=axes, keepdims=keepdims)
 
-    def vjp(self, dy: Tensor, y: Tensor, x: Tensor, *, axes: Axes, keepdims: bool) -> tuple[Tensor | None, ...]:
+    def vjp(
+        self, dy: Tensor, y: Tensor, x: Tensor, *, axes: tuple[int, ...], keepdims: bool
+    ) -> tuple[Tensor | None, ...]:
         return (broadcast_to(self.keep(dy, x, axes), shape=x.shape),)
 
     def combine(self, total: Scalar, value: Scalar) -> Scalar:
@@ -139,15 +139,17 @@ class Max(Reduction):
     name = "max"
     start = float("-inf")
 
-    def shape(self, x: Shape, *, axes: Axes, keepdims: bool) -> Shape:
+    def shape(self, x: Shape, *, axes: tuple[int, ...], keepdims: bool) -> Shape:
         if any(x[a] == 0 for a in axes):
             raise ShapeError(f"max: there is no maximum of no elements, shape {x}, axes {axes}")
         return super().shape(x, axes=axes, keepdims=keepdims)
 
-    def numpy(self, x: Ndarray, *, axes: Axes, keepdims: bool) -> Ndarray:
+    def numpy(self, x: Ndarray, *, axes: tuple[int, ...], keepdims: bool) -> Ndarray:
         return np.max(x, axis=axes, keepdims=keepdims)
 
-    def vjp(self, dy: Tensor, y: Tensor, x: Tensor, *, axes: Axes, keepdims: bool) -> tuple[Tensor | None, ...]:
+    def vjp(
+        self, dy: Tensor, y: Tensor, x: Tensor, *, axes: tuple[int, ...], keepdims: bool
+    ) -> tuple[Tensor | None, ...]:
         is_maximum = equal(x, self.keep(y, x, axes))
         share = self.keep(dy, x, axes) / sum(is_maximum, axes=axes, keepdims=True)
         return (is_maximum * share,)
@@ -164,14 +166,16 @@ class Mean(Reduction):
 
     name, composite = "mean", True
 
-    def numpy(self, x: Ndarray, *, axes: Axes, keepdims: bool) -> Ndarray:
+    def numpy(self, x: Ndarray, *, axes: tuple[int, ...], keepdims: bool) -> Ndarray:
         return np.mean(x, axis=axes, keepdims=keepdims)
 
-    def vjp(self, dy: Tensor, y: Tensor, x: Tensor, *, axes: Axes, keepdims: bool) -> tuple[Tensor | None, ...]:
+    def vjp(
+        self, dy: Tensor, y: Tensor, x: Tensor, *, axes: tuple[int, ...], keepdims: bool
+    ) -> tuple[Tensor | None, ...]:
         scale = 1.0 / float(np.prod([x.shape[a] for a in axes]))
         return (broadcast_to(self.keep(dy, x, axes) * scale, shape=x.shape),)
 
-    def expand(self, x: Tensor, *, axes: Axes, keepdims: bool) -> Tensor:
+    def expand(self, x: Tensor, *, axes: tuple[int, ...], keepdims: bool) -> Tensor:
         count = float(np.prod([x.shape[a] for a in axes]))
         return sum(x, axes=axes, keepdims=keepdims) * (1.0 / count)
 

@@ -87,7 +87,7 @@ def whole_axis(inputs: tuple[Symbol, ...], _: list[float | None], attributes: di
     return inputs[0] if inputs[0].shape[attributes["axis"]] == attributes["length"] else None
 
 
-def single_array(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Symbol | None:
+def single_array(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Tensor | None:
     """The concatenation of one array is the array itself."""
     return inputs[0] if len(inputs) == 1 else None
 

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import foveal
+from foveal.errors import ArgumentError
 from foveal.ops import OPS
 from foveal.ops.op import Operator
 
@@ -217,6 +219,13 @@ def test_a_new_operator_is_one_class_in_one_file(written):
 
 def test_a_new_pointwise_operator_is_one_class_in_one_file(written):
     assert failing(written("swish", SWISH.format(one="1.0"))) == set()
+
+
+def test_an_operator_from_outside_has_a_signature_too(written):
+    swish = written("swish", SWISH.format(one="1.0"))
+    assert str(inspect.signature(swish)) == "(x)"
+    with pytest.raises(ArgumentError, match=r"swish: missing a required argument: 'x'; call it as swish\(x\)"):
+        swish()
 
 
 def test_a_wrong_gradient_is_found(written):

@@ -12,7 +12,7 @@ from foveal.errors import ShapeError
 from foveal.ops.op import Type
 from foveal.trace import current, trace
 
-# layer, shape of x, shape of what is dropped together as an index
+# layer, shape of x, shape of its mask: 1 along axes whose elements are dropped together
 LAYERS = {
     "elements": (lambda p: nn.Dropout(p), (40, 50), (40, 50)),
     "channels": (lambda p: nn.Dropout2d(p), (20, 100, 3, 5), (20, 100, 1, 1)),
@@ -23,15 +23,15 @@ LAYERS = {
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_what_belongs_together_is_dropped_together(name):
-    make, shape, kept = LAYERS[name]
+    make, shape, mask_shape = LAYERS[name]
     p, layer = 0.3, make(0.3)
     x = np.random.default_rng(0).uniform(1, 2, shape).astype(np.float32)
     y, again = layer(x), layer(x)
-    mask = (y / x)[tuple(slice(0, n) for n in kept)]
+    mask = (y / x)[tuple(slice(0, n) for n in mask_shape)]
     np.testing.assert_allclose(y, x * np.broadcast_to(mask, shape), rtol=1e-6)
     dropped = mask == 0
     np.testing.assert_allclose(mask[~dropped], 1 / (1 - p), rtol=1e-6)
-    # of n independent ones a share of p is dropped; five deviations
+    # a share p of n independent elements is dropped, within five standard deviations
     assert abs(dropped.mean() - p) < 5 * np.sqrt(p * (1 - p) / mask.size)
     assert (y != again).any()
     assert layer.eval()(x).tobytes() == x.tobytes()

@@ -14,11 +14,16 @@ from foveal.ops.reduce import broadcast_to
 from foveal.strides import channels_last, contiguous
 from foveal.trace import trace
 
-LIMIT = 1e-5  # of the largest value; sums over a whole batch, such as filters' gradients, may be off by WEIGHT_LIMIT
+# allowed error as a share of the largest value; WEIGHT_LIMIT for sums over a whole batch, such as filters' gradients
+LIMIT = 1e-5
 WEIGHT_LIMIT = 2e-5
-STEP = 1e-6  # of finite differences in float64
+
+# finite differences in float64: how far inputs are moved, and the allowed error of the slope
+STEP = 1e-6
 SLOPE_LIMIT = 1e-6
-LONG = 500_000  # floating point operations that plain Python needs seconds for
+
+# floating point operations that plain Python needs seconds for
+LONG = 500_000
 
 
 def error(got, want):
@@ -29,7 +34,7 @@ def error(got, want):
 
 
 def takes_long(check, op, case):
-    """Whether a check interprets a kernel for seconds."""
+    """True if a check interprets a kernel for seconds."""
     xs = case.arrays(0)
     given, attributes = types(xs), op.normalise(*xs, **case.attributes)
     work = op.flops(op.type(*given, **attributes), *given, **attributes)
@@ -69,7 +74,7 @@ def backward(op, case):
 
 
 def run_native(program, xs):
-    """The outputs; all memory is NaN before, so that what is not written shows."""
+    """The first output; all memory is NaN before the run, so that a place that is not written shows."""
     program.arena[:] = 255
     return program.run(*xs)[0]
 
@@ -84,7 +89,7 @@ def slope(function, xs, direction):
 
 
 def agree(found, directions, measured):
-    """Whether the gradients' product with the directions is the slope measured, up to rounding of the terms."""
+    """Assert that the gradients times the directions are the measured slope, up to rounding of the terms."""
     terms = [g * d for g, d in zip(found, directions, strict=True)]
     size = np.sum([np.sum(abs(t)) for t in terms])
     assert abs(np.sum([np.sum(t) for t in terms]) - measured) <= SLOPE_LIMIT * max(size, abs(measured), 1e-3)
@@ -99,7 +104,7 @@ def floats(arrays):
     return [x for x in arrays if x.dtype.kind == "f"]
 
 
-# the checks
+# The checks: each is called with an operator and one of its cases.
 
 
 def shape_rule(op, case):
@@ -140,7 +145,8 @@ def plain_kernel(op, case):
     """The operator's own kernel, without fusion or lowering around it."""
     graph, xs, want = forward(op, case)
     y = graph.outputs[0].type
-    if isinstance(op, Pointwise) or op is broadcast_to:  # nests take every input with the domain's shape
+    if isinstance(op, Pointwise) or op is broadcast_to:
+        # kernels of fused groups take every input with the output's shape
         xs = [np.broadcast_to(x, y.shape) for x in xs]
     else:
         xs = [laid_out(x) for x in xs]
