@@ -69,7 +69,7 @@ def check_meeting(what: str, size: tuple[int, ...], kernel: Pair, stride: Pair, 
     for axis, word in enumerate(("rows", "columns")):
         taps = forward_taps(outputs[axis], kernel[axis], stride[axis], padding[2 * axis], dilation[axis])[0]
         for p in range(outputs[axis]) if padding[2 * axis] or padding[2 * axis + 1] else ():
-            if not taps.inside(p, size[axis]):
+            if not taps.valid(p, size[axis]):
                 raise ShapeError(
                     f"{what}: window {p} of {outputs[axis]} along the {word} lies outside of the image"
                     f" (input {size[0]}x{size[1]}, size {kernel}, stride {stride}, padding {padding}, dilation"

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from foveal.ops.kernels.conv import conv1x1, depthwise, direct_batch, direct_simd_batch
-from foveal.ops.kernels.conv.direct import lower_correlate
+from foveal.ops.kernels.conv import conv1x1, depthwise, direct, direct_batch, direct_simd_batch
 from foveal.ops.kernels.epilogue import EpilogueOutputs
 from foveal.ops.kernels.halo import nhwc
 from foveal.ops.kernels.packing import pack_panels
@@ -47,4 +46,4 @@ def lower_taps(to: Lowering, y: EpilogueOutputs, x: Any, w: Any, axes: Axes) -> 
     elif direct_batch.fits(x.shape, inputs, tile, axes):
         direct_batch.lower(to, y, nhwc(x), panels, axes, outputs)
     else:
-        lower_correlate(to, y, nhwc(x), panels, axes, outputs)
+        direct.lower(to, y, nhwc(x), panels, axes, outputs)

@@ -11,9 +11,9 @@ from typing import Any
 from foveal.kernel.lang import loop, loops, maximum, minimum, parallel, registers, splat, thread, var, where, width_of
 from foveal.ops.kernels.conv import weight_grad_depthwise, weight_grad_simd_batch
 from foveal.ops.kernels.conv.conv1x1 import evenly_spaced, one_row
-from foveal.ops.kernels.halo import bordered, clear, copy_band, nhwc
-from foveal.ops.kernels.partial_sums import lower_sum
-from foveal.ops.kernels.register_tile import ENOUGH_TASKS, part_of_blocks, pieces, split, tile_for
+from foveal.ops.kernels.halo import bordered, nhwc, stage_band, zero_buffer
+from foveal.ops.kernels.partial_sums import lower_kernel_sums
+from foveal.ops.kernels.register_tile import ENOUGH_TASKS, lane_ranges, part_of_blocks, split, tile_for
 from foveal.ops.kernels.taps import Axes, both_axes, forward_taps, used_kernel
 from foveal.ops.op import Lowering
 from foveal.strides import Shape
@@ -43,7 +43,7 @@ def lower(to: Lowering, dw: Any, dy: Any, x: Any, *, stride: Any, padding: Any, 
     axes, first, kernel = used_kernel(axes)
     if weight_grad_simd_batch.fits(nhwc(dy), nhwc(x), axes, C * kernel[0] * kernel[1], groups):
         partial = weight_grad_simd_batch.lower(to, nhwc(dy), nhwc(x), axes, kernel)
-        lower_sum(to, dw, partial, first)
+        lower_kernel_sums(to, dw, partial, first)
         return
     pixel = kernel == (1, 1) and all(t.input_step == 1 and t.origin == 0 for (t,) in axes)
     if pixel and dy.shape[2:] == x.shape[2:] and evenly_spaced(dy) and evenly_spaced(x):
@@ -76,7 +76,7 @@ def lower(to: Lowering, dw: Any, dy: Any, x: Any, *, stride: Any, padding: Any, 
         parts=parts,
     )
     if not alone:
-        lower_sum(to, dw, partial, first)
+        lower_kernel_sums(to, dw, partial, first)
 
 
 def units_of(x: Shape, outputs: tuple[int, int], one: bool) -> tuple[int, int]:
@@ -124,12 +124,12 @@ def weight_grad(
     filters, units = K // groups, -(-N // images) * bands
     tile = tile_for(filters)
     if border:
-        clear(halo)
+        zero_buffer(halo)
     for g, part in parallel(chunks, parts):
         if not all(taps[0].taps for taps in axes):  # all of them meet padding only
             for group, b, valid in part_of_blocks(groups, filters, tile.columns, part, parts):
                 for r, s, c in loops(R, S, C):
-                    for lane, width in pieces(valid, tile.width):
+                    for lane, width in lane_ranges(valid, tile.width):
                         index = (g, r, s, c, group * filters + b * tile.columns + lane)
                         partial.store(index, 0.0, width)
             continue
@@ -141,12 +141,12 @@ def weight_grad(
             source = x
             if border:
                 top = unit.top * axes[0][0].input_step + border[0]
-                copy_band(halo, x, n, top, border[2])
+                stage_band(halo, x, n, top, border[2])
                 source = halo.at(thread(), 0 - top, -border[2], 0)
             for group, b, valid in part_of_blocks(groups, filters, tile.columns, part, parts):
                 k = group * filters + b * tile.columns
                 into, image = partial.at(g, 0, 0, 0, k), source.at(0, 0, 0, group * C)
-                starts = pieces(valid, tile.width)
+                starts = lane_ranges(valid, tile.width)
                 if axes[1][0].taps > S:
                     add_ranges(into, image, dy.at(0, 0, 0, k), unit, axes, starts, border)
                 else:
@@ -158,7 +158,10 @@ def add_channels(into: Any, x: Any, dy: Any, unit: Unit, axes: Axes, starts: lis
     _, R, S, C, _ = into.shape
     (rows,), (columns,) = axes
     for r, s in loops(R, S):
-        (top, bottom), (left, right) = (rows.turned.meeting(r, x.shape[1]), columns.turned.meeting(s, x.shape[2]))
+        (top, bottom), (left, right) = (
+            rows.swapped.valid_range(r, x.shape[1]),
+            columns.swapped.valid_range(s, x.shape[2]),
+        )
         inside = replace(unit, top=maximum(top, unit.top), bottom=minimum(bottom, unit.bottom))
         at = x.at(0, rows.origin + r * rows.tap_step, columns.origin + s * columns.tap_step, 0)
         first = 0

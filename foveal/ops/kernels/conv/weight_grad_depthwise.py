@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from foveal.kernel.lang import lanes, loop, loops, parallel, registers, var
-from foveal.ops.kernels.conv.depthwise import Axes, Uses, fetch, is_far, tiles
-from foveal.ops.kernels.partial_sums import add_partials
+from foveal.ops.kernels.conv.depthwise import Uses, fetch, is_far, tiles
+from foveal.ops.kernels.partial_sums import add_chunks
 from foveal.ops.kernels.register_tile import ENOUGH_TASKS
-from foveal.ops.kernels.taps import Taps
+from foveal.ops.kernels.taps import Axes, Taps
 from foveal.ops.op import Lowering
 
 Lines = Callable[[], Iterable[tuple[Any, list[list[int]]]]]
@@ -25,7 +25,7 @@ def lower_weight_grad(to: Lowering, dw: Any, dy: Any, x: Any, axes: Axes) -> Non
     chunks = min(x.shape[0], MOST_CHUNKS)
     partial = to.scratch((chunks, R, S, G))
     to.call(weight_grad_depthwise, [partial], [dy, x], axes=axes, far=is_far(x), parts=-(-ENOUGH_TASKS // chunks))
-    to.call(add_partials, [dw.permuted(2, 3, 1, 0).reshaped((R * S * G,))], [partial.reshaped((chunks, R * S * G))])
+    to.call(add_chunks, [dw.permuted(2, 3, 1, 0).reshaped((R * S * G,))], [partial.reshaped((chunks, R * S * G))])
 
 
 def weight_grad_depthwise(partial: Any, dy: Any, x: Any, *, axes: Axes, parts: int, far: bool) -> None:

@@ -9,18 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from foveal.kernel.lang import extract, lanes, loop, loops, maximum, minimum, parallel, registers, thread, var, vectors
-from foveal.ops.kernels.conv.direct_simd_batch import (
-    HALF,
-    SPEED,
-    SPEED_OF_HALF,
-    across_lanes,
-    blocks_of,
-    copy_images,
-    padded,
-)
+from foveal.ops.kernels.conv.direct_simd_batch import HALF, SPEED, SPEED_OF_HALF, blocks_of, columns_of, padded
 from foveal.ops.kernels.epilogue import added
-from foveal.ops.kernels.halo import bordered, clear
-from foveal.ops.kernels.register_tile import pieces, runs, split, tile_for
+from foveal.ops.kernels.halo import bordered, stage_lanes, zero_buffer
+from foveal.ops.kernels.register_tile import lane_ranges, runs, split, tile_for
 from foveal.ops.kernels.taps import Axes
 from foveal.ops.op import Lowering
 
@@ -92,7 +84,7 @@ def weight_grad_images(
     (rows,), (columns,) = axes
     side, first = -border[2] * C, 0
     positions = list(itertools.product(range(R), range(S), range(C)))
-    clear(copied)
+    zero_buffer(copied)
     for images, blocks in blocks_of(N, 1):
         for block, band in parallel(blocks, bands):
             n, start, end = block * lanes() + first, band * P // bands, (band + 1) * P // bands
@@ -126,7 +118,7 @@ def copy_rows(copied: Any, x: Any, n: Any, images: int, top: Any, left: int) -> 
         for h in loop(stop, start=start):
             for i, width in vectors(run * size):
                 copied.row(thread(), h).store((left * size + i,), 0.0, width)
-    copy_images(copied, x, n, images, top, left, (first, end))
+    stage_lanes(copied, x, n, images, top, left, (first, end))
 
 
 def add_tile(
@@ -153,8 +145,8 @@ def add_tile(
             for k, slope in enumerate(slopes):
                 acc[i, k].fma(value, slope)
     indices = list(acc)
-    for start, width in pieces(len(acc), lanes()):
+    for start, width in lane_ranges(len(acc), lanes()):
         chosen = indices[start : start + width]
-        total = added(across_lanes([acc[index] for index in chosen]))
+        total = added(columns_of([acc[index] for index in chosen]))
         for lane, (i, k) in enumerate(chosen):
             into[0, *positions[i], k] = extract(total, lane)

@@ -23,7 +23,7 @@ from foveal.ops.kernels.conv.winograd_input import prefetch_pixels, transform_ti
 from foveal.ops.kernels.conv.winograd_transform import both_sides
 from foveal.ops.kernels.epilogue import FAR, BoundEpilogue, Epilogue, EpilogueOutputs
 from foveal.ops.kernels.packing import outputs_last
-from foveal.ops.kernels.register_tile import Tile, multiply_add, pieces, split, tile_for
+from foveal.ops.kernels.register_tile import Tile, lane_ranges, multiply_add, split, tile_for
 from foveal.ops.op import Lowering
 
 BLOCK_BYTES = 1 << 19  # of a block's transformed inputs: half of a 1 MiB L2
@@ -120,7 +120,7 @@ def transform_filter(U: Any, w: Any, k: Any, c: Any, valid: int, grid: Grid, fli
         width = 1 if valid % lanes() else min(lanes(), columns - start)
         for pos in loop(U.shape[1]):
             U.store((0, pos, 0, start), 0.0, width)
-    for start, width in pieces(valid, lanes()):
+    for start, width in lane_ranges(valid, lanes()):
         g = partial(lambda start, width, r, s: expression.load(last, tap(r, s, start), width), start, width)
         for i, j, value in both_sides(grid.down.G, grid.across.G, g):
             U.store((0, grid.order.class_[i, j], 0, start), value, width)
@@ -210,7 +210,7 @@ def transform_back(
     tile: Tile,
 ) -> None:
     """The outputs of `count` tiles from `first` on, for the `valid` filters of block b, through the epilogue."""
-    for start, width in pieces(valid, tile.width):
+    for start, width in lane_ranges(valid, tile.width):
         k = b * tile.columns + start
         if ending.epilogue.rows:
             ending.open(task, k, width)
@@ -284,7 +284,7 @@ def multiply(
 
 def multiply_tile(M: Any, v: Any, u: Any, rows: int, row: int, channels: int, tile: Tile, add: bool) -> None:
     """The sums of `rows` tiles and one block of filters, in registers."""
-    starts, step = pieces(tile.columns, tile.width), min(UNROLL, channels)
+    starts, step = lane_ranges(tile.columns, tile.width), min(UNROLL, channels)
     places = {(i, s): i * tile.columns + start for i in range(rows) for s, (start, _) in enumerate(starts)}
     acc = {key: var(M.load((0, 0, place), tile.width) if add else 0.0, tile.width) for key, place in places.items()}
 

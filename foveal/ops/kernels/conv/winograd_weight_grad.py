@@ -16,8 +16,8 @@ from foveal.ops.kernels.conv.winograd import PAD, clear, corner, inputs_at, smal
 from foveal.ops.kernels.conv.winograd_grid import Grid
 from foveal.ops.kernels.conv.winograd_input import transform_tile
 from foveal.ops.kernels.conv.winograd_transform import Run, both_sides
-from foveal.ops.kernels.partial_sums import add_partials
-from foveal.ops.kernels.register_tile import pieces, split, tile_for
+from foveal.ops.kernels.partial_sums import add_chunks
+from foveal.ops.kernels.register_tile import lane_ranges, split, tile_for
 from foveal.ops.op import Lowering
 
 BLOCK = 24  # tiles transformed at once
@@ -48,7 +48,7 @@ def lower(to: Lowering, dw: Any, dy: Any, x: Any, grid: Grid, how: Choice) -> No
         channels=channels,
         filters=filters,
     )
-    to.call(add_partials, [result.reshaped((9 * C * K,))], [partial.reshaped((chunks, 9 * C * K))])
+    to.call(add_chunks, [result.reshaped((9 * C * K,))], [partial.reshaped((chunks, 9 * C * K))])
 
 
 def winograd_weight(
@@ -92,7 +92,7 @@ def add_products(D: Any, V: Any, M: Any, grid: Grid, count: Any, channels: int, 
     full, tail = divmod(filters, tile.columns)
 
     def block(run: Run, n: Any, k: Any, valid: int) -> None:
-        first, starts = 0, pieces(valid, tile.width)
+        first, starts = 0, lane_ranges(valid, tile.width)
         for size, times in split(channels, tile.rows):
             for i in loop(times):
                 c = i * size + first
