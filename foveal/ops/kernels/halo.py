@@ -16,7 +16,8 @@ from dataclasses import replace
 from typing import NamedTuple, Protocol, TypeVar
 
 from foveal.kernel.lang import Array, Index, lanes, loop, maximum, minimum, pack, thread, transpose, var, vectors
-from foveal.ops.kernels.taps import Axes, Pair
+from foveal.ops.kernels.taps import Axes
+from foveal.ops.window import Pair
 
 Permutable = TypeVar("Permutable", bound="HasAxes")
 

@@ -7,8 +7,8 @@ lie in memory. Packing costs one pass over the weights, and pays when each panel
 
 from foveal.kernel.lang import Array, Index, lanes, loop, parallel, transpose, var
 from foveal.ops.kernels import expression
-from foveal.ops.kernels.taps import Pair
 from foveal.ops.op import Lowering
+from foveal.ops.window import Pair
 from foveal.view import View
 
 #: rows of a panel, or squares of lanes x lanes, that packing fetches before it needs them: far enough for a line to

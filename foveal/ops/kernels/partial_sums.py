@@ -1,8 +1,8 @@
 """Sums of chunks that were computed apart, added in a fixed order, so that the number of threads changes no bit."""
 
 from foveal.kernel.lang import Array, Index, Value, loop, maximum, minimum, parallel, parallel_vectors, var, vectors
-from foveal.ops.kernels.taps import Pair
 from foveal.ops.op import Lowering
+from foveal.ops.window import Pair
 from foveal.view import View
 
 

@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from foveal.kernel.lang import Index, maximum, minimum
-
-Pair = tuple[int, int]
+from foveal.ops.window import Pair
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from foveal.ops.kernels import expression
 from foveal.ops.kernels.conv.filter_tile import Pixel
 from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs
 from foveal.ops.kernels.register_tile import ENOUGH_TASKS, FLOAT_BYTES, ceil_div, split
-from foveal.ops.kernels.taps import Axes, Pair, Taps
+from foveal.ops.kernels.taps import Axes, Taps
 from foveal.ops.op import Lowering
+from foveal.ops.window import Pair
 from foveal.view import View
 
 #: input place -> the (output of the tile, tap) pairs that read it

@@ -37,8 +37,9 @@ from foveal.ops.kernels.register_tile import (
     tile_for,
     unrolled,
 )
-from foveal.ops.kernels.taps import Axes, Pair, Taps
+from foveal.ops.kernels.taps import Axes, Taps
 from foveal.ops.op import Lowering
+from foveal.ops.window import Pair
 from foveal.view import View
 
 #: output rows of a band, at the least: neighbouring bands read R - 1 rows both, with 3x3 filters and 4 rows a third

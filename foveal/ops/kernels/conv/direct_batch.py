@@ -23,8 +23,9 @@ from foveal.ops.kernels.register_tile import (
     tile_for,
     unrolled,
 )
-from foveal.ops.kernels.taps import Axes, Pair, Taps, rows_read
+from foveal.ops.kernels.taps import Axes, Taps, rows_read
 from foveal.ops.op import Lowering
+from foveal.ops.window import Pair
 from foveal.strides import Shape
 from foveal.view import View
 

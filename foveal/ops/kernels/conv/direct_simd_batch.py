@@ -47,8 +47,9 @@ from foveal.ops.kernels.register_tile import (
     tile_for,
     unrolled,
 )
-from foveal.ops.kernels.taps import Axes, Pair, Taps, rows_read
+from foveal.ops.kernels.taps import Axes, Taps, rows_read
 from foveal.ops.op import Lowering
+from foveal.ops.window import Pair
 from foveal.view import View
 
 #: filters of a tile: with 32 registers 12 x 2 accumulators, as in a tile whose lanes run over filters; with 16, 12 x 1
