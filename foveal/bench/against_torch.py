@@ -99,20 +99,20 @@ def conv2d(x: Any, w: Any, **how: Any) -> Call | None:
     return None if found is None else lambda: F.conv2d(x, w, **found)
 
 
-def conv2d_input_grad(dy: Any, w: Any, *, size: Any, **how: Any) -> Call | None:
+def conv2d_input_grad(dy: Any, w: Any, *, image_size: Any, **how: Any) -> Call | None:
     found = geometry(**how)
     if found is None:
         return None
-    x = dy.new_empty(dy.shape[0], w.shape[1] * found["groups"], *size)
+    x = dy.new_empty(dy.shape[0], w.shape[1] * found["groups"], *image_size)
     x = x.contiguous(memory_format=layout(dy))
     return conv2d_backward(dy, x, w, found, 0)
 
 
-def conv2d_weight_grad(dy: Any, x: Any, *, size: Any, **how: Any) -> Call | None:
+def conv2d_weight_grad(dy: Any, x: Any, *, kernel_size: Any, **how: Any) -> Call | None:
     found = geometry(**how)
     if found is None:
         return None
-    w = dy.new_empty(dy.shape[1], x.shape[1] // found["groups"], *size)
+    w = dy.new_empty(dy.shape[1], x.shape[1] // found["groups"], *kernel_size)
     w = w.contiguous(memory_format=layout(x))
     return conv2d_backward(dy, x, w, found, 1)
 

@@ -125,4 +125,4 @@ def written(to: Writer, node: Node, inputs: list[str]) -> str:
     assert node.op is not None
     if node.op.name not in WRITERS:
         raise FovealError(f"the operator {node.op} has no counterpart in ONNX here")
-    return WRITERS[node.op.name](to, *inputs, **node.attributes)
+    return WRITERS[node.op.name](to, *inputs, **node.op.arguments(**node.attributes))

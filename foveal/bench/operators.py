@@ -17,7 +17,7 @@ from foveal.api import compile
 from foveal.bench import shapes
 from foveal.bench.timing import Bench, Call, Row, check_same, operations, turns
 from foveal.errors import FovealError, ShapeError
-from foveal.ops.op import OPS, Case
+from foveal.ops.op import OPS, Case, Type
 from foveal.ops.pool_max import drawn_with_maxima
 from foveal.program import Program
 from foveal.strides import Ndarray, Shape
@@ -102,11 +102,11 @@ class Convolution:
 
 def convolution_works(name: str, x: Shape, w: Shape, how: dict[str, Any]) -> list[Work]:
     """A convolution of x [N, C, H, W] with w [K, C/G, R, S] and its gradients in x and in w."""
-    y = OPS["conv2d"].shape(x, w, **OPS["conv2d"].normalise(np.empty(0), np.empty(0), **how))
+    y = OPS["conv2d"].shape(x, w, **OPS["conv2d"].normalise(Type(x), Type(w), **how))
     return [
         Work(name, FORWARD, "conv2d", Case((x, w), how)),
-        Work(name, DX, "conv2d_input_grad", Case((y, w), how | {"size": x[2:]})),
-        Work(name, DW, "conv2d_weight_grad", Case((y, x), how | {"size": w[2:]})),
+        Work(name, DX, "conv2d_input_grad", Case((y, w), how | {"image_size": x[2:]})),
+        Work(name, DW, "conv2d_weight_grad", Case((y, x), how | {"kernel_size": w[2:]})),
     ]
 
 

@@ -134,7 +134,8 @@ def window(node: Node, inputs: Reaches) -> Reach | None:
 
 def transposed(node: Node, inputs: Reaches) -> Reach | None:
     """Transposed convolution: output h reads p where p u + t d - before = h. Its line bounds what it reads."""
-    r, how = inputs[0], node.attributes
+    assert node.op is not None
+    r, how = inputs[0], node.op.arguments(**node.attributes)
     if r is None or r.axis is None or r.axis == 0:
         return collapse(node, inputs) if r is None else r
     if r.axis == 1:

@@ -19,7 +19,7 @@ class Unfold(Module):
     """Windows as columns: x [N, C, H, W] -> [N, C R S, P Q], the operator im2col"""
 
     def __init__(self, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> None:
-        self.how = {"size": kernel_size, "dilation": dilation, "padding": padding, "stride": stride}
+        self.how = {"kernel_size": kernel_size, "dilation": dilation, "padding": padding, "stride": stride}
 
     def forward(self, x: Any) -> Any:
         return ops.im2col(x, **self.how)
@@ -35,7 +35,7 @@ class Fold(Unfold):
         self, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
     ) -> None:
         super().__init__(kernel_size, dilation, padding, stride)
-        self.how |= {"image": output_size}
+        self.how |= {"image_size": output_size}
 
     def forward(self, x: Any) -> Any:
         return ops.col2im(x, **self.how)
@@ -162,7 +162,7 @@ class LocallyConnected2d(Module):
         if self.shared_weights:
             y = ops.conv2d(x, self.weight, **how)
         else:
-            y = ops.locally_connected2d(x, self.weight, size=self.size, **how)
+            y = ops.locally_connected2d(x, self.weight, kernel_size=self.size, **how)
         if self.bias is None:
             return y
         bias = current().lift(self.bias)

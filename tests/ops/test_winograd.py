@@ -84,16 +84,16 @@ def results(N, C, K, H, W, threads=2, stride=1, padding=1):
     def all_three(x, dy):
         return [
             ops.conv2d(x, filters, **how),
-            ops.conv2d_input_grad(dy, filters, size=(H, W), **how),
-            ops.conv2d_weight_grad(dy, x, size=(3, 3), **how),
+            ops.conv2d_input_grad(dy, filters, image_size=(H, W), **how),
+            ops.conv2d_weight_grad(dy, x, kernel_size=(3, 3), **how),
         ]
 
     found = compile(all_three, threads)(x, dy)
     x, w, dy = (a.astype("f8") for a in (x, w, dy))
     return found, [
         wanted,
-        ops.conv2d_input_grad(dy, w, size=(H, W), **how),
-        ops.conv2d_weight_grad(dy, x, size=(3, 3), **how),
+        ops.conv2d_input_grad(dy, w, image_size=(H, W), **how),
+        ops.conv2d_weight_grad(dy, x, kernel_size=(3, 3), **how),
     ]
 
 

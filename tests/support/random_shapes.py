@@ -141,8 +141,8 @@ def convolution(name: str, s: Convolution) -> tuple[list[Numbers], dict[str, Any
     w = (s.groups * s.filters, s.inputs, h.kernel, v.kernel)
     shapes, size = {
         "conv2d": ((x, w), {}),
-        "conv2d_input_grad": ((y, w), {"size": x[2:]}),
-        "conv2d_weight_grad": ((y, x), {"size": w[2:]}),
+        "conv2d_input_grad": ((y, w), {"image_size": x[2:]}),
+        "conv2d_weight_grad": ((y, x), {"kernel_size": w[2:]}),
     }[name]
     how = {
         "stride": (h.stride, v.stride),

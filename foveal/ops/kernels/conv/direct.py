@@ -23,7 +23,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from foveal.kernel.lang import Array, Index, l2, loop, minimum, parallel, thread
+from foveal.kernel.lang import Array, Index, Value, l2, loop, minimum, parallel, thread
 from foveal.ops.kernels.conv.filter_tile import FilterTile, Pixel
 from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs
 from foveal.ops.kernels.halo import Border, bordered, stage_band, zero_buffer
@@ -192,7 +192,14 @@ class PixelTile(FilterTile):
                 panel = self.panel_of(r, s, rows, columns)
                 pixels = corner.at(0, r * rows.tap_step, s * columns.tap_step, 0)
                 for c, place in unrolled(inputs):
-                    # a filter row in one range: LLVM must not merge the loads of neighbouring pixels (Array.opaque)
-                    source = pixels.opaque() if place and columns.taps == 1 < inputs else pixels
-                    self.multiply(sums, panel, c, (source.neighbour(c + distance) for distance in distances))
+                    # where steps of a filter row follow each other, LLVM must not merge their loads (Array.opaque)
+                    hidden = place > 0 and columns.taps == 1 < inputs
+                    self.multiply(sums, panel, c, inputs_of(pixels, c, distances, hidden))
         return sums
+
+
+def inputs_of(pixels: Array, c: Index, distances: list[int], hidden: bool) -> Iterator[Value]:
+    """Input c of the pixels at these distances in memory; hidden: through a pointer that LLVM cannot see through."""
+    source = pixels.opaque() if hidden else pixels
+    for distance in distances:
+        yield source.neighbour(c + distance)
