@@ -21,9 +21,24 @@ from foveal.view import View
 
 
 class Convolution(Operator):
-    """What operators with filters [K, C/groups, R, S] share: their window, whose size is R x S, and their groups."""
+    """What operators with filters [K, C/groups, R, S] share: their window, whose size is R x S, and their groups.
+
+    Those that take more, or other inputs, have a `normalise` of their own.
+    """
 
     arity = 2
+
+    def normalise(
+        self,
+        x: HasShape,
+        w: HasShape,
+        *,
+        stride: PairArgument = 1,
+        padding: PaddingArgument = 0,
+        dilation: PairArgument = 1,
+        groups: int = 1,
+    ) -> dict[str, Any]:
+        return self.convolution(self.kernel_size(x, w), stride, padding, dilation, groups)
 
     def convolution(
         self,
@@ -129,18 +144,6 @@ class Conv2d(Convolution):
         Case(((50, 5, 3, 3), (1, 5, 3, 3)), {"padding": (2, 1, 0, 2), "dilation": (1, 2)}),
     )
 
-    def normalise(
-        self,
-        x: HasShape,
-        w: HasShape,
-        *,
-        stride: PairArgument = 1,
-        padding: PaddingArgument = 0,
-        dilation: PairArgument = 1,
-        groups: int = 1,
-    ) -> dict[str, Any]:
-        return self.convolution(self.kernel_size(x, w), stride, padding, dilation, groups)
-
     def window(self, *, window: Window, groups: int) -> Window:  # type: ignore[override]
         return window
 
@@ -183,8 +186,8 @@ class Conv2d(Convolution):
                     acc += load_or_zero(x, n, first + c, h, v) * w[k, c, r, s]
                 y[n, k, p, q] = acc
 
-    def lower(self, lowering: Lowering, y: View, x: View, w: View, **attributes: Any) -> None:
-        self.lower_results(lowering, EpilogueOutputs([y]), x, w, **attributes)
+    def lower(self, lowering: Lowering, y: View, x: View, w: View, *, window: Window, groups: int) -> None:
+        self.lower_results(lowering, EpilogueOutputs([y]), x, w, window=window, groups=groups)
 
     def lower_results(
         self, lowering: Lowering, y: EpilogueOutputs, x: View, w: View, *, window: Window, groups: int
@@ -209,7 +212,7 @@ class Conv2dInputGrad(Convolution):
     The gradient of conv2d in x, also called transposed convolution; with stride 1 a true convolution:
     dy [N, K, P, Q], w [K, C/groups, R, S] -> dx [N, C, H, W].
 
-    image_size: (H, W), or one number for both, which with a stride cannot be told from P and Q.
+    image_size: (H, W), or one number for both, which with a stride does not follow from P and Q.
     stride, padding, dilation, groups: as for the conv2d whose gradient it is.
 
     Raises ShapeError where conv2d does not give images of dy's shape from images of this size.
@@ -239,7 +242,7 @@ class Conv2dInputGrad(Convolution):
         Case(((48, 3, 2, 3), (3, 20, 3, 3)), {"padding": 1, "image_size": (2, 3)}),
     )
 
-    def normalise(
+    def normalise(  # type: ignore[override]
         self,
         dy: HasShape,
         w: HasShape,
@@ -341,7 +344,7 @@ class Conv2dWeightGrad(Convolution):
 
     The gradient of conv2d in its filters: dy [N, K, P, Q], x [N, C, H, W] -> dw [K, C/groups, R, S].
 
-    kernel_size: (R, S), or one number for both, which with a stride cannot be told from the images.
+    kernel_size: (R, S), or one number for both, which with a stride does not follow from the images.
     stride, padding, dilation, groups: as for the conv2d whose gradient it is.
 
     Raises ShapeError where conv2d does not give images of dy's shape from x.
@@ -373,7 +376,7 @@ class Conv2dWeightGrad(Convolution):
         Case(((30, 1, 7, 5), (30, 2, 8, 6)), {"kernel_size": (2, 2)}),
     )
 
-    def normalise(
+    def normalise(  # type: ignore[override]
         self,
         dy: HasShape,
         x: HasShape,

@@ -64,37 +64,25 @@ class Convolve2d(Convolution):
         Case(((1, 4, 7, 5), (6, 2, 3, 3)), {"groups": 2, "stride": 2, "dilation": (2, 1)}),
     )
 
-    def normalise(
-        self,
-        x: HasShape,
-        w: HasShape,
-        *,
-        stride: PairArgument = 1,
-        padding: PaddingArgument = 0,
-        dilation: PairArgument = 1,
-        groups: int = 1,
-    ) -> dict[str, Any]:
-        return self.convolution(self.kernel_size(x, w), stride, padding, dilation, groups)
-
     def window(self, *, window: Window, groups: int) -> Window:  # type: ignore[override]
         return window
 
-    def shape(self, x: Shape, w: Shape, **attributes: Any) -> Shape:
-        return conv2d.shape(x, w, **attributes)
+    def shape(self, x: Shape, w: Shape, *, window: Window, groups: int) -> Shape:
+        return conv2d.shape(x, w, window=window, groups=groups)
 
-    def numpy(self, x: Ndarray, w: Ndarray, **attributes: Any) -> Ndarray:
-        return conv2d.numpy(x, w[:, :, ::-1, ::-1], **attributes)
+    def numpy(self, x: Ndarray, w: Ndarray, *, window: Window, groups: int) -> Ndarray:
+        return conv2d.numpy(x, w[:, :, ::-1, ::-1], window=window, groups=groups)
 
-    def vjp(self, dy: Tensor, y: Tensor, x: Tensor, w: Tensor, **attributes: Any) -> tuple[Tensor, ...]:
-        how = self.arguments(**attributes)
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor, w: Tensor, *, window: Window, groups: int) -> tuple[Tensor, ...]:
+        how = self.arguments(window=window, groups=groups)
         dx = conv2d_input_grad(dy, rotate180(w), image_size=x.shape[2:], **how)
         return dx, rotate180(conv2d_weight_grad(dy, x, kernel_size=w.shape[2:], **how))
 
     def flops(self, y: Type, *inputs: Type, **attributes: Any) -> int:
         return flops(y, inputs[1].shape)
 
-    def expand(self, x: Tensor, w: Tensor, **attributes: Any) -> Tensor:
-        return conv2d(x, rotate180(w), **self.arguments(**attributes))
+    def expand(self, x: Tensor, w: Tensor, *, window: Window, groups: int) -> Tensor:
+        return conv2d(x, rotate180(w), **self.arguments(window=window, groups=groups))
 
 
 class ConvTranspose2d(Convolution):
@@ -132,6 +120,7 @@ class ConvTranspose2d(Convolution):
     ) -> dict[str, Any]:
         self.check_ranks(x.shape, w.shape)
         attributes = self.convolution(w.shape[2:], stride, padding, dilation, groups)
+        # one of the sizes between two multiples of the stride; a larger one is another P and Q
         window, extra = attributes["window"], pair(output_padding, f"{self.name}: output_padding")
         for given, u, d in zip(extra, window.stride, window.dilation, strict=True):
             if not 0 <= given < max(u, d):

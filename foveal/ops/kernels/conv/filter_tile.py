@@ -44,7 +44,7 @@ class FilterTile:
         return accumulators(rows, [self.tile.width] * len(self.ranges))
 
     def panel_of(self, r: Index, s: Index, rows: Taps, columns: Taps) -> Array:
-        """[inputs, columns], the weights of tap (r, s), behind four axes."""
+        """The weights of tap (r, s): [inputs, columns], as the last two axes of an array like the panel."""
         return self.panel.at(0, 0, rows.kernel_position(r), columns.kernel_position(s), 0, 0)
 
     def multiply(self, sums: Accumulators, panel: Array, c: Index, scalars: Iterable[Scalar]) -> None:
