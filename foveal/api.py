@@ -1,20 +1,22 @@
 """What users call: compile a function, its gradients, or a whole training step, for the shapes it is called with."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from foveal import debug
 from foveal.autodiff import gradients
+from foveal.build import build
 from foveal.errors import DataError, NumericsError, ShapeError
 from foveal.graph import Graph
 from foveal.ops import is_finite, where
-from foveal.ops.op import Type
+from foveal.ops.op import Tensor, Type
 from foveal.passes.recompute import FAST, MEMORY
-from foveal.profile import report
+from foveal.profile import show_timings
 from foveal.program import Program
 from foveal.strides import Ndarray, Shape
 from foveal.trace import Symbol, Trace, trace, tracing
@@ -23,8 +25,12 @@ from foveal.variable import Variable
 INT32 = np.iinfo(np.int32)
 
 
-def as_argument(x: Any, what: str) -> Ndarray:
-    """An array that a program takes: float32, or int32 for integers. Other kinds are refused, not rounded."""
+def as_argument(x: ArrayLike, what: str) -> Ndarray:
+    """Return x as an array that a program takes: float32, or int32 for integers.
+
+    Raises ShapeError for other dtypes and DataError for integers beyond 32 bits: nothing is rounded or cut off
+    silently.
+    """
     array = np.asarray(x)
     if array.dtype in (np.float32, np.int32):
         return array
@@ -41,9 +47,10 @@ def as_argument(x: Any, what: str) -> Ndarray:
 
 
 def check_finite(x: Ndarray, what: str) -> None:
-    """Refuse NaN and infinity, naming the first."""
+    """Raise NumericsError if x holds NaN or infinity; the message names the first one."""
     with np.errstate(all="ignore"):
-        if math.isfinite(float(x.sum())):  # one fast pass; a finite sum has finite parts
+        # One fast pass: the sum is finite only if all elements are. A sum that overflows is looked at below.
+        if math.isfinite(float(x.sum())):
             return
     bad = np.argwhere(~np.isfinite(x))
     if len(bad):
@@ -54,15 +61,20 @@ def check_finite(x: Ndarray, what: str) -> None:
         )
 
 
+# A function written with foveal operators: it is called on one Tensor per argument.
+TracedFunction = Callable[..., Tensor | Sequence[Tensor]]
+
+
 class Compiled:
     """A function that runs as native code. Each new combination of argument shapes is traced and compiled once."""
 
-    def __init__(self, function: Callable[..., Any], threads: int | None = None) -> None:
+    def __init__(self, function: TracedFunction, threads: int | None = None) -> None:
         self.function, self.threads = function, threads
-        self.programs: dict[Any, tuple[Program, bool]] = {}
+        # by shapes and dtypes of the arguments: the program, and whether the function returned one array
+        self.programs: dict[tuple[tuple[Shape, str], ...], tuple[Program, bool]] = {}
 
-    def program(self, *arrays: Any) -> Program:
-        """The program for arguments like these."""
+    def program(self, *arrays: ArrayLike) -> Program:
+        """Return the program for arguments of these shapes and dtypes."""
         return self._find([as_argument(x, f"argument {i}") for i, x in enumerate(arrays)])[0]
 
     def _find(self, arrays: list[Ndarray]) -> tuple[Program, bool]:
@@ -70,75 +82,96 @@ class Compiled:
         if key not in self.programs:
             single = True
 
-            def traced(*symbols: Symbol) -> Any:
+            def traced(*symbols: Symbol) -> Tensor | Sequence[Tensor]:
                 nonlocal single
                 result = self.function(*symbols)
                 single = not isinstance(result, tuple | list)
                 return result
 
             graph = trace(traced, *(Type(*k) for k in key))
-            self.programs[key] = Program(graph, self.threads), single
+            self.programs[key] = build(graph, self.threads), single
         return self.programs[key]
 
-    def __call__(self, *arrays: Any) -> Any:
+    def __call__(self, *arrays: ArrayLike) -> Any:
+        """Run on arrays. Returns an array, or a list of arrays if the function returns several."""
         given = [as_argument(x, f"argument {i}") for i, x in enumerate(arrays)]
         program, single = self._find(given)
         results = program.run(*given)
-        report(program)
+        show_timings(program)
         return results[0] if single else results
 
 
-def compile(function: Callable[..., Any], threads: int | None = None) -> Compiled:
-    """`function`, written with foveal operators, as native code: NumPy arrays in, NumPy arrays out."""
+def compile(function: TracedFunction, threads: int | None = None) -> Compiled:
+    """Return `function`, written with foveal operators, as native code: NumPy arrays in, NumPy arrays out.
+
+    It is traced and compiled when it is first called on arrays of new shapes. threads: how many native threads run it;
+    by
+    default as many as `foveal.get_threads` says, or one for a small function. The number changes no bit of the results.
+    """
     return Compiled(function, threads)
 
 
 def value_and_grad(
-    function: Callable[..., Any], wrt: Sequence[int | Variable] = (0,), threads: int | None = None
+    function: TracedFunction, wrt: Sequence[int | Variable] = (0,), threads: int | None = None
 ) -> Compiled:
-    """(value, gradients...) of a scalar `function` in the arguments (by position) and variables listed in `wrt`."""
+    """Return a compiled function that gives (value, gradients ...) of a scalar `function`.
 
-    def both(*symbols: Symbol) -> list[Any]:
+    wrt: what the gradients are taken in: arguments by position, or variables.
+    """
+
+    def value_and_gradients(*symbols: Symbol) -> list[Tensor]:
         y = function(*symbols)
-        chosen = [symbols[w] if isinstance(w, int) else y.trace.lift(w) for w in wrt]
-        return [y, *gradients(y, chosen)]
+        if not isinstance(y, Symbol):
+            raise ShapeError(
+                f"the function returned {type(y).__name__}; gradients need one scalar written with operators"
+            )
+        return [y, *gradients(y, [symbols[w] if isinstance(w, int) else y.trace.lift(w) for w in wrt])]
 
-    return Compiled(both, threads)
+    return Compiled(value_and_gradients, threads)
 
 
-def grad(function: Callable[..., Any], wrt: int | Variable = 0, threads: int | None = None) -> Callable[..., Any]:
-    """The gradient of a scalar `function` in one argument or variable."""
+def grad(function: TracedFunction, wrt: int | Variable = 0, threads: int | None = None) -> Callable[..., Ndarray]:
+    """Return a function that gives the gradient of a scalar `function` in one argument (by position) or variable."""
     both = value_and_grad(function, (wrt,), threads)
-    return lambda *arrays: both(*arrays)[1]
+
+    def gradient(*arrays: ArrayLike) -> Ndarray:
+        result: Ndarray = both(*arrays)[1]
+        return result
+
+    return gradient
 
 
-class Model(Protocol):
-    """What compile_step needs of a model; nn.Module is one."""
+class ModelLike(Protocol):
+    """What compile_step needs of a model; nn.Module is one. A parameter is a Variable with a flag `trainable`."""
 
     def __call__(self, x: Any) -> Any: ...
 
     def parameters(self) -> list[Any]: ...
 
 
-class Update(Protocol):
+class OptimizerLike(Protocol):
     """What compile_step needs of an optimiser; optim.Optimizer is one."""
 
-    def begin(self) -> None: ...
+    def begin(self) -> None:
+        """Set the scalars in memory, such as the learning rate, for the next step."""
 
-    def undo(self) -> None: ...
+    def undo(self) -> None:
+        """Take the last `begin` back, after a step that failed."""
 
-    def structure(self) -> tuple[Any, ...]: ...
+    def structure(self) -> tuple[Hashable, ...]:
+        """Return everything that is compiled into the step; another value means another program."""
 
-    def assignments(self, gradients: dict[Variable, Any]) -> list[tuple[Variable, Any]]: ...
+    def assignments(self, gradients: dict[Variable, Tensor]) -> list[tuple[Variable, Tensor]]:
+        """Return the new values of parameters and of the optimiser's state. Called while the step is traced."""
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """loss: the mean over the batch before the update. output: what the model gave, [N, classes], the first if
-    several.
-    """
+    """What a training step returns."""
 
+    #: the loss before the update; the losses of nn are means over the batch
     loss: float
+    #: what the model returned, [N, classes] for a classifier; of several arrays the first
     output: Ndarray
 
 
@@ -147,9 +180,9 @@ class Step:
 
     def __init__(
         self,
-        model: Model,
+        model: ModelLike,
         loss: Callable[..., Any],
-        optimizer: Update,
+        optimizer: OptimizerLike,
         threads: int | None,
         seed: int,
         memory: str = FAST,
@@ -158,13 +191,14 @@ class Step:
             raise ShapeError(f"memory {memory!r} is not known; choose one of {', '.join(MEMORY)}")
         self.model, self.loss, self.optimizer, self.threads = model, loss, optimizer, threads
         self.memory = memory
+        # The key of random operators: 64 bits of seed, then 64 bits that count the steps.
         self.key = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, 0, 0], np.uint32)
-        self.programs: dict[Any, Program] = {}
+        self.programs: dict[tuple[Hashable, ...], Program] = {}
         self.steps = 0
 
     def trace(self, x: Type, target: Type) -> Graph:
-        """The step's graph: outputs loss and model output; updates the parameters, the optimiser's state and
-        statistics.
+        """Return the step's graph. Its outputs are the loss and the model's output; it updates the parameters, the
+        optimiser's state and running statistics.
 
         Every update keeps the old value unless the loss is finite, so a step that fails leaves the model as it was.
         """
@@ -172,25 +206,28 @@ class Step:
             image = recording.argument(x, "x")
             labels = recording.argument(target, "target")
             recording.key = recording.argument(Type((4,), "int32"), "key")
+            # forward
             outputs = self.model(image)
             output = outputs[0] if isinstance(outputs, tuple) and outputs else outputs
             if not isinstance(output, Symbol):
                 raise ShapeError(
-                    f"the model returned {type(output).__name__}, a training step needs one array, or a tuple whose"
-                    f" first is what it predicts"
+                    f"the model returned {type(output).__name__}; a training step needs one array, or a tuple whose"
+                    f" first element is the prediction"
                 )
-            y = self.measured(outputs, labels)
+            y = self.loss_of(outputs, labels)
             if y.shape != ():
-                raise ShapeError(f"the loss has shape {y.shape}, a training step needs a scalar; take its mean")
+                raise ShapeError(f"the loss has shape {y.shape}; a training step needs a scalar: take its mean")
+            # backward
             parameters = [p for p in self.model.parameters() if p.trainable]
             slopes = gradients(y, [recording.lift(p) for p in parameters])
+            # update
             for variable, value in self.optimizer.assignments(dict(zip(parameters, slopes, strict=True))):
                 recording.assign(variable, value)
-            self.guard(recording, is_finite(y))
+            self.keep_old_unless(is_finite(y), recording)
             return recording.graph([y, output])
 
-    def measured(self, outputs: Any, labels: Symbol) -> Any:
-        """The loss of all that the model returned."""
+    def loss_of(self, outputs: Tensor | tuple[Tensor, ...], labels: Symbol) -> Symbol:
+        """Return the loss of everything that the model returned."""
         try:
             return self.loss(outputs, labels)
         except (ShapeError, AttributeError, TypeError) as error:
@@ -202,49 +239,53 @@ class Step:
             raise
 
     @staticmethod
-    def guard(recording: Trace, good: Symbol) -> None:
+    def keep_old_unless(good: Tensor, recording: Trace) -> None:
+        """Replace each update by where(good, new value, old value)."""
         for variable, node in list(recording.updates.items()):
             old = Symbol(recording, recording.variables[variable])
-            recording.updates[variable] = where(good, Symbol(recording, node), old).node
+            recording.updates[variable] = recording.lift(where(good, Symbol(recording, node), old)).node
 
     @staticmethod
-    def report(program: Program) -> None:
-        """DEBUG=2: timing runs the step, so what it updates is put back afterwards."""
-        if debug.level() >= debug.TIME and not program.reported:
+    def show_timings(program: Program) -> None:
+        """With DEBUG=2, show the timings. Timing runs the step, so what it updates is put back afterwards."""
+        if debug.level() >= debug.TIME and not program.profiled:
             kept = [(variable, variable.storage.copy()) for variable, _ in program.graph.updates]
-            report(program)
+            show_timings(program)
             for variable, storage in kept:
                 variable.storage[:] = storage
                 variable.version += 1
 
-    def program(self, x: Any, target: Any) -> Program:
-        """The program for a batch like this."""
-        x, target = as_argument(x, "the input x"), as_argument(target, "the target")
+    def program(self, x: ArrayLike, target: ArrayLike) -> Program:
+        """Return the program for a batch of this shape."""
+        return self._find(as_argument(x, "the input x"), as_argument(target, "the target"))
+
+    def _find(self, x: Ndarray, target: Ndarray) -> Program:
         key = (x.shape, target.shape, target.dtype.name, self.optimizer.structure())
         if key not in self.programs:
             graph = self.trace(Type(x.shape), Type(target.shape, target.dtype.name))
-            self.programs[key] = Program(graph, self.threads, memory=self.memory)
+            self.programs[key] = build(graph, self.threads, memory=self.memory)
         return self.programs[key]
 
     def check(self, target: Ndarray, output: Shape) -> None:
-        """The loss says what its targets have to be; else integers are labels of the output's last axis."""
-        own = getattr(self.loss, "check", None)
-        if own is not None:
-            own(target, output)
+        """Check the targets as the loss says; without a `check` of its own, integers are labels of the last axis."""
+        check = getattr(self.loss, "check", None)
+        if check is not None:
+            check(target, output)
         elif target.dtype == np.int32:
             check_labels(target, output[-1])
 
-    def __call__(self, x: Any, target: Any) -> StepResult:
+    def __call__(self, x: ArrayLike, target: ArrayLike) -> StepResult:
         """Train on one batch: x [N, ...] float32, target [N] integer labels (or what the loss takes).
 
-        Raises DataError for labels outside of the classes, NumericsError for NaN or infinity in x or in the loss; the
-        parameters are then as they were before.
+        Raises DataError for labels that are not among the classes, NumericsError for NaN or infinity in x or in the
+        loss.
+        The parameters are then as they were before.
         """
         x, target = as_argument(x, "the input x"), as_argument(target, "the target")
         if x.size == 0:
             raise DataError(f"the batch is empty (shape {x.shape}); a step needs at least one image")
         check_finite(x, "the input x")
-        program = self.program(x, target)
+        program = self._find(x, target)
         self.check(target, program.graph.outputs[1].shape)
         key = self.key.copy()
         key[2:] = self.steps & 0xFFFFFFFF, self.steps >> 32
@@ -258,38 +299,38 @@ class Step:
                 " The parameters were left as they were before the step"
             )
         self.steps += 1
-        self.report(program)
+        self.show_timings(program)
         return StepResult(value, output)
 
 
 def check_labels(labels: Ndarray, classes: int, ignored: int | None = None) -> None:
-    """Every label is one of 0 .. classes-1, or the one that is ignored."""
+    """Raise DataError if a label is not one of 0 .. classes - 1, nor the one that is ignored."""
     wrong = (labels < 0) | (labels >= classes)
     if ignored is not None:
         wrong &= labels != ignored
     if wrong.any():
-        at = int(np.flatnonzero(wrong)[0])
+        position = int(np.flatnonzero(wrong)[0])
         raise DataError(
-            f"label {int(labels.flat[at])} at position {at} is not one of the model's {classes} classes (0 to"
-            f" {classes - 1}); correct the labels, or build the model with more classes"
+            f"label {int(labels.flat[position])} at position {position} is not one of the model's {classes} classes (0"
+            f" to {classes - 1}); correct the labels, or build the model with more classes"
         )
 
 
 def compile_step(
-    model: Model,
+    model: ModelLike,
     loss: Callable[..., Any],
-    optimizer: Update,
+    optimizer: OptimizerLike,
     threads: int | None = None,
     seed: int = 0,
     memory: str = FAST,
 ) -> Step:
-    """A whole training step, step(x, labels) -> loss and output, as one program.
+    """Return a whole training step, step(x, labels) -> loss and output, as one native program.
 
-    The loss is called as loss(model(x), target), with the tuple if the model returns several arrays. `threads` is a
-    matter
-    of speed only: the same seed gives the same bits on any number. `seed` feeds random operators (dropout), together
-    with
-    the count of steps. With memory="low" cheap values are computed again for the gradients instead of being kept: less
-    memory, some more time.
+    loss: called as loss(model(x), target), with the tuple if the model returns several arrays.
+    threads: how many native threads run it. This changes the speed only: the same seed gives the same bits.
+    seed: feeds random operators (dropout), together with the number of steps taken.
+    memory: "low" computes cheap values again for the gradients instead of keeping them: less memory, some more time.
+
+    Raises ShapeError for another `memory`, and at the first call if model, loss and batch do not fit each other.
     """
     return Step(model, loss, optimizer, threads, seed, memory)

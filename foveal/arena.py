@@ -1,27 +1,29 @@
-"""Where the buffers of a program lie, and how much memory that takes."""
+"""Where the temporary buffers of a program lie: in one arena, by their lifetimes. Schedule -> ArenaPlan."""
 
 import math
 from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
-from foveal.lower import Call
+from foveal.lower import KernelCall
 from foveal.ops.kernels import pointwise
-from foveal.passes.plan_memory import Lifetime, Plan, plan_memory
-from foveal.schedule import temporary
+from foveal.passes.plan_memory import Lifetime, plan_memory
+from foveal.schedule import Schedule
 from foveal.strides import dense
 from foveal.view import Buffer, View
 
-TOLD = 1 << 17  # bytes of prepared filters from which on they are told
+# Packed filters are mentioned in a footprint if they take at least this many bytes; less would show as 0.0 or 0.1 MiB.
+MIN_MENTIONED = 1 << 17
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Temporary buffers, their bytes, and where they lie in the arena."""
+class ArenaPlan:
+    """Temporary buffers, the bytes each takes, its byte offset in the arena, and the arena's size in bytes."""
 
     buffers: list[Buffer]
     sizes: list[int]
-    plan: Plan
+    offsets: tuple[int, ...]
+    size: int
 
     @property
     def without_reuse(self) -> int:
@@ -29,65 +31,69 @@ class Layout:
         return sum(self.sizes)
 
 
-def lay_out(calls: Sequence[Call], outputs: Sequence[View], threads: int, kept: Container[Buffer]) -> Layout:
-    """Lifetimes of the temporary buffers that are not kept from run to run, and where they lie."""
-    first: dict[Buffer, int] = {}
-    last: dict[Buffer, int] = {}
+def plan_arena(schedule: Schedule, outputs: Sequence[View], threads: int) -> ArenaPlan:
+    """Place the temporary buffers of the repeated calls; what prepared calls write is kept outside of the arena."""
+    kept = {view.buffer for call in schedule.prepared for view in call.written}
+    calls = schedule.repeated
+    first_use: dict[Buffer, int] = {}
+    last_use: dict[Buffer, int] = {}
     for i, call in enumerate(calls):
         for view in call.views:
-            if temporary(view.buffer) and view.buffer not in kept:
-                first.setdefault(view.buffer, i)
-                last[view.buffer] = i
+            if view.buffer.temporary and view.buffer not in kept:
+                first_use.setdefault(view.buffer, i)
+                last_use[view.buffer] = i
+    # Outputs are copied out after the last call.
     for view in outputs:
-        if view.buffer in last:
-            last[view.buffer] = len(calls)
-    buffers = list(first)
-    sizes = [4 * b.size * (threads if b.per_thread else 1) for b in buffers]
-    lifetimes = [Lifetime(s, first[b], last[b]) for s, b in zip(sizes, buffers, strict=True)]
+        if view.buffer in last_use:
+            last_use[view.buffer] = len(calls)
+    buffers = list(first_use)
+    sizes = [4 * buffer.size * (threads if buffer.per_thread else 1) for buffer in buffers]
+    lifetimes = [Lifetime(s, first_use[b], last_use[b]) for s, b in zip(sizes, buffers, strict=True)]
     number = {buffer: i for i, buffer in enumerate(buffers)}
     heirs: dict[int, int] = {}
     for i, call in enumerate(calls):
-        old = {b for v in call.views if last.get(b := v.buffer) == i}
-        new = {b for v in call.views if first.get(b := v.buffer) == i}
-        heirs |= {number[b]: number[a] for b, a in in_place(call, old, new).items()}
-    return Layout(buffers, sizes, plan_memory(lifetimes, heirs))
+        ending = {view.buffer for view in call.views if last_use.get(view.buffer) == i}
+        beginning = {view.buffer for view in call.views if first_use.get(view.buffer) == i}
+        heirs |= {number[y]: number[x] for y, x in reusable_inputs(call, ending, beginning).items()}
+    offsets = plan_memory(lifetimes, heirs)
+    return ArenaPlan(buffers, sizes, offsets.offsets, offsets.size)
 
 
-def in_place(call: Call, old: Container[Buffer], new: Container[Buffer]) -> dict[Buffer, Buffer]:
-    """For outputs among the new buffers the input, among the old ones, whose place they may take over.
+def reusable_inputs(call: KernelCall, ending: Container[Buffer], beginning: Container[Buffer]) -> dict[Buffer, Buffer]:
+    """Return, for outputs among the `beginning` buffers, the input among the `ending` ones whose place they can take.
 
-    A pointwise kernel reads every array at one index before it writes there, and at no other index; so that is right
-    where
-    both arrays lie alike and fill their buffers, and the input is read in no other way.
+    A pointwise kernel reads every array at one index before it writes there, and at no other index. So an output may
+    take the place of an input if both arrays have the same strides and fill their buffers, and the input is read once.
     """
     if call.kernel.body is not pointwise.pointwise:
         return {}
     reads = Counter(view.buffer for view in call.views)
-    found: dict[Buffer, Buffer] = {}
-    for y in call.views[: call.outputs]:
-        for x in call.views[call.outputs :]:
+    inherits: dict[Buffer, Buffer] = {}
+    for y in call.written:
+        for x in call.read:
             alike = (x.strides, x.offset, x.buffer.size) == (y.strides, y.offset, y.buffer.size)
-            whole = math.prod(x.shape) == x.buffer.size and dense(x.shape, x.strides)
-            free = x.buffer in old and x.buffer not in found.values()
-            alone = reads[x.buffer] == reads[y.buffer] == 1
-            if y.buffer in new and free and alone and alike and whole:
-                found[y.buffer] = x.buffer
+            fills = math.prod(x.shape) == x.buffer.size and dense(x.shape, x.strides)
+            free = x.buffer in ending and x.buffer not in inherits.values()
+            read_once = reads[x.buffer] == reads[y.buffer] == 1
+            if y.buffer in beginning and free and read_once and alike and fills:
+                inherits[y.buffer] = x.buffer
                 break
-    return found
+    return inherits
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes that a run of a program holds, known before it.
+    """Bytes that a run of a program holds, known before it runs."""
 
-    variables: parameters, statistics and the optimiser's state. prepared: filters packed once. values: activations,
-    gradients and scratch, one block; without_reuse: these side by side. batch: the arguments.
-    """
-
+    #: parameters, running statistics and the optimiser's state
     variables: int
+    #: filters that are packed once
     prepared: int
+    #: activations, gradients and scratch memory: the arena
     values: int
+    #: the same values side by side
     without_reuse: int
+    #: the arguments
     batch: int
 
     def __str__(self) -> str:
@@ -96,11 +102,11 @@ class Footprint:
             f"activations and gradients {mib(self.values)} in one block ({mib(self.without_reuse)} without reuse)",
             f"batch {mib(self.batch)}",
         ]
-        if self.prepared >= TOLD:
-            parts.insert(2, f"prepared filters {mib(self.prepared)}")
+        if self.prepared >= MIN_MENTIONED:
+            parts.insert(2, f"packed filters {mib(self.prepared)}")
         return ", ".join(parts)
 
 
 def mib(size: int) -> str:
-    """Bytes in words."""
+    """Return a number of bytes in MiB, with the unit."""
     return f"{size / 2**20:.1f} MiB"

@@ -1,8 +1,8 @@
-"""Measured choices of algorithms, for those who ask for them with FOVEAL_TUNE=1.
+"""Measured choices of convolution algorithms, if FOVEAL_TUNE=1 asks for them.
 
-Without that, nothing depends on a timing. With it, each convolution that is met for the first time is timed in every
-way it can be computed, on this machine alone and on random numbers, and the fastest is kept in a file: the same file
-gives the same bits, on any number of threads.
+Without it, algorithms are chosen by shape and nothing depends on a timing. With it, each convolution that is met for
+the first time is timed with every algorithm that can compute it, on this machine and on random numbers. The fastest one
+is kept in a file. The same file gives the same bits, on any number of threads.
 """
 
 import json
@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,31 +22,35 @@ from foveal.kernel import cache
 from foveal.kernel.target import host
 from foveal.ops.kernels.conv import select
 from foveal.ops.kernels.conv.select import Choice, Problem
+from foveal.ops.op import Tensor
+from foveal.program import Program
 from foveal.trace import trace
 from foveal.variable import Variable
 
 VARIABLE = "FOVEAL_TUNE"
 
 
-REPEATS, SECONDS = 20, 0.25  # of each candidate at most
+# How often, and for how many seconds, each candidate is run at most.
+REPEATS, SECONDS = 20, 0.25
+
+# Another algorithm replaces the default only if it takes less than this share of its time: timings vary by some
+# percent.
+MAX_SHARE = 0.97
 
 
-GAIN = 0.97  # of the default's time that another has to stay below to be taken
-
-
-def wanted() -> bool:
-    """Whether FOVEAL_TUNE asks for measured choices."""
+def requested() -> bool:
+    """True if FOVEAL_TUNE asks for measured choices."""
     return os.environ.get(VARIABLE, "0") not in ("", "0")
 
 
 def path() -> Path:
-    """The file of this machine's choices, in the folder of the kernel cache."""
+    """Return the file of this machine's choices, which lies in the folder of the kernel cache."""
     machine = host()
     return cache.directory() / f"choices-{machine.name}-{machine.lanes}.json"
 
 
 def load() -> dict[str, Choice]:
-    """The choices measured before; none where the file is absent or not whole."""
+    """Return the choices measured before; none if the file is absent or damaged."""
     try:
         entries = json.loads(path().read_text())
         return {key: Choice(**entry["choice"]) for key, entry in entries.items()}
@@ -56,7 +59,7 @@ def load() -> dict[str, Choice]:
 
 
 def store(key: str, found: Choice, times: dict[Choice, float]) -> None:
-    """Add a choice to the file, and the milliseconds that decided. Where that fails it holds for this process."""
+    """Add a choice to the file, with the milliseconds that decided. If that fails, it is valid in this process only."""
     try:
         entries = json.loads(path().read_text())
     except (OSError, ValueError):
@@ -71,8 +74,11 @@ def store(key: str, found: Choice, times: dict[Choice, float]) -> None:
         os.replace(temporary, path())
 
 
-def tune(graph: Graph, build: Callable[[Graph], Any]) -> None:
-    """Measure what is not known yet of a simplified graph's convolutions. build: a graph -> a program to time."""
+def measure(graph: Graph, build: Callable[[Graph], Program]) -> None:
+    """Measure the convolutions of a simplified graph that are not in the file yet.
+
+    build: makes the program that is timed from the graph of one convolution.
+    """
     for key, known in load().items():
         select.measured.setdefault(key, known)
     for node in graph.nodes:
@@ -82,20 +88,20 @@ def tune(graph: Graph, build: Callable[[Graph], Any]) -> None:
             continue
         times = {c: seconds(node, problem, c, build) for c in problem.candidates()}
         default, best = problem.default(), min(times, key=times.__getitem__)
-        found = best if times[best] < GAIN * times[default] else default
+        found = best if times[best] < MAX_SHARE * times[default] else default
         select.measured[problem.key] = found
         store(problem.key, found, times)
         if debug.level() >= debug.PROGRAM:
             debug.show(f"measured {problem.key}: {found}, {1e3 * times[found]:.3f} ms")
 
 
-def seconds(node: Node, problem: Problem, how: Choice, build: Callable[[Graph], Any]) -> float:
-    """The shortest time of one operator computed in one way."""
+def seconds(node: Node, problem: Problem, how: Choice, build: Callable[[Graph], Program]) -> float:
+    """Return the shortest time, in seconds, of one operator computed with one algorithm."""
     op, rng = node.op, np.random.default_rng(0)
     assert op is not None
     fixed = {i: Variable(rng.standard_normal(x.shape)) for i, x in enumerate(node.inputs) if x.variable is not None}
 
-    def function(*symbols: Any) -> Any:
+    def function(*symbols: Tensor) -> Tensor:
         rest = iter(symbols)
         inputs = [fixed[i] if i in fixed else next(rest) for i in range(len(node.inputs))]
         return op(*inputs, **node.attributes)
@@ -110,14 +116,15 @@ def seconds(node: Node, problem: Problem, how: Choice, build: Callable[[Graph], 
     started = time.perf_counter()
     while len(taken) < REPEATS and time.perf_counter() - started < SECONDS:
         before = time.perf_counter()
-        program.launch_from(0)  # what is prepared once at inference is part of each training step
+        # From call 0 on: filters that are packed once at inference are packed in each training step.
+        program.launch_from(0)
         taken.append(time.perf_counter() - before)
     return min(taken)
 
 
 @contextmanager
 def assumed(problem: Problem, how: Choice) -> Iterator[None]:
-    """Inside the block the problem is computed so."""
+    """Inside the block, the problem is computed with this algorithm."""
     before = select.measured.get(problem.key)
     select.measured[problem.key] = how
     try:

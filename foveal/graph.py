@@ -29,14 +29,14 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Nodes in an order in which each follows its inputs.
+    """A traced function."""
 
-    arguments: the inputs given at each call. updates: after a run, each variable holds its node's value.
-    """
-
+    #: every node, in an order in which each follows its inputs
     nodes: tuple[Node, ...]
+    #: the inputs that are given at each call
     arguments: tuple[Node, ...]
     outputs: tuple[Node, ...]
+    #: after a run, each variable holds the value of its node
     updates: tuple[tuple[Variable, Node], ...] = ()
 
     @property
@@ -44,7 +44,7 @@ class Graph:
         return tuple(node for node in self.nodes if node.variable is not None)
 
     def verify(self) -> "Graph":
-        """Check order and types; the graph itself, so that calls chain."""
+        """Check the order and the types of the nodes. Returns the graph itself, so that calls can be chained."""
         seen: set[Node] = set()
         for node in self.nodes:
             for x in node.inputs:
@@ -60,7 +60,7 @@ class Graph:
         return self
 
     def users(self) -> dict[Node, list[Node]]:
-        """Which nodes read each node, in order."""
+        """Return the nodes that read each node, in order."""
         users: dict[Node, list[Node]] = {node: [] for node in self.nodes}
         for node in self.nodes:
             for x in dict.fromkeys(node.inputs):
@@ -68,11 +68,11 @@ class Graph:
         return users
 
     def results(self) -> tuple[Node, ...]:
-        """Every node whose value outlives the run."""
+        """Return the nodes whose values outlive the run: outputs and new values of variables."""
         return (*self.outputs, *(value for _, value in self.updates))
 
     def evaluate(self, *arrays: Ndarray) -> list[Ndarray]:
-        """The outputs, computed by NumPy in the precision of `arrays`; variables are read, not updated."""
+        """Return the outputs, computed by NumPy in the precision of `arrays`. Variables are read, not updated."""
         values: dict[Node, Ndarray] = dict(zip(self.arguments, map(np.asarray, arrays), strict=True))
         for node in self.nodes:
             if node.variable is not None:
@@ -98,14 +98,17 @@ class Graph:
 
 
 def owner(node: Node) -> Node:
-    """The node whose memory a node lies in: itself, or what a view is taken of."""
+    """Return the node whose memory a node lies in: itself, or for a view the node that it is a view of."""
     while node.op is not None and node.op.view:
         node = node.inputs[0]
     return node
 
 
 def order(results: Iterable[Node], inputs: Sequence[Node] = ()) -> tuple[Node, ...]:
-    """`inputs`, then every node that the results need, each after its inputs, in the order of first use."""
+    """Return `inputs`, then every node that the results need, each after its inputs, in the order of first use.
+
+    A depth-first walk with a stack of its own: deep networks exceed Python's limit of nested calls.
+    """
     done: dict[Node, None] = dict.fromkeys(inputs)
     for result in results:
         stack = [(result, iter(result.inputs))]

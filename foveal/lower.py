@@ -1,102 +1,116 @@
-"""Fused groups -> kernel calls on views of buffers."""
+"""Lowering: each fused group becomes kernel calls on views of buffers. Groups and layout plan -> Lowered."""
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from foveal.graph import Graph, Node
 from foveal.kernel.compile import Kernel
 from foveal.kernel.lang import lanes
-from foveal.ops.batch_norm import channel_moments
-from foveal.ops.concat import narrow
 from foveal.ops.kernels import expression, pointwise, reduction
 from foveal.ops.kernels.epilogue import Epilogue, EpilogueOutputs
 from foveal.ops.op import OPS
-from foveal.ops.reduce import sum as total
-from foveal.ops.shape import constant, index, reshape
-from foveal.passes.fusion.fuse import fuse
-from foveal.passes.fusion.group import Group
-from foveal.passes.layout import Conversion, Layout, layout
+from foveal.ops.shape import constant
+from foveal.passes.fusion.group import Group, channel_reduction
+from foveal.passes.layout import Conversion, LayoutPlan
 from foveal.strides import Shape, contiguous
 from foveal.view import Buffer, View
 
-CHUNKS = 32  # parts that a reduction is cut into where it keeps too few elements to occupy threads
-
-
-LEAST_PART = 512  # elements of such a part
+# Number of partial sums a reduction is split into when its output is too small to keep all threads busy: enough for 16
+# threads to have two each. A constant, because the number of threads must not change the order of sums.
+CHUNKS = 32
+# Elements that each partial sum has at least; adding up smaller parts would cost as much as they save.
+MIN_CHUNK_SIZE = 512
+# Vectors in a row of a long axis that is split in two so that threads can share it.
+ROW_VECTORS = 64
 
 
 @dataclass(frozen=True)
-class Call:
+class KernelCall:
     """A kernel and the views it is called on, outputs first."""
 
     kernel: Kernel
     views: tuple[View, ...]
+    #: how many of the views are outputs
     outputs: int
-    group: int  # which of the groups it is part of
+    #: index of the group whose kernel this is; the number of groups for copies after all groups
+    group: int
+
+    @property
+    def written(self) -> tuple[View, ...]:
+        return self.views[: self.outputs]
+
+    @property
+    def read(self) -> tuple[View, ...]:
+        return self.views[self.outputs :]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Lowered:
-    """Calls in order, where arguments and outputs lie, and what led there."""
+    """The calls in order, and where a program's arguments and outputs lie."""
 
-    calls: list[Call] = field(default_factory=list)
-    arguments: list[View] = field(default_factory=list)
-    outputs: list[View] = field(default_factory=list)
-    groups: list[Group] = field(default_factory=list)
-    layout: Layout = field(default_factory=Layout)
+    calls: list[KernelCall]
+    arguments: list[View]
+    outputs: list[View]
 
 
-def lower(graph: Graph, tuned: bool = True) -> Lowered:
-    """Kernel calls for a simplified graph; with `tuned` off, each operator's plain kernel."""
-    return Lowerer(graph, tuned).run()
+@dataclass(frozen=True)
+class StraightLine:
+    """Pointwise nodes in straight-line form: a list of steps, each of which reads slots and writes the next one."""
+
+    #: what is read from memory
+    inputs: list[Node]
+    steps: tuple[expression.Step, ...]
+    #: the slot that holds each node's value
+    slots: dict[Node, int]
 
 
-# what is read, the steps, and each node's slot
-Straight = tuple[list[Node], tuple[expression.Step, ...], dict[Node, int]]
+def lower(graph: Graph, groups: Sequence[Group], layout: LayoutPlan, tuned: bool = True) -> Lowered:
+    """Return the kernel calls of groups in this order. With `tuned` off, each operator runs its plain kernel."""
+    return Lowerer(graph, groups, layout, tuned).run()
 
 
 class Lowerer:
-    """Keeps the view of each node that is in memory; implements ops.op.Lowering."""
+    """Keeps the view of each node that is in memory; implements ops.op.Lowering, which operators call back."""
 
-    def __init__(self, graph: Graph, tuned: bool) -> None:
-        self.graph, self.tuned = graph, tuned
+    def __init__(self, graph: Graph, groups: Sequence[Group], layout: LayoutPlan, tuned: bool) -> None:
+        self.graph, self.groups, self.layout, self.tuned = graph, groups, layout, tuned
         self.views: dict[Node, View] = {}
-        self.done = Lowered()
+        self.calls: list[KernelCall] = []
         self.copies: dict[Conversion, View] = {}
-        self.current = 0
+        self.current_group = 0
 
     def run(self) -> Lowered:
-        self.done.groups = fuse(self.graph, epilogues=self.tuned)
-        self.done.layout = self.layout = layout(self.graph, self.done.groups)
         for node in self.graph.nodes:
             if node.op is None:
                 self.place(node)
-        self.done.arguments = [self.views[node] for node in self.graph.arguments]
-        lowering = {"pointwise": self.pointwise, "reduce": self.reduction, "kernel": self.operator}
-        for i, group in enumerate(self.done.groups):
-            self.current = i
-            lowering[group.kind](group)
-        self.current = len(self.done.groups)
-        self.done.outputs = [self.operand(node, node) for node in self.graph.outputs]
-        late = [(self.views[to], self.operand(to, value)) for to, value in self.layout.late]
-        for target, source in late:
-            self.copy(target, source)
-        return self.done
+        arguments = [self.views[node] for node in self.graph.arguments]
+        lower_kind = {"pointwise": self.pointwise, "reduce": self.reduction, "anchored": self.anchored}
+        for i, group in enumerate(self.groups):
+            self.current_group = i
+            lower_kind[group.kind](group)
+        self.current_group = len(self.groups)
+        outputs = [self.operand(node, node) for node in self.graph.outputs]
+        # All values are looked up before the first variable is overwritten: a look-up may copy the old value.
+        updates = [(self.views[variable], self.operand(variable, value)) for variable, value in self.layout.late]
+        for variable_view, value_view in updates:
+            self.copy(variable_view, value_view)
+        return Lowered(self.calls, arguments, outputs)
 
     def place(self, node: Node) -> View:
-        """Memory for an input or a result as the layout says: its own, or the variable's that it updates."""
-        strides, home = self.layout.strides[node], self.layout.in_place.get(node)
-        if home is not None:
-            self.views[node] = self.views[home]
+        """Give an input or a result memory as the layout says: its own, or that of the variable it updates."""
+        strides, variable = self.layout.strides[node], self.layout.in_place.get(node)
+        if variable is not None:
+            self.views[node] = self.views[variable]
         else:
-            argument = node.op is None and node.variable is None
-            buffer = Buffer(node.type.size, node.type.dtype, node.variable, argument)
+            is_argument = node.op is None and node.variable is None
+            buffer = Buffer(node.type.size, node.type.dtype, node.variable, is_argument)
             self.views[node] = View(buffer, node.shape, strides)
         return self.views[node]
 
     def scratch(self, shape: Shape, *, per_thread: bool = False) -> View:
+        """Return temporary memory in C order, shared by all threads or one copy per thread."""
         return View(Buffer(math.prod(shape), per_thread=per_thread), shape, contiguous(shape))
 
     def call(
@@ -108,38 +122,34 @@ class Lowerer:
         plain: bool = False,
         **static: Any,
     ) -> None:
+        """Append a kernel: `body` specialised to the views' shapes and strides and to the `static` arguments."""
         views = (*outputs, *inputs)
+        # The code depends on the modules of the operators fused into it as well: they belong into the cache key.
         recipes = [static[name].steps for name in ("epilogue", "source") if name in static]
         steps = [step for recipe in (*recipes, static.get("steps", ())) for step in recipe]
-        fused = {type(OPS[name]).__module__ for name, *_ in steps}
-        specs = tuple(v.spec for v in views)
-        kernel = Kernel(body, specs, tuple(sorted(static.items())), plain, tuple(sorted(fused)))
-        self.done.calls.append(Call(kernel, views, len(outputs), self.current))
+        fused_modules = {type(OPS[name]).__module__ for name, *_ in steps}
+        specs = tuple(view.spec for view in views)
+        kernel = Kernel(body, specs, tuple(sorted(static.items())), plain, tuple(sorted(fused_modules)))
+        self.calls.append(KernelCall(kernel, views, len(outputs), self.current_group))
 
     def view(self, node: Node) -> View:
-        """The node's memory, making it where it is a view or a constant."""
+        """Return the node's memory; views and constants are made when they are first read."""
         if node in self.views:
             return self.views[node]
         if node.op is constant:
             made = self.scratch(())
             self.call(constant.kernel, [made], [], **node.attributes)
-        elif node.op is index:
-            x = self.view(node.inputs[0])
-            i = node.attributes["i"]
-            made = replace(x, shape=x.shape[1:], strides=x.strides[1:], offset=x.offset + i * x.strides[0])
-        elif node.op is narrow:
-            x = self.view(node.inputs[0])
-            step = x.strides[node.attributes["axis"]]
-            made = replace(x, shape=node.shape, offset=x.offset + step * node.attributes["start"])
         else:
-            assert node.op is reshape, f"{node.op} is in no group"
+            assert node.op is not None
+            assert node.op.view, f"{node.op} is in no group"
             x = self.operand(node, node.inputs[0])
-            made = replace(x, shape=node.shape, strides=self.layout.strides[node])
+            offset = x.offset + node.op.view_offset(x.strides, **node.attributes)
+            made = View(x.buffer, node.shape, self.layout.strides[node], offset)
         self.views[node] = made
         return made
 
     def operand(self, reader: Node, x: Node) -> View:
-        """x as the reader takes it: as it lies, or the copy that the layout has planned."""
+        """Return x as the reader takes it: as it lies, or the copy that the layout has planned."""
         conversion = self.layout.reads.get((reader, x))
         if conversion is None:
             return self.view(x)
@@ -149,126 +159,140 @@ class Lowerer:
             self.copies[conversion] = made
         return self.copies[conversion]
 
-    def copy(self, to: View, source: View) -> None:
-        self.over(pointwise.pointwise, to.shape, [to], [source], steps=(), results=(0,))
+    def copy(self, target: View, source: View) -> None:
+        self.pointwise_kernel(target.shape, [target], [source], steps=(), results=(0,))
 
-    def steps(self, nodes: Sequence[Node], ends: Sequence[Node] = (), first: Sequence[Node] = ()) -> Straight:
-        """Pointwise nodes in straight-line form. ends: reductions of theirs; first: values with the first slots."""
-        readers = list(dict.fromkeys([*nodes, *ends]))
-        found = dict.fromkeys(x for node in readers for x in node.inputs if x.op is not constant)
-        inputs = [x for x in found if x not in {*readers, *first}]
-        slots = {node: i for i, node in enumerate((*first, *inputs))}
+    def straight_line(
+        self, nodes: Sequence[Node], reductions: Sequence[Node] = (), given: Sequence[Node] = ()
+    ) -> StraightLine:
+        """Return pointwise nodes as steps. `reductions` read some of them; values `given` have the first slots."""
+        readers = list(dict.fromkeys([*nodes, *reductions]))
+        read = dict.fromkeys(x for node in readers for x in node.inputs if x.op is not constant)
+        inputs = [x for x in read if x not in {*readers, *given}]
+        slots = {node: i for i, node in enumerate((*given, *inputs))}
         steps: list[expression.Step] = []
-        count = len(slots)
+        # Step i writes slot first_step + i.
+        first_step = len(slots)
         for node in readers:
+            # A constant is an immediate operand: a step of its own before the first node that reads it.
             for x in node.inputs:
                 if x.op is constant and x not in slots:
-                    slots[x] = count + len(steps)
+                    slots[x] = first_step + len(steps)
                     steps.append(("constant", tuple(x.attributes.items()), ()))
             if node in nodes:
                 assert node.op is not None
-                slots[node] = count + len(steps)
+                slots[node] = first_step + len(steps)
                 operands = tuple(slots[x] for x in node.inputs)
                 steps.append((node.op.name, tuple(sorted(node.attributes.items())), operands))
-        return inputs, tuple(steps), slots
+        return StraightLine(inputs, tuple(steps), slots)
 
     def pointwise(self, group: Group) -> None:
-        inputs, steps, slots = self.steps(group.members)
-        views = [self.operand(group.results[0], x) for x in inputs]
+        """Lower a group of pointwise nodes to one kernel over its domain."""
+        line = self.straight_line(group.members)
+        views = [self.operand(group.results[0], x) for x in line.inputs]
         outputs = [self.place(node) for node in group.results]
-        results = tuple(slots[node] for node in group.results)
-        self.over(pointwise.pointwise, group.domain, outputs, views, steps=steps, results=results)
+        results = tuple(line.slots[node] for node in group.results)
+        self.pointwise_kernel(group.domain, outputs, views, steps=line.steps, results=results)
 
-    def over(
+    def pointwise_kernel(
         self,
-        body: Callable[..., None],
         domain: Shape,
         outputs: list[View],
         inputs: list[View],
         steps: tuple[expression.Step, ...],
         results: tuple[int, ...],
     ) -> None:
+        """Call the pointwise kernel on views of the domain, with as few axes as all of them allow."""
         views = [*outputs, *inputs]
-        strides = [broadcast_strides(v, domain) for v in views]
+        strides = [broadcast_strides(view, domain) for view in views]
         shape, strides, _ = merge_axes(domain, strides, strides[0])
-        merged = [replace(v, shape=shape, strides=s) for v, s in zip(views, strides, strict=True)]
-        self.call(
-            body, merged[: len(outputs)], merged[len(outputs) :], outputs=len(outputs), steps=steps, results=results
-        )
+        merged = [replace(view, shape=shape, strides=s) for view, s in zip(views, strides, strict=True)]
+        count = len(outputs)
+        self.call(pointwise.pointwise, merged[:count], merged[count:], outputs=count, steps=steps, results=results)
 
     def reduction(self, group: Group) -> None:
-        inputs, steps, slots = self.steps(group.members, group.results)
-        views = [self.operand(group.results[0], x) for x in inputs]
+        """Lower reductions over the same axes of one domain, with the pointwise nodes before them, to one pass."""
+        line = self.straight_line(group.members, group.results)
+        views = [self.operand(group.results[0], x) for x in line.inputs]
         axes = group.results[0].attributes["axes"]
-        largest = next((v for v in views if v.shape == group.domain), None)
+        is_reduced = tuple(axis in axes for axis in range(len(group.domain)))
+        # The pass follows the memory order of the first input that has the whole domain.
+        largest = next((view for view in views if view.shape == group.domain), None)
         order = largest.strides if largest else contiguous(group.domain)
-        flags = tuple(a in axes for a in range(len(group.domain)))
-        outputs, out_strides = [], []
+        # Outputs lie in C order over the kept axes, with stride 0 along the reduced ones.
+        outputs, output_strides = [], []
         for node in group.results:
             outputs.append(self.place(node))
-            kept = iter(contiguous(tuple(n for n, f in zip(group.domain, flags, strict=True) if not f)))
-            out_strides.append(tuple(0 if f else next(kept) for f in flags))
-        strides = [*out_strides, *(broadcast_strides(v, group.domain) for v in views)]
-        shape, strides, gone = merge_axes(group.domain, strides, order, flags)
-        if gone == (True,):
-            shape, strides, gone = split_axis(shape, strides)
-        results = tuple(slots[node.inputs[0]] for node in group.results)
-        combine = tuple(node.op.name for node in group.results)  # type: ignore[union-attr]
-        self.reduce(outputs, views, shape, strides, gone, steps, results, combine)
+            kept = iter(contiguous(tuple(n for n, r in zip(group.domain, is_reduced, strict=True) if not r)))
+            output_strides.append(tuple(0 if r else next(kept) for r in is_reduced))
+        strides = [*output_strides, *(broadcast_strides(view, group.domain) for view in views)]
+        shape, strides, reduced = merge_axes(group.domain, strides, order, is_reduced)
+        if reduced == (True,):
+            shape, strides, reduced = split_axis(shape, strides)
+        count = len(outputs)
+        read = [replace(view, shape=shape, strides=s) for view, s in zip(views, strides[count:], strict=True)]
+        results = tuple(line.slots[node.inputs[0]] for node in group.results)
+        combine = tuple(node.op.name for node in group.results if node.op is not None)
+        chunks = reduction_chunks(shape, reduced)
+        partial = [self.scratch((chunks, outputs[0].buffer.size)) for _ in outputs] if chunks > 1 else outputs
+        self.reduce_chunks(partial, read, strides[:count], reduced, line.steps, results, combine, chunks)
+        if chunks > 1:
+            self.add_chunks(outputs, partial, combine)
 
-    def reduce(
+    def reduce_chunks(
         self,
-        outputs: list[View],
-        inputs: list[View],
-        shape: Shape,
+        partial: list[View],
+        read: list[View],
         strides: list[Shape],
-        gone: tuple[bool, ...],
+        reduced: tuple[bool, ...],
         steps: tuple[expression.Step, ...],
         results: tuple[int, ...],
         combine: tuple[str, ...],
+        chunks: int,
     ) -> None:
-        """One pass, or two where the first is cut into chunks that threads share."""
-        chunks = reduction_chunks(shape, gone)
-        kept_size = outputs[0].buffer.size
-        n = len(outputs)
-        read = [replace(v, shape=shape, strides=s) for v, s in zip(inputs, strides[n:], strict=True)]
-        partial = [self.scratch((chunks, kept_size)) for _ in outputs] if chunks > 1 else outputs
+        """Call the reduction over the inputs; with several chunks each writes a row of `partial` [chunks, kept]."""
+        kept_size = partial[0].buffer.size // chunks
         written = [
-            replace(v, shape=(chunks, *shape), strides=(kept_size, *s))
-            for v, s in zip(partial, strides[:n], strict=True)
+            replace(view, shape=(chunks, *read[0].shape), strides=(kept_size, *s))
+            for view, s in zip(partial, strides, strict=True)
         ]
         self.call(
             reduction.reduce,
             written,
             read,
-            outputs=n,
+            outputs=len(partial),
             steps=steps,
             results=results,
-            reduced=gone,
+            reduced=reduced,
             combine=combine,
             chunks=chunks,
         )
-        if chunks > 1:
-            domain = (chunks, kept_size)
-            final = [replace(v, shape=(1, *domain), strides=(0, 0, 1)) for v in outputs]
-            self.call(
-                reduction.reduce,
-                final,
-                partial,
-                outputs=n,
-                steps=(),
-                results=tuple(range(n)),
-                reduced=(True, False),
-                combine=combine,
-                chunks=1,
-            )
 
-    def operator(self, group: Group) -> None:
-        node = group.operator
+    def add_chunks(self, outputs: list[View], partial: list[View], combine: tuple[str, ...]) -> None:
+        """Combine the rows of `partial` [chunks, kept], in order, into the outputs."""
+        chunks, kept_size = partial[0].shape
+        final = [replace(view, shape=(1, chunks, kept_size), strides=(0, 0, 1)) for view in outputs]
+        self.call(
+            reduction.reduce,
+            final,
+            partial,
+            outputs=len(outputs),
+            steps=(),
+            results=tuple(range(len(outputs))),
+            reduced=(True, False),
+            combine=combine,
+            chunks=1,
+        )
+
+    def anchored(self, group: Group) -> None:
+        """Let the group's anchor operator choose its kernels, with the group's prologue and epilogue."""
+        node = group.anchor
         assert node is not None
         assert node.op is not None
         source = group.source if group.prologue else None
-        inputs: list[Any] = [self.source(group, x) if x is source else self.operand(node, x) for x in node.inputs]
+        inputs: list[View | expression.Source] = [
+            self.source(group, x) if x is source else self.operand(node, x) for x in node.inputs
+        ]
         for result in group.results:
             self.place(result)
         if source is not None or group.results != [node]:
@@ -276,55 +300,59 @@ class Lowerer:
         elif self.tuned:
             node.op.lower(self, self.views[node], *inputs, **node.attributes)
         else:
-            self.call(node.op.kernel, [self.views[node]], inputs, plain=True, **node.attributes)
+            views = [x for x in inputs if isinstance(x, View)]
+            self.call(node.op.kernel, [self.views[node]], views, plain=True, **node.attributes)
 
     def epilogue(self, group: Group, node: Node) -> EpilogueOutputs:
-        """What becomes of an operator's output in the group."""
-        sums = [r for r in group.results if r.op is total]
-        moments = [r for r in group.results if r.op is channel_moments]
-        extras, steps, slots = self.steps(group.members, [*sums, *moments], first=[node])
+        """Return what the anchor's kernels do with its output: steps, what is stored, sums and moments."""
+        sums = [r for r in group.results if channel_reduction(r) == "sum"]
+        moments = [r for r in group.results if channel_reduction(r) == "moments"]
+        line = self.straight_line(group.members, [*sums, *moments], given=[node])
         stored = [r for r in group.results if r is node or r in group.members]
         return EpilogueOutputs(
             outputs=[self.views[r] for r in stored],
-            extras=[self.repeated(self.operand(group.results[0], x), group.domain) for x in extras],
+            extras=[self.repeated(self.operand(group.results[0], x), group.domain) for x in line.inputs],
             epilogue=Epilogue(
-                steps,
-                results=tuple(slots[r] for r in stored),
-                sums=tuple(slots[r.inputs[0]] for r in sums),
-                moments=slots[moments[0].inputs[0]] if moments else None,
+                line.steps,
+                results=tuple(line.slots[r] for r in stored),
+                sums=tuple(line.slots[r.inputs[0]] for r in sums),
+                moments=line.slots[moments[0].inputs[0]] if moments else None,
             ),
             sums=[self.views[r] for r in sums],
             moments=self.views[moments[0]] if moments else None,
         )
 
     def source(self, group: Group, x: Node) -> expression.Source:
-        """An operator's input as the group's prologue computes it."""
-        inputs, steps, slots = self.steps(group.prologue)
-        assert group.operator is not None
-        operands = [self.operand(group.operator, node) for node in inputs]
-        views = [self.repeated(v, x.shape) for v in operands]
-        return expression.Source(views, expression.Recipe(len(views), steps, slots[x]))
+        """Return the anchor's input x as the group's prologue computes it while it is read."""
+        line = self.straight_line(group.prologue)
+        assert group.anchor is not None
+        operands = [self.operand(group.anchor, node) for node in line.inputs]
+        views = [self.repeated(view, x.shape) for view in operands]
+        return expression.Source(views, expression.Recipe(len(views), line.steps, line.slots[x]))
 
     def repeated(self, x: View, domain: Shape) -> View:
-        """The view over the whole domain."""
+        """Return the view broadcast over the whole domain."""
         return replace(x, shape=domain, strides=broadcast_strides(x, domain))
 
 
 def broadcast_strides(x: View, domain: Shape) -> Shape:
-    """Strides over the domain: 0 along axes that x is repeated along."""
+    """Return x's strides over the domain: 0 along the axes that x is broadcast along."""
     missing = len(domain) - len(x.shape)
-    own = [0 if n == 1 else s for n, s in zip(x.shape, x.strides, strict=True)]
-    return (*[0] * missing, *own)
+    present = [0 if n == 1 else s for n, s in zip(x.shape, x.strides, strict=True)]
+    return (*[0] * missing, *present)
 
 
 def merge_axes(
     shape: Shape, strides: list[Shape], order: Shape, flags: tuple[bool, ...] | None = None
 ) -> tuple[Shape, list[Shape], tuple[bool, ...]]:
-    """Axes sorted as `order` lies in memory, those of size 1 left out, neighbours merged where every array allows
-    it.
+    """Merge axes that are neighbours in memory in every array, so that kernels have few and long loops.
+
+    The axes are sorted by the strides `order`, outermost first; axes of size 1 are dropped. Two axes are merged where
+    their flags (reduced or kept) agree. Returns the new shape, each array's strides, and the flags.
     """
     flags = flags or (False,) * len(shape)
     axes = sorted((a for a, n in enumerate(shape) if n != 1), key=lambda a: -order[a])
+    # size, the stride in each array, flag
     runs: list[tuple[int, list[int], bool]] = []
     for a in axes:
         steps = [s[a] for s in strides]
@@ -334,6 +362,7 @@ def merge_axes(
                 runs[-1] = (n * shape[a], steps, flag)
                 continue
         runs.append((shape[a], steps, flags[a]))
+    # A reduction over axes of size 1 keeps one of them.
     if any(flags) and not any(flag for *_, flag in runs):
         runs.append((1, [0] * len(strides), True))
     merged = [tuple(run[1][i] for run in runs) for i in range(len(strides))]
@@ -341,22 +370,23 @@ def merge_axes(
 
 
 def split_axis(shape: Shape, strides: list[Shape]) -> tuple[Shape, list[Shape], tuple[bool, ...]]:
-    """A sum over one long axis as rows of a few vectors, so that threads can share it."""
+    """Split one long reduced axis into rows of at most ROW_VECTORS vectors, so that threads can share them."""
     (n,) = shape
-    row = next((d for d in range(min(n, 64 * lanes()), lanes() - 1, -1) if n % d == 0), n)
+    row = next((d for d in range(min(n, ROW_VECTORS * lanes()), lanes() - 1, -1) if n % d == 0), n)
     if row == n:
         return shape, strides, (True,)
     return (n // row, row), [(s[0] * row, s[0]) for s in strides], (True, True)
 
 
-def reduction_chunks(shape: Shape, gone: tuple[bool, ...]) -> int:
-    """How many parts the first reduced axis is cut into; by shape alone."""
+def reduction_chunks(shape: Shape, reduced: tuple[bool, ...]) -> int:
+    """Return how many parts the first reduced axis is cut into. The shape alone decides, so sums keep their order."""
     last = len(shape) - 1
-    kept = math.prod(n for a, n in enumerate(shape) if not gone[a] and a != last)
-    if not gone[last]:
-        kept *= -(-shape[last] // (pointwise.BLOCK * lanes()))
-    first = next(a for a in range(len(shape)) if gone[a])
-    if kept >= CHUNKS // 2 or first == last:
+    # independent outputs that threads can share: elements of the kept axes, blocks of vectors along the last one
+    outputs = math.prod(n for a, n in enumerate(shape) if not reduced[a] and a != last)
+    if not reduced[last]:
+        outputs *= -(-shape[last] // (pointwise.BLOCK * lanes()))
+    first = next(a for a in range(len(shape)) if reduced[a])
+    if outputs >= CHUNKS // 2 or first == last:
         return 1
-    total = math.prod(n for a, n in enumerate(shape) if gone[a] or a == last)
-    return max(1, min(shape[first], CHUNKS // kept, total // LEAST_PART))
+    total = math.prod(n for a, n in enumerate(shape) if reduced[a] or a == last)
+    return max(1, min(shape[first], CHUNKS // outputs, total // MIN_CHUNK_SIZE))

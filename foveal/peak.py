@@ -1,27 +1,29 @@
-"""The most this machine can multiply and add, and copy: what kernels are measured against."""
+"""The peak of this machine in arithmetic and in copying memory: what kernels are measured against."""
 
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
 
 import numpy as np
 
 from foveal.kernel.compile import ArraySpec, Kernel, native
-from foveal.kernel.lang import LINE, fma, lanes, loop, parallel, registers, splat, var, vectors
+from foveal.kernel.lang import LINE, Array, fma, lanes, loop, parallel, registers, splat, var, vectors
 from foveal.strides import Ndarray, contiguous
 from foveal.workers import aligned, workers
 
-RUNS = 20  # of which the fastest counts; about 3 ms each
-PARTS = 8  # of the work, per thread
-STEPS = 50_000  # run-time iterations of a chain
-UNROLL = 4  # steps of a chain in one iteration, so that the loop's own instructions do not count
+# Arithmetic: runs of about 3 ms, of which the fastest counts; parts of the work per thread; run-time iterations of a
+# chain, and steps in each, enough that the loop's own instructions do not count.
+RUNS = 20
+PARTS = 8
+STEPS = 50_000
+UNROLL = 4
 
-COPY_RUNS = 8  # of which the fastest counts
-COPY_BYTES = 1 << 26  # moved in a run at least, so that starting the threads does not count
+# Copying: runs, of which the fastest counts; bytes moved in each, enough that starting the threads does not count.
+COPY_RUNS = 8
+COPY_BYTES = 1 << 26
 
 
-def multiply_add_chains(y: Any, x: Any, factors: Any, *, chains: int) -> None:
+def multiply_add_chains(y: Array, x: Array, factors: Array, *, chains: int) -> None:
     """y[t,i] = x[t,i] after many steps y <- y m + b with factors = (m, b): multiply-adds on registers, nothing else."""
     width = lanes()
     for (t,) in parallel(y.shape[0]):
@@ -37,30 +39,31 @@ def multiply_add_chains(y: Any, x: Any, factors: Any, *, chains: int) -> None:
 
 @cache
 def peak(threads: int) -> float:
-    """GFLOP/s of fused multiply-adds on full vectors, on that number of threads: the best of several runs.
+    """Return the GFLOP/s of fused multiply-adds on full vectors on that number of threads: the best of several runs.
 
-    The chains are independent and more than latency times units (4 x 2, on some ARM 4 x 4) need.
+    The chains are independent, and there are more of them than latency x units: 4 cycles x 2 units, on some ARM 4 x 4.
     """
     chains = registers() * 3 // 4
     x = np.zeros((PARTS * threads, chains * lanes()), np.float32)
-    y, factors = (np.empty_like(x), np.array([0.5, 1.0], np.float32))  # tends to 2: no denormals, no infinity
+    # The values tend to 2, so that they become neither denormal nor infinite.
+    y, factors = np.empty_like(x), np.array([0.5, 1.0], np.float32)
     fastest = best_of(RUNS, multiply_add_chains, [y, x, factors], threads, chains=chains)
     return 2 * x.size * STEPS * UNROLL / fastest / 1e9
 
 
-def copies(y: Any, x: Any, *, times: int) -> None:
-    """y = x, then x = y, `times` times over; each thread copies a part of its own."""
+def copies(y: Array, x: Array, *, times: int) -> None:
+    """y = x, then x = y, `times` times over. x, y: [parts, size]; each thread copies parts of its own."""
     parts, size = x.shape
     for (p,) in parallel(parts):
         for _ in loop(times):
-            for to, source in ((y, x), (x, y)):
+            for target, source in ((y, x), (x, y)):
                 for i, width in vectors(size):
-                    to.store_past_cache((p, i), source.load((p, i), width), width)
+                    target.store_past_cache((p, i), source.load((p, i), width), width)
 
 
 @cache
 def copy_rate(threads: int, moved: int) -> float:
-    """GB/s of reading and writing on that number of threads, where `moved` bytes are read or written in all.
+    """Return the GB/s of copying on that number of threads, if `moved` bytes are read or written in all.
 
     As in STREAM's copy a byte counts when it is read and when it is written. Arrays that fit in a cache are copied from
     there: an operator on as many bytes, run again and again, finds them there too. Through the cache or past it,
@@ -77,7 +80,7 @@ def copy_rate(threads: int, moved: int) -> float:
 def best_of(
     runs: int, body: Callable[..., None], arrays: Sequence[Ndarray], threads: int, streamed: bool = False, **static: int
 ) -> float:
-    """Seconds of a kernel's fastest run on the arrays, on that number of threads."""
+    """Return the seconds of a kernel's fastest run on the arrays, on that number of threads."""
     specs = tuple(ArraySpec(a.shape, contiguous(a.shape), streamed=streamed) for a in arrays)
     (address,) = native([Kernel(body, specs, tuple(static.items()))])
     table = np.array([*(a.ctypes.data for a in arrays), 0], np.int64)

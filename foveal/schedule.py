@@ -1,60 +1,82 @@
-"""What kernel calls need of each other: which run once, and which have to wait."""
+"""Scheduling: which calls run once, and after which calls all threads have to meet. Calls -> Schedule."""
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from foveal.graph import Graph
-from foveal.lower import Call
+from foveal.lower import KernelCall
 from foveal.view import Buffer
 
 
-def split_calls(calls: Sequence[Call], graph: Graph) -> tuple[list[Call], list[Call]]:
-    """(calls that depend on nothing but variables that the program leaves alone, the others).
+@dataclass(frozen=True)
+class Schedule:
+    """The calls of a program in the order in which they run."""
 
-    The former, such as the packing of filters at inference, need not run again until a variable changes.
+    #: calls that read nothing but variables that the program leaves alone: they run again only when one has changed
+    prepared: list[KernelCall]
+    #: calls of every run
+    repeated: list[KernelCall]
+    #: barriers[i] is 1 if all threads meet after call i (prepared calls first), else 0
+    barriers: list[int]
+
+    @property
+    def calls(self) -> list[KernelCall]:
+        return [*self.prepared, *self.repeated]
+
+
+def schedule(calls: Sequence[KernelCall], graph: Graph) -> Schedule:
+    prepared, repeated = split_calls(calls, graph)
+    return Schedule(prepared, repeated, needed_barriers([*prepared, *repeated]))
+
+
+def split_calls(calls: Sequence[KernelCall], graph: Graph) -> tuple[list[KernelCall], list[KernelCall]]:
+    """Separate the calls that depend only on variables that are not updated, such as the packing of filters at
+    inference, from those that every run repeats.
     """
     updated = {variable for variable, _ in graph.updates}
-    writers = Counter(v.buffer for c in calls for v in c.views[: c.outputs])
+    writers = Counter(view.buffer for call in calls for view in call.written)
+    # buffers that prepared calls have written
     fixed: set[Buffer] = set()
-    prepared: list[Call] = []
-    every_time: list[Call] = []
+    prepared: list[KernelCall] = []
+    repeated: list[KernelCall] = []
     for call in calls:
-        made, read = call.views[: call.outputs], call.views[call.outputs :]
-        own = all(temporary(v.buffer) and writers[v.buffer] == 1 and not v.buffer.per_thread for v in made)
-        known = all(
-            v.buffer in fixed or (v.buffer.variable is not None and v.buffer.variable not in updated) for v in read
+        # The outputs must be kept from run to run: temporary memory that nobody else writes.
+        keeps = all(
+            view.buffer.temporary and writers[view.buffer] == 1 and not view.buffer.per_thread for view in call.written
         )
-        if own and known:
-            fixed |= {v.buffer for v in made}
-        (prepared if own and known else every_time).append(call)
-    return prepared, every_time
+        known = all(
+            view.buffer in fixed or (view.buffer.variable is not None and view.buffer.variable not in updated)
+            for view in call.read
+        )
+        if keeps and known:
+            fixed |= {view.buffer for view in call.written}
+        (prepared if keeps and known else repeated).append(call)
+    return prepared, repeated
 
 
-def temporary(buffer: Buffer) -> bool:
-    return buffer.variable is None and not buffer.argument
+def needed_barriers(calls: Sequence[KernelCall]) -> list[int]:
+    """Return 1 for each call after which all threads must meet, 0 where a barrier can be left out.
 
-
-def needed_barriers(calls: Sequence[Call]) -> list[int]:
-    """1 after each call behind which all threads have to meet: all but those before a call with which nothing is
-    shared.
-
-    Two calls share if one writes a buffer that the other touches. Buffers of different lifetimes may lie in the same
-    place of the arena, so a call that touches a buffer for the first time waits too.
+    The barrier before call i can be left out if call i has no conflict with the calls since the last barrier: none of
+    them writes a buffer that it touches or touches one that it writes. A buffer that call i touches for the first time
+    needs the barrier as well, because another buffer, whose life has ended, may lie in the same place of the arena.
     """
     barriers = [1] * len(calls)
     seen: set[Buffer] = set()
+    # since the last barrier
     written: set[Buffer] = set()
     touched: set[Buffer] = set()
     for i, call in enumerate(calls):
-        outputs = {v.buffer for v in call.views[: call.outputs]}
-        everything = {v.buffer for v in call.views}
-        own = {b for b in everything if temporary(b)}
-        shares = bool(written & everything) or bool(touched & outputs) or bool(own - seen)
-        if i and not shares:
+        outputs = {view.buffer for view in call.written}
+        everything = {view.buffer for view in call.views}
+        in_arena = {buffer for buffer in everything if buffer.temporary}
+        conflict = bool(written & everything) or bool(touched & outputs) or bool(in_arena - seen)
+        if i and not conflict:
             barriers[i - 1] = 0
         else:
             written, touched = set(), set()
         written |= outputs
         touched |= everything
-        seen |= own
+        seen |= in_arena
     return barriers

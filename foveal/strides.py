@@ -1,4 +1,4 @@
-"""Shapes and strides of arrays, in elements."""
+"""Shapes and strides of arrays, in elements, and the layouts that arrays have in memory."""
 
 import math
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ import numpy as np
 
 Shape = tuple[int, ...]
 
-
+# an array of any shape and dtype
 Ndarray = np.ndarray[Any, Any]
 
 
 def ordered(shape: Shape, order: Sequence[int]) -> Shape:
-    """Strides, in elements, of an array whose axes lie in memory in `order`, outermost first."""
+    """The strides of an array whose axes lie in memory in `order`, outermost first."""
     strides, step = [0] * len(shape), 1
     for axis in reversed(order):
         strides[axis] = step
@@ -22,27 +22,27 @@ def ordered(shape: Shape, order: Sequence[int]) -> Shape:
 
 
 def contiguous(shape: Shape) -> Shape:
-    """Strides of C order."""
+    """The strides of C order."""
     return ordered(shape, range(len(shape)))
 
 
 def channels_last(shape: Shape) -> Shape:
-    """Strides of logical [N, C, H, W] stored as N, H, W, C."""
+    """The strides of logical [N, C, H, W] stored as N, H, W, C."""
     return ordered(shape, (0, 2, 3, 1))
 
 
 def filters_last(shape: Shape) -> Shape:
-    """Strides of logical weights [K, C, R, S] stored as R, S, C, K: lanes run over filters."""
+    """The strides of logical weights [K, C, R, S] stored as R, S, C, K, so that lanes run over filters."""
     return ordered(shape, (2, 3, 1, 0))
 
 
 def usual(shape: Shape) -> Shape:
-    """Channels last for images, C order for all else."""
+    """The strides of arrays whose operator does not choose them: channels last for images, C order for all else."""
     return channels_last(shape) if len(shape) == 4 else contiguous(shape)
 
 
 def layout_name(shape: Shape, strides: Shape) -> str:
-    """What a layout is called in print."""
+    """The name of a layout in print."""
     known = {"C order": contiguous(shape)}
     if len(shape) == 4:
         known |= {"channels last": channels_last(shape), "R S C K": filters_last(shape)}
@@ -51,42 +51,45 @@ def layout_name(shape: Shape, strides: Shape) -> str:
 
 
 def same(shape: Shape, one: Shape, other: Shape) -> bool:
-    """Whether two layouts are one; the strides of axes of size 1 mean nothing."""
+    """True if two layouts put each element in the same place. The strides of axes of size 1 do not matter."""
     return all(n == 1 or a == b for n, a, b in zip(shape, one, other, strict=True))
 
 
 def dense(shape: Shape, strides: Shape) -> bool:
-    """Whether the elements fill their range of memory without gaps or repeats."""
+    """True if the elements fill their range of memory without gaps or repeats."""
     step = 1
-    for s, n in sorted((s, n) for s, n in zip(strides, shape, strict=True) if n != 1):
-        if s != step:
+    for stride, n in sorted((stride, n) for stride, n in zip(strides, shape, strict=True) if n != 1):
+        if stride != step:
             return False
         step *= n
     return True
 
 
-def reshaped_strides(shape: Shape, strides: Shape, to: Shape) -> Shape | None:
-    """Strides of the same elements, in C order, in another shape; None where that needs a copy."""
+def reshaped_strides(shape: Shape, strides: Shape, new: Shape) -> Shape | None:
+    """The strides of the same elements, in C order, in shape `new`; None where that needs a copy."""
     if math.prod(shape) == 0:
-        return contiguous(to)
-    old = [(n, s) for n, s in zip(shape, strides, strict=True) if n != 1]
-    merged: list[tuple[int, int]] = []  # runs of axes that are evenly spaced together
-    for n, s in old:
-        if merged and merged[-1][1] == n * s:
-            merged[-1] = (merged[-1][0] * n, s)
+        return contiguous(new)
+    # runs of neighbouring axes that one stride steps through, as (elements, stride), outermost first
+    merged: list[tuple[int, int]] = []
+    for n, stride in zip(shape, strides, strict=True):
+        if n == 1:
+            continue
+        if merged and merged[-1][1] == n * stride:
+            merged[-1] = (merged[-1][0] * n, stride)
         else:
-            merged.append((n, s))
-    found: list[int] = []
+            merged.append((n, stride))
+    # from the last axis on, each new axis takes its elements from one run; `left` are those that the run still has
+    result: list[int] = []
     runs = iter(reversed(merged))
     left, step = next(runs, (1, 1))
-    for n in reversed(to):
+    for n in reversed(new):
         if n == 1:
-            found.append(step)
+            result.append(step)
             continue
         if left == 1:
             left, step = next(runs, (1, 1))
         if left % n:
             return None
-        found.append(step)
+        result.append(step)
         left, step = left // n, step * n
-    return tuple(reversed(found))
+    return tuple(reversed(result))

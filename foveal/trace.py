@@ -1,6 +1,5 @@
-"""Calling a function on symbols records a Graph."""
+"""Tracing: a function called on symbols records a Graph, in which each operator call is a node."""
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,11 +9,9 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.graph import Graph, Node, order
-from foveal.ops.op import OPS, Operator, Tensor, Type, recording_with
+from foveal.ops.op import OPS, Operand, Operator, Tensor, Type, current_recording, recording_with
 from foveal.strides import Shape
 from foveal.variable import Variable
-
-_local = threading.local()
 
 
 class Symbol(Tensor):
@@ -32,14 +29,14 @@ class Symbol(Tensor):
 
 
 @dataclass(eq=False)
-class Call:
-    """A layer's part of a trace: the operators it called itself and the calls of its own layers, in order.
+class LayerCall:
+    """What one call of a layer recorded."""
 
-    layer: the module, None for what encloses all. result: what it returned, as it returned it.
-    """
-
-    layer: Any = None
-    parts: list[Union[Node, "Call"]] = field(default_factory=list)
+    #: the module; None for the call that encloses all others
+    layer: object = None
+    #: the operators that the layer called itself, and the calls of its inner layers, in order
+    parts: list[Union[Node, "LayerCall"]] = field(default_factory=list)
+    #: what the layer returned, in the form in which it returned it
     result: Any = None
 
 
@@ -50,21 +47,29 @@ class Trace:
         self.arguments: list[Node] = []
         self.variables: dict[Variable, Node] = {}
         self.updates: dict[Variable, Node] = {}
-        self.call = Call()  # of the layer that is being traced
-        self.randomness = 0
-        # (seed, step) for random operators, where the program has it
+        # of the layer that is being traced
+        self.call = LayerCall()
+        # how many random operators have been recorded
+        self.random_operators = 0
+        # (seed, step) for random operators, if the program has them
         self.key: Symbol | None = None
 
     def argument(self, kind: Type, name: str) -> Symbol:
+        """Add an argument of the traced function."""
         node = Node(None, (), {}, kind, name=name)
         self.arguments.append(node)
         return Symbol(self, node)
 
-    def lift(self, value: Any) -> Symbol:
-        """A symbol for anything that may stand as an operand: symbol, variable or number."""
+    def lift(self, value: Operand) -> Symbol:
+        """Return a symbol for an operand: a symbol of this trace, a variable (its updated value, if any), or a number.
+
+        Raises ShapeError for other arrays, and for symbols of another trace.
+        """
         if isinstance(value, Symbol):
             if value.trace is not self:
-                raise ShapeError("a symbol of one traced function is used in another")
+                raise ShapeError(
+                    "a traced value of one function is used in another function; pass it in as an argument"
+                )
             return value
         if isinstance(value, Variable):
             if value not in self.variables:
@@ -78,7 +83,8 @@ class Trace:
             " pass it in, or hold it in a foveal.Variable"
         )
 
-    def record(self, op: Operator, inputs: tuple[Any, ...], attributes: dict[str, Any]) -> Symbol:
+    def record(self, op: Operator, inputs: tuple[Operand, ...], attributes: dict[str, Any]) -> Symbol:
+        """Add a node for an operator called on operands."""
         nodes = tuple(self.lift(x).node for x in inputs)
         kind = op.type(*(node.type for node in nodes), **attributes)
         made = Node(op, nodes, attributes, kind)
@@ -86,9 +92,9 @@ class Trace:
         return Symbol(self, made)
 
     @contextmanager
-    def calling(self, layer: Any) -> Iterator[Call]:
-        """What is recorded inside the block belongs to this call of `layer`."""
-        outer, inner = self.call, Call(layer)
+    def calling(self, layer: object) -> Iterator[LayerCall]:
+        """Inside the block, what is recorded belongs to this call of `layer`."""
+        outer, inner = self.call, LayerCall(layer)
         outer.parts.append(inner)
         self.call = inner
         try:
@@ -96,8 +102,8 @@ class Trace:
         finally:
             self.call = outer
 
-    def assign(self, variable: Variable, value: Any) -> None:
-        """When the program has run, `variable` holds `value`; later uses in this trace see it at once."""
+    def assign(self, variable: Variable, value: Operand) -> None:
+        """Let `variable` hold `value` after the program has run. Later uses in this trace see the new value."""
         symbol = self.lift(value)
         self.lift(variable)
         if symbol.shape != variable.shape:
@@ -105,12 +111,12 @@ class Trace:
         self.updates[variable] = symbol.node
 
     def stream(self) -> int:
-        """A number for the next random operator, so that no two draw the same numbers."""
-        self.randomness += 1
-        return self.randomness - 1
+        """Return the number of the next random operator, so that no two draw the same numbers."""
+        self.random_operators += 1
+        return self.random_operators - 1
 
     def graph(self, outputs: Sequence[Symbol]) -> Graph:
-        """What was recorded, less what nothing needs."""
+        """Return what was recorded, without nodes that no output and no update needs."""
         nodes = [symbol.node for symbol in outputs]
         inputs = (*self.arguments, *self.variables.values())
         results = (*nodes, *self.updates.values())
@@ -119,28 +125,24 @@ class Trace:
 
 @contextmanager
 def tracing() -> Iterator[Trace]:
-    """Functions called inside the block are recorded in the Trace it gives."""
-    previous = getattr(_local, "trace", None)
-    recording = _local.trace = Trace()
-    try:
-        with recording_with(recording.record):
-            yield recording
-    finally:
-        _local.trace = previous
+    """Inside the block, operators that this thread calls are recorded in the Trace it yields."""
+    recording = Trace()
+    with recording_with(recording):
+        yield recording
 
 
 def current() -> Trace:
-    """The recording in progress."""
-    trace = getattr(_local, "trace", None)
-    if trace is None:
+    """Return the recording in progress. Raises ShapeError outside of one."""
+    recording = current_recording()
+    if not isinstance(recording, Trace):
         raise ShapeError(
             "variables are used outside of a traced function; call the model on an array, or use foveal.compile"
         )
-    return trace
+    return recording
 
 
-def trace(function: Callable[..., Any], *types: Type, names: Sequence[str] = ()) -> Graph:
-    """Record `function` called on symbols of the given types; it returns a symbol or a sequence of them."""
+def trace(function: Callable[..., Operand | Sequence[Operand]], *types: Type, names: Sequence[str] = ()) -> Graph:
+    """Return the graph of `function`, called on symbols of the given types. It returns one output or a sequence."""
     names = names or [f"x{i}" for i in range(len(types))]
     with tracing() as recording:
         arguments = [recording.argument(t, name) for t, name in zip(types, names, strict=True)]

@@ -4,24 +4,25 @@ import copy
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from foveal.errors import StateError
 from foveal.strides import Ndarray, Shape, contiguous, filters_last
 
+# shapes_only: see without_memory. Per thread, so that a model can be inspected while another thread trains.
 _local = threading.local()
 
 
 def shapes_only() -> bool:
-    """Whether variables made now get no memory."""
+    """True if variables that are made now get no memory."""
     return getattr(_local, "shapes_only", False)
 
 
 @contextmanager
 def without_memory() -> Iterator[None]:
-    """Variables made inside the block have a shape and nothing else; what is assigned to them there is dropped."""
+    """Variables made inside the block have a shape and no memory. What is assigned to them there is dropped."""
     previous, _local.shapes_only = shapes_only(), True
     try:
         yield
@@ -32,13 +33,13 @@ def without_memory() -> Iterator[None]:
 class Variable:
     """Named memory that programs read and update in place: parameters, running statistics, an optimiser's state.
 
-    `data` is a read-only NumPy view of logical shape ([K, C, R, S] for filters) on storage in the layout kernels use;
-    assigning to it copies. All are float32. `version` counts the changes: what a program has prepared from a variable,
-    such
-    as packed filters, holds as long as it stays.
+    All are float32. `data` is a read-only NumPy view of logical shape ([K, C, R, S] for filters) on `storage`, which
+    lies
+    as kernels use it; assigning to `data` copies. `version` counts the changes: what a program has prepared from a
+    variable, such as packed filters, is valid as long as the version stays the same.
     """
 
-    def __init__(self, value: Any, name: str = "") -> None:
+    def __init__(self, value: ArrayLike, name: str = "") -> None:
         value = np.asarray(value)
         self.name = name
         self.strides = filters_last(value.shape) if value.ndim == 4 else contiguous(value.shape)
@@ -51,8 +52,8 @@ class Variable:
         self._view = self._data.view()
         self._view.flags.writeable = False
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Variable":
-        """With storage of its own, which its data are views of."""
+    def __deepcopy__(self, memo: dict[int, object]) -> "Variable":
+        """Copy with new storage. The default would share the storage and copy the views of it."""
         self.check_filled()
         made = copy.copy(self)
         Variable.__init__(made, self._data, self.name)
@@ -69,14 +70,14 @@ class Variable:
         return self._view
 
     @data.setter
-    def data(self, value: Any) -> None:
+    def data(self, value: ArrayLike) -> None:
         self.check_filled()
         if not self.empty:
             self._data[...] = value
         self.version += 1
 
     def check_filled(self) -> None:
-        """Outside of `without_memory` a variable made there has nothing to give."""
+        """Raise StateError if the variable was made without memory and is used outside of `without_memory`."""
         if self.empty and not shapes_only():
             raise StateError(
                 f"{self!r} was built without values (nn.init.without_values), to be looked at only;"
@@ -91,7 +92,7 @@ class Variable:
     def size(self) -> int:
         return self._data.size
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Ndarray:
         self.check_filled()
         return np.array(self._data, dtype=dtype)
 

@@ -1,36 +1,51 @@
-"""Memory of a program, and arrays in it."""
+"""Memory of a program, and arrays in it: what operators work with while they are lowered to kernel calls."""
 
 import math
 from dataclasses import dataclass, replace
 
 from foveal.kernel.compile import ArraySpec
-from foveal.kernel.lang import LINE
+from foveal.kernel.lang import LINE, llc
 from foveal.strides import Shape, reshaped_strides
 from foveal.variable import Variable
 
-STREAMED_BYTES = 4 << 20  # of a value that passes the cache: an eighth of a last-level cache of 32 MiB
+
+def min_streamed_bytes() -> int:
+    """Return the size from which on a value is written past the cache: an eighth of the last-level cache.
+
+    Between the moment such a value is written and the moment it is read, others of its size are; a store through the
+    cache would push out what is still in use, and be pushed out itself.
+    """
+    return llc() // 8
 
 
 @dataclass(eq=False)
 class Buffer:
-    """Memory of a program: temporary (in the arena), or an argument's or a variable's."""
+    """Memory of a program."""
 
+    #: number of elements; for a per-thread buffer, of each thread's copy
     size: int
     dtype: str = "float32"
+    #: the variable whose memory this is
     variable: Variable | None = None
+    #: whether it holds an argument of the program
     argument: bool = False
     per_thread: bool = False
 
     @property
+    def temporary(self) -> bool:
+        """True for memory that only the program itself sees; it lies in the arena."""
+        return self.variable is None and not self.argument
+
+    @property
     def streamed(self) -> bool:
-        """Whether it is written past the cache: large, in the arena, and whole cache lines."""
-        temporary = not (self.argument or self.per_thread or self.variable is not None)
-        return temporary and 4 * self.size >= STREAMED_BYTES and self.size % LINE == 0
+        """True if kernels write it past the cache: it is temporary, large, and consists of whole cache lines."""
+        large = 4 * self.size >= min_streamed_bytes()
+        return self.temporary and not self.per_thread and large and self.size % LINE == 0
 
 
 @dataclass(frozen=True)
 class View:
-    """An array in a buffer: offset and strides in elements. Views are what operators' `lower` works with."""
+    """An array in a buffer. Offset and strides are in elements."""
 
     buffer: Buffer
     shape: Shape
@@ -38,20 +53,23 @@ class View:
     offset: int = 0
 
     def permuted(self, *axes: int) -> "View":
+        """Return the same memory with its axes in another order."""
         shape, strides = (tuple(values[a] for a in axes) for values in (self.shape, self.strides))
         return replace(self, shape=shape, strides=strides)
 
     def reshaped(self, shape: Shape) -> "View":
+        """Return the same memory in another shape. The strides have to allow it without a copy."""
         strides = reshaped_strides(self.shape, self.strides, shape)
         assert strides is not None, f"{self.shape} with strides {self.strides} is no view of shape {shape}"
         return replace(self, shape=shape, strides=strides)
 
     def channels_last_rows(self) -> "View":
-        """[N, C, ...] as [N ..., C]."""
+        """Return [N, C, ...] as the matrix [N ..., C]."""
         axes = (0, *range(2, len(self.shape)), 1)
         return self.permuted(*axes).reshaped((math.prod(self.shape) // self.shape[1], self.shape[1]))
 
     @property
     def spec(self) -> ArraySpec:
+        """What a kernel is specialised to: shape, strides, dtype, and whether it is written past the cache."""
         streamed = self.buffer.streamed and self.offset % LINE == 0
         return ArraySpec(self.shape, self.strides, self.buffer.dtype, streamed)

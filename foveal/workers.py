@@ -1,4 +1,4 @@
-"""Threads that run programs, and memory they run on."""
+"""Native threads that run programs, and the memory that programs run on."""
 
 import mmap
 import os
@@ -13,23 +13,26 @@ from foveal.kernel import runtime
 from foveal.strides import Ndarray
 from foveal.system import processors
 
-SMALL_WORK = 10_000_000  # operations, 100 us of one thread; another one is awake after 50 us
+# A graph with fewer operations and elements than these runs on one thread. The operations take about 100 us on one
+# thread, and waking another one takes 50 us.
+SMALL_WORK = 10_000_000
+SMALL_SIZE = 1 << 18
 
+# How often an idle thread looks for work before it sleeps: about 100 us, which is about what waking it takes.
+SPINS = 250
 
-PATIENCE = 250  # turns, about 100 us: a thread that is asleep takes about as long to come back
-
-
-SMALL_SIZE = 1 << 18  # elements of all values together
-
-
+# Bytes of a huge page on x86-64 and on ARM with 4 KiB pages.
 HUGE_PAGE = 2 << 20
 
-
+# What set_threads was called with; 0 if it was not.
 _threads = 0
 
 
 def set_threads(n: int) -> None:
-    """How many threads programs made from now on use; results do not depend on it."""
+    """Set how many threads programs use that are built from now on. Results do not depend on it.
+
+    Raises ShapeError for less than 1.
+    """
     if n < 1:
         raise ShapeError(f"{n} threads: a program needs at least 1")
     global _threads
@@ -37,12 +40,12 @@ def set_threads(n: int) -> None:
 
 
 def get_threads() -> int:
-    """The number of threads programs use: what was set, else the processors this process may run on."""
+    """Return the number of threads programs use: what was set, else the processors this process may run on."""
     return _threads or processors()
 
 
 def threads_for(graph: Graph) -> int:
-    """As many threads as programs use, but one where waking the others takes longer than they save."""
+    """Return the number of threads for a graph: `get_threads()`, or 1 if waking others takes longer than they save."""
     work = sum(
         node.op.flops(node.type, *(x.type for x in node.inputs), **node.attributes)
         for node in graph.nodes
@@ -53,9 +56,12 @@ def threads_for(graph: Graph) -> int:
 
 
 def aligned(size: int) -> Ndarray:
-    """`size` bytes, zeroed, on a page boundary; large blocks ask for huge pages, which save address translation."""
+    """Return `size` zeroed bytes on a page boundary. Large blocks ask for huge pages, which save address
+    translation.
+    """
     length = max(size, 1) + (HUGE_PAGE if size >= HUGE_PAGE else 0)
-    if hasattr(mmap, "MAP_PRIVATE"):  # shared memory, the default, gets no huge pages
+    # mmap's default is shared memory, which gets no huge pages.
+    if hasattr(mmap, "MAP_PRIVATE"):
         memory = mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     else:
         memory = mmap.mmap(-1, length)
@@ -67,24 +73,29 @@ def aligned(size: int) -> Ndarray:
 
 
 class Workers:
-    """Threads that wait to run their part of a job, which is native code from begin to end (kernel.runtime).
+    """Threads that wait to run their part of a job. A job is native code from begin to end (kernel.runtime).
 
-    After a job a thread watches its box natively, so that the next one reaches it within a microsecond; when it has
-    seen
-    none for a while it sleeps until a bare lock is unlocked. (threading's semaphores are Python inside, and an
-    interruption
-    there, Ctrl-C, can leave one held for ever.)
+    Each thread has a box, a piece of memory in which it finds its next job. After a job it watches its box in native
+    code, so that the next job reaches it within a microsecond. If none comes for a while, it sleeps until a bare lock
+    is
+    released: threading's semaphores are written in Python, and an interruption inside of one (Ctrl-C) can leave it held
+    for ever.
     """
 
     def __init__(self) -> None:
         self.process = os.getpid()
         self.lock = threading.Lock()
-        self.boxes = [aligned(runtime.BOX_BYTES)]  # the caller's own, then one per thread
-        self.wake: list[threading.Lock] = []  # one per thread: unlocked to wake it
-        self.table = np.zeros(0, np.int64)  # the boxes' addresses
-        runtime.engine()  # here, not by each thread as it starts
+        # the caller's box, then one per thread
+        self.boxes = [aligned(runtime.BOX_BYTES)]
+        # one per thread, released to wake it
+        self.wake: list[threading.Lock] = []
+        # the addresses of the boxes
+        self.table = np.zeros(0, np.int64)
+        # Compile the native loops here, once, and not in each thread as it starts.
+        runtime.engine()
 
     def grow(self, threads: int) -> None:
+        """Start threads until there are enough for jobs on `threads` threads, the caller's included."""
         while len(self.wake) < threads - 1:
             thread, box, wake = len(self.wake) + 1, aligned(runtime.BOX_BYTES), locked()
             arguments = (thread, box, wake)
@@ -95,19 +106,21 @@ class Workers:
             self.table = np.array([box.ctypes.data for box in self.boxes])
 
     def serve(self, thread: int, box: Ndarray, wake: threading.Lock) -> None:
-        patience = PATIENCE if thread < processors() else 0
-        native, at = runtime.serve(), box.ctypes.data
+        """Run jobs for ever; `thread` is this thread's index in a job."""
+        # A thread without a processor of its own must not spin: it would keep the others from running.
+        spins = SPINS if thread < processors() else 0
+        native, address = runtime.serve(), box.ctypes.data
         while True:
-            native(at, thread, patience)
+            native(address, thread, spins)
             wake.acquire()
 
     def run(self, threads: int, function: int, arguments: int) -> None:
-        """function(arguments, 0, threads) here, with 1 ... in the other threads; back when all are done.
+        """Call the native function(arguments, thread, threads) in each thread, as thread 0 here. Returns when all are
+        done.
 
-        An interruption (Ctrl-C) between any two lines must leave nobody waiting at a barrier: a job that has been
-        started is
-        finished first, then the interruption is raised. The boxes know how far it is, which Python itself cannot: the
-        interruption may be raised on the way back from native code.
+        An interruption (Ctrl-C) between any two lines must leave no thread waiting at a barrier. So a job that has been
+        started is finished first, and then the interruption is raised. Python cannot know how far the job has come,
+        because the interruption may be raised on the way back from native code; the boxes know it.
         """
         with self.lock:
             self.grow(threads)
@@ -121,13 +134,15 @@ class Workers:
                 raise
 
     def finish(self, threads: int) -> None:
+        """Wake the threads that sleep, and run this thread's part of the job until all are done."""
         for wake in self.wake[: threads - 1]:
-            with suppress(RuntimeError):  # unlocked already
+            # RuntimeError: the lock is released already, the thread is awake.
+            with suppress(RuntimeError):
                 wake.release()
         runtime.finish()(self.table.ctypes.data, threads)
 
     def finished(self, threads: int) -> bool:
-        """Bring an interrupted job to its end; False if that was interrupted once more."""
+        """Finish an interrupted job. Returns False if that was interrupted again."""
         try:
             self.finish(threads)
             return True
@@ -141,11 +156,12 @@ def locked() -> threading.Lock:
     return lock
 
 
+# The threads of this process, or of its parent before a fork.
 _workers: Workers | None = None
 
 
 def workers() -> Workers:
-    """This process's threads; a forked child starts its own."""
+    """Return this process's threads. A forked child has none of its parent's threads and starts its own."""
     global _workers
     if _workers is None or _workers.process != os.getpid():
         _workers = Workers()

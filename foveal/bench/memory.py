@@ -63,7 +63,7 @@ def measure(contender: str, work: Work, threads: int) -> dict[str, int]:
     if contender in MEMORY:
         step = compile_step(net, nn.CrossEntropyLoss(), descent(net), threads=threads, memory=contender)
         added = growth(lambda: step(x, labels))
-        return {"bytes": added, "arena": step.program(x, labels).plan.size}
+        return {"bytes": added, "arena": step.program(x, labels).arena_plan.size}
     torch = import_module("foveal.bench.against_torch")
     with torch.session(threads, gradients=True):
         twin = torch.Twin(work.model, net.state_dict(), x, contender)

@@ -10,6 +10,8 @@ from foveal.graph import Graph
 from foveal.lower import lower
 from foveal.ops.elementwise import Pointwise
 from foveal.ops.op import OPS, Case, Operator, Type
+from foveal.passes.fusion.fuse import fuse
+from foveal.passes.layout import plan_layout
 from foveal.passes.simplify import simplify
 from foveal.trace import trace
 
@@ -47,8 +49,10 @@ def kind_of(op: Operator) -> str:
 def recorded(op: Operator, case: Case, expand: bool = False) -> Graph:
     """The operator, or what it expands to, on symbols of a case's types."""
     arrays = case.arrays(0)
-    attributes = op.normalise(*arrays, **case.attributes) if expand else case.attributes
-    call: Any = op.expand if expand else op
+    call: Any = op
+    attributes = case.attributes
+    if expand:
+        call, attributes = op.expand, op.normalise(*arrays, **attributes)
     return trace(lambda *xs: call(*xs, **attributes), *(Type(a.shape, str(a.dtype)) for a in arrays))
 
 
@@ -68,7 +72,9 @@ def way_of(op: Operator) -> Way:
     kind = kind_of(op)
     kernels: dict[str, None] = {}
     if kind != NONE and op.cases:
-        lowered = lower(simplify(recorded(op, op.cases[0])))
+        graph = simplify(recorded(op, op.cases[0]))
+        groups = fuse(graph)
+        lowered = lower(graph, groups, plan_layout(graph, groups))
         kernels = dict.fromkeys(call.kernel.body.__qualname__ for call in lowered.calls)
     parts = parts_of(op) if kind == COMPOSITE else ()
     return Way(op.name, kind, parts, tuple(kernels), op.differentiable and op.arity != 0)

@@ -9,14 +9,16 @@ from math import prod
 from operator import add
 from typing import Any
 
-from foveal.arena import lay_out
+from foveal.arena import plan_arena
 from foveal.autodiff import gradients
 from foveal.errors import ShapeError
 from foveal.graph import Graph, Node
 from foveal.lower import lower
 from foveal.ops.op import Type
+from foveal.passes.fusion.fuse import fuse
+from foveal.passes.layout import plan_layout
 from foveal.passes.simplify import simplify
-from foveal.schedule import split_calls
+from foveal.schedule import schedule
 from foveal.trace import tracing
 from foveal.variable import Variable
 from foveal.workers import threads_for
@@ -195,7 +197,6 @@ def all_of(result: Any) -> list[Any]:
 def arena(graph: Graph) -> int:
     """Bytes of the block that a program would hold its temporary values in."""
     small = simplify(graph)
-    lowered = lower(small, tuned=True)
-    prepared, every_time = split_calls(lowered.calls, small)
-    kept = {view.buffer for call in prepared for view in call.views[: call.outputs]}
-    return lay_out(every_time, lowered.outputs, threads_for(small), kept).plan.size
+    groups = fuse(small)
+    lowered = lower(small, groups, plan_layout(small, groups))
+    return plan_arena(schedule(lowered.calls, small), lowered.outputs, threads_for(small)).size

@@ -14,7 +14,7 @@ from foveal.explain.windows import Window, mends, windows_of
 from foveal.graph import Node
 from foveal.ops.op import Type
 from foveal.strides import Shape
-from foveal.trace import Call, Symbol, tracing
+from foveal.trace import LayerCall, Symbol, tracing
 from foveal.variable import Variable
 
 HIDDEN = ("constant", "index")  # operators without a row of their own
@@ -58,7 +58,7 @@ def checked(input_shape: Sequence[int] | int, batch: int) -> Shape:
 class Explainer:
     """Walks through the calls of a trace."""
 
-    def __init__(self, model: Any, image: Node, calls: Call) -> None:
+    def __init__(self, model: Any, image: Node, calls: LayerCall) -> None:
         self.model, self.image, self.calls = model, image, calls
         self.names = {id(module): name for name, module in model.named_modules()}
         self.fields = Fields()
@@ -112,12 +112,12 @@ class Explainer:
     def macs(self, node: Node) -> int:
         return costs.macs_of(node, self.fields.expansion)
 
-    def add(self, part: Node | Call, depth: int) -> None:
+    def add(self, part: Node | LayerCall, depth: int) -> None:
         if isinstance(part, Node):
             self.add_operator(part, depth)
             return
         self.called.add(id(part.layer))
-        layers = any(isinstance(inner, Call) for inner in part.parts)
+        layers = any(isinstance(inner, LayerCall) for inner in part.parts)
         self.rows.append(self.layer_row(part, depth, layers))
         if not layers:
             return
@@ -131,7 +131,7 @@ class Explainer:
         name = self.names.get(id(module), "")
         return f"{name}." if name else ""
 
-    def layer_row(self, call: Call, depth: int, layers: bool) -> Row:
+    def layer_row(self, call: LayerCall, depth: int, layers: bool) -> Row:
         """A layer; with `layers` one whose parts follow in rows of their own."""
         nodes = list(nodes_of(call))
         variables = held_by(call.layer, nodes, layers)
@@ -283,7 +283,7 @@ def takes(node: Node, windows: Sequence[Window]) -> bool:
     return tuple(shape[2:]) == tuple(w.outputs for w in windows)
 
 
-def nodes_of(call: Call) -> Iterator[Node]:
+def nodes_of(call: LayerCall) -> Iterator[Node]:
     """Every operator of a call, in order."""
     for part in call.parts:
         if isinstance(part, Node):

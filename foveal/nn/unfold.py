@@ -148,12 +148,12 @@ class LocallyConnected2d(Module):
             weight = np.broadcast_to(weight.reshape(k, -1).T, made.weight.shape)
             bias = None if bias is None else np.broadcast_to(bias[:, None, None], (k, *made.places))
         made.weight.data = weight
-        if made.bias is not None:
+        if made.bias is not None and bias is not None:
             made.bias.data = bias
         return made
 
     def forward(self, x: Any) -> Any:
-        how = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
+        how: dict[str, Any] = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
         if x.shape[2:] != self.image:
             raise ShapeError(
                 f"{type(self).__name__}: it is made for images of {self.image[0]}x{self.image[1]}, got shape {x.shape};"

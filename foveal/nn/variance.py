@@ -17,7 +17,7 @@ from foveal.autodiff import gradients
 from foveal.errors import DataError, ShapeError
 from foveal.nn.module import Module
 from foveal.strides import Ndarray, Shape
-from foveal.trace import Call, Symbol, current
+from foveal.trace import LayerCall, Symbol, current
 
 SEED = 0  # of the numbers that outputs are weighed with
 
@@ -115,7 +115,7 @@ def variance_report(model: Module, x: Any) -> VarianceReport:
     check_finite(images, "the batch of variance_report")
     model.name_parameters()
     names = {id(module): name for name, module in model.named_modules()}
-    calls: list[Call] = []
+    calls: list[LayerCall] = []
 
     def measured(batch: Any, weights: Any, key: Any) -> list[Any]:
         recording = current()
@@ -141,16 +141,16 @@ def variance_report(model: Module, x: Any) -> VarianceReport:
     return VarianceReport(type(model).__name__, tuple(rows))
 
 
-def leaves(call: Call) -> Iterator[Call]:
+def leaves(call: LayerCall) -> Iterator[LayerCall]:
     """The calls of layers that call no others."""
-    inner = [part for part in call.parts if isinstance(part, Call)]
+    inner = [part for part in call.parts if isinstance(part, LayerCall)]
     if not inner and call.layer is not None:
         yield call
     for part in inner:
         yield from leaves(part)
 
 
-def measurement(name: str, call: Call, value: Ndarray, slope: Ndarray) -> Activations:
+def measurement(name: str, call: LayerCall, value: Ndarray, slope: Ndarray) -> Activations:
     wide = value.astype(np.float64)  # squares of small values leave float32's range
     return Activations(
         name,

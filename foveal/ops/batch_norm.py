@@ -31,7 +31,7 @@ class ChannelMoments(Operator):
     so that a large mean costs no digits of the variance.
     """
 
-    name, arity = "channel_moments", 1
+    name, arity, channel_reduction = "channel_moments", 1, "moments"
     cases = (
         Case(((4, 3, 5, 6),)),
         Case(((64, 20, 3, 3),)),

@@ -76,7 +76,7 @@ class Concatenate(Operator):
 class Narrow(Operator):
     """y = x[..., start : start + length, ...] along `axis`"""
 
-    name, arity, view = "narrow", 1, True
+    name, arity, view, slices = "narrow", 1, True, True
     cases = (
         Case(((2, 20, 3, 2),), {"axis": 1, "start": 3, "length": 16}),
         Case(((6, 5),), {"axis": 0, "start": 1, "length": 3}),
@@ -94,6 +94,12 @@ class Narrow(Operator):
 
     def shape(self, x: Shape, *, axis: int, start: int, length: int) -> Shape:
         return (*x[:axis], length, *x[axis + 1 :])
+
+    def view_strides(self, x: Shape, strides: Shape, *, axis: int, start: int, length: int) -> Shape:
+        return strides
+
+    def view_offset(self, strides: Shape, *, axis: int, start: int, length: int) -> int:
+        return start * strides[axis]
 
     def numpy(self, x: Ndarray, *, axis: int, start: int, length: int) -> Ndarray:
         return x[(slice(None),) * axis + (slice(start, start + length),)]

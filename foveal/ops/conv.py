@@ -58,7 +58,7 @@ class Convolution(Operator):
         check_ranks(self.name, images.shape, filters.shape)
         return filters.shape[2:]
 
-    def arguments(self, *, window: Window, **rest: Any) -> dict[str, Any]:  # type: ignore[override]
+    def arguments(self, *, window: Window, **rest: Any) -> dict[str, Any]:
         return {**window.sliding(), **rest}
 
 
@@ -144,7 +144,7 @@ class Conv2d(Convolution):
         Case(((50, 5, 3, 3), (1, 5, 3, 3)), {"padding": (2, 1, 0, 2), "dilation": (1, 2)}),
     )
 
-    def window(self, *, window: Window, groups: int) -> Window:  # type: ignore[override]
+    def window(self, *, window: Window, groups: int) -> Window:
         return window
 
     def shape(self, x: Shape, w: Shape, *, window: Window, groups: int) -> Shape:
@@ -167,7 +167,7 @@ class Conv2d(Convolution):
     def flops(self, y: Type, *inputs: Type, **attributes: Any) -> int:
         return flops(y, inputs[1].shape)
 
-    def problem(self, x: Shape, w: Shape, *, window: Window, groups: int) -> select.Problem:  # type: ignore[override]
+    def problem(self, x: Shape, w: Shape, *, window: Window, groups: int) -> select.Problem:
         y = self.shape(x, w, window=window, groups=groups)
         return select.problem_of("forward", y, w, self.arguments(window=window, groups=groups))
 
@@ -289,9 +289,7 @@ class Conv2dInputGrad(Convolution):
     def flops(self, y: Type, *inputs: Type, **attributes: Any) -> int:
         return flops(inputs[0], inputs[1].shape)
 
-    def problem(  # type: ignore[override]
-        self, dy: Shape, w: Shape, *, window: Window, groups: int, image_size: Pair
-    ) -> select.Problem:
+    def problem(self, dy: Shape, w: Shape, *, window: Window, groups: int, image_size: Pair) -> select.Problem:
         dx, (K, C, R, S) = self.shape(dy, w, window=window, groups=groups, image_size=image_size), w
         kind = "forward" if window.stride == (1, 1) else "transposed"
         return select.problem_of(kind, dx, (C, K, R, S), self.arguments(window=window, groups=groups))
@@ -389,7 +387,7 @@ class Conv2dWeightGrad(Convolution):
     ) -> dict[str, Any]:
         return self.convolution(kernel_size, stride, padding, dilation, groups)
 
-    def arguments(self, *, window: Window, **rest: Any) -> dict[str, Any]:  # type: ignore[override]
+    def arguments(self, *, window: Window, **rest: Any) -> dict[str, Any]:
         return {**window.sliding(), **rest, "kernel_size": window.size}
 
     def shape(self, dy: Shape, x: Shape, *, window: Window, groups: int) -> Shape:
@@ -421,7 +419,7 @@ class Conv2dWeightGrad(Convolution):
     def flops(self, y: Type, *inputs: Type, **attributes: Any) -> int:
         return flops(inputs[0], y.shape)
 
-    def problem(self, dy: Shape, x: Shape, *, window: Window, groups: int) -> select.Problem:  # type: ignore[override]
+    def problem(self, dy: Shape, x: Shape, *, window: Window, groups: int) -> select.Problem:
         dw = self.shape(dy, x, window=window, groups=groups)
         return select.problem_of("weight", dy, dw, {**window.sliding(), "groups": groups})
 

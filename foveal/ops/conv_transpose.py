@@ -64,7 +64,7 @@ class Convolve2d(Convolution):
         Case(((1, 4, 7, 5), (6, 2, 3, 3)), {"groups": 2, "stride": 2, "dilation": (2, 1)}),
     )
 
-    def window(self, *, window: Window, groups: int) -> Window:  # type: ignore[override]
+    def window(self, *, window: Window, groups: int) -> Window:
         return window
 
     def shape(self, x: Shape, w: Shape, *, window: Window, groups: int) -> Shape:

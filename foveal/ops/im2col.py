@@ -47,7 +47,7 @@ class Im2col(Operator):
     ) -> dict[str, Any]:
         return {"window": Window.of(self.name, kernel_size, stride, padding, dilation)}
 
-    def arguments(self, *, window: Window) -> dict[str, Any]:  # type: ignore[override]
+    def arguments(self, *, window: Window) -> dict[str, Any]:
         return window.arguments()
 
     def shape(self, x: Shape, *, window: Window) -> Shape:
@@ -113,7 +113,7 @@ class Col2im(Operator):
         window = Window.of(self.name, kernel_size, stride, padding, dilation)
         return {"window": window, "image_size": pair(image_size, f"{self.name}: image_size")}
 
-    def arguments(self, *, window: Window, image_size: Pair) -> dict[str, Any]:  # type: ignore[override]
+    def arguments(self, *, window: Window, image_size: Pair) -> dict[str, Any]:
         return {**window.arguments(), "image_size": image_size}
 
     def shape(self, y: Shape, *, window: Window, image_size: Pair) -> Shape:
@@ -187,10 +187,10 @@ class Conv2dIm2col(Operator):
         check_ranks(self.name, x.shape, w.shape)
         return {"window": Window.of(self.name, w.shape[2:], stride, padding, dilation)}
 
-    def arguments(self, *, window: Window) -> dict[str, Any]:  # type: ignore[override]
+    def arguments(self, *, window: Window) -> dict[str, Any]:
         return window.sliding()
 
-    def window(self, *, window: Window) -> Window:  # type: ignore[override]
+    def window(self, *, window: Window) -> Window:
         return window
 
     def shape(self, x: Shape, w: Shape, *, window: Window) -> Shape:
@@ -253,10 +253,10 @@ class LocallyConnected2d(Operator):
     ) -> dict[str, Any]:
         return {"window": Window.of(self.name, kernel_size, stride, padding, dilation)}
 
-    def arguments(self, *, window: Window) -> dict[str, Any]:  # type: ignore[override]
+    def arguments(self, *, window: Window) -> dict[str, Any]:
         return window.arguments()
 
-    def window(self, *, window: Window) -> Window:  # type: ignore[override]
+    def window(self, *, window: Window) -> Window:
         return window
 
     def shape(self, x: Shape, w: Shape, *, window: Window) -> Shape:

@@ -7,7 +7,7 @@ guide to convolution arithmetic for deep learning", has pictures of all of them.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,9 @@ PairArgument = int | Sequence[int]
 PaddingArgument = int | Sequence[int] | str
 
 WORDS = ("rows", "columns")
+
+# a position that is known, or one in a kernel
+P = TypeVar("P", int, Index)
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ class Window:
             for s in range(self.size[1]):
                 yield r, s
 
-    def position(self, axis: int, p: Any, tap: int) -> Any:
+    def position(self, axis: int, p: P, tap: int) -> P:
         """The position along an axis that a tap of the p-th window reads; it may lie in the padding."""
         return p * self.stride[axis] + tap * self.dilation[axis] - self.padding[2 * axis]
 
@@ -157,7 +160,7 @@ class Window:
             found.append((h, v, both(row, column)))
         return found
 
-    def tap(self, axis: int, p: Index, count: int, tap: int, n: int) -> tuple[Any, Any]:
+    def tap(self, axis: int, p: Index, count: int, tap: int, n: int) -> tuple[Index, Scalar]:
         """The position, of n along an axis, that a tap of the p-th of `count` windows reads, and if it is inside.
 
         Outside, the position is 0.

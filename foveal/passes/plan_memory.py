@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-ALIGNMENT = 64  # bytes: a cache line, and the widest vector
+# Bytes of a cache line, and of the widest vector.
+ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
@@ -16,23 +17,25 @@ class Lifetime:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Packing:
     """Byte offset of each buffer, and the arena's size."""
 
     offsets: tuple[int, ...]
     size: int
 
 
-def plan_memory(lifetimes: Sequence[Lifetime], heirs: Mapping[int, int] | None = None) -> Plan:
-    """Offsets such that buffers in use at the same call lie apart; heirs, where that takes less, excepted.
+def plan_memory(lifetimes: Sequence[Lifetime], heirs: Mapping[int, int] | None = None) -> Packing:
+    """Return offsets such that buffers in use at the same call do not overlap.
 
-    heirs: buffer -> another one of its size, last used by the call that first uses the buffer, whose place it may take
-    over.
+    heirs: buffer -> another buffer of its size, last used by the call that first uses the buffer. It may take the place
+    of
+    that one; it does if this makes the arena smaller.
     """
     apart = pack(lifetimes)
     if not heirs:
         return apart
-    owner: dict[int, int] = {}  # the first buffer of each place
+    # Merge each chain of heirs into one lifetime, which is that of the chain's first buffer, its owner.
+    owner: dict[int, int] = {}
     joined = dict(enumerate(lifetimes))
     for i in sorted(joined, key=lambda i: lifetimes[i].first):
         owner[i] = owner[heirs[i]] if i in heirs else i
@@ -41,27 +44,32 @@ def plan_memory(lifetimes: Sequence[Lifetime], heirs: Mapping[int, int] | None =
             joined[owner[i]] = replace(joined[owner[i]], last=lifetimes[i].last)
     packed = pack(list(joined.values()))
     offsets = dict(zip(joined, packed.offsets, strict=True))
-    together = Plan(tuple(offsets[owner[i]] for i in range(len(lifetimes))), packed.size)
+    together = Packing(tuple(offsets[owner[i]] for i in range(len(lifetimes))), packed.size)
     return min(apart, together, key=lambda plan: plan.size)
 
 
-def pack(lifetimes: Sequence[Lifetime]) -> Plan:
-    """Largest first, each at the lowest offset free for its whole life (greedy by size, Pisarchyk and Lee 2020)."""
+def pack(lifetimes: Sequence[Lifetime]) -> Packing:
+    """Place the largest buffer first, each at the lowest offset that is free during its whole life.
+
+    Greedy by size, Pisarchyk and Lee 2020, "Efficient memory management for deep neural net inference".
+    """
     sizes = [-(-max(b.size, 1) // ALIGNMENT) * ALIGNMENT for b in lifetimes]
     offsets = [0] * len(lifetimes)
     placed: list[int] = []
     for i in sorted(range(len(lifetimes)), key=lambda i: (-sizes[i], lifetimes[i].first)):
-        mine = lifetimes[i]
-        busy = sorted(
+        life = lifetimes[i]
+        # byte ranges of the placed buffers that are alive at the same time
+        occupied = sorted(
             (offsets[j], offsets[j] + sizes[j])
             for j in placed
-            if lifetimes[j].first <= mine.last and mine.first <= lifetimes[j].last
+            if lifetimes[j].first <= life.last and life.first <= lifetimes[j].last
         )
-        at = 0
-        for low, high in busy:
-            if at + sizes[i] <= low:
+        # the first gap that is large enough
+        offset = 0
+        for low, high in occupied:
+            if offset + sizes[i] <= low:
                 break
-            at = max(at, high)
-        offsets[i] = at
+            offset = max(offset, high)
+        offsets[i] = offset
         placed.append(i)
-    return Plan(tuple(offsets), max((o + s for o, s in zip(offsets, sizes, strict=True)), default=0))
+    return Packing(tuple(offsets), max((o + s for o, s in zip(offsets, sizes, strict=True)), default=0))

@@ -1,6 +1,6 @@
 """Expand composites into primitives, fold constants, share equal nodes. Graph -> Graph."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
@@ -8,109 +8,110 @@ import numpy as np
 from foveal.graph import Graph, Node
 from foveal.ops import elementwise
 from foveal.ops import shape as moves
-from foveal.ops.op import OPS, Operator, recording_with
+from foveal.ops.op import OPS, Operand, Operator, Tensor, recording_with
 from foveal.trace import Symbol, Trace
 
 
 def simplify(graph: Graph) -> Graph:
-    """The same function in primitives, each computed once, without what nothing needs."""
+    """Return a graph of the same function in primitive operators, each value computed once, unused nodes left out."""
     rewriter = Rewriter(graph)
-    with recording_with(rewriter.record):
-        made: dict[Node, Symbol] = {}
+    with recording_with(rewriter):
+        rewritten: dict[Node, Symbol] = {}
         for node in graph.nodes:
             if node.op is None:
-                made[node] = Symbol(rewriter, node)
+                rewritten[node] = Symbol(rewriter, node)
             else:
-                inputs = tuple(made[x] for x in node.inputs)
-                made[node] = rewriter.record(node.op, inputs, dict(node.attributes))
-        rewriter.updates = {v: made[node].node for v, node in graph.updates}
-        return rewriter.graph([made[node] for node in graph.outputs])
+                inputs = tuple(rewritten[x] for x in node.inputs)
+                rewritten[node] = rewriter.record(node.op, inputs, dict(node.attributes))
+        rewriter.updates = {variable: rewritten[node].node for variable, node in graph.updates}
+        return rewriter.graph([rewritten[node] for node in graph.outputs])
 
 
-def number(symbol: Symbol) -> float | None:
-    """The value of a constant."""
+def constant_value(symbol: Symbol) -> float | None:
+    """Return the value of a constant; None for anything else."""
     node = symbol.node
     return node.attributes["value"] if node.op is moves.constant else None
 
 
 class Rewriter(Trace):
-    """Records a graph anew: what is recorded before is found again instead of being repeated."""
+    """Records a graph anew. An operator that was recorded on the same inputs before gives the same symbol again."""
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
         self.arguments = list(graph.arguments)
-        self.variables = {n.variable: n for n in graph.variables if n.variable is not None}
-        self.known: dict[Any, Symbol] = {}
+        self.variables = {node.variable: node for node in graph.variables if node.variable is not None}
+        # by operator, inputs and attributes
+        self.recorded: dict[Hashable, Symbol] = {}
 
-    def record(self, op: Operator, inputs: tuple[Any, ...], attributes: dict[str, Any]) -> Symbol:
+    def record(self, op: Operator, inputs: tuple[Operand, ...], attributes: dict[str, Any]) -> Symbol:
         symbols = tuple(self.lift(x) for x in inputs)
-        key = (op.name, tuple(s.node for s in symbols), tuple(sorted(attributes.items())))
-        if key not in self.known:
-            self.known[key] = self.simplest(op, symbols, attributes)
-        return self.known[key]
+        key = (op.name, tuple(symbol.node for symbol in symbols), tuple(sorted(attributes.items())))
+        if key not in self.recorded:
+            self.recorded[key] = self.simplest(op, symbols, attributes)
+        return self.recorded[key]
 
     def simplest(self, op: Operator, inputs: tuple[Symbol, ...], attributes: dict[str, Any]) -> Symbol:
+        """Return the simplest form of an operator's result that is known."""
         if op.composite:
             return self.lift(op.expand(*inputs, **attributes))
-        numbers = [number(x) for x in inputs]
-        if isinstance(op, elementwise.Pointwise) and None not in numbers and numbers:
-            value = op.numpy(*(np.float32(n) for n in numbers), **attributes)
+        constants = [constant_value(x) for x in inputs]
+        if isinstance(op, elementwise.Pointwise) and None not in constants and constants:
+            value = op.numpy(*(np.float32(n) for n in constants), **attributes)
             return self.lift(float(value))
         rule = RULES.get(op.name)
-        found = rule(inputs, numbers, attributes) if rule else None
-        return found if found is not None else super().record(op, inputs, attributes)
+        simpler = rule(inputs, constants, attributes) if rule else None
+        return self.lift(simpler) if simpler is not None else super().record(op, inputs, attributes)
 
 
-Rule = Callable[[tuple[Symbol, ...], list[float | None], dict[str, Any]], Symbol | None]
+# A rule is called with the inputs, their values where they are constants, and the attributes. It returns a simpler
+# result, or None if it knows none.
+Rule = Callable[[tuple[Symbol, ...], list[float | None], dict[str, Any]], Tensor | None]
 
 
-def neutral(position: int, value: float) -> Callable[[tuple[Symbol, ...], list[float | None]], Symbol | None]:
-    """op(a, b) = a where b, at `position`, is `value`."""
+def neutral(value: float, *positions: int) -> Rule:
+    """Return a rule for an operator of two inputs: op(a, value) = a, where `value` stands at one of the positions."""
 
-    def apply(inputs: tuple[Symbol, ...], numbers: list[float | None]) -> Symbol | None:
-        return inputs[1 - position] if numbers[position] == value else None
-
-    return apply
-
-
-def either(*checks: Any) -> Rule:
-    def rule(inputs: tuple[Symbol, ...], numbers: list[float | None], _: dict[str, Any]) -> Symbol | None:
-        return next((found for check in checks if (found := check(inputs, numbers)) is not None), None)
+    def rule(inputs: tuple[Symbol, ...], constants: list[float | None], _: dict[str, Any]) -> Tensor | None:
+        return next((inputs[1 - position] for position in positions if constants[position] == value), None)
 
     return rule
 
 
-def same_shape(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Symbol | None:
+def same_shape(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Tensor | None:
+    """An array in its own shape is the array itself."""
     return inputs[0] if inputs[0].shape == attributes["shape"] else None
 
 
-def whole(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Symbol | None:
-    """All of an axis is the array itself."""
+def whole_axis(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Tensor | None:
+    """A slice of a whole axis is the array itself."""
     return inputs[0] if inputs[0].shape[attributes["axis"]] == attributes["length"] else None
 
 
-def alone(inputs: tuple[Symbol, ...], *_: Any) -> Symbol | None:
-    """One array beside no other is itself."""
+def single_array(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Tensor | None:
+    """The concatenation of one array is the array itself."""
     return inputs[0] if len(inputs) == 1 else None
 
 
-def reshape_once(inputs: tuple[Symbol, ...], numbers: list[float | None], attributes: dict[str, Any]) -> Symbol | None:
+def reshape_once(
+    inputs: tuple[Symbol, ...], constants: list[float | None], attributes: dict[str, Any]
+) -> Tensor | None:
     """A reshape of a reshape is one reshape; one to the same shape is none."""
     source = inputs[0].node
     if source.op is moves.reshape:
         return moves.reshape(Symbol(inputs[0].trace, source.inputs[0]), **attributes)
-    return same_shape(inputs, numbers, attributes)
+    return same_shape(inputs, constants, attributes)
 
 
 def reduction(name: str) -> Rule:
-    """Over axes of size 1 it is a reshape; kept axes are put back by a reshape, so that equal sums are found to be
-    equal.
+    """Return the rule of a reduction: over axes of size 1 it is a reshape, and it keeps no reduced axis.
+
+    A reshape puts the kept axes back, so that two sums that differ in `keepdims` alone are found to be equal.
     """
 
-    def rule(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Symbol | None:
+    def rule(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Tensor | None:
         (x,), axes = inputs, attributes["axes"]
         shape = OPS[name].shape(x.shape, **attributes)
-        if all(x.shape[a] == 1 for a in axes):
+        if all(x.shape[axis] == 1 for axis in axes):
             return moves.reshape(x, shape=shape)
         if attributes["keepdims"]:
             return moves.reshape(OPS[name](x, axes=axes, keepdims=False), shape=shape)
@@ -119,15 +120,16 @@ def reduction(name: str) -> Rule:
     return rule
 
 
+# By the operator's name.
 RULES: dict[str, Rule] = {
-    "add": either(neutral(1, 0.0), neutral(0, 0.0)),
-    "subtract": either(neutral(1, 0.0)),
-    "multiply": either(neutral(1, 1.0), neutral(0, 1.0)),
-    "divide": either(neutral(1, 1.0)),
+    "add": neutral(0.0, 1, 0),
+    "subtract": neutral(0.0, 1),
+    "multiply": neutral(1.0, 1, 0),
+    "divide": neutral(1.0, 1),
     "broadcast_to": same_shape,
     "reshape": reshape_once,
-    "narrow": whole,
-    "concatenate": alone,
+    "narrow": whole_axis,
+    "concatenate": single_array,
     "sum": reduction("sum"),
     "max": reduction("max"),
 }

@@ -2,15 +2,15 @@
 
 import numpy as np
 import pytest
+from stages import stages_of
 
 from foveal import nn, ops
 from foveal.autodiff import gradients
-from foveal.lower import Lowerer
+from foveal.build import build
 from foveal.nn.models.resnet import BasicBlock
 from foveal.ops.batch_norm import per_channel
 from foveal.ops.op import Type
 from foveal.passes.simplify import simplify
-from foveal.program import Program
 from foveal.trace import trace
 
 IMAGE, FILTERS, CHANNELS = Type((3, 20, 7, 6)), Type((20, 20, 3, 3)), Type((20,))
@@ -24,7 +24,7 @@ def drawn(types, seed=0):
 def same_numbers(graph, xs, limit=2e-5):
     """The program, whose outputs equal NumPy's in float64, in bits on every number of threads, and interpreted."""
     wants = graph.evaluate(*(x.astype(np.float64) for x in xs))
-    programs = [Program(graph, threads=threads) for threads in (1, 2, 3)]
+    programs = [build(graph, threads=threads) for threads in (1, 2, 3)]
     for program in programs:
         program.arena[:] = 255
     results = [program.run(*xs) for program in programs]
@@ -39,7 +39,7 @@ def same_numbers(graph, xs, limit=2e-5):
 def groups(function, *types, limit=2e-5):
     """What each kernel of a function computes, with the numbers checked."""
     program = same_numbers(trace(function, *types), drawn(types), limit)
-    return [group.what() for group in program.lowered.groups]
+    return [group.what() for group in program.groups]
 
 
 def conv(x, w, **how):
@@ -162,12 +162,12 @@ def test_training_a_residual_block(stride):
         return gradients(block(x), [x, *parameters], dy)
 
     graph = trace(slopes, x, Type((4, 16, 8 // stride, 8 // stride)))
-    program = Program(graph, threads=2)
-    images = [g for g in program.lowered.groups if len(g.domain) == 4 and g.domain[0] == 4]
-    assert [g.kind for g in images].count("kernel") == (4 if stride == 1 else 6)
+    program = build(graph, threads=2)
+    images = [g for g in program.groups if len(g.domain) == 4 and g.domain[0] == 4]
+    assert [g.kind for g in images].count("anchored") == (4 if stride == 1 else 6)
     assert [g.kind for g in images].count("reduce") <= 1
     xs = drawn([a.type for a in graph.arguments], 1)
-    unfused = Program(graph, threads=1, tuned=False).run(*xs)
+    unfused = build(graph, threads=1, tuned=False).run(*xs)
     for got, want in zip(program.run(*xs), unfused, strict=True):
         assert abs(got - want).max() <= 1e-4 * abs(want).max()
 
@@ -221,7 +221,7 @@ def test_windows_that_overlap_much_compute_nothing_again():
 def test_the_largest_is_nan_where_one_is():
     x = np.zeros((1, 3, 4, 4), np.float32)
     x[0, 1, 2, 3], x[0, 2] = np.nan, -np.inf
-    y = Program(trace(lambda x: ops.max_pool2d(x, size=2), Type(x.shape)), threads=1).run(x)[0]
+    y = build(trace(lambda x: ops.max_pool2d(x, size=2), Type(x.shape)), threads=1).run(x)[0]
     assert np.isnan(y[0, 1, 1, 1])
     assert np.isnan(y).sum() == 1
     assert (y[0, 2] == -np.inf).all()
@@ -248,7 +248,7 @@ def test_moments_lose_no_digits_by_a_large_mean(filters, how, mean):
     types = [Type((5, 20, 9, 8)), Type(filters)]
     graph, xs = trace(layer, *types), drawn(types)
     program = same_numbers(graph, xs)
-    assert [g.kind for g in program.lowered.groups] == ["kernel"]
+    assert [g.kind for g in program.groups] == ["anchored"]
     y, moments, _ = program.run(*xs)
     variance = y.astype(np.float64).var(axis=(0, 2, 3))
     np.testing.assert_allclose(moments[1], variance, rtol=1e-4 if mean else 1e-5)
@@ -262,7 +262,7 @@ def test_the_gradient_in_x_ends_in_the_same_way():
 
     types = [Type((3, 20, 7, 6)), FILTERS, Type((3, 20, 14, 12)), CHANNELS]
     program = same_numbers(trace(slope, *types), drawn(types))
-    assert [g.kind for g in program.lowered.groups] == ["kernel"]
+    assert [g.kind for g in program.groups] == ["anchored"]
 
 
 def test_sums_alone_store_the_output_once():
@@ -273,8 +273,7 @@ def test_sums_alone_store_the_output_once():
 
 def test_plain_kernels_have_no_epilogue():
     graph = simplify(trace(lambda x, w: ops.relu(conv(x, w)), IMAGE, FILTERS))
-    lowered = Lowerer(graph, tuned=False).run()
-    assert [g.kind for g in lowered.groups] == ["kernel", "pointwise"]
+    assert [g.kind for g in stages_of(graph, tuned=False).groups] == ["anchored", "pointwise"]
 
 
 def test_extras_may_lie_in_any_layout():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import foveal
 from foveal import nn, ops, optim
+from foveal.build import build
 from foveal.errors import ShapeError
 from foveal.graph import Graph, Node
 from foveal.nn.models.resnet import BasicBlock
@@ -16,7 +17,6 @@ from foveal.ops.batch_norm import per_channel
 from foveal.ops.op import Type
 from foveal.passes.plan_memory import ALIGNMENT, Lifetime, plan_memory
 from foveal.passes.simplify import simplify
-from foveal.program import Program
 from foveal.schedule import needed_barriers
 from foveal.trace import trace
 from foveal.variable import Variable
@@ -30,7 +30,7 @@ def names(graph):
 
 
 def kinds(program):
-    return [group.kind for group in program.lowered.groups]
+    return [group.kind for group in program.groups]
 
 
 # Graph
@@ -68,7 +68,7 @@ def test_a_variable_is_read_and_written_in_place():
         current().assign(total, current().lift(total) + x)
         return current().lift(total) * 10.0
 
-    program = Program(trace(add, Type((3,))), threads=1)
+    program = build(trace(add, Type((3,))), threads=1)
     first, second = (program.run(np.array([1.0, 2.0, 3.0]))[0] for _ in range(2))
     assert (first.tolist(), second.tolist()) == ([10, 20, 30], [20, 40, 60])
     assert total.data.tolist() == [2, 4, 6]
@@ -167,7 +167,7 @@ def test_simplifying_twice_changes_nothing_more():
 def calls(function, *types):
     """The kernels of a function, by group; their results are compared with NumPy's."""
     graph = trace(function, *types)
-    program = Program(graph, threads=1)
+    program = build(graph, threads=1)
     rng = np.random.default_rng(0)
     xs = [rng.uniform(0.5, 1.5, t.shape).astype(np.float32) for t in types]
     for got, want in zip(program.run(*xs), graph.evaluate(*xs), strict=True):
@@ -184,15 +184,15 @@ def test_bias_and_relu_are_part_of_a_convolution():
         y = ops.conv2d(x, w, padding=1)
         return ops.relu(y + per_channel(b, y))
 
-    assert calls(layer, IMAGE, Type((8, 16, 3, 3)), Type((8,))) == ["kernel"]
+    assert calls(layer, IMAGE, Type((8, 16, 3, 3)), Type((8,))) == ["anchored"]
 
 
 def test_batch_norm_inference_residual_and_relu_are_one_kernel_on_the_image():
     def block(x, skip, mean, var, gamma, beta):
         return ops.relu(ops.batch_norm_inference(x, mean, var, gamma, beta) + skip)
 
-    program = Program(trace(block, IMAGE, IMAGE, *[CHANNELS] * 4), threads=1)
-    assert [g.domain for g in program.lowered.groups if g.domain == IMAGE.shape] == [IMAGE.shape]
+    program = build(trace(block, IMAGE, IMAGE, *[CHANNELS] * 4), threads=1)
+    assert [g.domain for g in program.groups if g.domain == IMAGE.shape] == [IMAGE.shape]
     assert set(calls(block, IMAGE, IMAGE, *[CHANNELS] * 4)) == {"pointwise"}
 
 
@@ -235,7 +235,7 @@ def test_adam_writes_all_of_a_parameter_in_one_kernel():
     linear = nn.Linear(3, 2, bias=False)
     step = foveal.compile_step(linear, nn.CrossEntropyLoss(), optim.Adam(linear.parameters()), threads=1)
     program = step.program(np.zeros((4, 3), np.float32), np.zeros(4, int))
-    groups = [g for g in program.lowered.groups if set(g.results) & {v for _, v in program.graph.updates}]
+    groups = [g for g in program.groups if set(g.results) & {v for _, v in program.graph.updates}]
     assert [len(group.results) for group in groups] == [3]
 
 
@@ -244,18 +244,18 @@ def test_small_updates_of_one_shape_share_a_kernel_and_others_do_not_wait_for_ea
     step = foveal.compile_step(model, nn.CrossEntropyLoss(), optim.Momentum(model.parameters(), 0.1), threads=2)
     program = step.program(np.zeros((2, 4), np.float32), np.zeros(2, int))
     values = {value for _, value in program.graph.updates}
-    writing = [bool(set(g.results) & values) for g in program.lowered.groups]
-    sizes = [len(g.results) for g in program.lowered.groups[-4:]]
+    writing = [bool(set(g.results) & values) for g in program.groups]
+    sizes = [len(g.results) for g in program.groups[-4:]]
     assert writing == [False] * (len(writing) - 4) + [True] * 4
     assert sorted(sizes) == [2, 2, 4, 4]  # (4, 4) and (4,) twice, (3, 4) and (3,): parameter and velocity
-    assert sum(program.barriers[-5:-1]) == 1  # behind the last gradient
+    assert sum(program.schedule.barriers[-5:-1]) == 1  # behind the last gradient
 
 
 def test_inference_of_a_residual_block_is_two_convolutions():
     block = BasicBlock(16, 16, 1).eval()
     program = foveal.compile(block.forward, threads=1).program(np.zeros(IMAGE.shape, np.float32))
-    on_images = [g.kind for g in program.lowered.groups if g.domain == IMAGE.shape]
-    assert on_images == ["kernel", "kernel"]
+    on_images = [g.kind for g in program.groups if g.domain == IMAGE.shape]
+    assert on_images == ["anchored", "anchored"]
 
 
 POINTWISE = st.sampled_from(["add", "multiply", "relu", "maximum", "sum", "broadcast", "channels", "reshape"])
@@ -293,7 +293,7 @@ def test_any_fused_graph_computes_what_numpy_does(recipe, returned):
     rng = np.random.default_rng(0)
     xs = [rng.standard_normal(shape).astype(np.float32), rng.standard_normal(4).astype(np.float32)]
     wants = graph.evaluate(*(x.astype(np.float64) for x in xs))
-    program = Program(graph, threads=2)
+    program = build(graph, threads=2)
     program.arena[:] = 255
     for got, want in zip(program.run(*xs), wants, strict=True):
         assert abs(got - want).max() <= 1e-5 * max(abs(w).max() for w in (*wants, np.ones(1)))
@@ -337,16 +337,18 @@ def test_a_long_chain_needs_two_buffers():
             x = ops.matmul(x, w)
         return x
 
-    program = Program(trace(chain, Type((64, 64)), Type((64, 64))), threads=1)
+    program = build(trace(chain, Type((64, 64)), Type((64, 64))), threads=1)
     panels, values = 64 * 64 * 4, 64 * 64 * 4
-    assert program.plan.size <= panels + 3 * values
+    assert program.arena_plan.size <= panels + 3 * values
 
 
 def test_every_call_that_reads_or_overwrites_waits():
     model = nn.models.build("small", channels=1, size=(8, 8), classes=3)
     step = foveal.compile_step(model, nn.CrossEntropyLoss(), optim.Momentum(model.parameters(), 0.1))
     program = step.program(np.zeros((4, 1, 8, 8), np.float32), np.zeros(4, int))
-    where = {b: (o, o + 4 * b.size) for b, o in zip(program.layout.buffers, program.plan.offsets, strict=True)}
+    where = {
+        b: (o, o + 4 * b.size) for b, o in zip(program.arena_plan.buffers, program.arena_plan.offsets, strict=True)
+    }
 
     def overlap(a, b):
         if a in where and b in where and a is not b:
@@ -363,7 +365,7 @@ def test_every_call_that_reads_or_overwrites_waits():
             ):
                 assert not (one_writes and overlap(mine, theirs)), (call.kernel.name, other.kernel.name)
         since = [] if barrier else [*since, call]
-    assert sum(program.barriers) < len(program.calls)
+    assert sum(program.schedule.barriers) < len(program.calls)
 
 
 def test_what_depends_on_parameters_alone_is_prepared_once_and_again_when_they_change():

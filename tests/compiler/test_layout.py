@@ -4,18 +4,21 @@ else.
 
 import numpy as np
 import pytest
+from stages import stages_of
 
 import foveal
 from foveal import debug, nn, optim
+from foveal.build import build
 from foveal.graph import Graph
-from foveal.lower import Lowered, lower
+from foveal.lower import Lowered
 from foveal.nn import models
 from foveal.ops import add, conv2d, max_pool2d, relu, reshape
 from foveal.ops import sum as total
 from foveal.ops.kernels.pointwise import pointwise
 from foveal.ops.op import Type
+from foveal.passes.layout import LayoutPlan
 from foveal.passes.simplify import simplify
-from foveal.program import FEW_CHANNELS, Program, fill
+from foveal.program import MIN_CHANNELS, fill
 from foveal.strides import channels_last, contiguous, dense, filters_last, reshaped_strides
 from foveal.trace import trace, tracing
 from foveal.variable import Variable
@@ -40,8 +43,8 @@ def copies(lowered: Lowered) -> int:
     return sum(dict(static)["steps"] == () for static in statics)
 
 
-def planned(lowered: Lowered) -> int:
-    return sum(not conversion.fused for conversion in lowered.layout.conversions)
+def planned(layout: LayoutPlan) -> int:
+    return sum(not conversion.fused for conversion in layout.conversions)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -50,8 +53,8 @@ def test_training_converts_at_the_edges_alone(name, tuned):
     channels, size, edges = NETWORKS[name]
     model = models.build(name, channels=channels, size=size, classes=10)
     graph = training_step(model, channels, size)
-    lowered = lower(graph, tuned)
-    plan = lowered.layout
+    stages = stages_of(graph, tuned)
+    plan = stages.layout
     found = set()
     for conversion in plan.conversions:
         assert not conversion.fused, conversion
@@ -59,19 +62,19 @@ def test_training_converts_at_the_edges_alone(name, tuned):
         flattened = next((to for to, x in plan.reads if x is node and to.op is reshape), node)
         found.add((str(node.op), flattened.shape))
     assert found == edges
-    assert copies(lowered) == planned(lowered) == len(edges)
+    assert copies(stages.lowered) == planned(plan) == len(edges)
     assert not plan.late
     assert len(plan.in_place) == len(graph.updates)
     inputs = {node.variable: node for node in graph.variables}
     for variable, value in graph.updates:
         assert plan.in_place[value] is inputs[variable]
         assert plan.strides[value] == variable.strides
-    for group in lowered.groups:
+    for group in stages.groups:
         for node in group.results:
             strides = plan.strides[node]
             if len(node.shape) == 4 and str(node.op) == "conv2d_weight_grad":
                 assert strides == filters_last(node.shape)
-            elif group.kind == "kernel" and len(node.shape) == 4 and node is group.operator:
+            elif group.kind == "anchored" and len(node.shape) == 4 and node is group.anchor:
                 assert strides == channels_last(node.shape)
 
 
@@ -79,7 +82,7 @@ def test_training_converts_at_the_edges_alone(name, tuned):
 def test_optimisers_update_in_place(optimiser):
     model = models.build("lenet5", channels=1, size=(28, 28), classes=10)
     graph = training_step(model, 1, (28, 28), optimiser)
-    plan = lower(graph).layout
+    plan = stages_of(graph).layout
     assert not plan.late
     assert len(plan.in_place) == len(graph.updates)
 
@@ -93,10 +96,10 @@ def test_one_copy_serves_all_readers():
         image = reshape(x, shape=(2, 3, 6, 6))
         return conv2d(image, w, padding=1), max_pool2d(image, size=2)
 
-    lowered = lower(graph_of(function, (2, 108), (5, 3, 3, 3)))
-    assert [str(c.node.op) for c in lowered.layout.conversions] == ["reshape"]
-    assert len(lowered.layout.reads) == 2
-    assert copies(lowered) == 1
+    stages = stages_of(graph_of(function, (2, 108), (5, 3, 3, 3)))
+    assert [str(c.node.op) for c in stages.layout.conversions] == ["reshape"]
+    assert len(stages.layout.reads) == 2
+    assert copies(stages.lowered) == 1
 
 
 def test_filters_that_are_computed_keep_the_layout_of_filters():
@@ -104,8 +107,8 @@ def test_filters_that_are_computed_keep_the_layout_of_filters():
     with tracing() as recording:
         x = recording.argument(Type((2, 3, 6, 6)), "x")
         graph = recording.graph([conv2d(x, relu(recording.lift(w)), padding=1)])
-    program = Program(graph)
-    assert program.lowered.layout.conversions == []
+    program = build(graph)
+    assert program.layout.conversions == []
     x = np.random.default_rng(0).standard_normal((2, 3, 6, 6)).astype(np.float32)
     (y,) = program.run(x)
     np.testing.assert_allclose(y, graph.evaluate(x)[0], rtol=1e-5, atol=1e-5)
@@ -115,19 +118,19 @@ def test_what_a_kernel_reads_across_its_layout_is_listed():
     def function(x, y):
         return relu(add(x, reshape(y, shape=(2, 3, 6, 6))))
 
-    lowered = lower(graph_of(function, (2, 3, 6, 6), (2, 108)))
-    (conversion,) = lowered.layout.conversions
+    stages = stages_of(graph_of(function, (2, 3, 6, 6), (2, 108)))
+    (conversion,) = stages.layout.conversions
     assert conversion.fused
     assert str(conversion) == ("reshape f32[2,3,6,6]: C order read as channels last, by add relu -> f32[2,3,6,6]")
-    assert copies(lowered) == 0
+    assert copies(stages.lowered) == 0
 
 
 def test_reductions_read_across_too():
     def function(x, y):
         return total(add(x, reshape(y, shape=(2, 3, 6, 6))), axes=(0, 2, 3))
 
-    lowered = lower(graph_of(function, (2, 3, 6, 6), (2, 108)))
-    assert [c.fused for c in lowered.layout.conversions] == [True]
+    stages = stages_of(graph_of(function, (2, 3, 6, 6), (2, 108)))
+    assert [c.fused for c in stages.layout.conversions] == [True]
 
 
 def test_outputs_that_are_variables_keep_what_was_there_before():
@@ -140,34 +143,34 @@ def test_outputs_that_are_variables_keep_what_was_there_before():
         recording.assign(a, reshape(old, shape=(4,)))
         recording.assign(b, add(old, x))
         graph = recording.graph([reshape(old, shape=(4,)), values])
-    program = Program(graph)
+    program = build(graph)
     flat, values = program.run(np.full((2, 2), 5, np.float32))
     assert (flat == 1).all()
     assert (values == 0).all()
     assert (a.data == 1).all()
     assert (b.data == 6).all()
-    plan = program.lowered.layout
+    plan = program.layout
     assert len(plan.late) == 2
-    assert copies(program.lowered) == planned(program.lowered)
+    assert copies(program.lowered) == planned(program.layout)
 
 
 def test_images_that_are_only_flattened_stay_as_they_come():
-    lowered = lower(graph_of(lambda x: relu(reshape(x, shape=(2, 108))), (2, 3, 6, 6)))
-    assert lowered.arguments[0].strides == contiguous((2, 3, 6, 6))
-    assert lowered.layout.conversions == []
-    assert copies(lowered) == 0
+    stages = stages_of(graph_of(lambda x: relu(reshape(x, shape=(2, 108))), (2, 3, 6, 6)))
+    assert stages.lowered.arguments[0].strides == contiguous((2, 3, 6, 6))
+    assert stages.layout.conversions == []
+    assert copies(stages.lowered) == 0
 
 
 def test_debug_shows_the_layout(capsys):
     with debug.at(debug.GRAPH):
-        Program(graph_of(lambda x: reshape(max_pool2d(x, size=2), shape=(2, 27)), (2, 3, 6, 6)))
+        build(graph_of(lambda x: reshape(max_pool2d(x, size=2), shape=(2, 27)), (2, 3, 6, 6)))
     shown = capsys.readouterr()
     text = shown.out + shown.err
     assert "0 updates in place, 0 copied" in text
     assert "max_pool2d f32[2,3,3,3]: channels last copied as C order, to be reshaped" in text
 
 
-@pytest.mark.parametrize("channels", [1, 3, FEW_CHANNELS, FEW_CHANNELS + 1])
+@pytest.mark.parametrize("channels", [1, 3, MIN_CHANNELS - 1, MIN_CHANNELS])
 def test_arguments_are_filled_whatever_their_layout(channels):
     given = np.random.default_rng(0).standard_normal((2, channels, 5, 4)).astype(np.float32)
     for array in (given, np.ascontiguousarray(given.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)):
@@ -200,7 +203,7 @@ def test_weights_of_a_whole_image_are_turned_to_its_order():
     norm.name_parameters()
     model = nn.Sequential(nn.Conv2d(3, 16, 1), norm)
     graph = simplify(trace(model.traced, Type((8, 3, 4, 4))))
-    plan = lower(graph, True).layout
+    plan = stages_of(graph).layout
     assert [(c.node.name, c.wanted, c.fused) for c in plan.conversions] == [
         ("weight", (1, 64, 16), False),
         ("bias", (1, 64, 16), False),

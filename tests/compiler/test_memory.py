@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 import foveal
 from foveal import nn, ops, optim
+from foveal.build import build
 from foveal.data import from_arrays
 from foveal.errors import ShapeError
 from foveal.nn import models
 from foveal.ops.op import Type
 from foveal.passes.plan_memory import Lifetime, plan_memory
-from foveal.program import Program
 from foveal.trace import trace
 from foveal.train import train
 
@@ -58,7 +58,7 @@ def test_low_memory_trains_the_same_and_holds_less(name):
     np.testing.assert_allclose(low_losses, losses, rtol=1e-4)
     for key, value in state.items():
         np.testing.assert_allclose(low_state[key], value, rtol=1e-3, atol=1e-4)
-    assert low.plan.size <= program.plan.size * (0.9 if name == "resnet20" else 1.0)
+    assert low.arena_plan.size <= program.arena_plan.size * (0.9 if name == "resnet20" else 1.0)
 
 
 def test_low_memory_gives_the_same_bits_on_any_number_of_threads():
@@ -70,8 +70,8 @@ def test_low_memory_gives_the_same_bits_on_any_number_of_threads():
 def test_a_result_takes_the_place_of_what_dies():
     first, norm, last = nn.Conv2d(8, 32, 1), nn.BatchNorm2d(32), nn.Conv2d(32, 1, 1)
     graph = trace(lambda x: last(ops.relu(norm(first(x)))), Type((4, 8, 16, 16)))
-    program = Program(graph, threads=1)
-    offsets = dict(zip(program.layout.buffers, program.plan.offsets, strict=True))
+    program = build(graph, threads=1)
+    offsets = dict(zip(program.arena_plan.buffers, program.arena_plan.offsets, strict=True))
     pairs = [
         (x, y)
         for call in program.calls
@@ -83,9 +83,9 @@ def test_a_result_takes_the_place_of_what_dies():
     assert pairs
     assert all(offsets[x] == offsets[y] for x, y in pairs)
     xs = np.random.default_rng(0).standard_normal((4, 8, 16, 16)).astype(np.float32)
-    want = Program(graph, threads=2, allocate=guard.allocator(True)).run(xs)
+    want = build(graph, threads=2, allocate=guard.allocator(True)).run(xs)
     for threads in (1, 2):
-        other = Program(graph, threads=threads)
+        other = build(graph, threads=threads)
         other.arena[:] = 255
         assert other.run(xs)[0].tobytes() == want[0].tobytes()
         assert np.allclose(other.interpret(xs)[0], want[0], rtol=1e-4, atol=1e-4)
@@ -142,7 +142,7 @@ def test_metrics_hold_the_plan(tmp_path):
 def test_the_plan_is_told_in_words():
     _, _, program = trained("pooled", "fast", steps=1)
     words = str(program.footprint())
-    assert f"activations and gradients {program.plan.size / 2**20:.1f} MiB" in words
+    assert f"activations and gradients {program.arena_plan.size / 2**20:.1f} MiB" in words
     assert "without reuse" in words
     assert "batch 0.0 MiB" in words
 

@@ -10,13 +10,13 @@ import foveal
 from foveal import nn, ops
 from foveal.autodiff import gradients
 from foveal.bench.operators import OPS
+from foveal.build import build
 from foveal.errors import ShapeError, StateError
 from foveal.explain import costs, explain, fitting_sizes, linear_cost
 from foveal.explain.fields import Fields, image_reach
 from foveal.explain.windows import Window, mends, ranges
 from foveal.nn import init, models
 from foveal.ops.op import Type
-from foveal.program import Program
 from foveal.trace import trace
 
 LENET5 = [  # LeCun et al. 1998 on 32x32, in its common form
@@ -250,8 +250,8 @@ def test_planned_memory_is_what_programs_take():
     image = Type((2, 1, 8, 8))
     memory = explain(net, (1, 8, 8), batch=2).memory
     net.train()
-    assert memory.inference == Program(costs.inference(net, image)).plan.size
-    assert memory.training == Program(costs.training(net, image)).plan.size
+    assert memory.inference == build(costs.inference(net, image)).arena_plan.size
+    assert memory.training == build(costs.training(net, image)).arena_plan.size
     assert memory.training > memory.inference > 0
 
 

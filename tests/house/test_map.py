@@ -12,6 +12,7 @@ import pytest
 
 import foveal
 from foveal.ops import OPS
+from foveal.ops.op import Operator
 
 PACKAGE = Path(foveal.__file__).parent
 STAGES = [name for name, _ in foveal.MAP]
@@ -51,6 +52,46 @@ def test_imports_follow_the_map(path):
             continue
         found = foveal.PUBLIC.get(names[0], names[0])
         assert STAGES.index(found) <= own, f"{path} imports foveal.{'.'.join(names)} against the direction"
+
+
+def operators_in(path):
+    """Names of the classes in a file that derive from an operator, by their bases' names."""
+    known = {"Operator", *(type(op).__name__ for op in OPS.values())}
+    known |= {base.__name__ for op in OPS.values() for base in type(op).__mro__ if issubclass(base, Operator)}
+    for node in ast.walk(ast.parse(SOURCES[path].read_text())):
+        if isinstance(node, ast.ClassDef) and {ast.unparse(base).split(".")[-1] for base in node.bases} & known:
+            yield node.name
+
+
+KERNELS = Path("ops/kernels")
+
+
+def test_operators_are_in_ops_and_kernels_are_in_ops_kernels():
+    below = {path for path in SOURCES if KERNELS in path.parents}
+    assert len(below) > 20
+    assert {path: found for path in below if (found := list(operators_in(path)))} == {}
+    assert all(type(op).__module__.count(".") == 2 for op in OPS.values())
+
+
+def test_what_an_operator_computes_does_not_depend_on_how():
+    """Only operators, lowering and measuring import kernels; nothing that a user writes does."""
+    allowed = {"ops", "lower", "arena", "autotune"}
+    for path, source in SOURCES.items():
+        for names in imported(path, ast.parse(source.read_text())):
+            if names[:2] == ["ops", "kernels"]:
+                assert stage(path) in allowed, f"{path} imports foveal.{'.'.join(names)}"
+
+
+FOLDERS = sorted({path.parent for path in SOURCES} - {Path(".")})
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=str)
+def test_the_docstring_of_a_folder_names_its_files(folder):
+    """What a reader of the listing wants to know stands in one place: a line for each file and folder."""
+    text = ast.get_docstring(ast.parse(SOURCES[folder / "__init__.py"].read_text()))
+    inside = {path.name for path in SOURCES if path.parent == folder} - {"__init__.py", "__main__.py"}
+    inside |= {f"{path.name}/" for path in FOLDERS if path.parent == folder}
+    assert [name for name in sorted(inside) if name not in text] == []
 
 
 def test_the_public_names_are_where_the_package_says():

@@ -49,7 +49,7 @@ def run():
     """(result, kernels compiled, kernels found on disk) of a small program, as a fresh process would see it."""
     kernels._loaded.clear()
     program = foveal.compile(double, threads=1).program(np.ones(9, np.float32))
-    return program.run(np.ones(9, np.float32))[0].tobytes(), program.compiled, program.from_disk
+    return program.run(np.ones(9, np.float32))[0].tobytes(), program.record.compiled, program.record.from_disk
 
 
 def start(folder):

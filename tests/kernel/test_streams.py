@@ -4,15 +4,16 @@ import checks
 import guard
 import numpy as np
 import pytest
+from stages import stages_of
 
-from foveal import lower, nn, ops, view
+from foveal import nn, ops, view
+from foveal.build import build
 from foveal.kernel.compile import assembly
 from foveal.kernel.target import AVX2, AVX512, NEON, SSE, assume
 from foveal.ops import OPS
 from foveal.ops.batch_norm import per_channel
 from foveal.ops.op import Type
 from foveal.passes.simplify import simplify
-from foveal.program import Program
 from foveal.trace import trace
 
 IMAGE, FILTERS, CHANNELS = Type((2, 16, 12, 12)), Type((48, 16, 3, 3)), Type((48,))
@@ -28,17 +29,17 @@ def layers(x, w, b):
 
 @pytest.fixture
 def everything_streams(monkeypatch):
-    monkeypatch.setattr(lower, "STREAMED_BYTES", 0)
+    monkeypatch.setattr(view, "min_streamed_bytes", lambda: 0)
 
 
 @pytest.mark.parametrize("name", ["conv2d", "conv2d_input_grad", "max_pool2d", "avg_pool2d_grad"])
 def test_streaming_changes_no_bit_of_an_operator(monkeypatch, name):
     for case in OPS[name].cases:
         graph, xs, _ = checks.forward(OPS[name], case)
-        (want,) = Program(graph, threads=1).run(*xs)
+        (want,) = build(graph, threads=1).run(*xs)
         with monkeypatch.context() as patch:
-            patch.setattr(lower, "STREAMED_BYTES", 0)
-            program = Program(graph, threads=2, allocate=guard.allocator(True))
+            patch.setattr(view, "min_streamed_bytes", lambda: 0)
+            program = build(graph, threads=2, allocate=guard.allocator(True))
         (got,) = program.run(*xs)
         assert got.tobytes() == want.tobytes()
 
@@ -57,12 +58,12 @@ def streamed(program):
 @pytest.mark.parametrize("at_end", [True, False])
 def test_streaming_changes_no_bit(monkeypatch, at_end):
     graph, values = graph_and_values()
-    plain = Program(graph, threads=1)
+    plain = build(graph, threads=1)
     want = [y.tobytes() for y in plain.run(*values)]
     assert not any(streamed(plain))
-    monkeypatch.setattr(lower, "STREAMED_BYTES", 0)
+    monkeypatch.setattr(view, "min_streamed_bytes", lambda: 0)
     for threads in (1, 2, 3):
-        program = Program(graph, threads=threads, allocate=guard.allocator(at_end))
+        program = build(graph, threads=threads, allocate=guard.allocator(at_end))
         assert sum(streamed(program)) >= 4
         assert [y.tobytes() for y in program.run(*values)] == want
 
@@ -74,7 +75,7 @@ def test_streaming_changes_no_bit(monkeypatch, at_end):
 def test_each_target_has_stores_past_the_cache(target, store):
     graph = simplify(trace(lambda a, b: ops.relu(a * b), *[Type((4096,))] * 2))
     with assume(target):
-        (call,) = lower.lower(graph).calls
+        (call,) = stages_of(graph).lowered.calls
         text = assembly(call.kernel, target)
     assert store in text
 
@@ -84,14 +85,14 @@ def test_pieces_of_lines_do_not_pass_the_cache():
     """A line of which two stores write a half each at different times would be read and written twice."""
     graph = simplify(trace(ops.conv2d, Type((16, 3, 6, 6)), Type((24, 3, 3, 3))))
     with assume(AVX512):
-        calls = lower.lower(graph).calls
+        calls = stages_of(graph).lowered.calls
         texts = [assembly(call.kernel, AVX512) for call in calls]
     assert any(view.spec.streamed for call in calls for view in call.views)
     assert not any("movnt" in text for text in texts)
 
 
 def test_small_values_and_what_outlives_a_step_stay_in_the_cache():
-    size = view.STREAMED_BYTES // 4
+    size = view.min_streamed_bytes() // 4
     assert view.Buffer(size).streamed
     assert not view.Buffer(size - 16).streamed
     assert not view.Buffer(size + 1).streamed

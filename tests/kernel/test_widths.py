@@ -13,6 +13,7 @@ import checks
 import emit
 import pytest
 
+from foveal.build import build
 from foveal.errors import KernelError
 from foveal.kernel.compile import ArraySpec, Kernel, build_ir
 from foveal.kernel.lang import l1, l2, lanes, llc, registers
@@ -29,7 +30,6 @@ from foveal.kernel.target import (
     read_caches,
 )
 from foveal.ops import OPS
-from foveal.program import Program
 
 TARGETS = {"NEON": NEON, "SSE": SSE, "AVX2": AVX2, "AVX512": AVX512}
 NARROWER = [t for t in (SSE, AVX2) if t.runs_here and t.lanes < host().lanes]
@@ -43,7 +43,7 @@ def test_tuned_kernels_are_right_in_narrower_vectors(op, case, target):
     """Its own width is what all other tests run."""
     graph, xs, want = checks.forward(op, case)
     with assume(target):
-        got = checks.run_native(Program(graph, threads=1), xs)
+        got = checks.run_native(build(graph, threads=1), xs)
     assert checks.error(got, want) < checks.limit(op)
 
 
@@ -56,7 +56,7 @@ def test_interpreted_kernels_are_right_at_every_width(name, shape):
     graph, xs, want = checks.forward(op, case)
     width, count = shape
     with assume(replace(host(), lanes=width, registers=count)):
-        program = Program(graph, threads=1)
+        program = build(graph, threads=1)
         program.arena[:] = 255
         assert checks.error(program.interpret(*xs)[0], want) < checks.limit(op)
         assert checks.error(checks.run_native(program, xs), want) < checks.limit(op)
@@ -155,7 +155,7 @@ def test_code_for_another_cpu_is_not_run():
     graph, *_ = checks.forward(OPS["relu"], OPS["relu"].cases[0])
     for target in (foreign, replace(host(), features=host().features + ",+not_here")):
         with assume(target), pytest.raises(KernelError, match=f"kernels for {target.name}"):
-            Program(graph, threads=1)
+            build(graph, threads=1)
 
 
 # What the code looks like. FMA: one multiply-add per lane; on x86 the scalar is broadcast from memory, alone or by the

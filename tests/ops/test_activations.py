@@ -36,11 +36,11 @@ ACTIVATIONS = {
 @pytest.mark.parametrize("scale", [1.0, 6.0, 60.0])
 @pytest.mark.parametrize("which", ACTIVATIONS)
 def test_values_and_gradients_are_pytorchs(torch, which, scale):
-    name, how = ACTIVATIONS[which]
+    name, options = ACTIVATIONS[which]
     rng = np.random.default_rng(0)
     x = (scale * rng.standard_normal((3, 5, 6, 7))).astype(np.float32)
     dy = rng.standard_normal(x.shape).astype(np.float32)
-    layer, theirs = getattr(nn, name)(**how), getattr(torch.nn, name)(**how).double()
+    layer, theirs = getattr(nn, name)(**options), getattr(torch.nn, name)(**options).double()
     double = torch.tensor(x, dtype=torch.float64, requires_grad=True)
     want = theirs(double)
     want.backward(torch.tensor(dy, dtype=torch.float64))
@@ -53,7 +53,8 @@ def test_values_and_gradients_are_pytorchs(torch, which, scale):
         assert error(slope, parameter.grad.numpy()) < LIMIT
 
 
-ENDS = {  # far from 0, both ways: exact limits, no NaN, no overflow
+# the limits far below and far above 0, None where there is none: they are exact, without NaN or overflow
+ENDS = {
     "ReLU": (0, None),
     "LeakyReLU": (-1e35, None),
     "ELU": (-1, None),
@@ -70,10 +71,10 @@ ENDS = {  # far from 0, both ways: exact limits, no NaN, no overflow
 
 @pytest.mark.parametrize("name", ENDS)
 def test_far_from_zero(name):
-    layer, far = getattr(nn, name)(), np.float32(1e37)
+    layer, large = getattr(nn, name)(), np.float32(1e37)
     low, high = ENDS[name]
     both = foveal.value_and_grad(lambda a: layer(a).sum())
-    for x, want in ((-far, low), (far, far if high is None else high)):
+    for x, want in ((-large, low), (large, large if high is None else high)):
         y, slope = both(np.full(4, x, np.float32))
         np.testing.assert_allclose(y / 4, want, rtol=1e-6)
         assert np.isfinite(slope).all()

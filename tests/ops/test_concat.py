@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
+from stages import stages_of
 
 import foveal
 from foveal import nn, ops
+from foveal.build import build
 from foveal.errors import ShapeError
-from foveal.lower import lower
 from foveal.ops.op import Type
 from foveal.passes.simplify import simplify
-from foveal.program import Program
 from foveal.trace import trace
 from foveal.variable import Variable
 
@@ -53,11 +53,11 @@ def test_parts_are_right_for_every_reader(name):
     graph, (x,) = trace(function, Type(X)), arrays(X)
     want = graph.evaluate(x.astype("f8"))[0]
     for tuned in (True, False):
-        program = Program(graph, threads=2, tuned=tuned)
+        program = build(graph, threads=2, tuned=tuned)
         program.arena[:] = 255
         (got,) = program.run(x)
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
-    made = lower(simplify(graph)).layout.conversions
+    made = stages_of(simplify(graph)).layout.conversions
     assert copies in (None, sum(not conversion.fused for conversion in made))
 
 
@@ -70,9 +70,8 @@ def test_gradients_of_joined_arrays_are_views():
 
     a, dy = arrays((2, 8, 3, 3), (2, 16, 3, 3))
     graph = trace(slopes, Type(a.shape), Type(dy.shape))
-    lowered = lower(simplify(graph))
-    assert [group.kind for group in lowered.groups] == ["pointwise"]
-    np.testing.assert_allclose(Program(graph, threads=1).run(a, dy)[0], dy[:, :8] + dy[:, 8:] * (a > 0), rtol=1e-6)
+    assert [group.kind for group in stages_of(simplify(graph)).groups] == ["pointwise"]
+    np.testing.assert_allclose(build(graph, threads=1).run(a, dy)[0], dy[:, :8] + dy[:, 8:] * (a > 0), rtol=1e-6)
 
 
 def test_what_needs_no_work_is_left_out():

@@ -7,12 +7,13 @@ import pytest
 
 from foveal import nn
 from foveal.autodiff import gradients
+from foveal.build import build
 from foveal.errors import ShapeError
 from foveal.ops.op import Type
-from foveal.program import Program
 from foveal.trace import current, trace
 
-LAYERS = {  # layer, shape of x, shape of what is dropped together as an index
+# layer, shape of x, shape of its mask: 1 along axes whose elements are dropped together
+LAYERS = {
     "elements": (lambda p: nn.Dropout(p), (40, 50), (40, 50)),
     "channels": (lambda p: nn.Dropout2d(p), (20, 100, 3, 5), (20, 100, 1, 1)),
     "channels_1d": (lambda p: nn.Dropout1d(p), (20, 100, 7), (20, 100, 1)),
@@ -22,15 +23,15 @@ LAYERS = {  # layer, shape of x, shape of what is dropped together as an index
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_what_belongs_together_is_dropped_together(name):
-    make, shape, kept = LAYERS[name]
+    make, shape, mask_shape = LAYERS[name]
     p, layer = 0.3, make(0.3)
     x = np.random.default_rng(0).uniform(1, 2, shape).astype(np.float32)
     y, again = layer(x), layer(x)
-    mask = (y / x)[tuple(slice(0, n) for n in kept)]
+    mask = (y / x)[tuple(slice(0, n) for n in mask_shape)]
     np.testing.assert_allclose(y, x * np.broadcast_to(mask, shape), rtol=1e-6)
     dropped = mask == 0
     np.testing.assert_allclose(mask[~dropped], 1 / (1 - p), rtol=1e-6)
-    # of n independent ones a share of p is dropped; five deviations
+    # a share p of n independent elements is dropped, within five standard deviations
     assert abs(dropped.mean() - p) < 5 * np.sqrt(p * (1 - p) / mask.size)
     assert (y != again).any()
     assert layer.eval()(x).tobytes() == x.tobytes()
@@ -53,7 +54,7 @@ def test_the_gradient_is_dropped_alike():
 
     x = np.ones((4, 9, 2, 3), np.float32)
     graph = trace(both, Type(x.shape), Type(x.shape), Type((4,), "int32"))
-    y, dx = Program(graph, threads=1).run(x, x, np.array([1, 0, 2, 0], np.int32))
+    y, dx = build(graph, threads=1).run(x, x, np.array([1, 0, 2, 0], np.int32))
     assert y.tobytes() == dx.tobytes()
 
 

@@ -7,8 +7,8 @@ import pytest
 import foveal
 from foveal import nn, ops, optim
 from foveal.autodiff import gradients
+from foveal.build import build
 from foveal.errors import NumericsError, ShapeError
-from foveal.program import Program
 from foveal.trace import current, trace
 
 ENOUGH = 8  # values that are normalised together: of two, the results are signs, and the gradients rounding errors
@@ -97,7 +97,7 @@ def test_norms_are_pytorchs(configuration, torch):
         y = ours(x)
         return [y, *gradients(y, [x, *(current().lift(p) for p in ours.parameters())], dy)]
 
-    got = Program(trace(both, *checks.types([x, dy])), threads=1).run(x, dy)
+    got = build(trace(both, *checks.types([x, dy])), threads=1).run(x, dy)
     z = torch.tensor(x, dtype=torch.float64, requires_grad=True)
     y = theirs(z)
     y.backward(torch.tensor(dy, dtype=torch.float64))

@@ -5,20 +5,25 @@ import ctypes
 import numpy as np
 
 from foveal.autodiff import gradients
+from foveal.build import build
 from foveal.kernel import compile as kernels
 from foveal.ops import sum
 from foveal.ops.elementwise import Pointwise
 from foveal.ops.op import Type
 from foveal.ops.reduce import broadcast_to
-from foveal.program import Program
 from foveal.strides import channels_last, contiguous
 from foveal.trace import trace
 
-LIMIT = 1e-5  # of the largest value; sums over a whole batch, such as filters' gradients, may be off by WEIGHT_LIMIT
+# allowed error as a share of the largest value; WEIGHT_LIMIT for sums over a whole batch, such as filters' gradients
+LIMIT = 1e-5
 WEIGHT_LIMIT = 2e-5
-STEP = 1e-6  # of finite differences in float64
+
+# finite differences in float64: how far inputs are moved, and the allowed error of the slope
+STEP = 1e-6
 SLOPE_LIMIT = 1e-6
-LONG = 500_000  # floating point operations that plain Python needs seconds for
+
+# floating point operations that plain Python needs seconds for
+LONG = 500_000
 
 
 def error(got, want):
@@ -29,7 +34,7 @@ def error(got, want):
 
 
 def takes_long(check, op, case):
-    """Whether a check interprets a kernel for seconds."""
+    """True if a check interprets a kernel for seconds."""
     xs = case.arrays(0)
     given, attributes = types(xs), op.normalise(*xs, **case.attributes)
     work = op.flops(op.type(*given, **attributes), *given, **attributes)
@@ -69,7 +74,7 @@ def backward(op, case):
 
 
 def run_native(program, xs):
-    """The outputs; all memory is NaN before, so that what is not written shows."""
+    """The first output; all memory is NaN before the run, so that a place that is not written shows."""
     program.arena[:] = 255
     return program.run(*xs)[0]
 
@@ -84,7 +89,7 @@ def slope(function, xs, direction):
 
 
 def agree(found, directions, measured):
-    """Whether the gradients' product with the directions is the slope measured, up to rounding of the terms."""
+    """Assert that the gradients times the directions are the measured slope, up to rounding of the terms."""
     terms = [g * d for g, d in zip(found, directions, strict=True)]
     size = np.sum([np.sum(abs(t)) for t in terms])
     assert abs(np.sum([np.sum(t) for t in terms]) - measured) <= SLOPE_LIMIT * max(size, abs(measured), 1e-3)
@@ -99,20 +104,20 @@ def floats(arrays):
     return [x for x in arrays if x.dtype.kind == "f"]
 
 
-# the checks
+# The checks: each is called with an operator and one of its cases.
 
 
 def shape_rule(op, case):
     graph, xs, want = forward(op, case)
     assert graph.outputs[0].shape == want.shape
-    got = Program(graph, threads=1).run(*xs)[0]
+    got = build(graph, threads=1).run(*xs)[0]
     assert Type(got.shape, str(got.dtype)) == graph.outputs[0].type
     assert op(*xs, **case.attributes).shape == want.shape
 
 
 def native(op, case):
     graph, xs, want = forward(op, case)
-    tuned, plain = (run_native(Program(graph, threads=1, tuned=t), xs) for t in (True, False))
+    tuned, plain = (run_native(build(graph, threads=1, tuned=t), xs) for t in (True, False))
     assert error(tuned, want) < limit(op)
     assert error(plain, want) < limit(op)
     assert error(tuned, plain) < limit(op)
@@ -121,9 +126,9 @@ def native(op, case):
 def threads(op, case):
     graph, xs, _ = forward(op, case)
     for tuned in (True, False):
-        alone = run_native(Program(graph, threads=1, tuned=tuned), xs)
+        alone = run_native(build(graph, threads=1, tuned=tuned), xs)
         for count in (2, 3):
-            program = Program(graph, threads=count, tuned=tuned)
+            program = build(graph, threads=count, tuned=tuned)
             for _ in range(3):
                 assert run_native(program, xs).tobytes() == alone.tobytes()
 
@@ -131,7 +136,7 @@ def threads(op, case):
 def interpreted(op, case):
     graph, xs, want = forward(op, case)
     for tuned in (True, False):
-        program = Program(graph, threads=1, tuned=tuned)
+        program = build(graph, threads=1, tuned=tuned)
         program.arena[:] = 255
         assert error(program.interpret(*xs)[0], want) < limit(op)
 
@@ -140,7 +145,8 @@ def plain_kernel(op, case):
     """The operator's own kernel, without fusion or lowering around it."""
     graph, xs, want = forward(op, case)
     y = graph.outputs[0].type
-    if isinstance(op, Pointwise) or op is broadcast_to:  # nests take every input with the domain's shape
+    if isinstance(op, Pointwise) or op is broadcast_to:
+        # kernels of fused groups take every input with the output's shape
         xs = [np.broadcast_to(x, y.shape) for x in xs]
     else:
         xs = [laid_out(x) for x in xs]
@@ -183,7 +189,7 @@ def gradient(op, case):
 
 def native_gradient(op, case):
     graph, xs = backward(op, case)
-    program = Program(graph, threads=2)
+    program = build(graph, threads=2)
     program.arena[:] = 255
     for got, want in zip(program.run(*xs), graph.evaluate(*double(xs)), strict=True):
         assert error(got, want) < WEIGHT_LIMIT

@@ -6,10 +6,11 @@
 import json
 import sys
 
+from stages import stages_of
+
 from foveal import ops
 from foveal.kernel import target as targets
 from foveal.kernel.compile import assembly
-from foveal.lower import lower
 from foveal.ops.op import Type
 from foveal.passes.simplify import simplify
 from foveal.trace import trace
@@ -36,7 +37,7 @@ GRAPHS = {
 def emitted(target: targets.Target) -> dict[str, list[str]]:
     with targets.assume(target):
         return {
-            name: [assembly(call.kernel, target) for call in lower(simplify(trace(function, *types))).calls]
+            name: [assembly(call.kernel, target) for call in stages_of(simplify(trace(function, *types))).lowered.calls]
             for name, (function, *types) in GRAPHS.items()
         }
 

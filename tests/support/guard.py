@@ -42,7 +42,7 @@ def allocator(at_end: bool):
 def check(op) -> None:
     import checks
 
-    from foveal.program import Program
+    from foveal.build import build
 
     for case in op.cases:
         graphs = [checks.forward(op, case)[:2]]
@@ -52,7 +52,7 @@ def check(op) -> None:
             wants = graph.evaluate(*checks.double(xs))
             for tuned in (True, False):
                 for at_end in (True, False):
-                    program = Program(graph, threads=2, tuned=tuned, allocate=allocator(at_end))
+                    program = build(graph, threads=2, tuned=tuned, allocate=allocator(at_end))
                     for got, want in zip(program.run(*xs), wants, strict=True):
                         assert checks.error(got, want) < checks.WEIGHT_LIMIT, (op, case, tuned)
 

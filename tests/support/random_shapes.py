@@ -16,10 +16,10 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from foveal.build import build
 from foveal.ops import OPS
 from foveal.ops.kernels.conv import select
 from foveal.ops.kernels.conv.select import Choice
-from foveal.program import Program
 from foveal.trace import trace
 
 Numbers = np.ndarray[Any, Any]
@@ -205,7 +205,7 @@ def check(name: str, arrays: list[Numbers], attributes: dict[str, Any]) -> None:
     graph = trace(lambda *symbols: op(*symbols, **attributes), *checks.types(arrays))
     (want,) = graph.evaluate(*checks.double(arrays))
     got = [
-        Program(graph, threads=threads, allocate=guard.allocator(at_end)).run(*arrays)[0]
+        build(graph, threads=threads, allocate=guard.allocator(at_end)).run(*arrays)[0]
         for threads, at_end in ((1, True), (2, False))
     ]
     largest = max(np.max(abs(want)), typical(graph, arrays))

@@ -37,7 +37,7 @@ def evaluate(inputs: list[Any], steps: tuple[Step, ...], results: tuple[int, ...
     """The values of the result slots at one index."""
     slots = list(inputs)
     for name, attributes, operands in steps:
-        slots.append(OPS[name].scalar(*(slots[i] for i in operands), **dict(attributes)))  # type: ignore[attr-defined]
+        slots.append(OPS[name].scalar(*(slots[i] for i in operands), **dict(attributes)))
     return [slots[i] for i in results]
 
 

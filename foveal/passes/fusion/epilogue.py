@@ -1,147 +1,183 @@
-"""What the kernels of an operator take over of what follows. Graph -> groups of kind "kernel".
+"""Epilogue fusion: pointwise nodes after an anchor operator are computed on its register tile before the store.
 
-An operator with `epilogues` computes, where it would store its output, pointwise nodes of the same shape; it stores
-only what somebody outside needs, and adds up sums and moments per channel on the way. Their other inputs have to be
-there before the operator runs.
+Graph -> EpilogueFusion. Only values that are used outside of the group are written to memory. Sums and moments per
+channel are accumulated in the same pass. Whatever else the epilogue reads must be there before the anchor runs.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 from foveal.graph import Graph, Node
-from foveal.ops.batch_norm import channel_moments
-from foveal.ops.reduce import Reduction, sum
+from foveal.ops.reduce import Reduction
 from foveal.ops.shape import constant
-from foveal.passes.fusion.group import Group, is_pointwise
+from foveal.passes.fusion.group import Group, channel_reduction, is_pointwise
 
-CHEAP = 2  # values of the full size that may be read once more to save writing one
+# A value is recomputed by each of its users instead of being stored if that reads at most this many full-size arrays:
+# two reads cost about what one store and one read of the result do.
+MAX_RECOMPUTE_READS = 2
+
+# Full-size arrays that one epilogue reads at most: a vector of each is in a register beside the tile of sums.
+MAX_EPILOGUE_READS = 4
 
 
-MOST_READ = 4  # full-size values that an epilogue reads: registers hold a tile and one of each
+@dataclass(frozen=True)
+class EpilogueFusion:
+    """What fuse.py needs to know of the anchored groups. Nothing of it is changed later."""
+
+    #: the graph's nodes in an order in which the groups can run: each node comes after all that its group reads
+    order: tuple[Node, ...]
+    #: the values of a node's own shape that have to be in memory for computing it
+    leaves: dict[Node, frozenset[Node]]
+    #: the values that anchored groups write to memory
+    stored: frozenset[Node]
+    groups: tuple[Group, ...]
+    #: the anchored group that computes a node
+    group_of: dict[Node, Group]
+    #: whether anchors may have epilogues and prologues at all
+    allowed: bool
 
 
-class Epilogues:
-    """Goes through the nodes in the order in which they can be computed at the earliest, counted in operators.
+def fuse_epilogues(graph: Graph, allowed: bool) -> EpilogueFusion:
+    """Make the anchored groups of a graph. With `allowed` off, each anchor is a group of its own."""
+    return EpilogueFuser(graph, allowed).run()
 
-    order: the graph's nodes such that groups can run one after another: each node follows all that its group reads.
-    leaves: the values of a node's own size that computing it would read. homes: the group that takes over a node.
-    """
+
+class EpilogueFuser:
+    """Visits the nodes in the order in which they can be computed at the earliest, counted in anchor operators."""
 
     def __init__(self, graph: Graph, allowed: bool) -> None:
-        self.users, self.results, self.allowed = graph.users(), set(graph.results()), allowed
+        self.graph, self.allowed = graph, allowed
+        self.users, self.results = graph.users(), set(graph.results())
         self.position = {node: i for i, node in enumerate(graph.nodes)}
+        # the position of the anchor that each node waits for; a node in a group waits for the group's anchor
+        self.available = self.find_available()
         self.leaves: dict[Node, frozenset[Node]] = {}
         self.stored: set[Node] = set()
         self.groups: list[Group] = []
-        self.homes: dict[Node, Group] = {}
-        self.available = self.find_available(graph)
-        nodes = self.sorted(graph)
-        followers: dict[int, list[Node]] = {}
+        self.group_of: dict[Node, Group] = {}
+
+    def run(self) -> EpilogueFusion:
+        nodes = self.earliest_order()
+        # the nodes that wait for each anchor, the anchor first
+        waiting: dict[int, list[Node]] = {}
         for node in nodes:
-            followers.setdefault(self.available[node], []).append(node)
+            waiting.setdefault(self.available[node], []).append(node)
         for node in nodes:
             if self.position[node] == self.available[node]:
-                self.take_over(node, followers[self.available[node]][1:])
+                self.make_group(node, waiting[self.available[node]][1:])
             self.leaves[node] = self.find_leaves(node)
-        self.order = self.sorted(graph)
+        order = tuple(self.earliest_order())
+        stored, groups = frozenset(self.stored), tuple(self.groups)
+        return EpilogueFusion(order, self.leaves, stored, groups, self.group_of, self.allowed)
 
-    def find_available(self, graph: Graph) -> dict[Node, int]:
-        """The position of the last operator, views and pointwise ones left out, that each node waits for; -1 for
-        none.
-        """
-        found: dict[Node, int] = {}
-        for i, node in enumerate(graph.nodes):
+    def find_available(self) -> dict[Node, int]:
+        """Return the position of the last anchor that each node waits for; -1 if it waits for none."""
+        available: dict[Node, int] = {}
+        for i, node in enumerate(self.graph.nodes):
             light = node.op is None or node.op is constant or node.op.view or is_pointwise(node)
-            found[node] = max((found[x] for x in node.inputs), default=-1) if light else i
-        return found
+            available[node] = max((available[x] for x in node.inputs), default=-1) if light else i
+        return available
 
-    def sorted(self, graph: Graph) -> list[Node]:
+    def earliest_order(self) -> list[Node]:
+        """Return the nodes by the anchor they wait for; first those that its group computes."""
+
         def rank(node: Node) -> tuple[int, bool, int]:
-            return self.available[node], node not in self.homes, self.position[node]
+            return self.available[node], node not in self.group_of, self.position[node]
 
-        return sorted(graph.nodes, key=rank)
+        return sorted(self.graph.nodes, key=rank)
 
     def inline(self, x: Node) -> bool:
-        """Whether a pointwise value is computed again by everybody who needs it rather than stored."""
-        few = len(self.users[x]) == 1 or len(self.leaves[x]) <= CHEAP
+        """True if every user of a pointwise value computes it again, so that it is not stored."""
+        few = len(self.users[x]) == 1 or len(self.leaves[x]) <= MAX_RECOMPUTE_READS
         return is_pointwise(x) and x not in self.stored and few
 
     def reads(self, x: Node) -> frozenset[Node]:
+        """Return what a kernel reads from memory to have the value of x."""
         return self.leaves[x] if self.inline(x) else frozenset([x])
 
     def find_leaves(self, node: Node) -> frozenset[Node]:
-        found: frozenset[Node] = frozenset()
+        leaves: frozenset[Node] = frozenset()
         for x in node.inputs if is_pointwise(node) else ():
             if x.shape == node.shape and x.op is not constant:
-                found |= self.reads(x)
-        return found
+                leaves |= self.reads(x)
+        return leaves
 
-    def take_over(self, operator: Node, followers: list[Node]) -> None:
-        """The group of an operator. `followers`: nodes that wait for it and for no later operator, in order."""
-        inside, sums, moments = [operator], [], None
-        if self.allowed and operator.op is not None and operator.op.epilogues:
-            inside += self.computable(operator, followers)
-            axes = (0, *range(2, len(operator.shape)))
-            users = [u for node in inside for u in self.users[node]]
-            sums = [u for u in users if u.op is sum and u.attributes["axes"] == axes]
-            moments = next((u for u in users if u.op is channel_moments), None)
-        elif isinstance(operator.op, Reduction):
+    def make_group(self, anchor: Node, followers: list[Node]) -> None:
+        """Make the group of an anchor. `followers`: nodes that wait for it and for no later anchor, in order."""
+        inside = [anchor]
+        sums: list[Node] = []
+        moments: Node | None = None
+        if self.allowed and anchor.op is not None and anchor.op.epilogues:
+            inside += self.computable(anchor, followers)
+            # Reductions over N, H and W of what is inside are accumulated. An epilogue accumulates one pair of moments.
+            axes = (0, *range(2, len(anchor.shape)))
+            users = [user for node in inside for user in self.users[node]]
+            sums = [u for u in users if channel_reduction(u) == "sum" and u.attributes["axes"] == axes]
+            moments = next((u for u in users if channel_reduction(u) == "moments"), None)
+        elif isinstance(anchor.op, Reduction):
+            # Reductions that no epilogue takes are grouped in fuse.py.
             return
-        ends = [*sums, *([moments] if moments else [])]
-        stored = self.needed_outside(inside, ends) or [operator]
-        members = self.behind([*stored, *(node.inputs[0] for node in ends)], set(inside[1:]))
-        group = Group(operator.shape, members, [*stored, *ends], "kernel", operator)
+        reductions = [*sums, *([moments] if moments else [])]
+        stored = self.needed_outside(inside, reductions) or [anchor]
+        members = self.computed_for([*stored, *(node.inputs[0] for node in reductions)], set(inside[1:]))
+        group = Group(anchor.shape, members, [*stored, *reductions], "anchored", anchor)
         self.groups.append(group)
         self.stored.update(stored)
         for node in group.readers():
-            self.homes[node] = group
-            self.available[node] = self.available[operator]
+            self.group_of[node] = group
+            self.available[node] = self.available[anchor]
 
-    def computable(self, operator: Node, followers: list[Node]) -> list[Node]:
-        """Pointwise nodes of the operator's shape whose other inputs are there before it."""
-        found: dict[Node, None] = {operator: None}
+    def computable(self, anchor: Node, followers: list[Node]) -> list[Node]:
+        """Return the pointwise followers of the anchor's shape whose other inputs are computed before it runs."""
+        inside: dict[Node, None] = {anchor: None}
+        # the full-size values that the epilogue reads
         extras: frozenset[Node] = frozenset()
         for node in followers:
-            others = [x for x in node.inputs if x not in found]
-            late = any(self.available[x] == self.available[operator] for x in others)
-            if not is_pointwise(node) or node.shape != operator.shape or late:
+            others = [x for x in node.inputs if x not in inside]
+            too_late = any(self.available[x] == self.available[anchor] for x in others)
+            if not is_pointwise(node) or node.shape != anchor.shape or too_late:
                 continue
-            full = (x for x in others if x.shape == node.shape)
-            more = extras.union(*(self.reads(x) for x in full))
-            if len(more) <= MOST_READ:
-                found[node], extras = None, more
-        return list(found)[1:]
+            full_size = (x for x in others if x.shape == node.shape)
+            more = extras.union(*(self.reads(x) for x in full_size))
+            if len(more) <= MAX_EPILOGUE_READS:
+                inside[node], extras = None, more
+        return list(inside)[1:]
 
-    def needed_outside(self, inside: list[Node], ends: list[Node]) -> list[Node]:
-        """Those of the nodes that have to be stored: the rest is needed by nobody else, or made of one of them
-        alone.
+    def needed_outside(self, inside: list[Node], reductions: list[Node]) -> list[Node]:
+        """Return the nodes of a group, the anchor first, whose value must be written to memory.
+
+        The others are either unused outside of the group, or cheap to recompute from a single stored value.
         """
-        within = {*inside, *ends}
+        group = {*inside, *reductions}
         stored: list[Node] = []
-        made_of: dict[Node, set[Node]] = {}  # values that are in memory, or the operator's output
+        # the stored values, the anchor or values from outside that each node is computed from
+        made_of: dict[Node, set[Node]] = {}
         for node in inside:
             made_of[node] = {node} if node is inside[0] else set()
             for x in node.inputs if node is not inside[0] else ():
-                if x in within:
+                if x in group:
                     made_of[node] |= {x} if x in stored else made_of[x]
                 elif x.shape == node.shape and x.op is not constant:
                     made_of[node] |= self.reads(x)
-            outside = [u for u in self.users[node] if u not in within]
+            outside = [user for user in self.users[node] if user not in group]
             cheap = len(made_of[node]) == 1 and made_of[node] <= set(stored)
-            again = cheap and all(self.computes_again(user, node) for user in outside)
-            if node in self.results or (outside and not again):
+            recomputed = cheap and all(self.can_recompute(user, node) for user in outside)
+            if node in self.results or (outside and not recomputed):
                 stored.append(node)
         return stored
 
-    def computes_again(self, user: Node, node: Node) -> bool:
-        """Whether the user's group could compute the node as well."""
-        same = is_pointwise(user) and user.shape == node.shape
-        return same or isinstance(user.op, Reduction)
+    def can_recompute(self, user: Node, node: Node) -> bool:
+        """True if the user's group could compute the node as well."""
+        same_domain = is_pointwise(user) and user.shape == node.shape
+        return same_domain or isinstance(user.op, Reduction)
 
-    def behind(self, results: list[Node], inside: set[Node]) -> list[Node]:
-        """The nodes inside that the results are computed from, in order."""
-        found: set[Node] = set()
+    def computed_for(self, results: Iterable[Node], inside: set[Node]) -> list[Node]:
+        """Return the nodes of `inside` that the results are computed from, in order."""
+        needed: set[Node] = set()
         stack = list(results)
         while stack:
             node = stack.pop()
-            if node in inside and node not in found:
-                found.add(node)
+            if node in inside and node not in needed:
+                needed.add(node)
                 stack.extend(node.inputs)
-        return sorted(found, key=self.position.__getitem__)
+        return sorted(needed, key=self.position.__getitem__)

@@ -1,6 +1,7 @@
-"""Group: the nodes that become one kernel, or the kernels of one operator."""
+"""Group: the nodes that become one kernel, or the kernels of one anchor operator."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from foveal.graph import Node
 from foveal.ops.elementwise import Pointwise
@@ -10,45 +11,43 @@ from foveal.ops.shape import constant
 
 @dataclass(eq=False)
 class Group:
-    """members: pointwise nodes computed inside, in order. results: nodes that are stored (a reduction's are its sums).
+    """The nodes that become one kernel; for an anchored group, the kernels of its anchor operator."""
 
-    kind: "pointwise", "reduce", or "kernel": then `operator` is the node whose kernels these are. Their epilogue
-    computes
-    the members; among the results may be sums and moments of theirs. prologue: pointwise nodes computed while the
-    operator
-    reads its input `source`.
-    """
-
+    #: the shape that the group's kernel goes through
     domain: tuple[int, ...]
+    #: pointwise nodes computed inside, in order
     members: list[Node] = field(default_factory=list)
+    #: nodes that are stored: members, the anchor, and reductions of members (sums, maxima, moments)
     results: list[Node] = field(default_factory=list)
-    kind: str = "pointwise"
-    operator: Node | None = None
+    #: "pointwise": one loop nest over the domain. "reduce": one pass over the domain, whose results are reductions.
+    #: "anchored": the kernels of the operator `anchor`, whose epilogue computes the members
+    kind: Literal["pointwise", "reduce", "anchored"] = "pointwise"
+    anchor: Node | None = None
+    #: pointwise nodes computed while the anchor reads its input `source`
     prologue: list[Node] = field(default_factory=list)
 
     @property
     def source(self) -> Node | None:
-        """The input of the operator that may be computed while it is read."""
-        if self.operator is None or self.operator.op is None:
+        """The input of the anchor that can be computed while it is read."""
+        if self.anchor is None or self.anchor.op is None:
             return None
-        position = self.operator.op.prologue(**self.operator.attributes)
-        return None if position is None else self.operator.inputs[position]
+        position = self.anchor.op.prologue(**self.anchor.attributes)
+        return None if position is None else self.anchor.inputs[position]
 
     def readers(self) -> list[Node]:
-        """The nodes computed, each after what it reads of the others."""
-        first = [*self.prologue, self.operator] if self.operator else []
+        """Return the nodes that are computed, each after those of the others that it reads."""
+        first = [*self.prologue, self.anchor] if self.anchor else []
         return list(dict.fromkeys([*first, *self.members, *self.results]))
 
     def inputs(self) -> list[Node]:
-        """What the group reads from memory; constants are left out where they are no operand of an operator."""
+        """Return what the group reads from memory. Constants are immediate operands, except those of the anchor."""
         readers = self.readers()
-        own = set(self.operator.inputs) if self.operator else set()
-        found = dict.fromkeys(x for node in readers for x in node.inputs)
-        inside = set(readers)
-        return [x for x in found if x not in inside and (x.op is not constant or x in own)]
+        inside, anchor_inputs = set(readers), set(self.anchor.inputs) if self.anchor else set()
+        read = dict.fromkeys(x for node in readers for x in node.inputs)
+        return [x for x in read if x not in inside and (x.op is not constant or x in anchor_inputs)]
 
     def flops(self) -> int:
-        """Multiplications and additions of the operator, where it counts them."""
+        """Return the multiplications and additions of the operators that count them."""
         return sum(
             node.op.flops(node.type, *(x.type for x in node.inputs), **node.attributes)
             for node in self.readers()
@@ -56,12 +55,17 @@ class Group:
         )
 
     def what(self) -> str:
-        """The operators computed, and the types of what is stored."""
+        """Return the operators computed, and the types of what is stored."""
         inside = " ".join(str(n.op) for n in self.readers())
         return f"{inside} -> {', '.join(str(n.type) for n in self.results)}"
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.what()}"
+
+
+def channel_reduction(node: Node) -> Literal["sum", "moments"] | None:
+    """Return what an epilogue can accumulate for the node, if it is a reduction per channel."""
+    return None if node.op is None else node.op.channel_reduction
 
 
 def is_pointwise(node: Node) -> bool:

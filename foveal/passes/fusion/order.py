@@ -1,32 +1,48 @@
-"""The order of groups: after what they read, with weight gradients early and small groups merged."""
+"""The order in which groups run. Groups -> groups in order; small ones are merged on the way."""
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from foveal.graph import Graph, Node, owner
 from foveal.passes.fusion.group import Group
 
-SMALL = 4096  # elements, of a group whose barrier costs more than its work
+# Elements of a pointwise group up to which its barrier costs more than its work (4096 elements take about 1 us).
+SMALL = 4096
+
+# Elements of a gradient that may wait until the end of the program: 64 KiB stay in a cache. Larger ones are used early.
+MAX_WAITING = 16384
+
+# Results that a merged group has at most. Its kernel serves one program alone, so a larger one only compiles longer.
+MAX_RESULTS = 16
 
 
-KEPT = 16384  # elements of a gradient that may wait until the end
+@dataclass(frozen=True)
+class Dependencies:
+    """Which groups have to wait for which."""
+
+    #: the groups that each one has to follow, as an ordered set
+    needs: dict[Group, dict[Group, None]]
+    #: the groups that read what each one stores
+    users: dict[Group, list[Group]]
+    #: the groups that write a variable's new value
+    writers: set[Group]
 
 
-MOST_RESULTS = 16  # of such groups together: their kernel is compiled for one program alone
+def ordered_groups(graph: Graph, groups: list[Group]) -> list[Group] | None:
+    """Return the groups in an order in which each follows what it reads; None if there is a cycle.
 
-
-def topological(graph: Graph, groups: list[Group]) -> list[Group] | None:
-    """An order in which each group follows what it reads; None if there is none.
-
-    A group that writes a variable follows everybody who reads the variable, where that is possible, and then comes as
-    early
-    as it can, so that gradients are not kept; small ones come last, where they need no barriers between them. So do the
-    operators that only writers wait for, such as gradients in weights: then what they read is free. A pointwise group
-    that
-    only one of these reads comes right before it.
+    A group that writes a variable follows all groups that read it, if that is possible, so that it can write in place.
     """
-    maker = {node: g for g in groups for node in g.results}
-    needs: dict[Group, dict[Group, None]] = {g: {} for g in groups}
+    dependencies = find_dependencies(graph, groups)
+    ordered = topological(graph, groups, dependencies)
+    return None if ordered is None else merge_small(graph, ordered, dependencies.needs)
+
+
+def find_dependencies(graph: Graph, groups: list[Group]) -> Dependencies:
+    maker = {node: group for group in groups for node in group.results}
+    needs: dict[Group, dict[Group, None]] = {group: {} for group in groups}
+    # the groups that read a variable, directly or through a view
     readers: dict[Node, list[Group]] = {}
     for group in groups:
         for x in group.inputs():
@@ -35,105 +51,114 @@ def topological(graph: Graph, groups: list[Group]) -> list[Group] | None:
                 needs[group][maker[source]] = None
             if source.variable is not None:
                 readers.setdefault(source, []).append(group)
-    users: dict[Group, list[Group]] = {g: [] for g in groups}
+    users: dict[Group, list[Group]] = {group: [] for group in groups}
     for group, needed in needs.items():
-        for need in needed:
-            users[need].append(group)
-    inputs = {n.variable: n for n in graph.variables}
+        for other in needed:
+            users[other].append(group)
+    node_of = {node.variable: node for node in graph.variables}
     writers = set()
     for variable, value in graph.updates:
         writer = maker.get(value)
-        if writer is None or variable not in inputs:
+        if writer is None or variable not in node_of:
             continue
         writers.add(writer)
-        for reader in readers.get(inputs[variable], ()):
+        for reader in readers.get(node_of[variable], ()):
             if reader is not writer and not depends(reader, writer, needs):
                 needs[writer][reader] = None
-    ordered = schedule(graph, groups, needs, users, writers)
-    return ordered and merge_small(graph, ordered, needs)
+    return Dependencies(needs, users, writers)
 
 
 def depends(group: Group, on: Group, needs: dict[Group, dict[Group, None]]) -> bool:
+    """True if the group has to follow `on`, directly or not."""
     seen, stack = set(), [group]
     while stack:
-        g = stack.pop()
-        if g is on:
+        current = stack.pop()
+        if current is on:
             return True
-        if g not in seen:
-            seen.add(g)
-            stack.extend(needs[g])
+        if current not in seen:
+            seen.add(current)
+            stack.extend(needs[current])
     return False
 
 
-def schedule(
-    graph: Graph,
-    groups: list[Group],
-    needs: dict[Group, dict[Group, None]],
-    users: dict[Group, list[Group]],
-    writers: set[Group],
-) -> list[Group] | None:
+def topological(graph: Graph, groups: list[Group], dependencies: Dependencies) -> list[Group] | None:
+    """Return a topological order that keeps few values alive; None if there is a cycle.
+
+    Writers of variables come as early as they can, so that gradients are not kept; small ones come last, where they
+    need no barriers between them. Anchored groups that only writers wait for, such as gradients in weights, come early
+    too: then what they read is free. A pointwise group that only one of these reads comes right before it.
+    """
+    needs, users, writers = dependencies.needs, dependencies.users, dependencies.writers
     position = {node: i for i, node in enumerate(graph.nodes)}
-    outside = {owner(node) for node in graph.outputs}
-    eager = {
-        g
-        for g in groups
-        if g.kind == "kernel" and users[g] and writers.issuperset(users[g]) and outside.isdisjoint(g.results)
+    outputs = {owner(node) for node in graph.outputs}
+    early = {
+        group
+        for group in groups
+        if group.kind == "anchored"
+        and users[group]
+        and writers.issuperset(users[group])
+        and outputs.isdisjoint(group.results)
     }
-    lazy = {
-        g
-        for g in groups
-        if g.kind == "pointwise" and len(users[g]) == 1 and users[g][0] in eager and outside.isdisjoint(g.results)
+    just_before = {
+        group
+        for group in groups
+        if group.kind == "pointwise"
+        and len(users[group]) == 1
+        and users[group][0] in early
+        and outputs.isdisjoint(group.results)
     }
 
-    def turn(group: Group) -> tuple[int, int]:
-        late = group in writers and math.prod(group.domain) <= KEPT
-        first = 2 if late else 0 if group in writers or group in eager else 1
-        return first, max(position[n] for n in group.results)
+    def rank(group: Group) -> tuple[int, int]:
+        last = group in writers and math.prod(group.domain) <= MAX_WAITING
+        priority = 2 if last else 0 if group in writers or group in early else 1
+        return priority, max(position[node] for node in group.results)
 
-    def ready(group: Group) -> bool:
-        return all(n in done or (n in lazy and ready(n)) for n in needs[group])
+    def is_ready(group: Group) -> bool:
+        return all(need in done or (need in just_before and is_ready(need)) for need in needs[group])
 
-    waiting = sorted((g for g in groups if g not in lazy), key=turn)
+    waiting = sorted((group for group in groups if group not in just_before), key=rank)
     done: set[Group] = set()
     ordered: list[Group] = []
     while waiting:
-        chosen = next((g for g in waiting if ready(g)), None)
+        # the first by rank whose needs are met
+        chosen = next((group for group in waiting if is_ready(group)), None)
         if chosen is None:
             return None
         waiting.remove(chosen)
-        before = [n for n in needs[chosen] if n in lazy and n not in done]
-        done.update(before, [chosen])
-        ordered += [*before, chosen]
+        preceding = [need for need in needs[chosen] if need in just_before and need not in done]
+        done.update(preceding, [chosen])
+        ordered += [*preceding, chosen]
     return ordered
 
 
 def merge_small(graph: Graph, ordered: list[Group], needs: dict[Group, dict[Group, None]]) -> list[Group]:
-    """Small pointwise groups of one domain that do not wait for each other as one: a kernel and a barrier for many.
+    """Merge small pointwise groups of one domain that do not wait for each other: one kernel and barrier for many.
 
-    A group goes into a later one, if nobody up to there waits for it.
+    A group is merged into a later one if no group up to there waits for it.
     """
     position = {node: i for i, node in enumerate(graph.nodes)}
-    left: list[Group] = []  # from the last on
+    # the groups that are left, from the last one on
+    remaining: list[Group] = []
     for group in reversed(ordered):
-        other = later_alike(group, reversed(left), needs)
+        other = mergeable(group, reversed(remaining), needs)
         if other is None:
-            left.append(group)
+            remaining.append(group)
             continue
-        for kept, more in ((other.members, group.members), (other.results, group.results)):
-            kept.extend(node for node in more if node not in kept)
-            kept.sort(key=position.__getitem__)
+        for target, more in ((other.members, group.members), (other.results, group.results)):
+            target.extend(node for node in more if node not in target)
+            target.sort(key=position.__getitem__)
         needs[other] |= needs[group]
-    return left[::-1]
+    return remaining[::-1]
 
 
-def later_alike(group: Group, following: Iterable[Group], needs: dict[Group, dict[Group, None]]) -> Group | None:
-    """The first of the groups behind it that a small one can be part of."""
+def mergeable(group: Group, following: Iterable[Group], needs: dict[Group, dict[Group, None]]) -> Group | None:
+    """Return the first following group that a small one can be merged into."""
     if group.kind != "pointwise" or math.prod(group.domain) > SMALL:
         return None
     for other in following:
         if group in needs[other]:
             return None
-        room = len(group.results) + len(other.results) <= MOST_RESULTS
+        room = len(group.results) + len(other.results) <= MAX_RESULTS
         if other.kind == "pointwise" and other.domain == group.domain and room:
             return other
     return None

@@ -1,0 +1,96 @@
+"""Binding: buffers get memory, and calls become a table of addresses that the native loop runs. -> Binding."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from foveal.arena import ArenaPlan
+from foveal.kernel.values import PARALLEL_LOOPS
+from foveal.lower import KernelCall, Lowered
+from foveal.schedule import Schedule
+from foveal.strides import Ndarray
+from foveal.view import Buffer, View
+from foveal.workers import aligned
+
+POINTER_BYTES = 8
+# A record of the table: kernel, arguments, barrier.
+RECORD_BYTES = 3 * POINTER_BYTES
+
+
+@dataclass(frozen=True)
+class Binding:
+    """The memory of a program, and the table that the native loop (kernel.runtime) runs."""
+
+    memory: dict[Buffer, Ndarray]
+    #: uint8; empty if every buffer has memory of its own
+    arena: Ndarray
+    #: [calls, loops x threads] int64: how much of each thread's share of a parallel loop has been taken
+    counters: Ndarray
+    #: int64: a record {kernel, arguments, barrier} per call, then the addresses of all arguments
+    table: Ndarray
+
+    def array(self, view: View) -> Ndarray:
+        """Return a view's memory as a NumPy array."""
+        dtype = np.dtype(view.buffer.dtype)
+        flat = self.memory[view.buffer].view(np.uint8).reshape(-1)
+        flat = flat[: flat.size // 4 * 4].view(dtype)[view.offset :]
+        strides = [s * dtype.itemsize for s in view.strides]
+        made: Ndarray = np.lib.stride_tricks.as_strided(flat, view.shape, strides)
+        return made
+
+
+def bind(
+    lowered: Lowered,
+    schedule: Schedule,
+    arena_plan: ArenaPlan,
+    addresses: Sequence[int],
+    threads: int,
+    allocate: Callable[[int], Ndarray] | None = None,
+) -> Binding:
+    """Give each buffer memory and make the table of calls.
+
+    addresses: of each call's machine code. allocate: bytes -> zeroed uint8 array, to give each buffer memory of its own
+    instead of a place in the arena; tests put guard pages around it.
+    """
+    new = allocate or aligned
+    memory: dict[Buffer, Ndarray] = {}
+    # What prepared calls write is kept from run to run.
+    for buffer in dict.fromkeys(view.buffer for call in schedule.prepared for view in call.written):
+        memory[buffer] = new(4 * buffer.size)
+    arena = aligned(0 if allocate else arena_plan.size)
+    for buffer, size, offset in zip(arena_plan.buffers, arena_plan.sizes, arena_plan.offsets, strict=True):
+        memory[buffer] = allocate(size) if allocate else arena[offset : offset + size]
+    for view in lowered.arguments:
+        memory[view.buffer] = new(4 * view.buffer.size)
+    calls = schedule.calls
+    for view in (*(view for call in calls for view in call.views), *lowered.outputs):
+        if view.buffer.variable is not None:
+            memory[view.buffer] = view.buffer.variable.storage
+    counters = np.zeros((len(calls), PARALLEL_LOOPS * threads), np.int64)
+    table = make_table(calls, schedule.barriers, addresses, memory, counters if threads > 1 else None)
+    return Binding(memory, arena, counters, table)
+
+
+def make_table(
+    calls: Sequence[KernelCall],
+    barriers: Sequence[int],
+    addresses: Sequence[int],
+    memory: dict[Buffer, Ndarray],
+    counters: Ndarray | None,
+) -> Ndarray:
+    """Return the records of the calls followed by the addresses of their arguments, as one block of int64.
+
+    The last argument of a call is the address of the counters of its parallel loops, or 0: one thread needs none.
+    """
+    count = sum(len(call.views) + 1 for call in calls)
+    table = np.zeros(3 * len(calls) + count, np.int64)
+    position = 3 * len(calls)
+    for i, (call, address) in enumerate(zip(calls, addresses, strict=True)):
+        table[3 * i : 3 * i + 3] = (address, table.ctypes.data + position * POINTER_BYTES, barriers[i])
+        for view in call.views:
+            table[position] = memory[view.buffer].ctypes.data + 4 * view.offset
+            position += 1
+        table[position] = 0 if counters is None else counters[i].ctypes.data
+        position += 1
+    return table
