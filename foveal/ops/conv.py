@@ -12,7 +12,8 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel.lang import fma, loops, parallel, var, where
-from foveal.ops.kernels.conv import dispatch, select, weight_grad, winograd, winograd_grid, winograd_weight_grad
+from foveal.ops.kernels.conv import select
+from foveal.ops.kernels.conv.cost_model import Problem, problem_of
 from foveal.ops.kernels.epilogue import Results
 from foveal.ops.op import Case, Lowering, Operator, Type
 from foveal.ops.window import check_window, output_size, pair, scatter, sides, windows
@@ -115,8 +116,8 @@ class Conv2d(Convolution):
     def flops(self, y: Type, *inputs: Type, **how: Any) -> int:
         return flops(y, inputs[1].shape)
 
-    def problem(self, x: Shape, w: Shape, **how: Any) -> select.Problem:  # type: ignore[override]
-        return select.problem_of("forward", self.shape(x, w, **how), w, how)
+    def problem(self, x: Shape, w: Shape, **how: Any) -> Problem:  # type: ignore[override]
+        return problem_of("forward", self.shape(x, w, **how), w, how)
 
     def kernel(self, y: Any, x: Any, w: Any, *, stride: Pair, padding: Sides, dilation: Pair, groups: int) -> None:
         (N, K, P, Q), (_, C, R, S) = y.shape, w.shape
@@ -135,12 +136,8 @@ class Conv2d(Convolution):
         self.lower_results(to, Results([y]), x, w, **how)
 
     def lower_results(self, to: Lowering, y: Results, x: Any, w: Any, **how: Any) -> None:
-        chosen = select.choose(self.problem(x.shape, w.shape, **how))
-        if chosen.m:
-            before = how["padding"][::2]
-            grid = winograd_grid.grid_of(chosen, how["stride"][0], y.shape[0], y.shape[2:], before)
-            return winograd.lower(to, y, x, w, grid, chosen, flip=False)
-        dispatch.lower_forward(to, y, x, w, **how)
+        algorithm = select.choose(self.problem(x.shape, w.shape, **how))
+        select.lower_forward(to, y, x, w, algorithm, how)
 
 
 def inside(x: Any, n: Any, c: Any, h: Any, v: Any, H: int, W: int) -> Any:
@@ -206,10 +203,9 @@ class Conv2dInputGrad(Convolution):
     def flops(self, y: Type, *inputs: Type, **how: Any) -> int:
         return flops(inputs[0], inputs[1].shape)
 
-    def problem(self, dy: Shape, w: Shape, *, size: Pair, **how: Any) -> select.Problem:  # type: ignore[override]
+    def problem(self, dy: Shape, w: Shape, *, size: Pair, **how: Any) -> Problem:  # type: ignore[override]
         dx, (K, C, R, S) = self.shape(dy, w, size=size, **how), w
-        kind = "forward" if how["stride"] == (1, 1) else "transposed"
-        return select.problem_of(kind, dx, (C, K, R, S), how)
+        return problem_of("forward" if how["stride"] == (1, 1) else "transposed", dx, (C, K, R, S), how)
 
     def kernel(
         self, dx: Any, dy: Any, w: Any, *, stride: Pair, padding: Sides, dilation: Pair, groups: int, size: Pair
@@ -234,13 +230,8 @@ class Conv2dInputGrad(Convolution):
         self.lower_results(to, Results([dx]), dy, w, **how)
 
     def lower_results(self, to: Lowering, dx: Results, dy: Any, w: Any, *, size: Pair, **how: Any) -> None:
-        turned = w.permuted(1, 0, 2, 3)
-        chosen = select.choose(self.problem(dy.shape, w.shape, size=size, **how))
-        if chosen.m:
-            before = how["padding"][::2]
-            grid = winograd_grid.turned_grid(chosen, how["stride"][0], dx.shape[0], size, before)
-            return winograd.lower(to, dx, dy, turned, grid, chosen, flip=True)
-        dispatch.lower_input_grad(to, dx, dy, w, **how)
+        algorithm = select.choose(self.problem(dy.shape, w.shape, size=size, **how))
+        select.lower_input_grad(to, dx, dy, w, algorithm, how)
 
 
 class Conv2dWeightGrad(Convolution):
@@ -301,8 +292,8 @@ class Conv2dWeightGrad(Convolution):
     def flops(self, y: Type, *inputs: Type, **how: Any) -> int:
         return flops(inputs[0], y.shape)
 
-    def problem(self, dy: Shape, x: Shape, *, size: Pair, **how: Any) -> select.Problem:  # type: ignore[override]
-        return select.problem_of("weight", dy, self.shape(dy, x, size=size, **how), how)
+    def problem(self, dy: Shape, x: Shape, *, size: Pair, **how: Any) -> Problem:  # type: ignore[override]
+        return problem_of("weight", dy, self.shape(dy, x, size=size, **how), how)
 
     def kernel(
         self, dw: Any, dy: Any, x: Any, *, stride: Pair, padding: Sides, dilation: Pair, groups: int, size: Pair
@@ -319,12 +310,8 @@ class Conv2dWeightGrad(Convolution):
                 dw[k, c, r, s] = acc
 
     def lower(self, to: Lowering, dw: Any, dy: Any, x: Any, *, size: Pair, **how: Any) -> None:
-        chosen = select.choose(self.problem(dy.shape, x.shape, size=size, **how))
-        if chosen.m:
-            before = how["padding"][::2]
-            grid = winograd_grid.grid_of(chosen, how["stride"][0], dy.shape[0], dy.shape[2:], before)
-            return winograd_weight_grad.lower(to, dw, dy, x, grid, chosen)
-        weight_grad.lower(to, dw, dy, x, **how)
+        algorithm = select.choose(self.problem(dy.shape, x.shape, size=size, **how))
+        select.lower_weight_grad(to, dw, dy, x, algorithm, how)
 
 
 conv2d = Conv2d()

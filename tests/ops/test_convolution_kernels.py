@@ -1,13 +1,16 @@
 """The convolution and product kernels beyond the operators' cases: epilogues of each one, and large shapes made small
 by lowering the sizes that decide on the kernel."""
 
+import dataclasses
+
 import checks
 import numpy as np
 import pytest
 
+from foveal.kernel import target
 from foveal.ops import OPS
 from foveal.ops.kernels import gemm
-from foveal.ops.kernels.conv import depthwise, direct, direct_simd_batch, dispatch, weight_grad
+from foveal.ops.kernels.conv import depthwise, direct, direct_simd_batch, select, weight_grad
 from foveal.ops.kernels.epilogue import Epilogue, Results
 from foveal.ops.op import Case
 from foveal.strides import channels_last, contiguous, filters_last
@@ -79,7 +82,7 @@ def test_epilogue(body, x, w, stride, padding, dilation, groups, threads):
     epilogue = Epilogue(steps, results=(3,), sums=(2,), moments=2)
     results = Results([y], [to.holding(extra, channels_last(want.shape))], epilogue, [total], moments)
     views = (to.holding(image, channels_last(x)), to.holding(filters, filters_last(w)))
-    dispatch.lower_forward(to, results, *views, **how)
+    select.direct_forward(to, results, *views, **how)
 
     assert body in to.called
     assert checks.error(to.array(y), np.maximum(want, 0)) < checks.LIMIT
@@ -93,10 +96,7 @@ CONV, GRADIENT = "conv2d", "conv2d_weight_grad"
 LOWERED = [  # a size that decides, lowered; an operator, its case
     (gemm, "LARGE", 1, "matmul", Case(((3, 60), (60, 45)))),
     (gemm, "LARGE", 1, "matmul", Case(((1, 9), (9, 70)))),
-    (weight_grad, "UNIT", 60, GRADIENT, Case(((3, 18, 5, 4), (3, 17, 10, 8)), {"stride": 2, "padding": 1, "size": 3})),
-    (weight_grad, "UNIT", 60, GRADIENT, Case(((2, 6, 9, 8), (2, 2, 9, 8)), {"padding": 1, "size": (3, 3)})),
-    (weight_grad, "UNIT", 60, GRADIENT, Case(((3, 6, 5, 7), (3, 20, 5, 7)), {"size": (1, 1)})),
-    (weight_grad, "LEAST_PIXELS", 4, GRADIENT, Case(((5, 70, 4, 3), (5, 20, 4, 3)), {"padding": 1, "size": (3, 3)})),
+    (weight_grad, "MIN_PIXELS", 4, GRADIENT, Case(((5, 70, 4, 3), (5, 20, 4, 3)), {"padding": 1, "size": (3, 3)})),
     (
         depthwise,
         "CACHED",
@@ -108,6 +108,23 @@ LOWERED = [  # a size that decides, lowered; an operator, its case
     (direct_simd_batch, "BAND", 4000, CONV, Case(((20, 2, 9, 12), (3, 2, 3, 3)), {"padding": 1})),
     (direct, "BAND", 60, CONV, Case(((17, 4, 9, 12), (20, 4, 3, 3)), {"padding": 1})),
 ]
+
+
+SMALL_UNITS = 480  # bytes of a second-level cache of which weight_grad fills half, with 60 elements
+SMALL_CACHES = [  # an operator, its case
+    (GRADIENT, Case(((3, 18, 5, 4), (3, 17, 10, 8)), {"stride": 2, "padding": 1, "size": 3})),
+    (GRADIENT, Case(((2, 6, 9, 8), (2, 2, 9, 8)), {"padding": 1, "size": (3, 3)})),
+    (GRADIENT, Case(((3, 6, 5, 7), (3, 20, 5, 7)), {"size": (1, 1)})),
+]
+
+
+@pytest.mark.parametrize(("name", "case"), SMALL_CACHES)
+@pytest.mark.parametrize("check", [checks.native, checks.threads, checks.interpreted])
+def test_small_caches(name, case, check, quick):
+    quick(checks.takes_long(check, OPS[name], case))
+    with target.assume(dataclasses.replace(target.current(), l2=SMALL_UNITS)):
+        assert weight_grad.max_unit_elements() == 60
+        check(OPS[name], case)
 
 
 @pytest.mark.parametrize(("module", "size", "lowered", "name", "case"), LOWERED)
