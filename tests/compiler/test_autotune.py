@@ -44,13 +44,13 @@ def test_every_candidate_is_timed_and_the_fastest_kept(monkeypatch):
 
 def test_the_file_decides_in_later_processes(monkeypatch):
     monkeypatch.setenv("FOVEAL_TUNE", "1")
-    assert "winograd" in convolution()
+    assert any(name.startswith("winograd") for name in convolution())
     entries = json.loads(autotune.path().read_text())
     for entry in entries.values():
         entry["choice"] = {"m": DIRECT}
     autotune.path().write_text(json.dumps(entries))
     select.measured.clear()
-    assert "winograd" not in convolution()
+    assert not any(name.startswith("winograd") for name in convolution())
 
 
 @pytest.mark.parametrize("tile_block", [None, 12])
