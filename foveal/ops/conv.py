@@ -16,7 +16,7 @@ from foveal.ops.kernels.conv import select
 from foveal.ops.kernels.conv.cost_model import Problem, problem_of
 from foveal.ops.kernels.epilogue import Results
 from foveal.ops.op import Case, Lowering, Operator, Type
-from foveal.ops.window import check_window, output_size, pair, scatter, sides, windows
+from foveal.ops.window import Window, check_window, output_size, pair, scatter, sides, windows
 from foveal.strides import Ndarray, Shape, filters_last
 
 Pair = tuple[int, int]
@@ -117,7 +117,7 @@ class Conv2d(Convolution):
         return flops(y, inputs[1].shape)
 
     def problem(self, x: Shape, w: Shape, **how: Any) -> Problem:  # type: ignore[override]
-        return problem_of("forward", self.shape(x, w, **how), w, how)
+        return problem_of("forward", self.shape(x, w, **how), w, window_of(w, how), how["groups"])
 
     def kernel(self, y: Any, x: Any, w: Any, *, stride: Pair, padding: Sides, dilation: Pair, groups: int) -> None:
         (N, K, P, Q), (_, C, R, S) = y.shape, w.shape
@@ -137,7 +137,7 @@ class Conv2d(Convolution):
 
     def lower_results(self, to: Lowering, y: Results, x: Any, w: Any, **how: Any) -> None:
         algorithm = select.choose(self.problem(x.shape, w.shape, **how))
-        select.lower_forward(to, y, x, w, algorithm, how)
+        select.lower_forward(to, y, x, w, algorithm, window_of(w.shape, how), how["groups"])
 
 
 def inside(x: Any, n: Any, c: Any, h: Any, v: Any, H: int, W: int) -> Any:
@@ -205,7 +205,9 @@ class Conv2dInputGrad(Convolution):
 
     def problem(self, dy: Shape, w: Shape, *, size: Pair, **how: Any) -> Problem:  # type: ignore[override]
         dx, (K, C, R, S) = self.shape(dy, w, size=size, **how), w
-        return problem_of("forward" if how["stride"] == (1, 1) else "transposed", dx, (C, K, R, S), how)
+        return problem_of(
+            "forward" if how["stride"] == (1, 1) else "transposed", dx, (C, K, R, S), window_of(w, how), how["groups"]
+        )
 
     def kernel(
         self, dx: Any, dy: Any, w: Any, *, stride: Pair, padding: Sides, dilation: Pair, groups: int, size: Pair
@@ -231,7 +233,7 @@ class Conv2dInputGrad(Convolution):
 
     def lower_results(self, to: Lowering, dx: Results, dy: Any, w: Any, *, size: Pair, **how: Any) -> None:
         algorithm = select.choose(self.problem(dy.shape, w.shape, size=size, **how))
-        select.lower_input_grad(to, dx, dy, w, algorithm, how)
+        select.lower_input_grad(to, dx, dy, w, algorithm, window_of(w.shape, how), how["groups"])
 
 
 class Conv2dWeightGrad(Convolution):
@@ -293,7 +295,8 @@ class Conv2dWeightGrad(Convolution):
         return flops(inputs[0], y.shape)
 
     def problem(self, dy: Shape, x: Shape, *, size: Pair, **how: Any) -> Problem:  # type: ignore[override]
-        return problem_of("weight", dy, self.shape(dy, x, size=size, **how), how)
+        dw = self.shape(dy, x, size=size, **how)
+        return problem_of("weight", dy, dw, window_of(dw, how), how["groups"])
 
     def kernel(
         self, dw: Any, dy: Any, x: Any, *, stride: Pair, padding: Sides, dilation: Pair, groups: int, size: Pair
@@ -311,7 +314,12 @@ class Conv2dWeightGrad(Convolution):
 
     def lower(self, to: Lowering, dw: Any, dy: Any, x: Any, *, size: Pair, **how: Any) -> None:
         algorithm = select.choose(self.problem(dy.shape, x.shape, size=size, **how))
-        select.lower_weight_grad(to, dw, dy, x, algorithm, how)
+        select.lower_weight_grad(to, dw, dy, x, algorithm, window_of(dw.shape, how), how["groups"])
+
+
+def window_of(w: Shape, attributes: dict[str, Any]) -> Window:
+    """The window of filters w [K, C, R, S]."""
+    return Window((w[2], w[3]), attributes["stride"], attributes["padding"], attributes["dilation"])
 
 
 conv2d = Conv2d()

@@ -13,6 +13,7 @@ from foveal.ops.kernels import gemm
 from foveal.ops.kernels.conv import depthwise, direct, direct_simd_batch, select, weight_grad
 from foveal.ops.kernels.epilogue import Epilogue, Results
 from foveal.ops.op import Case
+from foveal.ops.window import Window
 from foveal.strides import channels_last, contiguous, filters_last
 from foveal.view import Buffer, View
 
@@ -82,7 +83,7 @@ def test_epilogue(body, x, w, stride, padding, dilation, groups, threads):
     epilogue = Epilogue(steps, results=(3,), sums=(2,), moments=2)
     results = Results([y], [to.holding(extra, channels_last(want.shape))], epilogue, [total], moments)
     views = (to.holding(image, channels_last(x)), to.holding(filters, filters_last(w)))
-    select.direct_forward(to, results, *views, **how)
+    select.direct_forward(to, results, *views, Window(w[2:], stride, padding, dilation), groups)
 
     assert body in to.called
     assert checks.error(to.array(y), np.maximum(want, 0)) < checks.LIMIT

@@ -6,12 +6,12 @@ counted in vector operations (multiply-adds, additions, loads) of one core. The 
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from foveal.kernel.lang import lanes
 from foveal.ops.kernels.conv.winograd_matrices import POINTS
+from foveal.ops.window import Pair, Window
 from foveal.strides import Shape
 
 # Algorithm.winograd_tile of direct convolution
@@ -42,6 +42,11 @@ MAX_GROUP = 64
 TILE_BLOCKS = (12, 24, 48, 96)
 
 
+# "forward": a convolution, and the gradient in x with stride 1, which is one too; "transposed": the gradient in x with
+# other strides; "weight": the gradient in the weights
+Kind = Literal["forward", "transposed", "weight"]
+
+
 @dataclass(frozen=True)
 class Algorithm:
     """A way to compute a convolution or one of its gradients."""
@@ -58,9 +63,7 @@ class Algorithm:
 class Problem:
     """One convolution or gradient."""
 
-    # "forward": also the gradient in x with stride 1, which is a correlation too; "transposed": the gradient in x with
-    # other strides; "weight": the gradient in the weights
-    kind: Literal["forward", "transposed", "weight"]
+    kind: Kind
     # images, inputs, outputs
     N: int
     C: int
@@ -69,9 +72,9 @@ class Problem:
     P: int
     Q: int
     # of the filters, (R, S)
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    dilation: tuple[int, int]
+    kernel: Pair
+    stride: Pair
+    dilation: Pair
     groups: int
 
     def tile_sizes(self) -> list[int]:
@@ -123,12 +126,10 @@ class Problem:
         return Algorithm(min(costs, key=lambda m: (costs[m], m)))
 
 
-def problem_of(
-    kind: Literal["forward", "transposed", "weight"], y: Shape, w: Shape, attributes: Mapping[str, Any]
-) -> Problem:
-    """The problem of outputs y [N, K, P, Q] and filters w [K, C, R, S]; attributes: the convolution operator's."""
-    (N, _, P, Q), (K, C, R, S) = y, w
-    return Problem(kind, N, C, K, P, Q, (R, S), attributes["stride"], attributes["dilation"], attributes["groups"])
+def problem_of(kind: Kind, y: Shape, w: Shape, window: Window, groups: int) -> Problem:
+    """The problem of outputs y [N, K, P, Q] and filters w [K, C, R, S]."""
+    (N, _, P, Q), (K, C, _, _) = y, w
+    return Problem(kind, N, C, K, P, Q, window.size, window.stride, window.dilation, groups)
 
 
 def group_of(channels: int) -> int | None:

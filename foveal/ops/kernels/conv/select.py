@@ -5,9 +5,6 @@ filtering or direct convolution, by the cost model or as measured. Then it calls
 it, which lowers Winograd's kernels, or the first direct kernel in the list there that fits.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from foveal.ops.kernels.conv import (
     conv1x1,
     depthwise,
@@ -29,6 +26,7 @@ from foveal.ops.kernels.partial_sums import lower_sum
 from foveal.ops.kernels.register_tile import tile_for
 from foveal.ops.kernels.taps import Axes, both_axes, forward_taps, gradient_taps, used_kernel
 from foveal.ops.op import Lowering
+from foveal.ops.window import Pair, Sides, Window
 from foveal.view import View
 
 # Algorithms that foveal.autotune has measured, by Problem.key; empty unless FOVEAL_TUNE asked for that.
@@ -41,72 +39,49 @@ def choose(problem: Problem) -> Algorithm:
 
 
 def lower_forward(
-    lowering: Lowering, y: Results, x: View, w: View, algorithm: Algorithm, attributes: Mapping[str, Any]
+    lowering: Lowering, y: Results, x: View, w: View, algorithm: Algorithm, window: Window, groups: int
 ) -> None:
-    """y [N, K, P, Q] = convolution of x [N, G C, H, W] with w [K, C, R, S]; attributes: those of ops.conv2d."""
+    """y [N, K, P, Q] = convolution of x [N, G C, H, W] with w [K, C, R, S], whose taps are the window's."""
     if m := algorithm.winograd_tile:
-        stride, before = attributes["stride"][0], attributes["padding"][::2]
-        grid = forward_grid(m, stride, y.shape[0], y.shape[2:], before)
+        grid = forward_grid(m, window, y.shape[0], y.shape[2:])
         winograd.lower(lowering, y, x, w, grid, algorithm, rotate=False)
     else:
-        direct_forward(lowering, y, x, w, **attributes)
+        direct_forward(lowering, y, x, w, window, groups)
 
 
 def lower_input_grad(
-    lowering: Lowering, dx: Results, dy: View, w: View, algorithm: Algorithm, attributes: Mapping[str, Any]
+    lowering: Lowering, dx: Results, dy: View, w: View, algorithm: Algorithm, window: Window, groups: int
 ) -> None:
     """dx [N, G C, H, W], the gradient in x, of dy [N, K, P, Q] and w [K, C, R, S]."""
     if m := algorithm.winograd_tile:
-        stride, before = attributes["stride"][0], attributes["padding"][::2]
-        grid = input_grad_grid(m, stride, dx.shape[0], dx.shape[2:], before)
+        grid = input_grad_grid(m, window, dx.shape[0], dx.shape[2:])
         winograd.lower(lowering, dx, dy, w.permuted(1, 0, 2, 3), grid, algorithm, rotate=True)
     else:
-        direct_input_grad(lowering, dx, dy, w, **attributes)
+        direct_input_grad(lowering, dx, dy, w, window, groups)
 
 
 def lower_weight_grad(
-    lowering: Lowering, dw: View, dy: View, x: View, algorithm: Algorithm, attributes: Mapping[str, Any]
+    lowering: Lowering, dw: View, dy: View, x: View, algorithm: Algorithm, window: Window, groups: int
 ) -> None:
     """dw [K, C, R, S], the gradient in the weights, of dy [N, K, P, Q] and x [N, G C, H, W]."""
     if m := algorithm.winograd_tile:
-        stride, before, (_, _, P, Q) = attributes["stride"][0], attributes["padding"][::2], dy.shape
-        grid = forward_grid(m, stride, dy.shape[0], (P, Q), before)
+        grid = forward_grid(m, window, dy.shape[0], image_size(dy))
         winograd_weight_grad.lower(lowering, dw, dy, x, grid, algorithm)
     else:
-        direct_weight_grad(lowering, dw, dy, x, **attributes)
+        direct_weight_grad(lowering, dw, dy, x, window, groups)
 
 
-def direct_forward(
-    lowering: Lowering,
-    y: Results,
-    x: View,
-    w: View,
-    *,
-    stride: tuple[int, int],
-    padding: tuple[int, int, int, int],
-    dilation: tuple[int, int],
-    groups: int,
-) -> None:
-    """The same by a direct kernel."""
-    (K, C, R, S), (H, W) = w.shape, x.shape[2:]
-    axes = both_axes(forward_taps, y.shape[2:], (H, W), (R, S), stride, padding, dilation)
+def direct_forward(lowering: Lowering, y: Results, x: View, w: View, window: Window, groups: int) -> None:
+    """The convolution by a direct kernel."""
+    K, C, R, S = w.shape
+    axes = both_axes(forward_taps, y.shape[2:], image_size(x), *geometry(window))
     direct_by_taps(lowering, y, x, w.reshaped((groups, K // groups, C, R, S)), axes)
 
 
-def direct_input_grad(
-    lowering: Lowering,
-    dx: Results,
-    dy: View,
-    w: View,
-    *,
-    stride: tuple[int, int],
-    padding: tuple[int, int, int, int],
-    dilation: tuple[int, int],
-    groups: int,
-) -> None:
+def direct_input_grad(lowering: Lowering, dx: Results, dy: View, w: View, window: Window, groups: int) -> None:
     """The gradient in x by a direct kernel: a correlation too, in which filters and channels swap their roles."""
-    (K, C, R, S), (P, Q) = w.shape, dy.shape[2:]
-    axes = both_axes(gradient_taps, dx.shape[2:], (P, Q), (R, S), stride, padding, dilation)
+    K, C, R, S = w.shape
+    axes = both_axes(gradient_taps, dx.shape[2:], image_size(dy), *geometry(window))
     weights = w.reshaped((groups, K // groups, C, R, S)).permuted(0, 2, 1, 3, 4)
     direct_by_taps(lowering, dx, dy, weights, axes)
 
@@ -138,20 +113,10 @@ def direct_by_taps(lowering: Lowering, y: Results, x: View, w: View, axes: Axes)
         direct.lower_correlate(lowering, y, nhwc(x), panels, axes, outputs)
 
 
-def direct_weight_grad(
-    lowering: Lowering,
-    dw: View,
-    dy: View,
-    x: View,
-    *,
-    stride: tuple[int, int],
-    padding: tuple[int, int, int, int],
-    dilation: tuple[int, int],
-    groups: int,
-) -> None:
+def direct_weight_grad(lowering: Lowering, dw: View, dy: View, x: View, window: Window, groups: int) -> None:
     """The gradient in the weights by the first direct kernel that fits."""
-    (K, C, R, S), (P, Q), (H, W) = dw.shape, dy.shape[2:], x.shape[2:]
-    axes = both_axes(forward_taps, (P, Q), (H, W), (R, S), stride, padding, dilation)
+    K, C, _, _ = dw.shape
+    axes = both_axes(forward_taps, image_size(dy), image_size(x), *geometry(window))
     # 1. one filter per channel
     if C == 1 and groups == K > 1:
         weight_grad_depthwise.lower(lowering, dw, nhwc(dy), nhwc(x), axes)
@@ -164,3 +129,13 @@ def direct_weight_grad(
         return
     # 3. any other: lanes run over filters
     weight_grad.lower(lowering, dw, dy, x, axes, first, kernel, groups)
+
+
+def image_size(image: View) -> Pair:
+    """(rows, columns) of an image [N, C, H, W]."""
+    _, _, H, W = image.shape
+    return H, W
+
+
+def geometry(window: Window) -> tuple[Pair, Pair, Sides, Pair]:
+    return window.size, window.stride, window.padding, window.dilation

@@ -48,6 +48,7 @@ from foveal.ops.kernels.partial_sums import lower_sum
 from foveal.ops.kernels.register_tile import ENOUGH_TASKS, part_of_blocks, pieces, split, tile_for
 from foveal.ops.kernels.taps import Axes
 from foveal.ops.op import Lowering
+from foveal.ops.window import Pair
 from foveal.strides import Shape
 from foveal.view import View
 
@@ -89,16 +90,7 @@ class Division:
     parts: int
 
 
-def lower(
-    lowering: Lowering,
-    dw: View,
-    dy: View,
-    x: View,
-    axes: Axes,
-    first: tuple[int, int],
-    kernel: tuple[int, int],
-    groups: int,
-) -> None:
+def lower(lowering: Lowering, dw: View, dy: View, x: View, axes: Axes, first: Pair, kernel: Pair, groups: int) -> None:
     """Views dw [K, C, R, S], dy [N, K, P, Q], x [N, G C, H, W].
 
     Of the kernel positions only the `kernel` = (rows, columns) from `first` on meet the image; axes count from there.
@@ -128,7 +120,7 @@ def lower(
         lower_sum(lowering, dw, partial, first)
 
 
-def pixels_in_one_column(dy: View, x: View, axes: Axes, kernel: tuple[int, int]) -> tuple[View, View, Axes]:
+def pixels_in_one_column(dy: View, x: View, axes: Axes, kernel: Pair) -> tuple[View, View, Axes]:
     """A 1x1 convolution of evenly spaced pixels seen as one image of one column, so that its inner loops are long.
 
     dy as [1, K, N P Q, 1], x as [1, C, N H W, 1]. Any other convolution is given back as it is.
@@ -141,7 +133,7 @@ def pixels_in_one_column(dy: View, x: View, axes: Axes, kernel: tuple[int, int])
     return dy, x, ((replace(rows, count=dy.shape[2]),), (replace(columns, count=1),))
 
 
-def unit_size(x: Shape, outputs: tuple[int, int], one_image: bool) -> tuple[int, int]:
+def unit_size(x: Shape, outputs: Pair, one_image: bool) -> Pair:
     """(images of a unit, bands of output rows of an image), one of which is 1, for x [N, C, H, W].
 
     one_image: a unit must not have more than one image.
@@ -234,7 +226,7 @@ class UnitSums:
     unit: Unit
     axes: Axes
     # (start, width) of the vectors of filters of the block
-    vectors: list[tuple[int, int]]
+    vectors: list[Pair]
 
     @property
     def max_rows(self) -> int:
@@ -302,7 +294,7 @@ class UnitSums:
     def accumulate(
         self,
         into: Array,
-        tile: list[tuple[tuple[int, int], int]],
+        tile: list[tuple[Pair, int]],
         x: Array,
         pixels: "Pixels",
         single_image: bool = False,

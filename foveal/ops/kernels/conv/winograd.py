@@ -54,6 +54,7 @@ from foveal.ops.kernels.epilogue import FAR, Ending, Epilogue, Results
 from foveal.ops.kernels.packing import outputs_last
 from foveal.ops.kernels.register_tile import Tile, multiply_add, pieces, split, tile_for
 from foveal.ops.op import Lowering
+from foveal.ops.window import Pair
 from foveal.view import View
 
 # Tiles of a block at most: four register tiles of 12 rows with 32 registers, eight of 6 with 16. Every block reads all
@@ -216,7 +217,7 @@ class TileBlock:
     count: Index
 
 
-def winograd(*arrays: Array, grid: Grid, T: int, size: tuple[int, int], filters: int, epilogue: Epilogue) -> None:
+def winograd(*arrays: Array, grid: Grid, T: int, size: Pair, filters: int, epilogue: Epilogue) -> None:
     """y = A^T [sum_c (G g G^T) * (B^T d B)] A, threads share blocks of T tiles.
 
     The last block may have fewer tiles. Its products are computed for T, and what is left over is not used.
@@ -258,9 +259,7 @@ def transform_inputs(V: Array, zeros: Array, x: Array, *, grid: Grid) -> None:
             inputs.store(V.at(0, 0, t * row + c), pixel, c, channels)
 
 
-def winograd_by_filters(
-    *arrays: Array, grid: Grid, size: tuple[int, int], filters: int, rotate: bool, epilogue: Epilogue
-) -> None:
+def winograd_by_filters(*arrays: Array, grid: Grid, size: Pair, filters: int, rotate: bool, epilogue: Epilogue) -> None:
     """The same, threads share blocks of filters, each for all tiles, whose inputs are transformed already.
 
     The filters of a block are transformed a part of the channels at a time and used at once, while they are in the
@@ -391,7 +390,7 @@ class OutputTransform:
     edge: Array
     grid: Grid
     # (P, Q)
-    size: tuple[int, int]
+    size: Pair
     # the register tile, whose columns are the filters of a block
     tile: Tile
 

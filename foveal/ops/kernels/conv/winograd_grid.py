@@ -1,12 +1,11 @@
 """The grid of output tiles that Winograd convolution works on, and where each tile lies."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from foveal.kernel.lang import Index, unflatten
 from foveal.ops.kernels.conv.winograd_matrices import Scheme, scheme, strided, transposed
 from foveal.ops.kernels.conv.winograd_transform import PositionOrder, position_order
-
-Pair = tuple[int, int]
+from foveal.ops.window import Pair, Window
 
 
 @dataclass(frozen=True)
@@ -62,24 +61,26 @@ class Grid:
         return [(n, p + i, q + j) for i in range(self.vertical.outputs) for j in range(self.horizontal.outputs)]
 
 
-def forward_grid(m: int, stride: int, images: int, size: Pair, before: Pair) -> Grid:
-    """Tiles of m x m for outputs of `size` = (P, Q) that read inputs padded by `before` = (top, left)."""
-    axis = scheme(m) if stride == 1 else strided(m)
-    return Grid(axis, axis, images, -(-size[0] // m), -(-size[1] // m), *before)
+def forward_grid(m: int, window: Window, images: int, size: Pair) -> Grid:
+    """Tiles of m x m for outputs of `size` = (P, Q)."""
+    axis = scheme(m) if window.stride[0] == 1 else strided(m)
+    top, _, left, _ = window.padding
+    return Grid(axis, axis, images, -(-size[0] // m), -(-size[1] // m), top, left)
 
 
-def input_grad_grid(m: int, stride: int, images: int, size: Pair, before: Pair) -> Grid:
-    """The same for the gradient in x, whose outputs are the inputs of `size` = (H, W), padded by `before`.
+def input_grad_grid(m: int, window: Window, images: int, size: Pair) -> Grid:
+    """Tiles for the gradient in x, whose outputs are the inputs of `size` = (H, W).
 
-    With stride 1 it is a correlation of dy, padded by 2 - before, with the filters rotated by 180 degrees. With stride
-    2 a tile has 2 m x 2 m outputs; output h meets taps 0 and 2 of dy where h + before is even, so which outputs of a
-    tile have two taps depends on the padding being even or odd.
+    With stride 1 it is a correlation with the filters rotated by 180 degrees, of dy padded by 2 - padding. With stride
+    2 a tile has 2 m x 2 m outputs. Output h meets taps 0 and 2 where h + padding is even, so the parity of the padding
+    decides which outputs of a tile have two taps.
     """
-    if stride == 1:
-        return forward_grid(m, stride, images, size, (2 - before[0], 2 - before[1]))
-    vertical, horizontal = (transposed(m, pad % 2) for pad in before)
+    top, _, left, _ = window.padding
+    if window.stride[0] == 1:
+        return forward_grid(m, replace(window, padding=(2 - top, 0, 2 - left, 0)), images, size)
+    vertical, horizontal = transposed(m, top % 2), transposed(m, left % 2)
     rows, columns = (-(-n // (2 * m)) for n in size)
-    return Grid(vertical, horizontal, images, rows, columns, *(-((pad - 1) // 2) for pad in before))
+    return Grid(vertical, horizontal, images, rows, columns, -((top - 1) // 2), -((left - 1) // 2))
 
 
 def near_equal(n: int, max_size: int) -> int:
