@@ -138,4 +138,5 @@ def image_size(image: View) -> Pair:
 
 
 def geometry(window: Window) -> tuple[Pair, Pair, Sides, Pair]:
+    """What `both_axes` needs of a window."""
     return window.size, window.stride, window.padding, window.dilation

@@ -14,9 +14,10 @@ The products are where the time goes: for each position a matrix product [T, C] 
 lanes x 2 operations = 2 x 8 x 2 = 32 a cycle on Zen 4, which executes a vector of 16 lanes in two halves: one such FMA
 a cycle, and one load of such a vector or two loads of scalars. The inner loop adds one channel to a register tile of
 `rows` tiles x `vectors` vectors of filters: rows x vectors FMAs for vectors + rows loads. With 32 registers the tile
-is 12 x 2: 0.6 loads per FMA, so the multipliers set the pace; the 24 sums also cover the FMA's latency of 4 cycles. U
-streams from the second-level or last-level cache, 2 vectors per 24 FMAs; V stays in the second-level cache for all
-blocks of filters, and each row of 12 scalars is in the first-level cache while one block of filters passes.
+is 12 x 2: 0.6 loads per FMA, so the multipliers set the pace; the 24 sums also cover the FMA's latency of 4 cycles.
+While one position is computed its operands are in the first-level cache: C x columns numbers of U, 8 KiB for 64
+channels, and T x C of V, 12 KiB for 48 tiles. V stays in the second-level cache for all blocks of filters; U streams
+from the last-level cache, or from the second-level cache where it fits in beside V and M.
 
 Measured on two cores of Zen 4 against a peak of 233 GFLOP/s, counted as direct convolution does: 615 to 705 GFLOP/s for
 64 to 256 channels (`foveal bench ops 3x3`, bench/RESULTS.md).
