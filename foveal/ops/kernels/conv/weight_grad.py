@@ -60,8 +60,8 @@ MAX_CHUNKS = 32
 # many it is a small part of the work.
 MIN_PIXELS = 512
 
-# Channels below which a row of the kernel is one range of positions (s, c), which are neighbours in memory: a register
-# tile of channels alone would be less than half full, or would not divide them evenly.
+# Channels below which a row of the kernel is one range of positions (s, c), which are neighbours in memory. So few
+# channels alone would leave a part of a register tile empty; whole rows fill it, but need a copy of x with its padding.
 FEW_CHANNELS = 16
 
 # (first input row of band 0, rows, first column, columns) of a zero-bordered buffer; see halo.bordered
@@ -98,25 +98,25 @@ def lower(lowering: Lowering, dw: View, dy: View, x: View, axes: Axes, first: Pa
     K, C, R, S = dw.shape
     dy, x, axes = pixels_in_one_column(dy, x, axes, kernel)
     N, _, P, Q = dy.shape
-    together = groups == 1 and C < FEW_CHANNELS and kernel[1] > 1 and axes[1][0].tap_step == 1
-    one_image = together and bordered(axes, (x.shape[2], x.shape[3]), P) is not None
+    row_is_range = groups == 1 and C < FEW_CHANNELS and kernel[1] > 1 and axes[1][0].tap_step == 1
+    one_image = row_is_range and bordered(axes, (x.shape[2], x.shape[3]), P) is not None
     images, bands = unit_size(x.shape, (P, Q), one_image)
     units = -(-N // images) * bands
     size = K * C * kernel[0] * kernel[1]
     chunks = max(1, min(units, MAX_CHUNKS, N * P * Q // MIN_PIXELS, max_partial_elements() // size))
     blocks = groups * -(-(K // groups) // tile_for(K // groups).columns)
     parts = min(blocks, -(-ENOUGH_TASKS // chunks))
-    # with few channels a unit is copied into a buffer with its padding, so that all pixels have all taps
-    border = bordered(axes, (x.shape[2], x.shape[3]), -(-P // bands)) if together else None
+    # where rows are ranges a unit is copied into a buffer with its padding, so that all pixels have all taps
+    border = bordered(axes, (x.shape[2], x.shape[3]), -(-P // bands)) if row_is_range else None
     halo = lowering.scratch((1, *border[1::2], C) if border else (1, 1, 1, 1), per_thread=True)
     # a single chunk of all kernel positions needs no scratch memory: its sums are the result
     result = dw.permuted(2, 3, 1, 0)
-    alone = chunks == 1 and kernel == (R, S)
-    partial = result.reshaped((1, *result.shape)) if alone else lowering.scratch((chunks, *kernel, C, K))
-    sums = partial.reshaped((chunks, kernel[0], 1, kernel[1] * C, K)) if together else partial
+    in_place = chunks == 1 and kernel == (R, S)
+    partial = result.reshaped((1, *result.shape)) if in_place else lowering.scratch((chunks, *kernel, C, K))
+    sums = partial.reshaped((chunks, kernel[0], 1, kernel[1] * C, K)) if row_is_range else partial
     division = Division(groups, images, bands, parts)
     lowering.call(weight_grad, [sums, halo], [nhwc(dy), nhwc(x)], axes=axes, border=border, division=division)
-    if not alone:
+    if not in_place:
         lower_sum(lowering, dw, partial, first)
 
 
@@ -134,7 +134,7 @@ def pixels_in_one_column(dy: View, x: View, axes: Axes, kernel: Pair) -> tuple[V
 
 
 def unit_size(x: Shape, outputs: Pair, one_image: bool) -> Pair:
-    """(images of a unit, bands of output rows of an image), one of which is 1, for x [N, C, H, W].
+    """(images of a unit, bands of output rows of an image), one of which is 1, for x [N, G C, H, W].
 
     one_image: a unit must not have more than one image.
     """
