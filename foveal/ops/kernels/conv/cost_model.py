@@ -1,8 +1,8 @@
 """What a convolution costs, computed directly or by Winograd's minimal filtering: a model of its shape alone.
 
 It depends on no timing, so a convolution is computed in the same way, and has the same bits, on every run. Costs are
-counted in vector operations (multiply-adds, additions, loads) of one core. The constants were fitted to timings on Zen
-4, `foveal bench ops conv2d` with either algorithm.
+counted in vector operations (multiply-adds, additions, loads) of one core. The constants were measured on Zen 4, with
+`foveal bench ops conv2d`.
 """
 
 import math
@@ -34,9 +34,10 @@ DIRECT_EFFICIENCY = 0.93
 # and near equality the direct kernel rounds less and needs no scratch memory.
 WINOGRAD_MARGIN = 0.95
 
-# Channels, and filters, of a task of a weight gradient at most, nearly: with 36 positions its sums [36, 64, 64] take
-# 576 KiB, a little more than half of a second-level cache of 1 MiB.
-MAX_GROUP = 64
+# Channels, and filters, that a task of a weight gradient should have: with 36 positions its sums [36, 64, 64] take 576
+# KiB, a little more than half of a second-level cache of 1 MiB. Fewer would transform the tiles of the other side more
+# often.
+GROUP_SIZE = 64
 
 # Values of Algorithm.tile_block that FOVEAL_TUNE measures: 12 to 96 tiles, in factors of two around the default's 48.
 TILE_BLOCKS = (12, 24, 48, 96)
@@ -88,7 +89,7 @@ class Problem:
         # vectors of inputs and of outputs per pixel
         inputs, outputs = math.ceil(self.C / lanes()), math.ceil(self.K / lanes())
         stride = self.stride[0]
-        # multiply-adds of direct convolution; in a transposed one an output meets only every `stride`-th tap
+        # multiply-adds of direct convolution; in a transposed one an output meets 9 / stride^2 taps on average
         if m == DIRECT:
             pixels = self.P * self.Q // (stride**2 if self.kind == "transposed" else 1)
             return self.N * pixels * 9 * self.C * outputs / DIRECT_EFFICIENCY
@@ -133,15 +134,15 @@ def problem_of(kind: Kind, y: Shape, w: Shape, window: Window, groups: int) -> P
 
 
 def group_of(channels: int) -> int | None:
-    """Size of the equal groups of channels that a task of a weight gradient takes, near MAX_GROUP.
+    """Size of the equal groups of channels that a task of a weight gradient takes, near GROUP_SIZE.
 
-    None if the number of channels has no such divisor between half and three halves of MAX_GROUP.
+    None if the number of channels has no such divisor between half and three halves of GROUP_SIZE.
     """
-    if channels <= MAX_GROUP:
+    if channels <= GROUP_SIZE:
         return channels
-    sizes = range(MAX_GROUP // 2, MAX_GROUP * 3 // 2 + 1)
+    sizes = range(GROUP_SIZE // 2, GROUP_SIZE * 3 // 2 + 1)
     fitting = [size for size in sizes if channels % size == 0]
-    return min(fitting, key=lambda size: (abs(size - MAX_GROUP), size)) if fitting else None
+    return min(fitting, key=lambda size: (abs(size - GROUP_SIZE), size)) if fitting else None
 
 
 def groups_of(channels: int) -> int:
