@@ -12,7 +12,8 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel.lang import Array, Index, Value, fma, loops, parallel, var, where
-from foveal.ops.kernels.conv import dispatch, select, weight_grad, winograd, winograd_grid, winograd_weight_grad
+from foveal.ops.kernels.conv import select
+from foveal.ops.kernels.conv.cost_model import Kind, Problem, problem_of
 from foveal.ops.kernels.epilogue import EpilogueOutputs
 from foveal.ops.op import Case, HasShape, Lowering, Operator, Tensor, Type
 from foveal.ops.window import PaddingArgument, Pair, PairArgument, Window, pair
@@ -167,9 +168,9 @@ class Conv2d(Convolution):
     def flops(self, y: Type, *inputs: Type, **attributes: Any) -> int:
         return flops(y, inputs[1].shape)
 
-    def problem(self, x: Shape, w: Shape, *, window: Window, groups: int) -> select.Problem:
+    def problem(self, x: Shape, w: Shape, *, window: Window, groups: int) -> Problem:
         y = self.shape(x, w, window=window, groups=groups)
-        return select.problem_of("forward", y, w, self.arguments(window=window, groups=groups))
+        return problem_of("forward", y, w, window, groups)
 
     def kernel(self, y: Array, x: Array, w: Array, *, window: Window, groups: int) -> None:
         (N, K, P, Q), (_, C, R, S) = y.shape, w.shape
@@ -192,11 +193,8 @@ class Conv2d(Convolution):
     def lower_results(
         self, lowering: Lowering, y: EpilogueOutputs, x: View, w: View, *, window: Window, groups: int
     ) -> None:
-        chosen = select.choose(self.problem(x.shape, w.shape, window=window, groups=groups))
-        if chosen.m:
-            grid = winograd_grid.grid_of(chosen, window.stride[0], y.shape[0], y.shape[2:], window.padding[::2])
-            return winograd.lower(lowering, y, x, w, grid, chosen, flip=False)
-        dispatch.lower_forward(lowering, y, x, w, **self.arguments(window=window, groups=groups))
+        algorithm = select.choose(self.problem(x.shape, w.shape, window=window, groups=groups))
+        select.lower_forward(lowering, y, x, w, algorithm, window, groups)
 
 
 def load_or_zero(x: Array, n: Index, c: Index, h: Index, v: Index) -> Value:
@@ -289,10 +287,10 @@ class Conv2dInputGrad(Convolution):
     def flops(self, y: Type, *inputs: Type, **attributes: Any) -> int:
         return flops(inputs[0], inputs[1].shape)
 
-    def problem(self, dy: Shape, w: Shape, *, window: Window, groups: int, image_size: Pair) -> select.Problem:
+    def problem(self, dy: Shape, w: Shape, *, window: Window, groups: int, image_size: Pair) -> Problem:
         dx, (K, C, R, S) = self.shape(dy, w, window=window, groups=groups, image_size=image_size), w
-        kind = "forward" if window.stride == (1, 1) else "transposed"
-        return select.problem_of(kind, dx, (C, K, R, S), self.arguments(window=window, groups=groups))
+        kind: Kind = "forward" if window.stride == (1, 1) else "transposed"
+        return problem_of(kind, dx, (C, K, R, S), window, groups)
 
     def kernel(self, dx: Array, dy: Array, w: Array, *, window: Window, groups: int, image_size: Pair) -> None:
         (N, C, H, W), (_, K, _, _), (_, inputs, R, S) = dx.shape, dy.shape, w.shape
@@ -329,12 +327,7 @@ class Conv2dInputGrad(Convolution):
         image_size: Pair,
     ) -> None:
         problem = self.problem(dy.shape, w.shape, window=window, groups=groups, image_size=image_size)
-        chosen = select.choose(problem)
-        if chosen.m:
-            grid = winograd_grid.turned_grid(chosen, window.stride[0], dx.shape[0], image_size, window.padding[::2])
-            # filters and channels in each other's role
-            return winograd.lower(lowering, dx, dy, w.permuted(1, 0, 2, 3), grid, chosen, flip=True)
-        dispatch.lower_input_grad(lowering, dx, dy, w, **self.arguments(window=window, groups=groups))
+        select.lower_input_grad(lowering, dx, dy, w, select.choose(problem), window, groups)
 
 
 class Conv2dWeightGrad(Convolution):
@@ -419,9 +412,9 @@ class Conv2dWeightGrad(Convolution):
     def flops(self, y: Type, *inputs: Type, **attributes: Any) -> int:
         return flops(inputs[0], y.shape)
 
-    def problem(self, dy: Shape, x: Shape, *, window: Window, groups: int) -> select.Problem:
+    def problem(self, dy: Shape, x: Shape, *, window: Window, groups: int) -> Problem:
         dw = self.shape(dy, x, window=window, groups=groups)
-        return select.problem_of("weight", dy, dw, {**window.sliding(), "groups": groups})
+        return problem_of("weight", dy, dw, window, groups)
 
     def kernel(self, dw: Array, dy: Array, x: Array, *, window: Window, groups: int) -> None:
         (K, C, R, S), (N, _, P, Q) = dw.shape, dy.shape
@@ -438,12 +431,8 @@ class Conv2dWeightGrad(Convolution):
                 dw[k, c, r, s] = acc
 
     def lower(self, lowering: Lowering, dw: View, dy: View, x: View, *, window: Window, groups: int) -> None:
-        chosen = select.choose(self.problem(dy.shape, x.shape, window=window, groups=groups))
-        if chosen.m:
-            N, _, P, Q = dy.shape
-            grid = winograd_grid.grid_of(chosen, window.stride[0], N, (P, Q), window.padding[::2])
-            return winograd_weight_grad.lower(lowering, dw, dy, x, grid, chosen)
-        weight_grad.lower(lowering, dw, dy, x, **window.sliding(), groups=groups)
+        algorithm = select.choose(self.problem(dy.shape, x.shape, window=window, groups=groups))
+        select.lower_weight_grad(lowering, dw, dy, x, algorithm, window, groups)
 
 
 conv2d = Conv2d()

@@ -10,7 +10,7 @@ import pytest
 from foveal.kernel import target
 from foveal.ops import OPS
 from foveal.ops.kernels import gemm
-from foveal.ops.kernels.conv import conv1x1, depthwise, direct, direct_simd_batch, dispatch, weight_grad
+from foveal.ops.kernels.conv import conv1x1, depthwise, direct, direct_simd_batch, select, weight_grad
 from foveal.ops.kernels.epilogue import Epilogue, EpilogueOutputs
 from foveal.ops.op import Case
 from foveal.strides import channels_last, contiguous, filters_last
@@ -83,7 +83,7 @@ def test_epilogue(body, x, w, stride, padding, dilation, groups, threads):
     epilogue = Epilogue(steps, results=(3,), sums=(2,), moments=2)
     results = EpilogueOutputs([y], [to.holding(extra, channels_last(want.shape))], epilogue, [total], moments)
     views = (to.holding(image, channels_last(x)), to.holding(filters, filters_last(w)))
-    dispatch.lower_forward(to, results, *views, **how)
+    select.direct_forward(to, results, *views, attributes["window"], groups)
 
     assert body in to.called
     assert checks.error(to.array(y), np.maximum(want, 0)) < checks.LIMIT
@@ -94,6 +94,14 @@ def test_epilogue(body, x, w, stride, padding, dilation, groups, threads):
 
 
 CONV, GRADIENT = "conv2d", "conv2d_weight_grad"
+
+
+# gradients in the weights of more pixels than a unit of 60 elements
+UNIT_CASES = [
+    Case(((3, 18, 5, 4), (3, 17, 10, 8)), {"stride": 2, "padding": 1, "kernel_size": 3}),
+    Case(((2, 6, 9, 8), (2, 2, 9, 8)), {"padding": 1, "kernel_size": 3}),
+    Case(((3, 6, 5, 7), (3, 20, 5, 7)), {"kernel_size": 1}),
+]
 
 
 # a cache of the target and its bytes; the size that follows from it, in elements; an operator, its case
@@ -119,6 +127,7 @@ SMALL_CACHES = [
     ),
     ("l2", 32000, direct_simd_batch.band_elements, 4000, CONV, Case(((20, 2, 9, 12), (3, 2, 3, 3)), {"padding": 1})),
     ("l2", 960, direct.band_elements, 60, CONV, Case(((17, 4, 9, 12), (20, 4, 3, 3)), {"padding": 1})),
+    *(("l2", 480, weight_grad.max_unit_elements, 60, GRADIENT, case) for case in UNIT_CASES),
     ("l2", 4800, conv1x1.chunk_elements, 450, CONV, Case(((3, 10, 9, 12), (20, 10, 1, 1)))),
 ]
 
@@ -133,22 +142,13 @@ def test_small_caches(cache, size, elements, value, name, case, check, quick):
         check(OPS[name], case)
 
 
-def weight_grad_case(*shapes, **attributes):
-    return Case(shapes, attributes)
+# a case of a gradient in the weights
+MIN_PIXELS_CASE = Case(((5, 70, 4, 3), (5, 20, 4, 3)), {"padding": 1, "kernel_size": 3})
 
 
-# a size that decides, lowered; a case of a gradient in the weights
-LOWERED = [
-    ("UNIT", 60, weight_grad_case((3, 18, 5, 4), (3, 17, 10, 8), stride=2, padding=1, kernel_size=3)),
-    ("UNIT", 60, weight_grad_case((2, 6, 9, 8), (2, 2, 9, 8), padding=1, kernel_size=3)),
-    ("UNIT", 60, weight_grad_case((3, 6, 5, 7), (3, 20, 5, 7), kernel_size=1)),
-    ("LEAST_PIXELS", 4, weight_grad_case((5, 70, 4, 3), (5, 20, 4, 3), padding=1, kernel_size=3)),
-]
-
-
-@pytest.mark.parametrize(("size", "lowered", "case"), LOWERED)
 @pytest.mark.parametrize("check", [checks.native, checks.threads, checks.interpreted])
-def test_large_shapes(monkeypatch, size, lowered, case, check, quick):
-    quick(checks.takes_long(check, OPS[GRADIENT], case))
-    monkeypatch.setattr(weight_grad, size, lowered)
-    check(OPS[GRADIENT], case)
+def test_small_chunks(monkeypatch, check, quick):
+    """A chunk of a weight gradient may have fewer pixels, so that there are several."""
+    quick(checks.takes_long(check, OPS[GRADIENT], MIN_PIXELS_CASE))
+    monkeypatch.setattr(weight_grad, "MIN_PIXELS", 4)
+    check(OPS[GRADIENT], MIN_PIXELS_CASE)
