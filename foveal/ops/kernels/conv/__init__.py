@@ -34,6 +34,7 @@ The gradient in the weights:
 `foveal bench ops conv2d` prints the machine's peak and the GFLOP/s of each row, `foveal bench ops 3x3` the rows that
 Winograd is for, `--threads 1` those of one core. DEBUG=2 prints the share of the peak of each kernel of a program.
 
-The other files: winograd_matrices.py (the algorithm and its matrices), winograd_transform.py (the matrices as additions
-of vectors), winograd_grid.py (where output tiles lie), winograd_input.py (tiles read and transformed).
+The other files: filter_tile.py (what the direct kernels whose lanes run over filters share), winograd_matrices.py (the
+algorithm and its matrices), winograd_transform.py (the matrices as additions of vectors), winograd_grid.py (where output
+tiles lie), winograd_input.py (tiles read and transformed).
 """
