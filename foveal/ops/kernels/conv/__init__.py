@@ -35,6 +35,6 @@ The gradient in the weights:
 Winograd is for, `--threads 1` those of one core. DEBUG=2 prints the share of the peak of each kernel of a program.
 
 The other files: filter_tile.py (what the direct kernels whose lanes run over filters share), winograd_matrices.py (the
-algorithm and its matrices), winograd_transform.py (the matrices as additions of vectors), winograd_grid.py (where output
-tiles lie), winograd_input.py (tiles read and transformed).
+algorithm and its matrices), winograd_transform.py (the matrices as additions of vectors), winograd_grid.py (where
+output tiles lie), winograd_input.py (tiles read and transformed).
 """
