@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from foveal.graph import Graph, Node
 from foveal.kernel import cache
 from foveal.kernel.target import host
 from foveal.ops.kernels.conv import select
-from foveal.ops.kernels.conv.select import Choice, Problem
+from foveal.ops.kernels.conv.cost_model import Algorithm, Problem
 from foveal.ops.op import Tensor
 from foveal.program import Program
 from foveal.trace import trace
@@ -49,23 +48,38 @@ def path() -> Path:
     return cache.directory() / f"choices-{machine.name}-{machine.lanes}.json"
 
 
-def load() -> dict[str, Choice]:
+def load() -> dict[str, Algorithm]:
     """Return the choices measured before; none if the file is absent or damaged."""
     try:
         entries = json.loads(path().read_text())
-        return {key: Choice(**entry["choice"]) for key, entry in entries.items()}
+        return {key: algorithm_of(**entry["choice"]) for key, entry in entries.items()}
     except (OSError, ValueError, TypeError, KeyError):
         return {}
 
 
-def store(key: str, found: Choice, times: dict[Choice, float]) -> None:
+def choice_of(algorithm: Algorithm) -> dict[str, int | bool | None]:
+    """An algorithm as it stands in the file.
+
+    m: its winograd_tile, 0 for direct convolution. tiles: its tile_block, 0 for the kernel's own. shared: true if
+    threads share filters, false if they share tiles, null if the kernel decides.
+    """
+    shared = None if algorithm.parallel_over is None else algorithm.parallel_over == "filters"
+    return {"m": algorithm.winograd_tile, "tiles": algorithm.tile_block or 0, "shared": shared}
+
+
+def algorithm_of(m: int, tiles: int = 0, shared: bool | None = None) -> Algorithm:
+    """The algorithm of a choice in the file."""
+    return Algorithm(m, tiles or None, None if shared is None else "filters" if shared else "tiles")
+
+
+def store(key: str, found: Algorithm, times: dict[Algorithm, float]) -> None:
     """Add a choice to the file, with the milliseconds that decided. If that fails, it is valid in this process only."""
     try:
         entries = json.loads(path().read_text())
     except (OSError, ValueError):
         entries = {}
-    milliseconds = {str(asdict(c)): round(1e3 * seconds, 4) for c, seconds in times.items()}
-    entries[key] = {"choice": asdict(found), "ms": milliseconds}
+    milliseconds = {str(choice_of(c)): round(1e3 * seconds, 4) for c, seconds in times.items()}
+    entries[key] = {"choice": choice_of(found), "ms": milliseconds}
     with suppress(OSError):
         path().parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path().parent, suffix=".tmp")
@@ -84,7 +98,7 @@ def measure(graph: Graph, build: Callable[[Graph], Program]) -> None:
     for node in graph.nodes:
         shapes = [x.shape for x in node.inputs]
         problem = node.op.problem(*shapes, **node.attributes) if node.op else None
-        if problem is None or problem.key in select.measured or len(problem.sizes()) == 1:
+        if problem is None or problem.key in select.measured or len(problem.tile_sizes()) == 1:
             continue
         times = {c: seconds(node, problem, c, build) for c in problem.candidates()}
         default, best = problem.default(), min(times, key=times.__getitem__)
@@ -95,7 +109,7 @@ def measure(graph: Graph, build: Callable[[Graph], Program]) -> None:
             debug.show(f"measured {problem.key}: {found}, {1e3 * times[found]:.3f} ms")
 
 
-def seconds(node: Node, problem: Problem, how: Choice, build: Callable[[Graph], Program]) -> float:
+def seconds(node: Node, problem: Problem, how: Algorithm, build: Callable[[Graph], Program]) -> float:
     """Return the shortest time, in seconds, of one operator computed with one algorithm."""
     op, rng = node.op, np.random.default_rng(0)
     assert op is not None
@@ -123,7 +137,7 @@ def seconds(node: Node, problem: Problem, how: Choice, build: Callable[[Graph], 
 
 
 @contextmanager
-def assumed(problem: Problem, how: Choice) -> Iterator[None]:
+def assumed(problem: Problem, how: Algorithm) -> Iterator[None]:
     """Inside the block, the problem is computed with this algorithm."""
     before = select.measured.get(problem.key)
     select.measured[problem.key] = how

@@ -9,7 +9,7 @@ from foveal.graph import Graph, Node
 from foveal.kernel.builder import lanes
 from foveal.kernel.compile import Kernel
 from foveal.ops.kernels import expression, pointwise, reduction
-from foveal.ops.kernels.epilogue import Epilogue, Results
+from foveal.ops.kernels.epilogue import Epilogue, EpilogueOutputs
 from foveal.ops.op import OPS
 from foveal.ops.shape import constant
 from foveal.passes.fusion.group import Group, channel_reduction
@@ -304,13 +304,13 @@ class Lowerer:
             views = [x for x in inputs if isinstance(x, View)]
             self.call(node.op.kernel, [self.views[node]], views, plain=True, **node.attributes)
 
-    def epilogue(self, group: Group, node: Node) -> Results:
+    def epilogue(self, group: Group, node: Node) -> EpilogueOutputs:
         """Return what the anchor's kernels do with its output: steps, what is stored, sums and moments."""
         sums = [r for r in group.results if channel_reduction(r) == "sum"]
         moments = [r for r in group.results if channel_reduction(r) == "moments"]
         line = self.straight_line(group.members, [*sums, *moments], given=[node])
         stored = [r for r in group.results if r is node or r in group.members]
-        return Results(
+        return EpilogueOutputs(
             outputs=[self.views[r] for r in stored],
             extras=[self.repeated(self.operand(group.results[0], x), group.domain) for x in line.inputs],
             epilogue=Epilogue(

@@ -3,15 +3,23 @@
 from typing import Any
 
 from foveal.errors import ShapeError
-from foveal.kernel.lang import loop, parallel, splat, var, vectors
+from foveal.kernel.lang import Array, loop, parallel, splat, var, vectors
 from foveal.ops.kernels import gemm
-from foveal.ops.op import Case, Lowering, Operator, Type
+from foveal.ops.op import Case, HasShape, Lowering, Operator, Tensor, Type
 from foveal.ops.shape import permute
 from foveal.strides import Ndarray, Shape
+from foveal.view import View
 
 
 class Matmul(Operator):
-    """y[m,n] = sum_k a[m,k] b[k,n]; a is given as [k,m] if ta, b as [n,k] if tb"""
+    """y[m,n] = sum_k a[m,k] b[k,n]; a is given as [k,m] if ta, b as [n,k] if tb
+
+    a [m, k], b [k, n] -> y [m, n].
+
+    ta, tb: a, or b, is given transposed. Nothing is copied for that.
+
+    Raises ShapeError unless both are matrices whose k agree.
+    """
 
     name, arity = "matmul", 2
     cases = (
@@ -28,7 +36,7 @@ class Matmul(Operator):
         Case(((300, 9), (9, 40))),
     )
 
-    def normalise(self, a: Any, b: Any, *, ta: bool = False, tb: bool = False) -> dict[str, Any]:
+    def normalise(self, a: HasShape, b: HasShape, *, ta: bool = False, tb: bool = False) -> dict[str, Any]:
         return {"ta": ta, "tb": tb}
 
     def shape(self, a: Shape, b: Shape, *, ta: bool, tb: bool) -> Shape:
@@ -47,7 +55,7 @@ class Matmul(Operator):
     def numpy(self, a: Ndarray, b: Ndarray, *, ta: bool, tb: bool) -> Ndarray:
         return (a.T if ta else a) @ (b.T if tb else b)
 
-    def vjp(self, dy: Any, y: Any, a: Any, b: Any, *, ta: bool, tb: bool) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, a: Tensor, b: Tensor, *, ta: bool, tb: bool) -> tuple[Tensor, ...]:
         da = matmul(b, dy, ta=tb, tb=True) if ta else matmul(dy, b, tb=not tb)
         db = matmul(dy, a, ta=True, tb=ta) if tb else matmul(a, dy, ta=not ta)
         return da, db
@@ -55,25 +63,31 @@ class Matmul(Operator):
     def flops(self, y: Type, a: Type, b: Type, *, ta: bool, tb: bool) -> int:
         return 2 * y.size * a.shape[0 if ta else 1]
 
-    def kernel(self, y: Any, a: Any, b: Any, *, ta: bool, tb: bool) -> None:
+    def kernel(self, y: Array, a: Array, b: Array, *, ta: bool, tb: bool) -> None:
         (m, n), k = y.shape, a.shape[0 if ta else 1]
         for i, j in parallel(m, n):
             acc = var()
-            for l in loop(k):  # noqa: E741
-                acc += (a[l, i] if ta else a[i, l]) * (b[j, l] if tb else b[l, j])
+            for p in loop(k):
+                acc += (a[p, i] if ta else a[i, p]) * (b[j, p] if tb else b[p, j])
             y[i, j] = acc
 
-    def lower(self, to: Lowering, y: Any, a: Any, b: Any, *, ta: bool, tb: bool) -> None:
+    def lower(self, lowering: Lowering, y: View, a: View, b: View, *, ta: bool, tb: bool) -> None:
         a = a.permuted(1, 0) if ta else a
         b = b.permuted(1, 0) if tb else b
-        gemm.lower(to, y, a, b)
+        gemm.lower(lowering, y, a, b)
 
 
 class BatchMatmul(Operator):
-    """y[l,m,n] = sum_k a[l,m,k] b[l,k,n]: a product for each l"""
+    """y[l,m,n] = sum_k a[l,m,k] b[l,k,n]: a product for each l
+
+    a [L, m, k], b [L, k, n] -> y [L, m, n]. Raises ShapeError for other shapes.
+    """
 
     name, arity = "batch_matmul", 2
     cases = (Case(((3, 4, 5), (3, 5, 2))), Case(((2, 3, 9), (2, 9, 35))))
+
+    def normalise(self, a: HasShape, b: HasShape) -> dict[str, Any]:
+        return {}
 
     def shape(self, a: Shape, b: Shape) -> Shape:
         if len(a) != 3 or len(b) != 3 or a[0] != b[0] or a[2] != b[1]:
@@ -85,28 +99,35 @@ class BatchMatmul(Operator):
     def numpy(self, a: Ndarray, b: Ndarray) -> Ndarray:
         return a @ b
 
-    def vjp(self, dy: Any, y: Any, a: Any, b: Any) -> tuple[Any, ...]:
-        turned = (0, 2, 1)
-        return (batch_matmul(dy, permute(b, order=turned)), batch_matmul(permute(a, order=turned), dy))
+    def vjp(self, dy: Tensor, y: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+        transposed = (0, 2, 1)
+        return batch_matmul(dy, permute(b, order=transposed)), batch_matmul(permute(a, order=transposed), dy)
 
     def flops(self, y: Type, a: Type, b: Type) -> int:
         return 2 * y.size * a.shape[2]
 
-    def kernel(self, y: Any, a: Any, b: Any) -> None:
+    def kernel(self, y: Array, a: Array, b: Array) -> None:
         (L, m, n), k = y.shape, a.shape[2]
-        for l, i in parallel(L, m):  # noqa: E741
+        # each row of each product, a vector of its columns at a time where they are neighbours in memory
+        for product, i in parallel(L, m):
             for j, width in vectors(n, None if b.strides[2] == y.strides[2] == 1 else 1):
                 total = var(0.0, width)
-                for t in loop(k):
-                    total.fma(splat(a[l, i, t], width), b.load((l, t, j), width))
-                y.store((l, i, j), total, width)
+                for p in loop(k):
+                    total.fma(splat(a[product, i, p], width), b.load((product, p, j), width))
+                y.store((product, i, j), total, width)
 
 
 class Linear(Operator):
-    """y[n,o] = sum_i x[n,i] w[o,i]: a fully connected layer without bias, w as PyTorch stores it"""
+    """y[n,o] = sum_i x[n,i] w[o,i]: a fully connected layer without bias, w as PyTorch stores it
+
+    x [N, features], w [outputs, features] -> y [N, outputs]. Raises ShapeError where the features do not agree.
+    """
 
     name, arity, composite = "linear", 2, True
     cases = (Case(((4, 5), (3, 5))), Case(((2, 40), (17, 40))))
+
+    def normalise(self, x: HasShape, w: HasShape) -> dict[str, Any]:
+        return {}
 
     def shape(self, x: Shape, w: Shape) -> Shape:
         if len(x) != 2:
@@ -121,10 +142,10 @@ class Linear(Operator):
     def numpy(self, x: Ndarray, w: Ndarray) -> Ndarray:
         return x @ w.T
 
-    def vjp(self, dy: Any, y: Any, x: Any, w: Any) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
         return matmul(dy, w), matmul(dy, x, ta=True)
 
-    def expand(self, x: Any, w: Any) -> Any:
+    def expand(self, x: Tensor, w: Tensor) -> Tensor:
         return matmul(x, w, tb=True)
 
 

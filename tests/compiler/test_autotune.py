@@ -8,6 +8,7 @@ import pytest
 import foveal
 from foveal import autotune, ops
 from foveal.ops.kernels.conv import select
+from foveal.ops.kernels.conv.cost_model import DIRECT, Algorithm
 from foveal.variable import Variable
 
 
@@ -38,18 +39,31 @@ def test_every_candidate_is_timed_and_the_fastest_kept(monkeypatch):
     ((key, entry),) = json.loads(autotune.path().read_text()).items()
     assert key.startswith("forward N2 C16 K16 P9 Q8")
     assert len(entry["ms"]) == len(set(entry["ms"])) >= 8
-    assert select.measured[key] == select.Choice(**entry["choice"])
+    assert select.measured[key] == autotune.algorithm_of(**entry["choice"])
 
 
 def test_the_file_decides_in_later_processes(monkeypatch):
     monkeypatch.setenv("FOVEAL_TUNE", "1")
-    assert "winograd" in convolution()
+    assert any(name.startswith("winograd") for name in convolution())
     entries = json.loads(autotune.path().read_text())
     for entry in entries.values():
-        entry["choice"] = {"m": select.DIRECT}
+        entry["choice"] = {"m": DIRECT}
     autotune.path().write_text(json.dumps(entries))
     select.measured.clear()
-    assert "winograd" not in convolution()
+    assert not any(name.startswith("winograd") for name in convolution())
+
+
+@pytest.mark.parametrize("tile_block", [None, 12])
+@pytest.mark.parametrize("parallel_over", [None, "tiles", "filters"])
+def test_the_file_gives_back_what_was_stored(tile_block, parallel_over):
+    algorithm = Algorithm(4, tile_block, parallel_over)
+    autotune.store("a problem", algorithm, {algorithm: 1.0})
+    assert autotune.load() == {"a problem": algorithm}
+
+
+def test_a_choice_stands_in_the_file_under_these_names():
+    assert autotune.choice_of(Algorithm(2, 48, "filters")) == {"m": 2, "tiles": 48, "shared": True}
+    assert autotune.choice_of(Algorithm(4)) == {"m": 4, "tiles": 0, "shared": None}
 
 
 def test_a_damaged_file_is_measured_anew(monkeypatch):

@@ -256,7 +256,7 @@ def test_moments_lose_no_digits_by_a_large_mean(filters, how, mean):
 
 def test_the_gradient_in_x_ends_in_the_same_way():
     def slope(dy, w, skip, scale):
-        dx = ops.conv2d_input_grad(dy, w, stride=2, padding=1, size=(14, 12))
+        dx = ops.conv2d_input_grad(dy, w, stride=2, padding=1, image_size=(14, 12))
         dx = ops.where(skip, dx + skip, 0.0) * per_channel(scale, skip)
         return dx, ops.sum(dx, axes=(0, 2, 3)), ops.sum(dx * skip, axes=(0, 2, 3))
 

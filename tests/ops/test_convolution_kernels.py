@@ -1,14 +1,17 @@
 """The convolution and product kernels beyond the operators' cases: epilogues of each one, and large shapes made small
 by lowering the sizes that decide on the kernel."""
 
+import dataclasses
+
 import checks
 import numpy as np
 import pytest
 
+from foveal.kernel import target
 from foveal.ops import OPS
 from foveal.ops.kernels import gemm
-from foveal.ops.kernels.conv import depthwise, direct, direct_simd_batch, dispatch, weight_grad
-from foveal.ops.kernels.epilogue import Epilogue, Results
+from foveal.ops.kernels.conv import conv1x1, depthwise, direct, direct_simd_batch, select, weight_grad
+from foveal.ops.kernels.epilogue import Epilogue, EpilogueOutputs
 from foveal.ops.op import Case
 from foveal.strides import channels_last, contiguous, filters_last
 from foveal.view import Buffer, View
@@ -52,9 +55,9 @@ KERNELS = [
     ("correlate", (1, 16, 5, 6), (70, 8, 3, 3), (2, 1), (1, 1, 0, 1), (1, 2), 2),
     ("correlate_batch", (7, 9, 5, 4), (37, 9, 3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1),
     ("correlate_batch", (17, 8, 4, 4), (6, 8, 5, 5), (1, 2), (2, 2, 2, 2), (1, 1), 1),
-    ("correlate_images", (47, 2, 7, 24), (5, 2, 3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1),
-    ("correlate_images", (32, 8, 4, 4), (18, 8, 5, 5), (1, 2), (2, 2, 2, 2), (1, 1), 1),
-    ("correlate_pixels", (3, 10, 5, 7), (39, 10, 1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1),
+    ("correlate_simd_batch", (47, 2, 7, 24), (5, 2, 3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1),
+    ("correlate_simd_batch", (32, 8, 4, 4), (18, 8, 5, 5), (1, 2), (2, 2, 2, 2), (1, 1), 1),
+    ("correlate_1x1", (3, 10, 5, 7), (39, 10, 1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1),
     ("depthwise", (2, 19, 12, 9), (19, 1, 3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 19),
     ("depthwise", (2, 19, 4, 5), (19, 1, 3, 3), (2, 2), (1, 1, 1, 1), (1, 1), 19),
 ]
@@ -67,7 +70,8 @@ def test_epilogue(body, x, w, stride, padding, dilation, groups, threads):
     how = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     rng = np.random.default_rng(0)
     image, filters = (rng.standard_normal(shape).astype(np.float32) for shape in (x, w))
-    want = OPS["conv2d"].numpy(*checks.double([image, filters]), **how)
+    attributes = OPS["conv2d"].normalise(image, filters, **how)
+    want = OPS["conv2d"].numpy(*checks.double([image, filters]), **attributes)
     extra = rng.standard_normal(want.shape).astype(np.float32)
     want = want + extra + 100  # a large mean, near which the variance must not lose digits
     extra += 100
@@ -77,9 +81,9 @@ def test_epilogue(body, x, w, stride, padding, dilation, groups, threads):
     total, moments = to.scratch((want.shape[1],)), to.scratch((2, want.shape[1]))
     steps = (("add", (), (0, 1)), ("relu", (), (2,)))
     epilogue = Epilogue(steps, results=(3,), sums=(2,), moments=2)
-    results = Results([y], [to.holding(extra, channels_last(want.shape))], epilogue, [total], moments)
+    results = EpilogueOutputs([y], [to.holding(extra, channels_last(want.shape))], epilogue, [total], moments)
     views = (to.holding(image, channels_last(x)), to.holding(filters, filters_last(w)))
-    dispatch.lower_forward(to, results, *views, **how)
+    select.direct_forward(to, results, *views, attributes["window"], groups)
 
     assert body in to.called
     assert checks.error(to.array(y), np.maximum(want, 0)) < checks.LIMIT
@@ -90,29 +94,61 @@ def test_epilogue(body, x, w, stride, padding, dilation, groups, threads):
 
 
 CONV, GRADIENT = "conv2d", "conv2d_weight_grad"
-LOWERED = [  # a size that decides, lowered; an operator, its case
-    (gemm, "LARGE", 1, "matmul", Case(((3, 60), (60, 45)))),
-    (gemm, "LARGE", 1, "matmul", Case(((1, 9), (9, 70)))),
-    (weight_grad, "UNIT", 60, GRADIENT, Case(((3, 18, 5, 4), (3, 17, 10, 8)), {"stride": 2, "padding": 1, "size": 3})),
-    (weight_grad, "UNIT", 60, GRADIENT, Case(((2, 6, 9, 8), (2, 2, 9, 8)), {"padding": 1, "size": (3, 3)})),
-    (weight_grad, "UNIT", 60, GRADIENT, Case(((3, 6, 5, 7), (3, 20, 5, 7)), {"size": (1, 1)})),
-    (weight_grad, "LEAST_PIXELS", 4, GRADIENT, Case(((5, 70, 4, 3), (5, 20, 4, 3)), {"padding": 1, "size": (3, 3)})),
-    (
-        depthwise,
-        "CACHED",
-        1,
-        GRADIENT,
-        Case(((3, 19, 9, 12), (3, 19, 9, 12)), {"padding": 1, "size": (3, 3), "groups": 19}),
-    ),
-    (depthwise, "CACHED", 1, CONV, Case(((3, 19, 9, 12), (19, 1, 3, 3)), {"padding": 1, "groups": 19})),
-    (direct_simd_batch, "BAND", 4000, CONV, Case(((20, 2, 9, 12), (3, 2, 3, 3)), {"padding": 1})),
-    (direct, "BAND", 60, CONV, Case(((17, 4, 9, 12), (20, 4, 3, 3)), {"padding": 1})),
+
+
+# gradients in the weights of more pixels than a unit of 60 elements
+UNIT_CASES = [
+    Case(((3, 18, 5, 4), (3, 17, 10, 8)), {"stride": 2, "padding": 1, "kernel_size": 3}),
+    Case(((2, 6, 9, 8), (2, 2, 9, 8)), {"padding": 1, "kernel_size": 3}),
+    Case(((3, 6, 5, 7), (3, 20, 5, 7)), {"kernel_size": 1}),
 ]
 
 
-@pytest.mark.parametrize(("module", "size", "lowered", "name", "case"), LOWERED)
+# a cache of the target and its bytes; the size that follows from it, in elements; an operator, its case
+SMALL_CACHES = [
+    ("llc", 16, gemm.large_elements, 1, "matmul", Case(((3, 60), (60, 45)))),
+    ("llc", 16, gemm.large_elements, 1, "matmul", Case(((1, 9), (9, 70)))),
+    ("l2", 4800, gemm.chunk_elements, 450, "matmul", Case(((40, 50), (50, 70)))),
+    (
+        "llc",
+        32,
+        depthwise.cached_elements,
+        1,
+        GRADIENT,
+        Case(((3, 19, 9, 12), (3, 19, 9, 12)), {"padding": 1, "kernel_size": (3, 3), "groups": 19}),
+    ),
+    (
+        "llc",
+        32,
+        depthwise.cached_elements,
+        1,
+        CONV,
+        Case(((3, 19, 9, 12), (19, 1, 3, 3)), {"padding": 1, "groups": 19}),
+    ),
+    ("l2", 32000, direct_simd_batch.band_elements, 4000, CONV, Case(((20, 2, 9, 12), (3, 2, 3, 3)), {"padding": 1})),
+    ("l2", 960, direct.band_elements, 60, CONV, Case(((17, 4, 9, 12), (20, 4, 3, 3)), {"padding": 1})),
+    *(("l2", 480, weight_grad.max_unit_elements, 60, GRADIENT, case) for case in UNIT_CASES),
+    ("l2", 4800, conv1x1.chunk_elements, 450, CONV, Case(((3, 10, 9, 12), (20, 10, 1, 1)))),
+]
+
+
+@pytest.mark.parametrize(("cache", "size", "elements", "value", "name", "case"), SMALL_CACHES)
 @pytest.mark.parametrize("check", [checks.native, checks.threads, checks.interpreted])
-def test_large_shapes(monkeypatch, module, size, lowered, name, case, check, quick):
+def test_small_caches(cache, size, elements, value, name, case, check, quick):
+    """Shapes that are large for a target whose caches are small."""
     quick(checks.takes_long(check, OPS[name], case))
-    monkeypatch.setattr(module, size, lowered)
-    check(OPS[name], case)
+    with target.assume(dataclasses.replace(target.current(), **{cache: size})):
+        assert elements() == value
+        check(OPS[name], case)
+
+
+# a case of a gradient in the weights
+MIN_PIXELS_CASE = Case(((5, 70, 4, 3), (5, 20, 4, 3)), {"padding": 1, "kernel_size": 3})
+
+
+@pytest.mark.parametrize("check", [checks.native, checks.threads, checks.interpreted])
+def test_small_chunks(monkeypatch, check, quick):
+    """A chunk of a weight gradient may have fewer pixels, so that there are several."""
+    quick(checks.takes_long(check, OPS[GRADIENT], MIN_PIXELS_CASE))
+    monkeypatch.setattr(weight_grad, "MIN_PIXELS", 4)
+    check(OPS[GRADIENT], MIN_PIXELS_CASE)

@@ -7,14 +7,15 @@ import pytest
 from foveal import ops
 from foveal.api import compile
 from foveal.ops.kernels.conv import select, winograd_matrices, winograd_transform
+from foveal.ops.kernels.conv.cost_model import DIRECT, Algorithm, Problem
 from foveal.variable import Variable
 
 SCHEMES = {
     **{f"F({m},3)": winograd_matrices.scheme(m) for m in winograd_matrices.POINTS},
     **{f"stride 2, {m}": winograd_matrices.strided(m) for m in winograd_matrices.PHASE_POINTS},
 }
-TURNED = [(m, first) for m in winograd_matrices.PHASE_POINTS for first in (0, 1)]
-EVERY = list(SCHEMES.values()) + [winograd_matrices.transposed(*how) for how in TURNED]
+TRANSPOSED = [(m, first) for m in winograd_matrices.PHASE_POINTS for first in (0, 1)]
+ALL = list(SCHEMES.values()) + [winograd_matrices.transposed(m, first) for m, first in TRANSPOSED]
 
 
 def arrays(s):
@@ -36,40 +37,41 @@ def test_the_matrices_compute_correlations(s):
     np.testing.assert_allclose(weight, np.einsum("pqrs,pq->rs", windows, dy), atol=1e-12)
 
 
-@pytest.mark.parametrize(("m", "first"), TURNED)
+@pytest.mark.parametrize(("m", "first"), TRANSPOSED)
 def test_the_matrices_compute_gradients_in_x(m, first):
     at, bt, g, _, _ = arrays(winograd_matrices.transposed(m, first))
     rng = np.random.default_rng(m)
     dy, taps = rng.standard_normal(m + 1), rng.standard_normal(3)
-    want = np.empty(2 * m)  # the taps are given turned around
+    want = np.empty(2 * m)
+    # the filter is rotated by 180 degrees, so its taps come in reverse order
     want[first::2] = dy[:-1] * taps[0] + dy[1:] * taps[2]
     want[1 - first :: 2] = dy[1 - first :][:m] * taps[1]
     np.testing.assert_allclose(at @ ((g @ taps) * (bt @ dy)), want, atol=1e-12)
 
 
-@pytest.mark.parametrize("s", EVERY)
+@pytest.mark.parametrize("s", ALL)
 @pytest.mark.parametrize("name", ["AT", "BT", "G", "GW", "AW"])
 def test_products_share_parts_without_changing_the_result(s, name):
     matrix = getattr(s, name)
     values = list(np.random.default_rng(0).standard_normal(len(matrix[0])).astype("f4"))
     want = np.array(matrix) @ np.array(values, "f8")
-    np.testing.assert_allclose(winograd_transform.product(matrix, values), want, atol=1e-6)
+    np.testing.assert_allclose(winograd_transform.multiply_matrix(matrix, values), want, atol=1e-6)
     d = np.outer(values, values)
-    both = {(i, j): v for i, j, v in winograd_transform.both_sides(matrix, matrix, lambda i, j: d[i, j])}
+    both = {(i, j): v for i, j, v in winograd_transform.transform_2d(matrix, matrix, lambda i, j: d[i, j])}
     assert len(both) == len(matrix) ** 2
     for (i, j), value in both.items():
         np.testing.assert_allclose(value, want[i] * want[j], atol=2e-5)
 
 
-@pytest.mark.parametrize("s", EVERY)
+@pytest.mark.parametrize("s", ALL)
 def test_positions_of_a_class_are_neighbours(s):
-    order = winograd_transform.order(s, s)
+    order = winograd_transform.position_order(s, s)
     assert sorted(order.position.values()) == list(range(s.positions**2))
     assert sorted(order.class_.values()) == list(range(s.classes**2))
     for (i, j), position in order.position.items():
         class_ = order.class_[min(i, s.classes - 1), min(j, s.classes - 1)]
-        (run,) = (r for r in order.runs if r.first <= class_ < r.first + r.classes)
-        assert 0 <= position - run.start - (class_ - run.first) * run.copies < run.copies
+        (members,) = (r for r in order.ranges if r.first <= class_ < r.first + r.classes)
+        assert 0 <= position - members.start - (class_ - members.first) * members.copies < members.copies
 
 
 def results(N, C, K, H, W, threads=2, stride=1, padding=1):
@@ -84,16 +86,16 @@ def results(N, C, K, H, W, threads=2, stride=1, padding=1):
     def all_three(x, dy):
         return [
             ops.conv2d(x, filters, **how),
-            ops.conv2d_input_grad(dy, filters, size=(H, W), **how),
-            ops.conv2d_weight_grad(dy, x, size=(3, 3), **how),
+            ops.conv2d_input_grad(dy, filters, image_size=(H, W), **how),
+            ops.conv2d_weight_grad(dy, x, kernel_size=(3, 3), **how),
         ]
 
     found = compile(all_three, threads)(x, dy)
     x, w, dy = (a.astype("f8") for a in (x, w, dy))
     return found, [
         wanted,
-        ops.conv2d_input_grad(dy, w, size=(H, W), **how),
-        ops.conv2d_weight_grad(dy, x, size=(3, 3), **how),
+        ops.conv2d_input_grad(dy, w, image_size=(H, W), **how),
+        ops.conv2d_weight_grad(dy, x, kernel_size=(3, 3), **how),
     ]
 
 
@@ -120,14 +122,14 @@ def test_accuracy_with_stride_2(shape):
     [(0, (9, 14)), (1, (17, 3)), ((1, 0, 0, 2), (9, 14)), ((2, 1, 1, 0), (17, 3)), ((0, 3, 3, 2), (9, 14))],
 )
 def test_stride_2_with_any_padding(m, padding, size, monkeypatch):
-    monkeypatch.setattr(select, "choose", lambda _: select.Choice(m))
+    monkeypatch.setattr(select, "choose", lambda _: Algorithm(m))
     check(*results(2, 19, 35, *size, stride=2, padding=padding))
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("shape", [(2, 20, 40, 6, 9), (4, 130, 70, 4, 4), (1, 64, 33, 3, 3)])
 def test_threads_share_filters_where_tiles_are_few(shape, stride, monkeypatch):
-    monkeypatch.setattr(select, "choose", lambda _: select.Choice(4, shared=True))
+    monkeypatch.setattr(select, "choose", lambda _: Algorithm(4, parallel_over="filters"))
     found, wants = results(*shape, stride=stride)
     check(found, wants)
     for one, two in zip(results(*shape, threads=1, stride=stride)[0], found, strict=True):
@@ -136,8 +138,8 @@ def test_threads_share_filters_where_tiles_are_few(shape, stride, monkeypatch):
 
 def test_the_choice_depends_on_the_shape():
     def chosen(C, K, P, kind="forward", stride=(1, 1), N=32):
-        problem = select.Problem(kind, N, C, K, P, P, (3, 3), stride, (1, 1), 1)
-        return problem.default().m
+        problem = Problem(kind, N, C, K, P, P, (3, 3), stride, (1, 1), 1)
+        return problem.default().winograd_tile
 
     assert chosen(64, 64, 32) == chosen(64, 64, 32, "weight") == 4
     assert chosen(16, 16, 32) == 4
@@ -145,5 +147,5 @@ def test_the_choice_depends_on_the_shape():
     assert chosen(64, 128, 16, stride=(2, 2)) == chosen(64, 128, 16, "weight", (2, 2)) == 4
     assert chosen(128, 64, 32, "transposed", (2, 2)) == 4
     assert chosen(256, 128, 14, stride=(2, 2)) == 2
-    assert chosen(3, 32, 16, stride=(2, 2)) == chosen(64, 64, 32, stride=(2, 1)) == select.DIRECT
-    assert chosen(1, 6, 28) == select.DIRECT
+    assert chosen(3, 32, 16, stride=(2, 2)) == chosen(64, 64, 32, stride=(2, 1)) == DIRECT
+    assert chosen(1, 6, 28) == DIRECT

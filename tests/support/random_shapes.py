@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from foveal.build import build
 from foveal.ops import OPS
 from foveal.ops.kernels.conv import select
-from foveal.ops.kernels.conv.select import Choice
+from foveal.ops.kernels.conv.cost_model import Algorithm
 from foveal.trace import trace
 
 Numbers = np.ndarray[Any, Any]
@@ -110,7 +110,7 @@ def convolutions(draw: Any) -> Convolution:
 
 
 @st.composite
-def filterings(draw: Any) -> tuple[Convolution, Choice]:
+def filterings(draw: Any) -> tuple[Convolution, Algorithm]:
     """What minimal filtering is for, and a way to compute it, however slow it may be for the shape."""
     stride, channels = draw(st.integers(1, 2)), st.integers(1, 64)
 
@@ -119,8 +119,9 @@ def filterings(draw: Any) -> tuple[Convolution, Choice]:
         return Axis(size, 3, stride, before, draw(st.integers(max(0, 3 - size - before), 4)))
 
     sizes = draw(st.integers(1, 5)), 1, draw(channels), draw(channels), axis(), axis(), draw(seeds)
-    how = Choice(draw(st.sampled_from((2, 4))), draw(st.sampled_from((0, 5))), draw(st.booleans()))
-    return Convolution(*sizes), how
+    over = draw(st.sampled_from(("tiles", "filters")))
+    algorithm = Algorithm(draw(st.sampled_from((2, 4))), draw(st.sampled_from((None, 5))), over)
+    return Convolution(*sizes), algorithm
 
 
 poolings = st.builds(Pooling, st.integers(1, 5), st.integers(1, 80), pooling_axes(), pooling_axes(), seeds)
@@ -141,8 +142,8 @@ def convolution(name: str, s: Convolution) -> tuple[list[Numbers], dict[str, Any
     w = (s.groups * s.filters, s.inputs, h.kernel, v.kernel)
     shapes, size = {
         "conv2d": ((x, w), {}),
-        "conv2d_input_grad": ((y, w), {"size": x[2:]}),
-        "conv2d_weight_grad": ((y, x), {"size": w[2:]}),
+        "conv2d_input_grad": ((y, w), {"image_size": x[2:]}),
+        "conv2d_weight_grad": ((y, x), {"kernel_size": w[2:]}),
     }[name]
     how = {
         "stride": (h.stride, v.stride),
@@ -153,7 +154,7 @@ def convolution(name: str, s: Convolution) -> tuple[list[Numbers], dict[str, Any
     return normal(s.seed, *shapes), how | size
 
 
-def filtering(name: str, s: tuple[Convolution, Choice]) -> tuple[list[Numbers], dict[str, Any]]:
+def filtering(name: str, s: tuple[Convolution, Algorithm]) -> tuple[list[Numbers], dict[str, Any]]:
     """The inputs; that they are computed in the way drawn is noted where measured choices are."""
     name = name.removesuffix(FILTERED)
     arrays, how = convolution(name, s[0])

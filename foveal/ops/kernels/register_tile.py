@@ -1,24 +1,54 @@
-"""Register tiles: how many rows and vectors of a product are accumulated in registers at once, and packed panels."""
+"""Register tiles: the block of a product whose sums stay in vector registers while the inner loop runs.
 
-from collections.abc import Iterable, Iterator
+All direct convolutions and matrix products here are sums y[row, column] += scalar[row] * weights[column], where the
+columns are neighbouring outputs (filters, features) and fill the lanes of vectors, and the rows are pixels, images or
+rows of a matrix. How large the tile has to be follows from the CPU:
+
+    peak of a core       FMA ports x lanes x 2 operations per cycle. Two ports in AVX2 and NEON cores, and in AVX-512
+                         cores that have two; Zen 4 runs 512-bit instructions at one per cycle: 16 x 2, its peak with
+                         8 lanes too.
+    latency              an FMA's sum can be added to again after 4 or 5 cycles, so 2 x 5 = 10 sums that do not depend
+                         on each other keep two ports busy. Hence at least 12 accumulators.
+    loads per FMA        a step of the inner loop loads `vectors` vectors of weights and broadcasts `rows` scalars, for
+                         rows x vectors FMAs. A core loads about as many vectors per cycle as it has FMA ports, so the
+                         ratio has to stay below 1; a tile of one row or one vector cannot, a square one does best.
+    registers            16 (AVX2, SSE) or 32 (AVX-512, NEON). Three quarters hold accumulators; the rest holds the
+                         weights of one step and, where the FMA takes no scalar from memory, the broadcast scalar.
+
+    registers   vectors   rows   accumulators   loads per step   loads per FMA
+    16          2         6      12             8                0.67
+    32          2         12     24             14               0.58
+    16          1         12     12             13               1.08  (fewer outputs than two vectors)
+    32          1         24     24             25               1.04
+
+Two vectors and not three or four, since outputs that do not fill the last vector waste it, and a network's numbers of
+filters are multiples of 16 and 32 more often than of 48 or 64.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from foveal.kernel.lang import lanes, loop, registers, splat, var, width_of
+from foveal.kernel.lang import Index, Scalar, Value, Var, lanes, loop, registers, splat, var, width_of
 
-AHEAD = 8  # rows or squares that packing fetches early
+#: bytes of a float32, which relates numbers of elements to the sizes of caches
+FLOAT_BYTES = 4
+
+#: parallel tasks that a kernel is cut into at least, where its shape allows it: then two threads have 8 each and eight
+#: threads 2 each, and none waits long for the last one. More tasks share less of what they stage or read
+ENOUGH_TASKS = 16
+
+#: sums of a register tile, by (row, vector)
+Accumulators = dict[tuple[int, int], Var]
 
 
-ENOUGH_TASKS = 16  # so that threads share them evenly
+def ceil_div(n: int, divisor: int) -> int:
+    """n / divisor, rounded up."""
+    return -(-n // divisor)
 
 
 @dataclass(frozen=True)
 class Tile:
-    """`rows` times `vectors` accumulators of `width` lanes: three quarters of the registers.
-
-    The rest holds the vectors of weights of one step and, on CPUs without embedded broadcasts, the scalar that they are
-    multiplied with. Twelve accumulators cover the latency of a fused multiply-add on two ports.
-    """
+    """`rows` times `vectors` accumulators of `width` lanes: three quarters of the registers."""
 
     width: int
     vectors: int
@@ -26,51 +56,69 @@ class Tile:
 
     @property
     def columns(self) -> int:
+        """Neighbouring outputs that a tile computes."""
         return self.width * self.vectors
 
 
 def tile_for(columns: int) -> Tile:
-    """The tile for an output with `columns` neighbouring elements (filters, features)."""
+    """The tile for an output with `columns` neighbouring elements (filters, features).
+
+    Few columns take one vector, and fewer lanes of it: the narrowest power of two that holds them.
+    """
     width = lanes()
     while width > 1 and width // 2 >= columns:
         width //= 2
-    vectors = min(2, -(-columns // width))
+    vectors = min(2, ceil_div(columns, width))
     return Tile(width, vectors, registers() * 3 // 4 // vectors)
 
 
-def split(n: int, most: int) -> list[tuple[int, int]]:
-    """n as near-equal pieces of at most `most`: (piece, how many of it), the larger first."""
+def split(n: int, max_size: int) -> list[tuple[int, int]]:
+    """n as near-equal pieces of at most `max_size`: (piece, how many of it), the larger first."""
     if n == 0:
         return []
-    pieces = -(-n // most)
+    pieces = ceil_div(n, max_size)
     small, larger = divmod(n, pieces)
     return [(size, count) for size, count in ((small + 1, larger), (small, pieces - larger)) if count]
 
 
-def runs(count: int, most: int) -> Iterator[tuple[Any, int]]:
-    """Loops over `count` positions, near-equal runs of at most `most` at a time: (first, how many)."""
+def runs(count: int, max_size: int) -> Iterator[tuple[Index, int]]:
+    """Loops over `count` positions, near-equal runs of at most `max_size` at a time: (first, how many)."""
     first = 0
-    for size, number in split(count, most):
+    for size, number in split(count, max_size):
         for t in loop(number):
             yield t * size + first, size
         first += size * number
 
 
-def unrolling(n: int) -> int:
-    """Steps of a loop of n that one iteration takes: a short loop's all, else 4 where they divide n, for a step of a
-    full
-    tile hides the loop's own work and more only takes longer to compile; else the largest divisor up to 8.
+def unroll_factor(n: int) -> int:
+    """The number of steps of a loop over n that one iteration of it takes.
+
+    n itself if n <= 8; 4 if that divides n, for a step of a full tile takes longer than the loop's own instructions,
+    and more steps only take longer to compile; else the largest divisor of n up to 8.
     """
     return 4 if n > 8 and n % 4 == 0 else max(d for d in range(1, 9) if n % d == 0)
 
 
-def pieces(columns: int, width: int) -> list[tuple[int, int]]:
-    """(start, lanes) of the vectors that cover `columns`."""
+def unrolled(n: int) -> Iterator[tuple[Index, int]]:
+    """A loop over n steps, `unroll_factor(n)` of them per iteration: (step, its place within the iteration)."""
+    factor = unroll_factor(n)
+    for i in loop(n // factor):
+        for place in range(factor):
+            yield i * factor + place, place
+
+
+def lane_ranges(columns: int, width: int) -> list[tuple[int, int]]:
+    """(first column, lanes) of the vectors that cover `columns`; the last one may be narrower."""
     return [(start, min(width, columns - start)) for start in range(0, columns, width)]
 
 
-def part_of_blocks(groups: int, outputs: int, columns: int, part: Any, parts: int) -> Iterator[tuple[Any, Any, int]]:
-    """(group, block, valid columns) of one of `parts` parts of all blocks of neighbouring outputs."""
+def part_of_blocks(
+    groups: int, outputs: int, columns: int, part: Index, parts: int
+) -> Iterator[tuple[Index, Index, int]]:
+    """Loops over one of `parts` parts of all blocks of neighbouring outputs: (group, block, valid columns).
+
+    The outputs of each group are cut into blocks of `columns`; a last block may have fewer valid ones.
+    """
     full, tail = divmod(outputs, columns)
     if parts == 1:
         for g in loop(groups):
@@ -79,6 +127,7 @@ def part_of_blocks(groups: int, outputs: int, columns: int, part: Any, parts: in
             if tail:
                 yield g, full, tail
         return
+    # the full blocks of all groups, numbered through; then the part's share of the tails
     total = groups * full
     for flat in loop((part + 1) * total // parts, start=part * total // parts):
         yield (flat // full, flat % full, columns) if groups > 1 else (0, flat, columns)
@@ -87,17 +136,16 @@ def part_of_blocks(groups: int, outputs: int, columns: int, part: Any, parts: in
             yield g, full, tail
 
 
-def accumulators(rows: int, widths: list[int]) -> dict[tuple[int, int], Any]:
+def accumulators(rows: int, widths: Sequence[int]) -> Accumulators:
     """Zeroed registers by (row, vector), of the vectors' widths."""
     return {(i, v): var(0.0, width) for i in range(rows) for v, width in enumerate(widths)}
 
 
-def multiply_add(acc: dict[tuple[int, int], Any], scalars: Iterable[Any], weights: list[Any]) -> None:
-    """acc[i, v] += scalars[i] * weights[v]
+def multiply_add(acc: Accumulators, scalars: Iterable[Scalar], weights: Sequence[Value]) -> None:
+    """acc[i, v] += scalars[i] * weights[v]: one step of the inner loop.
 
-    scalars: a generator, so that each is loaded just before its products; where instructions take no operand from
-    memory
-    (NEON), all of a step's scalars loaded before would push accumulators out of the registers.
+    scalars: a generator, so that each is loaded just before its products. Where instructions take no operand from
+    memory (NEON), a step's scalars, all loaded before, would push accumulators out of the registers.
     """
     for i, scalar in enumerate(scalars):
         for v, w in enumerate(weights):

@@ -1,1 +1,40 @@
-"""Convolution kernels."""
+"""How convolutions and their gradients are computed.
+
+The choice. An operator of ops/conv.py describes its shapes as a `Problem` (cost_model.py) and asks `select.choose` for
+the algorithm, Winograd or direct: the one that the cost model finds cheaper, or that FOVEAL_TUNE=1 has measured to be
+faster. With that it calls select.py's lower_forward, lower_input_grad or lower_weight_grad, which lowers Winograd's
+kernels, or the first direct kernel in the order of the table that fits the shape (the `fits` functions stand beside
+their kernels). So whether and where a kernel is used is decided in cost_model.py and select.py and nowhere else.
+
+Register tile: rows x vectors of what is summed up in registers at once; its size follows from the number of registers
+(register_tile.py). Lanes: what the elements of a vector are. Peak: the measured share of what the multipliers can do,
+of one core where that is said (the docstring of the file has the details), else of two cores (bench/RESULTS.md, Zen 4).
+Winograd's counts the multiplications of direct convolution, of which it needs a quarter, or 81 of 144 with stride 2.
+
+Forward, and the gradient in x, which is a convolution too:
+
+| file | register tile | lanes | chosen when | peak |
+| --- | --- | --- | --- | --- |
+| winograd.py | output tiles x filters | filters | 3x3, stride 1 or 2, one group, and it costs less | 195-305 % |
+| depthwise.py | pixels | channels | one filter per channel | limited by memory |
+| direct_simd_batch.py | filters x images | images | so few filters that lanes would be empty | 1 -> 6 channels: 74 % |
+| conv1x1.py | pixels x filters | filters | 1x1, stride 1, no padding: a matrix product | 85-90 % |
+| direct_batch.py | images x filters | filters | many small images, or much padding | as direct.py |
+| direct.py | pixels x filters | filters | any other | one core: 94-99 % |
+
+The gradient in the weights:
+
+| file | register tile | lanes | chosen when | peak |
+| --- | --- | --- | --- | --- |
+| winograd_weight_grad.py | channels x filters | filters | as winograd.py | 135-220 % |
+| weight_grad_depthwise.py | taps | channels | one filter per channel | one core: 90 % |
+| weight_grad_simd_batch.py | positions x filters | images | few filters and positions | 1 -> 6 channels: 51 % |
+| weight_grad.py | channels x filters | filters | any other | one core: 94-98 % |
+
+`foveal bench ops conv2d` prints the machine's peak and the GFLOP/s of each row, `foveal bench ops 3x3` the rows that
+Winograd is for, `--threads 1` those of one core. DEBUG=2 prints the share of the peak of each kernel of a program.
+
+The other files: filter_tile.py (what the direct kernels whose lanes run over filters share), winograd_matrices.py (the
+algorithm and its matrices), winograd_transform.py (the matrices as additions of vectors), winograd_grid.py (where
+output tiles lie), winograd_input.py (tiles read and transformed).
+"""

@@ -1,105 +1,131 @@
-"""1x1 convolution and its gradient in x: a product of pixels x channels, which knows neither rows nor columns nor
+"""1x1 convolution and its gradient in x: a matrix product [N H W, C] x [C, K], which knows neither rows nor columns nor
 images.
+
+The register tile is pixels x filters, as direct.py derives it; what differs is that its pixels may lie in any rows and
+images, since all of them are one row in memory.
 """
 
-from typing import Any
+from dataclasses import dataclass
 
-from foveal.kernel.lang import head, loop, parallel
-from foveal.ops.kernels.epilogue import Ending, Epilogue, Results
+from foveal.kernel.lang import Array, Index, l2, loop, parallel
+from foveal.ops.kernels.conv.filter_tile import FilterTile
+from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs
 from foveal.ops.kernels.register_tile import (
     ENOUGH_TASKS,
-    accumulators,
-    multiply_add,
+    FLOAT_BYTES,
+    ceil_div,
     part_of_blocks,
-    pieces,
     split,
     tile_for,
-    unrolling,
+    unroll_factor,
+    unrolled,
 )
-from foveal.ops.kernels.taps import Taps
+from foveal.ops.kernels.taps import Axes
 from foveal.ops.op import Lowering
+from foveal.view import View
 
-CHUNK = 96 << 10  # elements of the pixels that stay in the second-level cache while all panels pass
+#: steps of an iteration from which on it fetches the next tile's pixels: fewer products would not pay for prefetching
+MIN_STEPS_TO_PREFETCH = 4
 
 
-def fits(y: Results, x: Any, w: Any, axes: tuple[tuple[Taps, ...], tuple[Taps, ...]]) -> bool:
-    """Whether each output pixel reads the input pixel at its own place, and all images are one row of pixels."""
-    same = all(len(taps) == 1 and taps[0].taps == taps[0].input_step == 1 and taps[0].origin == 0 for taps in axes)
+def chunk_elements() -> int:
+    """Elements of the pixels that a task reads for every panel: three eighths of the second-level cache.
+
+    The rest is for the panel in use, and for the outputs, which pass through.
+    """
+    return l2() * 3 // 8 // FLOAT_BYTES
+
+
+def fits(y: EpilogueOutputs, x: View, w: View, axes: Axes) -> bool:
+    """True if each output pixel reads only the input pixel at its own place, and all pixels are one row in memory."""
+    is_same_place = all(
+        len(phases) == 1 and phases[0].taps == phases[0].input_step == 1 and phases[0].origin == 0 for phases in axes
+    )
     images = [*y.outputs, *y.extras, x]
-    return same and w.shape[0] == 1 and y.shape[2:] == x.shape[2:] and all(evenly_spaced(image) for image in images)
+    is_one_group = w.shape[0] == 1 and y.shape[2:] == x.shape[2:]
+    return is_same_place and is_one_group and all(evenly_spaced(image) for image in images)
 
 
-def evenly_spaced(image: Any) -> bool:
-    """Whether the pixels of [N, C, H, W] are one row."""
+def evenly_spaced(image: View) -> bool:
+    """True if the pixels of [N, C, H, W] lie at equal distances, as one row."""
     N, _, H, W = image.shape
     step = image.strides[3]
     return (H == 1 or image.strides[2] == W * step) and (N == 1 or image.strides[0] == H * W * step)
 
 
-def one_row(image: Any) -> Any:
+def one_row(image: View) -> View:
     """[N, C, H, W] as [1, C, 1, N H W]."""
     N, C, H, W = image.shape
     return image.permuted(1, 0, 2, 3).reshaped((C, 1, 1, N * H * W)).permuted(1, 0, 2, 3)
 
 
-def lower(to: Lowering, y: Results, x: Any, panels: Any, outputs: int) -> None:
-    """Tasks are (chunk of pixels, part of the filters)."""
+def lower(lowering: Lowering, y: EpilogueOutputs, x: View, panels: View, outputs: int) -> None:
+    """Cut the work into tasks (chunk of pixels, part of the filters) and call the kernel.
+
+    x: [N, C, H, W]. panels: [1, blocks, 1, 1, C, columns].
+    """
     y, x = y.each(one_row), one_row(x)
     chunks = chunks_of(x.shape[3], x.shape[1], tile_for(outputs).rows)
     tasks = sum(n for _, _, n in chunks)
-    parts = min(panels.shape[1], -(-ENOUGH_TASKS // tasks))
-    y.call(to, correlate_pixels, tasks, [], [x.permuted(0, 2, 3, 1), panels], outputs=outputs, parts=parts)
+    parts = min(panels.shape[1], ceil_div(ENOUGH_TASKS, tasks))
+    y.call(lowering, correlate_1x1, tasks, [], [x.permuted(0, 2, 3, 1), panels], outputs=outputs, parts=parts)
 
 
-def chunks_of(pixels: int, channels: int, most: int) -> list[tuple[int, int, int]]:
-    """(pixels of a tile, tiles, chunks that these are cut into)"""
-    cut = []
-    for size, count in split(pixels, most):
-        chunks = max(-(-count * size * channels // CHUNK), ENOUGH_TASKS)
-        cut.append((size, count, min(count, chunks)))
-    return cut
+def chunks_of(pixels: int, channels: int, max_pixels: int) -> list[tuple[int, int, int]]:
+    """The pixels as tiles of at most `max_pixels`: (pixels of a tile, tiles, chunks that these tiles are cut into)."""
+    sizes = []
+    for size, count in split(pixels, max_pixels):
+        chunks = max(ceil_div(count * size * channels, chunk_elements()), ENOUGH_TASKS)
+        sizes.append((size, count, min(count, chunks)))
+    return sizes
 
 
-def correlate_pixels(*arrays: Any, outputs: int, parts: int, epilogue: Epilogue) -> None:
+def correlate_1x1(*arrays: Array, outputs: int, parts: int, epilogue: Epilogue) -> None:
     """y[pixel, k] = sum_c x[pixel, c] panels[k // columns, c, k % columns], a register tile at a time.
 
-    A chunk of pixels stays in the second-level cache while all panels pass. The next tile's pixels are fetched early:
-    from
-    memory they come in as many short streams as a tile has pixels, which the prefetcher does not follow.
+    A chunk of pixels stays in the second-level cache while all panels pass.
     """
-    ending = Ending(epilogue, arrays, 2)
-    x, panels = ending.own
+    bound = BoundEpilogue(epilogue, arrays, 2)
+    # [1, 1, pixels, C], [1, blocks, 1, 1, C, columns]
+    x, panels = bound.own
     tile, (_, _, pixels, channels) = tile_for(outputs), x.shape
+    # the pixels as `count` tiles of `size` pixels; the last ones may have one pixel less
     first, done = 0, 0
     for size, count, chunks in chunks_of(pixels, channels, tile.rows):
+        # each task: the tiles of one chunk, for a part of the filters
         for chunk, part in parallel(chunks, parts):
-            task = chunk + done
             start, end = chunk * count // chunks, (chunk + 1) * count // chunks
+            # each block of filters: its panel stays in the first two cache levels while the chunk's pixels pass
             for _, b, valid in part_of_blocks(1, outputs, tile.columns, part, parts):
-                for lane, width in pieces(valid, tile.width):
-                    ending.open(task, b * tile.columns + lane, width)
+                panel, channel = panels.at(0, b, 0, 0, 0, 0), b * tile.columns
+                block = RowTile(bound, chunk + done, panel, channel, valid, tile, x, size)
+                block.open()
                 for t in loop(end, start=start):
-                    tile_of_pixels(ending, task, x, panels, t * size + first, size, b, valid)
+                    block.compute(t * size + first)
         first, done = first + size * count, done + chunks
 
 
-def tile_of_pixels(ending: Ending, task: Any, x: Any, panels: Any, pixel: Any, size: int, b: Any, valid: int) -> None:
-    """`size` pixels from `pixel` on, for the `valid` outputs of block b."""
-    channels, columns = panels.shape[4:]
-    tile = tile_for(columns)
-    starts = pieces(valid, tile.width)
-    acc = accumulators(size, [tile.width] * len(starts))
-    step = unrolling(channels)
-    pixels = [(0, 0, pixel + i) for i in range(size)]
-    ending.prefetch(pixels, b * columns, valid)
-    at, panel = x.at(0, 0, pixel, 0), panels.at(0, b, 0, 0, 0, 0)
-    for c in loop(channels // step):
-        if step > 3:
-            for i in range(size):
-                at.prefetch((0, 0, i + size, c * step))
-        for u in range(step):
-            ws = [panel.load((0, 0, 0, 0, c * step + u, start), tile.width) for start, _ in starts]
-            multiply_add(acc, (at[0, 0, i, c * step + u] for i in range(size)), ws)
-    for v, (lane, width) in enumerate(starts):
-        sums = [head(acc[i, v], width) for i in range(size)]
-        ending.store(task, pixels, sums, b * columns + lane, width)
+@dataclass(frozen=True)
+class RowTile(FilterTile):
+    """Register tiles of `size` neighbours in x [1, 1, pixels, C] x a block of filters."""
+
+    x: Array
+    size: int
+
+    def compute(self, pixel: Index) -> None:
+        """The outputs of the pixels from `pixel` on, for all filters of the block.
+
+        The next tile's pixels are fetched early: from memory they come in as many short streams as a tile has pixels,
+        which the hardware's prefetcher does not follow.
+        """
+        # [pixels, vectors of filters] in registers
+        sums, channels = self.sums(self.size), self.panel.shape[4]
+        pixels = [(0, 0, pixel + i) for i in range(self.size)]
+        self.bound.prefetch(pixels, self.channel, self.valid)
+        row, steps = self.x.at(0, 0, pixel, 0), unroll_factor(channels)
+        for c, place in unrolled(channels):
+            if place == 0 and steps >= MIN_STEPS_TO_PREFETCH:
+                for i in range(self.size):
+                    row.prefetch((0, 0, i + self.size, c))
+            self.multiply(sums, self.panel, c, (row[0, 0, i, c] for i in range(self.size)))
+        self.store(sums, pixels)

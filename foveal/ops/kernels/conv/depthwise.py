@@ -1,43 +1,56 @@
-"""Depthwise convolution, one filter per channel, and its two gradients: lanes run over channels.
+"""Depthwise convolution, one filter per channel, and its gradient in x: lanes run over channels.
 
 A register tile is some neighbouring output pixels of a vector of channels. An input vector is loaded once for all
-pixels and taps that meet it, in the tile; taps that would meet padding are left out where the kernel is built, at the
-edges, so nothing is copied. What is read once and used nine times is limited by memory more than by multiplications.
+pixels and taps of the tile that meet it; taps that would meet padding are left out where the kernel is built, at the
+edges, so nothing is staged.
+
+Each input is used only R S times, nine FMAs per number for 3x3 filters, so the limit is rather the memory than the
+arithmetic. Where an image comes from memory, what an output row reads first is fetched a row early.
 """
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
 
-from foveal.kernel.lang import loop, minimum, parallel, registers, var, vectors
+from foveal.kernel.lang import Array, Index, Value, Var, llc, loop, minimum, parallel, registers, var, vectors
 from foveal.ops.kernels import expression
-from foveal.ops.kernels.epilogue import Ending, Epilogue, Results
-from foveal.ops.kernels.register_tile import ENOUGH_TASKS, split
-from foveal.ops.kernels.taps import Taps
+from foveal.ops.kernels.conv.filter_tile import Pixel
+from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs
+from foveal.ops.kernels.register_tile import ENOUGH_TASKS, FLOAT_BYTES, ceil_div, split
+from foveal.ops.kernels.taps import Axes, Taps
 from foveal.ops.op import Lowering
+from foveal.ops.window import Pair
+from foveal.view import View
 
-Axes = tuple[tuple[Taps, ...], tuple[Taps, ...]]
+#: input place -> the (output of the tile, tap) pairs that read it
+Uses = dict[Pair, list[tuple[int, Pair]]]
+
+#: pixels up to which all of an image is unrolled: 8 x 8 outputs x 9 taps are 576 FMAs, a kernel of a few KiB without a
+#: loop over pixels, which leaves out each tap in the padding. More would take long to compile and fill the instruction
+#: cache
+SMALL = 64
+
+#: output rows of a band, at the least: neighbouring bands read R - 1 rows both, with 3x3 filters and 4 rows a third
+MIN_BAND_ROWS = 4
 
 
-Uses = dict[tuple[int, int], list[tuple[int, tuple[int, int]]]]
+def cached_elements() -> int:
+    """Elements of x that the last-level cache is sure to hold, an eighth of it; more are expected to be in memory."""
+    return llc() // 8 // FLOAT_BYTES
 
 
-SMALL = 64  # pixels up to which all of an image is unrolled
+def is_far(x: View) -> bool:
+    """True if the images are expected to come from memory and not from a cache."""
+    return math.prod(x.shape) > cached_elements()
 
 
-CACHED = 1 << 20  # elements of x that the last cache is sure to hold; more are `far`: fetched early
-
-
-LEAST_ROWS = 4  # of a band: neighbouring bands read some rows both
-
-
-def lower(to: Lowering, y: Results, x: Any, w: Any, axes: Axes) -> None:
-    """Views x [N, H, W, G] and w [G, 1, 1, R, S]. Tasks are (image, band of rows)."""
-    rows, columns = (max(t.count for t in taps) for taps in axes)
+def lower(lowering: Lowering, y: EpilogueOutputs, x: View, w: View, axes: Axes) -> None:
+    """Cut the work into tasks (image, band of rows) and call the kernel. x: [N, H, W, G]. w: [G, 1, 1, R, S]."""
+    rows, columns = (max(t.count for t in phases) for phases in axes)
     small = rows * columns <= SMALL
-    bands = 1 if small else max(1, min(-(-ENOUGH_TASKS // x.shape[0]), rows // LEAST_ROWS))
+    bands = 1 if small else max(1, min(ceil_div(ENOUGH_TASKS, x.shape[0]), rows // MIN_BAND_ROWS))
     y.call(
-        to,
+        lowering,
         depthwise,
         x.shape[0] * bands,
         [],
@@ -49,130 +62,149 @@ def lower(to: Lowering, y: Results, x: Any, w: Any, axes: Axes) -> None:
     )
 
 
-def is_far(x: Any) -> bool:
-    """Whether the images come from memory and not from a cache."""
-    return math.prod(x.shape) > CACHED
+def depthwise(*arrays: Array, axes: Axes, bands: int, small: bool, far: bool, epilogue: Epilogue) -> None:
+    """y[n, p, q, g] = sum over taps of x[n, ., ., g] w[., ., g]
 
-
-def depthwise(*arrays: Any, axes: Axes, bands: int, small: bool, far: bool, epilogue: Epilogue) -> None:
-    """y[n, p, q, g] = sum over taps of x[n, ., ., g] w[., ., g]"""
-    ending = Ending(epilogue, arrays, 2)
-    x, w = ending.own
+    small: all of an image is unrolled. far: x is in memory and fetched early.
+    """
+    bound = BoundEpilogue(epilogue, arrays, 2)
+    # [N, H, W, G], [1, 1, R, S, G]
+    x, w = bound.own
     count = max(t.count for t in axes[0])
+    # each task: a band of output rows of an image
     for n, band in parallel(x.shape[0], bands):
-        for g, width in vectors(x.shape[3]) if epilogue.rows else ():
-            ending.open(n * bands + band, g, width)
+        task = n * bands + band
+        bound.open_all(task, x.shape[3])
         for rows in axes[0]:
             if small:
                 for g, width in vectors(x.shape[3]):
                     for columns in axes[1]:
-                        whole_image(ending, n, g, width, rows, columns)
+                        whole_image(bound, n, g, width, rows, columns)
                 continue
             start, end = band * count // bands, (band + 1) * count // bands
             last = end if rows.count == count else minimum(end, rows.count)
             for i in loop(last, start=start):
                 for columns in axes[1]:
+                    # three eighths of the registers hold sums; the others a row's weights and the input
                     for j, taps in tiles(columns, x.shape[2], registers() * 3 // 8):
-                        pixels, below = (
-                            [output(n, row, j + q, rows, columns) for q in range(len(taps))] for row in (i, i + 1)
-                        )
-                        for g, width in vectors(x.shape[3]):  # innermost: memory is read and written in long runs
-                            at, weights = x.at(n, 0, 0, g), w.at(0, 0, 0, 0, g)
-                            ending.prefetch(below, g, width)
-                            totals = row_tile(at, weights, i, j, taps, rows, columns, width, far)
-                            ending.store(n * bands + band, pixels, totals, g, width)
+                        tile = RowTile(rows, columns, i, j, taps, far)
+                        pixels, below = tile.pixels(n, i), tile.pixels(n, i + 1)
+                        # innermost the channels: memory is read and written in long runs
+                        for g, width in vectors(x.shape[3]):
+                            bound.prefetch(below, g, width)
+                            totals = tile.sums(x.at(n, 0, 0, g), w.at(0, 0, 0, 0, g), width)
+                            bound.store(task, pixels, totals, g, width)
 
 
-def output(n: Any, i: Any, j: Any, rows: Taps, columns: Taps) -> tuple[Any, Any, Any]:
+def output(n: Index, i: Index, j: Index, rows: Taps, columns: Taps) -> Pixel:
     """(n, p, q) of a phase's output (i, j)."""
-    return n, i * rows.step + rows.start, j * columns.step + columns.start
+    return n, rows.output_position(i), columns.output_position(j)
 
 
-def tiles(taps: Taps, size: int, most: int) -> Iterator[tuple[Any, list[list[int]]]]:
-    """Cover an axis with tiles of at most `most` outputs: (first output, taps of each that meet the input).
+def tiles(taps: Taps, size: int, max_outputs: int) -> Iterator[tuple[Index, list[list[int]]]]:
+    """Cover an axis with tiles of at most `max_outputs` outputs: (first output, for each the taps that meet the input).
 
     Tiles at the edges, where some taps do not, are unrolled; those between are a loop.
     """
     first = 0
-    for width, count in split(taps.count, most):
+    for width, count in split(taps.count, max_outputs):
         starts = [first + t * width for t in range(count)]
-        found = {at: [taps.inside(at + i, size) for i in range(width)] for at in starts}
-        full = [at for at in starts if all(len(one) == taps.taps for one in found[at])]
-        for at in starts:
-            if at not in full:
-                yield at, found[at]
+        valid = {start: [taps.valid(start + i, size) for i in range(width)] for start in starts}
+        full = [start for start in starts if all(len(one) == taps.taps for one in valid[start])]
+        for start in starts:
+            if start not in full:
+                yield start, valid[start]
         for t in loop(len(full)):
             yield t * width + full[0], [list(range(taps.taps))] * width
         first += width * count
 
 
-def row_tile(
-    x: Any, w: Any, i: Any, j: Any, taps: list[list[int]], rows: Taps, columns: Taps, width: int, far: bool
-) -> list[Any]:
-    """Sums of neighbouring outputs of row i, from column j on."""
-    acc = [var(0.0, width) for _ in taps]
-    uses: Uses = {}
-    for q, ones in enumerate(taps):
-        for s in ones:
-            at = q * columns.input_step + s * columns.tap_step
-            uses.setdefault((0, at), []).append((q, (0, s)))
-    first, end = rows.meeting(i, x.shape[1])
-    if far:
-        fetch(x, i + 1, j, len(taps), rows, columns)
-    for r in loop(end, start=first):
-        above = rows.origin + i * rows.input_step + r * rows.tap_step
-        row = w.at(0, 0, rows.kernel + r * rows.kernel_step, columns.kernel, 0)
-        weights = {
-            (0, s): expression.load(row, (0, 0, 0, s * columns.kernel_step, 0), width) for s in range(columns.taps)
-        }
-        add_products(acc, x.at(0, above, columns.origin + j * columns.input_step, 0), uses, weights, width)
-    return [total.get() for total in acc]
+@dataclass(frozen=True)
+class RowTile:
+    """A register tile: neighbouring outputs of row i of the phase (rows, columns), from column j on.
+
+    taps: for each output the kernel columns that meet the image. far: x is in memory and fetched early.
+    """
+
+    rows: Taps
+    columns: Taps
+    i: Index
+    j: Index
+    taps: list[list[int]]
+    far: bool
+
+    def pixels(self, n: Index, i: Index) -> list[Pixel]:
+        """(n, p, q) of the outputs at the tile's columns of row i."""
+        return [output(n, i, self.j + q, self.rows, self.columns) for q in range(len(self.taps))]
+
+    def sums(self, x: Array, w: Array, width: int) -> list[Value]:
+        """The outputs of `width` channels, from the first element of x [., H, W, .] and of w [., ., R, S, .] on."""
+        rows, columns = self.rows, self.columns
+        acc = [var(0.0, width) for _ in self.taps]
+        # distance of an input from the tile's first -> the (output, tap) pairs that read it
+        uses: Uses = {}
+        for q, ones in enumerate(self.taps):
+            for s in ones:
+                distance = q * columns.input_step + s * columns.tap_step
+                uses.setdefault((0, distance), []).append((q, (0, s)))
+        first, end = rows.valid_range(self.i, x.shape[1])
+        if self.far:
+            fetch(x, self.i + 1, self.j, len(self.taps), rows, columns)
+        # each kernel row: its weights in registers, then each input of the row once
+        for r in loop(end, start=first):
+            h = rows.input_position(self.i) + r * rows.tap_step
+            row = w.at(0, 0, rows.kernel_position(r), columns.kernel, 0)
+            weights = {
+                (0, s): expression.load(row, (0, 0, 0, s * columns.kernel_step, 0), width) for s in range(columns.taps)
+            }
+            add_products(acc, x.at(0, h, columns.input_position(self.j), 0), uses, weights, width)
+        return [total.get() for total in acc]
 
 
-def fetch(x: Any, i: Any, j: Any, count: int, rows: Taps, columns: Taps) -> None:
-    """Bring the input row early that output row i is the first to read, for `count` outputs from j on."""
-    row = rows.origin + i * rows.input_step + max(0, (rows.taps - 1) * rows.tap_step)
+def fetch(x: Array, i: Index, j: Index, count: int, rows: Taps, columns: Taps) -> None:
+    """Bring the input row early that output row i is the first to read, for `count` outputs from column j on."""
+    row = rows.input_position(i) + max(0, (rows.taps - 1) * rows.tap_step)
     for q in range(count * columns.input_step):
-        x.prefetch((0, row, columns.origin + j * columns.input_step + q, 0))
+        x.prefetch((0, row, columns.input_position(j) + q, 0))
 
 
-def add_products(acc: list[Any], x: Any, uses: Uses, weights: dict[tuple[int, int], Any], width: int) -> None:
-    """acc[pixel] += x[place] * weights[tap] for the (pixel, tap) pairs that use a place, each place loaded once."""
+def add_products(acc: list[Var], x: Array, uses: Uses, weights: dict[Pair, Value], width: int) -> None:
+    """acc[output] += x[place] * weights[tap] for the (output, tap) pairs that use a place, each place loaded once."""
     for h, v in sorted(uses):
         value = x.load((0, h, v, 0), width)
         for pixel, tap in uses[h, v]:
             acc[pixel].fma(value, weights[tap])
 
 
-def whole_image(ending: Ending, n: Any, g: Any, width: int, rows: Taps, columns: Taps) -> None:
-    """All pixels of a small image, unrolled."""
-    x, w = ending.own
+def whole_image(bound: BoundEpilogue, n: Index, g: Index, width: int, rows: Taps, columns: Taps) -> None:
+    """All outputs of a small image in the phase (rows, columns), for `width` channels from g on, unrolled."""
+    x, w = bound.own
     places = [(i, j) for i in range(rows.count) for j in range(columns.count)]
+    # all weights of the channels, for as long as the registers hold them
     weights = {
-        (r, s): expression.load(
-            w, (0, 0, rows.kernel + r * rows.kernel_step, columns.kernel + s * columns.kernel_step, g), width
-        )
+        (r, s): expression.load(w, (0, 0, rows.kernel_position(r), columns.kernel_position(s), g), width)
         for r in range(rows.taps)
         for s in range(columns.taps)
     }
     done = 0
+    # tiles of neighbouring outputs, in half of the registers
     for size, count in split(len(places), registers() // 2):
         for t in range(count):
             tile = places[done + t * size : done + (t + 1) * size]
             acc = [var(0.0, width) for _ in tile]
             add_products(acc, x.at(n, 0, 0, g), uses_of(tile, rows, columns, x.shape), weights, width)
             pixels = [output(n, i, j, rows, columns) for i, j in tile]
-            ending.prefetch(pixels, g + width, width)
-            ending.store(n, pixels, [total.get() for total in acc], g, width)
+            bound.prefetch(pixels, g + width, width)
+            bound.store(n, pixels, [total.get() for total in acc], g, width)
         done += size * count
 
 
-def uses_of(outputs: list[tuple[int, int]], rows: Taps, columns: Taps, shape: tuple[int, ...]) -> Uses:
+def uses_of(outputs: list[Pair], rows: Taps, columns: Taps, shape: tuple[int, ...]) -> Uses:
     """Input place -> the (output, tap) pairs that read it; shape: [N, H, W, G]."""
     uses: Uses = {}
     for index, (i, j) in enumerate(outputs):
-        for r in rows.inside(i, shape[1]):
-            for s in columns.inside(j, shape[2]):
+        for r in rows.valid(i, shape[1]):
+            for s in columns.valid(j, shape[2]):
                 h = rows.origin + i * rows.input_step + r * rows.tap_step
                 v = columns.origin + j * columns.input_step + s * columns.tap_step
                 uses.setdefault((h, v), []).append((index, (r, s)))

@@ -1,65 +1,90 @@
 """Direct convolution and its gradient in x, for any stride, padding, dilation and groups, on channels-last images.
 
-Both are one loop nest over register tiles of pixels x filters; `Taps` say which inputs an output reads. By shape one of
-five kernels runs it: `correlate` here, whose tiles are pixels of an image; `batch_tiles`, whose tiles are one pixel of
-many images; `image_lanes` for few filters; `pixels` for 1x1 filters; `depthwise`. All take packed panels of weights and
-end in an epilogue.
+Both are one loop nest over register tiles of pixels x filters; `Taps` say which inputs an output reads. It is the
+kernel for images of some size with many filters; dispatch.py chooses among it and the others.
 
 Padding is no branch in an inner loop: where taps reach outside of the image, the rows that a task reads are first
-copied into a zero-bordered buffer, one per thread.
+staged in a zero-bordered buffer, one per thread.
+
+How it comes near the peak of ports x lanes x 2 operations per cycle (register_tile.py has the derivation of the tile):
+
+    registers       the sums of 12 pixels x 32 filters on AVX-512 (6 x 16 on AVX2), over all taps and inputs. A step of
+                    the inner loop loads two vectors of weights and broadcasts one input of each pixel, for 24
+                    (12) FMAs: 0.58 (0.67) loads per FMA, so the FMAs and not the loads set the pace.
+    first level     the inputs of the tile's pixels at one tap, and the part of a panel that is being read
+    second level    the input rows of a band (`band_elements`) while all panels pass over them, and the panel in use,
+                    R S C x 32 weights
+    last level      all panels, read once per band
+
+Measured: 94 to 99 % of the peak on one core of Zen 4 (`foveal bench ops conv2d --threads 1`).
 """
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
-from foveal.kernel.lang import head, loop, minimum, parallel, thread
-from foveal.ops.kernels.epilogue import Ending, Epilogue, Results
-from foveal.ops.kernels.halo import bordered, clear, copy_band
+from foveal.kernel.lang import Array, Index, Value, l2, loop, minimum, parallel, thread
+from foveal.ops.kernels.conv.filter_tile import FilterTile, Pixel
+from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs
+from foveal.ops.kernels.halo import Border, bordered, stage_band, zero_buffer
 from foveal.ops.kernels.register_tile import (
     ENOUGH_TASKS,
-    Tile,
-    accumulators,
-    multiply_add,
+    FLOAT_BYTES,
+    Accumulators,
+    ceil_div,
     part_of_blocks,
-    pieces,
     split,
     tile_for,
-    unrolling,
+    unrolled,
 )
 from foveal.ops.kernels.taps import Axes, Taps
 from foveal.ops.op import Lowering
+from foveal.ops.window import Pair
+from foveal.view import View
 
-BAND = 64 << 10  # elements of the rows that a task reads: a quarter of a second-level cache of 1 MB
+#: output rows of a band, at the least: neighbouring bands read R - 1 rows both, with 3x3 filters and 4 rows a third
+MIN_BAND_ROWS = 4
+
+#: inputs below which a filter row's columns and inputs are one loop: a loop over so few inputs alone would be left and
+#: entered again after every few products
+FEW_INPUTS = 8
 
 
-LEAST_ROWS = 4  # of a band: neighbouring bands read some rows both
+def band_elements() -> int:
+    """Elements of the input rows that a task reads: a quarter of the second-level cache.
+
+    The rows are read once for each panel and tap. The rest of the cache is for the panel, for the outputs, which pass
+    through, and for the unevenness of a cache's sets.
+    """
+    return l2() // 4 // FLOAT_BYTES
 
 
-FEW = 8  # input channels below which a filter row's columns and channels are one loop
+def lower(lowering: Lowering, y: EpilogueOutputs, x: View, panels: View, axes: Axes, outputs: int) -> None:
+    """Cut the work into tasks (image, band of rows, part of the filters) and call the kernel.
 
-
-def lower_correlate(to: Lowering, y: Results, x: Any, panels: Any, axes: Axes, outputs: int) -> None:
-    """Tasks are (image, band of rows, part of the filters)."""
+    x: [N, H, W, C]. panels: [G, blocks, R, S, inputs, columns]. outputs: filters of a group.
+    """
     N, H, W, C = x.shape
-    rows, (columns, *others) = axes
-    count, reach = max(t.count for t in rows), rows[0].input_step
+    rows, (columns, *other_phases) = axes
+    count, step = max(t.count for t in rows), rows[0].input_step
+    # bands of rows that fit the cache, and that make enough tasks; short rows are tiled over several rows, in one band
     bands = 1
     if min(t.count for t in axes[1]) >= tile_for(outputs).rows:
-        wanted = max(-(-count * reach * W * C // BAND), -(-ENOUGH_TASKS // N))
-        bands = max(1, min(wanted, count // LEAST_ROWS))
+        needed = max(ceil_div(count * step * W * C, band_elements()), ceil_div(ENOUGH_TASKS, N))
+        bands = max(1, min(needed, count // MIN_BAND_ROWS))
+    # parts of the filters, if images and bands are too few tasks
     blocks = panels.shape[0] * panels.shape[1]
-    parts = 1 if N * bands >= ENOUGH_TASKS else min(blocks, -(-ENOUGH_TASKS // (N * bands)))
-    border = bordered(axes, (H, W), -(-count // bands))
-    halo = to.scratch((1, *border[1::2], C) if border else (1, 1, 1, 1), per_thread=True)
-    if panels.shape[0] == 1 and C < FEW and not others and columns.tap_step == 1 < columns.taps:
-        # in memory a filter row's columns and channels are one range, in the image as in the panels
+    parts = 1 if N * bands >= ENOUGH_TASKS else min(blocks, ceil_div(ENOUGH_TASKS, N * bands))
+    # [1, rows, columns, C] per thread, if any tap leaves the image
+    border = bordered(axes, (H, W), ceil_div(count, bands))
+    halo = lowering.scratch((1, border.rows, border.columns, C) if border else (1, 1, 1, 1), per_thread=True)
+    if panels.shape[0] == 1 and C < FEW_INPUTS and not other_phases and columns.tap_step == 1 < columns.taps:
+        # in memory a filter row's columns and inputs are one range, in the image as in the panels: one tap, S C inputs
         G, B, R, S, _, lanes = panels.shape
         panels = panels.reshaped((G, B, R, 1, S * C, lanes))
         axes = (rows, (replace(columns, taps=1),))
     y.call(
-        to,
+        lowering,
         correlate,
         N * bands,
         [halo],
@@ -72,90 +97,109 @@ def lower_correlate(to: Lowering, y: Results, x: Any, panels: Any, axes: Axes, o
     )
 
 
-def correlate(*arrays: Any, axes: Axes, border: Any, outputs: int, bands: int, parts: int, epilogue: Epilogue) -> None:
+def correlate(
+    *arrays: Array, axes: Axes, border: Border | None, outputs: int, bands: int, parts: int, epilogue: Epilogue
+) -> None:
     """y[n, ., ., k] = sum over taps and inputs of x * panels; tiles of pixels x filters stay in registers.
 
-    Per step of the inner loop one row of a panel is loaded and each pixel's input broadcast: rows * vectors fused
-    multiply-adds for vectors + rows loads, so the multipliers and not the load ports set the pace: 94-99 % of the peak
-    on one core of Zen 4 (`foveal bench ops conv2d --threads 1`). A band's rows stay in the second-level cache while all
-    panels pass.
+    axes: the phases along rows and columns. outputs: filters of a group. bands, parts: of the rows, of the filters.
     """
-    ending = Ending(epilogue, arrays, 3)
-    halo, x, panels = ending.own
+    bound = BoundEpilogue(epilogue, arrays, 3)
+    # [1, rows, columns, C] per thread, [N, H, W, C], [G, blocks, R, S, inputs, columns]
+    halo, x, panels = bound.own
     groups = panels.shape[0]
-    ending.aligned = groups == 1
+    bound.aligned = groups == 1
     tile, count = tile_for(outputs), max(t.count for t in axes[0])
     inputs = x.shape[3] // groups
     if border:
-        clear(halo)
+        zero_buffer(halo)
+    # each task: a band of output rows of one image, for a part of the filters
     for n, band, part in parallel(x.shape[0], bands, parts):
         start, end = band * count // bands, (band + 1) * count // bands
+        # [., H, W, C]: the image, or its staged rows with the origin moved so that they have the image's indices
         source = x.at(n, 0, 0, 0)
         if border:
-            top = start * axes[0][0].input_step + border[0]
-            copy_band(halo, x, n, top, border[2])
-            source = halo.at(thread(), 0 - top, -border[2], 0)
+            top = start * axes[0][0].input_step + border.top
+            stage_band(halo, x, n, top, border.left)
+            source = halo.at(thread(), 0 - top, -border.left, 0)
+        # each block of filters: its panel stays in the second-level cache while the band's pixels pass
         for g, b, valid in part_of_blocks(groups, outputs, tile.columns, part, parts):
-            first = g * outputs + b * tile.columns
-            for lane, width in pieces(valid, tile.width):
-                ending.open(n * bands + band, first + lane, width)
-            image, panel = source.at(0, 0, 0, g * inputs), panels.at(g, b, 0, 0, 0, 0)
+            panel, channel = panels.at(g, b, 0, 0, 0, 0), g * outputs + b * tile.columns
+            block = PixelTile(bound, n * bands + band, panel, channel, valid, tile, source.at(0, 0, 0, g * inputs))
+            block.open()
+            # each phase of rows and columns: all of a gradient with stride, one of anything else
             for rows, columns in itertools.product(*axes):
                 last = end if rows.count == count else minimum(end, rows.count)
                 for i, j, offsets in tile_positions(start, last, rows.count, columns.count, tile.rows, bands):
-                    at = image.at(0, rows.origin + i * rows.input_step, columns.origin + j * columns.input_step, 0)
-                    where = output_pixels(n, i, j, offsets, rows, columns)
-                    ending.prefetch(where, first, valid)
-                    totals = product(at, panel, rows, columns, offsets, valid, tile)
-                    for v, (lane, width) in enumerate(pieces(valid, tile.width)):
-                        sums = [head(totals[pixel, v], width) for pixel in range(len(offsets))]
-                        ending.store(n * bands + band, where, sums, first + lane, width)
+                    block.compute(n, i, j, offsets, rows, columns)
 
 
 def tile_positions(
-    start: Any, end: Any, rows: int, columns: int, most: int, bands: int
-) -> Iterator[tuple[Any, Any, list[tuple[int, int]]]]:
-    """Cover rows start ... end, all of them if there is one band, with tiles of at most `most` pixels: (row, column,
-    offsets within the tile).
+    start: Index, end: Index, rows: int, columns: int, max_pixels: int, bands: int
+) -> Iterator[tuple[Index, Index, list[Pair]]]:
+    """Loops that cover output rows start ... end with tiles of pixels: (row, column, offsets of the tile's pixels).
+
+    A tile is a run of at most `max_pixels` pixels of one row. If rows are shorter than that, and there is one band, it
+    is a box of whole rows.
     """
-    if columns >= most or bands > 1:
+    if columns >= max_pixels or bands > 1:
         first = 0
-        for size, count in split(columns, most):
+        # runs of near-equal size, and for each size a loop over rows and one over its runs
+        for size, count in split(columns, max_pixels):
             for i in loop(end, start=start):
                 for j in loop(count):
                     yield i, j * size + first, [(0, q) for q in range(size)]
             first += size * count
         return
     first = 0
-    for size, count in split(rows, max(1, most // columns)):
+    for size, count in split(rows, max(1, max_pixels // columns)):
         for i in loop(count):
             yield i * size + first, 0, [(p, q) for p in range(size) for q in range(columns)]
         first += size * count
 
 
-def output_pixels(
-    n: Any, i: Any, j: Any, offsets: list[tuple[int, int]], rows: Taps, columns: Taps
-) -> list[tuple[Any, Any, Any]]:
+def output_pixels(n: Index, i: Index, j: Index, offsets: list[Pair], rows: Taps, columns: Taps) -> list[Pixel]:
     """(n, p, q) of the outputs of the tile at (i, j)."""
-    return [(n, (i + p) * rows.step + rows.start, (j + q) * columns.step + columns.start) for p, q in offsets]
+    return [(n, rows.output_position(i + p), columns.output_position(j + q)) for p, q in offsets]
 
 
-def product(
-    at: Any, panel: Any, rows: Taps, columns: Taps, offsets: list[tuple[int, int]], valid: int, tile: Tile
-) -> dict[tuple[int, int], Any]:
-    """The register tile of the pixels at `offsets`: sums over the taps and the inputs."""
-    starts, inputs = pieces(valid, tile.width), panel.shape[4]
-    acc = accumulators(len(offsets), [tile.width] * len(starts))
-    step = unrolling(inputs)
-    places = [p * rows.input_step * at.strides[1] + q * columns.input_step * at.strides[2] for p, q in offsets]
-    for r in loop(rows.taps):
-        for s in loop(columns.taps):
-            weights = panel.at(0, 0, rows.kernel + r * rows.kernel_step, columns.kernel + s * columns.kernel_step, 0, 0)
-            pixels = at.at(0, r * rows.tap_step, s * columns.tap_step, 0)
-            for c in loop(inputs // step):
-                for u in range(step):
-                    ws = [weights.load((0, 0, 0, 0, c * step + u, start), tile.width) for start, _ in starts]
-                    here = pixels.opaque() if u and columns.taps == 1 < inputs else pixels
-                    xs = (here.neighbour(c * step + u + place) for place in places)
-                    multiply_add(acc, xs, ws)
-    return acc
+@dataclass(frozen=True)
+class PixelTile(FilterTile):
+    """Register tiles of pixels of one image x a block of filters.
+
+    image: [., H, W, C], the image or its staged rows, from the group's first input on.
+    """
+
+    image: Array
+
+    def compute(self, n: Index, i: Index, j: Index, offsets: list[Pair], rows: Taps, columns: Taps) -> None:
+        """The outputs at (i, j) + offsets of the phase (rows, columns), for all filters of the block."""
+        # [., H, W, C] from the input that output (i, j) reads at tap (0, 0)
+        corner = self.image.at(0, rows.input_position(i), columns.input_position(j), 0)
+        pixels = output_pixels(n, i, j, offsets, rows, columns)
+        self.bound.prefetch(pixels, self.channel, self.valid)
+        self.store(self.products(corner, offsets, rows, columns), pixels)
+
+    def products(self, corner: Array, offsets: list[Pair], rows: Taps, columns: Taps) -> Accumulators:
+        """The sums [pixels, vectors of filters] over the taps and the inputs."""
+        sums, inputs = self.sums(len(offsets)), self.panel.shape[4]
+        # distance in memory from the tile's first pixel to each: known here, so an address needs no register
+        _, by_row, by_column, _ = corner.strides
+        distances = [p * rows.input_step * by_row + q * columns.input_step * by_column for p, q in offsets]
+        # each kernel row, each kernel column, each input
+        for r in loop(rows.taps):
+            for s in loop(columns.taps):
+                panel = self.panel_of(r, s, rows, columns)
+                pixels = corner.at(0, r * rows.tap_step, s * columns.tap_step, 0)
+                for c, place in unrolled(inputs):
+                    # where steps of a filter row follow each other, LLVM must not merge their loads (Array.opaque)
+                    hidden = place > 0 and columns.taps == 1 < inputs
+                    self.multiply(sums, panel, c, inputs_of(pixels, c, distances, hidden))
+        return sums
+
+
+def inputs_of(pixels: Array, c: Index, distances: list[int], hidden: bool) -> Iterator[Value]:
+    """Input c of the pixels at these distances in memory; hidden: through a pointer that LLVM cannot see through."""
+    source = pixels.opaque() if hidden else pixels
+    for distance in distances:
+        yield source.neighbour(c + distance)

@@ -1,174 +1,166 @@
-"""Convolution and its gradient in x where the rows of a register tile are images: one output pixel of many images at
-once.
+"""Direct convolution and its gradient in x where the rows of a register tile are images: one output pixel of many
+images at once.
 
-For small images, and wherever padding is a noticeable share: an output pixel visits the taps that meet the image, so no
-product with a zero is computed and nothing is bordered with zeros, and a vector of weights serves all images of the
-tile.
+It is for small images, and wherever padding is a noticeable share: an output pixel visits only the taps that meet the
+image, so no product with a zero is computed and no border is staged, and a vector of weights serves all images of the
+tile. The images are staged with the same pixel of all of them side by side, so a tile reads one run of memory per tap.
 """
 
 import itertools
-from typing import Any
+from dataclasses import dataclass
 
-from foveal.kernel.lang import head, lanes, loop, maximum, minimum, parallel, thread, vectors
-from foveal.ops.kernels.epilogue import Ending, Epilogue, Results
+from foveal.kernel.lang import Array, Index, l2, lanes, loop, maximum, minimum, parallel, thread
+from foveal.ops.kernels.conv.filter_tile import FilterTile
+from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs
+from foveal.ops.kernels.halo import stage_batch
 from foveal.ops.kernels.register_tile import (
     ENOUGH_TASKS,
+    FLOAT_BYTES,
     Tile,
-    accumulators,
-    multiply_add,
+    ceil_div,
     part_of_blocks,
-    pieces,
     split,
     tile_for,
-    unrolling,
+    unrolled,
 )
-from foveal.ops.kernels.taps import Taps
+from foveal.ops.kernels.taps import Axes, Taps, rows_read
 from foveal.ops.op import Lowering
+from foveal.ops.window import Pair
 from foveal.strides import Shape
+from foveal.view import View
 
-Axes = tuple[tuple[Taps, ...], tuple[Taps, ...]]
+#: full vectors of sums that a tile needs: fewer leave FMA ports idle while a sum waits for the one before (4 cycles of
+#: latency x 2 ports)
+MIN_SUMS = 8
+
+#: inputs below which staging an element, which is read once per tap and block of filters, costs too much of the time;
+#: direct.py then makes one loop of a filter row's columns and inputs, which this kernel cannot, as it skips taps
+MIN_INPUTS = 8
+
+#: share of the products that meet padding, from which on leaving them out saves more than staging costs
+SAVING = 0.05
+
+#: elements after each staged pixel of all images, one cache line, so that images do not lie a power of two apart: such
+#: addresses fall into the same few sets of the first-level cache
+GAP = 16
 
 
-LEAST_SUMS = 8  # full vectors of sums that a tile needs to cover the latency
-
-
-LEAST_INPUTS = 8
-
-
-SAVING = 0.05  # share of the products that meet padding, from which on leaving them out pays
-
-
-BAND = 128 << 10  # elements that a task copies: half of a second-level cache of 1 MB
-
-
-GAP = 16  # elements behind each copied pixel, so that images do not lie a power of two apart
-
-
-def reach(rows: tuple[Taps, ...]) -> int:
-    """Input rows that one row of outputs, of all phases, reads."""
-    ones = [t for t in rows if t.taps]
-    low = min((t.low for t in ones), default=0)
-    return max((t.high - t.input_step * (t.count - 1) for t in ones), default=0) - low + 1
+def band_elements() -> int:
+    """Elements that a task stages: half of the second-level cache. They are read once per tap and block of filters."""
+    return l2() // 2 // FLOAT_BYTES
 
 
 def fits(x: Shape, inputs: int, tile: Tile, axes: Axes) -> bool:
-    """Whether it is worth while, for x [N, C, H, W]."""
+    """True if it is expected to be faster than tiles of pixels, for x [N, C, H, W] with `inputs` channels per group."""
     N, C, H, W = x
-    if N * tile.columns < LEAST_SUMS * lanes() or inputs < LEAST_INPUTS:
+    if N * tile.columns < MIN_SUMS * lanes() or inputs < MIN_INPUTS:
         return False
-    if min(N, tile.rows) * min(reach(axes[0]), H) * W * C > BAND:
+    # what one row of outputs reads, of the images of a tile, has to fit the cache
+    if min(N, tile.rows) * min(rows_read(axes[0]), H) * W * C > band_elements():
         return False
+    # the shares of the rows' and of the columns' products that meet the image
     kept = [
-        sum(t.share(n) * t.count * t.taps for t in taps) / max(sum(t.count * t.taps for t in taps), 1)
-        for taps, n in zip(axes, (H, W), strict=True)
+        sum(t.valid_share(n) * t.count * t.taps for t in phases) / max(sum(t.count * t.taps for t in phases), 1)
+        for phases, n in zip(axes, (H, W), strict=True)
     ]
-    narrow = max(t.count for t in axes[1]) < tile.rows // 2
-    return narrow or kept[0] * kept[1] < 1 - SAVING
+    # rows so short that tiles of pixels would be less than half full
+    is_narrow = max(t.count for t in axes[1]) < tile.rows // 2
+    return is_narrow or kept[0] * kept[1] < 1 - SAVING
 
 
-def lower(to: Lowering, y: Results, x: Any, panels: Any, axes: Axes, outputs: int) -> None:
-    """Tasks are (block of images, band of rows, part of the filters)."""
+def lower(lowering: Lowering, y: EpilogueOutputs, x: View, panels: View, axes: Axes, outputs: int) -> None:
+    """Cut the work into tasks (block of images, band of rows, part of the filters) and call the kernel.
+
+    x: [N, H, W, C]. panels: [G, blocks, R, S, inputs, columns]. outputs: filters of a group.
+    """
     N, H, W, C = x.shape
     images, count = split(N, tile_for(outputs).rows), max(t.count for t in axes[0])
     blocks, largest = sum(n for _, n in images), images[0][0]
     step = axes[0][0].input_step
-    row = largest * W * C  # elements
-    height = max(1, (BAND // row - reach(axes[0])) // step + 1)  # output rows of a band
-    bands = -(-count // height)
-    most = min(H, (-(-count // bands) - 1) * step + reach(axes[0]))
-    parts = max(1, min(panels.shape[0] * panels.shape[1], -(-ENOUGH_TASKS // (blocks * bands))))
-    copied = to.scratch((1, most, W, largest, C + GAP), per_thread=True)
+    # output rows of a band, so that the rows which it reads of a block of images fit the cache
+    row = largest * W * C
+    height = max(1, (band_elements() // row - rows_read(axes[0])) // step + 1)
+    bands = ceil_div(count, height)
+    # input rows that any band reads
+    max_rows = min(H, (ceil_div(count, bands) - 1) * step + rows_read(axes[0]))
+    parts = max(1, min(panels.shape[0] * panels.shape[1], ceil_div(ENOUGH_TASKS, blocks * bands)))
+    staged = lowering.scratch((1, max_rows, W, largest, C + GAP), per_thread=True)
     y.call(
-        to, correlate_batch, blocks * bands, [copied], [x, panels], axes=axes, outputs=outputs, bands=bands, parts=parts
+        lowering,
+        correlate_batch,
+        blocks * bands,
+        [staged],
+        [x, panels],
+        axes=axes,
+        outputs=outputs,
+        bands=bands,
+        parts=parts,
     )
 
 
-def correlate_batch(*arrays: Any, axes: Axes, outputs: int, bands: int, parts: int, epilogue: Epilogue) -> None:
+def correlate_batch(*arrays: Array, axes: Axes, outputs: int, bands: int, parts: int, epilogue: Epilogue) -> None:
     """y[n, p, q, k] = sum over the taps that meet the image, and over inputs, of x * panels."""
-    ending = Ending(epilogue, arrays, 3)
-    copied, x, panels = ending.own
-    ending.aligned = panels.shape[0] == 1
+    bound = BoundEpilogue(epilogue, arrays, 3)
+    # [1, rows, W, images, C + GAP] per thread, [N, H, W, C], [G, blocks, R, S, inputs, columns]
+    staged, x, panels = bound.own
+    bound.aligned = panels.shape[0] == 1
     count, used = max(t.count for t in axes[0]), [t for t in axes[0] if t.taps]
     low = min((t.low for t in used), default=0)
+    tile = tile_for(outputs)
+    # the N images as `blocks` blocks of `images` images; the last blocks may have one image less
     first, done = 0, 0
-    for images, blocks in split(x.shape[0], tile_for(outputs).rows):
+    for images, blocks in split(x.shape[0], tile.rows):
+        # each task: a band of output rows of a block of images, for a part of the filters
         for block, band, part in parallel(blocks, bands, parts):
             n, task = block * images + first, (block + done) * bands + band
             start, end = band * count // bands, (band + 1) * count // bands
+            # the band's first input row; the last bands stage as many rows as the others
             top = maximum(start * axes[0][0].input_step + low, 0)
-            top = minimum(top, x.shape[1] - copied.shape[1])
-            copy_images(copied, x, n, images, top)
-            source = copied.at(thread(), 0 - top, 0, 0, 0)
-            for g, b, valid in part_of_blocks(panels.shape[0], outputs, panels.shape[5], part, parts):
-                channel = g * outputs + b * panels.shape[5]
-                for lane, width in pieces(valid, tile_for(outputs).width):
-                    ending.open(task, channel + lane, width)
-                image = source.at(0, 0, 0, 0, g * panels.shape[4])
+            top = minimum(top, x.shape[1] - staged.shape[1])
+            stage_batch(staged, x, n, images, top)
+            # [., H, W, images, C] with the origin moved so that the staged rows have the image's indices
+            source = staged.at(thread(), 0 - top, 0, 0, 0)
+            # each block of filters: its panel passes once per pixel of the band
+            for g, b, valid in part_of_blocks(panels.shape[0], outputs, tile.columns, part, parts):
+                panel, channel = panels.at(g, b, 0, 0, 0, 0), g * outputs + b * tile.columns
+                group = source.at(0, 0, 0, 0, g * panels.shape[4])
+                tiles = ImageTile(bound, task, panel, channel, valid, tile, group, (x.shape[1], x.shape[2]), images)
+                tiles.open()
+                # each phase of rows and columns, each of its output rows and columns
                 for rows, columns in itertools.product(*axes):
                     last = end if rows.count == count else minimum(end, rows.count)
                     for i in loop(last, start=start):
                         for j in loop(columns.count):
-                            pixel(
-                                ending,
-                                task,
-                                (n, i, j),
-                                channel,
-                                image,
-                                panels.at(g, b, 0, 0, 0, 0),
-                                rows,
-                                columns,
-                                x.shape[1:3],
-                                images,
-                                valid,
-                                tile_for(outputs),
-                            )
+                            tiles.compute(n, i, j, rows, columns)
         first, done = first + images * blocks, done + blocks
 
 
-def copy_images(copied: Any, x: Any, n: Any, images: int, top: Any) -> None:
-    """copied[h, v, i] = x[n + i, top + h, v], so that the images of a tile are neighbours."""
-    _, rows, columns, _, _ = copied.shape
-    for i in loop(images):
-        for h in loop(rows):
-            target, source = copied.at(thread(), h, 0, i, 0), x.at(n + i, h + top, 0, 0)
-            for v in loop(columns):
-                for c, width in vectors(x.shape[3]):
-                    target.store((0, 0, v, 0, c), source.load((0, 0, v, c), width), width)
+@dataclass(frozen=True)
+class ImageTile(FilterTile):
+    """Register tiles of one output pixel of `images` images x a block of filters.
 
+    source: [., H, W, images, C], staged, from the group's first input on. size: H and W.
+    """
 
-def pixel(
-    ending: Ending,
-    task: Any,
-    at: tuple[Any, Any, Any],
-    channel: Any,
-    image: Any,
-    panel: Any,
-    rows: Taps,
-    columns: Taps,
-    size: tuple[int, int],
-    images: int,
-    valid: int,
-    tile: Tile,
-) -> None:
-    """Output (i, j) of the phase, of `images` images from n on."""
-    n, i, j = at
-    starts, inputs = pieces(valid, tile.width), panel.shape[4]
-    acc = accumulators(images, [tile.width] * len(starts))
-    step = unrolling(inputs)
-    p, q = i * rows.step + rows.start, j * columns.step + columns.start
-    pixels = [(n + m, p, q) for m in range(images)]
-    ending.prefetch(pixels, channel, valid)
-    h, v = rows.origin + i * rows.input_step, columns.origin + j * columns.input_step
-    (r_first, r_end), (s_first, s_end) = rows.meeting(i, size[0]), columns.meeting(j, size[1])
-    for r in loop(r_end, start=r_first):
-        for s in loop(s_end, start=s_first):
-            weights = panel.at(0, 0, rows.kernel + r * rows.kernel_step, columns.kernel + s * columns.kernel_step, 0, 0)
-            source = image.at(0, h + r * rows.tap_step, v + s * columns.tap_step, 0, 0)
-            for c in loop(inputs // step):
-                for u in range(step):
-                    ws = [weights.load((0, 0, 0, 0, c * step + u, start), tile.width) for start, _ in starts]
-                    xs = (source[0, 0, 0, m, c * step + u] for m in range(images))
-                    multiply_add(acc, xs, ws)
-    for index, (lane, width) in enumerate(starts):
-        sums = [head(acc[m, index], width) for m in range(images)]
-        ending.store(task, pixels, sums, channel + lane, width)
+    source: Array
+    size: Pair
+    images: int
+
+    def compute(self, n: Index, i: Index, j: Index, rows: Taps, columns: Taps) -> None:
+        """Output (i, j) of the phase (rows, columns), of the images from n on, for all filters of the block."""
+        # [images, vectors of filters] in registers
+        sums, inputs = self.sums(self.images), self.panel.shape[4]
+        p, q = rows.output_position(i), columns.output_position(j)
+        pixels = [(n + m, p, q) for m in range(self.images)]
+        self.bound.prefetch(pixels, self.channel, self.valid)
+        # the input position at tap (0, 0), and the taps that meet the image
+        h, v = rows.input_position(i), columns.input_position(j)
+        (top, bottom), (left, right) = rows.valid_range(i, self.size[0]), columns.valid_range(j, self.size[1])
+        for r in loop(bottom, start=top):
+            for s in loop(right, start=left):
+                panel = self.panel_of(r, s, rows, columns)
+                # [images, C] of one input pixel
+                source = self.source.at(0, h + r * rows.tap_step, v + s * columns.tap_step, 0, 0)
+                for c, _ in unrolled(inputs):
+                    self.multiply(sums, panel, c, (source[0, 0, 0, m, c] for m in range(self.images)))
+        self.store(sums, pixels)

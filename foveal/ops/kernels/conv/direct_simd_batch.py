@@ -1,153 +1,179 @@
 """Convolution and its gradient in x with lanes over images, for so few filters that they would leave lanes empty.
 
-A vector holds one element of as many images as it has lanes, and a weight is a scalar that multiplies it. The images of
-a block are copied that way first; results are turned back in registers and stored channels last.
+A vector holds one element of as many images as it has lanes, and a weight is a scalar that multiplies it: the register
+tile is filters x vectors of images, or of neighbouring columns of one vector of images. The images of a task are staged
+in this order first; results are transposed back in registers and stored channels last.
+
+As in direct.py, a step of the inner loop loads as many vectors (of inputs) as the tile has and broadcasts a scalar (a
+weight) per filter, so a tile of 12 filters x 2 vectors needs 0.58 loads per FMA. Staging and transposing are the price,
+which `fits` weighs against empty lanes.
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from foveal.kernel.lang import (
+    Array,
+    Index,
+    Value,
+    Var,
     head,
+    l2,
     lanes,
     loop,
     maximum,
     minimum,
-    pack,
     parallel,
     part,
     registers,
     thread,
     transpose,
     var,
-    vectors,
 )
-from foveal.ops.kernels.epilogue import Ending, Epilogue, Results
+from foveal.ops.kernels.conv.filter_tile import Pixel
+from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs
+from foveal.ops.kernels.halo import stage_lanes, zero_sides
 from foveal.ops.kernels.packing import pack_panels
 from foveal.ops.kernels.register_tile import (
+    FLOAT_BYTES,
     accumulators,
+    ceil_div,
+    lane_ranges,
     multiply_add,
     part_of_blocks,
-    pieces,
     runs,
     split,
     tile_for,
-    unrolling,
+    unrolled,
 )
-from foveal.ops.kernels.taps import Taps
+from foveal.ops.kernels.taps import Axes, Taps, rows_read
 from foveal.ops.op import Lowering
+from foveal.ops.window import Pair
+from foveal.view import View
 
-Axes = tuple[tuple[Taps, ...], tuple[Taps, ...]]
+#: filters of a tile: with 32 registers 12 x 2 accumulators, as in a tile whose lanes run over filters; with 16, 12 x 1
+MAX_FILTERS = 12
 
+#: output rows of a band, at the least: neighbouring bands stage R - 1 rows both
+MIN_BAND_ROWS = 3
 
-Pair = tuple[int, int]
+#: tasks to aim at, where there are as many rows: fewer than ENOUGH_TASKS, since each band more stages rows again
+TASKS = 8
 
+#: share of a filter row's taps that meet the image, below which each pixel skips the others. Skipping them saves
+#: products, but a tile then has one column, and a loop with bounds known only at run time
+NARROW = 0.85
 
-MOST_FILTERS = 12  # of a tile
+#: inputs below which a filter row's columns and inputs are one loop (see direct.py)
+FEW_INPUTS = 8
 
+#: lanes below which a narrower vector takes as long as one of so many lanes: an FMA of 4 lanes takes the time of 8
+HALF = 8
 
-BAND = 128 << 10  # elements that a task copies: half of a second-level cache of 1 MB
+#: share of the peak that lanes over filters reach: with full vectors, and with narrower ones, whose tiles have only one
+#: vector and so one load per FMA
+SPEED, SPEED_OF_HALF = 0.93, 0.85
 
-
-LARGEST = 4 * BAND  # that a single row of outputs may read
-
-
-LEAST_ROWS = 3  # of a band: neighbouring bands copy some rows both
-
-
-TASKS = 8  # at least, where there are as many rows
-
-
-NARROW = 0.85  # share of a filter row's taps that meet the image, below which each pixel skips the others
-
-
-FEW = 8  # inputs, below which a filter row's columns and channels are one loop
-
-
-HALF = 8  # lanes: a narrower vector takes as long
-
-
-SPEED, SPEED_OF_HALF = 0.93, 0.85  # share of the peak that lanes over filters reach
-
-
-# products that copying an input takes, turning all of a pixel's outputs, a tile's
-COPY, WHOLE, SEVERAL = 8, 5, 13
+# What this kernel costs beside its products, in multiply-adds. The numbers trade staging and transposing against empty
+# lanes: larger ones leave more shapes to the kernels with lanes over filters.
+#: staging one input element of one image
+STAGING = 8
+#: transposing one output, if all of a pixel's outputs are in one tile and so in one run of memory
+STORING_WHOLE = 5
+#: transposing one output, if a pixel's outputs are in several tiles
+STORING_PARTS = 13
 
 
-def fits(x: Any, inputs: int, outputs: int, axes: Axes) -> bool:
-    """Whether it takes less time than lanes over filters, for x [N, H, W, C].
+def band_elements() -> int:
+    """Elements that a task stages: half of the second-level cache. They are read once per tap and tile of filters."""
+    return l2() // 2 // FLOAT_BYTES
 
-    Counted per pixel: products, and with lanes over images also what is copied and turned back.
+
+def fits(x: View, inputs: int, outputs: int, axes: Axes) -> bool:
+    """True if it is expected to take less time than lanes over filters, for x [N, H, W, C].
+
+    Counted in multiply-adds per position of the image: products, and with lanes over images also what is staged and
+    transposed back. inputs, outputs: of a group.
     """
     N, H, W, C = x.shape
-    row, reach, step = W * C * lanes(), reached(axes[0]), axes[0][0].input_step
-    if x.strides[2:] != (C, 1) or min(H, reach) * row > LARGEST:
+    row, height_read, step = W * C * lanes(), rows_read(axes[0]), axes[0][0].input_step
+    # a row of outputs may read more than half of the second-level cache, but at most twice all of it
+    if x.strides[2:] != (C, 1) or min(H, height_read) * row > 4 * band_elements():
         return False
-    height = band_rows(row, reach, step)
-    again = (reach + (height - 1) * step) / (height * step)  # how often an input row is copied
-    rows, columns = (sum(t.taps * t.count for t in taps) / max(sum(t.count for t in taps), 1) for taps in axes)
+    height = band_rows(row, height_read, step)
+    # how often an input row is staged, on average
+    repeats = (height_read + (height - 1) * step) / (height * step)
+    rows, columns = (sum(t.taps * t.count for t in phases) / max(sum(t.count for t in phases), 1) for phases in axes)
     products, width = rows * columns * inputs, tile_for(outputs).width
-    filters = -(-outputs // width) * max(width, min(HALF, lanes())) * products
-    filters /= SPEED if width == lanes() else SPEED_OF_HALF
-    turned = WHOLE if outputs <= MOST_FILTERS else SEVERAL
-    images = outputs * (products + turned) * padded(N) / N + COPY * again * inputs
-    return images < filters
+    # lanes over filters: all lanes of the vectors count, empty ones too
+    lanes_over_filters = ceil_div(outputs, width) * max(width, min(HALF, lanes())) * products
+    lanes_over_filters /= SPEED if width == lanes() else SPEED_OF_HALF
+    # lanes over images: those of the last block's vectors count too
+    storing = STORING_WHOLE if outputs <= MAX_FILTERS else STORING_PARTS
+    lanes_over_images = outputs * (products + storing) * padded(N) / N + STAGING * repeats * inputs
+    return lanes_over_images < lanes_over_filters
 
 
-def band_rows(row: int, reach: int, step: int) -> int:
-    """Output rows of a band, of which the input's rows have `row` elements."""
-    return max(1, (BAND // row - reach) // step + 1)
+def band_rows(row: int, height_read: int, step: int) -> int:
+    """Output rows of a band whose input rows, of `row` elements each, fit the cache; 1 if none does.
+
+    height_read: input rows that one output row reads. step: input rows from one output row to the next.
+    """
+    return max(1, (band_elements() // row - height_read) // step + 1)
 
 
-def tile_of(outputs: int) -> tuple[int, int]:
+def tile_of(outputs: int) -> Pair:
     """(filters, vectors of images or columns) of a tile: three quarters of the registers."""
-    filters = split(outputs, MOST_FILTERS)[0][0]
+    filters = split(outputs, MAX_FILTERS)[0][0]
     return filters, max(1, registers() * 3 // 4 // filters)
 
 
 def padded(images: int) -> int:
-    return -(-images // lanes()) * lanes()
+    """The number of images, rounded up to whole vectors."""
+    return ceil_div(images, lanes()) * lanes()
 
 
-def blocks_of(N: int, most: int) -> list[Pair]:
-    """N images as blocks of at most `most` vectors: (images, blocks)."""
-    count = -(-N // lanes())
-    size = -(-count // -(-count // most)) * lanes()
+def blocks_of(N: int, max_vectors: int) -> list[Pair]:
+    """N images as blocks of at most `max_vectors` vectors: (images, blocks); the last block may have fewer images."""
+    count = ceil_div(N, lanes())
+    size = ceil_div(count, ceil_div(count, max_vectors)) * lanes()
     full, rest = divmod(N, size)
     return [(size, full)] * bool(full) + [(rest, 1)] * bool(rest)
 
 
-def lower(to: Lowering, y: Results, x: Any, w: Any, axes: Axes, first: Pair, kernel: Pair) -> None:
-    """x: [N, H, W, C], w: [G, outputs, inputs, R, S], of which `kernel` positions from `first` on are used.
+def lower(lowering: Lowering, y: EpilogueOutputs, x: View, w: View, axes: Axes, first: Pair, kernel: Pair) -> None:
+    """Cut the work into tasks (block of images, band of rows), pack the weights and call the kernel.
 
-    Tasks are (block of images, band of rows).
+    x: [N, H, W, C]. w: [G, outputs, inputs, R, S], of which `kernel` positions from `first` on are used.
     """
     (N, H, W, C), (groups, outputs, inputs, *_) = x.shape, w.shape
     rows, columns = axes
-    filters, several = tile_of(outputs)
-    panels = to.scratch((groups, -(-outputs // filters), *kernel, inputs, filters))
-    to.call(pack_panels, [panels], [w], columns=filters, first=first)
-    meeting = sum(t.share(W) * t.count * t.taps for t in columns)
+    filters, max_vectors = tile_of(outputs)
+    panels = lowering.scratch((groups, ceil_div(outputs, filters), *kernel, inputs, filters))
+    lowering.call(pack_panels, [panels], [w], columns=filters, first=first)
+    # if many taps meet padding, each pixel visits only those that do not; else the staged rows get zeros at both sides
+    meeting = sum(t.valid_share(W) * t.count * t.taps for t in columns)
     exact = meeting < NARROW * sum(t.count * t.taps for t in columns)
     left = 0 if exact else -min(0, *(t.low for t in columns), 0)
     right = 0 if exact else max(0, *(t.high - W + 1 for t in columns), 0)
-    if not exact and groups == len(columns) == 1 and C < FEW and columns[0].tap_step == 1:
-        # in memory a filter row's columns and channels are one range, in the copy as in the panels
+    if not exact and groups == len(columns) == 1 and C < FEW_INPUTS and columns[0].tap_step == 1:
+        # in memory a filter row's columns and inputs are one range, in the staged rows as in the panels: one tap
         panels = panels.reshaped((1, panels.shape[1], kernel[0], 1, kernel[1] * C, filters))
         axes = (rows, (replace(columns[0], taps=1),))
-    blocks = blocks_of(N, several if exact else 1)
+    # bands of output rows whose input rows fit the cache, and that make enough tasks
+    blocks = blocks_of(N, max_vectors if exact else 1)
     count, tasks, size = max(t.count for t in rows), sum(n for _, n in blocks), padded(blocks[0][0])
-    reach, step = reached(rows), rows[0].input_step
-    height = band_rows(size * W * C, reach, step)
-    bands = max(-(-count // height), min(-(-TASKS // tasks), count // LEAST_ROWS), 1)
-    most = min(H, (-(-count // bands) - 1) * step + reach)
-    copied = to.scratch((1, most, (left + W + right) * C, size), per_thread=True)
+    height_read, step = rows_read(rows), rows[0].input_step
+    height = band_rows(size * W * C, height_read, step)
+    bands = max(ceil_div(count, height), min(ceil_div(TASKS, tasks), count // MIN_BAND_ROWS), 1)
+    max_rows = min(H, (ceil_div(count, bands) - 1) * step + height_read)
+    staged = lowering.scratch((1, max_rows, (left + W + right) * C, size), per_thread=True)
     y.call(
-        to,
-        correlate_images,
+        lowering,
+        correlate_simd_batch,
         tasks * bands,
-        [copied],
+        [staged],
         [x, panels],
         axes=axes,
         outputs=outputs,
@@ -157,172 +183,130 @@ def lower(to: Lowering, y: Results, x: Any, w: Any, axes: Axes, first: Pair, ker
     )
 
 
-def reached(rows: tuple[Taps, ...]) -> int:
-    """Input rows that one row of outputs, of all phases, reads."""
-    used = [t for t in rows if t.taps]
-    low = min((t.low for t in used), default=0)
-    return max((t.high - t.input_step * (t.count - 1) for t in used), default=0) - low + 1
-
-
-def correlate_images(
-    *arrays: Any, axes: Axes, outputs: int, bands: int, left: int, exact: bool, epilogue: Epilogue
+def correlate_simd_batch(
+    *arrays: Array, axes: Axes, outputs: int, bands: int, left: int, exact: bool, epilogue: Epilogue
 ) -> None:
     """y[n, p, q, k] = sum over the taps that meet the image, and over inputs, of x * panels.
 
     A tile is some filters of one pixel of several vectors of images (exact: taps in the padding are left out), or of
-    several columns of one vector of images, whose results are one range in memory.
+    several columns of one vector of images, whose results are one range in memory. left: zero columns before the image.
     """
-    ending = Ending(epilogue, arrays, 3)
-    copied, x, panels = ending.own
-    ending.aligned = False
+    bound = BoundEpilogue(epilogue, arrays, 3)
+    # [1, rows, columns C, images] per thread, [N, H, W, C], [G, blocks, R, S, inputs, filters]
+    staged, x, panels = bound.own
+    bound.aligned = False
     filters, count = panels.shape[5], max(t.count for t in axes[0])
-    most = 1 if exact else tile_of(outputs)[1]  # columns of a tile
+    max_vectors = tile_of(outputs)[1]
+    max_columns = 1 if exact else max_vectors
     low = min((t.low for t in axes[0] if t.taps), default=0)
-    clear_sides(copied, left * x.shape[3], x.shape[2] * x.shape[3])
+    zero_sides(staged, left * x.shape[3], x.shape[2] * x.shape[3])
     first, done = 0, 0
-    for images, blocks in blocks_of(x.shape[0], tile_of(outputs)[1] if exact else 1):
+    for images, blocks in blocks_of(x.shape[0], max_vectors if exact else 1):
+        # each task: a band of output rows of a block of images
         for block, band in parallel(blocks, bands):
             n, task = block * images + first, (block + done) * bands + band
             start, end = band * count // bands, (band + 1) * count // bands
+            # the band's first input row; the last bands stage as many rows as the others
             top = maximum(start * axes[0][0].input_step + low, 0)
-            top = minimum(top, x.shape[1] - copied.shape[1])
-            copy_images(copied, x, n, images, top, left * x.shape[3])
-            source = copied.at(thread(), 0 - top, left * x.shape[3], 0)
+            top = minimum(top, x.shape[1] - staged.shape[1])
+            stage_lanes(staged, x, n, images, top, left * x.shape[3])
+            # [., H, W C, images] with the origin moved so that the staged rows have the image's indices
+            source = staged.at(thread(), 0 - top, left * x.shape[3], 0)
+            # each tile's filters: their weights stay in the first-level cache while the band's pixels pass
             for g, b, valid in part_of_blocks(panels.shape[0], outputs, filters, 0, 1):
                 channel = g * outputs + b * filters
-                ending.open(task, channel, valid)
-                tile = Tile(
-                    ending,
-                    task,
-                    source.at(0, 0, g * panels.shape[4], 0),
-                    panels.at(g, b, 0, 0, 0, 0),
-                    x.shape[1:],
-                    images,
-                    channel,
-                    valid,
-                    exact,
-                )
+                bound.open(task, channel, valid)
+                group, panel = source.at(0, 0, g * panels.shape[4], 0), panels.at(g, b, 0, 0, 0, 0)
+                tile = LaneTile(bound, task, group, panel, x.shape[1:], images, channel, valid, exact)
+                # each phase of rows and columns, each of its output rows, each run of columns
                 for rows, columns in itertools.product(*axes):
                     last = end if rows.count == count else minimum(end, rows.count)
                     for i in loop(last, start=start):
-                        for j, size in runs(columns.count, most):
+                        for j, size in runs(columns.count, max_columns):
                             tile.compute(n, i, j, size, rows, columns)
         first, done = first + images * blocks, done + blocks
 
 
-def clear_sides(copied: Any, left: int, inside: int) -> None:
-    """Zero what lies beside the images in this thread's copy."""
-    _, rows, wide, size = copied.shape
-    right = wide - left - inside
-    for start, count in ((0, left), (left + inside, right)):
-        for h in loop(rows) if count else ():
-            for i, width in vectors(count * size):
-                copied.row(thread(), h).store((start * size + i,), 0.0, width)
-
-
-def copy_images(
-    copied: Any, x: Any, n: Any, images: int, top: Any, left: int, rows: tuple[Any, Any] | None = None
-) -> None:
-    """copied[h, left + i, m] = row h + top of image n + m, element i; lanes behind the last image are 0.
-
-    rows: first and end of those to copy, of all unless given.
-    """
-    first, end = rows or (0, copied.shape[1])
-    size, run = lanes(), x.shape[2] * x.shape[3]
-
-    def across(h: Any, m: int, i: Any, width: int) -> None:
-        """`width` neighbours of each of the images from m on: a square turned over, or one by one."""
-        valid = min(size, images - m)
-        sources = [x.row(n + m + k, h + top) for k in range(valid)]
-        empty = [var(0.0, width).get()] * (size - valid)
-        read = [source.load((i,), width) for source in sources] + empty
-        turned = transpose(read) if width == size else [pack(read)]
-        for k, vector in enumerate(turned):
-            copied.store((thread(), h, left + i + k, m), vector, size)
-
-    for h in loop(end, start=first):
-        for m in range(0, images, size):
-            for b in loop(run // size):
-                across(h, m, b * size, size)
-            if run % size and run > size:
-                across(h, m, run - size, size)
-            elif run % size:
-                for i in loop(run):
-                    across(h, m, i, 1)
-
-
-def across_lanes(rows: list[Any]) -> list[Any]:
-    """Vectors of all lanes as columns: one vector per lane, with an element of each row."""
+def columns_of(rows: Sequence[Value | Var]) -> list[Value]:
+    """The transpose of vectors of all lanes: for each lane, a vector with that lane of each of the rows."""
     size, wanted, count = lanes(), len(rows), 1
+    # rows of zeros up to a power of two, then squares side by side
     while count < wanted:
         count *= 2
     rows = [*rows, *[var(0.0, size)] * (count - wanted)]
     squares = [[part(row, start, count) for row in rows] for start in range(0, size, count)]
-    turned = [transpose(square) if count > 1 else square for square in squares]
-    return [head(column, wanted) for square in turned for column in square]
+    transposed = [transpose(square) if count > 1 else square for square in squares]
+    return [head(column, wanted) for square in transposed for column in square]
 
 
 @dataclass(frozen=True)
-class Tile:
-    """`filters` filters from `channel` on, of `images` images, at one pixel or a run of columns.
+class LaneTile:
+    """Register tiles of `filters` filters from `channel` on x `images` images, at one pixel or a run of columns.
 
-    source: the copied images, size: their H, W and C; panel: the filters' weights.
+    source: [., H, W C, images], staged, from the group's first input on. panel: [., ., R, S, inputs, filters].
+    size: H, W and C of the images. exact: the taps in the padding are left out.
     """
 
-    ending: Ending
-    task: Any
-    source: Any
-    panel: Any
-    size: tuple[int, int, int]
+    bound: BoundEpilogue
+    task: Index
+    source: Array
+    panel: Array
+    size: tuple[int, ...]
     images: int
-    channel: Any
+    channel: Index
     filters: int
     exact: bool
 
-    def compute(self, n: Any, i: Any, j: Any, count: int, rows: Taps, columns: Taps) -> None:
-        """Outputs (i, j) ... (i, j + count) of the phase, of the images from n on."""
+    def compute(self, n: Index, i: Index, j: Index, count: int, rows: Taps, columns: Taps) -> None:
+        """Outputs (i, j) ... (i, j + count) of the phase (rows, columns), of the images from n on."""
         (H, W, C), inputs = self.size, self.panel.shape[4]
+        # the tile's vectors: (column of the run, first image); [filters, vectors] sums in registers
         spots = [(q, m) for q in range(count) for m in range(0, self.images, lanes())]
         acc = accumulators(self.filters, [lanes()] * len(spots))
-        h, v = rows.origin + i * rows.input_step, columns.origin + j * columns.input_step
-        step, (top, bottom) = unrolling(inputs), rows.meeting(i, H)
-        left, right = columns.meeting(j, W) if self.exact else (0, columns.taps)
+        # the input position at tap (0, 0), and the taps to visit
+        h, v = rows.input_position(i), columns.input_position(j)
+        top, bottom = rows.valid_range(i, H)
+        left, right = columns.valid_range(j, W) if self.exact else (0, columns.taps)
         for r in loop(bottom, start=top):
             for s in loop(right, start=left):
-                tap = (rows.kernel + r * rows.kernel_step, columns.kernel + s * columns.kernel_step)
-                weights = self.panel.at(0, 0, *tap, 0, 0)
-                pixel = (v + s * columns.tap_step) * C
-                source = self.source.at(0, h + r * rows.tap_step, pixel, 0)
-                for c in loop(inputs // step):
-                    for u in (c * step + u for u in range(step)):
-                        places = [(0, 0, q * columns.input_step * C + u, m) for q, m in spots]
-                        xs = [source.load(place, lanes()) for place in places]
-                        ws = (weights[0, 0, 0, 0, u, f] for f in range(self.filters))
-                        multiply_add(acc, ws, xs)
-        p, q = i * rows.step + rows.start, j * columns.step + columns.start
+                weights = self.panel.at(0, 0, rows.kernel_position(r), columns.kernel_position(s), 0, 0)
+                element = (v + s * columns.tap_step) * C
+                source = self.source.at(0, h + r * rows.tap_step, element, 0)
+                # each input: a vector per column and vector of images, times a weight per filter
+                for c, _ in unrolled(inputs):
+                    places = [(0, 0, q * columns.input_step * C + c, m) for q, m in spots]
+                    xs = [source.load(place, lanes()) for place in places]
+                    multiply_add(acc, (weights[0, 0, 0, 0, c, f] for f in range(self.filters)), xs)
         sums = [[acc[f, spot].get() for f in range(self.filters)] for spot in range(len(spots))]
-        self.store((n, p, q), spots, sums, columns.step)
+        pixel = (n, rows.output_position(i), columns.output_position(j))
+        self.store(pixel, spots, sums, columns.step)
 
-    def store(self, at: Any, spots: list[Pair], sums: list[list[Any]], step: int) -> None:
-        """Sums by spot (column, first image) and filter."""
-        n, p, q = at
+    def store(self, pixel: Pixel, spots: list[Pair], sums: list[list[Value]], step: int) -> None:
+        """Store the sums by spot (column, first image) and filter; the first column and image are those of `pixel`.
+
+        step: distance of the run's columns in the output.
+        """
+        n, p, q = pixel
         K = self.filters
-        whole = step == 1 and all(y.shape[3] == K and y.strides[2:] == (K, 1) for y in self.ending.outputs)
-        if self.ending.pixelwise or not whole:
+        # a run of columns with all their channels is one range in memory, if the tile has all channels
+        is_one_run = step == 1 and all(y.shape[3] == K and y.strides[2:] == (K, 1) for y in self.bound.outputs)
+        if self.bound.pixelwise or not is_one_run:
             for (column, m), totals in zip(spots, sums, strict=True):
-                found = across_lanes(totals)[: self.images - m]
-                pixels = [(n + m + k, p, q + column * step) for k in range(len(found))]
-                self.ending.store(self.task, pixels, found, self.channel, self.filters)
+                # for each image of the vector, its filters' sums
+                by_image = columns_of(totals)[: self.images - m]
+                pixels = [(n + m + k, p, q + column * step) for k in range(len(by_image))]
+                self.bound.store(self.task, pixels, by_image, self.channel, self.filters)
             return
         for m in dict.fromkeys(m for _, m in spots):
-            chosen = [s for (_, first), s in zip(spots, sums, strict=True) if first == m]
-            values = [self.ending.finish(v, k) for s in chosen for k, v in enumerate(s)]
-            for number, y in enumerate(self.ending.outputs):
-                self.store_run(y, (n + m, p, q), [v[number] for v in values], self.images - m)
+            # all columns of one vector of images: the epilogue's pointwise steps first, with lanes still over images
+            chosen = [totals for (_, first), totals in zip(spots, sums, strict=True) if first == m]
+            values = [self.bound.finish(total, k) for totals in chosen for k, total in enumerate(totals)]
+            for number, y in enumerate(self.bound.outputs):
+                self.store_run(y, (n + m, p, q), [value[number] for value in values], self.images - m)
 
-    def store_run(self, y: Any, at: Any, run: list[Any], images: int) -> None:
+    def store_run(self, y: Array, pixel: Pixel, run: list[Value], images: int) -> None:
         """y[n + lane, p, q ...] = the lanes of `run`: all channels of one column, then of the next."""
-        n, p, q = at
-        for start, width in pieces(len(run), lanes()):
-            for k, column in enumerate(across_lanes(run[start : start + width])[:images]):
+        n, p, q = pixel
+        for start, width in lane_ranges(len(run), lanes()):
+            for k, column in enumerate(columns_of(run[start : start + width])[:images]):
                 y.row(n + k, p).store((q * y.shape[3] + start,), column, width)

@@ -1,145 +1,142 @@
-"""Which algorithm computes a convolution: a cost model of shapes alone, so that a result has the same bits on every
-run.
+"""How a convolution is computed: the one place where its algorithm and its kernel are chosen.
 
-Costs are counted in vector operations of one core; the constants were measured on Zen 4 (`foveal bench ops conv2d`).
+An operator (ops/conv.py) describes itself as a `Problem` and asks `choose` for the algorithm: Winograd's minimal
+filtering or direct convolution, by the cost model or as measured. Then it calls the function here that is named like
+it, which lowers Winograd's kernels, or the first direct kernel in the list there that fits.
 """
 
-import math
-from dataclasses import dataclass
-from typing import Any
+from foveal.ops.kernels.conv import (
+    conv1x1,
+    depthwise,
+    direct,
+    direct_batch,
+    direct_simd_batch,
+    weight_grad,
+    weight_grad_depthwise,
+    weight_grad_simd_batch,
+    winograd,
+    winograd_weight_grad,
+)
+from foveal.ops.kernels.conv.cost_model import Algorithm, Problem
+from foveal.ops.kernels.conv.winograd_grid import forward_grid, input_grad_grid
+from foveal.ops.kernels.epilogue import EpilogueOutputs
+from foveal.ops.kernels.halo import nhwc
+from foveal.ops.kernels.packing import pack_panels
+from foveal.ops.kernels.partial_sums import lower_kernel_sums
+from foveal.ops.kernels.register_tile import tile_for
+from foveal.ops.kernels.taps import Axes, both_axes, forward_taps, gradient_taps, used_kernel
+from foveal.ops.op import Lowering
+from foveal.ops.window import Pair, Sides, Window
+from foveal.view import View
 
-from foveal.kernel.lang import lanes
-from foveal.ops.kernels.conv.winograd_matrices import POINTS
-
-DIRECT = 0
-
-
-PLAIN = ((3, 3), (1, 1), 1)  # kernel, dilation, groups that minimal filtering is for
-
-
-STRIDES = ((1, 1), (2, 2))
-
-
-# operations of the transforms by (stride, m): per tile or filter, and vector of channels
-INPUT = {(1, 2): 70, (1, 4): 330, (2, 2): 250, (2, 4): 750}
-
-
-OUTPUT = {(1, 2): 50, (1, 4): 250, (2, 2): 250, (2, 4): 600}
-
-
-FILTER = {(1, 2): 50, (1, 4): 120, (2, 2): 480, (2, 4): 1000}
-
-
-EFFICIENCY = 0.93  # share of the peak that the direct kernels reach
-
-
-ADVANTAGE = 0.95  # of the direct cost that minimal filtering has to stay below
+# Algorithms that foveal.autotune has measured, by Problem.key; empty unless FOVEAL_TUNE asked for that.
+measured: dict[str, Algorithm] = {}
 
 
-MOST_GROUP = 64  # channels, and filters, of a task: its 36 x 64 x 64 sums are 576 KiB
-
-
-TILES = (12, 24, 48, 96)  # sizes of blocks to measure
-
-
-@dataclass(frozen=True)
-class Choice:
-    """m: DIRECT, or the tile size (ops/transforms.py). tiles: most that are transformed at once, 0 for the kernel's own
-    rule. shared: threads share blocks of filters instead of blocks of tiles; None for the kernel's own rule.
-    """
-
-    m: int
-    tiles: int = 0
-    shared: bool | None = None
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One convolution or gradient. kind: "forward" (of the gradient in x too, with stride 1), "transposed" (of the
-    gradient
-    in x with other strides) or "weight".
-    """
-
-    kind: str
-    N: int
-    C: int
-    K: int
-    P: int
-    Q: int
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    dilation: tuple[int, int]
-    groups: int
-
-    def sizes(self) -> list[int]:
-        """DIRECT, and the tile sizes m of minimal filtering where that can be used."""
-        plain = (self.kernel, self.dilation, self.groups) == PLAIN and self.stride in STRIDES
-        grouped = self.kind != "weight" or bool(group_of(self.C) and group_of(self.K))
-        return [DIRECT, *(POINTS if plain and grouped else ())]
-
-    def cost(self, m: int) -> float:
-        """Vector operations; products of padding count, as both compute them."""
-        inputs, outputs = math.ceil(self.C / lanes()), math.ceil(self.K / lanes())
-        stride = self.stride[0]
-        reach = m * stride if self.kind == "transposed" else m  # outputs of a tile along one axis
-        if m == DIRECT:
-            pixels = self.P * self.Q // (stride**2 if self.kind == "transposed" else 1)
-            return self.N * pixels * 9 * self.C * outputs / EFFICIENCY
-        tiles = self.N * math.ceil(self.P / reach) * math.ceil(self.Q / reach)
-        if self.kind == "weight":
-            inputs, outputs = inputs * repeats(self.K), outputs * repeats(self.C)
-        transforms = tiles * (INPUT[stride, m] * inputs + OUTPUT[stride, m] * outputs)
-        filters = self.C * math.ceil(self.K / lanes())
-        positions = m + 2 if stride == 1 else 2 * m + 1
-        return transforms + tiles * positions**2 * filters + FILTER[stride, m] * filters
-
-    @property
-    def key(self) -> str:
-        """The problem in words, for the file of measured choices."""
-        R, S = self.kernel
-        return (
-            f"{self.kind} N{self.N} C{self.C} K{self.K} P{self.P} Q{self.Q} R{R} S{S} u{self.stride}"
-            f" d{self.dilation} G{self.groups}"
-        )
-
-    def candidates(self) -> list[Choice]:
-        """The default first, then what measuring may find to be faster."""
-        found = [self.default(), Choice(DIRECT)]
-        for m in self.sizes()[1:]:
-            found += [Choice(m, tiles) for tiles in TILES]
-            found += [Choice(m, shared=True)] if self.kind != "weight" else []
-        return list(dict.fromkeys(found))
-
-    def default(self) -> Choice:
-        """What the cost model says."""
-        costs = {m: self.cost(m) * (1.0 if m == DIRECT else 1 / ADVANTAGE) for m in self.sizes()}
-        return Choice(min(costs, key=lambda m: (costs[m], m)))
-
-
-def group_of(channels: int) -> int | None:
-    """Size of the equal groups of channels that a task of a weight gradient takes, None if there are no good ones."""
-    if channels <= MOST_GROUP:
-        return channels
-    sizes = range(MOST_GROUP // 2, MOST_GROUP * 3 // 2 + 1)
-    fitting = [size for size in sizes if channels % size == 0]
-    return min(fitting, key=lambda size: (abs(size - MOST_GROUP), size)) if fitting else None
-
-
-def repeats(channels: int) -> int:
-    """How often tiles are transformed again, for another group of channels of the other side."""
-    return channels // (group_of(channels) or channels)
-
-
-measured: dict[str, Choice] = {}
-"""Choices that `foveal.tune` has measured, by problem; empty unless that was asked for."""
-
-
-def choose(problem: Problem) -> Choice:
-    """The measured choice, if there is one; else the cost model's."""
+def choose(problem: Problem) -> Algorithm:
+    """The measured algorithm of a problem if there is one, else the cost model's."""
     return measured.get(problem.key) or problem.default()
 
 
-def problem_of(kind: str, y: Any, w: Any, how: dict[str, Any]) -> Problem:
-    """The problem of outputs y [N, K, P, Q] and filters w [K, C, R, S]."""
-    (N, _, P, Q), (K, C, R, S) = y, w
-    return Problem(kind, N, C, K, P, Q, (R, S), how["stride"], how["dilation"], how["groups"])
+def lower_forward(
+    lowering: Lowering, y: EpilogueOutputs, x: View, w: View, algorithm: Algorithm, window: Window, groups: int
+) -> None:
+    """y [N, K, P, Q] = convolution of x [N, G C, H, W] with w [K, C, R, S], whose taps are the window's."""
+    if m := algorithm.winograd_tile:
+        grid = forward_grid(m, window, y.shape[0], y.shape[2:])
+        winograd.lower(lowering, y, x, w, grid, algorithm, rotate=False)
+    else:
+        direct_forward(lowering, y, x, w, window, groups)
+
+
+def lower_input_grad(
+    lowering: Lowering, dx: EpilogueOutputs, dy: View, w: View, algorithm: Algorithm, window: Window, groups: int
+) -> None:
+    """dx [N, G C, H, W], the gradient in x, of dy [N, K, P, Q] and w [K, C, R, S]."""
+    if m := algorithm.winograd_tile:
+        grid = input_grad_grid(m, window, dx.shape[0], dx.shape[2:])
+        winograd.lower(lowering, dx, dy, w.permuted(1, 0, 2, 3), grid, algorithm, rotate=True)
+    else:
+        direct_input_grad(lowering, dx, dy, w, window, groups)
+
+
+def lower_weight_grad(
+    lowering: Lowering, dw: View, dy: View, x: View, algorithm: Algorithm, window: Window, groups: int
+) -> None:
+    """dw [K, C, R, S], the gradient in the weights, of dy [N, K, P, Q] and x [N, G C, H, W]."""
+    if m := algorithm.winograd_tile:
+        grid = forward_grid(m, window, dy.shape[0], image_size(dy))
+        winograd_weight_grad.lower(lowering, dw, dy, x, grid, algorithm)
+    else:
+        direct_weight_grad(lowering, dw, dy, x, window, groups)
+
+
+def direct_forward(lowering: Lowering, y: EpilogueOutputs, x: View, w: View, window: Window, groups: int) -> None:
+    """The convolution by a direct kernel."""
+    K, C, R, S = w.shape
+    axes = both_axes(forward_taps, y.shape[2:], image_size(x), *geometry(window))
+    direct_by_taps(lowering, y, x, w.reshaped((groups, K // groups, C, R, S)), axes)
+
+
+def direct_input_grad(lowering: Lowering, dx: EpilogueOutputs, dy: View, w: View, window: Window, groups: int) -> None:
+    """The gradient in x by a direct kernel: a correlation too, in which filters and channels swap their roles."""
+    K, C, R, S = w.shape
+    axes = both_axes(gradient_taps, dx.shape[2:], image_size(dy), *geometry(window))
+    weights = w.reshaped((groups, K // groups, C, R, S)).permuted(0, 2, 1, 3, 4)
+    direct_by_taps(lowering, dx, dy, weights, axes)
+
+
+def direct_by_taps(lowering: Lowering, y: EpilogueOutputs, x: View, w: View, axes: Axes) -> None:
+    """Lower the first direct kernel that fits, for w [G, outputs, inputs, R, S] and the taps on both axes."""
+    groups, outputs, inputs, *_ = w.shape
+    # 1. one filter per channel
+    if outputs == inputs == 1 and groups > 1:
+        depthwise.lower(lowering, y, nhwc(x), w, axes)
+        return
+    # 2. too few filters to fill a vector: lanes run over images
+    axes, first, kernel = used_kernel(axes)
+    if direct_simd_batch.fits(nhwc(x), inputs, outputs, axes):
+        direct_simd_batch.lower(lowering, y, nhwc(x), w, axes, first, kernel)
+        return
+    # in all others lanes run over filters, whose weights are packed into panels as wide as a register tile
+    tile = tile_for(outputs)
+    panels = lowering.scratch((groups, -(-outputs // tile.columns), *kernel, inputs, tile.columns))
+    lowering.call(pack_panels, [panels], [w], columns=tile.columns, first=first)
+    # 3. every output reads the pixel at its own place: a matrix product
+    if conv1x1.fits(y, x, w, axes):
+        conv1x1.lower(lowering, y, x, panels, outputs)
+    # 4. small images of a large batch: a register tile is one pixel of many images
+    elif direct_batch.fits(x.shape, inputs, tile, axes):
+        direct_batch.lower(lowering, y, nhwc(x), panels, axes, outputs)
+    # 5. any other: a register tile is neighbouring pixels of an image
+    else:
+        direct.lower(lowering, y, nhwc(x), panels, axes, outputs)
+
+
+def direct_weight_grad(lowering: Lowering, dw: View, dy: View, x: View, window: Window, groups: int) -> None:
+    """The gradient in the weights by the first direct kernel that fits."""
+    K, C, _, _ = dw.shape
+    axes = both_axes(forward_taps, image_size(dy), image_size(x), *geometry(window))
+    # 1. one filter per channel
+    if C == 1 and groups == K > 1:
+        weight_grad_depthwise.lower(lowering, dw, nhwc(dy), nhwc(x), axes)
+        return
+    # 2. few filters and few positions (r, s, c): lanes run over images
+    axes, first, kernel = used_kernel(axes)
+    if weight_grad_simd_batch.fits(nhwc(dy), nhwc(x), axes, C * kernel[0] * kernel[1], groups):
+        partial = weight_grad_simd_batch.lower(lowering, nhwc(dy), nhwc(x), axes, kernel)
+        lower_kernel_sums(lowering, dw, partial, first)
+        return
+    # 3. any other: lanes run over filters
+    weight_grad.lower(lowering, dw, dy, x, axes, first, kernel, groups)
+
+
+def image_size(image: View) -> Pair:
+    """(rows, columns) of an image [N, C, H, W]."""
+    _, _, H, W = image.shape
+    return H, W
+
+
+def geometry(window: Window) -> tuple[Pair, Pair, Sides, Pair]:
+    """What `both_axes` needs of a window."""
+    return window.size, window.stride, window.padding, window.dilation

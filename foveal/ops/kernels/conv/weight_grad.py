@@ -1,139 +1,185 @@
-"""Gradient of a convolution in its weights: sums over all pixels of x * dy.
+"""Gradient of a convolution in its weights by direct sums, for any stride, padding, dilation and groups.
 
-A tile of input positions (s, c) x filters stays in registers while the pixels of a unit pass. A unit is some images, or
-a band of rows of one, so much as the second-level cache holds; a chunk is a range of units. Every chunk has sums of its
-own, added up in order at the end.
+    dw[k, c, r, s] = sum over n, p, q of x[n, c, p u + r d - pad, q u + s d - pad] dy[n, k, p, q]
+
+For each kernel position (r, s) that is a matrix product [C, pixels] x [pixels, K], over all pixels of all images. A
+register tile is `rows` channels x `vectors` vectors of filters, whose sums stay in registers while the pixels of a unit
+pass. Lanes run over filters.
+
+Peak of one core = FMA ports x lanes x 2 operations = 2 x 8 x 2 = 32 a cycle on Zen 4, which executes a vector of 16
+lanes in two halves: one such FMA a cycle, and one load of such a vector or two loads of scalars. A pixel of the inner
+loop takes rows x vectors FMAs for `rows` scalars of x and `vectors` vectors of dy. With 32 registers the tile is 12 x
+2: 14 loads for 24 FMAs, 0.6 per FMA, so the multipliers set the pace; 24 sums also cover the FMA's latency of 4 cycles.
+With 16 registers it is 6 x 2: 8 loads for 12 FMAs, 0.7 per FMA, and two of either can be issued a cycle.
+
+Sums that stay in registers mean that x and dy are read again for every tile, so they have to come from the second-level
+cache: the pixels are cut into units of so much x as half of that cache holds, and all tiles of all kernel positions
+pass over a unit before the next one. A unit is some images, or a band of rows of one image. Chunks of units are what
+threads share out; each chunk has sums of its own, which are added up in order at the end.
+
+Measured: 94 to 98 % of the peak on one core of Zen 4 for 3x3 filters with 64 and more channels, tiles of few channels
+less (`foveal bench ops conv2d --threads 1`, rows dw).
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 
-from foveal.kernel.lang import loop, loops, maximum, minimum, parallel, registers, splat, thread, var, where, width_of
-from foveal.ops.kernels.conv import weight_grad_depthwise, weight_grad_simd_batch
+from foveal.kernel.lang import (
+    Array,
+    Index,
+    Scalar,
+    Value,
+    l2,
+    llc,
+    loop,
+    loops,
+    maximum,
+    minimum,
+    parallel,
+    registers,
+    splat,
+    thread,
+    var,
+    where,
+    width_of,
+)
 from foveal.ops.kernels.conv.conv1x1 import evenly_spaced, one_row
-from foveal.ops.kernels.halo import bordered, clear, copy_band, nhwc
-from foveal.ops.kernels.partial_sums import lower_sum
-from foveal.ops.kernels.register_tile import ENOUGH_TASKS, part_of_blocks, pieces, split, tile_for
-from foveal.ops.kernels.taps import Axes, both_axes, forward_taps, used_kernel
+from foveal.ops.kernels.halo import bordered, nhwc, stage_band, zero_buffer
+from foveal.ops.kernels.partial_sums import lower_kernel_sums
+from foveal.ops.kernels.register_tile import ENOUGH_TASKS, lane_ranges, part_of_blocks, split, tile_for
+from foveal.ops.kernels.taps import Axes
 from foveal.ops.op import Lowering
+from foveal.ops.window import Pair
 from foveal.strides import Shape
+from foveal.view import View
 
-UNIT = 128 << 10  # elements of x: half of a second-level cache of 1 MB
+# Chunks at most: twice ENOUGH_TASKS, so that each of many threads has some. Each chunk stores sums of its own,
+# [R, S, C, K], and they all are read again at the end.
+MAX_CHUNKS = 32
+
+# Pixels of a chunk at least. Storing a sum and adding it up later takes as long as some pixels' products; with this
+# many it is a small part of the work.
+MIN_PIXELS = 512
+
+# Channels below which a row of the kernel is one range of positions (s, c), which are neighbours in memory. So few
+# channels alone would leave a part of a register tile empty; whole rows fill it, but need a copy of x with its padding.
+FEW_CHANNELS = 16
+
+# (first input row of band 0, rows, first column, columns) of a zero-bordered buffer; see halo.bordered
+Border = tuple[int, int, int, int]
 
 
-MOST_CHUNKS = 32
+def max_unit_elements() -> int:
+    """Elements of x in a unit: half of the second-level cache. The rest is for dy, and for what comes next."""
+    return l2() // 2 // 4
 
 
-LEAST_PIXELS = 512  # of a chunk: a sum that is stored and added again takes as long as some pixels
+def max_partial_elements() -> int:
+    """Elements of the sums of all chunks: a quarter of the last-level cache, from which they are read again."""
+    return llc() // 4 // 4
 
 
-PARTIAL = 2 << 20  # elements of all chunks' sums together
+@dataclass(frozen=True)
+class Division:
+    """How the work is divided."""
+
+    groups: int
+    # images of a unit, and bands of rows that an image is cut into: one of both is 1
+    images: int
+    bands: int
+    # parts that the blocks of filters of a chunk are cut into: tasks are (chunk, part)
+    parts: int
 
 
-FEW = 16  # channels, below which a filter row's columns and channels are one range of positions
+def lower(lowering: Lowering, dw: View, dy: View, x: View, axes: Axes, first: Pair, kernel: Pair, groups: int) -> None:
+    """Views dw [K, C, R, S], dy [N, K, P, Q], x [N, G C, H, W].
 
-
-def lower(to: Lowering, dw: Any, dy: Any, x: Any, *, stride: Any, padding: Any, dilation: Any, groups: int) -> None:
-    """Views dw [K, C, R, S], dy [N, K, P, Q], x [N, G C, H, W]."""
+    Of the kernel positions only the `kernel` = (rows, columns) from `first` on meet the image; axes count from there.
+    """
     K, C, R, S = dw.shape
-    axes = both_axes(forward_taps, dy.shape[2:], x.shape[2:], (R, S), stride, padding, dilation)
-    if C == 1 and groups == K > 1:
-        weight_grad_depthwise.lower_weight_grad(to, dw, nhwc(dy), nhwc(x), axes)
-        return
-    axes, first, kernel = used_kernel(axes)
-    if weight_grad_simd_batch.fits(nhwc(dy), nhwc(x), axes, C * kernel[0] * kernel[1], groups):
-        partial = weight_grad_simd_batch.lower(to, nhwc(dy), nhwc(x), axes, kernel)
-        lower_sum(to, dw, partial, first)
-        return
-    pixel = kernel == (1, 1) and all(t.input_step == 1 and t.origin == 0 for (t,) in axes)
-    if pixel and dy.shape[2:] == x.shape[2:] and evenly_spaced(dy) and evenly_spaced(x):
-        dy, x = (one_row(v).permuted(0, 1, 3, 2) for v in (dy, x))  # one column of pixels
-        (rows,), (columns,) = axes
-        axes = (replace(rows, count=dy.shape[2]),), (replace(columns, count=1),)
+    dy, x, axes = pixels_in_one_column(dy, x, axes, kernel)
     N, _, P, Q = dy.shape
-    together = groups == 1 and dilation[1] == 1 and C < FEW and kernel[1] > 1
-    images, bands = units_of(x.shape, (P, Q), together and bordered(axes, x.shape[2:], P) is not None)
+    row_is_range = groups == 1 and C < FEW_CHANNELS and kernel[1] > 1 and axes[1][0].tap_step == 1
+    one_image = row_is_range and bordered(axes, (x.shape[2], x.shape[3]), P) is not None
+    images, bands = unit_size(x.shape, (P, Q), one_image)
     units = -(-N // images) * bands
     size = K * C * kernel[0] * kernel[1]
-    chunks = max(1, min(units, MOST_CHUNKS, N * P * Q // LEAST_PIXELS, PARTIAL // size))
+    chunks = max(1, min(units, MAX_CHUNKS, N * P * Q // MIN_PIXELS, max_partial_elements() // size))
     blocks = groups * -(-(K // groups) // tile_for(K // groups).columns)
     parts = min(blocks, -(-ENOUGH_TASKS // chunks))
-    border = bordered(axes, x.shape[2:], -(-P // bands)) if together else None
-    halo = to.scratch((1, *border[1::2], C) if border else (1, 1, 1, 1), per_thread=True)
-    last = dw.permuted(2, 3, 1, 0)
-    alone = chunks == 1 and kernel == (R, S)
-    partial = last.reshaped((1, *last.shape)) if alone else to.scratch((chunks, *kernel, C, K))
-    sums = partial.reshaped((chunks, kernel[0], 1, kernel[1] * C, K)) if together else partial
-    to.call(
-        weight_grad,
-        [sums, halo],
-        [nhwc(dy), nhwc(x)],
-        axes=axes,
-        border=border,
-        groups=groups,
-        images=images,
-        bands=bands,
-        parts=parts,
-    )
-    if not alone:
-        lower_sum(to, dw, partial, first)
+    # where rows are ranges a unit is copied into a buffer with its padding, so that all pixels have all taps
+    border = bordered(axes, (x.shape[2], x.shape[3]), -(-P // bands)) if row_is_range else None
+    halo = lowering.scratch((1, *border[1::2], C) if border else (1, 1, 1, 1), per_thread=True)
+    # a single chunk of all kernel positions needs no scratch memory: its sums are the result
+    result = dw.permuted(2, 3, 1, 0)
+    in_place = chunks == 1 and kernel == (R, S)
+    partial = result.reshaped((1, *result.shape)) if in_place else lowering.scratch((chunks, *kernel, C, K))
+    sums = partial.reshaped((chunks, kernel[0], 1, kernel[1] * C, K)) if row_is_range else partial
+    division = Division(groups, images, bands, parts)
+    lowering.call(weight_grad, [sums, halo], [nhwc(dy), nhwc(x)], axes=axes, border=border, division=division)
+    if not in_place:
+        lower_kernel_sums(lowering, dw, partial, first)
 
 
-def units_of(x: Shape, outputs: tuple[int, int], one: bool) -> tuple[int, int]:
-    """(images, bands of output rows) of a unit: either is one. one: a unit has one image at most."""
+def pixels_in_one_column(dy: View, x: View, axes: Axes, kernel: Pair) -> tuple[View, View, Axes]:
+    """A 1x1 convolution of evenly spaced pixels seen as one image of one column, so that its inner loops are long.
+
+    dy as [1, K, N P Q, 1], x as [1, C, N H W, 1]. Any other convolution is given back as it is.
+    """
+    aligned = kernel == (1, 1) and all(t.input_step == 1 and t.origin == 0 for (t,) in axes)
+    if not (aligned and dy.shape[2:] == x.shape[2:] and evenly_spaced(dy) and evenly_spaced(x)):
+        return dy, x, axes
+    dy, x = (one_row(v).permuted(0, 1, 3, 2) for v in (dy, x))
+    (rows,), (columns,) = axes
+    return dy, x, ((replace(rows, count=dy.shape[2]),), (replace(columns, count=1),))
+
+
+def unit_size(x: Shape, outputs: Pair, one_image: bool) -> Pair:
+    """(images of a unit, bands of output rows of an image), one of which is 1, for x [N, G C, H, W].
+
+    one_image: a unit must not have more than one image.
+    """
     N, C, H, W = x
     image, (rows, columns) = C * H * W, outputs
-    bands = max(-(-image // UNIT), min(-(-ENOUGH_TASKS // N), rows * columns // LEAST_PIXELS))
+    bands = max(-(-image // max_unit_elements()), min(-(-ENOUGH_TASKS // N), rows * columns // MIN_PIXELS))
     if bands > 1:
         return 1, min(rows, bands)
-    return 1 if one else min(N, UNIT // image, -(-N // ENOUGH_TASKS)), 1
+    return 1 if one_image else min(N, max_unit_elements() // image, -(-N // ENOUGH_TASKS)), 1
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Images `first` ... `end`, of which the output rows `top` ... `bottom`. fresh: the first one of its chunk."""
+    """The pixels of a unit: images first ... end, and of those the output rows top ... bottom."""
 
-    first: Any
-    end: Any
-    top: Any
-    bottom: Any
-    fresh: Any
+    first: Index
+    end: Index
+    top: Index
+    bottom: Index
+    # true for the first unit of a chunk, which stores its sums instead of adding to them
+    fresh: bool | Value
 
 
 def weight_grad(
-    partial: Any,
-    halo: Any,
-    dy: Any,
-    x: Any,
-    *,
-    axes: Axes,
-    border: Any,
-    groups: int,
-    images: int,
-    bands: int,
-    parts: int,
+    partial: Array, halo: Array, dy: Array, x: Array, *, axes: Axes, border: Border | None, division: Division
 ) -> None:
     """partial[g, r, s, c, k] = sum over the g-th chunk of units of x * dy.
 
-    Neighbouring channels, and with few of them filter columns too, are one range of scalars to broadcast: 94-98 % of
-    the
-    peak on one core of Zen 4 for 3x3 filters with 64 and more channels.
+    partial: [chunks, R, S, C, K], or [chunks, R, 1, S C, K] where a row of the kernel is one range of positions.
+    dy: [N, P, Q, K]; x: [N, H, W, G C]; halo per thread: a unit of x with a border of zeros, if there is a border.
     """
-    chunks, R, S, C, K = partial.shape
-    N, P = dy.shape[:2]
-    filters, units = K // groups, -(-N // images) * bands
+    chunks, *_, K = partial.shape
+    (N, P, _, _), images, bands = dy.shape, division.images, division.bands
+    filters, units = K // division.groups, -(-N // images) * bands
     tile = tile_for(filters)
     if border:
-        clear(halo)
-    for g, part in parallel(chunks, parts):
-        if not all(taps[0].taps for taps in axes):  # all of them meet padding only
-            for group, b, valid in part_of_blocks(groups, filters, tile.columns, part, parts):
-                for r, s, c in loops(R, S, C):
-                    for lane, width in pieces(valid, tile.width):
-                        index = (g, r, s, c, group * filters + b * tile.columns + lane)
-                        partial.store(index, 0.0, width)
+        zero_buffer(halo)
+    # a task is a chunk of units and a part of the blocks of filters
+    for g, part in parallel(chunks, division.parts):
+        # all taps meet padding only
+        if not all(taps[0].taps for taps in axes):
+            store_zeros(partial, g, part, division)
             continue
         begin = g * units // chunks
+        # the units of the chunk
         for u in loop((g + 1) * units // chunks, start=begin):
             n, band = (u // bands, u % bands) if bands > 1 else (u * images, 0)
             rows_of_band = band * P // bands, (band + 1) * P // bands
@@ -141,125 +187,160 @@ def weight_grad(
             source = x
             if border:
                 top = unit.top * axes[0][0].input_step + border[0]
-                copy_band(halo, x, n, top, border[2])
+                stage_band(halo, x, n, top, border[2])
                 source = halo.at(thread(), 0 - top, -border[2], 0)
-            for group, b, valid in part_of_blocks(groups, filters, tile.columns, part, parts):
+            # blocks of filters as wide as a register tile; x of the unit is in the second-level cache after the first
+            for group, b, valid in part_of_blocks(division.groups, filters, tile.columns, part, division.parts):
                 k = group * filters + b * tile.columns
-                into, image = partial.at(g, 0, 0, 0, k), source.at(0, 0, 0, group * C)
-                starts = pieces(valid, tile.width)
-                if axes[1][0].taps > S:
-                    add_ranges(into, image, dy.at(0, 0, 0, k), unit, axes, starts, border)
+                # [., R, S, C, K] of this chunk and [N, H, W, C] of this group; dy from this filter on
+                into, image = partial.at(g, 0, 0, 0, k), source.at(0, 0, 0, group * partial.shape[3])
+                sums = UnitSums(into, image, dy.at(0, 0, 0, k), unit, axes, lane_ranges(valid, tile.width))
+                if axes[1][0].taps > partial.shape[2]:
+                    sums.add_ranges(copied=border is not None)
                 else:
-                    add_channels(into, image, dy.at(0, 0, 0, k), unit, axes, starts, -(-P // bands) if bands > 1 else 0)
+                    sums.add_channels(-(-P // bands) if bands > 1 else 0)
 
 
-def add_channels(into: Any, x: Any, dy: Any, unit: Unit, axes: Axes, starts: list[tuple[int, int]], ahead: int) -> None:
-    """Per kernel position tiles of channels x filters, over the pixels whose tap meets the image."""
-    _, R, S, C, _ = into.shape
-    (rows,), (columns,) = axes
-    for r, s in loops(R, S):
-        (top, bottom), (left, right) = (rows.turned.meeting(r, x.shape[1]), columns.turned.meeting(s, x.shape[2]))
-        inside = replace(unit, top=maximum(top, unit.top), bottom=minimum(bottom, unit.bottom))
-        at = x.at(0, rows.origin + r * rows.tap_step, columns.origin + s * columns.tap_step, 0)
-        first = 0
-        for size, count in split(C, tile_rows(starts)):
-            for t in loop(count):
-                c = t * size + first
-                accumulate(
-                    into.at(0, r, s, c, 0),
-                    [((0, i), i) for i in range(size)],
-                    at.at(0, 0, 0, c),
-                    dy,
-                    inside,
-                    (left, right),
-                    axes,
-                    starts,
-                    ahead=ahead if R * S == 1 else 0,
-                )
-            first += size * count
+def store_zeros(partial: Array, g: Index, part: Index, division: Division) -> None:
+    """Set a chunk's sums of a part of the filters to zero."""
+    _, R, S, C, K = partial.shape
+    filters = K // division.groups
+    tile = tile_for(filters)
+    for group, b, valid in part_of_blocks(division.groups, filters, tile.columns, part, division.parts):
+        for r, s, c in loops(R, S, C):
+            for lane, width in lane_ranges(valid, tile.width):
+                index = (g, r, s, c, group * filters + b * tile.columns + lane)
+                partial.store(index, 0.0, width)
 
 
-def add_ranges(into: Any, x: Any, dy: Any, unit: Unit, axes: Axes, starts: list[tuple[int, int]], border: Any) -> None:
-    """Few channels: tiles of positions (s, c), which are neighbours in memory, of as many kernel rows as fit in.
+@dataclass(frozen=True)
+class UnitSums:
+    """The sums over the pixels of a unit, for one block of filters."""
 
-    x is the unit's zero-bordered copy if there is a border, so that all pixels have all taps.
-    """
-    _, R, _, run, _ = into.shape
-    (rows,), (columns,) = axes
-    most, first = tile_rows(starts), 0
-    for height, bands in split(R, max(1, most // run)):
-        for band in loop(bands):
-            r, start = band * height + first, 0
-            for size, count in split(run, most):
+    # [., R, S, C, K], or [., R, 1, S C, K], from the first filter of the block on
+    into: Array
+    # [N, H, W, C]; or a single image with a border of zeros
+    x: Array
+    # [N, P, Q, K] from the first filter of the block on
+    dy: Array
+    unit: Unit
+    axes: Axes
+    # (start, width) of the vectors of filters of the block
+    vectors: list[Pair]
+
+    @property
+    def max_rows(self) -> int:
+        """Rows of a register tile: its sums take three quarters of the registers."""
+        return registers() * 3 // 4 // len(self.vectors)
+
+    def add_channels(self, band: int) -> None:
+        """Register tiles of channels x filters, for one kernel position after the other.
+
+        Each position passes over the pixels where its tap meets the image. band: rows from here to the next unit, whose
+        pixels are prefetched where the kernel has one position, so that this is the only pass over x; 0 where units are
+        not bands.
+        """
+        _, R, S, C, _ = self.into.shape
+        (rows,), (columns,) = self.axes
+        # kernel positions
+        for r, s in loops(R, S):
+            # output rows and columns where tap (r, s) meets the image: outputs and taps swap their roles
+            (top, bottom), (left, right) = (
+                rows.swapped.valid_range(r, self.x.shape[1]),
+                columns.swapped.valid_range(s, self.x.shape[2]),
+            )
+            pixels = Pixels(
+                (self.unit.first, self.unit.end),
+                (maximum(top, self.unit.top), minimum(bottom, self.unit.bottom)),
+                (left, right),
+            )
+            tap = self.x.at(0, rows.origin + r * rows.tap_step, columns.origin + s * columns.tap_step, 0)
+            first = 0
+            # near-equal register tiles over the channels
+            for size, count in split(C, self.max_rows):
                 for t in loop(count):
-                    c = t * size + start
-                    offsets = [
-                        ((h, i), h * rows.tap_step * x.strides[1] + i) for h in range(height) for i in range(size)
-                    ]
-                    at = x.at(0, rows.origin + r * rows.tap_step, columns.origin, 0)
-                    accumulate(
-                        into.at(0, r, 0, c, 0),
-                        offsets,
-                        at.at(0, 0, 0, c),
-                        dy,
-                        unit,
-                        (0, columns.count),
-                        axes,
-                        starts,
-                        copied=border is not None,
-                    )
-                start += size * count
-        first += height * bands
+                    c = t * size + first
+                    sums = self.into.at(0, r, s, c, 0)
+                    tile = [((0, i), i) for i in range(size)]
+                    self.accumulate(sums, tile, tap.at(0, 0, 0, c), pixels, ahead=band if R * S == 1 else 0)
+                first += size * count
+
+    def add_ranges(self, copied: bool) -> None:
+        """With few channels: register tiles of positions (s, c), which are neighbours in memory, x filters.
+
+        A tile has as many rows of the kernel as fit in. All pixels have all taps. copied: x is the bordered buffer.
+        """
+        _, R, _, positions, _ = self.into.shape
+        (rows,), (columns,) = self.axes
+        first = 0
+        # near-equal bands of kernel rows
+        for height, bands in split(R, max(1, self.max_rows // positions)):
+            for band in loop(bands):
+                r, start = band * height + first, 0
+                # near-equal register tiles over the positions of a row
+                for size, count in split(positions, self.max_rows):
+                    for t in loop(count):
+                        c = t * size + start
+                        row = rows.tap_step * self.x.strides[1]
+                        tile = [((h, i), h * row + i) for h in range(height) for i in range(size)]
+                        source = self.x.at(0, rows.origin + r * rows.tap_step, columns.origin, 0)
+                        sums = self.into.at(0, r, 0, c, 0)
+                        unit = self.unit
+                        pixels = Pixels((unit.first, unit.end), (unit.top, unit.bottom), (0, columns.count))
+                        self.accumulate(sums, tile, source.at(0, 0, 0, c), pixels, single_image=copied)
+                    start += size * count
+            first += height * bands
+
+    def accumulate(
+        self,
+        into: Array,
+        tile: list[tuple[Pair, int]],
+        x: Array,
+        pixels: "Pixels",
+        single_image: bool = False,
+        ahead: int = 0,
+    ) -> None:
+        """into[position, k] += sum over the pixels of x * dy, or = in the first unit of a chunk, in registers.
+
+        tile: (kernel row, channel) of each position of the register tile, and its offset in the memory of x.
+        single_image: x holds one image only. ahead: rows from here to those that are prefetched, if not 0.
+        """
+        (rows,), (columns,) = self.axes
+
+        def initial(h: int, c: int, start: int, width: int) -> Scalar:
+            if self.unit.fresh is True:
+                return 0.0
+            return where(self.unit.fresh, 0.0, into.load((0, h, 0, c, start), width))
+
+        acc = {
+            (i, start): var(initial(h, c, start, width), width)
+            for i, ((h, c), _) in enumerate(tile)
+            for start, width in self.vectors
+        }
+        # images, output rows, output columns
+        for n in loop(pixels.images[1], start=pixels.images[0]):
+            for p in loop(pixels.rows[1], start=pixels.rows[0]):
+                for q in loop(pixels.columns[1], start=pixels.columns[0]):
+                    pixel = x.at(0 if single_image else n, p * rows.input_step, q * columns.input_step, 0)
+                    gradients = [self.dy.load((n, p, q, start), width) for start, width in self.vectors]
+                    if ahead:
+                        pixel.prefetch((0, ahead * rows.input_step, 0, 0))
+                        for start, _ in self.vectors:
+                            self.dy.prefetch((n, p + ahead, q, start))
+                    # one scalar of x per row of the tile, one FMA per vector of filters
+                    for i, (_, offset) in enumerate(tile):
+                        scalar = pixel.neighbour(offset)
+                        for (start, width), gradient in zip(self.vectors, gradients, strict=True):
+                            acc[i, start].fma(splat(scalar, width), gradient)
+        for (i, start), total in acc.items():
+            (h, c), _ = tile[i]
+            into.store((0, h, 0, c, start), total, width_of(total))
 
 
-def accumulate(
-    into: Any,
-    offsets: list[tuple[tuple[int, int], int]],
-    x: Any,
-    dy: Any,
-    unit: Unit,
-    across: tuple[Any, Any],
-    axes: Axes,
-    starts: list[tuple[int, int]],
-    copied: bool = False,
-    ahead: int = 0,
-) -> None:
-    """into[position, k] += sum over a unit's pixels of x * dy for a tile in registers; = in a chunk's first unit.
+@dataclass(frozen=True)
+class Pixels:
+    """A box of output pixels: (first, end) of the images, rows and columns."""
 
-    offsets: of a tile's positions in `into` and, in memory, in x. copied: x holds one image. ahead: rows from here to
-    the
-    next unit, whose pixels are fetched early where this is the only pass over them.
-    """
-    (rows,), (columns,) = axes
-
-    def before(h: int, c: int, start: int, width: int) -> Any:
-        if unit.fresh is True:
-            return 0.0
-        return where(unit.fresh, 0.0, into.load((0, h, 0, c, start), width))
-
-    acc = {
-        (i, start): var(before(h, c, start, width), width)
-        for i, ((h, c), _) in enumerate(offsets)
-        for start, width in starts
-    }
-    for n in loop(unit.end, start=unit.first):
-        for p in loop(unit.bottom, start=unit.top):
-            for q in loop(across[1], start=across[0]):
-                at = x.at(0 if copied else n, p * rows.input_step, q * columns.input_step, 0)
-                ws = [dy.load((n, p, q, start), width) for start, width in starts]
-                if ahead:
-                    at.prefetch((0, ahead * rows.input_step, 0, 0))
-                    for start, _ in starts:
-                        dy.prefetch((n, p + ahead, q, start))
-                for i, (_, offset) in enumerate(offsets):
-                    scalar = at.neighbour(offset)
-                    for (start, width), w in zip(starts, ws, strict=True):
-                        acc[i, start].fma(splat(scalar, width), w)
-    for (i, start), total in acc.items():
-        (h, c), _ = offsets[i]
-        into.store((0, h, 0, c, start), total, width_of(total))
-
-
-def tile_rows(starts: list[tuple[int, int]]) -> int:
-    """Rows of a tile with these vectors."""
-    return registers() * 3 // 4 // len(starts)
+    images: tuple[Index, Index]
+    rows: tuple[Index, Index]
+    columns: tuple[Index, Index]

@@ -1,109 +1,150 @@
-"""Depthwise convolution's gradient in the weights."""
+"""Gradient of a depthwise convolution in its weights: lanes run over channels.
+
+    dw[g, r, s] = sum over n, p, q of x[n, p u + r d - pad, q u + s d - pad, g] dy[n, p, q, g]
+
+A register tile is a vector of channels: a sum for every tap, 9 for 3x3 filters, which stay in registers while all
+pixels of an image pass, a few neighbouring columns of a row at a time. Each element of x and of dy is loaded once per
+tile and used for all taps that meet it: with 6 columns and 3x3 taps 54 FMAs for 6 vectors of dy and 3 x 8 of x, 0.6
+loads per FMA, so the multipliers and not the load ports set the pace while images come from a cache: 90 % of the peak
+of one core of Zen 4 (`foveal bench ops depthwise --threads 1`). Images that come from memory are read once, in long
+runs, and memory sets the pace.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass
 
-from foveal.kernel.lang import lanes, loop, loops, parallel, registers, var
-from foveal.ops.kernels.conv.depthwise import Axes, Uses, fetch, is_far, tiles
-from foveal.ops.kernels.partial_sums import add_partials
+from foveal.kernel.lang import Array, Index, lanes, loop, loops, parallel, registers, var
+from foveal.ops.kernels.conv.depthwise import Uses, fetch, is_far, tiles
+from foveal.ops.kernels.partial_sums import add_chunks
 from foveal.ops.kernels.register_tile import ENOUGH_TASKS
-from foveal.ops.kernels.taps import Taps
+from foveal.ops.kernels.taps import Axes
 from foveal.ops.op import Lowering
+from foveal.view import View
 
-Lines = Callable[[], Iterable[tuple[Any, list[list[int]]]]]
+# emits a loop over output rows, and yields (row, [its taps that meet the image])
+RowLoop = Callable[[], Iterable[tuple[Index, list[list[int]]]]]
+
+# (r, s)
+Tap = tuple[int, int]
+
+# Chunks of images at most, whose sums [R, S, G] are added up at the end: enough tasks for all threads, little to add.
+MAX_CHUNKS = 16
+
+# FMAs of a step at most: with 3x3 taps 6 columns, which all 9 sums need. More would only lengthen the unrolled code.
+MAX_STEP_PRODUCTS = 54
 
 
-MOST_CHUNKS = 16  # of images, whose weight gradients are summed apart
-
-
-PRODUCTS = 54  # of a tile of the weight gradient: columns enough to load each input once for all of 3x3 taps
-
-
-def lower_weight_grad(to: Lowering, dw: Any, dy: Any, x: Any, axes: Axes) -> None:
+def lower(lowering: Lowering, dw: View, dy: View, x: View, axes: Axes) -> None:
     """Views dw [G, 1, R, S], dy [N, P, Q, G], x [N, H, W, G]. Tasks are (chunk of images, part of the channels)."""
     G, _, R, S = dw.shape
-    chunks = min(x.shape[0], MOST_CHUNKS)
-    partial = to.scratch((chunks, R, S, G))
-    to.call(weight_grad_depthwise, [partial], [dy, x], axes=axes, far=is_far(x), parts=-(-ENOUGH_TASKS // chunks))
-    to.call(add_partials, [dw.permuted(2, 3, 1, 0).reshaped((R * S * G,))], [partial.reshaped((chunks, R * S * G))])
+    chunks = min(x.shape[0], MAX_CHUNKS)
+    parts = -(-ENOUGH_TASKS // chunks)
+    partial = lowering.scratch((chunks, R, S, G))
+    lowering.call(weight_grad_depthwise, [partial], [dy, x], axes=axes, far=is_far(x), parts=parts)
+    result = dw.permuted(2, 3, 1, 0).reshaped((R * S * G,))
+    lowering.call(add_chunks, [result], [partial.reshaped((chunks, R * S * G))])
 
 
-def weight_grad_depthwise(partial: Any, dy: Any, x: Any, *, axes: Axes, parts: int, far: bool) -> None:
-    """partial[c, r, s, g] = sum over the c-th chunk of images, and over pixels, of x * dy.
+def weight_grad_depthwise(partial: Array, dy: Array, x: Array, *, axes: Axes, parts: int, far: bool) -> None:
+    """partial[chunk, r, s, g] = sum over the images of a chunk, and over pixels, of x * dy.
 
-    The taps' sums stay in registers while an image passes, so x and dy are loaded once: 90 % of the peak. From memory
-    both
-    are better read in long runs, so there only one row of outputs passes at a time, for all channels.
+    partial: [chunks, R, S, G]; dy: [N, P, Q, G]; x: [N, H, W, G]. far: x comes from memory and not from a cache.
     """
     chunks, R, S, G = partial.shape
-    (rows,), (columns,) = axes
+    (rows,), _ = axes
+    taps = ImageSums(partial, dy, x, axes, far)
+    # a task is a chunk of images and a part of the channels
     for chunk, part in parallel(chunks, parts):
         first, end = (c * x.shape[0] // chunks for c in (chunk, chunk + 1))
-
-        def add(n: Any, g: Any, width: int, lines: Lines, kernel_rows: list[int]) -> None:
-            into = partial.at(chunk, rows.kernel, columns.kernel, g)  # noqa: B023 - called at once
-            for taps in groups_of_taps(kernel_rows, columns.taps):
-                add_lines(into, taps, lines, dy.at(n, 0, 0, g), x.at(n, 0, 0, g), rows, columns, width, far)
-
+        # vectors of channels; from a cache, all pixels of an image pass before the next vector
         for g, width in part_of_vectors(G, part, parts):
             for r, s in loops(R, S):
                 partial.store((chunk, r, s, g), 0.0, width)
-            for n in loop(end, start=first) if not far else ():
-                add(n, g, width, lambda: tiles(rows, x.shape[1], 1), list(range(rows.taps)))
-        for n in () if not far else loop(end, start=first):
-            for i, (ups,) in tiles(rows, x.shape[1], 1):
-                for g, width in part_of_vectors(G, part, parts):
-                    add(n, g, width, lambda: [(i, [ups])], ups)  # noqa: B023 - called at once
+            if not far:
+                for n in loop(end, start=first):
+                    taps.add_rows((chunk, n, g), width, lambda: tiles(rows, x.shape[1], 1), list(range(rows.taps)))
+        # from memory, all channels of a row of outputs pass before the next row, for that is how they lie there
+        if far:
+            for n in loop(end, start=first):
+                for row, (row_taps,) in tiles(rows, x.shape[1], 1):
+                    for g, width in part_of_vectors(G, part, parts):
+                        taps.add_row((chunk, n, g), width, row, row_taps)
 
 
-def part_of_vectors(n: int, part: Any, parts: int) -> Iterator[tuple[Any, int]]:
-    """The vectors that cover a part of n neighbours; the last part has the tail."""
+def part_of_vectors(n: int, part: Index, parts: int) -> Iterator[tuple[Index, int]]:
+    """The vectors that cover one of `parts` parts of n neighbours; the last part has the tail."""
     size = lanes()
     full, tail = divmod(n, size)
     for v in loop((part + 1) * full // parts, start=part * full // parts):
         yield v * size, size
     if tail:
+        # one iteration in the last part, none in the others
         for _ in loop((part + 1) // parts):
             yield full * size, tail
 
 
-def groups_of_taps(rows: list[int], S: int) -> Iterator[list[tuple[int, int]]]:
-    """Taps of these kernel rows, as many at a time as the registers hold sums."""
-    most = registers() * 3 // 4
-    every = [(r, s) for r in rows for s in range(S)]
-    for first in range(0, len(every), most):
-        yield every[first : first + most]
+def groups_of_taps(rows: list[int], S: int) -> Iterator[list[Tap]]:
+    """The taps of these kernel rows, as many at a time as three quarters of the registers hold sums."""
+    max_taps = registers() * 3 // 4
+    taps = [(r, s) for r in rows for s in range(S)]
+    for first in range(0, len(taps), max_taps):
+        yield taps[first : first + max_taps]
 
 
-def add_lines(
-    into: Any,
-    taps: list[tuple[int, int]],
-    lines: Lines,
-    dy: Any,
-    x: Any,
-    rows: Taps,
-    columns: Taps,
-    width: int,
-    far: bool,
-) -> None:
-    """into[tap] += the sum over the pixels of output rows (row, its taps that meet the image) of x * dy."""
-    acc = {tap: var(into.load((0, *tap, 0), width), width) for tap in taps}
-    for i, (ups,) in lines():
-        for j, across in tiles(columns, x.shape[2], max(1, PRODUCTS // len(taps))):
-            if far:
-                fetch(x, i + 1, j, len(across), rows, columns)
-                for q in range(len(across)):
-                    dy.prefetch((0, i + 1, j + q, 0))
-            gradients = [dy.load((0, i, j + q, 0), width) for q in range(len(across))]
-            uses: Uses = {}
-            for q, ones in enumerate(across):
-                for r, s in ((r, s) for r in ups for s in ones if (r, s) in acc):
-                    place = r * rows.tap_step, q * columns.input_step + s * columns.tap_step
-                    uses.setdefault(place, []).append((q, (r, s)))
-            at = x.at(0, rows.origin + i * rows.input_step, columns.origin + j * columns.input_step, 0)
-            for h, v in sorted(uses):
-                value = at.load((0, h, v, 0), width)
-                for q, tap in uses[h, v]:
-                    acc[tap].fma(value, gradients[q])
-    for tap, total in acc.items():
-        into.store((0, *tap, 0), total, width)
+@dataclass(frozen=True)
+class ImageSums:
+    """The sums of each tap over output rows of an image, for a vector of channels."""
+
+    # [chunks, R, S, G]
+    partial: Array
+    # [N, P, Q, G], [N, H, W, G]
+    dy: Array
+    x: Array
+    axes: Axes
+    # x and dy come from memory: the next row is prefetched
+    far: bool
+
+    def add_row(self, place: tuple[Index, Index, Index], width: int, row: Index, taps: list[int]) -> None:
+        """The same for a single output row, whose taps meet the image."""
+        self.add_rows(place, width, lambda: [(row, [taps])], taps)
+
+    def add_rows(
+        self, place: tuple[Index, Index, Index], width: int, output_rows: RowLoop, kernel_rows: list[int]
+    ) -> None:
+        """partial[chunk, r, s, g ...] += the sums over output rows, for place = (chunk, n, g) and `width` channels.
+
+        output_rows are passed again for every group of taps that fits into registers; kernel_rows: rows r of the taps.
+        """
+        (rows,), (columns,) = self.axes
+        chunk, n, g = place
+        # the sums from the first used kernel position on
+        into = self.partial.at(chunk, rows.kernel, columns.kernel, g)
+        for taps in groups_of_taps(kernel_rows, columns.taps):
+            self.add_taps(into, taps, output_rows, self.dy.at(n, 0, 0, g), self.x.at(n, 0, 0, g), width)
+
+    def add_taps(self, into: Array, taps: list[Tap], output_rows: RowLoop, dy: Array, x: Array, width: int) -> None:
+        """into[tap] += the sum over the pixels of output rows of x * dy, in registers."""
+        (rows,), (columns,) = self.axes
+        acc = {tap: var(into.load((0, *tap, 0), width), width) for tap in taps}
+        # output rows, then tiles of neighbouring columns
+        for i, (row_taps,) in output_rows():
+            for j, column_taps in tiles(columns, x.shape[2], max(1, MAX_STEP_PRODUCTS // len(taps))):
+                if self.far:
+                    fetch(x, i + 1, j, len(column_taps), rows, columns)
+                    for q in range(len(column_taps)):
+                        dy.prefetch((0, i + 1, j + q, 0))
+                gradients = [dy.load((0, i, j + q, 0), width) for q in range(len(column_taps))]
+                # input (row, column), from that of tap (0, 0) of the first column on -> its (column, tap) products
+                uses: Uses = {}
+                for q, taps_of_column in enumerate(column_taps):
+                    for r, s in ((r, s) for r in row_taps for s in taps_of_column if (r, s) in acc):
+                        place = r * rows.tap_step, q * columns.input_step + s * columns.tap_step
+                        uses.setdefault(place, []).append((q, (r, s)))
+                source = x.at(0, rows.origin + i * rows.input_step, columns.origin + j * columns.input_step, 0)
+                # each input is loaded once for all of its products
+                for h, v in sorted(uses):
+                    value = source.load((0, h, v, 0), width)
+                    for q, tap in uses[h, v]:
+                        acc[tap].fma(value, gradients[q])
+        for tap, total in acc.items():
+            into.store((0, *tap, 0), total, width)

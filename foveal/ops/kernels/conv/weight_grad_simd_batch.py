@@ -1,160 +1,211 @@
-"""Gradient of a convolution in its weights with lanes over images, for few filters and few positions of a filter.
+"""Gradient of a convolution in its weights with lanes over images, for few filters and few kernel positions.
 
-Every sum of a tile of filters x positions is a vector, of one number per image, until all pixels of a task have passed;
-both images are copied so first. A task is a band of rows of as many images as a vector has lanes, with sums of its own.
+With fewer filters than a vector has lanes, weight_grad.py would leave lanes empty. Here a vector holds the same element
+of as many images as it has lanes. A register tile is `filters` filters x `positions` positions (r, s, c); each of its
+sums is a vector with a sum per image, and only when all pixels of a task have passed the lanes are added up.
+
+Per pixel a tile takes filters x positions FMAs for filters + positions loads of vectors: with 32 registers 6 x 4, so
+10 loads for 24 FMAs, 0.4 per FMA. What costs is staging: both images have to be transposed first, so that neighbours in
+memory are images. A task stages a band of rows of as many images as a vector has lanes in the second-level cache, and
+then passes over it once per tile, with sums of its own that are added up in order at the end.
+
+Measured, staging included: 118 GFLOP/s for 6 filters of 5x5 on one channel on two cores of Zen 4 with a peak of 233
+(`foveal bench ops 5x5`, rows dw, bench/RESULTS.md).
 """
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
 
-from foveal.kernel.lang import extract, lanes, loop, loops, maximum, minimum, parallel, registers, thread, var, vectors
-from foveal.ops.kernels.conv.direct_simd_batch import (
-    HALF,
-    SPEED,
-    SPEED_OF_HALF,
-    across_lanes,
-    blocks_of,
-    copy_images,
-    padded,
+from foveal.kernel.lang import (
+    Array,
+    Index,
+    extract,
+    l2,
+    lanes,
+    loop,
+    loops,
+    maximum,
+    minimum,
+    parallel,
+    registers,
+    thread,
+    var,
+    vectors,
 )
+from foveal.ops.kernels.conv.direct_simd_batch import HALF, SPEED, SPEED_OF_HALF, blocks_of, columns_of, padded
 from foveal.ops.kernels.epilogue import added
-from foveal.ops.kernels.halo import bordered, clear
-from foveal.ops.kernels.register_tile import pieces, runs, split, tile_for
+from foveal.ops.kernels.halo import bordered, stage_lanes, zero_buffer
+from foveal.ops.kernels.register_tile import lane_ranges, runs, split, tile_for
 from foveal.ops.kernels.taps import Axes
 from foveal.ops.op import Lowering
+from foveal.view import View
 
-Position = tuple[int, int, int]  # r, s, c
+# r, s, c
+Position = tuple[int, int, int]
+
+# (first row of band 0, rows, first column, columns) that a band reads, padding included
+Box = tuple[int, int, int, int]
+
+# Kernel positions at most: the code of all tiles is unrolled.
+MAX_POSITIONS = 64
+
+# Filters of a register tile at most. Their vectors of dy stay in registers beside the sums, a quarter of 32 registers.
+MAX_FILTERS = 6
+
+# Tasks at least, where there are as many bands of four rows: several for each thread, so that threads end at nearly the
+# same time. Shorter bands would stage more rows of their neighbours again.
+MIN_TASKS = 16
+MIN_ROWS = 4
+
+# Multiply-adds that take as long as staging one element of x or dy.
+STAGING_COST = 7
 
 
-MOST_POSITIONS = 64  # the tiles of all of them are unrolled
+def max_staged_elements() -> int:
+    """Elements of both staged bands of a task together: 3/8 of the second-level cache."""
+    return l2() * 3 // 8 // 4
 
 
-MOST_FILTERS = 6  # of a tile, so that six of its vectors are enough to load
+def fits(dy: View, x: View, axes: Axes, positions: int, groups: int) -> bool:
+    """True if this takes less time than lanes over filters, for dy [N, P, Q, K] and x [N, H, W, C].
 
-
-BAND = 96 << 10  # elements of both copies
-
-
-TASKS = 16
-
-
-COPY = 7  # products per pixel that copying an element takes
-
-
-def fits(dy: Any, x: Any, axes: Axes, positions: int, groups: int) -> bool:
-    """Whether it takes less time than lanes over filters, for dy [N, P, Q, K] and x [N, H, W, C]."""
+    Both are counted in multiply-adds per pixel.
+    """
     (N, _, _, K), C = dy.shape, x.shape[3]
-    if groups > 1 or positions > MOST_POSITIONS or not all(taps[0].taps for taps in axes):
+    if groups > 1 or positions > MAX_POSITIONS or not all(taps[0].taps for taps in axes):
         return False
-    if dy.strides[2:] != (K, 1) or x.strides[2:] != (C, 1) or band_of(dy, x, axes) == 0:
+    # staging reads rows of the images as one range, and at least one row of dy has to fit into the cache
+    if dy.strides[2:] != (K, 1) or x.strides[2:] != (C, 1) or band_rows(dy, x, axes) == 0:
         return False
+    # lanes over filters: whole vectors, which are not faster when they are short
     width = tile_for(K).width
-    filters = -(-K // width) * max(width, min(HALF, lanes())) * positions
-    filters /= SPEED if width == lanes() else SPEED_OF_HALF
-    return (K * positions + COPY * (K + C)) * padded(N) / N < filters
+    over_filters: float = -(-K // width) * max(width, min(HALF, lanes())) * positions
+    over_filters /= SPEED if width == lanes() else SPEED_OF_HALF
+    # lanes over images: products and staging, for images up to a whole vector
+    return (K * positions + STAGING_COST * (K + C)) * padded(N) / N < over_filters
 
 
-def band_of(dy: Any, x: Any, axes: Axes) -> int:
-    """Rows of dy whose copy fits into the cache, with the rows of x that they read."""
+def band_rows(dy: View, x: View, axes: Axes) -> int:
+    """Rows of dy [N, P, Q, K] that can be staged at once, with the rows of x [N, H, W, C] that they read."""
     (_, P, Q, K), (_, _, W, C), (rows,) = dy.shape, x.shape, axes[0]
+    # rows of x beyond input_step per row of dy
     reach = abs(rows.tap_step) * (rows.taps - 1)
-    return min(P, (BAND // lanes() - reach * W * C) // (Q * K + rows.input_step * W * C))
+    return min(P, (max_staged_elements() // lanes() - reach * W * C) // (Q * K + rows.input_step * W * C))
 
 
-def lower(to: Lowering, dy: Any, x: Any, axes: Axes, kernel: tuple[int, int]) -> Any:
-    """The tasks' sums [tasks, R, S, C, K]."""
-    (N, P, _, K), (_, H, W, C) = dy.shape, x.shape
+def lower(lowering: Lowering, dy: View, x: View, axes: Axes, kernel: tuple[int, int]) -> View:
+    """The tasks' sums [tasks, R, S, C, K] for dy [N, P, Q, K] and x [N, H, W, C]; tasks: (block of images, band)."""
+    (N, P, Q, K), (_, H, W, C) = dy.shape, x.shape
     blocks = padded(N) // lanes()
-    bands = max(-(-P // band_of(dy, x, axes)), min(P // 4, -(-TASKS // blocks)), 1)
+    bands = max(-(-P // band_rows(dy, x, axes)), min(P // MIN_ROWS, -(-MIN_TASKS // blocks)), 1)
     height = -(-P // bands)
-    border = bordered(axes, (H, W), height) or inner(axes, height, W)
-    copied = to.scratch((1, border[1], border[3] * C, lanes()), per_thread=True)
-    given = to.scratch((1, height, dy.shape[2] * K, lanes()), per_thread=True)
-    partial = to.scratch((blocks * bands, *kernel, C, K))
-    to.call(weight_grad_images, [partial, copied, given], [dy, x], axes=axes, border=border, bands=bands)
+    box = bordered(axes, (H, W), height) or rows_read(axes, height, W)
+    # [rows, columns and channels, images] of x and of dy, one per thread
+    staged_x = lowering.scratch((1, box[1], box[3] * C, lanes()), per_thread=True)
+    staged_dy = lowering.scratch((1, height, Q * K, lanes()), per_thread=True)
+    partial: View = lowering.scratch((blocks * bands, *kernel, C, K))
+    lowering.call(weight_grad_images, [partial, staged_x, staged_dy], [dy, x], axes=axes, box=box, bands=bands)
     return partial
 
 
-def inner(axes: Axes, height: int, columns: int) -> tuple[int, int, int, int]:
-    """(first row, rows, first column, columns) that a band reads where all taps stay inside of the image."""
+def rows_read(axes: Axes, height: int, columns: int) -> Box:
+    """What a band of `height` rows of dy reads where all taps stay inside of the image."""
     (rows,) = axes[0]
     reach = rows.tap_step * (rows.taps - 1)
     return rows.origin, rows.input_step * (height - 1) + reach + 1, 0, columns
 
 
 def weight_grad_images(
-    partial: Any, copied: Any, given: Any, dy: Any, x: Any, *, axes: Axes, border: Any, bands: int
+    partial: Array, staged_x: Array, staged_dy: Array, dy: Array, x: Array, *, axes: Axes, box: Box, bands: int
 ) -> None:
-    """partial[task, r, s, c, k] = sum over the task's images and rows of x * dy."""
+    """partial[task, r, s, c, k] = sum over the task's images and rows of x * dy.
+
+    partial: [tasks, R, S, C, K]; dy: [N, P, Q, K]; x: [N, H, W, C]. Per thread: staged_x [1, rows, columns C, images],
+    staged_dy [1, rows, Q K, images].
+    """
     _, R, S, C, K = partial.shape
     N, P, Q, _ = dy.shape
     (rows,), (columns,) = axes
-    side, first = -border[2] * C, 0
+    left, first = -box[2] * C, 0
     positions = list(itertools.product(range(R), range(S), range(C)))
-    clear(copied)
+    # what lies beside the images stays zero
+    zero_buffer(staged_x)
+    # blocks of as many images as a vector has lanes; the last may have fewer
     for images, blocks in blocks_of(N, 1):
+        # a task is a block of images and a band of rows
         for block, band in parallel(blocks, bands):
             n, start, end = block * lanes() + first, band * P // bands, (band + 1) * P // bands
-            copy_rows(copied, x, n, images, start * rows.input_step + border[0], side)
-            copy_rows(given, dy, n, images, start, 0)
-            source = copied.at(thread(), 0, side + columns.origin * C, 0)
+            stage_rows(staged_x, x, n, images, start * rows.input_step + box[0], left)
+            stage_rows(staged_dy, dy, n, images, start, 0)
+            # from the input of tap (0, 0) of column 0 on
+            source = staged_x.at(thread(), 0, left + columns.origin * C, 0)
             sums = partial.at((block + first // lanes()) * bands + band, 0, 0, 0, 0)
-            for k, filters in runs(K, MOST_FILTERS):
-                slopes, into = given.at(thread(), 0, k, 0), sums.at(0, 0, 0, 0, k)
-                for chosen in parts_of(positions, registers() * 3 // 4 // filters):
-                    add_tile(into, slopes, source, chosen, filters, (end - start, Q), K, C, axes)
+            # register tiles: near-equal runs of filters x near-equal parts of the positions
+            for k, filters in runs(K, MAX_FILTERS):
+                gradients, into = staged_dy.at(thread(), 0, k, 0), sums.at(0, 0, 0, 0, k)
+                task = TaskSums(into, gradients, source, axes)
+                for part in near_equal_parts(positions, registers() * 3 // 4 // filters):
+                    task.store(part, filters, (end - start, Q))
         first += images * blocks
 
 
-def parts_of(positions: list[Position], most: int) -> Iterator[list[Position]]:
-    """Near-equal parts of at most `most`."""
+def near_equal_parts(positions: list[Position], max_size: int) -> Iterator[list[Position]]:
+    """Cut a list into near-equal parts of at most `max_size`."""
     first = 0
-    for size, count in split(len(positions), most):
+    for size, count in split(len(positions), max_size):
         for _ in range(count):
             yield positions[first : first + size]
             first += size
 
 
-def copy_rows(copied: Any, x: Any, n: Any, images: int, top: Any, left: int) -> None:
-    """Rows of the images from n on, from row `top` on, one per lane; those outside of the image are zero."""
-    _, rows, _, size = copied.shape
+def stage_rows(staged: Array, x: Array, n: Index, images: int, top: Index, left: int) -> None:
+    """staged[row, left + i, m] = element i of row `top` + row of image n + m; rows outside of the image are zero."""
+    # [threads, rows, elements of a row, images], [N, H, W, C]
+    _, rows, _, size = staged.shape
     H, run = x.shape[1], x.shape[2] * x.shape[3]
+    # staged rows that lie in the image
     first = minimum(maximum(0 - top, 0), rows)
     end = maximum(minimum(H - top, rows), first)
     for start, stop in ((0, first), (end, rows)):
         for h in loop(stop, start=start):
             for i, width in vectors(run * size):
-                copied.row(thread(), h).store((left * size + i,), 0.0, width)
-    copy_images(copied, x, n, images, top, left, (first, end))
+                staged.row(thread(), h).store((left * size + i,), 0.0, width)
+    stage_lanes(staged, x, n, images, top, left, (first, end))
 
 
-def add_tile(
-    into: Any,
-    dy: Any,
-    x: Any,
-    positions: list[Position],
-    filters: int,
-    pixels: tuple[Any, int],
-    K: int,
-    C: int,
-    axes: Axes,
-) -> None:
-    """into[r, s, c, k] = sum over rows and columns of pixels and over lanes of x * dy, for some positions and
-    filters.
-    """
-    (rows,), (columns,) = axes
-    acc = {(i, k): var(0.0, lanes()) for i in range(len(positions)) for k in range(filters)}
-    for p, q in loops(*pixels):
-        at = x.at(0, p * rows.input_step, q * columns.input_step * C, 0)
-        slopes = [dy.load((0, p, q * K + k, 0), lanes()) for k in range(filters)]
-        for i, (r, s, c) in enumerate(positions):
-            value = at.load((0, r * rows.tap_step, s * columns.tap_step * C + c, 0), lanes())
-            for k, slope in enumerate(slopes):
-                acc[i, k].fma(value, slope)
-    indices = list(acc)
-    for start, width in pieces(len(acc), lanes()):
-        chosen = indices[start : start + width]
-        total = added(across_lanes([acc[index] for index in chosen]))
-        for lane, (i, k) in enumerate(chosen):
-            into[0, *positions[i], k] = extract(total, lane)
+@dataclass(frozen=True)
+class TaskSums:
+    """The sums of a task for some filters."""
+
+    # [., R, S, C, K] from the first filter on
+    into: Array
+    # [., P, Q K, images], staged, from the first filter on
+    dy: Array
+    # [., H, W C, images], staged, from the input of tap (0, 0) on
+    x: Array
+    axes: Axes
+
+    def store(self, positions: list[Position], filters: int, pixels: tuple[Index, int]) -> None:
+        """into[r, s, c, k] = sum over pixels and images of x * dy, for some positions and `filters` filters.
+
+        pixels: rows and columns of dy in the task.
+        """
+        (rows,), (columns,) = self.axes
+        *_, C, K = self.into.shape
+        # a vector of images per position and filter
+        acc = {(i, k): var(0.0, lanes()) for i in range(len(positions)) for k in range(filters)}
+        for p, q in loops(*pixels):
+            pixel = self.x.at(0, p * rows.input_step, q * columns.input_step * C, 0)
+            gradients = [self.dy.load((0, p, q * K + k, 0), lanes()) for k in range(filters)]
+            for i, (r, s, c) in enumerate(positions):
+                value = pixel.load((0, r * rows.tap_step, s * columns.tap_step * C + c, 0), lanes())
+                for k, gradient in enumerate(gradients):
+                    acc[i, k].fma(value, gradient)
+        # transpose as many sums as there are lanes, add up the images, and store one lane per sum
+        indices = list(acc)
+        for start, width in lane_ranges(len(acc), lanes()):
+            square = indices[start : start + width]
+            total = added(columns_of([acc[index] for index in square]))
+            for lane, (i, k) in enumerate(square):
+                self.into[0, *positions[i], k] = extract(total, lane)

@@ -1,91 +1,157 @@
-"""Kernels for 3x3 convolutions with stride 1 or 2 by minimal filtering (ops/transforms.py), fused per block of tiles.
+"""3x3 convolution with stride 1 or 2, and its gradient in x, by Winograd's minimal filtering, fused per block of tiles.
 
-A block of tiles is transformed, multiplied and transformed back while it is in the cache:
+The algorithm and its matrices are in winograd_matrices.py (Lavin and Gray 2016). A block of tiles is transformed,
+multiplied and transformed back while it stays in the second-level cache:
 
-    V[pos, t, c] = (B^T d B)[pos]            for the block's tiles t, all channels c
+    V[pos, t, c] = (B^T d B)[pos]                     for the tiles t of the block and all channels c
     M[pos, t, k] = sum_c V[pos, t, c] U[pos, c, k]    for one block of filters k
-    y            = A^T M A, through the epilogue
+    y            = A^T M A                            through the epilogue
 
-where U[pos, c, k] = (G g G^T)[pos] are the transformed filters. pos counts the positions of a tile in the order of
-transforms.order; those of one class have the same filters, which U holds once.
+where U[pos, c, k] = (G g G^T)[pos] are the transformed filters. The positions of a tile are numbered in the order of
+winograd_transform.position_order; positions of one class have the same transformed filters, which U holds once.
+
+The products are where the time goes: for each position a matrix product [T, C] x [C, K]. Peak of one core = FMA ports x
+lanes x 2 operations = 2 x 8 x 2 = 32 a cycle on Zen 4, which executes a vector of 16 lanes in two halves: one such FMA
+a cycle, and one load of such a vector or two loads of scalars. The inner loop adds one channel to a register tile of
+`rows` tiles x `vectors` vectors of filters: rows x vectors FMAs for vectors + rows loads. With 32 registers the tile
+is 12 x 2: 0.6 loads per FMA, so the multipliers set the pace; the 24 sums also cover the FMA's latency of 4 cycles.
+While one position is computed its operands are in the first-level cache: C x columns numbers of U, 8 KiB for 64
+channels, and T x C of V, 12 KiB for 48 tiles. V stays in the second-level cache for all blocks of filters; U streams
+from the last-level cache, or from the second-level cache where it fits in beside V and M.
+
+Measured on two cores of Zen 4 against a peak of 233 GFLOP/s, counted as direct convolution does: 615 to 705 GFLOP/s for
+64 to 256 channels (`foveal bench ops 3x3`, bench/RESULTS.md).
 """
 
 import itertools
 import math
-from functools import partial
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from foveal.kernel.lang import lanes, loop, parallel, thread, unflatten, var, vectors, when, where
+from foveal.kernel.lang import (
+    LINE,
+    Array,
+    Index,
+    Scalar,
+    Value,
+    l2,
+    lanes,
+    llc,
+    loop,
+    minimum,
+    otherwise,
+    parallel,
+    thread,
+    var,
+    vectors,
+    when,
+)
 from foveal.ops.kernels import expression
-from foveal.ops.kernels.conv.select import Choice
+from foveal.ops.kernels.conv.cost_model import Algorithm
 from foveal.ops.kernels.conv.winograd_grid import Grid, near_equal
-from foveal.ops.kernels.conv.winograd_input import prefetch_pixels, transform_tile
-from foveal.ops.kernels.conv.winograd_transform import both_sides
-from foveal.ops.kernels.epilogue import FAR, Ending, Epilogue, Results
+from foveal.ops.kernels.conv.winograd_input import Pixel, TileTransform, prefetch_pixels
+from foveal.ops.kernels.conv.winograd_transform import transform_2d
+from foveal.ops.kernels.epilogue import FAR, BoundEpilogue, Epilogue, EpilogueOutputs
 from foveal.ops.kernels.packing import outputs_last
-from foveal.ops.kernels.register_tile import Tile, multiply_add, pieces, split, tile_for
+from foveal.ops.kernels.register_tile import Tile, lane_ranges, multiply_add, split, tile_for
 from foveal.ops.op import Lowering
+from foveal.ops.window import Pair
+from foveal.view import View
 
-BLOCK_BYTES = 1 << 19  # of a block's transformed inputs: half of a 1 MiB L2
+# Tiles of a block at most: four register tiles of 12 rows with 32 registers, eight of 6 with 16. Every block reads all
+# transformed filters once, so larger blocks read them more rarely; but V and M grow with the block, and leave less of
+# the cache to the filters.
+MAX_TILES = 48
 
+# Blocks at least, where there are as many tiles: several for each thread, so that threads end at nearly the same time.
+MIN_TASKS = 8
 
-MOST_TILES, LEAST_TASKS = 48, 8
-
-
+# Channels per iteration of the inner loop. That hides the loop's own instructions; more only lengthens compilation.
 UNROLL = 4
 
+# Tiles between the one that is stored and the one whose epilogue operands are prefetched. Closer, the lines arrive too
+# late; further, more lines wait in the cache.
+AHEAD = 2
 
-MOST_SHARED = 256 * 36  # positions of all tiles: with 32 filters 1.2 MB
+# Channels whose filters are transformed at once where threads share filters: with 36 classes and 32 filters 288 KiB,
+# little more than a quarter of a second-level cache of 1 MiB.
+CHANNEL_PART = 64
 
+# Outputs of a tile that pass the epilogue together: all of a 4 x 4 tile. Tiles of the transposed scheme have up to 64,
+# and values of all of those at a time would not fit into the registers.
+GROUP = 16
 
-FILTER_BYTES = 12 << 20  # of transformed filters, from which on reading them from memory tells
-
-
-AHEAD = 2  # tiles: how early what an epilogue reads is fetched
-
-
-PART = 64  # channels whose filters are transformed at once: with 36 x 32 filters 288 KiB
-
-
-GROUP = 16  # outputs of a tile that are finished together
-
-
-PAD = 16  # elements between positions, so that their rows do not all fall into the same sets of the cache
+# Elements between positions in V and M beyond their own, one cache line: without them the rows of all positions of a
+# tile would be a power of two apart and fall into the same sets of the cache.
+PAD = LINE
 
 
-def lower(to: Lowering, y: Results, x: Any, w: Any, grid: Grid, how: Choice, flip: bool) -> None:
-    """y = correlation of x [N, C, H, W] with w [K, C, 3, 3] on the grid; flip: w is turned by 180 degrees."""
+def max_block_bytes() -> int:
+    """Bytes of the transformed inputs V of a block at most: half of the second-level cache, which M and U share."""
+    return l2() // 2
+
+
+def max_shared_positions() -> int:
+    """Positions of all tiles up to which threads may share filters: with 32 filters M is 9/8 of the second-level cache.
+
+    More tiles would push M out of it between the parts of the channels, which all add to M.
+    """
+    return l2() * 9 // 8 // (4 * 32)
+
+
+def max_filter_bytes() -> int:
+    """Bytes of transformed filters that the last-level cache holds beside what else is in use: 3/8 of it."""
+    return llc() * 3 // 8
+
+
+def lower(
+    lowering: Lowering, y: EpilogueOutputs, x: View, w: View, grid: Grid, algorithm: Algorithm, rotate: bool
+) -> None:
+    """y [N, K, P, Q] = correlation of x [N, C, H, W] with w [K, C, 3, 3], tiled by the grid.
+
+    rotate: the filters are rotated by 180 degrees, as the gradient in x needs them.
+    """
     _, K, P, Q = y.shape
     C, tile = x.shape[1], tile_for(K)
-    outside = [to.scratch((1, grid.outputs, lanes()), per_thread=True), to.scratch((1, C), per_thread=True)]
+    # a tile at the edge, before its valid outputs are stored, and a row of zeros in place of padding
+    edge = lowering.scratch((1, grid.outputs, lanes()), per_thread=True)
+    zeros = lowering.scratch((1, C), per_thread=True)
     x, blocks = x.permuted(0, 2, 3, 1), -(-K // tile.columns)
-    w = outputs_last(to, w)
-    static: dict[str, Any] = {"grid": grid, "size": (P, Q), "filters": K}
-    if few_tiles(grid, C, K) if how.shared is None else how.shared:
-        V = to.scratch((1, grid.positions, grid.tiles * row_of(C) + PAD))
-        to.call(transform_inputs, [V, outside[1]], [x], grid=grid)
-        part = min(C, PART)
-        U = to.scratch((1, grid.classes, part, tile.columns), per_thread=True)
-        M = to.scratch((1, grid.positions, grid.tiles * tile.columns + PAD), per_thread=True)
-        y.call(to, winograd_by_filters, 1, [U, M, outside[0]], [V, w], flip=flip, **static)
+    w = outputs_last(lowering, w)
+    over_filters = few_tiles(grid, C, K) if algorithm.parallel_over is None else algorithm.parallel_over == "filters"
+    if over_filters:
+        V = lowering.scratch((1, grid.positions, grid.tiles * row_of(C) + PAD))
+        lowering.call(transform_inputs, [V, zeros], [x], grid=grid)
+        U = lowering.scratch((1, grid.classes, min(C, CHANNEL_PART), tile.columns), per_thread=True)
+        M = lowering.scratch((1, grid.positions, grid.tiles * tile.columns + PAD), per_thread=True)
+        y.call(lowering, winograd_by_filters, 1, [U, M, edge], [V, w], rotate=rotate, grid=grid, size=(P, Q), filters=K)
         return
-    U = to.scratch((blocks, grid.classes, C, tile.columns))
-    to.call(transform_filters, [U], [w], grid=grid, flip=flip)
-    most = how.tiles or min(MOST_TILES, max(tile.rows, BLOCK_BYTES // (4 * grid.positions * C)))
-    T = near_equal(grid.tiles, min(most, -(-grid.tiles // LEAST_TASKS)))
-    V = to.scratch((1, grid.positions, T * row_of(C) + PAD), per_thread=True)
-    M = to.scratch((1, grid.positions, T * tile.columns + PAD), per_thread=True)
-    y.call(to, winograd, -(-grid.tiles // T), [V, M, *outside], [x, U], T=T, **static)
+    U = lowering.scratch((blocks, grid.classes, C, tile.columns))
+    lowering.call(transform_filters, [U], [w], grid=grid, rotate=rotate)
+    T = block_size(grid, C, tile, algorithm)
+    V = lowering.scratch((1, grid.positions, T * row_of(C) + PAD), per_thread=True)
+    M = lowering.scratch((1, grid.positions, T * tile.columns + PAD), per_thread=True)
+    tasks = -(-grid.tiles // T)
+    y.call(lowering, winograd, tasks, [V, M, edge, zeros], [x, U], T=T, grid=grid, size=(P, Q), filters=K)
+
+
+def block_size(grid: Grid, C: int, tile: Tile, algorithm: Algorithm) -> int:
+    """Tiles of a block: what the algorithm says, else as many as the cache holds, but enough blocks for all threads."""
+    fitting = max(tile.rows, max_block_bytes() // (4 * grid.positions * C))
+    max_tiles = algorithm.tile_block or min(MAX_TILES, fitting)
+    return near_equal(grid.tiles, min(max_tiles, -(-grid.tiles // MIN_TASKS)))
 
 
 def few_tiles(grid: Grid, C: int, K: int) -> bool:
-    """Whether to share blocks of filters among the threads, each with all tiles, instead of blocks of tiles.
+    """True if threads should share blocks of filters, each with all tiles, instead of blocks of tiles.
 
-    Then transformed filters, 4 times the filters' size, are used where they are made and never leave the cache.
+    Then each thread transforms its filters just before it uses them. Transformed they are 4 times as large, and where
+    they do not fit into the last-level cache, writing them and reading them again takes longer than the products.
     """
-    again = grid.positions / grid.classes  # each filter is read by so many positions in turn
-    few = grid.tiles * grid.positions * again <= MOST_SHARED
-    return few and 4 * grid.classes * C * K > FILTER_BYTES
+    # positions that read the same transformed filters, one after the other
+    repeats = grid.positions / grid.classes
+    few = grid.tiles * grid.positions * repeats <= max_shared_positions()
+    return few and 4 * grid.classes * C * K > max_filter_bytes()
 
 
 def row_of(channels: int) -> int:
@@ -93,169 +159,147 @@ def row_of(channels: int) -> int:
     return (-(-channels // lanes()) | 1) * lanes() if channels >= 8 * lanes() else channels
 
 
-def transform_filters(U: Any, w: Any, *, grid: Grid, flip: bool) -> None:
-    """U[block, class, c, lane] = (G g G^T)[class] for filter block * columns + lane of w [K, C, 3, 3], 0 behind the
-    last.
+def transform_filters(U: Array, w: Array, *, grid: Grid, rotate: bool) -> None:
+    """U[block, class, c, lane] = (G g G^T)[class] for filter number block * columns + lane of w [K, C, 3, 3].
 
-    flip: the filters are turned by 180 degrees, as the gradient in x needs them.
+    The lanes after the last filter are 0.
     """
     _, _, C, columns = U.shape
     full, tail = divmod(w.shape[0], columns)
-    for b, c in parallel(full, C) if full else ():
-        transform_filter(U.at(b, 0, c, 0), w, b * columns, c, columns, grid, flip)
+    transform = FilterTransform(grid, w, rotate)
+    # a task is one channel of a block of filters
+    for b, c in parallel(full, C):
+        transform.store(U.at(b, 0, c, 0), b * columns, c, columns)
     if tail:
         for (c,) in parallel(C):
-            transform_filter(U.at(full, 0, c, 0), w, full * columns, c, tail, grid, flip)
+            transform.store(U.at(full, 0, c, 0), full * columns, c, tail)
 
 
-def transform_filter(U: Any, w: Any, k: Any, c: Any, valid: int, grid: Grid, flip: bool) -> None:
-    """U[0, class, 0, lane] for `valid` filters from k on, channel c; 0 in the lanes behind them."""
-    columns = U.shape[3]
-    last = w.permuted(1, 2, 3, 0).at(c, 0, 0, k)
+@dataclass(frozen=True)
+class FilterTransform:
+    """The transform G g G^T of filters w [K, C, 3, 3]; rotate: of the filters rotated by 180 degrees."""
 
-    def tap(r: int, s: int, start: int) -> tuple[int, int, int, int]:
-        return (0, 2 - r, 2 - s, start) if flip else (0, r, s, start)
+    grid: Grid
+    w: Array
+    rotate: bool
 
-    for start in range(valid, columns) if valid % lanes() else range(valid, columns, lanes()):
-        width = 1 if valid % lanes() else min(lanes(), columns - start)
-        for pos in loop(U.shape[1]):
-            U.store((0, pos, 0, start), 0.0, width)
-    for start, width in pieces(valid, lanes()):
-        g = partial(lambda start, width, r, s: expression.load(last, tap(r, s, start), width), start, width)
-        for i, j, value in both_sides(grid.down.G, grid.across.G, g):
-            U.store((0, grid.order.class_[i, j], 0, start), value, width)
+    def store(self, U: Array, k: Index, c: Index, valid: int) -> None:
+        """U[0, class, 0, lane] for `valid` filters from k on and channel c; 0 in the other lanes."""
+        columns = U.shape[3]
+        # [C, 3, 3, K] from this channel and filter on
+        filters = self.w.permuted(1, 2, 3, 0).at(c, 0, 0, k)
+        # zeros, in whole vectors where they begin at one
+        step = 1 if valid % lanes() else lanes()
+        for start in range(valid, columns, step):
+            for class_ in loop(U.shape[1]):
+                U.store((0, class_, 0, start), 0.0, min(step, columns - start))
+        for start, width in lane_ranges(valid, lanes()):
+            self.store_vector(U, filters, start, width)
+
+    def store_vector(self, U: Array, filters: Array, start: int, width: int) -> None:
+        """U[0, class, 0, start ... start + width]: lanes run over filters."""
+
+        def tap(r: int, s: int) -> Value:
+            index = (0, 2 - r, 2 - s, start) if self.rotate else (0, r, s, start)
+            value: Value = expression.load(filters, index, width)
+            return value
+
+        for i, j, value in transform_2d(self.grid.vertical.G, self.grid.horizontal.G, tap):
+            U.store((0, self.grid.order.class_[i, j], 0, start), value, width)
 
 
-def winograd(*arrays: Any, grid: Grid, T: int, size: tuple[int, int], filters: int, epilogue: Epilogue) -> None:
-    """A task is a block of T tiles; the last block may have fewer, then what is multiplied behind them is not used."""
-    ending = Ending(epilogue, arrays, 6)
-    V, M, outputs, zeros, x, U = ending.own
+@dataclass(frozen=True)
+class TileBlock:
+    """The tiles that a task works on."""
+
+    # number of the task, for partial sums of the epilogue
+    task: Index
+    # number of the first tile
+    first: Index
+    # how many tiles there are
+    count: Index
+
+
+def winograd(*arrays: Array, grid: Grid, T: int, size: Pair, filters: int, epilogue: Epilogue) -> None:
+    """y = A^T [sum_c (G g G^T) * (B^T d B)] A, threads share blocks of T tiles.
+
+    The last block may have fewer tiles. Its products are computed for T, and what is left over is not used.
+    """
+    ending = BoundEpilogue(epilogue, arrays, 6)
+    # per thread V [1, positions, T row + PAD], M [1, positions, T columns + PAD], edge, zeros; x [N, H, W, C],
+    # U [blocks, classes, C, columns]
+    V, M, edge, zeros, x, U = ending.own
     C, tile = x.shape[3], tile_for(filters)
-    clear(zeros)
-    for (block,) in parallel(-(-grid.tiles // T)):
-        first = block * T
-        count = T if grid.tiles % T == 0 else smaller(T, grid.tiles - first)
-        for t in loop(count):
-            into = V.at(thread(), 0, t * row_of(C))
-            transform_tile(into, x, zeros, grid, inputs_at(grid, first + t, 0), C)
+    products = PositionProducts(grid, T, C, row_of(C), tile)
+    inputs, outputs = TileTransform.of_inputs(grid, x, zeros), OutputTransform(ending, edge, grid, size, tile)
+    clear_row(zeros)
+    # a task is a block of tiles
+    for (number,) in parallel(-(-grid.tiles // T)):
+        first = number * T
+        block = TileBlock(number, first, T if grid.tiles % T == 0 else minimum(T, grid.tiles - first))
+        # the tiles of the block, one after the other: all channels
+        for t in loop(block.count):
+            V_tile = V.at(thread(), 0, t * row_of(C))
+            inputs.store(V_tile, grid.first_input(first + t), 0, C)
+        # the blocks of filters: V stays in the second-level cache, M is used up before the next block
         for b, valid in filter_blocks(filters, tile.columns):
-            prefetch_outputs(ending, grid, first, count, b * tile.columns, valid)
-            U_b, V_t, M_t = U.at(b, 0, 0, 0), V.at(thread(), 0, 0), M.at(thread(), 0, 0)
-            multiply(M_t, V_t, U_b, grid, T, row_of(C), C, tile)
-            transform_back(ending, M_t, outputs, grid, block, first, count, size, b, valid, tile)
+            outputs.prefetch(block, b * tile.columns, valid)
+            U_block, V_thread, M_thread = U.at(b, 0, 0, 0), V.at(thread(), 0, 0), M.at(thread(), 0, 0)
+            products.store(M_thread, V_thread, U_block)
+            outputs.store(M_thread, block, b, valid)
 
 
-def transform_inputs(V: Any, zeros: Any, x: Any, *, grid: Grid) -> None:
-    """V[0, pos, t row + c] of every tile t."""
+def transform_inputs(V: Array, zeros: Array, x: Array, *, grid: Grid) -> None:
+    """V[0, pos, t row + c] = (B^T d B)[pos] of every tile t and channel c of x [N, H, W, C]."""
     C, row = x.shape[3], row_of(x.shape[3])
-    clear(zeros)
-    for channels, count, start in parts_of(C):
+    inputs = TileTransform.of_inputs(grid, x, zeros)
+    clear_row(zeros)
+    for channels, count, start in channel_parts(C):
+        # a task is a part of the channels of a tile
         for t, part in parallel(grid.tiles, count):
             c = part * channels + start
-            at = inputs_at(grid, t, c)
-            transform_tile(V.at(0, 0, t * row + c), x, zeros, grid, at, channels)
+            pixel = grid.first_input(t)
+            inputs.store(V.at(0, 0, t * row + c), pixel, c, channels)
 
 
-def winograd_by_filters(
-    *arrays: Any, grid: Grid, size: tuple[int, int], filters: int, flip: bool, epilogue: Epilogue
-) -> None:
-    """A task is a block of filters for all tiles: its transformed filters are made and used part by part of the
-    channels.
+def winograd_by_filters(*arrays: Array, grid: Grid, size: Pair, filters: int, rotate: bool, epilogue: Epilogue) -> None:
+    """The same, threads share blocks of filters, each for all tiles, whose inputs are transformed already.
+
+    The filters of a block are transformed a part of the channels at a time and used at once, while they are in the
+    second-level cache. M holds the sums over the parts so far.
     """
-    ending = Ending(epilogue, arrays, 5)
-    U, M, outputs, V, w = ending.own
+    ending = BoundEpilogue(epilogue, arrays, 5)
+    # per thread U [1, classes, CHANNEL_PART, columns], M [1, positions, tiles columns + PAD], edge;
+    # V [1, positions, tiles row + PAD], w [K, C, 3, 3]
+    U, M, edge, V, w = ending.own
     C, tile = w.shape[1], tile_for(filters)
-    full, tail = divmod(filters, tile.columns)
-
-    def task(b: Any, valid: int) -> None:
-        U_t, M_t = U.at(thread(), 0, 0, 0), M.at(thread(), 0, 0)
+    transform, outputs = FilterTransform(grid, w, rotate), OutputTransform(ending, edge, grid, size, tile)
+    # a task is a block of filters
+    for b, valid in parallel_filter_blocks(filters, tile.columns):
+        U_thread, M_thread = U.at(thread(), 0, 0, 0), M.at(thread(), 0, 0)
         for pos in loop(grid.positions):
             for i, width in vectors(grid.tiles * tile.columns):
-                M_t.store((0, pos, i), 0.0, width)
-        for channels, count, start in parts_of(C):
+                M_thread.store((0, pos, i), 0.0, width)
+        # parts of the channels
+        for channels, count, start in channel_parts(C):
+            products = PositionProducts(grid, grid.tiles, channels, row_of(C), tile, add=True)
             for i in loop(count):
                 c = i * channels + start
                 for j in loop(channels):
-                    into = U_t.at(0, 0, j, 0)
-                    transform_filter(into, w, b * tile.columns, c + j, valid, grid, flip)
-                v = V.at(0, 0, c)
-                multiply(M_t, v, U_t, grid, grid.tiles, row_of(C), channels, tile, add=True)
-        transform_back(ending, M_t, outputs, grid, 0, 0, grid.tiles, size, b, valid, tile)
-
-    for (b,) in parallel(full) if full else ():
-        task(b, tile.columns)
-    if tail:
-        for _ in parallel(1):
-            task(full, tail)
+                    transform.store(U_thread.at(0, 0, j, 0), b * tile.columns, c + j, valid)
+                products.store(M_thread, V.at(0, 0, c), U_thread)
+        outputs.store(M_thread, TileBlock(0, 0, grid.tiles), b, valid)
 
 
-def parts_of(channels: int) -> list[tuple[int, int, int]]:
-    """Parts of at most PART channels: (size, how many of it, where they begin)."""
-    count, rest = divmod(channels, PART)
-    parts = [(PART, count, 0), (rest, 1, channels - rest)]
+def channel_parts(channels: int) -> list[tuple[int, int, int]]:
+    """Parts of at most CHANNEL_PART channels: (size, how many of that size, where they begin)."""
+    count, rest = divmod(channels, CHANNEL_PART)
+    parts = [(CHANNEL_PART, count, 0), (rest, 1, channels - rest)]
     return [part for part in parts if part[0] and part[1]]
 
 
-def transform_back(
-    ending: Ending,
-    M: Any,
-    outputs: Any,
-    grid: Grid,
-    task: Any,
-    first: Any,
-    count: Any,
-    size: tuple[int, int],
-    b: Any,
-    valid: int,
-    tile: Tile,
-) -> None:
-    """The outputs of `count` tiles from `first` on, for the `valid` filters of block b, through the epilogue."""
-    for start, width in pieces(valid, tile.width):
-        k = b * tile.columns + start
-        if ending.epilogue.rows:
-            ending.open(task, k, width)
-        for t in loop(count):
-            at = M.at(0, 0, t * tile.columns + start)
-            ending.prefetch(pixels_of(grid, corner(grid, first + t + AHEAD)), k, width)
-            put(ending, outputs, task, at, grid, corner(grid, first + t), size, k, width)
-
-
-def prefetch_outputs(ending: Ending, grid: Grid, first: Any, count: Any, k: Any, valid: int) -> None:
-    """Where a block's results go, so that the lines are there when its products are done."""
-    for image in (y for y in ending.outputs if not y.streamed):
-        for t in loop(count if math.prod(image.shape) > FAR else 0):
-            prefetch_pixels(image.at(*corner(grid, first + t), k), grid.down.outputs, grid.across.outputs, valid)
-
-
-def smaller(a: int, b: Any) -> Any:
-    return where(b < a, b, a)
-
-
-def clear(zeros: Any) -> None:
-    for c, width in vectors(zeros.shape[1]):
-        zeros.store((thread(), c), 0.0, width)
-
-
-def pixels_of(grid: Grid, at: tuple[Any, Any, Any]) -> list[tuple[Any, Any, Any]]:
-    """The output pixels of a tile, row by row."""
-    n, p, q = at
-    return [(n, p + i, q + j) for i in range(grid.down.outputs) for j in range(grid.across.outputs)]
-
-
-def corner(grid: Grid, tile: Any) -> tuple[Any, Any, Any]:
-    """Image, and first output row and column, of a tile."""
-    n, i, j = unflatten(tile, (grid.images, grid.rows, grid.columns))
-    return n, i * grid.down.outputs, j * grid.across.outputs
-
-
-def inputs_at(grid: Grid, tile: Any, channel: Any) -> tuple[Any, Any, Any, Any]:
-    """Where the inputs of a tile begin: image, row, column, channel."""
-    n, i, j = unflatten(tile, (grid.images, grid.rows, grid.columns))
-    return n, i * grid.down.step - grid.top, j * grid.across.step - grid.left, channel
-
-
-def filter_blocks(filters: int, columns: int) -> Any:
-    """(block, valid columns)"""
+def filter_blocks(filters: int, columns: int) -> Iterator[tuple[Index, int]]:
+    """Loop over the blocks of `columns` filters: (block, valid filters in it)."""
     full, tail = divmod(filters, columns)
     for b in loop(full):
         yield b, columns
@@ -263,75 +307,151 @@ def filter_blocks(filters: int, columns: int) -> Any:
         yield full, tail
 
 
-def multiply(
-    M: Any, V: Any, U: Any, grid: Grid, T: int, row: int, channels: int, tile: Tile, add: bool = False
-) -> None:
-    """M[0, pos, t, k] = sum_c V[0, pos, t row + c] U[0, class of pos, c, k] for all positions and T tiles; or added to
-    M.
-    """
-    for run in grid.order.runs:
-        for n in loop(run.classes):
-            u = U.at(0, n + run.first, 0, 0)
-            for copy in loop(run.copies):
-                pos, first = n * run.copies + copy + run.start, 0
-                for rows, count in split(T, tile.rows):
-                    for i in loop(count):
-                        t = i * rows + first
-                        into, v = M.at(0, pos, t * tile.columns), V.at(0, pos, t * row)
-                        multiply_tile(into, v, u, rows, row, channels, tile, add)
-                    first += rows * count
+def parallel_filter_blocks(filters: int, columns: int) -> Iterator[tuple[Index, int]]:
+    """`filter_blocks`, shared out among the threads."""
+    full, tail = divmod(filters, columns)
+    for (b,) in parallel(full):
+        yield b, columns
+    if tail:
+        for _ in parallel(1):
+            yield full, tail
 
 
-def multiply_tile(M: Any, v: Any, u: Any, rows: int, row: int, channels: int, tile: Tile, add: bool) -> None:
-    """The sums of `rows` tiles and one block of filters, in registers."""
-    starts, step = pieces(tile.columns, tile.width), min(UNROLL, channels)
-    places = {(i, s): i * tile.columns + start for i in range(rows) for s, (start, _) in enumerate(starts)}
-    acc = {key: var(M.load((0, 0, place), tile.width) if add else 0.0, tile.width) for key, place in places.items()}
-
-    def step_of(c: Any) -> None:
-        ws = [u.load((0, 0, c, start), tile.width) for start, _ in starts]
-        multiply_add(acc, (v[0, 0, i * row + c] for i in range(rows)), ws)
-
-    for c in loop(channels // step):
-        for e in range(step):
-            step_of(c * step + e)
-    for c in range(channels - channels % step, channels):
-        step_of(c)
-    for key, place in places.items():
-        M.store((0, 0, place), acc[key], tile.width)
+def clear_row(zeros: Array) -> None:
+    """Set this thread's row of an array [threads, n] to zero."""
+    for c, width in vectors(zeros.shape[1]):
+        zeros.store((thread(), c), 0.0, width)
 
 
-def put(
-    ending: Ending,
-    outputs: Any,
-    task: Any,
-    M: Any,
-    grid: Grid,
-    at: tuple[Any, Any, Any],
-    size: tuple[int, int],
-    k: Any,
-    width: int,
-) -> None:
-    """Transform a tile back and store it; of one that reaches over the edge, pixel by pixel those that are inside."""
-    (n, p, q), down, across = at, grid.down, grid.across
-    reach = down.outputs, across.outputs
+@dataclass(frozen=True)
+class PositionProducts:
+    """The products of a block of tiles with a block of filters, one matrix product per position of a tile."""
 
-    def load(i: int, j: int) -> Any:
-        return M.load((0, grid.order.position[i, j], 0), width)
+    grid: Grid
+    # tiles of the block
+    tiles: int
+    # channels to sum over
+    channels: int
+    # elements from one tile to the next in V
+    row: int
+    # the register tile: tiles x filters
+    tile: Tile
+    # whether to add to what is in M
+    add: bool = False
 
-    cut = [at + m <= n for at, n, m in zip((p, q), size, reach, strict=True) if n % m]
-    whole = cut[0] & cut[1] if len(cut) == 2 else cut[0] if cut else True
-    for _ in when(whole):
-        values = both_sides(down.AT, across.AT, load)
-        while group := list(itertools.islice(values, GROUP)):
-            pixels = [(n, p + i, q + j) for i, j, _ in group]
-            ending.store(task, pixels, [value for *_, value in group], k, width)
-    if whole is True:
-        return
-    for _ in when(whole == False):  # noqa: E712
-        for i, j, value in both_sides(down.AT, across.AT, load):
-            outputs.store((thread(), i * reach[1] + j, 0), value, width)
-        for y in loop(smaller(reach[0], size[0] - p)):
-            for x in loop(smaller(reach[1], size[1] - q)):
-                value = outputs.load((thread(), y * reach[1] + x, 0), width)
-                ending.store(task, [(n, p + y, q + x)], [value], k, width)
+    def store(self, M: Array, V: Array, U: Array) -> None:
+        """M[0, pos, t columns + k] = (or +=) sum_c V[0, pos, t row + c] U[0, class of pos, c, k].
+
+        For all positions, all tiles t of the block and one block of filters k.
+        """
+        for classes in self.grid.order.ranges:
+            for n in loop(classes.classes):
+                # [C, columns] of this class: about 8 KiB for 64 channels, in the first-level cache from here on
+                u = U.at(0, n + classes.first, 0, 0)
+                # the positions of the class
+                for copy in loop(classes.copies):
+                    pos, first = n * classes.copies + copy + classes.start, 0
+                    # near-equal register tiles over the tiles of the block
+                    for rows, count in split(self.tiles, self.tile.rows):
+                        for i in loop(count):
+                            t = i * rows + first
+                            M_tile, v = M.at(0, pos, t * self.tile.columns), V.at(0, pos, t * self.row)
+                            self.store_register_tile(M_tile, v, u, rows)
+                        first += rows * count
+
+    def store_register_tile(self, M: Array, v: Array, u: Array, rows: int) -> None:
+        """The same for `rows` tiles and one position, from the origins of the arrays on, in registers."""
+        tile = self.tile
+        starts, step = lane_ranges(tile.columns, tile.width), min(UNROLL, self.channels)
+        # where each accumulator, (row, vector), lies in M
+        places = {(i, s): i * tile.columns + start for i in range(rows) for s, (start, _) in enumerate(starts)}
+        acc = {
+            key: var(M.load((0, 0, place), tile.width) if self.add else 0.0, tile.width)
+            for key, place in places.items()
+        }
+
+        def add_channel(c: Index) -> None:
+            """One vector of u per vector of the tile, one scalar of v per row."""
+            weights = [u.load((0, 0, c, start), tile.width) for start, _ in starts]
+            multiply_add(acc, (v[0, 0, i * self.row + c] for i in range(rows)), weights)
+
+        for c in loop(self.channels // step):
+            for e in range(step):
+                add_channel(c * step + e)
+        for c in range(self.channels - self.channels % step, self.channels):
+            add_channel(c)
+        for key, place in places.items():
+            M.store((0, 0, place), acc[key], tile.width)
+
+
+@dataclass(frozen=True)
+class OutputTransform:
+    """The transform back, A^T M A, whose results pass the epilogue."""
+
+    ending: BoundEpilogue
+    # [threads, outputs of a tile, lanes]: where a tile at the edge waits, of which some outputs are not stored
+    edge: Array
+    grid: Grid
+    # (P, Q)
+    size: Pair
+    # the register tile, whose columns are the filters of a block
+    tile: Tile
+
+    def store(self, M: Array, block: TileBlock, b: Index, valid: int) -> None:
+        """Store the outputs of a block of tiles for the `valid` filters of filter block b."""
+        # vectors of filters
+        for start, width in lane_ranges(valid, self.tile.width):
+            k = b * self.tile.columns + start
+            if self.ending.epilogue.rows:
+                self.ending.open(block.task, k, width)
+            # tiles
+            for t in loop(block.count):
+                M_tile = M.at(0, 0, t * self.tile.columns + start)
+                self.ending.prefetch(self.grid.output_pixels(block.first + t + AHEAD), k, width)
+                self.store_tile(M_tile, block.task, self.grid.first_output(block.first + t), k, width)
+
+    def store_tile(self, M: Array, task: Index, pixel: Pixel, k: Index, width: int) -> None:
+        """Store the outputs of one tile, which begins at `pixel`, for `width` filters from k on.
+
+        A tile that reaches over the edge is written into a buffer first; then the outputs that are inside are stored
+        one by one.
+        """
+        (n, p, q), (rows, columns) = pixel, (self.grid.vertical.outputs, self.grid.horizontal.outputs)
+        whole = self.is_whole(p, q)
+
+        def product(i: int, j: int) -> Value:
+            return M.load((0, self.grid.order.position[i, j], 0), width)
+
+        def results() -> Iterator[tuple[int, int, Value]]:
+            return transform_2d(self.grid.vertical.AT, self.grid.horizontal.AT, product)
+
+        for _ in when(whole):
+            values = results()
+            # as many outputs at a time as registers hold
+            while group := list(itertools.islice(values, GROUP)):
+                pixels = [(n, p + i, q + j) for i, j, _ in group]
+                self.ending.store(task, pixels, [value for *_, value in group], k, width)
+        for _ in otherwise(whole):
+            for i, j, value in results():
+                self.edge.store((thread(), i * columns + j, 0), value, width)
+            for y in loop(minimum(rows, self.size[0] - p)):
+                for x in loop(minimum(columns, self.size[1] - q)):
+                    value = self.edge.load((thread(), y * columns + x, 0), width)
+                    self.ending.store(task, [(n, p + y, q + x)], [value], k, width)
+
+    def is_whole(self, p: Index, q: Index) -> Scalar:
+        """True if all outputs of the tile that begins at (p, q) exist; known here where tiles divide the axis."""
+        tile = (self.grid.vertical.outputs, self.grid.horizontal.outputs)
+        tests = [at + m <= n for at, n, m in zip((p, q), self.size, tile, strict=True) if n % m]
+        return tests[0] & tests[1] if len(tests) == 2 else tests[0] if tests else True
+
+    def prefetch(self, block: TileBlock, k: Index, valid: int) -> None:
+        """Fetch the lines where the results of a block go, so that they are in the cache when its products are done.
+
+        Outputs that are written past the cache are left out, and small ones, which are in the cache.
+        """
+        grid = self.grid
+        for image in (y for y in self.ending.outputs if not y.streamed):
+            for t in loop(block.count if math.prod(image.shape) > FAR else 0):
+                first = image.at(*grid.first_output(block.first + t), k)
+                prefetch_pixels(first, grid.vertical.outputs, grid.horizontal.outputs, valid)

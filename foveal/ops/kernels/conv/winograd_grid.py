@@ -1,68 +1,89 @@
-"""The grid of output tiles that Winograd convolution works on."""
+"""The grid of output tiles that Winograd convolution works on, and where each tile lies."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-from foveal.ops.kernels.conv.select import Choice
+from foveal.kernel.lang import Index, unflatten
 from foveal.ops.kernels.conv.winograd_matrices import Scheme, scheme, strided, transposed
-from foveal.ops.kernels.conv.winograd_transform import Order, order
+from foveal.ops.kernels.conv.winograd_transform import PositionOrder, position_order
+from foveal.ops.window import Pair, Window
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The tiles of N images: `rows` x `columns` in each. Tile (i, j) has the outputs from row i down.outputs, column
-    j across.outputs on; its inputs begin at row i down.step - top, column j across.step - left.
-    """
+    """The output tiles of a batch: `rows` x `columns` of them in each of `images` images, numbered in this order."""
 
-    down: Scheme
-    across: Scheme
+    # minimal filtering along rows of the image, and along columns
+    vertical: Scheme
+    horizontal: Scheme
     images: int
     rows: int
     columns: int
+    # rows and columns of padding before the first input of tile (0, 0); negative where inputs are left out
     top: int
     left: int
 
     @property
     def positions(self) -> int:
-        return self.down.positions * self.across.positions
+        """Products of a tile, per channel and filter."""
+        return self.vertical.positions * self.horizontal.positions
 
     @property
     def classes(self) -> int:
-        return self.down.classes * self.across.classes
+        """Elements of a transformed filter."""
+        return self.vertical.classes * self.horizontal.classes
 
     @property
     def outputs(self) -> int:
-        return self.down.outputs * self.across.outputs
+        """Outputs of a tile, per filter."""
+        return self.vertical.outputs * self.horizontal.outputs
 
     @property
-    def order(self) -> Order:
-        return order(self.down, self.across)
+    def order(self) -> PositionOrder:
+        return position_order(self.vertical, self.horizontal)
 
     @property
     def tiles(self) -> int:
         return self.images * self.rows * self.columns
 
+    def first_output(self, tile: Index) -> tuple[Index, Index, Index]:
+        """(image, row, column) of a tile's first output."""
+        n, i, j = unflatten(tile, (self.images, self.rows, self.columns))
+        return n, i * self.vertical.outputs, j * self.horizontal.outputs
 
-def grid_of(how: Choice, stride: int, images: int, size: tuple[int, int], before: tuple[int, int]) -> Grid:
-    """For outputs of `size` = (P, Q) that read inputs padded by `before` = (top, left)."""
-    rule = scheme(how.m) if stride == 1 else strided(how.m)
-    return Grid(rule, rule, images, -(-size[0] // how.m), -(-size[1] // how.m), *before)
+    def first_input(self, tile: Index) -> tuple[Index, Index, Index]:
+        """(image, row, column) of a tile's first input, which may lie in the padding."""
+        n, i, j = unflatten(tile, (self.images, self.rows, self.columns))
+        return n, i * self.vertical.step - self.top, j * self.horizontal.step - self.left
+
+    def output_pixels(self, tile: Index) -> list[tuple[Index, Index, Index]]:
+        """(image, row, column) of all outputs of a tile, row by row."""
+        n, p, q = self.first_output(tile)
+        return [(n, p + i, q + j) for i in range(self.vertical.outputs) for j in range(self.horizontal.outputs)]
 
 
-def turned_grid(how: Choice, stride: int, images: int, size: tuple[int, int], before: tuple[int, int]) -> Grid:
-    """For the gradient in x: outputs of `size` = (H, W), which were padded by `before` = (top, left)."""
-    if stride == 1:
-        return grid_of(how, stride, images, size, (2 - before[0], 2 - before[1]))
-    down, across = (transposed(how.m, pad % 2) for pad in before)
-    counts = (-(-n // (2 * how.m)) for n in size)
-    return Grid(down, across, images, *counts, *(-((pad - 1) // 2) for pad in before))
+def forward_grid(m: int, window: Window, images: int, size: Pair) -> Grid:
+    """Tiles of m x m for outputs of `size` = (P, Q)."""
+    axis = scheme(m) if window.stride[0] == 1 else strided(m)
+    top, _, left, _ = window.padding
+    return Grid(axis, axis, images, -(-size[0] // m), -(-size[1] // m), top, left)
 
 
-def near_equal(n: int, most: int) -> int:
-    """The size of near-equal blocks of at most `most`."""
-    blocks = -(-n // most)
+def input_grad_grid(m: int, window: Window, images: int, size: Pair) -> Grid:
+    """Tiles for the gradient in x, whose outputs are the inputs of `size` = (H, W).
+
+    With stride 1 it is a correlation with the filters rotated by 180 degrees, of dy padded by 2 - padding. With stride
+    2 a tile has 2 m x 2 m outputs. Output h meets taps 0 and 2 where h + padding is even, so the parity of the padding
+    decides which outputs of a tile have two taps.
+    """
+    top, _, left, _ = window.padding
+    if window.stride[0] == 1:
+        return forward_grid(m, replace(window, padding=(2 - top, 0, 2 - left, 0)), images, size)
+    vertical, horizontal = transposed(m, top % 2), transposed(m, left % 2)
+    rows, columns = (-(-n // (2 * m)) for n in size)
+    return Grid(vertical, horizontal, images, rows, columns, -((top - 1) // 2), -((left - 1) // 2))
+
+
+def near_equal(n: int, max_size: int) -> int:
+    """The size of the blocks, but for the last, that n is split into as evenly as possible; at most `max_size`."""
+    blocks = -(-n // max_size)
     return -(-n // blocks)
-
-
-def within(first: Any, last: Any, n: int) -> Any:
-    return (first >= 0) & (last < n)

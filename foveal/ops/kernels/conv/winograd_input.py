@@ -1,62 +1,107 @@
-"""The transform of an input tile, read from the image where it lies."""
+"""The transform B^T d B of a tile, read from the image where it lies, padding included."""
 
 import itertools
 import math
-from functools import partial
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from foveal.kernel.lang import LINE, choose, loop, thread, vectors, when, where
-from foveal.ops.kernels.conv.winograd_grid import Grid, within
-from foveal.ops.kernels.conv.winograd_transform import both_sides
+from foveal.kernel.lang import LINE, Array, Index, Value, choose, loop, otherwise, thread, vectors, when, where
+from foveal.ops.kernels.conv.winograd_grid import Grid
+from foveal.ops.kernels.conv.winograd_matrices import Matrix
+from foveal.ops.kernels.conv.winograd_transform import transform_2d
 from foveal.ops.kernels.epilogue import FAR
 
+# (image, row, column)
+Pixel = tuple[Index, Index, Index]
 
-def transform_tile(
-    V: Any, x: Any, zeros: Any, grid: Grid, at: tuple[Any, Any, Any, Any], channels: int, of_outputs: bool = False
-) -> None:
-    """V[0, pos, c] = (B^T d B)[pos] where d[i, j] = x[n, h+i, v+j, c], 0 outside of the image; at = (n, h, v, c).
-    of_outputs: with the matrices for dy, G_w in place of B^T.
+# the channels [C] of each element (row, column) of a tile
+Pixels = dict[tuple[int, int], Array]
 
-    At the border each of the tile's pixels has its address chosen: in the image, or in a row of zeros.
-    """
-    (n, h, v, first), axes = at, (grid.down, grid.across)
-    down, across = ((s.GW if of_outputs else s.BT) for s in axes)
-    step, steps = ((s.outputs if of_outputs else s.step) for s in axes)
-    size = len(down[0]), len(across[0])
-    _, height, width, _ = x.shape
-    if math.prod(x.shape) > FAR:
-        prefetch_pixels(x.at(n, h + size[0], v, first), step, steps, channels)
-    inside = within(h, h + (size[0] - 1), height) & within(v, v + (size[1] - 1), width)
-    area = list(itertools.product(range(size[0]), range(size[1])))
 
-    def transform(pixels: dict[tuple[int, int], Any]) -> None:
+@dataclass(frozen=True)
+class TileTransform:
+    """The transform of the tiles of one array: d = B^T d B for inputs, G_w dy G_w^T for gradients of outputs."""
+
+    grid: Grid
+    # [N, H, W, C]: the inputs x, or dy
+    image: Array
+    # [threads, C or more]: zeros, which are read in place of padding
+    zeros: Array
+    # the matrices of both axes, [positions, rows of a tile] and [positions, columns of a tile]
+    vertical: Matrix
+    horizontal: Matrix
+    # rows and columns from one tile to the next
+    steps: tuple[int, int]
+
+    @classmethod
+    def of_inputs(cls, grid: Grid, x: Array, zeros: Array) -> "TileTransform":
+        vertical, horizontal = grid.vertical, grid.horizontal
+        return cls(grid, x, zeros, vertical.BT, horizontal.BT, (vertical.step, horizontal.step))
+
+    @classmethod
+    def of_output_gradients(cls, grid: Grid, dy: Array, zeros: Array) -> "TileTransform":
+        vertical, horizontal = grid.vertical, grid.horizontal
+        return cls(grid, dy, zeros, vertical.GW, horizontal.GW, (vertical.outputs, horizontal.outputs))
+
+    def store(self, V: Array, pixel: Pixel, channel: Index, channels: int) -> None:
+        """V[0, position, c] = the transform of the tile whose first element is at `pixel`, channel `channel` + c.
+
+        A tile that lies inside of the image reads it directly. At the border each of the tile's pixels has its address
+        chosen, in the image or in a row of zeros, so that the transform itself has no branches.
+        """
+        n, h, v = pixel
+        rows, columns = len(self.vertical[0]), len(self.horizontal[0])
+        _, height, width, _ = self.image.shape
+        if math.prod(self.image.shape) > FAR:
+            # the rows that the tile below reads and this one does not
+            prefetch_pixels(self.image.at(n, h + rows, v, channel), *self.steps, channels)
+        inside = is_inside(h, h + (rows - 1), height) & is_inside(v, v + (columns - 1), width)
+        area = list(itertools.product(range(rows), range(columns)))
+
+        for _ in when(inside):
+            self.transform(V, {(i, j): self.image.row(n, h + i, v + j) for i, j in area}, channel, channels)
+        for _ in otherwise(inside):
+            clamped_rows = [clamp_index(h + i, height) for i in range(rows)]
+            clamped_columns = [clamp_index(v + j, width) for j in range(columns)]
+            pixels = {}
+            for i, j in area:
+                (row, row_inside), (column, column_inside) = clamped_rows[i], clamped_columns[j]
+                padding = self.zeros.row(thread())
+                pixels[i, j] = choose(row_inside & column_inside, self.image.row(n, row, column), padding)
+            self.transform(V, pixels, channel, channels)
+
+    def transform(self, V: Array, pixels: Pixels, channel: Index, channels: int) -> None:
+        """V[0, position, c] for all channels, a vector at a time; pixels[i, j]: the channels of element (i, j)."""
         for c, width in vectors(channels):
-            d = partial(lambda c, width, i, j: pixels[i, j].load((c,), width), first + c, width)
-            for i, j, value in both_sides(down, across, d):
-                V.store((0, grid.order.position[i, j], c), value, width)
+            for i, j, value in self.transformed(pixels, channel + c, width):
+                V.store((0, self.grid.order.position[i, j], c), value, width)
 
-    for _ in when(inside):
-        transform({(i, j): x.row(n, h + i, v + j) for i, j in area})
-    for _ in when(inside == False):  # noqa: E712
-        rows = [clamped(h + i, height) for i in range(size[0])]
-        columns = [clamped(v + j, width) for j in range(size[1])]
-        pixels = {}
-        for i, j in area:
-            (row, in_row), (column, in_column) = rows[i], columns[j]
-            nothing = zeros.row(thread())
-            pixels[i, j] = choose(in_row & in_column, x.row(n, row, column), nothing)
-        transform(pixels)
+    def transformed(self, pixels: Pixels, channel: Index, width: int) -> Iterator[tuple[int, int, Value]]:
+        """Yield (i, j, value) of the transform of a vector of channels."""
+
+        def element(i: int, j: int) -> Value:
+            return pixels[i, j].load((channel,), width)
+
+        return transform_2d(self.vertical, self.horizontal, element)
 
 
-def prefetch_pixels(x: Any, rows: int, columns: int, channels: int) -> None:
-    """A tile that is needed soon: rows as short as a tile's the hardware does not foresee."""
+def prefetch_pixels(x: Array, rows: int, columns: int, channels: int) -> None:
+    """Fetch rows x columns pixels that are needed soon, from the origin of x [N, H, W, C] on.
+
+    The rows of a tile are too short for the hardware's prefetcher to detect a stream.
+    """
     for i in range(rows):
         for j in range(columns):
             for c in loop(-(-channels // LINE)):
                 x.prefetch((0, i, j, c * LINE))
 
 
-def clamped(i: Any, n: int) -> tuple[Any, Any]:
-    """An index kept inside of n, and whether it was there before."""
-    valid = within(i, i, n)
+def is_inside(first: Index, last: Index, n: int) -> bool | Value:
+    """True where first ... last all are indices of an axis of n."""
+    return (first >= 0) & (last < n)
+
+
+def clamp_index(i: Index, n: int) -> tuple[Value, bool | Value]:
+    """(i, True) where i is an index of an axis of n, else (0, False)."""
+    valid = is_inside(i, i, n)
     return where(valid, i, 0), valid

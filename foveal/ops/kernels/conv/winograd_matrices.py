@@ -1,61 +1,75 @@
-"""Winograd's minimal filtering for 3x3 filters (Winograd 1980; Lavin and Gray 2016, equations 8 to 12), stride 1 or 2.
+"""The matrices of Winograd's minimal filtering for 3x3 filters, stride 1 or 2, and the points that they come from.
 
-A tile of outputs is y = A^T [(G g G^T) * (B^T d B)] A, where d are the inputs it reads and * is multiplication position
-by position: summed over channels, a matrix product of tiles x filters for each position. With stride 1, m x m outputs
-need (m+2)^2 multiplications: for m = 4, 36 where the direct sum needs 144. The transforms are additions, a part in C
-and in K of the work.
+Sources: Winograd, Arithmetic Complexity of Computations, 1980; Lavin and Gray, Fast Algorithms for Convolutional Neural
+Networks, CVPR 2016, equations 6 to 12. F(m, r) computes m outputs of a filter with r taps by m + r - 1 multiplications
+instead of m r. In two dimensions, F(m x m, 3 x 3), one tile of outputs is (equation 8)
 
-With stride 2 every axis falls into two phases: the even inputs meet two of the three taps, which is F(m, 2) with m + 1
-multiplications, the odd inputs meet the middle tap, which needs m and no transform. So m = 4 needs 81 where the direct
-sum needs 144. The gradient in x is the same turned around: of 2m x 2m of its outputs, every second row and column meets
-two taps. All positions of the odd phase are multiplied with the same row of G.
+    y = A^T [(G g G^T) * (B^T d B)] A        d: the (m + 2) x (m + 2) inputs of the tile, g: the 3 x 3 filter
 
-The gradient in the weights is the same with roles changed: the 3x3 result is a correlation of d with an m x m tile of
-dy, dw = A_w^T [(G_w dy G_w^T) * (B^T d B)] A_w, and the sum over tiles is taken before the last transform.
+where * multiplies element by element. Both transforms are linear, so the sum over input channels is taken of the
+products, and for each of the (m + 2)^2 positions of a tile it is a matrix product of tiles x filters (equation 12). For
+m = 4 that is 36 multiplications where the direct sum needs 144. The transforms cost additions only, in proportion to C
+and to K, while the products are in proportion to C K.
+
+The matrices follow from Toom-Cook interpolation: a filter with r taps times a signal of m numbers is a product of
+polynomials, which is found by evaluating both at m + r - 2 points and at infinity (G and A, for the transposed problem
+that a correlation is), multiplying there, and interpolating (B^T, by the Lagrange polynomials of the points).
+
+Stride 2. Each axis splits into two phases: the even inputs meet taps 0 and 2, which is F(m, 2) with m + 1
+multiplications; the odd inputs meet tap 1 alone, which takes m multiplications and no transform. So m = 4 takes
+(2 m + 1)^2 = 81 multiplications where the direct sum takes 144. The gradient in x is the transposed problem: of 2 m of
+its outputs on an axis, every second one meets two taps and the others meet one. All positions of the phase with one tap
+are multiplied with the same transformed filter: they form one class.
+
+The gradient in the weights swaps the roles: its 3 x 3 result is a correlation of d with an m x m tile of dy,
+
+    dw = A_w^T [sum over tiles of (G_w dy G_w^T) * (B^T d B)] A_w
+
+so that only the sum over all tiles is transformed back.
 """
 
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 
+from foveal.strides import Ndarray
+
+# Finite interpolation points for stride 1 by tile size m; the point at infinity is always added. Larger points enlarge
+# rounding errors: for m = 4 these give a quarter of the error of the customary 0, +-1, +-2.
 POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.75, -0.75, 1.5, -1.5)}
-"""Where the polynomials are interpolated for stride 1, besides infinity. For m = 4 these give 4 times less error than
-0, +-1, +-2.
-"""
 
-
+# The same for F(m, 2), the phase of stride 2 that meets two taps. For m = 4 these give a third of the error of
+# 0, +-1, 2.
 PHASE_POINTS = {2: (0.0, 1.0), 4: (0.5, -0.5, 1.25, -1.25)}
-"""The same for the phase with two taps of stride 2. For m = 4 these give a third of the error of 0, +-1, 2."""
-
 
 Row = tuple[float, ...]
-
 
 Matrix = tuple[Row, ...]
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """The matrices of one axis: outputs AT [outputs, positions], inputs BT [positions, inputs], filters G [classes, 3];
-    for
-    the gradient in the weights, dy's GW [positions, m] and the result's AW [3, classes].
+    """The matrices of minimal filtering along one axis.
 
-    `copies` positions at the end are one class: they are multiplied with the same row of G, the others each have their
-    own.
-    The next tile's inputs begin `step` further on. GW is scaled so that few multiplications are left in it, and AW by
-    the
-    inverse.
+    Positions of a class are multiplied with the same row of G. All classes but the last have one position; the last
+    has the `copies` positions at the end.
     """
 
+    # inputs from the first input of a tile to the first input of the next one
     step: int
+    # positions of the last class
     copies: int
+    # A^T [outputs, positions]: products -> outputs
     AT: Matrix
+    # B^T [positions, inputs]: inputs -> positions
     BT: Matrix
+    # G [classes, 3]: taps -> classes
     G: Matrix
+    # G_w [positions, m]: a tile of dy -> positions; scaled so that few of its elements need a multiplication
     GW: Matrix
+    # A_w^T [3, classes]: sums of products -> the gradient's taps; has the inverse of that scale
     AW: Matrix
 
     @property
@@ -73,46 +87,54 @@ class Scheme:
 
 @cache
 def scheme(m: int) -> Scheme:
-    """F(m, 3): m outputs of m + 2 inputs."""
-    AT, BT, G, GW, AW = map(frozen, interpolation(m, 3, POINTS[m]))
+    """F(m, 3), stride 1: m outputs of m + 2 inputs."""
+    AT, BT, G, GW, AW = map(as_matrix, interpolation(m, 3, POINTS[m]))
     return Scheme(m, 1, AT, BT, G, GW, AW)
 
 
 @cache
 def strided(m: int) -> Scheme:
-    """m outputs of 2m + 1 inputs, stride 2: F(m, 2) of the even inputs, and the odd inputs as they are."""
+    """Stride 2: m outputs of 2 m + 1 inputs, F(m, 2) of the m + 1 even inputs, and the m odd inputs as they are."""
     AT, BT, G, GW, AW = phases(m)
-    spread = np.zeros((2 * m + 1, 2 * m + 1))
-    spread[: m + 1, ::2], spread[m + 1 :, 1::2] = BT, np.eye(m)
+    # [2 m + 1 positions, 2 m + 1 inputs]: first the phase with two taps, then the one with the middle tap
+    both = np.zeros((2 * m + 1, 2 * m + 1))
+    both[: m + 1, ::2], both[m + 1 :, 1::2] = BT, np.eye(m)
     AT, GW = np.hstack([AT, np.eye(m)]), np.vstack([GW, np.eye(m)])
-    return Scheme(2 * m, m, *map(frozen, (AT, spread, G, GW, AW)))
+    return Scheme(2 * m, m, *map(as_matrix, (AT, both, G, GW, AW)))
 
 
 @cache
 def transposed(m: int, first: int) -> Scheme:
-    """2m outputs of m + 1 inputs, the gradient in x of stride 2. Every second output from number `first` on has two
-    taps,
-    the others have the middle one.
+    """The gradient in x of stride 2: 2 m outputs of m + 1 inputs.
+
+    Outputs first, first + 2, ... have two taps, the others have the middle one; `first` is 0 or 1.
     """
     AT, BT, G, GW, AW = phases(m)
-    spread = np.zeros((2 * m, 2 * m + 1))
-    spread[first::2, : m + 1], spread[1 - first :: 2, m + 1 :] = AT, np.eye(m)
+    # [2 m outputs, 2 m + 1 positions]: the outputs of both phases alternate
+    both = np.zeros((2 * m, 2 * m + 1))
+    both[first::2, : m + 1], both[1 - first :: 2, m + 1 :] = AT, np.eye(m)
+    # where the outputs begin with the phase of two taps, its middle taps meet inputs from number 1 on
     BT = np.vstack([BT, np.eye(m, m + 1, k=1 - first)])
     GW = np.vstack([GW, np.eye(m)])
-    return Scheme(m, m, *map(frozen, (spread, BT, G, GW, AW)))
+    return Scheme(m, m, *map(as_matrix, (both, BT, G, GW, AW)))
 
 
-def phases(m: int) -> list[Any]:
-    """AT, BT and GW of F(m, 2); G and AW for all three taps, of which the middle one is the last class."""
-    AT, BT, two, GW, back = interpolation(m, 2, PHASE_POINTS[m])
+def phases(m: int) -> list[Ndarray]:
+    """AT, BT and G_w of F(m, 2), and G and A_w for all three taps: the middle tap is the last class."""
+    AT, BT, two_taps, GW, two_sums = interpolation(m, 2, PHASE_POINTS[m])
+    # [m + 1 classes of F(m, 2) and one for the middle tap, 3 taps], and its counterpart for the gradient
     G, AW = np.zeros((m + 2, 3)), np.zeros((3, m + 2))
-    G[:-1, ::2], AW[::2, :-1] = two, back
+    G[:-1, ::2], AW[::2, :-1] = two_taps, two_sums
     G[-1, 1] = AW[1, -1] = 1.0
     return [AT, BT, G, GW, AW]
 
 
-def interpolation(m: int, taps: int, points: tuple[float, ...]) -> list[Any]:
-    """AT, BT, G, GW, AW of F(m, taps) by interpolation at the points and infinity (Toom-Cook)."""
+def interpolation(m: int, taps: int, points: tuple[float, ...]) -> list[Ndarray]:
+    """AT, BT, G, G_w, A_w^T of F(m, taps) by Toom-Cook interpolation at `points` and infinity.
+
+    There are n = m + taps - 1 positions. Row j of BT holds the coefficients of the product of (x - q) over all points
+    q but the j-th, lowest power first; its value at the j-th point is divided out in G and A_w instead.
+    """
     n = m + taps - 1
     BT = np.zeros((n, n))
     for j, p in enumerate(points):
@@ -123,11 +145,15 @@ def interpolation(m: int, taps: int, points: tuple[float, ...]) -> list[Any]:
     return [powers[m].T, BT, powers[taps] / scale[:, None], powers[m], powers[taps].T / scale]
 
 
-def evaluation(points: tuple[float, ...], size: int) -> Any:
-    """[points and infinity, size]: the powers of each point; at infinity the highest coefficient alone counts."""
+def evaluation(points: tuple[float, ...], size: int) -> Ndarray:
+    """[points and infinity, size]: evaluates a polynomial of `size` coefficients at each point.
+
+    At infinity that is its highest coefficient.
+    """
     rows = [[p**i for i in range(size)] for p in points]
     return np.array([*rows, [0.0] * (size - 1) + [1.0]])
 
 
-def frozen(matrix: Any) -> Matrix:
-    return tuple(tuple(float(v) for v in row) for row in matrix)
+def as_matrix(array: Ndarray) -> Matrix:
+    """Tuples of plain floats, which can be compared and hashed."""
+    return tuple(tuple(float(v) for v in row) for row in array)

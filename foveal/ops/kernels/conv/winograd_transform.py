@@ -1,19 +1,25 @@
-"""The Winograd transforms as sequences of additions on vectors."""
+"""The Winograd transforms, emitted as additions and few multiplications of vectors; the order of a tile's positions.
+
+The matrices are known while a kernel is built, so zeros are left out, ones are additions, and the rows or columns that
+belong to a point p and to -p share their even and odd parts.
+"""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
-from foveal.kernel.lang import fma
+from foveal.kernel.lang import Value, fma
 from foveal.ops.kernels.conv.winograd_matrices import Matrix, Row, Scheme
 
-Terms = list[tuple[float, Any]]
+Terms = list[tuple[float, Value]]
 
 
-def combination(terms: Terms) -> Any:
-    """The sum of coefficient * value, with as few roundings as there are terms."""
+def linear_combination(terms: Terms) -> Value:
+    """The sum of coefficient * value over the terms, with at most one rounding per term.
+
+    Terms with coefficient 1 come first: the sum can begin with one without a multiplication, if there is any.
+    """
     terms = sorted((t for t in terms if t[0] != 0), key=lambda t: t[0] != 1)
     coefficient, total = terms[0]
     total = total if coefficient == 1 else total * coefficient
@@ -25,124 +31,141 @@ def combination(terms: Terms) -> Any:
     return total
 
 
-def product(matrix: Matrix, values: list[Any]) -> list[Any]:
-    """matrix @ values. Rows or columns of a point p and its negative differ in the odd powers' signs: their even and
-    odd
-    parts are computed once.
+def multiply_matrix(matrix: Matrix, values: Sequence[Value]) -> list[Value]:
+    """matrix @ values, for a matrix of constants.
+
+    The rows (or columns) of a point p and of -p differ in the signs of odd powers only, so the sums of their even and
+    of their odd powers are computed once for both.
     """
-    if any(mirrored(a, b) for a, b in itertools.pairwise(matrix)):
-        return by_rows(matrix, values)
-    return by_columns(matrix, values)
+    if any(differ_in_signs(a, b) for a, b in itertools.pairwise(matrix)):
+        return multiply_row_pairs(matrix, values)
+    return multiply_column_pairs(matrix, values)
 
 
-def mirrored(first: Row, second: Row) -> bool:
-    """Whether two rows are equal but for some signs."""
+def differ_in_signs(first: Row, second: Row) -> bool:
+    """True if two rows differ, and only in signs."""
     same_size = all(abs(a) == abs(b) for a, b in zip(first, second, strict=True))
     return same_size and first != second
 
 
-def by_rows(matrix: Matrix, values: list[Any]) -> list[Any]:
-    found, i = [], 0
+def multiply_row_pairs(matrix: Matrix, values: Sequence[Value]) -> list[Value]:
+    """matrix @ values, where neighbouring rows may differ in signs only."""
+    results, i = [], 0
     while i < len(matrix):
-        if i + 1 == len(matrix) or not mirrored(matrix[i], matrix[i + 1]):
-            found.append(combination(list(zip(matrix[i], values, strict=True))))
+        # a row of its own
+        if i + 1 == len(matrix) or not differ_in_signs(matrix[i], matrix[i + 1]):
+            results.append(linear_combination(list(zip(matrix[i], values, strict=True))))
             i += 1
             continue
+        # two rows, even + odd and even - odd; a common factor of the odd part is taken out
         pairs = list(zip(matrix[i], matrix[i + 1], values, strict=True))
-        even = combination([(a, v) for a, b, v in pairs if a == b])
-        odd = [(a, v) for a, b, v in pairs if a != b]
-        scale = odd[-1][0]
-        rest = combination([(a / scale, v) for a, v in odd])
-        found += [combination([(1.0, even), (scale, rest)]), combination([(1.0, even), (-scale, rest)])]
+        even = linear_combination([(a, v) for a, b, v in pairs if a == b])
+        odd_terms = [(a, v) for a, b, v in pairs if a != b]
+        scale = odd_terms[-1][0]
+        odd = linear_combination([(a / scale, v) for a, v in odd_terms])
+        results += [linear_combination([(1.0, even), (sign * scale, odd)]) for sign in (1, -1)]
         i += 2
-    return found
+    return results
 
 
-def by_columns(matrix: Matrix, values: list[Any]) -> list[Any]:
+def multiply_column_pairs(matrix: Matrix, values: Sequence[Value]) -> list[Value]:
+    """matrix @ values, where neighbouring columns may differ in signs only."""
     columns = tuple(zip(*matrix, strict=True))
+    # what is to be added up for each row of the result
     terms: list[Terms] = [[] for _ in matrix]
     j = 0
     while j < len(columns):
-        if j + 1 == len(columns) or not mirrored(columns[j], columns[j + 1]):
+        # a column of its own
+        if j + 1 == len(columns) or not differ_in_signs(columns[j], columns[j + 1]):
             for row, a in zip(terms, columns[j], strict=True):
                 row.append((a, values[j]))
             j += 1
             continue
+        # two columns: a row has the same coefficient for both values, or opposite ones
         even, odd = values[j] + values[j + 1], values[j] - values[j + 1]
         for row, a, b in zip(terms, columns[j], columns[j + 1], strict=True):
             row.append((a, even if a == b else odd))
         j += 2
-    return [combination(row) for row in terms]
+    return [linear_combination(row) for row in terms]
 
 
-def both_sides(down: Matrix, across: Matrix, d: Callable[[int, int], Any]) -> Iterator[tuple[int, int, Any]]:
-    """(i, j, value) of all elements of down @ d @ across.T, for d(row, column).
+def transform_2d(
+    vertical: Matrix, horizontal: Matrix, d: Callable[[int, int], Value]
+) -> Iterator[tuple[int, int, Value]]:
+    """Yield (i, j, value) for all elements of vertical @ d @ horizontal.T, where d(row, column) loads an element of d.
 
-    One independent part after the other, each asked for its elements of d just before: what is alive at one time is
-    little
-    more than the registers hold.
+    The matrices of stride 2 are block diagonal once their rows and columns are sorted. One pair of blocks is computed
+    after the other, and each loads its elements of d just before it needs them, so that hardly more values are alive at
+    a time than there are registers.
     """
-    for rows, inputs in parts(down):
-        for columns, others in parts(across):
-            left, right = cut(down, rows, inputs), cut(across, columns, others)
-            half = [product(left, [d(h, v) for h in inputs]) for v in others]
+    for rows, inner_rows in diagonal_blocks(vertical):
+        for columns, inner_columns in diagonal_blocks(horizontal):
+            left, right = submatrix(vertical, rows, inner_rows), submatrix(horizontal, columns, inner_columns)
+            # columns of vertical @ d, then rows of that times horizontal.T
+            half = [multiply_matrix(left, [d(h, v) for h in inner_rows]) for v in inner_columns]
             for i, row in zip(rows, zip(*half, strict=True), strict=True):
-                for j, value in zip(columns, product(right, list(row)), strict=True):
+                for j, value in zip(columns, multiply_matrix(right, row), strict=True):
                     yield i, j, value
 
 
-def parts(matrix: Matrix) -> list[tuple[list[int], list[int]]]:
-    """Rows and columns of the blocks that the matrix falls into, if its rows and columns are put in the right order."""
-    found: list[tuple[list[int], list[int]]] = []
+def diagonal_blocks(matrix: Matrix) -> list[tuple[list[int], list[int]]]:
+    """(rows, columns) of each block, if the matrix is block diagonal after sorting its rows and columns."""
+    blocks: list[tuple[list[int], list[int]]] = []
     for i, row in enumerate(matrix):
         rows, columns = [i], {j for j, a in enumerate(row) if a}
-        for block in [b for b in found if columns & set(b[1])]:
-            found.remove(block)
+        # a row joins all blocks that it shares a column with
+        for block in [b for b in blocks if columns & set(b[1])]:
+            blocks.remove(block)
             rows, columns = block[0] + rows, columns | set(block[1])
-        found.append((sorted(rows), sorted(columns)))
-    return found
+        blocks.append((sorted(rows), sorted(columns)))
+    return blocks
 
 
-def cut(matrix: Matrix, rows: list[int], columns: list[int]) -> Matrix:
+def submatrix(matrix: Matrix, rows: list[int], columns: list[int]) -> Matrix:
     return tuple(tuple(matrix[i][j] for j in columns) for i in rows)
 
 
 @dataclass(frozen=True)
-class Run:
-    """`classes` classes from number `first` on, of `copies` positions each; the first position is `start`."""
+class ClassRange:
+    """Neighbouring classes that have equally many positions."""
 
+    # number of the first class
     first: int
+    # how many classes there are
     classes: int
+    # number of the first position of the first class
     start: int
+    # positions of each class
     copies: int
 
 
 @dataclass(frozen=True)
-class Order:
-    """How the positions and classes of a tile lie in memory: the positions of a class are neighbours.
+class PositionOrder:
+    """How the positions and the classes of a tile are numbered in memory: positions of one class are neighbours."""
 
-    position[i, j] and class_[i, j] are the places of the position and the class in row i, column j.
-    """
-
+    # (row, column) of a position -> its number
     position: dict[tuple[int, int], int]
+    # (row, column) of a class -> its number
     class_: dict[tuple[int, int], int]
-    runs: tuple[Run, ...]
+    # all classes, and with them all positions, in the order of their numbers
+    ranges: tuple[ClassRange, ...]
 
 
 @cache
-def order(down: Scheme, across: Scheme) -> Order:
-    """Classes with one position first, then those that are repeated along one axis, then along both."""
-    of = [[min(i, s.classes - 1) for i in range(s.positions)] for s in (down, across)]
+def position_order(vertical: Scheme, horizontal: Scheme) -> PositionOrder:
+    """Number the classes with one position first, then those repeated along one axis, then those along both."""
+    # class of each position, per axis
+    of_rows, of_columns = ([min(i, s.classes - 1) for i in range(s.positions)] for s in (vertical, horizontal))
     members: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for i, j in itertools.product(range(down.positions), range(across.positions)):
-        members.setdefault((of[0][i], of[1][j]), []).append((i, j))
-    by_size = sorted(members, key=lambda key: len(members[key]))
-    positions = [place for key in by_size for place in members[key]]
-    runs, first, start = [], 0, 0
-    for copies, group in itertools.groupby(len(members[key]) for key in by_size):
+    for i, j in itertools.product(range(vertical.positions), range(horizontal.positions)):
+        members.setdefault((of_rows[i], of_columns[j]), []).append((i, j))
+    classes = sorted(members, key=lambda key: len(members[key]))
+    positions = [place for key in classes for place in members[key]]
+    # neighbouring classes of one size become a range
+    ranges, first, start = [], 0, 0
+    for copies, group in itertools.groupby(len(members[key]) for key in classes):
         count = len(list(group))
-        runs.append(Run(first, count, start, copies))
+        ranges.append(ClassRange(first, count, start, copies))
         first, start = first + count, start + count * copies
-    return Order(
-        {place: i for i, place in enumerate(positions)}, {place: i for i, place in enumerate(by_size)}, tuple(runs)
-    )
+    position, class_ = ({place: i for i, place in enumerate(places)} for places in (positions, classes))
+    return PositionOrder(position, class_, tuple(ranges))

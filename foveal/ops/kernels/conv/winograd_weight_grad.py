@@ -1,146 +1,191 @@
 """The gradient of 3x3 filters by minimal filtering: dw = A_w^T [sum over tiles of (G_w dy G_w^T) * (B^T d B)] A_w.
 
-A task owns a group of input channels, a group of filters and a chunk of the tiles, and keeps its transformed sums
+The algorithm is in winograd_matrices.py. A task owns a group of input channels, a group of filters and a chunk of the
+tiles. It keeps the transformed sums
 
-    D[pos, c, k] = sum_t V[pos, t, c] M[pos, t, k]
+    D[pos, c, k] = sum_t V[pos, t, c] M[pos, t, k]        V: transformed inputs, M: transformed dy
 
-in the cache until the last tile; 3x3 sums leave it. The chunks' are added in order.
+in the second-level cache until its last tile; only 3 x 3 sums leave it. Those of the chunks are added in order.
+
+The products are, for each position, a matrix product [c, T] x [T, k] over the T tiles of a block. Its register tile is
+channels x vectors of filters: with 32 registers 12 x 2 sums, so that a step, one tile, takes 24 FMAs for 12 scalars of
+V and 2 vectors of M, 0.6 loads per FMA. The sums are loaded from D and stored again once per block of tiles, so a block
+has to be long enough to hide that.
+
+Measured on two cores of Zen 4 against a peak of 233 GFLOP/s, counted as direct convolution does: 500 GFLOP/s for 64 and
+128 channels (`foveal bench ops 3x3`, rows dw, bench/RESULTS.md).
 """
 
-import functools
-from typing import Any
+from dataclasses import dataclass
 
-from foveal.kernel.lang import loop, parallel, splat, thread, var, vectors
-from foveal.ops.kernels.conv.select import Choice, group_of
-from foveal.ops.kernels.conv.winograd import PAD, clear, corner, inputs_at, smaller
+from foveal.kernel.lang import Array, Index, Value, loop, minimum, parallel, splat, thread, var, vectors
+from foveal.ops.kernels.conv.cost_model import Algorithm, group_of
+from foveal.ops.kernels.conv.winograd import PAD, clear_row
 from foveal.ops.kernels.conv.winograd_grid import Grid
-from foveal.ops.kernels.conv.winograd_input import transform_tile
-from foveal.ops.kernels.conv.winograd_transform import Run, both_sides
-from foveal.ops.kernels.partial_sums import add_partials
-from foveal.ops.kernels.register_tile import pieces, split, tile_for
+from foveal.ops.kernels.conv.winograd_input import TileTransform
+from foveal.ops.kernels.conv.winograd_transform import ClassRange, transform_2d
+from foveal.ops.kernels.partial_sums import add_chunks
+from foveal.ops.kernels.register_tile import lane_ranges, split, tile_for
 from foveal.ops.op import Lowering
+from foveal.view import View
 
-BLOCK = 24  # tiles transformed at once
+# Tiles of a block with 36 positions; with more positions fewer, so that V and M keep their size: 2 x 36 x 24 x 64
+# elements, 432 KiB, beside 576 KiB of sums. A longer block loads and stores the sums more rarely, a shorter one leaves
+# more of the cache to them.
+BLOCK_TILES = 24
+BLOCK_POSITIONS = 36
+
+# Tasks at least, several for each thread, so that threads end at nearly the same time. More would mean more chunks, and
+# each has sums of its own to be added up.
+MIN_TASKS = 16
 
 
-TASKS = 16
+@dataclass(frozen=True)
+class Division:
+    """What a task works on, and in which lane_ranges."""
+
+    # tiles of a block
+    block: int
+    # input channels and filters of a task
+    channels: int
+    filters: int
 
 
-def lower(to: Lowering, dw: Any, dy: Any, x: Any, grid: Grid, how: Choice) -> None:
-    """dw[k, c] = correlation of x [N, C, H, W] with dy [N, K, P, Q], whose tiles the grid counts."""
+def lower(lowering: Lowering, dw: View, dy: View, x: View, grid: Grid, algorithm: Algorithm) -> None:
+    """dw [K, C, 3, 3] = correlation of x [N, C, H, W] with dy [N, K, P, Q], whose tiles the grid counts."""
     K, C = dw.shape[:2]
     channels, filters = group_of(C), group_of(K)
+    # Problem.tile_sizes offers minimal filtering only where both groups exist
     assert channels is not None
     assert filters is not None
-    groups, block = ((C // channels) * (K // filters), how.tiles or min(BLOCK, BLOCK * 36 // grid.positions))
-    chunks = max(1, min(-(-TASKS // groups), grid.tiles // block))
-    V, M = (to.scratch((1, grid.positions, block * n + PAD), per_thread=True) for n in (channels, filters))
-    D = to.scratch((1, grid.classes, channels * filters + PAD), per_thread=True)
-    zeros = to.scratch((1, max(C, K)), per_thread=True)
+    groups = (C // channels) * (K // filters)
+    block = algorithm.tile_block or min(BLOCK_TILES, BLOCK_TILES * BLOCK_POSITIONS // grid.positions)
+    chunks = max(1, min(-(-MIN_TASKS // groups), grid.tiles // block))
+    V, M = (lowering.scratch((1, grid.positions, block * n + PAD), per_thread=True) for n in (channels, filters))
+    D = lowering.scratch((1, grid.classes, channels * filters + PAD), per_thread=True)
+    zeros = lowering.scratch((1, max(C, K)), per_thread=True)
     result = dw.permuted(2, 3, 1, 0)
-    partial = to.scratch((chunks, 3, 3, C, K))
-    to.call(
-        winograd_weight,
+    partial = lowering.scratch((chunks, 3, 3, C, K))
+    lowering.call(
+        winograd_weight_grad,
         [partial, V, M, D, zeros],
         [dy.permuted(0, 2, 3, 1), x.permuted(0, 2, 3, 1)],
         grid=grid,
-        block=block,
-        channels=channels,
-        filters=filters,
+        division=Division(block, channels, filters),
     )
-    to.call(add_partials, [result.reshaped((9 * C * K,))], [partial.reshaped((chunks, 9 * C * K))])
+    lowering.call(add_chunks, [result.reshaped((9 * C * K,))], [partial.reshaped((chunks, 9 * C * K))])
 
 
-def winograd_weight(
-    partial: Any,
-    V: Any,
-    M: Any,
-    D: Any,
-    zeros: Any,
-    dy: Any,
-    x: Any,
-    *,
-    grid: Grid,
-    block: int,
-    channels: int,
-    filters: int,
+def winograd_weight_grad(
+    partial: Array, V: Array, M: Array, D: Array, zeros: Array, dy: Array, x: Array, *, grid: Grid, division: Division
 ) -> None:
-    """partial[g, r, s, c, k]: the gradient from the g-th chunk of tiles."""
-    chunks, _, _, C, K = partial.shape
-    clear(zeros)
-    for g, cg, kg in parallel(chunks, C // channels, K // filters):
-        c, k = cg * channels, kg * filters
-        start, end = g * grid.tiles // chunks, (g + 1) * grid.tiles // chunks
-        for pos in loop(D.shape[1]):
-            for i, width in vectors(channels * filters):
-                D.store((thread(), pos, i), 0.0, width)
-        for first in loop(end, start=start, step=block):
-            count = smaller(block, end - first)
-            for t in loop(count):
-                into = V.at(thread(), 0, t * channels)
-                transform_tile(into, x, zeros, grid, inputs_at(grid, first + t, c), channels)
-            for t in loop(count):
-                into, at = M.at(thread(), 0, t * filters), (*corner(grid, first + t), k)
-                transform_tile(into, dy, zeros, grid, at, filters, of_outputs=True)
-            add_products(D, V, M, grid, count, channels, filters)
-        transform_sums(partial.at(g, 0, 0, c, k), D, grid, channels, filters)
+    """partial[g, r, s, c, k] = the gradient from the g-th chunk of tiles.
 
-
-def add_products(D: Any, V: Any, M: Any, grid: Grid, count: Any, channels: int, filters: int) -> None:
-    """D[class, c, k] += sum over `count` tiles and the positions of the class of V[pos, t, c] M[pos, t, k]"""
-    tile = tile_for(filters)
-    full, tail = divmod(filters, tile.columns)
-
-    def block(run: Run, n: Any, k: Any, valid: int) -> None:
-        first, starts = 0, pieces(valid, tile.width)
-        for size, times in split(channels, tile.rows):
-            for i in loop(times):
-                c = i * size + first
-                into = D.at(thread(), n + run.first, c * filters + k)
-                pos = n * run.copies + run.start
-                left, right = V.at(thread(), pos, c), M.at(thread(), pos, k)
-                sizes = (run.copies, count, channels, filters)
-                add_tile(into, left, right, size, starts, sizes)
-            first += size * times
-
-    for run in grid.order.runs:
-        for n in loop(run.classes):
-            for b in loop(full):
-                block(run, n, b * tile.columns, tile.columns)
-            if tail:
-                block(run, n, full * tile.columns, tail)
-
-
-def add_tile(
-    D: Any, V: Any, M: Any, rows: int, starts: list[tuple[int, int]], sizes: tuple[int, Any, int, int]
-) -> None:
-    """The sums of `rows` channels and a few vectors of filters in registers; sizes: positions, tiles, channels,
-    filters.
+    partial: [chunks, 3, 3, C, K]; dy: [N, P, Q, K]; x: [N, H, W, C]. Per thread: V [1, positions, block channels +
+    PAD], M [1, positions, block filters + PAD], D [1, classes, channels filters + PAD], zeros [1, C or K].
     """
-    copies, count, channels, filters = sizes
-    acc = {
-        (i, s): var(D.load((0, 0, i * filters + start), width), width)
-        for i in range(rows)
-        for s, (start, width) in enumerate(starts)
-    }
-    for copy in loop(copies):
-        for t in loop(count):
-            ws = [M.load((0, copy, t * filters + start), width) for start, width in starts]
-            for i in range(rows):
-                x = V[0, copy, t * channels + i]
-                for s, w in enumerate(ws):
-                    acc[i, s].fma(splat(x, starts[s][1]), w)
-    for (i, s), total in acc.items():
-        start, width = starts[s]
-        D.store((0, 0, i * filters + start), total, width)
+    chunks, _, _, C, K = partial.shape
+    block, channels, filters = division.block, division.channels, division.filters
+    inputs = TileTransform.of_inputs(grid, x, zeros)
+    gradients = TileTransform.of_output_gradients(grid, dy, zeros)
+    sums = TransformedSums(grid, channels, filters)
+    clear_row(zeros)
+    # a task is a chunk of the tiles, a group of channels and a group of filters
+    for g, channel_group, filter_group in parallel(chunks, C // channels, K // filters):
+        c, k = channel_group * channels, filter_group * filters
+        start, end = g * grid.tiles // chunks, (g + 1) * grid.tiles // chunks
+        for class_ in loop(D.shape[1]):
+            for i, width in vectors(channels * filters):
+                D.store((thread(), class_, i), 0.0, width)
+        # blocks of the chunk's tiles, the last of which may be shorter
+        for first in loop(end, start=start, step=block):
+            count = minimum(block, end - first)
+            # the tiles of the block: V and M are written into the second-level cache
+            for t in loop(count):
+                V_tile = V.at(thread(), 0, t * channels)
+                inputs.store(V_tile, grid.first_input(first + t), c, channels)
+            for t in loop(count):
+                M_tile = M.at(thread(), 0, t * filters)
+                gradients.store(M_tile, grid.first_output(first + t), k, filters)
+            sums.add_block(D, V, M, count)
+        sums.store(partial.at(g, 0, 0, c, k), D)
 
 
-def transform_sums(dw: Any, D: Any, grid: Grid, channels: int, filters: int) -> None:
-    """dw[0, r, s, c, k] = (A_w^T D A_w)[r, s] for the task's channels and filters."""
-    places = grid.order.class_
-    for c in loop(channels):
-        for k, width in vectors(filters):
-            at = D.at(thread(), 0, c * filters + k)
-            d = functools.partial(lambda at, width, i, j: at.load((0, places[i, j], 0), width), at, width)
-            for r, s, value in both_sides(grid.down.AW, grid.across.AW, d):
+@dataclass(frozen=True)
+class TransformedSums:
+    """The sums D of a task."""
+
+    grid: Grid
+    # of the task
+    channels: int
+    filters: int
+
+    def add_block(self, D: Array, V: Array, M: Array, count: Index) -> None:
+        """D[class, c, k] += sum over `count` tiles t and the positions of the class of V[pos, t, c] M[pos, t, k]."""
+        tile = tile_for(self.filters)
+        full, tail = divmod(self.filters, tile.columns)
+        for classes in self.grid.order.ranges:
+            for n in loop(classes.classes):
+                # blocks of filters as wide as a register tile
+                for b in loop(full):
+                    self.add_filters(D, V, M, count, (classes, n), (b * tile.columns, tile.columns))
+                if tail:
+                    self.add_filters(D, V, M, count, (classes, n), (full * tile.columns, tail))
+
+    def add_filters(
+        self, D: Array, V: Array, M: Array, count: Index, class_: tuple[ClassRange, Index], block: tuple[Index, int]
+    ) -> None:
+        """The same for the n-th class of a range, class_ = (range, n), and for block = (first filter, how many)."""
+        (classes, n), (k, valid) = class_, block
+        tile = tile_for(self.filters)
+        starts, first = lane_ranges(valid, tile.width), 0
+        # near-equal register tiles over the channels
+        for rows, times in split(self.channels, tile.rows):
+            for i in loop(times):
+                c = i * rows + first
+                sums = D.at(thread(), n + classes.first, c * self.filters + k)
+                pos = n * classes.copies + classes.start
+                left, right = V.at(thread(), pos, c), M.at(thread(), pos, k)
+                self.add_register_tile(sums, left, right, (classes.copies, count), rows, starts)
+            first += rows * times
+
+    def add_register_tile(
+        self, D: Array, V: Array, M: Array, steps: tuple[int, Index], rows: int, starts: list[tuple[int, int]]
+    ) -> None:
+        """The same for `rows` channels and the vectors of filters `starts`, in registers.
+
+        steps: how many positions and how many tiles are summed over.
+        """
+        acc = {
+            (i, s): var(D.load((0, 0, i * self.filters + start), width), width)
+            for i in range(rows)
+            for s, (start, width) in enumerate(starts)
+        }
+        # positions of the class, then tiles of the block
+        for position in loop(steps[0]):
+            for t in loop(steps[1]):
+                gradients = [M.load((0, position, t * self.filters + start), width) for start, width in starts]
+                for i in range(rows):
+                    x = V[0, position, t * self.channels + i]
+                    for s, gradient in enumerate(gradients):
+                        acc[i, s].fma(splat(x, starts[s][1]), gradient)
+        for (i, s), total in acc.items():
+            start, width = starts[s]
+            D.store((0, 0, i * self.filters + start), total, width)
+
+    def store(self, dw: Array, D: Array) -> None:
+        """dw[0, r, s, c, k] = (A_w^T D A_w)[r, s] for the task's channels and filters."""
+        vertical, horizontal, numbers = self.grid.vertical.AW, self.grid.horizontal.AW, self.grid.order.class_
+
+        def store_vector(c: Index, k: Index, width: int) -> None:
+            sums = D.at(thread(), 0, c * self.filters + k)
+
+            def element(i: int, j: int) -> Value:
+                return sums.load((0, numbers[i, j], 0), width)
+
+            for r, s, value in transform_2d(vertical, horizontal, element):
                 dw.store((0, r, s, c, k), value, width)
+
+        for c in loop(self.channels):
+            for k, width in vectors(self.filters):
+                store_vector(c, k, width)
