@@ -11,7 +11,7 @@ from foveal.kernel.lang import lanes
 from foveal.ops.batch_norm import channel_moments
 from foveal.ops.concat import narrow
 from foveal.ops.kernels import expression, pointwise, reduction
-from foveal.ops.kernels.epilogue import Epilogue, Results
+from foveal.ops.kernels.epilogue import Epilogue, EpilogueOutputs
 from foveal.ops.op import OPS
 from foveal.ops.reduce import sum as total
 from foveal.ops.shape import constant, index, reshape
@@ -278,13 +278,13 @@ class Lowerer:
         else:
             self.call(node.op.kernel, [self.views[node]], inputs, plain=True, **node.attributes)
 
-    def epilogue(self, group: Group, node: Node) -> Results:
+    def epilogue(self, group: Group, node: Node) -> EpilogueOutputs:
         """What becomes of an operator's output in the group."""
         sums = [r for r in group.results if r.op is total]
         moments = [r for r in group.results if r.op is channel_moments]
         extras, steps, slots = self.steps(group.members, [*sums, *moments], first=[node])
         stored = [r for r in group.results if r is node or r in group.members]
-        return Results(
+        return EpilogueOutputs(
             outputs=[self.views[r] for r in stored],
             extras=[self.repeated(self.operand(group.results[0], x), group.domain) for x in extras],
             epilogue=Epilogue(

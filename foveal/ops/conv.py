@@ -13,7 +13,7 @@ import numpy as np
 from foveal.errors import ShapeError
 from foveal.kernel.lang import fma, loops, parallel, var, where
 from foveal.ops.kernels.conv import dispatch, select, weight_grad, winograd, winograd_grid, winograd_weight_grad
-from foveal.ops.kernels.epilogue import Results
+from foveal.ops.kernels.epilogue import EpilogueOutputs
 from foveal.ops.op import Case, Lowering, Operator, Type
 from foveal.ops.window import check_window, output_size, pair, scatter, sides, windows
 from foveal.strides import Ndarray, Shape, filters_last
@@ -132,9 +132,9 @@ class Conv2d(Convolution):
                 y[n, k, p, q] = acc
 
     def lower(self, to: Lowering, y: Any, x: Any, w: Any, **how: Any) -> None:
-        self.lower_results(to, Results([y]), x, w, **how)
+        self.lower_results(to, EpilogueOutputs([y]), x, w, **how)
 
-    def lower_results(self, to: Lowering, y: Results, x: Any, w: Any, **how: Any) -> None:
+    def lower_results(self, to: Lowering, y: EpilogueOutputs, x: Any, w: Any, **how: Any) -> None:
         chosen = select.choose(self.problem(x.shape, w.shape, **how))
         if chosen.m:
             before = how["padding"][::2]
@@ -231,9 +231,9 @@ class Conv2dInputGrad(Convolution):
                 dx[n, c, h, v] = acc
 
     def lower(self, to: Lowering, dx: Any, dy: Any, w: Any, **how: Any) -> None:
-        self.lower_results(to, Results([dx]), dy, w, **how)
+        self.lower_results(to, EpilogueOutputs([dx]), dy, w, **how)
 
-    def lower_results(self, to: Lowering, dx: Results, dy: Any, w: Any, *, size: Pair, **how: Any) -> None:
+    def lower_results(self, to: Lowering, dx: EpilogueOutputs, dy: Any, w: Any, *, size: Pair, **how: Any) -> None:
         turned = w.permuted(1, 0, 2, 3)
         chosen = select.choose(self.problem(dy.shape, w.shape, size=size, **how))
         if chosen.m:

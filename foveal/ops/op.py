@@ -239,7 +239,7 @@ class Operator:
         return None
 
     def lower_results(self, to: Lowering, y: Any, /, *inputs: Any, **attributes: Any) -> None:
-        """For an operator with `epilogues`: kernels that store epilogue.Results `y` instead of the plain output."""
+        """For an operator with `epilogues`: kernels that store `y`, an EpilogueOutputs, instead of the plain output."""
         raise NotImplementedError(f"{self.name} takes no epilogue")
 
 

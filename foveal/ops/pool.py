@@ -6,7 +6,7 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel.lang import splat, vectors
-from foveal.ops.kernels.epilogue import Results
+from foveal.ops.kernels.epilogue import EpilogueOutputs
 from foveal.ops.op import Lowering, Operator
 from foveal.ops.window import ceiled, check_meeting, check_window, output_size, pair, sides, windows
 from foveal.strides import Ndarray, Shape
@@ -73,7 +73,7 @@ class Pooling(Operator):
         if not self.epilogues:
             super().lower(to, y, *inputs, **how)
             return
-        self.lower_results(to, Results([y]), *inputs, **how)
+        self.lower_results(to, EpilogueOutputs([y]), *inputs, **how)
 
 
 def spans(y: Any, n: Any) -> Any:

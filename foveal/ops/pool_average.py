@@ -7,7 +7,7 @@ import numpy as np
 from foveal.errors import ShapeError
 from foveal.kernel.lang import loop, loops, parallel, var
 from foveal.ops.kernels import expression, pool
-from foveal.ops.kernels.epilogue import Results
+from foveal.ops.kernels.epilogue import EpilogueOutputs
 from foveal.ops.kernels.halo import nhwc
 from foveal.ops.kernels.pool import Window, unless
 from foveal.ops.op import Case, Lowering, Operator
@@ -91,7 +91,7 @@ class AvgPool2d(Averages):
                         total += unless(valid, x.load((n, c, h, v), width), 0.0)
                     y.store((n, c, p, q), total.get() * window.share(p, q, (P, Q), (H, W)), width)
 
-    def lower_results(self, to: Lowering, y: Results, x: Any, **how: Any) -> None:
+    def lower_results(self, to: Lowering, y: EpilogueOutputs, x: Any, **how: Any) -> None:
         pool.lower_forward(to, pool.mean_windows, y, expression.Source.of(x), Window(**how))
 
 
@@ -148,7 +148,7 @@ class AvgPool2dGrad(Averages):
                         more = unless(valid, given, 0.0)
                         dx.store((n, c, h, v), dx.load((n, c, h, v), width) + more, width)
 
-    def lower_results(self, to: Lowering, dx: Results, dy: Any, *, image: Pair, **how: Any) -> None:
+    def lower_results(self, to: Lowering, dx: EpilogueOutputs, dy: Any, *, image: Pair, **how: Any) -> None:
         pool.lower_gather(to, dx, [nhwc(dy)], Window(**how))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from foveal.errors import ShapeError
 from foveal.kernel.lang import I32, cast, loop, loops, maximum, parallel, var, where
 from foveal.ops.kernels import expression, pool, reduction
-from foveal.ops.kernels.epilogue import Results
+from foveal.ops.kernels.epilogue import EpilogueOutputs
 from foveal.ops.kernels.pool import LOWEST, Window, unless
 from foveal.ops.op import Case, Lowering
 from foveal.ops.pool import Pair, Pooling, Sides, inside, spans, windows_of_lowest
@@ -49,7 +49,7 @@ class MaxPool2d(Pooling):
                         best.set(maximum(value, best.get()))
                     y.store((n, c, p, q), best, width)
 
-    def lower_results(self, to: Lowering, y: Results, x: Any, **how: Any) -> None:
+    def lower_results(self, to: Lowering, y: EpilogueOutputs, x: Any, **how: Any) -> None:
         pool.lower_forward(to, pool.max_windows, y, expression.Source.of(x), Window(**how))
 
 
@@ -125,7 +125,7 @@ class MaxPool2dGrad(Pooling):
                         dx.store((n, c, h, v), dx.load((n, c, h, v), width) + given, width)
                         rest.set(where(hit, 0.0, rest.get()))
 
-    def lower_results(self, to: Lowering, dx: Results, dy: Any, x: Any, y: Any, **how: Any) -> None:
+    def lower_results(self, to: Lowering, dx: EpilogueOutputs, dy: Any, x: Any, y: Any, **how: Any) -> None:
         pool.lower_max_grad(to, dx, dy, expression.Source.of(x), Window(**how))
 
 

@@ -8,7 +8,7 @@ import pytest
 from foveal.ops import OPS
 from foveal.ops.kernels import gemm
 from foveal.ops.kernels.conv import depthwise, direct, direct_simd_batch, dispatch, weight_grad
-from foveal.ops.kernels.epilogue import Epilogue, Results
+from foveal.ops.kernels.epilogue import Epilogue, EpilogueOutputs
 from foveal.ops.op import Case
 from foveal.strides import channels_last, contiguous, filters_last
 from foveal.view import Buffer, View
@@ -77,7 +77,7 @@ def test_epilogue(body, x, w, stride, padding, dilation, groups, threads):
     total, moments = to.scratch((want.shape[1],)), to.scratch((2, want.shape[1]))
     steps = (("add", (), (0, 1)), ("relu", (), (2,)))
     epilogue = Epilogue(steps, results=(3,), sums=(2,), moments=2)
-    results = Results([y], [to.holding(extra, channels_last(want.shape))], epilogue, [total], moments)
+    results = EpilogueOutputs([y], [to.holding(extra, channels_last(want.shape))], epilogue, [total], moments)
     views = (to.holding(image, channels_last(x)), to.holding(filters, filters_last(w)))
     dispatch.lower_forward(to, results, *views, **how)
 

@@ -1,8 +1,8 @@
 """What becomes of a convolution's sums before they are stored: pointwise steps, and sums over all pixels per channel.
 
 A fused group gives the steps (nest.Step): slot 0 is the convolution's sum, the next slots are the arrays read at the
-same place, then come the steps. An operator that can end with them says so by `epilogues` and is lowered to `Results`;
-its kernel calls `Ending.store` with its register tile where it would store it.
+same place, then come the steps. An operator that can end with them says so by `epilogues` and is lowered to
+`EpilogueOutputs`; its kernel calls `BoundEpilogue.store` with its register tile where it would store it.
 """
 
 import math
@@ -37,7 +37,7 @@ class Epilogue:
 
 
 @dataclass(frozen=True)
-class Results:
+class EpilogueOutputs:
     """Where a convolution's results go. outputs: one array per stored slot; extras: the arrays the steps read, all of
     the
     output's logical shape (strides 0 where they are repeated). sums: [K] each; moments: [2, K], mean and biased
@@ -56,7 +56,7 @@ class Results:
         N, K, P, Q = self.outputs[0].shape
         return N, K, P, Q
 
-    def each(self, change: Any) -> "Results":
+    def each(self, change: Any) -> "EpilogueOutputs":
         """The same with every array of the output's shape seen differently."""
         outputs, extras = [change(v) for v in self.outputs], [change(v) for v in self.extras]
         return replace(self, outputs=outputs, extras=extras)
@@ -76,11 +76,11 @@ class Results:
             )
 
 
-class Ending:
+class BoundEpilogue:
     """An epilogue bound to the arrays of one kernel; images are [N, P, Q, K]."""
 
     def __init__(self, epilogue: Epilogue, arrays: tuple[Any, ...], between: int) -> None:
-        """arrays: the kernel's, as `Results.call` orders them; `between` of them stand between partial and extras."""
+        """arrays: the kernel's, ordered as in `EpilogueOutputs.call`; `between` of them are scratch and inputs."""
         self.epilogue = epilogue
         self.aligned = True  # whether `store` begins at multiples of its width
         count = len(epilogue.results)

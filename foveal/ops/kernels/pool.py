@@ -9,7 +9,7 @@ from typing import Any
 
 from foveal.kernel.lang import lanes, loop, parallel, var, vectors, when, where
 from foveal.ops.kernels import expression
-from foveal.ops.kernels.epilogue import Ending, Epilogue, Results
+from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs
 from foveal.ops.kernels.halo import nhwc
 from foveal.ops.kernels.taps import Taps, gradient_taps
 from foveal.ops.op import Lowering
@@ -124,7 +124,7 @@ def filled(number: float, width: int) -> Any:
     return var(number, width).get()
 
 
-def each_row(ending: Ending, images: int, rows: int, channels: int) -> Iterator[tuple[Any, Any]]:
+def each_row(ending: BoundEpilogue, images: int, rows: int, channels: int) -> Iterator[tuple[Any, Any]]:
     """(image, row), shared among threads; sums are kept per image, and then an image stays with its thread."""
     if not ending.epilogue.rows:
         yield from parallel(images, rows)
@@ -135,7 +135,7 @@ def each_row(ending: Ending, images: int, rows: int, channels: int) -> Iterator[
             yield n, row
 
 
-def lower_forward(to: Lowering, body: Any, y: Results, x: expression.Source, window: Window) -> None:
+def lower_forward(to: Lowering, body: Any, y: EpilogueOutputs, x: expression.Source, window: Window) -> None:
     arrays = [nhwc(a) for a in x.arrays]
     y.call(to, body, y.shape[0], [], arrays, window=window, source=x.recipe)
 
@@ -145,7 +145,7 @@ def max_windows(*arrays: Any, window: Window, source: expression.Recipe, epilogu
 
     One comparison per tap: NaN is looked for beside, two taps at a time.
     """
-    ending = Ending(epilogue, arrays, source.count)
+    ending = BoundEpilogue(epilogue, arrays, source.count)
     _, H, W, _ = ending.own[0].shape
     N, P, Q, C = ending.outputs[0].shape
 
@@ -169,7 +169,7 @@ def max_windows(*arrays: Any, window: Window, source: expression.Recipe, epilogu
 
 def mean_windows(*arrays: Any, window: Window, source: expression.Recipe, epilogue: Epilogue) -> None:
     """y[n, p, q, c] = the mean of a window; what it holds of the padding is zeros."""
-    ending = Ending(epilogue, arrays, source.count)
+    ending = BoundEpilogue(epilogue, arrays, source.count)
     _, H, W, _ = ending.own[0].shape
     N, P, Q, C = ending.outputs[0].shape
 
@@ -188,7 +188,7 @@ def mean_windows(*arrays: Any, window: Window, source: expression.Recipe, epilog
                 ending.store(n, [(n, p, q)], [mean(n, p, q, within, c, width)], c, width)
 
 
-def lower_max_grad(to: Lowering, dx: Results, dy: Any, x: expression.Source, window: Window) -> None:
+def lower_max_grad(to: Lowering, dx: EpilogueOutputs, dy: Any, x: expression.Source, window: Window) -> None:
     """The largest are found anew: of an x that is computed while it is read, no other kernel need have had the same
     bits.
     """
@@ -201,7 +201,7 @@ def lower_max_grad(to: Lowering, dx: Results, dy: Any, x: expression.Source, win
     lower_gather(to, dx, [dy, choice], window)
 
 
-def lower_gather(to: Lowering, dx: Results, inputs: list[Any], window: Window) -> None:
+def lower_gather(to: Lowering, dx: EpilogueOutputs, inputs: list[Any], window: Window) -> None:
     """`inputs`: dy, and which tap of each window it belongs to, or to all of them alike."""
     axes = tuple(
         tuple(gradient_taps(n, window.size[a], window.stride[a], window.padding[2 * a], window.dilation[a]))
@@ -212,7 +212,7 @@ def lower_gather(to: Lowering, dx: Results, inputs: list[Any], window: Window) -
 
 def share_tiles(*arrays: Any, window: Window, source: expression.Recipe, epilogue: Epilogue) -> None:
     """dx = dy at the first of the largest elements of each window, else 0; windows lie side by side."""
-    ending = Ending(epilogue, arrays, source.count + 1)
+    ending = BoundEpilogue(epilogue, arrays, source.count + 1)
     *xs, dy = ending.own
     N, H, W, C = ending.outputs[0].shape
     _, P, Q, _ = dy.shape
@@ -284,7 +284,7 @@ def gather(
     at
     once, so that what they read alike is read once.
     """
-    ending = Ending(epilogue, arrays, count)
+    ending = BoundEpilogue(epilogue, arrays, count)
     dy, chosen = ending.own[0], ending.own[1:]
     N, H, W, C = ending.outputs[0].shape
     _, P, Q, _ = dy.shape

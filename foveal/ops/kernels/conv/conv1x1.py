@@ -5,7 +5,7 @@ images.
 from typing import Any
 
 from foveal.kernel.lang import head, loop, parallel
-from foveal.ops.kernels.epilogue import Ending, Epilogue, Results
+from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs
 from foveal.ops.kernels.register_tile import (
     ENOUGH_TASKS,
     accumulators,
@@ -22,7 +22,7 @@ from foveal.ops.op import Lowering
 CHUNK = 96 << 10  # elements of the pixels that stay in the second-level cache while all panels pass
 
 
-def fits(y: Results, x: Any, w: Any, axes: tuple[tuple[Taps, ...], tuple[Taps, ...]]) -> bool:
+def fits(y: EpilogueOutputs, x: Any, w: Any, axes: tuple[tuple[Taps, ...], tuple[Taps, ...]]) -> bool:
     """Whether each output pixel reads the input pixel at its own place, and all images are one row of pixels."""
     same = all(len(taps) == 1 and taps[0].taps == taps[0].input_step == 1 and taps[0].origin == 0 for taps in axes)
     images = [*y.outputs, *y.extras, x]
@@ -42,7 +42,7 @@ def one_row(image: Any) -> Any:
     return image.permuted(1, 0, 2, 3).reshaped((C, 1, 1, N * H * W)).permuted(1, 0, 2, 3)
 
 
-def lower(to: Lowering, y: Results, x: Any, panels: Any, outputs: int) -> None:
+def lower(to: Lowering, y: EpilogueOutputs, x: Any, panels: Any, outputs: int) -> None:
     """Tasks are (chunk of pixels, part of the filters)."""
     y, x = y.each(one_row), one_row(x)
     chunks = chunks_of(x.shape[3], x.shape[1], tile_for(outputs).rows)
@@ -67,7 +67,7 @@ def correlate_pixels(*arrays: Any, outputs: int, parts: int, epilogue: Epilogue)
     from
     memory they come in as many short streams as a tile has pixels, which the prefetcher does not follow.
     """
-    ending = Ending(epilogue, arrays, 2)
+    ending = BoundEpilogue(epilogue, arrays, 2)
     x, panels = ending.own
     tile, (_, _, pixels, channels) = tile_for(outputs), x.shape
     first, done = 0, 0
@@ -83,7 +83,9 @@ def correlate_pixels(*arrays: Any, outputs: int, parts: int, epilogue: Epilogue)
         first, done = first + size * count, done + chunks
 
 
-def tile_of_pixels(ending: Ending, task: Any, x: Any, panels: Any, pixel: Any, size: int, b: Any, valid: int) -> None:
+def tile_of_pixels(
+    ending: BoundEpilogue, task: Any, x: Any, panels: Any, pixel: Any, size: int, b: Any, valid: int
+) -> None:
     """`size` pixels from `pixel` on, for the `valid` outputs of block b."""
     channels, columns = panels.shape[4:]
     tile = tile_for(columns)

@@ -11,7 +11,7 @@ from typing import Any
 
 from foveal.kernel.lang import loop, minimum, parallel, registers, var, vectors
 from foveal.ops.kernels import expression
-from foveal.ops.kernels.epilogue import Ending, Epilogue, Results
+from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs
 from foveal.ops.kernels.register_tile import ENOUGH_TASKS, split
 from foveal.ops.kernels.taps import Taps
 from foveal.ops.op import Lowering
@@ -31,7 +31,7 @@ CACHED = 1 << 20  # elements of x that the last cache is sure to hold; more are 
 LEAST_ROWS = 4  # of a band: neighbouring bands read some rows both
 
 
-def lower(to: Lowering, y: Results, x: Any, w: Any, axes: Axes) -> None:
+def lower(to: Lowering, y: EpilogueOutputs, x: Any, w: Any, axes: Axes) -> None:
     """Views x [N, H, W, G] and w [G, 1, 1, R, S]. Tasks are (image, band of rows)."""
     rows, columns = (max(t.count for t in taps) for taps in axes)
     small = rows * columns <= SMALL
@@ -56,7 +56,7 @@ def is_far(x: Any) -> bool:
 
 def depthwise(*arrays: Any, axes: Axes, bands: int, small: bool, far: bool, epilogue: Epilogue) -> None:
     """y[n, p, q, g] = sum over taps of x[n, ., ., g] w[., ., g]"""
-    ending = Ending(epilogue, arrays, 2)
+    ending = BoundEpilogue(epilogue, arrays, 2)
     x, w = ending.own
     count = max(t.count for t in axes[0])
     for n, band in parallel(x.shape[0], bands):
@@ -144,7 +144,7 @@ def add_products(acc: list[Any], x: Any, uses: Uses, weights: dict[tuple[int, in
             acc[pixel].fma(value, weights[tap])
 
 
-def whole_image(ending: Ending, n: Any, g: Any, width: int, rows: Taps, columns: Taps) -> None:
+def whole_image(ending: BoundEpilogue, n: Any, g: Any, width: int, rows: Taps, columns: Taps) -> None:
     """All pixels of a small image, unrolled."""
     x, w = ending.own
     places = [(i, j) for i in range(rows.count) for j in range(columns.count)]

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from foveal.kernel.lang import head, loop, minimum, parallel, thread
-from foveal.ops.kernels.epilogue import Ending, Epilogue, Results
+from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs
 from foveal.ops.kernels.halo import bordered, clear, copy_band
 from foveal.ops.kernels.register_tile import (
     ENOUGH_TASKS,
@@ -40,7 +40,7 @@ LEAST_ROWS = 4  # of a band: neighbouring bands read some rows both
 FEW = 8  # input channels below which a filter row's columns and channels are one loop
 
 
-def lower_correlate(to: Lowering, y: Results, x: Any, panels: Any, axes: Axes, outputs: int) -> None:
+def lower_correlate(to: Lowering, y: EpilogueOutputs, x: Any, panels: Any, axes: Axes, outputs: int) -> None:
     """Tasks are (image, band of rows, part of the filters)."""
     N, H, W, C = x.shape
     rows, (columns, *others) = axes
@@ -80,7 +80,7 @@ def correlate(*arrays: Any, axes: Axes, border: Any, outputs: int, bands: int, p
     on one core of Zen 4 (`foveal bench ops conv2d --threads 1`). A band's rows stay in the second-level cache while all
     panels pass.
     """
-    ending = Ending(epilogue, arrays, 3)
+    ending = BoundEpilogue(epilogue, arrays, 3)
     halo, x, panels = ending.own
     groups = panels.shape[0]
     ending.aligned = groups == 1

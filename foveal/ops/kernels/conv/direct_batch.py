@@ -10,7 +10,7 @@ import itertools
 from typing import Any
 
 from foveal.kernel.lang import head, lanes, loop, maximum, minimum, parallel, thread, vectors
-from foveal.ops.kernels.epilogue import Ending, Epilogue, Results
+from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs
 from foveal.ops.kernels.register_tile import (
     ENOUGH_TASKS,
     Tile,
@@ -66,7 +66,7 @@ def fits(x: Shape, inputs: int, tile: Tile, axes: Axes) -> bool:
     return narrow or kept[0] * kept[1] < 1 - SAVING
 
 
-def lower(to: Lowering, y: Results, x: Any, panels: Any, axes: Axes, outputs: int) -> None:
+def lower(to: Lowering, y: EpilogueOutputs, x: Any, panels: Any, axes: Axes, outputs: int) -> None:
     """Tasks are (block of images, band of rows, part of the filters)."""
     N, H, W, C = x.shape
     images, count = split(N, tile_for(outputs).rows), max(t.count for t in axes[0])
@@ -85,7 +85,7 @@ def lower(to: Lowering, y: Results, x: Any, panels: Any, axes: Axes, outputs: in
 
 def correlate_batch(*arrays: Any, axes: Axes, outputs: int, bands: int, parts: int, epilogue: Epilogue) -> None:
     """y[n, p, q, k] = sum over the taps that meet the image, and over inputs, of x * panels."""
-    ending = Ending(epilogue, arrays, 3)
+    ending = BoundEpilogue(epilogue, arrays, 3)
     copied, x, panels = ending.own
     ending.aligned = panels.shape[0] == 1
     count, used = max(t.count for t in axes[0]), [t for t in axes[0] if t.taps]
@@ -137,7 +137,7 @@ def copy_images(copied: Any, x: Any, n: Any, images: int, top: Any) -> None:
 
 
 def pixel(
-    ending: Ending,
+    ending: BoundEpilogue,
     task: Any,
     at: tuple[Any, Any, Any],
     channel: Any,

@@ -23,7 +23,7 @@ from foveal.kernel.lang import (
     var,
     vectors,
 )
-from foveal.ops.kernels.epilogue import Ending, Epilogue, Results
+from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs
 from foveal.ops.kernels.packing import pack_panels
 from foveal.ops.kernels.register_tile import (
     accumulators,
@@ -118,7 +118,7 @@ def blocks_of(N: int, most: int) -> list[Pair]:
     return [(size, full)] * bool(full) + [(rest, 1)] * bool(rest)
 
 
-def lower(to: Lowering, y: Results, x: Any, w: Any, axes: Axes, first: Pair, kernel: Pair) -> None:
+def lower(to: Lowering, y: EpilogueOutputs, x: Any, w: Any, axes: Axes, first: Pair, kernel: Pair) -> None:
     """x: [N, H, W, C], w: [G, outputs, inputs, R, S], of which `kernel` positions from `first` on are used.
 
     Tasks are (block of images, band of rows).
@@ -172,7 +172,7 @@ def correlate_images(
     A tile is some filters of one pixel of several vectors of images (exact: taps in the padding are left out), or of
     several columns of one vector of images, whose results are one range in memory.
     """
-    ending = Ending(epilogue, arrays, 3)
+    ending = BoundEpilogue(epilogue, arrays, 3)
     copied, x, panels = ending.own
     ending.aligned = False
     filters, count = panels.shape[5], max(t.count for t in axes[0])
@@ -269,7 +269,7 @@ class Tile:
     source: the copied images, size: their H, W and C; panel: the filters' weights.
     """
 
-    ending: Ending
+    ending: BoundEpilogue
     task: Any
     source: Any
     panel: Any

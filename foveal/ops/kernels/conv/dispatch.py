@@ -4,7 +4,7 @@ from typing import Any
 
 from foveal.ops.kernels.conv import conv1x1, depthwise, direct_batch, direct_simd_batch
 from foveal.ops.kernels.conv.direct import lower_correlate
-from foveal.ops.kernels.epilogue import Results
+from foveal.ops.kernels.epilogue import EpilogueOutputs
 from foveal.ops.kernels.halo import nhwc
 from foveal.ops.kernels.packing import pack_panels
 from foveal.ops.kernels.register_tile import tile_for
@@ -13,7 +13,7 @@ from foveal.ops.op import Lowering
 
 
 def lower_forward(
-    to: Lowering, y: Results, x: Any, w: Any, *, stride: Any, padding: Any, dilation: Any, groups: int
+    to: Lowering, y: EpilogueOutputs, x: Any, w: Any, *, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> None:
     K, C, R, S = w.shape
     axes = both_axes(forward_taps, y.shape[2:], x.shape[2:], (R, S), stride, padding, dilation)
@@ -21,7 +21,7 @@ def lower_forward(
 
 
 def lower_input_grad(
-    to: Lowering, dx: Results, dy: Any, w: Any, *, stride: Any, padding: Any, dilation: Any, groups: int
+    to: Lowering, dx: EpilogueOutputs, dy: Any, w: Any, *, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> None:
     K, C, R, S = w.shape
     axes = both_axes(gradient_taps, dx.shape[2:], dy.shape[2:], (R, S), stride, padding, dilation)
@@ -29,7 +29,7 @@ def lower_input_grad(
     lower_taps(to, dx, dy, weights, axes)
 
 
-def lower_taps(to: Lowering, y: Results, x: Any, w: Any, axes: Axes) -> None:
+def lower_taps(to: Lowering, y: EpilogueOutputs, x: Any, w: Any, axes: Axes) -> None:
     """Choose the kernel and pack the weights. w: [G, outputs, inputs, R, S]."""
     groups, outputs, inputs, *_ = w.shape
     if outputs == inputs == 1 and groups > 1:

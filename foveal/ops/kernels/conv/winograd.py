@@ -21,7 +21,7 @@ from foveal.ops.kernels.conv.select import Choice
 from foveal.ops.kernels.conv.winograd_grid import Grid, near_equal
 from foveal.ops.kernels.conv.winograd_input import prefetch_pixels, transform_tile
 from foveal.ops.kernels.conv.winograd_transform import both_sides
-from foveal.ops.kernels.epilogue import FAR, Ending, Epilogue, Results
+from foveal.ops.kernels.epilogue import FAR, BoundEpilogue, Epilogue, EpilogueOutputs
 from foveal.ops.kernels.packing import outputs_last
 from foveal.ops.kernels.register_tile import Tile, multiply_add, pieces, split, tile_for
 from foveal.ops.op import Lowering
@@ -53,7 +53,7 @@ GROUP = 16  # outputs of a tile that are finished together
 PAD = 16  # elements between positions, so that their rows do not all fall into the same sets of the cache
 
 
-def lower(to: Lowering, y: Results, x: Any, w: Any, grid: Grid, how: Choice, flip: bool) -> None:
+def lower(to: Lowering, y: EpilogueOutputs, x: Any, w: Any, grid: Grid, how: Choice, flip: bool) -> None:
     """y = correlation of x [N, C, H, W] with w [K, C, 3, 3] on the grid; flip: w is turned by 180 degrees."""
     _, K, P, Q = y.shape
     C, tile = x.shape[1], tile_for(K)
@@ -128,7 +128,7 @@ def transform_filter(U: Any, w: Any, k: Any, c: Any, valid: int, grid: Grid, fli
 
 def winograd(*arrays: Any, grid: Grid, T: int, size: tuple[int, int], filters: int, epilogue: Epilogue) -> None:
     """A task is a block of T tiles; the last block may have fewer, then what is multiplied behind them is not used."""
-    ending = Ending(epilogue, arrays, 6)
+    ending = BoundEpilogue(epilogue, arrays, 6)
     V, M, outputs, zeros, x, U = ending.own
     C, tile = x.shape[3], tile_for(filters)
     clear(zeros)
@@ -162,7 +162,7 @@ def winograd_by_filters(
     """A task is a block of filters for all tiles: its transformed filters are made and used part by part of the
     channels.
     """
-    ending = Ending(epilogue, arrays, 5)
+    ending = BoundEpilogue(epilogue, arrays, 5)
     U, M, outputs, V, w = ending.own
     C, tile = w.shape[1], tile_for(filters)
     full, tail = divmod(filters, tile.columns)
@@ -197,7 +197,7 @@ def parts_of(channels: int) -> list[tuple[int, int, int]]:
 
 
 def transform_back(
-    ending: Ending,
+    ending: BoundEpilogue,
     M: Any,
     outputs: Any,
     grid: Grid,
@@ -220,7 +220,7 @@ def transform_back(
             put(ending, outputs, task, at, grid, corner(grid, first + t), size, k, width)
 
 
-def prefetch_outputs(ending: Ending, grid: Grid, first: Any, count: Any, k: Any, valid: int) -> None:
+def prefetch_outputs(ending: BoundEpilogue, grid: Grid, first: Any, count: Any, k: Any, valid: int) -> None:
     """Where a block's results go, so that the lines are there when its products are done."""
     for image in (y for y in ending.outputs if not y.streamed):
         for t in loop(count if math.prod(image.shape) > FAR else 0):
@@ -302,7 +302,7 @@ def multiply_tile(M: Any, v: Any, u: Any, rows: int, row: int, channels: int, ti
 
 
 def put(
-    ending: Ending,
+    ending: BoundEpilogue,
     outputs: Any,
     task: Any,
     M: Any,
