@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 MAP = (
     ("errors", "messages a user can act on"),
     ("debug", "the DEBUG ladder"),
+    ("system", "what the operating system lets this process use: processors, memory"),
     ("strides", "shapes and strides of arrays, in elements"),
     ("kernel", "the kernel language, the target, compilation, the cache, the run loop"),
     ("variable", "Variable: named memory that programs read and update"),

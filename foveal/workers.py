@@ -11,6 +11,7 @@ from foveal.errors import ShapeError
 from foveal.graph import Graph
 from foveal.kernel import runtime
 from foveal.strides import Ndarray
+from foveal.system import processors
 
 SMALL_WORK = 10_000_000  # operations, 100 us of one thread; another one is awake after 50 us
 
@@ -38,13 +39,6 @@ def set_threads(n: int) -> None:
 def get_threads() -> int:
     """The number of threads programs use: what was set, else the processors this process may run on."""
     return _threads or processors()
-
-
-def processors() -> int:
-    """How many processors this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def threads_for(graph: Graph) -> int:

@@ -6,7 +6,7 @@ speed.
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -245,11 +245,11 @@ def extract(value: Any, lane: int) -> Any:
     return value[lane] if is_vector(value) else value
 
 
-def pack(scalars: list[Any]) -> Any:
+def pack(scalars: Sequence[Any]) -> Any:
     return np.array([plain(s) for s in scalars], dtype=np.asarray(plain(scalars[0])).dtype)
 
 
-def transpose(rows: list[Any]) -> list[Any]:
+def transpose(rows: Sequence[Any]) -> list[Any]:
     return list(np.array([plain(row) for row in rows]).T)
 
 

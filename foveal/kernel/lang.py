@@ -10,7 +10,6 @@ What the language cannot mean it refuses: the truth of a traced value (use `wher
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 from llvmlite import ir
 
@@ -27,7 +26,9 @@ from foveal.kernel.values import (
     POINTER,
     REASSOCIATE,
     Builder,
+    Index,
     Kind,
+    Scalar,
     Value,
     Var,
     active,
@@ -35,7 +36,11 @@ from foveal.kernel.values import (
     building,
     constant,
     fma,
+    l1,
+    l2,
     lanes,
+    llc,
+    read,
     registers,
     splat,
     var,
@@ -72,7 +77,9 @@ __all__ = [
     "REASSOCIATE",
     "Array",
     "Builder",
+    "Index",
     "Kind",
+    "Scalar",
     "Value",
     "Var",
     "bitcast",
@@ -87,13 +94,18 @@ __all__ = [
     "fold",
     "head",
     "iota",
+    "l1",
+    "l2",
     "lanes",
+    "llc",
     "loop",
     "loops",
     "maximum",
     "minimum",
+    "otherwise",
     "pack",
     "parallel",
+    "parallel_vectors",
     "part",
     "registers",
     "splat",
@@ -113,7 +125,7 @@ __all__ = [
 PIECES = 8  # of a thread's share in a parallel loop, taken one by one
 
 
-def loop(n: Any, start: Any = 0, step: int = 1) -> Iterator[Any]:
+def loop(n: Index, start: Index = 0, step: int = 1) -> Iterator[Index]:
     """for i in loop(n): one run-time loop from `start` below `n`; the body is traced once."""
     builder = building()
     if builder is None or (isinstance(n, int) and isinstance(start, int) and start + step >= n):
@@ -141,7 +153,7 @@ def loop(n: Any, start: Any = 0, step: int = 1) -> Iterator[Any]:
     b.position_at_end(end)
 
 
-def when(condition: Any) -> Iterator[None]:
+def when(condition: Scalar) -> Iterator[None]:
     """for _ in when(c): the body runs if the condition, one truth value, holds; it is traced once."""
     builder = building()
     if not isinstance(condition, Value):
@@ -161,7 +173,12 @@ def when(condition: Any) -> Iterator[None]:
     b.position_at_end(end)
 
 
-def choose(condition: Any, a: Any, b: Any) -> Any:
+def otherwise(condition: Scalar) -> Iterator[None]:
+    """for _ in otherwise(c): the body runs if the condition, one truth value, does not hold; the else of `when(c)`."""
+    return when(condition == False if isinstance(condition, Value) else not condition)  # noqa: E712
+
+
+def choose(condition: Scalar, a: "Array", b: "Array") -> "Array":
     """Array a if the condition, one truth value, holds, else b; both of the same strides."""
     if not isinstance(condition, Value):
         return a if condition else b
@@ -169,13 +186,13 @@ def choose(condition: Any, a: Any, b: Any) -> Any:
     return Array(pointer, a.shape, a.strides, a.kind)
 
 
-def thread() -> Any:
+def thread() -> Index:
     """The index of the thread that runs this, below the number of threads."""
     builder = building()
     return builder.thread if builder else 0
 
 
-def loops(*ns: Any) -> Iterator[tuple[Any, ...]]:
+def loops(*ns: Index) -> Iterator[tuple[Index, ...]]:
     """Nested loops; yields the tuple of indices."""
     if not ns:
         yield ()
@@ -185,7 +202,7 @@ def loops(*ns: Any) -> Iterator[tuple[Any, ...]]:
             yield (i, *rest)
 
 
-def parallel(*ns: int) -> Iterator[tuple[Any, ...]]:
+def parallel(*ns: int) -> Iterator[tuple[Index, ...]]:
     """Nested loops shared out among the threads; iterations must write to different places.
 
     Each thread has a contiguous range of its own, takes it in pieces, and then pieces of what others have left: one
@@ -193,13 +210,14 @@ def parallel(*ns: int) -> Iterator[tuple[Any, ...]]:
     core is slower, or busy otherwise, keeps nobody waiting for long. Which thread runs an iteration may differ from run
     to
     run; what it computes must not. Two such loops of a kernel overlap: the second must not need what the first has
-    done.
+    done. Where one of `ns` is 0 there is nothing to do, and nothing is emitted.
     """
-    builder = building()
+    builder, total = building(), math.prod(ns)
     if builder is None:
         yield from interpret.parallel(ns)
         return
-    total = math.prod(ns)
+    if total == 0:
+        return
     counters, owners = builder.shares()
     for turn in loop(owners):
         owner = turn + builder.thread
@@ -213,22 +231,35 @@ def parallel(*ns: int) -> Iterator[tuple[Any, ...]]:
                 yield unflatten(flat, ns)
 
 
-def unflatten(flat: Any, ns: tuple[int, ...]) -> tuple[Any, ...]:
+def unflatten(flat: Index, ns: tuple[int, ...]) -> tuple[Index, ...]:
     """The indices in a C-ordered box of shape `ns` of its flat index."""
-    indices: list[Any] = []
+    indices: list[Index] = []
     for n in reversed(ns[1:]):
         indices.append(flat % n if n > 1 else 0)
         flat = flat // n if n > 1 else flat
     return (flat, *reversed(indices))
 
 
-def vectors(n: int, width: int | None = None) -> Iterator[tuple[Any, int]]:
+def vectors(n: int, width: int | None = None) -> Iterator[tuple[Index, int]]:
     """Cover `n` neighbouring elements: a run-time loop of full vectors, then the tail as one narrower vector."""
     width = width or lanes()
     for i in loop(n // width):
         yield i * width, width
     if n % width:
         yield n - n % width, n % width
+
+
+def parallel_vectors(n: int, width: int | None = None) -> Iterator[tuple[Index, int]]:
+    """`vectors` with the full vectors shared out among the threads; one thread takes the tail.
+
+    Two parallel loops, so what is said of those at `parallel` holds for the tail as well.
+    """
+    width = width or lanes()
+    for (i,) in parallel(n // width):
+        yield i * width, width
+    if n % width:
+        for _ in parallel(1):
+            yield n - n % width, n % width
 
 
 class Array:
@@ -241,12 +272,12 @@ class Array:
     __slots__ = ("kind", "pointer", "shape", "streamed", "strides")
 
     def __init__(
-        self, pointer: Any, shape: tuple[int, ...], strides: tuple[int, ...], kind: Kind, streamed: bool = False
+        self, pointer: ir.Value, shape: tuple[int, ...], strides: tuple[int, ...], kind: Kind, streamed: bool = False
     ) -> None:
         self.pointer, self.shape, self.strides, self.kind = pointer, shape, strides, kind
         self.streamed = streamed
 
-    def address(self, index: Any) -> Any:
+    def address(self, index: Index | tuple[Index, ...]) -> ir.Value:
         index = index if isinstance(index, tuple) else (index,)
         if len(index) != len(self.shape):
             raise KernelError(f"{len(index)} indices into an array of shape {self.shape}")
@@ -267,7 +298,7 @@ class Array:
             pointer = b.gep(pointer, [ir.Constant(I64.ir, constant_part)], inbounds=True, source_etype=self.kind.ir)
         return pointer
 
-    def at(self, *index: Any) -> "Array":
+    def at(self, *index: Index) -> "Array":
         return Array(self.address(index), self.shape, self.strides, self.kind)
 
     def permuted(self, *axes: int) -> "Array":
@@ -275,7 +306,7 @@ class Array:
         shape, strides = (tuple(values[a] for a in axes) for values in (self.shape, self.strides))
         return Array(self.pointer, shape, strides, self.kind, self.streamed)
 
-    def row(self, *index: Any) -> "Array":
+    def row(self, *index: Index) -> "Array":
         """From the element at (*index, 0, 0, ...) on, as one flat range; the axes left out are contiguous."""
         rest = len(self.shape) - len(index)
         size = math.prod(self.shape[len(index) :])
@@ -293,11 +324,11 @@ class Array:
         asm = ir.InlineAsm(ir.FunctionType(POINTER, [POINTER]), "", "=r,0", False)
         return Array(active().b.call(asm, [self.pointer]), self.shape, self.strides, self.kind)
 
-    def neighbour(self, i: Any) -> Value:
+    def neighbour(self, i: Index) -> Value:
         """The element `i` places behind the origin in memory, whatever axes that crosses."""
         return Array(self.pointer, (1,), (1,), self.kind)[i]
 
-    def prefetch(self, index: Any) -> None:
+    def prefetch(self, index: Index | tuple[Index, ...]) -> None:
         """Start to bring the element's cache line into the second-level cache. No element has to be there.
 
         Not into the first: streams a power of two apart fall into one set of it, and would push out what is in use.
@@ -306,16 +337,19 @@ class Array:
         read, keep, data = (ir.Constant(I32.ir, n) for n in (0, 2, 1))
         active().b.call(function, [self.address(index), read, keep, data])
 
-    def load(self, index: Any, width: int) -> Value:
+    def load(self, index: Index | tuple[Index, ...], width: int) -> Value:
         kind = vector_type(self.kind, width)
         return Value(active().b.load(self.address(index), typ=kind, align=4), self.kind, width)
 
-    def store(self, index: Any, value: Any, width: int = 1) -> None:
-        value = value.get() if isinstance(value, Var) else value
-        value = value if isinstance(value, Value) else constant(value, self.kind, width)
-        active().b.store(value.ir, self.address(index), align=4)
+    def store(self, index: Index | tuple[Index, ...], value: Scalar, width: int = 1) -> None:
+        active().b.store(self.lanes_of(value, width).ir, self.address(index), align=4)
 
-    def store_past_cache(self, index: Any, value: Any, width: int) -> None:
+    def lanes_of(self, value: Scalar, width: int) -> Value:
+        """What a store writes; a plain number fills `width` lanes."""
+        value = read(value)
+        return value if isinstance(value, Value) else constant(value, self.kind, width)
+
+    def store_past_cache(self, index: Index | tuple[Index, ...], value: Scalar, width: int) -> None:
         """Store `width` lanes at a multiple of `width` in a row; in a streamed array, past the cache.
 
         A line that is written whole then is not read from memory before, and pushes no other one out.
@@ -323,13 +357,13 @@ class Array:
         whole = all(stride % LINE == 0 for stride in self.strides if stride != 1)
         if not (self.streamed and whole and width in STREAMS):
             return self.store(index, value, width)
-        builder, value = active(), value.get() if isinstance(value, Var) else value
-        instruction = builder.b.store(value.ir, self.address(index), align=4 * width)
+        builder = active()
+        instruction = builder.b.store(self.lanes_of(value, width).ir, self.address(index), align=4 * width)
         instruction.set_metadata("nontemporal", builder.module.add_metadata([I32.ir(1)]))
         builder.streams = True
 
-    def __getitem__(self, index: Any) -> Value:
+    def __getitem__(self, index: Index | tuple[Index, ...]) -> Value:
         return self.load(index, 1)
 
-    def __setitem__(self, index: Any, value: Any) -> None:
+    def __setitem__(self, index: Index | tuple[Index, ...], value: Scalar) -> None:
         self.store(index, value)

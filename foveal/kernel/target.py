@@ -9,11 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from llvmlite import binding as llvm
 
 LINE = 16  # float32 elements of a cache line
 STREAMS = (4, 8, 16)  # lanes of the vectors that have a store past the cache
+
+# bytes of the caches that kernels plan with where nothing is known: of a common server core, and of its share of the
+# last level
+ASSUMED_CACHES = {"l1": 32 << 10, "l2": 1 << 20, "llc": 32 << 20}
+CACHE_FOLDER = Path("/sys/devices/system/cpu/cpu0/cache")
+UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,7 @@ class Target:
 
     lanes: float32 values per vector register (16 on AVX-512, 8 on AVX2, 4 on NEON and SSE).
     registers: vector registers a kernel may plan with.
+    l1, l2, llc: bytes of the first-level data cache, the second-level and the last-level cache a kernel may plan with.
     """
 
     triple: str
@@ -29,12 +37,15 @@ class Target:
     features: str
     lanes: int
     registers: int
+    l1: int = ASSUMED_CACHES["l1"]
+    l2: int = ASSUMED_CACHES["l2"]
+    llc: int = ASSUMED_CACHES["llc"]
 
     @property
     def identity(self) -> str:
         """What decides the machine code: two equal identities may share it."""
         version = ".".join(str(part) for part in llvm.llvm_version_info)
-        shape = f"{self.lanes} lanes {self.registers} registers"
+        shape = f"{self.lanes} lanes {self.registers} registers caches {self.l1} {self.l2} {self.llc}"
         return f"{self.triple} {self.name} {self.features} {shape} LLVM {version}"
 
     @property
@@ -84,14 +95,49 @@ def lanes_and_registers(triple: str, features: set[str]) -> tuple[int, int]:
     return 4, 32 if triple.startswith(("aarch64", "arm64")) else 16
 
 
+def read_caches(folder: Path = CACHE_FOLDER) -> dict[str, int]:
+    """Bytes of this machine's caches by name, l1, l2 and llc, as far as Linux describes them in `folder`.
+
+    A cache that is not described, or not in a way that can be read, is left out; that is never an error.
+    """
+    sizes: dict[int, int] = {}
+    try:
+        for entry in folder.glob("index*"):
+            level, kind, size = ((entry / name).read_text().strip() for name in ("level", "type", "size"))
+            if kind in ("Data", "Unified"):
+                sizes[int(level)] = int(size[:-1]) * UNITS[size[-1]] if size[-1] in UNITS else int(size)
+    except (OSError, ValueError, IndexError):
+        return {}
+    named = {"l1": sizes.get(1), "l2": sizes.get(2), "llc": sizes[max(sizes)] if max(sizes, default=0) > 1 else None}
+    return {name: size for name, size in named.items() if size}
+
+
+def planned_caches(found: dict[str, int]) -> dict[str, int]:
+    """The sizes that kernels plan with, where `found` was read: each rounded to its class.
+
+    The classes are the assumed size times a power of four; a size s is in the class a where a / 2 <= s < 2 a, so that
+    512 KiB up to 2 MiB of second-level cache count as 1 MiB. What a kernel plans decides in which order sums are added,
+    so it decides bits. Machines of one type have to plan alike, although their hypervisors may report sizes that differ
+    a little, and a plan need not be exact: a block that is planned for half or twice the cache is nearly as fast.
+    """
+    planned = dict(ASSUMED_CACHES)
+    for name, size in found.items():
+        while size >= 2 * planned[name]:
+            planned[name] *= 4
+        while 2 * size < planned[name]:
+            planned[name] //= 4
+    return planned
+
+
 @cache
 def host() -> Target:
-    """The CPU this process runs on."""
+    """The CPU this process runs on, with its caches by class (see `planned_caches`)."""
     initialize()
     features = llvm.get_host_cpu_features()
     triple = llvm.get_process_triple()
     present = {name for name, on in features.items() if on}
-    return Target(triple, llvm.get_host_cpu_name(), features.flatten(), *lanes_and_registers(triple, present))
+    shape = lanes_and_registers(triple, present)
+    return Target(triple, llvm.get_host_cpu_name(), features.flatten(), *shape, **planned_caches(read_caches()))
 
 
 _local = threading.local()

@@ -1,10 +1,10 @@
 """What kernel bodies compute with while they are built: SSA values, registers, and the builder that they emit into."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from llvmlite import ir
@@ -133,39 +133,53 @@ def build_in(builder: Builder) -> Iterator[None]:
         _local.builder = previous
 
 
+def shaped_for() -> Target:
+    """The target of the kernel being built; where bodies run in plain Python, the current one."""
+    builder = building()
+    return builder.target if builder else current()
+
+
 def lanes() -> int:
     """float32 lanes of a vector register of the target."""
-    builder = building()
-    return (builder.target if builder else current()).lanes
+    return shaped_for().lanes
 
 
 def registers() -> int:
     """Vector registers of the target."""
-    builder = building()
-    return (builder.target if builder else current()).registers
+    return shaped_for().registers
 
 
-def vector_type(kind: Kind, width: int) -> Any:
+def l1() -> int:
+    """Bytes of the first-level data cache that kernels for the target plan with."""
+    return shaped_for().l1
+
+
+def l2() -> int:
+    """Bytes of the second-level cache that kernels for the target plan with."""
+    return shaped_for().l2
+
+
+def llc() -> int:
+    """Bytes of the last-level cache that kernels for the target plan with."""
+    return shaped_for().llc
+
+
+def vector_type(kind: Kind, width: int) -> ir.Type:
+    """The LLVM type of `width` lanes of a kind: the scalar type itself for one lane."""
     return kind.ir if width == 1 else ir.VectorType(kind.ir, width)
 
 
-class Value:
-    """An SSA value: `width` lanes of `kind`. Operators emit instructions.
+class Traced:
+    """The operators of traced values: each emits an instruction and gives a new `Value`.
 
-    An integer constant added to an index is kept aside (`plus`) until it is needed, so that neighbouring addresses
-    share one base register and differ in their displacement only.
+    The other operand may be traced or a plain number, which becomes a constant of the same kind.
     """
 
-    __slots__ = ("base", "kind", "plus", "width")
+    __slots__ = ()
 
-    def __init__(self, base: Any, kind: Kind, width: int = 1, plus: int = 0) -> None:
-        self.base, self.kind, self.width, self.plus = base, kind, width, plus
-
-    @property
-    def ir(self) -> Any:
-        if not self.plus:
-            return self.base
-        return active().b.add(self.base, ir.Constant(self.kind.ir, self.plus), flags=["nsw"])
+    def get(self) -> "Value":
+        """The value that the operators work on."""
+        raise NotImplementedError
 
     def __bool__(self) -> bool:
         raise KernelError(
@@ -176,162 +190,122 @@ class Value:
     def __index__(self) -> int:
         raise KernelError("a traced value is no Python int: range() unrolls, loop() runs at run time")
 
-    def _binary(self, other: Any, integer: str, real: str, swap: bool = False) -> "Value":
-        left, right = match(self, other)
-        if swap:
-            left, right = right, left
-        b = active().b
-        if left.kind is F32:
-            if not real:
-                raise KernelError(f"`{integer}` is for integers, not for float32 values")
-            return Value(getattr(b, real)(left.ir, right.ir, flags=active().flags), F32, left.width)
-        if not integer:
-            raise KernelError(f"`{real}` is for float32 values, not for integers")
-        return Value(getattr(b, integer)(left.ir, right.ir), left.kind, left.width)
+    def __add__(self, other: "Scalar") -> "Value":
+        value = self.get()
+        if value.is_index and isinstance(other, int):
+            return Value(value.base, I64, 1, value.plus + other)
+        return binary(value, other, "add", "fadd")
 
-    def __add__(self, other: Any) -> "Value":
-        if self.kind is I64 and self.width == 1 and isinstance(other, int):
-            return Value(self.base, I64, 1, self.plus + other)
-        return self._binary(other, "add", "fadd")
+    def __sub__(self, other: "Scalar") -> "Value":
+        value = self.get()
+        if value.is_index and isinstance(other, int):
+            return Value(value.base, I64, 1, value.plus - other)
+        return binary(value, other, "sub", "fsub")
 
-    def __sub__(self, other: Any) -> "Value":
-        if self.kind is I64 and self.width == 1 and isinstance(other, int):
-            return Value(self.base, I64, 1, self.plus - other)
-        return self._binary(other, "sub", "fsub")
-
-    def __mul__(self, other: Any) -> "Value":
-        if self.kind is I64 and self.width == 1 and isinstance(other, int):
+    def __mul__(self, other: "Scalar") -> "Value":
+        value = self.get()
+        if value.is_index and isinstance(other, int):
             if other == 1:
-                return self
-            product = active().b.mul(self.base, ir.Constant(I64.ir, other), flags=["nsw"])
-            return Value(product, I64, 1, self.plus * other)
-        return self._binary(other, "mul", "fmul")
+                return value
+            product = active().b.mul(value.base, ir.Constant(I64.ir, other), flags=["nsw"])
+            return Value(product, I64, 1, value.plus * other)
+        return binary(value, other, "mul", "fmul")
 
     __radd__, __rmul__ = __add__, __mul__
 
-    def __rsub__(self, other: Any) -> "Value":
-        return self._binary(other, "sub", "fsub", swap=True)
+    def __rsub__(self, other: "Scalar") -> "Value":
+        return binary(self.get(), other, "sub", "fsub", swap=True)
 
-    def __truediv__(self, other: Any) -> "Value":
-        return self._binary(other, "", "fdiv")
+    def __truediv__(self, other: "Scalar") -> "Value":
+        return binary(self.get(), other, "", "fdiv")
 
-    def __rtruediv__(self, other: Any) -> "Value":
-        return self._binary(other, "", "fdiv", swap=True)
+    def __rtruediv__(self, other: "Scalar") -> "Value":
+        return binary(self.get(), other, "", "fdiv", swap=True)
 
-    def __floordiv__(self, other: Any) -> "Value":
-        return self._binary(other, "udiv", "")
+    def __floordiv__(self, other: "Scalar") -> "Value":
+        return binary(self.get(), other, "udiv", "")
 
-    def __mod__(self, other: Any) -> "Value":
-        return self._binary(other, "urem", "")
+    def __rfloordiv__(self, other: "Scalar") -> "Value":
+        return binary(self.get(), other, "udiv", "", swap=True)
+
+    def __mod__(self, other: "Scalar") -> "Value":
+        return binary(self.get(), other, "urem", "")
+
+    def __rmod__(self, other: "Scalar") -> "Value":
+        return binary(self.get(), other, "urem", "", swap=True)
 
     def __neg__(self) -> "Value":
-        return 0.0 - self if self.kind is F32 else 0 - self
+        value = self.get()
+        return 0.0 - value if value.kind is F32 else 0 - value
 
-    def __and__(self, other: Any) -> "Value":
-        return self._binary(other, "and_", "")
+    def __and__(self, other: "Scalar") -> "Value":
+        return binary(self.get(), other, "and_", "")
 
-    def __or__(self, other: Any) -> "Value":
-        return self._binary(other, "or_", "")
+    def __or__(self, other: "Scalar") -> "Value":
+        return binary(self.get(), other, "or_", "")
 
-    __rand__, __ror__ = __and__, __or__
-
-    def __xor__(self, other: Any) -> "Value":
-        return self._binary(other, "xor", "")
+    def __xor__(self, other: "Scalar") -> "Value":
+        return binary(self.get(), other, "xor", "")
 
     __rand__, __ror__, __rxor__ = __and__, __or__, __xor__
 
-    def __lshift__(self, other: Any) -> "Value":
-        return self._binary(other, "shl", "")
+    def __lshift__(self, other: "Scalar") -> "Value":
+        return binary(self.get(), other, "shl", "")
 
-    def __rshift__(self, other: Any) -> "Value":
-        return self._binary(other, "lshr", "")
+    def __rshift__(self, other: "Scalar") -> "Value":
+        return binary(self.get(), other, "lshr", "")
 
-    def _compare(self, sign: str, other: Any) -> "Value":
-        left, right = match(self, other)
-        b = active().b
-        if left.kind is F32:
-            emit = b.fcmp_unordered if sign == "!=" else b.fcmp_ordered
-            return Value(emit(sign, left.ir, right.ir), BOOL, left.width)
-        return Value(b.icmp_signed(sign, left.ir, right.ir), BOOL, left.width)
+    def __lt__(self, other: "Scalar") -> "Value":
+        return compare("<", self.get(), other)
 
-    def __lt__(self, other: Any) -> "Value":
-        return self._compare("<", other)
+    def __le__(self, other: "Scalar") -> "Value":
+        return compare("<=", self.get(), other)
 
-    def __le__(self, other: Any) -> "Value":
-        return self._compare("<=", other)
+    def __gt__(self, other: "Scalar") -> "Value":
+        return compare(">", self.get(), other)
 
-    def __gt__(self, other: Any) -> "Value":
-        return self._compare(">", other)
+    def __ge__(self, other: "Scalar") -> "Value":
+        return compare(">=", self.get(), other)
 
-    def __ge__(self, other: Any) -> "Value":
-        return self._compare(">=", other)
+    def __eq__(self, other: "Scalar") -> "Value":  # type: ignore[override]
+        return compare("==", self.get(), other)
 
-    def __eq__(self, other: Any) -> "Value":  # type: ignore[override]
-        return self._compare("==", other)
-
-    def __ne__(self, other: Any) -> "Value":  # type: ignore[override]
-        return self._compare("!=", other)
+    def __ne__(self, other: "Scalar") -> "Value":  # type: ignore[override]
+        return compare("!=", self.get(), other)
 
     __hash__ = None  # type: ignore[assignment]
 
 
-def constant(number: Any, kind: Kind, width: int = 1) -> Value:
-    """A Python number as a constant of `width` equal lanes."""
-    number = float(np.float32(number)) if kind is F32 else int(number)
-    if width == 1:
-        return Value(ir.Constant(kind.ir, number), kind)
-    return Value(ir.Constant(vector_type(kind, width), [number] * width), kind, width)
+class Value(Traced):
+    """An SSA value: `width` lanes of `kind`.
 
-
-def match(left: Any, right: Any) -> tuple[Value, Value]:
-    """Two operands as values of the same kind and width: Python numbers become constants, scalars are broadcast."""
-    left = left.get() if isinstance(left, Var) else left
-    right = right.get() if isinstance(right, Var) else right
-    model = left if isinstance(left, Value) else right
-    width = max(v.width for v in (left, right) if isinstance(v, Value))
-    pair = [v if isinstance(v, Value) else constant(v, model.kind, width) for v in (left, right)]
-    if pair[0].kind is not pair[1].kind:
-        raise KernelError(f"operands of kind {pair[0].kind.name} and {pair[1].kind.name}: convert one with cast()")
-    first, second = (splat(v, width) for v in pair)
-    if first.width != second.width:
-        raise KernelError(f"operands of {first.width} and {second.width} lanes")
-    return first, second
-
-
-def splat(value: Any, width: int) -> Any:
-    """The scalar `value` in each of `width` lanes; a vector is given back as it is.
-
-    So is a Python number while a kernel is built: what it meets decides its kind.
+    An integer constant added to an index is kept aside (`plus`) until it is needed, so that neighbouring addresses
+    share one base register and differ in their displacement only.
     """
-    if isinstance(value, Var):
-        value = value.get()
-    if not isinstance(value, Value):
-        return value if building() else interpret.splat(value, width)
-    if value.width != 1 or width == 1:
-        return value
-    kind = vector_type(value.kind, width)
-    undefined = ir.Constant(kind, ir.Undefined)
-    b = active().b
-    first = b.insert_element(undefined, value.ir, ir.Constant(I32.ir, 0))
-    lanes_zero = ir.Constant(ir.VectorType(I32.ir, width), [0] * width)
-    return Value(b.shuffle_vector(first, undefined, lanes_zero), value.kind, width)
+
+    __slots__ = ("base", "kind", "plus", "width")
+
+    def __init__(self, base: ir.Value, kind: Kind, width: int = 1, plus: int = 0) -> None:
+        self.base, self.kind, self.width, self.plus = base, kind, width, plus
+
+    def get(self) -> "Value":
+        return self
+
+    @property
+    def is_index(self) -> bool:
+        """True for one int64, which is what addresses are computed from."""
+        return self.kind is I64 and self.width == 1
+
+    @property
+    def ir(self) -> ir.Value:
+        """The LLVM value, with `plus` added."""
+        if not self.plus:
+            return self.base
+        return active().b.add(self.base, ir.Constant(self.kind.ir, self.plus), flags=["nsw"])
 
 
-def fma(a: Any, b: Any, c: Any) -> Any:
-    """a * b + c, rounded once where the target can."""
-    if not any(isinstance(v, Value | Var) for v in (a, b, c)):
-        return interpret.fma(a, b, c)
-    a, b = match(a, b) if isinstance(a, Value | Var) or isinstance(b, Value | Var) else (a, b)
-    a, c = match(a, c)
-    b, c = match(b, c)
-    kind = vector_type(a.kind, a.width)
-    suffix = "f32" if a.width == 1 else f"v{a.width}f32"
-    function = active().intrinsic(f"llvm.fmuladd.{suffix}", kind, [kind] * 3)
-    return Value(active().b.call(function, [a.ir, b.ir, c.ir]), a.kind, a.width)
-
-
-class Var:
-    """A mutable register: `acc += v`. LLVM turns it into a phi."""
+class Var(Traced):
+    """A mutable register: `acc += v`. LLVM makes a phi of it."""
 
     __slots__ = ("kind", "slot", "width")
 
@@ -344,33 +318,124 @@ class Var:
         slot_type = vector_type(self.kind, self.width)
         return Value(active().b.load(self.slot, typ=slot_type), self.kind, self.width)
 
-    def set(self, value: Any) -> None:
-        value = value.get() if isinstance(value, Var) else value
+    def set(self, value: "Scalar") -> None:
+        """Assign a new value; a scalar to each lane."""
+        value = read(value)
         value = value if isinstance(value, Value) else constant(value, self.kind, self.width)
         active().b.store(splat(value, self.width).ir, self.slot)
 
-    def __iadd__(self, value: Any) -> "Var":  # type: ignore[misc]
+    def __iadd__(self, value: "Scalar") -> "Var":  # type: ignore[override]
         self.set(self.get() + value)
         return self
 
-    def fma(self, a: Any, b: Any) -> None:
+    def fma(self, a: "Scalar", b: "Scalar") -> None:
         """self += a * b, in one instruction."""
         self.set(fma(a, b, self.get()))
 
-    def _delegate(name: str) -> Callable[..., Value]:  # type: ignore[misc]
-        def method(self: "Var", *others: Any) -> Value:
-            return getattr(self.get(), name)(*others)
 
-        return method
+# What kernel bodies are annotated with. These are the traced types; where a body runs in plain Python, NumPy's scalars
+# and one-dimensional arrays stand for a Value, and interpret.Box for a Var.
 
-    __add__, __sub__, __mul__, __truediv__ = map(_delegate, ("__add__", "__sub__", "__mul__", "__truediv__"))
-    __radd__, __rsub__, __rmul__, __neg__ = map(_delegate, ("__add__", "__rsub__", "__mul__", "__neg__"))
-    __lt__, __gt__, __le__, __ge__ = map(_delegate, ("__lt__", "__gt__", "__le__", "__ge__"))
+# the place of an element along an axis: known while the kernel is built, or computed when it runs
+Index = int | Value
+# what an expression computes with, one lane or a vector of lanes
+Scalar = Value | Var | float
 
 
-def var(initial: Any = 0.0, width: int = 1) -> Any:
+def read(value: Scalar) -> Value | float:
+    """What a register holds now; any other value as it is."""
+    return value.get() if isinstance(value, Var) else value
+
+
+def binary(left: Value, right: Scalar, integer: str, real: str, swap: bool = False) -> Value:
+    """left op right by the builder's method `integer` or `real`, whichever the kind asks for; swap: right op left."""
+    a, b = match(left, right)
+    if swap:
+        a, b = b, a
+    builder = active()
+    if a.kind is F32:
+        if not real:
+            raise KernelError(f"`{integer}` is for integers, not for float32 values")
+        return Value(getattr(builder.b, real)(a.ir, b.ir, flags=builder.flags), F32, a.width)
+    if not integer:
+        raise KernelError(f"`{real}` is for float32 values, not for integers")
+    return Value(getattr(builder.b, integer)(a.ir, b.ir), a.kind, a.width)
+
+
+def compare(sign: str, left: Value, right: Scalar) -> Value:
+    """Lanes of bool: left `sign` right. A comparison with NaN is false, but for `!=`, which is true."""
+    a, b = match(left, right)
+    builder = active().b
+    if a.kind is F32:
+        emit = builder.fcmp_unordered if sign == "!=" else builder.fcmp_ordered
+        return Value(emit(sign, a.ir, b.ir), BOOL, a.width)
+    return Value(builder.icmp_signed(sign, a.ir, b.ir), BOOL, a.width)
+
+
+def constant(number: float, kind: Kind, width: int = 1) -> Value:
+    """A Python number as a constant of `width` equal lanes."""
+    number = float(np.float32(number)) if kind is F32 else int(number)
+    if width == 1:
+        return Value(ir.Constant(kind.ir, number), kind)
+    return Value(ir.Constant(vector_type(kind, width), [number] * width), kind, width)
+
+
+def match(left: Scalar, right: Scalar) -> tuple[Value, Value]:
+    """Two operands as values of the same kind and width: Python numbers become constants, scalars are broadcast."""
+    operands = read(left), read(right)
+    traced = [v for v in operands if isinstance(v, Value)]
+    kind, width = traced[0].kind, max(v.width for v in traced)
+    a, b = (v if isinstance(v, Value) else constant(v, kind, width) for v in operands)
+    if a.kind is not b.kind:
+        raise KernelError(f"operands of kind {a.kind.name} and {b.kind.name}: convert one with cast()")
+    a, b = splat(a, width), splat(b, width)
+    if a.width != b.width:
+        raise KernelError(f"operands of {a.width} and {b.width} lanes")
+    return a, b
+
+
+@overload
+def splat(value: Value | Var, width: int) -> Value: ...
+@overload
+def splat(value: Scalar, width: int) -> Scalar: ...
+
+
+def splat(value: Scalar, width: int) -> Scalar:
+    """The scalar `value` in each of `width` lanes; a vector is given back as it is.
+
+    So is a Python number while a kernel is built: what it meets decides its kind.
+    """
+    value = read(value)
+    if not isinstance(value, Value):
+        return value if building() else interpret.splat(value, width)
+    if value.width != 1 or width == 1:
+        return value
+    kind = vector_type(value.kind, width)
+    undefined = ir.Constant(kind, ir.Undefined)
+    b = active().b
+    first = b.insert_element(undefined, value.ir, ir.Constant(I32.ir, 0))
+    lanes_zero = ir.Constant(ir.VectorType(I32.ir, width), [0] * width)
+    return Value(b.shuffle_vector(first, undefined, lanes_zero), value.kind, width)
+
+
+def fma(a: Scalar, b: Scalar, c: Scalar) -> Value:
+    """a * b + c, rounded once where the target can."""
+    if not any(isinstance(v, Traced) for v in (a, b, c)):
+        return interpret.fma(a, b, c)
+    if isinstance(a, Traced) or isinstance(b, Traced):
+        a, b = match(a, b)
+    # each of the three is as wide as the widest after these two
+    a, c = match(a, c)
+    b, c = match(b, c)
+    kind = vector_type(a.kind, a.width)
+    suffix = "f32" if a.width == 1 else f"v{a.width}f32"
+    function = active().intrinsic(f"llvm.fmuladd.{suffix}", kind, [kind] * 3)
+    return Value(active().b.call(function, [a.ir, b.ir, c.ir]), a.kind, a.width)
+
+
+def var(initial: Scalar = 0.0, width: int = 1) -> Var:
     """A register that can be assigned: float32 unless `initial` is a value of another kind."""
     if building() is None:
-        return interpret.Box(initial, width)
-    initial = initial.get() if isinstance(initial, Var) else initial
+        return interpret.Box(initial, width)  # type: ignore[return-value]
+    initial = read(initial)
     return Var(splat(initial, width) if isinstance(initial, Value) else constant(initial, F32, width))

@@ -1,12 +1,32 @@
 """Functions of values: each works on scalars and on lanes, and on NumPy's where a body runs in plain Python."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from llvmlite import ir
 
 from foveal.kernel import interpret
-from foveal.kernel.values import F32, I32, I64, Kind, Value, Var, active, building, constant, match, splat, vector_type
+from foveal.kernel.values import (
+    F32,
+    I32,
+    I64,
+    Index,
+    Kind,
+    Scalar,
+    Traced,
+    Value,
+    Var,
+    active,
+    building,
+    constant,
+    match,
+    read,
+    splat,
+    vector_type,
+)
+
+if TYPE_CHECKING:
+    from foveal.kernel.lang import Array
 
 
 def unary(name: str, value: Value) -> Value:
@@ -16,11 +36,11 @@ def unary(name: str, value: Value) -> Value:
     return Value(active().b.call(function, [value.ir]), value.kind, value.width)
 
 
-def where(condition: Any, a: Any, b: Any) -> Any:
+def where(condition: Scalar, a: Scalar, b: Scalar) -> Value:
     """a where the condition holds, else b, lane by lane; both are computed."""
     if not isinstance(condition, Value):
         return interpret.where(condition, a, b)
-    if not isinstance(a, Value | Var) and not isinstance(b, Value | Var):
+    if not isinstance(a, Traced) and not isinstance(b, Traced):
         both_indices = isinstance(a, int) and isinstance(b, int)
         b = constant(b, I64 if both_indices else F32, condition.width)
     a, b = match(a, b)
@@ -33,16 +53,16 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     return Value(chosen, a.kind, width)
 
 
-def maximum(a: Any, b: Any) -> Any:
+def maximum(a: Scalar, b: Scalar) -> Value:
     """The larger of two, NaN if one is, so that a fault is not hidden.
 
     With a number on one side it is one instruction: x86's maximum gives the second operand where one is NaN.
     """
-    if not any(isinstance(v, Value | Var) for v in (a, b)):
+    if not any(isinstance(v, Traced) for v in (a, b)):
         return interpret.maximum(a, b)
-    if not isinstance(a, Value | Var):
+    if not isinstance(a, Traced):
         a, b = b, a
-    certain = not isinstance(b, Value | Var) and b == b
+    certain = not isinstance(b, Traced) and b == b
     a, b = match(a, b)
     larger = Value(active().b.select((b > a).ir, b.ir, a.ir), a.kind, a.width)
     if certain or a.kind is not F32:
@@ -50,24 +70,24 @@ def maximum(a: Any, b: Any) -> Any:
     return Value(active().b.select((b != b).ir, b.ir, larger.ir), a.kind, a.width)
 
 
-def minimum(a: Any, b: Any) -> Any:
+def minimum(a: Scalar, b: Scalar) -> Value:
     """The smaller of two; NaN in `a` stays NaN."""
-    if not any(isinstance(v, Value | Var) for v in (a, b)):
+    if not any(isinstance(v, Traced) for v in (a, b)):
         return interpret.minimum(a, b)
     a, b = match(a, b)
     return Value(active().b.select((b < a).ir, b.ir, a.ir), a.kind, a.width)
 
 
-def sqrt(a: Any) -> Any:
+def sqrt(a: Scalar) -> Value:
     """The square root, correctly rounded."""
     return unary("sqrt", a) if isinstance(a, Value) else interpret.sqrt(a)
 
 
-def floor(a: Any) -> Any:
+def floor(a: Scalar) -> Value:
     return unary("floor", a) if isinstance(a, Value) else interpret.floor(a)
 
 
-def cast(value: Any, kind: Kind) -> Any:
+def cast(value: Scalar, kind: Kind) -> Value:
     """Convert between float32, int32 and int64 (int32 to float32 reads it as signed)."""
     if not isinstance(value, Value):
         return interpret.cast(value, kind.numpy)
@@ -86,14 +106,14 @@ def cast(value: Any, kind: Kind) -> Any:
     return Value(emit(value.ir, target), kind, value.width)
 
 
-def bitcast(value: Any, kind: Kind) -> Any:
+def bitcast(value: Scalar, kind: Kind) -> Value:
     """The same bits read as another kind of the same size."""
     if not isinstance(value, Value):
         return interpret.bitcast(value, kind.numpy)
     return Value(active().b.bitcast(value.ir, vector_type(kind, value.width)), kind, value.width)
 
 
-def iota(width: int) -> Any:
+def iota(width: int) -> Value:
     """int32 lanes 0, 1, 2, ..."""
     if building() is None:
         return interpret.iota(width)
@@ -102,9 +122,9 @@ def iota(width: int) -> Any:
     return Value(ir.Constant(vector_type(I32, width), list(range(width))), I32, width)
 
 
-def extract(value: Any, lane: int) -> Any:
+def extract(value: Scalar, lane: int) -> Value:
     """One lane as a scalar."""
-    value = value.get() if isinstance(value, Var) else value
+    value = read(value)
     if not isinstance(value, Value):
         return interpret.extract(value, lane)
     if value.width == 1:
@@ -112,31 +132,31 @@ def extract(value: Any, lane: int) -> Any:
     return Value(active().b.extract_element(value.ir, ir.Constant(I32.ir, lane)), value.kind)
 
 
-def pack(scalars: list[Any]) -> Any:
+def pack(scalars: Sequence[Value | Var]) -> Value:
     """A vector of the given scalars."""
-    if not isinstance(scalars[0], Value):
+    if not isinstance(scalars[0], Traced):
         return interpret.pack(scalars)
-    kind = scalars[0].kind
-    vector = ir.Constant(vector_type(kind, len(scalars)), ir.Undefined)
+    kind, width = scalars[0].kind, len(scalars)
+    vector = ir.Constant(vector_type(kind, width), ir.Undefined)
     for lane, scalar in enumerate(scalars):
-        vector = active().b.insert_element(vector, scalar.ir, ir.Constant(I32.ir, lane))
-    return Value(vector, kind, len(scalars))
+        vector = active().b.insert_element(vector, scalar.get().ir, ir.Constant(I32.ir, lane))
+    return Value(vector, kind, width)
 
 
-def store_lanes(y: Any, index: tuple[Any, ...], value: Any) -> None:
+def store_lanes(y: "Array", index: tuple[Index, ...], value: Scalar) -> None:
     """Store each lane at its own index along the last axis, where neighbours there are not neighbours in memory."""
     for lane in range(width_of(value)):
         y.store((*index[:-1], index[-1] + lane), extract(value, lane))
 
 
-def head(value: Any, width: int) -> Any:
+def head(value: Scalar, width: int) -> Value:
     """The first `width` lanes of a vector."""
     return part(value, 0, width)
 
 
-def part(value: Any, start: int, width: int) -> Any:
+def part(value: Scalar, start: int, width: int) -> Value:
     """`width` lanes of a vector, from `start` on."""
-    value = value.get() if isinstance(value, Var) else value
+    value = read(value)
     if not isinstance(value, Value):
         return interpret.part(value, start, width)
     if width == value.width:
@@ -148,21 +168,22 @@ def part(value: Any, start: int, width: int) -> Any:
     return Value(active().b.shuffle_vector(value.ir, undefined, mask), value.kind, width)
 
 
-def transpose(rows: list[Any]) -> list[Any]:
-    """n vectors of n lanes as a matrix turned over; n is a power of two. log2 n exchanges of off-diagonal blocks."""
-    rows = [row.get() if isinstance(row, Var) else row for row in rows]
-    if not isinstance(rows[0], Value):
+def transpose(rows: Sequence[Value | Var]) -> list[Value]:
+    """The transpose of n vectors of n lanes, n a power of two, in log2 n exchanges of off-diagonal blocks."""
+    if not isinstance(rows[0], Traced):
         return interpret.transpose(rows)
-    n, distance = len(rows), 1
+    values = [row.get() for row in rows]
+    n, distance = len(values), 1
     while distance < n:
+        # of two rows `distance` apart, the blocks that both exchange
         upper = [lane + n - distance if lane & distance else lane for lane in range(n)]
         lower = [lane + n if lane & distance else lane + distance for lane in range(n)]
-        turned = list(rows)
+        exchanged = list(values)
         for i in (i for i in range(n) if not i & distance):
-            a, b = rows[i], rows[i + distance]
-            turned[i], turned[i + distance] = shuffle(a, b, upper), shuffle(a, b, lower)
-        rows, distance = turned, 2 * distance
-    return rows
+            a, b = values[i], values[i + distance]
+            exchanged[i], exchanged[i + distance] = shuffle(a, b, upper), shuffle(a, b, lower)
+        values, distance = exchanged, 2 * distance
+    return values
 
 
 def shuffle(a: Value, b: Value, lanes: list[int]) -> Value:
@@ -171,9 +192,9 @@ def shuffle(a: Value, b: Value, lanes: list[int]) -> Value:
     return Value(active().b.shuffle_vector(a.ir, b.ir, mask), a.kind, len(lanes))
 
 
-def fold(value: Any, combine: Callable[[Any, Any], Any]) -> Any:
+def fold(value: Scalar, combine: Callable[[Value, Value], Value]) -> Value:
     """All lanes combined into one scalar, by halves where the width is even."""
-    value = value.get() if isinstance(value, Var) else value
+    value = read(value)
     items = [extract(value, lane) for lane in range(width_of(value))]
     while len(items) > 1:
         half = (len(items) + 1) // 2
@@ -181,5 +202,5 @@ def fold(value: Any, combine: Callable[[Any, Any], Any]) -> Any:
     return items[0]
 
 
-def width_of(value: Any) -> int:
+def width_of(value: Scalar) -> int:
     return value.width if isinstance(value, Value | Var) else interpret.width_of(value)

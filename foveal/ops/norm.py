@@ -201,11 +201,11 @@ class ChannelSums(Operator):
                 for i in range(max(0, c - before), min(C, c + after + 1)):
                     total += x[(n, i, *at)]
                 y[(n, c, *at)] = total
-            for i, width in vectors(middle, lanes) if middle else ():
+            for v, width in vectors(middle, lanes) if middle else ():
                 total = var(0.0, width)
                 for j in loop(before + after + 1):
-                    total += x.load((n, i + j + (first - before), *at), width)
-                y.store((n, i + first, *at), total, width)
+                    total += x.load((n, v + j + (first - before), *at), width)
+                y.store((n, v + first, *at), total, width)
 
 
 class LocalResponseNorm(Operator):

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from foveal.errors import ShapeError
-from foveal.kernel.lang import where
+from foveal.kernel.lang import Index, where
 from foveal.ops.kernels.pool import both
 from foveal.ops.kernels.taps import forward_taps
 from foveal.strides import Ndarray
@@ -143,7 +143,7 @@ def tap(p: Any, count: int, u: int, r: int, pad: int, n: int) -> tuple[Any, Any]
 
 
 def taps(
-    place: Pair, counts: Pair, image: Pair, size: Pair, stride: Pair, padding: Sides, dilation: Pair
+    place: tuple[Index, Index], counts: Pair, image: Pair, size: Pair, stride: Pair, padding: Sides, dilation: Pair
 ) -> list[tuple[Any, Any, Any]]:
     """(h, v, whether it is inside) of each input position in the window of output `place`, of `counts`, row by row."""
     found = []

@@ -9,7 +9,23 @@ import pytest
 from foveal.errors import KernelError
 from foveal.kernel import compile as kernels
 from foveal.kernel import maths, random
-from foveal.kernel.lang import F32, I32, I64, cast, lanes, loop, loops, parallel, splat, var, vectors, where
+from foveal.kernel.lang import (
+    F32,
+    I32,
+    I64,
+    cast,
+    lanes,
+    loop,
+    loops,
+    otherwise,
+    parallel,
+    parallel_vectors,
+    splat,
+    var,
+    vectors,
+    when,
+    where,
+)
 from foveal.kernel.target import host
 
 
@@ -178,6 +194,66 @@ def test_parallel_covers_everything_once_on_any_number_of_threads():
         for thread in range(threads):
             checks.run_kernel(count, [y, x], thread=thread, threads=threads)
         assert (y == 1).all()
+
+
+@pytest.mark.parametrize("counts", [(0,), (3, 0), (0, 3)], ids=str)
+def test_a_parallel_loop_of_no_iterations_emits_nothing(counts):
+    def nothing(y, x):
+        for _ in parallel(*counts):
+            y[0] = 1.0
+
+    def empty(y, x):
+        pass
+
+    assert ir(nothing) == ir(empty)
+    for got in both_ways(nothing, np.zeros(1, np.float32), np.zeros(1, np.float32)):
+        assert got.tolist() == [0.0]
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 8, 15, 16, 17, 33, 67])
+def test_parallel_vectors_cover_everything_once_on_any_number_of_threads(n):
+    def count(y, x):
+        for i, width in parallel_vectors(n):
+            y.store((i,), y.load((i,), width) + 1.0, width)
+
+    x = np.zeros(1, np.float32)
+    for got in both_ways(count, np.zeros(n + 1, np.float32), x):
+        assert got.tolist() == [1.0] * n + [0.0]
+    for threads in (2, 5):
+        y = np.zeros(n + 1, np.float32)
+        for thread in range(threads):
+            checks.run_kernel(count, [y, x], thread=thread, threads=threads)
+        assert y.tolist() == [1.0] * n + [0.0]
+
+
+def test_otherwise_is_the_other_branch_of_when():
+    def signs(y, x):
+        for i in loop(8):
+            for _ in when(x[i] > 0.0):
+                y[i] = 1.0
+            for _ in otherwise(x[i] > 0.0):
+                y[i] = -1.0
+
+    def known(y, x):
+        for i in range(8):
+            for _ in otherwise(i > 3):
+                y[i] = 1.0
+
+    x = np.array([1, -1, 0, 2, -3, np.nan, np.inf, 1], np.float32)
+    for got in both_ways(signs, np.zeros(8, np.float32), x):
+        assert got.tolist() == np.where(x > 0, 1, -1).tolist()
+    for got in both_ways(known, np.zeros(8, np.float32), x):
+        assert got.tolist() == [1] * 4 + [0] * 4
+
+
+def test_an_integer_is_divided_by_a_traced_one():
+    def body(y, x):
+        for i in loop(9, start=1):
+            y[i - 1] = cast(100 // i * 10 + 100 % i, F32)
+
+    want = [float(100 // i * 10 + 100 % i) for i in range(1, 9)]
+    for got in both_ways(body, np.zeros(8, np.float32), np.zeros(1, np.float32)):
+        assert got.tolist() == want
 
 
 def test_loops_with_traced_bounds_start_and_step():

@@ -15,8 +15,19 @@ import pytest
 
 from foveal.errors import KernelError
 from foveal.kernel.compile import ArraySpec, Kernel, build_ir
-from foveal.kernel.lang import lanes, registers
-from foveal.kernel.target import AVX2, AVX512, NEON, SSE, assume, current, host
+from foveal.kernel.lang import l1, l2, lanes, llc, registers
+from foveal.kernel.target import (
+    ASSUMED_CACHES,
+    AVX2,
+    AVX512,
+    NEON,
+    SSE,
+    assume,
+    current,
+    host,
+    planned_caches,
+    read_caches,
+)
 from foveal.ops import OPS
 from foveal.program import Program
 
@@ -62,6 +73,81 @@ def test_an_assumed_target_holds_for_the_block_and_for_the_thread():
         other.start()
         other.join()
     assert [current(), *seen] == [host(), host()]
+
+
+def test_named_targets_have_fixed_caches_that_kernels_can_ask_for():
+    for target in TARGETS.values():
+        assert (target.l1, target.l2, target.llc) == (32 << 10, 1 << 20, 32 << 20)
+    with assume(replace(NEON, l1=1, l2=2, llc=3)):
+        assert (l1(), l2(), llc()) == (1, 2, 3)
+
+
+@pytest.mark.parametrize("cache", ["l1", "l2", "llc"])
+def test_code_for_other_caches_is_other_code(cache):
+    assert replace(AVX2, **{cache: getattr(AVX2, cache) * 4}).identity != AVX2.identity
+
+
+def cache_folder(folder, *caches):
+    """A folder as Linux describes the caches of a processor in: (level, type, size) of each."""
+    for i, cache in enumerate(caches):
+        entry = folder / f"index{i}"
+        entry.mkdir()
+        for name, text in zip(("level", "type", "size"), cache, strict=True):
+            (entry / name).write_text(f"{text}\n")
+    return folder
+
+
+FIRST = (1, "Data", "48K"), (1, "Instruction", "64K")
+
+
+@pytest.mark.parametrize(
+    ("caches", "want"),
+    [
+        ((*FIRST, (2, "Unified", "2048K"), (3, "Unified", "30M")), {"l1": 48 << 10, "l2": 2 << 20, "llc": 30 << 20}),
+        ((*FIRST, (2, "Unified", "512K")), {"l1": 48 << 10, "l2": 512 << 10, "llc": 512 << 10}),
+        (FIRST, {"l1": 48 << 10}),
+        ((), {}),
+        (((1, "Data", "unknown"),), {}),
+        (((1, "Data", ""),), {}),
+        ((("", "Data", "32K"),), {}),
+    ],
+    ids=["three levels", "two levels", "one level", "none", "no number", "no size", "no level"],
+)
+def test_caches_are_read_where_linux_describes_them(caches, want, tmp_path):
+    assert read_caches(cache_folder(tmp_path, *caches)) == want
+
+
+def test_caches_that_cannot_be_read_are_the_assumed_ones(tmp_path):
+    (tmp_path / "index0").mkdir()
+    for folder in (tmp_path, tmp_path / "missing"):
+        assert read_caches(folder) == {}
+    assert planned_caches({}) == ASSUMED_CACHES
+
+
+KIB, MIB = 1 << 10, 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("size", "planned"),
+    [
+        (1, 1),
+        (128 * KIB - 1, 64 * KIB),
+        (128 * KIB, 256 * KIB),
+        (512 * KIB - 1, 256 * KIB),
+        (512 * KIB, MIB),
+        (MIB, MIB),
+        (2 * MIB - 1, MIB),
+        (2 * MIB, 4 * MIB),
+        (8 * MIB - 1, 4 * MIB),
+        (8 * MIB, 16 * MIB),
+    ],
+)
+def test_caches_are_planned_with_by_class(size, planned):
+    assert planned_caches({"l2": size}) == {**ASSUMED_CACHES, "l2": planned}
+
+
+def test_the_last_level_has_the_same_classes():
+    assert [planned_caches({"llc": n * MIB})["llc"] // MIB for n in (15, 16, 63, 64, 256)] == [8, 32, 32, 128, 512]
 
 
 def test_code_for_another_cpu_is_not_run():

@@ -124,7 +124,7 @@ def filled(number: float, width: int) -> Any:
     return var(number, width).get()
 
 
-def each_row(ending: BoundEpilogue, images: int, rows: int, channels: int) -> Iterator[tuple[Any, Any]]:
+def each_row(ending: BoundEpilogue, images: int, rows: int, channels: int) -> Iterator[tuple[Any, ...]]:
     """(image, row), shared among threads; sums are kept per image, and then an image stays with its thread."""
     if not ending.epilogue.rows:
         yield from parallel(images, rows)
@@ -150,7 +150,8 @@ def max_windows(*arrays: Any, window: Window, source: expression.Recipe, epilogu
     N, P, Q, C = ending.outputs[0].shape
 
     def largest(n: Any, p: Any, q: Any, within: bool, c: Any, width: int) -> Any:
-        best, odd = None, None
+        best: Any = None
+        odd: Any = None
         for r, s in window.taps():
             rows, h, v = window.inside(0, P, r, H), window.at(0, p, r), window.at(1, q, s)
             index = (n, clamped(h, rows, H), clamped(v, within, W), c)

@@ -331,7 +331,7 @@ def put(
     for _ in when(whole == False):  # noqa: E712
         for i, j, value in both_sides(down.AT, across.AT, load):
             outputs.store((thread(), i * reach[1] + j, 0), value, width)
-        for i in loop(smaller(reach[0], size[0] - p)):
-            for j in loop(smaller(reach[1], size[1] - q)):
-                value = outputs.load((thread(), i * reach[1] + j, 0), width)
-                ending.store(task, [(n, p + i, q + j)], [value], k, width)
+        for y in loop(smaller(reach[0], size[0] - p)):
+            for x in loop(smaller(reach[1], size[1] - q)):
+                value = outputs.load((thread(), y * reach[1] + x, 0), width)
+                ending.store(task, [(n, p + y, q + x)], [value], k, width)
