@@ -109,7 +109,7 @@ class Lowerer:
         **static: Any,
     ) -> None:
         views = (*outputs, *inputs)
-        recipes = [static[name].steps for name in ("epilogue", "source") if name in static]
+        recipes = [static[name].steps for name in ("epilogue", "prologue") if name in static]
         steps = [step for recipe in (*recipes, static.get("steps", ())) for step in recipe]
         fused = {type(OPS[name]).__module__ for name, *_ in steps}
         specs = tuple(v.spec for v in views)
@@ -297,13 +297,13 @@ class Lowerer:
             moments=self.views[moments[0]] if moments else None,
         )
 
-    def source(self, group: Group, x: Node) -> expression.Source:
+    def source(self, group: Group, x: Node) -> expression.FusedInput:
         """An operator's input as the group's prologue computes it."""
         inputs, steps, slots = self.steps(group.prologue)
         assert group.operator is not None
         operands = [self.operand(group.operator, node) for node in inputs]
         views = [self.repeated(v, x.shape) for v in operands]
-        return expression.Source(views, expression.Recipe(len(views), steps, slots[x]))
+        return expression.FusedInput(views, expression.Prologue(len(views), steps, slots[x]))
 
     def repeated(self, x: View, domain: Shape) -> View:
         """The view over the whole domain."""
@@ -354,7 +354,7 @@ def reduction_chunks(shape: Shape, gone: tuple[bool, ...]) -> int:
     last = len(shape) - 1
     kept = math.prod(n for a, n in enumerate(shape) if not gone[a] and a != last)
     if not gone[last]:
-        kept *= -(-shape[last] // (pointwise.BLOCK * lanes()))
+        kept *= -(-shape[last] // (reduction.COLUMN_VECTORS * lanes()))
     first = next(a for a in range(len(shape)) if gone[a])
     if kept >= CHUNKS // 2 or first == last:
         return 1

@@ -7,7 +7,7 @@ import numpy as np
 from foveal.errors import ShapeError
 from foveal.kernel.lang import loop, loops, parallel, var
 from foveal.ops.elementwise import positive, sqrt
-from foveal.ops.kernels.moments import merge_moments, moment_chunks, moments_of_chunks
+from foveal.ops.kernels.moments import chunk_moments, merge_chunks, moment_chunks
 from foveal.ops.op import Case, Lowering, Operator
 from foveal.ops.reduce import sum
 from foveal.ops.shape import index, reshape
@@ -76,8 +76,8 @@ class ChannelMoments(Operator):
         rows = x.channels_last_rows()
         chunks = moment_chunks(*rows.shape)
         partial = to.scratch((2, chunks, rows.shape[1]))
-        to.call(moments_of_chunks, [partial], [rows])
-        to.call(merge_moments, [y], [partial], rows=rows.shape[0])
+        to.call(chunk_moments, [partial], [rows])
+        to.call(merge_chunks, [y], [partial], rows=rows.shape[0])
 
 
 class BatchNorm(Operator):

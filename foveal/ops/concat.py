@@ -11,7 +11,7 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel.lang import parallel
-from foveal.ops.kernels.copy_rows import copy, inside, lower_rows, shifted
+from foveal.ops.kernels.copy_rows import copy_part, elements_per_place, lower_rows, shifted
 from foveal.ops.op import Case, Lowering, Operator
 from foveal.strides import Ndarray, Shape
 
@@ -61,12 +61,12 @@ class Concatenate(Operator):
     def kernel(self, y: Any, *inputs: Any, axis: int) -> None:
         start = 0
         for x in inputs:
-            copy(y, x, axis, start)
+            copy_part(y, x, axis, start)
             start += x.shape[axis]
 
     def lower(self, to: Lowering, y: Any, /, *inputs: Any, axis: int) -> None:
         pieces, start = [], 0
-        inner = inside(y, axis)
+        inner = elements_per_place(y, axis)
         for i, x in enumerate(inputs):
             pieces.append((start, x.shape[axis] * inner, i))
             start += x.shape[axis] * inner
@@ -130,10 +130,10 @@ class Widen(Operator):
             if count:
                 for index in parallel(*y.shape[:axis], count, *y.shape[axis + 1 :]):
                     y[shifted(index, axis, first)] = 0.0
-        copy(y, x, axis, start)
+        copy_part(y, x, axis, start)
 
     def lower(self, to: Lowering, y: Any, /, x: Any, *, axis: int, start: int, size: int) -> None:
-        inner, n = inside(y, axis), x.shape[axis]
+        inner, n = elements_per_place(y, axis), x.shape[axis]
         parts = ((0, start, None), (start, n, 0), (start + n, size - start - n, None))
         pieces = tuple((first * inner, n * inner, i) for first, n, i in parts if n)
         lower_rows(to, self, y, [x], pieces, {"axis": axis, "start": start, "size": size})

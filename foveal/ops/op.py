@@ -235,7 +235,7 @@ class Operator:
         to.call(self.kernel, [y], inputs, plain=True, **attributes)
 
     def prologue(self, **attributes: Any) -> int | None:
-        """The position of an input that lower_results takes as a nest.Source as well: computed while it is read."""
+        """The position of an input that lower_results takes as an expression.FusedInput as well."""
         return None
 
     def lower_results(self, to: Lowering, y: Any, /, *inputs: Any, **attributes: Any) -> None:

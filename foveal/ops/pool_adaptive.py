@@ -6,7 +6,7 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel.lang import I32, cast, loop, loops, parallel, var, where
-from foveal.ops.kernels import reduction
+from foveal.ops.kernels import expression
 from foveal.ops.kernels.pool import LOWEST
 from foveal.ops.op import Case, Operator
 from foveal.ops.pool import Pair, check_images, spans
@@ -93,7 +93,7 @@ class AdaptiveMean(Adaptive):
                 for h in loop(rows[1], start=rows[0]):
                     for v in loop(columns[1], start=columns[0]):
                         total += x.load((n, c, h, v), width)
-                y.store((n, c, p, q), total.get() / reduction.as_float(size, width), width)
+                y.store((n, c, p, q), total.get() / expression.float_lanes(size, width), width)
 
 
 class AdaptiveMeanGrad(Operator):
@@ -123,7 +123,7 @@ class AdaptiveMeanGrad(Operator):
                 rows, columns = (first(p, H, P), end(p, H, P)), (first(q, W, Q), end(q, W, Q))
                 size = (rows[1] - rows[0]) * (columns[1] - columns[0])
                 for c, width in spans(dx, n):
-                    given = dy.load((n, c, p, q), width) / reduction.as_float(size, width)
+                    given = dy.load((n, c, p, q), width) / expression.float_lanes(size, width)
                     for h in loop(rows[1], start=rows[0]):
                         for v in loop(columns[1], start=columns[0]):
                             dx.store((n, c, h, v), dx.load((n, c, h, v), width) + given, width)
@@ -178,14 +178,14 @@ class AdaptiveMaxIndex(Adaptive):
         (N, _, P, Q), (H, W) = y.shape, x.shape[2:]
         for n, p, q in parallel(N, P, Q):
             for c, width in spans(y, n):
-                start = reduction.as_float(first(p, H, P) * W + first(q, W, Q), width)
+                start = expression.float_lanes(first(p, H, P) * W + first(q, W, Q), width)
                 best, found = var(LOWEST, width), var(start, width)
                 for h in loop(end(p, H, P), start=first(p, H, P)):
                     for v in loop(end(q, W, Q), start=first(q, W, Q)):
                         value = x.load((n, c, h, v), width)
                         larger = value > best.get()
                         best.set(where(larger, value, best.get()))
-                        found.set(where(larger, reduction.as_float(h * W + v, width), found.get()))
+                        found.set(where(larger, expression.float_lanes(h * W + v, width), found.get()))
                 y.store((n, c, p, q), cast(found.get(), I32), width)
 
 

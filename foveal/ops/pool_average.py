@@ -92,7 +92,7 @@ class AvgPool2d(Averages):
                     y.store((n, c, p, q), total.get() * window.share(p, q, (P, Q), (H, W)), width)
 
     def lower_results(self, to: Lowering, y: EpilogueOutputs, x: Any, **how: Any) -> None:
-        pool.lower_forward(to, pool.mean_windows, y, expression.Source.of(x), Window(**how))
+        pool.lower_forward(to, pool.mean_windows, y, expression.FusedInput.of(x), Window(**how))
 
 
 class AvgPool2dGrad(Averages):

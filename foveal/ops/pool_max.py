@@ -7,7 +7,7 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel.lang import I32, cast, loop, loops, maximum, parallel, var, where
-from foveal.ops.kernels import expression, pool, reduction
+from foveal.ops.kernels import expression, pool
 from foveal.ops.kernels.epilogue import EpilogueOutputs
 from foveal.ops.kernels.pool import LOWEST, Window, unless
 from foveal.ops.op import Case, Lowering
@@ -50,7 +50,7 @@ class MaxPool2d(Pooling):
                     y.store((n, c, p, q), best, width)
 
     def lower_results(self, to: Lowering, y: EpilogueOutputs, x: Any, **how: Any) -> None:
-        pool.lower_forward(to, pool.max_windows, y, expression.Source.of(x), Window(**how))
+        pool.lower_forward(to, pool.max_windows, y, expression.FusedInput.of(x), Window(**how))
 
 
 def first_maxima(x: Ndarray, size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Ndarray:
@@ -126,7 +126,7 @@ class MaxPool2dGrad(Pooling):
                         rest.set(where(hit, 0.0, rest.get()))
 
     def lower_results(self, to: Lowering, dx: EpilogueOutputs, dy: Any, x: Any, y: Any, **how: Any) -> None:
-        pool.lower_max_grad(to, dx, dy, expression.Source.of(x), Window(**how))
+        pool.lower_max_grad(to, dx, dy, expression.FusedInput.of(x), Window(**how))
 
 
 class MaxPool2dPick(Pooling):
@@ -194,7 +194,7 @@ class MaxPool2dIndex(Pooling):
                         value = x.load((n, c, h, v), width)
                         larger = inside(value >= best.get(), valid, width)
                         best.set(where(larger, value, best.get()))
-                        place = reduction.as_float(h * W + v, width)
+                        place = expression.float_lanes(h * W + v, width)
                         found.set(where(larger, place, found.get()))
                     y.store((n, c, p, q), cast(found.get(), I32), width)
 

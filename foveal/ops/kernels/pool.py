@@ -1,6 +1,7 @@
 """Pooling kernels on channels-last images: each result is written once, and no tap of a window is a branch.
 
-Lanes run over channels. Forward kernels compute their input while they read it (nest.Source); all end in an epilogue.
+Lanes run over channels. Forward kernels compute their input while they read it (expression.FusedInput); all end in an
+epilogue.
 """
 
 from collections.abc import Iterator
@@ -135,17 +136,17 @@ def each_row(ending: BoundEpilogue, images: int, rows: int, channels: int) -> It
             yield n, row
 
 
-def lower_forward(to: Lowering, body: Any, y: EpilogueOutputs, x: expression.Source, window: Window) -> None:
+def lower_forward(to: Lowering, body: Any, y: EpilogueOutputs, x: expression.FusedInput, window: Window) -> None:
     arrays = [nhwc(a) for a in x.arrays]
-    y.call(to, body, y.shape[0], [], arrays, window=window, source=x.recipe)
+    y.call(to, body, y.shape[0], [], arrays, window=window, prologue=x.prologue)
 
 
-def max_windows(*arrays: Any, window: Window, source: expression.Recipe, epilogue: Epilogue) -> None:
+def max_windows(*arrays: Any, window: Window, prologue: expression.Prologue, epilogue: Epilogue) -> None:
     """y[n, p, q, c] = the largest of a window; NaN where one is.
 
     One comparison per tap: NaN is looked for beside, two taps at a time.
     """
-    ending = BoundEpilogue(epilogue, arrays, source.count)
+    ending = BoundEpilogue(epilogue, arrays, prologue.array_count)
     _, H, W, _ = ending.own[0].shape
     N, P, Q, C = ending.outputs[0].shape
 
@@ -155,7 +156,7 @@ def max_windows(*arrays: Any, window: Window, source: expression.Recipe, epilogu
         for r, s in window.taps():
             rows, h, v = window.inside(0, P, r, H), window.at(0, p, r), window.at(1, q, s)
             index = (n, clamped(h, rows, H), clamped(v, within, W), c)
-            value = source.load(ending.own, index, width)
+            value = prologue.load(ending.own, index, width)
             if window.dilation != UNIT:
                 value = unless(both(valid(h, rows, H), valid(v, within, W)), value, LOWEST)
             best = value if best is None else where(value > best, value, best)
@@ -168,9 +169,9 @@ def max_windows(*arrays: Any, window: Window, source: expression.Recipe, epilogu
                 ending.store(n, [(n, p, q)], [largest(n, p, q, within, c, width)], c, width)
 
 
-def mean_windows(*arrays: Any, window: Window, source: expression.Recipe, epilogue: Epilogue) -> None:
+def mean_windows(*arrays: Any, window: Window, prologue: expression.Prologue, epilogue: Epilogue) -> None:
     """y[n, p, q, c] = the mean of a window; what it holds of the padding is zeros."""
-    ending = BoundEpilogue(epilogue, arrays, source.count)
+    ending = BoundEpilogue(epilogue, arrays, prologue.array_count)
     _, H, W, _ = ending.own[0].shape
     N, P, Q, C = ending.outputs[0].shape
 
@@ -180,7 +181,7 @@ def mean_windows(*arrays: Any, window: Window, source: expression.Recipe, epilog
             rows, h, v = window.inside(0, P, r, H), window.at(0, p, r), window.at(1, q, s)
             index = (n, clamped(h, rows, H), clamped(v, within, W), c)
             known = both(valid(h, rows, H), valid(v, within, W))
-            total = unless(known, source.load(ending.own, index, width), 0.0) + total
+            total = unless(known, prologue.load(ending.own, index, width), 0.0) + total
         return total * window.share(p, q, (P, Q), (H, W))
 
     for n, p in each_row(ending, N, P, C):
@@ -189,16 +190,16 @@ def mean_windows(*arrays: Any, window: Window, source: expression.Recipe, epilog
                 ending.store(n, [(n, p, q)], [mean(n, p, q, within, c, width)], c, width)
 
 
-def lower_max_grad(to: Lowering, dx: EpilogueOutputs, dy: Any, x: expression.Source, window: Window) -> None:
+def lower_max_grad(to: Lowering, dx: EpilogueOutputs, dy: Any, x: expression.FusedInput, window: Window) -> None:
     """The largest are found anew: of an x that is computed while it is read, no other kernel need have had the same
     bits.
     """
     arrays, dy = [nhwc(a) for a in x.arrays], nhwc(dy)
     if window.tiles:
-        dx.call(to, share_tiles, dx.shape[0], [], [*arrays, dy], window=window, source=x.recipe)
+        dx.call(to, share_tiles, dx.shape[0], [], [*arrays, dy], window=window, prologue=x.prologue)
         return
     choice = to.scratch(dy.shape)
-    to.call(choose, [choice], arrays, window=window, source=x.recipe)
+    to.call(choose, [choice], arrays, window=window, prologue=x.prologue)
     lower_gather(to, dx, [dy, choice], window)
 
 
@@ -211,9 +212,9 @@ def lower_gather(to: Lowering, dx: EpilogueOutputs, inputs: list[Any], window: W
     dx.call(to, gather, dx.shape[0], [], inputs, axes=axes, window=window, count=len(inputs))
 
 
-def share_tiles(*arrays: Any, window: Window, source: expression.Recipe, epilogue: Epilogue) -> None:
+def share_tiles(*arrays: Any, window: Window, prologue: expression.Prologue, epilogue: Epilogue) -> None:
     """dx = dy at the first of the largest elements of each window, else 0; windows lie side by side."""
-    ending = BoundEpilogue(epilogue, arrays, source.count + 1)
+    ending = BoundEpilogue(epilogue, arrays, prologue.array_count + 1)
     *xs, dy = ending.own
     N, H, W, C = ending.outputs[0].shape
     _, P, Q, _ = dy.shape
@@ -221,7 +222,7 @@ def share_tiles(*arrays: Any, window: Window, source: expression.Recipe, epilogu
 
     def tile(n: Any, p: Any, q: Any, c: Any, width: int) -> None:
         pixels = [(n, p * R + r, q * S + s) for r, s in window.taps()]
-        values = [source.load(xs, (*pixel, c), width) for pixel in pixels]
+        values = [prologue.load(xs, (*pixel, c), width) for pixel in pixels]
         most = values[0]
         for value in values[1:]:
             most = where(value > most, value, most)
@@ -253,7 +254,7 @@ def share_tiles(*arrays: Any, window: Window, source: expression.Recipe, epilogu
             uncovered(n, P * R)
 
 
-def choose(choice: Any, *xs: Any, window: Window, source: expression.Recipe) -> None:
+def choose(choice: Any, *xs: Any, window: Window, prologue: expression.Prologue) -> None:
     """choice[n, p, q, c] = the number of the tap that is the first of the largest of its window."""
     _, H, W, _ = xs[0].shape
     N, P, Q, C = choice.shape
@@ -265,7 +266,7 @@ def choose(choice: Any, *xs: Any, window: Window, source: expression.Recipe) -> 
             index = (n, clamped(h, rows, H), clamped(v, within, W), c)
             known = both(valid(h, rows, H), valid(v, within, W))
             # NaN, as which a tap outside counts, is not larger than anything
-            value = source.load(xs, index, width) + unless(known, 0.0, float("nan"))
+            value = prologue.load(xs, index, width) + unless(known, 0.0, float("nan"))
             larger = value >= most
             most, found = (where(larger, value, most), where(larger, float(r * window.size[1] + s), found))
         return found

@@ -117,7 +117,7 @@ def correlate_batch(*arrays: Any, axes: Axes, outputs: int, bands: int, parts: i
                                 panels.at(g, b, 0, 0, 0, 0),
                                 rows,
                                 columns,
-                                x.shape[1:3],
+                                (x.shape[1], x.shape[2]),
                                 images,
                                 valid,
                                 tile_for(outputs),

@@ -196,7 +196,7 @@ def correlate_images(
                     task,
                     source.at(0, 0, g * panels.shape[4], 0),
                     panels.at(g, b, 0, 0, 0, 0),
-                    x.shape[1:],
+                    (x.shape[1], x.shape[2], x.shape[3]),
                     images,
                     channel,
                     valid,

@@ -18,8 +18,8 @@ from foveal.ops.kernels.conv.direct_simd_batch import (
     copy_images,
     padded,
 )
-from foveal.ops.kernels.epilogue import added
 from foveal.ops.kernels.halo import bordered, clear
+from foveal.ops.kernels.reduction import tree_sum
 from foveal.ops.kernels.register_tile import pieces, runs, split, tile_for
 from foveal.ops.kernels.taps import Axes
 from foveal.ops.op import Lowering
@@ -155,6 +155,6 @@ def add_tile(
     indices = list(acc)
     for start, width in pieces(len(acc), lanes()):
         chosen = indices[start : start + width]
-        total = added(across_lanes([acc[index] for index in chosen]))
+        total = tree_sum(across_lanes([acc[index] for index in chosen]))
         for lane, (i, k) in enumerate(chosen):
             into[0, *positions[i], k] = extract(total, lane)

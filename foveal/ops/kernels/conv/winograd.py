@@ -11,7 +11,6 @@ transforms.order; those of one class have the same filters, which U holds once.
 """
 
 import itertools
-import math
 from functools import partial
 from typing import Any
 
@@ -21,7 +20,7 @@ from foveal.ops.kernels.conv.select import Choice
 from foveal.ops.kernels.conv.winograd_grid import Grid, near_equal
 from foveal.ops.kernels.conv.winograd_input import prefetch_pixels, transform_tile
 from foveal.ops.kernels.conv.winograd_transform import both_sides
-from foveal.ops.kernels.epilogue import FAR, BoundEpilogue, Epilogue, EpilogueOutputs
+from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs, exceeds_l2
 from foveal.ops.kernels.packing import outputs_last
 from foveal.ops.kernels.register_tile import Tile, multiply_add, pieces, split, tile_for
 from foveal.ops.op import Lowering
@@ -223,7 +222,7 @@ def transform_back(
 def prefetch_outputs(ending: BoundEpilogue, grid: Grid, first: Any, count: Any, k: Any, valid: int) -> None:
     """Where a block's results go, so that the lines are there when its products are done."""
     for image in (y for y in ending.outputs if not y.streamed):
-        for t in loop(count if math.prod(image.shape) > FAR else 0):
+        for t in loop(count if exceeds_l2(image) else 0):
             prefetch_pixels(image.at(*corner(grid, first + t), k), grid.down.outputs, grid.across.outputs, valid)
 
 

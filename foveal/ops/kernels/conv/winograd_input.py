@@ -1,14 +1,13 @@
 """The transform of an input tile, read from the image where it lies."""
 
 import itertools
-import math
 from functools import partial
 from typing import Any
 
 from foveal.kernel.lang import LINE, choose, loop, thread, vectors, when, where
 from foveal.ops.kernels.conv.winograd_grid import Grid, within
 from foveal.ops.kernels.conv.winograd_transform import both_sides
-from foveal.ops.kernels.epilogue import FAR
+from foveal.ops.kernels.epilogue import exceeds_l2
 
 
 def transform_tile(
@@ -24,7 +23,7 @@ def transform_tile(
     step, steps = ((s.outputs if of_outputs else s.step) for s in axes)
     size = len(down[0]), len(across[0])
     _, height, width, _ = x.shape
-    if math.prod(x.shape) > FAR:
+    if exceeds_l2(x):
         prefetch_pixels(x.at(n, h + size[0], v, first), step, steps, channels)
     inside = within(h, h + (size[0] - 1), height) & within(v, v + (size[1] - 1), width)
     area = list(itertools.product(range(size[0]), range(size[1])))
