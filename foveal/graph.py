@@ -88,7 +88,7 @@ class Graph:
             names[node] = node.name or f"%{len(lines)}"
             if node.op is not None:
                 given = [names[x] for x in node.inputs]
-                given += [f"{key}={value}" for key, value in node.attributes.items()]
+                given += [f"{key}={value}" for key, value in node.op.arguments(**node.attributes).items()]
                 lines.append(f"  {names[node]} = {node.op}({', '.join(given)}) : {node.type}")
         heads = [f"  {names[node]} : {node.type}, argument" for node in self.arguments]
         heads += [f"  {names[node]} : {node.type}, variable" for node in self.variables]

@@ -67,8 +67,8 @@ def clip(to: Writer, x: str, *, low: float, high: float) -> str:
     return to.node("Clip", x, to.constant(np.float32(low)), to.constant(np.float32(high)))  # type: ignore[arg-type]
 
 
-def reshape(writer: Writer, x: str, *, to: tuple[int, ...]) -> str:
-    return writer.node("Reshape", x, writer.constant(np.array(to, np.int64)))
+def reshape(writer: Writer, x: str, *, shape: tuple[int, ...]) -> str:
+    return writer.node("Reshape", x, writer.constant(np.array(shape, np.int64)))
 
 
 WRITERS: dict[str, Callable[..., str]] = {

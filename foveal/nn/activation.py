@@ -79,7 +79,7 @@ class LeakyReLU(Module):
         self.negative_slope = negative_slope
 
     def forward(self, x: Any) -> Any:
-        return ops.leaky_relu(x, slope=self.negative_slope)
+        return ops.leaky_relu(x, negative_slope=self.negative_slope)
 
     def describe(self) -> str:
         return f"negative_slope={self.negative_slope}"

@@ -36,7 +36,7 @@ class Dropping(Module):
                 " call the model itself, use foveal.compile_step, or model.eval() for inference"
             )
         to = self.kept_together(x.shape)
-        return x * ops.dropout_mask(recording.key, to=to, p=self.p, stream=recording.stream())
+        return x * ops.dropout_mask(recording.key, shape=to, p=self.p, stream=recording.stream())
 
     def describe(self) -> str:
         return str(self.p)

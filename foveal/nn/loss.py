@@ -178,7 +178,7 @@ class CrossEntropyLoss(ClassLoss):
         if not e:
             return self.negative_log_likelihood(log_p, target)
         hot = self.chosen(logits, target)
-        kept = ops.broadcast_to(ops.sum(hot, axes=(1,), keepdims=True), to=log_p.shape)
+        kept = ops.broadcast_to(ops.sum(hot, axes=(1,), keepdims=True), shape=log_p.shape)
         spread = self.weighted(hot) * (1.0 - e) + self.weighted(kept) * (e / classes)
         return self.reduce(-ops.sum(log_p * spread, axes=(1,)), self.weighted(hot))
 

@@ -63,7 +63,7 @@ class Tracking(Module):
         if self.weight is not None:
             return self.weight, self.bias
         lift, to = current().lift, (self.num_features,)
-        return ops.broadcast_to(lift(1.0), to=to), ops.broadcast_to(lift(0.0), to=to)
+        return ops.broadcast_to(lift(1.0), shape=to), ops.broadcast_to(lift(0.0), shape=to)
 
     def by_running_statistics(self, x: Any) -> Any:
         return ops.batch_norm_inference(x, self.running_mean, self.running_var, *self.affine(), eps=self.eps)

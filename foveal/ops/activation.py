@@ -95,21 +95,21 @@ class HardSwish(Pointwise):
 
 
 class LeakyRelu(Pointwise):
-    """y = x above 0, else slope x; dy/dx at 0 is `slope`"""
+    """y = x above 0, else negative_slope x; dy/dx at 0 is `negative_slope`"""
 
-    name, arity, cases = "leaky_relu", 1, bent(slope=0.1)
+    name, arity, cases = "leaky_relu", 1, bent(negative_slope=0.1)
 
-    def normalise(self, x: Any, *, slope: float = 0.01) -> dict[str, Any]:
-        return {"slope": finite(self.name, "slope", slope)}
+    def normalise(self, x: Any, *, negative_slope: float = 0.01) -> dict[str, Any]:
+        return {"negative_slope": finite(self.name, "negative_slope", negative_slope)}
 
-    def numpy(self, x: Ndarray, *, slope: float) -> Ndarray:
-        return np.where(x > 0, x, x * slope)
+    def numpy(self, x: Ndarray, *, negative_slope: float) -> Ndarray:
+        return np.where(x > 0, x, x * negative_slope)
 
-    def vjp(self, dy: Any, y: Any, x: Any, *, slope: float) -> tuple[Any, ...]:
-        return (where(greater(x, 0.0), dy, dy * slope),)
+    def vjp(self, dy: Any, y: Any, x: Any, *, negative_slope: float) -> tuple[Any, ...]:
+        return (where(greater(x, 0.0), dy, dy * negative_slope),)
 
-    def scalar(self, x: Any, *, slope: float) -> Any:  # type: ignore[override]
-        return lang.where(x > 0.0, x, x * slope)
+    def scalar(self, x: Any, *, negative_slope: float) -> Any:  # type: ignore[override]
+        return lang.where(x > 0.0, x, x * negative_slope)
 
 
 class Elu(Pointwise):

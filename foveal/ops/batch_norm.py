@@ -21,7 +21,7 @@ def channel_axes(x: Shape) -> tuple[int, ...]:
 
 def per_channel(v: Any, x: Any) -> Any:
     """v [C] as a shape that broadcasts against x [N, C, ...]."""
-    return reshape(v, to=(1, -1, *[1] * (len(x.shape) - 2)))
+    return reshape(v, shape=(1, -1, *[1] * (len(x.shape) - 2)))
 
 
 class ChannelMoments(Operator):

@@ -155,12 +155,12 @@ class Conv2dIm2col(Operator):
     def vjp(self, dy: Any, y: Any, x: Any, w: Any, **how: Any) -> tuple[Any, ...]:
         N, K, P, Q = dy.shape
         rows = math.prod(w.shape[1:])
-        dy = reshape(permute(reshape(dy, to=(N, K, P * Q)), order=(1, 0, 2)), to=(K, N * P * Q))
+        dy = reshape(permute(reshape(dy, shape=(N, K, P * Q)), order=(1, 0, 2)), shape=(K, N * P * Q))
         columns = permute(im2col(x, size=w.shape[2:], **how), order=(1, 0, 2))
-        dw = matmul(dy, reshape(columns, to=(rows, N * P * Q)), tb=True)
-        dcolumns = reshape(matmul(reshape(w, to=(K, rows)), dy, ta=True), to=(rows, N, P * Q))
+        dw = matmul(dy, reshape(columns, shape=(rows, N * P * Q)), tb=True)
+        dcolumns = reshape(matmul(reshape(w, shape=(K, rows)), dy, ta=True), shape=(rows, N, P * Q))
         dx = col2im(permute(dcolumns, order=(1, 0, 2)), image=x.shape[2:], size=w.shape[2:], **how)
-        return dx, reshape(dw, to=w.shape)
+        return dx, reshape(dw, shape=w.shape)
 
     def flops(self, y: Type, *inputs: Type, **how: Any) -> int:
         return 2 * y.size * math.prod(inputs[1].shape[1:])
@@ -169,8 +169,8 @@ class Conv2dIm2col(Operator):
         K, rows = w.shape[0], math.prod(w.shape[1:])
         N, _, P, Q = self.shape(x.shape, w.shape, **how)
         columns = permute(im2col(x, size=w.shape[2:], **how), order=(1, 0, 2))  # [C R S, N, P Q]
-        y = matmul(reshape(w, to=(K, rows)), reshape(columns, to=(rows, N * P * Q)))
-        return reshape(permute(reshape(y, to=(K, N, P * Q)), order=(1, 0, 2)), to=(N, K, P, Q))
+        y = matmul(reshape(w, shape=(K, rows)), reshape(columns, shape=(rows, N * P * Q)))
+        return reshape(permute(reshape(y, shape=(K, N, P * Q)), order=(1, 0, 2)), shape=(N, K, P, Q))
 
 
 class LocallyConnected2d(Operator):
@@ -211,7 +211,7 @@ class LocallyConnected2d(Operator):
 
     def vjp(self, dy: Any, y: Any, x: Any, w: Any, **how: Any) -> tuple[Any, ...]:
         N, K, P, Q = dy.shape
-        dy = permute(reshape(dy, to=(N, K, P * Q)), order=(2, 0, 1))  # [P Q, N, K]
+        dy = permute(reshape(dy, shape=(N, K, P * Q)), order=(2, 0, 1))  # [P Q, N, K]
         columns = permute(im2col(x, **how), order=(2, 1, 0))  # [P Q, C R S, N]
         dcolumns = batch_matmul(dy, permute(w, order=(0, 2, 1)))  # [P Q, N, C R S]
         dx = col2im(permute(dcolumns, order=(1, 2, 0)), image=x.shape[2:], **how)
@@ -223,7 +223,7 @@ class LocallyConnected2d(Operator):
     def expand(self, x: Any, w: Any, **how: Any) -> Any:
         columns = permute(im2col(x, **how), order=(2, 0, 1))  # [P Q, N, C R S]
         y = permute(batch_matmul(columns, w), order=(1, 2, 0))  # [N, K, P Q]
-        return reshape(y, to=self.shape(x.shape, w.shape, **how))
+        return reshape(y, shape=self.shape(x.shape, w.shape, **how))
 
 
 im2col, col2im, conv2d_im2col = Im2col(), Col2im(), Conv2dIm2col()

@@ -75,7 +75,7 @@ class SoftmaxCrossEntropy(Operator):
     def vjp(self, dy: Any, y: Any, x: Any, labels: Any) -> tuple[Any, ...]:
         e = exp(x - max(x, axes=(1,), keepdims=True))
         softmax = e / sum(e, axes=(1,), keepdims=True)
-        scale = broadcast_to(dy * (1.0 / x.shape[0]), to=x.shape)
+        scale = broadcast_to(dy * (1.0 / x.shape[0]), shape=x.shape)
         return (softmax - one_hot(labels, classes=x.shape[1])) * scale, None
 
     def expand(self, x: Any, labels: Any) -> Any:

@@ -126,8 +126,8 @@ class GroupNorm(Operator):
 
     def expand(self, x: Any, *, groups: int, eps: float) -> Any:
         N, C, *rest = x.shape
-        y = reshape(x, to=(N, groups, C // groups, *rest))
-        return reshape(standardize(y, axes=range(2, 3 + len(rest)), eps=eps), to=x.shape)
+        y = reshape(x, shape=(N, groups, C // groups, *rest))
+        return reshape(standardize(y, axes=range(2, 3 + len(rest)), eps=eps), shape=x.shape)
 
 
 class LpNormalize(Operator):

@@ -26,6 +26,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from foveal.errors import ShapeError
+from foveal.ops.window import Window
 from foveal.strides import Ndarray, Shape, channels_last, contiguous
 
 
@@ -133,7 +134,7 @@ class Tensor:
     __radd__, __rmul__ = __add__, __mul__
 
     def reshape(self, *dims: int) -> "Tensor":
-        return OPS["reshape"](self, to=dims)
+        return OPS["reshape"](self, shape=dims)
 
     def sum(self, axes: int | Sequence[int] | None = None, keepdims: bool = False) -> "Tensor":
         return OPS["sum"](self, axes=axes, keepdims=keepdims)
@@ -190,6 +191,17 @@ class Operator:
     def normalise(self, *inputs: Any, **attributes: Any) -> dict[str, Any]:
         """Attributes in their full form (hashable); an error for those that can mean nothing."""
         return attributes
+
+    def arguments(self, **attributes: Any) -> dict[str, Any]:
+        """The keyword arguments of a call with these attributes, as graphs print them: the inverse of normalise."""
+        return attributes
+
+    def window(self, **attributes: Any) -> Window | None:
+        """The window through which each pixel of the output reads an image, the first input; None without one.
+
+        Gradients have none: they read an output of such windows.
+        """
+        return None
 
     def type(self, *inputs: Type, **attributes: Any) -> Type:
         """The output's type, after checking number and dtypes of the inputs."""

@@ -166,7 +166,7 @@ class GlobalAvgPool2d(Operator):
         return x.mean(axis=(2, 3), keepdims=True)
 
     def vjp(self, dy: Any, y: Any, x: Any) -> tuple[Any, ...]:
-        return (broadcast_to(dy * (1.0 / (x.shape[2] * x.shape[3])), to=x.shape),)
+        return (broadcast_to(dy * (1.0 / (x.shape[2] * x.shape[3])), shape=x.shape),)
 
     def expand(self, x: Any) -> Any:
         return mean(x, axes=(2, 3), keepdims=True)

@@ -16,26 +16,30 @@ class BroadcastTo(Operator):
     """y repeats x along new axes and axes of size 1, as NumPy does"""
 
     name, arity = "broadcast_to", 1
-    cases = (Case(((3, 1),), {"to": (2, 3, 4)}), Case(((),), {"to": (5,)}), Case(((1, 5, 1, 1),), {"to": (2, 5, 3, 3)}))
+    cases = (
+        Case(((3, 1),), {"shape": (2, 3, 4)}),
+        Case(((),), {"shape": (5,)}),
+        Case(((1, 5, 1, 1),), {"shape": (2, 5, 3, 3)}),
+    )
 
-    def shape(self, x: Shape, *, to: Shape) -> Shape:
+    def shape(self, x: Shape, *, shape: Shape) -> Shape:
         try:
-            if np.broadcast_shapes(x, to) == tuple(to):
-                return tuple(to)
+            if np.broadcast_shapes(x, shape) == tuple(shape):
+                return tuple(shape)
         except ValueError:
             pass
-        raise ShapeError(f"broadcast_to: {x} cannot be repeated to {to}; sizes have to be equal or 1")
+        raise ShapeError(f"broadcast_to: {x} cannot be repeated to {shape}; sizes have to be equal or 1")
 
-    def numpy(self, x: Ndarray, *, to: Shape) -> Ndarray:
-        return np.broadcast_to(x, to)
+    def numpy(self, x: Ndarray, *, shape: Shape) -> Ndarray:
+        return np.broadcast_to(x, shape)
 
-    def vjp(self, dy: Any, y: Any, x: Any, *, to: Shape) -> tuple[Any, ...]:
+    def vjp(self, dy: Any, y: Any, x: Any, *, shape: Shape) -> tuple[Any, ...]:
         return (sum_to(dy, x.shape),)
 
-    def scalar(self, x: Any, *, to: Shape) -> Any:
+    def scalar(self, x: Any, *, shape: Shape) -> Any:
         return x
 
-    def kernel(self, y: Any, x: Any, *, to: Shape) -> None:
+    def kernel(self, y: Any, x: Any, *, shape: Shape) -> None:
         pointwise.pointwise(y, x, outputs=1, steps=(), results=(0,))
 
 
@@ -68,7 +72,7 @@ class Reduction(Operator):
 
     def keep(self, y: Any, x: Any, axes: tuple[int, ...]) -> Any:
         """y with the reduced axes put back as size 1."""
-        return reshape(y, to=tuple(1 if a in axes else n for a, n in enumerate(x.shape)))
+        return reshape(y, shape=tuple(1 if a in axes else n for a, n in enumerate(x.shape)))
 
     start = 0.0
 
@@ -98,7 +102,7 @@ class Sum(Reduction):
         return np.sum(x, axis=axes, keepdims=keepdims)
 
     def vjp(self, dy: Any, y: Any, x: Any, *, axes: tuple[int, ...], keepdims: bool) -> tuple[Any, ...]:
-        return (broadcast_to(self.keep(dy, x, axes), to=x.shape),)
+        return (broadcast_to(self.keep(dy, x, axes), shape=x.shape),)
 
     def combine(self, total: Any, value: Any) -> Any:
         return total + value
@@ -134,7 +138,7 @@ class Mean(Reduction):
 
     def vjp(self, dy: Any, y: Any, x: Any, *, axes: tuple[int, ...], keepdims: bool) -> tuple[Any, ...]:
         scale = 1.0 / float(np.prod([x.shape[a] for a in axes]))
-        return (broadcast_to(self.keep(dy, x, axes) * scale, to=x.shape),)
+        return (broadcast_to(self.keep(dy, x, axes) * scale, shape=x.shape),)
 
     def expand(self, x: Any, *, axes: tuple[int, ...], keepdims: bool) -> Any:
         count = float(np.prod([x.shape[a] for a in axes]))
@@ -151,4 +155,4 @@ def sum_to(x: Any, shape: Shape) -> Any:
     extra = len(x.shape) - len(shape)
     axes = [a for a, n in enumerate(x.shape) if a < extra or (shape[a - extra] == 1 and n != 1)]
     total = sum(x, axes=tuple(axes), keepdims=True) if axes else x
-    return reshape(total, to=shape) if extra else total
+    return reshape(total, shape=shape) if extra else total

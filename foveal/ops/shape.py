@@ -35,37 +35,37 @@ class Reshape(Operator):
 
     name, arity, view = "reshape", 1, True
     cases = (
-        Case(((2, 6),), {"to": (3, 4)}),
-        Case(((2, 3, 4, 5),), {"to": (2, 60)}),
-        Case(((4, 12),), {"to": (4, 3, 2, 2)}),
-        Case(((5,),), {"to": (1, 5, 1, 1)}),
+        Case(((2, 6),), {"shape": (3, 4)}),
+        Case(((2, 3, 4, 5),), {"shape": (2, 60)}),
+        Case(((4, 12),), {"shape": (4, 3, 2, 2)}),
+        Case(((5,),), {"shape": (1, 5, 1, 1)}),
     )
 
-    def normalise(self, x: Any, *, to: Shape) -> dict[str, Any]:
-        to, size = tuple(int(n) for n in to), int(np.prod(x.shape))
-        if to.count(-1) == 1:
-            rest = -int(np.prod(to))
+    def normalise(self, x: Any, *, shape: Shape) -> dict[str, Any]:
+        shape, size = tuple(int(n) for n in shape), int(np.prod(x.shape))
+        if shape.count(-1) == 1:
+            rest = -int(np.prod(shape))
             if rest > 0 and size % rest == 0:
-                to = tuple(size // rest if n == -1 else n for n in to)
-        return {"to": to}
+                shape = tuple(size // rest if n == -1 else n for n in shape)
+        return {"shape": shape}
 
     def type(self, x: Type, **attributes: Any) -> Type:  # type: ignore[override]
         """Integers may be reshaped as well."""
         return Type(self.shape(x.shape, **attributes), x.dtype)
 
-    def shape(self, x: Shape, *, to: Shape) -> Shape:
-        if min(to, default=1) < 0 or np.prod(x) != np.prod(to):
+    def shape(self, x: Shape, *, shape: Shape) -> Shape:
+        if min(shape, default=1) < 0 or np.prod(x) != np.prod(shape):
             raise ShapeError(
-                f"reshape: {x} has {int(np.prod(x))} elements, {to} has another number; give sizes with the same"
+                f"reshape: {x} has {int(np.prod(x))} elements, {shape} has another number; give sizes with the same"
                 f" product"
             )
-        return to
+        return shape
 
-    def numpy(self, x: Ndarray, *, to: Shape) -> Ndarray:
-        return x.reshape(to)
+    def numpy(self, x: Ndarray, *, shape: Shape) -> Ndarray:
+        return x.reshape(shape)
 
-    def vjp(self, dy: Any, y: Any, x: Any, *, to: Shape) -> tuple[Any, ...]:
-        return (reshape(dy, to=x.shape),)
+    def vjp(self, dy: Any, y: Any, x: Any, *, shape: Shape) -> tuple[Any, ...]:
+        return (reshape(dy, shape=x.shape),)
 
 
 class Permute(Operator):

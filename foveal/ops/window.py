@@ -1,91 +1,240 @@
-"""Sliding windows over the rows and columns of an image: sizes, checks, and views of NumPy arrays."""
+"""Sliding windows over the rows and columns of an image: what convolutions, poolings and im2col share.
 
+Output (p, q) of a window of R x S taps reads, with tap (r, s), the pixel x[p u + r d - pad, q u + s d - pad]: u is the
+stride, d the dilation, each along its axis; pad is the padding at the top, or on the left. Dumoulin and Visin 2016, "A
+guide to convolution arithmetic for deep learning", has pictures of all of them.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from foveal.errors import ShapeError
-from foveal.kernel.lang import Index, where
-from foveal.ops.kernels.pool import both
-from foveal.ops.kernels.taps import forward_taps
+from foveal.kernel.lang import Index, Scalar, where
 from foveal.strides import Ndarray
 
+# rows and columns
 Pair = tuple[int, int]
 
-
+# top, bottom, left, right
 Sides = tuple[int, int, int, int]
 
+# What operators take for a Pair: one number for rows and columns, or (rows, columns).
+PairArgument = int | Sequence[int]
 
-def output_size(
-    what: str, size: tuple[int, ...], kernel: tuple[int, ...], stride: Pair, padding: Sides, dilation: Pair
-) -> Pair:
-    """Output rows and columns of a sliding window; floor((n + pads - d (k - 1) - 1) / u) + 1 along each axis."""
-    found = []
-    for axis, word in enumerate(("rows", "columns")):
-        padded = size[axis] + padding[2 * axis] + padding[2 * axis + 1]
-        reach = dilation[axis] * (kernel[axis] - 1) + 1
-        if reach > padded:
-            raise ShapeError(
-                f"{what}: the kernel reaches over {reach} {word}, the padded input has {padded}"
-                f" (input {size[0]}x{size[1]}, kernel {kernel[0]}x{kernel[1]}, padding {padding}, dilation {dilation});"
-                " use a smaller kernel, more padding, or a larger input"
-            )
-        found.append((padded - reach) // stride[axis] + 1)
-    return found[0], found[1]
+# What operators take for a padding: a number for all sides, (rows, columns), (top, bottom, left, right), or a word.
+PaddingArgument = int | Sequence[int] | str
+
+WORDS = ("rows", "columns")
 
 
-def check_window(what: str, kernel: Pair, stride: Pair, padding: Sides, dilation: Pair) -> None:
-    """Refuse sizes that mean nothing."""
-    for word, values, least in (
-        ("kernel size", kernel, 1),
+@dataclass(frozen=True)
+class Window:
+    """R x S taps that slide over an image: size (R, S), and stride, padding and dilation along rows and columns.
+
+    The methods that can fail take the name of the operator, or of the layer, whose error it then is.
+    """
+
+    size: Pair
+    stride: Pair = (1, 1)
+    padding: Sides = (0, 0, 0, 0)
+    dilation: Pair = (1, 1)
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        kernel_size: PairArgument,
+        stride: PairArgument | None = 1,
+        padding: PaddingArgument = 0,
+        dilation: PairArgument = 1,
+    ) -> "Window":
+        """The window that a caller's hyper-parameters describe; a stride of None is the kernel size.
+
+        padding: a number, (rows, columns), (top, bottom, left, right), or a word of `full_padding`. Raises ShapeError
+        where a value has another form, the kernel size, the stride or the dilation is below 1, or the padding below 0.
+        """
+        size = pair(kernel_size, f"{name}: kernel_size")
+        u = pair(kernel_size if stride is None else stride, f"{name}: stride")
+        d = pair(dilation, f"{name}: dilation")
+        # a word's padding is computed from the other three, so they are checked before it
+        check_window(name, size, u, (0, 0, 0, 0), d)
+        window = cls(size, u, full_padding(name, padding, size, u, d), d)
+        check_window(name, window.size, window.stride, window.padding, window.dilation)
+        return window
+
+    def sliding(self) -> dict[str, Any]:
+        """Stride, padding and dilation, as operators take them whose filters give the size."""
+        return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
+
+    def arguments(self) -> dict[str, Any]:
+        """The hyper-parameters as operators take them: the inverse of `of`."""
+        return {"kernel_size": self.size, **self.sliding()}
+
+    @property
+    def reach(self) -> Pair:
+        """The rows and columns from a window's first tap to its last: d (R - 1) + 1."""
+        return self.dilation[0] * (self.size[0] - 1) + 1, self.dilation[1] * (self.size[1] - 1) + 1
+
+    def padded(self, axis: int, n: int) -> int:
+        """The positions along an axis of an image of n, with its padding."""
+        return n + self.padding[2 * axis] + self.padding[2 * axis + 1]
+
+    def outputs(self, name: str, image: Sequence[int]) -> Pair:
+        """(P, Q) of an image (H, W): floor((n + pads - d (k - 1) - 1) / u) + 1 along each axis.
+
+        Raises ShapeError where the window does not fit into the padded image.
+        """
+        counts = []
+        for axis, word in enumerate(WORDS):
+            padded, reach = self.padded(axis, image[axis]), self.reach[axis]
+            if reach > padded:
+                raise ShapeError(
+                    f"{name}: the kernel reaches over {reach} {word}, the padded input has {padded}"
+                    f" (input {image[0]}x{image[1]}, kernel {self.size[0]}x{self.size[1]}, padding {self.padding},"
+                    f" dilation {self.dilation}); use a smaller kernel, more padding, or a larger input"
+                )
+            counts.append((padded - reach) // self.stride[axis] + 1)
+        return counts[0], counts[1]
+
+    def outputs_inside(self, name: str, image: Sequence[int]) -> Pair:
+        """`outputs`, with a ShapeError where a window reads nothing but padding, so that it has no maximum or mean."""
+        counts = self.outputs(name, image)
+        for axis, word in enumerate(WORDS):
+            for p in range(counts[axis]) if any(self.padding[2 * axis : 2 * axis + 2]) else ():
+                if not self.read(axis, p, image[axis]):
+                    raise ShapeError(
+                        f"{name}: window {p} of {counts[axis]} along the {word} lies outside of the image"
+                        f" (input {image[0]}x{image[1]}, size {self.size}, stride {self.stride}, padding"
+                        f" {self.padding}, dilation {self.dilation}); use less padding: half of the window always"
+                        " holds"
+                    )
+        return counts
+
+    def read(self, axis: int, p: int, n: int) -> list[int]:
+        """The positions, of n along an axis, that the p-th window reads."""
+        positions = (self.position(axis, p, tap) for tap in range(self.size[axis]))
+        return [i for i in positions if 0 <= i < n]
+
+    def ceiled(self, image: Sequence[int]) -> "Window":
+        """The window whose padding is enlarged so that its number of outputs is rounded up, as ceil_mode asks for.
+
+        The last window along an axis may then reach beyond the given padding, but it starts in the image or in the
+        padding before it.
+        """
+        padding = list(self.padding)
+        for axis in range(2):
+            padded, reach, u = self.padded(axis, image[axis]), self.reach[axis], self.stride[axis]
+            # ceil((padded - reach) / u), the number of the last window
+            last = -((reach - padded) // u)
+            if last * u >= image[axis] + self.padding[2 * axis]:
+                last -= 1
+            padding[2 * axis + 1] += max(0, last * u + reach - padded)
+        return replace(self, padding=(padding[0], padding[1], padding[2], padding[3]))
+
+    def taps(self) -> Iterator[Pair]:
+        """(r, s) of each tap, row by row."""
+        for r in range(self.size[0]):
+            for s in range(self.size[1]):
+                yield r, s
+
+    def position(self, axis: int, p: Any, tap: int) -> Any:
+        """The position along an axis that a tap of the p-th window reads; it may lie in the padding."""
+        return p * self.stride[axis] + tap * self.dilation[axis] - self.padding[2 * axis]
+
+    def pixels(self, output: tuple[Index, Index], counts: Pair, image: Pair) -> list[tuple[Index, Index, Scalar]]:
+        """(h, v, valid) of each tap of window `output`, of `counts`, row by row, for plain kernels.
+
+        valid says if (h, v) lies in the image (H, W); h and v are places in it either way. It is True where that is
+        known while the kernel is built.
+        """
+        found = []
+        for r, s in self.taps():
+            h, row = self.tap(0, output[0], counts[0], r, image[0])
+            v, column = self.tap(1, output[1], counts[1], s, image[1])
+            found.append((h, v, both(row, column)))
+        return found
+
+    def tap(self, axis: int, p: Index, count: int, tap: int, n: int) -> tuple[Any, Any]:
+        """The position, of n along an axis, that a tap of the p-th of `count` windows reads, and if it is inside.
+
+        Outside, the position is 0.
+        """
+        at = self.position(axis, p, tap)
+        if self.position(axis, 0, tap) >= 0 and self.position(axis, count - 1, tap) < n:
+            return at, True
+        valid = (at >= 0) & (at < n)
+        return where(valid, at, 0), valid
+
+    def view(self, x: Ndarray, padding: float = 0.0) -> Ndarray:
+        """The windows [N, C, P, Q, R, S] of x [N, C, H, W] in NumPy, a view of x with a border of `padding`."""
+        top, bottom, left, right = self.padding
+        x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=padding)
+        view = np.lib.stride_tricks.sliding_window_view(x, self.reach, axis=(2, 3))
+        (u, v), (d, e) = self.stride, self.dilation
+        return view[:, :, ::u, ::v, ::d, ::e]
+
+    def add_to(self, x: Ndarray, values: Ndarray) -> None:
+        """Add values [N, C, P, Q, R, S] to the pixels of x [N, C, H, W] that they belong to: the adjoint of `view`."""
+        (H, W), (P, Q) = x.shape[2:], values.shape[2:4]
+        top, bottom, left, right = self.padding
+        padded = np.zeros((*x.shape[:2], H + top + bottom, W + left + right), x.dtype)
+        (u, v), (d, e) = self.stride, self.dilation
+        for r, s in self.taps():
+            rows = slice(r * d, r * d + (P - 1) * u + 1, u)
+            columns = slice(s * e, s * e + (Q - 1) * v + 1, v)
+            padded[:, :, rows, columns] += values[..., r, s]
+        x += padded[:, :, top : top + H, left : left + W]
+
+
+def both(a: Scalar, b: Scalar) -> Scalar:
+    """a and b, either of which may be known, and is True then, while the kernel is built."""
+    if a is True:
+        return b
+    return a if b is True else a & b  # type: ignore[operator]
+
+
+def check_window(name: str, size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> None:
+    """Raise ShapeError where a size, stride or dilation is below 1, or a padding below 0."""
+    for word, values, minimum in (
+        ("kernel size", size, 1),
         ("stride", stride, 1),
         ("padding", padding, 0),
         ("dilation", dilation, 1),
     ):
-        if min(values) < least:
-            raise ShapeError(f"{what}: {word} {values} has to be {least} or more")
+        if min(values) < minimum:
+            raise ShapeError(f"{name}: {word} {values} has to be {minimum} or more")
 
 
-def ceiled(size: tuple[int, ...], kernel: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Sides:
-    """The padding with which as many windows fit as where the output size is rounded up.
+def full_padding(name: str, padding: PaddingArgument, size: Pair, stride: Pair, dilation: Pair) -> Sides:
+    """Padding as (top, bottom, left, right), from numbers as `sides` takes them or from a word.
 
-    The last window may then reach beyond the given padding, but starts in the image or in the padding before it.
+    "valid" is no padding. "same" is as much as gives an output of the image's size with stride 1: d (k - 1) along each
+    axis, half of it on either side, and the odd one at the bottom and on the right, as in PyTorch.
     """
-    found = []
-    for axis in range(2):
-        before, after = padding[2 * axis : 2 * axis + 2]
-        padded = size[axis] + before + after
-        reach = dilation[axis] * (kernel[axis] - 1) + 1
-        last = -((reach - padded) // stride[axis])
-        if last * stride[axis] >= size[axis] + before:
-            last -= 1
-        found += [before, after + max(0, last * stride[axis] + reach - padded)]
-    return found[0], found[1], found[2], found[3]
+    if not isinstance(padding, str):
+        return sides(padding, f"{name}: padding")
+    if padding == "valid":
+        return 0, 0, 0, 0
+    if padding != "same":
+        raise ShapeError(f"{name}: padding is {padding!r}; choose 'same', 'valid' or numbers of rows and columns")
+    if stride != (1, 1):
+        raise ShapeError(f"{name}: padding='same' is for stride 1, the stride is {stride}: give the padding in numbers")
+    rows, columns = (d * (k - 1) for d, k in zip(dilation, size, strict=True))
+    return rows // 2, rows - rows // 2, columns // 2, columns - columns // 2
 
 
-def check_meeting(what: str, size: tuple[int, ...], kernel: Pair, stride: Pair, padding: Sides, dilation: Pair) -> None:
-    """Refuse windows that meet nothing but padding."""
-    outputs = output_size(what, size, kernel, stride, padding, dilation)
-    for axis, word in enumerate(("rows", "columns")):
-        taps = forward_taps(outputs[axis], kernel[axis], stride[axis], padding[2 * axis], dilation[axis])[0]
-        for p in range(outputs[axis]) if padding[2 * axis] or padding[2 * axis + 1] else ():
-            if not taps.inside(p, size[axis]):
-                raise ShapeError(
-                    f"{what}: window {p} of {outputs[axis]} along the {word} lies outside of the image"
-                    f" (input {size[0]}x{size[1]}, size {kernel}, stride {stride}, padding {padding}, dilation"
-                    f" {dilation}); use less padding: half of the window always holds"
-                )
-
-
-def pair(value: Any, what: str) -> tuple[int, int]:
-    """One int for rows and columns, or two."""
+def pair(value: PairArgument, what: str) -> Pair:
+    """(rows, columns), from one int for both or from two; `what` names the value in the error."""
     items = (value, value) if isinstance(value, int | np.integer) else tuple(value)
     if len(items) != 2 or not all(isinstance(i, int | np.integer) for i in items):
         raise ShapeError(f"{what} has to be an int or two ints (rows, columns), got {value!r}")
     return int(items[0]), int(items[1])
 
 
-def sides(value: Any, what: str) -> tuple[int, int, int, int]:
+def sides(value: PairArgument, what: str) -> Sides:
     """Padding as (top, bottom, left, right), from an int, (rows, columns) or all four."""
     if isinstance(value, int | np.integer) or len(tuple(value)) == 2:
         rows, columns = pair(value, what)
@@ -93,63 +242,47 @@ def sides(value: Any, what: str) -> tuple[int, int, int, int]:
     items = tuple(int(i) for i in value)
     if len(items) != 4:
         raise ShapeError(f"{what} has to be an int, (rows, columns) or (top, bottom, left, right), got {value!r}")
-    return items
+    return items[0], items[1], items[2], items[3]
+
+
+# The functions below take the four hyper-parameters apart, for callers that hold no Window yet.
+
+
+def output_size(
+    what: str, size: tuple[int, ...], kernel: tuple[int, ...], stride: Pair, padding: Sides, dilation: Pair
+) -> Pair:
+    """Window.outputs."""
+    return Window((kernel[0], kernel[1]), stride, padding, dilation).outputs(what, size)
+
+
+def ceiled(size: tuple[int, ...], kernel: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Sides:
+    """Window.ceiled."""
+    return Window(kernel, stride, padding, dilation).ceiled(size).padding
+
+
+def check_meeting(what: str, size: tuple[int, ...], kernel: Pair, stride: Pair, padding: Sides, dilation: Pair) -> None:
+    """Window.outputs_inside."""
+    Window(kernel, stride, padding, dilation).outputs_inside(what, size)
 
 
 def windows(x: Ndarray, kernel: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Ndarray:
-    """x's windows, a view of shape [N, C, P, Q, R, S] on the zero-padded input."""
-    top, bottom, left, right = padding
-    x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
-    reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
-    view = np.lib.stride_tricks.sliding_window_view(x, reach, axis=(2, 3))
-    return view[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
+    """Window.view."""
+    return Window(kernel, stride, padding, dilation).view(x)
 
 
 def scatter(into: Ndarray, values: Ndarray, stride: Pair, padding: Sides, dilation: Pair) -> None:
-    """Add values [N, C, P, Q, R, S] to the places of `into` [N, C, H, W] that the windows are read from."""
-    top, bottom, left, right = padding
-    padded = np.pad(np.zeros_like(into), ((0, 0), (0, 0), (top, bottom), (left, right)))
-    P, Q, R, S = values.shape[2:]
-    for r in range(R):
-        for s in range(S):
-            rows = slice(r * dilation[0], r * dilation[0] + (P - 1) * stride[0] + 1, stride[0])
-            cols = slice(s * dilation[1], s * dilation[1] + (Q - 1) * stride[1] + 1, stride[1])
-            padded[:, :, rows, cols] += values[..., r, s]
-    H, W = into.shape[2:]
-    into += padded[:, :, top : top + H, left : left + W]
+    """Window.add_to."""
+    Window((values.shape[4], values.shape[5]), stride, padding, dilation).add_to(into, values)
 
 
 def window(name: str, size: Any, stride: Any, padding: Any, dilation: Any) -> dict[str, Any]:
-    """Hyper-parameters in full form."""
-    full = {
-        "size": pair(size, f"{name}: size"),
-        "stride": pair(stride, f"{name}: stride"),
-        "padding": sides(padding, f"{name}: padding"),
-        "dilation": pair(dilation, f"{name}: dilation"),
-    }
-    check_window(name, full["size"], full["stride"], full["padding"], full["dilation"])  # type: ignore[arg-type]
-    return full
-
-
-def tap(p: Any, count: int, u: int, r: int, pad: int, n: int) -> tuple[Any, Any]:
-    """The input position at distance r in output p of `count`, and whether it is inside; it is kept inside either
-    way.
-    """
-    at = p * u + r - pad
-    if r >= pad and (count - 1) * u + r - pad < n:
-        return at, True
-    valid = (at >= 0) & (at < n)
-    return where(valid, at, 0), valid
+    """Window.of, as attributes."""
+    full = Window.of(name, size, stride, padding, dilation)
+    return {"size": full.size, **full.sliding()}
 
 
 def taps(
-    place: tuple[Index, Index], counts: Pair, image: Pair, size: Pair, stride: Pair, padding: Sides, dilation: Pair
+    place: Any, counts: Pair, image: Pair, size: Pair, stride: Pair, padding: Sides, dilation: Pair
 ) -> list[tuple[Any, Any, Any]]:
-    """(h, v, whether it is inside) of each input position in the window of output `place`, of `counts`, row by row."""
-    found = []
-    for r in range(size[0]):
-        for s in range(size[1]):
-            h, row = tap(place[0], counts[0], stride[0], r * dilation[0], padding[0], image[0])
-            v, column = tap(place[1], counts[1], stride[1], s * dilation[1], padding[2], image[1])
-            found.append((h, v, both(row, column)))
-    return found
+    """Window.pixels."""
+    return Window(size, stride, padding, dilation).pixels(place, counts, image)

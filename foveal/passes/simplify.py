@@ -81,7 +81,7 @@ def either(*checks: Any) -> Rule:
 
 
 def same_shape(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Symbol | None:
-    return inputs[0] if inputs[0].shape == attributes["to"] else None
+    return inputs[0] if inputs[0].shape == attributes["shape"] else None
 
 
 def whole(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Symbol | None:
@@ -111,9 +111,9 @@ def reduction(name: str) -> Rule:
         (x,), axes = inputs, attributes["axes"]
         shape = OPS[name].shape(x.shape, **attributes)
         if all(x.shape[a] == 1 for a in axes):
-            return moves.reshape(x, to=shape)
+            return moves.reshape(x, shape=shape)
         if attributes["keepdims"]:
-            return moves.reshape(OPS[name](x, axes=axes, keepdims=False), to=shape)
+            return moves.reshape(OPS[name](x, axes=axes, keepdims=False), shape=shape)
         return None
 
     return rule

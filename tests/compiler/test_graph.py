@@ -136,7 +136,7 @@ def test_composites_are_expanded():
         (lambda x: x / 1.0, []),
         (lambda x: x.reshape(2, 3), []),
         (lambda x: x.reshape(6).reshape(3, 2).reshape(2, 3), []),
-        (lambda x: ops.broadcast_to(x, to=(2, 3)), []),
+        (lambda x: ops.broadcast_to(x, shape=(2, 3)), []),
         (lambda x: ops.sum(x.reshape(2, 1, 3), axes=(1,)), []),
         (lambda x: x * (ops.exp(0.0 * ops.constant(value=2.0)) + 2.0), ["constant", "multiply"]),
         (lambda x: 0.0 - x, ["constant", "subtract"]),

@@ -90,7 +90,7 @@ def graph_of(function, *shapes) -> Graph:
 
 def test_one_copy_serves_all_readers():
     def function(x, w):
-        image = reshape(x, to=(2, 3, 6, 6))
+        image = reshape(x, shape=(2, 3, 6, 6))
         return conv2d(image, w, padding=1), max_pool2d(image, size=2)
 
     lowered = lower(graph_of(function, (2, 108), (5, 3, 3, 3)))
@@ -113,7 +113,7 @@ def test_filters_that_are_computed_keep_the_layout_of_filters():
 
 def test_what_a_kernel_reads_across_its_layout_is_listed():
     def function(x, y):
-        return relu(add(x, reshape(y, to=(2, 3, 6, 6))))
+        return relu(add(x, reshape(y, shape=(2, 3, 6, 6))))
 
     lowered = lower(graph_of(function, (2, 3, 6, 6), (2, 108)))
     (conversion,) = lowered.layout.conversions
@@ -124,7 +124,7 @@ def test_what_a_kernel_reads_across_its_layout_is_listed():
 
 def test_reductions_read_across_too():
     def function(x, y):
-        return total(add(x, reshape(y, to=(2, 3, 6, 6))), axes=(0, 2, 3))
+        return total(add(x, reshape(y, shape=(2, 3, 6, 6))), axes=(0, 2, 3))
 
     lowered = lower(graph_of(function, (2, 3, 6, 6), (2, 108)))
     assert [c.fused for c in lowered.layout.conversions] == [True]
@@ -137,9 +137,9 @@ def test_outputs_that_are_variables_keep_what_was_there_before():
     with tracing() as recording:
         x = recording.argument(Type((2, 2)), "x")
         old, values = recording.lift(b), recording.lift(a)
-        recording.assign(a, reshape(old, to=(4,)))
+        recording.assign(a, reshape(old, shape=(4,)))
         recording.assign(b, add(old, x))
-        graph = recording.graph([reshape(old, to=(4,)), values])
+        graph = recording.graph([reshape(old, shape=(4,)), values])
     program = Program(graph)
     flat, values = program.run(np.full((2, 2), 5, np.float32))
     assert (flat == 1).all()
@@ -152,7 +152,7 @@ def test_outputs_that_are_variables_keep_what_was_there_before():
 
 
 def test_images_that_are_only_flattened_stay_as_they_come():
-    lowered = lower(graph_of(lambda x: relu(reshape(x, to=(2, 108))), (2, 3, 6, 6)))
+    lowered = lower(graph_of(lambda x: relu(reshape(x, shape=(2, 108))), (2, 3, 6, 6)))
     assert lowered.arguments[0].strides == contiguous((2, 3, 6, 6))
     assert lowered.layout.conversions == []
     assert copies(lowered) == 0
@@ -160,7 +160,7 @@ def test_images_that_are_only_flattened_stay_as_they_come():
 
 def test_debug_shows_the_layout(capsys):
     with debug.at(debug.GRAPH):
-        Program(graph_of(lambda x: reshape(max_pool2d(x, size=2), to=(2, 27)), (2, 3, 6, 6)))
+        Program(graph_of(lambda x: reshape(max_pool2d(x, size=2), shape=(2, 27)), (2, 3, 6, 6)))
     shown = capsys.readouterr()
     text = shown.out + shown.err
     assert "0 updates in place, 0 copied" in text

@@ -416,7 +416,7 @@ def test_gradient_of_something_else_than_a_scalar_is_refused():
 def masks(streams=1, seed=0, steps=2, p=0.3, shape=(40, 50)):
     """What dropout keeps, by step and stream."""
     mask = foveal.compile(
-        lambda key: tuple(ops.dropout_mask(key, to=shape, p=p, stream=s) for s in range(streams)), threads=1
+        lambda key: tuple(ops.dropout_mask(key, shape=shape, p=p, stream=s) for s in range(streams)), threads=1
     )
     return [mask(np.array([seed, 0, step, 0], np.int32)) for step in range(steps)]
 

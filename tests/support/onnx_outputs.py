@@ -34,7 +34,7 @@ def elu(attributes, inputs, _):
 
 @runs("LeakyRelu")
 def leaky_relu(attributes, inputs, _):
-    return [native(lambda x: ops.leaky_relu(x, slope=attributes.get("alpha", 0.01)), *inputs)]
+    return [native(lambda x: ops.leaky_relu(x, negative_slope=attributes.get("alpha", 0.01)), *inputs)]
 
 
 @runs("Gelu")
