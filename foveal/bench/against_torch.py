@@ -130,13 +130,13 @@ def conv2d_backward(dy: Any, x: Any, w: Any, how: dict[str, Any], wanted: int) -
 
 
 def window(
-    size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+    kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
 ) -> tuple[Any, ...] | None:
     """Size, stride, padding, dilation, ceil_mode of a pooling; None for padding that PyTorch lacks."""
     both = symmetric(padding)
     if both is None:
         return None
-    return two(size), two(size if stride is None else stride), both, two(dilation), ceil_mode
+    return two(kernel_size), two(kernel_size if stride is None else stride), both, two(dilation), ceil_mode
 
 
 def max_pool2d(x: Any, **how: Any) -> Call | None:
@@ -168,11 +168,11 @@ def avg_pool2d(x: Any, **how: Any) -> Call | None:
     return None if found is None else lambda: F.avg_pool2d(x, *found)
 
 
-def avg_pool2d_grad(dy: Any, *, image: Any, **how: Any) -> Call | None:
+def avg_pool2d_grad(dy: Any, *, image_size: Any, **how: Any) -> Call | None:
     found = averages(**how)
     if found is None:
         return None
-    x = dy.new_empty(*dy.shape[:2], *image).contiguous(memory_format=layout(dy))
+    x = dy.new_empty(*dy.shape[:2], *image_size).contiguous(memory_format=layout(dy))
     return lambda: aten.avg_pool2d_backward(dy, x, *found)
 
 

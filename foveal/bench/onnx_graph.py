@@ -50,7 +50,7 @@ def batch_norm(to: Writer, x: str, mean: str, var: str, gamma: str, beta: str, *
     return to.node("BatchNormalization", x, gamma, beta, mean, var, epsilon=eps)
 
 
-WINDOW = {"kernel_shape": "size", "strides": "stride", "dilations": "dilation"}
+WINDOW = {"kernel_shape": "kernel_size", "strides": "stride", "dilations": "dilation"}
 
 
 def pool(kind: str) -> Callable[..., str]:

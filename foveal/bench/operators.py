@@ -128,16 +128,16 @@ IMAGES = (64, 64, 32, 32)  # of the operators that memory decides
 def pools() -> list[Work]:
     """Pooling by 2 of 64 channels, and the mean over the images that end a residual network."""
     return [
-        *pool_works("max_pool2d", "2x2 64ch 32x32", IMAGES, {"size": 2}),
-        *pool_works("avg_pool2d", "2x2 64ch 32x32", IMAGES, {"size": 2}),
+        *pool_works("max_pool2d", "2x2 64ch 32x32", IMAGES, {"kernel_size": 2}),
+        *pool_works("avg_pool2d", "2x2 64ch 32x32", IMAGES, {"kernel_size": 2}),
         Work("global_avg_pool2d 64ch 8x8", FORWARD, "global_avg_pool2d", Case(((128, 64, 8, 8),))),
     ]
 
 
 def pool_works(op: str, name: str, x: Shape, how: dict[str, Any]) -> list[Work]:
     """A pooling and its gradient in x."""
-    y = OPS[op].shape(x, **OPS[op].normalise(np.empty(0), **how))
-    back = drawn_with_maxima((x, y), y, **how) if op == "max_pool2d" else Case((y,), how | {"image": x[2:]})
+    y = OPS[op].shape(x, **OPS[op].normalise(np.empty(x), **how))
+    back = drawn_with_maxima((x, y), y, **how) if op == "max_pool2d" else Case((y,), how | {"image_size": x[2:]})
     name = f"{op} {name}"
     return [Work(name, FORWARD, op, Case((x,), how)), Work(name, DX, f"{op}_grad", back)]
 
@@ -167,7 +167,7 @@ def from_shape(shape: shapes.Shape) -> list[Work]:
     if shape.kind == shapes.NORM:
         return norm_works(shape.name, x)
     if shape.kind == shapes.POOLING:
-        how |= {"size": (rows.k, columns.k), "dilation": (rows.d, columns.d)}
+        how |= {"kernel_size": (rows.k, columns.k), "dilation": (rows.d, columns.d)}
         return [w for op in ("max_pool2d", "avg_pool2d") for w in pool_works(op, shape.name, x, how)]
     if shape.C % shape.G or shape.K % shape.G:
         raise shapes.Unsupported(f"{shape.G} groups do not divide its channels")

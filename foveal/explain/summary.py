@@ -262,7 +262,7 @@ class Explainer:
 def takes(node: Node, windows: Sequence[Window]) -> bool:
     """Whether the operator accepts such windows and gives as many outputs as they say."""
     assert node.op is not None
-    how = dict(node.attributes)
+    how = node.op.arguments(**node.attributes)
     how["stride"] = tuple(w.u for w in windows)
     how["padding"] = tuple(side for w in windows for side in (w.before, w.after))
     if "dilation" in how:
@@ -270,14 +270,15 @@ def takes(node: Node, windows: Sequence[Window]) -> bool:
     shapes = [x.shape for x in node.inputs]
     shapes[0] = (*shapes[0][:2], *(w.n for w in windows))
     taps = tuple(w.k for w in windows)
-    if "size" in how:
-        how["size"] = taps
+    size = next((word for word in ("kernel_size", "size") if word in how), None)
+    if size is not None:
+        how[size] = taps
         if any(2 * max(w.before, w.after) > w.reach for w in windows):
             return False  # layers refuse it, so that no window lies outside of the image
     else:
         shapes[1] = (*shapes[1][: -len(taps)], *taps)
     try:
-        given = [Variable(0.0)] * len(shapes)
+        given = [Type(shape) for shape in shapes]
         shape = node.op.shape(*shapes, **node.op.normalise(*given, **how))
     except (ShapeError, TypeError):
         return False

@@ -52,13 +52,13 @@ def windows_of(node: Node) -> dict[int, Window]:
     """By axis of the image [N, C, ...], the windows that a convolution or pooling reads it with; {} for other
     operators.
     """
-    how = node.attributes
+    how = node.op.arguments(**node.attributes) if node.op is not None else {}
     if not node.inputs or "stride" not in how or "padding" not in how or len(node.shape) < 3:
         return {}
     x, space = node.inputs[0], len(node.shape) - 2
     if len(x.shape) != len(node.shape) or node.op is None or "grad" in node.op.name:
         return {}
-    taps = how.get("size")
+    taps = how.get("kernel_size", how.get("size"))
     if taps is None and len(node.inputs) > 1:
         taps = node.inputs[1].shape[-space:]
     pads, dilation = how["padding"], how.get("dilation", (1,) * space)

@@ -48,22 +48,24 @@ class Windows(Module):
         self.kernel_size, self.stride = kernel_size, kernel_size if stride is None else stride
         self.padding, self.dilation, self.ceil_mode = padding, dilation, ceil_mode
         window = self.window()
-        check_window(type(self).__name__, window["size"], window["stride"], window["padding"], window["dilation"])
-        check_padding(type(self).__name__, window["size"], window["padding"], window["dilation"])
+        check_window(
+            type(self).__name__, window["kernel_size"], window["stride"], window["padding"], window["dilation"]
+        )
+        check_padding(type(self).__name__, window["kernel_size"], window["padding"], window["dilation"])
 
     def window(self) -> dict[str, Any]:
         """The operator's attributes."""
         layer = type(self).__name__
         if self.sequences:
             made: dict[str, Any] = {
-                "size": along_columns(self.kernel_size, f"{layer}: kernel_size", 1),
+                "kernel_size": along_columns(self.kernel_size, f"{layer}: kernel_size", 1),
                 "stride": along_columns(self.stride, f"{layer}: stride", 1),
                 "padding": sides(along_columns(self.padding, f"{layer}: padding", 0), f"{layer}: padding"),
                 "dilation": along_columns(self.dilation, f"{layer}: dilation", 1),
             }
         else:
             made = {
-                "size": pair(self.kernel_size, f"{layer}: kernel_size"),
+                "kernel_size": pair(self.kernel_size, f"{layer}: kernel_size"),
                 "stride": pair(self.stride, f"{layer}: stride"),
                 "padding": sides(self.padding, f"{layer}: padding"),
                 "dilation": pair(self.dilation, f"{layer}: dilation"),
@@ -163,7 +165,7 @@ class AdaptiveAvgPool2d(Module):
                 )
 
     def forward(self, x: Any) -> Any:
-        return ops.adaptive_avg_pool2d(x, output=self.output_size)
+        return ops.adaptive_avg_pool2d(x, output_size=self.output_size)
 
     def describe(self) -> str:
         return str(self.output_size)
@@ -174,7 +176,7 @@ class AdaptiveAvgPool1d(AdaptiveAvgPool2d):
 
     def forward(self, x: Any) -> Any:
         y = as_images(type(self).__name__, x)
-        return as_sequences(ops.adaptive_avg_pool2d(y, output=(1, self.output_size)))
+        return as_sequences(ops.adaptive_avg_pool2d(y, output_size=(1, self.output_size)))
 
 
 class AdaptiveMaxPool2d(AdaptiveAvgPool2d):
@@ -191,8 +193,8 @@ class AdaptiveMaxPool2d(AdaptiveAvgPool2d):
         return self.pool(x, self.output_size)
 
     def pool(self, x: Any, output: Any) -> Any:
-        y = ops.adaptive_max_pool2d(x, output=output)
-        return (y, ops.adaptive_max_index(x, output=output)) if self.return_indices else y
+        y = ops.adaptive_max_pool2d(x, output_size=output)
+        return (y, ops.adaptive_max_index(x, output_size=output)) if self.return_indices else y
 
 
 class AdaptiveMaxPool1d(AdaptiveMaxPool2d):
@@ -254,14 +256,14 @@ class MaxUnpool2d(Windows):
         return compile(lambda x, indices: self.forward(x, indices, output_size))(x, indices)
 
     def forward(self, x: Any, indices: Any, output_size: Any = None) -> Any:  # type: ignore[override]
-        return ops.max_unpool2d(x, indices, image=self.image(x, output_size))
+        return ops.max_unpool2d(x, indices, image_size=self.image(x, output_size))
 
     def image(self, x: Any, output_size: Any) -> tuple[int, int]:
         if output_size is not None:
             return pair(tuple(output_size)[-2:], f"{type(self).__name__}: output_size")
         window, padding = self.window(), self.window()["padding"]
         rows, columns = (
-            (n - 1) * window["stride"][a] - padding[2 * a] - padding[2 * a + 1] + window["size"][a]
+            (n - 1) * window["stride"][a] - padding[2 * a] - padding[2 * a + 1] + window["kernel_size"][a]
             for a, n in enumerate(x.shape[2:])
         )
         return rows, columns
@@ -278,4 +280,4 @@ class GlobalMaxPool2d(Module):
     """The largest of each channel; x [N, C, H, W] -> [N, C, 1, 1], as PyTorch's AdaptiveMaxPool2d(1)"""
 
     def forward(self, x: Any) -> Any:
-        return ops.adaptive_max_pool2d(x, output=1)
+        return ops.adaptive_max_pool2d(x, output_size=1)

@@ -192,11 +192,11 @@ class Operator:
         """Attributes in their full form (hashable); an error for those that can mean nothing."""
         return attributes
 
-    def arguments(self, **attributes: Any) -> dict[str, Any]:
+    def arguments(self, *_: Any, **attributes: Any) -> dict[str, Any]:
         """The keyword arguments of a call with these attributes, as graphs print them: the inverse of normalise."""
         return attributes
 
-    def window(self, **attributes: Any) -> Window | None:
+    def window(self, *_: Any, **attributes: Any) -> Window | None:
         """The window through which each pixel of the output reads an image, the first input; None without one.
 
         Gradients have none: they read an output of such windows.
@@ -246,7 +246,7 @@ class Operator:
         """Choose kernels; unless overridden the plain one."""
         to.call(self.kernel, [y], inputs, plain=True, **attributes)
 
-    def prologue(self, **attributes: Any) -> int | None:
+    def prologue(self, *_: Any, **attributes: Any) -> int | None:
         """The position of an input that lower_results takes as an expression.FusedInput as well."""
         return None
 

@@ -138,7 +138,7 @@ def test_unpooling_is_pytorchs(size, torch):
 def test_places_outside_of_the_image_are_left_out_or_refused():
     x = np.ones((1, 2, 1, 3), np.float32)
     places = np.array([[[[0, 4, -1]], [[3, 2**31 - 1, 1]]]], np.int32)
-    graph = trace(lambda x, at: ops.max_unpool2d(x, at, image=(2, 2)), *checks.types([x, places]))
+    graph = trace(lambda x, at: ops.max_unpool2d(x, at, image_size=(2, 2)), *checks.types([x, places]))
     for y in (Program(graph, threads=1).run(x, places)[0], graph.evaluate(x, places)[0]):
         assert y.reshape(2, 4).tolist() == [[1, 0, 0, 0], [0, 1, 0, 1]]
     with pytest.raises(DataError, match="place 4 is none of the 2x2 image; give output_size"):
@@ -190,12 +190,12 @@ def test_integers_are_refused(layer):
 def test_windows_outside_of_the_image_are_refused():
     x = np.zeros((1, 1, 3, 3), np.float32)
     with pytest.raises(ShapeError, match="window 0 of 5 along the rows lies outside of the image"):
-        ops.max_pool2d(x, size=3, stride=1, padding=(3, 1, 0, 0))
+        ops.max_pool2d(x, kernel_size=3, stride=1, padding=(3, 1, 0, 0))
 
 
 def test_places_that_do_not_fit_are_refused():
     x = np.zeros(IMAGE, np.float32)
     with pytest.raises(ShapeError, match="each value needs a place"):
-        ops.max_unpool2d(x, np.zeros((1, 2, 3, 4), np.int32), image=(8, 8))
+        ops.max_unpool2d(x, np.zeros((1, 2, 3, 4), np.int32), image_size=(8, 8))
     with pytest.raises(ShapeError, match="the same number of images and of channels"):
         ops.take_pixels(x, np.zeros((1, 3, 2, 2), np.int32))

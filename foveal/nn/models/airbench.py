@@ -28,7 +28,7 @@ class ConvGroup(Module):
         self.norm2 = BatchNorm2d(outputs)
 
     def forward(self, x: Any) -> Any:
-        x = ops.max_pool2d(self.conv1(x), size=2)
+        x = ops.max_pool2d(self.conv1(x), kernel_size=2)
         x = ops.gelu(self.norm1(x))
         return ops.gelu(self.norm2(self.conv2(x)))
 
@@ -53,5 +53,5 @@ class Airbench94(Module):
     def forward(self, x: Any) -> Any:
         x = ops.gelu(self.whiten(x))  # N 24 31 31
         x = self.group3(self.group2(self.group1(x)))  # N 256 3 3
-        x = ops.max_pool2d(x, size=3)  # N 256 1 1
+        x = ops.max_pool2d(x, kernel_size=3)  # N 256 1 1
         return self.fc(x.reshape(x.shape[0], -1)) * SCALE

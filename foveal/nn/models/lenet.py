@@ -26,8 +26,8 @@ class LeNet5(Module):
         self.fc3 = Linear(84, classes)
 
     def forward(self, x: Any) -> Any:
-        x = ops.max_pool2d(ops.relu(self.conv1(x)), size=2)  # N 6 14 14
-        x = ops.max_pool2d(ops.relu(self.conv2(x)), size=2)  # N 16 5 5
+        x = ops.max_pool2d(ops.relu(self.conv1(x)), kernel_size=2)  # N 6 14 14
+        x = ops.max_pool2d(ops.relu(self.conv2(x)), kernel_size=2)  # N 16 5 5
         x = x.reshape(x.shape[0], -1)  # N 400
         x = ops.relu(self.fc1(x))
         x = ops.relu(self.fc2(x))
