@@ -8,6 +8,7 @@ from foveal import ops
 from foveal.errors import ShapeError
 from foveal.nn.module import Module, Parameter, check_positive
 from foveal.ops.batch_norm import per_channel
+from foveal.ops.op import Tensor
 from foveal.trace import current
 
 
@@ -99,7 +100,7 @@ class PReLU(Module):
                 f"PReLU: it has {count} weights, x of shape {x.shape} has another number of channels; use"
                 " num_parameters=1, or as many as there are channels"
             )
-        slope = current().lift(self.weight)
+        slope: Tensor = current().lift(self.weight)
         if count != 1:
             slope = per_channel(slope, x)
         return ops.maximum(x, 0.0) + ops.minimum(x, 0.0) * slope
