@@ -12,7 +12,7 @@ from foveal.autodiff import gradients
 from foveal.errors import DataError, NumericsError, ShapeError
 from foveal.graph import Graph
 from foveal.ops import is_finite, where
-from foveal.ops.op import Type
+from foveal.ops.op import Tensor, Type
 from foveal.passes.recompute import FAST, MEMORY
 from foveal.profile import report
 from foveal.program import Program
@@ -202,10 +202,10 @@ class Step:
             raise
 
     @staticmethod
-    def guard(recording: Trace, good: Symbol) -> None:
+    def guard(recording: Trace, good: Tensor) -> None:
         for variable, node in list(recording.updates.items()):
             old = Symbol(recording, recording.variables[variable])
-            recording.updates[variable] = where(good, Symbol(recording, node), old).node
+            recording.updates[variable] = recording.lift(where(good, Symbol(recording, node), old)).node
 
     @staticmethod
     def report(program: Program) -> None:

@@ -12,6 +12,10 @@ class ShapeError(FovealError, ValueError):
     """Shapes, ranks, dtypes or hyper-parameters that do not fit together."""
 
 
+class ArgumentError(FovealError, TypeError):
+    """An argument that is missing, or that what is called does not take."""
+
+
 class DataError(FovealError, ValueError):
     """A data set, file, label or image that cannot be used."""
 

@@ -1,6 +1,5 @@
 """Calling a function on symbols records a Graph."""
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,11 +9,9 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.graph import Graph, Node, order
-from foveal.ops.op import OPS, Operator, Tensor, Type, recording_with
+from foveal.ops.op import OPS, Operator, Tensor, Type, current_recording, recording_with
 from foveal.strides import Shape
 from foveal.variable import Variable
-
-_local = threading.local()
 
 
 class Symbol(Tensor):
@@ -120,23 +117,19 @@ class Trace:
 @contextmanager
 def tracing() -> Iterator[Trace]:
     """Functions called inside the block are recorded in the Trace it gives."""
-    previous = getattr(_local, "trace", None)
-    recording = _local.trace = Trace()
-    try:
-        with recording_with(recording.record):
-            yield recording
-    finally:
-        _local.trace = previous
+    recording = Trace()
+    with recording_with(recording):
+        yield recording
 
 
 def current() -> Trace:
     """The recording in progress."""
-    trace = getattr(_local, "trace", None)
-    if trace is None:
+    recording = current_recording()
+    if not isinstance(recording, Trace):
         raise ShapeError(
             "variables are used outside of a traced function; call the model on an array, or use foveal.compile"
         )
-    return trace
+    return recording
 
 
 def trace(function: Callable[..., Any], *types: Type, names: Sequence[str] = ()) -> Graph:

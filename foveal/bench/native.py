@@ -47,8 +47,10 @@ def kind_of(op: Operator) -> str:
 def recorded(op: Operator, case: Case, expand: bool = False) -> Graph:
     """The operator, or what it expands to, on symbols of a case's types."""
     arrays = case.arrays(0)
-    attributes = op.normalise(*arrays, **case.attributes)
-    call: Any = op.expand if expand else op
+    call: Any = op
+    attributes = case.attributes
+    if expand:
+        call, attributes = op.expand, op.normalise(*arrays, **attributes)
     return trace(lambda *xs: call(*xs, **attributes), *(Type(a.shape, str(a.dtype)) for a in arrays))
 
 

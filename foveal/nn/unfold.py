@@ -153,7 +153,7 @@ class LocallyConnected2d(Module):
         return made
 
     def forward(self, x: Any) -> Any:
-        how = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
+        how: dict[str, Any] = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
         if x.shape[2:] != self.image:
             raise ShapeError(
                 f"{type(self).__name__}: it is made for images of {self.image[0]}x{self.image[1]}, got shape {x.shape};"

@@ -1,150 +1,116 @@
-"""One class per operator: equation, shape rule, gradient, kernel and sample cases. op.py has the contract."""
+"""What is computed: one class per operator, with its equation, shape rule, gradient, cases and plain kernel.
 
-from foveal.ops.activation import (
-    elu,
-    gelu_tanh,
-    hardsigmoid,
-    hardswish,
-    leaky_relu,
-    log_softmax,
-    sigmoid,
-    silu,
-    softmax,
-    softplus,
-)
-from foveal.ops.batch_norm import batch_norm, batch_norm_inference, channel_moments
-from foveal.ops.concat import concatenate, narrow, widen
-from foveal.ops.conv import conv2d, conv2d_input_grad, conv2d_weight_grad
-from foveal.ops.conv_transpose import conv_transpose2d, convolve2d, rotate180
-from foveal.ops.dropout import dropout_mask
-from foveal.ops.elementwise import (
-    add,
-    clip,
-    divide,
-    equal,
-    erf,
-    exp,
-    gelu,
-    greater,
-    is_finite,
-    log,
-    maximum,
-    minimum,
-    multiply,
-    relu,
-    rsqrt,
-    sqrt,
-    subtract,
-    tanh,
-    where,
-)
-from foveal.ops.im2col import col2im, conv2d_im2col, im2col, locally_connected2d
-from foveal.ops.loss import one_hot, softmax_cross_entropy
-from foveal.ops.matmul import batch_matmul, linear, matmul
-from foveal.ops.norm import channel_sums, group_norm, local_response_norm, lp_normalize, rms_norm, standardize
-from foveal.ops.op import OPS
-from foveal.ops.pad import pad, pad_grad
-from foveal.ops.pool_adaptive import (
-    adaptive_avg_pool2d,
-    adaptive_max_index,
-    adaptive_max_pool2d,
-    adaptive_mean,
-    adaptive_mean_grad,
-)
-from foveal.ops.pool_average import avg_pool2d, avg_pool2d_grad, global_avg_pool2d
-from foveal.ops.pool_indices import max_unpool2d, put_pixels, take_pixels
-from foveal.ops.pool_lp import lp_pool2d
-from foveal.ops.pool_max import max_pool2d, max_pool2d_grad, max_pool2d_index, max_pool2d_pick
-from foveal.ops.reduce import broadcast_to, max, mean, sum
-from foveal.ops.shape import constant, index, permute, place, reshape
+How it is computed fast is in ops/kernels/, which holds no operator. By file:
 
-cross_correlation2d = conv2d  # what networks call convolution, by its proper name
+    op.py             the contract (class Operator), the registry OPS, Tensor, and the alphabet of shapes (N, C, H, W)
+    window.py         Window: size, stride, padding and dilation of what slides over an image
+    elementwise.py    arithmetic, comparisons, exp and its relatives, relu, gelu: pointwise operators
+    activation.py     further activations; softmax
+    reduce.py         sum, mean, max over axes; broadcast_to
+    shape.py          reshape, permute, index, constants
+    concat.py         arrays side by side, and parts of arrays
+    pad.py            images with borders
+    matmul.py         matrix products; linear layers
+    conv.py           conv2d and its gradients in x and in w
+    conv_transpose.py transposed convolution; true convolution
+    im2col.py         windows as columns, and what is a matrix product with them
+    pool.py           the base of the poolings, of which each family has a file: pool_max.py, pool_average.py,
+                      pool_adaptive.py, pool_lp.py
+    pool_indices.py   pixels at given places, taken and put back
+    batch_norm.py     batch norm
+    norm.py           layer, group and instance norm, RMS norm, local response norm
+    dropout.py        random masks
+    loss.py           cross-entropy, one-hot labels
 
-__all__ = [
-    "OPS",
-    "adaptive_avg_pool2d",
-    "adaptive_max_index",
-    "adaptive_max_pool2d",
-    "adaptive_mean",
-    "adaptive_mean_grad",
-    "add",
-    "avg_pool2d",
-    "avg_pool2d_grad",
-    "batch_matmul",
-    "batch_norm",
-    "batch_norm_inference",
-    "broadcast_to",
-    "channel_moments",
-    "channel_sums",
-    "clip",
-    "col2im",
-    "concatenate",
-    "constant",
-    "conv2d",
-    "conv2d_im2col",
-    "conv2d_input_grad",
-    "conv2d_weight_grad",
-    "conv_transpose2d",
-    "convolve2d",
-    "cross_correlation2d",
-    "divide",
-    "dropout_mask",
-    "elu",
-    "equal",
-    "erf",
-    "exp",
-    "gelu",
-    "gelu_tanh",
-    "global_avg_pool2d",
-    "greater",
-    "group_norm",
-    "hardsigmoid",
-    "hardswish",
-    "im2col",
-    "index",
-    "is_finite",
-    "leaky_relu",
-    "linear",
-    "local_response_norm",
-    "locally_connected2d",
-    "log",
-    "log_softmax",
-    "lp_normalize",
-    "lp_pool2d",
-    "matmul",
-    "max",
-    "max_pool2d",
-    "max_pool2d_grad",
-    "max_pool2d_index",
-    "max_pool2d_pick",
-    "max_unpool2d",
-    "maximum",
-    "mean",
-    "minimum",
-    "multiply",
-    "narrow",
-    "one_hot",
-    "pad",
-    "pad_grad",
-    "permute",
-    "place",
-    "put_pixels",
-    "relu",
-    "reshape",
-    "rms_norm",
-    "rotate180",
-    "rsqrt",
-    "sigmoid",
-    "silu",
-    "softmax",
-    "softmax_cross_entropy",
-    "softplus",
-    "sqrt",
-    "standardize",
-    "subtract",
-    "sum",
-    "take_pixels",
-    "tanh",
-    "where",
-    "widen",
-]
+Operators are called on Tensors while a function is traced, and on NumPy arrays elsewhere. A new one needs a class, its
+instance below it, and a line here that exports the instance.
+"""
+
+from foveal.ops.activation import elu as elu
+from foveal.ops.activation import gelu_tanh as gelu_tanh
+from foveal.ops.activation import hardsigmoid as hardsigmoid
+from foveal.ops.activation import hardswish as hardswish
+from foveal.ops.activation import leaky_relu as leaky_relu
+from foveal.ops.activation import log_softmax as log_softmax
+from foveal.ops.activation import sigmoid as sigmoid
+from foveal.ops.activation import silu as silu
+from foveal.ops.activation import softmax as softmax
+from foveal.ops.activation import softplus as softplus
+from foveal.ops.batch_norm import batch_norm as batch_norm
+from foveal.ops.batch_norm import batch_norm_inference as batch_norm_inference
+from foveal.ops.batch_norm import channel_moments as channel_moments
+from foveal.ops.concat import concatenate as concatenate
+from foveal.ops.concat import narrow as narrow
+from foveal.ops.concat import widen as widen
+from foveal.ops.conv import conv2d as conv2d
+from foveal.ops.conv import conv2d_input_grad as conv2d_input_grad
+from foveal.ops.conv import conv2d_weight_grad as conv2d_weight_grad
+from foveal.ops.conv_transpose import conv_transpose2d as conv_transpose2d
+from foveal.ops.conv_transpose import convolve2d as convolve2d
+from foveal.ops.conv_transpose import rotate180 as rotate180
+from foveal.ops.dropout import dropout_mask as dropout_mask
+from foveal.ops.elementwise import add as add
+from foveal.ops.elementwise import clip as clip
+from foveal.ops.elementwise import divide as divide
+from foveal.ops.elementwise import equal as equal
+from foveal.ops.elementwise import erf as erf
+from foveal.ops.elementwise import exp as exp
+from foveal.ops.elementwise import gelu as gelu
+from foveal.ops.elementwise import greater as greater
+from foveal.ops.elementwise import is_finite as is_finite
+from foveal.ops.elementwise import log as log
+from foveal.ops.elementwise import maximum as maximum
+from foveal.ops.elementwise import minimum as minimum
+from foveal.ops.elementwise import multiply as multiply
+from foveal.ops.elementwise import relu as relu
+from foveal.ops.elementwise import rsqrt as rsqrt
+from foveal.ops.elementwise import sqrt as sqrt
+from foveal.ops.elementwise import subtract as subtract
+from foveal.ops.elementwise import tanh as tanh
+from foveal.ops.elementwise import where as where
+from foveal.ops.im2col import col2im as col2im
+from foveal.ops.im2col import conv2d_im2col as conv2d_im2col
+from foveal.ops.im2col import im2col as im2col
+from foveal.ops.im2col import locally_connected2d as locally_connected2d
+from foveal.ops.loss import one_hot as one_hot
+from foveal.ops.loss import softmax_cross_entropy as softmax_cross_entropy
+from foveal.ops.matmul import batch_matmul as batch_matmul
+from foveal.ops.matmul import linear as linear
+from foveal.ops.matmul import matmul as matmul
+from foveal.ops.norm import channel_sums as channel_sums
+from foveal.ops.norm import group_norm as group_norm
+from foveal.ops.norm import local_response_norm as local_response_norm
+from foveal.ops.norm import lp_normalize as lp_normalize
+from foveal.ops.norm import rms_norm as rms_norm
+from foveal.ops.norm import standardize as standardize
+from foveal.ops.op import OPS as OPS
+from foveal.ops.pad import pad as pad
+from foveal.ops.pad import pad_grad as pad_grad
+from foveal.ops.pool_adaptive import adaptive_avg_pool2d as adaptive_avg_pool2d
+from foveal.ops.pool_adaptive import adaptive_max_index as adaptive_max_index
+from foveal.ops.pool_adaptive import adaptive_max_pool2d as adaptive_max_pool2d
+from foveal.ops.pool_adaptive import adaptive_mean as adaptive_mean
+from foveal.ops.pool_adaptive import adaptive_mean_grad as adaptive_mean_grad
+from foveal.ops.pool_average import avg_pool2d as avg_pool2d
+from foveal.ops.pool_average import avg_pool2d_grad as avg_pool2d_grad
+from foveal.ops.pool_average import global_avg_pool2d as global_avg_pool2d
+from foveal.ops.pool_indices import max_unpool2d as max_unpool2d
+from foveal.ops.pool_indices import put_pixels as put_pixels
+from foveal.ops.pool_indices import take_pixels as take_pixels
+from foveal.ops.pool_lp import lp_pool2d as lp_pool2d
+from foveal.ops.pool_max import max_pool2d as max_pool2d
+from foveal.ops.pool_max import max_pool2d_grad as max_pool2d_grad
+from foveal.ops.pool_max import max_pool2d_index as max_pool2d_index
+from foveal.ops.pool_max import max_pool2d_pick as max_pool2d_pick
+from foveal.ops.reduce import broadcast_to as broadcast_to
+from foveal.ops.reduce import max as max
+from foveal.ops.reduce import mean as mean
+from foveal.ops.reduce import sum as sum
+from foveal.ops.shape import constant as constant
+from foveal.ops.shape import index as index
+from foveal.ops.shape import permute as permute
+from foveal.ops.shape import place as place
+from foveal.ops.shape import reshape as reshape
+
+# what networks call convolution, by its proper name
+cross_correlation2d = conv2d

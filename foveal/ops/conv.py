@@ -115,7 +115,7 @@ class Conv2d(Convolution):
     def flops(self, y: Type, *inputs: Type, **how: Any) -> int:
         return flops(y, inputs[1].shape)
 
-    def problem(self, x: Shape, w: Shape, **how: Any) -> select.Problem:  # type: ignore[override]
+    def problem(self, x: Shape, w: Shape, **how: Any) -> select.Problem:
         return select.problem_of("forward", self.shape(x, w, **how), w, how)
 
     def kernel(self, y: Any, x: Any, w: Any, *, stride: Pair, padding: Sides, dilation: Pair, groups: int) -> None:
@@ -206,7 +206,7 @@ class Conv2dInputGrad(Convolution):
     def flops(self, y: Type, *inputs: Type, **how: Any) -> int:
         return flops(inputs[0], inputs[1].shape)
 
-    def problem(self, dy: Shape, w: Shape, *, size: Pair, **how: Any) -> select.Problem:  # type: ignore[override]
+    def problem(self, dy: Shape, w: Shape, *, size: Pair, **how: Any) -> select.Problem:
         dx, (K, C, R, S) = self.shape(dy, w, size=size, **how), w
         kind = "forward" if how["stride"] == (1, 1) else "transposed"
         return select.problem_of(kind, dx, (C, K, R, S), how)
@@ -301,7 +301,7 @@ class Conv2dWeightGrad(Convolution):
     def flops(self, y: Type, *inputs: Type, **how: Any) -> int:
         return flops(inputs[0], y.shape)
 
-    def problem(self, dy: Shape, x: Shape, *, size: Pair, **how: Any) -> select.Problem:  # type: ignore[override]
+    def problem(self, dy: Shape, x: Shape, *, size: Pair, **how: Any) -> select.Problem:
         return select.problem_of("weight", dy, self.shape(dy, x, size=size, **how), how)
 
     def kernel(

@@ -162,8 +162,8 @@ class ConvTranspose2d(Convolution):
         self, x: Ndarray, w: Ndarray, *, stride: Pair, padding: Sides, dilation: Pair, groups: int, output_padding: Pair
     ) -> Ndarray:
         size, padding, beyond = self.reach(x.shape, w.shape, stride, padding, dilation, output_padding)
-        how = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-        y = conv2d_input_grad.numpy(x, w, size=size, **how)  # type: ignore[arg-type]
+        how: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        y = conv2d_input_grad.numpy(x, w, size=size, **how)
         return np.pad(y, ((0, 0), (0, 0), (0, beyond[0]), (0, beyond[1])))
 
     def vjp(
@@ -183,7 +183,7 @@ class ConvTranspose2d(Convolution):
         for axis, length in enumerate(size):
             if beyond[axis]:
                 dy = narrow(dy, axis=2 + axis, start=0, length=length)
-        how = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        how: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
         return conv2d(dy, w, **how), conv2d_weight_grad(x, dy, size=w.shape[2:], **how)
 
     def flops(self, y: Type, *inputs: Type, **how: Any) -> int:
@@ -193,7 +193,7 @@ class ConvTranspose2d(Convolution):
         self, x: Any, w: Any, *, stride: Pair, padding: Sides, dilation: Pair, groups: int, output_padding: Pair
     ) -> Any:
         size, padding, beyond = self.reach(x.shape, w.shape, stride, padding, dilation, output_padding)
-        how = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        how: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
         y = conv2d_input_grad(x, w, size=size, **how)
         return pad(y, padding=(0, beyond[0], 0, beyond[1])) if any(beyond) else y
 

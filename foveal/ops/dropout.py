@@ -1,38 +1,39 @@
-"""Dropout (Srivastava et al. 2014)."""
+"""The random masks of dropout: Srivastava et al. 2014."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel import random
-from foveal.kernel.lang import extract, lanes, parallel, unflatten, where
-from foveal.ops.op import Case, Operator
+from foveal.kernel.lang import Array, extract, parallel_vectors, unflatten, where
+from foveal.ops.op import Case, HasShape, Operator
 from foveal.strides import Ndarray, Shape
 
 
-class DropoutMask(Operator):
-    """y = 1/(1-p) with probability 1-p, else 0, from the counter-based generator keyed by (seed, step) and `stream`
+def words(rng: np.random.Generator, shape: Shape) -> Ndarray:
+    """Small integers, for keys."""
+    return rng.integers(0, 99, shape)
 
-    key: int32 [4], the 64-bit seed and the 64-bit step as low and high words. The i-th element in C order of `shape`
-    has the i-th number, so the mask depends on nothing but (seed, stream, step, index). Philox 2x32-10, Salmon et al.
-    2011.
+
+class DropoutMask(Operator):
+    """y = 1/(1-p) with probability 1-p, else 0, independently for each element of an array of the given shape
+
+    key: int32 [4], the 64-bit seed and the 64-bit step as low and high words. Element i of y in C order has random
+    number i of the counter-based generator with that key and `stream`, so y depends on nothing but (seed, step, stream,
+    i). Philox 2x32-10: Salmon et al. 2011. No gradient. Raises ShapeError unless 0 <= p < 1.
     """
 
     name, arity, integers, differentiable = "dropout_mask", 1, (0,), False
     cases = (
-        Case(((4,),), {"shape": (5, 7), "p": 0.3, "stream": 0}, {0: lambda r, s: r.integers(0, 99, s)}, smooth=False),
-        Case(
-            ((4,),),
-            {"shape": (2, 19, 3, 4), "p": 0.5, "stream": 3},
-            {0: lambda r, s: r.integers(0, 99, s)},
-            smooth=False,
-        ),
+        Case(((4,),), {"shape": (5, 7), "p": 0.3, "stream": 0}, {0: words}, smooth=False),
+        Case(((4,),), {"shape": (2, 19, 3, 4), "p": 0.5, "stream": 3}, {0: words}, smooth=False),
     )
 
-    def normalise(self, key: Any, *, shape: Shape, p: float, stream: int) -> dict[str, Any]:
+    def normalise(self, key: HasShape, *, shape: Iterable[int], p: float, stream: int) -> dict[str, Any]:
         if not 0.0 <= p < 1.0:
-            raise ShapeError(f"dropout: p is {p}, it has to be at least 0 and below 1")
+            raise ShapeError(f"dropout_mask: p is {p}, it has to be at least 0 and below 1")
         return {"shape": tuple(shape), "p": float(p), "stream": int(stream)}
 
     def shape(self, key: Shape, *, shape: Shape, p: float, stream: int) -> Shape:
@@ -42,26 +43,18 @@ class DropoutMask(Operator):
         bits = random.philox_numpy(np.arange(int(np.prod(shape)), dtype=np.uint64), key, stream)
         return np.where(bits >= threshold(p), np.float32(1.0 / (1.0 - p)), np.float32(0)).reshape(shape)
 
-    def kernel(self, y: Any, key: Any, *, shape: Shape, p: float, stream: int) -> None:
-        words = random.mixed_key([key[i] for i in range(4)], stream)
-        total = int(np.prod(shape))
-        size = lanes()
-
-        def draw(flat: Any, width: int) -> None:
-            bits = random.philox(random.counters(flat, width), words)
+    def kernel(self, y: Array, key: Array, *, shape: Shape, p: float, stream: int) -> None:
+        mixed = random.mixed_key([key[i] for i in range(4)], stream)
+        # vectors of elements in C order, and the scalars that are left
+        for flat, width in parallel_vectors(int(np.prod(shape))):
+            bits = random.philox(random.counters(flat, width), mixed)
             keep = where((bits >> 8) < threshold(p) >> 8, 0.0, 1.0 / (1.0 - p))
             for lane in range(width):
                 y[unflatten(flat + lane, shape)] = extract(keep, lane)
 
-        for (v,) in parallel(total // size):
-            draw(v * size, size)
-        if total % size:
-            for _ in parallel(1):
-                draw(total - total % size, total % size)
-
 
 def threshold(p: float) -> int:
-    """Random words below this are dropped; of 24 bits, so that comparing signed or unsigned is the same."""
+    """Random words below this are dropped. It has 24 bits, so that comparing signed or unsigned words is the same."""
     return int(p * (1 << 24)) << 8
 
 

@@ -1,4 +1,8 @@
-"""Pointwise operators: the output at an index depends on the inputs at that index. Shapes broadcast as in NumPy."""
+"""Pointwise operators: an element of the output depends on the inputs' elements at the same index.
+
+Shapes broadcast as in NumPy. Gradients are formulas for one element: where an input was repeated, autodiff.py adds up
+its gradient. Further activations are in activation.py.
+"""
 
 import math
 from collections.abc import Callable
@@ -8,17 +12,19 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel import lang, maths
+from foveal.kernel.lang import Array, Scalar
 from foveal.ops.kernels import pointwise
-from foveal.ops.op import Case, Operator
-from foveal.ops.reduce import sum_to
+from foveal.ops.op import Case, Operand, Operator, Tensor
 from foveal.strides import Ndarray, Shape
 
 
 def positive(rng: np.random.Generator, shape: Shape) -> Ndarray:
+    """Numbers between 0.3 and 3."""
     return rng.uniform(0.3, 3.0, shape)
 
 
 def away_from_zero(rng: np.random.Generator, shape: Shape) -> Ndarray:
+    """Numbers of both signs whose absolute value is 0.2 to 2."""
     return rng.uniform(0.2, 2.0, shape) * rng.choice([-1.0, 1.0], shape)
 
 
@@ -29,7 +35,11 @@ def with_edges(rng: np.random.Generator, shape: Shape) -> Ndarray:
 
 
 class Pointwise(Operator):
-    """`scalar` is the operator on one element (or on lanes of them) in the kernel language; it is what gets fused."""
+    """Base of the operators of this file and of most activations.
+
+    `scalar` is the operator on one element, or on lanes of elements, in the kernel language: passes/fusion puts several
+    of them into one kernel.
+    """
 
     def shape(self, *shapes: Shape, **attributes: Any) -> Shape:
         try:
@@ -40,12 +50,27 @@ class Pointwise(Operator):
                 f"{self.name}: shapes {listed} do not broadcast; counted from the right, sizes have to be equal or 1"
             ) from None
 
-    def scalar(self, *values: Any) -> Any:
-        raise NotImplementedError
-
-    def kernel(self, y: Any, *inputs: Any, **attributes: Any) -> None:
+    def kernel(self, y: Array, *inputs: Array, **attributes: Any) -> None:
         steps = ((self.name, tuple(sorted(attributes.items())), tuple(range(len(inputs)))),)
         pointwise.pointwise(y, *inputs, outputs=1, steps=steps, results=(len(inputs),))
+
+
+class Unary(Pointwise):
+    """A pointwise operator of one input, without attributes."""
+
+    arity = 1
+
+    def normalise(self, x: Operand) -> dict[str, Any]:
+        return {}
+
+
+class Binary(Pointwise):
+    """A pointwise operator of two inputs, without attributes."""
+
+    arity = 2
+
+    def normalise(self, a: Operand, b: Operand) -> dict[str, Any]:
+        return {}
 
 
 UNARY = (Case(((4, 5),)), Case(((2, 3, 7, 9),)), Case(((),)), Case(((1, 67),)))
@@ -64,116 +89,122 @@ def drawn(cases: tuple[Case, ...], *draw: Callable[..., Ndarray]) -> tuple[Case,
     return tuple(Case(c.shapes, c.attributes, dict(enumerate(draw)), c.smooth) for c in cases)
 
 
-class Add(Pointwise):
-    """y = a + b"""
+class Add(Binary):
+    """y = a + b, pointwise; shapes broadcast"""
 
-    name, arity, cases = "add", 2, BINARY
+    name, cases = "add", BINARY
 
     def numpy(self, a: Ndarray, b: Ndarray) -> Ndarray:
         return a + b
 
-    def vjp(self, dy: Any, y: Any, a: Any, b: Any) -> tuple[Any, ...]:
-        return sum_to(dy, a.shape), sum_to(dy, b.shape)
+    def vjp(self, dy: Tensor, y: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor | None, ...]:
+        return dy, dy
 
-    def scalar(self, a: Any, b: Any) -> Any:
+    def scalar(self, a: Scalar, b: Scalar) -> Scalar:
         return a + b
 
 
-class Subtract(Pointwise):
-    """y = a - b"""
+class Subtract(Binary):
+    """y = a - b, pointwise; shapes broadcast"""
 
-    name, arity, cases = "subtract", 2, BINARY
+    name, cases = "subtract", BINARY
 
     def numpy(self, a: Ndarray, b: Ndarray) -> Ndarray:
         return a - b
 
-    def vjp(self, dy: Any, y: Any, a: Any, b: Any) -> tuple[Any, ...]:
-        return sum_to(dy, a.shape), sum_to(-dy, b.shape)
+    def vjp(self, dy: Tensor, y: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor | None, ...]:
+        return dy, -dy
 
-    def scalar(self, a: Any, b: Any) -> Any:
+    def scalar(self, a: Scalar, b: Scalar) -> Scalar:
         return a - b
 
 
-class Multiply(Pointwise):
-    """y = a b"""
+class Multiply(Binary):
+    """y = a b, pointwise; shapes broadcast"""
 
-    name, arity, cases = "multiply", 2, BINARY
+    name, cases = "multiply", BINARY
 
     def numpy(self, a: Ndarray, b: Ndarray) -> Ndarray:
         return a * b
 
-    def vjp(self, dy: Any, y: Any, a: Any, b: Any) -> tuple[Any, ...]:
-        return sum_to(dy * b, a.shape), sum_to(dy * a, b.shape)
+    def vjp(self, dy: Tensor, y: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor | None, ...]:
+        return dy * b, dy * a
 
-    def scalar(self, a: Any, b: Any) -> Any:
+    def scalar(self, a: Scalar, b: Scalar) -> Scalar:
         return a * b
 
 
-class Divide(Pointwise):
-    """y = a / b"""
+class Divide(Binary):
+    """y = a / b, pointwise; shapes broadcast"""
 
-    name, arity = "divide", 2
+    name = "divide"
     cases = drawn(BINARY, np.random.Generator.standard_normal, away_from_zero)
 
     def numpy(self, a: Ndarray, b: Ndarray) -> Ndarray:
         return a / b
 
-    def vjp(self, dy: Any, y: Any, a: Any, b: Any) -> tuple[Any, ...]:
-        return sum_to(dy / b, a.shape), sum_to(-dy * y / b, b.shape)
+    def vjp(self, dy: Tensor, y: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor | None, ...]:
+        return dy / b, -dy * y / b
 
-    def scalar(self, a: Any, b: Any) -> Any:
+    def scalar(self, a: Scalar, b: Scalar) -> Scalar:
         return a / b
 
 
-class Maximum(Pointwise):
-    """y = max(a, b); where both are equal the gradient goes to a"""
+class Maximum(Binary):
+    """y = max(a, b), pointwise; shapes broadcast
 
-    name, arity, cases = "maximum", 2, BINARY
+    Where both are equal the gradient goes to a.
+    """
+
+    name, cases = "maximum", BINARY
 
     def numpy(self, a: Ndarray, b: Ndarray) -> Ndarray:
         return np.maximum(a, b)
 
-    def vjp(self, dy: Any, y: Any, a: Any, b: Any) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor | None, ...]:
         second = greater(b, a)
-        return sum_to(dy * (1.0 - second), a.shape), sum_to(dy * second, b.shape)
+        return dy * (1.0 - second), dy * second
 
-    def scalar(self, a: Any, b: Any) -> Any:
+    def scalar(self, a: Scalar, b: Scalar) -> Scalar:
         return lang.maximum(a, b)
 
 
-class Minimum(Pointwise):
-    """y = min(a, b), NaN if one is; where both are equal the gradient goes to a"""
+class Minimum(Binary):
+    """y = min(a, b), pointwise, NaN if one is; shapes broadcast
 
-    name, arity, cases = "minimum", 2, BINARY
+    Where both are equal the gradient goes to a.
+    """
+
+    name, cases = "minimum", BINARY
 
     def numpy(self, a: Ndarray, b: Ndarray) -> Ndarray:
         return np.minimum(a, b)
 
-    def vjp(self, dy: Any, y: Any, a: Any, b: Any) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor | None, ...]:
         second = greater(a, b)
-        return sum_to(dy * (1.0 - second), a.shape), sum_to(dy * second, b.shape)
+        return dy * (1.0 - second), dy * second
 
-    def scalar(self, a: Any, b: Any) -> Any:
+    def scalar(self, a: Scalar, b: Scalar) -> Scalar:
         return lang.where((b < a) | (b != b), b, a)
 
 
-class Greater(Pointwise):
-    """y = 1 where a > b, else 0"""
+class Greater(Binary):
+    """y = 1 where a > b, else 0, pointwise; shapes broadcast; no gradient"""
 
-    name, arity, differentiable = "greater", 2, False
+    name, differentiable = "greater", False
     cases = tuple(Case(c.shapes, smooth=False) for c in BINARY)
 
     def numpy(self, a: Ndarray, b: Ndarray) -> Ndarray:
         return (a > b).astype(np.result_type(a, b))
 
-    def scalar(self, a: Any, b: Any) -> Any:
+    def scalar(self, a: Scalar, b: Scalar) -> Scalar:
         return lang.where(a > b, 1.0, 0.0)
 
 
-class Equal(Pointwise):
-    """y = 1 where a = b, else 0"""
+class Equal(Binary):
+    """y = 1 where a = b, else 0, pointwise; shapes broadcast; no gradient"""
 
-    name, arity, differentiable = "equal", 2, False
+    name, differentiable = "equal", False
     cases = tuple(
         Case(c.shapes, draw=dict.fromkeys((0, 1), lambda r, s: r.integers(0, 3, s).astype("f4")), smooth=False)
         for c in BINARY
@@ -182,48 +213,57 @@ class Equal(Pointwise):
     def numpy(self, a: Ndarray, b: Ndarray) -> Ndarray:
         return (a == b).astype(np.result_type(a, b))
 
-    def scalar(self, a: Any, b: Any) -> Any:
+    def scalar(self, a: Scalar, b: Scalar) -> Scalar:
         return lang.where(a == b, 1.0, 0.0)
 
 
 class Where(Pointwise):
-    """y = a where condition > 0, else b; what is not chosen does not matter, NaN included"""
+    """y = a where condition > 0, else b, pointwise; shapes broadcast
+
+    What is not chosen does not matter, NaN included. The condition has no gradient.
+    """
 
     name, arity = "where", 3
     cases = (Case(((4, 5), (4, 5), (4, 5))), Case(((1, 3, 1, 1), (2, 3, 4, 5), ())), Case(((), (9,), (9,))))
 
+    def normalise(self, condition: Operand, a: Operand, b: Operand) -> dict[str, Any]:
+        return {}
+
     def numpy(self, condition: Ndarray, a: Ndarray, b: Ndarray) -> Ndarray:
         return np.where(condition > 0, a, b)
 
-    def vjp(self, dy: Any, y: Any, condition: Any, a: Any, b: Any) -> tuple[Any, ...]:
-        return (None, sum_to(where(condition, dy, 0.0), a.shape), sum_to(where(condition, 0.0, dy), b.shape))
+    def vjp(self, dy: Tensor, y: Tensor, condition: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor | None, ...]:
+        return None, where(condition, dy, 0.0), where(condition, 0.0, dy)
 
-    def scalar(self, condition: Any, a: Any, b: Any) -> Any:
+    def scalar(self, condition: Scalar, a: Scalar, b: Scalar) -> Scalar:
         return lang.where(condition > 0.0, a, b)
 
 
-class Relu(Pointwise):
-    """y = max(x, 0); the gradient at 0 is 0"""
+class Relu(Unary):
+    """y = max(x, 0), pointwise, of x's shape: Nair and Hinton 2010; dy/dx at 0 is 0"""
 
-    name, arity, cases = "relu", 1, UNARY
+    name, cases = "relu", UNARY
 
     def numpy(self, x: Ndarray) -> Ndarray:
         return np.maximum(x, 0)
 
-    def vjp(self, dy: Any, y: Any, x: Any) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor | None, ...]:
         return (where(y, dy, 0.0),)
 
-    def scalar(self, x: Any) -> Any:
+    def scalar(self, x: Scalar) -> Scalar:
         return lang.maximum(x, 0.0)
 
 
 class Clip(Pointwise):
-    """y = min(max(x, low), high); the gradient at both ends is 0"""
+    """y = min(max(x, low), high), pointwise, of x's shape; dy/dx at both ends is 0
+
+    Raises ShapeError unless low is below high.
+    """
 
     name, arity = "clip", 1
     cases = tuple(Case(c.shapes, {"low": -0.5, "high": 0.75}) for c in UNARY)
 
-    def normalise(self, x: Any, *, low: float, high: float) -> dict[str, Any]:
+    def normalise(self, x: Operand, *, low: float, high: float) -> dict[str, Any]:
         if not low < high:
             raise ShapeError(f"clip: low={low} has to be below high={high}")
         return {"low": float(low), "high": float(high)}
@@ -231,135 +271,135 @@ class Clip(Pointwise):
     def numpy(self, x: Ndarray, *, low: float, high: float) -> Ndarray:
         return np.clip(x, low, high)
 
-    def vjp(self, dy: Any, y: Any, x: Any, *, low: float, high: float) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor, *, low: float, high: float) -> tuple[Tensor | None, ...]:
         return (where(greater(y, low), where(greater(high, y), dy, 0.0), 0.0),)
 
-    def scalar(self, x: Any, *, low: float, high: float) -> Any:  # type: ignore[override]
+    def scalar(self, x: Scalar, *, low: float, high: float) -> Scalar:
         y = lang.maximum(x, low)
         return lang.where(y > high, high, y)
 
 
-class Gelu(Pointwise):
-    """y = x Phi(x) = x/2 (1 + erf(x / sqrt 2)): Hendrycks and Gimpel 2016, in its exact form
+class Gelu(Unary):
+    """y = x Phi(x) = x/2 (1 + erf(x / sqrt 2)), pointwise, of x's shape: Hendrycks and Gimpel 2016, the exact form
 
     dy/dx = Phi(x) + x e^(-x^2/2) / sqrt(2 pi).
     """
 
-    name, arity, cases = "gelu", 1, CURVED
+    name, cases = "gelu", CURVED
 
     def numpy(self, x: Ndarray) -> Ndarray:
         return x * 0.5 * (1 + erf.numpy(x * math.sqrt(0.5)))
 
-    def vjp(self, dy: Any, y: Any, x: Any) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor | None, ...]:
         below = (erf(x * math.sqrt(0.5)) + 1.0) * 0.5
         density = exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
         return (dy * (below + x * density),)
 
-    def scalar(self, x: Any) -> Any:
+    def scalar(self, x: Scalar) -> Scalar:
         half = x * 0.5
         return lang.fma(half, maths.erf(x * math.sqrt(0.5)), half)
 
 
-class Tanh(Pointwise):
-    """y = tanh x"""
+class Tanh(Unary):
+    """y = tanh x, pointwise, of x's shape; dy/dx = 1 - y^2"""
 
-    name, arity, cases = "tanh", 1, CURVED
+    name, cases = "tanh", CURVED
 
     def numpy(self, x: Ndarray) -> Ndarray:
         return np.tanh(x)
 
-    def vjp(self, dy: Any, y: Any, x: Any) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor | None, ...]:
         return (dy * (1.0 - y * y),)
 
-    def scalar(self, x: Any) -> Any:
+    def scalar(self, x: Scalar) -> Scalar:
         return maths.tanh(x)
 
 
-class Erf(Pointwise):
-    """y = 2/sqrt(pi) int_0^x e^(-t^2) dt"""
+class Erf(Unary):
+    """y = 2/sqrt(pi) int_0^x e^(-t^2) dt, pointwise, of x's shape; dy/dx = 2/sqrt(pi) e^(-x^2)"""
 
-    name, arity, cases = "erf", 1, CURVED
+    name, cases = "erf", CURVED
 
     def numpy(self, x: Ndarray) -> Ndarray:
         return np.vectorize(math.erf, otypes=[x.dtype])(x)
 
-    def vjp(self, dy: Any, y: Any, x: Any) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor | None, ...]:
         return (dy * exp(-x * x) * (2 / math.sqrt(math.pi)),)
 
-    def scalar(self, x: Any) -> Any:
+    def scalar(self, x: Scalar) -> Scalar:
         return maths.erf(x)
 
 
-class Exp(Pointwise):
-    """y = e^x"""
+class Exp(Unary):
+    """y = e^x, pointwise, of x's shape; dy/dx = y"""
 
-    name, arity, cases = "exp", 1, UNARY
+    name, cases = "exp", UNARY
 
     def numpy(self, x: Ndarray) -> Ndarray:
         return np.exp(x)
 
-    def vjp(self, dy: Any, y: Any, x: Any) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor | None, ...]:
         return (dy * y,)
 
-    def scalar(self, x: Any) -> Any:
+    def scalar(self, x: Scalar) -> Scalar:
         return maths.exp(x)
 
 
-class Log(Pointwise):
-    """y = ln x"""
+class Log(Unary):
+    """y = ln x, pointwise, of x's shape; dy/dx = 1/x"""
 
-    name, arity, cases = "log", 1, drawn(UNARY, positive)
+    name, cases = "log", drawn(UNARY, positive)
 
     def numpy(self, x: Ndarray) -> Ndarray:
         return np.log(x)
 
-    def vjp(self, dy: Any, y: Any, x: Any) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor | None, ...]:
         return (dy / x,)
 
-    def scalar(self, x: Any) -> Any:
+    def scalar(self, x: Scalar) -> Scalar:
         return maths.log(x)
 
 
-class Sqrt(Pointwise):
-    """y = x^(1/2)"""
+class Sqrt(Unary):
+    """y = x^(1/2), pointwise, of x's shape; dy/dx = 1/(2 y)"""
 
-    name, arity, cases = "sqrt", 1, drawn(UNARY, positive)
+    name, cases = "sqrt", drawn(UNARY, positive)
 
     def numpy(self, x: Ndarray) -> Ndarray:
         return np.sqrt(x)
 
-    def vjp(self, dy: Any, y: Any, x: Any) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor | None, ...]:
         return (0.5 * dy / y,)
 
-    def scalar(self, x: Any) -> Any:
+    def scalar(self, x: Scalar) -> Scalar:
         return lang.sqrt(x)
 
 
-class Rsqrt(Pointwise):
-    """y = x^(-1/2)"""
+class Rsqrt(Unary):
+    """y = x^(-1/2), pointwise, of x's shape; dy/dx = -y^3/2"""
 
-    name, arity, cases = "rsqrt", 1, drawn(UNARY, positive)
+    name, cases = "rsqrt", drawn(UNARY, positive)
 
     def numpy(self, x: Ndarray) -> Ndarray:
         return 1 / np.sqrt(x)
 
-    def vjp(self, dy: Any, y: Any, x: Any) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor | None, ...]:
         return (-0.5 * dy * y * y * y,)
 
-    def scalar(self, x: Any) -> Any:
+    def scalar(self, x: Scalar) -> Scalar:
         return maths.rsqrt(x)
 
 
-class IsFinite(Pointwise):
-    """y = 1 where x is neither NaN nor infinite, else 0"""
+class IsFinite(Unary):
+    """y = 1 where x is neither NaN nor infinite, else 0, pointwise, of x's shape; no gradient"""
 
-    name, arity, differentiable = "is_finite", 1, False
+    name, differentiable = "is_finite", False
     cases = (Case(((7,),), draw={0: lambda r, s: np.array([0, 1, -1, np.nan, np.inf, -np.inf, 3e38])}, smooth=False),)
 
     def numpy(self, x: Ndarray) -> Ndarray:
         return np.isfinite(x).astype(x.dtype)
 
-    def scalar(self, x: Any) -> Any:
+    def scalar(self, x: Scalar) -> Scalar:
         return lang.where(x - x == 0.0, 1.0, 0.0)
 
 

@@ -1,23 +1,27 @@
-"""Losses."""
+"""Losses that a training step computes often enough to have operators; the others are layers, in nn/loss.py."""
 
 from typing import Any
 
 import numpy as np
 
 from foveal.errors import ShapeError
-from foveal.kernel.lang import F32, I32, cast, loop, loops, parallel, where
+from foveal.kernel.lang import F32, I32, Array, cast, loop, loops, parallel, where
 from foveal.ops.elementwise import exp, log
-from foveal.ops.op import Case, Operator
+from foveal.ops.op import Case, HasShape, Operator, Tensor
 from foveal.ops.reduce import broadcast_to, max, mean, sum
 from foveal.strides import Ndarray, Shape
 
 
 def labels(rng: np.random.Generator, shape: Shape) -> Ndarray:
+    """Labels of five classes."""
     return rng.integers(0, 5, shape)
 
 
 class OneHot(Operator):
-    """y[n,k,...] = 1 where labels[n,...] = k, else 0; all 0 for a label that is not one of the classes"""
+    """y[n,k,...] = 1 where labels[n,...] = k, else 0; labels [N, ...], integers, give y [N, classes, ...]
+
+    All are 0 for a label that is not one of the classes. No gradient. Raises ShapeError unless classes is 1 or more.
+    """
 
     name, arity, integers, differentiable = "one_hot", 1, (0,), False
     cases = (
@@ -25,7 +29,7 @@ class OneHot(Operator):
         Case(((2, 3, 4),), {"classes": 3}, {0: lambda r, s: r.integers(-1, 4, s)}, smooth=False),
     )
 
-    def normalise(self, labels: Any, *, classes: int) -> dict[str, Any]:
+    def normalise(self, labels: HasShape, *, classes: int) -> dict[str, Any]:
         if classes < 1:
             raise ShapeError(f"one_hot: {classes} classes, there has to be at least 1")
         return {"classes": int(classes)}
@@ -39,18 +43,20 @@ class OneHot(Operator):
         numbers = np.arange(classes).reshape(1, -1, *[1] * (labels.ndim - 1))
         return (labels[:, None] == numbers).astype(np.float32)
 
-    def kernel(self, y: Any, labels: Any, *, classes: int) -> None:
+    def kernel(self, y: Array, labels: Array, *, classes: int) -> None:
         for (n,) in parallel(y.shape[0]):
-            for at in loops(*y.shape[2:]):
-                label = cast(labels[(n, *at)], F32)
+            for rest in loops(*y.shape[2:]):
+                label = cast(labels[(n, *rest)], F32)
                 for k in loop(classes):
-                    y[(n, k, *at)] = where(label == cast(cast(k, I32), F32), 1.0, 0.0)
+                    y[(n, k, *rest)] = where(label == cast(cast(k, I32), F32), 1.0, 0.0)
 
 
 class SoftmaxCrossEntropy(Operator):
     """y = mean_n ( ln sum_k exp(x[n,k] - m_n) - (x[n,t_n] - m_n) ) with m_n = max_k x[n,k] and labels t
 
-    The shift by the largest logit keeps every exponent at or below 0: finite for logits of any finite size.
+    x: logits [N, classes]; labels: integers [N]; y is a scalar. The shift by the largest logit keeps every exponent at
+    or below 0, so y is finite for logits of any finite size. dx = dy (softmax(x) - one_hot(t)) / N. Raises ShapeError
+    for other shapes.
     """
 
     name, arity, integers, composite = "softmax_cross_entropy", 2, (1,), True
@@ -59,6 +65,9 @@ class SoftmaxCrossEntropy(Operator):
         Case(((3, 33), (3,)), {}, {1: labels}),
         Case(((6, 5), (6,)), {}, {0: lambda r, s: r.choice([-1e4, 1e4], s), 1: labels}, smooth=False),
     )
+
+    def normalise(self, x: HasShape, labels: HasShape) -> dict[str, Any]:
+        return {}
 
     def shape(self, x: Shape, labels: Shape) -> Shape:
         if len(x) != 2 or labels != x[:1]:
@@ -72,13 +81,13 @@ class SoftmaxCrossEntropy(Operator):
         z = x - x.max(axis=1, keepdims=True)
         return np.mean(np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(x)), labels])
 
-    def vjp(self, dy: Any, y: Any, x: Any, labels: Any) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor, labels: Tensor) -> tuple[Tensor | None, ...]:
         e = exp(x - max(x, axes=(1,), keepdims=True))
         softmax = e / sum(e, axes=(1,), keepdims=True)
         scale = broadcast_to(dy * (1.0 / x.shape[0]), shape=x.shape)
         return (softmax - one_hot(labels, classes=x.shape[1])) * scale, None
 
-    def expand(self, x: Any, labels: Any) -> Any:
+    def expand(self, x: Tensor, labels: Tensor) -> Tensor:
         z = x - max(x, axes=(1,), keepdims=True)
         chosen = sum(z * one_hot(labels, classes=x.shape[1]), axes=(1,))
         return mean(log(sum(exp(z), axes=(1,))) - chosen)

@@ -52,7 +52,7 @@ class Matmul(Operator):
         db = matmul(dy, a, ta=True, tb=ta) if tb else matmul(a, dy, ta=not ta)
         return da, db
 
-    def flops(self, y: Type, a: Type, b: Type, *, ta: bool, tb: bool) -> int:  # type: ignore[override]
+    def flops(self, y: Type, a: Type, b: Type, *, ta: bool, tb: bool) -> int:
         return 2 * y.size * a.shape[0 if ta else 1]
 
     def kernel(self, y: Any, a: Any, b: Any, *, ta: bool, tb: bool) -> None:
@@ -89,7 +89,7 @@ class BatchMatmul(Operator):
         turned = (0, 2, 1)
         return (batch_matmul(dy, permute(b, order=turned)), batch_matmul(permute(a, order=turned), dy))
 
-    def flops(self, y: Type, a: Type, b: Type) -> int:  # type: ignore[override]
+    def flops(self, y: Type, a: Type, b: Type) -> int:
         return 2 * y.size * a.shape[2]
 
     def kernel(self, y: Any, a: Any, b: Any) -> None:

@@ -1,33 +1,39 @@
 """The operator contract and its registry.
 
-One class holds everything about an operator. Its instance is called on arrays, which computes with NumPy at once, or on
-traced symbols, which records a node.
+One class holds everything about an operator. Its instance is called on arrays, and computes with NumPy at once, or on
+tensors of a function that is being traced, and records a node.
 
-    shape(...)   the output shape, or a ShapeError that names the operator, the shapes and the way out
-    numpy(...)   the equation in NumPy: the textbook and the oracle
-    vjp(...)     the gradient, written with operators: (dy, y, *inputs) -> one gradient per input, None where there is
-    none.
-                 A composite may leave it out: then what it expands to is differentiated
-    kernel(...)  the plain loop nest in the kernel language; `lower` may choose tuned ones instead, and `lower_results`
-                 tuned ones that end with what follows pointwise
-    expand(...)  for a composite, in place of a kernel: the same result from other operators
-    cases        inputs with a safe domain; every generic test and benchmark is derived from them
+    normalise    the signature: what a call takes, by name and with defaults, brought into its full form
+    shape        the output shape, or a ShapeError that names the operator, the shapes and the way out
+    numpy        the equation in NumPy: the textbook and the oracle
+    vjp          the gradient, written with operators: (dy, y, *inputs) -> one gradient per input, None where there is
+                 none. A composite may leave it out: then what it expands to is differentiated. A pointwise operator's
+                 gradients have the shape of y; autodiff.py sums them over the axes along which an input was repeated
+    kernel       the plain loop nest in the kernel language; `lower` may choose tuned kernels instead, and
+                 `lower_results` tuned kernels that end with the pointwise steps that follow
+    scalar       for a pointwise operator, in place of a kernel: one element in the kernel language
+    expand       for a composite, in place of a kernel: the same result from other operators
+    cases        sample inputs with a safe domain; every generic test and benchmark is derived from them
 
 The alphabet, everywhere: N batch, C input channels, H W input rows and columns, K output channels (filters), R S kernel
 rows and columns, P Q output rows and columns, u stride, d dilation, G groups.
 """
 
+import difflib
+import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, ParamSpec, Protocol
 
 import numpy as np
 
-from foveal.errors import ShapeError
+from foveal.errors import ArgumentError, ShapeError
+from foveal.kernel.lang import Scalar
 from foveal.ops.window import Window
-from foveal.strides import Ndarray, Shape, channels_last, contiguous
+from foveal.strides import Ndarray, Shape, usual
+from foveal.view import View
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,8 @@ class Type:
 class Case:
     """Sample inputs for the generic tests: their shapes, the attributes, and how each input is drawn.
 
-    draw: per input a function (generator, shape) -> array; standard normal numbers where it is not given.
-    smooth: whether finite differences are meaningful there.
+    attributes: as a caller writes them. draw: per input a function (generator, shape) -> array; standard normal numbers
+    where there is none. smooth: True if finite differences are meaningful at these inputs.
     """
 
     shapes: tuple[Shape, ...]
@@ -68,8 +74,8 @@ class Case:
         rng = np.random.default_rng(seed)
         arrays = []
         for position, shape in enumerate(self.shapes):
-            made = self.draw[position](rng, shape) if position in self.draw else rng.standard_normal(shape)
-            arrays.append(made.astype(np.float32) if made.dtype.kind == "f" else made.astype(np.int32))
+            drawn = self.draw[position](rng, shape) if position in self.draw else rng.standard_normal(shape)
+            arrays.append(drawn.astype(np.float32 if drawn.dtype.kind == "f" else np.int32))
         return arrays
 
 
@@ -134,6 +140,7 @@ class Tensor:
     __radd__, __rmul__ = __add__, __mul__
 
     def reshape(self, *dims: int) -> "Tensor":
+        """OPS["reshape"]: the same elements in another shape."""
         return OPS["reshape"](self, shape=dims)
 
     def sum(self, axes: int | Sequence[int] | None = None, keepdims: bool = False) -> "Tensor":
@@ -144,52 +151,114 @@ class Tensor:
 
 
 class Lowering(Protocol):
-    """What an operator may ask for while it is turned into kernel calls (lower.py implements it)."""
+    """What an operator may ask for while it is lowered to kernel calls (lower.py implements it)."""
 
-    def scratch(self, shape: Shape, *, per_thread: bool = False) -> Any: ...
+    def scratch(self, shape: Shape, *, per_thread: bool = False) -> View:
+        """Memory in C order that holds what earlier kernels of the same operator hand to later ones."""
 
     def call(
         self,
         body: Callable[..., None],
-        outputs: Sequence[Any],
-        inputs: Sequence[Any],
+        outputs: Sequence[View],
+        inputs: Sequence[View],
         /,
         plain: bool = False,
         **static: Any,
-    ) -> None: ...
+    ) -> None:
+        """Add a call of a kernel: body(*outputs, *inputs, **static). plain: as an operator's plain kernel."""
+
+
+P = ParamSpec("P")
+
+
+class Normalises(Protocol[P]):
+    """An operator as type checkers see it when it is called: a call has the parameters of `normalise`."""
+
+    def normalise(self, *inputs: P.args, **attributes: P.kwargs) -> dict[str, Any]: ...
 
 
 class Operator:
-    """Base of all operators."""
+    """Base of all operators.
+
+    Methods of the base take any arguments, so that each operator can name its own.
+    """
 
     name: ClassVar[str]
-    integers: ClassVar[tuple[int, ...]] = ()  # positions of int32 inputs
-    dtype: ClassVar[str] = "float32"  # of the output
-    arity: ClassVar[int | None] = None  # number of inputs, where it is fixed
+
+    # sample inputs, for all tests and benchmarks
     cases: ClassVar[Sequence[Case]] = ()
+
+    # the number of inputs, where it is fixed, and the positions of those that are int32
+    arity: ClassVar[int | None] = None
+    integers: ClassVar[tuple[int, ...]] = ()
+
+    # of the output
+    dtype: ClassVar[str] = "float32"
+
+    # True if it is computed by the operators that `expand` calls
     composite: ClassVar[bool] = False
-    view: ClassVar[bool] = False  # the output is the input's memory seen differently
+
+    # True if the output is the input's memory, seen with another shape or other strides
+    view: ClassVar[bool] = False
+
     differentiable: ClassVar[bool] = True
-    epilogues: ClassVar[bool] = False  # its kernel can end with pointwise steps (epilogue.py)
+
+    # True if its kernels can end with the pointwise steps that follow (kernels/epilogue.py)
+    epilogues: ClassVar[bool] = False
+
+    # the parameters of a call, for inspect.signature and help
+    __signature__: ClassVar[inspect.Signature]
+
+    def __init_subclass__(cls) -> None:
+        cls.__signature__ = signature(cls)
 
     def __init__(self) -> None:
         if self.name in OPS:
             raise ValueError(f"two operators are called {self.name}")
         OPS[self.name] = self
 
-    def __call__(self, *inputs: Any, **attributes: Any) -> Any:
-        attributes = self.normalise(*inputs, **attributes)
-        if (record := getattr(_recorder, "record", None)) is not None:
-            return record(self, inputs, attributes)
-        arrays = [np.asarray(x) for x in inputs]
-        self.shape(*(a.shape for a in arrays), **attributes)
-        return self.numpy(*arrays, **attributes)
+    def __call__(self: Normalises[P], *inputs: P.args, **attributes: P.kwargs) -> Tensor:
+        """The output: a Tensor while a function is traced; else a NumPy array, computed at once.
+
+        Takes what `normalise` takes. Raises ArgumentError for arguments that are missing or that it does not have, and
+        ShapeError for values or shapes that do not fit together.
+        """
+        assert isinstance(self, Operator)
+        return self.apply(inputs, attributes)
+
+    def apply(self, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
+        """`__call__`, with the arguments as a tuple and a dictionary."""
+        recording = current_recording()
+        given = tuple(np.asarray(x) if recording is None else recording.lift(x) for x in inputs)
+        try:
+            full = self.normalise(*given, **attributes)
+        except TypeError:
+            self.check_arguments(inputs, attributes)
+            raise
+        if recording is not None:
+            return recording.record(self, given, full)
+        self.shape(*(x.shape for x in given), **full)
+        return self.numpy(*given, **full)
+
+    def check_arguments(self, inputs: Sequence[Any], attributes: dict[str, Any]) -> None:
+        """Raise ArgumentError where a call lacks an argument, or has one that the operator does not take."""
+        try:
+            self.__signature__.bind(*inputs, **attributes)
+        except TypeError as error:
+            names = [name for name in attributes if name not in self.__signature__.parameters]
+            close = difflib.get_close_matches(names[0], self.__signature__.parameters) if names else []
+            meant = f" (did you mean {close[0]!r}?)" if close else ""
+            raise ArgumentError(f"{self.name}: {error}{meant}; call it as {self.name}{self.__signature__}") from None
 
     def __repr__(self) -> str:
         return self.name
 
     def normalise(self, *inputs: Any, **attributes: Any) -> dict[str, Any]:
-        """Attributes in their full form (hashable); an error for those that can mean nothing."""
+        """Attributes in their full form (hashable), from those of a call; an error for those that can mean nothing.
+
+        Inputs have a shape here: numbers and variables are Tensors or arrays already.
+        """
+        self.check_arguments(inputs, attributes)
         return attributes
 
     def arguments(self, *_: Any, **attributes: Any) -> dict[str, Any]:
@@ -204,69 +273,99 @@ class Operator:
         return None
 
     def type(self, *inputs: Type, **attributes: Any) -> Type:
-        """The output's type, after checking number and dtypes of the inputs."""
+        """The output's type; ShapeError where the number of inputs, their dtypes or their shapes do not fit."""
         if self.arity is not None and len(inputs) != self.arity:
             raise ShapeError(f"{self.name}: takes {self.arity} inputs, got {len(inputs)}")
         for position, t in enumerate(inputs):
-            wanted = "int32" if position in self.integers else "float32"
-            if t.dtype != wanted:
+            expected = "int32" if position in self.integers else "float32"
+            if t.dtype != expected:
                 raise ShapeError(
-                    f"{self.name}: input {position} is {t.dtype}, it has to be {wanted}; convert it with astype"
+                    f"{self.name}: input {position} is {t.dtype}, it has to be {expected}; convert it with astype"
                 )
         return Type(tuple(self.shape(*(t.shape for t in inputs), **attributes)), self.dtype)
 
     def shape(self, *shapes: Any, **attributes: Any) -> Shape:
+        """The output's shape, from the inputs' shapes."""
         raise NotImplementedError
 
     def numpy(self, *inputs: Any, **attributes: Any) -> Ndarray:
+        """The output, in the precision of the inputs."""
         raise NotImplementedError
 
-    def vjp(self, *arguments: Any, **attributes: Any) -> tuple[Any, ...]:
+    def vjp(self, *arguments: Any, **attributes: Any) -> tuple[Tensor | None, ...]:
+        """(dy, y, *inputs) -> the gradient in each input, None where there is none."""
         raise NotImplementedError(f"{self.name} has no gradient")
 
     def kernel(self, *arrays: Any, **attributes: Any) -> None:
+        """(y, *inputs): a loop nest in the kernel language that writes y, the output."""
         raise NotImplementedError(f"{self.name} has no kernel")
 
-    def expand(self, *inputs: Any, **attributes: Any) -> Any:
+    def scalar(self, *values: Any, **attributes: Any) -> Scalar:
+        """One element of the output, or lanes of elements, from the inputs at the same index."""
+        raise NotImplementedError(f"{self.name} is not pointwise")
+
+    def expand(self, *inputs: Any, **attributes: Any) -> Tensor:
+        """The output, computed by other operators."""
         raise NotImplementedError(f"{self.name} is no composite")
 
-    def strides(self, shape: Shape, *inputs: Any) -> Shape:
-        """How the output lies in memory: channels last for images, C order for all else."""
-        return channels_last(shape) if len(shape) == 4 else contiguous(shape)
+    def strides(self, shape: Shape) -> Shape:
+        """The strides of the output in memory: channels last for images, C order for all else."""
+        return usual(shape)
 
-    def flops(self, y: Type, *inputs: Type, **attributes: Any) -> int:
+    def flops(self, y: Type, *inputs: Any, **attributes: Any) -> int:
         """Multiplications and additions of the equation, counted for operators whose time they decide; else 0."""
         return 0
 
-    def problem(self, *shapes: Shape, **attributes: Any) -> Any:
-        """What ops.choice decides about for inputs of these shapes; None where there is one way to compute."""
+    def problem(self, *shapes: Any, **attributes: Any) -> Any:
+        """What an algorithm is chosen by, for inputs of these shapes; None where there is one way to compute."""
         return None
 
-    def lower(self, to: Lowering, y: Any, /, *inputs: Any, **attributes: Any) -> None:
-        """Choose kernels; unless overridden the plain one."""
-        to.call(self.kernel, [y], inputs, plain=True, **attributes)
+    def lower(self, lowering: Lowering, y: Any, /, *inputs: Any, **attributes: Any) -> None:
+        """Add the calls of the kernels that compute the output; unless overridden the plain one."""
+        lowering.call(self.kernel, [y], inputs, plain=True, **attributes)
 
     def prologue(self, *_: Any, **attributes: Any) -> int | None:
-        """The position of an input that lower_results takes as an expression.FusedInput as well."""
+        """The position of an input that lower_results takes as an expression.FusedInput, computed while it is read."""
         return None
 
-    def lower_results(self, to: Lowering, y: Any, /, *inputs: Any, **attributes: Any) -> None:
-        """For an operator with `epilogues`: kernels that store `y`, an EpilogueOutputs, instead of the plain output."""
+    def lower_results(self, lowering: Lowering, y: Any, /, *inputs: Any, **attributes: Any) -> None:
+        """For an operator with `epilogues`: as `lower`, with an EpilogueOutputs in place of the output."""
         raise NotImplementedError(f"{self.name} takes no epilogue")
+
+
+def signature(operator: type[Operator]) -> inspect.Signature:
+    """The parameters of a call, without their types: those of `normalise`, or of `numpy` where there is none."""
+    method = operator.numpy if operator.normalise is Operator.normalise else operator.normalise
+    _, *parameters = inspect.signature(method).parameters.values()
+    return inspect.Signature([parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters])
 
 
 OPS: dict[str, Operator] = {}
 
 
-_recorder = threading.local()
+class Recording(Protocol):
+    """What operators are recorded by while a function is traced (trace.py, passes/simplify.py)."""
+
+    def lift(self, value: Any, /) -> Tensor:
+        """A Tensor of this recording for a Tensor, a variable or a number."""
+
+    def record(self, op: Operator, inputs: tuple[Any, ...], attributes: dict[str, Any], /) -> Tensor:
+        """The output of an operator with attributes in full form."""
+
+
+_local = threading.local()
+
+
+def current_recording() -> Recording | None:
+    """The recording that this thread is in; None where operators compute at once."""
+    return getattr(_local, "recording", None)
 
 
 @contextmanager
-def recording_with(record: Callable[[Operator, tuple[Any, ...], dict[str, Any]], Any]) -> Iterator[None]:
-    """Operators called inside the block, by this thread, are given to `record` instead of being computed."""
-    previous = getattr(_recorder, "record", None)
-    _recorder.record = record
+def recording_with(recording: Recording) -> Iterator[None]:
+    """Inside of the block this thread's operators are recorded by `recording` instead of being computed."""
+    previous, _local.recording = current_recording(), recording
     try:
         yield
     finally:
-        _recorder.record = previous
+        _local.recording = previous

@@ -1,19 +1,26 @@
-"""Operators that move or repeat values without computing with them."""
+"""Reductions over axes, and repeating along axes, which is their adjoint."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from foveal.errors import ShapeError
-from foveal.kernel.lang import loops, maximum, parallel, var
+from foveal.kernel.lang import Array, Scalar, loops, maximum, parallel, var
+from foveal.ops.elementwise import equal
 from foveal.ops.kernels import pointwise
-from foveal.ops.op import Case, Operator
+from foveal.ops.op import Case, HasShape, Operator, Tensor
 from foveal.ops.shape import reshape
 from foveal.strides import Ndarray, Shape
 
+Axes = tuple[int, ...]
+
 
 class BroadcastTo(Operator):
-    """y repeats x along new axes and axes of size 1, as NumPy does"""
+    """y = x repeated along new leading axes and axes of size 1, as NumPy does; y has the given shape
+
+    Raises ShapeError where a size of x is neither 1 nor that of `shape`.
+    """
 
     name, arity = "broadcast_to", 1
     cases = (
@@ -22,10 +29,13 @@ class BroadcastTo(Operator):
         Case(((1, 5, 1, 1),), {"shape": (2, 5, 3, 3)}),
     )
 
+    def normalise(self, x: HasShape, *, shape: Iterable[int]) -> dict[str, Any]:
+        return {"shape": tuple(int(n) for n in shape)}
+
     def shape(self, x: Shape, *, shape: Shape) -> Shape:
         try:
-            if np.broadcast_shapes(x, shape) == tuple(shape):
-                return tuple(shape)
+            if np.broadcast_shapes(x, shape) == shape:
+                return shape
         except ValueError:
             pass
         raise ShapeError(f"broadcast_to: {x} cannot be repeated to {shape}; sizes have to be equal or 1")
@@ -33,18 +43,22 @@ class BroadcastTo(Operator):
     def numpy(self, x: Ndarray, *, shape: Shape) -> Ndarray:
         return np.broadcast_to(x, shape)
 
-    def vjp(self, dy: Any, y: Any, x: Any, *, shape: Shape) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor, *, shape: Shape) -> tuple[Tensor | None, ...]:
         return (sum_to(dy, x.shape),)
 
-    def scalar(self, x: Any, *, shape: Shape) -> Any:
+    def scalar(self, x: Scalar, *, shape: Shape) -> Scalar:
         return x
 
-    def kernel(self, y: Any, x: Any, *, shape: Shape) -> None:
+    def kernel(self, y: Array, x: Array, *, shape: Shape) -> None:
         pointwise.pointwise(y, x, outputs=1, steps=(), results=(0,))
 
 
 class Reduction(Operator):
-    """Combines over `axes` (all where None); the axes stay with size 1 if keepdims."""
+    """Base of what combines all elements along `axes`: one axis, several, or all of them where it is None.
+
+    The axes are gone in the output, or have size 1 with keepdims. A negative axis counts from the last; ShapeError
+    where there is no such axis.
+    """
 
     arity = 1
     cases = (
@@ -57,90 +71,107 @@ class Reduction(Operator):
         Case(((600, 2, 9),), {"axes": (0,)}),
     )
 
-    def normalise(self, x: Any, *, axes: Any = None, keepdims: bool = False) -> dict[str, Any]:
-        rank = len(np.shape(x)) if not hasattr(x, "shape") else len(x.shape)
-        chosen = range(rank) if axes is None else (axes,) if isinstance(axes, int) else axes
+    # the result for no elements
+    start = 0.0
+
+    def normalise(
+        self, x: HasShape, *, axes: int | Iterable[int] | None = None, keepdims: bool = False
+    ) -> dict[str, Any]:
+        rank = len(x.shape)
+        chosen = range(rank) if axes is None else (axes,) if isinstance(axes, int) else tuple(axes)
         for axis in chosen:
             if not -rank <= axis < rank:
                 raise ShapeError(f"{self.name}: axis {axis} is not one of the {rank} axes of shape {x.shape}")
         return {"axes": tuple(sorted({a % rank for a in chosen})), "keepdims": keepdims}
 
-    def shape(self, x: Shape, *, axes: tuple[int, ...], keepdims: bool) -> Shape:
-        if self.name == "max" and any(x[a] == 0 for a in axes):
-            raise ShapeError(f"max: there is no largest of no elements, shape {x}, axes {axes}")
+    def shape(self, x: Shape, *, axes: Axes, keepdims: bool) -> Shape:
         return tuple(1 if a in axes else n for a, n in enumerate(x) if keepdims or a not in axes)
 
-    def keep(self, y: Any, x: Any, axes: tuple[int, ...]) -> Any:
+    def keep(self, y: Tensor, x: Tensor, axes: Axes) -> Tensor:
         """y with the reduced axes put back as size 1."""
         return reshape(y, shape=tuple(1 if a in axes else n for a, n in enumerate(x.shape)))
 
-    start = 0.0
-
-    def combine(self, total: Any, value: Any) -> Any:
+    def combine(self, total: Scalar, value: Scalar) -> Scalar:
+        """The result for some elements and one more."""
         raise NotImplementedError
 
-    def kernel(self, y: Any, x: Any, *, axes: tuple[int, ...], keepdims: bool) -> None:
-        kept = [a for a in range(len(x.shape)) if a not in axes]
-        for outer in parallel(*(x.shape[a] for a in kept)) if kept else parallel(1):
+    def kernel(self, y: Array, x: Array, *, axes: Axes, keepdims: bool) -> None:
+        rank = len(x.shape)
+        remaining = [a for a in range(rank) if a not in axes]
+        # one output element per index along the remaining axes
+        for outer in parallel(*(x.shape[a] for a in remaining)) if remaining else parallel(1):
+            place = dict(zip(remaining, outer, strict=False))
             total = var(self.start)
+            # the elements that it combines
             for inner in loops(*(x.shape[a] for a in axes)):
-                at = {**dict(zip(kept, outer, strict=False)), **dict(zip(axes, inner, strict=True))}
-                total.set(self.combine(total.get(), x[tuple(at[a] for a in range(len(x.shape)))]))
+                index = {**place, **dict(zip(axes, inner, strict=True))}
+                total.set(self.combine(total.get(), x[tuple(index[a] for a in range(rank))]))
             if keepdims:
-                at = dict(zip(kept, outer, strict=False))
-                y[tuple(at.get(a, 0) for a in range(len(x.shape)))] = total
+                y[tuple(place.get(a, 0) for a in range(rank))] = total
             else:
-                y[tuple(outer) if kept else ()] = total
+                y[tuple(outer) if remaining else ()] = total
 
 
 class Sum(Reduction):
-    """y = sum of x over axes"""
+    """y = the sum of x over `axes` (one, several, or None for all); y has x's shape without them
+
+    With keepdims they stay, with size 1. dx = dy, repeated along the axes.
+    """
 
     name = "sum"
 
-    def numpy(self, x: Ndarray, *, axes: tuple[int, ...], keepdims: bool) -> Ndarray:
+    def numpy(self, x: Ndarray, *, axes: Axes, keepdims: bool) -> Ndarray:
         return np.sum(x, axis=axes, keepdims=keepdims)
 
-    def vjp(self, dy: Any, y: Any, x: Any, *, axes: tuple[int, ...], keepdims: bool) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor, *, axes: Axes, keepdims: bool) -> tuple[Tensor | None, ...]:
         return (broadcast_to(self.keep(dy, x, axes), shape=x.shape),)
 
-    def combine(self, total: Any, value: Any) -> Any:
+    def combine(self, total: Scalar, value: Scalar) -> Scalar:
         return total + value
 
 
 class Max(Reduction):
-    """y = largest of x over axes; the gradient is shared among equal ones"""
+    """y = the maximum of x over `axes` (one, several, or None for all); y has x's shape without them
+
+    With keepdims they stay, with size 1. Equal maxima share the gradient. Raises ShapeError where an axis has size 0.
+    """
 
     name = "max"
     start = float("-inf")
 
-    def numpy(self, x: Ndarray, *, axes: tuple[int, ...], keepdims: bool) -> Ndarray:
+    def shape(self, x: Shape, *, axes: Axes, keepdims: bool) -> Shape:
+        if any(x[a] == 0 for a in axes):
+            raise ShapeError(f"max: there is no maximum of no elements, shape {x}, axes {axes}")
+        return super().shape(x, axes=axes, keepdims=keepdims)
+
+    def numpy(self, x: Ndarray, *, axes: Axes, keepdims: bool) -> Ndarray:
         return np.max(x, axis=axes, keepdims=keepdims)
 
-    def vjp(self, dy: Any, y: Any, x: Any, *, axes: tuple[int, ...], keepdims: bool) -> tuple[Any, ...]:
-        from foveal.ops.elementwise import equal  # needs the sum below for its own gradients
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor, *, axes: Axes, keepdims: bool) -> tuple[Tensor | None, ...]:
+        is_maximum = equal(x, self.keep(y, x, axes))
+        share = self.keep(dy, x, axes) / sum(is_maximum, axes=axes, keepdims=True)
+        return (is_maximum * share,)
 
-        largest = equal(x, self.keep(y, x, axes))
-        share = self.keep(dy, x, axes) / sum(largest, axes=axes, keepdims=True)
-        return (largest * share,)
-
-    def combine(self, total: Any, value: Any) -> Any:
+    def combine(self, total: Scalar, value: Scalar) -> Scalar:
         return maximum(value, total)
 
 
 class Mean(Reduction):
-    """y = mean of x over axes"""
+    """y = the mean of x over `axes` (one, several, or None for all); y has x's shape without them
+
+    With keepdims they stay, with size 1. dx = dy divided by the number of elements, repeated along the axes.
+    """
 
     name, composite = "mean", True
 
-    def numpy(self, x: Ndarray, *, axes: tuple[int, ...], keepdims: bool) -> Ndarray:
+    def numpy(self, x: Ndarray, *, axes: Axes, keepdims: bool) -> Ndarray:
         return np.mean(x, axis=axes, keepdims=keepdims)
 
-    def vjp(self, dy: Any, y: Any, x: Any, *, axes: tuple[int, ...], keepdims: bool) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor, *, axes: Axes, keepdims: bool) -> tuple[Tensor | None, ...]:
         scale = 1.0 / float(np.prod([x.shape[a] for a in axes]))
         return (broadcast_to(self.keep(dy, x, axes) * scale, shape=x.shape),)
 
-    def expand(self, x: Any, *, axes: tuple[int, ...], keepdims: bool) -> Any:
+    def expand(self, x: Tensor, *, axes: Axes, keepdims: bool) -> Tensor:
         count = float(np.prod([x.shape[a] for a in axes]))
         return sum(x, axes=axes, keepdims=keepdims) * (1.0 / count)
 
@@ -148,8 +179,8 @@ class Mean(Reduction):
 sum, max, mean, broadcast_to = Sum(), Max(), Mean(), BroadcastTo()
 
 
-def sum_to(x: Any, shape: Shape) -> Any:
-    """x summed over the axes along which `shape` was repeated to give it: the gradient of broadcasting."""
+def sum_to(x: Tensor, shape: Shape) -> Tensor:
+    """x summed over the axes along which an array of `shape` was repeated to x's: the gradient of broadcasting."""
     if x.shape == shape:
         return x
     extra = len(x.shape) - len(shape)

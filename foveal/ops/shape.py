@@ -1,21 +1,28 @@
-"""Operators that move or repeat values without computing with them."""
+"""Operators that move values without computing with them; those for parts of an array are in concat.py."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from foveal.errors import ShapeError
-from foveal.kernel.lang import loops, parallel
+from foveal.kernel.lang import Array, Scalar, loops, parallel
 from foveal.ops.kernels import pointwise
-from foveal.ops.op import Case, Operator, Type
+from foveal.ops.op import Case, HasShape, Operator, Tensor, Type
 from foveal.strides import Ndarray, Shape
 
 
 class Constant(Operator):
-    """y = value, a scalar known while tracing; it becomes an immediate operand of the kernel that uses it"""
+    """y = value, of shape []: a number known while tracing
+
+    It becomes an immediate operand of the kernels that use it.
+    """
 
     name, arity, differentiable = "constant", 0, False
     cases = (Case((), {"value": 2.5}, smooth=False),)
+
+    def normalise(self, *, value: float) -> dict[str, Any]:
+        return {"value": float(value)}
 
     def shape(self, *, value: float) -> Shape:
         return ()
@@ -23,15 +30,18 @@ class Constant(Operator):
     def numpy(self, *, value: float) -> Ndarray:
         return np.array(value, np.float32)
 
-    def scalar(self, *, value: float) -> Any:
+    def scalar(self, *, value: float) -> Scalar:
         return value
 
-    def kernel(self, y: Any, *, value: float) -> None:
+    def kernel(self, y: Array, *, value: float) -> None:
         y[()] = value
 
 
 class Reshape(Operator):
-    """y has x's elements, in C order, in another shape; one size may be -1"""
+    """y = the elements of x, in C order, in another shape, of which one size may be -1; x may be integers
+
+    Raises ShapeError where the number of elements is not the same. A view where x's strides allow it.
+    """
 
     name, arity, view = "reshape", 1, True
     cases = (
@@ -41,16 +51,16 @@ class Reshape(Operator):
         Case(((5,),), {"shape": (1, 5, 1, 1)}),
     )
 
-    def normalise(self, x: Any, *, shape: Shape) -> dict[str, Any]:
-        shape, size = tuple(int(n) for n in shape), int(np.prod(x.shape))
-        if shape.count(-1) == 1:
-            rest = -int(np.prod(shape))
+    def normalise(self, x: HasShape, *, shape: Iterable[int]) -> dict[str, Any]:
+        full, size = tuple(int(n) for n in shape), int(np.prod(x.shape))
+        if full.count(-1) == 1:
+            rest = -int(np.prod(full))
             if rest > 0 and size % rest == 0:
-                shape = tuple(size // rest if n == -1 else n for n in shape)
-        return {"shape": shape}
+                full = tuple(size // rest if n == -1 else n for n in full)
+        return {"shape": full}
 
-    def type(self, x: Type, **attributes: Any) -> Type:  # type: ignore[override]
-        """Integers may be reshaped as well."""
+    def type(self, *inputs: Type, **attributes: Any) -> Type:
+        (x,) = inputs
         return Type(self.shape(x.shape, **attributes), x.dtype)
 
     def shape(self, x: Shape, *, shape: Shape) -> Shape:
@@ -64,22 +74,23 @@ class Reshape(Operator):
     def numpy(self, x: Ndarray, *, shape: Shape) -> Ndarray:
         return x.reshape(shape)
 
-    def vjp(self, dy: Any, y: Any, x: Any, *, shape: Shape) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor, *, shape: Shape) -> tuple[Tensor | None, ...]:
         return (reshape(dy, shape=x.shape),)
 
 
 class Permute(Operator):
-    """y has x's axes in another order: axis a of y is axis order[a] of x"""
+    """y = x with its axes in another order: axis a of y, and of its shape, is axis order[a] of x
+
+    Raises ShapeError unless `order` names each axis once; a negative axis counts from the last.
+    """
 
     name, arity = "permute", 1
     cases = (Case(((2, 3, 5),), {"order": (1, 0, 2)}), Case(((2, 3, 4, 5),), {"order": (0, 2, 3, 1)}))
 
-    def normalise(self, x: Any, *, order: Any) -> dict[str, Any]:
-        rank = len(x.shape)
+    def normalise(self, x: HasShape, *, order: Iterable[int]) -> dict[str, Any]:
+        order, rank = tuple(order), len(x.shape)
         if sorted(a % rank if rank else a for a in order) != list(range(rank)):
-            raise ShapeError(
-                f"permute: order {tuple(order)} has to name each of the {rank} axes of shape {x.shape} once"
-            )
+            raise ShapeError(f"permute: order {order} has to name each of the {rank} axes of shape {x.shape} once")
         return {"order": tuple(a % rank for a in order)}
 
     def shape(self, x: Shape, *, order: tuple[int, ...]) -> Shape:
@@ -88,21 +99,27 @@ class Permute(Operator):
     def numpy(self, x: Ndarray, *, order: tuple[int, ...]) -> Ndarray:
         return np.transpose(x, order)
 
-    def vjp(self, dy: Any, y: Any, x: Any, *, order: tuple[int, ...]) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor, *, order: tuple[int, ...]) -> tuple[Tensor | None, ...]:
         return (permute(dy, order=tuple(order.index(a) for a in range(len(order)))),)
 
-    def kernel(self, y: Any, x: Any, *, order: tuple[int, ...]) -> None:
+    def kernel(self, y: Array, x: Array, *, order: tuple[int, ...]) -> None:
         for first in parallel(y.shape[0]):
             for rest in loops(*y.shape[1:]):
-                at = (*first, *rest)
-                y[at] = x[tuple(at[order.index(a)] for a in range(len(order)))]
+                index = (*first, *rest)
+                y[index] = x[tuple(index[order.index(a)] for a in range(len(order)))]
 
 
 class Index(Operator):
-    """y = x[i], the i-th part along the first axis"""
+    """y = x[i], part i along the first axis: x of shape [n, ...] gives y of shape [...]
+
+    Raises ShapeError unless 0 <= i < n.
+    """
 
     name, arity, view = "index", 1, True
     cases = (Case(((3, 4),), {"i": 1}), Case(((2, 5),), {"i": 0}))
+
+    def normalise(self, x: HasShape, *, i: int) -> dict[str, Any]:
+        return {"i": i}
 
     def shape(self, x: Shape, *, i: int) -> Shape:
         if not x or not 0 <= i < x[0]:
@@ -112,15 +129,21 @@ class Index(Operator):
     def numpy(self, x: Ndarray, *, i: int) -> Ndarray:
         return x[i]
 
-    def vjp(self, dy: Any, y: Any, x: Any, *, i: int) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor, *, i: int) -> tuple[Tensor | None, ...]:
         return (place(dy, i=i, n=x.shape[0]),)
 
 
 class Place(Operator):
-    """y[i] = x, and 0 elsewhere along a new first axis of size n: the gradient of index"""
+    """y[i] = x, and 0 elsewhere along a new first axis: x of shape [...] gives y of shape [n, ...]
+
+    The gradient of index.
+    """
 
     name, arity = "place", 1
     cases = (Case(((4,),), {"i": 1, "n": 3}), Case(((2, 5),), {"i": 0, "n": 2}))
+
+    def normalise(self, x: HasShape, *, i: int, n: int) -> dict[str, Any]:
+        return {"i": i, "n": n}
 
     def shape(self, x: Shape, *, i: int, n: int) -> Shape:
         return (n, *x)
@@ -130,10 +153,10 @@ class Place(Operator):
         y[i] = x
         return y
 
-    def vjp(self, dy: Any, y: Any, x: Any, *, i: int, n: int) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor, *, i: int, n: int) -> tuple[Tensor | None, ...]:
         return (index(dy, i=i),)
 
-    def kernel(self, y: Any, x: Any, *, i: int, n: int) -> None:
+    def kernel(self, y: Array, x: Array, *, i: int, n: int) -> None:
         for position in range(n):
             pointwise.fill_slice(y, x, position, position == i)
 

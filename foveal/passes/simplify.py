@@ -8,14 +8,14 @@ import numpy as np
 from foveal.graph import Graph, Node
 from foveal.ops import elementwise
 from foveal.ops import shape as moves
-from foveal.ops.op import OPS, Operator, recording_with
+from foveal.ops.op import OPS, Operator, Tensor, recording_with
 from foveal.trace import Symbol, Trace
 
 
 def simplify(graph: Graph) -> Graph:
     """The same function in primitives, each computed once, without what nothing needs."""
     rewriter = Rewriter(graph)
-    with recording_with(rewriter.record):
+    with recording_with(rewriter):
         made: dict[Node, Symbol] = {}
         for node in graph.nodes:
             if node.op is None:
@@ -58,10 +58,10 @@ class Rewriter(Trace):
             return self.lift(float(value))
         rule = RULES.get(op.name)
         found = rule(inputs, numbers, attributes) if rule else None
-        return found if found is not None else super().record(op, inputs, attributes)
+        return self.lift(found) if found is not None else super().record(op, inputs, attributes)
 
 
-Rule = Callable[[tuple[Symbol, ...], list[float | None], dict[str, Any]], Symbol | None]
+Rule = Callable[[tuple[Symbol, ...], list[float | None], dict[str, Any]], Tensor | None]
 
 
 def neutral(position: int, value: float) -> Callable[[tuple[Symbol, ...], list[float | None]], Symbol | None]:
@@ -74,17 +74,17 @@ def neutral(position: int, value: float) -> Callable[[tuple[Symbol, ...], list[f
 
 
 def either(*checks: Any) -> Rule:
-    def rule(inputs: tuple[Symbol, ...], numbers: list[float | None], _: dict[str, Any]) -> Symbol | None:
+    def rule(inputs: tuple[Symbol, ...], numbers: list[float | None], _: dict[str, Any]) -> Tensor | None:
         return next((found for check in checks if (found := check(inputs, numbers)) is not None), None)
 
     return rule
 
 
-def same_shape(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Symbol | None:
+def same_shape(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Tensor | None:
     return inputs[0] if inputs[0].shape == attributes["shape"] else None
 
 
-def whole(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Symbol | None:
+def whole(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Tensor | None:
     """All of an axis is the array itself."""
     return inputs[0] if inputs[0].shape[attributes["axis"]] == attributes["length"] else None
 
@@ -94,7 +94,7 @@ def alone(inputs: tuple[Symbol, ...], *_: Any) -> Symbol | None:
     return inputs[0] if len(inputs) == 1 else None
 
 
-def reshape_once(inputs: tuple[Symbol, ...], numbers: list[float | None], attributes: dict[str, Any]) -> Symbol | None:
+def reshape_once(inputs: tuple[Symbol, ...], numbers: list[float | None], attributes: dict[str, Any]) -> Tensor | None:
     """A reshape of a reshape is one reshape; one to the same shape is none."""
     source = inputs[0].node
     if source.op is moves.reshape:
@@ -107,7 +107,7 @@ def reduction(name: str) -> Rule:
     equal.
     """
 
-    def rule(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Symbol | None:
+    def rule(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Tensor | None:
         (x,), axes = inputs, attributes["axes"]
         shape = OPS[name].shape(x.shape, **attributes)
         if all(x.shape[a] == 1 for a in axes):

@@ -54,7 +54,7 @@ def evaluate(inputs: Sequence[Scalar], steps: tuple[Step, ...], results: tuple[i
     """Run the steps on the inputs' values at one index, and return the values of the slots `results`."""
     slots = list(inputs)
     for name, attributes, operands in steps:
-        slots.append(OPS[name].scalar(*(slots[i] for i in operands), **dict(attributes)))  # type: ignore[attr-defined]
+        slots.append(OPS[name].scalar(*(slots[i] for i in operands), **dict(attributes)))
     return [slots[i] for i in results]
 
 
