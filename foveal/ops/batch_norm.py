@@ -26,9 +26,9 @@ def per_channel(v: Tensor, x: HasShape) -> Tensor:
 
 
 class ChannelMoments(Operator):
-    """Mean and variance of each channel: x [N, C, ...] -> y [2, C]
+    """y[0,c] = mean of x[:,c], y[1,c] = mean of (x[:,c] - y[0,c])^2, the biased variance
 
-    y[0,c] = mean of x over all axes but the channels', y[1,c] = mean of (x - y[0,c])^2, the biased variance
+    Mean and variance of each channel over all other axes: x [N, C, ...] -> y [2, C].
 
     Each chunk of the batch takes its mean and the squared deviations from it; chunks are merged as in Chan, Golub and
     LeVeque 1979, so that a large mean costs no digits of the variance. Raises ShapeError where x has no channels.
@@ -90,12 +90,12 @@ class ChannelMoments(Operator):
 
 
 class BatchNorm(Operator):
-    """Batch normalisation in training: x [N, C, ...], gamma [C], beta [C] -> y of x's shape
+    """y = gamma (x - mean) / sqrt(var + eps) + beta, with mean and biased variance of the batch per channel
 
-        y = gamma (x - mean) / sqrt(var + eps) + beta, with mean and biased variance of the batch per channel
+    Batch normalisation in training: x [N, C, ...], gamma [C], beta [C] -> y of x's shape.
 
-    Ioffe and Szegedy 2015, algorithm 1. Gradient: section 3 there, in the form
-    dx = gamma / sigma (dy - mean(dy) - xhat mean(dy xhat)), with sigma = sqrt(var + eps), xhat = (x - mean) / sigma.
+    Ioffe and Szegedy 2015, algorithm 1. Gradient: section 3 there, in the form dx = gamma / sigma (dy - mean(dy) - xhat
+    mean(dy xhat)), with sigma = sqrt(var + eps), xhat = (x - mean) / sigma.
 
     eps: what keeps sigma from 0. Raises ShapeError where gamma or beta has another number of channels than x, or a
     channel has one value only.
@@ -151,9 +151,9 @@ def check_channels(name: str, x: Shape, *vectors: Shape) -> None:
 
 
 class BatchNormInference(Operator):
-    """Batch normalisation in inference: x [N, C, ...]; mean, var, gamma, beta [C] -> y of x's shape
+    """y = gamma (x - mean) / sqrt(var + eps) + beta, with given mean and variance: one scale and shift per channel
 
-    y = gamma (x - mean) / sqrt(var + eps) + beta, with given mean and variance: one scale and shift per channel
+    Batch normalisation in inference: x [N, C, ...]; mean, var, gamma, beta [C] -> y of x's shape.
 
     Ioffe and Szegedy 2015, algorithm 2. Raises ShapeError where a vector has another number of channels than x.
     """

@@ -25,10 +25,12 @@ def axis_from_front(name: str, axis: int, rank: int) -> int:
 
 
 class Concatenate(Operator):
-    """Arrays one after another along an axis: any number of inputs -> y
+    """y = arrays[0], arrays[1], ... one after another along `axis`
 
-    axis: the channels unless given; counted from the end where negative. The result's size along it is the sum of the
-    inputs'; all other sizes have to be equal. Raises ShapeError where they are not, or there is no such axis or input.
+    Any number of arrays, of equal shape but for the size along the axis -> y, whose size along it is the sum of theirs.
+
+    axis: the channels unless given; counted from the end where negative. Raises ShapeError where other sizes differ, or
+    there is no such axis or no array.
     """
 
     name = "concatenate"
@@ -79,12 +81,10 @@ class Concatenate(Operator):
 
 
 class Narrow(Operator):
-    """A part of an array along an axis: x of any shape -> y, whose size along the axis is `length`
+    """y = x[..., start : start + length, ...] along `axis`
 
-    y = x[..., start : start + length, ...] along `axis`
-
-    It is a view of x's memory. axis: counted from the end where negative. Raises ShapeError where there is no such axis
-    or part.
+    A part of an array: x of any shape -> y, of the same shape but for the size `length` along the axis. It is a view of
+    x's memory. axis: counted from the end where negative. Raises ShapeError where there is no such axis or part.
     """
 
     name, arity, view = "narrow", 1, True
@@ -114,11 +114,10 @@ class Narrow(Operator):
 
 
 class Widen(Operator):
-    """An array with zeros before and after it along an axis: x of any shape -> y, whose size along the axis is `size`
+    """y = x from `start` on along `axis`, and 0 elsewhere: the gradient of narrow
 
-    y = x from `start` on along `axis`, and 0 elsewhere: the gradient of narrow
-
-    Raises ShapeError where x does not fit.
+    x of any shape -> y, of the same shape but for the size `size` along the axis. Raises ShapeError where x does not
+    fit.
     """
 
     name, arity = "widen", 1

@@ -43,9 +43,9 @@ class OverAxes(Operator):
 
 
 class Standardize(OverAxes):
-    """Layer norm without scale and shift: x of any shape -> y of the same
+    """y = (x - mean) / sqrt(var + eps), with mean and biased variance over `axes`
 
-        y = (x - mean) / sqrt(var + eps), with mean and biased variance over `axes`
+    Layer norm without scale and shift: x of any shape -> y of the same shape.
 
     Ba, Kiros and Hinton 2016, equation 3. The variance is the mean square of what is left when the mean is taken away,
     so a large mean costs no digits of it. Gradient: dx = (dy - mean(dy) - y mean(dy y)) / sqrt(var + eps).
@@ -80,9 +80,9 @@ class Standardize(OverAxes):
 
 
 class RMSNorm(OverAxes):
-    """Root mean square norm without scale: x of any shape -> y of the same
+    """y = x / sqrt(mean(x^2) + eps), with the mean over `axes`
 
-        y = x / sqrt(mean(x^2) + eps), with the mean over `axes`
+    Root mean square norm without scale: x of any shape -> y of the same shape.
 
     Zhang and Sennrich 2019, equation 4. Gradient: dx = (dy - y mean(dy y)) / sqrt(mean(x^2) + eps). The arguments and
     errors are those of standardize.
@@ -106,9 +106,9 @@ class RMSNorm(OverAxes):
 
 
 class GroupNorm(Operator):
-    """Group norm without scale and shift: x [N, C, ...] -> y of the same shape
+    """y = (x - mean) / sqrt(var + eps), with mean and biased variance of each group of channels of each image
 
-        y = (x - mean) / sqrt(var + eps), with mean and biased variance of each group of each image
+    Group norm without scale and shift: x [N, C, ...] -> y of the same shape.
 
     The groups are `groups` runs of neighbouring channels: Wu and He 2018, equation 1. One group is layer norm of an
     image, C groups are instance norm (Ulyanov, Vedaldi and Lempitsky 2016).
@@ -146,9 +146,9 @@ class GroupNorm(Operator):
 
 
 class LpNormalize(Operator):
-    """Vectors scaled to norm 1: x of any shape -> y of the same
+    """y = x / max(|x|_p, eps), with the p-norm along one axis
 
-    y = x / max(|x|_p, eps), with the p-norm along one axis
+    Vectors scaled to norm 1: x of any shape -> y of the same shape.
 
     p: 1 or 2. axis: counted from the end where negative. Raises ShapeError for another p, an axis that x lacks, and eps
     not above 0.
@@ -188,11 +188,9 @@ def magnitude(x: Tensor) -> Tensor:
 
 
 class ChannelSums(Operator):
-    """Sums of neighbouring channels: x [N, C, ...] -> y of the same shape
+    """y[n,c,...] = sum of x[n,i,...] over c - before <= i <= c + after, as far as there are such channels
 
-    y[n,c,...] = sum of x[n,i,...] over c - before <= i <= c + after, as far as there are such channels
-
-    Raises ShapeError where x has no channels.
+    Sums of neighbouring channels: x [N, C, ...] -> y of the same shape. Raises ShapeError where x has no channels.
     """
 
     name, arity = "channel_sums", 1
@@ -240,14 +238,14 @@ class ChannelSums(Operator):
 
 
 class LocalResponseNorm(Operator):
-    """Local response norm: x [N, C, L] or [N, C, H, W] -> y of the same shape
+    """y[n,c] = x[n,c] / (k + alpha / size * sum of x[n,i]^2 over `size` channels i around c)^beta
 
-        y[n,c] = x[n,c] / (k + alpha / size * sum of x[n,i]^2 over `size` channels i around c)^beta
+    Local response norm: x [N, C, L] or [N, C, H, W] -> y of the same shape.
 
     Krizhevsky, Sutskever and Hinton 2012, section 3.3, with the mean in place of the sum, as in PyTorch and ONNX.
 
-    before: the number of channels before c that count; size // 2 unless given, as in PyTorch, where ONNX has
-    (size - 1) // 2. Raises ShapeError where x has another rank, or size is below 1.
+    before: the number of channels before c that count; size // 2 unless given, as in PyTorch, where ONNX has (size - 1)
+    // 2. Raises ShapeError where x has another rank, or size is below 1.
     """
 
     name, arity, composite = "local_response_norm", 1, True

@@ -63,13 +63,13 @@ def source(p: Index, before: int, n: int, mode: str) -> tuple[Index, Scalar]:
 
 
 class Pad(Padding):
-    """Images with a border: x [N, C, H, W] -> y [N, C, top + H + bottom, left + W + right]
+    """y[n,c,p,q] = x[n, c, i(p - top), j(q - left)], where i and j are the pixels that the border shows
 
-        y[n,c,p,q] = x[n, c, i(p - top), j(q - left)]
+    Images with a border: x [N, C, H, W] -> y [N, C, top + H + bottom, left + W + right].
 
     mode: "constant" gives `value` outside of the image; "reflect" mirrors the image at its first and last rows and
-    columns, which are not repeated; "replicate" repeats them; "circular" takes i modulo H and j modulo W.
-    padding: a number, (rows, columns) or (top, bottom, left, right).
+    columns, which are not repeated; "replicate" repeats them; "circular" takes i modulo H and j modulo W. padding: a
+    number, (rows, columns) or (top, bottom, left, right).
 
     Raises ShapeError where x is not four-dimensional, the mode is unknown, padding is negative, or the image is smaller
     than what the mode needs.
@@ -115,11 +115,10 @@ class Pad(Padding):
 
 
 class PadGrad(Padding):
-    """The gradient of pad: dy [N, C, top + H + bottom, left + W + right] -> dx [N, C, H, W]
+    """dx[n,c,h,v] = sum of dy[n,c,p,q] over the places (p, q) that show (h, v)
 
-    dx[n,c,h,v] = sum of dy[n,c,p,q] over the places (p, q) that show (h, v)
-
-    image_size: (H, W). The other arguments and the errors are those of pad.
+    The gradient of pad: dy [N, C, top + H + bottom, left + W + right] -> dx [N, C, H, W]. image_size: (H, W). The other
+    arguments and the errors are those of pad.
     """
 
     name = "pad_grad"

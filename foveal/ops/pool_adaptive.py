@@ -83,9 +83,10 @@ def mean_matrix(n: int, count: int) -> Ndarray:
 
 
 class AdaptiveMean(Adaptive):
-    """adaptive_avg_pool2d for windows that are not all of one size: x [N, C, H, W] -> y [N, C, P, Q]
+    """y[n,c,p,q] = the mean of x[n,c] over window (p, q)
 
-    output_size: (P, Q), as for adaptive_avg_pool2d.
+    adaptive_avg_pool2d for windows that are not all of one size, x [N, C, H, W] -> y [N, C, P, Q]; with its arguments
+    and errors.
     """
 
     name = "adaptive_mean"
@@ -112,11 +113,9 @@ class AdaptiveMean(Adaptive):
 
 
 class AdaptiveMeanGrad(Operator):
-    """The gradient of adaptive_mean: dy [N, C, P, Q] -> dx [N, C, H, W]
+    """dx[n,c,h,v] = sum of dy[n,c,p,q] / (the pixels of window (p, q)) over the windows that (h, v) lies in
 
-    dx[n,c,h,v] = sum of dy[n,c,p,q] over the windows that (h, v) lies in, each divided by its number of pixels
-
-    image_size: (H, W).
+    The gradient of adaptive_mean: dy [N, C, P, Q] -> dx [N, C, H, W]. image_size: (H, W).
     """
 
     name, arity = "adaptive_mean_grad", 1
@@ -152,9 +151,9 @@ class AdaptiveMeanGrad(Operator):
 
 
 class AdaptiveAvgPool2d(Adaptive):
-    """The means of P x Q windows that cover the image: x [N, C, H, W] -> y [N, C, P, Q]
+    """y[n,c,p,q] = the mean of x[n,c] over the rows floor(p H / P) to ceil((p + 1) H / P) - 1 and such columns
 
-    y[n,c,p,q] = the mean of x[n,c] over the rows floor(p H / P) to ceil((p + 1) H / P) - 1 and such columns
+    The means of P x Q windows that cover the image: x [N, C, H, W] -> y [N, C, P, Q].
 
     output_size: (P, Q), or one number for both; None stands for as many as the image has. Raises ShapeError where x is
     not four-dimensional or has no pixels, or a size is below 1.
@@ -186,11 +185,10 @@ class AdaptiveAvgPool2d(Adaptive):
 
 
 class AdaptiveMaxIndex(Adaptive):
-    """The places of the maxima of P x Q windows that cover the image: x [N, C, H, W] -> int32 [N, C, P, Q]
+    """y[n,c,p,q] = h W + v, the place of the first maximum of x[n,c] in window (p, q)
 
-    y[n,c,p,q] = h W + v, the place of the first maximum of x[n,c] in window (p, q)
-
-    output_size and errors: as for adaptive_avg_pool2d. It has no gradient.
+    The places of the maxima of P x Q windows that cover the image: x [N, C, H, W] -> int32 [N, C, P, Q]. output_size
+    and errors: as for adaptive_avg_pool2d. It has no gradient.
     """
 
     name, dtype, differentiable = "adaptive_max_index", "int32", False
@@ -226,11 +224,10 @@ class AdaptiveMaxIndex(Adaptive):
 
 
 class AdaptiveMaxPool2d(Adaptive):
-    """The maxima of P x Q windows that cover the image: x [N, C, H, W] -> y [N, C, P, Q]
+    """y[n,c,p,q] = the maximum of x[n,c] over the rows floor(p H / P) to ceil((p + 1) H / P) - 1 and such columns
 
-    y[n,c,p,q] = the maximum of x[n,c] over the rows floor(p H / P) to ceil((p + 1) H / P) - 1 and such columns
-
-    The gradient goes to the first of equal maxima. output_size and errors: as for adaptive_avg_pool2d.
+    The maxima of P x Q windows that cover the image: x [N, C, H, W] -> y [N, C, P, Q]. The gradient goes to the first
+    of equal maxima. output_size and errors: as for adaptive_avg_pool2d.
     """
 
     name, composite = "adaptive_max_pool2d", True

@@ -22,12 +22,11 @@ from foveal.view import View
 
 
 class AvgPool2d(Pooling):
-    """The mean of each window: images x [N, C, H, W] -> y [N, C, P, Q]
+    """y[n,c,p,q] = 1/m sum_rs x[n, c, p u + r d - pad, q u + s d - pad], where x is 0 in the padding
 
-        y[n,c,p,q] = 1/m sum_rs x[n, c, p u + r d - pad, q u + s d - pad], where x is 0 in the padding
-
-    m is `divisor_override` or, where that is None, the number of the window's taps in the image and in the padding that
-    counts: R S where all of it does. P = floor((H + pads - d (R - 1) - 1) / u) + 1, Q alike.
+    The mean of each window: images x [N, C, H, W] -> y [N, C, P, Q]. m is `divisor_override` or, where that is None,
+    the number of the window's taps in the image and in the padding that counts: R S where all of it does. P = floor((H
+    + pads - d (R - 1) - 1) / u) + 1, Q alike.
 
     kernel_size, stride, padding, dilation, ceil_mode: as for max_pool2d. count_include_pad: True if the given padding
     counts; what ceil_mode adds never does. counted: the part of the padding that counts, (top, bottom, left, right); it
@@ -94,12 +93,10 @@ class AvgPool2d(Pooling):
 
 
 class AvgPool2dGrad(Pooling):
-    """The gradient of avg_pool2d: dy [N, C, P, Q] -> dx [N, C, H, W]
+    """dx[n,c,h,v] = sum of dy[n,c,p,q] / m over the windows that (h, v) lies in
 
-    dx[n,c,h,v] = sum of dy[n,c,p,q] / m over the windows that (h, v) lies in
-
-    image_size: (H, W). The other arguments are those of avg_pool2d. Raises ShapeError where such images do not give
-    dy's shape.
+    The gradient of avg_pool2d: dy [N, C, P, Q] -> dx [N, C, H, W]. image_size: (H, W). The other arguments are those of
+    avg_pool2d. Raises ShapeError where such images do not give dy's shape.
     """
 
     name, arity, epilogues = "avg_pool2d_grad", 1, True
@@ -136,7 +133,7 @@ class AvgPool2dGrad(Pooling):
         count_include_pad: bool = True,
         counted: Sides | None = None,
         divisor_override: int | None = None,
-        image_size: Pair,
+        image_size: PairArgument,
     ) -> dict[str, Any]:
         window = (kernel_size, stride, padding, dilation, ceil_mode)
         divisor = (count_include_pad, counted, divisor_override)
@@ -180,11 +177,9 @@ class AvgPool2dGrad(Pooling):
 
 
 class GlobalAvgPool2d(Operator):
-    """The mean of each whole image: x [N, C, H, W] -> y [N, C, 1, 1]
+    """y[n,c,0,0] = 1 / (H W) sum_hv x[n,c,h,v]
 
-    y[n,c,0,0] = 1 / (H W) sum_hv x[n,c,h,v]
-
-    Raises ShapeError where x is not four-dimensional.
+    The mean of each whole image: x [N, C, H, W] -> y [N, C, 1, 1]. Raises ShapeError where x is not four-dimensional.
     """
 
     name, arity, composite = "global_avg_pool2d", 1, True

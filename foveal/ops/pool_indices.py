@@ -46,11 +46,10 @@ def check_places(name: str, x: Shape, places: Shape) -> None:
 
 
 class TakePixels(Operator):
-    """The values at given places: x [N, C, H, W] and int32 index [N, C, P, Q] -> y [N, C, P, Q]
+    """y[n,c,p,q] = x[n,c] at the place index[n,c,p,q], or 0 where that is outside of the image
 
-    y[n,c,p,q] = x[n,c] at the place index[n,c,p,q], or 0 where that is outside of the image
-
-    Raises ShapeError where N or C differ.
+    The values at given places: x [N, C, H, W] and int32 index [N, C, P, Q] -> y [N, C, P, Q]. Raises ShapeError where N
+    or C differ.
     """
 
     name, arity, integers = "take_pixels", 2, (1,)
@@ -87,12 +86,10 @@ class TakePixels(Operator):
 
 
 class PutPixels(Operator):
-    """Values put at given places: x [N, C, P, Q] and int32 index [N, C, P, Q] -> y [N, C, H, W]
+    """y[n,c] at a place = the sum of all x[n,c,p,q] whose index[n,c,p,q] it is
 
-    y[n,c] at a place = the sum of all x[n,c,p,q] whose index[n,c,p,q] it is
-
-    image_size: (H, W). Raises ShapeError where the shapes differ or the image has no pixels. The adjoint of
-    take_pixels.
+    Values put at given places, the adjoint of take_pixels: x [N, C, P, Q] and int32 index [N, C, P, Q] -> y [N, C, H,
+    W]. image_size: (H, W). Raises ShapeError where the shapes differ or the image has no pixels.
     """
 
     name, arity, integers = "put_pixels", 2, (1,)
@@ -148,12 +145,11 @@ class PutPixels(Operator):
 
 
 class MaxUnpool2d(PutPixels):
-    """The reverse of max pooling with its indices: x [N, C, P, Q] and int32 index [N, C, P, Q] -> y [N, C, H, W]
+    """y[n,c] at the place index[n,c,p,q] = x[n,c,p,q], else 0
 
-    y[n,c] at the place index[n,c,p,q] = x[n,c,p,q], else 0; where a place occurs more than once, the last one stays
-
-    image_size: (H, W). Raises ShapeError where the shapes differ or the image has no pixels. Zeiler and Fergus 2014,
-    section 2.1.
+    The reverse of max pooling with its indices (Zeiler and Fergus 2014, section 2.1): x [N, C, P, Q] and int32 index
+    [N, C, P, Q] -> y [N, C, H, W]. Where a place occurs more than once, the last value stays. image_size: (H, W).
+    Raises ShapeError where the shapes differ or the image has no pixels.
     """
 
     name = "max_unpool2d"

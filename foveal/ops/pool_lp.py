@@ -18,13 +18,11 @@ from foveal.strides import Ndarray, Shape
 
 
 class LpPool2d(Pooling):
-    """The p-norm of each window, with p = norm_type: images x [N, C, H, W] -> y [N, C, P, Q]
+    """y[n,c,p,q] = (R S / m sum_rs |x[n, c, p u + r d - pad, q u + s d - pad]|^norm_type)^(1 / norm_type)
 
-        y[n,c,p,q] = (R S / m sum_rs |x[n, c, p u + r d - pad, q u + s d - pad]|^norm_type)^(1 / norm_type)
-
-    m is the number of taps that count, as for avg_pool2d: R S, but for windows that ceil_mode lets reach beyond the
-    padding, whose sums are scaled as if they were whole, as in PyTorch. The gradient where a window's sum is 0 is 0, as
-    there.
+    The p-norm of each window, with p = norm_type: images x [N, C, H, W] -> y [N, C, P, Q]. m is the number of taps that
+    count, as for avg_pool2d: R S, but for windows that ceil_mode lets reach beyond the padding, whose sums are scaled
+    as if they were whole, as in PyTorch. The gradient where a window's sum is 0 is 0, as there.
 
     norm_type: above 0; infinity gives the largest |x|. absolute: if False, x^norm_type keeps the sign of x where
     norm_type is odd, as in PyTorch (1 is sum pooling; a root of a negative sum is NaN). The other arguments and the

@@ -50,12 +50,11 @@ class MaxPooling(Pooling):
 
 
 class MaxPool2d(MaxPooling):
-    """The maximum of each window: images x [N, C, H, W] -> y [N, C, P, Q]
+    """y[n,c,p,q] = max_rs x[n, c, p u + r d - pad, q u + s d - pad]
 
-        y[n,c,p,q] = max_rs x[n, c, p u + r d - pad, q u + s d - pad]
-
-    P = floor((H + pads - d (R - 1) - 1) / u) + 1, Q alike. The padding never wins; a window with NaN gives NaN. The
-    gradient goes to the first of equal maxima, row by row, as in PyTorch.
+    The maximum of each window: images x [N, C, H, W] -> y [N, C, P, Q], with P = floor((H + pads - d (R - 1) - 1) / u)
+    + 1, Q alike. The padding never wins; a window with NaN gives NaN. The gradient goes to the first of equal maxima,
+    row by row, as in PyTorch.
 
     kernel_size: (R, S), or one number for both. stride: u along rows and columns; the kernel size unless given.
     padding: a number, (rows, columns) or (top, bottom, left, right). dilation: d, the distance of neighbouring taps.
@@ -155,11 +154,10 @@ class OfMaxima(Pooling):
 
 
 class MaxPool2dGrad(OfMaxima):
-    """The gradient of max_pool2d: dy [N, C, P, Q], x [N, C, H, W] and y = max_pool2d(x) -> dx [N, C, H, W]
+    """dx[n,c,h,v] = sum of dy[n,c,p,q] over the windows whose first maximum is at (h, v)
 
-    dx[n,c,h,v] = sum of dy[n,c,p,q] over the windows whose first maximum is at (h, v)
-
-    The arguments are those of max_pool2d. Raises ShapeError where the shapes do not fit each other.
+    The gradient of max_pool2d: values dy [N, C, P, Q], x [N, C, H, W] and y = max_pool2d(x) -> dx [N, C, H, W]. The
+    other arguments are those of max_pool2d. Raises ShapeError where the shapes do not fit each other.
     """
 
     name, epilogues, reads = "max_pool2d_grad", True, 1
@@ -203,11 +201,10 @@ class MaxPool2dGrad(OfMaxima):
 
 
 class MaxPool2dPick(OfMaxima):
-    """The gradient of max_pool2d_grad in dy: g [N, C, H, W], x [N, C, H, W] and y = max_pool2d(x) -> [N, C, P, Q]
+    """picked[n,c,p,q] = g[n,c,h,v] at the place (h, v) of the first maximum of the window
 
-    picked[n,c,p,q] = g at the place of the first maximum of the window
-
-    The arguments are those of max_pool2d. Raises ShapeError where the shapes do not fit each other.
+    The gradient of max_pool2d_grad in dy: values g [N, C, H, W], x [N, C, H, W] and y = max_pool2d(x) -> picked [N, C,
+    P, Q]. The other arguments are those of max_pool2d. Raises ShapeError where the shapes do not fit each other.
     """
 
     name = "max_pool2d_pick"
@@ -240,11 +237,10 @@ class MaxPool2dPick(OfMaxima):
 
 
 class MaxPool2dIndex(MaxPooling):
-    """The places of the maxima: images x [N, C, H, W] -> int32 [N, C, P, Q]
+    """y[n,c,p,q] = h W + v, where (h, v) is the place of the first maximum of the window
 
-    y[n,c,p,q] = h W + v, where (h, v) is the place of the first maximum of the window, as PyTorch counts them
-
-    The arguments and errors are those of max_pool2d. It has no gradient.
+    The places of the maxima, as PyTorch counts them: images x [N, C, H, W] -> int32 [N, C, P, Q]. The other arguments
+    and errors are those of max_pool2d. It has no gradient.
     """
 
     name, arity, dtype, differentiable = "max_pool2d_index", 1, "int32", False
