@@ -54,6 +54,7 @@ class LpPool2d(Pooling):
         if not norm_type > 0:
             raise ShapeError(f"{self.name}: norm_type is {norm_type}, it has to be above 0")
         check_images(self.name, x.shape)
+        # whole powers are products, others go through logarithms (see power)
         whole = norm_type != math.inf and norm_type == int(norm_type)
         window = (kernel_size, stride, padding, dilation, ceil_mode)
         divisor = (count_include_pad, counted, divisor_override)

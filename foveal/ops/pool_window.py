@@ -48,6 +48,7 @@ class MeanWindow(Window):
         if counted is None:
             counted = window.padding if count_include_pad else (0, 0, 0, 0)
         counted = sides(counted, f"{name}: counted")
+        # after `counted` was taken from it: what ceil_mode adds to the padding does not count
         window = window.ceiled(image) if ceil_mode else window
         return cls(window.size, window.stride, window.padding, window.dilation, counted, divisor_override)
 

@@ -56,6 +56,7 @@ def lower_rows(
     or either has gaps, the operator's plain kernel does it, with the attributes.
     """
     order = memory_order(y)
+    # True if all arrays lie in y's order, without gaps; the strides of axes of size 1 mean nothing
     dense = all(
         all(n == 1 or s == t for n, s, t in zip(x.shape, x.strides, ordered(x.shape, order), strict=True))
         for x in (y, *inputs)
@@ -63,6 +64,7 @@ def lower_rows(
     if not dense:
         lowering.call(op.kernel, [y], inputs, plain=True, **attributes)
         return
+    # the axes that count the rows
     outer = order[: order.index(attributes["axis"])]
 
     def as_rows(x: View) -> View:
