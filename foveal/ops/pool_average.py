@@ -16,7 +16,7 @@ from foveal.ops.pool import Pooling, add_at, channel_vectors, check_images, outp
 from foveal.ops.pool_max import MaxPool2d
 from foveal.ops.pool_window import MeanWindow
 from foveal.ops.reduce import broadcast_to, mean
-from foveal.ops.window import PaddingArgument, Pair, PairArgument, Sides, pair
+from foveal.ops.window import PaddingArgument, Pair, PairArgument, Sides, Window, pair
 from foveal.strides import Ndarray, Shape
 from foveal.view import View
 
@@ -61,9 +61,9 @@ class AvgPool2d(Pooling):
         divisor_override: int | None = None,
     ) -> dict[str, Any]:
         check_images(self.name, x.shape)
-        window = (kernel_size, stride, padding, dilation, ceil_mode)
-        divisor = (count_include_pad, counted, divisor_override)
-        return {"window": MeanWindow.mean_of(self.name, x.shape[2:], *window, *divisor)}
+        window = Window.of(self.name, kernel_size, stride, padding, dilation)
+        window = MeanWindow.dividing(self.name, window, count_include_pad, counted, divisor_override)
+        return {"window": window.ceiled(x.shape[2:]) if ceil_mode else window}
 
     def window(self, *, window: MeanWindow) -> MeanWindow:
         return window
@@ -135,12 +135,10 @@ class AvgPool2dGrad(Pooling):
         divisor_override: int | None = None,
         image_size: PairArgument,
     ) -> dict[str, Any]:
-        window = (kernel_size, stride, padding, dilation, ceil_mode)
-        divisor = (count_include_pad, counted, divisor_override)
-        return {
-            "window": MeanWindow.mean_of(self.name, pair(image_size, f"{self.name}: image_size"), *window, *divisor),
-            "image_size": pair(image_size, f"{self.name}: image_size"),
-        }
+        window = Window.of(self.name, kernel_size, stride, padding, dilation)
+        window = MeanWindow.dividing(self.name, window, count_include_pad, counted, divisor_override)
+        full = pair(image_size, f"{self.name}: image_size")
+        return {"window": window.ceiled(full) if ceil_mode else window, "image_size": full}
 
     def shape(self, dy: Shape, *, window: MeanWindow, image_size: Pair) -> Shape:
         expected = self.pooled((*dy[:2], *image_size), window)

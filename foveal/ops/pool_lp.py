@@ -56,10 +56,10 @@ class LpPool2d(Pooling):
         check_images(self.name, x.shape)
         # whole powers are products, others go through logarithms (see power)
         whole = norm_type != math.inf and norm_type == int(norm_type)
-        window = (kernel_size, stride, padding, dilation, ceil_mode)
-        divisor = (count_include_pad, counted, divisor_override)
+        window = Window.of(self.name, kernel_size, stride, padding, dilation)
+        window = MeanWindow.dividing(self.name, window, count_include_pad, counted, divisor_override)
         return {
-            "window": MeanWindow.mean_of(self.name, x.shape[2:], *window, *divisor),
+            "window": window.ceiled(x.shape[2:]) if ceil_mode else window,
             "norm_type": int(norm_type) if whole else float(norm_type),
             "absolute": bool(absolute),
         }

@@ -7,7 +7,7 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel.lang import Index, Scalar, where
-from foveal.ops.window import PaddingArgument, Pair, PairArgument, Sides, Window, sides
+from foveal.ops.window import Pair, Sides, Window, sides
 from foveal.strides import Ndarray
 
 
@@ -24,32 +24,25 @@ class MeanWindow(Window):
     divisor_override: int | None = None
 
     @classmethod
-    def mean_of(
+    def dividing(
         cls,
         name: str,
-        image: tuple[int, ...],
-        kernel_size: PairArgument,
-        stride: PairArgument | None,
-        padding: PaddingArgument,
-        dilation: PairArgument,
-        ceil_mode: bool,
-        count_include_pad: bool,
-        counted: Sides | None,
-        divisor_override: int | None,
+        window: Window,
+        count_include_pad: bool = True,
+        counted: Sides | None = None,
+        divisor_override: int | None = None,
     ) -> "MeanWindow":
-        """The window that a caller's hyper-parameters describe, for images (H, W).
+        """The window with the divisor that a caller's hyper-parameters describe.
 
-        counted: unless None, it decides instead of count_include_pad, which counts all of the padding that is given or
-        none of it. What ceil_mode adds never counts. Raises ShapeError as Window.of does, and for a divisor below 1.
+        count_include_pad: True if all of the padding counts, False if none does. counted: decides instead of it unless
+        it is None. `ceiled`, which enlarges the padding, has to come after this, as what it adds does not count.
+        Raises ShapeError, in the name of an operator, for a divisor below 1.
         """
         if divisor_override is not None and (divisor_override := int(divisor_override)) < 1:
             raise ShapeError(f"{name}: divisor_override is {divisor_override}, it has to be 1 or more")
-        window = Window.of(name, kernel_size, stride, padding, dilation)
         if counted is None:
             counted = window.padding if count_include_pad else (0, 0, 0, 0)
         counted = sides(counted, f"{name}: counted")
-        # after `counted` was taken from it: what ceil_mode adds to the padding does not count
-        window = window.ceiled(image) if ceil_mode else window
         return cls(window.size, window.stride, window.padding, window.dilation, counted, divisor_override)
 
     def arguments(self) -> dict[str, Any]:

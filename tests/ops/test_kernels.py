@@ -102,16 +102,20 @@ def test_windows_that_overlap_are_not_disjoint():
 
 def test_taps_that_count_in_a_mean():
     # 3 taps with stride 2 over 4 positions, one padded at either end: taps -1 0 1 and 1 2 3, and with ceil_mode 3 4 5
-    image, hyper = (4, 4), (3, 2, 1, 1)
-    window = MeanWindow.mean_of("pool", image, *hyper, False, True, None, None)
-    np.testing.assert_allclose(window.shares((2, 2), image), [[1 / 9] * 2] * 2, rtol=1e-6)
-    window = MeanWindow.mean_of("pool", image, *hyper, False, False, None, None)
-    np.testing.assert_allclose(window.shares((2, 2), image), [[1 / 4, 1 / 6], [1 / 6, 1 / 9]], rtol=1e-6)
-    window = MeanWindow.mean_of("pool", image, *hyper, True, True, None, None)
-    assert window.padding == (1, 2, 1, 2)
-    assert window.counted == (1, 1, 1, 1)
-    np.testing.assert_allclose(window.shares((3, 3), image)[2], [1 / 6, 1 / 6, 1 / 4], rtol=1e-6)
-    window = MeanWindow.mean_of("pool", image, *hyper, False, True, None, 5)
-    np.testing.assert_allclose(window.shares((2, 2), image), [[1 / 5] * 2] * 2, rtol=1e-6)
+    image, window = (4, 4), Window((3, 3), (2, 2), (1, 1, 1, 1))
+
+    def shares(window, count=2):
+        return window.shares((count, count), image)
+
+    every, inside = (MeanWindow.dividing("pool", window, count_include_pad) for count_include_pad in (True, False))
+    np.testing.assert_allclose(shares(every), [[1 / 9] * 2] * 2, rtol=1e-6)
+    np.testing.assert_allclose(shares(inside), [[1 / 4, 1 / 6], [1 / 6, 1 / 9]], rtol=1e-6)
+    ceiled = every.ceiled(image)
+    assert (ceiled.padding, ceiled.counted) == ((1, 2, 1, 2), (1, 1, 1, 1))
+    np.testing.assert_allclose(shares(ceiled, 3)[2], [1 / 6, 1 / 6, 1 / 4], rtol=1e-6)
+    above = MeanWindow.dividing("pool", window, counted=(1, 0, 0, 0))
+    np.testing.assert_allclose(shares(above), [[1 / 6, 1 / 9], [1 / 6, 1 / 9]], rtol=1e-6)
+    fifths = MeanWindow.dividing("pool", window, divisor_override=5)
+    np.testing.assert_allclose(shares(fifths), [[1 / 5] * 2] * 2, rtol=1e-6)
     with pytest.raises(ShapeError, match="pool: divisor_override is 0, it has to be 1 or more"):
-        MeanWindow.mean_of("pool", image, *hyper, False, True, None, 0)
+        MeanWindow.dividing("pool", window, divisor_override=0)
