@@ -12,9 +12,9 @@ lowered to `EpilogueOutputs`; its kernel calls `BoundEpilogue.store` with its re
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
-from foveal.kernel.lang import LINE, Array, Index, Scalar, l2, lanes, loop, parallel_vectors, splat, var, vectors
+from foveal.kernel.lang import LINE, Array, Index, Scalar, Value, l2, lanes, loop, parallel_vectors, splat, var, vectors
 from foveal.ops.kernels import expression, moments
 from foveal.ops.kernels.reduction import tree_sum
 from foveal.ops.op import Lowering
@@ -172,14 +172,15 @@ class BoundEpilogue:
         """True if results have to go through `store`: pixels read values of their own, or are added up."""
         return bool(self.epilogue.rows) or not all(repeated(x) for x in self.extras)
 
-    def finish(self, total: Scalar, k: int) -> list[Scalar]:
+    def finish(self, total: Scalar, k: int) -> list[Value]:
         """The values that are stored for the results `total` of channel k: a vector whose lanes are pixels.
 
         Only for an epilogue that is not `pixelwise`; the kernel stores the values itself.
         """
         read = [x[0, 0, 0, k] for x in self.extras]
         values = expression.evaluate([total, *read], self.epilogue.steps, self.epilogue.results)
-        return [splat(value, lanes()) for value in values]
+        # a result depends on the total, so it is no plain number
+        return [cast(Value, splat(value, lanes())) for value in values]
 
 
 def repeated(x: Array) -> bool:

@@ -7,7 +7,7 @@ stay in registers.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from foveal.kernel.lang import F32, Array, Index, Scalar, cast, lanes, pack, splat, store_lanes
+from foveal.kernel.lang import F32, Array, Index, Scalar, Value, cast, lanes, pack, splat, store_lanes
 from foveal.ops.op import OPS
 from foveal.view import View
 
@@ -20,7 +20,7 @@ Step = tuple[str, tuple[tuple[str, object], ...], tuple[int, ...]]
 MAX_STREAMING_LANES = 8
 
 
-def load(x: Array, index: tuple[Index, ...], width: int) -> Scalar:
+def load(x: Array, index: tuple[Index, ...], width: int) -> Value:
     """`width` elements of x along the last axis, from `index` on.
 
     Neighbours in memory are one vector load. Where the last axis has stride 0 a single scalar is returned, which

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from foveal.kernel.lang import Array, Index, Scalar, loop, parallel
+from foveal.kernel.lang import Array, Index, Scalar, Value, loop, parallel
 from foveal.ops.kernels.expression import Step, evaluate, load, store, streaming_lanes
 
 # Threads share the rows of a domain that has at least this many, else the blocks of each row too. A thread takes its
@@ -44,7 +44,7 @@ class PointwiseTile:
 
         Each row's loads come before its stores, so that an output may lie in the memory of an input.
         """
-        first_loaded: list[list[Scalar]] = []
+        first_loaded: list[list[Value]] = []
         for i in range(self.rows):
             # (index, lanes) of each vector of this row
             vectors: list[tuple[tuple[Index, ...], int]] = [
@@ -59,7 +59,7 @@ class PointwiseTile:
             first_loaded = first_loaded or loaded
             self.write(vectors, loaded)
 
-    def write(self, vectors: list[tuple[tuple[Index, ...], int]], loaded: list[list[Scalar]]) -> None:
+    def write(self, vectors: list[tuple[tuple[Index, ...], int]], loaded: Sequence[Sequence[Scalar]]) -> None:
         """Store the results at each (index, lanes); `loaded` holds, for each input, its value there."""
         # [vector][result]: all are computed before the first is stored
         computed = [evaluate([values[i] for values in loaded], self.steps, self.results) for i in range(len(vectors))]

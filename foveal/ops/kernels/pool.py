@@ -323,7 +323,7 @@ def gather_windows(*arrays: Array, axes: Axes, window: Window, epilogue: Epilogu
             p, q = window_of(rows, i, t), window_of(columns, j, u)
             output = GridPoint(p, q, rows.low >= 0 and rows.high < P, inside, (P, Q))
             valid, (p, q) = output.valid(), output.nearest()
-            value = expression.load(dy, (n, p, q, c), width)
+            value: Scalar = expression.load(dy, (n, p, q, c), width)
             if mean:
                 value = value_where(valid, value, 0.0) * mean.share(p, q, (P, Q), (H, W))
             else:
