@@ -113,7 +113,7 @@ def test_modules_side_by_side():
         (lambda x: part(x, 20, 5), r"narrow: 5 from 20 on are not in axis 1 of shape .* at most 24"),
         (lambda x: part(x, -1, 5), "start has to be 0 or more"),
         (lambda x: part(x, 0, 0), "length 1 or more"),
-        (lambda x: ops.widen(x, axis=1, start=2, size=25), "widen: 24 from 2 on are more than 25"),
+        (lambda x: ops.widen(x, axis=1, start=2, size=25), "widen: 24 places from 2 on are more than 25"),
     ],
 )
 def test_what_means_nothing_is_refused(call, words):
