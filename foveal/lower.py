@@ -125,7 +125,7 @@ class Lowerer:
         """Append a kernel: `body` specialised to the views' shapes and strides and to the `static` arguments."""
         views = (*outputs, *inputs)
         # The code depends on the modules of the operators fused into it as well: they belong into the cache key.
-        recipes = [static[name].steps for name in ("epilogue", "source") if name in static]
+        recipes = [static[name].steps for name in ("epilogue", "prologue") if name in static]
         steps = [step for recipe in (*recipes, static.get("steps", ())) for step in recipe]
         fused_modules = {type(OPS[name]).__module__ for name, *_ in steps}
         specs = tuple(view.spec for view in views)
@@ -291,7 +291,7 @@ class Lowerer:
         assert node is not None
         assert node.op is not None
         source = group.source if group.prologue else None
-        inputs: list[View | expression.Source] = [
+        inputs: list[View | expression.FusedInput] = [
             self.source(group, x) if x is source else self.operand(node, x) for x in node.inputs
         ]
         for result in group.results:
@@ -323,13 +323,13 @@ class Lowerer:
             moments=self.views[moments[0]] if moments else None,
         )
 
-    def source(self, group: Group, x: Node) -> expression.Source:
+    def source(self, group: Group, x: Node) -> expression.FusedInput:
         """Return the anchor's input x as the group's prologue computes it while it is read."""
         line = self.straight_line(group.prologue)
         assert group.anchor is not None
         operands = [self.operand(group.anchor, node) for node in line.inputs]
         views = [self.repeated(view, x.shape) for view in operands]
-        return expression.Source(views, expression.Recipe(len(views), line.steps, line.slots[x]))
+        return expression.FusedInput(views, expression.Prologue(len(views), line.steps, line.slots[x]))
 
     def repeated(self, x: View, domain: Shape) -> View:
         """Return the view broadcast over the whole domain."""
@@ -385,7 +385,7 @@ def reduction_chunks(shape: Shape, reduced: tuple[bool, ...]) -> int:
     # independent outputs that threads can share: elements of the kept axes, blocks of vectors along the last one
     outputs = math.prod(n for a, n in enumerate(shape) if not reduced[a] and a != last)
     if not reduced[last]:
-        outputs *= -(-shape[last] // (pointwise.BLOCK * lanes()))
+        outputs *= -(-shape[last] // (reduction.COLUMN_VECTORS * lanes()))
     first = next(a for a in range(len(shape)) if reduced[a])
     if outputs >= CHUNKS // 2 or first == last:
         return 1

@@ -49,7 +49,7 @@ class ConvOptions(TypedDict, total=False):
 class PoolOptions(TypedDict, total=False):
     """Attributes of poolings."""
 
-    size: Sizes
+    kernel_size: Sizes
     stride: Sizes | None
     padding: Sizes
     dilation: Sizes
@@ -165,25 +165,25 @@ def conv2d(x: Tensor, w: Tensor, **options: Unpack[ConvOptions]) -> Contender | 
 
 
 def conv2d_input_grad(
-    dy: Tensor, w: Tensor, *, size: Sequence[int], **options: Unpack[ConvOptions]
+    dy: Tensor, w: Tensor, *, image_size: Sequence[int], **options: Unpack[ConvOptions]
 ) -> Contender | None:
-    """dx of images of `size`, (H, W)"""
+    """dx of images of `image_size`, (H, W)"""
     arguments = conv_arguments(options)
     if arguments is None:
         return None
-    x = dy.new_empty(dy.shape[0], w.shape[1] * arguments.groups, *size)
+    x = dy.new_empty(dy.shape[0], w.shape[1] * arguments.groups, *image_size)
     x = x.contiguous(memory_format=memory_format(dy))
     return convolution_backward(dy, x, w, arguments, 0)
 
 
 def conv2d_weight_grad(
-    dy: Tensor, x: Tensor, *, size: Sequence[int], **options: Unpack[ConvOptions]
+    dy: Tensor, x: Tensor, *, kernel_size: Sequence[int], **options: Unpack[ConvOptions]
 ) -> Contender | None:
-    """dw of filters of `size`, (R, S)"""
+    """dw of filters of `kernel_size`, (R, S)"""
     arguments = conv_arguments(options)
     if arguments is None:
         return None
-    w = dy.new_empty(dy.shape[1], x.shape[1] // arguments.groups, *size)
+    w = dy.new_empty(dy.shape[1], x.shape[1] // arguments.groups, *kernel_size)
     w = w.contiguous(memory_format=memory_format(x))
     return convolution_backward(dy, x, w, arguments, 1)
 
@@ -206,7 +206,7 @@ def pool_arguments(options: PoolOptions) -> PoolArguments | None:
     padding = symmetric(options.get("padding", 0))
     if padding is None:
         return None
-    size, stride = options["size"], options.get("stride")
+    size, stride = options["kernel_size"], options.get("stride")
     dilation = pair(options.get("dilation", 1))
     return PoolArguments(
         pair(size), pair(size if stride is None else stride), padding, dilation, options.get("ceil_mode", False)
@@ -244,12 +244,12 @@ def avg_pool2d(x: Tensor, **options: Unpack[AverageOptions]) -> Contender | None
     return None if arguments is None else lambda: F.avg_pool2d(x, *arguments)
 
 
-def avg_pool2d_grad(dy: Tensor, *, image: Sequence[int], **options: Unpack[AverageOptions]) -> Contender | None:
-    """dx of images of size `image`, (H, W)"""
+def avg_pool2d_grad(dy: Tensor, *, image_size: Sequence[int], **options: Unpack[AverageOptions]) -> Contender | None:
+    """dx of images of `image_size`, (H, W)"""
     arguments = average_arguments(options)
     if arguments is None:
         return None
-    x = dy.new_empty(*dy.shape[:2], *image).contiguous(memory_format=memory_format(dy))
+    x = dy.new_empty(*dy.shape[:2], *image_size).contiguous(memory_format=memory_format(dy))
     return lambda: aten.avg_pool2d_backward(dy, x, *arguments)
 
 

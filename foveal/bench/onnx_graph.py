@@ -29,7 +29,7 @@ class ConvAttributes(TypedDict):
 class PoolAttributes(TypedDict, total=False):
     """Attributes of poolings."""
 
-    size: tuple[int, int]
+    kernel_size: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int, int, int]
     dilation: tuple[int, int]
@@ -88,7 +88,7 @@ def pool(kind: str) -> Callable[..., str]:
 
     def write(writer: Writer, x: str, **attributes: Unpack[PoolAttributes]) -> str:
         window: dict[str, Attribute] = {
-            "kernel_shape": attributes["size"],
+            "kernel_shape": attributes["kernel_size"],
             "strides": attributes["stride"],
             "dilations": attributes["dilation"],
             "pads": pads(attributes["padding"]),
@@ -172,4 +172,4 @@ def computed(writer: Writer, node: Node, inputs: list[str]) -> str:
     assert node.op is not None
     if node.op.name not in WRITERS:
         raise FovealError(f"the operator {node.op} has no counterpart in ONNX here")
-    return WRITERS[node.op.name](writer, *inputs, **node.attributes)
+    return WRITERS[node.op.name](writer, *inputs, **node.op.arguments(**node.attributes))

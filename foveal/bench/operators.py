@@ -16,7 +16,7 @@ from foveal.api import compile
 from foveal.bench import shapes
 from foveal.bench.timing import Bench, Contender, Measurement, Starting, alternate, check_same, operations
 from foveal.errors import FovealError, ShapeError
-from foveal.ops.op import OPS, Case, Operand, Tensor
+from foveal.ops.op import OPS, Case, Operand, Tensor, Type
 from foveal.ops.pool_max import drawn_with_maxima
 from foveal.program import Program
 from foveal.strides import Ndarray, Shape
@@ -111,11 +111,11 @@ class ConvolutionShape:
 
 def convolution_works(name: str, x: Shape, w: Shape, attributes: dict[str, Any]) -> list[OperatorWork]:
     """Return a convolution of x [N, C, H, W] with w [K, C/G, R, S], and its gradients in x and in w."""
-    y = OPS["conv2d"].shape(x, w, **OPS["conv2d"].normalise(np.empty(0), np.empty(0), **attributes))
+    y = OPS["conv2d"].shape(x, w, **OPS["conv2d"].normalise(Type(x), Type(w), **attributes))
     return [
         OperatorWork(name, FORWARD, "conv2d", Case((x, w), attributes)),
-        OperatorWork(name, DX, "conv2d_input_grad", Case((y, w), attributes | {"size": x[2:]})),
-        OperatorWork(name, DW, "conv2d_weight_grad", Case((y, x), attributes | {"size": w[2:]})),
+        OperatorWork(name, DX, "conv2d_input_grad", Case((y, w), attributes | {"image_size": x[2:]})),
+        OperatorWork(name, DW, "conv2d_weight_grad", Case((y, x), attributes | {"kernel_size": w[2:]})),
     ]
 
 
@@ -139,19 +139,19 @@ IMAGES = (64, 64, 32, 32)
 def pools() -> list[OperatorWork]:
     """Return poolings by 2 of 64 channels, and the mean over images as at the end of a residual network."""
     return [
-        *pool_works("max_pool2d", "2x2 64ch 32x32", IMAGES, {"size": 2}),
-        *pool_works("avg_pool2d", "2x2 64ch 32x32", IMAGES, {"size": 2}),
+        *pool_works("max_pool2d", "2x2 64ch 32x32", IMAGES, {"kernel_size": 2}),
+        *pool_works("avg_pool2d", "2x2 64ch 32x32", IMAGES, {"kernel_size": 2}),
         OperatorWork("global_avg_pool2d 64ch 8x8", FORWARD, "global_avg_pool2d", Case(((128, 64, 8, 8),))),
     ]
 
 
 def pool_works(op: str, name: str, x: Shape, attributes: dict[str, Any]) -> list[OperatorWork]:
     """Return a pooling of x [N, C, H, W] and its gradient in x."""
-    y = OPS[op].shape(x, **OPS[op].normalise(np.empty(0), **attributes))
+    y = OPS[op].shape(x, **OPS[op].normalise(Type(x), **attributes))
     if op == "max_pool2d":
         gradient = drawn_with_maxima((x, y), y, **attributes)
     else:
-        gradient = Case((y,), attributes | {"image": x[2:]})
+        gradient = Case((y,), attributes | {"image_size": x[2:]})
     name = f"{op} {name}"
     return [OperatorWork(name, FORWARD, op, Case((x,), attributes)), OperatorWork(name, DX, f"{op}_grad", gradient)]
 
@@ -182,7 +182,7 @@ def from_shape(shape: shapes.LayerShape) -> list[OperatorWork]:
     if shape.kind == shapes.NORM:
         return norm_works(shape.name, x)
     if shape.kind == shapes.POOLING:
-        attributes |= {"size": (rows.taps, columns.taps), "dilation": (rows.dilation, columns.dilation)}
+        attributes |= {"kernel_size": (rows.taps, columns.taps), "dilation": (rows.dilation, columns.dilation)}
         return [w for op in ("max_pool2d", "avg_pool2d") for w in pool_works(op, shape.name, x, attributes)]
     if shape.C % shape.G or shape.K % shape.G:
         raise shapes.Unsupported(f"{shape.G} groups do not divide its channels")
@@ -214,7 +214,7 @@ def from_files(paths: Iterable[Path], batch: int | None, skipping: Callable[[str
 
 def footprint(work: OperatorWork) -> int:
     """Return how many bytes timing a row may take: COPIES of its inputs and results."""
-    op, inputs = OPS[work.op], [np.empty(0)] * len(work.case.shapes)
+    op, inputs = OPS[work.op], [Type(shape) for shape in work.case.shapes]
     y = op.shape(*work.case.shapes, **op.normalise(*inputs, **work.case.attributes))
     numbers = sum(math.prod(s) for s in (*work.case.shapes, y))
     return 4 * COPIES * numbers * (2 if work.direction == BOTH else 1)

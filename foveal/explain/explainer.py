@@ -282,8 +282,8 @@ class Explainer:
 def accepts(node: Node, windows: Sequence[AxisWindow]) -> bool:
     """Return True if the node's operator accepts such windows and gives as many outputs as they say."""
     assert node.op is not None
-    # The operator's attributes and the shapes of its inputs with these windows.
-    attributes = dict(node.attributes)
+    # The operator's arguments and the shapes of its inputs with these windows.
+    attributes = node.op.arguments(**node.attributes)
     attributes["stride"] = tuple(w.stride for w in windows)
     attributes["padding"] = tuple(side for w in windows for side in (w.before, w.after))
     if "dilation" in attributes:
@@ -291,17 +291,15 @@ def accepts(node: Node, windows: Sequence[AxisWindow]) -> bool:
     shapes = [x.shape for x in node.inputs]
     shapes[0] = (*shapes[0][:2], *(w.length for w in windows))
     taps = tuple(w.taps for w in windows)
-    if "size" in attributes:
-        attributes["size"] = taps
+    if "kernel_size" in attributes:
+        attributes["kernel_size"] = taps
         # Layers refuse more padding than half a window, so that no window lies outside of the image.
         if any(2 * max(w.before, w.after) > w.reach for w in windows):
             return False
     else:
         shapes[1] = (*shapes[1][: -len(taps)], *taps)
     try:
-        # Checks of attributes look at the inputs' number only.
-        inputs = [Variable(0.0)] * len(shapes)
-        shape = node.op.shape(*shapes, **node.op.normalise(*inputs, **attributes))
+        shape = node.op.shape(*shapes, **node.op.normalise(*map(Type, shapes), **attributes))
     except (ShapeError, TypeError):
         return False
     return tuple(shape[2:]) == tuple(w.outputs for w in windows)

@@ -155,7 +155,8 @@ def transposed(node: Node, inputs: Reaches) -> Reach | None:
 
     Its line is a bound of what is read.
     """
-    r, attributes = inputs[0], node.attributes
+    assert node.op is not None
+    r, attributes = inputs[0], node.op.arguments(**node.attributes)
     if r is None or r.axis is None or r.axis == 0:
         return collapse(node, inputs) if r is None else r
     if r.axis == 1:

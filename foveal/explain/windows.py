@@ -59,37 +59,21 @@ class AxisWindow:
 
 
 def windows_of(node: Node) -> dict[int, AxisWindow]:
-    """The windows that a convolution or pooling reads its first input with, by axis of [N, C, ...].
-
-    Empty for every other operator, and where the attributes do not describe the output's shape.
-    """
-    attributes = node.attributes
-    if not node.inputs or "stride" not in attributes or "padding" not in attributes or len(node.shape) < 3:
+    """The windows that a convolution or pooling reads its first input with, by axis of [N, C, H, W]; else empty."""
+    window = node.op.window(**node.attributes) if node.op is not None else None
+    if window is None:
         return {}
-    x, spatial = node.inputs[0], len(node.shape) - 2
-    # A gradient has the attributes of its operator, but its input is the gradient of the output.
-    if len(x.shape) != len(node.shape) or node.op is None or "grad" in node.op.name:
-        return {}
-    # Poolings have their size as an attribute; filters [K, C, R, S] have it as their last axes.
-    taps = attributes.get("size")
-    if taps is None and len(node.inputs) > 1:
-        taps = node.inputs[1].shape[-spatial:]
-    padding, dilation = attributes["padding"], attributes.get("dilation", (1,) * spatial)
-    if taps is None or len(padding) != 2 * spatial:
-        return {}
-    windows = {
+    return {
         2 + a: AxisWindow(
-            length=x.shape[2 + a],
-            taps=taps[a],
-            stride=attributes["stride"][a],
-            dilation=dilation[a],
-            before=padding[2 * a],
-            after=padding[2 * a + 1],
+            length=node.inputs[0].shape[2 + a],
+            taps=window.size[a],
+            stride=window.stride[a],
+            dilation=window.dilation[a],
+            before=window.padding[2 * a],
+            after=window.padding[2 * a + 1],
         )
-        for a in range(spatial)
+        for a in range(2)
     }
-    agrees = all(window.outputs == node.shape[axis] for axis, window in windows.items())
-    return windows if agrees else {}
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from foveal.nn.init import generator
 from foveal.nn.module import Module, Parameter
 from foveal.nn.one_dimensional import as_images, as_sequences, one_row, one_row_padding
 from foveal.ops.batch_norm import per_channel
-from foveal.ops.op import Operand, Tensor
-from foveal.ops.window import output_size, pair, sides
+from foveal.ops.op import HasShape, Tensor
+from foveal.ops.window import Window, pair, sides
 from foveal.strides import Ndarray, Shape
 from foveal.trace import current
 
@@ -138,7 +138,7 @@ class Conv2d(Convolution):
     def forward(self, x: Tensor) -> Tensor:
         return self.with_bias(self.convolved(x, self.weight))
 
-    def convolved(self, x: Tensor, weight: Operand) -> Tensor:
+    def convolved(self, x: Tensor, weight: HasShape) -> Tensor:
         """x [N, C, H, W] with filters [K, C/groups, R, S], without the bias; a border that is not zeros comes first."""
         padding = self.padding
         if self.padding_mode != "zeros" and any(padding):
@@ -235,7 +235,7 @@ class ConvTranspose2d(Convolution):
     def forward(self, x: Tensor) -> Tensor:
         return self.with_bias(self.transposed(x, self.weight))
 
-    def transposed(self, x: Tensor, weight: Operand) -> Tensor:
+    def transposed(self, x: Tensor, weight: HasShape) -> Tensor:
         """x [N, C, P, Q] with filters [C, K/groups, R, S] -> [N, K, H, W], without the bias."""
         return ops.conv_transpose2d(
             x,
@@ -327,7 +327,8 @@ class LocallyConnected2d(Module):
         self.stride, self.dilation = pair(stride, f"{name}: stride"), pair(dilation, f"{name}: dilation")
         self.padding, self.shared_weights = sides(padding, f"{name}: padding"), shared_weights
         # (P, Q)
-        self.places = output_size(name, self.image, self.kernel_size, self.stride, self.padding, self.dilation)
+        window = Window(self.kernel_size, self.stride, self.padding, self.dilation)
+        self.places = window.outputs(name, self.image)
         filters = (out_channels, in_channels, *self.kernel_size)
         inputs = init.fan_in(filters)
         weight = init.kaiming_uniform(generator(), filters)
@@ -372,7 +373,7 @@ class LocallyConnected2d(Module):
                 " weights that are not shared belong to positions"
             )
         operator = ops.conv2d if self.shared_weights else ops.locally_connected2d
-        size = {} if self.shared_weights else {"size": self.kernel_size}
+        size = {} if self.shared_weights else {"kernel_size": self.kernel_size}
         y = operator.apply(
             (x, self.weight), {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, **size}
         )

@@ -12,7 +12,7 @@ from foveal.nn.arguments import check_number, check_positive
 from foveal.nn.module import Buffer, Counter, Module, Parameter
 from foveal.nn.one_dimensional import as_images, as_sequences
 from foveal.ops.batch_norm import per_channel
-from foveal.ops.op import Operand, Tensor
+from foveal.ops.op import HasShape, Tensor
 from foveal.trace import current
 
 
@@ -58,7 +58,7 @@ class Tracking(Module):
                 f" use {layer}({x.shape[1]})"
             )
 
-    def affine(self) -> tuple[Operand, Operand]:
+    def affine(self) -> tuple[HasShape, HasShape]:
         """The scale [C] and the shift [C] of each channel; 1 and 0 where the layer has none."""
         if self.weight is not None and self.bias is not None:
             return self.weight, self.bias

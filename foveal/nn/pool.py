@@ -23,7 +23,7 @@ OutputSize = int | None | tuple[int | None, int | None]
 class WindowAttributes(TypedDict):
     """The attributes by which operators over windows are called."""
 
-    size: Pair
+    kernel_size: Pair
     stride: Pair
     padding: Sides
     dilation: Pair
@@ -34,7 +34,7 @@ def check_padding(layer: str, window: WindowAttributes) -> None:
     """Raise ShapeError for more padding than half of the window, PyTorch's rule: each window then meets the image."""
     padding = window["padding"]
     # the rows and columns that a dilated window reaches over
-    reach = [d * (k - 1) + 1 for d, k in zip(window["dilation"], window["size"], strict=True)]
+    reach = [d * (k - 1) + 1 for d, k in zip(window["dilation"], window["kernel_size"], strict=True)]
     if max(padding[:2]) * 2 > reach[0] or max(padding[2:]) * 2 > reach[1]:
         raise ShapeError(
             f"{layer}: padding {padding} is more than half of the window {tuple(reach)}, which could then lie outside"
@@ -65,7 +65,9 @@ class Windows(Module):
         self.kernel_size, self.stride = kernel_size, kernel_size if stride is None else stride
         self.padding, self.dilation, self.ceil_mode = padding, dilation, ceil_mode
         window = self.window()
-        check_window(type(self).__name__, window["size"], window["stride"], window["padding"], window["dilation"])
+        check_window(
+            type(self).__name__, window["kernel_size"], window["stride"], window["padding"], window["dilation"]
+        )
         check_padding(type(self).__name__, window)
 
     def window(self) -> WindowAttributes:
@@ -75,7 +77,7 @@ class Windows(Module):
         if self.sequences:
             around = one_row(cast(SingleLike, around), 0, f"{layer}: padding")
         return {
-            "size": self.along_axes(self.kernel_size, f"{layer}: kernel_size"),
+            "kernel_size": self.along_axes(self.kernel_size, f"{layer}: kernel_size"),
             "stride": self.along_axes(self.stride, f"{layer}: stride"),
             "padding": sides(around, f"{layer}: padding"),
             "dilation": self.along_axes(self.dilation, f"{layer}: dilation"),
@@ -182,7 +184,7 @@ class AdaptiveAvgPool2d(Module):
                 )
 
     def forward(self, x: Tensor) -> Output:
-        return ops.adaptive_avg_pool2d(x, output=self.output_size)
+        return ops.adaptive_avg_pool2d(x, output_size=self.output_size)
 
     def describe(self) -> str:
         return str(self.output_size)
@@ -196,7 +198,8 @@ class AdaptiveAvgPool1d(AdaptiveAvgPool2d):
 
     def forward(self, x: Tensor) -> Tensor:
         y = as_images(type(self).__name__, x)
-        return as_sequences(ops.adaptive_avg_pool2d(y, output=(1, self.output_size)))
+        size = cast(int | None, self.output_size)
+        return as_sequences(ops.adaptive_avg_pool2d(y, output_size=(1, size)))
 
 
 class AdaptiveMaxPool2d(AdaptiveAvgPool2d):
@@ -215,8 +218,8 @@ class AdaptiveMaxPool2d(AdaptiveAvgPool2d):
 
     def pool(self, x: Tensor, output_size: OutputSize) -> Output:
         """The pooling of images [N, C, H, W], with the indices where they are asked for."""
-        y = ops.adaptive_max_pool2d(x, output=output_size)
-        return (y, ops.adaptive_max_index(x, output=output_size)) if self.return_indices else y
+        y = ops.adaptive_max_pool2d(x, output_size=output_size)
+        return (y, ops.adaptive_max_index(x, output_size=output_size)) if self.return_indices else y
 
 
 class AdaptiveMaxPool1d(AdaptiveMaxPool2d):
@@ -288,7 +291,7 @@ class MaxUnpool2d(Windows):
     def forward(  # type: ignore[override]
         self, x: HasShape, indices: HasShape, output_size: tuple[int, ...] | None = None
     ) -> Tensor:
-        return ops.max_unpool2d(x, indices, image=self.image(x, output_size))
+        return ops.max_unpool2d(x, indices, image_size=self.image(x, output_size))
 
     def image(self, x: HasShape, output_size: tuple[int, ...] | None) -> Pair:
         """The rows and columns (H, W) of the output."""
@@ -296,7 +299,7 @@ class MaxUnpool2d(Windows):
             return pair(tuple(output_size)[-2:], f"{type(self).__name__}: output_size")
         window, padding = self.window(), self.window()["padding"]
         rows, columns = (
-            (n - 1) * window["stride"][a] - padding[2 * a] - padding[2 * a + 1] + window["size"][a]
+            (n - 1) * window["stride"][a] - padding[2 * a] - padding[2 * a + 1] + window["kernel_size"][a]
             for a, n in enumerate(x.shape[2:])
         )
         return rows, columns
@@ -313,4 +316,4 @@ class GlobalMaxPool2d(Module):
     """The maximum of each channel; x [N, C, H, W] -> [N, C, 1, 1], as PyTorch's AdaptiveMaxPool2d(1)"""
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.adaptive_max_pool2d(x, output=1)
+        return ops.adaptive_max_pool2d(x, output_size=1)

@@ -19,7 +19,12 @@ class Unfold(Module):
         self, kernel_size: PairLike, dilation: PairLike = 1, padding: SidesLike = 0, stride: PairLike = 1
     ) -> None:
         # The attributes of the operator, in the order in which they are printed.
-        self.window: dict[str, Any] = {"size": kernel_size, "dilation": dilation, "padding": padding, "stride": stride}
+        self.window: dict[str, Any] = {
+            "kernel_size": kernel_size,
+            "dilation": dilation,
+            "padding": padding,
+            "stride": stride,
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.im2col(x, **self.window)
@@ -44,7 +49,7 @@ class Fold(Unfold):
         stride: PairLike = 1,
     ) -> None:
         super().__init__(kernel_size, dilation, padding, stride)
-        self.window |= {"image": output_size}
+        self.window |= {"image_size": output_size}
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.col2im(x, **self.window)

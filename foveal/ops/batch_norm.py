@@ -5,30 +5,33 @@ from typing import Any
 import numpy as np
 
 from foveal.errors import ShapeError
-from foveal.kernel.lang import loop, loops, parallel, var
+from foveal.kernel.lang import Array, loop, loops, parallel, var
 from foveal.ops.elementwise import positive, sqrt
-from foveal.ops.kernels.moments import merge_moments, moment_chunks, moments_of_chunks
-from foveal.ops.op import Case, Lowering, Operator
+from foveal.ops.kernels.moments import chunk_moments, merge_chunks, moment_chunks
+from foveal.ops.op import Case, HasShape, Lowering, Operator, Tensor
 from foveal.ops.reduce import sum
 from foveal.ops.shape import index, reshape
 from foveal.strides import Ndarray, Shape
+from foveal.view import View
 
 
 def channel_axes(x: Shape) -> tuple[int, ...]:
-    """All axes but the channels'."""
+    """All axes of x [N, C, ...] but the channels'."""
     return (0, *range(2, len(x)))
 
 
-def per_channel(v: Any, x: Any) -> Any:
-    """v [C] as a shape that broadcasts against x [N, C, ...]."""
+def per_channel(v: Tensor, x: HasShape) -> Tensor:
+    """v [C] in the shape [1, C, 1, ...], which broadcasts against x [N, C, ...]."""
     return reshape(v, shape=(1, -1, *[1] * (len(x.shape) - 2)))
 
 
 class ChannelMoments(Operator):
-    """y[0,c] = mean over N, H, W of x; y[1,c] = mean of (x - y[0,c])^2, the biased variance
+    """y[0,c] = mean of x[:,c], y[1,c] = mean of (x[:,c] - y[0,c])^2, the biased variance
 
-    Chunks of the batch take mean and squared deviations about it, and are merged as in Chan, Golub and LeVeque 1979,
-    so that a large mean costs no digits of the variance.
+    Mean and variance of each channel over all other axes: x [N, C, ...] -> y [2, C].
+
+    Each chunk of the batch takes its mean and the squared deviations from it; chunks are merged as in Chan, Golub and
+    LeVeque 1979, so that a large mean costs no digits of the variance. Raises ShapeError where x has no channels.
     """
 
     name, arity, channel_reduction = "channel_moments", 1, "moments"
@@ -40,51 +43,62 @@ class ChannelMoments(Operator):
         Case(((3, 5, 7),)),
     )
 
+    def normalise(self, x: HasShape) -> dict[str, Any]:
+        return {}
+
     def shape(self, x: Shape) -> Shape:
-        if len(x) < 2:
-            raise ShapeError(f"{self.name}: takes [N, C, ...], got shape {x}")
+        check_channels(self.name, x)
         return 2, x[1]
 
     def numpy(self, x: Ndarray) -> Ndarray:
         axes = channel_axes(x.shape)
         return np.stack([x.mean(axes), x.var(axes)])
 
-    def vjp(self, dy: Any, y: Any, x: Any) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        # 1 / the number of values of a channel
         scale = 1.0 / (np.prod(x.shape) / x.shape[1])
         mean, d_mean, d_var = (per_channel(v, x) for v in (index(y, i=0), index(dy, i=0), index(dy, i=1)))
         return ((d_mean + (x - mean) * d_var * 2.0) * float(scale),)
 
-    def kernel(self, y: Any, x: Any) -> None:
+    def kernel(self, y: Array, x: Array) -> None:
         N, C, rest = x.shape[0], x.shape[1], x.shape[2:]
-        count = 1.0 / float(np.prod(x.shape) / C)
+        share = 1.0 / float(np.prod(x.shape) / C)
+        # threads share the channels; each is read twice, for its mean and for the deviations from it
         for (c,) in parallel(C):
             total, squares = var(), var()
             for n in loop(N):
-                for at in loops(*rest):
-                    total += x[(n, c, *at)]
-            mean = total.get() * count
+                for place in loops(*rest):
+                    total += x[(n, c, *place)]
+            mean = total.get() * share
             for n in loop(N):
-                for at in loops(*rest):
-                    d = x[(n, c, *at)] - mean
+                for place in loops(*rest):
+                    d = x[(n, c, *place)] - mean
                     squares += d * d
-            y[0, c], y[1, c] = mean, squares.get() * count
+            y[0, c], y[1, c] = mean, squares.get() * share
 
-    def lower(self, to: Lowering, y: Any, x: Any) -> None:
+    def lower(self, lowering: Lowering, y: View, x: View) -> None:
         if len(x.shape) > 2 and x.strides[1] != 1:
-            to.call(self.kernel, [y], [x], plain=True)
+            # lanes run over channels, which have to be neighbours
+            lowering.call(self.kernel, [y], [x], plain=True)
             return
+        # [N H W, C]
         rows = x.channels_last_rows()
         chunks = moment_chunks(*rows.shape)
-        partial = to.scratch((2, chunks, rows.shape[1]))
-        to.call(moments_of_chunks, [partial], [rows])
-        to.call(merge_moments, [y], [partial], rows=rows.shape[0])
+        partial = lowering.scratch((2, chunks, rows.shape[1]))
+        lowering.call(chunk_moments, [partial], [rows])
+        lowering.call(merge_chunks, [y], [partial], rows=rows.shape[0])
 
 
 class BatchNorm(Operator):
     """y = gamma (x - mean) / sqrt(var + eps) + beta, with mean and biased variance of the batch per channel
 
-    Gradient: Ioffe and Szegedy 2015, section 3, in the form
-    dx = gamma / sigma (dy - mean(dy) - xhat mean(dy xhat)).
+    Batch normalisation in training: x [N, C, ...], gamma [C], beta [C] -> y of x's shape.
+
+    Ioffe and Szegedy 2015, algorithm 1. Gradient: section 3 there, in the form dx = gamma / sigma (dy - mean(dy) - xhat
+    mean(dy xhat)), with sigma = sqrt(var + eps), xhat = (x - mean) / sigma.
+
+    eps: what keeps sigma from 0. Raises ShapeError where gamma or beta has another number of channels than x, or a
+    channel has one value only.
     """
 
     name, arity, composite = "batch_norm", 3, True
@@ -94,7 +108,7 @@ class BatchNorm(Operator):
         Case(((40, 17, 3, 3), (17,), (17,)), {"eps": 1e-5}),
     )
 
-    def normalise(self, *inputs: Any, eps: float = 1e-5) -> dict[str, Any]:
+    def normalise(self, x: HasShape, gamma: HasShape, beta: HasShape, *, eps: float = 1e-5) -> dict[str, Any]:
         return {"eps": float(eps)}
 
     def shape(self, x: Shape, gamma: Shape, beta: Shape, *, eps: float) -> Shape:
@@ -109,7 +123,7 @@ class BatchNorm(Operator):
         mean, variance = channel_moments.numpy(x)
         return batch_norm_inference.numpy(x, mean, variance, gamma, beta, eps=eps)
 
-    def vjp(self, dy: Any, y: Any, x: Any, gamma: Any, beta: Any, *, eps: float) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor, gamma: Tensor, beta: Tensor, *, eps: float) -> tuple[Tensor, ...]:
         moments = channel_moments(x)
         inverse = 1.0 / sqrt(index(moments, i=1) + eps)
         xhat = (x - per_channel(index(moments, i=0), x)) * per_channel(inverse, x)
@@ -119,12 +133,13 @@ class BatchNorm(Operator):
         centre, slope = (per_channel(d_beta * (1.0 / count), x), per_channel(d_gamma * (1.0 / count), x))
         return (dy - centre - xhat * slope) * scale, d_gamma, d_beta
 
-    def expand(self, x: Any, gamma: Any, beta: Any, *, eps: float) -> Any:
+    def expand(self, x: Tensor, gamma: Tensor, beta: Tensor, *, eps: float) -> Tensor:
         moments = channel_moments(x)
         return batch_norm_inference(x, index(moments, i=0), index(moments, i=1), gamma, beta, eps=eps)
 
 
 def check_channels(name: str, x: Shape, *vectors: Shape) -> None:
+    """Raise ShapeError unless x is [N, C, ...] and each of the vectors [C]."""
     if len(x) < 2:
         raise ShapeError(f"{name}: takes [N, C, ...], got shape {x}")
     for v in vectors:
@@ -136,7 +151,12 @@ def check_channels(name: str, x: Shape, *vectors: Shape) -> None:
 
 
 class BatchNormInference(Operator):
-    """y = gamma (x - mean) / sqrt(var + eps) + beta, with given mean and variance: one scale and shift per channel"""
+    """y = gamma (x - mean) / sqrt(var + eps) + beta, with given mean and variance: one scale and shift per channel
+
+    Batch normalisation in inference: x [N, C, ...]; mean, var, gamma, beta [C] -> y of x's shape.
+
+    Ioffe and Szegedy 2015, algorithm 2. Raises ShapeError where a vector has another number of channels than x.
+    """
 
     name, arity, composite = "batch_norm_inference", 5, True
     cases = (
@@ -144,7 +164,9 @@ class BatchNormInference(Operator):
         Case(((8, 20), (20,), (20,), (20,), (20,)), {"eps": 1e-3}, {2: positive}),
     )
 
-    def normalise(self, *inputs: Any, eps: float = 1e-5) -> dict[str, Any]:
+    def normalise(
+        self, x: HasShape, mean: HasShape, var: HasShape, gamma: HasShape, beta: HasShape, *, eps: float = 1e-5
+    ) -> dict[str, Any]:
         return {"eps": float(eps)}
 
     def shape(self, x: Shape, mean: Shape, var: Shape, gamma: Shape, beta: Shape, *, eps: float) -> Shape:
@@ -155,7 +177,7 @@ class BatchNormInference(Operator):
         mean, var, gamma, beta = (v.reshape(-1, *[1] * (x.ndim - 2)) for v in (mean, var, gamma, beta))
         return (x - mean) / np.sqrt(var + eps) * gamma + beta
 
-    def vjp(self, dy: Any, y: Any, *inputs: Any, eps: float) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, *inputs: Tensor, eps: float) -> tuple[Tensor, ...]:
         x, mean, variance, gamma, _ = inputs
         inverse = 1.0 / sqrt(variance + eps)
         centred = x - per_channel(mean, x)
@@ -165,7 +187,7 @@ class BatchNormInference(Operator):
         d_variance = d_scale * gamma * inverse * inverse * inverse * -0.5
         return dy * per_channel(scale, x), -d_beta * scale, d_variance, d_scale * inverse, d_beta
 
-    def expand(self, x: Any, mean: Any, var: Any, gamma: Any, beta: Any, *, eps: float) -> Any:
+    def expand(self, x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, *, eps: float) -> Tensor:
         scale = gamma / sqrt(var + eps)
         return (x - per_channel(mean, x)) * per_channel(scale, x) + per_channel(beta, x)
 

@@ -1,8 +1,8 @@
 """Operators that put arrays side by side along an axis, and take them apart again.
 
 A part of an array is a view of its memory (`narrow`), which costs nothing where a pointwise kernel or a reduction reads
-it; other operators get a copy that passes/layout.py plans. In memory the axes before the joined one are rows, and it
-and those after it are one line: joining is a copy of one piece per row and input.
+it; other operators get a copy that passes/layout.py plans. Joining arrays is a copy: in memory the axes before the
+joined one count rows, the joined axis and those after it lie in a row, and each input is one piece of each row.
 """
 
 from typing import Any
@@ -10,21 +10,28 @@ from typing import Any
 import numpy as np
 
 from foveal.errors import ShapeError
-from foveal.kernel.lang import parallel
-from foveal.ops.kernels.copy_rows import copy, inside, lower_rows, shifted
-from foveal.ops.op import Case, Lowering, Operator
+from foveal.kernel.lang import Array, parallel
+from foveal.ops.kernels.copy_rows import Piece, copy_part, elements_per_place, lower_rows, shifted
+from foveal.ops.op import Case, HasShape, Lowering, Operator, Tensor
 from foveal.strides import Ndarray, Shape
+from foveal.view import View
 
 
-def which(name: str, axis: int, rank: int) -> int:
-    """The axis counted from the front."""
+def axis_from_front(name: str, axis: int, rank: int) -> int:
+    """The axis, which may be negative, counted from the front; ShapeError where an array of that rank lacks it."""
     if not -rank <= axis < rank:
         raise ShapeError(f"{name}: there is no axis {axis}, the array has {rank}")
     return int(axis) % rank
 
 
 class Concatenate(Operator):
-    """y is the inputs one after another along `axis` (channels unless given); the other sizes are equal"""
+    """y = arrays[0], arrays[1], ... one after another along `axis`
+
+    Any number of arrays, of equal shape but for the size along the axis -> y, whose size along it is the sum of theirs.
+
+    axis: the channels unless given; counted from the end where negative. Raises ShapeError where other sizes differ, or
+    there is no such axis or no array.
+    """
 
     name = "concatenate"
     cases = (
@@ -33,10 +40,10 @@ class Concatenate(Operator):
         Case(((2, 3, 2, 4), (2, 3, 1, 4)), {"axis": -2}),
     )
 
-    def normalise(self, *inputs: Any, axis: int = 1) -> dict[str, Any]:
-        if not inputs:
+    def normalise(self, *arrays: HasShape, axis: int = 1) -> dict[str, Any]:
+        if not arrays:
             raise ShapeError("concatenate: takes one array or more")
-        return {"axis": which(self.name, axis, len(inputs[0].shape))}
+        return {"axis": axis_from_front(self.name, axis, len(arrays[0].shape))}
 
     def shape(self, *shapes: Shape, axis: int) -> Shape:
         others = {shape[:axis] + shape[axis + 1 :] for shape in shapes}
@@ -51,30 +58,34 @@ class Concatenate(Operator):
     def numpy(self, *inputs: Ndarray, axis: int) -> Ndarray:
         return np.concatenate(inputs, axis)
 
-    def vjp(self, dy: Any, y: Any, *inputs: Any, axis: int) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, *inputs: Tensor, axis: int) -> tuple[Tensor, ...]:
         starts = np.cumsum([0, *(x.shape[axis] for x in inputs)])
         return tuple(
             narrow(dy, axis=axis, start=int(start), length=x.shape[axis])
             for start, x in zip(starts, inputs, strict=False)
         )
 
-    def kernel(self, y: Any, *inputs: Any, axis: int) -> None:
+    def kernel(self, y: Array, *inputs: Array, axis: int) -> None:
         start = 0
         for x in inputs:
-            copy(y, x, axis, start)
+            copy_part(y, x, axis, start)
             start += x.shape[axis]
 
-    def lower(self, to: Lowering, y: Any, /, *inputs: Any, axis: int) -> None:
-        pieces, start = [], 0
-        inner = inside(y, axis)
+    def lower(self, lowering: Lowering, y: View, /, *inputs: View, axis: int) -> None:
+        pieces: list[Piece] = []
+        start, inner = 0, elements_per_place(y, axis)
         for i, x in enumerate(inputs):
             pieces.append((start, x.shape[axis] * inner, i))
             start += x.shape[axis] * inner
-        lower_rows(to, self, y, inputs, tuple(pieces), {"axis": axis})
+        lower_rows(lowering, self, y, inputs, tuple(pieces), {"axis": axis})
 
 
 class Narrow(Operator):
-    """y = x[..., start : start + length, ...] along `axis`"""
+    """y = x[..., start : start + length, ...] along `axis`
+
+    A part of an array: x of any shape -> y, of the same shape but for the size `length` along the axis. It is a view of
+    x's memory. axis: counted from the end where negative. Raises ShapeError where there is no such axis or part.
+    """
 
     name, arity, view, slices = "narrow", 1, True, True
     cases = (
@@ -83,8 +94,8 @@ class Narrow(Operator):
         Case(((2, 5),), {"axis": -1, "start": 2, "length": 3}),
     )
 
-    def normalise(self, x: Any, *, axis: int, start: int, length: int) -> dict[str, Any]:
-        axis = which(self.name, axis, len(x.shape))
+    def normalise(self, x: HasShape, *, axis: int, start: int, length: int) -> dict[str, Any]:
+        axis = axis_from_front(self.name, axis, len(x.shape))
         if start < 0 or length < 1 or start + length > x.shape[axis]:
             raise ShapeError(
                 f"narrow: {length} from {start} on are not in axis {axis} of shape {x.shape}; start has to be 0 or"
@@ -104,12 +115,16 @@ class Narrow(Operator):
     def numpy(self, x: Ndarray, *, axis: int, start: int, length: int) -> Ndarray:
         return x[(slice(None),) * axis + (slice(start, start + length),)]
 
-    def vjp(self, dy: Any, y: Any, x: Any, *, axis: int, start: int, length: int) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor, *, axis: int, start: int, length: int) -> tuple[Tensor, ...]:
         return (widen(dy, axis=axis, start=start, size=x.shape[axis]),)
 
 
 class Widen(Operator):
-    """y = x from `start` on along `axis`, which has `size` places, and 0 elsewhere: the gradient of narrow"""
+    """y = x from `start` on along `axis`, and 0 elsewhere: the gradient of narrow
+
+    x of any shape -> y, of the same shape but for the size `size` along the axis. Raises ShapeError where x does not
+    fit.
+    """
 
     name, arity = "widen", 1
     cases = (
@@ -117,9 +132,12 @@ class Widen(Operator):
         Case(((3, 5),), {"axis": 0, "start": 0, "size": 4}),
     )
 
+    def normalise(self, x: HasShape, *, axis: int, start: int, size: int) -> dict[str, Any]:
+        return {"axis": axis, "start": start, "size": size}
+
     def shape(self, x: Shape, *, axis: int, start: int, size: int) -> Shape:
         if start + x[axis] > size:
-            raise ShapeError(f"widen: {x[axis]} from {start} on are more than {size}")
+            raise ShapeError(f"widen: {x[axis]} places from {start} on are more than {size}")
         return (*x[:axis], size, *x[axis + 1 :])
 
     def numpy(self, x: Ndarray, *, axis: int, start: int, size: int) -> Ndarray:
@@ -127,22 +145,23 @@ class Widen(Operator):
         y[(slice(None),) * axis + (slice(start, start + x.shape[axis]),)] = x
         return y
 
-    def vjp(self, dy: Any, y: Any, x: Any, *, axis: int, start: int, size: int) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor, *, axis: int, start: int, size: int) -> tuple[Tensor, ...]:
         return (narrow(dy, axis=axis, start=start, length=x.shape[axis]),)
 
-    def kernel(self, y: Any, x: Any, *, axis: int, start: int, size: int) -> None:
+    def kernel(self, y: Array, x: Array, *, axis: int, start: int, size: int) -> None:
         end = start + x.shape[axis]
+        # the zeros before x and after it, and then x itself
         for first, count in ((0, start), (end, size - end)):
-            if count:
-                for index in parallel(*y.shape[:axis], count, *y.shape[axis + 1 :]):
-                    y[shifted(index, axis, first)] = 0.0
-        copy(y, x, axis, start)
+            for index in parallel(*y.shape[:axis], count, *y.shape[axis + 1 :]):
+                y[shifted(index, axis, first)] = 0.0
+        copy_part(y, x, axis, start)
 
-    def lower(self, to: Lowering, y: Any, /, x: Any, *, axis: int, start: int, size: int) -> None:
-        inner, n = inside(y, axis), x.shape[axis]
+    def lower(self, lowering: Lowering, y: View, /, x: View, *, axis: int, start: int, size: int) -> None:
+        inner, n = elements_per_place(y, axis), x.shape[axis]
+        # (first place, places, input): zeros, x, zeros
         parts = ((0, start, None), (start, n, 0), (start + n, size - start - n, None))
-        pieces = tuple((first * inner, n * inner, i) for first, n, i in parts if n)
-        lower_rows(to, self, y, [x], pieces, {"axis": axis, "start": start, "size": size})
+        pieces = tuple((first * inner, count * inner, i) for first, count, i in parts if count)
+        lower_rows(lowering, self, y, [x], pieces, {"axis": axis, "start": start, "size": size})
 
 
 concatenate, narrow, widen = Concatenate(), Narrow(), Widen()

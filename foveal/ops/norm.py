@@ -1,13 +1,14 @@
 """Normalisation of each image by itself: layer, group and instance norm, RMS norm, local response norm."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from foveal.errors import ShapeError
-from foveal.kernel.lang import loop, parallel, var, vectors
+from foveal.kernel.lang import Array, loop, parallel, var, vectors
 from foveal.ops.elementwise import exp, greater, log, maximum, sqrt, where
-from foveal.ops.op import Case, Operator
+from foveal.ops.op import Case, HasShape, Operator, Tensor
 from foveal.ops.reduce import mean, sum
 from foveal.ops.shape import reshape
 from foveal.strides import Ndarray, Shape
@@ -19,17 +20,18 @@ def far_from_zero(rng: np.random.Generator, shape: Shape) -> Ndarray:
 
 
 def check_eps(name: str, eps: float) -> float:
+    """eps as a float; ShapeError, in the name of an operator or layer, where it is below 0."""
     if eps < 0:
         raise ShapeError(f"{name}: eps is {eps}, it has to be 0 or more")
     return float(eps)
 
 
 class OverAxes(Operator):
-    """What is taken together: `axes`, all of which stay."""
+    """Base of norms over `axes`, all of which the result keeps."""
 
     arity, composite = 1, True
 
-    def normalise(self, x: Any, *, axes: Any, eps: float = 1e-5) -> dict[str, Any]:
+    def normalise(self, x: HasShape, *, axes: int | Iterable[int], eps: float = 1e-5) -> dict[str, Any]:
         rank = len(x.shape)
         chosen = (axes,) if isinstance(axes, int) else tuple(axes)
         if not chosen or any(not -rank <= a < rank for a in chosen):
@@ -41,11 +43,15 @@ class OverAxes(Operator):
 
 
 class Standardize(OverAxes):
-    """y = (x - mean) / sqrt(var + eps), with mean and biased variance over `axes`: Ba, Kiros and Hinton 2016, equation
-    3
+    """y = (x - mean) / sqrt(var + eps), with mean and biased variance over `axes`
 
-    The variance is the mean square of what is left when the mean is taken away, so a large mean costs no digits of it.
-    Gradient: dx = (dy - mean(dy) - y mean(dy y)) / sqrt(var + eps).
+    Layer norm without scale and shift: x of any shape -> y of the same shape.
+
+    Ba, Kiros and Hinton 2016, equation 3. The variance is the mean square of what is left when the mean is taken away,
+    so a large mean costs no digits of it. Gradient: dx = (dy - mean(dy) - y mean(dy y)) / sqrt(var + eps).
+
+    axes: one axis or several, counted from the end where negative. Raises ShapeError where there are none, x lacks one
+    of them, or eps is below 0.
     """
 
     name = "standardize"
@@ -58,25 +64,28 @@ class Standardize(OverAxes):
     def numpy(self, x: Ndarray, *, axes: tuple[int, ...], eps: float) -> Ndarray:
         return (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + eps)
 
-    def parts(self, x: Any, axes: tuple[int, ...], eps: float) -> tuple[Any, Any]:
+    def parts(self, x: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor]:
         """x - mean, and sqrt(var + eps)."""
         centred = x - mean(x, axes=axes, keepdims=True)
         return centred, sqrt(mean(centred * centred, axes=axes, keepdims=True) + eps)
 
-    def vjp(self, dy: Any, y: Any, x: Any, *, axes: tuple[int, ...], eps: float) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor, *, axes: tuple[int, ...], eps: float) -> tuple[Tensor, ...]:
         _, deviation = self.parts(x, axes, eps)
         slope = mean(dy * y, axes=axes, keepdims=True)
         return ((dy - mean(dy, axes=axes, keepdims=True) - y * slope) / deviation,)
 
-    def expand(self, x: Any, *, axes: tuple[int, ...], eps: float) -> Any:
+    def expand(self, x: Tensor, *, axes: tuple[int, ...], eps: float) -> Tensor:
         centred, deviation = self.parts(x, axes, eps)
         return centred / deviation
 
 
 class RMSNorm(OverAxes):
-    """y = x / sqrt(mean(x^2) + eps) over `axes`: Zhang and Sennrich 2019, equation 4
+    """y = x / sqrt(mean(x^2) + eps), with the mean over `axes`
 
-    Gradient: dx = (dy - y mean(dy y)) / sqrt(mean(x^2) + eps).
+    Root mean square norm without scale: x of any shape -> y of the same shape.
+
+    Zhang and Sennrich 2019, equation 4. Gradient: dx = (dy - y mean(dy y)) / sqrt(mean(x^2) + eps). The arguments and
+    errors are those of standardize.
     """
 
     name, cases = "rms_norm", Standardize.cases[:2]
@@ -84,21 +93,27 @@ class RMSNorm(OverAxes):
     def numpy(self, x: Ndarray, *, axes: tuple[int, ...], eps: float) -> Ndarray:
         return x / np.sqrt((x * x).mean(axes, keepdims=True) + eps)
 
-    def root(self, x: Any, axes: tuple[int, ...], eps: float) -> Any:
+    def root(self, x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
+        """sqrt(mean(x^2) + eps)."""
         return sqrt(mean(x * x, axes=axes, keepdims=True) + eps)
 
-    def vjp(self, dy: Any, y: Any, x: Any, *, axes: tuple[int, ...], eps: float) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor, *, axes: tuple[int, ...], eps: float) -> tuple[Tensor, ...]:
         slope = mean(dy * y, axes=axes, keepdims=True)
         return ((dy - y * slope) / self.root(x, axes, eps),)
 
-    def expand(self, x: Any, *, axes: tuple[int, ...], eps: float) -> Any:
+    def expand(self, x: Tensor, *, axes: tuple[int, ...], eps: float) -> Tensor:
         return x / self.root(x, axes, eps)
 
 
 class GroupNorm(Operator):
-    """x [N, C, ...] standardized over each of `groups` runs of channels, image by image: Wu and He 2018, equation 1
+    """y = (x - mean) / sqrt(var + eps), with mean and biased variance of each group of channels of each image
 
-    One group is layer norm of an image, C groups are instance norm (Ulyanov, Vedaldi and Lempitsky 2016).
+    Group norm without scale and shift: x [N, C, ...] -> y of the same shape.
+
+    The groups are `groups` runs of neighbouring channels: Wu and He 2018, equation 1. One group is layer norm of an
+    image, C groups are instance norm (Ulyanov, Vedaldi and Lempitsky 2016).
+
+    Raises ShapeError where the groups do not divide the channels, or eps is below 0.
     """
 
     name, arity, composite = "group_norm", 1, True
@@ -108,7 +123,7 @@ class GroupNorm(Operator):
         Case(((2, 18, 5),), {"groups": 2, "eps": 1e-3}, {0: far_from_zero}),
     )
 
-    def normalise(self, x: Any, *, groups: int, eps: float = 1e-5) -> dict[str, Any]:
+    def normalise(self, x: HasShape, *, groups: int, eps: float = 1e-5) -> dict[str, Any]:
         return {"groups": int(groups), "eps": check_eps(self.name, eps)}
 
     def shape(self, x: Shape, *, groups: int, eps: float) -> Shape:
@@ -124,14 +139,20 @@ class GroupNorm(Operator):
         y = x.reshape(x.shape[0], groups, -1)
         return standardize.numpy(y, axes=(2,), eps=eps).reshape(x.shape)
 
-    def expand(self, x: Any, *, groups: int, eps: float) -> Any:
+    def expand(self, x: Tensor, *, groups: int, eps: float) -> Tensor:
         N, C, *rest = x.shape
         y = reshape(x, shape=(N, groups, C // groups, *rest))
         return reshape(standardize(y, axes=range(2, 3 + len(rest)), eps=eps), shape=x.shape)
 
 
 class LpNormalize(Operator):
-    """y = x / max(|x|_p, eps), with the norm along one axis; p is 1 or 2"""
+    """y = x / max(|x|_p, eps), with the p-norm along one axis
+
+    Vectors scaled to norm 1: x of any shape -> y of the same shape.
+
+    p: 1 or 2. axis: counted from the end where negative. Raises ShapeError for another p, an axis that x lacks, and eps
+    not above 0.
+    """
 
     name, arity, composite = "lp_normalize", 1, True
     cases = (
@@ -140,7 +161,7 @@ class LpNormalize(Operator):
         Case(((2, 4),), {}, {0: lambda rng, shape: np.zeros(shape)}, smooth=False),
     )
 
-    def normalise(self, x: Any, *, p: int = 2, axis: int = -1, eps: float = 1e-12) -> dict[str, Any]:
+    def normalise(self, x: HasShape, *, p: int = 2, axis: int = -1, eps: float = 1e-12) -> dict[str, Any]:
         if p not in (1, 2):
             raise ShapeError(f"{self.name}: p is {p}, it has to be 1 or 2")
         if not -len(x.shape) <= axis < len(x.shape):
@@ -155,19 +176,22 @@ class LpNormalize(Operator):
     def numpy(self, x: Ndarray, *, p: int, axis: int, eps: float) -> Ndarray:
         return x / np.maximum(np.linalg.norm(x, p, axis, keepdims=True), eps)
 
-    def expand(self, x: Any, *, p: int, axis: int, eps: float) -> Any:
+    def expand(self, x: Tensor, *, p: int, axis: int, eps: float) -> Tensor:
         if p == 1:
             return x / maximum(sum(magnitude(x), axes=(axis,), keepdims=True), eps)
         return x / sqrt(maximum(sum(x * x, axes=(axis,), keepdims=True), eps * eps))
 
 
-def magnitude(x: Any) -> Any:
+def magnitude(x: Tensor) -> Tensor:
     """|x|, with the gradient 0 at 0."""
     return where(x, x, where(greater(0.0, x), -x, 0.0))
 
 
 class ChannelSums(Operator):
-    """y[n,c,...] = sum of x[n,i,...] over c - before <= i <= c + after, as far as there are such channels"""
+    """y[n,c,...] = sum of x[n,i,...] over c - before <= i <= c + after, as far as there are such channels
+
+    Sums of neighbouring channels: x [N, C, ...] -> y of the same shape. Raises ShapeError where x has no channels.
+    """
 
     name, arity = "channel_sums", 1
     cases = (
@@ -176,6 +200,9 @@ class ChannelSums(Operator):
         Case(((2, 3, 7),), {"before": 0, "after": 4}),
     )
 
+    def normalise(self, x: HasShape, *, before: int, after: int) -> dict[str, Any]:
+        return {"before": before, "after": after}
+
     def shape(self, x: Shape, *, before: int, after: int) -> Shape:
         if len(x) < 2:
             raise ShapeError(f"{self.name}: takes [N, C, ...], got shape {x}")
@@ -183,36 +210,42 @@ class ChannelSums(Operator):
 
     def numpy(self, x: Ndarray, *, before: int, after: int) -> Ndarray:
         C = x.shape[1]
-        return np.stack([x[:, max(0, c - before) : c + after + 1].sum(axis=1) for c in range(C)], axis=1).astype(
-            x.dtype
-        )
+        sums = [x[:, max(0, c - before) : c + after + 1].sum(axis=1) for c in range(C)]
+        return np.stack(sums, axis=1).astype(x.dtype)
 
-    def vjp(self, dy: Any, y: Any, x: Any, *, before: int, after: int) -> tuple[Any, ...]:
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor, *, before: int, after: int) -> tuple[Tensor, ...]:
         return (channel_sums(dy, before=after, after=before),)
 
-    def kernel(self, y: Any, x: Any, *, before: int, after: int) -> None:
+    def kernel(self, y: Array, x: Array, *, before: int, after: int) -> None:
         (N, C), pixels = y.shape[:2], y.shape[2:]
-        middle = max(0, C - before - after)  # channels whose window is whole
-        first, last = (min(before, C), min(before, C) + middle)
+        # the channels first ... last have all of their neighbours; those at either end are computed one by one
+        middle = max(0, C - before - after)
+        first = min(before, C)
+        last = first + middle
         lanes = None if y.strides[1] == 1 and x.strides[1] == 1 else 1
-        for n, *at in parallel(N, *pixels):
+        # threads share images and pixels
+        for n, *pixel in parallel(N, *pixels):
             for c in [*range(first), *range(last, C)]:
                 total = var(0.0)
                 for i in range(max(0, c - before), min(C, c + after + 1)):
-                    total += x[(n, i, *at)]
-                y[(n, c, *at)] = total
-            for v, width in vectors(middle, lanes) if middle else ():
+                    total += x[(n, i, *pixel)]
+                y[(n, c, *pixel)] = total
+            for v, width in vectors(middle, lanes):
                 total = var(0.0, width)
                 for j in loop(before + after + 1):
-                    total += x.load((n, v + j + (first - before), *at), width)
-                y.store((n, v + first, *at), total, width)
+                    total += x.load((n, v + j + (first - before), *pixel), width)
+                y.store((n, v + first, *pixel), total, width)
 
 
 class LocalResponseNorm(Operator):
     """y[n,c] = x[n,c] / (k + alpha / size * sum of x[n,i]^2 over `size` channels i around c)^beta
 
-    Krizhevsky, Sutskever and Hinton 2012, section 3.3, with the mean in place of the sum as PyTorch and ONNX have it.
-    before: how many of the channels lie before c; size // 2 as in PyTorch unless given, ONNX has (size - 1) // 2.
+    Local response norm: x [N, C, L] or [N, C, H, W] -> y of the same shape.
+
+    Krizhevsky, Sutskever and Hinton 2012, section 3.3, with the mean in place of the sum, as in PyTorch and ONNX.
+
+    before: the number of channels before c that count; size // 2 unless given, as in PyTorch, where ONNX has (size - 1)
+    // 2. Raises ShapeError where x has another rank, or size is below 1.
     """
 
     name, arity, composite = "local_response_norm", 1, True
@@ -222,14 +255,21 @@ class LocalResponseNorm(Operator):
     )
 
     def normalise(
-        self, x: Any, *, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0, before: int | None = None
+        self,
+        x: HasShape,
+        *,
+        size: int,
+        alpha: float = 1e-4,
+        beta: float = 0.75,
+        k: float = 1.0,
+        before: int | None = None,
     ) -> dict[str, Any]:
         if size < 1:
             raise ShapeError(f"{self.name}: size is {size}, it has to be 1 or more channels")
         before = size // 2 if before is None else before
         return {"size": int(size), "alpha": float(alpha), "beta": float(beta), "k": float(k), "before": before}
 
-    def shape(self, x: Shape, *, size: int, **how: Any) -> Shape:
+    def shape(self, x: Shape, *, size: int, alpha: float, beta: float, k: float, before: int) -> Shape:
         if len(x) < 3:
             raise ShapeError(f"{self.name}: takes [N, C, L] or [N, C, H, W], got shape {x}")
         return x
@@ -238,15 +278,11 @@ class LocalResponseNorm(Operator):
         sums = channel_sums.numpy(x * x, before=before, after=size - 1 - before)
         return x / (k + alpha / size * sums) ** beta
 
-    def expand(self, x: Any, *, size: int, alpha: float, beta: float, k: float, before: int) -> Any:
+    def expand(self, x: Tensor, *, size: int, alpha: float, beta: float, k: float, before: int) -> Tensor:
         sums = channel_sums(x * x, before=before, after=size - 1 - before)
         return x * exp(log(sums * (alpha / size) + k) * -beta)
 
 
 standardize, rms_norm, group_norm = Standardize(), RMSNorm(), GroupNorm()
-
-
 lp_normalize, channel_sums = LpNormalize(), ChannelSums()
-
-
 local_response_norm = LocalResponseNorm()

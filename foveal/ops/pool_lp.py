@@ -3,77 +3,90 @@
 import math
 from typing import Any
 
+import numpy as np
+
 from foveal.errors import ShapeError
 from foveal.ops.elementwise import equal, exp, log, sqrt, where
-from foveal.ops.kernels.pool import Window
 from foveal.ops.norm import magnitude
-from foveal.ops.op import Case
-from foveal.ops.pool import Pair, Sides
-from foveal.ops.pool_average import Averages, avg_pool2d
+from foveal.ops.op import Case, HasShape, Tensor
+from foveal.ops.pool import Pooling, check_images, rows_and_columns
+from foveal.ops.pool_average import avg_pool2d
 from foveal.ops.pool_max import max_pool2d
-from foveal.ops.window import windows
+from foveal.ops.pool_window import MeanWindow
+from foveal.ops.window import PaddingArgument, PairArgument, Sides, Window
 from foveal.strides import Ndarray, Shape
 
 
-class LpPool2d(Averages):
+class LpPool2d(Pooling):
     """y[n,c,p,q] = (R S / m sum_rs |x[n, c, p u + r d - pad, q u + s d - pad]|^norm_type)^(1 / norm_type)
 
-    m is the number of taps that count: R S but for windows that ceil_mode lets reach beyond the padding, whose sums are
-    scaled as if they were whole, as PyTorch has it. Not `absolute`: x^norm_type keeps the sign of x where norm_type is
-    odd,
-    as in PyTorch (sum pooling for 1; NaN for a negative sum's other roots). The largest |x| where norm_type is
-    infinite.
-    The gradient where a window's sum is 0 is 0, as PyTorch has it.
+    The p-norm of each window, with p = norm_type: images x [N, C, H, W] -> y [N, C, P, Q]. m is the number of taps that
+    count, as for avg_pool2d: R S, but for windows that ceil_mode lets reach beyond the padding, whose sums are scaled
+    as if they were whole, as in PyTorch. The gradient where a window's sum is 0 is 0, as there.
+
+    norm_type: above 0; infinity gives the largest |x|. absolute: if False, x^norm_type keeps the sign of x where
+    norm_type is odd, as in PyTorch (1 is sum pooling; a root of a negative sum is NaN). The other arguments and the
+    errors are those of avg_pool2d; ShapeError as well where norm_type is not above 0.
     """
 
     name, arity, composite = "lp_pool2d", 1, True
     cases = (
-        Case(((2, 3, 6, 5),), {"size": 2, "norm_type": 2}),
-        Case(((1, 18, 5, 5),), {"size": 3, "stride": 2, "padding": 1, "norm_type": 2.5}),
-        Case(((1, 3, 6, 5),), {"size": 2, "stride": 1, "norm_type": 1, "absolute": False, "dilation": (2, 1)}),
+        Case(((2, 3, 6, 5),), {"kernel_size": 2, "norm_type": 2}),
+        Case(((1, 18, 5, 5),), {"kernel_size": 3, "stride": 2, "padding": 1, "norm_type": 2.5}),
+        Case(((1, 3, 6, 5),), {"kernel_size": 2, "stride": 1, "norm_type": 1, "absolute": False, "dilation": (2, 1)}),
     )
 
-    def normalise(self, *inputs: Any, norm_type: float = 2, absolute: bool = True, **how: Any) -> dict[str, Any]:
+    def normalise(
+        self,
+        x: HasShape,
+        *,
+        kernel_size: PairArgument,
+        norm_type: float = 2,
+        absolute: bool = True,
+        stride: PairArgument | None = None,
+        padding: PaddingArgument = 0,
+        dilation: PairArgument = 1,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        counted: Sides | None = None,
+        divisor_override: int | None = None,
+    ) -> dict[str, Any]:
         if not norm_type > 0:
             raise ShapeError(f"{self.name}: norm_type is {norm_type}, it has to be above 0")
+        check_images(self.name, x.shape)
+        # whole powers are products, others go through logarithms (see power)
         whole = norm_type != math.inf and norm_type == int(norm_type)
-        return super().normalise(*inputs, **how) | {
+        window = Window.of(self.name, kernel_size, stride, padding, dilation)
+        window = MeanWindow.dividing(self.name, window, count_include_pad, counted, divisor_override)
+        return {
+            "window": window.ceiled(x.shape[2:]) if ceil_mode else window,
             "norm_type": int(norm_type) if whole else float(norm_type),
             "absolute": bool(absolute),
         }
 
-    def shape(self, x: Shape, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair, **how: Any) -> Shape:
-        return self.pooled(x, size, stride, padding, dilation)
+    def window(self, *, window: MeanWindow, norm_type: float, absolute: bool) -> MeanWindow:
+        return window
 
-    def numpy(
-        self,
-        x: Ndarray,
-        *,
-        size: Pair,
-        stride: Pair,
-        padding: Sides,
-        dilation: Pair,
-        norm_type: float,
-        absolute: bool,
-        **divisor: Any,
-    ) -> Ndarray:
+    def shape(self, x: Shape, *, window: MeanWindow, norm_type: float, absolute: bool) -> Shape:
+        return self.pooled(x, window)
+
+    def numpy(self, x: Ndarray, *, window: MeanWindow, norm_type: float, absolute: bool) -> Ndarray:
         if norm_type == math.inf:
-            return windows(abs(x), size, stride, padding, dilation).max(axis=(4, 5))
+            return np.asarray(window.view(abs(x)).max(axis=(4, 5)))
         powered = (abs(x) if absolute else x) ** norm_type
-        sums = windows(powered, size, stride, padding, dilation).sum(axis=(4, 5))
-        window = Window(size, stride, padding, dilation, **divisor)
-        shares = self.shares(window, sums.shape[2:], x.shape[2:]) * (size[0] * size[1])
-        return ((sums * shares) ** (1 / norm_type)).astype(x.dtype)
+        sums = window.view(powered).sum(axis=(4, 5))
+        # [P, Q]: what scales each window's sum as if all R S taps counted
+        scale = window.shares(rows_and_columns(sums.shape), rows_and_columns(x.shape)) * math.prod(window.size)
+        return ((sums * scale) ** (1 / norm_type)).astype(x.dtype)
 
-    def expand(self, x: Any, *, norm_type: float, absolute: bool, **window: Any) -> Any:
+    def expand(self, x: Tensor, *, window: MeanWindow, norm_type: float, absolute: bool) -> Tensor:
         if norm_type == math.inf:
-            sliding = {key: window[key] for key in ("size", "stride", "padding", "dilation")}
-            return max_pool2d(magnitude(x), **sliding)
-        means = avg_pool2d(power(x, norm_type, absolute), **window)
-        return root(means * float(math.prod(window["size"])), norm_type)
+            return max_pool2d(magnitude(x), **Window.arguments(window))
+        means = avg_pool2d(power(x, norm_type, absolute), **window.arguments())
+        return root(means * float(math.prod(window.size)), norm_type)
 
 
-def power(x: Any, p: float, absolute: bool) -> Any:
+def power(x: Tensor, p: float, absolute: bool) -> Tensor:
     """|x|^p, or x^p where p is whole and the sign is kept."""
     if not isinstance(p, int):
         x = magnitude(x)
@@ -85,7 +98,7 @@ def power(x: Any, p: float, absolute: bool) -> Any:
     return y
 
 
-def root(sums: Any, p: float) -> Any:
+def root(sums: Tensor, p: float) -> Tensor:
     """sums^(1/p), with the gradient 0 at 0."""
     zero = equal(sums, 0.0)
     if p == 1:

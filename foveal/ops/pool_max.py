@@ -6,63 +6,107 @@ from typing import Any
 import numpy as np
 
 from foveal.errors import ShapeError
-from foveal.kernel.lang import I32, cast, loop, loops, maximum, parallel, var, where
-from foveal.ops.kernels import expression, pool, reduction
+from foveal.kernel.lang import I32, Array, Scalar, cast, loops, maximum, parallel, var, where
+from foveal.ops.kernels import pool
 from foveal.ops.kernels.epilogue import EpilogueOutputs
-from foveal.ops.kernels.pool import LOWEST, Window, unless
-from foveal.ops.op import Case, Lowering
-from foveal.ops.pool import Pair, Pooling, Sides, inside, spans, windows_of_lowest
-from foveal.ops.window import scatter, taps, windows
+from foveal.ops.kernels.expression import FusedInput, float_lanes
+from foveal.ops.kernels.pool import LOWEST, value_where
+from foveal.ops.op import Case, HasShape, Lowering, Tensor
+from foveal.ops.pool import (
+    Pooling,
+    add_at,
+    channel_vectors,
+    hits_inside,
+    output_vectors,
+    rows_and_columns,
+    sliding_window,
+    zero_image,
+)
+from foveal.ops.window import PaddingArgument, PairArgument, Window
 from foveal.strides import Ndarray, Shape
+from foveal.view import View
 
 
-class MaxPool2d(Pooling):
-    """y[n,c,p,q] = max_rs x[n, c, p u + r d - pad, q u + s d - pad]; the gradient goes to the first of equal maxima"""
+class MaxPooling(Pooling):
+    """Base of the poolings of images x by their maxima."""
+
+    def normalise(
+        self,
+        x: HasShape,
+        *,
+        kernel_size: PairArgument,
+        stride: PairArgument | None = None,
+        padding: PaddingArgument = 0,
+        dilation: PairArgument = 1,
+        ceil_mode: bool = False,
+    ) -> dict[str, Any]:
+        return {"window": sliding_window(self.name, x.shape, kernel_size, stride, padding, dilation, ceil_mode)}
+
+    def window(self, *, window: Window) -> Window:
+        return window
+
+    def shape(self, x: Shape, *, window: Window) -> Shape:
+        return self.pooled(x, window)
+
+
+class MaxPool2d(MaxPooling):
+    """y[n,c,p,q] = max_rs x[n, c, p u + r d - pad, q u + s d - pad]
+
+    The maximum of each window: images x [N, C, H, W] -> y [N, C, P, Q], with P = floor((H + pads - d (R - 1) - 1) / u)
+    + 1, Q alike. The padding never wins; a window with NaN gives NaN. The gradient goes to the first of equal maxima,
+    row by row, as in PyTorch.
+
+    kernel_size: (R, S), or one number for both. stride: u along rows and columns; the kernel size unless given.
+    padding: a number, (rows, columns) or (top, bottom, left, right). dilation: d, the distance of neighbouring taps.
+    ceil_mode: round P and Q up, so that the last windows may reach beyond the padding as long as they start in the
+    image or in the padding before it.
+
+    Raises ShapeError where x is not four-dimensional, a number is out of range, a window does not fit, or would lie in
+    the padding only.
+    """
 
     name, arity, epilogues, reads = "max_pool2d", 1, True, 0
     cases = (
-        Case(((2, 3, 6, 8),), {"size": 2}),
-        Case(((2, 20, 7, 5),), {"size": 3, "stride": 2, "padding": 1}),
-        Case(((1, 2, 5, 9),), {"size": (2, 3), "stride": (1, 3)}),
-        Case(((1, 16, 8, 8),), {"size": 3, "stride": 3, "padding": (0, 1, 1, 0)}),
-        Case(((1, 18, 9, 6),), {"size": (3, 2), "stride": 2, "padding": 1, "dilation": (2, 3)}),
-        Case(((1, 3, 6, 7),), {"size": 3, "stride": 2, "ceil_mode": True}),
+        Case(((2, 3, 6, 8),), {"kernel_size": 2}),
+        Case(((2, 20, 7, 5),), {"kernel_size": 3, "stride": 2, "padding": 1}),
+        Case(((1, 2, 5, 9),), {"kernel_size": (2, 3), "stride": (1, 3)}),
+        Case(((1, 16, 8, 8),), {"kernel_size": 3, "stride": 3, "padding": (0, 1, 1, 0)}),
+        Case(((1, 18, 9, 6),), {"kernel_size": (3, 2), "stride": 2, "padding": 1, "dilation": (2, 3)}),
+        Case(((1, 3, 6, 7),), {"kernel_size": 3, "stride": 2, "ceil_mode": True}),
     )
 
-    def shape(self, x: Shape, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Shape:
-        return self.pooled(x, size, stride, padding, dilation)
+    def numpy(self, x: Ndarray, *, window: Window) -> Ndarray:
+        return np.asarray(window.view(x, padding=LOWEST).max(axis=(4, 5)))
 
-    def numpy(self, x: Ndarray, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Ndarray:
-        return windows_of_lowest(x, size, stride, padding, dilation).max(axis=(4, 5))
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor, *, window: Window) -> tuple[Tensor, ...]:
+        return (max_pool2d_grad(dy, x, y, **window.arguments()),)
 
-    def vjp(self, dy: Any, y: Any, x: Any, **how: Any) -> tuple[Any, ...]:
-        return (max_pool2d_grad(dy, x, y, **how),)
+    def kernel(self, y: Array, x: Array, *, window: Window) -> None:
+        counts, image = rows_and_columns(y.shape), rows_and_columns(x.shape)
+        for n, p, q, c, width in output_vectors(y):
+            best = var(LOWEST, width)
+            for h, v, valid in window.pixels((p, q), counts, image):
+                value = value_where(valid, x.load((n, c, h, v), width), LOWEST)
+                best.set(maximum(value, best.get()))
+            y.store((n, c, p, q), best, width)
 
-    def kernel(self, y: Any, x: Any, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> None:
-        (N, _, P, Q), (H, W) = y.shape, x.shape[2:]
-        for n, p in parallel(N, P):
-            for q in loop(Q):
-                for c, width in spans(y, n):
-                    best = var(LOWEST, width)
-                    for h, v, valid in taps((p, q), (P, Q), (H, W), size, stride, padding, dilation):
-                        value = unless(valid, x.load((n, c, h, v), width), LOWEST)
-                        best.set(maximum(value, best.get()))
-                    y.store((n, c, p, q), best, width)
-
-    def lower_results(self, to: Lowering, y: EpilogueOutputs, x: Any, **how: Any) -> None:
-        pool.lower_forward(to, pool.max_windows, y, expression.Source.of(x), Window(**how))
+    def lower_results(self, lowering: Lowering, y: EpilogueOutputs, x: View | FusedInput, *, window: Window) -> None:
+        pool.lower_forward(lowering, pool.max_windows, y, FusedInput.of(x), window)
 
 
-def first_maxima(x: Ndarray, size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Ndarray:
+def first_maxima(x: Ndarray, window: Window) -> Ndarray:
     """1 where x's window [N, C, P, Q, R, S] has its first maximum, else 0."""
-    view = windows_of_lowest(x, size, stride, padding, dilation)
+    view = window.view(x, padding=LOWEST)
     flat = view.reshape(*view.shape[:4], -1)
     chosen = np.arange(flat.shape[-1]) == flat.argmax(-1)[..., None]
     return chosen.reshape(view.shape).astype(x.dtype)
 
 
 def drawn_with_maxima(shapes: tuple[Shape, ...], first: Shape, **attributes: Any) -> Case:
-    """Inputs (first, x, y) where x is fixed by the shape and y are its maxima, as the gradient meets them."""
+    """A case with inputs (first, x, y), where x is fixed by its shape and y are its maxima, as the gradient meets them.
+
+    shapes: of x and of y.
+    """
 
     def x(rng: np.random.Generator, shape: Shape) -> Ndarray:
         return np.random.default_rng(sum(shape)).permutation(math.prod(shape)).reshape(shape) * 0.1
@@ -73,130 +117,153 @@ def drawn_with_maxima(shapes: tuple[Shape, ...], first: Shape, **attributes: Any
     return Case((first, *shapes), attributes, {1: x, 2: y})
 
 
+# ((shape of x, shape of y), hyper-parameters of the window)
 WINDOWS: tuple[tuple[tuple[Shape, Shape], dict[str, Any]], ...] = (
-    (((2, 3, 6, 8), (2, 3, 3, 4)), {"size": 2}),
-    (((2, 20, 7, 5), (2, 20, 4, 3)), {"size": 3, "stride": 2, "padding": 1}),
-    (((1, 2, 5, 9), (1, 2, 4, 3)), {"size": (2, 3), "stride": (1, 3)}),
-    (((1, 18, 9, 6), (1, 18, 4, 3)), {"size": (3, 2), "stride": 2, "padding": 1, "dilation": (2, 3)}),
+    (((2, 3, 6, 8), (2, 3, 3, 4)), {"kernel_size": 2}),
+    (((2, 20, 7, 5), (2, 20, 4, 3)), {"kernel_size": 3, "stride": 2, "padding": 1}),
+    (((1, 2, 5, 9), (1, 2, 4, 3)), {"kernel_size": (2, 3), "stride": (1, 3)}),
+    (((1, 18, 9, 6), (1, 18, 4, 3)), {"kernel_size": (3, 2), "stride": 2, "padding": 1, "dilation": (2, 3)}),
 )
 
 
-class MaxPool2dGrad(Pooling):
-    """dx[n,c,h,v] = sum of dy[n,c,p,q] over the windows whose first maximum is at (h, v)"""
+class OfMaxima(Pooling):
+    """Base of the operators on (values, x, y) that put values where x has its maxima y: the gradient, and its own."""
 
-    name, arity, epilogues, reads = "max_pool2d_grad", 3, True, 1
-    cases = tuple(drawn_with_maxima(shapes, shapes[1], **how) for shapes, how in WINDOWS)
+    arity = 3
 
-    def shape(
-        self, dy: Shape, x: Shape, y: Shape, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair
-    ) -> Shape:
-        expected = self.pooled(x, size, stride, padding, dilation)
-        if dy != expected or y != expected:
-            raise ShapeError(f"{self.name}: x of shape {x} gives {expected}; dy has {dy}, y has {y}")
+    def normalise(
+        self,
+        values: HasShape,
+        x: HasShape,
+        y: HasShape,
+        *,
+        kernel_size: PairArgument,
+        stride: PairArgument | None = None,
+        padding: PaddingArgument = 0,
+        dilation: PairArgument = 1,
+        ceil_mode: bool = False,
+    ) -> dict[str, Any]:
+        return {"window": sliding_window(self.name, x.shape, kernel_size, stride, padding, dilation, ceil_mode)}
+
+    def check_maxima(self, x: Shape, y: Shape, window: Window) -> Shape:
+        """The shape of x's maxima; ShapeError unless y has it."""
+        pooled = self.pooled(x, window)
+        if y != pooled:
+            raise ShapeError(f"{self.name}: x of shape {x} gives {pooled}; y has {y}")
+        return pooled
+
+
+class MaxPool2dGrad(OfMaxima):
+    """dx[n,c,h,v] = sum of dy[n,c,p,q] over the windows whose first maximum is at (h, v)
+
+    The gradient of max_pool2d: values dy [N, C, P, Q], x [N, C, H, W] and y = max_pool2d(x) -> dx [N, C, H, W]. The
+    other arguments are those of max_pool2d. Raises ShapeError where the shapes do not fit each other.
+    """
+
+    name, epilogues, reads = "max_pool2d_grad", True, 1
+    cases = tuple(drawn_with_maxima(shapes, shapes[1], **attributes) for shapes, attributes in WINDOWS)
+
+    def shape(self, dy: Shape, x: Shape, y: Shape, *, window: Window) -> Shape:
+        pooled = self.check_maxima(x, y, window)
+        if dy != pooled:
+            raise ShapeError(f"{self.name}: x of shape {x} gives {pooled}; dy has {dy}")
         return x
 
-    def numpy(
-        self, dy: Ndarray, x: Ndarray, y: Ndarray, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair
-    ) -> Ndarray:
-        chosen = first_maxima(x, size, stride, padding, dilation)
+    def numpy(self, dy: Ndarray, x: Ndarray, y: Ndarray, *, window: Window) -> Ndarray:
         dx = np.zeros(x.shape, np.result_type(dy, x))
-        scatter(dx, chosen * dy[..., None, None], stride, padding, dilation)
+        window.add_to(dx, first_maxima(x, window) * dy[..., None, None])
         return dx
 
-    def vjp(self, g: Any, dx: Any, dy: Any, x: Any, y: Any, **how: Any) -> tuple[Any, ...]:
-        return max_pool2d_pick(g, x, y, **how), None, None
+    def vjp(
+        self, g: Tensor, dx: Tensor, dy: Tensor, x: Tensor, y: Tensor, *, window: Window
+    ) -> tuple[Tensor | None, ...]:
+        return max_pool2d_pick(g, x, y, **window.arguments()), None, None
 
-    def kernel(
-        self, dx: Any, dy: Any, x: Any, y: Any, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair
-    ) -> None:
-        (N, _, H, W), (P, Q) = dx.shape, dy.shape[2:]
+    def kernel(self, dx: Array, dy: Array, x: Array, y: Array, *, window: Window) -> None:
+        N, counts, image = dx.shape[0], rows_and_columns(dy.shape), rows_and_columns(dx.shape)
+        # windows may overlap, so a thread has a whole image
         for (n,) in parallel(N):
-            for h, v in loops(H, W):
-                for c, width in spans(dx, n):
-                    dx.store((n, c, h, v), 0.0, width)
-            for p, q in loops(P, Q):
-                for c, width in spans(dx, n):
-                    # what is still to be given away
+            zero_image(dx, n)
+            for p, q in loops(*counts):
+                for c, width in channel_vectors(dx):
+                    # what of dy has not been given to a pixel yet
                     rest = var(dy.load((n, c, p, q), width), width)
                     largest = y.load((n, c, p, q), width)
-                    for h, v, valid in taps((p, q), (P, Q), (H, W), size, stride, padding, dilation):
-                        hit = inside(x.load((n, c, h, v), width) == largest, valid, width)
-                        given = where(hit, rest.get(), 0.0)
-                        dx.store((n, c, h, v), dx.load((n, c, h, v), width) + given, width)
+                    for h, v, valid in window.pixels((p, q), counts, image):
+                        hit = hits_inside(x.load((n, c, h, v), width) == largest, valid, width)
+                        add_at(dx, (n, c, h, v), where(hit, rest.get(), 0.0), width)
                         rest.set(where(hit, 0.0, rest.get()))
 
-    def lower_results(self, to: Lowering, dx: EpilogueOutputs, dy: Any, x: Any, y: Any, **how: Any) -> None:
-        pool.lower_max_grad(to, dx, dy, expression.Source.of(x), Window(**how))
-
-
-class MaxPool2dPick(Pooling):
-    """dy[n,c,p,q] = g at the place of the first maximum of the window: the gradient of max_pool2d_grad"""
-
-    name, arity = "max_pool2d_pick", 3
-    cases = tuple(drawn_with_maxima(shapes, shapes[0], **how) for shapes, how in WINDOWS)
-
-    def shape(self, g: Shape, x: Shape, y: Shape, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Shape:
-        expected = self.pooled(x, size, stride, padding, dilation)
-        if g != x or y != expected:
-            raise ShapeError(f"{self.name}: x of shape {x} gives {expected}; g has {g}, y has {y}")
-        return expected
-
-    def numpy(
-        self, g: Ndarray, x: Ndarray, y: Ndarray, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair
-    ) -> Ndarray:
-        chosen = first_maxima(x, size, stride, padding, dilation)
-        return (chosen * windows(g, size, stride, padding, dilation)).sum(axis=(4, 5))
-
-    def vjp(self, d: Any, picked: Any, g: Any, x: Any, y: Any, **how: Any) -> tuple[Any, ...]:
-        return max_pool2d_grad(d, x, y, **how), None, None
-
-    def kernel(
-        self, picked: Any, g: Any, x: Any, y: Any, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair
+    def lower_results(
+        self, lowering: Lowering, dx: EpilogueOutputs, dy: View, x: View | FusedInput, y: View, *, window: Window
     ) -> None:
-        (N, _, P, Q), (H, W) = picked.shape, x.shape[2:]
-        for n, p in parallel(N, P):
-            for q in loop(Q):
-                for c, width in spans(picked, n):
-                    found = var(0.0, width)
-                    largest = y.load((n, c, p, q), width)
-                    window = taps((p, q), (P, Q), (H, W), size, stride, padding, dilation)
-                    for h, v, valid in reversed(window):  # backwards: the first maximum is written last
-                        hit = inside(x.load((n, c, h, v), width) == largest, valid, width)
-                        found.set(where(hit, g.load((n, c, h, v), width), found.get()))
-                    picked.store((n, c, p, q), found, width)
+        pool.lower_max_grad(lowering, dx, dy, FusedInput.of(x), window)
 
 
-class MaxPool2dIndex(Pooling):
-    """y[n,c,p,q] = h W + v, where (h, v) is the place of the first maximum of the window: int32, as PyTorch counts
-    them
+class MaxPool2dPick(OfMaxima):
+    """picked[n,c,p,q] = g[n,c,h,v] at the place (h, v) of the first maximum of the window
+
+    The gradient of max_pool2d_grad in dy: values g [N, C, H, W], x [N, C, H, W] and y = max_pool2d(x) -> picked [N, C,
+    P, Q]. The other arguments are those of max_pool2d. Raises ShapeError where the shapes do not fit each other.
+    """
+
+    name = "max_pool2d_pick"
+    cases = tuple(drawn_with_maxima(shapes, shapes[0], **attributes) for shapes, attributes in WINDOWS)
+
+    def shape(self, g: Shape, x: Shape, y: Shape, *, window: Window) -> Shape:
+        pooled = self.check_maxima(x, y, window)
+        if g != x:
+            raise ShapeError(f"{self.name}: g has to have x's shape {x}, it has {g}")
+        return pooled
+
+    def numpy(self, g: Ndarray, x: Ndarray, y: Ndarray, *, window: Window) -> Ndarray:
+        return np.asarray((first_maxima(x, window) * window.view(g)).sum(axis=(4, 5)))
+
+    def vjp(
+        self, d: Tensor, picked: Tensor, g: Tensor, x: Tensor, y: Tensor, *, window: Window
+    ) -> tuple[Tensor | None, ...]:
+        return max_pool2d_grad(d, x, y, **window.arguments()), None, None
+
+    def kernel(self, picked: Array, g: Array, x: Array, y: Array, *, window: Window) -> None:
+        counts, image = rows_and_columns(picked.shape), rows_and_columns(x.shape)
+        for n, p, q, c, width in output_vectors(picked):
+            found = var(0.0, width)
+            largest = y.load((n, c, p, q), width)
+            # backwards, so that the first maximum is written last
+            for h, v, valid in reversed(window.pixels((p, q), counts, image)):
+                hit = hits_inside(x.load((n, c, h, v), width) == largest, valid, width)
+                found.set(where(hit, g.load((n, c, h, v), width), found.get()))
+            picked.store((n, c, p, q), found, width)
+
+
+class MaxPool2dIndex(MaxPooling):
+    """y[n,c,p,q] = h W + v, where (h, v) is the place of the first maximum of the window
+
+    The places of the maxima, as PyTorch counts them: images x [N, C, H, W] -> int32 [N, C, P, Q]. The other arguments
+    and errors are those of max_pool2d. It has no gradient.
     """
 
     name, arity, dtype, differentiable = "max_pool2d_index", 1, "int32", False
     cases = tuple(Case(c.shapes, c.attributes, smooth=False) for c in MaxPool2d.cases[1:5])
 
-    def shape(self, x: Shape, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Shape:
-        return self.pooled(x, size, stride, padding, dilation)
-
-    def numpy(self, x: Ndarray, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> Ndarray:
-        chosen = first_maxima(x, size, stride, padding, dilation) > 0
+    def numpy(self, x: Ndarray, *, window: Window) -> Ndarray:
         H, W = x.shape[2:]
         places = np.arange(H * W).reshape(1, 1, H, W)
-        return np.where(chosen, windows(places, size, stride, padding, dilation), 0).sum(axis=(4, 5), dtype=np.int32)
+        chosen = first_maxima(x, window) > 0
+        return np.where(chosen, window.view(places), 0).sum(axis=(4, 5), dtype=np.int32)
 
-    def kernel(self, y: Any, x: Any, *, size: Pair, stride: Pair, padding: Sides, dilation: Pair) -> None:
-        (N, _, P, Q), (H, W) = y.shape, x.shape[2:]
-        for n, p in parallel(N, P):
-            for q in loop(Q):
-                for c, width in spans(y, n):
-                    best, found = var(LOWEST, width), var(0.0, width)
-                    window = taps((p, q), (P, Q), (H, W), size, stride, padding, dilation)
-                    for h, v, valid in reversed(window):  # the first maximum is found last
-                        value = x.load((n, c, h, v), width)
-                        larger = inside(value >= best.get(), valid, width)
-                        best.set(where(larger, value, best.get()))
-                        place = reduction.as_float(h * W + v, width)
-                        found.set(where(larger, place, found.get()))
-                    y.store((n, c, p, q), cast(found.get(), I32), width)
+    def kernel(self, y: Array, x: Array, *, window: Window) -> None:
+        counts, (H, W) = rows_and_columns(y.shape), rows_and_columns(x.shape)
+        for n, p, q, c, width in output_vectors(y):
+            best, found = var(LOWEST, width), var(0.0, width)
+            # backwards, so that the first maximum is found last
+            for h, v, valid in reversed(window.pixels((p, q), counts, (H, W))):
+                value = x.load((n, c, h, v), width)
+                larger: Scalar = hits_inside(value >= best.get(), valid, width)
+                best.set(where(larger, value, best.get()))
+                place = float_lanes(h * W + v, width)
+                found.set(where(larger, place, found.get()))
+            y.store((n, c, p, q), cast(found.get(), I32), width)
 
 
 max_pool2d, max_pool2d_grad, max_pool2d_pick = MaxPool2d(), MaxPool2dGrad(), MaxPool2dPick()

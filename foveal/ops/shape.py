@@ -167,7 +167,7 @@ class Place(Operator):
 
     def kernel(self, y: Array, x: Array, *, i: int, n: int) -> None:
         for position in range(n):
-            pointwise.place(y, x, position, position == i)
+            pointwise.fill_slice(y, x, position, position == i)
 
 
 constant, reshape, permute, index, place = Constant(), Reshape(), Permute(), Index(), Place()

@@ -179,7 +179,7 @@ def pooled(x, gamma, beta, **window):
     return ops.max_pool2d(ops.relu(ops.batch_norm(x, gamma, beta)), **window)
 
 
-WINDOWS = [{"size": 2}, {"size": 3, "stride": 2, "padding": 1}, {"size": 2, "stride": 3}]
+WINDOWS = [{"kernel_size": 2}, {"kernel_size": 3, "stride": 2, "padding": 1}, {"kernel_size": 2, "stride": 3}]
 LARGE = Type((3, 20, 9, 8))
 
 
@@ -208,20 +208,20 @@ def test_the_gradient_of_pooling_is_masked_and_summed_while_it_is_written(window
 
 def test_average_pooling_computes_what_it_reads_and_ends_in_what_follows():
     def layer(x, y):
-        return ops.relu(ops.avg_pool2d(x * y - 0.1, size=2) - 0.2)
+        return ops.relu(ops.avg_pool2d(x * y - 0.1, kernel_size=2) - 0.2)
 
     assert groups(layer, LARGE, LARGE) == ["multiply subtract avg_pool2d subtract relu -> f32[3,20,4,4]"]
 
 
 def test_windows_that_overlap_much_compute_nothing_again():
-    found = groups(lambda x: ops.max_pool2d(ops.exp(x), size=3, stride=1), LARGE)
+    found = groups(lambda x: ops.max_pool2d(ops.exp(x), kernel_size=3, stride=1), LARGE)
     assert [what.split(" ->")[0] for what in found] == ["exp", "max_pool2d"]
 
 
 def test_the_largest_is_nan_where_one_is():
     x = np.zeros((1, 3, 4, 4), np.float32)
     x[0, 1, 2, 3], x[0, 2] = np.nan, -np.inf
-    y = build(trace(lambda x: ops.max_pool2d(x, size=2), Type(x.shape)), threads=1).run(x)[0]
+    y = build(trace(lambda x: ops.max_pool2d(x, kernel_size=2), Type(x.shape)), threads=1).run(x)[0]
     assert np.isnan(y[0, 1, 1, 1])
     assert np.isnan(y).sum() == 1
     assert (y[0, 2] == -np.inf).all()

@@ -115,7 +115,7 @@ def test_equal_nodes_are_shared():
 
 def test_different_attributes_are_not_shared():
     def both(x):
-        return ops.max_pool2d(x, size=2) + ops.max_pool2d(x, size=3, stride=2, padding=1)
+        return ops.max_pool2d(x, kernel_size=2) + ops.max_pool2d(x, kernel_size=3, stride=2, padding=1)
 
     assert names(simplify(trace(both, IMAGE))).count("max_pool2d") == 2
 

@@ -94,7 +94,7 @@ def graph_of(function, *shapes) -> Graph:
 def test_one_copy_serves_all_readers():
     def function(x, w):
         image = reshape(x, shape=(2, 3, 6, 6))
-        return conv2d(image, w, padding=1), max_pool2d(image, size=2)
+        return conv2d(image, w, padding=1), max_pool2d(image, kernel_size=2)
 
     stages = stages_of(graph_of(function, (2, 108), (5, 3, 3, 3)))
     assert [str(c.node.op) for c in stages.layout.conversions] == ["reshape"]
@@ -163,7 +163,7 @@ def test_images_that_are_only_flattened_stay_as_they_come():
 
 def test_debug_shows_the_layout(capsys):
     with debug.at(debug.GRAPH):
-        build(graph_of(lambda x: reshape(max_pool2d(x, size=2), shape=(2, 27)), (2, 3, 6, 6)))
+        build(graph_of(lambda x: reshape(max_pool2d(x, kernel_size=2), shape=(2, 27)), (2, 3, 6, 6)))
     shown = capsys.readouterr()
     text = shown.out + shown.err
     assert "0 updates in place, 0 copied" in text

@@ -39,7 +39,7 @@ class Small(nn.Module):
 
     def forward(self, x):
         x = ops.relu(self.bn(self.conv(x)))
-        x = ops.avg_pool2d(ops.max_pool2d(x, size=3, stride=1, padding=1), size=2)
+        x = ops.avg_pool2d(ops.max_pool2d(x, kernel_size=3, stride=1, padding=1), kernel_size=2)
         return self.fc(ops.global_avg_pool2d(x).reshape(x.shape[0], -1))
 
 
@@ -462,7 +462,7 @@ def test_nan_is_not_hidden(name):
             "gelu": ops.gelu,
             "tanh": ops.tanh,
             "erf": ops.erf,
-            "max_pool2d": lambda x: ops.max_pool2d(x, size=2),
+            "max_pool2d": lambda x: ops.max_pool2d(x, kernel_size=2),
         }
         assert np.isnan(foveal.compile(functions[name], threads=1)(x)).any()
 

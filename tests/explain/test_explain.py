@@ -383,7 +383,7 @@ class Upsampled(nn.Module):
         self.weight = nn.Parameter(np.ones((1, 1, 3, 3)))
 
     def forward(self, x):
-        y = ops.avg_pool2d(x, size=2)
+        y = ops.avg_pool2d(x, kernel_size=2)
         N, C, P, Q = y.shape
         wide = ops.broadcast_to(y.reshape(N, C, P, 1, Q, 1), shape=(N, C, P, 2, Q, 2))
         back = ops.conv2d_input_grad(y, self.weight, stride=2, padding=(1, 0, 1, 0), image_size=(2 * P, 2 * Q))

@@ -23,7 +23,7 @@ def layers(x, w, b):
     """Minimal filtering, a direct convolution and a pooling with what follows each; a pointwise value of its own."""
     y = ops.conv2d(x, w, padding=1)
     y = ops.relu(y + per_channel(b, y))
-    z = ops.tanh(ops.max_pool2d(y, size=2, stride=2))
+    z = ops.tanh(ops.max_pool2d(y, kernel_size=2, stride=2))
     return y, z, ops.conv2d(z, ops.reshape(w, shape=(16, 48, 3, 3)), stride=2), y * y
 
 

@@ -256,7 +256,7 @@ def test_accumulators_stay_in_registers(name, graph, listings):
 def test_pointwise_and_reduction_use_full_vectors(name, listings):
     for graph in ("pointwise", "reduction"):
         pattern = FMA[name]
-        if graph == "pointwise":  # what waits for memory takes 32 bytes at a time: nest.stream
+        if graph == "pointwise":  # what waits for memory takes 32 bytes at a time: streaming_lanes
             pattern = pattern.replace("%zmm", "%ymm")
         loop = busiest_loop(listings[name][graph], pattern)
         assert count(pattern, loop) > 0

@@ -33,7 +33,7 @@ KERNEL = Variable(np.random.default_rng(1).standard_normal((6, 9, 3, 3)))
 READERS = {  # what reads a part, and how many arrays are copied for it
     "a convolution": (lambda x: ops.conv2d(part(x, 5, 9), KERNEL, padding=1), 1),
     "its filters": (lambda x: ops.conv2d(part(x, 0, 4), part(KERNEL, 2, 4), padding=0), 2),
-    "a pooling": (lambda x: ops.max_pool2d(part(x, 3, 16), size=2), 1),
+    "a pooling": (lambda x: ops.max_pool2d(part(x, 3, 16), kernel_size=2), 1),
     "pointwise": (lambda x: part(x, 0, 8) * part(x, 16, 8) + part(x, 3, 8), 0),
     "a reduction": (lambda x: part(x, 7, 10).sum(axes=(0, 2, 3)), 0),
     "a reshape": (lambda x: part(x, 4, 6).reshape(2, 120) * 2.0, 1),
@@ -112,7 +112,7 @@ def test_modules_side_by_side():
         (lambda x: part(x, 20, 5), r"narrow: 5 from 20 on are not in axis 1 of shape .* at most 24"),
         (lambda x: part(x, -1, 5), "start has to be 0 or more"),
         (lambda x: part(x, 0, 0), "length 1 or more"),
-        (lambda x: ops.widen(x, axis=1, start=2, size=25), "widen: 24 from 2 on are more than 25"),
+        (lambda x: ops.widen(x, axis=1, start=2, size=25), "widen: 24 places from 2 on are more than 25"),
     ],
 )
 def test_what_means_nothing_is_refused(call, words):

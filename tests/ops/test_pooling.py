@@ -6,8 +6,8 @@ import pytest
 
 from foveal import nn, ops
 from foveal.autodiff import gradients
-from foveal.build import build
 from foveal.errors import DataError, ShapeError
+from foveal.program import Program
 from foveal.trace import trace
 
 
@@ -19,7 +19,7 @@ def with_gradient(function, x, dy):
         y, *more = found if isinstance(found, tuple) else (found,)
         return [y, *gradients(y, [x], dy), *more]
 
-    return build(trace(both, *checks.types([x, dy])), threads=1).run(x, dy)
+    return Program(trace(both, *checks.types([x, dy])), threads=1).run(x, dy)
 
 
 def torch_with_gradient(torch, layer, x, dy):
@@ -132,16 +132,16 @@ def test_unpooling_is_pytorchs(size, torch):
         return gradients(back(y, places, size), [y], dy)
 
     graph = trace(slope, *checks.types([y, places, dy]))
-    assert (build(graph, threads=1).run(y, places, dy)[0] == z.grad.numpy()).all()
+    assert (Program(graph, threads=1).run(y, places, dy)[0] == z.grad.numpy()).all()
 
 
 def test_places_outside_of_the_image_are_left_out_or_refused():
     x = np.ones((1, 2, 1, 3), np.float32)
     places = np.array([[[[0, 4, -1]], [[3, 2**31 - 1, 1]]]], np.int32)
-    graph = trace(lambda x, at: ops.max_unpool2d(x, at, image=(2, 2)), *checks.types([x, places]))
-    for y in (build(graph, threads=1).run(x, places)[0], graph.evaluate(x, places)[0]):
+    graph = trace(lambda x, at: ops.max_unpool2d(x, at, image_size=(2, 2)), *checks.types([x, places]))
+    for y in (Program(graph, threads=1).run(x, places)[0], graph.evaluate(x, places)[0]):
         assert y.reshape(2, 4).tolist() == [[1, 0, 0, 0], [0, 1, 0, 1]]
-    with pytest.raises(DataError, match="index 4 lies outside of images of 2x2; give output_size"):
+    with pytest.raises(DataError, match="place 4 is none of the 2x2 image; give output_size"):
         nn.MaxUnpool2d((2, 1), (2, 1))(x, places, (2, 2))
 
 
@@ -190,12 +190,12 @@ def test_integers_are_refused(layer):
 def test_windows_outside_of_the_image_are_refused():
     x = np.zeros((1, 1, 3, 3), np.float32)
     with pytest.raises(ShapeError, match="window 0 of 5 along the rows lies outside of the image"):
-        ops.max_pool2d(x, size=3, stride=1, padding=(3, 1, 0, 0))
+        ops.max_pool2d(x, kernel_size=3, stride=1, padding=(3, 1, 0, 0))
 
 
 def test_places_that_do_not_fit_are_refused():
     x = np.zeros(IMAGE, np.float32)
     with pytest.raises(ShapeError, match="each value needs a place"):
-        ops.max_unpool2d(x, np.zeros((1, 2, 3, 4), np.int32), image=(8, 8))
+        ops.max_unpool2d(x, np.zeros((1, 2, 3, 4), np.int32), image_size=(8, 8))
     with pytest.raises(ShapeError, match="the same number of images and of channels"):
         ops.take_pixels(x, np.zeros((1, 3, 2, 2), np.int32))

@@ -134,7 +134,7 @@ def pooling(attributes, x):
     kernel = attributes["kernel_shape"]
     size = (1, *kernel) if len(kernel) == 1 else tuple(kernel)
     ceil = bool(attributes.get("ceil_mode", 0))
-    return {"size": size, "ceil_mode": ceil, **window(attributes, x, kernel)}
+    return {"kernel_size": size, "ceil_mode": ceil, **window(attributes, x, kernel)}
 
 
 def like(y, x):
@@ -190,7 +190,7 @@ def global_average_pool(attributes, inputs, _):
 
 @runs("GlobalMaxPool")
 def global_max_pool(attributes, inputs, _):
-    return [native(lambda x: ops.adaptive_max_pool2d(x, output=1), *inputs)]
+    return [native(lambda x: ops.adaptive_max_pool2d(x, output_size=1), *inputs)]
 
 
 @runs("MaxUnpool")
@@ -203,7 +203,7 @@ def max_unpool(attributes, inputs, wanted):
     )
     row, column = places // columns % rows, places % columns
     places = (row * image[1] + column).astype(np.int32)
-    return [native(lambda a, i: ops.max_unpool2d(a, i, image=image), x, places)]
+    return [native(lambda a, i: ops.max_unpool2d(a, i, image_size=image), x, places)]
 
 
 # norms

@@ -167,12 +167,12 @@ def filtering(name: str, s: tuple[Convolution, Algorithm]) -> tuple[list[Numbers
 def pooling(name: str, s: Pooling) -> tuple[list[Numbers], dict[str, Any]]:
     h, v = s.rows, s.columns
     padding = (h.before, h.after, v.before, v.after)
-    how = {"size": (h.kernel, v.kernel), "stride": (h.stride, v.stride), "padding": padding}
+    how = {"kernel_size": (h.kernel, v.kernel), "stride": (h.stride, v.stride), "padding": padding}
     x, dy = normal(s.seed, (s.batch, s.channels, h.size, v.size), (s.batch, s.channels, h.outputs, v.outputs))
     if name == "max_pool2d_grad":
         return [dy, x, OPS["max_pool2d"](x, **how)], how
     if name == "avg_pool2d_grad":
-        return [dy], how | {"image": (h.size, v.size)}
+        return [dy], how | {"image_size": (h.size, v.size)}
     return [x], how
 
 

@@ -29,7 +29,7 @@ class ConvGroup(Module):
         self.norm2 = BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = ops.max_pool2d(self.conv1(x), size=2)
+        x = ops.max_pool2d(self.conv1(x), kernel_size=2)
         x = ops.gelu(self.norm1(x))
         return ops.gelu(self.norm2(self.conv2(x)))
 
@@ -60,5 +60,5 @@ class Airbench94(Module):
         # [N, 256, 3, 3]
         x = self.group3(self.group2(self.group1(x)))
         # [N, 256, 1, 1]
-        x = ops.max_pool2d(x, size=3)
+        x = ops.max_pool2d(x, kernel_size=3)
         return self.fc(x.reshape(x.shape[0], -1)) * SCALE

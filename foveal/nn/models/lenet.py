@@ -30,8 +30,8 @@ class LeNet5(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # shapes for images of 28x28: [N, 6, 14, 14], [N, 16, 5, 5], [N, 400]
-        x = ops.max_pool2d(ops.relu(self.conv1(x)), size=2)
-        x = ops.max_pool2d(ops.relu(self.conv2(x)), size=2)
+        x = ops.max_pool2d(ops.relu(self.conv1(x)), kernel_size=2)
+        x = ops.max_pool2d(ops.relu(self.conv2(x)), kernel_size=2)
         x = x.reshape(x.shape[0], -1)
         x = ops.relu(self.fc1(x))
         x = ops.relu(self.fc2(x))

@@ -31,8 +31,8 @@ class SmallNet(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = ops.relu(self.bn1(self.conv1(x)))
-        x = ops.max_pool2d(ops.relu(self.bn2(self.conv2(x))), size=2)
+        x = ops.max_pool2d(ops.relu(self.bn2(self.conv2(x))), kernel_size=2)
         x = ops.relu(self.bn3(self.conv3(x)))
-        x = ops.max_pool2d(ops.relu(self.bn4(self.conv4(x))), size=2)
+        x = ops.max_pool2d(ops.relu(self.bn4(self.conv4(x))), kernel_size=2)
         x = ops.global_avg_pool2d(x)
         return self.fc(self.dropout(x.reshape(x.shape[0], -1)))

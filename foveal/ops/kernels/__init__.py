@@ -1,1 +1,23 @@
-"""How the operators of foveal.ops are computed: kernels. No operator is defined here."""
+"""How operators are computed: the kernels, written in the kernel language, and the choice between them.
+
+foveal.ops says what is computed and holds every class derived from Operator; this package says how and holds none. It
+is used by the `lower` methods and plain kernels of operators, and by foveal.lower, which calls the kernels of fused
+groups.
+
+    file              what it computes
+    ----------------  ------------------------------------------------------------------------------------------------
+    expression.py     the steps of a fused group at one index: loads, pointwise operators in registers, stores
+    pointwise.py      a fused group of pointwise operators over a whole domain
+    reduction.py      sums and maxima over axes, with the pointwise steps that they read fused into them
+    epilogue.py       what becomes of a kernel's results while they are in registers: steps, sums, moments, stores
+    moments.py        mean and variance per channel, merged pairwise
+    pool.py           max and average pooling over windows, and their gradients
+    copy_rows.py      parts of arrays put side by side, row by row in memory
+    taps.py           which inputs each output of a convolution reads, along one axis
+    halo.py           bands of an image in a buffer with a border of zeros
+    packing.py        weights in the order in which a register tile reads them; transposing copies
+    register_tile.py  products accumulated in registers: how large the tile is, and its multiply-adds
+    partial_sums.py   sums of parts of the work, added in a fixed order
+    gemm.py           matrix products
+    conv/             convolutions and their gradients: a file per algorithm, and which one is chosen
+"""

@@ -1,39 +1,95 @@
-"""Means and variances of channels, merged pairwise."""
+"""Means and variances per channel, in one pass over memory and without losing digits to a large mean.
 
-from typing import Any
+The values of a channel are taken in parts, and each part has a mean and a sum of squared deviations from it. Two parts
+with n_a and n_b values are merged by the pairwise method of Chan, Golub and LeVeque 1979:
 
-from foveal.kernel.lang import lanes, loop, parallel, var
-from foveal.ops.kernels import pointwise, reduction
+    delta = mean_b - mean_a
+    mean = mean_a + delta n_b / (n_a + n_b)
+    squares = squares_a + squares_b + delta^2 n_a n_b / (n_a + n_b)
+
+Parts are merged in order of their numbers, so the bits do not depend on the number of threads. They come about in two
+ways: `chunk_moments` reads chunks of an array twice, the second time from the cache; an epilogue sees each value once,
+while it is in a register, and `accumulate` adds up its deviation from a pivot near the mean.
+"""
+
+from collections.abc import Sequence
+
+from foveal.kernel.lang import Array, Index, Scalar, l2, lanes, loop, parallel, parallel_vectors, var, where
+from foveal.ops.kernels.expression import float_lanes
+from foveal.ops.kernels.reduction import COLUMN_VECTORS, tree_sum
+
+# A chunk of rows takes this part of the second-level cache, 64 KiB of 1 MiB, as it is read twice: the second time from
+# the cache. Smaller chunks would cost more merging, larger ones fall out of the cache.
+CHUNKS_IN_CACHE = 16
+# Chunks that a small array is cut into, so that up to 16 threads have one each.
+MIN_CHUNKS = 16
+# Rows of a chunk. Merging a chunk takes about ten operations per channel and each of its rows three, so that with 8
+# rows merging is less than a third of the work.
+MIN_CHUNK_ROWS = 8
+
+# The rows of an epilogue's partial moments: the pivot, the sums of d and of d^2 where d is the distance of a value from
+# the pivot, and the number of values.
+PIVOT, SUM, SQUARES, COUNT = range(4)
+PARTIAL_ROWS = 4
+
+
+class RunningMoments:
+    """The mean and the sum of squared deviations, in registers, of the parts that have been merged so far."""
+
+    def __init__(self, width: int) -> None:
+        self.mean, self.squares = var(0.0, width), var(0.0, width)
+
+    def merge(self, before: Scalar, count: Scalar, mean: Scalar, squares: Scalar) -> None:
+        """Merge a part of `count` values with the `before` values so far.
+
+        mean, squares: the part's mean and its sum of squared deviations from it.
+        """
+        delta = mean - self.mean
+        share = count / (count + before)
+        self.mean += delta * share
+        self.squares += squares + delta * delta * before * share
 
 
 def moment_chunks(rows: int, channels: int) -> int:
-    """Enough chunks for any number of threads, each small enough (64 KiB) to be read twice from the cache."""
-    return max(1, min(rows // 8, max(16, rows * channels // 16384)))
+    """The number of chunks that an array [rows, channels] is cut into; by shape and target alone."""
+    # 4 bytes each
+    chunk_elements = l2() // CHUNKS_IN_CACHE // 4
+    return max(1, min(rows // MIN_CHUNK_ROWS, max(MIN_CHUNKS, rows * channels // chunk_elements)))
 
 
-def moments_of_chunks(partial: Any, x: Any) -> None:
-    """partial[0, g] = mean, partial[1, g] = sum of squared deviations of the g-th chunk of rows of x [rows, C]."""
+def chunk_moments(partial: Array, x: Array) -> None:
+    """The moments of chunks of rows: x [rows, C] -> partial [2, chunks, C].
+
+    partial[0, g] is the mean of the g-th chunk, and partial[1, g] its sum of squared deviations.
+    """
     (_, chunks, C), rows = partial.shape, x.shape[0]
-    size, block = lanes(), pointwise.BLOCK * lanes()
+    size, block = lanes(), COLUMN_VECTORS * lanes()
+    # threads share the chunks
     for (g,) in parallel(chunks):
         first, last = g * rows // chunks, (g + 1) * rows // chunks
+        # blocks of neighbouring channels, whose totals fit the registers; then the channels that are left
         for b in loop(C // block):
-            moments_of_columns(partial, x, g, first, last, [(b * block + i, size) for i in range(0, block, size)])
-        rest = [(i, min(size, C - i)) for i in range(C - C % block, C, size)]
+            column_moments(partial, x, g, first, last, [(b * block + i, size) for i in range(0, block, size)])
+        rest: list[tuple[Index, int]] = [(c, min(size, C - c)) for c in range(C - C % block, C, size)]
         if rest:
-            moments_of_columns(partial, x, g, first, last, rest)
+            column_moments(partial, x, g, first, last, rest)
 
 
-def moments_of_columns(partial: Any, x: Any, g: Any, first: Any, last: Any, columns: list[tuple[Any, int]]) -> None:
-    """For neighbouring vectors of channels, so that whole cache lines of a row are read at once."""
+def column_moments(
+    partial: Array, x: Array, g: Index, first: Index, last: Index, columns: list[tuple[Index, int]]
+) -> None:
+    """The moments of chunk g, which has the rows first ... last, for the vectors (channel, lanes) in `columns`.
+
+    They are neighbours, so that whole cache lines of a row are read at once.
+    """
     totals = [var(0.0, width) for _, width in columns]
     squares = [var(0.0, width) for _, width in columns]
+    # first pass over the rows: the means
     for r in loop(last, start=first):
         for total, (c, width) in zip(totals, columns, strict=True):
             total += x.load((r, c), width)
-    means = [
-        total.get() / reduction.as_float(last - first, width) for total, (_, width) in zip(totals, columns, strict=True)
-    ]
+    means = [total.get() / float_lanes(last - first, width) for total, (_, width) in zip(totals, columns, strict=True)]
+    # second pass, from the cache: squared deviations from them
     for r in loop(last, start=first):
         for mean, square, (c, width) in zip(means, squares, columns, strict=True):
             d = x.load((r, c), width) - mean
@@ -43,24 +99,52 @@ def moments_of_columns(partial: Any, x: Any, g: Any, first: Any, last: Any, colu
         partial.store((1, g, c), square, width)
 
 
-def merge_moments(y: Any, partial: Any, *, rows: int) -> None:
-    """The moments of all rows from those of the chunks, merged in order."""
+def merge_chunks(y: Array, partial: Array, *, rows: int) -> None:
+    """y [2, C] = mean and biased variance of all `rows` from those of the chunks, partial [2, chunks, C]."""
     _, chunks, C = partial.shape
-
-    def merge(c: Any, width: int) -> None:
-        mean, squares = var(0.0, width), var(0.0, width)
+    # threads share the channels; the chunks are merged in order
+    for c, width in parallel_vectors(C):
+        running = RunningMoments(width)
         for g in loop(chunks):
             first, last = g * rows // chunks, (g + 1) * rows // chunks
-            size, before = reduction.as_float(last - first, width), reduction.as_float(first, width)
-            delta = partial.load((0, g, c), width) - mean.get()
-            share = size / (size + before)
-            mean += delta * share
-            squares += partial.load((1, g, c), width) + delta * delta * before * share
-        y.store((0, c), mean, width)
-        y.store((1, c), squares.get() * (1.0 / rows), width)
+            count, before = float_lanes(last - first, width), float_lanes(first, width)
+            running.merge(before, count, partial.load((0, g, c), width), partial.load((1, g, c), width))
+        y.store((0, c), running.mean, width)
+        y.store((1, c), running.squares.get() * (1.0 / rows), width)
 
-    for (b,) in parallel(C // lanes()):
-        merge(b * lanes(), lanes())
-    if C % lanes():
-        for _ in parallel(1):
-            merge(C - C % lanes(), C % lanes())
+
+def accumulate(
+    partial: Array, task: Index, first_row: int, values: Sequence[Scalar], channel: Index, width: int
+) -> None:
+    """Add values of the same `width` channels, one vector for each pixel, to the partial moments of a task.
+
+    partial: [tasks, rows, channels]; the moments stand in PARTIAL_ROWS rows from `first_row` on. The pivot is the mean
+    of the first values that the task has. As it is near the mean of all, d^2 loses no digits, as x^2 would where the
+    mean is large.
+    """
+
+    def load(row: int) -> Scalar:
+        return partial.load((task, first_row + row, channel), width)
+
+    count = load(COUNT)
+    pivot = where(count == 0.0, tree_sum(values) * (1.0 / len(values)), load(PIVOT))
+    distances = [value - pivot for value in values]
+    total = load(SUM) + tree_sum(distances)
+    squares = load(SQUARES) + tree_sum([d * d for d in distances])
+    for row, value in enumerate((pivot, total, squares, count + float(len(values)))):
+        partial.store((task, first_row + row, channel), value, width)
+
+
+def merge_tasks(y: Array, partial: Array, first_row: int, channel: Index, width: int) -> None:
+    """y[:, channel ...] = mean and biased variance from the tasks' partial moments; arguments as in `accumulate`."""
+    running, before = RunningMoments(width), var(0.0, width)
+    for task in loop(partial.shape[0]):
+        pivot, total, squares, count = (
+            partial.load((task, first_row + row, channel), width) for row in (PIVOT, SUM, SQUARES, COUNT)
+        )
+        # the task's mean is pivot + shift, and moving the deviations there takes shift^2 count = shift total off
+        shift = total / count
+        running.merge(before, count, pivot + shift, squares - shift * total)
+        before += count
+    y.store((0, channel), running.mean, width)
+    y.store((1, channel), running.squares.get() / before.get(), width)

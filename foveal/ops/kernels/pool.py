@@ -1,347 +1,377 @@
 """Pooling kernels on channels-last images: each result is written once, and no tap of a window is a branch.
 
-Lanes run over channels. Forward kernels compute their input while they read it (nest.Source); all end in an epilogue.
+Lanes run over channels, and all taps of a window are unrolled, so that a window's result is computed in registers.
+Positions outside of the image are moved to the nearest inside, and what is loaded there is masked where that matters.
+Loops are cut into pieces that know if all their windows lie inside: only the first and last windows of an axis pay for
+it. Forward kernels compute their input while they read it (expression.FusedInput); all end in an epilogue.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from foveal.kernel.lang import lanes, loop, parallel, var, vectors, when, where
+from foveal.kernel.lang import Array, Index, Scalar, Value, lanes, loop, parallel, var, vectors, when, where
 from foveal.ops.kernels import expression
 from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs
+from foveal.ops.kernels.expression import FusedInput, Prologue
 from foveal.ops.kernels.halo import nhwc
-from foveal.ops.kernels.taps import Taps, gradient_taps
+from foveal.ops.kernels.taps import Axes, Taps, gradient_taps
 from foveal.ops.op import Lowering
-
-Pair = tuple[int, int]
-
-
-Sides = tuple[int, int, int, int]
-
-
-UNIT = (1, 1)  # dilation
-
+from foveal.ops.pool_window import MeanWindow
+from foveal.ops.window import Pair, Window, both
+from foveal.view import View
 
 LOWEST = float("-inf")
 
+# Numbers of taps that no tap of a window has: of a window without a maximum (all its values are NaN), and of a pixel
+# outside of a window. They differ from each other, so that neither is taken for the other.
+NO_MAXIMUM = -1.0
+NO_TAP = -2.0
+
 
 @dataclass(frozen=True)
-class Window:
-    """size (R, S), stride, padding and dilation of a pooling.
+class GridPoint:
+    """A row and a column, each of which may lie outside of a grid of rows x columns."""
 
-    For means: a window's sum is divided by `divisor_override` or, where that is None, by the number of its taps in the
-    image and in that part of the padding which is `counted`.
-    """
-
+    row: Index
+    column: Index
+    #: True if the row, or the column, is known to lie inside while the kernel is built
+    row_inside: bool
+    column_inside: bool
+    #: rows and columns of the grid
     size: Pair
-    stride: Pair
-    padding: Sides
-    dilation: Pair = UNIT
-    counted: Sides = (0, 0, 0, 0)
-    divisor_override: int | None = None
 
-    @property
-    def tiles(self) -> bool:
-        """Whether windows lie side by side, so that each element is in one at most."""
-        return self.stride == self.size and not any(self.padding) and self.dilation == UNIT
+    def nearest(self) -> tuple[Index, Index]:
+        """The nearest point of the grid."""
+        return (
+            nearest_inside(self.row, self.row_inside, self.size[0]),
+            nearest_inside(self.column, self.column_inside, self.size[1]),
+        )
 
-    def taps(self) -> Iterator[Pair]:
-        for r in range(self.size[0]):
-            for s in range(self.size[1]):
-                yield r, s
-
-    def at(self, axis: int, p: Any, tap: int) -> Any:
-        """The input position of a tap of the p-th window; it may lie in the padding."""
-        return p * self.stride[axis] + tap * self.dilation[axis] - self.padding[2 * axis]
-
-    def pieces(self, axis: int, count: int, n: int) -> Iterator[tuple[Any, bool]]:
-        """Loops over `count` windows, with whether all taps lie inside of n positions: first, middle and last ones
-        apart.
-        """
-        u, before = self.stride[axis], self.padding[2 * axis]
-        reach = (self.size[axis] - 1) * self.dilation[axis] + 1
-        return pieces(count, -(-before // u), (n - reach + before) // u + 1)
-
-    def inside(self, axis: int, count: int, tap: int, n: int) -> bool:
-        """Whether the tap of each of `count` windows is one of n positions."""
-        return self.at(axis, 0, tap) >= 0 and self.at(axis, count - 1, tap) < n
-
-    def share(self, p: Any, q: Any, counts: Pair, image: tuple[int, ...]) -> Any:
-        """What the sum of window (p, q), of `counts` along the axes of an image, is multiplied by.
-
-        A Python number where it is the same for all.
-        """
-        if self.divisor_override is not None:
-            return 1.0 / self.divisor_override
-        return 1.0 / (self.members(0, p, counts[0], image[0]) * self.members(1, q, counts[1], image[1]))
-
-    def members(self, axis: int, p: Any, count: int, n: int) -> Any:
-        """How many taps of the p-th of `count` windows count, along one axis of n positions."""
-        low, high = -self.counted[2 * axis], n + self.counted[2 * axis + 1]
-
-        def all_inside(tap: int) -> bool:
-            return self.at(axis, 0, tap) >= low and self.at(axis, count - 1, tap) < high
-
-        total: Any = 0.0
-        for tap in range(self.size[axis]):
-            at = self.at(axis, p, tap)
-            inside = True if all_inside(tap) else (at >= low) & (at < high)
-            total = unless(inside, 1.0, 0.0) + total
-        return total
+    def valid(self) -> Scalar:
+        """One truth value: True, known while the kernel is built, or traced, if the point lies in the grid."""
+        row = lies_inside(self.row, self.row_inside, self.size[0])
+        return both(row, lies_inside(self.column, self.column_inside, self.size[1]))
 
 
-def pieces(count: int, first: int, end: int) -> Iterator[tuple[Any, bool]]:
-    """Loops over `count` positions and whether they are in first ... end, in pieces that know it."""
-    first, end = min(first, count), max(min(end, count), min(first, count))
-    for start, stop, known in ((0, first, False), (first, end, True), (end, count, False)):
-        for i in loop(stop, start=start) if stop > start else ():
-            yield i, known
+def nearest_inside(i: Index, inside: bool, n: int) -> Index:
+    """The nearest of n positions; i itself if it is known to be inside.
 
-
-def clamped(at: Any, inside: bool, n: int) -> Any:
-    """The nearest of n positions; a window without dilation holds it as well, as each meets the image."""
+    A window without dilation holds the nearest position as well, as each window meets the image.
+    """
     if inside:
-        return at
-    at = where(at < 0, 0, at)
-    return where(at < n, at, n - 1)
+        return i
+    i = where(i < 0, 0, i)
+    return where(i < n, i, n - 1)
 
 
-def valid(at: Any, inside: bool, n: int) -> Any:
-    return True if inside else (at >= 0) & (at < n)
+def lies_inside(i: Index, inside: bool, n: int) -> Scalar:
+    """If i is one of n positions; True if that is known."""
+    return True if inside else (i >= 0) & (i < n)
 
 
-def both(a: Any, b: Any) -> Any:
-    """a and b, either of which may be known while the kernel is built."""
-    return b if a is True else a if b is True else a & b
+def value_where(condition: Scalar, value: Scalar, other: float) -> Scalar:
+    """value where the condition holds, else `other`; no instruction if the condition is known to be True."""
+    return value if condition is True else where(condition, value, other)
 
 
-def unless(known: Any, value: Any, other: float) -> Any:
-    return value if known is True else where(known, value, other)
-
-
-def filled(number: float, width: int) -> Any:
+def full_lanes(number: float, width: int) -> Value:
+    """The number in each of `width` lanes."""
     return var(number, width).get()
 
 
-def each_row(ending: BoundEpilogue, images: int, rows: int, channels: int) -> Iterator[tuple[Any, ...]]:
-    """(image, row), shared among threads; sums are kept per image, and then an image stays with its thread."""
-    if not ending.epilogue.rows:
+def loop_in_pieces(count: int, first: int, end: int) -> Iterator[tuple[Index, bool]]:
+    """Loop over `count` positions: (position, True if it is known to lie in first ... end).
+
+    There are up to three loops: before that range, in it, and after it.
+    """
+    first = min(first, count)
+    end = max(min(end, count), first)
+    for start, stop, known in ((0, first, False), (first, end, True), (end, count, False)):
+        for i in loop(stop, start=start):
+            yield i, known
+
+
+def loop_windows(window: Window, axis: int, count: int, n: int) -> Iterator[tuple[Index, bool]]:
+    """Loop over `count` windows along an axis of n positions: (window, True if all its taps are known to be inside)."""
+    u, before = window.stride[axis], window.padding[2 * axis]
+    return loop_in_pieces(count, -(-before // u), (n - window.reach[axis] + before) // u + 1)
+
+
+def read_by(
+    window: Window, tap: Pair, output: tuple[Index, Index], rows: int, columns_inside: bool, image: Pair
+) -> GridPoint:
+    """The pixel that a tap of window `output` reads from an image (H, W).
+
+    rows: the number P of windows along the rows. columns_inside: True if all taps are known to be inside along the
+    columns. Rows are not cut into pieces, so a tap's row is known to be inside only if it is in all P windows.
+    """
+    row_inside = window.position(0, 0, tap[0]) >= 0 and window.position(0, rows - 1, tap[0]) < image[0]
+    row, column = window.position(0, output[0], tap[0]), window.position(1, output[1], tap[1])
+    return GridPoint(row, column, row_inside, columns_inside, image)
+
+
+def loop_rows(bound: BoundEpilogue, images: int, rows: int, channels: int) -> Iterator[tuple[Index, ...]]:
+    """Loop over (image, row), shared among threads.
+
+    Partial sums are kept per image; if there are any, an image stays with one thread, which zeroes them before it.
+    """
+    if not bound.epilogue.rows:
         yield from parallel(images, rows)
         return
     for (n,) in parallel(images):
-        ending.open_all(n, channels)
+        bound.zero_all_sums(n, channels)
         for row in loop(rows):
             yield n, row
 
 
-def lower_forward(to: Lowering, body: Any, y: EpilogueOutputs, x: expression.Source, window: Window) -> None:
+def lower_forward(
+    lowering: Lowering, body: Callable[..., None], y: EpilogueOutputs, x: FusedInput, window: Window
+) -> None:
+    """Call max_windows or mean_windows on the arrays that x is computed from."""
     arrays = [nhwc(a) for a in x.arrays]
-    y.call(to, body, y.shape[0], [], arrays, window=window, source=x.recipe)
+    y.call(lowering, body, y.shape[0], [], arrays, window=window, prologue=x.prologue)
 
 
-def max_windows(*arrays: Any, window: Window, source: expression.Recipe, epilogue: Epilogue) -> None:
-    """y[n, p, q, c] = the largest of a window; NaN where one is.
+def max_windows(*arrays: Array, window: Window, prologue: Prologue, epilogue: Epilogue) -> None:
+    """y[n, p, q, c] = the largest value of a window; NaN where one is.
 
-    One comparison per tap: NaN is looked for beside, two taps at a time.
+    One comparison per tap. NaN is detected apart from it (`value != value`; LLVM merges the test of two taps into one
+    unordered comparison) and applied at the end.
     """
-    ending = BoundEpilogue(epilogue, arrays, source.count)
-    _, H, W, _ = ending.own[0].shape
-    N, P, Q, C = ending.outputs[0].shape
+    bound = BoundEpilogue(epilogue, arrays, prologue.array_count)
+    _, H, W, _ = bound.operands[0].shape
+    N, P, Q, C = bound.outputs[0].shape
 
-    def largest(n: Any, p: Any, q: Any, within: bool, c: Any, width: int) -> Any:
-        best: Any = None
-        odd: Any = None
-        for r, s in window.taps():
-            rows, h, v = window.inside(0, P, r, H), window.at(0, p, r), window.at(1, q, s)
-            index = (n, clamped(h, rows, H), clamped(v, within, W), c)
-            value = source.load(ending.own, index, width)
-            if window.dilation != UNIT:
-                value = unless(both(valid(h, rows, H), valid(v, within, W)), value, LOWEST)
+    def largest(n: Index, p: Index, q: Index, inside: bool, c: Index, width: int) -> Value:
+        """The maximum of window (p, q), in registers: one vector of channels per tap."""
+        best: Scalar | None = None
+        is_nan: Scalar | None = None
+        for tap in window.taps():
+            pixel = read_by(window, tap, (p, q), P, inside, (H, W))
+            value = prologue.load(bound.operands, (n, *pixel.nearest(), c), width)
+            # without dilation the nearest pixel belongs to the window as well, and does no harm
+            if window.dilation != (1, 1):
+                value = value_where(pixel.valid(), value, LOWEST)
             best = value if best is None else where(value > best, value, best)
-            odd = value != value if odd is None else odd | (value != value)
-        return where(odd, float("nan"), best)
+            is_nan = value != value if is_nan is None else is_nan | (value != value)  # type: ignore[operator]
+        assert best is not None
+        assert is_nan is not None
+        return where(is_nan, float("nan"), best)
 
-    for n, p in each_row(ending, N, P, C):
-        for q, within in window.pieces(1, Q, W):
+    # threads share images and rows; then come the windows of a row, and vectors of channels
+    for n, p in loop_rows(bound, N, P, C):
+        for q, inside in loop_windows(window, 1, Q, W):
             for c, width in vectors(C, lanes()):
-                ending.store(n, [(n, p, q)], [largest(n, p, q, within, c, width)], c, width)
+                bound.store(n, [(n, p, q)], [largest(n, p, q, inside, c, width)], c, width)
 
 
-def mean_windows(*arrays: Any, window: Window, source: expression.Recipe, epilogue: Epilogue) -> None:
+def mean_windows(*arrays: Array, window: MeanWindow, prologue: Prologue, epilogue: Epilogue) -> None:
     """y[n, p, q, c] = the mean of a window; what it holds of the padding is zeros."""
-    ending = BoundEpilogue(epilogue, arrays, source.count)
-    _, H, W, _ = ending.own[0].shape
-    N, P, Q, C = ending.outputs[0].shape
+    bound = BoundEpilogue(epilogue, arrays, prologue.array_count)
+    _, H, W, _ = bound.operands[0].shape
+    N, P, Q, C = bound.outputs[0].shape
 
-    def mean(n: Any, p: Any, q: Any, within: bool, c: Any, width: int) -> Any:
-        total: Any = 0.0
-        for r, s in window.taps():
-            rows, h, v = window.inside(0, P, r, H), window.at(0, p, r), window.at(1, q, s)
-            index = (n, clamped(h, rows, H), clamped(v, within, W), c)
-            known = both(valid(h, rows, H), valid(v, within, W))
-            total = unless(known, source.load(ending.own, index, width), 0.0) + total
+    def mean(n: Index, p: Index, q: Index, inside: bool, c: Index, width: int) -> Scalar:
+        """The mean of window (p, q), in registers."""
+        total: Scalar = 0.0
+        for tap in window.taps():
+            pixel = read_by(window, tap, (p, q), P, inside, (H, W))
+            index, valid = (n, *pixel.nearest(), c), pixel.valid()
+            total = value_where(valid, prologue.load(bound.operands, index, width), 0.0) + total
         return total * window.share(p, q, (P, Q), (H, W))
 
-    for n, p in each_row(ending, N, P, C):
-        for q, within in window.pieces(1, Q, W):
+    # threads share images and rows; then come the windows of a row, and vectors of channels
+    for n, p in loop_rows(bound, N, P, C):
+        for q, inside in loop_windows(window, 1, Q, W):
             for c, width in vectors(C, lanes()):
-                ending.store(n, [(n, p, q)], [mean(n, p, q, within, c, width)], c, width)
+                bound.store(n, [(n, p, q)], [mean(n, p, q, inside, c, width)], c, width)
 
 
-def lower_max_grad(to: Lowering, dx: EpilogueOutputs, dy: Any, x: expression.Source, window: Window) -> None:
-    """The largest are found anew: of an x that is computed while it is read, no other kernel need have had the same
-    bits.
+def disjoint(window: Window) -> bool:
+    """True if windows lie side by side in the image, so that each pixel is in one at most."""
+    return window.stride == window.size and not any(window.padding) and window.dilation == (1, 1)
+
+
+def lower_max_grad(lowering: Lowering, dx: EpilogueOutputs, dy: View, x: FusedInput, window: Window) -> None:
+    """The gradient of max pooling.
+
+    The maxima are found anew, not compared with y: where x is computed while it is read, no other kernel need have had
+    the same bits.
     """
     arrays, dy = [nhwc(a) for a in x.arrays], nhwc(dy)
-    if window.tiles:
-        dx.call(to, share_tiles, dx.shape[0], [], [*arrays, dy], window=window, source=x.recipe)
+    if disjoint(window):
+        inputs = [*arrays, dy]
+        dx.call(lowering, max_grad_disjoint, dx.shape[0], [], inputs, window=window, prologue=x.prologue)
         return
-    choice = to.scratch(dy.shape)
-    to.call(choose, [choice], arrays, window=window, source=x.recipe)
-    lower_gather(to, dx, [dy, choice], window)
+    # [N, P, Q, C]: the tap of each window that has its maximum
+    chosen = lowering.scratch(dy.shape)
+    lowering.call(find_maxima, [chosen], arrays, window=window, prologue=x.prologue)
+    lower_gather(lowering, dx, [dy, chosen], window)
 
 
-def lower_gather(to: Lowering, dx: EpilogueOutputs, inputs: list[Any], window: Window) -> None:
-    """`inputs`: dy, and which tap of each window it belongs to, or to all of them alike."""
-    axes = tuple(
+def lower_gather(lowering: Lowering, dx: EpilogueOutputs, inputs: list[View], window: Window) -> None:
+    """The gradient of a pooling whose windows may overlap.
+
+    inputs: dy [N, P, Q, C] and, for maxima, the tap of each window that dy goes to.
+    """
+    rows, columns = (
         tuple(gradient_taps(n, window.size[a], window.stride[a], window.padding[2 * a], window.dilation[a]))
         for a, n in enumerate(dx.shape[2:])
     )
-    dx.call(to, gather, dx.shape[0], [], inputs, axes=axes, window=window, count=len(inputs))
+    dx.call(lowering, gather_windows, dx.shape[0], [], inputs, axes=(rows, columns), window=window)
 
 
-def share_tiles(*arrays: Any, window: Window, source: expression.Recipe, epilogue: Epilogue) -> None:
+def max_grad_disjoint(*arrays: Array, window: Window, prologue: Prologue, epilogue: Epilogue) -> None:
     """dx = dy at the first of the largest elements of each window, else 0; windows lie side by side."""
-    ending = BoundEpilogue(epilogue, arrays, source.count + 1)
-    *xs, dy = ending.own
-    N, H, W, C = ending.outputs[0].shape
+    bound = BoundEpilogue(epilogue, arrays, prologue.array_count + 1)
+    *xs, dy = bound.operands
+    N, H, W, C = bound.outputs[0].shape
     _, P, Q, _ = dy.shape
     R, S = window.size
 
-    def tile(n: Any, p: Any, q: Any, c: Any, width: int) -> None:
+    def window_grad(n: Index, p: Index, q: Index, c: Index, width: int) -> None:
+        """All pixels of window (p, q): x and dx are R x S vectors of channels in registers."""
         pixels = [(n, p * R + r, q * S + s) for r, s in window.taps()]
-        values = [source.load(xs, (*pixel, c), width) for pixel in pixels]
-        most = values[0]
+        values = [prologue.load(xs, (*pixel, c), width) for pixel in pixels]
+        largest = values[0]
         for value in values[1:]:
-            most = where(value > most, value, most)
-        rest, given = expression.load(dy, (n, p, q, c), width), []
+            largest = where(value > largest, value, largest)
+        # what of dy has not been given to a pixel yet: the first maximum gets all of it
+        rest, grads = expression.load(dy, (n, p, q, c), width), []
         for value in values:
-            given.append(where(value == most, rest, 0.0))
-            rest = where(value == most, 0.0, rest)  # what is still to be given away
-        ending.store(n, pixels, given, c, width)
+            grads.append(where(value == largest, rest, 0.0))
+            rest = where(value == largest, 0.0, rest)
+        bound.store(n, pixels, grads, c, width)
 
-    def nothing(n: Any, h: Any, v: Any) -> None:
+    def zero_pixel(n: Index, h: Index, v: Index) -> None:
+        """A pixel that no window covers."""
         for c, width in vectors(C, lanes()):
-            ending.store(n, [(n, h, v)], [filled(0.0, width)], c, width)
+            bound.store(n, [(n, h, v)], [full_lanes(0.0, width)], c, width)
 
-    def uncovered(n: Any, first: int) -> None:
-        for h in loop(H, start=first):
-            for v in loop(W):
-                nothing(n, h, v)
+    def row_of_windows(n: Index, p: Index) -> None:
+        """The R rows of pixels that the p-th row of windows covers, with the columns to the right of the windows."""
+        for q in loop(Q):
+            for c, width in vectors(C, lanes()):
+                window_grad(n, p, q, c, width)
+        for r in range(R):
+            for v in loop(W - Q * S):
+                zero_pixel(n, p * R + r, v + Q * S)
 
-    below = 1 if P * R < H else 0
-    for n, p in each_row(ending, N, P + below, C):
-        for _ in when(p < P) if below else (None,):
-            for q in loop(Q):
-                for c, width in vectors(C, lanes()):
-                    tile(n, p, q, c, width)
-            for r in range(R):
-                for v in loop(W - Q * S):
-                    nothing(n, p * R + r, v + Q * S)
-        for _ in when(p == P) if below else ():
-            uncovered(n, P * R)
+    # rows of pixels below the last windows count as one more row of windows
+    uncovered = P * R < H
+    for n, p in loop_rows(bound, N, P + uncovered, C):
+        if not uncovered:
+            row_of_windows(n, p)
+            continue
+        for _ in when(p < P):
+            row_of_windows(n, p)
+        for _ in when(p == P):
+            for h in loop(H, start=P * R):
+                for v in loop(W):
+                    zero_pixel(n, h, v)
 
 
-def choose(choice: Any, *xs: Any, window: Window, source: expression.Recipe) -> None:
-    """choice[n, p, q, c] = the number of the tap that is the first of the largest of its window."""
+def find_maxima(chosen: Array, *xs: Array, window: Window, prologue: Prologue) -> None:
+    """chosen[n, p, q, c] = r S + s of the tap that has the first maximum of its window; NO_MAXIMUM if all are NaN."""
     _, H, W, _ = xs[0].shape
-    N, P, Q, C = choice.shape
+    N, P, Q, C = chosen.shape
+    S = window.size[1]
 
-    def chosen(n: Any, p: Any, q: Any, within: bool, c: Any, width: int) -> Any:
-        most, found = filled(LOWEST, width), filled(-1.0, width)
-        for r, s in reversed(list(window.taps())):  # the first comes last
-            rows, h, v = window.inside(0, P, r, H), window.at(0, p, r), window.at(1, q, s)
-            index = (n, clamped(h, rows, H), clamped(v, within, W), c)
-            known = both(valid(h, rows, H), valid(v, within, W))
-            # NaN, as which a tap outside counts, is not larger than anything
-            value = source.load(xs, index, width) + unless(known, 0.0, float("nan"))
-            larger = value >= most
-            most, found = (where(larger, value, most), where(larger, float(r * window.size[1] + s), found))
+    def first_maximum(n: Index, p: Index, q: Index, inside: bool, c: Index, width: int) -> Value:
+        """The tap's number, as float32: it and the largest value so far are the only state, in registers."""
+        largest, found = full_lanes(LOWEST, width), full_lanes(NO_MAXIMUM, width)
+        # backwards, so that the first maximum is found last
+        for r, s in reversed(list(window.taps())):
+            pixel = read_by(window, (r, s), (p, q), P, inside, (H, W))
+            index, valid = (n, *pixel.nearest(), c), pixel.valid()
+            # a tap outside counts as NaN, which is not larger than anything
+            value = prologue.load(xs, index, width) + value_where(valid, 0.0, float("nan"))
+            larger = value >= largest
+            largest, found = where(larger, value, largest), where(larger, float(r * S + s), found)
         return found
 
+    # threads share images and rows; then come the windows of a row, and vectors of channels
     for n, p in parallel(N, P):
-        for q, within in window.pieces(1, Q, W):
+        for q, inside in loop_windows(window, 1, Q, W):
             for c, width in vectors(C, lanes()):
-                choice.store((n, p, q, c), chosen(n, p, q, within, c, width), width)
+                chosen.store((n, p, q, c), first_maximum(n, p, q, inside, c, width), width)
 
 
-def gather(
-    *arrays: Any, axes: tuple[tuple[Taps, ...], tuple[Taps, ...]], window: Window, count: int, epilogue: Epilogue
-) -> None:
+def gather_windows(*arrays: Array, axes: Axes, window: Window, epilogue: Epilogue) -> None:
     """dx[n, h, v, c] = sum of dy over the windows that (h, v) lies in: of those that chose it, or of a share of all.
 
-    Rows, and columns, fall into classes of stride (geometry.gradient_taps); a pixel of each class of columns is written
-    at
-    once, so that what they read alike is read once.
+    A MeanWindow gives each pixel a share of dy; for maxima there is one more input, the tap that each window chose.
+
+    With stride u the pixels of an axis fall into u phases, which differ in the taps that meet them
+    (taps.gradient_taps). Each iteration of the innermost loop computes one pixel of each phase of the columns, in
+    registers; they are neighbours, and what they read alike of dy comes from the first-level cache.
     """
-    ending = BoundEpilogue(epilogue, arrays, count)
-    dy, chosen = ending.own[0], ending.own[1:]
-    N, H, W, C = ending.outputs[0].shape
+    mean = window if isinstance(window, MeanWindow) else None
+    bound = BoundEpilogue(epilogue, arrays, 1 if mean else 2)
+    dy, chosen = bound.operands[0], bound.operands[1:]
+    N, H, W, C = bound.outputs[0].shape
     _, P, Q, _ = dy.shape
 
-    def position(taps: Taps, i: Any, t: int) -> Any:
+    def window_of(taps: Taps, i: Index, t: int) -> Index:
+        """The window that has the i-th pixel of a phase under its t-th tap, along one axis."""
         return i * taps.input_step + (taps.origin + taps.tap_step * t)
 
-    def total(n: Any, rows: Taps, i: Any, columns: Taps, j: Any, within: bool, c: Any, width: int) -> Any:
-        found: Any = filled(0.0, width)
+    def total(n: Index, rows: Taps, i: Index, columns: Taps, j: Index, inside: bool, c: Index, width: int) -> Scalar:
+        """dx of pixel (i, j) of two phases: a sum over all taps of both."""
+        result: Scalar = full_lanes(0.0, width)
         for t, u in ((t, u) for t in range(rows.taps) for u in range(columns.taps)):
-            p, q = position(rows, i, t), position(columns, j, u)
-            always = rows.low >= 0 and rows.high < P
-            known = both(valid(p, always, P), valid(q, within, Q))
-            near, beside = clamped(p, always, P), clamped(q, within, Q)
-            index = (n, near, beside, c)
-            given = expression.load(dy, index, width)
-            if chosen:
-                r, s = rows.kernel + rows.kernel_step * t, columns.kernel + columns.kernel_step * u
-                tap = unless(known, float(r * window.size[1] + s), -2.0)
-                given = where(expression.load(chosen[0], index, width) == tap, given, 0.0)
+            p, q = window_of(rows, i, t), window_of(columns, j, u)
+            output = GridPoint(p, q, rows.low >= 0 and rows.high < P, inside, (P, Q))
+            valid, (p, q) = output.valid(), output.nearest()
+            value: Scalar = expression.load(dy, (n, p, q, c), width)
+            if mean:
+                value = value_where(valid, value, 0.0) * mean.share(p, q, (P, Q), (H, W))
             else:
-                given = unless(known, given, 0.0) * window.share(near, beside, (P, Q), (H, W))
-            found = given + found
-        return found
+                # the number of this tap in window (p, q), or one that is never chosen
+                r, s = rows.kernel + rows.kernel_step * t, columns.kernel + columns.kernel_step * u
+                tap = value_where(valid, float(r * window.size[1] + s), NO_TAP)
+                value = where(expression.load(chosen[0], (n, p, q, c), width) == tap, value, 0.0)
+            result = value + result
+        return result
 
-    def line(n: Any, rows: Taps, i: Any) -> None:
+    def row_of_pixels(n: Index, rows: Taps, i: Index) -> None:
+        """The i-th row of a phase of the rows."""
         h = i * rows.step + rows.start
-        for columns, j, within in classes(axes[1], Q):
+        # a pixel of each phase of the columns, then vectors of channels
+        for phases, j, inside in loop_phases(axes[1], Q):
             for c, width in vectors(C, lanes()):
-                pixels = [(n, h, j * taps.step + taps.start) for taps in columns]
-                totals = [total(n, rows, i, taps, j, within, c, width) for taps in columns]
-                ending.store(n, pixels, totals, c, width)
+                pixels = [(n, h, j * columns.step + columns.start) for columns in phases]
+                totals = [total(n, rows, i, columns, j, inside, c, width) for columns in phases]
+                bound.store(n, pixels, totals, c, width)
 
-    if not ending.epilogue.rows:
+    if not epilogue.rows:
+        # threads share images and rows, one phase of the rows after the other
         for rows in axes[0]:
             for n, i in parallel(N, rows.count):
-                line(n, rows, i)
+                row_of_pixels(n, rows, i)
         return
+    # partial sums are kept per image, so an image stays with its thread, which walks over all phases
     for (n,) in parallel(N):
-        ending.open_all(n, C)
-        for classes_of_rows, i, _ in classes(axes[0], P):
-            for rows in classes_of_rows:
-                line(n, rows, i)
+        bound.zero_all_sums(n, C)
+        for row_phases, i, _ in loop_phases(axes[0], P):
+            for rows in row_phases:
+                row_of_pixels(n, rows, i)
 
 
-def classes(axis: tuple[Taps, ...], n: int) -> Iterator[tuple[list[Taps], Any, bool]]:
-    """(classes, i, whether what they read is inside of n positions): all i that each class has, then the last one of
-    those that have one more.
+def loop_phases(axis: tuple[Taps, ...], n: int) -> Iterator[tuple[list[Taps], Index, bool]]:
+    """Loop over the positions of all phases of an axis at once: (phases, i, inside).
+
+    i is a position that each of the phases has. inside: True if all that they read there is known to be among n
+    positions. First come the positions that all phases have, then the last one of those that have one more.
     """
     common = min(taps.count for taps in axis)
     reading = [taps for taps in axis if taps.taps]
+    # what the phases read at position 0; it moves by 1 from position to position
     lows = [taps.origin + min(0, taps.tap_step * (taps.taps - 1)) for taps in reading]
     highs = [taps.origin + max(0, taps.tap_step * (taps.taps - 1)) for taps in reading]
     first, end = max(0, -min(lows, default=0)), n - max(highs, default=0)
-    for i, within in pieces(common, first, end):
-        yield list(axis), i, within
+    for i, inside in loop_in_pieces(common, first, end):
+        yield list(axis), i, inside
     longer = [taps for taps in axis if taps.count > common]
     if longer:
         yield longer, common, False

@@ -87,7 +87,7 @@ def correlate_1x1(*arrays: Array, outputs: int, parts: int, epilogue: Epilogue) 
     """
     bound = BoundEpilogue(epilogue, arrays, 2)
     # [1, 1, pixels, C], [1, blocks, 1, 1, C, columns]
-    x, panels = bound.own
+    x, panels = bound.operands
     tile, (_, _, pixels, channels) = tile_for(outputs), x.shape
     # the pixels as `count` tiles of `size` pixels; the last ones may have one pixel less
     first, done = 0, 0

@@ -69,12 +69,12 @@ def depthwise(*arrays: Array, axes: Axes, bands: int, small: bool, far: bool, ep
     """
     bound = BoundEpilogue(epilogue, arrays, 2)
     # [N, H, W, G], [1, 1, R, S, G]
-    x, w = bound.own
+    x, w = bound.operands
     count = max(t.count for t in axes[0])
     # each task: a band of output rows of an image
     for n, band in parallel(x.shape[0], bands):
         task = n * bands + band
-        bound.open_all(task, x.shape[3])
+        bound.zero_all_sums(task, x.shape[3])
         for rows in axes[0]:
             if small:
                 for g, width in vectors(x.shape[3]):
@@ -178,7 +178,7 @@ def add_products(acc: list[Var], x: Array, uses: Uses, weights: dict[Pair, Value
 
 def whole_image(bound: BoundEpilogue, n: Index, g: Index, width: int, rows: Taps, columns: Taps) -> None:
     """All outputs of a small image in the phase (rows, columns), for `width` channels from g on, unrolled."""
-    x, w = bound.own
+    x, w = bound.operands
     places = [(i, j) for i in range(rows.count) for j in range(columns.count)]
     # all weights of the channels, for as long as the registers hold them
     weights = {

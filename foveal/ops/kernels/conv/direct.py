@@ -106,7 +106,7 @@ def correlate(
     """
     bound = BoundEpilogue(epilogue, arrays, 3)
     # [1, rows, columns, C] per thread, [N, H, W, C], [G, blocks, R, S, inputs, columns]
-    halo, x, panels = bound.own
+    halo, x, panels = bound.operands
     groups = panels.shape[0]
     bound.aligned = groups == 1
     tile, count = tile_for(outputs), max(t.count for t in axes[0])

@@ -102,7 +102,7 @@ def correlate_batch(*arrays: Array, axes: Axes, outputs: int, bands: int, parts:
     """y[n, p, q, k] = sum over the taps that meet the image, and over inputs, of x * panels."""
     bound = BoundEpilogue(epilogue, arrays, 3)
     # [1, rows, W, images, C + GAP] per thread, [N, H, W, C], [G, blocks, R, S, inputs, columns]
-    staged, x, panels = bound.own
+    staged, x, panels = bound.operands
     bound.aligned = panels.shape[0] == 1
     count, used = max(t.count for t in axes[0]), [t for t in axes[0] if t.taps]
     low = min((t.low for t in used), default=0)

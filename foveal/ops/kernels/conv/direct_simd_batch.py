@@ -193,7 +193,7 @@ def correlate_simd_batch(
     """
     bound = BoundEpilogue(epilogue, arrays, 3)
     # [1, rows, columns C, images] per thread, [N, H, W, C], [G, blocks, R, S, inputs, filters]
-    staged, x, panels = bound.own
+    staged, x, panels = bound.operands
     bound.aligned = False
     filters, count = panels.shape[5], max(t.count for t in axes[0])
     max_vectors = tile_of(outputs)[1]
@@ -215,7 +215,7 @@ def correlate_simd_batch(
             # each tile's filters: their weights stay in the first-level cache while the band's pixels pass
             for g, b, valid in part_of_blocks(panels.shape[0], outputs, filters, 0, 1):
                 channel = g * outputs + b * filters
-                bound.open(task, channel, valid)
+                bound.zero_sums(task, channel, valid)
                 group, panel = source.at(0, 0, g * panels.shape[4], 0), panels.at(g, b, 0, 0, 0, 0)
                 tile = LaneTile(bound, task, group, panel, x.shape[1:], images, channel, valid, exact)
                 # each phase of rows and columns, each of its output rows, each run of columns

@@ -37,7 +37,7 @@ class FilterTile:
     def open(self) -> None:
         """Clear the epilogue's sums, before the block's first tile."""
         for lane, width in self.ranges:
-            self.bound.open(self.task, self.channel + lane, width)
+            self.bound.zero_sums(self.task, self.channel + lane, width)
 
     def sums(self, rows: int) -> Accumulators:
         """[rows, vectors] accumulators of full width: a panel has zeros where a block has no filters."""

@@ -34,8 +34,8 @@ from foveal.kernel.lang import (
     vectors,
 )
 from foveal.ops.kernels.conv.direct_simd_batch import HALF, SPEED, SPEED_OF_HALF, blocks_of, columns_of, padded
-from foveal.ops.kernels.epilogue import added
 from foveal.ops.kernels.halo import bordered, stage_lanes, zero_buffer
+from foveal.ops.kernels.reduction import tree_sum
 from foveal.ops.kernels.register_tile import lane_ranges, runs, split, tile_for
 from foveal.ops.kernels.taps import Axes
 from foveal.ops.op import Lowering
@@ -206,6 +206,6 @@ class TaskSums:
         indices = list(acc)
         for start, width in lane_ranges(len(acc), lanes()):
             square = indices[start : start + width]
-            total = added(columns_of([acc[index] for index in square]))
+            total = tree_sum(columns_of([acc[index] for index in square]))
             for lane, (i, k) in enumerate(square):
                 self.into[0, *positions[i], k] = extract(total, lane)

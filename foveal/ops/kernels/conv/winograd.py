@@ -24,7 +24,6 @@ Measured on two cores of Zen 4 against a peak of 233 GFLOP/s, counted as direct 
 """
 
 import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -51,7 +50,7 @@ from foveal.ops.kernels.conv.cost_model import Algorithm
 from foveal.ops.kernels.conv.winograd_grid import Grid, near_equal
 from foveal.ops.kernels.conv.winograd_input import Pixel, TileTransform, prefetch_pixels
 from foveal.ops.kernels.conv.winograd_transform import transform_2d
-from foveal.ops.kernels.epilogue import FAR, BoundEpilogue, Epilogue, EpilogueOutputs
+from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs, exceeds_l2
 from foveal.ops.kernels.packing import outputs_last
 from foveal.ops.kernels.register_tile import Tile, lane_ranges, multiply_add, split, tile_for
 from foveal.ops.op import Lowering
@@ -225,13 +224,13 @@ def winograd(*arrays: Array, grid: Grid, T: int, size: Pair, filters: int, epilo
 
     The last block may have fewer tiles. Its products are computed for T, and what is left over is not used.
     """
-    ending = BoundEpilogue(epilogue, arrays, 6)
+    bound = BoundEpilogue(epilogue, arrays, 6)
     # per thread V [1, positions, T row + PAD], M [1, positions, T columns + PAD], edge, zeros; x [N, H, W, C],
     # U [blocks, classes, C, columns]
-    V, M, edge, zeros, x, U = ending.own
+    V, M, edge, zeros, x, U = bound.operands
     C, tile = x.shape[3], tile_for(filters)
     products = PositionProducts(grid, T, C, row_of(C), tile)
-    inputs, outputs = TileTransform.of_inputs(grid, x, zeros), OutputTransform(ending, edge, grid, size, tile)
+    inputs, outputs = TileTransform.of_inputs(grid, x, zeros), OutputTransform(bound, edge, grid, size, tile)
     clear_row(zeros)
     # a task is a block of tiles
     for (number,) in parallel(-(-grid.tiles // T)):
@@ -268,12 +267,12 @@ def winograd_by_filters(*arrays: Array, grid: Grid, size: Pair, filters: int, ro
     The filters of a block are transformed a part of the channels at a time and used at once, while they are in the
     second-level cache. M holds the sums over the parts so far.
     """
-    ending = BoundEpilogue(epilogue, arrays, 5)
+    bound = BoundEpilogue(epilogue, arrays, 5)
     # per thread U [1, classes, CHANNEL_PART, columns], M [1, positions, tiles columns + PAD], edge;
     # V [1, positions, tiles row + PAD], w [K, C, 3, 3]
-    U, M, edge, V, w = ending.own
+    U, M, edge, V, w = bound.operands
     C, tile = w.shape[1], tile_for(filters)
-    transform, outputs = FilterTransform(grid, w, rotate), OutputTransform(ending, edge, grid, size, tile)
+    transform, outputs = FilterTransform(grid, w, rotate), OutputTransform(bound, edge, grid, size, tile)
     # a task is a block of filters
     for b, valid in parallel_filter_blocks(filters, tile.columns):
         U_thread, M_thread = U.at(thread(), 0, 0, 0), M.at(thread(), 0, 0)
@@ -388,7 +387,7 @@ class PositionProducts:
 class OutputTransform:
     """The transform back, A^T M A, whose results pass the epilogue."""
 
-    ending: BoundEpilogue
+    bound: BoundEpilogue
     # [threads, outputs of a tile, lanes]: where a tile at the edge waits, of which some outputs are not stored
     edge: Array
     grid: Grid
@@ -402,12 +401,12 @@ class OutputTransform:
         # vectors of filters
         for start, width in lane_ranges(valid, self.tile.width):
             k = b * self.tile.columns + start
-            if self.ending.epilogue.rows:
-                self.ending.open(block.task, k, width)
+            if self.bound.epilogue.rows:
+                self.bound.zero_sums(block.task, k, width)
             # tiles
             for t in loop(block.count):
                 M_tile = M.at(0, 0, t * self.tile.columns + start)
-                self.ending.prefetch(self.grid.output_pixels(block.first + t + AHEAD), k, width)
+                self.bound.prefetch(self.grid.output_pixels(block.first + t + AHEAD), k, width)
                 self.store_tile(M_tile, block.task, self.grid.first_output(block.first + t), k, width)
 
     def store_tile(self, M: Array, task: Index, pixel: Pixel, k: Index, width: int) -> None:
@@ -430,14 +429,14 @@ class OutputTransform:
             # as many outputs at a time as registers hold
             while group := list(itertools.islice(values, GROUP)):
                 pixels = [(n, p + i, q + j) for i, j, _ in group]
-                self.ending.store(task, pixels, [value for *_, value in group], k, width)
+                self.bound.store(task, pixels, [value for *_, value in group], k, width)
         for _ in otherwise(whole):
             for i, j, value in results():
                 self.edge.store((thread(), i * columns + j, 0), value, width)
             for y in loop(minimum(rows, self.size[0] - p)):
                 for x in loop(minimum(columns, self.size[1] - q)):
                     value = self.edge.load((thread(), y * columns + x, 0), width)
-                    self.ending.store(task, [(n, p + y, q + x)], [value], k, width)
+                    self.bound.store(task, [(n, p + y, q + x)], [value], k, width)
 
     def is_whole(self, p: Index, q: Index) -> Scalar:
         """True if all outputs of the tile that begins at (p, q) exist; known here where tiles divide the axis."""
@@ -451,7 +450,7 @@ class OutputTransform:
         Outputs that are written past the cache are left out, and small ones, which are in the cache.
         """
         grid = self.grid
-        for image in (y for y in self.ending.outputs if not y.streamed):
-            for t in loop(block.count if math.prod(image.shape) > FAR else 0):
+        for image in (y for y in self.bound.outputs if not y.streamed):
+            for t in loop(block.count if exceeds_l2(image) else 0):
                 first = image.at(*grid.first_output(block.first + t), k)
                 prefetch_pixels(first, grid.vertical.outputs, grid.horizontal.outputs, valid)

@@ -1,7 +1,6 @@
 """The transform B^T d B of a tile, read from the image where it lies, padding included."""
 
 import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,7 +8,7 @@ from foveal.kernel.lang import LINE, Array, Index, Value, choose, loop, otherwis
 from foveal.ops.kernels.conv.winograd_grid import Grid
 from foveal.ops.kernels.conv.winograd_matrices import Matrix
 from foveal.ops.kernels.conv.winograd_transform import transform_2d
-from foveal.ops.kernels.epilogue import FAR
+from foveal.ops.kernels.epilogue import exceeds_l2
 
 # (image, row, column)
 Pixel = tuple[Index, Index, Index]
@@ -52,7 +51,7 @@ class TileTransform:
         n, h, v = pixel
         rows, columns = len(self.vertical[0]), len(self.horizontal[0])
         _, height, width, _ = self.image.shape
-        if math.prod(self.image.shape) > FAR:
+        if exceeds_l2(self.image):
             # the rows that the tile below reads and this one does not
             prefetch_pixels(self.image.at(n, h + rows, v, channel), *self.steps, channels)
         inside = is_inside(h, h + (rows - 1), height) & is_inside(v, v + (columns - 1), width)
