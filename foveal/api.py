@@ -105,8 +105,8 @@ def compile(function: TracedFunction, threads: int | None = None) -> Compiled:
     """Return `function`, written with foveal operators, as native code: NumPy arrays in, NumPy arrays out.
 
     It is traced and compiled when it is first called on arrays of new shapes. threads: how many native threads run it;
-    by
-    default as many as `foveal.get_threads` says, or one for a small function. The number changes no bit of the results.
+    by default as many as `foveal.get_threads` says, or one for a small function. The number changes no bit of the
+    results.
     """
     return Compiled(function, threads)
 
@@ -278,8 +278,7 @@ class Step:
         """Train on one batch: x [N, ...] float32, target [N] integer labels (or what the loss takes).
 
         Raises DataError for labels that are not among the classes, NumericsError for NaN or infinity in x or in the
-        loss.
-        The parameters are then as they were before.
+        loss. The parameters are then as they were before.
         """
         x, target = as_argument(x, "the input x"), as_argument(target, "the target")
         if x.size == 0:

@@ -67,8 +67,7 @@ def copy_rate(threads: int, moved: int) -> float:
 
     As in STREAM's copy a byte counts when it is read and when it is written. Arrays that fit in a cache are copied from
     there: an operator on as many bytes, run again and again, finds them there too. Through the cache or past it,
-    whichever
-    is faster.
+    whichever is faster.
     """
     row = max(moved // 2 // 4 // threads // LINE, 1) * LINE
     x, y = (aligned(4 * threads * row).view(np.float32).reshape(threads, row) for _ in range(2))

@@ -34,8 +34,7 @@ class Variable:
     """Named memory that programs read and update in place: parameters, running statistics, an optimiser's state.
 
     All are float32. `data` is a read-only NumPy view of logical shape ([K, C, R, S] for filters) on `storage`, which
-    lies
-    as kernels use it; assigning to `data` copies. `version` counts the changes: what a program has prepared from a
+    lies as kernels use it; assigning to `data` copies. `version` counts the changes: what a program has prepared from a
     variable, such as packed filters, is valid as long as the version stays the same.
     """
 

@@ -20,10 +20,10 @@ class Tracking(Module):
     """Base of batch and instance norm, which scale and shift each channel, and have running statistics of the training
     batches.
 
-    num_features: C. eps: what is added to variances, 0 or more. momentum: after each training batch
-    running = (1 - momentum) running + momentum batch, with the unbiased variance; from 0 to 1, or None. affine: True
-    gives weight [C] and bias [C], which are trained. track_running_stats: False keeps no running statistics, and
-    inference uses those of its input. Raises ShapeError for other values.
+    num_features: C. eps: what is added to variances, 0 or more. momentum: after each training batch running = (1 -
+    momentum) running + momentum batch, with the unbiased variance; from 0 to 1, or None. affine: True gives weight [C]
+    and bias [C], which are trained. track_running_stats: False keeps no running statistics, and inference uses those of
+    its input. Raises ShapeError for other values.
     """
 
     ranks: ClassVar[tuple[int, ...]]

@@ -16,6 +16,7 @@ How it is computed fast is in ops/kernels/, which holds no operator. By file:
     im2col.py         windows as columns, and what is a matrix product with them
     pool.py           the base of the poolings, of which each family has a file: pool_max.py, pool_average.py,
                       pool_adaptive.py, pool_lp.py
+    pool_window.py    the window of average pooling, with what its mean divides by
     pool_indices.py   pixels at given places, taken and put back
     batch_norm.py     batch norm
     norm.py           layer, group and instance norm, RMS norm, local response norm

@@ -74,9 +74,9 @@ class CommonOptions(TypedDict, total=False):
 class UpdateRule:
     """Base of everything that updates parameters in a training step: optimisers, and what combines or wraps them.
 
-    It follows schedules, clips gradients, and is saved and loaded. A subclass that is given a name,
-    `class SGD(Optimizer, name="sgd")`, is registered: `optim.build` and `foveal train --optimizer` know it by this
-    name. It needs a `default_lr`.
+    It follows schedules, clips gradients, and is saved and loaded. A subclass that is given a name, `class
+    SGD(Optimizer, name="sgd")`, is registered: `optim.build` and `foveal train --optimizer` know it by this name. It
+    needs a `default_lr`.
     """
 
     #: The registered subclasses by name.

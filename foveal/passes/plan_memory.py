@@ -28,8 +28,7 @@ def plan_memory(lifetimes: Sequence[Lifetime], heirs: Mapping[int, int] | None =
     """Return offsets such that buffers in use at the same call do not overlap.
 
     heirs: buffer -> another buffer of its size, last used by the call that first uses the buffer. It may take the place
-    of
-    that one; it does if this makes the arena smaller.
+    of that one; it does if this makes the arena smaller.
     """
     apart = pack(lifetimes)
     if not heirs:

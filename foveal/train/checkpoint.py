@@ -73,9 +73,8 @@ class ModelDescription:
 class RunFolder:
     """Writes the files of one run, after every epoch.
 
-    Nothing of an older run in the same folder is touched before the first epoch is done; then its
-    files move to `earlier-1` (`earlier-2`, ...) inside the folder. Raises DataError when the folder
-    cannot be written.
+    Nothing of an older run in the same folder is touched before the first epoch is done; then its files move to
+    `earlier-1` (`earlier-2`, ...) inside the folder. Raises DataError when the folder cannot be written.
     """
 
     def __init__(self, path: str | Path) -> None:

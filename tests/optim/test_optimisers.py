@@ -478,8 +478,7 @@ def onnx_optimizer(kind, parameters, rate, attributes):
     """What ONNX's operator means in ours: norm_coefficient is L2 decay, beta of Momentum is 1 - dampening.
 
     ONNX's Adam adds epsilon after its correction of the rate, we before; at T = 0, which is what the node tests
-    compute, it
-    corrects nothing.
+    compute, it corrects nothing.
     """
     decay, eps = attributes["norm_coefficient"], attributes.get("epsilon")
     if kind == "Adagrad":

@@ -8,7 +8,7 @@ their kernels). So whether and where a kernel is used is decided in cost_model.p
 
 Register tile: rows x vectors of what is summed up in registers at once; its size follows from the number of registers
 (register_tile.py). Lanes: what the elements of a vector are. Peak: the measured share of what the multipliers can do,
-of one core where that is said (the docstring of the file has the details), else of two cores (bench/RESULTS.md, Zen 4).
+of one core where that is said (the docstring of the file has the details), else of two cores (docs/results.md, Zen 4).
 Winograd's counts the multiplications of direct convolution, of which it needs a quarter, or 81 of 144 with stride 2.
 
 Forward, and the gradient in x, which is a convolution too:

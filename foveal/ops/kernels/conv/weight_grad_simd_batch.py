@@ -10,7 +10,7 @@ memory are images. A task stages a band of rows of as many images as a vector ha
 then passes over it once per tile, with sums of its own that are added up in order at the end.
 
 Measured, staging included: 118 GFLOP/s for 6 filters of 5x5 on one channel on two cores of Zen 4 with a peak of 233
-(`foveal bench ops 5x5`, rows dw, bench/RESULTS.md).
+(`foveal bench ops 5x5`, rows dw, docs/results.md).
 """
 
 import itertools

@@ -20,7 +20,7 @@ channels, and T x C of V, 12 KiB for 48 tiles. V stays in the second-level cache
 from the last-level cache, or from the second-level cache where it fits in beside V and M.
 
 Measured on two cores of Zen 4 against a peak of 233 GFLOP/s, counted as direct convolution does: 615 to 705 GFLOP/s for
-64 to 256 channels (`foveal bench ops 3x3`, bench/RESULTS.md).
+64 to 256 channels (`foveal bench ops 3x3`, docs/results.md).
 """
 
 import itertools

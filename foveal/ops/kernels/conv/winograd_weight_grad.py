@@ -13,7 +13,7 @@ V and 2 vectors of M, 0.6 loads per FMA. The sums are loaded from D and stored a
 has to be long enough to hide that.
 
 Measured on two cores of Zen 4 against a peak of 233 GFLOP/s, counted as direct convolution does: 500 GFLOP/s for 64 and
-128 channels (`foveal bench ops 3x3`, rows dw, bench/RESULTS.md).
+128 channels (`foveal bench ops 3x3`, rows dw, docs/results.md).
 """
 
 from dataclasses import dataclass
