@@ -34,6 +34,18 @@ class Name(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         return known[bare(value)]
 
 
+class DataCommand(click.Command):
+    """A command on DATA: its help ends with what can be read, from the table of formats."""
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from foveal.data.readers import ACCEPTED
+
+        super().format_help_text(ctx, formatter)
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(f"{ACCEPTED}.")
+
+
 POSITIVE = click.IntRange(min=1)
 ABOVE_ZERO = click.FloatRange(min=0, min_open=True)
 FRACTION = click.FloatRange(0, 1, max_open=True)

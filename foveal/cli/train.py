@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from foveal.cli.options import ABOVE_ZERO, FRACTION, POSITIVE, SEED, Name, threads_option
+from foveal.cli.options import ABOVE_ZERO, FRACTION, POSITIVE, SEED, DataCommand, Name, threads_option
 
 
-@click.command()
+@click.command(cls=DataCommand)
 @click.argument("data")
 @click.option("--model", type=Name("foveal.nn.models"), help="Network.  [default: by image size]")
 @click.option("--epochs", type=POSITIVE, help="Passes through the training images.  [default: by image size]")
@@ -63,9 +63,8 @@ from foveal.cli.options import ABOVE_ZERO, FRACTION, POSITIVE, SEED, Name, threa
 def train(data: str, out: Path | None, **options: Any) -> None:
     """Train a network on DATA.
 
-    DATA is `digits`, a folder of MNIST or Fashion-MNIST IDX files, a folder of CIFAR-10's or CIFAR-100's binary
-    version, or an .npz file with x_train, y_train, x_test and y_test. Options that are not given are chosen by the size
-    of the images. An older run in the same folder is kept: its files move to earlier-1 (earlier-2, ...) inside it.
+    Options that are not given are chosen by the size of the images. An older run in the same folder is kept: its files
+    move to earlier-1 (earlier-2, ...) inside it.
     """
     from foveal.data.readers import load
     from foveal.train.loop import train as run

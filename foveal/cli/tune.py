@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from foveal.cli.options import ABOVE_ZERO, POSITIVE, SEED, Name, json_option, threads_option
+from foveal.cli.options import ABOVE_ZERO, POSITIVE, SEED, DataCommand, Name, json_option, threads_option
 
 
-@click.command()
+@click.command(cls=DataCommand)
 @click.argument("data")
 @click.option("--model", type=Name("foveal.nn.models"), help="Network.  [default: by image size]")
 @click.option("--optimizer", type=Name("foveal.optim"), help="How parameters are updated.  [default: by image size]")
