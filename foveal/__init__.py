@@ -23,7 +23,7 @@ MAP = (
     ("autodiff", "Graph -> Graph with gradients"),
     ("passes", "simplify, recompute, fusion, layout, plan_memory"),
     ("lower", "fused groups -> kernel calls"),
-    ("schedule", "which calls run once, which have to wait for each other"),
+    ("scheduling", "which calls run once, which have to wait for each other"),
     ("arena", "where the buffers of a program lie"),
     ("workers", "native threads that run programs"),
     ("bind", "buffers get memory, calls become a table of addresses"),

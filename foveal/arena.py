@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from foveal.lower import KernelCall
 from foveal.ops.kernels import pointwise
 from foveal.passes.plan_memory import Lifetime, plan_memory
-from foveal.schedule import Schedule
+from foveal.scheduling import Schedule
 from foveal.strides import dense
 from foveal.view import Buffer, View
 

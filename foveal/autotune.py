@@ -118,7 +118,7 @@ def seconds(node: Node, problem: Problem, how: Algorithm, build: Callable[[Graph
     def function(*symbols: Tensor) -> Tensor:
         rest = iter(symbols)
         inputs = [fixed[i] if i in fixed else next(rest) for i in range(len(node.inputs))]
-        return op(*inputs, **node.attributes)
+        return op(*inputs, **op.arguments(**node.attributes))
 
     given = [x.type for i, x in enumerate(node.inputs) if i not in fixed]
     with assumed(problem, how):

@@ -8,7 +8,7 @@ import numpy as np
 from foveal.arena import ArenaPlan
 from foveal.kernel.builder import PARALLEL_LOOPS
 from foveal.lower import KernelCall, Lowered
-from foveal.schedule import Schedule
+from foveal.scheduling import Schedule
 from foveal.strides import Ndarray
 from foveal.view import Buffer, View
 from foveal.workers import aligned

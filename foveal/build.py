@@ -1,4 +1,4 @@
-"""The compiler, from a traced graph to a program: every stage in order, a line each.
+"""The compiler, from a traced graph to a program: every stage in order, a named result each.
 
 Each stage is a function of what the stages before it returned, and its result is a value that prints (DEBUG=3 and 4
 show them). passes/__init__.py says what each pass does; ARCHITECTURE.md follows a training step through all of them.
@@ -12,7 +12,7 @@ from foveal.arena import plan_arena
 from foveal.bind import bind
 from foveal.errors import ShapeError
 from foveal.graph import Graph
-from foveal.kernel import compile as kernels
+from foveal.kernel import compile as machine_code
 from foveal.lower import lower
 from foveal.passes.fusion.fuse import fuse
 from foveal.passes.layout import plan_layout
@@ -20,7 +20,7 @@ from foveal.passes.recompute import FAST, LOW, MEMORY, recompute
 from foveal.passes.simplify import simplify
 from foveal.profile import show
 from foveal.program import BuildRecord, Program
-from foveal.schedule import schedule
+from foveal.scheduling import schedule
 from foveal.strides import Ndarray
 from foveal.workers import threads_for
 
@@ -36,34 +36,42 @@ def build(
 
     threads: how many run it; by default as many as `foveal.get_threads`, or one for a small graph. tuned: False to run
     every operator's plain kernel without epilogues. memory: "low" computes cheap values again in the backward pass
-    instead of keeping them. allocate: see bind.bind. Raises ShapeError for another `memory`.
+    instead of keeping them. allocate: see bind.bind. Raises ShapeError for another `memory` and
+    for less than one thread.
     """
     if memory not in MEMORY:
         raise ShapeError(f"memory {memory!r} is not known; choose one of {', '.join(MEMORY)}")
+    if threads is not None and threads < 1:
+        raise ShapeError(f"{threads} threads: a program needs at least 1")
     started = time.perf_counter()
-    compiled, from_disk = kernels.statistics.compiled, kernels.statistics.from_disk
+    compiled, from_disk = machine_code.statistics.compiled, machine_code.statistics.from_disk
 
-    # Graph -> Graph: composites become primitives, equal nodes are shared; to save memory, cheap values are recomputed.
+    # Composites become primitives, equal nodes are shared.
     simple = simplify(graph)
+    # To save memory, cheap values are computed again in the backward pass.
     final = recompute(simple) if memory == LOW else simple
-    threads = threads or threads_for(final)
+    threads = threads_for(final) if threads is None else threads
     # With FOVEAL_TUNE=1, convolutions that are new to this machine are measured before algorithms are chosen.
     if autotune.requested():
-        autotune.measure(final, lambda one: build(one, threads))
-    # Which nodes become one kernel, in which order; how each stored value lies in memory; which kernels compute it.
+        autotune.measure(final, lambda subgraph: build(subgraph, threads))
+    # Which nodes become one kernel, and in which order.
     groups = fuse(final, epilogues=tuned)
+    # How each stored value lies in memory, and what has to be converted.
     layout = plan_layout(final, groups)
+    # Which kernels compute each group, on which arrays.
     lowered = lower(final, groups, layout, tuned)
-    # Which calls run once and where threads meet; where buffers lie.
+    # Which calls run once, and after which calls the threads meet.
     scheduled = schedule(lowered.calls, final)
+    # Where temporary buffers lie in the arena.
     arena_plan = plan_arena(scheduled, lowered.outputs, threads)
-    # Machine code from the cache or from LLVM; memory, and the table of calls that the threads run.
-    addresses = kernels.native([call.kernel for call in scheduled.calls])
+    # Machine code, from the cache or from LLVM.
+    addresses = machine_code.native([call.kernel for call in scheduled.calls])
+    # Memory, and the table of calls that the threads run.
     binding = bind(lowered, scheduled, arena_plan, addresses, threads, allocate)
 
-    record = BuildRecord(
-        time.perf_counter() - started, kernels.statistics.compiled - compiled, kernels.statistics.from_disk - from_disk
-    )
+    statistics = machine_code.statistics
+    seconds = time.perf_counter() - started
+    record = BuildRecord(seconds, statistics.compiled - compiled, statistics.from_disk - from_disk)
     program = Program(final, threads, groups, layout, lowered, scheduled, arena_plan, binding, record)
     show(program)
     return program

@@ -22,7 +22,7 @@ from foveal.view import Buffer, View
 CHUNKS = 32
 # Elements that each partial sum has at least; adding up smaller parts would cost as much as they save.
 MIN_CHUNK_SIZE = 512
-# Vectors in a row of a long axis that is split in two so that threads can share it.
+# Vectors in a row of a long reduced axis, which is split into two axes so that threads can share it.
 ROW_VECTORS = 64
 
 
@@ -34,7 +34,7 @@ class KernelCall:
     views: tuple[View, ...]
     #: how many of the views are outputs
     outputs: int
-    #: index of the group whose kernel this is; the number of groups for copies after all groups
+    #: index of the group whose kernel this is; len(groups) for the copies that end the program
     group: int
 
     @property
@@ -67,7 +67,9 @@ class StraightLine:
 
 
 def lower(graph: Graph, groups: Sequence[Group], layout: LayoutPlan, tuned: bool = True) -> Lowered:
-    """Return the kernel calls of groups in this order. With `tuned` off, each operator runs its plain kernel."""
+    """Return the kernel calls of the groups, in the given order. With `tuned` off, each operator runs its plain
+    kernel.
+    """
     return Lowerer(graph, groups, layout, tuned).run()
 
 
@@ -125,8 +127,8 @@ class Lowerer:
         """Append a kernel: `body` specialised to the views' shapes and strides and to the `static` arguments."""
         views = (*outputs, *inputs)
         # The code depends on the modules of the operators fused into it as well: they belong into the cache key.
-        recipes = [static[name].steps for name in ("epilogue", "prologue") if name in static]
-        steps = [step for recipe in (*recipes, static.get("steps", ())) for step in recipe]
+        fused_parts = [static[name].steps for name in ("epilogue", "prologue") if name in static]
+        steps = [step for part in (*fused_parts, static.get("steps", ())) for step in part]
         fused_modules = {type(OPS[name]).__module__ for name, *_ in steps}
         specs = tuple(view.spec for view in views)
         kernel = Kernel(body, specs, tuple(sorted(static.items())), plain, tuple(sorted(fused_modules)))
@@ -149,7 +151,11 @@ class Lowerer:
         return made
 
     def operand(self, reader: Node, x: Node) -> View:
-        """Return x as the reader takes it: as it lies, or the copy that the layout has planned."""
+        """Return x as the reader takes it: as it lies, or the copy that the layout has planned.
+
+        The conversions of a pointwise or reduce group are listed under its first result, those of an anchored group
+        under its anchor (see passes/layout.py).
+        """
         conversion = self.layout.reads.get((reader, x))
         if conversion is None:
             return self.view(x)
@@ -296,6 +302,7 @@ class Lowerer:
         ]
         for result in group.results:
             self.place(result)
+        # It has a prologue or an epilogue.
         if source is not None or group.results != [node]:
             node.op.lower_results(self, self.epilogue(group, node), *inputs, **node.attributes)
         elif self.tuned:
@@ -344,15 +351,15 @@ def broadcast_strides(x: View, domain: Shape) -> Shape:
 
 
 def merge_axes(
-    shape: Shape, strides: list[Shape], order: Shape, flags: tuple[bool, ...] | None = None
+    shape: Shape, strides: list[Shape], sort_strides: Shape, flags: tuple[bool, ...] | None = None
 ) -> tuple[Shape, list[Shape], tuple[bool, ...]]:
     """Merge axes that are neighbours in memory in every array, so that kernels have few and long loops.
 
-    The axes are sorted by the strides `order`, outermost first; axes of size 1 are dropped. Two axes are merged where
+    The axes are sorted by `sort_strides`, outermost first; axes of size 1 are dropped. Two axes are merged where
     their flags (reduced or kept) agree. Returns the new shape, each array's strides, and the flags.
     """
     flags = flags or (False,) * len(shape)
-    axes = sorted((a for a, n in enumerate(shape) if n != 1), key=lambda a: -order[a])
+    axes = sorted((a for a, n in enumerate(shape) if n != 1), key=lambda a: -sort_strides[a])
     # size, the stride in each array, flag
     runs: list[tuple[int, list[int], bool]] = []
     for a in axes:
@@ -387,6 +394,7 @@ def reduction_chunks(shape: Shape, reduced: tuple[bool, ...]) -> int:
     if not reduced[last]:
         outputs *= -(-shape[last] // (reduction.COLUMN_VECTORS * lanes()))
     first = next(a for a in range(len(shape)) if reduced[a])
+    # Half as many outputs as chunks occupy the threads already. The last axis is what vectors run along: it is not cut.
     if outputs >= CHUNKS // 2 or first == last:
         return 1
     total = math.prod(n for a, n in enumerate(shape) if reduced[a] or a == last)

@@ -14,7 +14,7 @@ from foveal.lower import Lowered
 from foveal.passes.fusion.group import Group
 from foveal.passes.layout import LayoutPlan
 from foveal.passes.plan_memory import ALIGNMENT
-from foveal.schedule import Schedule
+from foveal.scheduling import Schedule
 from foveal.strides import Ndarray
 from foveal.variable import Variable
 from foveal.workers import aligned, workers

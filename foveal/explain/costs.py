@@ -16,7 +16,7 @@ from foveal.ops.op import Type
 from foveal.passes.fusion.fuse import fuse
 from foveal.passes.layout import plan_layout
 from foveal.passes.simplify import simplify
-from foveal.schedule import schedule
+from foveal.scheduling import schedule
 from foveal.trace import tracing
 from foveal.variable import Variable
 from foveal.workers import threads_for

@@ -1,4 +1,4 @@
-"""The kernel language: a Python function, run once, leaves a loop nest in LLVM IR; run without a builder it computes.
+"""The kernel language: run under a Builder, a Python function emits LLVM IR; run without one, it computes.
 
 `loop(n)` emits a run-time loop and `range(n)` unrolls; shapes are Python ints while a kernel is built. So the body
 
@@ -9,7 +9,7 @@
                 total.fma(x[i + r], w[r])
             y[i] = total
 
-leaves, where y has 1000 elements and w has 3, what a C compiler makes of
+emits, if y has 1000 elements and w has 3, what a C compiler makes of
 
     for (long i = 0; i < 1000; i++) {
         float total = 0;
@@ -21,8 +21,8 @@ leaves, where y has 1000 elements and w has 3, what a C compiler makes of
 
 A body is written once and has two meanings. While a `Builder` is active, its values are `Value`s (LLVM's SSA values),
 and every operator emits an instruction. Else they are NumPy's, so `print`, `pdb` and index errors work on it:
-interpret.py has that half. The annotations name the first: `Array`, `Index` (a place along an axis), `Scalar` (one lane
-or a vector of lanes), `Value` (what an expression gives), `Var` (a register).
+interpret.py has that half. Type annotations name the first meaning: `Array`, `Index` (a place along an axis), `Scalar`
+(one lane or a vector of lanes), `Value` (what an expression gives), `Var` (a register).
 
 Both meanings decide how the language looks. A branch is `for _ in when(condition):` and not `with when(condition):`,
 since in plain Python a body whose condition is false must be skipped; a `for` over nothing does that, and a `with`
@@ -144,22 +144,24 @@ __all__ = [
 PIECES = 8
 
 
-def loop(n: Index, start: Index = 0, step: int = 1) -> Iterator[Index]:
-    """for i in loop(n): one run-time loop from `start` below `n`; the body is traced once."""
+def loop(end: Index, start: Index = 0, step: int = 1) -> Iterator[Index]:
+    """for i in loop(end, start): one run-time loop from `start` up to, not including, `end`; the body is traced
+    once.
+    """
     builder = building()
     # at most one iteration needs no loop
-    if builder is None or (isinstance(n, int) and isinstance(start, int) and start + step >= n):
-        yield from range(start, n, step)
+    if builder is None or (isinstance(end, int) and isinstance(start, int) and start + step >= end):
+        yield from range(start, end, step)
         return
     b = builder.b
-    first, last = (v.ir if isinstance(v, Value) else ir.Constant(I64.ir, v) for v in (start, n))
+    first, bound = (v.ir if isinstance(v, Value) else ir.Constant(I64.ir, v) for v in (start, end))
     before = b.block
-    body, end = (builder.function.append_basic_block(name) for name in ("loop", "end"))
-    if isinstance(n, int) and isinstance(start, int):
+    body, after = (builder.function.append_basic_block(name) for name in ("loop", "end"))
+    if isinstance(end, int) and isinstance(start, int):
         # it runs at least twice, so the test at the end of the body is enough
         b.branch(body)
     else:
-        b.cbranch(b.icmp_signed("<", first, last), body, end)
+        b.cbranch(b.icmp_signed("<", first, bound), body, after)
     b.position_at_end(body)
     i = b.phi(I64.ir)
     i.add_incoming(first, before)
@@ -171,8 +173,8 @@ def loop(n: Index, start: Index = 0, step: int = 1) -> Iterator[Index]:
     # the body may have opened blocks of its own, so the jump back leaves from where it has ended
     following = b.add(i, ir.Constant(I64.ir, step), flags=["nsw"])
     i.add_incoming(following, b.block)
-    b.cbranch(b.icmp_signed("<", following, last), body, end)
-    b.position_at_end(end)
+    b.cbranch(b.icmp_signed("<", following, bound), body, after)
+    b.position_at_end(after)
 
 
 def when(condition: Scalar) -> Iterator[None]:
@@ -222,7 +224,9 @@ def parallel(*ns: int) -> Iterator[tuple[Index, ...]]:
     Each thread has a contiguous range of its own, takes it in pieces, and then takes pieces of what others have left:
     a thread whose core is slower, or busy otherwise, keeps nobody waiting for long. Which thread runs an iteration may
     differ from run to run; what the iteration computes must not. Two such loops of a kernel overlap: the second must
-    not need what the first has done. Where one of `ns` is 0, nothing is emitted.
+    not need what the first has done. If one of `ns` is 0, nothing is emitted. Beyond PARALLEL_LOOPS such loops in a
+    kernel
+    threads keep to their own ranges.
     """
     builder, total = building(), math.prod(ns)
     if builder is None:

@@ -100,7 +100,8 @@ class Module:
         if modes not in programs:
             self.name_parameters()
             programs[modes] = Compiled(self.keyed)
-        # The key of random layers is (seed, seed, step, step), here with seed 0 and the number of calls as step.
+        # The key of random layers is (seed low, seed high, step low, step high), here with seed 0 and the number of
+        # calls as step.
         calls = self.__dict__["_calls"] = self.__dict__.get("_calls", 0) + 1
         return programs[modes](x, np.array([0, 0, calls, 0], np.int32))
 

@@ -37,7 +37,7 @@ class Adagrad(Optimizer, name="adagrad"):
         self.initial_accumulator = float(initial_accumulator)
         super().__init__(parameters, lr, **common)
 
-    def start(self, name: str) -> float:
+    def initial_value(self, name: str) -> float:
         return self.initial_accumulator
 
     def values(self, step: int, group: ParameterGroup) -> dict[str, float]:

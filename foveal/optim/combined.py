@@ -83,11 +83,11 @@ class Combined(UpdateRule):
     def structure(self) -> tuple[object, ...]:
         return super().structure() + tuple(part.structure() for part in self.parts)
 
-    def updated(self, gradients: Mapping[Variable, Tensor]) -> dict[Variable, Tensor]:
-        return {p: g for part in self.parts for p, g in part.updated(gradients).items()}
+    def own_gradients(self, gradients: Mapping[Variable, Tensor]) -> dict[Variable, Tensor]:
+        return {p: g for part in self.parts for p, g in part.own_gradients(gradients).items()}
 
     def assignments(self, gradients: Mapping[Variable, Tensor]) -> Assignments:
-        clipped = self.clipped(self.updated(gradients))
+        clipped = self.clipped(self.own_gradients(gradients))
         return [pair for part in self.parts for pair in part.assignments(clipped)]
 
     def state_variables(self) -> dict[str, Variable]:

@@ -17,7 +17,7 @@ from foveal.strides import Ndarray
 from foveal.trace import current
 from foveal.variable import Variable
 
-# Keeps a gradient of zero from being divided by zero; the value is PyTorch's.
+# Added to the norm of all gradients, so that a norm of zero can be divided by; the value is PyTorch's.
 NORM_EPS = 1e-6
 
 # What a step's program writes: (variable, its new value).
@@ -143,7 +143,9 @@ class UpdateRule:
                 self.limits.set(name, getattr(self, name))
 
     def undo(self) -> None:
-        """Take the last `begin` back: the step was not carried out."""
+        """Take the last `begin` back: the step was not carried out. The next `begin` sets the schedules' values
+        again.
+        """
         self.steps -= 1
 
     def averaged(self) -> AbstractContextManager[None]:
@@ -170,8 +172,8 @@ class UpdateRule:
         """Return (variable, new value) for all parameters and states, traced: what a step's program writes."""
         raise NotImplementedError
 
-    def updated(self, gradients: Mapping[Variable, Tensor]) -> dict[Variable, Tensor]:
-        """Return the gradients of what is updated here: neither frozen groups nor other parameters of the model."""
+    def own_gradients(self, gradients: Mapping[Variable, Tensor]) -> dict[Variable, Tensor]:
+        """Return the gradients of the parameters that this rule updates: no frozen groups, no others of the model."""
         raise NotImplementedError
 
     def state_variables(self) -> dict[str, Variable]:
@@ -275,7 +277,7 @@ class Optimizer(UpdateRule):
         """Return the names of the state arrays of each parameter of a group."""
         return self.state_names
 
-    def start(self, name: str) -> float:
+    def initial_value(self, name: str) -> float:
         """Return the number that a state is filled with before the first step."""
         return 0.0
 
@@ -284,7 +286,7 @@ class Optimizer(UpdateRule):
         for i, p in enumerate(self.parameters):
             for name in self.states(self.group_of[p]):
                 if name not in self.state[p]:
-                    value = np.full(p.shape, self.start(name), np.float32)
+                    value = np.full(p.shape, self.initial_value(name), np.float32)
                     self.state[p][name] = Variable(value, f"{p.name or i}.{name}")
 
     def values(self, step: int, group: ParameterGroup) -> dict[str, float]:
@@ -312,7 +314,7 @@ class Optimizer(UpdateRule):
         """Return the new parameter and its new state.
 
         p: the parameter. g: its gradient, of the same shape. state: the arrays of `states(group)`, of the same shape.
-        now: the scalars of `values` for this step. All are traced.
+        now: the scalars of `values` in this step. All are traced.
         """
         raise NotImplementedError
 
@@ -321,7 +323,7 @@ class Optimizer(UpdateRule):
         lift = current().lift
         traced = {id(g): s.traced() for g, s in zip(self.groups, self.scalars, strict=True)}
         assignments: Assignments = []
-        for p, g in self.clipped(self.updated(gradients)).items():
+        for p, g in self.clipped(self.own_gradients(gradients)).items():
             group = self.group_of[p]
             old, now = lift(p), traced[id(group)]
             state: TracedState = {name: lift(self.state[p][name]) for name in self.states(group)}
@@ -333,7 +335,7 @@ class Optimizer(UpdateRule):
             assignments.extend((self.state[p][name], value) for name, value in state.items())
         return assignments
 
-    def updated(self, gradients: Mapping[Variable, Tensor]) -> dict[Variable, Tensor]:
+    def own_gradients(self, gradients: Mapping[Variable, Tensor]) -> dict[Variable, Tensor]:
         return {p: g for p, g in gradients.items() if p in self.state and not self.group_of[p].frozen}
 
     def decayed(self, p: Tensor, g: Tensor, now: TracedScalars, group: ParameterGroup) -> Tensor:

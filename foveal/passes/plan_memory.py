@@ -1,4 +1,8 @@
-"""Where each buffer of a program lies in its arena: buffers that are never alive together share memory."""
+"""Where each buffer of a program lies in its arena: buffers that are never alive together share memory.
+
+Calls without a barrier between them may overlap in time. That is safe here, because scheduling puts a barrier before
+the first use of each buffer (scheduling.needed_barriers).
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,7 @@
 """The training loop: predict, loss, backward, step; then test, write the files, show the results.
 
-The four are one native program (`foveal.compile_step`). This module is about the rest: the order of epochs, tests and
-files, and that a run that ends early leaves its last epoch whole on disk.
+The first four are one native program (`foveal.compile_step`). This module orders epochs, tests and files, and sees to
+it that a run that is cut short leaves its last whole epoch on disk.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def train(data: Dataset, options: RunOptions) -> dict[str, Any]:
     testing; `images_per_second` counts training steps only, without the first, which compiles.
 
     Raises FovealError before the first step if something does not fit, TypeError for an option that there is not,
-    NumericsError when the loss stops being a number, and KeyboardInterrupt (whose text says what was kept) on Ctrl-C.
+    NumericsError when the loss is NaN or infinite, and KeyboardInterrupt (whose text says what was kept) on Ctrl-C.
     """
     settings = choose(data, options)
     net = options.model if isinstance(options.model, nn.Module) else None
@@ -75,7 +75,7 @@ class Training:
         """net: None to build the network that the settings name."""
         self.clock = Clock()
         self.data, self.settings, self.folder, self.display = data, settings, folder, display
-        # The epoch, and the step in it, that are under way, from 1.
+        # The epoch, and the step in it, that are under way; 0 before the first.
         self.epoch = self.step = 0
         # The last epoch whose files are written.
         self.saved = 0
@@ -104,7 +104,7 @@ class Training:
 
     @cached_property
     def footprint(self) -> Footprint:
-        """The memory of a training step, which is compiled for that."""
+        """The memory that a training step takes. Asking for it compiles the step."""
         x = np.zeros((self.settings.batch_size, *self.data.x_train.shape[1:]), np.float32)
         labels = np.zeros(self.settings.batch_size, np.int32)
         return self.train_step.program(x, labels).footprint()
@@ -124,7 +124,7 @@ class Training:
         except NumericsError as error:
             raise NumericsError(
                 f"epoch {self.epoch}, step {self.step}: {error}. {self._kept()} "
-                f"Try a lower --lr than {self.settings.lr:g}."
+                f"Try a lower learning rate than {self.settings.lr:g}."
             ) from None
         self.display.end(metrics, self.folder)
         return metrics

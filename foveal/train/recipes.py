@@ -18,7 +18,7 @@ class Recipe:
     lr: float
     optimizer: str = "nesterov"
     weight_decay: float = 5e-4
-    #: How training images are varied: None, "shift" or "crop+flip" (see data.loader).
+    #: How training images are varied: None, "shift" or "crop+flip" (the names of data.augment.AUGMENTATIONS).
     augment: str | None = None
 
 

@@ -17,7 +17,7 @@ from foveal.ops.batch_norm import per_channel
 from foveal.ops.op import Type
 from foveal.passes.plan_memory import ALIGNMENT, Lifetime, plan_memory
 from foveal.passes.simplify import simplify
-from foveal.schedule import needed_barriers
+from foveal.scheduling import needed_barriers
 from foveal.trace import trace
 from foveal.variable import Variable
 

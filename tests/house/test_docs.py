@@ -72,3 +72,19 @@ def test_the_walk_through_a_wrong_kernel_shows_what_happens():
     finally:
         OPS.pop("difference", None)
     assert got == shown
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/debugging.md"]
+)
+def test_files_that_documents_name_are_there(name):
+    """Paths in back quotes are those of files and folders; a path within foveal/ may leave `foveal/` out."""
+    text = (ROOT / name).read_text()
+    named = {
+        n
+        for n in re.findall(r"`([\w./]+/[\w./]*|[\w/]+\.(?:py|md|toml))`", text)
+        if not re.search(r"^data/|^runs/|[A-Z]{4}", n)
+    }
+    roots = [ROOT, ROOT / "foveal", *(path for path in (ROOT / "foveal").rglob("*") if path.is_dir())]
+    assert [n for n in sorted(named) if not any((root / n).exists() for root in roots)] == []
+    assert not re.search(r"^(TODO|TABLE|HOWTO)$", text, re.MULTILINE)

@@ -6,8 +6,8 @@ import pytest
 
 from foveal import nn, ops
 from foveal.autodiff import gradients
+from foveal.build import build
 from foveal.errors import DataError, ShapeError
-from foveal.program import Program
 from foveal.trace import trace
 
 
@@ -19,7 +19,7 @@ def with_gradient(function, x, dy):
         y, *more = found if isinstance(found, tuple) else (found,)
         return [y, *gradients(y, [x], dy), *more]
 
-    return Program(trace(both, *checks.types([x, dy])), threads=1).run(x, dy)
+    return build(trace(both, *checks.types([x, dy])), threads=1).run(x, dy)
 
 
 def torch_with_gradient(torch, layer, x, dy):
@@ -132,14 +132,14 @@ def test_unpooling_is_pytorchs(size, torch):
         return gradients(back(y, places, size), [y], dy)
 
     graph = trace(slope, *checks.types([y, places, dy]))
-    assert (Program(graph, threads=1).run(y, places, dy)[0] == z.grad.numpy()).all()
+    assert (build(graph, threads=1).run(y, places, dy)[0] == z.grad.numpy()).all()
 
 
 def test_places_outside_of_the_image_are_left_out_or_refused():
     x = np.ones((1, 2, 1, 3), np.float32)
     places = np.array([[[[0, 4, -1]], [[3, 2**31 - 1, 1]]]], np.int32)
     graph = trace(lambda x, at: ops.max_unpool2d(x, at, image_size=(2, 2)), *checks.types([x, places]))
-    for y in (Program(graph, threads=1).run(x, places)[0], graph.evaluate(x, places)[0]):
+    for y in (build(graph, threads=1).run(x, places)[0], graph.evaluate(x, places)[0]):
         assert y.reshape(2, 4).tolist() == [[1, 0, 0, 0], [0, 1, 0, 1]]
     with pytest.raises(DataError, match="place 4 is none of the 2x2 image; give output_size"):
         nn.MaxUnpool2d((2, 1), (2, 1))(x, places, (2, 2))

@@ -158,7 +158,7 @@ def filtering(name: str, s: tuple[Convolution, Algorithm]) -> tuple[list[Numbers
     """The inputs; that they are computed in the way drawn is noted where measured choices are."""
     name = name.removesuffix(FILTERED)
     arrays, how = convolution(name, s[0])
-    problem = OPS[name].problem(*(a.shape for a in arrays), **how)
+    problem = OPS[name].problem(*(a.shape for a in arrays), **OPS[name].normalise(*arrays, **how))
     assert problem is not None
     select.measured[problem.key] = s[1]
     return arrays, how

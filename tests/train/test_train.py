@@ -139,7 +139,7 @@ def test_an_older_run_is_kept(data, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (NumericsError("the loss is nan"), "epoch 2, step 2: the loss is nan.*lower --lr than"),
+        (NumericsError("the loss is nan"), "epoch 2, step 2: the loss is nan.*lower learning rate than"),
         (KeyboardInterrupt(), "Interrupted in epoch 2"),
     ],
 )

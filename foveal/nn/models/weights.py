@@ -143,11 +143,15 @@ def same_values(stored: Shape, shape: Shape) -> bool:
 def read(path: str | Path) -> State:
     """The arrays of a safetensors file, as float32 but for counters."""
     with opened(path) as file:
-        try:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        # NumPy has no bfloat16
-        except TypeError as error:
-            raise StateError(f"{path}: {error}; store the weights as float32") from None
+        names = list(file.keys())
+        # NumPy has no bfloat16 and no 8-bit floats, unless another package has registered them in this process.
+        for name in names:
+            dtype = file.get_slice(name).get_dtype()
+            if dtype.startswith(("BF16", "F8", "F4", "F6")):
+                raise StateError(
+                    f"{path}: {name} is stored as {dtype}, which is not read; store the weights as float32"
+                )
+        state = {name: file.get_tensor(name) for name in names}
     return {n: v if v.dtype.kind in "iu" else v.astype(np.float32) for n, v in state.items()}
 
 

@@ -17,14 +17,14 @@ def fuse(graph: Graph, epilogues: bool = True) -> list[Group]:
 
     With `epilogues` off, anchors have neither epilogues nor prologues.
     """
-    # Fusion can create a cycle between groups with several outputs. If so, retry with less of it: (1) pointwise groups
+    # Groups with several outputs can form a cycle. If so, retry with less fusion: (1) pointwise groups
     # have one output each, (2) each reduction has a pass of its own, (3) both; then no cycle is possible.
     for shared_outputs, shared_passes in ((True, True), (False, True), (True, False), (False, False)):
         groups = Fuser(graph, fuse_epilogues(graph, epilogues), shared_outputs, shared_passes).run()
         ordered = ordered_groups(graph, groups)
         if ordered is not None:
             return ordered
-    raise AssertionError("groups of one result each follow the order that epilogue fusion found")
+    raise AssertionError("a cycle among groups of one result each: a fault in fuse.py")
 
 
 class Fuser:
@@ -33,28 +33,28 @@ class Fuser:
     shared_outputs: a pointwise group may write several values. shared_passes: reductions may share one pass.
     """
 
-    def __init__(self, graph: Graph, anchored: EpilogueFusion, shared_outputs: bool, shared_passes: bool) -> None:
+    def __init__(self, graph: Graph, epilogues: EpilogueFusion, shared_outputs: bool, shared_passes: bool) -> None:
         self.graph, self.shared_outputs, self.shared_passes = graph, shared_outputs, shared_passes
-        self.anchored, self.leaves = anchored, anchored.leaves
-        self.groups = list(anchored.groups)
+        self.epilogues, self.leaves = epilogues, epilogues.leaves
+        self.groups = list(epilogues.groups)
         self.users = graph.users()
         self.results = set(graph.results())
         self.updates = {value for _, value in graph.updates}
         # the groups that compute each node
-        self.computed_in: dict[Node, list[Group]] = {node: [group] for node, group in anchored.group_of.items()}
+        self.computed_in: dict[Node, list[Group]] = {node: [group] for node, group in epilogues.group_of.items()}
         # Sets of nodes are bit sets: on graphs of some thousand nodes the unions below are what takes time.
         self.bit = {node: 1 << i for i, node in enumerate(graph.nodes)}
         self.after = self.find_after()
 
     def find_after(self) -> dict[Node, int]:
-        """Return the nodes that come after each node; for one of an anchored group, after any node of the group."""
+        """Return all nodes that depend on each node, as bit sets; the nodes of an anchored group have one set."""
         after: dict[Node, int] = {}
         together: dict[Group, int] = {}
-        for node in reversed(self.anchored.order):
+        for node in reversed(self.epilogues.order):
             after[node] = 0
             for user in self.users[node]:
                 after[node] |= after[user] | self.bit[user]
-            group = self.anchored.group_of.get(node)
+            group = self.epilogues.group_of.get(node)
             if group is not None:
                 together[group] = together.get(group, 0) | after[node] | self.bit[node]
                 # The anchor is the first of its group in `order`, so all others have been visited.
@@ -63,12 +63,12 @@ class Fuser:
         return after
 
     def run(self) -> list[Group]:
-        for node in reversed(self.anchored.order):
+        for node in reversed(self.epilogues.order):
             if node.op is None or node.op is constant or node.op.view:
                 continue
-            if is_pointwise(node) and node not in self.anchored.stored:
+            if is_pointwise(node) and node not in self.epilogues.stored:
                 self.place_pointwise(node)
-            elif isinstance(node.op, Reduction) and node not in self.anchored.group_of:
+            elif isinstance(node.op, Reduction) and node not in self.epilogues.group_of:
                 self.place_reduction(node)
         position = {node: i for i, node in enumerate(self.graph.nodes)}
         for group in self.groups:
@@ -82,30 +82,30 @@ class Fuser:
         """Compute a node in the groups of its users where that pays, and store it if any user is left."""
         # the users' groups that could compute the node and do not do so yet
         candidates: dict[Group, None] = {}
-        outside = node in self.results
+        needed_outside = node in self.results
         for user in self.users[node]:
-            fusible = [g for g in self.computed_in.get(user, ()) if self.can_compute(g, node, user)]
-            candidates |= dict.fromkeys(g for g in fusible if not self.computes(g, node, user))
-            outside = outside or not fusible or len(fusible) < len(self.computed_in[user])
+            fusible = [g for g in self.computed_in.get(user, ()) if self.may_contain(g, node, user)]
+            candidates |= dict.fromkeys(g for g in fusible if not self.contains(g, node, user))
+            needed_outside = needed_outside or not fusible or len(fusible) < len(self.computed_in[user])
         chosen: list[Group] = []
-        if not outside and (len(candidates) == 1 or len(self.leaves[node]) <= MAX_RECOMPUTE_READS):
+        if not needed_outside and (len(candidates) == 1 or len(self.leaves[node]) <= MAX_RECOMPUTE_READS):
             # Nobody needs it in memory, and computing it in each of these groups reads little.
             chosen = list(candidates)
         elif candidates:
-            chosen = [g for g in candidates if self.reads_already(g, node)]
+            chosen = [g for g in candidates if self.needs_no_new_read(g, node)]
         for group in chosen:
-            self.compute(group, node)
+            self.add(group, node)
         self.computed_in[node] = list(dict.fromkeys([*self.computed_in.get(node, ()), *chosen]))
-        if outside or len(chosen) < len(candidates) or not self.computed_in[node]:
-            self.store(node, [g for g in candidates if g not in chosen])
+        if needed_outside or len(chosen) < len(candidates) or not self.computed_in[node]:
+            self.place_in_memory(node, [g for g in candidates if g not in chosen])
 
-    def can_compute(self, group: Group, node: Node, user: Node) -> bool:
+    def may_contain(self, group: Group, node: Node, user: Node) -> bool:
         """True if a group that computes `user` can compute the node as well."""
         if node in group.members:
             return True
         if group.kind != "anchored" or user in group.members:
             return group.domain == node.shape
-        return self.anchored.allowed and self.in_prologue(group, node, user)
+        return self.epilogues.allowed and self.in_prologue(group, node, user)
 
     def in_prologue(self, group: Group, node: Node, user: Node) -> bool:
         """True if the node can be computed for a user in the prologue of an anchor."""
@@ -115,11 +115,11 @@ class Fuser:
         is_source = user is anchor and node is source and anchor.inputs.count(node) == 1
         return (is_source and len(self.leaves[node]) <= MAX_RECOMPUTE_READS) or user in group.prologue
 
-    def computes(self, group: Group, node: Node, user: Node) -> bool:
+    def contains(self, group: Group, node: Node, user: Node) -> bool:
         """True if the group computes the node already, in the place where the user needs it."""
         return node in (group.prologue if self.in_prologue(group, node, user) else group.members)
 
-    def compute(self, group: Group, node: Node) -> None:
+    def add(self, group: Group, node: Node) -> None:
         """Add the node to the group, in the prologue and among the members, wherever its users in the group are."""
         if group.kind == "anchored":
             if any(self.in_prologue(group, node, user) for user in self.users[node]):
@@ -129,17 +129,17 @@ class Fuser:
         if node not in group.members:
             group.members.append(node)
 
-    def reads_already(self, group: Group, node: Node) -> bool:
+    def needs_no_new_read(self, group: Group, node: Node) -> bool:
         """True if the group reads the one value that the node is computed from, so that computing it costs no read."""
         inside, leaves = set(group.members), self.leaves[node]
         read: set[Node] = set()
         for member in group.members:
             for x in member.inputs:
                 if x is not node and x not in inside:
-                    read |= {x} if x in self.anchored.stored else {x, *self.leaves[x]}
+                    read |= {x} if x in self.epilogues.stored else {x, *self.leaves[x]}
         return len(leaves) == 1 and leaves <= read
 
-    def store(self, node: Node, candidates: list[Group]) -> None:
+    def place_in_memory(self, node: Node, candidates: list[Group]) -> None:
         """Write the node from inside of one of the groups that use it, or from a group of its own."""
         if self.shared_outputs:
             for group in candidates:
@@ -189,15 +189,15 @@ class Fuser:
                 continue
             other = group.results[0]
             same_axes = other.attributes["axes"] == node.attributes["axes"]
-            related = self.full_size_values(node) & self.full_size_values(other)
+            related = self.values_read(node) & self.values_read(other)
             if same_axes and related and self.independent(group, node):
                 group.results.append(node)
                 self.computed_in[node] = [group]
                 return
         self.start_group(Group(source.shape, [], [node], "reduce"))
 
-    def full_size_values(self, reduction: Node) -> set[Node]:
-        """Return the full-size values that a reduction is computed from."""
+    def values_read(self, reduction: Node) -> set[Node]:
+        """Return the values that a reduction is computed from: its input, that one's leaves and inputs."""
         source = reduction.inputs[0]
         return {source, *self.leaves[source], *source.inputs}
 
