@@ -1,4 +1,4 @@
-"""Where the temporary buffers of a program lie: in one arena, by their lifetimes. Schedule -> ArenaPlan."""
+"""Where the temporary buffers of a program lie: in one arena, by their lifetimes. CallSchedule -> ArenaPlan."""
 
 import math
 from collections import Counter
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from foveal.lower import KernelCall
 from foveal.ops.kernels import pointwise
 from foveal.passes.plan_memory import Lifetime, plan_memory
-from foveal.scheduling import Schedule
+from foveal.scheduling import CallSchedule
 from foveal.strides import dense
 from foveal.view import Buffer, View
 
@@ -31,7 +31,7 @@ class ArenaPlan:
         return sum(self.sizes)
 
 
-def plan_arena(schedule: Schedule, outputs: Sequence[View], threads: int) -> ArenaPlan:
+def plan_arena(schedule: CallSchedule, outputs: Sequence[View], threads: int) -> ArenaPlan:
     """Place the temporary buffers of the repeated calls; what prepared calls write is kept outside of the arena."""
     kept = {view.buffer for call in schedule.prepared for view in call.written}
     calls = schedule.repeated

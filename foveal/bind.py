@@ -8,7 +8,7 @@ import numpy as np
 from foveal.arena import ArenaPlan
 from foveal.kernel.builder import PARALLEL_LOOPS
 from foveal.lower import KernelCall, Lowered
-from foveal.scheduling import Schedule
+from foveal.scheduling import CallSchedule
 from foveal.strides import Ndarray
 from foveal.view import Buffer, View
 from foveal.workers import aligned
@@ -42,7 +42,7 @@ class Binding:
 
 def bind(
     lowered: Lowered,
-    schedule: Schedule,
+    schedule: CallSchedule,
     arena_plan: ArenaPlan,
     addresses: Sequence[int],
     threads: int,

@@ -14,7 +14,7 @@ from foveal.lower import Lowered
 from foveal.passes.fusion.group import Group
 from foveal.passes.layout import LayoutPlan
 from foveal.passes.plan_memory import ALIGNMENT
-from foveal.scheduling import Schedule
+from foveal.scheduling import CallSchedule
 from foveal.strides import Ndarray
 from foveal.variable import Variable
 from foveal.workers import aligned, workers
@@ -45,7 +45,7 @@ class Program:
     groups: list[Group]
     layout: LayoutPlan
     lowered: Lowered
-    schedule: Schedule
+    schedule: CallSchedule
     arena_plan: ArenaPlan
     binding: Binding
     record: BuildRecord

@@ -1,4 +1,4 @@
-"""Scheduling: which calls run once, and after which calls all threads have to meet. Calls -> Schedule."""
+"""Scheduling: which calls run once, and after which calls all threads have to meet. Calls -> CallSchedule."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from foveal.view import Buffer
 
 
 @dataclass(frozen=True)
-class Schedule:
+class CallSchedule:
     """The calls of a program in the order in which they run."""
 
     #: calls that read nothing but variables that the program leaves alone: they run again only when one has changed
@@ -25,9 +25,9 @@ class Schedule:
         return [*self.prepared, *self.repeated]
 
 
-def schedule(calls: Sequence[KernelCall], graph: Graph) -> Schedule:
+def schedule(calls: Sequence[KernelCall], graph: Graph) -> CallSchedule:
     prepared, repeated = split_calls(calls, graph)
-    return Schedule(prepared, repeated, needed_barriers([*prepared, *repeated]))
+    return CallSchedule(prepared, repeated, needed_barriers([*prepared, *repeated]))
 
 
 def split_calls(calls: Sequence[KernelCall], graph: Graph) -> tuple[list[KernelCall], list[KernelCall]]:

@@ -187,7 +187,7 @@ def emit_object(kernel: Kernel, target: Target, symbol: str) -> bytes:
     return bytes(tm.emit_object(module))
 
 
-class Loaded:
+class LoadedCode:
     """Object code in executable memory. The engine is kept: the addresses are valid as long as it exists."""
 
     def __init__(self, objects: dict[str, bytes]) -> None:
@@ -201,7 +201,7 @@ class Loaded:
 
 # of this process: the address of each kernel that is in memory, by symbol, and what keeps the addresses valid
 _loaded: dict[str, int] = {}
-_engines: list[Loaded] = []
+_engines: list[LoadedCode] = []
 
 
 @dataclass
@@ -246,7 +246,7 @@ def native(kernels: list[Kernel]) -> list[int]:
     # all of them are loaded at once, into one engine
     if fresh:
         cache.stay_small()
-        loaded = Loaded(fresh)
+        loaded = LoadedCode(fresh)
         _engines.append(loaded)
         _loaded.update(loaded.addresses)
     return [_loaded[f"k{name}"] for name in keys]
