@@ -19,8 +19,8 @@ ALL = list(SCHEMES.values()) + [winograd_matrices.transposed(m, first) for m, fi
 
 
 def arrays(s):
-    """AT, BT, G, GW, AW with a row or column for each position."""
-    of = [min(i, s.classes - 1) for i in range(s.positions)]
+    """AT, BT, G, GW, AW with a row or column for each point."""
+    of = [min(i, s.classes - 1) for i in range(s.points)]
     at, bt, g, gw, aw = (np.array(matrix) for matrix in (s.AT, s.BT, s.G, s.GW, s.AW))
     return at, bt, g[of], gw, aw[:, of]
 
@@ -65,13 +65,13 @@ def test_products_share_parts_without_changing_the_result(s, name):
 
 @pytest.mark.parametrize("s", ALL)
 def test_positions_of_a_class_are_neighbours(s):
-    order = winograd_transform.position_order(s, s)
-    assert sorted(order.position.values()) == list(range(s.positions**2))
+    order = winograd_transform.point_order(s, s)
+    assert sorted(order.point.values()) == list(range(s.points**2))
     assert sorted(order.class_.values()) == list(range(s.classes**2))
-    for (i, j), position in order.position.items():
+    for (i, j), point in order.point.items():
         class_ = order.class_[min(i, s.classes - 1), min(j, s.classes - 1)]
         (members,) = (r for r in order.ranges if r.first <= class_ < r.first + r.classes)
-        assert 0 <= position - members.start - (class_ - members.first) * members.copies < members.copies
+        assert 0 <= point - members.start - (class_ - members.first) * members.copies < members.copies
 
 
 def results(N, C, K, H, W, threads=2, stride=1, padding=1):

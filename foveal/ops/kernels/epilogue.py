@@ -42,6 +42,11 @@ class Epilogue:
         """Rows of partial sums, of a value per channel each, that a task keeps."""
         return len(self.sums) + (moments.PARTIAL_ROWS if self.moments is not None else 0)
 
+    @property
+    def has_sums(self) -> bool:
+        """True if the epilogue adds up sums or moments."""
+        return self.rows > 0
+
 
 @dataclass(frozen=True)
 class EpilogueOutputs:

@@ -6,29 +6,41 @@ faster. With that it calls select.py's lower_forward, lower_input_grad or lower_
 kernels, or the first direct kernel in the order of the table that fits the shape (the `fits` functions stand beside
 their kernels). So whether and where a kernel is used is decided in cost_model.py and select.py and nowhere else.
 
-Register tile: rows x vectors of what is summed up in registers at once; its size follows from the number of registers
-(register_tile.py). Lanes: what the elements of a vector are. Peak: the measured share of what the multipliers can do,
-of one core where that is said (the docstring of the file has the details), else of two cores (docs/results.md, Zen 4).
-Winograd's counts the multiplications of direct convolution, of which it needs a quarter, or 81 of 144 with stride 2.
+Letters in all files here: N images, C channels, K filters, G groups, so that a filter has c_group = C/G channels;
+images have H x W pixels, outputs P x Q, filters R x S. A tap is a place (r, s) of a filter, a weight is an element
+(r, s, c).
+
+When Winograd is chosen. It can compute 3x3 filters with stride 1 or 2 on both axes, dilation 1 and one group, in tiles
+of m x m outputs, m = 2 or 4. It is chosen if its modelled cost, with the better m, is below 0.95 of that of direct
+convolution (`Problem.default` in cost_model.py). For the gradient in the weights C and K also have to be at most 64, or
+to have a divisor from 32 to 96.
+
+The tables. Register tile: rows x vectors of what is summed up in registers at once; its size follows from the number of
+registers (register_tile.py). Lanes: what the elements of a vector are. Chosen when: a direct kernel is chosen if its
+condition holds and that of no direct kernel above it; "faster by its model" means that its function `fits` counts less
+time, for products (empty lanes included) and staging, than with lanes over filters. Peak: the measured share of what
+the multipliers can do, of one core where that is said (the docstring of the file has the details), else of two cores
+(docs/results.md, Zen 4). Winograd's counts the multiplications of direct convolution, of which it needs a quarter, or
+81 of 144 with stride 2. "1 -> 6" is a convolution of 1 channel with 6 filters.
 
 Forward, and the gradient in x, which is a convolution too:
 
 | file | register tile | lanes | chosen when | peak |
 | --- | --- | --- | --- | --- |
-| winograd.py | output tiles x filters | filters | 3x3, stride 1 or 2, one group, and it costs less | 195-305 % |
+| winograd.py | tiles x filters | filters | modelled cost < 0.95 of direct convolution's | 195-305 % |
 | depthwise.py | pixels | channels | one filter per channel | limited by memory |
-| direct_simd_batch.py | filters x images | images | so few filters that lanes would be empty | 1 -> 6 channels: 74 % |
+| direct_simd_batch.py | filters x images | images | faster by its model: few filters | 1 -> 6: 74 % |
 | conv1x1.py | pixels x filters | filters | 1x1, stride 1, no padding: a matrix product | 85-90 % |
-| direct_batch.py | images x filters | filters | many small images, or much padding | as direct.py |
+| direct_batch.py | images x filters | filters | 4 images and more; rows < half a tile, or 5 % padding | as direct.py |
 | direct.py | pixels x filters | filters | any other | one core: 94-99 % |
 
 The gradient in the weights:
 
 | file | register tile | lanes | chosen when | peak |
 | --- | --- | --- | --- | --- |
-| winograd_weight_grad.py | channels x filters | filters | as winograd.py | 135-220 % |
+| winograd_weight_grad.py | channels x filters | filters | modelled cost < 0.95 of direct convolution's | 135-220 % |
 | weight_grad_depthwise.py | taps | channels | one filter per channel | one core: 90 % |
-| weight_grad_simd_batch.py | positions x filters | images | few filters and positions | 1 -> 6 channels: 51 % |
+| weight_grad_simd_batch.py | weights x filters | images | faster by its model, 64 weights at most | 1 -> 6: 51 % |
 | weight_grad.py | channels x filters | filters | any other | one core: 94-98 % |
 
 `foveal bench ops conv2d` prints the machine's peak and the GFLOP/s of each row, `foveal bench ops 3x3` the rows that

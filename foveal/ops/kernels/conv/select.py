@@ -23,7 +23,7 @@ from foveal.ops.kernels.epilogue import EpilogueOutputs
 from foveal.ops.kernels.halo import nhwc
 from foveal.ops.kernels.packing import pack_panels
 from foveal.ops.kernels.partial_sums import lower_kernel_sums
-from foveal.ops.kernels.register_tile import tile_for
+from foveal.ops.kernels.register_tile import ceil_div, tile_for
 from foveal.ops.kernels.taps import Axes, both_axes, forward_taps, gradient_taps, used_kernel
 from foveal.ops.op import Lowering
 from foveal.ops.window import Pair, Sides, Window
@@ -41,7 +41,7 @@ def choose(problem: Problem) -> Algorithm:
 def lower_forward(
     lowering: Lowering, y: EpilogueOutputs, x: View, w: View, algorithm: Algorithm, window: Window, groups: int
 ) -> None:
-    """y [N, K, P, Q] = convolution of x [N, G C, H, W] with w [K, C, R, S], whose taps are the window's."""
+    """y [N, K, P, Q] = convolution of x [N, C, H, W] with w [K, C/G, R, S], whose taps are the window's."""
     if m := algorithm.winograd_tile:
         grid = forward_grid(m, window, y.shape[0], y.shape[2:])
         winograd.lower(lowering, y, x, w, grid, algorithm, rotate=False)
@@ -52,7 +52,7 @@ def lower_forward(
 def lower_input_grad(
     lowering: Lowering, dx: EpilogueOutputs, dy: View, w: View, algorithm: Algorithm, window: Window, groups: int
 ) -> None:
-    """dx [N, G C, H, W], the gradient in x, of dy [N, K, P, Q] and w [K, C, R, S]."""
+    """dx [N, C, H, W], the gradient in x, of dy [N, K, P, Q] and w [K, C/G, R, S]."""
     if m := algorithm.winograd_tile:
         grid = input_grad_grid(m, window, dx.shape[0], dx.shape[2:])
         winograd.lower(lowering, dx, dy, w.permuted(1, 0, 2, 3), grid, algorithm, rotate=True)
@@ -63,7 +63,7 @@ def lower_input_grad(
 def lower_weight_grad(
     lowering: Lowering, dw: View, dy: View, x: View, algorithm: Algorithm, window: Window, groups: int
 ) -> None:
-    """dw [K, C, R, S], the gradient in the weights, of dy [N, K, P, Q] and x [N, G C, H, W]."""
+    """dw [K, C/G, R, S], the gradient in the weights, of dy [N, K, P, Q] and x [N, C, H, W]."""
     if m := algorithm.winograd_tile:
         grid = forward_grid(m, window, dy.shape[0], image_size(dy))
         winograd_weight_grad.lower(lowering, dw, dy, x, grid, algorithm)
@@ -73,62 +73,67 @@ def lower_weight_grad(
 
 def direct_forward(lowering: Lowering, y: EpilogueOutputs, x: View, w: View, window: Window, groups: int) -> None:
     """The convolution by a direct kernel."""
-    K, C, R, S = w.shape
+    K, c_group, R, S = w.shape
     axes = both_axes(forward_taps, y.shape[2:], image_size(x), *geometry(window))
-    direct_by_taps(lowering, y, x, w.reshaped((groups, K // groups, C, R, S)), axes)
+    direct_by_taps(lowering, y, x, w.reshaped((groups, K // groups, c_group, R, S)), axes)
 
 
 def direct_input_grad(lowering: Lowering, dx: EpilogueOutputs, dy: View, w: View, window: Window, groups: int) -> None:
     """The gradient in x by a direct kernel: a correlation too, in which filters and channels swap their roles."""
-    K, C, R, S = w.shape
+    K, c_group, R, S = w.shape
     axes = both_axes(gradient_taps, dx.shape[2:], image_size(dy), *geometry(window))
-    weights = w.reshaped((groups, K // groups, C, R, S)).permuted(0, 2, 1, 3, 4)
+    # [G, channels of a group, filters of a group, R, S]
+    weights = w.reshaped((groups, K // groups, c_group, R, S)).permuted(0, 2, 1, 3, 4)
     direct_by_taps(lowering, dx, dy, weights, axes)
 
 
 def direct_by_taps(lowering: Lowering, y: EpilogueOutputs, x: View, w: View, axes: Axes) -> None:
-    """Lower the first direct kernel that fits, for w [G, outputs, inputs, R, S] and the taps on both axes."""
-    groups, outputs, inputs, *_ = w.shape
+    """Lower the first direct kernel that fits, for w [G, filters, channels, R, S] and the taps on both axes.
+
+    filters, channels: of a group. For a gradient in x, x is dy and y is dx, so their roles are swapped.
+    """
+    groups, filters, channels, *_ = w.shape
     # 1. one filter per channel
-    if outputs == inputs == 1 and groups > 1:
+    if filters == channels == 1 and groups > 1:
         depthwise.lower(lowering, y, nhwc(x), w, axes)
         return
     # 2. too few filters to fill a vector: lanes run over images
-    axes, first, kernel = used_kernel(axes)
-    if direct_simd_batch.fits(nhwc(x), inputs, outputs, axes):
-        direct_simd_batch.lower(lowering, y, nhwc(x), w, axes, first, kernel)
+    axes, first, used_size = used_kernel(axes)
+    if direct_simd_batch.fits(nhwc(x), channels, filters, axes):
+        direct_simd_batch.lower(lowering, y, nhwc(x), w, axes, first, used_size)
         return
     # in all others lanes run over filters, whose weights are packed into panels as wide as a register tile
-    tile = tile_for(outputs)
-    panels = lowering.scratch((groups, -(-outputs // tile.columns), *kernel, inputs, tile.columns))
+    tile = tile_for(filters)
+    blocks = ceil_div(filters, tile.columns)
+    panels = lowering.scratch((groups, blocks, *used_size, channels, tile.columns))
     lowering.call(pack_panels, [panels], [w], columns=tile.columns, first=first)
-    # 3. every output reads the pixel at its own place: a matrix product
+    # 3. every output pixel reads the input pixel at the same place: a matrix product
     if conv1x1.fits(y, x, w, axes):
-        conv1x1.lower(lowering, y, x, panels, outputs)
-    # 4. small images of a large batch: a register tile is one pixel of many images
-    elif direct_batch.fits(x.shape, inputs, tile, axes):
-        direct_batch.lower(lowering, y, nhwc(x), panels, axes, outputs)
+        conv1x1.lower(lowering, y, x, panels, filters)
+    # 4. small images, or many products with padding: a register tile is one pixel of many images
+    elif direct_batch.fits(x.shape, channels, tile, axes):
+        direct_batch.lower(lowering, y, nhwc(x), panels, axes, filters)
     # 5. any other: a register tile is neighbouring pixels of an image
     else:
-        direct.lower(lowering, y, nhwc(x), panels, axes, outputs)
+        direct.lower(lowering, y, nhwc(x), panels, axes, filters)
 
 
 def direct_weight_grad(lowering: Lowering, dw: View, dy: View, x: View, window: Window, groups: int) -> None:
     """The gradient in the weights by the first direct kernel that fits."""
-    K, C, _, _ = dw.shape
+    K, c_group, _, _ = dw.shape
     axes = both_axes(forward_taps, image_size(dy), image_size(x), *geometry(window))
     # 1. one filter per channel
-    if C == 1 and groups == K > 1:
+    if c_group == 1 and groups == K > 1:
         weight_grad_depthwise.lower(lowering, dw, nhwc(dy), nhwc(x), axes)
         return
-    # 2. few filters and few positions (r, s, c): lanes run over images
-    axes, first, kernel = used_kernel(axes)
-    if weight_grad_simd_batch.fits(nhwc(dy), nhwc(x), axes, C * kernel[0] * kernel[1], groups):
-        partial = weight_grad_simd_batch.lower(lowering, nhwc(dy), nhwc(x), axes, kernel)
+    # 2. few filters of few weights (r, s, c): lanes run over images
+    axes, first, used_size = used_kernel(axes)
+    if weight_grad_simd_batch.fits(nhwc(dy), nhwc(x), axes, c_group * used_size[0] * used_size[1], groups):
+        partial = weight_grad_simd_batch.lower(lowering, nhwc(dy), nhwc(x), axes, used_size)
         lower_kernel_sums(lowering, dw, partial, first)
         return
     # 3. any other: lanes run over filters
-    weight_grad.lower(lowering, dw, dy, x, axes, first, kernel, groups)
+    weight_grad.lower(lowering, dw, dy, x, axes, first, used_size, groups)
 
 
 def image_size(image: View) -> Pair:
@@ -138,5 +143,5 @@ def image_size(image: View) -> Pair:
 
 
 def geometry(window: Window) -> tuple[Pair, Pair, Sides, Pair]:
-    """What `both_axes` needs of a window."""
+    """(size, stride, padding, dilation) of a window, the last arguments of `both_axes`."""
     return window.size, window.stride, window.padding, window.dilation

@@ -2,23 +2,25 @@
 
     dw[k, c, r, s] = sum over n, p, q of x[n, c, p u + r d - pad, q u + s d - pad] dy[n, k, p, q]
 
-For each kernel position (r, s) that is a matrix product [C, pixels] x [pixels, K], over all pixels of all images. A
-register tile is `rows` channels x `vectors` vectors of filters, whose sums stay in registers while the pixels of a unit
-pass. Lanes run over filters.
+for stride u and dilation d. For each tap (r, s) that is a matrix product [C, pixels] x [pixels, K], over all pixels of
+all images. With G groups it is one product [c_group, pixels] x [pixels, K/G] for each of them, where c_group = C/G.
 
-Peak of one core = FMA ports x lanes x 2 operations = 2 x 8 x 2 = 32 a cycle on Zen 4, which executes a vector of 16
-lanes in two halves: one such FMA a cycle, and one load of such a vector or two loads of scalars. A pixel of the inner
-loop takes rows x vectors FMAs for `rows` scalars of x and `vectors` vectors of dy. With 32 registers the tile is 12 x
-2: 14 loads for 24 FMAs, 0.6 per FMA, so the multipliers set the pace; 24 sums also cover the FMA's latency of 4 cycles.
-With 16 registers it is 6 x 2: 8 loads for 12 FMAs, 0.7 per FMA, and two of either can be issued a cycle.
+How it comes near the peak of ports x lanes x 2 operations per cycle (register_tile.py derives the peak and the size of
+the tile):
 
-Sums that stay in registers mean that x and dy are read again for every tile, so they have to come from the second-level
-cache: the pixels are cut into units of so much x as half of that cache holds, and all tiles of all kernel positions
-pass over a unit before the next one. A unit is some images, or a band of rows of one image. Chunks of units are what
-threads share out; each chunk has sums of its own, which are added up in order at the end.
+    registers       the sums of 12 channels x 32 filters on AVX-512 (6 x 16 on AVX2) at one tap, over all pixels of a
+                    unit. A step of the inner loop, one pixel, loads two vectors of dy and broadcasts one number of x
+                    for each channel, for 24 (12) FMAs: 0.58 (0.67) loads per FMA. A core starts as many loads as
+                    FMAs per cycle, with AVX2 two of each, so the FMAs and not the loads set the pace.
+    second level    a unit: its x, which takes at most half of that cache, and its dy
 
-Measured: 94 to 98 % of the peak on one core of Zen 4 for 3x3 filters with 64 and more channels, tiles of few channels
-less (`foveal bench ops conv2d --threads 1`, rows dw).
+Sums that stay in registers mean that x and dy are read again for every tile. So the pixels are cut into units whose x
+takes at most half of the second-level cache, and all tiles of all taps pass over a unit before the next one. A unit is
+some images, or a band of rows of one image. Chunks of units are what threads share out; each chunk has sums of its own,
+which are added up in order at the end.
+
+Measured: 94 to 98 % of the peak on one core of Zen 4 for 3x3 filters with 64 and more channels, less with few channels
+(`foveal bench ops conv2d --threads 1`, rows dw).
 """
 
 from dataclasses import dataclass, replace
@@ -43,39 +45,45 @@ from foveal.kernel.lang import (
     width_of,
 )
 from foveal.ops.kernels.conv.conv1x1 import evenly_spaced, one_row
-from foveal.ops.kernels.halo import bordered, nhwc, stage_band, zero_buffer
+from foveal.ops.kernels.halo import Border, bordered, nhwc, stage_band, zero_buffer
 from foveal.ops.kernels.partial_sums import lower_kernel_sums
-from foveal.ops.kernels.register_tile import ENOUGH_TASKS, lane_ranges, part_of_blocks, split, tile_for
+from foveal.ops.kernels.register_tile import (
+    ENOUGH_TASKS,
+    FLOAT_BYTES,
+    ceil_div,
+    lane_ranges,
+    part_of_blocks,
+    split,
+    tile_for,
+)
 from foveal.ops.kernels.taps import Axes
 from foveal.ops.op import Lowering
 from foveal.ops.window import Pair
 from foveal.strides import Shape
 from foveal.view import View
 
-# Chunks at most: twice ENOUGH_TASKS, so that each of many threads has some. Each chunk stores sums of its own,
-# [R, S, C, K], and they all are read again at the end.
+# Chunks at most: two for each of 16 threads, as lower.CHUNKS of a reduction, for where filters are so few that a chunk
+# is one task. (ENOUGH_TASKS is a lower bound, which tasks reach with more parts of the filters where chunks are fewer.)
+# Each chunk stores sums of its own, [R, S, c_group, K], and all of them are read again at the end.
 MAX_CHUNKS = 32
 
-# Pixels of a chunk at least. Storing a sum and adding it up later takes as long as some pixels' products; with this
-# many it is a small part of the work.
+# Pixels of a chunk at least. Storing a sum and adding it up later takes as long as the products of a few pixels, a
+# small part of the time of so many.
 MIN_PIXELS = 512
 
-# Channels below which a row of the kernel is one range of positions (s, c), which are neighbours in memory. So few
+# Channels below which a row of the kernel is one range of weights (s, c), which read neighbouring elements of x. So few
 # channels alone would leave a part of a register tile empty; whole rows fill it, but need a copy of x with its padding.
 FEW_CHANNELS = 16
 
-# (first input row of band 0, rows, first column, columns) of a zero-bordered buffer; see halo.bordered
-Border = tuple[int, int, int, int]
-
 
 def max_unit_elements() -> int:
-    """Elements of x in a unit: half of the second-level cache. The rest is for dy, and for what comes next."""
-    return l2() // 2 // 4
+    """Elements of x in a unit: half of the second-level cache. The rest is for dy, and for prefetched rows."""
+    return l2() // 2 // FLOAT_BYTES
 
 
 def max_partial_elements() -> int:
     """Elements of the sums of all chunks: a quarter of the last-level cache, from which they are read again."""
-    return llc() // 4 // 4
+    return llc() // 4 // FLOAT_BYTES
 
 
 @dataclass(frozen=True)
@@ -83,49 +91,56 @@ class Division:
     """How the work is divided."""
 
     groups: int
-    # images of a unit, and bands of rows that an image is cut into: one of both is 1
+    #: images of a unit, and bands of rows that an image is cut into: one of the two is 1
     images: int
     bands: int
-    # parts that the blocks of filters of a chunk are cut into: tasks are (chunk, part)
+    #: parts that the blocks of filters of a chunk are cut into: tasks are (chunk, part)
     parts: int
+    #: True if a row of the kernel is one range of weights (s, c), for few channels
+    row_is_range: bool
 
 
-def lower(lowering: Lowering, dw: View, dy: View, x: View, axes: Axes, first: Pair, kernel: Pair, groups: int) -> None:
-    """Views dw [K, C, R, S], dy [N, K, P, Q], x [N, G C, H, W].
+def lower(
+    lowering: Lowering, dw: View, dy: View, x: View, axes: Axes, first: Pair, used_size: Pair, groups: int
+) -> None:
+    """Add the kernels of dw [K, C/G, R, S], for dy [N, K, P, Q] and x [N, C, H, W].
 
-    Of the kernel positions only the `kernel` = (rows, columns) from `first` on meet the image; axes count from there.
+    Only `used_size` = (rows, columns) of the taps from `first` on meet the image; axes count from `first`.
     """
-    K, C, R, S = dw.shape
-    dy, x, axes = pixels_in_one_column(dy, x, axes, kernel)
+    K, c_group, R, S = dw.shape
+    dy, x, axes = pixels_in_one_column(dy, x, axes, used_size)
     N, _, P, Q = dy.shape
-    row_is_range = groups == 1 and C < FEW_CHANNELS and kernel[1] > 1 and axes[1][0].tap_step == 1
+    row_is_range = groups == 1 and c_group < FEW_CHANNELS and used_size[1] > 1 and axes[1][0].tap_step == 1
+    # the buffer with the padding holds one image, so a unit must not have more
     one_image = row_is_range and bordered(axes, (x.shape[2], x.shape[3]), P) is not None
     images, bands = unit_size(x.shape, (P, Q), one_image)
-    units = -(-N // images) * bands
-    size = K * C * kernel[0] * kernel[1]
+    units = ceil_div(N, images) * bands
+    # weights with a sum of their own in each chunk
+    size = K * c_group * used_size[0] * used_size[1]
     chunks = max(1, min(units, MAX_CHUNKS, N * P * Q // MIN_PIXELS, max_partial_elements() // size))
-    blocks = groups * -(-(K // groups) // tile_for(K // groups).columns)
-    parts = min(blocks, -(-ENOUGH_TASKS // chunks))
+    # blocks of filters as wide as a register tile, of all groups
+    blocks = groups * ceil_div(K // groups, tile_for(K // groups).columns)
+    parts = min(blocks, ceil_div(ENOUGH_TASKS, chunks))
     # where rows are ranges a unit is copied into a buffer with its padding, so that all pixels have all taps
-    border = bordered(axes, (x.shape[2], x.shape[3]), -(-P // bands)) if row_is_range else None
-    halo = lowering.scratch((1, *border[1::2], C) if border else (1, 1, 1, 1), per_thread=True)
-    # a single chunk of all kernel positions needs no scratch memory: its sums are the result
+    border = bordered(axes, (x.shape[2], x.shape[3]), ceil_div(P, bands)) if row_is_range else None
+    halo = lowering.scratch((1, border.rows, border.columns, c_group) if border else (1, 1, 1, 1), per_thread=True)
+    # a single chunk of all taps needs no scratch memory: its sums are the result
     result = dw.permuted(2, 3, 1, 0)
-    in_place = chunks == 1 and kernel == (R, S)
-    partial = result.reshaped((1, *result.shape)) if in_place else lowering.scratch((chunks, *kernel, C, K))
-    sums = partial.reshaped((chunks, kernel[0], 1, kernel[1] * C, K)) if row_is_range else partial
-    division = Division(groups, images, bands, parts)
+    in_place = chunks == 1 and used_size == (R, S)
+    partial = result.reshaped((1, *result.shape)) if in_place else lowering.scratch((chunks, *used_size, c_group, K))
+    sums = partial.reshaped((chunks, used_size[0], 1, used_size[1] * c_group, K)) if row_is_range else partial
+    division = Division(groups, images, bands, parts, row_is_range)
     lowering.call(weight_grad, [sums, halo], [nhwc(dy), nhwc(x)], axes=axes, border=border, division=division)
     if not in_place:
         lower_kernel_sums(lowering, dw, partial, first)
 
 
-def pixels_in_one_column(dy: View, x: View, axes: Axes, kernel: Pair) -> tuple[View, View, Axes]:
+def pixels_in_one_column(dy: View, x: View, axes: Axes, used_size: Pair) -> tuple[View, View, Axes]:
     """A 1x1 convolution of evenly spaced pixels seen as one image of one column, so that its inner loops are long.
 
-    dy as [1, K, N P Q, 1], x as [1, C, N H W, 1]. Any other convolution is given back as it is.
+    Returns dy as [1, K, N P Q, 1], x as [1, C, N H W, 1] and their axes; those of any other convolution unchanged.
     """
-    aligned = kernel == (1, 1) and all(t.input_step == 1 and t.origin == 0 for (t,) in axes)
+    aligned = used_size == (1, 1) and all(t.input_step == 1 and t.origin == 0 for (t,) in axes)
     if not (aligned and dy.shape[2:] == x.shape[2:] and evenly_spaced(dy) and evenly_spaced(x)):
         return dy, x, axes
     dy, x = (one_row(v).permuted(0, 1, 3, 2) for v in (dy, x))
@@ -134,16 +149,19 @@ def pixels_in_one_column(dy: View, x: View, axes: Axes, kernel: Pair) -> tuple[V
 
 
 def unit_size(x: Shape, outputs: Pair, one_image: bool) -> Pair:
-    """(images of a unit, bands of output rows of an image), one of which is 1, for x [N, G C, H, W].
+    """(images of a unit, bands of output rows of an image), one of which is 1, for x [N, C, H, W].
 
-    one_image: a unit must not have more than one image.
+    outputs: (P, Q). one_image: a unit must not have more than one image.
     """
     N, C, H, W = x
-    image, (rows, columns) = C * H * W, outputs
-    bands = max(-(-image // max_unit_elements()), min(-(-ENOUGH_TASKS // N), rows * columns // MIN_PIXELS))
+    image, (P, Q) = C * H * W, outputs
+    # bands that are small enough for the cache, and where images are few, as many as all tasks need, but not so many
+    # that a band has less than MIN_PIXELS pixels
+    bands = max(ceil_div(image, max_unit_elements()), min(ceil_div(ENOUGH_TASKS, N), P * Q // MIN_PIXELS))
     if bands > 1:
-        return 1, min(rows, bands)
-    return 1 if one_image else min(N, max_unit_elements() // image, -(-N // ENOUGH_TASKS)), 1
+        return 1, min(P, bands)
+    # whole images: as many as fit into the cache and leave a unit for each task
+    return 1 if one_image else min(N, max_unit_elements() // image, ceil_div(N, ENOUGH_TASKS)), 1
 
 
 @dataclass(frozen=True)
@@ -154,62 +172,63 @@ class Unit:
     end: Index
     top: Index
     bottom: Index
-    # true for the first unit of a chunk, which stores its sums instead of adding to them
+    #: true for the first unit of a chunk, which stores its sums instead of adding to them
     fresh: bool | Value
 
 
 def weight_grad(
     partial: Array, halo: Array, dy: Array, x: Array, *, axes: Axes, border: Border | None, division: Division
 ) -> None:
-    """partial[g, r, s, c, k] = sum over the g-th chunk of units of x * dy.
+    """partial[chunk, r, s, c, k] = sum over the pixels of a chunk of units of x * dy.
 
-    partial: [chunks, R, S, C, K], or [chunks, R, 1, S C, K] where a row of the kernel is one range of positions.
-    dy: [N, P, Q, K]; x: [N, H, W, G C]; halo per thread: a unit of x with a border of zeros, if there is a border.
+    partial: [chunks, R, S, c_group, K], or [chunks, R, 1, S c_group, K] where a row of the kernel is one range of
+    weights; R x S are the taps that meet the image. dy: [N, P, Q, K]; x: [N, H, W, C]; halo [1, rows, columns, C] per
+    thread, which the first index selects: a unit of x with a border of zeros, if there is a border.
     """
     chunks, *_, K = partial.shape
     (N, P, _, _), images, bands = dy.shape, division.images, division.bands
-    filters, units = K // division.groups, -(-N // images) * bands
+    filters, units = K // division.groups, ceil_div(N, images) * bands
     tile = tile_for(filters)
     if border:
         zero_buffer(halo)
     # a task is a chunk of units and a part of the blocks of filters
-    for g, part in parallel(chunks, division.parts):
+    for chunk, part in parallel(chunks, division.parts):
         # all taps meet padding only
         if not all(taps[0].taps for taps in axes):
-            store_zeros(partial, g, part, division)
+            store_zeros(partial, chunk, part, division)
             continue
-        begin = g * units // chunks
+        begin = chunk * units // chunks
         # the units of the chunk
-        for u in loop((g + 1) * units // chunks, start=begin):
-            n, band = (u // bands, u % bands) if bands > 1 else (u * images, 0)
+        for number in loop((chunk + 1) * units // chunks, start=begin):
+            n, band = (number // bands, number % bands) if bands > 1 else (number * images, 0)
             rows_of_band = band * P // bands, (band + 1) * P // bands
-            unit = Unit(n, minimum(n + images, N), *rows_of_band, chunks == units or u == begin)
+            unit = Unit(n, minimum(n + images, N), *rows_of_band, chunks == units or number == begin)
             source = x
             if border:
-                top = unit.top * axes[0][0].input_step + border[0]
-                stage_band(halo, x, n, top, border[2])
-                source = halo.at(thread(), 0 - top, -border[2], 0)
+                top = unit.top * axes[0][0].input_step + border.top
+                stage_band(halo, x, n, top, border.left)
+                source = halo.at(thread(), 0 - top, -border.left, 0)
             # blocks of filters as wide as a register tile; x of the unit is in the second-level cache after the first
             for group, b, valid in part_of_blocks(division.groups, filters, tile.columns, part, division.parts):
                 k = group * filters + b * tile.columns
-                # [., R, S, C, K] of this chunk and [N, H, W, C] of this group; dy from this filter on
-                into, image = partial.at(g, 0, 0, 0, k), source.at(0, 0, 0, group * partial.shape[3])
+                # [., R, S, c_group, K] of this chunk and [N, H, W, C] from this group on; dy from this filter on
+                into, image = partial.at(chunk, 0, 0, 0, k), source.at(0, 0, 0, group * partial.shape[3])
                 sums = UnitSums(into, image, dy.at(0, 0, 0, k), unit, axes, lane_ranges(valid, tile.width))
-                if axes[1][0].taps > partial.shape[2]:
+                if division.row_is_range:
                     sums.add_ranges(copied=border is not None)
                 else:
-                    sums.add_channels(-(-P // bands) if bands > 1 else 0)
+                    sums.add_channels(rows_ahead=ceil_div(P, bands) if bands > 1 else 0)
 
 
-def store_zeros(partial: Array, g: Index, part: Index, division: Division) -> None:
+def store_zeros(partial: Array, chunk: Index, part: Index, division: Division) -> None:
     """Set a chunk's sums of a part of the filters to zero."""
-    _, R, S, C, K = partial.shape
+    _, R, S, channels, K = partial.shape
     filters = K // division.groups
     tile = tile_for(filters)
     for group, b, valid in part_of_blocks(division.groups, filters, tile.columns, part, division.parts):
-        for r, s, c in loops(R, S, C):
+        for r, s, c in loops(R, S, channels):
             for lane, width in lane_ranges(valid, tile.width):
-                index = (g, r, s, c, group * filters + b * tile.columns + lane)
+                index = (chunk, r, s, c, group * filters + b * tile.columns + lane)
                 partial.store(index, 0.0, width)
 
 
@@ -217,15 +236,15 @@ def store_zeros(partial: Array, g: Index, part: Index, division: Division) -> No
 class UnitSums:
     """The sums over the pixels of a unit, for one block of filters."""
 
-    # [., R, S, C, K], or [., R, 1, S C, K], from the first filter of the block on
+    #: [., R, S, c_group, K], or [., R, 1, S c_group, K], from the first filter of the block on
     into: Array
-    # [N, H, W, C]; or a single image with a border of zeros
+    #: [N, H, W, C] from the first channel of the group on; or a single image with a border of zeros
     x: Array
-    # [N, P, Q, K] from the first filter of the block on
+    #: [N, P, Q, K] from the first filter of the block on
     dy: Array
     unit: Unit
     axes: Axes
-    # (start, width) of the vectors of filters of the block
+    #: (start, width) of the vectors of filters of the block
     vectors: list[Pair]
 
     @property
@@ -233,16 +252,16 @@ class UnitSums:
         """Rows of a register tile: its sums take three quarters of the registers."""
         return registers() * 3 // 4 // len(self.vectors)
 
-    def add_channels(self, band: int) -> None:
-        """Register tiles of channels x filters, for one kernel position after the other.
+    def add_channels(self, rows_ahead: int) -> None:
+        """Register tiles of channels x filters, for one tap after the other.
 
-        Each position passes over the pixels where its tap meets the image. band: rows from here to the next unit, whose
-        pixels are prefetched where the kernel has one position, so that this is the only pass over x; 0 where units are
-        not bands.
+        Each tap passes over the pixels where it meets the image. rows_ahead: rows of outputs from here to the next
+        unit, which are prefetched where the kernel has one tap, since x is then read only once; 0 where units are not
+        bands.
         """
-        _, R, S, C, _ = self.into.shape
+        _, R, S, channels, _ = self.into.shape
         (rows,), (columns,) = self.axes
-        # kernel positions
+        # taps
         for r, s in loops(R, S):
             # output rows and columns where tap (r, s) meets the image: outputs and taps swap their roles
             (top, bottom), (left, right) = (
@@ -257,28 +276,28 @@ class UnitSums:
             tap = self.x.at(0, rows.origin + r * rows.tap_step, columns.origin + s * columns.tap_step, 0)
             first = 0
             # near-equal register tiles over the channels
-            for size, count in split(C, self.max_rows):
+            for size, count in split(channels, self.max_rows):
                 for t in loop(count):
                     c = t * size + first
                     sums = self.into.at(0, r, s, c, 0)
                     tile = [((0, i), i) for i in range(size)]
-                    self.accumulate(sums, tile, tap.at(0, 0, 0, c), pixels, ahead=band if R * S == 1 else 0)
+                    self.accumulate(sums, tile, tap.at(0, 0, 0, c), pixels, rows_ahead=rows_ahead if R * S == 1 else 0)
                 first += size * count
 
     def add_ranges(self, copied: bool) -> None:
-        """With few channels: register tiles of positions (s, c), which are neighbours in memory, x filters.
+        """With few channels: register tiles of weights (s, c), whose x are neighbours in memory, x filters.
 
         A tile has as many rows of the kernel as fit in. All pixels have all taps. copied: x is the bordered buffer.
         """
-        _, R, _, positions, _ = self.into.shape
+        _, R, _, weights, _ = self.into.shape
         (rows,), (columns,) = self.axes
         first = 0
         # near-equal bands of kernel rows
-        for height, bands in split(R, max(1, self.max_rows // positions)):
+        for height, bands in split(R, max(1, self.max_rows // weights)):
             for band in loop(bands):
                 r, start = band * height + first, 0
-                # near-equal register tiles over the positions of a row
-                for size, count in split(positions, self.max_rows):
+                # near-equal register tiles over the weights of a row
+                for size, count in split(weights, self.max_rows):
                     for t in loop(count):
                         c = t * size + start
                         row = rows.tap_step * self.x.strides[1]
@@ -298,12 +317,12 @@ class UnitSums:
         x: Array,
         pixels: "Pixels",
         single_image: bool = False,
-        ahead: int = 0,
+        rows_ahead: int = 0,
     ) -> None:
-        """into[position, k] += sum over the pixels of x * dy, or = in the first unit of a chunk, in registers.
+        """into[weight, k] += sum over the pixels of x * dy, or = in the first unit of a chunk, in registers.
 
-        tile: (kernel row, channel) of each position of the register tile, and its offset in the memory of x.
-        single_image: x holds one image only. ahead: rows from here to those that are prefetched, if not 0.
+        tile: for each row of the register tile (kernel row, weight of the row), and the offset of its x in memory.
+        single_image: x holds one image only. rows_ahead: output rows from here to those that are prefetched, if not 0.
         """
         (rows,), (columns,) = self.axes
 
@@ -323,10 +342,10 @@ class UnitSums:
                 for q in loop(pixels.columns[1], start=pixels.columns[0]):
                     pixel = x.at(0 if single_image else n, p * rows.input_step, q * columns.input_step, 0)
                     gradients = [self.dy.load((n, p, q, start), width) for start, width in self.vectors]
-                    if ahead:
-                        pixel.prefetch((0, ahead * rows.input_step, 0, 0))
+                    if rows_ahead:
+                        pixel.prefetch((0, rows_ahead * rows.input_step, 0, 0))
                         for start, _ in self.vectors:
-                            self.dy.prefetch((n, p + ahead, q, start))
+                            self.dy.prefetch((n, p + rows_ahead, q, start))
                     # one scalar of x per row of the tile, one FMA per vector of filters
                     for i, (_, offset) in enumerate(tile):
                         scalar = pixel.neighbour(offset)

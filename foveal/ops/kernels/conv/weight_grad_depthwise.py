@@ -2,12 +2,14 @@
 
     dw[g, r, s] = sum over n, p, q of x[n, p u + r d - pad, q u + s d - pad, g] dy[n, p, q, g]
 
-A register tile is a vector of channels: a sum for every tap, 9 for 3x3 filters, which stay in registers while all
-pixels of an image pass, a few neighbouring columns of a row at a time. Each element of x and of dy is loaded once per
-tile and used for all taps that meet it: with 6 columns and 3x3 taps 54 FMAs for 6 vectors of dy and 3 x 8 of x, 0.6
-loads per FMA, so the multipliers and not the load ports set the pace while images come from a cache: 90 % of the peak
-of one core of Zen 4 (`foveal bench ops depthwise --threads 1`). Images that come from memory are read once, in long
-runs, and memory sets the pace.
+for stride u and dilation d. Each of the G groups has one channel g, so C = K = G.
+
+How it comes near the peak of ports x lanes x 2 operations per cycle (register_tile.py derives it): a register tile is
+a vector of channels, with a sum for every tap, 9 for 3x3 filters, which stay in registers while all pixels of an image
+pass, a few neighbouring columns of a row at a time. Each vector of x and of dy is loaded once per step and used for all
+taps that meet it: with 6 columns and 3x3 taps 54 FMAs for 6 vectors of dy and 3 x 8 of x, 0.56 loads per FMA, so the
+FMAs and not the loads set the pace while images come from a cache: 90 % of the peak of one core of Zen 4 (`foveal bench
+ops depthwise --threads 1`). Images that come from memory are read once, in long runs, and memory sets the pace.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,19 +18,20 @@ from dataclasses import dataclass
 from foveal.kernel.lang import Array, Index, lanes, loop, loops, parallel, registers, var
 from foveal.ops.kernels.conv.depthwise import Uses, fetch, is_far, tiles
 from foveal.ops.kernels.partial_sums import add_chunks
-from foveal.ops.kernels.register_tile import ENOUGH_TASKS
+from foveal.ops.kernels.register_tile import ENOUGH_TASKS, ceil_div
 from foveal.ops.kernels.taps import Axes
 from foveal.ops.op import Lowering
 from foveal.view import View
 
-# emits a loop over output rows, and yields (row, [its taps that meet the image])
+# A function that emits a loop over output rows, and yields (row, [the kernel rows whose taps meet the image there]).
 RowLoop = Callable[[], Iterable[tuple[Index, list[list[int]]]]]
 
-# (r, s)
+# (r, s) of an element of a filter
 Tap = tuple[int, int]
 
-# Chunks of images at most, whose sums [R, S, G] are added up at the end: enough tasks for all threads, little to add.
-MAX_CHUNKS = 16
+# Chunks of images at most, as many as ENOUGH_TASKS: enough tasks even if no chunk is cut into parts of the channels.
+# Each has sums [R, S, G] of its own, which are added up at the end.
+MAX_CHUNKS = ENOUGH_TASKS
 
 # FMAs of a step at most: with 3x3 taps 6 columns, which all 9 sums need. More would only lengthen the unrolled code.
 MAX_STEP_PRODUCTS = 54
@@ -38,7 +41,7 @@ def lower(lowering: Lowering, dw: View, dy: View, x: View, axes: Axes) -> None:
     """Views dw [G, 1, R, S], dy [N, P, Q, G], x [N, H, W, G]. Tasks are (chunk of images, part of the channels)."""
     G, _, R, S = dw.shape
     chunks = min(x.shape[0], MAX_CHUNKS)
-    parts = -(-ENOUGH_TASKS // chunks)
+    parts = ceil_div(ENOUGH_TASKS, chunks)
     partial = lowering.scratch((chunks, R, S, G))
     lowering.call(weight_grad_depthwise, [partial], [dy, x], axes=axes, far=is_far(x), parts=parts)
     result = dw.permuted(2, 3, 1, 0).reshaped((R * S * G,))
@@ -95,17 +98,17 @@ def groups_of_taps(rows: list[int], S: int) -> Iterator[list[Tap]]:
 class ImageSums:
     """The sums of each tap over output rows of an image, for a vector of channels."""
 
-    # [chunks, R, S, G]
+    #: [chunks, R, S, G]
     partial: Array
-    # [N, P, Q, G], [N, H, W, G]
+    #: [N, P, Q, G], [N, H, W, G]
     dy: Array
     x: Array
     axes: Axes
-    # x and dy come from memory: the next row is prefetched
+    #: x and dy come from memory: the next row is prefetched
     far: bool
 
     def add_row(self, place: tuple[Index, Index, Index], width: int, row: Index, taps: list[int]) -> None:
-        """The same for a single output row, whose taps meet the image."""
+        """`add_rows` for a single output row. taps: the kernel rows whose taps meet the image there."""
         self.add_rows(place, width, lambda: [(row, [taps])], taps)
 
     def add_rows(
@@ -117,7 +120,7 @@ class ImageSums:
         """
         (rows,), (columns,) = self.axes
         chunk, n, g = place
-        # the sums from the first used kernel position on
+        # the sums from the first tap on that meets the image
         into = self.partial.at(chunk, rows.kernel, columns.kernel, g)
         for taps in groups_of_taps(kernel_rows, columns.taps):
             self.add_taps(into, taps, output_rows, self.dy.at(n, 0, 0, g), self.x.at(n, 0, 0, g), width)

@@ -1,13 +1,15 @@
-"""Gradient of a convolution in its weights with lanes over images, for few filters and few kernel positions.
+"""Gradient of a convolution in its weights with lanes over images, for few filters of few weights.
 
 With fewer filters than a vector has lanes, weight_grad.py would leave lanes empty. Here a vector holds the same element
-of as many images as it has lanes. A register tile is `filters` filters x `positions` positions (r, s, c); each of its
-sums is a vector with a sum per image, and only when all pixels of a task have passed the lanes are added up.
+of as many images as it has lanes. A register tile is `filters` filters x `weights` weights (r, s, c) of each; each of
+its sums is a vector with a sum per image, and only when all pixels of a task have passed the lanes are added up.
 
-Per pixel a tile takes filters x positions FMAs for filters + positions loads of vectors: with 32 registers 6 x 4, so
-10 loads for 24 FMAs, 0.4 per FMA. What costs is staging: both images have to be transposed first, so that neighbours in
-memory are images. A task stages a band of rows of as many images as a vector has lanes in the second-level cache, and
-then passes over it once per tile, with sums of its own that are added up in order at the end.
+How it comes near the peak of ports x lanes x 2 operations per cycle (register_tile.py derives it): a pixel takes
+filters x weights FMAs for filters + weights loads of vectors. Both operands are vectors here, none is broadcast; with
+32 registers a tile is 6 x 4, so 10 loads for 24 FMAs, 0.42 per FMA, and the FMAs set the pace. What costs is staging:
+both images have to be transposed first, so that neighbours in memory are images. A task stages a band of rows of as
+many images as a vector has lanes in the second-level cache, and then passes over it once per tile, with sums of its own
+that are added up in order at the end.
 
 Measured, staging included: 118 GFLOP/s for 6 filters of 5x5 on one channel on two cores of Zen 4 with a peak of 233
 (`foveal bench ops 5x5`, rows dw, docs/results.md).
@@ -34,28 +36,25 @@ from foveal.kernel.lang import (
     vectors,
 )
 from foveal.ops.kernels.conv.direct_simd_batch import HALF, SPEED, SPEED_OF_HALF, blocks_of, columns_of, padded
-from foveal.ops.kernels.halo import bordered, stage_lanes, zero_buffer
+from foveal.ops.kernels.halo import Border, bordered, stage_lanes, zero_buffer
 from foveal.ops.kernels.reduction import tree_sum
-from foveal.ops.kernels.register_tile import lane_ranges, runs, split, tile_for
+from foveal.ops.kernels.register_tile import ENOUGH_TASKS, FLOAT_BYTES, ceil_div, lane_ranges, runs, split, tile_for
 from foveal.ops.kernels.taps import Axes
 from foveal.ops.op import Lowering
+from foveal.ops.window import Pair
 from foveal.view import View
 
-# r, s, c
-Position = tuple[int, int, int]
+# (r, s, c) of an element of a filter
+Weight = tuple[int, int, int]
 
-# (first row of band 0, rows, first column, columns) that a band reads, padding included
-Box = tuple[int, int, int, int]
-
-# Kernel positions at most: the code of all tiles is unrolled.
-MAX_POSITIONS = 64
+# Weights of a filter at most: the code of all tiles is unrolled.
+MAX_WEIGHTS = 64
 
 # Filters of a register tile at most. Their vectors of dy stay in registers beside the sums, a quarter of 32 registers.
 MAX_FILTERS = 6
 
-# Tasks at least, where there are as many bands of four rows: several for each thread, so that threads end at nearly the
-# same time. Shorter bands would stage more rows of their neighbours again.
-MIN_TASKS = 16
+# Rows of a band at least, where bands are cut only to get ENOUGH_TASKS. Shorter bands would stage more rows of their
+# neighbours again.
 MIN_ROWS = 4
 
 # Multiply-adds that take as long as staging one element of x or dy.
@@ -64,26 +63,26 @@ STAGING_COST = 7
 
 def max_staged_elements() -> int:
     """Elements of both staged bands of a task together: 3/8 of the second-level cache."""
-    return l2() * 3 // 8 // 4
+    return l2() * 3 // 8 // FLOAT_BYTES
 
 
-def fits(dy: View, x: View, axes: Axes, positions: int, groups: int) -> bool:
+def fits(dy: View, x: View, axes: Axes, weights: int, groups: int) -> bool:
     """True if this takes less time than lanes over filters, for dy [N, P, Q, K] and x [N, H, W, C].
 
-    Both are counted in multiply-adds per pixel.
+    Both are counted in multiply-adds per pixel. weights: of a filter that meet the image.
     """
     (N, _, _, K), C = dy.shape, x.shape[3]
-    if groups > 1 or positions > MAX_POSITIONS or not all(taps[0].taps for taps in axes):
+    if groups > 1 or weights > MAX_WEIGHTS or not all(taps[0].taps for taps in axes):
         return False
     # staging reads rows of the images as one range, and at least one row of dy has to fit into the cache
     if dy.strides[2:] != (K, 1) or x.strides[2:] != (C, 1) or band_rows(dy, x, axes) == 0:
         return False
     # lanes over filters: whole vectors, which are not faster when they are short
     width = tile_for(K).width
-    over_filters: float = -(-K // width) * max(width, min(HALF, lanes())) * positions
+    over_filters: float = ceil_div(K, width) * max(width, min(HALF, lanes())) * weights
     over_filters /= SPEED if width == lanes() else SPEED_OF_HALF
     # lanes over images: products and staging, for images up to a whole vector
-    return (K * positions + STAGING_COST * (K + C)) * padded(N) / N < over_filters
+    return (K * weights + STAGING_COST * (K + C)) * padded(N) / N < over_filters
 
 
 def band_rows(dy: View, x: View, axes: Axes) -> int:
@@ -94,30 +93,33 @@ def band_rows(dy: View, x: View, axes: Axes) -> int:
     return min(P, (max_staged_elements() // lanes() - reach * W * C) // (Q * K + rows.input_step * W * C))
 
 
-def lower(lowering: Lowering, dy: View, x: View, axes: Axes, kernel: tuple[int, int]) -> View:
-    """The tasks' sums [tasks, R, S, C, K] for dy [N, P, Q, K] and x [N, H, W, C]; tasks: (block of images, band)."""
+def lower(lowering: Lowering, dy: View, x: View, axes: Axes, used_size: Pair) -> View:
+    """The tasks' sums [tasks, R, S, C, K] for dy [N, P, Q, K] and x [N, H, W, C]; tasks: (block of images, band).
+
+    R x S = used_size: the taps that meet the image.
+    """
     (N, P, Q, K), (_, H, W, C) = dy.shape, x.shape
     blocks = padded(N) // lanes()
-    bands = max(-(-P // band_rows(dy, x, axes)), min(P // MIN_ROWS, -(-MIN_TASKS // blocks)), 1)
-    height = -(-P // bands)
+    bands = max(ceil_div(P, band_rows(dy, x, axes)), min(P // MIN_ROWS, ceil_div(ENOUGH_TASKS, blocks)), 1)
+    height = ceil_div(P, bands)
     box = bordered(axes, (H, W), height) or rows_read(axes, height, W)
-    # [rows, columns and channels, images] of x and of dy, one per thread
-    staged_x = lowering.scratch((1, box[1], box[3] * C, lanes()), per_thread=True)
+    # of x and of dy, [1, rows, columns and channels, images] per thread, which the first axis selects
+    staged_x = lowering.scratch((1, box.rows, box.columns * C, lanes()), per_thread=True)
     staged_dy = lowering.scratch((1, height, Q * K, lanes()), per_thread=True)
-    partial: View = lowering.scratch((blocks * bands, *kernel, C, K))
+    partial: View = lowering.scratch((blocks * bands, *used_size, C, K))
     lowering.call(weight_grad_images, [partial, staged_x, staged_dy], [dy, x], axes=axes, box=box, bands=bands)
     return partial
 
 
-def rows_read(axes: Axes, height: int, columns: int) -> Box:
+def rows_read(axes: Axes, height: int, columns: int) -> Border:
     """What a band of `height` rows of dy reads where all taps stay inside of the image."""
     (rows,) = axes[0]
     reach = rows.tap_step * (rows.taps - 1)
-    return rows.origin, rows.input_step * (height - 1) + reach + 1, 0, columns
+    return Border(rows.origin, rows.input_step * (height - 1) + reach + 1, 0, columns)
 
 
 def weight_grad_images(
-    partial: Array, staged_x: Array, staged_dy: Array, dy: Array, x: Array, *, axes: Axes, box: Box, bands: int
+    partial: Array, staged_x: Array, staged_dy: Array, dy: Array, x: Array, *, axes: Axes, box: Border, bands: int
 ) -> None:
     """partial[task, r, s, c, k] = sum over the task's images and rows of x * dy.
 
@@ -127,8 +129,8 @@ def weight_grad_images(
     _, R, S, C, K = partial.shape
     N, P, Q, _ = dy.shape
     (rows,), (columns,) = axes
-    left, first = -box[2] * C, 0
-    positions = list(itertools.product(range(R), range(S), range(C)))
+    left, first = -box.left * C, 0
+    weights = list(itertools.product(range(R), range(S), range(C)))
     # what lies beside the images stays zero
     zero_buffer(staged_x)
     # blocks of as many images as a vector has lanes; the last may have fewer
@@ -136,26 +138,26 @@ def weight_grad_images(
         # a task is a block of images and a band of rows
         for block, band in parallel(blocks, bands):
             n, start, end = block * lanes() + first, band * P // bands, (band + 1) * P // bands
-            stage_rows(staged_x, x, n, images, start * rows.input_step + box[0], left)
+            stage_rows(staged_x, x, n, images, start * rows.input_step + box.top, left)
             stage_rows(staged_dy, dy, n, images, start, 0)
             # from the input of tap (0, 0) of column 0 on
             source = staged_x.at(thread(), 0, left + columns.origin * C, 0)
             sums = partial.at((block + first // lanes()) * bands + band, 0, 0, 0, 0)
-            # register tiles: near-equal runs of filters x near-equal parts of the positions
+            # register tiles: near-equal runs of filters x near-equal parts of the weights
             for k, filters in runs(K, MAX_FILTERS):
                 gradients, into = staged_dy.at(thread(), 0, k, 0), sums.at(0, 0, 0, 0, k)
                 task = TaskSums(into, gradients, source, axes)
-                for part in near_equal_parts(positions, registers() * 3 // 4 // filters):
+                for part in near_equal_parts(weights, registers() * 3 // 4 // filters):
                     task.store(part, filters, (end - start, Q))
         first += images * blocks
 
 
-def near_equal_parts(positions: list[Position], max_size: int) -> Iterator[list[Position]]:
+def near_equal_parts(weights: list[Weight], max_size: int) -> Iterator[list[Weight]]:
     """Cut a list into near-equal parts of at most `max_size`."""
     first = 0
-    for size, count in split(len(positions), max_size):
+    for size, count in split(len(weights), max_size):
         for _ in range(count):
-            yield positions[first : first + size]
+            yield weights[first : first + size]
             first += size
 
 
@@ -178,27 +180,27 @@ def stage_rows(staged: Array, x: Array, n: Index, images: int, top: Index, left:
 class TaskSums:
     """The sums of a task for some filters."""
 
-    # [., R, S, C, K] from the first filter on
+    #: [., R, S, C, K] from the first filter on
     into: Array
-    # [., P, Q K, images], staged, from the first filter on
+    #: [., P, Q K, images], staged, from the first filter on
     dy: Array
-    # [., H, W C, images], staged, from the input of tap (0, 0) on
+    #: [., H, W C, images], staged, from the input of tap (0, 0) on
     x: Array
     axes: Axes
 
-    def store(self, positions: list[Position], filters: int, pixels: tuple[Index, int]) -> None:
-        """into[r, s, c, k] = sum over pixels and images of x * dy, for some positions and `filters` filters.
+    def store(self, weights: list[Weight], filters: int, pixels: tuple[Index, int]) -> None:
+        """into[r, s, c, k] = sum over pixels and images of x * dy, for some weights and `filters` filters.
 
         pixels: rows and columns of dy in the task.
         """
         (rows,), (columns,) = self.axes
         *_, C, K = self.into.shape
-        # a vector of images per position and filter
-        acc = {(i, k): var(0.0, lanes()) for i in range(len(positions)) for k in range(filters)}
+        # a vector of images per weight and filter
+        acc = {(i, k): var(0.0, lanes()) for i in range(len(weights)) for k in range(filters)}
         for p, q in loops(*pixels):
             pixel = self.x.at(0, p * rows.input_step, q * columns.input_step * C, 0)
             gradients = [self.dy.load((0, p, q * K + k, 0), lanes()) for k in range(filters)]
-            for i, (r, s, c) in enumerate(positions):
+            for i, (r, s, c) in enumerate(weights):
                 value = pixel.load((0, r * rows.tap_step, s * columns.tap_step * C + c, 0), lanes())
                 for k, gradient in enumerate(gradients):
                     acc[i, k].fma(value, gradient)
@@ -208,4 +210,4 @@ class TaskSums:
             square = indices[start : start + width]
             total = tree_sum(columns_of([acc[index] for index in square]))
             for lane, (i, k) in enumerate(square):
-                self.into[0, *positions[i], k] = extract(total, lane)
+                self.into[0, *weights[i], k] = extract(total, lane)

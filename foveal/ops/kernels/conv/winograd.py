@@ -1,26 +1,31 @@
 """3x3 convolution with stride 1 or 2, and its gradient in x, by Winograd's minimal filtering, fused per block of tiles.
 
-The algorithm and its matrices are in winograd_matrices.py (Lavin and Gray 2016). A block of tiles is transformed,
-multiplied and transformed back while it stays in the second-level cache:
+The algorithm and its matrices are in winograd_matrices.py (Lavin and Gray 2016). An element (row, column) of a
+transformed tile is called a point. A block of tiles is transformed, multiplied and transformed back while it stays in
+the second-level cache:
 
-    V[pos, t, c] = (B^T d B)[pos]                     for the tiles t of the block and all channels c
-    M[pos, t, k] = sum_c V[pos, t, c] U[pos, c, k]    for one block of filters k
-    y            = A^T M A                            through the epilogue
+    V[point, t, c] = (B^T d B)[point]                         for the tiles t of the block and all channels c
+    M[point, t, k] = sum_c V[point, t, c] U[class, c, k]      for one block of filters k and the class of the point
+    y              = A^T M A                                  through the epilogue
 
-where U[pos, c, k] = (G g G^T)[pos] are the transformed filters. The positions of a tile are numbered in the order of
-winograd_transform.position_order; positions of one class have the same transformed filters, which U holds once.
+where U[class, c, k] = (G g G^T)[class] are the transformed filters. With stride 1 each point is a class of its own.
+With stride 2 the points of an axis that belong to the phase with one tap share one transformed filter, so they form one
+class, which U holds once. Points and classes are numbered by winograd_transform.point_order.
 
-The products are where the time goes: for each position a matrix product [T, C] x [C, K]. Peak of one core = FMA ports x
-lanes x 2 operations = 2 x 8 x 2 = 32 a cycle on Zen 4, which executes a vector of 16 lanes in two halves: one such FMA
-a cycle, and one load of such a vector or two loads of scalars. The inner loop adds one channel to a register tile of
-`rows` tiles x `vectors` vectors of filters: rows x vectors FMAs for vectors + rows loads. With 32 registers the tile
-is 12 x 2: 0.6 loads per FMA, so the multipliers set the pace; the 24 sums also cover the FMA's latency of 4 cycles.
-While one position is computed its operands are in the first-level cache: C x columns numbers of U, 8 KiB for 64
-channels, and T x C of V, 12 KiB for 48 tiles. V stays in the second-level cache for all blocks of filters; U streams
-from the last-level cache, or from the second-level cache where it fits in beside V and M.
+How the products come near the peak of ports x lanes x 2 operations per cycle (register_tile.py derives the peak and the
+size of the tile); for each point they are a matrix product [T, C] x [C, K]:
 
-Measured on two cores of Zen 4 against a peak of 233 GFLOP/s, counted as direct convolution does: 615 to 705 GFLOP/s for
-64 to 256 channels (`foveal bench ops 3x3`, docs/results.md).
+    registers       the sums of 12 tiles x 32 filters on AVX-512 (6 x 16 on AVX2), over all channels. A step of the
+                    inner loop, one channel, loads two vectors of U and broadcasts one number of V for each tile, for
+                    24 (12) FMAs: 0.58 (0.67) loads per FMA, so the FMAs and not the loads set the pace.
+    first level     the operands of one point: C x 32 numbers of U, 8 KiB for 64 channels, and T x C of V, 12 KiB for
+                    48 tiles of 64 channels
+    second level    V of the block while all blocks of filters pass, M of one block of filters, and U where it fits in
+                    beside them
+    last level      U otherwise, read once per block of tiles
+
+Measured on two cores of Zen 4 against a peak of 233 GFLOP/s, counting direct convolution's multiplications: 615 to 705
+GFLOP/s for 64 to 256 channels (`foveal bench ops 3x3`, docs/results.md).
 """
 
 import itertools
@@ -52,54 +57,60 @@ from foveal.ops.kernels.conv.winograd_input import Pixel, TileTransform, prefetc
 from foveal.ops.kernels.conv.winograd_transform import transform_2d
 from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs, exceeds_l2
 from foveal.ops.kernels.packing import outputs_last
-from foveal.ops.kernels.register_tile import Tile, lane_ranges, multiply_add, split, tile_for
+from foveal.ops.kernels.register_tile import FLOAT_BYTES, Tile, ceil_div, lane_ranges, multiply_add, split, tile_for
 from foveal.ops.op import Lowering
 from foveal.ops.window import Pair
 from foveal.view import View
 
 # Tiles of a block at most: four register tiles of 12 rows with 32 registers, eight of 6 with 16. Every block reads all
-# transformed filters once, so larger blocks read them more rarely; but V and M grow with the block, and leave less of
+# transformed filters once, so larger blocks read them less often; but V and M grow with the block, and leave less of
 # the cache to the filters.
 MAX_TILES = 48
 
 # Blocks at least, where there are as many tiles: several for each thread, so that threads end at nearly the same time.
+# Half of ENOUGH_TASKS in register_tile.py, since each block reads all transformed filters, and more blocks, which are
+# smaller, would read them more often.
 MIN_TASKS = 8
 
-# Channels per iteration of the inner loop. That hides the loop's own instructions; more only lengthens compilation.
+# Channels per iteration of the inner loop: enough to hide the loop's own instructions. More would only lengthen
+# compilation.
 UNROLL = 4
 
-# Tiles between the one that is stored and the one whose epilogue operands are prefetched. Closer, the lines arrive too
-# late; further, more lines wait in the cache.
+# Tiles between the one that is stored and the one whose epilogue operands are prefetched. With fewer tiles between them
+# the lines would arrive too late; with more tiles, more lines would occupy the cache until they are used.
 AHEAD = 2
 
 # Channels whose filters are transformed at once where threads share filters: with 36 classes and 32 filters 288 KiB,
 # little more than a quarter of a second-level cache of 1 MiB.
 CHANNEL_PART = 64
 
-# Outputs of a tile that pass the epilogue together: all of a 4 x 4 tile. Tiles of the transposed scheme have up to 64,
-# and values of all of those at a time would not fit into the registers.
-GROUP = 16
+# Outputs of a tile that pass the epilogue together: all of a 4 x 4 tile. Tiles of the gradient in x with stride 2 have
+# up to 64 outputs, whose values would not fit into the registers together.
+OUTPUTS_AT_ONCE = 16
 
-# Elements between positions in V and M beyond their own, one cache line: without them the rows of all positions of a
-# tile would be a power of two apart and fall into the same sets of the cache.
+# Unused elements, one cache line, between the numbers of one point and those of the next in V and M. Without them the
+# points of a tile would often be a power of two apart, and fall into the same sets of the cache.
 PAD = LINE
 
 
 def max_block_bytes() -> int:
-    """Bytes of the transformed inputs V of a block at most: half of the second-level cache, which M and U share."""
+    """Bytes of V of a block at most: half of the second-level cache; the other half is for M and U."""
     return l2() // 2
 
 
-def max_shared_positions() -> int:
-    """Positions of all tiles up to which threads may share filters: with 32 filters M is 9/8 of the second-level cache.
+def max_shared_points() -> int:
+    """Points of all tiles together up to which threads may share blocks of filters.
 
-    More tiles would push M out of it between the parts of the channels, which all add to M.
+    256 tiles of 36 points where the second-level cache has 1 MiB. A thread's M of so many points and 32 filters takes
+    9/8 of the cache (half of that on AVX2, where a block has 16 filters). M is read and written once per part of the
+    channels: the more of it does not stay in the cache, the less is gained by not writing U to memory.
     """
-    return l2() * 9 // 8 // (4 * 32)
+    max_bytes, filters = l2() * 9 // 8, 32
+    return max_bytes // (FLOAT_BYTES * filters)
 
 
 def max_filter_bytes() -> int:
-    """Bytes of transformed filters that the last-level cache holds beside what else is in use: 3/8 of it."""
+    """Bytes of transformed filters that stay in the last-level cache beside images and results: 3/8 of it."""
     return llc() * 3 // 8
 
 
@@ -112,56 +123,67 @@ def lower(
     """
     _, K, P, Q = y.shape
     C, tile = x.shape[1], tile_for(K)
-    # a tile at the edge, before its valid outputs are stored, and a row of zeros in place of padding
+    # The shape of an array per thread is that of one thread's copy; in a kernel its first index selects the thread.
+    # edge: outputs of a tile that reaches over the edge, before the valid ones are stored. zeros: read in place of
+    # padding.
     edge = lowering.scratch((1, grid.outputs, lanes()), per_thread=True)
     zeros = lowering.scratch((1, C), per_thread=True)
-    x, blocks = x.permuted(0, 2, 3, 1), -(-K // tile.columns)
+    x, blocks = x.permuted(0, 2, 3, 1), ceil_div(K, tile.columns)
     w = outputs_last(lowering, w)
-    over_filters = few_tiles(grid, C, K) if algorithm.parallel_over is None else algorithm.parallel_over == "filters"
-    if over_filters:
-        V = lowering.scratch((1, grid.positions, grid.tiles * row_of(C) + PAD))
+    parallel_over = algorithm.parallel_over or ("filters" if threads_share_filters(grid, C, K) else "tiles")
+    if parallel_over == "filters":
+        # V of all tiles; U and M of the block of filters that a thread works on
+        V = lowering.scratch((1, grid.points, grid.tiles * row_of(C) + PAD))
         lowering.call(transform_inputs, [V, zeros], [x], grid=grid)
         U = lowering.scratch((1, grid.classes, min(C, CHANNEL_PART), tile.columns), per_thread=True)
-        M = lowering.scratch((1, grid.positions, grid.tiles * tile.columns + PAD), per_thread=True)
+        M = lowering.scratch((1, grid.points, grid.tiles * tile.columns + PAD), per_thread=True)
+        # each filter belongs to one task, so one row of partial sums is enough
         y.call(lowering, winograd_by_filters, 1, [U, M, edge], [V, w], rotate=rotate, grid=grid, size=(P, Q), filters=K)
         return
+    # U of all filters; V and M of the block of tiles that a thread works on
     U = lowering.scratch((blocks, grid.classes, C, tile.columns))
     lowering.call(transform_filters, [U], [w], grid=grid, rotate=rotate)
     T = block_size(grid, C, tile, algorithm)
-    V = lowering.scratch((1, grid.positions, T * row_of(C) + PAD), per_thread=True)
-    M = lowering.scratch((1, grid.positions, T * tile.columns + PAD), per_thread=True)
-    tasks = -(-grid.tiles // T)
+    V = lowering.scratch((1, grid.points, T * row_of(C) + PAD), per_thread=True)
+    M = lowering.scratch((1, grid.points, T * tile.columns + PAD), per_thread=True)
+    tasks = ceil_div(grid.tiles, T)
     y.call(lowering, winograd, tasks, [V, M, edge, zeros], [x, U], T=T, grid=grid, size=(P, Q), filters=K)
 
 
 def block_size(grid: Grid, C: int, tile: Tile, algorithm: Algorithm) -> int:
-    """Tiles of a block: what the algorithm says, else as many as the cache holds, but enough blocks for all threads."""
-    fitting = max(tile.rows, max_block_bytes() // (4 * grid.positions * C))
+    """Tiles of a block: `algorithm.tile_block`, else as many as fit into the cache; fewer if blocks would be few."""
+    fitting = max(tile.rows, max_block_bytes() // (FLOAT_BYTES * grid.points * C))
     max_tiles = algorithm.tile_block or min(MAX_TILES, fitting)
-    return near_equal(grid.tiles, min(max_tiles, -(-grid.tiles // MIN_TASKS)))
+    return near_equal(grid.tiles, min(max_tiles, ceil_div(grid.tiles, MIN_TASKS)))
 
 
-def few_tiles(grid: Grid, C: int, K: int) -> bool:
+def threads_share_filters(grid: Grid, C: int, K: int) -> bool:
     """True if threads should share blocks of filters, each with all tiles, instead of blocks of tiles.
 
-    Then each thread transforms its filters just before it uses them. Transformed they are 4 times as large, and where
-    they do not fit into the last-level cache, writing them and reading them again takes longer than the products.
+    That is better for few tiles and large filters: each thread transforms its filters just before it uses them, so
+    that they stay in its second-level cache. A transformed filter has `grid.classes` elements for 9 weights (36 with
+    m = 4, so 4 times as many). Where the transformed filters do not fit into the last-level cache, writing them and
+    reading them again would take longer than the products with few tiles.
     """
-    # positions that read the same transformed filters, one after the other
-    repeats = grid.positions / grid.classes
-    few = grid.tiles * grid.positions * repeats <= max_shared_positions()
-    return few and 4 * grid.classes * C * K > max_filter_bytes()
+    # points that share an element of a transformed filter, on average: it serves as many more products each time it is
+    # read, so writing and reading the filters takes less of the time, and pays with as many times fewer tiles
+    points_per_class = grid.points / grid.classes
+    has_few_tiles = grid.tiles * grid.points * points_per_class <= max_shared_points()
+    return has_few_tiles and FLOAT_BYTES * grid.classes * C * K > max_filter_bytes()
 
 
 def row_of(channels: int) -> int:
-    """Elements from one tile's row of V to the next: an odd number of vectors, against conflicts in the cache."""
-    return (-(-channels // lanes()) | 1) * lanes() if channels >= 8 * lanes() else channels
+    """Elements from the channels of one tile to those of the next in V.
+
+    With many channels they are an odd number of vectors, so that the tiles do not fall into the same sets of the cache.
+    """
+    return (ceil_div(channels, lanes()) | 1) * lanes() if channels >= 8 * lanes() else channels
 
 
 def transform_filters(U: Array, w: Array, *, grid: Grid, rotate: bool) -> None:
-    """U[block, class, c, lane] = (G g G^T)[class] for filter number block * columns + lane of w [K, C, 3, 3].
+    """U[block, class, c, filter] = (G g G^T)[class] for filter block * columns + filter of w [K, C, 3, 3].
 
-    The lanes after the last filter are 0.
+    The places after the last filter are 0.
     """
     _, _, C, columns = U.shape
     full, tail = divmod(w.shape[0], columns)
@@ -183,7 +205,7 @@ class FilterTransform:
     rotate: bool
 
     def store(self, U: Array, k: Index, c: Index, valid: int) -> None:
-        """U[0, class, 0, lane] for `valid` filters from k on and channel c; 0 in the other lanes."""
+        """U[0, class, 0, filter] for `valid` filters from k on and channel c; 0 for the other filters of the block."""
         columns = U.shape[3]
         # [C, 3, 3, K] from this channel and filter on
         filters = self.w.permuted(1, 2, 3, 0).at(c, 0, 0, k)
@@ -196,7 +218,7 @@ class FilterTransform:
             self.store_vector(U, filters, start, width)
 
     def store_vector(self, U: Array, filters: Array, start: int, width: int) -> None:
-        """U[0, class, 0, start ... start + width]: lanes run over filters."""
+        """U[0, class, 0, start ... start + width]: one vector, whose lanes are filters."""
 
         def tap(r: int, s: int) -> Value:
             index = (0, 2 - r, 2 - s, start) if self.rotate else (0, r, s, start)
@@ -209,13 +231,13 @@ class FilterTransform:
 
 @dataclass(frozen=True)
 class TileBlock:
-    """The tiles that a task works on."""
+    """A block of tiles, and the task that stores its outputs."""
 
-    # number of the task, for partial sums of the epilogue
+    #: number of the row of partial sums of the epilogue that its sums go to
     task: Index
-    # number of the first tile
+    #: number of the first tile
     first: Index
-    # how many tiles there are
+    #: how many tiles there are
     count: Index
 
 
@@ -225,15 +247,15 @@ def winograd(*arrays: Array, grid: Grid, T: int, size: Pair, filters: int, epilo
     The last block may have fewer tiles. Its products are computed for T, and what is left over is not used.
     """
     bound = BoundEpilogue(epilogue, arrays, 6)
-    # per thread V [1, positions, T row + PAD], M [1, positions, T columns + PAD], edge, zeros; x [N, H, W, C],
-    # U [blocks, classes, C, columns]
+    # x [N, H, W, C], U [blocks, classes, C, columns]. The shape of one thread's copy, of which the first index selects
+    # the thread: V [1, points, T row + PAD], M [1, points, T columns + PAD], edge [1, outputs, lanes], zeros [1, C]
     V, M, edge, zeros, x, U = bound.operands
     C, tile = x.shape[3], tile_for(filters)
-    products = PositionProducts(grid, T, C, row_of(C), tile)
+    products = PointProducts(grid, T, C, row_of(C), tile)
     inputs, outputs = TileTransform.of_inputs(grid, x, zeros), OutputTransform(bound, edge, grid, size, tile)
     clear_row(zeros)
     # a task is a block of tiles
-    for (number,) in parallel(-(-grid.tiles // T)):
+    for (number,) in parallel(ceil_div(grid.tiles, T)):
         first = number * T
         block = TileBlock(number, first, T if grid.tiles % T == 0 else minimum(T, grid.tiles - first))
         # the tiles of the block, one after the other: all channels
@@ -249,7 +271,7 @@ def winograd(*arrays: Array, grid: Grid, T: int, size: Pair, filters: int, epilo
 
 
 def transform_inputs(V: Array, zeros: Array, x: Array, *, grid: Grid) -> None:
-    """V[0, pos, t row + c] = (B^T d B)[pos] of every tile t and channel c of x [N, H, W, C]."""
+    """V[0, point, t row + c] = (B^T d B)[point] of every tile t and channel c of x [N, H, W, C]."""
     C, row = x.shape[3], row_of(x.shape[3])
     inputs = TileTransform.of_inputs(grid, x, zeros)
     clear_row(zeros)
@@ -262,26 +284,27 @@ def transform_inputs(V: Array, zeros: Array, x: Array, *, grid: Grid) -> None:
 
 
 def winograd_by_filters(*arrays: Array, grid: Grid, size: Pair, filters: int, rotate: bool, epilogue: Epilogue) -> None:
-    """The same, threads share blocks of filters, each for all tiles, whose inputs are transformed already.
+    """As `winograd`, but threads share blocks of filters; V of all tiles is computed before.
 
     The filters of a block are transformed a part of the channels at a time and used at once, while they are in the
     second-level cache. M holds the sums over the parts so far.
     """
     bound = BoundEpilogue(epilogue, arrays, 5)
-    # per thread U [1, classes, CHANNEL_PART, columns], M [1, positions, tiles columns + PAD], edge;
-    # V [1, positions, tiles row + PAD], w [K, C, 3, 3]
+    # V [1, points, tiles row + PAD] of all threads, w [K, C, 3, 3]. The shape of one thread's copy, of which the first
+    # index selects the thread: U [1, classes, CHANNEL_PART, columns], M [1, points, tiles columns + PAD],
+    # edge [1, outputs, lanes]
     U, M, edge, V, w = bound.operands
     C, tile = w.shape[1], tile_for(filters)
     transform, outputs = FilterTransform(grid, w, rotate), OutputTransform(bound, edge, grid, size, tile)
     # a task is a block of filters
     for b, valid in parallel_filter_blocks(filters, tile.columns):
         U_thread, M_thread = U.at(thread(), 0, 0, 0), M.at(thread(), 0, 0)
-        for pos in loop(grid.positions):
+        for point in loop(grid.points):
             for i, width in vectors(grid.tiles * tile.columns):
-                M_thread.store((0, pos, i), 0.0, width)
+                M_thread.store((0, point, i), 0.0, width)
         # parts of the channels
         for channels, count, start in channel_parts(C):
-            products = PositionProducts(grid, grid.tiles, channels, row_of(C), tile, add=True)
+            products = PointProducts(grid, grid.tiles, channels, row_of(C), tile, add=True)
             for i in loop(count):
                 c = i * channels + start
                 for j in loop(channels):
@@ -323,46 +346,49 @@ def clear_row(zeros: Array) -> None:
 
 
 @dataclass(frozen=True)
-class PositionProducts:
-    """The products of a block of tiles with a block of filters, one matrix product per position of a tile."""
+class PointProducts:
+    """The products of a block of tiles with a block of filters, one matrix product per point of a tile."""
 
     grid: Grid
-    # tiles of the block
+    #: tiles of the block
     tiles: int
-    # channels to sum over
+    #: channels to sum over
     channels: int
-    # elements from one tile to the next in V
+    #: elements from one tile to the next in V
     row: int
-    # the register tile: tiles x filters
+    #: the register tile: tiles x filters
     tile: Tile
-    # whether to add to what is in M
+    #: True if the products are added to what is in M
     add: bool = False
 
     def store(self, M: Array, V: Array, U: Array) -> None:
-        """M[0, pos, t columns + k] = (or +=) sum_c V[0, pos, t row + c] U[0, class of pos, c, k].
+        """M[0, point, t columns + k] = (or +=) sum_c V[0, point, t row + c] U[0, class of point, c, k].
 
-        For all positions, all tiles t of the block and one block of filters k.
+        For all points, all tiles t of the block and one block of filters k.
         """
         for classes in self.grid.order.ranges:
             for n in loop(classes.classes):
                 # [C, columns] of this class: about 8 KiB for 64 channels, in the first-level cache from here on
                 u = U.at(0, n + classes.first, 0, 0)
-                # the positions of the class
+                # the points of the class
                 for copy in loop(classes.copies):
-                    pos, first = n * classes.copies + copy + classes.start, 0
+                    point, first = n * classes.copies + copy + classes.start, 0
                     # near-equal register tiles over the tiles of the block
                     for rows, count in split(self.tiles, self.tile.rows):
                         for i in loop(count):
                             t = i * rows + first
-                            M_tile, v = M.at(0, pos, t * self.tile.columns), V.at(0, pos, t * self.row)
+                            M_tile, v = M.at(0, point, t * self.tile.columns), V.at(0, point, t * self.row)
                             self.store_register_tile(M_tile, v, u, rows)
                         first += rows * count
 
     def store_register_tile(self, M: Array, v: Array, u: Array, rows: int) -> None:
-        """The same for `rows` tiles and one position, from the origins of the arrays on, in registers."""
+        """One register tile of `store`: M[0, 0, ...] for `rows` tiles at one point.
+
+        The arrays begin at the tile: M at its first tile and filter, v at its first tile, u at the class of the point.
+        """
         tile = self.tile
         starts, step = lane_ranges(tile.columns, tile.width), min(UNROLL, self.channels)
-        # where each accumulator, (row, vector), lies in M
+        # the offset of each accumulator (row, vector) in M
         places = {(i, s): i * tile.columns + start for i in range(rows) for s, (start, _) in enumerate(starts)}
         acc = {
             key: var(M.load((0, 0, place), tile.width) if self.add else 0.0, tile.width)
@@ -370,7 +396,7 @@ class PositionProducts:
         }
 
         def add_channel(c: Index) -> None:
-            """One vector of u per vector of the tile, one scalar of v per row."""
+            """Add the products of channel c: one vector of u per vector of the tile, one scalar of v per row."""
             weights = [u.load((0, 0, c, start), tile.width) for start, _ in starts]
             multiply_add(acc, (v[0, 0, i * self.row + c] for i in range(rows)), weights)
 
@@ -388,12 +414,12 @@ class OutputTransform:
     """The transform back, A^T M A, whose results pass the epilogue."""
 
     bound: BoundEpilogue
-    # [threads, outputs of a tile, lanes]: where a tile at the edge waits, of which some outputs are not stored
+    #: [threads, outputs, lanes]: outputs of a tile that reaches over the edge, before the valid ones are stored
     edge: Array
     grid: Grid
-    # (P, Q)
+    #: (P, Q)
     size: Pair
-    # the register tile, whose columns are the filters of a block
+    #: the register tile, whose columns are the filters of a block
     tile: Tile
 
     def store(self, M: Array, block: TileBlock, b: Index, valid: int) -> None:
@@ -401,7 +427,7 @@ class OutputTransform:
         # vectors of filters
         for start, width in lane_ranges(valid, self.tile.width):
             k = b * self.tile.columns + start
-            if self.bound.epilogue.rows:
+            if self.bound.epilogue.has_sums:
                 self.bound.zero_sums(block.task, k, width)
             # tiles
             for t in loop(block.count):
@@ -412,14 +438,14 @@ class OutputTransform:
     def store_tile(self, M: Array, task: Index, pixel: Pixel, k: Index, width: int) -> None:
         """Store the outputs of one tile, which begins at `pixel`, for `width` filters from k on.
 
-        A tile that reaches over the edge is written into a buffer first; then the outputs that are inside are stored
-        one by one.
+        M begins at the tile and at filter k. A tile that reaches over the edge is written into the buffer `edge` first;
+        then the outputs that are inside of the image are stored one by one.
         """
         (n, p, q), (rows, columns) = pixel, (self.grid.vertical.outputs, self.grid.horizontal.outputs)
         whole = self.is_whole(p, q)
 
         def product(i: int, j: int) -> Value:
-            return M.load((0, self.grid.order.position[i, j], 0), width)
+            return M.load((0, self.grid.order.point[i, j], 0), width)
 
         def results() -> Iterator[tuple[int, int, Value]]:
             return transform_2d(self.grid.vertical.AT, self.grid.horizontal.AT, product)
@@ -427,27 +453,30 @@ class OutputTransform:
         for _ in when(whole):
             values = results()
             # as many outputs at a time as registers hold
-            while group := list(itertools.islice(values, GROUP)):
+            while group := list(itertools.islice(values, OUTPUTS_AT_ONCE)):
                 pixels = [(n, p + i, q + j) for i, j, _ in group]
                 self.bound.store(task, pixels, [value for *_, value in group], k, width)
         for _ in otherwise(whole):
             for i, j, value in results():
                 self.edge.store((thread(), i * columns + j, 0), value, width)
-            for y in loop(minimum(rows, self.size[0] - p)):
-                for x in loop(minimum(columns, self.size[1] - q)):
-                    value = self.edge.load((thread(), y * columns + x, 0), width)
-                    self.bound.store(task, [(n, p + y, q + x)], [value], k, width)
+            for row in loop(minimum(rows, self.size[0] - p)):
+                for column in loop(minimum(columns, self.size[1] - q)):
+                    value = self.edge.load((thread(), row * columns + column, 0), width)
+                    self.bound.store(task, [(n, p + row, q + column)], [value], k, width)
 
     def is_whole(self, p: Index, q: Index) -> Scalar:
-        """True if all outputs of the tile that begins at (p, q) exist; known here where tiles divide the axis."""
+        """True if all outputs of the tile that begins at (p, q) are inside of the image.
+
+        An axis whose length is a multiple of the tile's needs no test at run time.
+        """
         tile = (self.grid.vertical.outputs, self.grid.horizontal.outputs)
-        tests = [at + m <= n for at, n, m in zip((p, q), self.size, tile, strict=True) if n % m]
+        tests = [start + m <= n for start, n, m in zip((p, q), self.size, tile, strict=True) if n % m]
         return tests[0] & tests[1] if len(tests) == 2 else tests[0] if tests else True
 
     def prefetch(self, block: TileBlock, k: Index, valid: int) -> None:
-        """Fetch the lines where the results of a block go, so that they are in the cache when its products are done.
+        """Prefetch the lines that the results will be stored to, so that they are in the cache after the products.
 
-        Outputs that are written past the cache are left out, and small ones, which are in the cache.
+        Left out are outputs that are streamed to memory past the cache, and images that fit into the cache.
         """
         grid = self.grid
         for image in (y for y in self.bound.outputs if not y.streamed):

@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 
 from foveal.kernel.lang import Index, unflatten
 from foveal.ops.kernels.conv.winograd_matrices import Scheme, scheme, strided, transposed
-from foveal.ops.kernels.conv.winograd_transform import PositionOrder, position_order
+from foveal.ops.kernels.conv.winograd_transform import PointOrder, point_order
+from foveal.ops.kernels.register_tile import ceil_div
 from foveal.ops.window import Pair, Window
 
 
@@ -12,24 +13,24 @@ from foveal.ops.window import Pair, Window
 class Grid:
     """The output tiles of a batch: `rows` x `columns` of them in each of `images` images, numbered in this order."""
 
-    # minimal filtering along rows of the image, and along columns
+    #: minimal filtering along rows of the image, and along columns
     vertical: Scheme
     horizontal: Scheme
     images: int
     rows: int
     columns: int
-    # rows and columns of padding before the first input of tile (0, 0); negative where inputs are left out
+    #: rows and columns of padding before the first input of tile (0, 0); negative where inputs are left out
     top: int
     left: int
 
     @property
-    def positions(self) -> int:
-        """Products of a tile, per channel and filter."""
-        return self.vertical.positions * self.horizontal.positions
+    def points(self) -> int:
+        """Points of a tile: elements of its transform, and products of each channel with each filter."""
+        return self.vertical.points * self.horizontal.points
 
     @property
     def classes(self) -> int:
-        """Elements of a transformed filter."""
+        """Elements of a transformed filter: classes of points that are multiplied with the same element."""
         return self.vertical.classes * self.horizontal.classes
 
     @property
@@ -38,11 +39,13 @@ class Grid:
         return self.vertical.outputs * self.horizontal.outputs
 
     @property
-    def order(self) -> PositionOrder:
-        return position_order(self.vertical, self.horizontal)
+    def order(self) -> PointOrder:
+        """The numbers of the points and of the classes in memory."""
+        return point_order(self.vertical, self.horizontal)
 
     @property
     def tiles(self) -> int:
+        """Tiles of all images."""
         return self.images * self.rows * self.columns
 
     def first_output(self, tile: Index) -> tuple[Index, Index, Index]:
@@ -62,10 +65,10 @@ class Grid:
 
 
 def forward_grid(m: int, window: Window, images: int, size: Pair) -> Grid:
-    """Tiles of m x m for outputs of `size` = (P, Q)."""
+    """The grid of a convolution: tiles of m x m for outputs of `size` = (P, Q)."""
     axis = scheme(m) if window.stride[0] == 1 else strided(m)
     top, _, left, _ = window.padding
-    return Grid(axis, axis, images, -(-size[0] // m), -(-size[1] // m), top, left)
+    return Grid(axis, axis, images, ceil_div(size[0], m), ceil_div(size[1], m), top, left)
 
 
 def input_grad_grid(m: int, window: Window, images: int, size: Pair) -> Grid:
@@ -79,11 +82,11 @@ def input_grad_grid(m: int, window: Window, images: int, size: Pair) -> Grid:
     if window.stride[0] == 1:
         return forward_grid(m, replace(window, padding=(2 - top, 0, 2 - left, 0)), images, size)
     vertical, horizontal = transposed(m, top % 2), transposed(m, left % 2)
-    rows, columns = (-(-n // (2 * m)) for n in size)
+    rows, columns = (ceil_div(n, 2 * m) for n in size)
     return Grid(vertical, horizontal, images, rows, columns, -((top - 1) // 2), -((left - 1) // 2))
 
 
 def near_equal(n: int, max_size: int) -> int:
-    """The size of the blocks, but for the last, that n is split into as evenly as possible; at most `max_size`."""
-    blocks = -(-n // max_size)
-    return -(-n // blocks)
+    """The size of each block but the last, if n is cut into near-equal blocks, as few as `max_size` elements allow."""
+    blocks = ceil_div(n, max_size)
+    return ceil_div(n, blocks)

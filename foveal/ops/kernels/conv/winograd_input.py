@@ -9,27 +9,28 @@ from foveal.ops.kernels.conv.winograd_grid import Grid
 from foveal.ops.kernels.conv.winograd_matrices import Matrix
 from foveal.ops.kernels.conv.winograd_transform import transform_2d
 from foveal.ops.kernels.epilogue import exceeds_l2
+from foveal.ops.kernels.register_tile import ceil_div
 
 # (image, row, column)
 Pixel = tuple[Index, Index, Index]
 
-# the channels [C] of each element (row, column) of a tile
+# (row, column) of an element of a tile, before its transform -> its channels [C]
 Pixels = dict[tuple[int, int], Array]
 
 
 @dataclass(frozen=True)
 class TileTransform:
-    """The transform of the tiles of one array: d = B^T d B for inputs, G_w dy G_w^T for gradients of outputs."""
+    """The transform of the tiles of one array: B^T d B for inputs d, G_w dy G_w^T for gradients of outputs dy."""
 
     grid: Grid
-    # [N, H, W, C]: the inputs x, or dy
+    #: [N, H, W, C]: the inputs x, or dy
     image: Array
-    # [threads, C or more]: zeros, which are read in place of padding
+    #: [threads, C or more]: zeros, which are read in place of padding
     zeros: Array
-    # the matrices of both axes, [positions, rows of a tile] and [positions, columns of a tile]
+    #: the matrices of both axes, [points, rows of a tile] and [points, columns of a tile]
     vertical: Matrix
     horizontal: Matrix
-    # rows and columns from one tile to the next
+    #: rows and columns from one tile to the next
     steps: tuple[int, int]
 
     @classmethod
@@ -43,10 +44,10 @@ class TileTransform:
         return cls(grid, dy, zeros, vertical.GW, horizontal.GW, (vertical.outputs, horizontal.outputs))
 
     def store(self, V: Array, pixel: Pixel, channel: Index, channels: int) -> None:
-        """V[0, position, c] = the transform of the tile whose first element is at `pixel`, channel `channel` + c.
+        """V[0, point, c] = the transform of the tile whose first element is at `pixel`, channel `channel` + c.
 
-        A tile that lies inside of the image reads it directly. At the border each of the tile's pixels has its address
-        chosen, in the image or in a row of zeros, so that the transform itself has no branches.
+        A tile that lies inside of the image reads it directly. At the border the address of each of the tile's pixels
+        is chosen, in the image or in a row of zeros, so that the transform itself has no branches.
         """
         n, h, v = pixel
         rows, columns = len(self.vertical[0]), len(self.horizontal[0])
@@ -70,10 +71,10 @@ class TileTransform:
             self.transform(V, pixels, channel, channels)
 
     def transform(self, V: Array, pixels: Pixels, channel: Index, channels: int) -> None:
-        """V[0, position, c] for all channels, a vector at a time; pixels[i, j]: the channels of element (i, j)."""
+        """V[0, point, c] for all channels, a vector at a time; pixels[i, j]: the channels of element (i, j)."""
         for c, width in vectors(channels):
             for i, j, value in self.transformed(pixels, channel + c, width):
-                V.store((0, self.grid.order.position[i, j], c), value, width)
+                V.store((0, self.grid.order.point[i, j], c), value, width)
 
     def transformed(self, pixels: Pixels, channel: Index, width: int) -> Iterator[tuple[int, int, Value]]:
         """Yield (i, j, value) of the transform of a vector of channels."""
@@ -85,22 +86,22 @@ class TileTransform:
 
 
 def prefetch_pixels(x: Array, rows: int, columns: int, channels: int) -> None:
-    """Fetch rows x columns pixels that are needed soon, from the origin of x [N, H, W, C] on.
+    """Prefetch rows x columns pixels that are needed soon, from the origin of x [N, H, W, C] on.
 
     The rows of a tile are too short for the hardware's prefetcher to detect a stream.
     """
     for i in range(rows):
         for j in range(columns):
-            for c in loop(-(-channels // LINE)):
+            for c in loop(ceil_div(channels, LINE)):
                 x.prefetch((0, i, j, c * LINE))
 
 
 def is_inside(first: Index, last: Index, n: int) -> bool | Value:
-    """True where first ... last all are indices of an axis of n."""
+    """True where all of first ... last are indices of an axis of length n."""
     return (first >= 0) & (last < n)
 
 
 def clamp_index(i: Index, n: int) -> tuple[Value, bool | Value]:
-    """(i, True) where i is an index of an axis of n, else (0, False)."""
+    """(i, True) where i is an index of an axis of length n, else (0, False)."""
     valid = is_inside(i, i, n)
     return where(valid, i, 0), valid

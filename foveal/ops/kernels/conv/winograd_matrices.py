@@ -7,19 +7,20 @@ instead of m r. In two dimensions, F(m x m, 3 x 3), one tile of outputs is (equa
     y = A^T [(G g G^T) * (B^T d B)] A        d: the (m + 2) x (m + 2) inputs of the tile, g: the 3 x 3 filter
 
 where * multiplies element by element. Both transforms are linear, so the sum over input channels is taken of the
-products, and for each of the (m + 2)^2 positions of a tile it is a matrix product of tiles x filters (equation 12). For
-m = 4 that is 36 multiplications where the direct sum needs 144. The transforms cost additions only, in proportion to C
-and to K, while the products are in proportion to C K.
+products. The elements of a transformed tile are called its points, since each is a value at a pair of interpolation
+points; for each of the (m + 2)^2 points the sum is a matrix product of tiles x filters (equation 12). For m = 4 that is
+36 multiplications where the direct sum needs 144. The transforms cost additions and few multiplications by constants,
+in proportion to C and to K, while the products are in proportion to C K.
 
 The matrices follow from Toom-Cook interpolation: a filter with r taps times a signal of m numbers is a product of
 polynomials, which is found by evaluating both at m + r - 2 points and at infinity (G and A, for the transposed problem
 that a correlation is), multiplying there, and interpolating (B^T, by the Lagrange polynomials of the points).
 
 Stride 2. Each axis splits into two phases: the even inputs meet taps 0 and 2, which is F(m, 2) with m + 1
-multiplications; the odd inputs meet tap 1 alone, which takes m multiplications and no transform. So m = 4 takes
-(2 m + 1)^2 = 81 multiplications where the direct sum takes 144. The gradient in x is the transposed problem: of 2 m of
-its outputs on an axis, every second one meets two taps and the others meet one. All positions of the phase with one tap
-are multiplied with the same transformed filter: they form one class.
+multiplications; the odd inputs meet tap 1 alone, which takes m multiplications and no transform: these m inputs are
+points as they are. So m = 4 takes (2 m + 1)^2 = 81 multiplications where the direct sum takes 144. The gradient in x is
+the transposed problem: of 2 m of its outputs on an axis, every second one meets two taps and the others meet one. All
+points of the phase with one tap are multiplied with the same element of the transformed filter: they form one class.
 
 The gradient in the weights swaps the roles: its 3 x 3 result is a correlation of d with an m x m tile of dy,
 
@@ -40,8 +41,8 @@ from foveal.strides import Ndarray
 # rounding errors: for m = 4 these give a quarter of the error of the customary 0, +-1, +-2.
 POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.75, -0.75, 1.5, -1.5)}
 
-# The same for F(m, 2), the phase of stride 2 that meets two taps. For m = 4 these give a third of the error of
-# 0, +-1, 2.
+# Finite interpolation points for F(m, 2), the phase of stride 2 that meets two taps, by m. For m = 4 these give a third
+# of the error of 0, +-1, 2.
 PHASE_POINTS = {2: (0.0, 1.0), 4: (0.5, -0.5, 1.25, -1.25)}
 
 Row = tuple[float, ...]
@@ -53,35 +54,38 @@ Matrix = tuple[Row, ...]
 class Scheme:
     """The matrices of minimal filtering along one axis.
 
-    Positions of a class are multiplied with the same row of G. All classes but the last have one position; the last
-    has the `copies` positions at the end.
+    Points of a class are multiplied with the same element of the transformed filter, a row of G. All classes but the
+    last have one point; the last has the `copies` points at the end.
     """
 
-    # inputs from the first input of a tile to the first input of the next one
+    #: inputs from the first input of a tile to the first input of the next one
     step: int
-    # positions of the last class
+    #: points of the last class
     copies: int
-    # A^T [outputs, positions]: products -> outputs
+    #: A^T [outputs, points]: products -> outputs
     AT: Matrix
-    # B^T [positions, inputs]: inputs -> positions
+    #: B^T [points, inputs]: inputs -> points
     BT: Matrix
-    # G [classes, 3]: taps -> classes
+    #: G [classes, 3]: taps -> classes
     G: Matrix
-    # G_w [positions, m]: a tile of dy -> positions; scaled so that few of its elements need a multiplication
+    #: G_w [points, m]: a tile of dy -> points; scaled so that few of its elements need a multiplication
     GW: Matrix
-    # A_w^T [3, classes]: sums of products -> the gradient's taps; has the inverse of that scale
+    #: A_w^T [3, classes]: sums of products -> the gradient's taps; has the inverse of that scale
     AW: Matrix
 
     @property
     def outputs(self) -> int:
+        """Outputs of a tile on this axis."""
         return len(self.AT)
 
     @property
-    def positions(self) -> int:
+    def points(self) -> int:
+        """Elements of a transformed tile on this axis."""
         return len(self.BT)
 
     @property
     def classes(self) -> int:
+        """Elements of a transformed filter on this axis."""
         return len(self.G)
 
 
@@ -96,7 +100,7 @@ def scheme(m: int) -> Scheme:
 def strided(m: int) -> Scheme:
     """Stride 2: m outputs of 2 m + 1 inputs, F(m, 2) of the m + 1 even inputs, and the m odd inputs as they are."""
     AT, BT, G, GW, AW = phases(m)
-    # [2 m + 1 positions, 2 m + 1 inputs]: first the phase with two taps, then the one with the middle tap
+    # [2 m + 1 points, 2 m + 1 inputs]: first the phase with two taps, then the one with the middle tap
     both = np.zeros((2 * m + 1, 2 * m + 1))
     both[: m + 1, ::2], both[m + 1 :, 1::2] = BT, np.eye(m)
     AT, GW = np.hstack([AT, np.eye(m)]), np.vstack([GW, np.eye(m)])
@@ -110,7 +114,7 @@ def transposed(m: int, first: int) -> Scheme:
     Outputs first, first + 2, ... have two taps, the others have the middle one; `first` is 0 or 1.
     """
     AT, BT, G, GW, AW = phases(m)
-    # [2 m outputs, 2 m + 1 positions]: the outputs of both phases alternate
+    # [2 m outputs, 2 m + 1 points]: the outputs of both phases alternate
     both = np.zeros((2 * m, 2 * m + 1))
     both[first::2, : m + 1], both[1 - first :: 2, m + 1 :] = AT, np.eye(m)
     # where the outputs begin with the phase of two taps, its middle taps meet inputs from number 1 on
@@ -132,8 +136,9 @@ def phases(m: int) -> list[Ndarray]:
 def interpolation(m: int, taps: int, points: tuple[float, ...]) -> list[Ndarray]:
     """AT, BT, G, G_w, A_w^T of F(m, taps) by Toom-Cook interpolation at `points` and infinity.
 
-    There are n = m + taps - 1 positions. Row j of BT holds the coefficients of the product of (x - q) over all points
-    q but the j-th, lowest power first; its value at the j-th point is divided out in G and A_w instead.
+    points: the finite ones; with infinity there are n = m + taps - 1. Row j of BT holds the coefficients of the product
+    of (x - q) over all points q but the j-th, lowest power first; its value at the j-th point is divided out in G and
+    A_w instead.
     """
     n = m + taps - 1
     BT = np.zeros((n, n))

@@ -1,4 +1,4 @@
-"""The Winograd transforms, emitted as additions and few multiplications of vectors; the order of a tile's positions.
+"""The Winograd transforms, emitted as additions and few multiplications of vectors; the order of a tile's points.
 
 The matrices are known while a kernel is built, so zeros are left out, ones are additions, and the rows or columns that
 belong to a point p and to -p share their even and odd parts.
@@ -12,6 +12,7 @@ from functools import cache
 from foveal.kernel.lang import Value, fma
 from foveal.ops.kernels.conv.winograd_matrices import Matrix, Row, Scheme
 
+# (coefficient, value) of each term of a sum
 Terms = list[tuple[float, Value]]
 
 
@@ -94,6 +95,8 @@ def transform_2d(
 ) -> Iterator[tuple[int, int, Value]]:
     """Yield (i, j, value) for all elements of vertical @ d @ horizontal.T, where d(row, column) loads an element of d.
 
+    The elements of the transform of a tile are its points; those of a result are outputs or taps.
+
     The matrices of stride 2 are block diagonal once their rows and columns are sorted. One pair of blocks is computed
     after the other, and each loads its elements of d just before it needs them, so that hardly more values are alive at
     a time than there are registers.
@@ -122,50 +125,55 @@ def diagonal_blocks(matrix: Matrix) -> list[tuple[list[int], list[int]]]:
 
 
 def submatrix(matrix: Matrix, rows: list[int], columns: list[int]) -> Matrix:
+    """The elements of these rows and columns."""
     return tuple(tuple(matrix[i][j] for j in columns) for i in rows)
 
 
 @dataclass(frozen=True)
 class ClassRange:
-    """Neighbouring classes that have equally many positions."""
+    """Neighbouring classes that have equally many points."""
 
-    # number of the first class
+    #: number of the first class
     first: int
-    # how many classes there are
+    #: how many classes there are
     classes: int
-    # number of the first position of the first class
+    #: number of the first point of the first class
     start: int
-    # positions of each class
+    #: points of each class
     copies: int
 
 
 @dataclass(frozen=True)
-class PositionOrder:
-    """How the positions and the classes of a tile are numbered in memory: positions of one class are neighbours."""
+class PointOrder:
+    """How the points and the classes of a tile are numbered in memory: points of one class are neighbours.
 
-    # (row, column) of a position -> its number
-    position: dict[tuple[int, int], int]
-    # (row, column) of a class -> its number
+    A point is an element (row, column) of a transformed tile; all points of a class are multiplied with the same
+    element of the transformed filter.
+    """
+
+    #: (row, column) of a point -> its number
+    point: dict[tuple[int, int], int]
+    #: (row, column) of a class -> its number
     class_: dict[tuple[int, int], int]
-    # all classes, and with them all positions, in the order of their numbers
+    #: all classes, and with them all points, in the order of their numbers
     ranges: tuple[ClassRange, ...]
 
 
 @cache
-def position_order(vertical: Scheme, horizontal: Scheme) -> PositionOrder:
-    """Number the classes with one position first, then those repeated along one axis, then those along both."""
-    # class of each position, per axis
-    of_rows, of_columns = ([min(i, s.classes - 1) for i in range(s.positions)] for s in (vertical, horizontal))
+def point_order(vertical: Scheme, horizontal: Scheme) -> PointOrder:
+    """Number the classes with one point first, then those repeated along one axis, then those along both."""
+    # class of each point, per axis
+    of_rows, of_columns = ([min(i, s.classes - 1) for i in range(s.points)] for s in (vertical, horizontal))
     members: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for i, j in itertools.product(range(vertical.positions), range(horizontal.positions)):
+    for i, j in itertools.product(range(vertical.points), range(horizontal.points)):
         members.setdefault((of_rows[i], of_columns[j]), []).append((i, j))
     classes = sorted(members, key=lambda key: len(members[key]))
-    positions = [place for key in classes for place in members[key]]
+    points = [place for key in classes for place in members[key]]
     # neighbouring classes of one size become a range
     ranges, first, start = [], 0, 0
     for copies, group in itertools.groupby(len(members[key]) for key in classes):
         count = len(list(group))
         ranges.append(ClassRange(first, count, start, copies))
         first, start = first + count, start + count * copies
-    position, class_ = ({place: i for i, place in enumerate(places)} for places in (positions, classes))
-    return PositionOrder(position, class_, tuple(ranges))
+    point, class_ = ({place: i for i, place in enumerate(places)} for places in (points, classes))
+    return PointOrder(point, class_, tuple(ranges))

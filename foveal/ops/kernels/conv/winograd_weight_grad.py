@@ -1,52 +1,54 @@
 """The gradient of 3x3 filters by minimal filtering: dw = A_w^T [sum over tiles of (G_w dy G_w^T) * (B^T d B)] A_w.
 
-The algorithm is in winograd_matrices.py. A task owns a group of input channels, a group of filters and a chunk of the
-tiles. It keeps the transformed sums
+The algorithm is in winograd_matrices.py. A task owns a block of channels, a block of filters and a chunk of the tiles.
+It keeps the transformed sums
 
-    D[pos, c, k] = sum_t V[pos, t, c] M[pos, t, k]        V: transformed inputs, M: transformed dy
+    D[class, c, k] = sum over tiles t and points of the class of V[point, t, c] M[point, t, k]
 
-in the second-level cache until its last tile; only 3 x 3 sums leave it. Those of the chunks are added in order.
+(V: transformed inputs, M: transformed dy) in the second-level cache until its last tile; only 3 x 3 sums leave it.
+Those of the chunks are added in order.
 
-The products are, for each position, a matrix product [c, T] x [T, k] over the T tiles of a block. Its register tile is
-channels x vectors of filters: with 32 registers 12 x 2 sums, so that a step, one tile, takes 24 FMAs for 12 scalars of
-V and 2 vectors of M, 0.6 loads per FMA. The sums are loaded from D and stored again once per block of tiles, so a block
-has to be long enough to hide that.
+How the products come near the peak of ports x lanes x 2 operations per cycle (register_tile.py derives the peak and the
+size of the tile); for each point they are a matrix product [channels, T] x [T, filters] over the T tiles of a block:
 
-Measured on two cores of Zen 4 against a peak of 233 GFLOP/s, counted as direct convolution does: 500 GFLOP/s for 64 and
-128 channels (`foveal bench ops 3x3`, rows dw, docs/results.md).
+    registers       the sums of 12 channels x 32 filters on AVX-512 (6 x 16 on AVX2). A step of the inner loop, one
+                    tile, loads two vectors of M and broadcasts one number of V for each channel, for 24 (12) FMAs:
+                    0.58 (0.67) loads per FMA, so the FMAs and not the loads set the pace.
+    second level    D, 576 KiB, and V and M of a block of tiles, 432 KiB (with 64 channels, 64 filters and 36 points).
+                    The sums are loaded from D and stored again once per block, so a block has to be long enough to
+                    hide that.
+
+Measured on two cores of Zen 4 against a peak of 233 GFLOP/s, counting direct convolution's multiplications: 500
+GFLOP/s for 64 and 128 channels (`foveal bench ops 3x3`, rows dw, docs/results.md).
 """
 
 from dataclasses import dataclass
 
 from foveal.kernel.lang import Array, Index, Value, loop, minimum, parallel, splat, thread, var, vectors
-from foveal.ops.kernels.conv.cost_model import Algorithm, group_of
+from foveal.ops.kernels.conv.cost_model import Algorithm, channel_block
 from foveal.ops.kernels.conv.winograd import PAD, clear_row
 from foveal.ops.kernels.conv.winograd_grid import Grid
 from foveal.ops.kernels.conv.winograd_input import TileTransform
 from foveal.ops.kernels.conv.winograd_transform import ClassRange, transform_2d
 from foveal.ops.kernels.partial_sums import add_chunks
-from foveal.ops.kernels.register_tile import lane_ranges, split, tile_for
+from foveal.ops.kernels.register_tile import ENOUGH_TASKS, ceil_div, lane_ranges, split, tile_for
 from foveal.ops.op import Lowering
 from foveal.view import View
 
-# Tiles of a block with 36 positions; with more positions fewer, so that V and M keep their size: 2 x 36 x 24 x 64
-# elements, 432 KiB, beside 576 KiB of sums. A longer block loads and stores the sums more rarely, a shorter one leaves
+# Tiles of a block with 36 points; with more points fewer, so that V and M keep their size: 2 x 36 x 24 x 64
+# elements, 432 KiB, beside 576 KiB of sums. A longer block loads and stores the sums less often, a shorter one leaves
 # more of the cache to them.
 BLOCK_TILES = 24
-BLOCK_POSITIONS = 36
-
-# Tasks at least, several for each thread, so that threads end at nearly the same time. More would mean more chunks, and
-# each has sums of its own to be added up.
-MIN_TASKS = 16
+BLOCK_POINTS = 36
 
 
 @dataclass(frozen=True)
 class Division:
-    """What a task works on, and in which lane_ranges."""
+    """The sizes of a task's parts."""
 
-    # tiles of a block
+    #: tiles of a block
     block: int
-    # input channels and filters of a task
+    #: channels and filters of a task
     channels: int
     filters: int
 
@@ -54,14 +56,17 @@ class Division:
 def lower(lowering: Lowering, dw: View, dy: View, x: View, grid: Grid, algorithm: Algorithm) -> None:
     """dw [K, C, 3, 3] = correlation of x [N, C, H, W] with dy [N, K, P, Q], whose tiles the grid counts."""
     K, C = dw.shape[:2]
-    channels, filters = group_of(C), group_of(K)
-    # Problem.tile_sizes offers minimal filtering only where both groups exist
+    channels, filters = channel_block(C), channel_block(K)
+    # Problem.tile_sizes offers minimal filtering only where both blocks exist
     assert channels is not None
     assert filters is not None
-    groups = (C // channels) * (K // filters)
-    block = algorithm.tile_block or min(BLOCK_TILES, BLOCK_TILES * BLOCK_POSITIONS // grid.positions)
-    chunks = max(1, min(-(-MIN_TASKS // groups), grid.tiles // block))
-    V, M = (lowering.scratch((1, grid.positions, block * n + PAD), per_thread=True) for n in (channels, filters))
+    # tasks per chunk: pairs of a block of channels and a block of filters
+    pairs = (C // channels) * (K // filters)
+    block = algorithm.tile_block or min(BLOCK_TILES, BLOCK_TILES * BLOCK_POINTS // grid.points)
+    # as few chunks as give enough tasks, for each has sums of its own that are added up; at least a block of tiles each
+    chunks = max(1, min(ceil_div(ENOUGH_TASKS, pairs), grid.tiles // block))
+    # one copy per thread; in the kernel the first index selects the thread
+    V, M = (lowering.scratch((1, grid.points, block * n + PAD), per_thread=True) for n in (channels, filters))
     D = lowering.scratch((1, grid.classes, channels * filters + PAD), per_thread=True)
     zeros = lowering.scratch((1, max(C, K)), per_thread=True)
     result = dw.permuted(2, 3, 1, 0)
@@ -79,10 +84,11 @@ def lower(lowering: Lowering, dw: View, dy: View, x: View, grid: Grid, algorithm
 def winograd_weight_grad(
     partial: Array, V: Array, M: Array, D: Array, zeros: Array, dy: Array, x: Array, *, grid: Grid, division: Division
 ) -> None:
-    """partial[g, r, s, c, k] = the gradient from the g-th chunk of tiles.
+    """partial[chunk, r, s, c, k] = the gradient from a chunk of the tiles.
 
-    partial: [chunks, 3, 3, C, K]; dy: [N, P, Q, K]; x: [N, H, W, C]. Per thread: V [1, positions, block channels +
-    PAD], M [1, positions, block filters + PAD], D [1, classes, channels filters + PAD], zeros [1, C or K].
+    partial: [chunks, 3, 3, C, K]; dy: [N, P, Q, K]; x: [N, H, W, C]. Per thread, of which the
+    first index selects one: V [1, points, block channels + PAD], M [1, points, block filters + PAD], D [1, classes,
+    channels filters + PAD], zeros [1, the larger of C and K].
     """
     chunks, _, _, C, K = partial.shape
     block, channels, filters = division.block, division.channels, division.filters
@@ -90,10 +96,10 @@ def winograd_weight_grad(
     gradients = TileTransform.of_output_gradients(grid, dy, zeros)
     sums = TransformedSums(grid, channels, filters)
     clear_row(zeros)
-    # a task is a chunk of the tiles, a group of channels and a group of filters
-    for g, channel_group, filter_group in parallel(chunks, C // channels, K // filters):
-        c, k = channel_group * channels, filter_group * filters
-        start, end = g * grid.tiles // chunks, (g + 1) * grid.tiles // chunks
+    # a task is a chunk of the tiles, a block of channels and a block of filters
+    for chunk, c_block, k_block in parallel(chunks, C // channels, K // filters):
+        c, k = c_block * channels, k_block * filters
+        start, end = chunk * grid.tiles // chunks, (chunk + 1) * grid.tiles // chunks
         for class_ in loop(D.shape[1]):
             for i, width in vectors(channels * filters):
                 D.store((thread(), class_, i), 0.0, width)
@@ -108,20 +114,20 @@ def winograd_weight_grad(
                 M_tile = M.at(thread(), 0, t * filters)
                 gradients.store(M_tile, grid.first_output(first + t), k, filters)
             sums.add_block(D, V, M, count)
-        sums.store(partial.at(g, 0, 0, c, k), D)
+        sums.store(partial.at(chunk, 0, 0, c, k), D)
 
 
 @dataclass(frozen=True)
 class TransformedSums:
-    """The sums D of a task."""
+    """The transformed sums D of a task, from its tiles to the gradient."""
 
     grid: Grid
-    # of the task
+    #: channels and filters of the task
     channels: int
     filters: int
 
     def add_block(self, D: Array, V: Array, M: Array, count: Index) -> None:
-        """D[class, c, k] += sum over `count` tiles t and the positions of the class of V[pos, t, c] M[pos, t, k]."""
+        """D[class, c, k] += sum over `count` tiles t and the points of the class of V[point, t, c] M[point, t, k]."""
         tile = tile_for(self.filters)
         full, tail = divmod(self.filters, tile.columns)
         for classes in self.grid.order.ranges:
@@ -135,7 +141,7 @@ class TransformedSums:
     def add_filters(
         self, D: Array, V: Array, M: Array, count: Index, class_: tuple[ClassRange, Index], block: tuple[Index, int]
     ) -> None:
-        """The same for the n-th class of a range, class_ = (range, n), and for block = (first filter, how many)."""
+        """`add_block` for one class, the n-th of class_ = (range, n), and for block = (first filter, how many)."""
         (classes, n), (k, valid) = class_, block
         tile = tile_for(self.filters)
         starts, first = lane_ranges(valid, tile.width), 0
@@ -144,29 +150,30 @@ class TransformedSums:
             for i in loop(times):
                 c = i * rows + first
                 sums = D.at(thread(), n + classes.first, c * self.filters + k)
-                pos = n * classes.copies + classes.start
-                left, right = V.at(thread(), pos, c), M.at(thread(), pos, k)
+                point = n * classes.copies + classes.start
+                left, right = V.at(thread(), point, c), M.at(thread(), point, k)
                 self.add_register_tile(sums, left, right, (classes.copies, count), rows, starts)
             first += rows * times
 
     def add_register_tile(
         self, D: Array, V: Array, M: Array, steps: tuple[int, Index], rows: int, starts: list[tuple[int, int]]
     ) -> None:
-        """The same for `rows` channels and the vectors of filters `starts`, in registers.
+        """One register tile of `add_block`: `rows` channels x the vectors of filters `starts`, (first filter, lanes).
 
-        steps: how many positions and how many tiles are summed over.
+        D, V and M begin at its first channel and filter, V and M at the first point of the class. steps: numbers of
+        points and of tiles that are summed over.
         """
         acc = {
             (i, s): var(D.load((0, 0, i * self.filters + start), width), width)
             for i in range(rows)
             for s, (start, width) in enumerate(starts)
         }
-        # positions of the class, then tiles of the block
-        for position in loop(steps[0]):
+        # points of the class, then tiles of the block
+        for point in loop(steps[0]):
             for t in loop(steps[1]):
-                gradients = [M.load((0, position, t * self.filters + start), width) for start, width in starts]
+                gradients = [M.load((0, point, t * self.filters + start), width) for start, width in starts]
                 for i in range(rows):
-                    x = V[0, position, t * self.channels + i]
+                    x = V[0, point, t * self.channels + i]
                     for s, gradient in enumerate(gradients):
                         acc[i, s].fma(splat(x, starts[s][1]), gradient)
         for (i, s), total in acc.items():
