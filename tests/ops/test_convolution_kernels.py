@@ -108,7 +108,9 @@ UNIT_CASES = [
 SMALL_CACHES = [
     ("llc", 16, gemm.large_elements, 1, "matmul", Case(((3, 60), (60, 45)))),
     ("llc", 16, gemm.large_elements, 1, "matmul", Case(((1, 9), (9, 70)))),
-    ("l2", 4800, gemm.chunk_elements, 450, "matmul", Case(((40, 50), (50, 70)))),
+    # fewer rows of b than one pass over the sums adds
+    ("llc", 16, gemm.large_elements, 1, "matmul", Case(((2, 4), (4, 70)))),
+    ("l2", 4800, gemm.row_block_elements, 450, "matmul", Case(((40, 50), (50, 70)))),
     (
         "llc",
         32,
