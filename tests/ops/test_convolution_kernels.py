@@ -130,7 +130,7 @@ SMALL_CACHES = [
     ("l2", 32000, direct_simd_batch.band_elements, 4000, CONV, Case(((20, 2, 9, 12), (3, 2, 3, 3)), {"padding": 1})),
     ("l2", 960, direct.band_elements, 60, CONV, Case(((17, 4, 9, 12), (20, 4, 3, 3)), {"padding": 1})),
     *(("l2", 480, weight_grad.max_unit_elements, 60, GRADIENT, case) for case in UNIT_CASES),
-    ("l2", 4800, conv1x1.chunk_elements, 450, CONV, Case(((3, 10, 9, 12), (20, 10, 1, 1)))),
+    ("l2", 4800, conv1x1.pixel_block_elements, 450, CONV, Case(((3, 10, 9, 12), (20, 10, 1, 1)))),
 ]
 
 

@@ -66,7 +66,7 @@ from foveal.view import View
 FEW_ROWS = 16
 
 # Rows of y up to which a large b is read row after row: 8 rows make 8 products of each number of b, half a cycle of
-# work for 4 bytes, so that reading b from memory is the limit. With more rows the arithmetic is, and tiles do it better.
+# work for 4 bytes, so that reading b from memory is the limit. With more rows the arithmetic is, which tiles do better.
 MAX_STREAMED_ROWS = 8
 
 # k up to which b is read where it lies: a block of b, k x two vectors, then is 4 KiB (AVX-512), a small part of the
