@@ -15,8 +15,10 @@ tensors of a function that is being traced, and records a node.
     expand       for a composite, in place of a kernel: the same result from other operators
     cases        sample inputs with a safe domain; every generic test and benchmark is derived from them
 
-The alphabet, everywhere: N batch, C input channels, H W input rows and columns, K output channels (filters), R S kernel
-rows and columns, P Q output rows and columns, u stride, d dilation, G groups.
+The alphabet, everywhere: N images of a batch, C input channels, H W rows and columns of the input, K output channels
+(filters), R S rows and columns of the window, P Q rows and columns of the output, u stride, d dilation, G groups. Small
+letters are indices: n, c, k, (r, s) of a tap, (p, q) of an output, and (h, v) for the row and column of an input pixel
+(v, since w are weights). C and K count all channels and filters; a group has C/G (`c_group`) and K/G (`k_group`).
 """
 
 import difflib

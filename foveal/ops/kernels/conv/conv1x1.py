@@ -24,7 +24,8 @@ from foveal.ops.kernels.taps import Axes
 from foveal.ops.op import Lowering
 from foveal.view import View
 
-# Unrolled steps of an iteration from which on it prefetches the next tile's pixels: fewer products would not pay for it.
+# An iteration of the loop over channels prefetches the next tile's pixels if it has at least so many unrolled steps:
+# fewer products would not pay for it.
 MIN_STEPS_TO_PREFETCH = 4
 
 

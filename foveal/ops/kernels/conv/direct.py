@@ -133,8 +133,8 @@ def correlate(
         # each block of filters: its panel stays in the second-level cache while the band's pixels pass
         for g, b, valid in part_of_blocks(groups, filters, tile.columns, part, parts):
             panel, first_filter = panels.at(g, b, 0, 0, 0, 0), g * filters + b * tile.columns
-            group = source.at(0, 0, 0, g * c_group)
-            block = PixelTile(bound, n * bands + band, panel, first_filter, valid, tile, group)
+            task, group = n * bands + band, source.at(0, 0, 0, g * c_group)
+            block = PixelTile(bound, task, panel, first_filter, valid, tile, group)
             block.clear_sums()
             # each phase of rows and columns: a gradient with stride has several, anything else one
             for rows, columns in itertools.product(*axes):

@@ -60,7 +60,8 @@ MAX_FILTERS = 12
 # Output rows of a band, at the least: two neighbouring bands both stage R - 1 rows.
 MIN_BAND_ROWS = 3
 
-# Tasks to aim at, where there are as many rows: fewer than ENOUGH_TASKS, since each further band stages R - 1 rows more.
+# Tasks to aim at, where there are as many rows: fewer than ENOUGH_TASKS, since each further band stages R - 1 more rows
+# than it computes.
 MIN_TASKS = 8
 
 # The share of a filter row's taps that meet the image, below which each pixel skips the others. Skipping them saves
