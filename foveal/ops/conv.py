@@ -103,8 +103,8 @@ class Conv2d(Convolution):
     padding: zeros around the image: a number for all sides, (rows, columns), (top, bottom, left, right), "valid" for
         none, or "same" for an output of the image's size.
     dilation: d, the distance between taps, as one number or as (rows, columns).
-    groups: G; the filters are in that many groups, each of which reads its own part of the channels; with as many groups
-        as channels it is a depthwise convolution.
+    groups: G; the filters are in that many groups, each of which reads its own part of the channels. With as many
+        groups as channels it is a depthwise convolution.
 
     Raises ShapeError where the shapes or the groups do not fit together, or the window is larger than the padded image.
     LeCun et al. 1989; Dumoulin and Visin 2016, chapter 2.
@@ -163,9 +163,9 @@ class Conv2d(Convolution):
         return np.einsum("ngcpqrs,gkcrs->ngkpq", grouped, filters, optimize=True).reshape(N, K, P, Q)
 
     def vjp(self, dy: Tensor, y: Tensor, x: Tensor, w: Tensor, *, window: Window, groups: int) -> tuple[Tensor, ...]:
-        how = self.arguments(window=window, groups=groups)
-        dx = conv2d_input_grad(dy, w, image_size=x.shape[2:], **how)
-        return dx, conv2d_weight_grad(dy, x, kernel_size=w.shape[2:], **how)
+        arguments = self.arguments(window=window, groups=groups)
+        dx = conv2d_input_grad(dy, w, image_size=x.shape[2:], **arguments)
+        return dx, conv2d_weight_grad(dy, x, kernel_size=w.shape[2:], **arguments)
 
     def flops(self, y: Type, *inputs: Type, **attributes: Any) -> int:
         return flops(y, inputs[1].shape)
@@ -283,8 +283,8 @@ class Conv2dInputGrad(Convolution):
     def vjp(
         self, g: Tensor, dx: Tensor, dy: Tensor, w: Tensor, *, window: Window, groups: int, image_size: Pair
     ) -> tuple[Tensor, ...]:
-        how = self.arguments(window=window, groups=groups)
-        return conv2d(g, w, **how), conv2d_weight_grad(dy, g, kernel_size=w.shape[2:], **how)
+        arguments = self.arguments(window=window, groups=groups)
+        return conv2d(g, w, **arguments), conv2d_weight_grad(dy, g, kernel_size=w.shape[2:], **arguments)
 
     def flops(self, y: Type, *inputs: Type, **attributes: Any) -> int:
         return flops(inputs[0], inputs[1].shape)
@@ -406,8 +406,8 @@ class Conv2dWeightGrad(Convolution):
         return dw.reshape(dy.shape[1], C // groups, R, S)
 
     def vjp(self, g: Tensor, dw: Tensor, dy: Tensor, x: Tensor, *, window: Window, groups: int) -> tuple[Tensor, ...]:
-        how = {**window.sliding(), "groups": groups}
-        return conv2d(x, g, **how), conv2d_input_grad(dy, g, image_size=x.shape[2:], **how)
+        arguments = {**window.sliding(), "groups": groups}
+        return conv2d(x, g, **arguments), conv2d_input_grad(dy, g, image_size=x.shape[2:], **arguments)
 
     def strides(self, shape: Shape, *inputs: Any) -> Shape:
         return filters_last(shape)

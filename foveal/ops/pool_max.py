@@ -158,6 +158,9 @@ class MaxPool2dGrad(OfMaxima):
 
     The gradient of max_pool2d: values dy [N, C, P, Q], x [N, C, H, W] and y = max_pool2d(x) -> dx [N, C, H, W]. The
     other arguments are those of max_pool2d. Raises ShapeError where the shapes do not fit each other.
+
+    Which element of a window with NaN gets dy is not defined: the first NaN in NumPy, the last one in PyTorch, the
+    largest number or none at all in compiled kernels.
     """
 
     name, epilogues, reads = "max_pool2d_grad", True, 1

@@ -44,13 +44,13 @@ Accumulators = dict[tuple[int, int], Var]
 
 
 def ceil_div(n: int, divisor: int) -> int:
-    """n / divisor, rounded up."""
+    """Return n / divisor, rounded up."""
     return -(-n // divisor)
 
 
 @dataclass(frozen=True)
 class Tile:
-    """`rows` times `vectors` accumulators of `width` lanes: three quarters of the registers."""
+    """`rows` times `vectors` accumulators of `width` lanes: at most three quarters of the registers."""
 
     width: int
     vectors: int
@@ -58,7 +58,7 @@ class Tile:
 
     @property
     def columns(self) -> int:
-        """Neighbouring outputs that a tile computes."""
+        """The number of neighbouring outputs in a row of the tile (filters, features): the lanes of all its vectors."""
         return self.width * self.vectors
 
 
@@ -115,13 +115,14 @@ def lane_ranges(columns: int, width: int) -> list[tuple[int, int]]:
 
 
 def part_of_blocks(
-    groups: int, outputs: int, columns: int, part: Index, parts: int
+    groups: int, filters: int, columns: int, part: Index, parts: int
 ) -> Iterator[tuple[Index, Index, int]]:
-    """Loops over one of `parts` parts of all blocks of neighbouring outputs: (group, block, valid columns).
+    """Loops over one of `parts` parts of all blocks of filters: (group, block, number of valid filters).
 
-    The outputs of each group are cut into blocks of `columns`; a last block may have fewer valid ones.
+    The filters of each group are cut into blocks of `columns`, as many as a tile has; a last block may have fewer valid
+    ones.
     """
-    full, tail = divmod(outputs, columns)
+    full, tail = divmod(filters, columns)
     if parts == 1:
         for g in loop(groups):
             for b in loop(full):
