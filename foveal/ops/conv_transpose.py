@@ -88,7 +88,7 @@ class Convolve2d(Convolution):
 class ConvTranspose2d(Convolution):
     """y[n,k,h,v] = sum_crs x[n,c,p,q] w[c,k,r,s] over all p u + r d - pad = h, q u + s d - pad = v
 
-    x [N, C, P, Q], w [C, K/groups, R, S] -> y [N, K, H, W], with H = (P - 1) u - pads + d (R - 1) + 1 + output_padding,
+    x [N, C, P, Q], w [C, K/G, R, S] -> y [N, K, H, W], with H = (P - 1) u - pads + d (R - 1) + 1 + output_padding,
     and W alike. It is the transpose of the linear map of conv2d with the same filters, so its gradient in x is that
     conv2d, and conv2d's gradient in x is this.
 

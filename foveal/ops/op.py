@@ -239,16 +239,16 @@ class Operator:
     def apply(self, inputs: Sequence[object], attributes: dict[str, object]) -> Any:
         """`__call__`, with the arguments as a tuple and a dictionary."""
         recording = current_recording()
-        given = tuple(np.asarray(x) if recording is None else recording.lift(x) for x in inputs)
+        operands = tuple(np.asarray(x) if recording is None else recording.lift(x) for x in inputs)
         try:
-            full = self.normalise(*given, **attributes)
+            full = self.normalise(*operands, **attributes)
         except TypeError:
             self.check_arguments(inputs, attributes)
             raise
         if recording is not None:
-            return recording.record(self, given, full)
-        self.shape(*(x.shape for x in given), **full)
-        return self.numpy(*given, **full)
+            return recording.record(self, operands, full)
+        self.shape(*(x.shape for x in operands), **full)
+        return self.numpy(*operands, **full)
 
     def check_arguments(self, inputs: Sequence[object], attributes: dict[str, object]) -> None:
         """Raise ArgumentError where a call lacks an argument, or has one that the operator does not take."""

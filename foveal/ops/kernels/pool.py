@@ -77,7 +77,7 @@ def value_where(condition: Scalar, value: Scalar, other: float) -> Scalar:
 
 
 def full_lanes(number: float, width: int) -> Value:
-    """The number in each of `width` lanes."""
+    """The number in each of `width` lanes, as a traced value; `splat` would give a Python number back as it is."""
     return var(number, width).get()
 
 
@@ -168,7 +168,7 @@ def max_windows(*arrays: Array, window: Window, prologue: Prologue, epilogue: Ep
 
 
 def mean_windows(*arrays: Array, window: MeanWindow, prologue: Prologue, epilogue: Epilogue) -> None:
-    """y[n, p, q, c] = the mean of a window, in which padding counts as MeanWindow.share says; it adds zeros."""
+    """y[n, p, q, c] = the sum of a window, in which padding is 0, times MeanWindow.share, which divides it."""
     bound = BoundEpilogue(epilogue, arrays, prologue.array_count)
     _, H, W, _ = bound.operands[0].shape
     N, P, Q, C = bound.outputs[0].shape
@@ -197,8 +197,8 @@ def disjoint(window: Window) -> bool:
 def lower_max_grad(lowering: Lowering, dx: EpilogueOutputs, dy: View, x: FusedInput, window: Window) -> None:
     """The gradient of max pooling.
 
-    Maxima are recomputed, not found by comparing with y: a fused input x, which is computed while it is read, may differ
-    in the last bit from what the kernel that gave y computed. NaN in a window: see `max_grad_disjoint`, `find_maxima`.
+    Maxima are recomputed, not found by comparing with y: a fused input x, which is computed while it is read, may
+    differ in the last bit from that of the kernel that gave y. NaN in a window: see `max_grad_disjoint`, `find_maxima`.
     """
     arrays, dy = [nhwc(a) for a in x.arrays], nhwc(dy)
     if disjoint(window):
