@@ -1,8 +1,10 @@
 """Two-dimensional convolution and its two gradients.
 
-What networks call convolution is cross-correlation. Its gradient in x is a true convolution of dy with the weights (the
-kernel rotated by 180 degrees), its gradient in w a cross-correlation of x with dy. All three are linear in each input,
-so the gradients of each one are made of the other two.
+What networks call convolution is cross-correlation. Its gradient in x is a true convolution of dy with the filters
+(rotated by 180 degrees), its gradient in w a cross-correlation of x with dy. All three are linear in each input, so the
+gradients of each one are made of the other two.
+
+C and K count all channels and all filters; a group has C/G channels (`c_group`) and K/G filters (`k_group`).
 """
 
 import math
@@ -22,7 +24,7 @@ from foveal.view import View
 
 
 class Convolution(Operator):
-    """What operators with filters [K, C/groups, R, S] share: their window, whose size is R x S, and their groups.
+    """What operators with filters [K, C/G, R, S] share: their window, whose size is R x S, and their groups.
 
     Those that take more, or other inputs, have a `normalise` of their own.
     """
@@ -55,7 +57,7 @@ class Convolution(Operator):
         return {"window": Window.of(self.name, kernel_size, stride, padding, dilation), "groups": int(groups)}
 
     def kernel_size(self, images: HasShape, filters: HasShape) -> Shape:
-        """(R, S) of filters [K, C/groups, R, S], once both inputs are known to have four axes."""
+        """(R, S) of filters [K, C/G, R, S], once both inputs are known to have four axes."""
         check_ranks(self.name, images.shape, filters.shape)
         return filters.shape[2:]
 
@@ -78,7 +80,7 @@ def check_ranks(name: str, x: Shape, w: Shape) -> None:
 
 
 def check_channels(name: str, x: Shape, w: Shape, groups: int) -> None:
-    """Raise ShapeError unless x [N, C, H, W] and w [K, C/groups, R, S] agree about the channels."""
+    """Raise ShapeError unless x [N, C, H, W] and w [K, C/G, R, S] agree about the channels."""
     check_ranks(name, x, w)
     if x[1] % groups or w[0] % groups:
         raise ShapeError(
@@ -94,15 +96,15 @@ def check_channels(name: str, x: Shape, w: Shape, groups: int) -> None:
 class Conv2d(Convolution):
     """y[n,k,p,q] = sum_crs x[n, c, p u + r d - pad, q u + s d - pad] w[k,c,r,s]; x is 0 outside of the image
 
-    Convolution as networks have it, which is cross-correlation. x [N, C, H, W], w [K, C/groups, R, S] -> y [N, K, P, Q]
-    with P = floor((H + pads - d (R - 1) - 1) / u) + 1, and Q alike.
+    Convolution as networks have it, which is cross-correlation; c runs over the C/G channels of k's group.
+    x [N, C, H, W], w [K, C/G, R, S] -> y [N, K, P, Q] with P = floor((H + pads - d (R - 1) - 1) / u) + 1, and Q alike.
 
     stride: u, the step of the window, as one number or as (rows, columns).
     padding: zeros around the image: a number for all sides, (rows, columns), (top, bottom, left, right), "valid" for
         none, or "same" for an output of the image's size.
     dilation: d, the distance between taps, as one number or as (rows, columns).
-    groups: the filters are in that many groups, each of which reads its own part of the channels; with as many groups
-        as channels it is a depthwise convolution.
+    groups: G; the filters are in that many groups, each of which reads its own part of the channels. With as many
+        groups as channels it is a depthwise convolution.
 
     Raises ShapeError where the shapes or the groups do not fit together, or the window is larger than the padded image.
     LeCun et al. 1989; Dumoulin and Visin 2016, chapter 2.
@@ -123,7 +125,7 @@ class Conv2d(Convolution):
         Case(((2, 32, 2, 7), (40, 32, 3, 3)), {"padding": (1, 1, 0, 2)}),
         # bands of rows
         Case(((1, 2, 17, 13), (18, 2, 3, 3)), {"padding": 1}),
-        # bands, few inputs
+        # bands, few channels
         Case(((1, 2, 18, 48), (3, 2, 5, 5)), {"stride": 2, "padding": 2}),
         # tiles of images
         Case(((5, 9, 4, 3), (37, 9, 3, 3)), {"padding": 1}),
@@ -137,7 +139,7 @@ class Conv2d(Convolution):
         Case(((2, 19, 21, 13), (19, 1, 3, 3)), {"groups": 19, "padding": 1}),
         Case(((1, 3, 9, 40), (3, 1, 7, 7)), {"groups": 3, "padding": (3, 6), "dilation": (1, 2)}),
         Case(((3, 33, 4, 4), (33, 1, 3, 3)), {"groups": 33, "padding": 1, "stride": 2}),
-        # lanes over images, and below
+        # lanes over images, with numbers of images that do and do not fill the lanes
         Case(((16, 1, 9, 21), (6, 1, 5, 5)), {"padding": 2}),
         Case(((31, 2, 6, 5), (5, 2, 5, 3)), {"padding": 1, "stride": (1, 2)}),
         Case(((33, 6, 7, 4), (10, 3, 5, 5)), {"padding": 2, "groups": 2}),
@@ -153,17 +155,17 @@ class Conv2d(Convolution):
         return (x[0], w[0], *window.outputs(self.name, x[2:]))
 
     def numpy(self, x: Ndarray, w: Ndarray, *, window: Window, groups: int) -> Ndarray:
-        K, C, R, S = w.shape
+        K, c_group, R, S = w.shape
         view = window.view(x)
         N, _, P, Q, _, _ = view.shape
-        grouped = view.reshape(N, groups, C, P, Q, R, S)
-        filters = w.reshape(groups, K // groups, C, R, S)
+        grouped = view.reshape(N, groups, c_group, P, Q, R, S)
+        filters = w.reshape(groups, K // groups, c_group, R, S)
         return np.einsum("ngcpqrs,gkcrs->ngkpq", grouped, filters, optimize=True).reshape(N, K, P, Q)
 
     def vjp(self, dy: Tensor, y: Tensor, x: Tensor, w: Tensor, *, window: Window, groups: int) -> tuple[Tensor, ...]:
-        how = self.arguments(window=window, groups=groups)
-        dx = conv2d_input_grad(dy, w, image_size=x.shape[2:], **how)
-        return dx, conv2d_weight_grad(dy, x, kernel_size=w.shape[2:], **how)
+        arguments = self.arguments(window=window, groups=groups)
+        dx = conv2d_input_grad(dy, w, image_size=x.shape[2:], **arguments)
+        return dx, conv2d_weight_grad(dy, x, kernel_size=w.shape[2:], **arguments)
 
     def flops(self, y: Type, *inputs: Type, **attributes: Any) -> int:
         return flops(y, inputs[1].shape)
@@ -173,15 +175,15 @@ class Conv2d(Convolution):
         return problem_of("forward", y, w, window, groups)
 
     def kernel(self, y: Array, x: Array, w: Array, *, window: Window, groups: int) -> None:
-        (N, K, P, Q), (_, C, R, S) = y.shape, w.shape
+        (N, K, P, Q), (_, c_group, R, S) = y.shape, w.shape
         # each image and filter
         for n, k in parallel(N, K):
             # the first channel of the filter's group
-            first = (k // (K // groups)) * C
+            first = (k // (K // groups)) * c_group
             # each output pixel: the sum over channels and taps
             for p, q in loops(P, Q):
                 acc = var()
-                for c, r, s in loops(C, R, S):
+                for c, r, s in loops(c_group, R, S):
                     h = p * window.stride[0] + r * window.dilation[0] - window.padding[0]
                     v = q * window.stride[1] + s * window.dilation[1] - window.padding[2]
                     acc += load_or_zero(x, n, first + c, h, v) * w[k, c, r, s]
@@ -205,12 +207,12 @@ def load_or_zero(x: Array, n: Index, c: Index, h: Index, v: Index) -> Value:
 
 
 class Conv2dInputGrad(Convolution):
-    """dx[n,c,h,v] = sum_krs dy[n,k,p,q] w[k,c,r,s] over all p u + r d - pad = h, q u + s d - pad = v
+    """dx[n,c,h,v] = sum over k, r, s and the p, q with p u + r d - pad = h, q u + s d - pad = v: dy[n,k,p,q] w[k,c,r,s]
 
-    The gradient of conv2d in x, also called transposed convolution; with stride 1 a true convolution:
-    dy [N, K, P, Q], w [K, C/groups, R, S] -> dx [N, C, H, W].
+    The gradient of conv2d in x, also called transposed convolution; with stride 1 a true convolution. k runs over the
+    K/G filters of c's group. dy [N, K, P, Q], w [K, C/G, R, S] -> dx [N, C, H, W].
 
-    image_size: (H, W), or one number for both, which with a stride does not follow from P and Q.
+    image_size: (H, W), or one number for both; with a stride it does not follow from P and Q.
     stride, padding, dilation, groups: as for the conv2d whose gradient it is.
 
     Raises ShapeError where conv2d does not give images of dy's shape from images of this size.
@@ -234,7 +236,7 @@ class Conv2dInputGrad(Convolution):
         # tiles of images, phases without taps
         Case(((5, 8, 3, 2), (8, 20, 1, 1)), {"stride": 2, "image_size": (6, 4)}),
         Case(((5, 9, 3, 4), (9, 18, 3, 3)), {"stride": 2, "padding": 1, "image_size": (6, 7)}),
-        # lanes over images, and below
+        # lanes over images, with numbers of images that do and do not fill the lanes
         Case(((16, 7, 4, 5), (7, 6, 5, 5)), {"image_size": (8, 9)}),
         Case(((46, 9, 3, 4), (9, 3, 3, 3)), {"stride": 2, "padding": 1, "image_size": (6, 7)}),
         Case(((48, 3, 2, 3), (3, 20, 3, 3)), {"padding": 1, "image_size": (2, 3)}),
@@ -265,49 +267,49 @@ class Conv2dInputGrad(Convolution):
         return x
 
     def numpy(self, dy: Ndarray, w: Ndarray, *, window: Window, groups: int, image_size: Pair) -> Ndarray:
-        K, C, R, S = w.shape
+        K, c_group, R, S = w.shape
         N, _, P, Q = dy.shape
         # what each output adds to each pixel of its window
         spread = np.einsum(
             "ngkpq,gkcrs->ngcpqrs",
             dy.reshape(N, groups, K // groups, P, Q),
-            w.reshape(groups, K // groups, C, R, S),
+            w.reshape(groups, K // groups, c_group, R, S),
             optimize=True,
         )
-        dx = np.zeros((N, C * groups, *image_size), spread.dtype)
-        window.add_to(dx, spread.reshape(N, C * groups, P, Q, R, S))
+        dx = np.zeros((N, c_group * groups, *image_size), spread.dtype)
+        window.add_to(dx, spread.reshape(N, c_group * groups, P, Q, R, S))
         return dx
 
     def vjp(
         self, g: Tensor, dx: Tensor, dy: Tensor, w: Tensor, *, window: Window, groups: int, image_size: Pair
     ) -> tuple[Tensor, ...]:
-        how = self.arguments(window=window, groups=groups)
-        return conv2d(g, w, **how), conv2d_weight_grad(dy, g, kernel_size=w.shape[2:], **how)
+        arguments = self.arguments(window=window, groups=groups)
+        return conv2d(g, w, **arguments), conv2d_weight_grad(dy, g, kernel_size=w.shape[2:], **arguments)
 
     def flops(self, y: Type, *inputs: Type, **attributes: Any) -> int:
         return flops(inputs[0], inputs[1].shape)
 
     def problem(self, dy: Shape, w: Shape, *, window: Window, groups: int, image_size: Pair) -> Problem:
-        dx, (K, C, R, S) = self.shape(dy, w, window=window, groups=groups, image_size=image_size), w
+        dx, (K, c_group, R, S) = self.shape(dy, w, window=window, groups=groups, image_size=image_size), w
         kind: Kind = "forward" if window.stride == (1, 1) else "transposed"
-        return problem_of(kind, dx, (C, K, R, S), window, groups)
+        return problem_of(kind, dx, (c_group, K, R, S), window, groups)
 
     def kernel(self, dx: Array, dy: Array, w: Array, *, window: Window, groups: int, image_size: Pair) -> None:
-        (N, C, H, W), (_, K, _, _), (_, inputs, R, S) = dx.shape, dy.shape, w.shape
-        filters, (u, v_step), (d, e) = K // groups, window.stride, window.dilation
+        (N, C, H, W), (_, K, _, _), (_, c_group, R, S) = dx.shape, dy.shape, w.shape
+        k_group, (u_rows, u_columns), (d_rows, d_columns) = K // groups, window.stride, window.dilation
         # each image and channel
         for n, c in parallel(N, C):
             # the first filter of the channel's group, and the channel within it
-            first, channel = (c // inputs) * filters, c % inputs
+            first, channel = (c // c_group) * k_group, c % c_group
             # each pixel: the sum over filters and taps of the outputs that have read it
             for h, v in loops(H, W):
                 acc = var()
-                for k, r, s in loops(filters, R, S):
+                for k, r, s in loops(k_group, R, S):
                     # p u and q u, raised by a multiple of the stride, so that no division sees a negative number
-                    a = h + window.padding[0] - r * d + R * d * u
-                    b = v + window.padding[2] - s * e + S * e * v_step
-                    hit = (a % u == 0) & (b % v_step == 0)
-                    p, q = a // u - R * d, b // v_step - S * e
+                    a = h + window.padding[0] - r * d_rows + R * d_rows * u_rows
+                    b = v + window.padding[2] - s * d_columns + S * d_columns * u_columns
+                    hit = (a % u_rows == 0) & (b % u_columns == 0)
+                    p, q = a // u_rows - R * d_rows, b // u_columns - S * d_columns
                     value = load_or_zero(dy, n, first + k, p, q)
                     acc.fma(where(hit, value, 0.0), w[first + k, channel, r, s])
                 dx[n, c, h, v] = acc
@@ -333,9 +335,10 @@ class Conv2dInputGrad(Convolution):
 class Conv2dWeightGrad(Convolution):
     """dw[k,c,r,s] = sum_npq dy[n,k,p,q] x[n, c, p u + r d - pad, q u + s d - pad]
 
-    The gradient of conv2d in its filters: dy [N, K, P, Q], x [N, C, H, W] -> dw [K, C/groups, R, S].
+    The gradient of conv2d in its filters, where c is the channel within k's group: dy [N, K, P, Q], x [N, C, H, W] ->
+    dw [K, C/G, R, S].
 
-    kernel_size: (R, S), or one number for both, which with a stride does not follow from the images.
+    kernel_size: (R, S), or one number for both; with a stride it does not follow from the images.
     stride, padding, dilation, groups: as for the conv2d whose gradient it is.
 
     Raises ShapeError where conv2d does not give images of dy's shape from x.
@@ -358,7 +361,7 @@ class Conv2dWeightGrad(Convolution):
         Case(((1, 40, 2, 7), (1, 32, 2, 7)), {"padding": (2, 0, 0, 2), "kernel_size": (3, 3)}),
         # padding only
         Case(((2, 6, 6, 1), (2, 3, 4, 2)), {"stride": (1, 3), "padding": (0, 2, 2, 0), "kernel_size": (1, 2)}),
-        # lanes over images, and below
+        # lanes over images, with numbers of images that do and do not fill the lanes
         Case(((16, 6, 9, 21), (16, 1, 9, 21)), {"padding": 2, "kernel_size": (5, 5)}),
         Case(
             ((45, 11, 3, 4), (45, 3, 8, 9)),
@@ -403,8 +406,8 @@ class Conv2dWeightGrad(Convolution):
         return dw.reshape(dy.shape[1], C // groups, R, S)
 
     def vjp(self, g: Tensor, dw: Tensor, dy: Tensor, x: Tensor, *, window: Window, groups: int) -> tuple[Tensor, ...]:
-        how = {**window.sliding(), "groups": groups}
-        return conv2d(x, g, **how), conv2d_input_grad(dy, g, image_size=x.shape[2:], **how)
+        arguments = {**window.sliding(), "groups": groups}
+        return conv2d(x, g, **arguments), conv2d_input_grad(dy, g, image_size=x.shape[2:], **arguments)
 
     def strides(self, shape: Shape, *inputs: Any) -> Shape:
         return filters_last(shape)
@@ -417,10 +420,11 @@ class Conv2dWeightGrad(Convolution):
         return problem_of("weight", dy, dw, window, groups)
 
     def kernel(self, dw: Array, dy: Array, x: Array, *, window: Window, groups: int) -> None:
-        (K, C, R, S), (N, _, P, Q) = dw.shape, dy.shape
+        (K, c_group, R, S), (N, _, P, Q) = dw.shape, dy.shape
         # each filter and channel of its group
-        for k, c in parallel(K, C):
-            first = (k // (K // groups)) * C
+        for k, c in parallel(K, c_group):
+            # the first channel of the group
+            first = (k // (K // groups)) * c_group
             # each tap: the sum over images and output pixels
             for r, s in loops(R, S):
                 acc = var()

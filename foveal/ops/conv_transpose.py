@@ -3,7 +3,7 @@
     cross-correlation  y[p,q] = sum_rs x[p + r, q + s] w[r,s]      conv2d, also exported as cross_correlation2d
     convolution        y[p,q] = sum_rs x[p - r, q - s] w[r,s]      convolve2d
 
-The gradient of each in x is the other one, of dy with the same filters, whose inputs and outputs swap their roles. In a
+The gradient of each in x is the other one, of dy with the same filters, whose axes K and C swap their roles. In a
 cross-correlation y[p] reads x[h] with h = p + r, so dx[h] = sum_r dy[h - r] w[r], which is a convolution.
 """
 
@@ -74,9 +74,9 @@ class Convolve2d(Convolution):
         return conv2d.numpy(x, w[:, :, ::-1, ::-1], window=window, groups=groups)
 
     def vjp(self, dy: Tensor, y: Tensor, x: Tensor, w: Tensor, *, window: Window, groups: int) -> tuple[Tensor, ...]:
-        how = self.arguments(window=window, groups=groups)
-        dx = conv2d_input_grad(dy, rotate180(w), image_size=x.shape[2:], **how)
-        return dx, rotate180(conv2d_weight_grad(dy, x, kernel_size=w.shape[2:], **how))
+        arguments = self.arguments(window=window, groups=groups)
+        dx = conv2d_input_grad(dy, rotate180(w), image_size=x.shape[2:], **arguments)
+        return dx, rotate180(conv2d_weight_grad(dy, x, kernel_size=w.shape[2:], **arguments))
 
     def flops(self, y: Type, *inputs: Type, **attributes: Any) -> int:
         return flops(y, inputs[1].shape)
@@ -88,7 +88,7 @@ class Convolve2d(Convolution):
 class ConvTranspose2d(Convolution):
     """y[n,k,h,v] = sum_crs x[n,c,p,q] w[c,k,r,s] over all p u + r d - pad = h, q u + s d - pad = v
 
-    x [N, C, P, Q], w [C, K/groups, R, S] -> y [N, K, H, W], with H = (P - 1) u - pads + d (R - 1) + 1 + output_padding,
+    x [N, C, P, Q], w [C, K/G, R, S] -> y [N, K, H, W], with H = (P - 1) u - pads + d (R - 1) + 1 + output_padding,
     and W alike. It is the transpose of the linear map of conv2d with the same filters, so its gradient in x is that
     conv2d, and conv2d's gradient in x is this.
 
@@ -122,8 +122,8 @@ class ConvTranspose2d(Convolution):
         attributes = self.convolution(w.shape[2:], stride, padding, dilation, groups)
         # one of the sizes between two multiples of the stride; a larger one is another P and Q
         window, extra = attributes["window"], pair(output_padding, f"{self.name}: output_padding")
-        for given, u, d in zip(extra, window.stride, window.dilation, strict=True):
-            if not 0 <= given < max(u, d):
+        for size, u, d in zip(extra, window.stride, window.dilation, strict=True):
+            if not 0 <= size < max(u, d):
                 raise ShapeError(
                     f"{self.name}: output_padding {extra} has to be 0 or more, and below the stride {window.stride} or"
                     f" the dilation {window.dilation}"
@@ -189,8 +189,8 @@ class ConvTranspose2d(Convolution):
         for axis, length in enumerate(size):
             if beyond[axis]:
                 dy = narrow(dy, axis=2 + axis, start=0, length=length)
-        how = self.arguments(window=window, groups=groups)
-        return conv2d(dy, w, **how), conv2d_weight_grad(x, dy, kernel_size=w.shape[2:], **how)
+        arguments = self.arguments(window=window, groups=groups)
+        return conv2d(dy, w, **arguments), conv2d_weight_grad(x, dy, kernel_size=w.shape[2:], **arguments)
 
     def flops(self, y: Type, *inputs: Type, **attributes: Any) -> int:
         return flops(inputs[0], inputs[1].shape)

@@ -20,9 +20,10 @@ def words(rng: np.random.Generator, shape: Shape) -> Ndarray:
 class DropoutMask(Operator):
     """y = 1/(1-p) with probability 1-p, else 0, independently for each element of an array of the given shape
 
-    key: int32 [4], the 64-bit seed and the 64-bit step as low and high words. Element i of y in C order has random
-    number i of the counter-based generator with that key and `stream`, so y depends on nothing but (seed, step, stream,
-    i). Philox 2x32-10: Salmon et al. 2011. No gradient. Raises ShapeError unless 0 <= p < 1.
+    key: int32 [4], the 64-bit seed and the 64-bit step as low and high words. stream: n for the n-th random operator of
+    a trace, counted from 0 (Trace.stream), so that no two operators draw the same numbers. Element i of y in C order
+    has random number i of the counter-based generator with that key and stream, so y depends on nothing but (seed,
+    step, stream, i). Philox 2x32-10: Salmon et al. 2011. No gradient. Raises ShapeError unless 0 <= p < 1.
     """
 
     name, arity, integers, differentiable = "dropout_mask", 1, (0,), False

@@ -15,8 +15,10 @@ tensors of a function that is being traced, and records a node.
     expand       for a composite, in place of a kernel: the same result from other operators
     cases        sample inputs with a safe domain; every generic test and benchmark is derived from them
 
-The alphabet, everywhere: N batch, C input channels, H W input rows and columns, K output channels (filters), R S kernel
-rows and columns, P Q output rows and columns, u stride, d dilation, G groups.
+The alphabet, everywhere: N images of a batch, C input channels, H W rows and columns of the input, K output channels
+(filters), R S rows and columns of the window, P Q rows and columns of the output, u stride, d dilation, G groups. Small
+letters are indices: n, c, k, (r, s) of a tap, (p, q) of an output, and (h, v) for the row and column of an input pixel
+(v, since w are weights). C and K count all channels and filters; a group has C/G (`c_group`) and K/G (`k_group`).
 """
 
 import difflib
@@ -237,16 +239,16 @@ class Operator:
     def apply(self, inputs: Sequence[object], attributes: dict[str, object]) -> Any:
         """`__call__`, with the arguments as a tuple and a dictionary."""
         recording = current_recording()
-        given = tuple(np.asarray(x) if recording is None else recording.lift(x) for x in inputs)
+        operands = tuple(np.asarray(x) if recording is None else recording.lift(x) for x in inputs)
         try:
-            full = self.normalise(*given, **attributes)
+            full = self.normalise(*operands, **attributes)
         except TypeError:
             self.check_arguments(inputs, attributes)
             raise
         if recording is not None:
-            return recording.record(self, given, full)
-        self.shape(*(x.shape for x in given), **full)
-        return self.numpy(*given, **full)
+            return recording.record(self, operands, full)
+        self.shape(*(x.shape for x in operands), **full)
+        return self.numpy(*operands, **full)
 
     def check_arguments(self, inputs: Sequence[object], attributes: dict[str, object]) -> None:
         """Raise ArgumentError where a call lacks an argument, or has one that the operator does not take."""

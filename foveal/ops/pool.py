@@ -65,9 +65,10 @@ class Pooling(Operator):
         return (*x[:2], *window.outputs_inside(self.name, x[2:]))
 
     def prologue(self, *, window: Window, **rest: Any) -> int | None:
-        (R, S), (u, v) = window.size, window.stride
-        few = MAX_RECOMPUTATIONS * u * v >= R * S
-        return self.reads if few else None
+        (R, S), (u_rows, u_columns) = window.size, window.stride
+        # an element lies in about R S / (u_rows u_columns) windows
+        is_cheap = MAX_RECOMPUTATIONS * u_rows * u_columns >= R * S
+        return self.reads if is_cheap else None
 
     def lower(self, lowering: Lowering, y: View, /, *inputs: View, **attributes: Any) -> None:
         if self.epilogues:

@@ -213,14 +213,14 @@ class AdaptiveMaxIndex(Adaptive):
             for c, width in channel_vectors(y):
                 # the window's first pixel, should all be NaN
                 start = float_lanes(window_start(p, H, P) * W + window_start(q, W, Q), width)
-                best, found = var(LOWEST, width), var(start, width)
+                best, best_place = var(LOWEST, width), var(start, width)
                 for h in loop(window_end(p, H, P), start=window_start(p, H, P)):
                     for v in loop(window_end(q, W, Q), start=window_start(q, W, Q)):
                         value = x.load((n, c, h, v), width)
                         larger = value > best.get()
                         best.set(where(larger, value, best.get()))
-                        found.set(where(larger, float_lanes(h * W + v, width), found.get()))
-                y.store((n, c, p, q), cast(found.get(), I32), width)
+                        best_place.set(where(larger, float_lanes(h * W + v, width), best_place.get()))
+                y.store((n, c, p, q), cast(best_place.get(), I32), width)
 
 
 class AdaptiveMaxPool2d(Adaptive):

@@ -158,6 +158,9 @@ class MaxPool2dGrad(OfMaxima):
 
     The gradient of max_pool2d: values dy [N, C, P, Q], x [N, C, H, W] and y = max_pool2d(x) -> dx [N, C, H, W]. The
     other arguments are those of max_pool2d. Raises ShapeError where the shapes do not fit each other.
+
+    Which element of a window with NaN gets dy is not defined: the first NaN in NumPy, the last one in PyTorch, the
+    largest number or none at all in compiled kernels.
     """
 
     name, epilogues, reads = "max_pool2d_grad", True, 1
@@ -186,7 +189,7 @@ class MaxPool2dGrad(OfMaxima):
             zero_image(dx, n)
             for p, q in loops(*counts):
                 for c, width in channel_vectors(dx):
-                    # what of dy has not been given to a pixel yet
+                    # the part of dy that no pixel has got yet: the first maximum gets all of it
                     rest = var(dy.load((n, c, p, q), width), width)
                     largest = y.load((n, c, p, q), width)
                     for h, v, valid in window.pixels((p, q), counts, image):
@@ -227,13 +230,13 @@ class MaxPool2dPick(OfMaxima):
     def kernel(self, picked: Array, g: Array, x: Array, y: Array, *, window: Window) -> None:
         counts, image = rows_and_columns(picked.shape), rows_and_columns(x.shape)
         for n, p, q, c, width in output_vectors(picked):
-            found = var(0.0, width)
+            picked_value = var(0.0, width)
             largest = y.load((n, c, p, q), width)
-            # backwards, so that the first maximum is written last
+            # backwards, so that the first of equal maxima comes last and replaces the others
             for h, v, valid in reversed(window.pixels((p, q), counts, image)):
                 hit = hits_inside(x.load((n, c, h, v), width) == largest, valid, width)
-                found.set(where(hit, g.load((n, c, h, v), width), found.get()))
-            picked.store((n, c, p, q), found, width)
+                picked_value.set(where(hit, g.load((n, c, h, v), width), picked_value.get()))
+            picked.store((n, c, p, q), picked_value, width)
 
 
 class MaxPool2dIndex(MaxPooling):
@@ -255,15 +258,15 @@ class MaxPool2dIndex(MaxPooling):
     def kernel(self, y: Array, x: Array, *, window: Window) -> None:
         counts, (H, W) = rows_and_columns(y.shape), rows_and_columns(x.shape)
         for n, p, q, c, width in output_vectors(y):
-            best, found = var(LOWEST, width), var(0.0, width)
-            # backwards, so that the first maximum is found last
+            best, best_place = var(LOWEST, width), var(0.0, width)
+            # backwards, so that the first of equal maxima comes last and replaces the others
             for h, v, valid in reversed(window.pixels((p, q), counts, (H, W))):
                 value = x.load((n, c, h, v), width)
                 larger: Scalar = hits_inside(value >= best.get(), valid, width)
                 best.set(where(larger, value, best.get()))
                 place = float_lanes(h * W + v, width)
-                found.set(where(larger, place, found.get()))
-            y.store((n, c, p, q), cast(found.get(), I32), width)
+                best_place.set(where(larger, place, best_place.get()))
+            y.store((n, c, p, q), cast(best_place.get(), I32), width)
 
 
 max_pool2d, max_pool2d_grad, max_pool2d_pick = MaxPool2d(), MaxPool2dGrad(), MaxPool2dPick()

@@ -63,9 +63,9 @@ class MeanWindow(Window):
         low, end = -self.counted[2 * axis], n + self.counted[2 * axis + 1]
         total: Scalar = 0.0
         for tap in range(self.size[axis]):
-            at = self.position(axis, p, tap)
+            position = self.position(axis, p, tap)
             in_every_window = self.position(axis, 0, tap) >= low and self.position(axis, count - 1, tap) < end
-            total = (1.0 if in_every_window else where((at >= low) & (at < end), 1.0, 0.0)) + total
+            total = (1.0 if in_every_window else where((position >= low) & (position < end), 1.0, 0.0)) + total
         return total
 
     def shares(self, counts: Pair, image: Pair) -> Ndarray:

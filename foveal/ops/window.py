@@ -1,8 +1,9 @@
 """Sliding windows over the rows and columns of an image: what convolutions, poolings and im2col share.
 
 Output (p, q) of a window of R x S taps reads, with tap (r, s), the pixel x[p u + r d - pad, q u + s d - pad]: u is the
-stride, d the dilation, each along its axis; pad is the padding at the top, or on the left. Dumoulin and Visin 2016, "A
-guide to convolution arithmetic for deep learning", has pictures of all of them.
+stride, d the dilation, each along its axis; pad is the padding at the top, or on the left. Users call the window the
+kernel (`kernel_size`). Dumoulin and Visin 2016, "A guide to convolution arithmetic for deep learning", has pictures of
+all of them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -82,7 +83,7 @@ class Window:
         return self.dilation[0] * (self.size[0] - 1) + 1, self.dilation[1] * (self.size[1] - 1) + 1
 
     def padded(self, axis: int, n: int) -> int:
-        """The positions along an axis of an image of n, with its padding."""
+        """The number of positions along an axis, of an image with n, together with its padding."""
         return n + self.padding[2 * axis] + self.padding[2 * axis + 1]
 
     def outputs(self, name: str, image: Sequence[int]) -> Pair:
@@ -148,52 +149,53 @@ class Window:
         return p * self.stride[axis] + tap * self.dilation[axis] - self.padding[2 * axis]
 
     def pixels(self, output: tuple[Index, Index], counts: Pair, image: Pair) -> list[tuple[Index, Index, Scalar]]:
-        """(h, v, valid) of each tap of window `output`, of `counts`, row by row, for plain kernels.
+        """(h, v, valid) of each tap of window `output`, one of P x Q = `counts`, row by row, for plain kernels.
 
-        valid says if (h, v) lies in the image (H, W); h and v are places in it either way. It is True where that is
-        known while the kernel is built.
+        valid: if the tap lies in the image (H, W), True where that is known at build time. (h, v) is a pixel of the
+        image either way.
         """
-        found = []
+        pixels = []
         for r, s in self.taps():
             h, row = self.tap(0, output[0], counts[0], r, image[0])
             v, column = self.tap(1, output[1], counts[1], s, image[1])
-            found.append((h, v, both(row, column)))
-        return found
+            pixels.append((h, v, both(row, column)))
+        return pixels
 
     def tap(self, axis: int, p: Index, count: int, tap: int, n: int) -> tuple[Index, Scalar]:
         """The position, of n along an axis, that a tap of the p-th of `count` windows reads, and if it is inside.
 
-        Outside, the position is 0.
+        If it is not, the position is given as 0.
         """
-        at = self.position(axis, p, tap)
+        position = self.position(axis, p, tap)
         if self.position(axis, 0, tap) >= 0 and self.position(axis, count - 1, tap) < n:
-            return at, True
-        valid = (at >= 0) & (at < n)
-        return where(valid, at, 0), valid
+            return position, True
+        valid = (position >= 0) & (position < n)
+        return where(valid, position, 0), valid
 
     def view(self, x: Ndarray, padding: float = 0.0) -> Ndarray:
         """The windows [N, C, P, Q, R, S] of x [N, C, H, W] in NumPy, a view of x with a border of `padding`."""
         top, bottom, left, right = self.padding
         x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=padding)
         view = np.lib.stride_tricks.sliding_window_view(x, self.reach, axis=(2, 3))
-        (u, v), (d, e) = self.stride, self.dilation
-        return view[:, :, ::u, ::v, ::d, ::e]
+        (u_rows, u_columns), (d_rows, d_columns) = self.stride, self.dilation
+        return view[:, :, ::u_rows, ::u_columns, ::d_rows, ::d_columns]
 
     def add_to(self, x: Ndarray, values: Ndarray) -> None:
         """Add values [N, C, P, Q, R, S] to the pixels of x [N, C, H, W] that they belong to: the adjoint of `view`."""
         (H, W), (P, Q) = x.shape[2:], values.shape[2:4]
         top, bottom, left, right = self.padding
         padded = np.zeros((*x.shape[:2], H + top + bottom, W + left + right), x.dtype)
-        (u, v), (d, e) = self.stride, self.dilation
+        (u_rows, u_columns), (d_rows, d_columns) = self.stride, self.dilation
+        # for each tap the pixels that all windows read with it
         for r, s in self.taps():
-            rows = slice(r * d, r * d + (P - 1) * u + 1, u)
-            columns = slice(s * e, s * e + (Q - 1) * v + 1, v)
+            rows = slice(r * d_rows, r * d_rows + (P - 1) * u_rows + 1, u_rows)
+            columns = slice(s * d_columns, s * d_columns + (Q - 1) * u_columns + 1, u_columns)
             padded[:, :, rows, columns] += values[..., r, s]
         x += padded[:, :, top : top + H, left : left + W]
 
 
 def both(a: Scalar, b: Scalar) -> Scalar:
-    """a and b, either of which may be known, and is True then, while the kernel is built."""
+    """a and b, as one truth value; either may be True at build time, and the other is then returned as it is."""
     if a is True:
         return b
     return a if b is True else a & b  # type: ignore[operator]

@@ -108,7 +108,9 @@ UNIT_CASES = [
 SMALL_CACHES = [
     ("llc", 16, gemm.large_elements, 1, "matmul", Case(((3, 60), (60, 45)))),
     ("llc", 16, gemm.large_elements, 1, "matmul", Case(((1, 9), (9, 70)))),
-    ("l2", 4800, gemm.chunk_elements, 450, "matmul", Case(((40, 50), (50, 70)))),
+    # fewer rows of b than one pass over the sums adds
+    ("llc", 16, gemm.large_elements, 1, "matmul", Case(((2, 4), (4, 70)))),
+    ("l2", 4800, gemm.row_block_elements, 450, "matmul", Case(((40, 50), (50, 70)))),
     (
         "llc",
         32,
@@ -128,7 +130,7 @@ SMALL_CACHES = [
     ("l2", 32000, direct_simd_batch.band_elements, 4000, CONV, Case(((20, 2, 9, 12), (3, 2, 3, 3)), {"padding": 1})),
     ("l2", 960, direct.band_elements, 60, CONV, Case(((17, 4, 9, 12), (20, 4, 3, 3)), {"padding": 1})),
     *(("l2", 480, weight_grad.max_unit_elements, 60, GRADIENT, case) for case in UNIT_CASES),
-    ("l2", 4800, conv1x1.chunk_elements, 450, CONV, Case(((3, 10, 9, 12), (20, 10, 1, 1)))),
+    ("l2", 4800, conv1x1.pixel_block_elements, 450, CONV, Case(((3, 10, 9, 12), (20, 10, 1, 1)))),
 ]
 
 

@@ -17,6 +17,7 @@ from typing import Any, cast
 from foveal.kernel.lang import LINE, Array, Index, Scalar, Value, l2, lanes, loop, parallel_vectors, splat, var, vectors
 from foveal.ops.kernels import expression, moments
 from foveal.ops.kernels.reduction import tree_sum
+from foveal.ops.kernels.register_tile import FLOAT_BYTES
 from foveal.ops.op import Lowering
 from foveal.view import View
 
@@ -91,11 +92,11 @@ class EpilogueOutputs:
         """
         K = self.shape[1]
         # [tasks, rows of partial sums, K]
-        partial = lowering.scratch((tasks, max(self.epilogue.rows, 1), K if self.epilogue.rows else 1))
+        partial = lowering.scratch((tasks, max(self.epilogue.rows, 1), K if self.epilogue.has_sums else 1))
         nhwc = self.each(lambda v: v.permuted(0, 2, 3, 1))
         written, read = [*nhwc.outputs, partial, *scratch], [*inputs, *nhwc.extras]
         lowering.call(body, written, read, epilogue=self.epilogue, **static)
-        if self.epilogue.rows:
+        if self.epilogue.has_sums:
             totals = [*self.sums, *([self.moments] if self.moments is not None else [])]
             lowering.call(combine_tasks, totals, [partial], sums=len(self.sums))
 
@@ -135,7 +136,7 @@ class BoundEpilogue:
 
     def zero_all_sums(self, task: Index, channels: int) -> None:
         """Zero the partial sums of a task that has all channels."""
-        for k, width in vectors(channels) if self.epilogue.rows else ():
+        for k, width in vectors(channels) if self.epilogue.has_sums else ():
             self.zero_sums(task, k, width)
 
     def prefetch(self, pixels: Sequence[Pixel], k: Index, channels: int) -> None:
@@ -175,7 +176,7 @@ class BoundEpilogue:
     @property
     def pixelwise(self) -> bool:
         """True if results have to go through `store`: pixels read values of their own, or are added up."""
-        return bool(self.epilogue.rows) or not all(repeated(x) for x in self.extras)
+        return self.epilogue.has_sums or not all(repeated(x) for x in self.extras)
 
     def finish(self, total: Scalar, k: int) -> list[Value]:
         """The values that are stored for the results `total` of channel k: a vector whose lanes are pixels.
@@ -198,8 +199,7 @@ def exceeds_l2(x: Array) -> bool:
 
     A tile's pixels lie in several short rows, which the hardware's prefetcher does not foresee.
     """
-    # 4 bytes each
-    return 4 * math.prod(x.shape) > l2()
+    return FLOAT_BYTES * math.prod(x.shape) > l2()
 
 
 def combine_tasks(*arrays: Array, sums: int) -> None:

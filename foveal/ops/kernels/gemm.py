@@ -1,12 +1,13 @@
 """Kernels of matrix products y[m, n] = sum_k a[m, k] b[k, n], for any strides of a and b.
 
-There are four ways, by shape:
+There are four ways. `lower` takes the first that fits the shapes and strides:
 
-    dot_products    few rows of y, and b's neighbours run along k (a linear layer's weight): lanes along k
-    multiply_rows   few rows of y, and a b larger than the caches: b is read row after row, once
-    multiply        otherwise: register tiles of rows x vectors of columns. With few rows of y, or a short k, b is read
-                    where it lies, for packing it would cost more than multiplying;
-                    else b is packed into panels first
+    dot_products            few rows of y, and neighbours of b in memory run along k (a linear layer's weight): lanes
+                            run along k
+    multiply_rows           few rows of y, and a b larger than the caches: b is read row after row, once
+    multiply, not packed    few rows of y, or a short k: register tiles of rows x vectors of columns, which read b where
+                            it lies, since packing it would cost more than multiplying
+    multiply, packed        otherwise: the same tiles, after b has been packed into panels
 
 How `multiply` comes near the peak of ports x lanes x 2 operations per cycle (register_tile.py has the derivation of
 the tile):
@@ -14,9 +15,9 @@ the tile):
     registers       12 x 32 sums on AVX-512 (6 x 16 on AVX2), over all of k. A step of k loads two vectors of b and
                     broadcasts 12 (6) numbers of a for 24 (12) FMAs: 0.58 (0.67) loads per FMA.
     first level     the rows of a that the tile reads, and the part of a panel that is being read
-    second level    a panel, k x 32 (k x 16) numbers, while the rows of a chunk pass; and the chunk's rows of a
-                    (`chunk_elements`), while all panels pass
-    last level      all panels, read once per chunk
+    second level    a panel, k x 32 (k x 16) numbers, while a block of rows of a passes; and this block of rows
+                    (`row_block_elements`), while all panels pass
+    last level      all panels, read once per block of rows
 
 Measured: 94 % of the peak at 512 x 512 x 512 on one thread of Zen 4 (`foveal bench ops matmul --threads 1`).
 """
@@ -60,26 +61,30 @@ from foveal.ops.kernels.register_tile import (
 from foveal.ops.op import Lowering
 from foveal.view import View
 
-#: rows of y up to which b is read where it lies: a pass over b to pack it costs about as much as multiplying it with
-#: some rows, and at one tile of rows nothing reads the panels a second time
+# Rows of y up to which b is read where it lies: a pass over b to pack it costs about as much as multiplying it with a
+# few rows, and a single tile of rows does not read the panels a second time.
 FEW_ROWS = 16
 
-#: k up to which b is read where it lies: a block of b, k x two vectors, then is 4 KiB (AVX-512), a small part of the
-#: first-level cache, so its order in memory does not matter
+# Rows of y up to which a large b is read row after row: 8 rows make 8 products of each number of b, half a cycle of
+# work for 4 bytes, so that reading b from memory is the limit. With more rows the arithmetic is, which tiles do better.
+MAX_STREAMED_ROWS = 8
+
+# k up to which b is read where it lies: a block of b, k x two vectors, then is 4 KiB (AVX-512), a small part of the
+# first-level cache, so its order in memory does not matter.
 SHORT = 32
 
-#: rows that a tile keeps where fewer of them make more tasks: 6 x 2 accumulators still hide the FMA's latency
+# Rows below which a tile is not cut to make more tasks: 6 x 2 accumulators still hide the FMA's latency.
 MIN_TILE_ROWS = 6
 
-#: rows of b that one pass of `multiply_rows` over the sums adds: the sums are loaded and stored once per 8 FMAs, and 8
-#: rows of b are as many streams as the hardware's prefetcher follows easily
+# Rows of b that one pass of `multiply_rows` over the sums adds: the sums are loaded and stored once per 8 FMAs, and 8
+# rows of b are as many streams as the hardware's prefetcher follows easily.
 STEPS = 8
 
 
-def chunk_elements() -> int:
-    """Elements of the rows of a that pass while a panel stays: three eighths of the second-level cache.
+def row_block_elements() -> int:
+    """Elements of a block of rows of a, which passes while a panel stays: three eighths of the second-level cache.
 
-    The chunk is read again for each panel. The rest of the cache is for the panel, and for what passes through.
+    The block is read again for each panel. The rest of the cache is for the panel, and for what passes through.
     """
     return l2() * 3 // 8 // FLOAT_BYTES
 
@@ -100,8 +105,8 @@ def lower(lowering: Lowering, y: View, a: View, b: View) -> None:
     if is_along_k and m <= FEW_ROWS and a.strides[1] == 1 and k >= lanes():
         lowering.call(dot_products, [y], [a, b.permuted(1, 0)])
         return
-    if not is_along_k and m <= FEW_ROWS // 2 and k * n >= large_elements():
-        # k is cut into chunks, each with sums [m, n] of its own
+    if not is_along_k and m <= MAX_STREAMED_ROWS and k >= STEPS and k * n >= large_elements():
+        # k is cut into chunks of at least STEPS rows of b, each with sums [m, n] of its own
         chunks = min(ENOUGH_TASKS, k // STEPS)
         partial = lowering.scratch((chunks, m, n))
         lowering.call(multiply_rows, [partial], [a, b])
@@ -111,17 +116,17 @@ def lower(lowering: Lowering, y: View, a: View, b: View) -> None:
         lowering.call(multiply, [y], [a, b], packed=False)
         return
     columns = tile_for(n).columns
-    # b as the filters [1, n, k, 1, 1] of one group and one kernel position
+    # b as n filters [1, n, k, 1, 1] of one group, with a window of one position
     panels = lowering.scratch((1, ceil_div(n, columns), 1, 1, k, columns))
     lowering.call(pack_panels, [panels], [b.permuted(1, 0).reshaped((1, n, k, 1, 1))], columns=columns)
     lowering.call(multiply, [y], [a, panels], packed=True)
 
 
-def tile_of(m: int, n: int, packed: bool) -> Tile:
-    """The register tile for y [m, n].
+def tile_for_product(m: int, n: int, packed: bool) -> Tile:
+    """The register tile for y [m, n]: `tile_for` n columns, fitted to the number of rows.
 
-    Few rows leave registers for more columns, if b is not packed. If there are few tiles they get fewer rows, so that
-    there are enough tasks.
+    If y has fewer rows than the tile, and b is not packed, the registers that are left serve more columns. If there
+    are too few tiles, each gets fewer rows, so that there are enough tasks.
     """
     tile = tile_for(n)
     if not packed and m < tile.rows:
@@ -168,78 +173,78 @@ class TileProduct:
 def multiply(y: Array, a: Array, b: Array, *, packed: bool) -> None:
     """y = a b, a register tile of y at a time. b: [k, n], or its panels if packed.
 
-    A task has one block of columns and a part of the rows: the panel stays in the first two cache levels while the rows
-    pass, the rows stay in the second while the panels pass.
+    A task has one block of columns and one block of rows: the panel stays in the first two cache levels while the rows
+    pass, and the rows stay in the second level while the panels pass.
     """
     (m, n), k = y.shape, a.shape[1]
-    tile = tile_of(m, n, packed)
+    tile = tile_for_product(m, n, packed)
     full, tail = divmod(n, tile.columns)
     blocks = full + (tail > 0)
     first = 0
     # m rows as `count` tiles of `rows` rows; tiles of the last rows may have one less
     for rows, count in split(m, tile.rows):
-        # parts of the rows that fit the cache, and that make enough tasks
-        parts = min(count, max(ceil_div(count * rows * k, chunk_elements()), ceil_div(ENOUGH_TASKS, blocks)))
-        # with a short k, y is written more than b is read: row by row, since it then is written in long runs
-        parts = count if k <= SHORT else parts
+        # blocks of rows that fit the cache, and that make enough tasks
+        needed = max(ceil_div(count * rows * k, row_block_elements()), ceil_div(ENOUGH_TASKS, blocks))
+        # with a short k, y is written more than b is read: a block is one tile of rows, so y is written in long runs
+        row_blocks = count if k <= SHORT else min(count, needed)
         product = TileProduct(y, a, b, tile, rows, packed)
-        # the blocks with all columns, then the last one
-        for valid, columns in ((tile.columns, full), (tail, min(tail, 1))):
-            for part, block in parallel(parts, columns):
+        # the blocks that have all columns of a tile, then the last one, if it has fewer
+        for valid, number in ((tile.columns, full), (tail, min(tail, 1))):
+            for row_block, block in parallel(row_blocks, number):
                 block = block if valid == tile.columns else full
-                # the tiles of this part of the rows
-                for i in loop((part + 1) * count // parts, start=part * count // parts):
+                # the tiles of this block of rows
+                for i in loop((row_block + 1) * count // row_blocks, start=row_block * count // row_blocks):
                     product.compute(i * rows + first, block, valid)
         first += rows * count
 
 
 def multiply_rows(partial: Array, a: Array, b: Array) -> None:
-    """partial[g] = the product over the g-th chunk of k; the sums stay in the first cache levels while b passes once.
+    """partial[chunk] = the product over this part of k; its sums stay in the first cache levels while b passes once.
 
     b is read in rows from end to end: in columns of a few vectors, every row would be another page of memory.
     """
     (chunks, m, n), k = partial.shape, a.shape[1]
 
-    def add(g: Index, p: Index, steps: int, fresh: bool) -> None:
-        """partial[g] += a[:, p : p + steps] b[p : p + steps, :]; = if fresh."""
+    def add(chunk: Index, p: Index, steps: int, is_first: bool) -> None:
+        """partial[chunk] += a[:, p : p + steps] b[p : p + steps, :]; if is_first, the sums are set, not added to."""
         for j, width in vectors(n):
             # `steps` vectors of b in registers serve all rows of a
-            rows = [b.load((p + u, j), width) for u in range(steps)]
+            rows = [b.load((p + step, j), width) for step in range(steps)]
             for i in range(m):
-                total = var(0.0 if fresh else partial.load((g, i, j), width), width)
-                for u in range(steps):
-                    total.fma(splat(a[i, p + u], width), rows[u])
-                partial.store((g, i, j), total, width)
+                total = var(0.0 if is_first else partial.load((chunk, i, j), width), width)
+                for step in range(steps):
+                    total.fma(splat(a[i, p + step], width), rows[step])
+                partial.store((chunk, i, j), total, width)
 
-    for (g,) in parallel(chunks):
-        first, last = g * k // chunks, (g + 1) * k // chunks
+    for (chunk,) in parallel(chunks):
+        first, last = chunk * k // chunks, (chunk + 1) * k // chunks
         # the first STEPS rows of the chunk set the sums, all others add to them
-        add(g, first, STEPS, True)
+        add(chunk, first, STEPS, True)
         blocks = (last - first) // STEPS
         for block in loop(blocks, start=1):
-            add(g, block * STEPS + first, STEPS, False)
+            add(chunk, block * STEPS + first, STEPS, False)
         for p in loop(last, start=blocks * STEPS + first):
-            add(g, p, 1, False)
+            add(chunk, p, 1, False)
 
 
 def dot_products(y: Array, a: Array, b: Array) -> None:
-    """y[i, j] = the dot product of a[i, :] and b[j, :], lanes along k; tiles of as many dot products as lanes.
+    """y[i, j] = the dot product of a[i, :] and b[j, :], with lanes along k; a tile has as many products as lanes.
 
-    b is read once, as it lies: with one row of a, the memory's bandwidth is the limit.
+    b: [n, k]. With up to 4 rows of a it is read once, as it lies, and the memory's bandwidth is the limit.
     """
     (m, n), size = y.shape, lanes()
     first = 0
     # up to 4 rows of a: each vector of b serves all of them
     for rows, count in split(m, 4 if size > 4 else 2):
-        # as many rows of b as make the tile's sums one square of lanes x lanes
-        columns = size // (1 << (rows - 1).bit_length())
-        full, tail = divmod(n, columns)
-        # full blocks of b's rows, then the last one
-        for width, blocks in ((columns, full), (tail, min(tail, 1))):
+        # as many rows of b as make the tile's sums, vectors of partial sums, one square of lanes x lanes
+        rows_of_b = size // (1 << (rows - 1).bit_length())
+        full, tail = divmod(n, rows_of_b)
+        # full blocks of rows of b, then the last one, if it has fewer
+        for valid, blocks in ((rows_of_b, full), (tail, min(tail, 1))):
             for (block,) in parallel(blocks):
-                j = (block if width == columns else full) * columns
+                j = (block if valid == rows_of_b else full) * rows_of_b
                 for i in loop(count):
-                    dot_tile(y, a, b, i * rows + first, rows, j, width)
+                    dot_tile(y, a, b, i * rows + first, rows, j, valid)
         first += rows * count
 
 

@@ -77,7 +77,7 @@ def stage_band(buffer: Array, x: Array, n: Index, top: Index, left: int) -> None
     _, rows, _, _ = buffer.shape
     _, H, W, C = x.shape
     # of the buffer's rows, those before `first` lie above the image, those from `end` on below it
-    first = minimum(maximum(0 - top, 0), rows)
+    first = minimum(maximum(-top, 0), rows)
     end = maximum(minimum(H - top, rows), first)
 
     def zero(h: Index) -> None:

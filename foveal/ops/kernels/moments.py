@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from foveal.kernel.lang import Array, Index, Scalar, l2, lanes, loop, parallel, parallel_vectors, var, where
 from foveal.ops.kernels.expression import float_lanes
 from foveal.ops.kernels.reduction import COLUMN_VECTORS, tree_sum
+from foveal.ops.kernels.register_tile import FLOAT_BYTES
 
 # A chunk of rows takes this part of the second-level cache, 64 KiB of 1 MiB, as it is read twice: the second time from
 # the cache. Smaller chunks would cost more merging, larger ones fall out of the cache.
@@ -52,8 +53,7 @@ class RunningMoments:
 
 def moment_chunks(rows: int, channels: int) -> int:
     """The number of chunks that an array [rows, channels] is cut into; by shape and target alone."""
-    # 4 bytes each
-    chunk_elements = l2() // CHUNKS_IN_CACHE // 4
+    chunk_elements = l2() // CHUNKS_IN_CACHE // FLOAT_BYTES
     return max(1, min(rows // MIN_CHUNK_ROWS, max(MIN_CHUNKS, rows * channels // chunk_elements)))
 
 

@@ -7,40 +7,40 @@ from foveal.view import View
 
 
 def lower_kernel_sums(lowering: Lowering, dw: View, partial: View, first: Pair) -> None:
-    """dw = the chunks' gradients `partial` [chunks, R', S', C, K] added up, for dw [K, C, R, S].
+    """dw [K, C/G, R, S] = the gradients of the chunks, `partial` [chunks, R', S', C/G, K], added up.
 
-    R' x S' is the part of the kernel that meets the image, whose first (row, column) is `first`. The weights of all
+    R' x S' is the part of the window that meets the image, whose first (row, column) is `first`. The weights of all
     other positions meet only padding, and their gradient is 0.
     """
-    (K, C, R, S), (chunks, *kernel, _, _) = dw.shape, partial.shape
-    if tuple(kernel) == (R, S):
-        total = dw.permuted(2, 3, 1, 0).reshaped((R * S * C * K,))
-        lowering.call(add_chunks, [total], [partial.reshaped((chunks, R * S * C * K))])
+    (K, c_group, R, S), (chunks, *window, _, _) = dw.shape, partial.shape
+    if tuple(window) == (R, S):
+        total = dw.permuted(2, 3, 1, 0).reshaped((R * S * c_group * K,))
+        lowering.call(add_chunks, [total], [partial.reshaped((chunks, R * S * c_group * K))])
         return
-    total = dw.permuted(2, 3, 1, 0).reshaped((R, S, C * K))
-    lowering.call(add_chunks_of_kernel, [total], [partial.reshaped((chunks, *kernel, C * K))], first=first)
+    total = dw.permuted(2, 3, 1, 0).reshaped((R, S, c_group * K))
+    lowering.call(add_chunks_of_kernel, [total], [partial.reshaped((chunks, *window, c_group * K))], first=first)
 
 
 def add_chunks(total: Array, partial: Array) -> None:
-    """total[i] = the sum over g of partial[g, i], in the order of g."""
+    """total[i] = the sum over chunks of partial[chunk, i], in their order."""
     chunks, n = partial.shape
     for i, width in parallel_vectors(n):
         acc = var(0.0, width)
-        for g in loop(chunks):
-            acc += partial.load((g, i), width)
+        for chunk in loop(chunks):
+            acc += partial.load((chunk, i), width)
         total.store((i,), acc, width)
 
 
 def add_chunks_of_kernel(total: Array, partial: Array, *, first: Pair) -> None:
-    """total[r, s, i] = the sum over g of partial[g, r - first, s - first, i]; 0 where there is no such position."""
+    """total[r, s, i] = the sum over chunks of partial[chunk, r - first, s - first, i]; 0 where that has no element."""
     chunks, rows, columns, n = partial.shape
     for r, s in parallel(*total.shape[:2]):
         is_used = one_if_within(r, first[0], rows) * one_if_within(s, first[1], columns)
         for i, width in vectors(n):
             acc = var(0.0, width)
             # no iteration for a position without a sum, so its addresses are never read
-            for g in loop(is_used * chunks):
-                acc += partial.load((g, r - first[0], s - first[1], i), width)
+            for chunk in loop(is_used * chunks):
+                acc += partial.load((chunk, r - first[0], s - first[1], i), width)
             total.store((r, s, i), acc, width)
 
 

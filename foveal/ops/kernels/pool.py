@@ -14,6 +14,7 @@ from foveal.ops.kernels import expression
 from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs
 from foveal.ops.kernels.expression import FusedInput, Prologue
 from foveal.ops.kernels.halo import nhwc
+from foveal.ops.kernels.register_tile import ceil_div
 from foveal.ops.kernels.taps import Axes, Taps, gradient_taps
 from foveal.ops.op import Lowering
 from foveal.ops.pool_window import MeanWindow
@@ -22,8 +23,8 @@ from foveal.view import View
 
 LOWEST = float("-inf")
 
-# Numbers of taps that no tap of a window has: of a window without a maximum (all its values are NaN), and of a pixel
-# outside of a window. They differ from each other, so that neither is taken for the other.
+# Numbers that no tap of a window has: one for a window without a maximum (all its values are NaN), and one for a window
+# that lies outside of the output. They differ, so that a comparison never takes one for the other.
 NO_MAXIMUM = -1.0
 NO_TAP = -2.0
 
@@ -34,7 +35,7 @@ class GridPoint:
 
     row: Index
     column: Index
-    #: True if the row, or the column, is known to lie inside while the kernel is built
+    #: True if the row, or the column, is known at build time to lie inside
     row_inside: bool
     column_inside: bool
     #: rows and columns of the grid
@@ -48,15 +49,16 @@ class GridPoint:
         )
 
     def valid(self) -> Scalar:
-        """One truth value: True, known while the kernel is built, or traced, if the point lies in the grid."""
+        """If the point lies in the grid: True if that is known at build time, else a traced truth value."""
         row = lies_inside(self.row, self.row_inside, self.size[0])
         return both(row, lies_inside(self.column, self.column_inside, self.size[1]))
 
 
 def nearest_inside(i: Index, inside: bool, n: int) -> Index:
-    """The nearest of n positions; i itself if it is known to be inside.
+    """The nearest to i of the positions 0 ... n - 1; i itself if it is known to be inside.
 
-    A window without dilation holds the nearest position as well, as each window meets the image.
+    For a tap outside of the image, the nearest position is one that another tap of the same window reads, if there is
+    no dilation, as each window meets the image.
     """
     if inside:
         return i
@@ -65,17 +67,17 @@ def nearest_inside(i: Index, inside: bool, n: int) -> Index:
 
 
 def lies_inside(i: Index, inside: bool, n: int) -> Scalar:
-    """If i is one of n positions; True if that is known."""
+    """If i is one of the positions 0 ... n - 1: True if that is known at build time, else a traced truth value."""
     return True if inside else (i >= 0) & (i < n)
 
 
 def value_where(condition: Scalar, value: Scalar, other: float) -> Scalar:
-    """value where the condition holds, else `other`; no instruction if the condition is known to be True."""
+    """`value` where the condition holds, else `other`; no instruction if the condition is True at build time."""
     return value if condition is True else where(condition, value, other)
 
 
 def full_lanes(number: float, width: int) -> Value:
-    """The number in each of `width` lanes."""
+    """The number in each of `width` lanes, as a traced value; `splat` would give a Python number back as it is."""
     return var(number, width).get()
 
 
@@ -94,16 +96,16 @@ def loop_in_pieces(count: int, first: int, end: int) -> Iterator[tuple[Index, bo
 def loop_windows(window: Window, axis: int, count: int, n: int) -> Iterator[tuple[Index, bool]]:
     """Loop over `count` windows along an axis of n positions: (window, True if all its taps are known to be inside)."""
     u, before = window.stride[axis], window.padding[2 * axis]
-    return loop_in_pieces(count, -(-before // u), (n - window.reach[axis] + before) // u + 1)
+    return loop_in_pieces(count, ceil_div(before, u), (n - window.reach[axis] + before) // u + 1)
 
 
-def read_by(
+def pixel_of_tap(
     window: Window, tap: Pair, output: tuple[Index, Index], rows: int, columns_inside: bool, image: Pair
 ) -> GridPoint:
-    """The pixel that a tap of window `output` reads from an image (H, W).
+    """The pixel that the tap (r, s) of the window of output (p, q) reads from an image (H, W).
 
-    rows: the number P of windows along the rows. columns_inside: True if all taps are known to be inside along the
-    columns. Rows are not cut into pieces, so a tap's row is known to be inside only if it is in all P windows.
+    rows: P, the number of rows of windows. columns_inside: True if all columns of the window are known to lie inside.
+    The loop over rows is not cut into pieces, so a tap's row is known to be inside only if it is in all P windows.
     """
     row_inside = window.position(0, 0, tap[0]) >= 0 and window.position(0, rows - 1, tap[0]) < image[0]
     row, column = window.position(0, output[0], tap[0]), window.position(1, output[1], tap[1])
@@ -113,9 +115,9 @@ def read_by(
 def loop_rows(bound: BoundEpilogue, images: int, rows: int, channels: int) -> Iterator[tuple[Index, ...]]:
     """Loop over (image, row), shared among threads.
 
-    Partial sums are kept per image; if there are any, an image stays with one thread, which zeroes them before it.
+    Partial sums are kept per image; if there are any, an image stays with one thread, which zeroes its sums first.
     """
-    if not bound.epilogue.rows:
+    if not bound.epilogue.has_sums:
         yield from parallel(images, rows)
         return
     for (n,) in parallel(images):
@@ -135,8 +137,8 @@ def lower_forward(
 def max_windows(*arrays: Array, window: Window, prologue: Prologue, epilogue: Epilogue) -> None:
     """y[n, p, q, c] = the largest value of a window; NaN where one is.
 
-    One comparison per tap. NaN is detected apart from it (`value != value`; LLVM merges the test of two taps into one
-    unordered comparison) and applied at the end.
+    There is one comparison per tap for the maximum. NaN is detected apart from it, by `value != value` (LLVM merges the
+    tests of two taps into one unordered comparison), and stored in place of the maximum at the end.
     """
     bound = BoundEpilogue(epilogue, arrays, prologue.array_count)
     _, H, W, _ = bound.operands[0].shape
@@ -147,9 +149,9 @@ def max_windows(*arrays: Array, window: Window, prologue: Prologue, epilogue: Ep
         best: Scalar | None = None
         is_nan: Scalar | None = None
         for tap in window.taps():
-            pixel = read_by(window, tap, (p, q), P, inside, (H, W))
+            pixel = pixel_of_tap(window, tap, (p, q), P, inside, (H, W))
             value = prologue.load(bound.operands, (n, *pixel.nearest(), c), width)
-            # without dilation the nearest pixel belongs to the window as well, and does no harm
+            # without dilation the nearest pixel belongs to the window as well, and does not change its maximum
             if window.dilation != (1, 1):
                 value = value_where(pixel.valid(), value, LOWEST)
             best = value if best is None else where(value > best, value, best)
@@ -166,7 +168,7 @@ def max_windows(*arrays: Array, window: Window, prologue: Prologue, epilogue: Ep
 
 
 def mean_windows(*arrays: Array, window: MeanWindow, prologue: Prologue, epilogue: Epilogue) -> None:
-    """y[n, p, q, c] = the mean of a window; what it holds of the padding is zeros."""
+    """y[n, p, q, c] = the sum of a window, in which padding is 0, times MeanWindow.share, which divides it."""
     bound = BoundEpilogue(epilogue, arrays, prologue.array_count)
     _, H, W, _ = bound.operands[0].shape
     N, P, Q, C = bound.outputs[0].shape
@@ -175,7 +177,7 @@ def mean_windows(*arrays: Array, window: MeanWindow, prologue: Prologue, epilogu
         """The mean of window (p, q), in registers."""
         total: Scalar = 0.0
         for tap in window.taps():
-            pixel = read_by(window, tap, (p, q), P, inside, (H, W))
+            pixel = pixel_of_tap(window, tap, (p, q), P, inside, (H, W))
             index, valid = (n, *pixel.nearest(), c), pixel.valid()
             total = value_where(valid, prologue.load(bound.operands, index, width), 0.0) + total
         return total * window.share(p, q, (P, Q), (H, W))
@@ -195,8 +197,8 @@ def disjoint(window: Window) -> bool:
 def lower_max_grad(lowering: Lowering, dx: EpilogueOutputs, dy: View, x: FusedInput, window: Window) -> None:
     """The gradient of max pooling.
 
-    The maxima are found anew, not compared with y: where x is computed while it is read, no other kernel need have had
-    the same bits.
+    Maxima are recomputed, not found by comparing with y: a fused input x, which is computed while it is read, may
+    differ in the last bit from that of the kernel that gave y. NaN in a window: see `max_grad_disjoint`, `find_maxima`.
     """
     arrays, dy = [nhwc(a) for a in x.arrays], nhwc(dy)
     if disjoint(window):
@@ -222,7 +224,11 @@ def lower_gather(lowering: Lowering, dx: EpilogueOutputs, inputs: list[View], wi
 
 
 def max_grad_disjoint(*arrays: Array, window: Window, prologue: Prologue, epilogue: Epilogue) -> None:
-    """dx = dy at the first of the largest elements of each window, else 0; windows lie side by side."""
+    """dx = dy at the first of the largest elements of each window, else 0; windows lie side by side.
+
+    In a window with NaN, whose y is NaN, dy goes to the first of the largest numbers, as in `find_maxima`, but to
+    nobody if the window's first element is NaN.
+    """
     bound = BoundEpilogue(epilogue, arrays, prologue.array_count + 1)
     *xs, dy = bound.operands
     N, H, W, C = bound.outputs[0].shape
@@ -236,7 +242,7 @@ def max_grad_disjoint(*arrays: Array, window: Window, prologue: Prologue, epilog
         largest = values[0]
         for value in values[1:]:
             largest = where(value > largest, value, largest)
-        # what of dy has not been given to a pixel yet: the first maximum gets all of it
+        # the part of dy that no pixel has got yet: the first maximum gets all of it
         rest, grads = expression.load(dy, (n, p, q, c), width), []
         for value in values:
             grads.append(where(value == largest, rest, 0.0))
@@ -272,23 +278,26 @@ def max_grad_disjoint(*arrays: Array, window: Window, prologue: Prologue, epilog
 
 
 def find_maxima(chosen: Array, *xs: Array, window: Window, prologue: Prologue) -> None:
-    """chosen[n, p, q, c] = r S + s of the tap that has the first maximum of its window; NO_MAXIMUM if all are NaN."""
+    """chosen[n, p, q, c] = r S + s of the tap that has the first maximum of its window.
+
+    NaN is ignored, unlike in `max_windows`; chosen is NO_MAXIMUM if all elements of a window are NaN.
+    """
     _, H, W, _ = xs[0].shape
     N, P, Q, C = chosen.shape
     S = window.size[1]
 
     def first_maximum(n: Index, p: Index, q: Index, inside: bool, c: Index, width: int) -> Value:
         """The tap's number, as float32: it and the largest value so far are the only state, in registers."""
-        largest, found = full_lanes(LOWEST, width), full_lanes(NO_MAXIMUM, width)
-        # backwards, so that the first maximum is found last
+        largest, number = full_lanes(LOWEST, width), full_lanes(NO_MAXIMUM, width)
+        # backwards, so that the first of equal maxima comes last and replaces the others
         for r, s in reversed(list(window.taps())):
-            pixel = read_by(window, (r, s), (p, q), P, inside, (H, W))
+            pixel = pixel_of_tap(window, (r, s), (p, q), P, inside, (H, W))
             index, valid = (n, *pixel.nearest(), c), pixel.valid()
-            # a tap outside counts as NaN, which is not larger than anything
+            # a tap outside becomes NaN, for which no comparison holds
             value = prologue.load(xs, index, width) + value_where(valid, 0.0, float("nan"))
             larger = value >= largest
-            largest, found = where(larger, value, largest), where(larger, float(r * S + s), found)
-        return found
+            largest, number = where(larger, value, largest), where(larger, float(r * S + s), number)
+        return number
 
     # threads share images and rows; then come the windows of a row, and vectors of channels
     for n, p in parallel(N, P):
@@ -298,13 +307,15 @@ def find_maxima(chosen: Array, *xs: Array, window: Window, prologue: Prologue) -
 
 
 def gather_windows(*arrays: Array, axes: Axes, window: Window, epilogue: Epilogue) -> None:
-    """dx[n, h, v, c] = sum of dy over the windows that (h, v) lies in: of those that chose it, or of a share of all.
+    """dx[n, h, v, c] = a sum of dy over the windows that contain (h, v).
 
-    A MeanWindow gives each pixel a share of dy; for maxima there is one more input, the tap that each window chose.
+    For max only the windows count whose maximum is there; one more input, `chosen`, has the tap that each window chose.
+    For mean (a MeanWindow) all of them do, each with its share of dy.
 
     With stride u the pixels of an axis fall into u phases, which differ in the taps that meet them
     (taps.gradient_taps). Each iteration of the innermost loop computes one pixel of each phase of the columns, in
-    registers; they are neighbours, and what they read alike of dy comes from the first-level cache.
+    registers. These pixels are neighbours, so the elements of dy that several of them read come from the first-level
+    cache.
     """
     mean = window if isinstance(window, MeanWindow) else None
     bound = BoundEpilogue(epilogue, arrays, 1 if mean else 2)
@@ -319,8 +330,8 @@ def gather_windows(*arrays: Array, axes: Axes, window: Window, epilogue: Epilogu
     def total(n: Index, rows: Taps, i: Index, columns: Taps, j: Index, inside: bool, c: Index, width: int) -> Scalar:
         """dx of pixel (i, j) of two phases: a sum over all taps of both."""
         result: Scalar = full_lanes(0.0, width)
-        for t, u in ((t, u) for t in range(rows.taps) for u in range(columns.taps)):
-            p, q = window_of(rows, i, t), window_of(columns, j, u)
+        for row_tap, column_tap in ((t, s) for t in range(rows.taps) for s in range(columns.taps)):
+            p, q = window_of(rows, i, row_tap), window_of(columns, j, column_tap)
             output = GridPoint(p, q, rows.low >= 0 and rows.high < P, inside, (P, Q))
             valid, (p, q) = output.valid(), output.nearest()
             value: Scalar = expression.load(dy, (n, p, q, c), width)
@@ -328,7 +339,8 @@ def gather_windows(*arrays: Array, axes: Axes, window: Window, epilogue: Epilogu
                 value = value_where(valid, value, 0.0) * mean.share(p, q, (P, Q), (H, W))
             else:
                 # the number of this tap in window (p, q), or one that is never chosen
-                r, s = rows.kernel + rows.kernel_step * t, columns.kernel + columns.kernel_step * u
+                r = rows.kernel + rows.kernel_step * row_tap
+                s = columns.kernel + columns.kernel_step * column_tap
                 tap = value_where(valid, float(r * window.size[1] + s), NO_TAP)
                 value = where(expression.load(chosen[0], (n, p, q, c), width) == tap, value, 0.0)
             result = value + result
@@ -344,7 +356,7 @@ def gather_windows(*arrays: Array, axes: Axes, window: Window, epilogue: Epilogu
                 totals = [total(n, rows, i, columns, j, inside, c, width) for columns in phases]
                 bound.store(n, pixels, totals, c, width)
 
-    if not epilogue.rows:
+    if not epilogue.has_sums:
         # threads share images and rows, one phase of the rows after the other
         for rows in axes[0]:
             for n, i in parallel(N, rows.count):
@@ -361,8 +373,9 @@ def gather_windows(*arrays: Array, axes: Axes, window: Window, epilogue: Epilogu
 def loop_phases(axis: tuple[Taps, ...], n: int) -> Iterator[tuple[list[Taps], Index, bool]]:
     """Loop over the positions of all phases of an axis at once: (phases, i, inside).
 
-    i is a position that each of the phases has. inside: True if all that they read there is known to be among n
-    positions. First come the positions that all phases have, then the last one of those that have one more.
+    n: the rows or columns of dy. i: a position that each of the phases has. inside: True if all positions of dy that
+    they read there are known to be among the n. First come the positions that all phases have, then the last one of
+    the phases that have one more.
     """
     common = min(taps.count for taps in axis)
     reading = [taps for taps in axis if taps.taps]

@@ -4,14 +4,16 @@ All direct convolutions and matrix products here are sums y[row, column] += scal
 columns are neighbouring outputs (filters, features) and fill the lanes of vectors, and the rows are pixels, images or
 rows of a matrix. How large the tile has to be follows from the CPU:
 
-    peak of a core       FMA ports x lanes x 2 operations per cycle. Two ports in AVX2 and NEON cores, and in AVX-512
-                         cores that have two; Zen 4 runs 512-bit instructions at one per cycle: 16 x 2, its peak with
-                         8 lanes too.
+    peak of a core       FMA ports x lanes x 2 operations per cycle. AVX2 and NEON cores have two ports, and so have
+                         most AVX-512 cores. Zen 4 has two ports of 256 bits and runs a 512-bit FMA as two halves, one
+                         such FMA per cycle; so it does 32 operations per cycle with 8 as with 16 lanes.
     latency              an FMA's sum can be added to again after 4 or 5 cycles, so 2 x 5 = 10 sums that do not depend
-                         on each other keep two ports busy. Hence at least 12 accumulators.
+                         on each other keep two ports busy: 10 accumulators at least. 12 are three quarters of 16
+                         registers.
     loads per FMA        a step of the inner loop loads `vectors` vectors of weights and broadcasts `rows` scalars, for
                          rows x vectors FMAs. A core loads about as many vectors per cycle as it has FMA ports, so the
-                         ratio has to stay below 1; a tile of one row or one vector cannot, a square one does best.
+                         ratio has to stay below 1. A tile of one row or one vector is above 1; a square one has the
+                         lowest ratio.
     registers            16 (AVX2, SSE) or 32 (AVX-512, NEON). Three quarters hold accumulators; the rest holds the
                          weights of one step and, where the FMA takes no scalar from memory, the broadcast scalar.
 
@@ -30,25 +32,25 @@ from dataclasses import dataclass
 
 from foveal.kernel.lang import Index, Scalar, Value, Var, lanes, loop, registers, splat, var, width_of
 
-#: bytes of a float32, which relates numbers of elements to the sizes of caches
+# Bytes of a float32, which relates numbers of elements to the sizes of caches.
 FLOAT_BYTES = 4
 
-#: parallel tasks that a kernel is cut into at least, where its shape allows it: then two threads have 8 each and eight
-#: threads 2 each, and none waits long for the last one. More tasks share less of what they stage or read
+# Parallel tasks that a kernel is cut into at least, where its shape allows it: then two threads have 8 each and eight
+# threads 2 each, and none waits long for the last one. More tasks share less of what they stage or read.
 ENOUGH_TASKS = 16
 
-#: sums of a register tile, by (row, vector)
+# The sums of a register tile, by (row, vector).
 Accumulators = dict[tuple[int, int], Var]
 
 
 def ceil_div(n: int, divisor: int) -> int:
-    """n / divisor, rounded up."""
+    """Return n / divisor, rounded up."""
     return -(-n // divisor)
 
 
 @dataclass(frozen=True)
 class Tile:
-    """`rows` times `vectors` accumulators of `width` lanes: three quarters of the registers."""
+    """`rows` times `vectors` accumulators of `width` lanes: at most three quarters of the registers."""
 
     width: int
     vectors: int
@@ -56,7 +58,7 @@ class Tile:
 
     @property
     def columns(self) -> int:
-        """Neighbouring outputs that a tile computes."""
+        """The number of neighbouring outputs in a row of the tile (filters, features): the lanes of all its vectors."""
         return self.width * self.vectors
 
 
@@ -113,13 +115,14 @@ def lane_ranges(columns: int, width: int) -> list[tuple[int, int]]:
 
 
 def part_of_blocks(
-    groups: int, outputs: int, columns: int, part: Index, parts: int
+    groups: int, filters: int, columns: int, part: Index, parts: int
 ) -> Iterator[tuple[Index, Index, int]]:
-    """Loops over one of `parts` parts of all blocks of neighbouring outputs: (group, block, valid columns).
+    """Loops over one of `parts` parts of all blocks of filters: (group, block, number of valid filters).
 
-    The outputs of each group are cut into blocks of `columns`; a last block may have fewer valid ones.
+    The filters of each group are cut into blocks of `columns`, as many as a tile has; a last block may have fewer valid
+    ones.
     """
-    full, tail = divmod(outputs, columns)
+    full, tail = divmod(filters, columns)
     if parts == 1:
         for g in loop(groups):
             for b in loop(full):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from foveal.kernel.lang import Index, maximum, minimum
+from foveal.ops.kernels.register_tile import ceil_div
 from foveal.ops.window import Pair
 
 
@@ -15,8 +16,9 @@ from foveal.ops.window import Pair
 class Taps:
     """One axis of a cross-correlation, or one phase of it.
 
-    Output `start + step * i` (i < count) reads, for each tap t < taps, the kernel position `kernel + kernel_step * t`
+    Output `start + step * i` (i < count) reads, for each tap t < taps, the window position `kernel + kernel_step * t`
     and the input position `origin + input_step * i + tap_step * t`. Input positions outside of the image are padding.
+    ("kernel" in these names is the window of R x S weights, never a compiled function.)
     """
 
     #: position of output 0 of this phase, and the distance between its outputs
@@ -24,9 +26,9 @@ class Taps:
     step: int
     #: number of outputs of this phase
     count: int
-    #: number of kernel positions that each output reads
+    #: number of window positions that each output reads
     taps: int
-    #: kernel position of tap 0, and the distance between taps
+    #: window position of tap 0, and the distance between taps
     kernel: int
     kernel_step: int
     #: input position of output 0 at tap 0, and how far it moves per output and per tap
@@ -43,7 +45,7 @@ class Taps:
         return i * self.input_step + self.origin
 
     def kernel_position(self, t: Index) -> Index:
-        """The kernel position of tap t."""
+        """The position of tap t in the window."""
         return t * self.kernel_step + self.kernel
 
     @property
@@ -112,26 +114,31 @@ class Taps:
         return replace(self, count=self.taps, taps=self.count, input_step=self.tap_step, tap_step=self.input_step)
 
 
-#: the phases along rows, and those along columns; every pair of them is a loop nest of its own
+# The phases along rows, and those along columns; every pair of them is a loop nest of its own.
 Axes = tuple[tuple[Taps, ...], tuple[Taps, ...]]
 
 
 def forward_taps(outputs: int, kernel: int, stride: int, before: int, dilation: int) -> list[Taps]:
-    """The one phase of a cross-correlation: y[p] reads x[p u + r d - before] at kernel position r."""
+    """The one phase of a cross-correlation: y[p] reads x[p u + r d - before] at window position r.
+
+    outputs, kernel: the numbers of outputs and of window positions. stride, dilation: u, d. before: the padding there.
+    """
     return [Taps(0, 1, outputs, kernel, 0, 1, -before, stride, dilation)]
 
 
 def gradient_taps(inputs: int, kernel: int, stride: int, before: int, dilation: int) -> list[Taps]:
     """The phases of the gradient in x: dx[h] is the sum of dy[p] w[r] over p u + r d - before = h.
 
-    The positions h fall into u phases by h mod u. In each phase a fixed set of kernel positions r, evenly spaced,
+    The positions h fall into u phases by h mod u. In each phase a fixed set of window positions r, evenly spaced,
     makes h + before - r d divisible by u, so each phase is a cross-correlation with stride 1. Hence no product with an
     inserted zero is computed.
+
+    inputs: the number of positions h. The other arguments are those of `forward_taps`.
     """
     phases = []
     for phase in range(min(stride, inputs)):
         fitting = [r for r in range(kernel) if (phase + before - r * dilation) % stride == 0]
-        count = -(-(inputs - phase) // stride)
+        count = ceil_div(inputs - phase, stride)
         if not fitting:
             # nothing reaches these positions: their gradient is 0
             phases.append(Taps(phase, stride, count, 0, 0, 1, 0, 1, 0))
@@ -164,9 +171,9 @@ def both_axes(
 
 
 def used_kernel(axes: Axes) -> tuple[Axes, Pair, Pair]:
-    """The part of the kernel that some tap reads, so that only this part is packed.
+    """The part of the R x S window that some tap reads, so that only this part is packed.
 
-    Returns the axes with kernel positions counted from that part's first row and column, this first (row, column), and
+    Returns the axes with window positions counted from that part's first row and column, this first (row, column), and
     the part's (rows, columns).
     """
     firsts, sizes, shifted = [], [], []

@@ -24,12 +24,13 @@ from foveal.ops.kernels.taps import Axes
 from foveal.ops.op import Lowering
 from foveal.view import View
 
-#: steps of an iteration from which on it fetches the next tile's pixels: fewer products would not pay for prefetching
+# An iteration of the loop over channels prefetches the next tile's pixels if it has at least so many unrolled steps:
+# fewer products would not pay for it.
 MIN_STEPS_TO_PREFETCH = 4
 
 
-def chunk_elements() -> int:
-    """Elements of the pixels that a task reads for every panel: three eighths of the second-level cache.
+def pixel_block_elements() -> int:
+    """Elements of a block of pixels, which a task reads for every panel: three eighths of the second-level cache.
 
     The rest is for the panel in use, and for the outputs, which pass through.
     """
@@ -59,50 +60,51 @@ def one_row(image: View) -> View:
     return image.permuted(1, 0, 2, 3).reshaped((C, 1, 1, N * H * W)).permuted(1, 0, 2, 3)
 
 
-def lower(lowering: Lowering, y: EpilogueOutputs, x: View, panels: View, outputs: int) -> None:
-    """Cut the work into tasks (chunk of pixels, part of the filters) and call the kernel.
+def lower(lowering: Lowering, y: EpilogueOutputs, x: View, panels: View, filters: int) -> None:
+    """Cut the work into tasks (block of pixels, part of the filters) and call the kernel.
 
-    x: [N, C, H, W]. panels: [1, blocks, 1, 1, C, columns].
+    x: [N, C, H, W]. panels: [1, blocks, 1, 1, C, lanes] (packing.py). filters: K.
     """
     y, x = y.each(one_row), one_row(x)
-    chunks = chunks_of(x.shape[3], x.shape[1], tile_for(outputs).rows)
-    tasks = sum(n for _, _, n in chunks)
+    pixel_blocks = pixel_blocks_of(x.shape[3], x.shape[1], tile_for(filters).rows)
+    tasks = sum(n for _, _, n in pixel_blocks)
     parts = min(panels.shape[1], ceil_div(ENOUGH_TASKS, tasks))
-    y.call(lowering, correlate_1x1, tasks, [], [x.permuted(0, 2, 3, 1), panels], outputs=outputs, parts=parts)
+    y.call(lowering, correlate_1x1, tasks, [], [x.permuted(0, 2, 3, 1), panels], filters=filters, parts=parts)
 
 
-def chunks_of(pixels: int, channels: int, max_pixels: int) -> list[tuple[int, int, int]]:
-    """The pixels as tiles of at most `max_pixels`: (pixels of a tile, tiles, chunks that these tiles are cut into)."""
+def pixel_blocks_of(pixels: int, channels: int, max_pixels: int) -> list[tuple[int, int, int]]:
+    """The pixels as tiles of at most `max_pixels`: (pixels of a tile, tiles, blocks that these tiles are cut into)."""
     sizes = []
     for size, count in split(pixels, max_pixels):
-        chunks = max(ceil_div(count * size * channels, chunk_elements()), ENOUGH_TASKS)
-        sizes.append((size, count, min(count, chunks)))
+        needed = max(ceil_div(count * size * channels, pixel_block_elements()), ENOUGH_TASKS)
+        sizes.append((size, count, min(count, needed)))
     return sizes
 
 
-def correlate_1x1(*arrays: Array, outputs: int, parts: int, epilogue: Epilogue) -> None:
-    """y[pixel, k] = sum_c x[pixel, c] panels[k // columns, c, k % columns], a register tile at a time.
+def correlate_1x1(*arrays: Array, filters: int, parts: int, epilogue: Epilogue) -> None:
+    """y[pixel, k] = sum_c x[pixel, c] panels[k // lanes, c, k % lanes], a register tile at a time.
 
-    A chunk of pixels stays in the second-level cache while all panels pass.
+    A block of pixels stays in the second-level cache while all panels pass. filters: K. parts: how many parts they are
+    cut into.
     """
     bound = BoundEpilogue(epilogue, arrays, 2)
-    # [1, 1, pixels, C], [1, blocks, 1, 1, C, columns]
+    # [1, 1, pixels, C], [1, blocks, 1, 1, C, lanes]
     x, panels = bound.operands
-    tile, (_, _, pixels, channels) = tile_for(outputs), x.shape
+    tile, (_, _, pixels, channels) = tile_for(filters), x.shape
     # the pixels as `count` tiles of `size` pixels; the last ones may have one pixel less
     first, done = 0, 0
-    for size, count, chunks in chunks_of(pixels, channels, tile.rows):
-        # each task: the tiles of one chunk, for a part of the filters
-        for chunk, part in parallel(chunks, parts):
-            start, end = chunk * count // chunks, (chunk + 1) * count // chunks
-            # each block of filters: its panel stays in the first two cache levels while the chunk's pixels pass
-            for _, b, valid in part_of_blocks(1, outputs, tile.columns, part, parts):
-                panel, channel = panels.at(0, b, 0, 0, 0, 0), b * tile.columns
-                block = RowTile(bound, chunk + done, panel, channel, valid, tile, x, size)
-                block.open()
+    for size, count, pixel_blocks in pixel_blocks_of(pixels, channels, tile.rows):
+        # each task: the tiles of one block of pixels, for a part of the filters
+        for pixel_block, part in parallel(pixel_blocks, parts):
+            start, end = pixel_block * count // pixel_blocks, (pixel_block + 1) * count // pixel_blocks
+            # each block of filters: its panel stays in the first two cache levels while the block of pixels passes
+            for _, b, valid in part_of_blocks(1, filters, tile.columns, part, parts):
+                panel, first_filter = panels.at(0, b, 0, 0, 0, 0), b * tile.columns
+                block = RowTile(bound, pixel_block + done, panel, first_filter, valid, tile, x, size)
+                block.clear_sums()
                 for t in loop(end, start=start):
                     block.compute(t * size + first)
-        first, done = first + size * count, done + chunks
+        first, done = first + size * count, done + pixel_blocks
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class RowTile(FilterTile):
         # [pixels, vectors of filters] in registers
         sums, channels = self.sums(self.size), self.panel.shape[4]
         pixels = [(0, 0, pixel + i) for i in range(self.size)]
-        self.bound.prefetch(pixels, self.channel, self.valid)
+        self.bound.prefetch(pixels, self.first_filter, self.valid)
         row, steps = self.x.at(0, 0, pixel, 0), unroll_factor(channels)
         for c, place in unrolled(channels):
             if place == 0 and steps >= MIN_STEPS_TO_PREFETCH:

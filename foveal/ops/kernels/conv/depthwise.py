@@ -4,8 +4,9 @@ A register tile is some neighbouring output pixels of a vector of channels. An i
 pixels and taps of the tile that meet it; taps that would meet padding are left out where the kernel is built, at the
 edges, so nothing is staged.
 
-Each input is used only R S times, nine FMAs per number for 3x3 filters, so the limit is rather the memory than the
-arithmetic. Where an image comes from memory, what an output row reads first is fetched a row early.
+Each element of x is used only R S times, nine FMAs per number for 3x3 filters, so memory limits the speed rather than
+arithmetic. Where an image comes from memory, the input row that an output row is the first to read is prefetched one
+output row earlier.
 """
 
 import math
@@ -22,20 +23,21 @@ from foveal.ops.op import Lowering
 from foveal.ops.window import Pair
 from foveal.view import View
 
-#: input place -> the (output of the tile, tap) pairs that read it
+# Input position (row, column) -> the (output of the tile, tap) pairs that read it.
 Uses = dict[Pair, list[tuple[int, Pair]]]
 
-#: pixels up to which all of an image is unrolled: 8 x 8 outputs x 9 taps are 576 FMAs, a kernel of a few KiB without a
-#: loop over pixels, which leaves out each tap in the padding. More would take long to compile and fill the instruction
-#: cache
-SMALL = 64
+# Output pixels up to which all of an image is unrolled: 8 x 8 outputs x 9 taps are 576 FMAs, a kernel of a few KiB
+# without a loop over pixels, which leaves out each tap in the padding. More would take long to compile and fill the
+# instruction cache.
+MAX_UNROLLED_PIXELS = 64
 
-#: output rows of a band, at the least: neighbouring bands read R - 1 rows both, with 3x3 filters and 4 rows a third
+# Output rows of a band, at the least. Two neighbouring bands both read R - 1 rows; with 3x3 filters and 4 rows that is
+# 2 of 6.
 MIN_BAND_ROWS = 4
 
 
 def cached_elements() -> int:
-    """Elements of x that the last-level cache is sure to hold, an eighth of it; more are expected to be in memory."""
+    """Elements up to which x is expected to lie in the last-level cache: an eighth of it. A larger x is in memory."""
     return llc() // 8 // FLOAT_BYTES
 
 
@@ -45,9 +47,12 @@ def is_far(x: View) -> bool:
 
 
 def lower(lowering: Lowering, y: EpilogueOutputs, x: View, w: View, axes: Axes) -> None:
-    """Cut the work into tasks (image, band of rows) and call the kernel. x: [N, H, W, G]. w: [G, 1, 1, R, S]."""
+    """Cut the work into tasks (image, band of rows) and call the kernel.
+
+    x: [N, H, W, G]. w: [G, 1, 1, R, S].
+    """
     rows, columns = (max(t.count for t in phases) for phases in axes)
-    small = rows * columns <= SMALL
+    small = rows * columns <= MAX_UNROLLED_PIXELS
     bands = 1 if small else max(1, min(ceil_div(ENOUGH_TASKS, x.shape[0]), rows // MIN_BAND_ROWS))
     y.call(
         lowering,
@@ -63,9 +68,10 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: View, w: View, axes: Axes) 
 
 
 def depthwise(*arrays: Array, axes: Axes, bands: int, small: bool, far: bool, epilogue: Epilogue) -> None:
-    """y[n, p, q, g] = sum over taps of x[n, ., ., g] w[., ., g]
+    """y[n, p, q, g] = sum over taps (r, s) of x[n, h, v, g] w[r, s, g], where (h, v) is what the tap reads.
 
-    small: all of an image is unrolled. far: x is in memory and fetched early.
+    axes: the phases along rows and columns. bands: how many bands the output rows are cut into. small: all of an image
+    is unrolled. far: x is in memory and fetched early.
     """
     bound = BoundEpilogue(epilogue, arrays, 2)
     # [N, H, W, G], [1, 1, R, S, G]
@@ -85,7 +91,7 @@ def depthwise(*arrays: Array, axes: Axes, bands: int, small: bool, far: bool, ep
             last = end if rows.count == count else minimum(end, rows.count)
             for i in loop(last, start=start):
                 for columns in axes[1]:
-                    # three eighths of the registers hold sums; the others a row's weights and the input
+                    # three eighths of the registers hold sums; the others hold weights of one row of the window, and x
                     for j, taps in tiles(columns, x.shape[2], registers() * 3 // 8):
                         tile = RowTile(rows, columns, i, j, taps, far)
                         pixels, below = tile.pixels(n, i), tile.pixels(n, i + 1)
@@ -102,15 +108,16 @@ def output(n: Index, i: Index, j: Index, rows: Taps, columns: Taps) -> Pixel:
 
 
 def tiles(taps: Taps, size: int, max_outputs: int) -> Iterator[tuple[Index, list[list[int]]]]:
-    """Cover an axis with tiles of at most `max_outputs` outputs: (first output, for each the taps that meet the input).
+    """Loop over tiles of at most `max_outputs` outputs that cover an axis of `size` input positions.
 
-    Tiles at the edges, where some taps do not, are unrolled; those between are a loop.
+    Yields (first output, for each output of the tile the taps that meet the input). Tiles at the edges, where some taps
+    meet padding, are unrolled; those between are a loop.
     """
     first = 0
     for width, count in split(taps.count, max_outputs):
         starts = [first + t * width for t in range(count)]
         valid = {start: [taps.valid(start + i, size) for i in range(width)] for start in starts}
-        full = [start for start in starts if all(len(one) == taps.taps for one in valid[start])]
+        full = [start for start in starts if all(len(meeting) == taps.taps for meeting in valid[start])]
         for start in starts:
             if start not in full:
                 yield start, valid[start]
@@ -123,7 +130,7 @@ def tiles(taps: Taps, size: int, max_outputs: int) -> Iterator[tuple[Index, list
 class RowTile:
     """A register tile: neighbouring outputs of row i of the phase (rows, columns), from column j on.
 
-    taps: for each output the kernel columns that meet the image. far: x is in memory and fetched early.
+    taps: for each output the taps along the columns that meet the image. far: x is in memory and fetched early.
     """
 
     rows: Taps
@@ -134,23 +141,23 @@ class RowTile:
     far: bool
 
     def pixels(self, n: Index, i: Index) -> list[Pixel]:
-        """(n, p, q) of the outputs at the tile's columns of row i."""
+        """(n, p, q) of the outputs at the tile's columns in row i."""
         return [output(n, i, self.j + q, self.rows, self.columns) for q in range(len(self.taps))]
 
     def sums(self, x: Array, w: Array, width: int) -> list[Value]:
         """The outputs of `width` channels, from the first element of x [., H, W, .] and of w [., ., R, S, .] on."""
         rows, columns = self.rows, self.columns
         acc = [var(0.0, width) for _ in self.taps]
-        # distance of an input from the tile's first -> the (output, tap) pairs that read it
+        # (0, distance in columns of a pixel from the tile's first) -> the (output, tap) pairs that read it
         uses: Uses = {}
-        for q, ones in enumerate(self.taps):
-            for s in ones:
+        for q, meeting in enumerate(self.taps):
+            for s in meeting:
                 distance = q * columns.input_step + s * columns.tap_step
                 uses.setdefault((0, distance), []).append((q, (0, s)))
         first, end = rows.valid_range(self.i, x.shape[1])
         if self.far:
             fetch(x, self.i + 1, self.j, len(self.taps), rows, columns)
-        # each kernel row: its weights in registers, then each input of the row once
+        # each row of the window: its weights in registers, then each pixel of the input row once
         for r in loop(end, start=first):
             h = rows.input_position(self.i) + r * rows.tap_step
             row = w.at(0, 0, rows.kernel_position(r), columns.kernel, 0)
@@ -162,18 +169,18 @@ class RowTile:
 
 
 def fetch(x: Array, i: Index, j: Index, count: int, rows: Taps, columns: Taps) -> None:
-    """Bring the input row early that output row i is the first to read, for `count` outputs from column j on."""
+    """Prefetch the input row that output row i is the first to read, for `count` outputs from column j on."""
     row = rows.input_position(i) + max(0, (rows.taps - 1) * rows.tap_step)
     for q in range(count * columns.input_step):
         x.prefetch((0, row, columns.input_position(j) + q, 0))
 
 
 def add_products(acc: list[Var], x: Array, uses: Uses, weights: dict[Pair, Value], width: int) -> None:
-    """acc[output] += x[place] * weights[tap] for the (output, tap) pairs that use a place, each place loaded once."""
+    """acc[output] += x[position] * weights[tap] for the (output, tap) pairs of each position, which is loaded once."""
     for h, v in sorted(uses):
         value = x.load((0, h, v, 0), width)
-        for pixel, tap in uses[h, v]:
-            acc[pixel].fma(value, weights[tap])
+        for index, tap in uses[h, v]:
+            acc[index].fma(value, weights[tap])
 
 
 def whole_image(bound: BoundEpilogue, n: Index, g: Index, width: int, rows: Taps, columns: Taps) -> None:
@@ -200,7 +207,7 @@ def whole_image(bound: BoundEpilogue, n: Index, g: Index, width: int, rows: Taps
 
 
 def uses_of(outputs: list[Pair], rows: Taps, columns: Taps, shape: tuple[int, ...]) -> Uses:
-    """Input place -> the (output, tap) pairs that read it; shape: [N, H, W, G]."""
+    """Input position (h, v) -> the (output, tap) pairs that read it, for x of this shape [N, H, W, G]."""
     uses: Uses = {}
     for index, (i, j) in enumerate(outputs):
         for r in rows.valid(i, shape[1]):

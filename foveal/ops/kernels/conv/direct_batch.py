@@ -29,19 +29,19 @@ from foveal.ops.window import Pair
 from foveal.strides import Shape
 from foveal.view import View
 
-#: full vectors of sums that a tile needs: fewer leave FMA ports idle while a sum waits for the one before (4 cycles of
-#: latency x 2 ports)
+# Full vectors of sums that a tile needs: fewer leave FMA ports idle while a sum waits for the one before (4 cycles of
+# latency x 2 ports).
 MIN_SUMS = 8
 
-#: inputs below which staging an element, which is read once per tap and block of filters, costs too much of the time;
-#: direct.py then makes one loop of a filter row's columns and inputs, which this kernel cannot, as it skips taps
-MIN_INPUTS = 8
+# Channels of a group below which direct.py is faster: it then makes one loop of a filter row's columns and channels,
+# which this kernel cannot, as it skips taps. Its loop over so few channels would restart every few products.
+MIN_CHANNELS = 8
 
-#: share of the products that meet padding, from which on leaving them out saves more than staging costs
+# The share of the products that meet padding, from which on leaving them out saves more than staging costs.
 SAVING = 0.05
 
-#: elements after each staged pixel of all images, one cache line, so that images do not lie a power of two apart: such
-#: addresses fall into the same few sets of the first-level cache
+# Elements after each staged pixel of all images, one cache line, so that images do not lie a power of two apart: such
+# addresses fall into the same few sets of the first-level cache.
 GAP = 16
 
 
@@ -50,31 +50,34 @@ def band_elements() -> int:
     return l2() // 2 // FLOAT_BYTES
 
 
-def fits(x: Shape, inputs: int, tile: Tile, axes: Axes) -> bool:
-    """True if it is expected to be faster than tiles of pixels, for x [N, C, H, W] with `inputs` channels per group."""
+def fits(x: Shape, c_group: int, tile: Tile, axes: Axes) -> bool:
+    """True if this kernel is expected to be faster than tiles of pixels.
+
+    x: its shape [N, C, H, W]. c_group: C/G, the channels of a group. tile: the register tile for a group's filters.
+    """
     N, C, H, W = x
-    if N * tile.columns < MIN_SUMS * lanes() or inputs < MIN_INPUTS:
+    if N * tile.columns < MIN_SUMS * lanes() or c_group < MIN_CHANNELS:
         return False
     # what one row of outputs reads, of the images of a tile, has to fit the cache
     if min(N, tile.rows) * min(rows_read(axes[0]), H) * W * C > band_elements():
         return False
-    # the shares of the rows' and of the columns' products that meet the image
-    kept = [
+    # the share of the taps that meet the image and not padding, along rows and along columns
+    meeting = [
         sum(t.valid_share(n) * t.count * t.taps for t in phases) / max(sum(t.count * t.taps for t in phases), 1)
         for phases, n in zip(axes, (H, W), strict=True)
     ]
     # rows so short that tiles of pixels would be less than half full
     is_narrow = max(t.count for t in axes[1]) < tile.rows // 2
-    return is_narrow or kept[0] * kept[1] < 1 - SAVING
+    return is_narrow or meeting[0] * meeting[1] < 1 - SAVING
 
 
-def lower(lowering: Lowering, y: EpilogueOutputs, x: View, panels: View, axes: Axes, outputs: int) -> None:
+def lower(lowering: Lowering, y: EpilogueOutputs, x: View, panels: View, axes: Axes, filters: int) -> None:
     """Cut the work into tasks (block of images, band of rows, part of the filters) and call the kernel.
 
-    x: [N, H, W, C]. panels: [G, blocks, R, S, inputs, columns]. outputs: filters of a group.
+    x: [N, H, W, C]. panels: [G, blocks, R, S, C/G, lanes] (packing.py). filters: K/G, those of a group.
     """
     N, H, W, C = x.shape
-    images, count = split(N, tile_for(outputs).rows), max(t.count for t in axes[0])
+    images, count = split(N, tile_for(filters).rows), max(t.count for t in axes[0])
     blocks, largest = sum(n for _, n in images), images[0][0]
     step = axes[0][0].input_step
     # output rows of a band, so that the rows which it reads of a block of images fit the cache
@@ -92,22 +95,25 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: View, panels: View, axes: A
         [staged],
         [x, panels],
         axes=axes,
-        outputs=outputs,
+        filters=filters,
         bands=bands,
         parts=parts,
     )
 
 
-def correlate_batch(*arrays: Array, axes: Axes, outputs: int, bands: int, parts: int, epilogue: Epilogue) -> None:
-    """y[n, p, q, k] = sum over the taps that meet the image, and over inputs, of x * panels."""
+def correlate_batch(*arrays: Array, axes: Axes, filters: int, bands: int, parts: int, epilogue: Epilogue) -> None:
+    """y[n, p, q, k] = sum over the taps that meet the image, and over channels, of x * panels.
+
+    Arguments as in direct.correlate.
+    """
     bound = BoundEpilogue(epilogue, arrays, 3)
-    # [1, rows, W, images, C + GAP] per thread, [N, H, W, C], [G, blocks, R, S, inputs, columns]
+    # [1, rows, W, images, C + GAP] per thread, [N, H, W, C], [G, blocks, R, S, C/G, lanes]
     staged, x, panels = bound.operands
     bound.aligned = panels.shape[0] == 1
     count, used = max(t.count for t in axes[0]), [t for t in axes[0] if t.taps]
     low = min((t.low for t in used), default=0)
-    tile = tile_for(outputs)
-    # the N images as `blocks` blocks of `images` images; the last blocks may have one image less
+    tile = tile_for(filters)
+    # the N images as `blocks` blocks of `images` images, for each size of block
     first, done = 0, 0
     for images, blocks in split(x.shape[0], tile.rows):
         # each task: a band of output rows of a block of images, for a part of the filters
@@ -118,14 +124,14 @@ def correlate_batch(*arrays: Array, axes: Axes, outputs: int, bands: int, parts:
             top = maximum(start * axes[0][0].input_step + low, 0)
             top = minimum(top, x.shape[1] - staged.shape[1])
             stage_batch(staged, x, n, images, top)
-            # [., H, W, images, C] with the origin moved so that the staged rows have the image's indices
-            source = staged.at(thread(), 0 - top, 0, 0, 0)
+            # [., H, W, images, C], the staged rows shifted so that the indices of the image address them
+            source = staged.at(thread(), -top, 0, 0, 0)
             # each block of filters: its panel passes once per pixel of the band
-            for g, b, valid in part_of_blocks(panels.shape[0], outputs, tile.columns, part, parts):
-                panel, channel = panels.at(g, b, 0, 0, 0, 0), g * outputs + b * tile.columns
-                group = source.at(0, 0, 0, 0, g * panels.shape[4])
-                tiles = ImageTile(bound, task, panel, channel, valid, tile, group, (x.shape[1], x.shape[2]), images)
-                tiles.open()
+            for g, b, valid in part_of_blocks(panels.shape[0], filters, tile.columns, part, parts):
+                panel, first_filter = panels.at(g, b, 0, 0, 0, 0), g * filters + b * tile.columns
+                group, size = source.at(0, 0, 0, 0, g * panels.shape[4]), (x.shape[1], x.shape[2])
+                tiles = ImageTile(bound, task, panel, first_filter, valid, tile, group, size, images)
+                tiles.clear_sums()
                 # each phase of rows and columns, each of its output rows and columns
                 for rows, columns in itertools.product(*axes):
                     last = end if rows.count == count else minimum(end, rows.count)
@@ -139,7 +145,7 @@ def correlate_batch(*arrays: Array, axes: Axes, outputs: int, bands: int, parts:
 class ImageTile(FilterTile):
     """Register tiles of one output pixel of `images` images x a block of filters.
 
-    source: [., H, W, images, C], staged, from the group's first input on. size: H and W.
+    source: [., H, W, images, C], the staged images, from the group's first channel on. size: (H, W).
     """
 
     source: Array
@@ -149,18 +155,19 @@ class ImageTile(FilterTile):
     def compute(self, n: Index, i: Index, j: Index, rows: Taps, columns: Taps) -> None:
         """Output (i, j) of the phase (rows, columns), of the images from n on, for all filters of the block."""
         # [images, vectors of filters] in registers
-        sums, inputs = self.sums(self.images), self.panel.shape[4]
+        sums, c_group = self.sums(self.images), self.panel.shape[4]
         p, q = rows.output_position(i), columns.output_position(j)
         pixels = [(n + m, p, q) for m in range(self.images)]
-        self.bound.prefetch(pixels, self.channel, self.valid)
+        self.bound.prefetch(pixels, self.first_filter, self.valid)
         # the input position at tap (0, 0), and the taps that meet the image
         h, v = rows.input_position(i), columns.input_position(j)
         (top, bottom), (left, right) = rows.valid_range(i, self.size[0]), columns.valid_range(j, self.size[1])
+        # each row of the window, each column, each channel
         for r in loop(bottom, start=top):
             for s in loop(right, start=left):
                 panel = self.panel_of(r, s, rows, columns)
                 # [images, C] of one input pixel
                 source = self.source.at(0, h + r * rows.tap_step, v + s * columns.tap_step, 0, 0)
-                for c, _ in unrolled(inputs):
+                for c, _ in unrolled(c_group):
                     self.multiply(sums, panel, c, (source[0, 0, 0, m, c] for m in range(self.images)))
         self.store(sums, pixels)

@@ -4,9 +4,10 @@ A vector holds one element of as many images as it has lanes, and a weight is a 
 tile is filters x vectors of images, or of neighbouring columns of one vector of images. The images of a task are staged
 in this order first; results are transposed back in registers and stored channels last.
 
-As in direct.py, a step of the inner loop loads as many vectors (of inputs) as the tile has and broadcasts a scalar (a
+As in direct.py, a step of the inner loop loads as many vectors (of pixels) as the tile has and broadcasts a scalar (a
 weight) per filter, so a tile of 12 filters x 2 vectors needs 0.58 loads per FMA. Staging and transposing are the price,
-which `fits` weighs against empty lanes.
+which `fits` weighs against empty lanes. As there, `filters` and `c_group` are the K/G filters and C/G channels of a
+group.
 """
 
 import itertools
@@ -31,6 +32,7 @@ from foveal.kernel.lang import (
     transpose,
     var,
 )
+from foveal.ops.kernels.conv.direct import FEW_CHANNELS
 from foveal.ops.kernels.conv.filter_tile import Pixel
 from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs
 from foveal.ops.kernels.halo import stage_lanes, zero_sides
@@ -52,36 +54,34 @@ from foveal.ops.op import Lowering
 from foveal.ops.window import Pair
 from foveal.view import View
 
-#: filters of a tile: with 32 registers 12 x 2 accumulators, as in a tile whose lanes run over filters; with 16, 12 x 1
+# Filters of a tile: with 32 registers 12 x 2 accumulators, as in a tile whose lanes run over filters; with 16, 12 x 1.
 MAX_FILTERS = 12
 
-#: output rows of a band, at the least: neighbouring bands stage R - 1 rows both
+# Output rows of a band, at the least: two neighbouring bands both stage R - 1 rows.
 MIN_BAND_ROWS = 3
 
-#: tasks to aim at, where there are as many rows: fewer than ENOUGH_TASKS, since each band more stages rows again
-TASKS = 8
+# Tasks to aim at, where there are as many rows: fewer than ENOUGH_TASKS, since each further band stages R - 1 more rows
+# than it computes.
+MIN_TASKS = 8
 
-#: share of a filter row's taps that meet the image, below which each pixel skips the others. Skipping them saves
-#: products, but a tile then has one column, and a loop with bounds known only at run time
-NARROW = 0.85
+# The share of a filter row's taps that meet the image, below which each pixel skips the others. Skipping them saves
+# products, but a tile then has one column, and a loop with bounds known only at run time.
+MIN_MEETING = 0.85
 
-#: inputs below which a filter row's columns and inputs are one loop (see direct.py)
-FEW_INPUTS = 8
-
-#: lanes below which a narrower vector takes as long as one of so many lanes: an FMA of 4 lanes takes the time of 8
+# Lanes below which a narrower vector saves no time: an FMA of 4 lanes takes as long as one of 8.
 HALF = 8
 
-#: share of the peak that lanes over filters reach: with full vectors, and with narrower ones, whose tiles have only one
-#: vector and so one load per FMA
+# The share of the peak that lanes over filters reach: with full vectors, and with narrower ones, whose tiles have only
+# one vector and so one load per FMA.
 SPEED, SPEED_OF_HALF = 0.93, 0.85
 
 # What this kernel costs beside its products, in multiply-adds. The numbers trade staging and transposing against empty
 # lanes: larger ones leave more shapes to the kernels with lanes over filters.
-#: staging one input element of one image
+# Staging one element of one image.
 STAGING = 8
-#: transposing one output, if all of a pixel's outputs are in one tile and so in one run of memory
+# Transposing one element of the result, if all filters of a pixel are in one tile and so in one run of memory.
 STORING_WHOLE = 5
-#: transposing one output, if a pixel's outputs are in several tiles
+# Transposing one element of the result, if the filters of a pixel are in several tiles.
 STORING_PARTS = 13
 
 
@@ -90,11 +90,11 @@ def band_elements() -> int:
     return l2() // 2 // FLOAT_BYTES
 
 
-def fits(x: View, inputs: int, outputs: int, axes: Axes) -> bool:
-    """True if it is expected to take less time than lanes over filters, for x [N, H, W, C].
+def fits(x: View, c_group: int, filters: int, axes: Axes) -> bool:
+    """True if this kernel is expected to take less time than one with lanes over filters, for x [N, H, W, C].
 
-    Counted in multiply-adds per position of the image: products, and with lanes over images also what is staged and
-    transposed back. inputs, outputs: of a group.
+    Both times are counted in multiply-adds per pixel of one image: products, and with lanes over images also what is
+    staged and transposed back.
     """
     N, H, W, C = x.shape
     row, height_read, step = W * C * lanes(), rows_read(axes[0]), axes[0][0].input_step
@@ -104,14 +104,15 @@ def fits(x: View, inputs: int, outputs: int, axes: Axes) -> bool:
     height = band_rows(row, height_read, step)
     # how often an input row is staged, on average
     repeats = (height_read + (height - 1) * step) / (height * step)
+    # the mean number of taps of an output, along rows and along columns
     rows, columns = (sum(t.taps * t.count for t in phases) / max(sum(t.count for t in phases), 1) for phases in axes)
-    products, width = rows * columns * inputs, tile_for(outputs).width
+    products, width = rows * columns * c_group, tile_for(filters).width
     # lanes over filters: all lanes of the vectors count, empty ones too
-    lanes_over_filters = ceil_div(outputs, width) * max(width, min(HALF, lanes())) * products
+    lanes_over_filters = ceil_div(filters, width) * max(width, min(HALF, lanes())) * products
     lanes_over_filters /= SPEED if width == lanes() else SPEED_OF_HALF
     # lanes over images: those of the last block's vectors count too
-    storing = STORING_WHOLE if outputs <= MAX_FILTERS else STORING_PARTS
-    lanes_over_images = outputs * (products + storing) * padded(N) / N + STAGING * repeats * inputs
+    storing = STORING_WHOLE if filters <= MAX_FILTERS else STORING_PARTS
+    lanes_over_images = filters * (products + storing) * padded(N) / N + STAGING * repeats * c_group
     return lanes_over_images < lanes_over_filters
 
 
@@ -123,10 +124,10 @@ def band_rows(row: int, height_read: int, step: int) -> int:
     return max(1, (band_elements() // row - height_read) // step + 1)
 
 
-def tile_of(outputs: int) -> Pair:
-    """(filters, vectors of images or columns) of a tile: three quarters of the registers."""
-    filters = split(outputs, MAX_FILTERS)[0][0]
-    return filters, max(1, registers() * 3 // 4 // filters)
+def lane_tile(filters: int) -> Pair:
+    """(filters, vectors of images or columns) of a tile, for `filters` in all: three quarters of the registers."""
+    size = split(filters, MAX_FILTERS)[0][0]
+    return size, max(1, registers() * 3 // 4 // size)
 
 
 def padded(images: int) -> int:
@@ -145,28 +146,30 @@ def blocks_of(N: int, max_vectors: int) -> list[Pair]:
 def lower(lowering: Lowering, y: EpilogueOutputs, x: View, w: View, axes: Axes, first: Pair, kernel: Pair) -> None:
     """Cut the work into tasks (block of images, band of rows), pack the weights and call the kernel.
 
-    x: [N, H, W, C]. w: [G, outputs, inputs, R, S], of which `kernel` positions from `first` on are used.
+    x: [N, H, W, C]. w: [G, K/G, C/G, R, S], whose window is used from position `first` (row, column) on, in a part of
+    size `kernel` (see taps.used_kernel).
     """
-    (N, H, W, C), (groups, outputs, inputs, *_) = x.shape, w.shape
+    (N, H, W, C), (groups, filters, c_group, *_) = x.shape, w.shape
     rows, columns = axes
-    filters, max_vectors = tile_of(outputs)
-    panels = lowering.scratch((groups, ceil_div(outputs, filters), *kernel, inputs, filters))
-    lowering.call(pack_panels, [panels], [w], columns=filters, first=first)
+    tile_filters, max_vectors = lane_tile(filters)
+    panels = lowering.scratch((groups, ceil_div(filters, tile_filters), *kernel, c_group, tile_filters))
+    lowering.call(pack_panels, [panels], [w], columns=tile_filters, first=first)
     # if many taps meet padding, each pixel visits only those that do not; else the staged rows get zeros at both sides
     meeting = sum(t.valid_share(W) * t.count * t.taps for t in columns)
-    exact = meeting < NARROW * sum(t.count * t.taps for t in columns)
+    exact = meeting < MIN_MEETING * sum(t.count * t.taps for t in columns)
     left = 0 if exact else -min(0, *(t.low for t in columns), 0)
     right = 0 if exact else max(0, *(t.high - W + 1 for t in columns), 0)
-    if not exact and groups == len(columns) == 1 and C < FEW_INPUTS and columns[0].tap_step == 1:
-        # in memory a filter row's columns and inputs are one range, in the staged rows as in the panels: one tap
-        panels = panels.reshaped((1, panels.shape[1], kernel[0], 1, kernel[1] * C, filters))
+    if not exact and groups == len(columns) == 1 and C < FEW_CHANNELS and columns[0].tap_step == 1:
+        # in memory the columns of a filter row and their C channels are one range, in the staged rows as in the panels:
+        # one tap
+        panels = panels.reshaped((1, panels.shape[1], kernel[0], 1, kernel[1] * C, tile_filters))
         axes = (rows, (replace(columns[0], taps=1),))
     # bands of output rows whose input rows fit the cache, and that make enough tasks
     blocks = blocks_of(N, max_vectors if exact else 1)
     count, tasks, size = max(t.count for t in rows), sum(n for _, n in blocks), padded(blocks[0][0])
     height_read, step = rows_read(rows), rows[0].input_step
     height = band_rows(size * W * C, height_read, step)
-    bands = max(ceil_div(count, height), min(ceil_div(TASKS, tasks), count // MIN_BAND_ROWS), 1)
+    bands = max(ceil_div(count, height), min(ceil_div(MIN_TASKS, tasks), count // MIN_BAND_ROWS), 1)
     max_rows = min(H, (ceil_div(count, bands) - 1) * step + height_read)
     staged = lowering.scratch((1, max_rows, (left + W + right) * C, size), per_thread=True)
     y.call(
@@ -176,7 +179,7 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: View, w: View, axes: Axes, 
         [staged],
         [x, panels],
         axes=axes,
-        outputs=outputs,
+        filters=filters,
         bands=bands,
         left=left,
         exact=exact,
@@ -184,22 +187,23 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: View, w: View, axes: Axes, 
 
 
 def correlate_simd_batch(
-    *arrays: Array, axes: Axes, outputs: int, bands: int, left: int, exact: bool, epilogue: Epilogue
+    *arrays: Array, axes: Axes, filters: int, bands: int, left: int, exact: bool, epilogue: Epilogue
 ) -> None:
-    """y[n, p, q, k] = sum over the taps that meet the image, and over inputs, of x * panels.
+    """y[n, p, q, k] = sum over the taps that meet the image, and over channels, of x * panels.
 
     A tile is some filters of one pixel of several vectors of images (exact: taps in the padding are left out), or of
-    several columns of one vector of images, whose results are one range in memory. left: zero columns before the image.
+    several columns of one vector of images, whose results are one range in memory. filters: those of a group. bands:
+    how many bands the output rows are cut into. left: zero columns before the image.
     """
     bound = BoundEpilogue(epilogue, arrays, 3)
-    # [1, rows, columns C, images] per thread, [N, H, W, C], [G, blocks, R, S, inputs, filters]
+    # [1, rows, columns C, images] per thread, [N, H, W, C], [G, blocks, R, S, C/G, filters of a tile]
     staged, x, panels = bound.operands
     bound.aligned = False
-    filters, count = panels.shape[5], max(t.count for t in axes[0])
-    max_vectors = tile_of(outputs)[1]
+    count, (tile_filters, max_vectors) = max(t.count for t in axes[0]), lane_tile(filters)
     max_columns = 1 if exact else max_vectors
     low = min((t.low for t in axes[0] if t.taps), default=0)
     zero_sides(staged, left * x.shape[3], x.shape[2] * x.shape[3])
+    # the N images as `blocks` blocks of `images` images, for each size of block
     first, done = 0, 0
     for images, blocks in blocks_of(x.shape[0], max_vectors if exact else 1):
         # each task: a band of output rows of a block of images
@@ -210,14 +214,14 @@ def correlate_simd_batch(
             top = maximum(start * axes[0][0].input_step + low, 0)
             top = minimum(top, x.shape[1] - staged.shape[1])
             stage_lanes(staged, x, n, images, top, left * x.shape[3])
-            # [., H, W C, images] with the origin moved so that the staged rows have the image's indices
-            source = staged.at(thread(), 0 - top, left * x.shape[3], 0)
+            # [., H, W C, images], the staged rows shifted so that the indices of the image address them
+            source = staged.at(thread(), -top, left * x.shape[3], 0)
             # each tile's filters: their weights stay in the first-level cache while the band's pixels pass
-            for g, b, valid in part_of_blocks(panels.shape[0], outputs, filters, 0, 1):
-                channel = g * outputs + b * filters
-                bound.zero_sums(task, channel, valid)
+            for g, b, valid in part_of_blocks(panels.shape[0], filters, tile_filters, 0, 1):
+                first_filter = g * filters + b * tile_filters
+                bound.zero_sums(task, first_filter, valid)
                 group, panel = source.at(0, 0, g * panels.shape[4], 0), panels.at(g, b, 0, 0, 0, 0)
-                tile = LaneTile(bound, task, group, panel, x.shape[1:], images, channel, valid, exact)
+                tile = LaneTile(bound, task, group, panel, x.shape[1:], images, first_filter, valid, exact)
                 # each phase of rows and columns, each of its output rows, each run of columns
                 for rows, columns in itertools.product(*axes):
                     last = end if rows.count == count else minimum(end, rows.count)
@@ -228,22 +232,22 @@ def correlate_simd_batch(
 
 
 def columns_of(rows: Sequence[Value | Var]) -> list[Value]:
-    """The transpose of vectors of all lanes: for each lane, a vector with that lane of each of the rows."""
-    size, wanted, count = lanes(), len(rows), 1
-    # rows of zeros up to a power of two, then squares side by side
-    while count < wanted:
+    """The transpose of full vectors: for each lane, a vector with that lane of each of the rows."""
+    size, number, count = lanes(), len(rows), 1
+    # rows of zeros up to a power of two, `count`; then squares of count x count side by side
+    while count < number:
         count *= 2
-    rows = [*rows, *[var(0.0, size)] * (count - wanted)]
+    rows = [*rows, *[var(0.0, size)] * (count - number)]
     squares = [[part(row, start, count) for row in rows] for start in range(0, size, count)]
     transposed = [transpose(square) if count > 1 else square for square in squares]
-    return [head(column, wanted) for square in transposed for column in square]
+    return [head(column, number) for square in transposed for column in square]
 
 
 @dataclass(frozen=True)
 class LaneTile:
-    """Register tiles of `filters` filters from `channel` on x `images` images, at one pixel or a run of columns.
+    """Register tiles of `filters` filters from `first_filter` on x `images` images, at one pixel or a run of columns.
 
-    source: [., H, W C, images], staged, from the group's first input on. panel: [., ., R, S, inputs, filters].
+    source: [., H, W C, images], staged, from the group's first channel on. panel: [., ., R, S, C/G, filters].
     size: H, W and C of the images. exact: the taps in the padding are left out.
     """
 
@@ -253,13 +257,13 @@ class LaneTile:
     panel: Array
     size: tuple[int, ...]
     images: int
-    channel: Index
+    first_filter: Index
     filters: int
     exact: bool
 
     def compute(self, n: Index, i: Index, j: Index, count: int, rows: Taps, columns: Taps) -> None:
         """Outputs (i, j) ... (i, j + count) of the phase (rows, columns), of the images from n on."""
-        (H, W, C), inputs = self.size, self.panel.shape[4]
+        (H, W, C), c_group = self.size, self.panel.shape[4]
         # the tile's vectors: (column of the run, first image); [filters, vectors] sums in registers
         spots = [(q, m) for q in range(count) for m in range(0, self.images, lanes())]
         acc = accumulators(self.filters, [lanes()] * len(spots))
@@ -272,8 +276,8 @@ class LaneTile:
                 weights = self.panel.at(0, 0, rows.kernel_position(r), columns.kernel_position(s), 0, 0)
                 element = (v + s * columns.tap_step) * C
                 source = self.source.at(0, h + r * rows.tap_step, element, 0)
-                # each input: a vector per column and vector of images, times a weight per filter
-                for c, _ in unrolled(inputs):
+                # each channel: a vector per column and vector of images, times a weight per filter
+                for c, _ in unrolled(c_group):
                     places = [(0, 0, q * columns.input_step * C + c, m) for q, m in spots]
                     xs = [source.load(place, lanes()) for place in places]
                     multiply_add(acc, (weights[0, 0, 0, 0, c, f] for f in range(self.filters)), xs)
@@ -294,8 +298,8 @@ class LaneTile:
             for (column, m), totals in zip(spots, sums, strict=True):
                 # for each image of the vector, its filters' sums
                 by_image = columns_of(totals)[: self.images - m]
-                pixels = [(n + m + k, p, q + column * step) for k in range(len(by_image))]
-                self.bound.store(self.task, pixels, by_image, self.channel, self.filters)
+                pixels = [(n + m + lane, p, q + column * step) for lane in range(len(by_image))]
+                self.bound.store(self.task, pixels, by_image, self.first_filter, self.filters)
             return
         for m in dict.fromkeys(m for _, m in spots):
             # all columns of one vector of images: the epilogue's pointwise steps first, with lanes still over images
@@ -308,5 +312,5 @@ class LaneTile:
         """y[n + lane, p, q ...] = the lanes of `run`: all channels of one column, then of the next."""
         n, p, q = pixel
         for start, width in lane_ranges(len(run), lanes()):
-            for k, column in enumerate(columns_of(run[start : start + width])[:images]):
-                y.row(n + k, p).store((q * y.shape[3] + start,), column, width)
+            for m, of_image in enumerate(columns_of(run[start : start + width])[:images]):
+                y.row(n + m, p).store((q * y.shape[3] + start,), of_image, width)
