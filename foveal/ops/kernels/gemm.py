@@ -115,7 +115,7 @@ def lower(lowering: Lowering, y: View, a: View, b: View) -> None:
     if not is_along_k and (m <= FEW_ROWS or k <= SHORT):
         lowering.call(multiply, [y], [a, b], packed=False)
         return
-    columns = tile_for(n).columns
+    columns = tile_for(n).lanes
     # b as n filters [1, n, k, 1, 1] of one group, with a window of one position
     panels = lowering.scratch((1, ceil_div(n, columns), 1, 1, k, columns))
     lowering.call(pack_panels, [panels], [b.permuted(1, 0).reshaped((1, n, k, 1, 1))], columns=columns)
@@ -133,7 +133,7 @@ def tile_for_product(m: int, n: int, packed: bool) -> Tile:
         vectors = min(registers() * 3 // 4 // m, max(tile.vectors, n // (ENOUGH_TASKS * tile.width)))
         return Tile(tile.width, vectors, m)
     rows = tile.rows
-    while rows > MIN_TILE_ROWS and ceil_div(m, rows) * ceil_div(n, tile.columns) < ENOUGH_TASKS:
+    while rows > MIN_TILE_ROWS and ceil_div(m, rows) * ceil_div(n, tile.lanes) < ENOUGH_TASKS:
         rows -= 1
     return Tile(tile.width, tile.vectors, rows)
 
@@ -161,13 +161,13 @@ class TileProduct:
             multiply_add(acc, (self.a[row + i, p] for i in range(self.rows)), self.row_of_b(p, block, starts))
         for (i, v), total in acc.items():
             start, width = starts[v]
-            expression.store(self.y, (row + i, block * self.tile.columns + start), head(total, width), width)
+            expression.store(self.y, (row + i, block * self.tile.lanes + start), head(total, width), width)
 
     def row_of_b(self, p: Index, block: Index, starts: list[tuple[int, int]]) -> list[Value]:
         """Row p of b in the block's columns, as vectors."""
         if self.packed:
             return [self.b.load((0, block, 0, 0, p, start), self.tile.width) for start, _ in starts]
-        return [self.b.load((p, block * self.tile.columns + start), width) for start, width in starts]
+        return [self.b.load((p, block * self.tile.lanes + start), width) for start, width in starts]
 
 
 def multiply(y: Array, a: Array, b: Array, *, packed: bool) -> None:
@@ -178,7 +178,7 @@ def multiply(y: Array, a: Array, b: Array, *, packed: bool) -> None:
     """
     (m, n), k = y.shape, a.shape[1]
     tile = tile_for_product(m, n, packed)
-    full, tail = divmod(n, tile.columns)
+    full, tail = divmod(n, tile.lanes)
     blocks = full + (tail > 0)
     first = 0
     # m rows as `count` tiles of `rows` rows; tiles of the last rows may have one less
@@ -189,9 +189,9 @@ def multiply(y: Array, a: Array, b: Array, *, packed: bool) -> None:
         row_blocks = count if k <= SHORT else min(count, needed)
         product = TileProduct(y, a, b, tile, rows, packed)
         # the blocks that have all columns of a tile, then the last one, if it has fewer
-        for valid, number in ((tile.columns, full), (tail, min(tail, 1))):
+        for valid, number in ((tile.lanes, full), (tail, min(tail, 1))):
             for row_block, block in parallel(row_blocks, number):
-                block = block if valid == tile.columns else full
+                block = block if valid == tile.lanes else full
                 # the tiles of this block of rows
                 for i in loop((row_block + 1) * count // row_blocks, start=row_block * count // row_blocks):
                     product.compute(i * rows + first, block, valid)

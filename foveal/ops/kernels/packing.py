@@ -1,7 +1,7 @@
 """Weights packed into panels, which a register tile reads from end to end.
 
 A panel [C/G, lanes] holds the weights at one position of the window for as many filters as a register tile has lanes
-in all (`Tile.columns`). The inner loop of a product then reads its weights as one stream, whole cache lines at a time,
+in all (`Tile.lanes`). The inner loop of a product then reads its weights as one stream, whole cache lines at a time,
 in whatever order the filters lie in memory. Packing costs one pass over the weights, and pays when each panel serves
 many tiles. A matrix b [k, n] is packed in the same way: its n columns are filters, its k rows are channels.
 

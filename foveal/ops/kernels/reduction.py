@@ -55,7 +55,7 @@ def reduce(
     """
     ys, xs = arrays[:outputs], arrays[outputs:]
     domain = ys[0].shape[1:]
-    reduction = Reduction(ys, xs, steps, results, reduced, combine, chunks, domain)
+    reduction = ReductionNest(ys, xs, steps, results, reduced, combine, chunks, domain)
     outer = [domain[axis] for axis in reduction.kept_axes]
     if reduced[-1]:
         # threads share the kept positions and the parts; a task reads whole rows
@@ -77,7 +77,7 @@ def reduce(
 
 
 @dataclass(frozen=True)
-class Reduction:
+class ReductionNest:
     """The arrays and rules of `reduce`, and the parts of its loop nest.
 
     In its methods `position` is an index of the kept axes but the last axis, and g the number of a part.

@@ -57,7 +57,7 @@ class Tile:
     rows: int
 
     @property
-    def columns(self) -> int:
+    def lanes(self) -> int:
         """The number of neighbouring outputs in a row of the tile (filters, features): the lanes of all its vectors."""
         return self.width * self.vectors
 

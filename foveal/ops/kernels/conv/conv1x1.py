@@ -98,8 +98,8 @@ def correlate_1x1(*arrays: Array, filters: int, parts: int, epilogue: Epilogue) 
         for pixel_block, part in parallel(pixel_blocks, parts):
             start, end = pixel_block * count // pixel_blocks, (pixel_block + 1) * count // pixel_blocks
             # each block of filters: its panel stays in the first two cache levels while the block of pixels passes
-            for _, b, valid in part_of_blocks(1, filters, tile.columns, part, parts):
-                panel, first_filter = panels.at(0, b, 0, 0, 0, 0), b * tile.columns
+            for _, b, valid in part_of_blocks(1, filters, tile.lanes, part, parts):
+                panel, first_filter = panels.at(0, b, 0, 0, 0, 0), b * tile.lanes
                 block = RowTile(bound, pixel_block + done, panel, first_filter, valid, tile, x, size)
                 block.clear_sums()
                 for t in loop(end, start=start):

@@ -93,7 +93,7 @@ def depthwise(*arrays: Array, axes: Axes, bands: int, small: bool, far: bool, ep
                 for columns in axes[1]:
                     # three eighths of the registers hold sums; the others hold weights of one row of the window, and x
                     for j, taps in tiles(columns, x.shape[2], registers() * 3 // 8):
-                        tile = RowTile(rows, columns, i, j, taps, far)
+                        tile = PixelRow(rows, columns, i, j, taps, far)
                         pixels, below = tile.pixels(n, i), tile.pixels(n, i + 1)
                         # innermost the channels: memory is read and written in long runs
                         for g, width in vectors(x.shape[3]):
@@ -127,7 +127,7 @@ def tiles(taps: Taps, size: int, max_outputs: int) -> Iterator[tuple[Index, list
 
 
 @dataclass(frozen=True)
-class RowTile:
+class PixelRow:
     """A register tile: neighbouring outputs of row i of the phase (rows, columns), from column j on.
 
     taps: for each output the taps along the columns that meet the image. far: x is in memory and fetched early.

@@ -131,8 +131,8 @@ def correlate(
             stage_band(halo, x, n, top, border.left)
             source = halo.at(thread(), -top, -border.left, 0)
         # each block of filters: its panel stays in the second-level cache while the band's pixels pass
-        for g, b, valid in part_of_blocks(groups, filters, tile.columns, part, parts):
-            panel, first_filter = panels.at(g, b, 0, 0, 0, 0), g * filters + b * tile.columns
+        for g, b, valid in part_of_blocks(groups, filters, tile.lanes, part, parts):
+            panel, first_filter = panels.at(g, b, 0, 0, 0, 0), g * filters + b * tile.lanes
             task, group = n * bands + band, source.at(0, 0, 0, g * c_group)
             block = PixelTile(bound, task, panel, first_filter, valid, tile, group)
             block.clear_sums()

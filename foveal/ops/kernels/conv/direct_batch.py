@@ -56,7 +56,7 @@ def fits(x: Shape, c_group: int, tile: Tile, axes: Axes) -> bool:
     x: its shape [N, C, H, W]. c_group: C/G, the channels of a group. tile: the register tile for a group's filters.
     """
     N, C, H, W = x
-    if N * tile.columns < MIN_SUMS * lanes() or c_group < MIN_CHANNELS:
+    if N * tile.lanes < MIN_SUMS * lanes() or c_group < MIN_CHANNELS:
         return False
     # what one row of outputs reads, of the images of a tile, has to fit the cache
     if min(N, tile.rows) * min(rows_read(axes[0]), H) * W * C > band_elements():
@@ -127,8 +127,8 @@ def correlate_batch(*arrays: Array, axes: Axes, filters: int, bands: int, parts:
             # [., H, W, images, C], the staged rows shifted so that the indices of the image address them
             source = staged.at(thread(), -top, 0, 0, 0)
             # each block of filters: its panel passes once per pixel of the band
-            for g, b, valid in part_of_blocks(panels.shape[0], filters, tile.columns, part, parts):
-                panel, first_filter = panels.at(g, b, 0, 0, 0, 0), g * filters + b * tile.columns
+            for g, b, valid in part_of_blocks(panels.shape[0], filters, tile.lanes, part, parts):
+                panel, first_filter = panels.at(g, b, 0, 0, 0, 0), g * filters + b * tile.lanes
                 group, size = source.at(0, 0, 0, 0, g * panels.shape[4]), (x.shape[1], x.shape[2])
                 tiles = ImageTile(bound, task, panel, first_filter, valid, tile, group, size, images)
                 tiles.clear_sums()

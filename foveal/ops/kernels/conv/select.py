@@ -104,9 +104,9 @@ def direct_by_taps(lowering: Lowering, y: EpilogueOutputs, x: View, w: View, axe
         return
     # in all others lanes run over filters, whose weights are packed into panels as wide as a register tile
     tile = tile_for(filters)
-    blocks = ceil_div(filters, tile.columns)
-    panels = lowering.scratch((groups, blocks, *used_size, channels, tile.columns))
-    lowering.call(pack_panels, [panels], [w], columns=tile.columns, first=first)
+    blocks = ceil_div(filters, tile.lanes)
+    panels = lowering.scratch((groups, blocks, *used_size, channels, tile.lanes))
+    lowering.call(pack_panels, [panels], [w], columns=tile.lanes, first=first)
     # 3. every output pixel reads the input pixel at the same place: a matrix product
     if conv1x1.fits(y, x, w, axes):
         conv1x1.lower(lowering, y, x, panels, filters)

@@ -119,7 +119,7 @@ def lower(
     size = K * c_group * used_size[0] * used_size[1]
     chunks = max(1, min(units, MAX_CHUNKS, N * P * Q // MIN_PIXELS, max_partial_elements() // size))
     # blocks of filters as wide as a register tile, of all groups
-    blocks = groups * ceil_div(K // groups, tile_for(K // groups).columns)
+    blocks = groups * ceil_div(K // groups, tile_for(K // groups).lanes)
     parts = min(blocks, ceil_div(ENOUGH_TASKS, chunks))
     # where rows are ranges a unit is copied into a buffer with its padding, so that all pixels have all taps
     border = bordered(axes, (x.shape[2], x.shape[3]), ceil_div(P, bands)) if row_is_range else None
@@ -209,8 +209,8 @@ def weight_grad(
                 stage_band(halo, x, n, top, border.left)
                 source = halo.at(thread(), 0 - top, -border.left, 0)
             # blocks of filters as wide as a register tile; x of the unit is in the second-level cache after the first
-            for group, b, valid in part_of_blocks(division.groups, filters, tile.columns, part, division.parts):
-                k = group * filters + b * tile.columns
+            for group, b, valid in part_of_blocks(division.groups, filters, tile.lanes, part, division.parts):
+                k = group * filters + b * tile.lanes
                 # [., R, S, c_group, K] of this chunk and [N, H, W, C] from this group on; dy from this filter on
                 into, image = partial.at(chunk, 0, 0, 0, k), source.at(0, 0, 0, group * partial.shape[3])
                 sums = UnitSums(into, image, dy.at(0, 0, 0, k), unit, axes, lane_ranges(valid, tile.width))
@@ -225,10 +225,10 @@ def store_zeros(partial: Array, chunk: Index, part: Index, division: Division) -
     _, R, S, channels, K = partial.shape
     filters = K // division.groups
     tile = tile_for(filters)
-    for group, b, valid in part_of_blocks(division.groups, filters, tile.columns, part, division.parts):
+    for group, b, valid in part_of_blocks(division.groups, filters, tile.lanes, part, division.parts):
         for r, s, c in loops(R, S, channels):
             for lane, width in lane_ranges(valid, tile.width):
-                index = (chunk, r, s, c, group * filters + b * tile.columns + lane)
+                index = (chunk, r, s, c, group * filters + b * tile.lanes + lane)
                 partial.store(index, 0.0, width)
 
 

@@ -128,24 +128,24 @@ def lower(
     # padding.
     edge = lowering.scratch((1, grid.outputs, lanes()), per_thread=True)
     zeros = lowering.scratch((1, C), per_thread=True)
-    x, blocks = x.permuted(0, 2, 3, 1), ceil_div(K, tile.columns)
+    x, blocks = x.permuted(0, 2, 3, 1), ceil_div(K, tile.lanes)
     w = outputs_last(lowering, w)
     parallel_over = algorithm.parallel_over or ("filters" if threads_share_filters(grid, C, K) else "tiles")
     if parallel_over == "filters":
         # V of all tiles; U and M of the block of filters that a thread works on
         V = lowering.scratch((1, grid.points, grid.tiles * row_of(C) + PAD))
         lowering.call(transform_inputs, [V, zeros], [x], grid=grid)
-        U = lowering.scratch((1, grid.classes, min(C, CHANNEL_PART), tile.columns), per_thread=True)
-        M = lowering.scratch((1, grid.points, grid.tiles * tile.columns + PAD), per_thread=True)
+        U = lowering.scratch((1, grid.classes, min(C, CHANNEL_PART), tile.lanes), per_thread=True)
+        M = lowering.scratch((1, grid.points, grid.tiles * tile.lanes + PAD), per_thread=True)
         # each filter belongs to one task, so one row of partial sums is enough
         y.call(lowering, winograd_by_filters, 1, [U, M, edge], [V, w], rotate=rotate, grid=grid, size=(P, Q), filters=K)
         return
     # U of all filters; V and M of the block of tiles that a thread works on
-    U = lowering.scratch((blocks, grid.classes, C, tile.columns))
+    U = lowering.scratch((blocks, grid.classes, C, tile.lanes))
     lowering.call(transform_filters, [U], [w], grid=grid, rotate=rotate)
     T = block_size(grid, C, tile, algorithm)
     V = lowering.scratch((1, grid.points, T * row_of(C) + PAD), per_thread=True)
-    M = lowering.scratch((1, grid.points, T * tile.columns + PAD), per_thread=True)
+    M = lowering.scratch((1, grid.points, T * tile.lanes + PAD), per_thread=True)
     tasks = ceil_div(grid.tiles, T)
     y.call(lowering, winograd, tasks, [V, M, edge, zeros], [x, U], T=T, grid=grid, size=(P, Q), filters=K)
 
@@ -263,8 +263,8 @@ def winograd(*arrays: Array, grid: Grid, T: int, size: Pair, filters: int, epilo
             V_tile = V.at(thread(), 0, t * row_of(C))
             inputs.store(V_tile, grid.first_input(first + t), 0, C)
         # the blocks of filters: V stays in the second-level cache, M is used up before the next block
-        for b, valid in filter_blocks(filters, tile.columns):
-            outputs.prefetch(block, b * tile.columns, valid)
+        for b, valid in filter_blocks(filters, tile.lanes):
+            outputs.prefetch(block, b * tile.lanes, valid)
             U_block, V_thread, M_thread = U.at(b, 0, 0, 0), V.at(thread(), 0, 0), M.at(thread(), 0, 0)
             products.store(M_thread, V_thread, U_block)
             outputs.store(M_thread, block, b, valid)
@@ -297,10 +297,10 @@ def winograd_by_filters(*arrays: Array, grid: Grid, size: Pair, filters: int, ro
     C, tile = w.shape[1], tile_for(filters)
     transform, outputs = FilterTransform(grid, w, rotate), OutputTransform(bound, edge, grid, size, tile)
     # a task is a block of filters
-    for b, valid in parallel_filter_blocks(filters, tile.columns):
+    for b, valid in parallel_filter_blocks(filters, tile.lanes):
         U_thread, M_thread = U.at(thread(), 0, 0, 0), M.at(thread(), 0, 0)
         for point in loop(grid.points):
-            for i, width in vectors(grid.tiles * tile.columns):
+            for i, width in vectors(grid.tiles * tile.lanes):
                 M_thread.store((0, point, i), 0.0, width)
         # parts of the channels
         for channels, count, start in channel_parts(C):
@@ -308,7 +308,7 @@ def winograd_by_filters(*arrays: Array, grid: Grid, size: Pair, filters: int, ro
             for i in loop(count):
                 c = i * channels + start
                 for j in loop(channels):
-                    transform.store(U_thread.at(0, 0, j, 0), b * tile.columns, c + j, valid)
+                    transform.store(U_thread.at(0, 0, j, 0), b * tile.lanes, c + j, valid)
                 products.store(M_thread, V.at(0, 0, c), U_thread)
         outputs.store(M_thread, TileBlock(0, 0, grid.tiles), b, valid)
 
@@ -377,7 +377,7 @@ class PointProducts:
                     for rows, count in split(self.tiles, self.tile.rows):
                         for i in loop(count):
                             t = i * rows + first
-                            M_tile, v = M.at(0, point, t * self.tile.columns), V.at(0, point, t * self.row)
+                            M_tile, v = M.at(0, point, t * self.tile.lanes), V.at(0, point, t * self.row)
                             self.store_register_tile(M_tile, v, u, rows)
                         first += rows * count
 
@@ -387,9 +387,9 @@ class PointProducts:
         The arrays begin at the tile: M at its first tile and filter, v at its first tile, u at the class of the point.
         """
         tile = self.tile
-        starts, step = lane_ranges(tile.columns, tile.width), min(UNROLL, self.channels)
+        starts, step = lane_ranges(tile.lanes, tile.width), min(UNROLL, self.channels)
         # the offset of each accumulator (row, vector) in M
-        places = {(i, s): i * tile.columns + start for i in range(rows) for s, (start, _) in enumerate(starts)}
+        places = {(i, s): i * tile.lanes + start for i in range(rows) for s, (start, _) in enumerate(starts)}
         acc = {
             key: var(M.load((0, 0, place), tile.width) if self.add else 0.0, tile.width)
             for key, place in places.items()
@@ -426,12 +426,12 @@ class OutputTransform:
         """Store the outputs of a block of tiles for the `valid` filters of filter block b."""
         # vectors of filters
         for start, width in lane_ranges(valid, self.tile.width):
-            k = b * self.tile.columns + start
+            k = b * self.tile.lanes + start
             if self.bound.epilogue.has_sums:
                 self.bound.zero_sums(block.task, k, width)
             # tiles
             for t in loop(block.count):
-                M_tile = M.at(0, 0, t * self.tile.columns + start)
+                M_tile = M.at(0, 0, t * self.tile.lanes + start)
                 self.bound.prefetch(self.grid.output_pixels(block.first + t + AHEAD), k, width)
                 self.store_tile(M_tile, block.task, self.grid.first_output(block.first + t), k, width)
 

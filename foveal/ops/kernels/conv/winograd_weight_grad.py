@@ -43,7 +43,7 @@ BLOCK_POINTS = 36
 
 
 @dataclass(frozen=True)
-class Division:
+class TileDivision:
     """The sizes of a task's parts."""
 
     #: tiles of a block
@@ -76,13 +76,13 @@ def lower(lowering: Lowering, dw: View, dy: View, x: View, grid: Grid, algorithm
         [partial, V, M, D, zeros],
         [dy.permuted(0, 2, 3, 1), x.permuted(0, 2, 3, 1)],
         grid=grid,
-        division=Division(block, channels, filters),
+        division=TileDivision(block, channels, filters),
     )
     lowering.call(add_chunks, [result.reshaped((9 * C * K,))], [partial.reshaped((chunks, 9 * C * K))])
 
 
 def winograd_weight_grad(
-    partial: Array, V: Array, M: Array, D: Array, zeros: Array, dy: Array, x: Array, *, grid: Grid, division: Division
+    partial: Array, V: Array, M: Array, D: Array, zeros: Array, dy: Array, x: Array, *, grid: Grid, division: TileDivision
 ) -> None:
     """partial[chunk, r, s, c, k] = the gradient from a chunk of the tiles.
 
@@ -129,14 +129,14 @@ class TransformedSums:
     def add_block(self, D: Array, V: Array, M: Array, count: Index) -> None:
         """D[class, c, k] += sum over `count` tiles t and the points of the class of V[point, t, c] M[point, t, k]."""
         tile = tile_for(self.filters)
-        full, tail = divmod(self.filters, tile.columns)
+        full, tail = divmod(self.filters, tile.lanes)
         for classes in self.grid.order.ranges:
             for n in loop(classes.classes):
                 # blocks of filters as wide as a register tile
                 for b in loop(full):
-                    self.add_filters(D, V, M, count, (classes, n), (b * tile.columns, tile.columns))
+                    self.add_filters(D, V, M, count, (classes, n), (b * tile.lanes, tile.lanes))
                 if tail:
-                    self.add_filters(D, V, M, count, (classes, n), (full * tile.columns, tail))
+                    self.add_filters(D, V, M, count, (classes, n), (full * tile.lanes, tail))
 
     def add_filters(
         self, D: Array, V: Array, M: Array, count: Index, class_: tuple[ClassRange, Index], block: tuple[Index, int]
