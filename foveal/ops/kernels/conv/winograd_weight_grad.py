@@ -82,7 +82,16 @@ def lower(lowering: Lowering, dw: View, dy: View, x: View, grid: Grid, algorithm
 
 
 def winograd_weight_grad(
-    partial: Array, V: Array, M: Array, D: Array, zeros: Array, dy: Array, x: Array, *, grid: Grid, division: TileDivision
+    partial: Array,
+    V: Array,
+    M: Array,
+    D: Array,
+    zeros: Array,
+    dy: Array,
+    x: Array,
+    *,
+    grid: Grid,
+    division: TileDivision,
 ) -> None:
     """partial[chunk, r, s, c, k] = the gradient from a chunk of the tiles.
 
