@@ -1,6 +1,11 @@
 """Foveal: convolutional networks in pure Python, compiled to native code at run time.
 
-The map, in the order in which modules may import each other: each one only from lines above it (and from its own line).
+foveal.compile, grad, value_and_grad    a function written with operators, or its gradients, as native code
+foveal.compile_step                     a whole training step: forward, loss, backward, update
+foveal.nn, optim, metrics, data         layers, losses and models; optimisers and schedules; scores; data sets
+foveal.ops                              the operators
+foveal.train.train                      the training loop: train(foveal.data.load("digits"), epochs=3)
+foveal.set_threads, get_threads         how many native threads programs use
 """
 
 from importlib import import_module
@@ -8,6 +13,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
+# The map, in the order in which modules may import each other: each one only from lines above it (and its own line).
 MAP = (
     ("errors", "messages a user can act on"),
     ("debug", "the DEBUG ladder"),
@@ -53,6 +59,10 @@ PUBLIC = {
     "get_threads": "workers",
     "Variable": "variable",
 }
+
+
+def __dir__() -> list[str]:
+    return sorted([*PUBLIC, *dict(MAP), "__version__"])
 
 
 def __getattr__(name: str) -> Any:

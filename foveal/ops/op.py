@@ -239,6 +239,12 @@ class Operator:
     def apply(self, inputs: Sequence[object], attributes: dict[str, object]) -> Any:
         """`__call__`, with the arguments as a tuple and a dictionary."""
         recording = current_recording()
+        for x in inputs:
+            # NumPy would stack them into one array, which nobody means here.
+            if isinstance(x, list | tuple) and any(getattr(part, "shape", ()) for part in x):
+                raise ArgumentError(
+                    f"{self.name}: an input is a {type(x).__name__} of arrays; pass the arrays one by one"
+                )
         operands = tuple(np.asarray(x) if recording is None else recording.lift(x) for x in inputs)
         try:
             full = self.normalise(*operands, **attributes)
@@ -255,10 +261,15 @@ class Operator:
         try:
             self.__signature__.bind(*inputs, **attributes)
         except TypeError as error:
-            names = [name for name in attributes if name not in self.__signature__.parameters]
-            close = difflib.get_close_matches(names[0], self.__signature__.parameters) if names else []
-            meant = f" (did you mean {close[0]!r}?)" if close else ""
-            raise ArgumentError(f"{self.name}: {error}{meant}; call it as {self.name}{self.__signature__}") from None
+            wrong = str(error)
+            # A misspelt name comes first: the argument that it was meant for is missing only because of it.
+            for name in attributes:
+                if name not in self.__signature__.parameters:
+                    close = difflib.get_close_matches(name, self.__signature__.parameters)
+                    wrong = f"got an unexpected keyword argument {name!r}"
+                    wrong += f" (did you mean {close[0]!r}?)" if close else ""
+                    break
+            raise ArgumentError(f"{self.name}: {wrong}; call it as {self.name}{self.__signature__}") from None
 
     def __repr__(self) -> str:
         return self.name
