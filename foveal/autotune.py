@@ -53,7 +53,7 @@ def load() -> dict[str, Algorithm]:
     try:
         entries = json.loads(path().read_text())
         return {key: algorithm_of(**entry["choice"]) for key, entry in entries.items()}
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
 
 

@@ -117,7 +117,7 @@ def read_caches(folder: Path = CACHE_FOLDER) -> dict[str, int]:
             if kind in ("Data", "Unified"):
                 sizes[int(level)] = int(size[:-1]) * UNITS[size[-1]] if size[-1] in UNITS else int(size)
     named = {"l1": sizes.get(1), "l2": sizes.get(2), "llc": sizes[max(sizes)] if max(sizes, default=0) > 1 else None}
-    return {name: size for name, size in named.items() if size}
+    return {name: size for name, size in named.items() if size is not None and size > 0}
 
 
 def planned_caches(found: dict[str, int]) -> dict[str, int]:
@@ -130,6 +130,7 @@ def planned_caches(found: dict[str, int]) -> dict[str, int]:
     """
     planned = dict(ASSUMED_CACHES)
     for name, size in found.items():
+        assert size > 0, f"{name} of {size} bytes"
         while size >= 2 * planned[name]:
             planned[name] *= 4
         while 2 * size < planned[name]:

@@ -119,6 +119,11 @@ class ConvTranspose2d(Convolution):
         groups: int = 1,
     ) -> dict[str, Any]:
         self.check_ranks(x.shape, w.shape)
+        if isinstance(padding, str):
+            raise ShapeError(
+                f"{self.name}: padding={padding!r} is for convolutions; here padding takes rows and columns away from"
+                " the output: give it in numbers"
+            )
         attributes = self.convolution(w.shape[2:], stride, padding, dilation, groups)
         # one of the sizes between two multiples of the stride; a larger one is another P and Q
         window, extra = attributes["window"], pair(output_padding, f"{self.name}: output_padding")

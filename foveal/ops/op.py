@@ -217,8 +217,13 @@ class Operator:
     # the parameters of a call, for inspect.signature and help
     __signature__: ClassVar[inspect.Signature]
 
+    # those of them that are inputs
+    input_names: ClassVar[frozenset[str]]
+
     def __init_subclass__(cls) -> None:
         cls.__signature__ = signature(cls)
+        parameters = cls.__signature__.parameters.values()
+        cls.input_names = frozenset(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
 
     def __init__(self) -> None:
         if self.name in OPS:
@@ -245,6 +250,12 @@ class Operator:
                 raise ArgumentError(
                     f"{self.name}: an input is a {type(x).__name__} of arrays; pass the arrays one by one"
                 )
+        named = attributes.keys() & self.input_names
+        if named or (self.arity is not None and len(inputs) != self.arity):
+            # An input that is given by its name goes to its place; a wrong number of inputs is an error here.
+            self.check_arguments(inputs, attributes)
+            bound = self.__signature__.bind(*inputs, **attributes)
+            inputs, attributes = bound.args, bound.kwargs
         operands = tuple(np.asarray(x) if recording is None else recording.lift(x) for x in inputs)
         try:
             full = self.normalise(*operands, **attributes)

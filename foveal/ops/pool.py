@@ -43,7 +43,7 @@ def sliding_window(
     the padding after it. The result has the additional padding at the bottom and on the right.
     """
     check_images(name, x)
-    window = Window.of(name, kernel_size, stride, padding, dilation)
+    window = Window.of(name, kernel_size, kernel_size if stride is None else stride, padding, dilation)
     return window.ceiled(rows_and_columns(x)) if ceil_mode else window
 
 

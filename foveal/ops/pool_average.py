@@ -61,7 +61,7 @@ class AvgPool2d(Pooling):
         divisor_override: int | None = None,
     ) -> dict[str, Any]:
         check_images(self.name, x.shape)
-        window = Window.of(self.name, kernel_size, stride, padding, dilation)
+        window = Window.of(self.name, kernel_size, kernel_size if stride is None else stride, padding, dilation)
         window = MeanWindow.dividing(self.name, window, count_include_pad, counted, divisor_override)
         return {"window": window.ceiled(x.shape[2:]) if ceil_mode else window}
 
@@ -135,7 +135,7 @@ class AvgPool2dGrad(Pooling):
         divisor_override: int | None = None,
         image_size: PairArgument,
     ) -> dict[str, Any]:
-        window = Window.of(self.name, kernel_size, stride, padding, dilation)
+        window = Window.of(self.name, kernel_size, kernel_size if stride is None else stride, padding, dilation)
         window = MeanWindow.dividing(self.name, window, count_include_pad, counted, divisor_override)
         full = pair(image_size, f"{self.name}: image_size")
         return {"window": window.ceiled(full) if ceil_mode else window, "image_size": full}

@@ -56,7 +56,7 @@ class LpPool2d(Pooling):
         check_images(self.name, x.shape)
         # whole powers are products, others go through logarithms (see power)
         whole = norm_type != math.inf and norm_type == int(norm_type)
-        window = Window.of(self.name, kernel_size, stride, padding, dilation)
+        window = Window.of(self.name, kernel_size, kernel_size if stride is None else stride, padding, dilation)
         window = MeanWindow.dividing(self.name, window, count_include_pad, counted, divisor_override)
         return {
             "window": window.ceiled(x.shape[2:]) if ceil_mode else window,

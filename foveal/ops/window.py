@@ -6,7 +6,7 @@ kernel (`kernel_size`). Dumoulin and Visin 2016, "A guide to convolution arithme
 all of them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -51,17 +51,17 @@ class Window:
         cls,
         name: str,
         kernel_size: PairArgument,
-        stride: PairArgument | None = 1,
+        stride: PairArgument = 1,
         padding: PaddingArgument = 0,
         dilation: PairArgument = 1,
     ) -> "Window":
-        """The window that a caller's hyper-parameters describe; a stride of None is the kernel size.
+        """The window that a caller's hyper-parameters describe.
 
         padding: a number, (rows, columns), (top, bottom, left, right), or a word of `full_padding`. Raises ShapeError
         where a value has another form, the kernel size, the stride or the dilation is below 1, or the padding below 0.
         """
         size = pair(kernel_size, f"{name}: kernel_size")
-        u = pair(kernel_size if stride is None else stride, f"{name}: stride")
+        u = pair(stride, f"{name}: stride")
         d = pair(dilation, f"{name}: dilation")
         # a word's padding is computed from the other three, so they are checked before it
         check_window(name, size, u, (0, 0, 0, 0), d)
@@ -233,7 +233,9 @@ def full_padding(name: str, padding: PaddingArgument, size: Pair, stride: Pair, 
 
 def pair(value: PairArgument, what: str) -> Pair:
     """(rows, columns), from one int for both or from two; `what` names the value in the error."""
-    items = (value, value) if isinstance(value, int | np.integer) else tuple(value)
+    items = (
+        (value, value) if isinstance(value, int | np.integer) else tuple(value) if isinstance(value, Iterable) else ()
+    )
     if len(items) != 2 or not all(isinstance(i, int | np.integer) for i in items):
         raise ShapeError(f"{what} has to be an int or two ints (rows, columns), got {value!r}")
     return int(items[0]), int(items[1])
@@ -241,10 +243,10 @@ def pair(value: PairArgument, what: str) -> Pair:
 
 def sides(value: PairArgument, what: str) -> Sides:
     """Padding as (top, bottom, left, right), from an int, (rows, columns) or all four."""
-    if isinstance(value, int | np.integer) or len(tuple(value)) == 2:
+    if isinstance(value, int | np.integer) or (isinstance(value, Iterable) and len(tuple(value)) == 2):
         rows, columns = pair(value, what)
         return rows, rows, columns, columns
-    items = tuple(int(i) for i in value)
-    if len(items) != 4:
+    items = tuple(value) if isinstance(value, Iterable) else ()
+    if len(items) != 4 or not all(isinstance(i, int | np.integer) for i in items):
         raise ShapeError(f"{what} has to be an int, (rows, columns) or (top, bottom, left, right), got {value!r}")
-    return items[0], items[1], items[2], items[3]
+    return int(items[0]), int(items[1]), int(items[2]), int(items[3])

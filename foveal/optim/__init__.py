@@ -13,7 +13,7 @@ average.py     averages of the parameters: EMA, SWA
 schedule.py    schedules of the learning rate and the momentum
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from foveal.errors import ShapeError
@@ -35,8 +35,18 @@ from foveal.optim.combined import Combined
 from foveal.optim.hyper import by_name, no_decay
 from foveal.optim.optimizer import Optimizer, UpdateRule
 
-# The names of all optimisers that are registered; it follows the registry.
-NAMES = UpdateRule.registry.keys()
+
+class RegisteredNames(Sequence[str]):
+    """The names of all registered optimisers, in the order in which they were registered; also of later ones."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return tuple(UpdateRule.registry)[index]
+
+    def __len__(self) -> int:
+        return len(UpdateRule.registry)
+
+
+NAMES = RegisteredNames()
 
 
 def build(name: str, parameters: Iterable[Variable], **options: Any) -> UpdateRule:

@@ -42,6 +42,23 @@ def test_every_candidate_is_timed_and_the_fastest_kept(monkeypatch):
     assert select.measured[key] == autotune.algorithm_of(**entry["choice"])
 
 
+@pytest.mark.parametrize(("share", "kept"), [(0.5, "another"), (0.99, "default"), (2.0, "default")])
+def test_another_algorithm_has_to_be_clearly_faster(monkeypatch, share, kept):
+    """One candidate takes `share` of the time of all others, the default among them."""
+    monkeypatch.setenv("FOVEAL_TUNE", "1")
+    special = Algorithm(2, 48, "filters")
+    monkeypatch.setattr(autotune, "seconds", lambda node, problem, how, build: share if how == special else 1.0)
+    convolution()
+    (chosen,) = select.measured.values()
+    assert (chosen == special) == (kept == "another")
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "3"])
+def test_a_file_that_holds_something_else_is_no_error(content):
+    autotune.path().write_text(content)
+    assert autotune.load() == {}
+
+
 def test_the_file_decides_in_later_processes(monkeypatch):
     monkeypatch.setenv("FOVEAL_TUNE", "1")
     assert any(name.startswith("winograd") for name in convolution())

@@ -141,7 +141,7 @@ def test_places_outside_of_the_image_are_left_out_or_refused():
     graph = trace(lambda x, at: ops.max_unpool2d(x, at, image_size=(2, 2)), *checks.types([x, places]))
     for y in (build(graph, threads=1).run(x, places)[0], graph.evaluate(x, places)[0]):
         assert y.reshape(2, 4).tolist() == [[1, 0, 0, 0], [0, 1, 0, 1]]
-    with pytest.raises(DataError, match="place 4 is none of the 2x2 image; give output_size"):
+    with pytest.raises(DataError, match="index 4 lies outside of images of 2x2; give output_size"):
         nn.MaxUnpool2d((2, 1), (2, 1))(x, places, (2, 2))
 
 
