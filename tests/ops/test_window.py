@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from foveal import ops
 from foveal.errors import ShapeError
 from foveal.ops.window import Window, pair, sides
 
@@ -67,8 +68,12 @@ def test_padding_valid_is_none():
     assert Window.of("test", 3, padding="valid").padding == (0, 0, 0, 0)
 
 
-def test_the_stride_is_the_size_where_there_is_none():
-    assert Window.of("test", (2, 3), None).stride == (2, 3)
+def test_poolings_have_the_size_for_a_stride_where_there_is_none():
+    x = np.zeros((1, 1, 9, 9), np.float32)
+    for op in (ops.max_pool2d, ops.avg_pool2d, ops.lp_pool2d):
+        assert op.normalise(x, kernel_size=(2, 3), stride=None)["window"].stride == (2, 3)
+    with pytest.raises(ShapeError, match="test: stride has to be an int or two ints"):
+        Window.of("test", (2, 3), None)
 
 
 @pytest.mark.parametrize(
