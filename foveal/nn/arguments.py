@@ -1,7 +1,7 @@
 """The hyper-parameters that many layers take: the types they may have, and the checks of their values.
 
 Layers over windows of images take "one number for rows and columns, or a pair (rows, columns)", as PyTorch's do. These
-types name that; `foveal.ops.op.pair` and `sides` bring what was given into its full form, a Pair or Sides.
+types name that; `pair` and `sides` of foveal/ops/window.py bring what was given into its full form, a Pair or Sides.
 """
 
 import math
@@ -10,11 +10,8 @@ from typing import Literal
 import numpy as np
 
 from foveal.errors import ShapeError
-
-# (rows, columns)
-Pair = tuple[int, int]
-# (top, bottom, left, right)
-Sides = tuple[int, int, int, int]
+from foveal.ops.window import Pair as Pair
+from foveal.ops.window import Sides as Sides
 
 # kernel_size, stride, dilation and output_padding of layers over images
 PairLike = int | Pair

@@ -27,7 +27,7 @@ from foveal.nn.module import Module, Parameter
 from foveal.nn.one_dimensional import as_images, as_sequences, one_row, one_row_padding
 from foveal.ops.batch_norm import per_channel
 from foveal.ops.op import HasShape, Tensor
-from foveal.ops.window import Window, pair, sides
+from foveal.ops.window import Window, full_padding, pair, sides
 from foveal.strides import Ndarray, Shape
 from foveal.trace import current
 
@@ -116,24 +116,10 @@ class Conv2d(Convolution):
 
     def full_padding(self, padding: PaddingLike, size: Pair, stride: Pair, dilation: Pair) -> Sides:
         """The padding as (top, bottom, left, right), from numbers or the words "same" and "valid"."""
-        if not isinstance(padding, str):
-            full = sides(padding, f"{self.name}: padding")
-            if min(full) < 0:
-                raise ShapeError(f"{self.name}: padding {full} has to be 0 or more")
-            return full
-        if padding == "valid":
-            return 0, 0, 0, 0
-        if padding != "same":
-            raise ShapeError(
-                f"{self.name}: padding is {padding!r}; choose 'same', 'valid' or numbers of rows and columns"
-            )
-        if stride != (1, 1):
-            raise ShapeError(
-                f"{self.name}: padding='same' is for stride 1, the stride is {stride}: give the padding in numbers"
-            )
-        # A kernel reaches over d (k - 1) + 1 pixels, so that d (k - 1) of them have to be added.
-        rows, columns = (d * (k - 1) for d, k in zip(dilation, size, strict=True))
-        return rows // 2, rows - rows // 2, columns // 2, columns - columns // 2
+        full = full_padding(self.name, padding, size, stride, dilation)
+        if min(full) < 0:
+            raise ShapeError(f"{self.name}: padding {full} has to be 0 or more")
+        return full
 
     def forward(self, x: Tensor) -> Tensor:
         return self.with_bias(self.convolved(x, self.weight))
