@@ -92,7 +92,7 @@ class Workers:
         # the addresses of the boxes
         self.table = np.zeros(0, np.int64)
         # Compile the native loops here, once, and not in each thread as it starts.
-        runtime.engine()
+        runtime.serve()
 
     def grow(self, threads: int) -> None:
         """Start threads until there are enough for jobs on `threads` threads, the caller's included."""
