@@ -133,6 +133,11 @@ class UpdateRule:
         for name in schedules:
             if not isinstance(getattr(self, name, None), float):
                 raise ShapeError(f"{type(self).__name__}: has no hyper-parameter {name!r} that a schedule could change")
+            if not callable(schedules[name]):
+                raise ShapeError(
+                    f"{type(self).__name__}: the schedule of {name} is {schedules[name]!r}; give a function of the"
+                    " step's number, such as optim.schedule.constant(0.1)"
+                )
         self.schedules |= schedules
 
     def begin(self) -> None:
