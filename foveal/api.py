@@ -1,17 +1,18 @@
 """What users call: compile a function, its gradients, or a whole training step, for the shapes it is called with."""
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+import warnings
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from foveal import debug
-from foveal.autodiff import gradients
+from foveal.autodiff import gradients, gradients_where_read
 from foveal.build import build
-from foveal.errors import DataError, NumericsError, ShapeError
+from foveal.errors import DataError, FovealWarning, NumericsError, ShapeError
 from foveal.graph import Graph
 from foveal.ops import is_finite, where
 from foveal.ops.op import Tensor, Type
@@ -23,6 +24,11 @@ from foveal.trace import Symbol, Trace, trace, tracing
 from foveal.variable import Variable
 
 INT32 = np.iinfo(np.int32)
+
+# Of the parameters that a loss does not read, a warning names this many.
+MAX_NAMED = 5
+
+Value = TypeVar("Value")
 
 
 def as_argument(x: ArrayLike, what: str) -> Ndarray:
@@ -161,8 +167,14 @@ class OptimizerLike(Protocol):
     def structure(self) -> tuple[Hashable, ...]:
         """Return everything that is compiled into the step; another value means another program."""
 
+    def own_gradients(self, gradients: Mapping[Variable, Value]) -> dict[Variable, Value]:
+        """Return what is given for the parameters that this optimiser trains, and leave the others out."""
+
     def assignments(self, gradients: dict[Variable, Tensor]) -> list[tuple[Variable, Tensor]]:
-        """Return the new values of parameters and of the optimiser's state. Called while the step is traced."""
+        """Return the new values of parameters and of the optimiser's state. Called while the step is traced.
+
+        gradients: of the parameters that the loss reads; the others and their state stay as they are.
+        """
 
 
 @dataclass(frozen=True)
@@ -195,6 +207,8 @@ class Step:
         self.key = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, 0, 0], np.uint32)
         self.programs: dict[tuple[Hashable, ...], Program] = {}
         self.steps = 0
+        # The parameters that a warning has named as not read by the loss.
+        self.named: set[Variable] = set()
 
     def trace(self, x: Type, target: Type) -> Graph:
         """Return the step's graph. Its outputs are the loss and the model's output; it updates the parameters, the
@@ -219,12 +233,30 @@ class Step:
                 raise ShapeError(f"the loss has shape {y.shape}; a training step needs a scalar: take its mean")
             # backward
             parameters = [p for p in self.model.parameters() if p.trainable]
-            slopes = gradients(y, [recording.lift(p) for p in parameters])
+            slopes = gradients_where_read(y, [recording.lift(p) for p in parameters])
+            read = {p: slope for p, slope in zip(parameters, slopes, strict=True) if slope is not None}
+            self.name_unread(p for p in parameters if p not in read)
             # update
-            for variable, value in self.optimizer.assignments(dict(zip(parameters, slopes, strict=True))):
+            for variable, value in self.optimizer.assignments(dict(read)):
                 recording.assign(variable, value)
             self.keep_old_unless(is_finite(y), recording)
             return recording.graph([y, output])
+
+    def name_unread(self, parameters: Iterable[Variable]) -> None:
+        """Warn, once for each, of parameters that the optimiser is to train and that the loss does not read."""
+        unread = [p for p in self.optimizer.own_gradients(dict.fromkeys(parameters)) if p not in self.named]
+        if not unread:
+            return
+        self.named.update(unread)
+        names = ", ".join(p.name or f"one of shape {p.shape}" for p in unread[:MAX_NAMED])
+        more = f" and {len(unread) - MAX_NAMED} more" if len(unread) > MAX_NAMED else ""
+        warnings.warn(
+            f"the loss does not read {len(unread)} of the model's parameters, which stay as they are, without weight"
+            f" decay: {names}{more}. Use them in forward, or set trainable = False where this is meant",
+            FovealWarning,
+            # The caller of step(x, target), above __call__, _find and trace.
+            stacklevel=5,
+        )
 
     def loss_of(self, outputs: Tensor | tuple[Tensor, ...], labels: Symbol) -> Symbol:
         """Return the loss of everything that the model returned."""

@@ -1,6 +1,7 @@
 """Errors that a user can fix. Each message names the thing, what is wrong with it and the way out.
 
 The command line prints them without a traceback and exits with status 2; in a library they are ordinary exceptions.
+FovealWarning, given through `warnings`, is for what goes on and may not be meant.
 """
 
 
@@ -26,6 +27,10 @@ class StateError(FovealError, ValueError):
 
 class NumericsError(FovealError, ArithmeticError):
     """An input or the loss holds NaN or infinity."""
+
+
+class FovealWarning(UserWarning):
+    """Something that goes on and that the caller may not have meant."""
 
 
 class KernelError(FovealError, TypeError):

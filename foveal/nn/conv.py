@@ -22,7 +22,7 @@ from foveal.nn.arguments import (
     SingleLike,
     check_positive,
 )
-from foveal.nn.init import generator
+from foveal.nn.init import Layout, generator
 from foveal.nn.module import Module, Parameter
 from foveal.nn.one_dimensional import as_images, as_sequences, one_row, one_row_padding
 from foveal.ops.batch_norm import per_channel
@@ -54,6 +54,11 @@ class Convolution(Module):
     def name(self) -> str:
         """The name of the layer in messages."""
         return type(self).__name__
+
+    @property
+    def weight_layout(self) -> Layout:
+        """How the weight holds the filters; `init.apply` asks for it."""
+        return Layout.plain(self.weight.shape, self.groups)
 
     def check_groups(self, in_channels: int, out_channels: int, groups: int) -> None:
         """Raise ShapeError for numbers of channels that are not positive or that the groups do not divide."""
@@ -218,6 +223,10 @@ class ConvTranspose2d(Convolution):
         self.output_padding = pair(output_padding, f"{self.name}: output_padding")
         super().__init__((in_channels, out_channels // groups, *size), u, d, groups, out_channels, bias)
 
+    @property
+    def weight_layout(self) -> Layout:
+        return Layout.transposed(self.weight.shape, self.groups)
+
     def forward(self, x: Tensor) -> Tensor:
         return self.with_bias(self.transposed(x, self.weight))
 
@@ -326,6 +335,19 @@ class LocallyConnected2d(Module):
             offset = init.bias_uniform(generator(), (out_channels, *self.places), inputs)
         self.weight = Parameter(weight)
         self.bias = Parameter(offset) if bias else None
+
+    @property
+    def weight_layout(self) -> Layout:
+        """How the weight holds the filters: each position has its own, and each input is read at R S positions."""
+        if self.shared_weights:
+            return Layout.plain(self.weight.shape)
+        places, inputs, outputs = self.weight.shape
+        taps = math.prod(self.kernel_size)
+        filters = (places * outputs, inputs // taps, *self.kernel_size)
+        # [(p,q), k, (c,r,s)] -> [(p,q), (c,r,s), k]
+        return Layout(
+            filters, places, (inputs, outputs * taps), lambda w: w.reshape(places, outputs, inputs).swapaxes(1, 2)
+        )
 
     @classmethod
     def from_conv(cls, conv: Conv2d, image: PairLike, shared_weights: bool = False) -> "LocallyConnected2d":

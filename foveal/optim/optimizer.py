@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,6 +19,8 @@ from foveal.variable import Variable
 
 # Added to the norm of all gradients, so that a norm of zero can be divided by; the value is PyTorch's.
 NORM_EPS = 1e-6
+
+Value = TypeVar("Value")
 
 # What a step's program writes: (variable, its new value).
 Assignments = list[tuple[Variable, Tensor]]
@@ -131,6 +133,11 @@ class UpdateRule:
         for name in schedules:
             if not isinstance(getattr(self, name, None), float):
                 raise ShapeError(f"{type(self).__name__}: has no hyper-parameter {name!r} that a schedule could change")
+            if not callable(schedules[name]):
+                raise ShapeError(
+                    f"{type(self).__name__}: the schedule of {name} is {schedules[name]!r}; give a function of the"
+                    " step's number, such as optim.schedule.constant(0.1)"
+                )
         self.schedules |= schedules
 
     def begin(self) -> None:
@@ -169,10 +176,13 @@ class UpdateRule:
         return gradients
 
     def assignments(self, gradients: Mapping[Variable, Tensor]) -> Assignments:
-        """Return (variable, new value) for all parameters and states, traced: what a step's program writes."""
+        """Return (variable, new value) for all parameters and states, traced: what a step's program writes.
+
+        gradients: of the parameters that the loss reads. The others, and their states, have no new value.
+        """
         raise NotImplementedError
 
-    def own_gradients(self, gradients: Mapping[Variable, Tensor]) -> dict[Variable, Tensor]:
+    def own_gradients(self, gradients: Mapping[Variable, Value]) -> dict[Variable, Value]:
         """Return the gradients of the parameters that this rule updates: no frozen groups, no others of the model."""
         raise NotImplementedError
 
@@ -335,7 +345,7 @@ class Optimizer(UpdateRule):
             assignments.extend((self.state[p][name], value) for name, value in state.items())
         return assignments
 
-    def own_gradients(self, gradients: Mapping[Variable, Tensor]) -> dict[Variable, Tensor]:
+    def own_gradients(self, gradients: Mapping[Variable, Value]) -> dict[Variable, Value]:
         return {p: g for p, g in gradients.items() if p in self.state and not self.group_of[p].frozen}
 
     def decayed(self, p: Tensor, g: Tensor, now: TracedScalars, group: ParameterGroup) -> Tensor:

@@ -13,6 +13,7 @@ from foveal import metrics
 from foveal.data.loader import Loader, even_batch
 from foveal.data.readers import Floats, Labels
 from foveal.errors import DataError, NumericsError
+from foveal.metrics import checks
 from foveal.strides import Ndarray
 
 # Images at once: enough to keep the threads busy, few enough for their activations to stay in the cache.
@@ -32,8 +33,11 @@ class Network(Protocol):
 def predict(net: Network, x: Floats, *, mean: Sequence[float], std: Sequence[float]) -> Floats:
     """Return the logits [n, K] of images x [n, C, H, W], which are not yet normalised.
 
-    Sets the network to evaluation mode and leaves it there. Raises NumericsError if an output is NaN or infinite.
+    Sets the network to evaluation mode and leaves it there. Raises DataError if there are no images, and NumericsError
+    if an output is NaN or infinite.
     """
+    if len(x) == 0:
+        raise DataError("there are no images to evaluate; give at least one")
     net.eval()
     # All batches have one size, as each is compiled; the last one is filled up, and its logits are cut off.
     batch_size = even_batch(len(x), EVALUATION_BATCH)
@@ -48,22 +52,12 @@ def predict(net: Network, x: Floats, *, mean: Sequence[float], std: Sequence[flo
     return logits
 
 
-def check_labels(logits: Ndarray, y: Labels) -> None:
-    """Raise DataError for a label that the network has no output for."""
-    if y.max() >= logits.shape[1]:
-        raise DataError(
-            f"label {y.max()} at index {y.argmax()}: the network has {logits.shape[1]} classes, "
-            f"numbered 0 to {logits.shape[1] - 1}"
-        )
-
-
 def evaluate(net: Network, x: Floats, y: Labels, *, mean: Sequence[float], std: Sequence[float]) -> dict[str, float]:
     """Return {"accuracy", "loss"} of the network on images x [n, C, H, W] with labels y [n].
 
-    Raises DataError for a label that the network has no output for, and as `predict` does.
+    Raises DataError for labels that are none of the network's classes, or not one per image, and as `predict` does.
     """
     logits = predict(net, x, mean=mean, std=std)
-    check_labels(logits, y)
     return {"accuracy": metrics.accuracy(logits, y), "loss": metrics.cross_entropy(logits, y)}
 
 
@@ -72,9 +66,15 @@ def classification_report(logits: Ndarray, y: Labels, classes: Sequence[str]) ->
 
     accuracy, loss; top_k by k; per class precision, recall, F1, number of images and, if some images but not all are of
     the class, AUC and average precision against the other classes; their averages; the confusion matrix, whose rows are
-    labels; calibration. Raises DataError for a label that the network has no output for.
+    labels; calibration. Raises DataError for labels that are none of the network's classes, or not one per row, and
+    unless there is a name for each class.
     """
-    check_labels(logits, y)
+    logits, y = checks.scores_and_labels("classification_report", logits, y, "logits")
+    if len(classes) != logits.shape[1]:
+        raise DataError(
+            f"classification_report: {len(classes)} names of classes and logits of {logits.shape[1]}; give one name per"
+            " column of the logits"
+        )
     # [n, K]
     probability = np.exp(metrics.log_softmax(logits))
     confusion = metrics.confusion_matrix(y, logits.argmax(1), logits.shape[1])
@@ -116,8 +116,10 @@ def threshold_report(logits: Ndarray, y: Labels, chosen: int, rule: dict[str, An
     """Return a threshold of the probability of class number `chosen`, what it achieves, and the curves it lies on.
 
     logits [n, K], labels y [n]. rule: keyword arguments of `metrics.pick_threshold`, which picks it. The curves are
-    lists of points; a threshold of None lies above all scores.
+    lists of points; a threshold of None lies above all scores. Raises DataError as metrics.pick_threshold does.
     """
+    logits, y = checks.scores_and_labels("threshold_report", logits, y, "logits")
+    chosen = checks.whole("threshold_report", "the class", chosen, 0, logits.shape[1] - 1)
     # [n]: the probability of the class for each image.
     scores = np.exp(metrics.log_softmax(logits))[:, chosen]
     picked = metrics.pick_threshold(y == chosen, scores, **rule)

@@ -381,7 +381,7 @@ def test_metrics_of_known_logits():
 
 def test_metrics_refuse_nan_and_unknown_labels():
     x = np.zeros((4, 1, 2, 2), np.float32)
-    with pytest.raises(DataError, match="label 3 at index 3: the network has 3 classes"):
+    with pytest.raises(DataError, match="label 3 at index 3 is none of the 3 classes, 0 to 2"):
         evaluate(Fixed(), x, np.arange(4), mean=(0.0,), std=(1.0,))
     x[2] = np.nan
     with pytest.raises(NumericsError, match="1 of 4 images, first for image 2"):
