@@ -6,12 +6,8 @@ kernel is found in the cache without building its IR.
 """
 
 import hashlib
-import sys
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache as memoise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +18,8 @@ from foveal import debug
 from foveal.errors import KernelError
 from foveal.kernel import cache, interpret
 from foveal.kernel.lang import CONTRACT, I64, KINDS, POINTER, REASSOCIATE, Array, Builder, build_in
+from foveal.kernel.sources import imported_digest, module_digest
 from foveal.kernel.target import Target, current, host, machine
-
-PACKAGE = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -73,25 +68,6 @@ class Kernel:
             self.run_body([interpret.Array(array) for array in arrays])
 
 
-@memoise
-def source_digest(folder: Path) -> str:
-    """One hash over the sources in `folder` that decide generated code: of the kernel language and of the operators."""
-    digest = hashlib.sha256()
-    for path in sorted(p for room in ("kernel", "ops") for p in (folder / room).rglob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
-@memoise
-def module_digest(name: str) -> str:
-    """A hash of the source of a module outside of Foveal that a kernel depends on."""
-    source = getattr(sys.modules.get(name), "__file__", None)
-    # code that was typed in or built by exec has no file, and nothing says if another session means the same by a name
-    if source is None:
-        return uuid.uuid4().hex
-    return hashlib.sha256(Path(source).read_bytes()).hexdigest()
-
-
 def key(kernel: Kernel, target: Target) -> str:
     """The kernel's name in the cache."""
     # a family of operators may share one method, so the class counts as well
@@ -110,7 +86,7 @@ def key(kernel: Kernel, target: Target) -> str:
         kernel.static,
         kernel.plain,
         target.identity,
-        source_digest(PACKAGE),
+        imported_digest(),
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:40]
 
@@ -187,16 +163,25 @@ def emit_object(kernel: Kernel, target: Target, symbol: str) -> bytes:
     return bytes(tm.emit_object(module))
 
 
+def defines(code: bytes, symbol: str) -> bool:
+    """True if LLVM can load this object code and it has the symbol; anything else would crash the process later."""
+    # LLVM gives a null pointer for what it cannot parse
+    return symbol.encode() in code and bool(llvm.ObjectFileRef.from_data(code)._as_parameter_)
+
+
 class LoadedCode:
     """Object code in executable memory. The engine is kept: the addresses are valid as long as it exists."""
 
     def __init__(self, objects: dict[str, bytes]) -> None:
-        """objects: object files, each under the symbol that it defines."""
+        """objects: object files, each under the symbol that it defines; KernelError if one does not define it."""
         self.engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine(host()))
         for body in objects.values():
             self.engine.add_object_file(llvm.ObjectFileRef.from_data(body))
         self.engine.finalize_object()
         self.addresses = {name: self.engine.get_function_address(name) for name in objects}
+        absent = [name for name, address in self.addresses.items() if not address]
+        if absent:
+            raise KernelError(f"object code lacks {', '.join(absent)}; `foveal doctor --clear-cache` may help")
 
 
 # of this process: the address of each kernel that is in memory, by symbol, and what keeps the addresses valid
@@ -236,7 +221,7 @@ def native(kernels: list[Kernel]) -> list[int]:
         if symbol in fresh or (symbol in _loaded and not show):
             continue
         code = None if show else cache.read(name)
-        if code is None:
+        if code is None or not defines(code, symbol):
             code = emit_object(kernel, target, symbol)
             cache.write(name, code)
             statistics.compiled += 1
