@@ -49,8 +49,9 @@ def train(data: Dataset, options: RunOptions) -> dict[str, Any]:
     (one cycle, with `lr` at its peak).
 
     With `out`, the folder gets `model.safetensors`, `log.jsonl` and `metrics.json` after every epoch; files of an older
-    run in it move to `out/earlier-1`. A second training into the same folder is refused meanwhile. `metrics["seconds"]` is the duration of the whole run, with compiling and
-    testing; `images_per_second` counts training steps only, without the first, which compiles.
+    run in it move to `out/earlier-1`. A second training into the same folder is refused meanwhile. `metrics["seconds"]`
+    is the duration of the whole run, with compiling and testing; `images_per_second` counts training steps only,
+    without the first, which compiles.
 
     Raises FovealError before the first step if something does not fit, TypeError for an option that there is not,
     NumericsError when the loss is NaN or infinite, and KeyboardInterrupt (whose text says what was kept) on Ctrl-C.
