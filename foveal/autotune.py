@@ -7,11 +7,11 @@ is kept in a file. The same file gives the same bits, on any number of threads.
 
 import json
 import os
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +20,8 @@ from foveal.graph import Graph, Node
 from foveal.kernel import cache
 from foveal.kernel.target import host
 from foveal.ops.kernels.conv import select
-from foveal.ops.kernels.conv.cost_model import Algorithm, Problem
+from foveal.ops.kernels.conv.cost_model import DIRECT, TILE_BLOCKS, Algorithm, Problem
+from foveal.ops.kernels.conv.winograd_matrices import POINTS
 from foveal.ops.op import Tensor
 from foveal.program import Program
 from foveal.trace import trace
@@ -49,12 +50,45 @@ def path() -> Path:
 
 
 def load() -> dict[str, Algorithm]:
-    """Return the choices measured before; none if the file is absent or damaged."""
-    try:
-        entries = json.loads(path().read_text())
-        return {key: algorithm_of(**entry["choice"]) for key, entry in entries.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    """Return the choices measured before; what is damaged in the file is reported and left out."""
+    return {key: algorithm_of(**entry["choice"]) for key, entry in entries().items()}
+
+
+def entries() -> dict[str, Any]:
+    """Return the entries of the file that are whole, by key; none if there is no file that may be used."""
+    content = cache.load(path().name)
+    if content is None:
         return {}
+    table: object = {}
+    damaged = ""
+    try:
+        table = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        damaged = str(error) or type(error).__name__
+    if not isinstance(table, dict):
+        table, damaged = {}, "it holds no table"
+    whole = {key: entry for key, entry in table.items() if is_whole(entry)}
+    if len(whole) < len(table):
+        damaged = f"{len(table) - len(whole)} of {len(table)} entries mean nothing"
+    if damaged:
+        debug.show(f"the measured choices in {path()} are damaged ({damaged}): what is lost is measured again")
+        cache.store(path().name, as_json(whole))
+    return whole
+
+
+def as_json(entries: Mapping[str, object]) -> bytes:
+    """Return the content of the file."""
+    return json.dumps(entries, indent=1).encode()
+
+
+def is_whole(entry: object) -> bool:
+    """True if an entry of the file holds a choice that means something."""
+    choice = entry.get("choice") if isinstance(entry, dict) else None
+    if not isinstance(entry, dict) or not isinstance(choice, dict) or not choice.keys() <= {"m", "tiles", "shared"}:
+        return False
+    m, tiles, shared = choice.get("m"), choice.get("tiles", 0), choice.get("shared")
+    whole_numbers = type(m) is int and type(tiles) is int
+    return whole_numbers and m in (DIRECT, *POINTS) and tiles in (0, *TILE_BLOCKS) and shared in (None, True, False)
 
 
 def choice_of(algorithm: Algorithm) -> dict[str, int | bool | None]:
@@ -74,18 +108,9 @@ def algorithm_of(m: int, tiles: int = 0, shared: bool | None = None) -> Algorith
 
 def store(key: str, found: Algorithm, times: dict[Algorithm, float]) -> None:
     """Add a choice to the file, with the milliseconds that decided. If that fails, it is valid in this process only."""
-    try:
-        entries = json.loads(path().read_text())
-    except (OSError, ValueError):
-        entries = {}
     milliseconds = {str(choice_of(c)): round(1e3 * seconds, 4) for c, seconds in times.items()}
-    entries[key] = {"choice": choice_of(found), "ms": milliseconds}
-    with suppress(OSError):
-        path().parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path().parent, suffix=".tmp")
-        with os.fdopen(handle, "w") as file:
-            json.dump(entries, file, indent=1)
-        os.replace(temporary, path())
+    table = {**entries(), key: {"choice": choice_of(found), "ms": milliseconds}}
+    cache.store(path().name, as_json(table))
 
 
 def measure(graph: Graph, build: Callable[[Graph], Program]) -> None:
@@ -98,6 +123,10 @@ def measure(graph: Graph, build: Callable[[Graph], Program]) -> None:
     for node in graph.nodes:
         shapes = [x.shape for x in node.inputs]
         problem = node.op.problem(*shapes, **node.attributes) if node.op else None
+        chosen = select.measured.get(problem.key) if problem else None
+        if problem and chosen and chosen.winograd_tile not in problem.tile_sizes():
+            debug.show(f"the measured choices in {path()} name {chosen} for {problem.key}, which cannot compute it")
+            del select.measured[problem.key]
         if problem is None or problem.key in select.measured or len(problem.tile_sizes()) == 1:
             continue
         times = {c: seconds(node, problem, c, build) for c in problem.candidates()}

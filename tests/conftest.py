@@ -40,7 +40,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "configurations(full, quick): how many are drawn with --full, and without")
     if getattr(config, "cache", None) is not None and "FOVEAL_CACHE" not in os.environ:
-        os.environ["FOVEAL_CACHE"] = str(config.cache.mkdir("foveal"))
+        folder = config.cache.mkdir("foveal")
+        # with a umask of 002 others might write to it, and it would not be used
+        folder.chmod(0o700)
+        os.environ["FOVEAL_CACHE"] = str(folder)
         cache.trim(LIMIT_BYTES)
 
 

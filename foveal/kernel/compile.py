@@ -6,13 +6,9 @@ kernel is found in the cache without building its IR.
 """
 
 import hashlib
-import sys
-import uuid
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache as memoise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,9 +19,8 @@ from foveal import debug
 from foveal.errors import KernelError
 from foveal.kernel import cache, interpret, llvm_thread
 from foveal.kernel.lang import CONTRACT, I64, KINDS, POINTER, REASSOCIATE, Array, Builder, build_in
+from foveal.kernel.sources import imported_digest, module_digest
 from foveal.kernel.target import Target, current, host, machine
-
-PACKAGE = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -74,25 +69,6 @@ class Kernel:
             self.run_body([interpret.Array(array) for array in arrays])
 
 
-@memoise
-def source_digest(folder: Path) -> str:
-    """One hash over the sources in `folder` that decide generated code: of the kernel language and of the operators."""
-    digest = hashlib.sha256()
-    for path in sorted(p for room in ("kernel", "ops") for p in (folder / room).rglob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
-@memoise
-def module_digest(name: str) -> str:
-    """A hash of the source of a module outside of Foveal that a kernel depends on."""
-    source = getattr(sys.modules.get(name), "__file__", None)
-    # code that was typed in or built by exec has no file, and nothing says if another session means the same by a name
-    if source is None:
-        return uuid.uuid4().hex
-    return hashlib.sha256(Path(source).read_bytes()).hexdigest()
-
-
 def key(kernel: Kernel, target: Target) -> str:
     """The kernel's name in the cache."""
     # a family of operators may share one method, so the class counts as well
@@ -111,7 +87,7 @@ def key(kernel: Kernel, target: Target) -> str:
         kernel.static,
         kernel.plain,
         target.identity,
-        source_digest(PACKAGE),
+        imported_digest(),
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:40]
 
@@ -205,16 +181,28 @@ def compile_kernel(kernel: Kernel, target: Target, symbol: str) -> bytes:
     return code
 
 
+def defines(code: bytes, symbol: str) -> bool:
+    """True if LLVM can load this object code and it has the symbol; anything else would crash the process later."""
+    # LLVM gives a null pointer for what it cannot parse
+    return symbol.encode() in code and llvm_thread.run(lambda: bool(llvm.ObjectFileRef.from_data(code)._as_parameter_))
+
+
 class LoadedCode:
     """Kernels in executable memory, which is freed when this object dies: who runs them holds it."""
 
     def __init__(self, objects: dict[str, bytes]) -> None:
-        """objects: object files, each under the symbol that it defines. For the thread that uses LLVM."""
+        """objects: object files, each under the symbol that it defines; KernelError if one does not define it.
+
+        For the thread that uses LLVM.
+        """
         engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine(host()))
         for body in objects.values():
             engine.add_object_file(llvm.ObjectFileRef.from_data(body))
         engine.finalize_object()
         self.addresses = {name: int(engine.get_function_address(name)) for name in objects}
+        absent = [name for name, address in self.addresses.items() if not address]
+        if absent:
+            raise KernelError(f"object code lacks {', '.join(absent)}; `foveal doctor --clear-cache` may help")
         llvm_thread.keep_while(self, engine)
 
 
@@ -282,7 +270,7 @@ def native(kernels: list[Kernel]) -> NativeCode:
             code[symbol] = loaded
             continue
         body = None if show else cache.read(name)
-        if body is None:
+        if body is None or not defines(body, symbol):
             body = compile_kernel(kernel, target, symbol)
             cache.write(name, body)
             found.compiled += 1

@@ -27,6 +27,7 @@ Operators are called on Tensors while a function is traced, and on NumPy arrays 
 instance below it, and a line here that exports the instance.
 """
 
+from foveal.kernel.sources import finish_import as _finish_import
 from foveal.ops.activation import elu as elu
 from foveal.ops.activation import gelu_tanh as gelu_tanh
 from foveal.ops.activation import hardsigmoid as hardsigmoid
@@ -115,3 +116,6 @@ from foveal.ops.shape import reshape as reshape
 
 # what networks call convolution, by its proper name
 cross_correlation2d = conv2d
+
+# every module that decides generated code is imported now
+_finish_import()

@@ -33,6 +33,7 @@ import numpy as np
 
 from foveal.errors import ArgumentError, ShapeError
 from foveal.kernel.lang import Scalar
+from foveal.kernel.sources import module_digest
 from foveal.ops.window import Window
 from foveal.strides import Ndarray, Shape, usual
 from foveal.view import View
@@ -221,6 +222,9 @@ class Operator:
     input_names: ClassVar[frozenset[str]]
 
     def __init_subclass__(cls) -> None:
+        # the module's source as it is now, while it is imported; its digest is a part of the names of kernels
+        if not cls.__module__.startswith("foveal."):
+            module_digest(cls.__module__)
         cls.__signature__ = signature(cls)
         parameters = cls.__signature__.parameters.values()
         cls.input_names = frozenset(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)

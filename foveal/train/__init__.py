@@ -5,7 +5,9 @@ settings.py     the options of a run, and what is built from them: network, opti
 recipes.py      the network and the hyper-parameters for images of some size, where no option says otherwise
 tally.py        loss, accuracy, time and speed, counted step by step
 progress.py     what a person sees of a run while it goes on
+files.py        writing files whole, and locks
 checkpoint.py   the files of a run, and loading a trained network from them
+run_folder.py   writing the files of a run while it goes on
 evaluate.py     logits of a network on a set of images, and their metrics
 tune.py         `foveal tune`: learning rate, batch size, momentum and weight decay by short runs; their files
 range_test.py   the learning rate range test
@@ -14,9 +16,10 @@ tune_plot.py    the picture of the findings; needs matplotlib
 """
 
 from foveal.metrics import accuracy, cross_entropy
-from foveal.train.checkpoint import ModelDescription, RunFolder, load_net, load_run
+from foveal.train.checkpoint import ModelDescription, load_net, load_run
 from foveal.train.evaluate import classification_report, evaluate, predict
 from foveal.train.loop import train
+from foveal.train.run_folder import RunFolder
 from foveal.train.settings import Options, RunOptions, Settings
 
 __all__ = [

@@ -1,16 +1,13 @@
 """The files of a run: `model.safetensors`, `log.jsonl`, `metrics.json`, in one folder.
 
 The model file alone is enough to rebuild the network: its metadata says which one, for which images, and how they were
-normalised. Each file is written under a temporary name and then renamed, so that a crash leaves the older one whole.
+normalised. run_folder.py writes them while a run goes on.
 """
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -20,8 +17,11 @@ from foveal.data.readers import UNIT, Dataset
 from foveal.errors import DataError, ShapeError, StateError
 from foveal.nn.module import Module
 from foveal.strides import Ndarray
+from foveal.train.files import write_whole
 
 MODEL, LOG, METRICS = "model.safetensors", "log.jsonl", "metrics.json"
+# The folder in a run's folder with files that are complete and on their way to their places; see run_folder.py.
+SAVED = ".saved"
 # The only metadata entry, since safetensors writes several in an order that varies.
 _KEY = "foveal"
 
@@ -70,67 +70,18 @@ class ModelDescription:
             )
 
 
-class RunFolder:
-    """Writes the files of one run, after every epoch.
-
-    Nothing of an older run in the same folder is touched before the first epoch is done; then its files move to
-    `earlier-1` (`earlier-2`, ...) inside the folder. Raises DataError when the folder cannot be written.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        # Where the files of an older run went, if there were any.
-        self.earlier: Path | None = None
-        self._started = False
-        # Find out now, before hours of training, that the folder can be written.
-        with writing(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / f".{os.getpid()}.tmp"
-            probe.touch()
-            probe.unlink()
-
-    @property
-    def model(self) -> Path:
-        """The path of the model file."""
-        return self.path / MODEL
-
-    def save(
-        self,
-        state: Mapping[str, Ndarray],
-        description: ModelDescription,
-        line: Mapping[str, object],
-        metrics: Mapping[str, object],
-    ) -> None:
-        """Write the model, add `line` to the log and write the metrics."""
-        with writing(self.path):
-            if not self._started:
-                self._move_earlier()
-                self._started = True
-            save_model(self.model, state, description)
-            with (self.path / LOG).open("a", encoding="utf-8") as log:
-                log.write(json.dumps(line) + "\n")
-            text = json.dumps(metrics, indent=2) + "\n"
-            _replace(self.path / METRICS, text.encode())
-
-    def _move_earlier(self) -> None:
-        """Move the files of an older run to the first of earlier-1, earlier-2, ... that does not exist."""
-        files = [self.path / name for name in (MODEL, LOG, METRICS) if (self.path / name).exists()]
-        if not files:
-            return
-        names = (self.path / f"earlier-{number}" for number in itertools.count(1))
-        self.earlier = next(path for path in names if not path.exists())
-        self.earlier.mkdir()
-        for path in files:
-            path.rename(self.earlier / path.name)
-
-
-def save_model(path: Path, state: Mapping[str, Ndarray], description: ModelDescription) -> None:
-    """Write the arrays of a model's state and its description as one safetensors file."""
+def model_bytes(state: Mapping[str, Ndarray], description: ModelDescription) -> bytes:
+    """Return the content of a model file: the arrays of a model's state and its description, as safetensors."""
     from safetensors.numpy import save
 
     # safetensors stores arrays in another order than C's wrongly, without an error; asarray keeps 0-d arrays 0-d.
     arrays = {name: np.asarray(array, order="C") for name, array in state.items()}
-    _replace(path, save(arrays, metadata={_KEY: json.dumps(asdict(description))}))
+    return save(arrays, metadata={_KEY: json.dumps(asdict(description))})
+
+
+def save_model(path: Path, state: Mapping[str, Ndarray], description: ModelDescription) -> None:
+    """Write the arrays of a model's state and its description as one safetensors file."""
+    write_whole(path, model_bytes(state, description))
 
 
 def load_run(folder: str | Path) -> tuple[ModelDescription, dict[str, Ndarray]]:
@@ -142,7 +93,9 @@ def load_run(folder: str | Path) -> tuple[ModelDescription, dict[str, Ndarray]]:
     from safetensors import SafetensorError, safe_open
 
     path = Path(folder)
-    path = path if path.is_file() else path / MODEL
+    # A run that was killed while it saved has its newest model in a folder of its own.
+    staged = path / SAVED / MODEL
+    path = path if path.is_file() else staged if staged.is_file() else path / MODEL
     if not path.is_file():
         raise DataError(f"{folder}: not a run, there is no {path}; `foveal train DATA --out {folder}` makes one")
     try:
@@ -150,6 +103,9 @@ def load_run(folder: str | Path) -> tuple[ModelDescription, dict[str, Ndarray]]:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
+        # A run that is going on may have moved it to its place meanwhile.
+        if path == staged and not staged.exists():
+            return load_run(folder)
         raise StateError(f"{path}: torn or not a safetensors file ({error})") from None
     if _KEY not in metadata:
         raise StateError(
@@ -204,25 +160,3 @@ def _parse(text: str, path: Path) -> ModelDescription:
         )
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise StateError(f"{path}: its description of the model is damaged ({error!r})") from None
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that whoever opens it sees the old content or the new one, and never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Convert an OSError inside of the block into a DataError that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be written: {error.strerror or error}; choose another --out") from None

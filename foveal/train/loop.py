@@ -19,10 +19,11 @@ from foveal.arena import Footprint
 from foveal.data.augment import augmentation
 from foveal.data.loader import Loader
 from foveal.data.readers import Dataset
-from foveal.errors import NumericsError
-from foveal.train.checkpoint import ModelDescription, RunFolder
+from foveal.errors import DataError, NumericsError
+from foveal.train.checkpoint import ModelDescription
 from foveal.train.evaluate import evaluate
 from foveal.train.progress import ProgressDisplay
+from foveal.train.run_folder import RunFolder
 from foveal.train.settings import (
     LOSS,
     RunOptions,
@@ -48,8 +49,9 @@ def train(data: Dataset, options: RunOptions) -> dict[str, Any]:
     (one cycle, with `lr` at its peak).
 
     With `out`, the folder gets `model.safetensors`, `log.jsonl` and `metrics.json` after every epoch; files of an older
-    run in it move to `out/earlier-1`. `metrics["seconds"]` is the duration of the whole run, with compiling and
-    testing; `images_per_second` counts training steps only, without the first, which compiles.
+    run in it move to `out/earlier-1`. A second training into the same folder is refused meanwhile. `metrics["seconds"]`
+    is the duration of the whole run, with compiling and testing; `images_per_second` counts training steps only,
+    without the first, which compiles.
 
     Raises FovealError before the first step if something does not fit, TypeError for an option that there is not,
     NumericsError when the loss is NaN or infinite, and KeyboardInterrupt (whose text says what was kept) on Ctrl-C.
@@ -57,8 +59,12 @@ def train(data: Dataset, options: RunOptions) -> dict[str, Any]:
     settings = choose(data, options)
     net = options.model if isinstance(options.model, nn.Module) else None
     folder = RunFolder(options.out) if options.out is not None else None
-    with thread_count(settings.threads):
-        return Training(data, settings, net, folder, ProgressDisplay(options.quiet)).run()
+    try:
+        with thread_count(settings.threads):
+            return Training(data, settings, net, folder, ProgressDisplay(options.quiet)).run()
+    finally:
+        if folder is not None:
+            folder.close()
 
 
 class Training:
@@ -126,6 +132,8 @@ class Training:
                 f"epoch {self.epoch}, step {self.step}: {error}. {self._kept()} "
                 f"Try a lower learning rate than {self.settings.lr:g}."
             ) from None
+        except DataError as error:
+            raise DataError(f"epoch {self.epoch}: {error}. {self._kept()}") from None
         self.display.end(metrics, self.folder)
         return metrics
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from foveal.arena import Footprint
 from foveal.data.readers import Dataset
-from foveal.train.checkpoint import RunFolder
+from foveal.train.run_folder import RunFolder
 from foveal.train.settings import Settings
 from foveal.train.tally import EpochLog, Tally
 

@@ -35,8 +35,8 @@ from foveal.data.readers import Dataset
 from foveal.errors import NumericsError, ShapeError
 from foveal.strides import Ndarray
 from foveal.system import free_memory
-from foveal.train.checkpoint import writing
 from foveal.train.evaluate import evaluate
+from foveal.train.files import temporary, write_whole, writing
 from foveal.train.findings import Findings, Trial
 from foveal.train.range_test import LOW, range_test, restored
 from foveal.train.settings import LOSS, Options, Settings, build_net, choose, make_optimizer, thread_count
@@ -376,11 +376,18 @@ def save(findings: Findings, folder: str | Path, command: str) -> list[Path]:
     text = json.dumps({"command": command, **asdict(findings)}, indent=2, allow_nan=False)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        written[0].write_text(text + "\n", encoding="utf-8")
+        # What processes left behind that were killed right here.
+        for left in folder.glob(".tune.*.tmp"):
+            left.unlink(missing_ok=True)
+        write_whole(written[0], (text + "\n").encode())
         if importlib.util.find_spec("matplotlib") is not None:
             # Imported here, since that module needs matplotlib.
             from foveal.train.tune_plot import plot
 
             written.append(folder / "tune.png")
-            plot(findings, written[1])
+            try:
+                plot(findings, temporary(written[1]))
+                temporary(written[1]).replace(written[1])
+            finally:
+                temporary(written[1]).unlink(missing_ok=True)
     return written

@@ -43,7 +43,7 @@ def plot(findings: Findings, path: Path) -> None:
         findings.weight_decay,
         "weight decay",
     )
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, format="png")
 
 
 def momentum(trial: Trial) -> str:

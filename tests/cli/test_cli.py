@@ -187,7 +187,7 @@ def test_doctor_says_what_the_machine_reports_of_its_caches():
 
 def test_doctor_clears_the_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("FOVEAL_CACHE", str(tmp_path))
-    (tmp_path / "some.o").write_bytes(b"x" * 1000)
+    (tmp_path / ("0" * 40 + ".o")).write_bytes(b"x" * 1000)
     result = invoke("doctor", "--clear-cache")
     assert "Deleted 1 files, 0.0 MB" in result.stdout
     assert list(tmp_path.iterdir()) == []

@@ -58,9 +58,64 @@ def test_another_algorithm_has_to_be_clearly_faster(monkeypatch, share, kept):
     assert (chosen == others[0]) == (kept == "another")
 
 
-@pytest.mark.parametrize("content", ["[]", "null", "3"])
-def test_a_file_that_holds_something_else_is_no_error(content):
-    autotune.path().write_text(content)
+WHOLE = {"choice": {"m": 4, "tiles": 0, "shared": None}, "ms": {}}
+DAMAGED = {
+    "empty": b"",
+    "a list": b"[]",
+    "a number": b"5",
+    "nothing": b"null",
+    "a text": b'"text"',
+    "cut": b'{"whole": {"choice": {"m": 4',
+    "no text": bytes(range(256)),
+    "nested": b"[" * 100_000,
+    "nested tables": b'{"a":' * 100_000,
+    "an endless number": b"9" * 5000,
+}
+ENTRIES = [
+    *(None, 5, [], "text", {}, {"choice": None}, {"choice": []}, {"choice": {}}, {"choice": {"m": 4, "more": 1}}),
+    *({"choice": {**WHOLE["choice"], "m": m}} for m in (3, -4, 4.0, True, "4", None, [], 10**30, float("nan"))),
+    *({"choice": {**WHOLE["choice"], "tiles": tiles}} for tiles in (5, -12, 12.0, "12", None, [], 10**30)),
+    *({"choice": {**WHOLE["choice"], "shared": shared}} for shared in ("yes", 2, [], {})),
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_file_is_reported_and_replaced(content, capsys):
+    autotune.path().write_bytes(content)
+    assert autotune.load() == {}
+    said = capsys.readouterr().err
+    assert f"the measured choices in {autotune.path()} are damaged" in said
+    assert "measured again" in said
+    algorithm = Algorithm(4, 24, "tiles")
+    autotune.store("a problem", algorithm, {algorithm: 1.0})
+    assert autotune.load() == {"a problem": algorithm}
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=str)
+def test_damaged_entries_are_left_out_and_the_others_kept(entry, capsys):
+    autotune.path().write_text(json.dumps({"whole": WHOLE, "damaged": entry}))
+    assert autotune.load() == {"whole": Algorithm(4)}
+    assert "1 of 2 entries mean nothing" in capsys.readouterr().err
+    assert json.loads(autotune.path().read_text()) == {"whole": WHOLE}
+
+
+def test_a_choice_that_cannot_compute_the_problem_is_not_taken(monkeypatch, capsys):
+    """Minimal filtering of a 5 x 5 kernel, which there is none of."""
+    monkeypatch.setenv("FOVEAL_TUNE", "1")
+    x, w = np.ones((2, 16, 9, 8), "f4"), np.ones((16, 16, 5, 5), "f4")
+    function = foveal.compile(ops.conv2d)
+    (node,) = (node for node in function.program(x, w).graph.nodes if node.op is ops.conv2d)
+    key = node.op.problem(*(i.shape for i in node.inputs), **node.attributes).key
+    autotune.path().write_text(json.dumps({key: WHOLE}))
+    np.testing.assert_allclose(foveal.compile(ops.conv2d)(x, w), ops.conv2d(x, w))
+    assert "which cannot compute it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o620])
+def test_a_file_that_others_may_write_to_decides_nothing(mode):
+    autotune.store("a problem", Algorithm(4), {Algorithm(4): 1.0})
+    autotune.path().chmod(mode)
     assert autotune.load() == {}
 
 

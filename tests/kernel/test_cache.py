@@ -12,7 +12,7 @@ import pytest
 
 import foveal
 from foveal import ops
-from foveal.kernel import cache, target
+from foveal.kernel import cache, sources, target
 from foveal.kernel import compile as kernels
 from foveal.ops.op import OPS
 
@@ -137,7 +137,7 @@ def test_the_key_covers_all_that_decides_the_code(monkeypatch):
     monkeypatch.setattr(target.llvm, "llvm_version_info", (1, 2, 3))
     found["LLVM"] = kernels.key(kernel(), here)
     monkeypatch.undo()
-    monkeypatch.setattr(kernels, "source_digest", lambda package: "another version of the sources")
+    monkeypatch.setattr(kernels, "imported_digest", lambda: "another version of the sources")
     found["sources"] = kernels.key(kernel(), here)
     monkeypatch.undo()
     assert kernels.key(kernel(), here) == found["this"]
@@ -148,7 +148,7 @@ def test_the_digest_covers_the_sources_of_kernels_and_operators(tmp_path):
     for name in ("kernel/lang.py", "ops/conv.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("1")
-    digest = kernels.source_digest.__wrapped__
+    digest = sources.source_digest
     before = digest(tmp_path)
     (tmp_path / "ops/conv.py").write_text("2")
     changed = digest(tmp_path)
@@ -178,10 +178,15 @@ def test_a_folder_without_write_permission_is_read(folder):
     folder.chmod(stat.S_IRWXU)
 
 
+def own_name(number):
+    """The name of a file as a kernel has it."""
+    return f"{number:040x}.o"
+
+
 def fill(folder, *ages):
     folder.mkdir()
     for age in ages:
-        path = folder / f"{age}.o"
+        path = folder / own_name(age)
         path.write_bytes(bytes(100))
         os.utime(path, (1e9 - age, 1e9 - age))
 
@@ -196,7 +201,7 @@ def test_trim_removes_what_was_used_least_recently(folder):
     cache.trim(500)
     assert len(names(folder)) == 6
     cache.trim(250)
-    assert names(folder) == ["1.o", "2.o", "notes.txt"]
+    assert names(folder) == [own_name(1), own_name(2), "notes.txt"]
 
 
 def test_the_folder_is_looked_through_at_first_and_after_much_writing(folder, monkeypatch):
@@ -216,21 +221,28 @@ def test_the_folder_is_looked_through_at_first_and_after_much_writing(folder, mo
 
 
 def test_reading_counts_as_use(folder):
-    cache.write("old", b"code")
-    cache.write("new", b"code")
-    os.utime(folder / "old.o", (1, 1))
-    assert cache.read("old") == b"code"
-    os.utime(folder / "new.o", (2, 2))
+    old, new = (own_name(number) for number in (1, 2))
+    for name in (old, new):
+        cache.write(name.removesuffix(".o"), b"code")
+    os.utime(folder / old, (1, 1))
+    assert cache.read(old.removesuffix(".o")) == b"code"
+    os.utime(folder / new, (2, 2))
     cache.trim(50)
-    assert names(folder) == ["old.o"]
+    assert names(folder) == [old]
 
 
 def test_clear_removes_kernels_only(folder):
     fill(folder, 1, 2)
-    (folder / "left.tmp").write_bytes(b"")
-    (folder / "notes.txt").write_bytes(b"")
-    assert cache.clear() == 3
-    assert names(folder) == ["notes.txt"]
+    (folder / f".{own_name(3)}.abcdefgh.tmp").write_bytes(bytes(10))
+    others = ["main.o", "notes.txt", "other.tmp", own_name(4).upper(), own_name(5)[1:]]
+    for name in others:
+        (folder / name).write_bytes(bytes(1000))
+    cache.trim(0)
+    assert names(folder) == sorted(others)
+    for age in (1, 2):
+        (folder / own_name(age)).write_bytes(b"")
+    assert cache.clear() == 2
+    assert names(folder) == sorted(others)
 
 
 def test_the_place(monkeypatch, tmp_path):
@@ -249,5 +261,5 @@ def test_code_without_a_file_is_not_taken_for_that_of_another_process():
     one = kernels.Kernel(made["Body"]().kernel, (kernels.ArraySpec((1,), (1,)),))
     here = kernels.key(one, target.host())
     assert kernels.key(one, target.host()) == here
-    kernels.module_digest.cache_clear()
+    sources._outside.clear()
     assert kernels.key(one, target.host()) != here

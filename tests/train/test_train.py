@@ -1,6 +1,7 @@
 """The training loop and its files: what a run leaves, and what it keeps when it ends badly."""
 
 import ast
+import errno
 import inspect
 import json
 from dataclasses import fields
@@ -16,7 +17,18 @@ from foveal import cli, ops, optim
 from foveal.data import from_arrays
 from foveal.errors import DataError, NumericsError, ShapeError, StateError
 from foveal.nn import models
-from foveal.train import Options, RunOptions, Settings, cross_entropy, evaluate, load_net, load_run, train
+from foveal.train import (
+    Options,
+    RunFolder,
+    RunOptions,
+    Settings,
+    cross_entropy,
+    evaluate,
+    load_net,
+    load_run,
+    run_folder,
+    train,
+)
 from foveal.train.checkpoint import MODEL, save_model
 from foveal.train.evaluate import EVALUATION_BATCH, predict
 from foveal.train.recipes import recipe_for
@@ -321,6 +333,31 @@ def test_out_that_cannot_be_written(data, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataError, match=r"file: cannot be written: .*choose another --out"):
         train(data, out=tmp_path / "file", **OPTIONS)
+
+
+def test_a_disk_that_is_full_later_names_what_is_kept(data, tmp_path, monkeypatch):
+    written = iter(range(5))
+
+    def write_synchronised(path, content):
+        if next(written) == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        path.write_bytes(content)
+
+    monkeypatch.setattr(run_folder, "write_synchronised", write_synchronised)
+    with pytest.raises(DataError, match=r"epoch 2: .*No space left on device.*model of epoch 1 is kept at"):
+        train(data, out=tmp_path, **OPTIONS)
+    assert read(tmp_path / "metrics.json")["epochs_done"] == 1
+    load_net(tmp_path)
+    monkeypatch.undo()
+    train(data, out=tmp_path, **OPTIONS)
+
+
+def test_a_second_training_into_the_folder_is_refused_before_it_computes(data, tmp_path):
+    folder = RunFolder(tmp_path)
+    with pytest.raises(DataError, match="another training writes to this folder"):
+        train(data, out=tmp_path, **OPTIONS)
+    folder.close()
+    train(data, out=tmp_path, **OPTIONS)
 
 
 def test_files_that_are_not_a_run(run, tmp_path):
