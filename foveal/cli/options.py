@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
+from foveal.cli.streams import Stream
 from foveal.names import bare
 
 
@@ -35,7 +37,16 @@ class Name(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 
 
 class DataCommand(click.Command):
-    """A command on DATA: its help ends with what can be read, from the table of formats."""
+    """A command on DATA: its help ends with what can be read, from the table of formats.
+
+    Its results are files, so it goes on when standard output cannot be written, which it says once.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        output = ctx.find_object(Stream)
+        if output is not None:
+            output.optional = True
+        return super().invoke(ctx)
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         from foveal.data.readers import ACCEPTED
