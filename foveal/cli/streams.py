@@ -13,9 +13,11 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
+
+from foveal import errors
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -77,8 +79,8 @@ def guarded() -> Iterator[Stream]:
     """Inside of the block neither stream raises, whatever becomes of its descriptor; yield standard output's.
 
     Names that the encoding of the terminal lacks are written as escapes. Where something else was put in Python's
-    place, such as a test's, it stays. What Python warns of is left out, but for Foveal's own warnings: it would stand
-    before the message that says what is wrong. `python -W` or PYTHONWARNINGS show it.
+    place, such as a test's, it stays. Warnings of other packages are left out: they would stand before the message that
+    says what is wrong. `python -W` or PYTHONWARNINGS show them. Foveal's own become one line each.
     """
     if sys.stdout is not sys.__stdout__ or sys.stderr is not sys.__stderr__:
         yield Stream(1)
@@ -95,13 +97,27 @@ def guarded() -> Iterator[Stream]:
     with warnings.catch_warnings():
         if not sys.warnoptions:
             warnings.simplefilter("ignore")
-            warnings.filterwarnings("default", module="foveal")
+            warnings.filterwarnings("default", category=UserWarning)
+            warnings.showwarning = show_own
         try:
             yield out
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
             sys.stdout, sys.stderr = before
+
+
+def show_own(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning as one line, without the line of the source that it comes from, if it is one of Foveal's."""
+    if category.__module__ == errors.__name__:
+        click.echo(f"Warning: {message}", err=True)
 
 
 def is_open(descriptor: int) -> bool:

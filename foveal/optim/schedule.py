@@ -151,20 +151,26 @@ def one_cycle(peak: float, total: int, start: float = 0.25, div: float = 25.0, f
     The rise takes the share `start` of all steps. L. N. Smith 2018, with fastai's constants.
     """
     _at_least_one("one_cycle", total=total)
-    # The step, not necessarily a whole number, at which the peak is reached.
+    return _there_and_back(peak / div, peak, peak / final_div, total, start)
+
+
+def _there_and_back(first: float, turn: float, last: float, total: int, start: float) -> Schedule:
+    """From `first` to `turn` in the share `start` of all steps, then to `last`, both along half a cosine."""
+    # The step, not necessarily a whole number, at which the turn is reached.
     summit = max(1.0, start * total)
 
-    def rate(step: int) -> float:
+    def value(step: int) -> float:
         if step < summit:
-            return between(peak / div, peak, step / summit)
-        return between(peak, peak / final_div, min(1.0, (step - summit) / max(1.0, total - 1 - summit)))
+            return between(first, turn, step / summit)
+        return between(turn, last, min(1.0, (step - summit) / max(1.0, total - 1 - summit)))
 
-    return Schedule(rate)
+    return Schedule(value)
 
 
 def one_cycle_momentum(total: int, low: float = 0.85, high: float = 0.95, start: float = 0.25) -> Schedule:
     """Momentum that goes against one_cycle's rate: from `high` down to `low` while the rate rises, then back up."""
-    return one_cycle(low, total, start, div=low / high, final_div=low / high)
+    _at_least_one("one_cycle_momentum", total=total)
+    return _there_and_back(high, low, high, total, start)
 
 
 class Plateau(Schedule):
