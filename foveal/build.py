@@ -22,7 +22,7 @@ from foveal.profile import show
 from foveal.program import BuildRecord, Program
 from foveal.scheduling import schedule
 from foveal.strides import Ndarray
-from foveal.workers import threads_for
+from foveal.workers import check_threads, threads_for
 
 
 def build(
@@ -37,12 +37,12 @@ def build(
     threads: how many run it; by default as many as `foveal.get_threads`, or one for a small graph. tuned: False to run
     every operator's plain kernel without epilogues. memory: "low" computes cheap values again in the backward pass
     instead of keeping them. allocate: see bind.bind. Raises ShapeError for another `memory` and
-    for less than one thread.
+    for a number of threads that there cannot be.
     """
     if memory not in MEMORY:
         raise ShapeError(f"memory {memory!r} is not known; choose one of {', '.join(MEMORY)}")
-    if threads is not None and threads < 1:
-        raise ShapeError(f"{threads} threads: a program needs at least 1")
+    if threads is not None:
+        check_threads(threads)
     started = time.perf_counter()
 
     # Composites become primitives, equal nodes are shared.

@@ -28,7 +28,7 @@ def level() -> int:
     if scoped is not None:
         return scoped
     text = os.environ.get("DEBUG", "0")
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isdecimal() else 0
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from foveal.cli.options import POSITIVE, json_option
+from foveal.cli.options import POSITIVE, TWO_OR_MORE, json_option
 from foveal.errors import DataError, ShapeError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ MIN_WIDTH = 110
 @click.command()
 @click.argument("model")
 @click.option("--input", "image", metavar="CxHxW", help="One image, such as 3x224x224.  [default: the model's]")
-@click.option("--classes", type=click.IntRange(min=2), help="Outputs.  [default: 10, or 1000 from 64x64 on]")
+@click.option("--classes", type=TWO_OR_MORE, help="Outputs.  [default: 10, or 1000 from 64x64 on]")
 @click.option("--batch", type=POSITIVE, default=1, show_default=True, help="Images in a batch.")
 @click.option("--depth", type=click.IntRange(min=0), help="Show nested layers down to this depth.  [default: all]")
 @json_option

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from foveal.cli.options import json_option, run_argument, set_threads, show_table, threads_option
+from foveal.cli.streams import without_library_lines
 from foveal.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ TOP = 3
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @threads_option
 @json_option
+@without_library_lines()
 def predict(run: Path, images: tuple[str, ...], threads: int | None, as_json: bool) -> None:
     """Classify each IMAGE with the model of RUN.
 

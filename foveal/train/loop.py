@@ -81,6 +81,8 @@ class Training:
         """net: None to build the network that the settings name."""
         self.clock = Clock()
         self.data, self.settings, self.folder, self.display = data, settings, folder, display
+        # What is written beside the weights; made here, since it refuses what could not be read again.
+        self.description = ModelDescription.of(settings.model, data)
         # The epoch, and the step in it, that are under way; 0 before the first.
         self.epoch = self.step = 0
         # The last epoch whose files are written.
@@ -172,8 +174,7 @@ class Training:
         }
         metrics = self._metrics(tally.means(), test)
         if self.folder is not None:
-            description = ModelDescription.of(self.settings.model, data)
-            self.folder.save(self.net.state_dict(), description, line, metrics)
+            self.folder.save(self.net.state_dict(), self.description, line, metrics)
             self.saved = self.epoch
         self.display.epoch(line)
         return metrics

@@ -364,7 +364,7 @@ def test_files_that_are_not_a_run(run, tmp_path):
     with pytest.raises(DataError, match=r"not a run, there is no .*model\.safetensors"):
         load_run(tmp_path)
     (tmp_path / MODEL).write_bytes((run[0] / MODEL).read_bytes()[:-5])
-    with pytest.raises(StateError, match=r"model\.safetensors: torn"):
+    with pytest.raises(StateError, match=r"model\.safetensors: damaged"):
         load_run(tmp_path)
     save_file({"w": np.zeros(3, np.float32)}, tmp_path / MODEL)
     with pytest.raises(StateError, match="not written by `foveal train`"):
