@@ -237,7 +237,7 @@ def curve(data: str, epochs: int, every: int, model: str, batch_size: int, **opt
     if model not in torch_models.MODELS:
         raise FovealError(f"bench curve: there is no model {model!r}; choose from {', '.join(torch_models.MODELS)}")
     dataset = load_data(data)
-    steps = epochs * (len(dataset.x_train) // batch_size)
+    steps = epochs * (len(dataset.images_train) // batch_size)
     click.echo(f"{dataset}; {steps} steps of {batch_size} images")
     losses = loss_curve.curves(dataset, model=model, batch_size=batch_size, **options)
     for line in loss_curve.table(losses, steps, every):

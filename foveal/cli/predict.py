@@ -59,8 +59,9 @@ def classify(net: Network, trained: ModelDescription, images: Sequence[str]) -> 
     """
     import numpy as np
 
+    from foveal.data.dataset import UNIT
+    from foveal.data.images import read_image
     from foveal.data.loader import filled
-    from foveal.data.readers import UNIT, read_image
     from foveal.metrics import log_softmax
     from foveal.train.evaluate import predict
 

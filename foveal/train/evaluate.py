@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveal import metrics
+from foveal.data.dataset import Floats, Images, Labels
 from foveal.data.loader import Loader, even_batch
-from foveal.data.readers import Floats, Labels
 from foveal.errors import DataError, NumericsError
 from foveal.strides import Ndarray
 
@@ -29,8 +29,8 @@ class Network(Protocol):
     def __call__(self, x: Floats, /) -> Any: ...
 
 
-def predict(net: Network, x: Floats, *, mean: Sequence[float], std: Sequence[float]) -> Floats:
-    """Return the logits [n, K] of images x [n, C, H, W], which are not yet normalised.
+def predict(net: Network, x: Images, *, mean: Sequence[float], std: Sequence[float]) -> Floats:
+    """Return the logits [n, K] of images x [n, C, H, W], which are not yet normalised; bytes stand for value / 255.
 
     Sets the network to evaluation mode and leaves it there. Raises NumericsError if an output is NaN or infinite.
     """
@@ -57,7 +57,7 @@ def check_labels(logits: Ndarray, y: Labels) -> None:
         )
 
 
-def evaluate(net: Network, x: Floats, y: Labels, *, mean: Sequence[float], std: Sequence[float]) -> dict[str, float]:
+def evaluate(net: Network, x: Images, y: Labels, *, mean: Sequence[float], std: Sequence[float]) -> dict[str, float]:
     """Return {"accuracy", "loss"} of the network on images x [n, C, H, W] with labels y [n].
 
     Raises DataError for a label that the network has no output for, and as `predict` does.

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from foveal.arena import Footprint
-from foveal.data.readers import Dataset
+from foveal.data.dataset import Dataset
 from foveal.train.checkpoint import RunFolder
 from foveal.train.settings import Settings
 from foveal.train.tally import EpochLog, Tally
