@@ -23,10 +23,12 @@ from foveal import __version__
 from foveal.cli.doctor import doctor
 from foveal.cli.evaluate import evaluate
 from foveal.cli.explain import explain
+from foveal.cli.options import echo
 from foveal.cli.predict import predict
 from foveal.cli.train import train
 from foveal.cli.tune import tune
 from foveal.errors import FovealError
+from foveal.names import printable
 
 # 128 + SIGINT, as shells count.
 INTERRUPTED = 130
@@ -57,11 +59,17 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            # click prints it, with the words that were typed.
+            message = error.format_message()
+            if message == printable(message):
+                raise
+            raise click.UsageError(printable(message), error.ctx) from None
         except FovealError as error:
-            click.echo(f"Error: {error}", err=True)
+            echo(f"Error: {error}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt as interrupt:
-            click.echo(f"\n{interrupt}" if str(interrupt) else "\nInterrupted.", err=True)
+            echo(f"\n{interrupt}" if str(interrupt) else "\nInterrupted.", err=True)
             ctx.exit(INTERRUPTED)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from foveal import __version__
-from foveal.cli.options import show_table
+from foveal.cli.options import echo, show_table
 
 
 @click.command()
@@ -17,12 +17,12 @@ def doctor(clear_cache: bool) -> None:
     if clear_cache:
         files, size = cache.size()
         cache.clear()
-        click.echo(f"Deleted {files} files, {size / 1e6:.1f} MB, from {cache.directory()}.")
+        echo(f"Deleted {files} files, {size / 1e6:.1f} MB, from {cache.directory()}.")
         return
     show_table(("", ""), [*machine().items(), *versions().items()])
     if not cache.writable():
-        click.echo("The cache cannot be written: every process will compile its kernels again.")
-    click.echo(self_test())
+        echo("The cache cannot be written: every process will compile its kernels again.")
+    echo(self_test())
 
 
 def machine() -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from foveal.cli.options import json_option, run_argument, set_threads, show_table, threads_option
+from foveal.cli.options import echo, json_option, run_argument, set_threads, show_table, threads_option
 from foveal.errors import DataError
 
 
@@ -64,7 +64,7 @@ def evaluate(run: Path, data: str, threads: int | None, target: str | None, by: 
         return
     for heading, columns, rows in tables(results):
         if heading:
-            click.echo(heading)
+            echo(heading)
         show_table(columns, rows)
 
 

@@ -16,8 +16,8 @@ Images = NDArray[np.uint8] | Floats
 # Images of floats that are converted to float64 at a time when their statistics are summed: so many, or as many as
 # take so many bytes then.
 _BLOCK, _BLOCK_BYTES = 4096, 128 << 20
-# Images of bytes that are counted at a time.
-_COUNTED = 512
+# Bytes of images that are counted at a time; counting takes eight times as many.
+_COUNTED_BYTES = 1 << 22
 
 
 def scaled(x: Images) -> Floats:
@@ -42,9 +42,10 @@ def _of_bytes(x: Images) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     channels = x.shape[1]
     # [C, 256]
     counts = np.zeros((channels, 256), np.int64)
-    for start in range(0, len(x), _COUNTED):
+    images = max(1, _COUNTED_BYTES // x[0, 0].size)
+    for start in range(0, len(x), images):
         for channel in range(channels):
-            counts[channel] += np.bincount(x[start : start + _COUNTED, channel].ravel(), minlength=256)
+            counts[channel] += np.bincount(x[start : start + images, channel].ravel(), minlength=256)
     # The values as they are computed with, rounded to float32.
     values = scaled(np.arange(256, dtype=np.uint8)).astype(np.float64)
     count = x.size // channels
