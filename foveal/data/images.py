@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 
 # Pillow's names of the formats that are opened.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
-# The most pixels of an image that are decoded: about 16 bytes of memory each on the way, 0.8 GB.
+# The most pixels of an image that are decoded: up to 16 bytes of memory each on the way (WebP), 0.8 GB.
 MAX_PIXELS = 50_000_000
 # A JPEG up to this size is decoded at a half, a quarter or an eighth of its scale where it has more pixels than that,
 # so photos of 108 megapixels can be read; a progressive one is held whole meanwhile and has to be within MAX_PIXELS.
 MAX_JPEG_PIXELS = 120_000_000
+# Rows that are made opaque at a time.
+_ROWS = 256
 # Tags of TIFF: bits of a channel; 0 if zero is white.
 _BITS, _PHOTOMETRIC = 258, 262
 
@@ -74,8 +76,9 @@ def _decode(path: str | Path) -> Image.Image:
             white = _white(file, path)
             # Pillow inverts what is stored with zero for white up to 8 bits.
             negative = file.mode[0] in "IF" and _tag(file, _PHOTOMETRIC, 1) == 0
-            image = ImageOps.exif_transpose(file)
-        return _flatten(image, white, negative)
+            # Without a copy.
+            ImageOps.exif_transpose(file, in_place=True)
+            return _flatten(file, white, negative)
     except DataError:
         raise
     except UnidentifiedImageError:
@@ -174,8 +177,13 @@ def _flatten(image: Image.Image, white: float, negative: bool) -> Image.Image:
         grey //= full
         np.clip(grey, 0, 255, out=grey)
     elif image.mode != "LAB" and ("A" in image.mode or "transparency" in image.info):
-        layer = image if image.mode == "RGBA" else image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer)
+        opaque = Image.new("RGB", image.size)
+        # Some rows at a time, as this takes three copies.
+        for top in range(0, image.height, _ROWS):
+            layer = image.crop((0, top, image.width, min(top + _ROWS, image.height))).convert("RGBA")
+            black = Image.new("RGBA", layer.size, (0, 0, 0, 255))
+            opaque.paste(Image.alpha_composite(black, layer).convert("RGB"), (0, top))
+        return opaque
     else:
         return image
     pixels = grey.astype(np.uint8)

@@ -17,7 +17,7 @@ Images = NDArray[np.uint8] | Floats
 # take so many bytes then.
 _BLOCK, _BLOCK_BYTES = 4096, 128 << 20
 # Bytes of images that are counted at a time; counting takes eight times as many.
-_COUNTED_BYTES = 1 << 22
+_COUNTED_BYTES = 1 << 20
 
 
 def scaled(x: Images) -> Floats:
