@@ -16,8 +16,8 @@ __version__ = "0.1.0"
 # The map, in the order in which modules may import each other: each one only from lines above it (and its own line).
 MAP = (
     ("errors", "messages a user can act on"),
+    ("names", "names that users type; texts from outside as they are shown"),
     ("debug", "the DEBUG ladder"),
-    ("names", "names that users type"),
     ("system", "what the operating system lets this process use: processors, memory"),
     ("strides", "shapes and strides of arrays, in elements"),
     ("kernel", "the kernel language, the target, compilation, the cache, the run loop"),

@@ -16,7 +16,7 @@ from foveal import system
 from foveal.bench import inference, memory, native, operators, output, scaling
 from foveal.bench import models as model_rows
 from foveal.bench.timing import MODES, Against, Bench, Measurement, Record, Starting
-from foveal.cli.options import ABOVE_ZERO, POSITIVE, SEED, TWO_OR_MORE, checked_threads, threads_option
+from foveal.cli.options import ABOVE_ZERO, POSITIVE, SEED, TWO_OR_MORE, checked_threads, echo, threads_option
 from foveal.data.augment import AUGMENTATIONS
 from foveal.errors import FovealError
 from foveal.peak import copy_rate, peak
@@ -166,7 +166,7 @@ def ops(
         return
     if batch and not paths:
         raise FovealError("bench ops: --batch changes the shapes of files; give some with --shapes")
-    works = operators.from_files(paths, batch, click.echo) if paths else operators.standard()
+    works = operators.from_files(paths, batch, echo) if paths else operators.standard()
     works = operators.select(names, works + (operators.sample_cases() if cases else []), cases)
     run(partial(timed, partial(operators.rows, works)), options)
 
@@ -241,11 +241,11 @@ def curve(data: str, epochs: int, every: int, model: str, batch_size: int, **opt
     if model not in torch_models.MODELS:
         raise FovealError(f"bench curve: there is no model {model!r}; choose from {', '.join(torch_models.MODELS)}")
     dataset = load_data(data)
-    steps = epochs * (len(dataset.x_train) // batch_size)
-    click.echo(f"{dataset}; {steps} steps of {batch_size} images")
+    steps = epochs * (len(dataset.images_train) // batch_size)
+    echo(f"{dataset}; {steps} steps of {batch_size} images")
     losses = loss_curve.curves(dataset, model=model, batch_size=batch_size, **options)
     for line in loss_curve.table(losses, steps, every):
-        click.echo(line)
+        echo(line)
 
 
 def timed(rows: Rows, bench: Bench, starting: Starting) -> Iterator[Record]:
@@ -262,15 +262,15 @@ def run(records: Records, options: BenchOptions, columns: dict[str, str] | None 
     threads = options.threads or get_threads()
     other = load(options.against)
     if options.against and other is None:
-        click.echo(MISSING.format(TITLES[options.against]))
+        echo(MISSING.format(TITLES[options.against]))
     if threads > system.processors():
-        click.echo(f"{threads} threads share {system.processors()} processors, so they wait for each other.")
+        echo(f"{threads} threads share {system.processors()} processors, so they wait for each other.")
     # What is being measured stands on stderr, so that stdout can be piped.
     with Console(stderr=True).status("peak") as status:
         bench = Bench(threads, options.repeats, peak(threads), other, options.modes, partial(copy_rate, threads))
         machine = output.machine(bench)
         rows = list(records(bench, lambda name: status.update(Text(name))))
-    click.echo(output.headline(machine))
+    echo(output.headline(machine))
     output.show(rows, columns or output.row_columns(bench.other))
     ratios = None if columns else output.summary(rows)
     output.show_summary(ratios)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from foveal.cli.options import POSITIVE, TWO_OR_MORE, json_option
+from foveal.cli.options import POSITIVE, TWO_OR_MORE, echo, json_option
 from foveal.errors import DataError, ShapeError
 
 if TYPE_CHECKING:
@@ -54,10 +54,10 @@ def explain(model: str, image: str | None, classes: int | None, batch: int, dept
         click.echo(json.dumps({**summary.as_json(), "fitting_sizes": fitting}))
         return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
-    click.echo(summary.table(depth, max(width, MIN_WIDTH)))
+    echo(summary.table(depth, max(width, MIN_WIDTH)))
     if fitting:
         near = " and ".join("x".join(map(str, shape)) for shape in fitting)
-        click.echo(f"near {sizes[1]}x{sizes[2]}, images of {near} leave nothing unread in any layer")
+        echo(f"near {sizes[1]}x{sizes[2]}, images of {near} leave nothing unread in any layer")
 
 
 def to_explain(model: str, image: str | None, classes: int | None) -> tuple[str, tuple[int, int, int], int]:

@@ -1,7 +1,7 @@
 """What a command ends with: one message on standard error and a status, whatever went wrong.
 
 0    all went well
-1    a fault in Foveal, or a machine on which its self-test fails
+1    a fault in Foveal, or a machine on which its self-test fails; `predict`: some of the images cannot be read
 2    what was given cannot be used, memory or disk do not suffice, or standard output cannot be written
 130  interrupted by Ctrl-C (128 + SIGINT, as shells count)
 141  nobody reads standard output any more, such as after `| head` (128 + SIGPIPE); training goes on instead
@@ -18,7 +18,9 @@ from contextlib import contextmanager
 import click
 
 from foveal import debug
+from foveal.cli.options import echo
 from foveal.errors import FovealError
+from foveal.names import printable
 
 FAULT, REFUSED, INTERRUPTED = 1, 2, 130
 
@@ -28,6 +30,12 @@ def one_message(ctx: click.Context) -> Iterator[None]:
     """Convert what is raised inside of the block into one message and an exit of the context."""
     try:
         yield
+    except click.UsageError as error:
+        # click prints it, with the words that were typed.
+        message = error.format_message()
+        if message == printable(message):
+            raise
+        raise click.UsageError(printable(message), error.ctx) from None
     # These are click's own, which it prints itself.
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
@@ -40,7 +48,7 @@ def one_message(ctx: click.Context) -> Iterator[None]:
         where = "" if error.filename is None else f"{error.filename}: "
         end(ctx, f"{where}{error.strerror or error}", REFUSED)
     except KeyboardInterrupt as interrupt:
-        click.echo(f"\n{interrupt}" if str(interrupt) else "\nInterrupted.", err=True)
+        echo(f"\n{interrupt}" if str(interrupt) else "\nInterrupted.", err=True)
         ctx.exit(INTERRUPTED)
     except Exception as error:
         if debug.level():
@@ -51,7 +59,7 @@ def one_message(ctx: click.Context) -> Iterator[None]:
 
 def end(ctx: click.Context, message: str, status: int) -> None:
     """Print a message and exit."""
-    click.echo(f"Error: {message}", err=True)
+    echo(f"Error: {message}", err=True)
     ctx.exit(status)
 
 

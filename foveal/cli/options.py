@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from foveal.cli.streams import Stream
-from foveal.names import bare
+from foveal.names import bare, printable
 
 
 class Name(click.ParamType):  # type: ignore[type-arg, unused-ignore]
@@ -102,6 +102,11 @@ def set_threads(threads: int | None) -> None:
         foveal.set_threads(threads)
 
 
+def echo(text: str, err: bool = False) -> None:
+    """Print a line of text, in which names of classes and files may stand, to standard output or standard error."""
+    click.echo(printable(text), err=err)
+
+
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows of text below the names of their columns, which may all be empty."""
     from rich.console import Console
@@ -110,8 +115,8 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
     table = Table(show_header=any(columns))
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(Text(printable(column)), overflow="fold")
     for row in rows:
         # As Text, since a plain string may hold what rich takes for markup.
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     Console().print(table)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from foveal import errors
+from foveal.names import printable
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -117,7 +118,7 @@ def show_own(
 ) -> None:
     """Print a warning as one line, without the line of the source that it comes from, if it is one of Foveal's."""
     if category.__module__ == errors.__name__:
-        click.echo(f"Warning: {message}", err=True)
+        click.echo(f"Warning: {printable(str(message))}", err=True)
 
 
 def is_open(descriptor: int) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.random import Generator
 
-from foveal.data.readers import Floats
+from foveal.data.statistics import Floats
 from foveal.errors import ShapeError
 
 # Takes a batch of images, float32 [n, C, H, W] in 0 .. 1 as a rule, before they are normalised, and a random generator

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.random import Generator, Philox
 
 from foveal.data.augment import Augment
-from foveal.data.readers import Floats, Labels
+from foveal.data.dataset import Floats, Images, Labels
+from foveal.data.statistics import Normalisation, scaled
 from foveal.errors import DataError, ShapeError
 
 # The streams of random numbers that this file draws from.
@@ -26,14 +27,15 @@ class Loader:
     All batches have one shape, because each distinct shape would be compiled. With `drop_last` (for training) the
     images left over after the last full batch are not used in this epoch; shuffling leaves out others in the next one.
     Without it (for evaluation) the last batch is filled up with zeros, and only the labels of the real images are
-    given, so cut results to `len(labels)`. `augment` (see augment.py) gets the images before they are normalised with
-    `mean` and `std` per channel. Raises DataError if no batch can be made of the images, ShapeError for a batch size
-    below 1.
+    given, so cut results to `len(labels)`. Images are bytes, which become floats (divided by 255) a batch at a time, or
+    floats. `augment` (see augment.py) gets them as floats, before they are normalised with `mean` and `std` per
+    channel. Raises DataError if no batch can be made of the images, or for a mean or std that cannot be used,
+    ShapeError for a batch size below 1.
     """
 
     def __init__(
         self,
-        x: Floats,
+        x: Images,
         y: Labels,
         batch_size: int,
         *,
@@ -54,7 +56,7 @@ class Loader:
             )
         # The arrays are not copied.
         self.x, self.y, self.batch_size = x, y, batch_size
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.normalisation = Normalisation(mean, std)
         self.seed, self.shuffle, self.drop_last, self.augment = seed, shuffle, drop_last, augment
 
     def __len__(self) -> int:
@@ -78,9 +80,8 @@ class Loader:
             x = self.x[rows]
             if self.augment is not None:
                 key, counter = [self.seed, AUGMENT], [0, 0, batch, epoch]
-                x = self.augment(x, Generator(Philox(key=key, counter=counter)))
-            x = normalise(x, self.mean, self.std)
-            yield filled(x, self.batch_size), self.y[rows]
+                x = self.augment(scaled(x), Generator(Philox(key=key, counter=counter)))
+            yield filled(self.normalisation(x), self.batch_size), self.y[rows]
 
 
 def even_batch(count: int, limit: int) -> int:
@@ -95,10 +96,9 @@ def filled(x: Floats, rows: int) -> Floats:
     return np.concatenate([x, np.zeros((rows - len(x), *x.shape[1:]), x.dtype)])
 
 
-def normalise(x: Floats, mean: Sequence[float], std: Sequence[float]) -> Floats:
-    """Return (x - mean) / std per channel for x float32 [n, C, H, W], as a new C-contiguous array."""
-    centre = np.asarray(mean, np.float32)[:, None, None]
-    scale = (1 / np.asarray(std)).astype(np.float32)[:, None, None]
-    result = np.subtract(x, centre, order="C")
-    result *= scale
-    return result
+def normalise(x: Images, mean: Sequence[float], std: Sequence[float]) -> Floats:
+    """Return (x - mean) / std per channel for x [n, C, H, W], as a new C-contiguous float32 array.
+
+    Bytes are divided by 255 before. Raises DataError for a mean or std that is not finite or does not fit.
+    """
+    return Normalisation(mean, std)(x)

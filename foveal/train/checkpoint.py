@@ -13,8 +13,10 @@ from os.path import isfile
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from foveal.data.readers import UNIT, Dataset
+from foveal.data.classes import class_map
+from foveal.data.dataset import UNIT, Dataset
 from foveal.errors import DataError, ShapeError, StateError
 from foveal.nn.models.weights import read_file
 from foveal.nn.module import Module
@@ -56,25 +58,25 @@ class ModelDescription:
         except StateError as error:
             raise DataError(f"{data.name}: a model of this data set could not be stored: {error}") from None
 
-    def check(self, data: Dataset) -> None:
-        """Raise DataError unless the images and classes of `data` are such as the model was trained on."""
+    def check(self, data: Dataset) -> NDArray[np.int64]:
+        """Return the model's number of each class of `data`.
+
+        Raises DataError unless the images and classes of `data` are such as the model was trained on.
+        """
         ours, theirs = (self.channels, *self.size), (data.channels, *data.size)
         if ours != theirs:
             raise DataError(
                 f"the model takes images of {'x'.join(map(str, ours))}, {data.name} holds "
                 f"{'x'.join(map(str, theirs))}: evaluate it on data such as {self.data}"
             )
-        if len(data.classes) > len(self.classes):
-            raise DataError(
-                f"the model has {len(self.classes)} classes, {data.name} {len(data.classes)}: "
-                f"evaluate it on data such as {self.data}"
-            )
+        numbers = class_map(self.classes, data.classes, data.name)
         if (self.value_range == UNIT) != (data.value_range == UNIT):
             low, high = self.value_range
             raise DataError(
                 f"the model was trained on pixels from {low:g} to {high:g}, those of {data.name} "
                 f"go from {data.value_range[0]:g} to {data.value_range[1]:g}: scale them alike"
             )
+        return numbers
 
 
 def model_bytes(state: Mapping[str, Ndarray], description: ModelDescription) -> bytes:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveal import metrics
+from foveal.data.dataset import Floats, Images, Labels
 from foveal.data.loader import Loader, even_batch
-from foveal.data.readers import Floats, Labels
 from foveal.errors import DataError, NumericsError
 from foveal.metrics import checks
 from foveal.strides import Ndarray
@@ -30,8 +30,8 @@ class Network(Protocol):
     def __call__(self, x: Floats, /) -> Any: ...
 
 
-def predict(net: Network, x: Floats, *, mean: Sequence[float], std: Sequence[float]) -> Floats:
-    """Return the logits [n, K] of images x [n, C, H, W], which are not yet normalised.
+def predict(net: Network, x: Images, *, mean: Sequence[float], std: Sequence[float]) -> Floats:
+    """Return the logits [n, K] of images x [n, C, H, W], which are not yet normalised; bytes stand for value / 255.
 
     Sets the network to evaluation mode and leaves it there. Raises DataError if there are no images, and NumericsError
     if an output is NaN or infinite.
@@ -52,7 +52,7 @@ def predict(net: Network, x: Floats, *, mean: Sequence[float], std: Sequence[flo
     return logits
 
 
-def evaluate(net: Network, x: Floats, y: Labels, *, mean: Sequence[float], std: Sequence[float]) -> dict[str, float]:
+def evaluate(net: Network, x: Images, y: Labels, *, mean: Sequence[float], std: Sequence[float]) -> dict[str, float]:
     """Return {"accuracy", "loss"} of the network on images x [n, C, H, W] with labels y [n].
 
     Raises DataError for labels that are none of the network's classes, or not one per image, and as `predict` does.

@@ -16,7 +16,7 @@ from typing import Concatenate, ParamSpec, TypeVar, cast
 
 import foveal
 from foveal import nn, optim
-from foveal.data.readers import Dataset
+from foveal.data.dataset import Dataset
 from foveal.errors import ShapeError
 from foveal.nn import models
 from foveal.passes.recompute import FAST, MEMORY
@@ -108,7 +108,7 @@ def choose(data: Dataset, options: Options) -> Settings:
         model=models.canonical(model) if isinstance(model, str) else None,
         epochs=recipe.epochs if options.epochs is None else options.epochs,
         # The recipe's batch may be larger than a small data set.
-        batch_size=min(recipe.batch_size, len(data.x_train)) if options.batch_size is None else options.batch_size,
+        batch_size=min(recipe.batch_size, len(data.images_train)) if options.batch_size is None else options.batch_size,
         lr=default_lr(optimizer, recipe) if options.lr is None else options.lr,
         optimizer=optimizer,
         schedule=ONE_CYCLE if options.schedule is None else options.schedule,
