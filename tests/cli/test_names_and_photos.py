@@ -14,9 +14,9 @@ from foveal import debug
 from foveal.cli import main
 from foveal.names import printable
 
-# ESC starts commands of a terminal; the last character is half of a pair, which no encoding can write.
-NASTY = "\x1b[2Jgrey\r\x07\x9b\u202e\ud800"
-SHOWN = r"\x1b[2Jgrey\r\x07\x9b\u202e\ud800"
+# ESC starts commands of a terminal; the last character has what follows written from right to left.
+NASTY = "\x1b[2Jgrey\r\x07\x9b\u202e"
+SHOWN = r"\x1b[2Jgrey\r\x07\x9b\u202e"
 # As much of it as stands on a line of a table, which folds long names.
 START = r"\x1b[2Jgrey"
 NAMES = ("dark", NASTY, "bright")
