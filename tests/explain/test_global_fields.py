@@ -7,6 +7,7 @@ from foveal import nn, ops
 from foveal.autodiff import gradients
 from foveal.explain import explain
 from foveal.explain.fields import Line
+from foveal.explain.render import one_or_each, sizes
 from foveal.nn import init
 from foveal.ops.op import Type
 from foveal.trace import trace
@@ -20,6 +21,10 @@ class Of(nn.Module):
 
     def forward(self, x):
         return self.function(self.conv(x))
+
+
+def total(y):
+    return ops.sum(y, axes=(2, 3))
 
 
 def attention(y):
@@ -48,9 +53,7 @@ GLOBAL = {
     "mean that keeps axes": lambda: Of(lambda y: ops.mean(y, axes=(2, 3), keepdims=True) * 2.0),
     "sum of one axis, then of the other": lambda: Of(lambda y: ops.sum(ops.sum(y, axes=(2,)), axes=(2,))),
     "strides before": lambda: nn.Sequential(conv(stride=2), conv2(stride=2), nn.Flatten(), nn.Linear(18, 2)),
-    "two branches": lambda: Of(
-        lambda y: ops.mean(y, axes=(2, 3)) + ops.sum(ops.avg_pool2d(y, kernel_size=2), axes=(2, 3))
-    ),
+    "two branches": lambda: Of(lambda y: total(y) + total(ops.avg_pool2d(y, kernel_size=2))),
     "attention": lambda: Of(attention),
     "an index": lambda: Of(lambda y: ops.mean(ops.permute(y, order=(1, 0, 2, 3))[1], axes=(1, 2))),
 }
@@ -103,8 +106,8 @@ def test_linear_layers_on_large_images(image):
         assert [(e["size"], e["start"], e["stride"], e["centre"]) for e in entry] == [
             (length, 0, None, (length - 1) / 2) for length in size
         ]
-        last = str(summary).splitlines()[-1 - len(str(summary).split("\n\n")[1].splitlines()) - 1]
-        assert ("x".join(map(str, size)) if size[0] != size[1] else str(size[0])) in last.split()
+        shown = one_or_each(summary.rows[-1].field, sizes)
+        assert shown == ("x".join(map(str, size)) if size[0] != size[1] else str(size[0]))
 
 
 def test_what_is_left_out_is_not_of_the_field():
@@ -115,9 +118,7 @@ def test_what_is_left_out_is_not_of_the_field():
     for extent, positions in zip(field, read, strict=True):
         assert extent.reads(0) == positions.tolist() == [0, 1, 4, 5, 8, 9]
         assert (extent.size, extent.line) == (10, Line(0, 10, 0))
-    crop = Of(
-        lambda y: ops.mean(ops.narrow(ops.narrow(y, axis=2, start=3, length=4), axis=3, start=5, length=2), axes=(2, 3))
-    )
+    crop = Of(lambda y: total(ops.narrow(ops.narrow(y, axis=2, start=3, length=4), axis=3, start=5, length=2)))
     field = explain(crop, (1, 10, 12), memory=False).field
     assert [extent.line for extent in field] == [Line(2, 6, 0), Line(4, 4, 0)]
     assert [r.tolist() for r in read_by(crop, (1, 10, 12), (0, 0))] == [list(range(2, 8)), list(range(4, 8))]
