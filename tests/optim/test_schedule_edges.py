@@ -1,6 +1,7 @@
 """Schedules at their edges: runs of a few steps, steps after the end, metrics that are not finite, wrong numbers."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from foveal import nn, optim
 from foveal.errors import ShapeError
 from foveal.optim import schedule
+from foveal.train.settings import make_schedules
 
 NAN, INF = math.nan, math.inf
 # More steps than any of the runs has.
@@ -81,6 +83,18 @@ def test_momentum_may_go_down_to_0():
     values = [schedule.one_cycle_momentum(100, low=0.0, high=0.9)(step) for step in range(100)]
     assert (values[0], min(values), values[-1]) == (pytest.approx(0.9), 0, pytest.approx(0.9))
     assert [schedule.one_cycle_momentum(3, low=0.0, high=0.0)(step) for step in range(3)] == [0, 0, 0]
+
+
+def test_schedules_of_a_run_of_one_step():
+    """What `foveal train --momentum-low 0` makes of one batch."""
+    settings = SimpleNamespace(schedule="one-cycle", lr=0.1, momentum_low=0.0)
+    optimizer = optim.Nesterov(nn.Linear(2, 2).parameters(), 0.1)
+    for total in (1, 2, 3):
+        optimizer.schedule(**make_schedules(optimizer, settings, total, 1))
+        for optimizer.steps in range(total + 2):
+            optimizer.begin()
+            assert 0 < optimizer.lr <= 0.1
+            assert 0 <= optimizer.momentum <= 0.9
 
 
 def test_warm_up_of_no_steps_and_of_more_than_the_run():
