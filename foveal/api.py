@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from foveal import debug
+from foveal import debug, forks
 from foveal.autodiff import gradients, gradients_where_read
 from foveal.build import build
 from foveal.errors import DataError, FovealWarning, NumericsError, ShapeError
@@ -19,6 +19,7 @@ from foveal.ops.op import Tensor, Type
 from foveal.passes.recompute import FAST, MEMORY
 from foveal.profile import show_timings
 from foveal.program import Program
+from foveal.programs import Programs
 from foveal.strides import Ndarray, Shape
 from foveal.trace import Symbol, Trace, trace, tracing
 from foveal.variable import Variable
@@ -72,12 +73,15 @@ TracedFunction = Callable[..., Tensor | Sequence[Tensor]]
 
 
 class Compiled:
-    """A function that runs as native code. Each new combination of argument shapes is traced and compiled once."""
+    """A function that runs as native code. Each new combination of argument shapes is traced and compiled once.
+
+    It keeps the programs of the shapes used last, `programs.LIMIT` of them, and may be called by several threads.
+    """
 
     def __init__(self, function: TracedFunction, threads: int | None = None) -> None:
         self.function, self.threads = function, threads
         # by shapes and dtypes of the arguments: the program, and whether the function returned one array
-        self.programs: dict[tuple[tuple[Shape, str], ...], tuple[Program, bool]] = {}
+        self.programs: Programs[tuple[Program, bool]] = Programs()
 
     def program(self, *arrays: ArrayLike) -> Program:
         """Return the program for arguments of these shapes and dtypes."""
@@ -85,7 +89,8 @@ class Compiled:
 
     def _find(self, arrays: list[Ndarray]) -> tuple[Program, bool]:
         key = tuple((a.shape, str(a.dtype)) for a in arrays)
-        if key not in self.programs:
+
+        def make() -> tuple[Program, bool]:
             single = True
 
             def traced(*symbols: Symbol) -> Tensor | Sequence[Tensor]:
@@ -95,8 +100,9 @@ class Compiled:
                 return result
 
             graph = trace(traced, *(Type(*k) for k in key))
-            self.programs[key] = build(graph, self.threads), single
-        return self.programs[key]
+            return build(graph, self.threads), single
+
+        return self.programs.find(key, make)
 
     def __call__(self, *arrays: ArrayLike) -> Any:
         """Run on arrays. Returns an array, or a list of arrays if the function returns several."""
@@ -205,10 +211,12 @@ class Step:
         self.memory = memory
         # The key of random operators: 64 bits of seed, then 64 bits that count the steps.
         self.key = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, 0, 0], np.uint32)
-        self.programs: dict[tuple[Hashable, ...], Program] = {}
+        self.programs: Programs[Program] = Programs()
         self.steps = 0
         # The parameters that a warning has named as not read by the loss.
         self.named: set[Variable] = set()
+        # held during a step: threads take turns
+        self.turn = forks.Guard()
 
     def trace(self, x: Type, target: Type) -> Graph:
         """Return the step's graph. Its outputs are the loss and the model's output; it updates the parameters, the
@@ -293,10 +301,12 @@ class Step:
 
     def _find(self, x: Ndarray, target: Ndarray) -> Program:
         key = (x.shape, target.shape, target.dtype.name, self.optimizer.structure())
-        if key not in self.programs:
+
+        def make() -> Program:
             graph = self.trace(Type(x.shape), Type(target.shape, target.dtype.name))
-            self.programs[key] = build(graph, self.threads, memory=self.memory)
-        return self.programs[key]
+            return build(graph, self.threads, memory=self.memory)
+
+        return self.programs.find(key, make)
 
     def check(self, target: Ndarray, output: Shape) -> None:
         """Check the targets as the loss says; without a `check` of its own, integers are labels of the last axis."""
@@ -310,8 +320,13 @@ class Step:
         """Train on one batch: x [N, ...] float32, target [N] integer labels (or what the loss takes).
 
         Raises DataError for labels that are not among the classes, NumericsError for NaN or infinity in x or in the
-        loss. The parameters are then as they were before.
+        loss. The parameters are then as they were before. Python threads that share a step take turns.
         """
+        with self.turn.lock:
+            return self.take(x, target)
+
+    def take(self, x: ArrayLike, target: ArrayLike) -> StepResult:
+        """Train on one batch."""
         x, target = as_argument(x, "the input x"), as_argument(target, "the target")
         if x.size == 0:
             raise DataError(f"the batch is empty (shape {x.shape}); a step needs at least one image")

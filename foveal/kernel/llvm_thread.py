@@ -15,14 +15,14 @@ LLVM or of llvmlite is held in the child for ever. The process does not end whil
 """
 
 import atexit
-import os
 import threading
 import traceback
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
+
+from foveal import forks
 
 Result = TypeVar("Result")
 
@@ -68,17 +68,23 @@ class Kept(weakref.ref[Any]):
     resource: Closable
 
 
-class State:
-    """What this process has of the thread."""
+class State(forks.Guard):
+    """What this process has of the thread.
+
+    The lock is held while LLVM works, while the process forks, and from the moment on when it ends.
+    """
 
     def __init__(self) -> None:
-        # held while LLVM works, while the process forks, and from the moment on when it ends
-        self.gate = threading.RLock()
+        # the process ends: what is still asked for runs in the thread that asks
+        self.ending = False
+        super().__init__(forks.LLVM)
+
+    def renew(self) -> None:
+        """Begin anew, also in a forked child, where what the parent keeps stays until the child ends."""
+        super().renew()
         self.starting = threading.RLock()
         self.queue: SimpleQueue[Job[Any] | Kept] = SimpleQueue()
         self.thread: threading.Thread | None = None
-        # the process ends: what is still asked for runs in the thread that asks
-        self.ending = False
 
 
 _state = State()
@@ -98,12 +104,13 @@ def clear_frames(error: BaseException) -> None:
         chain = chain.__cause__ or chain.__context__
 
 
-def serve(state: State) -> None:
+def serve() -> None:
     """Run one function after another, for ever."""
     _local.inside = True
+    queue = _state.queue
     while True:
-        item = state.queue.get()
-        with state.gate:
+        item = queue.get()
+        with _state.lock:
             if isinstance(item, Kept):
                 _kept.discard(item)
                 item.resource.close()
@@ -117,7 +124,7 @@ def start() -> None:
     """Start the thread, unless it runs."""
     with _state.starting:
         if _state.thread is None:
-            thread = threading.Thread(target=serve, args=(_state,), daemon=True, name="foveal LLVM")
+            thread = threading.Thread(target=serve, daemon=True, name="foveal LLVM")
             thread.start()
             _state.thread = thread
 
@@ -131,7 +138,7 @@ def run(function: Callable[[], Result]) -> Result:
     if getattr(_local, "inside", False):
         return function()
     if _state.ending:
-        with _state.gate:
+        with _state.lock:
             return function()
     job = Job(function)
     try:
@@ -173,39 +180,10 @@ def kept() -> int:
     return run(lambda: len(_kept))
 
 
-def hold() -> None:
-    """Wait until LLVM rests, and keep it from working. An interruption is raised afterwards."""
-    interruption: BaseException | None = None
-    while True:
-        try:
-            _state.gate.acquire()
-            break
-        except BaseException as error:
-            interruption = error
-    if interruption is not None:
-        raise interruption
-
-
-def let_go() -> None:
-    """Let LLVM work again."""
-    # an interrupted `hold` may have taken the gate twice; RuntimeError: it is free
-    with suppress(RuntimeError):
-        while not _state.ending:
-            _state.gate.release()
-
-
-def renew() -> None:
-    """Begin anew in a forked child. What the parent has kept stays until the child ends."""
-    global _state
-    _state = State()
-
-
 def end() -> None:
-    """Let LLVM work no more in other threads, since the process ends."""
+    """Let LLVM work no more in other threads, since the process ends; an interruption does not hasten that."""
     _state.ending = True
-    hold()
+    forks.take([_state.lock], [])
 
 
 atexit.register(end)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=hold, after_in_parent=let_go, after_in_child=renew)

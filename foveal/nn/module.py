@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from foveal.api import Compiled, as_argument, check_finite
 from foveal.errors import DataError, ShapeError, StateError
 from foveal.ops.op import Tensor
+from foveal.programs import Programs
 from foveal.strides import Ndarray
 from foveal.trace import Symbol, current
 from foveal.variable import Variable
@@ -95,15 +96,17 @@ class Module:
             raise DataError(f"the input of {type(self).__name__} is empty (shape {x.shape}); give one image or more")
         check_finite(x, f"the input of {type(self).__name__}")
         # One Compiled for each combination of training and evaluation modes; it holds a program for each shape.
-        programs: dict[tuple[bool, ...], Compiled] = self.__dict__.setdefault("_programs", {})
-        modes = tuple(module.training for _, module in self.named_modules())
-        if modes not in programs:
-            self.name_parameters()
-            programs[modes] = Compiled(self.keyed)
+        programs: Programs[Compiled] = self.__dict__.setdefault("_programs", Programs())
+        compiled = programs.find(tuple(module.training for _, module in self.named_modules()), self.compiled)
         # The key of random layers is (seed low, seed high, step low, step high), here with seed 0 and the number of
         # calls as step.
         calls = self.__dict__["_calls"] = self.__dict__.get("_calls", 0) + 1
-        return programs[modes](x, np.array([0, 0, calls, 0], np.int32))
+        return compiled(x, np.array([0, 0, calls, 0], np.int32))
+
+    def compiled(self) -> Compiled:
+        """Return `forward` as native code, for the modes that the layers have now."""
+        self.name_parameters()
+        return Compiled(self.keyed)
 
     def keyed(self, x: Tensor, key: Symbol) -> Output:
         """Trace `forward` with the key, int32 [4], of the random numbers of its layers; each call has another one."""
