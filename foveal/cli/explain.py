@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 # Columns of the table at least, also when it is piped.
 MIN_WIDTH = 110
+# A size of 1 or more; what is larger than any image is refused by its value.
+DIGITS = re.compile("0*[1-9][0-9]{0,19}")
 
 
 @click.command()
@@ -38,10 +41,13 @@ def explain(model: str, image: str | None, classes: int | None, batch: int, dept
     import sys
 
     from foveal.explain import explain as summarize
+    from foveal.explain.explainer import batch_shape
     from foveal.explain.sizes import fitting_sizes, skipped
     from foveal.nn import init, models
 
     name, sizes, classes = to_explain(model, image, classes)
+    # Before the model is built for them.
+    batch_shape(sizes, batch)
 
     def make(shape: tuple[int, ...]) -> Module:
         # Starting values do not matter here, and drawing them for a large model takes time.
@@ -96,7 +102,7 @@ def known_model(name: str) -> str | None:
 def image_sizes(text: str) -> tuple[int, int, int]:
     """Return channels, rows and columns from a text such as 3x224x224; raise ShapeError for any other text."""
     parts = text.lower().split("x")
-    if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+    if len(parts) != 3 or not all(map(DIGITS.fullmatch, parts)):
         raise ShapeError(f"--input {text!r}: give channels, rows and columns of one image, such as 3x224x224")
     channels, rows, columns = map(int, parts)
     return channels, rows, columns

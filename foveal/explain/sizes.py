@@ -56,6 +56,6 @@ def nearest_size(make: Make, C: int, sizes: Sequence[int], step: int, near: int)
 def axes_read_completely(make: Make, shape: Shape) -> list[bool]:
     """Return True for each axis of the image of which every layer reads everything."""
     try:
-        return [not lost for lost in skipped(explain(make(shape), shape, memory=False))]
+        return [not lost for lost in skipped(explain(make(shape), shape, memory=False, fields=False))]
     except ShapeError:
         return [False, False]
