@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from foveal import metrics
 from foveal.data.loader import Loader, even_batch
 from foveal.data.readers import Floats, Labels
 from foveal.errors import DataError, NumericsError
+from foveal.explain.model import modes_restored
 from foveal.strides import Ndarray
 
 # Images at once: enough to keep the threads busy, few enough for their activations to stay in the cache.
@@ -24,7 +25,11 @@ TOP = (3, 5)
 class Network(Protocol):
     """What evaluation needs of a `foveal.nn.Module`."""
 
+    training: bool
+
     def eval(self) -> Any: ...
+
+    def named_modules(self) -> Iterator[tuple[str, Any]]: ...
 
     def __call__(self, x: Floats, /) -> Any: ...
 
@@ -32,13 +37,15 @@ class Network(Protocol):
 def predict(net: Network, x: Floats, *, mean: Sequence[float], std: Sequence[float]) -> Floats:
     """Return the logits [n, K] of images x [n, C, H, W], which are not yet normalised.
 
-    Sets the network to evaluation mode and leaves it there. Raises NumericsError if an output is NaN or infinite.
+    The network computes in evaluation mode, and its layers are afterwards in the modes that they were in. Raises
+    NumericsError if an output is NaN or infinite.
     """
-    net.eval()
     # All batches have one size, as each is compiled; the last one is filled up, and its logits are cut off.
     batch_size = even_batch(len(x), EVALUATION_BATCH)
     loader = Loader(x, np.zeros(len(x), np.int64), batch_size, mean=mean, std=std)
-    logits = np.concatenate([np.array(net(batch))[: len(rows)] for batch, rows in loader.epoch(0)])
+    with modes_restored(net):
+        net.eval()
+        logits = np.concatenate([np.array(net(batch))[: len(rows)] for batch, rows in loader.epoch(0)])
     wrong = np.flatnonzero(~np.isfinite(logits).all(1))
     if len(wrong):
         raise NumericsError(
