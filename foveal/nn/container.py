@@ -6,6 +6,7 @@ from foveal import ops
 from foveal.errors import ArgumentError
 from foveal.nn.module import Module, ModuleList
 from foveal.ops.op import Tensor
+from foveal.watch import own_attributes
 
 
 class Sequential(Module):
@@ -27,6 +28,11 @@ class Sequential(Module):
             if not isinstance(name, str) or not name or "." in name or hasattr(self, name):
                 raise ArgumentError(f"{kind}: a part cannot be called {name!r}; choose a text without a dot")
             setattr(self, name, module)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if value is None and isinstance(own_attributes(self).get(name), Module):
+            raise ArgumentError(f"{type(self).__name__}: part {name} cannot be None; nn.Identity() leaves it out")
+        super().__setattr__(name, value)
 
     @staticmethod
     def named(modules: tuple[object, ...]) -> list[tuple[str, object]]:

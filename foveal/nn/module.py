@@ -3,13 +3,13 @@
 import collections
 import types
 from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence
-from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Self, SupportsIndex, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from foveal.api import Compiled, as_argument, check_finite
-from foveal.errors import ArgumentError, DataError, ShapeError, StateError
+from foveal.errors import ArgumentError, DataError, FovealError, ShapeError, StateError
 from foveal.nn.parameter import Buffer as Buffer
 from foveal.nn.parameter import Counter as Counter
 from foveal.nn.parameter import Parameter as Parameter
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # the class of the variables that Module.named_variables yields
 Kind = TypeVar("Kind", bound=Variable)
+# the class of an error that names a layer
+Located = TypeVar("Located", bound=FovealError)
 # What a layer returns: one array, or several (MaxPool2d with its indices, GoogLeNet with its auxiliary classifiers).
 Output = Tensor | tuple[Tensor, ...]
 # Attributes of a module that are no parts of it: its name, the number of calls, what was compiled for it.
@@ -47,6 +49,8 @@ class Module(Watched):
     """
 
     training: bool = True
+    #: names of parts without which the layer cannot compute; others may be None
+    required: ClassVar[tuple[str, ...]] = ()
 
     def forward(self, x: Tensor) -> Output:
         """Compute the output with operators and other modules. Each subclass defines it."""
@@ -57,8 +61,14 @@ class Module(Watched):
         if isinstance(old, ModuleList | ModuleDict) and isinstance(value, list | tuple | dict):
             value = ModuleDict(value) if isinstance(value, dict) else ModuleList(value)
         value = registered(value, place, self)
-        check_replacement(place, old, value)
+        check_replacement(place, old, value, optional=name not in self.required)
+        if (isinstance(old, bool) and is_of_library(self)) or name == "training":
+            check_flag(place, value)
+        self.check_attribute(name, value)
         super().__setattr__(name, value)
+
+    def check_attribute(self, name: str, value: object) -> None:
+        """Raise an error that names the attribute if it cannot have this value; called whenever one is set."""
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles take over: all attributes but the compiled programs."""
@@ -90,20 +100,42 @@ class Module(Watched):
         return self.traced(x)
 
     def traced(self, x: Tensor) -> Output:
-        """Trace `forward` as a call of this layer; an error about shapes gets the layer's name."""
+        """Trace `forward` as a call of this layer; an error about shapes or attributes gets the layer's name."""
         try:
             with current().calling(self) as call:
                 call.input = x
                 call.result = self.forward(x)
             return call.result
-        except ShapeError as error:
+        except (ShapeError, ArgumentError) as error:
             # Only the innermost layer names itself: it is the one that the shapes do not fit.
             name = own_attributes(self).get("_name")
             if not name or getattr(error, "layer", None):
                 raise
-            located = ShapeError(f"layer {name}, {self}: {error}")
-            located.layer = name  # type: ignore[attr-defined]
-            raise located from None
+            raise located(type(error), f"layer {name}, {self.shown()}: {error}", name) from None
+        except Exception as error:
+            # In a layer of this library only an attribute that was set to something else can be at fault.
+            if isinstance(error, FovealError) or not is_of_library(self) or getattr(error, "layer", None):
+                error.layer = type(self).__name__  # type: ignore[attr-defined]
+                raise
+            raise self.misfit(error) from error
+
+    def shown(self) -> str:
+        """Return the layer as it is printed; of one that cannot be printed as it is, the class."""
+        try:
+            return repr(self)
+        except Exception:
+            return type(self).__name__
+
+    def misfit(self, error: Exception) -> ShapeError:
+        """Return the error of a layer that cannot be computed with the attributes that it has."""
+        name = own_attributes(self).get("_name") or ""
+        shown = ", ".join(f"{part}={value!r}" for part, value in self.parts() if not isinstance(value, Module))
+        return located(
+            ShapeError,
+            f"layer {name}, {type(self).__name__}: it cannot be computed with the attributes {shown}"
+            f" ({type(error).__name__}: {error}); set them to what the layer takes when it is made",
+            str(name),
+        )
 
     def summary(self, input_shape: Sequence[int] | int, batch: int = 1) -> "Summary":
         """Layer by layer: shape, parameters, multiply-adds, receptive field, what strides never read (foveal.explain).
@@ -355,6 +387,18 @@ def own_items(container: Container) -> tuple[tuple[Hashable, Any], ...]:
     return tuple(items)
 
 
+def located(kind: type[Located], text: str, layer: object) -> Located:
+    """Return an error that names a layer, and that outer layers pass on as it is."""
+    error = kind(text)
+    error.layer = layer or "model"  # type: ignore[attr-defined]
+    return error
+
+
+def is_of_library(module: Module) -> bool:
+    """True for layers of this package, whose `forward` users have not written."""
+    return type(module).__module__.startswith("foveal.")
+
+
 def registered(value: object, place: str, owner: Module | None = None) -> object:
     """Return the value as a part of a model: a list or dict that holds modules or parameters as one that lists them.
 
@@ -388,15 +432,29 @@ def holds_parts(value: object, owner: Module | None = None) -> bool:
     return any(isinstance(x, Module | Variable) or (not isinstance(x, str) and holds_parts(x, owner)) for x in inner)
 
 
-def check_replacement(place: str, old: object, value: object) -> None:
-    """Raise ArgumentError if something else is put in place of a parameter, a buffer or a layer."""
-    if isinstance(old, Variable) and not (value is None or isinstance(value, Variable)):
+def check_flag(place: str, value: object) -> None:
+    """Raise ArgumentError unless the value of an attribute is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ArgumentError(f"{place} is {value!r}, it has to be True or False")
+
+
+def check_replacement(place: str, old: object, value: object, optional: bool) -> None:
+    """Raise ArgumentError if something else is put in place of a parameter, a buffer or a layer.
+
+    optional: None may stand for it.
+    """
+    allowed = " or None" if optional else ""
+    if value is None and optional:
+        return
+    given = "None" if value is None else type(value).__name__
+    if isinstance(old, Variable) and not isinstance(value, Variable):
+        kind = type(old).__name__
         raise ArgumentError(
-            f"{place} is a {type(old).__name__}, and {type(value).__name__} would take it out of the model; copy values"
-            f" into it with {place}.data = values, or assign nn.{type(old).__name__}(values) or None"
+            f"{place} is a {kind}, and {given} would take it out of the model; copy values into it with {place}.data ="
+            f" values, or assign nn.{kind}(values){allowed}"
         )
-    if isinstance(old, Module) and not (value is None or isinstance(value, Module)):
+    if isinstance(old, Module) and not isinstance(value, Module):
         raise ArgumentError(
-            f"{place} is a layer, {type(old).__name__}, and {type(value).__name__} would take it out of the model;"
-            " assign another module, nn.Identity() to leave it out, or None"
+            f"{place} is a layer, {type(old).__name__}, and {given} would take it out of the model; assign another"
+            f" module, nn.Identity() to leave it out{allowed and ', or None'}"
         )
