@@ -94,7 +94,7 @@ def others(name, value):
         case int():
             return (value + 1, 2 * value, value - 1)
         case float():
-            return (0.0, value * 0.5 + 0.125, 1.0)
+            return tuple(x for x in (0.0, value * 0.5 + 0.125, 1.0) if x != value)
         case str():
             return WORDS[name]
         case tuple():
