@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from foveal import debug
+from foveal import debug, forks
 from foveal.autodiff import gradients
 from foveal.build import build
 from foveal.errors import DataError, NumericsError, ShapeError, StateError
@@ -19,6 +19,7 @@ from foveal.ops.op import Tensor, Type
 from foveal.passes.recompute import FAST, MEMORY
 from foveal.profile import show_timings
 from foveal.program import Program
+from foveal.programs import Programs
 from foveal.strides import Ndarray, Shape
 from foveal.trace import Symbol, Trace, trace, tracing
 from foveal.variable import Variable
@@ -70,26 +71,16 @@ TracedFunction = Callable[..., Tensor | Sequence[Tensor]]
 class Compiled:
     """A function that runs as native code. Each new combination of argument shapes is traced and compiled once, and
     again when what the function read while it was traced has changed, such as the mode of a model (see foveal.watch).
+
+    It keeps the programs used last, `programs.LIMIT` of them, and may be called by several threads.
     """
 
     def __init__(self, function: TracedFunction, threads: int | None = None) -> None:
         self.function, self.threads = function, threads
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget what was compiled."""
         self.state = State()
         # by the number of the state, and shapes and dtypes of the arguments: the program, and whether the function
         # returned one array
-        self.programs: dict[tuple[int, tuple[tuple[Shape, str], ...]], tuple[Program, bool]] = {}
-
-    def __getstate__(self) -> dict[str, object]:
-        """What copies and pickles take over: the function and the number of threads; they compile for themselves."""
-        return {"function": self.function, "threads": self.threads}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
-        self.reset()
+        self.programs: Programs[tuple[Program, bool]] = Programs()
 
     def program(self, *arrays: ArrayLike) -> Program:
         """Return the program for arguments of these shapes and dtypes."""
@@ -97,8 +88,9 @@ class Compiled:
 
     def _find(self, arrays: list[Ndarray]) -> tuple[Program, bool]:
         number = self.state.number(self.function, self.threads)
-        key = number, tuple((a.shape, str(a.dtype)) for a in arrays)
-        if key not in self.programs:
+        types = tuple((a.shape, str(a.dtype)) for a in arrays)
+
+        def make() -> tuple[Program, bool]:
             single = True
 
             def traced(*symbols: Symbol) -> Tensor | Sequence[Tensor]:
@@ -108,9 +100,10 @@ class Compiled:
                 return result
 
             with self.state.reading(number):
-                graph = trace(traced, *(Type(*k) for k in key[1]))
-            self.programs[key] = build(graph, self.threads), single
-        return self.programs[key]
+                graph = trace(traced, *(Type(*k) for k in types))
+            return build(graph, self.threads), single
+
+        return self.programs.find((number, types), make)
 
     def __call__(self, *arrays: ArrayLike) -> Any:
         """Run on arrays. Returns an array, or a list of arrays if the function returns several."""
@@ -214,22 +207,11 @@ class Step:
         check_optimizer(model, loss, optimizer)
         # The key of random operators: 64 bits of seed, then 64 bits that count the steps.
         self.key = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, 0, 0], np.uint32)
-        self.steps = 0
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget what was compiled."""
         self.state = State()
-        self.programs: dict[tuple[Hashable, ...], Program] = {}
-
-    def __getstate__(self) -> dict[str, object]:
-        """What copies and pickles take over: all but the programs. A deep copy has a model and an optimiser of its own,
-        as its `model` and `optimizer`; those of the model that is copied in the same call, if it is."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("state", "programs")}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
-        self.reset()
+        self.programs: Programs[Program] = Programs()
+        self.steps = 0
+        # held during a step: threads take turns
+        self.turn = forks.Guard()
 
     def trace(self, x: Type, target: Type) -> Graph:
         """Return the step's graph. Its outputs are the loss and the model's output; it updates the parameters, the
@@ -299,13 +281,14 @@ class Step:
     def _find(self, x: Ndarray, target: Ndarray) -> Program:
         number = self.state.number(self.model, self.loss, self.memory, self.threads)
         optimizer = Same(self.optimizer), self.optimizer.structure()
-        key = (number, x.shape, target.shape, target.dtype.name, optimizer)
-        if key not in self.programs:
+
+        def make() -> Program:
             check_optimizer(self.model, self.loss, self.optimizer)
             with self.state.reading(number):
                 graph = self.trace(Type(x.shape), Type(target.shape, target.dtype.name))
-            self.programs[key] = build(graph, self.threads, memory=self.memory)
-        return self.programs[key]
+            return build(graph, self.threads, memory=self.memory)
+
+        return self.programs.find((number, x.shape, target.shape, target.dtype.name, optimizer), make)
 
     def check(self, target: Ndarray, output: Shape) -> None:
         """Check the targets as the loss says; without a `check` of its own, integers are labels of the last axis."""
@@ -319,8 +302,13 @@ class Step:
         """Train on one batch: x [N, ...] float32, target [N] integer labels (or what the loss takes).
 
         Raises DataError for labels that are not among the classes, NumericsError for NaN or infinity in x or in the
-        loss. The parameters are then as they were before.
+        loss. The parameters are then as they were before. Python threads that share a step take turns.
         """
+        with self.turn.lock:
+            return self.take(x, target)
+
+    def take(self, x: ArrayLike, target: ArrayLike) -> StepResult:
+        """Train on one batch."""
         x, target = as_argument(x, "the input x"), as_argument(target, "the target")
         if x.size == 0:
             raise DataError(f"the batch is empty (shape {x.shape}); a step needs at least one image")

@@ -44,7 +44,6 @@ def build(
     if threads is not None and threads < 1:
         raise ShapeError(f"{threads} threads: a program needs at least 1")
     started = time.perf_counter()
-    compiled, from_disk = machine_code.statistics.compiled, machine_code.statistics.from_disk
 
     # Composites become primitives, equal nodes are shared.
     simple = simplify(graph)
@@ -65,13 +64,11 @@ def build(
     # Where temporary buffers lie in the arena.
     arena_plan = plan_arena(scheduled, lowered.outputs, threads)
     # Machine code, from the cache or from LLVM.
-    addresses = machine_code.native([call.kernel for call in scheduled.calls])
+    code = machine_code.native([call.kernel for call in scheduled.calls])
     # Memory, and the table of calls that the threads run.
-    binding = bind(lowered, scheduled, arena_plan, addresses, threads, allocate)
+    binding = bind(lowered, scheduled, arena_plan, code, threads, allocate)
 
-    statistics = machine_code.statistics
-    seconds = time.perf_counter() - started
-    record = BuildRecord(seconds, statistics.compiled - compiled, statistics.from_disk - from_disk)
+    record = BuildRecord(time.perf_counter() - started, code.found.compiled, code.found.from_disk)
     program = Program(final, threads, groups, layout, lowered, scheduled, arena_plan, binding, record)
     show(program)
     return program

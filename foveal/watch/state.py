@@ -3,10 +3,11 @@
 import inspect
 import itertools
 import operator
-import threading
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+from foveal import forks
 from foveal.variable import Variable
 from foveal.watch.tokens import Description, Snapshot
 from foveal.watch.watched import CHANGES, LOCAL, MISSING, PARTS, Watched, own_attributes
@@ -156,20 +157,23 @@ class Entry:
         self.gather()
 
 
-class State:
+class State(forks.Guard):
     """Numbers for the combinations of values that traced functions have read; see foveal/watch/__init__.py.
 
-    Python threads may share it.
+    Python threads may share it. A copy and a pickle are empty: they belong to copies of what is traced.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.entries: list[Entry] = []
         self.count = itertools.count()
         # What the traced functions change themselves.
         self.ignored: Ignored = {}
-        self.lock = threading.Lock()
         # the entry that was found last, and the count of changes before it was looked for
         self.latest: tuple[Entry, int] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()
 
     def number(self, *roots: object) -> int:
         """Return the number of the present combination, for what is traced from these functions, models or losses."""
