@@ -108,6 +108,8 @@ class Reads:
             guard = Guard(owner, name, self.ignored)
             if isinstance(guard.value, Variable | Watched):
                 self.guards[id(owner), name] = guard
+            if (id(owner), PARTS) in self.guards:
+                self.guards[id(owner), PARTS].describe(self.ignored)
         return list(self.guards.values())
 
 
