@@ -6,11 +6,14 @@ sets the rate before each step. Names and closed forms are those of torch.optim.
 function of the step's number will do in place of a schedule.
 """
 
+import copy
+import copyreg
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from foveal.errors import ShapeError
+from foveal.errors import ShapeError, StateError
 
 
 class Schedule:
@@ -21,6 +24,20 @@ class Schedule:
 
     def __call__(self, step: int) -> float:
         return self.value_at(step)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Schedule":
+        made = object.__new__(type(self))
+        made.__dict__.update(copy.deepcopy(vars(self), memo))
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Raise StateError for schedules of this file that are functions made by functions: these are not pickled."""
+        if "<locals>" in getattr(vars(self).get("value_at"), "__qualname__", ""):
+            raise StateError(
+                "a schedule cannot be pickled; take it off before (optimizer.schedules = {}) and set it again"
+                " afterwards with optimizer.schedule(...)"
+            )
+        return copyreg.__newobj__, (type(self),), vars(self)  # type: ignore[attr-defined]
 
     def observe(self, loss: float) -> None:
         """Take note of an epoch's mean training loss; only schedules that react to the loss do anything."""
