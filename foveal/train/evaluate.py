@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from foveal.data.loader import Loader, even_batch
 from foveal.data.readers import Floats, Labels
 from foveal.errors import DataError, NumericsError
 from foveal.explain.model import modes_restored
+from foveal.nn.module import Module
 from foveal.strides import Ndarray
 
 # Images at once: enough to keep the threads busy, few enough for their activations to stay in the cache.
@@ -25,11 +27,7 @@ TOP = (3, 5)
 class Network(Protocol):
     """What evaluation needs of a `foveal.nn.Module`."""
 
-    training: bool
-
     def eval(self) -> Any: ...
-
-    def named_modules(self) -> Iterator[tuple[str, Any]]: ...
 
     def __call__(self, x: Floats, /) -> Any: ...
 
@@ -43,7 +41,8 @@ def predict(net: Network, x: Floats, *, mean: Sequence[float], std: Sequence[flo
     # All batches have one size, as each is compiled; the last one is filled up, and its logits are cut off.
     batch_size = even_batch(len(x), EVALUATION_BATCH)
     loader = Loader(x, np.zeros(len(x), np.int64), batch_size, mean=mean, std=std)
-    with modes_restored(net):
+    # A network of another kind is left as its eval() leaves it.
+    with modes_restored(net) if isinstance(net, Module) else nullcontext():
         net.eval()
         logits = np.concatenate([np.array(net(batch))[: len(rows)] for batch, rows in loader.epoch(0)])
     wrong = np.flatnonzero(~np.isfinite(logits).all(1))

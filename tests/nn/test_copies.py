@@ -1,4 +1,4 @@
-"""Copies and pickles of models, optimisers and training steps: each has memory of its own, and goes on as the original."""
+"""Copies and pickles of models, optimisers and steps: each has memory of its own, and goes on as the original."""
 
 import copy
 import multiprocessing
