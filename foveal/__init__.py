@@ -27,6 +27,7 @@ MAP = (
     ("ops", "one class per operator: equation, shape rule, gradient, cases; ops/kernels: how it is computed"),
     ("graph", "Node, Graph"),
     ("trace", "calling a function on symbols -> Graph"),
+    ("watch", "what a trace reads beside its arguments, and whether it has changed"),
     ("autodiff", "Graph -> Graph with gradients"),
     ("passes", "simplify, recompute, fusion, layout, plan_memory"),
     ("lower", "fused groups -> kernel calls"),

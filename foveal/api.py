@@ -1,5 +1,6 @@
 """What users call: compile a function, its gradients, or a whole training step, for the shapes it is called with."""
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from numpy.typing import ArrayLike
 from foveal import debug, forks
 from foveal.autodiff import gradients, gradients_where_read
 from foveal.build import build
-from foveal.errors import DataError, FovealWarning, NumericsError, ShapeError
+from foveal.errors import DataError, FovealWarning, NumericsError, ShapeError, StateError
 from foveal.graph import Graph
 from foveal.ops import is_finite, where
 from foveal.ops.op import Tensor, Type
@@ -23,6 +24,7 @@ from foveal.programs import Programs
 from foveal.strides import Ndarray, Shape
 from foveal.trace import Symbol, Trace, trace, tracing
 from foveal.variable import Variable
+from foveal.watch import Same, State
 
 INT32 = np.iinfo(np.int32)
 
@@ -73,14 +75,17 @@ TracedFunction = Callable[..., Tensor | Sequence[Tensor]]
 
 
 class Compiled:
-    """A function that runs as native code. Each new combination of argument shapes is traced and compiled once.
+    """A function that runs as native code. Each new combination of argument shapes is traced and compiled once, and
+    again when what the function read while it was traced has changed, such as the mode of a model (see foveal.watch).
 
-    It keeps the programs of the shapes used last, `programs.LIMIT` of them, and may be called by several threads.
+    It keeps the programs used last, `programs.LIMIT` of them, and may be called by several threads.
     """
 
     def __init__(self, function: TracedFunction, threads: int | None = None) -> None:
         self.function, self.threads = function, threads
-        # by shapes and dtypes of the arguments: the program, and whether the function returned one array
+        self.state = State()
+        # by the number of the state, and shapes and dtypes of the arguments: the program, and whether the function
+        # returned one array
         self.programs: Programs[tuple[Program, bool]] = Programs()
 
     def program(self, *arrays: ArrayLike) -> Program:
@@ -88,7 +93,8 @@ class Compiled:
         return self._find([as_argument(x, f"argument {i}") for i, x in enumerate(arrays)])[0]
 
     def _find(self, arrays: list[Ndarray]) -> tuple[Program, bool]:
-        key = tuple((a.shape, str(a.dtype)) for a in arrays)
+        number = self.state.number(self.function, self.threads)
+        types = tuple((a.shape, str(a.dtype)) for a in arrays)
 
         def make() -> tuple[Program, bool]:
             single = True
@@ -99,10 +105,11 @@ class Compiled:
                 single = not isinstance(result, tuple | list)
                 return result
 
-            graph = trace(traced, *(Type(*k) for k in key))
+            with self.state.reading(number):
+                graph = trace(traced, *(Type(*k) for k in types))
             return build(graph, self.threads), single
 
-        return self.programs.find(key, make)
+        return self.programs.find((number, types), make)
 
     def __call__(self, *arrays: ArrayLike) -> Any:
         """Run on arrays. Returns an array, or a list of arrays if the function returns several."""
@@ -209,8 +216,10 @@ class Step:
             raise ShapeError(f"memory {memory!r} is not known; choose one of {', '.join(MEMORY)}")
         self.model, self.loss, self.optimizer, self.threads = model, loss, optimizer, threads
         self.memory = memory
+        check_optimizer(model, loss, optimizer)
         # The key of random operators: 64 bits of seed, then 64 bits that count the steps.
         self.key = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, 0, 0], np.uint32)
+        self.state = State()
         self.programs: Programs[Program] = Programs()
         self.steps = 0
         # The parameters that a warning has named as not read by the loss.
@@ -240,7 +249,9 @@ class Step:
             if y.shape != ():
                 raise ShapeError(f"the loss has shape {y.shape}; a training step needs a scalar: take its mean")
             # backward
-            parameters = [p for p in self.model.parameters() if p.trainable]
+            owned = parameters_of(self.model, self.loss)
+            check_used(owned, recording)
+            parameters = [p for p in owned if p.trainable]
             slopes = gradients_where_read(y, [recording.lift(p) for p in parameters])
             read = {p: slope for p, slope in zip(parameters, slopes, strict=True) if slope is not None}
             self.name_unread(p for p in parameters if p not in read)
@@ -293,20 +304,23 @@ class Step:
             show_timings(program)
             for variable, storage in kept:
                 variable.storage[:] = storage
-                variable.version += 1
+                variable.touch()
 
     def program(self, x: ArrayLike, target: ArrayLike) -> Program:
         """Return the program for a batch of this shape."""
         return self._find(as_argument(x, "the input x"), as_argument(target, "the target"))
 
     def _find(self, x: Ndarray, target: Ndarray) -> Program:
-        key = (x.shape, target.shape, target.dtype.name, self.optimizer.structure())
+        number = self.state.number(self.model, self.loss, self.memory, self.threads)
+        optimizer = Same(self.optimizer), self.optimizer.structure()
 
         def make() -> Program:
-            graph = self.trace(Type(x.shape), Type(target.shape, target.dtype.name))
+            check_optimizer(self.model, self.loss, self.optimizer)
+            with self.state.reading(number):
+                graph = self.trace(Type(x.shape), Type(target.shape, target.dtype.name))
             return build(graph, self.threads, memory=self.memory)
 
-        return self.programs.find(key, make)
+        return self.programs.find((number, x.shape, target.shape, target.dtype.name, optimizer), make)
 
     def check(self, target: Ndarray, output: Shape) -> None:
         """Check the targets as the loss says; without a `check` of its own, integers are labels of the last axis."""
@@ -351,6 +365,44 @@ class Step:
         return StepResult(value, output)
 
 
+def parameters_of(*owners: object) -> list[Any]:
+    """Return the parameters of a model and of what else has some, such as a loss with weights; each once."""
+    found = (owner.parameters() for owner in owners if hasattr(owner, "parameters"))
+    return list(dict.fromkeys(itertools.chain.from_iterable(found)))
+
+
+def check_optimizer(model: ModelLike, loss: object, optimizer: OptimizerLike) -> None:
+    """Raise StateError if the optimiser was made for parameters that are not the model's: a step would not move them.
+
+    The model may have more: those keep their values.
+    """
+    owned = set(parameters_of(model, loss))
+    strays = [p for p in getattr(optimizer, "parameters", ()) if p not in owned]
+    if strays:
+        raise StateError(
+            f"{type(optimizer).__name__} was made for {named(strays)}, not among the parameters of"
+            f" {type(model).__name__}; make the optimiser for net.parameters() of the network that is trained, again"
+            " after a layer or a parameter of it was replaced"
+        )
+
+
+def check_used(owned: Sequence[Variable], recording: Trace) -> None:
+    """Raise StateError if the step computes with trainable parameters that are no part of the model."""
+    strays = [v for v in recording.variables if getattr(v, "trainable", False) and v not in set(owned)]
+    if strays:
+        raise StateError(
+            f"the step computes with {named(strays)}, which model.parameters() does not list, so that no optimiser"
+            " would train it; assign the layer, or a list or dict of layers, to an attribute of the model, or freeze it"
+            " with requires_grad_(False)"
+        )
+
+
+def named(variables: Sequence[Variable]) -> str:
+    """Return a few variables in words."""
+    shown = ", ".join(f"{v.name or 'a parameter without a name'} {list(v.shape)}" for v in variables[:3])
+    return shown if len(variables) <= 3 else f"{shown} and {len(variables) - 3} more"
+
+
 def check_labels(labels: Ndarray, classes: int, ignored: int | None = None) -> None:
     """Raise DataError if a label is not one of 0 .. classes - 1, nor the one that is ignored."""
     wrong = (labels < 0) | (labels >= classes)
@@ -374,11 +426,17 @@ def compile_step(
 ) -> Step:
     """Return a whole training step, step(x, labels) -> loss and output, as one native program.
 
-    loss: called as loss(model(x), target), with the tuple if the model returns several arrays.
+    loss: called as loss(model(x), target), with the tuple if the model returns several arrays. If it has parameters of
+    its own, by `parameters()`, they are trained as the model's are.
+    optimizer: made for parameters of the model; those of the model that it lacks keep their values, as in fine-tuning.
     threads: how many native threads run it. This changes the speed only: the same seed gives the same bits.
     seed: feeds random operators (dropout), together with the number of steps taken.
     memory: "low" computes cheap values again for the gradients instead of keeping them: less memory, some more time.
 
-    Raises ShapeError for another `memory`, and at the first call if model, loss and batch do not fit each other.
+    The step follows changes of the model, the loss and the optimiser: modes, frozen parameters, replaced layers (see
+    foveal.watch). A deep copy of it, or a pickle, has copies of all three.
+
+    Raises ShapeError for another `memory`, and at the first call if model, loss and batch do not fit each other;
+    StateError for an optimiser of parameters that are not the model's.
     """
     return Step(model, loss, optimizer, threads, seed, memory)

@@ -113,7 +113,7 @@ class Program:
             finally:
                 # Even a run that was interrupted may have written them.
                 for variable in self.updated:
-                    variable.version += 1
+                    variable.touch()
 
     def launch_from(self, start: int, timed: bool = False) -> None:
         """Run the calls from number `start` on."""

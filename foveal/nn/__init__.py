@@ -1,6 +1,7 @@
 """Layers, losses and models, with PyTorch's names, arguments and layouts. The files of this folder:
 
-module.py            Module, the base of layers and models; Parameter, Buffer and Counter, what they hold
+parameter.py         Parameter, Buffer and Counter: what layers hold
+module.py            Module, the base of layers and models; ModuleList, ModuleDict
 arguments.py         types and checks of hyper-parameters that many layers take
 activation.py        ReLU, GELU, Softmax, ...
 container.py         Sequential, Concat, Identity, Flatten
@@ -56,7 +57,7 @@ from foveal.nn.loss import (
     SmoothL1Loss,
     class_balanced_weights,
 )
-from foveal.nn.module import Buffer, Counter, Module, Parameter
+from foveal.nn.module import Module, ModuleDict, ModuleList
 from foveal.nn.norm import (
     BatchNorm1d,
     BatchNorm2d,
@@ -68,6 +69,7 @@ from foveal.nn.norm import (
     RMSNorm,
 )
 from foveal.nn.pad import CircularPad2d, ConstantPad2d, ReflectionPad2d, ReplicationPad2d, ZeroPad2d
+from foveal.nn.parameter import Buffer, Counter, Parameter
 from foveal.nn.pool import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -142,6 +144,8 @@ __all__ = [
     "MaxPool2d",
     "MaxUnpool2d",
     "Module",
+    "ModuleDict",
+    "ModuleList",
     "NLLLoss",
     "PReLU",
     "Parameter",

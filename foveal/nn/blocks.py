@@ -43,6 +43,8 @@ class SqueezeExcitation(Module):
     them. activation, scale_activation: classes of layers. Names and parameters are torchvision's.
     """
 
+    required = ("fc1", "fc2", "activation", "scale_activation")
+
     def __init__(
         self,
         input_channels: int,

@@ -42,6 +42,8 @@ class Convolution(Module):
     start as PyTorch's (init.kaiming_uniform, init.bias_uniform).
     """
 
+    required = ("weight",)
+
     def __init__(self, shape: Shape, stride: Pair, dilation: Pair, groups: int, outputs: int, bias: bool) -> None:
         self.stride, self.dilation, self.groups = stride, dilation, groups
         if min(stride) < 1 or min(dilation) < 1:
@@ -113,11 +115,13 @@ class Conv2d(Convolution):
         size = self.kernel(kernel_size)
         u, d = pair(stride, f"{self.name}: stride"), pair(dilation, f"{self.name}: dilation")
         self.padding = self.full_padding(padding, size, u, d)
-        if padding_mode not in PADDING_MODES:
-            raise ShapeError(f"{self.name}: padding_mode is {padding_mode!r}; choose one of {', '.join(PADDING_MODES)}")
         self.padding_mode = padding_mode
         shape = (out_channels, in_channels // groups, *size)
         super().__init__(shape, u, d, groups, out_channels, bias)
+
+    def check_attribute(self, name: str, value: object) -> None:
+        if name == "padding_mode" and (not isinstance(value, str) or value not in PADDING_MODES):
+            raise ShapeError(f"{self.name}: padding_mode is {value!r}; choose one of {', '.join(PADDING_MODES)}")
 
     def full_padding(self, padding: PaddingLike, size: Pair, stride: Pair, dilation: Pair) -> Sides:
         """The padding as (top, bottom, left, right), from numbers or the words "same" and "valid"."""
@@ -303,6 +307,8 @@ class LocallyConnected2d(Module):
 
     weight [P Q, C R S, K], bias [K, P, Q]. Raises ShapeError where the kernel does not fit into the image.
     """
+
+    required = ("weight",)
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ from foveal.ops.op import Tensor
 from foveal.strides import Ndarray, Shape
 from foveal.trace import Symbol, current
 from foveal.variable import Variable
+from foveal.watch import Watched
 
 
 class LossFunction(Protocol):
@@ -35,7 +36,7 @@ REDUCTIONS = ("mean", "sum", "none")
 TINY = 1e-30
 
 
-class Loss:
+class Loss(Watched):
     """Base of all losses, which reduce one value for each element to the loss."""
 
     def __init__(self, reduction: str = "mean") -> None:
@@ -421,7 +422,7 @@ class SmoothL1Loss(Loss):
         return self.reduce(huber(d, self.beta) * (1 / self.beta) if self.beta else absolute(d))
 
 
-class AuxiliaryLoss:
+class AuxiliaryLoss(Watched):
     """loss(logits) + weight times the sum of loss(auxiliary logits): Szegedy et al. 2015, section 5
 
     For models that return (logits, auxiliary logits, ...) in training, such as GoogLeNet; for a model that returns one

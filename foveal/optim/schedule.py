@@ -9,12 +9,14 @@ A schedule raises ShapeError for numbers of steps below 1, and for NaN or infini
 after the last one that it was made for.
 """
 
+import copy
+import copyreg
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
 
-from foveal.errors import ShapeError
+from foveal.errors import ShapeError, StateError
 
 
 class Schedule:
@@ -25,6 +27,20 @@ class Schedule:
 
     def __call__(self, step: int) -> float:
         return self.value_at(step)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Schedule":
+        made = object.__new__(type(self))
+        made.__dict__.update(copy.deepcopy(vars(self), memo))
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Raise StateError for schedules of this file that are functions made by functions: these are not pickled."""
+        if "<locals>" in getattr(vars(self).get("value_at"), "__qualname__", ""):
+            raise StateError(
+                "a schedule cannot be pickled; take it off before (optimizer.schedules = {}) and set it again"
+                " afterwards with optimizer.schedule(...)"
+            )
+        return copyreg.__newobj__, (type(self),), vars(self)  # type: ignore[attr-defined]
 
     def observe(self, loss: float) -> None:
         """Take note of an epoch's mean training loss; only schedules that react to the loss do anything."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -13,7 +14,9 @@ from foveal import metrics
 from foveal.data.dataset import Floats, Images, Labels
 from foveal.data.loader import Loader, even_batch
 from foveal.errors import DataError, NumericsError
+from foveal.explain.model import modes_restored
 from foveal.metrics import checks
+from foveal.nn.module import Module
 from foveal.strides import Ndarray
 
 # Images at once: enough to keep the threads busy, few enough for their activations to stay in the cache.
@@ -33,16 +36,18 @@ class Network(Protocol):
 def predict(net: Network, x: Images, *, mean: Sequence[float], std: Sequence[float]) -> Floats:
     """Return the logits [n, K] of images x [n, C, H, W], which are not yet normalised; bytes stand for value / 255.
 
-    Sets the network to evaluation mode and leaves it there. Raises DataError if there are no images, and NumericsError
-    if an output is NaN or infinite.
+    The network computes in evaluation mode, and its layers are afterwards in the modes that they were in. Raises
+    DataError if there are no images, and NumericsError if an output is NaN or infinite.
     """
     if len(x) == 0:
         raise DataError("there are no images to evaluate; give at least one")
-    net.eval()
     # All batches have one size, as each is compiled; the last one is filled up, and its logits are cut off.
     batch_size = even_batch(len(x), EVALUATION_BATCH)
     loader = Loader(x, np.zeros(len(x), np.int64), batch_size, mean=mean, std=std)
-    logits = np.concatenate([np.array(net(batch))[: len(rows)] for batch, rows in loader.epoch(0)])
+    # A network of another kind is left as its eval() leaves it.
+    with modes_restored(net) if isinstance(net, Module) else nullcontext():
+        net.eval()
+        logits = np.concatenate([np.array(net(batch))[: len(rows)] for batch, rows in loader.epoch(0)])
     wrong = np.flatnonzero(~np.isfinite(logits).all(1))
     if len(wrong):
         raise NumericsError(

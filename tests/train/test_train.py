@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
 import foveal
-from foveal import cli, ops, optim
+from foveal import cli, nn, ops, optim
 from foveal.data import from_arrays
 from foveal.errors import DataError, NumericsError, ShapeError, StateError
 from foveal.nn import models
@@ -402,6 +402,24 @@ class Fixed:
 
     def __call__(self, x):
         return x.reshape(len(x), -1)[:, :3]
+
+
+def test_evaluation_leaves_each_layer_in_its_mode():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Dropout(0.9))
+    x, y = np.random.default_rng(0).standard_normal((10, 1, 2, 2)).astype(np.float32), np.arange(10) % 3
+    for frozen in (False, True):
+        modes = [frozen, True, frozen, True]
+        for (_, module), mode in zip(net.named_modules(), modes, strict=True):
+            module.training = mode
+        first = evaluate(net, x, y, mean=(0.0,), std=(1.0,))
+        assert [module.training for _, module in net.named_modules()] == modes
+        # nothing was dropped, and nothing is compiled again
+        assert evaluate(net, x, y, mean=(0.0,), std=(1.0,)) == first
+        assert len(net.__dict__["_compiled"].programs) == 1
+    x[0] = np.nan
+    with pytest.raises(NumericsError):
+        evaluate(net, x, y, mean=(0.0,), std=(1.0,))
+    assert [module.training for _, module in net.named_modules()] == modes
 
 
 def test_metrics_of_known_logits():
