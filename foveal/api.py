@@ -1,7 +1,7 @@
 """What users call: compile a function, its gradients, or a whole training step, for the shapes it is called with."""
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from foveal import debug
 from foveal.autodiff import gradients
 from foveal.build import build
-from foveal.errors import DataError, NumericsError, ShapeError
+from foveal.errors import DataError, NumericsError, ShapeError, StateError
 from foveal.graph import Graph
 from foveal.ops import is_finite, where
 from foveal.ops.op import Tensor, Type
@@ -265,6 +265,21 @@ class Step:
             graph = self.trace(Type(x.shape), Type(target.shape, target.dtype.name))
             self.programs[key] = build(graph, self.threads, memory=self.memory)
         return self.programs[key]
+
+    def state_dict(self) -> dict[str, Ndarray]:
+        """Return what random operators draw from: the seed and the number of steps taken, as arrays.
+
+        `foveal.train.state_dict` returns the state of the whole training.
+        """
+        return {"seed": self.key[:2].copy(), "steps": np.array(self.steps, np.int64)}
+
+    def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
+        """Go on from a `state_dict`. Raises StateError if the state is none; then nothing is changed."""
+        seed, steps = (np.asarray(state.get(name, ())) for name in ("seed", "steps"))
+        fits = (seed.shape, seed.dtype.name, steps.shape, steps.dtype.kind) == ((2,), "uint32", (), "i")
+        if state.keys() != {"seed", "steps"} or not fits or steps < 0:
+            raise StateError(f"no state of a step: {dict(state)}; it has seed, uint32 [2], and steps, an integer")
+        self.key[:2], self.steps = seed, int(steps)
 
     def check(self, target: Ndarray, output: Shape) -> None:
         """Check the targets as the loss says; without a `check` of its own, integers are labels of the last axis."""
