@@ -123,7 +123,7 @@ def parts(step: Step, loader: Loader | None, generators: Mapping[str, Generator]
             f"the step trains {type(model).__name__} with {type(optimizer).__name__}; the state of a training needs an"
             " nn.Module and an optimiser of foveal.optim"
         )
-    found: dict[str, Part] = {"options": Options(step), "step": step, "model": model, "modes": Modes(model)}
+    found: dict[str, Part] = {"options": Options(step), "step": step, "model": model, "modes": Modes(model, step.loss)}
     if isinstance(step.loss, Module) and step.loss.state_dict():
         found["loss"] = step.loss
     found["optimizer"] = optimizer
@@ -243,9 +243,11 @@ class LoaderOptions(Comparison):
 class Modes:
     """Of each module its mode and the number of its calls, which random layers draw from; which parameters train."""
 
-    def __init__(self, model: Module) -> None:
-        self.modules = [module for _, module in model.named_modules()]
-        self.parameters = model.parameters()
+    def __init__(self, *owners: object) -> None:
+        """owners: the model and the loss, which may be a module too."""
+        models = [owner for owner in owners if isinstance(owner, Module)]
+        self.modules = [module for model in models for _, module in model.named_modules()]
+        self.parameters = [parameter for model in models for parameter in model.parameters()]
 
     def state_dict(self) -> State:
         return {
