@@ -322,6 +322,21 @@ class Step:
 
         return self.programs.find((number, x.shape, target.shape, target.dtype.name, optimizer), make)
 
+    def state_dict(self) -> dict[str, Ndarray]:
+        """Return what random operators draw from: the seed and the number of steps taken, as arrays.
+
+        `foveal.train.state_dict` returns the state of the whole training.
+        """
+        return {"seed": self.key[:2].copy(), "steps": np.array(self.steps, np.int64)}
+
+    def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
+        """Go on from a `state_dict`. Raises StateError if the state is none; then nothing is changed."""
+        seed, steps = (np.asarray(state.get(name, ())) for name in ("seed", "steps"))
+        fits = (seed.shape, seed.dtype.name, steps.shape, steps.dtype.kind) == ((2,), "uint32", (), "i")
+        if state.keys() != {"seed", "steps"} or not fits or steps < 0:
+            raise StateError(f"no state of a step: {dict(state)}; it has seed, uint32 [2], and steps, an integer")
+        self.key[:2], self.steps = seed, int(steps)
+
     def check(self, target: Ndarray, output: Shape) -> None:
         """Check the targets as the loss says; without a `check` of its own, integers are labels of the last axis."""
         check = getattr(self.loss, "check", None)

@@ -73,11 +73,16 @@ def directory() -> Path:
     return absolute(os.path.join(user if os.path.isabs(user) else "~/.cache", "foveal"))
 
 
-@memoise
 def absolute(path: str) -> Path:
     """The path with ~ expanded, seen from the root; it stays relative where there is no home folder to expand it to."""
     expanded = os.path.expanduser(path)
-    return Path(expanded if expanded.startswith("~") else os.path.abspath(expanded))
+    return Path(expanded) if expanded.startswith("~") else from_root(expanded)
+
+
+@memoise
+def from_root(path: str) -> Path:
+    """The path from the root; a relative one counts from where the process is when it first asks."""
+    return Path(os.path.abspath(path))
 
 
 def user() -> int | None:

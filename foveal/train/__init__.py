@@ -10,6 +10,7 @@ metadata.py     what the description in a model file may say, checked
 checkpoint.py   the files of a run, and loading a trained network from them
 run_folder.py   writing the files of a run while it goes on
 evaluate.py     logits of a network on a set of images, and their metrics
+state.py        the state of a whole training as arrays, to go on from later
 tune.py         `foveal tune`: learning rate, batch size, momentum and weight decay by short runs; their files
 range_test.py   the learning rate range test
 findings.py     the findings of `foveal tune`: range test, short runs, choices
@@ -22,6 +23,7 @@ from foveal.train.evaluate import classification_report, evaluate, predict
 from foveal.train.loop import train
 from foveal.train.run_folder import RunFolder
 from foveal.train.settings import Options, RunOptions, Settings
+from foveal.train.state import load_state_dict, state_dict
 
 __all__ = [
     "ModelDescription",
@@ -35,6 +37,8 @@ __all__ = [
     "evaluate",
     "load_net",
     "load_run",
+    "load_state_dict",
     "predict",
+    "state_dict",
     "train",
 ]

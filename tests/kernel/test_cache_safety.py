@@ -1,7 +1,9 @@
 """Nobody but this user has a hand in the machine code that this process runs: the threat model of kernel/cache.py."""
 
+import grp
 import importlib
 import os
+import pwd
 import shutil
 import stat
 import subprocess
@@ -72,6 +74,26 @@ def test_a_folder_that_others_may_exchange_is_left_alone(folder, capsys):
     # with the sticky bit, names in it can be changed by their owners alone
     folder.parent.chmod(0o1777)
     assert run() == (0, compiled)
+
+
+def test_the_private_group_of_a_user_may_write_above_the_folder(folder, monkeypatch):
+    """Where each user has a group of their own, new folders may be open to it; nobody else is in it."""
+    compiled, _ = run()
+    folder.parent.chmod(0o775)
+    owner = pwd.getpwuid(os.geteuid())
+    groups = {
+        (owner.pw_name, owner.pw_gid, ()): (0, compiled),
+        (owner.pw_name, owner.pw_gid, (owner.pw_name,)): (0, compiled),
+        (owner.pw_name, owner.pw_gid, ("another",)): (compiled, 0),
+        ("users", owner.pw_gid, ()): (compiled, 0),
+        (owner.pw_name, owner.pw_gid + 1, ()): (compiled, 0),
+    }
+    for (name, number, members), expected in groups.items():
+        group = grp.struct_group((name, "x", number, list(members)))
+        monkeypatch.setattr(grp, "getgrgid", lambda gid, group=group: group)
+        cache._reached_safely.clear()
+        assert run() == expected
+    folder.parent.chmod(0o700)
 
 
 def test_another_user_uses_none_of_it(folder, monkeypatch, capsys):
@@ -211,7 +233,7 @@ def test_every_value_of_the_variable_has_one_meaning(folder, monkeypatch, tmp_pa
         os.devnull: Path(os.devnull),
     }
     for value, place in meanings.items():
-        cache.absolute.cache_clear()
+        cache.from_root.cache_clear()
         monkeypatch.setenv("FOVEAL_CACHE", value)
         assert cache.directory() == place
         assert cache.problem() is None or place == cache.OFF

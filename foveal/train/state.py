@@ -1,0 +1,322 @@
+"""All that decides how a training goes on, as arrays by name: saved and loaded, it goes on to the same bits.
+
+    safetensors.numpy.save_file(foveal.train.state_dict(step, loader=loader), "training.safetensors")
+
+and later, in a process that has built the same model, optimiser, schedules, step and loader,
+
+    foveal.train.load_state_dict(step, safetensors.numpy.load_file("training.safetensors"), loader=loader)
+    epoch, batch = divmod(step.steps, len(loader))
+
+`examples/resume.py` is a whole program. Names are "part/name"; a part is an object with a state of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import ArrayLike
+
+from foveal.api import Step
+from foveal.data.loader import Loader
+from foveal.errors import StateError
+from foveal.nn import init
+from foveal.nn.module import Module
+from foveal.optim.average import Average
+from foveal.optim.combined import Combined
+from foveal.optim.optimizer import Optimizer, UpdateRule
+from foveal.strides import Ndarray
+
+# Of the names and what they hold; another number is refused.
+VERSION = 1
+
+State = dict[str, Ndarray]
+
+
+class Part(Protocol):
+    """What a training consists of. Loading raises an error that names what does not fit."""
+
+    def state_dict(self) -> State: ...
+
+    def load_state_dict(self, state: Mapping[str, Ndarray], /) -> object: ...
+
+
+def state_dict(step: Step, *, loader: Loader | None = None, generators: Mapping[str, Generator] | None = None) -> State:
+    """Return copies of all that decides how the training goes on, as arrays that safetensors can store.
+
+    That is: parameters, running statistics, modes and frozen parameters of the model, and of a loss with a state; the
+    optimiser with its averages, its hyper-parameters and its schedules; the seed and the number of steps, which random
+    layers draw from; and the generator of starting values (`nn.seed`).
+
+    loader: its order follows from its seed and the number of steps, so it is only compared when the state is loaded.
+    generators: the caller's own, by name, such as those of augmentations.
+
+    Raises StateError while the model holds the averages of its parameters, and for a model without a state.
+    """
+    state = {"version": np.array(VERSION, np.int64)}
+    for name, part in parts(step, loader, generators).items():
+        state |= {f"{name}/{key}": array for key, array in part.state_dict().items()}
+    return state
+
+
+def load_state_dict(
+    step: Step,
+    state: Mapping[str, ArrayLike],
+    *,
+    loader: Loader | None = None,
+    generators: Mapping[str, Generator] | None = None,
+) -> None:
+    """Go on from a `state_dict`, to the bits of a training that was never stopped.
+
+    Model, optimiser, schedules and loader have to be built as they were. Raises StateError that names what does not
+    fit; then nothing is changed.
+    """
+    arrays = {name: np.asarray(array) for name, array in state.items()}
+    version = arrays.pop("version", None)
+    if version is None or version.shape != () or version != VERSION:
+        found = "no version" if version is None else f"version {version}"
+        raise StateError(
+            f"the state of a training has {found}, this Foveal reads {VERSION}: store it with train.state_dict"
+        )
+    stored: dict[str, State] = {}
+    for name, array in arrays.items():
+        prefix, _, key = name.partition("/")
+        stored.setdefault(prefix, {})[key] = array
+    own = parts(step, loader, generators)
+    # A part whose state is empty leaves no name.
+    before = {name: part.state_dict() for name, part in own.items()}
+    needed = {name for name, values in before.items() if values}
+    problems = [f"it lacks {name}" for name in sorted(needed - stored.keys())]
+    problems += [f"it has {name}, which there is none of here" for name in sorted(stored.keys() - needed)]
+    if problems:
+        raise StateError(
+            f"the stored training does not fit: {'; '.join(problems)}. Build the model, the optimiser and its schedules"
+            " as they were, and give the loader and the generators that were stored"
+        )
+    try:
+        for name, part in own.items():
+            _load(name, part, stored.get(name, {}))
+    except BaseException:
+        for name, part in own.items():
+            if not isinstance(part, Comparison):
+                part.load_state_dict(before[name])
+        raise
+
+
+def _load(name: str, part: Part, state: State) -> None:
+    """Load the state of one part; any error becomes a StateError that names the part."""
+    try:
+        part.load_state_dict(state)
+    except (TypeError, ValueError, KeyError, IndexError, OverflowError, RecursionError) as error:
+        reason = str(error) if isinstance(error, ValueError) else repr(error)
+        raise StateError(f"the stored training does not fit: {name}: {reason}. Nothing was changed") from None
+
+
+def parts(step: Step, loader: Loader | None, generators: Mapping[str, Generator] | None) -> dict[str, Part]:
+    """Return the parts of a training by name, in the order in which they are loaded."""
+    model, optimizer = step.model, step.optimizer
+    if not isinstance(model, Module) or not isinstance(optimizer, UpdateRule):
+        raise StateError(
+            f"the step trains {type(model).__name__} with {type(optimizer).__name__}; the state of a training needs an"
+            " nn.Module and an optimiser of foveal.optim"
+        )
+    found: dict[str, Part] = {"options": Options(step), "step": step, "model": model, "modes": Modes(model, step.loss)}
+    if isinstance(step.loss, Module) and step.loss.state_dict():
+        found["loss"] = step.loss
+    found["optimizer"] = optimizer
+    schedules = dict(_schedules(optimizer))
+    for name, (_, schedule) in schedules.items():
+        if hasattr(schedule, "state_dict") and hasattr(schedule, "load_state_dict"):
+            found[f"schedule.{name}"] = Numbers(schedule)
+    if schedules:
+        found["schedules"] = Schedules(optimizer)
+    found["generator"] = RandomState(None)
+    for name, generator in (generators or {}).items():
+        if "/" in name or not isinstance(generator, Generator):
+            raise StateError(
+                f"generators: {name!r} is {type(generator).__name__}; give numpy.random.Generators by names"
+            )
+        found[f"generators.{name}"] = RandomState(generator)
+    if loader is not None:
+        found["loader"] = LoaderOptions(loader)
+    return found
+
+
+def _rules(rule: UpdateRule, prefix: str = "") -> Iterator[tuple[str, UpdateRule]]:
+    """Yield an optimiser, and those that it combines or wraps, with what their names begin with."""
+    yield prefix, rule
+    if isinstance(rule, Combined):
+        for i, part in enumerate(rule.parts):
+            yield from _rules(part, f"{prefix}{i}.")
+
+
+def _schedules(optimizer: UpdateRule) -> Iterator[tuple[str, tuple[UpdateRule, Any]]]:
+    """Yield the name of each schedule, such as "lr", with the optimiser that follows it, and the schedule."""
+    for prefix, rule in _rules(optimizer):
+        for name, schedule in rule.schedules.items():
+            yield prefix + name, (rule, schedule)
+
+
+class Comparison:
+    """A part that is built and not loaded: what it is now is compared with what was stored."""
+
+    def values(self) -> dict[str, Any]:
+        """Return what is compared, ready for JSON."""
+        raise NotImplementedError
+
+    def state_dict(self) -> State:
+        return {"values": from_text(json.dumps(self.values()))}
+
+    def load_state_dict(self, state: Mapping[str, Ndarray]) -> None:
+        stored, own = json.loads(to_text(state["values"])), json.loads(json.dumps(self.values()))
+        # As text, since NaN differs from itself.
+        different = [
+            f"{name} was {json.dumps(stored.get(name))} and is {json.dumps(own.get(name))}"
+            for name in {**own, **stored}
+            if json.dumps(stored.get(name)) != json.dumps(own.get(name))
+        ]
+        if different:
+            raise StateError("; ".join(different))
+
+
+class Options(Comparison):
+    """The layers and the loss as they are printed; the optimisers, and their options that are not loaded."""
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+
+    def values(self) -> dict[str, Any]:
+        assert isinstance(self.step.model, Module)
+        assert isinstance(self.step.optimizer, UpdateRule)
+        loss = self.step.loss
+        values: dict[str, Any] = {
+            f"layer {name}" if name else "model": f"{type(module).__name__}({module.describe()})"
+            for name, module in self.step.model.named_modules()
+        }
+        values["loss"] = repr(loss) if isinstance(loss, Module) else getattr(loss, "__qualname__", type(loss).__name__)
+        for prefix, rule in _rules(self.step.optimizer):
+            if isinstance(rule, Average) and rule.swapped:
+                raise StateError(
+                    f"{type(rule).__name__}: the model holds the averages now; take the state after the block `with"
+                    " averaged()`"
+                )
+            values[f"{prefix}kind"] = type(rule).__name__
+            values[f"{prefix}parameters"] = [p.name for p in rule.parameters]
+            values[f"{prefix}schedules"] = sorted(rule.schedules)
+            loaded = {"steps", "lr", *getattr(rule, "ranges", {}), *rule.schedules}
+            for name, value in vars(rule).items():
+                if name not in loaded and name[0] != "_" and plain(value):
+                    values[prefix + name] = value
+            for i, group in enumerate(rule.groups if isinstance(rule, Optimizer) else []):
+                values[f"{prefix}group.{i}.frozen"] = group.frozen
+                static = {name: value for name, value in group.options.items() if name not in loaded}
+                values |= {f"{prefix}group.{i}.{name}": value for name, value in static.items() if plain(value)}
+        return values
+
+
+class Schedules(Comparison):
+    """The value that each schedule had in the last step: another schedule has another one."""
+
+    def __init__(self, optimizer: UpdateRule) -> None:
+        self.optimizer = optimizer
+
+    def values(self) -> dict[str, Any]:
+        # A schedule need not go on beyond the last step of a training.
+        return {name: float(schedule(max(0, rule.steps - 1))) for name, (rule, schedule) in _schedules(self.optimizer)}
+
+
+class LoaderOptions(Comparison):
+    """What decides the order of the images and their augmentation."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def values(self) -> dict[str, Any]:
+        names = ("batch_size", "seed", "shuffle", "drop_last")
+        own = {name: getattr(self.loader, name) for name in names}
+        return {"images": len(self.loader.x), "augmented": self.loader.augment is not None, **own}
+
+
+class Modes:
+    """Of each module its mode and the number of its calls, which random layers draw from; which parameters train."""
+
+    def __init__(self, *owners: object) -> None:
+        """owners: the model and the loss, which may be a module too."""
+        models = [owner for owner in owners if isinstance(owner, Module)]
+        self.modules = [module for model in models for _, module in model.named_modules()]
+        self.parameters = [parameter for model in models for parameter in model.parameters()]
+
+    def state_dict(self) -> State:
+        return {
+            "training": np.array([module.training for module in self.modules], np.uint8),
+            "calls": np.array([module.__dict__.get("_calls", 0) for module in self.modules], np.int64),
+            "trainable": np.array([p.trainable for p in self.parameters], np.uint8),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Ndarray]) -> None:
+        check_shapes(self.state_dict(), state)
+        for module, training, calls in zip(self.modules, state["training"], state["calls"], strict=True):
+            if module.training != bool(training):
+                module.training = bool(training)
+            if calls or "_calls" in module.__dict__:
+                module.__dict__["_calls"] = int(calls)
+        for parameter, trainable in zip(self.parameters, state["trainable"], strict=True):
+            if parameter.trainable != bool(trainable):
+                parameter.trainable = bool(trainable)
+
+
+class Numbers:
+    """A schedule that keeps numbers, such as one that follows a metric."""
+
+    def __init__(self, schedule: Any) -> None:
+        self.schedule = schedule
+
+    def state_dict(self) -> State:
+        return {name: np.array(value, np.float64) for name, value in self.schedule.state_dict().items()}
+
+    def load_state_dict(self, state: Mapping[str, Ndarray]) -> None:
+        check_shapes(self.state_dict(), state)
+        self.schedule.load_state_dict({name: float(array) for name, array in state.items()})
+
+
+class RandomState:
+    """The state of a NumPy generator; None stands for that of starting values, which `nn.seed` replaces."""
+
+    def __init__(self, generator: Generator | None) -> None:
+        self.generator = generator
+
+    def state_dict(self) -> State:
+        state = (self.generator or init.SOURCE.generator).bit_generator.state
+        return {"state": from_text(json.dumps(state, default=lambda array: array.tolist()))}
+
+    def load_state_dict(self, state: Mapping[str, Ndarray]) -> None:
+        (self.generator or init.SOURCE.generator).bit_generator.state = json.loads(to_text(state["state"]))
+
+
+def check_shapes(own: State, stored: Mapping[str, Ndarray]) -> None:
+    """Raise StateError unless both have the same names and shapes."""
+    shapes = [{name: list(array.shape) for name, array in state.items()} for state in (own, stored)]
+    if shapes[0] != shapes[1]:
+        raise StateError(f"it has arrays {shapes[1]}, here they are {shapes[0]}")
+
+
+def plain(value: object) -> bool:
+    """True for what JSON holds as it is: numbers, text, and lists of them."""
+    if isinstance(value, tuple | list):
+        return all(plain(item) for item in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def from_text(text: str) -> Ndarray:
+    """Return the bytes of a text as an array, uint8 [n]."""
+    return np.frombuffer(text.encode(), np.uint8).copy()
+
+
+def to_text(array: Ndarray) -> str:
+    """Return the text of `from_text`. Raises StateError for an array that is none."""
+    if array.dtype != np.uint8:
+        raise StateError(f"an array of {array.dtype} is no text")
+    return array.tobytes().decode()
