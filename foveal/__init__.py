@@ -27,6 +27,7 @@ MAP = (
     ("graph", "Node, Graph"),
     ("trace", "calling a function on symbols -> Graph"),
     ("autodiff", "Graph -> Graph with gradients"),
+    ("guard", "updates are carried out only if all that they are computed from is finite"),
     ("passes", "simplify, recompute, fusion, layout, plan_memory"),
     ("lower", "fused groups -> kernel calls"),
     ("scheduling", "which calls run once, which have to wait for each other"),

@@ -13,13 +13,13 @@ from foveal.autodiff import gradients
 from foveal.build import build
 from foveal.errors import DataError, NumericsError, ShapeError
 from foveal.graph import Graph
-from foveal.ops import is_finite, where
-from foveal.ops.op import Tensor, Type
+from foveal.guard import Guard, guard_updates
+from foveal.ops.op import Operand, Tensor, Type
 from foveal.passes.recompute import FAST, MEMORY
 from foveal.profile import show_timings
 from foveal.program import Program
 from foveal.strides import Ndarray, Shape
-from foveal.trace import Symbol, Trace, trace, tracing
+from foveal.trace import Symbol, current, trace, tracing
 from foveal.variable import Variable
 
 INT32 = np.iinfo(np.int32)
@@ -66,37 +66,55 @@ TracedFunction = Callable[..., Tensor | Sequence[Tensor]]
 
 
 class Compiled:
-    """A function that runs as native code. Each new combination of argument shapes is traced and compiled once."""
+    """A function that runs as native code. Each new combination of argument shapes is traced and compiled once.
+
+    Where the function updates variables, as a batch norm in training mode does, all keep their old values if a new one
+    would be NaN or infinite, and the call raises NumericsError.
+    """
 
     def __init__(self, function: TracedFunction, threads: int | None = None) -> None:
         self.function, self.threads = function, threads
-        # by shapes and dtypes of the arguments: the program, and whether the function returned one array
-        self.programs: dict[tuple[tuple[Shape, str], ...], tuple[Program, bool]] = {}
+        # by shapes and dtypes of the arguments: the program, whether the function returned one array, and whether the
+        # last output is the report of guard.py
+        self.programs: dict[tuple[tuple[Shape, str], ...], tuple[Program, bool, bool]] = {}
+        # what the program that was traced last checks before it writes
+        self.guard: Guard | None = None
 
     def program(self, *arrays: ArrayLike) -> Program:
         """Return the program for arguments of these shapes and dtypes."""
         return self._find([as_argument(x, f"argument {i}") for i, x in enumerate(arrays)])[0]
 
-    def _find(self, arrays: list[Ndarray]) -> tuple[Program, bool]:
+    def _find(self, arrays: list[Ndarray]) -> tuple[Program, bool, bool]:
         key = tuple((a.shape, str(a.dtype)) for a in arrays)
         if key not in self.programs:
-            single = True
-
-            def traced(*symbols: Symbol) -> Tensor | Sequence[Tensor]:
-                nonlocal single
-                result = self.function(*symbols)
-                single = not isinstance(result, tuple | list)
-                return result
-
-            graph = trace(traced, *(Type(*k) for k in key))
-            self.programs[key] = build(graph, self.threads), single
+            graph, single = self._traced(arrays)
+            self.programs[key] = build(graph, self.threads), single, self.guard is not None
         return self.programs[key]
+
+    def _traced(self, arrays: list[Ndarray]) -> tuple[Graph, bool]:
+        """Return the graph for such arrays, and whether the function returned one array."""
+        single = True
+
+        def traced(*symbols: Symbol) -> Sequence[Operand]:
+            nonlocal single
+            result = self.function(*symbols)
+            single = not isinstance(result, tuple | list)
+            outputs: list[Any] = list(result) if isinstance(result, tuple | list) else [result]
+            self.guard = guard_updates(current())
+            return [*outputs, *([self.guard.report] if self.guard else [])]
+
+        return trace(traced, *(Type(a.shape, str(a.dtype)) for a in arrays)), single
 
     def __call__(self, *arrays: ArrayLike) -> Any:
         """Run on arrays. Returns an array, or a list of arrays if the function returns several."""
         given = [as_argument(x, f"argument {i}") for i, x in enumerate(arrays)]
-        program, single = self._find(given)
+        program, single, guarded = self._find(given)
         results = program.run(*given)
+        if guarded and not (report := results.pop())[0]:
+            # The names of what was checked are not kept with each program; tracing it once more gives them again.
+            self._traced(given)
+            assert self.guard is not None
+            raise NumericsError(f"{self.guard.problem(report)}; check the input. Nothing was written")
         show_timings(program)
         return results[0] if single else results
 
@@ -195,12 +213,14 @@ class Step:
         self.key = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, 0, 0], np.uint32)
         self.programs: dict[tuple[Hashable, ...], Program] = {}
         self.steps = 0
+        # what the program that was traced last checks before it writes
+        self.guard: Guard | None = None
 
     def trace(self, x: Type, target: Type) -> Graph:
-        """Return the step's graph. Its outputs are the loss and the model's output; it updates the parameters, the
-        optimiser's state and running statistics.
+        """Return the step's graph. Its outputs are the loss, the model's output and the report of guard.py; it updates
+        the parameters, the optimiser's state and running statistics.
 
-        Every update keeps the old value unless the loss is finite, so a step that fails leaves the model as it was.
+        Every update keeps the old value unless all is finite, so a step that fails leaves the model as it was.
         """
         with tracing() as recording:
             image = recording.argument(x, "x")
@@ -221,10 +241,12 @@ class Step:
             parameters = [p for p in self.model.parameters() if p.trainable]
             slopes = gradients(y, [recording.lift(p) for p in parameters])
             # update
-            for variable, value in self.optimizer.assignments(dict(zip(parameters, slopes, strict=True))):
+            by_parameter: dict[Variable, Symbol] = dict(zip(parameters, slopes, strict=True))
+            for variable, value in self.optimizer.assignments(dict(by_parameter)):
                 recording.assign(variable, value)
-            self.keep_old_unless(is_finite(y), recording)
-            return recording.graph([y, output])
+            self.guard = guard_updates(recording, y, by_parameter)
+            assert self.guard is not None
+            return recording.graph([y, output, self.guard.report])
 
     def loss_of(self, outputs: Tensor | tuple[Tensor, ...], labels: Symbol) -> Symbol:
         """Return the loss of everything that the model returned."""
@@ -237,13 +259,6 @@ class Step:
                     " classifiers wrap it, as nn.AuxiliaryLoss(nn.CrossEntropyLoss())"
                 ) from error
             raise
-
-    @staticmethod
-    def keep_old_unless(good: Tensor, recording: Trace) -> None:
-        """Replace each update by where(good, new value, old value)."""
-        for variable, node in list(recording.updates.items()):
-            old = Symbol(recording, recording.variables[variable])
-            recording.updates[variable] = recording.lift(where(good, Symbol(recording, node), old)).node
 
     @staticmethod
     def show_timings(program: Program) -> None:
@@ -265,6 +280,17 @@ class Step:
             graph = self.trace(Type(x.shape), Type(target.shape, target.dtype.name))
             self.programs[key] = build(graph, self.threads, memory=self.memory)
         return self.programs[key]
+
+    def failure(self, loss: float, x: Ndarray, target: Ndarray, report: Ndarray) -> str:
+        """Return the message for a step that was not carried out."""
+        problem, way_out = f"the loss is {loss} in step {self.steps + 1}", "lower the learning rate"
+        if math.isfinite(loss):
+            # The names of what was checked are not kept with each program; tracing it once more gives them again.
+            self.trace(Type(x.shape), Type(target.shape, target.dtype.name))
+            assert self.guard is not None
+            problem += f", but {self.guard.problem(report)}"
+            way_out = f"look for a division by 0, or a root or logarithm of 0, in the model, {way_out}"
+        return f"{problem}; {way_out}, or check the targets. The parameters were left as they were before the step"
 
     def check(self, target: Ndarray, output: Shape) -> None:
         """Check the targets as the loss says; without a `check` of its own, integers are labels of the last axis."""
@@ -289,17 +315,21 @@ class Step:
         # Random operators draw other numbers in each step, and the same ones when a run is repeated.
         key = self.key.copy()
         key[2:] = self.steps & 0xFFFFFFFF, self.steps >> 32
+        report = program.results[2]
+        report[0] = math.nan
         self.optimizer.begin()
-        loss, output = program.run(x, target, key.view(np.int32))
+        try:
+            loss, output, found = program.run(x, target, key.view(np.int32))
+        finally:
+            # An interruption (Ctrl-C) is raised before the program's native run or after all of it, never in between.
+            # So the report tells whether the step was carried out, also where `run` does not return.
+            if report[0] == 1:
+                self.steps += 1
+            else:
+                self.optimizer.undo()
         value = float(loss)
-        # The program has kept all parameters in this case; the optimiser's count of steps is taken back here.
-        if not math.isfinite(value):
-            self.optimizer.undo()
-            raise NumericsError(
-                f"the loss is {value} in step {self.steps + 1}; lower the learning rate, or check the targets."
-                " The parameters were left as they were before the step"
-            )
-        self.steps += 1
+        if not found[0]:
+            raise NumericsError(self.failure(value, x, target, found))
         self.show_timings(program)
         return StepResult(value, output)
 
