@@ -29,6 +29,7 @@ MAP = (
     ("trace", "calling a function on symbols -> Graph"),
     ("watch", "what a trace reads beside its arguments, and whether it has changed"),
     ("autodiff", "Graph -> Graph with gradients"),
+    ("guard", "updates are carried out only if all that they are computed from is finite"),
     ("passes", "simplify, recompute, fusion, layout, plan_memory"),
     ("lower", "fused groups -> kernel calls"),
     ("scheduling", "which calls run once, which have to wait for each other"),

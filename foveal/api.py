@@ -15,14 +15,14 @@ from foveal.autodiff import gradients, gradients_where_read
 from foveal.build import build
 from foveal.errors import DataError, FovealWarning, NumericsError, ShapeError, StateError
 from foveal.graph import Graph
-from foveal.ops import is_finite, where
-from foveal.ops.op import Tensor, Type
+from foveal.guard import Guard, guard_updates
+from foveal.ops.op import Operand, Tensor, Type
 from foveal.passes.recompute import FAST, MEMORY
 from foveal.profile import show_timings
 from foveal.program import Program
 from foveal.programs import Programs
 from foveal.strides import Ndarray, Shape
-from foveal.trace import Symbol, Trace, trace, tracing
+from foveal.trace import Symbol, Trace, current, trace, tracing
 from foveal.variable import Variable
 from foveal.watch import Same, State
 
@@ -79,43 +79,52 @@ class Compiled:
     again when what the function read while it was traced has changed, such as the mode of a model (see foveal.watch).
 
     It keeps the programs used last, `programs.LIMIT` of them, and may be called by several threads.
+
+    Where the function updates variables, as a batch norm in training mode does, all keep their old values if a new one
+    would be NaN or infinite, and the call raises NumericsError.
     """
 
     def __init__(self, function: TracedFunction, threads: int | None = None) -> None:
         self.function, self.threads = function, threads
         self.state = State()
-        # by the number of the state, and shapes and dtypes of the arguments: the program, and whether the function
-        # returned one array
-        self.programs: Programs[tuple[Program, bool]] = Programs()
+        # by the number of the state, and shapes and dtypes of the arguments: the program, whether the function returned
+        # one array, and what the program checks before it writes
+        self.programs: Programs[tuple[Program, bool, Guard | None]] = Programs()
 
     def program(self, *arrays: ArrayLike) -> Program:
         """Return the program for arguments of these shapes and dtypes."""
         return self._find([as_argument(x, f"argument {i}") for i, x in enumerate(arrays)])[0]
 
-    def _find(self, arrays: list[Ndarray]) -> tuple[Program, bool]:
+    def _find(self, arrays: list[Ndarray]) -> tuple[Program, bool, Guard | None]:
         number = self.state.number(self.function, self.threads)
         types = tuple((a.shape, str(a.dtype)) for a in arrays)
 
-        def make() -> tuple[Program, bool]:
-            single = True
+        def make() -> tuple[Program, bool, Guard | None]:
+            single, guard = True, None
 
-            def traced(*symbols: Symbol) -> Tensor | Sequence[Tensor]:
-                nonlocal single
+            def traced(*symbols: Symbol) -> Sequence[Operand]:
+                nonlocal single, guard
                 result = self.function(*symbols)
                 single = not isinstance(result, tuple | list)
-                return result
+                outputs: list[Any] = list(result) if isinstance(result, tuple | list) else [result]
+                if guarded := guard_updates(current()):
+                    report, guard = guarded
+                    outputs.append(report)
+                return outputs
 
             with self.state.reading(number):
                 graph = trace(traced, *(Type(*k) for k in types))
-            return build(graph, self.threads), single
+            return build(graph, self.threads), single, guard
 
         return self.programs.find((number, types), make)
 
     def __call__(self, *arrays: ArrayLike) -> Any:
         """Run on arrays. Returns an array, or a list of arrays if the function returns several."""
         given = [as_argument(x, f"argument {i}") for i, x in enumerate(arrays)]
-        program, single = self._find(given)
+        program, single, guard = self._find(given)
         results = program.run(*given)
+        if guard is not None and not (report := results.pop())[0]:
+            raise NumericsError(f"{guard.problem(report)}; check the input. Nothing was written")
         show_timings(program)
         return results[0] if single else results
 
@@ -220,7 +229,7 @@ class Step:
         # The key of random operators: 64 bits of seed, then 64 bits that count the steps.
         self.key = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, 0, 0], np.uint32)
         self.state = State()
-        self.programs: Programs[Program] = Programs()
+        self.programs: Programs[tuple[Program, Guard]] = Programs()
         self.steps = 0
         # The parameters that a warning has named as not read by the loss.
         self.named: set[Variable] = set()
@@ -228,10 +237,15 @@ class Step:
         self.turn = forks.Guard()
 
     def trace(self, x: Type, target: Type) -> Graph:
-        """Return the step's graph. Its outputs are the loss and the model's output; it updates the parameters, the
-        optimiser's state and running statistics.
+        """Return the step's graph."""
+        return self.traced(x, target)[0]
 
-        Every update keeps the old value unless the loss is finite, so a step that fails leaves the model as it was.
+    def traced(self, x: Type, target: Type) -> tuple[Graph, Guard]:
+        """Return the step's graph, and what it checks before it writes.
+
+        Its outputs are the loss, the model's output and the report of guard.py; it updates the parameters, the
+        optimiser's state and running statistics. Every update keeps the old value unless all is finite, so a step that
+        fails leaves the model as it was.
         """
         with tracing() as recording:
             image = recording.argument(x, "x")
@@ -258,8 +272,11 @@ class Step:
             # update
             for variable, value in self.optimizer.assignments(dict(read)):
                 recording.assign(variable, value)
-            self.keep_old_unless(is_finite(y), recording)
-            return recording.graph([y, output])
+            guarded = guard_updates(recording, y, read)
+            # There is a loss.
+            assert guarded is not None
+            report, guard = guarded
+            return recording.graph([y, output, report]), guard
 
     def name_unread(self, parameters: Iterable[Variable]) -> None:
         """Warn, once for each, of parameters that the optimiser is to train and that the loss does not read."""
@@ -290,13 +307,6 @@ class Step:
             raise
 
     @staticmethod
-    def keep_old_unless(good: Tensor, recording: Trace) -> None:
-        """Replace each update by where(good, new value, old value)."""
-        for variable, node in list(recording.updates.items()):
-            old = Symbol(recording, recording.variables[variable])
-            recording.updates[variable] = recording.lift(where(good, Symbol(recording, node), old)).node
-
-    @staticmethod
     def show_timings(program: Program) -> None:
         """With DEBUG=2, show the timings. Timing runs the step, so what it updates is put back afterwards."""
         if debug.level() >= debug.TIME and not program.profiled:
@@ -308,17 +318,17 @@ class Step:
 
     def program(self, x: ArrayLike, target: ArrayLike) -> Program:
         """Return the program for a batch of this shape."""
-        return self._find(as_argument(x, "the input x"), as_argument(target, "the target"))
+        return self._find(as_argument(x, "the input x"), as_argument(target, "the target"))[0]
 
-    def _find(self, x: Ndarray, target: Ndarray) -> Program:
+    def _find(self, x: Ndarray, target: Ndarray) -> tuple[Program, Guard]:
         number = self.state.number(self.model, self.loss, self.memory, self.threads)
         optimizer = Same(self.optimizer), self.optimizer.structure()
 
-        def make() -> Program:
+        def make() -> tuple[Program, Guard]:
             check_optimizer(self.model, self.loss, self.optimizer)
             with self.state.reading(number):
-                graph = self.trace(Type(x.shape), Type(target.shape, target.dtype.name))
-            return build(graph, self.threads, memory=self.memory)
+                graph, guard = self.traced(Type(x.shape), Type(target.shape, target.dtype.name))
+            return build(graph, self.threads, memory=self.memory), guard
 
         return self.programs.find((number, x.shape, target.shape, target.dtype.name, optimizer), make)
 
@@ -336,6 +346,14 @@ class Step:
         if state.keys() != {"seed", "steps"} or not fits or steps < 0:
             raise StateError(f"no state of a step: {dict(state)}; it has seed, uint32 [2], and steps, an integer")
         self.key[:2], self.steps = seed, int(steps)
+
+    def failure(self, loss: float, guard: Guard, report: Ndarray) -> str:
+        """Return the message for a step that was not carried out."""
+        problem, way_out = f"the loss is {loss} in step {self.steps + 1}", "lower the learning rate"
+        if math.isfinite(loss):
+            problem += f", but {guard.problem(report)}"
+            way_out = f"look for a division by 0, or a root or logarithm of 0, in the model, {way_out}"
+        return f"{problem}; {way_out}, or check the targets. The parameters were left as they were before the step"
 
     def check(self, target: Ndarray, output: Shape) -> None:
         """Check the targets as the loss says; without a `check` of its own, integers are labels of the last axis."""
@@ -360,22 +378,26 @@ class Step:
         if x.size == 0:
             raise DataError(f"the batch is empty (shape {x.shape}); a step needs at least one image")
         check_finite(x, "the input x")
-        program = self._find(x, target)
+        program, guard = self._find(x, target)
         self.check(target, program.graph.outputs[1].shape)
         # Random operators draw other numbers in each step, and the same ones when a run is repeated.
         key = self.key.copy()
         key[2:] = self.steps & 0xFFFFFFFF, self.steps >> 32
+        report = program.results[2]
+        report[0] = math.nan
         self.optimizer.begin()
-        loss, output = program.run(x, target, key.view(np.int32))
+        try:
+            loss, output, found = program.run(x, target, key.view(np.int32))
+        finally:
+            # An interruption (Ctrl-C) is raised before the program's native run or after all of it, never in between.
+            # So the report tells whether the step was carried out, also where `run` does not return.
+            if report[0] == 1:
+                self.steps += 1
+            else:
+                self.optimizer.undo()
         value = float(loss)
-        # The program has kept all parameters in this case; the optimiser's count of steps is taken back here.
-        if not math.isfinite(value):
-            self.optimizer.undo()
-            raise NumericsError(
-                f"the loss is {value} in step {self.steps + 1}; lower the learning rate, or check the targets."
-                " The parameters were left as they were before the step"
-            )
-        self.steps += 1
+        if not found[0]:
+            raise NumericsError(self.failure(value, guard, found))
         self.show_timings(program)
         return StepResult(value, output)
 

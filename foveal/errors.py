@@ -26,7 +26,7 @@ class StateError(FovealError, ValueError):
 
 
 class NumericsError(FovealError, ArithmeticError):
-    """An input or the loss holds NaN or infinity."""
+    """An input, the loss, or what a step would write holds NaN or infinity."""
 
 
 class FovealWarning(UserWarning):

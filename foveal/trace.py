@@ -49,6 +49,8 @@ class Trace:
         self.arguments: list[Node] = []
         self.variables: dict[Variable, Node] = {}
         self.updates: dict[Variable, Node] = {}
+        # values that have to be finite for the updates to be carried out, with their names for messages
+        self.required: list[tuple[str, Symbol]] = []
         # of the layer that is being traced
         self.call = LayerCall()
         # how many random operators have been recorded
@@ -111,6 +113,10 @@ class Trace:
         if symbol.shape != variable.shape:
             raise ShapeError(f"{variable} cannot be updated with a value of shape {symbol.shape}")
         self.updates[variable] = symbol.node
+
+    def require_finite(self, what: str, value: Tensor) -> None:
+        """Let the program update nothing unless `value` is finite; `what` names it in the error (see guard.py)."""
+        self.required.append((what, self.lift(value)))
 
     def stream(self) -> int:
         """Return the number of the next random operator, so that no two draw the same numbers."""

@@ -45,7 +45,9 @@ class Dropping(Module):
                 " call the model itself, use foveal.compile_step, or model.eval() for inference"
             )
         shape = self.mask_shape(x.shape)
-        return x * ops.dropout_mask(recording.key, shape=shape, p=self.p, stream=recording.stream())
+        mask = ops.dropout_mask(recording.key, shape=shape, p=self.p, stream=recording.stream())
+        # what is dropped may be infinite, so it is left out and not multiplied by 0
+        return ops.where(mask, x * mask, 0.0)
 
     def describe(self) -> str:
         return str(self.p)

@@ -32,8 +32,10 @@ class LossFunction(Protocol):
 
 
 REDUCTIONS = ("mean", "sum", "none")
-# below the smallest probability that matters; its logarithm is finite in float32, whose smallest number is 1.2e-38
+# below the smallest probability that matters; its logarithm is finite in float32
 TINY = 1e-30
+# the smallest normal number of float32: the logarithm of anything below it is -inf
+SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 class Loss(Watched):
@@ -79,6 +81,12 @@ def is_integer(x: Tensor | Ndarray) -> bool:
     return x.node.type.dtype != "float32" if isinstance(x, Symbol) else np.asarray(x).dtype.kind in "iub"
 
 
+def scaled(x: Tensor, weight: Tensor) -> Tensor:
+    """x times the weight, and 0 where the weight is 0, even if x is infinite or NaN there."""
+    left_out = ops.equal(weight, 0.0) * (1.0 - ops.is_finite(x))
+    return ops.where(left_out, 0.0, x) * weight
+
+
 def weights_variable(loss: str, name: str, values: ArrayLike | None) -> Variable | None:
     """Weights as memory that programs read; None stays None. Raise ShapeError for negative or infinite ones."""
     if values is None:
@@ -105,9 +113,10 @@ def read(variable: Variable, like: Tensor | Ndarray) -> Tensor | Ndarray:
 class ClassLoss(Loss):
     """Base of the losses over classes, with labels, weights of classes, and labels that do not count.
 
-    output [N, K, ...], target [N, ...] with labels from 0 to K-1. weight [K]: how much each class counts; the mean
-    divides by the sum of the targets' weights. ignore_index: a label that does not count. (PyTorch's default is -100;
-    here it has to be given, so that a wrong label is an error.)
+    output [N, K, ...], target [N, ...] with labels from 0 to K-1. A logit of -inf is a class of probability 0: the loss
+    is infinite where this is the label, and else as if there were no such class. weight [K]: how much each class
+    counts, 0 for not at all; the mean divides by the sum of the targets' weights. ignore_index: a label that does not
+    count. (PyTorch's default is -100; here it has to be given, so that a wrong label is an error.)
     """
 
     def __init__(
@@ -127,6 +136,13 @@ class ClassLoss(Loss):
             raise DataError(
                 f"every label of the batch is {self.ignore_index}, the one that {self.name} ignores: there is nothing"
                 " to learn from; leave such batches out"
+            )
+        weightless = None if self.weight is None else self.weight.data == 0
+        # An ignored label may be no class, so it must not index the weights.
+        if weightless is not None and weightless.any() and weightless[target[target != self.ignore_index]].all():
+            raise DataError(
+                f"every label of the batch is of a class to which {self.name} gives the weight 0: there is nothing to"
+                " learn from; leave such batches out"
             )
 
     def check_classes(self, output: Tensor, target: Tensor) -> int:
@@ -169,7 +185,7 @@ class ClassLoss(Loss):
     def negative_log_likelihood(self, log_p: Tensor, target: Tensor) -> Tensor:
         """-weight log_p at the label, reduced; log_p [N, K, ...]: logarithms of probabilities."""
         hot = self.weighted(self.one_hot(log_p, target))
-        return self.reduce(-ops.sum(log_p * hot, axes=(1,)), self.counted(hot))
+        return self.reduce(-ops.sum(ops.where(hot, log_p * hot, 0.0), axes=(1,)), self.counted(hot))
 
     def counted(self, hot: Tensor) -> Tensor | None:
         """What the mean divides by the sum of; None where every label counts 1."""
@@ -180,8 +196,9 @@ class CrossEntropyLoss(ClassLoss):
     """-ln softmax(logits)[label]; logits [N, K, ...], labels [N, ...] integers, or probabilities [N, K, ...]
 
     weight, ignore_index and reduction are those of ClassLoss. label_smoothing e, from 0 to 1: the target is 1 - e at
-    the label, and e / K is added for every class (Szegedy et al. 2016, section 7). With probabilities as targets:
-    -sum_k weight_k target_k ln softmax_k, whose mean divides by the number of positions.
+    the label, and e / K is added for every class (Szegedy et al. 2016, section 7); a logit of -inf then makes the loss
+    infinite. With probabilities as targets: -sum_k weight_k target_k ln softmax_k, whose mean divides by the number of
+    positions; 0 ln 0 is 0.
     """
 
     def __init__(
@@ -208,7 +225,7 @@ class CrossEntropyLoss(ClassLoss):
         hot = self.one_hot(logits, target)
         counting = ops.broadcast_to(ops.sum(hot, axes=(1,), keepdims=True), shape=log_p.shape)
         smooth = self.weighted(hot) * (1.0 - e) + self.weighted(counting) * (e / classes)
-        return self.reduce(-ops.sum(log_p * smooth, axes=(1,)), self.weighted(hot))
+        return self.reduce(-ops.sum(ops.where(smooth, log_p * smooth, 0.0), axes=(1,)), self.weighted(hot))
 
     def soft(self, logits: Tensor, target: Tensor) -> Tensor:
         """The loss of probabilities [N, K, ...] as targets."""
@@ -225,7 +242,7 @@ class CrossEntropyLoss(ClassLoss):
             )
         e = self.label_smoothing
         target = target * (1.0 - e) + e / logits.shape[1] if e else target
-        return self.reduce(-ops.sum(ops.log_softmax(logits, axis=1) * self.weighted(target), axes=(1,)))
+        return self.reduce(-ops.sum(scaled(ops.log_softmax(logits, axis=1), self.weighted(target)), axes=(1,)))
 
 
 class NLLLoss(ClassLoss):
@@ -257,7 +274,8 @@ class FocalLoss(ClassLoss):
         log_p = ops.log_softmax(logits, axis=1)
         # 1 - p_t as the sum of the other probabilities, which loses no digits where p_t is next to 1
         others = ops.sum(ops.exp(log_p) * (1.0 - hot), axes=(1,))
-        values = -ops.sum(log_p * self.weighted(hot), axes=(1,)) * focusing(others, self.gamma)
+        weight = self.weighted(hot)
+        values = -ops.sum(ops.where(weight, log_p * weight, 0.0), axes=(1,)) * focusing(others, self.gamma)
         count = None if self.ignore_index is None else ops.sum(hot, axes=(1,))
         return self.reduce(values, count)
 
@@ -276,7 +294,9 @@ def focusing(x: Tensor, gamma: float) -> Tensor:
 class BCEWithLogitsLoss(Loss):
     """-w (p t ln s(x) + (1 - t) ln(1 - s(x))), s the sigmoid; logits x and targets t of the same shape, t from 0 to 1
 
-    It is computed with softplus, so that no logit is too large. weight w and pos_weight p broadcast to the target.
+    It is computed with softplus, so that no logit is too large: the loss of an infinite logit is 0 where the target
+    says the same, else infinite. weight w and pos_weight p broadcast to the target; what they give the weight 0 counts
+    0.
     """
 
     def __init__(
@@ -293,11 +313,11 @@ class BCEWithLogitsLoss(Loss):
     def values(self, logits: Tensor, target: Tensor) -> Tensor:
         """The loss of each element."""
         # -ln s(x) = softplus(-x) and -ln(1 - s(x)) = softplus(x)
-        positive = ops.softplus(-logits) * target
+        positive = scaled(ops.softplus(-logits), target)
         if self.pos_weight is not None:
-            positive = positive * self.fitting(self.pos_weight, target)
-        y = positive + ops.softplus(logits) * (1.0 - target)
-        return y if self.weight is None else y * self.fitting(self.weight, target)
+            positive = scaled(positive, self.fitting(self.pos_weight, target))
+        y = positive + scaled(ops.softplus(logits), 1.0 - target)
+        return y if self.weight is None else scaled(y, self.fitting(self.weight, target))
 
     def fitting(self, weight: Variable, target: Tensor) -> Tensor:
         """The weights. Raise ShapeError unless they broadcast to the target's shape."""
@@ -334,24 +354,29 @@ class BinaryFocalLoss(BCEWithLogitsLoss):
         y = super().values(logits, target) * focusing(wrong, self.gamma)
         if self.alpha is None:
             return y
-        return y * (target * (2.0 * self.alpha - 1.0) + (1.0 - self.alpha))
+        return scaled(y, target * (2.0 * self.alpha - 1.0) + (1.0 - self.alpha))
 
 
 class BCELoss(Loss):
     """-(t ln p + (1 - t) ln(1 - p)) for probabilities p and targets t of the same shape, t from 0 to 1
 
-    The logarithms are at least -100, as in PyTorch. Prefer BCEWithLogitsLoss, which loses no digits where p is next to
-    0 or 1.
+    The logarithm of 0 counts as -100, as in PyTorch, and has the gradient 0. Prefer BCEWithLogitsLoss, which loses no
+    digits where p is next to 0 or 1.
     """
 
     def __call__(self, probabilities: Tensor, target: Tensor) -> Tensor:
         self.check_pair(probabilities, target)
-        positive = ops.maximum(ops.log(ops.maximum(probabilities, TINY)), -100.0)
-        negative = ops.maximum(ops.log(ops.maximum(1.0 - probabilities, TINY)), -100.0)
+        positive, negative = logarithm(probabilities), logarithm(1.0 - probabilities)
         return self.reduce(-(target * positive + (1.0 - target) * negative))
 
     def check(self, target: Ndarray, output: Shape) -> None:
         check_probabilities(self.name, target)
+
+
+def logarithm(p: Tensor) -> Tensor:
+    """ln p, and -100 for 0, for what is too small for a normal float32, and below 0; NaN of NaN."""
+    ln_p = ops.log(ops.maximum(p, SMALLEST))
+    return ops.where(ops.greater(p, SMALLEST), ln_p, ops.where(ops.greater(1.0, p), -100.0, p))
 
 
 def check_probabilities(loss: str, target: Ndarray) -> None:
@@ -436,7 +461,7 @@ class AuxiliaryLoss(Watched):
         if not isinstance(outputs, tuple):
             return self.loss(outputs, target)
         total, *others = (self.loss(output, target) for output in outputs)
-        for other in others:
+        for other in others if self.weight else ():
             total = total + other * self.weight
         return total
 

@@ -163,7 +163,7 @@ class Maximum(Binary):
 
     def vjp(self, dy: Tensor, y: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor | None, ...]:
         second = greater(b, a)
-        return dy * (1.0 - second), dy * second
+        return where(second, 0.0, dy), where(second, dy, 0.0)
 
     def scalar(self, a: Scalar, b: Scalar) -> Scalar:
         return lang.maximum(a, b)
@@ -182,7 +182,7 @@ class Minimum(Binary):
 
     def vjp(self, dy: Tensor, y: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor | None, ...]:
         second = greater(a, b)
-        return dy * (1.0 - second), dy * second
+        return where(second, 0.0, dy), where(second, dy, 0.0)
 
     def scalar(self, a: Scalar, b: Scalar) -> Scalar:
         return lang.where((b < a) | (b != b), b, a)

@@ -183,8 +183,8 @@ class LpNormalize(Operator):
 
 
 def magnitude(x: Tensor) -> Tensor:
-    """|x|, with the gradient 0 at 0."""
-    return where(x, x, where(greater(0.0, x), -x, 0.0))
+    """|x|, with the gradient 0 at 0; NaN of NaN."""
+    return where(x, x, where(greater(0.0, x), -x, x * 0.0))
 
 
 class ChannelSums(Operator):

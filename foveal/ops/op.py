@@ -207,6 +207,9 @@ class Operator:
     # True for a view that leaves out elements along an axis, so that gaps may remain between those it keeps
     slices: ClassVar[bool] = False
 
+    # True if its kernels take inputs in any layout without gaps
+    any_layout: ClassVar[bool] = False
+
     # what an epilogue can accumulate for it while its input is computed: sums or moments over N, H and W
     channel_reduction: ClassVar[Literal["sum", "moments"] | None] = None
 

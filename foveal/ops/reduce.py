@@ -7,7 +7,7 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel.lang import Array, Scalar, loops, maximum, parallel, var
-from foveal.ops.elementwise import equal
+from foveal.ops.elementwise import equal, where
 from foveal.ops.kernels import pointwise
 from foveal.ops.op import Case, HasShape, Operator, Tensor
 from foveal.ops.shape import reshape
@@ -152,7 +152,7 @@ class Max(Reduction):
     ) -> tuple[Tensor | None, ...]:
         is_maximum = equal(x, self.keep(y, x, axes))
         share = self.keep(dy, x, axes) / sum(is_maximum, axes=axes, keepdims=True)
-        return (is_maximum * share,)
+        return (where(is_maximum, share, 0.0),)
 
     def combine(self, total: Scalar, value: Scalar) -> Scalar:
         return maximum(value, total)

@@ -44,7 +44,8 @@ class Range(NamedTuple):
 NUMBER = Range(-math.inf, exclusive=True)
 POSITIVE = Range(exclusive=True)
 BELOW_ONE = Range(high=1.0)
-RATE, DECAY = Range(), Range()
+# Far above all that means something, and so low that a rate times a gradient is a finite float32.
+RATE, DECAY = Range(high=1e9), Range(high=1e9)
 
 
 class HasHyperParameters(Protocol):

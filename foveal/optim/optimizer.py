@@ -170,7 +170,10 @@ class UpdateRule:
             limit = now["clip_value"]
             gradients = {p: ops.minimum(ops.maximum(g, -limit), limit) for p, g in gradients.items()}
         if self.clip_norm is not None and gradients:
-            scale = now["clip_norm"] / (global_norm(gradients.values()) + NORM_EPS)
+            norm = global_norm(gradients.values())
+            # An infinite norm would scale all gradients to 0.
+            current().require_finite("the norm of all gradients", norm)
+            scale = now["clip_norm"] / (norm + NORM_EPS)
             scale = ops.minimum(scale, 1.0)
             gradients = {p: g * scale for p, g in gradients.items()}
         return gradients
