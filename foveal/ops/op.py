@@ -21,21 +21,26 @@ letters are indices: n, c, k, (r, s) of a tap, (p, q) of an output, and (h, v) f
 (v, since w are weights). C and K count all channels and filters; a group has C/G (`c_group`) and K/G (`k_group`).
 """
 
-import difflib
 import inspect
+import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar, Literal, ParamSpec, Protocol
 
 import numpy as np
 
+from foveal.arguments import Kind, Refused, kinds_of, numbers_array, refusal, shown, wrong_call
 from foveal.errors import ArgumentError, ShapeError
 from foveal.kernel.lang import Scalar
 from foveal.ops.window import Window
 from foveal.strides import Ndarray, Shape, usual
 from foveal.view import View
+
+# The elements of an array of 4 TiB: a larger one comes from a number that was not meant.
+MOST_ELEMENTS = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -241,7 +246,7 @@ class Operator:
         assert isinstance(self, Operator)
         return self.apply(inputs, attributes)
 
-    def apply(self, inputs: Sequence[object], attributes: dict[str, object]) -> Any:
+    def apply(self, inputs: Sequence[object], attributes: Mapping[str, object]) -> Any:
         """`__call__`, with the arguments as a tuple and a dictionary."""
         recording = current_recording()
         for x in inputs:
@@ -256,31 +261,59 @@ class Operator:
             self.check_arguments(inputs, attributes)
             bound = self.__signature__.bind(*inputs, **attributes)
             inputs, attributes = bound.args, bound.kwargs
-        operands = tuple(np.asarray(x) if recording is None else recording.lift(x) for x in inputs)
-        try:
-            full = self.normalise(*operands, **attributes)
-        except TypeError:
-            self.check_arguments(inputs, attributes)
-            raise
+        operands = tuple(self.operand(x, i) if recording is None else recording.lift(x) for i, x in enumerate(inputs))
+        full = self.normalise(*operands, **self.taken(inputs, attributes))
         if recording is not None:
             return recording.record(self, operands, full)
-        self.shape(*(x.shape for x in operands), **full)
-        return self.numpy(*operands, **full)
+        shape = self.checked_shape(*(x.shape for x in operands), **full)
+        try:
+            # What cannot be computed is NaN or infinite, as in programs.
+            with np.errstate(all="ignore"):
+                return self.numpy(*operands, **full)
+        except MemoryError:
+            raise ShapeError(f"{self.name}: there is not enough memory for a result of shape {shape}") from None
 
-    def check_arguments(self, inputs: Sequence[object], attributes: dict[str, object]) -> None:
+    def checked_shape(self, *shapes: Shape, **attributes: Any) -> Shape:
+        """`shape`, with a ShapeError for results that no memory holds."""
+        shape = tuple(self.shape(*shapes, **attributes))
+        if math.prod(shape) > MOST_ELEMENTS:
+            raise ShapeError(f"{self.name}: the result would have shape {shape}, which no memory holds; use smaller sizes")
+        return shape
+
+    def taken(self, inputs: Sequence[object], attributes: Mapping[str, object]) -> dict[str, Any]:
+        """The attributes of a call, each of which has to be what its annotation in `normalise` says."""
+        kinds, taken = attribute_kinds(type(self)), {}
+        if len(attributes) < len(kinds) or any(name not in kinds for name in attributes):
+            self.check_arguments(inputs, attributes)
+        for name, value in attributes.items():
+            kind = kinds.get(name)
+            try:
+                taken[name] = kind.take(value) if kind else value
+            except Refused:
+                assert kind is not None
+                raise refusal(self.name, name, value, kind) from None
+        return taken
+
+    def operand(self, x: object, position: int) -> Ndarray:
+        """An input that is computed with at once, as an array. Raises ArgumentError for what is no array of numbers."""
+        try:
+            array: Ndarray = numbers_array(x)
+        except Refused:
+            raise ArgumentError(f"{self.name}: input {position} is {shown(x)}, it has to be an array of numbers") from None
+        if position in self.integers and array.dtype.kind not in "iu":
+            raise ShapeError(f"{self.name}: input {position} is {array.dtype}, it has to be int32; convert it with astype")
+        if array.dtype.kind == "b":
+            # Truth values are 1 and 0, as the operators that compare give them.
+            return array.astype(np.float32)
+        # Sums and products of small integers leave their range.
+        return array.astype(np.int32) if array.dtype.kind in "iu" and array.dtype.itemsize < 4 else array
+
+    def check_arguments(self, inputs: Sequence[object], attributes: Mapping[str, object]) -> None:
         """Raise ArgumentError where a call lacks an argument, or has one that the operator does not take."""
         try:
             self.__signature__.bind(*inputs, **attributes)
         except TypeError as error:
-            wrong = str(error)
-            # A misspelt name comes first: the argument that it was meant for is missing only because of it.
-            for name in attributes:
-                if name not in self.__signature__.parameters:
-                    close = difflib.get_close_matches(name, self.__signature__.parameters)
-                    wrong = f"got an unexpected keyword argument {name!r}"
-                    wrong += f" (did you mean {close[0]!r}?)" if close else ""
-                    break
-            raise ArgumentError(f"{self.name}: {wrong}; call it as {self.name}{self.__signature__}") from None
+            raise wrong_call(f"ops.{self.name}", self.__signature__, error, attributes) from None
 
     def __repr__(self) -> str:
         return self.name
@@ -314,7 +347,7 @@ class Operator:
                 raise ShapeError(
                     f"{self.name}: input {position} is {t.dtype}, it has to be {expected}; convert it with astype"
                 )
-        return Type(tuple(self.shape(*(t.shape for t in inputs), **attributes)), self.dtype)
+        return Type(self.checked_shape(*(t.shape for t in inputs), **attributes), self.dtype)
 
     def shape(self, *shapes: Any, **attributes: Any) -> Shape:
         """The output's shape, from the inputs' shapes."""
@@ -381,6 +414,15 @@ def signature(operator: type[Operator]) -> inspect.Signature:
     method = operator.numpy if operator.normalise is Operator.normalise else operator.normalise
     _, *parameters = inspect.signature(method).parameters.values()
     return inspect.Signature([parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters])
+
+
+@cache
+def attribute_kinds(operator: type[Operator]) -> dict[str, Kind]:
+    """What each attribute of a call has to be, by name, as `normalise` says."""
+    if operator.normalise is Operator.normalise:
+        return {}
+    kinds = kinds_of(operator.normalise)
+    return {name: kind for name, kind in kinds.items() if name not in operator.input_names and name != "arrays"}
 
 
 OPS: dict[str, Operator] = {}

@@ -1,0 +1,369 @@
+"""Arguments of public calls, checked by their annotations: one vocabulary for operators, layers, optimisers and functions.
+
+A public call says what it takes in its signature. `checked` reads it and refuses everything else in one sentence, which
+names what was called as the user wrote it, the argument, what was given and what is taken:
+
+    int              whole numbers, NumPy's too; no bool, no float (PyTorch's rule)
+    float            numbers, whole ones and NumPy's too; no bool, no NaN
+    bool             True and False, 1 and 0
+    tuple, Sequence, Iterable    lists, tuples and arrays of what stands in the brackets, as long as it says; no strings
+    ArrayLike, NDArray           what NumPy makes an array of numbers of
+    Callable, classes, protocols what can be called, instances, what has the same methods
+
+What lies beyond types, such as the range of a number, is checked by the function itself.
+"""
+
+import difflib
+import functools
+import inspect
+import math
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from typing import Annotated, Any, Literal, NamedTuple, ParamSpec, TypeVar, Union, Unpack, get_args, get_origin
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from foveal.errors import ArgumentError, ShapeError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+C = TypeVar("C", bound=type)
+
+# numbers for which NaN is a value like others
+AnyNumber = Annotated[float, "NaN too"]
+
+# NumPy's kinds of dtypes that are numbers: truth values, integers and floating point
+NUMBERS = "biuf"
+# Counts, sizes and seeds have fewer bits.
+INTEGER_BITS = 64
+# the longest text of a value in a message
+SHOWN = 60
+
+
+class Refused(Exception):
+    """A value is not what an annotation says."""
+
+
+class Kind(NamedTuple):
+    """What an annotation means for values."""
+
+    #: what values have to be, in words that follow "it has to be"
+    words: str
+    #: the value as it is passed on; raises Refused for values that are not of this kind
+    take: Callable[[Any], Any]
+
+
+def shown(value: object) -> str:
+    """A short text that shows a value in a message."""
+    if isinstance(value, np.ndarray) and value.ndim:
+        return f"an array {value.dtype}{list(value.shape)}"
+    if isinstance(value, int) and abs(value) >= 1 << INTEGER_BITS:
+        return f"a number of {value.bit_length()} bits"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - a foreign object's repr may raise anything
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}... ({type(value).__name__})"
+
+
+def unpacked(value: Any) -> Any:
+    """A NumPy scalar, or an array of rank 0, as Python's number; all else as it is."""
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        return value.item()
+    return value
+
+
+def whole(value: Any) -> int:
+    """A whole number."""
+    number = unpacked(value)
+    if isinstance(number, bool) or not isinstance(number, int) or abs(number) >> INTEGER_BITS:
+        raise Refused
+    return number
+
+
+def real(value: Any) -> float:
+    """A number other than NaN; it may be infinite."""
+    number = unpacked(value)
+    if isinstance(number, bool) or not isinstance(number, int | float) or math.isnan(infinite_if_large(number)):
+        raise Refused
+    return number
+
+
+def any_real(value: Any) -> float:
+    """A number; NaN too."""
+    number = unpacked(value)
+    return number if isinstance(number, float) else real(number)
+
+
+def infinite_if_large(number: float) -> float:
+    """A number as a float. Raises Refused for whole numbers beyond the range of floats."""
+    try:
+        return float(number)
+    except OverflowError:
+        raise Refused from None
+
+
+def flag(value: Any) -> bool:
+    """A truth value."""
+    given = unpacked(value)
+    if not isinstance(given, int) or given not in (0, 1):
+        raise Refused
+    return bool(given)
+
+
+def numbers_array(value: Any) -> Any:
+    """An array of numbers, from whatever NumPy makes one of."""
+    if not isinstance(value, np.ndarray):
+        # Ragged lists, strings, objects and what only looks like an array raise all kinds of errors, or become objects.
+        try:
+            value = np.asarray(value)
+        except Exception:  # noqa: BLE001 - __array__ of a foreign object may raise anything
+            raise Refused from None
+    if value.dtype.kind not in NUMBERS:
+        raise Refused
+    return value
+
+
+def listed(value: Any) -> list[Any]:
+    """The items of a list, a tuple, an array or another iterable; not of strings, sets and dictionaries."""
+    if isinstance(value, str | bytes | Mapping | Set) or not isinstance(value, Iterable):
+        raise Refused
+    if isinstance(value, np.ndarray) and value.ndim != 1:
+        raise Refused
+    return list(value)
+
+
+def kind_of(annotation: Any) -> Kind:
+    """What values of an annotation are. Whatever is not in the vocabulary takes all values."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if annotation in SIMPLE:
+        return SIMPLE[annotation]
+    if annotation is None or annotation is type(None):
+        return Kind("None", functools.partial(same, None))
+    if annotation == ArrayLike or origin is np.ndarray or annotation is np.ndarray:
+        return Kind("an array of numbers", numbers_array)
+    if origin in (Union, types.UnionType):
+        return any_of([kind_of(a) for a in inner])
+    if origin is Literal:
+        return any_of([Kind(repr(v), functools.partial(same, v)) for v in inner])
+    if origin is tuple or (isinstance(origin, type) and issubclass(origin, Iterable) and not issubclass(origin, Mapping)):
+        return items_kind(origin, inner)
+    if annotation is Callable or origin is Callable:
+        return Kind("something that can be called", functools.partial(require, callable))
+    if getattr(annotation, "_is_protocol", False):
+        return protocol_kind(annotation)
+    if isinstance(origin or annotation, type) and annotation is not object:
+        return class_kind(origin or annotation)
+    return Kind("anything", lambda value: value)
+
+
+SIMPLE: dict[Any, Kind] = {
+    int: Kind("a whole number", whole),
+    float: Kind("a number", real),
+    AnyNumber: Kind("a number", any_real),
+    bool: Kind("True or False", flag),
+}
+
+
+def same(wanted: object, value: Any) -> Any:
+    """The value, if it is the one wanted."""
+    if value is wanted or (isinstance(value, str) and value == wanted):
+        return value
+    raise Refused
+
+
+def require(test: Callable[[Any], bool], value: Any) -> Any:
+    """The value, if it passes the test."""
+    if test(value):
+        return value
+    raise Refused
+
+
+def any_of(kinds: Sequence[Kind]) -> Kind:
+    """The kind of a union: the first one that takes the value."""
+
+    def take(value: Any) -> Any:
+        for kind in kinds:
+            try:
+                return kind.take(value)
+            except Refused:
+                pass
+        raise Refused
+
+    words = list(dict.fromkeys(kind.words for kind in kinds))
+    return Kind(" or ".join(filter(None, (", ".join(words[:-1]), words[-1]))), take)
+
+
+def items_kind(origin: type, inner: tuple[Any, ...]) -> Kind:
+    """The kind of tuples and of other sequences; numbers are passed on in a tuple."""
+    fixed = origin is tuple and Ellipsis not in inner
+    kinds = [kind_of(a) for a in inner if a is not Ellipsis] or [Kind("anything", lambda value: value)]
+    plain = all(k.take in (whole, real) or k.words.startswith("a whole number") for k in kinds)
+
+    def take(value: Any) -> Any:
+        items = listed(value)
+        if fixed and len(items) != len(kinds):
+            raise Refused
+        taken = [kinds[i if fixed else 0].take(item) for i, item in enumerate(items)]
+        # What was walked through may be gone, as with generators.
+        return tuple(taken) if plain else value if isinstance(value, Sequence) else taken
+
+    word = kinds[0].words.removeprefix("a ").removesuffix(" or None")
+    many = word if word == "anything" else f"{word}s"
+    return Kind(f"{len(kinds)} {many}" if fixed else f"a list of {many}", take)
+
+
+def protocol_kind(protocol: type) -> Kind:
+    """The kind of what has the attributes of a protocol; not of a class whose instances would have them."""
+    names = [name for name in vars(protocol) if name == "__call__" or not name.startswith("_")]
+
+    def take(value: Any) -> Any:
+        if isinstance(value, type) or not all(hasattr(value, name) for name in names):
+            raise Refused
+        return value
+
+    return Kind(f"an object with {', '.join(names)}", take)
+
+
+def class_kind(cls: type) -> Kind:
+    """The kind of a class's instances."""
+    article = "an" if cls.__name__[0] in "AEIOU" else "a"
+    word = {"str": "text", "Path": "a path", "Mapping": "a dictionary"}.get(cls.__name__, f"{article} {cls.__name__}")
+    return Kind(word, functools.partial(require, lambda value: isinstance(value, cls)))
+
+
+def refusal(call: str, name: str, value: object, kind: Kind) -> ShapeError:
+    """The error that a value is not what an argument has to be."""
+    made = f"; make one first: {value.__name__}(...)" if isinstance(value, type) else ""
+    return ShapeError(f"{call}: {name} is {shown(value)}, it has to be {kind.words}{made}")
+
+
+def kinds_of(function: Callable[..., Any]) -> dict[str, Kind]:
+    """The kind of each annotated parameter of a function, by name."""
+    module = sys.modules[function.__module__]
+    hints: dict[str, Any] = {}
+    for name, annotation in inspect.get_annotations(function).items():
+        if name == "return":
+            continue
+        text = {name: annotation}
+        holder = types.SimpleNamespace(__annotations__=text)
+        # A class that only type checkers import is not known here.
+        try:
+            hints |= typing.get_type_hints(holder, vars(module), include_extras=True)
+        except NameError:
+            continue
+    return {name: kind_of(annotation) for name, annotation in hints.items()}
+
+
+def wrong_call(call: str, signature: inspect.Signature, error: TypeError, named: Iterable[str]) -> ArgumentError:
+    """The error that a call lacks an argument, or has one that is not taken."""
+    wrong = str(error)
+    # A misspelt name comes first: the argument that it was meant for is missing only because of it.
+    for name in named:
+        if name not in signature.parameters:
+            close = difflib.get_close_matches(name, signature.parameters)
+            wrong = f"got an unexpected keyword argument {name!r}" + (f" (did you mean {close[0]!r}?)" if close else "")
+            break
+    plain = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    return ArgumentError(f"{call}: {wrong}; call it as {call}{inspect.Signature(plain)}")
+
+
+class Arguments:
+    """The signature of a function, and what each of its arguments has to be."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.signature, self.kinds = inspect.signature(function), kinds_of(function)
+        parameters = list(self.signature.parameters.values())
+        self.method = bool(parameters) and parameters[0].name in ("self", "cls")
+        self.function = function
+        rest = [p.name for p in parameters if p.kind is p.VAR_KEYWORD]
+        # keyword arguments by the name of a TypedDict's keys
+        self.options: dict[str, Kind] | None = None
+        if rest and get_origin(function.__annotations__.get(rest[0])) is Unpack:
+            (typed,) = get_args(function.__annotations__[rest[0]])
+            self.options = {name: kind_of(a) for name, a in typing.get_type_hints(typed).items()}
+
+    def call_name(self, name: str, given: Sequence[Any]) -> str:
+        """What was called, as the user wrote it."""
+        if name or not self.method or not given:
+            return name or self.function.__name__
+        owner = given[0] if isinstance(given[0], type) else type(given[0])
+        method = self.function.__name__
+        return owner.__name__ if method == "__init__" else f"{owner.__name__}.{method}"
+
+    def taken(self, name: str, given: tuple[Any, ...], named: dict[str, Any]) -> inspect.BoundArguments:
+        """The arguments of a call as they are passed on. Raises ArgumentError and ShapeError."""
+        try:
+            bound = self.signature.bind(*given, **named)
+        except TypeError as error:
+            visible = list(self.signature.parameters.values())[self.method :]
+            call = self.call_name(name, given)
+            raise wrong_call(call, self.signature.replace(parameters=visible), error, named) from None
+        for parameter, value in bound.arguments.items():
+            how = self.signature.parameters[parameter].kind
+            if how is inspect.Parameter.VAR_KEYWORD:
+                bound.arguments[parameter] = self.taken_options(self.call_name(name, given), value)
+            elif parameter in self.kinds:
+                several = how is inspect.Parameter.VAR_POSITIONAL
+                items = value if several else (value,)
+                kind = self.kinds[parameter]
+                try:
+                    items = tuple(kind.take(item) for item in items)
+                except Refused:
+                    call, wrong = self.call_name(name, given), value[0] if several and len(value) == 1 else value
+                    raise refusal(call, parameter, wrong, kind) from None
+                bound.arguments[parameter] = items if several else items[0]
+        return bound
+
+    def taken_options(self, call: str, options: dict[str, Any]) -> dict[str, Any]:
+        """Keyword arguments that the function takes by `**`, where their names and types are known."""
+        if self.options is None:
+            return options
+        for name, value in options.items():
+            if name not in self.options:
+                fixed = [p for p in self.signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+                extra = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in self.options]
+                whole_signature = inspect.Signature([*fixed[self.method :], *extra])
+                raise wrong_call(call, whole_signature, TypeError(), [name]) from None
+            try:
+                options[name] = self.options[name].take(value)
+            except Refused:
+                raise refusal(call, name, value, self.options[name]) from None
+        return options
+
+
+def checked(function: Callable[P, R], name: str = "") -> Callable[P, R]:
+    """The function, which raises ArgumentError or ShapeError where a call is not what its signature says.
+
+    name: what users write, such as "metrics.accuracy"; for a method the class and its name unless given.
+    """
+    # Annotations are read at the first call: they may name classes that are defined later, and imports stay light.
+    arguments = functools.cache(functools.partial(Arguments, function))
+
+    @functools.wraps(function)
+    def call(*given: P.args, **named: P.kwargs) -> R:
+        bound = arguments().taken(name, given, named)
+        return function(*bound.args, **bound.kwargs)
+
+    return call
+
+
+def check_calls(module: str) -> None:
+    """Check the calls of all that a module lists in `__all__`: its functions, and the classes when they are made."""
+    package = sys.modules[module]
+    prefix = module.removeprefix("foveal.")
+    for name in package.__all__:
+        public = getattr(package, name)
+        if isinstance(public, type):
+            if "__init__" in vars(public):
+                public.__init__ = checked(public.__init__)  # type: ignore[misc]
+        elif inspect.isfunction(public):
+            made = checked(public, f"{prefix}.{name}")
+            # Pickle finds a function by the module that defines it.
+            setattr(sys.modules[public.__module__], name, made)
+            setattr(package, name, made)
