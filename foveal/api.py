@@ -1,17 +1,20 @@
 """What users call: compile a function, its gradients, or a whole training step, for the shapes it is called with."""
 
+import inspect
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from types import BuiltinFunctionType
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from foveal import debug
+from foveal.arguments import Refused, as_float32, checked, numbers_array, shown
 from foveal.autodiff import gradients
 from foveal.build import build
-from foveal.errors import DataError, NumericsError, ShapeError
+from foveal.errors import ArgumentError, DataError, NumericsError, ShapeError
 from foveal.graph import Graph
 from foveal.ops import is_finite, where
 from foveal.ops.op import Tensor, Type
@@ -25,24 +28,30 @@ from foveal.variable import Variable
 INT32 = np.iinfo(np.int32)
 
 
-def as_argument(x: ArrayLike, what: str) -> Ndarray:
+def as_argument(x: ArrayLike, what: str, labels: bool = False) -> Ndarray:
     """Return x as an array that a program takes: float32, or int32 for integers.
 
-    Raises ShapeError for other dtypes and DataError for integers beyond 32 bits: nothing is rounded or cut off
-    silently.
+    labels: True where integers of one byte are labels; elsewhere they are pixels that were not scaled. Raises
+    ShapeError for other dtypes, and for what is no array of numbers, and DataError for numbers beyond 32 bits: nothing
+    is rounded or cut off silently.
     """
-    array = np.asarray(x)
+    try:
+        array: Ndarray = numbers_array(x)
+    except Refused:
+        raise ShapeError(f"{what} is {shown(x)}, it has to be an array of numbers") from None
     if array.dtype in (np.float32, np.int32):
         return array
     if array.dtype == np.float64:
-        return array.astype(np.float32)
-    if array.dtype.kind in "iu" and array.dtype.itemsize != 1:
+        return as_float32(array, what)
+    if array.dtype.kind in "iu" and (labels or array.dtype.itemsize != 1):
         if array.size and (array.min() < INT32.min or array.max() > INT32.max):
             raise DataError(f"{what} holds integers beyond 32 bits; programs compute with int32")
         return array.astype(np.int32)
+    advice = (
+        "y.astype('int32')" if labels else "x.astype('float32') / 255 for images of bytes, y.astype('int32') for labels"
+    )
     raise ShapeError(
-        f"{what} has dtype {array.dtype}; programs take float32 (or int32 labels): convert it, e.g."
-        " x.astype('float32') / 255 for bytes"
+        f"{what} has dtype {array.dtype}; programs take float32 (or int32 labels): convert it, e.g. {advice}"
     )
 
 
@@ -65,6 +74,25 @@ def check_finite(x: Ndarray, what: str) -> None:
 TracedFunction = Callable[..., Tensor | Sequence[Tensor]]
 
 
+def call(function: TracedFunction, symbols: Sequence[Symbol]) -> Any:
+    """What a function returns. Raises ArgumentError where it does not take as many arguments."""
+    if isinstance(function, type | np.ufunc | BuiltinFunctionType):
+        kind = "a class" if isinstance(function, type) else "a function of Python or NumPy"
+        raise ArgumentError(
+            f"{function.__name__} is {kind}; what is compiled or differentiated is a function written with foveal.ops,"
+            " or a model"
+        )
+    try:
+        inspect.signature(function).bind(*symbols)
+    except TypeError as error:
+        name = getattr(function, "__name__", repr(function))
+        raise ArgumentError(f"{name}, which is compiled, is called on {len(symbols)} array(s): {error}") from None
+    except ValueError:
+        # Some functions that are built into Python do not say what they take.
+        pass
+    return function(*symbols)
+
+
 class Compiled:
     """A function that runs as native code. Each new combination of argument shapes is traced and compiled once."""
 
@@ -84,7 +112,7 @@ class Compiled:
 
             def traced(*symbols: Symbol) -> Tensor | Sequence[Tensor]:
                 nonlocal single
-                result = self.function(*symbols)
+                result = call(self.function, symbols)
                 single = not isinstance(result, tuple | list)
                 return result
 
@@ -101,6 +129,7 @@ class Compiled:
         return results[0] if single else results
 
 
+@checked
 def compile(function: TracedFunction, threads: int | None = None) -> Compiled:
     """Return `function`, written with foveal operators, as native code: NumPy arrays in, NumPy arrays out.
 
@@ -111,6 +140,7 @@ def compile(function: TracedFunction, threads: int | None = None) -> Compiled:
     return Compiled(function, threads)
 
 
+@checked
 def value_and_grad(
     function: TracedFunction, wrt: Sequence[int | Variable] = (0,), threads: int | None = None
 ) -> Compiled:
@@ -120,7 +150,11 @@ def value_and_grad(
     """
 
     def value_and_gradients(*symbols: Symbol) -> list[Tensor]:
-        y = function(*symbols)
+        y = call(function, symbols)
+        if wrong := [w for w in wrt if isinstance(w, int) and not -len(symbols) <= w < len(symbols)]:
+            raise ShapeError(
+                f"there is no argument {wrong[0]} to take the gradient in; the function has {len(symbols)}"
+            )
         if not isinstance(y, Symbol):
             raise ShapeError(
                 f"the function returned {type(y).__name__}; gradients need one scalar written with operators"
@@ -130,6 +164,7 @@ def value_and_grad(
     return Compiled(value_and_gradients, threads)
 
 
+@checked
 def grad(function: TracedFunction, wrt: int | Variable = 0, threads: int | None = None) -> Callable[..., Ndarray]:
     """Return a function that gives the gradient of a scalar `function` in one argument (by position) or variable."""
     both = value_and_grad(function, (wrt,), threads)
@@ -229,7 +264,7 @@ class Step:
     def loss_of(self, outputs: Tensor | tuple[Tensor, ...], labels: Symbol) -> Symbol:
         """Return the loss of everything that the model returned."""
         try:
-            return self.loss(outputs, labels)
+            y = self.loss(outputs, labels)
         except (ShapeError, AttributeError, TypeError) as error:
             if isinstance(outputs, tuple):
                 raise ShapeError(
@@ -237,6 +272,9 @@ class Step:
                     " classifiers wrap it, as nn.AuxiliaryLoss(nn.CrossEntropyLoss())"
                 ) from error
             raise
+        if not isinstance(y, Symbol):
+            raise ShapeError(f"the loss returned {shown(y)}; a training step needs one scalar written with operators")
+        return y
 
     @staticmethod
     def keep_old_unless(good: Tensor, recording: Trace) -> None:
@@ -257,7 +295,7 @@ class Step:
 
     def program(self, x: ArrayLike, target: ArrayLike) -> Program:
         """Return the program for a batch of this shape."""
-        return self._find(as_argument(x, "the input x"), as_argument(target, "the target"))
+        return self._find(as_argument(x, "the input x"), as_argument(target, "the target", labels=True))
 
     def _find(self, x: Ndarray, target: Ndarray) -> Program:
         key = (x.shape, target.shape, target.dtype.name, self.optimizer.structure())
@@ -280,7 +318,7 @@ class Step:
         Raises DataError for labels that are not among the classes, NumericsError for NaN or infinity in x or in the
         loss. The parameters are then as they were before.
         """
-        x, target = as_argument(x, "the input x"), as_argument(target, "the target")
+        x, target = as_argument(x, "the input x"), as_argument(target, "the target", labels=True)
         if x.size == 0:
             raise DataError(f"the batch is empty (shape {x.shape}); a step needs at least one image")
         check_finite(x, "the input x")
@@ -317,6 +355,7 @@ def check_labels(labels: Ndarray, classes: int, ignored: int | None = None) -> N
         )
 
 
+@checked
 def compile_step(
     model: ModelLike,
     loss: Callable[..., Any],

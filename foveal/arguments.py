@@ -1,10 +1,10 @@
-"""Arguments of public calls, checked by their annotations: one vocabulary for operators, layers, optimisers and functions.
+"""Arguments of public calls, checked by their annotations: one vocabulary for operators, layers and functions.
 
 A public call says what it takes in its signature. `checked` reads it and refuses everything else in one sentence, which
 names what was called as the user wrote it, the argument, what was given and what is taken:
 
     int              whole numbers, NumPy's too; no bool, no float (PyTorch's rule)
-    float            numbers, whole ones and NumPy's too; no bool, no NaN
+    float            numbers that float32 holds, whole ones and NumPy's too; no bool, no NaN, no infinity
     bool             True and False, 1 and 0
     tuple, Sequence, Iterable    lists, tuples and arrays of what stands in the brackets, as long as it says; no strings
     ArrayLike, NDArray           what NumPy makes an array of numbers of
@@ -24,19 +24,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Annotated, Any, Literal, NamedTuple, ParamSpec, TypeVar, Union, Unpack, get_args, get_origin
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from foveal.errors import ArgumentError, ShapeError
+from foveal.errors import ArgumentError, DataError, FovealError, ShapeError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C", bound=type)
 
-# numbers for which NaN is a value like others
-AnyNumber = Annotated[float, "NaN too"]
+# numbers that may be infinite or NaN
+AnyNumber = Annotated[float, "infinite or NaN, too"]
 
 # NumPy's kinds of dtypes that are numbers: truth values, integers and floating point
 NUMBERS = "biuf"
+FLOAT32_MAX = 3.4028234663852886e38
 # Counts, sizes and seeds have fewer bits.
 INTEGER_BITS = 64
 # the longest text of a value in a message
@@ -44,7 +45,7 @@ SHOWN = 60
 
 
 class Refused(Exception):
-    """A value is not what an annotation says."""
+    """A value is not what an annotation says; the text, if there is one, says which part of it is wrong."""
 
 
 class Kind(NamedTuple):
@@ -66,7 +67,7 @@ def shown(value: object) -> str:
         return f"the class {value.__name__}"
     try:
         text = repr(value)
-    except Exception:  # noqa: BLE001 - a foreign object's repr may raise anything
+    except Exception:
         text = f"a {type(value).__name__}"
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}... ({type(value).__name__})"
 
@@ -87,25 +88,18 @@ def whole(value: Any) -> int:
 
 
 def real(value: Any) -> float:
-    """A number other than NaN; it may be infinite."""
+    """A number that float32 holds."""
     number = unpacked(value)
-    if isinstance(number, bool) or not isinstance(number, int | float) or math.isnan(infinite_if_large(number)):
+    # NaN fails the comparison.
+    if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= FLOAT32_MAX:
         raise Refused
     return number
 
 
 def any_real(value: Any) -> float:
-    """A number; NaN too."""
+    """A number that float32 holds, infinity, or NaN."""
     number = unpacked(value)
-    return number if isinstance(number, float) else real(number)
-
-
-def infinite_if_large(number: float) -> float:
-    """A number as a float. Raises Refused for whole numbers beyond the range of floats."""
-    try:
-        return float(number)
-    except OverflowError:
-        raise Refused from None
+    return number if isinstance(number, float) and not math.isfinite(number) else real(number)
 
 
 def flag(value: Any) -> bool:
@@ -122,11 +116,20 @@ def numbers_array(value: Any) -> Any:
         # Ragged lists, strings, objects and what only looks like an array raise all kinds of errors, or become objects.
         try:
             value = np.asarray(value)
-        except Exception:  # noqa: BLE001 - __array__ of a foreign object may raise anything
+        except Exception:
             raise Refused from None
     if value.dtype.kind not in NUMBERS:
         raise Refused
     return value
+
+
+def as_float32(array: NDArray[Any], what: str) -> NDArray[Any]:
+    """An array of numbers as float32. Raises DataError for finite ones beyond its range; `what` names the array."""
+    try:
+        with np.errstate(over="raise"):
+            return array.astype(np.float32, copy=False)
+    except FloatingPointError:
+        raise DataError(f"{what} holds numbers beyond 3.4e38, the largest of float32; scale them down") from None
 
 
 def listed(value: Any) -> list[Any]:
@@ -136,6 +139,14 @@ def listed(value: Any) -> list[Any]:
     if isinstance(value, np.ndarray) and value.ndim != 1:
         raise Refused
     return list(value)
+
+
+def sizes(value: Any) -> tuple[int, ...]:
+    """The sizes of an array."""
+    numbers = tuple(whole(item) for item in listed(value))
+    if min(numbers, default=0) < 0:
+        raise Refused
+    return numbers
 
 
 def kind_of(annotation: Any) -> Kind:
@@ -148,13 +159,19 @@ def kind_of(annotation: Any) -> Kind:
     if annotation == ArrayLike or origin is np.ndarray or annotation is np.ndarray:
         return Kind("an array of numbers", numbers_array)
     if origin in (Union, types.UnionType):
-        return any_of([kind_of(a) for a in inner])
+        # ArrayLike is a union itself; `ArrayLike | None` lists its members and None.
+        arrays = set(inner) >= ARRAY_LIKE
+        rest = [a for a in inner if not arrays or a not in ARRAY_LIKE]
+        return any_of([kind_of(a) for a in ([ArrayLike] if arrays else []) + rest])
     if origin is Literal:
         return any_of([Kind(repr(v), functools.partial(same, v)) for v in inner])
-    if origin is tuple or (isinstance(origin, type) and issubclass(origin, Iterable) and not issubclass(origin, Mapping)):
+    if isinstance(origin, type) and issubclass(origin, Mapping) and inner:
+        return mapping_kind(kind_of(inner[0]), kind_of(inner[1]))
+    if isinstance(origin, type) and issubclass(origin, Iterable):
         return items_kind(origin, inner)
     if annotation is Callable or origin is Callable:
-        return Kind("something that can be called", functools.partial(require, callable))
+        given = inner[0] if inner and isinstance(inner[0], list) else None
+        return Kind("something that can be called", functools.partial(require, functools.partial(takes, given)))
     if getattr(annotation, "_is_protocol", False):
         return protocol_kind(annotation)
     if isinstance(origin or annotation, type) and annotation is not object:
@@ -162,11 +179,15 @@ def kind_of(annotation: Any) -> Kind:
     return Kind("anything", lambda value: value)
 
 
+ARRAY_LIKE = set(get_args(ArrayLike))
+
 SIMPLE: dict[Any, Kind] = {
     int: Kind("a whole number", whole),
     float: Kind("a number", real),
     AnyNumber: Kind("a number", any_real),
     bool: Kind("True or False", flag),
+    # the shape of an array
+    tuple[int, ...]: Kind("a list of sizes, whole numbers of 0 or more", sizes),
 }
 
 
@@ -182,6 +203,22 @@ def require(test: Callable[[Any], bool], value: Any) -> Any:
     if test(value):
         return value
     raise Refused
+
+
+def takes(parameters: list[Any] | None, value: Any) -> bool:
+    """True for what can be called with as many arguments; parameters: None where any number will do."""
+    if not callable(value):
+        return False
+    try:
+        signature = inspect.signature(value)
+        if parameters is not None:
+            signature.bind(*parameters)
+    except TypeError:
+        return False
+    except ValueError:
+        # Some functions that are built into Python do not say what they take.
+        pass
+    return True
 
 
 def any_of(kinds: Sequence[Kind]) -> Kind:
@@ -218,6 +255,23 @@ def items_kind(origin: type, inner: tuple[Any, ...]) -> Kind:
     return Kind(f"{len(kinds)} {many}" if fixed else f"a list of {many}", take)
 
 
+def mapping_kind(key: Kind, item: Kind) -> Kind:
+    """The kind of dictionaries."""
+
+    def take(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise Refused
+        taken = {}
+        for name, part in value.items():
+            try:
+                taken[key.take(name)] = item.take(part)
+            except Refused:
+                raise Refused(f"{shown(part)} for {shown(name)}, it has to be {item.words}") from None
+        return taken
+
+    return Kind(f"a dictionary of {item.words}", take)
+
+
 def protocol_kind(protocol: type) -> Kind:
     """The kind of what has the attributes of a protocol; not of a class whose instances would have them."""
     names = [name for name in vars(protocol) if name == "__call__" or not name.startswith("_")]
@@ -237,8 +291,10 @@ def class_kind(cls: type) -> Kind:
     return Kind(word, functools.partial(require, lambda value: isinstance(value, cls)))
 
 
-def refusal(call: str, name: str, value: object, kind: Kind) -> ShapeError:
+def refusal(call: str, name: str, value: object, kind: Kind, reason: Refused) -> ShapeError:
     """The error that a value is not what an argument has to be."""
+    if str(reason):
+        return ShapeError(f"{call}: {name} holds {reason}")
     made = f"; make one first: {value.__name__}(...)" if isinstance(value, type) else ""
     return ShapeError(f"{call}: {name} is {shown(value)}, it has to be {kind.words}{made}")
 
@@ -314,9 +370,9 @@ class Arguments:
                 kind = self.kinds[parameter]
                 try:
                     items = tuple(kind.take(item) for item in items)
-                except Refused:
+                except Refused as reason:
                     call, wrong = self.call_name(name, given), value[0] if several and len(value) == 1 else value
-                    raise refusal(call, parameter, wrong, kind) from None
+                    raise refusal(call, parameter, wrong, kind, reason) from None
                 bound.arguments[parameter] = items if several else items[0]
         return bound
 
@@ -332,8 +388,8 @@ class Arguments:
                 raise wrong_call(call, whole_signature, TypeError(), [name]) from None
             try:
                 options[name] = self.options[name].take(value)
-            except Refused:
-                raise refusal(call, name, value, self.options[name]) from None
+            except Refused as reason:
+                raise refusal(call, name, value, self.options[name], reason) from None
         return options
 
 
@@ -348,22 +404,44 @@ def checked(function: Callable[P, R], name: str = "") -> Callable[P, R]:
     @functools.wraps(function)
     def call(*given: P.args, **named: P.kwargs) -> R:
         bound = arguments().taken(name, given, named)
-        return function(*bound.args, **bound.kwargs)
+        try:
+            return function(*bound.args, **bound.kwargs)
+        except (MemoryError, ValueError) as error:
+            if not too_large(error):
+                raise
+            raise ShapeError(
+                f"{arguments().call_name(name, given)}: there is no memory for such sizes: {error}"
+            ) from None
 
     return call
 
 
-def check_calls(module: str) -> None:
-    """Check the calls of all that a module lists in `__all__`: its functions, and the classes when they are made."""
+def too_large(error: Exception) -> bool:
+    """True for NumPy's error that an array does not fit into memory, or could not in any."""
+    if isinstance(error, FovealError):
+        return False
+    return isinstance(error, MemoryError) or str(error).startswith(("array is too big", "Maximum allowed dimension"))
+
+
+def check_calls(module: str, names: Iterable[str] = ()) -> None:
+    """Check the calls of what a module makes public: its functions, and the classes when instances are made.
+
+    names: what is public, all of `__all__` unless given; what other packages define is left out.
+    """
     package = sys.modules[module]
     prefix = module.removeprefix("foveal.")
-    for name in package.__all__:
+    for name in names or package.__all__:
         public = getattr(package, name)
+        if not getattr(public, "__module__", "").startswith(module):
+            continue
         if isinstance(public, type):
-            if "__init__" in vars(public):
-                public.__init__ = checked(public.__init__)  # type: ignore[misc]
-        elif inspect.isfunction(public):
-            made = checked(public, f"{prefix}.{name}")
+            owner = next(cls for cls in public.__mro__ if "__init__" in vars(cls))
+            # Several classes may share the `__init__` of their base; that of `object` takes nothing.
+            made = vars(owner)["__init__"]
+            if owner.__module__.startswith("foveal.") and not hasattr(made, "__wrapped__"):
+                setattr(owner, "__init__", checked(made))  # noqa: B010 - type checkers refuse the assignment
+        elif inspect.isfunction(public) and not hasattr(public, "__wrapped__"):
+            function = checked(public, f"{prefix}.{name}")
             # Pickle finds a function by the module that defines it.
-            setattr(sys.modules[public.__module__], name, made)
-            setattr(package, name, made)
+            setattr(sys.modules[public.__module__], name, function)
+            setattr(package, name, function)

@@ -22,7 +22,7 @@ from foveal.profile import show
 from foveal.program import BuildRecord, Program
 from foveal.scheduling import schedule
 from foveal.strides import Ndarray
-from foveal.workers import threads_for
+from foveal.workers import check_threads, threads_for
 
 
 def build(
@@ -41,8 +41,8 @@ def build(
     """
     if memory not in MEMORY:
         raise ShapeError(f"memory {memory!r} is not known; choose one of {', '.join(MEMORY)}")
-    if threads is not None and threads < 1:
-        raise ShapeError(f"{threads} threads: a program needs at least 1")
+    if threads is not None:
+        check_threads(threads)
     started = time.perf_counter()
     compiled, from_disk = machine_code.statistics.compiled, machine_code.statistics.from_disk
 

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import numpy as np
 
+from foveal.arguments import checked
 from foveal.errors import ShapeError
 from foveal.graph import Graph
 from foveal.kernel import runtime
@@ -24,17 +25,26 @@ SPINS = 250
 # Bytes of a huge page on x86-64 and on ARM with 4 KiB pages.
 HUGE_PAGE = 2 << 20
 
+# more than the processors of any machine that this runs on, and less than what a system refuses to start
+MOST_THREADS = 1024
+
 # What set_threads was called with; 0 if it was not.
 _threads = 0
 
 
+def check_threads(n: int) -> None:
+    """Raise ShapeError for less than one thread, and for more than a system starts."""
+    if not 1 <= n <= MOST_THREADS:
+        raise ShapeError(f"{n} threads: a program needs at least 1, and takes at most {MOST_THREADS}")
+
+
+@checked
 def set_threads(n: int) -> None:
     """Set how many threads programs use that are built from now on. Results do not depend on it.
 
     Raises ShapeError for less than 1.
     """
-    if n < 1:
-        raise ShapeError(f"{n} threads: a program needs at least 1")
+    check_threads(n)
     global _threads
     _threads = n
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from math import prod
 from typing import cast
 
+from foveal.arguments import checked
 from foveal.errors import ShapeError
 from foveal.explain import costs
 from foveal.explain.costs import BYTES, LinearCost
@@ -26,6 +27,7 @@ from foveal.variable import Variable
 HIDDEN = ("constant", "index")
 
 
+@checked
 def explain(model: Model, input_shape: Sequence[int] | int, batch: int = 1, memory: bool = True) -> Summary:
     """Return shapes, costs and receptive fields of `model` in evaluation mode.
 

@@ -1,6 +1,7 @@
 """Layers that hold others, and those that only pass values on."""
 
 from foveal import ops
+from foveal.errors import ShapeError
 from foveal.nn.module import Module
 from foveal.ops.op import Tensor
 
@@ -46,4 +47,6 @@ class Flatten(Module):
     """x [N, ...] -> [N, features], in C order"""
 
     def forward(self, x: Tensor) -> Tensor:
+        if not x.shape:
+            raise ShapeError("Flatten: takes x [N, ...], got one number")
         return x.reshape(x.shape[0], -1)

@@ -80,6 +80,8 @@ class StochasticDepth(Dropping):
         self.mode = mode
 
     def mask_shape(self, x: Shape) -> Shape:
+        if not x:
+            raise ShapeError("StochasticDepth: takes x [N, ...], got one number")
         return (x[0] if self.mode == "row" else 1, *[1] * (len(x) - 1))
 
     def describe(self) -> str:

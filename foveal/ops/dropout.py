@@ -38,7 +38,7 @@ class DropoutMask(Operator):
             raise ShapeError(f"dropout_mask: p is {p}, it has to be at least 0 and below 1")
         if key.shape != (4,) or stream < 0:
             raise ShapeError(
-                f"dropout_mask: key of shape {key.shape} and stream {stream}; the key is int32 [4], the stream 0 or more"
+                f"dropout_mask: key has shape {key.shape} and stream is {stream}; they are int32 [4], and 0 or more"
             )
         return {"shape": sizes(self.name, shape), "p": float(p), "stream": stream}
 

@@ -32,7 +32,7 @@ from typing import Any, ClassVar, Literal, ParamSpec, Protocol
 
 import numpy as np
 
-from foveal.arguments import Kind, Refused, kinds_of, numbers_array, refusal, shown, wrong_call
+from foveal.arguments import SIMPLE, Kind, Refused, kinds_of, numbers_array, refusal, shown, wrong_call
 from foveal.errors import ArgumentError, ShapeError
 from foveal.kernel.lang import Scalar
 from foveal.ops.window import Window
@@ -114,6 +114,11 @@ class Tensor:
     def ndim(self) -> int:
         return len(self.shape)
 
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> Ndarray:
+        raise ShapeError(
+            "a traced value has no numbers yet, and NumPy needs them; use the operators of foveal.ops, such as ops.exp"
+        )
+
     def __bool__(self) -> bool:
         raise ShapeError("the truth of a traced value is not known; use where(condition, a, b)")
 
@@ -155,6 +160,15 @@ class Tensor:
 
     def mean(self, axes: int | Sequence[int] | None = None, keepdims: bool = False) -> "Tensor":
         return OPS["mean"](self, axes=axes, keepdims=keepdims)
+
+
+def tensor_or_array(x: object) -> object:
+    """What functions compute with, a Tensor or a Variable as it is and all else as an array of numbers."""
+    return x if isinstance(x, Tensor) else numbers_array(x)
+
+
+# What is written with operators computes with Tensors, and with arrays as well.
+SIMPLE[Tensor] = Kind("an array of numbers", tensor_or_array)
 
 
 class Lowering(Protocol):
@@ -225,10 +239,14 @@ class Operator:
     # those of them that are inputs
     input_names: ClassVar[frozenset[str]]
 
+    # and those that are attributes without a default
+    required: ClassVar[frozenset[str]]
+
     def __init_subclass__(cls) -> None:
         cls.__signature__ = signature(cls)
         parameters = cls.__signature__.parameters.values()
         cls.input_names = frozenset(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
+        cls.required = frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty)
 
     def __init__(self) -> None:
         if self.name in OPS:
@@ -277,21 +295,23 @@ class Operator:
         """`shape`, with a ShapeError for results that no memory holds."""
         shape = tuple(self.shape(*shapes, **attributes))
         if math.prod(shape) > MOST_ELEMENTS:
-            raise ShapeError(f"{self.name}: the result would have shape {shape}, which no memory holds; use smaller sizes")
+            raise ShapeError(
+                f"{self.name}: the result would have shape {shape}, which no memory holds; use smaller sizes"
+            )
         return shape
 
     def taken(self, inputs: Sequence[object], attributes: Mapping[str, object]) -> dict[str, Any]:
         """The attributes of a call, each of which has to be what its annotation in `normalise` says."""
-        kinds, taken = attribute_kinds(type(self)), {}
-        if len(attributes) < len(kinds) or any(name not in kinds for name in attributes):
+        if not self.required <= attributes.keys() <= self.__signature__.parameters.keys():
             self.check_arguments(inputs, attributes)
+        kinds, taken = attribute_kinds(type(self).normalise), {}
         for name, value in attributes.items():
             kind = kinds.get(name)
             try:
                 taken[name] = kind.take(value) if kind else value
-            except Refused:
+            except Refused as reason:
                 assert kind is not None
-                raise refusal(self.name, name, value, kind) from None
+                raise refusal(self.name, name, value, kind, reason) from None
         return taken
 
     def operand(self, x: object, position: int) -> Ndarray:
@@ -299,9 +319,13 @@ class Operator:
         try:
             array: Ndarray = numbers_array(x)
         except Refused:
-            raise ArgumentError(f"{self.name}: input {position} is {shown(x)}, it has to be an array of numbers") from None
+            raise ArgumentError(
+                f"{self.name}: input {position} is {shown(x)}, it has to be an array of numbers"
+            ) from None
         if position in self.integers and array.dtype.kind not in "iu":
-            raise ShapeError(f"{self.name}: input {position} is {array.dtype}, it has to be int32; convert it with astype")
+            raise ShapeError(
+                f"{self.name}: input {position} is {array.dtype}, it has to be int32; convert it with astype"
+            )
         if array.dtype.kind == "b":
             # Truth values are 1 and 0, as the operators that compare give them.
             return array.astype(np.float32)
@@ -416,13 +440,8 @@ def signature(operator: type[Operator]) -> inspect.Signature:
     return inspect.Signature([parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters])
 
 
-@cache
-def attribute_kinds(operator: type[Operator]) -> dict[str, Kind]:
-    """What each attribute of a call has to be, by name, as `normalise` says."""
-    if operator.normalise is Operator.normalise:
-        return {}
-    kinds = kinds_of(operator.normalise)
-    return {name: kind for name, kind in kinds.items() if name not in operator.input_names and name != "arrays"}
+# What the arguments of a call have to be, by name, as an operator's `normalise` says.
+attribute_kinds = cache(kinds_of)
 
 
 OPS: dict[str, Operator] = {}

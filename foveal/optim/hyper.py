@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, Protocol, SupportsFloat
 
+from foveal.arguments import FLOAT32_MAX
 from foveal.errors import ShapeError
 from foveal.variable import Variable
 
@@ -29,9 +30,13 @@ class Range(NamedTuple):
             return False
         try:
             number = float(value)
-        except TypeError:
+        # text, arrays, whole numbers of hundreds of digits
+        except (TypeError, ValueError, OverflowError):
             return False
         # NaN fails both comparisons, so it lies in no range.
+        # Hyper-parameters are float32 in memory.
+        if abs(number) > FLOAT32_MAX:
+            return False
         return self.low <= number < self.high and not (self.exclusive and number == self.low)
 
     def __str__(self) -> str:

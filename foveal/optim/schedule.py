@@ -8,9 +8,15 @@ function of the step's number will do in place of a schedule.
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from foveal.errors import ShapeError
+import numpy as np
+
+from foveal.arguments import AnyNumber, check_calls, checked, shown
+from foveal.errors import ShapeError, StateError
+
+# more steps than any run takes
+LAST_STEP = 1 << 62
 
 
 class Schedule:
@@ -20,6 +26,8 @@ class Schedule:
         self.value_at = value_at
 
     def __call__(self, step: int) -> float:
+        if not isinstance(step, int | np.integer) or not 0 <= step < LAST_STEP:
+            raise ShapeError(f"a schedule was asked for step {shown(step)}; steps are counted from 0")
         return self.value_at(step)
 
     def observe(self, loss: float) -> None:
@@ -151,6 +159,8 @@ def one_cycle(peak: float, total: int, start: float = 0.25, div: float = 25.0, f
     The rise takes the share `start` of all steps. L. N. Smith 2018, with fastai's constants.
     """
     _at_least_one("one_cycle", total=total)
+    if div <= 0 or final_div <= 0:
+        raise ShapeError(f"one_cycle: div is {div} and final_div is {final_div}; they have to be above 0")
     # The step, not necessarily a whole number, at which the peak is reached.
     summit = max(1.0, start * total)
 
@@ -164,6 +174,10 @@ def one_cycle(peak: float, total: int, start: float = 0.25, div: float = 25.0, f
 
 def one_cycle_momentum(total: int, low: float = 0.85, high: float = 0.95, start: float = 0.25) -> Schedule:
     """Momentum that goes against one_cycle's rate: from `high` down to `low` while the rate rises, then back up."""
+    if not 0 < low <= high:
+        raise ShapeError(
+            f"one_cycle_momentum: low is {low} and high is {high}; they are above 0, and low is the lower one"
+        )
     return one_cycle(low, total, start, div=low / high, final_div=low / high)
 
 
@@ -208,7 +222,8 @@ class Plateau(Schedule):
     def observe(self, loss: float) -> None:
         self.update(loss)
 
-    def update(self, metric: float) -> None:
+    @checked
+    def update(self, metric: AnyNumber) -> None:
         """Count the calls without an improvement, and reduce the value after too many of them."""
         # A metric to be maximised is compared with the opposite sign.
         metric = self.sign * metric
@@ -228,7 +243,10 @@ class Plateau(Schedule):
     def state_dict(self) -> dict[str, float]:
         return {"value": self.value, "best": self.best, "bad": self.bad, "cooling": self.cooling}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    @checked
+    def load_state_dict(self, state: Mapping[str, AnyNumber]) -> None:
+        if missing := [name for name in self.state_dict() if name not in state]:
+            raise StateError(f"Plateau: the stored state lacks {', '.join(missing)}")
         self.value, self.best = state["value"], state["best"]
         self.bad, self.cooling = int(state["bad"]), int(state["cooling"])
 
@@ -274,3 +292,10 @@ def build(name: str, lr: float, total: int, epoch: int = 1) -> Schedule:
     if name not in BUILDERS:
         raise ShapeError(f"there is no schedule called {name!r}; choose one of {', '.join(NAMES)}")
     return BUILDERS[name](lr, total, epoch)
+
+
+FUNCTIONS = (
+    "constant step multi_step exponential linear polynomial cosine cosine_restarts sequence warm_up triangular"
+    " one_cycle one_cycle_momentum build"
+)
+check_calls(__name__, ("Plateau", *FUNCTIONS.split()))

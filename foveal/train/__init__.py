@@ -13,6 +13,7 @@ findings.py     the findings of `foveal tune`: range test, short runs, choices
 tune_plot.py    the picture of the findings; needs matplotlib
 """
 
+from foveal.arguments import check_calls
 from foveal.metrics import accuracy, cross_entropy
 from foveal.train.checkpoint import ModelDescription, RunFolder, load_net, load_run
 from foveal.train.evaluate import classification_report, evaluate, predict
@@ -34,3 +35,5 @@ __all__ = [
     "predict",
     "train",
 ]
+
+check_calls(__name__)

@@ -150,6 +150,18 @@ def traced_on(shape):
     return lambda layer: trace(layer, Type(shape)) if isinstance(layer, nn.Module) else None
 
 
+class TracedLayer:
+    """A layer that is traced on symbols like the arrays it is called on, which computes nothing."""
+
+    def __init__(self, layer):
+        self.layer = layer
+
+    def __call__(self, x):
+        if isinstance(x, np.ndarray) and x.dtype in ("f4", "i4"):
+            return trace(self.layer, Type(x.shape, str(x.dtype)))
+        return self.layer(x)
+
+
 def layers():
     for name in nn.__all__:
         cls = getattr(nn, name)
@@ -159,11 +171,9 @@ def layers():
         right = required(cls, name)
         yield Target("nn", f"nn.{name}", cls, lambda r=right: ((), dict(r)), traced_on(shape))
 
-        def on(x, cls=cls, right=right):
-            kind = Type(x.shape, str(x.dtype)) if isinstance(x, np.ndarray) and x.dtype in ("f4", "i4") else None
-            return trace(cls(**right), kind) if kind else trace(lambda: cls(**right)(x))
-
-        yield Target("nn", f"nn.{name}(...)", on, lambda s=shape: ((np.zeros(s, "float32"),), {}))
+        yield Target(
+            "nn", f"nn.{name}(...)", TracedLayer(cls(**right)), lambda s=shape: ((np.zeros(s, "float32"),), {})
+        )
     yield Target("nn", "nn.MaxUnpool2d", nn.MaxUnpool2d, lambda: ((), {"kernel_size": 2}))
     parts = nn.Linear(8, 4), nn.ReLU()
     yield Target("nn", "nn.Sequential", nn.Sequential, lambda: (parts, {}), traced_on((2, 8)))
@@ -289,13 +299,18 @@ def data_sets():
     loader = data.Loader(PHOTOS, Y, 2, shuffle=True, **scale)
     yield Target("data", "Loader.epoch", lambda epoch: next(loader.epoch(epoch)), lambda: ((1,), {}))
 
+    yield Target("data", "train.predict", train.predict, lambda: ((net(), PHOTOS), dict(scale)))
+    yield Target("data", "train.evaluate", train.evaluate, lambda: ((net(), PHOTOS, Y), dict(scale)))
+
 
 def models():
     size = {"channels": 1, "size": (28, 28), "classes": 3}
     yield Target("models", "nn.models.build", nn.models.build, lambda: (("lenet5",), dict(size)))
     path = Path(tempfile.gettempdir()) / "nothing.safetensors"
     yield Target("models", "nn.models.load", nn.models.load, lambda: (("lenet5", path), {"classes": 3}))
-    yield Target("models", "nn.models.load_weights", nn.models.load_weights, lambda: ((net(), path), {"head": "strict"}))
+    yield Target(
+        "models", "nn.models.load_weights", nn.models.load_weights, lambda: ((net(), path), {"head": "strict"})
+    )
     yield Target("models", "nn.models.canonical", nn.models.canonical, lambda: (("LeNet-5",), {}))
     yield Target("models", "nn.fold_batch_norm", nn.fold_batch_norm, lambda: ((net(), (1, 8, 8)), {}))
     yield Target("models", "explain.explain", explain.explain, lambda: ((net(), (1, 8, 8)), {"batch": 2}))
@@ -331,9 +346,6 @@ def training():
     digits = data.from_arrays("name", PHOTOS, Y, PHOTOS, Y)
     # no epoch: everything is checked, nothing is trained
     yield Target("train", "train.train", train.train, lambda: ((digits,), {"epochs": 0, "model": "lenet5", "seed": 1}))
-    scale = {"mean": [0.5], "std": [0.5]}
-    yield Target("train", "train.predict", train.predict, lambda: ((net(), PHOTOS), dict(scale)))
-    yield Target("train", "train.evaluate", train.evaluate, lambda: ((net(), PHOTOS, Y), dict(scale)))
 
 
 def targets(parts=()):
