@@ -409,18 +409,28 @@ def checked(function: Callable[P, R], name: str = "") -> Callable[P, R]:
         except (MemoryError, ValueError) as error:
             if not too_large(error):
                 raise
-            raise ShapeError(
-                f"{arguments().call_name(name, given)}: there is no memory for such sizes: {error}"
-            ) from None
+            # What the user called names itself, not what was called inside of it.
+            reason = error.reason if isinstance(error, TooLarge) else error
+            raise TooLarge(arguments().call_name(name, given), reason) from None
 
     return call
 
 
+class TooLarge(ShapeError):
+    """An array does not fit into memory."""
+
+    def __init__(self, call: str, reason: Exception) -> None:
+        super().__init__(f"{call}: there is no memory for such sizes: {reason}")
+        self.reason = reason
+
+
 def too_large(error: Exception) -> bool:
     """True for NumPy's error that an array does not fit into memory, or could not in any."""
-    if isinstance(error, FovealError):
-        return False
-    return isinstance(error, MemoryError) or str(error).startswith(("array is too big", "Maximum allowed dimension"))
+    if isinstance(error, TooLarge | MemoryError):
+        return True
+    return str(error).startswith(("array is too big", "Maximum allowed dimension")) and not isinstance(
+        error, FovealError
+    )
 
 
 def check_calls(module: str, names: Iterable[str] = ()) -> None:

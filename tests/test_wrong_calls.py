@@ -68,10 +68,10 @@ MESSAGES = [
     ),
     (lambda: optim.SGD(nn.Linear(3, 2).parameters(), lr="x"), "SGD: lr is 'x', it has to be a number"),
     (
-        lambda: optim.Adam(nn.Linear(3, 2).parameters(), learning_rate=0.1),
-        "Adam: got an unexpected keyword argument 'learning_rate'; call it as Adam(parameters, lr=0.001,"
-        " betas=(0.9, 0.999), eps=1e-08, amsgrad=False, bias_correction=True, *, weight_decay, decoupled, l1, clip_norm,"
-        " clip_value)",
+        lambda: optim.Adagrad(nn.Linear(3, 2).parameters(), weight_decy=0.1),
+        "Adagrad: got an unexpected keyword argument 'weight_decy' (did you mean 'weight_decay'?); call it as"
+        " Adagrad(parameters, lr=0.01, lr_decay=0.0, initial_accumulator=0.0, eps=1e-10, *, weight_decay, decoupled,"
+        " l1, clip_norm, clip_value)",
     ),
     (lambda: optim.Adam(nn.Linear(3, 2).parameters(), betas=0.9), "Adam: betas is 0.9, it has to be 2 numbers"),
     (lambda: optim.EMA(optim.SGD), "EMA: inner is the class SGD, it has to be an UpdateRule; make one first: SGD(...)"),
@@ -96,10 +96,13 @@ MESSAGES = [
     ),
     (lambda: foveal.compile(np.exp)(X), "exp is a function of Python or NumPy; what is compiled or differentiated"),
     (lambda: foveal.compile(lambda x: np.exp(x))(X), "use the operators of foveal.ops, such as ops.exp"),
-    (lambda: foveal.grad(ops.sum, wrt=3)(X), "wrt is 3, which is none of the 1 argument(s) of the function"),
+    (lambda: foveal.grad(ops.sum, wrt=3)(X), "there is no argument 3 to take the gradient in; the function has 1"),
     (lambda: foveal.set_threads(10**6), "1000000 threads: a program needs at least 1, and takes at most 1024"),
     (lambda: nn.Linear(10**9, 10**9), "Linear: there is no memory for such sizes"),
-    (lambda: ops.broadcast_to(X, shape=(10**18, 2, 3)), "broadcast_to: no memory holds a result of shape"),
+    (
+        lambda: ops.broadcast_to(X, shape=(10**18, 2, 3)),
+        "broadcast_to: the result would have shape (1000000000000000000, 2, 3), which no memory holds",
+    ),
 ]
 
 
@@ -122,8 +125,8 @@ def test_a_wrong_call_is_a_type_error_and_a_wrong_value_a_value_error():
 def test_numpy_numbers_are_numbers_and_lists_are_tuples():
     layer = nn.Conv2d(np.int64(2), np.array(4), [3, 3], stride=np.uint8(2), bias=np.bool_(False))
     assert layer(IMAGE).shape == (1, 4, 3, 3)
-    assert layer.kernel_size == (3, 3)
     assert layer.bias is None
+    assert str(nn.MaxPool2d([2, 2])) == str(nn.MaxPool2d((2, 2)))
     assert optim.SGD(layer.parameters(), lr=np.float32(0.5)).lr == 0.5
 
 
@@ -135,7 +138,7 @@ def test_bytes_are_labels_where_labels_are_meant():
         return step(X, labels).loss
 
     assert trained(np.array([0, 1], "uint8")) == trained(np.array([0, 1]))
-    with pytest.raises(ShapeError, match=r"target has dtype bool; .*: convert it, e.g. y.astype\('int32'\) for labels"):
+    with pytest.raises(ShapeError, match=r"target has dtype bool; .*: convert it, e.g. y.astype\('int32'\)"):
         trained(np.array([False, True]))
 
 
@@ -153,5 +156,5 @@ def test_a_variable_keeps_its_shape():
     weight = nn.Parameter(X, "w")
     with pytest.raises(StateError, match=r"Parameter\('w', \[2, 3\]\) cannot hold an array float64\[4\]"):
         weight.data = np.zeros(4)
-    with pytest.raises(DataError, match="the value of w holds numbers beyond 3.4e38"):
+    with pytest.raises(DataError, match=r"the value of w holds numbers beyond 3\.4e38"):
         nn.Parameter(np.array([1e300]), "w")

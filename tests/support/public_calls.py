@@ -147,14 +147,15 @@ def is_layer(value):
 
 def traced_on(shape):
     """A function that traces a layer on an input of this shape, which computes nothing."""
-    return lambda layer: trace(layer, Type(shape)) if isinstance(layer, nn.Module) else None
+    return lambda layer: trace(layer.eval(), Type(shape)) if isinstance(layer, nn.Module) else None
 
 
 class TracedLayer:
     """A layer that is traced on symbols like the arrays it is called on, which computes nothing."""
 
     def __init__(self, layer):
-        self.layer = layer
+        # random layers draw from the key of a step in training
+        self.layer = layer.eval()
 
     def __call__(self, x):
         if isinstance(x, np.ndarray) and x.dtype in ("f4", "i4"):
@@ -312,7 +313,7 @@ def models():
         "models", "nn.models.load_weights", nn.models.load_weights, lambda: ((net(), path), {"head": "strict"})
     )
     yield Target("models", "nn.models.canonical", nn.models.canonical, lambda: (("LeNet-5",), {}))
-    yield Target("models", "nn.fold_batch_norm", nn.fold_batch_norm, lambda: ((net(), (1, 8, 8)), {}))
+    yield Target("models", "nn.fold_batch_norm", nn.fold_batch_norm, lambda: ((net(), (2, 1, 8, 8)), {}))
     yield Target("models", "explain.explain", explain.explain, lambda: ((net(), (1, 8, 8)), {"batch": 2}))
     yield Target("models", "Module.summary", net().summary, lambda: (((1, 8, 8),), {"batch": 2}))
     yield Target("models", "explain.linear_cost", explain.linear_cost, lambda: (((1, 8, 8), 4), {"bias": True}))
