@@ -216,7 +216,7 @@ class Step:
     def __init__(
         self,
         model: ModelLike,
-        loss: Callable[..., Any],
+        loss: Callable[[Any, Any], Any],
         optimizer: OptimizerLike,
         threads: int | None,
         seed: int,
@@ -358,7 +358,7 @@ def check_labels(labels: Ndarray, classes: int, ignored: int | None = None) -> N
 @checked
 def compile_step(
     model: ModelLike,
-    loss: Callable[..., Any],
+    loss: Callable[[Any, Any], Any],
     optimizer: OptimizerLike,
     threads: int | None = None,
     seed: int = 0,

@@ -20,7 +20,7 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from typing import Annotated, Any, Literal, NamedTuple, ParamSpec, TypeVar, Union, Unpack, get_args, get_origin
 
 import numpy as np
@@ -51,8 +51,9 @@ class Refused(Exception):
 class Kind(NamedTuple):
     """What an annotation means for values."""
 
-    #: what values have to be, in words that follow "it has to be"
+    #: what a value has to be, in words that follow "it has to be", and the words for several of them
     words: str
+    many: str
     #: the value as it is passed on; raises Refused for values that are not of this kind
     take: Callable[[Any], Any]
 
@@ -155,39 +156,42 @@ def kind_of(annotation: Any) -> Kind:
     if annotation in SIMPLE:
         return SIMPLE[annotation]
     if annotation is None or annotation is type(None):
-        return Kind("None", functools.partial(same, None))
+        return Kind("None", "None", functools.partial(same, None))
     if annotation == ArrayLike or origin is np.ndarray or annotation is np.ndarray:
-        return Kind("an array of numbers", numbers_array)
+        return ARRAY
     if origin in (Union, types.UnionType):
         # ArrayLike is a union itself; `ArrayLike | None` lists its members and None.
         arrays = set(inner) >= ARRAY_LIKE
         rest = [a for a in inner if not arrays or a not in ARRAY_LIKE]
         return any_of([kind_of(a) for a in ([ArrayLike] if arrays else []) + rest])
     if origin is Literal:
-        return any_of([Kind(repr(v), functools.partial(same, v)) for v in inner])
+        return any_of([Kind(repr(v), repr(v), functools.partial(same, v)) for v in inner])
     if isinstance(origin, type) and issubclass(origin, Mapping) and inner:
         return mapping_kind(kind_of(inner[0]), kind_of(inner[1]))
     if isinstance(origin, type) and issubclass(origin, Iterable):
         return items_kind(origin, inner)
     if annotation is Callable or origin is Callable:
         given = inner[0] if inner and isinstance(inner[0], list) else None
-        return Kind("something that can be called", functools.partial(require, functools.partial(takes, given)))
+        test = functools.partial(takes, given)
+        return Kind("something that can be called", "functions", functools.partial(require, test))
     if getattr(annotation, "_is_protocol", False):
         return protocol_kind(annotation)
     if isinstance(origin or annotation, type) and annotation is not object:
         return class_kind(origin or annotation)
-    return Kind("anything", lambda value: value)
+    return ANYTHING
 
 
+ANYTHING = Kind("anything", "anything", lambda value: value)
+ARRAY = Kind("an array of numbers", "arrays of numbers", numbers_array)
 ARRAY_LIKE = set(get_args(ArrayLike))
 
 SIMPLE: dict[Any, Kind] = {
-    int: Kind("a whole number", whole),
-    float: Kind("a number", real),
-    AnyNumber: Kind("a number", any_real),
-    bool: Kind("True or False", flag),
+    int: Kind("a whole number", "whole numbers", whole),
+    float: Kind("a number", "numbers", real),
+    AnyNumber: Kind("a number", "numbers", any_real),
+    bool: Kind("True or False", "truth values", flag),
     # the shape of an array
-    tuple[int, ...]: Kind("a list of sizes, whole numbers of 0 or more", sizes),
+    tuple[int, ...]: Kind("a list of sizes, whole numbers of 0 or more", "shapes", sizes),
 }
 
 
@@ -206,8 +210,11 @@ def require(test: Callable[[Any], bool], value: Any) -> Any:
 
 
 def takes(parameters: list[Any] | None, value: Any) -> bool:
-    """True for what can be called with as many arguments; parameters: None where any number will do."""
-    if not callable(value):
+    """True for what can be called with as many arguments; parameters: None where any number will do.
+
+    Python's own classes, such as `int`, are no functions that anybody means.
+    """
+    if not callable(value) or (isinstance(value, type) and value.__module__ == "builtins"):
         return False
     try:
         signature = inspect.signature(value)
@@ -232,27 +239,37 @@ def any_of(kinds: Sequence[Kind]) -> Kind:
                 pass
         raise Refused
 
-    words = list(dict.fromkeys(kind.words for kind in kinds))
-    return Kind(" or ".join(filter(None, (", ".join(words[:-1]), words[-1]))), take)
+    words, many = (list(dict.fromkeys(texts)) for texts in zip(*((k.words, k.many) for k in kinds), strict=True))
+    return Kind(alternatives(words), alternatives(many), take)
+
+
+def alternatives(words: Sequence[str]) -> str:
+    """The words as a list that ends with "or"."""
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def items_kind(origin: type, inner: tuple[Any, ...]) -> Kind:
-    """The kind of tuples and of other sequences; numbers are passed on in a tuple."""
+    """The kind of tuples and of other sequences. Numbers are passed on in a tuple.
+
+    Other things that can be walked through only once, or are read when they are needed, are passed on unseen.
+    """
     fixed = origin is tuple and Ellipsis not in inner
-    kinds = [kind_of(a) for a in inner if a is not Ellipsis] or [Kind("anything", lambda value: value)]
-    plain = all(k.take in (whole, real) or k.words.startswith("a whole number") for k in kinds)
+    kinds = [kind_of(a) for a in inner if a is not Ellipsis] or [ANYTHING]
+    numbers = all(kind.many.startswith(("numbers", "whole numbers")) for kind in kinds)
 
     def take(value: Any) -> Any:
+        if origin is Iterable and not numbers and isinstance(value, Iterable) and not isinstance(value, Collection):
+            return value
         items = listed(value)
         if fixed and len(items) != len(kinds):
             raise Refused
         taken = [kinds[i if fixed else 0].take(item) for i, item in enumerate(items)]
-        # What was walked through may be gone, as with generators.
-        return tuple(taken) if plain else value if isinstance(value, Sequence) else taken
+        return tuple(taken) if numbers else value
 
-    word = kinds[0].words.removeprefix("a ").removesuffix(" or None")
-    many = word if word == "anything" else f"{word}s"
-    return Kind(f"{len(kinds)} {many}" if fixed else f"a list of {many}", take)
+    if not fixed:
+        return Kind(f"a list of {kinds[0].many}", f"lists of {kinds[0].many}", take)
+    word = kinds[0].words.removeprefix("a ") if len(kinds) == 1 else kinds[0].many
+    return Kind(f"{len(kinds)} {word}", f"tuples of {len(kinds)} {word}", take)
 
 
 def mapping_kind(key: Kind, item: Kind) -> Kind:
@@ -269,7 +286,7 @@ def mapping_kind(key: Kind, item: Kind) -> Kind:
                 raise Refused(f"{shown(part)} for {shown(name)}, it has to be {item.words}") from None
         return taken
 
-    return Kind(f"a dictionary of {item.words}", take)
+    return Kind(f"a dictionary of {item.many}", f"dictionaries of {item.many}", take)
 
 
 def protocol_kind(protocol: type) -> Kind:
@@ -281,22 +298,32 @@ def protocol_kind(protocol: type) -> Kind:
             raise Refused
         return value
 
-    return Kind(f"an object with {', '.join(names)}", take)
+    text = ", ".join(names)
+    return Kind(f"an object with {text}", f"objects with {text}", take)
 
 
 def class_kind(cls: type) -> Kind:
     """The kind of a class's instances."""
-    article = "an" if cls.__name__[0] in "AEIOU" else "a"
-    word = {"str": "text", "Path": "a path", "Mapping": "a dictionary"}.get(cls.__name__, f"{article} {cls.__name__}")
-    return Kind(word, functools.partial(require, lambda value: isinstance(value, cls)))
+    name = cls.__name__
+    words = {"str": "text", "Path": "a path", "Mapping": "a dictionary"}
+    word = words.get(name, f"{'an' if name[0] in 'AEIOU' else 'a'} {name}")
+    return Kind(word, f"{name}s", functools.partial(require, lambda value: isinstance(value, cls)))
 
 
 def refusal(call: str, name: str, value: object, kind: Kind, reason: Refused) -> ShapeError:
     """The error that a value is not what an argument has to be."""
     if str(reason):
         return ShapeError(f"{call}: {name} holds {reason}")
-    made = f"; make one first: {value.__name__}(...)" if isinstance(value, type) else ""
-    return ShapeError(f"{call}: {name} is {shown(value)}, it has to be {kind.words}{made}")
+    words = kind.words
+    if isinstance(unpacked(value), int | float) and not isinstance(unpacked(value), bool):
+        # It is a number, and too large, or NaN.
+        words = words.replace("a number", "a finite number that float32 holds")
+        words = (
+            words.replace("a whole number", "a whole number of at most 64 bits") if isinstance(value, int) else words
+        )
+    own = isinstance(value, type) and value.__module__ != "builtins"
+    made = f"; make one first: {value.__name__}(...)" if own else ""  # type: ignore[attr-defined]
+    return ShapeError(f"{call}: {name} is {shown(value)}, it has to be {words}{made}")
 
 
 def kinds_of(function: Callable[..., Any]) -> dict[str, Kind]:

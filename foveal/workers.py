@@ -26,7 +26,7 @@ SPINS = 250
 HUGE_PAGE = 2 << 20
 
 # more than the processors of any machine that this runs on, and less than what a system refuses to start
-MOST_THREADS = 1024
+MOST_THREADS = 512
 
 # What set_threads was called with; 0 if it was not.
 _threads = 0

@@ -97,7 +97,7 @@ MESSAGES = [
     (lambda: foveal.compile(np.exp)(X), "exp is a function of Python or NumPy; what is compiled or differentiated"),
     (lambda: foveal.compile(lambda x: np.exp(x))(X), "use the operators of foveal.ops, such as ops.exp"),
     (lambda: foveal.grad(ops.sum, wrt=3)(X), "there is no argument 3 to take the gradient in; the function has 1"),
-    (lambda: foveal.set_threads(10**6), "1000000 threads: a program needs at least 1, and takes at most 1024"),
+    (lambda: foveal.set_threads(10**6), "1000000 threads: a program needs at least 1, and takes at most 512"),
     (lambda: nn.Linear(10**9, 10**9), "Linear: there is no memory for such sizes"),
     (
         lambda: ops.broadcast_to(X, shape=(10**18, 2, 3)),

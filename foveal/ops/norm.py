@@ -206,8 +206,8 @@ class ChannelSums(Operator):
         return {"before": before, "after": after}
 
     def shape(self, x: Shape, *, before: int, after: int) -> Shape:
-        if len(x) < 2:
-            raise ShapeError(f"{self.name}: takes [N, C, ...], got shape {x}")
+        if len(x) < 2 or x[1] == 0:
+            raise ShapeError(f"{self.name}: takes [N, C, ...] of one channel or more, got shape {x}")
         return x
 
     def numpy(self, x: Ndarray, *, before: int, after: int) -> Ndarray:

@@ -168,7 +168,7 @@ def tensor_or_array(x: object) -> object:
 
 
 # What is written with operators computes with Tensors, and with arrays as well.
-SIMPLE[Tensor] = Kind("an array of numbers", tensor_or_array)
+SIMPLE[Tensor] = Kind("an array of numbers", "arrays of numbers", tensor_or_array)
 
 
 class Lowering(Protocol):

@@ -124,13 +124,8 @@ def make_groups(optimizer: HasHyperParameters, parameters: Parameters) -> list[P
         options = {name: value for name, value in description.items() if name != "params"}
         if "params" not in description:
             raise ShapeError(f"{kind}: a group of parameters lacks 'params': {options}")
-        members: list[Variable] = []
-        for p in as_list(description["params"]):
-            if not isinstance(p, Variable):
-                raise ShapeError(
-                    f"{kind}: {type(p).__name__} is no parameter; give net.parameters(), or a list of dicts with"
-                    f" 'params'"
-                )
+        members = variables(kind, description["params"])
+        for p in members:
             # The update of a parameter that is listed twice would be undefined.
             if p in seen:
                 raise ShapeError(
@@ -138,7 +133,6 @@ def make_groups(optimizer: HasHyperParameters, parameters: Parameters) -> list[P
                     " belongs to one group"
                 )
             seen.add(p)
-            members.append(p)
         groups.append(ParameterGroup(optimizer, members, options))
     if not seen:
         raise ShapeError(f"{kind}: there are no parameters to optimise")
@@ -157,6 +151,18 @@ def as_list(value: object) -> list[object]:
     return list(value) if isinstance(value, Iterable) and not isinstance(value, Variable) else [value]
 
 
+def variables(call: str, parameters: object) -> list[Variable]:
+    """The parameters as a list. Raise ShapeError, which names what was called, where something else is among them."""
+    members: list[Variable] = []
+    for p in as_list(parameters):
+        if not isinstance(p, Variable):
+            raise ShapeError(
+                f"{call}: {type(p).__name__} is no parameter; give net.parameters(), or a list of dicts with 'params'"
+            )
+        members.append(p)
+    return members
+
+
 def by_name(parameters: Iterable[Variable], rules: Mapping[str, GroupOptions]) -> list[GroupOptions]:
     """Return groups by name: each parameter gets the options of the first pattern that matches its name.
 
@@ -168,7 +174,7 @@ def by_name(parameters: Iterable[Variable], rules: Mapping[str, GroupOptions]) -
     unmatched: list[Variable] = []
     matched: dict[str, list[Variable]] = {pattern: [] for pattern in rules}
     names = []
-    for p in parameters:
+    for p in variables("by_name", parameters):
         names.append(p.name)
         pattern = next((rule for rule in rules if fnmatchcase(p.name, rule)), None)
         (unmatched if pattern is None else matched[pattern]).append(p)
@@ -186,7 +192,7 @@ def no_decay(parameters: Iterable[Variable]) -> list[GroupOptions]:
 
     T. He et al. 2019, Bag of Tricks, section 3.1.
     """
-    parameters = list(parameters)
+    parameters = variables("no_decay", parameters)
     weights = [p for p in parameters if len(p.shape) > 1]
     others = [p for p in parameters if len(p.shape) <= 1]
     groups: list[GroupOptions] = [{"params": weights}, {"params": others, "weight_decay": 0.0, "l1": 0.0}]

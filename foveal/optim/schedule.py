@@ -68,6 +68,8 @@ def linear(value: float, total: int, start: float = 1 / 3, end: float = 1.0) -> 
 def polynomial(value: float, total: int, power: float = 1.0) -> Schedule:
     """value (1 - step / total)^power, 0 from `total` on"""
     _at_least_one("polynomial", total=total)
+    if power < 0:
+        raise ShapeError(f"polynomial: power is {power}, it has to be 0 or more")
     return Schedule(lambda step: value * (1 - min(step, total) / total) ** power)
 
 

@@ -128,7 +128,7 @@ SPECIAL = {
     "metrics.log_softmax": {"logits": X},
 }
 # layers whose input is neither images nor sequences, or whose parameters are objects
-INPUTS = {"Fold": (2, 8, 16), "BatchNorm1d": (4, 2)}
+INPUTS = {"Fold": (2, 8, 16), "BatchNorm1d": (4, 2), "Linear": (2, 8)}
 # made by hand below, or nothing to call
 LEFT_OUT = {"Module", "MaxUnpool2d", "Sequential", "Concat"}
 

@@ -137,7 +137,7 @@ def drawn(target, rng):
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         places = [*range(len(given)), *named]
         # also parameters that are left out of the right call
-        optional = [name for name in parameters(target.function) if name not in named]
+        optional = [name for name in parameters(target.function)[len(given) :] if name not in named]
         kind = rng.integers(12)
         wrong = WRONG[rng.integers(len(WRONG))]()
         if kind == 0:
