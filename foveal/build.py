@@ -37,7 +37,7 @@ def build(
     threads: how many run it; by default as many as `foveal.get_threads`, or one for a small graph. tuned: False to run
     every operator's plain kernel without epilogues. memory: "low" computes cheap values again in the backward pass
     instead of keeping them. allocate: see bind.bind. Raises ShapeError for another `memory` and
-    for less than one thread.
+    for a number of threads that there cannot be.
     """
     if memory not in MEMORY:
         raise ShapeError(f"memory {memory!r} is not known; choose one of {', '.join(MEMORY)}")

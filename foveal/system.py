@@ -11,6 +11,14 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
+def max_threads() -> int:
+    """The number of native threads that a program may have: 16 for each processor, and at least 64.
+
+    More only wait for each other: a barrier among threads that share a processor takes ever longer.
+    """
+    return max(64, 16 * processors())
+
+
 def free_memory() -> float:
     """Bytes of memory that are free; infinity where the system does not say."""
     try:

@@ -12,7 +12,7 @@ from foveal.errors import ShapeError
 from foveal.graph import Graph
 from foveal.kernel import runtime
 from foveal.strides import Ndarray
-from foveal.system import processors
+from foveal.system import max_threads, processors
 
 # A graph with fewer operations and elements than these runs on one thread. The operations take about 100 us on one
 # thread, and waking another one takes 50 us.
@@ -25,28 +25,30 @@ SPINS = 250
 # Bytes of a huge page on x86-64 and on ARM with 4 KiB pages.
 HUGE_PAGE = 2 << 20
 
-# more than the processors of any machine that this runs on, and less than what a system refuses to start
-MOST_THREADS = 512
-
 # What set_threads was called with; 0 if it was not.
 _threads = 0
-
-
-def check_threads(n: int) -> None:
-    """Raise ShapeError for less than one thread, and for more than a system starts."""
-    if not 1 <= n <= MOST_THREADS:
-        raise ShapeError(f"{n} threads: a program needs at least 1, and takes at most {MOST_THREADS}")
 
 
 @checked
 def set_threads(n: int) -> None:
     """Set how many threads programs use that are built from now on. Results do not depend on it.
 
-    Raises ShapeError for less than 1.
+    Raises ShapeError for less than 1 and for more than `system.max_threads()`.
     """
     check_threads(n)
     global _threads
     _threads = n
+
+
+def check_threads(n: int) -> None:
+    """Raise ShapeError unless a program can have that many threads."""
+    if n < 1:
+        raise ShapeError(f"{n} threads: a program needs at least 1")
+    if n > max_threads():
+        raise ShapeError(
+            f"{n} threads: more than {max_threads()}, 16 for each of the {processors()} processors here, at least 64;"
+            " threads that share a processor only wait for each other, and fewer give the same results"
+        )
 
 
 def get_threads() -> int:

@@ -48,7 +48,7 @@ MESSAGES = [
     (lambda: ops.sum(X, axes=True), "sum: axes is True, it has to be a whole number, a list of whole numbers or None"),
     (
         lambda: ops.leaky_relu(X, negative_slope=float("nan")),
-        "leaky_relu: negative_slope is nan, it has to be a number",
+        "leaky_relu: negative_slope is nan, it has to be a finite number",
     ),
     (lambda: ops.softmax(X, axis=10**400), "softmax: axis is a number of 1329 bits, it has to be a whole number"),
     (lambda: nn.Conv2d(1, 2.5, 3), "Conv2d: out_channels is 2.5, it has to be a whole number"),
@@ -97,7 +97,7 @@ MESSAGES = [
     (lambda: foveal.compile(np.exp)(X), "exp is a function of Python or NumPy; what is compiled or differentiated"),
     (lambda: foveal.compile(lambda x: np.exp(x))(X), "use the operators of foveal.ops, such as ops.exp"),
     (lambda: foveal.grad(ops.sum, wrt=3)(X), "there is no argument 3 to take the gradient in; the function has 1"),
-    (lambda: foveal.set_threads(10**6), "1000000 threads: a program needs at least 1, and takes at most 512"),
+    (lambda: foveal.set_threads("2"), "set_threads: n is '2', it has to be a whole number"),
     (lambda: nn.Linear(10**9, 10**9), "Linear: there is no memory for such sizes"),
     (
         lambda: ops.broadcast_to(X, shape=(10**18, 2, 3)),
