@@ -310,10 +310,11 @@ def class_kind(cls: type) -> Kind:
     return Kind(word, f"{name}s", functools.partial(require, lambda value: isinstance(value, cls)))
 
 
-def refusal(call: str, name: str, value: object, kind: Kind, reason: Refused) -> ShapeError:
-    """The error that a value is not what an argument has to be."""
+def refusal(call: str, name: str, value: object, kind: Kind, reason: Refused) -> ShapeError | DataError:
+    """The error that a value is not what an argument has to be: a DataError where that is an array."""
+    error = DataError if kind.words.startswith(ARRAY.words) else ShapeError
     if str(reason):
-        return ShapeError(f"{call}: {name} holds {reason}")
+        return error(f"{call}: {name} holds {reason}")
     words = kind.words
     if isinstance(unpacked(value), int | float) and not isinstance(unpacked(value), bool):
         # It is a number, and too large, or NaN.
@@ -323,7 +324,7 @@ def refusal(call: str, name: str, value: object, kind: Kind, reason: Refused) ->
         )
     own = isinstance(value, type) and value.__module__ != "builtins"
     made = f"; make one first: {value.__name__}(...)" if own else ""  # type: ignore[attr-defined]
-    return ShapeError(f"{call}: {name} is {shown(value)}, it has to be {words}{made}")
+    return error(f"{call}: {name} is {shown(value)}, it has to be {words}{made}")
 
 
 def kinds_of(function: Callable[..., Any]) -> dict[str, Kind]:

@@ -6,8 +6,11 @@ augment.py  random changes of training images, by name: add one here
 loader.py   mini-batches: order, augmentation, normalisation
 """
 
+from foveal.arguments import check_calls
 from foveal.data.augment import augmentation, random_crop_flip
 from foveal.data.loader import Loader, normalise
 from foveal.data.readers import Dataset, from_arrays, load, read_image
 
 __all__ = ["Dataset", "Loader", "augmentation", "from_arrays", "load", "normalise", "random_crop_flip", "read_image"]
+
+check_calls(__name__)

@@ -34,6 +34,8 @@ def predict(net: Network, x: Floats, *, mean: Sequence[float], std: Sequence[flo
 
     Sets the network to evaluation mode and leaves it there. Raises NumericsError if an output is NaN or infinite.
     """
+    if np.ndim(x) != 4 or not len(x):
+        raise DataError(f"predict: images of shape {np.shape(x)}; it takes images [n, C, H, W], one or more")
     net.eval()
     # All batches have one size, as each is compiled; the last one is filled up, and its logits are cut off.
     batch_size = even_batch(len(x), EVALUATION_BATCH)
