@@ -20,6 +20,7 @@ MAP = (
     ("debug", "the DEBUG ladder"),
     ("system", "what the operating system lets this process use: processors, memory"),
     ("forks", "what a fork does to locks"),
+    ("arguments", "what the arguments of public calls have to be"),
     ("strides", "shapes and strides of arrays, in elements"),
     ("kernel", "the kernel language, the target, compilation, the cache, the run loop"),
     ("variable", "Variable: named memory that programs read and update"),

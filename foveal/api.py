@@ -1,19 +1,22 @@
 """What users call: compile a function, its gradients, or a whole training step, for the shapes it is called with."""
 
+import inspect
 import itertools
 import math
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import BuiltinFunctionType
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from foveal import debug, forks
+from foveal.arguments import Refused, as_float32, checked, numbers_array, shown
 from foveal.autodiff import gradients, gradients_where_read
 from foveal.build import build
-from foveal.errors import DataError, FovealWarning, NumericsError, ShapeError, StateError
+from foveal.errors import ArgumentError, DataError, FovealWarning, NumericsError, ShapeError, StateError
 from foveal.graph import Graph
 from foveal.guard import Guard, guard_updates
 from foveal.ops.op import Operand, Tensor, Type
@@ -34,24 +37,30 @@ MAX_NAMED = 5
 Value = TypeVar("Value")
 
 
-def as_argument(x: ArrayLike, what: str) -> Ndarray:
+def as_argument(x: ArrayLike, what: str, labels: bool = False) -> Ndarray:
     """Return x as an array that a program takes: float32, or int32 for integers.
 
-    Raises ShapeError for other dtypes and DataError for integers beyond 32 bits: nothing is rounded or cut off
-    silently.
+    labels: True where integers of one byte are labels; elsewhere they are pixels that were not scaled. Raises
+    ShapeError for other dtypes, and for what is no array of numbers, and DataError for numbers beyond 32 bits: nothing
+    is rounded or cut off silently.
     """
-    array = np.asarray(x)
+    try:
+        array: Ndarray = numbers_array(x)
+    except Refused:
+        raise ShapeError(f"{what} is {shown(x)}, it has to be an array of numbers") from None
     if array.dtype in (np.float32, np.int32):
         return array
     if array.dtype == np.float64:
-        return array.astype(np.float32)
-    if array.dtype.kind in "iu" and array.dtype.itemsize != 1:
+        return as_float32(array, what)
+    if array.dtype.kind in "iu" and (labels or array.dtype.itemsize != 1):
         if array.size and (array.min() < INT32.min or array.max() > INT32.max):
             raise DataError(f"{what} holds integers beyond 32 bits; programs compute with int32")
         return array.astype(np.int32)
+    advice = (
+        "y.astype('int32')" if labels else "x.astype('float32') / 255 for images of bytes, y.astype('int32') for labels"
+    )
     raise ShapeError(
-        f"{what} has dtype {array.dtype}; programs take float32 (or int32 labels): convert it, e.g."
-        " x.astype('float32') / 255 for bytes"
+        f"{what} has dtype {array.dtype}; programs take float32 (or int32 labels): convert it, e.g. {advice}"
     )
 
 
@@ -72,6 +81,25 @@ def check_finite(x: Ndarray, what: str) -> None:
 
 # A function written with foveal operators: it is called on one Tensor per argument.
 TracedFunction = Callable[..., Tensor | Sequence[Tensor]]
+
+
+def call(function: TracedFunction, symbols: Sequence[Symbol]) -> Any:
+    """What a function returns. Raises ArgumentError where it does not take as many arguments."""
+    if isinstance(function, type | np.ufunc | BuiltinFunctionType):
+        kind = "a class" if isinstance(function, type) else "a function of Python or NumPy"
+        raise ArgumentError(
+            f"{function.__name__} is {kind}; what is compiled or differentiated is a function written with foveal.ops,"
+            " or a model"
+        )
+    try:
+        inspect.signature(function).bind(*symbols)
+    except TypeError as error:
+        name = getattr(function, "__name__", repr(function))
+        raise ArgumentError(f"{name}, which is compiled, is called on {len(symbols)} array(s): {error}") from None
+    except ValueError:
+        # Some functions that are built into Python do not say what they take.
+        pass
+    return function(*symbols)
 
 
 class Compiled:
@@ -104,7 +132,7 @@ class Compiled:
 
             def traced(*symbols: Symbol) -> Sequence[Operand]:
                 nonlocal single, guard
-                result = self.function(*symbols)
+                result = call(self.function, symbols)
                 single = not isinstance(result, tuple | list)
                 outputs: list[Any] = list(result) if isinstance(result, tuple | list) else [result]
                 if guarded := guard_updates(current()):
@@ -129,6 +157,7 @@ class Compiled:
         return results[0] if single else results
 
 
+@checked
 def compile(function: TracedFunction, threads: int | None = None) -> Compiled:
     """Return `function`, written with foveal operators, as native code: NumPy arrays in, NumPy arrays out.
 
@@ -139,6 +168,7 @@ def compile(function: TracedFunction, threads: int | None = None) -> Compiled:
     return Compiled(function, threads)
 
 
+@checked
 def value_and_grad(
     function: TracedFunction, wrt: Sequence[int | Variable] = (0,), threads: int | None = None
 ) -> Compiled:
@@ -148,7 +178,11 @@ def value_and_grad(
     """
 
     def value_and_gradients(*symbols: Symbol) -> list[Tensor]:
-        y = function(*symbols)
+        y = call(function, symbols)
+        if wrong := [w for w in wrt if isinstance(w, int) and not -len(symbols) <= w < len(symbols)]:
+            raise ShapeError(
+                f"there is no argument {wrong[0]} to take the gradient in; the function has {len(symbols)}"
+            )
         if not isinstance(y, Symbol):
             raise ShapeError(
                 f"the function returned {type(y).__name__}; gradients need one scalar written with operators"
@@ -158,6 +192,7 @@ def value_and_grad(
     return Compiled(value_and_gradients, threads)
 
 
+@checked
 def grad(function: TracedFunction, wrt: int | Variable = 0, threads: int | None = None) -> Callable[..., Ndarray]:
     """Return a function that gives the gradient of a scalar `function` in one argument (by position) or variable."""
     both = value_and_grad(function, (wrt,), threads)
@@ -215,7 +250,7 @@ class Step:
     def __init__(
         self,
         model: ModelLike,
-        loss: Callable[..., Any],
+        loss: Callable[[Any, Any], Any],
         optimizer: OptimizerLike,
         threads: int | None,
         seed: int,
@@ -297,7 +332,7 @@ class Step:
     def loss_of(self, outputs: Tensor | tuple[Tensor, ...], labels: Symbol) -> Symbol:
         """Return the loss of everything that the model returned."""
         try:
-            return self.loss(outputs, labels)
+            y = self.loss(outputs, labels)
         except (ShapeError, AttributeError, TypeError) as error:
             if isinstance(outputs, tuple):
                 raise ShapeError(
@@ -305,6 +340,9 @@ class Step:
                     " classifiers wrap it, as nn.AuxiliaryLoss(nn.CrossEntropyLoss())"
                 ) from error
             raise
+        if not isinstance(y, Symbol):
+            raise ShapeError(f"the loss returned {shown(y)}; a training step needs one scalar written with operators")
+        return y
 
     @staticmethod
     def show_timings(program: Program) -> None:
@@ -318,7 +356,7 @@ class Step:
 
     def program(self, x: ArrayLike, target: ArrayLike) -> Program:
         """Return the program for a batch of this shape."""
-        return self._find(as_argument(x, "the input x"), as_argument(target, "the target"))[0]
+        return self._find(as_argument(x, "the input x"), as_argument(target, "the target", labels=True))[0]
 
     def _find(self, x: Ndarray, target: Ndarray) -> tuple[Program, Guard]:
         number = self.state.number(self.model, self.loss, self.memory, self.threads)
@@ -374,7 +412,7 @@ class Step:
 
     def take(self, x: ArrayLike, target: ArrayLike) -> StepResult:
         """Train on one batch."""
-        x, target = as_argument(x, "the input x"), as_argument(target, "the target")
+        x, target = as_argument(x, "the input x"), as_argument(target, "the target", labels=True)
         if x.size == 0:
             raise DataError(f"the batch is empty (shape {x.shape}); a step needs at least one image")
         check_finite(x, "the input x")
@@ -453,9 +491,10 @@ def check_labels(labels: Ndarray, classes: int, ignored: int | None = None) -> N
         )
 
 
+@checked
 def compile_step(
     model: ModelLike,
-    loss: Callable[..., Any],
+    loss: Callable[[Any, Any], Any],
     optimizer: OptimizerLike,
     threads: int | None = None,
     seed: int = 0,

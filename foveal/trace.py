@@ -7,6 +7,7 @@ from typing import Any, Union
 
 import numpy as np
 
+from foveal.arguments import shown
 from foveal.errors import ShapeError
 from foveal.graph import Graph, Node, order
 from foveal.ops.op import OPS, Operand, Operator, Tensor, Type, current_recording, recording_with
@@ -81,7 +82,10 @@ class Trace:
                 self.variables[value] = node
             return Symbol(self, self.updates.get(value, self.variables[value]))
         if isinstance(value, int | float | np.floating | np.integer):
-            return self.record(OPS["constant"], (), {"value": float(value)})
+            try:
+                return self.record(OPS["constant"], (), {"value": float(value)})
+            except OverflowError:
+                raise ShapeError(f"a traced function uses {shown(value)}, which is beyond float32") from None
         raise ShapeError(
             f"a traced function uses an array of type {type(value).__name__} that is no argument of it;"
             " pass it in, or hold it in a foveal.Variable"

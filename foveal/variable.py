@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from foveal.arguments import as_float32, checked, shown
 from foveal.errors import ArgumentError, StateError
 from foveal.strides import Ndarray, Shape, contiguous, filters_last
 
@@ -40,8 +41,9 @@ class Variable:
     variable, such as packed filters, is valid as long as the version stays the same.
     """
 
+    @checked
     def __init__(self, value: ArrayLike, name: str = "") -> None:
-        value = np.asarray(value)
+        value = as_float32(np.asarray(value), f"the value of {name or 'a variable'}")
         self.name = name
         self.strides = filters_last(value.shape) if value.ndim == 4 else contiguous(value.shape)
         self.version, self.empty = 0, shapes_only()
@@ -93,7 +95,12 @@ class Variable:
         """Copy `value` into the memory; the same as setting `data`."""
         self.check_filled()
         if not self.empty:
-            self._data[...] = value
+            try:
+                self._data[...] = value
+            except (TypeError, ValueError):
+                raise StateError(
+                    f"{self!r} cannot hold {shown(value)}; give numbers of shape {list(self.shape)}"
+                ) from None
         self.touch()
 
     def touch(self) -> None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 import numpy as np
 
 from foveal import forks
+from foveal.arguments import checked
 from foveal.errors import ShapeError, StateError
 from foveal.graph import Graph
 from foveal.kernel import runtime
@@ -28,6 +29,7 @@ HUGE_PAGE = 2 << 20
 _threads = 0
 
 
+@checked
 def set_threads(n: int) -> None:
     """Set how many threads programs use that are built from now on. Results do not depend on it.
 

@@ -13,6 +13,7 @@ augment.py     random changes of training images, by name: add one here
 loader.py      mini-batches: order, augmentation, normalisation
 """
 
+from foveal.arguments import check_calls
 from foveal.data.augment import augmentation, random_crop_flip
 from foveal.data.dataset import Dataset, from_arrays
 from foveal.data.images import read_image
@@ -31,3 +32,5 @@ __all__ = [
     "read_image",
     "scaled",
 ]
+
+check_calls(__name__)

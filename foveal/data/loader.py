@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.random import Generator, Philox
 
+from foveal.arguments import checked
 from foveal.data.augment import Augment
 from foveal.data.dataset import Floats, Images, Labels
 from foveal.data.statistics import Normalisation, scaled
@@ -19,6 +20,8 @@ from foveal.errors import DataError, ShapeError
 
 # The streams of random numbers that this file draws from.
 SHUFFLE, AUGMENT = 1, 2
+# The counter of the generator that holds the epoch has 64 bits.
+LAST_EPOCH = 1 << 62
 
 
 class Loader:
@@ -46,6 +49,10 @@ class Loader:
         drop_last: bool = False,
         augment: Augment | None = None,
     ) -> None:
+        if np.ndim(x) != 4 or np.ndim(y) != 1:
+            raise DataError(
+                f"images of shape {np.shape(x)} and labels of shape {np.shape(y)}: they have to be [n, C, H, W] and [n]"
+            )
         if len(x) != len(y) or len(x) == 0:
             raise DataError(f"{len(x)} images and {len(y)} labels: one label per image is needed")
         if batch_size < 1:
@@ -72,9 +79,15 @@ class Loader:
         words = Philox(key=[self.seed, SHUFFLE], counter=[0, 0, 0, epoch]).random_raw(len(self.x))
         return np.argsort(words, kind="stable")
 
+    @checked
     def epoch(self, epoch: int) -> Iterator[tuple[Floats, Labels]]:
-        """Yield batches: normalised images, float32 [batch_size, C, H, W], and labels, int64 [m], m <= batch_size."""
-        order = self.order(epoch)
+        """Return batches: normalised images, float32 [batch_size, C, H, W], and labels, int64 [m], m <= batch_size."""
+        if not 0 <= epoch < LAST_EPOCH:
+            raise ShapeError(f"Loader.epoch: epoch is {epoch}; epochs are counted from 0")
+        return self.batches(epoch, self.order(epoch))
+
+    def batches(self, epoch: int, order: Labels) -> Iterator[tuple[Floats, Labels]]:
+        """Yield the batches of an epoch whose images come in this order."""
         for batch in range(len(self)):
             rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             x = self.x[rows]

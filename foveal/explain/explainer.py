@@ -8,6 +8,7 @@ from dataclasses import replace
 from math import prod
 from typing import cast
 
+from foveal.arguments import checked
 from foveal.errors import ShapeError
 from foveal.explain import costs
 from foveal.explain.costs import BYTES, LinearCost
@@ -33,6 +34,7 @@ MAX_LENGTH = 1 << 14
 MAX_COUNT = 10**6
 
 
+@checked
 def explain(
     model: Model, input_shape: Sequence[int] | int, batch: int = 1, memory: bool = True, fields: bool = True
 ) -> Summary:

@@ -20,6 +20,7 @@ tools/               functions of a finished model: fold_batch_norm, variance_re
 models/              networks by name, and loading stored weights into them
 """
 
+from foveal.arguments import check_calls
 from foveal.nn import init, models
 from foveal.nn.activation import (
     ELU,
@@ -172,3 +173,5 @@ __all__ = [
     "seed",
     "variance_report",
 ]
+
+check_calls(__name__)

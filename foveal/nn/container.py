@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from foveal import ops
-from foveal.errors import ArgumentError
+from foveal.errors import ArgumentError, ShapeError
 from foveal.nn.module import Module, ModuleList
 from foveal.ops.op import Tensor
 from foveal.watch import own_attributes
@@ -78,4 +78,6 @@ class Flatten(Module):
     """x [N, ...] -> [N, features], in C order"""
 
     def forward(self, x: Tensor) -> Tensor:
+        if not x.shape:
+            raise ShapeError("Flatten: takes x [N, ...], got one number")
         return x.reshape(x.shape[0], -1)

@@ -27,7 +27,7 @@ from foveal.nn.module import Module, Parameter
 from foveal.nn.one_dimensional import as_images, as_sequences, one_row, one_row_padding
 from foveal.ops.batch_norm import per_channel
 from foveal.ops.op import HasShape, Tensor
-from foveal.ops.window import Window, full_padding, pair, sides
+from foveal.ops.window import Window, check_window, full_padding, pair, sides
 from foveal.strides import Ndarray, Shape
 from foveal.trace import current
 
@@ -328,6 +328,7 @@ class LocallyConnected2d(Module):
         self.stride, self.dilation = pair(stride, f"{name}: stride"), pair(dilation, f"{name}: dilation")
         self.padding, self.shared_weights = sides(padding, f"{name}: padding"), shared_weights
         # (P, Q)
+        check_window(name, self.kernel_size, self.stride, self.padding, self.dilation)
         window = Window(self.kernel_size, self.stride, self.padding, self.dilation)
         self.places = window.outputs(name, self.image)
         filters = (out_channels, in_channels, *self.kernel_size)

@@ -88,6 +88,8 @@ class StochasticDepth(Dropping):
             raise ShapeError(f'StochasticDepth: mode is {value!r}, it has to be "row" or "batch"')
 
     def mask_shape(self, x: Shape) -> Shape:
+        if not x:
+            raise ShapeError("StochasticDepth: takes x [N, ...], got one number")
         return (x[0] if self.mode == "row" else 1, *[1] * (len(x) - 1))
 
     def describe(self) -> str:

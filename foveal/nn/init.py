@@ -20,7 +20,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from foveal.arguments import AnyNumber, check_calls, checked, shown
 from foveal.errors import ArgumentError, ShapeError
+from foveal.nn.arguments import check_number
 from foveal.nn.module import Module, Parameter
 from foveal.strides import Ndarray, Shape
 from foveal.variable import Variable, shapes_only, without_memory
@@ -47,6 +49,8 @@ def generator() -> np.random.Generator:
 
 def seed(value: int) -> None:
     """Make the starting values of layers built from now on a function of `value`."""
+    if value < 0:
+        raise ShapeError(f"nn.seed: value is {value}, it has to be 0 or more")
     SOURCE.generator = np.random.Generator(np.random.Philox(key=value))
 
 
@@ -111,7 +115,7 @@ def fan_in(shape: Shape) -> int:
 
 def fan_out(shape: Shape) -> int:
     """The number of outputs that one input adds to: K R S for filters [K, C, R, S], `out` for [out, in]."""
-    return shape[0] * math.prod(shape[2:])
+    return math.prod(shape[:1]) * math.prod(shape[2:])
 
 
 # (fan-in, fan-out)
@@ -208,18 +212,27 @@ def normal(rng: np.random.Generator, shape: Shape, std: float = 0.01, mean: floa
 
 def uniform(rng: np.random.Generator, shape: Shape, low: float = -0.1, high: float = 0.1) -> Ndarray:
     """Uniform between `low` and `high`."""
+    if low > high:
+        raise ShapeError(f"uniform: low is {low} and high is {high}; low has to be at most high")
     return rng.uniform(low, high, shape).astype(np.float32)
 
 
 def truncated_normal(
-    rng: np.random.Generator, shape: Shape, std: float = 1.0, mean: float = 0.0, low: float = -2.0, high: float = 2.0
+    rng: np.random.Generator,
+    shape: Shape,
+    std: float = 1.0,
+    mean: float = 0.0,
+    low: AnyNumber = -2.0,
+    high: AnyNumber = 2.0,
 ) -> Ndarray:
     """Normal, drawn again where a value lies outside of [low, high]; these are values, not multiples of std.
 
     Raises ShapeError where hardly any value would lie inside.
     """
-    # With a mean of more than 8 deviations outside of the bounds, the loop below would practically never end.
-    if not (std > 0 and low < high and low - 8 * std < mean < high + 8 * std):
+    # What share of the values lies between the bounds; with a small one the loop below would practically never end.
+    spread = std * math.sqrt(2)
+    inside = math.erf((high - mean) / spread) - math.erf((low - mean) / spread) if std > 0 else 0.0
+    if inside / 2 < LEAST_INSIDE:
         raise ShapeError(
             f"truncated_normal: std {std}, mean {mean} and bounds [{low}, {high}] leave nothing to draw; take std"
             " above 0 and bounds about the mean"
@@ -230,11 +243,16 @@ def truncated_normal(
     return values.astype(np.float32)
 
 
+# one in a hundred: truncated_normal draws 100 times as many numbers then
+LEAST_INSIDE = 0.01
+
+
 def xavier_uniform(rng: np.random.Generator, shape: Shape, gain: float = 1.0, *, fans: Fans | None = None) -> Ndarray:
     """Uniform in +-gain sqrt(6 / (fan_in + fan_out)): Glorot and Bengio 2010, eq. 16
 
     fans: (fan_in, fan_out) where they do not follow from the shape, as with groups.
     """
+    check_number("xavier_uniform", "gain", gain, 0.0)
     bound = gain * math.sqrt(6 / np.sum(checked_fans("xavier_uniform", shape, fans)))
     return rng.uniform(-bound, bound, shape).astype(np.float32)
 
@@ -260,6 +278,7 @@ def kaiming_uniform(
 
     mode: "fan_in" or "fan_out". fans: (fan_in, fan_out) where they do not follow from the shape, as with groups.
     """
+    check_number("kaiming_uniform", "gain", gain, 0.0)
     bound = gain * math.sqrt(3 / chosen_fan("kaiming_uniform", shape, mode, fans))
     return rng.uniform(-bound, bound, shape).astype(np.float32)
 
@@ -314,9 +333,17 @@ def dirac(rng: np.random.Generator, shape: Shape, groups: int = 1) -> Ndarray:
 
 def bias_uniform(rng: np.random.Generator, shape: Shape, inputs: int) -> Ndarray:
     """Uniform in +-1/sqrt(inputs), PyTorch's default for biases; inputs: the fan-in of the layer's weight."""
+    if inputs < 1:
+        raise ShapeError(f"bias_uniform: inputs is {inputs}, it has to be 1 or more")
     bound = 1 / math.sqrt(inputs)
     return rng.uniform(-bound, bound, shape).astype(np.float32)
 
+
+NAMES = (
+    "zeros ones constant normal uniform truncated_normal xavier_uniform xavier_normal kaiming_uniform kaiming_normal"
+    " orthogonal dirac bias_uniform fan_in fan_out calculate_gain seed"
+)
+check_calls(__name__, NAMES.split())
 
 # what `apply` takes by name
 RULES: dict[str, Callable[..., Ndarray]] = {
@@ -338,6 +365,7 @@ RULES: dict[str, Callable[..., Ndarray]] = {
 }
 
 
+@checked
 def apply(model: Module, rule: str, **options: float | str) -> Module:
     """Draw the weights of all convolutions and linear layers again by a rule of this module, set their biases to 0, and
     return the model.
@@ -346,6 +374,8 @@ def apply(model: Module, rule: str, **options: float | str) -> Module:
     mode="fan_out"); ArgumentError for others. Groups and the order of a weight's axes are taken from the layer. Call
     `seed` before, for the same values each time. If the rule refuses a layer, no layer is changed.
     """
+    if not hasattr(model, "named_modules"):
+        raise ShapeError(f"apply: model is {shown(model)}, it has to be a Module")
     if rule not in RULES:
         raise ShapeError(f"no rule for starting values is called {rule!r}; choose one of {', '.join(RULES)}")
     known = [name for name in signature(RULES[rule]).parameters if name not in ("rng", "shape", "fans")]

@@ -7,14 +7,16 @@ meaning. Shapes and hyper-parameters that do not fit raise ShapeError.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Protocol, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from foveal import ops
-from foveal.api import check_labels
+from foveal.api import as_argument, check_labels
+from foveal.arguments import as_float32, checked
 from foveal.errors import DataError, ShapeError
 from foveal.nn.arguments import check_number
 from foveal.ops.batch_norm import per_channel
@@ -51,6 +53,11 @@ class Loss(Watched):
         """The name of the loss in messages."""
         return type(self).__name__
 
+    def __init_subclass__(cls) -> None:
+        """Check what a loss is called on."""
+        if "__call__" in vars(cls):
+            cls.__call__ = checked(with_check(cls.__call__))  # type: ignore[method-assign]
+
     def reduce(self, values: Tensor, weight: Tensor | None = None) -> Tensor:
         """`values` by the reduction; the mean divides by the sum of `weight` where it is given."""
         if self.reduction == "none":
@@ -76,6 +83,21 @@ class Loss(Watched):
         """Raise DataError for a target without meaning. output: the shape of what the model returns."""
 
 
+def with_check(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A loss's `__call__`, which on arrays has `check` look at the targets first, as a training step does."""
+
+    @wraps(call)
+    def loss(self: Loss, output: Tensor, target: Tensor) -> Tensor:
+        if isinstance(output, Tensor) or isinstance(target, Tensor):
+            return call(self, output, target)
+        self.check(as_argument(target, f"{self.name}: the target", labels=True), tuple(output.shape))
+        # What cannot be computed is NaN or infinite, as in programs.
+        with np.errstate(all="ignore"):
+            return call(self, output, target)
+
+    return loss
+
+
 def is_integer(x: Tensor | Ndarray) -> bool:
     """True if x holds integers (or truth values), as labels do."""
     return x.node.type.dtype != "float32" if isinstance(x, Symbol) else np.asarray(x).dtype.kind in "iub"
@@ -91,9 +113,11 @@ def weights_variable(loss: str, name: str, values: ArrayLike | None) -> Variable
     """Weights as memory that programs read; None stays None. Raise ShapeError for negative or infinite ones."""
     if values is None:
         return None
-    array = np.asarray(values, np.float32)
+    array = as_float32(np.asarray(values), f"{loss}: {name}")
     if not np.isfinite(array).all() or (array < 0).any():
-        raise ShapeError(f"{loss}: {name} holds {array.min()}; weights have to be finite and 0 or more")
+        raise ShapeError(
+            f"{loss}: {name} holds {array[~(array >= 0) | np.isinf(array)][0]}; weights have to be finite and 0 or more"
+        )
     return Variable(array, name)
 
 
@@ -129,7 +153,7 @@ class ClassLoss(Loss):
         self.ignore_index = ignore_index
 
     def check(self, target: Ndarray, output: Shape) -> None:
-        if target.dtype != np.int32:
+        if target.dtype != np.int32 or len(output) < 2:
             return
         check_labels(target, output[1], self.ignore_index)
         if self.ignore_index is not None and (target == self.ignore_index).all():
@@ -460,6 +484,10 @@ class AuxiliaryLoss(Watched):
     def __call__(self, outputs: Tensor | tuple[Tensor, ...], target: Tensor) -> Tensor:
         if not isinstance(outputs, tuple):
             return self.loss(outputs, target)
+        if not outputs:
+            raise ShapeError(
+                "AuxiliaryLoss: the model returned an empty tuple; it needs (logits, auxiliary logits, ...)"
+            )
         total, *others = (self.loss(output, target) for output in outputs)
         for other in others if self.weight else ():
             total = total + other * self.weight

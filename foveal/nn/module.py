@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from foveal.api import Compiled, as_argument, check_finite
+from foveal.arguments import checked
 from foveal.errors import ArgumentError, DataError, FovealError, ShapeError, StateError
 from foveal.nn.parameter import Buffer as Buffer
 from foveal.nn.parameter import Counter as Counter
@@ -206,6 +207,7 @@ class Module(Watched):
         self.name_parameters()
         return list(dict.fromkeys(variable for _, variable in self.named_variables(Parameter)))
 
+    @checked
     def train(self, mode: bool = True) -> Self:
         """Switch this module and all below it to training behaviour (batch statistics, dropout), and return it."""
         for _, module in self.named_modules():
@@ -226,6 +228,7 @@ class Module(Watched):
         """Copies of all parameters and buffers by dotted name, C-contiguous, filters as [K, C, R, S]."""
         return {name: np.array(variable.data, order="C") for name, variable in self.named_variables()}
 
+    @checked
     def load_state_dict(self, state: Mapping[str, ArrayLike], strict: bool = True) -> None:
         """Copy arrays in by name. Raises StateError that lists all that does not fit; then nothing is changed.
 

@@ -48,6 +48,8 @@ class ChannelMoments(Operator):
 
     def shape(self, x: Shape) -> Shape:
         check_channels(self.name, x)
+        if 0 in (x[0], *x[2:]):
+            raise ShapeError(f"{self.name}: there is no mean of no elements, shape {x}")
         return 2, x[1]
 
     def numpy(self, x: Ndarray) -> Ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from foveal.arguments import AnyNumber
 from foveal.errors import ShapeError
 from foveal.kernel import lang, maths
 from foveal.kernel.lang import Array, Scalar
@@ -263,7 +264,7 @@ class Clip(Pointwise):
     name, arity = "clip", 1
     cases = tuple(Case(c.shapes, {"low": -0.5, "high": 0.75}) for c in UNARY)
 
-    def normalise(self, x: Operand, *, low: float, high: float) -> dict[str, Any]:
+    def normalise(self, x: Operand, *, low: AnyNumber, high: AnyNumber) -> dict[str, Any]:
         if not low < high:
             raise ShapeError(f"clip: low={low} has to be below high={high}")
         return {"low": float(low), "high": float(high)}

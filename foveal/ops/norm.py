@@ -9,7 +9,7 @@ from foveal.errors import ShapeError
 from foveal.kernel.lang import Array, loop, parallel, var, vectors
 from foveal.ops.elementwise import exp, greater, log, maximum, sqrt, where
 from foveal.ops.op import Case, HasShape, Operator, Tensor
-from foveal.ops.reduce import mean, sum
+from foveal.ops.reduce import check_elements, mean, sum
 from foveal.ops.shape import reshape
 from foveal.strides import Ndarray, Shape
 
@@ -39,6 +39,7 @@ class OverAxes(Operator):
         return {"axes": tuple(sorted({a % rank for a in chosen})), "eps": check_eps(self.name, eps)}
 
     def shape(self, x: Shape, *, axes: tuple[int, ...], eps: float) -> Shape:
+        check_elements(self.name, x, axes)
         return x
 
 
@@ -129,6 +130,7 @@ class GroupNorm(Operator):
     def shape(self, x: Shape, *, groups: int, eps: float) -> Shape:
         if len(x) < 2:
             raise ShapeError(f"{self.name}: takes [N, C, ...], got shape {x}")
+        check_elements(self.name, x, range(1, len(x)))
         if groups < 1 or x[1] % groups:
             raise ShapeError(
                 f"{self.name}: {groups} groups do not divide {x[1]} channels (shape {x}); take a divisor of {x[1]}"
@@ -204,8 +206,8 @@ class ChannelSums(Operator):
         return {"before": before, "after": after}
 
     def shape(self, x: Shape, *, before: int, after: int) -> Shape:
-        if len(x) < 2:
-            raise ShapeError(f"{self.name}: takes [N, C, ...], got shape {x}")
+        if len(x) < 2 or x[1] == 0:
+            raise ShapeError(f"{self.name}: takes [N, C, ...] of one channel or more, got shape {x}")
         return x
 
     def numpy(self, x: Ndarray, *, before: int, after: int) -> Ndarray:

@@ -122,7 +122,10 @@ class AdaptiveMeanGrad(Operator):
     cases = (Case(((2, 3, 3, 2),), {"image_size": (7, 5)}), Case(((1, 18, 5, 4),), {"image_size": (3, 10)}))
 
     def normalise(self, dy: HasShape, *, image_size: PairArgument) -> dict[str, Any]:
-        return {"image_size": pair(image_size, f"{self.name}: image_size")}
+        full = pair(image_size, f"{self.name}: image_size")
+        if min(full) < 1:
+            raise ShapeError(f"{self.name}: image_size {full} has to be 1 or more rows and columns")
+        return {"image_size": full}
 
     def shape(self, dy: Shape, *, image_size: Pair) -> Shape:
         check_images(self.name, dy)

@@ -12,7 +12,7 @@ from foveal.errors import ShapeError
 from foveal.ops.op import Tensor
 from foveal.optim.adam import AdamW
 from foveal.optim.combined import Combined
-from foveal.optim.hyper import BELOW_ONE, POSITIVE, ParameterGroup, Parameters, Range
+from foveal.optim.hyper import BELOW_ONE, POSITIVE, ParameterGroup, Parameters, Range, variables
 from foveal.optim.optimizer import CommonOptions, Optimizer, TracedScalars, TracedState, UpdateRule
 from foveal.trace import current
 from foveal.variable import Variable
@@ -122,7 +122,7 @@ def muon(
     rest_lr: AdamW's rate, a tenth of `lr` unless given. A schedule of lr drives both. clip_norm, clip_value: as in
     Optimizer, of all gradients together.
     """
-    parameters = list(parameters)
+    parameters = variables("muon", parameters)
     matrices = [p for p in parameters if len(p.shape) > 1]
     others = [p for p in parameters if len(p.shape) <= 1]
     rest_lr = lr / 10 if rest_lr is None else rest_lr

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from foveal import ops
+from foveal.arguments import checked
 from foveal.errors import ShapeError, StateError
 from foveal.ops.op import Tensor
 from foveal.optim.hyper import DECAY, POSITIVE, RATE, ParameterGroup, Parameters, Range, make_groups
@@ -128,6 +129,7 @@ class UpdateRule:
             if number not in allowed:
                 raise ShapeError(f"{type(self).__name__}: {name} is {value}, it has to be {allowed}")
 
+    @checked
     def schedule(self, **schedules: Callable[[int], float]) -> None:
         """Let hyper-parameters follow functions of the step's number (from 0), e.g. lr=schedule.cosine(0.1, 1000)."""
         for name in schedules:
@@ -206,6 +208,7 @@ class UpdateRule:
         arrays = {name: np.array(value, np.float64) for name, value in self.numbers().items()}
         return arrays | {name: np.array(v.data, order="C") for name, v in self.state_variables().items()}
 
+    @checked
     def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
         """Go on from a state_dict. Raises StateError that lists all that does not fit; then nothing is changed."""
         variables, numbers = self.state_variables(), self.numbers()

@@ -13,10 +13,16 @@ import copy
 import copyreg
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsFloat
 
+import numpy as np
+
+from foveal.arguments import AnyNumber, check_calls, checked, shown
 from foveal.errors import ShapeError, StateError
+
+# more steps than any run takes
+LAST_STEP = 1 << 62
 
 
 class Schedule:
@@ -26,6 +32,8 @@ class Schedule:
         self.value_at = value_at
 
     def __call__(self, step: int) -> float:
+        if not isinstance(step, int | np.integer) or not 0 <= step < LAST_STEP:
+            raise ShapeError(f"a schedule was asked for step {shown(step)}; steps are counted from 0")
         return self.value_at(step)
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Schedule":
@@ -267,7 +275,8 @@ class Plateau(Schedule):
     def observe(self, loss: float) -> None:
         self.update(loss)
 
-    def update(self, metric: float) -> None:
+    @checked
+    def update(self, metric: AnyNumber) -> None:
         """Count the calls without an improvement, and reduce the value after too many of them."""
         # A metric to be maximised is compared with the opposite sign.
         metric = self.sign * _number("Plateau", "the metric", metric)
@@ -287,7 +296,10 @@ class Plateau(Schedule):
     def state_dict(self) -> dict[str, float]:
         return {"value": self.value, "best": self.best, "bad": self.bad, "cooling": self.cooling}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    @checked
+    def load_state_dict(self, state: Mapping[str, AnyNumber]) -> None:
+        if missing := [name for name in self.state_dict() if name not in state]:
+            raise StateError(f"Plateau: the stored state lacks {', '.join(missing)}")
         self.value, self.best = state["value"], state["best"]
         self.bad, self.cooling = int(state["bad"]), int(state["cooling"])
 
@@ -376,3 +388,10 @@ def build(name: str, lr: float, total: int, epoch: int = 1) -> Schedule:
     if lr < 0:
         raise ShapeError(f"{name}: lr is {lr}, it has to be at least 0")
     return BUILDERS[name](lr, total, epoch)
+
+
+FUNCTIONS = (
+    "constant step multi_step exponential linear polynomial cosine cosine_restarts sequence warm_up triangular"
+    " one_cycle one_cycle_momentum build"
+)
+check_calls(__name__, ("Plateau", *FUNCTIONS.split()))

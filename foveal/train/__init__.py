@@ -17,6 +17,7 @@ findings.py     the findings of `foveal tune`: range test, short runs, choices
 tune_plot.py    the picture of the findings; needs matplotlib
 """
 
+from foveal.arguments import check_calls
 from foveal.metrics import accuracy, cross_entropy
 from foveal.train.checkpoint import ModelDescription, load_net, load_run
 from foveal.train.evaluate import classification_report, evaluate, predict
@@ -42,3 +43,5 @@ __all__ = [
     "state_dict",
     "train",
 ]
+
+check_calls(__name__)

@@ -39,8 +39,8 @@ def predict(net: Network, x: Images, *, mean: Sequence[float], std: Sequence[flo
     The network computes in evaluation mode, and its layers are afterwards in the modes that they were in. Raises
     DataError if there are no images, and NumericsError if an output is NaN or infinite.
     """
-    if len(x) == 0:
-        raise DataError("there are no images to evaluate; give at least one")
+    if np.ndim(x) != 4 or not len(x):
+        raise DataError(f"predict: images of shape {np.shape(x)}; it takes images [n, C, H, W], one or more")
     # All batches have one size, as each is compiled; the last one is filled up, and its logits are cut off.
     batch_size = even_batch(len(x), EVALUATION_BATCH)
     loader = Loader(x, np.zeros(len(x), np.int64), batch_size, mean=mean, std=std)

@@ -16,8 +16,9 @@ from typing import Concatenate, ParamSpec, TypeVar, cast
 
 import foveal
 from foveal import nn, optim
+from foveal.arguments import checked
 from foveal.data.dataset import Dataset
-from foveal.errors import ShapeError
+from foveal.errors import ArgumentError, ShapeError
 from foveal.nn import models
 from foveal.passes.recompute import FAST, MEMORY
 from foveal.train.recipes import Recipe, recipe_for
@@ -154,21 +155,22 @@ def takes_options(
 
     make: the class of the options. Its parameters become those of the function, for type checkers and editors as well
     as for `inspect.signature` and `help`, so that no option is written down a second time. The function raises
-    TypeError that lists the options if it is called with a name that is none of them.
+    ArgumentError that lists the options if it is called with a name that is none of them.
     """
 
     def decorate(function: Callable[[Dataset, Given], Result]) -> Callable[Concatenate[Dataset, P], Result]:
         # Of a dataclass these are its fields, with their types and defaults.
         options = signature(make).parameters
+        run = checked(function, function.__name__)
 
         @wraps(function)
         def with_options(data: Dataset, *args: P.args, **kwargs: P.kwargs) -> Result:
             unknown = [name for name in kwargs if name not in options]
             if unknown:
-                raise TypeError(
+                raise ArgumentError(
                     f"{function.__name__}: there is no option {unknown[0]!r}; the options are {', '.join(options)}"
                 )
-            return function(data, make(*args, **kwargs))
+            return run(data, make(*args, **kwargs))
 
         # What `inspect` and `help` show: data, then the options.
         shown = signature(function)
