@@ -1,7 +1,6 @@
 """What users call: compile a function, its gradients, or a whole training step, for the shapes it is called with."""
 
 import math
-import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -12,7 +11,7 @@ from numpy.typing import ArrayLike
 from foveal import debug
 from foveal.autodiff import gradients, gradients_where_read
 from foveal.build import build
-from foveal.errors import DataError, FovealWarning, NumericsError, ShapeError
+from foveal.errors import DataError, NumericsError, ShapeError, warn
 from foveal.graph import Graph
 from foveal.ops import is_finite, where
 from foveal.ops.op import Tensor, Type
@@ -250,12 +249,9 @@ class Step:
         self.named.update(unread)
         names = ", ".join(p.name or f"one of shape {p.shape}" for p in unread[:MAX_NAMED])
         more = f" and {len(unread) - MAX_NAMED} more" if len(unread) > MAX_NAMED else ""
-        warnings.warn(
+        warn(
             f"the loss does not read {len(unread)} of the model's parameters, which stay as they are, without weight"
-            f" decay: {names}{more}. Use them in forward, or set trainable = False where this is meant",
-            FovealWarning,
-            # The caller of step(x, target), above __call__, _find and trace.
-            stacklevel=5,
+            f" decay: {names}{more}. Use them in forward, or set trainable = False where this is meant"
         )
 
     def loss_of(self, outputs: Tensor | tuple[Tensor, ...], labels: Symbol) -> Symbol:
