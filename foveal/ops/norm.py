@@ -7,6 +7,7 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel.lang import Array, loop, parallel, var, vectors
+from foveal.ops.concat import narrow
 from foveal.ops.elementwise import exp, greater, log, maximum, sqrt, where
 from foveal.ops.op import Case, HasShape, Operator, Tensor
 from foveal.ops.reduce import check_elements, mean, sum
@@ -67,7 +68,11 @@ class Standardize(OverAxes):
 
     def parts(self, x: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor]:
         """x - mean, and sqrt(var + eps)."""
-        centred = x - mean(x, axes=axes, keepdims=True)
+        # The mean is taken of the distances from the first value, which for a constant are exactly 0.
+        first = x
+        for axis in axes:
+            first = narrow(first, axis=axis, start=0, length=1)
+        centred = x - (first + mean(x - first, axes=axes, keepdims=True))
         return centred, sqrt(mean(centred * centred, axes=axes, keepdims=True) + eps)
 
     def vjp(self, dy: Tensor, y: Tensor, x: Tensor, *, axes: tuple[int, ...], eps: float) -> tuple[Tensor, ...]:
