@@ -176,7 +176,7 @@ def kind_of(annotation: Any) -> Kind:
         return Kind("something that can be called", "functions", functools.partial(require, test))
     if getattr(annotation, "_is_protocol", False):
         return protocol_kind(annotation)
-    if isinstance(origin or annotation, type) and annotation is not object:
+    if isinstance(origin or annotation, type) and annotation not in (object, Any):
         return class_kind(origin or annotation)
     return ANYTHING
 
