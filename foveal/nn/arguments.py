@@ -60,7 +60,7 @@ class ChecksTargets(Protocol):
 
 
 def checked_loss(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A loss's `__call__` that takes Tensors and arrays alone; of arrays, `check` looks at the targets, as in a step."""
+    """A loss's `__call__` that takes Tensors and arrays alone; of arrays `check` looks at the targets, as in a step."""
 
     @wraps(call)
     def loss(self: ChecksTargets, output: Tensor, target: Tensor) -> Tensor:
