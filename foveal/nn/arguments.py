@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from foveal.api import as_argument
-from foveal.arguments import checked
+from foveal.arguments import checked, name_kind
 from foveal.errors import ShapeError
 from foveal.ops.op import Tensor
 from foveal.ops.window import Pair as Pair
@@ -25,6 +25,10 @@ PairLike = int | Pair
 SidesLike = int | Pair | Sides
 # padding of convolutions, which also choose it by name
 PaddingLike = SidesLike | Literal["same", "valid"]
+
+name_kind(PairLike, "an int or two ints (rows, columns)")
+name_kind(SidesLike, "an int, (rows, columns) or (top, bottom, left, right)")
+name_kind(PaddingLike, "an int, (rows, columns), (top, bottom, left, right), 'same' or 'valid'")
 
 # the same for layers over sequences [N, C, L], which have one axis; a padding of two numbers is (before, after)
 SingleLike = int | tuple[int]
