@@ -344,7 +344,9 @@ class Operator:
         try:
             self.__signature__.bind(*inputs, **attributes)
         except TypeError as error:
-            raise wrong_call(f"ops.{self.name}", self.__signature__, error, attributes) from None
+            # what users write; their own operators have no place in foveal.ops
+            place = "ops." if type(self).__module__.startswith("foveal.") else ""
+            raise wrong_call(f"{place}{self.name}", self.__signature__, error, attributes) from None
 
     def __repr__(self) -> str:
         return self.name
