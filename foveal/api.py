@@ -1,48 +1,65 @@
 """What users call: compile a function, its gradients, or a whole training step, for the shapes it is called with."""
 
+import inspect
+import itertools
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from types import BuiltinFunctionType
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from foveal import debug
-from foveal.autodiff import gradients
+from foveal import debug, forks
+from foveal.arguments import Refused, as_float32, checked, numbers_array, shown
+from foveal.autodiff import gradients, gradients_where_read
 from foveal.build import build
-from foveal.errors import DataError, NumericsError, ShapeError, StateError
+from foveal.errors import ArgumentError, DataError, NumericsError, ShapeError, StateError, warn
 from foveal.graph import Graph
-from foveal.ops import is_finite, where
-from foveal.ops.op import Tensor, Type
+from foveal.guard import Guard, guard_updates
+from foveal.ops.op import Operand, Tensor, Type
 from foveal.passes.recompute import FAST, MEMORY
 from foveal.profile import show_timings
 from foveal.program import Program
+from foveal.programs import Programs
 from foveal.strides import Ndarray, Shape
-from foveal.trace import Symbol, Trace, trace, tracing
+from foveal.trace import Symbol, Trace, current, trace, tracing
 from foveal.variable import Variable
+from foveal.watch import Same, State
 
 INT32 = np.iinfo(np.int32)
 
+# Of the parameters that a loss does not read, a warning names this many.
+MAX_NAMED = 5
 
-def as_argument(x: ArrayLike, what: str) -> Ndarray:
+Value = TypeVar("Value")
+
+
+def as_argument(x: ArrayLike, what: str, labels: bool = False) -> Ndarray:
     """Return x as an array that a program takes: float32, or int32 for integers.
 
-    Raises ShapeError for other dtypes and DataError for integers beyond 32 bits: nothing is rounded or cut off
-    silently.
+    labels: True where integers of one byte are labels; elsewhere they are pixels that were not scaled. Raises
+    ShapeError for other dtypes, and for what is no array of numbers, and DataError for numbers beyond 32 bits: nothing
+    is rounded or cut off silently.
     """
-    array = np.asarray(x)
+    try:
+        array: Ndarray = numbers_array(x)
+    except Refused:
+        raise ShapeError(f"{what} is {shown(x)}, it has to be an array of numbers") from None
     if array.dtype in (np.float32, np.int32):
         return array
     if array.dtype == np.float64:
-        return array.astype(np.float32)
-    if array.dtype.kind in "iu" and array.dtype.itemsize != 1:
+        return as_float32(array, what)
+    if array.dtype.kind in "iu" and (labels or array.dtype.itemsize != 1):
         if array.size and (array.min() < INT32.min or array.max() > INT32.max):
             raise DataError(f"{what} holds integers beyond 32 bits; programs compute with int32")
         return array.astype(np.int32)
+    advice = (
+        "y.astype('int32')" if labels else "x.astype('float32') / 255 for images of bytes, y.astype('int32') for labels"
+    )
     raise ShapeError(
-        f"{what} has dtype {array.dtype}; programs take float32 (or int32 labels): convert it, e.g."
-        " x.astype('float32') / 255 for bytes"
+        f"{what} has dtype {array.dtype}; programs take float32 (or int32 labels): convert it, e.g. {advice}"
     )
 
 
@@ -65,42 +82,81 @@ def check_finite(x: Ndarray, what: str) -> None:
 TracedFunction = Callable[..., Tensor | Sequence[Tensor]]
 
 
+def call(function: TracedFunction, symbols: Sequence[Symbol]) -> Any:
+    """What a function returns. Raises ArgumentError where it does not take as many arguments."""
+    if isinstance(function, type | np.ufunc | BuiltinFunctionType):
+        kind = "a class" if isinstance(function, type) else "a function of Python or NumPy"
+        raise ArgumentError(
+            f"{function.__name__} is {kind}; what is compiled or differentiated is a function written with foveal.ops,"
+            " or a model"
+        )
+    try:
+        inspect.signature(function).bind(*symbols)
+    except TypeError as error:
+        name = getattr(function, "__name__", repr(function))
+        raise ArgumentError(f"{name}, which is compiled, is called on {len(symbols)} array(s): {error}") from None
+    except ValueError:
+        # Some functions that are built into Python do not say what they take.
+        pass
+    return function(*symbols)
+
+
 class Compiled:
-    """A function that runs as native code. Each new combination of argument shapes is traced and compiled once."""
+    """A function that runs as native code. Each new combination of argument shapes is traced and compiled once, and
+    again when what the function read while it was traced has changed, such as the mode of a model (see foveal.watch).
+
+    It keeps the programs used last, `programs.LIMIT` of them, and may be called by several threads.
+
+    Where the function updates variables, as a batch norm in training mode does, all keep their old values if a new one
+    would be NaN or infinite, and the call raises NumericsError.
+    """
 
     def __init__(self, function: TracedFunction, threads: int | None = None) -> None:
         self.function, self.threads = function, threads
-        # by shapes and dtypes of the arguments: the program, and whether the function returned one array
-        self.programs: dict[tuple[tuple[Shape, str], ...], tuple[Program, bool]] = {}
+        self.state = State()
+        # by the number of the state, and shapes and dtypes of the arguments: the program, whether the function returned
+        # one array, and what the program checks before it writes
+        self.programs: Programs[tuple[Program, bool, Guard | None]] = Programs()
 
     def program(self, *arrays: ArrayLike) -> Program:
         """Return the program for arguments of these shapes and dtypes."""
         return self._find([as_argument(x, f"argument {i}") for i, x in enumerate(arrays)])[0]
 
-    def _find(self, arrays: list[Ndarray]) -> tuple[Program, bool]:
-        key = tuple((a.shape, str(a.dtype)) for a in arrays)
-        if key not in self.programs:
-            single = True
+    def _find(self, arrays: list[Ndarray]) -> tuple[Program, bool, Guard | None]:
+        number = self.state.number(self.function, self.threads)
+        types = tuple((a.shape, str(a.dtype)) for a in arrays)
 
-            def traced(*symbols: Symbol) -> Tensor | Sequence[Tensor]:
-                nonlocal single
-                result = self.function(*symbols)
+        def make() -> tuple[Program, bool, Guard | None]:
+            single, guard = True, None
+
+            def traced(*symbols: Symbol) -> Sequence[Operand]:
+                nonlocal single, guard
+                result = call(self.function, symbols)
                 single = not isinstance(result, tuple | list)
-                return result
+                outputs: list[Any] = list(result) if isinstance(result, tuple | list) else [result]
+                if guarded := guard_updates(current()):
+                    report, guard = guarded
+                    outputs.append(report)
+                return outputs
 
-            graph = trace(traced, *(Type(*k) for k in key))
-            self.programs[key] = build(graph, self.threads), single
-        return self.programs[key]
+            with self.state.reading(number):
+                graph = trace(traced, *(Type(*k) for k in types))
+            return build(graph, self.threads), single, guard
+
+        return self.programs.find((number, types), make)
 
     def __call__(self, *arrays: ArrayLike) -> Any:
         """Run on arrays. Returns an array, or a list of arrays if the function returns several."""
         given = [as_argument(x, f"argument {i}") for i, x in enumerate(arrays)]
-        program, single = self._find(given)
+        program, single, guard = self._find(given)
         results = program.run(*given)
+        if guard is not None and not (report := results.pop())[0]:
+            raise NumericsError(f"{guard.problem(report)}; check the input. Nothing was written")
         show_timings(program)
         return results[0] if single else results
 
 
+@checked
 def compile(function: TracedFunction, threads: int | None = None) -> Compiled:
     """Return `function`, written with foveal operators, as native code: NumPy arrays in, NumPy arrays out.
 
@@ -111,6 +167,7 @@ def compile(function: TracedFunction, threads: int | None = None) -> Compiled:
     return Compiled(function, threads)
 
 
+@checked
 def value_and_grad(
     function: TracedFunction, wrt: Sequence[int | Variable] = (0,), threads: int | None = None
 ) -> Compiled:
@@ -120,7 +177,11 @@ def value_and_grad(
     """
 
     def value_and_gradients(*symbols: Symbol) -> list[Tensor]:
-        y = function(*symbols)
+        y = call(function, symbols)
+        if wrong := [w for w in wrt if isinstance(w, int) and not -len(symbols) <= w < len(symbols)]:
+            raise ShapeError(
+                f"there is no argument {wrong[0]} to take the gradient in; the function has {len(symbols)}"
+            )
         if not isinstance(y, Symbol):
             raise ShapeError(
                 f"the function returned {type(y).__name__}; gradients need one scalar written with operators"
@@ -130,6 +191,7 @@ def value_and_grad(
     return Compiled(value_and_gradients, threads)
 
 
+@checked
 def grad(function: TracedFunction, wrt: int | Variable = 0, threads: int | None = None) -> Callable[..., Ndarray]:
     """Return a function that gives the gradient of a scalar `function` in one argument (by position) or variable."""
     both = value_and_grad(function, (wrt,), threads)
@@ -161,8 +223,14 @@ class OptimizerLike(Protocol):
     def structure(self) -> tuple[Hashable, ...]:
         """Return everything that is compiled into the step; another value means another program."""
 
+    def own_gradients(self, gradients: Mapping[Variable, Value]) -> dict[Variable, Value]:
+        """Return what is given for the parameters that this optimiser trains, and leave the others out."""
+
     def assignments(self, gradients: dict[Variable, Tensor]) -> list[tuple[Variable, Tensor]]:
-        """Return the new values of parameters and of the optimiser's state. Called while the step is traced."""
+        """Return the new values of parameters and of the optimiser's state. Called while the step is traced.
+
+        gradients: of the parameters that the loss reads; the others and their state stay as they are.
+        """
 
 
 @dataclass(frozen=True)
@@ -181,7 +249,7 @@ class Step:
     def __init__(
         self,
         model: ModelLike,
-        loss: Callable[..., Any],
+        loss: Callable[[Any, Any], Any],
         optimizer: OptimizerLike,
         threads: int | None,
         seed: int,
@@ -191,16 +259,27 @@ class Step:
             raise ShapeError(f"memory {memory!r} is not known; choose one of {', '.join(MEMORY)}")
         self.model, self.loss, self.optimizer, self.threads = model, loss, optimizer, threads
         self.memory = memory
+        check_optimizer(model, loss, optimizer)
         # The key of random operators: 64 bits of seed, then 64 bits that count the steps.
         self.key = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, 0, 0], np.uint32)
-        self.programs: dict[tuple[Hashable, ...], Program] = {}
+        self.state = State()
+        self.programs: Programs[tuple[Program, Guard]] = Programs()
         self.steps = 0
+        # The parameters that a warning has named as not read by the loss.
+        self.named: set[Variable] = set()
+        # held during a step: threads take turns
+        self.turn = forks.Guard()
 
     def trace(self, x: Type, target: Type) -> Graph:
-        """Return the step's graph. Its outputs are the loss and the model's output; it updates the parameters, the
-        optimiser's state and running statistics.
+        """Return the step's graph."""
+        return self.traced(x, target)[0]
 
-        Every update keeps the old value unless the loss is finite, so a step that fails leaves the model as it was.
+    def traced(self, x: Type, target: Type) -> tuple[Graph, Guard]:
+        """Return the step's graph, and what it checks before it writes.
+
+        Its outputs are the loss, the model's output and the report of guard.py; it updates the parameters, the
+        optimiser's state and running statistics. Every update keeps the old value unless all is finite, so a step that
+        fails leaves the model as it was.
         """
         with tracing() as recording:
             image = recording.argument(x, "x")
@@ -218,18 +297,38 @@ class Step:
             if y.shape != ():
                 raise ShapeError(f"the loss has shape {y.shape}; a training step needs a scalar: take its mean")
             # backward
-            parameters = [p for p in self.model.parameters() if p.trainable]
-            slopes = gradients(y, [recording.lift(p) for p in parameters])
+            owned = parameters_of(self.model, self.loss)
+            check_used(owned, recording)
+            parameters = [p for p in owned if p.trainable]
+            slopes = gradients_where_read(y, [recording.lift(p) for p in parameters])
+            read = {p: slope for p, slope in zip(parameters, slopes, strict=True) if slope is not None}
+            self.name_unread(p for p in parameters if p not in read)
             # update
-            for variable, value in self.optimizer.assignments(dict(zip(parameters, slopes, strict=True))):
+            for variable, value in self.optimizer.assignments(dict(read)):
                 recording.assign(variable, value)
-            self.keep_old_unless(is_finite(y), recording)
-            return recording.graph([y, output])
+            guarded = guard_updates(recording, y, read)
+            # There is a loss.
+            assert guarded is not None
+            report, guard = guarded
+            return recording.graph([y, output, report]), guard
+
+    def name_unread(self, parameters: Iterable[Variable]) -> None:
+        """Warn, once for each, of parameters that the optimiser is to train and that the loss does not read."""
+        unread = [p for p in self.optimizer.own_gradients(dict.fromkeys(parameters)) if p not in self.named]
+        if not unread:
+            return
+        self.named.update(unread)
+        names = ", ".join(p.name or f"one of shape {p.shape}" for p in unread[:MAX_NAMED])
+        more = f" and {len(unread) - MAX_NAMED} more" if len(unread) > MAX_NAMED else ""
+        warn(
+            f"the loss does not read {len(unread)} of the model's parameters, which stay as they are, without weight"
+            f" decay: {names}{more}. Use them in forward, or set trainable = False where this is meant"
+        )
 
     def loss_of(self, outputs: Tensor | tuple[Tensor, ...], labels: Symbol) -> Symbol:
         """Return the loss of everything that the model returned."""
         try:
-            return self.loss(outputs, labels)
+            y = self.loss(outputs, labels)
         except (ShapeError, AttributeError, TypeError) as error:
             if isinstance(outputs, tuple):
                 raise ShapeError(
@@ -237,13 +336,9 @@ class Step:
                     " classifiers wrap it, as nn.AuxiliaryLoss(nn.CrossEntropyLoss())"
                 ) from error
             raise
-
-    @staticmethod
-    def keep_old_unless(good: Tensor, recording: Trace) -> None:
-        """Replace each update by where(good, new value, old value)."""
-        for variable, node in list(recording.updates.items()):
-            old = Symbol(recording, recording.variables[variable])
-            recording.updates[variable] = recording.lift(where(good, Symbol(recording, node), old)).node
+        if not isinstance(y, Symbol):
+            raise ShapeError(f"the loss returned {shown(y)}; a training step needs one scalar written with operators")
+        return y
 
     @staticmethod
     def show_timings(program: Program) -> None:
@@ -253,18 +348,23 @@ class Step:
             show_timings(program)
             for variable, storage in kept:
                 variable.storage[:] = storage
-                variable.version += 1
+                variable.touch()
 
     def program(self, x: ArrayLike, target: ArrayLike) -> Program:
         """Return the program for a batch of this shape."""
-        return self._find(as_argument(x, "the input x"), as_argument(target, "the target"))
+        return self._find(as_argument(x, "the input x"), as_argument(target, "the target", labels=True))[0]
 
-    def _find(self, x: Ndarray, target: Ndarray) -> Program:
-        key = (x.shape, target.shape, target.dtype.name, self.optimizer.structure())
-        if key not in self.programs:
-            graph = self.trace(Type(x.shape), Type(target.shape, target.dtype.name))
-            self.programs[key] = build(graph, self.threads, memory=self.memory)
-        return self.programs[key]
+    def _find(self, x: Ndarray, target: Ndarray) -> tuple[Program, Guard]:
+        number = self.state.number(self.model, self.loss, self.memory, self.threads)
+        optimizer = Same(self.optimizer), self.optimizer.structure()
+
+        def make() -> tuple[Program, Guard]:
+            check_optimizer(self.model, self.loss, self.optimizer)
+            with self.state.reading(number):
+                graph, guard = self.traced(Type(x.shape), Type(target.shape, target.dtype.name))
+            return build(graph, self.threads, memory=self.memory), guard
+
+        return self.programs.find((number, x.shape, target.shape, target.dtype.name, optimizer), make)
 
     def state_dict(self) -> dict[str, Ndarray]:
         """Return what random operators draw from: the seed and the number of steps taken, as arrays.
@@ -281,6 +381,14 @@ class Step:
             raise StateError(f"no state of a step: {dict(state)}; it has seed, uint32 [2], and steps, an integer")
         self.key[:2], self.steps = seed, int(steps)
 
+    def failure(self, loss: float, guard: Guard, report: Ndarray) -> str:
+        """Return the message for a step that was not carried out."""
+        problem, way_out = f"the loss is {loss} in step {self.steps + 1}", "lower the learning rate"
+        if math.isfinite(loss):
+            problem += f", but {guard.problem(report)}"
+            way_out = f"look for a division by 0, or a root or logarithm of 0, in the model, {way_out}"
+        return f"{problem}; {way_out}, or check the targets. The parameters were left as they were before the step"
+
     def check(self, target: Ndarray, output: Shape) -> None:
         """Check the targets as the loss says; without a `check` of its own, integers are labels of the last axis."""
         check = getattr(self.loss, "check", None)
@@ -293,30 +401,77 @@ class Step:
         """Train on one batch: x [N, ...] float32, target [N] integer labels (or what the loss takes).
 
         Raises DataError for labels that are not among the classes, NumericsError for NaN or infinity in x or in the
-        loss. The parameters are then as they were before.
+        loss. The parameters are then as they were before. Python threads that share a step take turns.
         """
-        x, target = as_argument(x, "the input x"), as_argument(target, "the target")
+        with self.turn.lock:
+            return self.take(x, target)
+
+    def take(self, x: ArrayLike, target: ArrayLike) -> StepResult:
+        """Train on one batch."""
+        x, target = as_argument(x, "the input x"), as_argument(target, "the target", labels=True)
         if x.size == 0:
             raise DataError(f"the batch is empty (shape {x.shape}); a step needs at least one image")
         check_finite(x, "the input x")
-        program = self._find(x, target)
+        program, guard = self._find(x, target)
         self.check(target, program.graph.outputs[1].shape)
         # Random operators draw other numbers in each step, and the same ones when a run is repeated.
         key = self.key.copy()
         key[2:] = self.steps & 0xFFFFFFFF, self.steps >> 32
+        report = program.results[2]
+        report[0] = math.nan
         self.optimizer.begin()
-        loss, output = program.run(x, target, key.view(np.int32))
+        try:
+            loss, output, found = program.run(x, target, key.view(np.int32))
+        finally:
+            # An interruption (Ctrl-C) is raised before the program's native run or after all of it, never in between.
+            # So the report tells whether the step was carried out, also where `run` does not return.
+            if report[0] == 1:
+                self.steps += 1
+            else:
+                self.optimizer.undo()
         value = float(loss)
-        # The program has kept all parameters in this case; the optimiser's count of steps is taken back here.
-        if not math.isfinite(value):
-            self.optimizer.undo()
-            raise NumericsError(
-                f"the loss is {value} in step {self.steps + 1}; lower the learning rate, or check the targets."
-                " The parameters were left as they were before the step"
-            )
-        self.steps += 1
+        if not found[0]:
+            raise NumericsError(self.failure(value, guard, found))
         self.show_timings(program)
         return StepResult(value, output)
+
+
+def parameters_of(*owners: object) -> list[Any]:
+    """Return the parameters of a model and of what else has some, such as a loss with weights; each once."""
+    found = (owner.parameters() for owner in owners if hasattr(owner, "parameters"))
+    return list(dict.fromkeys(itertools.chain.from_iterable(found)))
+
+
+def check_optimizer(model: ModelLike, loss: object, optimizer: OptimizerLike) -> None:
+    """Raise StateError if the optimiser was made for parameters that are not the model's: a step would not move them.
+
+    The model may have more: those keep their values.
+    """
+    owned = set(parameters_of(model, loss))
+    strays = [p for p in getattr(optimizer, "parameters", ()) if p not in owned]
+    if strays:
+        raise StateError(
+            f"{type(optimizer).__name__} was made for {named(strays)}, not among the parameters of"
+            f" {type(model).__name__}; make the optimiser for net.parameters() of the network that is trained, again"
+            " after a layer or a parameter of it was replaced"
+        )
+
+
+def check_used(owned: Sequence[Variable], recording: Trace) -> None:
+    """Raise StateError if the step computes with trainable parameters that are no part of the model."""
+    strays = [v for v in recording.variables if getattr(v, "trainable", False) and v not in set(owned)]
+    if strays:
+        raise StateError(
+            f"the step computes with {named(strays)}, which model.parameters() does not list, so that no optimiser"
+            " would train it; assign the layer, or a list or dict of layers, to an attribute of the model, or freeze it"
+            " with requires_grad_(False)"
+        )
+
+
+def named(variables: Sequence[Variable]) -> str:
+    """Return a few variables in words."""
+    shown = ", ".join(f"{v.name or 'a parameter without a name'} {list(v.shape)}" for v in variables[:3])
+    return shown if len(variables) <= 3 else f"{shown} and {len(variables) - 3} more"
 
 
 def check_labels(labels: Ndarray, classes: int, ignored: int | None = None) -> None:
@@ -332,9 +487,10 @@ def check_labels(labels: Ndarray, classes: int, ignored: int | None = None) -> N
         )
 
 
+@checked
 def compile_step(
     model: ModelLike,
-    loss: Callable[..., Any],
+    loss: Callable[[Any, Any], Any],
     optimizer: OptimizerLike,
     threads: int | None = None,
     seed: int = 0,
@@ -342,11 +498,17 @@ def compile_step(
 ) -> Step:
     """Return a whole training step, step(x, labels) -> loss and output, as one native program.
 
-    loss: called as loss(model(x), target), with the tuple if the model returns several arrays.
+    loss: called as loss(model(x), target), with the tuple if the model returns several arrays. If it has parameters of
+    its own, by `parameters()`, they are trained as the model's are.
+    optimizer: made for parameters of the model; those of the model that it lacks keep their values, as in fine-tuning.
     threads: how many native threads run it. This changes the speed only: the same seed gives the same bits.
     seed: feeds random operators (dropout), together with the number of steps taken.
     memory: "low" computes cheap values again for the gradients instead of keeping them: less memory, some more time.
 
-    Raises ShapeError for another `memory`, and at the first call if model, loss and batch do not fit each other.
+    The step follows changes of the model, the loss and the optimiser: modes, frozen parameters, replaced layers (see
+    foveal.watch). A deep copy of it, or a pickle, has copies of all three.
+
+    Raises ShapeError for another `memory`, and at the first call if model, loss and batch do not fit each other;
+    StateError for an optimiser of parameters that are not the model's.
     """
     return Step(model, loss, optimizer, threads, seed, memory)

@@ -15,10 +15,19 @@ def gradients(y: Symbol, wrt: Sequence[Symbol], dy: Symbol | None = None) -> lis
 
     y is a scalar, unless `dy`, the gradient in y, is given.
     """
+    slopes = gradients_where_read(y, wrt, dy)
+    return [y.trace.lift(x * 0.0) if slope is None else slope for x, slope in zip(wrt, slopes, strict=True)]
+
+
+def gradients_where_read(y: Symbol, wrt: Sequence[Symbol], dy: Symbol | None = None) -> list[Symbol | None]:
+    """`gradients`, with None where y is not computed from x, or through operators without a gradient alone.
+
+    This is a property of the graph: an x that y reads times 0 has a gradient, of value 0.
+    """
     if dy is None and y.shape != ():
         raise ShapeError(f"the gradient of a value of shape {y.shape} needs dy; sum it to a scalar first")
     sums = walk(y, {x.node for x in wrt}, y.trace.lift(1.0 if dy is None else dy))
-    return [y.trace.lift(sums[x.node] if x.node in sums else x * 0.0) for x in wrt]
+    return [y.trace.lift(sums[x.node]) if x.node in sums else None for x in wrt]
 
 
 def walk(y: Symbol, wrt: set[Node], dy: Symbol, stop_at_wrt: bool = False) -> dict[Node, Tensor]:

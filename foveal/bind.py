@@ -7,6 +7,7 @@ import numpy as np
 
 from foveal.arena import ArenaPlan
 from foveal.kernel.builder import PARALLEL_LOOPS
+from foveal.kernel.compile import NativeCode
 from foveal.lower import KernelCall, Lowered
 from foveal.scheduling import CallSchedule
 from foveal.strides import Ndarray
@@ -29,6 +30,8 @@ class Binding:
     counters: Ndarray
     #: int64: a record {kernel, arguments, barrier} per call, then the addresses of all arguments
     table: Ndarray
+    #: the kernels' machine code, which is in memory as long as this object
+    code: NativeCode
 
     def array(self, view: View) -> Ndarray:
         """Return a view's memory as a NumPy array."""
@@ -44,13 +47,13 @@ def bind(
     lowered: Lowered,
     schedule: CallSchedule,
     arena_plan: ArenaPlan,
-    addresses: Sequence[int],
+    code: NativeCode,
     threads: int,
     allocate: Callable[[int], Ndarray] | None = None,
 ) -> Binding:
     """Give each buffer memory and make the table of calls.
 
-    addresses: of each call's machine code. allocate: bytes -> zeroed uint8 array, to give each buffer memory of its own
+    code: of each call's kernel. allocate: bytes -> zeroed uint8 array, to give each buffer memory of its own
     instead of a place in the arena; tests put guard pages around it.
     """
     new = allocate or aligned
@@ -68,8 +71,8 @@ def bind(
         if view.buffer.variable is not None:
             memory[view.buffer] = view.buffer.variable.storage
     counters = np.zeros((len(calls), PARALLEL_LOOPS * threads), np.int64)
-    table = make_table(calls, schedule.barriers, addresses, memory, counters if threads > 1 else None)
-    return Binding(memory, arena, counters, table)
+    table = make_table(calls, schedule.barriers, code.addresses, memory, counters if threads > 1 else None)
+    return Binding(memory, arena, counters, table, code)
 
 
 def make_table(

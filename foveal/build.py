@@ -22,7 +22,7 @@ from foveal.profile import show
 from foveal.program import BuildRecord, Program
 from foveal.scheduling import schedule
 from foveal.strides import Ndarray
-from foveal.workers import threads_for
+from foveal.workers import check_threads, threads_for
 
 
 def build(
@@ -37,14 +37,13 @@ def build(
     threads: how many run it; by default as many as `foveal.get_threads`, or one for a small graph. tuned: False to run
     every operator's plain kernel without epilogues. memory: "low" computes cheap values again in the backward pass
     instead of keeping them. allocate: see bind.bind. Raises ShapeError for another `memory` and
-    for less than one thread.
+    for a number of threads that there cannot be.
     """
     if memory not in MEMORY:
         raise ShapeError(f"memory {memory!r} is not known; choose one of {', '.join(MEMORY)}")
-    if threads is not None and threads < 1:
-        raise ShapeError(f"{threads} threads: a program needs at least 1")
+    if threads is not None:
+        check_threads(threads)
     started = time.perf_counter()
-    compiled, from_disk = machine_code.statistics.compiled, machine_code.statistics.from_disk
 
     # Composites become primitives, equal nodes are shared.
     simple = simplify(graph)
@@ -65,13 +64,11 @@ def build(
     # Where temporary buffers lie in the arena.
     arena_plan = plan_arena(scheduled, lowered.outputs, threads)
     # Machine code, from the cache or from LLVM.
-    addresses = machine_code.native([call.kernel for call in scheduled.calls])
+    code = machine_code.native([call.kernel for call in scheduled.calls])
     # Memory, and the table of calls that the threads run.
-    binding = bind(lowered, scheduled, arena_plan, addresses, threads, allocate)
+    binding = bind(lowered, scheduled, arena_plan, code, threads, allocate)
 
-    statistics = machine_code.statistics
-    seconds = time.perf_counter() - started
-    record = BuildRecord(seconds, statistics.compiled - compiled, statistics.from_disk - from_disk)
+    record = BuildRecord(time.perf_counter() - started, code.found.compiled, code.found.from_disk)
     program = Program(final, threads, groups, layout, lowered, scheduled, arena_plan, binding, record)
     show(program)
     return program

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from foveal.names import printable
+
 PROGRAM, TIME, GRAPH, SOURCE, IR, ASSEMBLY = range(1, 7)
 
 # what the innermost `at` block asks for, in this thread or task
@@ -28,7 +30,7 @@ def level() -> int:
     if scoped is not None:
         return scoped
     text = os.environ.get("DEBUG", "0")
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isdecimal() else 0
 
 
 @contextmanager
@@ -43,4 +45,4 @@ def at(value: int) -> Iterator[None]:
 
 def show(title: str, text: str = "") -> None:
     """Print a title, and a text below it, to standard error, so that a program's own output stays as it is."""
-    print(f"-- {title}" + (f"\n{text}" if text else ""), file=sys.stderr)
+    print(printable(f"-- {title}" + (f"\n{text}" if text else "")), file=sys.stderr)

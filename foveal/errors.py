@@ -1,7 +1,11 @@
 """Errors that a user can fix. Each message names the thing, what is wrong with it and the way out.
 
 The command line prints them without a traceback and exits with status 2; in a library they are ordinary exceptions.
+FovealWarning, given through `warnings`, is for what goes on and may not be meant.
 """
+
+import sys
+import warnings
 
 
 class FovealError(Exception):
@@ -25,8 +29,20 @@ class StateError(FovealError, ValueError):
 
 
 class NumericsError(FovealError, ArithmeticError):
-    """An input or the loss holds NaN or infinity."""
+    """An input, the loss, or what a step would write holds NaN or infinity."""
+
+
+class FovealWarning(UserWarning):
+    """Something that goes on and that the caller may not have meant."""
 
 
 class KernelError(FovealError, TypeError):
     """A kernel body says something the kernel language cannot mean."""
+
+
+def warn(message: str) -> None:
+    """Give a FovealWarning that points at the line outside of this package which led to it."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == "foveal":
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, FovealWarning, stacklevel=level)

@@ -81,12 +81,12 @@ def best_of(
 ) -> float:
     """Return the seconds of a kernel's fastest run on the arrays, on that number of threads."""
     specs = tuple(ArraySpec(a.shape, contiguous(a.shape), streamed=streamed) for a in arrays)
-    (address,) = native([Kernel(body, specs, tuple(static.items()))])
+    code = native([Kernel(body, specs, tuple(static.items()))])
     table = np.array([*(a.ctypes.data for a in arrays), 0], np.int64)
 
     def once() -> float:
         before = time.perf_counter()
-        workers().run(threads, address, table.ctypes.data)
+        workers().run(threads, code.addresses[0], table.ctypes.data)
         return time.perf_counter() - before
 
     return min(once() for _ in range(runs))

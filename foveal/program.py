@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from foveal import forks
 from foveal.arena import ArenaPlan, Footprint, mib
 from foveal.bind import RECORD_BYTES, Binding
+from foveal.errors import StateError
 from foveal.graph import Graph
 from foveal.kernel import runtime
 from foveal.lower import Lowered
@@ -38,6 +40,7 @@ class Program:
     """A graph compiled for its shapes: what each stage of the compiler found, and the memory to run on.
 
     `run` takes the arguments and returns the outputs, as NumPy arrays. Python threads that share a program take turns.
+    A fork waits until no program runs (see forks), so that a child finds its memory and the variables whole.
     """
 
     graph: Graph
@@ -68,18 +71,32 @@ class Program:
         # what the native loop counts in (barriers), and the clock after each call when it is timed
         self.barrier_count = aligned(2 * ALIGNMENT)
         self.times = np.zeros(len(self.calls), np.int64)
-        self.lock = threading.Lock()
+        self.guard = forks.Guard(forks.PROGRAMS)
+        # the thread in which `run` is in progress
+        self.runner = 0
 
     @property
     def arena(self) -> Ndarray:
         return self.binding.arena
 
     def run(self, *arrays: Ndarray, timed: bool = False) -> list[Ndarray]:
-        """Copy the arguments in, run every call, copy the outputs out."""
-        with self.lock:
-            self.fill_arguments(arrays)
-            self.launch(timed)
-            return [result.copy() for result in self.results]
+        """Copy the arguments in, run every call, copy the outputs out.
+
+        Raises StateError when a signal handler or a finaliser calls it during a run in the same thread.
+        """
+        with self.guard.lock:
+            if self.runner == threading.get_ident():
+                raise StateError(
+                    "a program was run from within a run of it in the same thread, by a signal handler or a finaliser;"
+                    " let that set a flag, and run the program when the run has returned"
+                )
+            self.runner = threading.get_ident()
+            try:
+                self.fill_arguments(arrays)
+                self.launch(timed)
+                return [result.copy() for result in self.results]
+            finally:
+                self.runner = 0
 
     def fill_arguments(self, arrays: tuple[Ndarray, ...]) -> None:
         for argument, given in zip(self.arguments, arrays, strict=True):
@@ -87,15 +104,16 @@ class Program:
 
     def launch(self, timed: bool = False) -> None:
         """Run all calls on the arguments in memory; the prepared ones only when a variable they read has changed."""
-        versions = [variable.version for variable in self.sources]
-        start = self.prepared if versions == self.versions else 0
-        try:
-            self.launch_from(start, timed)
-            self.versions = versions
-        finally:
-            # Even a run that was interrupted may have written them.
-            for variable in self.updated:
-                variable.version += 1
+        with self.guard.lock:
+            versions = [variable.version for variable in self.sources]
+            start = self.prepared if versions == self.versions else 0
+            try:
+                self.launch_from(start, timed)
+                self.versions = versions
+            finally:
+                # Even a run that was interrupted may have written them.
+                for variable in self.updated:
+                    variable.touch()
 
     def launch_from(self, start: int, timed: bool = False) -> None:
         """Run the calls from number `start` on."""
@@ -108,11 +126,12 @@ class Program:
             self.barrier_count.ctypes.data,
             self.times[start:].ctypes.data if timed else 0,
         )
-        if self.threads == 1:
-            runtime.run()(ctypes.addressof(job), 0, 1)
-        else:
-            self.binding.counters[start:] = 0
-            workers().run(self.threads, runtime.address("run"), ctypes.addressof(job))
+        with self.guard.lock:
+            if self.threads == 1:
+                runtime.run()(ctypes.addressof(job), 0, 1)
+            else:
+                self.binding.counters[start:] = 0
+                workers().run(self.threads, runtime.address("run"), ctypes.addressof(job))
 
     def interpret(self, *arrays: Ndarray) -> list[Ndarray]:
         """Run the same calls with every kernel body in plain Python: slow, for tests and for debugging."""

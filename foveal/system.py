@@ -11,9 +11,25 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
+def max_threads() -> int:
+    """The number of native threads that a program may have: 16 for each processor, and at least 64.
+
+    More only wait for each other: a barrier among threads that share a processor takes ever longer.
+    """
+    return max(64, 16 * processors())
+
+
 def free_memory() -> float:
     """Bytes of memory that are free; infinity where the system does not say."""
     try:
         return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
+
+
+def total_memory() -> float:
+    """Bytes of memory that this machine has; infinity where the system does not say."""
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, ValueError, OSError):
         return math.inf

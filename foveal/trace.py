@@ -7,6 +7,7 @@ from typing import Any, Union
 
 import numpy as np
 
+from foveal.arguments import shown
 from foveal.errors import ShapeError
 from foveal.graph import Graph, Node, order
 from foveal.ops.op import OPS, Operand, Operator, Tensor, Type, current_recording, recording_with
@@ -49,6 +50,8 @@ class Trace:
         self.arguments: list[Node] = []
         self.variables: dict[Variable, Node] = {}
         self.updates: dict[Variable, Node] = {}
+        # values that have to be finite for the updates to be carried out, with their names for messages
+        self.required: list[tuple[str, Symbol]] = []
         # of the layer that is being traced
         self.call = LayerCall()
         # how many random operators have been recorded
@@ -79,7 +82,10 @@ class Trace:
                 self.variables[value] = node
             return Symbol(self, self.updates.get(value, self.variables[value]))
         if isinstance(value, int | float | np.floating | np.integer):
-            return self.record(OPS["constant"], (), {"value": float(value)})
+            try:
+                return self.record(OPS["constant"], (), {"value": float(value)})
+            except OverflowError:
+                raise ShapeError(f"a traced function uses {shown(value)}, which is beyond float32") from None
         raise ShapeError(
             f"a traced function uses an array of type {type(value).__name__} that is no argument of it;"
             " pass it in, or hold it in a foveal.Variable"
@@ -111,6 +117,10 @@ class Trace:
         if symbol.shape != variable.shape:
             raise ShapeError(f"{variable} cannot be updated with a value of shape {symbol.shape}")
         self.updates[variable] = symbol.node
+
+    def require_finite(self, what: str, value: Tensor) -> None:
+        """Let the program update nothing unless `value` is finite; `what` names it in the error (see guard.py)."""
+        self.required.append((what, self.lift(value)))
 
     def stream(self) -> int:
         """Return the number of the next random operator, so that no two draw the same numbers."""

@@ -1,6 +1,5 @@
 """Named memory that programs read and update in place."""
 
-import copy
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,8 +7,12 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from foveal.errors import StateError
+from foveal.arguments import as_float32, checked, shown
+from foveal.errors import ArgumentError, StateError
 from foveal.strides import Ndarray, Shape, contiguous, filters_last
+
+# the attributes of a Variable that describe its memory, and not what it holds
+MEMORY_ATTRIBUTES = ("strides", "version", "empty", "_storage", "_data", "_view")
 
 # shapes_only: see without_memory. Per thread, so that a model can be inspected while another thread trains.
 _local = threading.local()
@@ -38,8 +41,9 @@ class Variable:
     variable, such as packed filters, is valid as long as the version stays the same.
     """
 
+    @checked
     def __init__(self, value: ArrayLike, name: str = "") -> None:
-        value = np.asarray(value)
+        value = as_float32(np.asarray(value), f"the value of {name or 'a variable'}")
         self.name = name
         self.strides = filters_last(value.shape) if value.ndim == 4 else contiguous(value.shape)
         self.version, self.empty = 0, shapes_only()
@@ -51,12 +55,27 @@ class Variable:
         self._view = self._data.view()
         self._view.flags.writeable = False
 
-    def __deepcopy__(self, memo: dict[int, object]) -> "Variable":
-        """Copy with new storage. The default would share the storage and copy the views of it."""
+    def __setattr__(self, name: str, value: object) -> None:
+        # A class of the user's own may have more attributes than those here.
+        ours = type(self).__module__.startswith("foveal.")
+        if ours and not hasattr(type(self), name) and name not in ("name", *MEMORY_ATTRIBUTES):
+            known = [n for n, held in vars(type(self)).items() if isinstance(held, property)]
+            raise ArgumentError(
+                f"{type(self).__name__} has no attribute {name!r} that could be set; it has"
+                f" {', '.join(dict.fromkeys(('data', 'name', *known)))}"
+            )
+        super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, object]:
+        """What copies and pickles take over: the values, the name, and what a subclass adds; memory is made anew."""
         self.check_filled()
-        made = copy.copy(self)
-        Variable.__init__(made, self._data, self.name)
-        return made
+        kept = {name: value for name, value in self.__dict__.items() if name not in MEMORY_ATTRIBUTES}
+        return kept | {"value": np.array(self._data, order="C")}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        kept = dict(state)
+        Variable.__init__(self, np.asarray(kept.pop("value")), str(kept.pop("name")))
+        self.__dict__.update(kept)
 
     @property
     def storage(self) -> Ndarray:
@@ -76,8 +95,18 @@ class Variable:
         """Copy `value` into the memory; the same as setting `data`."""
         self.check_filled()
         if not self.empty:
-            self._data[...] = value
-        self.version += 1
+            try:
+                self._data[...] = value
+            except (TypeError, ValueError):
+                raise StateError(
+                    f"{self!r} cannot hold {shown(value)}; give numbers of shape {list(self.shape)}"
+                ) from None
+        self.touch()
+
+    def touch(self) -> None:
+        """Count a change of the values in memory."""
+        # Programs do this for everything that they update, in each run, so it goes by the shortest way.
+        self.__dict__["version"] += 1
 
     def check_filled(self) -> None:
         """Raise StateError if the variable was made without memory and is used outside of `without_memory`."""

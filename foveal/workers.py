@@ -1,17 +1,18 @@
 """Native threads that run programs, and the memory that programs run on."""
 
 import mmap
-import os
 import threading
 from contextlib import suppress
 
 import numpy as np
 
-from foveal.errors import ShapeError
+from foveal import forks
+from foveal.arguments import checked
+from foveal.errors import ShapeError, StateError
 from foveal.graph import Graph
 from foveal.kernel import runtime
 from foveal.strides import Ndarray
-from foveal.system import processors
+from foveal.system import max_threads, processors
 
 # A graph with fewer operations and elements than these runs on one thread. The operations take about 100 us on one
 # thread, and waking another one takes 50 us.
@@ -28,15 +29,26 @@ HUGE_PAGE = 2 << 20
 _threads = 0
 
 
+@checked
 def set_threads(n: int) -> None:
     """Set how many threads programs use that are built from now on. Results do not depend on it.
 
-    Raises ShapeError for less than 1.
+    Raises ShapeError for less than 1 and for more than `system.max_threads()`.
     """
-    if n < 1:
-        raise ShapeError(f"{n} threads: a program needs at least 1")
+    check_threads(n)
     global _threads
     _threads = n
+
+
+def check_threads(n: int) -> None:
+    """Raise ShapeError unless a program can have that many threads."""
+    if n < 1:
+        raise ShapeError(f"{n} threads: a program needs at least 1")
+    if n > max_threads():
+        raise ShapeError(
+            f"{n} threads: more than {max_threads()}, 16 for each of the {processors()} processors here, at least 64;"
+            " threads that share a processor only wait for each other, and fewer give the same results"
+        )
 
 
 def get_threads() -> int:
@@ -83,16 +95,17 @@ class Workers:
     """
 
     def __init__(self) -> None:
-        self.process = os.getpid()
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
+        # a job is in progress, which the thread that has the lock has begun
+        self.running = False
         # the caller's box, then one per thread
         self.boxes = [aligned(runtime.BOX_BYTES)]
         # one per thread, released to wake it
         self.wake: list[threading.Lock] = []
         # the addresses of the boxes
         self.table = np.zeros(0, np.int64)
-        # Compile the native loops here, once, and not in each thread as it starts.
-        runtime.engine()
+        # Compile the native loops here, and not in each thread as it starts, nor while a job is in progress.
+        self.native_start, self.native_finish, self.native_serve = runtime.start(), runtime.finish(), runtime.serve()
 
     def grow(self, threads: int) -> None:
         """Start threads until there are enough for jobs on `threads` threads, the caller's included."""
@@ -109,29 +122,41 @@ class Workers:
         """Run jobs for ever; `thread` is this thread's index in a job."""
         # A thread without a processor of its own must not spin: it would keep the others from running.
         spins = SPINS if thread < processors() else 0
-        native, address = runtime.serve(), box.ctypes.data
+        native, address = self.native_serve, box.ctypes.data
         while True:
             native(address, thread, spins)
             wake.acquire()
 
     def run(self, threads: int, function: int, arguments: int) -> None:
         """Call the native function(arguments, thread, threads) in each thread, as thread 0 here. Returns when all are
-        done.
+        done. Raises StateError when it is called during a job in the same thread.
 
         An interruption (Ctrl-C) between any two lines must leave no thread waiting at a barrier. So a job that has been
         started is finished first, and then the interruption is raised. Python cannot know how far the job has come,
         because the interruption may be raised on the way back from native code; the boxes know it.
         """
         with self.lock:
+            if self.running:
+                raise StateError(
+                    "a program was run from within a run in the same thread, by a signal handler or a finaliser; let"
+                    " that set a flag, and run the program when the run has returned"
+                )
             self.grow(threads)
+            self.running = True
             try:
-                boxes = self.table.ctypes.data
-                if runtime.start()(boxes, threads, function, arguments):
+                if self.native_start(self.table.ctypes.data, threads, function, arguments):
                     self.finish(threads)
             except BaseException:
-                while not self.finished(threads):
-                    pass
+                # once more, whatever interrupts it now
+                while True:
+                    try:
+                        self.finish(threads)
+                        break
+                    except BaseException:
+                        continue
                 raise
+            finally:
+                self.running = False
 
     def finish(self, threads: int) -> None:
         """Wake the threads that sleep, and run this thread's part of the job until all are done."""
@@ -139,15 +164,7 @@ class Workers:
             # RuntimeError: the lock is released already, the thread is awake.
             with suppress(RuntimeError):
                 wake.release()
-        runtime.finish()(self.table.ctypes.data, threads)
-
-    def finished(self, threads: int) -> bool:
-        """Finish an interrupted job. Returns False if that was interrupted again."""
-        try:
-            self.finish(threads)
-            return True
-        except BaseException:
-            return False
+        self.native_finish(self.table.ctypes.data, threads)
 
 
 def locked() -> threading.Lock:
@@ -156,13 +173,21 @@ def locked() -> threading.Lock:
     return lock
 
 
-# The threads of this process, or of its parent before a fork.
-_workers: Workers | None = None
+class Process(forks.Guard):
+    """The threads of this process, made when a program first runs on several. A forked child makes its own."""
+
+    def renew(self) -> None:
+        super().renew()
+        self.workers: Workers | None = None
+
+
+_process = Process()
 
 
 def workers() -> Workers:
-    """Return this process's threads. A forked child has none of its parent's threads and starts its own."""
-    global _workers
-    if _workers is None or _workers.process != os.getpid():
-        _workers = Workers()
-    return _workers
+    """Return this process's threads."""
+    if _process.workers is None:
+        with _process.lock:
+            if _process.workers is None:
+                _process.workers = Workers()
+    return _process.workers

@@ -77,7 +77,7 @@ def curves(
     net = models.build(model, channels=data.channels, size=data.size, classes=classes, seed=seed)
     twin = torch_models.build(model, channels=data.channels, size=data.size, classes=classes)
     loader = Loader(
-        data.x_train,
+        data.images_train,
         data.y_train,
         batch_size,
         mean=data.mean,

@@ -20,6 +20,7 @@ from foveal import __version__, system
 from foveal.bench.timing import Bench, Record
 from foveal.errors import FovealError
 from foveal.kernel.target import host
+from foveal.names import printable
 from foveal.peak import copy_rate
 
 # Columns of text of a table that goes to a file or a pipe.
@@ -128,7 +129,7 @@ def show(records: Sequence[Record], columns: Mapping[str, str]) -> None:
 
 def cell(value: object, form: str) -> Text:
     """Return a value in its column's format; a dash if there is none."""
-    return Text("-" if value is None else format(value, form))
+    return Text("-" if value is None else printable(format(value, form)))
 
 
 def summary(records: Sequence[Record]) -> Record | None:

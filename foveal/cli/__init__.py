@@ -8,6 +8,8 @@ explain.py    foveal explain: what a model costs and sees, layer by layer
 bench.py      foveal bench: time models and operators, also against other frameworks
 doctor.py     foveal doctor: what Foveal finds on this machine
 options.py    arguments, options and tables that commands share
+streams.py    what happens when standard output or standard error cannot be written
+faults.py     what a command ends with: one message and a status for each kind of error
 
 Each command imports what it needs when it runs, so that `foveal --help` answers at once.
 """
@@ -15,6 +17,7 @@ Each command imports what it needs when it runs, so that `foveal --help` answers
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 import click
@@ -23,17 +26,15 @@ from foveal import __version__
 from foveal.cli.doctor import doctor
 from foveal.cli.evaluate import evaluate
 from foveal.cli.explain import explain
+from foveal.cli.faults import one_message
 from foveal.cli.predict import predict
+from foveal.cli.streams import guarded
 from foveal.cli.train import train
 from foveal.cli.tune import tune
-from foveal.errors import FovealError
-
-# 128 + SIGINT, as shells count.
-INTERRUPTED = 130
 
 
 class Commands(click.Group):
-    """A group that imports some commands on first use, and prints a FovealError as one message."""
+    """A group that imports some commands on first use, and ends every error in one message."""
 
     # By name: module, function, short help.
     lazy = {"bench": ("foveal.cli.bench", "bench", "Time models and operators, also against torch.")}
@@ -55,14 +56,17 @@ class Commands(click.Group):
             formatter.write_dl(sorted(helps.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with one_message(ctx):
             return super().invoke(ctx)
-        except FovealError as error:
-            click.echo(f"Error: {error}", err=True)
-            ctx.exit(2)
-        except KeyboardInterrupt as interrupt:
-            click.echo(f"\n{interrupt}" if str(interrupt) else "\nInterrupted.", err=True)
-            ctx.exit(INTERRUPTED)
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the command line. Standard output is flushed inside, where a failure of that still counts."""
+        with guarded() as output:
+            try:
+                return super().main(*args, obj=output, **options)
+            except SystemExit as end:
+                sys.stdout.flush()
+                sys.exit(output.status(end.code))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -16,7 +16,7 @@ from foveal import system
 from foveal.bench import inference, memory, native, operators, output, scaling
 from foveal.bench import models as model_rows
 from foveal.bench.timing import MODES, Against, Bench, Measurement, Record, Starting
-from foveal.cli.options import POSITIVE, threads_option
+from foveal.cli.options import ABOVE_ZERO, POSITIVE, SEED, TWO_OR_MORE, checked_threads, echo, threads_option
 from foveal.data.augment import AUGMENTATIONS
 from foveal.errors import FovealError
 from foveal.peak import copy_rate, peak
@@ -151,7 +151,7 @@ def infer(names: tuple[str, ...], options: BenchOptions) -> None:
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="Time the shapes in this file, in oneDNN's notation, instead of the standard rows; may be repeated.",
 )
-@click.option("--batch", type=click.IntRange(min=1), help="Images in a batch, instead of the file's mb.")
+@click.option("--batch", type=POSITIVE, help="Images in a batch, instead of the file's mb.")
 @click.option("--list", "listed", is_flag=True, help="Time nothing; list how each operator becomes machine code.")
 def ops(
     names: tuple[str, ...], cases: bool, paths: tuple[Path, ...], batch: int | None, listed: bool, options: BenchOptions
@@ -166,7 +166,7 @@ def ops(
         return
     if batch and not paths:
         raise FovealError("bench ops: --batch changes the shapes of files; give some with --shapes")
-    works = operators.from_files(paths, batch, click.echo) if paths else operators.standard()
+    works = operators.from_files(paths, batch, echo) if paths else operators.standard()
     works = operators.select(names, works + (operators.sample_cases() if cases else []), cases)
     run(partial(timed, partial(operators.rows, works)), options)
 
@@ -216,11 +216,15 @@ def threads(names: tuple[str, ...], options: BenchOptions) -> None:
 @click.argument("data")
 @click.option("--model", default="resnet20", show_default=True, help="Network.")
 @click.option("--epochs", type=POSITIVE, default=1, show_default=True, help="Passes through the images.")
-@click.option("--batch-size", type=click.IntRange(min=2), default=128, show_default=True, help="Images per step.")
-@click.option("--lr", type=float, default=0.1, show_default=True, help="Learning rate, after 10 steps at 1/10 of it.")
+@click.option("--batch-size", type=TWO_OR_MORE, default=128, show_default=True, help="Images per step.")
+@click.option(
+    "--lr", type=ABOVE_ZERO, default=0.1, show_default=True, help="Learning rate, after 10 steps at 1/10 of it."
+)
 @click.option("--augment", type=click.Choice(list(AUGMENTATIONS)), help="Random changes of the images.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of weights, order and augmentation.")
-@click.option("--threads", type=POSITIVE, default=2, show_default=True, help="Threads of each.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of weights, order and augmentation.")
+@click.option(
+    "--threads", type=POSITIVE, callback=checked_threads, default=2, show_default=True, help="Threads of each."
+)
 @click.option("--every", type=POSITIVE, default=50, show_default=True, help="Steps a line, averaged.")
 def curve(data: str, epochs: int, every: int, model: str, batch_size: int, **options: Any) -> None:
     """Train on DATA with Foveal and with PyTorch and print both losses.
@@ -237,11 +241,11 @@ def curve(data: str, epochs: int, every: int, model: str, batch_size: int, **opt
     if model not in torch_models.MODELS:
         raise FovealError(f"bench curve: there is no model {model!r}; choose from {', '.join(torch_models.MODELS)}")
     dataset = load_data(data)
-    steps = epochs * (len(dataset.x_train) // batch_size)
-    click.echo(f"{dataset}; {steps} steps of {batch_size} images")
+    steps = epochs * (len(dataset.images_train) // batch_size)
+    echo(f"{dataset}; {steps} steps of {batch_size} images")
     losses = loss_curve.curves(dataset, model=model, batch_size=batch_size, **options)
     for line in loss_curve.table(losses, steps, every):
-        click.echo(line)
+        echo(line)
 
 
 def timed(rows: Rows, bench: Bench, starting: Starting) -> Iterator[Record]:
@@ -258,15 +262,15 @@ def run(records: Records, options: BenchOptions, columns: dict[str, str] | None 
     threads = options.threads or get_threads()
     other = load(options.against)
     if options.against and other is None:
-        click.echo(MISSING.format(TITLES[options.against]))
+        echo(MISSING.format(TITLES[options.against]))
     if threads > system.processors():
-        click.echo(f"{threads} threads share {system.processors()} processors, so they wait for each other.")
+        echo(f"{threads} threads share {system.processors()} processors, so they wait for each other.")
     # What is being measured stands on stderr, so that stdout can be piped.
     with Console(stderr=True).status("peak") as status:
         bench = Bench(threads, options.repeats, peak(threads), other, options.modes, partial(copy_rate, threads))
         machine = output.machine(bench)
         rows = list(records(bench, lambda name: status.update(Text(name))))
-    click.echo(output.headline(machine))
+    echo(output.headline(machine))
     output.show(rows, columns or output.row_columns(bench.other))
     ratios = None if columns else output.summary(rows)
     output.show_summary(ratios)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from foveal import __version__
-from foveal.cli.options import show_table
+from foveal.cli.options import echo, show_table
 
 
 @click.command()
@@ -17,20 +17,18 @@ def doctor(clear_cache: bool) -> None:
     if clear_cache:
         files, size = cache.size()
         removed = cache.clear()
-        click.echo(f"Deleted {removed} files, {(size - cache.size()[1]) / 1e6:.1f} MB, from {cache.directory()}.")
+        echo(f"Deleted {removed} files, {(size - cache.size()[1]) / 1e6:.1f} MB, from {cache.directory()}.")
         if removed < files:
-            click.echo(f"{files - removed} files could not be deleted: the folder cannot be written.")
+            echo(f"{files - removed} files could not be deleted: the folder cannot be written.")
         return
     show_table(("", ""), [*machine().items(), *versions().items()])
     if cache.directory() == cache.OFF:
-        click.echo("The kernel cache is switched off: every process compiles its kernels again.")
+        echo("The kernel cache is switched off: every process compiles its kernels again.")
     elif reason := cache.problem():
-        click.echo(
-            f"The kernel cache is not used: {reason}; {cache.WAY_OUT}. Every process compiles its kernels again."
-        )
+        echo(f"The kernel cache is not used: {reason}; {cache.WAY_OUT}. Every process compiles its kernels again.")
     elif not cache.writable():
-        click.echo("The cache cannot be written: every process will compile its kernels again.")
-    click.echo(self_test())
+        echo("The cache cannot be written: every process will compile its kernels again.")
+    echo(self_test())
 
 
 def machine() -> dict[str, str]:

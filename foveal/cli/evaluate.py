@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from foveal.cli.options import json_option, run_argument, set_threads, show_table, threads_option
+from foveal.cli.options import echo, json_option, run_argument, set_threads, show_table, threads_option
 from foveal.errors import DataError
 
 
@@ -29,6 +29,9 @@ from foveal.errors import DataError
 def evaluate(run: Path, data: str, threads: int | None, target: str | None, by: str, as_json: bool) -> None:
     """Test the model of RUN on the test images of DATA.
 
+    Classes are the same in both if they have the same name, in any order, and DATA may lack some. Where one of both has
+    numbers instead of names, there have to be as many classes in both, and their order counts.
+
     Prints loss, accuracy and calibration, precision, recall and F1 of each class, and, for up to 20 classes, which are
     taken for which; --json prints all metrics.
     """
@@ -42,24 +45,26 @@ def evaluate(run: Path, data: str, threads: int | None, target: str | None, by: 
     net, trained = load_net(run)
     dataset = load(data)
     # All arguments are checked before the network runs, which may take minutes.
-    trained.check(dataset)
+    numbers = trained.check(dataset)
     chosen = None if target is None else class_number(target, trained.classes)
     rule = parse_rule(by)
-    logits = predict(net, dataset.x_test, mean=trained.mean, std=trained.std)
+    # The labels as numbers of the model's classes, whose order may be another one.
+    labels = numbers[dataset.y_test]
+    logits = predict(net, dataset.images_test, mean=trained.mean, std=trained.std)
     results = {
         "data": dataset.name,
-        "images": len(dataset.x_test),
-        **classification_report(logits, dataset.y_test, trained.classes),
+        "images": len(dataset.images_test),
+        **classification_report(logits, labels, trained.classes),
     }
     if chosen is not None:
-        picked = threshold_report(logits, dataset.y_test, chosen, rule)
+        picked = threshold_report(logits, labels, chosen, rule)
         results["threshold"] = {"class": trained.classes[chosen], "by": by, **picked}
     if as_json:
         click.echo(json.dumps(results))
         return
     for heading, columns, rows in tables(results):
         if heading:
-            click.echo(heading)
+            echo(heading)
         show_table(columns, rows)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from foveal.cli.options import POSITIVE, json_option
+from foveal.cli.options import POSITIVE, TWO_OR_MORE, echo, json_option
 from foveal.errors import DataError, ShapeError
 
 if TYPE_CHECKING:
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
 
 # Columns of the table at least, also when it is piped.
 MIN_WIDTH = 110
+# A size of 1 or more; what is larger than any image is refused by its value.
+DIGITS = re.compile("0*[1-9][0-9]{0,19}")
 
 
 @click.command()
 @click.argument("model")
 @click.option("--input", "image", metavar="CxHxW", help="One image, such as 3x224x224.  [default: the model's]")
-@click.option("--classes", type=click.IntRange(min=2), help="Outputs.  [default: 10, or 1000 from 64x64 on]")
+@click.option("--classes", type=TWO_OR_MORE, help="Outputs.  [default: 10, or 1000 from 64x64 on]")
 @click.option("--batch", type=POSITIVE, default=1, show_default=True, help="Images in a batch.")
 @click.option("--depth", type=click.IntRange(min=0), help="Show nested layers down to this depth.  [default: all]")
 @json_option
@@ -38,10 +41,13 @@ def explain(model: str, image: str | None, classes: int | None, batch: int, dept
     import sys
 
     from foveal.explain import explain as summarize
+    from foveal.explain.explainer import batch_shape
     from foveal.explain.sizes import fitting_sizes, skipped
     from foveal.nn import init, models
 
     name, sizes, classes = to_explain(model, image, classes)
+    # Before the model is built for them.
+    batch_shape(sizes, batch)
 
     def make(shape: tuple[int, ...]) -> Module:
         # Starting values do not matter here, and drawing them for a large model takes time.
@@ -54,10 +60,10 @@ def explain(model: str, image: str | None, classes: int | None, batch: int, dept
         click.echo(json.dumps({**summary.as_json(), "fitting_sizes": fitting}))
         return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
-    click.echo(summary.table(depth, max(width, MIN_WIDTH)))
+    echo(summary.table(depth, max(width, MIN_WIDTH)))
     if fitting:
         near = " and ".join("x".join(map(str, shape)) for shape in fitting)
-        click.echo(f"near {sizes[1]}x{sizes[2]}, images of {near} leave nothing unread in any layer")
+        echo(f"near {sizes[1]}x{sizes[2]}, images of {near} leave nothing unread in any layer")
 
 
 def to_explain(model: str, image: str | None, classes: int | None) -> tuple[str, tuple[int, int, int], int]:
@@ -96,7 +102,7 @@ def known_model(name: str) -> str | None:
 def image_sizes(text: str) -> tuple[int, int, int]:
     """Return channels, rows and columns from a text such as 3x224x224; raise ShapeError for any other text."""
     parts = text.lower().split("x")
-    if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+    if len(parts) != 3 or not all(map(DIGITS.fullmatch, parts)):
         raise ShapeError(f"--input {text!r}: give channels, rows and columns of one image, such as 3x224x224")
     channels, rows, columns = map(int, parts)
     return channels, rows, columns

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
-from foveal.names import bare
+from foveal.cli.streams import Stream
+from foveal.names import bare, printable
 
 
 class Name(click.ParamType):  # type: ignore[type-arg, unused-ignore]
@@ -35,7 +38,16 @@ class Name(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 
 
 class DataCommand(click.Command):
-    """A command on DATA: its help ends with what can be read, from the table of formats."""
+    """A command on DATA: its help ends with what can be read, from the table of formats.
+
+    Its results are files, so it goes on when standard output cannot be written, which it says once.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        output = ctx.find_object(Stream)
+        if output is not None:
+            output.optional = True
+        return super().invoke(ctx)
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         from foveal.data.readers import ACCEPTED
@@ -46,12 +58,38 @@ class DataCommand(click.Command):
             formatter.write_text(f"{ACCEPTED}.")
 
 
-POSITIVE = click.IntRange(min=1)
-ABOVE_ZERO = click.FloatRange(min=0, min_open=True)
-FRACTION = click.FloatRange(0, 1, max_open=True)
+class FiniteRange(click.FloatRange):
+    """A range of numbers without NaN, which every comparison lets pass, and without infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
+def checked_threads(ctx: click.Context, param: click.Parameter, threads: int | None) -> int | None:
+    """Return the number of threads; raise ShapeError for one that there cannot be, before anything else is done."""
+    if threads is not None:
+        from foveal.workers import check_threads
+
+        check_threads(threads)
+    return threads
+
+
+# More of anything that is counted one by one, such as epochs, is a slip of the finger.
+COUNT_LIMIT = 10**6
+POSITIVE = click.IntRange(1, COUNT_LIMIT)
+TWO_OR_MORE = click.IntRange(2, COUNT_LIMIT)
+# Rates, decays and norms that float32 keeps apart from 0 and from infinity when they are multiplied.
+ABOVE_ZERO = FiniteRange(1e-18, 1e18)
+NOT_NEGATIVE = FiniteRange(0, 1e18)
+FRACTION = FiniteRange(0, 1, max_open=True)
 SEED = click.IntRange(0, 2**32 - 1)
 
-threads_option = click.option("--threads", type=POSITIVE, help="Native threads.  [default: all cores]")
+threads_option = click.option(
+    "--threads", type=POSITIVE, callback=checked_threads, help="Native threads.  [default: all cores]"
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 
@@ -64,6 +102,11 @@ def set_threads(threads: int | None) -> None:
         foveal.set_threads(threads)
 
 
+def echo(text: str, err: bool = False) -> None:
+    """Print a line of text, in which names of classes and files may stand, to standard output or standard error."""
+    click.echo(printable(text), err=err)
+
+
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows of text below the names of their columns, which may all be empty."""
     from rich.console import Console
@@ -72,8 +115,8 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
     table = Table(show_header=any(columns))
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(Text(printable(column)), overflow="fold")
     for row in rows:
         # As Text, since a plain string may hold what rich takes for markup.
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     Console().print(table)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from foveal.cli.options import json_option, run_argument, set_threads, show_table, threads_option
+from foveal.cli.options import echo, json_option, run_argument, set_threads, show_table, threads_option
+from foveal.cli.streams import without_library_lines
 from foveal.errors import DataError
 
 if TYPE_CHECKING:
+    from foveal.data.statistics import Floats
     from foveal.train.checkpoint import ModelDescription
     from foveal.train.evaluate import Network
 
@@ -27,40 +30,50 @@ TOP = 3
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @threads_option
 @json_option
-def predict(run: Path, images: tuple[str, ...], threads: int | None, as_json: bool) -> None:
+@click.pass_context
+@without_library_lines()
+def predict(ctx: click.Context, run: Path, images: tuple[str, ...], threads: int | None, as_json: bool) -> None:
     """Classify each IMAGE with the model of RUN.
 
-    Images are rotated as their metadata say, converted to grey or RGB and resized as the model needs. Nothing is
-    inverted: a model trained on MNIST expects white on black.
+    Images are PNG, JPEG, GIF, BMP, TIFF, WebP or PPM, whatever their names say, of up to 50 megapixels (JPEG: 120); of
+    an animation or a file with pages the first image counts. They are rotated as their metadata say, converted to grey
+    or RGB and resized as the model needs. Nothing is inverted: a model trained on MNIST expects white on black.
+
+    An image that cannot be read is named on standard error and left out. The status is then 1, or 2 if none can be
+    read.
     """
     from foveal.train.checkpoint import load_net
 
     set_threads(threads)
     net, trained = load_net(run)
-    results = [
-        {"image": image, **top[0], "top": top}
-        for image, top in zip(images, classify(net, trained, images), strict=True)
-    ]
+    results = [{"image": image, **top[0], "top": top} for image, top in classify(net, trained, images)]
+    if not results:
+        ctx.exit(2)
     if as_json:
         click.echo(json.dumps(results))
-        return
-    rows = [
-        (image if rank == 0 else "", entry["class"], f"{entry['probability']:.2%}")
-        for image, result in zip(images, results, strict=True)
-        for rank, entry in enumerate(result["top"])
-    ]
-    show_table(("image", "class", "probability"), rows)
+    else:
+        rows = [
+            (result["image"] if rank == 0 else "", entry["class"], f"{entry['probability']:.2%}")
+            for result in results
+            for rank, entry in enumerate(result["top"])
+        ]
+        show_table(("image", "class", "probability"), rows)
+    if len(results) < len(images):
+        ctx.exit(1)
 
 
-def classify(net: Network, trained: ModelDescription, images: Sequence[str]) -> list[list[dict[str, Any]]]:
-    """Return for each image file the TOP classes, the most probable first, each as {"class", "probability"}.
+def classify(
+    net: Network, trained: ModelDescription, images: Iterable[str]
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Yield each image file that can be read with its TOP classes, the most probable first.
 
-    Raises DataError if the model was trained on pixels of another range than image files have.
+    Each class is {"class", "probability"}. Files that cannot be read are named on standard error. Raises DataError if
+    the model was trained on pixels of another range than image files have.
     """
     import numpy as np
 
+    from foveal.data.dataset import UNIT
     from foveal.data.loader import filled
-    from foveal.data.readers import UNIT, read_image
     from foveal.metrics import log_softmax
     from foveal.train.evaluate import predict
 
@@ -70,17 +83,24 @@ def classify(net: Network, trained: ModelDescription, images: Sequence[str]) -> 
             f"the model was trained on pixels from {low:g} to {high:g}, image files hold 0 to 1 "
             "(bytes / 255): train it on uint8 images or on floats between 0 and 1"
         )
-    # [n, C, H, W], then logits [n, K], a batch at a time; the last batch is filled up.
-    x = np.stack([read_image(image, trained.channels, *trained.size) for image in images])
-    logits = np.concatenate(
-        [
-            predict(net, filled(part, PREDICT_BATCH), mean=trained.mean, std=trained.std)[: len(part)]
-            for part in (x[i : i + PREDICT_BATCH] for i in range(0, len(x), PREDICT_BATCH))
-        ]
-    )
-    probability = np.exp(log_softmax(logits))
-    order = np.argsort(-probability, axis=1, kind="stable")[:, :TOP]
-    return [
-        [{"class": trained.classes[k], "probability": float(row[k])} for k in ranks]
-        for row, ranks in zip(probability, order, strict=True)
-    ]
+    # A batch at a time, so that no more than its images are in memory; the last one is filled up.
+    readable = pixels(trained, images)
+    while batch := list(islice(readable, PREDICT_BATCH)):
+        # [n, C, H, W], then logits [n, K]
+        x = np.stack([image for _, image in batch])
+        logits = predict(net, filled(x, PREDICT_BATCH), mean=trained.mean, std=trained.std)[: len(batch)]
+        probability = np.exp(log_softmax(logits))
+        order = np.argsort(-probability, axis=1, kind="stable")[:, :TOP]
+        for (path, _), row, ranks in zip(batch, probability, order, strict=True):
+            yield path, [{"class": trained.classes[k], "probability": float(row[k])} for k in ranks]
+
+
+def pixels(trained: ModelDescription, images: Iterable[str]) -> Iterator[tuple[str, Floats]]:
+    """Yield each image file that can be read with its pixels as the model takes them; name the others on stderr."""
+    from foveal.data.images import read_image
+
+    for path in images:
+        try:
+            yield path, read_image(path, trained.channels, *trained.size)
+        except DataError as error:
+            echo(f"Error: {error}", err=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from foveal.cli.options import ABOVE_ZERO, FRACTION, POSITIVE, SEED, DataCommand, Name, threads_option
+from foveal.cli.options import ABOVE_ZERO, FRACTION, NOT_NEGATIVE, POSITIVE, SEED, DataCommand, Name, threads_option
 
 
 @click.command(cls=DataCommand)
@@ -32,7 +32,7 @@ from foveal.cli.options import ABOVE_ZERO, FRACTION, POSITIVE, SEED, DataCommand
     type=FRACTION,
     help="Cycle the momentum against the learning rate, down to this value where the rate is highest.",
 )
-@click.option("--weight-decay", type=click.FloatRange(min=0), help="Weight decay.  [default: by image size]")
+@click.option("--weight-decay", type=NOT_NEGATIVE, help="Weight decay.  [default: by image size]")
 @click.option("--clip-norm", type=ABOVE_ZERO, help="Scale all gradients together so that their norm is at most this.")
 @click.option(
     "--ema",

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from foveal.cli.options import ABOVE_ZERO, POSITIVE, SEED, DataCommand, Name, json_option, threads_option
+from foveal.cli.options import ABOVE_ZERO, POSITIVE, SEED, DataCommand, Name, echo, json_option, threads_option
 
 
 @click.command(cls=DataCommand)
@@ -45,7 +45,7 @@ def tune(data: str, out: Path | None, as_json: bool, **options: Any) -> None:
 
     def report(line: str) -> None:
         # JSON goes to stdout alone, so that it can be piped.
-        click.echo(line, err=as_json)
+        echo(line, err=as_json)
 
     dataset = load(data)
     findings = run(dataset, report=report, **options)
@@ -54,7 +54,7 @@ def tune(data: str, out: Path | None, as_json: bool, **options: Any) -> None:
     if as_json:
         click.echo(written[0].read_text(encoding="utf-8"), nl=False)
         return
-    click.echo(f"{findings.seconds:.0f} s in all; see {' and '.join(map(str, written))}")
+    echo(f"{findings.seconds:.0f} s in all; see {' and '.join(map(str, written))}")
     if len(written) == 1:
-        click.echo("There is no picture, as matplotlib is not installed: pip install 'foveal[plot]'")
-    click.echo(f"Train with:\n\n    {command}\n")
+        echo("There is no picture, as matplotlib is not installed: pip install 'foveal[plot]'")
+    echo(f"Train with:\n\n    {command}\n")

@@ -1,13 +1,36 @@
 """Data sets in memory, read and checked once, and the order in which training walks through them.
 
-readers.py  data sets and single images: formats of folders and files, checks, Dataset
-cifar.py    the records of CIFAR-10's and CIFAR-100's binary version
-augment.py  random changes of training images, by name: add one here
-loader.py   mini-batches: order, augmentation, normalisation
+readers.py     `load`: the kinds of folders and files that hold a data set
+dataset.py     Dataset, and the checks of the four arrays that make one
+classes.py     names of classes: of labels without names, and which classes of two data sets are the same
+statistics.py  bytes as floats, mean and standard deviation, normalisation
+idx.py         the files of MNIST and EMNIST
+cifar.py       the records of CIFAR-10's and CIFAR-100's binary version
+npz.py         NumPy's archives
+files.py       the bytes of a file, unpacked as far as they are wanted
+images.py      single image files
+augment.py     random changes of training images, by name: add one here
+loader.py      mini-batches: order, augmentation, normalisation
 """
 
+from foveal.arguments import check_calls
 from foveal.data.augment import augmentation, random_crop_flip
+from foveal.data.dataset import Dataset, from_arrays
+from foveal.data.images import read_image
 from foveal.data.loader import Loader, normalise
-from foveal.data.readers import Dataset, from_arrays, load, read_image
+from foveal.data.readers import load
+from foveal.data.statistics import scaled
 
-__all__ = ["Dataset", "Loader", "augmentation", "from_arrays", "load", "normalise", "random_crop_flip", "read_image"]
+__all__ = [
+    "Dataset",
+    "Loader",
+    "augmentation",
+    "from_arrays",
+    "load",
+    "normalise",
+    "random_crop_flip",
+    "read_image",
+    "scaled",
+]
+
+check_calls(__name__)

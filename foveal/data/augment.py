@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.random import Generator
 
-from foveal.data.readers import Floats
+from foveal.data.statistics import Floats
 from foveal.errors import ShapeError
 
 # Takes a batch of images, float32 [n, C, H, W] in 0 .. 1 as a rule, before they are normalised, and a random generator
@@ -54,6 +54,10 @@ def random_crop_flip(x: Floats, rng: Generator, pad: int, flip: bool) -> Floats:
     x and result: [n, C, H, W]. This is a random crop after padding with zeros (black), and a horizontal flip with
     probability 1/2.
     """
+    if x.ndim != 4 or pad < 0:
+        raise ShapeError(
+            f"random_crop_flip: images of shape {x.shape} and pad {pad}; [n, C, H, W], and 0 or more pixels"
+        )
     n, _, height, width = x.shape
     padded = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
     # [n, C, 2 pad + 1, 2 pad + 1, H, W]: all crops of each image, without a copy.

@@ -12,10 +12,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from foveal.data.files import read_limited
 from foveal.errors import DataError
 
 # Shape of one image: channels, rows, columns.
 PIXELS = (3, 32, 32)
+# The most images that a gzipped file is unpacked to: as many as both data sets have in all.
+MAX_RECORDS = 60_000
+# The most bytes of a file of names.
+NAMES_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -61,14 +66,17 @@ CIFAR100 = Version(
 )
 
 
-def records(version: Version, path: Path, raw: bytes) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def read_records(version: Version, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return the images, uint8 [n, 3, 32, 32], and classes, uint8 [n], of a file.
 
-    path: of the file, for messages. raw: its content. Raises DataError if that is no whole number of records, or if a
-    label is outside of its range.
+    Raises DataError if it holds no whole number of records, or a label outside of its range, or, being gzipped, far
+    more records than the data set has.
     """
     labels = len(version.labels)
     size = labels + int(np.prod(PIXELS))
+    # A file that is not packed takes no more memory than it is long.
+    limit = max(path.stat().st_size, MAX_RECORDS * size)
+    raw = read_limited(path, limit, f"{MAX_RECORDS:,} images")
     if not raw or len(raw) % size:
         raise DataError(
             f"{path}: {len(raw)} bytes are no whole number of {version.name}'s records of {size}; it is damaged or "

@@ -12,12 +12,16 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.random import Generator, Philox
 
+from foveal.arguments import checked
 from foveal.data.augment import Augment
-from foveal.data.readers import Floats, Labels
+from foveal.data.dataset import Floats, Images, Labels
+from foveal.data.statistics import Normalisation, scaled
 from foveal.errors import DataError, ShapeError
 
 # The streams of random numbers that this file draws from.
 SHUFFLE, AUGMENT = 1, 2
+# The counter of the generator that holds the epoch has 64 bits.
+LAST_EPOCH = 1 << 62
 
 
 class Loader:
@@ -26,14 +30,15 @@ class Loader:
     All batches have one shape, because each distinct shape would be compiled. With `drop_last` (for training) the
     images left over after the last full batch are not used in this epoch; shuffling leaves out others in the next one.
     Without it (for evaluation) the last batch is filled up with zeros, and only the labels of the real images are
-    given, so cut results to `len(labels)`. `augment` (see augment.py) gets the images before they are normalised with
-    `mean` and `std` per channel. Raises DataError if no batch can be made of the images, ShapeError for a batch size
-    below 1.
+    given, so cut results to `len(labels)`. Images are bytes, which become floats (divided by 255) a batch at a time, or
+    floats. `augment` (see augment.py) gets them as floats, before they are normalised with `mean` and `std` per
+    channel. Raises DataError if no batch can be made of the images, or for a mean or std that cannot be used,
+    ShapeError for a batch size below 1.
     """
 
     def __init__(
         self,
-        x: Floats,
+        x: Images,
         y: Labels,
         batch_size: int,
         *,
@@ -44,6 +49,10 @@ class Loader:
         drop_last: bool = False,
         augment: Augment | None = None,
     ) -> None:
+        if np.ndim(x) != 4 or np.ndim(y) != 1:
+            raise DataError(
+                f"images of shape {np.shape(x)} and labels of shape {np.shape(y)}: they have to be [n, C, H, W] and [n]"
+            )
         if len(x) != len(y) or len(x) == 0:
             raise DataError(f"{len(x)} images and {len(y)} labels: one label per image is needed")
         if batch_size < 1:
@@ -54,7 +63,7 @@ class Loader:
             )
         # The arrays are not copied.
         self.x, self.y, self.batch_size = x, y, batch_size
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.normalisation = Normalisation(mean, std)
         self.seed, self.shuffle, self.drop_last, self.augment = seed, shuffle, drop_last, augment
 
     def __len__(self) -> int:
@@ -70,17 +79,22 @@ class Loader:
         words = Philox(key=[self.seed, SHUFFLE], counter=[0, 0, 0, epoch]).random_raw(len(self.x))
         return np.argsort(words, kind="stable")
 
+    @checked
     def epoch(self, epoch: int) -> Iterator[tuple[Floats, Labels]]:
-        """Yield batches: normalised images, float32 [batch_size, C, H, W], and labels, int64 [m], m <= batch_size."""
-        order = self.order(epoch)
+        """Return batches: normalised images, float32 [batch_size, C, H, W], and labels, int64 [m], m <= batch_size."""
+        if not 0 <= epoch < LAST_EPOCH:
+            raise ShapeError(f"Loader.epoch: epoch is {epoch}; epochs are counted from 0")
+        return self.batches(epoch, self.order(epoch))
+
+    def batches(self, epoch: int, order: Labels) -> Iterator[tuple[Floats, Labels]]:
+        """Yield the batches of an epoch whose images come in this order."""
         for batch in range(len(self)):
             rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             x = self.x[rows]
             if self.augment is not None:
                 key, counter = [self.seed, AUGMENT], [0, 0, batch, epoch]
-                x = self.augment(x, Generator(Philox(key=key, counter=counter)))
-            x = normalise(x, self.mean, self.std)
-            yield filled(x, self.batch_size), self.y[rows]
+                x = self.augment(scaled(x), Generator(Philox(key=key, counter=counter)))
+            yield filled(self.normalisation(x), self.batch_size), self.y[rows]
 
 
 def even_batch(count: int, limit: int) -> int:
@@ -95,10 +109,9 @@ def filled(x: Floats, rows: int) -> Floats:
     return np.concatenate([x, np.zeros((rows - len(x), *x.shape[1:]), x.dtype)])
 
 
-def normalise(x: Floats, mean: Sequence[float], std: Sequence[float]) -> Floats:
-    """Return (x - mean) / std per channel for x float32 [n, C, H, W], as a new C-contiguous array."""
-    centre = np.asarray(mean, np.float32)[:, None, None]
-    scale = (1 / np.asarray(std)).astype(np.float32)[:, None, None]
-    result = np.subtract(x, centre, order="C")
-    result *= scale
-    return result
+def normalise(x: Images, mean: Sequence[float], std: Sequence[float]) -> Floats:
+    """Return (x - mean) / std per channel for x [n, C, H, W], as a new C-contiguous float32 array.
+
+    Bytes are divided by 255 before. Raises DataError for a mean or std that is not finite or does not fit.
+    """
+    return Normalisation(mean, std)(x)

@@ -13,6 +13,7 @@ explainer.py  explain(model, input_shape): traces the model and fills the rows
 sizes.py      image sizes near the given one that every layer reads completely
 """
 
+from foveal.arguments import check_calls
 from foveal.explain.costs import LinearCost, linear_cost
 from foveal.explain.explainer import explain
 from foveal.explain.rows import Row
@@ -20,3 +21,5 @@ from foveal.explain.sizes import fitting_sizes
 from foveal.explain.summary import Summary
 
 __all__ = ["LinearCost", "Row", "Summary", "explain", "fitting_sizes", "linear_cost"]
+
+check_calls(__name__)

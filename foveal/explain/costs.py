@@ -11,6 +11,7 @@ from foveal.autodiff import gradients
 from foveal.errors import ShapeError
 from foveal.explain.model import Model, float_outputs, main_output, modes_restored, trains
 from foveal.graph import Graph, Node
+from foveal.guard import guard_updates
 from foveal.lower import lower
 from foveal.ops.op import Type
 from foveal.passes.fusion.fuse import fuse
@@ -188,7 +189,8 @@ def training_graph(model: Model, image: Type) -> Graph:
         slopes = gradients(loss, [recording.lift(p) for p in parameters])
         for p, slope in zip(parameters, slopes, strict=True):
             recording.assign(p, recording.lift(p) - slope)
-        return recording.graph([loss, *outputs])
+        guarded = guard_updates(recording, loss, dict(zip(parameters, slopes, strict=True)))
+        return recording.graph([loss, *outputs, *([guarded[0]] if guarded else [])])
 
 
 def arena_bytes(graph: Graph) -> int:

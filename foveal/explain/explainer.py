@@ -8,6 +8,7 @@ from dataclasses import replace
 from math import prod
 from typing import cast
 
+from foveal.arguments import checked
 from foveal.errors import ShapeError
 from foveal.explain import costs
 from foveal.explain.costs import BYTES, LinearCost
@@ -26,12 +27,23 @@ from foveal.variable import Variable
 HIDDEN = ("constant", "index")
 
 
-def explain(model: Model, input_shape: Sequence[int] | int, batch: int = 1, memory: bool = True) -> Summary:
+# Rows and columns of an image, or steps of a sequence, at most: what is read of it is known for each position, which
+# takes time and memory that grow with the square of its length: up to 0.7 GB at this one.
+MAX_LENGTH = 1 << 14
+# Channels, or images of a batch, at most.
+MAX_COUNT = 10**6
+
+
+@checked
+def explain(
+    model: Model, input_shape: Sequence[int] | int, batch: int = 1, memory: bool = True, fields: bool = True
+) -> Summary:
     """Return shapes, costs and receptive fields of `model` in evaluation mode.
 
-    model: a Module; it may have been built inside nn.init.without_values(). input_shape: of one image, (C, H, W).
-    batch: images at once. memory: plan a program's memory as well, which takes longer than everything else. Raises
-    ShapeError for shapes that the model refuses.
+    model: a Module; it may have been built inside nn.init.without_values(). input_shape: of one image, (C, H, W), of at
+    most 1,000,000 channels and 16,384 rows and columns. batch: images at once. memory: plan a program's memory as well.
+    fields: find receptive fields, which takes longest for large images. Raises ShapeError for other shapes, and for
+    those that the model refuses.
     """
     shape = batch_shape(input_shape, batch)
     model.name_parameters()
@@ -42,7 +54,7 @@ def explain(model: Model, input_shape: Sequence[int] | int, batch: int = 1, memo
             # What random layers draw from: seed and step.
             recording.key = recording.argument(Type((4,), "int32"), "key")
             model(image)
-            summary = Explainer(model, image.node, recording.call).summary()
+            summary = Explainer(model, image.node, recording.call, fields).summary()
     return replace(summary, memory=costs.planned_memory(model, Type(shape))) if memory else summary
 
 
@@ -55,19 +67,25 @@ def batch_shape(input_shape: Sequence[int] | int, batch: int) -> Shape:
             f"input_shape {input_shape!r}, batch {batch!r}: give the sizes of one image without the batch, such as"
             " (3, 224, 224): channels, rows, columns, whole numbers of 1 or more"
         )
+    channels, *lengths = sizes
+    if max(channels, batch) > MAX_COUNT or max(lengths, default=0) > MAX_LENGTH:
+        raise ShapeError(
+            f"an input of {'x'.join(map(str, sizes))} in a batch of {batch}: at most {MAX_COUNT:,} channels and images"
+            f" of {MAX_LENGTH:,} rows and columns can be explained; the costs of larger ones grow with their area"
+        )
     return (batch, *sizes)
 
 
 class Explainer:
     """Makes a summary from the calls that a trace has recorded, layer by layer."""
 
-    def __init__(self, model: Model, image: Node, calls: LayerCall) -> None:
+    def __init__(self, model: Model, image: Node, calls: LayerCall, fields: bool) -> None:
         self.model, self.image, self.calls = model, image, calls
         # Dotted names of all modules, by identity.
         self.names = {id(module): name for name, module in model.named_modules()}
         self.fields = Fields()
         # The axes of the image after batch and channels, and per axis what each node reads.
-        self.axes = range(2, len(image.shape))
+        self.axes = range(2, len(image.shape)) if fields else range(0)
         self.reaches: list[dict[Node, Reach | None]] = [
             {image: image_reach(image.shape[axis], axis)} for axis in self.axes
         ]

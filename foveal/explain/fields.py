@@ -14,7 +14,8 @@ of the image. After a window of k taps with stride u, dilation d and p positions
 
 Where values are repeated or spread out (transposed convolution) the line is a bound of what is read, and its numbers
 are fractions. Branches whose strides differ have no such line (section 3, "alignment issues"); then only the exact sets
-are known.
+are known. A value whose elements all read the same, as after a fully connected layer or a global pooling, has no
+position to count padding from: its line is what it reads of the image itself, from the first to the last position.
 
 Each operator has a rule, in RULES, that takes what its inputs read and returns what its output reads.
 """
@@ -23,7 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import reduce
-from math import prod
+from math import ceil, floor, prod
 from operator import or_
 
 from foveal.explain.windows import windows_of
@@ -34,6 +35,10 @@ from foveal.ops.pad import source
 from foveal.trace import trace
 
 Number = int | Fraction
+
+# A reshape that repeats positions is followed up to this many; beyond it all are taken together, as of a large image
+# that is flattened.
+MAX_POSITIONS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,13 @@ class Line:
     def spanning(self, count: int) -> "Line":
         """Return the line of `count` neighbouring positions taken together."""
         return replace(self, size=self.size + (count - 1) * self.stride)
+
+    @property
+    def largest(self) -> int:
+        """The most whole positions of the image that one position can read."""
+        # Where the numbers are fractions, positions begin at different distances from a whole one, again and again.
+        starts = [self.start + i * self.stride for i in range(Fraction(self.stride).denominator)]
+        return max(floor(start + self.size - 1) - ceil(start) + 1 for start in starts)
 
 
 @dataclass(frozen=True)
@@ -67,9 +79,7 @@ class Reach:
 
     def collapsed(self) -> "Reach":
         """Return the reach of all positions taken together."""
-        if self.axis is None:
-            return self
-        return Reach(None, (self.union,), self.line and self.line.spanning(len(self.masks)))
+        return self if self.axis is None else same_for_all(self.union)
 
     def on(self, axis: int | None) -> "Reach":
         """Return the same reach along another axis of the value."""
@@ -79,6 +89,12 @@ class Reach:
 # What an operator's inputs read along one axis of the image; None for an input that does not depend on the image.
 Reaches = list[Reach | None]
 Rule = Callable[[Node, Reaches], Reach | None]
+
+
+def same_for_all(positions: int) -> Reach:
+    """Return the reach of a value whose elements all read these positions of the image, the bits of an int."""
+    first = (positions & -positions).bit_length() - 1
+    return Reach(None, (positions,), Line(first, positions.bit_length() - first, 0) if positions else None)
 
 
 def image_reach(size: int, axis: int) -> Reach:
@@ -94,8 +110,7 @@ def joined(reaches: Sequence[Reach]) -> Reach:
     """
     axes = {r.axis for r in reaches if r.axis is not None}
     if len(axes) != 1:
-        reaches = [r.collapsed() for r in reaches]
-        return Reach(None, (reduce(or_, (r.union for r in reaches)),), joined_lines(reaches))
+        return same_for_all(reduce(or_, (r.union for r in reaches)))
     axis = axes.pop()
     count = max(len(r.masks) for r in reaches if r.axis is not None)
     masks = [r.masks * (count // len(r.masks)) for r in reaches]
@@ -139,7 +154,8 @@ def window(node: Node, inputs: Reaches) -> Reach | None:
         return r
     # All channels are summed, so there is no window along their axis.
     w = windows_of(node).get(r.axis)
-    if w is None:
+    # A window that reads all of its input, once, is a global operator.
+    if w is None or (w.outputs == 1 and w.reads_all):
         return r.collapsed()
     masks = tuple(reduce(or_, (r.masks[i] for i in w.reads(p)), 0) for p in range(w.outputs))
     line = r.line and Line(
@@ -227,7 +243,7 @@ def resampled(r: Reach, axis: int, size: int) -> Reach:
     """Return the reach of the same range of memory if it is cut into `size` positions."""
     count = len(r.masks)
     # Each position becomes several.
-    if size % count == 0:
+    if size % count == 0 and size <= MAX_POSITIONS:
         times = size // count
         return Reach(axis, tuple(r.masks[i // times] for i in range(size)), repeated_line(r.line, times))
     # Several positions become one.
@@ -252,7 +268,7 @@ def indexed(node: Node, inputs: Reaches) -> Reach | None:
     (r,) = inputs
     if r is None or r.axis is None:
         return r
-    return r.on(r.axis - 1) if r.axis else Reach(None, (r.masks[node.attributes["i"]],), None)
+    return r.on(r.axis - 1) if r.axis else same_for_all(r.masks[node.attributes["i"]])
 
 
 def placed(node: Node, inputs: Reaches) -> Reach | None:
@@ -267,6 +283,8 @@ def adaptive(node: Node, inputs: Reaches) -> Reach | None:
     if r is None or r.axis is None or r.axis < 2:
         return r if r is None or r.axis != 1 else r.collapsed()
     length, count = len(r.masks), node.shape[r.axis]
+    if count == 1:
+        return r.collapsed()
     spans = [(p * length // count, -(-(p + 1) * length // count)) for p in range(count)]
     masks = tuple(reduce(or_, r.masks[start:end]) for start, end in spans)
     # Windows of different sizes have no line.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from foveal.graph import Node
 from foveal.ops.op import Tensor
@@ -31,8 +31,14 @@ class Model(Protocol):
     def named_variables(self) -> Iterator[tuple[str, Variable]]: ...
 
 
+class HasModes(Protocol):
+    """A model whose layers have modes of their own."""
+
+    def named_modules(self) -> Iterator[tuple[str, Any]]: ...
+
+
 @contextmanager
-def modes_restored(model: Model) -> Iterator[None]:
+def modes_restored(model: HasModes) -> Iterator[None]:
     """After the block each module is in training or evaluation mode as it was before."""
     modes = [(module, module.training) for _, module in model.named_modules()]
     try:
@@ -50,7 +56,7 @@ def trains(variable: Variable) -> bool | None:
 
 def own_variables(module: Model) -> list[tuple[str, Variable]]:
     """Names and variables that a module holds itself, without those of its parts."""
-    return [(name, value) for name, value in vars(module).items() if isinstance(value, Variable)]
+    return [(name, value) for name, value in module.named_variables() if "." not in name]
 
 
 def main_output(result: object) -> Symbol | None:

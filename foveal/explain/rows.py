@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import reduce
-from math import ceil, prod
+from math import prod
 from operator import or_
 
 from foveal.errors import ShapeError
@@ -29,7 +29,7 @@ class Extent:
     def size(self) -> int:
         """Positions from the first to the last that one output reads: the line's, else the largest of all outputs."""
         if self.line is not None:
-            return ceil(self.line.size)
+            return self.line.largest
         return max(mask.bit_length() - ((mask & -mask) - 1).bit_length() if mask else 0 for mask in self.masks)
 
     @property

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from foveal.errors import ShapeError
-from foveal.explain.explainer import explain
+from foveal.explain.explainer import batch_shape, explain
 from foveal.explain.model import Model
 from foveal.explain.rows import Rows
 from foveal.strides import Shape
@@ -29,7 +29,7 @@ def fitting_sizes(make: Make, input_shape: Sequence[int], near: int = MAX_DISTAN
     size may differ from it. Each axis is searched by itself and may keep its size. Sizes that the model refuses are
     passed over. The list is empty for sequences and features, and holds one size or none if others are too far away.
     """
-    C, *sizes = input_shape
+    C, *sizes = batch_shape(input_shape, 1)[1:]
     if len(sizes) != 2:
         return []
     nearest = [nearest_size(make, C, sizes, step, near) for step in (-1, 1)]
@@ -56,6 +56,6 @@ def nearest_size(make: Make, C: int, sizes: Sequence[int], step: int, near: int)
 def axes_read_completely(make: Make, shape: Shape) -> list[bool]:
     """Return True for each axis of the image of which every layer reads everything."""
     try:
-        return [not lost for lost in skipped(explain(make(shape), shape, memory=False))]
+        return [not lost for lost in skipped(explain(make(shape), shape, memory=False, fields=False))]
     except ShapeError:
         return [False, False]

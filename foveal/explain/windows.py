@@ -55,7 +55,15 @@ class AxisWindow:
     @property
     def reads_all(self) -> bool:
         """True if there is an output and every position of the input is read."""
-        return self.outputs > 0 and not self.unread()
+        if self.dilation == 1 and self.reach >= self.stride:
+            return self.outputs > 0 and not self.unread()
+        # Gaps between windows show at the first positions, however long the input is.
+        return self.outputs > 0 and all(map(self.is_read, range(self.length)))
+
+    def is_read(self, i: int) -> bool:
+        """True if an output reads position i: one that p = (i + before - t * dilation) / stride is for a tap t."""
+        products = (i + self.before - t * self.dilation for t in range(self.taps))
+        return any(n % self.stride == 0 and 0 <= n // self.stride < self.outputs for n in products)
 
 
 def windows_of(node: Node) -> dict[int, AxisWindow]:

@@ -4,6 +4,7 @@ In the order in which they import each other:
 
 | file | what it is for |
 | --- | --- |
+| llvm_thread.py | the one thread that uses LLVM, so that no interruption falls inside of llvmlite |
 | sources.py | digests of the sources that decide generated code, as they were imported |
 | target.py | what this CPU has, or another one that is assumed: lanes, registers, caches |
 | interpret.py | the language's other meaning, plain Python on NumPy values; how to find what is wrong in a kernel |
@@ -19,11 +20,12 @@ In the order in which they import each other:
 | runtime.py | the native loop that runs a program's kernels, its barrier, and how threads are handed jobs |
 
 State that is not passed as an argument, each piece explained where it is declared. By thread: the kernel being built
-(`_local` in builder.py) and the target assumed (`_local` in target.py). By process: kernels in memory and how many of
-them were compiled (`_loaded`, `_engines`, `statistics` in compile.py), bytes written to the cache and what is known of
-its folder (`_written`, `_reported`, `_reached_safely` in cache.py), digests of sources (`_digest`, `_outside` in
-sources.py), and what is computed once and stays the same (functions under `functools.cache`: this machine, LLVM's
-set-up, the native loop). None of it decides results, but for the target, which decides how sums are cut.
+(`_local` in builder.py) and the target assumed (`_local` in target.py). By process: the thread that uses LLVM (`_state`
+in llvm_thread.py), kernels in memory and how many of them were compiled (`_loaded`, `statistics` in compile.py), bytes
+written to the cache and what is known of its folder (`_written`, `_reported`, `_reached_safely` in cache.py), digests
+of sources (`_digest`, `_outside` in sources.py), and what is computed once and stays the same (functions under
+`functools.cache`: this machine, LLVM's set-up, the native loop). None of it decides results, but for the target, which
+decides how sums are cut.
 """
 
 # imported before anything that it takes the digest of

@@ -6,6 +6,7 @@ kernel is found in the cache without building its IR.
 """
 
 import hashlib
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from llvmlite import ir
 
 from foveal import debug
 from foveal.errors import KernelError
-from foveal.kernel import cache, interpret
+from foveal.kernel import cache, interpret, llvm_thread
 from foveal.kernel.lang import CONTRACT, I64, KINDS, POINTER, REASSOCIATE, Array, Builder, build_in
 from foveal.kernel.sources import imported_digest, module_digest
 from foveal.kernel.target import Target, current, host, machine
@@ -130,7 +131,7 @@ def build_ir(kernel: Kernel, target: Target, symbol: str) -> str:
 
 
 def optimise(text: str, target: Target, vectorise: bool) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
-    """Parse, verify and optimise IR; gives the module and the machine it is for.
+    """Parse, verify and optimise IR; gives the module and the machine it is for. For the thread that uses LLVM.
 
     vectorise: let LLVM unroll and vectorise loops. Kernels that are not plain do both themselves, and what LLVM added
     would spill their register tiles.
@@ -146,62 +147,103 @@ def optimise(text: str, target: Target, vectorise: bool) -> tuple[llvm.ModuleRef
     return module, tm
 
 
-def assembly(kernel: Kernel, target: Target) -> str:
-    """A kernel's assembly, for any target: for people to read."""
-    module, tm = optimise(build_ir(kernel, target, "kernel"), target, kernel.plain)
+def emit_object(text: str, target: Target, vectorise: bool, level: int) -> tuple[bytes, str, str]:
+    """Compile IR to an object file; also gives the optimised IR and the assembly, if they are shown at that level.
+
+    For the thread that uses LLVM.
+    """
+    module, tm = optimise(text, target, vectorise)
+    ir = str(module) if level >= debug.IR else ""
+    listing = str(tm.emit_assembly(module)) if level >= debug.ASSEMBLY else ""
+    return bytes(tm.emit_object(module)), ir, listing
+
+
+def emit_assembly(text: str, target: Target, vectorise: bool) -> str:
+    """Compile IR to assembly. For the thread that uses LLVM."""
+    module, tm = optimise(text, target, vectorise)
     return str(tm.emit_assembly(module))
 
 
-def emit_object(kernel: Kernel, target: Target, symbol: str) -> bytes:
+def assembly(kernel: Kernel, target: Target) -> str:
+    """A kernel's assembly, for any target: for people to read."""
+    text = build_ir(kernel, target, "kernel")
+    return llvm_thread.run(lambda: emit_assembly(text, target, kernel.plain))
+
+
+def compile_kernel(kernel: Kernel, target: Target, symbol: str) -> bytes:
     """Compile a kernel to an object file that defines `symbol`."""
-    text = build_ir(kernel, target, symbol)
-    module, tm = optimise(text, target, kernel.plain)
-    if debug.level() >= debug.IR:
-        debug.show(f"IR of {kernel.name}", str(module))
-    if debug.level() >= debug.ASSEMBLY:
-        debug.show(f"assembly of {kernel.name}", tm.emit_assembly(module))
-    return bytes(tm.emit_object(module))
+    text, level = build_ir(kernel, target, symbol), debug.level()
+    code, ir, listing = llvm_thread.run(lambda: emit_object(text, target, kernel.plain, level))
+    if level >= debug.IR:
+        debug.show(f"IR of {kernel.name}", ir)
+    if level >= debug.ASSEMBLY:
+        debug.show(f"assembly of {kernel.name}", listing)
+    return code
 
 
 def defines(code: bytes, symbol: str) -> bool:
     """True if LLVM can load this object code and it has the symbol; anything else would crash the process later."""
     # LLVM gives a null pointer for what it cannot parse
-    return symbol.encode() in code and bool(llvm.ObjectFileRef.from_data(code)._as_parameter_)
+    return symbol.encode() in code and llvm_thread.run(lambda: bool(llvm.ObjectFileRef.from_data(code)._as_parameter_))
 
 
 class LoadedCode:
-    """Object code in executable memory. The engine is kept: the addresses are valid as long as it exists."""
+    """Kernels in executable memory, which is freed when this object dies: who runs them holds it."""
 
     def __init__(self, objects: dict[str, bytes]) -> None:
-        """objects: object files, each under the symbol that it defines; KernelError if one does not define it."""
-        self.engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine(host()))
+        """objects: object files, each under the symbol that it defines; KernelError if one does not define it.
+
+        For the thread that uses LLVM.
+        """
+        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine(host()))
         for body in objects.values():
-            self.engine.add_object_file(llvm.ObjectFileRef.from_data(body))
-        self.engine.finalize_object()
-        self.addresses = {name: self.engine.get_function_address(name) for name in objects}
+            engine.add_object_file(llvm.ObjectFileRef.from_data(body))
+        engine.finalize_object()
+        self.addresses = {name: int(engine.get_function_address(name)) for name in objects}
         absent = [name for name, address in self.addresses.items() if not address]
         if absent:
             raise KernelError(f"object code lacks {', '.join(absent)}; `foveal doctor --clear-cache` may help")
-
-
-# of this process: the address of each kernel that is in memory, by symbol, and what keeps the addresses valid
-_loaded: dict[str, int] = {}
-_engines: list[LoadedCode] = []
+        llvm_thread.keep_while(self, engine)
 
 
 @dataclass
 class Statistics:
-    """How many kernels this process compiled, and how many it found on disk."""
+    """How many kernels were compiled, and how many found on disk."""
 
     compiled: int = 0
     from_disk: int = 0
 
 
+@dataclass(frozen=True)
+class NativeCode:
+    """Machine code of some kernels, which stays in memory as long as this object lives."""
+
+    #: of each kernel
+    addresses: list[int]
+    #: what keeps the addresses valid
+    loaded: list[LoadedCode]
+    #: where those came from that were not in memory
+    found: Statistics
+
+
+# of this process: the code that each kernel in memory is part of, by symbol. The thread that uses LLVM writes them
+_loaded: dict[str, weakref.ref[LoadedCode]] = {}
 statistics = Statistics()
 
 
-def native(kernels: list[Kernel]) -> list[int]:
-    """Addresses of the kernels' machine code for the current target, compiling those that are in no cache.
+def load(objects: dict[str, bytes], found: Statistics) -> LoadedCode:
+    """Load object files, all into one engine, and count them. For the thread that uses LLVM."""
+    code = LoadedCode(objects)
+    for symbol in [symbol for symbol, reference in _loaded.items() if reference() is None]:
+        del _loaded[symbol]
+    _loaded.update(dict.fromkeys(objects, weakref.ref(code)))
+    statistics.compiled += found.compiled
+    statistics.from_disk += found.from_disk
+    return code
+
+
+def native(kernels: list[Kernel]) -> NativeCode:
+    """The kernels' machine code for the current target, compiling those that are in no cache.
 
     KernelError if this machine cannot run code for that target.
     """
@@ -212,26 +254,31 @@ def native(kernels: list[Kernel]) -> list[int]:
             " show their code with foveal.kernel.compile.assembly, or assume a target whose `runs_here` is true"
         )
     keys = [key(kernel, target) for kernel in kernels]
-    # object code of the kernels that are not in memory yet, by symbol
+    # by symbol: the code of the kernels that are in memory, and object files of those that are not
+    code: dict[str, LoadedCode] = {}
     fresh: dict[str, bytes] = {}
+    found = Statistics()
     # at this level every kernel is compiled again, so that its IR is there to be shown
     show = debug.level() >= debug.IR
     for name, kernel in zip(keys, kernels, strict=True):
         symbol = f"k{name}"
-        if symbol in fresh or (symbol in _loaded and not show):
+        if symbol in code or symbol in fresh:
             continue
-        code = None if show else cache.read(name)
-        if code is None or not defines(code, symbol):
-            code = emit_object(kernel, target, symbol)
-            cache.write(name, code)
-            statistics.compiled += 1
+        reference = None if show else _loaded.get(symbol)
+        loaded = None if reference is None else reference()
+        if loaded is not None:
+            code[symbol] = loaded
+            continue
+        body = None if show else cache.read(name)
+        if body is None or not defines(body, symbol):
+            body = compile_kernel(kernel, target, symbol)
+            cache.write(name, body)
+            found.compiled += 1
         else:
-            statistics.from_disk += 1
-        fresh[symbol] = code
-    # all of them are loaded at once, into one engine
+            found.from_disk += 1
+        fresh[symbol] = body
     if fresh:
         cache.stay_small()
-        loaded = LoadedCode(fresh)
-        _engines.append(loaded)
-        _loaded.update(loaded.addresses)
-    return [_loaded[f"k{name}"] for name in keys]
+        code.update(dict.fromkeys(fresh, llvm_thread.run(lambda: load(fresh, found))))
+    addresses = [code[f"k{name}"].addresses[f"k{name}"] for name in keys]
+    return NativeCode(addresses, list(dict.fromkeys(code.values())), found)

@@ -31,6 +31,7 @@ from functools import cache
 
 from llvmlite import binding as llvm
 
+from foveal.kernel import llvm_thread
 from foveal.kernel.target import host, machine
 
 # the instruction that a waiting loop executes, by architecture: it leaves the core's units to the other hardware thread
@@ -235,7 +236,11 @@ end:
 
 @cache
 def engine() -> llvm.ExecutionEngine:
-    """The machine code of these functions; compiled once per process, which takes a few milliseconds."""
+    """The machine code of these functions; compiled once per process, which takes a few milliseconds.
+
+    Only the thread that uses LLVM calls this, so that there is never a second one. It is never freed: native threads
+    run it until the process ends.
+    """
     target = host()
     pause = PAUSE.get(target.triple.split("-")[0], "")
     module = llvm.parse_assembly(f'target triple = "{target.triple}"\n' + SOURCE.format(pause=pause))
@@ -248,7 +253,7 @@ def engine() -> llvm.ExecutionEngine:
 @cache
 def address(name: str) -> int:
     """The address of one of these functions: run, serve, start, finish."""
-    return int(engine().get_function_address(f"foveal_{name}"))
+    return llvm_thread.run(lambda: int(engine().get_function_address(f"foveal_{name}")))
 
 
 def job(function: int) -> Callable[[int, int, int], None]:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from llvmlite import binding as llvm
 
+from foveal.kernel import llvm_thread
+
 # float32 elements of a cache line
 LINE = 16
 # lanes of the vectors that have a store past the cache
@@ -141,12 +143,17 @@ def planned_caches(found: dict[str, int]) -> dict[str, int]:
 @cache
 def host() -> Target:
     """The CPU this process runs on, with its caches by class (see `planned_caches`)."""
+    triple, name, features, present = llvm_thread.run(describe_host)
+    shape = lanes_and_registers(triple, present)
+    return Target(triple, name, features, *shape, **planned_caches(read_caches()))
+
+
+def describe_host() -> tuple[str, str, str, set[str]]:
+    """What LLVM says of this process's CPU: its triple, its name, its features in one line and those that it has."""
     initialize()
     features = llvm.get_host_cpu_features()
-    triple = llvm.get_process_triple()
     present = {name for name, on in features.items() if on}
-    shape = lanes_and_registers(triple, present)
-    return Target(triple, llvm.get_host_cpu_name(), features.flatten(), *shape, **planned_caches(read_caches()))
+    return llvm.get_process_triple(), llvm.get_host_cpu_name(), features.flatten(), present
 
 
 # `assumed`: the target of the innermost `assume` block in this thread. No argument carries it, since between the block
@@ -171,7 +178,9 @@ def assume(target: Target) -> Iterator[None]:
 
 
 def machine(target: Target) -> llvm.TargetMachine:
-    """A fresh LLVM target machine. An engine owns the one it is given, so it is never shared.
+    """A fresh LLVM target machine; for the thread that uses LLVM.
+
+    An engine owns the one it is given, so it is never shared.
 
     Static relocation with the JIT's code model means absolute addresses, which are filled in when an object is loaded:
     several objects in one engine then need no common offset table.

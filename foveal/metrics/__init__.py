@@ -1,5 +1,6 @@
 """How good a classifier's outputs are, computed in float64.
 
+checks.py       what every metric asks of scores and labels: one rule for all
 scores.py       accuracy, top-k accuracy and cross-entropy over all images
 classes.py      the confusion matrix, and precision, recall and F1 of each class
 curves.py       one class against the rest: ROC and precision-recall curves, and picking a threshold

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from foveal.errors import DataError
+from foveal.metrics import checks
 
 # The paper's number of bins.
 BINS = 15
@@ -44,18 +45,13 @@ class Calibration:
     mce: float
 
 
-def checked(probabilities: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def checked(metric: str, probabilities: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return both as arrays. Raises DataError unless each row of probabilities is a distribution and has a label."""
-    p, y = np.asarray(probabilities, np.float64), np.asarray(labels)
-    if p.ndim != 2 or y.shape != p.shape[:1] or not len(y):
-        raise DataError(
-            f"calibration: probabilities of shape {p.shape} and labels of shape {y.shape}; give probabilities [N,"
-            f" classes] and one label per row"
-        )
+    values, y = checks.scores_and_labels(metric, probabilities, labels, "probabilities")
+    p = values.astype(np.float64)
     if not (p.min() >= -SLACK and p.max() <= 1 + SLACK and np.allclose(p.sum(1), 1, atol=SUM_SLACK)):
         raise DataError(
-            "calibration: each row of probabilities has to be between 0 and 1 and to add up to 1; apply softmax to"
-            " logits"
+            f"{metric}: each row of probabilities has to be between 0 and 1 and to add up to 1; apply softmax to logits"
         )
     return p, y
 
@@ -64,11 +60,10 @@ def calibration(probabilities: ArrayLike, labels: ArrayLike, bins: int = BINS) -
     """Compare confidence with accuracy for probabilities [N, K] and labels [N].
 
     The confidence of an image is its largest probability; images are put into `bins` bins of equal width. Raises
-    DataError for rows that are no distributions, and for less than one bin.
+    DataError for rows that are no distributions, for less than one bin, and as checks.py says.
     """
-    p, y = checked(probabilities, labels)
-    if bins < 1:
-        raise DataError(f"calibration: {bins} bins, at least 1 is needed")
+    p, y = checked("calibration", probabilities, labels)
+    bins = checks.whole("calibration", "bins", bins, 1)
     confidence, right = p.max(1), p.argmax(1) == y
     # Bin m holds the confidences in (m / bins, (m + 1) / bins].
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
@@ -90,6 +85,6 @@ def brier_score(probabilities: ArrayLike, labels: ArrayLike) -> float:
 
     Brier, "Verification of Forecasts Expressed in Terms of Probability", 1950.
     """
-    p, y = checked(probabilities, labels)
-    one_hot = np.eye(p.shape[1])[y]
-    return float(((p - one_hot) ** 2).sum(1).mean())
+    p, y = checked("brier_score", probabilities, labels)
+    p[np.arange(len(y)), y] -= 1
+    return float((p**2).sum(1).mean())

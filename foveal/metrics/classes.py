@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from foveal.errors import DataError
+from foveal.metrics import checks
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -16,21 +17,18 @@ Counts = NDArray[np.int64]
 def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, classes: int) -> Counts:
     """Return counts [classes, classes]: entry [i, j] is the number of images of class i that were predicted as class j.
 
-    labels, predicted: class numbers [N]. Raises DataError for shapes that differ, for no images, and for numbers
-    outside of 0 .. classes - 1.
+    labels, predicted: class numbers [N]. Raises DataError for shapes that differ, for no images, and for what is none
+    of 0 .. classes - 1.
     """
-    truth, prediction = np.asarray(labels), np.asarray(predicted)
-    if truth.shape != prediction.shape or truth.ndim != 1 or not len(truth):
+    classes = checks.whole("confusion_matrix", "classes", classes, 1)
+    truth = checks.class_numbers("confusion_matrix", "label", labels, None, classes)
+    prediction = checks.class_numbers("confusion_matrix", "prediction", predicted, None, classes)
+    if truth.shape != prediction.shape:
         raise DataError(
-            f"confusion_matrix: {truth.shape} labels and {prediction.shape} predictions; give one of each per image, at"
-            " least one"
+            f"confusion_matrix: {len(truth)} labels and {len(prediction)} predictions; give one of each per image"
         )
-    for what, values in (("label", truth), ("prediction", prediction)):
-        if values.min() < 0 or values.max() >= classes:
-            wrong = values[(values < 0) | (values >= classes)][0]
-            raise DataError(f"confusion_matrix: {what} {wrong} is none of the {classes} classes, 0 to {classes - 1}")
     # Each pair (i, j) is counted as the number i * classes + j.
-    counts = np.bincount(truth.astype(np.int64) * classes + prediction, minlength=classes * classes)
+    counts = np.bincount(truth * classes + prediction, minlength=classes * classes)
     return counts.reshape(classes, classes).astype(np.int64)
 
 
@@ -63,16 +61,34 @@ class ClassScores:
         return averages
 
 
-def class_scores(confusion: Counts) -> ClassScores:
-    """Return the scores of each class from a confusion matrix [K, K] whose rows are labels."""
-    true_positives, labelled, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+def class_scores(confusion: ArrayLike) -> ClassScores:
+    """Return the scores of each class from a confusion matrix [K, K] whose rows are labels.
+
+    Raises DataError for what is no matrix of counts, and for one without images.
+    """
+    counts = checked_counts(confusion)
+    true_positives, labelled, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
     return ClassScores(
         precision=share(true_positives, predicted),
         recall=share(true_positives, labelled),
         f1=share(2 * true_positives, predicted + labelled),
         images=labelled,
-        micro=float(true_positives.sum() / confusion.sum()),
+        micro=float(true_positives.sum() / counts.sum()),
     )
+
+
+def checked_counts(confusion: ArrayLike) -> Counts:
+    """Return a confusion matrix [K, K] of whole numbers of 0 or more, which count at least one image."""
+    matrix = checks.class_scores("class_scores", "counts", confusion)
+    if matrix.shape[0] != matrix.shape[1]:
+        raise DataError(
+            f"class_scores: the counts have shape {matrix.shape}, they have to be [K, K]; confusion_matrix gives them"
+        )
+    if not (np.isfinite(matrix) & (matrix >= 0) & (np.trunc(matrix) == matrix)).all():
+        raise DataError("class_scores: counts of images have to be whole numbers of 0 or more")
+    if not matrix.any():
+        raise DataError("class_scores: all counts are 0; there has to be at least one image to be measured")
+    return matrix.astype(np.int64)
 
 
 def share(part: Counts, whole: Counts) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from foveal.errors import DataError
+from foveal.metrics import checks
 
 Floats = NDArray[np.float64]
 
@@ -23,24 +25,27 @@ class Curve:
     thresholds: Floats
 
 
-def checked(positive: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], Floats]:
+def checked(metric: str, positive: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], Floats]:
     """Return labels [N] as booleans and scores [N] as float64.
 
     positive: True or 1 for images of the class. Raises DataError for other labels, for scores that are not finite, for
     shapes that differ, and if all images are of the class or none is.
     """
-    labels, values = np.asarray(positive), np.asarray(scores, np.float64)
-    if labels.shape != values.shape or labels.ndim != 1:
-        raise DataError(f"{labels.shape} labels and {values.shape} scores: give one of each per image")
-    if not np.isfinite(values).all():
-        raise DataError("scores hold NaN or infinity: they cannot be put in an order")
-    if labels.dtype != bool and not np.isin(labels, (0, 1)).all():
-        raise DataError("labels have to be True or False (1 or 0): is this image of the class?")
+    labels, values = checks.column(metric, "labels", positive), checks.finite(metric, "scores", scores)
+    if labels.shape != values.shape:
+        raise DataError(f"{metric}: {len(labels)} labels and {len(values)} scores: give one of each per image")
+    wrong = np.flatnonzero(~np.isin(labels, (0, 1)))
+    if len(wrong):
+        raise DataError(
+            f"{metric}: labels have to be True or False (1 or 0): is this image of the class? It is {labels[wrong[0]]}"
+            f" at index {wrong[0]}"
+        )
     of_class = labels.astype(bool)
     if of_class.all() or not of_class.any():
         kind = "no image is" if not of_class.any() else "every image is"
         raise DataError(
-            f"{kind} of the class ({len(of_class)} images): curves and thresholds need images of it and others"
+            f"{metric}: {kind} of the class ({len(of_class)} images): curves and thresholds need images of it and"
+            " others"
         )
     return of_class, values
 
@@ -52,7 +57,7 @@ def precision_recall_curve(positive: ArrayLike, scores: ArrayLike) -> Curve:
     """
     from sklearn import metrics
 
-    precision, recall, thresholds = metrics.precision_recall_curve(*checked(positive, scores))
+    precision, recall, thresholds = metrics.precision_recall_curve(*checked("precision_recall_curve", positive, scores))
     return Curve(recall, precision, thresholds)
 
 
@@ -63,7 +68,7 @@ def roc_curve(positive: ArrayLike, scores: ArrayLike) -> Curve:
     """
     from sklearn import metrics
 
-    return Curve(*metrics.roc_curve(*checked(positive, scores), drop_intermediate=False))
+    return Curve(*metrics.roc_curve(*checked("roc_curve", positive, scores), drop_intermediate=False))
 
 
 def roc_auc(positive: ArrayLike, scores: ArrayLike) -> float:
@@ -73,14 +78,14 @@ def roc_auc(positive: ArrayLike, scores: ArrayLike) -> float:
     """
     from sklearn import metrics
 
-    return float(metrics.roc_auc_score(*checked(positive, scores)))
+    return float(metrics.roc_auc_score(*checked("roc_auc", positive, scores)))
 
 
 def average_precision(positive: ArrayLike, scores: ArrayLike) -> float:
     """Return sum_n (R_n - R_{n-1}) P_n over the thresholds: precision by recall, without interpolation."""
     from sklearn import metrics
 
-    return float(metrics.average_precision_score(*checked(positive, scores)))
+    return float(metrics.average_precision_score(*checked("average_precision", positive, scores)))
 
 
 @dataclass(frozen=True)
@@ -116,15 +121,15 @@ def pick_threshold(
     Thresholds are the scores that occur; with costs also one above them all, for which no image is predicted as the
     class. Of equally good ones the highest is picked. Raises DataError for aims that mean nothing or cannot be reached.
     """
-    labels, values = checked(positive, scores)
+    labels, values = checked("pick_threshold", positive, scores)
     aims = [aim for aim in (precision, recall, costs) if aim is not None]
     if len(aims) > 1:
         raise DataError("pick_threshold: give one of precision, recall and costs, or none for the best F1")
     counts = count_by_threshold(labels, values, above=costs is not None)
     if costs is not None:
-        return counts.cheapest(*costs)
+        return counts.cheapest(*checked_costs(costs))
     for what, value in (("precision", precision), ("recall", recall)):
-        if value is not None and not 0 < value <= 1:
+        if value is not None and not 0 < checks.number("pick_threshold", what, value) <= 1:
             raise DataError(f"pick_threshold: {what} is {value}, it has to be above 0 and at most 1")
     if precision is not None:
         return counts.at_precision(precision)
@@ -132,6 +137,17 @@ def pick_threshold(
     if recall is not None:
         return counts.threshold(highest(np.where(counts.recall >= recall, counts.precision, -1.0)))
     return counts.threshold(highest(counts.f1))
+
+
+def checked_costs(costs: Sequence[float]) -> tuple[float, float]:
+    """Return the costs of a false positive and of a false negative. Raises DataError unless they are two numbers."""
+    if not isinstance(costs, Sequence | np.ndarray) or isinstance(costs, str) or len(costs) != 2:
+        raise DataError(
+            f"pick_threshold: costs is {costs!r}; give two numbers, the cost of a false positive and that of a false"
+            " negative"
+        )
+    of_false_positive, of_false_negative = (checks.number("pick_threshold", "a cost", cost) for cost in costs)
+    return of_false_positive, of_false_negative
 
 
 def parse_rule(text: str) -> dict[str, Any]:
@@ -218,8 +234,8 @@ class CountsByThreshold:
         sum_of_costs = of_false_positive + of_false_negative
         if not (of_false_positive >= 0 and of_false_negative >= 0 and 0 < sum_of_costs < np.inf):
             raise DataError(
-                f"pick_threshold: costs of {of_false_positive} for a false positive and {of_false_negative} for a false"
-                f" negative; both have to be 0 or more, and one of them above 0"
+                f"pick_threshold: costs of {of_false_positive:g} for a false positive and {of_false_negative:g} for a"
+                f" false negative; both have to be 0 or more, and one of them above 0"
             )
         false_negatives = self.positives - self.true_positives
         costs = of_false_positive * self.false_positives + of_false_negative * false_negatives
@@ -236,7 +252,7 @@ def count_by_threshold(labels: NDArray[np.bool_], values: Floats, above: bool) -
     order = np.argsort(-values, kind="stable")
     values, labels = values[order], labels[order]
     # Equal scores are one threshold, whose counts are those at the last of them.
-    last = np.append(np.flatnonzero(np.diff(values)), len(values) - 1)
+    last = np.append(np.flatnonzero(values[1:] != values[:-1]), len(values) - 1)
     true_positives, predicted = np.cumsum(labels)[last].astype(np.float64), last + 1.0
     thresholds, false_positives = values[last], predicted - true_positives
     if above:

@@ -1,6 +1,7 @@
 """Layers, losses and models, with PyTorch's names, arguments and layouts. The files of this folder:
 
-module.py            Module, the base of layers and models; Parameter, Buffer and Counter, what they hold
+parameter.py         Parameter, Buffer and Counter: what layers hold
+module.py            Module, the base of layers and models; ModuleList, ModuleDict
 arguments.py         types and checks of hyper-parameters that many layers take
 activation.py        ReLU, GELU, Softmax, ...
 container.py         Sequential, Concat, Identity, Flatten
@@ -19,6 +20,7 @@ tools/               functions of a finished model: fold_batch_norm, variance_re
 models/              networks by name, and loading stored weights into them
 """
 
+from foveal.arguments import check_calls
 from foveal.nn import init, models
 from foveal.nn.activation import (
     ELU,
@@ -56,7 +58,7 @@ from foveal.nn.loss import (
     SmoothL1Loss,
     class_balanced_weights,
 )
-from foveal.nn.module import Buffer, Counter, Module, Parameter
+from foveal.nn.module import Module, ModuleDict, ModuleList
 from foveal.nn.norm import (
     BatchNorm1d,
     BatchNorm2d,
@@ -68,6 +70,7 @@ from foveal.nn.norm import (
     RMSNorm,
 )
 from foveal.nn.pad import CircularPad2d, ConstantPad2d, ReflectionPad2d, ReplicationPad2d, ZeroPad2d
+from foveal.nn.parameter import Buffer, Counter, Parameter
 from foveal.nn.pool import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -142,6 +145,8 @@ __all__ = [
     "MaxPool2d",
     "MaxUnpool2d",
     "Module",
+    "ModuleDict",
+    "ModuleList",
     "NLLLoss",
     "PReLU",
     "Parameter",
@@ -168,3 +173,5 @@ __all__ = [
     "seed",
     "variance_report",
 ]
+
+check_calls(__name__)

@@ -34,9 +34,11 @@ class GELU(Module):
     """
 
     def __init__(self, approximate: str = "none") -> None:
-        if approximate not in ("none", "tanh"):
-            raise ShapeError(f"GELU: approximate is {approximate!r}; choose 'none' or 'tanh'")
         self.approximate = approximate
+
+    def check_attribute(self, name: str, value: object) -> None:
+        if name == "approximate" and (not isinstance(value, str) or value not in ("none", "tanh")):
+            raise ShapeError(f"GELU: approximate is {value!r}; choose 'none' or 'tanh'")
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.gelu_tanh(x) if self.approximate == "tanh" else ops.gelu(x)
@@ -96,6 +98,8 @@ class PReLU(Module):
     x [N, C, ...]. num_parameters: 1 for one weight, or C for one for each channel. init: their starting value. Raises
     ShapeError for x with another number of channels.
     """
+
+    required = ("weight",)
 
     def __init__(self, num_parameters: int = 1, init: float = 0.25) -> None:
         check_positive("PReLU", num_parameters=num_parameters)

@@ -5,7 +5,7 @@ types name that; `pair` and `sides` of foveal/ops/window.py bring what was given
 """
 
 import math
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import numpy as np
 
@@ -36,9 +36,15 @@ def check_positive(layer: str, **values: int) -> None:
             raise ShapeError(f"{layer}: {name} is {value!r}, it has to be a whole number of 1 or more")
 
 
+def is_number(value: object) -> TypeGuard[float]:
+    """True for one real number, of Python or NumPy."""
+    return isinstance(value, int | float | np.integer | np.floating)
+
+
 def check_number(layer: str, name: str, value: float, low: float, high: float = math.inf) -> float:
     """Return `value` as a float. Raise ShapeError unless it is finite and lies from `low` to `high`."""
-    if not (low <= value <= high and math.isfinite(value)):
+    number = is_number(value)
+    if not (number and low <= value <= high and math.isfinite(value)):
         allowed = f"{low:g} or more" if high == math.inf else f"between {low:g} and {high:g}"
-        raise ShapeError(f"{layer}: {name} is {value}, it has to be {allowed}")
+        raise ShapeError(f"{layer}: {name} is {value if number else repr(value)}, it has to be {allowed}")
     return float(value)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from foveal import ops
+from foveal.errors import ShapeError
 from foveal.nn.activation import ReLU, Sigmoid
 from foveal.nn.arguments import PairLike, SidesLike, check_positive
 from foveal.nn.container import Sequential
@@ -43,6 +44,8 @@ class SqueezeExcitation(Module):
     them. activation, scale_activation: classes of layers. Names and parameters are torchvision's.
     """
 
+    required = ("fc1", "fc2", "activation", "scale_activation")
+
     def __init__(
         self,
         input_channels: int,
@@ -55,6 +58,9 @@ class SqueezeExcitation(Module):
         self.fc2 = Conv2d(squeeze_channels, input_channels, 1)
         self.activation = activation()
         self.scale_activation = scale_activation()
+        for name in ("activation", "scale_activation"):
+            if not isinstance(made := getattr(self, name), Module):
+                raise ShapeError(f"SqueezeExcitation: {name} makes {made!r}, it has to make a layer, as nn.ReLU does")
 
     def forward(self, x: Tensor) -> Tensor:
         # [N, squeeze_channels, 1, 1]

@@ -22,12 +22,12 @@ from foveal.nn.arguments import (
     SingleLike,
     check_positive,
 )
-from foveal.nn.init import generator
+from foveal.nn.init import Layout, generator
 from foveal.nn.module import Module, Parameter
 from foveal.nn.one_dimensional import as_images, as_sequences, one_row, one_row_padding
 from foveal.ops.batch_norm import per_channel
 from foveal.ops.op import HasShape, Tensor
-from foveal.ops.window import Window, full_padding, pair, sides
+from foveal.ops.window import Window, check_window, full_padding, pair, sides
 from foveal.strides import Ndarray, Shape
 from foveal.trace import current
 
@@ -42,6 +42,8 @@ class Convolution(Module):
     start as PyTorch's (init.kaiming_uniform, init.bias_uniform).
     """
 
+    required = ("weight",)
+
     def __init__(self, shape: Shape, stride: Pair, dilation: Pair, groups: int, outputs: int, bias: bool) -> None:
         self.stride, self.dilation, self.groups = stride, dilation, groups
         if min(stride) < 1 or min(dilation) < 1:
@@ -54,6 +56,11 @@ class Convolution(Module):
     def name(self) -> str:
         """The name of the layer in messages."""
         return type(self).__name__
+
+    @property
+    def weight_layout(self) -> Layout:
+        """How the weight holds the filters; `init.apply` asks for it."""
+        return Layout.plain(self.weight.shape, self.groups)
 
     def check_groups(self, in_channels: int, out_channels: int, groups: int) -> None:
         """Raise ShapeError for numbers of channels that are not positive or that the groups do not divide."""
@@ -108,11 +115,13 @@ class Conv2d(Convolution):
         size = self.kernel(kernel_size)
         u, d = pair(stride, f"{self.name}: stride"), pair(dilation, f"{self.name}: dilation")
         self.padding = self.full_padding(padding, size, u, d)
-        if padding_mode not in PADDING_MODES:
-            raise ShapeError(f"{self.name}: padding_mode is {padding_mode!r}; choose one of {', '.join(PADDING_MODES)}")
         self.padding_mode = padding_mode
         shape = (out_channels, in_channels // groups, *size)
         super().__init__(shape, u, d, groups, out_channels, bias)
+
+    def check_attribute(self, name: str, value: object) -> None:
+        if name == "padding_mode" and (not isinstance(value, str) or value not in PADDING_MODES):
+            raise ShapeError(f"{self.name}: padding_mode is {value!r}; choose one of {', '.join(PADDING_MODES)}")
 
     def full_padding(self, padding: PaddingLike, size: Pair, stride: Pair, dilation: Pair) -> Sides:
         """The padding as (top, bottom, left, right), from numbers or the words "same" and "valid"."""
@@ -218,6 +227,10 @@ class ConvTranspose2d(Convolution):
         self.output_padding = pair(output_padding, f"{self.name}: output_padding")
         super().__init__((in_channels, out_channels // groups, *size), u, d, groups, out_channels, bias)
 
+    @property
+    def weight_layout(self) -> Layout:
+        return Layout.transposed(self.weight.shape, self.groups)
+
     def forward(self, x: Tensor) -> Tensor:
         return self.with_bias(self.transposed(x, self.weight))
 
@@ -295,6 +308,8 @@ class LocallyConnected2d(Module):
     weight [P Q, C R S, K], bias [K, P, Q]. Raises ShapeError where the kernel does not fit into the image.
     """
 
+    required = ("weight",)
+
     def __init__(
         self,
         in_channels: int,
@@ -313,6 +328,7 @@ class LocallyConnected2d(Module):
         self.stride, self.dilation = pair(stride, f"{name}: stride"), pair(dilation, f"{name}: dilation")
         self.padding, self.shared_weights = sides(padding, f"{name}: padding"), shared_weights
         # (P, Q)
+        check_window(name, self.kernel_size, self.stride, self.padding, self.dilation)
         window = Window(self.kernel_size, self.stride, self.padding, self.dilation)
         self.places = window.outputs(name, self.image)
         filters = (out_channels, in_channels, *self.kernel_size)
@@ -326,6 +342,19 @@ class LocallyConnected2d(Module):
             offset = init.bias_uniform(generator(), (out_channels, *self.places), inputs)
         self.weight = Parameter(weight)
         self.bias = Parameter(offset) if bias else None
+
+    @property
+    def weight_layout(self) -> Layout:
+        """How the weight holds the filters: each position has its own, and each input is read at R S positions."""
+        if self.shared_weights:
+            return Layout.plain(self.weight.shape)
+        places, inputs, outputs = self.weight.shape
+        taps = math.prod(self.kernel_size)
+        filters = (places * outputs, inputs // taps, *self.kernel_size)
+        # [(p,q), k, (c,r,s)] -> [(p,q), (c,r,s), k]
+        return Layout(
+            filters, places, (inputs, outputs * taps), lambda w: w.reshape(places, outputs, inputs).swapaxes(1, 2)
+        )
 
     @classmethod
     def from_conv(cls, conv: Conv2d, image: PairLike, shared_weights: bool = False) -> "LocallyConnected2d":

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from foveal import ops
 from foveal.errors import ShapeError
+from foveal.nn.arguments import is_number
 from foveal.nn.module import Module
 from foveal.ops.op import Tensor
 from foveal.strides import Shape
@@ -22,9 +23,11 @@ class Dropping(Module):
     takes: ClassVar[str] = ""
 
     def __init__(self, p: float = 0.5) -> None:
-        if not 0.0 <= p < 1.0:
-            raise ShapeError(f"{type(self).__name__}: p is {p}, it has to be at least 0 and below 1")
         self.p = p
+
+    def check_attribute(self, name: str, value: object) -> None:
+        if name == "p" and not (is_number(value) and 0.0 <= value < 1.0):
+            raise ShapeError(f"{type(self).__name__}: p is {value!r}, it has to be at least 0 and below 1")
 
     def mask_shape(self, x: Shape) -> Shape:
         """The shape of the mask for x of this shape; it is broadcast, so an axis of 1 is kept or dropped as a whole."""
@@ -42,7 +45,9 @@ class Dropping(Module):
                 " call the model itself, use foveal.compile_step, or model.eval() for inference"
             )
         shape = self.mask_shape(x.shape)
-        return x * ops.dropout_mask(recording.key, shape=shape, p=self.p, stream=recording.stream())
+        mask = ops.dropout_mask(recording.key, shape=shape, p=self.p, stream=recording.stream())
+        # what is dropped may be infinite, so it is left out and not multiplied by 0
+        return ops.where(mask, x * mask, 0.0)
 
     def describe(self) -> str:
         return str(self.p)
@@ -75,11 +80,16 @@ class StochasticDepth(Dropping):
 
     def __init__(self, p: float, mode: str) -> None:
         super().__init__(p)
-        if mode not in ("row", "batch"):
-            raise ShapeError(f'StochasticDepth: mode is {mode!r}, it has to be "row" or "batch"')
         self.mode = mode
 
+    def check_attribute(self, name: str, value: object) -> None:
+        super().check_attribute(name, value)
+        if name == "mode" and (not isinstance(value, str) or value not in ("row", "batch")):
+            raise ShapeError(f'StochasticDepth: mode is {value!r}, it has to be "row" or "batch"')
+
     def mask_shape(self, x: Shape) -> Shape:
+        if not x:
+            raise ShapeError("StochasticDepth: takes x [N, ...], got one number")
         return (x[0] if self.mode == "row" else 1, *[1] * (len(x) - 1))
 
     def describe(self) -> str:

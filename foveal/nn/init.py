@@ -3,23 +3,29 @@
 A rule is called as rule(rng, shape, ...), with shape [K, C, R, S] of filters or [out, in] of linear layers, and returns
 a float32 array of that shape. With fan-in n and fan-out m of a layer, the variance of its outputs is n var(w) times
 that of its inputs, and the variance of its inputs' gradients is m var(w) times that of its outputs' gradients: rules
-choose var(w) so that one or both stay the same.
+choose var(w) so that one or both stay the same. Strides are not counted, as is usual (He et al. 2015): with stride u,
+the gradients of a convolution, and the outputs of a transposed one, have 1/u^2 of that variance.
+
+The shape alone says nothing of groups, or of the order in which a transposed convolution stores its filters; a layer
+that differs from [K, C, R, S] says so by its `weight_layout`, a Layout, which `apply` follows.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from foveal.errors import ShapeError
+from foveal.arguments import AnyNumber, check_calls, checked, shown
+from foveal.errors import ArgumentError, ShapeError
+from foveal.nn.arguments import check_number
+from foveal.nn.module import Module, Parameter
 from foveal.strides import Ndarray, Shape
-from foveal.variable import shapes_only, without_memory
-
-if TYPE_CHECKING:
-    from foveal.nn.module import Module
+from foveal.variable import Variable, shapes_only, without_memory
 
 
 class Source:
@@ -43,6 +49,8 @@ def generator() -> np.random.Generator:
 
 def seed(value: int) -> None:
     """Make the starting values of layers built from now on a function of `value`."""
+    if value < 0:
+        raise ShapeError(f"nn.seed: value is {value}, it has to be 0 or more")
     SOURCE.generator = np.random.Generator(np.random.Philox(key=value))
 
 
@@ -101,17 +109,59 @@ class NoNumbers(np.random.Generator):
 
 
 def fan_in(shape: Shape) -> int:
-    """The number of inputs that one output sums over: C R S for filters [K, C, R, S], `in` for [out, in]."""
+    """The number of inputs that one output sums over: C R S for filters [K, C, R, S], `in` for [out, in].
+
+    With groups too, as C counts the channels of a group.
+    """
     return math.prod(shape[1:])
 
 
 def fan_out(shape: Shape) -> int:
-    """The number of outputs that one input adds to: K R S for filters [K, C, R, S], `out` for [out, in]."""
-    return shape[0] * math.prod(shape[2:])
+    """The number of outputs that one input adds to: K R S for filters [K, C, R, S], `out` for [out, in].
+
+    With groups it is as many times less; see Layout.
+    """
+    return math.prod(shape[:1]) * math.prod(shape[2:])
 
 
-def fans(rule: str, shape: Shape) -> tuple[int, int]:
-    """(fan-in, fan-out). Raise ShapeError, with the rule's name, for a parameter that has neither."""
+# (fan-in, fan-out)
+Fans = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the weight of a layer is as filters, and how it is stored."""
+
+    #: [K, C/groups, ...]: filter k of a group reads the channels of this group
+    shape: Shape
+    groups: int
+    fans: Fans
+    #: brings filters [K, C/groups, ...] into the shape and order of the weight
+    stored: Callable[[Ndarray], Ndarray]
+
+    @classmethod
+    def plain(cls, shape: Shape, groups: int = 1) -> Self:
+        """Filters that are stored as such: each input adds to the outputs of its own group."""
+        return cls(shape, groups, (fan_in(shape), fan_out(shape) // groups), lambda filters: filters)
+
+    @classmethod
+    def transposed(cls, shape: Shape, groups: int) -> Self:
+        """Filters [C, K/groups, R, S] of a transposed convolution: an output sums over C/groups channels."""
+        inputs, outputs, *taps = shape
+
+        def stored(filters: Ndarray) -> Ndarray:
+            # [G, K/G, C/G, ...] -> [C, K/G, ...]
+            banks = filters.reshape(groups, outputs, inputs // groups, *taps)
+            return banks.swapaxes(1, 2).reshape(shape)
+
+        filters = (outputs * groups, inputs // groups, *taps)
+        return cls(filters, groups, (fan_in(filters), fan_in(shape)), stored)
+
+
+def checked_fans(rule: str, shape: Shape, given: Fans | None = None) -> Fans:
+    """(fan-in, fan-out), those of the shape if none are given. Raise ShapeError for a parameter that has neither."""
+    if given is not None:
+        return given
     if len(shape) < 2 or 0 in shape:
         raise ShapeError(
             f"{rule}: a parameter of shape {tuple(shape)} has no fan in and out; use this rule for weights"
@@ -120,9 +170,9 @@ def fans(rule: str, shape: Shape) -> tuple[int, int]:
     return fan_in(shape), fan_out(shape)
 
 
-def chosen_fan(rule: str, shape: Shape, mode: str) -> int:
+def chosen_fan(rule: str, shape: Shape, mode: str, given: Fans | None = None) -> int:
     """The fan that `mode` names, "fan_in" or "fan_out". Raise ShapeError for other words."""
-    inputs, outputs = fans(rule, shape)
+    inputs, outputs = checked_fans(rule, shape, given)
     if mode not in ("fan_in", "fan_out"):
         raise ShapeError(f"{rule}: mode is {mode!r}; choose 'fan_in' or 'fan_out'")
     return inputs if mode == "fan_in" else outputs
@@ -168,18 +218,27 @@ def normal(rng: np.random.Generator, shape: Shape, std: float = 0.01, mean: floa
 
 def uniform(rng: np.random.Generator, shape: Shape, low: float = -0.1, high: float = 0.1) -> Ndarray:
     """Uniform between `low` and `high`."""
+    if low > high:
+        raise ShapeError(f"uniform: low is {low} and high is {high}; low has to be at most high")
     return rng.uniform(low, high, shape).astype(np.float32)
 
 
 def truncated_normal(
-    rng: np.random.Generator, shape: Shape, std: float = 1.0, mean: float = 0.0, low: float = -2.0, high: float = 2.0
+    rng: np.random.Generator,
+    shape: Shape,
+    std: float = 1.0,
+    mean: float = 0.0,
+    low: AnyNumber = -2.0,
+    high: AnyNumber = 2.0,
 ) -> Ndarray:
     """Normal, drawn again where a value lies outside of [low, high]; these are values, not multiples of std.
 
     Raises ShapeError where hardly any value would lie inside.
     """
-    # With a mean of more than 8 deviations outside of the bounds, the loop below would practically never end.
-    if not (std > 0 and low < high and low - 8 * std < mean < high + 8 * std):
+    # What share of the values lies between the bounds; with a small one the loop below would practically never end.
+    spread = std * math.sqrt(2)
+    inside = math.erf((high - mean) / spread) - math.erf((low - mean) / spread) if std > 0 else 0.0
+    if inside / 2 < LEAST_INSIDE:
         raise ShapeError(
             f"truncated_normal: std {std}, mean {mean} and bounds [{low}, {high}] leave nothing to draw; take std"
             " above 0 and bounds about the mean"
@@ -190,49 +249,76 @@ def truncated_normal(
     return values.astype(np.float32)
 
 
-def xavier_uniform(rng: np.random.Generator, shape: Shape, gain: float = 1.0) -> Ndarray:
-    """Uniform in +-gain sqrt(6 / (fan_in + fan_out)): Glorot and Bengio 2010, eq. 16"""
-    bound = gain * math.sqrt(6 / np.sum(fans("xavier_uniform", shape)))
+# one in a hundred: truncated_normal draws 100 times as many numbers then
+LEAST_INSIDE = 0.01
+
+
+def xavier_uniform(rng: np.random.Generator, shape: Shape, gain: float = 1.0, *, fans: Fans | None = None) -> Ndarray:
+    """Uniform in +-gain sqrt(6 / (fan_in + fan_out)): Glorot and Bengio 2010, eq. 16
+
+    fans: (fan_in, fan_out) where they do not follow from the shape, as with groups.
+    """
+    check_number("xavier_uniform", "gain", gain, 0.0)
+    bound = gain * math.sqrt(6 / np.sum(checked_fans("xavier_uniform", shape, fans)))
     return rng.uniform(-bound, bound, shape).astype(np.float32)
 
 
-def xavier_normal(rng: np.random.Generator, shape: Shape, gain: float = 1.0) -> Ndarray:
-    """Normal with variance gain^2 2 / (fan_in + fan_out): Glorot and Bengio 2010, eq. 12"""
-    std = gain * math.sqrt(2 / np.sum(fans("xavier_normal", shape)))
+def xavier_normal(rng: np.random.Generator, shape: Shape, gain: float = 1.0, *, fans: Fans | None = None) -> Ndarray:
+    """Normal with variance gain^2 2 / (fan_in + fan_out): Glorot and Bengio 2010, eq. 12
+
+    fans: (fan_in, fan_out) where they do not follow from the shape, as with groups.
+    """
+    std = gain * math.sqrt(2 / np.sum(checked_fans("xavier_normal", shape, fans)))
     return (rng.standard_normal(shape) * std).astype(np.float32)
 
 
 def kaiming_uniform(
-    rng: np.random.Generator, shape: Shape, gain: float = math.sqrt(1 / 3), mode: str = "fan_in"
+    rng: np.random.Generator,
+    shape: Shape,
+    gain: float = math.sqrt(1 / 3),
+    mode: str = "fan_in",
+    *,
+    fans: Fans | None = None,
 ) -> Ndarray:
     """Uniform in +-gain sqrt(3 / fan): He et al. 2015, eq. 10. The default gain is PyTorch's for Conv2d and Linear.
 
-    mode: "fan_in" or "fan_out".
+    mode: "fan_in" or "fan_out". fans: (fan_in, fan_out) where they do not follow from the shape, as with groups.
     """
-    bound = gain * math.sqrt(3 / chosen_fan("kaiming_uniform", shape, mode))
+    check_number("kaiming_uniform", "gain", gain, 0.0)
+    bound = gain * math.sqrt(3 / chosen_fan("kaiming_uniform", shape, mode, fans))
     return rng.uniform(-bound, bound, shape).astype(np.float32)
 
 
-def kaiming_normal(rng: np.random.Generator, shape: Shape, gain: float = math.sqrt(2), mode: str = "fan_in") -> Ndarray:
+def kaiming_normal(
+    rng: np.random.Generator,
+    shape: Shape,
+    gain: float = math.sqrt(2),
+    mode: str = "fan_in",
+    *,
+    fans: Fans | None = None,
+) -> Ndarray:
     """Normal with standard deviation gain / sqrt(fan): He et al. 2015, eq. 10, which keeps the variance through relu.
 
-    mode: "fan_in" keeps that of activations, "fan_out" that of their gradients (eq. 14).
+    mode: "fan_in" keeps that of activations, "fan_out" that of their gradients (eq. 14). fans: (fan_in, fan_out) where
+    they do not follow from the shape, as with groups.
     """
-    fan = chosen_fan("kaiming_normal", shape, mode)
+    fan = chosen_fan("kaiming_normal", shape, mode, fans)
     return (rng.standard_normal(shape) * (gain / math.sqrt(fan))).astype(np.float32)
 
 
-def orthogonal(rng: np.random.Generator, shape: Shape, gain: float = 1.0) -> Ndarray:
+def orthogonal(rng: np.random.Generator, shape: Shape, gain: float = 1.0, groups: int = 1) -> Ndarray:
     """Rows of the matrix [out, in ...], or its columns where there are fewer, of length `gain` and at right angles
 
-    Saxe, McClelland and Ganguli 2014.
+    Saxe, McClelland and Ganguli 2014. With groups each group of filters is such a matrix.
     """
-    fans("orthogonal", shape)
-    rows, columns = shape[0], math.prod(shape[1:])
-    q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
+    checked_fans("orthogonal", shape)
+    if groups < 1 or shape[0] % groups:
+        raise ShapeError(f"orthogonal: {groups} group(s) do not divide filters of shape {tuple(shape)}")
+    rows, columns = shape[0] // groups, math.prod(shape[1:])
+    q, r = np.linalg.qr(rng.standard_normal((groups, max(rows, columns), min(rows, columns))))
     # With the signs of r's diagonal, q is uniform among all orthogonal matrices (Mezzadri 2007).
-    q = q * np.where(np.diag(r) < 0, -1.0, 1.0)
-    return (gain * (q if rows >= columns else q.T)).reshape(shape).astype(np.float32)
+    q = q * np.where(np.diagonal(r, axis1=1, axis2=2) < 0, -1.0, 1.0)[:, None]
+    return (gain * (q if rows >= columns else q.swapaxes(1, 2))).reshape(shape).astype(np.float32)
 
 
 def dirac(rng: np.random.Generator, shape: Shape, groups: int = 1) -> Ndarray:
@@ -253,9 +339,17 @@ def dirac(rng: np.random.Generator, shape: Shape, groups: int = 1) -> Ndarray:
 
 def bias_uniform(rng: np.random.Generator, shape: Shape, inputs: int) -> Ndarray:
     """Uniform in +-1/sqrt(inputs), PyTorch's default for biases; inputs: the fan-in of the layer's weight."""
+    if inputs < 1:
+        raise ShapeError(f"bias_uniform: inputs is {inputs}, it has to be 1 or more")
     bound = 1 / math.sqrt(inputs)
     return rng.uniform(-bound, bound, shape).astype(np.float32)
 
+
+NAMES = (
+    "zeros ones constant normal uniform truncated_normal xavier_uniform xavier_normal kaiming_uniform kaiming_normal"
+    " orthogonal dirac bias_uniform fan_in fan_out calculate_gain seed"
+)
+check_calls(__name__, NAMES.split())
 
 # what `apply` takes by name
 RULES: dict[str, Callable[..., Ndarray]] = {
@@ -277,21 +371,44 @@ RULES: dict[str, Callable[..., Ndarray]] = {
 }
 
 
-def apply(model: "Module", rule: str, **options: float | str) -> "Module":
+@checked
+def apply(model: Module, rule: str, **options: float | str) -> Module:
     """Draw the weights of all convolutions and linear layers again by a rule of this module, set their biases to 0, and
     return the model.
 
     rule: a name in RULES, else ShapeError. options: the rule's hyper-parameters, as in apply(net, "kaiming_normal",
-    mode="fan_out"). Call `seed` before, for the same values each time.
+    mode="fan_out"); ArgumentError for others. Groups and the order of a weight's axes are taken from the layer. Call
+    `seed` before, for the same values each time. If the rule refuses a layer, no layer is changed.
     """
+    if not hasattr(model, "named_modules"):
+        raise ShapeError(f"apply: model is {shown(model)}, it has to be a Module")
     if rule not in RULES:
         raise ShapeError(f"no rule for starting values is called {rule!r}; choose one of {', '.join(RULES)}")
+    known = [name for name in signature(RULES[rule]).parameters if name not in ("rng", "shape", "fans")]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ArgumentError(f"{rule}: there is no option {unknown[0]!r}; it takes {', '.join(known) or 'none'}")
+    drawn: list[tuple[Variable, Ndarray]] = []
     for _, module in model.named_modules():
         weight, bias = (module.__dict__.get(name) for name in ("weight", "bias"))
         # The weight of a LayerNorm may have two axes and more, too.
         normalises = hasattr(module, "normalized_shape")
-        if weight is not None and len(weight.shape) >= 2 and not normalises:
-            weight.data = RULES[rule](generator(), weight.shape, **options)
-            if bias is not None:
-                bias.data = np.zeros(bias.shape, np.float32)
+        if isinstance(weight, Parameter) and len(weight.shape) >= 2 and not normalises:
+            layout = getattr(module, "weight_layout", None) or Layout.plain(weight.shape)
+            drawn.append((weight, draw(rule, weight.shape, layout, options)))
+            if isinstance(bias, Parameter):
+                drawn.append((bias, np.zeros(bias.shape, np.float32)))
+    for variable, values in drawn:
+        variable.data = values
     return model
+
+
+def draw(rule: str, shape: Shape, layout: Layout, options: dict[str, Any]) -> Ndarray:
+    """Draw a weight of this shape, whose filters lie as the layout says, by the rule of that name."""
+    parameters = signature(RULES[rule]).parameters
+    # What relates the filters of a group to each other is drawn as filters; other numbers need the fans at most.
+    if "groups" in parameters:
+        return layout.stored(RULES[rule](generator(), layout.shape, **{"groups": layout.groups, **options}))
+    if "fans" in parameters:
+        options = {**options, "fans": layout.fans}
+    return RULES[rule](generator(), shape, **options)

@@ -15,6 +15,8 @@ class Linear(Module):
     features below 1, and for x of another shape.
     """
 
+    required = ("weight",)
+
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         check_positive("Linear", in_features=in_features, out_features=out_features)
         shape = (out_features, in_features)

@@ -7,14 +7,16 @@ meaning. Shapes and hyper-parameters that do not fit raise ShapeError.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Protocol, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from foveal import ops
-from foveal.api import check_labels
+from foveal.api import as_argument, check_labels
+from foveal.arguments import as_float32, checked
 from foveal.errors import DataError, ShapeError
 from foveal.nn.arguments import check_number
 from foveal.ops.batch_norm import per_channel
@@ -22,6 +24,7 @@ from foveal.ops.op import Tensor
 from foveal.strides import Ndarray, Shape
 from foveal.trace import Symbol, current
 from foveal.variable import Variable
+from foveal.watch import Watched
 
 
 class LossFunction(Protocol):
@@ -31,11 +34,13 @@ class LossFunction(Protocol):
 
 
 REDUCTIONS = ("mean", "sum", "none")
-# below the smallest probability that matters; its logarithm is finite in float32, whose smallest number is 1.2e-38
+# below the smallest probability that matters; its logarithm is finite in float32
 TINY = 1e-30
+# the smallest normal number of float32: the logarithm of anything below it is -inf
+SMALLEST = float(np.finfo(np.float32).tiny)
 
 
-class Loss:
+class Loss(Watched):
     """Base of all losses, which reduce one value for each element to the loss."""
 
     def __init__(self, reduction: str = "mean") -> None:
@@ -47,6 +52,11 @@ class Loss:
     def name(self) -> str:
         """The name of the loss in messages."""
         return type(self).__name__
+
+    def __init_subclass__(cls) -> None:
+        """Check what a loss is called on."""
+        if "__call__" in vars(cls):
+            cls.__call__ = checked(with_check(cls.__call__))  # type: ignore[method-assign]
 
     def reduce(self, values: Tensor, weight: Tensor | None = None) -> Tensor:
         """`values` by the reduction; the mean divides by the sum of `weight` where it is given."""
@@ -73,18 +83,41 @@ class Loss:
         """Raise DataError for a target without meaning. output: the shape of what the model returns."""
 
 
+def with_check(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A loss's `__call__`, which on arrays has `check` look at the targets first, as a training step does."""
+
+    @wraps(call)
+    def loss(self: Loss, output: Tensor, target: Tensor) -> Tensor:
+        if isinstance(output, Tensor) or isinstance(target, Tensor):
+            return call(self, output, target)
+        self.check(as_argument(target, f"{self.name}: the target", labels=True), tuple(output.shape))
+        # What cannot be computed is NaN or infinite, as in programs.
+        with np.errstate(all="ignore"):
+            return call(self, output, target)
+
+    return loss
+
+
 def is_integer(x: Tensor | Ndarray) -> bool:
     """True if x holds integers (or truth values), as labels do."""
     return x.node.type.dtype != "float32" if isinstance(x, Symbol) else np.asarray(x).dtype.kind in "iub"
+
+
+def scaled(x: Tensor, weight: Tensor) -> Tensor:
+    """x times the weight, and 0 where the weight is 0, even if x is infinite or NaN there."""
+    left_out = ops.equal(weight, 0.0) * (1.0 - ops.is_finite(x))
+    return ops.where(left_out, 0.0, x) * weight
 
 
 def weights_variable(loss: str, name: str, values: ArrayLike | None) -> Variable | None:
     """Weights as memory that programs read; None stays None. Raise ShapeError for negative or infinite ones."""
     if values is None:
         return None
-    array = np.asarray(values, np.float32)
+    array = as_float32(np.asarray(values), f"{loss}: {name}")
     if not np.isfinite(array).all() or (array < 0).any():
-        raise ShapeError(f"{loss}: {name} holds {array.min()}; weights have to be finite and 0 or more")
+        raise ShapeError(
+            f"{loss}: {name} holds {array[~(array >= 0) | np.isinf(array)][0]}; weights have to be finite and 0 or more"
+        )
     return Variable(array, name)
 
 
@@ -104,9 +137,10 @@ def read(variable: Variable, like: Tensor | Ndarray) -> Tensor | Ndarray:
 class ClassLoss(Loss):
     """Base of the losses over classes, with labels, weights of classes, and labels that do not count.
 
-    output [N, K, ...], target [N, ...] with labels from 0 to K-1. weight [K]: how much each class counts; the mean
-    divides by the sum of the targets' weights. ignore_index: a label that does not count. (PyTorch's default is -100;
-    here it has to be given, so that a wrong label is an error.)
+    output [N, K, ...], target [N, ...] with labels from 0 to K-1. A logit of -inf is a class of probability 0: the loss
+    is infinite where this is the label, and else as if there were no such class. weight [K]: how much each class
+    counts, 0 for not at all; the mean divides by the sum of the targets' weights. ignore_index: a label that does not
+    count. (PyTorch's default is -100; here it has to be given, so that a wrong label is an error.)
     """
 
     def __init__(
@@ -119,13 +153,20 @@ class ClassLoss(Loss):
         self.ignore_index = ignore_index
 
     def check(self, target: Ndarray, output: Shape) -> None:
-        if target.dtype != np.int32:
+        if target.dtype != np.int32 or len(output) < 2:
             return
         check_labels(target, output[1], self.ignore_index)
         if self.ignore_index is not None and (target == self.ignore_index).all():
             raise DataError(
                 f"every label of the batch is {self.ignore_index}, the one that {self.name} ignores: there is nothing"
                 " to learn from; leave such batches out"
+            )
+        weightless = None if self.weight is None else self.weight.data == 0
+        # An ignored label may be no class, so it must not index the weights.
+        if weightless is not None and weightless.any() and weightless[target[target != self.ignore_index]].all():
+            raise DataError(
+                f"every label of the batch is of a class to which {self.name} gives the weight 0: there is nothing to"
+                " learn from; leave such batches out"
             )
 
     def check_classes(self, output: Tensor, target: Tensor) -> int:
@@ -168,7 +209,7 @@ class ClassLoss(Loss):
     def negative_log_likelihood(self, log_p: Tensor, target: Tensor) -> Tensor:
         """-weight log_p at the label, reduced; log_p [N, K, ...]: logarithms of probabilities."""
         hot = self.weighted(self.one_hot(log_p, target))
-        return self.reduce(-ops.sum(log_p * hot, axes=(1,)), self.counted(hot))
+        return self.reduce(-ops.sum(ops.where(hot, log_p * hot, 0.0), axes=(1,)), self.counted(hot))
 
     def counted(self, hot: Tensor) -> Tensor | None:
         """What the mean divides by the sum of; None where every label counts 1."""
@@ -179,8 +220,9 @@ class CrossEntropyLoss(ClassLoss):
     """-ln softmax(logits)[label]; logits [N, K, ...], labels [N, ...] integers, or probabilities [N, K, ...]
 
     weight, ignore_index and reduction are those of ClassLoss. label_smoothing e, from 0 to 1: the target is 1 - e at
-    the label, and e / K is added for every class (Szegedy et al. 2016, section 7). With probabilities as targets:
-    -sum_k weight_k target_k ln softmax_k, whose mean divides by the number of positions.
+    the label, and e / K is added for every class (Szegedy et al. 2016, section 7); a logit of -inf then makes the loss
+    infinite. With probabilities as targets: -sum_k weight_k target_k ln softmax_k, whose mean divides by the number of
+    positions; 0 ln 0 is 0.
     """
 
     def __init__(
@@ -207,7 +249,7 @@ class CrossEntropyLoss(ClassLoss):
         hot = self.one_hot(logits, target)
         counting = ops.broadcast_to(ops.sum(hot, axes=(1,), keepdims=True), shape=log_p.shape)
         smooth = self.weighted(hot) * (1.0 - e) + self.weighted(counting) * (e / classes)
-        return self.reduce(-ops.sum(log_p * smooth, axes=(1,)), self.weighted(hot))
+        return self.reduce(-ops.sum(ops.where(smooth, log_p * smooth, 0.0), axes=(1,)), self.weighted(hot))
 
     def soft(self, logits: Tensor, target: Tensor) -> Tensor:
         """The loss of probabilities [N, K, ...] as targets."""
@@ -224,7 +266,7 @@ class CrossEntropyLoss(ClassLoss):
             )
         e = self.label_smoothing
         target = target * (1.0 - e) + e / logits.shape[1] if e else target
-        return self.reduce(-ops.sum(ops.log_softmax(logits, axis=1) * self.weighted(target), axes=(1,)))
+        return self.reduce(-ops.sum(scaled(ops.log_softmax(logits, axis=1), self.weighted(target)), axes=(1,)))
 
 
 class NLLLoss(ClassLoss):
@@ -256,7 +298,8 @@ class FocalLoss(ClassLoss):
         log_p = ops.log_softmax(logits, axis=1)
         # 1 - p_t as the sum of the other probabilities, which loses no digits where p_t is next to 1
         others = ops.sum(ops.exp(log_p) * (1.0 - hot), axes=(1,))
-        values = -ops.sum(log_p * self.weighted(hot), axes=(1,)) * focusing(others, self.gamma)
+        weight = self.weighted(hot)
+        values = -ops.sum(ops.where(weight, log_p * weight, 0.0), axes=(1,)) * focusing(others, self.gamma)
         count = None if self.ignore_index is None else ops.sum(hot, axes=(1,))
         return self.reduce(values, count)
 
@@ -275,7 +318,9 @@ def focusing(x: Tensor, gamma: float) -> Tensor:
 class BCEWithLogitsLoss(Loss):
     """-w (p t ln s(x) + (1 - t) ln(1 - s(x))), s the sigmoid; logits x and targets t of the same shape, t from 0 to 1
 
-    It is computed with softplus, so that no logit is too large. weight w and pos_weight p broadcast to the target.
+    It is computed with softplus, so that no logit is too large: the loss of an infinite logit is 0 where the target
+    says the same, else infinite. weight w and pos_weight p broadcast to the target; what they give the weight 0 counts
+    0.
     """
 
     def __init__(
@@ -292,11 +337,11 @@ class BCEWithLogitsLoss(Loss):
     def values(self, logits: Tensor, target: Tensor) -> Tensor:
         """The loss of each element."""
         # -ln s(x) = softplus(-x) and -ln(1 - s(x)) = softplus(x)
-        positive = ops.softplus(-logits) * target
+        positive = scaled(ops.softplus(-logits), target)
         if self.pos_weight is not None:
-            positive = positive * self.fitting(self.pos_weight, target)
-        y = positive + ops.softplus(logits) * (1.0 - target)
-        return y if self.weight is None else y * self.fitting(self.weight, target)
+            positive = scaled(positive, self.fitting(self.pos_weight, target))
+        y = positive + scaled(ops.softplus(logits), 1.0 - target)
+        return y if self.weight is None else scaled(y, self.fitting(self.weight, target))
 
     def fitting(self, weight: Variable, target: Tensor) -> Tensor:
         """The weights. Raise ShapeError unless they broadcast to the target's shape."""
@@ -333,24 +378,29 @@ class BinaryFocalLoss(BCEWithLogitsLoss):
         y = super().values(logits, target) * focusing(wrong, self.gamma)
         if self.alpha is None:
             return y
-        return y * (target * (2.0 * self.alpha - 1.0) + (1.0 - self.alpha))
+        return scaled(y, target * (2.0 * self.alpha - 1.0) + (1.0 - self.alpha))
 
 
 class BCELoss(Loss):
     """-(t ln p + (1 - t) ln(1 - p)) for probabilities p and targets t of the same shape, t from 0 to 1
 
-    The logarithms are at least -100, as in PyTorch. Prefer BCEWithLogitsLoss, which loses no digits where p is next to
-    0 or 1.
+    The logarithm of 0 counts as -100, as in PyTorch, and has the gradient 0. Prefer BCEWithLogitsLoss, which loses no
+    digits where p is next to 0 or 1.
     """
 
     def __call__(self, probabilities: Tensor, target: Tensor) -> Tensor:
         self.check_pair(probabilities, target)
-        positive = ops.maximum(ops.log(ops.maximum(probabilities, TINY)), -100.0)
-        negative = ops.maximum(ops.log(ops.maximum(1.0 - probabilities, TINY)), -100.0)
+        positive, negative = logarithm(probabilities), logarithm(1.0 - probabilities)
         return self.reduce(-(target * positive + (1.0 - target) * negative))
 
     def check(self, target: Ndarray, output: Shape) -> None:
         check_probabilities(self.name, target)
+
+
+def logarithm(p: Tensor) -> Tensor:
+    """ln p, and -100 for 0, for what is too small for a normal float32, and below 0; NaN of NaN."""
+    ln_p = ops.log(ops.maximum(p, SMALLEST))
+    return ops.where(ops.greater(p, SMALLEST), ln_p, ops.where(ops.greater(1.0, p), -100.0, p))
 
 
 def check_probabilities(loss: str, target: Ndarray) -> None:
@@ -421,7 +471,7 @@ class SmoothL1Loss(Loss):
         return self.reduce(huber(d, self.beta) * (1 / self.beta) if self.beta else absolute(d))
 
 
-class AuxiliaryLoss:
+class AuxiliaryLoss(Watched):
     """loss(logits) + weight times the sum of loss(auxiliary logits): Szegedy et al. 2015, section 5
 
     For models that return (logits, auxiliary logits, ...) in training, such as GoogLeNet; for a model that returns one
@@ -434,8 +484,12 @@ class AuxiliaryLoss:
     def __call__(self, outputs: Tensor | tuple[Tensor, ...], target: Tensor) -> Tensor:
         if not isinstance(outputs, tuple):
             return self.loss(outputs, target)
+        if not outputs:
+            raise ShapeError(
+                "AuxiliaryLoss: the model returned an empty tuple; it needs (logits, auxiliary logits, ...)"
+            )
         total, *others = (self.loss(output, target) for output in outputs)
-        for other in others:
+        for other in others if self.weight else ():
             total = total + other * self.weight
         return total
 

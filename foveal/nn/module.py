@@ -1,86 +1,79 @@
-"""Parameter, Buffer and Module: networks as Python objects with PyTorch's names and layouts."""
+"""Module, ModuleList and ModuleDict: networks as Python objects with PyTorch's names and layouts."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+import collections
+import types
+from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self, SupportsIndex, TypeVar, overload
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import ArrayLike
 
 from foveal.api import Compiled, as_argument, check_finite
-from foveal.errors import DataError, ShapeError, StateError
+from foveal.arguments import checked
+from foveal.errors import ArgumentError, DataError, FovealError, ShapeError, StateError
+from foveal.nn.parameter import Buffer as Buffer
+from foveal.nn.parameter import Counter as Counter
+from foveal.nn.parameter import Parameter as Parameter
 from foveal.ops.op import Tensor
 from foveal.strides import Ndarray
 from foveal.trace import Symbol, current
 from foveal.variable import Variable
+from foveal.watch import PARTS, Watched, attributes_of, is_plain_object, note_read, own_attributes
 
 if TYPE_CHECKING:
     from foveal.explain import Summary
 
 # the class of the variables that Module.named_variables yields
 Kind = TypeVar("Kind", bound=Variable)
+# the class of an error that names a layer
+Located = TypeVar("Located", bound=FovealError)
 # What a layer returns: one array, or several (MaxPool2d with its indices, GoogLeNet with its auxiliary classifiers).
 Output = Tensor | tuple[Tensor, ...]
+# Attributes of a module that are no parts of it: its name, the number of calls, what was compiled for it.
+INTERNAL = ("_name", "_calls", "_compiled")
+# What would be used up by looking at what it yields.
+ONCE: tuple[type, ...] = (types.GeneratorType, map, filter, zip)
+# What can change in place, and so get a layer later than it was assigned.
+CHANGEABLE: tuple[type, ...] = (list, dict, set, collections.deque)
 
 
-class Parameter(Variable):
-    """A Variable that optimisers train. trainable = False freezes it.
-
-    value: the starting values, an array of any shape; they are stored as float32.
-    """
-
-    def __init__(self, value: ArrayLike, name: str = "", trainable: bool = True) -> None:
-        super().__init__(value, name)
-        self.trainable = trainable
-
-
-class Buffer(Variable):
-    """A Variable that belongs to the state but is not trained, such as running statistics."""
-
-
-class Counter(Buffer):
-    """A whole number, such as the number of batches seen.
-
-    Programs hold it as float32, which counts exactly up to 2^24; `data` gives it as int64.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(np.zeros(()))
-
-    @property
-    def data(self) -> Ndarray:
-        return super().data.astype(np.int64)
-
-    @data.setter
-    def data(self, value: ArrayLike) -> None:
-        self.assign(value)
-
-    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Ndarray:
-        return np.array(self.data, dtype=dtype)
-
-
-class Module:
+class Module(Watched):
     """Base of layers and models. A subclass sets its parts as attributes and defines `forward(x)`.
 
-    Called on a NumPy array, a module is compiled for the array's shape and returns NumPy arrays. Called on a Tensor,
-    while a function is traced, it adds its operators to the trace.
+    Called on a NumPy array, a module is compiled for the array's shape and returns NumPy arrays; what was compiled
+    follows later changes of the module (foveal.watch says which are noticed). Called on a Tensor, while a function is
+    traced, it adds its operators to the trace.
+
+    A list, tuple or dict that holds modules or parameters, also inside of each other, becomes a ModuleList or a
+    ModuleDict when it is assigned, or when the module is next looked at if it got them afterwards. Raises ArgumentError
+    for other containers of modules, and for anything but another one in place of a parameter or a layer.
     """
 
     training: bool = True
+    #: names of parts without which the layer cannot compute; others may be None
+    required: ClassVar[tuple[str, ...]] = ()
 
     def forward(self, x: Tensor) -> Output:
         """Compute the output with operators and other modules. Each subclass defines it."""
         raise NotImplementedError(f"{type(self).__name__} has no forward(x)")
 
     def __setattr__(self, name: str, value: object) -> None:
-        # Programs were compiled for the parts that the model had; `training` is part of the
-        # key under which they are stored.
-        if name != "training":
-            self.__dict__.pop("_programs", None)
+        place, old = f"{type(self).__name__}.{name}", own_attributes(self).get(name)
+        if isinstance(old, ModuleList | ModuleDict) and isinstance(value, list | tuple | dict):
+            value = ModuleDict(value) if isinstance(value, dict) else ModuleList(value)
+        value = registered(value, place, self)
+        check_replacement(place, old, value, optional=name not in self.required)
+        if (isinstance(old, bool) and is_of_library(self)) or name == "training":
+            check_flag(place, value)
+        self.check_attribute(name, value)
         super().__setattr__(name, value)
+
+    def check_attribute(self, name: str, value: object) -> None:
+        """Raise an error that names the attribute if it cannot have this value; called whenever one is set."""
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles take over: all attributes but the compiled programs."""
-        return {name: value for name, value in self.__dict__.items() if name != "_programs"}
+        return {name: value for name, value in self.__dict__.items() if name != "_compiled"}
 
     def __call__(self, x: Tensor | ArrayLike) -> Any:
         """Return what `forward` computes of x: Tensors of a Tensor, NumPy arrays of an array [N, ...].
@@ -94,37 +87,56 @@ class Module:
         if x.size == 0:
             raise DataError(f"the input of {type(self).__name__} is empty (shape {x.shape}); give one image or more")
         check_finite(x, f"the input of {type(self).__name__}")
-        # One Compiled for each combination of training and evaluation modes; it holds a program for each shape.
-        programs: dict[tuple[bool, ...], Compiled] = self.__dict__.setdefault("_programs", {})
-        modes = tuple(module.training for _, module in self.named_modules())
-        if modes not in programs:
-            self.name_parameters()
-            programs[modes] = Compiled(self.keyed)
+        own: dict[str, Any] = own_attributes(self)
+        compiled: Compiled = own.get("_compiled") or own.setdefault("_compiled", Compiled(self.keyed))
         # The key of random layers is (seed low, seed high, step low, step high), here with seed 0 and the number of
         # calls as step.
-        calls = self.__dict__["_calls"] = self.__dict__.get("_calls", 0) + 1
-        return programs[modes](x, np.array([0, 0, calls, 0], np.int32))
+        calls = own["_calls"] = own.get("_calls", 0) + 1
+        return compiled(x, np.array([0, 0, calls, 0], np.int32))
 
     def keyed(self, x: Tensor, key: Symbol) -> Output:
         """Trace `forward` with the key, int32 [4], of the random numbers of its layers; each call has another one."""
+        self.name_parameters()
         current().key = key
         return self.traced(x)
 
     def traced(self, x: Tensor) -> Output:
-        """Trace `forward` as a call of this layer; an error about shapes gets the layer's name."""
+        """Trace `forward` as a call of this layer; an error about shapes or attributes gets the layer's name."""
         try:
             with current().calling(self) as call:
                 call.input = x
                 call.result = self.forward(x)
             return call.result
-        except ShapeError as error:
+        except (ShapeError, ArgumentError) as error:
             # Only the innermost layer names itself: it is the one that the shapes do not fit.
-            name = self.__dict__.get("_name")
+            name = own_attributes(self).get("_name")
             if not name or getattr(error, "layer", None):
                 raise
-            located = ShapeError(f"layer {name}, {self}: {error}")
-            located.layer = name  # type: ignore[attr-defined]
-            raise located from None
+            raise located(type(error), f"layer {name}, {self.shown()}: {error}", name) from None
+        except Exception as error:
+            # In a layer of this library only an attribute that was set to something else can be at fault.
+            if isinstance(error, FovealError) or not is_of_library(self) or getattr(error, "layer", None):
+                error.layer = type(self).__name__  # type: ignore[attr-defined]
+                raise
+            raise self.misfit(error) from error
+
+    def shown(self) -> str:
+        """Return the layer as it is printed; of one that cannot be printed as it is, the class."""
+        try:
+            return repr(self)
+        except Exception:
+            return type(self).__name__
+
+    def misfit(self, error: Exception) -> ShapeError:
+        """Return the error of a layer that cannot be computed with the attributes that it has."""
+        name = own_attributes(self).get("_name") or ""
+        shown = ", ".join(f"{part}={value!r}" for part, value in self.parts() if not isinstance(value, Module))
+        return located(
+            ShapeError,
+            f"layer {name}, {type(self).__name__}: it cannot be computed with the attributes {shown}"
+            f" ({type(error).__name__}: {error}); set them to what the layer takes when it is made",
+            str(name),
+        )
 
     def summary(self, input_shape: Sequence[int] | int, batch: int = 1) -> "Summary":
         """Layer by layer: shape, parameters, multiply-adds, receptive field, what strides never read (foveal.explain).
@@ -135,17 +147,36 @@ class Module:
 
         return explain(self, input_shape, batch)
 
+    def parts(self) -> Iterator[tuple[str, object]]:
+        """Yield (name, value) of all attributes, in the order in which they were set."""
+        note_read(self, PARTS)
+        own = own_attributes(self)
+        for name, value in list(own.items()):
+            # Layers may have been appended since the list was assigned.
+            if isinstance(value, CHANGEABLE):
+                Watched.__setattr__(self, name, registered(value, f"{type(self).__name__}.{name}"))
+            if name not in INTERNAL:
+                yield name, own[name]
+
     def children(self) -> Iterator[tuple[str, "Module"]]:
         """Yield (name, module) of the direct parts, in the order in which they were set."""
-        for name, value in self.__dict__.items():
+        for name, value in self.parts():
             if isinstance(value, Module):
                 yield name, value
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
-        """Yield (dotted name, module) of this module and all below it."""
+        """Yield (dotted name, module) of this module and all below it. Raises StateError if one contains itself."""
+        return self.below(prefix, ())
+
+    def below(self, prefix: str, above: tuple["Module", ...]) -> Iterator[tuple[str, "Module"]]:
+        """Yield what named_modules does. above: the modules that contain this one."""
+        if any(self is module for module in above):
+            raise StateError(
+                f"{type(self).__name__} contains itself, as {prefix}; hold what lies above a layer outside of the model"
+            )
         yield prefix, self
         for name, child in self.children():
-            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+            yield from child.below(f"{prefix}.{name}" if prefix else name, (*above, self))
 
     @overload
     def named_variables(self) -> Iterator[tuple[str, Variable]]: ...
@@ -160,7 +191,7 @@ class Module:
         """
         for prefix, module in self.named_modules():
             for group in (Parameter, Buffer):
-                for name, value in module.__dict__.items():
+                for name, value in module.parts():
                     if isinstance(value, group) and isinstance(value, kind):
                         yield f"{prefix}.{name}" if prefix else name, value
 
@@ -169,13 +200,14 @@ class Module:
         for name, variable in self.named_variables():
             variable.name = name
         for name, module in self.named_modules():
-            module.__dict__["_name"] = name
+            own_attributes(module)["_name"] = name
 
     def parameters(self) -> list[Parameter]:
         """Return all parameters, each once, also where layers share it."""
         self.name_parameters()
         return list(dict.fromkeys(variable for _, variable in self.named_variables(Parameter)))
 
+    @checked
     def train(self, mode: bool = True) -> Self:
         """Switch this module and all below it to training behaviour (batch statistics, dropout), and return it."""
         for _, module in self.named_modules():
@@ -186,10 +218,17 @@ class Module:
         """Switch this module and all below it to inference behaviour, and return it."""
         return self.train(False)
 
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Freeze all parameters (False) or let them be trained (True), and return the module."""
+        for parameter in self.parameters():
+            parameter.trainable = requires_grad
+        return self
+
     def state_dict(self) -> dict[str, Ndarray]:
         """Copies of all parameters and buffers by dotted name, C-contiguous, filters as [K, C, R, S]."""
         return {name: np.array(variable.data, order="C") for name, variable in self.named_variables()}
 
+    @checked
     def load_state_dict(self, state: Mapping[str, ArrayLike], strict: bool = True) -> None:
         """Copy arrays in by name. Raises StateError that lists all that does not fit; then nothing is changed.
 
@@ -226,3 +265,199 @@ class Module:
     def describe(self) -> str:
         """Return the hyper-parameters that are shown when the module is printed."""
         return ""
+
+
+class Container(Module):
+    """Base of ModuleList and ModuleDict: values under keys, of which the modules and parameters belong to the model."""
+
+    # (key, value); replaced as a whole with every change, so that the change is noticed
+    _items: tuple[tuple[Hashable, Any], ...]
+
+    def set_items(self, items: Iterable[tuple[Hashable, object]]) -> None:
+        """Put (key, value) in place of what there is."""
+        kind = type(self).__name__
+        Watched.__setattr__(self, "_items", tuple((key, registered(v, f"{kind}[{key!r}]")) for key, v in items))
+
+    def parts(self) -> Iterator[tuple[str, object]]:
+        """Yield (name, value) of all values; names are the keys as text."""
+        note_read(self, PARTS)
+        if any(isinstance(value, CHANGEABLE) for _, value in self._items):
+            self.set_items(self._items)
+        for key, value in self._items:
+            yield str(key), value
+
+    def __getattr__(self, name: str) -> Any:
+        for key, value in own_items(self):
+            if str(key) == name:
+                return value
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        items = own_items(self)
+        if name in (str(key) for key, _ in items):
+            self.set_items((key, value if str(key) == name else old) for key, old in items)
+        else:
+            super().__setattr__(name, value)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+
+class ModuleList(Container, MutableSequence[Any]):
+    """A list of modules and parameters that belong to the model, named 0, 1, 2, ... as PyTorch's ModuleList
+
+    It has no `forward`: the model calls what is in it. Other values may stand among them.
+    """
+
+    def __init__(self, modules: Iterable[object] = ()) -> None:
+        self.set_items(enumerate(modules))
+
+    def to_list(self) -> list[Any]:
+        """Return a plain list of what is in it."""
+        return [value for _, value in self._items]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.to_list())
+
+    def __getitem__(self, index: SupportsIndex | slice) -> Any:
+        found = self.to_list()[index]
+        return ModuleList(found) if isinstance(index, slice) else found
+
+    def __setitem__(self, index: SupportsIndex | slice, value: Any) -> None:
+        values = self.to_list()
+        values[index] = value
+        self.set_items(enumerate(values))
+
+    def __delitem__(self, index: SupportsIndex | slice) -> None:
+        values = self.to_list()
+        del values[index]
+        self.set_items(enumerate(values))
+
+    def insert(self, index: SupportsIndex, value: object) -> None:
+        """Put a value before the one of that index."""
+        values = self.to_list()
+        values.insert(index, value)
+        self.set_items(enumerate(values))
+
+    def __add__(self, other: Iterable[object]) -> "ModuleList":
+        return ModuleList([*self, *other])
+
+
+class ModuleDict(Container, MutableMapping[Any, Any]):
+    """A dict of modules and parameters that belong to the model, named by their keys as in PyTorch's ModuleDict
+
+    Keys are texts without a dot, or whole numbers; else ArgumentError. It has no `forward`.
+    """
+
+    def __init__(self, modules: Mapping[Any, object] | Iterable[tuple[Any, object]] = ()) -> None:
+        self.set_items(dict(modules).items())
+
+    def set_items(self, items: Iterable[tuple[Hashable, object]]) -> None:
+        items = list(items)
+        names = [str(key) for key, _ in items]
+        for (key, _), name in zip(items, names, strict=True):
+            if not isinstance(key, str | int) or not name or "." in name or names.count(name) > 1:
+                raise ArgumentError(
+                    f"ModuleDict: the key {key!r} cannot name a part of a model; keys are different texts without a"
+                    " dot, or whole numbers"
+                )
+        super().set_items(items)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([key for key, _ in self._items])
+
+    def __getitem__(self, key: Hashable) -> Any:
+        return dict(self._items)[key]
+
+    def __setitem__(self, key: Hashable, value: Any) -> None:
+        self.set_items((dict(self._items) | {key: value}).items())
+
+    def __delitem__(self, key: Hashable) -> None:
+        items = dict(self._items)
+        del items[key]
+        self.set_items(items.items())
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+def own_items(container: Container) -> tuple[tuple[Hashable, Any], ...]:
+    """Return what a container holds; nothing while it is being made."""
+    items: Any = own_attributes(container).get("_items", ())
+    return tuple(items)
+
+
+def located(kind: type[Located], text: str, layer: object) -> Located:
+    """Return an error that names a layer, and that outer layers pass on as it is."""
+    error = kind(text)
+    error.layer = layer or "model"  # type: ignore[attr-defined]
+    return error
+
+
+def is_of_library(module: Module) -> bool:
+    """True for layers of this package, whose `forward` users have not written."""
+    return type(module).__module__.startswith("foveal.")
+
+
+def registered(value: object, place: str, owner: Module | None = None) -> object:
+    """Return the value as a part of a model: a list or dict that holds modules or parameters as one that lists them.
+
+    place: of the value, for messages. owner: what it is assigned to, which it may refer to. Raises ArgumentError for
+    other containers of modules.
+    """
+    if isinstance(value, ONCE):
+        raise ArgumentError(f"{place} is a {type(value).__name__}, which yields its elements once; give a list of them")
+    if isinstance(value, Module | Variable) or not holds_parts(value, owner):
+        return value
+    if isinstance(value, dict):
+        return ModuleDict(value)
+    if type(value) in (list, tuple):
+        assert isinstance(value, list | tuple)
+        return ModuleList(value)
+    raise ArgumentError(
+        f"{place} is a {type(value).__name__} that holds modules or parameters, which would be no part of the model;"
+        " assign them to attributes of the model, or give a list or a dict of them"
+    )
+
+
+def holds_parts(value: object, owner: Module | None = None) -> bool:
+    """True for a container with a module or a parameter in it, at any depth; of other objects, among the attributes."""
+    if isinstance(value, list | tuple | set | frozenset | collections.deque):
+        inner: Iterable[object] = value
+    elif isinstance(value, Mapping):
+        inner = value.values()
+    else:
+        held = attributes_of(value).values() if is_plain_object(value) else ()
+        return any(isinstance(x, Module | Parameter) and x is not owner for x in held)
+    return any(isinstance(x, Module | Variable) or (not isinstance(x, str) and holds_parts(x, owner)) for x in inner)
+
+
+def check_flag(place: str, value: object) -> None:
+    """Raise ArgumentError unless the value of an attribute is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ArgumentError(f"{place} is {value!r}, it has to be True or False")
+
+
+def check_replacement(place: str, old: object, value: object, optional: bool) -> None:
+    """Raise ArgumentError if something else is put in place of a parameter, a buffer or a layer.
+
+    optional: None may stand for it.
+    """
+    allowed = " or None" if optional else ""
+    if value is None and optional:
+        return
+    given = "None" if value is None else type(value).__name__
+    if isinstance(old, Variable) and not isinstance(value, Variable):
+        kind = type(old).__name__
+        raise ArgumentError(
+            f"{place} is a {kind}, and {given} would take it out of the model; copy values into it with {place}.data ="
+            f" values, or assign nn.{kind}(values){allowed}"
+        )
+    if isinstance(old, Module) and not isinstance(value, Module):
+        raise ArgumentError(
+            f"{place} is a layer, {type(old).__name__}, and {given} would take it out of the model; assign another"
+            f" module, nn.Identity() to leave it out{allowed and ', or None'}"
+        )

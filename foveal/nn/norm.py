@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from foveal import ops
 from foveal.errors import ShapeError
-from foveal.nn.arguments import check_number, check_positive
+from foveal.nn.arguments import check_number, check_positive, is_number
 from foveal.nn.module import Buffer, Counter, Module, Parameter
 from foveal.nn.one_dimensional import as_images, as_sequences
 from foveal.ops.batch_norm import per_channel
@@ -29,15 +29,13 @@ class Tracking(Module):
     ranks: ClassVar[tuple[int, ...]]
     takes: ClassVar[str]
 
+    required = ("running_mean", "running_var", "num_batches_tracked")
+
     def __init__(
         self, num_features: int, eps: float, momentum: float | None, affine: bool, track_running_stats: bool
     ) -> None:
         layer = type(self).__name__
         check_positive(layer, num_features=num_features)
-        if momentum is not None and not 0.0 <= momentum <= 1.0:
-            raise ShapeError(
-                f"{layer}: momentum is {momentum}, it has to be between 0 and 1, or None for the mean of all batches"
-            )
         self.num_features, self.eps, self.momentum = num_features, check_number(layer, "eps", eps, 0.0), momentum
         self.track_running_stats = track_running_stats
         self.weight = Parameter(np.ones(num_features)) if affine else None
@@ -46,6 +44,20 @@ class Tracking(Module):
             self.running_mean = Buffer(np.zeros(num_features))
             self.running_var = Buffer(np.ones(num_features))
             self.num_batches_tracked = Counter()
+
+    def check_attribute(self, name: str, value: Any) -> None:
+        layer = type(self).__name__
+        if name == "eps":
+            check_number(layer, name, value, 0.0)
+        if name == "momentum" and value is not None and not (is_number(value) and 0.0 <= value <= 1.0):
+            raise ShapeError(
+                f"{layer}: momentum is {value!r}, it has to be between 0 and 1, or None for the mean of all batches"
+            )
+        if name == "track_running_stats" and value and "weight" in vars(self) and not hasattr(self, "running_mean"):
+            raise ShapeError(
+                f"{layer}: it was made without running statistics, track_running_stats cannot become True; make the"
+                " layer again with track_running_stats=True"
+            )
 
     def check(self, x: Tensor) -> None:
         """Raise ShapeError unless x has one of the layer's ranks and its number of channels."""
@@ -60,10 +72,10 @@ class Tracking(Module):
 
     def affine(self) -> tuple[HasShape, HasShape]:
         """The scale [C] and the shift [C] of each channel; 1 and 0 where the layer has none."""
-        if self.weight is not None and self.bias is not None:
-            return self.weight, self.bias
         lift, shape = current().lift, (self.num_features,)
-        return ops.broadcast_to(lift(1.0), shape=shape), ops.broadcast_to(lift(0.0), shape=shape)
+        weight: HasShape = ops.broadcast_to(lift(1.0), shape=shape) if self.weight is None else self.weight
+        bias: HasShape = ops.broadcast_to(lift(0.0), shape=shape) if self.bias is None else self.bias
+        return weight, bias
 
     def by_running_statistics(self, x: Tensor) -> Tensor:
         """x normalised by the running mean and variance: what inference does."""
@@ -178,11 +190,10 @@ class InstanceNorm1d(InstanceNorm2d):
 
 
 def scale_and_shift(y: Tensor, weight: Parameter | None, bias: Parameter | None) -> Tensor:
-    """weight[c] y[n,c,...] + bias[c]; y itself where there are none."""
-    if weight is None or bias is None:
-        return y
+    """weight[c] y[n,c,...] + bias[c], without what is None."""
     lift = current().lift
-    return y * per_channel(lift(weight), y) + per_channel(lift(bias), y)
+    y = y if weight is None else y * per_channel(lift(weight), y)
+    return y if bias is None else y + per_channel(lift(bias), y)
 
 
 class GroupNorm(Module):
@@ -200,9 +211,13 @@ class GroupNorm(Module):
                 f"GroupNorm: num_groups={num_groups} does not divide num_channels={num_channels}; choose a divisor"
             )
         self.num_groups, self.num_channels = num_groups, num_channels
-        self.eps = check_number("GroupNorm", "eps", eps, 0.0)
+        self.eps = eps
         self.weight = Parameter(np.ones(num_channels)) if affine else None
         self.bias = Parameter(np.zeros(num_channels)) if affine else None
+
+    def check_attribute(self, name: str, value: Any) -> None:
+        if name == "eps":
+            check_number("GroupNorm", name, value, 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         if len(x.shape) < 2 or x.shape[1] != self.num_channels:
@@ -236,10 +251,14 @@ class LayerNorm(Module):
             raise ShapeError(f"{layer}: normalized_shape is empty, it has to have one axis or more")
         for size in self.normalized_shape:
             check_positive(layer, normalized_shape=size)
-        self.eps = check_number(layer, "eps", eps, 0.0)
+        self.eps = eps
         self.weight = Parameter(np.ones(self.normalized_shape)) if elementwise_affine else None
         with_bias = elementwise_affine and bias
         self.bias = Parameter(np.zeros(self.normalized_shape)) if with_bias else None
+
+    def check_attribute(self, name: str, value: Any) -> None:
+        if name == "eps":
+            check_number(type(self).__name__, name, value, 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         count = len(self.normalized_shape)

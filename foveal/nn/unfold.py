@@ -18,19 +18,17 @@ class Unfold(Module):
     def __init__(
         self, kernel_size: PairLike, dilation: PairLike = 1, padding: SidesLike = 0, stride: PairLike = 1
     ) -> None:
-        # The attributes of the operator, in the order in which they are printed.
-        self.window: dict[str, Any] = {
-            "kernel_size": kernel_size,
-            "dilation": dilation,
-            "padding": padding,
-            "stride": stride,
-        }
+        self.kernel_size, self.dilation, self.padding, self.stride = kernel_size, dilation, padding, stride
+
+    def window(self) -> dict[str, Any]:
+        """The attributes of the operator, in the order in which they are printed."""
+        return {name: getattr(self, name) for name in ("kernel_size", "dilation", "padding", "stride")}
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.im2col(x, **self.window)
+        return ops.im2col(x, **self.window())
 
     def describe(self) -> str:
-        return ", ".join(f"{name}={value}" for name, value in self.window.items())
+        return ", ".join(f"{name}={value}" for name, value in self.window().items())
 
 
 class Fold(Unfold):
@@ -49,7 +47,10 @@ class Fold(Unfold):
         stride: PairLike = 1,
     ) -> None:
         super().__init__(kernel_size, dilation, padding, stride)
-        self.window |= {"image_size": output_size}
+        self.output_size = output_size
+
+    def window(self) -> dict[str, Any]:
+        return {**super().window(), "image_size": self.output_size}
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.col2im(x, **self.window)
+        return ops.col2im(x, **self.window())

@@ -22,6 +22,7 @@ How it is computed fast is in ops/kernels/, which holds no operator. By file:
     norm.py           layer, group and instance norm, RMS norm, local response norm
     dropout.py        random masks
     loss.py           cross-entropy, one-hot labels
+    finite.py         the largest magnitudes of many arrays, for the check before anything is written
 
 Operators are called on Tensors while a function is traced, and on NumPy arrays elsewhere. A new one needs a class, its
 instance below it, and a line here that exports the instance.
@@ -70,6 +71,7 @@ from foveal.ops.elementwise import sqrt as sqrt
 from foveal.ops.elementwise import subtract as subtract
 from foveal.ops.elementwise import tanh as tanh
 from foveal.ops.elementwise import where as where
+from foveal.ops.finite import magnitudes as magnitudes
 from foveal.ops.im2col import col2im as col2im
 from foveal.ops.im2col import conv2d_im2col as conv2d_im2col
 from foveal.ops.im2col import im2col as im2col

@@ -12,7 +12,7 @@ from foveal.kernel import lang, maths
 from foveal.kernel.lang import Scalar
 from foveal.ops.elementwise import Pointwise, Unary, clip, exp, greater, log, tanh, where, with_edges
 from foveal.ops.op import Case, HasShape, Operand, Operator, Tensor
-from foveal.ops.reduce import max, sum
+from foveal.ops.reduce import check_elements, max, sum
 from foveal.strides import Ndarray, Shape
 
 
@@ -233,6 +233,7 @@ class AlongAxis(Operator):
         return {"axis": axis % rank}
 
     def shape(self, x: Shape, *, axis: int) -> Shape:
+        check_elements(self.name, x, (axis,))
         return x
 
 

@@ -133,6 +133,9 @@ class Widen(Operator):
     )
 
     def normalise(self, x: HasShape, *, axis: int, start: int, size: int) -> dict[str, Any]:
+        axis = axis_from_front(self.name, axis, len(x.shape))
+        if start < 0:
+            raise ShapeError(f"{self.name}: start is {start}, it has to be 0 or more")
         return {"axis": axis, "start": start, "size": size}
 
     def shape(self, x: Shape, *, axis: int, start: int, size: int) -> Shape:

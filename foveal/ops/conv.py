@@ -381,6 +381,10 @@ class Conv2dWeightGrad(Convolution):
         dilation: PairArgument = 1,
         groups: int = 1,
     ) -> dict[str, Any]:
+        if len(dy.shape) != 4 or len(x.shape) != 4:
+            raise ShapeError(
+                f"{self.name}: takes dy [N, K, P, Q] and x [N, C, H, W], got shapes {dy.shape} and {x.shape}"
+            )
         return self.convolution(kernel_size, stride, padding, dilation, groups)
 
     def arguments(self, *, window: Window, **rest: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from foveal.errors import ShapeError
 from foveal.kernel import random
 from foveal.kernel.lang import Array, extract, parallel_vectors, unflatten, where
 from foveal.ops.op import Case, HasShape, Operator
+from foveal.ops.shape import sizes
 from foveal.strides import Ndarray, Shape
 
 
@@ -35,7 +36,11 @@ class DropoutMask(Operator):
     def normalise(self, key: HasShape, *, shape: Iterable[int], p: float, stream: int) -> dict[str, Any]:
         if not 0.0 <= p < 1.0:
             raise ShapeError(f"dropout_mask: p is {p}, it has to be at least 0 and below 1")
-        return {"shape": tuple(shape), "p": float(p), "stream": int(stream)}
+        if key.shape != (4,) or stream < 0:
+            raise ShapeError(
+                f"dropout_mask: key has shape {key.shape} and stream is {stream}; they are int32 [4], and 0 or more"
+            )
+        return {"shape": sizes(self.name, shape), "p": float(p), "stream": stream}
 
     def shape(self, key: Shape, *, shape: Shape, p: float, stream: int) -> Shape:
         return shape

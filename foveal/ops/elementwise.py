@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from foveal.arguments import AnyNumber
 from foveal.errors import ShapeError
 from foveal.kernel import lang, maths
 from foveal.kernel.lang import Array, Scalar
@@ -163,7 +164,7 @@ class Maximum(Binary):
 
     def vjp(self, dy: Tensor, y: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor | None, ...]:
         second = greater(b, a)
-        return dy * (1.0 - second), dy * second
+        return where(second, 0.0, dy), where(second, dy, 0.0)
 
     def scalar(self, a: Scalar, b: Scalar) -> Scalar:
         return lang.maximum(a, b)
@@ -182,7 +183,7 @@ class Minimum(Binary):
 
     def vjp(self, dy: Tensor, y: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor | None, ...]:
         second = greater(a, b)
-        return dy * (1.0 - second), dy * second
+        return where(second, 0.0, dy), where(second, dy, 0.0)
 
     def scalar(self, a: Scalar, b: Scalar) -> Scalar:
         return lang.where((b < a) | (b != b), b, a)
@@ -263,7 +264,7 @@ class Clip(Pointwise):
     name, arity = "clip", 1
     cases = tuple(Case(c.shapes, {"low": -0.5, "high": 0.75}) for c in UNARY)
 
-    def normalise(self, x: Operand, *, low: float, high: float) -> dict[str, Any]:
+    def normalise(self, x: Operand, *, low: AnyNumber, high: AnyNumber) -> dict[str, Any]:
         if not low < high:
             raise ShapeError(f"clip: low={low} has to be below high={high}")
         return {"low": float(low), "high": float(high)}

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from foveal.errors import ShapeError
-from foveal.kernel.lang import F32, I32, Array, cast, loop, loops, parallel, where
-from foveal.ops.elementwise import exp, log
+from foveal.kernel import lang
+from foveal.kernel.lang import F32, I32, Array, cast, loop, loops, parallel
+from foveal.ops.elementwise import exp, log, where
 from foveal.ops.op import Case, HasShape, Operator, Tensor
 from foveal.ops.reduce import broadcast_to, max, mean, sum
 from foveal.strides import Ndarray, Shape
@@ -15,6 +16,13 @@ from foveal.strides import Ndarray, Shape
 def labels(rng: np.random.Generator, shape: Shape) -> Ndarray:
     """Labels of five classes."""
     return rng.integers(0, 5, shape)
+
+
+def with_impossible_classes(rng: np.random.Generator, shape: Shape) -> Ndarray:
+    """Logits of which some, but none of the first two classes, are -inf."""
+    drawn = rng.choice([-np.inf, -1.0, 0.5, 2.0], shape)
+    drawn[:, :2] = rng.standard_normal((shape[0], 2))
+    return drawn
 
 
 class OneHot(Operator):
@@ -48,15 +56,15 @@ class OneHot(Operator):
             for rest in loops(*y.shape[2:]):
                 label = cast(labels[(n, *rest)], F32)
                 for k in loop(classes):
-                    y[(n, k, *rest)] = where(label == cast(cast(k, I32), F32), 1.0, 0.0)
+                    y[(n, k, *rest)] = lang.where(label == cast(cast(k, I32), F32), 1.0, 0.0)
 
 
 class SoftmaxCrossEntropy(Operator):
     """y = mean_n ( ln sum_k exp(x[n,k] - m_n) - (x[n,t_n] - m_n) ) with m_n = max_k x[n,k] and labels t
 
     x: logits [N, classes]; labels: integers [N]; y is a scalar. The shift by the largest logit keeps every exponent at
-    or below 0, so y is finite for logits of any finite size. dx = dy (softmax(x) - one_hot(t)) / N. Raises ShapeError
-    for other shapes.
+    or below 0, so y is finite for logits of any finite size whose differences are; a logit of -inf is a class of
+    probability 0. dx = dy (softmax(x) - one_hot(t)) / N. Raises ShapeError for other shapes.
     """
 
     name, arity, integers, composite = "softmax_cross_entropy", 2, (1,), True
@@ -64,6 +72,7 @@ class SoftmaxCrossEntropy(Operator):
         Case(((4, 5), (4,)), {}, {1: labels}),
         Case(((3, 33), (3,)), {}, {1: labels}),
         Case(((6, 5), (6,)), {}, {0: lambda r, s: r.choice([-1e4, 1e4], s), 1: labels}, smooth=False),
+        Case(((6, 5), (6,)), {}, {0: with_impossible_classes, 1: lambda r, s: r.integers(0, 2, s)}, smooth=False),
     )
 
     def normalise(self, x: HasShape, labels: HasShape) -> dict[str, Any]:
@@ -89,7 +98,8 @@ class SoftmaxCrossEntropy(Operator):
 
     def expand(self, x: Tensor, labels: Tensor) -> Tensor:
         z = x - max(x, axes=(1,), keepdims=True)
-        chosen = sum(z * one_hot(labels, classes=x.shape[1]), axes=(1,))
+        # what is not chosen may be infinite, so it is left out and not multiplied by 0
+        chosen = sum(where(one_hot(labels, classes=x.shape[1]), z, 0.0), axes=(1,))
         return mean(log(sum(exp(z), axes=(1,))) - chosen)
 
 

@@ -132,7 +132,9 @@ class Linear(Operator):
     def shape(self, x: Shape, w: Shape) -> Shape:
         if len(x) != 2:
             raise ShapeError(f"linear: x has shape {x}, it has to be [N, features]; put a Flatten layer before")
-        if len(w) != 2 or x[1] != w[1]:
+        if len(w) != 2:
+            raise ShapeError(f"linear: the weight has shape {w}, it has to be [outputs, features]")
+        if x[1] != w[1]:
             raise ShapeError(
                 f"linear: x has {x[1]} features (shape {x}), the weight of shape {w} takes {w[-1]};"
                 f" use Linear({x[1]}, {w[0]}), or change what comes before"

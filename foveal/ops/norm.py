@@ -7,9 +7,10 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel.lang import Array, loop, parallel, var, vectors
+from foveal.ops.concat import narrow
 from foveal.ops.elementwise import exp, greater, log, maximum, sqrt, where
 from foveal.ops.op import Case, HasShape, Operator, Tensor
-from foveal.ops.reduce import mean, sum
+from foveal.ops.reduce import check_elements, mean, sum
 from foveal.ops.shape import reshape
 from foveal.strides import Ndarray, Shape
 
@@ -39,6 +40,7 @@ class OverAxes(Operator):
         return {"axes": tuple(sorted({a % rank for a in chosen})), "eps": check_eps(self.name, eps)}
 
     def shape(self, x: Shape, *, axes: tuple[int, ...], eps: float) -> Shape:
+        check_elements(self.name, x, axes)
         return x
 
 
@@ -66,7 +68,11 @@ class Standardize(OverAxes):
 
     def parts(self, x: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor]:
         """x - mean, and sqrt(var + eps)."""
-        centred = x - mean(x, axes=axes, keepdims=True)
+        # The mean is taken of the distances from the first value, which for a constant are exactly 0.
+        first = x
+        for axis in axes:
+            first = narrow(first, axis=axis, start=0, length=1)
+        centred = x - (first + mean(x - first, axes=axes, keepdims=True))
         return centred, sqrt(mean(centred * centred, axes=axes, keepdims=True) + eps)
 
     def vjp(self, dy: Tensor, y: Tensor, x: Tensor, *, axes: tuple[int, ...], eps: float) -> tuple[Tensor, ...]:
@@ -129,6 +135,7 @@ class GroupNorm(Operator):
     def shape(self, x: Shape, *, groups: int, eps: float) -> Shape:
         if len(x) < 2:
             raise ShapeError(f"{self.name}: takes [N, C, ...], got shape {x}")
+        check_elements(self.name, x, range(1, len(x)))
         if groups < 1 or x[1] % groups:
             raise ShapeError(
                 f"{self.name}: {groups} groups do not divide {x[1]} channels (shape {x}); take a divisor of {x[1]}"
@@ -183,8 +190,8 @@ class LpNormalize(Operator):
 
 
 def magnitude(x: Tensor) -> Tensor:
-    """|x|, with the gradient 0 at 0."""
-    return where(x, x, where(greater(0.0, x), -x, 0.0))
+    """|x|, with the gradient 0 at 0; NaN of NaN."""
+    return where(x, x, where(greater(0.0, x), -x, x * 0.0))
 
 
 class ChannelSums(Operator):
@@ -204,8 +211,8 @@ class ChannelSums(Operator):
         return {"before": before, "after": after}
 
     def shape(self, x: Shape, *, before: int, after: int) -> Shape:
-        if len(x) < 2:
-            raise ShapeError(f"{self.name}: takes [N, C, ...], got shape {x}")
+        if len(x) < 2 or x[1] == 0:
+            raise ShapeError(f"{self.name}: takes [N, C, ...] of one channel or more, got shape {x}")
         return x
 
     def numpy(self, x: Ndarray, *, before: int, after: int) -> Ndarray:

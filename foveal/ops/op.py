@@ -21,22 +21,27 @@ letters are indices: n, c, k, (r, s) of a tap, (p, q) of an output, and (h, v) f
 (v, since w are weights). C and K count all channels and filters; a group has C/G (`c_group`) and K/G (`k_group`).
 """
 
-import difflib
 import inspect
+import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar, Literal, ParamSpec, Protocol
 
 import numpy as np
 
+from foveal.arguments import SIMPLE, Kind, Refused, kinds_of, numbers_array, refusal, shown, wrong_call
 from foveal.errors import ArgumentError, ShapeError
 from foveal.kernel.lang import Scalar
 from foveal.kernel.sources import module_digest
 from foveal.ops.window import Window
 from foveal.strides import Ndarray, Shape, usual
 from foveal.view import View
+
+# The elements of an array of 4 TiB: a larger one comes from a number that was not meant.
+MOST_ELEMENTS = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,11 @@ class Tensor:
     def ndim(self) -> int:
         return len(self.shape)
 
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> Ndarray:
+        raise ShapeError(
+            "a traced value has no numbers yet, and NumPy needs them; use the operators of foveal.ops, such as ops.exp"
+        )
+
     def __bool__(self) -> bool:
         raise ShapeError("the truth of a traced value is not known; use where(condition, a, b)")
 
@@ -151,6 +161,15 @@ class Tensor:
 
     def mean(self, axes: int | Sequence[int] | None = None, keepdims: bool = False) -> "Tensor":
         return OPS["mean"](self, axes=axes, keepdims=keepdims)
+
+
+def tensor_or_array(x: object) -> object:
+    """What functions compute with, a Tensor or a Variable as it is and all else as an array of numbers."""
+    return x if isinstance(x, Tensor) else numbers_array(x)
+
+
+# What is written with operators computes with Tensors, and with arrays as well.
+SIMPLE[Tensor] = Kind("an array of numbers", "arrays of numbers", tensor_or_array)
 
 
 class Lowering(Protocol):
@@ -207,6 +226,9 @@ class Operator:
     # True for a view that leaves out elements along an axis, so that gaps may remain between those it keeps
     slices: ClassVar[bool] = False
 
+    # True if its kernels take inputs in any layout without gaps
+    any_layout: ClassVar[bool] = False
+
     # what an epilogue can accumulate for it while its input is computed: sums or moments over N, H and W
     channel_reduction: ClassVar[Literal["sum", "moments"] | None] = None
 
@@ -221,6 +243,9 @@ class Operator:
     # those of them that are inputs
     input_names: ClassVar[frozenset[str]]
 
+    # and those that are attributes without a default
+    required: ClassVar[frozenset[str]]
+
     def __init_subclass__(cls) -> None:
         # the module's source as it is now, while it is imported; its digest is a part of the names of kernels
         if not cls.__module__.startswith("foveal."):
@@ -228,6 +253,7 @@ class Operator:
         cls.__signature__ = signature(cls)
         parameters = cls.__signature__.parameters.values()
         cls.input_names = frozenset(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
+        cls.required = frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty)
 
     def __init__(self) -> None:
         if self.name in OPS:
@@ -245,7 +271,7 @@ class Operator:
         assert isinstance(self, Operator)
         return self.apply(inputs, attributes)
 
-    def apply(self, inputs: Sequence[object], attributes: dict[str, object]) -> Any:
+    def apply(self, inputs: Sequence[object], attributes: Mapping[str, object]) -> Any:
         """`__call__`, with the arguments as a tuple and a dictionary."""
         recording = current_recording()
         for x in inputs:
@@ -260,31 +286,65 @@ class Operator:
             self.check_arguments(inputs, attributes)
             bound = self.__signature__.bind(*inputs, **attributes)
             inputs, attributes = bound.args, bound.kwargs
-        operands = tuple(np.asarray(x) if recording is None else recording.lift(x) for x in inputs)
-        try:
-            full = self.normalise(*operands, **attributes)
-        except TypeError:
-            self.check_arguments(inputs, attributes)
-            raise
+        operands = tuple(self.operand(x, i) if recording is None else recording.lift(x) for i, x in enumerate(inputs))
+        full = self.normalise(*operands, **self.taken(inputs, attributes))
         if recording is not None:
             return recording.record(self, operands, full)
-        self.shape(*(x.shape for x in operands), **full)
-        return self.numpy(*operands, **full)
+        shape = self.checked_shape(*(x.shape for x in operands), **full)
+        try:
+            # What cannot be computed is NaN or infinite, as in programs.
+            with np.errstate(all="ignore"):
+                return self.numpy(*operands, **full)
+        except MemoryError:
+            raise ShapeError(f"{self.name}: there is not enough memory for a result of shape {shape}") from None
 
-    def check_arguments(self, inputs: Sequence[object], attributes: dict[str, object]) -> None:
+    def checked_shape(self, *shapes: Shape, **attributes: Any) -> Shape:
+        """`shape`, with a ShapeError for results that no memory holds."""
+        shape = tuple(self.shape(*shapes, **attributes))
+        if math.prod(shape) > MOST_ELEMENTS:
+            raise ShapeError(
+                f"{self.name}: the result would have shape {shape}, which no memory holds; use smaller sizes"
+            )
+        return shape
+
+    def taken(self, inputs: Sequence[object], attributes: Mapping[str, object]) -> dict[str, Any]:
+        """The attributes of a call, each of which has to be what its annotation in `normalise` says."""
+        if not self.required <= attributes.keys() <= self.__signature__.parameters.keys():
+            self.check_arguments(inputs, attributes)
+        kinds, taken = attribute_kinds(type(self).normalise), {}
+        for name, value in attributes.items():
+            kind = kinds.get(name)
+            try:
+                taken[name] = kind.take(value) if kind else value
+            except Refused as reason:
+                assert kind is not None
+                raise refusal(self.name, name, value, kind, reason) from None
+        return taken
+
+    def operand(self, x: object, position: int) -> Ndarray:
+        """An input that is computed with at once, as an array. Raises ArgumentError for what is no array of numbers."""
+        try:
+            array: Ndarray = numbers_array(x)
+        except Refused:
+            raise ArgumentError(
+                f"{self.name}: input {position} is {shown(x)}, it has to be an array of numbers"
+            ) from None
+        if position in self.integers and array.dtype.kind not in "iu":
+            raise ShapeError(
+                f"{self.name}: input {position} is {array.dtype}, it has to be int32; convert it with astype"
+            )
+        if array.dtype.kind == "b":
+            # Truth values are 1 and 0, as the operators that compare give them.
+            return array.astype(np.float32)
+        # Sums and products of small integers leave their range.
+        return array.astype(np.int32) if array.dtype.kind in "iu" and array.dtype.itemsize < 4 else array
+
+    def check_arguments(self, inputs: Sequence[object], attributes: Mapping[str, object]) -> None:
         """Raise ArgumentError where a call lacks an argument, or has one that the operator does not take."""
         try:
             self.__signature__.bind(*inputs, **attributes)
         except TypeError as error:
-            wrong = str(error)
-            # A misspelt name comes first: the argument that it was meant for is missing only because of it.
-            for name in attributes:
-                if name not in self.__signature__.parameters:
-                    close = difflib.get_close_matches(name, self.__signature__.parameters)
-                    wrong = f"got an unexpected keyword argument {name!r}"
-                    wrong += f" (did you mean {close[0]!r}?)" if close else ""
-                    break
-            raise ArgumentError(f"{self.name}: {wrong}; call it as {self.name}{self.__signature__}") from None
+            raise wrong_call(f"ops.{self.name}", self.__signature__, error, attributes) from None
 
     def __repr__(self) -> str:
         return self.name
@@ -318,7 +378,7 @@ class Operator:
                 raise ShapeError(
                     f"{self.name}: input {position} is {t.dtype}, it has to be {expected}; convert it with astype"
                 )
-        return Type(tuple(self.shape(*(t.shape for t in inputs), **attributes)), self.dtype)
+        return Type(self.checked_shape(*(t.shape for t in inputs), **attributes), self.dtype)
 
     def shape(self, *shapes: Any, **attributes: Any) -> Shape:
         """The output's shape, from the inputs' shapes."""
@@ -385,6 +445,10 @@ def signature(operator: type[Operator]) -> inspect.Signature:
     method = operator.numpy if operator.normalise is Operator.normalise else operator.normalise
     _, *parameters = inspect.signature(method).parameters.values()
     return inspect.Signature([parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters])
+
+
+# What the arguments of a call have to be, by name, as an operator's `normalise` says.
+attribute_kinds = cache(kinds_of)
 
 
 OPS: dict[str, Operator] = {}

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from foveal.arguments import AnyNumber
 from foveal.errors import ShapeError
 from foveal.kernel.lang import Array, Index, Scalar, loop, loops, parallel, splat, where
 from foveal.ops.op import Case, HasShape, Operator, Tensor
@@ -84,7 +85,7 @@ class Pad(Padding):
     )
 
     def normalise(
-        self, x: HasShape, *, padding: PairArgument, mode: str = "constant", value: float = 0.0
+        self, x: HasShape, *, padding: PairArgument, mode: str = "constant", value: AnyNumber = 0.0
     ) -> dict[str, Any]:
         return self.border(padding, mode, value)
 
@@ -135,7 +136,7 @@ class PadGrad(Padding):
         *,
         padding: PairArgument,
         mode: str = "constant",
-        value: float = 0.0,
+        value: AnyNumber = 0.0,
         image_size: PairArgument,
     ) -> dict[str, Any]:
         return self.border(padding, mode, value) | {"image_size": pair(image_size, f"{self.name}: image_size")}

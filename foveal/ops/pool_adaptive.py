@@ -1,6 +1,6 @@
 """Pooling to a given output size: windows of nearly equal size that cover the image."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -73,13 +73,11 @@ class Adaptive(Operator):
         return (*x[:2], *output_size)
 
 
-def mean_matrix(n: int, count: int) -> Ndarray:
-    """[count, n]: the share that each position has in each window's mean, along one axis."""
-    shares = np.zeros((count, n))
-    for p in range(count):
-        low, high = window_start(p, n, count), window_end(p, n, count)
-        shares[p, low:high] = 1 / (high - low)
-    return shares
+def windows(image: tuple[int, ...], counts: tuple[int, ...]) -> Iterator[tuple[int, int, tuple[slice, slice]]]:
+    """Yield p, q and the rows and columns of each window, of `counts` windows over an image (H, W)."""
+    for p, q in np.ndindex(*counts):
+        rows, columns = window_rows(p, q, (image[0], image[1]), (counts[0], counts[1]))
+        yield p, q, (slice(*rows), slice(*columns))
 
 
 class AdaptiveMean(Adaptive):
@@ -93,8 +91,10 @@ class AdaptiveMean(Adaptive):
     cases = (Case(((2, 3, 7, 5),), {"output_size": (3, 2)}), Case(((1, 18, 3, 10),), {"output_size": (5, 4)}))
 
     def numpy(self, x: Ndarray, *, output_size: Pair) -> Ndarray:
-        rows, columns = (mean_matrix(n, m) for n, m in zip(x.shape[2:], output_size, strict=True))
-        return np.einsum("ph,nchv,qv->ncpq", rows, x, columns).astype(x.dtype)
+        y = np.empty((*x.shape[:2], *output_size), x.dtype)
+        for p, q, (rows, columns) in windows(x.shape[2:], output_size):
+            y[:, :, p, q] = x[:, :, rows, columns].mean((2, 3))
+        return y
 
     def vjp(self, dy: Tensor, y: Tensor, x: Tensor, *, output_size: Pair) -> tuple[Tensor, ...]:
         return (adaptive_mean_grad(dy, image_size=x.shape[2:]),)
@@ -122,15 +122,21 @@ class AdaptiveMeanGrad(Operator):
     cases = (Case(((2, 3, 3, 2),), {"image_size": (7, 5)}), Case(((1, 18, 5, 4),), {"image_size": (3, 10)}))
 
     def normalise(self, dy: HasShape, *, image_size: PairArgument) -> dict[str, Any]:
-        return {"image_size": pair(image_size, f"{self.name}: image_size")}
+        full = pair(image_size, f"{self.name}: image_size")
+        if min(full) < 1:
+            raise ShapeError(f"{self.name}: image_size {full} has to be 1 or more rows and columns")
+        return {"image_size": full}
 
     def shape(self, dy: Shape, *, image_size: Pair) -> Shape:
         check_images(self.name, dy)
         return (*dy[:2], *image_size)
 
     def numpy(self, dy: Ndarray, *, image_size: Pair) -> Ndarray:
-        rows, columns = (mean_matrix(n, m) for n, m in zip(image_size, dy.shape[2:], strict=True))
-        return np.einsum("ph,ncpq,qv->nchv", rows, dy, columns).astype(dy.dtype)
+        dx = np.zeros((*dy.shape[:2], *image_size), dy.dtype)
+        for p, q, (rows, columns) in windows(image_size, dy.shape[2:]):
+            window = dx[:, :, rows, columns]
+            window += dy[:, :, p, q, None, None] / (window.shape[2] * window.shape[3])
+        return dx
 
     def vjp(self, g: Tensor, dx: Tensor, dy: Tensor, *, image_size: Pair) -> tuple[Tensor, ...]:
         return (adaptive_mean(g, output_size=dy.shape[2:]),)
@@ -185,7 +191,7 @@ class AdaptiveAvgPool2d(Adaptive):
 
 
 class AdaptiveMaxIndex(Adaptive):
-    """y[n,c,p,q] = h W + v, the place of the first maximum of x[n,c] in window (p, q)
+    """y[n,c,p,q] = h W + v, the place of the first maximum of x[n,c] in window (p, q), or of its first NaN
 
     The places of the maxima of P x Q windows that cover the image: x [N, C, H, W] -> int32 [N, C, P, Q]. output_size
     and errors: as for adaptive_avg_pool2d. It has no gradient.
@@ -211,13 +217,15 @@ class AdaptiveMaxIndex(Adaptive):
         # threads share images and windows
         for n, p, q in parallel(y.shape[0], P, Q):
             for c, width in channel_vectors(y):
-                # the window's first pixel, should all be NaN
+                # the window's first pixel, should all be -inf
                 start = float_lanes(window_start(p, H, P) * W + window_start(q, W, Q), width)
                 best, best_place = var(LOWEST, width), var(start, width)
                 for h in loop(window_end(p, H, P), start=window_start(p, H, P)):
                     for v in loop(window_end(q, W, Q), start=window_start(q, W, Q)):
                         value = x.load((n, c, h, v), width)
-                        larger = value > best.get()
+                        # the first NaN is kept as well, so that a fault is not hidden
+                        is_first_nan = (value != value) & (best.get() == best.get())
+                        larger = (value > best.get()) | is_first_nan
                         best.set(where(larger, value, best.get()))
                         best_place.set(where(larger, float_lanes(h * W + v, width), best_place.get()))
                 y.store((n, c, p, q), cast(best_place.get(), I32), width)

@@ -90,7 +90,8 @@ def power(x: Tensor, p: float, absolute: bool) -> Tensor:
     """|x|^p, or x^p where p is whole and the sign is kept."""
     if not isinstance(p, int):
         x = magnitude(x)
-        return where(x, exp(log(where(x, x, 1.0)) * p), 0.0)
+        zero = equal(x, 0.0)
+        return where(zero, 0.0, exp(log(where(zero, 1.0, x)) * p))
     x = magnitude(x) if absolute and p % 2 else x
     y = x
     for _ in range(p - 1):

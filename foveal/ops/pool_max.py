@@ -95,11 +95,11 @@ class MaxPool2d(MaxPooling):
 
 
 def first_maxima(x: Ndarray, window: Window) -> Ndarray:
-    """1 where x's window [N, C, P, Q, R, S] has its first maximum, else 0."""
+    """True where x's window [N, C, P, Q, R, S] has its first maximum."""
     view = window.view(x, padding=LOWEST)
     flat = view.reshape(*view.shape[:4], -1)
     chosen = np.arange(flat.shape[-1]) == flat.argmax(-1)[..., None]
-    return chosen.reshape(view.shape).astype(x.dtype)
+    return np.asarray(chosen.reshape(view.shape))
 
 
 def drawn_with_maxima(shapes: tuple[Shape, ...], first: Shape, **attributes: Any) -> Case:
@@ -174,7 +174,7 @@ class MaxPool2dGrad(OfMaxima):
 
     def numpy(self, dy: Ndarray, x: Ndarray, y: Ndarray, *, window: Window) -> Ndarray:
         dx = np.zeros(x.shape, np.result_type(dy, x))
-        window.add_to(dx, first_maxima(x, window) * dy[..., None, None])
+        window.add_to(dx, np.where(first_maxima(x, window), dy[..., None, None], 0))
         return dx
 
     def vjp(
@@ -220,7 +220,7 @@ class MaxPool2dPick(OfMaxima):
         return pooled
 
     def numpy(self, g: Ndarray, x: Ndarray, y: Ndarray, *, window: Window) -> Ndarray:
-        return np.asarray((first_maxima(x, window) * window.view(g)).sum(axis=(4, 5)))
+        return np.asarray(np.where(first_maxima(x, window), window.view(g), 0).sum(axis=(4, 5)))
 
     def vjp(
         self, d: Tensor, picked: Tensor, g: Tensor, x: Tensor, y: Tensor, *, window: Window
@@ -240,7 +240,7 @@ class MaxPool2dPick(OfMaxima):
 
 
 class MaxPool2dIndex(MaxPooling):
-    """y[n,c,p,q] = h W + v, where (h, v) is the place of the first maximum of the window
+    """y[n,c,p,q] = h W + v, where (h, v) is the place of the first maximum of the window, or of its first NaN
 
     The places of the maxima, as PyTorch counts them: images x [N, C, H, W] -> int32 [N, C, P, Q]. The other arguments
     and errors are those of max_pool2d. It has no gradient.
@@ -252,8 +252,7 @@ class MaxPool2dIndex(MaxPooling):
     def numpy(self, x: Ndarray, *, window: Window) -> Ndarray:
         H, W = x.shape[2:]
         places = np.arange(H * W).reshape(1, 1, H, W)
-        chosen = first_maxima(x, window) > 0
-        return np.where(chosen, window.view(places), 0).sum(axis=(4, 5), dtype=np.int32)
+        return np.where(first_maxima(x, window), window.view(places), 0).sum(axis=(4, 5), dtype=np.int32)
 
     def kernel(self, y: Array, x: Array, *, window: Window) -> None:
         counts, (H, W) = rows_and_columns(y.shape), rows_and_columns(x.shape)
@@ -262,7 +261,7 @@ class MaxPool2dIndex(MaxPooling):
             # backwards, so that the first of equal maxima comes last and replaces the others
             for h, v, valid in reversed(window.pixels((p, q), counts, (H, W))):
                 value = x.load((n, c, h, v), width)
-                larger: Scalar = hits_inside(value >= best.get(), valid, width)
+                larger: Scalar = hits_inside((value >= best.get()) | (value != value), valid, width)
                 best.set(where(larger, value, best.get()))
                 place = float_lanes(h * W + v, width)
                 best_place.set(where(larger, place, best_place.get()))

@@ -7,10 +7,10 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel.lang import Array, Scalar, loops, maximum, parallel, var
-from foveal.ops.elementwise import equal
+from foveal.ops.elementwise import equal, where
 from foveal.ops.kernels import pointwise
 from foveal.ops.op import Case, HasShape, Operator, Tensor
-from foveal.ops.shape import reshape
+from foveal.ops.shape import reshape, sizes
 from foveal.strides import Ndarray, Shape
 
 
@@ -28,7 +28,7 @@ class BroadcastTo(Operator):
     )
 
     def normalise(self, x: HasShape, *, shape: Iterable[int]) -> dict[str, Any]:
-        return {"shape": tuple(int(n) for n in shape)}
+        return {"shape": sizes(self.name, shape)}
 
     def shape(self, x: Shape, *, shape: Shape) -> Shape:
         try:
@@ -49,6 +49,12 @@ class BroadcastTo(Operator):
 
     def kernel(self, y: Array, x: Array, *, shape: Shape) -> None:
         pointwise.pointwise(y, x, outputs=1, steps=(), results=(0,))
+
+
+def check_elements(name: str, x: Shape, axes: Iterable[int]) -> None:
+    """Raise ShapeError, in the name of an operator, where one of the axes has size 0."""
+    if any(x[a] == 0 for a in axes):
+        raise ShapeError(f"{name}: there is no {name} of no elements, shape {x}, axes {tuple(axes)}")
 
 
 class Reduction(Operator):
@@ -140,8 +146,7 @@ class Max(Reduction):
     start = float("-inf")
 
     def shape(self, x: Shape, *, axes: tuple[int, ...], keepdims: bool) -> Shape:
-        if any(x[a] == 0 for a in axes):
-            raise ShapeError(f"max: there is no maximum of no elements, shape {x}, axes {axes}")
+        check_elements(self.name, x, axes)
         return super().shape(x, axes=axes, keepdims=keepdims)
 
     def numpy(self, x: Ndarray, *, axes: tuple[int, ...], keepdims: bool) -> Ndarray:
@@ -152,7 +157,7 @@ class Max(Reduction):
     ) -> tuple[Tensor | None, ...]:
         is_maximum = equal(x, self.keep(y, x, axes))
         share = self.keep(dy, x, axes) / sum(is_maximum, axes=axes, keepdims=True)
-        return (is_maximum * share,)
+        return (where(is_maximum, share, 0.0),)
 
     def combine(self, total: Scalar, value: Scalar) -> Scalar:
         return maximum(value, total)
@@ -161,10 +166,15 @@ class Max(Reduction):
 class Mean(Reduction):
     """y = the mean of x over `axes` (one, several, or None for all); y has x's shape without them
 
-    With keepdims they stay, with size 1. dx = dy divided by the number of elements, repeated along the axes.
+    With keepdims they stay, with size 1. dx = dy divided by the number of elements, repeated along the axes. Raises
+    ShapeError where an axis has size 0.
     """
 
     name, composite = "mean", True
+
+    def shape(self, x: Shape, *, axes: tuple[int, ...], keepdims: bool) -> Shape:
+        check_elements(self.name, x, axes)
+        return super().shape(x, axes=axes, keepdims=keepdims)
 
     def numpy(self, x: Ndarray, *, axes: tuple[int, ...], keepdims: bool) -> Ndarray:
         return np.mean(x, axis=axes, keepdims=keepdims)

@@ -5,11 +5,20 @@ from typing import Any
 
 import numpy as np
 
+from foveal.arguments import AnyNumber
 from foveal.errors import ShapeError
 from foveal.kernel.lang import Array, Scalar, loops, parallel
 from foveal.ops.kernels import pointwise
 from foveal.ops.op import Case, HasShape, Operator, Tensor, Type
 from foveal.strides import Ndarray, Shape, reshaped_strides
+
+
+def sizes(name: str, shape: Iterable[int]) -> Shape:
+    """The sizes of an array. Raise ShapeError, in the name of an operator, where one is below 0."""
+    full = tuple(shape)
+    if min(full, default=0) < 0:
+        raise ShapeError(f"{name}: shape is {full}, sizes have to be 0 or more")
+    return full
 
 
 class Constant(Operator):
@@ -21,7 +30,7 @@ class Constant(Operator):
     name, arity, differentiable = "constant", 0, False
     cases = (Case((), {"value": 2.5}, smooth=False),)
 
-    def normalise(self, *, value: float) -> dict[str, Any]:
+    def normalise(self, *, value: AnyNumber) -> dict[str, Any]:
         return {"value": float(value)}
 
     def shape(self, *, value: float) -> Shape:
@@ -152,6 +161,8 @@ class Place(Operator):
     cases = (Case(((4,),), {"i": 1, "n": 3}), Case(((2, 5),), {"i": 0, "n": 2}))
 
     def normalise(self, x: HasShape, *, i: int, n: int) -> dict[str, Any]:
+        if not 0 <= i < n:
+            raise ShapeError(f"place: i is {i} and n is {n}; i has to be one of 0 to n - 1")
         return {"i": i, "n": n}
 
     def shape(self, x: Shape, *, i: int, n: int) -> Shape:

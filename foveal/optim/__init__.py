@@ -16,6 +16,7 @@ schedule.py    schedules of the learning rate and the momentum
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from foveal.arguments import check_calls
 from foveal.errors import ShapeError
 from foveal.optim import schedule
 from foveal.variable import Variable
@@ -85,3 +86,5 @@ __all__ = [
     "schedule",
     "update_bn",
 ]
+
+check_calls(__name__)

@@ -6,7 +6,7 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.ops.op import Tensor
-from foveal.optim.optimizer import Assignments, Scalars, UpdateRule
+from foveal.optim.optimizer import Assignments, Scalars, UpdateRule, Value
 from foveal.trace import current
 from foveal.variable import Variable
 
@@ -83,7 +83,7 @@ class Combined(UpdateRule):
     def structure(self) -> tuple[object, ...]:
         return super().structure() + tuple(part.structure() for part in self.parts)
 
-    def own_gradients(self, gradients: Mapping[Variable, Tensor]) -> dict[Variable, Tensor]:
+    def own_gradients(self, gradients: Mapping[Variable, Value]) -> dict[Variable, Value]:
         return {p: g for part in self.parts for p, g in part.own_gradients(gradients).items()}
 
     def assignments(self, gradients: Mapping[Variable, Tensor]) -> Assignments:
@@ -130,7 +130,8 @@ class Wrapper(Combined):
         assignments: Assignments = []
         for p, variable in self.copies.items():
             old = lift(p)
-            # A frozen parameter has no assignment, but its copy is kept: it may be swapped in, or the freeze may end.
+            # A parameter that is frozen, or that the loss does not read, has no assignment, but its copy is kept: it
+            # may be swapped in, or the freeze may end.
             new, copy = self.follow(old, inner.get(p, old), lift(variable))
             assignments.append((variable, copy))
             if p in inner:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, Protocol, SupportsFloat
 
+from foveal.arguments import FLOAT32_MAX
 from foveal.errors import ShapeError
 from foveal.variable import Variable
 
@@ -29,9 +30,13 @@ class Range(NamedTuple):
             return False
         try:
             number = float(value)
-        except TypeError:
+        # text, arrays, whole numbers of hundreds of digits
+        except (TypeError, ValueError, OverflowError):
             return False
         # NaN fails both comparisons, so it lies in no range.
+        # Hyper-parameters are float32 in memory.
+        if abs(number) > FLOAT32_MAX:
+            return False
         return self.low <= number < self.high and not (self.exclusive and number == self.low)
 
     def __str__(self) -> str:
@@ -44,7 +49,8 @@ class Range(NamedTuple):
 NUMBER = Range(-math.inf, exclusive=True)
 POSITIVE = Range(exclusive=True)
 BELOW_ONE = Range(high=1.0)
-RATE, DECAY = Range(), Range()
+# Far above all that means something, and so low that a rate times a gradient is a finite float32.
+RATE, DECAY = Range(high=1e9), Range(high=1e9)
 
 
 class HasHyperParameters(Protocol):
@@ -119,13 +125,8 @@ def make_groups(optimizer: HasHyperParameters, parameters: Parameters) -> list[P
         options = {name: value for name, value in description.items() if name != "params"}
         if "params" not in description:
             raise ShapeError(f"{kind}: a group of parameters lacks 'params': {options}")
-        members: list[Variable] = []
-        for p in as_list(description["params"]):
-            if not isinstance(p, Variable):
-                raise ShapeError(
-                    f"{kind}: {type(p).__name__} is no parameter; give net.parameters(), or a list of dicts with"
-                    f" 'params'"
-                )
+        members = variables(kind, description["params"])
+        for p in members:
             # The update of a parameter that is listed twice would be undefined.
             if p in seen:
                 raise ShapeError(
@@ -133,7 +134,6 @@ def make_groups(optimizer: HasHyperParameters, parameters: Parameters) -> list[P
                     " belongs to one group"
                 )
             seen.add(p)
-            members.append(p)
         groups.append(ParameterGroup(optimizer, members, options))
     if not seen:
         raise ShapeError(f"{kind}: there are no parameters to optimise")
@@ -152,6 +152,18 @@ def as_list(value: object) -> list[object]:
     return list(value) if isinstance(value, Iterable) and not isinstance(value, Variable) else [value]
 
 
+def variables(call: str, parameters: object) -> list[Variable]:
+    """The parameters as a list. Raise ShapeError, which names what was called, where something else is among them."""
+    members: list[Variable] = []
+    for p in as_list(parameters):
+        if not isinstance(p, Variable):
+            raise ShapeError(
+                f"{call}: {type(p).__name__} is no parameter; give net.parameters(), or a list of dicts with 'params'"
+            )
+        members.append(p)
+    return members
+
+
 def by_name(parameters: Iterable[Variable], rules: Mapping[str, GroupOptions]) -> list[GroupOptions]:
     """Return groups by name: each parameter gets the options of the first pattern that matches its name.
 
@@ -163,7 +175,7 @@ def by_name(parameters: Iterable[Variable], rules: Mapping[str, GroupOptions]) -
     unmatched: list[Variable] = []
     matched: dict[str, list[Variable]] = {pattern: [] for pattern in rules}
     names = []
-    for p in parameters:
+    for p in variables("by_name", parameters):
         names.append(p.name)
         pattern = next((rule for rule in rules if fnmatchcase(p.name, rule)), None)
         (unmatched if pattern is None else matched[pattern]).append(p)
@@ -181,7 +193,7 @@ def no_decay(parameters: Iterable[Variable]) -> list[GroupOptions]:
 
     T. He et al. 2019, Bag of Tricks, section 3.1.
     """
-    parameters = list(parameters)
+    parameters = variables("no_decay", parameters)
     weights = [p for p in parameters if len(p.shape) > 1]
     others = [p for p in parameters if len(p.shape) <= 1]
     groups: list[GroupOptions] = [{"params": weights}, {"params": others, "weight_decay": 0.0, "l1": 0.0}]

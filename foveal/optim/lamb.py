@@ -8,6 +8,7 @@ from foveal.ops.op import Tensor
 from foveal.optim.adam import Moments
 from foveal.optim.hyper import ParameterGroup, Parameters
 from foveal.optim.optimizer import CommonOptions, TracedScalars, TracedState
+from foveal.trace import current
 
 
 class LAMB(Moments, name="lamb"):
@@ -59,6 +60,8 @@ class LAMB(Moments, name="lamb"):
         if not group["adapt"]:
             return 1.0
         p_norm, u_norm = ops.sqrt(ops.sum(p * p)), ops.sqrt(ops.sum(u * u))
+        current().require_finite("the norm of a parameter", p_norm)
+        current().require_finite("the norm of an update", u_norm)
         if group["bounds"] is not None:
             low, high = group["bounds"]
             p_norm = ops.minimum(ops.maximum(p_norm, low), high)

@@ -12,8 +12,9 @@ from foveal.errors import ShapeError
 from foveal.ops.op import Tensor
 from foveal.optim.adam import AdamW
 from foveal.optim.combined import Combined
-from foveal.optim.hyper import BELOW_ONE, POSITIVE, ParameterGroup, Parameters, Range
+from foveal.optim.hyper import BELOW_ONE, POSITIVE, ParameterGroup, Parameters, Range, variables
 from foveal.optim.optimizer import CommonOptions, Optimizer, TracedScalars, TracedState, UpdateRule
+from foveal.trace import current
 from foveal.variable import Variable
 
 # r for filters or a matrix of that many rows and columns, by the name of `adjust`.
@@ -34,7 +35,10 @@ def orthogonal(x: Tensor, steps: int, coefficients: tuple[float, float, float], 
     """
     a, b, c = coefficients
     tall = x.shape[0] > x.shape[1]
-    x = x / ops.maximum(ops.sqrt(ops.sum(x * x)), eps)
+    norm = ops.sqrt(ops.sum(x * x))
+    # An infinite norm would scale x to 0.
+    current().require_finite("the norm of an update", norm)
+    x = x / ops.maximum(norm, eps)
     for _ in range(steps):
         gram = ops.matmul(x, x, ta=tall, tb=not tall)
         gram = gram * b + ops.matmul(gram, gram) * c
@@ -118,7 +122,7 @@ def muon(
     rest_lr: AdamW's rate, a tenth of `lr` unless given. A schedule of lr drives both. clip_norm, clip_value: as in
     Optimizer, of all gradients together.
     """
-    parameters = list(parameters)
+    parameters = variables("muon", parameters)
     matrices = [p for p in parameters if len(p.shape) > 1]
     others = [p for p in parameters if len(p.shape) <= 1]
     rest_lr = lr / 10 if rest_lr is None else rest_lr

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from foveal import ops
+from foveal.arguments import checked
 from foveal.errors import ShapeError, StateError
 from foveal.ops.op import Tensor
 from foveal.optim.hyper import DECAY, POSITIVE, RATE, ParameterGroup, Parameters, Range, make_groups
@@ -19,6 +20,8 @@ from foveal.variable import Variable
 
 # Added to the norm of all gradients, so that a norm of zero can be divided by; the value is PyTorch's.
 NORM_EPS = 1e-6
+
+Value = TypeVar("Value")
 
 # What a step's program writes: (variable, its new value).
 Assignments = list[tuple[Variable, Tensor]]
@@ -126,11 +129,17 @@ class UpdateRule:
             if number not in allowed:
                 raise ShapeError(f"{type(self).__name__}: {name} is {value}, it has to be {allowed}")
 
+    @checked
     def schedule(self, **schedules: Callable[[int], float]) -> None:
         """Let hyper-parameters follow functions of the step's number (from 0), e.g. lr=schedule.cosine(0.1, 1000)."""
         for name in schedules:
             if not isinstance(getattr(self, name, None), float):
                 raise ShapeError(f"{type(self).__name__}: has no hyper-parameter {name!r} that a schedule could change")
+            if not callable(schedules[name]):
+                raise ShapeError(
+                    f"{type(self).__name__}: the schedule of {name} is {schedules[name]!r}; give a function of the"
+                    " step's number, such as optim.schedule.constant(0.1)"
+                )
         self.schedules |= schedules
 
     def begin(self) -> None:
@@ -163,16 +172,22 @@ class UpdateRule:
             limit = now["clip_value"]
             gradients = {p: ops.minimum(ops.maximum(g, -limit), limit) for p, g in gradients.items()}
         if self.clip_norm is not None and gradients:
-            scale = now["clip_norm"] / (global_norm(gradients.values()) + NORM_EPS)
+            norm = global_norm(gradients.values())
+            # An infinite norm would scale all gradients to 0.
+            current().require_finite("the norm of all gradients", norm)
+            scale = now["clip_norm"] / (norm + NORM_EPS)
             scale = ops.minimum(scale, 1.0)
             gradients = {p: g * scale for p, g in gradients.items()}
         return gradients
 
     def assignments(self, gradients: Mapping[Variable, Tensor]) -> Assignments:
-        """Return (variable, new value) for all parameters and states, traced: what a step's program writes."""
+        """Return (variable, new value) for all parameters and states, traced: what a step's program writes.
+
+        gradients: of the parameters that the loss reads. The others, and their states, have no new value.
+        """
         raise NotImplementedError
 
-    def own_gradients(self, gradients: Mapping[Variable, Tensor]) -> dict[Variable, Tensor]:
+    def own_gradients(self, gradients: Mapping[Variable, Value]) -> dict[Variable, Value]:
         """Return the gradients of the parameters that this rule updates: no frozen groups, no others of the model."""
         raise NotImplementedError
 
@@ -193,6 +208,7 @@ class UpdateRule:
         arrays = {name: np.array(value, np.float64) for name, value in self.numbers().items()}
         return arrays | {name: np.array(v.data, order="C") for name, v in self.state_variables().items()}
 
+    @checked
     def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
         """Go on from a state_dict. Raises StateError that lists all that does not fit; then nothing is changed."""
         variables, numbers = self.state_variables(), self.numbers()
@@ -335,7 +351,7 @@ class Optimizer(UpdateRule):
             assignments.extend((self.state[p][name], value) for name, value in state.items())
         return assignments
 
-    def own_gradients(self, gradients: Mapping[Variable, Tensor]) -> dict[Variable, Tensor]:
+    def own_gradients(self, gradients: Mapping[Variable, Value]) -> dict[Variable, Value]:
         return {p: g for p, g in gradients.items() if p in self.state and not self.group_of[p].frozen}
 
     def decayed(self, p: Tensor, g: Tensor, now: TracedScalars, group: ParameterGroup) -> Tensor:

@@ -4,13 +4,25 @@
 
 sets the rate before each step. Names and closed forms are those of torch.optim.lr_scheduler, counted in steps. Any
 function of the step's number will do in place of a schedule.
+
+A schedule raises ShapeError for numbers of steps below 1, and for NaN or infinity. It has a value for every step, also
+after the last one that it was made for.
 """
 
+import copy
+import copyreg
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, SupportsFloat
 
-from foveal.errors import ShapeError
+import numpy as np
+
+from foveal.arguments import AnyNumber, check_calls, checked, shown
+from foveal.errors import ShapeError, StateError
+
+# more steps than any run takes
+LAST_STEP = 1 << 62
 
 
 class Schedule:
@@ -20,7 +32,23 @@ class Schedule:
         self.value_at = value_at
 
     def __call__(self, step: int) -> float:
+        if not isinstance(step, int | np.integer) or not 0 <= step < LAST_STEP:
+            raise ShapeError(f"a schedule was asked for step {shown(step)}; steps are counted from 0")
         return self.value_at(step)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Schedule":
+        made = object.__new__(type(self))
+        made.__dict__.update(copy.deepcopy(vars(self), memo))
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Raise StateError for schedules of this file that are functions made by functions: these are not pickled."""
+        if "<locals>" in getattr(vars(self).get("value_at"), "__qualname__", ""):
+            raise StateError(
+                "a schedule cannot be pickled; take it off before (optimizer.schedules = {}) and set it again"
+                " afterwards with optimizer.schedule(...)"
+            )
+        return copyreg.__newobj__, (type(self),), vars(self)  # type: ignore[attr-defined]
 
     def observe(self, loss: float) -> None:
         """Take note of an epoch's mean training loss; only schedules that react to the loss do anything."""
@@ -28,24 +56,28 @@ class Schedule:
 
 def constant(value: float) -> Schedule:
     """The same value in every step."""
+    _finite("constant", value=value)
     return Schedule(lambda step: value)
 
 
 def step(value: float, step_size: int, gamma: float = 0.1) -> Schedule:
     """value gamma^(step // step_size)"""
     _at_least_one("step", step_size=step_size)
-    return Schedule(lambda step: value * gamma ** (step // step_size))
+    _factor("step", value, gamma)
+    return Schedule(lambda step: value * _power(gamma, step // step_size))
 
 
 def multi_step(value: float, milestones: Sequence[int], gamma: float = 0.1) -> Schedule:
     """value gamma^(number of milestones that are reached)"""
-    if list(milestones) != sorted(set(milestones)):
-        raise ShapeError(f"multi_step: milestones {list(milestones)} have to be steps in rising order")
-    return Schedule(lambda step: value * gamma ** bisect_right(milestones, step))
+    if not _rising(milestones):
+        raise ShapeError(f"multi_step: milestones {list(milestones)} have to be steps in rising order, from 0 on")
+    _factor("multi_step", value, gamma)
+    return Schedule(lambda step: value * _power(gamma, bisect_right(milestones, step)))
 
 
 def exponential(value: float, gamma: float) -> Schedule:
     """value gamma^step"""
+    _factor("exponential", value, gamma)
     if not 0 < gamma <= 1:
         raise ShapeError(f"exponential: gamma is {gamma}, it has to be more than 0 and at most 1")
     return Schedule(lambda step: value * gamma**step)
@@ -54,12 +86,16 @@ def exponential(value: float, gamma: float) -> Schedule:
 def linear(value: float, total: int, start: float = 1 / 3, end: float = 1.0) -> Schedule:
     """From value start to value end in `total` steps along a line, then constant."""
     _at_least_one("linear", total=total)
+    _finite("linear", value=value, start=start, end=end)
     return Schedule(lambda step: value * (start + (end - start) * min(step, total) / total))
 
 
 def polynomial(value: float, total: int, power: float = 1.0) -> Schedule:
     """value (1 - step / total)^power, 0 from `total` on"""
     _at_least_one("polynomial", total=total)
+    _finite("polynomial", value=value, power=power)
+    if power <= 0:
+        raise ShapeError(f"polynomial: power is {power}, it has to be more than 0")
     return Schedule(lambda step: value * (1 - min(step, total) / total) ** power)
 
 
@@ -71,6 +107,7 @@ def between(low: float, high: float, t: float) -> float:
 def cosine(value: float, total: int, low: float = 0.0) -> Schedule:
     """Along half a cosine down to `low` in `total` steps, then up again (Loshchilov and Hutter 2017, equation 5)."""
     _at_least_one("cosine", total=total)
+    _finite("cosine", value=value, low=low)
     return Schedule(lambda step: between(value, low, step / total))
 
 
@@ -80,6 +117,7 @@ def cosine_restarts(value: float, period: int, factor: int = 1, low: float = 0.0
     SGDR: the same paper and equation as `cosine`.
     """
     _at_least_one("cosine_restarts", period=period, factor=factor)
+    _finite("cosine_restarts", value=value, low=low)
 
     def at(step: int) -> float:
         length = period
@@ -95,9 +133,9 @@ def cosine_restarts(value: float, period: int, factor: int = 1, low: float = 0.0
 
 def sequence(schedules: Sequence[Callable[[int], float]], milestones: Sequence[int]) -> Schedule:
     """One schedule after the other; each counts its own steps from its milestone on."""
-    if len(schedules) != len(milestones) + 1 or list(milestones) != sorted(set(milestones)):
+    if len(schedules) != len(milestones) + 1 or not _rising(milestones):
         raise ShapeError(
-            f"sequence: {len(schedules)} schedules need {len(schedules) - 1} milestones in rising order, not"
+            f"sequence: {len(schedules)} schedules need {len(schedules) - 1} milestones in rising order, from 0 on, not"
             f" {list(milestones)}"
         )
 
@@ -111,10 +149,16 @@ def sequence(schedules: Sequence[Callable[[int], float]], milestones: Sequence[i
 def warm_up(then: Callable[[int], float], total: int, start: float = 1e-3) -> Schedule:
     """Along a line from `start` times the first value of `then` up to it in `total` steps, then as `then` says.
 
-    Goyal et al. 2017, section 2.2.
+    Goyal et al. 2017, section 2.2. With total = 0 there is no warm-up.
     """
+    _finite("warm_up", start=start)
     if not 0 <= start <= 1:
         raise ShapeError(f"warm_up: start is {start}, it has to be from 0 to 1")
+    _finite("warm_up", total=total)
+    if total < 0:
+        raise ShapeError(f"warm_up: total is {total}, it has to be at least 0")
+    if total == 0:
+        return Schedule(then)
     return sequence([linear(then(0), total, start), then], [total])
 
 
@@ -128,10 +172,12 @@ def triangular(
     """
     down = up if down is None else down
     _at_least_one("triangular", up=up, down=down)
+    _finite("triangular", high=high)
+    _factor("triangular", low, gamma)
     heights: dict[str, Callable[[int], float]] = {
         "triangular": lambda step: 1.0,
         "triangular2": lambda step: 0.5 ** (step // (up + down)),
-        "exp_range": lambda step: gamma**step,
+        "exp_range": lambda step: _power(gamma, step),
     }
     if mode not in heights:
         raise ShapeError(f"triangular: mode {mode!r} is not one of {', '.join(heights)}")
@@ -148,23 +194,38 @@ def triangular(
 def one_cycle(peak: float, total: int, start: float = 0.25, div: float = 25.0, final_div: float = 1e5) -> Schedule:
     """Up from peak/div to `peak`, then down to peak/final_div, both along half a cosine, in `total` steps.
 
-    The rise takes the share `start` of all steps. L. N. Smith 2018, with fastai's constants.
+    The rise takes the share `start` of all steps. L. N. Smith 2018, with fastai's constants. A run of two steps has the
+    first value and the peak, and a run of one step the peak alone.
     """
-    _at_least_one("one_cycle", total=total)
-    # The step, not necessarily a whole number, at which the peak is reached.
-    summit = max(1.0, start * total)
+    _finite("one_cycle", peak=peak, div=div, final_div=final_div)
+    if not (div > 0 and final_div > 0):
+        raise ShapeError(f"one_cycle: div is {div} and final_div is {final_div}, they have to be more than 0")
+    return _cycle("one_cycle", peak / div, peak, peak / final_div, total, start)
 
-    def rate(step: int) -> float:
-        if step < summit:
-            return between(peak / div, peak, step / summit)
-        return between(peak, peak / final_div, min(1.0, (step - summit) / max(1.0, total - 1 - summit)))
 
-    return Schedule(rate)
+def _cycle(name: str, first: float, summit: float, last: float, total: int, share: float) -> Schedule:
+    """From `first` to `summit` in the share of the steps, then to `last` at the last of `total` steps."""
+    _at_least_one(name, total=total)
+    _finite(name, start=share)
+    if not 0 <= share <= 1:
+        raise ShapeError(f"{name}: start is {share}, it has to be from 0 to 1")
+    # The step, not necessarily a whole number, of the summit. One step before it there is at least, unless it is the
+    # only one.
+    at = min(max(1.0, share * total), total - 1.0)
+    fall = total - 1 - at
+
+    def value(step: int) -> float:
+        if step < at:
+            return between(first, summit, step / at)
+        return between(summit, last, min(1.0, (step - at) / fall) if fall else float(step > at))
+
+    return Schedule(value)
 
 
 def one_cycle_momentum(total: int, low: float = 0.85, high: float = 0.95, start: float = 0.25) -> Schedule:
     """Momentum that goes against one_cycle's rate: from `high` down to `low` while the rate rises, then back up."""
-    return one_cycle(low, total, start, div=low / high, final_div=low / high)
+    _finite("one_cycle_momentum", low=low, high=high)
+    return _cycle("one_cycle_momentum", high, low, high, total, start)
 
 
 class Plateau(Schedule):
@@ -172,8 +233,9 @@ class Plateau(Schedule):
 
     update(metric) is called once per epoch. mode: "min" if a lower metric is better, "max" if a higher one is. An
     improvement is a change by more than `threshold` times the best metric so far (threshold_mode="rel"), or by more
-    than `threshold` itself ("abs"). After a reduction, `cooldown` calls are not counted. The value stays at least
-    `low`; reductions by less than `eps` are left out.
+    than `threshold` itself ("abs"). A metric of NaN or infinity is no improvement, the first one either. After a
+    reduction, `cooldown` calls are not counted. The value stays at least `low`; reductions by less than `eps` are left
+    out.
     """
 
     def __init__(
@@ -188,18 +250,23 @@ class Plateau(Schedule):
         low: float = 0.0,
         eps: float = 1e-8,
     ) -> None:
-        """Raise ShapeError for an unknown mode or a factor outside of 0 to 1."""
+        """Raise ShapeError for an unknown mode, a factor outside of 0 to 1, and numbers below 0."""
         if mode not in ("min", "max") or threshold_mode not in ("rel", "abs"):
             raise ShapeError(
                 f"Plateau: mode {mode!r} with threshold_mode {threshold_mode!r}; they are min or max, and rel or abs"
             )
+        numbers = {"factor": factor, "patience": patience, "threshold": threshold, "cooldown": cooldown, "eps": eps}
+        _finite("Plateau", value=value, low=low, **numbers)
         if not 0 < factor < 1:
             raise ShapeError(f"Plateau: factor is {factor}, it has to be between 0 and 1")
+        for name, number in numbers.items():
+            if number < 0:
+                raise ShapeError(f"Plateau: {name} is {number}, it has to be at least 0")
         self.value, self.factor, self.patience, self.cooldown = value, factor, patience, cooldown
         self.sign = 1 if mode == "min" else -1
         self.threshold, self.relative = threshold, threshold_mode == "rel"
         self.low, self.eps = low, eps
-        # The best metric, the calls since then, and the calls that are still not counted.
+        # The best metric, infinite before there is one; the calls since then; the calls that are still not counted.
         self.best, self.bad, self.cooling = math.inf, 0, 0
 
     def __call__(self, step: int) -> float:
@@ -208,12 +275,13 @@ class Plateau(Schedule):
     def observe(self, loss: float) -> None:
         self.update(loss)
 
-    def update(self, metric: float) -> None:
+    @checked
+    def update(self, metric: AnyNumber) -> None:
         """Count the calls without an improvement, and reduce the value after too many of them."""
         # A metric to be maximised is compared with the opposite sign.
-        metric = self.sign * metric
+        metric = self.sign * _number("Plateau", "the metric", metric)
         margin = abs(self.best) * self.threshold if self.relative else self.threshold
-        if self.best == math.inf or metric < self.best - margin:
+        if math.isfinite(metric) and (self.best == math.inf or metric < self.best - margin):
             self.best, self.bad = metric, 0
         else:
             self.bad += 1
@@ -228,16 +296,57 @@ class Plateau(Schedule):
     def state_dict(self) -> dict[str, float]:
         return {"value": self.value, "best": self.best, "bad": self.bad, "cooling": self.cooling}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    @checked
+    def load_state_dict(self, state: Mapping[str, AnyNumber]) -> None:
+        if missing := [name for name in self.state_dict() if name not in state]:
+            raise StateError(f"Plateau: the stored state lacks {', '.join(missing)}")
         self.value, self.best = state["value"], state["best"]
         self.bad, self.cooling = int(state["bad"]), int(state["cooling"])
 
 
 def _at_least_one(schedule: str, **counts: int) -> None:
     """Raise ShapeError that names the schedule and the count unless all counts are 1 or more."""
+    _finite(schedule, **counts)
     for name, count in counts.items():
         if not count >= 1:
             raise ShapeError(f"{schedule}: {name} is {count}, it has to be at least 1")
+
+
+def _number(schedule: str, name: str, value: SupportsFloat) -> float:
+    """Return a value as a float. Raise ShapeError that names it for what is no number."""
+    if isinstance(value, SupportsFloat):
+        try:
+            return float(value)
+        except (TypeError, ValueError, OverflowError):
+            pass
+    raise ShapeError(f"{schedule}: {name} is {value!r}, it has to be a number")
+
+
+def _finite(schedule: str, **values: float) -> None:
+    """Raise ShapeError that names the schedule and the value unless all values are finite numbers."""
+    for name, value in values.items():
+        if not math.isfinite(_number(schedule, name, value)):
+            raise ShapeError(f"{schedule}: {name} is {value}, it has to be a finite number")
+
+
+def _rising(milestones: Sequence[float]) -> bool:
+    """Return True for steps, from 0 on, in rising order."""
+    return list(milestones) == sorted(set(milestones)) and all(0 <= m < math.inf for m in milestones)
+
+
+def _factor(schedule: str, value: float, gamma: float) -> None:
+    """Raise ShapeError unless value and gamma, whose powers it is multiplied by, are finite and gamma is at least 0."""
+    _finite(schedule, value=value, gamma=gamma)
+    if gamma < 0:
+        raise ShapeError(f"{schedule}: gamma is {gamma}, it has to be at least 0")
+
+
+def _power(gamma: float, exponent: int) -> float:
+    """Return gamma^exponent; infinity, which an optimiser refuses by name, where it is too large for a float."""
+    try:
+        return float(gamma**exponent)
+    except OverflowError:
+        return math.inf
 
 
 # The schedules of `foveal train --schedule` by name. Each is built from the rate at the start (or at the peak), the
@@ -246,7 +355,7 @@ BUILDERS: dict[str, Callable[[float, int, int], Schedule]] = {
     "one-cycle": lambda lr, total, epoch: one_cycle(lr, total),
     "constant": lambda lr, total, epoch: constant(lr),
     "step": lambda lr, total, epoch: step(lr, max(1, total // 3)),
-    "multi-step": lambda lr, total, epoch: multi_step(lr, sorted({total // 2, total * 3 // 4})),
+    "multi-step": lambda lr, total, epoch: multi_step(lr, sorted({total // 2, total * 3 // 4} - {0})),
     "exponential": lambda lr, total, epoch: exponential(lr, 1e-3 ** (1 / total)),
     "linear": lambda lr, total, epoch: linear(lr, total, start=1.0, end=0.0),
     "polynomial": lambda lr, total, epoch: polynomial(lr, total, power=2.0),
@@ -261,16 +370,28 @@ NAMES = tuple(BUILDERS)
 
 
 def _warm_cosine(lr: float, total: int) -> Schedule:
-    """Warm up during 5 % of the steps, then follow half a cosine."""
-    warm = max(1, total // 20)
+    """Warm up during 5 % of the steps, one at least unless it is the only one, then follow half a cosine."""
+    warm = min(max(1, total // 20), total - 1)
     return warm_up(cosine(lr, max(1, total - warm)), warm)
 
 
 def build(name: str, lr: float, total: int, epoch: int = 1) -> Schedule:
     """Return the schedule of that name for a run of `total` steps with `epoch` steps in an epoch.
 
-    lr: the rate at the start, or at the peak of a cycle. Raises ShapeError that lists the names if there is none.
+    lr: the rate at the start, or at the peak of a cycle. Raises ShapeError that lists the names if there is none, and
+    for a rate below 0 or less than one step.
     """
     if name not in BUILDERS:
         raise ShapeError(f"there is no schedule called {name!r}; choose one of {', '.join(NAMES)}")
+    _at_least_one(name, total=total, epoch=epoch)
+    _finite(name, lr=lr)
+    if lr < 0:
+        raise ShapeError(f"{name}: lr is {lr}, it has to be at least 0")
     return BUILDERS[name](lr, total, epoch)
+
+
+FUNCTIONS = (
+    "constant step multi_step exponential linear polynomial cosine cosine_restarts sequence warm_up triangular"
+    " one_cycle one_cycle_momentum build"
+)
+check_calls(__name__, ("Plateau", *FUNCTIONS.split()))

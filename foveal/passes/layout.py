@@ -161,7 +161,8 @@ class LayoutPlanner:
         for x in dict.fromkeys([*operands, *group.inputs()]):
             strides = self.strides_of(x)
             full_size = x in prologue_inputs and computed is not None and x.shape == computed.shape
-            wanted = self.standard(x) if x in operands or full_size else strides
+            as_it_lies = node.op.any_layout and dense(x.shape, strides)
+            wanted = self.standard(x) if (x in operands and not as_it_lies) or full_size else strides
             if wanted != strides:
                 self.convert(node, x, wanted, f"for {node.op}")
         anchor_strides = node.op.strides(node.shape)

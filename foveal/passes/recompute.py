@@ -8,6 +8,7 @@ over y, so it is computed again from y.
 from dataclasses import replace
 
 from foveal.graph import Graph, Node, order
+from foveal.ops.finite import magnitudes
 from foveal.ops.shape import constant
 from foveal.passes.fusion.group import is_pointwise
 
@@ -32,8 +33,8 @@ class Recompute:
 
     def __init__(self, graph: Graph) -> None:
         self.graph, self.users = graph, graph.users()
-        # the nodes that the outputs need; all others belong to the backward pass
-        self.forward = set(order(graph.outputs))
+        # the nodes that the outputs need; all others belong to the backward pass, whose gradients a report reads
+        self.forward = set(order(node for node in graph.outputs if node.op is not magnitudes))
         # the values whose backward users get a copy
         self.recomputed: set[Node] = set()
         # each node in the new graph
@@ -45,10 +46,11 @@ class Recompute:
                 self.recomputed.add(node)
         for node in self.graph.nodes:
             self.rebuilt[node] = node if node in self.forward else self.rebuild(node)
+        outputs = tuple(self.rebuilt[node] for node in self.graph.outputs)
         updates = tuple((variable, self.rebuilt[node]) for variable, node in self.graph.updates)
-        results = [*self.graph.outputs, *(node for _, node in updates)]
+        results = [*outputs, *(node for _, node in updates)]
         inputs = [node for node in self.graph.nodes if node.op is None]
-        return replace(self.graph, nodes=order(results, inputs), updates=updates)
+        return replace(self.graph, nodes=order(results, inputs), outputs=outputs, updates=updates)
 
     def kept_for_kernels(self, node: Node) -> bool:
         """True for a large pointwise forward value that a backward operator needs in memory."""

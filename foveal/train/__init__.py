@@ -6,6 +6,7 @@ recipes.py      the network and the hyper-parameters for images of some size, wh
 tally.py        loss, accuracy, time and speed, counted step by step
 progress.py     what a person sees of a run while it goes on
 files.py        writing files whole, and locks
+metadata.py     what the description in a model file may say, checked
 checkpoint.py   the files of a run, and loading a trained network from them
 run_folder.py   writing the files of a run while it goes on
 evaluate.py     logits of a network on a set of images, and their metrics
@@ -16,6 +17,7 @@ findings.py     the findings of `foveal tune`: range test, short runs, choices
 tune_plot.py    the picture of the findings; needs matplotlib
 """
 
+from foveal.arguments import check_calls
 from foveal.metrics import accuracy, cross_entropy
 from foveal.train.checkpoint import ModelDescription, load_net, load_run
 from foveal.train.evaluate import classification_report, evaluate, predict
@@ -41,3 +43,5 @@ __all__ = [
     "state_dict",
     "train",
 ]
+
+check_calls(__name__)

@@ -9,14 +9,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from os.path import isfile
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from foveal.data.readers import UNIT, Dataset
+from foveal.data.classes import class_map
+from foveal.data.dataset import UNIT, Dataset
 from foveal.errors import DataError, ShapeError, StateError
+from foveal.nn.models.weights import read_file
 from foveal.nn.module import Module
 from foveal.strides import Ndarray
+from foveal.train import metadata
 from foveal.train.files import write_whole
 
 MODEL, LOG, METRICS = "model.safetensors", "log.jsonl", "metrics.json"
@@ -45,29 +50,33 @@ class ModelDescription:
 
     @classmethod
     def of(cls, model: str | None, data: Dataset) -> ModelDescription:
-        """Return the description of a model of that name, trained on `data`."""
+        """Return the description of a model of that name, trained on `data`. Raises DataError for impossible values."""
         shared = {f.name: getattr(data, f.name) for f in fields(cls) if hasattr(data, f.name)}
-        return cls(model=model, data=data.name, **shared)
+        # What could not be read again is refused before it is trained.
+        try:
+            return cls(**metadata.checked({"model": model, "data": data.name, **shared}))
+        except StateError as error:
+            raise DataError(f"{data.name}: a model of this data set could not be stored: {error}") from None
 
-    def check(self, data: Dataset) -> None:
-        """Raise DataError unless the images and classes of `data` are such as the model was trained on."""
+    def check(self, data: Dataset) -> NDArray[np.int64]:
+        """Return the model's number of each class of `data`.
+
+        Raises DataError unless the images and classes of `data` are such as the model was trained on.
+        """
         ours, theirs = (self.channels, *self.size), (data.channels, *data.size)
         if ours != theirs:
             raise DataError(
                 f"the model takes images of {'x'.join(map(str, ours))}, {data.name} holds "
                 f"{'x'.join(map(str, theirs))}: evaluate it on data such as {self.data}"
             )
-        if len(data.classes) > len(self.classes):
-            raise DataError(
-                f"the model has {len(self.classes)} classes, {data.name} {len(data.classes)}: "
-                f"evaluate it on data such as {self.data}"
-            )
+        numbers = class_map(self.classes, data.classes, data.name)
         if (self.value_range == UNIT) != (data.value_range == UNIT):
             low, high = self.value_range
             raise DataError(
                 f"the model was trained on pixels from {low:g} to {high:g}, those of {data.name} "
                 f"go from {data.value_range[0]:g} to {data.value_range[1]:g}: scale them alike"
             )
+        return numbers
 
 
 def model_bytes(state: Mapping[str, Ndarray], description: ModelDescription) -> bytes:
@@ -90,29 +99,31 @@ def load_run(folder: str | Path) -> tuple[ModelDescription, dict[str, Ndarray]]:
     folder: that of the run, or the file itself. Raises DataError if there is no such file, StateError if it is damaged
     or was not written by a run.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = Path(folder)
-    # A run that was killed while it saved has its newest model in a folder of its own.
+    # A run that was killed while it saved has its newest model in a folder of its own. (A name that no file can have is
+    # no error of os.path.isfile, but one of Path.is_file.)
     staged = path / SAVED / MODEL
-    path = path if path.is_file() else staged if staged.is_file() else path / MODEL
-    if not path.is_file():
+    path = path if isfile(path) else staged if isfile(staged) else path / MODEL
+    if not isfile(path):
         raise DataError(f"{folder}: not a run, there is no {path}; `foveal train DATA --out {folder}` makes one")
     try:
-        with safe_open(path, "np") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+        texts, state = read_file(path)
+    except (DataError, StateError):
         # A run that is going on may have moved it to its place meanwhile.
-        if path == staged and not staged.exists():
+        if path == staged and not isfile(staged):
             return load_run(folder)
-        raise StateError(f"{path}: torn or not a safetensors file ({error})") from None
-    if _KEY not in metadata:
+        raise
+    if _KEY not in texts:
         raise StateError(
             f"{path}: holds weights but was not written by `foveal train`; build the network and "
             "use net.load_state_dict(safetensors.numpy.load_file(...))"
         )
-    return _parse(metadata[_KEY], path), state
+    try:
+        return ModelDescription(**metadata.parse(texts[_KEY])), state
+    except StateError as error:
+        raise StateError(
+            f"{path}: its description of the model is damaged: {error}; restore the file from a copy, or train again"
+        ) from None
 
 
 def load_net(folder: str | Path) -> tuple[Module, ModelDescription]:
@@ -121,42 +132,27 @@ def load_net(folder: str | Path) -> tuple[Module, ModelDescription]:
     Raises as `load_run` does, and StateError that names the parameters when they do not fit.
     """
     from foveal.nn import models
+    from foveal.nn.init import without_values
 
     description, state = load_run(folder)
-    if description.model is None:
+    name = description.model
+    if name is None:
         raise StateError(f"{folder}: was trained with a network of its own, build that and use load_state_dict")
-    # Two things may not fit: the description of the network, and the weights of the network that is built from it.
+
+    def build() -> Module:
+        size, classes = description.size, len(description.classes)
+        return models.build(name, channels=description.channels, size=size, classes=classes, seed=0)
+
+    # Two things may not fit: the description of the network, and the weights of the network that is built from it. That
+    # is found out by a network without memory, since a wrong description may be one of a network of terabytes.
     try:
-        net = models.build(
-            description.model,
-            channels=description.channels,
-            size=description.size,
-            classes=len(description.classes),
-            seed=0,
-        )
+        with without_values():
+            build().load_state_dict(state, strict=True)
+        net = build()
+        net.load_state_dict(state, strict=True)
     except ShapeError as error:
         raise StateError(f"{folder}: {error}") from None
-    try:
-        net.load_state_dict(state, strict=True)
     except StateError as error:
-        raise StateError(f"{folder}: the weights do not fit {description.model}: {error}") from None
+        raise StateError(f"{folder}: the weights do not fit {name}: {error}") from None
     net.eval()
     return net, description
-
-
-def _parse(text: str, path: Path) -> ModelDescription:
-    """Return the description from its JSON; `path` is for the message of the StateError if it is damaged."""
-    try:
-        entry = json.loads(text)
-        return ModelDescription(
-            model=None if entry["model"] is None else str(entry["model"]),
-            data=str(entry["data"]),
-            channels=int(entry["channels"]),
-            size=(int(entry["size"][0]), int(entry["size"][1])),
-            classes=tuple(map(str, entry["classes"])),
-            mean=tuple(map(float, entry["mean"])),
-            std=tuple(map(float, entry["std"])),
-            value_range=(float(entry["value_range"][0]), float(entry["value_range"][1])),
-        )
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise StateError(f"{path}: its description of the model is damaged ({error!r})") from None

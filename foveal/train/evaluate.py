@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -10,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveal import metrics
+from foveal.data.dataset import Floats, Images, Labels
 from foveal.data.loader import Loader, even_batch
-from foveal.data.readers import Floats, Labels
 from foveal.errors import DataError, NumericsError
+from foveal.explain.model import modes_restored
+from foveal.metrics import checks
+from foveal.nn.module import Module
 from foveal.strides import Ndarray
 
 # Images at once: enough to keep the threads busy, few enough for their activations to stay in the cache.
@@ -29,16 +33,21 @@ class Network(Protocol):
     def __call__(self, x: Floats, /) -> Any: ...
 
 
-def predict(net: Network, x: Floats, *, mean: Sequence[float], std: Sequence[float]) -> Floats:
-    """Return the logits [n, K] of images x [n, C, H, W], which are not yet normalised.
+def predict(net: Network, x: Images, *, mean: Sequence[float], std: Sequence[float]) -> Floats:
+    """Return the logits [n, K] of images x [n, C, H, W], which are not yet normalised; bytes stand for value / 255.
 
-    Sets the network to evaluation mode and leaves it there. Raises NumericsError if an output is NaN or infinite.
+    The network computes in evaluation mode, and its layers are afterwards in the modes that they were in. Raises
+    DataError if there are no images, and NumericsError if an output is NaN or infinite.
     """
-    net.eval()
+    if np.ndim(x) != 4 or not len(x):
+        raise DataError(f"predict: images of shape {np.shape(x)}; it takes images [n, C, H, W], one or more")
     # All batches have one size, as each is compiled; the last one is filled up, and its logits are cut off.
     batch_size = even_batch(len(x), EVALUATION_BATCH)
     loader = Loader(x, np.zeros(len(x), np.int64), batch_size, mean=mean, std=std)
-    logits = np.concatenate([np.array(net(batch))[: len(rows)] for batch, rows in loader.epoch(0)])
+    # A network of another kind is left as its eval() leaves it.
+    with modes_restored(net) if isinstance(net, Module) else nullcontext():
+        net.eval()
+        logits = np.concatenate([np.array(net(batch))[: len(rows)] for batch, rows in loader.epoch(0)])
     wrong = np.flatnonzero(~np.isfinite(logits).all(1))
     if len(wrong):
         raise NumericsError(
@@ -48,22 +57,12 @@ def predict(net: Network, x: Floats, *, mean: Sequence[float], std: Sequence[flo
     return logits
 
 
-def check_labels(logits: Ndarray, y: Labels) -> None:
-    """Raise DataError for a label that the network has no output for."""
-    if y.max() >= logits.shape[1]:
-        raise DataError(
-            f"label {y.max()} at index {y.argmax()}: the network has {logits.shape[1]} classes, "
-            f"numbered 0 to {logits.shape[1] - 1}"
-        )
-
-
-def evaluate(net: Network, x: Floats, y: Labels, *, mean: Sequence[float], std: Sequence[float]) -> dict[str, float]:
+def evaluate(net: Network, x: Images, y: Labels, *, mean: Sequence[float], std: Sequence[float]) -> dict[str, float]:
     """Return {"accuracy", "loss"} of the network on images x [n, C, H, W] with labels y [n].
 
-    Raises DataError for a label that the network has no output for, and as `predict` does.
+    Raises DataError for labels that are none of the network's classes, or not one per image, and as `predict` does.
     """
     logits = predict(net, x, mean=mean, std=std)
-    check_labels(logits, y)
     return {"accuracy": metrics.accuracy(logits, y), "loss": metrics.cross_entropy(logits, y)}
 
 
@@ -72,9 +71,15 @@ def classification_report(logits: Ndarray, y: Labels, classes: Sequence[str]) ->
 
     accuracy, loss; top_k by k; per class precision, recall, F1, number of images and, if some images but not all are of
     the class, AUC and average precision against the other classes; their averages; the confusion matrix, whose rows are
-    labels; calibration. Raises DataError for a label that the network has no output for.
+    labels; calibration. Raises DataError for labels that are none of the network's classes, or not one per row, and
+    unless there is a name for each class.
     """
-    check_labels(logits, y)
+    logits, y = checks.scores_and_labels("classification_report", logits, y, "logits")
+    if len(classes) != logits.shape[1]:
+        raise DataError(
+            f"classification_report: {len(classes)} names of classes and logits of {logits.shape[1]}; give one name per"
+            " column of the logits"
+        )
     # [n, K]
     probability = np.exp(metrics.log_softmax(logits))
     confusion = metrics.confusion_matrix(y, logits.argmax(1), logits.shape[1])
@@ -116,8 +121,10 @@ def threshold_report(logits: Ndarray, y: Labels, chosen: int, rule: dict[str, An
     """Return a threshold of the probability of class number `chosen`, what it achieves, and the curves it lies on.
 
     logits [n, K], labels y [n]. rule: keyword arguments of `metrics.pick_threshold`, which picks it. The curves are
-    lists of points; a threshold of None lies above all scores.
+    lists of points; a threshold of None lies above all scores. Raises DataError as metrics.pick_threshold does.
     """
+    logits, y = checks.scores_and_labels("threshold_report", logits, y, "logits")
+    chosen = checks.whole("threshold_report", "the class", chosen, 0, logits.shape[1] - 1)
     # [n]: the probability of the class for each image.
     scores = np.exp(metrics.log_softmax(logits))[:, chosen]
     picked = metrics.pick_threshold(y == chosen, scores, **rule)

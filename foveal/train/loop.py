@@ -17,8 +17,8 @@ import foveal
 from foveal import nn
 from foveal.arena import Footprint
 from foveal.data.augment import augmentation
+from foveal.data.dataset import Dataset
 from foveal.data.loader import Loader
-from foveal.data.readers import Dataset
 from foveal.errors import DataError, NumericsError
 from foveal.train.checkpoint import ModelDescription
 from foveal.train.evaluate import evaluate
@@ -81,13 +81,15 @@ class Training:
         """net: None to build the network that the settings name."""
         self.clock = Clock()
         self.data, self.settings, self.folder, self.display = data, settings, folder, display
+        # What is written beside the weights; made here, since it refuses what could not be read again.
+        self.description = ModelDescription.of(settings.model, data)
         # The epoch, and the step in it, that are under way; 0 before the first.
         self.epoch = self.step = 0
         # The last epoch whose files are written.
         self.saved = 0
         s = settings
         self.loader = Loader(
-            data.x_train,
+            data.images_train,
             data.y_train,
             s.batch_size,
             mean=data.mean,
@@ -111,7 +113,7 @@ class Training:
     @cached_property
     def footprint(self) -> Footprint:
         """The memory that a training step takes. Asking for it compiles the step."""
-        x = np.zeros((self.settings.batch_size, *self.data.x_train.shape[1:]), np.float32)
+        x = np.zeros((self.settings.batch_size, *self.data.images_train.shape[1:]), np.float32)
         labels = np.zeros(self.settings.batch_size, np.int32)
         return self.train_step.program(x, labels).footprint()
 
@@ -161,7 +163,7 @@ class Training:
     def _finish_epoch(self, tally: Tally, lr: float) -> dict[str, Any]:
         """Test the network, write the files and show a line; return the metrics."""
         data = self.data
-        test = evaluate(self.net, data.x_test, data.y_test, mean=data.mean, std=data.std)
+        test = evaluate(self.net, data.images_test, data.y_test, mean=data.mean, std=data.std)
         line: EpochLog = {
             "epoch": self.epoch,
             "lr": lr,
@@ -172,8 +174,7 @@ class Training:
         }
         metrics = self._metrics(tally.means(), test)
         if self.folder is not None:
-            description = ModelDescription.of(self.settings.model, data)
-            self.folder.save(self.net.state_dict(), description, line, metrics)
+            self.folder.save(self.net.state_dict(), self.description, line, metrics)
             self.saved = self.epoch
         self.display.epoch(line)
         return metrics
@@ -184,8 +185,8 @@ class Training:
             "data": self.data.name,
             **asdict(self.settings),
             "epochs_done": self.epoch,
-            "train_images": len(self.data.x_train),
-            "test_images": len(self.data.x_test),
+            "train_images": len(self.data.images_train),
+            "test_images": len(self.data.images_test),
             "parameters": self.parameters,
             "memory_bytes": asdict(self.footprint),
             "train": train,

@@ -7,7 +7,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from foveal.arena import Footprint
-from foveal.data.readers import Dataset
+from foveal.data.dataset import Dataset
+from foveal.names import printable
 from foveal.train.run_folder import RunFolder
 from foveal.train.settings import Settings
 from foveal.train.tally import EpochLog, Tally
@@ -106,7 +107,7 @@ class ProgressDisplay:
             self._line(f"The model is at {folder.model}.")
 
     def _line(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True, markup=False)
+        self.console.print(printable(text), soft_wrap=True, markup=False)
 
 
 def _progress(console: Console) -> Progress:

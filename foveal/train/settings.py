@@ -16,8 +16,9 @@ from typing import Concatenate, ParamSpec, TypeVar, cast
 
 import foveal
 from foveal import nn, optim
-from foveal.data.readers import Dataset
-from foveal.errors import ShapeError
+from foveal.arguments import checked
+from foveal.data.dataset import Dataset
+from foveal.errors import ArgumentError, ShapeError
 from foveal.nn import models
 from foveal.passes.recompute import FAST, MEMORY
 from foveal.train.recipes import Recipe, recipe_for
@@ -108,7 +109,7 @@ def choose(data: Dataset, options: Options) -> Settings:
         model=models.canonical(model) if isinstance(model, str) else None,
         epochs=recipe.epochs if options.epochs is None else options.epochs,
         # The recipe's batch may be larger than a small data set.
-        batch_size=min(recipe.batch_size, len(data.x_train)) if options.batch_size is None else options.batch_size,
+        batch_size=min(recipe.batch_size, len(data.images_train)) if options.batch_size is None else options.batch_size,
         lr=default_lr(optimizer, recipe) if options.lr is None else options.lr,
         optimizer=optimizer,
         schedule=ONE_CYCLE if options.schedule is None else options.schedule,
@@ -154,21 +155,22 @@ def takes_options(
 
     make: the class of the options. Its parameters become those of the function, for type checkers and editors as well
     as for `inspect.signature` and `help`, so that no option is written down a second time. The function raises
-    TypeError that lists the options if it is called with a name that is none of them.
+    ArgumentError that lists the options if it is called with a name that is none of them.
     """
 
     def decorate(function: Callable[[Dataset, Given], Result]) -> Callable[Concatenate[Dataset, P], Result]:
         # Of a dataclass these are its fields, with their types and defaults.
         options = signature(make).parameters
+        run = checked(function, function.__name__)
 
         @wraps(function)
         def with_options(data: Dataset, *args: P.args, **kwargs: P.kwargs) -> Result:
             unknown = [name for name in kwargs if name not in options]
             if unknown:
-                raise TypeError(
+                raise ArgumentError(
                     f"{function.__name__}: there is no option {unknown[0]!r}; the options are {', '.join(options)}"
                 )
-            return function(data, make(*args, **kwargs))
+            return run(data, make(*args, **kwargs))
 
         # What `inspect` and `help` show: data, then the options.
         shown = signature(function)

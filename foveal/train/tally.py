@@ -8,7 +8,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from foveal.data.readers import Labels
+from foveal.data.dataset import Labels
 from foveal.strides import Ndarray
 
 

@@ -30,8 +30,8 @@ from numpy.random import Philox
 import foveal
 from foveal import optim
 from foveal.data.augment import augmentation
+from foveal.data.dataset import Dataset
 from foveal.data.loader import Loader
-from foveal.data.readers import Dataset
 from foveal.errors import NumericsError, ShapeError
 from foveal.strides import Ndarray
 from foveal.system import free_memory
@@ -117,7 +117,9 @@ class Search:
         self.started, self.budget, self.report = time.perf_counter(), budget, report
         self.data, self.fixed_batch, self.fixed_steps = data, fixed_batch, steps
         # A random order of the training images; the first of them are held out, and `rows` are trained on.
-        order = np.argsort(Philox(key=[settings.seed, HOLD_OUT_STREAM]).random_raw(len(data.x_train)), kind="stable")
+        order = np.argsort(
+            Philox(key=[settings.seed, HOLD_OUT_STREAM]).random_raw(len(data.images_train)), kind="stable"
+        )
         held_out = min(max(1, len(order) // 5), MAX_HELD_OUT)
         self.held_out, self.rows = np.sort(order[:held_out]), np.sort(order[held_out:])
         batch = min(settings.batch_size, len(self.rows))
@@ -160,7 +162,7 @@ class Search:
         """Return the loader of the images that are trained on."""
         data, s = self.data, self.settings
         return Loader(
-            data.x_train[self.rows],
+            data.images_train[self.rows],
             data.y_train[self.rows],
             batch_size,
             mean=data.mean,
@@ -255,7 +257,7 @@ class Search:
     def validate(self) -> dict[str, float]:
         """Return {"accuracy", "loss"} on the images that are held out."""
         data = self.data
-        x, y = data.x_train[self.held_out], data.y_train[self.held_out]
+        x, y = data.images_train[self.held_out], data.y_train[self.held_out]
         return evaluate(self.net, x, y, mean=data.mean, std=data.std)
 
     def trial(self, candidate: Candidate) -> Trial:

@@ -106,7 +106,8 @@ def trials(
     axis.set_ylabel("loss on images held out")
     if not finite:
         return
-    top = min(max(finite), 4 * min(finite)) * 1.15
+    # Above 0, also where all losses are 0.
+    top = max(min(max(finite), 4 * min(finite)) * 1.15, 1e-9)
     # A run above the scale stands at the top, with a word that says why.
     for position, trial in enumerate(runs):
         colour = CHOSEN if value(trial) == chosen else LINE

@@ -197,10 +197,10 @@ def test_bad_idx_files_are_reported(tmp_path):
 def test_real_mnist_files():
     if not (DATA / "mnist").is_dir():
         pytest.skip(f"no MNIST at {DATA / 'mnist'}")
-    from foveal.data.readers import _read_idx
+    from foveal.data import idx
 
-    labels = _read_idx(DATA / "mnist" / "t10k-labels-idx1-ubyte.gz", 0x0801)
-    images = _read_idx(DATA / "mnist" / "t10k-images-idx3-ubyte.gz", 0x0803)
+    labels = idx.read(DATA / "mnist" / "t10k-labels-idx1-ubyte.gz", 0x0801)
+    images = idx.read(DATA / "mnist" / "t10k-images-idx3-ubyte.gz", 0x0803)
     assert images.shape == (10000, 28, 28)
     assert labels[:5].tolist() == [7, 2, 1, 0, 4]
 

@@ -160,9 +160,9 @@ def run_kernel(body, arrays, plain=True, thread=0, threads=1, **static):
     """Compile a kernel body for the arrays' shapes and strides, and run it on them."""
     specs = tuple(kernels.ArraySpec(a.shape, tuple(s // a.itemsize for s in a.strides), str(a.dtype)) for a in arrays)
     kernel = kernels.Kernel(body, specs, tuple(sorted(static.items())), plain)
-    (address,) = kernels.native([kernel])
+    code = kernels.native([kernel])
     pointers = np.array([*(a.ctypes.data for a in arrays), 0], np.int64)
-    call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(address)
+    call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(code.addresses[0])
     call(pointers.ctypes.data, thread, threads)
 
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
 import foveal
-from foveal import cli, ops, optim
+from foveal import cli, nn, ops, optim
 from foveal.data import from_arrays
 from foveal.errors import DataError, NumericsError, ShapeError, StateError
 from foveal.nn import models
@@ -364,7 +364,7 @@ def test_files_that_are_not_a_run(run, tmp_path):
     with pytest.raises(DataError, match=r"not a run, there is no .*model\.safetensors"):
         load_run(tmp_path)
     (tmp_path / MODEL).write_bytes((run[0] / MODEL).read_bytes()[:-5])
-    with pytest.raises(StateError, match=r"model\.safetensors: torn"):
+    with pytest.raises(StateError, match=r"model\.safetensors: damaged"):
         load_run(tmp_path)
     save_file({"w": np.zeros(3, np.float32)}, tmp_path / MODEL)
     with pytest.raises(StateError, match="not written by `foveal train`"):
@@ -404,6 +404,24 @@ class Fixed:
         return x.reshape(len(x), -1)[:, :3]
 
 
+def test_evaluation_leaves_each_layer_in_its_mode():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Dropout(0.9))
+    x, y = np.random.default_rng(0).standard_normal((10, 1, 2, 2)).astype(np.float32), np.arange(10) % 3
+    for frozen in (False, True):
+        modes = [frozen, True, frozen, True]
+        for (_, module), mode in zip(net.named_modules(), modes, strict=True):
+            module.training = mode
+        first = evaluate(net, x, y, mean=(0.0,), std=(1.0,))
+        assert [module.training for _, module in net.named_modules()] == modes
+        # nothing was dropped, and nothing is compiled again
+        assert evaluate(net, x, y, mean=(0.0,), std=(1.0,)) == first
+        assert len(net.__dict__["_compiled"].programs) == 1
+    x[0] = np.nan
+    with pytest.raises(NumericsError):
+        evaluate(net, x, y, mean=(0.0,), std=(1.0,))
+    assert [module.training for _, module in net.named_modules()] == modes
+
+
 def test_metrics_of_known_logits():
     x = np.zeros((300, 1, 2, 2), np.float32)
     x[:, 0, 0, 0] = 1e4
@@ -418,7 +436,7 @@ def test_metrics_of_known_logits():
 
 def test_metrics_refuse_nan_and_unknown_labels():
     x = np.zeros((4, 1, 2, 2), np.float32)
-    with pytest.raises(DataError, match="label 3 at index 3: the network has 3 classes"):
+    with pytest.raises(DataError, match="label 3 at index 3 is none of the 3 classes, 0 to 2"):
         evaluate(Fixed(), x, np.arange(4), mean=(0.0,), std=(1.0,))
     x[2] = np.nan
     with pytest.raises(NumericsError, match="1 of 4 images, first for image 2"):

@@ -27,6 +27,7 @@ airbench.py      the network of airbench94, for CIFAR
 
 from pathlib import Path
 
+from foveal.arguments import check_calls
 from foveal.errors import ShapeError
 from foveal.nn.init import seed as seed_layers
 from foveal.nn.models.blocks import Size
@@ -77,3 +78,6 @@ def load(
     classes = classes_in(path) if classes is None else classes
     model = build(name, channels=channels, size=size, classes=classes, seed=seed)
     return model, load_weights(model, path, head=head)
+
+
+check_calls(__name__)

@@ -36,18 +36,10 @@ class DenseLayer(Module):
         return ops.concatenate(x, y)
 
 
-class Named(Sequential):
-    """Modules one after another, each under the name that it is passed by."""
-
-    def __init__(self, **modules: Module) -> None:
-        for name, module in modules.items():
-            setattr(self, name, module)
-
-
 def transition(inputs: int, outputs: int) -> Module:
     """Between blocks: [N, inputs, H, W] -> [N, outputs, H/2, W/2], by a 1x1 convolution and a mean of 2x2."""
     conv = Conv2d(inputs, outputs, 1, bias=False)
-    return Named(norm=BatchNorm2d(inputs), relu=ReLU(), conv=conv, pool=AvgPool2d(2, stride=2))
+    return Sequential({"norm": BatchNorm2d(inputs), "relu": ReLU(), "conv": conv, "pool": AvgPool2d(2, stride=2)})
 
 
 def stem(channels: int, outputs: int, small_images: bool) -> dict[str, Module]:
@@ -87,12 +79,12 @@ class DenseNet(Module):
         # width: the channels so far; every layer adds `growth`, every transition halves them
         for i, layers in enumerate(blocks, 1):
             block = {f"denselayer{j + 1}": DenseLayer(width + j * growth, growth) for j in range(layers)}
-            parts[f"denseblock{i}"] = Named(**block)
+            parts[f"denseblock{i}"] = Sequential(block)
             width += layers * growth
             if i < len(blocks):
                 parts[f"transition{i}"] = transition(width, width // 2)
                 width //= 2
-        self.features = Named(**parts, norm5=BatchNorm2d(width))
+        self.features = Sequential({**parts, "norm5": BatchNorm2d(width)})
         self.classifier = Linear(width, classes)
         he_start(self)
         zero(self.classifier.bias)

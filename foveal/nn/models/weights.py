@@ -7,9 +7,11 @@ the same, except for its tf_ variants, whose padding differs.
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -23,12 +25,13 @@ from foveal.nn.module import Module
 from foveal.strides import Ndarray, Shape
 
 # what may be done with a classifier that does not fit: an error, or it is left at its starting values
-if TYPE_CHECKING:
-    from safetensors import safe_open
-
 STRICT, SKIP = "strict", "skip"
 # the number of names that an error lists, of perhaps hundreds
 LISTED = 12
+# letters of a name that an error shows
+MAX_SHOWN = 100
+# of arrays: those that NumPy can hold, and that a weight can have
+DTYPES = ("F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8")
 # Files of old versions of PyTorch lack it, and no computation needs it.
 COUNTER = "num_batches_tracked"
 # names of the last layer in the families of models; a file's last layer is the first of them that it has
@@ -142,27 +145,41 @@ def same_values(stored: Shape, shape: Shape) -> bool:
 
 def read(path: str | Path) -> State:
     """The arrays of a safetensors file, as float32 but for counters."""
+    return {n: v if v.dtype.kind in "iu" else v.astype(np.float32) for n, v in read_file(path)[1].items()}
+
+
+def read_file(path: str | Path) -> tuple[Mapping[str, str], State]:
+    """The texts that a safetensors file holds beside its arrays, by key, and the arrays as they are stored."""
+    state = {}
     with opened(path) as file:
-        names = list(file.keys())
-        # NumPy has no bfloat16 and no 8-bit floats, unless another package has registered them in this process.
-        for name in names:
+        for name in file.keys():  # noqa: SIM118
             dtype = file.get_slice(name).get_dtype()
-            if dtype.startswith(("BF16", "F8", "F4", "F6")):
+            # NumPy has no bfloat16 and no 8-bit floats, unless another package has registered them in this process.
+            if dtype not in DTYPES:
                 raise StateError(
-                    f"{path}: {name} is stored as {dtype}, which is not read; store the weights as float32"
+                    f"{path}: {name[:MAX_SHOWN]} is stored as {dtype}, which is not read; store the weights as float32"
                 )
-        state = {name: file.get_tensor(name) for name in names}
-    return {n: v if v.dtype.kind in "iu" else v.astype(np.float32) for n, v in state.items()}
+            # A shape that NumPy cannot have, such as one of 100 axes.
+            try:
+                state[name] = file.get_tensor(name)
+            except ValueError as error:
+                raise StateError(f"{path}: {name[:MAX_SHOWN]} cannot be read ({error}); fetch the file again") from None
+        return file.metadata() or {}, state
 
 
-def opened(path: str | Path) -> "safe_open":
-    """Open a safetensors file. Raises DataError where there is none, StateError where it is something else."""
+@contextmanager
+def opened(path: str | Path) -> Iterator[Any]:
+    """Open a safetensors file for a block, as a `safetensors.safe_open`.
+
+    Raises DataError where there is none, StateError where it is something else, or is found to be damaged in the block.
+    """
     from safetensors import SafetensorError, safe_open
 
-    if not Path(path).is_file():
+    if not isfile(path):
         raise DataError(f"{path}: there is no such file; give the path of a .safetensors file")
     try:
-        return safe_open(path, "np")
+        with safe_open(path, "np") as file:
+            yield file
     except (SafetensorError, OSError) as error:
         raise StateError(
             f"{path}: damaged, or not a safetensors file ({error}); convert a PyTorch checkpoint with"

@@ -53,7 +53,7 @@ def fold_batch_norm(model: Module, shape: Shape) -> Module:
     uses = list(foldable_uses(recording.call))
     shared = shared_variables(folded)
     for layer, norm in foldable_pairs(uses, reads):
-        if not shared & {id(v) for m in (layer, norm) for v in vars(m).values()}:
+        if not shared & {id(v) for m in (layer, norm) for _, v in m.parts()}:
             fold_into(layer, norm)
             replace_by_identity(folded, norm)
     return folded
@@ -86,7 +86,7 @@ def count_reads(recording: Trace, outputs: object) -> Counter[Node]:
 def shared_variables(model: Module) -> set[int]:
     """The ids of the variables that more than one layer has."""
     modules = dict.fromkeys(module for _, module in model.named_modules())
-    holders = Counter(id(v) for m in modules for v in vars(m).values() if isinstance(v, Variable))
+    holders = Counter(id(v) for m in modules for _, v in m.parts() if isinstance(v, Variable))
     return {v for v, count in holders.items() if count > 1}
 
 
@@ -104,7 +104,7 @@ def foldable_pairs(uses: list[Use], reads: Counter[Node]) -> Iterator[tuple[Fold
 
 def used_once(module: Module, reads: Counter[Node]) -> bool:
     """True if no parameter or statistic of the module is read twice, by a second call of it or by anything else."""
-    variables = {v for v in vars(module).values() if isinstance(v, Variable)}
+    variables = {v for _, v in module.parts() if isinstance(v, Variable)}
     return all(count == 1 for node, count in reads.items() if node.variable in variables)
 
 

@@ -17,6 +17,7 @@ groups.
     halo.py           bands of an image in a buffer with a border of zeros
     packing.py        weights in the order in which a register tile reads them; transposing copies
     register_tile.py  products accumulated in registers: how large the tile is, and its multiply-adds
+    magnitudes.py     the largest magnitudes of many arrays in one pass
     partial_sums.py   sums of parts of the work, added in a fixed order
     gemm.py           matrix products
     conv/             convolutions and their gradients: a file per algorithm, and which one is chosen

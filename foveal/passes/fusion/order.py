@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from foveal.graph import Graph, Node, owner
+from foveal.ops.finite import magnitudes
 from foveal.passes.fusion.group import Group
 
 # Elements of a pointwise group up to which its barrier costs more than its work (4096 elements take about 1 us).
@@ -85,18 +86,20 @@ def topological(graph: Graph, groups: list[Group], dependencies: Dependencies) -
     """Return a topological order that keeps few values alive; None if there is a cycle.
 
     Writers of variables come as early as they can, so that gradients are not kept; small ones come last, where they
-    need no barriers between them. Anchored groups that only writers wait for, such as gradients in weights, come early
-    too: then what they read is free. A pointwise group that only one of these reads comes right before it.
+    need no barriers between them. Anchored groups that only writers and the report before them (guard.py) wait for,
+    such as gradients in weights, come early too: then what they read is free. A pointwise group that only one of these
+    reads comes right before it.
     """
     needs, users, writers = dependencies.needs, dependencies.users, dependencies.writers
     position = {node: i for i, node in enumerate(graph.nodes)}
     outputs = {owner(node) for node in graph.outputs}
+    last = writers | {group for group in groups if group.anchor is not None and group.anchor.op is magnitudes}
     early = {
         group
         for group in groups
         if group.kind == "anchored"
         and users[group]
-        and writers.issuperset(users[group])
+        and last.issuperset(users[group])
         and outputs.isdisjoint(group.results)
     }
     just_before = {
@@ -109,8 +112,8 @@ def topological(graph: Graph, groups: list[Group], dependencies: Dependencies) -
     }
 
     def rank(group: Group) -> tuple[int, int]:
-        last = group in writers and math.prod(group.domain) <= MAX_WAITING
-        priority = 2 if last else 0 if group in writers or group in early else 1
+        may_wait = group in writers and math.prod(group.domain) <= MAX_WAITING
+        priority = 2 if may_wait else 0 if group in writers or group in early else 1
         return priority, max(position[node] for node in group.results)
 
     def is_ready(group: Group) -> bool:

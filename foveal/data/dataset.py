@@ -1,0 +1,223 @@
+"""Dataset: images and labels in memory, and `from_arrays`, which checks four arrays and makes one of them.
+
+Images of bytes stay bytes, a quarter of the memory of floats; the loader scales them batch by batch (`scaled`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foveal.data.classes import name_classes
+from foveal.data.statistics import Floats, Images, channel_statistics, scaled
+from foveal.errors import DataError
+from foveal.strides import Ndarray
+
+Labels = NDArray[np.int64]
+
+__all__ = ["PARTS", "UNIT", "Dataset", "Floats", "Images", "Labels", "from_arrays"]
+
+PARTS = ("x_train", "y_train", "x_test", "y_test")
+# The range of pixel values that images of bytes have after division by 255.
+UNIT = (0.0, 1.0)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Dataset:
+    """Images and labels for training and testing."""
+
+    name: str
+    # Images [n, C, H, W] as they are stored: uint8, which stand for value / 255, or float32, which are used as they
+    # are; both parts alike.
+    images_train: Images
+    images_test: Images
+    # Labels [n]: class numbers 0 .. K-1.
+    y_train: Labels
+    y_test: Labels
+    # The names of the K classes.
+    classes: tuple[str, ...]
+    # Mean and standard deviation of x_train per channel; a constant channel has the deviation 1.
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    # The lowest and the highest value of a pixel; (0, 1) unless an .npz file holds other floats.
+    value_range: tuple[float, float]
+
+    @cached_property
+    def x_train(self) -> Floats:
+        """The training images as floats: bytes divided by 255, digits divided by 16, floats as they were.
+
+        Of bytes this is another array, of four times their size, which is made and kept when it is first asked for.
+        `Loader` and the functions of `train` take `images_train` and need no such array.
+        """
+        return scaled(self.images_train)
+
+    @cached_property
+    def x_test(self) -> Floats:
+        """The test images as floats, as `x_train`."""
+        return scaled(self.images_test)
+
+    @property
+    def channels(self) -> int:
+        """Channels of every image."""
+        return int(self.images_train.shape[1])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of every image."""
+        return int(self.images_train.shape[2]), int(self.images_train.shape[3])
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.images_train.shape[1:]))
+        return (
+            f"{self.name}: {len(self.images_train)} training and {len(self.images_test)} test images, "
+            f"{shape}, {len(self.classes)} classes"
+        )
+
+
+def from_arrays(
+    name: str,
+    x_train: Ndarray,
+    y_train: Ndarray,
+    x_test: Ndarray,
+    y_test: Ndarray,
+    *,
+    classes: Sequence[str] | None = None,
+    sources: Sequence[str] = PARTS,
+) -> Dataset:
+    """Check four arrays and make a Dataset of them.
+
+    x_train, x_test: images as uint8, which stay bytes and stand for value / 255, or as floats, which are kept as
+    float32. All have one size and the shape [n, H, W], [n, C, H, W] or [n, H, W, C] with 1 or 3 channels C. Of four
+    axes the second is C if it is 1 or 3 and the last is not, and the other way round; other shapes are ambiguous and
+    refused. y_train, y_test: labels [n] of any integer dtype. classes: names of all classes, each once; labels then
+    count from 0. Without them there is a class for each number from the lowest label to the highest training label, and
+    its name is that number: labels 1 to 4 make the classes "1" to "4". sources: where each of the four arrays comes
+    from, for messages. Arrays that need no change are not copied. Raises DataError.
+    """
+    of_x_train, of_y_train, of_x_test, of_y_test = sources
+    # Images as uint8 or float32 [n, C, H, W].
+    train = _images(np.asarray(x_train), of_x_train)
+    test = _images(np.asarray(x_test), of_x_test)
+    if train.shape[1:] != test.shape[1:]:
+        raise DataError(
+            f"{of_x_train} holds images of {_size(train)}, {of_x_test} of {_size(test)}: "
+            "all images of a data set must have one size"
+        )
+    if train.dtype != test.dtype:
+        raise DataError(
+            f"{of_x_train} is {np.asarray(x_train).dtype}, {of_x_test} is {np.asarray(x_test).dtype}: bytes are divided"
+            " by 255 and floats are not, so store both parts alike"
+        )
+    # Labels are checked against the images, then against the classes.
+    y_train = _labels(np.asarray(y_train), of_y_train, len(train), of_x_train)
+    y_test = _labels(np.asarray(y_test), of_y_test, len(test), of_x_test)
+    first, names = name_classes(y_train, y_test, of_y_train, classes)
+    numbers = [
+        _class_numbers(labels, source, first, len(names))
+        for labels, source in ((y_train, of_y_train), (y_test, of_y_test))
+    ]
+    # Normalisation uses the training images alone.
+    mean, std = channel_statistics(train)
+    return Dataset(
+        name=name,
+        images_train=train,
+        images_test=test,
+        y_train=numbers[0],
+        y_test=numbers[1],
+        classes=names,
+        mean=mean,
+        std=std,
+        value_range=_value_range(train),
+    )
+
+
+def _images(x: Ndarray, source: str) -> Images:
+    """Images as C-contiguous uint8 or float32 [n, C, H, W], checked for NaN and infinity."""
+    if x.dtype != np.uint8 and x.dtype.kind != "f":
+        raise DataError(
+            f"{source}: images are {x.dtype}; store uint8 (0 to 255) or floats (such as x.astype(np.float32))"
+        )
+    if x.ndim not in (3, 4):
+        raise DataError(
+            f"{source}: images have shape {list(x.shape)}; "
+            "[n, H, W], [n, C, H, W] or [n, H, W, C] with C 1 or 3 is needed"
+        )
+    if x.size == 0:
+        raise DataError(f"{source}: no images (shape {list(x.shape)}); at least one is needed")
+    channels_first = _channels_first(x, source)
+    if x.dtype == np.uint8:
+        return np.ascontiguousarray(channels_first)
+    # A number beyond float32 becomes infinite, which is reported.
+    with np.errstate(over="ignore", invalid="ignore"):
+        floats = np.ascontiguousarray(channels_first, dtype=np.float32)
+    # Minimum and maximum are NaN if any element is.
+    if not (np.isfinite(floats.min()) and np.isfinite(floats.max())):
+        _refuse_not_finite(x, source)
+    return floats
+
+
+def _channels_first(x: Ndarray, source: str) -> Ndarray:
+    """Images [n, H, W], [n, C, H, W] or [n, H, W, C] as a view [n, C, H, W]."""
+    if x.ndim == 3:
+        return x[:, None]
+    first, last = x.shape[1] in (1, 3), x.shape[3] in (1, 3)
+    if first == last:
+        which = "both the second and the last axis" if first else "neither the second nor the last"
+        raise DataError(
+            f"{source}: images have shape {list(x.shape)}, and {which} can be the channels "
+            "(1 or 3); give [n, H, W] for grey or [n, C, H, W] for colour"
+        )
+    return x if first else np.moveaxis(x, 3, 1)
+
+
+def _refuse_not_finite(x: Ndarray, source: str) -> None:
+    """Raise DataError about the first NaN or infinity in images as they were given."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        x = x.astype(np.float32)
+    index = np.argwhere(~np.isfinite(x))[0].tolist()
+    raise DataError(
+        f"{source}: {x[tuple(index)]} at {index} (the first of {int((~np.isfinite(x)).sum())}); "
+        "as float32 every pixel must be finite: repair or leave out those images"
+    )
+
+
+def _labels(y: Ndarray, source: str, count: int, images: str) -> Ndarray:
+    """y [n], after checking that it holds one integer for each of the `count` images."""
+    if y.ndim != 1:
+        raise DataError(
+            f"{source}: labels have shape {list(y.shape)}; [n], one class number per image, is "
+            "needed (of one-hot rows take argmax(1))"
+        )
+    if y.dtype.kind not in "iu":
+        raise DataError(f"{source}: labels are {y.dtype}; class numbers must be integers (such as y.astype(np.int64))")
+    if len(y) != count:
+        raise DataError(f"{source} holds {len(y)} labels, {images} {count} images: one label per image is needed")
+    return y
+
+
+def _class_numbers(y: Ndarray, source: str, first: int, count: int) -> Labels:
+    """Labels from `first` on as class numbers from 0 to count - 1; raise DataError at the first label outside."""
+    wrong = np.flatnonzero((y < first) | (y >= first + count))
+    if len(wrong):
+        raise DataError(
+            f"{source}: label {y[wrong[0]]} at index {wrong[0]} is outside {first} to {first + count - 1} "
+            f"({count} classes); {len(wrong)} such labels"
+        )
+    return y.astype(np.int64) - first
+
+
+def _value_range(x: Images) -> tuple[float, float]:
+    """The range of the pixel values: that of bytes for images of bytes, and for floats that lie within it."""
+    if x.dtype == np.uint8:
+        return UNIT
+    low, high = float(x.min()), float(x.max())
+    return UNIT if low >= 0 and high <= 1 else (low, high)
+
+
+def _size(x: Images) -> str:
+    """The shape of one image, such as 3x32x32."""
+    return "x".join(map(str, x.shape[1:]))

@@ -1,0 +1,104 @@
+"""Locks and `os.fork`: a child has the locks that threads of its parent hold, but not these threads.
+
+Two rules. A lock that is held for a short time, while memory is written (a program that runs, LLVM that works), is
+taken before the fork, so that the child finds the memory whole: as it is between two runs of a program. All locks are
+new in the child, so that none is held for ever, also of what takes long (a compilation) and is cut off by the fork.
+
+The child starts native threads of its own when it first runs a program on several. What its parent's threads were
+doing between runs, such as the count of a training step of theirs, may be half done in the child; what it computes with
+a model of theirs is computed with parameters as they are after some whole step.
+
+A `with` statement takes and releases these locks, or C functions (`map`, `filter`) do, since no interruption (Ctrl-C)
+falls between a lock and the note of it there.
+"""
+
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable
+from operator import methodcaller
+from typing import Any
+
+# the order in which locks are taken before a fork: who holds one may wait for those after it
+PROGRAMS, LLVM = range(2)
+
+
+class Guard:
+    """A lock that is new in a forked child, and in copies and pickles of what it belongs to.
+
+    order: its place among the locks that are taken before a fork; None if it is only made anew.
+    """
+
+    def __init__(self, order: int | None = None) -> None:
+        self.order = order
+        self.renew()
+        guards = _guards[order]
+        guards.add(weakref.ref(self, guards.discard))
+
+    def renew(self) -> None:
+        """Make the lock, and make it anew in a forked child."""
+        self.lock = threading.RLock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.order,)
+
+
+# all guards, by order
+_guards: dict[int | None, set[weakref.ref[Guard]]] = {PROGRAMS: set(), LLVM: set(), None: set()}
+_forking = threading.RLock()
+# `held`: the locks that this thread has taken to fork
+_local = threading.local()
+
+acquire: Callable[[threading.RLock], bool] = methodcaller("acquire")
+release: Callable[[threading.RLock], None] = methodcaller("release")
+
+
+def alive(order: int | None) -> list[Guard]:
+    return [guard for guard in (reference() for reference in list(_guards[order])) if guard is not None]
+
+
+def take(locks: Iterable[threading.RLock], held: list[threading.RLock]) -> BaseException | None:
+    """Acquire locks and add each to `held`; returns what has interrupted that, when all are held."""
+    interruption = None
+    while True:
+        try:
+            mine = {id(lock) for lock in held}
+            held.extend(filter(acquire, [lock for lock in locks if id(lock) not in mine]))
+            return interruption
+        except BaseException as error:
+            interruption = error
+
+
+def before() -> None:
+    """Wait until no program runs and LLVM rests, and keep it so. An interruption is raised afterwards."""
+    held: list[threading.RLock] = []
+    _local.held = held
+    interruptions: list[Any] = [take([_forking], held)]
+    # programs may be made in the meantime
+    while fresh := [guard.lock for guard in alive(PROGRAMS) if guard.lock not in held]:
+        interruptions.append(take(fresh, held))
+    interruptions.append(take([guard.lock for guard in alive(LLVM)], held))
+    for error in filter(None, interruptions):
+        raise error
+
+
+def after_in_parent() -> None:
+    """Go on."""
+    held: list[threading.RLock] = getattr(_local, "held", [])
+    _local.held = []
+    deque(map(release, held), maxlen=0)
+
+
+def after_in_child() -> None:
+    """Begin with locks that nobody holds."""
+    global _forking
+    _forking = threading.RLock()
+    _local.held = []
+    for order in _guards:
+        for guard in alive(order):
+            guard.renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=before, after_in_parent=after_in_parent, after_in_child=after_in_child)

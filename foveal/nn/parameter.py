@@ -1,0 +1,75 @@
+"""What modules hold: Parameter, which is trained, Buffer, which is not, and Counter."""
+
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from foveal.errors import ArgumentError
+from foveal.strides import Ndarray
+from foveal.variable import Variable
+from foveal.watch import note_read, note_write
+
+
+class Parameter(Variable):
+    """A Variable that optimisers train. trainable = False freezes it; requires_grad is another name for that flag.
+
+    value: the starting values, an array of any shape; they are stored as float32.
+    """
+
+    def __init__(self, value: ArrayLike, name: str = "", trainable: bool = True) -> None:
+        super().__init__(value, name)
+        self.trainable = trainable
+
+    @property
+    def trainable(self) -> bool:
+        """Whether a training step changes it. A step that is compiled already follows a change."""
+        note_read(self, "trainable")
+        flag: bool = self.__dict__["_trainable"]
+        return flag
+
+    @trainable.setter
+    def trainable(self, flag: bool) -> None:
+        if not isinstance(flag, bool | np.bool_):
+            raise ArgumentError(f"{self!r}: trainable is {flag!r}, it has to be True or False")
+        self.__dict__["_trainable"] = bool(flag)
+        note_write(self, "trainable")
+
+    @property
+    def requires_grad(self) -> bool:
+        """PyTorch's name of `trainable`."""
+        return self.trainable
+
+    @requires_grad.setter
+    def requires_grad(self, flag: bool) -> None:
+        self.trainable = flag
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Set `trainable`, and return the parameter."""
+        self.trainable = requires_grad
+        return self
+
+
+class Buffer(Variable):
+    """A Variable that belongs to the state but is not trained, such as running statistics."""
+
+
+class Counter(Buffer):
+    """A whole number, such as the number of batches seen.
+
+    Programs hold it as float32, which counts exactly up to 2^24; `data` gives it as int64.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(np.zeros(()))
+
+    @property
+    def data(self) -> Ndarray:
+        return super().data.astype(np.int64)
+
+    @data.setter
+    def data(self, value: ArrayLike) -> None:
+        self.assign(value)
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Ndarray:
+        return np.array(self.data, dtype=dtype)

@@ -1,0 +1,66 @@
+"""Programs: what was compiled, by key, for functions, training steps and modules."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, TypeVar
+from weakref import WeakValueDictionary
+
+from foveal import debug, forks
+
+# How many programs one function, step or module keeps. Each has memory of its own. A network for images of any size is
+# compiled for each size that it meets, of which there may be dozens; making a program again takes a second or so.
+LIMIT = 128
+
+Made = TypeVar("Made")
+
+
+class Turn:
+    """The lock of a key whose program is being made."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+
+
+class Programs(forks.Guard, Generic[Made]):
+    """What was made for each key; at most `limit`, of which the one used least recently makes room.
+
+    Threads that ask for the same key at once wait while one of them makes it; if that fails, the next one tries. A copy
+    and a pickle are empty: what was compiled belongs to this process and to what it was compiled for.
+    """
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self.limit = limit
+        self.kept: OrderedDict[Hashable, Made] = OrderedDict()
+        super().__init__()
+
+    def renew(self) -> None:
+        """Make the locks; in a forked child too, where what other threads were making does not go on."""
+        super().renew()
+        self.turns: WeakValueDictionary[Hashable, Turn] = WeakValueDictionary()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.limit,)
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def find(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """Return what is kept for the key, else what `make` returns, which is kept. Raises what `make` raises."""
+        with self.lock:
+            if key in self.kept:
+                self.kept.move_to_end(key)
+                return self.kept[key]
+            turn = self.turns.setdefault(key, Turn())
+        with turn.lock:
+            with self.lock:
+                if key in self.kept:
+                    return self.kept[key]
+            made = make()
+            with self.lock:
+                self.kept[key] = made
+                while len(self.kept) > self.limit:
+                    self.kept.popitem(last=False)
+                    if debug.level() >= debug.PROGRAM:
+                        debug.show(f"a program was let go, the one used least recently of more than {self.limit}")
+            return made

@@ -1,0 +1,215 @@
+"""State: what a traced function read, and a number for each combination of values that it has had."""
+
+import inspect
+import itertools
+import operator
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from foveal import forks
+from foveal.variable import Variable
+from foveal.watch.tokens import Description, Snapshot
+from foveal.watch.watched import CHANGES, LOCAL, MISSING, PARTS, Watched, own_attributes
+
+# How many combinations of values a State remembers.
+MOST_ENTRIES = 64
+# What may change unnoticed, by the keys of its snapshots.
+Ignored = dict[Hashable, Snapshot]
+# Reading an object's dictionary reads all of its attributes.
+DICT = "__dict__"
+WHOLE = (PARTS, DICT)
+
+
+class Guard:
+    """Something that was read, an attribute or the parts of an object, and the token of the value that it had."""
+
+    def __init__(self, owner: object, name: str, ignored: Ignored) -> None:
+        self.owner, self.name = owner, name
+        self.describe(ignored)
+
+    def fetch(self) -> object:
+        """Return the present value."""
+        if isinstance(self.owner, Watched) and self.name in WHOLE:
+            parts = tuple(self.owner.parts())
+            # Where layers are listed, numbers among the attributes do not count.
+            return parts if self.name == DICT else tuple(p for p in parts if isinstance(p[1], Variable | Watched))
+        try:
+            return object.__getattribute__(self.owner, self.name)
+        except AttributeError:
+            return MISSING
+
+    def describe(self, ignored: Ignored) -> None:
+        """Set the token and the snapshots to those of the present value."""
+        self.value = self.fetch()
+        description = Description(ignored)
+        self.token = description.of(self.value)
+        self.snapshots = description.snapshots
+
+    def holds(self, ignored: Ignored) -> bool:
+        """True if the value is what it was. Snapshots are renewed then: equal elements may be other objects."""
+        if not self.snapshots:
+            now = self.fetch()
+            if now is self.value or (self.name == PARTS and now == self.value):
+                return True
+        token = self.token
+        self.describe(ignored)
+        same, self.token = self.token == token, token
+        return same
+
+    def unmoved(self) -> bool:
+        """True if nothing of it has changed in place."""
+        return all(snapshot.holds() for snapshot in self.snapshots)
+
+
+class Root(Guard):
+    """What a State is asked about: a function, a model, a loss."""
+
+    def __init__(self, value: object, ignored: Ignored) -> None:
+        self.root = value
+        super().__init__(None, "", ignored)
+
+    def fetch(self) -> object:
+        return self.root
+
+
+class Reads:
+    """The reads of a traced function while it is traced, by owner and name; the first read of each counts."""
+
+    def __init__(self, ignored: Ignored) -> None:
+        self.ignored = ignored
+        self.guards: dict[tuple[int, str], Guard] = {}
+        self.written: dict[tuple[int, str], object] = {}
+
+    def read(self, owner: object, name: str, value: object) -> None:
+        key = (id(owner), name)
+        if key in self.guards or key in self.written:
+            return
+        # What is looked at here is not read by the function.
+        with recording(None):
+            if self.counts(owner, name, value):
+                self.guards[key] = Guard(owner, name, self.ignored)
+
+    def counts(self, owner: object, name: str, value: object) -> bool:
+        """True for attributes that hold a value; methods and properties compute from what they read themselves."""
+        # A parameter notes the reads of its flag itself.
+        if name in WHOLE or isinstance(owner, Variable) or name in own_attributes(owner):
+            return True
+        return inspect.getattr_static(type(owner), name, MISSING) is value
+
+    def wrote(self, owner: object, name: str) -> None:
+        key = (id(owner), name)
+        self.guards.pop(key, None)
+        self.written[key] = owner
+
+    def finish(self) -> list[Guard]:
+        """Return the guards. What the function itself changed is left out; layers that it made are guarded."""
+        for (_, name), owner in self.written.items():
+            guard = Guard(owner, name, self.ignored)
+            if isinstance(guard.value, Variable | Watched):
+                self.guards[id(owner), name] = guard
+            if (id(owner), PARTS) in self.guards:
+                self.guards[id(owner), PARTS].describe(self.ignored)
+        return list(self.guards.values())
+
+
+@contextmanager
+def recording(reads: Reads | None) -> Iterator[None]:
+    """Inside of the block, what this thread reads is recorded in `reads`."""
+    previous, LOCAL.recorder = LOCAL.recorder, reads
+    try:
+        yield
+    finally:
+        LOCAL.recorder = previous
+
+
+class Entry:
+    """One combination of values: what was read under it, and its number."""
+
+    def __init__(self, number: int, roots: tuple[object, ...], changes: int, ignored: Ignored) -> None:
+        self.number, self.roots, self.changes = number, roots, changes
+        self.guards: list[Guard] = [Root(root, ignored) for root in roots]
+        # Until something was traced under it, any change may be one that matters.
+        self.traced = False
+        self.changeable: list[Guard] = []
+        self.gather()
+
+    def gather(self) -> None:
+        """Collect the guards of what can change in place."""
+        self.changeable = [guard for guard in self.guards if guard.snapshots]
+
+    def unmoved(self, roots: tuple[object, ...]) -> bool:
+        """True if nothing has changed in place, and the question is about the same objects."""
+        return all(map(operator.is_, roots, self.roots)) and all(guard.unmoved() for guard in self.changeable)
+
+    def holds(self, roots: tuple[object, ...], changes: int, ignored: Ignored) -> bool:
+        """True if everything that was read has the value that it had."""
+        if not all(map(operator.is_, roots, self.roots)) or not (self.traced or self.changes == changes):
+            return False
+        if not all(guard.holds(ignored) for guard in self.guards):
+            return False
+        self.gather()
+        return True
+
+    def extend(self, found: list[Guard]) -> None:
+        """Add what one more trace under this combination has read."""
+        known = {(id(guard.owner), guard.name) for guard in self.guards}
+        self.guards = [*self.guards, *(guard for guard in found if (id(guard.owner), guard.name) not in known)]
+        self.traced = True
+        self.gather()
+
+
+class State(forks.Guard):
+    """Numbers for the combinations of values that traced functions have read; see foveal/watch/__init__.py.
+
+    Python threads may share it. A copy and a pickle are empty: they belong to copies of what is traced.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries: list[Entry] = []
+        self.count = itertools.count()
+        # What the traced functions change themselves.
+        self.ignored: Ignored = {}
+        # the entry that was found last, and the count of changes before it was looked for
+        self.latest: tuple[Entry, int] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()
+
+    def number(self, *roots: object) -> int:
+        """Return the number of the present combination, for what is traced from these functions, models or losses."""
+        if self.latest is not None:
+            entry, changes = self.latest
+            if changes == CHANGES.latest and entry.unmoved(roots):
+                return entry.number
+        with self.lock:
+            changes = CHANGES.latest
+            found = (e for e in self.entries if e.holds(roots, changes, self.ignored))
+            entry = next(found, None) or Entry(next(self.count), roots, changes, self.ignored)
+            # The one that was used last comes first; the oldest go.
+            self.entries = [entry, *(e for e in self.entries if e is not entry)][:MOST_ENTRIES]
+            self.latest = entry, changes
+            return entry.number
+
+    @contextmanager
+    def reading(self, number: int) -> Iterator[None]:
+        """Inside of the block a function is traced under the combination of that number: what it reads is recorded."""
+        entry = next((e for e in self.entries if e.number == number), None)
+        reads = Reads(self.ignored)
+        with recording(reads):
+            yield
+        if entry is None:
+            return
+        with self.lock:
+            found = reads.finish()
+            self.ignore_changes([*entry.guards, *found])
+            entry.extend(found)
+
+    def ignore_changes(self, guards: list[Guard]) -> None:
+        """Leave out from now on what has changed in place since it was read: the traced function did that."""
+        for guard in guards:
+            moved = {s.key: s for s in guard.snapshots if not s.holds()}
+            if moved:
+                self.ignored |= moved
+                guard.describe(self.ignored)
