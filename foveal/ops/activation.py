@@ -233,6 +233,8 @@ class AlongAxis(Operator):
         return {"axis": axis % rank}
 
     def shape(self, x: Shape, *, axis: int) -> Shape:
+        if not x[axis]:
+            raise ShapeError(f"{self.name}: there is no maximum of no elements, shape {x}, axis {axis}")
         return x
 
 

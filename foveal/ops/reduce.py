@@ -161,10 +161,16 @@ class Max(Reduction):
 class Mean(Reduction):
     """y = the mean of x over `axes` (one, several, or None for all); y has x's shape without them
 
-    With keepdims they stay, with size 1. dx = dy divided by the number of elements, repeated along the axes.
+    With keepdims they stay, with size 1. dx = dy divided by the number of elements, repeated along the axes. Raises
+    ShapeError where an axis has size 0.
     """
 
     name, composite = "mean", True
+
+    def shape(self, x: Shape, *, axes: tuple[int, ...], keepdims: bool) -> Shape:
+        if any(x[a] == 0 for a in axes):
+            raise ShapeError(f"mean: there is no mean of no elements, shape {x}, axes {axes}")
+        return super().shape(x, axes=axes, keepdims=keepdims)
 
     def numpy(self, x: Ndarray, *, axes: tuple[int, ...], keepdims: bool) -> Ndarray:
         return np.mean(x, axis=axes, keepdims=keepdims)
