@@ -336,7 +336,6 @@ def name_kind(annotation: Any, words: str) -> None:
 
 def kinds_of(function: Callable[..., Any]) -> dict[str, Kind]:
     """The kind of each annotated parameter of a function, by name."""
-    module = sys.modules[function.__module__]
     hints: dict[str, Any] = {}
     for name, annotation in inspect.get_annotations(function).items():
         if name == "return":
@@ -345,7 +344,7 @@ def kinds_of(function: Callable[..., Any]) -> dict[str, Kind]:
         holder = types.SimpleNamespace(__annotations__=text)
         # A class that only type checkers import is not known here.
         try:
-            hints |= typing.get_type_hints(holder, vars(module), include_extras=True)
+            hints |= typing.get_type_hints(holder, function.__globals__, include_extras=True)
         except NameError:
             continue
     return {name: kind_of(annotation) for name, annotation in hints.items()}
