@@ -4,7 +4,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
-from weakref import WeakValueDictionary
 
 from foveal import debug, forks
 
@@ -20,6 +19,8 @@ class Turn:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
+        # how many threads make the program or wait for it
+        self.threads = 0
 
 
 class Programs(forks.Guard, Generic[Made]):
@@ -37,7 +38,7 @@ class Programs(forks.Guard, Generic[Made]):
     def renew(self) -> None:
         """Make the locks; in a forked child too, where what other threads were making does not go on."""
         super().renew()
-        self.turns: WeakValueDictionary[Hashable, Turn] = WeakValueDictionary()
+        self.turns: dict[Hashable, Turn] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.limit,)
@@ -52,15 +53,26 @@ class Programs(forks.Guard, Generic[Made]):
                 self.kept.move_to_end(key)
                 return self.kept[key]
             turn = self.turns.setdefault(key, Turn())
-        with turn.lock:
+            turn.threads += 1
+        try:
+            with turn.lock:
+                return self.find_or_make(key, make)
+        finally:
             with self.lock:
-                if key in self.kept:
-                    return self.kept[key]
-            made = make()
-            with self.lock:
-                self.kept[key] = made
-                while len(self.kept) > self.limit:
-                    self.kept.popitem(last=False)
-                    if debug.level() >= debug.PROGRAM:
-                        debug.show(f"a program was let go, the one used least recently of more than {self.limit}")
-            return made
+                turn.threads -= 1
+                if not turn.threads and self.turns.get(key) is turn:
+                    del self.turns[key]
+
+    def find_or_make(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """The same for one thread at a time."""
+        with self.lock:
+            if key in self.kept:
+                return self.kept[key]
+        made = make()
+        with self.lock:
+            self.kept[key] = made
+            while len(self.kept) > self.limit:
+                self.kept.popitem(last=False)
+                if debug.level() >= debug.PROGRAM:
+                    debug.show(f"a program was let go, the one used least recently of more than {self.limit}")
+        return made

@@ -100,6 +100,7 @@ def test_where_making_fails_the_next_one_tries():
     got = in_threads(6, lambda i: programs.find("key", make))
     assert sorted(map(str, got)) == ["made"] * 4 + ["no"] * 2
     assert len(calls) == 3
+    assert not programs.turns
 
 
 def test_other_keys_do_not_wait():
