@@ -1,7 +1,6 @@
 """What users call: compile a function, its gradients, or a whole training step, for the shapes it is called with."""
 
 import inspect
-import itertools
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,8 @@ from foveal.profile import show_timings
 from foveal.program import Program
 from foveal.programs import Programs
 from foveal.strides import Ndarray, Shape
-from foveal.trace import Symbol, Trace, current, trace, tracing
+from foveal.trace import Symbol, current, trace, tracing
+from foveal.trained import check_optimizer, check_used, parameters_of
 from foveal.variable import Variable
 from foveal.watch import Same, State
 
@@ -434,44 +434,6 @@ class Step:
             raise NumericsError(self.failure(value, guard, found))
         self.show_timings(program)
         return StepResult(value, output)
-
-
-def parameters_of(*owners: object) -> list[Any]:
-    """Return the parameters of a model and of what else has some, such as a loss with weights; each once."""
-    found = (owner.parameters() for owner in owners if hasattr(owner, "parameters"))
-    return list(dict.fromkeys(itertools.chain.from_iterable(found)))
-
-
-def check_optimizer(model: ModelLike, loss: object, optimizer: OptimizerLike) -> None:
-    """Raise StateError if the optimiser was made for parameters that are not the model's: a step would not move them.
-
-    The model may have more: those keep their values.
-    """
-    owned = set(parameters_of(model, loss))
-    strays = [p for p in getattr(optimizer, "parameters", ()) if p not in owned]
-    if strays:
-        raise StateError(
-            f"{type(optimizer).__name__} was made for {named(strays)}, not among the parameters of"
-            f" {type(model).__name__}; make the optimiser for net.parameters() of the network that is trained, again"
-            " after a layer or a parameter of it was replaced"
-        )
-
-
-def check_used(owned: Sequence[Variable], recording: Trace) -> None:
-    """Raise StateError if the step computes with trainable parameters that are no part of the model."""
-    strays = [v for v in recording.variables if getattr(v, "trainable", False) and v not in set(owned)]
-    if strays:
-        raise StateError(
-            f"the step computes with {named(strays)}, which model.parameters() does not list, so that no optimiser"
-            " would train it; assign the layer, or a list or dict of layers, to an attribute of the model, or freeze it"
-            " with requires_grad_(False)"
-        )
-
-
-def named(variables: Sequence[Variable]) -> str:
-    """Return a few variables in words."""
-    shown = ", ".join(f"{v.name or 'a parameter without a name'} {list(v.shape)}" for v in variables[:3])
-    return shown if len(variables) <= 3 else f"{shown} and {len(variables) - 3} more"
 
 
 def check_labels(labels: Ndarray, classes: int, ignored: int | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, TypedDict, TypeVar
+from typing import Any, ClassVar, NoReturn, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -122,6 +122,13 @@ class UpdateRule:
         if name in ("clip_norm", "clip_value") and value is not None:
             self.check(name, value, POSITIVE)
         super().__setattr__(name, value)
+
+    def __copy__(self) -> NoReturn:
+        """Raise StateError: a copy whose parts are the original's would follow the original's numbers."""
+        raise StateError(
+            f"{type(self).__name__}: a shallow copy would share groups and state with the original; use copy.deepcopy,"
+            " of the network and the optimiser, or the step, together"
+        )
 
     def check(self, name: str, value: object, allowed: Range) -> None:
         """Raise ShapeError unless a number, or each of a tuple of numbers, lies in the range."""

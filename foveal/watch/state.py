@@ -19,6 +19,8 @@ Ignored = dict[Hashable, Snapshot]
 # Reading an object's dictionary reads all of its attributes.
 DICT = "__dict__"
 WHOLE = (PARTS, DICT)
+# What a list of parts is made for.
+MEMBERS = (Variable, Watched)
 
 
 class Guard:
@@ -30,10 +32,11 @@ class Guard:
 
     def fetch(self) -> object:
         """Return the present value."""
-        if isinstance(self.owner, Watched) and self.name in WHOLE:
+        if self.name in WHOLE:
+            assert isinstance(self.owner, Watched)
             parts = tuple(self.owner.parts())
             # Where layers are listed, numbers among the attributes do not count.
-            return parts if self.name == DICT else tuple(p for p in parts if isinstance(p[1], Variable | Watched))
+            return parts if self.name == DICT else tuple([part for part in parts if isinstance(part[1], MEMBERS)])
         try:
             return object.__getattribute__(self.owner, self.name)
         except AttributeError:
@@ -106,7 +109,7 @@ class Reads:
         """Return the guards. What the function itself changed is left out; layers that it made are guarded."""
         for (_, name), owner in self.written.items():
             guard = Guard(owner, name, self.ignored)
-            if isinstance(guard.value, Variable | Watched):
+            if isinstance(guard.value, MEMBERS):
                 self.guards[id(owner), name] = guard
             if (id(owner), PARTS) in self.guards:
                 self.guards[id(owner), PARTS].describe(self.ignored)

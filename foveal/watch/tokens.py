@@ -4,6 +4,7 @@ import argparse
 import collections
 import dis
 import functools
+import inspect
 import itertools
 import operator
 import sys
@@ -19,7 +20,12 @@ from foveal.watch.watched import MISSING, Watched
 
 # Larger collections (elements) and arrays (bytes) count as changed only when another one takes their place.
 MOST_ELEMENTS, MOST_BYTES = 1000, 1 << 16
+# So far inside of each other objects are looked at.
+DEEPEST = 20
 PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
+
+# What is looked at as a whole.
+WITH_ELEMENTS = (tuple, list, dict, set, frozenset, collections.deque, np.ndarray, types.FunctionType, types.MethodType)
 
 
 class Same:
@@ -42,6 +48,20 @@ class GlobalName:
         self.space, self.name = space, name
 
 
+class Attribute:
+    """One attribute of an object, which a function uses."""
+
+    def __init__(self, owner: object, name: str) -> None:
+        self.owner, self.name = owner, name
+
+    def value(self) -> object:
+        """Return the object's own value; MISSING where it has none, as the class may have one."""
+        own = getattr(self.owner, "__dict__", {})
+        if self.name in own or not any(self.name in slots_of(kind) for kind in type(self.owner).__mro__):
+            return own.get(self.name, MISSING)
+        return getattr(self.owner, self.name, MISSING)
+
+
 def elements(value: object) -> tuple[object, ...]:
     """Return what something that can change in place holds at present."""
     match value:
@@ -53,6 +73,8 @@ def elements(value: object) -> tuple[object, ...]:
             return tuple(value)
         case GlobalName():
             return (value.space.get(value.name, MISSING),)
+        case Attribute():
+            return (value.value(),)
         case types.CellType():
             try:
                 return (value.cell_contents,)
@@ -84,8 +106,10 @@ class Snapshot:
 
     @property
     def key(self) -> Hashable:
-        value = self.value
-        return (id(value.space), value.name) if isinstance(value, GlobalName) else id(value)
+        match self.value:
+            case GlobalName(space=owner, name=name) | Attribute(owner=owner, name=name):
+                return id(owner), name
+        return id(self.value)
 
     def holds(self) -> bool:
         """True if it holds the same elements; of an array, equal ones."""
@@ -101,8 +125,11 @@ def is_plain_object(value: object) -> bool:
     if isinstance(value, types.SimpleNamespace | argparse.Namespace):
         return True
     packages = {base.__module__.partition(".")[0] for base in kind.__mro__ if base is not object}
-    foreign = packages & {"numpy", "foveal"} or kind.__module__.partition(".")[0] in sys.stdlib_module_names
-    return not foreign and (hasattr(value, "__dict__") or any(map(slots_of, kind.__mro__)))
+    return (
+        not packages & {"numpy", "foveal"}
+        and not is_foreign(kind.__module__)
+        and (hasattr(value, "__dict__") or any(map(slots_of, kind.__mro__)))
+    )
 
 
 class Description:
@@ -115,6 +142,7 @@ class Description:
         self.ignored = ignored
         self.snapshots: list[Snapshot] = []
         self.seen: dict[int, int] = {}
+        self.depth = 0
 
     def of(self, value: object) -> Hashable:
         """Return the token of a value."""
@@ -128,8 +156,14 @@ class Description:
             return Same(value)
         if id(value) in self.seen:
             return "again", self.seen[id(value)]
+        if len(self.seen) > MOST_ELEMENTS or self.depth > DEEPEST:
+            return Same(value)
         self.seen[id(value)] = len(self.seen)
-        return self.of_composed(value)
+        self.depth += 1
+        try:
+            return self.of_composed(value)
+        finally:
+            self.depth -= 1
 
     def of_composed(self, value: object) -> Hashable:
         """Return the token of something that consists of other values."""
@@ -140,7 +174,9 @@ class Description:
             case types.FunctionType():
                 return self.of_function(value)
             case types.MethodType():
-                return self.of(value.__self__), self.of(value.__func__)
+                owner, function = value.__self__, value.__func__
+                used = names_used(function) if isinstance(function, types.FunctionType) else frozenset()
+                return self.of_used(owner, used), self.of(function)
             case functools.partial():
                 return self.of(value.func), self.of(value.args), self.of(value.keywords)
             case np.ndarray() if value.nbytes <= MOST_BYTES and not value.dtype.hasobject:
@@ -168,17 +204,33 @@ class Description:
         values: list[object] = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
         for cell in function.__closure__ or ():
             values.extend(self.held(cell))
-        if not function.__module__.startswith("foveal."):
+        if not is_of_package(function):
             for name in (name for name in global_names(function.__code__) if name in space):
                 values.extend(self.held(GlobalName(space, name)))
         # Functions of other files, such as NumPy's, count as they are.
+        used = names_used(function)
         tokens = [
             Same(x)
             if isinstance(x, types.FunctionType) and x.__globals__ is not space and not x.__closure__
-            else self.of(x)
+            else self.of_used(x, used)
             for x in values
         ]
         return Same(function), *tokens
+
+    def of_used(self, owner: object, names: frozenset[str]) -> Hashable:
+        """Return the token of what a function has at hand; of an object the attributes of these names alone.
+
+        An object that trains may count its steps: that is no reason to trace its loss again.
+        """
+        if isinstance(owner, (*PLAIN, *WITH_ELEMENTS)) or not is_plain_object(owner):
+            return self.of(owner)
+        kind, tokens = type(owner), []
+        for name in sorted(with_methods(kind, names)):
+            default = inspect.getattr_static(kind, name, MISSING)
+            own = Attribute(owner, name)
+            if own.value() is not MISSING or not (default is MISSING or hasattr(type(default), "__get__")):
+                tokens.append((name, *map(self.of, self.held(own))))
+        return Same(owner), *tokens
 
 
 @functools.cache
@@ -187,3 +239,55 @@ def global_names(code: types.CodeType) -> dict[str, None]:
     own = (str(i.argval) for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
     inner = (global_names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType))
     return dict.fromkeys(itertools.chain(own, *inner))
+
+
+def is_of_package(function: types.FunctionType) -> bool:
+    """True for the functions of foveal itself."""
+    return (function.__module__ or "").startswith("foveal.")
+
+
+def names_used(function: types.FunctionType) -> frozenset[str]:
+    """Return the names, of attributes too, that a function uses, and those that users' functions use that it calls."""
+    names: set[str] = set()
+    reached, todo = {function}, [function]
+    while todo:
+        one = todo.pop()
+        names |= names_in(one.__code__)
+        inner = [one.__globals__.get(name) for name in global_names(one.__code__)]
+        # Functions of a module that is imported whole are attributes of it.
+        inner += [vars(m).get(n) for m in inner if isinstance(m, types.ModuleType) for n in names_in(one.__code__)]
+        inner += itertools.chain.from_iterable(elements(cell) for cell in one.__closure__ or ())
+        for other in inner:
+            if isinstance(other, types.FunctionType) and other not in reached and not is_foreign(other.__module__):
+                reached.add(other)
+                todo.append(other)
+    return frozenset(names)
+
+
+@functools.cache
+def names_in(code: types.CodeType) -> frozenset[str]:
+    """Return the names of attributes and globals in a function, and in the functions written inside of it."""
+    inner = (names_in(constant) for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return frozenset(code.co_names).union(*inner)
+
+
+def with_methods(kind: type, names: frozenset[str]) -> set[str]:
+    """Return the names, and those that the methods and properties among them use."""
+    found: set[str] = set()
+    todo = list(names)
+    while todo:
+        name = todo.pop()
+        if name in found:
+            continue
+        found.add(name)
+        held = inspect.getattr_static(kind, name, None)
+        held = held.fget if isinstance(held, property) else getattr(held, "__func__", held)
+        if isinstance(held, types.FunctionType):
+            todo.extend(names_used(held))
+    return found
+
+
+def is_foreign(module: str | None) -> bool:
+    """True for modules of the standard library, of NumPy and of this package."""
+    package = (module or "").partition(".")[0]
+    return package in sys.stdlib_module_names or package in ("numpy", "foveal")

@@ -255,6 +255,58 @@ def test_losses_are_followed():
     assert step(x, labels).loss == smooth
 
 
+class Trainer:
+    """Whose loss is a method, and which counts its steps"""
+
+    smoothing = 0.0
+
+    def __init__(self):
+        self.net, self.done, self.history, self.weight = classifier().eval(), 0, [], 1.0
+        self.traced = 0
+
+    @property
+    def factor(self):
+        return self.weight * 2.0
+
+    def loss(self, y, t):
+        self.traced += 1
+        return nn.CrossEntropyLoss(label_smoothing=self.smoothing)(y, t) * self.scaled()
+
+    def scaled(self):
+        return self.factor
+
+
+@pytest.mark.parametrize("wrap", [lambda t: t.loss, lambda t: lambda y, target: t.loss(y, target)])
+def test_an_object_that_counts_is_followed_in_what_its_loss_reads(wrap):
+    trainer, (x, labels) = Trainer(), batch()
+    step = foveal.compile_step(trainer.net, wrap(trainer), optim.SGD(trainer.net.parameters(), lr=0.0))
+    for _ in range(3):
+        first = step(x, labels).loss
+        trainer.done += 1
+        trainer.history.append(first)
+    assert trainer.traced == 1
+    trainer.weight = 2.0
+    assert step(x, labels).loss == first * 2
+    trainer.smoothing = 0.5
+    assert step(x, labels).loss != first * 2
+    assert trainer.traced == 3
+
+
+def test_what_is_far_inside_of_others_is_not_looked_at():
+    inner = outer = Config()
+    for _ in range(2000):
+        outer = Config(other=outer)
+    net = Configured(outer)
+    outer.other = Config(slope=3.0)
+    outer.other.other = inner
+    assert net(X).shape == X.shape
+    link = chain = []
+    for _ in range(2000):
+        link.append([])
+        link = link[0]
+    assert np.array_equal(foveal.compile(lambda x: x * float(len(chain)))(X), X)
+
+
 class Writing(nn.Module):
     """A layer that keeps what it has seen, as for a look at it later"""
 

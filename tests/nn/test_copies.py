@@ -146,6 +146,11 @@ def test_copies_of_optimisers_go_on(name):
         assert equal(made.optimizer.state_dict(), optimizer.state_dict())
 
 
+def test_a_shallow_copy_of_an_optimiser_is_refused():
+    with pytest.raises(StateError, match=r"Adam: a shallow copy would share.*copy\.deepcopy"):
+        copy.copy(make_step().optimizer)
+
+
 def test_schedules_are_copied_and_not_pickled():
     step = make_step()
     step.optimizer.schedule(lr=schedule.cosine(0.1, 10))

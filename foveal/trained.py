@@ -1,0 +1,47 @@
+"""Which parameters a training step trains, and whether the model, the loss and the optimiser agree about that."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from foveal.errors import StateError
+from foveal.trace import Trace
+from foveal.variable import Variable
+
+
+def parameters_of(*owners: object) -> list[Any]:
+    """Return the parameters of a model and of what else has some, such as a loss with weights; each once."""
+    found = (owner.parameters() for owner in owners if hasattr(owner, "parameters"))
+    return list(dict.fromkeys(itertools.chain.from_iterable(found)))
+
+
+def check_optimizer(model: object, loss: object, optimizer: object) -> None:
+    """Raise StateError if the optimiser was made for parameters that are not the model's: a step would not move them.
+
+    The model may have more: those keep their values.
+    """
+    owned = set(parameters_of(model, loss))
+    strays = [p for p in getattr(optimizer, "parameters", ()) if p not in owned]
+    if strays:
+        raise StateError(
+            f"{type(optimizer).__name__} was made for {named(strays)}, not among the parameters of"
+            f" {type(model).__name__}; make the optimiser for net.parameters() of the network that is trained, again"
+            " after a layer or a parameter of it was replaced"
+        )
+
+
+def check_used(owned: Sequence[Variable], recording: Trace) -> None:
+    """Raise StateError if the step computes with trainable parameters that are no part of the model."""
+    strays = [v for v in recording.variables if getattr(v, "trainable", False) and v not in set(owned)]
+    if strays:
+        raise StateError(
+            f"the step computes with {named(strays)}, which model.parameters() does not list, so that no optimiser"
+            " would train it; assign the layer, or a list or dict of layers, to an attribute of the model, or freeze it"
+            " with requires_grad_(False)"
+        )
+
+
+def named(variables: Sequence[Variable]) -> str:
+    """Return a few variables in words."""
+    shown = ", ".join(f"{v.name or 'a parameter without a name'} {list(v.shape)}" for v in variables[:3])
+    return shown if len(variables) <= 3 else f"{shown} and {len(variables) - 3} more"
