@@ -249,6 +249,9 @@ def test_what_has_no_state_is_named():
         net = nn.Linear(3, 3)
         parameters = net.parameters
 
+        def __call__(self, x):
+            return self.net(x)
+
     step = foveal.compile_step(Plain(), nn.CrossEntropyLoss(), optim.AdamW(Plain.net.parameters()))
     with pytest.raises(StateError, match=r"the step trains Plain with AdamW; .* needs an nn\.Module"):
         state_dict(step)
