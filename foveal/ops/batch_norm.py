@@ -67,7 +67,7 @@ class ChannelMoments(Operator):
         N, C, rest = x.shape[0], x.shape[1], x.shape[2:]
         share = 1.0 / float(np.prod(x.shape) / C)
         # threads share the channels; each is read twice, for its mean and for the deviations from it
-        for (c,) in parallel(C if N and all(rest) else 0):
+        for (c,) in parallel(C):
             total, squares = var(), var()
             # distances from the first value: those of a constant are exactly 0
             pivot = x[(0, c, *(0 for _ in rest))]

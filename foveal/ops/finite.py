@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from foveal.arguments import AnyNumber
 from foveal.errors import ShapeError
 from foveal.kernel.lang import Array, loops, parallel, var, where
 from foveal.ops.kernels.expression import streaming_lanes
@@ -14,7 +15,7 @@ from foveal.strides import Ndarray, Shape
 from foveal.view import View
 
 # (number of arrays, limit of each) for arrays after each other
-Limits = tuple[tuple[int, float], ...]
+Limits = tuple[tuple[int, AnyNumber], ...]
 
 
 def limit_of_each(limits: Limits) -> list[float]:

@@ -1,5 +1,6 @@
 """Normalisation of each image by itself: layer, group and instance norm, RMS norm, local response norm."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -140,10 +141,12 @@ class GroupNorm(Operator):
             raise ShapeError(
                 f"{self.name}: {groups} groups do not divide {x[1]} channels (shape {x}); take a divisor of {x[1]}"
             )
+        if 0 in x[1:]:
+            raise ShapeError(f"{self.name}: there is no mean of no elements, shape {x}")
         return x
 
     def numpy(self, x: Ndarray, *, groups: int, eps: float) -> Ndarray:
-        y = x.reshape(x.shape[0], groups, -1)
+        y = x.reshape(x.shape[0], groups, math.prod(x.shape[1:]) // groups)
         return standardize.numpy(y, axes=(2,), eps=eps).reshape(x.shape)
 
     def expand(self, x: Tensor, *, groups: int, eps: float) -> Tensor:
