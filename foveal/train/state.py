@@ -135,10 +135,8 @@ def parts(step: Step, loader: Loader | None, generators: Mapping[str, Generator]
         found["schedules"] = Schedules(optimizer)
     found["generator"] = RandomState(None)
     for name, generator in (generators or {}).items():
-        if "/" in name or not isinstance(generator, Generator):
-            raise StateError(
-                f"generators: {name!r} is {type(generator).__name__}; give numpy.random.Generators by names"
-            )
+        if "/" in name:
+            raise StateError(f"the generator {name!r} has a / in its name, which ends the names of parts; give another")
         found[f"generators.{name}"] = RandomState(generator)
     if loader is not None:
         found["loader"] = LoaderOptions(loader)
