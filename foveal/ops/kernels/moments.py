@@ -14,11 +14,26 @@ are distances from a value of the channel: a sum's error is a share of them and 
 channel has exactly its value as mean.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from foveal.kernel.lang import Array, Index, Scalar, l2, lanes, loop, maximum, parallel, parallel_vectors, var, where
+from foveal.kernel.lang import (
+    Array,
+    Index,
+    Scalar,
+    Var,
+    l2,
+    lanes,
+    loop,
+    maximum,
+    minimum,
+    parallel,
+    parallel_vectors,
+    var,
+    where,
+    width_of,
+)
 from foveal.ops.kernels.expression import float_lanes
-from foveal.ops.kernels.reduction import COLUMN_VECTORS, tree_sum
+from foveal.ops.kernels.reduction import BLOCK, COLUMN_VECTORS, tree_sum
 from foveal.ops.kernels.register_tile import FLOAT_BYTES
 
 # A chunk of rows takes this part of the second-level cache, 64 KiB of 1 MiB, as it is read twice: the second time from
@@ -90,13 +105,13 @@ def column_moments(
     counts = [float_lanes(last - first, width) for _, width in columns]
     # first pass over the rows: the means, as distances from the first row, of which those of a constant are exactly 0
     pivots = [x.load((first, c), width) for c, width in columns]
-    for r in loop(last, start=first):
-        for total, pivot, (c, width) in zip(totals, pivots, columns, strict=True):
+    for inner, r in rows_in_blocks([totals], first, last):
+        for total, pivot, (c, width) in zip(*inner, pivots, columns, strict=True):
             total += x.load((r, c), width) - pivot
     means = [pivot + total.get() / n for pivot, total, n in zip(pivots, totals, counts, strict=True)]
     # second pass, from the cache: squared deviations from them, and their sum, which is what the means are wrong by
-    for r in loop(last, start=first):
-        for mean, rest, square, (c, width) in zip(means, rests, squares, columns, strict=True):
+    for inner, r in rows_in_blocks([rests, squares], first, last):
+        for rest, square, mean, (c, width) in zip(*inner, means, columns, strict=True):
             d = x.load((r, c), width) - mean
             rest += d
             square.fma(d, d)
@@ -104,6 +119,23 @@ def column_moments(
         correction = rest.get() / n
         partial.store((0, g, c), mean + correction, width)
         partial.store((1, g, c), maximum(square.get() - correction * rest.get(), 0.0), width)
+
+
+def rows_in_blocks(
+    totals: Sequence[Sequence[Var]], first: Index, last: Index
+) -> Iterator[tuple[Sequence[Sequence[Var]], Index]]:
+    """Loop over the rows first ... last in blocks with totals of their own, which are added to `totals` after each.
+
+    Yields the totals that take a row, and the row. As in sums (reduction.BLOCK), errors grow with the blocks' length
+    and number and not with that of the rows.
+    """
+    for start in loop(last, start=first, step=BLOCK):
+        inner = [[var(0.0, width_of(total)) for total in row] for row in totals]
+        for r in loop(minimum(start + BLOCK, last), start=start):
+            yield inner, r
+        for row, more in zip(totals, inner, strict=True):
+            for total, value in zip(row, more, strict=True):
+                total += value.get()
 
 
 def merge_chunks(y: Array, partial: Array, *, rows: int) -> None:
