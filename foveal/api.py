@@ -3,7 +3,6 @@
 import inspect
 import itertools
 import math
-import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import BuiltinFunctionType
@@ -16,7 +15,7 @@ from foveal import debug, forks
 from foveal.arguments import Refused, as_float32, checked, numbers_array, shown
 from foveal.autodiff import gradients, gradients_where_read
 from foveal.build import build
-from foveal.errors import ArgumentError, DataError, FovealWarning, NumericsError, ShapeError, StateError
+from foveal.errors import ArgumentError, DataError, NumericsError, ShapeError, StateError, warn
 from foveal.graph import Graph
 from foveal.guard import Guard, guard_updates
 from foveal.ops.op import Operand, Tensor, Type
@@ -321,12 +320,9 @@ class Step:
         self.named.update(unread)
         names = ", ".join(p.name or f"one of shape {p.shape}" for p in unread[:MAX_NAMED])
         more = f" and {len(unread) - MAX_NAMED} more" if len(unread) > MAX_NAMED else ""
-        warnings.warn(
+        warn(
             f"the loss does not read {len(unread)} of the model's parameters, which stay as they are, without weight"
-            f" decay: {names}{more}. Use them in forward, or set trainable = False where this is meant",
-            FovealWarning,
-            # The caller of step(x, target), above __call__, _find and trace.
-            stacklevel=5,
+            f" decay: {names}{more}. Use them in forward, or set trainable = False where this is meant"
         )
 
     def loss_of(self, outputs: Tensor | tuple[Tensor, ...], labels: Symbol) -> Symbol:

@@ -40,6 +40,7 @@ NUMBERS = "biuf"
 FLOAT32_MAX = 3.4028234663852886e38
 # Counts, sizes and seeds have fewer bits.
 INTEGER_BITS = 64
+COUNTS = {1: "one", 2: "two", 3: "three", 4: "four"}
 # the longest text of a value in a message
 SHOWN = 60
 
@@ -176,7 +177,7 @@ def kind_of(annotation: Any) -> Kind:
         return Kind("something that can be called", "functions", functools.partial(require, test))
     if getattr(annotation, "_is_protocol", False):
         return protocol_kind(annotation)
-    if isinstance(origin or annotation, type) and annotation is not object:
+    if isinstance(origin or annotation, type) and annotation not in (object, Any):
         return class_kind(origin or annotation)
     return ANYTHING
 
@@ -269,7 +270,8 @@ def items_kind(origin: type, inner: tuple[Any, ...]) -> Kind:
     if not fixed:
         return Kind(f"a list of {kinds[0].many}", f"lists of {kinds[0].many}", take)
     word = kinds[0].words.removeprefix("a ") if len(kinds) == 1 else kinds[0].many
-    return Kind(f"{len(kinds)} {word}", f"tuples of {len(kinds)} {word}", take)
+    count = COUNTS.get(len(kinds), str(len(kinds)))
+    return Kind(f"{count} {word}", f"tuples of {count} {word}", take)
 
 
 def mapping_kind(key: Kind, item: Kind) -> Kind:
@@ -325,6 +327,11 @@ def refusal(call: str, name: str, value: object, kind: Kind, reason: Refused) ->
     own = isinstance(value, type) and value.__module__ != "builtins"
     made = f"; make one first: {value.__name__}(...)" if own else ""  # type: ignore[attr-defined]
     return error(f"{call}: {name} is {shown(value)}, it has to be {words}{made}")
+
+
+def name_kind(annotation: Any, words: str) -> None:
+    """Say what values of an annotation are in better words than those that follow from its parts."""
+    SIMPLE[annotation] = Kind(words, words, kind_of(annotation).take)
 
 
 def kinds_of(function: Callable[..., Any]) -> dict[str, Kind]:

@@ -50,6 +50,8 @@ def build(
     # To save memory, cheap values are computed again in the backward pass.
     final = recompute(simple) if memory == LOW else simple
     threads = threads_for(final) if threads is None else threads
+    # Tuned kernels plan with sizes that they divide by. Where an array has no elements, plain loop nests do.
+    tuned = tuned and all(node.type.size for node in final.nodes)
     # With FOVEAL_TUNE=1, convolutions that are new to this machine are measured before algorithms are chosen.
     if autotune.requested():
         autotune.measure(final, lambda subgraph: build(subgraph, threads))

@@ -4,6 +4,9 @@ The command line prints them without a traceback and exits with status 2; in a l
 FovealWarning, given through `warnings`, is for what goes on and may not be meant.
 """
 
+import sys
+import warnings
+
 
 class FovealError(Exception):
     """Base of every error that comes from what the caller gave, and not from a fault in Foveal."""
@@ -35,3 +38,11 @@ class FovealWarning(UserWarning):
 
 class KernelError(FovealError, TypeError):
     """A kernel body says something the kernel language cannot mean."""
+
+
+def warn(message: str) -> None:
+    """Give a FovealWarning that points at the line outside of this package which led to it."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == "foveal":
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, FovealWarning, stacklevel=level)

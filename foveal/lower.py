@@ -8,6 +8,7 @@ from typing import Any
 from foveal.graph import Graph, Node
 from foveal.kernel.builder import lanes
 from foveal.kernel.compile import Kernel
+from foveal.kernel.lang import Array
 from foveal.ops.kernels import expression, pointwise, reduction
 from foveal.ops.kernels.epilogue import Epilogue, EpilogueOutputs
 from foveal.ops.op import OPS
@@ -64,6 +65,10 @@ class StraightLine:
     steps: tuple[expression.Step, ...]
     #: the slot that holds each node's value
     slots: dict[Node, int]
+
+
+def nothing(*outputs: Array) -> None:
+    """The kernel of outputs without elements."""
 
 
 def lower(graph: Graph, groups: Sequence[Group], layout: LayoutPlan, tuned: bool = True) -> Lowered:
@@ -125,6 +130,8 @@ class Lowerer:
         **static: Any,
     ) -> None:
         """Append a kernel: `body` specialised to the views' shapes and strides and to the `static` arguments."""
+        if not any(math.prod(view.shape) for view in outputs):
+            body, inputs, static = nothing, (), {}
         views = (*outputs, *inputs)
         # The code depends on the modules of the operators fused into it as well: they belong into the cache key.
         fused_parts = [static[name].steps for name in ("epilogue", "prologue") if name in static]
@@ -395,7 +402,7 @@ def reduction_chunks(shape: Shape, reduced: tuple[bool, ...]) -> int:
         outputs *= -(-shape[last] // (reduction.COLUMN_VECTORS * lanes()))
     first = next(a for a in range(len(shape)) if reduced[a])
     # Half as many outputs as chunks occupy the threads already. The last axis is what vectors run along: it is not cut.
-    if outputs >= CHUNKS // 2 or first == last:
+    if outputs >= CHUNKS // 2 or first == last or not outputs:
         return 1
     total = math.prod(n for a, n in enumerate(shape) if reduced[a] or a == last)
     return max(1, min(shape[first], CHUNKS // outputs, total // MIN_CHUNK_SIZE))

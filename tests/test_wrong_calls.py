@@ -59,7 +59,7 @@ MESSAGES = [
     ),
     (
         lambda: nn.MaxPool2d(2, padding="same"),
-        "MaxPool2d: padding is 'same', it has to be a whole number, 2 whole numbers, 4 whole numbers or 1 whole number",
+        "MaxPool2d: padding is 'same', it has to be a whole number, two whole numbers, four whole numbers or one",
     ),
     (lambda: nn.BatchNorm2d(num_features=None), "BatchNorm2d: num_features is None, it has to be a whole number"),
     (
@@ -73,13 +73,13 @@ MESSAGES = [
         " Adagrad(parameters, lr=0.01, lr_decay=0.0, initial_accumulator=0.0, eps=1e-10, *, weight_decay, decoupled,"
         " l1, clip_norm, clip_value)",
     ),
-    (lambda: optim.Adam(nn.Linear(3, 2).parameters(), betas=0.9), "Adam: betas is 0.9, it has to be 2 numbers"),
+    (lambda: optim.Adam(nn.Linear(3, 2).parameters(), betas=0.9), "Adam: betas is 0.9, it has to be two numbers"),
     (lambda: optim.EMA(optim.SGD), "EMA: inner is the class SGD, it has to be an UpdateRule; make one first: SGD(...)"),
     (lambda: schedule.cosine("x", 3), "optim.schedule.cosine: value is 'x', it has to be a number"),
     (lambda: schedule.cosine(0.1, 3)("x"), "a schedule was asked for step 'x'; steps are counted from 0"),
     (
         lambda: nn.models.build("lenet5", channels=1, size=28, classes=3),
-        "nn.models.build: size is 28, it has to be 2 whole numbers",
+        "nn.models.build: size is 28, it has to be two whole numbers",
     ),
     (
         lambda: nn.Linear(3, 2).load_state_dict({"weight": "x"}),

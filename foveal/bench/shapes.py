@@ -14,8 +14,11 @@ from pathlib import Path
 from foveal.errors import DataError
 from foveal.explain.windows import AxisWindow
 
-KEY = re.compile(r"_*(mb|id|ih|iw|od|oh|ow|kd|kh|kw|sd|sh|sw|dd|dh|dw|pd|ph|pw|ic|oc|g)(\d+)")
+KEY = re.compile(r"_*(mb|id|ih|iw|od|oh|ow|kd|kh|kw|sd|sh|sw|dd|dh|dw|pd|ph|pw|ic|oc|g)([0-9]{1,9})")
 NAME = re.compile(r'_*n"([^"]*)"$')
+# Keys that may be 0: of dilation and padding. Letters of a file at most, and of a line that a message shows.
+MAY_BE_ZERO = ("dd", "dh", "dw", "pd", "ph", "pw")
+MAX_FILE, MAX_SHOWN = 1_000_000, 200
 # The batch of a line that gives none, as in benchdnn.
 BATCH = 2
 CONVOLUTION, POOLING, NORM = "convolution", "pooling", "batch norm"
@@ -47,9 +50,23 @@ class LayerShape:
         return self.rows.before, self.rows.after, self.columns.before, self.columns.after
 
 
+def content(path: Path) -> str:
+    """Return the text of a file. Raises DataError for what is no file of text, or too large for one of shapes."""
+    if not path.is_file():
+        raise DataError(f"{path}: not a file of shapes; give a text file with one shape a line")
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_FILE + 1)
+    except ValueError:
+        raise DataError(f"{path}: no text in UTF-8; give a text file with one shape a line") from None
+    if len(text) > MAX_FILE:
+        raise DataError(f"{path}: has more than {MAX_FILE:,} letters; give a file with the shapes that are to be timed")
+    return text
+
+
 def read(path: Path) -> Iterator[str]:
     """Yield the lines of a file that hold a shape: not empty, no comment, no option of benchdnn."""
-    for line in path.read_text().splitlines():
+    for line in content(path).splitlines():
         text = line.strip()
         if text and not text.startswith(("#", "-")):
             yield text
@@ -91,9 +108,13 @@ def keys(line: str) -> tuple[Mapping[str, int], str]:
         match = KEY.match(rest, position)
         if match is None:
             if rest[position:].strip("_"):
-                raise DataError(f"the shape {line!r} cannot be read from {rest[position:]!r} on")
+                raise DataError(
+                    f"the shape {line[:MAX_SHOWN]!r} cannot be read from {rest[position:][:MAX_SHOWN]!r} on"
+                )
             break
         numbers[match[1]] = int(match[2])
+        if not numbers[match[1]] and match[1] not in MAY_BE_ZERO:
+            raise DataError(f"the shape {line[:MAX_SHOWN]!r} has {match[1]} 0, it has to be 1 or more")
         position = match.end()
     return numbers, named[1] if named else ""
 

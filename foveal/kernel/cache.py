@@ -58,8 +58,8 @@ OFF = Path(os.devnull)
 
 # folders of which this process has said that they are not used
 _reported: set[Path] = set()
-# folders that nobody else can exchange, nor anything above them
-_reached_safely: set[Path] = set()
+# (folder, user): folders that nobody but this user can exchange, nor anything above them
+_reached_safely: set[tuple[Path, int | None]] = set()
 # bytes that this process has written, by folder, since it last looked through it
 _written: dict[Path, int] = {}
 
@@ -97,14 +97,14 @@ def problem() -> str | None:
         return f"there is no home folder that {folder} could lie in"
     try:
         # once it is safe, only root and this user can change that
-        if folder not in _reached_safely and (reason := exposure(folder)):
+        if (folder, user()) not in _reached_safely and (reason := exposure(folder)):
             return reason
         status = folder.stat()
     except FileNotFoundError:
         return None
     except OSError as error:
         return f"{error.filename or folder}: {error.strerror or error}"
-    _reached_safely.add(folder)
+    _reached_safely.add((folder, user()))
     if user() not in (None, status.st_uid):
         return f"{folder} belongs to another user ({status.st_uid})"
     return open_to_others(folder, status) if status.st_mode & WRITABLE_BY_OTHERS else None

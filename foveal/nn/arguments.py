@@ -5,13 +5,19 @@ types name that; `pair` and `sides` of foveal/ops/window.py bring what was given
 """
 
 import math
-from typing import Literal, TypeGuard
+from collections.abc import Callable
+from functools import wraps
+from typing import Literal, Protocol, TypeGuard
 
 import numpy as np
 
+from foveal.api import as_argument
+from foveal.arguments import checked, name_kind
 from foveal.errors import ShapeError
+from foveal.ops.op import Tensor
 from foveal.ops.window import Pair as Pair
 from foveal.ops.window import Sides as Sides
+from foveal.strides import Ndarray, Shape
 
 # kernel_size, stride, dilation and output_padding of layers over images
 PairLike = int | Pair
@@ -19,6 +25,10 @@ PairLike = int | Pair
 SidesLike = int | Pair | Sides
 # padding of convolutions, which also choose it by name
 PaddingLike = SidesLike | Literal["same", "valid"]
+
+name_kind(PairLike, "an int or two ints (rows, columns)")
+name_kind(SidesLike, "an int, (rows, columns) or (top, bottom, left, right)")
+name_kind(PaddingLike, "an int, (rows, columns), (top, bottom, left, right), 'same' or 'valid'")
 
 # the same for layers over sequences [N, C, L], which have one axis; a padding of two numbers is (before, after)
 SingleLike = int | tuple[int]
@@ -48,3 +58,27 @@ def check_number(layer: str, name: str, value: float, low: float, high: float = 
         allowed = f"{low:g} or more" if high == math.inf else f"between {low:g} and {high:g}"
         raise ShapeError(f"{layer}: {name} is {value if number else repr(value)}, it has to be {allowed}")
     return float(value)
+
+
+class ChecksTargets(Protocol):
+    """What is needed of a loss: its name in messages, and its check of targets."""
+
+    @property
+    def name(self) -> str: ...
+
+    def check(self, target: Ndarray, output: Shape) -> None: ...
+
+
+def checked_loss(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A loss's `__call__` that takes Tensors and arrays alone; of arrays `check` looks at the targets, as in a step."""
+
+    @wraps(call)
+    def loss(self: ChecksTargets, output: Tensor, target: Tensor) -> Tensor:
+        if isinstance(output, Tensor) or isinstance(target, Tensor):
+            return call(self, output, target)
+        self.check(as_argument(target, f"{self.name}: the target", labels=True), tuple(output.shape))
+        # What cannot be computed is NaN or infinite, as in programs.
+        with np.errstate(all="ignore"):
+            return call(self, output, target)
+
+    return checked(loss)

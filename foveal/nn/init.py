@@ -109,12 +109,18 @@ class NoNumbers(np.random.Generator):
 
 
 def fan_in(shape: Shape) -> int:
-    """The number of inputs that one output sums over: C R S for filters [K, C, R, S], `in` for [out, in]."""
+    """The number of inputs that one output sums over: C R S for filters [K, C, R, S], `in` for [out, in].
+
+    With groups too, as C counts the channels of a group.
+    """
     return math.prod(shape[1:])
 
 
 def fan_out(shape: Shape) -> int:
-    """The number of outputs that one input adds to: K R S for filters [K, C, R, S], `out` for [out, in]."""
+    """The number of outputs that one input adds to: K R S for filters [K, C, R, S], `out` for [out, in].
+
+    With groups it is as many times less; see Layout.
+    """
     return math.prod(shape[:1]) * math.prod(shape[2:])
 
 

@@ -7,18 +7,17 @@ meaning. Shapes and hyper-parameters that do not fit raise ShapeError.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Sequence
 from typing import Protocol, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from foveal import ops
-from foveal.api import as_argument, check_labels
-from foveal.arguments import as_float32, checked
+from foveal.api import check_labels
+from foveal.arguments import as_float32
 from foveal.errors import DataError, ShapeError
-from foveal.nn.arguments import check_number
+from foveal.nn.arguments import check_number, checked_loss
 from foveal.ops.batch_norm import per_channel
 from foveal.ops.op import Tensor
 from foveal.strides import Ndarray, Shape
@@ -56,7 +55,7 @@ class Loss(Watched):
     def __init_subclass__(cls) -> None:
         """Check what a loss is called on."""
         if "__call__" in vars(cls):
-            cls.__call__ = checked(with_check(cls.__call__))  # type: ignore[method-assign]
+            cls.__call__ = checked_loss(cls.__call__)  # type: ignore[method-assign]
 
     def reduce(self, values: Tensor, weight: Tensor | None = None) -> Tensor:
         """`values` by the reduction; the mean divides by the sum of `weight` where it is given."""
@@ -81,21 +80,6 @@ class Loss(Watched):
 
     def check(self, target: Ndarray, output: Shape) -> None:
         """Raise DataError for a target without meaning. output: the shape of what the model returns."""
-
-
-def with_check(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A loss's `__call__`, which on arrays has `check` look at the targets first, as a training step does."""
-
-    @wraps(call)
-    def loss(self: Loss, output: Tensor, target: Tensor) -> Tensor:
-        if isinstance(output, Tensor) or isinstance(target, Tensor):
-            return call(self, output, target)
-        self.check(as_argument(target, f"{self.name}: the target", labels=True), tuple(output.shape))
-        # What cannot be computed is NaN or infinite, as in programs.
-        with np.errstate(all="ignore"):
-            return call(self, output, target)
-
-    return loss
 
 
 def is_integer(x: Tensor | Ndarray) -> bool:
@@ -482,12 +466,8 @@ class AuxiliaryLoss(Watched):
         self.loss, self.weight = loss, check_number("AuxiliaryLoss", "weight", weight, 0.0)
 
     def __call__(self, outputs: Tensor | tuple[Tensor, ...], target: Tensor) -> Tensor:
-        if not isinstance(outputs, tuple):
-            return self.loss(outputs, target)
-        if not outputs:
-            raise ShapeError(
-                "AuxiliaryLoss: the model returned an empty tuple; it needs (logits, auxiliary logits, ...)"
-            )
+        if not isinstance(outputs, tuple) or not outputs:
+            return self.loss(outputs, target)  # type: ignore[arg-type]
         total, *others = (self.loss(output, target) for output in outputs)
         for other in others if self.weight else ():
             total = total + other * self.weight

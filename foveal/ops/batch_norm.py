@@ -31,7 +31,8 @@ class ChannelMoments(Operator):
     Mean and variance of each channel over all other axes: x [N, C, ...] -> y [2, C].
 
     Each chunk of the batch takes its mean and the squared deviations from it; chunks are merged as in Chan, Golub and
-    LeVeque 1979, so that a large mean costs no digits of the variance. Raises ShapeError where x has no channels.
+    LeVeque 1979, so that a large mean costs no digits of the variance; a constant channel has exactly its value as mean
+    and 0 as variance. Raises ShapeError where x has no channels.
     """
 
     name, arity, channel_reduction = "channel_moments", 1, "moments"
@@ -68,10 +69,12 @@ class ChannelMoments(Operator):
         # threads share the channels; each is read twice, for its mean and for the deviations from it
         for (c,) in parallel(C):
             total, squares = var(), var()
+            # distances from the first value: those of a constant are exactly 0
+            pivot = x[(0, c, *(0 for _ in rest))]
             for n in loop(N):
                 for place in loops(*rest):
-                    total += x[(n, c, *place)]
-            mean = total.get() * share
+                    total += x[(n, c, *place)] - pivot
+            mean = pivot + total.get() * share
             for n in loop(N):
                 for place in loops(*rest):
                     d = x[(n, c, *place)] - mean

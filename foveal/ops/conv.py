@@ -403,7 +403,7 @@ class Conv2dWeightGrad(Convolution):
         N, C, P, Q, R, S = view.shape
         dw = np.einsum(
             "ngkpq,ngcpqrs->gkcrs",
-            dy.reshape(N, groups, -1, P, Q),
+            dy.reshape(N, groups, dy.shape[1] // groups, P, Q),
             view.reshape(N, groups, C // groups, P, Q, R, S),
             optimize=True,
         )

@@ -157,6 +157,8 @@ class ConvTranspose2d(Convolution):
                 f"{self.name}: x has {x[1]} channels in {groups} group(s) (shape {x}), the filters take {w[0]} (shape"
                 f" {w}); both have to agree, and be divisible by the groups"
             )
+        if 0 in x[2:]:
+            raise ShapeError(f"{self.name}: images of shape {x} have no pixels")
         H, W = self.image_size(x, window, output_padding)
         if min(H, W) < 1:
             raise ShapeError(

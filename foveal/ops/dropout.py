@@ -43,6 +43,10 @@ class DropoutMask(Operator):
         return {"shape": sizes(self.name, shape), "p": float(p), "stream": stream}
 
     def shape(self, key: Shape, *, shape: Shape, p: float, stream: int) -> Shape:
+        if key != (4,):
+            raise ShapeError(
+                f"dropout_mask: the key has shape {key}, it has to be (4,): seed and step in two words each"
+            )
         return shape
 
     def numpy(self, key: Ndarray, *, shape: Shape, p: float, stream: int) -> Ndarray:

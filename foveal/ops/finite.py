@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from foveal.arguments import AnyNumber
 from foveal.errors import ShapeError
 from foveal.kernel.lang import Array, loops, parallel, var, where
 from foveal.ops.kernels.expression import streaming_lanes
@@ -13,9 +14,13 @@ from foveal.ops.op import Case, HasShape, Lowering, Operator
 from foveal.strides import Ndarray, Shape
 from foveal.view import View
 
-# Gradients below have squares that are finite, with room for what an optimiser adds to them. An infinite square would
-# stay in its averages for ever.
-LIMIT = 2.0**63
+# (number of arrays, limit of each) for arrays after each other
+Limits = tuple[tuple[int, AnyNumber], ...]
+
+
+def limit_of_each(limits: Limits) -> list[float]:
+    """The limit of each array."""
+    return [limit for count, limit in limits for _ in range(count)]
 
 
 def mostly_small(rng: np.random.Generator, shape: Shape) -> Ndarray:
@@ -26,50 +31,57 @@ def mostly_small(rng: np.random.Generator, shape: Shape) -> Ndarray:
 class Magnitudes(Operator):
     """y[1 + i] = the largest |x| of the i-th array, NaN if it holds NaN, and y[0] = 1 if all are small enough, else 0
 
-    Any number of arrays of any shapes -> y [1 + number of arrays]. Small enough is finite for the first `exact` arrays,
-    and below 2^63, so that the square is finite, for the others. An array without elements has 0. No gradient.
-    Raises ShapeError where there is no array.
+    Any number of arrays of any shapes -> y [1 + number of arrays]. An array without elements has 0. No gradient.
+
+    limits: pairs (count, limit), for so many arrays after each other; small enough is below the limit. Raises
+    ShapeError where there is no array, or the counts are not those of the arrays.
     """
 
     name, differentiable, any_layout = "magnitudes", False, True
     cases = (
-        Case(((7,), (3, 4), (2, 19, 3, 3), ()), {"exact": 1}, smooth=False),
-        Case(((40000,), (5,), (33,)), {"exact": 2}, dict.fromkeys((0, 2), mostly_small), smooth=False),
-        Case(((5,), (300, 9), (40, 32, 3, 3)), {}, {1: mostly_small}, smooth=False),
+        Case(((7,), (3, 4), (2, 19, 3, 3), ()), {"limits": ((1, math.inf), (3, 8.0))}, smooth=False),
+        Case(
+            ((40000,), (5,), (33,)),
+            {"limits": ((2, 1e30), (1, 1e3))},
+            dict.fromkeys((0, 2), mostly_small),
+            smooth=False,
+        ),
+        Case(((5,), (300, 9), (40, 32, 3, 3)), {"limits": ((3, math.inf),)}, {1: mostly_small}, smooth=False),
     )
 
-    def normalise(self, *arrays: HasShape, exact: int = 0) -> dict[str, Any]:
+    def normalise(self, *arrays: HasShape, limits: Limits) -> dict[str, Any]:
         if not arrays:
             raise ShapeError(f"{self.name}: takes one array or more")
-        return {"exact": int(exact)}
+        full = tuple((int(count), float(limit)) for count, limit in limits if count)
+        if sum(count for count, _ in full) != len(arrays):
+            raise ShapeError(f"{self.name}: limits {full} are not for {len(arrays)} arrays; give one for each")
+        return {"limits": full}
 
-    def shape(self, *shapes: Shape, exact: int) -> Shape:
+    def shape(self, *shapes: Shape, limits: Limits) -> Shape:
         return (1 + len(shapes),)
 
-    def numpy(self, *arrays: Ndarray, exact: int) -> Ndarray:
+    def numpy(self, *arrays: Ndarray, limits: Limits) -> Ndarray:
         largest = np.array([np.max(abs(x), initial=0) for x in arrays])
-        limits = [math.inf if i < exact else LIMIT for i in range(len(arrays))]
-        return np.array([(largest < limits).all(), *largest], np.result_type(*arrays))
+        return np.array([(largest < limit_of_each(limits)).all(), *largest], np.result_type(*arrays))
 
-    def kernel(self, y: Array, *arrays: Array, exact: int) -> None:
+    def kernel(self, y: Array, *arrays: Array, limits: Limits) -> None:
         for _ in parallel(1):
             is_good = var(1.0)
-            for i, x in enumerate(arrays):
+            for i, (x, limit) in enumerate(zip(arrays, limit_of_each(limits), strict=True)):
                 largest = var(0.0)
                 for index in loops(*x.shape):
                     largest.set(larger(largest.get(), x[index]))
                 y[1 + i] = largest
-                limit = math.inf if i < exact else LIMIT
                 is_good.set(where(largest.get() < limit, is_good.get(), 0.0))
             y[0] = is_good
 
-    def lower(self, lowering: Lowering, y: View, /, *arrays: View, exact: int) -> None:
+    def lower(self, lowering: Lowering, y: View, /, *arrays: View, limits: Limits) -> None:
         # the elements of each array as they follow each other in memory, whatever its layout
         flat = [View(x.buffer, (math.prod(x.shape),), (1,), x.offset) for x in arrays]
         parts = part_count([x.shape[0] for x in flat])
         partial = lowering.scratch((len(flat), parts, streaming_lanes()))
         lowering.call(magnitudes_of_parts, [partial], flat)
-        lowering.call(merge_magnitudes, [y], [partial], exact=exact, limit=LIMIT)
+        lowering.call(merge_magnitudes, [y], [partial], limits=limits)
 
 
 magnitudes = Magnitudes()

@@ -84,6 +84,8 @@ class SoftmaxCrossEntropy(Operator):
                 f"{self.name}: logits of shape {x} and labels of shape {labels}; it takes logits [N, classes] and"
                 " one integer label per row [N]"
             )
+        if 0 in x:
+            raise ShapeError(f"{self.name}: there is no mean of no elements, logits of shape {x}")
         return ()
 
     def numpy(self, x: Ndarray, labels: Ndarray) -> Ndarray:

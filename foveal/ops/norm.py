@@ -1,5 +1,6 @@
 """Normalisation of each image by itself: layer, group and instance norm, RMS norm, local response norm."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel.lang import Array, loop, parallel, var, vectors
+from foveal.ops.concat import narrow
 from foveal.ops.elementwise import exp, greater, log, maximum, sqrt, where
 from foveal.ops.op import Case, HasShape, Operator, Tensor
 from foveal.ops.reduce import check_elements, mean, sum
@@ -67,7 +69,11 @@ class Standardize(OverAxes):
 
     def parts(self, x: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor]:
         """x - mean, and sqrt(var + eps)."""
-        centred = x - mean(x, axes=axes, keepdims=True)
+        # The mean is taken of the distances from the first value, which for a constant are exactly 0.
+        first = x
+        for axis in axes:
+            first = narrow(first, axis=axis, start=0, length=1)
+        centred = x - (first + mean(x - first, axes=axes, keepdims=True))
         return centred, sqrt(mean(centred * centred, axes=axes, keepdims=True) + eps)
 
     def vjp(self, dy: Tensor, y: Tensor, x: Tensor, *, axes: tuple[int, ...], eps: float) -> tuple[Tensor, ...]:
@@ -135,10 +141,12 @@ class GroupNorm(Operator):
             raise ShapeError(
                 f"{self.name}: {groups} groups do not divide {x[1]} channels (shape {x}); take a divisor of {x[1]}"
             )
+        if 0 in x[1:]:
+            raise ShapeError(f"{self.name}: there is no mean of no elements, shape {x}")
         return x
 
     def numpy(self, x: Ndarray, *, groups: int, eps: float) -> Ndarray:
-        y = x.reshape(x.shape[0], groups, -1)
+        y = x.reshape(x.shape[0], groups, math.prod(x.shape[1:]) // groups)
         return standardize.numpy(y, axes=(2,), eps=eps).reshape(x.shape)
 
     def expand(self, x: Tensor, *, groups: int, eps: float) -> Tensor:

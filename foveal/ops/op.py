@@ -147,8 +147,34 @@ class Tensor:
     def __gt__(self, o: Operand) -> "Tensor":
         return OPS["greater"](self, o)
 
-    def __getitem__(self, i: int) -> "Tensor":
-        return OPS["index"](self, i=i)
+    def __getitem__(self, key: object) -> "Tensor":
+        """Parts of the axes from the first on, as in NumPy: integers, slices in steps of 1, and one Ellipsis."""
+        keys = list(key) if isinstance(key, tuple) else [key]
+        if Ellipsis in keys:
+            at = keys.index(Ellipsis)
+            keys[at : at + 1] = [slice(None)] * (self.ndim - len(keys) + 1)
+        if len(keys) > self.ndim:
+            raise ShapeError(f"{len(keys)} indices for the {self.ndim} axes of shape {self.shape}")
+        y, axis = self, 0
+        for part in keys:
+            if isinstance(part, slice) and part.step in (None, 1):
+                start, stop, _ = part.indices(y.shape[axis])
+                if (start, stop) != (0, y.shape[axis]):
+                    y = OPS["narrow"](y, axis=axis, start=start, length=stop - start)
+                axis += 1
+            elif isinstance(part, int | np.integer) and not isinstance(part, bool):
+                y = part_of(y, axis, int(part))
+            else:
+                raise ShapeError(f"a traced value is indexed with integers and slices in steps of 1, not with {part!r}")
+        return y
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise ShapeError("a traced scalar has no axis, so it has no length and no parts")
+        return self.shape[0]
+
+    def __iter__(self) -> "Iterator[Tensor]":
+        return (self[i] for i in range(len(self)))
 
     __radd__, __rmul__ = __add__, __mul__
 
@@ -170,6 +196,17 @@ def tensor_or_array(x: object) -> object:
 
 # What is written with operators computes with Tensors, and with arrays as well.
 SIMPLE[Tensor] = Kind("an array of numbers", "arrays of numbers", tensor_or_array)
+
+
+def part_of(x: Tensor, axis: int, i: int) -> Tensor:
+    """Part i along an axis, which is gone then."""
+    if axis == 0:
+        return OPS["index"](x, i=i)
+    n, shape = x.shape[axis], x.shape
+    if not -n <= i < n:
+        raise ShapeError(f"there is no part {i} among the {n} of axis {axis} of shape {shape}")
+    part = OPS["narrow"](x, axis=axis, start=i % n, length=1)
+    return OPS["reshape"](part, shape=(*shape[:axis], *shape[axis + 1 :]))
 
 
 class Lowering(Protocol):
@@ -291,6 +328,10 @@ class Operator:
         if recording is not None:
             return recording.record(self, operands, full)
         shape = self.checked_shape(*(x.shape for x in operands), **full)
+        if 0 in shape:
+            # Nothing is computed, and not every formula in NumPy can be asked to.
+            floats = [np.asarray(x).dtype for x in operands if np.asarray(x).dtype.kind == "f"]
+            return np.empty(shape, np.result_type(*floats) if floats and self.dtype == "float32" else self.dtype)
         try:
             # What cannot be computed is NaN or infinite, as in programs.
             with np.errstate(all="ignore"):
@@ -344,7 +385,9 @@ class Operator:
         try:
             self.__signature__.bind(*inputs, **attributes)
         except TypeError as error:
-            raise wrong_call(f"ops.{self.name}", self.__signature__, error, attributes) from None
+            # what users write; their own operators have no place in foveal.ops
+            place = "ops." if type(self).__module__.startswith("foveal.") else ""
+            raise wrong_call(f"{place}{self.name}", self.__signature__, error, attributes) from None
 
     def __repr__(self) -> str:
         return self.name

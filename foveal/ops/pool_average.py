@@ -177,7 +177,8 @@ class AvgPool2dGrad(Pooling):
 class GlobalAvgPool2d(Operator):
     """y[n,c,0,0] = 1 / (H W) sum_hv x[n,c,h,v]
 
-    The mean of each whole image: x [N, C, H, W] -> y [N, C, 1, 1]. Raises ShapeError where x is not four-dimensional.
+    The mean of each whole image: x [N, C, H, W] -> y [N, C, 1, 1]. Raises ShapeError where x is not four-dimensional
+    or has no pixels.
     """
 
     name, arity, composite = "global_avg_pool2d", 1, True
@@ -188,6 +189,8 @@ class GlobalAvgPool2d(Operator):
 
     def shape(self, x: Shape) -> Shape:
         check_images(self.name, x)
+        if 0 in x[2:]:
+            raise ShapeError(f"{self.name}: images of shape {x} have no pixels")
         return (*x[:2], 1, 1)
 
     def numpy(self, x: Ndarray) -> Ndarray:

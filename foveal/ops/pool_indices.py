@@ -66,6 +66,8 @@ class TakePixels(Operator):
         return index
 
     def numpy(self, x: Ndarray, index: Ndarray) -> Ndarray:
+        if not x.size:
+            return np.zeros(index.shape, x.dtype)
         flat, places = x.reshape(*x.shape[:2], -1), index.reshape(*index.shape[:2], -1)
         inside = (places >= 0) & (places < flat.shape[2])
         values = np.take_along_axis(flat, np.where(inside, places, 0), axis=2)

@@ -124,18 +124,19 @@ class Permute(Operator):
 class Index(Operator):
     """y = x[i], part i along the first axis: x of shape [n, ...] gives y of shape [...]
 
-    Raises ShapeError unless 0 <= i < n.
+    A negative i counts from the last. Raises ShapeError unless -n <= i < n.
     """
 
     name, arity, view = "index", 1, True
-    cases = (Case(((3, 4),), {"i": 1}), Case(((2, 5),), {"i": 0}))
+    cases = (Case(((3, 4),), {"i": 1}), Case(((2, 5),), {"i": 0}), Case(((3,),), {"i": -1}))
 
     def normalise(self, x: HasShape, *, i: int) -> dict[str, Any]:
-        return {"i": i}
+        return {"i": int(i) + x.shape[0] if i < 0 and x.shape else int(i)}
 
     def shape(self, x: Shape, *, i: int) -> Shape:
         if not x or not 0 <= i < x[0]:
-            raise ShapeError(f"index: {i} is not in 0..{x[0] - 1 if x else ''} of shape {x}")
+            where = f"the {x[0]} parts of the first axis of shape {x}" if x else "a scalar, which has no axes"
+            raise ShapeError(f"index: there is no part {i} among {where}")
         return x[1:]
 
     def view_strides(self, x: Shape, strides: Shape, *, i: int) -> Shape:
@@ -158,7 +159,7 @@ class Place(Operator):
     """
 
     name, arity = "place", 1
-    cases = (Case(((4,),), {"i": 1, "n": 3}), Case(((2, 5),), {"i": 0, "n": 2}))
+    cases = (Case(((4,),), {"i": 1, "n": 3}), Case(((2, 5),), {"i": 0, "n": 2}), Case(((),), {"i": 2, "n": 3}))
 
     def normalise(self, x: HasShape, *, i: int, n: int) -> dict[str, Any]:
         if not 0 <= i < n:

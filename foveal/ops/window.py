@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from foveal.arguments import name_kind
 from foveal.errors import ShapeError
 from foveal.kernel.lang import Index, Scalar, where
 from foveal.strides import Ndarray
@@ -27,6 +28,9 @@ PairArgument = int | Sequence[int]
 
 # What operators take for a padding: a number for all sides, (rows, columns), (top, bottom, left, right), or a word.
 PaddingArgument = int | Sequence[int] | str
+
+name_kind(PairArgument, "an int or two ints (rows, columns)")
+name_kind(PaddingArgument, "an int, (rows, columns), (top, bottom, left, right), 'same' or 'valid'")
 
 WORDS = ("rows", "columns")
 

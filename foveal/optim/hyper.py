@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, Protocol, SupportsFloat
 
-from foveal.arguments import FLOAT32_MAX
+from foveal.arguments import FLOAT32_MAX, SIMPLE, Kind, kind_of
 from foveal.errors import ShapeError
 from foveal.variable import Variable
 
@@ -16,6 +16,9 @@ GroupOptions = Mapping[str, object]
 
 # What an optimiser is given: parameters, or groups of them.
 Parameters = Iterable[Variable] | Iterable[GroupOptions]
+# What is among them is checked by `variables`.
+PARAMETERS = "net.parameters(), or a list of dicts with 'params'"
+SIMPLE[Parameters] = Kind(PARAMETERS, PARAMETERS, kind_of(Iterable[object]).take)
 
 
 class Range(NamedTuple):
@@ -157,9 +160,7 @@ def variables(call: str, parameters: object) -> list[Variable]:
     members: list[Variable] = []
     for p in as_list(parameters):
         if not isinstance(p, Variable):
-            raise ShapeError(
-                f"{call}: {type(p).__name__} is no parameter; give net.parameters(), or a list of dicts with 'params'"
-            )
+            raise ShapeError(f"{call}: {type(p).__name__} is no parameter; give {PARAMETERS}")
         members.append(p)
     return members
 

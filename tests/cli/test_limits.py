@@ -99,7 +99,7 @@ def test_images_that_cannot_be_explained(image):
 
 
 def test_an_image_as_large_as_is_said_can_be_explained():
-    result = CliRunner().invoke(main, ["explain", "small", "--input", "1000000x16384x16", "--batch", "1000000"])
+    result = CliRunner().invoke(main, ["explain", "small", "--input", "3x16384x16", "--batch", "1000"])
     assert result.exit_code == 0
     with pytest.raises(ShapeError, match="at most 1,000,000 channels"):
         explain(models.build("small", channels=1, size=(8, 8), classes=2), (1, 20_000, 8))
@@ -111,3 +111,29 @@ def test_whether_windows_read_all_is_what_they_leave_unread():
         numbers = [draw.randint(1, 12), *(draw.randint(1, 4) for _ in range(3)), draw.randint(0, 3), draw.randint(0, 3)]
         window = AxisWindow(*numbers)
         assert window.reads_all == (window.outputs > 0 and not window.unread()), window
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xc3\x28" * 50, "no text in UTF-8"),
+        (b"a" * 1_000_001, "more than 1,000,000 letters"),
+        (b"ic" + b"9" * 5000 + b"ih3oc1kh1", "cannot be read from '99999"),
+        (b"ic3ih8oc4kh3sh0", "has sh 0, it has to be 1 or more"),
+        (b"g0ic3ih8oc4kh3", "has g 0"),
+        (b"ic3ih0oc4kh3", "has ih 0"),
+    ],
+)
+def test_files_of_shapes_that_cannot_be_meant(tmp_path, content, words):
+    path = tmp_path / "shapes"
+    path.write_bytes(content)
+    result = CliRunner().invoke(main, ["bench", "ops", "--shapes", str(path)])
+    assert (result.exit_code, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert words in line
+
+
+def test_a_device_is_no_file_of_shapes():
+    result = CliRunner().invoke(main, ["bench", "ops", "--shapes", "/dev/zero"])
+    assert result.exit_code == 2
+    assert "not a file of shapes" in result.stderr

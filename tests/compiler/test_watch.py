@@ -16,15 +16,17 @@ class ByNumpy:
     """In place of a program: the graph, computed by NumPy, with its updates."""
 
     def __init__(self, graph):
-        self.graph = graph
-        self.profiled = True
+        self.graph, self.profiled = graph, True
+        self.results = [np.zeros(node.shape, node.type.dtype) for node in graph.outputs]
 
     def run(self, *arrays):
         both = Graph(self.graph.nodes, self.graph.arguments, self.graph.results(), ())
         values = both.evaluate(*arrays)
         for (variable, _), value in zip(self.graph.updates, values[len(self.graph.outputs) :], strict=True):
             variable.data = value
-        return values[: len(self.graph.outputs)]
+        for result, value in zip(self.results, values, strict=False):
+            result[...] = value
+        return [result.copy() for result in self.results]
 
 
 @pytest.fixture

@@ -73,6 +73,15 @@ def test_xavier_lies_between_both(name, rule):
     assert sum(variances(init.apply(make(), rule), shape, border)) == pytest.approx(2, rel=CLOSE)
 
 
+def test_strides_are_not_counted():
+    """With stride 2 one of four taps of an output, or of an input, is left."""
+    nn.seed(1)
+    layer = init.apply(nn.Conv2d(8, 40, 2, stride=2), "kaiming_normal", mode="fan_out", gain=1.0)
+    assert variances(layer, (4, 8, 24, 24), 0)[1] == pytest.approx(1 / 4, rel=CLOSE)
+    layer = init.apply(nn.ConvTranspose2d(40, 8, 2, stride=2), "kaiming_normal", gain=1.0)
+    assert variances(layer, (4, 40, 12, 12), 0)[0] == pytest.approx(1 / 4, rel=CLOSE)
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_orthogonal_filters_of_each_group(name):
     """Each output is a sum of weights of length 1, or each input is, where a group has fewer of them."""

@@ -126,15 +126,15 @@ def test_a_docstring_of_its_own_names_the_shapes_and_help_shows_it(name):
 
 
 WRONG_CALLS = {
-    "missing": (lambda x: ops.add(x), r"add: missing a required argument: 'b'; call it as add\(a, b\)"),
-    "too many": (lambda x: ops.relu(x, x), r"relu: too many positional arguments; call it as relu\(x\)"),
+    "missing": (lambda x: ops.add(x), r"ops.add: missing a required argument: 'b'; call it as ops\.add\(a, b\)"),
+    "too many": (lambda x: ops.relu(x, x), r"ops.relu: too many positional arguments; call it as ops\.relu\(x\)"),
     "list": (
         lambda x: ops.concatenate([x, x]),
         "concatenate: an input is a list of arrays; pass the arrays one by one",
     ),
     "misspelt": (lambda x: ops.leaky_relu(x, negative_slop=1), r"'negative_slop' \(did you mean 'negative_slope'\?\)"),
-    "name": (lambda x: ops.sum(x, axis=1), r"'axis' \(did you mean 'axes'\?\); call it as sum\(x, \*, axes=None"),
-    "required": (lambda x: ops.clip(x, low=0.0), r"'high'; call it as clip\(x, \*, low, high\)"),
+    "name": (lambda x: ops.sum(x, axis=1), r"'axis' \(did you mean 'axes'\?\); call it as ops\.sum\(x, \*, axes=None"),
+    "required": (lambda x: ops.clip(x, low=0.0), r"'high'; call it as ops\.clip\(x, \*, low, high\)"),
 }
 
 
@@ -149,7 +149,7 @@ def test_inputs_may_be_given_by_name():
 @pytest.mark.parametrize("stride", [None, 1.5, "2", (1, 2, 3)])
 def test_only_poolings_have_a_default_stride_of_the_kernel_size(stride):
     x, w = np.ones((1, 2, 9, 9), np.float32), np.ones((3, 2, 3, 3), np.float32)
-    with pytest.raises(ShapeError, match="conv2d: stride has to be an int or two ints"):
+    with pytest.raises(ShapeError, match=r"conv2d: stride is .*, it has to be an int or two ints"):
         ops.conv2d(x, w, stride=stride)
     if stride is None:
         assert ops.max_pool2d(x, kernel_size=3, stride=None).shape == (1, 2, 3, 3)

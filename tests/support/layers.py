@@ -101,7 +101,7 @@ def others(name, value):
             return (tuple(x + 1 for x in value), tuple(2 * x for x in value))
         case dict():
             return tuple(value | {key: np.array(held).item() + 1} for key, held in value.items() if np.ndim(held) == 0)
-        case nn.Parameter() | nn.Counter():
+        case nn.Parameter():
             return (nn.Parameter(np.asarray(value.data) + 1), None)
         case nn.Buffer():
             return (nn.Buffer(np.asarray(value.data) + 1),)

@@ -55,7 +55,6 @@ WRONG = [
     lambda: object(),
     lambda: Hostile(),
     lambda: int,
-    lambda: len,
     lambda: lambda *given: given,
     lambda: 1 + 2j,
     lambda: True,

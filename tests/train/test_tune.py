@@ -1,5 +1,6 @@
 """foveal tune: the range test, the short runs, and what the command line makes of them."""
 
+import errno
 import json
 import shlex
 
@@ -11,7 +12,8 @@ import foveal
 from foveal import nn, optim
 from foveal.cli import main
 from foveal.data import from_arrays
-from foveal.errors import NumericsError, ShapeError
+from foveal.errors import DataError, NumericsError, ShapeError
+from foveal.train import files
 from foveal.train import tune as tuning
 from foveal.train.findings import Trial
 from foveal.train.range_test import SMOOTHING, range_test, suggest, valley
@@ -185,3 +187,20 @@ def test_the_command_that_is_printed_is_accepted(data, found, tmp_path, monkeypa
     assert "as matplotlib is not installed: pip" in CliRunner().invoke(main, plain).output
     assert json.loads(CliRunner().invoke(main, [*plain, "--json"]).stdout) == saved
     assert [path.name for path in (tmp_path / "plain").iterdir()] == ["tune.json"]
+
+
+def test_files_are_replaced_as_a_whole(found, tmp_path, monkeypatch):
+    """A disk that is full leaves the older file; the next tune removes what a killed one left."""
+
+    def full(path, content):
+        path.write_bytes(content[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tuning.importlib.util, "find_spec", lambda name: None)
+    tuning.save(found[0], tmp_path, "foveal train rows")
+    before = (tmp_path / "tune.json").read_text()
+    (tmp_path / ".tune.json.12.tmp").write_text("part")
+    monkeypatch.setattr(files, "write_synchronised", full)
+    with pytest.raises(DataError, match="No space left on device; choose another --out"):
+        tuning.save(found[0], tmp_path, "foveal train others")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("tune.json", before)]

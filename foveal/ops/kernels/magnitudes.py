@@ -5,8 +5,6 @@ numbers, and NaN above infinity. So one integer maximum finds the largest magnit
 does not depend on the order in which it is taken, so neither do the bits on the number of threads.
 """
 
-import math
-
 from foveal.kernel.lang import (
     F32,
     I32,
@@ -67,15 +65,20 @@ def magnitudes_of_parts(partial: Array, *xs: Array) -> None:
             partial.store((i, g, 0), totals[0], width)
 
 
-def merge_magnitudes(y: Array, partial: Array, *, exact: int, limit: float) -> None:
-    """y[1 + i] = the largest of partial[i]; y[0] = 1 if the first `exact` are finite and the others below `limit`."""
-    arrays, parts, width = partial.shape
+def merge_magnitudes(y: Array, partial: Array, *, limits: tuple[tuple[int, float], ...]) -> None:
+    """y[1 + i] = the largest of partial[i]; y[0] = 1 if all are below their limits.
+
+    limits: pairs (count, limit), for so many arrays after each other.
+    """
+    _, parts, width = partial.shape
     for _ in parallel(1):
-        is_good = var(1.0)
-        for i in loop(arrays):
-            total = var(0.0, width)
-            for g in loop(parts):
-                total.set(larger(total.get(), partial.load((i, g, 0), width)))
-            y[1 + i] = largest = fold(total, larger)
-            is_good.set(where(largest < where(i < exact, math.inf, limit), is_good.get(), 0.0))
+        is_good, first = var(1.0), 0
+        for count, limit in limits:
+            for i in loop(first + count, start=first):
+                total = var(0.0, width)
+                for g in loop(parts):
+                    total.set(larger(total.get(), partial.load((i, g, 0), width)))
+                y[1 + i] = largest = fold(total, larger)
+                is_good.set(where(largest < limit, is_good.get(), 0.0))
+            first += count
         y[0] = is_good

@@ -9,12 +9,14 @@ with n_a and n_b values are merged by the pairwise method of Chan, Golub and LeV
 
 Parts are merged in order of their numbers, so the bits do not depend on the number of threads. They come about in two
 ways: `chunk_moments` reads chunks of an array twice, the second time from the cache; an epilogue sees each value once,
-while it is in a register, and `accumulate` adds up its deviation from a pivot near the mean.
+while it is in a register, and `accumulate` adds up its deviation from a pivot near the mean. In both, what is added up
+are distances from a value of the channel: a sum's error is a share of them and not of a large mean, and a constant
+channel has exactly its value as mean.
 """
 
 from collections.abc import Sequence
 
-from foveal.kernel.lang import Array, Index, Scalar, l2, lanes, loop, parallel, parallel_vectors, var, where
+from foveal.kernel.lang import Array, Index, Scalar, l2, lanes, loop, maximum, parallel, parallel_vectors, var, where
 from foveal.ops.kernels.expression import float_lanes
 from foveal.ops.kernels.reduction import COLUMN_VECTORS, tree_sum
 from foveal.ops.kernels.register_tile import FLOAT_BYTES
@@ -83,20 +85,25 @@ def column_moments(
     They are neighbours, so that whole cache lines of a row are read at once.
     """
     totals = [var(0.0, width) for _, width in columns]
+    rests = [var(0.0, width) for _, width in columns]
     squares = [var(0.0, width) for _, width in columns]
-    # first pass over the rows: the means
+    counts = [float_lanes(last - first, width) for _, width in columns]
+    # first pass over the rows: the means, as distances from the first row, of which those of a constant are exactly 0
+    pivots = [x.load((first, c), width) for c, width in columns]
     for r in loop(last, start=first):
-        for total, (c, width) in zip(totals, columns, strict=True):
-            total += x.load((r, c), width)
-    means = [total.get() / float_lanes(last - first, width) for total, (_, width) in zip(totals, columns, strict=True)]
-    # second pass, from the cache: squared deviations from them
+        for total, pivot, (c, width) in zip(totals, pivots, columns, strict=True):
+            total += x.load((r, c), width) - pivot
+    means = [pivot + total.get() / n for pivot, total, n in zip(pivots, totals, counts, strict=True)]
+    # second pass, from the cache: squared deviations from them, and their sum, which is what the means are wrong by
     for r in loop(last, start=first):
-        for mean, square, (c, width) in zip(means, squares, columns, strict=True):
+        for mean, rest, square, (c, width) in zip(means, rests, squares, columns, strict=True):
             d = x.load((r, c), width) - mean
+            rest += d
             square.fma(d, d)
-    for mean, square, (c, width) in zip(means, squares, columns, strict=True):
-        partial.store((0, g, c), mean, width)
-        partial.store((1, g, c), square, width)
+    for mean, rest, square, n, (c, width) in zip(means, rests, squares, counts, columns, strict=True):
+        correction = rest.get() / n
+        partial.store((0, g, c), mean + correction, width)
+        partial.store((1, g, c), maximum(square.get() - correction * rest.get(), 0.0), width)
 
 
 def merge_chunks(y: Array, partial: Array, *, rows: int) -> None:
@@ -144,7 +151,7 @@ def merge_tasks(y: Array, partial: Array, first_row: int, channel: Index, width:
         )
         # the task's mean is pivot + shift, and moving the deviations there takes shift^2 count = shift total off
         shift = total / count
-        running.merge(before, count, pivot + shift, squares - shift * total)
+        running.merge(before, count, pivot + shift, maximum(squares - shift * total, 0.0))
         before += count
     y.store((0, channel), running.mean, width)
     y.store((1, channel), running.squares.get() / before.get(), width)

@@ -130,6 +130,10 @@ def largest_divisor(n: int, limit: int) -> int:
 
 def fill_slice(y: Array, x: Array, position: int, chosen: bool) -> None:
     """y[position] = x if `chosen`, else zeros; y has one more axis than x, the first."""
+    if not x.shape:
+        for _ in parallel(1):
+            y[position,] = x[()] if chosen else 0.0
+        return
     outer = x.shape[:-1]
     # a one-dimensional x is a single row, which has no index
     for index in parallel(*(outer or (1,))):

@@ -1,5 +1,6 @@
 """The loop nest of a reduction with the pointwise steps fused into it."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,12 +13,11 @@ from foveal.kernel.lang import (
     fold,
     lanes,
     loop,
-    loops,
     maximum,
+    minimum,
     parallel,
     splat,
     var,
-    vectors,
     width_of,
 )
 from foveal.ops.kernels.expression import Step, evaluate, load, store
@@ -32,6 +32,13 @@ COMBINE: dict[str, tuple[float, Callable[[Value, Scalar], Value]]] = {
 # cache lines: 4 vectors are 1 line of SSE, 2 of AVX2, 4 of AVX-512. More vectors would leave no registers for the
 # fused steps.
 COLUMN_VECTORS = 4
+
+# Additions that follow each other in one block of a sum. Beginning and ending a block costs about as much as two of its
+# iterations. The error of a sum of n numbers is at most BLOCK log(n) / log(BLOCK) roundings: 384 up to two million.
+BLOCK = 128
+
+# The registers that a pass adds up in: for each of some vectors, one for each output.
+Totals = list[list[Var]]
 
 
 def reduce(
@@ -110,18 +117,62 @@ class ReductionNest:
         """The axes before the last that are not reduced."""
         return [axis for axis in range(self.last) if not self.reduced[axis]]
 
-    def rows(self, position: tuple[Index, ...], g: Index) -> Iterator[dict[int, Index]]:
-        """Loop over the rows of part g: yield the index of each as a map from axis to place, without the last axis."""
+    def rows(self, totals: Totals, position: tuple[Index, ...], g: Index) -> Iterator[tuple[Totals, dict[int, Index]]]:
+        """Loop over the rows of part g: yield the totals that take the row, and its index as a map from axis to place,
+        without the last axis. The totals hold all rows in the end.
+        """
         kept = dict(zip(self.kept_axes, position, strict=True))
         reduced_axes = [axis for axis in range(self.last) if self.reduced[axis]]
         if not reduced_axes:
-            yield kept
+            yield totals, kept
             return
         n, chunks = self.domain[reduced_axes[0]], self.chunks
         # the first reduced axis is cut into parts, the others are walked over whole
-        for i in loop(n) if chunks == 1 else loop((g + 1) * n // chunks, start=g * n // chunks):
-            for others in loops(*(self.domain[axis] for axis in reduced_axes[1:])):
-                yield {**kept, **dict(zip(reduced_axes, (i, *others), strict=True))}
+        bounds = (0, n) if chunks == 1 else (g * n // chunks, (g + 1) * n // chunks)
+        others = reduced_axes[1:]
+        for inner, i in self.in_blocks(totals, *bounds, -(-n // chunks), self.additions(others)):
+            yield from self.others(inner, {**kept, reduced_axes[0]: i}, others)
+
+    def additions(self, axes: Sequence[int]) -> int:
+        """How many additions to one register follow each other in a row of these axes."""
+        vectors = max(1, self.domain[self.last] // lanes()) if self.reduced[self.last] else 1
+        return vectors * math.prod(self.domain[axis] for axis in axes)
+
+    def others(
+        self, totals: Totals, row: dict[int, Index], axes: Sequence[int]
+    ) -> Iterator[tuple[Totals, dict[int, Index]]]:
+        """Loop over further reduced axes of which each is walked over whole; yields what `rows` does."""
+        if not axes:
+            yield totals, row
+            return
+        n, *others = self.domain[axes[0]], *axes[1:]
+        for inner, i in self.in_blocks(totals, 0, n, n, self.additions(others)):
+            yield from self.others(inner, {**row, axes[0]: i}, others)
+
+    def in_blocks(
+        self, totals: Totals, first: Index, end: Index, longest: int, additions: int = 1
+    ) -> Iterator[tuple[Totals, Index]]:
+        """Loop from `first` up to `end`, at most `longest` iterations: yield the totals that take one, and its index.
+
+        additions: how many each iteration makes to a register, one after another. A long loop is cut into blocks with
+        totals of their own, which are added up after each block. So a number goes through the additions of its block
+        and of the blocks' totals, not through those of the whole loop, and the error of a sum grows with the logarithm
+        of its length.
+        """
+        # iterations of a block
+        step = max(1, BLOCK // additions)
+        if longest <= step or "sum" not in self.combine:
+            for i in loop(end, start=first):
+                yield totals, i
+            return
+        # a block of so many blocks that at most BLOCK are left to add up here
+        while step * BLOCK < longest:
+            step *= BLOCK
+        for start in loop(end, start=first, step=step):
+            inner = [self.initial_totals(width_of(registers[0])) for registers in totals]
+            yield from self.in_blocks(inner, start, minimum(start + step, end), step, additions)
+            for registers, more in zip(totals, inner, strict=True):
+                self.combine_into(registers, more)
 
     def initial_totals(self, width: int) -> list[Var]:
         """A register of `width` lanes for each output, with the neutral element of its combination."""
@@ -131,8 +182,12 @@ class ReductionNest:
         """Combine the totals with the results at `width` places from i on of a row."""
         index = tuple({**row, self.last: i}[axis] for axis in range(self.last + 1))
         values = evaluate([load(x, index, width) for x in self.xs], self.steps, self.results)
+        self.combine_into(totals, [splat(value, width) for value in values])
+
+    def combine_into(self, totals: list[Var], values: Sequence[Scalar]) -> None:
+        """Combine the totals of all outputs with further values."""
         for total, kind, value in zip(totals, self.combine, values, strict=True):
-            total.set(COMBINE[kind][1](total.get(), splat(value, width)))
+            total.set(COMBINE[kind][1](total.get(), value))
 
     def store_totals(self, totals: Sequence[Var | Value], position: tuple[Index, ...], g: Index, i: Index) -> None:
         """Store part g's totals, whose lanes begin at place i of the last axis."""
@@ -147,8 +202,8 @@ class ReductionNest:
         The totals of all columns stay in registers while the rows pass.
         """
         totals = [self.initial_totals(width) for _, width in columns]
-        for row in self.rows(position, g):
-            for column_totals, (i, width) in zip(totals, columns, strict=True):
+        for inner, row in self.rows(totals, position, g):
+            for column_totals, (i, width) in zip(inner, columns, strict=True):
                 self.accumulate(column_totals, row, i, width)
         for column_totals, (i, _) in zip(totals, columns, strict=True):
             self.store_totals(column_totals, position, g, i)
@@ -159,15 +214,18 @@ class ReductionNest:
         Full vectors and the narrower one at the end of each row have totals of their own, lane by lane; in the end the
         lanes of each are combined, by halves, and then the two.
         """
-        n = self.domain[self.last]
-        # by width: a row's full vectors, and its tail
-        totals = {width: self.initial_totals(width) for width in (lanes(), n % lanes()) if width}
-        for row in self.rows(position, g):
-            for i, width in vectors(n):
-                self.accumulate(totals[width], row, i, width)
+        n, size = self.domain[self.last], lanes()
+        tail = n % size
+        # of a row's full vectors, and of its tail
+        totals = [self.initial_totals(width) for width in (size, tail) if width]
+        for inner, row in self.rows(totals, position, g):
+            for full, i in self.in_blocks(inner[:1], 0, n // size, n // size):
+                self.accumulate(full[0], row, i * size, size)
+            if tail:
+                self.accumulate(inner[1], row, n - tail, tail)
         whole: list[Value] = []
         for output, kind in enumerate(self.combine):
-            parts = [fold(totals[width][output], COMBINE[kind][1]) for width in totals]
+            parts = [fold(registers[output], COMBINE[kind][1]) for registers in totals]
             whole.append(parts[0] if len(parts) == 1 else COMBINE[kind][1](*parts))
         self.store_totals(whole, position, g, 0)
 
