@@ -81,7 +81,7 @@ def classify(
     if (low, high) != UNIT:
         raise DataError(
             f"the model was trained on pixels from {low:g} to {high:g}, image files hold 0 to 1 "
-            "(bytes / 255): train it on uint8 images or on floats between 0 and 1"
+            "(bytes / 255): train it on images scaled to the whole range, uint8 from 0 to 255 or floats from 0 to 1"
         )
     # A batch at a time, so that no more than its images are in memory; the last one is filled up.
     readable = pixels(trained, images)

@@ -24,6 +24,9 @@ __all__ = ["PARTS", "UNIT", "Dataset", "Floats", "Images", "Labels", "from_array
 PARTS = ("x_train", "y_train", "x_test", "y_test")
 # The range of pixel values that images of bytes have after division by 255.
 UNIT = (0.0, 1.0)
+# An image file in which no byte reaches this is black to the eye: such bytes count something else than brightness from
+# 0 to 255, and a network that was trained on them knows no image files.
+_DIM = 32
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -43,7 +46,8 @@ class Dataset:
     # Mean and standard deviation of x_train per channel; a constant channel has the deviation 1.
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    # The lowest and the highest value of a pixel; (0, 1) unless an .npz file holds other floats.
+    # The lowest and the highest value of a pixel; (0, 1) unless there are floats beyond that, or bytes that are all
+    # very small: both are scaled otherwise than image files.
     value_range: tuple[float, float]
 
     @cached_property
@@ -211,10 +215,13 @@ def _class_numbers(y: Ndarray, source: str, first: int, count: int) -> Labels:
 
 
 def _value_range(x: Images) -> tuple[float, float]:
-    """The range of the pixel values: that of bytes for images of bytes, and for floats that lie within it."""
-    if x.dtype == np.uint8:
-        return UNIT
+    """The range of the pixel values as floats: UNIT for bytes, and for floats that lie within it.
+
+    Bytes that are all below _DIM, such as masks of 0 and 1, have a range of their own.
+    """
     low, high = float(x.min()), float(x.max())
+    if x.dtype == np.uint8:
+        return UNIT if high >= _DIM or high == 0 else (0.0, high / 255)
     return UNIT if low >= 0 and high <= 1 else (low, high)
 
 

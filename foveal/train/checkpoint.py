@@ -29,6 +29,8 @@ MODEL, LOG, METRICS = "model.safetensors", "log.jsonl", "metrics.json"
 SAVED = ".saved"
 # The only metadata entry, since safetensors writes several in an order that varies.
 _KEY = "foveal"
+# Pixels whose range is so many times as wide as another one's are scaled otherwise: 0 to 255 and -1 to 1, say.
+OTHER_SCALE = 8
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class ModelDescription:
                 f"{'x'.join(map(str, theirs))}: evaluate it on data such as {self.data}"
             )
         numbers = class_map(self.classes, data.classes, data.name)
-        if (self.value_range == UNIT) != (data.value_range == UNIT):
+        spans = [high - low for low, high in (self.value_range, data.value_range)]
+        if (self.value_range == UNIT) != (data.value_range == UNIT) or max(spans) > OTHER_SCALE * min(spans):
             low, high = self.value_range
             raise DataError(
                 f"the model was trained on pixels from {low:g} to {high:g}, those of {data.name} "

@@ -9,6 +9,7 @@ import pytest
 from foveal.data import from_arrays, load
 from foveal.data.classes import class_map
 from foveal.errors import DataError
+from foveal.train.checkpoint import ModelDescription
 
 X = np.random.default_rng(0).integers(0, 256, (12, 4, 5), dtype=np.uint8)
 
@@ -161,3 +162,33 @@ def test_each_idx_file_may_lie_in_a_folder_of_its_name_in_any_case(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / name.replace("-idx", ".idx").upper()).write_bytes(content)
     np.testing.assert_array_equal(load(tmp_path).images_train[:, 0], X)
+
+
+def scaled_set(low, high, dtype=np.float32):
+    """Images whose pixels go from low to high."""
+    x = (low + (high - low) * (X / X.max())).astype(dtype)
+    return from_arrays("set", x, np.arange(12) % 2, x, np.arange(12) % 2)
+
+
+@pytest.mark.parametrize(
+    ("trained", "tested", "same"),
+    [
+        ((0, 255, np.uint8), (0, 1), True),
+        ((0, 255, np.uint8), (0, 200, np.uint8), True),
+        ((-2, 2.5), (-1.5, 4), True),
+        ((0, 16, np.uint8), (0, 15, np.uint8), True),
+        ((0, 255), (-1, 1), False),
+        ((0, 255), (0, 16), False),
+        ((0, 255, np.uint8), (0, 255), False),
+        # Bytes from 0 to 16, as digits have, are not those of image files.
+        ((0, 255, np.uint8), (0, 16, np.uint8), False),
+        ((0, 1, np.uint8), (0, 255, np.uint8), False),
+    ],
+)
+def test_images_of_another_scale_are_refused(trained, tested, same):
+    model, data = ModelDescription.of(None, scaled_set(*trained)), scaled_set(*tested)
+    if same:
+        assert model.check(data).tolist() == [0, 1]
+        return
+    with pytest.raises(DataError, match=r"trained on pixels from .*, those of set go from .*: scale them alike"):
+        model.check(data)
