@@ -59,7 +59,7 @@ MESSAGES = [
     ),
     (
         lambda: nn.MaxPool2d(2, padding="same"),
-        "MaxPool2d: padding is 'same', it has to be a whole number, two whole numbers, four whole numbers or one",
+        "MaxPool2d: padding is 'same', it has to be an int, (rows, columns) or (top, bottom, left, right)",
     ),
     (lambda: nn.BatchNorm2d(num_features=None), "BatchNorm2d: num_features is None, it has to be a whole number"),
     (
