@@ -329,9 +329,12 @@ def refusal(call: str, name: str, value: object, kind: Kind, reason: Refused) ->
     return error(f"{call}: {name} is {shown(value)}, it has to be {words}{made}")
 
 
-def name_kind(annotation: Any, words: str) -> None:
-    """Say what values of an annotation are in better words than those that follow from its parts."""
-    SIMPLE[annotation] = Kind(words, words, kind_of(annotation).take)
+def name_kind(annotation: Any, words: str, wider: Any = None) -> None:
+    """Say what values of an annotation are in better words than those that follow from its parts.
+
+    wider: an annotation of more values, all of which are passed on to a function that checks them itself.
+    """
+    SIMPLE[annotation] = Kind(words, words, kind_of(annotation if wider is None else wider).take)
 
 
 def kinds_of(function: Callable[..., Any]) -> dict[str, Kind]:

@@ -27,7 +27,7 @@ def test_random_wrong_calls_end_in_an_error_of_ours(part):
 def test_what_wrong_calls_are_made_of_is_right(part):
     for target in targets((part,)):
         given, named = target.right()
-        # no weights are there to load, and no epochs to train
+        # no weights are there to load, and nothing is trained
         if target.name in ("nn.models.load", "nn.models.load_weights", "train.train"):
             continue
         result = target.function(*given, **named)
@@ -59,7 +59,7 @@ MESSAGES = [
     ),
     (
         lambda: nn.MaxPool2d(2, padding="same"),
-        "MaxPool2d: padding is 'same', it has to be a whole number, two whole numbers, four whole numbers or one",
+        "MaxPool2d: padding is 'same', it has to be an int, (rows, columns) or (top, bottom, left, right)",
     ),
     (lambda: nn.BatchNorm2d(num_features=None), "BatchNorm2d: num_features is None, it has to be a whole number"),
     (

@@ -15,6 +15,7 @@ from foveal.api import as_argument
 from foveal.arguments import checked, name_kind
 from foveal.errors import ShapeError
 from foveal.ops.op import Tensor
+from foveal.ops.window import PaddingArgument
 from foveal.ops.window import Pair as Pair
 from foveal.ops.window import Sides as Sides
 from foveal.strides import Ndarray, Shape
@@ -26,10 +27,6 @@ SidesLike = int | Pair | Sides
 # padding of convolutions, which also choose it by name
 PaddingLike = SidesLike | Literal["same", "valid"]
 
-name_kind(PairLike, "an int or two ints (rows, columns)")
-name_kind(SidesLike, "an int, (rows, columns) or (top, bottom, left, right)")
-name_kind(PaddingLike, "an int, (rows, columns), (top, bottom, left, right), 'same' or 'valid'")
-
 # the same for layers over sequences [N, C, L], which have one axis; a padding of two numbers is (before, after)
 SingleLike = int | tuple[int]
 SequencePadding = SingleLike | Pair | Literal["same", "valid"]
@@ -37,6 +34,17 @@ SequencePadding = SingleLike | Pair | Literal["same", "valid"]
 # of the classes that poolings over images and over sequences have in common
 AxesLike = PairLike | SingleLike
 AxesPadding = SidesLike | SingleLike
+# How many numbers there have to be, and which words there are, says `pair`, `sides` or `one_row`.
+for annotation, words in (
+    (PairLike, "an int or two ints (rows, columns)"),
+    (SidesLike, "an int, (rows, columns) or (top, bottom, left, right)"),
+    (PaddingLike, "an int, (rows, columns), (top, bottom, left, right), 'same' or 'valid'"),
+    (SingleLike, "an int; sequences have one axis"),
+    (SequencePadding, "an int, (before, after), 'same' or 'valid'"),
+    (AxesLike, "an int or a tuple of ints, one for each axis"),
+    (AxesPadding, "an int or a tuple of ints, one or two for each axis"),
+):
+    name_kind(annotation, words, PaddingArgument)
 
 
 def check_positive(layer: str, **values: int) -> None:

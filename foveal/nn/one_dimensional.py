@@ -31,7 +31,7 @@ def one_row(value: SingleLike, row: int, what: str) -> Pair:
     """
     items = value if isinstance(value, tuple | list) else (value,)
     if len(items) != 1 or not isinstance(items[0], int | np.integer):
-        raise ShapeError(f"{what} has to be an int, got {value!r}; sequences have one axis")
+        raise ShapeError(f"{what} is {value!r}, it has to be an int; sequences have one axis")
     return row, items[0]
 
 
@@ -42,5 +42,5 @@ def one_row_padding(value: SingleLike | Pair, what: str) -> Sides:
     """
     items = value if isinstance(value, tuple | list) else (value,)
     if len(items) not in (1, 2) or not all(isinstance(item, int | np.integer) for item in items):
-        raise ShapeError(f"{what} has to be an int or (before, after), got {value!r}")
+        raise ShapeError(f"{what} is {value!r}, it has to be an int or (before, after)")
     return 0, 0, items[0], items[-1]

@@ -4,10 +4,12 @@ The letters are those of foveal/ops/op.py: R S rows and columns of a window, P Q
 d dilation.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar, TypedDict, cast
 
 from foveal import ops
 from foveal.api import compile
+from foveal.arguments import name_kind
 from foveal.errors import DataError, ShapeError
 from foveal.nn.arguments import AxesLike, AxesPadding, Pair, PairLike, Sides, SidesLike, SingleLike
 from foveal.nn.module import Module, Output
@@ -18,6 +20,7 @@ from foveal.strides import Ndarray
 
 # Output rows and columns of an adaptive pooling; None stands for as many as the image has.
 OutputSize = int | None | tuple[int | None, int | None]
+name_kind(OutputSize, "one size or two, ints or None", int | None | Sequence[int | None])
 
 
 class WindowAttributes(TypedDict):

@@ -241,7 +241,7 @@ def pair(value: PairArgument, what: str) -> Pair:
         (value, value) if isinstance(value, int | np.integer) else tuple(value) if isinstance(value, Iterable) else ()
     )
     if len(items) != 2 or not all(isinstance(i, int | np.integer) for i in items):
-        raise ShapeError(f"{what} has to be an int or two ints (rows, columns), got {value!r}")
+        raise ShapeError(f"{what} is {value!r}, it has to be an int or two ints (rows, columns)")
     return int(items[0]), int(items[1])
 
 
@@ -252,5 +252,5 @@ def sides(value: PairArgument, what: str) -> Sides:
         return rows, rows, columns, columns
     items = tuple(value) if isinstance(value, Iterable) else ()
     if len(items) != 4 or not all(isinstance(i, int | np.integer) for i in items):
-        raise ShapeError(f"{what} has to be an int, (rows, columns) or (top, bottom, left, right), got {value!r}")
+        raise ShapeError(f"{what} is {value!r}, it has to be an int, (rows, columns) or (top, bottom, left, right)")
     return int(items[0]), int(items[1]), int(items[2]), int(items[3])

@@ -157,7 +157,7 @@ REFUSED = {
     "kernel_1d": (lambda: nn.AvgPool1d(7), SEQUENCE, "reaches over 7 columns, the padded input has 6"),
     "kernel_0": (lambda: nn.MaxPool2d(0), None, r"MaxPool2d: kernel size \(0, 0\) has to be 1 or more"),
     "kernel_three": (lambda: nn.MaxPool2d((1, 2, 3)), None, "an int or two ints"),
-    "kernel_pair_1d": (lambda: nn.MaxPool1d((2, 2)), None, "kernel_size has to be an int"),
+    "kernel_pair_1d": (lambda: nn.MaxPool1d((2, 2)), None, "kernel_size is .*, it has to be an int"),
     "stride": (lambda: nn.AvgPool2d(2, stride=-1), None, r"AvgPool2d: stride \(-1, -1\) has to be 1 or more"),
     "dilation": (lambda: nn.MaxPool2d(2, dilation=0), None, r"dilation \(0, 0\) has to be 1 or more"),
     "padding": (lambda: nn.MaxPool2d(2, padding=-1), None, "padding .* has to be 0 or more"),
