@@ -158,7 +158,7 @@ def kind_of(annotation: Any) -> Kind:
         return SIMPLE[annotation]
     if annotation is None or annotation is type(None):
         return Kind("None", "None", functools.partial(same, None))
-    if annotation == ArrayLike or origin is np.ndarray or annotation is np.ndarray:
+    if annotation == ArrayLike or origin in (np.ndarray, NDArray) or annotation is np.ndarray:
         return ARRAY
     if origin in (Union, types.UnionType):
         # ArrayLike is a union itself; `ArrayLike | None` lists its members and None.
@@ -184,7 +184,8 @@ def kind_of(annotation: Any) -> Kind:
 
 ANYTHING = Kind("anything", "anything", lambda value: value)
 ARRAY = Kind("an array of numbers", "arrays of numbers", numbers_array)
-ARRAY_LIKE = set(get_args(ArrayLike))
+# its members before Python 3.12; from there on NumPy's ArrayLike is an alias, which unions list as it is
+ARRAY_LIKE = set(get_args(ArrayLike)) or {ArrayLike}
 
 SIMPLE: dict[Any, Kind] = {
     int: Kind("a whole number", "whole numbers", whole),

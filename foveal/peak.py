@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 
+from foveal import forks
 from foveal.kernel.compile import ArraySpec, Kernel, native
 from foveal.kernel.lang import LINE, Array, fma, lanes, loop, parallel, registers, splat, var, vectors
 from foveal.strides import Ndarray, contiguous
@@ -76,6 +77,10 @@ def copy_rate(threads: int, moved: int) -> float:
     return 4 * x.nbytes * times / seconds / 1e9
 
 
+# held while something is timed: two threads that measure at once would take each other's time
+_measuring = forks.Guard()
+
+
 def best_of(
     runs: int, body: Callable[..., None], arrays: Sequence[Ndarray], threads: int, streamed: bool = False, **static: int
 ) -> float:
@@ -89,4 +94,5 @@ def best_of(
         workers().run(threads, code.addresses[0], table.ctypes.data)
         return time.perf_counter() - before
 
-    return min(once() for _ in range(runs))
+    with _measuring.lock:
+        return min(once() for _ in range(runs))

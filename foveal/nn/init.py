@@ -10,6 +10,7 @@ The shape alone says nothing of groups, or of the order in which a transposed co
 that differs from [K, C, R, S] says so by its `weight_layout`, a Layout, which `apply` follows.
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from foveal import forks
 from foveal.arguments import AnyNumber, check_calls, checked, shown
 from foveal.errors import ArgumentError, ShapeError
 from foveal.nn.arguments import check_number
@@ -28,7 +30,7 @@ from foveal.strides import Ndarray, Shape
 from foveal.variable import Variable, shapes_only, without_memory
 
 
-class Source:
+class Source(forks.Guard):
     """The generator that layers draw their starting values from, and that `seed` replaces.
 
     Philox is a counter-based generator: the numbers depend on its key and on how many were drawn before.
@@ -36,6 +38,12 @@ class Source:
 
     def __init__(self) -> None:
         self.generator = np.random.Generator(np.random.Philox(0))
+        super().__init__()
+
+    def renew(self) -> None:
+        """Go on with another generator in the same state: in a forked child, this one's lock may be held for ever."""
+        super().renew()
+        self.generator = copy.deepcopy(self.generator)
 
 
 # The one source of this process: layers are built without being handed a generator, as in PyTorch.

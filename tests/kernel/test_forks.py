@@ -65,7 +65,12 @@ def compile_new():
         size += 1
         foveal.compile(lambda x: ops.exp(x) * 2.0)(np.ones(size, np.float32))
 
+def draw():
+    while not ended:
+        nn.init.generator().standard_normal(1 << 18, np.float32)
+
 def check():
+    nn.Linear(4, 3)
     values = net.state_dict()["weight"]
     assert (values == values[0]).all(), "halves of two steps"
     assert np.allclose(small(x), np.maximum(x, 0) * x.sum(0))
@@ -76,7 +81,7 @@ def check():
     assert net.state_dict()["weight"][0] < before
 
 step(ones, np.zeros(2, np.float32)), small(x)
-threads = [threading.Thread(target=work) for work in (train, predict, compile_new)]
+threads = [threading.Thread(target=work) for work in (train, predict, compile_new, draw)]
 for thread in threads:
     thread.start()
 """
