@@ -44,7 +44,7 @@ def as_argument(x: ArrayLike, what: str, labels: bool = False) -> Ndarray:
     is rounded or cut off silently.
     """
     try:
-        array: Ndarray = numbers_array(x)
+        array: Ndarray = x if isinstance(x, np.ndarray) else numbers_array(x)
     except Refused:
         raise ShapeError(f"{what} is {shown(x)}, it has to be an array of numbers") from None
     if array.dtype in (np.float32, np.int32):
