@@ -14,7 +14,8 @@ norm.py              batch, instance, group, layer, RMS and local response norm
 dropout.py           dropout of elements, of channels and of residual branches
 blocks.py            blocks of several layers: DepthwiseSeparableConv2d, SqueezeExcitation
 one_dimensional.py   what the layers for sequences (Conv1d, ...) share
-loss.py              losses: cross-entropy, focal, squared error, ...
+loss.py              the base of losses, and those of classes: cross-entropy, focal, ...
+loss_regression.py   losses of predicted numbers: squared error, Huber, ...
 init.py              starting values of parameters, and the seed that they are drawn from
 tools/               functions of a finished model: fold_batch_norm, variance_report
 models/              networks by name, and loading stored weights into them
@@ -51,13 +52,10 @@ from foveal.nn.loss import (
     BinaryFocalLoss,
     CrossEntropyLoss,
     FocalLoss,
-    HuberLoss,
-    L1Loss,
-    MSELoss,
     NLLLoss,
-    SmoothL1Loss,
     class_balanced_weights,
 )
+from foveal.nn.loss_regression import HuberLoss, L1Loss, MSELoss, SmoothL1Loss
 from foveal.nn.module import Module, ModuleDict, ModuleList
 from foveal.nn.norm import (
     BatchNorm1d,

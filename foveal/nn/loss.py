@@ -394,67 +394,6 @@ def check_probabilities(loss: str, target: Ndarray) -> None:
         raise DataError(f"{loss}: a target is {wrong:g}; targets lie between 0 and 1")
 
 
-class MSELoss(Loss):
-    """(y - t)^2; output y and target t of the same shape"""
-
-    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
-        self.check_pair(output, target)
-        d = output - target
-        return self.reduce(d * d)
-
-
-class L1Loss(Loss):
-    """|y - t|; output y and target t of the same shape; the gradient where they are equal is 0"""
-
-    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
-        self.check_pair(output, target)
-        return self.reduce(absolute(output - target))
-
-
-def absolute(d: Tensor) -> Tensor:
-    """|d|, with the gradient 0 at 0."""
-    return ops.relu(d) + ops.relu(-d)
-
-
-class HuberLoss(Loss):
-    """d^2 / 2 up to |d| = delta, delta (|d| - delta / 2) beyond; d = y - t (Huber 1964)
-
-    output y and target t of the same shape. delta: above 0.
-    """
-
-    def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
-        super().__init__(reduction)
-        self.delta = check_number(self.name, "delta", delta, TINY)
-
-    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
-        self.check_pair(output, target)
-        return self.reduce(huber(output - target, self.delta))
-
-
-def huber(d: Tensor, delta: float) -> Tensor:
-    """Huber's function of each element of d."""
-    size = absolute(d)
-    # |d| in the quadratic part, delta beyond it
-    inner = ops.minimum(size, delta)
-    return inner * inner * 0.5 + (size - inner) * delta
-
-
-class SmoothL1Loss(Loss):
-    """d^2 / (2 beta) up to |d| = beta, |d| - beta / 2 beyond; d = y - t (Girshick 2015, eq. 3)
-
-    output y and target t of the same shape. beta: 0 or more; 0 is L1Loss.
-    """
-
-    def __init__(self, reduction: str = "mean", beta: float = 1.0) -> None:
-        super().__init__(reduction)
-        self.beta = check_number(self.name, "beta", beta, 0.0)
-
-    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
-        self.check_pair(output, target)
-        d = output - target
-        return self.reduce(huber(d, self.beta) * (1 / self.beta) if self.beta else absolute(d))
-
-
 class AuxiliaryLoss(Watched):
     """loss(logits) + weight times the sum of loss(auxiliary logits): Szegedy et al. 2015, section 5
 

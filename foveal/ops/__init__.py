@@ -2,7 +2,8 @@
 
 How it is computed fast is in ops/kernels/, which holds no operator. By file:
 
-    op.py             the contract (class Operator), the registry OPS, Tensor, and the alphabet of shapes (N, C, H, W)
+    tensor.py         Tensor, which functions that are traced compute with
+    op.py             the contract (class Operator), the registry OPS, and the alphabet of shapes (N, C, H, W)
     window.py         Window: size, stride, padding and dilation of what slides over an image
     elementwise.py    arithmetic, comparisons, exp and its relatives, relu, gelu: pointwise operators
     activation.py     further activations; softmax

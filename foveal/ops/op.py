@@ -32,10 +32,14 @@ from typing import Any, ClassVar, Literal, ParamSpec, Protocol
 
 import numpy as np
 
-from foveal.arguments import SIMPLE, Kind, Refused, kinds_of, numbers_array, refusal, shown, wrong_call
+from foveal.arguments import Refused, kinds_of, numbers_array, refusal, shown, wrong_call
 from foveal.errors import ArgumentError, ShapeError
 from foveal.kernel.lang import Scalar
 from foveal.kernel.sources import module_digest
+from foveal.ops.tensor import OPS as OPS
+from foveal.ops.tensor import HasShape as HasShape
+from foveal.ops.tensor import Operand as Operand
+from foveal.ops.tensor import Tensor as Tensor
 from foveal.ops.window import Window
 from foveal.strides import Ndarray, Shape, usual
 from foveal.view import View
@@ -85,128 +89,6 @@ class Case:
             drawn = self.draw[position](rng, shape) if position in self.draw else rng.standard_normal(shape)
             arrays.append(drawn.astype(np.float32 if drawn.dtype.kind == "f" else np.int32))
         return arrays
-
-
-class HasShape(Protocol):
-    """Anything with a shape: a Tensor, a Variable, a NumPy array."""
-
-    @property
-    def shape(self) -> Shape: ...
-
-
-# What an operator is called on: traced values and variables while a function is traced, else NumPy arrays; or numbers.
-Operand = HasShape | float
-
-
-class Tensor:
-    """An array in a function that is being traced: it has a shape and arithmetic, but no numbers yet.
-
-    Gradients, composites, layers and updates of optimisers are written with Tensors. Each arithmetic operator records
-    the operator of the same meaning.
-    """
-
-    __array_priority__ = 1000  # NumPy arrays leave `array + tensor` to __radd__
-
-    @property
-    def shape(self) -> Shape:
-        raise NotImplementedError
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    def __array__(self, dtype: object = None, copy: bool | None = None) -> Ndarray:
-        raise ShapeError(
-            "a traced value has no numbers yet, and NumPy needs them; use the operators of foveal.ops, such as ops.exp"
-        )
-
-    def __bool__(self) -> bool:
-        raise ShapeError("the truth of a traced value is not known; use where(condition, a, b)")
-
-    def __add__(self, o: Operand) -> "Tensor":
-        return OPS["add"](self, o)
-
-    def __sub__(self, o: Operand) -> "Tensor":
-        return OPS["subtract"](self, o)
-
-    def __rsub__(self, o: Operand) -> "Tensor":
-        return OPS["subtract"](o, self)
-
-    def __mul__(self, o: Operand) -> "Tensor":
-        return OPS["multiply"](self, o)
-
-    def __truediv__(self, o: Operand) -> "Tensor":
-        return OPS["divide"](self, o)
-
-    def __rtruediv__(self, o: Operand) -> "Tensor":
-        return OPS["divide"](o, self)
-
-    def __neg__(self) -> "Tensor":
-        return OPS["multiply"](self, -1.0)
-
-    def __gt__(self, o: Operand) -> "Tensor":
-        return OPS["greater"](self, o)
-
-    def __getitem__(self, key: object) -> "Tensor":
-        """Parts of the axes from the first on, as in NumPy: integers, slices in steps of 1, and one Ellipsis."""
-        keys = list(key) if isinstance(key, tuple) else [key]
-        if Ellipsis in keys:
-            at = keys.index(Ellipsis)
-            keys[at : at + 1] = [slice(None)] * (self.ndim - len(keys) + 1)
-        if len(keys) > self.ndim:
-            raise ShapeError(f"{len(keys)} indices for the {self.ndim} axes of shape {self.shape}")
-        y, axis = self, 0
-        for part in keys:
-            if isinstance(part, slice) and part.step in (None, 1):
-                start, stop, _ = part.indices(y.shape[axis])
-                if (start, stop) != (0, y.shape[axis]):
-                    y = OPS["narrow"](y, axis=axis, start=start, length=stop - start)
-                axis += 1
-            elif isinstance(part, int | np.integer) and not isinstance(part, bool):
-                y = part_of(y, axis, int(part))
-            else:
-                raise ShapeError(f"a traced value is indexed with integers and slices in steps of 1, not with {part!r}")
-        return y
-
-    def __len__(self) -> int:
-        if not self.shape:
-            raise ShapeError("a traced scalar has no axis, so it has no length and no parts")
-        return self.shape[0]
-
-    def __iter__(self) -> "Iterator[Tensor]":
-        return (self[i] for i in range(len(self)))
-
-    __radd__, __rmul__ = __add__, __mul__
-
-    def reshape(self, *dims: int) -> "Tensor":
-        """OPS["reshape"]: the same elements in another shape."""
-        return OPS["reshape"](self, shape=dims)
-
-    def sum(self, axes: int | Sequence[int] | None = None, keepdims: bool = False) -> "Tensor":
-        return OPS["sum"](self, axes=axes, keepdims=keepdims)
-
-    def mean(self, axes: int | Sequence[int] | None = None, keepdims: bool = False) -> "Tensor":
-        return OPS["mean"](self, axes=axes, keepdims=keepdims)
-
-
-def tensor_or_array(x: object) -> object:
-    """What functions compute with, a Tensor or a Variable as it is and all else as an array of numbers."""
-    return x if isinstance(x, Tensor) else numbers_array(x)
-
-
-# What is written with operators computes with Tensors, and with arrays as well.
-SIMPLE[Tensor] = Kind("an array of numbers", "arrays of numbers", tensor_or_array)
-
-
-def part_of(x: Tensor, axis: int, i: int) -> Tensor:
-    """Part i along an axis, which is gone then."""
-    if axis == 0:
-        return OPS["index"](x, i=i)
-    n, shape = x.shape[axis], x.shape
-    if not -n <= i < n:
-        raise ShapeError(f"there is no part {i} among the {n} of axis {axis} of shape {shape}")
-    part = OPS["narrow"](x, axis=axis, start=i % n, length=1)
-    return OPS["reshape"](part, shape=(*shape[:axis], *shape[axis + 1 :]))
 
 
 class Lowering(Protocol):
@@ -492,9 +374,6 @@ def signature(operator: type[Operator]) -> inspect.Signature:
 
 # What the arguments of a call have to be, by name, as an operator's `normalise` says.
 attribute_kinds = cache(kinds_of)
-
-
-OPS: dict[str, Operator] = {}
 
 
 class Recording(Protocol):
