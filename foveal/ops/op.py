@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, ClassVar, Literal, ParamSpec, Protocol
+from typing import Any, ClassVar, Literal, ParamSpec, Protocol, cast
 
 import numpy as np
 
@@ -36,7 +36,7 @@ from foveal.arguments import Refused, kinds_of, numbers_array, refusal, shown, w
 from foveal.errors import ArgumentError, ShapeError
 from foveal.kernel.lang import Scalar
 from foveal.kernel.sources import module_digest
-from foveal.ops.tensor import OPS as OPS
+from foveal.ops.tensor import CALLS
 from foveal.ops.tensor import HasShape as HasShape
 from foveal.ops.tensor import Operand as Operand
 from foveal.ops.tensor import Tensor as Tensor
@@ -370,6 +370,9 @@ def signature(operator: type[Operator]) -> inspect.Signature:
     method = operator.numpy if operator.normalise is Operator.normalise else operator.normalise
     _, *parameters = inspect.signature(method).parameters.values()
     return inspect.Signature([parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters])
+
+
+OPS: dict[str, Operator] = cast("dict[str, Operator]", CALLS)
 
 
 # What the arguments of a call have to be, by name, as an operator's `normalise` says.

@@ -1,7 +1,7 @@
 """Tensor: an array in a function that is being traced, with the arithmetic of arrays."""
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -9,11 +9,8 @@ from foveal.arguments import SIMPLE, Kind, numbers_array
 from foveal.errors import ShapeError
 from foveal.strides import Ndarray, Shape
 
-if TYPE_CHECKING:
-    from foveal.ops.op import Operator
-
-# All operators by name, which their classes enter (op.py).
-OPS: dict[str, "Operator"] = {}
+# Calls of operators by name. The operators enter themselves; op.py has the same dictionary as OPS.
+CALLS: dict[str, Callable[..., Any]] = {}
 
 
 class HasShape(Protocol):
@@ -53,28 +50,28 @@ class Tensor:
         raise ShapeError("the truth of a traced value is not known; use where(condition, a, b)")
 
     def __add__(self, o: Operand) -> "Tensor":
-        return OPS["add"](self, o)
+        return CALLS["add"](self, o)
 
     def __sub__(self, o: Operand) -> "Tensor":
-        return OPS["subtract"](self, o)
+        return CALLS["subtract"](self, o)
 
     def __rsub__(self, o: Operand) -> "Tensor":
-        return OPS["subtract"](o, self)
+        return CALLS["subtract"](o, self)
 
     def __mul__(self, o: Operand) -> "Tensor":
-        return OPS["multiply"](self, o)
+        return CALLS["multiply"](self, o)
 
     def __truediv__(self, o: Operand) -> "Tensor":
-        return OPS["divide"](self, o)
+        return CALLS["divide"](self, o)
 
     def __rtruediv__(self, o: Operand) -> "Tensor":
-        return OPS["divide"](o, self)
+        return CALLS["divide"](o, self)
 
     def __neg__(self) -> "Tensor":
-        return OPS["multiply"](self, -1.0)
+        return CALLS["multiply"](self, -1.0)
 
     def __gt__(self, o: Operand) -> "Tensor":
-        return OPS["greater"](self, o)
+        return CALLS["greater"](self, o)
 
     def __getitem__(self, key: object) -> "Tensor":
         """Parts of the axes from the first on, as in NumPy: integers, slices in steps of 1, and one Ellipsis."""
@@ -89,7 +86,7 @@ class Tensor:
             if isinstance(part, slice) and part.step in (None, 1):
                 start, stop, _ = part.indices(y.shape[axis])
                 if (start, stop) != (0, y.shape[axis]):
-                    y = OPS["narrow"](y, axis=axis, start=start, length=stop - start)
+                    y = CALLS["narrow"](y, axis=axis, start=start, length=stop - start)
                 axis += 1
             elif isinstance(part, int | np.integer) and not isinstance(part, bool):
                 y = part_of(y, axis, int(part))
@@ -108,14 +105,14 @@ class Tensor:
     __radd__, __rmul__ = __add__, __mul__
 
     def reshape(self, *dims: int) -> "Tensor":
-        """OPS["reshape"]: the same elements in another shape."""
-        return OPS["reshape"](self, shape=dims)
+        """ops.reshape: the same elements in another shape."""
+        return CALLS["reshape"](self, shape=dims)
 
     def sum(self, axes: int | Sequence[int] | None = None, keepdims: bool = False) -> "Tensor":
-        return OPS["sum"](self, axes=axes, keepdims=keepdims)
+        return CALLS["sum"](self, axes=axes, keepdims=keepdims)
 
     def mean(self, axes: int | Sequence[int] | None = None, keepdims: bool = False) -> "Tensor":
-        return OPS["mean"](self, axes=axes, keepdims=keepdims)
+        return CALLS["mean"](self, axes=axes, keepdims=keepdims)
 
 
 def tensor_or_array(x: object) -> object:
@@ -130,9 +127,9 @@ SIMPLE[Tensor] = Kind("an array of numbers", "arrays of numbers", tensor_or_arra
 def part_of(x: Tensor, axis: int, i: int) -> Tensor:
     """Part i along an axis, which is gone then."""
     if axis == 0:
-        return OPS["index"](x, i=i)
+        return CALLS["index"](x, i=i)
     n, shape = x.shape[axis], x.shape
     if not -n <= i < n:
         raise ShapeError(f"there is no part {i} among the {n} of axis {axis} of shape {shape}")
-    part = OPS["narrow"](x, axis=axis, start=i % n, length=1)
-    return OPS["reshape"](part, shape=(*shape[:axis], *shape[axis + 1 :]))
+    part = CALLS["narrow"](x, axis=axis, start=i % n, length=1)
+    return CALLS["reshape"](part, shape=(*shape[:axis], *shape[axis + 1 :]))
