@@ -268,7 +268,7 @@ class Step:
         # The parameters that a warning has named as not read by the loss.
         self.named: set[Variable] = set()
         # held during a step: threads take turns
-        self.turn = forks.Guard()
+        self.turn = forks.Locked()
 
     def trace(self, x: Type, target: Type) -> Graph:
         """Return the step's graph."""

@@ -24,7 +24,7 @@ from typing import Any
 PROGRAMS, LLVM = range(2)
 
 
-class Guard:
+class Locked:
     """A lock that is new in a forked child, and in copies and pickles of what it belongs to.
 
     order: its place among the locks that are taken before a fork; None if it is only made anew.
@@ -33,8 +33,8 @@ class Guard:
     def __init__(self, order: int | None = None) -> None:
         self.order = order
         self.renew()
-        guards = _guards[order]
-        guards.add(weakref.ref(self, guards.discard))
+        locked = _locked[order]
+        locked.add(weakref.ref(self, locked.discard))
 
     def renew(self) -> None:
         """Make the lock, and make it anew in a forked child."""
@@ -44,8 +44,8 @@ class Guard:
         return type(self), (self.order,)
 
 
-# all guards, by order
-_guards: dict[int | None, set[weakref.ref[Guard]]] = {PROGRAMS: set(), LLVM: set(), None: set()}
+# all that have such locks, by order
+_locked: dict[int | None, set[weakref.ref[Locked]]] = {PROGRAMS: set(), LLVM: set(), None: set()}
 _forking = threading.RLock()
 # `held`: the locks that this thread has taken to fork
 _local = threading.local()
@@ -54,8 +54,8 @@ acquire: Callable[[threading.RLock], bool] = methodcaller("acquire")
 release: Callable[[threading.RLock], None] = methodcaller("release")
 
 
-def alive(order: int | None) -> list[Guard]:
-    return [guard for guard in (reference() for reference in list(_guards[order])) if guard is not None]
+def alive(order: int | None) -> list[Locked]:
+    return [one for one in (reference() for reference in list(_locked[order])) if one is not None]
 
 
 def take(locks: Iterable[threading.RLock], held: list[threading.RLock]) -> BaseException | None:
@@ -76,9 +76,9 @@ def before() -> None:
     _local.held = held
     interruptions: list[Any] = [take([_forking], held)]
     # programs may be made in the meantime
-    while fresh := [guard.lock for guard in alive(PROGRAMS) if guard.lock not in held]:
+    while fresh := [one.lock for one in alive(PROGRAMS) if one.lock not in held]:
         interruptions.append(take(fresh, held))
-    interruptions.append(take([guard.lock for guard in alive(LLVM)], held))
+    interruptions.append(take([one.lock for one in alive(LLVM)], held))
     for error in filter(None, interruptions):
         raise error
 
@@ -95,9 +95,9 @@ def after_in_child() -> None:
     global _forking
     _forking = threading.RLock()
     _local.held = []
-    for order in _guards:
-        for guard in alive(order):
-            guard.renew()
+    for order in _locked:
+        for one in alive(order):
+            one.renew()
 
 
 if hasattr(os, "register_at_fork"):

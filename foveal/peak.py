@@ -78,7 +78,7 @@ def copy_rate(threads: int, moved: int) -> float:
 
 
 # held while something is timed: two threads that measure at once would take each other's time
-_measuring = forks.Guard()
+_measuring = forks.Locked()
 
 
 def best_of(

@@ -71,7 +71,7 @@ class Program:
         # what the native loop counts in (barriers), and the clock after each call when it is timed
         self.barrier_count = aligned(2 * ALIGNMENT)
         self.times = np.zeros(len(self.calls), np.int64)
-        self.guard = forks.Guard(forks.PROGRAMS)
+        self.turn = forks.Locked(forks.PROGRAMS)
         # the thread in which `run` is in progress
         self.runner = 0
 
@@ -84,7 +84,7 @@ class Program:
 
         Raises StateError when a signal handler or a finaliser calls it during a run in the same thread.
         """
-        with self.guard.lock:
+        with self.turn.lock:
             if self.runner == threading.get_ident():
                 raise StateError(
                     "a program was run from within a run of it in the same thread, by a signal handler or a finaliser;"
@@ -104,7 +104,7 @@ class Program:
 
     def launch(self, timed: bool = False) -> None:
         """Run all calls on the arguments in memory; the prepared ones only when a variable they read has changed."""
-        with self.guard.lock:
+        with self.turn.lock:
             versions = [variable.version for variable in self.sources]
             start = self.prepared if versions == self.versions else 0
             try:
@@ -126,7 +126,7 @@ class Program:
             self.barrier_count.ctypes.data,
             self.times[start:].ctypes.data if timed else 0,
         )
-        with self.guard.lock:
+        with self.turn.lock:
             if self.threads == 1:
                 runtime.run()(ctypes.addressof(job), 0, 1)
             else:

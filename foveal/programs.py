@@ -23,7 +23,7 @@ class Turn:
         self.threads = 0
 
 
-class Programs(forks.Guard, Generic[Made]):
+class Programs(forks.Locked, Generic[Made]):
     """What was made for each key; at most `limit`, of which the one used least recently makes room.
 
     Threads that ask for the same key at once wait while one of them makes it; if that fails, the next one tries. A copy

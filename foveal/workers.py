@@ -173,7 +173,7 @@ def locked() -> threading.Lock:
     return lock
 
 
-class Process(forks.Guard):
+class Process(forks.Locked):
     """The threads of this process, made when a program first runs on several. A forked child makes its own."""
 
     def renew(self) -> None:

@@ -68,7 +68,7 @@ class Kept(weakref.ref[Any]):
     resource: Closable
 
 
-class State(forks.Guard):
+class LLVMThread(forks.Locked):
     """What this process has of the thread.
 
     The lock is held while LLVM works, while the process forks, and from the moment on when it ends.
@@ -87,7 +87,7 @@ class State(forks.Guard):
         self.thread: threading.Thread | None = None
 
 
-_state = State()
+_state = LLVMThread()
 # `inside`: true in the thread that serves
 _local = threading.local()
 # all that is to be closed some time; they have to be reachable from here, or they would not be called

@@ -30,7 +30,7 @@ from foveal.strides import Ndarray, Shape
 from foveal.variable import Variable, shapes_only, without_memory
 
 
-class Source(forks.Guard):
+class Source(forks.Locked):
     """The generator that layers draw their starting values from, and that `seed` replaces.
 
     Philox is a counter-based generator: the numbers depend on its key and on how many were drawn before.

@@ -23,7 +23,7 @@ WHOLE = (PARTS, DICT)
 MEMBERS = (Variable, Watched)
 
 
-class Guard:
+class Read:
     """Something that was read, an attribute or the parts of an object, and the token of the value that it had."""
 
     def __init__(self, owner: object, name: str, ignored: Ignored) -> None:
@@ -65,7 +65,7 @@ class Guard:
         return all(snapshot.holds() for snapshot in self.snapshots)
 
 
-class Root(Guard):
+class Root(Read):
     """What a State is asked about: a function, a model, a loss."""
 
     def __init__(self, value: object, ignored: Ignored) -> None:
@@ -81,17 +81,17 @@ class Reads:
 
     def __init__(self, ignored: Ignored) -> None:
         self.ignored = ignored
-        self.guards: dict[tuple[int, str], Guard] = {}
+        self.reads: dict[tuple[int, str], Read] = {}
         self.written: dict[tuple[int, str], object] = {}
 
     def read(self, owner: object, name: str, value: object) -> None:
         key = (id(owner), name)
-        if key in self.guards or key in self.written:
+        if key in self.reads or key in self.written:
             return
         # What is looked at here is not read by the function.
         with recording(None):
             if self.counts(owner, name, value):
-                self.guards[key] = Guard(owner, name, self.ignored)
+                self.reads[key] = Read(owner, name, self.ignored)
 
     def counts(self, owner: object, name: str, value: object) -> bool:
         """True for attributes that hold a value; methods and properties compute from what they read themselves."""
@@ -102,18 +102,18 @@ class Reads:
 
     def wrote(self, owner: object, name: str) -> None:
         key = (id(owner), name)
-        self.guards.pop(key, None)
+        self.reads.pop(key, None)
         self.written[key] = owner
 
-    def finish(self) -> list[Guard]:
-        """Return the guards. What the function itself changed is left out; layers that it made are guarded."""
+    def finish(self) -> list[Read]:
+        """Return the reads. What the function itself changed is left out; layers that it made are in it."""
         for (_, name), owner in self.written.items():
-            guard = Guard(owner, name, self.ignored)
-            if isinstance(guard.value, MEMBERS):
-                self.guards[id(owner), name] = guard
-            if (id(owner), PARTS) in self.guards:
-                self.guards[id(owner), PARTS].describe(self.ignored)
-        return list(self.guards.values())
+            one = Read(owner, name, self.ignored)
+            if isinstance(one.value, MEMBERS):
+                self.reads[id(owner), name] = one
+            if (id(owner), PARTS) in self.reads:
+                self.reads[id(owner), PARTS].describe(self.ignored)
+        return list(self.reads.values())
 
 
 @contextmanager
@@ -131,38 +131,38 @@ class Entry:
 
     def __init__(self, number: int, roots: tuple[object, ...], changes: int, ignored: Ignored) -> None:
         self.number, self.roots, self.changes = number, roots, changes
-        self.guards: list[Guard] = [Root(root, ignored) for root in roots]
+        self.reads: list[Read] = [Root(root, ignored) for root in roots]
         # Until something was traced under it, any change may be one that matters.
         self.traced = False
-        self.changeable: list[Guard] = []
+        self.changeable: list[Read] = []
         self.gather()
 
     def gather(self) -> None:
-        """Collect the guards of what can change in place."""
-        self.changeable = [guard for guard in self.guards if guard.snapshots]
+        """Collect the reads of what can change in place."""
+        self.changeable = [read for read in self.reads if read.snapshots]
 
     def unmoved(self, roots: tuple[object, ...]) -> bool:
         """True if nothing has changed in place, and the question is about the same objects."""
-        return all(map(operator.is_, roots, self.roots)) and all(guard.unmoved() for guard in self.changeable)
+        return all(map(operator.is_, roots, self.roots)) and all(read.unmoved() for read in self.changeable)
 
     def holds(self, roots: tuple[object, ...], changes: int, ignored: Ignored) -> bool:
         """True if everything that was read has the value that it had."""
         if not all(map(operator.is_, roots, self.roots)) or not (self.traced or self.changes == changes):
             return False
-        if not all(guard.holds(ignored) for guard in self.guards):
+        if not all(read.holds(ignored) for read in self.reads):
             return False
         self.gather()
         return True
 
-    def extend(self, found: list[Guard]) -> None:
+    def extend(self, found: list[Read]) -> None:
         """Add what one more trace under this combination has read."""
-        known = {(id(guard.owner), guard.name) for guard in self.guards}
-        self.guards = [*self.guards, *(guard for guard in found if (id(guard.owner), guard.name) not in known)]
+        known = {(id(read.owner), read.name) for read in self.reads}
+        self.reads = [*self.reads, *(read for read in found if (id(read.owner), read.name) not in known)]
         self.traced = True
         self.gather()
 
 
-class State(forks.Guard):
+class State(forks.Locked):
     """Numbers for the combinations of values that traced functions have read; see foveal/watch/__init__.py.
 
     Python threads may share it. A copy and a pickle are empty: they belong to copies of what is traced.
@@ -206,13 +206,13 @@ class State(forks.Guard):
             return
         with self.lock:
             found = reads.finish()
-            self.ignore_changes([*entry.guards, *found])
+            self.ignore_changes([*entry.reads, *found])
             entry.extend(found)
 
-    def ignore_changes(self, guards: list[Guard]) -> None:
+    def ignore_changes(self, reads: list[Read]) -> None:
         """Leave out from now on what has changed in place since it was read: the traced function did that."""
-        for guard in guards:
-            moved = {s.key: s for s in guard.snapshots if not s.holds()}
+        for read in reads:
+            moved = {s.key: s for s in read.snapshots if not s.holds()}
             if moved:
                 self.ignored |= moved
-                guard.describe(self.ignored)
+                read.describe(self.ignored)

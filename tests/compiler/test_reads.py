@@ -142,7 +142,7 @@ def test_a_state_that_has_not_changed_is_not_looked_through(monkeypatch):
     net, x = nn.Sequential([nn.Linear(4, 4) for _ in range(30)]).eval(), batch()[0]
     net(x)
     looked = []
-    monkeypatch.setattr("foveal.watch.state.Guard.holds", lambda *given: looked.append(1) or True)
+    monkeypatch.setattr("foveal.watch.state.Read.holds", lambda *given: looked.append(1) or True)
     for _ in range(10):
         net(x)
     assert not looked
