@@ -214,11 +214,14 @@ class Description:
         if not is_of_package(function):
             for name in (name for name in global_names(function.__code__) if name in space):
                 values.extend(self.held(GlobalName(space, name)))
-        # Functions of other files, such as NumPy's, count as they are.
+        # Functions of other files, such as NumPy's, count as they are; but not what this package has wrapped.
         used = names_used(function)
         tokens = [
             Same(x)
-            if isinstance(x, types.FunctionType) and x.__globals__ is not space and not x.__closure__
+            if isinstance(x, types.FunctionType)
+            and x.__globals__ is not space
+            and not x.__closure__
+            and (not is_of_package(function) or is_foreign(x.__module__))
             else self.of_used(x, used)
             for x in values
         ]

@@ -283,8 +283,10 @@ def test_functions_follow_their_closures_globals_and_what_they_call(monkeypatch)
     inner, number = nn.LeakyReLU(0.5), 1.0
     functions = [foveal.compile(lambda x: inner(x) * number), foveal.compile(lambda x: helper(x))]
     slope = foveal.grad(lambda x: ops.sum(inner(x) * number))
+    of_globals = foveal.grad(lambda x: ops.sum(x * factor))
 
     def check(a, b):
+        assert np.array_equal(of_globals(X), np.full(X.shape, b))
         assert np.array_equal(functions[0](X), np.where(X > 0, X, X * np.float32(inner.negative_slope)) * a)
         assert np.array_equal(functions[1](X), np.where(X > 0, X, X * np.float32(scale.negative_slope)) * b)
         assert np.array_equal(slope(X), np.where(X > 0, 1, np.float32(inner.negative_slope)) * a)
