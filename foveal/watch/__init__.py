@@ -17,9 +17,10 @@ Noticed are, at the next call:
 
 Not noticed are: global names that methods such as `forward` use; attributes and methods of classes; what is written
 into a module's `__dict__` itself; elements of collections of more than 1,000 elements, of arrays of more than 64 KiB,
-and of arrays of objects; the inside of objects whose class comes from the standard library or NumPy, such as an
-imported module; what a traced function itself changes while it is traced. Values of parameters and buffers are memory
-that programs read: they need no new program.
+and of arrays of objects; collections inside of each other beyond the first 1,000 of one attribute, or more than 20
+deep; the inside of objects whose class comes from the standard library or NumPy, such as an imported module; what a
+traced function itself changes while it is traced. Values of parameters and buffers are memory that programs read: they
+need no new program.
 
 Asking for the number of an unchanged state compares two integers, and what can change in place with what it held.
 
