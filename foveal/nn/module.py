@@ -2,7 +2,7 @@
 
 import collections
 import types
-from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence, ValuesView
 from typing import TYPE_CHECKING, Any, ClassVar, Self, SupportsIndex, TypeVar, overload
 
 import numpy as np
@@ -425,10 +425,13 @@ def registered(value: object, place: str, owner: Module | None = None) -> object
 
 def holds_parts(value: object, owner: Module | None = None) -> bool:
     """True for a container with a module or a parameter in it, at any depth; of other objects, among the attributes."""
-    if isinstance(value, list | tuple | set | frozenset | collections.deque):
-        inner: Iterable[object] = value
+    inner: Iterable[object]
+    if isinstance(value, list | tuple | set | frozenset | collections.deque | collections.UserList | ValuesView):
+        inner = value
     elif isinstance(value, Mapping):
         inner = value.values()
+    elif isinstance(value, np.ndarray):
+        inner = value.flat if value.dtype.hasobject else ()
     else:
         held = attributes_of(value).values() if is_plain_object(value) else ()
         return any(isinstance(x, Module | Parameter) and x is not owner for x in held)

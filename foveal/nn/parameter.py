@@ -32,8 +32,10 @@ class Parameter(Variable):
     def trainable(self, flag: bool) -> None:
         if not isinstance(flag, bool | np.bool_):
             raise ArgumentError(f"{self!r}: trainable is {flag!r}, it has to be True or False")
+        same = self.__dict__.get("_trainable") is bool(flag)
         self.__dict__["_trainable"] = bool(flag)
-        note_write(self, "trainable")
+        if not same:
+            note_write(self, "trainable")
 
     @property
     def requires_grad(self) -> bool:

@@ -127,7 +127,7 @@ def update_bn(net: Module, batches: Iterable[Ndarray | tuple[Ndarray, object]]) 
     """Set the running statistics of batch norms to the mean of those of the batches, as torch.optim.swa_utils does.
 
     batches: images x [N, C, H, W], or pairs (x, labels). All should have one shape, as each shape is compiled. Raises
-    ShapeError if there are none.
+    ShapeError if there are none. After an error the statistics are as they were.
     """
     # Several kinds of layers keep running statistics; they have these names in common.
     norms: list[Any] = [m for _, m in net.named_modules() if hasattr(m, "running_mean")]
@@ -135,6 +135,8 @@ def update_bn(net: Module, batches: Iterable[Ndarray | tuple[Ndarray, object]]) 
         return
     modes = [(m, m.training) for _, m in net.named_modules()]
     momenta = [m.momentum for m in norms]
+    statistics = [v for m in norms for v in (m.running_mean, m.running_var, m.num_batches_tracked)]
+    before = [np.array(v.data) for v in statistics]
     # Sums over the batches, in double precision: [C] for each norm.
     means = [np.zeros(m.running_mean.shape) for m in norms]
     variances = [np.zeros(m.running_var.shape) for m in norms]
@@ -154,6 +156,11 @@ def update_bn(net: Module, batches: Iterable[Ndarray | tuple[Ndarray, object]]) 
             for i, m in enumerate(norms):
                 means[i] += m.running_mean.data
                 variances[i] += m.running_var.data
+    except BaseException:
+        # What one batch had left is the mean of nothing.
+        for v, value in zip(statistics, before, strict=True):
+            v.data = value
+        raise
     finally:
         # The network gets its momenta and modes back, also after an error.
         for m, momentum in zip(norms, momenta, strict=True):

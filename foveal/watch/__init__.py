@@ -8,16 +8,19 @@ evaluation and back compiles nothing anew.
 Noticed are, at the next call:
 
 - attributes of Watched objects (modules, losses) that the trace read, however it came to them: set or deleted; layers
-  and parameters that were added, removed or exchanged; a parameter's `trainable`;
+  and parameters that were added, removed or exchanged; a parameter's `trainable`; what is assigned in place of a method
+  that the trace called (of a layer of this package: of `forward`), and another `__class__`;
 - what such attributes hold, changed in place: lists, dicts, sets, NumPy arrays, objects with attributes of their own,
   also inside of each other;
 - of traced functions and lambdas: their closures, their defaults, the global names they use, and the same of functions
   of the same file that they call; of objects that they have at hand so, the attributes whose names occur in them.
 
 Not noticed are: global names that methods such as `forward` use; attributes and methods of classes; what is written
-into a module's `__dict__` itself; elements of collections of more than 1,000 elements and of arrays of more than 64
-KiB; the inside of objects whose class comes from the standard library or NumPy; what a traced function itself changes
-while it is traced. Values of parameters and buffers are memory that programs read: they need no new program.
+into a module's `__dict__` itself; elements of collections of more than 1,000 elements, of arrays of more than 64 KiB,
+and of arrays of objects; collections inside of each other beyond the first 1,000 of one attribute, or more than 20
+deep; the inside of objects whose class comes from the standard library or NumPy, such as an imported module; what a
+traced function itself changes while it is traced. Values of parameters and buffers are memory that programs read: they
+need no new program.
 
 Asking for the number of an unchanged state compares two integers, and what can change in place with what it held.
 

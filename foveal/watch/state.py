@@ -3,13 +3,14 @@
 import inspect
 import itertools
 import operator
+import types
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from foveal import forks
 from foveal.variable import Variable
-from foveal.watch.tokens import Description, Snapshot
+from foveal.watch.tokens import Description, Snapshot, is_of_package
 from foveal.watch.watched import CHANGES, LOCAL, MISSING, PARTS, Watched, own_attributes
 
 # How many combinations of values a State remembers.
@@ -55,14 +56,25 @@ class Read:
             now = self.fetch()
             if now is self.value or (self.name == PARTS and now == self.value):
                 return True
-        token = self.token
+        kept = self.value, self.token, self.snapshots
         self.describe(ignored)
-        same, self.token = self.token == token, token
-        return same
+        if self.token == kept[1]:
+            return True
+        # The value is compared by itself next time, so it has to stay the one that the token is of.
+        self.value, self.token, self.snapshots = kept
+        return False
 
     def unmoved(self) -> bool:
         """True if nothing of it has changed in place."""
         return all(snapshot.holds() for snapshot in self.snapshots)
+
+
+class Inherited(Read):
+    """What an object has from its class, such as `forward`, and what may be put in its place on the object itself."""
+
+    def fetch(self) -> object:
+        """Return the object's own value, else its class, which decides."""
+        return own_attributes(self.owner).get(self.name, type(self.owner))
 
 
 class Root(Read):
@@ -90,15 +102,21 @@ class Reads:
             return
         # What is looked at here is not read by the function.
         with recording(None):
-            if self.counts(owner, name, value):
-                self.reads[key] = Read(owner, name, self.ignored)
+            if kind := self.kind(owner, name, value):
+                self.reads[key] = kind(owner, name, self.ignored)
 
-    def counts(self, owner: object, name: str, value: object) -> bool:
-        """True for attributes that hold a value; methods and properties compute from what they read themselves."""
+    def kind(self, owner: object, name: str, value: object) -> type[Read] | None:
+        """Return what records an attribute; None for properties, which compute from what they read themselves."""
         # A parameter notes the reads of its flag itself.
         if name in WHOLE or isinstance(owner, Variable) or name in own_attributes(owner):
-            return True
-        return inspect.getattr_static(type(owner), name, MISSING) is value
+            return Read
+        held = inspect.getattr_static(type(owner), name, MISSING)
+        if held is value or isinstance(held, types.MemberDescriptorType):
+            return Read
+        function = getattr(held, "__func__", held)
+        # Of the methods of this package, forward is the one that people replace.
+        is_method = isinstance(function, types.FunctionType) and (name == "forward" or not is_of_package(function))
+        return Inherited if is_method else None
 
     def wrote(self, owner: object, name: str) -> None:
         key = (id(owner), name)

@@ -27,6 +27,8 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
 # What is looked at as a whole.
 WITH_ELEMENTS = (tuple, list, dict, set, frozenset, collections.deque, np.ndarray, types.FunctionType, types.MethodType)
 
+COLLECTIONS = (list, dict, set, collections.deque, collections.OrderedDict, collections.defaultdict)
+
 
 class Same:
     """An object that is equal to itself alone; it is kept, so that no other one gets its identity."""
@@ -68,9 +70,9 @@ def elements(value: object) -> tuple[object, ...]:
         case np.ndarray():
             return value.shape, value.dtype, value.tobytes()
         case dict():
-            return *value.keys(), *value.values()
+            return *value.keys(), *value.values(), *beside(value)
         case list() | set() | collections.deque():
-            return tuple(value)
+            return *value, *beside(value)
         case GlobalName():
             return (value.space.get(value.name, MISSING),)
         case Attribute():
@@ -82,6 +84,11 @@ def elements(value: object) -> tuple[object, ...]:
             except ValueError:
                 return (MISSING,)
     return tuple(itertools.chain.from_iterable(attributes_of(value).items()))
+
+
+def beside(value: object) -> tuple[object, ...]:
+    """Return the attributes that a collection of a class of the user's own has beside its elements."""
+    return () if type(value) in COLLECTIONS else tuple(itertools.chain.from_iterable(attributes_of(value).items()))
 
 
 def attributes_of(value: object) -> dict[str, object]:
@@ -207,11 +214,14 @@ class Description:
         if not is_of_package(function):
             for name in (name for name in global_names(function.__code__) if name in space):
                 values.extend(self.held(GlobalName(space, name)))
-        # Functions of other files, such as NumPy's, count as they are.
+        # Functions of other files, such as NumPy's, count as they are; but not what this package has wrapped.
         used = names_used(function)
         tokens = [
             Same(x)
-            if isinstance(x, types.FunctionType) and x.__globals__ is not space and not x.__closure__
+            if isinstance(x, types.FunctionType)
+            and x.__globals__ is not space
+            and not x.__closure__
+            and (not is_of_package(function) or is_foreign(x.__module__))
             else self.of_used(x, used)
             for x in values
         ]

@@ -127,6 +127,53 @@ def test_modes_that_come_back_compile_nothing_anew(monkeypatch):
     assert len(built) == 3
 
 
+def test_a_mixture_of_earlier_values_is_a_combination_of_its_own():
+    net = nn.Sequential(nn.LeakyReLU(0.5), nn.LeakyReLU(0.5))
+    x = np.full((1, 4), -1, np.float32)
+    for slopes in ((0.5, 0.5), (0.25, 0.25), (0.25, 0.5), (0.5, 0.25), (0.25, 0.25), (0.5, 0.5)):
+        part(net, "0").negative_slope, part(net, "1").negative_slope = slopes
+        assert np.array_equal(net(x), x * np.float32(-slopes[0] * slopes[1]) * -1)
+    assert len(net.__dict__["_compiled"].programs) == 4
+
+
+class WithMethods(nn.Module):
+    __slots__ = ("slope",)
+
+    def __init__(self):
+        self.inner, self.slope = nn.Identity(), 1.0
+
+    def scaled(self, x):
+        return x * 2.0
+
+    @staticmethod
+    def shifted(x):
+        return x + 1.0
+
+    def forward(self, x):
+        return self.shifted(self.scaled(self.inner(x))) * self.slope
+
+
+def test_what_takes_the_place_of_a_method_or_a_class_is_followed():
+    net = WithMethods()
+    assert np.array_equal(net(X), X * 2 + 1)
+    net.scaled = lambda x: x * 3.0
+    assert np.array_equal(net(X), X * 3 + 1)
+    net.shifted = lambda x: x
+    assert np.array_equal(net(X), X * 3)
+    net.inner.forward = lambda x: x * 2.0
+    assert np.array_equal(net(X), X * 6)
+    net.slope = 2.0
+    assert np.array_equal(net(X), X * 12)
+    del net.inner.forward
+    net.inner.__class__ = nn.ReLU
+    assert np.array_equal(net(X), np.maximum(X, 0) * 6)
+    net.forward = lambda x: x
+    assert np.array_equal(net(X), X)
+    del net.forward
+    assert np.array_equal(net(X), np.maximum(X, 0) * 6)
+    assert len(net.__dict__["_compiled"].programs) == 7
+
+
 def test_a_step_first_run_in_evaluation_mode_trains_afterwards():
     net, (x, labels) = classifier(), batch()
     step = step_of(net.eval())
@@ -168,7 +215,7 @@ class Configured(nn.Module):
 def slope_in(config):
     if isinstance(config, dict):
         return config["slope"]
-    if isinstance(config, list | np.ndarray):
+    if isinstance(config, list | np.ndarray) and not isinstance(config, Options):
         return float(config[0])
     return config.other.slope if getattr(config, "other", None) else config.slope
 
@@ -176,7 +223,7 @@ def slope_in(config):
 def put(config, value):
     if isinstance(config, dict):
         config["slope"] = value
-    elif isinstance(config, list | np.ndarray):
+    elif isinstance(config, list | np.ndarray) and not isinstance(config, Options):
         config[0] = value
     else:
         (getattr(config, "other", None) or config).slope = value
@@ -189,6 +236,16 @@ class Slots:
         self.slope = 2.0
 
 
+class Options(list):
+    slope = 0.0
+
+
+def options():
+    made = Options([1.0])
+    made.slope = 2.0
+    return made
+
+
 CONFIGS = {
     "dict": lambda: {"slope": 2.0},
     "list": lambda: [2.0],
@@ -198,6 +255,7 @@ CONFIGS = {
     "namespace": lambda: types.SimpleNamespace(slope=2.0),
     "arguments": lambda: argparse.Namespace(slope=2.0),
     "slots": Slots,
+    "list with attributes": options,
 }
 
 
@@ -225,8 +283,10 @@ def test_functions_follow_their_closures_globals_and_what_they_call(monkeypatch)
     inner, number = nn.LeakyReLU(0.5), 1.0
     functions = [foveal.compile(lambda x: inner(x) * number), foveal.compile(lambda x: helper(x))]
     slope = foveal.grad(lambda x: ops.sum(inner(x) * number))
+    of_globals = foveal.grad(lambda x: ops.sum(x * factor))
 
     def check(a, b):
+        assert np.array_equal(of_globals(X), np.full(X.shape, b))
         assert np.array_equal(functions[0](X), np.where(X > 0, X, X * np.float32(inner.negative_slope)) * a)
         assert np.array_equal(functions[1](X), np.where(X > 0, X, X * np.float32(scale.negative_slope)) * b)
         assert np.array_equal(slope(X), np.where(X > 0, 1, np.float32(inner.negative_slope)) * a)

@@ -166,6 +166,8 @@ REFUSED = {
     "set": (lambda: Holder(set(linears(1))), r"Holder\.held is a set .* give a list or a dict"),
     "frozenset": (lambda: Holder(frozenset(linears(1))), r"Holder\.held is a frozenset"),
     "deque": (lambda: Holder(collections.deque(linears(1))), r"Holder\.held is a deque"),
+    "UserList": (lambda: Holder(collections.UserList(linears(1))), r"Holder\.held is a UserList"),
+    "array": (lambda: Holder(np.array(linears(1), object)), r"Holder\.held is a ndarray"),
     "generator": (lambda: Holder(layer for layer in linears(1)), r"Holder\.held is a generator.*give a list"),
     "map": (lambda: Holder(map(nn.Dropout, [0.1])), r"Holder\.held is a map.*give a list"),
     "object": (lambda: Holder(Config(nn.PReLU())), r"Holder\.held is a Config .* assign them to attributes"),

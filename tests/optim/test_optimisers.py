@@ -432,6 +432,10 @@ def test_statistics_of_batch_norm_for_averages_equal_torch(torch):
     assert not ours.training
     with pytest.raises(ShapeError, match="update_bn: there are no batches"):
         optim.update_bn(ours, [])
+    before = ours.state_dict()
+    with pytest.raises(NumericsError, match="running_mean is updated with is nan"):
+        optim.update_bn(ours, [x[0], x[0] * np.float32(1e25)])
+    assert all(np.array_equal(before[name], value) for name, value in ours.state_dict().items())
 
 
 # published values
