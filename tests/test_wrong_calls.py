@@ -9,13 +9,17 @@ from public_calls import targets
 from wrong_calls import findings
 
 import foveal
-from foveal import nn, ops, optim
+from foveal import data, metrics, nn, ops, optim, train
 from foveal.errors import ArgumentError, DataError, FovealError, ShapeError, StateError
+from foveal.ops.window import pair, sides
 from foveal.optim import schedule
 
-PARTS = ("ops", "nn", "loss", "optim", "schedule", "init", "models", "train")
+PARTS = ("ops", "nn", "loss", "optim", "schedule", "init", "metrics", "data", "models", "train")
+WITHOUT_FILES = ("nn.models.load", "nn.models.load_weights", "data.load", "data.read_image")
 X = np.ones((2, 3), "float32")
 IMAGE = np.ones((1, 2, 8, 8), "float32")
+Y, RNG = np.array([0]), np.random.default_rng(0)
+DIGITS = data.from_arrays("name", *2 * (np.ones((2, 8, 8), "float32"), np.array([0, 1])))
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -27,8 +31,8 @@ def test_random_wrong_calls_end_in_an_error_of_ours(part):
 def test_what_wrong_calls_are_made_of_is_right(part):
     for target in targets((part,)):
         given, named = target.right()
-        # no weights are there to load, and nothing is trained
-        if target.name in ("nn.models.load", "nn.models.load_weights", "train.train"):
+        # there are no such files, and nothing is trained
+        if target.name in WITHOUT_FILES or target.name == "train.train":
             continue
         result = target.function(*given, **named)
         if target.use:
@@ -51,6 +55,28 @@ MESSAGES = [
         "leaky_relu: negative_slope is nan, it has to be a finite number",
     ),
     (lambda: ops.softmax(X, axis=10**400), "softmax: axis is a number of 1329 bits, it has to be a whole number"),
+    (lambda: foveal.compile(lambda x: x[X > 0])(X), "integers and slices in steps of 1, not with an array bool[2, 3]"),
+    (
+        lambda: nn.Linear(3, 2).summary("x"),
+        "explain: input_shape is 'x', it has to be the sizes of one image without the batch, such as (3, 224, 224)",
+    ),
+    (
+        lambda: nn.LayerNorm("x"),
+        "LayerNorm: normalized_shape is 'x', it has to be an int or a tuple of ints, the sizes of the last axes",
+    ),
+    (lambda: nn.ModuleList()(X), "ModuleList has no forward(x), so it cannot be called; define it, or call the layers"),
+    (lambda: pair(np.array(3.0), "kernel_size"), "kernel_size is array(3.), it has to be an int or two ints"),
+    (lambda: sides(np.array(3.0), "padding"), "padding is array(3.), it has to be an int, (rows, columns)"),
+    (lambda: train.train(DIGITS, lr="x"), "train: lr is 'x', it has to be a number or None"),
+    (
+        lambda: data.Loader(IMAGE, Y, 1, mean=[0], std=[1], augment=lambda x, _: None).epoch(0).__next__(),
+        "augment returned None, it has to return the images, [n, C, H, W]",
+    ),
+    (lambda: data.Loader(IMAGE, Y, 10**18, mean=[0], std=[1]), "there are only 1 images; choose 1 or less"),
+    (lambda: data.from_arrays("n", *4 * [X], sources=["a"]), "from_arrays: 1 sources; give one for each array"),
+    (lambda: metrics.confusion_matrix(Y, Y, 2**31), "classes is 2147483648, it has to be a whole number from 1 to"),
+    (lambda: metrics.top_k(X, [0, 1], 10**5000), "top_k: k (there are 3 classes) is a number of 16610 bits"),
+    (lambda: nn.init.xavier_normal(RNG, (4, 3), fans=(-1, 0)), "xavier_normal: fans is (-1, 0), both have to be at"),
     (lambda: nn.Conv2d(1, 2.5, 3), "Conv2d: out_channels is 2.5, it has to be a whole number"),
     (lambda: nn.Conv2d(1, 2, 3, bias="no"), "Conv2d: bias is 'no', it has to be True or False"),
     (

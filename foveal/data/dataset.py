@@ -102,6 +102,8 @@ def from_arrays(
     its name is that number: labels 1 to 4 make the classes "1" to "4". sources: where each of the four arrays comes
     from, for messages. Arrays that need no change are not copied. Raises DataError.
     """
+    if len(sources) != len(PARTS):
+        raise DataError(f"from_arrays: {len(sources)} sources; give one for each array, in the order of {PARTS}")
     of_x_train, of_y_train, of_x_test, of_y_test = sources
     # Images as uint8 or float32 [n, C, H, W].
     train = _images(np.asarray(x_train), of_x_train)

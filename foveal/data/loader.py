@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.random import Generator, Philox
 
-from foveal.arguments import checked
+from foveal.arguments import checked, shown
 from foveal.data.augment import Augment
 from foveal.data.dataset import Floats, Images, Labels
 from foveal.data.statistics import Normalisation, scaled
@@ -22,6 +22,8 @@ from foveal.errors import DataError, ShapeError
 SHUFFLE, AUGMENT = 1, 2
 # The counter of the generator that holds the epoch has 64 bits.
 LAST_EPOCH = 1 << 62
+# A batch is filled up with zeros to this many images at most.
+LARGEST_FILLED = 1 << 16
 
 
 class Loader:
@@ -57,6 +59,8 @@ class Loader:
             raise DataError(f"{len(x)} images and {len(y)} labels: one label per image is needed")
         if batch_size < 1:
             raise ShapeError(f"batch size {batch_size}: at least 1 is needed")
+        if batch_size > max(len(x), LARGEST_FILLED):
+            raise ShapeError(f"batch size {batch_size}: there are only {len(x)} images; choose {len(x)} or less")
         if drop_last and batch_size > len(x):
             raise DataError(
                 f"batch size {batch_size} is larger than the {len(x)} training images: choose {len(x)} or less"
@@ -94,6 +98,8 @@ class Loader:
             if self.augment is not None:
                 key, counter = [self.seed, AUGMENT], [0, 0, batch, epoch]
                 x = self.augment(scaled(x), Generator(Philox(key=key, counter=counter)))
+                if not isinstance(x, np.ndarray) or x.ndim != 4:
+                    raise DataError(f"augment returned {shown(x)}, it has to return the images, [n, C, H, W]")
             yield filled(self.normalisation(x), self.batch_size), self.y[rows]
 
 

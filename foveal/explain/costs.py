@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from functools import reduce
 from math import prod
 from operator import add
+from typing import Annotated
 
 from foveal.arena import plan_arena
+from foveal.arguments import name_kind
 from foveal.autodiff import gradients
 from foveal.errors import ShapeError
 from foveal.explain.model import Model, float_outputs, main_output, modes_restored, trains
@@ -21,6 +23,10 @@ from foveal.scheduling import schedule
 from foveal.trace import tracing
 from foveal.variable import Variable
 from foveal.workers import threads_for
+
+# The sizes of one image, without the batch; one number for a vector.
+InputShape = Annotated[Sequence[int] | int, "of one image"]
+name_kind(InputShape, "the sizes of one image without the batch, such as (3, 224, 224)", Sequence[int] | int)
 
 # Bytes of a float32.
 BYTES = 4
@@ -52,7 +58,7 @@ class LinearCost:
         return f"{sizes} ({self.formula} = {self.parameters:,})"
 
 
-def linear_cost(input_shape: Sequence[int] | int, outputs: int, bias: bool = True) -> LinearCost:
+def linear_cost(input_shape: InputShape, outputs: int, bias: bool = True) -> LinearCost:
     """Return what a Linear layer on values of `input_shape` (without the batch) would cost.
 
     It has (inputs + 1) * outputs parameters, or inputs * outputs without a bias. Nothing is allocated: a layer from

@@ -11,7 +11,7 @@ from typing import cast
 from foveal.arguments import checked
 from foveal.errors import ShapeError
 from foveal.explain import costs
-from foveal.explain.costs import BYTES, LinearCost
+from foveal.explain.costs import BYTES, InputShape, LinearCost
 from foveal.explain.fields import Fields, Reach, image_reach
 from foveal.explain.model import Model, modes_restored, output_node, output_shape, own_variables, trains
 from foveal.explain.rows import Extent, Row, Unread
@@ -35,9 +35,7 @@ MAX_COUNT = 10**6
 
 
 @checked
-def explain(
-    model: Model, input_shape: Sequence[int] | int, batch: int = 1, memory: bool = True, fields: bool = True
-) -> Summary:
+def explain(model: Model, input_shape: InputShape, batch: int = 1, memory: bool = True, fields: bool = True) -> Summary:
     """Return shapes, costs and receptive fields of `model` in evaluation mode.
 
     model: a Module; it may have been built inside nn.init.without_values(). input_shape: of one image, (C, H, W), of at

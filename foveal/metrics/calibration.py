@@ -15,6 +15,8 @@ from foveal.metrics import checks
 
 # The paper's number of bins.
 BINS = 15
+# With more bins than that, few images fall into any of them.
+MAX_BINS = 1 << 16
 # Rounding may put a probability below 0 or above 1 by this much.
 SLACK = 1e-6
 # Rounding of float32 may put the sum of a row of probabilities off 1 by this much.
@@ -60,10 +62,10 @@ def calibration(probabilities: ArrayLike, labels: ArrayLike, bins: int = BINS) -
     """Compare confidence with accuracy for probabilities [N, K] and labels [N].
 
     The confidence of an image is its largest probability; images are put into `bins` bins of equal width. Raises
-    DataError for rows that are no distributions, for less than one bin, and as checks.py says.
+    DataError for rows that are no distributions, for less than one bin or more than MAX_BINS, and as checks.py says.
     """
     p, y = checked("calibration", probabilities, labels)
-    bins = checks.whole("calibration", "bins", bins, 1)
+    bins = checks.whole("calibration", "bins", bins, 1, MAX_BINS)
     confidence, right = p.max(1), p.argmax(1) == y
     # Bin m holds the confidences in (m / bins, (m + 1) / bins].
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)

@@ -8,11 +8,20 @@ class. Each error names the metric, the value and its index.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from foveal import arguments
+from foveal.arguments import Refused, name_kind, shown
 from foveal.errors import DataError
 from foveal.strides import Ndarray
+
+# Scores and labels of a function that leaves all checks of them to this file, in other words than those of calls.
+Measured = Annotated[ArrayLike, "checked as metrics are"]
+
+name_kind(Measured, "an array of numbers", object)
 
 
 def numbers(metric: str, what: str, values: ArrayLike) -> Ndarray:
@@ -106,19 +115,19 @@ def finite(metric: str, what: str, values: ArrayLike) -> NDArray[np.float64]:
 
 def whole(metric: str, what: str, value: object, low: int, high: int | None = None) -> int:
     """Return a whole number from `low` to `high`, such as the k of a top-k accuracy."""
-    if (
-        isinstance(value, int | np.integer)
-        and not isinstance(value, bool)
-        and low <= value
-        and (high is None or value <= high)
-    ):
-        return int(value)
+    try:
+        given = arguments.whole(value)
+        if low <= given and (high is None or given <= high):
+            return given
+    except Refused:
+        pass
     allowed = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
-    raise DataError(f"{metric}: {what} is {value!r}, it has to be {allowed}")
+    raise DataError(f"{metric}: {what} is {shown(value)}, it has to be {allowed}")
 
 
 def number(metric: str, what: str, value: object) -> float:
     """Return a number that a metric is called with. Numbers that it has no use for, such as NaN, it refuses itself."""
-    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
-        return float(value)
-    raise DataError(f"{metric}: {what} is {value!r}, it has to be a number")
+    try:
+        return float(arguments.any_real(value))
+    except Refused:
+        raise DataError(f"{metric}: {what} is {shown(value)}, it has to be a number") from None

@@ -13,14 +13,17 @@ from foveal.metrics import checks
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
+# With so many classes the matrix takes 8 GB.
+MAX_CLASSES = 1 << 15
+
 
 def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, classes: int) -> Counts:
     """Return counts [classes, classes]: entry [i, j] is the number of images of class i that were predicted as class j.
 
     labels, predicted: class numbers [N]. Raises DataError for shapes that differ, for no images, and for what is none
-    of 0 .. classes - 1.
+    of 0 .. classes - 1; there may be MAX_CLASSES.
     """
-    classes = checks.whole("confusion_matrix", "classes", classes, 1)
+    classes = checks.whole("confusion_matrix", "classes", classes, 1, MAX_CLASSES)
     truth = checks.class_numbers("confusion_matrix", "label", labels, None, classes)
     prediction = checks.class_numbers("confusion_matrix", "prediction", predicted, None, classes)
     if truth.shape != prediction.shape:

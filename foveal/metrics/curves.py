@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from foveal.arguments import shown
 from foveal.errors import DataError
 from foveal.metrics import checks
 
@@ -143,8 +144,8 @@ def checked_costs(costs: Sequence[float]) -> tuple[float, float]:
     """Return the costs of a false positive and of a false negative. Raises DataError unless they are two numbers."""
     if not isinstance(costs, Sequence | np.ndarray) or isinstance(costs, str) or len(costs) != 2:
         raise DataError(
-            f"pick_threshold: costs is {costs!r}; give two numbers, the cost of a false positive and that of a false"
-            " negative"
+            f"pick_threshold: costs is {shown(costs)}; give two numbers, the cost of a false positive and that of a"
+            " false negative"
         )
     of_false_positive, of_false_negative = (checks.number("pick_threshold", "a cost", cost) for cost in costs)
     return of_false_positive, of_false_negative

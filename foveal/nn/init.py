@@ -169,6 +169,8 @@ class Layout:
 def checked_fans(rule: str, shape: Shape, given: Fans | None = None) -> Fans:
     """(fan-in, fan-out), those of the shape if none are given. Raise ShapeError for a parameter that has neither."""
     if given is not None:
+        if min(given) < 1:
+            raise ShapeError(f"{rule}: fans is {given}, both have to be at least 1")
         return given
     if len(shape) < 2 or 0 in shape:
         raise ShapeError(

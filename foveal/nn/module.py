@@ -55,7 +55,8 @@ class Module(Watched):
 
     def forward(self, x: Tensor) -> Output:
         """Compute the output with operators and other modules. Each subclass defines it."""
-        raise NotImplementedError(f"{type(self).__name__} has no forward(x)")
+        name = type(self).__name__
+        raise StateError(f"{name} has no forward(x), so it cannot be called; define it, or call the layers in it")
 
     def __setattr__(self, name: str, value: object) -> None:
         place, old = f"{type(self).__name__}.{name}", own_attributes(self).get(name)

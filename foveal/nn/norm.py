@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
 from foveal import ops
+from foveal.arguments import name_kind
 from foveal.errors import ShapeError
 from foveal.nn.arguments import check_number, check_positive, is_number
 from foveal.nn.module import Buffer, Counter, Module, Parameter
@@ -14,6 +15,10 @@ from foveal.nn.one_dimensional import as_images, as_sequences
 from foveal.ops.batch_norm import per_channel
 from foveal.ops.op import HasShape, Tensor
 from foveal.trace import current
+
+# the sizes of the last axes; one number for one axis
+AxesSizes = Annotated[int | Sequence[int], "of the last axes"]
+name_kind(AxesSizes, "an int or a tuple of ints, the sizes of the last axes", int | Sequence[int])
 
 
 class Tracking(Module):
@@ -238,11 +243,7 @@ class LayerNorm(Module):
     """
 
     def __init__(
-        self,
-        normalized_shape: int | Sequence[int],
-        eps: float = 1e-5,
-        elementwise_affine: bool = True,
-        bias: bool = True,
+        self, normalized_shape: AxesSizes, eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True
     ) -> None:
         layer = type(self).__name__
         shape = (normalized_shape,) if isinstance(normalized_shape, int) else normalized_shape
@@ -285,9 +286,7 @@ class RMSNorm(LayerNorm):
     normalized_shape: the sizes of those axes, an int for one. eps None: 2^-23, the distance of float32 numbers at 1.
     """
 
-    def __init__(
-        self, normalized_shape: int | Sequence[int], eps: float | None = None, elementwise_affine: bool = True
-    ) -> None:
+    def __init__(self, normalized_shape: AxesSizes, eps: float | None = None, elementwise_affine: bool = True) -> None:
         eps = float(np.finfo(np.float32).eps) if eps is None else eps
         super().__init__(normalized_shape, eps, elementwise_affine, bias=False)
 

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from foveal.arguments import SIMPLE, Kind, numbers_array
+from foveal.arguments import SIMPLE, Kind, numbers_array, shown
 from foveal.errors import ShapeError
 from foveal.strides import Ndarray, Shape
 
@@ -76,8 +76,9 @@ class Tensor:
     def __getitem__(self, key: object) -> "Tensor":
         """Parts of the axes from the first on, as in NumPy: integers, slices in steps of 1, and one Ellipsis."""
         keys = list(key) if isinstance(key, tuple) else [key]
-        if Ellipsis in keys:
-            at = keys.index(Ellipsis)
+        # by identity, as an array would be compared element by element
+        at = next((i for i, part in enumerate(keys) if part is Ellipsis), None)
+        if at is not None:
             keys[at : at + 1] = [slice(None)] * (self.ndim - len(keys) + 1)
         if len(keys) > self.ndim:
             raise ShapeError(f"{len(keys)} indices for the {self.ndim} axes of shape {self.shape}")
@@ -91,7 +92,8 @@ class Tensor:
             elif isinstance(part, int | np.integer) and not isinstance(part, bool):
                 y = part_of(y, axis, int(part))
             else:
-                raise ShapeError(f"a traced value is indexed with integers and slices in steps of 1, not with {part!r}")
+                taken = "integers and slices in steps of 1"
+                raise ShapeError(f"a traced value is indexed with {taken}, not with {shown(part)}")
         return y
 
     def __len__(self) -> int:

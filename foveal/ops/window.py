@@ -6,7 +6,7 @@ kernel (`kernel_size`). Dumoulin and Visin 2016, "A guide to convolution arithme
 all of them.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -237,20 +237,26 @@ def full_padding(name: str, padding: PaddingArgument, size: Pair, stride: Pair, 
 
 def pair(value: PairArgument, what: str) -> Pair:
     """(rows, columns), from one int for both or from two; `what` names the value in the error."""
-    items = (
-        (value, value) if isinstance(value, int | np.integer) else tuple(value) if isinstance(value, Iterable) else ()
-    )
+    items = (value, value) if isinstance(value, int | np.integer) else items_of(value)
     if len(items) != 2 or not all(isinstance(i, int | np.integer) for i in items):
         raise ShapeError(f"{what} is {value!r}, it has to be an int or two ints (rows, columns)")
     return int(items[0]), int(items[1])
 
 
+def items_of(value: object) -> tuple[Any, ...]:
+    """The items of what can be walked through; none of anything else, such as an array of rank 0."""
+    try:
+        return tuple(value)  # type: ignore[arg-type]
+    except TypeError:
+        return ()
+
+
 def sides(value: PairArgument, what: str) -> Sides:
     """Padding as (top, bottom, left, right), from an int, (rows, columns) or all four."""
-    if isinstance(value, int | np.integer) or (isinstance(value, Iterable) and len(tuple(value)) == 2):
+    if isinstance(value, int | np.integer) or len(items_of(value)) == 2:
         rows, columns = pair(value, what)
         return rows, rows, columns, columns
-    items = tuple(value) if isinstance(value, Iterable) else ()
+    items = items_of(value)
     if len(items) != 4 or not all(isinstance(i, int | np.integer) for i in items):
         raise ShapeError(f"{what} is {value!r}, it has to be an int, (rows, columns) or (top, bottom, left, right)")
     return int(items[0]), int(items[1]), int(items[2]), int(items[3])

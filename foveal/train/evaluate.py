@@ -40,7 +40,7 @@ def predict(net: Network, x: Images, *, mean: Sequence[float], std: Sequence[flo
     DataError if there are no images, and NumericsError if an output is NaN or infinite.
     """
     if np.ndim(x) != 4 or not len(x):
-        raise DataError(f"predict: images of shape {np.shape(x)}; it takes images [n, C, H, W], one or more")
+        raise DataError(f"images of shape {np.shape(x)} cannot be classified: give images [n, C, H, W], one or more")
     # All batches have one size, as each is compiled; the last one is filled up, and its logits are cut off.
     batch_size = even_batch(len(x), EVALUATION_BATCH)
     loader = Loader(x, np.zeros(len(x), np.int64), batch_size, mean=mean, std=std)
@@ -66,7 +66,7 @@ def evaluate(net: Network, x: Images, y: Labels, *, mean: Sequence[float], std: 
     return {"accuracy": metrics.accuracy(logits, y), "loss": metrics.cross_entropy(logits, y)}
 
 
-def classification_report(logits: Ndarray, y: Labels, classes: Sequence[str]) -> dict[str, Any]:
+def classification_report(logits: checks.Measured, y: checks.Measured, classes: Sequence[str]) -> dict[str, Any]:
     """Return all metrics of logits [n, K] of images with labels y [n], ready for JSON.
 
     accuracy, loss; top_k by k; per class precision, recall, F1, number of images and, if some images but not all are of

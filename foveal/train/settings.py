@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import wraps
-from inspect import Parameter, get_annotations, signature
+from inspect import Parameter, get_annotations, signature, unwrap
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import foveal
 from foveal import nn, optim
@@ -161,6 +161,9 @@ def takes_options(
     def decorate(function: Callable[[Dataset, Given], Result]) -> Callable[Concatenate[Dataset, P], Result]:
         # Of a dataclass these are its fields, with their types and defaults.
         options = signature(make).parameters
+        # An error names the function, as that is what was called.
+        cls = cast(Any, make)
+        fill = checked(unwrap(cls.__init__), function.__name__)
         run = checked(function, function.__name__)
 
         @wraps(function)
@@ -170,7 +173,9 @@ def takes_options(
                 raise ArgumentError(
                     f"{function.__name__}: there is no option {unknown[0]!r}; the options are {', '.join(options)}"
                 )
-            return run(data, make(*args, **kwargs))
+            given = object.__new__(cls)
+            fill(given, *args, **kwargs)
+            return run(data, given)
 
         # What `inspect` and `help` show: data, then the options.
         shown = signature(function)

@@ -152,7 +152,7 @@ def test_thresholds_of_scores_that_say_nothing():
         (lambda: metrics.calibration([[0.5, 0.5]], [0, 1]), "1 rows of scores; give one label per row"),
         (
             lambda: metrics.calibration([[0.5, 0.5]], [0], bins=0),
-            "bins is 0, it has to be a whole number of at least 1",
+            "bins is 0, it has to be a whole number from 1 to 65536",
         ),
         (lambda: metrics.top_k(np.zeros((2, 3)), np.array([0, 1]), 4), "there are 3 classes"),
         (lambda: parse_rule("cost=1"), "rule 'cost=1': give f1, precision=0.9"),

@@ -129,6 +129,8 @@ SPECIAL = {
 }
 # layers whose input is neither images nor sequences, or whose parameters are objects
 INPUTS = {"Fold": (2, 8, 16), "BatchNorm1d": (4, 2), "Linear": (2, 8)}
+# lists of layers, which are made and not called
+LISTS = {"ModuleList", "ModuleDict"}
 # made by hand below, or nothing to call
 LEFT_OUT = {"Module", "MaxUnpool2d", "Sequential", "Concat"}
 
@@ -170,8 +172,10 @@ def layers():
             continue
         shape = INPUTS.get(name, SEQUENCES if name.endswith("1d") else IMAGES)
         right = required(cls, name)
-        yield Target("nn", f"nn.{name}", cls, lambda r=right: ((), dict(r)), traced_on(shape))
-
+        use = None if name in LISTS else traced_on(shape)
+        yield Target("nn", f"nn.{name}", cls, lambda r=right: ((), dict(r)), use)
+        if name in LISTS:
+            continue
         yield Target(
             "nn", f"nn.{name}(...)", TracedLayer(cls(**right)), lambda s=shape: ((np.zeros(s, "float32"),), {})
         )
