@@ -255,6 +255,8 @@ class Step:
         seed: int,
         memory: str = FAST,
     ) -> None:
+        if isinstance(loss, type):
+            raise ArgumentError(f"compile_step: loss is the class {loss.__name__}; make one first: {loss.__name__}()")
         if memory not in MEMORY:
             raise ShapeError(f"memory {memory!r} is not known; choose one of {', '.join(MEMORY)}")
         self.model, self.loss, self.optimizer, self.threads = model, loss, optimizer, threads
@@ -460,8 +462,9 @@ def compile_step(
 ) -> Step:
     """Return a whole training step, step(x, labels) -> loss and output, as one native program.
 
-    loss: called as loss(model(x), target), with the tuple if the model returns several arrays. If it has parameters of
-    its own, by `parameters()`, they are trained as the model's are.
+    loss: called as loss(model(x), target), with the tuple if the model returns several arrays: one of foveal.nn, or a
+    function written with operators. If it has parameters of its own, by `parameters()`, they are trained as the model's
+    are.
     optimizer: made for parameters of the model; those of the model that it lacks keep their values, as in fine-tuning.
     threads: how many native threads run it. This changes the speed only: the same seed gives the same bits.
     seed: feeds random operators (dropout), together with the number of steps taken.
@@ -470,7 +473,7 @@ def compile_step(
     The step follows changes of the model, the loss and the optimiser: modes, frozen parameters, replaced layers (see
     foveal.watch). A deep copy of it, or a pickle, has copies of all three.
 
-    Raises ShapeError for another `memory`, and at the first call if model, loss and batch do not fit each other;
-    StateError for an optimiser of parameters that are not the model's.
+    Raises ArgumentError for a class in place of a loss; ShapeError for another `memory`, and at the first call if
+    model, loss and batch do not fit each other; StateError for an optimiser of parameters that are not the model's.
     """
     return Step(model, loss, optimizer, threads, seed, memory)

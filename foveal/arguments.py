@@ -174,7 +174,8 @@ def kind_of(annotation: Any) -> Kind:
     if annotation is Callable or origin is Callable:
         given = inner[0] if inner and isinstance(inner[0], list) else None
         test = functools.partial(takes, given)
-        return Kind("something that can be called", "functions", functools.partial(require, test))
+        count = "" if given is None else f" with {len(given)} argument{'s' * (len(given) != 1)}"
+        return Kind(f"something that can be called{count}", "functions", functools.partial(require, test))
     if getattr(annotation, "_is_protocol", False):
         return protocol_kind(annotation)
     if isinstance(origin or annotation, type) and annotation not in (object, Any):
@@ -405,13 +406,14 @@ class Arguments:
             elif parameter in self.kinds:
                 several = how is inspect.Parameter.VAR_POSITIONAL
                 items = value if several else (value,)
-                kind = self.kinds[parameter]
-                try:
-                    items = tuple(kind.take(item) for item in items)
-                except Refused as reason:
-                    call, wrong = self.call_name(name, given), value[0] if several and len(value) == 1 else value
-                    raise refusal(call, parameter, wrong, kind, reason) from None
-                bound.arguments[parameter] = items if several else items[0]
+                kind, passed = self.kinds[parameter], []
+                for place, item in enumerate(items):
+                    try:
+                        passed.append(kind.take(item))
+                    except Refused as reason:
+                        what = f"{parameter}[{place}]" if several and len(items) > 1 else parameter
+                        raise refusal(self.call_name(name, given), what, item, kind, reason) from None
+                bound.arguments[parameter] = tuple(passed) if several else passed[0]
         return bound
 
     def taken_options(self, call: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,13 @@ class Symbol(Tensor):
     def shape(self) -> Shape:
         return self.node.shape
 
+    def __getattr__(self, name: str) -> Any:
+        # Only what does not exist gets here, such as the methods of PyTorch's tensors.
+        raise AttributeError(
+            f"a traced value has no {name!r}; operators are functions of foveal.ops, such as"
+            " ops.reshape(x, shape=(n, -1))"
+        )
+
     def __repr__(self) -> str:
         return f"Symbol({self.node.type})"
 

@@ -186,7 +186,7 @@ FOLDER_FORMATS = (
         _mnist,
     ),
     FolderFormat(
-        "EMNIST (images are turned upright; of several splits in a folder FOLDER/emnist-letters, say, is one)",
+        "EMNIST",
         (
             "*-train-images-idx3-ubyte",
             "*-train-labels-idx1-ubyte",
@@ -202,5 +202,6 @@ FOLDER_FORMATS = (
 # What can be read, as a sentence for messages and help.
 ACCEPTED = (
     f"DATA is `digits`, a folder with the files of {' or of '.join(kind.name for kind in FOLDER_FORMATS)}, or an .npz"
-    f" file with {', '.join(PARTS[:-1])} and {PARTS[-1]}"
+    f" file with {', '.join(PARTS[:-1])} and {PARTS[-1]}, and `classes` if they have names. Of several splits of EMNIST"
+    " in one FOLDER give one, such as FOLDER/emnist-letters; its images are turned upright"
 )

@@ -274,6 +274,13 @@ class Container(Module):
     # (key, value); replaced as a whole with every change, so that the change is noticed
     _items: tuple[tuple[Hashable, Any], ...]
 
+    def forward(self, x: Tensor) -> Output:
+        """Raise ArgumentError: the model calls what is in it, one by one."""
+        raise ArgumentError(
+            f"{type(self).__name__} has no forward(x); call the layers in it one by one, or use nn.Sequential for"
+            " layers that follow each other"
+        )
+
     def set_items(self, items: Iterable[tuple[Hashable, object]]) -> None:
         """Put (key, value) in place of what there is."""
         kind = type(self).__name__

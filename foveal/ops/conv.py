@@ -76,7 +76,10 @@ def flops(image: Type, filters: Shape) -> int:
 def check_ranks(name: str, x: Shape, w: Shape) -> None:
     """Raise ShapeError unless x and w have the four axes of images and of filters."""
     if len(x) != 4 or len(w) != 4:
-        raise ShapeError(f"{name}: takes images [N, C, H, W] and filters [K, C/groups, R, S], got shapes {x} and {w}")
+        way_out = "; a single image is a batch of one: image[None]" if len(x) == 3 and len(w) == 4 else ""
+        raise ShapeError(
+            f"{name}: takes images [N, C, H, W] and filters [K, C/groups, R, S], got shapes {x} and {w}{way_out}"
+        )
 
 
 def check_channels(name: str, x: Shape, w: Shape, groups: int) -> None:
@@ -87,9 +90,10 @@ def check_channels(name: str, x: Shape, w: Shape, groups: int) -> None:
             f"{name}: {groups} groups do not divide {x[1]} input channels and {w[0]} filters (shapes {x} and {w})"
         )
     if x[1] // groups != w[1]:
+        way_out = "; channels are the second axis of images, not the last" if x[3] == groups * w[1] else ""
         raise ShapeError(
             f"{name}: x has {x[1]} channels in {groups} group(s) (shape {x}), the filters take {w[1]} channels each"
-            f" (shape {w}); both have to agree"
+            f" (shape {w}); both have to agree{way_out}"
         )
 
 

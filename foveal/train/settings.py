@@ -168,6 +168,11 @@ def takes_options(
 
         @wraps(function)
         def with_options(data: Dataset, *args: P.args, **kwargs: P.kwargs) -> Result:
+            if args:
+                raise ArgumentError(
+                    f"{function.__name__}: takes a Dataset and options by name, such as seed=1; foveal.data.load reads"
+                    " a Dataset, foveal.data.from_arrays makes one of arrays"
+                )
             unknown = [name for name in kwargs if name not in options]
             if unknown:
                 raise ArgumentError(

@@ -174,6 +174,7 @@ REFUSED = {
     "namedtuple": (lambda: Holder(Pair(nn.ReLU(), nn.ReLU())), r"Holder\.held is a Pair"),
     "class": (lambda: nn.Sequential(nn.ReLU), r"the class ReLU.*make one first: ReLU\("),
     "function": (lambda: nn.Sequential(nn.ReLU(), ops.relu), "relu.*has to be a Module, a list of Modules"),
+    "place": (lambda: nn.Sequential(nn.ReLU(), nn.ReLU), r"modules\[1\] is the class ReLU.*make one first: ReLU\("),
     "none": (lambda: nn.Sequential(nn.ReLU(), None), "None.*has to be a Module, a list of Modules"),
     "name": (lambda: nn.Sequential({"training": nn.ReLU()}), "a part cannot be called 'training'"),
     "dots": (lambda: nn.Sequential({"a.b": nn.ReLU()}), "a part cannot be called 'a.b'"),
@@ -262,6 +263,29 @@ def test_an_optimiser_of_another_network_is_refused():
     foveal.compile_step(net, nn.CrossEntropyLoss(), optim.SGD([net.bias], lr=0.1))(X, LABELS)
     assert np.array_equal(net.weight.data, before["weight"])
     assert not np.array_equal(net.bias.data, before["bias"])
+
+
+class Called(Holder):
+    def forward(self, x):
+        return self.held(x)
+
+
+class Viewed(nn.Module):
+    def forward(self, x):
+        return x.view(-1)
+
+
+def test_what_pytorch_takes_and_foveal_does_not_names_the_way_out():
+    with pytest.raises(ArgumentError, match=r"ModuleList has no forward\(x\).*nn\.Sequential"):
+        Called(linears(2))(X)
+    with pytest.raises(AttributeError, match=r"no 'view'.*ops\.reshape"):
+        Viewed()(X)
+    net = nn.Linear(4, 4)
+    sgd = optim.SGD(net.parameters(), lr=0.1)
+    with pytest.raises(ArgumentError, match=r"class CrossEntropyLoss; make one first: CrossEntropyLoss\(\)"):
+        foveal.compile_step(net, nn.CrossEntropyLoss, sgd)
+    with pytest.raises(ShapeError, match="something that can be called with 2 arguments"):
+        foveal.compile_step(net, nn.ReLU(), sgd)
 
 
 def test_layers_that_only_the_computation_knows_are_refused():

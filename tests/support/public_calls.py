@@ -132,7 +132,7 @@ INPUTS = {"Fold": (2, 8, 16), "BatchNorm1d": (4, 2), "Linear": (2, 8)}
 # lists of layers, which are made and not called
 LISTS = {"ModuleList", "ModuleDict"}
 # made by hand below, or nothing to call
-LEFT_OUT = {"Module", "MaxUnpool2d", "Sequential", "Concat"}
+LEFT_OUT = {"Module", "MaxUnpool2d", "Sequential", "Concat", "ModuleList", "ModuleDict"}
 
 
 def required(function, name):
@@ -181,6 +181,8 @@ def layers():
         )
     yield Target("nn", "nn.MaxUnpool2d", nn.MaxUnpool2d, lambda: ((), {"kernel_size": 2}))
     parts = nn.Linear(8, 4), nn.ReLU()
+    yield Target("nn", "nn.ModuleList", nn.ModuleList, lambda: ((parts,), {}))
+    yield Target("nn", "nn.ModuleDict", nn.ModuleDict, lambda: (({"a": parts[0]},), {}))
     yield Target("nn", "nn.Sequential", nn.Sequential, lambda: (parts, {}), traced_on((2, 8)))
     yield Target("nn", "nn.Concat", nn.Concat, lambda: (parts[:1], {"axis": 1}), traced_on((2, 8)))
 

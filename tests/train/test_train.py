@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 import foveal
 from foveal import cli, nn, ops, optim
 from foveal.data import from_arrays
-from foveal.errors import DataError, NumericsError, ShapeError, StateError
+from foveal.errors import ArgumentError, DataError, NumericsError, ShapeError, StateError
 from foveal.nn import models
 from foveal.train import (
     Options,
@@ -246,6 +246,8 @@ def test_an_option_that_there_is_not_is_one_error_before_anything_is_done(data, 
         TypeError, match=r"train: there is no option 'epoch'; the options are model, epochs, .*, quiet$"
     ):
         train(data, epoch=3, out=tmp_path / "run")
+    with pytest.raises(ArgumentError, match=r"train: takes a Dataset and options by name.*from_arrays"):
+        train(np.zeros((4, 8, 8)), np.zeros(4))
     assert not (tmp_path / "run").exists()
 
 
