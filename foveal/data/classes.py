@@ -68,7 +68,8 @@ def class_map(ours: Sequence[str], theirs: Sequence[str], data: str) -> NDArray[
     unique = len(position) == len(ours) and len(set(theirs)) == len(theirs)
     if unique and set(theirs) <= set(ours):
         return np.array([position[name] for name in theirs], np.int64)
-    if numbered(ours) != numbered(theirs):
+    # Names that are numbers, such as "0", "2", of some classes, are names.
+    if numbered(ours) != numbered(theirs) and not all(map(str.isdecimal, (*ours, *theirs))):
         if len(ours) == len(theirs):
             return np.arange(len(ours))
         raise DataError(

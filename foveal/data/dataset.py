@@ -24,6 +24,8 @@ __all__ = ["PARTS", "UNIT", "Dataset", "Floats", "Images", "Labels", "from_array
 PARTS = ("x_train", "y_train", "x_test", "y_test")
 # The range of pixel values that images of bytes have after division by 255.
 UNIT = (0.0, 1.0)
+# Pixels whose range is so many times as wide as another one's are scaled otherwise: 0 to 255 and -1 to 1, say.
+OTHER_SCALE = 8
 # An image file in which no byte reaches this is black to the eye: such bytes count something else than brightness from
 # 0 to 255, and a network that was trained on them knows no image files.
 _DIM = 32
@@ -126,6 +128,7 @@ def from_arrays(
         _class_numbers(labels, source, first, len(names))
         for labels, source in ((y_train, of_y_train), (y_test, of_y_test))
     ]
+    _check_scales(train, test, of_x_train, of_x_test)
     # Normalisation uses the training images alone.
     mean, std = channel_statistics(train)
     return Dataset(
@@ -202,6 +205,9 @@ def _labels(y: Ndarray, source: str, count: int, images: str) -> Ndarray:
         raise DataError(f"{source}: labels are {y.dtype}; class numbers must be integers (such as y.astype(np.int64))")
     if len(y) != count:
         raise DataError(f"{source} holds {len(y)} labels, {images} {count} images: one label per image is needed")
+    # As uint64 the array may hold numbers that no int64 can.
+    if y.max() > np.iinfo(np.int64).max:
+        raise DataError(f"{source}: label {y.max()} at index {y.argmax()} is too large; number the classes from 0")
     return y
 
 
@@ -225,6 +231,24 @@ def _value_range(x: Images) -> tuple[float, float]:
     if x.dtype == np.uint8:
         return UNIT if high >= _DIM or high == 0 else (0.0, high / 255)
     return UNIT if low >= 0 and high <= 1 else (low, high)
+
+
+def other_scale(a: tuple[float, float], b: tuple[float, float]) -> bool:
+    """Return True for ranges of pixels one of which is so much wider that its pixels are scaled otherwise."""
+    spans = [high - low for low, high in (a, b)]
+    return max(spans) > OTHER_SCALE * min(spans)
+
+
+def _check_scales(train: Images, test: Images, of_train: str, of_test: str) -> None:
+    """Raise DataError where both parts are scaled otherwise. Small bytes may be dark images, one value says nothing."""
+    ranges = _value_range(train), _value_range(test)
+    constant = any(x.min() == x.max() for x in (train, test))
+    if other_scale(*ranges) and not constant and (train.dtype != np.uint8 or ranges[1] == UNIT):
+        (low, high), (test_low, test_high) = ranges
+        raise DataError(
+            f"{of_train} holds pixels from {low:g} to {high:g}, {of_test} from {test_low:g} to {test_high:g}:"
+            " scale them alike"
+        )
 
 
 def _size(x: Images) -> str:

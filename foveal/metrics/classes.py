@@ -15,6 +15,8 @@ Counts = NDArray[np.int64]
 
 # With so many classes the matrix takes 8 GB.
 MAX_CLASSES = 1 << 15
+# Images at most, so that each count is a float64 too.
+MAX_IMAGES = 1 << 53
 
 
 def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, classes: int) -> Counts:
@@ -87,8 +89,11 @@ def checked_counts(confusion: ArrayLike) -> Counts:
         raise DataError(
             f"class_scores: the counts have shape {matrix.shape}, they have to be [K, K]; confusion_matrix gives them"
         )
-    if not (np.isfinite(matrix) & (matrix >= 0) & (np.trunc(matrix) == matrix)).all():
-        raise DataError("class_scores: counts of images have to be whole numbers of 0 or more")
+    # As floats, in which their sum does not overflow.
+    if not ((matrix >= 0) & (np.trunc(matrix) == matrix)).all() or matrix.sum(dtype=np.float64) > MAX_IMAGES:
+        raise DataError(
+            f"class_scores: counts of images have to be whole numbers of 0 or more, {MAX_IMAGES:,} together at most"
+        )
     if not matrix.any():
         raise DataError("class_scores: all counts are 0; there has to be at least one image to be measured")
     return matrix.astype(np.int64)

@@ -280,8 +280,8 @@ class LocalResponseNorm(Operator):
         return {"size": int(size), "alpha": float(alpha), "beta": float(beta), "k": float(k), "before": before}
 
     def shape(self, x: Shape, *, size: int, alpha: float, beta: float, k: float, before: int) -> Shape:
-        if len(x) < 3:
-            raise ShapeError(f"{self.name}: takes [N, C, L] or [N, C, H, W], got shape {x}")
+        if len(x) < 3 or x[1] < 1:
+            raise ShapeError(f"{self.name}: takes [N, C, L] or [N, C, H, W] of one channel or more, got shape {x}")
         return x
 
     def numpy(self, x: Ndarray, *, size: int, alpha: float, beta: float, k: float, before: int) -> Ndarray:

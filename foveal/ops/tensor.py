@@ -73,6 +73,14 @@ class Tensor:
     def __gt__(self, o: Operand) -> "Tensor":
         return CALLS["greater"](self, o)
 
+    def __eq__(self, o: object) -> bool:
+        """Return True for the same traced value. Python asks this for `x == y` and `y in x`, too."""
+        if isinstance(o, bool | int | float | np.ndarray | np.generic):
+            raise ShapeError("whether a traced value equals a number is not known yet; compare with > and ops.where")
+        return self is o
+
+    __hash__ = object.__hash__
+
     def __getitem__(self, key: object) -> "Tensor":
         """Parts of the axes from the first on, as in NumPy: integers, slices in steps of 1, and one Ellipsis."""
         keys = list(key) if isinstance(key, tuple) else [key]

@@ -300,6 +300,14 @@ class Plateau(Schedule):
     def load_state_dict(self, state: Mapping[str, AnyNumber]) -> None:
         if missing := [name for name in self.state_dict() if name not in state]:
             raise StateError(f"Plateau: the stored state lacks {', '.join(missing)}")
+        # The best metric is infinite before there is one.
+        wrong = [
+            name
+            for name in self.state_dict()
+            if not math.isfinite(state[name]) and (name != "best" or state[name] != math.inf)
+        ]
+        if wrong:
+            raise StateError(f"Plateau: the stored {wrong[0]} is {state[wrong[0]]}, it has to be a finite number")
         self.value, self.best = state["value"], state["best"]
         self.bad, self.cooling = int(state["bad"]), int(state["cooling"])
 

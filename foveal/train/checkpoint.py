@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveal.data.classes import class_map
-from foveal.data.dataset import UNIT, Dataset
+from foveal.data.dataset import UNIT, Dataset, other_scale
 from foveal.errors import DataError, ShapeError, StateError
 from foveal.nn.models.weights import read_file
 from foveal.nn.module import Module
@@ -29,8 +29,6 @@ MODEL, LOG, METRICS = "model.safetensors", "log.jsonl", "metrics.json"
 SAVED = ".saved"
 # The only metadata entry, since safetensors writes several in an order that varies.
 _KEY = "foveal"
-# Pixels whose range is so many times as wide as another one's are scaled otherwise: 0 to 255 and -1 to 1, say.
-OTHER_SCALE = 8
 
 
 @dataclass(frozen=True)
@@ -72,8 +70,7 @@ class ModelDescription:
                 f"{'x'.join(map(str, theirs))}: evaluate it on data such as {self.data}"
             )
         numbers = class_map(self.classes, data.classes, data.name)
-        spans = [high - low for low, high in (self.value_range, data.value_range)]
-        if (self.value_range == UNIT) != (data.value_range == UNIT) or max(spans) > OTHER_SCALE * min(spans):
+        if (self.value_range == UNIT) != (data.value_range == UNIT) or other_scale(self.value_range, data.value_range):
             low, high = self.value_range
             raise DataError(
                 f"the model was trained on pixels from {low:g} to {high:g}, those of {data.name} "

@@ -72,7 +72,10 @@ def checked(entry: Mapping[str, Any]) -> dict[str, Any]:
     std = tuple(_number("std", value) for value in _list("std", entry["std"], channels))
     wrong = [value for value in std if not MIN_STD <= value <= MAX_STD]
     if wrong:
-        raise StateError(f"std is {wrong[0]:g}, and pixels are divided by it: it has to be more than 0")
+        raise StateError(
+            f"std is {wrong[0]:g}, and pixels are divided by it: it has to be more than 0, from {MIN_STD:g} to"
+            f" {MAX_STD:g}"
+        )
     return {
         "model": _model(entry["model"]),
         "data": _text("data", entry["data"]),

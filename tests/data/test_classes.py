@@ -192,3 +192,38 @@ def test_images_of_another_scale_are_refused(trained, tested, same):
         return
     with pytest.raises(DataError, match=r"trained on pixels from .*, those of set go from .*: scale them alike"):
         model.check(data)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "same"),
+    [
+        ((0, 1), (0, 255), False),
+        ((0, 255), (0, 1), False),
+        ((-1, 1), (0, 255), False),
+        ((0, 1), (-0.1, 1.2), True),
+        ((-10, 10), (0, 0), True),
+        ((0, 1, np.uint8), (0, 255, np.uint8), False),
+        # Dark images.
+        ((0, 255, np.uint8), (0, 9, np.uint8), True),
+    ],
+)
+def test_both_parts_of_a_data_set_have_one_scale(train, test, same):
+    parts = [scaled_set(*part) for part in (train, test)]
+    arrays = parts[0].images_train, parts[0].y_train, parts[1].images_test, parts[1].y_test
+    if same:
+        assert from_arrays("set", *arrays).value_range == parts[0].value_range
+        return
+    with pytest.raises(DataError, match=r"x_train holds pixels from .*, x_test from .*: scale them alike"):
+        from_arrays("set", *arrays)
+
+
+def test_names_that_are_numbers_are_no_numbering():
+    assert class_map(("0", "1"), ("zero", "one"), "set").tolist() == [0, 1]
+    with pytest.raises(DataError, match="set has '2', which the model does not know"):
+        class_map(("0", "1"), ("0", "2"), "set")
+
+
+def test_labels_beyond_int64_are_refused():
+    labels = np.array([2**63, 2**63 + 1], np.uint64)
+    with pytest.raises(DataError, match=f"y_train: label {2**63 + 1} at index 1 is too large"):
+        from_arrays("set", X[:2], labels, X[:2], labels)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from foveal import nn, optim
-from foveal.errors import ShapeError
+from foveal.errors import ShapeError, StateError
 from foveal.optim import schedule
 from foveal.train.settings import make_schedules
 
@@ -160,7 +160,7 @@ def test_a_metric_cannot_become_infinitely_good():
 
 @pytest.mark.parametrize("metric", ["x", None, "1", [1.0, 2.0], 1j])
 def test_a_metric_has_to_be_a_number(metric):
-    with pytest.raises(ShapeError, match=r"Plateau: the metric is .*, it has to be a number"):
+    with pytest.raises(ShapeError, match=r"Plateau.update: metric is .*, it has to be a number"):
         schedule.Plateau(0.1).update(metric)
 
 
@@ -178,7 +178,7 @@ ERRORS = {
     "step: step_size is nan": lambda: schedule.step(1, NAN),
     "step: gamma is -0.1, it has to be at least 0": lambda: schedule.step(1, 3, -0.1),
     r"multi_step: milestones \[-1, 3\] have": lambda: schedule.multi_step(1, [-1, 3]),
-    r"multi_step: milestones \[nan\] have": lambda: schedule.multi_step(1, [NAN]),
+    r"multi_step: milestones is \[nan\], it has to be": lambda: schedule.multi_step(1, [NAN]),
     "exponential: gamma is nan": lambda: schedule.exponential(1, NAN),
     "linear: total is inf": lambda: schedule.linear(1, INF),
     "linear: end is inf": lambda: schedule.linear(1, 3, end=INF),
@@ -202,7 +202,7 @@ ERRORS = {
     "exponential: total is 0": lambda: schedule.build("exponential", 0.1, 0),
     "cosine-restarts: epoch is 0": lambda: schedule.build("cosine-restarts", 0.1, 10, 0),
     "cosine: lr is -0.1, it has to be at least 0": lambda: schedule.build("cosine", -0.1, 10),
-    "one-cycle: lr is nan": lambda: schedule.build("one-cycle", NAN, 10),
+    "build: lr is nan": lambda: schedule.build("one-cycle", NAN, 10),
 }
 
 
@@ -223,3 +223,13 @@ def test_growth_without_bound_is_refused_by_the_optimiser_and_not_an_overflow():
     assert optimizer.steps == 400
     with pytest.raises(ShapeError, match=r"SGD: the schedule of lr is 0.1; give a function"):
         optimizer.schedule(lr=0.1)
+
+
+@pytest.mark.parametrize("wrong", [{"best": NAN}, {"best": -INF}, {"value": NAN}, {"bad": INF}, {"cooling": NAN}])
+def test_a_stored_state_without_meaning_is_refused(wrong):
+    plateau = schedule.Plateau(0.1, patience=0)
+    state = plateau.state_dict()
+    with pytest.raises(StateError, match=f"Plateau: the stored {next(iter(wrong))} is .*, it has to be a finite"):
+        plateau.load_state_dict({**state, **wrong})
+    plateau.load_state_dict(state)
+    assert plateau.state_dict() == state
