@@ -172,7 +172,8 @@ class Module(Watched):
         """Yield what named_modules does. above: the modules that contain this one."""
         if any(self is module for module in above):
             raise StateError(
-                f"{type(self).__name__} contains itself, as {prefix}; hold what lies above a layer outside of the model"
+                f"{type(self).__name__} contains itself, as {prefix}; hold what lies above a layer outside of the"
+                " model, or as weakref.ref(...)"
             )
         yield prefix, self
         for name, child in self.children():
@@ -277,6 +278,11 @@ class Container(Module):
         """Put (key, value) in place of what there is."""
         kind = type(self).__name__
         Watched.__setattr__(self, "_items", tuple((key, registered(v, f"{kind}[{key!r}]")) for key, v in items))
+
+    def forward(self, x: Tensor) -> Output:
+        raise ArgumentError(
+            f"{type(self).__name__} has no forward(x); call the modules in it, or make an nn.Sequential of them"
+        )
 
     def parts(self) -> Iterator[tuple[str, object]]:
         """Yield (name, value) of all values; names are the keys as text."""

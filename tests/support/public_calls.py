@@ -131,6 +131,8 @@ SPECIAL = {
 INPUTS = {"Fold": (2, 8, 16), "BatchNorm1d": (4, 2), "Linear": (2, 8)}
 # made by hand below, or nothing to call
 LEFT_OUT = {"Module", "MaxUnpool2d", "Sequential", "Concat"}
+# modules that are called by those that hold them
+HOLDERS = (nn.ModuleList, nn.ModuleDict)
 
 
 def required(function, name):
@@ -147,7 +149,12 @@ def is_layer(value):
 
 def traced_on(shape):
     """A function that traces a layer on an input of this shape, which computes nothing."""
-    return lambda layer: trace(layer.eval(), Type(shape)) if isinstance(layer, nn.Module) else None
+
+    def use(layer):
+        if isinstance(layer, nn.Module) and not isinstance(layer, HOLDERS):
+            trace(layer.eval(), Type(shape))
+
+    return use
 
 
 class TracedLayer:
@@ -172,6 +179,8 @@ def layers():
         right = required(cls, name)
         yield Target("nn", f"nn.{name}", cls, lambda r=right: ((), dict(r)), traced_on(shape))
 
+        if issubclass(cls, HOLDERS):
+            continue
         yield Target(
             "nn", f"nn.{name}(...)", TracedLayer(cls(**right)), lambda s=shape: ((np.zeros(s, "float32"),), {})
         )
