@@ -56,7 +56,9 @@ def as_argument(x: ArrayLike, what: str, labels: bool = False) -> Ndarray:
             raise DataError(f"{what} holds integers beyond 32 bits; programs compute with int32")
         return array.astype(np.int32)
     advice = (
-        "y.astype('int32')" if labels else "x.astype('float32') / 255 for images of bytes, y.astype('int32') for labels"
+        "y.astype('int32') for classes, y.astype('float32') for numbers"
+        if labels
+        else "x.astype('float32') / 255 for images of bytes, y.astype('int32') for labels"
     )
     raise ShapeError(
         f"{what} has dtype {array.dtype}; programs take float32 (or int32 labels): convert it, e.g. {advice}"
@@ -289,6 +291,8 @@ class Step:
             recording.key = recording.argument(Type((4,), "int32"), "key")
             # forward
             outputs = self.model(image)
+            # The loss may hold a network that another step trains, as a generator's loss holds its critic.
+            check_used(parameters_of(self.model, self.loss), recording)
             output = outputs[0] if isinstance(outputs, tuple) and outputs else outputs
             if not isinstance(output, Symbol):
                 raise ShapeError(
@@ -299,9 +303,7 @@ class Step:
             if y.shape != ():
                 raise ShapeError(f"the loss has shape {y.shape}; a training step needs a scalar: take its mean")
             # backward
-            owned = parameters_of(self.model, self.loss)
-            check_used(owned, recording)
-            parameters = [p for p in owned if p.trainable]
+            parameters = [p for p in parameters_of(self.model, self.loss) if p.trainable]
             slopes = gradients_where_read(y, [recording.lift(p) for p in parameters])
             read = {p: slope for p, slope in zip(parameters, slopes, strict=True) if slope is not None}
             self.name_unread(p for p in parameters if p not in read)

@@ -173,9 +173,7 @@ def kind_of(annotation: Any) -> Kind:
         return items_kind(origin, inner)
     if annotation is Callable or origin is Callable:
         given = inner[0] if inner and isinstance(inner[0], list) else None
-        test = functools.partial(takes, given)
-        count = "" if given is None else f" with {len(given)} argument{'s' * (len(given) != 1)}"
-        return Kind(f"something that can be called{count}", "functions", functools.partial(require, test))
+        return Kind(function_words(given), "functions", functools.partial(require, functools.partial(takes, given)))
     if getattr(annotation, "_is_protocol", False):
         return protocol_kind(annotation)
     if isinstance(origin or annotation, type) and annotation not in (object, Any):
@@ -210,6 +208,12 @@ def require(test: Callable[[Any], bool], value: Any) -> Any:
     if test(value):
         return value
     raise Refused
+
+
+def function_words(parameters: list[Any] | None) -> str:
+    """What can be called on as many arguments, in words; parameters: None where any number will do."""
+    n = -1 if parameters is None else len(parameters)
+    return "something that can be called" + f" with {COUNTS.get(n, n)} argument{'s' * (n != 1)}" * (n >= 0)
 
 
 def takes(parameters: list[Any] | None, value: Any) -> bool:

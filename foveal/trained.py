@@ -31,11 +31,11 @@ def check_optimizer(model: object, loss: object, optimizer: object) -> None:
 
 
 def check_used(owned: Sequence[Variable], recording: Trace) -> None:
-    """Raise StateError if the step computes with trainable parameters that are no part of the model."""
+    """Raise StateError if the model has computed with trainable parameters that are no part of it."""
     strays = [v for v in recording.variables if getattr(v, "trainable", False) and v not in set(owned)]
     if strays:
         raise StateError(
-            f"the step computes with {named(strays)}, which model.parameters() does not list, so that no optimiser"
+            f"the model computes with {named(strays)}, which model.parameters() does not list, so that no optimiser"
             " would train it; assign the layer, or a list or dict of layers, to an attribute of the model, or freeze it"
             " with requires_grad_(False)"
         )

@@ -64,7 +64,7 @@ MESSAGES = [
         lambda: nn.LayerNorm("x"),
         "LayerNorm: normalized_shape is 'x', it has to be an int or a tuple of ints, the sizes of the last axes",
     ),
-    (lambda: nn.ModuleList()(X), "ModuleList has no forward(x), so it cannot be called; define it, or call the layers"),
+    (lambda: nn.ModuleList()(X), "ModuleList has no forward(x); call the modules in it"),
     (lambda: pair(np.array(3.0), "kernel_size"), "kernel_size is array(3.), it has to be an int or two ints"),
     (lambda: sides(np.array(3.0), "padding"), "padding is array(3.), it has to be an int, (rows, columns)"),
     (lambda: train.train(DIGITS, lr="x"), "train: lr is 'x', it has to be a number or None"),

@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from foveal import forks
-from foveal.arguments import AnyNumber, check_calls, checked, shown
+from foveal.arguments import AnyNumber, check_calls, name_kind
 from foveal.errors import ArgumentError, ShapeError
 from foveal.nn.arguments import check_number
 from foveal.nn.module import Module, Parameter
@@ -380,9 +380,11 @@ RULES: dict[str, Callable[..., Ndarray]] = {
     )
 }
 
+RuleName = Annotated[str, "a name in RULES"]
+name_kind(RuleName, f"the name of a rule: {', '.join(RULES)}", str)
 
-@checked
-def apply(model: Module, rule: str, **options: float | str) -> Module:
+
+def apply(model: Module, rule: RuleName, **options: float | str) -> Module:
     """Draw the weights of all convolutions and linear layers again by a rule of this module, set their biases to 0, and
     return the model.
 
@@ -390,8 +392,6 @@ def apply(model: Module, rule: str, **options: float | str) -> Module:
     mode="fan_out"); ArgumentError for others. Groups and the order of a weight's axes are taken from the layer. Call
     `seed` before, for the same values each time. If the rule refuses a layer, no layer is changed.
     """
-    if not hasattr(model, "named_modules"):
-        raise ShapeError(f"apply: model is {shown(model)}, it has to be a Module")
     if rule not in RULES:
         raise ShapeError(f"no rule for starting values is called {rule!r}; choose one of {', '.join(RULES)}")
     known = [name for name in signature(RULES[rule]).parameters if name not in ("rng", "shape", "fans")]
@@ -422,3 +422,6 @@ def draw(rule: str, shape: Shape, layout: Layout, options: dict[str, Any]) -> Nd
     if "fans" in parameters:
         options = {**options, "fans": layout.fans}
     return RULES[rule](generator(), shape, **options)
+
+
+check_calls(__name__, ("apply",))

@@ -173,7 +173,8 @@ class Module(Watched):
         """Yield what named_modules does. above: the modules that contain this one."""
         if any(self is module for module in above):
             raise StateError(
-                f"{type(self).__name__} contains itself, as {prefix}; hold what lies above a layer outside of the model"
+                f"{type(self).__name__} contains itself, as {prefix}; hold what lies above a layer outside of the"
+                " model, or as weakref.ref(...)"
             )
         yield prefix, self
         for name, child in self.children():
@@ -277,8 +278,7 @@ class Container(Module):
     def forward(self, x: Tensor) -> Output:
         """Raise ArgumentError: the model calls what is in it, one by one."""
         raise ArgumentError(
-            f"{type(self).__name__} has no forward(x); call the layers in it one by one, or use nn.Sequential for"
-            " layers that follow each other"
+            f"{type(self).__name__} has no forward(x); call the modules in it, or make an nn.Sequential of them"
         )
 
     def set_items(self, items: Iterable[tuple[Hashable, object]]) -> None:

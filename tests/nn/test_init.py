@@ -114,6 +114,7 @@ def test_apply_draws_weights_and_leaves_norms():
     ("build", "words"),
     [
         (lambda: init.apply(model(), "he"), "is called 'he'; choose one of zeros, .*kaiming_normal"),
+        (lambda: init.apply(model(), init.zeros), r"nn\.init\.apply: rule is .*the name of a rule: zeros, ones"),
         (lambda: drawn("xavier_normal", (8,)), "shape \\(8,\\) has no fan in and out"),
         (lambda: drawn("kaiming_normal", mode="both"), "mode is 'both'; choose 'fan_in' or 'fan_out'"),
         (lambda: drawn("orthogonal", (4, 0)), "has no fan in and out"),

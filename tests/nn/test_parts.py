@@ -284,7 +284,7 @@ def test_what_pytorch_takes_and_foveal_does_not_names_the_way_out():
     sgd = optim.SGD(net.parameters(), lr=0.1)
     with pytest.raises(ArgumentError, match=r"class CrossEntropyLoss; make one first: CrossEntropyLoss\(\)"):
         foveal.compile_step(net, nn.CrossEntropyLoss, sgd)
-    with pytest.raises(ShapeError, match="something that can be called with 2 arguments"):
+    with pytest.raises(ShapeError, match="something that can be called with two arguments"):
         foveal.compile_step(net, nn.ReLU(), sgd)
 
 
@@ -315,6 +315,34 @@ def test_the_parameters_of_a_loss_are_trained():
     step = foveal.compile_step(net, loss, optim.SGD([*net.parameters(), *loss.parameters()], lr=0.1))
     step(X, LABELS)
     assert loss.scale.data != 1
+
+
+def test_a_loss_may_hold_a_network_that_another_step_trains():
+    net, critic = nn.Linear(4, 4), nn.Linear(4, 4)
+    loss = nn.CrossEntropyLoss()
+    step = foveal.compile_step(
+        net, lambda output, target: loss(critic(output), target), optim.SGD(net.parameters(), lr=1)
+    )
+    before, held = net.state_dict(), critic.state_dict()
+    step(X, LABELS)
+    assert not np.array_equal(net.weight.data, before["weight"])
+    assert np.array_equal(critic.weight.data, held["weight"])
+
+
+def test_a_loss_that_takes_one_array_is_refused():
+    class OfOne(nn.Module):
+        def forward(self, output, target):
+            return ops.mean(output * target)
+
+    net = nn.Linear(4, 4)
+    with pytest.raises(ShapeError, match=r"compile_step: loss is OfOne\(\).* can be called with two arguments"):
+        foveal.compile_step(net, OfOne(), optim.SGD(net.parameters(), lr=0.1))
+
+
+@pytest.mark.parametrize("held", [nn.ModuleList([nn.ReLU()]), nn.ModuleDict({"a": nn.ReLU()})])
+def test_what_only_holds_modules_is_not_called(held):
+    with pytest.raises(ArgumentError, match=r"has no forward\(x\); call the modules in it, or make an nn\.Sequential"):
+        held(X)
 
 
 def test_a_model_that_contains_itself_is_refused():

@@ -129,8 +129,6 @@ SPECIAL = {
 }
 # layers whose input is neither images nor sequences, or whose parameters are objects
 INPUTS = {"Fold": (2, 8, 16), "BatchNorm1d": (4, 2), "Linear": (2, 8)}
-# lists of layers, which are made and not called
-LISTS = {"ModuleList", "ModuleDict"}
 # made by hand below, or nothing to call
 LEFT_OUT = {"Module", "MaxUnpool2d", "Sequential", "Concat", "ModuleList", "ModuleDict"}
 
@@ -149,7 +147,12 @@ def is_layer(value):
 
 def traced_on(shape):
     """A function that traces a layer on an input of this shape, which computes nothing."""
-    return lambda layer: trace(layer.eval(), Type(shape)) if isinstance(layer, nn.Module) else None
+
+    def use(layer):
+        if isinstance(layer, nn.Module):
+            trace(layer.eval(), Type(shape))
+
+    return use
 
 
 class TracedLayer:
@@ -172,10 +175,7 @@ def layers():
             continue
         shape = INPUTS.get(name, SEQUENCES if name.endswith("1d") else IMAGES)
         right = required(cls, name)
-        use = None if name in LISTS else traced_on(shape)
-        yield Target("nn", f"nn.{name}", cls, lambda r=right: ((), dict(r)), use)
-        if name in LISTS:
-            continue
+        yield Target("nn", f"nn.{name}", cls, lambda r=right: ((), dict(r)), traced_on(shape))
         yield Target(
             "nn", f"nn.{name}(...)", TracedLayer(cls(**right)), lambda s=shape: ((np.zeros(s, "float32"),), {})
         )
