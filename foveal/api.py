@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from foveal import debug, forks
-from foveal.arguments import Refused, as_float32, checked, numbers_array, shown
+from foveal.arguments import checked
 from foveal.autodiff import gradients, gradients_where_read
 from foveal.build import build
 from foveal.errors import ArgumentError, DataError, NumericsError, ShapeError, StateError, warn
 from foveal.graph import Graph
 from foveal.guard import Guard, guard_updates
+from foveal.kinds import Refused, as_float32, numbers_array, shown
 from foveal.ops.op import Operand, Tensor, Type
 from foveal.passes.recompute import FAST, MEMORY
 from foveal.profile import show_timings

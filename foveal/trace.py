@@ -7,9 +7,9 @@ from typing import Any, Union
 
 import numpy as np
 
-from foveal.arguments import shown
 from foveal.errors import ShapeError
 from foveal.graph import Graph, Node, order
+from foveal.kinds import shown
 from foveal.ops.op import OPS, Operand, Operator, Tensor, Type, current_recording, recording_with
 from foveal.strides import Shape
 from foveal.variable import Variable

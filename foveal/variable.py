@@ -7,8 +7,9 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from foveal.arguments import as_float32, checked, shown
+from foveal.arguments import checked
 from foveal.errors import ArgumentError, StateError
+from foveal.kinds import as_float32, shown
 from foveal.strides import Ndarray, Shape, contiguous, filters_last
 
 # the attributes of a Variable that describe its memory, and not what it holds

@@ -12,11 +12,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.random import Generator, Philox
 
-from foveal.arguments import checked, shown
+from foveal.arguments import checked
 from foveal.data.augment import Augment
 from foveal.data.dataset import Floats, Images, Labels
 from foveal.data.statistics import Normalisation, scaled
 from foveal.errors import DataError, ShapeError
+from foveal.kinds import shown
 
 # The streams of random numbers that this file draws from.
 SHUFFLE, AUGMENT = 1, 2

@@ -8,12 +8,12 @@ from operator import add
 from typing import Annotated
 
 from foveal.arena import plan_arena
-from foveal.arguments import name_kind
 from foveal.autodiff import gradients
 from foveal.errors import ShapeError
 from foveal.explain.model import Model, float_outputs, main_output, modes_restored, trains
 from foveal.graph import Graph, Node
 from foveal.guard import guard_updates
+from foveal.kinds import name_kind
 from foveal.lower import lower
 from foveal.ops.op import Type
 from foveal.passes.fusion.fuse import fuse

@@ -13,9 +13,9 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from foveal import arguments
-from foveal.arguments import Refused, name_kind, shown
+from foveal import kinds
 from foveal.errors import DataError
+from foveal.kinds import Refused, name_kind, shown
 from foveal.strides import Ndarray
 
 # Scores and labels of a function that leaves all checks of them to this file, in other words than those of calls.
@@ -116,7 +116,7 @@ def finite(metric: str, what: str, values: ArrayLike) -> NDArray[np.float64]:
 def whole(metric: str, what: str, value: object, low: int, high: int | None = None) -> int:
     """Return a whole number from `low` to `high`, such as the k of a top-k accuracy."""
     try:
-        given = arguments.whole(value)
+        given = kinds.whole(value)
         if low <= given and (high is None or given <= high):
             return given
     except Refused:
@@ -128,6 +128,6 @@ def whole(metric: str, what: str, value: object, low: int, high: int | None = No
 def number(metric: str, what: str, value: object) -> float:
     """Return a number that a metric is called with. Numbers that it has no use for, such as NaN, it refuses itself."""
     try:
-        return float(arguments.any_real(value))
+        return float(kinds.any_real(value))
     except Refused:
         raise DataError(f"{metric}: {what} is {shown(value)}, it has to be a number") from None

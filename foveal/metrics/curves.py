@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from foveal.arguments import shown
 from foveal.errors import DataError
+from foveal.kinds import shown
 from foveal.metrics import checks
 
 Floats = NDArray[np.float64]

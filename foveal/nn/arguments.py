@@ -12,8 +12,9 @@ from typing import Literal, Protocol, TypeGuard
 import numpy as np
 
 from foveal.api import as_argument
-from foveal.arguments import checked, name_kind
+from foveal.arguments import checked
 from foveal.errors import ShapeError
+from foveal.kinds import name_kind
 from foveal.ops.op import Tensor
 from foveal.ops.window import PaddingArgument
 from foveal.ops.window import Pair as Pair

@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from foveal import forks
-from foveal.arguments import AnyNumber, check_calls, name_kind
+from foveal.arguments import check_calls
 from foveal.errors import ArgumentError, ShapeError
+from foveal.kinds import AnyNumber, name_kind
 from foveal.nn.arguments import check_number
 from foveal.nn.module import Module, Parameter
 from foveal.strides import Ndarray, Shape

@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike
 
 from foveal import ops
 from foveal.api import check_labels
-from foveal.arguments import as_float32
 from foveal.errors import DataError, ShapeError
+from foveal.kinds import as_float32
 from foveal.nn.arguments import check_number, checked_loss
 from foveal.ops.batch_norm import per_channel
 from foveal.ops.op import Tensor

@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 
 from foveal import ops
-from foveal.arguments import name_kind
 from foveal.errors import ShapeError
+from foveal.kinds import name_kind
 from foveal.nn.arguments import check_number, check_positive, is_number
 from foveal.nn.module import Buffer, Counter, Module, Parameter
 from foveal.nn.one_dimensional import as_images, as_sequences

@@ -9,8 +9,8 @@ from typing import ClassVar, TypedDict, cast
 
 from foveal import ops
 from foveal.api import compile
-from foveal.arguments import name_kind
 from foveal.errors import DataError, ShapeError
+from foveal.kinds import name_kind
 from foveal.nn.arguments import AxesLike, AxesPadding, Pair, PairLike, Sides, SidesLike, SingleLike
 from foveal.nn.module import Module, Output
 from foveal.nn.one_dimensional import as_images, as_sequences, one_row

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from foveal.arguments import AnyNumber
 from foveal.errors import ShapeError
 from foveal.kernel import lang, maths
 from foveal.kernel.lang import Array, Scalar
+from foveal.kinds import AnyNumber
 from foveal.ops.kernels import pointwise
 from foveal.ops.op import Case, Operand, Operator, Tensor
 from foveal.strides import Ndarray, Shape

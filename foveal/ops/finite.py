@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from foveal.arguments import AnyNumber
 from foveal.errors import ShapeError
 from foveal.kernel.lang import Array, loops, parallel, var, where
+from foveal.kinds import AnyNumber
 from foveal.ops.kernels.expression import streaming_lanes
 from foveal.ops.kernels.magnitudes import larger, magnitudes_of_parts, merge_magnitudes, part_count
 from foveal.ops.op import Case, HasShape, Lowering, Operator

@@ -32,10 +32,11 @@ from typing import Any, ClassVar, Literal, ParamSpec, Protocol, cast
 
 import numpy as np
 
-from foveal.arguments import Refused, kinds_of, numbers_array, refusal, shown, wrong_call
+from foveal.arguments import wrong_call
 from foveal.errors import ArgumentError, ShapeError
 from foveal.kernel.lang import Scalar
 from foveal.kernel.sources import module_digest
+from foveal.kinds import Refused, kinds_of, numbers_array, refusal, shown
 from foveal.ops.tensor import CALLS
 from foveal.ops.tensor import HasShape as HasShape
 from foveal.ops.tensor import Operand as Operand

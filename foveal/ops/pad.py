@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from foveal.arguments import AnyNumber
 from foveal.errors import ShapeError
 from foveal.kernel.lang import Array, Index, Scalar, loop, loops, parallel, splat, where
+from foveal.kinds import AnyNumber
 from foveal.ops.op import Case, HasShape, Operator, Tensor
 from foveal.ops.pool import add_at, channel_vectors, rows_and_columns, zero_image
 from foveal.ops.window import Pair, PairArgument, Sides, both, pair, sides

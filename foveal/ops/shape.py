@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from foveal.arguments import AnyNumber
 from foveal.errors import ShapeError
 from foveal.kernel.lang import Array, Scalar, loops, parallel
+from foveal.kinds import AnyNumber
 from foveal.ops.kernels import pointwise
 from foveal.ops.op import Case, HasShape, Operator, Tensor, Type
 from foveal.strides import Ndarray, Shape, reshaped_strides

@@ -5,8 +5,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from foveal.arguments import SIMPLE, Kind, numbers_array, shown
 from foveal.errors import ShapeError
+from foveal.kinds import SIMPLE, Kind, numbers_array, shown
 from foveal.strides import Ndarray, Shape
 
 # Calls of operators by name. The operators enter themselves; op.py has the same dictionary as OPS.

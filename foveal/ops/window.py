@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from foveal.arguments import name_kind
 from foveal.errors import ShapeError
 from foveal.kernel.lang import Index, Scalar, where
+from foveal.kinds import name_kind
 from foveal.strides import Ndarray
 
 # rows and columns

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, Protocol, SupportsFloat
 
-from foveal.arguments import FLOAT32_MAX, SIMPLE, Kind, kind_of
 from foveal.errors import ShapeError
+from foveal.kinds import FLOAT32_MAX, SIMPLE, Kind, kind_of
 from foveal.variable import Variable
 
 # A group of parameters as the caller describes it: {"params": parameters, hyper-parameter: value, ...}.

@@ -18,8 +18,9 @@ from typing import Any, SupportsFloat
 
 import numpy as np
 
-from foveal.arguments import AnyNumber, check_calls, checked, shown
+from foveal.arguments import check_calls, checked
 from foveal.errors import ShapeError, StateError
+from foveal.kinds import AnyNumber, shown
 
 # more steps than any run takes
 LAST_STEP = 1 << 62
