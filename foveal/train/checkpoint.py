@@ -22,7 +22,6 @@ from foveal.nn.models.weights import read_file
 from foveal.nn.module import Module
 from foveal.strides import Ndarray
 from foveal.train import metadata
-from foveal.train.files import write_whole
 
 MODEL, LOG, METRICS = "model.safetensors", "log.jsonl", "metrics.json"
 # The folder in a run's folder with files that are complete and on their way to their places; see run_folder.py.
@@ -86,11 +85,6 @@ def model_bytes(state: Mapping[str, Ndarray], description: ModelDescription) -> 
     # safetensors stores arrays in another order than C's wrongly, without an error; asarray keeps 0-d arrays 0-d.
     arrays = {name: np.asarray(array, order="C") for name, array in state.items()}
     return save(arrays, metadata={_KEY: json.dumps(asdict(description))})
-
-
-def save_model(path: Path, state: Mapping[str, Ndarray], description: ModelDescription) -> None:
-    """Write the arrays of a model's state and its description as one safetensors file."""
-    write_whole(path, model_bytes(state, description))
 
 
 def load_run(folder: str | Path) -> tuple[ModelDescription, dict[str, Ndarray]]:

@@ -29,7 +29,7 @@ from foveal.train import (
     run_folder,
     train,
 )
-from foveal.train.checkpoint import MODEL, save_model
+from foveal.train.checkpoint import MODEL, model_bytes
 from foveal.train.evaluate import EVALUATION_BATCH, predict
 from foveal.train.recipes import recipe_for
 from foveal.train.settings import choose
@@ -380,7 +380,7 @@ def test_a_model_file_that_does_not_fit_names_the_parameters(run, tmp_path):
     trained, state = load_run(run[0])
     name = sorted(state)[0]
     state["stranger"] = state.pop(name)
-    save_model(tmp_path / MODEL, state, trained)
+    (tmp_path / MODEL).write_bytes(model_bytes(state, trained))
     with pytest.raises(StateError, match=f"do not fit {trained.model}") as raised:
         load_net(tmp_path)
     assert name in str(raised.value)
@@ -390,7 +390,7 @@ def test_a_model_file_that_does_not_fit_names_the_parameters(run, tmp_path):
 def test_weights_of_any_layout_survive_the_file(run, tmp_path):
     trained, _ = load_run(run[0])
     state = {"turned": np.arange(6.0).reshape(2, 3).T, "count": np.array(7)}
-    save_model(tmp_path / MODEL, state, trained)
+    (tmp_path / MODEL).write_bytes(model_bytes(state, trained))
     _, back = load_run(tmp_path)
     np.testing.assert_array_equal(back["turned"], state["turned"])
     assert back["count"].shape == ()
