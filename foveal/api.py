@@ -334,7 +334,7 @@ class Step:
         """Return the loss of everything that the model returned."""
         try:
             y = self.loss(outputs, labels)
-        except (ShapeError, AttributeError, TypeError) as error:
+        except (ShapeError, DataError, AttributeError, TypeError) as error:
             if isinstance(outputs, tuple):
                 raise ShapeError(
                     f"the model returned {len(outputs)} arrays, which the loss cannot take ({error}); for auxiliary"

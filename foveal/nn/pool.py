@@ -10,7 +10,7 @@ from typing import ClassVar, TypedDict, cast
 from foveal import ops
 from foveal.api import compile
 from foveal.errors import DataError, ShapeError
-from foveal.kinds import name_kind
+from foveal.kinds import AnyNumber, name_kind
 from foveal.nn.arguments import AxesLike, AxesPadding, Pair, PairLike, Sides, SidesLike, SingleLike
 from foveal.nn.module import Module, Output
 from foveal.nn.one_dimensional import as_images, as_sequences, one_row
@@ -246,7 +246,7 @@ class LPPool2d(Windows):
     """
 
     def __init__(
-        self, norm_type: float, kernel_size: AxesLike, stride: AxesLike | None = None, ceil_mode: bool = False
+        self, norm_type: AnyNumber, kernel_size: AxesLike, stride: AxesLike | None = None, ceil_mode: bool = False
     ) -> None:
         if not norm_type > 0:
             raise ShapeError(f"{type(self).__name__}: norm_type is {norm_type}, it has to be above 0")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from foveal.errors import ShapeError
+from foveal.kinds import AnyNumber
 from foveal.ops.elementwise import equal, exp, log, sqrt, where
 from foveal.ops.norm import magnitude
 from foveal.ops.op import Case, HasShape, Tensor
@@ -41,7 +42,7 @@ class LpPool2d(Pooling):
         x: HasShape,
         *,
         kernel_size: PairArgument,
-        norm_type: float = 2,
+        norm_type: AnyNumber = 2,
         absolute: bool = True,
         stride: PairArgument | None = None,
         padding: PaddingArgument = 0,

@@ -257,7 +257,7 @@ def test_labels_outside_of_the_classes(trained, at, label):
         (np.zeros((0, 3, 12, 12), "f4"), np.zeros(0, int), DataError, r"the batch is empty .*\(0, 3, 12, 12\)"),
         (np.zeros((4, 3, 12, 12), "u1"), np.zeros(4, int), ShapeError, r"dtype uint8.*astype\('float32'\)"),
         (np.zeros((4, 3, 12, 12), bool), np.zeros(4, int), ShapeError, "dtype bool"),
-        (np.zeros((4, 3, 12, 12), "c8"), np.zeros(4, int), ShapeError, "complex64.*array of numbers"),
+        (np.zeros((4, 3, 12, 12), "c8"), np.zeros(4, int), ShapeError, "dtype complex64"),
         (np.zeros((4, 1, 12, 12), "f4"), np.zeros(4, int), ShapeError, r"x has 1 channels.*\(4, 1, 12, 12\)"),
         (np.zeros((4, 3, 12), "f4"), np.zeros(4, int), ShapeError, r"\(4, 3, 12\)"),
         (np.zeros((4, 3, 12, 12), "f4"), np.zeros(3, int), ShapeError, r"labels of shape \(3,\)"),

@@ -183,7 +183,7 @@ def test_a_type_checker_sees_signatures(tmp_path, monkeypatch):
     path.write_text(TYPED)
     text, _, _ = mypy.run([str(path)])
     lines = [line for line in text.splitlines() if "calls.py" in line]
-    assert "float =, threshold: float =) -> foveal.ops.op.Tensor" in lines[0]
+    assert "float =, threshold: float =) -> foveal.ops.tensor.Tensor" in lines[0]
     assert 'Missing positional argument "b"' in lines[1]
     assert 'Unexpected keyword argument "axis"' in lines[2]
     assert len([line for line in lines if "error" in line]) == 2
