@@ -52,6 +52,7 @@ def as_argument(x: ArrayLike, what: str, labels: bool = False) -> Ndarray:
         return array
     if array.dtype == np.float64:
         return as_float32(array, what)
+    # Integers of one byte are labels only where labels are asked for: elsewhere they are pixels that lack a scale.
     if array.dtype.kind in "iu" and (labels or array.dtype.itemsize != 1):
         if array.size and (array.min() < INT32.min or array.max() > INT32.max):
             raise DataError(f"{what} holds integers beyond 32 bits; programs compute with int32")
@@ -137,6 +138,7 @@ class Compiled:
                 result = call(self.function, symbols)
                 single = not isinstance(result, tuple | list)
                 outputs: list[Any] = list(result) if isinstance(result, tuple | list) else [result]
+                # Where the function writes variables, the report of what is checked before is the last output.
                 if guarded := guard_updates(current()):
                     report, guard = guarded
                     outputs.append(report)

@@ -70,6 +70,7 @@ class Arguments:
             if how is inspect.Parameter.VAR_KEYWORD:
                 bound.arguments[parameter] = self.taken_options(self.call_name(name, given), value)
             elif parameter in self.kinds:
+                # Of `*shapes`, each one is checked by itself.
                 several = how is inspect.Parameter.VAR_POSITIONAL
                 items = value if several else (value,)
                 kind, passed = self.kinds[parameter], []

@@ -61,12 +61,14 @@ def guard_updates(
     used, varies = slopes_used(recording, [slope.node for slope in gradients.values()])
     exact = [] if loss is None else [("the loss", loss)]
     exact += recording.required
+    # running statistics and the like: what no optimiser computes, by the value that decides whether it is finite
     sources: dict[Node, str] = {}
     for variable, value in recording.updates.items():
         if not used[value]:
             name = f"what {variable.name or 'a variable'} is updated with"
             sources = dict.fromkeys(sources_of(value, varies), name) | sources
     statistics = [(name, Symbol(recording, source)) for source, name in sources.items()]
+    # the gradients that some update is computed from; those of frozen parameters are not
     needed = functools.reduce(int.__or__, (used[value] for value in recording.updates.values()), 0)
     slopes = [
         (f"the gradient of {p.name or 'a parameter'}", slope)
@@ -78,6 +80,7 @@ def guard_updates(
         return None
     limits = (len(exact), math.inf), (len(statistics), STATISTICS_LIMIT), (len(slopes), GRADIENT_LIMIT)
     report = magnitudes(*(value for _, value in checked), limits=limits)
+    # report[0] is 1 if all is small enough
     for variable, value in list(recording.updates.items()):
         old = Symbol(recording, recording.variables[variable])
         recording.updates[variable] = recording.lift(where(report[0], Symbol(recording, value), old)).node

@@ -87,6 +87,7 @@ class Trace:
             if value not in self.variables:
                 node = Node(None, (), {}, Type(value.shape), variable=value, name=value.name)
                 self.variables[value] = node
+            # What was assigned to it in this trace counts, as if the update had been carried out.
             return Symbol(self, self.updates.get(value, self.variables[value]))
         if isinstance(value, int | float | np.floating | np.integer):
             try:

@@ -62,6 +62,7 @@ def checked(entry: Mapping[str, Any]) -> dict[str, Any]:
     absent = [name for name in FIELDS if name not in entry]
     if absent:
         raise StateError(f"{', '.join(absent)} missing")
+    # Sizes first: they decide how much memory the rest would take.
     channels = _whole("channels", entry["channels"])
     rows, columns = (_whole("size", side) for side in _list("size", entry["size"], 2))
     if channels * rows * columns > MAX_IMAGE:

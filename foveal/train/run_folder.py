@@ -93,8 +93,10 @@ class RunFolder:
                 for name, value in content.items():
                     write_synchronised(saving / name, value)
                 synchronise(saving)
+                # The files of an older run are kept beside those of this one before its first model takes their place.
                 if not self._log:
                     self._keep_earlier()
+                # From this rename on, the new files count.
                 saving.rename(self.path / SAVED)
             except BaseException:
                 _remove(saving)

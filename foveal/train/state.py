@@ -127,6 +127,7 @@ def parts(step: Step, loader: Loader | None, generators: Mapping[str, Generator]
     if isinstance(step.loss, Module) and step.loss.state_dict():
         found["loss"] = step.loss
     found["optimizer"] = optimizer
+    # Schedules that react to a metric have a state of their own; of the others the value is compared.
     schedules = dict(_schedules(optimizer))
     for name, (_, schedule) in schedules.items():
         if hasattr(schedule, "state_dict") and hasattr(schedule, "load_state_dict"):
@@ -204,6 +205,7 @@ class Options(Comparison):
             values[f"{prefix}kind"] = type(rule).__name__
             values[f"{prefix}parameters"] = [p.name for p in rule.parameters]
             values[f"{prefix}schedules"] = sorted(rule.schedules)
+            # What the optimiser's own state holds is loaded, and not compared.
             loaded = {"steps", "lr", *getattr(rule, "ranges", {}), *rule.schedules}
             for name, value in vars(rule).items():
                 if name not in loaded and name[0] != "_" and plain(value):
