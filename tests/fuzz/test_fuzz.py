@@ -66,12 +66,28 @@ def test_what_is_wrong_is_found(monkeypatch, tmp_path, result, kind):
 
 
 def test_what_takes_too_long_or_too_much_is_found(monkeypatch, tmp_path):
-    monkeypatch.setattr(judge, "read_image", reader(lambda: np.ones((3, 16, 16), np.float32) + 0 * np.ones(10**7)[-1]))
-    monkeypatch.setattr(judge, "MAX_BYTES", 10**7)
-    if judge.peak():
+    monkeypatch.setattr(judge, "read_image", reader(RIGHT))
+    with monkeypatch.context() as patch:
+        # before and after
+        patch.setattr(judge, "peak", iter([5, 5 + judge.MAX_BYTES + 1]).__next__)
         assert judge.judge(CASE, tmp_path)[0] == "memory"
     monkeypatch.setattr(judge, "MAX_SECONDS", 0.0)
     assert judge.judge(CASE, tmp_path)[0] == "slow"
+
+
+@pytest.mark.skipif(not judge.peak(), reason="this system does not say how much memory a process has held")
+def test_memory_that_was_freed_again_counts():
+    """In a process of its own, where no garbage of other tests is freed at the same time."""
+    code = """
+import numpy as np
+from tests.fuzz import judge
+np.ones(3 * 10**7)
+judge.reset_peak()
+before = judge.peak()
+np.ones(10**7)
+assert 7 * 10**7 < judge.peak() - before < 9 * 10**7
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=pool.ROOT, check=True, timeout=60)
 
 
 def test_a_worker_that_ends_or_hangs_is_a_finding(monkeypatch):
