@@ -8,7 +8,9 @@ In the order in which they import each other:
 | sources.py | digests of the sources that decide generated code, as they were imported |
 | target.py | what this CPU has, or another one that is assumed: lanes, registers, caches |
 | interpret.py | the language's other meaning, plain Python on NumPy values; how to find what is wrong in a kernel |
-| builder.py | one kernel under construction: the IR function that instructions go into; the scalar types |
+| ir.py | LLVM's IR as text: instructions, known numbers, what is computed once and before loops |
+| flow.py | loops, branches and registers of a function under construction |
+| builder.py | one kernel under construction: the function that instructions go into; the scalar types |
 | values.py | what bodies compute with while they are built: SSA values and registers |
 | vector.py | functions of values: `where`, `maximum`, `cast`, lanes taken apart and put together |
 | array.py | arrays: a pointer with a shape and strides, indexed logically |

@@ -2,10 +2,9 @@
 
 import math
 
-from llvmlite import ir
-
 from foveal.errors import KernelError
-from foveal.kernel.builder import I32, I64, POINTER, Kind, active, vector_type
+from foveal.kernel.builder import BOOL, I32, POINTER, Kind, active, vector_type
+from foveal.kernel.ir import Operand
 from foveal.kernel.target import LINE, STREAMS
 from foveal.kernel.values import Index, Scalar, Value, constant, read
 from foveal.kernel.vector import extract, width_of
@@ -24,34 +23,31 @@ class Array:
     __slots__ = ("kind", "pointer", "shape", "streamed", "strides")
 
     def __init__(
-        self, pointer: ir.Value, shape: tuple[int, ...], strides: tuple[int, ...], kind: Kind, streamed: bool = False
+        self, pointer: str, shape: tuple[int, ...], strides: tuple[int, ...], kind: Kind, streamed: bool = False
     ) -> None:
         self.pointer, self.shape, self.strides, self.kind = pointer, shape, strides, kind
         self.streamed = streamed
 
-    def address(self, index: Index | tuple[Index, ...]) -> ir.Value:
+    def address(self, index: Index | tuple[Index, ...]) -> str:
         """A pointer to the element. KernelError if there are not as many indices as axes."""
         index = index if isinstance(index, tuple) else (index,)
         if len(index) != len(self.shape):
             raise KernelError(f"{len(index)} indices into an array of shape {self.shape}")
-        b, constant_part, pointer = active().b, 0, self.pointer
-        # the sum of index * stride: what is known now in `constant_part`, the rest in `offset`
-        offset = None
+        b, displacement = active().b, 0
+        # the sum of index * stride: what is known now in `displacement`, the rest in `terms`
+        terms: list[tuple[Operand, int]] = []
         for i, stride in zip(index, self.strides, strict=True):
             if isinstance(i, Value):
-                constant_part += i.plus * stride
-                scaled = i.base
-                if stride != 1:
-                    scaled = b.mul(i.base, ir.Constant(I64.ir, stride), flags=["nsw"])
-                offset = scaled if offset is None else b.add(offset, scaled, flags=["nsw"])
+                displacement += i.plus * stride
+                if isinstance(i.base, int):
+                    displacement += i.base * stride
+                elif stride:
+                    terms.append((i.base, stride))
             else:
-                constant_part += int(i) * stride
+                displacement += int(i) * stride
+        pointer = b.sum_of_products(self.kind.ir, self.pointer, terms) if terms else self.pointer
         # the constant is added last: it becomes the displacement of an address whose register neighbours share
-        if offset is not None:
-            pointer = b.gep(pointer, [offset], inbounds=True, source_etype=self.kind.ir)
-        if constant_part:
-            pointer = b.gep(pointer, [ir.Constant(I64.ir, constant_part)], inbounds=True, source_etype=self.kind.ir)
-        return pointer
+        return b.element(self.kind.ir, pointer, displacement)
 
     def at(self, *index: Index) -> "Array":
         """The same array with its origin moved to `index`."""
@@ -77,8 +73,8 @@ class Array:
         """
         if not active().target.native:
             return self
-        asm = ir.InlineAsm(ir.FunctionType(POINTER, [POINTER]), "", "=r,0", False)
-        return Array(active().b.call(asm, [self.pointer]), self.shape, self.strides, self.kind)
+        pointer = active().b.compute(f'call ptr asm "", "=r,0"(ptr {self.pointer})')
+        return Array(pointer, self.shape, self.strides, self.kind)
 
     def neighbour(self, i: Index) -> Value:
         """The element `i` places after the origin in memory, whichever axes that crosses."""
@@ -89,18 +85,18 @@ class Array:
 
         Not into the first level: rows a power of two apart fall into one set of it, and would evict what is in use.
         """
-        function = active().intrinsic("llvm.prefetch.p0", ir.VoidType(), [POINTER, I32.ir, I32.ir, I32.ir])
-        read_only, second_level, data = (ir.Constant(I32.ir, n) for n in (0, 2, 1))
-        active().b.call(function, [self.address(index), read_only, second_level, data])
+        read_only, second_level, data = 0, 2, 1
+        kinds = (POINTER, I32.ir, I32.ir, I32.ir)
+        active().b.perform("llvm.prefetch.p0", kinds, self.address(index), read_only, second_level, data)
 
     def load(self, index: Index | tuple[Index, ...], width: int) -> Value:
         """`width` neighbours in memory, from the element on; they need no alignment but an element's."""
         kind = vector_type(self.kind, width)
-        return Value(active().b.load(self.address(index), typ=kind, align=4), self.kind, width)
+        return Value(active().b.load(kind, self.address(index), 4), self.kind, width)
 
     def store(self, index: Index | tuple[Index, ...], value: Scalar, width: int = 1) -> None:
         """Write the lanes of `value` to neighbours in memory; a number is written `width` times."""
-        active().b.store(self.as_stored(value, width).ir, self.address(index), align=4)
+        write(self.as_stored(value, width), self.address(index), 4)
 
     def store_past_cache(self, index: Index | tuple[Index, ...], value: Scalar, width: int) -> None:
         """Store `width` lanes at a multiple of `width` in a row; in a streamed array, past the cache.
@@ -110,10 +106,8 @@ class Array:
         whole = all(stride % LINE == 0 for stride in self.strides if stride != 1)
         if not (self.streamed and whole and width in STREAMS):
             return self.store(index, value, width)
-        builder = active()
-        instruction = builder.b.store(self.as_stored(value, width).ir, self.address(index), align=4 * width)
-        instruction.set_metadata("nontemporal", builder.module.add_metadata([I32.ir(1)]))
-        builder.streams = True
+        write(self.as_stored(value, width), self.address(index), 4 * width, ", !nontemporal !0")
+        active().streams = True
 
     def as_stored(self, value: Scalar, width: int) -> Value:
         """What a store writes for `value`: of a number, `width` constants of the array's kind."""
@@ -127,12 +121,17 @@ class Array:
         self.store(index, value)
 
 
+def write(value: Value, pointer: str, align: int, note: str = "") -> None:
+    """Write the lanes of a value to memory; `align`: of the address, in bytes. note: LLVM's metadata."""
+    active().b.store(vector_type(value.kind, value.width), value.ir, pointer, align, note)
+
+
 def choose(condition: Scalar, a: Array, b: Array) -> Array:
     """Array a if the condition, one truth value, holds, else b; both of the same strides."""
     if not isinstance(condition, Value):
         return a if condition else b
-    pointer = active().b.select(condition.ir, a.pointer, b.pointer)
-    return Array(pointer, a.shape, a.strides, a.kind)
+    pointer = active().b.select(BOOL.ir, POINTER, condition.ir, a.pointer, b.pointer)
+    return Array(str(pointer), a.shape, a.strides, a.kind)
 
 
 def store_lanes(y: Array, index: tuple[Index, ...], value: Scalar) -> None:

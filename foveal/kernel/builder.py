@@ -1,14 +1,15 @@
-"""One kernel under construction: the IR function that its instructions go into, and the types of the language."""
+"""One kernel under construction: the function that its instructions go into, and the types of the language."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from llvmlite import ir
 
 from foveal.errors import KernelError
+from foveal.kernel.flow import Function
+from foveal.kernel.ir import Operand, vector
 from foveal.kernel.target import Target, current
 
 
@@ -20,42 +21,39 @@ class Kind:
     """
 
     name: str
-    ir: ir.Type
+    ir: str
     numpy: type[np.generic]
 
 
-F32 = Kind("f32", ir.FloatType(), np.float32)
-I32 = Kind("i32", ir.IntType(32), np.uint32)
-I64 = Kind("i64", ir.IntType(64), np.int64)
-BOOL = Kind("bool", ir.IntType(1), np.bool_)
+F32 = Kind("f32", "float", np.float32)
+I32 = Kind("i32", "i32", np.uint32)
+I64 = Kind("i64", "i64", np.int64)
+BOOL = Kind("bool", "i1", np.bool_)
 KINDS = {np.dtype("float32"): F32, np.dtype("int32"): I32, np.dtype("int64"): I64}
-POINTER = ir.PointerType()
+POINTER = "ptr"
 
 # the number of a kernel's parallel loops that have counters; in those after them each thread does its own share only
 PARALLEL_LOOPS = 8
 
 # LLVM's flags for float arithmetic. a * b + c may become one fused multiply-add, and nothing else may change ...
-CONTRACT = ("contract",)
+CONTRACT = "contract"
 # ... or sums may be split over lanes as well
-REASSOCIATE = ("contract", "reassoc", "nsz")
+REASSOCIATE = "contract reassoc nsz"
 
 
 class Builder:
-    """One kernel under construction: an IR function, its thread id and count, and the target it is shaped for.
+    """One kernel under construction: its function, its thread id and count, and the target it is shaped for.
 
-    b: llvmlite's builder, which stands where the next instruction goes. flags: those of float arithmetic.
+    b: the function's instructions, which go where the kernel's code is written now. flags: those of float arithmetic.
     loops: the number of parallel loops so far. left_early: a loop was left by break or return.
     streams: the kernel stores past the cache.
     """
 
-    def __init__(self, module: ir.Module, function: ir.Function, target: Target, flags: tuple[str, ...]) -> None:
-        self.module, self.function, self.target, self.flags = module, function, target, flags
-        # registers are allocated in the entry block, so that a loop does not allocate them again and again
-        self.entry = function.append_basic_block("entry")
-        self.start = function.append_basic_block("body")
-        self.b = ir.IRBuilder(self.start)
+    def __init__(self, name: str, target: Target, flags: str) -> None:
+        self.name, self.target, self.flags = name, target, flags
+        self.b = Function()
         # what follows the arrays' pointers in the function's arguments
-        self.counters, self.thread, self.threads = function.args[-3:]
+        self.counters, self.thread, self.threads = "%counters", "%thread", "%threads"
         self.loops = 0
         self.left_early = False
         self.streams = False
@@ -64,66 +62,50 @@ class Builder:
         """Close the function. KernelError if a loop was left before its end."""
         if self.left_early:
             raise KernelError(
-                f"kernel {self.function.name}: a loop was left by break or return, but loop() emits its body once"
+                f"kernel {self.name}: a loop was left by break or return, but loop() emits its body once"
                 " and for all iterations; let it run to its end and use where(condition, a, b) instead"
             )
         # stores past the cache may otherwise become visible after the word that says that a kernel is done
         if self.streams:
-            self.b.fence("seq_cst")
-        self.b.ret_void()
-        self.b.position_at_end(self.entry)
-        self.b.branch(self.start)
+            self.b.do("fence seq_cst")
+        self.b.block.end = "ret void"
 
-    def alloca(self, kind: ir.Type) -> ir.Value:
-        """A place for one value of this type, as long as the function runs."""
-        with self.b.goto_block(self.entry):
-            return self.b.alloca(kind)
-
-    def shares(self) -> tuple[ir.Value, ir.Value]:
+    def shares(self) -> tuple[str, Operand]:
         """The counters of the next parallel loop, one per thread, and from how many threads' shares to take.
 
         A kernel that is called without counters, or that has more than PARALLEL_LOOPS such loops, gets a counter of its
         own on the stack; each thread then takes its own share only.
         """
-        b, own = self.b, self.alloca(I64.ir)
-        b.store(I64.ir(0), own)
-        # counters[loop, thread] of this loop
-        offset = b.mul(self.threads, I64.ir(self.loops), flags=["nsw"])
-        shared = b.gep(self.counters, [offset], source_etype=I64.ir)
-        exists = b.icmp_unsigned("!=", b.ptrtoint(self.counters, I64.ir), I64.ir(0))
+        b, own = self.b, self.b.allocate(I64.ir)
+        b.store(I64.ir, 0, own, 8)
+        # a pointer that the thread's index leads to `own`, as it leads to the thread's counter among the shared ones
+        back = b.integer("sub", I64.ir, 0, self.thread)
+        alone = b.pure(f"getelementptr i64, ptr {own}, i64 {back}", own, back)
         self.loops += 1
         if self.loops > PARALLEL_LOOPS:
-            exists = BOOL.ir(0)
-        # a pointer that the thread's index leads to `own`, as it leads to the thread's counter among the shared ones
-        alone = b.gep(own, [b.neg(self.thread)], source_etype=I64.ir)
-        return b.select(exists, shared, alone), b.select(exists, self.threads, I64.ir(1))
+            return alone, 1
+        # counters[loop, thread] of this loop
+        first = b.multiply(self.threads, self.loops - 1)
+        shared = b.pure(f"getelementptr i64, ptr {self.counters}, i64 {first}", first)
+        exists = b.pure(f"icmp ne ptr {self.counters}, null")
+        counters = b.select(BOOL.ir, POINTER, exists, shared, alone)
+        return str(counters), b.select(BOOL.ir, I64.ir, exists, self.threads, 1)
 
-    def take(self, counter: ir.Value, end: ir.Value, size: ir.Value) -> Iterator[ir.Value]:
+    def take(self, counter: str, end: Operand, size: Operand) -> Iterator[Operand]:
         """for start in take(...): add `size` to the counter as long as it is below `end`; `start` is what it was.
 
         Several threads may take from one counter. The body is traced once.
         """
-        b = self.b
-        look, body, done = (self.function.append_basic_block(n) for n in ("take", "taken", "none"))
-        b.branch(look)
-        b.position_at_end(look)
+        scope = self.b.open_endless()
         # the order of the threads' other memory accesses does not matter: iterations write to different places
-        start = b.atomic_rmw("add", counter, size, "monotonic")
-        b.cbranch(b.icmp_signed("<", start, end), body, done)
-        b.position_at_end(body)
+        start = self.b.compute(f"atomicrmw add ptr {counter}, i64 {size} monotonic, align 8")
+        self.b.leave_unless(self.b.compare("<", I64.ir, start, end))
         try:
             yield start
         except GeneratorExit:
             self.left_early = True
             raise
-        b.branch(look)
-        b.position_at_end(done)
-
-    def intrinsic(self, name: str, result: ir.Type, arguments: Sequence[ir.Type]) -> ir.Function:
-        """The declaration of one of LLVM's own functions, made when it is first asked for."""
-        if name in self.module.globals:
-            return self.module.globals[name]
-        return ir.Function(self.module, ir.FunctionType(result, arguments), name)
+        self.b.close_endless(scope)
 
 
 # `builder`: the kernel that this thread builds. Bodies do not pass it on: an expression such as `x[i] * w` has no
@@ -184,6 +166,6 @@ def llc() -> int:
     return shaped_for().llc
 
 
-def vector_type(kind: Kind, width: int) -> ir.Type:
+def vector_type(kind: Kind, width: int) -> str:
     """The LLVM type of `width` lanes of a kind: the scalar type itself for one lane."""
-    return kind.ir if width == 1 else ir.VectorType(kind.ir, width)
+    return vector(kind.ir, width)

@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import binding as llvm
-from llvmlite import ir
 
 from foveal import debug
 from foveal.errors import KernelError
 from foveal.kernel import cache, interpret, llvm_thread
-from foveal.kernel.lang import CONTRACT, I64, KINDS, POINTER, REASSOCIATE, Array, Builder, build_in
+from foveal.kernel.lang import CONTRACT, KINDS, REASSOCIATE, Array, Builder, build_in
 from foveal.kernel.sources import imported_digest, module_digest
 from foveal.kernel.target import Target, current, host, machine
 
@@ -92,42 +91,52 @@ def key(kernel: Kernel, target: Target) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:40]
 
 
+# A kernel's module. The entry, which all kernels have alike, loads the pointers and calls the body, a function of its
+# own, whose arguments are the pointers: LLVM can be told about arguments what it cannot be told about pointers that are
+# loaded.
+MODULE = """\
+target triple = "{triple}"
+{declarations}
+define internal void @body({parameters}ptr %counters, i64 %thread, i64 %threads) noinline {{
+{body}
+}}
+define void @{symbol}(ptr %table, i64 %thread, i64 %threads) {{
+{loads}
+call void @body({arguments}ptr %counters, i64 %thread, i64 %threads)
+ret void
+}}
+!0 = !{{i32 1}}
+"""
+
+
 def build_ir(kernel: Kernel, target: Target, symbol: str) -> str:
     """LLVM IR of `void symbol(ptr* arguments, i64 thread, i64 threads)`.
 
     The arguments are pointers to the arrays, then one to the counters of the kernel's parallel loops, int64
     [PARALLEL_LOOPS, threads], all 0; or null in its place.
     """
-    # the body as a function of its own, whose arguments are the pointers: LLVM can be told about arguments what it
-    # cannot be told about pointers that are loaded
-    module = ir.Module(symbol)
-    module.triple = target.triple
-    count = len(kernel.arrays)
-    body_type = ir.FunctionType(ir.VoidType(), [POINTER] * (count + 1) + [I64.ir] * 2)
-    body = ir.Function(module, body_type, "body")
-    body.linkage = "internal"
-    body.attributes.add("noinline")
-    if kernel.plain:
-        for argument in body.args[:count]:
-            argument.add_attribute("noalias")
-    # run the kernel's Python function, which leaves its instructions in the body
-    builder = Builder(module, body, target, REASSOCIATE if kernel.plain else CONTRACT)
+    pointers = [f"%array{i}" for i in range(len(kernel.arrays))]
     arrays = [
-        Array(argument, spec.shape, spec.strides, KINDS[np.dtype(spec.dtype)], spec.streamed)
-        for argument, spec in zip(body.args, kernel.arrays, strict=False)
+        Array(pointer, spec.shape, spec.strides, KINDS[np.dtype(spec.dtype)], spec.streamed)
+        for pointer, spec in zip(pointers, kernel.arrays, strict=True)
     ]
+    # run the kernel's Python function, which leaves its instructions in the builder
+    builder = Builder(kernel.name, target, REASSOCIATE if kernel.plain else CONTRACT)
     with build_in(builder):
         kernel.run_body(arrays)
         builder.finish()
-    # the entry, which all kernels have alike: load the pointers and call the body
-    entry_type = ir.FunctionType(ir.VoidType(), [POINTER, I64.ir, I64.ir])
-    entry = ir.Function(module, entry_type, symbol)
-    b = ir.IRBuilder(entry.append_basic_block())
-    table, thread, threads = entry.args
-    slots = [b.gep(table, [I64.ir(i)], source_etype=POINTER) for i in range(count + 1)]
-    b.call(body, [b.load(slot, typ=POINTER) for slot in slots] + [thread, threads])
-    b.ret_void()
-    return str(module)
+    return MODULE.format(
+        triple=target.triple,
+        declarations="\n".join(builder.b.declarations),
+        parameters="".join([f"ptr {'noalias ' if kernel.plain else ''}{pointer}, " for pointer in pointers]),
+        body=builder.b.body(),
+        symbol=symbol,
+        loads="\n".join(
+            f"%slot{i} = getelementptr ptr, ptr %table, i64 {i}\n{pointer} = load ptr, ptr %slot{i}"
+            for i, pointer in enumerate([*pointers, builder.counters])
+        ),
+        arguments="".join([f"ptr {pointer}, " for pointer in pointers]),
+    )
 
 
 def optimise(text: str, target: Target, vectorise: bool) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:

@@ -39,8 +39,6 @@ What the language cannot mean it refuses: the truth of a traced value (use `wher
 import math
 from collections.abc import Iterator
 
-from llvmlite import ir
-
 from foveal.kernel import interpret
 from foveal.kernel.array import Array, choose, store_lanes
 from foveal.kernel.builder import (
@@ -153,28 +151,14 @@ def loop(end: Index, start: Index = 0, step: int = 1) -> Iterator[Index]:
     if builder is None or (isinstance(end, int) and isinstance(start, int) and start + step >= end):
         yield from range(start, end, step)
         return
-    b = builder.b
-    first, bound = (v.ir if isinstance(v, Value) else ir.Constant(I64.ir, v) for v in (start, end))
-    before = b.block
-    body, after = (builder.function.append_basic_block(name) for name in ("loop", "end"))
-    if isinstance(end, int) and isinstance(start, int):
-        # it runs at least twice, so the test at the end of the body is enough
-        b.branch(body)
-    else:
-        b.cbranch(b.icmp_signed("<", first, bound), body, after)
-    b.position_at_end(body)
-    i = b.phi(I64.ir)
-    i.add_incoming(first, before)
+    first, bound = (v.ir if isinstance(v, Value) else v for v in (start, end))
+    scope = builder.b.open_loop(first, bound)
     try:
-        yield Value(i, I64)
+        yield Value(scope.index, I64)
     except GeneratorExit:
         builder.left_early = True
         raise
-    # the body may have opened blocks of its own, so the jump back leaves from where it has ended
-    following = b.add(i, ir.Constant(I64.ir, step), flags=["nsw"])
-    i.add_incoming(following, b.block)
-    b.cbranch(b.icmp_signed("<", following, bound), body, after)
-    b.position_at_end(after)
+    builder.b.close_loop(scope, first, bound, step)
 
 
 def when(condition: Scalar) -> Iterator[None]:
@@ -184,17 +168,13 @@ def when(condition: Scalar) -> Iterator[None]:
         yield from [None] * bool(condition)
         return
     assert builder is not None
-    b = builder.b
-    body, end = (builder.function.append_basic_block(name) for name in ("then", "end"))
-    b.cbranch(condition.ir, body, end)
-    b.position_at_end(body)
+    scope = builder.b.open_branch(condition.ir)
     try:
         yield
     except GeneratorExit:
         builder.left_early = True
         raise
-    b.branch(end)
-    b.position_at_end(end)
+    builder.b.close_branch(scope)
 
 
 def otherwise(condition: Scalar) -> Iterator[None]:

@@ -1,12 +1,11 @@
 """Functions of values: each works on scalars and on lanes, and on NumPy's where a body runs in plain Python."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from llvmlite import ir
-
 from foveal.kernel import interpret
-from foveal.kernel.builder import F32, I32, I64, Kind, active, building, vector_type
+from foveal.kernel.builder import BOOL, F32, I32, I64, Kind, active, building, vector_type
+from foveal.kernel.ir import Operand, lane_numbers, suffix
 from foveal.kernel.values import Scalar, Traced, Value, Var, constant, in_plain_python, match, read, splat, traced
 
 
@@ -14,9 +13,14 @@ def unary(name: str, operand: Scalar) -> Value:
     """LLVM's function `name` of one float32 operand."""
     value = traced(operand)
     kind = vector_type(value.kind, value.width)
-    suffix = "f32" if value.width == 1 else f"v{value.width}f32"
-    function = active().intrinsic(f"llvm.{name}.{suffix}", kind, [kind])
-    return Value(active().b.call(function, [value.ir]), value.kind, value.width)
+    result = active().b.call(f"llvm.{name}.{suffix(value.width)}", kind, (kind,), value.ir)
+    return Value(result, value.kind, value.width)
+
+
+def select(condition: Value, a: Value, b: Value) -> Value:
+    """a where the condition holds, else b, both of one kind and width; the condition may be one truth value for all."""
+    kinds = vector_type(BOOL, condition.width), vector_type(a.kind, a.width)
+    return Value(active().b.select(*kinds, condition.ir, a.ir, b.ir), a.kind, a.width)
 
 
 @in_plain_python(interpret.where)
@@ -37,7 +41,7 @@ def where(condition: Scalar, a: Scalar, b: Scalar) -> Value:
     # LLVM selects a whole vector by one condition, too
     if choice.width != 1:
         choice = splat(choice, width)
-    return Value(active().b.select(choice.ir, a.ir, b.ir), a.kind, width)
+    return select(choice, a, b)
 
 
 @in_plain_python(interpret.maximum)
@@ -50,17 +54,17 @@ def maximum(a: Scalar, b: Scalar) -> Value:
         a, b = b, a
     never_nan = not isinstance(b, Traced) and b == b
     a, b = match(a, b)
-    larger = Value(active().b.select((b > a).ir, b.ir, a.ir), a.kind, a.width)
+    larger = select(b > a, b, a)
     if never_nan or a.kind is not F32:
         return larger
-    return Value(active().b.select((b != b).ir, b.ir, larger.ir), a.kind, a.width)
+    return select(b != b, b, larger)
 
 
 @in_plain_python(interpret.minimum)
 def minimum(a: Scalar, b: Scalar) -> Value:
     """The smaller of two; NaN in `a` stays NaN."""
     a, b = match(a, b)
-    return Value(active().b.select((b < a).ir, b.ir, a.ir), a.kind, a.width)
+    return select(b < a, b, a)
 
 
 @in_plain_python(interpret.sqrt)
@@ -81,24 +85,30 @@ def cast(value: Scalar, kind: Kind) -> Value:
     operand = traced(value)
     if operand.kind is kind:
         return operand
-    b, result = active().b, vector_type(kind, operand.width)
-    emit = {
-        ("f32", "i32"): b.fptosi,
-        ("i32", "f32"): b.sitofp,
-        ("i64", "f32"): b.sitofp,
-        ("i32", "i64"): b.zext,
-        ("i64", "i32"): b.trunc,
-        ("bool", "f32"): b.uitofp,
-        ("f32", "i64"): b.fptosi,
+    name = {
+        ("f32", "i32"): "fptosi",
+        ("i32", "f32"): "sitofp",
+        ("i64", "f32"): "sitofp",
+        ("i32", "i64"): "zext",
+        ("i64", "i32"): "trunc",
+        ("bool", "f32"): "uitofp",
+        ("f32", "i64"): "fptosi",
     }[operand.kind.name, kind.name]
-    return Value(emit(operand.ir, result), kind, operand.width)
+    return convert(name, operand, kind)
+
+
+def convert(name: str, operand: Value, kind: Kind) -> Value:
+    """The operand as another kind, by LLVM's instruction `name`."""
+    value = operand.ir
+    before, after = (vector_type(k, operand.width) for k in (operand.kind, kind))
+    return Value(active().b.pure(f"{name} {before} {value} to {after}", value), kind, operand.width)
 
 
 @in_plain_python(lambda value, kind: interpret.bitcast(value, kind.numpy))
 def bitcast(value: Scalar, kind: Kind) -> Value:
     """The same bits read as another kind of the same size."""
     operand = traced(value)
-    return Value(active().b.bitcast(operand.ir, vector_type(kind, operand.width)), kind, operand.width)
+    return operand if operand.kind is kind else convert("bitcast", operand, kind)
 
 
 def iota(width: int) -> Value:
@@ -107,7 +117,7 @@ def iota(width: int) -> Value:
         return interpret.iota(width)
     if width == 1:
         return constant(0, I32)
-    return Value(ir.Constant(vector_type(I32, width), list(range(width))), I32, width)
+    return Value(lane_numbers(tuple(range(width))), I32, width)
 
 
 @in_plain_python(interpret.extract)
@@ -116,16 +126,16 @@ def extract(value: Scalar, lane: int) -> Value:
     vector = traced(value)
     if vector.width == 1:
         return vector
-    return Value(active().b.extract_element(vector.ir, ir.Constant(I32.ir, lane)), vector.kind)
+    return Value(active().b.extract(vector_type(vector.kind, vector.width), vector.ir, lane), vector.kind)
 
 
 @in_plain_python(interpret.pack)
 def pack(scalars: Sequence[Value | Var]) -> Value:
     """A vector of the given scalars."""
     kind, width = scalars[0].kind, len(scalars)
-    vector = ir.Constant(vector_type(kind, width), ir.Undefined)
+    vector: Operand = "poison"
     for lane, scalar in enumerate(scalars):
-        vector = active().b.insert_element(vector, scalar.get().ir, ir.Constant(I32.ir, lane))
+        vector = active().b.insert(vector_type(kind, width), vector, kind.ir, scalar.get().ir, lane)
     return Value(vector, kind, width)
 
 
@@ -142,9 +152,7 @@ def part(value: Scalar, start: int, width: int) -> Value:
         return vector
     if width == 1:
         return extract(vector, start)
-    mask = ir.Constant(ir.VectorType(I32.ir, width), list(range(start, start + width)))
-    undefined = ir.Constant(vector_type(vector.kind, vector.width), ir.Undefined)
-    return Value(active().b.shuffle_vector(vector.ir, undefined, mask), vector.kind, width)
+    return shuffle(vector, "poison", range(start, start + width))
 
 
 @in_plain_python(interpret.transpose)
@@ -161,15 +169,15 @@ def transpose(rows: Sequence[Value | Var]) -> list[Value]:
         exchanged = list(values)
         for i in (i for i in range(n) if not i & distance):
             a, b = values[i], values[i + distance]
-            exchanged[i], exchanged[i + distance] = shuffle(a, b, upper), shuffle(a, b, lower)
+            exchanged[i], exchanged[i + distance] = shuffle(a, b.ir, upper), shuffle(a, b.ir, lower)
         values, distance = exchanged, 2 * distance
     return values
 
 
-def shuffle(a: Value, b: Value, lanes: list[int]) -> Value:
+def shuffle(a: Value, b: Operand, lanes: Iterable[int]) -> Value:
     """A vector of the lanes with these numbers; those of a are numbered first, then those of b."""
-    mask = ir.Constant(ir.VectorType(I32.ir, len(lanes)), lanes)
-    return Value(active().b.shuffle_vector(a.ir, b.ir, mask), a.kind, len(lanes))
+    numbers = tuple(lanes)
+    return Value(active().b.shuffle(vector_type(a.kind, a.width), a.ir, b, numbers), a.kind, len(numbers))
 
 
 def fold(value: Scalar, combine: Callable[[Value, Value], Value]) -> Value:
