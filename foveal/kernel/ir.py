@@ -122,12 +122,11 @@ class Code:
         self.allocated: list[str] = []
 
     def body(self) -> str:
-        """The text of all blocks."""
-        lines: list[str] = []
+        """The text of all blocks, the first, `entry`, without its label."""
+        lines = list(self.allocated)
         for block in self.blocks:
-            lines.append(f"{block.label}:")
-            if block is self.blocks[0]:
-                lines += self.allocated
+            if block is not self.blocks[0]:
+                lines.append(f"{block.label}:")
             lines += block.phis
             lines += block.lines
             lines.append(block.end)

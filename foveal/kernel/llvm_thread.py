@@ -3,9 +3,9 @@
 Python runs signal handlers in the main thread, between any two of its steps: what a handler raises, such as Ctrl-C's
 KeyboardInterrupt, may be raised inside of llvmlite, between the call that frees an object and the note that it is
 freed, and the object is freed again when it is collected. Compiling takes seconds, so that is where people press
-Ctrl-C. Therefore nothing but this thread calls `llvmlite.binding`, and handlers do not run here. (`llvmlite.ir`, which
-writes IR as text, is plain Python and is used anywhere.) Foveal's main thread waits; an interruption is raised when the
-function that runs, such as the compilation of one kernel, has come to its end.
+Ctrl-C. Therefore nothing but this thread calls `llvmlite.binding`, and handlers do not run here. Foveal's main thread
+waits; an interruption is raised when the function that runs, such as the compilation of one kernel, has come to its
+end.
 
 Objects of llvmlite are freed in this thread as well. A function that is handed over returns none of them, and frames
 of an error it raises are cleared here. What lives longer, an engine, is kept by `keep_while`.

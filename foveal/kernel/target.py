@@ -177,8 +177,8 @@ def assume(target: Target) -> Iterator[None]:
         _local.assumed = previous
 
 
-def machine(target: Target) -> llvm.TargetMachine:
-    """A fresh LLVM target machine; for the thread that uses LLVM.
+def machine(target: Target, level: int = 3) -> llvm.TargetMachine:
+    """A fresh LLVM target machine, which generates code with that effort, up to 3; for the thread that uses LLVM.
 
     An engine owns the one it is given, so it is never shared.
 
@@ -189,5 +189,5 @@ def machine(target: Target) -> llvm.TargetMachine:
     if not target.native:
         initialize_others()
     return llvm.Target.from_triple(target.triple).create_target_machine(
-        cpu=target.name, features=target.features, opt=3, reloc="static", codemodel="jitdefault", jit=True
+        cpu=target.name, features=target.features, opt=level, reloc="static", codemodel="jitdefault", jit=True
     )

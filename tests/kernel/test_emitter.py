@@ -24,7 +24,7 @@ def text(body, *specs):
 
 def lines(function, instruction):
     """The lines with this instruction, by the block that they stand in."""
-    found, label = [], ""
+    found, label = [], "entry"
     for line in function.body().splitlines():
         if line.endswith(":"):
             label = re.sub(r"\d+:", "", line).rstrip(":")
