@@ -152,7 +152,7 @@ class Function(Code):
         """A loop from `start` up to, not including, `end`; `index` of the scope counts."""
         header = self.new_block("loop")
         scope = Scope(self.block, header)
-        scope.may_be_skipped = not (isinstance(start, int) and isinstance(end, int))
+        scope.may_be_skipped = not (isinstance(start, int) and isinstance(end, int) and start < end)
         scope.index = self.name()
         self.open(scope)
         self.depths[scope.index] = len(self.scopes)

@@ -147,11 +147,14 @@ def loop(end: Index, start: Index = 0, step: int = 1) -> Iterator[Index]:
     once.
     """
     builder = building()
-    # at most one iteration needs no loop
-    if builder is None or (isinstance(end, int) and isinstance(start, int) and start + step >= end):
+    if builder is None:
         yield from range(start, end, step)
         return
     first, bound = (v.ir if isinstance(v, Value) else v for v in (start, end))
+    # at most one iteration needs no loop
+    if isinstance(bound, int) and isinstance(first, int) and first + step >= bound:
+        yield from range(first, bound, step)
+        return
     scope = builder.b.open_loop(first, bound)
     try:
         yield Value(scope.index, I64)

@@ -316,14 +316,19 @@ def splat(value: Scalar, width: int) -> Scalar:
 @in_plain_python(interpret.fma)
 def fma(a: Scalar, b: Scalar, c: Scalar) -> Value:
     """a * b + c, rounded once where the target can."""
-    if isinstance(a, Traced) or isinstance(b, Traced):
-        a, b = match(a, b)
-    # each of the three is as wide as the widest after these two
-    a, c = match(a, c)
-    b, c = match(b, c)
-    kind = vector_type(F32, a.width)
-    name = f"llvm.fmuladd.{suffix(a.width)}"
-    return Value(active().b.call(name, kind, (kind, kind, kind), a.ir, b.ir, c.ir), F32, a.width)
+    x, y, z = read(a), read(b), read(c)
+    if not (isinstance(x, Value) and isinstance(y, Value) and isinstance(z, Value) and x.width == y.width == z.width):
+        if isinstance(x, Value) or isinstance(y, Value):
+            x, y = match(x, y)
+        # each of the three is as wide as the widest after these two
+        x, z = match(x, z)
+        y, z = match(y, z)
+    for value in (x, y, z):
+        if value.kind is not F32:
+            raise KernelError(f"fma is for float32 values, not for {value.kind.name}: convert with cast()")
+    kind = vector_type(F32, x.width)
+    name = f"llvm.fmuladd.{suffix(x.width)}"
+    return Value(active().b.call(name, kind, (kind, kind, kind), x.base, y.base, z.base), F32, x.width)
 
 
 def var(initial: Scalar = 0.0, width: int = 1) -> Var:

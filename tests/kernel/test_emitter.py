@@ -203,6 +203,30 @@ def test_a_register_made_in_a_closed_loop_goes_on():
     assert y[0] == 3 + 0 + 1 + 2 + 3
 
 
+def test_a_loop_whose_end_is_computed_while_the_kernel_is_built_may_not_run():
+    def body(y, x):
+        total = var(1.0)
+        for i in parallel(8):
+            for _ in loop(constant(3, I64) // 4):
+                total.set(100.0)
+            for _ in loop(constant(7, I64) // 3):
+                total += x[i[0]]
+        y[0] = total
+
+    x, y = np.ones(8, np.float32), np.zeros(8, np.float32)
+    checks.run_kernel(body, [y, x], plain=False)
+    assert y[0] == 17
+
+
+def test_a_loop_from_an_index_to_itself_is_passed_by():
+    function = Function()
+    held = function.register("i64", 5)
+    scope = function.open_loop(3, 3)
+    function.assign(held, 6)
+    function.close_loop(scope, 3, 3, 1)
+    assert function.read(held) not in (5, 6)
+
+
 def test_a_register_keeps_its_type():
     def body(y, x):
         total = var()
