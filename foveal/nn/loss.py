@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from foveal import ops
 from foveal.api import check_labels
 from foveal.errors import DataError, ShapeError
-from foveal.kinds import FLOAT32_MAX, as_float32
+from foveal.kinds import FLOAT32_MAX, FLOAT32_SMALLEST, as_float32
 from foveal.nn.arguments import check_number, checked_loss
 from foveal.ops.batch_norm import per_channel
 from foveal.ops.op import Tensor
@@ -35,8 +35,6 @@ class LossFunction(Protocol):
 REDUCTIONS = ("mean", "sum", "none")
 # below the smallest probability that matters; its logarithm is finite in float32
 TINY = 1e-30
-# the smallest normal number of float32: the logarithm of anything below it is -inf
-SMALLEST = float(np.finfo(np.float32).tiny)
 # e^-FLAT is below the smallest float32
 FLAT = 104.0
 
@@ -409,8 +407,9 @@ class BCELoss(Loss):
 
 def logarithm(p: Tensor) -> Tensor:
     """ln p, and -100 for 0, for what is too small for a normal float32, and below 0; NaN of NaN."""
-    ln_p = ops.log(ops.maximum(p, SMALLEST))
-    return ops.where(ops.greater(p, SMALLEST), ln_p, ops.where(ops.greater(1.0, p), -100.0, p))
+    # The logarithm of anything smaller is -inf.
+    ln_p = ops.log(ops.maximum(p, FLOAT32_SMALLEST))
+    return ops.where(ops.greater(p, FLOAT32_SMALLEST), ln_p, ops.where(ops.greater(1.0, p), -100.0, p))
 
 
 def check_probabilities(loss: str, target: Ndarray) -> None:
