@@ -252,9 +252,10 @@ class Optimizer(UpdateRule):
 
     parameters: Variables, or dicts {"params": ..., hyper-parameter: value} (see hyper.by_name and hyper.no_decay).
     lr: learning rate. weight_decay: lambda of L2, g <- g + lambda p; or if decoupled p <- p - lr lambda p beside the
-    update (Loshchilov and Hutter 2019). l1: g <- g + l1 sign(p). clip_value: every element of the gradients is clipped
-    to -clip_value .. clip_value; clip_norm: then all gradients together are scaled so that their norm is at most this
-    (Pascanu et al. 2013, algorithm 1).
+    update (Loshchilov and Hutter 2019). Where it takes the share lr lambda of a parameter away, in SGD and wherever it
+    is decoupled, a step raises ShapeError if that is more than 1. l1: g <- g + l1 sign(p). clip_value: every element of
+    the gradients is clipped to -clip_value .. clip_value; clip_norm: then all gradients together are scaled so that
+    their norm is at most this (Pascanu et al. 2013, algorithm 1).
     """
 
     #: Names of the state arrays of each parameter, which have its shape.

@@ -5,8 +5,8 @@
 sets the rate before each step. Names and closed forms are those of torch.optim.lr_scheduler, counted in steps. Any
 function of the step's number will do in place of a schedule.
 
-A schedule raises ShapeError for numbers of steps below 1, and for NaN or infinity. It has a value for every step, also
-after the last one that it was made for.
+A schedule raises ShapeError for numbers of steps below 1, and for NaN or infinity; 100.0 steps are 100. It has a value
+for every step, also after the last one that it was made for.
 """
 
 import copy
