@@ -7,7 +7,7 @@ from typing import Any
 
 from foveal.graph import Graph, Node
 from foveal.kernel.builder import lanes
-from foveal.kernel.compile import Kernel
+from foveal.kernel.compile import ArraySpec, Kernel
 from foveal.kernel.lang import Array
 from foveal.ops.kernels import expression, pointwise, reduction
 from foveal.ops.kernels.epilogue import Epilogue, EpilogueOutputs
@@ -37,6 +37,13 @@ class KernelCall:
     outputs: int
     #: index of the group whose kernel this is; len(groups) for the copies that end the program
     group: int
+    #: the values of the kernel's sizes
+    sizes: tuple[int, ...] = ()
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """The kernel, then the functions that it calls by address."""
+        return self.kernel, *self.kernel.functions
 
     @property
     def written(self) -> tuple[View, ...]:
@@ -127,19 +134,27 @@ class Lowerer:
         inputs: Sequence[View],
         /,
         plain: bool = False,
+        specs: Sequence[ArraySpec] | None = None,
+        sizes: Sequence[int] = (),
+        functions: Sequence[Kernel] = (),
         **static: Any,
     ) -> None:
-        """Append a kernel: `body` specialised to the views' shapes and strides and to the `static` arguments."""
+        """Append a kernel: `body` specialised to the views' shapes and strides and to the `static` arguments.
+
+        specs: what it is specialised to in place of the views', with `Size`s where a number is given by the call, in
+        `sizes`. functions: what it calls by address.
+        """
         if not any(math.prod(view.shape) for view in outputs):
-            body, inputs, static = nothing, (), {}
+            body, inputs, specs, sizes, functions, static = nothing, (), None, (), (), {}
         views = (*outputs, *inputs)
         # The code depends on the modules of the operators fused into it as well: they belong into the cache key.
         fused_parts = [static[name].steps for name in ("epilogue", "prologue") if name in static]
         steps = [step for part in (*fused_parts, static.get("steps", ())) for step in part]
         fused_modules = {type(OPS[name]).__module__ for name, *_ in steps}
-        specs = tuple(view.spec for view in views)
-        kernel = Kernel(body, specs, tuple(sorted(static.items())), plain, tuple(sorted(fused_modules)))
-        self.calls.append(KernelCall(kernel, views, len(outputs), self.current_group))
+        specs = tuple(view.spec for view in views) if specs is None else tuple(specs)
+        modules = tuple(sorted(fused_modules))
+        kernel = Kernel(body, specs, tuple(sorted(static.items())), plain, modules, len(sizes), tuple(functions))
+        self.calls.append(KernelCall(kernel, views, len(outputs), self.current_group, tuple(sizes)))
 
     def view(self, node: Node) -> View:
         """Return the node's memory; views and constants are made when they are first read."""

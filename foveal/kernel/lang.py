@@ -218,7 +218,7 @@ def loops(*ns: Index) -> Iterator[tuple[Index, ...]]:
             yield (i, *rest)
 
 
-def parallel(*ns: int) -> Iterator[tuple[Index, ...]]:
+def parallel(*ns: Index) -> Iterator[tuple[Index, ...]]:
     """Nested loops shared out among the threads; iterations must write to different places.
 
     Each thread has a contiguous range of its own, takes it in pieces, and then takes pieces of what others have left:
@@ -228,11 +228,12 @@ def parallel(*ns: int) -> Iterator[tuple[Index, ...]]:
     kernel
     threads keep to their own ranges.
     """
-    builder, total = building(), math.prod(ns)
+    builder = building()
     if builder is None:
-        yield from interpret.parallel(ns)
+        yield from interpret.parallel(tuple(int(n) for n in ns))
         return
-    if total == 0:
+    total = math.prod(ns)
+    if isinstance(total, int) and total == 0:
         return
     counters, owners = builder.shares()
     mine, threads = Value(builder.thread, I64), Value(builder.threads, I64)
@@ -253,12 +254,13 @@ def parallel(*ns: int) -> Iterator[tuple[Index, ...]]:
                 yield unflatten(flat, ns)
 
 
-def unflatten(flat: Index, ns: tuple[int, ...]) -> tuple[Index, ...]:
+def unflatten(flat: Index, ns: tuple[Index, ...]) -> tuple[Index, ...]:
     """The indices, in a box of shape `ns`, of the element whose place in C order is `flat`."""
     indices: list[Index] = []
     for n in reversed(ns[1:]):
-        indices.append(flat % n if n > 1 else 0)
-        flat = flat // n if n > 1 else flat
+        one = isinstance(n, int) and n == 1
+        indices.append(0 if one else flat % n)
+        flat = flat if one else flat // n
     return (flat, *reversed(indices))
 
 

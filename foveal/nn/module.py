@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from foveal.api import Compiled, as_argument, check_finite
 from foveal.arguments import checked
 from foveal.errors import ArgumentError, DataError, FovealError, ShapeError, StateError
+from foveal.kinds import as_flag
 from foveal.nn.parameter import Buffer as Buffer
 from foveal.nn.parameter import Counter as Counter
 from foveal.nn.parameter import Parameter as Parameter
@@ -65,7 +66,7 @@ class Module(Watched):
         value = registered(value, place, self)
         check_replacement(place, old, value, optional=name not in self.required)
         if (isinstance(old, bool) and is_of_library(self)) or name == "training":
-            check_flag(place, value)
+            value = as_flag(value, place)
         self.check_attribute(name, value)
         super().__setattr__(name, value)
 
@@ -444,12 +445,6 @@ def holds_parts(value: object, owner: Module | None = None) -> bool:
         held = attributes_of(value).values() if is_plain_object(value) else ()
         return any(isinstance(x, Module | Parameter) and x is not owner for x in held)
     return any(isinstance(x, Module | Variable) or (not isinstance(x, str) and holds_parts(x, owner)) for x in inner)
-
-
-def check_flag(place: str, value: object) -> None:
-    """Raise ArgumentError unless the value of an attribute is True or False."""
-    if not isinstance(value, bool | np.bool_):
-        raise ArgumentError(f"{place} is {value!r}, it has to be True or False")
 
 
 def check_replacement(place: str, old: object, value: object, optional: bool) -> None:
