@@ -115,7 +115,7 @@ def timed(call: Callable[[Ndarray, Ndarray], Program], x: Ndarray, labels: Ndarr
     program = call(x, labels)
     seconds, cpu = time.perf_counter() - started, cpu_seconds() - cpu
     target = current()
-    kernels = {machine_code.key(call.kernel, target): call.kernel for call in program.calls}
+    kernels = {machine_code.key(kernel, target): kernel for call in program.calls for kernel in call.kernels}
     irs = (machine_code.build_ir(kernel, target, f"k{key}") for key, kernel in kernels.items()) if texts else None
     return {
         "s": seconds,
