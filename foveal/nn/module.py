@@ -193,22 +193,33 @@ class Module(Watched):
         kind: the class of the variables to yield, Parameter for instance.
         """
         for prefix, module in self.named_modules():
-            for group in (Parameter, Buffer):
-                for name, value in module.parts():
-                    if isinstance(value, group) and isinstance(value, kind):
-                        yield f"{prefix}.{name}" if prefix else name, value
+            yield from module.own_variables(prefix, kind)
+
+    def own_variables(self, prefix: str, kind: type[Kind]) -> Iterator[tuple[str, Kind]]:
+        """Yield what named_variables does of this module alone, whose name is `prefix`."""
+        parts = list(self.parts())
+        for group in (Parameter, Buffer):
+            for name, value in parts:
+                if isinstance(value, group) and isinstance(value, kind):
+                    yield f"{prefix}.{name}" if prefix else name, value
 
     def name_parameters(self) -> None:
         """Give every variable and layer its dotted name, for messages and printed graphs."""
-        for name, variable in self.named_variables():
-            variable.name = name
-        for name, module in self.named_modules():
-            own_attributes(module)["_name"] = name
+        self.newly_named()
+
+    def newly_named(self) -> list[Variable]:
+        """Name the parameters, and return all variables."""
+        found: list[Variable] = []
+        for prefix, module in self.named_modules():
+            own_attributes(module)["_name"] = prefix
+            for name, variable in module.own_variables(prefix, Variable):
+                variable.name = name
+                found.append(variable)
+        return found
 
     def parameters(self) -> list[Parameter]:
         """Return all parameters, each once, also where layers share it."""
-        self.name_parameters()
-        return list(dict.fromkeys(variable for _, variable in self.named_variables(Parameter)))
+        return list(dict.fromkeys(v for v in self.newly_named() if isinstance(v, Parameter)))
 
     @checked
     def train(self, mode: bool = True) -> Self:

@@ -38,8 +38,9 @@ class Fuser:
         self.graph, self.shared_outputs, self.shared_passes = graph, shared_outputs, shared_passes
         self.epilogues, self.leaves = epilogues, epilogues.leaves
         self.groups = list(epilogues.groups)
-        # the others, by kind and domain
+        # the others, by kind and domain, and by the values that what they store is computed from
         self.alike: dict[tuple[str, Shape], list[Group]] = {}
+        self.reading: dict[Node, set[Group]] = {}
         self.users = graph.users()
         self.results = set(graph.results())
         self.updates = {value for _, value in graph.updates}
@@ -170,11 +171,10 @@ class Fuser:
         """
         if node not in self.updates:
             return None
-        for group in self.alike.get(("pointwise", node.shape), ()):
-            if not all(result in self.updates for result in group.results):
-                continue
-            shared = any(self.leaves[node] & self.leaves[result] for result in group.results)
-            if shared and self.independent(group, node):
+        related = set().union(*(self.reading.get(leaf, ()) for leaf in self.leaves[node]))
+        for group in self.alike.get(("pointwise", node.shape), ()) if related else ():
+            updates = group in related and all(result in self.updates for result in group.results)
+            if updates and self.independent(group, node):
                 return group
         return None
 
@@ -206,10 +206,17 @@ class Fuser:
         (node,) = group.results
         self.groups.append(group)
         self.alike.setdefault((group.kind, group.domain), []).append(group)
+        self.note_reading(group, node)
         self.computed_in[node] = [*self.computed_in.get(node, ()), group]
 
     def add_result(self, group: Group, node: Node) -> None:
         """Let a group compute and store one more node."""
         group.members.append(node)
         group.results.append(node)
+        self.note_reading(group, node)
         self.computed_in[node] = [*self.computed_in[node], group]
+
+    def note_reading(self, group: Group, node: Node) -> None:
+        """Remember the group by the values that a result of it is computed from."""
+        for leaf in self.leaves[node]:
+            self.reading.setdefault(leaf, set()).add(group)
