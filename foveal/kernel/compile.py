@@ -22,6 +22,7 @@ from foveal.kernel.lang import CONTRACT, I64, KINDS, POINTER, REASSOCIATE, Array
 from foveal.kernel.pool import Task
 from foveal.kernel.sources import imported_digest, module_digest
 from foveal.kernel.target import Target, current, host, machine
+from foveal.system import give_back
 
 
 @dataclass(frozen=True)
@@ -315,5 +316,7 @@ def native(kernels: list[Kernel]) -> NativeCode:
     if fresh:
         cache.stay_small()
         code.update(dict.fromkeys(fresh, llvm_thread.run(lambda: load(fresh, found))))
+    if missing:
+        give_back()
     addresses = [code[f"k{name}"].addresses[f"k{name}"] for name in keys]
     return NativeCode(addresses, list(dict.fromkeys(code.values())), found)
