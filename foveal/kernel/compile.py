@@ -20,7 +20,7 @@ from foveal import debug
 from foveal.errors import KernelError
 from foveal.kernel import cache, interpret, llvm_thread, pool
 from foveal.kernel.builder import Callee, active
-from foveal.kernel.lang import CONTRACT, I64, KINDS, POINTER, REASSOCIATE, Array, Builder, Index, Value, build_in
+from foveal.kernel.lang import CONTRACT, F32, I64, KINDS, POINTER, REASSOCIATE, Array, Builder, Index, Value, build_in
 from foveal.kernel.pool import Task
 from foveal.kernel.sources import imported_digest, module_digest
 from foveal.kernel.target import Target, current, host, machine
@@ -60,6 +60,7 @@ class Kernel:
     plain: a loop nest without lanes of its own; LLVM vectorises its loops, and may split its sums to do so.
     modules: names of modules that the code depends on, apart from those of the body and of Foveal.
     sizes: how many sizes a call gives; the arrays' `Size`s are among them.
+    numbers: how many float32 numbers a call gives: the body gets them as its keyword argument `numbers`, a tuple.
     functions: what the body calls by address: it gets them as its keyword argument `functions`, a tuple. Kernels that
     differ in them only share their code.
     indices: of such a function, how many indices it is called on after the arrays; None for the kernel of a call.
@@ -73,6 +74,7 @@ class Kernel:
     sizes: int = 0
     functions: "tuple[Kernel, ...]" = ()
     indices: int | None = None
+    numbers: int = 0
 
     @property
     def name(self) -> str:
@@ -86,18 +88,21 @@ class Kernel:
         return self.arrays, self.indices or 0
 
     def run_body(
-        self, arrays: Sequence[Array] | Sequence[interpret.Array], functions: Sequence[Callable[..., None]]
+        self,
+        arrays: Sequence[Array] | Sequence[interpret.Array],
+        functions: Sequence[Callable[..., None]],
+        numbers: Sequence[Value] | Sequence[np.float32],
     ) -> None:
         """Call the body, which traces it or computes, depending on the arrays. functions: what it calls as such."""
-        named = {"functions": tuple(functions)} if functions else {}
-        self.body(*arrays, **dict(self.static), **named)
+        given = {"functions": tuple(functions), "numbers": tuple(numbers)}
+        self.body(*arrays, **dict(self.static), **{name: values for name, values in given.items() if values})
 
-    def interpret(self, arrays: Sequence[np.ndarray]) -> None:
+    def interpret(self, arrays: Sequence[np.ndarray], numbers: Sequence[float] = ()) -> None:
         """Run the same body in plain Python on NumPy arrays of the described shapes and strides."""
         # lanes that a `where` does not choose may overflow, as they do in machine code
         with np.errstate(all="ignore"):
             functions = [partial(function.body, **dict(function.static)) for function in self.functions]
-            self.run_body([interpret.Array(array) for array in arrays], functions)
+            self.run_body([interpret.Array(array) for array in arrays], functions, [np.float32(n) for n in numbers])
 
 
 def outside_modules(kernel: Kernel) -> list[str]:
@@ -123,6 +128,7 @@ def key(kernel: Kernel, target: Target) -> str:
         kernel.static,
         kernel.plain,
         kernel.sizes,
+        kernel.numbers,
         [function.signature for function in kernel.functions],
         kernel.indices,
         target.identity,
@@ -158,8 +164,8 @@ class Function:
 def build_ir(kernel: Kernel, target: Target, symbol: str) -> str:
     """LLVM IR of `void symbol(ptr* arguments, i64 thread, i64 threads)`.
 
-    The arguments are pointers to the arrays, the sizes, the addresses of functions, then a pointer to the counters of
-    the kernel's parallel loops, int64 [PARALLEL_LOOPS, threads], all 0; or null in its place.
+    The arguments are pointers to the arrays, the sizes, the numbers, the addresses of functions, then a pointer to the
+    counters of the kernel's parallel loops, int64 [PARALLEL_LOOPS, threads], all 0; or null in its place.
 
     Of a function that kernels call by address: `void symbol(ptr array ..., i64 index ...)`.
     """
@@ -170,11 +176,13 @@ def build_ir(kernel: Kernel, target: Target, symbol: str) -> str:
     count, functions = len(kernel.arrays), len(kernel.functions)
     if kernel.indices is not None:
         assert not kernel.sizes
+        assert not kernel.numbers
         assert not kernel.functions, "a function that is called by address calls no other"
         function = ir.Function(module, ir.FunctionType(ir.VoidType(), function_types(kernel)), symbol)
         emit_body(kernel, Builder(module, function, target, CONTRACT, shared=False))
         return str(module)
-    types = [POINTER] * count + [I64.ir] * kernel.sizes + [POINTER] * (functions + 1)
+    # a number takes the lower half of its word
+    types = [POINTER] * count + [I64.ir] * kernel.sizes + [F32.ir] * kernel.numbers + [POINTER] * (functions + 1)
     body = ir.Function(module, ir.FunctionType(ir.VoidType(), [*types, I64.ir, I64.ir]), "body")
     body.linkage = "internal"
     body.attributes.add("noinline")
@@ -212,14 +220,17 @@ def emit_body(kernel: Kernel, builder: Builder) -> None:
         Array(argument, known(spec.shape), known(spec.strides), KINDS[np.dtype(spec.dtype)], spec.streamed)
         for argument, spec in zip(arguments, kernel.arrays, strict=False)
     ]
-    addresses = arguments[count + kernel.sizes : count + kernel.sizes + len(kernel.functions)]
+    first_number = count + kernel.sizes
+    first_address = first_number + kernel.numbers
+    numbers = [Value(argument, F32) for argument in arguments[first_number:first_address]]
+    addresses = arguments[first_address : first_address + len(kernel.functions)]
     functions = [
         Function(Callee(address, function_types(function)), function)
         for address, function in zip(addresses, kernel.functions, strict=True)
     ]
     with build_in(builder):
         if kernel.indices is None:
-            kernel.run_body(arrays, functions)
+            kernel.run_body(arrays, functions, numbers)
         else:
             kernel.body(*arrays, *integers, **dict(kernel.static))
         builder.finish()
