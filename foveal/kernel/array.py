@@ -3,7 +3,7 @@
 import math
 
 from foveal.errors import KernelError
-from foveal.kernel.builder import BOOL, I32, POINTER, Kind, active, vector_type
+from foveal.kernel.builder import BOOL, I32, I64, POINTER, Kind, active, vector_type
 from foveal.kernel.ir import Operand
 from foveal.kernel.target import LINE, STREAMS
 from foveal.kernel.values import Index, Scalar, Value, constant, read
@@ -13,9 +13,10 @@ from foveal.kernel.vector import extract, width_of
 class Array:
     """A buffer of static shape, seen through logical indices: x[n, c, h, w] is the same element in every layout.
 
-    Strides are in elements. `x.load(index, width)` reads `width` neighbours in memory; `x.at(*index)` is the same array
-    with its origin moved there, for tight loops over a few constant offsets. Natively no index is checked: an array's
-    double in plain Python, interpret.Array, does that.
+    In a kernel that is built for sizes which the call gives (compile.Size) some of `extents`, which are then the shape,
+    and of the strides are values. Strides are in elements. `x.load(index, width)` reads `width` neighbours in memory;
+    `x.at(*index)` is the same array with its origin moved there, for tight loops over a few constant offsets. Natively
+    no index is checked: an array's double in plain Python, interpret.Array, does that.
 
     streamed: the array begins on a cache line, and what is stored to it is not needed in the cache soon.
     """
@@ -28,6 +29,11 @@ class Array:
         self.pointer, self.shape, self.strides, self.kind = pointer, shape, strides, kind
         self.streamed = streamed
 
+    @property
+    def extents(self) -> tuple[Index, ...]:
+        """The shape, where some of it may be known only when the kernel runs."""
+        return self.shape
+
     def address(self, index: Index | tuple[Index, ...]) -> str:
         """A pointer to the element. KernelError if there are not as many indices as axes."""
         index = index if isinstance(index, tuple) else (index,)
@@ -36,8 +42,13 @@ class Array:
         b, displacement = active().b, 0
         # the sum of index * stride: what is known now in `displacement`, the rest in `terms`
         terms: list[tuple[Operand, int]] = []
-        for i, stride in zip(index, self.strides, strict=True):
-            if isinstance(i, Value):
+        strides: tuple[Index, ...] = self.strides
+        for i, stride in zip(index, strides, strict=True):
+            if isinstance(stride, Value):
+                # what is added to an index is multiplied apart, so that neighbours share the other product
+                parts = (Value(i.base, I64), i.plus) if isinstance(i, Value) else (i,)
+                terms += [((stride * part).ir, 1) for part in parts if not isinstance(part, int) or part]
+            elif isinstance(i, Value):
                 displacement += i.plus * stride
                 if isinstance(i.base, int):
                     displacement += i.base * stride
@@ -103,7 +114,9 @@ class Array:
 
         A line that is written whole then is not read from memory before, and evicts no other one.
         """
-        whole = all(stride % LINE == 0 for stride in self.strides if stride != 1)
+        # strides that the call gives are whole lines where an array is streamed
+        strides: tuple[Index, ...] = self.strides
+        whole = all(isinstance(stride, Value) or stride == 1 or stride % LINE == 0 for stride in strides)
         if not (self.streamed and whole and width in STREAMS):
             return self.store(index, value, width)
         write(self.as_stored(value, width), self.address(index), 4 * width, ", !nontemporal !0")

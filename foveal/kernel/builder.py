@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from foveal.errors import KernelError
-from foveal.kernel.flow import Function
+from foveal.kernel.flow import StructuredCode
 from foveal.kernel.ir import Operand, vector
 from foveal.kernel.target import Target, current
 
@@ -49,9 +49,10 @@ class Builder:
     streams: the kernel stores past the cache.
     """
 
-    def __init__(self, name: str, target: Target, flags: str) -> None:
-        self.name, self.target, self.flags = name, target, flags
-        self.b = Function()
+    def __init__(self, name: str, target: Target, flags: str, shared: bool = True) -> None:
+        """shared: threads share the kernel's loops; False for a function, which runs in the thread that calls it."""
+        self.name, self.target, self.flags, self.shared = name, target, flags, shared
+        self.b = StructuredCode()
         # what follows the arrays' pointers in the function's arguments
         self.counters, self.thread, self.threads = "%counters", "%thread", "%threads"
         self.loops = 0
@@ -76,6 +77,10 @@ class Builder:
         A kernel that is called without counters, or that has more than PARALLEL_LOOPS such loops, gets a counter of its
         own on the stack; each thread then takes its own share only.
         """
+        if not self.shared:
+            raise KernelError(
+                f"function {self.name}: parallel() in a function that kernels call; its caller has the loop"
+            )
         b, own = self.b, self.b.allocate(I64.ir)
         b.store(I64.ir, 0, own, 8)
         # a pointer that the thread's index leads to `own`, as it leads to the thread's counter among the shared ones

@@ -7,8 +7,9 @@ kernel is found in the cache without building its IR.
 
 import hashlib
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,25 @@ from llvmlite import binding as llvm
 
 from foveal import debug
 from foveal.errors import KernelError
-from foveal.kernel import cache, interpret, llvm_thread
-from foveal.kernel.lang import CONTRACT, KINDS, REASSOCIATE, Array, Builder, build_in
+from foveal.kernel import cache, interpret, llvm_thread, pool
+from foveal.kernel.builder import active
+from foveal.kernel.ir import Operand
+from foveal.kernel.lang import CONTRACT, F32, I64, KINDS, POINTER, REASSOCIATE, Array, Builder, Index, Value, build_in
+from foveal.kernel.pool import Task
 from foveal.kernel.sources import imported_digest, module_digest
 from foveal.kernel.target import Target, current, host, machine
+from foveal.kernel.values import Traced
+from foveal.system import give_back
+
+
+@dataclass(frozen=True)
+class Size:
+    """A number of elements that is known when a kernel runs, not when it is built: the call gives it.
+
+    index: its place among the sizes of the call.
+    """
+
+    index: int
 
 
 @dataclass(frozen=True)
@@ -29,8 +45,8 @@ class ArraySpec:
     streamed: it begins on a cache line, and is so large that it does not stay in the cache until it is read.
     """
 
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
+    shape: tuple[int | Size, ...]
+    strides: tuple[int | Size, ...]
     dtype: str = "float32"
     streamed: bool = False
 
@@ -43,6 +59,11 @@ class Kernel:
     static: the body's keyword arguments, which are known while it is built.
     plain: a loop nest without lanes of its own; LLVM vectorises its loops, and may split its sums to do so.
     modules: names of modules that the code depends on, apart from those of the body and of Foveal.
+    sizes: how many sizes a call gives; the arrays' `Size`s are among them.
+    numbers: how many float32 numbers a call gives: the body gets them as its keyword argument `numbers`, a tuple.
+    functions: what the body calls by address: it gets them as its keyword argument `functions`, a tuple. Kernels that
+    differ in them only share their code.
+    indices: of such a function, how many indices it is called on after the arrays; None for the kernel of a call.
     """
 
     body: Callable[..., None]
@@ -50,6 +71,10 @@ class Kernel:
     static: tuple[tuple[str, Any], ...] = ()
     plain: bool = False
     modules: tuple[str, ...] = ()
+    sizes: int = 0
+    functions: "tuple[Kernel, ...]" = ()
+    indices: int | None = None
+    numbers: int = 0
 
     @property
     def name(self) -> str:
@@ -57,47 +82,93 @@ class Kernel:
         operator = getattr(self.body, "__self__", None)
         return str(operator.name) if operator is not None else self.body.__name__
 
-    def run_body(self, arrays: Sequence[Array] | Sequence[interpret.Array]) -> None:
-        """Call the body, which traces it or computes, depending on the arrays."""
-        self.body(*arrays, **dict(self.static))
+    @property
+    def signature(self) -> tuple[tuple[ArraySpec, ...], int]:
+        """What a caller of this function has to know: the arrays, and how many indices follow them."""
+        return self.arrays, self.indices or 0
 
-    def interpret(self, arrays: Sequence[np.ndarray]) -> None:
+    def run_body(
+        self,
+        arrays: Sequence[Array] | Sequence[interpret.Array],
+        functions: Sequence[Callable[..., None]],
+        numbers: Sequence[Value] | Sequence[np.float32],
+    ) -> None:
+        """Call the body, which traces it or computes, depending on the arrays. functions: what it calls as such."""
+        given = {"functions": tuple(functions), "numbers": tuple(numbers)}
+        self.body(*arrays, **dict(self.static), **{name: values for name, values in given.items() if values})
+
+    def interpret(self, arrays: Sequence[np.ndarray], numbers: Sequence[float] = ()) -> None:
         """Run the same body in plain Python on NumPy arrays of the described shapes and strides."""
         # lanes that a `where` does not choose may overflow, as they do in machine code
         with np.errstate(all="ignore"):
-            self.run_body([interpret.Array(array) for array in arrays])
+            functions = [partial(function.body, **dict(function.static)) for function in self.functions]
+            self.run_body([interpret.Array(array) for array in arrays], functions, [np.float32(n) for n in numbers])
+
+
+def outside_modules(kernel: Kernel) -> list[str]:
+    """Names of the modules outside of Foveal that the kernel's code depends on."""
+    operator = getattr(kernel.body, "__self__", None)
+    own = [] if operator is None else [type(operator).__module__]
+    # a function that exec made may have None for its module
+    modules = map(str, {kernel.body.__module__, *kernel.modules, *own})
+    return sorted(name for name in modules if not name.startswith("foveal."))
 
 
 def key(kernel: Kernel, target: Target) -> str:
     """The kernel's name in the cache."""
     # a family of operators may share one method, so the class counts as well
-    operator = getattr(kernel.body, "__self__", None)
-    owner = type(operator)
-    modules = {kernel.body.__module__, *kernel.modules, *([] if operator is None else [owner.__module__])}
-    # a function that exec made may have None for its module
-    outside = [module_digest(m) for m in sorted(map(str, modules)) if not m.startswith("foveal.")]
+    owner = type(getattr(kernel.body, "__self__", None))
     parts = (
         kernel.body.__module__,
         kernel.body.__qualname__,
         owner.__module__,
         owner.__qualname__,
-        outside,
+        [module_digest(name) for name in outside_modules(kernel)],
         kernel.arrays,
         kernel.static,
         kernel.plain,
+        kernel.sizes,
+        kernel.numbers,
+        [function.signature for function in kernel.functions],
+        kernel.indices,
         target.identity,
         imported_digest(),
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:40]
 
 
-# A kernel's module: an entry that loads the pointers, and then the body. The body of a plain kernel is a function of
-# its own, whose arguments are the pointers: LLVM can be told that arguments do not overlap, which it cannot be told of
-# pointers that are loaded.
+@dataclass(frozen=True)
+class Function:
+    """A function that a kernel calls by address, as a body that is built sees it."""
+
+    #: its address, and what it is called on
+    address: str
+    kernel: Kernel
+
+    def __call__(self, *arguments: Array | Index) -> None:
+        """Call it on arrays, of which their origins are passed on, then indices."""
+        count = len(self.kernel.arrays)
+        operands: list[Operand] = []
+        for array, spec in zip(arguments[:count], self.kernel.arrays, strict=True):
+            assert isinstance(array, Array)
+            # the callee computes addresses with strides of its own
+            assert array.strides == spec.strides, f"{self.kernel.name}: strides {array.strides}, not {spec.strides}"
+            operands.append(array.pointer)
+        for index in arguments[count:]:
+            assert not isinstance(index, Array)
+            operands.append(index.get().ir if isinstance(index, Traced) else int(index))
+        kinds = [kind for kind, _ in function_parameters(self.kernel)]
+        passed = ", ".join(f"{kind} {operand}" for kind, operand in zip(kinds, operands, strict=True))
+        active().b.do(f"call void {self.address}({passed})")
+
+
+# A kernel's module: an entry that loads the arguments, and then the body. The body of a plain kernel is a function of
+# its own, whose arguments they are: LLVM can be told that arguments do not overlap, which it cannot be told of pointers
+# that are loaded.
 MODULE = """\
 target triple = "{triple}"
 {declarations}
-define void @{symbol}(ptr %table, i64 %thread, i64 %threads) nounwind {{
+define void @{symbol}({parameters}) nounwind {{
 entry:
 {loads}
 {body}
@@ -105,45 +176,97 @@ entry:
 !0 = !{{i32 1}}
 """
 CALL = """\
-call void @body({arguments}ptr %counters, i64 %thread, i64 %threads)
+call void @body({arguments})
 ret void
 }}
-define internal void @body({parameters}ptr %counters, i64 %thread, i64 %threads) noinline nounwind {{
+define internal void @body({parameters}) noinline nounwind {{
 entry:
 {body}"""
+# of every kernel
+THREAD, THREADS = (I64.ir, "%thread"), (I64.ir, "%threads")
 
 
 def build_ir(kernel: Kernel, target: Target, symbol: str) -> str:
     """LLVM IR of `void symbol(ptr* arguments, i64 thread, i64 threads)`.
 
-    The arguments are pointers to the arrays, then one to the counters of the kernel's parallel loops, int64
-    [PARALLEL_LOOPS, threads], all 0; or null in its place.
+    The arguments are pointers to the arrays, the sizes, the numbers, the addresses of functions, then a pointer to the
+    counters of the kernel's parallel loops, int64 [PARALLEL_LOOPS, threads], all 0; or null in its place.
+
+    Of a function that kernels call by address: `void symbol(ptr array ..., i64 index ...)`.
     """
-    pointers = [f"%array{i}" for i in range(len(kernel.arrays))]
-    arrays = [
-        Array(pointer, spec.shape, spec.strides, KINDS[np.dtype(spec.dtype)], spec.streamed)
-        for pointer, spec in zip(pointers, kernel.arrays, strict=True)
-    ]
-    # run the kernel's Python function, which leaves its instructions in the builder
-    builder = Builder(kernel.name, target, REASSOCIATE if kernel.plain else CONTRACT)
-    with build_in(builder):
-        kernel.run_body(arrays)
-        builder.finish()
-    body = builder.b.body()
-    if kernel.plain:
-        parameters = "".join([f"ptr noalias {pointer}, " for pointer in pointers])
-        body = CALL.format(arguments=parameters.replace("noalias ", ""), parameters=parameters, body=body)
-    loads = [
-        f"%slot{i} = getelementptr ptr, ptr %table, i64 {i}\n{pointer} = load ptr, ptr %slot{i}"
-        for i, pointer in enumerate([*pointers, builder.counters])
-    ]
+    is_function = kernel.indices is not None
+    builder = Builder(kernel.name, target, REASSOCIATE if kernel.plain else CONTRACT, shared=not is_function)
+    emit_body(kernel, builder)
+    body, loads = builder.b.body(), ""
+    if is_function:
+        assert not kernel.sizes
+        assert not kernel.numbers
+        assert not kernel.functions, "a function that is called by address calls no other"
+        parameters = listed(function_parameters(kernel))
+    else:
+        parameters = listed([(POINTER, "%table"), THREAD, THREADS])
+        # a number takes the lower half of its word
+        words = kernel_words(kernel)
+        loads = "\n".join(
+            f"%word{i} = getelementptr ptr, ptr %table, i64 {i}\n{name} = load {kind}, ptr %word{i}"
+            for i, (kind, name) in enumerate(words)
+        )
+        if kernel.plain:
+            count = len(kernel.arrays)
+            own = [(f"{kind} noalias" if i < count else kind, name) for i, (kind, name) in enumerate(words)]
+            arguments = listed([*words, THREAD, THREADS])
+            body = CALL.format(arguments=arguments, parameters=listed([*own, THREAD, THREADS]), body=body)
+    declarations = "\n".join(builder.b.declarations)
     return MODULE.format(
-        triple=target.triple,
-        declarations="\n".join(builder.b.declarations),
-        symbol=symbol,
-        loads="\n".join(loads),
-        body=body,
+        triple=target.triple, declarations=declarations, symbol=symbol, parameters=parameters, loads=loads, body=body
     )
+
+
+def listed(parameters: list[tuple[str, str]]) -> str:
+    """Parameters, or arguments, as they stand between parentheses."""
+    return ", ".join(f"{kind} {name}" for kind, name in parameters)
+
+
+def numbered(kind: str, name: str, count: int) -> list[tuple[str, str]]:
+    """The types and names of so many parameters of one kind."""
+    return [(kind, f"%{name}{i}") for i in range(count)]
+
+
+def kernel_words(kernel: Kernel) -> list[tuple[str, str]]:
+    """The types and names of what a kernel's table of arguments holds, a word each."""
+    return [
+        *numbered(POINTER, "array", len(kernel.arrays)),
+        *numbered(I64.ir, "integer", kernel.sizes),
+        *numbered(F32.ir, "number", kernel.numbers),
+        *numbered(POINTER, "function", len(kernel.functions)),
+        (POINTER, "%counters"),
+    ]
+
+
+def function_parameters(kernel: Kernel) -> list[tuple[str, str]]:
+    """The types and names of the parameters of a function that is called by address."""
+    return [*numbered(POINTER, "array", len(kernel.arrays)), *numbered(I64.ir, "integer", kernel.indices or 0)]
+
+
+def emit_body(kernel: Kernel, builder: Builder) -> None:
+    """Run the kernel's Python function, which leaves its instructions in the builder."""
+    integers = [Value(f"%integer{i}", I64) for i in range(kernel.sizes + (kernel.indices or 0))]
+
+    def known(extents: tuple[int | Size, ...]) -> tuple[Any, ...]:
+        return tuple(integers[n.index] if isinstance(n, Size) else n for n in extents)
+
+    arrays = [
+        Array(f"%array{i}", known(spec.shape), known(spec.strides), KINDS[np.dtype(spec.dtype)], spec.streamed)
+        for i, spec in enumerate(kernel.arrays)
+    ]
+    numbers = [Value(f"%number{i}", F32) for i in range(kernel.numbers)]
+    functions = [Function(f"%function{i}", function) for i, function in enumerate(kernel.functions)]
+    with build_in(builder):
+        if kernel.indices is None:
+            kernel.run_body(arrays, functions, numbers)
+        else:
+            kernel.body(*arrays, *integers, **dict(kernel.static))
+        builder.finish()
 
 
 def optimise(text: str, target: Target, plain: bool) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
@@ -266,6 +389,34 @@ def load(objects: dict[str, bytes], found: Statistics) -> LoadedCode:
     return code
 
 
+def stored(name: str) -> bytes | None:
+    """The object file of a kernel in the cache; None if there is none that can be loaded."""
+    body = cache.read(name)
+    return body if body is not None and defines(body, f"k{name}") else None
+
+
+def compile_missing(
+    missing: dict[str, Kernel], target: Target, found: Statistics, alone: bool
+) -> Iterator[tuple[str, bytes]]:
+    """Compile kernels, given by their keys, and count them: the object files, each after the symbol that it defines.
+
+    alone: in this process only, one after another.
+    """
+    # no module of the user's is imported by other processes
+    shared = {name for name, kernel in missing.items() if not (alone or outside_modules(kernel))}
+    tasks = [
+        Task(name, kernel.name, pool.message((name, kernel, target)) if name in shared else None)
+        for name, kernel in missing.items()
+    ]
+    compilation = pool.Compilation(
+        tasks, lambda task: stored(task.name), lambda task: compile_kernel(missing[task.name], target, f"k{task.name}")
+    )
+    compilation.run()
+    found.from_disk += len(compilation.found)
+    found.compiled += len(tasks) - len(compilation.found)
+    return ((f"k{name}", compilation.objects[name]) for name in missing)
+
+
 def native(kernels: list[Kernel]) -> NativeCode:
     """The kernels' machine code for the current target, compiling those that are in no cache.
 
@@ -282,27 +433,30 @@ def native(kernels: list[Kernel]) -> NativeCode:
     code: dict[str, LoadedCode] = {}
     fresh: dict[str, bytes] = {}
     found = Statistics()
+    missing: dict[str, Kernel] = {}
     # at this level every kernel is compiled again, so that its IR is there to be shown
     show = debug.level() >= debug.IR
     for name, kernel in zip(keys, kernels, strict=True):
         symbol = f"k{name}"
-        if symbol in code or symbol in fresh:
+        if symbol in code or symbol in fresh or name in missing:
             continue
         reference = None if show else _loaded.get(symbol)
         loaded = None if reference is None else reference()
         if loaded is not None:
             code[symbol] = loaded
             continue
-        body = None if show else cache.read(name)
-        if body is None or not defines(body, symbol):
-            body = compile_kernel(kernel, target, symbol)
-            cache.write(name, body)
-            found.compiled += 1
+        body = None if show else stored(name)
+        if body is None:
+            missing[name] = kernel
         else:
-            found.from_disk += 1
-        fresh[symbol] = body
+            fresh[symbol] = body
+    found.from_disk = len(fresh)
+    if missing:
+        fresh.update(compile_missing(missing, target, found, alone=show))
     if fresh:
         cache.stay_small()
         code.update(dict.fromkeys(fresh, llvm_thread.run(lambda: load(fresh, found))))
+    if missing:
+        give_back()
     addresses = [code[f"k{name}"].addresses[f"k{name}"] for name in keys]
     return NativeCode(addresses, list(dict.fromkeys(code.values())), found)

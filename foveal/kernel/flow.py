@@ -43,7 +43,7 @@ class Scope:
         self.index = ""
 
 
-class Function(Code):
+class StructuredCode(Code):
     """A function under construction, whose loops and branches are opened and closed around its instructions."""
 
     def __init__(self) -> None:

@@ -139,12 +139,15 @@ class Code:
         self.count += 1
         return f"%a{self.count}"
 
-    def pure(self, text: str, *operands: Operand) -> str:
-        """The value of an instruction without side effects that reads no memory; it may run without need."""
+    def pure(self, text: str, *operands: Operand, moves: bool = True) -> str:
+        """The value of an instruction without side effects that reads no memory.
+
+        moves: it may run where it is not needed.
+        """
         name = self.names.get(text)
         if name is not None:
             return name
-        depths, depth = self.depths, 0
+        depths, depth = self.depths, 0 if moves else len(self.entrances)
         for operand in operands:
             own = depths.get(operand, 0)
             if own > depth:
@@ -257,9 +260,8 @@ class Code:
                 return 0
         text = f"{name} {kind} {a}, {b}"
         # a division by what may be 0 must not run without need
-        if name in ("udiv", "urem") and not (isinstance(b, int) and b):
-            return self.compute(text)
-        return self.pure(text, a, b)
+        moves = name not in ("udiv", "urem") or (isinstance(b, int) and b != 0)
+        return self.pure(text, a, b, moves=moves)
 
     def compare(self, sign: str, kind: str, a: Operand, b: Operand) -> Operand:
         """a `sign` b of signed integers, or lanes of them."""

@@ -8,7 +8,7 @@ import pytest
 
 from foveal.kernel import compile as kernels
 from foveal.kernel.builder import CONTRACT, Builder, build_in
-from foveal.kernel.flow import Function
+from foveal.kernel.flow import StructuredCode
 from foveal.kernel.lang import I32, I64, Value, constant, loop, loops, otherwise, parallel, var, when, where
 from foveal.kernel.target import host
 
@@ -52,19 +52,19 @@ def lines(function, instruction):
     ],
 )
 def test_known_numbers_are_computed_while_a_kernel_is_built(name, a, b, want):
-    function = Function()
+    function = StructuredCode()
     assert function.integer(name, "i32", a, b) == want
     assert not function.block.lines
 
 
 @pytest.mark.parametrize(("name", "a", "b"), [("udiv", -8, 2), ("lshr", -8, 1), ("udiv", 8, 0), ("urem", "%x", 0)])
 def test_what_depends_on_signs_or_divides_by_zero_is_left_to_the_machine(name, a, b):
-    function = Function()
+    function = StructuredCode()
     assert function.integer(name, "i32", a, b) == "%a1"
 
 
 def test_sums_and_products_of_indices_are_short():
-    function = Function()
+    function = StructuredCode()
     assert (function.add(0, "%x"), function.add("%x", 0), function.add(2, 3)) == ("%x", "%x", 5)
     assert (function.multiply(1, "%x"), function.multiply("%x", 1), function.multiply("%x", 0)) == ("%x", "%x", 0)
     assert function.compare("<", "i64", -1, 0) == 1
@@ -74,7 +74,7 @@ def test_sums_and_products_of_indices_are_short():
 
 
 def test_a_value_is_computed_once_where_it_is_seen():
-    function = Function()
+    function = StructuredCode()
     product = function.multiply("%x", 3)
     scope = function.open_branch("%c")
     assert function.multiply("%x", 3) == product
@@ -87,7 +87,7 @@ def test_a_value_is_computed_once_where_it_is_seen():
 
 
 def test_the_two_ways_of_a_branch_share_nothing():
-    function = Function()
+    function = StructuredCode()
     scope = function.open_branch("%c")
     first = function.add("%x", 1)
     function.close_branch(scope)
@@ -97,7 +97,7 @@ def test_the_two_ways_of_a_branch_share_nothing():
 
 
 def test_what_a_loop_does_not_change_stands_before_it():
-    function = Function()
+    function = StructuredCode()
     outer = function.open_loop(0, 8)
     row = function.multiply(outer.index, 100)
     branch = function.open_branch("%c")
@@ -219,7 +219,7 @@ def test_a_loop_whose_end_is_computed_while_the_kernel_is_built_may_not_run():
 
 
 def test_a_loop_from_an_index_to_itself_is_passed_by():
-    function = Function()
+    function = StructuredCode()
     held = function.register("i64", 5)
     scope = function.open_loop(3, 3)
     function.assign(held, 6)
