@@ -12,7 +12,7 @@ that it refuses, that cannot be pickled, or that it was compiling when it was ki
 can be started.
 
 Of the kernels that wait, those of a kind that has taken longest so far come first, so that short ones are left for the
-end, when some cores have nothing to do any more. Within a kind the order is drawn, and the cache is looked through
+end, when some cores have nothing to do any more. Otherwise the order is drawn, and the cache is looked through
 again before a kernel is compiled: several programs that compile the same network at once share the work.
 """
 
@@ -256,10 +256,8 @@ class Compilation:
         self.started = time.perf_counter()
         # true as long as processes may still be started
         self.growing = jobs() > 1
-        for task in tasks:
+        for task in random.sample(tasks, len(tasks)):
             (self.own if task.message is None else self.kinds.setdefault(task.kind, Kind()).waiting).append(task)
-        for kind in self.kinds.values():
-            random.shuffle(kind.waiting)
 
     def run(self) -> None:
         """Compile all of them, here and in processes that are started if that is worth it and ended in any case."""

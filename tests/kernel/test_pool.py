@@ -1,7 +1,9 @@
 """Compiling processes: the same code as from one, whatever becomes of them, and none that stays."""
 
 import errno
+import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
+from rich.progress import Progress
 
 import foveal
 from foveal import ops
 from foveal.cli import main
 from foveal.errors import FovealError
-from foveal.kernel import cache, pool, runtime, target
+from foveal.kernel import cache, pool, progress, runtime, target
 from foveal.kernel import compile as kernels
 from foveal.ops.op import OPS
 
@@ -273,3 +277,50 @@ def test_what_is_printed_meanwhile_goes_to_standard_error():
     replies = [pool.receive(process.stdout.fileno()) for _ in range(2)]
     assert (len(replies[0]), replies[1]) == (64, b"kernel")
     assert process.communicate(timeout=60) == (b"", b"out\ndescriptor\nerr\n")
+
+
+class Terminal(io.StringIO):
+    """A terminal, as programs see it."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_a_long_compilation_says_on_a_terminal_how_far_it_is(count, monkeypatch):
+    monkeypatch.setenv("FOVEAL_JOBS", count)
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    check(program())
+    # carriage returns alone, each line over the one before, and blanks over the last one
+    first, *lines, last, end = sys.stderr.getvalue().split("\r")
+    assert (first, last, end) == ("", " " * len(lines[-1]), "")
+    done = [int(line.removeprefix("compiling kernels: ").removesuffix(" of 3")) for line in lines]
+    assert done == sorted(done)
+    assert done[-1] == 3
+    sys.stderr = Terminal()
+    check(program())
+    assert sys.stderr.getvalue() == ""
+
+
+def test_only_terminals_and_notebooks_are_told_of_a_compilation(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    check(program())
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setitem(sys.modules, "ipykernel", progress)
+    cache.clear()
+    check(program())
+    assert re.fullmatch(r"-- 3 kernels compiled in \d+\.\d s\n", capsys.readouterr().err)
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 1e9)
+    cache.clear()
+    check(program())
+    assert capsys.readouterr() == ("", "")
+    assert not rich_terminal()
+
+
+def rich_terminal():
+    """Return what is seen of a terminal while a live display of rich runs."""
+    with Progress(console=Console(file=Terminal(), force_terminal=True)) as display:
+        display.add_task("")
+        return progress.is_terminal()
