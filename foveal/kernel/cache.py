@@ -56,6 +56,9 @@ SLACK_BYTES = 32 << 20
 MAX_FILE_BYTES = 64 << 20
 # a temporary file this old was left behind by a process that was killed
 STALE_SECONDS = 3600.0
+# the file that says that a kernel is being compiled; it is believed for so long
+CLAIM = ".{}.o.claim.tmp"
+CLAIM_SECONDS = 60.0
 # the names of kernels, and of what is about to become one
 OWN_NAME = re.compile(r"[0-9a-f]{40}\.o|\.[0-9a-f]{40}\.o\..{1,16}\.tmp")
 OPEN_FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
@@ -262,6 +265,29 @@ def checked(key: str, content: bytes) -> bytes | None:
 def write(key: str, body: bytes) -> bool:
     """Store an object that was compiled for the current target under `key`, as `store` does."""
     return store(f"{key}.o", MAGIC + stamp() + checksum(key, body) + body)
+
+
+def claim(key: str) -> bool:
+    """Say that this process compiles a kernel now; False if another one has said so and is still at it, it seems."""
+    folder = usable()
+    if folder is None:
+        return True
+    path = folder / CLAIM.format(key)
+    try:
+        make(folder)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        with suppress(OSError):
+            return time.time() - path.lstat().st_mtime > CLAIM_SECONDS
+    except OSError:
+        pass
+    return True
+
+
+def release(key: str) -> None:
+    """Take a claim back, whether or not the kernel was compiled."""
+    if (folder := usable()) is not None:
+        remove(folder / CLAIM.format(key))
 
 
 def checksum(key: str, body: bytes) -> bytes:

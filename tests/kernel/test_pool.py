@@ -239,7 +239,29 @@ def test_nothing_stays_when_the_program_is_ended_while_others_compile(number, tm
     while not all(map(ended, others)):
         assert time.monotonic() < limit
         time.sleep(0.01)
-    assert not list((tmp_path / "cache").glob("*.tmp"))
+    # what was claimed by a program that was killed is forgotten after a while
+    left = list((tmp_path / "cache").glob("*"))
+    assert left == [] if number == signal.SIGINT else all(path.name.endswith(".claim.tmp") for path in left)
+
+
+def test_what_another_program_compiles_comes_last(made_here, tmp_path, monkeypatch):
+    monkeypatch.setenv("FOVEAL_JOBS", "1")
+    names = [kernels.key(kernel(OPS[name].kernel), target.host()) for name in ("exp", "relu", "tanh")]
+    assert cache.claim(names[1])
+    assert cache.claim(names[2])
+    claim = tmp_path / "cache" / f".{names[2]}.o.claim.tmp"
+    os.utime(claim, (1, 1))
+    made = []
+    monkeypatch.setattr(cache, "write", lambda name, body: made.append(name))
+    kernels.native([kernel(OPS[name].kernel) for name in ("exp", "relu", "tanh")])
+    assert (set(made), made[-1]) == (set(names), names[1])
+    # its own claims are gone, also the one that it took over
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [f".{names[1]}.o.claim.tmp"]
+    # what is compiled elsewhere in the meantime is not compiled here
+    kernels._loaded.clear()
+    monkeypatch.undo()
+    monkeypatch.setenv("FOVEAL_CACHE", str(tmp_path / "cache"))
+    assert not cache.claim(names[1])
 
 
 def test_a_forked_child_lets_go_of_the_pipes():
