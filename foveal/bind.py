@@ -1,5 +1,6 @@
 """Binding: buffers get memory, and calls become a table of addresses that the native loop runs. -> Binding."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -53,8 +54,8 @@ def bind(
 ) -> Binding:
     """Give each buffer memory and make the table of calls.
 
-    code: of each call's kernel. allocate: bytes -> zeroed uint8 array, to give each buffer memory of its own
-    instead of a place in the arena; tests put guard pages around it.
+    code: of each call's kernel and of the functions it calls, one after the other. allocate: bytes -> zeroed uint8
+    array, to give each buffer memory of its own instead of a place in the arena; tests put guard pages around it.
     """
     new = allocate or aligned
     memory: dict[Buffer, Ndarray] = {}
@@ -82,17 +83,24 @@ def make_table(
     memory: dict[Buffer, Ndarray],
     counters: Ndarray | None,
 ) -> Ndarray:
-    """Return the records of the calls followed by the addresses of their arguments, as one block of int64.
+    """Return the records of the calls followed by their arguments, as one block of int64.
 
-    The last argument of a call is the address of the counters of its parallel loops, or 0: one thread needs none.
+    The arguments of a call: the addresses of its arrays, its sizes, the bits of its numbers, the addresses of its
+    functions, then that of the counters of its parallel loops, or 0: one thread needs none.
     """
-    count = sum(len(call.views) + 1 for call in calls)
+    count = sum(len(call.views) + len(call.sizes) + len(call.numbers) + len(call.kernels) for call in calls)
     table = np.zeros(3 * len(calls) + count, np.int64)
     position = 3 * len(calls)
-    for i, (call, address) in enumerate(zip(calls, addresses, strict=True)):
-        table[3 * i : 3 * i + 3] = (address, table.ctypes.data + position * POINTER_BYTES, barriers[i])
+    code = iter(addresses)
+    for i, call in enumerate(calls):
+        kernel, *functions = itertools.islice(code, len(call.kernels))
+        table[3 * i : 3 * i + 3] = (kernel, table.ctypes.data + position * POINTER_BYTES, barriers[i])
         for view in call.views:
             table[position] = memory[view.buffer].ctypes.data + 4 * view.offset
+            position += 1
+        bits = np.array(call.numbers, np.float32).view(np.uint32)
+        for word in (*call.sizes, *bits, *functions):
+            table[position] = word
             position += 1
         table[position] = 0 if counters is None else counters[i].ctypes.data
         position += 1

@@ -66,7 +66,7 @@ def build(
     # Where temporary buffers lie in the arena.
     arena_plan = plan_arena(scheduled, lowered.outputs, threads)
     # Machine code, from the cache or from LLVM.
-    code = machine_code.native([call.kernel for call in scheduled.calls])
+    code = machine_code.native([kernel for call in scheduled.calls for kernel in call.kernels])
     # Memory, and the table of calls that the threads run.
     binding = bind(lowered, scheduled, arena_plan, code, threads, allocate)
 

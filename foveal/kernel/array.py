@@ -14,9 +14,10 @@ from foveal.kernel.vector import extract, width_of
 class Array:
     """A buffer of static shape, seen through logical indices: x[n, c, h, w] is the same element in every layout.
 
-    Strides are in elements. `x.load(index, width)` reads `width` neighbours in memory; `x.at(*index)` is the same array
-    with its origin moved there, for tight loops over a few constant offsets. Natively no index is checked: an array's
-    double in plain Python, interpret.Array, does that.
+    In a kernel that is built for sizes which the call gives (compile.Size) some of `extents`, which are then the shape,
+    and of the strides are values. Strides are in elements. `x.load(index, width)` reads `width` neighbours in memory;
+    `x.at(*index)` is the same array with its origin moved there, for tight loops over a few constant offsets. Natively
+    no index is checked: an array's double in plain Python, interpret.Array, does that.
 
     streamed: the array begins on a cache line, and what is stored to it is not needed in the cache soon.
     """
@@ -29,6 +30,11 @@ class Array:
         self.pointer, self.shape, self.strides, self.kind = pointer, shape, strides, kind
         self.streamed = streamed
 
+    @property
+    def extents(self) -> tuple[Index, ...]:
+        """The shape, where some of it may be known only when the kernel runs."""
+        return self.shape
+
     def address(self, index: Index | tuple[Index, ...]) -> ir.Value:
         """A pointer to the element. KernelError if there are not as many indices as axes."""
         index = index if isinstance(index, tuple) else (index,)
@@ -37,8 +43,12 @@ class Array:
         b, constant_part, pointer = active().b, 0, self.pointer
         # the sum of index * stride: what is known now in `constant_part`, the rest in `offset`
         offset = None
-        for i, stride in zip(index, self.strides, strict=True):
-            if isinstance(i, Value):
+        strides: tuple[Index, ...] = self.strides
+        for i, stride in zip(index, strides, strict=True):
+            if isinstance(stride, Value):
+                scaled = (stride * i).ir
+                offset = scaled if offset is None else b.add(offset, scaled, flags=["nsw"])
+            elif isinstance(i, Value):
                 constant_part += i.plus * stride
                 scaled = i.base
                 if stride != 1:
@@ -107,7 +117,9 @@ class Array:
 
         A line that is written whole then is not read from memory before, and evicts no other one.
         """
-        whole = all(stride % LINE == 0 for stride in self.strides if stride != 1)
+        # strides that the call gives are whole lines where an array is streamed
+        strides: tuple[Index, ...] = self.strides
+        whole = all(isinstance(stride, Value) or stride == 1 or stride % LINE == 0 for stride in strides)
         if not (self.streamed and whole and width in STREAMS):
             return self.store(index, value, width)
         builder = active()

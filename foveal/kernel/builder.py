@@ -40,6 +40,18 @@ CONTRACT = ("contract",)
 REASSOCIATE = ("contract", "reassoc", "nsz")
 
 
+class Callee:
+    """A function that is called by its address, an opaque pointer, as llvmlite's `call` takes it."""
+
+    def __init__(self, address: ir.Value, arguments: Sequence[ir.Type]) -> None:
+        self.address, self.function_type = address, ir.FunctionType(ir.VoidType(), arguments)
+
+    def get_reference(self) -> str:
+        """The address as it is written in IR."""
+        reference: str = self.address.get_reference()
+        return reference
+
+
 class Builder:
     """One kernel under construction: an IR function, its thread id and count, and the target it is shaped for.
 
@@ -48,14 +60,19 @@ class Builder:
     streams: the kernel stores past the cache.
     """
 
-    def __init__(self, module: ir.Module, function: ir.Function, target: Target, flags: tuple[str, ...]) -> None:
+    def __init__(
+        self, module: ir.Module, function: ir.Function, target: Target, flags: tuple[str, ...], shared: bool = True
+    ) -> None:
+        """shared: threads share the kernel's loops; False for a function, which runs in the thread that calls it."""
         self.module, self.function, self.target, self.flags = module, function, target, flags
         # registers are allocated in the entry block, so that a loop does not allocate them again and again
         self.entry = function.append_basic_block("entry")
         self.start = function.append_basic_block("body")
         self.b = ir.IRBuilder(self.start)
         # what follows the arrays' pointers in the function's arguments
-        self.counters, self.thread, self.threads = function.args[-3:]
+        self.shared = shared
+        if shared:
+            self.counters, self.thread, self.threads = function.args[-3:]
         self.loops = 0
         self.left_early = False
         self.streams = False
@@ -85,6 +102,10 @@ class Builder:
         A kernel that is called without counters, or that has more than PARALLEL_LOOPS such loops, gets a counter of its
         own on the stack; each thread then takes its own share only.
         """
+        if not self.shared:
+            raise KernelError(
+                f"function {self.function.name}: parallel() in a function that kernels call; its caller has the loop"
+            )
         b, own = self.b, self.alloca(I64.ir)
         b.store(I64.ir(0), own)
         # counters[loop, thread] of this loop

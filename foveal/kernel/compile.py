@@ -9,6 +9,7 @@ import hashlib
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,23 @@ from llvmlite import ir
 from foveal import debug
 from foveal.errors import KernelError
 from foveal.kernel import cache, interpret, llvm_thread, pool
-from foveal.kernel.lang import CONTRACT, I64, KINDS, POINTER, REASSOCIATE, Array, Builder, build_in
+from foveal.kernel.builder import Callee, active
+from foveal.kernel.lang import CONTRACT, F32, I64, KINDS, POINTER, REASSOCIATE, Array, Builder, Index, Value, build_in
 from foveal.kernel.pool import Task
 from foveal.kernel.sources import imported_digest, module_digest
 from foveal.kernel.target import Target, current, host, machine
+from foveal.kernel.values import Traced
 from foveal.system import give_back
+
+
+@dataclass(frozen=True)
+class Size:
+    """A number of elements that is known when a kernel runs, not when it is built: the call gives it.
+
+    index: its place among the sizes of the call.
+    """
+
+    index: int
 
 
 @dataclass(frozen=True)
@@ -32,8 +45,8 @@ class ArraySpec:
     streamed: it begins on a cache line, and is so large that it does not stay in the cache until it is read.
     """
 
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
+    shape: tuple[int | Size, ...]
+    strides: tuple[int | Size, ...]
     dtype: str = "float32"
     streamed: bool = False
 
@@ -46,6 +59,11 @@ class Kernel:
     static: the body's keyword arguments, which are known while it is built.
     plain: a loop nest without lanes of its own; LLVM vectorises its loops, and may split its sums to do so.
     modules: names of modules that the code depends on, apart from those of the body and of Foveal.
+    sizes: how many sizes a call gives; the arrays' `Size`s are among them.
+    numbers: how many float32 numbers a call gives: the body gets them as its keyword argument `numbers`, a tuple.
+    functions: what the body calls by address: it gets them as its keyword argument `functions`, a tuple. Kernels that
+    differ in them only share their code.
+    indices: of such a function, how many indices it is called on after the arrays; None for the kernel of a call.
     """
 
     body: Callable[..., None]
@@ -53,6 +71,10 @@ class Kernel:
     static: tuple[tuple[str, Any], ...] = ()
     plain: bool = False
     modules: tuple[str, ...] = ()
+    sizes: int = 0
+    functions: "tuple[Kernel, ...]" = ()
+    indices: int | None = None
+    numbers: int = 0
 
     @property
     def name(self) -> str:
@@ -60,15 +82,27 @@ class Kernel:
         operator = getattr(self.body, "__self__", None)
         return str(operator.name) if operator is not None else self.body.__name__
 
-    def run_body(self, arrays: Sequence[Array] | Sequence[interpret.Array]) -> None:
-        """Call the body, which traces it or computes, depending on the arrays."""
-        self.body(*arrays, **dict(self.static))
+    @property
+    def signature(self) -> tuple[tuple[ArraySpec, ...], int]:
+        """What a caller of this function has to know: the arrays, and how many indices follow them."""
+        return self.arrays, self.indices or 0
 
-    def interpret(self, arrays: Sequence[np.ndarray]) -> None:
+    def run_body(
+        self,
+        arrays: Sequence[Array] | Sequence[interpret.Array],
+        functions: Sequence[Callable[..., None]],
+        numbers: Sequence[Value] | Sequence[np.float32],
+    ) -> None:
+        """Call the body, which traces it or computes, depending on the arrays. functions: what it calls as such."""
+        given = {"functions": tuple(functions), "numbers": tuple(numbers)}
+        self.body(*arrays, **dict(self.static), **{name: values for name, values in given.items() if values})
+
+    def interpret(self, arrays: Sequence[np.ndarray], numbers: Sequence[float] = ()) -> None:
         """Run the same body in plain Python on NumPy arrays of the described shapes and strides."""
         # lanes that a `where` does not choose may overflow, as they do in machine code
         with np.errstate(all="ignore"):
-            self.run_body([interpret.Array(array) for array in arrays])
+            functions = [partial(function.body, **dict(function.static)) for function in self.functions]
+            self.run_body([interpret.Array(array) for array in arrays], functions, [np.float32(n) for n in numbers])
 
 
 def outside_modules(kernel: Kernel) -> list[str]:
@@ -93,48 +127,113 @@ def key(kernel: Kernel, target: Target) -> str:
         kernel.arrays,
         kernel.static,
         kernel.plain,
+        kernel.sizes,
+        kernel.numbers,
+        [function.signature for function in kernel.functions],
+        kernel.indices,
         target.identity,
         imported_digest(),
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:40]
 
 
+@dataclass(frozen=True)
+class Function:
+    """A function that a kernel calls by address, as a body that is built sees it."""
+
+    #: its address, and what it is called on
+    address: Callee
+    kernel: Kernel
+
+    def __call__(self, *arguments: Array | Index) -> None:
+        """Call it on arrays, of which their origins are passed on, then indices."""
+        count = len(self.kernel.arrays)
+        b, pointers, indices = active().b, [], []
+        for array, spec in zip(arguments[:count], self.kernel.arrays, strict=True):
+            assert isinstance(array, Array)
+            # the callee computes addresses with strides of its own
+            assert array.strides == spec.strides, f"{self.kernel.name}: strides {array.strides}, not {spec.strides}"
+            pointers.append(array.pointer)
+        for index in arguments[count:]:
+            assert not isinstance(index, Array)
+            indices.append(index.get().ir if isinstance(index, Traced) else I64.ir(int(index)))
+        assert len(indices) == self.kernel.indices
+        b.call(self.address, [*pointers, *indices])
+
+
 def build_ir(kernel: Kernel, target: Target, symbol: str) -> str:
     """LLVM IR of `void symbol(ptr* arguments, i64 thread, i64 threads)`.
 
-    The arguments are pointers to the arrays, then one to the counters of the kernel's parallel loops, int64
-    [PARALLEL_LOOPS, threads], all 0; or null in its place.
+    The arguments are pointers to the arrays, the sizes, the numbers, the addresses of functions, then a pointer to the
+    counters of the kernel's parallel loops, int64 [PARALLEL_LOOPS, threads], all 0; or null in its place.
+
+    Of a function that kernels call by address: `void symbol(ptr array ..., i64 index ...)`.
     """
     # the body as a function of its own, whose arguments are the pointers: LLVM can be told about arguments what it
     # cannot be told about pointers that are loaded
     module = ir.Module(symbol)
     module.triple = target.triple
-    count = len(kernel.arrays)
-    body_type = ir.FunctionType(ir.VoidType(), [POINTER] * (count + 1) + [I64.ir] * 2)
-    body = ir.Function(module, body_type, "body")
+    count, functions = len(kernel.arrays), len(kernel.functions)
+    if kernel.indices is not None:
+        assert not kernel.sizes
+        assert not kernel.numbers
+        assert not kernel.functions, "a function that is called by address calls no other"
+        function = ir.Function(module, ir.FunctionType(ir.VoidType(), function_types(kernel)), symbol)
+        emit_body(kernel, Builder(module, function, target, CONTRACT, shared=False))
+        return str(module)
+    # a number takes the lower half of its word
+    types = [POINTER] * count + [I64.ir] * kernel.sizes + [F32.ir] * kernel.numbers + [POINTER] * (functions + 1)
+    body = ir.Function(module, ir.FunctionType(ir.VoidType(), [*types, I64.ir, I64.ir]), "body")
     body.linkage = "internal"
     body.attributes.add("noinline")
     if kernel.plain:
         for argument in body.args[:count]:
             argument.add_attribute("noalias")
-    # run the kernel's Python function, which leaves its instructions in the body
-    builder = Builder(module, body, target, REASSOCIATE if kernel.plain else CONTRACT)
-    arrays = [
-        Array(argument, spec.shape, spec.strides, KINDS[np.dtype(spec.dtype)], spec.streamed)
-        for argument, spec in zip(body.args, kernel.arrays, strict=False)
-    ]
-    with build_in(builder):
-        kernel.run_body(arrays)
-        builder.finish()
-    # the entry, which all kernels have alike: load the pointers and call the body
+    emit_body(kernel, Builder(module, body, target, REASSOCIATE if kernel.plain else CONTRACT))
+    # the entry, which all kernels have alike: load the arguments and call the body
     entry_type = ir.FunctionType(ir.VoidType(), [POINTER, I64.ir, I64.ir])
     entry = ir.Function(module, entry_type, symbol)
     b = ir.IRBuilder(entry.append_basic_block())
     table, thread, threads = entry.args
-    slots = [b.gep(table, [I64.ir(i)], source_etype=POINTER) for i in range(count + 1)]
-    b.call(body, [b.load(slot, typ=POINTER) for slot in slots] + [thread, threads])
+    slots = [b.gep(table, [I64.ir(i)], source_etype=POINTER) for i in range(len(types))]
+    loaded = [b.load(slot, typ=kind) for slot, kind in zip(slots, types, strict=True)]
+    b.call(body, [*loaded, thread, threads])
     b.ret_void()
     return str(module)
+
+
+def function_types(kernel: Kernel) -> list[ir.Type]:
+    """The types of the arguments of a function that is called by address."""
+    return [POINTER] * len(kernel.arrays) + [I64.ir] * (kernel.indices or 0)
+
+
+def emit_body(kernel: Kernel, builder: Builder) -> None:
+    """Run the kernel's Python function, which leaves its instructions in the builder's function."""
+    arguments = builder.function.args
+    count = len(kernel.arrays)
+    integers = [Value(argument, I64) for argument in arguments[count : count + kernel.sizes + (kernel.indices or 0)]]
+
+    def known(extents: tuple[int | Size, ...]) -> tuple[Any, ...]:
+        return tuple(integers[n.index] if isinstance(n, Size) else n for n in extents)
+
+    arrays = [
+        Array(argument, known(spec.shape), known(spec.strides), KINDS[np.dtype(spec.dtype)], spec.streamed)
+        for argument, spec in zip(arguments, kernel.arrays, strict=False)
+    ]
+    first_number = count + kernel.sizes
+    first_address = first_number + kernel.numbers
+    numbers = [Value(argument, F32) for argument in arguments[first_number:first_address]]
+    addresses = arguments[first_address : first_address + len(kernel.functions)]
+    functions = [
+        Function(Callee(address, function_types(function)), function)
+        for address, function in zip(addresses, kernel.functions, strict=True)
+    ]
+    with build_in(builder):
+        if kernel.indices is None:
+            kernel.run_body(arrays, functions, numbers)
+        else:
+            kernel.body(*arrays, *integers, **dict(kernel.static))
+        builder.finish()
 
 
 def optimise(text: str, target: Target, vectorise: bool) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:

@@ -125,6 +125,11 @@ class Array:
         self.kernel_dtype = np.dtype(np.uint32) if data.dtype == np.int32 else data.dtype
         self.memory = self.flat() if memory is None else memory
 
+    @property
+    def extents(self) -> tuple[int, ...]:
+        """The shape."""
+        return self.shape
+
     def flat(self) -> np.ndarray:
         """All of the array's memory, from its first element to its last, as the kernel sees its numbers."""
         size = sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True)) + 1

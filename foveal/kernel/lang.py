@@ -218,7 +218,7 @@ def loops(*ns: Index) -> Iterator[tuple[Index, ...]]:
             yield (i, *rest)
 
 
-def parallel(*ns: int) -> Iterator[tuple[Index, ...]]:
+def parallel(*ns: Index) -> Iterator[tuple[Index, ...]]:
     """Nested loops shared out among the threads; iterations must write to different places.
 
     Each thread has a contiguous range of its own, takes it in pieces, and then takes pieces of what others have left:
@@ -228,11 +228,12 @@ def parallel(*ns: int) -> Iterator[tuple[Index, ...]]:
     kernel
     threads keep to their own ranges.
     """
-    builder, total = building(), math.prod(ns)
+    builder = building()
     if builder is None:
-        yield from interpret.parallel(ns)
+        yield from interpret.parallel(tuple(int(n) for n in ns))
         return
-    if total == 0:
+    total = math.prod(ns)
+    if isinstance(total, int) and total == 0:
         return
     counters, owners = builder.shares()
     mine, threads = Value(builder.thread, I64), Value(builder.threads, I64)
@@ -249,16 +250,40 @@ def parallel(*ns: int) -> Iterator[tuple[Index, ...]]:
         for taken in builder.take(counter, (end - first).ir, size.ir):
             start = first + Value(taken, I64)
             # over the iterations of a piece
-            for flat in loop(minimum(start + size, end), start=start):
-                yield unflatten(flat, ns)
+            stop = minimum(start + size, end)
+            if all(isinstance(n, int) for n in ns[1:]):
+                for flat in loop(stop, start=start):
+                    yield unflatten(flat, ns)
+            else:
+                yield from walk(start, stop, ns)
 
 
-def unflatten(flat: Index, ns: tuple[int, ...]) -> tuple[Index, ...]:
+def walk(start: Index, stop: Index, ns: tuple[Index, ...]) -> Iterator[tuple[Index, ...]]:
+    """The indices, in a box of shape `ns`, of the elements `start` ... `stop` in C order, from one to the next.
+
+    Dividing by a number that is known only now takes as long as dozens of additions.
+    """
+    # an axis of one place has the number 0
+    places = [i if isinstance(i, int) else var(i) for i in unflatten(start, ns)]
+    for _ in loop(stop, start=start):
+        yield tuple(i if isinstance(i, int) else i.get() for i in places)
+        # one place on along the last axis; where that is its end, on along the axis before it
+        carry: Scalar = 1
+        for i, n in reversed(list(zip(places, ns, strict=True))):
+            if isinstance(i, Var):
+                following = i.get() + carry
+                is_inside = following < n
+                i.set(where(is_inside, following, 0))
+                carry = where(is_inside, 0, 1)
+
+
+def unflatten(flat: Index, ns: tuple[Index, ...]) -> tuple[Index, ...]:
     """The indices, in a box of shape `ns`, of the element whose place in C order is `flat`."""
     indices: list[Index] = []
     for n in reversed(ns[1:]):
-        indices.append(flat % n if n > 1 else 0)
-        flat = flat // n if n > 1 else flat
+        one = isinstance(n, int) and n == 1
+        indices.append(0 if one else flat % n)
+        flat = flat if one else flat // n
     return (flat, *reversed(indices))
 
 

@@ -34,6 +34,7 @@ import numpy as np
 
 from foveal.arguments import wrong_call
 from foveal.errors import ArgumentError, ShapeError
+from foveal.kernel.compile import ArraySpec, Kernel
 from foveal.kernel.lang import Scalar
 from foveal.kernel.sources import module_digest
 from foveal.kinds import Refused, kinds_of, numbers_array, refusal, shown
@@ -58,7 +59,7 @@ class Type:
 
     @property
     def size(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     @property
     def rank(self) -> int:
@@ -105,9 +106,18 @@ class Lowering(Protocol):
         inputs: Sequence[View],
         /,
         plain: bool = False,
+        specs: Sequence[ArraySpec] | None = None,
+        sizes: Sequence[int] = (),
+        numbers: Sequence[float] = (),
+        functions: Sequence[Kernel] = (),
         **static: Any,
     ) -> None:
-        """Add a call of a kernel: body(*outputs, *inputs, **static). plain: as an operator's plain kernel."""
+        """Add a call of a kernel: body(*outputs, *inputs, **static). plain: as an operator's plain kernel.
+
+        specs, sizes: numbers that the call gives, where kernels of other sizes are to share one code; see
+        kernel.compile.Size. numbers: float32 numbers that the call gives, as the body's keyword argument `numbers`.
+        functions: what the body calls by address, as its keyword argument `functions`.
+        """
 
 
 P = ParamSpec("P")

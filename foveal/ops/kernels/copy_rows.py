@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from foveal.kernel.lang import Array, Index, Scalar, lanes, parallel, vectors
 from foveal.ops.kernels import expression
@@ -48,7 +49,7 @@ def lower_rows(
     y: View,
     inputs: Sequence[View],
     pieces: tuple[Piece, ...],
-    attributes: dict[str, int],
+    attributes: dict[str, Any],
 ) -> None:
     """Fill y, row by row, with pieces of the inputs and zeros.
 
