@@ -6,6 +6,7 @@ evaluate.py   foveal evaluate: test the model of a run
 predict.py    foveal predict: classify image files with the model of a run
 explain.py    foveal explain: what a model costs and sees, layer by layer
 bench.py      foveal bench: time models and operators, also against other frameworks
+cache.py      foveal cache: show, clear, export and import compiled kernels
 doctor.py     foveal doctor: what Foveal finds on this machine
 options.py    arguments, options and tables that commands share
 streams.py    what happens when standard output or standard error cannot be written
@@ -23,6 +24,7 @@ from typing import Any
 import click
 
 from foveal import __version__
+from foveal.cli.cache import commands as cache
 from foveal.cli.doctor import doctor
 from foveal.cli.evaluate import evaluate
 from foveal.cli.explain import explain
@@ -75,5 +77,5 @@ def main() -> None:
     """Train and use convolutional networks, compiled to native code at run time."""
 
 
-for command in (train, tune, evaluate, predict, explain, doctor):
+for command in (train, tune, evaluate, predict, explain, doctor, cache):
     main.add_command(command)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from foveal import __version__
+from foveal.cli.cache import clear_cache as clear
 from foveal.cli.options import echo, show_table
 
 
@@ -15,11 +16,7 @@ def doctor(clear_cache: bool) -> None:
     from foveal.kernel import cache
 
     if clear_cache:
-        files, size = cache.size()
-        removed = cache.clear()
-        echo(f"Deleted {removed} files, {(size - cache.size()[1]) / 1e6:.1f} MB, from {cache.directory()}.")
-        if removed < files:
-            echo(f"{files - removed} files could not be deleted: the folder cannot be written.")
+        clear()
         return
     show_table(("", ""), [*machine().items(), *versions().items()])
     if cache.directory() == cache.OFF:

@@ -18,6 +18,7 @@ In the order in which they import each other:
 | maths.py | exp, log, tanh, erf and others, written in the language |
 | random.py | counter-based random numbers (Philox), written in the language |
 | cache.py | machine code on disk, shared by all processes of a user |
+| bundle.py | kernels in one signed file, for other machines of the same type |
 | progress.py | what a person sees of a long compilation |
 | pool.py | several processes compile at once: which kernel where, and what becomes of those that end |
 | compile.py | body + shapes -> LLVM IR -> machine code |

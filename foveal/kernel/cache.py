@@ -1,7 +1,8 @@
 """Machine code on disk, one file per kernel, shared by all processes of a user.
 
-File: 8 bytes magic, 32 bytes SHA-256 of the key and of the object, then the object file. The name is the kernel's key,
-which covers its source, shapes, target CPU, LLVM version and Foveal's sources. Written under a temporary name and
+File: 8 bytes magic, 8 bytes that stand for the target and Foveal's sources, 32 bytes SHA-256 of the key and of the
+object, then the object file. The name is the kernel's key, which covers its source, shapes, target CPU, LLVM version
+and Foveal's sources. Written under a temporary name and
 renamed, so a reader sees a whole file or none; a file that does not match its checksum, because it is damaged or was
 written for another kernel, counts as absent and is written again.
 
@@ -19,6 +20,8 @@ Threat model. What lies here runs as the user who finds it, so nobody else may h
   hands out a cache that was filled in advance has to let it belong to its user.
 - A folder that does not pass is neither read nor written nor cleared. That is said once per process, and by `foveal
   doctor`. Results are the same, only each process compiles its kernels again.
+- What comes from another machine comes as one file that is signed (bundle.py), and is refused unless the signature is
+  by a key of this user's. Nothing else is taken over: whoever can write a file can also compute its checksum.
 - Not covered: root, this user's own processes, and whoever may write to the folder as this user; the checksum finds
   damage and not intent, as whoever can write a file can also compute it. Access lists beyond the mode bits are seen
   where the system shows them in the mode (Linux does, macOS does not). Where there are no user numbers (Windows),
@@ -26,20 +29,25 @@ Threat model. What lies here runs as the user who finds it, so nobody else may h
   whoever made it left it.
 """
 
+import errno
 import hashlib
 import os
 import re
 import stat
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache as memoise
 from pathlib import Path
 
 from foveal import debug
+from foveal.kernel.sources import imported_digest
+from foveal.kernel.target import current
 
-MAGIC = b"foveal02"
-HEADER_BYTES = len(MAGIC) + 32
+MAGIC = b"foveal03"
+STAMP_BYTES = 8
+HEADER_BYTES = len(MAGIC) + STAMP_BYTES + 32
 # an object file takes 1 to 20 KB, so this is room for 50,000 kernels and more; a model has some hundred
 LIMIT_BYTES = 1 << 30
 # a process may write so much before it looks through the folder again, which may hold some ten thousand files
@@ -48,11 +56,15 @@ SLACK_BYTES = 32 << 20
 MAX_FILE_BYTES = 64 << 20
 # a temporary file this old was left behind by a process that was killed
 STALE_SECONDS = 3600.0
+# the file that says that a kernel is being compiled; it is believed for so long
+CLAIM = ".{}.o.claim.tmp"
+CLAIM_SECONDS = 60.0
 # the names of kernels, and of what is about to become one
 OWN_NAME = re.compile(r"[0-9a-f]{40}\.o|\.[0-9a-f]{40}\.o\..{1,16}\.tmp")
 OPEN_FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 ROOT = 0
+NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 # the value of FOVEAL_CACHE with which nothing is kept
 OFF = Path(os.devnull)
 
@@ -200,19 +212,20 @@ def load(name: str) -> bytes | None:
         os.close(handle)
 
 
-def store(name: str, content: bytes) -> None:
-    """Write a file of the folder, which others see as a whole or not at all.
+def store(name: str, content: bytes) -> bool:
+    """Write a file of the folder, which others see as a whole or not at all; gives whether it is there.
 
-    Where the folder cannot be written, nothing is kept and nothing fails; `foveal doctor` reports such a folder.
+    Where the folder cannot be written, nothing is kept and nothing fails; `foveal doctor` reports such a folder. That
+    there is no room is said once.
     """
     folder = usable()
     if folder is None:
-        return
+        return False
     try:
         make(folder)
         # somebody else may have made the folder since it was looked at
         if usable() is None:
-            return
+            return False
         handle, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".tmp", dir=folder)
         try:
             with os.fdopen(handle, "wb") as file:
@@ -222,8 +235,12 @@ def store(name: str, content: bytes) -> None:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-    except OSError:
-        return
+    except OSError as error:
+        if error.errno in NO_ROOM and folder not in _reported:
+            _reported.add(folder)
+            debug.show(f"kernels are not kept in {folder}: {error.strerror}; make room, or set FOVEAL_CACHE")
+        return False
+    return True
 
 
 def make(folder: Path) -> None:
@@ -236,19 +253,61 @@ def make(folder: Path) -> None:
 def read(key: str) -> bytes | None:
     """The object stored under `key`, or None if there is none that is whole."""
     content = load(f"{key}.o")
-    if content is None or content[:HEADER_BYTES] != header(key, content[HEADER_BYTES:]):
-        return None
-    return content[HEADER_BYTES:]
+    return None if content is None else checked(key, content)
 
 
-def write(key: str, body: bytes) -> None:
-    """Store an object under `key`, as `store` does."""
-    store(f"{key}.o", header(key, body) + body)
+def checked(key: str, content: bytes) -> bytes | None:
+    """The object in a file that was stored under `key`; None unless the file is whole."""
+    body, start = content[HEADER_BYTES:], content[: len(MAGIC) + STAMP_BYTES]
+    return body if content[:HEADER_BYTES] == start + checksum(key, body) and start.startswith(MAGIC) else None
 
 
-def header(key: str, body: bytes) -> bytes:
-    """What stands before an object: the checksum covers the key, so that it is found under no other."""
-    return MAGIC + hashlib.sha256(key.encode() + b"\0" + body).digest()
+def write(key: str, body: bytes) -> bool:
+    """Store an object that was compiled for the current target under `key`, as `store` does."""
+    return store(f"{key}.o", MAGIC + stamp() + checksum(key, body) + body)
+
+
+def claim(key: str) -> bool:
+    """Say that this process compiles a kernel now; False if another one has said so and is still at it, it seems."""
+    folder = usable()
+    if folder is None:
+        return True
+    path = folder / CLAIM.format(key)
+    try:
+        make(folder)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        with suppress(OSError):
+            return time.time() - path.lstat().st_mtime > CLAIM_SECONDS
+    except OSError:
+        pass
+    return True
+
+
+def release(key: str) -> None:
+    """Take a claim back, whether or not the kernel was compiled."""
+    if (folder := usable()) is not None:
+        remove(folder / CLAIM.format(key))
+
+
+def checksum(key: str, body: bytes) -> bytes:
+    """The checksum covers the key, so that an object is found under no other."""
+    return hashlib.sha256(key.encode() + b"\0" + body).digest()
+
+
+def stamp() -> bytes:
+    """What files of the current target and of these sources have in common; nobody has to believe it."""
+    return hashlib.sha256(f"{current().identity} {imported_digest()}".encode()).digest()[:STAMP_BYTES]
+
+
+def own_objects() -> Iterator[tuple[str, bytes]]:
+    """The kernels in the folder that are for the current target and of these sources, each after its key."""
+    for path, _ in entries():
+        content = load(path.name) if path.suffix == ".o" else None
+        if content is not None and content[len(MAGIC) :].startswith(stamp()):
+            body = checked(path.stem, content)
+            if body is not None:
+                yield path.stem, body
 
 
 def entries() -> list[tuple[Path, os.stat_result]]:

@@ -403,7 +403,11 @@ def compile_missing(
     alone: in this process only, one after another.
     """
     # no module of the user's is imported by other processes
-    shared = {name for name, kernel in missing.items() if not (alone or outside_modules(kernel))}
+    shared = {
+        name
+        for name, kernel in missing.items()
+        if not (alone or any(map(outside_modules, (kernel, *kernel.functions))))
+    }
     tasks = [
         Task(name, kernel.name, pool.message((name, kernel, target)) if name in shared else None)
         for name, kernel in missing.items()

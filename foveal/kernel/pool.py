@@ -12,8 +12,9 @@ that it refuses, that cannot be pickled, or that it was compiling when it was ki
 can be started.
 
 Of the kernels that wait, those of a kind that has taken longest so far come first, so that short ones are left for the
-end, when some cores have nothing to do any more. Within a kind the order is drawn, and the cache is looked through
-again before a kernel is compiled: several programs that compile the same network at once share the work.
+end, when some cores have nothing to do any more. Otherwise the order is drawn. Several programs that compile the same
+network at once share the work: before a kernel is compiled the cache is looked through again, and what another program
+has claimed comes last.
 """
 
 import os
@@ -248,6 +249,9 @@ class Compilation:
         self.kinds: dict[str, Kind] = {}
         # those that only this process can compile
         self.own: list[Task] = []
+        # those that another program is compiling, and the names of those that this one is
+        self.claimed_elsewhere: list[Task] = []
+        self.claims: set[str] = set()
         # object files by name, of all that are done, and the names of those that another program has compiled meanwhile
         self.objects: dict[str, bytes] = {}
         self.found: set[str] = set()
@@ -256,10 +260,8 @@ class Compilation:
         self.started = time.perf_counter()
         # true as long as processes may still be started
         self.growing = jobs() > 1
-        for task in tasks:
+        for task in random.sample(tasks, len(tasks)):
             (self.own if task.message is None else self.kinds.setdefault(task.kind, Kind()).waiting).append(task)
-        for kind in self.kinds.values():
-            random.shuffle(kind.waiting)
 
     def run(self) -> None:
         """Compile all of them, here and in processes that are started if that is worth it and ended in any case."""
@@ -280,13 +282,15 @@ class Compilation:
             finally:
                 while self.workers:
                     self.workers.popitem()[1].end()
+                while self.claims:
+                    cache.release(self.claims.pop())
 
     def elapsed(self) -> float:
         return time.perf_counter() - self.started
 
     def waiting(self) -> int:
         """Return how many kernels wait that other processes can compile."""
-        return sum(len(kind.waiting) for kind in self.kinds.values())
+        return sum(len(kind.waiting) for kind in self.kinds.values()) + len(self.claimed_elsewhere)
 
     def worth_starting(self) -> bool:
         return self.waiting() >= FEW or (self.waiting() > 1 and self.elapsed() > ALONE_SECONDS)
@@ -308,14 +312,21 @@ class Compilation:
             say_once(f"{len(self.workers)} of {count} compiling processes were started: {error}")
 
     def next_task(self) -> Task | None:
-        """Take one of the kernels that wait, of the kind that takes longest, unless it has been compiled meanwhile."""
-        while kind := max((k for k in self.kinds.values() if k.waiting), key=lambda k: k.mean, default=None):
-            task = kind.waiting.pop()
+        """Take one of the kernels that wait, of the kind that takes longest, unless another program has compiled it."""
+        while self.waiting():
+            kind = max((k for k in self.kinds.values() if k.waiting), key=lambda k: k.mean, default=None)
+            task = self.claimed_elsewhere.pop() if kind is None else kind.waiting.pop()
             body = self.find(task)
-            if body is None:
+            if body is not None:
+                self.objects[task.name] = body
+                self.found.add(task.name)
+            elif kind is None:
                 return task
-            self.objects[task.name] = body
-            self.found.add(task.name)
+            elif cache.claim(task.name):
+                self.claims.add(task.name)
+                return task
+            else:
+                self.claimed_elsewhere.append(task)
         return None
 
     def feed(self) -> None:
@@ -337,6 +348,9 @@ class Compilation:
         kind = self.kinds.setdefault(task.kind, Kind())
         kind.seconds, kind.count = kind.seconds + seconds, kind.count + 1
         cache.write(task.name, body)
+        if task.name in self.claims:
+            self.claims.discard(task.name)
+            cache.release(task.name)
 
     def collect(self, timeout: float) -> None:
         """Take what comes next from a process, if something comes in that time."""

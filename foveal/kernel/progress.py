@@ -4,6 +4,8 @@ import sys
 import time
 from types import TracebackType
 
+from foveal import debug
+
 # below this, nothing is said
 QUIET_SECONDS = 1.0
 # how often the line is written anew
@@ -11,14 +13,16 @@ REFRESH_SECONDS = 0.1
 
 
 class Progress:
-    """A line on the terminal: how many kernels are compiled, of how many. It goes away at the end.
+    """How many kernels are compiled, of how many: a line on the terminal that goes away at the end.
 
-    Nothing is shown where standard error is no terminal, or belongs to somebody else, such as a live display.
+    In a notebook it is a line at the end. Elsewhere nothing is said: where standard error is a file, or belongs to a
+    live display.
     """
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self.next = time.perf_counter() + QUIET_SECONDS
+        self.started = time.perf_counter()
+        self.next = self.started + QUIET_SECONDS
         self.shown = ""
 
     def __enter__(self) -> "Progress":
@@ -31,17 +35,17 @@ class Progress:
             return
         self.next = now + REFRESH_SECONDS
         text = f"compiling kernels: {done} of {self.total}"
-        self.write(text + " " * (len(self.shown) - len(text)))
+        print(f"\r{text.ljust(len(self.shown))}", end="", file=sys.stderr, flush=True)
         self.shown = text
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        seconds = time.perf_counter() - self.started
         if self.shown:
-            self.write(" " * len(self.shown) + "\r")
-
-    def write(self, text: str) -> None:
-        print(f"\r{text}", end="", file=sys.stderr, flush=True)
+            print(f"\r{' ' * len(self.shown)}\r", end="", file=sys.stderr, flush=True)
+        elif "ipykernel" in sys.modules and error is None and seconds > QUIET_SECONDS:
+            debug.show(f"{self.total} kernels compiled in {seconds:.1f} s")
 
 
 def is_terminal() -> bool:

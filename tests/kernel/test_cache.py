@@ -229,7 +229,7 @@ def test_reading_counts_as_use(folder):
     os.utime(folder / old, (1, 1))
     assert cache.read(old.removesuffix(".o")) == b"code"
     os.utime(folder / new, (2, 2))
-    cache.trim(50)
+    cache.trim(60)
     assert names(folder) == [old]
 
 

@@ -276,7 +276,8 @@ from foveal.kernel import compile as kernels, target
 # nothing of what decides code is left to be imported later; the loop of runtime.py has a key of its own
 rooms = [p for room in ("kernel", "ops") for p in Path("foveal", room).rglob("*.py")]
 names = {".".join(p.with_suffix("").parts).removesuffix(".__init__") for p in rooms}
-assert names - sys.modules.keys() <= {"foveal.kernel.runtime", "foveal.kernel.worker"}, names - sys.modules.keys()
+later = names - sys.modules.keys()
+assert later <= {"foveal.kernel.bundle", "foveal.kernel.runtime", "foveal.kernel.worker"}, later
 spec = kernels.ArraySpec((9,), (1,))
 def key():
     return kernels.key(kernels.Kernel(foveal.ops.OPS["relu"].kernel, (spec, spec)), target.host())

@@ -1,7 +1,9 @@
 """Compiling processes: the same code as from one, whatever becomes of them, and none that stays."""
 
 import errno
+import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
+from rich.progress import Progress
 
 import foveal
 from foveal import ops
 from foveal.cli import main
 from foveal.errors import FovealError
-from foveal.kernel import cache, pool, runtime, target
+from foveal.kernel import cache, pool, progress, runtime, target
 from foveal.kernel import compile as kernels
 from foveal.ops.op import OPS
 
@@ -235,7 +239,29 @@ def test_nothing_stays_when_the_program_is_ended_while_others_compile(number, tm
     while not all(map(ended, others)):
         assert time.monotonic() < limit
         time.sleep(0.01)
-    assert not list((tmp_path / "cache").glob("*.tmp"))
+    # what was claimed by a program that was killed is forgotten after a while
+    left = list((tmp_path / "cache").glob("*"))
+    assert left == [] if number == signal.SIGINT else all(path.name.endswith(".claim.tmp") for path in left)
+
+
+def test_what_another_program_compiles_comes_last(made_here, tmp_path, monkeypatch):
+    monkeypatch.setenv("FOVEAL_JOBS", "1")
+    names = [kernels.key(kernel(OPS[name].kernel), target.host()) for name in ("exp", "relu", "tanh")]
+    assert cache.claim(names[1])
+    assert cache.claim(names[2])
+    claim = tmp_path / "cache" / f".{names[2]}.o.claim.tmp"
+    os.utime(claim, (1, 1))
+    made = []
+    monkeypatch.setattr(cache, "write", lambda name, body: made.append(name))
+    kernels.native([kernel(OPS[name].kernel) for name in ("exp", "relu", "tanh")])
+    assert (set(made), made[-1]) == (set(names), names[1])
+    # its own claims are gone, also the one that it took over
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [f".{names[1]}.o.claim.tmp"]
+    # what is compiled elsewhere in the meantime is not compiled here
+    kernels._loaded.clear()
+    monkeypatch.undo()
+    monkeypatch.setenv("FOVEAL_CACHE", str(tmp_path / "cache"))
+    assert not cache.claim(names[1])
 
 
 def test_a_forked_child_lets_go_of_the_pipes():
@@ -273,3 +299,50 @@ def test_what_is_printed_meanwhile_goes_to_standard_error():
     replies = [pool.receive(process.stdout.fileno()) for _ in range(2)]
     assert (len(replies[0]), replies[1]) == (64, b"kernel")
     assert process.communicate(timeout=60) == (b"", b"out\ndescriptor\nerr\n")
+
+
+class Terminal(io.StringIO):
+    """A terminal, as programs see it."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_a_long_compilation_says_on_a_terminal_how_far_it_is(count, monkeypatch):
+    monkeypatch.setenv("FOVEAL_JOBS", count)
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    check(program())
+    # carriage returns alone, each line over the one before, and blanks over the last one
+    first, *lines, last, end = sys.stderr.getvalue().split("\r")
+    assert (first, last, end) == ("", " " * len(lines[-1]), "")
+    done = [int(line.removeprefix("compiling kernels: ").removesuffix(" of 3")) for line in lines]
+    assert done == sorted(done)
+    assert done[-1] == 3
+    sys.stderr = Terminal()
+    check(program())
+    assert sys.stderr.getvalue() == ""
+
+
+def test_only_terminals_and_notebooks_are_told_of_a_compilation(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    check(program())
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setitem(sys.modules, "ipykernel", progress)
+    cache.clear()
+    check(program())
+    assert re.fullmatch(r"-- 3 kernels compiled in \d+\.\d s\n", capsys.readouterr().err)
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 1e9)
+    cache.clear()
+    check(program())
+    assert capsys.readouterr() == ("", "")
+    assert not rich_terminal()
+
+
+def rich_terminal():
+    """Return what is seen of a terminal while a live display of rich runs."""
+    with Progress(console=Console(file=Terminal(), force_terminal=True)) as display:
+        display.add_task("")
+        return progress.is_terminal()
