@@ -161,16 +161,11 @@ def _cifar(version: cifar.Version) -> FolderFormat:
     def read(folder: Path, files: list[Path]) -> Dataset:
         # Training files, the test file, the file of class names.
         *train, test, names = files
-        parts = [cifar.read_records(version, path) for path in train]
-        x_train, y_train = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        # The bytes of the files, which take as much memory as the images, are not needed any more.
-        del parts
         source = f"the training part of {folder}"
         return from_arrays(
             folder.resolve().name,
-            x_train,
-            y_train,
-            *cifar.read_records(version, test),
+            *cifar.read_records(version, train),
+            *cifar.read_records(version, [test]),
             classes=cifar.class_names(version, names, read_limited(names, cifar.NAMES_BYTES, "names of classes")),
             sources=(source, source, str(test), str(test)),
         )
