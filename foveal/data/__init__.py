@@ -1,6 +1,7 @@
 """Data sets in memory, read and checked once, and the order in which training walks through them.
 
 readers.py     `load`: the kinds of folders and files that hold a data set
+digits.py      scikit-learn's digits
 dataset.py     Dataset, and the checks of the four arrays that make one
 classes.py     names of classes: of labels without names, and which classes of two data sets are the same
 statistics.py  bytes as floats, mean and standard deviation, normalisation

@@ -6,19 +6,23 @@ then the red, the green and the blue plane, each 32 rows of 32 bytes. A text fil
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foveal.data.files import read_limited
+from foveal.data.files import fill, is_packed, opened
 from foveal.errors import DataError
 
 # Shape of one image: channels, rows, columns.
 PIXELS = (3, 32, 32)
 # The most images that a gzipped file is unpacked to: as many as both data sets have in all.
 MAX_RECORDS = 60_000
+# Records that are read at a time: 3 MB, which stay in a cache while they are taken apart.
+BLOCK = 1024
 # The most bytes of a file of names.
 NAMES_BYTES = 1 << 16
 
@@ -66,31 +70,63 @@ CIFAR100 = Version(
 )
 
 
-def read_records(version: Version, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return the images, uint8 [n, 3, 32, 32], and classes, uint8 [n], of a file.
+def read_records(version: Version, paths: Sequence[Path]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return the images, uint8 [n, 3, 32, 32], and classes, uint8 [n], of some files, one after the other.
 
-    Raises DataError if it holds no whole number of records, or a label outside of its range, or, being gzipped, far
-    more records than the data set has.
+    Raises DataError if a file holds no whole number of records, or a label outside of its range, or, being gzipped, far
+    more records than the data set has. Bytes are copied once, a block of records at a time.
     """
-    labels = len(version.labels)
-    size = labels + int(np.prod(PIXELS))
-    # A file that is not packed takes no more memory than it is long.
-    limit = max(path.stat().st_size, MAX_RECORDS * size)
-    raw = read_limited(path, limit, f"{MAX_RECORDS:,} images")
-    if not raw or len(raw) % size:
+    labels, size = len(version.labels), record_bytes(version)
+    # What a packed file holds is not known before it is read; memory that is not written is not taken.
+    most = [MAX_RECORDS if is_packed(path) else path.stat().st_size // size for path in paths]
+    images, classes = np.empty((sum(most), *PIXELS), np.uint8), np.empty(sum(most), np.uint8)
+    count = 0
+    for path, limit in zip(paths, most, strict=True):
+        for table in blocks(version, path, limit):
+            end = count + len(table)
+            images[count:end] = table[:, labels:].reshape(-1, *PIXELS)
+            classes[count:end] = table[:, labels - 1]
+            count = end
+    return images[:count], classes[:count]
+
+
+def blocks(version: Version, path: Path, limit: int) -> Iterator[NDArray[np.uint8]]:
+    """Yield the records of a file, uint8 [n, bytes], BLOCK at most at a time, in memory that the next ones take."""
+    size, total = record_bytes(version), 0
+    buffer = np.empty(BLOCK * size, np.uint8)
+    with opened(path) as stream:
+        while read := fill(stream, buffer):
+            total += read
+            if total > limit * size and total % size == 0:
+                raise DataError(
+                    f"{path}: holds more than {limit:,} images, {limit * size:,} bytes; it is damaged or another file"
+                )
+            if total % size:
+                break
+            table = buffer[:read].reshape(-1, size)
+            check_labels(version, path, table, total // size - len(table))
+            yield table
+    if total % size or not total:
         raise DataError(
-            f"{path}: {len(raw)} bytes are no whole number of {version.name}'s records of {size}; it is damaged or "
+            f"{path}: {total} bytes are no whole number of {version.name}'s records of {size}; it is damaged or "
             f"another file, take it again out of {version.download}"
         )
-    table = np.frombuffer(raw, np.uint8).reshape(-1, size)
+
+
+def record_bytes(version: Version) -> int:
+    """Return the bytes of a record."""
+    return len(version.labels) + math.prod(PIXELS)
+
+
+def check_labels(version: Version, path: Path, table: NDArray[np.uint8], first: int) -> None:
+    """Raise DataError for a label that is outside of its range; `first` is the number of the first record."""
     for column, count in enumerate(version.labels):
         wrong = np.flatnonzero(table[:, column] >= count)
         if len(wrong):
             raise DataError(
-                f"{path}: label {table[wrong[0], column]} in record {wrong[0]} is outside 0 to {count - 1}; it is "
-                f"damaged or not of {version.name}, take it again out of {version.download}"
+                f"{path}: label {table[wrong[0], column]} in record {first + wrong[0]} is outside 0 to {count - 1}; it "
+                f"is damaged or not of {version.name}, take it again out of {version.download}"
             )
-    return table[:, labels:].reshape(-1, *PIXELS), table[:, labels - 1]
 
 
 def class_names(version: Version, path: Path, raw: bytes) -> list[str]:

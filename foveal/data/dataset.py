@@ -252,8 +252,8 @@ def other_scale(a: tuple[float, float], b: tuple[float, float]) -> bool:
 def _check_scales(train: Images, test: Images, of_train: str, of_test: str) -> None:
     """Raise DataError where both parts are scaled otherwise. Small bytes may be dark images, one value says nothing."""
     ranges = _value_range(train), _value_range(test)
-    constant = any(x.min() == x.max() for x in (train, test))
-    if other_scale(*ranges) and not constant and (train.dtype != np.uint8 or ranges[1] == UNIT):
+    differ = other_scale(*ranges) and (train.dtype != np.uint8 or ranges[1] == UNIT)
+    if differ and all(x.min() != x.max() for x in (train, test)):
         (low, high), (test_low, test_high) = ranges
         raise DataError(
             f"{of_train} holds pixels from {low:g} to {high:g}, {of_test} from {test_low:g} to {test_high:g}:"

@@ -34,14 +34,27 @@ def opened(path: Path) -> Iterator[io.BufferedIOBase]:
     """
     try:
         with path.open("rb") as file:
-            # The content decides, not the name: browsers unpack .gz files on download and keep the name.
-            packed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
-            file.seek(0)
-            yield gzip.GzipFile(fileobj=file) if packed else file
+            yield gzip.GzipFile(fileobj=file) if begins_packed(file) else file
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: torn gzip file ({error}); fetch it again") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def begins_packed(file: io.BufferedReader) -> bool:
+    """Return True if a file is gzipped; it is read from its begin afterwards.
+
+    The content decides, not the name: browsers unpack .gz files on download and keep the name.
+    """
+    packed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+    file.seek(0)
+    return packed
+
+
+def is_packed(path: Path) -> bool:
+    """Return True if the file is gzipped. Raises DataError if it cannot be read."""
+    with opened(path) as stream:
+        return isinstance(stream, gzip.GzipFile)
 
 
 def fill(stream: io.BufferedIOBase, content: NDArray[np.uint8]) -> int:

@@ -13,15 +13,11 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from foveal.data import cifar, idx, npz
+from foveal.data import cifar, digits, idx, npz
 from foveal.data.dataset import PARTS, Dataset, from_arrays
 from foveal.data.files import read_limited
 from foveal.errors import DataError
 
-# scikit-learn's random_state of the split into training and test part, which is the same for every --seed.
-_DIGITS_SPLIT = 0
 _EMNIST_SPLITS = tuple(f"emnist-{split}" for split in ("balanced", "byclass", "bymerge", "digits", "letters", "mnist"))
 
 
@@ -33,7 +29,7 @@ def load(name_or_path: str | Path) -> Dataset:
     `classes`, the names in order. Raises DataError for what is missing, damaged or of another kind.
     """
     if str(name_or_path) == "digits":
-        return _digits()
+        return digits.read()
     path = Path(name_or_path)
     try:
         if path.is_dir():
@@ -48,22 +44,6 @@ def load(name_or_path: str | Path) -> Dataset:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}; {ACCEPTED}") from None
     raise DataError(f"{path}: there is no such file, folder or data set; {ACCEPTED}")
-
-
-def _digits() -> Dataset:
-    """scikit-learn's 1797 handwritten digits of 8x8 pixels, a fifth of them for testing."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    bunch = load_digits()
-    x_train, x_test, y_train, y_test = train_test_split(
-        (bunch.images / 16).astype(np.float32),
-        bunch.target,
-        test_size=0.2,
-        stratify=bunch.target,
-        random_state=_DIGITS_SPLIT,
-    )
-    return from_arrays("digits", x_train, y_train, x_test, y_test)
 
 
 # Folders. The files that a folder holds decide its kind: the one whose files are all there.
@@ -161,16 +141,11 @@ def _cifar(version: cifar.Version) -> FolderFormat:
     def read(folder: Path, files: list[Path]) -> Dataset:
         # Training files, the test file, the file of class names.
         *train, test, names = files
-        parts = [cifar.read_records(version, path) for path in train]
-        x_train, y_train = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        # The bytes of the files, which take as much memory as the images, are not needed any more.
-        del parts
         source = f"the training part of {folder}"
         return from_arrays(
             folder.resolve().name,
-            x_train,
-            y_train,
-            *cifar.read_records(version, test),
+            *cifar.read_records(version, train),
+            *cifar.read_records(version, [test]),
             classes=cifar.class_names(version, names, read_limited(names, cifar.NAMES_BYTES, "names of classes")),
             sources=(source, source, str(test), str(test)),
         )

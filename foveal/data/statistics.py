@@ -30,14 +30,14 @@ def channel_statistics(x: Images) -> tuple[tuple[float, ...], tuple[float, ...]]
 
     There is never a float copy of all images. The deviation of a channel that is constant is 1.
     """
-    mean, variance = _of_bytes(x) if x.dtype == np.uint8 else _of_floats(x)
+    mean, variance = _of_bytes(x.view(np.uint8)) if x.dtype == np.uint8 else _of_floats(x)
     std = np.sqrt(variance)
     # A deviation below this share of the mean is the rounding of a constant.
     std = np.where(std > 1e-6 * np.abs(mean), std, 1.0)
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
-def _of_bytes(x: Images) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _of_bytes(x: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and variance [C] of bytes / 255: from how often each of the 256 values occurs."""
     channels = x.shape[1]
     # [C, 256]
@@ -45,12 +45,20 @@ def _of_bytes(x: Images) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     images = max(1, _COUNTED_BYTES // x[0, 0].size)
     for start in range(0, len(x), images):
         for channel in range(channels):
-            counts[channel] += np.bincount(x[start : start + images, channel].ravel(), minlength=256)
+            counts[channel] += histogram(x[start : start + images, channel].ravel())
     # The values as they are computed with, rounded to float32.
     values = scaled(np.arange(256, dtype=np.uint8)).astype(np.float64)
     count = x.size // channels
     mean = (counts * values).sum(1) / count
     return mean, (counts * np.square(values - mean[:, None])).sum(1) / count
+
+
+def histogram(x: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return how often each of the 256 bytes occurs in x [n]. They are counted in pairs, which takes half the time."""
+    paired = len(x) // 2 * 2
+    pairs = np.bincount(x[:paired].view(np.uint16), minlength=1 << 16).reshape(256, 256)
+    counts: NDArray[np.int64] = pairs.sum(0) + pairs.sum(1) + np.bincount(x[paired:], minlength=256)
+    return counts
 
 
 def _of_floats(x: Images) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -102,10 +102,14 @@ class Reads:
         key = (id(owner), name)
         if key in self.reads or key in self.written:
             return
-        # What is looked at here is not read by the function.
-        with recording(None):
+        # What is looked at here is not read by the function. (There are some ten thousand reads, and a `with` block
+        # takes longer than most of them.)
+        previous, LOCAL.recorder = LOCAL.recorder, None
+        try:
             if kind := self.kind(owner, name, value):
                 self.reads[key] = kind(owner, name, self.ignored)
+        finally:
+            LOCAL.recorder = previous
 
     def kind(self, owner: object, name: str, value: object) -> type[Read] | None:
         """Return what records an attribute; None for properties, which compute from what they read themselves."""
