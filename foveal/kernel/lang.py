@@ -270,19 +270,28 @@ def unflatten(flat: Index, ns: tuple[Index, ...]) -> tuple[Index, ...]:
     return (flat, *reversed(indices))
 
 
-def vectors(n: int, width: int | None = None) -> Iterator[tuple[Index, int]]:
+def vectors(n: Index, width: int | None = None, tail: int | None = None) -> Iterator[tuple[Index, int]]:
     """Cover `n` neighbouring elements: a run-time loop of full vectors, then the tail as one narrower vector.
 
-    Yields each vector's first element and its width. width: of a full vector, the target's unless it is given.
+    Yields each vector's first element and its width. width: of a full vector, the target's unless it is given. tail: of
+    how many elements the tail is, where the call gives n.
     """
     width = width or lanes()
     for i in loop(n // width):
         yield i * width, width
-    if n % width:
-        yield n - n % width, n % width
+    yield from tail_of(n, width, tail)
 
 
-def parallel_vectors(n: int, width: int | None = None) -> Iterator[tuple[Index, int]]:
+def tail_of(n: Index, width: int, tail: int | None) -> Iterator[tuple[Index, int]]:
+    """The tail of `vectors`, if there is one."""
+    if tail is None:
+        assert isinstance(n, int)
+        tail = n % width
+    if tail:
+        yield n - tail, tail
+
+
+def parallel_vectors(n: Index, width: int | None = None, tail: int | None = None) -> Iterator[tuple[Index, int]]:
     """`vectors` with the full vectors shared out among the threads; one thread takes the tail.
 
     These are two parallel loops, so what is said about two of them at `parallel` holds for the tail.
@@ -290,6 +299,6 @@ def parallel_vectors(n: int, width: int | None = None) -> Iterator[tuple[Index, 
     width = width or lanes()
     for (i,) in parallel(n // width):
         yield i * width, width
-    if n % width:
+    for start, rest in tail_of(n, width, tail):
         for _ in parallel(1):
-            yield n - n % width, n % width
+            yield start, rest

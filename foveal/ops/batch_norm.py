@@ -7,7 +7,7 @@ import numpy as np
 from foveal.errors import ShapeError
 from foveal.kernel.lang import Array, loop, loops, parallel, var
 from foveal.ops.elementwise import positive, sqrt
-from foveal.ops.kernels.moments import chunk_moments, merge_chunks, moment_chunks
+from foveal.ops.kernels import moments
 from foveal.ops.op import Case, HasShape, Lowering, Operator, Tensor
 from foveal.ops.reduce import sum
 from foveal.ops.shape import index, reshape
@@ -87,11 +87,7 @@ class ChannelMoments(Operator):
             lowering.call(self.kernel, [y], [x], plain=True)
             return
         # [N H W, C]
-        rows = x.channels_last_rows()
-        chunks = moment_chunks(*rows.shape)
-        partial = lowering.scratch((2, chunks, rows.shape[1]))
-        lowering.call(chunk_moments, [partial], [rows])
-        lowering.call(merge_chunks, [y], [partial], rows=rows.shape[0])
+        moments.lower(lowering, y, x.channels_last_rows())
 
 
 class BatchNorm(Operator):
@@ -129,9 +125,9 @@ class BatchNorm(Operator):
         return batch_norm_inference.numpy(x, mean, variance, gamma, beta, eps=eps)
 
     def vjp(self, dy: Tensor, y: Tensor, x: Tensor, gamma: Tensor, beta: Tensor, *, eps: float) -> tuple[Tensor, ...]:
-        moments = channel_moments(x)
-        inverse = 1.0 / sqrt(index(moments, i=1) + eps)
-        xhat = (x - per_channel(index(moments, i=0), x)) * per_channel(inverse, x)
+        both = channel_moments(x)
+        inverse = 1.0 / sqrt(index(both, i=1) + eps)
+        xhat = (x - per_channel(index(both, i=0), x)) * per_channel(inverse, x)
         axes, count = channel_axes(x.shape), float(np.prod(x.shape) / x.shape[1])
         d_beta, d_gamma = sum(dy, axes=axes), sum(dy * xhat, axes=axes)
         scale = per_channel(gamma * inverse, x)
@@ -139,8 +135,8 @@ class BatchNorm(Operator):
         return (dy - centre - xhat * slope) * scale, d_gamma, d_beta
 
     def expand(self, x: Tensor, gamma: Tensor, beta: Tensor, *, eps: float) -> Tensor:
-        moments = channel_moments(x)
-        return batch_norm_inference(x, index(moments, i=0), index(moments, i=1), gamma, beta, eps=eps)
+        both = channel_moments(x)
+        return batch_norm_inference(x, index(both, i=0), index(both, i=1), gamma, beta, eps=eps)
 
 
 def check_channels(name: str, x: Shape, *vectors: Shape) -> None:

@@ -156,14 +156,19 @@ def plain_kernel(op, case):
     assert error(got, want) < limit(op)
 
 
-def run_kernel(body, arrays, plain=True, thread=0, threads=1, **static):
-    """Compile a kernel body for the arrays' shapes and strides, and run it on them."""
-    specs = tuple(kernels.ArraySpec(a.shape, tuple(s // a.itemsize for s in a.strides), str(a.dtype)) for a in arrays)
-    kernel = kernels.Kernel(body, specs, tuple(sorted(static.items())), plain)
-    code = kernels.native([kernel])
-    pointers = np.array([*(a.ctypes.data for a in arrays), 0], np.int64)
+def run_kernel(body, arrays, plain=True, thread=0, threads=1, specs=None, sizes=(), numbers=(), functions=(), **static):
+    """Compile a kernel body for the arrays' shapes and strides, or for `specs`, and run it on them.
+
+    The other arguments are those of ops.op.Lowering.call.
+    """
+    specs = specs or [kernels.ArraySpec(a.shape, tuple(s // 4 for s in a.strides), str(a.dtype)) for a in arrays]
+    counts = {"sizes": len(sizes), "numbers": len(numbers), "functions": tuple(functions)}
+    kernel = kernels.Kernel(body, tuple(specs), tuple(sorted(static.items())), plain, **counts)
+    code = kernels.native([kernel, *functions])
+    bits = np.array(numbers, np.float32).view(np.uint32)
+    table = np.array([*(a.ctypes.data for a in arrays), *sizes, *bits, *code.addresses[1:], 0], np.int64)
     call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(code.addresses[0])
-    call(pointers.ctypes.data, thread, threads)
+    call(table.ctypes.data, thread, threads)
 
 
 def laid_out(x):

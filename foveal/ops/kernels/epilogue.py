@@ -14,10 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+from foveal.kernel.compile import ArraySpec
 from foveal.kernel.lang import LINE, Array, Index, Scalar, Value, l2, lanes, loop, parallel_vectors, splat, var, vectors
 from foveal.ops.kernels import expression, moments
 from foveal.ops.kernels.reduction import tree_sum
 from foveal.ops.kernels.register_tile import FLOAT_BYTES
+from foveal.ops.kernels.sizes import CallSizes, is_repeated
 from foveal.ops.op import Lowering
 from foveal.view import View
 
@@ -82,23 +84,31 @@ class EpilogueOutputs:
         tasks: int,
         scratch: list[View],
         inputs: list[View],
+        spec: Callable[[View], ArraySpec] | None = None,
+        sizes: Sequence[int] = (),
         **static: Any,
     ) -> None:
         """Call body(*outputs, partial, *scratch, *inputs, *extras), and combine what its tasks have summed.
 
         The body gets outputs and extras channels last, and its arguments through a `BoundEpilogue`. tasks: the number
         of parts of the work that keep partial sums of their own; where nothing is summed, `partial` has a row that is
-        not used.
+        not used. spec: what the body is specialised to for a view, with sizes that the call gives in `sizes`.
         """
         K = self.shape[1]
         # [tasks, rows of partial sums, K]
         partial = lowering.scratch((tasks, max(self.epilogue.rows, 1), K if self.epilogue.has_sums else 1))
         nhwc = self.each(lambda v: v.permuted(0, 2, 3, 1))
         written, read = [*nhwc.outputs, partial, *scratch], [*inputs, *nhwc.extras]
-        lowering.call(body, written, read, epilogue=self.epilogue, **static)
+        specs = [spec(view) for view in (*written, *read)] if spec else None
+        lowering.call(body, written, read, specs=specs, sizes=sizes, epilogue=self.epilogue, **static)
         if self.epilogue.has_sums:
             totals = [*self.sums, *([self.moments] if self.moments is not None else [])]
-            lowering.call(combine_tasks, totals, [partial], sums=len(self.sums))
+            given = CallSizes()
+            # a total is [K] or [2, K]
+            specs = [given.spec(total, *range(len(total.shape) - 1)) for total in totals]
+            specs.append(given.spec(partial, 1))
+            static = {"sums": len(self.sums), "tail": K % lanes()}
+            lowering.call(combine_tasks, totals, [partial], specs=specs, sizes=given.values, **static)
 
 
 class BoundEpilogue:
@@ -119,15 +129,21 @@ class BoundEpilogue:
     #: those of the extras that have to be prefetched
     far: list[Array]
 
-    def __init__(self, epilogue: Epilogue, arrays: tuple[Array, ...], between: int) -> None:
-        """arrays: the kernel's, as `EpilogueOutputs.call` orders them; `between` of them are scratch and inputs."""
+    def __init__(
+        self, epilogue: Epilogue, arrays: tuple[Array, ...], between: int, far: tuple[bool, ...] | None = None
+    ) -> None:
+        """arrays: the kernel's, as `EpilogueOutputs.call` orders them; `between` of them are scratch and inputs.
+
+        far: for each extra, if it has to be prefetched, where the call gives its size.
+        """
         self.epilogue = epilogue
         self.aligned = True
         count = len(epilogue.results)
         self.outputs, self.partial = arrays[:count], arrays[count]
         self.operands = arrays[count + 1 : count + 1 + between]
         self.extras = arrays[count + 1 + between :]
-        self.far = [x for x in self.extras if not repeated(x) and exceeds_l2(x)]
+        far = far or tuple(exceeds_l2(x) for x in self.extras)
+        self.far = [x for x, is_far in zip(self.extras, far, strict=True) if is_far and not repeated(x)]
 
     def zero_sums(self, task: Index, k: Index, width: int) -> None:
         """Zero the task's partial sums of the channels k ... k + width; called before its first results."""
@@ -191,10 +207,10 @@ class BoundEpilogue:
 
 def repeated(x: Array) -> bool:
     """True if all pixels of the image read the same."""
-    return not any(x.strides[:3])
+    return all(is_repeated(stride) for stride in x.strides[:3])
 
 
-def exceeds_l2(x: Array) -> bool:
+def exceeds_l2(x: Array | View) -> bool:
     """True if the array is larger than the second-level cache, so that reading it has to wait unless it is prefetched.
 
     A tile's pixels lie in several short rows, which the hardware's prefetcher does not foresee.
@@ -202,16 +218,16 @@ def exceeds_l2(x: Array) -> bool:
     return FLOAT_BYTES * math.prod(x.shape) > l2()
 
 
-def combine_tasks(*arrays: Array, sums: int) -> None:
+def combine_tasks(*arrays: Array, sums: int, tail: int) -> None:
     """Add up the tasks' partial sums [tasks, rows, K] in their order, and merge their moments.
 
     arrays: `sums` arrays [K], one [2, K] for mean and biased variance if the epilogue takes moments, and the partial
-    sums.
+    sums. tail: how many channels are left by whole vectors of them.
     """
     totals, partial = arrays[:-1], arrays[-1]
-    tasks, _, K = partial.shape
+    tasks, _, K = partial.extents
     # threads share the channels
-    for k, width in parallel_vectors(K):
+    for k, width in parallel_vectors(K, tail=tail):
         for row, y in enumerate(totals[:sums]):
             total = var(0.0, width)
             for task in loop(tasks):

@@ -26,10 +26,11 @@ def load(x: Array, index: tuple[Index, ...], width: int) -> Value:
     Neighbours in memory are one vector load. Where the last axis has stride 0 a single scalar is returned, which
     arithmetic broadcasts; with any other stride the lanes are gathered one by one.
     """
-    step = x.strides[-1] if x.strides else 0
-    if width == 1 or step == 1:
+    # of a stride that the call gives nothing is known
+    step: Index = x.strides[-1] if x.strides else 0
+    if width == 1 or (isinstance(step, int) and step == 1):
         return x.load(index, width)
-    if step == 0:
+    if isinstance(step, int) and step == 0:
         return x.load(index, 1)
     return pack([x.load((*index[:-1], index[-1] + lane), 1) for lane in range(width)])
 

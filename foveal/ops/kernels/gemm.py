@@ -44,8 +44,8 @@ from foveal.kernel.lang import (
     vectors,
 )
 from foveal.ops.kernels import expression
-from foveal.ops.kernels.packing import pack_panels
-from foveal.ops.kernels.partial_sums import add_chunks
+from foveal.ops.kernels.packing import lower_panels
+from foveal.ops.kernels.partial_sums import lower_sums
 from foveal.ops.kernels.register_tile import (
     ENOUGH_TASKS,
     FLOAT_BYTES,
@@ -110,7 +110,7 @@ def lower(lowering: Lowering, y: View, a: View, b: View) -> None:
         chunks = min(ENOUGH_TASKS, k // STEPS)
         partial = lowering.scratch((chunks, m, n))
         lowering.call(multiply_rows, [partial], [a, b])
-        lowering.call(add_chunks, [y.reshaped((m * n,))], [partial.reshaped((chunks, m * n))])
+        lower_sums(lowering, y.reshaped((m * n,)), partial)
         return
     if not is_along_k and (m <= FEW_ROWS or k <= SHORT):
         lowering.call(multiply, [y], [a, b], packed=False)
@@ -118,7 +118,7 @@ def lower(lowering: Lowering, y: View, a: View, b: View) -> None:
     columns = tile_for(n).lanes
     # b as n filters [1, n, k, 1, 1] of one group, with a window of one position
     panels = lowering.scratch((1, ceil_div(n, columns), 1, 1, k, columns))
-    lowering.call(pack_panels, [panels], [b.permuted(1, 0).reshaped((1, n, k, 1, 1))], columns=columns)
+    lower_panels(lowering, panels, b.permuted(1, 0).reshaped((1, n, k, 1, 1)))
     lowering.call(multiply, [y], [a, panels], packed=True)
 
 

@@ -35,6 +35,9 @@ from foveal.kernel.lang import (
 from foveal.ops.kernels.expression import float_lanes
 from foveal.ops.kernels.reduction import BLOCK, COLUMN_VECTORS, tree_sum
 from foveal.ops.kernels.register_tile import FLOAT_BYTES
+from foveal.ops.kernels.sizes import CallSizes
+from foveal.ops.op import Lowering
+from foveal.view import View
 
 # A chunk of rows takes this part of the second-level cache, 64 KiB of 1 MiB, as it is read twice: the second time from
 # the cache. Smaller chunks would cost more merging, larger ones fall out of the cache.
@@ -74,12 +77,26 @@ def moment_chunks(rows: int, channels: int) -> int:
     return max(1, min(rows // MIN_CHUNK_ROWS, max(MIN_CHUNKS, rows * channels // chunk_elements)))
 
 
-def chunk_moments(partial: Array, x: Array) -> None:
+def lower(lowering: Lowering, y: View, x: View) -> None:
+    """y [2, C] = mean and biased variance of the rows of x [rows, C], which kernels of all such shapes compute."""
+    rows, C = x.shape
+    partial = lowering.scratch((2, moment_chunks(rows, C), C))
+    sizes, block = CallSizes(), COLUMN_VECTORS * lanes()
+    specs = [sizes.spec(partial, 0), sizes.spec(x)]
+    lowering.call(chunk_moments, [partial], [x], specs=specs, sizes=sizes.values, rest=C % block)
+    sizes = CallSizes()
+    specs = [sizes.spec(y, 0), sizes.spec(partial, 0), sizes.spec(x)]
+    share, tail = 1.0 / rows, C % lanes()
+    lowering.call(merge_chunks, [y], [partial, x], specs=specs, sizes=sizes.values, numbers=(share,), tail=tail)
+
+
+def chunk_moments(partial: Array, x: Array, *, rest: int) -> None:
     """The moments of chunks of rows: x [rows, C] -> partial [2, chunks, C].
 
-    partial[0, g] is the mean of the g-th chunk, and partial[1, g] its sum of squared deviations.
+    partial[0, g] is the mean of the g-th chunk, and partial[1, g] its sum of squared deviations. rest: how many
+    channels are left by whole blocks of them.
     """
-    (_, chunks, C), rows = partial.shape, x.shape[0]
+    (_, chunks, C), rows = partial.extents, x.extents[0]
     size, block = lanes(), COLUMN_VECTORS * lanes()
     # threads share the chunks
     for (g,) in parallel(chunks):
@@ -87,9 +104,9 @@ def chunk_moments(partial: Array, x: Array) -> None:
         # blocks of neighbouring channels, whose totals fit the registers; then the channels that are left
         for b in loop(C // block):
             column_moments(partial, x, g, first, last, [(b * block + i, size) for i in range(0, block, size)])
-        rest: list[tuple[Index, int]] = [(c, min(size, C - c)) for c in range(C - C % block, C, size)]
         if rest:
-            column_moments(partial, x, g, first, last, rest)
+            columns: list[tuple[Index, int]] = [(C - rest + i, min(size, rest - i)) for i in range(0, rest, size)]
+            column_moments(partial, x, g, first, last, columns)
 
 
 def column_moments(
@@ -138,18 +155,22 @@ def rows_in_blocks(
                 total += value.get()
 
 
-def merge_chunks(y: Array, partial: Array, *, rows: int) -> None:
-    """y [2, C] = mean and biased variance of all `rows` from those of the chunks, partial [2, chunks, C]."""
-    _, chunks, C = partial.shape
+def merge_chunks(y: Array, partial: Array, x: Array, *, tail: int, numbers: tuple[Scalar]) -> None:
+    """y [2, C] = mean and biased variance of the rows of x from those of their chunks, partial [2, chunks, C].
+
+    tail: how many channels are left by whole vectors of them. numbers: the share of a row in a mean.
+    """
+    (share,) = numbers
+    (_, chunks, C), rows = partial.extents, x.extents[0]
     # threads share the channels; the chunks are merged in order
-    for c, width in parallel_vectors(C):
+    for c, width in parallel_vectors(C, tail=tail):
         running = RunningMoments(width)
         for g in loop(chunks):
             first, last = g * rows // chunks, (g + 1) * rows // chunks
             count, before = float_lanes(last - first, width), float_lanes(first, width)
             running.merge(before, count, partial.load((0, g, c), width), partial.load((1, g, c), width))
         y.store((0, c), running.mean, width)
-        y.store((1, c), running.squares.get() * (1.0 / rows), width)
+        y.store((1, c), running.squares.get() * share, width)
 
 
 def accumulate(
@@ -177,7 +198,7 @@ def accumulate(
 def merge_tasks(y: Array, partial: Array, first_row: int, channel: Index, width: int) -> None:
     """y[:, channel ...] = mean and biased variance from the tasks' partial moments; arguments as in `accumulate`."""
     running, before = RunningMoments(width), var(0.0, width)
-    for task in loop(partial.shape[0]):
+    for task in loop(partial.extents[0]):
         pivot, total, squares, count = (
             partial.load((task, first_row + row, channel), width) for row in (PIVOT, SUM, SQUARES, COUNT)
         )

@@ -10,6 +10,7 @@ In a gradient in x the two swap their roles: "filters" are always what the lanes
 
 from foveal.kernel.lang import Array, Index, lanes, loop, parallel, transpose, var
 from foveal.ops.kernels import expression
+from foveal.ops.kernels.sizes import CallSizes, is_neighbour
 from foveal.ops.op import Lowering
 from foveal.ops.window import Pair
 from foveal.view import View
@@ -19,14 +20,25 @@ from foveal.view import View
 AHEAD = 8
 
 
-def pack_panels(panels: Array, w: Array, *, columns: int, first: Pair = (0, 0)) -> None:
+def lower_panels(lowering: Lowering, panels: View, w: View, first: Pair = (0, 0)) -> None:
+    """Pack w [G, K/G, C/G, R, S] into panels [G, blocks, R', S', C/G, columns].
+
+    Of w's window the R' x S' positions from `first` (row, column) on are packed.
+    """
+    sizes, columns = CallSizes(), panels.shape[-1]
+    specs = [sizes.spec(panels, 0, 2, 3, 5, steps=(4,)), sizes.spec(w, 0, 3, 4)]
+    tail = w.shape[1] % columns
+    lowering.call(pack_panels, [panels], [w], specs=specs, sizes=sizes.values, columns=columns, tail=tail, first=first)
+
+
+def pack_panels(panels: Array, w: Array, *, columns: int, tail: int, first: Pair) -> None:
     """panels[g, b, r, s, c, lane] = w[g, b columns + lane, c, r + first, s + first]; 0 after the last filter.
 
-    columns: the filters of a panel, which are the columns of a register tile. panels: [G, blocks, R', S', C/G,
-    columns]. w: [G, K/G, C/G, R, S], of whose window the R' x S' positions from `first` (row, column) on are packed.
+    columns: the filters of a panel, which are the columns of a register tile; tail: those of the last one, if it has
+    fewer. panels, w, first: as `lower_panels` has them.
     """
-    (groups, _, height, width, *_), filters = panels.shape, w.shape[1]
-    full, tail = divmod(filters, columns)
+    (groups, _, height, width, *_), filters = panels.extents, w.extents[1]
+    full = filters // columns
 
     def fill(g: Index, b: Index, r: Index, s: Index, valid: int) -> None:
         # [filters, C/G] at one position of the window, from the block's first filter on
@@ -48,14 +60,14 @@ def fill_panel(panel: Array, w: Array, valid: int) -> None:
     read a line per element, at strides that are often powers of two and so fall into one set of the cache; and the
     hardware's prefetcher does not follow streams that jump so far.
     """
-    *_, channels, columns = panel.shape
+    channels, columns = panel.extents[-2], panel.shape[-1]
     width = min(columns, lanes())
     # the vectors of a row of the panel: (first lane, end, lanes of them that hold a filter)
     ends = [(i, min(i + width, columns)) for i in range(0, columns, width)]
     counts = [(start, end, min(end - start, max(valid - start, 0))) for start, end in ends]
     # squares of `width` filters x `width` channels, if channels are neighbours and filters are not
     has_squares = columns % width == 0 and width & (width - 1) == 0
-    is_transposed = w.strides[-1] == 1 and w.strides[-2] != 1 and width > 1 and has_squares
+    is_transposed = is_neighbour(w.strides[-1]) and not is_neighbour(w.strides[-2]) and width > 1 and has_squares
     squares = channels // width if is_transposed else 0
     for start, _, count in counts:
         for c in loop(squares):

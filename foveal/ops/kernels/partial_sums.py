@@ -1,6 +1,19 @@
 """Sums of chunks that were computed apart, added in a fixed order, so that the number of threads changes no bit."""
 
-from foveal.kernel.lang import Array, Index, Value, loop, maximum, minimum, parallel, parallel_vectors, var, vectors
+from foveal.kernel.lang import (
+    Array,
+    Index,
+    Value,
+    lanes,
+    loop,
+    maximum,
+    minimum,
+    parallel,
+    parallel_vectors,
+    var,
+    vectors,
+)
+from foveal.ops.kernels.sizes import CallSizes
 from foveal.ops.op import Lowering
 from foveal.ops.window import Pair
 from foveal.view import View
@@ -14,17 +27,24 @@ def lower_kernel_sums(lowering: Lowering, dw: View, partial: View, first: Pair) 
     """
     (K, c_group, R, S), (chunks, *window, _, _) = dw.shape, partial.shape
     if tuple(window) == (R, S):
-        total = dw.permuted(2, 3, 1, 0).reshaped((R * S * c_group * K,))
-        lowering.call(add_chunks, [total], [partial.reshaped((chunks, R * S * c_group * K))])
+        lower_sums(lowering, dw.permuted(2, 3, 1, 0).reshaped((R * S * c_group * K,)), partial)
         return
     total = dw.permuted(2, 3, 1, 0).reshaped((R, S, c_group * K))
     lowering.call(add_chunks_of_kernel, [total], [partial.reshaped((chunks, *window, c_group * K))], first=first)
 
 
-def add_chunks(total: Array, partial: Array) -> None:
-    """total[i] = the sum over chunks of partial[chunk, i], in their order."""
-    chunks, n = partial.shape
-    for i, width in parallel_vectors(n):
+def lower_sums(lowering: Lowering, total: View, partial: View) -> None:
+    """total [n] = the sum over chunks of `partial` [chunks, ...], which has n elements in each."""
+    (n,), sizes = total.shape, CallSizes()
+    partial = partial.reshaped((partial.shape[0], n))
+    specs = [sizes.spec(total), sizes.spec(partial)]
+    lowering.call(add_chunks, [total], [partial], specs=specs, sizes=sizes.values, tail=n % lanes())
+
+
+def add_chunks(total: Array, partial: Array, *, tail: int) -> None:
+    """total[i] = the sum over chunks of partial[chunk, i], in their order. tail: the elements after whole vectors."""
+    chunks, n = partial.extents
+    for i, width in parallel_vectors(n, tail=tail):
         acc = var(0.0, width)
         for chunk in loop(chunks):
             acc += partial.load((chunk, i), width)

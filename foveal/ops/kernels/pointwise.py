@@ -23,6 +23,10 @@ MIN_PARALLEL_ROWS = 64
 # more would lengthen the code and need more registers than a long expression leaves.
 UNROLL = 4
 
+# Steps of a program up to which its code is unrolled. Of a longer one a single vector has as many operations in flight
+# as a core can follow, and what several of them load would not stay in registers.
+MAX_UNROLLED_STEPS = 16
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -30,28 +34,29 @@ class Rows:
 
     #: neighbouring rows of a tile
     of_tile: int
+    #: elements of a row that a tile has
+    block: int
     #: elements of a row after its last whole block
     rest: int
     #: True if threads share the rows, else they share the blocks of each row too
     shared: bool
 
 
-def rows_of(shape: Shape, strides: Sequence[Shape]) -> Rows:
-    """How a domain is cut into tiles. strides: of the inputs."""
+def rows_of(shape: Shape, strides: Sequence[Shape], steps: int) -> Rows:
+    """How a domain is cut into tiles. strides: of the inputs. steps: how many are computed."""
     *outer, inner = shape
-    block = UNROLL * streaming_lanes()
-    if not outer:
-        return Rows(1, inner % block, shared=False)
-    # as many short rows as UNROLL vectors hold, or UNROLL rows that share a load; the rows are divided without rest
-    rows_in_vectors = block // inner if is_short(shape) else 1
-    same_in_rows = any(s[-2] == 0 for s in strides)
-    of_tile = largest_divisor(outer[-1], max(rows_in_vectors, UNROLL if same_in_rows else 1))
-    shared = is_short(shape) or math.prod(outer) // of_tile >= MIN_PARALLEL_ROWS
-    return Rows(of_tile, inner % block, shared)
+    of_tile, block = 1, streaming_lanes() * (UNROLL if steps <= MAX_UNROLLED_STEPS else 1)
+    if is_short(shape):
+        # as many rows as UNROLL vectors hold, or UNROLL rows that share a load; the rows are divided without rest
+        block = UNROLL * streaming_lanes()
+        share = any(s[-2] == 0 for s in strides)
+        of_tile = largest_divisor(outer[-1], max(block // inner, UNROLL if share else 1))
+    shared = bool(outer) and (is_short(shape) or math.prod(outer) >= MIN_PARALLEL_ROWS)
+    return Rows(of_tile, block, inner % block, shared)
 
 
 def is_short(shape: Shape) -> bool:
-    """True if a row, one of several, has no whole block: its size is then part of the code."""
+    """True if a row, one of several, has less than UNROLL vectors: its size is then part of the code."""
     return len(shape) > 1 and shape[-1] < UNROLL * streaming_lanes()
 
 
@@ -69,7 +74,7 @@ def lower(
     if not shape:
         lowering.call(pointwise, outputs, inputs, numbers=numbers, **static)
         return
-    rows, sizes, last = rows_of(shape, [view.strides for view in inputs]), CallSizes(), len(shape) - 1
+    rows, sizes, last = rows_of(shape, [view.strides for view in inputs], len(steps)), CallSizes(), len(shape) - 1
     known = range(last - 1, last + 1) if is_short(shape) else range(last, last + 1)
     extents = [n if is_short(shape) and axis == last else sizes.of(n, axis) for axis, n in enumerate(shape)]
     specs = [
@@ -117,18 +122,14 @@ class PointwiseTile:
                 for slot, x in enumerate(self.xs)
             ]
             first_loaded = first_loaded or loaded
-            self.write(vectors, loaded)
-
-    def write(self, vectors: list[tuple[tuple[Index, ...], int]], loaded: Sequence[Sequence[Scalar]]) -> None:
-        """Store the results at each (index, lanes); `loaded` holds, for each input, its value there."""
-        # [vector][result]: all are computed before the first is stored
-        computed = [
-            evaluate([*(values[i] for values in loaded), *self.numbers], self.steps, self.results)
-            for i in range(len(vectors))
-        ]
-        for (index, width), values in zip(vectors, computed, strict=True):
-            for y, value in zip(self.ys, values, strict=True):
-                store(y, index, value, width)
+            # [vector][result]: all are computed before the first is stored
+            computed = [
+                evaluate([*(values[v] for values in loaded), *self.numbers], self.steps, self.results)
+                for v in range(len(vectors))
+            ]
+            for (index, width), values in zip(vectors, computed, strict=True):
+                for y, value in zip(self.ys, values, strict=True):
+                    store(y, index, value, width)
 
 
 def pointwise(
@@ -153,17 +154,17 @@ def pointwise(
             for y, value in zip(ys, values, strict=True):
                 y[()] = value
         return
-    rows = rows or rows_of(ys[0].shape, [x.strides for x in xs])
+    rows = rows or rows_of(ys[0].shape, [x.strides for x in xs], len(steps))
     tile_domain(ys[0].extents, PointwiseTile(ys, xs, numbers, steps, results, rows))
 
 
 def tile_domain(shape: tuple[Index, ...], tile: PointwiseTile) -> None:
-    """Cover a domain of the given shape with the tile: UNROLL vectors of a row at a time, then the rest of the row."""
+    """Cover a domain of the given shape with the tile: a block of a row at a time, then the rest of the row."""
     *outer, inner = shape
-    size, rest, of_tile = streaming_lanes(), tile.rows.rest, tile.rows.of_tile
-    blocks = inner // (UNROLL * size)
+    size, rest, of_tile, block_size = streaming_lanes(), tile.rows.rest, tile.rows.of_tile, tile.rows.block
+    blocks = inner // block_size
     # (distance, lanes) of the vectors of a block, and of those that follow the last block
-    block_vectors = [(distance, size) for distance in range(0, UNROLL * size, size)]
+    block_vectors = [(distance, size) for distance in range(0, block_size, size)]
     rest_vectors = [(distance, min(size, rest - distance)) for distance in range(0, rest, size)]
     # the outer axes, the last of them in steps of the tile's rows
     counts = (*outer[:-1], outer[-1] // of_tile if of_tile > 1 else outer[-1]) if outer else ()
@@ -176,13 +177,13 @@ def tile_domain(shape: tuple[Index, ...], tile: PointwiseTile) -> None:
         # threads share the rows, and each walks over the blocks of its rows
         for position in parallel(*counts):
             for block in loop(blocks):
-                tile.compute(first_row(position), block * (UNROLL * size), block_vectors)
+                tile.compute(first_row(position), block * block_size, block_vectors)
             if rest:
                 tile.compute(first_row(position), inner - rest, rest_vectors)
         return
     # too few rows: threads share the blocks of all rows, and then what is left of each row
     for *outer_position, block in parallel(*counts, blocks):
-        tile.compute(first_row(tuple(outer_position)), block * (UNROLL * size), block_vectors)
+        tile.compute(first_row(tuple(outer_position)), block * block_size, block_vectors)
     if rest:
         for position in parallel(*(counts or (1,))):
             tile.compute(first_row(position), inner - rest, rest_vectors)

@@ -29,6 +29,7 @@ filters are multiples of 16 and 32 more often than of 48 or 64.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 from foveal.kernel.lang import Index, Scalar, Value, Var, lanes, loop, registers, splat, var, width_of
 
@@ -43,9 +44,15 @@ ENOUGH_TASKS = 16
 Accumulators = dict[tuple[int, int], Var]
 
 
-def ceil_div(n: int, divisor: int) -> int:
+@overload
+def ceil_div(n: int, divisor: int) -> int: ...
+@overload
+def ceil_div(n: Index, divisor: Index) -> Index: ...
+
+
+def ceil_div(n: Index, divisor: Index) -> Index:
     """Return n / divisor, rounded up."""
-    return -(-n // divisor)
+    return (n + divisor - 1) // divisor
 
 
 @dataclass(frozen=True)
@@ -101,9 +108,14 @@ def unroll_factor(n: int) -> int:
     return 4 if n > 8 and n % 4 == 0 else max(d for d in range(1, 9) if n % d == 0)
 
 
-def unrolled(n: int) -> Iterator[tuple[Index, int]]:
-    """A loop over n steps, `unroll_factor(n)` of them per iteration: (step, its place within the iteration)."""
-    factor = unroll_factor(n)
+def unrolled(n: Index, factor: int | None = None) -> Iterator[tuple[Index, int]]:
+    """A loop over n steps, `unroll_factor(n)` of them per iteration: (step, its place within the iteration).
+
+    factor: that number, where the call gives n.
+    """
+    if factor is None:
+        assert isinstance(n, int)
+        factor = unroll_factor(n)
     for i in loop(n // factor):
         for place in range(factor):
             yield i * factor + place, place
@@ -115,15 +127,18 @@ def lane_ranges(columns: int, width: int) -> list[tuple[int, int]]:
 
 
 def part_of_blocks(
-    groups: int, filters: int, columns: int, part: Index, parts: int
+    groups: int, filters: Index, columns: int, part: Index, parts: Index, tail: int | None = None
 ) -> Iterator[tuple[Index, Index, int]]:
     """Loops over one of `parts` parts of all blocks of filters: (group, block, number of valid filters).
 
     The filters of each group are cut into blocks of `columns`, as many as a tile has; a last block may have fewer valid
-    ones.
+    ones. tail: how many it has, or 0, where the call gives the number of filters.
     """
-    full, tail = divmod(filters, columns)
-    if parts == 1:
+    full = filters // columns
+    if tail is None:
+        assert isinstance(filters, int)
+        tail = filters % columns
+    if isinstance(parts, int) and parts == 1:
         for g in loop(groups):
             for b in loop(full):
                 yield g, b, columns

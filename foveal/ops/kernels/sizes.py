@@ -30,6 +30,22 @@ class CallSizes:
         """The stride n as a size, unless it is that of a repeated element or of neighbours."""
         return n if n in (0, 1) else self.of(n, *name)
 
+    def spec(self, view: View, *known: int, steps: Sequence[int] = ()) -> ArraySpec:
+        """What a kernel is specialised to for this view, all of whose sizes the call gives but for the axes `known`.
+
+        An axis of one place that is known has stride 0. steps: axes whose strides are known.
+        """
+        count = len(self.values)
+        extents: list[int | Size] = []
+        strides: list[int | Size] = []
+        for axis, (n, stride) in enumerate(zip(view.shape, view.strides, strict=True)):
+            extents.append(n if axis in known else self.of(n, count, axis))
+            if axis in known and n == 1:
+                strides.append(0)
+            else:
+                strides.append(stride if axis in steps else self.stride(stride, count, axis, "stride"))
+        return spec_of(view, extents, strides)
+
 
 def spec_of(view: View, shape: Sequence[int | Size], strides: Sequence[int | Size]) -> ArraySpec:
     """What a kernel is specialised to for this view, with some of its shape and strides given by the call.
@@ -38,6 +54,11 @@ def spec_of(view: View, shape: Sequence[int | Size], strides: Sequence[int | Siz
     """
     streamed = view.spec.streamed and all(stride % LINE == 0 for stride in view.strides if stride != 1)
     return ArraySpec(tuple(shape), tuple(strides), view.buffer.dtype, streamed)
+
+
+def is_neighbour(stride: Index | Size) -> bool:
+    """True if this stride is known to be 1: places of the axis are neighbours in memory."""
+    return isinstance(stride, int) and stride == 1
 
 
 def is_repeated(stride: Index | Size) -> bool:

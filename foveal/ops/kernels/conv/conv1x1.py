@@ -7,12 +7,14 @@ images, since all of them are one row in memory.
 
 from dataclasses import dataclass
 
-from foveal.kernel.lang import Array, Index, l2, loop, parallel
+from foveal.kernel.compile import ArraySpec
+from foveal.kernel.lang import Array, Index, l2, loop, maximum, minimum, parallel
 from foveal.ops.kernels.conv.filter_tile import FilterTile
-from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs
+from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs, exceeds_l2
 from foveal.ops.kernels.register_tile import (
     ENOUGH_TASKS,
     FLOAT_BYTES,
+    Tile,
     ceil_div,
     part_of_blocks,
     split,
@@ -20,6 +22,7 @@ from foveal.ops.kernels.register_tile import (
     unroll_factor,
     unrolled,
 )
+from foveal.ops.kernels.sizes import CallSizes, spec_of
 from foveal.ops.kernels.taps import Axes
 from foveal.ops.op import Lowering
 from foveal.view import View
@@ -66,45 +69,91 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: View, panels: View, filters
     x: [N, C, H, W]. panels: [1, blocks, 1, 1, C, lanes] (packing.py). filters: K.
     """
     y, x = y.each(one_row), one_row(x)
-    pixel_blocks = pixel_blocks_of(x.shape[3], x.shape[1], tile_for(filters).rows)
-    tasks = sum(n for _, _, n in pixel_blocks)
+    _, channels, _, pixels = x.shape
+    tile = tile_for(filters)
+    pieces = split(pixels, tile.rows)
+    tasks = sum(int(pixel_blocks_of(size, count, channels)) for size, count in pieces)
     parts = min(panels.shape[1], ceil_div(ENOUGH_TASKS, tasks))
-    y.call(lowering, correlate_1x1, tasks, [], [x.permuted(0, 2, 3, 1), panels], filters=filters, parts=parts)
+    division = Division(
+        tile,
+        tuple(size for size, _ in pieces),
+        tail=filters % tile.lanes,
+        unroll=unroll_factor(channels),
+        parted=parts > 1,
+        far=tuple(exceeds_l2(extra) for extra in y.extras),
+    )
+    sizes = CallSizes()
+    # by rank: the axes that are known, of partial sums, images and panels
+    known = {3: (1,), 4: (0, 1), 6: (0, 2, 3, 5)}
+
+    def spec(view: View) -> ArraySpec:
+        if len(view.shape) == 4:
+            # outputs and extras of equal strides share the places of their pixels
+            read, count = view is inputs[0], len(sizes.values)
+            pixel, channel = sizes.stride(view.strides[2], "pixel", read), sizes.stride(view.strides[3], count)
+            extents = (1, 1, sizes.of(pixels, "pixels"), sizes.of(view.shape[3], "channels", read))
+            return spec_of(view, extents, (0, 0, pixel, channel))
+        return sizes.spec(view, *known[len(view.shape)], steps=(4,))
+
+    inputs = [x.permuted(0, 2, 3, 1), panels]
+    y.call(lowering, correlate_1x1, tasks, [], inputs, spec=spec, sizes=sizes.values, division=division)
 
 
-def pixel_blocks_of(pixels: int, channels: int, max_pixels: int) -> list[tuple[int, int, int]]:
-    """The pixels as tiles of at most `max_pixels`: (pixels of a tile, tiles, blocks that these tiles are cut into)."""
-    sizes = []
-    for size, count in split(pixels, max_pixels):
-        needed = max(ceil_div(count * size * channels, pixel_block_elements()), ENOUGH_TASKS)
-        sizes.append((size, count, min(count, needed)))
-    return sizes
+@dataclass(frozen=True)
+class Division:
+    """How the work is divided, as far as code depends on it."""
+
+    tile: Tile
+    #: the numbers of pixels of a tile: one, or two of which the second is one less
+    pixels: tuple[int, ...]
+    #: filters of the last block, if it has fewer than the others, else 0
+    tail: int
+    #: channels that one iteration takes
+    unroll: int
+    #: True if the filters are cut into several parts
+    parted: bool
+    #: for each extra of the epilogue, if it has to be prefetched
+    far: tuple[bool, ...]
 
 
-def correlate_1x1(*arrays: Array, filters: int, parts: int, epilogue: Epilogue) -> None:
+def pixel_blocks_of(size: int, count: Index, channels: Index) -> Index:
+    """The number of blocks that `count` tiles of `size` pixels are cut into."""
+    needed = maximum(ceil_div(count * size * channels, pixel_block_elements()), ENOUGH_TASKS)
+    return minimum(count, needed)
+
+
+def correlate_1x1(*arrays: Array, division: Division, epilogue: Epilogue) -> None:
     """y[pixel, k] = sum_c x[pixel, c] panels[k // lanes, c, k % lanes], a register tile at a time.
 
-    A block of pixels stays in the second-level cache while all panels pass. filters: K. parts: how many parts they are
-    cut into.
+    A block of pixels stays in the second-level cache while all panels pass.
     """
-    bound = BoundEpilogue(epilogue, arrays, 2)
+    bound = BoundEpilogue(epilogue, arrays, 2, division.far)
     # [1, 1, pixels, C], [1, blocks, 1, 1, C, lanes]
     x, panels = bound.operands
-    tile, (_, _, pixels, channels) = tile_for(filters), x.shape
+    tile, (_, _, pixels, channels), filters = division.tile, x.extents, bound.outputs[0].extents[3]
     # the pixels as `count` tiles of `size` pixels; the last ones may have one pixel less
-    first, done = 0, 0
-    for size, count, pixel_blocks in pixel_blocks_of(pixels, channels, tile.rows):
+    least, total = division.pixels[-1], ceil_div(pixels, tile.rows)
+    larger = pixels - total * least
+    counts = [total] if len(division.pixels) == 1 else [larger, total - larger]
+    blocks = [pixel_blocks_of(size, n, channels) for size, n in zip(division.pixels, counts, strict=True)]
+    tasks: Index = sum(blocks)
+    parts = minimum(panels.extents[1], ceil_div(ENOUGH_TASKS, tasks)) if division.parted else 1
+    first: Index = 0
+    done: Index = 0
+    for size, count, pixel_blocks in zip(division.pixels, counts, blocks, strict=True):
         # each task: the tiles of one block of pixels, for a part of the filters
         for pixel_block, part in parallel(pixel_blocks, parts):
             start, end = pixel_block * count // pixel_blocks, (pixel_block + 1) * count // pixel_blocks
             # each block of filters: its panel stays in the first two cache levels while the block of pixels passes
-            for _, b, valid in part_of_blocks(1, filters, tile.lanes, part, parts):
+            for _, b, valid in part_of_blocks(1, filters, tile.lanes, part, parts, division.tail):
                 panel, first_filter = panels.at(0, b, 0, 0, 0, 0), b * tile.lanes
-                block = RowTile(bound, pixel_block + done, panel, first_filter, valid, tile, x, size)
+                block = RowTile(
+                    bound, pixel_block + done, panel, first_filter, valid, tile, x, size, channels, division.unroll
+                )
                 block.clear_sums()
                 for t in loop(end, start=start):
                     block.compute(t * size + first)
-        first, done = first + size * count, done + pixel_blocks
+        first, done = first + count * size, done + pixel_blocks
 
 
 @dataclass(frozen=True)
@@ -113,6 +162,8 @@ class RowTile(FilterTile):
 
     x: Array
     size: int
+    channels: Index
+    unroll: int
 
     def compute(self, pixel: Index) -> None:
         """The outputs of the pixels from `pixel` on, for all filters of the block.
@@ -121,12 +172,12 @@ class RowTile(FilterTile):
         which the hardware's prefetcher does not follow.
         """
         # [pixels, vectors of filters] in registers
-        sums, channels = self.sums(self.size), self.panel.shape[4]
+        sums = self.sums(self.size)
         pixels = [(0, 0, pixel + i) for i in range(self.size)]
         self.bound.prefetch(pixels, self.first_filter, self.valid)
-        row, steps = self.x.at(0, 0, pixel, 0), unroll_factor(channels)
-        for c, place in unrolled(channels):
-            if place == 0 and steps >= MIN_STEPS_TO_PREFETCH:
+        row = self.x.at(0, 0, pixel, 0)
+        for c, place in unrolled(self.channels, self.unroll):
+            if place == 0 and self.unroll >= MIN_STEPS_TO_PREFETCH:
                 for i in range(self.size):
                     row.prefetch((0, 0, i + self.size, c))
             self.multiply(sums, self.panel, c, (row[0, 0, i, c] for i in range(self.size)))

@@ -36,7 +36,7 @@ from foveal.ops.kernels.conv.direct import FEW_CHANNELS
 from foveal.ops.kernels.conv.filter_tile import Pixel
 from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs
 from foveal.ops.kernels.halo import stage_lanes, zero_sides
-from foveal.ops.kernels.packing import pack_panels
+from foveal.ops.kernels.packing import lower_panels
 from foveal.ops.kernels.register_tile import (
     FLOAT_BYTES,
     accumulators,
@@ -153,7 +153,7 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: View, w: View, axes: Axes, 
     rows, columns = axes
     tile_filters, max_vectors = lane_tile(filters)
     panels = lowering.scratch((groups, ceil_div(filters, tile_filters), *kernel, c_group, tile_filters))
-    lowering.call(pack_panels, [panels], [w], columns=tile_filters, first=first)
+    lower_panels(lowering, panels, w, first)
     # if many taps meet padding, each pixel visits only those that do not; else the staged rows get zeros at both sides
     meeting = sum(t.valid_share(W) * t.count * t.taps for t in columns)
     exact = meeting < MIN_MEETING * sum(t.count * t.taps for t in columns)

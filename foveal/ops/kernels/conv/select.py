@@ -21,7 +21,7 @@ from foveal.ops.kernels.conv.cost_model import Algorithm, Problem
 from foveal.ops.kernels.conv.winograd_grid import forward_grid, input_grad_grid
 from foveal.ops.kernels.epilogue import EpilogueOutputs
 from foveal.ops.kernels.halo import nhwc
-from foveal.ops.kernels.packing import pack_panels
+from foveal.ops.kernels.packing import lower_panels
 from foveal.ops.kernels.partial_sums import lower_kernel_sums
 from foveal.ops.kernels.register_tile import ceil_div, tile_for
 from foveal.ops.kernels.taps import Axes, both_axes, forward_taps, gradient_taps, used_kernel
@@ -106,7 +106,7 @@ def direct_by_taps(lowering: Lowering, y: EpilogueOutputs, x: View, w: View, axe
     tile = tile_for(filters)
     blocks = ceil_div(filters, tile.lanes)
     panels = lowering.scratch((groups, blocks, *used_size, channels, tile.lanes))
-    lowering.call(pack_panels, [panels], [w], columns=tile.lanes, first=first)
+    lower_panels(lowering, panels, w, first)
     # 3. every output pixel reads the input pixel at the same place: a matrix product
     if conv1x1.fits(y, x, w, axes):
         conv1x1.lower(lowering, y, x, panels, filters)

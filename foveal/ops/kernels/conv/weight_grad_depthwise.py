@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from foveal.kernel.lang import Array, Index, lanes, loop, loops, parallel, registers, var
 from foveal.ops.kernels.conv.depthwise import Uses, fetch, is_far, tiles
-from foveal.ops.kernels.partial_sums import add_chunks
+from foveal.ops.kernels.partial_sums import lower_sums
 from foveal.ops.kernels.register_tile import ENOUGH_TASKS, ceil_div
 from foveal.ops.kernels.taps import Axes
 from foveal.ops.op import Lowering
@@ -45,7 +45,7 @@ def lower(lowering: Lowering, dw: View, dy: View, x: View, axes: Axes) -> None:
     partial = lowering.scratch((chunks, R, S, G))
     lowering.call(weight_grad_depthwise, [partial], [dy, x], axes=axes, far=is_far(x), parts=parts)
     result = dw.permuted(2, 3, 1, 0).reshaped((R * S * G,))
-    lowering.call(add_chunks, [result], [partial.reshaped((chunks, R * S * G))])
+    lower_sums(lowering, result, partial)
 
 
 def weight_grad_depthwise(partial: Array, dy: Array, x: Array, *, axes: Axes, parts: int, far: bool) -> None:

@@ -30,7 +30,7 @@ from foveal.ops.kernels.conv.winograd import PAD, clear_row
 from foveal.ops.kernels.conv.winograd_grid import Grid
 from foveal.ops.kernels.conv.winograd_input import TileTransform
 from foveal.ops.kernels.conv.winograd_transform import ClassRange, transform_2d
-from foveal.ops.kernels.partial_sums import add_chunks
+from foveal.ops.kernels.partial_sums import lower_sums
 from foveal.ops.kernels.register_tile import ENOUGH_TASKS, ceil_div, lane_ranges, split, tile_for
 from foveal.ops.op import Lowering
 from foveal.view import View
@@ -78,7 +78,7 @@ def lower(lowering: Lowering, dw: View, dy: View, x: View, grid: Grid, algorithm
         grid=grid,
         division=TileDivision(block, channels, filters),
     )
-    lowering.call(add_chunks, [result.reshaped((9 * C * K,))], [partial.reshaped((chunks, 9 * C * K))])
+    lower_sums(lowering, result.reshaped((9 * C * K,)), partial)
 
 
 def winograd_weight_grad(
