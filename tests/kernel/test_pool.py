@@ -327,6 +327,7 @@ def test_a_long_compilation_says_on_a_terminal_how_far_it_is(count, monkeypatch)
 
 
 def test_only_terminals_and_notebooks_are_told_of_a_compilation(monkeypatch, capsys):
+    monkeypatch.setenv("FOVEAL_JOBS", "1")
     monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
     check(program())
     assert capsys.readouterr() == ("", "")
