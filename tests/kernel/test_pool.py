@@ -264,6 +264,7 @@ def test_what_another_program_compiles_comes_last(made_here, tmp_path, monkeypat
     assert not cache.claim(names[1])
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_lets_go_of_the_pipes():
     results = pool.SimpleQueue()
     worker = pool.Worker(0, results)
