@@ -265,7 +265,8 @@ class Compilation:
         self.started = time.perf_counter()
         # true as long as processes may still be started
         self.growing = jobs() > 1
-        for task in random.sample(tasks, len(tasks)):
+        # a generator of its own: the one of `random` is the user's
+        for task in random.Random().sample(tasks, len(tasks)):
             (self.own if task.message is None else self.kinds.setdefault(task.kind, Kind()).waiting).append(task)
 
     def run(self) -> None:
