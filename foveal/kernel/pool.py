@@ -54,8 +54,8 @@ TICK_SECONDS = 0.1
 # `site` would only look for packages again; sys.path comes from here, and the user's modules stay outside
 FLAGS = ("-S", "-s", "-P")
 START = "import sys; sys.path[:] = {path}; import foveal.ops; from foveal.kernel.worker import serve; serve()"
-# libraries of NumPy's would start a thread for each core
-ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+# libraries of NumPy's would start a thread for each core; what is to be shown is compiled by this process
+ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "DEBUG": "0"}
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,12 @@ class Worker:
                 results.put((number, message))
 
         self.reader = threading.Thread(target=read, daemon=True, name="foveal compiling process")
-        self.reader.start()
+        try:
+            self.reader.start()
+        except RuntimeError:
+            self.process.kill()
+            self.process.wait()
+            raise
         _running.processes.add(self.process)
 
     def send(self, task: Task) -> None:
@@ -260,7 +265,8 @@ class Compilation:
         self.started = time.perf_counter()
         # true as long as processes may still be started
         self.growing = jobs() > 1
-        for task in random.sample(tasks, len(tasks)):
+        # a generator of its own: the one of `random` is the user's
+        for task in random.Random().sample(tasks, len(tasks)):
             (self.own if task.message is None else self.kinds.setdefault(task.kind, Kind()).waiting).append(task)
 
     def run(self) -> None:
