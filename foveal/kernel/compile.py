@@ -7,7 +7,7 @@ kernel is found in the cache without building its IR.
 
 import hashlib
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -391,10 +391,11 @@ def load(objects: dict[str, bytes], found: Statistics) -> LoadedCode:
     return code
 
 
-def stored(name: str) -> bytes | None:
-    """The object file of a kernel in the cache; None if there is none that can be loaded."""
-    body = cache.read(name)
-    return body if body is not None and defines(body, f"k{name}") else None
+def stored(names: Iterable[str]) -> dict[str, bytes]:
+    """The object files of kernels in the cache, by key; those that are not there or cannot be loaded are left out."""
+    bodies = {name: body for name in names if (body := cache.read(name)) is not None}
+    # all in one turn: each would wait longer for the thread than the thread works for it
+    return llvm_thread.run(lambda: {name: body for name, body in bodies.items() if defines(body, f"k{name}")})
 
 
 def compile_missing(
@@ -415,7 +416,9 @@ def compile_missing(
         for name, kernel in missing.items()
     ]
     compilation = pool.Compilation(
-        tasks, lambda task: stored(task.name), lambda task: compile_kernel(missing[task.name], target, f"k{task.name}")
+        tasks,
+        lambda task: stored([task.name]).get(task.name),
+        lambda task: compile_kernel(missing[task.name], target, f"k{task.name}"),
     )
     compilation.run()
     found.from_disk += len(compilation.found)
@@ -444,18 +447,17 @@ def native(kernels: list[Kernel]) -> NativeCode:
     show = debug.level() >= debug.IR
     for name, kernel in zip(keys, kernels, strict=True):
         symbol = f"k{name}"
-        if symbol in code or symbol in fresh or name in missing:
+        if symbol in code or name in missing:
             continue
         reference = None if show else _loaded.get(symbol)
         loaded = None if reference is None else reference()
         if loaded is not None:
             code[symbol] = loaded
-            continue
-        body = None if show else stored(name)
-        if body is None:
-            missing[name] = kernel
         else:
-            fresh[symbol] = body
+            missing[name] = kernel
+    for name, body in ({} if show else stored(missing)).items():
+        fresh[f"k{name}"] = body
+        del missing[name]
     found.from_disk = len(fresh)
     if missing:
         fresh.update(compile_missing(missing, target, found, alone=show))
