@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from foveal.graph import Graph, Node
@@ -250,7 +250,7 @@ class Lowerer:
         views = [*outputs, *inputs]
         strides = [broadcast_strides(view, domain) for view in views]
         shape, strides, _ = merge_axes(domain, strides, strides[0])
-        merged = [replace(view, shape=shape, strides=s) for view, s in zip(views, strides, strict=True)]
+        merged = [view.over(shape, s) for view, s in zip(views, strides, strict=True)]
         pointwise.lower(self, merged[: len(outputs)], merged[len(outputs) :], steps, results)
 
     def reduction(self, group: Group) -> None:
@@ -273,7 +273,7 @@ class Lowerer:
         if reduced == (True,):
             shape, strides, reduced = split_axis(shape, strides)
         count = len(outputs)
-        read = [replace(view, shape=shape, strides=s) for view, s in zip(views, strides[count:], strict=True)]
+        read = [view.over(shape, s) for view, s in zip(views, strides[count:], strict=True)]
         results = tuple(line.slots[node.inputs[0]] for node in group.results)
         combine = tuple(node.op.name for node in group.results if node.op is not None)
         chunks = reduction_chunks(shape, reduced)
@@ -297,8 +297,7 @@ class Lowerer:
         # A chunk's row lies kept_size elements after the one before it; within the row, results have their own strides.
         kept_size = partial[0].buffer.size // chunks
         written = [
-            replace(view, shape=(chunks, *read[0].shape), strides=(kept_size, *s))
-            for view, s in zip(partial, strides, strict=True)
+            view.over((chunks, *read[0].shape), (kept_size, *s)) for view, s in zip(partial, strides, strict=True)
         ]
         self.call(
             reduction.reduce,
@@ -315,7 +314,7 @@ class Lowerer:
     def add_chunks(self, outputs: list[View], partial: list[View], combine: tuple[str, ...]) -> None:
         """Combine the rows of `partial` [chunks, kept], in order, into the outputs."""
         chunks, kept_size = partial[0].shape
-        final = [replace(view, shape=(1, chunks, kept_size), strides=(0, 0, 1)) for view in outputs]
+        final = [view.over((1, chunks, kept_size), (0, 0, 1)) for view in outputs]
         self.call(
             reduction.reduce,
             final,
@@ -377,7 +376,7 @@ class Lowerer:
 
     def repeated(self, x: View, domain: Shape) -> View:
         """Return the view broadcast over the whole domain."""
-        return replace(x, shape=domain, strides=broadcast_strides(x, domain))
+        return x.over(domain, broadcast_strides(x, domain))
 
 
 def broadcast_strides(x: View, domain: Shape) -> Shape:

@@ -8,8 +8,8 @@ import numpy as np
 from foveal.errors import ShapeError
 from foveal.kernel.lang import Array, loops, parallel, var, where
 from foveal.kinds import AnyNumber
-from foveal.ops.kernels.expression import streaming_lanes
-from foveal.ops.kernels.magnitudes import larger, magnitudes_of_parts, merge_magnitudes, part_count
+from foveal.ops.kernels import magnitudes as magnitudes_kernels
+from foveal.ops.kernels.magnitudes import larger
 from foveal.ops.op import Case, HasShape, Lowering, Operator
 from foveal.strides import Ndarray, Shape
 from foveal.view import View
@@ -76,12 +76,7 @@ class Magnitudes(Operator):
             y[0] = is_good
 
     def lower(self, lowering: Lowering, y: View, /, *arrays: View, limits: Limits) -> None:
-        # the elements of each array as they follow each other in memory, whatever its layout
-        flat = [View(x.buffer, (math.prod(x.shape),), (1,), x.offset) for x in arrays]
-        parts = part_count([x.shape[0] for x in flat])
-        partial = lowering.scratch((len(flat), parts, streaming_lanes()))
-        lowering.call(magnitudes_of_parts, [partial], flat)
-        lowering.call(merge_magnitudes, [y], [partial], limits=limits)
+        magnitudes_kernels.lower(lowering, y, arrays, limits)
 
 
 magnitudes = Magnitudes()
