@@ -12,6 +12,7 @@ from foveal.kernel.lang import Array
 from foveal.ops.kernels import expression, pointwise, reduction
 from foveal.ops.kernels.epilogue import Epilogue, EpilogueOutputs
 from foveal.ops.op import OPS
+from foveal.ops.reduce import broadcast_to
 from foveal.ops.shape import constant
 from foveal.passes.fusion.group import Group, channel_reduction
 from foveal.passes.layout import Conversion, LayoutPlan
@@ -219,7 +220,10 @@ class Lowerer:
                 if x.op is constant and x not in slots:
                     slots[x] = first_step + len(steps)
                     steps.append(("constant", tuple(x.attributes.items()), ()))
-            if node in nodes:
+            if node in nodes and node.op is broadcast_to:
+                # every input is read over the whole domain
+                slots[node] = slots[node.inputs[0]]
+            elif node in nodes:
                 assert node.op is not None
                 slots[node] = first_step + len(steps)
                 operands = tuple(slots[x] for x in node.inputs)

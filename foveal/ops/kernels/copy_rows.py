@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from foveal.kernel.lang import Array, Index, Scalar, lanes, parallel, vectors
+from foveal.kernel.lang import LINE, Array, Index, Scalar, lanes, parallel, vectors
 from foveal.ops.kernels import expression
 from foveal.ops.kernels.pointwise import MIN_PARALLEL_ROWS
+from foveal.ops.kernels.sizes import CallSizes
 from foveal.ops.op import Lowering, Operator
 from foveal.strides import ordered
 from foveal.view import View
@@ -73,37 +75,67 @@ def lower_rows(
         rows = math.prod(x.shape[a] for a in outer)
         return x.permuted(*order).reshaped((rows, math.prod(x.shape) // rows))
 
-    lowering.call(rows_of_pieces, [as_rows(y)], [as_rows(x) for x in inputs], pieces=pieces)
+    views, sizes = [as_rows(y), *map(as_rows, inputs)], CallSizes()
+    rows = views[0].shape[0]
+    shared = rows >= MIN_PARALLEL_ROWS
+    unit = lanes() if shared else BLOCK * lanes()
+    parts = tuple(
+        Part(source, size if source is None else None, size % unit, math.gcd(start, LINE))
+        for start, size, source in pieces
+    )
+    specs = [sizes.spec(view) for view in views]
+    lowering.call(rows_of_pieces, views[:1], views[1:], specs=specs, sizes=sizes.values, parts=parts, shared=shared)
 
 
-def rows_of_pieces(y: Array, *inputs: Array, pieces: tuple[Piece, ...]) -> None:
-    """y[row, start : start + size] = the whole row of the piece's input, or zeros, for every piece.
+@dataclass(frozen=True)
+class Part:
+    """A piece of each row of the output, as far as code depends on it."""
 
-    y: [rows, elements]; an input: [rows, size of its piece].
+    #: the number of the input that it is copied from; None for zeros
+    source: int | None
+    #: its size, if it is zeros; else a row of the input has it
+    size: int | None
+    #: the elements after its last whole vector, or after its last whole block where threads share blocks
+    rest: int
+    #: what its start is a multiple of, of the powers of two up to a cache line
+    alignment: int
+
+
+def rows_of_pieces(y: Array, *inputs: Array, parts: tuple[Part, ...], shared: bool) -> None:
+    """y[row] = the whole row of each part's input, or zeros, one after the other.
+
+    y: [rows, elements]; an input: [rows, size of its piece]. shared: threads share the rows, else the parts of each.
     """
+    rows = y.extents[0]
+    # [part]: (first element, size)
+    places: list[tuple[Index, Index]] = []
+    end: Index = 0
+    for part in parts:
+        size: Index = inputs[part.source].extents[1] if part.source is not None else part.size or 0
+        places.append((end, size))
+        end = end + size
 
-    def copy_vector(row: Index, piece: Piece, i: Index, width: int) -> None:
-        """Copy `width` elements of a row, from place i of the piece on."""
-        start, _, source = piece
-        value: Scalar = 0.0 if source is None else expression.load(inputs[source], (row, i), width)
-        expression.store(y, (row, i + start), value, width, aligned=start % width == 0)
+    def copy_vector(row: Index, number: int, i: Index, width: int) -> None:
+        """Copy `width` elements of a row, from place i of a part on."""
+        part, start = parts[number], places[number][0]
+        value: Scalar = 0.0 if part.source is None else expression.load(inputs[part.source], (row, i), width)
+        expression.store(y, (row, i + start), value, width, aligned=part.alignment % width == 0)
 
-    rows = y.shape[0]
-    if rows >= MIN_PARALLEL_ROWS:
-        # threads share the rows, and each row is written from its start to its end
+    if shared:
+        # each row is written from its start to its end
         for (row,) in parallel(rows):
-            for piece in pieces:
-                for i, width in vectors(piece[1]):
-                    copy_vector(row, piece, i, width)
+            for number, part in enumerate(parts):
+                for i, width in vectors(places[number][1], tail=part.rest):
+                    copy_vector(row, number, i, width)
         return
-    # few rows: threads share the blocks of each piece, and then the rest of it
-    size = BLOCK * lanes()
-    for piece in pieces:
-        blocks, rest = divmod(piece[1], size)
+    # few rows: threads share the blocks of each part, and then the rest of it
+    block_size = BLOCK * lanes()
+    for number, part in enumerate(parts):
+        blocks = places[number][1] // block_size
         for row, block in parallel(rows, blocks):
-            for distance in range(0, size, lanes()):
-                copy_vector(row, piece, block * size + distance, lanes())
-        if rest:
+            for distance in range(0, block_size, lanes()):
+                copy_vector(row, number, block * block_size + distance, lanes())
+        if part.rest:
             for (row,) in parallel(rows):
-                for i, width in vectors(rest):
-                    copy_vector(row, piece, i + blocks * size, width)
+                for i, width in vectors(part.rest):
+                    copy_vector(row, number, i + blocks * block_size, width)

@@ -85,12 +85,15 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: View, panels: View, filters
     sizes = CallSizes()
     # by rank: the axes that are known, of partial sums, images and panels
     known = {3: (1,), 4: (0, 1), 6: (0, 2, 3, 5)}
+    # lines written past the cache must be whole before others push them out: the code knows where they lie
+    is_streamed = any(view.spec.streamed for view in y.outputs)
 
     def spec(view: View) -> ArraySpec:
         if len(view.shape) == 4:
             # outputs and extras of equal strides share the places of their pixels
             read, count = view is inputs[0], len(sizes.values)
-            pixel, channel = sizes.stride(view.strides[2], "pixel", read), sizes.stride(view.strides[3], count)
+            pixel = view.strides[2] if is_streamed and not read else sizes.stride(view.strides[2], "pixel", read)
+            channel = sizes.stride(view.strides[3], count)
             extents = (1, 1, sizes.of(pixels, "pixels"), sizes.of(view.shape[3], "channels", read))
             return spec_of(view, extents, (0, 0, pixel, channel))
         return sizes.spec(view, *known[len(view.shape)], steps=(4,))

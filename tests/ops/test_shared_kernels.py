@@ -1,0 +1,104 @@
+"""Kernels that differ in sizes only share one code: layers of other widths, other batch sizes, other image sizes."""
+
+import numpy as np
+import pytest
+from stages import stages_of
+
+import foveal
+from foveal import nn, optim, view
+from foveal.graph import Type
+from foveal.kernel import compile as kernels
+from foveal.kernel.target import host
+from foveal.ops.kernels.conv import conv1x1
+from foveal.ops.kernels.pointwise import rows_of
+from foveal.ops.kernels.sizes import CallSizes, numbers_apart
+from foveal.passes.simplify import simplify
+
+# Kernels of pointwise groups, moments, packing, sums of parts and 1x1 convolutions take sizes from their calls.
+BY_CALL = {"pointwise", "chunk_moments", "merge_chunks", "pack_panels", "add_chunks", "combine_tasks", "correlate_1x1"}
+
+
+@pytest.fixture(autouse=True)
+def caches_of_any_size(monkeypatch):
+    """Nothing is too large for a cache: what does not fit has code of its own."""
+    monkeypatch.setattr(view, "min_streamed_bytes", lambda: 1 << 40)
+    monkeypatch.setattr(conv1x1, "exceeds_l2", lambda image: False)
+
+
+def codes(net, batch, size):
+    """By the name of a kernel: the codes that a training step needs, of the kernels in BY_CALL."""
+    step = foveal.compile_step(net, nn.CrossEntropyLoss(), optim.Momentum(net.parameters(), lr=0.1))
+    graph = step.trace(Type((batch, 3, size, size), "float32"), Type((batch,), "int32"))
+    calls = stages_of(simplify(graph)).lowered.calls
+    found = {}
+    for call in calls:
+        if call.kernel.name in BY_CALL:
+            found.setdefault(call.kernel.name, set()).add(kernels.key(call.kernel, host()))
+    return found
+
+
+def network(*widths):
+    """1x1 convolutions with norms, then a mean over each image."""
+    layers, channels = [], 3
+    for width in widths:
+        layers += [nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        channels = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 5))
+
+
+def news(first, second):
+    """The kernels that the second step needs and the first does not have, by name."""
+    return {name: len(keys - first.get(name, set())) for name, keys in second.items() if keys - first.get(name, set())}
+
+
+def test_another_batch_size_needs_no_other_code():
+    net = network(32, 64)
+    assert news(codes(net, 24, 8), codes(net, 48, 8)) == {}
+
+
+def test_another_image_size_needs_no_other_code():
+    net = network(32, 64)
+    assert news(codes(net, 24, 8), codes(net, 24, 12)) == {}
+
+
+def test_layers_that_differ_in_their_channels_share_kernels():
+    one, other = codes(network(64, 96, 128), 24, 8), codes(network(96, 64, 160), 24, 8)
+    assert news(one, other) == {}
+
+
+def test_a_constant_is_a_number_of_the_call_unless_it_is_zero():
+    steps = (("constant", (("value", 0.25),), ()), ("constant", (("value", 0.0),), ()), ("where", (), (0, 1, 2)))
+    kept, results, numbers = numbers_apart(1, steps, (3,))
+    assert numbers == (0.25,)
+    assert [name for name, *_ in kept] == ["constant", "where"]
+    assert kept[-1][2] == (0, 1, 2)
+    assert results == (3,)
+
+
+def test_what_is_computed_from_constants_alone_is_a_number():
+    steps = (("constant", (("value", 3.0),), ()), ("multiply", (), (1, 1)), ("add", (), (0, 2)))
+    kept, results, numbers = numbers_apart(1, steps, (3,))
+    assert (kept, results, numbers) == ((("add", (), (0, 1)),), (2,), (9.0,))
+
+
+def test_sizes_of_one_name_and_value_are_one():
+    sizes = CallSizes()
+    assert sizes.of(7, "rows") == sizes.of(7, "rows")
+    assert sizes.of(7, "columns") != sizes.of(7, "rows")
+    assert sizes.of(8, "rows") != sizes.of(7, "rows")
+    assert sizes.values == [7, 7, 8]
+
+
+@pytest.mark.parametrize(("n", "rest"), [(64, 0), (7, 7), (71, 7)])
+def test_what_is_left_by_whole_blocks_is_part_of_the_code(n, rest):
+    assert rows_of((n,), [(1,)], 1).rest == rest
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 40), (70, 33), (1, 31), (129,), (4, 100, 3), (1000, 40)])
+def test_any_sizes_are_computed_right(shape):
+    rng = np.random.default_rng(0)
+    x, scale = rng.standard_normal(shape).astype(np.float32), rng.standard_normal(shape[-1:]).astype(np.float32)
+    for threads in (1, 3):
+        foveal.set_threads(threads)
+        y = foveal.compile(lambda x, s: x * s + 0.3)(x, scale)
+        np.testing.assert_allclose(y, x * scale + np.float32(0.3), rtol=1e-6, atol=1e-6)
