@@ -194,7 +194,7 @@ def repeated(x: Array) -> bool:
     return not any(x.strides[:3])
 
 
-def exceeds_l2(x: Array) -> bool:
+def exceeds_l2(x: Array | View) -> bool:
     """True if the array is larger than the second-level cache, so that reading it has to wait unless it is prefetched.
 
     A tile's pixels lie in several short rows, which the hardware's prefetcher does not foresee.
