@@ -85,10 +85,10 @@ def make_table(
 ) -> Ndarray:
     """Return the records of the calls followed by their arguments, as one block of int64.
 
-    The arguments of a call: the addresses of its arrays, its sizes, the addresses of its functions, then that of the
-    counters of its parallel loops, or 0: one thread needs none.
+    The arguments of a call: the addresses of its arrays, its sizes, the bits of its numbers, the addresses of its
+    functions, then that of the counters of its parallel loops, or 0: one thread needs none.
     """
-    count = sum(len(call.views) + len(call.sizes) + len(call.kernels) for call in calls)
+    count = sum(len(call.views) + len(call.sizes) + len(call.numbers) + len(call.kernels) for call in calls)
     table = np.zeros(3 * len(calls) + count, np.int64)
     position = 3 * len(calls)
     code = iter(addresses)
@@ -98,8 +98,9 @@ def make_table(
         for view in call.views:
             table[position] = memory[view.buffer].ctypes.data + 4 * view.offset
             position += 1
-        for number in (*call.sizes, *functions):
-            table[position] = number
+        bits = np.array(call.numbers, np.float32).view(np.uint32)
+        for word in (*call.sizes, *bits, *functions):
+            table[position] = word
             position += 1
         table[position] = 0 if counters is None else counters[i].ctypes.data
         position += 1

@@ -3,6 +3,7 @@
     int              whole numbers, NumPy's too; no bool, no float (PyTorch's rule)
     float            numbers that float32 holds, whole ones and NumPy's too; no bool, no NaN, no infinity
     bool             True and False, 1 and 0
+    Steps            numbers of steps: whole numbers, also as floats, since they are quotients (images / batch size)
     tuple, Sequence, Iterable    lists, tuples and arrays of what stands in the brackets, as long as it says; no strings
     ArrayLike, NDArray           what NumPy makes an array of numbers of
     Callable, classes, protocols what can be called, instances, what has the same methods
@@ -21,14 +22,19 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from foveal.errors import DataError, ShapeError
+from foveal.errors import ArgumentError, DataError, ShapeError
 
 # numbers that may be infinite or NaN
 AnyNumber = Annotated[float, "infinite or NaN, too"]
 
+# numbers of steps
+Steps = Annotated[int, "whole ones of floats, too"]
+
 # NumPy's kinds of dtypes that are numbers: truth values, integers and floating point
 NUMBERS = "biuf"
 FLOAT32_MAX = 3.4028234663852886e38
+# the smallest normal number
+FLOAT32_SMALLEST = 1.1754943508222875e-38
 # Counts, sizes and seeds have fewer bits.
 INTEGER_BITS = 64
 COUNTS = {1: "one", 2: "two", 3: "three", 4: "four"}
@@ -101,6 +107,20 @@ def flag(value: Any) -> bool:
     if not isinstance(given, int) or given not in (0, 1):
         raise Refused
     return bool(given)
+
+
+def as_flag(value: object, what: str) -> bool:
+    """True or False, for an attribute that is set. Raises ArgumentError for others; `what` names the attribute."""
+    try:
+        return flag(value)
+    except Refused:
+        raise ArgumentError(f"{what} is {shown(value)}, it has to be True or False") from None
+
+
+def steps(value: Any) -> int:
+    """A number of steps."""
+    number = unpacked(value)
+    return whole(int(number) if isinstance(number, float) and number.is_integer() else number)
 
 
 def numbers_array(value: Any) -> Any:
@@ -181,6 +201,7 @@ SIMPLE: dict[Any, Kind] = {
     int: Kind("a whole number", "whole numbers", whole),
     float: Kind("a number", "numbers", real),
     AnyNumber: Kind("a number", "numbers", any_real),
+    Steps: Kind("a whole number", "whole numbers", steps),
     bool: Kind("True or False", "truth values", flag),
     # the shape of an array
     tuple[int, ...]: Kind("a list of sizes, whole numbers of 0 or more", "shapes", sizes),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from foveal.graph import Graph, Node
@@ -39,6 +39,8 @@ class KernelCall:
     group: int
     #: the values of the kernel's sizes
     sizes: tuple[int, ...] = ()
+    #: the values of the kernel's numbers
+    numbers: tuple[float, ...] = ()
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
@@ -136,25 +138,35 @@ class Lowerer:
         plain: bool = False,
         specs: Sequence[ArraySpec] | None = None,
         sizes: Sequence[int] = (),
+        numbers: Sequence[float] = (),
         functions: Sequence[Kernel] = (),
         **static: Any,
     ) -> None:
         """Append a kernel: `body` specialised to the views' shapes and strides and to the `static` arguments.
 
         specs: what it is specialised to in place of the views', with `Size`s where a number is given by the call, in
-        `sizes`. functions: what it calls by address.
+        `sizes`. numbers: those that the call gives as well. functions: what it calls by address.
         """
         if not any(math.prod(view.shape) for view in outputs):
-            body, inputs, specs, sizes, functions, static = nothing, (), None, (), (), {}
+            body, inputs, specs, sizes, numbers, functions, static = nothing, (), None, (), (), (), {}
         views = (*outputs, *inputs)
         # The code depends on the modules of the operators fused into it as well: they belong into the cache key.
         fused_parts = [static[name].steps for name in ("epilogue", "prologue") if name in static]
         steps = [step for part in (*fused_parts, static.get("steps", ())) for step in part]
         fused_modules = {type(OPS[name]).__module__ for name, *_ in steps}
         specs = tuple(view.spec for view in views) if specs is None else tuple(specs)
-        modules = tuple(sorted(fused_modules))
-        kernel = Kernel(body, specs, tuple(sorted(static.items())), plain, modules, len(sizes), tuple(functions))
-        self.calls.append(KernelCall(kernel, views, len(outputs), self.current_group, tuple(sizes)))
+        kernel = Kernel(
+            body,
+            specs,
+            static=tuple(sorted(static.items())),
+            plain=plain,
+            modules=tuple(sorted(fused_modules)),
+            sizes=len(sizes),
+            functions=tuple(functions),
+            numbers=len(numbers),
+        )
+        call = KernelCall(kernel, views, len(outputs), self.current_group, tuple(sizes), tuple(numbers))
+        self.calls.append(call)
 
     def view(self, node: Node) -> View:
         """Return the node's memory; views and constants are made when they are first read."""
@@ -234,9 +246,8 @@ class Lowerer:
         views = [*outputs, *inputs]
         strides = [broadcast_strides(view, domain) for view in views]
         shape, strides, _ = merge_axes(domain, strides, strides[0])
-        merged = [replace(view, shape=shape, strides=s) for view, s in zip(views, strides, strict=True)]
-        count = len(outputs)
-        self.call(pointwise.pointwise, merged[:count], merged[count:], outputs=count, steps=steps, results=results)
+        merged = [view.over(shape, s) for view, s in zip(views, strides, strict=True)]
+        pointwise.lower(self, merged[: len(outputs)], merged[len(outputs) :], steps, results)
 
     def reduction(self, group: Group) -> None:
         """Lower reductions over the same axes of one domain, with the pointwise nodes before them, to one pass."""
@@ -258,7 +269,7 @@ class Lowerer:
         if reduced == (True,):
             shape, strides, reduced = split_axis(shape, strides)
         count = len(outputs)
-        read = [replace(view, shape=shape, strides=s) for view, s in zip(views, strides[count:], strict=True)]
+        read = [view.over(shape, s) for view, s in zip(views, strides[count:], strict=True)]
         results = tuple(line.slots[node.inputs[0]] for node in group.results)
         combine = tuple(node.op.name for node in group.results if node.op is not None)
         chunks = reduction_chunks(shape, reduced)
@@ -282,8 +293,7 @@ class Lowerer:
         # A chunk's row lies kept_size elements after the one before it; within the row, results have their own strides.
         kept_size = partial[0].buffer.size // chunks
         written = [
-            replace(view, shape=(chunks, *read[0].shape), strides=(kept_size, *s))
-            for view, s in zip(partial, strides, strict=True)
+            view.over((chunks, *read[0].shape), (kept_size, *s)) for view, s in zip(partial, strides, strict=True)
         ]
         self.call(
             reduction.reduce,
@@ -300,7 +310,7 @@ class Lowerer:
     def add_chunks(self, outputs: list[View], partial: list[View], combine: tuple[str, ...]) -> None:
         """Combine the rows of `partial` [chunks, kept], in order, into the outputs."""
         chunks, kept_size = partial[0].shape
-        final = [replace(view, shape=(1, chunks, kept_size), strides=(0, 0, 1)) for view in outputs]
+        final = [view.over((1, chunks, kept_size), (0, 0, 1)) for view in outputs]
         self.call(
             reduction.reduce,
             final,
@@ -362,7 +372,7 @@ class Lowerer:
 
     def repeated(self, x: View, domain: Shape) -> View:
         """Return the view broadcast over the whole domain."""
-        return replace(x, shape=domain, strides=broadcast_strides(x, domain))
+        return x.over(domain, broadcast_strides(x, domain))
 
 
 def broadcast_strides(x: View, domain: Shape) -> Shape:

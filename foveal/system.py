@@ -1,5 +1,6 @@
 """What the operating system lets this process use: processors and memory."""
 
+import ctypes
 import math
 import os
 
@@ -33,3 +34,11 @@ def total_memory() -> float:
         return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, ValueError, OSError):
         return math.inf
+
+
+def give_back() -> None:
+    """Hand memory that this process has freed back to the system, where the C library can do so (glibc)."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError, TypeError):
+        return

@@ -63,7 +63,8 @@ class Variable:
             known = [n for n, held in vars(type(self)).items() if isinstance(held, property)]
             raise ArgumentError(
                 f"{type(self).__name__} has no attribute {name!r} that could be set; it has"
-                f" {', '.join(dict.fromkeys(('data', 'name', *known)))}"
+                f" {', '.join(dict.fromkeys(('data', 'name', *known)))}. Notes of your own go into a dictionary by"
+                f" variable, notes[p] = ..., or into a class of your own, class Noted(nn.{type(self).__name__})"
             )
         super().__setattr__(name, value)
 

@@ -1,7 +1,7 @@
 """Memory of a program, and arrays in it: what operators work with while they are lowered to kernel calls."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from foveal.kernel.compile import ArraySpec
 from foveal.kernel.lang import LINE, llc
@@ -55,13 +55,17 @@ class View:
     def permuted(self, *axes: int) -> "View":
         """Return the same memory with its axes in another order."""
         shape, strides = (tuple(values[a] for a in axes) for values in (self.shape, self.strides))
-        return replace(self, shape=shape, strides=strides)
+        return self.over(shape, strides)
+
+    def over(self, shape: Shape, strides: Shape) -> "View":
+        """Return the memory from the same place on in another shape, with other strides."""
+        return View(self.buffer, shape, strides, self.offset)
 
     def reshaped(self, shape: Shape) -> "View":
         """Return the same memory in another shape. The strides have to allow it without a copy."""
         strides = reshaped_strides(self.shape, self.strides, shape)
         assert strides is not None, f"{self.shape} with strides {self.strides} is no view of shape {shape}"
-        return replace(self, shape=shape, strides=strides)
+        return self.over(shape, strides)
 
     def channels_last_rows(self) -> "View":
         """Return [N, C, ...] as the matrix [N ..., C]."""

@@ -39,6 +39,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "configurations(full, quick): how many are drawn with --full, and without")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # all cores are busy with tests
+        os.environ.setdefault("FOVEAL_JOBS", "1")
     if getattr(config, "cache", None) is not None and "FOVEAL_CACHE" not in os.environ:
         folder = config.cache.mkdir("foveal")
         # with a umask of 002 others might write to it, and it would not be used

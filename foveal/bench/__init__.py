@@ -7,6 +7,7 @@ operators.py            single operators
 shapes.py               oneDNN's notation of shapes
 native.py               how each operator becomes machine code
 memory.py               peak memory of training steps
+compiling.py            first steps, with an empty kernel cache and with a filled one
 scaling.py              several threads against one
 loss_curve.py           losses of a training run against PyTorch's
 output.py               the line about the machine, the table, the JSON file

@@ -71,6 +71,21 @@ THREAD_COLUMNS = {
     "many_best_ms": ".3f",
     "speedup_best": ".2f",
 }
+COMPILE_COLUMNS = {
+    "name": "",
+    "pass": "",
+    "batch": "",
+    "size": "",
+    "cold_s": ".2f",
+    "warm_s": ".2f",
+    "cold_cpu_s": ".2f",
+    "warm_cpu_s": ".2f",
+    "model_s": ".2f",
+    "kernels": "",
+    "compiled": "",
+    "code_mib": ".2f",
+    "ir_mib": ".2f",
+}
 
 
 def machine(bench: Bench) -> Record:

@@ -1,4 +1,4 @@
-"""foveal bench models | infer | ops | memory | threads | curve."""
+"""foveal bench models | infer | ops | memory | threads | compile | curve."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from foveal import system
-from foveal.bench import inference, memory, native, operators, output, scaling
+from foveal.bench import compiling, inference, memory, native, operators, output, scaling
 from foveal.bench import models as model_rows
 from foveal.bench.timing import MODES, Against, Bench, Measurement, Record, Starting
 from foveal.cli.options import ABOVE_ZERO, POSITIVE, SEED, TWO_OR_MORE, checked_threads, echo, threads_option
@@ -210,6 +210,22 @@ def threads(names: tuple[str, ...], options: BenchOptions) -> None:
     """Time training steps on several threads and on one; speedup is one_ms / many_ms."""
     works = model_rows.select(names)
     run(partial(scaling.records, works), options, output.THREAD_COLUMNS)
+
+
+@bench.command("compile")
+@bench_options()
+@click.option("--text", is_flag=True, help="Also count the bytes of LLVM IR, which is built once more for that.")
+def compile(names: tuple[str, ...], text: bool, options: BenchOptions) -> None:
+    """Time first steps, each in a process of its own, with an empty kernel cache and with the one this leaves.
+
+    NAMEs are models of `nn.models`; all of them if none is given, which takes long. They get images of 96x96, or of
+    their own size if that is smaller. cold_s and warm_s are seconds from the first call to its result; cold_cpu_s and
+    warm_cpu_s are those of all processors together. A pass "new batch size" or "new image size" comes after the first
+    step in the same process. model_s is for building the network, before. kernels are those of the program, compiled
+    those that were in no cache, code_mib their machine code.
+    """
+    works = compiling.select(names)
+    run(partial(compiling.records, works, text), options, output.COMPILE_COLUMNS)
 
 
 @bench.command("curve")

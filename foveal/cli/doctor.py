@@ -34,7 +34,7 @@ def doctor(clear_cache: bool) -> None:
 def machine() -> dict[str, str]:
     """Return the rows of the table about the CPU, the threads and the cache of compiled kernels."""
     import foveal
-    from foveal.kernel import cache, target
+    from foveal.kernel import cache, pool, target
     from foveal.system import processors
 
     host = target.host()
@@ -49,9 +49,15 @@ def machine() -> dict[str, str]:
         "last level cache": cache_size(host.llc, read.get("llc")),
         "cores available": str(processors()),
         "threads used": str(foveal.get_threads()),
+        "compiling processes": compiling(pool.jobs(), pool.obstacle()),
         "kernel cache": str(cache.directory()),
         "kernel cache size": f"{files} files, {size / 1e6:.1f} MB",
     }
+
+
+def compiling(jobs: int, obstacle: str | None) -> str:
+    """Return how many processes compile a large network, and why it is no more than one, as text."""
+    return f"1, as {obstacle}" if obstacle is not None else f"{jobs} (FOVEAL_JOBS sets another number)"
 
 
 def cache_size(planned: int, read: int | None) -> str:

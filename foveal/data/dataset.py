@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foveal.data.classes import name_classes
 from foveal.data.statistics import Floats, Images, channel_statistics, scaled
-from foveal.errors import DataError
+from foveal.errors import ArgumentError, DataError
 from foveal.strides import Ndarray
 
 Labels = NDArray[np.int64]
@@ -51,6 +52,15 @@ class Dataset:
     # The lowest and the highest value of a pixel; (0, 1) unless there are floats beyond that, or bytes that are all
     # very small: both are scaled otherwise than image files.
     value_range: tuple[float, float]
+
+    def __new__(cls, *fields: object, **named: object) -> Self:
+        """Raise ArgumentError for what is no field, but sounds like one."""
+        if wrong := [name for name in ("x_train", "x_test") if name in named]:
+            raise ArgumentError(
+                f"Dataset: the images have the fields images_train and images_test, {wrong[0]} is made of them;"
+                " data.from_arrays(name, x_train, y_train, x_test, y_test) makes a Dataset of four arrays"
+            )
+        return super().__new__(cls)
 
     @cached_property
     def x_train(self) -> Floats:

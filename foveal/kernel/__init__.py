@@ -16,16 +16,19 @@ In the order in which they import each other:
 | maths.py | exp, log, tanh, erf and others, written in the language |
 | random.py | counter-based random numbers (Philox), written in the language |
 | cache.py | machine code on disk, shared by all processes of a user |
+| progress.py | what a person sees of a long compilation |
+| pool.py | several processes compile at once: which kernel where, and what becomes of those that end |
 | compile.py | body + shapes -> LLVM IR -> machine code |
+| worker.py | a compiling process |
 | runtime.py | the native loop that runs a program's kernels, its barrier, and how threads are handed jobs |
 
 State that is not passed as an argument, each piece explained where it is declared. By thread: the kernel being built
 (`_local` in builder.py) and the target assumed (`_local` in target.py). By process: the thread that uses LLVM (`_state`
-in llvm_thread.py), kernels in memory and how many of them were compiled (`_loaded`, `statistics` in compile.py), bytes
-written to the cache and what is known of its folder (`_written`, `_reported`, `_reached_safely` in cache.py), digests
-of sources (`_digest`, `_outside` in sources.py), and what is computed once and stays the same (functions under
-`functools.cache`: this machine, LLVM's set-up, the native loop). None of it decides results, but for the target, which
-decides how sums are cut.
+in llvm_thread.py), compiling processes and what was said of them (`_running`, `_said` in pool.py), kernels in memory
+and how many of them were compiled (`_loaded`, `statistics` in compile.py), bytes written to the cache and what is known
+of its folder (`_written`, `_reported`, `_reached_safely` in cache.py), digests of sources (`_digest`, `_outside` in
+sources.py), and what is computed once and stays the same (functions under `functools.cache`: this machine, LLVM's set-
+up, the native loop). None of it decides results, but for the target, which decides how sums are cut.
 """
 
 # imported before anything that it takes the digest of

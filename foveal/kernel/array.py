@@ -117,7 +117,9 @@ class Array:
 
         A line that is written whole then is not read from memory before, and evicts no other one.
         """
-        whole = all(stride % LINE == 0 for stride in self.strides if stride != 1)
+        # strides that the call gives are whole lines where an array is streamed
+        strides: tuple[Index, ...] = self.strides
+        whole = all(isinstance(stride, Value) or stride == 1 or stride % LINE == 0 for stride in strides)
         if not (self.streamed and whole and width in STREAMS):
             return self.store(index, value, width)
         builder = active()

@@ -7,7 +7,7 @@ kernel is found in the cache without building its IR.
 
 import hashlib
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,12 +18,14 @@ from llvmlite import ir
 
 from foveal import debug
 from foveal.errors import KernelError
-from foveal.kernel import cache, interpret, llvm_thread
+from foveal.kernel import cache, interpret, llvm_thread, pool
 from foveal.kernel.builder import Callee, active
-from foveal.kernel.lang import CONTRACT, I64, KINDS, POINTER, REASSOCIATE, Array, Builder, Index, Value, build_in
+from foveal.kernel.lang import CONTRACT, F32, I64, KINDS, POINTER, REASSOCIATE, Array, Builder, Index, Value, build_in
+from foveal.kernel.pool import Task
 from foveal.kernel.sources import imported_digest, module_digest
 from foveal.kernel.target import Target, current, host, machine
 from foveal.kernel.values import Traced
+from foveal.system import give_back
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Kernel:
     plain: a loop nest without lanes of its own; LLVM vectorises its loops, and may split its sums to do so.
     modules: names of modules that the code depends on, apart from those of the body and of Foveal.
     sizes: how many sizes a call gives; the arrays' `Size`s are among them.
+    numbers: how many float32 numbers a call gives: the body gets them as its keyword argument `numbers`, a tuple.
     functions: what the body calls by address: it gets them as its keyword argument `functions`, a tuple. Kernels that
     differ in them only share their code.
     indices: of such a function, how many indices it is called on after the arrays; None for the kernel of a call.
@@ -71,6 +74,7 @@ class Kernel:
     sizes: int = 0
     functions: "tuple[Kernel, ...]" = ()
     indices: int | None = None
+    numbers: int = 0
 
     @property
     def name(self) -> str:
@@ -84,38 +88,47 @@ class Kernel:
         return self.arrays, self.indices or 0
 
     def run_body(
-        self, arrays: Sequence[Array] | Sequence[interpret.Array], functions: Sequence[Callable[..., None]]
+        self,
+        arrays: Sequence[Array] | Sequence[interpret.Array],
+        functions: Sequence[Callable[..., None]],
+        numbers: Sequence[Value] | Sequence[np.float32],
     ) -> None:
         """Call the body, which traces it or computes, depending on the arrays. functions: what it calls as such."""
-        named = {"functions": tuple(functions)} if functions else {}
-        self.body(*arrays, **dict(self.static), **named)
+        given = {"functions": tuple(functions), "numbers": tuple(numbers)}
+        self.body(*arrays, **dict(self.static), **{name: values for name, values in given.items() if values})
 
-    def interpret(self, arrays: Sequence[np.ndarray]) -> None:
+    def interpret(self, arrays: Sequence[np.ndarray], numbers: Sequence[float] = ()) -> None:
         """Run the same body in plain Python on NumPy arrays of the described shapes and strides."""
         # lanes that a `where` does not choose may overflow, as they do in machine code
         with np.errstate(all="ignore"):
             functions = [partial(function.body, **dict(function.static)) for function in self.functions]
-            self.run_body([interpret.Array(array) for array in arrays], functions)
+            self.run_body([interpret.Array(array) for array in arrays], functions, [np.float32(n) for n in numbers])
+
+
+def outside_modules(kernel: Kernel) -> list[str]:
+    """Names of the modules outside of Foveal that the kernel's code depends on."""
+    operator = getattr(kernel.body, "__self__", None)
+    own = [] if operator is None else [type(operator).__module__]
+    # a function that exec made may have None for its module
+    modules = map(str, {kernel.body.__module__, *kernel.modules, *own})
+    return sorted(name for name in modules if not name.startswith("foveal."))
 
 
 def key(kernel: Kernel, target: Target) -> str:
     """The kernel's name in the cache."""
     # a family of operators may share one method, so the class counts as well
-    operator = getattr(kernel.body, "__self__", None)
-    owner = type(operator)
-    modules = {kernel.body.__module__, *kernel.modules, *([] if operator is None else [owner.__module__])}
-    # a function that exec made may have None for its module
-    outside = [module_digest(m) for m in sorted(map(str, modules)) if not m.startswith("foveal.")]
+    owner = type(getattr(kernel.body, "__self__", None))
     parts = (
         kernel.body.__module__,
         kernel.body.__qualname__,
         owner.__module__,
         owner.__qualname__,
-        outside,
+        [module_digest(name) for name in outside_modules(kernel)],
         kernel.arrays,
         kernel.static,
         kernel.plain,
         kernel.sizes,
+        kernel.numbers,
         [function.signature for function in kernel.functions],
         kernel.indices,
         target.identity,
@@ -151,8 +164,8 @@ class Function:
 def build_ir(kernel: Kernel, target: Target, symbol: str) -> str:
     """LLVM IR of `void symbol(ptr* arguments, i64 thread, i64 threads)`.
 
-    The arguments are pointers to the arrays, the sizes, the addresses of functions, then a pointer to the counters of
-    the kernel's parallel loops, int64 [PARALLEL_LOOPS, threads], all 0; or null in its place.
+    The arguments are pointers to the arrays, the sizes, the numbers, the addresses of functions, then a pointer to the
+    counters of the kernel's parallel loops, int64 [PARALLEL_LOOPS, threads], all 0; or null in its place.
 
     Of a function that kernels call by address: `void symbol(ptr array ..., i64 index ...)`.
     """
@@ -163,11 +176,13 @@ def build_ir(kernel: Kernel, target: Target, symbol: str) -> str:
     count, functions = len(kernel.arrays), len(kernel.functions)
     if kernel.indices is not None:
         assert not kernel.sizes
+        assert not kernel.numbers
         assert not kernel.functions, "a function that is called by address calls no other"
         function = ir.Function(module, ir.FunctionType(ir.VoidType(), function_types(kernel)), symbol)
         emit_body(kernel, Builder(module, function, target, CONTRACT, shared=False))
         return str(module)
-    types = [POINTER] * count + [I64.ir] * kernel.sizes + [POINTER] * (functions + 1)
+    # a number takes the lower half of its word
+    types = [POINTER] * count + [I64.ir] * kernel.sizes + [F32.ir] * kernel.numbers + [POINTER] * (functions + 1)
     body = ir.Function(module, ir.FunctionType(ir.VoidType(), [*types, I64.ir, I64.ir]), "body")
     body.linkage = "internal"
     body.attributes.add("noinline")
@@ -205,14 +220,17 @@ def emit_body(kernel: Kernel, builder: Builder) -> None:
         Array(argument, known(spec.shape), known(spec.strides), KINDS[np.dtype(spec.dtype)], spec.streamed)
         for argument, spec in zip(arguments, kernel.arrays, strict=False)
     ]
-    addresses = arguments[count + kernel.sizes : count + kernel.sizes + len(kernel.functions)]
+    first_number = count + kernel.sizes
+    first_address = first_number + kernel.numbers
+    numbers = [Value(argument, F32) for argument in arguments[first_number:first_address]]
+    addresses = arguments[first_address : first_address + len(kernel.functions)]
     functions = [
         Function(Callee(address, function_types(function)), function)
         for address, function in zip(addresses, kernel.functions, strict=True)
     ]
     with build_in(builder):
         if kernel.indices is None:
-            kernel.run_body(arrays, functions)
+            kernel.run_body(arrays, functions, numbers)
         else:
             kernel.body(*arrays, *integers, **dict(kernel.static))
         builder.finish()
@@ -330,6 +348,34 @@ def load(objects: dict[str, bytes], found: Statistics) -> LoadedCode:
     return code
 
 
+def stored(name: str) -> bytes | None:
+    """The object file of a kernel in the cache; None if there is none that can be loaded."""
+    body = cache.read(name)
+    return body if body is not None and defines(body, f"k{name}") else None
+
+
+def compile_missing(
+    missing: dict[str, Kernel], target: Target, found: Statistics, alone: bool
+) -> Iterator[tuple[str, bytes]]:
+    """Compile kernels, given by their keys, and count them: the object files, each after the symbol that it defines.
+
+    alone: in this process only, one after another.
+    """
+    # no module of the user's is imported by other processes
+    shared = {name for name, kernel in missing.items() if not (alone or outside_modules(kernel))}
+    tasks = [
+        Task(name, kernel.name, pool.message((name, kernel, target)) if name in shared else None)
+        for name, kernel in missing.items()
+    ]
+    compilation = pool.Compilation(
+        tasks, lambda task: stored(task.name), lambda task: compile_kernel(missing[task.name], target, f"k{task.name}")
+    )
+    compilation.run()
+    found.from_disk += len(compilation.found)
+    found.compiled += len(tasks) - len(compilation.found)
+    return ((f"k{name}", compilation.objects[name]) for name in missing)
+
+
 def native(kernels: list[Kernel]) -> NativeCode:
     """The kernels' machine code for the current target, compiling those that are in no cache.
 
@@ -346,27 +392,30 @@ def native(kernels: list[Kernel]) -> NativeCode:
     code: dict[str, LoadedCode] = {}
     fresh: dict[str, bytes] = {}
     found = Statistics()
+    missing: dict[str, Kernel] = {}
     # at this level every kernel is compiled again, so that its IR is there to be shown
     show = debug.level() >= debug.IR
     for name, kernel in zip(keys, kernels, strict=True):
         symbol = f"k{name}"
-        if symbol in code or symbol in fresh:
+        if symbol in code or symbol in fresh or name in missing:
             continue
         reference = None if show else _loaded.get(symbol)
         loaded = None if reference is None else reference()
         if loaded is not None:
             code[symbol] = loaded
             continue
-        body = None if show else cache.read(name)
-        if body is None or not defines(body, symbol):
-            body = compile_kernel(kernel, target, symbol)
-            cache.write(name, body)
-            found.compiled += 1
+        body = None if show else stored(name)
+        if body is None:
+            missing[name] = kernel
         else:
-            found.from_disk += 1
-        fresh[symbol] = body
+            fresh[symbol] = body
+    found.from_disk = len(fresh)
+    if missing:
+        fresh.update(compile_missing(missing, target, found, alone=show))
     if fresh:
         cache.stay_small()
         code.update(dict.fromkeys(fresh, llvm_thread.run(lambda: load(fresh, found))))
+    if missing:
+        give_back()
     addresses = [code[f"k{name}"].addresses[f"k{name}"] for name in keys]
     return NativeCode(addresses, list(dict.fromkeys(code.values())), found)

@@ -250,8 +250,31 @@ def parallel(*ns: Index) -> Iterator[tuple[Index, ...]]:
         for taken in builder.take(counter, (end - first).ir, size.ir):
             start = first + Value(taken, I64)
             # over the iterations of a piece
-            for flat in loop(minimum(start + size, end), start=start):
-                yield unflatten(flat, ns)
+            stop = minimum(start + size, end)
+            if all(isinstance(n, int) for n in ns[1:]):
+                for flat in loop(stop, start=start):
+                    yield unflatten(flat, ns)
+            else:
+                yield from walk(start, stop, ns)
+
+
+def walk(start: Index, stop: Index, ns: tuple[Index, ...]) -> Iterator[tuple[Index, ...]]:
+    """The indices, in a box of shape `ns`, of the elements `start` ... `stop` in C order, from one to the next.
+
+    Dividing by a number that is known only now takes as long as dozens of additions.
+    """
+    # an axis of one place has the number 0
+    places = [i if isinstance(i, int) else var(i) for i in unflatten(start, ns)]
+    for _ in loop(stop, start=start):
+        yield tuple(i if isinstance(i, int) else i.get() for i in places)
+        # one place on along the last axis; where that is its end, on along the axis before it
+        carry: Scalar = 1
+        for i, n in reversed(list(zip(places, ns, strict=True))):
+            if isinstance(i, Var):
+                following = i.get() + carry
+                is_inside = following < n
+                i.set(where(is_inside, following, 0))
+                carry = where(is_inside, 0, 1)
 
 
 def unflatten(flat: Index, ns: tuple[Index, ...]) -> tuple[Index, ...]:

@@ -26,12 +26,14 @@ box      jobs put in, function, arguments, threads, 4 unused; then, on a line of
 """
 
 import ctypes
+import hashlib
 from collections.abc import Callable
-from functools import cache
+from functools import cache as memoise
 
 from llvmlite import binding as llvm
 
-from foveal.kernel import llvm_thread
+from foveal.kernel import cache, llvm_thread
+from foveal.kernel.compile import defines
 from foveal.kernel.target import host, machine
 
 # the instruction that a waiting loop executes, by architecture: it leaves the core's units to the other hardware thread
@@ -234,23 +236,30 @@ end:
 """
 
 
-@cache
+@memoise
 def engine() -> llvm.ExecutionEngine:
-    """The machine code of these functions; compiled once per process, which takes a few milliseconds.
+    """The machine code of these functions, from the cache where it is there; else it is compiled in some milliseconds.
 
     Only the thread that uses LLVM calls this, so that there is never a second one. It is never freed: native threads
-    run it until the process ends.
+    run it until the process ends. LLVM's compiler, once used, keeps more memory than a small network has.
     """
     target = host()
     pause = PAUSE.get(target.triple.split("-")[0], "")
-    module = llvm.parse_assembly(f'target triple = "{target.triple}"\n' + SOURCE.format(pause=pause))
-    module.verify()
-    compiler = llvm.create_mcjit_compiler(module, machine(target))
-    compiler.finalize_object()
-    return compiler
+    text = f'target triple = "{target.triple}"\n' + SOURCE.format(pause=pause)
+    name = hashlib.sha256(repr((text, target.identity)).encode()).hexdigest()[:40]
+    code = cache.read(name)
+    if code is None or not defines(code, "foveal_start"):
+        module = llvm.parse_assembly(text)
+        module.verify()
+        code = bytes(machine(target).emit_object(module))
+        cache.write(name, code)
+    loader = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine(target))
+    loader.add_object_file(llvm.ObjectFileRef.from_data(code))
+    loader.finalize_object()
+    return loader
 
 
-@cache
+@memoise
 def address(name: str) -> int:
     """The address of one of these functions: run, serve, start, finish."""
     return llvm_thread.run(lambda: int(engine().get_function_address(f"foveal_{name}")))
@@ -261,19 +270,19 @@ def job(function: int) -> Callable[[int, int, int], None]:
     return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(function)
 
 
-@cache
+@memoise
 def run() -> Callable[[int, int, int], None]:
     """run(program, thread, threads): a thread's way through all calls; program: the address of its four words."""
     return job(address("run"))
 
 
-@cache
+@memoise
 def serve() -> Callable[[int, int, int], None]:
     """serve(box, thread, patience): do the jobs put into a box, until it was looked at `patience` times in vain."""
     return job(address("serve"))
 
 
-@cache
+@memoise
 def start() -> Callable[[int, int, int, int], int]:
     """start(boxes, threads, function, arguments): put a job into the boxes; gives how many threads have to be woken.
 
@@ -283,7 +292,7 @@ def start() -> Callable[[int, int, int, int], int]:
     return ctypes.CFUNCTYPE(integer, pointer, integer, pointer, pointer)(address("start"))
 
 
-@cache
+@memoise
 def finish() -> Callable[[int, int], None]:
     """finish(boxes, threads): do the caller's own share of a job, unless it is done, then wait for the others."""
     return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(address("finish"))

@@ -35,6 +35,9 @@ SequencePadding = SingleLike | Pair | Literal["same", "valid"]
 # of the classes that poolings over images and over sequences have in common
 AxesLike = PairLike | SingleLike
 AxesPadding = SidesLike | SingleLike
+# whether a layer has a bias
+BiasLike = bool | None
+name_kind(BiasLike, "True or False; None is False")
 # How many numbers there have to be, and which words there are, says `pair`, `sides` or `one_row`.
 for annotation, words in (
     (PairLike, "an int or two ints (rows, columns)"),

@@ -13,6 +13,7 @@ from foveal import ops
 from foveal.errors import ShapeError
 from foveal.nn import init
 from foveal.nn.arguments import (
+    BiasLike,
     PaddingLike,
     Pair,
     PairLike,
@@ -44,7 +45,7 @@ class Convolution(Module):
 
     required = ("weight",)
 
-    def __init__(self, shape: Shape, stride: Pair, dilation: Pair, groups: int, outputs: int, bias: bool) -> None:
+    def __init__(self, shape: Shape, stride: Pair, dilation: Pair, groups: int, outputs: int, bias: BiasLike) -> None:
         self.stride, self.dilation, self.groups = stride, dilation, groups
         if min(stride) < 1 or min(dilation) < 1:
             raise ShapeError(f"{self.name}: stride {stride} and dilation {dilation} have to be 1 or more")
@@ -107,7 +108,7 @@ class Conv2d(Convolution):
         padding: PaddingLike = 0,
         dilation: PairLike = 1,
         groups: int = 1,
-        bias: bool = True,
+        bias: BiasLike = True,
         padding_mode: str = "zeros",
     ) -> None:
         # All hyper-parameters are checked before the filters are drawn.
@@ -169,7 +170,7 @@ class Conv1d(Conv2d):
         padding: SequencePadding = 0,
         dilation: SingleLike = 1,
         groups: int = 1,
-        bias: bool = True,
+        bias: BiasLike = True,
         padding_mode: str = "zeros",
     ) -> None:
         around: PaddingLike = padding if isinstance(padding, str) else one_row_padding(padding, f"{self.name}: padding")
@@ -215,7 +216,7 @@ class ConvTranspose2d(Convolution):
         padding: SidesLike = 0,
         output_padding: PairLike = 0,
         groups: int = 1,
-        bias: bool = True,
+        bias: BiasLike = True,
         dilation: PairLike = 1,
     ) -> None:
         self.check_groups(in_channels, out_channels, groups)
@@ -270,7 +271,7 @@ class ConvTranspose1d(ConvTranspose2d):
         padding: SingleLike | Pair = 0,
         output_padding: SingleLike = 0,
         groups: int = 1,
-        bias: bool = True,
+        bias: BiasLike = True,
         dilation: SingleLike = 1,
     ) -> None:
         super().__init__(
@@ -319,7 +320,7 @@ class LocallyConnected2d(Module):
         stride: PairLike = 1,
         padding: SidesLike = 0,
         dilation: PairLike = 1,
-        bias: bool = True,
+        bias: BiasLike = True,
         shared_weights: bool = False,
     ) -> None:
         name = type(self).__name__

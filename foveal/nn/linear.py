@@ -2,7 +2,7 @@
 
 from foveal import ops
 from foveal.nn import init
-from foveal.nn.arguments import check_positive
+from foveal.nn.arguments import BiasLike, check_positive
 from foveal.nn.init import generator
 from foveal.nn.module import Module, Parameter
 from foveal.ops.op import Tensor
@@ -17,7 +17,7 @@ class Linear(Module):
 
     required = ("weight",)
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+    def __init__(self, in_features: int, out_features: int, bias: BiasLike = True) -> None:
         check_positive("Linear", in_features=in_features, out_features=out_features)
         shape = (out_features, in_features)
         self.weight = Parameter(init.kaiming_uniform(generator(), shape))

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from foveal import ops
 from foveal.api import check_labels
 from foveal.errors import DataError, ShapeError
-from foveal.kinds import as_float32
+from foveal.kinds import FLOAT32_MAX, FLOAT32_SMALLEST, as_float32
 from foveal.nn.arguments import check_number, checked_loss
 from foveal.ops.batch_norm import per_channel
 from foveal.ops.op import Tensor
@@ -35,8 +35,8 @@ class LossFunction(Protocol):
 REDUCTIONS = ("mean", "sum", "none")
 # below the smallest probability that matters; its logarithm is finite in float32
 TINY = 1e-30
-# the smallest normal number of float32: the logarithm of anything below it is -inf
-SMALLEST = float(np.finfo(np.float32).tiny)
+# e^-FLAT is below the smallest float32
+FLAT = 104.0
 
 
 class Loss(Watched):
@@ -279,13 +279,36 @@ class FocalLoss(ClassLoss):
 
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
         hot = self.one_hot(logits, target)
-        log_p = ops.log_softmax(logits, axis=1)
-        # 1 - p_t as the sum of the other probabilities, which loses no digits where p_t is next to 1
-        others = ops.sum(ops.exp(log_p) * (1.0 - hot), axes=(1,))
-        weight = self.weighted(hot)
-        values = -ops.sum(ops.where(weight, log_p * weight, 0.0), axes=(1,)) * focusing(others, self.gamma)
+        z = against_others(logits, hot)
+        # -ln p_t = -ln sigmoid(z), and 1 - p_t = sigmoid(-z)
+        values = ops.softplus(-z) * focusing(ops.sigmoid(-bounded(z)), self.gamma)
+        if self.weight is not None or self.ignore_index is not None:
+            values = scaled(values, ops.sum(self.weighted(hot), axes=(1,)))
         count = None if self.ignore_index is None else ops.sum(hot, axes=(1,))
         return self.reduce(values, count)
+
+
+def against_others(logits: Tensor, hot: Tensor) -> Tensor:
+    """The logit of the label, minus ln of the sum of e^x over the logits x of all other classes, [N, ...].
+
+    Its sigmoid is the probability of the label, and no digits are lost where that is next to 0 or 1. hot [N, K, ...]: 1
+    at the label.
+    """
+    others = ops.where(hot, -math.inf, logits)
+    # of no other class, or of such alone that have probability 0, the largest is -inf, which cannot be subtracted
+    largest = ops.maximum(ops.max(others, axes=(1,), keepdims=True), -FLOAT32_MAX)
+    total = ops.sum(ops.exp(others - largest), axes=(1,), keepdims=True)
+    own = ops.sum(ops.where(hot, logits, 0.0), axes=(1,), keepdims=True)
+    # The logarithm comes last: next to logits of 1e10, it would be lost in rounding.
+    z = (own - largest) - ops.log(ops.where(total, total, 1.0))
+    return z.reshape(*logits.shape[:1], *logits.shape[2:])
+
+
+def bounded(logits: Tensor) -> Tensor:
+    """The logits from -FLAT to FLAT. Beyond, their sigmoid is constant in float32, and so has the gradient 0, which the
+    loss, as large as a logit may be, is not multiplied by.
+    """
+    return ops.clip(logits, low=-FLAT, high=FLAT)
 
 
 def focusing(x: Tensor, gamma: float) -> Tensor:
@@ -358,7 +381,8 @@ class BinaryFocalLoss(BCEWithLogitsLoss):
 
     def values(self, logits: Tensor, target: Tensor) -> Tensor:
         # 1 - p_t, the probability of the wrong class
-        wrong = ops.sigmoid(-logits) * target + ops.sigmoid(logits) * (1.0 - target)
+        near = bounded(logits)
+        wrong = ops.sigmoid(-near) * target + ops.sigmoid(near) * (1.0 - target)
         y = super().values(logits, target) * focusing(wrong, self.gamma)
         if self.alpha is None:
             return y
@@ -383,8 +407,9 @@ class BCELoss(Loss):
 
 def logarithm(p: Tensor) -> Tensor:
     """ln p, and -100 for 0, for what is too small for a normal float32, and below 0; NaN of NaN."""
-    ln_p = ops.log(ops.maximum(p, SMALLEST))
-    return ops.where(ops.greater(p, SMALLEST), ln_p, ops.where(ops.greater(1.0, p), -100.0, p))
+    # The logarithm of anything smaller is -inf.
+    ln_p = ops.log(ops.maximum(p, FLOAT32_SMALLEST))
+    return ops.where(ops.greater(p, FLOAT32_SMALLEST), ln_p, ops.where(ops.greater(1.0, p), -100.0, p))
 
 
 def check_probabilities(loss: str, target: Ndarray) -> None:

@@ -40,15 +40,15 @@ class HuberLoss(Loss):
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         self.check_pair(output, target)
-        return self.reduce(huber(output - target, self.delta))
+        inner, rest = parts(output - target, self.delta)
+        return self.reduce(inner * inner * 0.5 + rest * self.delta)
 
 
-def huber(d: Tensor, delta: float) -> Tensor:
-    """Huber's function of each element of d."""
+def parts(d: Tensor, bend: float) -> tuple[Tensor, Tensor]:
+    """|d| as two summands: what lies up to the bend, and what lies beyond it."""
     size = absolute(d)
-    # |d| in the quadratic part, delta beyond it
-    inner = ops.minimum(size, delta)
-    return inner * inner * 0.5 + (size - inner) * delta
+    inner = ops.minimum(size, bend)
+    return inner, size - inner
 
 
 class SmoothL1Loss(Loss):
@@ -64,4 +64,9 @@ class SmoothL1Loss(Loss):
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         self.check_pair(output, target)
         d = output - target
-        return self.reduce(huber(d, self.beta) * (1 / self.beta) if self.beta else absolute(d))
+        # Of a smaller beta the inverse would be infinite, and the quadratic part is none in float32.
+        if self.beta < TINY:
+            return self.reduce(absolute(d))
+        inner, rest = parts(d, self.beta)
+        # Divided before they are summed, large distances stay finite.
+        return self.reduce(inner * (inner * (1 / self.beta)) * 0.5 + rest)

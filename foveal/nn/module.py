@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from foveal.api import Compiled, as_argument, check_finite
 from foveal.arguments import checked
 from foveal.errors import ArgumentError, DataError, FovealError, ShapeError, StateError
+from foveal.kinds import as_flag
 from foveal.nn.parameter import Buffer as Buffer
 from foveal.nn.parameter import Counter as Counter
 from foveal.nn.parameter import Parameter as Parameter
@@ -65,7 +66,7 @@ class Module(Watched):
         value = registered(value, place, self)
         check_replacement(place, old, value, optional=name not in self.required)
         if (isinstance(old, bool) and is_of_library(self)) or name == "training":
-            check_flag(place, value)
+            value = as_flag(value, place)
         self.check_attribute(name, value)
         super().__setattr__(name, value)
 
@@ -192,22 +193,33 @@ class Module(Watched):
         kind: the class of the variables to yield, Parameter for instance.
         """
         for prefix, module in self.named_modules():
-            for group in (Parameter, Buffer):
-                for name, value in module.parts():
-                    if isinstance(value, group) and isinstance(value, kind):
-                        yield f"{prefix}.{name}" if prefix else name, value
+            yield from module.own_variables(prefix, kind)
+
+    def own_variables(self, prefix: str, kind: type[Kind]) -> Iterator[tuple[str, Kind]]:
+        """Yield what named_variables does of this module alone, whose name is `prefix`."""
+        parts = list(self.parts())
+        for group in (Parameter, Buffer):
+            for name, value in parts:
+                if isinstance(value, group) and isinstance(value, kind):
+                    yield f"{prefix}.{name}" if prefix else name, value
 
     def name_parameters(self) -> None:
         """Give every variable and layer its dotted name, for messages and printed graphs."""
-        for name, variable in self.named_variables():
-            variable.name = name
-        for name, module in self.named_modules():
-            own_attributes(module)["_name"] = name
+        self.newly_named()
+
+    def newly_named(self) -> list[Variable]:
+        """Name the parameters, and return all variables."""
+        found: list[Variable] = []
+        for prefix, module in self.named_modules():
+            own_attributes(module)["_name"] = prefix
+            for name, variable in module.own_variables(prefix, Variable):
+                variable.name = name
+                found.append(variable)
+        return found
 
     def parameters(self) -> list[Parameter]:
         """Return all parameters, each once, also where layers share it."""
-        self.name_parameters()
-        return list(dict.fromkeys(variable for _, variable in self.named_variables(Parameter)))
+        return list(dict.fromkeys(v for v in self.newly_named() if isinstance(v, Parameter)))
 
     @checked
     def train(self, mode: bool = True) -> Self:
@@ -444,12 +456,6 @@ def holds_parts(value: object, owner: Module | None = None) -> bool:
         held = attributes_of(value).values() if is_plain_object(value) else ()
         return any(isinstance(x, Module | Parameter) and x is not owner for x in held)
     return any(isinstance(x, Module | Variable) or (not isinstance(x, str) and holds_parts(x, owner)) for x in inner)
-
-
-def check_flag(place: str, value: object) -> None:
-    """Raise ArgumentError unless the value of an attribute is True or False."""
-    if not isinstance(value, bool | np.bool_):
-        raise ArgumentError(f"{place} is {value!r}, it has to be True or False")
 
 
 def check_replacement(place: str, old: object, value: object, optional: bool) -> None:

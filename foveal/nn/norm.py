@@ -9,7 +9,7 @@ import numpy as np
 from foveal import ops
 from foveal.errors import ShapeError
 from foveal.kinds import name_kind
-from foveal.nn.arguments import check_number, check_positive, is_number
+from foveal.nn.arguments import BiasLike, check_number, check_positive, is_number
 from foveal.nn.module import Buffer, Counter, Module, Parameter
 from foveal.nn.one_dimensional import as_images, as_sequences
 from foveal.ops.batch_norm import per_channel
@@ -243,7 +243,7 @@ class LayerNorm(Module):
     """
 
     def __init__(
-        self, normalized_shape: AxesSizes, eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True
+        self, normalized_shape: AxesSizes, eps: float = 1e-5, elementwise_affine: bool = True, bias: BiasLike = True
     ) -> None:
         layer = type(self).__name__
         shape = (normalized_shape,) if isinstance(normalized_shape, int) else normalized_shape

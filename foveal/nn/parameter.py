@@ -5,7 +5,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from foveal.errors import ArgumentError
+from foveal.kinds import as_flag
 from foveal.strides import Ndarray
 from foveal.variable import Variable
 from foveal.watch import note_read, note_write
@@ -30,10 +30,9 @@ class Parameter(Variable):
 
     @trainable.setter
     def trainable(self, flag: bool) -> None:
-        if not isinstance(flag, bool | np.bool_):
-            raise ArgumentError(f"{self!r}: trainable is {flag!r}, it has to be True or False")
-        same = self.__dict__.get("_trainable") is bool(flag)
-        self.__dict__["_trainable"] = bool(flag)
+        flag = as_flag(flag, f"{self!r}: trainable")
+        same = self.__dict__.get("_trainable") is flag
+        self.__dict__["_trainable"] = flag
         if not same:
             note_write(self, "trainable")
 

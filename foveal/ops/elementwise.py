@@ -43,6 +43,8 @@ class Pointwise(Operator):
     """
 
     def shape(self, *shapes: Shape, **attributes: Any) -> Shape:
+        if len(set(shapes)) == 1:
+            return shapes[0]
         try:
             return np.broadcast_shapes(*shapes)
         except ValueError:

@@ -59,7 +59,7 @@ class Type:
 
     @property
     def size(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     @property
     def rank(self) -> int:
@@ -108,13 +108,15 @@ class Lowering(Protocol):
         plain: bool = False,
         specs: Sequence[ArraySpec] | None = None,
         sizes: Sequence[int] = (),
+        numbers: Sequence[float] = (),
         functions: Sequence[Kernel] = (),
         **static: Any,
     ) -> None:
         """Add a call of a kernel: body(*outputs, *inputs, **static). plain: as an operator's plain kernel.
 
         specs, sizes: numbers that the call gives, where kernels of other sizes are to share one code; see
-        kernel.compile.Size. functions: what the body calls by address, as its keyword argument `functions`.
+        kernel.compile.Size. numbers: float32 numbers that the call gives, as the body's keyword argument `numbers`.
+        functions: what the body calls by address, as its keyword argument `functions`.
         """
 
 

@@ -3,9 +3,11 @@
 Both are written in PyTorch's form.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar, Unpack
 
 from foveal import ops
+from foveal.kinds import FLOAT32_MAX
 from foveal.ops.op import Tensor
 from foveal.optim.hyper import BELOW_ONE, DECAY, POSITIVE, ParameterGroup, Parameters, Range
 from foveal.optim.optimizer import CommonOptions, Optimizer, TracedScalars, TracedState
@@ -21,6 +23,7 @@ class Adagrad(Optimizer, name="adagrad"):
     state_names: ClassVar[tuple[str, ...]] = ("sum",)
     ranges: dict[str, Range] = {"lr_decay": DECAY}
     static: tuple[str, ...] = ("eps",)
+    fixed_ranges: Mapping[str, Range] = {"eps": POSITIVE}
 
     def __init__(
         self,
@@ -31,7 +34,6 @@ class Adagrad(Optimizer, name="adagrad"):
         eps: float = 1e-10,
         **common: Unpack[CommonOptions],
     ) -> None:
-        self.check("eps", eps, POSITIVE)
         self.check("initial_accumulator", initial_accumulator, DECAY)
         self.lr_decay, self.eps = float(lr_decay), float(eps)
         self.initial_accumulator = float(initial_accumulator)
@@ -47,7 +49,8 @@ class Adagrad(Optimizer, name="adagrad"):
     def update(
         self, p: Tensor, g: Tensor, state: TracedState, now: TracedScalars, group: ParameterGroup
     ) -> tuple[Tensor, TracedState]:
-        total = state["sum"] + g * g
+        # Many squares may be more than float32 holds; with an infinite sum the parameter would never move again.
+        total = ops.minimum(state["sum"] + g * g, FLOAT32_MAX)
         return p - now["rate"] * g / (ops.sqrt(total) + group["eps"]), {"sum": total}
 
 
@@ -61,6 +64,7 @@ class RMSprop(Optimizer, name="rmsprop"):
     default_lr = 1e-3
     ranges: dict[str, Range] = {"momentum": BELOW_ONE, "alpha": BELOW_ONE}
     static: tuple[str, ...] = ("eps", "centered")
+    fixed_ranges: Mapping[str, Range] = {"eps": POSITIVE}
 
     def __init__(
         self,
@@ -72,7 +76,6 @@ class RMSprop(Optimizer, name="rmsprop"):
         centered: bool = False,
         **common: Unpack[CommonOptions],
     ) -> None:
-        self.check("eps", eps, POSITIVE)
         self.alpha, self.eps, self.momentum = float(alpha), float(eps), float(momentum)
         self.centered = centered
         super().__init__(parameters, lr, **common)

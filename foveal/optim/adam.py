@@ -1,5 +1,6 @@
 """Adam (Kingma and Ba 2015, algorithm 1), AdamW and NAdam, in PyTorch's form."""
 
+from collections.abc import Mapping
 from typing import ClassVar, Unpack
 
 from foveal import ops
@@ -19,13 +20,13 @@ class Moments(Optimizer):
     state_names: ClassVar[tuple[str, ...]] = ("mean", "square")
     ranges: dict[str, Range] = {"betas": BELOW_ONE}
     static: tuple[str, ...] = ("eps",)
+    fixed_ranges: Mapping[str, Range] = {"eps": POSITIVE}
 
     def __init__(
         self, parameters: Parameters, lr: float, betas: tuple[float, float], eps: float, **common: Unpack[CommonOptions]
     ) -> None:
         if len(betas) != 2:
             raise ShapeError(f"{type(self).__name__}: betas is {betas}, it has to be two numbers")
-        self.check("eps", eps, POSITIVE)
         self.betas, self.eps = (float(betas[0]), float(betas[1])), float(eps)
         super().__init__(parameters, lr, **common)
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from foveal.api import Compiled
 from foveal.errors import ShapeError
+from foveal.kinds import Steps
 from foveal.nn.module import Module
 from foveal.ops.op import Tensor
 from foveal.optim.combined import Wrapper
@@ -106,7 +107,7 @@ class SWA(Average):
     `update_bn` inside of `averaged()`.
     """
 
-    def __init__(self, inner: UpdateRule, start: int = 0, every: int = 1) -> None:
+    def __init__(self, inner: UpdateRule, start: Steps = 0, every: Steps = 1) -> None:
         if start < 0 or every < 1:
             raise ShapeError(f"SWA: start is {start} and every is {every}; they have to be at least 0 and at least 1")
         self.start, self.every = start, every

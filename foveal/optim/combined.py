@@ -72,8 +72,17 @@ class Combined(UpdateRule):
 
     def begin(self) -> None:
         super().begin()
-        for part in self.parts:
-            part.begin()
+        begun: list[UpdateRule] = []
+        try:
+            for part in self.parts:
+                part.begin()
+                begun.append(part)
+        except BaseException:
+            # A part that cannot take the step has not counted it; no other one shall have.
+            super().undo()
+            for part in begun:
+                part.undo()
+            raise
 
     def undo(self) -> None:
         super().undo()

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, Protocol, SupportsFloat
 
 from foveal.errors import ShapeError
-from foveal.kinds import FLOAT32_MAX, SIMPLE, Kind, kind_of
+from foveal.kinds import FLOAT32_MAX, FLOAT32_SMALLEST, SIMPLE, Kind, kind_of
 from foveal.variable import Variable
 
 # A group of parameters as the caller describes it: {"params": parameters, hyper-parameter: value, ...}.
@@ -22,7 +22,10 @@ SIMPLE[Parameters] = Kind(PARAMETERS, PARAMETERS, kind_of(Iterable[object]).take
 
 
 class Range(NamedTuple):
-    """The numbers that a hyper-parameter may be: low <= value < high, or low < value < high if `exclusive`."""
+    """The numbers that a hyper-parameter may be: low <= value < high, or low < value < high if `exclusive`.
+
+    Programs hold it as float32, where what is below the smallest normal number may count as 0.
+    """
 
     low: float = 0.0
     high: float = math.inf
@@ -37,23 +40,25 @@ class Range(NamedTuple):
         except (TypeError, ValueError, OverflowError):
             return False
         # NaN fails both comparisons, so it lies in no range.
-        # Hyper-parameters are float32 in memory.
         if abs(number) > FLOAT32_MAX:
             return False
+        if abs(number) < FLOAT32_SMALLEST:
+            number = 0.0
         return self.low <= number < self.high and not (self.exclusive and number == self.low)
 
     def __str__(self) -> str:
-        if self.low == -math.inf:
-            return "a finite number"
-        lower = f"more than {self.low:g}" if self.exclusive else f"at least {self.low:g}"
+        if self.low == -self.high:
+            return f"a finite number between {self.low:g} and {self.high:g}"
+        zero = f", in float32, whose smallest number is {FLOAT32_SMALLEST:.2g}" if self.low == 0 else ""
+        lower = f"more than {self.low:g}{zero}" if self.exclusive else f"at least {self.low:g}"
         return lower if self.high == math.inf else f"{lower} and below {self.high:g}"
 
 
-NUMBER = Range(-math.inf, exclusive=True)
 POSITIVE = Range(exclusive=True)
 BELOW_ONE = Range(high=1.0)
 # Far above all that means something, and so low that a rate times a gradient is a finite float32.
 RATE, DECAY = Range(high=1e9), Range(high=1e9)
+NUMBER = Range(-1e9, 1e9, exclusive=True)
 
 
 class HasHyperParameters(Protocol):
@@ -62,6 +67,7 @@ class HasHyperParameters(Protocol):
     lr: float
     ranges: dict[str, Range]
     static: tuple[str, ...]
+    fixed_ranges: Mapping[str, Range]
 
     def check(self, name: str, value: object, allowed: Range) -> None: ...
 
@@ -108,6 +114,8 @@ class ParameterGroup:
             optimizer.check(name, value, optimizer.ranges[name])
             self.options[name] = value
         elif name in optimizer.static:
+            if name in optimizer.fixed_ranges:
+                optimizer.check(name, value, optimizer.fixed_ranges[name])
             self.options[name] = value
         else:
             known = ", ".join(("lr", "lr_factor", "frozen", *optimizer.ranges, *optimizer.static))

@@ -6,7 +6,7 @@ from foveal import ops
 from foveal.errors import ShapeError
 from foveal.ops.op import Tensor
 from foveal.optim.adam import Moments
-from foveal.optim.hyper import ParameterGroup, Parameters
+from foveal.optim.hyper import DECAY, ParameterGroup, Parameters
 from foveal.optim.optimizer import CommonOptions, TracedScalars, TracedState
 from foveal.trace import current
 
@@ -33,12 +33,15 @@ class LAMB(Moments, name="lamb"):
         adapt: bool = True,
         **common: Unpack[CommonOptions],
     ) -> None:
-        if bounds is not None and not 0 <= bounds[0] < bounds[1]:
-            raise ShapeError(f"LAMB: bounds is {bounds}, it has to be (low, high) with 0 <= low < high")
+        check_bounds(bounds)
         if common.get("decoupled"):
             raise ShapeError("LAMB: weight decay is part of its update; leave `decoupled` out")
         self.bounds, self.adapt = bounds, adapt
         super().__init__(parameters, lr, betas, eps, **common)
+
+    def takes_share(self, group: ParameterGroup) -> bool:
+        # Where the rate adapts, the update is as long as the rate says, whatever its parts are.
+        return not group["adapt"]
 
     def values(self, step: int, group: ParameterGroup) -> dict[str, float]:
         b1, b2 = group["betas"]
@@ -63,7 +66,19 @@ class LAMB(Moments, name="lamb"):
         current().require_finite("the norm of a parameter", p_norm)
         current().require_finite("the norm of an update", u_norm)
         if group["bounds"] is not None:
+            check_bounds(group["bounds"])
             low, high = group["bounds"]
             p_norm = ops.minimum(ops.maximum(p_norm, low), high)
         # A norm of 0 is false for `where`.
-        return ops.where(p_norm, ops.where(u_norm, p_norm / u_norm, 1.0), 1.0)
+        ratio = ops.where(p_norm, ops.where(u_norm, p_norm / u_norm, 1.0), 1.0)
+        # A small update of a large parameter has a ratio that float32 cannot hold.
+        current().require_finite("the trust ratio of an update", ratio)
+        return ratio
+
+
+def check_bounds(bounds: tuple[float, float] | None) -> None:
+    """Raise ShapeError unless the bounds of a norm are None or (low, high)."""
+    if bounds is not None and not (bounds[0] in DECAY and bounds[0] < bounds[1]):
+        raise ShapeError(
+            f"LAMB: bounds is {bounds}, it has to be (low, high) with 0 <= low < high, and low below {DECAY.high:g}"
+        )

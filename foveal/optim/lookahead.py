@@ -5,6 +5,7 @@ from typing import Any
 
 from foveal import ops
 from foveal.errors import ShapeError
+from foveal.kinds import Steps
 from foveal.ops.op import Tensor
 from foveal.optim.combined import Wrapper
 from foveal.optim.optimizer import UpdateRule
@@ -27,7 +28,7 @@ class Lookahead(Wrapper, name="lookahead"):
         """Return Lookahead around Nesterov's momentum, which takes the options."""
         return cls(Nesterov(parameters, **options))
 
-    def __init__(self, inner: UpdateRule, k: int = 5, alpha: float = 0.5) -> None:
+    def __init__(self, inner: UpdateRule, k: Steps = 5, alpha: float = 0.5) -> None:
         if not isinstance(k, int) or k < 1:
             raise ShapeError(f"Lookahead: k is {k!r}, it has to be a whole number of 1 or more")
         if not 0 < alpha <= 1:

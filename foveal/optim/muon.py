@@ -4,8 +4,10 @@ Jordan et al. 2024, kellerjordan.github.io/posts/muon.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Unpack
+
+import numpy as np
 
 from foveal import ops
 from foveal.errors import ShapeError
@@ -24,6 +26,8 @@ RATIOS: dict[str, Callable[[int, int], float]] = {
 }
 # a, b, c of the polynomial, chosen by Jordan et al. for a steep slope at 0.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+# Far more than the singular values of a matrix that is nearly orthogonal.
+LARGEST_VALUE = 1e3
 
 
 def orthogonal(x: Tensor, steps: int, coefficients: tuple[float, float, float], eps: float) -> Tensor:
@@ -46,6 +50,24 @@ def orthogonal(x: Tensor, steps: int, coefficients: tuple[float, float, float], 
     return x
 
 
+def check_iteration(steps: int, coefficients: tuple[float, float, float]) -> None:
+    """Raise ShapeError for numbers of steps outside of 1 to 99, and for coefficients that lead away from 1.
+
+    Each singular value s goes its own way, s <- a s + b s^3 + c s^5, from between 0 and 1; rounding adds a little.
+    """
+    if not 1 <= steps < 100:
+        raise ShapeError(f"Muon: ns_steps is {steps}, it has to be from 1 to 99")
+    a, b, c = coefficients
+    s = np.linspace(0.0, 1.01, 10001)
+    for _ in range(steps):
+        s = np.clip(a * s + b * s**3 + c * s**5, -LARGEST_VALUE, LARGEST_VALUE)
+    if abs(s).max() >= LARGEST_VALUE:
+        raise ShapeError(
+            f"Muon: with coefficients {tuple(coefficients)} and ns_steps {steps} singular values grow beyond"
+            f" {LARGEST_VALUE:g} instead of close to 1; take the default, {COEFFICIENTS}"
+        )
+
+
 class Muon(Optimizer, name="muon"):
     """v <- mu v + g;  u = v, or with nesterov g + mu v;  p <- p - lr r orthogonal(u)
 
@@ -57,6 +79,7 @@ class Muon(Optimizer, name="muon"):
     default_lr = 0.02
     state_names: ClassVar[tuple[str, ...]] = ("velocity",)
     ranges: dict[str, Range] = {"momentum": BELOW_ONE}
+    fixed_ranges: Mapping[str, Range] = {"eps": POSITIVE}
     static: tuple[str, ...] = ("nesterov", "coefficients", "eps", "ns_steps", "adjust")
 
     def __init__(
@@ -71,11 +94,9 @@ class Muon(Optimizer, name="muon"):
         adjust: str = "original",
         **common: Unpack[CommonOptions],
     ) -> None:
-        self.check("eps", eps, POSITIVE)
         if adjust not in RATIOS:
             raise ShapeError(f"Muon: adjust {adjust!r} is not one of {', '.join(RATIOS)}")
-        if not 1 <= ns_steps < 100:
-            raise ShapeError(f"Muon: ns_steps is {ns_steps}, it has to be from 1 to 99")
+        check_iteration(ns_steps, coefficients)
         self.momentum, self.nesterov, self.ns_steps = float(momentum), nesterov, ns_steps
         self.coefficients, self.eps, self.adjust = tuple(coefficients), eps, adjust
         # Weight decay is decoupled unless the caller says otherwise.
@@ -103,6 +124,7 @@ class Muon(Optimizer, name="muon"):
         direction = g + now["momentum"] * v if group["nesterov"] else v
         rows, columns = p.shape[0], math.prod(p.shape[1:])
         # [K, C, R, S] as [K, C R S]
+        check_iteration(group["ns_steps"], group["coefficients"])
         matrix = orthogonal(direction.reshape(rows, columns), group["ns_steps"], group["coefficients"], group["eps"])
         ratio = RATIOS[group["adjust"]](rows, columns)
         return p - now["lr"] * (matrix.reshape(*p.shape) * ratio), {"velocity": v}

@@ -150,13 +150,17 @@ class UpdateRule:
         self.schedules |= schedules
 
     def begin(self) -> None:
-        """Set the scalars for the next step."""
+        """Set the scalars for the next step. Raises ShapeError if it cannot be taken; then no step is counted."""
         for name, value in self.schedules.items():
             setattr(self, name, value(self.steps))
+        self.check_numbers()
         self.steps += 1
         for name in ("clip_norm", "clip_value"):
             if getattr(self, name) is not None:
                 self.limits.set(name, getattr(self, name))
+
+    def check_numbers(self) -> None:
+        """Raise ShapeError for hyper-parameters that fit their ranges, but not each other."""
 
     def undo(self) -> None:
         """Take the last `begin` back: the step was not carried out. The next `begin` sets the schedules' values
@@ -248,9 +252,10 @@ class Optimizer(UpdateRule):
 
     parameters: Variables, or dicts {"params": ..., hyper-parameter: value} (see hyper.by_name and hyper.no_decay).
     lr: learning rate. weight_decay: lambda of L2, g <- g + lambda p; or if decoupled p <- p - lr lambda p beside the
-    update (Loshchilov and Hutter 2019). l1: g <- g + l1 sign(p). clip_value: every element of the gradients is clipped
-    to -clip_value .. clip_value; clip_norm: then all gradients together are scaled so that their norm is at most this
-    (Pascanu et al. 2013, algorithm 1).
+    update (Loshchilov and Hutter 2019). Where it takes the share lr lambda of a parameter away, in SGD and wherever it
+    is decoupled, a step raises ShapeError if that is more than 1. l1: g <- g + l1 sign(p). clip_value: every element of
+    the gradients is clipped to -clip_value .. clip_value; clip_norm: then all gradients together are scaled so that
+    their norm is at most this (Pascanu et al. 2013, algorithm 1).
     """
 
     #: Names of the state arrays of each parameter, which have its shape.
@@ -259,6 +264,8 @@ class Optimizer(UpdateRule):
     ranges: dict[str, Range] = {}
     #: Hyper-parameters that are compiled in.
     static: tuple[str, ...] = ()
+    #: What those of them that are numbers may be.
+    fixed_ranges: Mapping[str, Range] = {}
     #: True if weight decay is added here, False if `update` does it.
     decays: ClassVar[bool] = True
 
@@ -292,8 +299,9 @@ class Optimizer(UpdateRule):
         self.complete_state()
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name == "lr" or name in self.ranges:
-            self.check(name, value, self.ranges.get(name, RATE))
+        allowed = RATE if name == "lr" else self.ranges.get(name) or self.fixed_ranges.get(name)
+        if allowed is not None:
+            self.check(name, value, allowed)
         super().__setattr__(name, value)
 
     def states(self, group: ParameterGroup) -> tuple[str, ...]:
@@ -311,6 +319,24 @@ class Optimizer(UpdateRule):
                 if name not in self.state[p]:
                     value = np.full(p.shape, self.initial_value(name), np.float32)
                     self.state[p][name] = Variable(value, f"{p.name or i}.{name}")
+
+    def takes_share(self, group: ParameterGroup) -> bool:
+        """True where a step takes the share lr lambda of each parameter away, as decoupled weight decay does."""
+        return bool(group["decoupled"])
+
+    def check_numbers(self) -> None:
+        for i, group in enumerate(self.groups):
+            lr, decay = group["lr"], group["weight_decay"]
+            place = f"{type(self).__name__}: " + (f"group {i} has " if len(self.groups) > 1 else "")
+            # Rates of groups are products, which no range was asked for.
+            if lr not in RATE:
+                raise ShapeError(f"{place}lr {lr:g}, it has to be {RATE}; set a smaller lr or lr_factor")
+            # Beyond 2 the parameters would grow in every step, without end, however small the gradients are.
+            if lr * decay > 1 and self.takes_share(group):
+                raise ShapeError(
+                    f"{place}lr {lr:g} and weight_decay {decay:g}: a step takes the share lr times weight_decay of each"
+                    f" parameter away, {lr * decay:g}, which has to be at most 1; set a smaller lr or weight_decay"
+                )
 
     def values(self, step: int, group: ParameterGroup) -> dict[str, float]:
         """Return the scalars of a group for the step of that number (from 1), in double precision."""

@@ -5,8 +5,8 @@
 sets the rate before each step. Names and closed forms are those of torch.optim.lr_scheduler, counted in steps. Any
 function of the step's number will do in place of a schedule.
 
-A schedule raises ShapeError for numbers of steps below 1, and for NaN or infinity. It has a value for every step, also
-after the last one that it was made for.
+A schedule raises ShapeError for numbers of steps below 1, and for NaN or infinity; 100.0 steps are 100. It has a value
+for every step, also after the last one that it was made for.
 """
 
 import copy
@@ -20,7 +20,7 @@ import numpy as np
 
 from foveal.arguments import check_calls, checked
 from foveal.errors import ShapeError, StateError
-from foveal.kinds import AnyNumber, shown
+from foveal.kinds import AnyNumber, Steps, shown
 
 # more steps than any run takes
 LAST_STEP = 1 << 62
@@ -60,14 +60,14 @@ def constant(value: float) -> Schedule:
     return Schedule(lambda step: value)
 
 
-def step(value: float, step_size: int, gamma: float = 0.1) -> Schedule:
+def step(value: float, step_size: Steps, gamma: float = 0.1) -> Schedule:
     """value gamma^(step // step_size)"""
     _at_least_one("step", step_size=step_size)
     _factor("step", value, gamma)
     return Schedule(lambda step: value * _power(gamma, step // step_size))
 
 
-def multi_step(value: float, milestones: Sequence[int], gamma: float = 0.1) -> Schedule:
+def multi_step(value: float, milestones: Sequence[Steps], gamma: float = 0.1) -> Schedule:
     """value gamma^(number of milestones that are reached)"""
     if not _rising(milestones):
         raise ShapeError(f"multi_step: milestones {list(milestones)} have to be steps in rising order, from 0 on")
@@ -83,13 +83,13 @@ def exponential(value: float, gamma: float) -> Schedule:
     return Schedule(lambda step: value * gamma**step)
 
 
-def linear(value: float, total: int, start: float = 1 / 3, end: float = 1.0) -> Schedule:
+def linear(value: float, total: Steps, start: float = 1 / 3, end: float = 1.0) -> Schedule:
     """From value start to value end in `total` steps along a line, then constant."""
     _at_least_one("linear", total=total)
     return Schedule(lambda step: value * (start + (end - start) * min(step, total) / total))
 
 
-def polynomial(value: float, total: int, power: float = 1.0) -> Schedule:
+def polynomial(value: float, total: Steps, power: float = 1.0) -> Schedule:
     """value (1 - step / total)^power, 0 from `total` on"""
     _at_least_one("polynomial", total=total)
     if power <= 0:
@@ -102,13 +102,13 @@ def between(low: float, high: float, t: float) -> float:
     return high + (low - high) * (1 + math.cos(math.pi * t)) / 2
 
 
-def cosine(value: float, total: int, low: float = 0.0) -> Schedule:
+def cosine(value: float, total: Steps, low: float = 0.0) -> Schedule:
     """Along half a cosine down to `low` in `total` steps, then up again (Loshchilov and Hutter 2017, equation 5)."""
     _at_least_one("cosine", total=total)
     return Schedule(lambda step: between(value, low, step / total))
 
 
-def cosine_restarts(value: float, period: int, factor: int = 1, low: float = 0.0) -> Schedule:
+def cosine_restarts(value: float, period: Steps, factor: Steps = 1, low: float = 0.0) -> Schedule:
     """`cosine`, starting over after `period` steps, then after `factor` times as many steps each time.
 
     SGDR: the same paper and equation as `cosine`.
@@ -127,7 +127,7 @@ def cosine_restarts(value: float, period: int, factor: int = 1, low: float = 0.0
     return Schedule(at)
 
 
-def sequence(schedules: Sequence[Callable[[int], float]], milestones: Sequence[int]) -> Schedule:
+def sequence(schedules: Sequence[Callable[[int], float]], milestones: Sequence[Steps]) -> Schedule:
     """One schedule after the other; each counts its own steps from its milestone on."""
     if len(schedules) != len(milestones) + 1 or not _rising(milestones):
         raise ShapeError(
@@ -142,7 +142,7 @@ def sequence(schedules: Sequence[Callable[[int], float]], milestones: Sequence[i
     return Schedule(at)
 
 
-def warm_up(then: Callable[[int], float], total: int, start: float = 1e-3) -> Schedule:
+def warm_up(then: Callable[[int], float], total: Steps, start: float = 1e-3) -> Schedule:
     """Along a line from `start` times the first value of `then` up to it in `total` steps, then as `then` says.
 
     Goyal et al. 2017, section 2.2. With total = 0 there is no warm-up.
@@ -157,7 +157,7 @@ def warm_up(then: Callable[[int], float], total: int, start: float = 1e-3) -> Sc
 
 
 def triangular(
-    low: float, high: float, up: int, down: int | None = None, mode: str = "triangular", gamma: float = 1.0
+    low: float, high: float, up: Steps, down: Steps | None = None, mode: str = "triangular", gamma: float = 1.0
 ) -> Schedule:
     """Along lines from `low` up to `high` in `up` steps and back in `down` steps (`up` unless given), again and again.
 
@@ -184,7 +184,7 @@ def triangular(
     return Schedule(at)
 
 
-def one_cycle(peak: float, total: int, start: float = 0.25, div: float = 25.0, final_div: float = 1e5) -> Schedule:
+def one_cycle(peak: float, total: Steps, start: float = 0.25, div: float = 25.0, final_div: float = 1e5) -> Schedule:
     """Up from peak/div to `peak`, then down to peak/final_div, both along half a cosine, in `total` steps.
 
     The rise takes the share `start` of all steps. L. N. Smith 2018, with fastai's constants. A run of two steps has the
@@ -213,7 +213,7 @@ def _cycle(name: str, first: float, summit: float, last: float, total: int, shar
     return Schedule(value)
 
 
-def one_cycle_momentum(total: int, low: float = 0.85, high: float = 0.95, start: float = 0.25) -> Schedule:
+def one_cycle_momentum(total: Steps, low: float = 0.85, high: float = 0.95, start: float = 0.25) -> Schedule:
     """Momentum that goes against one_cycle's rate: from `high` down to `low` while the rate rises, then back up."""
     return _cycle("one_cycle_momentum", high, low, high, total, start)
 
@@ -233,10 +233,10 @@ class Plateau(Schedule):
         value: float,
         mode: str = "min",
         factor: float = 0.1,
-        patience: int = 10,
+        patience: Steps = 10,
         threshold: float = 1e-4,
         threshold_mode: str = "rel",
-        cooldown: int = 0,
+        cooldown: Steps = 0,
         low: float = 0.0,
         eps: float = 1e-8,
     ) -> None:
@@ -353,7 +353,7 @@ def _warm_cosine(lr: float, total: int) -> Schedule:
     return warm_up(cosine(lr, max(1, total - warm)), warm)
 
 
-def build(name: str, lr: float, total: int, epoch: int = 1) -> Schedule:
+def build(name: str, lr: float, total: Steps, epoch: Steps = 1) -> Schedule:
     """Return the schedule of that name for a run of `total` steps with `epoch` steps in an epoch.
 
     lr: the rate at the start, or at the peak of a cycle. Raises ShapeError that lists the names if there is none, and

@@ -16,6 +16,9 @@ class SGD(Optimizer, name="sgd"):
 
     default_lr = 0.2
 
+    def takes_share(self, group: ParameterGroup) -> bool:
+        return True
+
     def update(
         self, p: Tensor, g: Tensor, state: TracedState, now: TracedScalars, group: ParameterGroup
     ) -> tuple[Tensor, TracedState]:
@@ -53,6 +56,9 @@ class Momentum(Optimizer, name="momentum"):
     def values(self, step: int, group: ParameterGroup) -> dict[str, float]:
         scale = 1.0 if step == 1 else 1.0 - group["dampening"]
         return {"lr": group["lr"], "momentum": group["momentum"], "scale": scale}
+
+    def takes_share(self, group: ParameterGroup) -> bool:
+        return True
 
     def structure(self) -> tuple[object, ...]:
         return super().structure() + tuple(bool(group["dampening"]) for group in self.groups)

@@ -7,6 +7,8 @@ the first use of each buffer (scheduling.needed_barriers).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 # Bytes of a cache line, and of the widest vector.
 ALIGNMENT = 64
 
@@ -58,21 +60,18 @@ def pack(lifetimes: Sequence[Lifetime]) -> Packing:
     """
     sizes = [-(-max(b.size, 1) // ALIGNMENT) * ALIGNMENT for b in lifetimes]
     offsets = [0] * len(lifetimes)
-    placed: list[int] = []
-    for i in sorted(range(len(lifetimes)), key=lambda i: (-sizes[i], lifetimes[i].first)):
-        life = lifetimes[i]
-        # byte ranges of the placed buffers that are alive at the same time
-        occupied = sorted(
-            (offsets[j], offsets[j] + sizes[j])
-            for j in placed
-            if lifetimes[j].first <= life.last and life.first <= lifetimes[j].last
-        )
-        # the first gap that is large enough
-        offset = 0
-        for low, high in occupied:
-            if offset + sizes[i] <= low:
-                break
-            offset = max(offset, high)
-        offsets[i] = offset
-        placed.append(i)
+    # of the placed buffers, in the order in which they lie: first and last call, begin and end in bytes
+    placed = np.zeros((4, len(lifetimes)), np.int64)
+    by_size = sorted(range(len(lifetimes)), key=lambda i: (-sizes[i], lifetimes[i].first))
+    for count, i in enumerate(by_size):
+        life, size = lifetimes[i], sizes[i]
+        first, last, begin, end = placed[:, :count]
+        alive = (first <= life.last) & (last >= life.first)
+        # where the gap before each buffer that is alive at the same time begins, then where the last one ends
+        gaps = np.maximum.accumulate(np.concatenate(([0], end[alive])))
+        fits = gaps[:-1] + size <= begin[alive]
+        offset = offsets[i] = int(gaps[fits.argmax()] if fits.any() else gaps[-1])
+        position = int(begin.searchsorted(offset))
+        placed[:, position + 1 : count + 1] = placed[:, position:count]
+        placed[:, position] = life.first, life.last, offset, offset + size
     return Packing(tuple(offsets), max((o + s for o, s in zip(offsets, sizes, strict=True)), default=0))

@@ -95,6 +95,8 @@ class Reads:
         self.ignored = ignored
         self.reads: dict[tuple[int, str], Read] = {}
         self.written: dict[tuple[int, str], object] = {}
+        # what classes have under a name: finding it takes longer than all else here
+        self.of_class: dict[tuple[type, str], object] = {}
 
     def read(self, owner: object, name: str, value: object) -> None:
         key = (id(owner), name)
@@ -110,7 +112,10 @@ class Reads:
         # A parameter notes the reads of its flag itself.
         if name in WHOLE or isinstance(owner, Variable) or name in own_attributes(owner):
             return Read
-        held = inspect.getattr_static(type(owner), name, MISSING)
+        place = type(owner), name
+        if place not in self.of_class:
+            self.of_class[place] = inspect.getattr_static(*place, MISSING)
+        held = self.of_class[place]
         if held is value or isinstance(held, types.MemberDescriptorType):
             return Read
         function = getattr(held, "__func__", held)

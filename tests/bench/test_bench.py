@@ -331,6 +331,8 @@ def test_memory_is_measured_in_processes_of_their_own():
     assert set(output.MEMORY_COLUMNS) <= set(record)
     activations = 512 * 6 * 28 * 28 * 4 / 2**20
     assert record["ours_mib"] > record["arena_mib"] > activations / 4
+    # of the compiler, whose work is in the cache, nothing is left in memory
+    assert record["ours_mib"] - record["arena_mib"] < 20
     assert record["torch_mib"] > activations
     assert record["ratio"] == record["ours_mib"] / record["torch_mib"]
 

@@ -12,7 +12,7 @@ import pytest
 
 import foveal
 from foveal import ops
-from foveal.kernel import cache, sources, target
+from foveal.kernel import cache, runtime, sources, target
 from foveal.kernel import compile as kernels
 from foveal.ops.op import OPS
 
@@ -35,7 +35,9 @@ print(hashlib.sha256(state).hexdigest(), statistics.compiled, statistics.from_di
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty cache, and a process that has compiled nothing yet."""
+    """An empty cache, and a process that has compiled no kernel yet."""
+    # the loop that runs kernels is in the cache as well
+    runtime.run()
     monkeypatch.setenv("FOVEAL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(kernels, "_loaded", {})
     return tmp_path / "cache"
@@ -263,3 +265,25 @@ def test_code_without_a_file_is_not_taken_for_that_of_another_process():
     assert kernels.key(one, target.host()) == here
     sources._outside.clear()
     assert kernels.key(one, target.host()) != here
+
+
+LOOP = """
+import numpy as np
+import foveal
+from llvmlite import binding as llvm
+emitted = []
+emit = llvm.TargetMachine.emit_object
+llvm.TargetMachine.emit_object = lambda tm, module: emitted.append(1) or emit(tm, module)
+assert foveal.compile(lambda x: x + 1.0, threads=2)(np.ones(5, np.float32)).tolist() == [2] * 5
+print(len(emitted))
+"""
+
+
+def test_the_loop_that_runs_kernels_is_in_the_cache(folder):
+    # a kernel and the loop, then neither, then the loop, whose file is damaged
+    for compiled in (2, 0, 1):
+        ended = subprocess.run([sys.executable, "-c", LOOP], capture_output=True, text=True, timeout=60, check=False)
+        assert (ended.stdout, ended.stderr) == (f"{compiled}\n", "")
+        for path in folder.glob("*.o"):
+            if b"foveal_run" in path.read_bytes() and not compiled:
+                path.write_bytes(path.read_bytes()[:-1])

@@ -7,6 +7,7 @@ groups.
     file              what it computes
     ----------------  ------------------------------------------------------------------------------------------------
     expression.py     the steps of a fused group at one index: loads, pointwise operators in registers, stores
+    sizes.py          sizes and numbers that a kernel gets from its call, so that many calls share one code
     pointwise.py      a fused group of pointwise operators over a whole domain
     reduction.py      sums and maxima over axes, with the pointwise steps that they read fused into them
     epilogue.py       what becomes of a kernel's results while they are in registers: steps, sums, moments, stores

@@ -6,9 +6,14 @@ All arrays of a call have the same shape, the domain; along an axis that an arra
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from foveal.kernel.lang import Array, Index, Scalar, Value, loop, parallel
 from foveal.ops.kernels.expression import Step, evaluate, load, store, streaming_lanes
+from foveal.ops.kernels.sizes import CallSizes, is_repeated, numbers_apart, spec_of
+from foveal.ops.op import Lowering
+from foveal.strides import Shape
+from foveal.view import View
 
 # Threads share the rows of a domain that has at least this many, else the blocks of each row too. A thread takes its
 # share in eight pieces, and 64 rows are as many pieces for eight threads; with fewer rows threads would be left idle.
@@ -20,8 +25,63 @@ UNROLL = 4
 
 
 @dataclass(frozen=True)
+class Rows:
+    """How a domain is cut into tiles, as far as code depends on it."""
+
+    #: neighbouring rows of a tile
+    of_tile: int
+    #: elements of a row after its last whole block
+    rest: int
+    #: True if threads share the rows, else they share the blocks of each row too
+    shared: bool
+
+
+def rows_of(shape: Shape, strides: Sequence[Shape]) -> Rows:
+    """How a domain is cut into tiles. strides: of the inputs."""
+    *outer, inner = shape
+    block = UNROLL * streaming_lanes()
+    if not outer:
+        return Rows(1, inner % block, shared=False)
+    # as many short rows as UNROLL vectors hold, or UNROLL rows that share a load; the rows are divided without rest
+    rows_in_vectors = block // inner if is_short(shape) else 1
+    same_in_rows = any(s[-2] == 0 for s in strides)
+    of_tile = largest_divisor(outer[-1], max(rows_in_vectors, UNROLL if same_in_rows else 1))
+    shared = is_short(shape) or math.prod(outer) // of_tile >= MIN_PARALLEL_ROWS
+    return Rows(of_tile, inner % block, shared)
+
+
+def is_short(shape: Shape) -> bool:
+    """True if a row, one of several, has no whole block: its size is then part of the code."""
+    return len(shape) > 1 and shape[-1] < UNROLL * streaming_lanes()
+
+
+def lower(
+    lowering: Lowering, outputs: list[View], inputs: list[View], steps: tuple[Step, ...], results: tuple[int, ...]
+) -> None:
+    """Call the kernel on views of the domain, whose sizes it gets from the call, but for those of short rows."""
+    views = [*outputs, *inputs]
+    # a constant that meets integers is one itself, and numbers of a call are not
+    numbers: tuple[float, ...] = ()
+    if all(view.buffer.dtype == "float32" for view in views):
+        steps, results, numbers = numbers_apart(len(inputs), steps, results)
+    shape = outputs[0].shape
+    static: dict[str, Any] = {"outputs": len(outputs), "steps": steps, "results": results}
+    if not shape:
+        lowering.call(pointwise, outputs, inputs, numbers=numbers, **static)
+        return
+    rows, sizes, last = rows_of(shape, [view.strides for view in inputs]), CallSizes(), len(shape) - 1
+    known = range(last - 1, last + 1) if is_short(shape) else range(last, last + 1)
+    extents = [n if is_short(shape) and axis == last else sizes.of(n, axis) for axis, n in enumerate(shape)]
+    specs = [
+        spec_of(view, extents, [s if a in known else sizes.stride(s, "stride", a) for a, s in enumerate(view.strides)])
+        for view in views
+    ]
+    lowering.call(pointwise, outputs, inputs, specs=specs, sizes=sizes.values, numbers=numbers, rows=rows, **static)
+
+
+@dataclass(frozen=True)
 class PointwiseTile:
-    """What one iteration computes: some neighbouring vectors in each of `rows` neighbouring rows.
+    """What one iteration computes: some neighbouring vectors in each of `rows.of_tile` neighbouring rows.
 
     An input that does not vary from row to row is loaded once for all of them.
     """
@@ -30,14 +90,14 @@ class PointwiseTile:
     ys: Sequence[Array]
     #: the arrays that are read, one for each of the first slots
     xs: Sequence[Array]
+    #: numbers that the call gives, one for each of the slots that follow
+    numbers: Sequence[Scalar]
     #: the straight-line program of the group
     steps: tuple[Step, ...]
     #: the slots of the results
     results: tuple[int, ...]
-    #: the number of rows
-    rows: int
-    #: for each input, True if all rows read the same elements of it
-    same_in_rows: list[bool]
+    #: how the domain is cut
+    rows: Rows
 
     def compute(self, row: tuple[Index, ...], start: Index, pieces: list[tuple[int, int]]) -> None:
         """Compute the vectors (distance from `start`, lanes) of each row, from the row with index `row` on.
@@ -45,7 +105,7 @@ class PointwiseTile:
         Each row's loads come before its stores, so that an output may lie in the memory of an input.
         """
         first_loaded: list[list[Value]] = []
-        for i in range(self.rows):
+        for i in range(self.rows.of_tile):
             # (index, lanes) of each vector of this row
             vectors: list[tuple[tuple[Index, ...], int]] = [
                 ((*row[:-1], row[-1] + i, start + distance) if row else (start + distance,), width)
@@ -53,7 +113,7 @@ class PointwiseTile:
             ]
             # [input][vector]
             loaded = [
-                first_loaded[slot] if i and self.same_in_rows[slot] else [load(x, *vector) for vector in vectors]
+                first_loaded[slot] if i and is_repeated(x.strides[-2]) else [load(x, *vector) for vector in vectors]
                 for slot, x in enumerate(self.xs)
             ]
             first_loaded = first_loaded or loaded
@@ -62,52 +122,57 @@ class PointwiseTile:
     def write(self, vectors: list[tuple[tuple[Index, ...], int]], loaded: Sequence[Sequence[Scalar]]) -> None:
         """Store the results at each (index, lanes); `loaded` holds, for each input, its value there."""
         # [vector][result]: all are computed before the first is stored
-        computed = [evaluate([values[i] for values in loaded], self.steps, self.results) for i in range(len(vectors))]
+        computed = [
+            evaluate([*(values[i] for values in loaded), *self.numbers], self.steps, self.results)
+            for i in range(len(vectors))
+        ]
         for (index, width), values in zip(vectors, computed, strict=True):
             for y, value in zip(self.ys, values, strict=True):
                 store(y, index, value, width)
 
 
-def pointwise(*arrays: Array, outputs: int, steps: tuple[Step, ...], results: tuple[int, ...]) -> None:
+def pointwise(
+    *arrays: Array,
+    outputs: int,
+    steps: tuple[Step, ...],
+    results: tuple[int, ...],
+    rows: Rows | None = None,
+    numbers: Sequence[Scalar] = (),
+) -> None:
     """Compute the first `outputs` arrays at every index of the domain from the other arrays.
 
-    steps, results: the group's straight-line program, and the slot of each output (see expression.Step). The last axis
-    is a row. Each iteration takes a tile of a few vectors: neighbours in one row or, where rows are short or some input
-    is the same for all rows, vectors of several rows.
+    steps, results: the group's straight-line program, whose slots begin with the other arrays and the numbers, and the
+    slot of each output (see expression.Step). The last axis is a row. Each iteration takes a tile of a few vectors:
+    neighbours in one row or, where rows are short or some input is the same for all rows, vectors of several rows.
+    rows: `rows_of` the domain, where its sizes are given by the call.
     """
     ys, xs = arrays[:outputs], arrays[outputs:]
     if not ys[0].shape:
         for _ in parallel(1):
-            values = evaluate([x[()] for x in xs], steps, results)
+            values = evaluate([*(x[()] for x in xs), *numbers], steps, results)
             for y, value in zip(ys, values, strict=True):
                 y[()] = value
         return
-    *outer, inner = ys[0].shape
-    tile_elements = UNROLL * streaming_lanes()
-    same_in_rows = [bool(outer) and x.strides[-2] == 0 for x in xs]
-    # as many short rows as UNROLL vectors hold, or UNROLL rows that share a load; the rows are divided without rest
-    rows_in_vectors = tile_elements // inner if inner < tile_elements else 1
-    max_rows = max(rows_in_vectors, UNROLL if any(same_in_rows) else 1)
-    rows = largest_divisor(outer[-1], max_rows) if outer else 1
-    tile_domain(ys[0].shape, PointwiseTile(ys, xs, steps, results, rows, same_in_rows))
+    rows = rows or rows_of(ys[0].shape, [x.strides for x in xs])
+    tile_domain(ys[0].extents, PointwiseTile(ys, xs, numbers, steps, results, rows))
 
 
-def tile_domain(shape: tuple[int, ...], tile: PointwiseTile) -> None:
+def tile_domain(shape: tuple[Index, ...], tile: PointwiseTile) -> None:
     """Cover a domain of the given shape with the tile: UNROLL vectors of a row at a time, then the rest of the row."""
     *outer, inner = shape
-    size = streaming_lanes()
-    blocks, rest = divmod(inner, UNROLL * size)
+    size, rest, of_tile = streaming_lanes(), tile.rows.rest, tile.rows.of_tile
+    blocks = inner // (UNROLL * size)
     # (distance, lanes) of the vectors of a block, and of those that follow the last block
     block_vectors = [(distance, size) for distance in range(0, UNROLL * size, size)]
     rest_vectors = [(distance, min(size, rest - distance)) for distance in range(0, rest, size)]
     # the outer axes, the last of them in steps of the tile's rows
-    counts = (*outer[:-1], outer[-1] // tile.rows) if outer else (1,)
+    counts = (*outer[:-1], outer[-1] // of_tile if of_tile > 1 else outer[-1]) if outer else ()
 
     def first_row(position: tuple[Index, ...]) -> tuple[Index, ...]:
         """The index of the tile's first row at a position in `counts`."""
-        return (*position[:-1], position[-1] * tile.rows) if outer else ()
+        return (*position[:-1], position[-1] * of_tile) if outer else ()
 
-    if math.prod(counts) >= MIN_PARALLEL_ROWS or not blocks:
+    if tile.rows.shared:
         # threads share the rows, and each walks over the blocks of its rows
         for position in parallel(*counts):
             for block in loop(blocks):
@@ -119,7 +184,7 @@ def tile_domain(shape: tuple[int, ...], tile: PointwiseTile) -> None:
     for *outer_position, block in parallel(*counts, blocks):
         tile.compute(first_row(tuple(outer_position)), block * (UNROLL * size), block_vectors)
     if rest:
-        for position in parallel(*counts):
+        for position in parallel(*(counts or (1,))):
             tile.compute(first_row(position), inner - rest, rest_vectors)
 
 

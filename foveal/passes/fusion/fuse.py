@@ -10,6 +10,7 @@ from foveal.ops.shape import constant
 from foveal.passes.fusion.epilogue import MAX_RECOMPUTE_READS, EpilogueFusion, fuse_epilogues
 from foveal.passes.fusion.group import Group, is_pointwise
 from foveal.passes.fusion.order import ordered_groups
+from foveal.strides import Shape
 
 
 def fuse(graph: Graph, epilogues: bool = True) -> list[Group]:
@@ -37,6 +38,9 @@ class Fuser:
         self.graph, self.shared_outputs, self.shared_passes = graph, shared_outputs, shared_passes
         self.epilogues, self.leaves = epilogues, epilogues.leaves
         self.groups = list(epilogues.groups)
+        # the others, by kind and domain, and by the values that what they store is computed from
+        self.alike: dict[tuple[str, Shape], list[Group]] = {}
+        self.reading: dict[Node, set[Group]] = {}
         self.users = graph.users()
         self.results = set(graph.results())
         self.updates = {value for _, value in graph.updates}
@@ -167,12 +171,10 @@ class Fuser:
         """
         if node not in self.updates:
             return None
-        for group in self.groups:
-            same_kind = group.kind == "pointwise" and group.domain == node.shape
-            if not same_kind or not all(result in self.updates for result in group.results):
-                continue
-            shared = any(self.leaves[node] & self.leaves[result] for result in group.results)
-            if shared and self.independent(group, node):
+        related = set().union(*(self.reading.get(leaf, ()) for leaf in self.leaves[node]))
+        for group in self.alike.get(("pointwise", node.shape), ()) if related else ():
+            updates = group in related and all(result in self.updates for result in group.results)
+            if updates and self.independent(group, node):
                 return group
         return None
 
@@ -184,9 +186,7 @@ class Fuser:
     def place_reduction(self, node: Node) -> None:
         """Let a reduction share the pass of another one, or start a group."""
         source = node.inputs[0]
-        for group in self.groups if self.shared_passes else ():
-            if group.kind != "reduce" or group.domain != source.shape:
-                continue
+        for group in self.alike.get(("reduce", source.shape), ()) if self.shared_passes else ():
             other = group.results[0]
             same_axes = other.attributes["axes"] == node.attributes["axes"]
             related = self.values_read(node) & self.values_read(other)
@@ -205,10 +205,18 @@ class Fuser:
         """Add a group that computes its one result."""
         (node,) = group.results
         self.groups.append(group)
+        self.alike.setdefault((group.kind, group.domain), []).append(group)
+        self.note_reading(group, node)
         self.computed_in[node] = [*self.computed_in.get(node, ()), group]
 
     def add_result(self, group: Group, node: Node) -> None:
         """Let a group compute and store one more node."""
         group.members.append(node)
         group.results.append(node)
+        self.note_reading(group, node)
         self.computed_in[node] = [*self.computed_in[node], group]
+
+    def note_reading(self, group: Group, node: Node) -> None:
+        """Remember the group by the values that a result of it is computed from."""
+        for leaf in self.leaves[node]:
+            self.reading.setdefault(leaf, set()).add(group)

@@ -1,5 +1,6 @@
 """The order in which groups run. Groups -> groups in order; small ones are merged on the way."""
 
+import heapq
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -36,11 +37,55 @@ def ordered_groups(graph: Graph, groups: list[Group]) -> list[Group] | None:
     A group that writes a variable follows all groups that read it, if that is possible, so that it can write in place.
     """
     dependencies = find_dependencies(graph, groups)
-    ordered = topological(graph, groups, dependencies)
-    return None if ordered is None else merge_small(graph, ordered, dependencies.needs)
+    ordered = None if dependencies is None else topological(graph, groups, dependencies)
+    return None if ordered is None or dependencies is None else merge_small(graph, ordered, dependencies.needs)
 
 
-def find_dependencies(graph: Graph, groups: list[Group]) -> Dependencies:
+class Following:
+    """Which groups come after which, directly or not, as bit sets; `needs` are those that each follows directly."""
+
+    def __init__(self, needs: dict[Group, dict[Group, None]]) -> None:
+        self.needs = needs
+        self.bit = {group: 1 << i for i, group in enumerate(needs)}
+        self.before: dict[Group, int] = {}
+        # the groups that some other one follows
+        self.followed = {need for needed in needs.values() for need in needed}
+
+    def is_cyclic(self) -> bool:
+        """Find which groups come before each; True if one comes before itself."""
+        users: dict[Group, list[Group]] = {group: [] for group in self.needs}
+        for group, needed in self.needs.items():
+            for need in needed:
+                users[need].append(group)
+        missing = {group: len(needed) for group, needed in self.needs.items()}
+        ready = [group for group, count in missing.items() if not count]
+        while ready:
+            group = ready.pop()
+            self.before[group] = 0
+            for need in self.needs[group]:
+                self.before[group] |= self.before[need] | self.bit[need]
+            for user in users[group]:
+                missing[user] -= 1
+                if not missing[user]:
+                    ready.append(user)
+        return len(self.before) < len(self.needs)
+
+    def depends(self, group: Group, on: Group) -> bool:
+        """True if the group follows `on`."""
+        return bool(self.before[group] & self.bit[on])
+
+    def let_follow(self, group: Group, need: Group) -> None:
+        """Let the group, which the other one does not depend on, follow that one."""
+        self.needs[group][need] = None
+        added = self.before[need] | self.bit[need]
+        for later in self.needs if group in self.followed else (group,):
+            if later is group or self.depends(later, group):
+                self.before[later] |= added
+        self.followed.add(need)
+
+
+def find_dependencies(graph: Graph, groups: list[Group]) -> Dependencies | None:
+    """Return which groups have to wait for which; None if there is a cycle."""
     maker = {node: group for group in groups for node in group.results}
     needs: dict[Group, dict[Group, None]] = {group: {} for group in groups}
     # the groups that read a variable, directly or through a view
@@ -56,6 +101,9 @@ def find_dependencies(graph: Graph, groups: list[Group]) -> Dependencies:
     for group, needed in needs.items():
         for other in needed:
             users[other].append(group)
+    following = Following(needs)
+    if following.is_cyclic():
+        return None
     node_of = {node.variable: node for node in graph.variables}
     writers = set()
     for variable, value in graph.updates:
@@ -64,26 +112,13 @@ def find_dependencies(graph: Graph, groups: list[Group]) -> Dependencies:
             continue
         writers.add(writer)
         for reader in readers.get(node_of[variable], ()):
-            if reader is not writer and not depends(reader, writer, needs):
-                needs[writer][reader] = None
+            if reader is not writer and not following.depends(reader, writer):
+                following.let_follow(writer, reader)
     return Dependencies(needs, users, writers)
 
 
-def depends(group: Group, on: Group, needs: dict[Group, dict[Group, None]]) -> bool:
-    """True if the group has to follow `on`, directly or not."""
-    seen, stack = set(), [group]
-    while stack:
-        current = stack.pop()
-        if current is on:
-            return True
-        if current not in seen:
-            seen.add(current)
-            stack.extend(needs[current])
-    return False
-
-
 def topological(graph: Graph, groups: list[Group], dependencies: Dependencies) -> list[Group] | None:
-    """Return a topological order that keeps few values alive; None if there is a cycle.
+    """Return a topological order that keeps few values alive; None if there is none.
 
     Writers of variables come as early as they can, so that gradients are not kept; small ones come last, where they
     need no barriers between them. Anchored groups that only writers and the report before them (guard.py) wait for,
@@ -116,22 +151,34 @@ def topological(graph: Graph, groups: list[Group], dependencies: Dependencies) -
         priority = 2 if may_wait else 0 if group in writers or group in early else 1
         return priority, max(position[node] for node in group.results)
 
-    def is_ready(group: Group) -> bool:
-        return all(need in done or (need in just_before and is_ready(need)) for need in needs[group])
+    def awaited(group: Group) -> set[Group]:
+        """What has to be done before the group: what it needs, and what those need that come right before it."""
+        found: set[Group] = set()
+        for need in needs[group]:
+            found |= awaited(need) if need in just_before else {need}
+        return found
 
-    waiting = sorted((group for group in groups if group not in just_before), key=rank)
+    ranked = sorted((group for group in groups if group not in just_before), key=rank)
+    waiters: dict[Group, list[int]] = {group: [] for group in ranked}
+    missing = [0] * len(ranked)
+    for i, group in enumerate(ranked):
+        for need in awaited(group):
+            waiters[need].append(i)
+            missing[i] += 1
+    # what can be done now, by rank
+    ready = [i for i, count in enumerate(missing) if not count]
     done: set[Group] = set()
     ordered: list[Group] = []
-    while waiting:
-        # the first by rank whose needs are met
-        chosen = next((group for group in waiting if is_ready(group)), None)
-        if chosen is None:
-            return None
-        waiting.remove(chosen)
+    while ready:
+        chosen = ranked[heapq.heappop(ready)]
         preceding = [need for need in needs[chosen] if need in just_before and need not in done]
         done.update(preceding, [chosen])
         ordered += [*preceding, chosen]
-    return ordered
+        for i in waiters[chosen]:
+            missing[i] -= 1
+            if not missing[i]:
+                heapq.heappush(ready, i)
+    return None if any(missing) else ordered
 
 
 def merge_small(graph: Graph, ordered: list[Group], needs: dict[Group, dict[Group, None]]) -> list[Group]:

@@ -1,0 +1,382 @@
+"""Kernels are compiled by several processes at once, so that all cores do it.
+
+LLVM compiles in one thread of a process at a time (llvmlite holds a lock), so the cores are used by processes. They are
+started by module name with this interpreter's `sys.path`: no `__main__` is imported, nothing is forked, and no module
+of the user's runs in them. They get descriptions of kernels, pickled, and give object files back (worker.py); only
+this process writes to the cache. They read a pipe whose other end this process holds, and end when it is closed: when
+all is compiled, when this process is interrupted, and when it dies.
+
+A process takes about 0.3 s to start. So a few kernels are compiled here, unless that takes as long already. Which
+kernel is compiled where, and in which order, changes no bit of it. What a process cannot do is done here: a kernel
+that it refuses, that cannot be pickled, or that it was compiling when it was killed; and all of them, where no process
+can be started.
+
+Of the kernels that wait, those of a kind that has taken longest so far come first, so that short ones are left for the
+end, when some cores have nothing to do any more. Within a kind the order is drawn, and the cache is looked through
+again before a kernel is compiled: several programs that compile the same network at once share the work.
+"""
+
+import os
+import pickle
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from foveal import debug, forks
+from foveal.errors import FovealError
+from foveal.kernel import cache
+from foveal.kernel.progress import Progress
+from foveal.kernel.sources import PACKAGE, imported_digest
+from foveal.system import processors, total_memory
+
+# the environment variable that says how many processes compile at once
+VARIABLE = "FOVEAL_JOBS"
+MAX_JOBS = 256
+# a process holds 60 to 150 MiB while it compiles
+BYTES_PER_JOB = 512 << 20
+# so many kernels take about as long here as the start of the processes
+FEW = 12
+# after so long, compiling a few kernels here counts as slow
+ALONE_SECONDS = 0.3
+# while the processes start, this process waits so long before it compiles something itself
+PATIENCE_SECONDS = 3.0
+# as long as nothing comes back from a process, the progress is shown anew this often
+TICK_SECONDS = 0.1
+
+# `site` would only look for packages again; sys.path comes from here, and the user's modules stay outside
+FLAGS = ("-S", "-s", "-P")
+START = "import sys; sys.path[:] = {path}; import foveal.ops; from foveal.kernel.worker import serve; serve()"
+# libraries of NumPy's would start a thread for each core
+ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kernel that is in no cache.
+
+    name: its key. kind: what kernels that take about as long to compile have in common. message: what a process has to
+    be sent to compile it; None if only this process can.
+    """
+
+    name: str
+    kind: str
+    message: bytes | None
+
+
+def jobs() -> int:
+    """Return how many processes may compile at once: $FOVEAL_JOBS, else one for each core that memory suffices for.
+
+    Raises FovealError if the variable holds no such number.
+    """
+    text = os.environ.get(VARIABLE, "")
+    if text:
+        if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= MAX_JOBS):
+            raise FovealError(f"{VARIABLE} is {text!r}: give a number of compiling processes from 1 to {MAX_JOBS}")
+        return int(text)
+    return int(max(1, min(processors(), total_memory() // BYTES_PER_JOB, MAX_JOBS)))
+
+
+def obstacle() -> str | None:
+    """Return why no process can be started that compiles, as a clause; None if nothing is known to be in the way."""
+    program = Path(sys.executable or "").name.lower()
+    if getattr(sys, "frozen", False) or not program.startswith(("python", "pypy")):
+        return f"sys.executable, {sys.executable!r}, is not known to be a Python interpreter"
+    return None if PACKAGE.is_dir() else f"{PACKAGE} is no folder"
+
+
+def send(file: int, data: bytes) -> None:
+    """Write a message to a pipe: its length, then its bytes."""
+    rest = memoryview(len(data).to_bytes(8, "little") + data)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
+def receive(file: int) -> bytes | None:
+    """Read a message from a pipe; None if the other end has closed it."""
+    length = read_bytes(file, 8)
+    return None if length is None else read_bytes(file, int.from_bytes(length, "little"))
+
+
+def read_bytes(file: int, count: int) -> bytes | None:
+    """Read so many bytes; None if the pipe ends before."""
+    parts = []
+    while count:
+        # a read may give less than was asked for
+        part = os.read(file, min(count, 1 << 20))
+        if not part:
+            return None
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+class Running(forks.Locked):
+    """The compiling processes that this process has now, in all its threads."""
+
+    def __init__(self) -> None:
+        self.processes: set[subprocess.Popen[bytes]] = set()
+        super().__init__()
+
+    def renew(self) -> None:
+        """Begin without any. A forked child lets go of its parent's pipes: they must close when the parent ends."""
+        super().renew()
+        for process in self.processes:
+            for pipe in (process.stdin, process.stdout):
+                assert pipe is not None
+                pipe.close()
+            # it is no child of this process, which is nothing to warn of
+            process.returncode = 0
+        self.processes = set()
+
+
+_running = Running()
+# what has been said of this process's compiling processes, each once
+_said: set[str] = set()
+
+
+def say_once(what: str) -> None:
+    """Say that fewer processes compile than could, unless the same was said before."""
+    if what not in _said:
+        _said.add(what)
+        debug.show(what)
+
+
+# the number of a worker, and a message of it
+Results = SimpleQueue[tuple[int, bytes | None]]
+
+
+class Worker:
+    """A compiling process, as this process sees it."""
+
+    def __init__(self, number: int, results: Results) -> None:
+        """Start it; what it sends goes into `results`, and None when it has ended. OSError if it cannot be started.
+
+        Its reader holds neither this object nor the other pipe: dropped by an interruption, they close, and it ends.
+        """
+        # what it is compiling, and since when
+        self.task: Task | None = None
+        self.since = 0.0
+        self.ready = False
+        flags = [*FLAGS, *(["-E"] if sys.flags.ignore_environment else []), *["-O"] * sys.flags.optimize]
+        path = [entry for entry in sys.path if isinstance(entry, str)]
+        package = str(PACKAGE.parent)
+        code = START.format(path=ascii(path if package in path else [*path, package]))
+        self.process = subprocess.Popen(
+            [sys.executable, *flags, "-c", code],
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=None if is_open(2) else subprocess.DEVNULL,
+            env=os.environ | ENVIRONMENT,
+            # Ctrl-C at a terminal goes to a whole process group: these processes end with their pipe
+            process_group=0 if os.name == "posix" else None,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.inbox, outbox = self.process.stdin, self.process.stdout
+
+        def read() -> None:
+            message: bytes | None = b""
+            while message is not None:
+                try:
+                    message = receive(outbox.fileno())
+                except (OSError, ValueError):
+                    message = None
+                results.put((number, message))
+
+        self.reader = threading.Thread(target=read, daemon=True, name="foveal compiling process")
+        self.reader.start()
+        _running.processes.add(self.process)
+
+    def send(self, task: Task) -> None:
+        """Have it compile a kernel. One that has ended is noticed by its reader."""
+        assert task.message is not None
+        self.task, self.since = task, time.perf_counter()
+        with suppress(OSError):
+            send(self.inbox.fileno(), task.message)
+
+    def end(self) -> None:
+        """End it at once: it has nothing to finish, as it writes no files."""
+        _running.processes.discard(self.process)
+        self.process.kill()
+        self.process.wait()
+        self.reader.join()
+        self.inbox.close()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+def is_open(descriptor: int) -> bool:
+    """Return whether a file descriptor is in use."""
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+@dataclass
+class Kind:
+    """The kernels of a kind that wait, and how long those took that are done."""
+
+    waiting: list[Task] = field(default_factory=list)
+    seconds: float = 0.0
+    count: int = 0
+
+    @property
+    def mean(self) -> float:
+        """How long one takes; a kind of which that is not known might take for ever."""
+        return self.seconds / self.count if self.count else float("inf")
+
+
+class Compilation:
+    """The compilation of some kernels, by this process and by others."""
+
+    def __init__(
+        self, tasks: Sequence[Task], find: Callable[[Task], bytes | None], make: Callable[[Task], bytes]
+    ) -> None:
+        """find: looks a kernel up in the cache. make: compiles it in this process."""
+        self.find, self.make, self.total = find, make, len(tasks)
+        self.kinds: dict[str, Kind] = {}
+        # those that only this process can compile
+        self.own: list[Task] = []
+        # object files by name, of all that are done, and the names of those that another program has compiled meanwhile
+        self.objects: dict[str, bytes] = {}
+        self.found: set[str] = set()
+        self.workers: dict[int, Worker] = {}
+        self.results: Results = SimpleQueue()
+        self.started = time.perf_counter()
+        # true as long as processes may still be started
+        self.growing = jobs() > 1
+        for task in tasks:
+            (self.own if task.message is None else self.kinds.setdefault(task.kind, Kind()).waiting).append(task)
+        for kind in self.kinds.values():
+            random.shuffle(kind.waiting)
+
+    def run(self) -> None:
+        """Compile all of them, here and in processes that are started if that is worth it and ended in any case."""
+        with Progress(self.total) as progress:
+            try:
+                while len(self.objects) < self.total:
+                    if self.growing and self.worth_starting():
+                        self.start()
+                    self.feed()
+                    patient = any(w.ready for w in self.workers.values()) or self.elapsed() < PATIENCE_SECONDS
+                    if self.own or not (self.workers and patient):
+                        self.compile_here()
+                    else:
+                        self.collect(TICK_SECONDS)
+                    while not self.results.empty():
+                        self.collect(0.0)
+                    progress.show(len(self.objects))
+            finally:
+                while self.workers:
+                    self.workers.popitem()[1].end()
+
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.started
+
+    def waiting(self) -> int:
+        """Return how many kernels wait that other processes can compile."""
+        return sum(len(kind.waiting) for kind in self.kinds.values())
+
+    def worth_starting(self) -> bool:
+        return self.waiting() >= FEW or (self.waiting() > 1 and self.elapsed() > ALONE_SECONDS)
+
+    def start(self) -> None:
+        """Start as many processes as are free and useful; once."""
+        self.growing = False
+        reason = obstacle()
+        if reason is not None:
+            say_once(f"kernels are compiled on one core: {reason}")
+            return
+        count = min(jobs() - len(_running.processes), self.waiting() // 2)
+        # other threads of this process have all of them: look again later
+        self.growing = count < 1
+        try:
+            for number in range(count):
+                self.workers[number] = Worker(number, self.results)
+        except (OSError, RuntimeError) as error:
+            say_once(f"{len(self.workers)} of {count} compiling processes were started: {error}")
+
+    def next_task(self) -> Task | None:
+        """Take one of the kernels that wait, of the kind that takes longest, unless it has been compiled meanwhile."""
+        while kind := max((k for k in self.kinds.values() if k.waiting), key=lambda k: k.mean, default=None):
+            task = kind.waiting.pop()
+            body = self.find(task)
+            if body is None:
+                return task
+            self.objects[task.name] = body
+            self.found.add(task.name)
+        return None
+
+    def feed(self) -> None:
+        """Give each process that does nothing a kernel."""
+        for worker in self.workers.values():
+            if worker.ready and worker.task is None and (task := self.next_task()):
+                worker.send(task)
+
+    def compile_here(self) -> None:
+        """Compile one kernel in this process."""
+        task = self.own.pop() if self.own else self.next_task()
+        if task is not None:
+            started = time.perf_counter()
+            self.finish(task, self.make(task), time.perf_counter() - started)
+
+    def finish(self, task: Task, body: bytes, seconds: float) -> None:
+        """Note what has become of a kernel, and keep it."""
+        self.objects[task.name] = body
+        kind = self.kinds.setdefault(task.kind, Kind())
+        kind.seconds, kind.count = kind.seconds + seconds, kind.count + 1
+        cache.write(task.name, body)
+
+    def collect(self, timeout: float) -> None:
+        """Take what comes next from a process, if something comes in that time."""
+        try:
+            number, message = self.results.get(timeout=timeout)
+        except Empty:
+            return
+        worker = self.workers.get(number)
+        if worker is None:
+            return
+        if message is None:
+            self.lose(number)
+        elif worker.ready:
+            task, worker.task = worker.task, None
+            assert task is not None
+            if message:
+                self.finish(task, message, time.perf_counter() - worker.since)
+            else:
+                # here the error is raised that it had
+                self.own.append(task)
+        elif message.decode() == imported_digest():
+            worker.ready = True
+        else:
+            self.lose(number, "the files of Foveal have changed since this process imported them; start it again")
+
+    def lose(self, number: int, reason: str = "") -> None:
+        """Go on without a process; what it was compiling is compiled here."""
+        worker = self.workers.pop(number)
+        worker.end()
+        if worker.task is not None:
+            self.own.append(worker.task)
+        code = worker.process.returncode
+        reason = reason or f"it ended with {f'signal {-code}' if code < 0 else f'status {code}'}"
+        say_once(f"a compiling process is lost, its work is done by the others: {reason}")
+
+
+def message(parts: object) -> bytes | None:
+    """Pickle the description of a kernel; None if it cannot be."""
+    try:
+        return pickle.dumps(parts, pickle.HIGHEST_PROTOCOL)
+    # whatever the operators of others hold
+    except Exception:
+        return None

@@ -1,0 +1,54 @@
+"""A compiling process: kernel descriptions come in on standard input, object files go out on what was standard output.
+
+pool.py starts it and says why. Both directions have messages as `pool.send` writes them. The first one out is the
+digest of the sources that this process has imported. Then there is one for each that comes in: the object file, or
+nothing if the kernel cannot be compiled here. What is printed meanwhile goes to standard error.
+"""
+
+import os
+import pickle
+import sys
+import threading
+from queue import SimpleQueue
+
+from foveal.kernel import pool
+from foveal.kernel.compile import Kernel, compile_kernel, key
+from foveal.kernel.sources import imported_digest
+from foveal.kernel.target import Target, assume
+
+
+def serve() -> None:
+    """Compile one kernel after another until standard input is closed. It then ends at once, whatever it is doing."""
+    replies = os.dup(1)
+    try:
+        os.dup2(2, 1)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    # it is not flushed when this process ends
+    sys.stdout = sys.stderr
+    requests: SimpleQueue[bytes] = SimpleQueue()
+
+    def read() -> None:
+        while (request := pool.receive(0)) is not None:
+            requests.put(request)
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    pool.send(replies, imported_digest().encode())
+    while True:
+        pool.send(replies, compile_request(requests.get()))
+
+
+def compile_request(request: bytes) -> bytes:
+    """Return the object file of a pickled (key, kernel, target), or nothing.
+
+    The parent compiles itself what is not compiled here, and raises the error that this has.
+    """
+    try:
+        parts: tuple[str, Kernel, Target] = pickle.loads(request)
+        name, kernel, target = parts
+        with assume(target):
+            # the name says all that decides the code, so what arrived here is what was sent
+            return compile_kernel(kernel, target, f"k{name}") if key(kernel, target) == name else b""
+    except Exception:
+        return b""

@@ -1,0 +1,77 @@
+"""Sizes and numbers that a kernel gets from its call, so that kernels that differ in them only share one code."""
+
+from collections.abc import Hashable, Sequence
+
+from foveal.kernel.compile import ArraySpec, Size
+from foveal.kernel.lang import LINE, Index
+from foveal.ops.kernels.expression import Step
+from foveal.ops.op import OPS
+from foveal.view import View
+
+
+class CallSizes:
+    """The sizes of one call, numbered in the order in which they are asked for."""
+
+    def __init__(self) -> None:
+        self.values: list[int] = []
+        self.named: dict[Hashable, Size] = {}
+
+    def of(self, n: int, *name: Hashable) -> Size:
+        """The size n; those of the same name and value are one, and code that computes with them is shared.
+
+        Which names are equal must not depend on the sizes, or kernels would differ by accident.
+        """
+        if (name, n) not in self.named:
+            self.named[name, n] = Size(len(self.values))
+            self.values.append(n)
+        return self.named[name, n]
+
+    def stride(self, n: int, *name: Hashable) -> int | Size:
+        """The stride n as a size, unless it is that of a repeated element or of neighbours."""
+        return n if n in (0, 1) else self.of(n, *name)
+
+
+def spec_of(view: View, shape: Sequence[int | Size], strides: Sequence[int | Size]) -> ArraySpec:
+    """What a kernel is specialised to for this view, with some of its shape and strides given by the call.
+
+    Only an array whose rows begin on cache lines is written past the cache: its kernel needs not ask.
+    """
+    streamed = view.spec.streamed and all(stride % LINE == 0 for stride in view.strides if stride != 1)
+    return ArraySpec(tuple(shape), tuple(strides), view.buffer.dtype, streamed)
+
+
+def is_repeated(stride: Index | Size) -> bool:
+    """True if this stride is known to be 0: all places of the axis are the same element."""
+    return isinstance(stride, int) and stride == 0
+
+
+def numbers_apart(
+    inputs: int, steps: tuple[Step, ...], results: tuple[int, ...]
+) -> tuple[tuple[Step, ...], tuple[int, ...], tuple[float, ...]]:
+    """The straight-line program with its constants as slots after those of the inputs: (steps, results, numbers).
+
+    A constant such as 1/N depends on sizes, and code does not have to. What is computed from constants alone is
+    computed here, as it would be while the kernel is built. A 0 stays a step, since it makes code shorter.
+    """
+    # by old slot: its number, for those that are known
+    known: dict[int, float] = {}
+    kept: list[tuple[int, Step]] = []
+    for slot, step in enumerate(steps, start=inputs):
+        name, attributes, operands = step
+        value = None
+        if all(operand in known for operand in operands):
+            value = OPS[name].scalar(*(known[i] for i in operands), **dict(attributes))
+        if isinstance(value, float):
+            known[slot] = value
+        else:
+            kept.append((slot, step))
+    # numbers and zeros that are read, in the order in which they are
+    read = dict.fromkeys(slot for _, (_, _, operands) in kept for slot in operands)
+    read |= dict.fromkeys(results)
+    numbers = [slot for slot in read if known.get(slot)]
+    zeros = [slot for slot in read if known.get(slot) == 0.0]
+    kept = [(slot, ("constant", (("value", known[slot]),), ())) for slot in zeros] + kept
+    new = {slot: slot for slot in range(inputs)}
+    new |= {slot: inputs + i for i, slot in enumerate([*numbers, *(slot for slot, _ in kept)])}
+    renumbered = tuple((name, attributes, tuple(new[i] for i in operands)) for _, (name, attributes, operands) in kept)
+    return renumbered, tuple(new[slot] for slot in results), tuple(known[slot] for slot in numbers)

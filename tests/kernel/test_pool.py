@@ -1,0 +1,275 @@
+"""Compiling processes: the same code as from one, whatever becomes of them, and none that stays."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import foveal
+from foveal import ops
+from foveal.cli import main
+from foveal.errors import FovealError
+from foveal.kernel import cache, pool, runtime, target
+from foveal.kernel import compile as kernels
+from foveal.ops.op import OPS
+
+x = np.linspace(-2, 2, 24, dtype=np.float32).reshape(4, 6)
+
+
+@pytest.fixture(autouse=True)
+def two_processes(tmp_path, monkeypatch):
+    """Two processes even for two kernels, an empty cache, and no kernel that was compiled or said before."""
+    # the loop that runs kernels is in the cache as well
+    runtime.run()
+    monkeypatch.setenv("FOVEAL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FOVEAL_JOBS", "2")
+    monkeypatch.setattr(pool, "FEW", 2)
+    monkeypatch.setattr(pool, "PATIENCE_SECONDS", 60.0)
+    monkeypatch.setattr(kernels, "_loaded", {})
+    monkeypatch.setattr(pool, "_said", set())
+
+
+def rows(x):
+    """Three kernels."""
+    return ops.sum(ops.exp(x), axes=(0,)), ops.max(x, axes=(1,)), ops.sum(x * 3.0, axes=(1,)), ops.tanh(x)
+
+
+def program():
+    kernels._loaded.clear()
+    return foveal.compile(rows, threads=1).program(x)
+
+
+def check(program):
+    wanted = np.exp(x).sum(0), x.max(1), (x * 3).sum(1), np.tanh(x)
+    for got, want in zip(program.run(x), wanted, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    assert not pool._running.processes
+
+
+@pytest.fixture
+def made_here(monkeypatch):
+    """Names of the kernels that this process compiles itself."""
+    made = []
+    make = kernels.compile_kernel
+    monkeypatch.setattr(
+        kernels, "compile_kernel", lambda kernel, *more: made.append(kernel.name) or make(kernel, *more)
+    )
+    return made
+
+
+def test_processes_compile_what_one_compiles_to_the_byte(made_here, tmp_path, monkeypatch, capfd):
+    with target.assume(target.SSE):
+        check(program())
+    assert not made_here
+    several = {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()}
+    assert cache.clear() == len(several) == 3
+    monkeypatch.setenv("FOVEAL_JOBS", "1")
+    with target.assume(target.SSE):
+        check(program())
+    assert len(made_here) == len(several)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()} == several
+    assert capfd.readouterr() == ("", "")
+
+
+def test_objects_come_back_where_nothing_can_be_kept(made_here, monkeypatch):
+    monkeypatch.setenv("FOVEAL_CACHE", os.devnull)
+    check(program())
+    assert not made_here
+
+
+def test_a_full_disk_stops_nothing_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*paths):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    check(program())
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def kill_at(moment, monkeypatch):
+    """Have every compiling process killed when it is sent its kernel of this number."""
+    send, count = pool.Worker.send, []
+
+    def send_and_kill(worker, task):
+        send(worker, task)
+        count.append(task)
+        if len(count) == moment:
+            worker.process.kill()
+
+    monkeypatch.setattr(pool.Worker, "send", send_and_kill)
+
+
+@pytest.mark.parametrize("moment", [1, 3])
+def test_the_kernel_of_a_process_that_is_killed_is_compiled_by_others(moment, made_here, monkeypatch, capsys):
+    kill_at(moment, monkeypatch)
+    check(program())
+    assert made_here
+    said = capsys.readouterr().err
+    assert said == "-- a compiling process is lost, its work is done by the others: it ended with signal 9\n"
+    cache.clear()
+    check(program())
+    assert capsys.readouterr().err == ""
+
+
+IN_THE_WAY = {
+    "embedded": ("sys.executable", None, "is not known to be a Python interpreter"),
+    "another program": ("sys.executable", "/usr/bin/editor", "'/usr/bin/editor', is not known"),
+    "gone": ("sys.executable", "/nowhere/python3", "0 of 1 compiling processes were started: "),
+    "a zip file": ("foveal.kernel.pool.PACKAGE", Path("/nowhere.zip/foveal"), "is no folder"),
+    "changed": ("foveal.kernel.pool.imported_digest", lambda: "other", "the files of Foveal have changed"),
+}
+
+
+@pytest.mark.parametrize(("name", "value", "reason"), IN_THE_WAY.values(), ids=IN_THE_WAY)
+def test_where_no_process_can_help_one_compiles_and_says_so(name, value, reason, made_here, monkeypatch, capsys):
+    monkeypatch.setattr(name, value)
+    check(program())
+    assert len(made_here) == 3
+    said = capsys.readouterr().err
+    assert reason in said
+    assert said.count("\n") == 1
+
+
+def test_a_process_that_never_answers_is_not_waited_for(made_here, tmp_path, monkeypatch):
+    silent = tmp_path / "python"
+    silent.write_text("#!/bin/sh\nexec sleep 100\n")
+    silent.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(silent))
+    monkeypatch.setattr(pool, "PATIENCE_SECONDS", 0.1)
+    check(program())
+    assert len(made_here) == 3
+
+
+def kernel(body, **static):
+    spec = kernels.ArraySpec((9,), (1,))
+    return kernels.Kernel(body, (spec, spec), tuple(static.items()))
+
+
+def test_what_cannot_be_sent_is_compiled_here(made_here):
+    def mine(y, x):
+        y[0] = x[0]
+
+    sent = [kernel(OPS[name].kernel) for name in ("relu", "exp", "tanh")]
+    assert len(kernels.native([*sent, kernel(mine)]).addresses) == 4
+    assert made_here == ["mine"]
+
+
+def test_an_error_of_a_kernel_is_raised_here():
+    wrong = [kernel(OPS[name].kernel, unknown=1) for name in ("relu", "exp", "tanh")]
+    with pytest.raises(TypeError, match="unknown"):
+        kernels.native(wrong)
+    assert not pool._running.processes
+
+
+def test_two_threads_compile_at_once():
+    done = []
+    threads = [threading.Thread(target=lambda: done.append(foveal.compile(rows, threads=1)(x))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [a.tolist() for a in done[0]] == [a.tolist() for a in done[1]]
+    assert not pool._running.processes
+
+
+def test_the_number_of_processes(monkeypatch):
+    assert pool.jobs() == 2
+    monkeypatch.setenv("FOVEAL_JOBS", "")
+    assert 1 <= pool.jobs() <= len(os.sched_getaffinity(0))
+    monkeypatch.setattr(pool, "total_memory", lambda: 1e6)
+    assert pool.jobs() == 1
+    for wrong in ("0", "-1", "two", "1000", "²"):
+        monkeypatch.setenv("FOVEAL_JOBS", wrong)
+        with pytest.raises(FovealError, match=r"FOVEAL_JOBS is .*: give a number of compiling processes from 1 to"):
+            pool.jobs()
+    ended = CliRunner().invoke(main, ["doctor"])
+    assert (ended.exit_code, "FOVEAL_JOBS is '²'" in ended.output) == (2, True)
+
+
+# a script without a guard, whose processes say that they are there; it compiles until it is ended
+SCRIPT = """
+import foveal.ops
+from foveal.kernel import pool
+from foveal.kernel.compile import ArraySpec, Kernel, native
+pool.FEW = 2
+print("begun", flush=True)
+start = pool.Worker.__init__
+def started(self, *arguments):
+    start(self, *arguments)
+    print(self.process.pid, flush=True)
+pool.Worker.__init__ = started
+pool.Worker.send = lambda worker, task: None
+native([Kernel(foveal.ops.OPS["exp"].kernel, (ArraySpec((n,), (1,)),) * 2) for n in range(1, 9)])
+"""
+
+
+def ended(process):
+    """Return whether there is no such process any more."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")")[-1].split()[0] in "ZX"
+    except FileNotFoundError:
+        return True
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_stays_when_the_program_is_ended_while_others_compile(number, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "begun\n"
+    others = [int(process.stdout.readline()) for _ in range(2)]
+    process.send_signal(number)
+    rest, errors = process.communicate(timeout=60)
+    assert (process.returncode, rest) == (-number, "")
+    assert number == signal.SIGKILL or errors.splitlines()[-1] == "KeyboardInterrupt"
+    limit = time.monotonic() + 60
+    while not all(map(ended, others)):
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    assert not list((tmp_path / "cache").glob("*.tmp"))
+
+
+def test_a_forked_child_lets_go_of_the_pipes():
+    results = pool.SimpleQueue()
+    worker = pool.Worker(0, results)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if worker.inbox.closed and not pool._running.processes else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    worker.inbox.close()
+    # the digest, then the end of the process, which nothing but the closed pipe has told to end
+    assert [results.get(timeout=60)[1] is None for _ in range(2)] == [False, True]
+    worker.end()
+    assert worker.process.returncode == 0
+
+
+NOISY = """
+import os, sys
+from foveal.kernel import worker
+def compile_noisily(request):
+    print("out")
+    os.write(1, b"descriptor\\n")
+    print("err", file=sys.stderr)
+    return request
+worker.compile_request = compile_noisily
+worker.serve()
+"""
+
+
+def test_what_is_printed_meanwhile_goes_to_standard_error():
+    process = subprocess.Popen(
+        [sys.executable, "-c", NOISY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    pool.send(process.stdin.fileno(), b"kernel")
+    replies = [pool.receive(process.stdout.fileno()) for _ in range(2)]
+    assert (len(replies[0]), replies[1]) == (64, b"kernel")
+    assert process.communicate(timeout=60) == (b"", b"out\ndescriptor\nerr\n")
