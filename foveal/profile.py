@@ -85,5 +85,5 @@ def show(program: Program) -> None:
             shapes = ", ".join(str(list(view.shape)) for view in call.views)
             lines.append(f"  {call.kernel.name}({shapes}) {dict(call.kernel.static)}")
         debug.show("calls", "\n".join(lines))
-        for body in dict.fromkeys(call.kernel.body for call in program.calls):
+        for body in dict.fromkeys(kernel.body for call in program.calls for kernel in call.kernels):
             debug.show(f"{body.__module__}.{body.__qualname__}", inspect.getsource(body))

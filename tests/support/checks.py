@@ -161,7 +161,9 @@ def run_kernel(body, arrays, plain=True, thread=0, threads=1, specs=None, sizes=
 
     The other arguments are those of ops.op.Lowering.call.
     """
-    specs = specs or [kernels.ArraySpec(a.shape, tuple(s // 4 for s in a.strides), str(a.dtype)) for a in arrays]
+    specs = specs or [
+        kernels.ArraySpec(a.shape, tuple(s // a.itemsize for s in a.strides), str(a.dtype)) for a in arrays
+    ]
     counts = {"sizes": len(sizes), "numbers": len(numbers), "functions": tuple(functions)}
     kernel = kernels.Kernel(body, tuple(specs), tuple(sorted(static.items())), plain, **counts)
     code = kernels.native([kernel, *functions])

@@ -37,7 +37,11 @@ GRAPHS = {
 def emitted(target: targets.Target) -> dict[str, list[str]]:
     with targets.assume(target):
         return {
-            name: [assembly(call.kernel, target) for call in stages_of(simplify(trace(function, *types))).lowered.calls]
+            name: [
+                assembly(kernel, target)
+                for call in stages_of(simplify(trace(function, *types))).lowered.calls
+                for kernel in call.kernels
+            ]
             for name, (function, *types) in GRAPHS.items()
         }
 

@@ -48,5 +48,9 @@ Winograd is for, `--threads 1` those of one core. DEBUG=2 prints the share of th
 
 The other files: filter_tile.py (what the direct kernels whose lanes run over filters share), winograd_matrices.py (the
 algorithm and its matrices), winograd_transform.py (the matrices as additions of vectors), winograd_grid.py (where
-output tiles lie), winograd_input.py (tiles read and transformed).
+output tiles lie), winograd_input.py (tiles read and transformed), winograd_products.py (their products with filters),
+winograd_output.py (the transform back).
+
+Kernels of one shape differ in their epilogues only. What comes before these (the transforms of inputs and the products
+of Winograd convolution) is in functions that kernels call by address, so that it is compiled once for all of them.
 """

@@ -28,36 +28,20 @@ Measured on two cores of Zen 4 against a peak of 233 GFLOP/s, counting direct co
 GFLOP/s for 64 to 256 channels (`foveal bench ops 3x3`, docs/results.md).
 """
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from foveal.kernel.lang import (
-    LINE,
-    Array,
-    Index,
-    Scalar,
-    Value,
-    l2,
-    lanes,
-    llc,
-    loop,
-    minimum,
-    otherwise,
-    parallel,
-    thread,
-    var,
-    vectors,
-    when,
-)
+from foveal.kernel.lang import LINE, Array, Index, Value, l2, lanes, llc, loop, minimum, parallel, thread, vectors
 from foveal.ops.kernels import expression
 from foveal.ops.kernels.conv.cost_model import Algorithm
 from foveal.ops.kernels.conv.winograd_grid import Grid, near_equal
-from foveal.ops.kernels.conv.winograd_input import Pixel, TileTransform, prefetch_pixels
+from foveal.ops.kernels.conv.winograd_input import TileTransform
+from foveal.ops.kernels.conv.winograd_output import OutputTransform, TileBlock, edge_functions
+from foveal.ops.kernels.conv.winograd_products import PointProducts
 from foveal.ops.kernels.conv.winograd_transform import transform_2d
-from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs, exceeds_l2
+from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs
 from foveal.ops.kernels.packing import outputs_last
-from foveal.ops.kernels.register_tile import FLOAT_BYTES, Tile, ceil_div, lane_ranges, multiply_add, split, tile_for
+from foveal.ops.kernels.register_tile import FLOAT_BYTES, Tile, ceil_div, lane_ranges, tile_for
 from foveal.ops.op import Lowering
 from foveal.ops.window import Pair
 from foveal.view import View
@@ -72,21 +56,9 @@ MAX_TILES = 48
 # smaller, would read them more often.
 MIN_TASKS = 8
 
-# Channels per iteration of the inner loop: enough to hide the loop's own instructions. More would only lengthen
-# compilation.
-UNROLL = 4
-
-# Tiles between the one that is stored and the one whose epilogue operands are prefetched. With fewer tiles between them
-# the lines would arrive too late; with more tiles, more lines would occupy the cache until they are used.
-AHEAD = 2
-
 # Channels whose filters are transformed at once where threads share filters: with 36 classes and 32 filters 288 KiB,
 # little more than a quarter of a second-level cache of 1 MiB.
 CHANNEL_PART = 64
-
-# Outputs of a tile that pass the epilogue together: all of a 4 x 4 tile. Tiles of the gradient in x with stride 2 have
-# up to 64 outputs, whose values would not fit into the registers together.
-OUTPUTS_AT_ONCE = 16
 
 # Unused elements, one cache line, between the numbers of one point and those of the next in V and M. Without them the
 # points of a tile would often be a power of two apart, and fall into the same sets of the cache.
@@ -134,11 +106,29 @@ def lower(
     if parallel_over == "filters":
         # V of all tiles; U and M of the block of filters that a thread works on
         V = lowering.scratch((1, grid.points, grid.tiles * row_of(C) + PAD))
-        lowering.call(transform_inputs, [V, zeros], [x], grid=grid)
+        transforms = [TileTransform(grid, channels, row_of(C)) for channels, *_ in channel_parts(C)]
+        functions = [transform.function(V, x) for transform in transforms]
+        lowering.call(transform_inputs, [V, zeros], [x], functions=functions, grid=grid)
         U = lowering.scratch((1, grid.classes, min(C, CHANNEL_PART), tile.lanes), per_thread=True)
         M = lowering.scratch((1, grid.points, grid.tiles * tile.lanes + PAD), per_thread=True)
+        # of the parts of the channels, then of the edge
+        classes, row = grid.order.ranges, row_of(C)
+        products = [PointProducts(classes, grid.tiles, n, row, tile, add=True) for n, *_ in channel_parts(C)]
+        functions = [part.function(M, V, U) for part in products]
+        functions += edge_functions(edge, M, grid, (P, Q), tile.width)
         # each filter belongs to one task, so one row of partial sums is enough
-        y.call(lowering, winograd_by_filters, 1, [U, M, edge], [V, w], rotate=rotate, grid=grid, size=(P, Q), filters=K)
+        y.call(
+            lowering,
+            winograd_by_filters,
+            1,
+            [U, M, edge],
+            [V, w],
+            functions=functions,
+            rotate=rotate,
+            grid=grid,
+            size=(P, Q),
+            filters=K,
+        )
         return
     # U of all filters; V and M of the block of tiles that a thread works on
     U = lowering.scratch((blocks, grid.classes, C, tile.lanes))
@@ -146,8 +136,13 @@ def lower(
     T = block_size(grid, C, tile, algorithm)
     V = lowering.scratch((1, grid.points, T * row_of(C) + PAD), per_thread=True)
     M = lowering.scratch((1, grid.points, T * tile.lanes + PAD), per_thread=True)
-    tasks = ceil_div(grid.tiles, T)
-    y.call(lowering, winograd, tasks, [V, M, edge, zeros], [x, U], T=T, grid=grid, size=(P, Q), filters=K)
+    functions = [
+        TileTransform(grid, C, row_of(C)).function(V, x),
+        PointProducts(grid.order.ranges, T, C, row_of(C), tile).function(M, V, U),
+        *edge_functions(edge, M, grid, (P, Q), tile.width),
+    ]
+    tasks, scratch = ceil_div(grid.tiles, T), [V, M, edge, zeros]
+    y.call(lowering, winograd, tasks, scratch, [x, U], functions=functions, T=T, grid=grid, size=(P, Q), filters=K)
 
 
 def block_size(grid: Grid, C: int, tile: Tile, algorithm: Algorithm) -> int:
@@ -229,19 +224,15 @@ class FilterTransform:
             U.store((0, self.grid.order.class_[i, j], 0, start), value, width)
 
 
-@dataclass(frozen=True)
-class TileBlock:
-    """A block of tiles, and the task that stores its outputs."""
-
-    #: number of the row of partial sums of the epilogue that its sums go to
-    task: Index
-    #: number of the first tile
-    first: Index
-    #: how many tiles there are
-    count: Index
-
-
-def winograd(*arrays: Array, grid: Grid, T: int, size: Pair, filters: int, epilogue: Epilogue) -> None:
+def winograd(
+    *arrays: Array,
+    grid: Grid,
+    T: int,
+    size: Pair,
+    filters: int,
+    epilogue: Epilogue,
+    functions: tuple[Callable[..., None], ...],
+) -> None:
     """y = A^T [sum_c (G g G^T) * (B^T d B)] A, threads share blocks of T tiles.
 
     The last block may have fewer tiles. Its products are computed for T, and what is left over is not used.
@@ -250,40 +241,49 @@ def winograd(*arrays: Array, grid: Grid, T: int, size: Pair, filters: int, epilo
     # x [N, H, W, C], U [blocks, classes, C, columns]. The shape of one thread's copy, of which the first index selects
     # the thread: V [1, points, T row + PAD], M [1, points, T columns + PAD], edge [1, outputs, lanes], zeros [1, C]
     V, M, edge, zeros, x, U = bound.operands
-    C, tile = x.shape[3], tile_for(filters)
-    products = PointProducts(grid, T, C, row_of(C), tile)
-    inputs, outputs = TileTransform.of_inputs(grid, x, zeros), OutputTransform(bound, edge, grid, size, tile)
+    transform_tiles, multiply_points, *store_edge = functions
+    tile = tile_for(filters)
+    outputs = OutputTransform(bound, edge, grid, size, tile, store_edge)
     clear_row(zeros)
     # a task is a block of tiles
     for (number,) in parallel(ceil_div(grid.tiles, T)):
         first = number * T
         block = TileBlock(number, first, T if grid.tiles % T == 0 else minimum(T, grid.tiles - first))
+        V_thread, M_thread = V.at(thread(), 0, 0), M.at(thread(), 0, 0)
         # the tiles of the block, one after the other: all channels
-        for t in loop(block.count):
-            V_tile = V.at(thread(), 0, t * row_of(C))
-            inputs.store(V_tile, grid.first_input(first + t), 0, C)
+        transform_tiles(V_thread, x, zeros.row(thread()), first, block.count, 0)
         # the blocks of filters: V stays in the second-level cache, M is used up before the next block
         for b, valid in filter_blocks(filters, tile.lanes):
             outputs.prefetch(block, b * tile.lanes, valid)
-            U_block, V_thread, M_thread = U.at(b, 0, 0, 0), V.at(thread(), 0, 0), M.at(thread(), 0, 0)
-            products.store(M_thread, V_thread, U_block)
+            multiply_points(M_thread, V_thread, U.at(b, 0, 0, 0))
             outputs.store(M_thread, block, b, valid)
 
 
-def transform_inputs(V: Array, zeros: Array, x: Array, *, grid: Grid) -> None:
-    """V[0, point, t row + c] = (B^T d B)[point] of every tile t and channel c of x [N, H, W, C]."""
+def transform_inputs(
+    V: Array, zeros: Array, x: Array, *, grid: Grid, functions: tuple[Callable[..., None], ...]
+) -> None:
+    """V[0, point, t row + c] = (B^T d B)[point] of every tile t and channel c of x [N, H, W, C].
+
+    functions: for each part of the channels.
+    """
     C, row = x.shape[3], row_of(x.shape[3])
-    inputs = TileTransform.of_inputs(grid, x, zeros)
     clear_row(zeros)
-    for channels, count, start in channel_parts(C):
+    for (channels, count, start), transform_tiles in zip(channel_parts(C), functions, strict=True):
         # a task is a part of the channels of a tile
         for t, part in parallel(grid.tiles, count):
             c = part * channels + start
-            pixel = grid.first_input(t)
-            inputs.store(V.at(0, 0, t * row + c), pixel, c, channels)
+            transform_tiles(V.at(0, 0, t * row + c), x, zeros.row(thread()), t, 1, c)
 
 
-def winograd_by_filters(*arrays: Array, grid: Grid, size: Pair, filters: int, rotate: bool, epilogue: Epilogue) -> None:
+def winograd_by_filters(
+    *arrays: Array,
+    grid: Grid,
+    size: Pair,
+    filters: int,
+    rotate: bool,
+    epilogue: Epilogue,
+    functions: tuple[Callable[..., None], ...],
+) -> None:
     """As `winograd`, but threads share blocks of filters; V of all tiles is computed before.
 
     The filters of a block are transformed a part of the channels at a time and used at once, while they are in the
@@ -295,7 +295,10 @@ def winograd_by_filters(*arrays: Array, grid: Grid, size: Pair, filters: int, ro
     # edge [1, outputs, lanes]
     U, M, edge, V, w = bound.operands
     C, tile = w.shape[1], tile_for(filters)
-    transform, outputs = FilterTransform(grid, w, rotate), OutputTransform(bound, edge, grid, size, tile)
+    parts = channel_parts(C)
+    products, store_edge = functions[: len(parts)], functions[len(parts) :]
+    transform = FilterTransform(grid, w, rotate)
+    outputs = OutputTransform(bound, edge, grid, size, tile, store_edge)
     # a task is a block of filters
     for b, valid in parallel_filter_blocks(filters, tile.lanes):
         U_thread, M_thread = U.at(thread(), 0, 0, 0), M.at(thread(), 0, 0)
@@ -303,13 +306,12 @@ def winograd_by_filters(*arrays: Array, grid: Grid, size: Pair, filters: int, ro
             for i, width in vectors(grid.tiles * tile.lanes):
                 M_thread.store((0, point, i), 0.0, width)
         # parts of the channels
-        for channels, count, start in channel_parts(C):
-            products = PointProducts(grid, grid.tiles, channels, row_of(C), tile, add=True)
+        for (channels, count, start), multiply_points in zip(parts, products, strict=True):
             for i in loop(count):
                 c = i * channels + start
                 for j in loop(channels):
                     transform.store(U_thread.at(0, 0, j, 0), b * tile.lanes, c + j, valid)
-                products.store(M_thread, V.at(0, 0, c), U_thread)
+                multiply_points(M_thread, V.at(0, 0, c), U_thread)
         outputs.store(M_thread, TileBlock(0, 0, grid.tiles), b, valid)
 
 
@@ -343,143 +345,3 @@ def clear_row(zeros: Array) -> None:
     """Set this thread's row of an array [threads, n] to zero."""
     for c, width in vectors(zeros.shape[1]):
         zeros.store((thread(), c), 0.0, width)
-
-
-@dataclass(frozen=True)
-class PointProducts:
-    """The products of a block of tiles with a block of filters, one matrix product per point of a tile."""
-
-    grid: Grid
-    #: tiles of the block
-    tiles: int
-    #: channels to sum over
-    channels: int
-    #: elements from one tile to the next in V
-    row: int
-    #: the register tile: tiles x filters
-    tile: Tile
-    #: True if the products are added to what is in M
-    add: bool = False
-
-    def store(self, M: Array, V: Array, U: Array) -> None:
-        """M[0, point, t columns + k] = (or +=) sum_c V[0, point, t row + c] U[0, class of point, c, k].
-
-        For all points, all tiles t of the block and one block of filters k.
-        """
-        for classes in self.grid.order.ranges:
-            for n in loop(classes.classes):
-                # [C, columns] of this class: about 8 KiB for 64 channels, in the first-level cache from here on
-                u = U.at(0, n + classes.first, 0, 0)
-                # the points of the class
-                for copy in loop(classes.copies):
-                    point, first = n * classes.copies + copy + classes.start, 0
-                    # near-equal register tiles over the tiles of the block
-                    for rows, count in split(self.tiles, self.tile.rows):
-                        for i in loop(count):
-                            t = i * rows + first
-                            M_tile, v = M.at(0, point, t * self.tile.lanes), V.at(0, point, t * self.row)
-                            self.store_register_tile(M_tile, v, u, rows)
-                        first += rows * count
-
-    def store_register_tile(self, M: Array, v: Array, u: Array, rows: int) -> None:
-        """One register tile of `store`: M[0, 0, ...] for `rows` tiles at one point.
-
-        The arrays begin at the tile: M at its first tile and filter, v at its first tile, u at the class of the point.
-        """
-        tile = self.tile
-        starts, step = lane_ranges(tile.lanes, tile.width), min(UNROLL, self.channels)
-        # the offset of each accumulator (row, vector) in M
-        places = {(i, s): i * tile.lanes + start for i in range(rows) for s, (start, _) in enumerate(starts)}
-        acc = {
-            key: var(M.load((0, 0, place), tile.width) if self.add else 0.0, tile.width)
-            for key, place in places.items()
-        }
-
-        def add_channel(c: Index) -> None:
-            """Add the products of channel c: one vector of u per vector of the tile, one scalar of v per row."""
-            weights = [u.load((0, 0, c, start), tile.width) for start, _ in starts]
-            multiply_add(acc, (v[0, 0, i * self.row + c] for i in range(rows)), weights)
-
-        for c in loop(self.channels // step):
-            for e in range(step):
-                add_channel(c * step + e)
-        for c in range(self.channels - self.channels % step, self.channels):
-            add_channel(c)
-        for key, place in places.items():
-            M.store((0, 0, place), acc[key], tile.width)
-
-
-@dataclass(frozen=True)
-class OutputTransform:
-    """The transform back, A^T M A, whose results pass the epilogue."""
-
-    bound: BoundEpilogue
-    #: [threads, outputs, lanes]: outputs of a tile that reaches over the edge, before the valid ones are stored
-    edge: Array
-    grid: Grid
-    #: (P, Q)
-    size: Pair
-    #: the register tile, whose columns are the filters of a block
-    tile: Tile
-
-    def store(self, M: Array, block: TileBlock, b: Index, valid: int) -> None:
-        """Store the outputs of a block of tiles for the `valid` filters of filter block b."""
-        # vectors of filters
-        for start, width in lane_ranges(valid, self.tile.width):
-            k = b * self.tile.lanes + start
-            if self.bound.epilogue.has_sums:
-                self.bound.zero_sums(block.task, k, width)
-            # tiles
-            for t in loop(block.count):
-                M_tile = M.at(0, 0, t * self.tile.lanes + start)
-                self.bound.prefetch(self.grid.output_pixels(block.first + t + AHEAD), k, width)
-                self.store_tile(M_tile, block.task, self.grid.first_output(block.first + t), k, width)
-
-    def store_tile(self, M: Array, task: Index, pixel: Pixel, k: Index, width: int) -> None:
-        """Store the outputs of one tile, which begins at `pixel`, for `width` filters from k on.
-
-        M begins at the tile and at filter k. A tile that reaches over the edge is written into the buffer `edge` first;
-        then the outputs that are inside of the image are stored one by one.
-        """
-        (n, p, q), (rows, columns) = pixel, (self.grid.vertical.outputs, self.grid.horizontal.outputs)
-        whole = self.is_whole(p, q)
-
-        def product(i: int, j: int) -> Value:
-            return M.load((0, self.grid.order.point[i, j], 0), width)
-
-        def results() -> Iterator[tuple[int, int, Value]]:
-            return transform_2d(self.grid.vertical.AT, self.grid.horizontal.AT, product)
-
-        for _ in when(whole):
-            values = results()
-            # as many outputs at a time as registers hold
-            while group := list(itertools.islice(values, OUTPUTS_AT_ONCE)):
-                pixels = [(n, p + i, q + j) for i, j, _ in group]
-                self.bound.store(task, pixels, [value for *_, value in group], k, width)
-        for _ in otherwise(whole):
-            for i, j, value in results():
-                self.edge.store((thread(), i * columns + j, 0), value, width)
-            for row in loop(minimum(rows, self.size[0] - p)):
-                for column in loop(minimum(columns, self.size[1] - q)):
-                    value = self.edge.load((thread(), row * columns + column, 0), width)
-                    self.bound.store(task, [(n, p + row, q + column)], [value], k, width)
-
-    def is_whole(self, p: Index, q: Index) -> Scalar:
-        """True if all outputs of the tile that begins at (p, q) are inside of the image.
-
-        An axis whose length is a multiple of the tile's needs no test at run time.
-        """
-        tile = (self.grid.vertical.outputs, self.grid.horizontal.outputs)
-        tests = [start + m <= n for start, n, m in zip((p, q), self.size, tile, strict=True) if n % m]
-        return tests[0] & tests[1] if len(tests) == 2 else tests[0] if tests else True
-
-    def prefetch(self, block: TileBlock, k: Index, valid: int) -> None:
-        """Prefetch the lines that the results will be stored to, so that they are in the cache after the products.
-
-        Left out are outputs that are streamed to memory past the cache, and images that fit into the cache.
-        """
-        grid = self.grid
-        for image in (y for y in self.bound.outputs if not y.streamed):
-            for t in loop(block.count if exceeds_l2(image) else 0):
-                first = image.at(*grid.first_output(block.first + t), k)
-                prefetch_pixels(first, grid.vertical.outputs, grid.horizontal.outputs, valid)

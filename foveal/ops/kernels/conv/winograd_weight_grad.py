@@ -22,8 +22,10 @@ Measured on two cores of Zen 4 against a peak of 233 GFLOP/s, counting direct co
 GFLOP/s for 64 and 128 channels (`foveal bench ops 3x3`, rows dw, docs/results.md).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from foveal.kernel.compile import ArraySpec, Kernel
 from foveal.kernel.lang import Array, Index, Value, loop, minimum, parallel, splat, thread, var, vectors
 from foveal.ops.kernels.conv.cost_model import Algorithm, channel_block
 from foveal.ops.kernels.conv.winograd import PAD, clear_row
@@ -71,13 +73,15 @@ def lower(lowering: Lowering, dw: View, dy: View, x: View, grid: Grid, algorithm
     zeros = lowering.scratch((1, max(C, K)), per_thread=True)
     result = dw.permuted(2, 3, 1, 0)
     partial = lowering.scratch((chunks, 3, 3, C, K))
-    lowering.call(
-        winograd_weight_grad,
-        [partial, V, M, D, zeros],
-        [dy.permuted(0, 2, 3, 1), x.permuted(0, 2, 3, 1)],
-        grid=grid,
-        division=TileDivision(block, channels, filters),
-    )
+    dy, x = dy.permuted(0, 2, 3, 1), x.permuted(0, 2, 3, 1)
+    functions = [
+        TileTransform(grid, channels, channels).function(V, x),
+        TileTransform(grid, filters, filters, of_gradients=True).function(M, dy),
+        TransformedSums(grid.order.ranges, channels, filters).function(D, V, M),
+    ]
+    division = TileDivision(block, channels, filters)
+    scratch = [V, M, D, zeros]
+    lowering.call(winograd_weight_grad, [partial, *scratch], [dy, x], grid=grid, division=division, functions=functions)
     lower_sums(lowering, result.reshaped((9 * C * K,)), partial)
 
 
@@ -92,6 +96,7 @@ def winograd_weight_grad(
     *,
     grid: Grid,
     division: TileDivision,
+    functions: tuple[Callable[..., None], ...],
 ) -> None:
     """partial[chunk, r, s, c, k] = the gradient from a chunk of the tiles.
 
@@ -101,9 +106,7 @@ def winograd_weight_grad(
     """
     chunks, _, _, C, K = partial.shape
     block, channels, filters = division.block, division.channels, division.filters
-    inputs = TileTransform.of_inputs(grid, x, zeros)
-    gradients = TileTransform.of_output_gradients(grid, dy, zeros)
-    sums = TransformedSums(grid, channels, filters)
+    transform_inputs, transform_gradients, add_block = functions
     clear_row(zeros)
     # a task is a chunk of the tiles, a block of channels and a block of filters
     for chunk, c_block, k_block in parallel(chunks, C // channels, K // filters):
@@ -116,30 +119,33 @@ def winograd_weight_grad(
         for first in loop(end, start=start, step=block):
             count = minimum(block, end - first)
             # the tiles of the block: V and M are written into the second-level cache
-            for t in loop(count):
-                V_tile = V.at(thread(), 0, t * channels)
-                inputs.store(V_tile, grid.first_input(first + t), c, channels)
-            for t in loop(count):
-                M_tile = M.at(thread(), 0, t * filters)
-                gradients.store(M_tile, grid.first_output(first + t), k, filters)
-            sums.add_block(D, V, M, count)
-        sums.store(partial.at(chunk, 0, 0, c, k), D)
+            V_thread, M_thread, padding = V.at(thread(), 0, 0), M.at(thread(), 0, 0), zeros.row(thread())
+            transform_inputs(V_thread, x, padding, first, count, c)
+            transform_gradients(M_thread, dy, padding, first, count, k)
+            add_block(D.at(thread(), 0, 0), V_thread, M_thread, count)
+        store_gradient(partial.at(chunk, 0, 0, c, k), D.at(thread(), 0, 0), grid, division)
 
 
 @dataclass(frozen=True)
 class TransformedSums:
-    """The transformed sums D of a task, from its tiles to the gradient."""
+    """The transformed sums D of a task, to which a function that kernels of the same shapes share adds its tiles."""
 
-    grid: Grid
+    #: the classes of the points
+    classes: tuple[ClassRange, ...]
     #: channels and filters of the task
     channels: int
     filters: int
+
+    def function(self, D: View, V: View, M: View) -> Kernel:
+        """`add_block` for arrays with these strides."""
+        specs = tuple(ArraySpec(view.shape, view.strides) for view in (D, V, M))
+        return Kernel(add_block, specs, (("sums", self),), indices=1)
 
     def add_block(self, D: Array, V: Array, M: Array, count: Index) -> None:
         """D[class, c, k] += sum over `count` tiles t and the points of the class of V[point, t, c] M[point, t, k]."""
         tile = tile_for(self.filters)
         full, tail = divmod(self.filters, tile.lanes)
-        for classes in self.grid.order.ranges:
+        for classes in self.classes:
             for n in loop(classes.classes):
                 # blocks of filters as wide as a register tile
                 for b in loop(full):
@@ -158,9 +164,9 @@ class TransformedSums:
         for rows, times in split(self.channels, tile.rows):
             for i in loop(times):
                 c = i * rows + first
-                sums = D.at(thread(), n + classes.first, c * self.filters + k)
+                sums = D.at(0, n + classes.first, c * self.filters + k)
                 point = n * classes.copies + classes.start
-                left, right = V.at(thread(), point, c), M.at(thread(), point, k)
+                left, right = V.at(0, point, c), M.at(0, point, k)
                 self.add_register_tile(sums, left, right, (classes.copies, count), rows, starts)
             first += rows * times
 
@@ -189,19 +195,25 @@ class TransformedSums:
             start, width = starts[s]
             D.store((0, 0, i * self.filters + start), total, width)
 
-    def store(self, dw: Array, D: Array) -> None:
-        """dw[0, r, s, c, k] = (A_w^T D A_w)[r, s] for the task's channels and filters."""
-        vertical, horizontal, numbers = self.grid.vertical.AW, self.grid.horizontal.AW, self.grid.order.class_
 
-        def store_vector(c: Index, k: Index, width: int) -> None:
-            sums = D.at(thread(), 0, c * self.filters + k)
+def add_block(D: Array, V: Array, M: Array, count: Index, *, sums: TransformedSums) -> None:
+    """`TransformedSums.add_block` as a function."""
+    sums.add_block(D, V, M, count)
 
-            def element(i: int, j: int) -> Value:
-                return sums.load((0, numbers[i, j], 0), width)
 
-            for r, s, value in transform_2d(vertical, horizontal, element):
-                dw.store((0, r, s, c, k), value, width)
+def store_gradient(dw: Array, D: Array, grid: Grid, division: TileDivision) -> None:
+    """dw[0, r, s, c, k] = (A_w^T D A_w)[r, s] for the task's channels and filters."""
+    vertical, horizontal, numbers = grid.vertical.AW, grid.horizontal.AW, grid.order.class_
 
-        for c in loop(self.channels):
-            for k, width in vectors(self.filters):
-                store_vector(c, k, width)
+    def store_vector(c: Index, k: Index, width: int) -> None:
+        sums = D.at(0, 0, c * division.filters + k)
+
+        def element(i: int, j: int) -> Value:
+            return sums.load((0, numbers[i, j], 0), width)
+
+        for r, s, value in transform_2d(vertical, horizontal, element):
+            dw.store((0, r, s, c, k), value, width)
+
+    for c in loop(division.channels):
+        for k, width in vectors(division.filters):
+            store_vector(c, k, width)
