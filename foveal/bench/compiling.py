@@ -150,6 +150,7 @@ def records(names: Sequence[str], texts: bool, bench: Bench, starting: Starting)
     """Yield a record for each pass of each model: seconds of wall clock, and of CPU on all cores together."""
     for name in names:
         for kind in (STEP, INFER):
+            # two processes share a cache that is empty for the first
             with tempfile.TemporaryDirectory(prefix="foveal-bench-") as folder:
                 starting(f"{name} {kind}, cold")
                 cold = child(kind, name, bench.threads, False, folder)

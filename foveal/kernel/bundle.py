@@ -118,6 +118,7 @@ def load(path: Path, key: Path | None = None) -> tuple[int, int]:
         content = file.read(MAX_BYTES + 1)
     if not content.startswith(MAGIC) or len(content) > MAX_BYTES:
         raise DataError(f"{path} was not written by `foveal cache export`")
+    # nothing else in the file is looked at before it is known who wrote it
     key = key_file() if key is None else key
     signed, signature = memoryview(content)[:-SIGNATURE_BYTES], content[-SIGNATURE_BYTES:]
     if not hmac.compare_digest(hmac.digest(read_key(key), signed, "sha256"), signature):
