@@ -98,7 +98,7 @@ def pieces_of(n: int, max_size: int) -> tuple[int, ...]:
 
 
 def counted(n: Index, sizes: tuple[int, ...], max_size: int) -> list[tuple[int, Index]]:
-    """`split` where the call gives n; sizes: `pieces_of` it."""
+    """`split` where the call gives n; sizes: those of its pieces, or `pieces_of` it."""
     pieces = ceil_div(n, max_size)
     larger = n - pieces * sizes[-1]
     return [(sizes[0], pieces)] if len(sizes) == 1 else [(sizes[0], larger), (sizes[1], pieces - larger)]
