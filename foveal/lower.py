@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from foveal.graph import Graph, Node
@@ -155,10 +155,12 @@ class Lowerer:
         fused_parts = [static[name].steps for name in ("epilogue", "prologue") if name in static]
         steps = [step for part in (*fused_parts, static.get("steps", ())) for step in part]
         fused_modules = {type(OPS[name]).__module__ for name, *_ in steps}
-        specs = tuple(view.spec for view in views) if specs is None else tuple(specs)
+        specs = [view.spec for view in views] if specs is None else list(specs)
+        # to read, it is no matter how the array was written
+        specs[len(outputs) :] = [replace(s, streamed=False) if s.streamed else s for s in specs[len(outputs) :]]
         kernel = Kernel(
             body,
-            specs,
+            tuple(specs),
             static=tuple(sorted(static.items())),
             plain=plain,
             modules=tuple(sorted(fused_modules)),

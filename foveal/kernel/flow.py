@@ -22,7 +22,17 @@ class Register:
 class Scope:
     """A loop or a branch that is open: code in it is not seen from behind it, except through registers."""
 
-    __slots__ = ("before", "entered", "header", "index", "leaves_from_header", "made", "may_be_skipped", "phis")
+    __slots__ = (
+        "before",
+        "entered",
+        "header",
+        "index",
+        "leaves_from_header",
+        "made",
+        "may_be_skipped",
+        "phis",
+        "products",
+    )
 
     def __init__(self, before: Block, header: Block | None = None) -> None:
         #: the block that it is entered from
@@ -41,6 +51,8 @@ class Scope:
         self.made: list[Register] = []
         #: of a counting loop, the name of its index
         self.index = ""
+        #: of a counting loop that adds up products of its index: by the other factor, the names of the products
+        self.products: dict[Operand, str] | None = None
 
 
 class StructuredCode(Code):
@@ -148,16 +160,45 @@ class StructuredCode(Code):
             if self.depths.get(register.value, 0) > depth:
                 self.depths[register.value] = depth
 
-    def open_loop(self, start: Operand, end: Operand) -> Scope:
-        """A loop from `start` up to, not including, `end`; `index` of the scope counts."""
+    def open_loop(self, start: Operand, end: Operand, adds: bool = False) -> Scope:
+        """A loop from `start` up to, not including, `end`; `index` of the scope counts.
+
+        adds: the index times what is computed outside is not multiplied in each iteration, but added to.
+        """
         header = self.new_block("loop")
         scope = Scope(self.block, header)
         scope.may_be_skipped = not (isinstance(start, int) and isinstance(end, int) and start < end)
         scope.index = self.name()
         self.open(scope)
         self.depths[scope.index] = len(self.scopes)
+        scope.products = {} if adds else None
         self.begin(header)
         return scope
+
+    def integer(self, name: str, kind: str, a: Operand, b: Operand) -> Operand:
+        """As of `Code`, but a product of the index of a loop that adds them up is that of the iteration before, plus
+        the other factor.
+        """
+        scope = self.scopes[-1] if self.scopes else None
+        if name == "mul" and scope is not None and scope.products is not None and scope.index in (a, b):
+            factor = b if a == scope.index else a
+            if isinstance(factor, str) and self.depths.get(factor, 0) < len(self.scopes):
+                if factor not in scope.products:
+                    scope.products[factor] = self.name()
+                    self.depths[scope.products[factor]] = len(self.scopes)
+                return scope.products[factor]
+        return super().integer(name, kind, a, b)
+
+    def add_up(self, scope: Scope, start: Operand, step: int) -> list[tuple[str, str, str]]:
+        """Add to the products of a loop's index; gives the name of each, of its first value, and of its next one."""
+        sums = []
+        for factor, product in (scope.products or {}).items():
+            first, more = self.name(), self.name()
+            # behind the instructions that were moved from the loop to here
+            scope.before.lines.append(f"{first} = mul i64 {start}, {factor}")
+            scope.before.lines.append(f"{more} = mul i64 {factor}, {step}")
+            sums.append((product, first, self.compute(f"add i64 {product}, {more}")))
+        return sums
 
     def close_loop(self, scope: Scope, start: Operand, end: Operand, step: int) -> None:
         """Go on with the next index, or behind the loop."""
@@ -165,9 +206,13 @@ class StructuredCode(Code):
         # the body may have opened blocks of its own, so the jump back leaves from where it has ended
         following = self.compute(f"add nsw i64 {scope.index}, {step}")
         again = self.compute(f"icmp slt i64 {following}, {end}")
+        sums = self.add_up(scope, start, step)
         last, after, header = self.close(scope), self.new_block("end"), scope.header
         ways = f"[ {start}, %{scope.before.label} ], [ {following}, %{last.label} ]"
         header.phis.append(f"{scope.index} = phi i64 {ways}")
+        for name, initial, more in sums:
+            ways = f"[ {initial}, %{scope.before.label} ], [ {more}, %{last.label} ]"
+            header.phis.append(f"{name} = phi i64 {ways}")
         last.end = f"br i1 {again}, label %{header.label}, label %{after.label}"
         enter = f"br label %{header.label}"
         if scope.may_be_skipped:

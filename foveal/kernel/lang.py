@@ -142,9 +142,12 @@ __all__ = [
 PIECES = 8
 
 
-def loop(end: Index, start: Index = 0, step: int = 1) -> Iterator[Index]:
+def loop(end: Index, start: Index = 0, step: int = 1, adds: bool = False) -> Iterator[Index]:
     """for i in loop(end, start): one run-time loop from `start` up to, not including, `end`; the body is traced
     once.
+
+    adds: in an innermost loop, the index times a stride that the call gives is added up from iteration to iteration,
+    which takes a register for each stride but no multiplication.
     """
     builder = building()
     if builder is None:
@@ -155,7 +158,7 @@ def loop(end: Index, start: Index = 0, step: int = 1) -> Iterator[Index]:
     if isinstance(bound, int) and isinstance(first, int) and first + step >= bound:
         yield from range(first, bound, step)
         return
-    scope = builder.b.open_loop(first, bound)
+    scope = builder.b.open_loop(first, bound, adds)
     try:
         yield Value(scope.index, I64)
     except GeneratorExit:

@@ -48,6 +48,26 @@ def test_numbers_of_a_call_are_no_part_of_the_code():
     assert kernels.key(kernel, host()) != kernels.key(fixed, host())
 
 
+def in_steps(y, x):
+    for row in loop(x.extents[0], start=1, step=2, adds=True):
+        y[row, 0] = x[row, 0] + x[row + 1, 1]
+        # the products count in a loop around others too
+        for j in loop(y.extents[1], start=1):
+            y[row, j] = x[row, 2]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 8])
+def test_products_of_an_index_that_are_added_up_are_those_that_are_multiplied(rows):
+    arrays = (ArraySpec((Size(0), 3), (Size(1), 1)), ArraySpec((Size(0), 3), (Size(2), 1)))
+    memory = np.random.default_rng(rows).standard_normal((rows + 2, 7)).astype(np.float32)
+    native = np.full((rows + 2, 5), np.nan, np.float32)
+    run(Kernel(in_steps, arrays, sizes=3), [native, memory], (rows, 5, 7))
+    want = np.full((rows + 2, 5), np.nan, np.float32)
+    want[1:rows:2, 0] = memory[1:rows:2, 0] + memory[2 : rows + 1 : 2, 1]
+    want[1:rows:2, 1:3] = memory[1:rows:2, 2:3]
+    np.testing.assert_array_equal(native, want)
+
+
 def rows_of(y, x, *, functions):
     (function,) = functions
     for (i,) in parallel(y.shape[0]):

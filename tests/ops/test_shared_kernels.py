@@ -14,8 +14,18 @@ from foveal.ops.kernels.pointwise import rows_of
 from foveal.ops.kernels.sizes import CallSizes, numbers_apart
 from foveal.passes.simplify import simplify
 
-# Kernels of pointwise groups, moments, packing, sums of parts and 1x1 convolutions take sizes from their calls.
-BY_CALL = {"pointwise", "chunk_moments", "merge_chunks", "pack_panels", "add_chunks", "combine_tasks", "correlate_1x1"}
+# Kernels of pointwise groups, moments, packing, sums of parts, 1x1 convolutions and gradients in weights take
+# sizes from their calls.
+BY_CALL = {
+    "pointwise",
+    "chunk_moments",
+    "merge_chunks",
+    "pack_panels",
+    "add_chunks",
+    "combine_tasks",
+    "correlate_1x1",
+    "weight_grad",
+}
 
 
 @pytest.fixture(autouse=True)

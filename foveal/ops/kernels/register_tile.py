@@ -90,6 +90,20 @@ def split(n: int, max_size: int) -> list[tuple[int, int]]:
     return [(size, count) for size, count in ((small + 1, larger), (small, pieces - larger)) if count]
 
 
+def pieces_of(n: int, max_size: int) -> tuple[int, ...]:
+    """The sizes of the pieces of `split`, for code that other n of nearly full pieces share: the larger first."""
+    sizes = tuple(size for size, _ in split(n, max_size))
+    full = (max_size, max_size - 1)
+    return full if max_size > 1 and set(sizes) <= set(full) else sizes
+
+
+def counted(n: Index, sizes: tuple[int, ...], max_size: int) -> list[tuple[int, Index]]:
+    """`split` where the call gives n; sizes: those of its pieces, or `pieces_of` it."""
+    pieces = ceil_div(n, max_size)
+    larger = n - pieces * sizes[-1]
+    return [(sizes[0], pieces)] if len(sizes) == 1 else [(sizes[0], larger), (sizes[1], pieces - larger)]
+
+
 def runs(count: int, max_size: int) -> Iterator[tuple[Index, int]]:
     """Loops over `count` positions, near-equal runs of at most `max_size` at a time: (first, how many)."""
     first = 0

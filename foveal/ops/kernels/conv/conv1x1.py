@@ -16,6 +16,7 @@ from foveal.ops.kernels.register_tile import (
     FLOAT_BYTES,
     Tile,
     ceil_div,
+    counted,
     part_of_blocks,
     split,
     tile_for,
@@ -135,15 +136,13 @@ def correlate_1x1(*arrays: Array, division: Division, epilogue: Epilogue) -> Non
     x, panels = bound.operands
     tile, (_, _, pixels, channels), filters = division.tile, x.extents, bound.outputs[0].extents[3]
     # the pixels as `count` tiles of `size` pixels; the last ones may have one pixel less
-    least, total = division.pixels[-1], ceil_div(pixels, tile.rows)
-    larger = pixels - total * least
-    counts = [total] if len(division.pixels) == 1 else [larger, total - larger]
-    blocks = [pixel_blocks_of(size, n, channels) for size, n in zip(division.pixels, counts, strict=True)]
+    pieces = counted(pixels, division.pixels, tile.rows)
+    blocks = [pixel_blocks_of(size, n, channels) for size, n in pieces]
     tasks: Index = sum(blocks)
     parts = minimum(panels.extents[1], ceil_div(ENOUGH_TASKS, tasks)) if division.parted else 1
     first: Index = 0
     done: Index = 0
-    for size, count, pixel_blocks in zip(division.pixels, counts, blocks, strict=True):
+    for (size, count), pixel_blocks in zip(pieces, blocks, strict=True):
         # each task: the tiles of one block of pixels, for a part of the filters
         for pixel_block, part in parallel(pixel_blocks, parts):
             start, end = pixel_block * count // pixel_blocks, (pixel_block + 1) * count // pixel_blocks

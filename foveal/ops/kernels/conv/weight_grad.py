@@ -21,8 +21,13 @@ which are added up in order at the end.
 
 Measured: 94 to 98 % of the peak on one core of Zen 4 for 3x3 filters with 64 and more channels, less with few channels
 (`foveal bench ops conv2d --threads 1`, rows dw).
+
+The numbers of images, channels and filters come from the call, and of 1x1 convolutions that of pixels too: kernels that
+differ in them share one code. Only where a row of the kernel is one range of weights is all of that part of the code.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from foveal.kernel.lang import (
@@ -50,16 +55,19 @@ from foveal.ops.kernels.partial_sums import lower_kernel_sums
 from foveal.ops.kernels.register_tile import (
     ENOUGH_TASKS,
     FLOAT_BYTES,
+    Tile,
     ceil_div,
+    counted,
     lane_ranges,
     part_of_blocks,
+    pieces_of,
     split,
     tile_for,
 )
-from foveal.ops.kernels.taps import Axes
+from foveal.ops.kernels.sizes import CallSizes
+from foveal.ops.kernels.taps import Axes, Taps
 from foveal.ops.op import Lowering
 from foveal.ops.window import Pair
-from foveal.strides import Shape
 from foveal.view import View
 
 # Chunks at most: two for each of 16 threads, as lower.CHUNKS of a reduction, for where filters are so few that a chunk
@@ -86,18 +94,57 @@ def max_partial_elements() -> int:
     return llc() // 4 // FLOAT_BYTES
 
 
+# of a 1x1 convolution whose pixels are one column: one tap, which each output reads at its own place
+SAME_PLACE: Axes = ((Taps(0, 1, 1, 1, 0, 1, 0, 1, 1),), (Taps(0, 1, 1, 1, 0, 1, 0, 1, 1),))
+
+
 @dataclass(frozen=True)
 class Division:
-    """How the work is divided."""
+    """How the work is divided, as far as code depends on it.
+
+    A unit is some images, or a band of rows of one image. Tasks are (chunk of units, part of the blocks of filters).
+    """
 
     groups: int
-    #: images of a unit, and bands of rows that an image is cut into: one of the two is 1
-    images: int
-    bands: int
-    #: parts that the blocks of filters of a chunk are cut into: tasks are (chunk, part)
-    parts: int
+    #: of a block of filters
+    tile: Tile
+    #: filters of a group's last block, if it has fewer than the others, else 0
+    tail: int
+    #: the numbers of channels of a register tile, for whole blocks of filters and for the last
+    channels: tuple[tuple[int, ...], tuple[int, ...]]
+    #: True if images are cut into bands
+    banded: bool
+    #: True if each chunk is one unit
+    unit_chunks: bool
+    #: True if a unit must not have more than one image
+    one_image: bool
     #: True if a row of the kernel is one range of weights (s, c), for few channels
     row_is_range: bool
+    #: pixels of a chunk at least: MIN_PIXELS
+    min_pixels: int
+
+    def bands(self, x: Sequence[Index], outputs: tuple[Index, Index]) -> Index:
+        """Bands of output rows that an image is cut into; x: N and the other axes of x. outputs: (P, Q).
+
+        They are small enough for the cache, and where images are few, as many as all tasks need, but not so many that a
+        band has less than `min_pixels` pixels.
+        """
+        (N, *image), (P, Q) = x, outputs
+        enough = minimum(ceil_div(ENOUGH_TASKS, N), P * Q // self.min_pixels)
+        return minimum(P, maximum(ceil_div(math.prod(image), max_unit_elements()), enough))
+
+    def images(self, x: Sequence[Index]) -> Index:
+        """Images of a unit: where they are whole, as many as fit into the cache and leave a unit for each task."""
+        if self.banded or self.one_image:
+            return 1
+        N, *image = x
+        fitting = minimum(max_unit_elements() // math.prod(image), ceil_div(N, ENOUGH_TASKS))
+        return maximum(1, minimum(N, fitting))
+
+    def parts(self, filters: Index, chunks: Index) -> Index:
+        """Parts that the blocks of filters are cut into, for so many filters of a group."""
+        blocks = ceil_div(filters, self.tile.lanes) * self.groups
+        return minimum(blocks, ceil_div(ENOUGH_TASKS, chunks))
 
 
 def lower(
@@ -108,60 +155,76 @@ def lower(
     Only `used_size` = (rows, columns) of the taps from `first` on meet the image; axes count from `first`.
     """
     K, c_group, R, S = dw.shape
-    dy, x, axes = pixels_in_one_column(dy, x, axes, used_size)
-    N, _, P, Q = dy.shape
+    one_column = is_one_column(dy, x, axes, used_size)
+    if one_column:
+        dy, x, axes = column(dy), column(x), SAME_PLACE
     row_is_range = groups == 1 and c_group < FEW_CHANNELS and used_size[1] > 1 and axes[1][0].tap_step == 1
-    # the buffer with the padding holds one image, so a unit must not have more
-    one_image = row_is_range and bordered(axes, (x.shape[2], x.shape[3]), P) is not None
-    images, bands = unit_size(x.shape, (P, Q), one_image)
-    units = ceil_div(N, images) * bands
     # weights with a sum of their own in each chunk
     size = K * c_group * used_size[0] * used_size[1]
-    chunks = max(1, min(units, MAX_CHUNKS, N * P * Q // MIN_PIXELS, max_partial_elements() // size))
-    # blocks of filters as wide as a register tile, of all groups
-    blocks = groups * ceil_div(K // groups, tile_for(K // groups).lanes)
-    parts = min(blocks, ceil_div(ENOUGH_TASKS, chunks))
+    # the buffer with the padding holds one image, so a unit must not have more
+    one_image = row_is_range and bordered(axes, (x.shape[2], x.shape[3]), dy.shape[2]) is not None
+    division, bands, chunks = divided(x, dy, groups, c_group, size, one_image=one_image, row_is_range=row_is_range)
     # where rows are ranges a unit is copied into a buffer with its padding, so that all pixels have all taps
-    border = bordered(axes, (x.shape[2], x.shape[3]), ceil_div(P, bands)) if row_is_range else None
+    border = bordered(axes, (x.shape[2], x.shape[3]), ceil_div(dy.shape[2], bands)) if row_is_range else None
     halo = lowering.scratch((1, border.rows, border.columns, c_group) if border else (1, 1, 1, 1), per_thread=True)
     # a single chunk of all taps needs no scratch memory: its sums are the result
     result = dw.permuted(2, 3, 1, 0)
     in_place = chunks == 1 and used_size == (R, S)
     partial = result.reshaped((1, *result.shape)) if in_place else lowering.scratch((chunks, *used_size, c_group, K))
     sums = partial.reshaped((chunks, used_size[0], 1, used_size[1] * c_group, K)) if row_is_range else partial
-    division = Division(groups, images, bands, parts, row_is_range)
-    lowering.call(weight_grad, [sums, halo], [nhwc(dy), nhwc(x)], axes=axes, border=border, division=division)
+    outputs, inputs, sizes = [sums, halo], [nhwc(dy), nhwc(x)], CallSizes()
+    specs = None
+    if not row_is_range:
+        # the axes whose sizes are known: of sums the taps, of images rows and columns
+        known = (0, 2) if one_column else (1, 2)
+        specs = [sizes.spec(sums, 1, 2), halo.spec, *(sizes.spec(image, *known) for image in inputs)]
+        # nothing is written past the cache
+        specs = [replace(spec, streamed=False) for spec in specs]
+    lowering.call(
+        weight_grad, outputs, inputs, specs=specs, sizes=sizes.values, axes=axes, border=border, division=division
+    )
     if not in_place:
         lower_kernel_sums(lowering, dw, partial, first)
 
 
-def pixels_in_one_column(dy: View, x: View, axes: Axes, used_size: Pair) -> tuple[View, View, Axes]:
-    """A 1x1 convolution of evenly spaced pixels seen as one image of one column, so that its inner loops are long.
+def is_one_column(dy: View, x: View, axes: Axes, used_size: Pair) -> bool:
+    """True for a 1x1 convolution of evenly spaced pixels, each of which is read at its own place.
 
-    Returns dy as [1, K, N P Q, 1], x as [1, C, N H W, 1] and their axes; those of any other convolution unchanged.
+    It is seen as one image of one column, so that its inner loops are long.
     """
     aligned = used_size == (1, 1) and all(t.input_step == 1 and t.origin == 0 for (t,) in axes)
-    if not (aligned and dy.shape[2:] == x.shape[2:] and evenly_spaced(dy) and evenly_spaced(x)):
-        return dy, x, axes
-    dy, x = (one_row(v).permuted(0, 1, 3, 2) for v in (dy, x))
-    (rows,), (columns,) = axes
-    return dy, x, ((replace(rows, count=dy.shape[2]),), (replace(columns, count=1),))
+    return aligned and dy.shape[2:] == x.shape[2:] and evenly_spaced(dy) and evenly_spaced(x)
 
 
-def unit_size(x: Shape, outputs: Pair, one_image: bool) -> Pair:
-    """(images of a unit, bands of output rows of an image), one of which is 1, for x [N, C, H, W].
+def column(image: View) -> View:
+    """[N, C, H, W] as [1, C, N H W, 1]."""
+    return one_row(image).permuted(0, 1, 3, 2)
 
-    outputs: (P, Q). one_image: a unit must not have more than one image.
+
+def divided(
+    x: View, dy: View, groups: int, channels: int, size: int, *, one_image: bool, row_is_range: bool
+) -> tuple[Division, int, int]:
+    """How the work is divided, the number of bands of an image, and that of chunks.
+
+    channels: of a group. size: the number of weights that each chunk has a sum of.
     """
-    N, C, H, W = x
-    image, (P, Q) = C * H * W, outputs
-    # bands that are small enough for the cache, and where images are few, as many as all tasks need, but not so many
-    # that a band has less than MIN_PIXELS pixels
-    bands = max(ceil_div(image, max_unit_elements()), min(ceil_div(ENOUGH_TASKS, N), P * Q // MIN_PIXELS))
-    if bands > 1:
-        return 1, min(P, bands)
-    # whole images: as many as fit into the cache and leave a unit for each task
-    return 1 if one_image else min(N, max_unit_elements() // image, ceil_div(N, ENOUGH_TASKS)), 1
+    N, K, P, Q = dy.shape
+    filters = K // groups
+    tile = tile_for(filters)
+    tail = filters % tile.lanes
+    pieces = tuple(pieces_of(channels, most_rows(lane_ranges(n, tile.width))) for n in (tile.lanes, tail or tile.lanes))
+    flags = {"one_image": one_image, "row_is_range": row_is_range}
+    division = Division(groups, tile, tail, (pieces[0], pieces[1]), False, False, **flags, min_pixels=MIN_PIXELS)
+    bands = int(division.bands(x.shape, (P, Q)))
+    division = replace(division, banded=bands > 1)
+    units = ceil_div(N, int(division.images(x.shape))) * bands
+    chunks = max(1, min(units, MAX_CHUNKS, N * P * Q // MIN_PIXELS, max_partial_elements() // size))
+    return replace(division, unit_chunks=chunks == units), bands, chunks
+
+
+def most_rows(vectors: list[Pair]) -> int:
+    """Rows of a register tile with these vectors: its sums take three quarters of the registers."""
+    return registers() * 3 // 4 // len(vectors)
 
 
 @dataclass(frozen=True)
@@ -185,47 +248,49 @@ def weight_grad(
     weights; R x S are the taps that meet the image. dy: [N, P, Q, K]; x: [N, H, W, C]; halo [1, rows, columns, C] per
     thread, which the first index selects: a unit of x with a border of zeros, if there is a border.
     """
-    chunks, *_, K = partial.shape
-    (N, P, _, _), images, bands = dy.shape, division.images, division.bands
-    filters, units = K // division.groups, ceil_div(N, images) * bands
-    tile = tile_for(filters)
+    chunks, *_, channels, K = partial.extents
+    N, P, Q, _ = dy.extents
+    bands = division.bands(x.extents, (P, Q)) if division.banded else 1
+    images = division.images(x.extents)
+    filters, units, tile = K // division.groups, ceil_div(N, images) * bands, division.tile
+    parts = division.parts(filters, chunks)
     if border:
         zero_buffer(halo)
     # a task is a chunk of units and a part of the blocks of filters
-    for chunk, part in parallel(chunks, division.parts):
+    for chunk, part in parallel(chunks, parts):
         # all taps meet padding only
         if not all(taps[0].taps for taps in axes):
-            store_zeros(partial, chunk, part, division)
+            store_zeros(partial, chunk, part, parts, division)
             continue
         begin = chunk * units // chunks
         # the units of the chunk
         for number in loop((chunk + 1) * units // chunks, start=begin):
-            n, band = (number // bands, number % bands) if bands > 1 else (number * images, 0)
+            n, band = (number // bands, number % bands) if division.banded else (number * images, 0)
             rows_of_band = band * P // bands, (band + 1) * P // bands
-            unit = Unit(n, minimum(n + images, N), *rows_of_band, chunks == units or number == begin)
+            unit = Unit(n, minimum(n + images, N), *rows_of_band, division.unit_chunks or number == begin)
             source = x
             if border:
                 top = unit.top * axes[0][0].input_step + border.top
                 stage_band(halo, x, n, top, border.left)
                 source = halo.at(thread(), 0 - top, -border.left, 0)
             # blocks of filters as wide as a register tile; x of the unit is in the second-level cache after the first
-            for group, b, valid in part_of_blocks(division.groups, filters, tile.lanes, part, division.parts):
+            for group, b, valid in part_of_blocks(division.groups, filters, tile.lanes, part, parts, division.tail):
                 k = group * filters + b * tile.lanes
                 # [., R, S, c_group, K] of this chunk and [N, H, W, C] from this group on; dy from this filter on
-                into, image = partial.at(chunk, 0, 0, 0, k), source.at(0, 0, 0, group * partial.shape[3])
+                into, image = partial.at(chunk, 0, 0, 0, k), source.at(0, 0, 0, group * channels)
                 sums = UnitSums(into, image, dy.at(0, 0, 0, k), unit, axes, lane_ranges(valid, tile.width))
                 if division.row_is_range:
                     sums.add_ranges(copied=border is not None)
                 else:
-                    sums.add_channels(rows_ahead=ceil_div(P, bands) if bands > 1 else 0)
+                    sizes = division.channels[valid < tile.lanes]
+                    sums.add_channels(sizes, rows_ahead=ceil_div(P, bands) if division.banded else None)
 
 
-def store_zeros(partial: Array, chunk: Index, part: Index, division: Division) -> None:
+def store_zeros(partial: Array, chunk: Index, part: Index, parts: Index, division: Division) -> None:
     """Set a chunk's sums of a part of the filters to zero."""
-    _, R, S, channels, K = partial.shape
-    filters = K // division.groups
-    tile = tile_for(filters)
-    for group, b, valid in part_of_blocks(division.groups, filters, tile.lanes, part, division.parts):
+    _, R, S, channels, K = partial.extents
+    filters, tile = K // division.groups, division.tile
+    for group, b, valid in part_of_blocks(division.groups, filters, tile.lanes, part, parts, division.tail):
         for r, s, c in loops(R, S, channels):
             for lane, width in lane_ranges(valid, tile.width):
                 index = (chunk, r, s, c, group * filters + b * tile.lanes + lane)
@@ -249,40 +314,42 @@ class UnitSums:
 
     @property
     def max_rows(self) -> int:
-        """Rows of a register tile: its sums take three quarters of the registers."""
-        return registers() * 3 // 4 // len(self.vectors)
+        """Rows of a register tile at most."""
+        return most_rows(self.vectors)
 
-    def add_channels(self, rows_ahead: int) -> None:
+    def add_channels(self, sizes: tuple[int, ...], rows_ahead: Index | None) -> None:
         """Register tiles of channels x filters, for one tap after the other.
 
-        Each tap passes over the pixels where it meets the image. rows_ahead: rows of outputs from here to the next
-        unit, which are prefetched where the kernel has one tap, since x is then read only once; 0 where units are not
-        bands.
+        Each tap passes over the pixels where it meets the image. sizes: the numbers of channels of a tile. rows_ahead:
+        rows of outputs from here to the next unit, which are prefetched where the kernel has one tap, since x is then
+        read only once; None where units are not bands.
         """
-        _, R, S, channels, _ = self.into.shape
+        _, R, S, channels, _ = self.into.extents
         (rows,), (columns,) = self.axes
         # taps
         for r, s in loops(R, S):
             # output rows and columns where tap (r, s) meets the image: outputs and taps swap their roles
-            (top, bottom), (left, right) = (
-                rows.swapped.valid_range(r, self.x.shape[1]),
-                columns.swapped.valid_range(s, self.x.shape[2]),
-            )
-            pixels = Pixels(
-                (self.unit.first, self.unit.end),
-                (maximum(top, self.unit.top), minimum(bottom, self.unit.bottom)),
-                (left, right),
-            )
+            images, band = (self.unit.first, self.unit.end), (self.unit.top, self.unit.bottom)
+            if self.axes == SAME_PLACE:
+                pixels = Pixels(images, band, (0, 1))
+            else:
+                (top, bottom), within_row = (
+                    rows.swapped.valid_range(r, self.x.shape[1]),
+                    columns.swapped.valid_range(s, self.x.shape[2]),
+                )
+                pixels = Pixels(images, (maximum(top, band[0]), minimum(bottom, band[1])), within_row)
             tap = self.x.at(0, rows.origin + r * rows.tap_step, columns.origin + s * columns.tap_step, 0)
-            first = 0
+            first: Index = 0
             # near-equal register tiles over the channels
-            for size, count in split(channels, self.max_rows):
+            for size, count in counted(channels, sizes, self.max_rows):
                 for t in loop(count):
                     c = t * size + first
                     sums = self.into.at(0, r, s, c, 0)
                     tile = [((0, i), i) for i in range(size)]
-                    self.accumulate(sums, tile, tap.at(0, 0, 0, c), pixels, rows_ahead=rows_ahead if R * S == 1 else 0)
-                first += size * count
+                    self.accumulate(
+                        sums, tile, tap.at(0, 0, 0, c), pixels, rows_ahead=rows_ahead if R * S == 1 else None
+                    )
+                first = first + count * size
 
     def add_ranges(self, copied: bool) -> None:
         """With few channels: register tiles of weights (s, c), whose x are neighbours in memory, x filters.
@@ -317,12 +384,12 @@ class UnitSums:
         x: Array,
         pixels: "Pixels",
         single_image: bool = False,
-        rows_ahead: int = 0,
+        rows_ahead: Index | None = None,
     ) -> None:
         """into[weight, k] += sum over the pixels of x * dy, or = in the first unit of a chunk, in registers.
 
         tile: for each row of the register tile (kernel row, weight of the row), and the offset of its x in memory.
-        single_image: x holds one image only. rows_ahead: output rows from here to those that are prefetched, if not 0.
+        single_image: x holds one image only. rows_ahead: output rows from here to those that are prefetched.
         """
         (rows,), (columns,) = self.axes
 
@@ -338,14 +405,15 @@ class UnitSums:
         }
         # images, output rows, output columns
         for n in loop(pixels.images[1], start=pixels.images[0]):
-            for p in loop(pixels.rows[1], start=pixels.rows[0]):
-                for q in loop(pixels.columns[1], start=pixels.columns[0]):
+            for p in loop(pixels.rows[1], start=pixels.rows[0], adds=self.axes == SAME_PLACE):
+                for q in loop(pixels.columns[1], start=pixels.columns[0], adds=True):
                     pixel = x.at(0 if single_image else n, p * rows.input_step, q * columns.input_step, 0)
-                    gradients = [self.dy.load((n, p, q, start), width) for start, width in self.vectors]
-                    if rows_ahead:
+                    dy = self.dy.at(n, p, q, 0)
+                    gradients = [dy.load((0, 0, 0, start), width) for start, width in self.vectors]
+                    if rows_ahead is not None:
                         pixel.prefetch((0, rows_ahead * rows.input_step, 0, 0))
                         for start, _ in self.vectors:
-                            self.dy.prefetch((n, p + rows_ahead, q, start))
+                            dy.prefetch((0, rows_ahead, 0, start))
                     # one scalar of x per row of the tile, one FMA per vector of filters
                     for i, (_, offset) in enumerate(tile):
                         scalar = pixel.neighbour(offset)
