@@ -18,7 +18,7 @@ MAP = (
     ("errors", "messages a user can act on"),
     ("names", "names that users type; texts from outside as they are shown"),
     ("debug", "the DEBUG ladder"),
-    ("system", "what the operating system lets this process use: processors, memory"),
+    ("system", "what the operating system lets this process use: processors, memory, places for files"),
     ("forks", "what a fork does to locks"),
     ("kinds", "what annotations mean for values"),
     ("arguments", "public calls, checked by their annotations"),

@@ -1,8 +1,11 @@
-"""What the operating system lets this process use: processors and memory."""
+"""What the operating system lets this process use: processors, memory, places for files."""
 
 import ctypes
 import math
 import os
+from pathlib import Path
+
+from foveal.errors import DataError
 
 
 def processors() -> int:
@@ -42,3 +45,16 @@ def give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError, TypeError):
         return
+
+
+def place_of_file(path: Path) -> Path:
+    """Return where a file lies that is about to be replaced by a new one, links followed.
+
+    Raises DataError where there is something else than a file: root could replace /dev/null as well.
+    """
+    place = Path(os.path.realpath(path))
+    if place.exists() and not place.is_file():
+        raise DataError(f"{path} is no file, and would be replaced by one; give another name")
+    if not place.parent.is_dir():
+        raise DataError(f"{path} cannot be written: there is no folder {place.parent}; make it, or give another name")
+    return place

@@ -182,7 +182,7 @@ def show_summary(ratios: Record | None) -> None:
 
 def check_writable(path: Path | None) -> None:
     """Raise FovealError if the file cannot be written: before the timing, not after it."""
-    if path and not os.access(path.parent, os.W_OK):
+    if path and not os.access(system.place_of_file(path).parent, os.W_OK):
         raise FovealError(f"--json {path}: cannot be written; give a file in a folder that exists and is yours")
 
 
@@ -190,6 +190,7 @@ def write(path: Path | None, result: Record) -> None:
     """Write the result as JSON, if there is a path. An older file stays whole until the new one replaces it."""
     if path is None:
         return
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    place = system.place_of_file(path)
+    fresh = place.with_name(f".{place.name}.{os.getpid()}")
     fresh.write_text(json.dumps(result, indent=2) + "\n")
-    fresh.replace(path)
+    fresh.replace(place)

@@ -26,6 +26,7 @@ from foveal.errors import DataError
 from foveal.kernel import cache
 from foveal.kernel.sources import imported_digest
 from foveal.kernel.target import host
+from foveal.system import place_of_file
 
 MAGIC = b"fovealb1"
 SIGNATURE_BYTES = 32
@@ -90,8 +91,9 @@ def read_key(path: Path) -> bytes:
 def export(path: Path) -> tuple[int, int]:
     """Write the kernels of the cache that are of use to this version on this CPU; gives their number and their bytes.
 
-    Raises DataError if there are none, OSError if the file cannot be written.
+    Raises DataError if there are none, or something else than a file lies at the path; OSError if it cannot be written.
     """
+    place = place_of_file(path)
     objects = dict(cache.own_objects())
     if not objects:
         raise DataError(f"{cache.directory()} holds no kernels of this version of Foveal for this CPU")
@@ -99,10 +101,10 @@ def export(path: Path) -> tuple[int, int]:
     header = json.dumps({"for": purpose(), "kernels": sizes}).encode()
     content = b"".join([MAGIC, len(header).to_bytes(4, "little"), header, *(objects[name] for name in sizes)])
     signature = hmac.digest(make_key(), content, "sha256")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(content + signature)
-        os.replace(temporary, path)
+        os.replace(temporary, place)
     finally:
         temporary.unlink(missing_ok=True)
     return len(sizes), sum(sizes.values())
@@ -115,7 +117,10 @@ def load(path: Path, key: Path | None = None) -> tuple[int, int]:
     signed by another key, and if its kernels are for another CPU or version.
     """
     with path.open("rb") as file:
-        content = file.read(MAX_BYTES + 1)
+        content = file.read(len(MAGIC))
+        # most of what it is not is known by its beginning
+        if content == MAGIC:
+            content += file.read(MAX_BYTES + 1 - len(MAGIC))
     if not content.startswith(MAGIC) or len(content) > MAX_BYTES:
         raise DataError(f"{path} was not written by `foveal cache export`")
     # nothing else in the file is looked at before it is known who wrote it

@@ -20,6 +20,7 @@ has claimed comes last.
 import os
 import pickle
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -78,8 +79,8 @@ def jobs() -> int:
     """
     text = os.environ.get(VARIABLE, "")
     if text:
-        if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= MAX_JOBS):
-            raise FovealError(f"{VARIABLE} is {text!r}: give a number of compiling processes from 1 to {MAX_JOBS}")
+        if not (re.fullmatch("[0-9]{1,9}", text) and 1 <= int(text) <= MAX_JOBS):
+            raise FovealError(f"{VARIABLE} is {text[:40]!r}: give a number of compiling processes from 1 to {MAX_JOBS}")
         return int(text)
     return int(max(1, min(processors(), total_memory() // BYTES_PER_JOB, MAX_JOBS)))
 

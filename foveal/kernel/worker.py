@@ -9,6 +9,7 @@ import os
 import pickle
 import sys
 import threading
+from contextlib import suppress
 from queue import SimpleQueue
 
 from foveal.kernel import pool
@@ -34,9 +35,12 @@ def serve() -> None:
         os._exit(0)
 
     threading.Thread(target=read, daemon=True).start()
-    pool.send(replies, imported_digest().encode())
-    while True:
-        pool.send(replies, compile_request(requests.get()))
+    # a parent that has died reads no more, which its pipe may not have told yet
+    with suppress(BrokenPipeError):
+        pool.send(replies, imported_digest().encode())
+        while True:
+            pool.send(replies, compile_request(requests.get()))
+    os._exit(0)
 
 
 def compile_request(request: bytes) -> bytes:

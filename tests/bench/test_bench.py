@@ -211,6 +211,7 @@ def test_more_threads_than_processors_are_reported(monkeypatch):
         (("ops", "nix"), "no row's name or pass has 'nix' in it"),
         (("ops", "sqrt"), "--cases adds"),
         (("ops", "--json", "{}/no/rows.json"), "cannot be written"),
+        (("ops", "--json", "/dev/null"), "/dev/null is no file"),
         (("ops", "--threads", 0), "0 is not in the range"),
         (("models", "--against", "nix"), "'nix' is not 'torch'"),
     ],

@@ -170,6 +170,28 @@ def test_what_cannot_be_written_is_an_error(machine, exported, tmp_path, monkeyp
     assert not list(tmp_path.glob(".*.tmp"))
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_only_files_are_replaced(machine, tmp_path):
+    run()
+    pipe, link, file = tmp_path / "pipe", tmp_path / "link", tmp_path / "file"
+    os.mkfifo(pipe)
+    for place in (pipe, "", tmp_path / "absent" / "kernels"):
+        status, said = command("export", place)
+        assert (status, said.count("Error: "), "give another name" in said) == (2, 1, True), said
+    assert pipe.is_fifo()
+    # a link stays one
+    link.symlink_to(file)
+    assert command("export", link)[0] == 0
+    assert link.is_symlink()
+    assert file.is_file()
+
+
+def test_of_what_begins_otherwise_nothing_more_is_read(machine, monkeypatch):
+    monkeypatch.setattr(bundle, "MAX_BYTES", 1 << 60)
+    status, said = command("import", "/dev/zero")
+    assert (status, "was not written by `foveal cache export`" in said) == (2, True)
+
+
 def test_a_file_that_is_too_large_is_not_read(exported, tmp_path, monkeypatch):
     monkeypatch.setattr(bundle, "MAX_BYTES", exported.stat().st_size - 1)
     with pytest.raises(DataError, match="was not written by"):
