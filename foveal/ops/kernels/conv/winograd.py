@@ -132,7 +132,7 @@ def lower(
         return
     # U of all filters; V and M of the block of tiles that a thread works on
     U = lowering.scratch((blocks, grid.classes, C, tile.lanes))
-    lowering.call(transform_filters, [U], [w], grid=grid, rotate=rotate)
+    lowering.call(transform_filters, [U], [w], grid=grid.of_one_tile, rotate=rotate)
     T = block_size(grid, C, tile, algorithm)
     V = lowering.scratch((1, grid.points, T * row_of(C) + PAD), per_thread=True)
     M = lowering.scratch((1, grid.points, T * tile.lanes + PAD), per_thread=True)

@@ -44,6 +44,11 @@ class Grid:
         return point_order(self.vertical, self.horizontal)
 
     @property
+    def of_one_tile(self) -> "Grid":
+        """The grid of one tile without padding: all that transforms of filters and of products depend on."""
+        return replace(self, images=1, rows=1, columns=1, top=0, left=0)
+
+    @property
     def tiles(self) -> int:
         """Tiles of all images."""
         return self.images * self.rows * self.columns

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from foveal.kernel.compile import ArraySpec, Kernel
 from foveal.kernel.lang import Array, Index, Scalar, Value, loop, minimum, otherwise, thread, vectors, when
@@ -129,7 +129,7 @@ def edge_functions(edge: View, M: View, grid: Grid, size: Pair, width: int) -> l
         return []
     specs = tuple(ArraySpec(view.shape, view.strides) for view in (edge, M))
     # the outputs of a tile do not depend on where it lies
-    static = (("grid", replace(grid, images=1, rows=1, columns=1, top=0, left=0)), ("width", width))
+    static = (("grid", grid.of_one_tile), ("width", width))
     return [Kernel(store_edge_outputs, specs, static, indices=0)]
 
 
