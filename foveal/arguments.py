@@ -23,7 +23,8 @@ C = TypeVar("C", bound=type)
 
 def wrong_call(call: str, signature: inspect.Signature, error: TypeError, named: Iterable[str]) -> ArgumentError:
     """The error that a call lacks an argument, or has one that is not taken."""
-    wrong = str(error)
+    # Python 3.12 and later say of some arguments that they are given by name, which the signature shows.
+    wrong = str(error).replace("required keyword-only argument", "required argument")
     # A misspelt name comes first: the argument that it was meant for is missing only because of it.
     for name in named:
         if name not in signature.parameters:

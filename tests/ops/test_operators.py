@@ -122,7 +122,9 @@ def test_a_docstring_of_its_own_names_the_shapes_and_help_shows_it(name):
     assert re.search(r"[Ss]hape|scalar|-> |\[[A-Z0-9]", text)
     shown = pydoc.plain(pydoc.render_doc(OPS[name]))
     assert text.split("\n")[0] in shown
-    assert f"{type(OPS[name]).__name__}{inspect.signature(OPS[name])}" in shown
+    # Python 3.13 gives each parameter of a long signature a line
+    signature = f"{type(OPS[name]).__name__}{inspect.signature(OPS[name])}"
+    assert re.sub(r"\s", "", signature) in re.sub(r"[\s|]", "", shown)
 
 
 WRONG_CALLS = {
