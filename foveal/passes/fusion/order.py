@@ -129,21 +129,10 @@ def topological(graph: Graph, groups: list[Group], dependencies: Dependencies) -
     position = {node: i for i, node in enumerate(graph.nodes)}
     outputs = {owner(node) for node in graph.outputs}
     last = writers | {group for group in groups if group.anchor is not None and group.anchor.op is magnitudes}
-    early = {
-        group
-        for group in groups
-        if group.kind == "anchored"
-        and users[group]
-        and last.issuperset(users[group])
-        and outputs.isdisjoint(group.results)
-    }
+    inner = [group for group in groups if users[group] and outputs.isdisjoint(group.results)]
+    early = {group for group in inner if group.kind == "anchored" and last.issuperset(users[group])}
     just_before = {
-        group
-        for group in groups
-        if group.kind == "pointwise"
-        and len(users[group]) == 1
-        and users[group][0] in early
-        and outputs.isdisjoint(group.results)
+        group for group in inner if group.kind == "pointwise" and len(users[group]) == 1 and users[group][0] in early
     }
 
     def rank(group: Group) -> tuple[int, int]:
