@@ -10,8 +10,8 @@ The shape alone says nothing of groups, or of the order in which a transposed co
 that differs from [K, C, R, S] says so by its `weight_layout`, a Layout, which `apply` follows.
 """
 
-import copy
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,13 +38,25 @@ class Source(forks.Locked):
     """
 
     def __init__(self) -> None:
-        self.generator = np.random.Generator(np.random.Philox(0))
-        super().__init__()
+        self._generator = np.random.Generator(np.random.Philox(0))
+        super().__init__(forks.GENERATORS)
+
+    @property
+    def lock(self) -> forks.AnyLock:
+        """NumPy's own lock of the generator, held while numbers are drawn; from NumPy 2.5 also while it is copied."""
+        return self._generator.bit_generator.lock
 
     def renew(self) -> None:
-        """Go on with another generator in the same state: in a forked child, this one's lock may be held for ever."""
-        super().renew()
-        self.generator = copy.deepcopy(self.generator)
+        """Keep the generator in a forked child: it is whole and its lock free, since the fork waited for the lock."""
+
+    @property
+    def generator(self) -> np.random.Generator:
+        return self._generator
+
+    @generator.setter
+    def generator(self, generator: np.random.Generator) -> None:
+        with forks.without_fork():
+            self._generator = generator
 
 
 # The one source of this process: layers are built without being handed a generator, as in PyTorch.

@@ -157,6 +157,38 @@ for child in children:
 assert np.allclose(small(x), want)
 """
 
+# another thread draws (holds the generator's lock) when the process forks; NumPy 2.5 takes the lock to copy a generator
+WHILE_DRAWING = """
+import copy, os, signal, threading, time, warnings
+from foveal import nn
+warnings.filterwarnings("ignore", category=DeprecationWarning)
+drawing, drawn = threading.Event(), False
+
+def draw():
+    global drawn
+    with nn.init.generator().bit_generator.lock:
+        drawing.set()
+        time.sleep(0.5)
+        drawn = True
+
+thread = threading.Thread(target=draw)
+thread.start()
+drawing.wait()
+child = os.fork()
+assert drawn, "the process has forked in the middle of a draw"
+if child == 0:
+    signal.alarm(20)
+    first = copy.deepcopy(nn.init.generator()).uniform(size=3)
+    assert (nn.init.generator().uniform(size=3) == first).all()
+    nn.seed(1)
+    nn.Linear(4, 3)
+    os._exit(0)
+thread.join()
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+nn.seed(2)
+nn.Linear(4, 3)
+"""
+
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
 
@@ -174,6 +206,11 @@ def test_the_first_native_calls_of_a_process_may_come_from_many_threads_at_once(
 @forks
 def test_a_child_computes_while_threads_of_its_parent_train_predict_and_compile():
     assert run(TRAINING + FORKS) == (0, "")
+
+
+@forks
+def test_a_fork_waits_until_no_thread_draws_from_the_generator():
+    assert run(WHILE_DRAWING) == (0, "")
 
 
 @forks
