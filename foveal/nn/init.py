@@ -11,7 +11,6 @@ that differs from [K, C, R, S] says so by its `weight_layout`, a Layout, which `
 """
 
 import math
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
