@@ -78,8 +78,8 @@ class Walk:
 def walk_through(shape: Shape, reduced: tuple[bool, ...], chunks: int, combine: tuple[str, ...]) -> Walk:
     """How a domain of this shape is walked through, in `chunks` parts of the first reduced axis.
 
-    The first loop over rows has a level of blocks however short it is: other sizes then share its code, and a single
-    block costs once per task what a few rows do.
+    Of two loops or more over rows the first has a level of blocks however short it is: other sizes then share its code,
+    and a single block costs once per task what a few rows do.
     """
     last = len(shape) - 1
     levels, vectors = [0] * len(shape), shape[last] // lanes()
@@ -88,7 +88,7 @@ def walk_through(shape: Shape, reduced: tuple[bool, ...], chunks: int, combine: 
         longest = -(-shape[axis] // chunks) if axis == axes[0] else shape[axis]
         inner = math.prod(shape[other] for other in axes if other > axis)
         levels[axis] = levels_of(longest, inner * (max(1, vectors) if reduced[last] else 1))
-    if axes:
+    if len(axes) > 1:
         levels[axes[0]] = max(levels[axes[0]], 1)
     if reduced[last]:
         levels[last] = levels_of(vectors, 1)
