@@ -301,33 +301,13 @@ class Lowerer:
         written = [
             view.over((chunks, *read[0].shape), (kept_size, *s)) for view, s in zip(partial, strides, strict=True)
         ]
-        self.call(
-            reduction.reduce,
-            written,
-            read,
-            outputs=len(partial),
-            steps=steps,
-            results=results,
-            reduced=reduced,
-            combine=combine,
-            chunks=chunks,
-        )
+        reduction.lower(self, written, read, reduced, steps, results, combine)
 
     def add_chunks(self, outputs: list[View], partial: list[View], combine: tuple[str, ...]) -> None:
         """Combine the rows of `partial` [chunks, kept], in order, into the outputs."""
         chunks, kept_size = partial[0].shape
         final = [view.over((1, chunks, kept_size), (0, 0, 1)) for view in outputs]
-        self.call(
-            reduction.reduce,
-            final,
-            partial,
-            outputs=len(outputs),
-            steps=(),
-            results=tuple(range(len(outputs))),
-            reduced=(True, False),
-            combine=combine,
-            chunks=1,
-        )
+        reduction.lower(self, final, partial, (True, False), (), tuple(range(len(outputs))), combine)
 
     def anchored(self, group: Group) -> None:
         """Let the group's anchor operator choose its kernels, with the group's prologue and epilogue."""

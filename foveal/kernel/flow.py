@@ -189,7 +189,7 @@ class StructuredCode(Code):
                 return scope.products[factor]
         return super().integer(name, kind, a, b)
 
-    def add_up(self, scope: Scope, start: Operand, step: int) -> list[tuple[str, str, str]]:
+    def add_up(self, scope: Scope, start: Operand, step: Operand) -> list[tuple[str, str, str]]:
         """Add to the products of a loop's index; gives the name of each, of its first value, and of its next one."""
         sums = []
         for factor, product in (scope.products or {}).items():
@@ -200,7 +200,7 @@ class StructuredCode(Code):
             sums.append((product, first, self.compute(f"add i64 {product}, {more}")))
         return sums
 
-    def close_loop(self, scope: Scope, start: Operand, end: Operand, step: int) -> None:
+    def close_loop(self, scope: Scope, start: Operand, end: Operand, step: Operand) -> None:
         """Go on with the next index, or behind the loop."""
         assert scope.header is not None
         # the body may have opened blocks of its own, so the jump back leaves from where it has ended

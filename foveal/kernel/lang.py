@@ -142,7 +142,7 @@ __all__ = [
 PIECES = 8
 
 
-def loop(end: Index, start: Index = 0, step: int = 1, adds: bool = False) -> Iterator[Index]:
+def loop(end: Index, start: Index = 0, step: Index = 1, adds: bool = False) -> Iterator[Index]:
     """for i in loop(end, start): one run-time loop from `start` up to, not including, `end`; the body is traced
     once.
 
@@ -153,10 +153,10 @@ def loop(end: Index, start: Index = 0, step: int = 1, adds: bool = False) -> Ite
     if builder is None:
         yield from range(start, end, step)
         return
-    first, bound = (v.ir if isinstance(v, Value) else v for v in (start, end))
+    first, bound, stride = (v.ir if isinstance(v, Value) else v for v in (start, end, step))
     # at most one iteration needs no loop
-    if isinstance(bound, int) and isinstance(first, int) and first + step >= bound:
-        yield from range(first, bound, step)
+    if isinstance(bound, int) and isinstance(first, int) and isinstance(stride, int) and first + stride >= bound:
+        yield from range(first, bound, stride)
         return
     scope = builder.b.open_loop(first, bound, adds)
     try:
@@ -164,7 +164,7 @@ def loop(end: Index, start: Index = 0, step: int = 1, adds: bool = False) -> Ite
     except GeneratorExit:
         builder.left_early = True
         raise
-    builder.b.close_loop(scope, first, bound, step)
+    builder.b.close_loop(scope, first, bound, stride)
 
 
 def when(condition: Scalar) -> Iterator[None]:

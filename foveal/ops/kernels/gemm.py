@@ -36,12 +36,15 @@ from foveal.kernel.lang import (
     lanes,
     llc,
     loop,
+    maximum,
+    minimum,
     parallel,
     registers,
     splat,
     transpose,
     var,
     vectors,
+    where,
 )
 from foveal.ops.kernels import expression
 from foveal.ops.kernels.packing import lower_panels
@@ -52,12 +55,16 @@ from foveal.ops.kernels.register_tile import (
     Tile,
     accumulators,
     ceil_div,
+    counted,
     lane_ranges,
     multiply_add,
+    pieces_of,
     split,
     tile_for,
+    unroll_factor,
     unrolled,
 )
+from foveal.ops.kernels.sizes import CallSizes, spec_of
 from foveal.ops.op import Lowering
 from foveal.view import View
 
@@ -103,7 +110,7 @@ def lower(lowering: Lowering, y: View, a: View, b: View) -> None:
     (m, k), n = a.shape, b.shape[1]
     is_along_k = b.strides[0] == 1 and b.strides[1] != 1
     if is_along_k and m <= FEW_ROWS and a.strides[1] == 1 and k >= lanes():
-        lowering.call(dot_products, [y], [a, b.permuted(1, 0)])
+        lower_dot_products(lowering, y, a, b.permuted(1, 0))
         return
     if not is_along_k and m <= MAX_STREAMED_ROWS and k >= STEPS and k * n >= large_elements():
         # k is cut into chunks of at least STEPS rows of b, each with sums [m, n] of its own
@@ -113,13 +120,13 @@ def lower(lowering: Lowering, y: View, a: View, b: View) -> None:
         lower_sums(lowering, y.reshaped((m * n,)), partial)
         return
     if not is_along_k and (m <= FEW_ROWS or k <= SHORT):
-        lowering.call(multiply, [y], [a, b], packed=False)
+        lower_multiply(lowering, y, a, b, packed=False)
         return
     columns = tile_for(n).lanes
     # b as n filters [1, n, k, 1, 1] of one group, with a window of one position
     panels = lowering.scratch((1, ceil_div(n, columns), 1, 1, k, columns))
     lower_panels(lowering, panels, b.permuted(1, 0).reshaped((1, n, k, 1, 1)))
-    lowering.call(multiply, [y], [a, panels], packed=True)
+    lower_multiply(lowering, y, a, panels, packed=True)
 
 
 def tile_for_product(m: int, n: int, packed: bool) -> Tile:
@@ -139,55 +146,81 @@ def tile_for_product(m: int, n: int, packed: bool) -> Tile:
 
 
 @dataclass(frozen=True)
+class Division:
+    """How a product is divided into tiles, as far as code depends on it."""
+
+    tile: Tile
+    #: the rows of a tile: one number, or two of which the second is one less
+    rows: tuple[int, ...]
+    #: columns of the last block, if it has fewer than the others, else 0
+    tail: int
+    #: steps of k that one iteration takes
+    unroll: int
+    #: True if b is read from panels
+    packed: bool
+
+
+def lower_multiply(lowering: Lowering, y: View, a: View, b: View, *, packed: bool) -> None:
+    """Call `multiply`, which gets all sizes from the call, but for that of a row with less than a block of columns."""
+    (m, n), k = y.shape, a.shape[1]
+    tile, sizes = tile_for_product(m, n, packed), CallSizes()
+    division = Division(tile, pieces_of(m, tile.rows), n % tile.lanes, unroll_factor(k), packed)
+    of_b = sizes.spec(b, 0, 2, 3, 5, steps=(4,)) if packed else sizes.spec(b)
+    specs = [sizes.spec(y, *((1,) if n < tile.lanes else ())), sizes.spec(a), of_b]
+    lowering.call(multiply, [y], [a, b], specs=specs, sizes=sizes.values, division=division)
+
+
+@dataclass(frozen=True)
 class TileProduct:
     """A product with one shape of register tile: y[row : row + rows, ...] += a[row : row + rows, :] b[:, ...].
 
-    b: [k, n], or its panels [1, blocks, 1, 1, k, columns] if packed. rows: of this tile, tile.rows or one less.
+    b: [k, n], or its panels [1, blocks, 1, 1, k, columns] if packed. rows: of this tile.
     """
 
     y: Array
     a: Array
     b: Array
-    tile: Tile
     rows: int
-    packed: bool
+    division: Division
 
     def compute(self, row: Index, block: Index, valid: int) -> None:
         """The `valid` columns of y in block `block`, for `rows` rows from `row` on."""
-        k, starts = self.a.shape[1], lane_ranges(valid, self.tile.width)
+        k, division, tile = self.a.extents[1], self.division, self.division.tile
+        starts = lane_ranges(valid, tile.width)
         # [rows, vectors] sums in registers; without a panel's padding, the last vector is as narrow as y is
-        acc = accumulators(self.rows, [self.tile.width if self.packed else width for _, width in starts])
-        for p, _ in unrolled(k):
+        acc = accumulators(self.rows, [tile.width if division.packed else width for _, width in starts])
+        for p, _ in unrolled(k, division.unroll):
             multiply_add(acc, (self.a[row + i, p] for i in range(self.rows)), self.row_of_b(p, block, starts))
         for (i, v), total in acc.items():
             start, width = starts[v]
-            expression.store(self.y, (row + i, block * self.tile.lanes + start), head(total, width), width)
+            expression.store(self.y, (row + i, block * tile.lanes + start), head(total, width), width)
 
     def row_of_b(self, p: Index, block: Index, starts: list[tuple[int, int]]) -> list[Value]:
         """Row p of b in the block's columns, as vectors."""
-        if self.packed:
-            return [self.b.load((0, block, 0, 0, p, start), self.tile.width) for start, _ in starts]
-        return [self.b.load((p, block * self.tile.lanes + start), width) for start, width in starts]
+        tile = self.division.tile
+        if self.division.packed:
+            return [self.b.load((0, block, 0, 0, p, start), tile.width) for start, _ in starts]
+        return [self.b.load((p, block * tile.lanes + start), width) for start, width in starts]
 
 
-def multiply(y: Array, a: Array, b: Array, *, packed: bool) -> None:
+def multiply(y: Array, a: Array, b: Array, *, division: Division) -> None:
     """y = a b, a register tile of y at a time. b: [k, n], or its panels if packed.
 
     A task has one block of columns and one block of rows: the panel stays in the first two cache levels while the rows
     pass, and the rows stay in the second level while the panels pass.
     """
-    (m, n), k = y.shape, a.shape[1]
-    tile = tile_for_product(m, n, packed)
-    full, tail = divmod(n, tile.lanes)
+    (m, n), k = y.extents, a.extents[1]
+    tile, tail = division.tile, division.tail
+    full = n // tile.lanes
     blocks = full + (tail > 0)
-    first = 0
+    first: Index = 0
     # m rows as `count` tiles of `rows` rows; tiles of the last rows may have one less
-    for rows, count in split(m, tile.rows):
+    for rows, count in counted(m, division.rows, tile.rows):
         # blocks of rows that fit the cache, and that make enough tasks
-        needed = max(ceil_div(count * rows * k, row_block_elements()), ceil_div(ENOUGH_TASKS, blocks))
+        needed = maximum(ceil_div(count * rows * k, row_block_elements()), ceil_div(ENOUGH_TASKS, blocks))
         # with a short k, y is written more than b is read: a block is one tile of rows, so y is written in long runs
-        row_blocks = count if k <= SHORT else min(count, needed)
-        product = TileProduct(y, a, b, tile, rows, packed)
+        row_blocks = minimum(count, where(k <= SHORT, count, needed))
+        product = TileProduct(y, a, b, rows, division)
         # the blocks that have all columns of a tile, then the last one, if it has fewer
         for valid, number in ((tile.lanes, full), (tail, min(tail, 1))):
             for row_block, block in parallel(row_blocks, number):
@@ -195,7 +228,7 @@ def multiply(y: Array, a: Array, b: Array, *, packed: bool) -> None:
                 # the tiles of this block of rows
                 for i in loop((row_block + 1) * count // row_blocks, start=row_block * count // row_blocks):
                     product.compute(i * rows + first, block, valid)
-        first += rows * count
+        first += count * rows
 
 
 def multiply_rows(partial: Array, a: Array, b: Array) -> None:
@@ -227,25 +260,41 @@ def multiply_rows(partial: Array, a: Array, b: Array) -> None:
             add(chunk, p, 1, False)
 
 
-def dot_products(y: Array, a: Array, b: Array) -> None:
+def lower_dot_products(lowering: Lowering, y: View, a: View, b: View) -> None:
+    """Call `dot_products`, which gets the number of rows of y from the call."""
+    sizes = CallSizes()
+    m = sizes.of(a.shape[0])
+    specs = [spec_of(view, (m, view.shape[1]), view.strides) for view in (y, a)]
+    rows = tuple(size for size, _ in split(a.shape[0], most_rows_of_dots()))
+    lowering.call(dot_products, [y], [a, b], specs=[*specs, b.spec], sizes=sizes.values, rows=rows)
+
+
+def most_rows_of_dots() -> int:
+    """Rows of a that `dot_products` takes at once at most."""
+    return 4 if lanes() > 4 else 2
+
+
+def dot_products(y: Array, a: Array, b: Array, *, rows: tuple[int, ...]) -> None:
     """y[i, j] = the dot product of a[i, :] and b[j, :], with lanes along k; a tile has as many products as lanes.
 
-    b: [n, k]. With up to 4 rows of a it is read once, as it lies, and the memory's bandwidth is the limit.
+    b: [n, k]. With up to 4 rows of a it is read once, as it lies, and the memory's bandwidth is the limit. rows: how
+    many of a are taken at once: one number, or two of which the second is one less.
     """
-    (m, n), size = y.shape, lanes()
-    first = 0
+    (m, n), size = y.extents, lanes()
+    assert isinstance(n, int)
+    first: Index = 0
     # up to 4 rows of a: each vector of b serves all of them
-    for rows, count in split(m, 4 if size > 4 else 2):
+    for taken, count in counted(m, rows, most_rows_of_dots()):
         # as many rows of b as make the tile's sums, vectors of partial sums, one square of lanes x lanes
-        rows_of_b = size // (1 << (rows - 1).bit_length())
+        rows_of_b = size // (1 << (taken - 1).bit_length())
         full, tail = divmod(n, rows_of_b)
         # full blocks of rows of b, then the last one, if it has fewer
         for valid, blocks in ((rows_of_b, full), (tail, min(tail, 1))):
             for (block,) in parallel(blocks):
                 j = (block if valid == rows_of_b else full) * rows_of_b
                 for i in loop(count):
-                    dot_tile(y, a, b, i * rows + first, rows, j, valid)
-        first += rows * count
+                    dot_tile(y, a, b, i * taken + first, taken, j, valid)
+        first += count * taken
 
 
 def dot_tile(y: Array, a: Array, b: Array, row: Index, rows: int, column: Index, columns: int) -> None:

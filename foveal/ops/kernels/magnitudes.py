@@ -81,26 +81,31 @@ def larger(a: Scalar, b: Scalar) -> Value:
 def magnitudes_of_parts(partial: Array, *xs: Array, functions: tuple[Callable[..., None]]) -> None:
     """partial[g, i] = a vector whose largest lane is the largest |x| of part g of the i-th array; arrays [size]."""
     (largest,) = functions
-    parts = partial.extents[0]
+    (parts, _, width), sizes = partial.extents, [x.extents[0] for x in xs]
+    # the blocks of each array that a part has: divided once, and not in each call
+    shares = [ceil_div(ceil_div(n, UNROLL * width), parts) for n in sizes]
     # threads share the parts
     for (g,) in parallel(parts):
-        for i, x in enumerate(xs):
-            largest(partial.at(g, i, 0), x, x.extents[0], g, parts)
+        for i, (x, n, share) in enumerate(zip(xs, sizes, shares, strict=True)):
+            largest(partial.at(g, i, 0), x, n, g, share)
 
 
-def largest_of_part(partial: Array, x: Array, n: Index, g: Index, parts: Index) -> None:
-    """partial[0, 0] = a vector whose largest lane is the largest |x| of the g-th of `parts` parts of x [n]."""
+def largest_of_part(partial: Array, x: Array, n: Index, g: Index, share: Index) -> None:
+    """partial[0, 0] = a vector whose largest lane is the largest |x| of the g-th part of x [n].
+
+    A part has `share` blocks of UNROLL vectors, as far as there are as many; an array of less than a block is one part.
+    """
     width = partial.shape[2]
     block = UNROLL * width
     is_short = n < block
     for _ in when(is_short):
         single = var(0.0)
-        for e in loop((g + 1) * n // parts, start=g * n // parts):
+        for e in loop(where(g == 0, n, 0)):
             single.set(larger(single.get(), x[e]))
         partial.store((0, 0, 0), splat(single.get(), width), width)
     for _ in otherwise(is_short):
         totals, blocks = [var(0.0, width) for _ in range(UNROLL)], (n + (block - 1)) // block
-        for b in loop((g + 1) * blocks // parts, start=g * blocks // parts):
+        for b in loop(minimum((g + 1) * share, blocks), start=g * share):
             # the last block ends with the array, and may repeat elements of the one before it
             start = minimum(b * block, n - block)
             for j, total in enumerate(totals):

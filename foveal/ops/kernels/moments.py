@@ -162,13 +162,21 @@ def merge_chunks(y: Array, partial: Array, x: Array, *, tail: int, numbers: tupl
     """
     (share,) = numbers
     (_, chunks, C), rows = partial.extents, x.extents[0]
+    each, more = rows // chunks, rows % chunks
     # threads share the channels; the chunks are merged in order
     for c, width in parallel_vectors(C, tail=tail):
         running = RunningMoments(width)
+        # chunk g ends before row (g + 1) rows // chunks; `over` is what this division leaves. The next end follows by
+        # additions, which take a small part of a division's time
+        size, end, over = var(each), var(each), var(more)
         for g in loop(chunks):
-            first, last = g * rows // chunks, (g + 1) * rows // chunks
-            count, before = float_lanes(last - first, width), float_lanes(first, width)
+            count, before = float_lanes(size.get(), width), float_lanes(end.get() - size.get(), width)
             running.merge(before, count, partial.load((0, g, c), width), partial.load((1, g, c), width))
+            left = over.get() + more
+            longer = where(left < chunks, 0, 1)
+            over.set(left - longer * chunks)
+            size.set(each + longer)
+            end += size.get()
         y.store((0, c), running.mean, width)
         y.store((1, c), running.squares.get() * share, width)
 

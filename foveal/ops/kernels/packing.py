@@ -8,6 +8,8 @@ many tiles. A matrix b [k, n] is packed in the same way: its n columns are filte
 In a gradient in x the two swap their roles: "filters" are always what the lanes run over, "channels" what is summed.
 """
 
+from dataclasses import replace
+
 from foveal.kernel.lang import Array, Index, lanes, loop, parallel, transpose, var
 from foveal.ops.kernels import expression
 from foveal.ops.kernels.sizes import CallSizes, is_neighbour
@@ -26,7 +28,8 @@ def lower_panels(lowering: Lowering, panels: View, w: View, first: Pair = (0, 0)
     Of w's window the R' x S' positions from `first` (row, column) on are packed.
     """
     sizes, columns = CallSizes(), panels.shape[-1]
-    specs = [sizes.spec(panels, 0, 2, 3, 5, steps=(4,)), sizes.spec(w, 0, 3, 4)]
+    # nothing is written past the cache: panels are read soon
+    specs = [replace(sizes.spec(panels, 0, 2, 3, 5, steps=(4,)), streamed=False), sizes.spec(w, 0, 3, 4)]
     tail = w.shape[1] % columns
     lowering.call(pack_panels, [panels], [w], specs=specs, sizes=sizes.values, columns=columns, tail=tail, first=first)
 
@@ -98,24 +101,26 @@ def outputs_last(lowering: Lowering, w: View) -> View:
     if w.strides[0] == 1 or w.strides[1] != 1:
         return w
     copy = lowering.scratch((R, S, C, K))
-    lowering.call(swap_channels, [copy], [w.permuted(2, 3, 0, 1)])
+    sizes, x = CallSizes(), w.permuted(2, 3, 0, 1)
+    specs = [replace(sizes.spec(copy), streamed=False), sizes.spec(x)]
+    lowering.call(swap_channels, [copy], [x], specs=specs, sizes=sizes.values, rest=(C % lanes(), K % lanes()))
     return copy.permuted(3, 2, 0, 1)
 
 
-def swap_channels(y: Array, x: Array) -> None:
-    """y[r, s, c, k] = x[r, s, k, c], a square of lanes x lanes at a time."""
-    R, S, C, K = y.shape
+def swap_channels(y: Array, x: Array, *, rest: Pair) -> None:
+    """y[r, s, c, k] = x[r, s, k, c], a square of lanes x lanes at a time. rest: channels and filters after the last."""
+    R, S, C, K = y.extents
     size = lanes()
     # whole squares cover this many filters and channels
-    full_k, full_c = K - K % size, C - C % size
-    # a task for each position of the window and `size` filters; if no square fits, there is none
-    for r, s, b in parallel(R, S, full_k // size if full_c else 0):
+    full_k, full_c = K - rest[1], C - rest[0]
+    # a task for each position of the window and `size` filters
+    for r, s, b in parallel(R, S, full_k // size):
         k = b * size
         for c in loop(full_c, step=size):
             rows = [x.load((r, s, k + i, c), size) for i in range(size)]
             for i, of_channel in enumerate(transpose(rows)):
                 y.store((r, s, c + i, k), of_channel, size)
-    if (full_k, full_c) == (K, C):
+    if rest == (0, 0):
         return
     # one by one: the last channels of all filters, then the last filters of the other channels
     for r, s in parallel(R, S):

@@ -8,13 +8,16 @@ it. Forward kernels compute their input while they read it (expression.FusedInpu
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+from foveal.kernel.compile import ArraySpec
 from foveal.kernel.lang import Array, Index, Scalar, Value, lanes, loop, parallel, var, vectors, when, where
 from foveal.ops.kernels import expression
 from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs
 from foveal.ops.kernels.expression import FusedInput, Prologue
 from foveal.ops.kernels.halo import nhwc
 from foveal.ops.kernels.register_tile import ceil_div
+from foveal.ops.kernels.sizes import CallSizes, spec_of
 from foveal.ops.kernels.taps import Axes, Taps, gradient_taps
 from foveal.ops.op import Lowering
 from foveal.ops.pool_window import MeanWindow
@@ -112,7 +115,7 @@ def pixel_of_tap(
     return GridPoint(row, column, row_inside, columns_inside, image)
 
 
-def loop_rows(bound: BoundEpilogue, images: int, rows: int, channels: int) -> Iterator[tuple[Index, ...]]:
+def loop_rows(bound: BoundEpilogue, images: Index, rows: int, channels: int) -> Iterator[tuple[Index, ...]]:
     """Loop over (image, row), shared among threads.
 
     Partial sums are kept per image; if there are any, an image stays with one thread, which zeroes its sums first.
@@ -126,12 +129,37 @@ def loop_rows(bound: BoundEpilogue, images: int, rows: int, channels: int) -> It
             yield n, row
 
 
+class ImagesByCall:
+    """Specialises kernels to arrays [N, ...] of a number of images that the call gives."""
+
+    def __init__(self, images: int) -> None:
+        self.sizes = CallSizes()
+        self.images = self.sizes.of(images)
+
+    def spec(self, view: View) -> ArraySpec:
+        """What a kernel is specialised to for this view."""
+        return spec_of(view, (self.images, *view.shape[1:]), view.strides)
+
+    def call(
+        self, lowering: Lowering, body: Callable[..., None], y: EpilogueOutputs, inputs: list[View], **static: Any
+    ) -> None:
+        """Call a kernel that ends in an epilogue, whose sums it keeps per image."""
+        sizes = self.sizes.values
+        y.call(lowering, body, y.shape[0], [], inputs, spec=self.spec, sizes=sizes, **static)
+
+
+def bind(epilogue: Epilogue, arrays: tuple[Array, ...], inputs: int) -> BoundEpilogue:
+    """The epilogue of a kernel with so many inputs; nothing of what it reads is prefetched."""
+    extras = len(arrays) - len(epilogue.results) - 1 - inputs
+    return BoundEpilogue(epilogue, arrays, inputs, far=(False,) * extras)
+
+
 def lower_forward(
     lowering: Lowering, body: Callable[..., None], y: EpilogueOutputs, x: FusedInput, window: Window
 ) -> None:
     """Call max_windows or mean_windows on the arrays that x is computed from."""
     arrays = [nhwc(a) for a in x.arrays]
-    y.call(lowering, body, y.shape[0], [], arrays, window=window, prologue=x.prologue)
+    ImagesByCall(y.shape[0]).call(lowering, body, y, arrays, window=window, prologue=x.prologue)
 
 
 def max_windows(*arrays: Array, window: Window, prologue: Prologue, epilogue: Epilogue) -> None:
@@ -140,9 +168,9 @@ def max_windows(*arrays: Array, window: Window, prologue: Prologue, epilogue: Ep
     There is one comparison per tap for the maximum. NaN is detected apart from it, by `value != value` (LLVM merges the
     tests of two taps into one unordered comparison), and stored in place of the maximum at the end.
     """
-    bound = BoundEpilogue(epilogue, arrays, prologue.array_count)
+    bound = bind(epilogue, arrays, prologue.array_count)
     _, H, W, _ = bound.operands[0].shape
-    N, P, Q, C = bound.outputs[0].shape
+    N, (P, Q, C) = bound.outputs[0].extents[0], bound.outputs[0].shape[1:]
 
     def largest(n: Index, p: Index, q: Index, inside: bool, c: Index, width: int) -> Value:
         """The maximum of window (p, q), in registers: one vector of channels per tap."""
@@ -169,9 +197,9 @@ def max_windows(*arrays: Array, window: Window, prologue: Prologue, epilogue: Ep
 
 def mean_windows(*arrays: Array, window: MeanWindow, prologue: Prologue, epilogue: Epilogue) -> None:
     """y[n, p, q, c] = the sum of a window, in which padding is 0, times MeanWindow.share, which divides it."""
-    bound = BoundEpilogue(epilogue, arrays, prologue.array_count)
+    bound = bind(epilogue, arrays, prologue.array_count)
     _, H, W, _ = bound.operands[0].shape
-    N, P, Q, C = bound.outputs[0].shape
+    N, (P, Q, C) = bound.outputs[0].extents[0], bound.outputs[0].shape[1:]
 
     def mean(n: Index, p: Index, q: Index, inside: bool, c: Index, width: int) -> Scalar:
         """The mean of window (p, q), in registers."""
@@ -200,14 +228,14 @@ def lower_max_grad(lowering: Lowering, dx: EpilogueOutputs, dy: View, x: FusedIn
     Maxima are recomputed, not found by comparing with y: a fused input x, which is computed while it is read, may
     differ in the last bit from that of the kernel that gave y. NaN in a window: see `max_grad_disjoint`, `find_maxima`.
     """
-    arrays, dy = [nhwc(a) for a in x.arrays], nhwc(dy)
+    arrays, dy, images = [nhwc(a) for a in x.arrays], nhwc(dy), ImagesByCall(dx.shape[0])
     if disjoint(window):
-        inputs = [*arrays, dy]
-        dx.call(lowering, max_grad_disjoint, dx.shape[0], [], inputs, window=window, prologue=x.prologue)
+        images.call(lowering, max_grad_disjoint, dx, [*arrays, dy], window=window, prologue=x.prologue)
         return
     # [N, P, Q, C]: the tap of each window that has its maximum
     chosen = lowering.scratch(dy.shape)
-    lowering.call(find_maxima, [chosen], arrays, window=window, prologue=x.prologue)
+    specs, sizes = [images.spec(view) for view in (chosen, *arrays)], images.sizes.values
+    lowering.call(find_maxima, [chosen], arrays, specs=specs, sizes=sizes, window=window, prologue=x.prologue)
     lower_gather(lowering, dx, [dy, chosen], window)
 
 
@@ -220,7 +248,7 @@ def lower_gather(lowering: Lowering, dx: EpilogueOutputs, inputs: list[View], wi
         tuple(gradient_taps(n, window.size[a], window.stride[a], window.padding[2 * a], window.dilation[a]))
         for a, n in enumerate(dx.shape[2:])
     )
-    dx.call(lowering, gather_windows, dx.shape[0], [], inputs, axes=(rows, columns), window=window)
+    ImagesByCall(dx.shape[0]).call(lowering, gather_windows, dx, inputs, axes=(rows, columns), window=window)
 
 
 def max_grad_disjoint(*arrays: Array, window: Window, prologue: Prologue, epilogue: Epilogue) -> None:
@@ -229,9 +257,9 @@ def max_grad_disjoint(*arrays: Array, window: Window, prologue: Prologue, epilog
     In a window with NaN, whose y is NaN, dy goes to the first of the largest numbers, as in `find_maxima`, but to
     nobody if the window's first element is NaN.
     """
-    bound = BoundEpilogue(epilogue, arrays, prologue.array_count + 1)
+    bound = bind(epilogue, arrays, prologue.array_count + 1)
     *xs, dy = bound.operands
-    N, H, W, C = bound.outputs[0].shape
+    N, (H, W, C) = bound.outputs[0].extents[0], bound.outputs[0].shape[1:]
     _, P, Q, _ = dy.shape
     R, S = window.size
 
@@ -283,7 +311,7 @@ def find_maxima(chosen: Array, *xs: Array, window: Window, prologue: Prologue) -
     NaN is ignored, unlike in `max_windows`; chosen is NO_MAXIMUM if all elements of a window are NaN.
     """
     _, H, W, _ = xs[0].shape
-    N, P, Q, C = chosen.shape
+    N, (P, Q, C) = chosen.extents[0], chosen.shape[1:]
     S = window.size[1]
 
     def first_maximum(n: Index, p: Index, q: Index, inside: bool, c: Index, width: int) -> Value:
@@ -318,9 +346,9 @@ def gather_windows(*arrays: Array, axes: Axes, window: Window, epilogue: Epilogu
     cache.
     """
     mean = window if isinstance(window, MeanWindow) else None
-    bound = BoundEpilogue(epilogue, arrays, 1 if mean else 2)
+    bound = bind(epilogue, arrays, 1 if mean else 2)
     dy, chosen = bound.operands[0], bound.operands[1:]
-    N, H, W, C = bound.outputs[0].shape
+    N, (H, W, C) = bound.outputs[0].extents[0], bound.outputs[0].shape[1:]
     _, P, Q, _ = dy.shape
 
     def window_of(taps: Taps, i: Index, t: int) -> Index:
