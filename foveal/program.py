@@ -137,7 +137,7 @@ class Program:
         """Run the same calls with every kernel body in plain Python: slow, for tests and for debugging."""
         self.fill_arguments(arrays)
         for call in self.calls:
-            call.kernel.interpret([self.binding.array(view) for view in call.views], call.numbers)
+            call.kernel.interpret([self.binding.array(view) for view in call.views], call.numbers, call.sizes)
         return [result.copy() for result in self.results]
 
     def footprint(self) -> Footprint:

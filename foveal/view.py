@@ -52,6 +52,11 @@ class View:
     strides: Shape
     offset: int = 0
 
+    @property
+    def extents(self) -> Shape:
+        """The shape, under the name that it has in kernels."""
+        return self.shape
+
     def permuted(self, *axes: int) -> "View":
         """Return the same memory with its axes in another order."""
         shape, strides = (tuple(values[a] for a in axes) for values in (self.shape, self.strides))

@@ -59,11 +59,13 @@ class Kernel:
     static: the body's keyword arguments, which are known while it is built.
     plain: a loop nest without lanes of its own; LLVM vectorises its loops, and may split its sums to do so.
     modules: names of modules that the code depends on, apart from those of the body and of Foveal.
-    sizes: how many sizes a call gives; the arrays' `Size`s are among them.
+    sizes: how many sizes a call gives; the `Size`s of the arrays are among them, and those that stand for a value in
+    `static`, which the body gets in their place.
     numbers: how many float32 numbers a call gives: the body gets them as its keyword argument `numbers`, a tuple.
     functions: what the body calls by address: it gets them as its keyword argument `functions`, a tuple. Kernels that
     differ in them only share their code.
-    indices: of such a function, how many indices it is called on after the arrays; None for the kernel of a call.
+    indices: of such a function, how many indices it is called on after the arrays; None for the kernel of a call. The
+    `Size`s of its arrays are among them.
     """
 
     body: Callable[..., None]
@@ -92,17 +94,20 @@ class Kernel:
         arrays: Sequence[Array] | Sequence[interpret.Array],
         functions: Sequence[Callable[..., None]],
         numbers: Sequence[Value] | Sequence[np.float32],
+        sizes: Sequence[Value] | Sequence[int],
     ) -> None:
         """Call the body, which traces it or computes, depending on the arrays. functions: what it calls as such."""
+        static = {name: sizes[value.index] if isinstance(value, Size) else value for name, value in self.static}
         given = {"functions": tuple(functions), "numbers": tuple(numbers)}
-        self.body(*arrays, **dict(self.static), **{name: values for name, values in given.items() if values})
+        self.body(*arrays, **static, **{name: values for name, values in given.items() if values})
 
-    def interpret(self, arrays: Sequence[np.ndarray], numbers: Sequence[float] = ()) -> None:
+    def interpret(self, arrays: Sequence[np.ndarray], numbers: Sequence[float] = (), sizes: Sequence[int] = ()) -> None:
         """Run the same body in plain Python on NumPy arrays of the described shapes and strides."""
         # lanes that a `where` does not choose may overflow, as they do in machine code
         with np.errstate(all="ignore"):
             functions = [partial(function.body, **dict(function.static)) for function in self.functions]
-            self.run_body([interpret.Array(array) for array in arrays], functions, [np.float32(n) for n in numbers])
+            given = [np.float32(n) for n in numbers]
+            self.run_body([interpret.Array(array) for array in arrays], functions, given, sizes)
 
 
 def outside_modules(kernel: Kernel) -> list[str]:
@@ -151,8 +156,12 @@ class Function:
         operands: list[Operand] = []
         for array, spec in zip(arguments[:count], self.kernel.arrays, strict=True):
             assert isinstance(array, Array)
-            # the callee computes addresses with strides of its own
-            assert array.strides == spec.strides, f"{self.kernel.name}: strides {array.strides}, not {spec.strides}"
+            # the callee computes addresses with strides of its own; those that are sizes are among its indices
+            agree = [
+                isinstance(own, Size) or (isinstance(stride, int) and own == stride)
+                for own, stride in zip(spec.strides, array.strides, strict=True)
+            ]
+            assert all(agree), f"{self.kernel.name}: strides {array.strides}, not {spec.strides}"
             operands.append(array.pointer)
         for index in arguments[count:]:
             assert not isinstance(index, Array)
@@ -263,7 +272,7 @@ def emit_body(kernel: Kernel, builder: Builder) -> None:
     functions = [Function(f"%function{i}", function) for i, function in enumerate(kernel.functions)]
     with build_in(builder):
         if kernel.indices is None:
-            kernel.run_body(arrays, functions, numbers)
+            kernel.run_body(arrays, functions, numbers, integers)
         else:
             kernel.body(*arrays, *integers, **dict(kernel.static))
         builder.finish()

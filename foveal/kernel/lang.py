@@ -131,6 +131,7 @@ __all__ = [
     "unflatten",
     "var",
     "vectors",
+    "walk",
     "when",
     "where",
     "width_of",
@@ -247,20 +248,29 @@ def parallel(*ns: Index) -> Iterator[tuple[Index, ...]]:
 def walk(start: Index, stop: Index, ns: tuple[Index, ...]) -> Iterator[tuple[Index, ...]]:
     """The indices, in a box of shape `ns`, of the elements `start` ... `stop` in C order, from one to the next.
 
-    Dividing by a number that is known only now takes as long as dozens of additions.
+    Dividing by a number that is known only now takes as long as dozens of additions. The size of the first axis does
+    not matter.
     """
+    if building() is None:
+        assert isinstance(start, int)
+        assert isinstance(stop, int)
+        for flat in range(start, stop):
+            yield unflatten(flat, ns)
+        return
     # an axis of one place has the number 0
     places = [i if isinstance(i, int) else var(i) for i in unflatten(start, ns)]
     for _ in loop(stop, start=start):
         yield tuple(i if isinstance(i, int) else i.get() for i in places)
         # one place on along the last axis; where that is its end, on along the axis before it
         carry: Scalar = 1
-        for i, n in reversed(list(zip(places, ns, strict=True))):
+        for i, n in reversed(list(zip(places[1:], ns[1:], strict=True))):
             if isinstance(i, Var):
                 following = i.get() + carry
                 is_inside = following < n
                 i.set(where(is_inside, following, 0))
                 carry = where(is_inside, 0, 1)
+        if isinstance(places[0], Var):
+            places[0] += carry
 
 
 def unflatten(flat: Index, ns: tuple[Index, ...]) -> tuple[Index, ...]:

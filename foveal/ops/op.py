@@ -115,8 +115,9 @@ class Lowering(Protocol):
         """Add a call of a kernel: body(*outputs, *inputs, **static). plain: as an operator's plain kernel.
 
         specs, sizes: numbers that the call gives, where kernels of other sizes are to share one code; see
-        kernel.compile.Size. numbers: float32 numbers that the call gives, as the body's keyword argument `numbers`.
-        functions: what the body calls by address, as its keyword argument `functions`.
+        kernel.compile.Size. Where a value of `static` is a `Size`, the body gets that size. numbers: float32 numbers
+        that the call gives, as the body's keyword argument `numbers`. functions: what the body calls by address, as
+        its keyword argument `functions`.
         """
 
 

@@ -12,7 +12,7 @@ lowered to `EpilogueOutputs`; its kernel calls `BoundEpilogue.store` with its re
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, cast, overload
 
 from foveal.kernel.compile import ArraySpec
 from foveal.kernel.lang import LINE, Array, Index, Scalar, Value, l2, lanes, loop, parallel_vectors, splat, var, vectors
@@ -130,11 +130,11 @@ class BoundEpilogue:
     far: list[Array]
 
     def __init__(
-        self, epilogue: Epilogue, arrays: tuple[Array, ...], between: int, far: tuple[bool, ...] | None = None
+        self, epilogue: Epilogue, arrays: tuple[Array, ...], between: int, far: tuple[bool, ...] | bool | None = None
     ) -> None:
         """arrays: the kernel's, as `EpilogueOutputs.call` orders them; `between` of them are scratch and inputs.
 
-        far: for each extra, if it has to be prefetched, where the call gives its size.
+        far: for each extra, or for all, if it has to be prefetched, where the call gives its size.
         """
         self.epilogue = epilogue
         self.aligned = True
@@ -142,7 +142,10 @@ class BoundEpilogue:
         self.outputs, self.partial = arrays[:count], arrays[count]
         self.operands = arrays[count + 1 : count + 1 + between]
         self.extras = arrays[count + 1 + between :]
-        far = far or tuple(exceeds_l2(x) for x in self.extras)
+        if isinstance(far, bool):
+            far = (far,) * len(self.extras)
+        elif far is None:
+            far = tuple(bool(exceeds_l2(x)) for x in self.extras)
         self.far = [x for x, is_far in zip(self.extras, far, strict=True) if is_far and not repeated(x)]
 
     def zero_sums(self, task: Index, k: Index, width: int) -> None:
@@ -210,12 +213,19 @@ def repeated(x: Array) -> bool:
     return all(is_repeated(stride) for stride in x.strides[:3])
 
 
-def exceeds_l2(x: Array | View) -> bool:
+@overload
+def exceeds_l2(x: View) -> bool: ...
+@overload
+def exceeds_l2(x: Array) -> bool | Value: ...
+
+
+def exceeds_l2(x: Array | View) -> bool | Value:
     """True if the array is larger than the second-level cache, so that reading it has to wait unless it is prefetched.
 
     A tile's pixels lie in several short rows, which the hardware's prefetcher does not foresee.
     """
-    return FLOAT_BYTES * math.prod(x.shape) > l2()
+    elements: Index = math.prod(x.extents)
+    return FLOAT_BYTES * elements > l2()
 
 
 def combine_tasks(*arrays: Array, sums: int, tail: int) -> None:

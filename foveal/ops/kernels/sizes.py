@@ -46,6 +46,16 @@ class CallSizes:
                 strides.append(stride if axis in steps else self.stride(stride, count, axis, "stride"))
         return spec_of(view, extents, strides)
 
+    def images(self, view: View, role: str) -> ArraySpec:
+        """The spec of images [N, H, W, C], of which the call gives all but C and the strides of columns and channels.
+
+        Images of one role that are equally large have their sizes in common, and so do their pixels' addresses.
+        """
+        N, H, W, C = view.shape
+        by_image, by_row, *known = view.strides
+        shape = (self.of(N, "images"), self.of(H, role, "rows"), self.of(W, role, "columns"), C)
+        return spec_of(view, shape, (self.stride(by_image, role, 0), self.stride(by_row, role, 1), *known))
+
 
 def spec_of(view: View, shape: Sequence[int | Size], strides: Sequence[int | Size]) -> ArraySpec:
     """What a kernel is specialised to for this view, with some of its shape and strides given by the call.

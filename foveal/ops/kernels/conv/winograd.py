@@ -28,10 +28,27 @@ Measured on two cores of Zen 4 against a peak of 233 GFLOP/s, counting direct co
 GFLOP/s for 64 to 256 channels (`foveal bench ops 3x3`, docs/results.md).
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from foveal.kernel.lang import LINE, Array, Index, Value, l2, lanes, llc, loop, minimum, parallel, thread, vectors
+from foveal.kernel.compile import ArraySpec
+from foveal.kernel.lang import (
+    LINE,
+    Array,
+    Index,
+    Value,
+    l2,
+    lanes,
+    llc,
+    loop,
+    loops,
+    minimum,
+    parallel,
+    thread,
+    vectors,
+)
 from foveal.ops.kernels import expression
 from foveal.ops.kernels.conv.cost_model import Algorithm
 from foveal.ops.kernels.conv.winograd_grid import Grid, near_equal
@@ -41,7 +58,8 @@ from foveal.ops.kernels.conv.winograd_products import PointProducts
 from foveal.ops.kernels.conv.winograd_transform import transform_2d
 from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs
 from foveal.ops.kernels.packing import outputs_last
-from foveal.ops.kernels.register_tile import FLOAT_BYTES, Tile, ceil_div, lane_ranges, tile_for
+from foveal.ops.kernels.register_tile import FLOAT_BYTES, Tile, ceil_div, lane_ranges, pieces_of, tile_for
+from foveal.ops.kernels.sizes import CallSizes
 from foveal.ops.op import Lowering
 from foveal.ops.window import Pair
 from foveal.view import View
@@ -103,19 +121,25 @@ def lower(
     x, blocks = x.permuted(0, 2, 3, 1), ceil_div(K, tile.lanes)
     w = outputs_last(lowering, w)
     parallel_over = algorithm.parallel_over or ("filters" if threads_share_filters(grid, C, K) else "tiles")
+    sizes = CallSizes()
     if parallel_over == "filters":
         # V of all tiles; U and M of the block of filters that a thread works on
-        V = lowering.scratch((1, grid.points, grid.tiles * row_of(C) + PAD))
-        transforms = [TileTransform(grid, channels, row_of(C)) for channels, *_ in channel_parts(C)]
+        places = rounded_up(grid.tiles)
+        V = tile_rows(lowering, grid.points, (grid.tiles, places), row_of(C), per_thread=False)
+        transforms = [TileTransform(grid, channels) for channels, *_ in channel_parts(C)]
         functions = [transform.function(V, x) for transform in transforms]
-        lowering.call(transform_inputs, [V, zeros], [x], functions=functions, grid=grid)
+        specs = [spec_of_tiles(sizes, V), zeros.spec, sizes.images(x, "input")]
+        counts = {"rows": sizes.of(grid.rows, "tiles", 0), "columns": sizes.of(grid.columns, "tiles", 1)}
+        static: dict[str, Any] = {"grid": grid.of_one_tile, "functions": functions, **counts}
+        lowering.call(transform_inputs, [V, zeros], [x], specs=specs, sizes=sizes.values, **static)
         U = lowering.scratch((1, grid.classes, min(C, CHANNEL_PART), tile.lanes), per_thread=True)
-        M = lowering.scratch((1, grid.points, grid.tiles * tile.lanes + PAD), per_thread=True)
+        M = tile_rows(lowering, grid.points, (grid.tiles, places), tile.lanes)
         # of the parts of the channels, then of the edge
-        classes, row = grid.order.ranges, row_of(C)
-        products = [PointProducts(classes, grid.tiles, n, row, tile, add=True) for n, *_ in channel_parts(C)]
+        classes, pieces = grid.order.ranges, pieces_of(grid.tiles, tile.rows)
+        products = [PointProducts(classes, pieces, n, tile, add=True) for n, *_ in channel_parts(C)]
         functions = [part.function(M, V, U) for part in products]
         functions += edge_functions(edge, M, grid, (P, Q), tile.width)
+        sizes = CallSizes()
         # each filter belongs to one task, so one row of partial sums is enough
         y.call(
             lowering,
@@ -123,33 +147,80 @@ def lower(
             1,
             [U, M, edge],
             [V, w],
+            spec=spec_for(sizes, x, [V, M], [U, edge, w]),
+            sizes=sizes.values,
             functions=functions,
             rotate=rotate,
-            grid=grid,
-            size=(P, Q),
+            grid=grid.of_one_tile,
             filters=K,
         )
         return
     # U of all filters; V and M of the block of tiles that a thread works on
     U = lowering.scratch((blocks, grid.classes, C, tile.lanes))
     lowering.call(transform_filters, [U], [w], grid=grid.of_one_tile, rotate=rotate)
-    T = block_size(grid, C, tile, algorithm)
-    V = lowering.scratch((1, grid.points, T * row_of(C) + PAD), per_thread=True)
-    M = lowering.scratch((1, grid.points, T * tile.lanes + PAD), per_thread=True)
+    max_tiles = max_block_size(grid, C, tile, algorithm)
+    T = near_equal(grid.tiles, min(max_tiles, ceil_div(grid.tiles, MIN_TASKS)))
+    V = tile_rows(lowering, grid.points, (T, max_tiles), row_of(C))
+    M = tile_rows(lowering, grid.points, (T, max_tiles), tile.lanes)
     functions = [
-        TileTransform(grid, C, row_of(C)).function(V, x),
-        PointProducts(grid.order.ranges, T, C, row_of(C), tile).function(M, V, U),
+        TileTransform(grid, C).function(V, x),
+        PointProducts(grid.order.ranges, pieces_of(T, tile.rows), C, tile).function(M, V, U),
         *edge_functions(edge, M, grid, (P, Q), tile.width),
     ]
     tasks, scratch = ceil_div(grid.tiles, T), [V, M, edge, zeros]
-    y.call(lowering, winograd, tasks, scratch, [x, U], functions=functions, T=T, grid=grid, size=(P, Q), filters=K)
+    spec = spec_for(sizes, x, [V, M], [edge, zeros, U])
+    static = {"functions": functions, "grid": grid.of_one_tile, "filters": K}
+    y.call(lowering, winograd, tasks, scratch, [x, U], spec=spec, sizes=sizes.values, **static)
 
 
-def block_size(grid: Grid, C: int, tile: Tile, algorithm: Algorithm) -> int:
-    """Tiles of a block: `algorithm.tile_block`, else as many as fit into the cache; fewer if blocks would be few."""
+def tile_rows(lowering: Lowering, points: int, tiles: Pair, row: int, *, per_thread: bool = True) -> View:
+    """Scratch memory [1, points, tiles, row] for tiles = (how many there are, for how many there is place).
+
+    Points lie equally far apart however many tiles there are, so that their distance is part of the code.
+    """
+    count, places = tiles
+    # PAD separates the points
+    stride = places * row + PAD
+    return lowering.scratch((1, points, stride), per_thread=per_thread).over(
+        (1, points, count, row), (points * stride, stride, row, 1)
+    )
+
+
+def spec_of_tiles(sizes: CallSizes, rows: View) -> ArraySpec:
+    """What a kernel is specialised to for [1, points, tiles, row]: all but the number of tiles."""
+    _, points, tiles, row = rows.shape
+    return ArraySpec((1, points, sizes.of(tiles, "tiles"), row), rows.strides)
+
+
+def rounded_up(tiles: int) -> int:
+    """A number of tiles rounded up to one of few, at most a quarter more."""
+    step = 1 << max(0, (tiles - 1).bit_length() - 3)
+    return ceil_div(tiles, step) * step
+
+
+def spec_for(sizes: CallSizes, x: View, of_tiles: list[View], known: list[View]) -> Callable[[View], ArraySpec]:
+    """What `winograd` and `winograd_by_filters` are specialised to for a view: images without their numbers and sizes.
+
+    x: the input. of_tiles: V and M. known: the views whose sizes do not depend on the images.
+    """
+
+    def spec(view: View) -> ArraySpec:
+        if any(view is other for other in of_tiles):
+            return spec_of_tiles(sizes, view)
+        if any(view is other for other in known):
+            return view.spec
+        if len(view.shape) == 3:
+            # partial sums [tasks, rows, K]
+            return ArraySpec((sizes.of(view.shape[0], "tasks"), *view.shape[1:]), view.strides)
+        return sizes.images(view, "input" if view is x else "output")
+
+    return spec
+
+
+def max_block_size(grid: Grid, C: int, tile: Tile, algorithm: Algorithm) -> int:
+    """Tiles of a block at most: `algorithm.tile_block`, else as many as fit into the cache."""
     fitting = max(tile.rows, max_block_bytes() // (FLOAT_BYTES * grid.points * C))
-    max_tiles = algorithm.tile_block or min(MAX_TILES, fitting)
-    return near_equal(grid.tiles, min(max_tiles, ceil_div(grid.tiles, MIN_TASKS)))
+    return algorithm.tile_block or min(MAX_TILES, fitting)
 
 
 def threads_share_filters(grid: Grid, C: int, K: int) -> bool:
@@ -225,60 +296,63 @@ class FilterTransform:
 
 
 def winograd(
-    *arrays: Array,
-    grid: Grid,
-    T: int,
-    size: Pair,
-    filters: int,
-    epilogue: Epilogue,
-    functions: tuple[Callable[..., None], ...],
+    *arrays: Array, grid: Grid, filters: int, epilogue: Epilogue, functions: tuple[Callable[..., None], ...]
 ) -> None:
-    """y = A^T [sum_c (G g G^T) * (B^T d B)] A, threads share blocks of T tiles.
+    """y = A^T [sum_c (G g G^T) * (B^T d B)] A, threads share blocks of tiles.
 
-    The last block may have fewer tiles. Its products are computed for T, and what is left over is not used.
+    The last block may have fewer tiles. Its products are computed for all, and what is left over is not used.
     """
-    bound = BoundEpilogue(epilogue, arrays, 6)
+    bound = BoundEpilogue(epilogue, arrays, 6, far=True)
     # x [N, H, W, C], U [blocks, classes, C, columns]. The shape of one thread's copy, of which the first index selects
-    # the thread: V [1, points, T row + PAD], M [1, points, T columns + PAD], edge [1, outputs, lanes], zeros [1, C]
+    # the thread: V [1, points, T, row], M [1, points, T, columns], edge [1, outputs, lanes], zeros [1, C]
     V, M, edge, zeros, x, U = bound.operands
     transform_tiles, multiply_points, *store_edge = functions
-    tile = tile_for(filters)
-    outputs = OutputTransform(bound, edge, grid, size, tile, store_edge)
+    tile, T = tile_for(filters), V.extents[2]
+    outputs = OutputTransform(bound, edge, grid, tile, store_edge)
+    sizes = TileTransform(grid, x.shape[3]).sizes(x, outputs.counts)
+    tiles = x.extents[0] * math.prod(outputs.counts)
     clear_row(zeros)
     # a task is a block of tiles
-    for (number,) in parallel(ceil_div(grid.tiles, T)):
+    for (number,) in parallel(ceil_div(tiles, T)):
         first = number * T
-        block = TileBlock(number, first, T if grid.tiles % T == 0 else minimum(T, grid.tiles - first))
-        V_thread, M_thread = V.at(thread(), 0, 0), M.at(thread(), 0, 0)
+        block = TileBlock(number, first, minimum(T, tiles - first))
+        V_thread, M_thread = V.at(thread(), 0, 0, 0), M.at(thread(), 0, 0, 0)
         # the tiles of the block, one after the other: all channels
-        transform_tiles(V_thread, x, zeros.row(thread()), first, block.count, 0)
+        transform_tiles(V_thread, x, zeros.row(thread()), first, block.count, 0, *sizes)
         # the blocks of filters: V stays in the second-level cache, M is used up before the next block
         for b, valid in filter_blocks(filters, tile.lanes):
             outputs.prefetch(block, b * tile.lanes, valid)
-            multiply_points(M_thread, V_thread, U.at(b, 0, 0, 0))
+            multiply_points(M_thread, V_thread, U.at(b, 0, 0, 0), T)
             outputs.store(M_thread, block, b, valid)
 
 
 def transform_inputs(
-    V: Array, zeros: Array, x: Array, *, grid: Grid, functions: tuple[Callable[..., None], ...]
+    V: Array,
+    zeros: Array,
+    x: Array,
+    *,
+    grid: Grid,
+    rows: Index,
+    columns: Index,
+    functions: tuple[Callable[..., None], ...],
 ) -> None:
-    """V[0, point, t row + c] = (B^T d B)[point] of every tile t and channel c of x [N, H, W, C].
+    """V[0, point, t, c] = (B^T d B)[point] of every tile t and channel c of x [N, H, W, C].
 
-    functions: for each part of the channels.
+    functions: for each part of the channels. rows, columns: those of the tiles of an image.
     """
-    C, row = x.shape[3], row_of(x.shape[3])
+    C = x.shape[3]
     clear_row(zeros)
     for (channels, count, start), transform_tiles in zip(channel_parts(C), functions, strict=True):
+        sizes = TileTransform(grid, channels).sizes(x, (rows, columns))
         # a task is a part of the channels of a tile
-        for t, part in parallel(grid.tiles, count):
+        for t, part in parallel(V.extents[2], count):
             c = part * channels + start
-            transform_tiles(V.at(0, 0, t * row + c), x, zeros.row(thread()), t, 1, c)
+            transform_tiles(V.at(0, 0, t, c), x, zeros.row(thread()), t, 1, c, *sizes)
 
 
 def winograd_by_filters(
     *arrays: Array,
     grid: Grid,
-    size: Pair,
     filters: int,
     rotate: bool,
     epilogue: Epilogue,
@@ -289,30 +363,29 @@ def winograd_by_filters(
     The filters of a block are transformed a part of the channels at a time and used at once, while they are in the
     second-level cache. M holds the sums over the parts so far.
     """
-    bound = BoundEpilogue(epilogue, arrays, 5)
-    # V [1, points, tiles row + PAD] of all threads, w [K, C, 3, 3]. The shape of one thread's copy, of which the first
-    # index selects the thread: U [1, classes, CHANNEL_PART, columns], M [1, points, tiles columns + PAD],
-    # edge [1, outputs, lanes]
+    bound = BoundEpilogue(epilogue, arrays, 5, far=True)
+    # V [1, points, tiles, row] of all threads, w [K, C, 3, 3]. The shape of one thread's copy, of which the first index
+    # selects the thread: U [1, classes, CHANNEL_PART, columns], M [1, points, tiles, columns], edge [1, outputs, lanes]
     U, M, edge, V, w = bound.operands
-    C, tile = w.shape[1], tile_for(filters)
+    C, tile, tiles = w.shape[1], tile_for(filters), V.extents[2]
     parts = channel_parts(C)
     products, store_edge = functions[: len(parts)], functions[len(parts) :]
     transform = FilterTransform(grid, w, rotate)
-    outputs = OutputTransform(bound, edge, grid, size, tile, store_edge)
+    outputs = OutputTransform(bound, edge, grid, tile, store_edge)
     # a task is a block of filters
     for b, valid in parallel_filter_blocks(filters, tile.lanes):
-        U_thread, M_thread = U.at(thread(), 0, 0, 0), M.at(thread(), 0, 0)
-        for point in loop(grid.points):
-            for i, width in vectors(grid.tiles * tile.lanes):
-                M_thread.store((0, point, i), 0.0, width)
+        U_thread, M_thread = U.at(thread(), 0, 0, 0), M.at(thread(), 0, 0, 0)
+        for point, t in loops(grid.points, tiles):
+            for i, width in vectors(tile.lanes):
+                M_thread.store((0, point, t, i), 0.0, width)
         # parts of the channels
         for (channels, count, start), multiply_points in zip(parts, products, strict=True):
             for i in loop(count):
                 c = i * channels + start
                 for j in loop(channels):
                     transform.store(U_thread.at(0, 0, j, 0), b * tile.lanes, c + j, valid)
-                multiply_points(M_thread, V.at(0, 0, c), U_thread)
-        outputs.store(M_thread, TileBlock(0, 0, grid.tiles), b, valid)
+                multiply_points(M_thread, V.at(0, 0, 0, c), U_thread, tiles)
+        outputs.store(M_thread, TileBlock(0, 0, tiles), b, valid)
 
 
 def channel_parts(channels: int) -> list[tuple[int, int, int]]:

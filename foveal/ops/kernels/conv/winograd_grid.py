@@ -1,8 +1,9 @@
 """The grid of output tiles that Winograd convolution works on, and where each tile lies."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from foveal.kernel.lang import Index, unflatten
+from foveal.kernel.lang import Index, loop, maximum, minimum, walk
 from foveal.ops.kernels.conv.winograd_matrices import Scheme, scheme, strided, transposed
 from foveal.ops.kernels.conv.winograd_transform import PointOrder, point_order
 from foveal.ops.kernels.register_tile import ceil_div
@@ -45,28 +46,46 @@ class Grid:
 
     @property
     def of_one_tile(self) -> "Grid":
-        """The grid of one tile without padding: all that transforms of filters and of products depend on."""
-        return replace(self, images=1, rows=1, columns=1, top=0, left=0)
+        """The grid of one tile without padding: all that code depends on but for transforms of inputs."""
+        return replace(self.of_any_size, top=0, left=0)
+
+    @property
+    def of_any_size(self) -> "Grid":
+        """The grid of one tile: all that the code of transforms of inputs depends on."""
+        return replace(self, images=1, rows=1, columns=1)
 
     @property
     def tiles(self) -> int:
         """Tiles of all images."""
         return self.images * self.rows * self.columns
 
-    def first_output(self, tile: Index) -> tuple[Index, Index, Index]:
-        """(image, row, column) of a tile's first output."""
-        n, i, j = unflatten(tile, (self.images, self.rows, self.columns))
+    def counts(self, size: tuple[Index, Index]) -> tuple[Index, Index]:
+        """Rows and columns of tiles of an image with outputs of `size` = (P, Q), where the call gives them."""
+        return ceil_div(size[0], self.vertical.outputs), ceil_div(size[1], self.horizontal.outputs)
+
+    def first_output(self, place: tuple[Index, Index, Index]) -> tuple[Index, Index, Index]:
+        """(image, row, column) of the first output of the tile at place (image, row, column) of the grid."""
+        n, i, j = place
         return n, i * self.vertical.outputs, j * self.horizontal.outputs
 
-    def first_input(self, tile: Index) -> tuple[Index, Index, Index]:
-        """(image, row, column) of a tile's first input, which may lie in the padding."""
-        n, i, j = unflatten(tile, (self.images, self.rows, self.columns))
+    def first_input(self, place: tuple[Index, Index, Index]) -> tuple[Index, Index, Index]:
+        """(image, row, column) of the first input of the tile at that place, which may lie in the padding."""
+        n, i, j = place
         return n, i * self.vertical.step - self.top, j * self.horizontal.step - self.left
 
-    def output_pixels(self, tile: Index) -> list[tuple[Index, Index, Index]]:
-        """(image, row, column) of all outputs of a tile, row by row."""
-        n, p, q = self.first_output(tile)
-        return [(n, p + i, q + j) for i in range(self.vertical.outputs) for j in range(self.horizontal.outputs)]
+
+def tiles(
+    first: Index, count: Index, rows: Index, columns: Index
+) -> Iterator[tuple[Index, tuple[Index, Index, Index]]]:
+    """Loop over `count` tiles from tile `first` on: (number from 0, place in a grid of rows x columns per image).
+
+    What depends on the row alone is computed once for the tiles of it.
+    """
+    end = first + count
+    for n, i in walk(first // columns, ceil_div(end, columns), (1, rows)):
+        before = (n * rows + i) * columns
+        for j in loop(minimum(end - before, columns), start=maximum(first - before, 0)):
+            yield j + (before - first), (n, i, j)
 
 
 def forward_grid(m: int, window: Window, images: int, size: Pair) -> Grid:

@@ -4,13 +4,14 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from foveal.kernel.compile import ArraySpec, Kernel
-from foveal.kernel.lang import LINE, Array, Index, Value, choose, loop, loops, otherwise, vectors, when, where
-from foveal.ops.kernels.conv.winograd_grid import Grid
+from foveal.kernel.compile import ArraySpec, Kernel, Size
+from foveal.kernel.lang import LINE, Array, Index, Value, choose, loops, otherwise, vectors, when, where
+from foveal.ops.kernels.conv.winograd_grid import Grid, tiles
 from foveal.ops.kernels.conv.winograd_matrices import Matrix
 from foveal.ops.kernels.conv.winograd_transform import transform_2d
 from foveal.ops.kernels.epilogue import exceeds_l2
 from foveal.ops.kernels.register_tile import ceil_div
+from foveal.ops.window import Pair
 from foveal.view import View
 
 # (image, row, column)
@@ -23,17 +24,21 @@ FLAT = ArraySpec((1,), (1,))
 Pixels = dict[tuple[int, int], Array]
 
 
+# Indices of `transform_tiles` before those that are sizes: the first tile, the number of tiles, the first channel.
+OWN_INDICES = 3
+
+
 @dataclass(frozen=True)
 class TileTransform:
     """The transform of the tiles of one array: B^T d B for inputs d, or G_w dy G_w^T for gradients of outputs dy.
 
-    It is computed by a function that all kernels of the same shapes call.
+    It is computed by a function that all kernels call whose images have as many channels, however many and large the
+    images are.
     """
 
     grid: Grid
-    #: how many channels are transformed, and the elements from one tile to the next in the result
+    #: how many channels are transformed
     channels: int
-    row: int
     #: True for the gradients of outputs
     of_gradients: bool = False
 
@@ -53,62 +58,77 @@ class TileTransform:
         vertical, horizontal = self.grid.vertical, self.grid.horizontal
         return (vertical.outputs, horizontal.outputs) if self.of_gradients else (vertical.step, horizontal.step)
 
-    def first_pixel(self, tile: Index) -> Pixel:
-        """Where the tile begins, which may be in the padding."""
-        return self.grid.first_output(tile) if self.of_gradients else self.grid.first_input(tile)
+    def first_pixel(self, place: Pixel) -> Pixel:
+        """Where the tile at that place of the grid begins, which may be in the padding."""
+        return self.grid.first_output(place) if self.of_gradients else self.grid.first_input(place)
 
     def function(self, V: View, image: View) -> Kernel:
-        """`transform_tiles` for V [1, points, tiles row + PAD] and the image [N, H, W, C]."""
-        # neither the number of images nor that of channels counts
-        one_image = ArraySpec((1, *image.shape[1:]), image.strides)
-        static = (("prefetch", exceeds_l2(image)), ("transform", replace(self, grid=replace(self.grid, images=1))))
-        return Kernel(transform_tiles, (ArraySpec(V.shape, V.strides), one_image, FLAT), static, indices=3)
+        """`transform_tiles` for V [1, points, tiles, row] and the image [N, H, W, C]."""
+        height, width, by_image, by_row = (Size(OWN_INDICES + i) for i in range(4))
+        _, _, by_column, by_channel = image.strides
+        image_spec = ArraySpec((1, height, width, image.shape[3]), (by_image, by_row, by_column, by_channel))
+        specs = (ArraySpec((1, *V.shape[1:2], 1, V.shape[3]), V.strides), image_spec, FLAT)
+        grid = self.grid.of_one_tile if self.of_gradients else self.grid.of_any_size
+        static = (("outside", self.outside(image)), ("transform", replace(self, grid=grid)))
+        return Kernel(transform_tiles, specs, static, indices=OWN_INDICES + len(self.sizes(image, (1, 1))))
 
-    def store(self, V: Array, image: Array, zeros: Array, pixel: Pixel, channel: Index, prefetch: bool) -> None:
-        """V[0, point, c] = the transform of the tile whose first element is at `pixel`, channel `channel` + c.
+    def sizes(self, image: Array | View, counts: tuple[Index, Index]) -> tuple[Index, ...]:
+        """The last indices of the function for an image [N, H, W, C]; counts: rows and columns of tiles of an image.
+
+        They are H, W, the strides of images and of rows, the counts, and the cache lines of a pixel that are
+        prefetched: none where the images stay in the cache.
+        """
+        (_, height, width, _), (by_image, by_row, _, _) = image.extents, image.strides
+        return height, width, by_image, by_row, *counts, far_lines(image, self.channels)
+
+    def outside(self, image: View) -> tuple[Pair, Pair]:
+        """Along rows and columns: how many elements of a tile, from its start and from its end, may lie in the padding.
+
+        They are the first ones of the first tile and the last ones of the last tile, so that code depends on the sizes
+        of images only as far as the last tiles are cut.
+        """
+        firsts = (0, 0) if self.of_gradients else (-self.grid.top, -self.grid.left)
+        counts, lengths = (self.grid.rows, self.grid.columns), (len(self.vertical[0]), len(self.horizontal[0]))
+        rows, columns = (
+            (min(max(-first, 0), length), min(max(first + step * (count - 1) + length - n, 0), length))
+            for first, step, count, length, n in zip(firsts, self.steps, counts, lengths, image.shape[1:3], strict=True)
+        )
+        return rows, columns
+
+    def store(
+        self, V: Array, image: Array, zeros: Array, pixel: Pixel, channel: Index, outside: tuple[Pair, Pair]
+    ) -> None:
+        """V[0, point, 0, c] = the transform of the tile whose first element is at `pixel`, channel `channel` + c.
 
         A tile that lies inside of the image reads it directly. At the border the address of each of the tile's pixels
-        is chosen, in the image or in a row of zeros, so that the transform itself has no branches.
+        that may lie outside is chosen, in the image or in a row of zeros, so that the transform itself has no branches.
         """
         n, h, v = pixel
-        rows, columns = len(self.vertical[0]), len(self.horizontal[0])
-        _, height, width, _ = image.shape
-        if prefetch:
-            # the rows that the tile below reads and this one does not
-            prefetch_pixels(image.at(n, h + rows, v, channel), *self.steps, self.channels)
-        inside = self.inside(h, v, height, width)
+        lengths = rows, columns = len(self.vertical[0]), len(self.horizontal[0])
+        _, height, width, _ = image.extents
+        tests = [
+            is_inside(first, first + (length - 1), size)
+            for first, length, size, places in zip((h, v), lengths, (height, width), outside, strict=True)
+            if any(places)
+        ]
+        inside = tests[0] & tests[1] if len(tests) == 2 else tests[0] if tests else True
         area = list(itertools.product(range(rows), range(columns)))
         for _ in when(inside):
             self.transform(V, {(i, j): image.row(n, h + i, v + j) for i, j in area}, channel)
         for _ in otherwise(inside):
-            clamped_rows = [clamp_index(h + i, height) for i in range(rows)]
-            clamped_columns = [clamp_index(v + j, width) for j in range(columns)]
+            clamped_rows = clamped(h, rows, height, outside[0])
+            clamped_columns = clamped(v, columns, width, outside[1])
             pixels = {}
             for i, j in area:
                 (row, row_inside), (column, column_inside) = clamped_rows[i], clamped_columns[j]
                 pixels[i, j] = choose(row_inside & column_inside, image.row(n, row, column), zeros)
             self.transform(V, pixels, channel)
 
-    def inside(self, h: Index, v: Index, height: int, width: int) -> bool | Value:
-        """True where the tile that begins at row h and column v lies inside of an image of that size.
-
-        That is known before the kernel runs if it holds for all tiles, or for none.
-        """
-        rows, columns = len(self.vertical[0]), len(self.horizontal[0])
-        top, left = (0, 0) if self.of_gradients else (-self.grid.top, -self.grid.left)
-        vertical = [is_inside(i, i + rows - 1, height) for i in starts(top, self.steps[0], self.grid.rows)]
-        horizontal = [is_inside(i, i + columns - 1, width) for i in starts(left, self.steps[1], self.grid.columns)]
-        if all(vertical) and all(horizontal):
-            return True
-        if not any(vertical) or not any(horizontal):
-            return False
-        return is_inside(h, h + (rows - 1), height) & is_inside(v, v + (columns - 1), width)
-
     def transform(self, V: Array, pixels: Pixels, channel: Index) -> None:
-        """V[0, point, c] for all channels, a vector at a time; pixels[i, j]: the channels of element (i, j)."""
+        """V[0, point, 0, c] for all channels, a vector at a time; pixels[i, j]: the channels of element (i, j)."""
         for c, width in vectors(self.channels):
             for i, j, value in self.transformed(pixels, channel + c, width):
-                V.store((0, self.grid.order.point[i, j], c), value, width)
+                V.store((0, self.grid.order.point[i, j], 0, c), value, width)
 
     def transformed(self, pixels: Pixels, channel: Index, width: int) -> Iterator[tuple[int, int, Value]]:
         """Yield (i, j, value) of the transform of a vector of channels."""
@@ -126,39 +146,54 @@ def transform_tiles(
     first: Index,
     count: Index,
     channel: Index,
-    *,
+    *sizes: Index,
     transform: TileTransform,
-    prefetch: bool,
+    outside: tuple[Pair, Pair],
 ) -> None:
-    """V[0, point, t row + c] = the transform of tile first + t, for `count` tiles t, of channel `channel` + c.
+    """V[0, point, t, c] = the transform of tile first + t, for `count` tiles t, of channel `channel` + c.
 
-    zeros [C or more] are read in place of padding. prefetch: the image does not stay in the cache.
+    zeros [C or more] are read in place of padding. sizes: as `TileTransform.sizes` gives them. outside: see
+    `TileTransform.outside`.
     """
-    for t in loop(count):
-        V_tile = V.at(0, 0, t * transform.row)
-        transform.store(V_tile, image, zeros, transform.first_pixel(first + t), channel, prefetch)
+    *_, rows, columns, lines = sizes
+    for t, place in tiles(first, count, rows, columns):
+        n, h, v = pixel = transform.first_pixel(place)
+        # the rows that the tile below reads and this one does not
+        for _ in when(lines > 0):
+            prefetch_pixels(image.at(n, h + len(transform.vertical[0]), v, channel), *transform.steps, lines)
+        transform.store(V.at(0, 0, t, 0), image, zeros, pixel, channel, outside)
 
 
-def starts(first: int, step: int, count: int) -> range:
-    """Where the tiles of an axis begin."""
-    return range(first, first + step * count, step)
+def far_lines(image: Array | View, channels: int) -> Index:
+    """Cache lines of `channels` channels of a pixel if the images do not fit into the second-level cache, else 0."""
+    return where(exceeds_l2(image), ceil_div(channels, LINE), 0)
 
 
-def prefetch_pixels(x: Array, rows: int, columns: int, channels: int) -> None:
-    """Prefetch rows x columns pixels that are needed soon, from the origin of x [N, H, W, C] on.
+def prefetch_pixels(x: Array, rows: int, columns: int, lines: Index) -> None:
+    """Prefetch rows x columns pixels that are needed soon, `lines` cache lines of each, from x [N, H, W, C] on.
 
     The rows of a tile are too short for the hardware's prefetcher to detect a stream.
     """
-    for i, j, c in loops(rows, columns, ceil_div(channels, LINE)):
+    for i, j, c in loops(rows, columns, lines):
         x.prefetch((0, i, j, c * LINE))
 
 
-def is_inside(first: Index, last: Index, n: int) -> bool | Value:
+def is_inside(first: Index, last: Index, n: Index) -> bool | Value:
     """True where all of first ... last are indices of an axis of length n."""
     return (first >= 0) & (last < n)
 
 
-def clamp_index(i: Index, n: int) -> tuple[Value, bool | Value]:
-    """(i, True) where i is an index of an axis of length n, else (0, False)."""
-    valid = is_inside(i, i, n)
-    return where(valid, i, 0), valid
+def clamped(first: Index, count: int, n: Index, outside: Pair) -> list[tuple[Index, bool | Value]]:
+    """(i, True) for each of `count` places from `first` on that is an index of an axis of length n, else (0, False).
+
+    outside: how many places from the start and from the end may lie outside.
+    """
+    before, after = outside
+    places: list[tuple[Index, bool | Value]] = []
+    for i in range(count):
+        place: Index = first + i
+        valid: bool | Value = place >= 0 if i < before else True
+        if i >= count - after:
+            valid = valid & (place < n)
+        places.append((where(valid, place, 0), valid))
+    return places

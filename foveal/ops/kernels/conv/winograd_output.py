@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from foveal.kernel.compile import ArraySpec, Kernel
-from foveal.kernel.lang import Array, Index, Scalar, Value, loop, minimum, otherwise, thread, vectors, when
-from foveal.ops.kernels.conv.winograd_grid import Grid
-from foveal.ops.kernels.conv.winograd_input import Pixel, prefetch_pixels
+from foveal.kernel.lang import Array, Index, Scalar, Value, loop, minimum, otherwise, thread, vectors, when, where
+from foveal.ops.kernels.conv.winograd_grid import Grid, tiles
+from foveal.ops.kernels.conv.winograd_input import Pixel, far_lines, prefetch_pixels
 from foveal.ops.kernels.conv.winograd_transform import transform_2d
 from foveal.ops.kernels.epilogue import BoundEpilogue, exceeds_l2
 from foveal.ops.kernels.register_tile import Tile
@@ -43,8 +43,6 @@ class OutputTransform:
     #: [threads, outputs, lanes]: outputs of a tile that reaches over the edge, before the valid ones are stored
     edge: Array
     grid: Grid
-    #: (P, Q)
-    size: Pair
     #: the register tile, whose columns are the filters of a block
     tile: Tile
     #: `store_edge_outputs` if any tile reaches over the edge
@@ -57,11 +55,20 @@ class OutputTransform:
             k = b * self.tile.lanes + start
             if self.bound.epilogue.has_sums:
                 self.bound.zero_sums(block.task, k, width)
-            # tiles
-            for t in loop(block.count):
-                M_tile = M.at(0, 0, t * self.tile.lanes + start)
-                self.prefetch_operands(block.first + t + AHEAD, k, width)
-                self.store_tile(M_tile, block.task, self.grid.first_output(block.first + t), k, width)
+            for t, place in tiles(block.first, block.count, *self.counts):
+                self.prefetch_operands(place, k, width)
+                self.store_tile(M.at(0, 0, t, start), block.task, self.grid.first_output(place), k, width)
+
+    @property
+    def size(self) -> tuple[Index, Index]:
+        """(P, Q), rows and columns of the outputs."""
+        _, P, Q, _ = self.bound.outputs[0].extents
+        return P, Q
+
+    @property
+    def counts(self) -> tuple[Index, Index]:
+        """Rows and columns of tiles of an image."""
+        return self.grid.counts(self.size)
 
     def store_tile(self, M: Array, task: Index, pixel: Pixel, k: Index, width: int) -> None:
         """Store the outputs of one tile, which begins at `pixel`, for `width` filters from k on.
@@ -88,15 +95,26 @@ class OutputTransform:
     def is_whole(self, p: Index, q: Index) -> Scalar:
         """True if all outputs of the tile that begins at (p, q) are inside of the image.
 
-        An axis whose length is a multiple of the tile's needs no test at run time.
+        Images whose sizes are multiples of a tile's need no test at run time.
         """
-        tests = [(p, q)[axis] + m <= self.size[axis] for axis, m in cut_axes(self.grid, self.size)]
-        return tests[0] & tests[1] if len(tests) == 2 else tests[0] if tests else True
+        if not self.store_edge:
+            return True
+        rows, columns = self.size
+        return (p + self.grid.vertical.outputs <= rows) & (q + self.grid.horizontal.outputs <= columns)
 
-    def prefetch_operands(self, tile: Index, k: Index, width: int) -> None:
-        """Start to fetch what the epilogue reads for the outputs of a tile."""
-        n, p, q = self.grid.first_output(tile)
-        for i in loop(self.grid.vertical.outputs if self.bound.far else 0):
+    def prefetch_operands(self, place: Pixel, k: Index, width: int) -> None:
+        """Start to fetch what the epilogue reads for the outputs of the tile AHEAD places further on in the grid.
+
+        Nothing is fetched where images fit into the cache.
+        """
+        if not self.bound.far:
+            return
+        (n, i, j), (_, columns) = place, self.counts
+        # at the end of a row of tiles: one of the next row, or of the next image, which begins behind the last row
+        is_inside = j + AHEAD < columns
+        ahead = minimum(j - columns + AHEAD, columns - 1)
+        n, p, q = self.grid.first_output((n, where(is_inside, i, i + 1), where(is_inside, j + AHEAD, ahead)))
+        for i in loop(where(exceeds_l2(self.bound.outputs[0]), self.grid.vertical.outputs, 0)):
             self.bound.prefetch([(n, p + i, q + j) for j in range(self.grid.horizontal.outputs)], k, width)
 
     def prefetch(self, block: TileBlock, k: Index, valid: int) -> None:
@@ -106,28 +124,23 @@ class OutputTransform:
         """
         grid = self.grid
         for image in (y for y in self.bound.outputs if not y.streamed):
-            for t in loop(block.count if exceeds_l2(image) else 0):
-                first = image.at(*grid.first_output(block.first + t), k)
-                prefetch_pixels(first, grid.vertical.outputs, grid.horizontal.outputs, valid)
+            lines = far_lines(image, valid)
+            for _, place in tiles(block.first, where(lines > 0, block.count, 0), *self.counts):
+                first = image.at(*grid.first_output(place), k)
+                prefetch_pixels(first, grid.vertical.outputs, grid.horizontal.outputs, lines)
 
 
 def transformed_back(M: Array, grid: Grid, width: int) -> Iterator[tuple[int, int, Value]]:
-    """Yield the outputs (i, j, value) of the tile at the origin of M [1, points, ...], for `width` filters."""
+    """Yield the outputs (i, j, value) of the tile at the origin of M [1, points, tiles, k], for `width` filters."""
     points = grid.order.point
-    return transform_2d(grid.vertical.AT, grid.horizontal.AT, lambda i, j: M.load((0, points[i, j], 0), width))
-
-
-def cut_axes(grid: Grid, size: Pair) -> list[tuple[int, int]]:
-    """(axis, outputs of a tile on it) of each axis on which the last tile reaches over the edge of the image."""
-    tile = enumerate((grid.vertical.outputs, grid.horizontal.outputs))
-    return [(axis, m) for axis, m in tile if size[axis] % m]
+    return transform_2d(grid.vertical.AT, grid.horizontal.AT, lambda i, j: M.load((0, points[i, j], 0, 0), width))
 
 
 def edge_functions(edge: View, M: View, grid: Grid, size: Pair, width: int) -> list[Kernel]:
-    """`store_edge_outputs` for edge [1, outputs, lanes] and M [1, points, tiles columns + PAD], if it is needed."""
-    if not cut_axes(grid, size):
+    """`store_edge_outputs` for edge [1, outputs, lanes] and M [1, points, tiles, columns], if a tile is cut."""
+    if not any(n % m for n, m in zip(size, (grid.vertical.outputs, grid.horizontal.outputs), strict=True)):
         return []
-    specs = tuple(ArraySpec(view.shape, view.strides) for view in (edge, M))
+    specs = ArraySpec(edge.shape, edge.strides), ArraySpec((1, M.shape[1], 1, M.shape[3]), M.strides)
     # the outputs of a tile do not depend on where it lies
     static = (("grid", grid.of_one_tile), ("width", width))
     return [Kernel(store_edge_outputs, specs, static, indices=0)]

@@ -24,16 +24,18 @@ GFLOP/s for 64 and 128 channels (`foveal bench ops 3x3`, rows dw, docs/results.m
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from foveal.kernel.compile import ArraySpec, Kernel
 from foveal.kernel.lang import Array, Index, Value, loop, minimum, parallel, splat, thread, var, vectors
 from foveal.ops.kernels.conv.cost_model import Algorithm, channel_block
-from foveal.ops.kernels.conv.winograd import PAD, clear_row
+from foveal.ops.kernels.conv.winograd import PAD, clear_row, tile_rows
 from foveal.ops.kernels.conv.winograd_grid import Grid
 from foveal.ops.kernels.conv.winograd_input import TileTransform
 from foveal.ops.kernels.conv.winograd_transform import ClassRange, transform_2d
 from foveal.ops.kernels.partial_sums import lower_sums
 from foveal.ops.kernels.register_tile import ENOUGH_TASKS, ceil_div, lane_ranges, split, tile_for
+from foveal.ops.kernels.sizes import CallSizes
 from foveal.ops.op import Lowering
 from foveal.view import View
 
@@ -68,20 +70,31 @@ def lower(lowering: Lowering, dw: View, dy: View, x: View, grid: Grid, algorithm
     # as few chunks as give enough tasks, for each has sums of its own that are added up; at least a block of tiles each
     chunks = max(1, min(ceil_div(ENOUGH_TASKS, pairs), grid.tiles // block))
     # one copy per thread; in the kernel the first index selects the thread
-    V, M = (lowering.scratch((1, grid.points, block * n + PAD), per_thread=True) for n in (channels, filters))
+    V, M = (tile_rows(lowering, grid.points, (block, block), n) for n in (channels, filters))
     D = lowering.scratch((1, grid.classes, channels * filters + PAD), per_thread=True)
     zeros = lowering.scratch((1, max(C, K)), per_thread=True)
     result = dw.permuted(2, 3, 1, 0)
     partial = lowering.scratch((chunks, 3, 3, C, K))
     dy, x = dy.permuted(0, 2, 3, 1), x.permuted(0, 2, 3, 1)
     functions = [
-        TileTransform(grid, channels, channels).function(V, x),
-        TileTransform(grid, filters, filters, of_gradients=True).function(M, dy),
+        TileTransform(grid, channels).function(V, x),
+        TileTransform(grid, filters, of_gradients=True).function(M, dy),
         TransformedSums(grid.order.ranges, channels, filters).function(D, V, M),
     ]
-    division = TileDivision(block, channels, filters)
-    scratch = [V, M, D, zeros]
-    lowering.call(winograd_weight_grad, [partial, *scratch], [dy, x], grid=grid, division=division, functions=functions)
+    scratch, sizes = [V, M, D, zeros], CallSizes()
+    specs = [
+        # nothing is written past the cache
+        ArraySpec((sizes.of(chunks, "chunks"), *partial.shape[1:]), partial.strides),
+        *(view.spec for view in scratch),
+        sizes.images(dy, "gradients"),
+        sizes.images(x, "inputs"),
+    ]
+    static: dict[str, Any] = {
+        "grid": grid.of_one_tile,
+        "division": TileDivision(block, channels, filters),
+        "functions": functions,
+    }
+    lowering.call(winograd_weight_grad, [partial, *scratch], [dy, x], specs=specs, sizes=sizes.values, **static)
     lower_sums(lowering, result.reshaped((9 * C * K,)), partial)
 
 
@@ -101,17 +114,22 @@ def winograd_weight_grad(
     """partial[chunk, r, s, c, k] = the gradient from a chunk of the tiles.
 
     partial: [chunks, 3, 3, C, K]; dy: [N, P, Q, K]; x: [N, H, W, C]. Per thread, of which the
-    first index selects one: V [1, points, block channels + PAD], M [1, points, block filters + PAD], D [1, classes,
+    first index selects one: V [1, points, block, channels], M [1, points, block, filters], D [1, classes,
     channels filters + PAD], zeros [1, the larger of C and K].
     """
-    chunks, _, _, C, K = partial.shape
+    chunks, _, _, C, K = partial.extents
+    N, P, Q, _ = dy.extents
     block, channels, filters = division.block, division.channels, division.filters
     transform_inputs, transform_gradients, add_block = functions
+    rows, columns = counts = grid.counts((P, Q))
+    input_sizes = TileTransform(grid, channels).sizes(x, counts)
+    gradient_sizes = TileTransform(grid, filters, of_gradients=True).sizes(dy, counts)
+    tiles = N * rows * columns
     clear_row(zeros)
     # a task is a chunk of the tiles, a block of channels and a block of filters
     for chunk, c_block, k_block in parallel(chunks, C // channels, K // filters):
         c, k = c_block * channels, k_block * filters
-        start, end = chunk * grid.tiles // chunks, (chunk + 1) * grid.tiles // chunks
+        start, end = chunk * tiles // chunks, (chunk + 1) * tiles // chunks
         for class_ in loop(D.shape[1]):
             for i, width in vectors(channels * filters):
                 D.store((thread(), class_, i), 0.0, width)
@@ -119,9 +137,9 @@ def winograd_weight_grad(
         for first in loop(end, start=start, step=block):
             count = minimum(block, end - first)
             # the tiles of the block: V and M are written into the second-level cache
-            V_thread, M_thread, padding = V.at(thread(), 0, 0), M.at(thread(), 0, 0), zeros.row(thread())
-            transform_inputs(V_thread, x, padding, first, count, c)
-            transform_gradients(M_thread, dy, padding, first, count, k)
+            V_thread, M_thread, padding = V.at(thread(), 0, 0, 0), M.at(thread(), 0, 0, 0), zeros.row(thread())
+            transform_inputs(V_thread, x, padding, first, count, c, *input_sizes)
+            transform_gradients(M_thread, dy, padding, first, count, k, *gradient_sizes)
             add_block(D.at(thread(), 0, 0), V_thread, M_thread, count)
         store_gradient(partial.at(chunk, 0, 0, c, k), D.at(thread(), 0, 0), grid, division)
 
@@ -166,7 +184,7 @@ class TransformedSums:
                 c = i * rows + first
                 sums = D.at(0, n + classes.first, c * self.filters + k)
                 point = n * classes.copies + classes.start
-                left, right = V.at(0, point, c), M.at(0, point, k)
+                left, right = V.at(0, point, 0, c), M.at(0, point, 0, k)
                 self.add_register_tile(sums, left, right, (classes.copies, count), rows, starts)
             first += rows * times
 
@@ -186,9 +204,9 @@ class TransformedSums:
         # points of the class, then tiles of the block
         for point in loop(steps[0]):
             for t in loop(steps[1]):
-                gradients = [M.load((0, point, t * self.filters + start), width) for start, width in starts]
+                gradients = [M.load((0, point, t, start), width) for start, width in starts]
                 for i in range(rows):
-                    x = V[0, point, t * self.channels + i]
+                    x = V[0, point, t, i]
                     for s, gradient in enumerate(gradients):
                         acc[i, s].fma(splat(x, starts[s][1]), gradient)
         for (i, s), total in acc.items():
