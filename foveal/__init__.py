@@ -20,6 +20,7 @@ MAP = (
     ("debug", "the DEBUG ladder"),
     ("system", "what the operating system lets this process use: processors, memory, places for files"),
     ("forks", "what a fork does to locks"),
+    ("collector", "the garbage collector, paused while programs are made"),
     ("kinds", "what annotations mean for values"),
     ("arguments", "public calls, checked by their annotations"),
     ("strides", "shapes and strides of arrays, in elements"),

@@ -295,7 +295,8 @@ class Step:
             # forward
             outputs = self.model(image)
             # The loss may hold a network that another step trains, as a generator's loss holds its critic.
-            check_used(parameters_of(self.model, self.loss), recording)
+            owned = parameters_of(self.model, self.loss)
+            check_used(owned, recording)
             output = outputs[0] if isinstance(outputs, tuple) and outputs else outputs
             if not isinstance(output, Symbol):
                 raise ShapeError(
@@ -306,7 +307,7 @@ class Step:
             if y.shape != ():
                 raise ShapeError(f"the loss has shape {y.shape}; a training step needs a scalar: take its mean")
             # backward
-            parameters = [p for p in parameters_of(self.model, self.loss) if p.trainable]
+            parameters = [p for p in owned if p.trainable]
             slopes = gradients_where_read(y, [recording.lift(p) for p in parameters])
             read = {p: slope for p, slope in zip(parameters, slopes, strict=True) if slope is not None}
             self.name_unread(p for p in parameters if p not in read)

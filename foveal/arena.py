@@ -52,30 +52,30 @@ def plan_arena(schedule: CallSchedule, outputs: Sequence[View], threads: int) ->
     number = {buffer: i for i, buffer in enumerate(buffers)}
     heirs: dict[int, int] = {}
     for i, call in enumerate(calls):
-        ending = {view.buffer for view in call.views if last_use.get(view.buffer) == i}
-        beginning = {view.buffer for view in call.views if first_use.get(view.buffer) == i}
-        heirs |= {number[y]: number[x] for y, x in reusable_inputs(call, ending, beginning).items()}
+        if call.kernel.body is pointwise.pointwise:
+            ending = {view.buffer for view in call.views if last_use.get(view.buffer) == i}
+            beginning = {view.buffer for view in call.views if first_use.get(view.buffer) == i}
+            heirs |= {number[y]: number[x] for y, x in reusable_inputs(call, ending, beginning).items()}
     offsets = plan_memory(lifetimes, heirs)
     return ArenaPlan(buffers, sizes, offsets.offsets, offsets.size)
 
 
 def reusable_inputs(call: KernelCall, ending: Container[Buffer], beginning: Container[Buffer]) -> dict[Buffer, Buffer]:
-    """Return, for outputs among the `beginning` buffers, the input among the `ending` ones whose place they can take.
+    """Return, for outputs of a pointwise call among the `beginning` buffers, the input among the `ending` ones whose
+    place they can take.
 
     A pointwise kernel reads every array at one index before it writes there, and at no other index. So an output may
     take the place of an input if both arrays have the same strides and fill their buffers, and the input is read once.
     """
-    if call.kernel.body is not pointwise.pointwise:
-        return {}
     reads = Counter(view.buffer for view in call.views)
     inherits: dict[Buffer, Buffer] = {}
-    for y in call.written:
-        for x in call.read:
+    begun = [y for y in call.written if y.buffer in beginning and reads[y.buffer] == 1]
+    ended = [x for x in call.read if x.buffer in ending and reads[x.buffer] == 1]
+    for y in begun:
+        for x in ended:
             alike = (x.strides, x.offset, x.buffer.size) == (y.strides, y.offset, y.buffer.size)
-            fills = math.prod(x.shape) == x.buffer.size and dense(x.shape, x.strides)
-            free = x.buffer in ending and x.buffer not in inherits.values()
-            read_once = reads[x.buffer] == reads[y.buffer] == 1
-            if y.buffer in beginning and free and read_once and alike and fills:
+            free = alike and x.buffer not in inherits.values()
+            if free and math.prod(x.shape) == x.buffer.size and dense(x.shape, x.strides):
                 inherits[y.buffer] = x.buffer
                 break
     return inherits

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ class Graph:
             for x in node.inputs:
                 assert x in seen, f"{node.op} uses a value that is computed later or never"
             if node.op is not None:
-                found = node.op.type(*(x.type for x in node.inputs), **node.attributes)
+                found = node.op.type_of(tuple([x.type for x in node.inputs]), node.attributes)
                 assert found == node.type, f"{node.op} gives {found}, the node says {node.type}"
             seen.add(node)
         for node in (*self.arguments, *self.outputs, *(value for _, value in self.updates)):
@@ -59,11 +60,12 @@ class Graph:
             assert variable.shape == value.shape, f"{variable} is updated with {value.type}"
         return self
 
-    def users(self) -> dict[Node, list[Node]]:
-        """Return the nodes that read each node, in order."""
+    @cached_property
+    def users(self) -> Mapping[Node, Sequence[Node]]:
+        """The nodes that read each node, in order."""
         users: dict[Node, list[Node]] = {node: [] for node in self.nodes}
         for node in self.nodes:
-            for x in dict.fromkeys(node.inputs):
+            for x in node.inputs if len(node.inputs) == 1 else dict.fromkeys(node.inputs):
                 users[x].append(node)
         return users
 
@@ -111,12 +113,13 @@ def order(results: Iterable[Node], inputs: Sequence[Node] = ()) -> tuple[Node, .
     """
     done: dict[Node, None] = dict.fromkeys(inputs)
     for result in results:
-        stack = [(result, iter(result.inputs))]
+        # the last one is next: it is done if its inputs are, else they come first
+        stack = [result]
         while stack:
-            node, rest = stack[-1]
-            following = next((x for x in rest if x not in done), None)
-            if following is not None and node not in done:
-                stack.append((following, iter(following.inputs)))
+            node = stack[-1]
+            waiting = [] if node in done else [x for x in node.inputs if x not in done]
+            if waiting:
+                stack += reversed(waiting)
             else:
                 done[node] = None
                 stack.pop()

@@ -80,7 +80,7 @@ def unpacked(value: Any) -> Any:
 
 def whole(value: Any) -> int:
     """A whole number."""
-    number = unpacked(value)
+    number = value if type(value) is int else unpacked(value)
     if isinstance(number, bool) or not isinstance(number, int) or abs(number) >> INTEGER_BITS:
         raise Refused
     return number

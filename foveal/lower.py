@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from foveal.graph import Graph, Node
@@ -157,7 +157,8 @@ class Lowerer:
         fused_modules = {type(OPS[name]).__module__ for name, *_ in steps}
         specs = [view.spec for view in views] if specs is None else list(specs)
         # to read, it is no matter how the array was written
-        specs[len(outputs) :] = [replace(s, streamed=False) if s.streamed else s for s in specs[len(outputs) :]]
+        read = specs[len(outputs) :]
+        specs[len(outputs) :] = [ArraySpec(s.shape, s.strides, s.dtype) if s.streamed else s for s in read]
         kernel = Kernel(
             body,
             tuple(specs),

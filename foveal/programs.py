@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
-from foveal import debug, forks
+from foveal import collector, debug, forks
 
 # How many programs one function, step or module keeps. Each has memory of its own. A network for images of any size is
 # compiled for each size that it meets, of which there may be dozens; making a program again takes a second or so.
@@ -68,7 +68,8 @@ class Programs(forks.Locked, Generic[Made]):
         with self.lock:
             if key in self.kept:
                 return self.kept[key]
-        made = make()
+        with collector.paused():
+            made = make()
         with self.lock:
             self.kept[key] = made
             while len(self.kept) > self.limit:

@@ -101,9 +101,8 @@ class Trace:
 
     def record(self, op: Operator, inputs: tuple[Operand, ...], attributes: dict[str, Any]) -> Symbol:
         """Add a node for an operator called on operands."""
-        nodes = tuple(self.lift(x).node for x in inputs)
-        kind = op.type(*(node.type for node in nodes), **attributes)
-        made = Node(op, nodes, attributes, kind)
+        nodes = tuple([self.lift(x).node for x in inputs])
+        made = Node(op, nodes, attributes, op.type_of(tuple([node.type for node in nodes]), attributes))
         self.call.parts.append(made)
         return Symbol(self, made)
 

@@ -32,7 +32,8 @@ def check_optimizer(model: object, loss: object, optimizer: object) -> None:
 
 def check_used(owned: Sequence[Variable], recording: Trace) -> None:
     """Raise StateError if the model has computed with trainable parameters that are no part of it."""
-    strays = [v for v in recording.variables if getattr(v, "trainable", False) and v not in set(owned)]
+    listed = set(owned)
+    strays = [v for v in recording.variables if getattr(v, "trainable", False) and v not in listed]
     if strays:
         raise StateError(
             f"the model computes with {named(strays)}, which model.parameters() does not list, so that no optimiser"

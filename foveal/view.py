@@ -39,8 +39,9 @@ class Buffer:
     @property
     def streamed(self) -> bool:
         """True if kernels write it past the cache: it is temporary, large, and consists of whole cache lines."""
-        large = 4 * self.size >= min_streamed_bytes()
-        return self.temporary and not self.per_thread and large and self.size % LINE == 0
+        # what the target says comes last, which takes longest to find
+        whole = self.temporary and not self.per_thread and self.size % LINE == 0
+        return whole and 4 * self.size >= min_streamed_bytes()
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,11 @@ class View:
         return self.permuted(*axes).reshaped((math.prod(self.shape) // self.shape[1], self.shape[1]))
 
     @property
+    def streamed(self) -> bool:
+        """True if kernels write it past the cache, as its buffer, from a cache line on."""
+        return self.offset % LINE == 0 and self.buffer.streamed
+
+    @property
     def spec(self) -> ArraySpec:
         """What a kernel is specialised to: shape, strides, dtype, and whether it is written past the cache."""
-        streamed = self.buffer.streamed and self.offset % LINE == 0
-        return ArraySpec(self.shape, self.strides, self.buffer.dtype, streamed)
+        return ArraySpec(self.shape, self.strides, self.buffer.dtype, self.streamed)

@@ -37,6 +37,10 @@ class Size:
 
     index: int
 
+    # the one that dataclasses make takes longer than all else of a key
+    def __repr__(self) -> str:
+        return f"Size({self.index})"
+
 
 @dataclass(frozen=True)
 class ArraySpec:
@@ -49,6 +53,9 @@ class ArraySpec:
     strides: tuple[int | Size, ...]
     dtype: str = "float32"
     streamed: bool = False
+
+    def __repr__(self) -> str:
+        return f"ArraySpec({self.shape}, {self.strides}, {self.dtype!r}, {self.streamed})"
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, ClassVar, Literal, ParamSpec, Protocol, cast
+from functools import cache, lru_cache
+from typing import Any, ClassVar, Literal, NamedTuple, ParamSpec, Protocol, cast
 
 import numpy as np
 
@@ -49,10 +49,12 @@ from foveal.view import View
 # The elements of an array of 4 TiB: a larger one comes from a number that was not meant.
 MOST_ELEMENTS = 1 << 40
 
+# Output types that are remembered: those of some of the largest networks.
+MOST_TYPES = 1 << 14
 
-@dataclass(frozen=True)
-class Type:
-    """Shape and dtype of a value."""
+
+class Type(NamedTuple):
+    """Shape and dtype of a value. A tuple: graphs look up thousands of them."""
 
     shape: Shape
     dtype: str = "float32"
@@ -206,18 +208,21 @@ class Operator:
         """`__call__`, with the arguments as a tuple and a dictionary."""
         recording = current_recording()
         for x in inputs:
+            if isinstance(x, Tensor):
+                continue
             # NumPy would stack them into one array, which nobody means here.
             if isinstance(x, list | tuple) and any(getattr(part, "shape", ()) for part in x):
                 raise ArgumentError(
                     f"{self.name}: an input is a {type(x).__name__} of arrays; pass the arrays one by one"
                 )
-        named = attributes.keys() & self.input_names
+        named = attributes and attributes.keys() & self.input_names
         if named or (self.arity is not None and len(inputs) != self.arity):
             # An input that is given by its name goes to its place; a wrong number of inputs is an error here.
             self.check_arguments(inputs, attributes)
             bound = self.__signature__.bind(*inputs, **attributes)
             inputs, attributes = bound.args, bound.kwargs
-        operands = tuple(self.operand(x, i) if recording is None else recording.lift(x) for i, x in enumerate(inputs))
+        lifted = [self.operand(x, i) if recording is None else recording.lift(x) for i, x in enumerate(inputs)]
+        operands = tuple(lifted)
         full = self.normalise(*operands, **self.taken(inputs, attributes))
         if recording is not None:
             return recording.record(self, operands, full)
@@ -246,6 +251,8 @@ class Operator:
         """The attributes of a call, each of which has to be what its annotation in `normalise` says."""
         if not self.required <= attributes.keys() <= self.__signature__.parameters.keys():
             self.check_arguments(inputs, attributes)
+        if not attributes:
+            return {}
         kinds, taken = attribute_kinds(type(self).normalise), {}
         for name, value in attributes.items():
             kind = kinds.get(name)
@@ -317,6 +324,10 @@ class Operator:
                 )
         return Type(self.checked_shape(*(t.shape for t in inputs), **attributes), self.dtype)
 
+    def type_of(self, inputs: tuple[Type, ...], attributes: Mapping[str, Any]) -> Type:
+        """`type`, computed once for equal inputs and attributes, on which alone it depends."""
+        return known_type(self, inputs, tuple(attributes.items()))
+
     def shape(self, *shapes: Any, **attributes: Any) -> Shape:
         """The output's shape, from the inputs' shapes."""
         raise NotImplementedError
@@ -375,6 +386,12 @@ class Operator:
     def lower_results(self, lowering: Lowering, y: Any, /, *inputs: Any, **attributes: Any) -> None:
         """For an operator with `epilogues`: as `lower`, with an EpilogueOutputs in place of the output."""
         raise NotImplementedError(f"{self.name} takes no epilogue")
+
+
+@lru_cache(maxsize=MOST_TYPES)
+def known_type(operator: Operator, inputs: tuple[Type, ...], attributes: tuple[tuple[str, Any], ...]) -> Type:
+    """The type of an operator's output. A graph is recorded, simplified and verified, with the same types each time."""
+    return operator.type(*inputs, **dict(attributes))
 
 
 def signature(operator: type[Operator]) -> inspect.Signature:

@@ -76,7 +76,7 @@ class LayoutPlanner:
         self.strides = self.plan.strides
 
     def run(self) -> LayoutPlan:
-        users = self.graph.users()
+        users = self.graph.users
         for node in self.graph.nodes:
             if node.variable is not None:
                 self.strides[node] = node.variable.strides
@@ -267,17 +267,18 @@ def updates_in_place(graph: Graph, groups: Sequence[Group]) -> dict[Node, Node]:
     node_of: dict[Variable | None, Node] = {node.variable: node for node in graph.variables}
     writer_of = {node: i for i, group in enumerate(groups) for node in group.results}
     # the last group that reads each node's memory
-    last_reader = {owner(x): i for i, group in enumerate(groups) for x in group.inputs()}
+    inputs = [group.inputs() for group in groups]
+    last_reader = {owner(x): i for i, read in enumerate(inputs) for x in read}
     outlive = {owner(node) for node in graph.results()}
     in_place: dict[Node, Node] = {}
     for variable, value in graph.updates:
         if value not in writer_of or value in in_place or variable not in node_of:
             continue
-        group, old = groups[writer_of[value]], node_of[variable]
-        read_later = last_reader.get(old, -1) > writer_of[value]
+        writer, old = writer_of[value], node_of[variable]
+        read_later = last_reader.get(old, -1) > writer
         # Through a view a group reads at other indices than the one it writes.
-        viewed = any(x is not old and owner(x) is old for x in group.inputs())
-        fits = group.kind == "pointwise" and group.domain == variable.shape
+        viewed = any(x is not old and owner(x) is old for x in inputs[writer])
+        fits = groups[writer].kind == "pointwise" and groups[writer].domain == variable.shape
         if fits and not read_later and not viewed and old not in outlive:
             in_place[value] = old
     return in_place

@@ -60,18 +60,20 @@ def pack(lifetimes: Sequence[Lifetime]) -> Packing:
     """
     sizes = [-(-max(b.size, 1) // ALIGNMENT) * ALIGNMENT for b in lifetimes]
     offsets = [0] * len(lifetimes)
-    # of the placed buffers, in the order in which they lie: first and last call, begin and end in bytes
-    placed = np.zeros((4, len(lifetimes)), np.int64)
+    # of the placed buffers, in the order in which they lie: first and last call, begin and end in bytes. The first one
+    # stands for the beginning of the arena: it is in use all the time and has no bytes
+    placed = np.zeros((4, len(lifetimes) + 1), np.int64)
+    placed[1, 0] = max((b.last for b in lifetimes), default=0)
     by_size = sorted(range(len(lifetimes)), key=lambda i: (-sizes[i], lifetimes[i].first))
-    for count, i in enumerate(by_size):
+    for count, i in enumerate(by_size, start=1):
         life, size = lifetimes[i], sizes[i]
         first, last, begin, end = placed[:, :count]
-        alive = (first <= life.last) & (last >= life.first)
-        # where the gap before each buffer that is alive at the same time begins, then where the last one ends
-        gaps = np.maximum.accumulate(np.concatenate(([0], end[alive])))
-        fits = gaps[:-1] + size <= begin[alive]
-        offset = offsets[i] = int(gaps[fits.argmax()] if fits.any() else gaps[-1])
-        position = int(begin.searchsorted(offset))
+        alive = ((first <= life.last) & (last >= life.first)).nonzero()[0]
+        # where the gap after each buffer that is alive at the same time begins, and those that are large enough
+        gaps = np.maximum.accumulate(end[alive])
+        fits = (gaps[:-1] + size <= begin[alive[1:]]).nonzero()[0]
+        offset = offsets[i] = int(gaps[fits[0] if len(fits) else -1])
+        position = int(begin.searchsorted(offset, "right"))
         placed[:, position + 1 : count + 1] = placed[:, position:count]
         placed[:, position] = life.first, life.last, offset, offset + size
     return Packing(tuple(offsets), max((o + s for o, s in zip(offsets, sizes, strict=True)), default=0))

@@ -32,7 +32,7 @@ class Recompute:
     """Decides which forward values are recomputed, and rebuilds the backward nodes that use them."""
 
     def __init__(self, graph: Graph) -> None:
-        self.graph, self.users = graph, graph.users()
+        self.graph, self.users = graph, graph.users
         # the nodes that the outputs need; all others belong to the backward pass, whose gradients a report reads
         self.forward = set(order(node for node in graph.outputs if node.op is not magnitudes))
         # the values whose backward users get a copy

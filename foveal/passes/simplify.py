@@ -44,8 +44,8 @@ class Rewriter(Trace):
         self.recorded: dict[Hashable, Symbol] = {}
 
     def record(self, op: Operator, inputs: tuple[Operand, ...], attributes: dict[str, Any]) -> Symbol:
-        symbols = tuple(self.lift(x) for x in inputs)
-        key = (op.name, tuple(symbol.node for symbol in symbols), tuple(sorted(attributes.items())))
+        symbols = tuple([self.lift(x) for x in inputs])
+        key = (op.name, tuple([symbol.node for symbol in symbols]), tuple(sorted(attributes.items())))
         if key not in self.recorded:
             self.recorded[key] = self.simplest(op, symbols, attributes)
         return self.recorded[key]

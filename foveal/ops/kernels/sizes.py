@@ -62,7 +62,7 @@ def spec_of(view: View, shape: Sequence[int | Size], strides: Sequence[int | Siz
 
     Only an array whose rows begin on cache lines is written past the cache: its kernel needs not ask.
     """
-    streamed = view.spec.streamed and all(stride % LINE == 0 for stride in view.strides if stride != 1)
+    streamed = view.streamed and all(stride % LINE == 0 for stride in view.strides if stride != 1)
     return ArraySpec(tuple(shape), tuple(strides), view.buffer.dtype, streamed)
 
 
@@ -84,6 +84,9 @@ def numbers_apart(
     A constant such as 1/N depends on sizes, and code does not have to. What is computed from constants alone is
     computed here, as it would be while the kernel is built. A 0 stays a step, since it makes code shorter.
     """
+    if all(operands for _, _, operands in steps):
+        # None of them is a constant.
+        return steps, results, ()
     # by old slot: its number, for those that are known
     known: dict[int, float] = {}
     kept: list[tuple[int, Step]] = []

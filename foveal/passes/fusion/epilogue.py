@@ -47,7 +47,7 @@ class EpilogueFuser:
 
     def __init__(self, graph: Graph, allowed: bool) -> None:
         self.graph, self.allowed = graph, allowed
-        self.users, self.results = graph.users(), set(graph.results())
+        self.users, self.results = graph.users, set(graph.results())
         self.position = {node: i for i, node in enumerate(graph.nodes)}
         # the position of the anchor that each node waits for; a node in a group waits for the group's anchor
         self.available = self.find_available()

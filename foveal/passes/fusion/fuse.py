@@ -41,7 +41,7 @@ class Fuser:
         # the others, by kind and domain, and by the values that what they store is computed from
         self.alike: dict[tuple[str, Shape], list[Group]] = {}
         self.reading: dict[Node, set[Group]] = {}
-        self.users = graph.users()
+        self.users = graph.users
         self.results = set(graph.results())
         self.updates = {value for _, value in graph.updates}
         # the groups that compute each node
