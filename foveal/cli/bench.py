@@ -56,15 +56,17 @@ def mode_names(context: click.Context, parameter: click.Parameter, value: str) -
     return names
 
 
-def bench_options(*frameworks: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def bench_options(
+    *frameworks: str, repeats: int | None = REPEATS
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that gives a command the shared options, as one argument `options: BenchOptions`.
 
     frameworks: those that the command can compare with.
+    repeats: how many rounds it measures by default; None if it has no use for several.
     """
     # In the order in which --help lists them.
     decorators = [
         threads_option,
-        click.option("--repeats", type=POSITIVE, default=REPEATS, show_default=True, help="Rounds of measurement."),
         click.option(
             "--json",
             "path",
@@ -74,6 +76,10 @@ def bench_options(*frameworks: str) -> Callable[[Callable[..., None]], Callable[
         ),
         click.argument("names", nargs=-1, metavar="[NAME]..."),
     ]
+    if repeats:
+        help_text = "Rounds of measurement."
+        option = click.option("--repeats", type=POSITIVE, default=repeats, show_default=True, help=help_text)
+        decorators.insert(1, option)
     if frameworks:
         decorators += [
             click.option("--against", type=click.Choice(frameworks), help="Framework to compare with."),
@@ -91,8 +97,8 @@ def bench_options(*frameworks: str) -> Callable[[Callable[..., None]], Callable[
         @wraps(command)
         def collect(
             threads: int | None,
-            repeats: int,
             path: Path | None,
+            repeats: int = 1,
             against: str | None = None,
             modes: Sequence[str] = MODES,
             **others: Any,
@@ -191,7 +197,7 @@ def list_operators(names: Sequence[str], path: Path | None) -> None:
 
 
 @bench.command("memory")
-@bench_options("torch")
+@bench_options("torch", repeats=None)
 def peak_memory(names: tuple[str, ...], options: BenchOptions) -> None:
     """Measure the peak memory of training steps, each framework in a process of its own.
 
@@ -213,7 +219,7 @@ def threads(names: tuple[str, ...], options: BenchOptions) -> None:
 
 
 @bench.command("compile")
-@bench_options()
+@bench_options(repeats=1)
 @click.option("--text", is_flag=True, help="Also count the bytes of LLVM IR, which is built once more for that.")
 def compile(names: tuple[str, ...], text: bool, options: BenchOptions) -> None:
     """Time first steps, each in a process of its own, with an empty kernel cache and with the one this leaves.
@@ -222,7 +228,7 @@ def compile(names: tuple[str, ...], text: bool, options: BenchOptions) -> None:
     their own size if that is smaller. cold_s and warm_s are seconds from the first call to its result; cold_cpu_s and
     warm_cpu_s are those of all processors together. A pass "new batch size" or "new image size" comes after the first
     step in the same process. model_s is for building the network, before. kernels are those of the program, compiled
-    those that were in no cache, code_mib their machine code.
+    those that were in no cache, code_mib their machine code. Of several rounds the shortest times count.
     """
     works = compiling.select(names)
     run(partial(compiling.records, works, text), options, output.COMPILE_COLUMNS)

@@ -41,6 +41,18 @@ def test_rows_are_passes_of_the_models_that_take_their_images(monkeypatch):
     assert calls == [(kind, 2, texts) for kind in ("step", "inference") for texts in (False, True)]
 
 
+def test_of_several_rounds_the_shortest_times_count(monkeypatch):
+    seconds = iter([4.0, 1.0, 3.0, 2.0, 8.0, 5.0, 6.0, 7.0])
+
+    def child(kind, name, threads, texts, folder):
+        one = {"s": next(seconds), "cpu_s": 1, "model_s": 1, "kernels": 9, "compiled": 9, "code_mib": 1, "ir_mib": None}
+        return dict.fromkeys(compiling.passes(kind, name), one)
+
+    monkeypatch.setattr(compiling, "child", child)
+    rows = list(compiling.records(["lenet5"], False, Bench(2, 2, 1.0), lambda what: None))
+    assert [(row["cold_s"], row["warm_s"], row["kernels"]) for row in rows] == [(3, 1, 9)] * 3 + [(6, 5, 9)]
+
+
 def test_models_are_chosen_by_name():
     assert compiling.select(()) == compiling.models.NAMES
     assert compiling.select(["resnet20", "ResNet-20"]) == ("resnet20",)
