@@ -17,6 +17,7 @@ from foveal.build import build
 from foveal.errors import ArgumentError, DataError, NumericsError, ShapeError, StateError, warn
 from foveal.graph import Graph
 from foveal.guard import Guard, guard_updates
+from foveal.kernel.runtime import prepare
 from foveal.kinds import Refused, as_float32, numbers_array, shown
 from foveal.ops.op import Operand, Tensor, Type
 from foveal.passes.recompute import FAST, MEMORY
@@ -482,4 +483,6 @@ def compile_step(
     Raises ArgumentError for a class in place of a loss; ShapeError for another `memory`, and at the first call if
     model, loss and batch do not fit each other; StateError for an optimiser of parameters that are not the model's.
     """
-    return Step(model, loss, optimizer, threads, seed, memory)
+    step = Step(model, loss, optimizer, threads, seed, memory)
+    prepare()
+    return step

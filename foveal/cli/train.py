@@ -66,6 +66,10 @@ def train(data: str, out: Path | None, **options: Any) -> None:
     Options that are not given are chosen by the size of the images. An older run in the same folder is kept: its files
     move to earlier-1 (earlier-2, ...) inside it.
     """
+    from foveal.kernel.runtime import prepare
+
+    # while the data are read
+    prepare()
     from foveal.data.readers import load
     from foveal.train.loop import train as run
 

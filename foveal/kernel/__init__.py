@@ -27,11 +27,12 @@ In the order in which they import each other:
 
 State that is not passed as an argument, each piece explained where it is declared. By thread: the kernel being built
 (`_local` in builder.py) and the target assumed (`_local` in target.py). By process: the thread that uses LLVM (`_state`
-in llvm_thread.py), compiling processes and what was said of them (`_running`, `_said` in pool.py), kernels in memory
-and how many of them were compiled (`_loaded`, `statistics` in compile.py), bytes written to the cache and what is known
-of its folder (`_written`, `_reported`, `_reached_safely` in cache.py), digests of sources (`_digest`, `_outside` in
-sources.py), and what is computed once and stays the same (functions under `functools.cache`: this machine, LLVM's set-
-up, the native loop). None of it decides results, but for the target, which decides how sums are cut.
+in llvm_thread.py), compiling processes, their numbers and what was said of them (`_running`, `_numbers`, `_said` in
+pool.py), kernels in memory and how many of them were compiled (`_loaded`, `statistics` in compile.py), bytes written to
+the cache and what is known of its folder (`_written`, `_reported`, `_reached_safely` in cache.py), digests of sources
+(`_digest`, `_outside` in sources.py), and what is computed once and stays the same (functions under `functools.cache`:
+this machine, LLVM's set-up, the native loop). None of it decides results, but for the target, which decides how sums
+are cut.
 """
 
 # imported before anything that it takes the digest of

@@ -4,12 +4,13 @@ LLVM compiles in one thread of a process at a time (llvmlite holds a lock), so t
 started by module name with this interpreter's `sys.path`: no `__main__` is imported, nothing is forked, and no module
 of the user's runs in them. They get descriptions of kernels, pickled, and give object files back (worker.py); only
 this process writes to the cache. They read a pipe whose other end this process holds, and end when it is closed: when
-all is compiled, when this process is interrupted, and when it dies.
+this process is interrupted, and when it dies; and they are ended when they had nothing to do for some seconds.
 
-A process takes about 0.3 s to start. So a few kernels are compiled here, unless that takes as long already. Which
-kernel is compiled where, and in which order, changes no bit of it. What a process cannot do is done here: a kernel
-that it refuses, that cannot be pickled, or that it was compiling when it was killed; and all of them, where no process
-can be started.
+A process takes about 0.3 s to start. So a few kernels are compiled here, unless that takes as long already; processes
+that an earlier compilation has left help at once; and where a compilation is expected (`prepare`), they start while the
+network is still traced. Which kernel is compiled where, and in which order, changes no bit of it. What a process cannot
+do is done here: a kernel that it refuses, that cannot be pickled, or that it was compiling when it was killed; and all
+of them, where no process can be started.
 
 Of the kernels that wait, those of a kind that has taken longest so far come first, so that short ones are left for the
 end, when some cores have nothing to do any more. Otherwise the order is drawn. Several programs that compile the same
@@ -17,6 +18,8 @@ network at once share the work: before a kernel is compiled the cache is looked 
 has claimed comes last.
 """
 
+import atexit
+import itertools
 import os
 import pickle
 import random
@@ -49,6 +52,8 @@ FEW = 12
 ALONE_SECONDS = 0.3
 # while the processes start, this process waits so long before it compiles something itself
 PATIENCE_SECONDS = 3.0
+# processes that have nothing to do are kept so long
+IDLE_SECONDS = 10.0
 # as long as nothing comes back from a process, the progress is shown anew this often
 TICK_SECONDS = 0.1
 
@@ -119,26 +124,6 @@ def read_bytes(file: int, count: int) -> bytes | None:
     return b"".join(parts)
 
 
-class Running(forks.Locked):
-    """The compiling processes that this process has now, in all its threads."""
-
-    def __init__(self) -> None:
-        self.processes: set[subprocess.Popen[bytes]] = set()
-        super().__init__()
-
-    def renew(self) -> None:
-        """Begin without any. A forked child lets go of its parent's pipes: they must close when the parent ends."""
-        super().renew()
-        for process in self.processes:
-            for pipe in (process.stdin, process.stdout):
-                assert pipe is not None
-                pipe.close()
-            # it is no child of this process, which is nothing to warn of
-            process.returncode = 0
-        self.processes = set()
-
-
-_running = Running()
 # what has been said of this process's compiling processes, each once
 _said: set[str] = set()
 
@@ -221,6 +206,88 @@ class Worker:
         self.process.stdout.close()
 
 
+class Crew:
+    """Compiling processes by number, and the queue that what they send goes into."""
+
+    def __init__(self) -> None:
+        self.workers: dict[int, Worker] = {}
+        self.results: Results = SimpleQueue()
+
+    def start(self, count: int) -> None:
+        """Start so many more; OSError or RuntimeError if one cannot be started."""
+        for number in itertools.islice(_numbers, count):
+            self.workers[number] = Worker(number, self.results)
+
+    def end(self) -> None:
+        """End all of them."""
+        while self.workers:
+            self.workers.popitem()[1].end()
+
+
+class Running(forks.Locked):
+    """The compiling processes that this process has now, in all its threads."""
+
+    def __init__(self) -> None:
+        self.processes: set[subprocess.Popen[bytes]] = set()
+        super().__init__()
+
+    def renew(self) -> None:
+        """Begin without any. A forked child lets go of its parent's pipes: they must close when the parent ends."""
+        super().renew()
+        # those that have nothing to do, and what ends them after a while
+        self.idle: tuple[Crew, threading.Timer] | None = None
+        for process in self.processes:
+            for pipe in (process.stdin, process.stdout):
+                assert pipe is not None
+                pipe.close()
+            # it is no child of this process, which is nothing to warn of
+            process.returncode = 0
+        self.processes = set()
+
+    def keep(self, crew: Crew) -> None:
+        """Keep processes that have nothing to do now for the next compilation, if that comes soon."""
+        timer = threading.Timer(IDLE_SECONDS, self.end_idle)
+        timer.daemon = True
+        with self.lock:
+            if crew.workers and self.idle is None:
+                with suppress(RuntimeError):
+                    timer.start()
+                    self.idle = crew, timer
+                    return
+        crew.end()
+
+    def take(self) -> Crew | None:
+        """Return what was kept, if any of it still runs."""
+        with self.lock:
+            kept, self.idle = self.idle, None
+        if kept is None:
+            return None
+        crew, timer = kept
+        timer.cancel()
+        for number in [number for number, worker in crew.workers.items() if worker.process.poll() is not None]:
+            crew.workers.pop(number).end()
+        return crew if crew.workers else None
+
+    def end_idle(self) -> None:
+        """End what was kept."""
+        if (crew := self.take()) is not None:
+            crew.end()
+
+
+_numbers = itertools.count()
+_running = Running()
+atexit.register(_running.end_idle)
+
+
+def prepare() -> None:
+    """Start processes for a compilation that is expected soon, unless there are some. Nothing is said of obstacles."""
+    if jobs() > 1 and not _running.processes and obstacle() is None:
+        crew = Crew()
+        with suppress(OSError, RuntimeError):
+            crew.start(jobs())
+        _running.keep(crew)
+
+
 def is_open(descriptor: int) -> bool:
     """Return whether a file descriptor is in use."""
     try:
@@ -261,8 +328,7 @@ class Compilation:
         # object files by name, of all that are done, and the names of those that another program has compiled meanwhile
         self.objects: dict[str, bytes] = {}
         self.found: set[str] = set()
-        self.workers: dict[int, Worker] = {}
-        self.results: Results = SimpleQueue()
+        self.crew = Crew()
         self.started = time.perf_counter()
         # true as long as processes may still be started
         self.growing = jobs() > 1
@@ -271,24 +337,26 @@ class Compilation:
             (self.own if task.message is None else self.kinds.setdefault(task.kind, Kind()).waiting).append(task)
 
     def run(self) -> None:
-        """Compile all of them, here and in processes that are started if that is worth it and ended in any case."""
+        """Compile all of them, here and in processes that are started if that is worth it."""
         with Progress(self.total) as progress:
             try:
                 while len(self.objects) < self.total:
                     if self.growing and self.worth_starting():
                         self.start()
                     self.feed()
-                    patient = any(w.ready for w in self.workers.values()) or self.elapsed() < PATIENCE_SECONDS
-                    if self.own or not (self.workers and patient):
+                    patient = any(w.ready for w in self.crew.workers.values()) or self.elapsed() < PATIENCE_SECONDS
+                    if self.own or not (self.crew.workers and patient):
                         self.compile_here()
                     else:
                         self.collect(TICK_SECONDS)
-                    while not self.results.empty():
+                    while not self.crew.results.empty():
                         self.collect(0.0)
                     progress.show(len(self.objects))
+                _running.keep(self.crew)
+            except BaseException:
+                self.crew.end()
+                raise
             finally:
-                while self.workers:
-                    self.workers.popitem()[1].end()
                 while self.claims:
                     cache.release(self.claims.pop())
 
@@ -300,23 +368,25 @@ class Compilation:
         return sum(len(kind.waiting) for kind in self.kinds.values()) + len(self.claimed_elsewhere)
 
     def worth_starting(self) -> bool:
-        return self.waiting() >= FEW or (self.waiting() > 1 and self.elapsed() > ALONE_SECONDS)
+        soon = _running.idle is not None or self.elapsed() > ALONE_SECONDS
+        return self.waiting() >= FEW or (self.waiting() > 1 and soon)
 
     def start(self) -> None:
-        """Start as many processes as are free and useful; once."""
+        """Take the processes that have nothing to do, and start as many more as are free and useful; once."""
         self.growing = False
         reason = obstacle()
         if reason is not None:
             say_once(f"kernels are compiled on one core: {reason}")
             return
-        count = min(jobs() - len(_running.processes), self.waiting() // 2)
+        self.crew = _running.take() or self.crew
+        workers = self.crew.workers
+        wanted = min(jobs() - len(_running.processes) + len(workers), self.waiting() // 2)
         # other threads of this process have all of them: look again later
-        self.growing = count < 1
+        self.growing = wanted < 1 and not workers
         try:
-            for number in range(count):
-                self.workers[number] = Worker(number, self.results)
+            self.crew.start(max(0, wanted - len(workers)))
         except (OSError, RuntimeError) as error:
-            say_once(f"{len(self.workers)} of {count} compiling processes were started: {error}")
+            say_once(f"{len(workers)} of {wanted} compiling processes were started: {error}")
 
     def next_task(self) -> Task | None:
         """Take one of the kernels that wait, of the kind that takes longest, unless another program has compiled it."""
@@ -338,7 +408,7 @@ class Compilation:
 
     def feed(self) -> None:
         """Give each process that does nothing a kernel."""
-        for worker in self.workers.values():
+        for worker in self.crew.workers.values():
             if worker.ready and worker.task is None and (task := self.next_task()):
                 worker.send(task)
 
@@ -362,10 +432,10 @@ class Compilation:
     def collect(self, timeout: float) -> None:
         """Take what comes next from a process, if something comes in that time."""
         try:
-            number, message = self.results.get(timeout=timeout)
+            number, message = self.crew.results.get(timeout=timeout)
         except Empty:
             return
-        worker = self.workers.get(number)
+        worker = self.crew.workers.get(number)
         if worker is None:
             return
         if message is None:
@@ -385,7 +455,7 @@ class Compilation:
 
     def lose(self, number: int, reason: str = "") -> None:
         """Go on without a process; what it was compiling is compiled here."""
-        worker = self.workers.pop(number)
+        worker = self.crew.workers.pop(number)
         worker.end()
         if worker.task is not None:
             self.own.append(worker.task)

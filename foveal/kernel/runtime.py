@@ -32,8 +32,9 @@ from functools import cache as memoise
 
 from llvmlite import binding as llvm
 
-from foveal.kernel import cache, llvm_thread
+from foveal.kernel import cache, llvm_thread, pool
 from foveal.kernel.compile import defines
+from foveal.kernel.sources import imported_digest
 from foveal.kernel.target import host, machine
 
 # the instruction that a waiting loop executes, by architecture: it leaves the core's units to the other hardware thread
@@ -236,6 +237,24 @@ end:
 """
 
 
+def source() -> tuple[str, str]:
+    """The IR of these functions, and its name in the cache, which is another one for other sources of Foveal."""
+    target = host()
+    pause = PAUSE.get(target.triple.split("-")[0], "")
+    text = f'target triple = "{target.triple}"\n' + SOURCE.format(pause=pause)
+    parts = text, target.identity, imported_digest()
+    return text, hashlib.sha256(repr(parts).encode()).hexdigest()[:40]
+
+
+def prepare() -> None:
+    """Start compiling processes before a network is traced, if all its kernels will have to be compiled.
+
+    That is so where the cache has not even these functions, which all programs run by.
+    """
+    if not engine.cache_info().currsize and cache.read(source()[1]) is None:
+        pool.prepare()
+
+
 @memoise
 def engine() -> llvm.ExecutionEngine:
     """The machine code of these functions, from the cache where it is there; else it is compiled in some milliseconds.
@@ -243,11 +262,8 @@ def engine() -> llvm.ExecutionEngine:
     Only the thread that uses LLVM calls this, so that there is never a second one. It is never freed: native threads
     run it until the process ends. LLVM's compiler, once used, keeps more memory than a small network has.
     """
-    target = host()
-    pause = PAUSE.get(target.triple.split("-")[0], "")
-    text = f'target triple = "{target.triple}"\n' + SOURCE.format(pause=pause)
-    name = hashlib.sha256(repr((text, target.identity)).encode()).hexdigest()[:40]
-    code = cache.read(name)
+    text, name = source()
+    target, code = host(), cache.read(name)
     if code is None or not defines(code, "foveal_start"):
         module = llvm.parse_assembly(text)
         module.verify()

@@ -40,6 +40,14 @@ def two_processes(tmp_path, monkeypatch):
     monkeypatch.setattr(pool, "PATIENCE_SECONDS", 60.0)
     monkeypatch.setattr(kernels, "_loaded", {})
     monkeypatch.setattr(pool, "_said", set())
+    yield
+    pool._running.end_idle()
+
+
+def none_works():
+    """Return whether all compiling processes that there are wait for a next compilation."""
+    idle = pool._running.idle
+    return pool._running.processes == {worker.process for worker in (idle[0].workers.values() if idle else ())}
 
 
 def rows(x):
@@ -56,7 +64,7 @@ def check(program):
     wanted = np.exp(x).sum(0), x.max(1), (x * 3).sum(1), np.tanh(x)
     for got, want in zip(program.run(x), wanted, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
-    assert not pool._running.processes
+    assert none_works()
 
 
 @pytest.fixture
@@ -85,6 +93,61 @@ def test_processes_compile_what_one_compiles_to_the_byte(made_here, tmp_path, mo
     assert len(made_here) == len(several)
     assert {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()} == several
     assert capfd.readouterr() == ("", "")
+
+
+def test_processes_stay_for_the_next_compilation_but_not_for_long(made_here, monkeypatch):
+    monkeypatch.setattr(pool, "FEW", 100)
+    monkeypatch.setattr(pool, "ALONE_SECONDS", 1e9)
+    pool.prepare()
+    prepared = set(pool._running.processes)
+    assert len(prepared) == 2
+    # there are some already
+    pool.prepare()
+    assert pool._running.processes == prepared
+    for _ in range(2):
+        check(program())
+        assert pool._running.processes == prepared
+        cache.clear()
+    assert not made_here
+    # one that has ended meanwhile is not used again, which is nothing to mention
+    next(iter(prepared)).kill()
+    next(iter(prepared)).wait()
+    check(program())
+    assert len(pool._running.processes & prepared) == 1
+    pool._running.end_idle()
+    assert all(process.returncode is not None for process in prepared)
+    monkeypatch.setattr(pool, "IDLE_SECONDS", 0.0)
+    pool.prepare()
+    limit = time.monotonic() + 60
+    while pool._running.processes:
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+
+def test_nothing_is_prepared_where_kernels_are_compiled_alone(monkeypatch, capsys):
+    monkeypatch.setattr(pool, "obstacle", lambda: "no reason")
+    pool.prepare()
+    monkeypatch.undo()
+    monkeypatch.setenv("FOVEAL_JOBS", "1")
+    pool.prepare()
+    assert (pool._running.processes, capsys.readouterr()) == (set(), ("", ""))
+
+
+STEP = """
+import numpy as np
+import foveal
+from foveal import nn, optim
+from foveal.kernel import pool
+net = nn.Linear(2, 2)
+foveal.compile_step(net, nn.CrossEntropyLoss(), optim.SGD(net.parameters(), lr=0.1))
+print(len(pool._running.processes))
+net(np.ones((1, 2), np.float32))
+"""
+
+
+def test_a_step_starts_processes_where_the_cache_has_nothing_of_these_sources():
+    printed = [subprocess.run([sys.executable, "-c", STEP], capture_output=True, text=True) for _ in range(2)]
+    assert [(ran.stdout, ran.stderr) for ran in printed] == [("2\n", ""), ("0\n", "")]
 
 
 def test_objects_come_back_where_nothing_can_be_kept(made_here, monkeypatch):
@@ -174,7 +237,7 @@ def test_an_error_of_a_kernel_is_raised_here():
     wrong = [kernel(OPS[name].kernel, unknown=1) for name in ("relu", "exp", "tanh")]
     with pytest.raises(TypeError, match="unknown"):
         kernels.native(wrong)
-    assert not pool._running.processes
+    assert none_works()
 
 
 def test_two_threads_compile_at_once():
@@ -185,7 +248,7 @@ def test_two_threads_compile_at_once():
     for thread in threads:
         thread.join()
     assert [a.tolist() for a in done[0]] == [a.tolist() for a in done[1]]
-    assert not pool._running.processes
+    assert none_works()
 
 
 def test_the_number_of_processes(monkeypatch):

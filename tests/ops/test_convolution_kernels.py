@@ -60,6 +60,7 @@ KERNELS = [
     ("correlate_1x1", (3, 10, 5, 7), (39, 10, 1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1),
     ("depthwise", (2, 19, 12, 9), (19, 1, 3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 19),
     ("depthwise", (2, 19, 4, 5), (19, 1, 3, 3), (2, 2), (1, 1, 1, 1), (1, 1), 19),
+    ("depthwise", (2, 19, 6, 8), (19, 1, 3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 19),
 ]
 
 
@@ -142,6 +143,22 @@ def test_small_caches(cache, size, elements, value, name, case, check, quick):
     with target.assume(dataclasses.replace(target.current(), **{cache: size})):
         assert elements() == value
         check(OPS[name], case)
+
+
+# depthwise, small images whose tiles are whole rows, some of which differ in their places only
+ALIKE = [
+    (CONV, Case(((2, 9, 8, 4), (9, 1, 3, 3)), {"padding": 1, "groups": 9})),
+    (
+        "conv2d_input_grad",
+        Case(((2, 9, 5, 8), (9, 1, 3, 3)), {"stride": 2, "padding": 1, "groups": 9, "image_size": (10, 16)}),
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "case"), ALIKE)
+@pytest.mark.parametrize("check", [checks.native, checks.threads, checks.interpreted])
+def test_tiles_of_a_small_image_that_are_alike(name, case, check):
+    check(OPS[name], case)
 
 
 # a case of a gradient in the weights

@@ -184,7 +184,10 @@ def add_products(acc: list[Var], x: Array, uses: Uses, weights: dict[Pair, Value
 
 
 def whole_image(bound: BoundEpilogue, n: Index, g: Index, width: int, rows: Taps, columns: Taps) -> None:
-    """All outputs of a small image in the phase (rows, columns), for `width` channels from g on, unrolled."""
+    """All outputs of a small image in the phase (rows, columns), for `width` channels from g on.
+
+    They are unrolled, but for tiles that are alike, which are a loop.
+    """
     x, w = bound.operands
     places = [(i, j) for i in range(rows.count) for j in range(columns.count)]
     # all weights of the channels, for as long as the registers hold them
@@ -196,14 +199,30 @@ def whole_image(bound: BoundEpilogue, n: Index, g: Index, width: int, rows: Taps
     done = 0
     # tiles of neighbouring outputs, in half of the registers
     for size, count in split(len(places), registers() // 2):
-        for t in range(count):
-            tile = places[done + t * size : done + (t + 1) * size]
-            acc = [var(0.0, width) for _ in tile]
-            add_products(acc, x.at(n, 0, 0, g), uses_of(tile, rows, columns, x.shape), weights, width)
-            pixels = [output(n, i, j, rows, columns) for i, j in tile]
-            bound.prefetch(pixels, g + width, width)
-            bound.store(n, pixels, [total.get() for total in acc], g, width)
+        tiles = [places[done + t * size : done + (t + 1) * size] for t in range(count)]
         done += size * count
+        while tiles:
+            alike = alike_tiles(tiles, rows, columns, x.shape[1])
+            tile, between = tiles[0], size // columns.count
+            uses = uses_of(tile, rows, columns, x.shape)
+            for t in loop(alike) if alike > 1 else (0,):
+                acc = [var(0.0, width) for _ in tile]
+                add_products(acc, x.at(n, t * (between * rows.input_step), 0, g), uses, weights, width)
+                pixels = [output(n, i + t * between, j, rows, columns) for i, j in tile]
+                bound.prefetch(pixels, g + width, width)
+                bound.store(n, pixels, [total.get() for total in acc], g, width)
+            del tiles[:alike]
+
+
+def alike_tiles(tiles: list[list[Pair]], rows: Taps, columns: Taps, size: int) -> int:
+    """How many of the first tiles are whole rows that differ in their places only, as all their taps meet the image.
+
+    The image has `size` rows. One tile is alike itself.
+    """
+    if tiles[0][0][1] != 0 or len(tiles[0]) % columns.count or not rows.taps:
+        return 1
+    inner = [all(len(rows.valid(i, size)) == rows.taps for i, _ in tile) for tile in tiles]
+    return max(1, [*inner, False].index(False))
 
 
 def uses_of(outputs: list[Pair], rows: Taps, columns: Taps, shape: tuple[int, ...]) -> Uses:
