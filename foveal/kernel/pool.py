@@ -276,7 +276,14 @@ class Running(forks.Locked):
 
 _numbers = itertools.count()
 _running = Running()
-atexit.register(_running.end_idle)
+
+
+def end_idle() -> None:
+    """End the processes that have nothing to do: their memory is free, and their CPU time counts as this process's."""
+    _running.end_idle()
+
+
+atexit.register(end_idle)
 
 
 def prepare() -> None:

@@ -85,8 +85,8 @@ def architecture(triple: str) -> str:
 def initialize() -> None:
     """Set LLVM up for this process, once.
 
-    For AMD's CPUs LLVM orders instructions once more after registers are assigned, which takes a tenth of code
-    generation. CPUs that order instructions themselves gain nothing by it. The option holds for the whole process.
+    For AMD's CPUs LLVM orders instructions once more after registers are assigned, which takes a twentieth of
+    code generation. CPUs that order instructions themselves gain nothing by it. The option holds for the whole process.
     """
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()

@@ -41,7 +41,7 @@ def two_processes(tmp_path, monkeypatch):
     monkeypatch.setattr(kernels, "_loaded", {})
     monkeypatch.setattr(pool, "_said", set())
     yield
-    pool._running.end_idle()
+    pool.end_idle()
 
 
 def none_works():
@@ -114,7 +114,7 @@ def test_processes_stay_for_the_next_compilation_but_not_for_long(made_here, mon
     next(iter(prepared)).wait()
     check(program())
     assert len(pool._running.processes & prepared) == 1
-    pool._running.end_idle()
+    pool.end_idle()
     assert all(process.returncode is not None for process in prepared)
     monkeypatch.setattr(pool, "IDLE_SECONDS", 0.0)
     pool.prepare()
