@@ -83,16 +83,10 @@ def architecture(triple: str) -> str:
 
 @cache
 def initialize() -> None:
-    """Set LLVM up for this process, once.
-
-    For AMD's CPUs LLVM orders instructions once more after registers are assigned, which takes a twentieth of
-    code generation. CPUs that order instructions themselves gain nothing by it. The option holds for the whole process.
-    """
+    """Set LLVM up for this process, once."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     llvm.initialize_native_asmparser()
-    if llvm.get_process_triple().startswith("x86_64"):
-        llvm.set_option("foveal", "-disable-post-ra")
 
 
 @cache
