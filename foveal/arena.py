@@ -39,7 +39,7 @@ def plan_arena(schedule: CallSchedule, outputs: Sequence[View], threads: int) ->
     last_use: dict[Buffer, int] = {}
     for i, call in enumerate(calls):
         for view in call.views:
-            if view.buffer.temporary and view.buffer not in kept:
+            if view.buffer in first_use or (view.buffer.temporary and view.buffer not in kept):
                 first_use.setdefault(view.buffer, i)
                 last_use[view.buffer] = i
     # Outputs are copied out after the last call.

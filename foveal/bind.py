@@ -90,18 +90,21 @@ def make_table(
     """
     count = sum(len(call.views) + len(call.sizes) + len(call.numbers) + len(call.kernels) for call in calls)
     table = np.zeros(3 * len(calls) + count, np.int64)
-    position = 3 * len(calls)
+    # asking an array for its address takes longer than all else here
+    origins = {buffer: array.ctypes.data for buffer, array in memory.items()}
+    first, counts, step = table.ctypes.data, 0, 0
+    if counters is not None:
+        counts, step = counters.ctypes.data, counters.strides[0]
+    records: list[int] = []
+    words: list[int] = []
     code = iter(addresses)
     for i, call in enumerate(calls):
         kernel, *functions = itertools.islice(code, len(call.kernels))
-        table[3 * i : 3 * i + 3] = (kernel, table.ctypes.data + position * POINTER_BYTES, barriers[i])
-        for view in call.views:
-            table[position] = memory[view.buffer].ctypes.data + 4 * view.offset
-            position += 1
-        bits = np.array(call.numbers, np.float32).view(np.uint32)
-        for word in (*call.sizes, *bits, *functions):
-            table[position] = word
-            position += 1
-        table[position] = 0 if counters is None else counters[i].ctypes.data
-        position += 1
+        records += kernel, first + (3 * len(calls) + len(words)) * POINTER_BYTES, barriers[i]
+        words += [origins[view.buffer] + 4 * view.offset for view in call.views]
+        words += call.sizes
+        if call.numbers:
+            words += np.array(call.numbers, np.float32).view(np.uint32).tolist()
+        words += [*functions, counts + i * step]
+    table[:] = [*records, *words]
     return table

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -60,14 +59,14 @@ class Graph:
             assert variable.shape == value.shape, f"{variable} is updated with {value.type}"
         return self
 
-    @cached_property
+    @property
     def users(self) -> Mapping[Node, Sequence[Node]]:
         """The nodes that read each node, in order."""
-        users: dict[Node, list[Node]] = {node: [] for node in self.nodes}
-        for node in self.nodes:
-            for x in node.inputs if len(node.inputs) == 1 else dict.fromkeys(node.inputs):
-                users[x].append(node)
-        return users
+        # Several passes ask. A cached_property has a lock before Python 3.12, which a forked child may find held.
+        known: Mapping[Node, Sequence[Node]] | None = self.__dict__.get("known_users")
+        if known is None:
+            known = self.__dict__["known_users"] = find_users(self.nodes)
+        return known
 
     def results(self) -> tuple[Node, ...]:
         """Return the nodes whose values outlive the run: outputs and new values of variables."""
@@ -97,6 +96,15 @@ class Graph:
         tail = [f"  return {', '.join(names[node] for node in self.outputs)}"]
         tail += [f"  {variable.name} <- {names[node]}" for variable, node in self.updates]
         return "\n".join(["graph", *heads, *lines, *tail])
+
+
+def find_users(nodes: Sequence[Node]) -> dict[Node, list[Node]]:
+    """Return the nodes that read each node, in order."""
+    users: dict[Node, list[Node]] = {node: [] for node in nodes}
+    for node in nodes:
+        for x in node.inputs if len(node.inputs) == 1 else dict.fromkeys(node.inputs):
+            users[x].append(node)
+    return users
 
 
 def owner(node: Node) -> Node:

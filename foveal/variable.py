@@ -14,6 +14,7 @@ from foveal.strides import Ndarray, Shape, contiguous, filters_last
 
 # the attributes of a Variable that describe its memory, and not what it holds
 MEMORY_ATTRIBUTES = ("strides", "version", "empty", "_storage", "_data", "_view")
+ATTRIBUTES = frozenset(("name", *MEMORY_ATTRIBUTES))
 
 # shapes_only: see without_memory. Per thread, so that a model can be inspected while another thread trains.
 _local = threading.local()
@@ -50,7 +51,7 @@ class Variable:
         self.version, self.empty = 0, shapes_only()
         self._storage = np.zeros(1 if self.empty else max(value.size, 1), np.float32)
         steps = [0 if self.empty else s * self._storage.itemsize for s in self.strides]
-        self._data: Ndarray = np.lib.stride_tricks.as_strided(self._storage, value.shape, steps, writeable=True)
+        self._data: Ndarray = np.ndarray(value.shape, np.float32, self._storage, 0, steps)
         if not self.empty:
             self._data[...] = value
         self._view = self._data.view()
@@ -58,8 +59,7 @@ class Variable:
 
     def __setattr__(self, name: str, value: object) -> None:
         # A class of the user's own may have more attributes than those here.
-        ours = type(self).__module__.startswith("foveal.")
-        if ours and not hasattr(type(self), name) and name not in ("name", *MEMORY_ATTRIBUTES):
+        if name not in ATTRIBUTES and not hasattr(type(self), name) and type(self).__module__.startswith("foveal."):
             known = [n for n, held in vars(type(self)).items() if isinstance(held, property)]
             raise ArgumentError(
                 f"{type(self).__name__} has no attribute {name!r} that could be set; it has"

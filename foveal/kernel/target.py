@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 
 from llvmlite import binding as llvm
@@ -48,7 +48,7 @@ class Target:
     l2: int = ASSUMED_CACHES["l2"]
     llc: int = ASSUMED_CACHES["llc"]
 
-    @cached_property
+    @property
     def identity(self) -> str:
         """All that decides the machine code in one line: targets with equal identities may share it."""
         version = ".".join(str(part) for part in llvm.llvm_version_info)

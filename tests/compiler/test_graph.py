@@ -91,6 +91,29 @@ def test_verify_finds_what_is_wrong():
         replace(good, updates=((foveal.Variable(np.zeros(4)), add),)).verify()
 
 
+def test_the_type_of_equal_calls_is_computed_once(monkeypatch):
+    asked = []
+    shape_of = type(ops.relu).shape
+
+    def shape(self, *shapes, **attributes):
+        asked.append(shapes)
+        return shape_of(self, *shapes, **attributes)
+
+    monkeypatch.setattr(type(ops.relu), "shape", shape)
+    # a shape that no other test has
+    graph = simplify(trace(lambda x: ops.relu(ops.relu(x)), Type((3, 1213))))
+    assert graph.verify().nodes[-1].type == Type((3, 1213))
+    assert asked == [((3, 1213),)]
+
+
+def test_the_users_of_a_node_are_found_once_for_each_graph():
+    graph = trace(lambda x: ops.relu(x) + x, Type((3,)))
+    x, relu, add = graph.nodes
+    assert graph.users == {x: [relu, add], relu: [add], add: []}
+    assert graph.users is graph.users
+    assert replace(graph, nodes=(x, relu), outputs=(relu,)).users == {x: [relu], relu: []}
+
+
 def test_what_nothing_needs_is_left_out():
     assert names(trace(lambda x: (ops.exp(x), ops.relu(x))[1], Type((3,)))) == ["relu"]
 
