@@ -5,7 +5,7 @@ import pytest
 from stages import stages_of
 
 import foveal
-from foveal import nn, optim, view
+from foveal import nn, ops, optim, view
 from foveal.graph import Type
 from foveal.kernel import compile as kernels
 from foveal.kernel.target import host
@@ -14,9 +14,13 @@ from foveal.ops.kernels.pointwise import rows_of
 from foveal.ops.kernels.sizes import CallSizes, numbers_apart
 from foveal.passes.simplify import simplify
 
-# Kernels of pointwise groups, moments, packing, sums of parts, 1x1 convolutions and gradients in weights take
-# sizes from their calls.
+# Kernels of pointwise groups, reductions, matrix products, moments, packing, sums of parts, labels, 1x1 convolutions
+# and gradients in weights take sizes from their calls.
 BY_CALL = {
+    "reduce",
+    "multiply",
+    "one_hot_rows",
+    "swap_channels",
     "pointwise",
     "chunk_moments",
     "merge_chunks",
@@ -35,14 +39,14 @@ def caches_of_any_size(monkeypatch):
     monkeypatch.setattr(conv1x1, "exceeds_l2", lambda image: False)
 
 
-def codes(net, batch, size):
-    """By the name of a kernel: the codes that a training step needs, of the kernels in BY_CALL."""
+def codes(net, batch, size, names=BY_CALL):
+    """By the name of a kernel: the codes that a training step needs, of the kernels of these names."""
     step = foveal.compile_step(net, nn.CrossEntropyLoss(), optim.Momentum(net.parameters(), lr=0.1))
     graph = step.trace(Type((batch, 3, size, size), "float32"), Type((batch,), "int32"))
     calls = stages_of(simplify(graph)).lowered.calls
     found = {}
     for call in calls:
-        if call.kernel.name in BY_CALL:
+        if call.kernel.name in names:
             found.setdefault(call.kernel.name, set()).add(kernels.key(call.kernel, host()))
     return found
 
@@ -68,7 +72,26 @@ def test_another_batch_size_needs_no_other_code():
 
 def test_another_image_size_needs_no_other_code():
     net = network(32, 64)
-    assert news(codes(net, 24, 8), codes(net, 24, 12)) == {}
+    others = BY_CALL - {"reduce"}
+    assert news(codes(net, 24, 8, others), codes(net, 24, 12, others)) == {}
+    # sums over more than BLOCK pixels in a row are cut into blocks, by other code
+    assert news(codes(net, 24, 8), codes(net, 24, 10)) == {}
+
+
+def test_another_batch_size_needs_no_other_code_of_poolings_masks_and_small_products():
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.MaxPool2d(3, 2, 1),
+        nn.MaxPool2d(2),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(0.5),
+        nn.Linear(8, 5),
+    )
+    names = {"max_windows", "find_maxima", "gather_windows", "max_grad_disjoint", "mean_windows", "dropout_in_order"}
+    first = codes(net, 16, 16, {*names, "dot_products", "one_hot_rows"})
+    assert names < first.keys()
+    assert news(first, codes(net, 15, 16, {*names, "dot_products", "one_hot_rows"})) == {}
 
 
 def test_layers_that_differ_in_their_channels_share_kernels():
@@ -102,6 +125,28 @@ def test_sizes_of_one_name_and_value_are_one():
 @pytest.mark.parametrize(("n", "rest"), [(64, 0), (7, 7), (71, 7)])
 def test_what_is_left_by_whole_blocks_is_part_of_the_code(n, rest):
     assert rows_of((n,), [(1,)], 1).rest == rest
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"), [((7, 5, 40), (0, 1)), ((300, 33), (0,)), ((9, 70), (1,)), ((2, 200, 3), (1,))]
+)
+def test_any_sizes_are_reduced_right(shape, axes):
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    for threads in (1, 3):
+        foveal.set_threads(threads)
+        y = foveal.compile(lambda x: ops.sum(x * x + 0.3, axes=axes))(x)
+        np.testing.assert_allclose(y, (x.astype(np.float64) ** 2 + 0.3).sum(axis=axes), rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 40, 30), (7, 9, 33), (40, 21, 50), (13, 64, 10), (30, 5, 16)])
+def test_products_of_any_sizes_are_right(shape):
+    m, k, n = shape
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal(s).astype(np.float32) for s in ((m, k), (k, n)))
+    for threads in (1, 3):
+        foveal.set_threads(threads)
+        y = foveal.compile(ops.matmul)(a, b)
+        np.testing.assert_allclose(y, a.astype(np.float64) @ b, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 40), (70, 33), (1, 31), (129,), (4, 100, 3), (1000, 40)])

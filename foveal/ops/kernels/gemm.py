@@ -59,7 +59,6 @@ from foveal.ops.kernels.register_tile import (
     lane_ranges,
     multiply_add,
     pieces_of,
-    split,
     tile_for,
     unroll_factor,
     unrolled,
@@ -265,7 +264,7 @@ def lower_dot_products(lowering: Lowering, y: View, a: View, b: View) -> None:
     sizes = CallSizes()
     m = sizes.of(a.shape[0])
     specs = [spec_of(view, (m, view.shape[1]), view.strides) for view in (y, a)]
-    rows = tuple(size for size, _ in split(a.shape[0], most_rows_of_dots()))
+    rows = pieces_of(a.shape[0], most_rows_of_dots())
     lowering.call(dot_products, [y], [a, b], specs=[*specs, b.spec], sizes=sizes.values, rows=rows)
 
 
