@@ -160,12 +160,17 @@ class Division:
 
 
 def lower_multiply(lowering: Lowering, y: View, a: View, b: View, *, packed: bool) -> None:
-    """Call `multiply`, which gets all sizes from the call, but for that of a row with less than a block of columns."""
+    """Call `multiply`, which gets sizes from the call, but for that of a row with less than a block of columns."""
     (m, n), k = y.shape, a.shape[1]
     tile, sizes = tile_for_product(m, n, packed), CallSizes()
     division = Division(tile, pieces_of(m, tile.rows), n % tile.lanes, unroll_factor(k), packed)
-    of_b = sizes.spec(b, 0, 2, 3, 5, steps=(4,)) if packed else sizes.spec(b)
-    specs = [sizes.spec(y, *((1,) if n < tile.lanes else ())), sizes.spec(a), of_b]
+    # strides are numbers of features, which no batch changes, but for those of panels; known ones make shorter code
+    columns = n if n < tile.lanes else sizes.of(n)
+    specs = [
+        spec_of(y, (sizes.of(m), columns), y.strides),
+        spec_of(a, (sizes.of(m), sizes.of(k)), a.strides),
+        sizes.spec(b, 0, 2, 3, 5, steps=(4,)) if packed else spec_of(b, (sizes.of(k), columns), b.strides),
+    ]
     lowering.call(multiply, [y], [a, b], specs=specs, sizes=sizes.values, division=division)
 
 
