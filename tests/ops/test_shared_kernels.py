@@ -31,6 +31,11 @@ BY_CALL = {
     "weight_grad",
 }
 
+# The other convolutions take the number of images from their calls, and minimal filtering takes all sizes of images.
+BY_BATCH = {"winograd", "winograd_weight_grad", "transform_tiles", "multiply_points", "depthwise", "correlate"}
+BY_BATCH |= {"weight_grad_depthwise", "correlate_batch"}
+BY_SIZE = {"winograd", "winograd_weight_grad", "transform_tiles", "multiply_points"}
+
 
 @pytest.fixture(autouse=True)
 def caches_of_any_size(monkeypatch):
@@ -40,14 +45,14 @@ def caches_of_any_size(monkeypatch):
 
 
 def codes(net, batch, size, names=BY_CALL):
-    """By the name of a kernel: the codes that a training step needs, of the kernels of these names."""
+    """By the name of a kernel: the codes that a training step needs, of the kernels with these names."""
     step = foveal.compile_step(net, nn.CrossEntropyLoss(), optim.Momentum(net.parameters(), lr=0.1))
     graph = step.trace(Type((batch, 3, size, size), "float32"), Type((batch,), "int32"))
     calls = stages_of(simplify(graph)).lowered.calls
     found = {}
-    for call in calls:
-        if call.kernel.name in names:
-            found.setdefault(call.kernel.name, set()).add(kernels.key(call.kernel, host()))
+    for kernel in (kernel for call in calls for kernel in call.kernels):
+        if kernel.name in names:
+            found.setdefault(kernel.name, set()).add(kernels.key(kernel, host()))
     return found
 
 
@@ -58,6 +63,13 @@ def network(*widths):
         layers += [nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
         channels = width
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 5))
+
+
+def convolutions():
+    """3x3 convolutions with strides 2 and 1, over large and over small images, and a depthwise one."""
+    layers = [nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()]
+    layers += [nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.MaxPool2d(4), nn.Conv2d(16, 32, 3, padding=1)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5))
 
 
 def news(first, second):
@@ -92,6 +104,20 @@ def test_another_batch_size_needs_no_other_code_of_poolings_masks_and_small_prod
     first = codes(net, 16, 16, {*names, "dot_products", "one_hot_rows"})
     assert names < first.keys()
     assert news(first, codes(net, 15, 16, {*names, "dot_products", "one_hot_rows"})) == {}
+
+
+def test_convolutions_of_another_batch_size_need_no_other_code():
+    # so many images that all blocks of tiles are whole
+    net = convolutions()
+    one = codes(net, 384, 16, BY_BATCH)
+    assert {"winograd", "winograd_weight_grad", "depthwise", "correlate"} <= set(one)
+    assert news(one, codes(net, 480, 16, BY_BATCH)) == {}
+
+
+def test_minimal_filtering_of_another_image_size_needs_no_other_code():
+    # all of whose sizes are multiples of a tile's
+    net = convolutions()
+    assert news(codes(net, 384, 64, BY_SIZE), codes(net, 384, 96, BY_SIZE)) == {}
 
 
 def test_layers_that_differ_in_their_channels_share_kernels():

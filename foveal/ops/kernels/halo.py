@@ -63,8 +63,8 @@ def bordered(axes: Axes, size: Pair, band: int) -> Border | None:
 
 def zero_buffer(buffer: Array) -> None:
     """Zero this thread's [rows, columns, C] once per call: tasks write whole rows of the image, never beside it."""
-    _, rows, columns, channels = buffer.shape
-    for h in loop(rows):
+    _, _, columns, channels = buffer.shape
+    for h in loop(buffer.extents[1]):
         for i, width in vectors(columns * channels):
             buffer.row(thread(), h).store((i,), 0.0, width)
 
@@ -74,7 +74,7 @@ def stage_band(buffer: Array, x: Array, n: Index, top: Index, left: int) -> None
 
     left: Border.left, 0 or less. The columns beside the image keep the zeros of `zero_buffer`.
     """
-    _, rows, _, _ = buffer.shape
+    rows = buffer.extents[1]
     _, H, W, C = x.shape
     # of the buffer's rows, those before `first` lie above the image, those from `end` on below it
     first = minimum(maximum(-top, 0), rows)
@@ -97,9 +97,9 @@ def stage_band(buffer: Array, x: Array, n: Index, top: Index, left: int) -> None
 
 def stage_batch(buffer: Array, x: Array, n: Index, images: int, top: Index) -> None:
     """buffer[h, v, i] = x[n + i, top + h, v]: the same pixel of the images of a register tile side by side."""
-    _, rows, columns, _, _ = buffer.shape
+    columns = buffer.shape[2]
     for i in loop(images):
-        for h in loop(rows):
+        for h in loop(buffer.extents[1]):
             target, source = buffer.at(thread(), h, 0, i, 0), x.at(n + i, h + top, 0, 0)
             # a row of the image is read in one run; its pixels are written `images` pixels apart
             for v in loop(columns):
@@ -112,12 +112,12 @@ def zero_sides(buffer: Array, left: int, image: int) -> None:
 
     left: elements before the image. Written once per call, as `stage_lanes` writes only the image's elements.
     """
-    _, rows, elements, size = buffer.shape
+    _, _, elements, size = buffer.shape
     right = elements - left - image
     for start, count in ((0, left), (left + image, right)):
         if count == 0:
             continue
-        for h in loop(rows):
+        for h in loop(buffer.extents[1]):
             for i, width in vectors(count * size):
                 buffer.row(thread(), h).store((start * size + i,), 0.0, width)
 
@@ -130,7 +130,7 @@ def stage_lanes(
     x: [N, H, W, C], of which a row is one run of W C elements. images: how many from n on. rows: the first and the end
     of the buffer's rows to fill; all of them unless given.
     """
-    first, end = rows or (0, buffer.shape[1])
+    first, end = rows or (0, buffer.extents[1])
     size, run = lanes(), x.shape[2] * x.shape[3]
 
     def stage(h: Index, m: int, i: Index, width: int) -> None:

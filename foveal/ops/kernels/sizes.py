@@ -1,6 +1,6 @@
 """Sizes and numbers that a kernel gets from its call, so that kernels that differ in them only share one code."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from foveal.kernel.compile import ArraySpec, Size
 from foveal.kernel.lang import LINE, Index
@@ -45,6 +45,27 @@ class CallSizes:
             else:
                 strides.append(stride if axis in steps else self.stride(stride, count, axis, "stride"))
         return spec_of(view, extents, strides)
+
+    def batch(self, view: View, *name: Hashable) -> ArraySpec:
+        """The spec of an array [N, ...] of which the call gives N alone, the number of images unless it has a name."""
+        return spec_of(view, (self.of(view.shape[0], *(name or ("images",))), *view.shape[1:]), view.strides)
+
+    def batch_specs(self, staged: View | None, known: Sequence[View]) -> Callable[[View], ArraySpec]:
+        """The specs of a convolution's arrays, of which the call gives the numbers of images, tasks and staged rows.
+
+        staged: [1, rows, ...] per thread, if anything is staged. known: arrays of which the call gives nothing.
+        """
+
+        def spec(view: View) -> ArraySpec:
+            if any(view is other for other in known):
+                return view.spec
+            if view is staged:
+                rows, of_thread = self.of(view.shape[1], "staged"), self.of(view.strides[0], "staged", "stride")
+                return ArraySpec((1, rows, *view.shape[2:]), (of_thread, *view.strides[1:]))
+            # partial sums [tasks, rows, K], or images
+            return self.batch(view, "tasks") if len(view.shape) == 3 else self.batch(view)
+
+        return spec
 
     def images(self, view: View, role: str) -> ArraySpec:
         """The spec of images [N, H, W, C], of which the call gives all but C and the strides of columns and channels.

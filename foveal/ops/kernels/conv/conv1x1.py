@@ -74,13 +74,11 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: View, panels: View, filters
     tile = tile_for(filters)
     pieces = split(pixels, tile.rows)
     tasks = sum(int(pixel_blocks_of(size, count, channels)) for size, count in pieces)
-    parts = min(panels.shape[1], ceil_div(ENOUGH_TASKS, tasks))
     division = Division(
         tile,
         tuple(size for size, _ in pieces),
         tail=filters % tile.lanes,
         unroll=unroll_factor(channels),
-        parted=parts > 1,
         far=tuple(exceeds_l2(extra) for extra in y.extras),
     )
     sizes = CallSizes()
@@ -114,8 +112,6 @@ class Division:
     tail: int
     #: channels that one iteration takes
     unroll: int
-    #: True if the filters are cut into several parts
-    parted: bool
     #: for each extra of the epilogue, if it has to be prefetched
     far: tuple[bool, ...]
 
@@ -139,7 +135,7 @@ def correlate_1x1(*arrays: Array, division: Division, epilogue: Epilogue) -> Non
     pieces = counted(pixels, division.pixels, tile.rows)
     blocks = [pixel_blocks_of(size, n, channels) for size, n in pieces]
     tasks: Index = sum(blocks)
-    parts = minimum(panels.extents[1], ceil_div(ENOUGH_TASKS, tasks)) if division.parted else 1
+    parts = minimum(panels.extents[1], ceil_div(ENOUGH_TASKS, tasks))
     first: Index = 0
     done: Index = 0
     for (size, count), pixel_blocks in zip(pieces, blocks, strict=True):

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from foveal.kernel.lang import Array, Index, Value, Var, llc, loop, minimum, parallel, registers, var, vectors
 from foveal.ops.kernels import expression
 from foveal.ops.kernels.conv.filter_tile import Pixel
-from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs
+from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs, exceeds_l2
 from foveal.ops.kernels.register_tile import ENOUGH_TASKS, FLOAT_BYTES, ceil_div, split
+from foveal.ops.kernels.sizes import CallSizes
 from foveal.ops.kernels.taps import Axes, Taps
 from foveal.ops.op import Lowering
 from foveal.ops.window import Pair
@@ -54,31 +55,37 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: View, w: View, axes: Axes) 
     rows, columns = (max(t.count for t in phases) for phases in axes)
     small = rows * columns <= MAX_UNROLLED_PIXELS
     bands = 1 if small else max(1, min(ceil_div(ENOUGH_TASKS, x.shape[0]), rows // MIN_BAND_ROWS))
+    weights, sizes = w.permuted(1, 2, 3, 4, 0), CallSizes()
     y.call(
         lowering,
         depthwise,
         x.shape[0] * bands,
         [],
-        [x, w.permuted(1, 2, 3, 4, 0)],
+        [x, weights],
+        spec=sizes.batch_specs(None, [weights]),
         axes=axes,
-        bands=bands,
+        bands=1 if small else sizes.of(bands, "bands"),
+        sizes=sizes.values,
         small=small,
         far=is_far(x),
+        reads_far=exceeds_l2(y.outputs[0]),
     )
 
 
-def depthwise(*arrays: Array, axes: Axes, bands: int, small: bool, far: bool, epilogue: Epilogue) -> None:
+def depthwise(
+    *arrays: Array, axes: Axes, bands: Index, small: bool, far: bool, reads_far: bool, epilogue: Epilogue
+) -> None:
     """y[n, p, q, g] = sum over taps (r, s) of x[n, h, v, g] w[r, s, g], where (h, v) is what the tap reads.
 
     axes: the phases along rows and columns. bands: how many bands the output rows are cut into. small: all of an image
-    is unrolled. far: x is in memory and fetched early.
+    is unrolled. far: x is in memory and fetched early. reads_far: so is what the epilogue reads.
     """
-    bound = BoundEpilogue(epilogue, arrays, 2)
+    bound = BoundEpilogue(epilogue, arrays, 2, reads_far)
     # [N, H, W, G], [1, 1, R, S, G]
     x, w = bound.operands
     count = max(t.count for t in axes[0])
     # each task: a band of output rows of an image
-    for n, band in parallel(x.shape[0], bands):
+    for n, band in parallel(x.extents[0], bands):
         task = n * bands + band
         bound.zero_all_sums(task, x.shape[3])
         for rows in axes[0]:

@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 
 from foveal.kernel.lang import Array, Index, Value, l2, loop, minimum, parallel, thread
 from foveal.ops.kernels.conv.filter_tile import FilterTile, Pixel
-from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs
+from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs, exceeds_l2
 from foveal.ops.kernels.halo import Border, bordered, stage_band, zero_buffer
 from foveal.ops.kernels.register_tile import (
     ENOUGH_TASKS,
@@ -40,6 +40,7 @@ from foveal.ops.kernels.register_tile import (
     tile_for,
     unrolled,
 )
+from foveal.ops.kernels.sizes import CallSizes
 from foveal.ops.kernels.taps import Axes, Taps
 from foveal.ops.op import Lowering
 from foveal.ops.window import Pair
@@ -74,8 +75,8 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: View, panels: View, axes: A
     count, step = max(t.count for t in rows), rows[0].input_step
     # bands of rows that fit the cache, and that make enough tasks; rows shorter than a tile: one band, tiles of several
     # rows
-    bands = 1
-    if min(t.count for t in axes[1]) >= tile_for(filters).rows:
+    bands, is_narrow = 1, min(t.count for t in axes[1]) < tile_for(filters).rows
+    if not is_narrow:
         needed = max(ceil_div(count * step * W * C, band_elements()), ceil_div(ENOUGH_TASKS, N))
         bands = max(1, min(needed, count // MIN_BAND_ROWS))
     # parts of the filters, if images and bands are too few tasks
@@ -90,29 +91,42 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: View, panels: View, axes: A
         G, B, R, S, _, width = panels.shape
         panels = panels.reshaped((G, B, R, 1, S * C, width))
         axes = (rows, (replace(columns, taps=1),))
+    sizes = CallSizes()
     y.call(
         lowering,
         correlate,
         N * bands,
         [halo],
         [x, panels],
+        spec=sizes.batch_specs(halo, [panels]),
         axes=axes,
-        border=border,
+        # how many rows are staged is the halo's size
+        border=border and border._replace(rows=0),
         filters=filters,
-        bands=bands,
-        parts=parts,
+        bands=bands if is_narrow else sizes.of(bands, "bands"),
+        parts=sizes.of(parts, "parts"),
+        sizes=sizes.values,
+        reads_far=exceeds_l2(y.outputs[0]),
     )
 
 
 def correlate(
-    *arrays: Array, axes: Axes, border: Border | None, filters: int, bands: int, parts: int, epilogue: Epilogue
+    *arrays: Array,
+    axes: Axes,
+    border: Border | None,
+    filters: int,
+    bands: Index,
+    parts: Index,
+    reads_far: bool,
+    epilogue: Epilogue,
 ) -> None:
     """y[n, p, q, k] = sum over taps and channels of x * panels; tiles of pixels x filters stay in registers.
 
     axes: the phases along rows and columns. border: the rows to stage, if a tap leaves the image. filters: those of a
     group. bands: how many bands the output rows are cut into. parts: how many parts the filters are cut into.
+    reads_far: what the epilogue reads is in memory and fetched early.
     """
-    bound = BoundEpilogue(epilogue, arrays, 3)
+    bound = BoundEpilogue(epilogue, arrays, 3, reads_far)
     # [1, rows, columns, C] per thread, [N, H, W, C], [G, blocks, R, S, C/G, lanes]
     halo, x, panels = bound.operands
     groups = panels.shape[0]
@@ -122,7 +136,7 @@ def correlate(
     if border:
         zero_buffer(halo)
     # each task: a band of output rows of one image, for a part of the filters
-    for n, band, part in parallel(x.shape[0], bands, parts):
+    for n, band, part in parallel(x.extents[0], bands, parts):
         start, end = band * count // bands, (band + 1) * count // bands
         # [., H, W, C]: the image of x, or the staged rows shifted so that the indices of the image address them
         source = x.at(n, 0, 0, 0)
@@ -139,19 +153,20 @@ def correlate(
             # each phase of rows and columns: a gradient with stride has several, anything else one
             for rows, columns in itertools.product(*axes):
                 last = end if rows.count == count else minimum(end, rows.count)
-                for i, j, offsets in tile_positions(start, last, rows.count, columns.count, tile.rows, bands):
+                for i, j, offsets in tile_positions(start, last, rows.count, columns.count, tile.rows):
                     block.compute(n, i, j, offsets, rows, columns)
 
 
 def tile_positions(
-    start: Index, end: Index, height: int, width: int, max_pixels: int, bands: int
+    start: Index, end: Index, height: int, width: int, max_pixels: int
 ) -> Iterator[tuple[Index, Index, list[Pair]]]:
     """Loops over tiles of pixels that cover the output rows start ... end of a phase with height x width outputs.
 
     Yields (row, column, offsets (rows, columns) of the tile's pixels from there). A tile is a run of at most
-    `max_pixels` pixels of one row. If rows are shorter than that, and there is one band, it is a box of whole rows.
+    `max_pixels` pixels of one row. If rows are shorter than that, it is a box of whole rows, and start ... end are all
+    rows.
     """
-    if width >= max_pixels or bands > 1:
+    if width >= max_pixels:
         first = 0
         # runs of near-equal size, and for each size a loop over rows and one over its runs
         for size, count in split(width, max_pixels):

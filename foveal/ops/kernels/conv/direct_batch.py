@@ -11,18 +11,20 @@ from dataclasses import dataclass
 
 from foveal.kernel.lang import Array, Index, l2, lanes, loop, maximum, minimum, parallel, thread
 from foveal.ops.kernels.conv.filter_tile import FilterTile
-from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs
+from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs, exceeds_l2
 from foveal.ops.kernels.halo import stage_batch
 from foveal.ops.kernels.register_tile import (
     ENOUGH_TASKS,
     FLOAT_BYTES,
     Tile,
     ceil_div,
+    counted,
     part_of_blocks,
-    split,
+    pieces_of,
     tile_for,
     unrolled,
 )
+from foveal.ops.kernels.sizes import CallSizes
 from foveal.ops.kernels.taps import Axes, Taps, rows_read
 from foveal.ops.op import Lowering
 from foveal.ops.window import Pair
@@ -77,8 +79,9 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: View, panels: View, axes: A
     x: [N, H, W, C]. panels: [G, blocks, R, S, C/G, lanes] (packing.py). filters: K/G, those of a group.
     """
     N, H, W, C = x.shape
-    images, count = split(N, tile_for(filters).rows), max(t.count for t in axes[0])
-    blocks, largest = sum(n for _, n in images), images[0][0]
+    rows, count = tile_for(filters).rows, max(t.count for t in axes[0])
+    blocks, largest = ceil_div(N, rows), ceil_div(N, ceil_div(N, rows))
+    images = pieces_of(N, rows)
     step = axes[0][0].input_step
     # output rows of a band, so that the rows which it reads of a block of images fit the cache
     row = largest * W * C
@@ -87,50 +90,65 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: View, panels: View, axes: A
     # input rows that any band reads
     max_rows = min(H, (ceil_div(count, bands) - 1) * step + rows_read(axes[0]))
     parts = max(1, min(panels.shape[0] * panels.shape[1], ceil_div(ENOUGH_TASKS, blocks * bands)))
-    staged = lowering.scratch((1, max_rows, W, largest, C + GAP), per_thread=True)
+    staged = lowering.scratch((1, max_rows, W, images[0], C + GAP), per_thread=True)
+    sizes = CallSizes()
     y.call(
         lowering,
         correlate_batch,
         blocks * bands,
         [staged],
         [x, panels],
+        spec=sizes.batch_specs(staged, [panels]),
         axes=axes,
         filters=filters,
-        bands=bands,
-        parts=parts,
+        images=images,
+        bands=sizes.of(bands, "bands"),
+        parts=sizes.of(parts, "parts"),
+        sizes=sizes.values,
+        reads_far=exceeds_l2(y.outputs[0]),
     )
 
 
-def correlate_batch(*arrays: Array, axes: Axes, filters: int, bands: int, parts: int, epilogue: Epilogue) -> None:
+def correlate_batch(
+    *arrays: Array,
+    axes: Axes,
+    filters: int,
+    images: tuple[int, ...],
+    bands: Index,
+    parts: Index,
+    reads_far: bool,
+    epilogue: Epilogue,
+) -> None:
     """y[n, p, q, k] = sum over the taps that meet the image, and over channels, of x * panels.
 
-    Arguments as in direct.correlate.
+    images: the numbers of images of a block. Other arguments as in direct.correlate.
     """
-    bound = BoundEpilogue(epilogue, arrays, 3)
+    bound = BoundEpilogue(epilogue, arrays, 3, reads_far)
     # [1, rows, W, images, C + GAP] per thread, [N, H, W, C], [G, blocks, R, S, C/G, lanes]
     staged, x, panels = bound.operands
     bound.aligned = panels.shape[0] == 1
     count, used = max(t.count for t in axes[0]), [t for t in axes[0] if t.taps]
     low = min((t.low for t in used), default=0)
     tile = tile_for(filters)
-    # the N images as `blocks` blocks of `images` images, for each size of block
-    first, done = 0, 0
-    for images, blocks in split(x.shape[0], tile.rows):
+    # the N images as `blocks` blocks of `block_size` images, for each size of block
+    first: Index = 0
+    done: Index = 0
+    for block_size, blocks in counted(x.extents[0], images, tile.rows):
         # each task: a band of output rows of a block of images, for a part of the filters
         for block, band, part in parallel(blocks, bands, parts):
-            n, task = block * images + first, (block + done) * bands + band
+            n, task = block * block_size + first, (block + done) * bands + band
             start, end = band * count // bands, (band + 1) * count // bands
             # the band's first input row; the last bands stage as many rows as the others
             top = maximum(start * axes[0][0].input_step + low, 0)
-            top = minimum(top, x.shape[1] - staged.shape[1])
-            stage_batch(staged, x, n, images, top)
+            top = minimum(top, x.shape[1] - staged.extents[1])
+            stage_batch(staged, x, n, block_size, top)
             # [., H, W, images, C], the staged rows shifted so that the indices of the image address them
             source = staged.at(thread(), -top, 0, 0, 0)
             # each block of filters: its panel passes once per pixel of the band
             for g, b, valid in part_of_blocks(panels.shape[0], filters, tile.lanes, part, parts):
                 panel, first_filter = panels.at(g, b, 0, 0, 0, 0), g * filters + b * tile.lanes
                 group, size = source.at(0, 0, 0, 0, g * panels.shape[4]), (x.shape[1], x.shape[2])
-                tiles = ImageTile(bound, task, panel, first_filter, valid, tile, group, size, images)
+                tiles = ImageTile(bound, task, panel, first_filter, valid, tile, group, size, block_size)
                 tiles.clear_sums()
                 # each phase of rows and columns, each of its output rows and columns
                 for rows, columns in itertools.product(*axes):
@@ -138,7 +156,7 @@ def correlate_batch(*arrays: Array, axes: Axes, filters: int, bands: int, parts:
                     for i in loop(last, start=start):
                         for j in loop(columns.count):
                             tiles.compute(n, i, j, rows, columns)
-        first, done = first + images * blocks, done + blocks
+        first, done = first + blocks * block_size, done + blocks
 
 
 @dataclass(frozen=True)

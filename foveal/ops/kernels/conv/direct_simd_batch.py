@@ -34,7 +34,7 @@ from foveal.kernel.lang import (
 )
 from foveal.ops.kernels.conv.direct import FEW_CHANNELS
 from foveal.ops.kernels.conv.filter_tile import Pixel
-from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs
+from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs, exceeds_l2
 from foveal.ops.kernels.halo import stage_lanes, zero_sides
 from foveal.ops.kernels.packing import lower_panels
 from foveal.ops.kernels.register_tile import (
@@ -49,6 +49,7 @@ from foveal.ops.kernels.register_tile import (
     tile_for,
     unrolled,
 )
+from foveal.ops.kernels.sizes import CallSizes
 from foveal.ops.kernels.taps import Axes, Taps, rows_read
 from foveal.ops.op import Lowering
 from foveal.ops.window import Pair
@@ -172,30 +173,46 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: View, w: View, axes: Axes, 
     bands = max(ceil_div(count, height), min(ceil_div(MIN_TASKS, tasks), count // MIN_BAND_ROWS), 1)
     max_rows = min(H, (ceil_div(count, bands) - 1) * step + height_read)
     staged = lowering.scratch((1, max_rows, (left + W + right) * C, size), per_thread=True)
+    sizes = CallSizes()
     y.call(
         lowering,
         correlate_simd_batch,
         tasks * bands,
         [staged],
         [x, panels],
+        spec=sizes.batch_specs(staged, [panels]),
         axes=axes,
         filters=filters,
-        bands=bands,
+        images=tuple(size for size, _ in blocks),
+        blocks=sizes.of(blocks[0][1], "blocks"),
+        bands=sizes.of(bands, "bands"),
         left=left,
         exact=exact,
+        sizes=sizes.values,
+        reads_far=exceeds_l2(y.outputs[0]),
     )
 
 
 def correlate_simd_batch(
-    *arrays: Array, axes: Axes, filters: int, bands: int, left: int, exact: bool, epilogue: Epilogue
+    *arrays: Array,
+    axes: Axes,
+    filters: int,
+    images: tuple[int, ...],
+    blocks: Index,
+    bands: Index,
+    left: int,
+    exact: bool,
+    reads_far: bool,
+    epilogue: Epilogue,
 ) -> None:
     """y[n, p, q, k] = sum over the taps that meet the image, and over channels, of x * panels.
 
     A tile is some filters of one pixel of several vectors of images (exact: taps in the padding are left out), or of
-    several columns of one vector of images, whose results are one range in memory. filters: those of a group. bands:
-    how many bands the output rows are cut into. left: zero columns before the image.
+    several columns of one vector of images, whose results are one range in memory. filters: those of a group. images:
+    of a block, of which there are `blocks`, and of one more if it has fewer. bands: how many bands the output rows are
+    cut into. left: zero columns before the image. reads_far: what the epilogue reads is in memory and fetched early.
     """
-    bound = BoundEpilogue(epilogue, arrays, 3)
+    bound = BoundEpilogue(epilogue, arrays, 3, reads_far)
     # [1, rows, columns C, images] per thread, [N, H, W, C], [G, blocks, R, S, C/G, filters of a tile]
     staged, x, panels = bound.operands
     bound.aligned = False
@@ -203,17 +220,18 @@ def correlate_simd_batch(
     max_columns = 1 if exact else max_vectors
     low = min((t.low for t in axes[0] if t.taps), default=0)
     zero_sides(staged, left * x.shape[3], x.shape[2] * x.shape[3])
-    # the N images as `blocks` blocks of `images` images, for each size of block
-    first, done = 0, 0
-    for images, blocks in blocks_of(x.shape[0], max_vectors if exact else 1):
+    first: Index = 0
+    done: Index = 0
+    # for each size of block
+    for block_size, count_of_size in zip(images, (blocks, 1), strict=False):
         # each task: a band of output rows of a block of images
-        for block, band in parallel(blocks, bands):
-            n, task = block * images + first, (block + done) * bands + band
+        for block, band in parallel(count_of_size, bands):
+            n, task = block * block_size + first, (block + done) * bands + band
             start, end = band * count // bands, (band + 1) * count // bands
             # the band's first input row; the last bands stage as many rows as the others
             top = maximum(start * axes[0][0].input_step + low, 0)
-            top = minimum(top, x.shape[1] - staged.shape[1])
-            stage_lanes(staged, x, n, images, top, left * x.shape[3])
+            top = minimum(top, x.shape[1] - staged.extents[1])
+            stage_lanes(staged, x, n, block_size, top, left * x.shape[3])
             # [., H, W C, images], the staged rows shifted so that the indices of the image address them
             source = staged.at(thread(), -top, left * x.shape[3], 0)
             # each tile's filters: their weights stay in the first-level cache while the band's pixels pass
@@ -221,14 +239,14 @@ def correlate_simd_batch(
                 first_filter = g * filters + b * tile_filters
                 bound.zero_sums(task, first_filter, valid)
                 group, panel = source.at(0, 0, g * panels.shape[4], 0), panels.at(g, b, 0, 0, 0, 0)
-                tile = LaneTile(bound, task, group, panel, x.shape[1:], images, first_filter, valid, exact)
+                tile = LaneTile(bound, task, group, panel, x.shape[1:], block_size, first_filter, valid, exact)
                 # each phase of rows and columns, each of its output rows, each run of columns
                 for rows, columns in itertools.product(*axes):
                     last = end if rows.count == count else minimum(end, rows.count)
                     for i in loop(last, start=start):
                         for j, size in runs(columns.count, max_columns):
                             tile.compute(n, i, j, size, rows, columns)
-        first, done = first + images * blocks, done + blocks
+        first, done = first + count_of_size * block_size, done + count_of_size
 
 
 def columns_of(rows: Sequence[Value | Var]) -> list[Value]:

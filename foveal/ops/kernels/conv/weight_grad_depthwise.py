@@ -13,12 +13,13 @@ ops depthwise --threads 1`). Images that come from memory are read once, in long
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from foveal.kernel.lang import Array, Index, lanes, loop, loops, parallel, registers, var
 from foveal.ops.kernels.conv.depthwise import Uses, fetch, is_far, tiles
 from foveal.ops.kernels.partial_sums import lower_sums
 from foveal.ops.kernels.register_tile import ENOUGH_TASKS, ceil_div
+from foveal.ops.kernels.sizes import CallSizes
 from foveal.ops.kernels.taps import Axes
 from foveal.ops.op import Lowering
 from foveal.view import View
@@ -43,22 +44,35 @@ def lower(lowering: Lowering, dw: View, dy: View, x: View, axes: Axes) -> None:
     chunks = min(x.shape[0], MAX_CHUNKS)
     parts = ceil_div(ENOUGH_TASKS, chunks)
     partial = lowering.scratch((chunks, R, S, G))
-    lowering.call(weight_grad_depthwise, [partial], [dy, x], axes=axes, far=is_far(x), parts=parts)
+    sizes = CallSizes()
+    # nothing is written past the cache
+    specs = [replace(sizes.batch(partial, "chunks"), streamed=False), sizes.batch(dy), sizes.batch(x)]
+    lowering.call(
+        weight_grad_depthwise,
+        [partial],
+        [dy, x],
+        specs=specs,
+        parts=sizes.of(parts, "parts"),
+        sizes=sizes.values,
+        axes=axes,
+        far=is_far(x),
+    )
     result = dw.permuted(2, 3, 1, 0).reshaped((R * S * G,))
     lower_sums(lowering, result, partial)
 
 
-def weight_grad_depthwise(partial: Array, dy: Array, x: Array, *, axes: Axes, parts: int, far: bool) -> None:
+def weight_grad_depthwise(partial: Array, dy: Array, x: Array, *, axes: Axes, parts: Index, far: bool) -> None:
     """partial[chunk, r, s, g] = sum over the images of a chunk, and over pixels, of x * dy.
 
     partial: [chunks, R, S, G]; dy: [N, P, Q, G]; x: [N, H, W, G]. far: x comes from memory and not from a cache.
     """
-    chunks, R, S, G = partial.shape
+    _, R, S, G = partial.shape
+    chunks, N = partial.extents[0], x.extents[0]
     (rows,), _ = axes
     taps = ImageSums(partial, dy, x, axes, far)
     # a task is a chunk of images and a part of the channels
     for chunk, part in parallel(chunks, parts):
-        first, end = (c * x.shape[0] // chunks for c in (chunk, chunk + 1))
+        first, end = (c * N // chunks for c in (chunk, chunk + 1))
         # vectors of channels; from a cache, all pixels of an image pass before the next vector
         for g, width in part_of_vectors(G, part, parts):
             for r, s in loops(R, S):
@@ -74,7 +88,7 @@ def weight_grad_depthwise(partial: Array, dy: Array, x: Array, *, axes: Axes, pa
                         taps.add_row((chunk, n, g), width, row, row_taps)
 
 
-def part_of_vectors(n: int, part: Index, parts: int) -> Iterator[tuple[Index, int]]:
+def part_of_vectors(n: int, part: Index, parts: Index) -> Iterator[tuple[Index, int]]:
     """The vectors that cover one of `parts` parts of n neighbours; the last part has the tail."""
     size = lanes()
     full, tail = divmod(n, size)

@@ -51,7 +51,7 @@ from foveal.kernel.lang import (
 )
 from foveal.ops.kernels import expression
 from foveal.ops.kernels.conv.cost_model import Algorithm
-from foveal.ops.kernels.conv.winograd_grid import Grid, near_equal
+from foveal.ops.kernels.conv.winograd_grid import Grid, near_equal, rows_of_tiles
 from foveal.ops.kernels.conv.winograd_input import TileTransform
 from foveal.ops.kernels.conv.winograd_output import OutputTransform, TileBlock, edge_functions
 from foveal.ops.kernels.conv.winograd_products import PointProducts
@@ -61,7 +61,6 @@ from foveal.ops.kernels.packing import outputs_last
 from foveal.ops.kernels.register_tile import FLOAT_BYTES, Tile, ceil_div, lane_ranges, pieces_of, tile_for
 from foveal.ops.kernels.sizes import CallSizes
 from foveal.ops.op import Lowering
-from foveal.ops.window import Pair
 from foveal.view import View
 
 # Tiles of a block at most: four register tiles of 12 rows with 32 registers, eight of 6 with 16. Every block reads all
@@ -111,79 +110,71 @@ def lower(
 
     rotate: the filters are rotated by 180 degrees, as the gradient in x needs them.
     """
-    _, K, P, Q = y.shape
-    C, tile = x.shape[1], tile_for(K)
+    K, C = y.shape[1], x.shape[1]
     # The shape of an array per thread is that of one thread's copy; in a kernel its first index selects the thread.
     # edge: outputs of a tile that reaches over the edge, before the valid ones are stored. zeros: read in place of
     # padding.
     edge = lowering.scratch((1, grid.outputs, lanes()), per_thread=True)
     zeros = lowering.scratch((1, C), per_thread=True)
-    x, blocks = x.permuted(0, 2, 3, 1), ceil_div(K, tile.lanes)
-    w = outputs_last(lowering, w)
+    x, w = x.permuted(0, 2, 3, 1), outputs_last(lowering, w)
     parallel_over = algorithm.parallel_over or ("filters" if threads_share_filters(grid, C, K) else "tiles")
-    sizes = CallSizes()
     if parallel_over == "filters":
-        # V of all tiles; U and M of the block of filters that a thread works on
-        places = rounded_up(grid.tiles)
-        V = tile_rows(lowering, grid.points, (grid.tiles, places), row_of(C), per_thread=False)
-        transforms = [TileTransform(grid, channels) for channels, *_ in channel_parts(C)]
-        functions = [transform.function(V, x) for transform in transforms]
-        specs = [spec_of_tiles(sizes, V), zeros.spec, sizes.images(x, "input")]
-        counts = {"rows": sizes.of(grid.rows, "tiles", 0), "columns": sizes.of(grid.columns, "tiles", 1)}
-        static: dict[str, Any] = {"grid": grid.of_one_tile, "functions": functions, **counts}
-        lowering.call(transform_inputs, [V, zeros], [x], specs=specs, sizes=sizes.values, **static)
-        U = lowering.scratch((1, grid.classes, min(C, CHANNEL_PART), tile.lanes), per_thread=True)
-        M = tile_rows(lowering, grid.points, (grid.tiles, places), tile.lanes)
-        # of the parts of the channels, then of the edge
-        classes, pieces = grid.order.ranges, pieces_of(grid.tiles, tile.rows)
-        products = [PointProducts(classes, pieces, n, tile, add=True) for n, *_ in channel_parts(C)]
-        functions = [part.function(M, V, U) for part in products]
-        functions += edge_functions(edge, M, grid, (P, Q), tile.width)
-        sizes = CallSizes()
-        # each filter belongs to one task, so one row of partial sums is enough
-        y.call(
-            lowering,
-            winograd_by_filters,
-            1,
-            [U, M, edge],
-            [V, w],
-            spec=spec_for(sizes, x, [V, M], [U, edge, w]),
-            sizes=sizes.values,
-            functions=functions,
-            rotate=rotate,
-            grid=grid.of_one_tile,
-            filters=K,
-        )
+        lower_by_filters(lowering, y, x, w, grid, (edge, zeros), rotate)
         return
+    tile, sizes = tile_for(K), CallSizes()
     # U of all filters; V and M of the block of tiles that a thread works on
-    U = lowering.scratch((blocks, grid.classes, C, tile.lanes))
+    U = lowering.scratch((ceil_div(K, tile.lanes), grid.classes, C, tile.lanes))
     lowering.call(transform_filters, [U], [w], grid=grid.of_one_tile, rotate=rotate)
-    max_tiles = max_block_size(grid, C, tile, algorithm)
-    T = near_equal(grid.tiles, min(max_tiles, ceil_div(grid.tiles, MIN_TASKS)))
-    V = tile_rows(lowering, grid.points, (T, max_tiles), row_of(C))
-    M = tile_rows(lowering, grid.points, (T, max_tiles), tile.lanes)
+    T, places = block_sizes(grid, C, tile, algorithm)
+    V = tile_rows(lowering, grid.points, T, places, row_of(C))
+    M = tile_rows(lowering, grid.points, T, places, tile.lanes)
     functions = [
         TileTransform(grid, C).function(V, x),
         PointProducts(grid.order.ranges, pieces_of(T, tile.rows), C, tile).function(M, V, U),
-        *edge_functions(edge, M, grid, (P, Q), tile.width),
+        *edge_functions(edge, M, grid, y.shape[2:], tile.width),
     ]
     tasks, scratch = ceil_div(grid.tiles, T), [V, M, edge, zeros]
     spec = spec_for(sizes, x, [V, M], [edge, zeros, U])
-    static = {"functions": functions, "grid": grid.of_one_tile, "filters": K}
+    static: dict[str, Any] = {"functions": functions, "grid": grid.of_one_tile, "filters": K}
     y.call(lowering, winograd, tasks, scratch, [x, U], spec=spec, sizes=sizes.values, **static)
 
 
-def tile_rows(lowering: Lowering, points: int, tiles: Pair, row: int, *, per_thread: bool = True) -> View:
-    """Scratch memory [1, points, tiles, row] for tiles = (how many there are, for how many there is place).
+def lower_by_filters(
+    lowering: Lowering, y: EpilogueOutputs, x: View, w: View, grid: Grid, scratch: tuple[View, View], rotate: bool
+) -> None:
+    """`lower` where threads share blocks of filters, for x [N, H, W, C] and w [K, C, 3, 3] as kernels read them.
 
-    Points lie equally far apart however many tiles there are, so that their distance is part of the code.
+    scratch: edge and zeros.
     """
-    count, places = tiles
+    (edge, zeros), K, C = scratch, y.shape[1], x.shape[3]
+    tile, sizes, places = tile_for(K), CallSizes(), rounded_up(grid.tiles)
+    # V of all tiles; U and M of the block of filters that a thread works on
+    V = tile_rows(lowering, grid.points, grid.tiles, places, row_of(C), per_thread=False)
+    functions = [TileTransform(grid, channels).function(V, x) for channels, *_ in channel_parts(C)]
+    specs = [spec_of_tiles(sizes, V), zeros.spec, sizes.images(x, "input")]
+    counts = {"rows": sizes.of(grid.rows, "tiles", 0), "columns": sizes.of(grid.columns, "tiles", 1)}
+    static: dict[str, Any] = {"grid": grid.of_one_tile, "functions": functions, **counts}
+    lowering.call(transform_inputs, [V, zeros], [x], specs=specs, sizes=sizes.values, **static)
+    U = lowering.scratch((1, grid.classes, min(C, CHANNEL_PART), tile.lanes), per_thread=True)
+    M = tile_rows(lowering, grid.points, grid.tiles, places, tile.lanes)
+    # of the parts of the channels, then of the edge
+    classes, pieces = grid.order.ranges, pieces_of(grid.tiles, tile.rows)
+    products = [PointProducts(classes, pieces, n, tile, add=True) for n, *_ in channel_parts(C)]
+    functions = [part.function(M, V, U) for part in products]
+    functions += edge_functions(edge, M, grid, y.shape[2:], tile.width)
+    sizes = CallSizes()
+    spec = spec_for(sizes, x, [V, M], [U, edge, w])
+    static = {"functions": functions, "rotate": rotate, "grid": grid.of_one_tile, "filters": K}
+    # each filter belongs to one task, so one row of partial sums is enough
+    y.call(lowering, winograd_by_filters, 1, [U, M, edge], [V, w], spec=spec, sizes=sizes.values, **static)
+
+
+def tile_rows(lowering: Lowering, points: int, tiles: int, places: int, row: int, *, per_thread: bool = True) -> View:
+    """Scratch memory [1, points, tiles, row] with places for more tiles, for the distance of points is part of code."""
     # PAD separates the points
     stride = places * row + PAD
-    return lowering.scratch((1, points, stride), per_thread=per_thread).over(
-        (1, points, count, row), (points * stride, stride, row, 1)
-    )
+    memory = lowering.scratch((1, points, stride), per_thread=per_thread)
+    return memory.over((1, points, tiles, row), (points * stride, stride, row, 1))
 
 
 def spec_of_tiles(sizes: CallSizes, rows: View) -> ArraySpec:
@@ -193,8 +184,8 @@ def spec_of_tiles(sizes: CallSizes, rows: View) -> ArraySpec:
 
 
 def rounded_up(tiles: int) -> int:
-    """A number of tiles rounded up to one of few, at most a quarter more."""
-    step = 1 << max(0, (tiles - 1).bit_length() - 3)
+    """A number of tiles rounded up to a power of two, or to three quarters of one, so that other numbers share code."""
+    step = 1 << max(0, (tiles - 1).bit_length() - 2)
     return ceil_div(tiles, step) * step
 
 
@@ -217,10 +208,16 @@ def spec_for(sizes: CallSizes, x: View, of_tiles: list[View], known: list[View])
     return spec
 
 
-def max_block_size(grid: Grid, C: int, tile: Tile, algorithm: Algorithm) -> int:
-    """Tiles of a block at most: `algorithm.tile_block`, else as many as fit into the cache."""
+def block_sizes(grid: Grid, C: int, tile: Tile, algorithm: Algorithm) -> tuple[int, int]:
+    """Tiles of a block, and how many it has place for: one of two numbers, so that other batches share code.
+
+    Its tiles are at most `algorithm.tile_block`, else as many as fit into the cache; fewer if blocks would be few. With
+    more unused places the points would spread over more pages than the processor keeps the addresses of.
+    """
     fitting = max(tile.rows, max_block_bytes() // (FLOAT_BYTES * grid.points * C))
-    return algorithm.tile_block or min(MAX_TILES, fitting)
+    max_tiles = algorithm.tile_block or min(MAX_TILES, fitting)
+    tiles, half = near_equal(grid.tiles, min(max_tiles, ceil_div(grid.tiles, MIN_TASKS))), ceil_div(max_tiles, 2)
+    return tiles, max_tiles if tiles > half else half
 
 
 def threads_share_filters(grid: Grid, C: int, K: int) -> bool:
@@ -316,6 +313,7 @@ def winograd(
     for (number,) in parallel(ceil_div(tiles, T)):
         first = number * T
         block = TileBlock(number, first, minimum(T, tiles - first))
+        rows_of_tiles(first, block.count, *outputs.counts)
         V_thread, M_thread = V.at(thread(), 0, 0, 0), M.at(thread(), 0, 0, 0)
         # the tiles of the block, one after the other: all channels
         transform_tiles(V_thread, x, zeros.row(thread()), first, block.count, 0, *sizes)

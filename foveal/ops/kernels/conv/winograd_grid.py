@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from foveal.kernel.lang import Index, loop, maximum, minimum, walk
+from foveal.kernel.lang import Index, loop, maximum, minimum, unflatten, walk
 from foveal.ops.kernels.conv.winograd_matrices import Scheme, scheme, strided, transposed
 from foveal.ops.kernels.conv.winograd_transform import PointOrder, point_order
 from foveal.ops.kernels.register_tile import ceil_div
@@ -82,10 +82,20 @@ def tiles(
     What depends on the row alone is computed once for the tiles of it.
     """
     end = first + count
-    for n, i in walk(first // columns, ceil_div(end, columns), (1, rows)):
+    for n, i in walk(*rows_of_tiles(first, count, rows, columns), (1, rows)):
         before = (n * rows + i) * columns
         for j in loop(minimum(end - before, columns), start=maximum(first - before, 0)):
             yield j + (before - first), (n, i, j)
+
+
+def rows_of_tiles(first: Index, count: Index, rows: Index, columns: Index) -> tuple[Index, Index]:
+    """(first, end) of the rows that `tiles` goes along, numbered through all images.
+
+    All divisions are here: those that were written before a loop are not repeated where it calls `tiles`.
+    """
+    start, end = first // columns, ceil_div(first + count, columns)
+    unflatten(start, (1, rows))
+    return start, end
 
 
 def forward_grid(m: int, window: Window, images: int, size: Pair) -> Grid:

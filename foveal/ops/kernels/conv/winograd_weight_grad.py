@@ -70,7 +70,7 @@ def lower(lowering: Lowering, dw: View, dy: View, x: View, grid: Grid, algorithm
     # as few chunks as give enough tasks, for each has sums of its own that are added up; at least a block of tiles each
     chunks = max(1, min(ceil_div(ENOUGH_TASKS, pairs), grid.tiles // block))
     # one copy per thread; in the kernel the first index selects the thread
-    V, M = (tile_rows(lowering, grid.points, (block, block), n) for n in (channels, filters))
+    V, M = (tile_rows(lowering, grid.points, block, block, n) for n in (channels, filters))
     D = lowering.scratch((1, grid.classes, channels * filters + PAD), per_thread=True)
     zeros = lowering.scratch((1, max(C, K)), per_thread=True)
     result = dw.permuted(2, 3, 1, 0)
