@@ -19,6 +19,7 @@ WITHOUT_FILES = ("nn.models.load", "nn.models.load_weights", "data.load", "data.
 X = np.ones((2, 3), "float32")
 IMAGE = np.ones((1, 2, 8, 8), "float32")
 Y, RNG = np.array([0]), np.random.default_rng(0)
+SGD = optim.SGD(nn.Linear(3, 2).parameters(), lr=0.1)
 DIGITS = data.from_arrays("name", *2 * (np.ones((2, 8, 8), "float32"), np.array([0, 1])))
 
 
@@ -64,6 +65,8 @@ MESSAGES = [
         lambda: nn.LayerNorm("x"),
         "LayerNorm: normalized_shape is 'x', it has to be an int or a tuple of ints, the sizes of the last axes",
     ),
+    (lambda: SGD.schedule(lr=10**5000), "SGD: the schedule of lr is a number of 16610 bits; give a function of the"),
+    (lambda: setattr(SGD, "lr", 10**5000), "SGD: lr is a number of 16610 bits, it has to be at least 0 and below"),
     (lambda: nn.ModuleList()(X), "ModuleList has no forward(x); call the modules in it"),
     (lambda: pair(np.array(3.0), "kernel_size"), "kernel_size is array(3.), it has to be an int or two ints"),
     (lambda: sides(np.array(3.0), "padding"), "padding is array(3.), it has to be an int, (rows, columns)"),

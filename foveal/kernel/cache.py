@@ -135,6 +135,9 @@ def exposure(path: Path) -> str | None:
         if user() is not None and status.st_uid not in (ROOT, user()):
             return f"{place} belongs to another user ({status.st_uid})"
         if stat.S_ISLNK(status.st_mode):
+            # links that lead back to themselves are an OSError; what a link leads to may be still to be made
+            with suppress(FileNotFoundError):
+                place.stat()
             # `..` in a link counts from where the link really is
             target = Path(os.path.realpath(place.parent), os.readlink(place))
             return exposure(target / path.relative_to(place))

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from foveal import ops
 from foveal.arguments import checked
 from foveal.errors import ShapeError, StateError
+from foveal.kinds import shown
 from foveal.ops.op import Tensor
 from foveal.optim.hyper import DECAY, POSITIVE, RATE, ParameterGroup, Parameters, Range, make_groups
 from foveal.strides import Ndarray
@@ -134,7 +135,7 @@ class UpdateRule:
         """Raise ShapeError unless a number, or each of a tuple of numbers, lies in the range."""
         for number in value if isinstance(value, tuple | list) else (value,):
             if number not in allowed:
-                raise ShapeError(f"{type(self).__name__}: {name} is {value}, it has to be {allowed}")
+                raise ShapeError(f"{type(self).__name__}: {name} is {shown(value)}, it has to be {allowed}")
 
     @checked
     def schedule(self, **schedules: Callable[[int], float]) -> None:
@@ -144,7 +145,7 @@ class UpdateRule:
                 raise ShapeError(f"{type(self).__name__}: has no hyper-parameter {name!r} that a schedule could change")
             if not callable(schedules[name]):
                 raise ShapeError(
-                    f"{type(self).__name__}: the schedule of {name} is {schedules[name]!r}; give a function of the"
+                    f"{type(self).__name__}: the schedule of {name} is {shown(schedules[name])}; give a function of the"
                     " step's number, such as optim.schedule.constant(0.1)"
                 )
         self.schedules |= schedules

@@ -83,6 +83,8 @@ def elements(value: object) -> tuple[object, ...]:
             # the cell of a variable that has no value yet
             except ValueError:
                 return (MISSING,)
+        case types.FunctionType():
+            return value.__code__, value.__defaults__, *(value.__kwdefaults__ or {}).values()
     return tuple(itertools.chain.from_iterable(attributes_of(value).items()))
 
 
@@ -153,8 +155,11 @@ class Description:
 
     def of(self, value: object) -> Hashable:
         """Return the token of a value."""
+        # The type tells 1 from True. An integer stands for itself: of a very large one there is no text.
+        if isinstance(value, int):
+            return type(value), value
+        # The text tells 0.0 from -0.0, and NaN is NaN.
         if isinstance(value, PLAIN):
-            # The type tells 1 from True, the text 0.0 from -0.0, and NaN is NaN.
             return type(value), repr(value)
         # Symbols that a traced function has stored are results of tracing.
         if isinstance(value, Symbol):
@@ -212,6 +217,8 @@ class Description:
         for cell in function.__closure__ or ():
             values.extend(self.held(cell))
         if not is_of_package(function):
+            # What is assigned to it in its place, as by tools that load a changed file into a running process.
+            self.held(function)
             for name in (name for name in global_names(function.__code__) if name in space):
                 values.extend(self.held(GlobalName(space, name)))
         # Functions of other files, such as NumPy's, count as they are; but not what this package has wrapped.
@@ -225,7 +232,7 @@ class Description:
             else self.of_used(x, used)
             for x in values
         ]
-        return Same(function), *tokens
+        return Same(function), Same(function.__code__), *tokens
 
     def of_used(self, owner: object, names: frozenset[str]) -> Hashable:
         """Return the token of what a function has at hand; of an object the attributes of these names alone.

@@ -300,6 +300,21 @@ def test_functions_follow_their_closures_globals_and_what_they_call(monkeypatch)
     check(3, 4)
 
 
+def test_a_function_follows_what_is_assigned_to_it_in_its_place():
+    def scaled(x, by=2.0, *, more=1.0):
+        return x * by * more
+
+    function = foveal.compile(scaled)
+    for name, value, factor in (
+        ("__defaults__", (3.0,), 3),
+        ("__kwdefaults__", {"more": 4.0}, 12),
+        ("__code__", (lambda x, by, *, more: x - by - more).__code__, None),
+    ):
+        function(X)
+        setattr(scaled, name, value)
+        assert np.array_equal(function(X), X - 3 - 4 if factor is None else X * np.float32(factor))
+
+
 def test_losses_are_followed():
     net, (x, labels) = classifier().eval(), batch()
     loss = nn.CrossEntropyLoss()
@@ -414,7 +429,7 @@ def test_numbers_that_python_takes_for_equal_are_told_apart():
     net = Configured([1])
     seen = []
     for value in (1, True, 1.0, 0.0, -0.0, float("nan"), float("nan")):
-        net.config = [value]
+        net.config = [value, 10**5000]
         net(X)
         seen.append(len(net.__dict__["_compiled"].programs))
     assert seen == [1, 2, 3, 4, 5, 6, 6]

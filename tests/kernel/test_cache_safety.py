@@ -140,6 +140,14 @@ def test_a_link_of_another_user_is_not_followed_to_the_folder(folder, tmp_path, 
     assert run() == (compiled, 0)
 
 
+def test_a_link_that_leads_back_to_itself_is_said_and_not_used(tmp_path, monkeypatch, capsys):
+    link = tmp_path / "link"
+    link.symlink_to(link)
+    monkeypatch.setenv("FOVEAL_CACHE", str(link))
+    assert cache.load("name") is None
+    assert f"{link} is not used, so kernels are compiled again: {link}: Too many levels" in capsys.readouterr().err
+
+
 def replaced_by(path, what):
     """Put something else in the place of a kernel's file, which is kept beside it."""
     kept = path.with_suffix(".kept")
