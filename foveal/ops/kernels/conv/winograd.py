@@ -313,6 +313,7 @@ def winograd(
     for (number,) in parallel(ceil_div(tiles, T)):
         first = number * T
         block = TileBlock(number, first, minimum(T, tiles - first))
+        # the divisions of both loops, written before the one over blocks of filters
         rows_of_tiles(first, block.count, *outputs.counts)
         V_thread, M_thread = V.at(thread(), 0, 0, 0), M.at(thread(), 0, 0, 0)
         # the tiles of the block, one after the other: all channels
