@@ -151,10 +151,10 @@ class Lowerer:
         if not any(math.prod(view.shape) for view in outputs):
             body, inputs, specs, sizes, numbers, functions, static = nothing, (), None, (), (), (), {}
         views = (*outputs, *inputs)
-        # The code depends on the modules of the operators fused into it as well: they belong into the cache key.
+        # The code depends on the operators fused into it as well: those of users belong into the cache key.
         fused_parts = [static[name].steps for name in ("epilogue", "prologue") if name in static]
         steps = [step for part in (*fused_parts, static.get("steps", ())) for step in part]
-        fused_modules = {type(OPS[name]).__module__ for name, *_ in steps}
+        fused = [OPS[name] for name in sorted({name for name, *_ in steps})]
         specs = [view.spec for view in views] if specs is None else list(specs)
         # to read, it is no matter how the array was written
         read = specs[len(outputs) :]
@@ -164,7 +164,7 @@ class Lowerer:
             tuple(specs),
             static=tuple(sorted(static.items())),
             plain=plain,
-            modules=tuple(sorted(fused_modules)),
+            operators=tuple([op for op in fused if not op.of_package]),
             sizes=len(sizes),
             functions=tuple(functions),
             numbers=len(numbers),

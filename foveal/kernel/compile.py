@@ -22,7 +22,7 @@ from foveal.kernel.builder import active
 from foveal.kernel.ir import Operand
 from foveal.kernel.lang import CONTRACT, F32, I64, KINDS, POINTER, REASSOCIATE, Array, Builder, Index, Value, build_in
 from foveal.kernel.pool import Task
-from foveal.kernel.sources import imported_digest, module_digest
+from foveal.kernel.sources import imported_digest, is_outside, module_digest, own_state
 from foveal.kernel.target import Target, current, host, machine
 from foveal.kernel.values import Traced
 from foveal.system import give_back
@@ -65,7 +65,7 @@ class Kernel:
     arrays: those it is called on, in the body's order, outputs first.
     static: the body's keyword arguments, which are known while it is built.
     plain: a loop nest without lanes of its own; LLVM vectorises its loops, and may split its sums to do so.
-    modules: names of modules that the code depends on, apart from those of the body and of Foveal.
+    operators: those from outside of Foveal that are fused into it.
     sizes: how many sizes a call gives; the `Size`s of the arrays are among them, and those that stand for a value in
     `static`, which the body gets in their place.
     numbers: how many float32 numbers a call gives: the body gets them as its keyword argument `numbers`, a tuple.
@@ -79,7 +79,7 @@ class Kernel:
     arrays: tuple[ArraySpec, ...]
     static: tuple[tuple[str, Any], ...] = ()
     plain: bool = False
-    modules: tuple[str, ...] = ()
+    operators: tuple[object, ...] = ()
     sizes: int = 0
     functions: "tuple[Kernel, ...]" = ()
     indices: int | None = None
@@ -117,13 +117,17 @@ class Kernel:
             self.run_body([interpret.Array(array) for array in arrays], functions, given, sizes)
 
 
+def outside_operators(kernel: Kernel) -> list[object]:
+    """The operators outside of Foveal that the kernel's code depends on."""
+    operators = (getattr(kernel.body, "__self__", None), *kernel.operators)
+    return [operator for operator in operators if operator is not None and is_outside(type(operator).__module__)]
+
+
 def outside_modules(kernel: Kernel) -> list[str]:
     """Names of the modules outside of Foveal that the kernel's code depends on."""
-    operator = getattr(kernel.body, "__self__", None)
-    own = [] if operator is None else [type(operator).__module__]
     # a function that exec made may have None for its module
-    modules = map(str, {kernel.body.__module__, *kernel.modules, *own})
-    return sorted(name for name in modules if not name.startswith("foveal."))
+    modules = {str(kernel.body.__module__), *(str(type(own).__module__) for own in outside_operators(kernel))}
+    return sorted(filter(is_outside, modules))
 
 
 def key(kernel: Kernel, target: Target) -> str:
@@ -135,6 +139,7 @@ def key(kernel: Kernel, target: Target) -> str:
         kernel.body.__qualname__,
         owner.__module__,
         owner.__qualname__,
+        [own_state(operator) for operator in outside_operators(kernel)],
         [module_digest(name) for name in outside_modules(kernel)],
         kernel.arrays,
         kernel.static,

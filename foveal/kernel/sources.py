@@ -67,3 +67,16 @@ def file_digest(path: str | None) -> str:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path is not None else uuid.uuid4().hex
     except OSError:
         return uuid.uuid4().hex
+
+
+def is_outside(module: str) -> bool:
+    """True for the names of modules outside of Foveal."""
+    return not module.startswith("foveal.")
+
+
+def own_state(operator: object) -> tuple[object, ...]:
+    """What an operator has beside its class: its name, and its attributes, which its kernel may read.
+
+    A class may be defined again under the same name, as in a notebook or by a function that makes classes.
+    """
+    return getattr(operator, "name", None), sorted(getattr(operator, "__dict__", {}).items())

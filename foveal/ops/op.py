@@ -179,9 +179,13 @@ class Operator:
     # and those that are attributes without a default
     required: ClassVar[frozenset[str]]
 
+    # True for operators of this package, False for those that users write
+    of_package: ClassVar[bool]
+
     def __init_subclass__(cls) -> None:
         # the module's source as it is now, while it is imported; its digest is a part of the names of kernels
-        if not cls.__module__.startswith("foveal."):
+        cls.of_package = cls.__module__.startswith("foveal.")
+        if not cls.of_package:
             module_digest(cls.__module__)
         cls.__signature__ = signature(cls)
         parameters = cls.__signature__.parameters.values()
@@ -190,7 +194,9 @@ class Operator:
 
     def __init__(self) -> None:
         if self.name in OPS:
-            raise ValueError(f"two operators are called {self.name}")
+            raise ValueError(
+                f"two operators are called {self.name}; give the new one another name, also where it is to replace one"
+            )
         OPS[self.name] = self
 
     def __call__(self: Normalises[P], *inputs: P.args, **attributes: P.kwargs) -> Tensor:
@@ -287,7 +293,7 @@ class Operator:
             self.__signature__.bind(*inputs, **attributes)
         except TypeError as error:
             # what users write; their own operators have no place in foveal.ops
-            place = "ops." if type(self).__module__.startswith("foveal.") else ""
+            place = "ops." if self.of_package else ""
             raise wrong_call(f"{place}{self.name}", self.__signature__, error, attributes) from None
 
     def __repr__(self) -> str:
@@ -325,8 +331,22 @@ class Operator:
         return Type(self.checked_shape(*(t.shape for t in inputs), **attributes), self.dtype)
 
     def type_of(self, inputs: tuple[Type, ...], attributes: Mapping[str, Any]) -> Type:
-        """`type`, computed once for equal inputs and attributes, on which alone it depends."""
-        return known_type(self, inputs, tuple(attributes.items()))
+        """`type`, computed once for equal inputs and attributes, on which alone it depends.
+
+        Operators that users write may also read what changes, such as an attribute of their own; theirs is computed
+        each time. Raises ArgumentError for one of their attributes that cannot be hashed.
+        """
+        if self.of_package:
+            return known_type(self, inputs, tuple(attributes.items()))
+        for name, value in attributes.items():
+            try:
+                hash(value)
+            except TypeError:
+                raise ArgumentError(
+                    f"{self.name}: {name} is {shown(value)}, which cannot be hashed; let normalise return a number,"
+                    " a text or a tuple of such"
+                ) from None
+        return self.type(*inputs, **attributes)
 
     def shape(self, *shapes: Any, **attributes: Any) -> Shape:
         """The output's shape, from the inputs' shapes."""

@@ -1,5 +1,6 @@
 """Expand composites into primitives, fold constants, share equal nodes. Graph -> Graph."""
 
+import math
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -45,7 +46,11 @@ class Rewriter(Trace):
 
     def record(self, op: Operator, inputs: tuple[Operand, ...], attributes: dict[str, Any]) -> Symbol:
         symbols = tuple([self.lift(x) for x in inputs])
-        key = (op.name, tuple([symbol.node for symbol in symbols]), tuple(sorted(attributes.items())))
+        nodes = tuple([symbol.node for symbol in symbols])
+        key: Hashable = (op.name, nodes, tuple(sorted(attributes.items())))
+        if op is moves.constant:
+            # Zeros of either sign are equal, but not what is divided by them.
+            key = key, math.copysign(1.0, attributes["value"])
         if key not in self.recorded:
             self.recorded[key] = self.simplest(op, symbols, attributes)
         return self.recorded[key]

@@ -174,6 +174,14 @@ def test_constants_are_folded_and_neutral_operations_left_out(function, left):
     np.testing.assert_allclose(graph.evaluate(x)[0], traced.evaluate(x)[0])
 
 
+def test_zeros_of_either_sign_are_two_constants():
+    """They are equal, but what is divided by them is not."""
+    graph = trace(lambda x: (1.0 / ops.maximum(x, 0.0), 1.0 / ops.where(x, x, -0.0)), Type((4,)))
+    with np.errstate(divide="ignore"):
+        _, low = simplify(graph).evaluate(np.zeros(4))
+    np.testing.assert_array_equal(low, np.full(4, -np.inf))
+
+
 def test_simplifying_twice_changes_nothing_more():
     step = foveal.compile_step(
         model := nn.models.build("small", channels=1, size=(8, 8), classes=3),

@@ -251,5 +251,84 @@ def test_a_pointwise_operator_that_changed_is_compiled_anew(written):
 
 def test_two_operators_of_one_name_are_refused(written):
     written("cube_first", CUBE.format(slope="3.0", wrong=""))
-    with pytest.raises(ValueError, match="two operators are called cube"):
+    with pytest.raises(ValueError, match="two operators are called cube; give the new one another name"):
         written("cube_second", CUBE.format(slope="3.0", wrong=""))
+
+
+SCALED = '''
+from foveal.kernel.lang import parallel, vectors
+from foveal.ops.op import Operator
+
+
+class Scaled(Operator):
+    """y[h, w] = factor x[h, w] of the first columns, [H, W] -> [H, columns]"""
+
+    arity, differentiable = 1, False
+
+    def __init__(self, name, factor, columns):
+        self.name, self.factor, self.columns = name, factor, columns
+        super().__init__()
+
+    def normalise(self, x, *, table=()):
+        return {"table": table}
+
+    def shape(self, x, **_):
+        return (x[0], self.columns)
+
+    def numpy(self, x, **_):
+        return x[:, : self.columns] * self.factor
+
+    def kernel(self, y, x, **_):
+        for (h,) in parallel(y.shape[0]):
+            for w, width in vectors(y.shape[1]):
+                y.store((h, w), x.load((h, w), width) * self.factor, width)
+
+
+scaled, other = Scaled("scaled", 2.0, 5), Scaled("other", 3.0, 5)
+'''
+
+
+def test_operators_of_one_class_and_changed_attributes_of_theirs_have_code_of_their_own(written):
+    """As where a cell of a notebook defines the class again, with another kernel and another name."""
+    scaled = written("scaled", SCALED)
+    x = np.arange(20, dtype=np.float32).reshape(2, 10)
+    for op in (scaled, OPS["other"]):
+        np.testing.assert_array_equal(foveal.compile(lambda x, op=op: op(x), threads=1)(x), op(x))
+    scaled.factor = 4.0
+    np.testing.assert_array_equal(foveal.compile(lambda x: scaled(x), threads=1)(x), x[:, :5] * 4.0)
+    scaled.columns = 8
+    np.testing.assert_array_equal(foveal.compile(lambda x: scaled(x), threads=1)(x), x[:, :8] * 4.0)
+
+
+TIMES = '''
+from foveal.ops.elementwise import Pointwise
+
+
+class Times(Pointwise):
+    """y = factor x"""
+
+    name, arity, factor, differentiable = "times", 1, 2.0, False
+
+    def numpy(self, x):
+        return self.factor * x
+
+    def scalar(self, x):
+        return x * self.factor
+
+
+times = Times()
+'''
+
+
+def test_a_fused_operator_whose_attribute_changed_is_compiled_anew(written):
+    times = written("times", TIMES)
+    x = np.ones((4, 5), np.float32)
+    for factor in (2.0, 3.0):
+        times.factor = factor
+        np.testing.assert_array_equal(foveal.compile(lambda x: times(x) + 1.0, threads=1)(x), times(x) + 1.0)
+
+
+def test_an_attribute_that_cannot_be_hashed_is_named(written):
+    scaled = written("scaled", SCALED)
+    with pytest.raises(ArgumentError, match=r"scaled: table is \[1.0\], which cannot be hashed; let normalise return"):
+        foveal.compile(lambda x: scaled(x, table=[1.0]), threads=1)(np.ones((2, 10), np.float32))
