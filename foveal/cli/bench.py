@@ -227,8 +227,9 @@ def compile(names: tuple[str, ...], text: bool, options: BenchOptions) -> None:
     NAMEs are models of `nn.models`; all of them if none is given, which takes long. They get images of 96x96, or of
     their own size if that is smaller. cold_s and warm_s are seconds from the first call to its result; cold_cpu_s and
     warm_cpu_s are those of all processors together. A pass "new batch size" or "new image size" comes after the first
-    step in the same process. model_s is for building the network, before. kernels are those of the program, compiled
-    those that were in no cache, code_mib their machine code. Of several rounds the shortest times count.
+    step in the same process; networks that take images of one size alone have no pass of another. model_s is for
+    building the network, before. kernels are those of the program, compiled those that were in no cache, code_mib
+    their machine code. Of several rounds the shortest times count.
     """
     works = compiling.select(names)
     run(partial(compiling.records, works, text), options, output.COMPILE_COLUMNS)
