@@ -129,9 +129,9 @@ def above_standard(pipe: IO[bytes]) -> IO[bytes]:
     """Return a pipe that no standard stream's number stands for: where those are closed, print would write into it."""
     if pipe.fileno() > 2:
         return pipe
+    # its number stays taken until a copy has a higher one
     with pipe:
-        copy = os.fdopen(os.dup(pipe.fileno()), pipe.mode, 0)
-    return copy if copy.fileno() > 2 else above_standard(copy)
+        return above_standard(os.fdopen(os.dup(pipe.fileno()), pipe.mode, 0))
 
 
 def close_pipes(process: subprocess.Popen[bytes]) -> None:

@@ -151,6 +151,7 @@ os.close(0)
 os.close(1)
 pool.FEW = 2
 pool.prepare()
+assert len(pool._running.processes) == 2
 try:
     os.write(1, b"x" * 100)
 except OSError:
