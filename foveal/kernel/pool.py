@@ -33,6 +33,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import IO
 
 from foveal import debug, forks
 from foveal.errors import FovealError
@@ -124,6 +125,23 @@ def read_bytes(file: int, count: int) -> bytes | None:
     return b"".join(parts)
 
 
+def above_standard(pipe: IO[bytes]) -> IO[bytes]:
+    """Return a pipe that no standard stream's number stands for: where those are closed, print would write into it."""
+    if pipe.fileno() > 2:
+        return pipe
+    # its number stays taken until a copy has a higher one
+    with pipe:
+        return above_standard(os.fdopen(os.dup(pipe.fileno()), pipe.mode, 0))
+
+
+def close_pipes(process: subprocess.Popen[bytes]) -> None:
+    """Close this process's ends. A program that closes all its descriptors has done so already."""
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        with suppress(OSError):
+            pipe.close()
+
+
 # what has been said of this process's compiling processes, each once
 _said: set[str] = set()
 
@@ -168,7 +186,8 @@ class Worker:
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.inbox, outbox = self.process.stdin, self.process.stdout
+        self.inbox = self.process.stdin = above_standard(self.process.stdin)
+        outbox = self.process.stdout = above_standard(self.process.stdout)
 
         def read() -> None:
             message: bytes | None = b""
@@ -201,9 +220,7 @@ class Worker:
         self.process.kill()
         self.process.wait()
         self.reader.join()
-        self.inbox.close()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        close_pipes(self.process)
 
 
 class Crew:
@@ -237,9 +254,7 @@ class Running(forks.Locked):
         # those that have nothing to do, and what ends them after a while
         self.idle: tuple[Crew, threading.Timer] | None = None
         for process in self.processes:
-            for pipe in (process.stdin, process.stdout):
-                assert pipe is not None
-                pipe.close()
+            close_pipes(process)
             # it is no child of this process, which is nothing to warn of
             process.returncode = 0
         self.processes = set()
@@ -387,6 +402,9 @@ class Compilation:
             return
         self.crew = _running.take() or self.crew
         workers = self.crew.workers
+        # fewer may be wanted than when they were started
+        for number in list(workers)[jobs() :]:
+            workers.pop(number).end()
         wanted = min(jobs() - len(_running.processes) + len(workers), self.waiting() // 2)
         # other threads of this process have all of them: look again later
         self.growing = wanted < 1 and not workers

@@ -133,6 +133,47 @@ def test_nothing_is_prepared_where_kernels_are_compiled_alone(monkeypatch, capsy
     assert (pool._running.processes, capsys.readouterr()) == (set(), ("", ""))
 
 
+def test_a_lower_number_counts_for_processes_that_were_kept(monkeypatch):
+    monkeypatch.setenv("FOVEAL_JOBS", "4")
+    pool.prepare()
+    monkeypatch.setenv("FOVEAL_JOBS", "2")
+    check(program())
+    assert len(pool._running.processes) == 2
+
+
+# a program without standard streams, and one that closes what it does not know, as daemons do
+CLOSED = """
+import os, sys
+import foveal
+from foveal import ops
+from foveal.kernel import pool
+os.close(0)
+os.close(1)
+pool.FEW = 2
+pool.prepare()
+assert len(pool._running.processes) == 2
+try:
+    os.write(1, b"x" * 100)
+except OSError:
+    sys.stderr.write("kept apart,")
+if {closes}:
+    os.closerange(3, 256)
+    if (child := os.fork()) == 0:
+        os._exit(len(pool._running.processes))
+    assert os.waitpid(child, 0)[1] == 0
+foveal.compile(lambda x: (ops.sum(ops.exp(x), axes=(0,)), ops.max(x, axes=(1,))), threads=1)([[1.0, 2.0]])
+sys.stderr.write("done")
+"""
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_pipes_are_neither_printed_to_nor_missed_when_descriptors_are_closed(closes):
+    ran = subprocess.run([sys.executable, "-c", CLOSED.format(closes=closes)], stderr=subprocess.PIPE, timeout=60)
+    said = ran.stderr.decode()
+    assert (ran.returncode, said.startswith("kept apart,"), said.endswith("done")) == (0, True, True)
+    assert not {"Traceback", "Exception ignored"} & set(re.findall("Traceback|Exception ignored", said))
+
+
 STEP = """
 import numpy as np
 import foveal
