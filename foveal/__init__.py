@@ -45,6 +45,7 @@ MAP = (
     ("autotune", "measured choices of algorithms, where FOVEAL_TUNE=1 asks for them"),
     ("programs", "Programs: what was compiled, by key, each made once and a bounded number kept"),
     ("build", "the compiler: every stage from a graph to a program, in order"),
+    ("structure", "what traced functions return, nested, as a list and back"),
     ("trained", "which parameters a training step trains"),
     ("api", "compile, grad, compile_step: what users call"),
     ("explain", "a model before it runs: shapes, costs, receptive fields"),

@@ -25,6 +25,7 @@ from foveal.profile import show_timings
 from foveal.program import Program
 from foveal.programs import Programs
 from foveal.strides import Ndarray, Shape
+from foveal.structure import Rebuild, flattened
 from foveal.trace import Symbol, current, trace, tracing
 from foveal.trained import check_optimizer, check_used, parameters_of
 from foveal.variable import Variable
@@ -84,7 +85,7 @@ def check_finite(x: Ndarray, what: str) -> None:
 
 
 # A function written with foveal operators: it is called on one Tensor per argument.
-TracedFunction = Callable[..., Tensor | Sequence[Tensor]]
+TracedFunction = Callable[..., Tensor | Sequence[Any] | Mapping[str, Any]]
 
 
 def call(function: TracedFunction, symbols: Sequence[Symbol]) -> Any:
@@ -119,26 +120,25 @@ class Compiled:
     def __init__(self, function: TracedFunction, threads: int | None = None) -> None:
         self.function, self.threads = function, threads
         self.state = State()
-        # by the number of the state, and shapes and dtypes of the arguments: the program, whether the function returned
-        # one array, and what the program checks before it writes
-        self.programs: Programs[tuple[Program, bool, Guard | None]] = Programs()
+        # by the number of the state, and shapes and dtypes of the arguments: the program, how its results are nested,
+        # and what the program checks before it writes
+        self.programs: Programs[tuple[Program, Rebuild, Guard | None]] = Programs()
 
     def program(self, *arrays: ArrayLike) -> Program:
         """Return the program for arguments of these shapes and dtypes."""
         return self._find([as_argument(x, f"argument {i}") for i, x in enumerate(arrays)])[0]
 
-    def _find(self, arrays: list[Ndarray]) -> tuple[Program, bool, Guard | None]:
+    def _find(self, arrays: list[Ndarray]) -> tuple[Program, Rebuild, Guard | None]:
         number = self.state.number(self.function, self.threads)
         types = tuple((a.shape, str(a.dtype)) for a in arrays)
 
-        def make() -> tuple[Program, bool, Guard | None]:
-            single, guard = True, None
+        def make() -> tuple[Program, Rebuild, Guard | None]:
+            rebuild: Rebuild = next
+            guard = None
 
             def traced(*symbols: Symbol) -> Sequence[Operand]:
-                nonlocal single, guard
-                result = call(self.function, symbols)
-                single = not isinstance(result, tuple | list)
-                outputs: list[Any] = list(result) if isinstance(result, tuple | list) else [result]
+                nonlocal rebuild, guard
+                outputs, rebuild = flattened(call(self.function, symbols))
                 # Where the function writes variables, the report of what is checked before is the last output.
                 if guarded := guard_updates(current()):
                     report, guard = guarded
@@ -147,19 +147,19 @@ class Compiled:
 
             with self.state.reading(number):
                 graph = trace(traced, *(Type(*k) for k in types))
-            return build(graph, self.threads), single, guard
+            return build(graph, self.threads), rebuild, guard
 
         return self.programs.find((number, types), make)
 
     def __call__(self, *arrays: ArrayLike) -> Any:
-        """Run on arrays. Returns an array, or a list of arrays if the function returns several."""
+        """Run on arrays. Returns an array; a list or dict of arrays, also nested, if the function returns that."""
         given = [as_argument(x, f"argument {i}") for i, x in enumerate(arrays)]
-        program, single, guard = self._find(given)
+        program, rebuild, guard = self._find(given)
         results = program.run(*given)
         if guard is not None and not (report := results.pop())[0]:
             raise NumericsError(f"{guard.problem(report)}; check the input. Nothing was written")
         show_timings(program)
-        return results[0] if single else results
+        return rebuild(iter(results))
 
 
 @checked

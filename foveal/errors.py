@@ -20,6 +20,10 @@ class ArgumentError(FovealError, TypeError):
     """An argument that is missing, or that what is called does not take."""
 
 
+class PlaceError(FovealError, IndexError):
+    """There is nothing at a place of a container."""
+
+
 class DataError(FovealError, ValueError):
     """A data set, file, label or image cannot be used."""
 

@@ -1,6 +1,8 @@
 """Layers, losses and models, with PyTorch's names, arguments and layouts. The files of this folder:
 
 parameter.py         Parameter, Buffer and Counter: what layers hold
+tree.py              Tree: what a module consists of, by name
+activations.py       results of inner layers, by name
 module.py            Module, the base of layers and models; ModuleList, ModuleDict
 arguments.py         types and checks of hyper-parameters that many layers take
 activation.py        ReLU, GELU, Softmax, ...

@@ -1,9 +1,12 @@
 """Layers that hold others, and those that only pass values on."""
 
-from collections.abc import Iterable, Mapping
+import itertools
+import operator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Self, SupportsIndex, overload
 
 from foveal import ops
-from foveal.errors import ArgumentError, ShapeError
+from foveal.errors import ArgumentError, PlaceError, ShapeError
 from foveal.nn.module import Module, ModuleList
 from foveal.ops.op import Tensor
 from foveal.watch import own_attributes
@@ -13,11 +16,19 @@ class Sequential(Module):
     """Modules one after another, named 0, 1, 2, ... as in PyTorch
 
     modules: one by one, in one list, or in one dict by name. Raises ArgumentError for anything but modules.
+
+    It is used as a list: net[0], net[-1], net[1:3] (a Sequential of the same modules, under their names), len(net),
+    `for module in net`, net[2] = module, del net[2], append, extend, insert, pop. Numbered modules are numbered anew
+    when one is put in or taken out; modules of a dict keep their names, and others get the next free number.
     """
 
     def __init__(self, *modules: Module | Iterable[Module] | Mapping[str, Module]) -> None:
+        self.add_named(self.named(modules))
+
+    def add_named(self, named: Iterable[tuple[object, object]]) -> None:
+        """Add modules at the end, under their names; ArgumentError for names and values that cannot be meant."""
         kind = type(self).__name__
-        for name, module in self.named(modules):
+        for name, module in named:
             if isinstance(module, type):
                 raise ArgumentError(f"{kind}: part {name} is the class {module.__name__}; write {module.__name__}()")
             if not isinstance(module, Module):
@@ -45,9 +56,93 @@ class Sequential(Module):
         return [(str(i), module) for i, module in enumerate(modules)]
 
     def forward(self, x: Tensor) -> Tensor:
-        for _, module in self.children():
+        for _, module in self.named_children():
             x = module(x)
         return x
+
+    def __len__(self) -> int:
+        return len(list(self.named_children()))
+
+    def __bool__(self) -> bool:
+        """True, also of one without modules: it is a function, whatever is in it."""
+        return True
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter([module for _, module in self.named_children()])
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Module: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Sequential": ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> "Module | Sequential":
+        named = list(self.named_children())
+        if isinstance(index, slice):
+            return self.with_modules(dict(named[index]))
+        return named[self.place_of(index)][1]
+
+    def with_modules(self, modules: Mapping[str, Module]) -> "Sequential":
+        """Return some of the modules in a container of this kind."""
+        return Sequential(modules)
+
+    def place_of(self, index: SupportsIndex) -> int:
+        """Return the place of a module, counted from the start. Raises ArgumentError where there is none."""
+        kind, count = type(self).__name__, len(self)
+        if not isinstance(index, SupportsIndex):
+            raise ArgumentError(f"{kind}: modules have places 0, 1, ..., not {index!r}; names are attributes")
+        place = operator.index(index)
+        if not -count <= place < count:
+            raise PlaceError(f"{kind}: there is no module {place}; it has {count}")
+        return place % count
+
+    def __setitem__(self, index: SupportsIndex, module: Module) -> None:
+        setattr(self, list(self.named_children())[self.place_of(index)][0], module)
+
+    def __delitem__(self, index: SupportsIndex | slice) -> None:
+        named = list(self.named_children())
+        del named[index if isinstance(index, slice) else self.place_of(index)]
+        self.rearrange(named)
+
+    def append(self, module: Module) -> Self:
+        """Add a module at the end, and return this container."""
+        return self.insert(len(self), module)
+
+    def extend(self, modules: Iterable[Module]) -> Self:
+        """Add modules at the end, and return this container."""
+        for module in list(modules):
+            self.append(module)
+        return self
+
+    def insert(self, index: int, module: Module) -> Self:
+        """Put a module before that of a place, and return this container."""
+        named: list[tuple[str, Module]] = list(self.named_children())
+        names = {name for name, _ in named}
+        named.insert(index, (next(str(i) for i in itertools.count(len(named)) if str(i) not in names), module))
+        self.rearrange(named)
+        return self
+
+    def pop(self, index: SupportsIndex = -1) -> Module:
+        """Take a module out, the last one if no place is given, and return it."""
+        module = self[operator.index(index)]
+        del self[index]
+        return module
+
+    def rearrange(self, named: list[tuple[str, Module]]) -> None:
+        """Hold these modules in this order; numbered ones are numbered anew."""
+        old = list(self.named_children())
+        if all(name.isdecimal() for name, _ in named):
+            named = [(str(i), module) for i, (_, module) in enumerate(named)]
+        for name, _ in old:
+            delattr(self, name)
+        try:
+            self.add_named(named)
+        except ArgumentError:
+            # nothing is lost
+            for name, _ in list(self.named_children()):
+                delattr(self, name)
+            self.add_named(old)
+            raise
 
 
 class Concat(Sequential):
@@ -60,8 +155,11 @@ class Concat(Sequential):
         super().__init__(*modules)
         self.axis = axis
 
+    def with_modules(self, modules: Mapping[str, Module]) -> "Concat":
+        return Concat(modules, axis=self.axis)
+
     def forward(self, x: Tensor) -> Tensor:
-        return ops.concatenate(*(module(x) for _, module in self.children()), axis=self.axis)
+        return ops.concatenate(*(module(x) for _, module in self.named_children()), axis=self.axis)
 
     def describe(self) -> str:
         return f"axis={self.axis}"

@@ -3,7 +3,7 @@
 import collections
 import types
 from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence, ValuesView
-from typing import TYPE_CHECKING, Any, ClassVar, Self, SupportsIndex, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Self, SupportsIndex, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,33 +12,35 @@ from foveal.api import Compiled, as_argument, check_finite
 from foveal.arguments import checked
 from foveal.errors import ArgumentError, DataError, FovealError, ShapeError, StateError
 from foveal.kinds import as_flag
+from foveal.nn.activations import by_name, check_names
 from foveal.nn.parameter import Buffer as Buffer
 from foveal.nn.parameter import Counter as Counter
 from foveal.nn.parameter import Parameter as Parameter
+from foveal.nn.tree import Tree
 from foveal.ops.op import Tensor
 from foveal.strides import Ndarray
-from foveal.trace import Symbol, current
+from foveal.trace import LayerCall, Symbol, current
 from foveal.variable import Variable
 from foveal.watch import PARTS, Watched, attributes_of, is_plain_object, note_read, own_attributes
 
 if TYPE_CHECKING:
     from foveal.explain import Summary
 
-# the class of the variables that Module.named_variables yields
-Kind = TypeVar("Kind", bound=Variable)
 # the class of an error that names a layer
 Located = TypeVar("Located", bound=FovealError)
 # What a layer returns: one array, or several (MaxPool2d with its indices, GoogLeNet with its auxiliary classifiers).
 Output = Tensor | tuple[Tensor, ...]
+# Attributes of a module that hold what was compiled for it: for calls, and for activations by the names wanted.
+COMPILED = ("_compiled", "_activations")
 # Attributes of a module that are no parts of it: its name, the number of calls, what was compiled for it.
-INTERNAL = ("_name", "_calls", "_compiled")
+INTERNAL = ("_name", "_calls", *COMPILED)
 # What would be used up by looking at what it yields.
 ONCE: tuple[type, ...] = (types.GeneratorType, map, filter, zip)
 # What can change in place, and so get a layer later than it was assigned.
 CHANGEABLE: tuple[type, ...] = (list, dict, set, collections.deque)
 
 
-class Module(Watched):
+class Module(Tree["Module"]):
     """Base of layers and models. A subclass sets its parts as attributes and defines `forward(x)`.
 
     Called on a NumPy array, a module is compiled for the array's shape and returns NumPy arrays; what was compiled
@@ -75,7 +77,7 @@ class Module(Watched):
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles take over: all attributes but the compiled programs."""
-        return {name: value for name, value in self.__dict__.items() if name != "_compiled"}
+        return {name: value for name, value in self.__dict__.items() if name not in COMPILED}
 
     def __call__(self, x: Tensor | ArrayLike) -> Any:
         """Return what `forward` computes of x: Tensors of a Tensor, NumPy arrays of an array [N, ...].
@@ -85,16 +87,54 @@ class Module(Watched):
         """
         if isinstance(x, Tensor):
             return self.traced(x)
+        own: dict[str, Any] = own_attributes(self)
+        return self.computed(x, own.get("_compiled") or own.setdefault("_compiled", Compiled(self.keyed)))
+
+    def computed(self, x: ArrayLike, compiled: Compiled) -> Any:
+        """Run what was compiled for this module on an array [N, ...]; the errors are those of a call."""
         x = as_argument(x, f"the input of {type(self).__name__}")
         if x.size == 0:
             raise DataError(f"the input of {type(self).__name__} is empty (shape {x.shape}); give one image or more")
         check_finite(x, f"the input of {type(self).__name__}")
-        own: dict[str, Any] = own_attributes(self)
-        compiled: Compiled = own.get("_compiled") or own.setdefault("_compiled", Compiled(self.keyed))
         # The key of random layers is (seed low, seed high, step low, step high), here with seed 0 and the number of
         # calls as step.
+        own: dict[str, Any] = own_attributes(self)
         calls = own["_calls"] = own.get("_calls", 0) + 1
         return compiled(x, np.array([0, 0, calls, 0], np.int32))
+
+    @checked
+    def activations(self, x: Tensor | ArrayLike, names: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return what inner layers return for x, by dotted name, as a call of this module gets there.
+
+        names: the layers that are wanted, "" for the module itself; all layers below it if not given. NumPy arrays of
+        an array [N, ...], Tensors of a Tensor: so another module's `forward` can go on with a layer's result. It is a
+        list where a layer returns several arrays or is called several times. Layers compute in the mode that they are
+        in, as in a call. Raises ArgumentError for a layer that is not there or not called.
+        """
+        wanted = None if names is None else tuple(names)
+        if isinstance(x, Tensor):
+            return self.traced_activations(x, wanted)
+        check_names(self, wanted or ())
+        own: dict[str, Any] = own_attributes(self)
+        compiled: dict[tuple[str, ...] | None, Compiled] = own.setdefault("_activations", {})
+        if wanted not in compiled:
+            compiled[wanted] = Compiled(lambda x, key: self.keyed_activations(x, key, wanted))
+        found: dict[str, Any] = self.computed(x, compiled[wanted])
+        return found
+
+    def keyed_activations(self, x: Tensor, key: Symbol, names: tuple[str, ...] | None) -> dict[str, Any]:
+        """Trace what `activations` returns, with the key of random numbers that `keyed` describes."""
+        self.name_parameters()
+        current().key = key
+        return self.traced_activations(x, names)
+
+    def traced_activations(self, x: Tensor, names: tuple[str, ...] | None) -> dict[str, Any]:
+        """Trace a call of this module, and return what layers of these names return."""
+        check_names(self, names or ())
+        self.traced(x)
+        call = current().call.parts[-1]
+        assert isinstance(call, LayerCall)
+        return by_name(self, call, names)
 
     def keyed(self, x: Tensor, key: Symbol) -> Output:
         """Trace `forward` with the key, int32 [4], of the random numbers of its layers; each call has another one."""
@@ -154,72 +194,12 @@ class Module(Watched):
         note_read(self, PARTS)
         own = own_attributes(self)
         for name, value in list(own.items()):
+            if name in INTERNAL:
+                continue
             # Layers may have been appended since the list was assigned.
             if isinstance(value, CHANGEABLE):
                 Watched.__setattr__(self, name, registered(value, f"{type(self).__name__}.{name}"))
-            if name not in INTERNAL:
-                yield name, own[name]
-
-    def children(self) -> Iterator[tuple[str, "Module"]]:
-        """Yield (name, module) of the direct parts, in the order in which they were set."""
-        for name, value in self.parts():
-            if isinstance(value, Module):
-                yield name, value
-
-    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
-        """Yield (dotted name, module) of this module and all below it. Raises StateError if one contains itself."""
-        return self.below(prefix, ())
-
-    def below(self, prefix: str, above: tuple["Module", ...]) -> Iterator[tuple[str, "Module"]]:
-        """Yield what named_modules does. above: the modules that contain this one."""
-        if any(self is module for module in above):
-            raise StateError(
-                f"{type(self).__name__} contains itself, as {prefix}; hold what lies above a layer outside of the"
-                " model, or as weakref.ref(...)"
-            )
-        yield prefix, self
-        for name, child in self.children():
-            yield from child.below(f"{prefix}.{name}" if prefix else name, (*above, self))
-
-    @overload
-    def named_variables(self) -> Iterator[tuple[str, Variable]]: ...
-
-    @overload
-    def named_variables(self, kind: type[Kind]) -> Iterator[tuple[str, Kind]]: ...
-
-    def named_variables(self, kind: type[Variable] = Variable) -> Iterator[tuple[str, Variable]]:
-        """Yield (dotted name, variable) of parameters and buffers, in PyTorch's order.
-
-        kind: the class of the variables to yield, Parameter for instance.
-        """
-        for prefix, module in self.named_modules():
-            yield from module.own_variables(prefix, kind)
-
-    def own_variables(self, prefix: str, kind: type[Kind]) -> Iterator[tuple[str, Kind]]:
-        """Yield what named_variables does of this module alone, whose name is `prefix`."""
-        parts = list(self.parts())
-        for group in (Parameter, Buffer):
-            for name, value in parts:
-                if isinstance(value, group) and isinstance(value, kind):
-                    yield f"{prefix}.{name}" if prefix else name, value
-
-    def name_parameters(self) -> None:
-        """Give every variable and layer its dotted name, for messages and printed graphs."""
-        self.newly_named()
-
-    def newly_named(self) -> list[Variable]:
-        """Name the parameters, and return all variables."""
-        found: list[Variable] = []
-        for prefix, module in self.named_modules():
-            own_attributes(module)["_name"] = prefix
-            for name, variable in module.own_variables(prefix, Variable):
-                variable.name = name
-                found.append(variable)
-        return found
-
-    def parameters(self) -> list[Parameter]:
-        """Return all parameters, each once, also where layers share it."""
-        return list(dict.fromkeys(v for v in self.newly_named() if isinstance(v, Parameter)))
+            yield name, own[name]
 
     @checked
     def train(self, mode: bool = True) -> Self:
@@ -272,7 +252,7 @@ class Module(Watched):
                 variable.data = np.asarray(state[name])
 
     def __repr__(self) -> str:
-        inner = [f"  ({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.children()]
+        inner = [f"  ({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.named_children()]
         head = f"{type(self).__name__}({self.describe()}"
         return "\n".join([head, *inner, ")"]) if inner else head + ")"
 

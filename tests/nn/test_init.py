@@ -159,7 +159,7 @@ def test_a_report_is_what_layers_compute():
         ("2", "ReLU", (4, 3, 4, 3)),
     ]
     assert all(np.array_equal(state[name], value) for name, value in net.state_dict().items())
-    y = dict(net.children())["0"](x)
+    y = dict(net.named_children())["0"](x)
     assert report.row("0").variance == pytest.approx(y.var(dtype=np.float64), rel=1e-5)
     assert report.row("0").mean == pytest.approx(y.mean(dtype=np.float64), rel=1e-4)
     # in training mode

@@ -152,7 +152,7 @@ def test_a_module_dict_is_a_dict():
 def test_sequential_takes_what_can_be_meant(modules):
     a, b = nn.Linear(4, 4), nn.ReLU()
     net = modules(a, b)
-    assert [module for _, module in net.children()] == [a, b]
+    assert [module for _, module in net.named_children()] == [a, b]
     assert np.array_equal(net(X), b(a(X)))
 
 

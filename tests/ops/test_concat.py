@@ -93,7 +93,7 @@ def test_modules_side_by_side():
     assert list(net.state_dict()) == ["0.weight", "0.bias", "1.0.weight", "1.0.bias"]
     (x,) = arrays((2, 3, 4, 4))
     y = net(x)
-    first, second = (module for _, module in net.children())
+    first, second = (module for _, module in net.named_children())
     np.testing.assert_allclose(y, np.concatenate([first(x), second(x)], 1), rtol=1e-6)
     assert nn.Concat(nn.Identity(), nn.Identity(), axis=-2)(x).shape == (2, 3, 8, 4)
     assert str(net).startswith("Concat(axis=1")

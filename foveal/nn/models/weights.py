@@ -233,8 +233,8 @@ def block(theirs: str, ours: str, parts: Module) -> Names:
 
     theirs, ours: the block's names. parts: the model's block, whose children are in the order of the computation.
     """
-    convolutions = [n for n, part in parts.children() if not isinstance(part, SqueezeExcitation)]
-    squeezes = [n for n, part in parts.children() if isinstance(part, SqueezeExcitation)]
+    convolutions = [n for n, part in parts.named_children() if not isinstance(part, SqueezeExcitation)]
+    squeezes = [n for n, part in parts.named_children() if isinstance(part, SqueezeExcitation)]
     names = DEPTHWISE if len(convolutions) == len(DEPTHWISE) else INVERTED
     table: Names = {}
     for (conv, norm), position in zip(names, convolutions, strict=True):
@@ -266,7 +266,7 @@ def mobilenet_v2(model: Module) -> Names:
 def mobilenet_v3(model: Module) -> Names:
     """The names of all of MobileNetV3, large or small."""
     # the first convolution, the blocks, the last convolution
-    layers = [part for _, part in cast(MobileNetV3, model).features.children()]
+    layers = [part for _, part in cast(MobileNetV3, model).features.named_children()]
     stages = LARGE_STAGES if len(layers) == len(LARGE) + 2 else SMALL_STAGES
     table = stem()
     for i, theirs in enumerate(staged(stages), 1):
@@ -279,9 +279,9 @@ def mobilenet_v3(model: Module) -> Names:
 def efficientnet(model: Module) -> Names:
     """The names of all of EfficientNet."""
     # the first convolution, the stages, the last convolution
-    table, stages = stem(), [part for _, part in cast(EfficientNet, model).features.children()]
+    table, stages = stem(), [part for _, part in cast(EfficientNet, model).features.named_children()]
     for s, stage in enumerate(stages[1:-1]):
-        for i, part in stage.children():
+        for i, part in stage.named_children():
             table |= block(f"blocks.{s}.{i}", f"features.{s + 1}.{i}.block", cast(MBConv, part).block)
     return table | head(f"features.{len(stages) - 1}", "classifier.1")
 

@@ -126,6 +126,6 @@ def fold_into(layer: Foldable, norm: BatchNorm2d) -> None:
 def replace_by_identity(model: Module, norm: Module) -> None:
     """Put Identity in the place of the norm, wherever the model has it."""
     for _, module in list(model.named_modules()):
-        for name, child in list(module.children()):
+        for name, child in list(module.named_children()):
             if child is norm:
                 setattr(module, name, Identity())
