@@ -60,7 +60,7 @@ def test_moments_are_cut_by_the_cache_of_the_target(rows, channels, chunks):
 def test_what_is_larger_than_the_cache_is_prefetched():
     class Image:
         def __init__(self, *shape):
-            self.shape = shape
+            self.shape = self.extents = shape
 
     with target.assume(target.AVX2):
         assert not epilogue.exceeds_l2(Image(1, 512, 512))
