@@ -1,14 +1,14 @@
 """The random masks of dropout: Srivastava et al. 2014."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel import random
-from foveal.kernel.compile import ArraySpec, Size
-from foveal.kernel.lang import Array, Index, Scalar, extract, lanes, parallel_vectors, unflatten, where
+from foveal.kernel.lang import Array, extract, unflatten
+from foveal.ops.kernels import dropout as kernels
 from foveal.ops.op import Case, HasShape, Lowering, Operator
 from foveal.ops.shape import sizes
 from foveal.strides import Ndarray, Shape, contiguous
@@ -53,41 +53,19 @@ class DropoutMask(Operator):
 
     def numpy(self, key: Ndarray, *, shape: Shape, p: float, stream: int) -> Ndarray:
         bits = random.philox_numpy(np.arange(int(np.prod(shape)), dtype=np.uint64), key, stream)
-        return np.where(bits >= threshold(p), np.float32(1.0 / (1.0 - p)), np.float32(0)).reshape(shape)
+        return np.where(bits >= kernels.threshold(p), np.float32(1.0 / (1.0 - p)), np.float32(0)).reshape(shape)
 
     def kernel(self, y: Array, key: Array, *, shape: Shape, p: float, stream: int) -> None:
         # vectors of elements in C order, and the scalars that are left
-        for flat, width, keep in drawn(int(np.prod(shape)), key, p, stream, None):
+        for flat, width, keep in kernels.drawn(int(np.prod(shape)), key, p, stream, None):
             for lane in range(width):
                 y[unflatten(flat + lane, shape)] = extract(keep, lane)
 
     def lower(self, lowering: Lowering, y: View, key: View, *, shape: Shape, p: float, stream: int) -> None:
-        if y.strides != contiguous(y.shape):
+        if y.strides == contiguous(y.shape):
+            kernels.lower(lowering, y, key, p, stream)
+        else:
             lowering.call(self.kernel, [y], [key], plain=True, shape=shape, p=p, stream=stream)
-            return
-        n = int(np.prod(shape))
-        specs = [ArraySpec((Size(0),), (1,)), key.spec]
-        static: dict[str, Any] = {"p": p, "stream": stream, "tail": n % lanes()}
-        lowering.call(dropout_in_order, [y.reshaped((n,))], [key], specs=specs, sizes=[n], **static)
-
-
-def drawn(n: Index, key: Array, p: float, stream: int, tail: int | None) -> Iterator[tuple[Index, int, Scalar]]:
-    """The first n elements, shared out among the threads: (first, how many, their values). tail: as of `vectors`."""
-    mixed = random.mixed_key([key[i] for i in range(4)], stream)
-    for flat, width in parallel_vectors(n, tail=tail):
-        bits = random.philox(random.counters(flat, width), mixed)
-        yield flat, width, where((bits >> 8) < threshold(p) >> 8, 0.0, 1.0 / (1.0 - p))
-
-
-def dropout_in_order(y: Array, key: Array, *, p: float, stream: int, tail: int) -> None:
-    """The mask of any number of elements that lie in C order: y [n]. tail: how many are left by whole vectors."""
-    for first, width, values in drawn(y.extents[0], key, p, stream, tail):
-        y.store((first,), values, width)
-
-
-def threshold(p: float) -> int:
-    """Random words below this are dropped. It has 24 bits, so that comparing signed or unsigned words is the same."""
-    return int(p * (1 << 24)) << 8
 
 
 dropout_mask = DropoutMask()

@@ -6,11 +6,9 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel import lang
-from foveal.kernel.compile import ArraySpec
-from foveal.kernel.lang import F32, I32, Array, cast, loop, loops, parallel, splat, vectors
-from foveal.kernel.random import counters
+from foveal.kernel.lang import F32, I32, Array, cast, loop, loops, parallel
 from foveal.ops.elementwise import exp, log, where
-from foveal.ops.kernels.sizes import CallSizes
+from foveal.ops.kernels import one_hot as one_hot_kernels
 from foveal.ops.op import Case, HasShape, Lowering, Operator, Tensor
 from foveal.ops.reduce import broadcast_to, max, mean, sum
 from foveal.strides import Ndarray, Shape
@@ -63,22 +61,10 @@ class OneHot(Operator):
                     y[(n, k, *rest)] = lang.where(label == cast(cast(k, I32), F32), 1.0, 0.0)
 
     def lower(self, lowering: Lowering, y: View, labels: View, *, classes: int) -> None:
-        if len(y.shape) != 2 or y.strides[1] != 1:
+        if len(y.shape) == 2 and y.strides[1] == 1:
+            one_hot_kernels.lower(lowering, y, labels)
+        else:
             lowering.call(self.kernel, [y], [labels], plain=True, classes=classes)
-            return
-        sizes = CallSizes()
-        n = sizes.of(y.shape[0])
-        specs = [ArraySpec((n, classes), y.strides), ArraySpec((n,), labels.strides, "int32")]
-        lowering.call(one_hot_rows, [y], [labels], specs=specs, sizes=sizes.values)
-
-
-def one_hot_rows(y: Array, labels: Array) -> None:
-    """y[n, k] = 1 where labels[n] = k, else 0, for any number of labels; y [N, classes] in rows without gaps."""
-    N, classes = y.extents
-    for (n,) in parallel(N):
-        label = labels[n]
-        for k, width in vectors(classes):
-            y.store((n, k), lang.where(splat(label, width) == counters(k, width), 1.0, 0.0), width)
 
 
 class SoftmaxCrossEntropy(Operator):

@@ -36,7 +36,7 @@ from foveal.arguments import wrong_call
 from foveal.errors import ArgumentError, ShapeError
 from foveal.kernel.compile import ArraySpec, Kernel
 from foveal.kernel.lang import Scalar
-from foveal.kernel.sources import module_digest
+from foveal.kernel.sources import is_outside, module_digest
 from foveal.kinds import Refused, kinds_of, numbers_array, refusal, shown
 from foveal.ops.tensor import CALLS
 from foveal.ops.tensor import HasShape as HasShape
@@ -184,7 +184,7 @@ class Operator:
 
     def __init_subclass__(cls) -> None:
         # the module's source as it is now, while it is imported; its digest is a part of the names of kernels
-        cls.of_package = cls.__module__.startswith("foveal.")
+        cls.of_package = not is_outside(cls.__module__)
         if not cls.of_package:
             module_digest(cls.__module__)
         cls.__signature__ = signature(cls)

@@ -13,6 +13,8 @@ groups.
     epilogue.py       what becomes of a kernel's results while they are in registers: steps, sums, moments, stores
     moments.py        mean and variance per channel, merged pairwise
     pool.py           max and average pooling over windows, and their gradients
+    dropout.py        random masks of dropout, drawn in C order
+    one_hot.py        labels as rows that are 1 at the label and 0 elsewhere
     copy_rows.py      parts of arrays put side by side, row by row in memory
     taps.py           which inputs each output of a convolution reads, along one axis
     halo.py           bands of an image in a buffer with a border of zeros
