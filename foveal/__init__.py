@@ -46,8 +46,9 @@ MAP = (
     ("programs", "Programs: what was compiled, by key, each made once and a bounded number kept"),
     ("build", "the compiler: every stage from a graph to a program, in order"),
     ("structure", "what traced functions return, nested, as a list and back"),
+    ("api", "compile, grad: a function, or its gradients, as native code"),
     ("trained", "which parameters a training step trains"),
-    ("api", "compile, grad, compile_step: what users call"),
+    ("step", "compile_step: a whole training step as native code"),
     ("explain", "a model before it runs: shapes, costs, receptive fields"),
     ("nn", "Module, layers, models"),
     ("optim", "optimisers, schedules"),
@@ -61,7 +62,7 @@ MAP = (
 # Where the public names are; they are imported when first used, so that `import foveal` stays light.
 PUBLIC = {
     "compile": "api",
-    "compile_step": "api",
+    "compile_step": "step",
     "grad": "api",
     "value_and_grad": "api",
     "set_threads": "workers",

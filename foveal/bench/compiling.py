@@ -18,7 +18,7 @@ from functools import reduce
 import numpy as np
 
 from foveal import nn
-from foveal.api import compile, compile_step
+from foveal.api import compile
 from foveal.bench.memory import MIB
 from foveal.bench.models import CLASSES, make_optimizer
 from foveal.bench.timing import Bench, Record, Starting
@@ -28,6 +28,7 @@ from foveal.kernel import compile as machine_code
 from foveal.kernel.target import current
 from foveal.nn import models
 from foveal.program import Program
+from foveal.step import compile_step
 from foveal.strides import Ndarray
 from foveal.train.settings import LOSS
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from foveal import nn
-from foveal.api import compile_step
 from foveal.bench.models import LR, MOMENTUM, ModelWork, make_optimizer
 from foveal.bench.timing import CHANNELS_LAST, CONTIGUOUS, Bench, Contender, Record, Starting, StepSettings
 from foveal.errors import FovealError
 from foveal.passes.recompute import MEMORY
+from foveal.step import compile_step
 
 # Steps during which the peak is measured.
 STEPS = 3

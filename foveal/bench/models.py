@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from foveal import nn, optim
-from foveal.api import Step, compile_step
 from foveal.bench.timing import Bench, Contender, Measurement, Starting, StepSettings, alternate, check_same, operations
 from foveal.errors import FovealError
 from foveal.nn import models
 from foveal.optim.optimizer import Optimizer
+from foveal.step import Step, compile_step
 from foveal.strides import Ndarray
 
 # A small rate, so that hundreds of steps on one batch stay finite.

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from foveal import nn
-from foveal.api import Step, compile_step
 from foveal.bench.models import STEPS_COMPARED, ModelWork, make_optimizer
 from foveal.bench.timing import Bench, Record, Starting, alternate
 from foveal.errors import FovealError
+from foveal.step import Step, compile_step
 
 
 def records(works: dict[str, ModelWork], bench: Bench, starting: Starting) -> Iterator[Record]:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from foveal import optim
-from foveal.api import Step
 from foveal.errors import NumericsError, ShapeError
+from foveal.step import Step
 from foveal.strides import Ndarray
 from foveal.train.findings import RangeTest
 

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import ArrayLike
 
-from foveal.api import Step
 from foveal.data.loader import Loader
 from foveal.errors import StateError
 from foveal.nn import init
@@ -28,6 +27,7 @@ from foveal.nn.module import Module
 from foveal.optim.average import Average
 from foveal.optim.combined import Combined
 from foveal.optim.optimizer import Optimizer, UpdateRule
+from foveal.step import Step
 from foveal.strides import Ndarray
 
 # Of the names and what they hold; another number is refused.

@@ -12,7 +12,6 @@ import pytest
 from click.testing import CliRunner
 from shared import VECTORS
 
-from foveal.api import compile_step
 from foveal.bench import inference, memory, models, operators, output, scaling, shapes
 from foveal.bench.timing import Bench, Measurement, Times, alternate, check_same, operations
 from foveal.cli import main
@@ -24,6 +23,7 @@ from foveal.nn.linear import Linear
 from foveal.ops.op import Case
 from foveal.optim import build
 from foveal.peak import copy_rate, peak
+from foveal.step import compile_step
 
 KEYS = {"name", "pass", "batch", "threads", "ours_ms", "torch_ms", "torch_mode", "ratio", "gflops", "peak_share"}
 SMALL = "5x5 1->6 forward"

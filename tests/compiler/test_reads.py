@@ -110,7 +110,8 @@ def test_a_replaced_parameter_is_read():
 def test_modes_that_come_back_compile_nothing_anew(monkeypatch):
     built = []
     build = foveal.api.build
-    monkeypatch.setattr("foveal.api.build", lambda *given, **named: built.append(1) or build(*given, **named))
+    for place in ("foveal.api.build", "foveal.step.build"):
+        monkeypatch.setattr(place, lambda *given, **named: built.append(1) or build(*given, **named))
     net, (x, labels) = classifier(), batch()
     step = step_of(net)
     for _ in range(3):

@@ -32,7 +32,8 @@ class ByNumpy:
 @pytest.fixture
 def by_numpy(monkeypatch):
     """Programs that are not compiled: what they compute is what was traced."""
-    monkeypatch.setattr("foveal.api.build", lambda graph, threads=None, memory=None: ByNumpy(graph))
+    for place in ("foveal.api.build", "foveal.step.build"):
+        monkeypatch.setattr(place, lambda graph, threads=None, memory=None: ByNumpy(graph))
 
 
 class Scaled(nn.Module):
