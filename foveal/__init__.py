@@ -1,6 +1,7 @@
 """Foveal: convolutional networks in pure Python, compiled to native code at run time.
 
 foveal.compile, grad, value_and_grad    a function written with operators, or its gradients, as native code
+foveal.gradcheck, numeric_gradient      gradients against differences in float64, of layers and of NumPy code
 foveal.compile_step                     a whole training step: forward, loss, backward, update
 foveal.nn, optim, metrics, data         layers, losses and models; optimisers and schedules; scores; data sets
 foveal.ops                              the operators
@@ -49,6 +50,11 @@ MAP = (
     ("api", "compile, grad: a function, or its gradients, as native code"),
     ("trained", "which parameters a training step trains"),
     ("step", "compile_step: a whole training step as native code"),
+    ("differences", "numeric derivatives in float64"),
+    ("gradient_report", "what a check of gradients found, as a table"),
+    ("differentiated", "what gradients are checked of: functions of operators and of NumPy"),
+    ("native_gradient", "compiled gradients in float32 beside those in float64"),
+    ("check_gradients", "gradcheck: analytic gradients against numeric ones"),
     ("explain", "a model before it runs: shapes, costs, receptive fields"),
     ("nn", "Module, layers, models"),
     ("optim", "optimisers, schedules"),
@@ -65,6 +71,8 @@ PUBLIC = {
     "compile_step": "step",
     "grad": "api",
     "value_and_grad": "api",
+    "gradcheck": "check_gradients",
+    "numeric_gradient": "differences",
     "set_threads": "workers",
     "get_threads": "workers",
     "Variable": "variable",
