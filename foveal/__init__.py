@@ -35,6 +35,7 @@ MAP = (
     ("autodiff", "Graph -> Graph with gradients"),
     ("guard", "updates are carried out only if all that they are computed from is finite"),
     ("passes", "simplify, recompute, fusion, layout, plan_memory"),
+    ("python_call", "calls of operators without a kernel"),
     ("lower", "fused groups -> kernel calls"),
     ("scheduling", "which calls run once, which have to wait for each other"),
     ("arena", "where the buffers of a program lie"),

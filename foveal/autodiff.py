@@ -6,6 +6,7 @@ from foveal.errors import ShapeError
 from foveal.graph import Node, order
 from foveal.ops.elementwise import Pointwise
 from foveal.ops.op import Operator, Tensor
+from foveal.ops.own import checked_slopes
 from foveal.ops.reduce import sum_to
 from foveal.trace import Symbol
 
@@ -64,7 +65,10 @@ def vjp(y: Symbol, dy: Tensor) -> Sequence[Tensor | None]:
     inputs = [Symbol(trace, x) for x in node.inputs]
     if not node.op.composite or type(node.op).vjp is not Operator.vjp:
         slopes = node.op.vjp(dy, y, *inputs, **node.attributes)
-        if not isinstance(node.op, Pointwise):
+        pointwise = isinstance(node.op, Pointwise)
+        if not node.op.of_package:
+            slopes = checked_slopes(node.op, slopes, [None if pointwise else x.shape for x in inputs])
+        if not pointwise:
             return slopes
         # the formulas are for one element: an input that was repeated sums up the gradients of its copies
         return [dx if dx is None else sum_to(dx, x.shape) for dx, x in zip(slopes, inputs, strict=True)]

@@ -11,11 +11,12 @@ from foveal.kernel.compile import ArraySpec, Kernel
 from foveal.kernel.lang import Array
 from foveal.ops.kernels import expression, pointwise, reduction
 from foveal.ops.kernels.epilogue import Epilogue, EpilogueOutputs
-from foveal.ops.op import OPS
+from foveal.ops.op import KEYED
 from foveal.ops.reduce import broadcast_to
 from foveal.ops.shape import constant
 from foveal.passes.fusion.group import Group, channel_reduction
 from foveal.passes.layout import Conversion, LayoutPlan
+from foveal.python_call import PythonCall
 from foveal.strides import Shape, contiguous
 from foveal.view import Buffer, View
 
@@ -42,6 +43,8 @@ class KernelCall:
     sizes: tuple[int, ...] = ()
     #: the values of the kernel's numbers
     numbers: tuple[float, ...] = ()
+    #: what is called in Python before the kernel, which does nothing then
+    python: PythonCall | None = None
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
@@ -154,7 +157,7 @@ class Lowerer:
         # The code depends on the operators fused into it as well: those of users belong into the cache key.
         fused_parts = [static[name].steps for name in ("epilogue", "prologue") if name in static]
         steps = [step for part in (*fused_parts, static.get("steps", ())) for step in part]
-        fused = [OPS[name] for name in sorted({name for name, *_ in steps})]
+        fused = [KEYED[name] for name in sorted({name for name, *_ in steps})]
         specs = [view.spec for view in views] if specs is None else list(specs)
         # to read, it is no matter how the array was written
         read = specs[len(outputs) :]
@@ -230,7 +233,7 @@ class Lowerer:
                 assert node.op is not None
                 slots[node] = first_step + len(steps)
                 operands = tuple(slots[x] for x in node.inputs)
-                steps.append((node.op.name, tuple(sorted(node.attributes.items())), operands))
+                steps.append((node.op.key, tuple(sorted(node.attributes.items())), operands))
         return StraightLine(inputs, tuple(steps), slots)
 
     def pointwise(self, group: Group) -> None:
@@ -321,14 +324,24 @@ class Lowerer:
         ]
         for result in group.results:
             self.place(result)
+        if not node.op.has_kernel:
+            self.python(node, [x for x in inputs if isinstance(x, View)])
         # It has a prologue or an epilogue.
-        if source is not None or group.results != [node]:
+        elif source is not None or group.results != [node]:
             node.op.lower_results(self, self.epilogue(group, node), *inputs, **node.attributes)
         elif self.tuned:
             node.op.lower(self, self.views[node], *inputs, **node.attributes)
         else:
             views = [x for x in inputs if isinstance(x, View)]
             self.call(node.op.kernel, [self.views[node]], views, plain=True, **node.attributes)
+
+    def python(self, node: Node, inputs: list[View]) -> None:
+        """Call the operator's numpy() there. A kernel that does nothing stands for it in the table of calls."""
+        assert node.op is not None
+        call = PythonCall(node.op, node.attributes)
+        kernel = Kernel(nothing, ())
+        views = (self.views[node], *inputs)
+        self.calls.append(KernelCall(kernel, views, 1, self.current_group, python=call))
 
     def epilogue(self, group: Group, node: Node) -> EpilogueOutputs:
         """Return what the anchor's kernels do with its output: steps, what is stored, sums and moments."""

@@ -2,6 +2,7 @@
 
 import ctypes
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +13,7 @@ from foveal.bind import RECORD_BYTES, Binding
 from foveal.errors import StateError
 from foveal.graph import Graph
 from foveal.kernel import runtime
-from foveal.lower import Lowered
+from foveal.lower import KernelCall, Lowered
 from foveal.passes.fusion.group import Group
 from foveal.passes.layout import LayoutPlan
 from foveal.passes.plan_memory import ALIGNMENT
@@ -68,6 +69,8 @@ class Program:
             node.variable for node in self.graph.variables if node.variable and node.variable not in self.updated
         ]
         self.versions: list[int] | None = None
+        # the calls of operators without a kernel
+        self.in_python = [i for i, call in enumerate(self.calls) if call.python is not None]
         # what the native loop counts in (barriers), and the clock after each call when it is timed
         self.barrier_count = aligned(2 * ALIGNMENT)
         self.times = np.zeros(len(self.calls), np.int64)
@@ -117,12 +120,58 @@ class Program:
 
     def launch_from(self, start: int, timed: bool = False) -> None:
         """Run the calls from number `start` on."""
-        if start == len(self.calls):
+        if self.in_python:
+            self.launch_in_parts(start, timed)
+        else:
+            self.launch_native(start, len(self.calls), timed)
+
+    def launch_in_parts(self, start: int, timed: bool) -> None:
+        """Run the calls, those in Python between native ones.
+
+        What numpy() raises, or an interruption, may come when some variables are written and others not. All get back
+        what they held, and the outputs are NaN: the run has not been carried out.
+        """
+        kept = [(variable, variable.storage.copy()) for variable in self.updated]
+        try:
+            for i in self.in_python:
+                if i >= start:
+                    self.launch_native(start, i, timed)
+                    self.call_python(self.calls[i])
+                    start = i
+            self.launch_native(start, len(self.calls), timed)
+        except BaseException:
+            # once more, whatever interrupts it now
+            while True:
+                try:
+                    self.put_back(kept)
+                    break
+                except BaseException:
+                    continue
+            raise
+
+    def put_back(self, kept: Sequence[tuple[Variable, Ndarray]]) -> None:
+        """Undo a run that failed between two calls."""
+        for view, result in zip(self.lowered.outputs, self.results, strict=True):
+            if view.buffer.variable is None and result.dtype == np.float32:
+                result[...] = np.nan
+        for variable, storage in kept:
+            variable.storage[:] = storage
+            variable.touch()
+
+    def call_python(self, call: KernelCall) -> None:
+        """Call an operator that has no kernel."""
+        y, *inputs = (self.binding.array(view) for view in call.views)
+        assert call.python is not None
+        call.python.run(y, inputs)
+
+    def launch_native(self, start: int, stop: int, timed: bool) -> None:
+        """Run the calls from number `start` to before `stop`."""
+        if start == stop:
             return
         # {records, their number, barrier count, times or null}: see kernel.runtime
         job = (ctypes.c_int64 * 4)(
             self.binding.table.ctypes.data + start * RECORD_BYTES,
-            len(self.calls) - start,
+            stop - start,
             self.barrier_count.ctypes.data,
             self.times[start:].ctypes.data if timed else 0,
         )
@@ -130,13 +179,16 @@ class Program:
             if self.threads == 1:
                 runtime.run()(ctypes.addressof(job), 0, 1)
             else:
-                self.binding.counters[start:] = 0
+                self.binding.counters[start:stop] = 0
                 workers().run(self.threads, runtime.address("run"), ctypes.addressof(job))
 
     def interpret(self, *arrays: Ndarray) -> list[Ndarray]:
         """Run the same calls with every kernel body in plain Python: slow, for tests and for debugging."""
         self.fill_arguments(arrays)
         for call in self.calls:
+            if call.python is not None:
+                self.call_python(call)
+                continue
             call.kernel.interpret([self.binding.array(view) for view in call.views], call.numbers, call.sizes)
         return [result.copy() for result in self.results]
 

@@ -3,6 +3,8 @@
 How it is computed fast is in ops/kernels/, which holds no operator. By file:
 
     tensor.py         Tensor, which functions that are traced compute with
+    values.py         Type: shape and dtype; Case: sample inputs
+    own.py            what operators that users write leave out, and what they return, checked
     op.py             the contract (class Operator), the registry OPS, and the alphabet of shapes (N, C, H, W)
     window.py         Window: size, stride, padding and dilation of what slides over an image
     elementwise.py    arithmetic, comparisons, exp and its relatives, relu, gelu: pointwise operators
@@ -53,6 +55,7 @@ from foveal.ops.conv_transpose import conv_transpose2d as conv_transpose2d
 from foveal.ops.conv_transpose import convolve2d as convolve2d
 from foveal.ops.conv_transpose import rotate180 as rotate180
 from foveal.ops.dropout import dropout_mask as dropout_mask
+from foveal.ops.elementwise import Pointwise as Pointwise
 from foveal.ops.elementwise import add as add
 from foveal.ops.elementwise import clip as clip
 from foveal.ops.elementwise import divide as divide
@@ -89,6 +92,9 @@ from foveal.ops.norm import lp_normalize as lp_normalize
 from foveal.ops.norm import rms_norm as rms_norm
 from foveal.ops.norm import standardize as standardize
 from foveal.ops.op import OPS as OPS
+from foveal.ops.op import Case as Case
+from foveal.ops.op import Operator as Operator
+from foveal.ops.op import operator as operator
 from foveal.ops.pad import pad as pad
 from foveal.ops.pad import pad_grad as pad_grad
 from foveal.ops.pool_adaptive import adaptive_avg_pool2d as adaptive_avg_pool2d

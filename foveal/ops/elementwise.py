@@ -36,11 +36,36 @@ def with_edges(rng: np.random.Generator, shape: Shape) -> Ndarray:
 
 
 class Pointwise(Operator):
-    """Base of the operators of this file and of most activations.
+    """Base of operators whose output at an index depends on the inputs there alone, as those of this file.
 
-    `scalar` is the operator on one element, or on lanes of elements, in the kernel language: passes/fusion puts several
-    of them into one kernel.
+    `scalar` is the operator on one element, or on lanes of elements, in the kernel language (foveal.kernel.lang, and
+    foveal.kernel.maths for exp, log, tanh): several of them become one kernel. `shape` is that of the inputs, broadcast
+    as in NumPy; gradients have the shape of y, and are summed up for inputs that were repeated.
+
+        class Softsign(ops.Pointwise):
+            name, arity = "softsign", 1
+
+            def numpy(self, x):
+                return x / (1 + abs(x))
+
+            def vjp(self, dy, y, x):
+                slope = 1.0 - ops.maximum(y, -y)
+                return (dy * slope * slope,)
+
+            def scalar(self, x):
+                return x / (lang.maximum(x, -x) + 1.0)
+
+        softsign = Softsign()
     """
+
+    @property
+    def has_scalar(self) -> bool:
+        """False where a user's operator has no `scalar`, so that it has a kernel of its own, or none."""
+        return self.of_package or type(self).scalar is not Operator.scalar
+
+    @property
+    def has_kernel(self) -> bool:
+        return self.has_scalar or self.composite or type(self).kernel is not Pointwise.kernel
 
     def shape(self, *shapes: Shape, **attributes: Any) -> Shape:
         if len(set(shapes)) == 1:
@@ -54,7 +79,7 @@ class Pointwise(Operator):
             ) from None
 
     def kernel(self, y: Array, *inputs: Array, **attributes: Any) -> None:
-        steps = ((self.name, tuple(sorted(attributes.items())), tuple(range(len(inputs)))),)
+        steps = ((self.key, tuple(sorted(attributes.items())), tuple(range(len(inputs)))),)
         pointwise.pointwise(y, *inputs, outputs=1, steps=steps, results=(len(inputs),))
 
 

@@ -26,9 +26,8 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cache, lru_cache
-from typing import Any, ClassVar, Literal, NamedTuple, ParamSpec, Protocol, cast
+from typing import Any, ClassVar, Literal, ParamSpec, Protocol, cast
 
 import numpy as np
 
@@ -38,10 +37,13 @@ from foveal.kernel.compile import ArraySpec, Kernel
 from foveal.kernel.lang import Scalar
 from foveal.kernel.sources import is_outside, module_digest
 from foveal.kinds import Refused, kinds_of, numbers_array, refusal, shown
+from foveal.ops.own import as_method, checked_result, derived_shape
 from foveal.ops.tensor import CALLS
 from foveal.ops.tensor import HasShape as HasShape
 from foveal.ops.tensor import Operand as Operand
 from foveal.ops.tensor import Tensor as Tensor
+from foveal.ops.values import Case as Case
+from foveal.ops.values import Type as Type
 from foveal.ops.window import Window
 from foveal.strides import Ndarray, Shape, usual
 from foveal.view import View
@@ -51,48 +53,6 @@ MOST_ELEMENTS = 1 << 40
 
 # Output types that are remembered: those of some of the largest networks.
 MOST_TYPES = 1 << 14
-
-
-class Type(NamedTuple):
-    """Shape and dtype of a value. A tuple: graphs look up thousands of them."""
-
-    shape: Shape
-    dtype: str = "float32"
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def rank(self) -> int:
-        return len(self.shape)
-
-    def __str__(self) -> str:
-        short = {"float32": "f32", "int32": "i32"}[self.dtype]
-        return f"{short}[{','.join(map(str, self.shape))}]"
-
-
-@dataclass(frozen=True)
-class Case:
-    """Sample inputs for the generic tests: their shapes, the attributes, and how each input is drawn.
-
-    attributes: as a caller writes them. draw: per input a function (generator, shape) -> array; standard normal numbers
-    where there is none. smooth: True if finite differences are meaningful at these inputs.
-    """
-
-    shapes: tuple[Shape, ...]
-    attributes: dict[str, Any] = field(default_factory=dict)
-    draw: dict[int, Callable[[np.random.Generator, Shape], Ndarray]] = field(default_factory=dict)
-    smooth: bool = True
-
-    def arrays(self, seed: int) -> list[Ndarray]:
-        """Fresh random inputs, float32 or integer."""
-        rng = np.random.default_rng(seed)
-        arrays = []
-        for position, shape in enumerate(self.shapes):
-            drawn = self.draw[position](rng, shape) if position in self.draw else rng.standard_normal(shape)
-            arrays.append(drawn.astype(np.float32 if drawn.dtype.kind == "f" else np.int32))
-        return arrays
 
 
 class Lowering(Protocol):
@@ -133,12 +93,41 @@ class Normalises(Protocol[P]):
 
 
 class Operator:
-    """Base of all operators.
+    """What is computed: one class with the equation, the shape rule, the gradient and the kernel.
+
+    One of your own needs `numpy`, and `vjp` for a gradient; the instance is what is called:
+
+        class Cube(ops.Operator):
+            def numpy(self, x):
+                return x**3
+
+            def vjp(self, dy, y, x):
+                return (dy * 3.0 * x * x,)
+
+        cube = Cube()
+        slope = foveal.grad(lambda x: ops.sum(cube(x)))(np.ones((2, 3), "float32"))
+        print(foveal.gradcheck(cube, np.random.randn(2, 3)))
+
+    numpy(self, *inputs, **attributes): the output from arrays, in their precision; programs give copies. vjp(self, dy,
+    y, *inputs, **attributes): a tuple with the gradient in each input, of its shape, None where there is none, computed
+    from Tensors by operators. shape(self, *shapes, **attributes): the output's shape; without it numpy() is called once
+    on zeros. normalise(self, x, *, power=2): the signature, where there are attributes (keywords); returns a dict of
+    them. Class attributes: `name`, that of the class if not given; `integers`, the positions of inputs that are int32;
+    `dtype`, of the output.
+
+    Without a kernel, programs call its numpy(), and a warning says once what that takes; what numpy() raises, the call
+    of the program or the step raises, and nothing is updated. It gets a kernel by `scalar` (see ops.Pointwise) or
+    `kernel` (a loop nest, examples/own_kernel.py), in the language of foveal.kernel.lang. A class that is defined again
+    under the same name, as in a notebook, replaces the one before; functions that hold that one's instance go on with
+    it. `cases`, a tuple of ops.Case, is what the tests of this package derive from.
 
     Methods of the base take any arguments, so that each operator can name its own.
     """
 
     name: ClassVar[str]
+
+    # Names this definition in kernels, also when the operator is defined again.
+    key: str
 
     # sample inputs, for all tests and benchmarks
     cases: ClassVar[Sequence[Case]] = ()
@@ -187,17 +176,25 @@ class Operator:
         cls.of_package = not is_outside(cls.__module__)
         if not cls.of_package:
             module_digest(cls.__module__)
+            if not hasattr(cls, "name"):
+                cls.name = cls.__name__
         cls.__signature__ = signature(cls)
         parameters = cls.__signature__.parameters.values()
         cls.input_names = frozenset(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
         cls.required = frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty)
 
     def __init__(self) -> None:
-        if self.name in OPS:
+        before = OPS.get(self.name)
+        if before is not None and (before.of_package or self.of_package):
             raise ValueError(
-                f"two operators are called {self.name}; give the new one another name, also where it is to replace one"
+                f"two operators are called {self.name}, of which Foveal has one; give the new one another name, also"
+                " where it is to replace that"
             )
-        OPS[self.name] = self
+        self.key = self.name
+        if self.name in KEYED:
+            REDEFINED.append(self.name)
+            self.key = f"{self.name}#{REDEFINED.count(self.name) + 1}"
+        OPS[self.name] = KEYED[self.key] = self
 
     def __call__(self: Normalises[P], *inputs: P.args, **attributes: P.kwargs) -> Tensor:
         """The output: a Tensor while a function is traced; else a NumPy array, computed at once.
@@ -232,15 +229,17 @@ class Operator:
         full = self.normalise(*operands, **self.taken(inputs, attributes))
         if recording is not None:
             return recording.record(self, operands, full)
-        shape = self.checked_shape(*(x.shape for x in operands), **full)
-        if 0 in shape:
+        known = self.of_package or type(self).shape is not Operator.shape
+        shape = self.checked_shape(*(x.shape for x in operands), **full) if known else None
+        if shape and 0 in shape:
             # Nothing is computed, and not every formula in NumPy can be asked to.
             floats = [np.asarray(x).dtype for x in operands if np.asarray(x).dtype.kind == "f"]
             return np.empty(shape, np.result_type(*floats) if floats and self.dtype == "float32" else self.dtype)
         try:
             # What cannot be computed is NaN or infinite, as in programs.
             with np.errstate(all="ignore"):
-                return self.numpy(*operands, **full)
+                found = self.numpy(*operands, **full)
+            return found if self.of_package else checked_result(self, found, shape, operands)
         except MemoryError:
             raise ShapeError(f"{self.name}: there is not enough memory for a result of shape {shape}") from None
 
@@ -349,8 +348,8 @@ class Operator:
         return self.type(*inputs, **attributes)
 
     def shape(self, *shapes: Any, **attributes: Any) -> Shape:
-        """The output's shape, from the inputs' shapes."""
-        raise NotImplementedError
+        """The output's shape, from the inputs' shapes; unless overridden that of what numpy() returns for zeros."""
+        return derived_shape(self, shapes, attributes)
 
     def numpy(self, *inputs: Any, **attributes: Any) -> Ndarray:
         """The output, in the precision of the inputs."""
@@ -358,7 +357,9 @@ class Operator:
 
     def vjp(self, *arguments: Any, **attributes: Any) -> tuple[Tensor | None, ...]:
         """(dy, y, *inputs) -> the gradient in each input, None where there is none."""
-        raise NotImplementedError(f"{self.name} has no gradient")
+        raise NotImplementedError(
+            f"{self.name} has no gradient: define vjp(self, dy, y, *inputs), or set differentiable = False"
+        )
 
     def kernel(self, *arrays: Any, **attributes: Any) -> None:
         """(y, *inputs): a loop nest in the kernel language that writes y, the output."""
@@ -371,6 +372,13 @@ class Operator:
     def expand(self, *inputs: Any, **attributes: Any) -> Tensor:
         """The output, computed by other operators."""
         raise NotImplementedError(f"{self.name} is no composite")
+
+    @property
+    def has_kernel(self) -> bool:
+        """False for operators outside of this package whose numpy() programs have to call."""
+        own = type(self)
+        written = own.kernel is not Operator.kernel or own.lower is not Operator.lower
+        return self.of_package or self.composite or self.view or written
 
     def strides(self, shape: Shape) -> Shape:
         """The strides of the output in memory: channels last for images, C order for all else."""
@@ -408,6 +416,26 @@ class Operator:
         raise NotImplementedError(f"{self.name} takes no epilogue")
 
 
+def operator(
+    numpy: Callable[..., Ndarray],
+    vjp: Callable[..., Any] | None = None,
+    shape: Callable[..., Shape] | None = None,
+    name: str = "",
+) -> Operator:
+    """Return an operator of your own from functions: the methods of `Operator` without self.
+
+        cube = ops.operator(lambda x: x**3, vjp=lambda dy, y, x: dy * 3.0 * x * x, name="cube")
+
+    name: that of `numpy` if not given. Like any operator without a kernel, it runs in Python.
+    """
+    given = {"numpy": numpy, "vjp": vjp, "shape": shape}
+    methods = {kind: as_method(function) for kind, function in given.items() if function is not None}
+    called = name or getattr(numpy, "__name__", "operator")
+    body = {"name": called, "differentiable": vjp is not None, "__doc__": numpy.__doc__, **methods}
+    made = type(called, (Operator,), body | {"__module__": getattr(numpy, "__module__", None) or "__main__"})
+    return cast(Operator, made())
+
+
 @lru_cache(maxsize=MOST_TYPES)
 def known_type(operator: Operator, inputs: tuple[Type, ...], attributes: tuple[tuple[str, Any], ...]) -> Type:
     """The type of an operator's output. A graph is recorded, simplified and verified, with the same types each time."""
@@ -421,7 +449,15 @@ def signature(operator: type[Operator]) -> inspect.Signature:
     return inspect.Signature([parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters])
 
 
+# by name
 OPS: dict[str, Operator] = cast("dict[str, Operator]", CALLS)
+
+# Every definition by its key. Kernels name operators by keys, so that one that is defined again changes nothing that is
+# compiled with the one before.
+KEYED: dict[str, Operator] = {}
+
+# The names of those that were defined again, in order. Where it has grown, functions may look up another operator now.
+REDEFINED: list[str] = []
 
 
 # What the arguments of a call have to be, by name, as an operator's `normalise` says.

@@ -161,7 +161,7 @@ class LayoutPlanner:
         for x in dict.fromkeys([*operands, *group.inputs()]):
             strides = self.strides_of(x)
             full_size = x in prologue_inputs and computed is not None and x.shape == computed.shape
-            as_it_lies = node.op.any_layout and dense(x.shape, strides)
+            as_it_lies = (node.op.any_layout and dense(x.shape, strides)) or not node.op.has_kernel
             wanted = self.standard(x) if (x in operands and not as_it_lies) or full_size else strides
             if wanted != strides:
                 self.convert(node, x, wanted, f"for {node.op}")

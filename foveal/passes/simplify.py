@@ -47,7 +47,7 @@ class Rewriter(Trace):
     def record(self, op: Operator, inputs: tuple[Operand, ...], attributes: dict[str, Any]) -> Symbol:
         symbols = tuple([self.lift(x) for x in inputs])
         nodes = tuple([symbol.node for symbol in symbols])
-        key: Hashable = (op.name, nodes, tuple(sorted(attributes.items())))
+        key: Hashable = (op, nodes, tuple(sorted(attributes.items())))
         if op is moves.constant:
             # Zeros of either sign are equal, but not what is divided by them.
             key = key, math.copysign(1.0, attributes["value"])

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from foveal import forks
+from foveal.ops.op import REDEFINED
 from foveal.variable import Variable
 from foveal.watch.tokens import Description, Snapshot, is_of_package
 from foveal.watch.watched import CHANGES, LOCAL, MISSING, PARTS, Watched, own_attributes
@@ -159,6 +160,8 @@ class Entry:
     def __init__(self, number: int, roots: tuple[object, ...], changes: int, ignored: Ignored) -> None:
         self.number, self.roots, self.changes = number, roots, changes
         self.reads: list[Read] = [Root(root, ignored) for root in roots]
+        # Where an operator has been defined again since, functions may find another one under its name.
+        self.redefined = len(REDEFINED)
         # Until something was traced under it, any change may be one that matters.
         self.traced = False
         self.changeable: list[Read] = []
@@ -170,11 +173,13 @@ class Entry:
 
     def unmoved(self, roots: tuple[object, ...]) -> bool:
         """True if nothing has changed in place, and the question is about the same objects."""
-        return all(map(operator.is_, roots, self.roots)) and all(read.unmoved() for read in self.changeable)
+        same = self.redefined == len(REDEFINED) and all(map(operator.is_, roots, self.roots))
+        return same and all(read.unmoved() for read in self.changeable)
 
     def holds(self, roots: tuple[object, ...], changes: int, ignored: Ignored) -> bool:
         """True if everything that was read has the value that it had."""
-        if not all(map(operator.is_, roots, self.roots)) or not (self.traced or self.changes == changes):
+        known = self.redefined == len(REDEFINED) and all(map(operator.is_, roots, self.roots))
+        if not known or not (self.traced or self.changes == changes):
             return False
         if not all(read.holds(ignored) for read in self.reads):
             return False

@@ -249,10 +249,9 @@ def test_a_pointwise_operator_that_changed_is_compiled_anew(written):
     assert abs(first - second).min() > 0.1
 
 
-def test_two_operators_of_one_name_are_refused(written):
-    written("cube_first", CUBE.format(slope="3.0", wrong=""))
-    with pytest.raises(ValueError, match="two operators are called cube; give the new one another name"):
-        written("cube_second", CUBE.format(slope="3.0", wrong=""))
+def test_an_operator_of_the_package_cannot_be_replaced(written):
+    with pytest.raises(ValueError, match="two operators are called exp, of which Foveal has one; give the new"):
+        written("cube_first", CUBE.format(slope="3.0", wrong="").replace('"cube"', '"exp"'))
 
 
 SCALED = '''

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from foveal.kernel.lang import F32, Array, Index, Scalar, Value, cast, lanes, pack, splat, store_lanes
-from foveal.ops.op import OPS
+from foveal.ops.op import KEYED
 from foveal.view import View
 
 # One step: the operator's name, its attributes as sorted (name, value) pairs, and the slots of its operands. Slots
@@ -55,7 +55,7 @@ def evaluate(inputs: Sequence[Scalar], steps: tuple[Step, ...], results: tuple[i
     """Run the steps on the inputs' values at one index, and return the values of the slots `results`."""
     slots = list(inputs)
     for name, attributes, operands in steps:
-        slots.append(OPS[name].scalar(*(slots[i] for i in operands), **dict(attributes)))
+        slots.append(KEYED[name].scalar(*(slots[i] for i in operands), **dict(attributes)))
     return [slots[i] for i in results]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable, Sequence
 from foveal.kernel.compile import ArraySpec, Size
 from foveal.kernel.lang import LINE, Index
 from foveal.ops.kernels.expression import Step
-from foveal.ops.op import OPS
+from foveal.ops.op import KEYED
 from foveal.view import View
 
 
@@ -115,7 +115,7 @@ def numbers_apart(
         name, attributes, operands = step
         value = None
         if all(operand in known for operand in operands):
-            value = OPS[name].scalar(*(known[i] for i in operands), **dict(attributes))
+            value = KEYED[name].scalar(*(known[i] for i in operands), **dict(attributes))
         if isinstance(value, float):
             known[slot] = value
         else:

@@ -69,4 +69,4 @@ def channel_reduction(node: Node) -> Literal["sum", "moments"] | None:
 
 
 def is_pointwise(node: Node) -> bool:
-    return isinstance(node.op, Pointwise) or node.op is broadcast_to
+    return (isinstance(node.op, Pointwise) and node.op.has_scalar) or node.op is broadcast_to
