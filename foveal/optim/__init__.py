@@ -1,6 +1,8 @@
 """Optimisers, which are traced into the training step, averages of parameters, and schedules.
 
 optimizer.py   the base classes: tracing an update, clipping, weight decay, schedules, saving; the registry of names
+scalars.py     numbers in memory that a step reads, such as the rate
+reads.py       what an optimiser's update reads as numbers of Python, so that schedules would be ignored
 hyper.py       the ranges of hyper-parameters, and groups of parameters
 sgd.py         SGD, Momentum, Nesterov
 adagrad.py     Adagrad, RMSprop

@@ -10,7 +10,8 @@ from foveal import ops
 from foveal.kinds import FLOAT32_MAX
 from foveal.ops.op import Tensor
 from foveal.optim.hyper import BELOW_ONE, DECAY, POSITIVE, ParameterGroup, Parameters, Range
-from foveal.optim.optimizer import CommonOptions, Optimizer, TracedScalars, TracedState
+from foveal.optim.optimizer import CommonOptions, Optimizer, TracedState
+from foveal.optim.scalars import TracedScalars
 
 
 class Adagrad(Optimizer, name="adagrad"):

@@ -7,7 +7,8 @@ from foveal import ops
 from foveal.errors import ShapeError
 from foveal.ops.op import Tensor
 from foveal.optim.hyper import BELOW_ONE, POSITIVE, ParameterGroup, Parameters, Range
-from foveal.optim.optimizer import CommonOptions, Optimizer, TracedScalars, TracedState
+from foveal.optim.optimizer import CommonOptions, Optimizer, TracedState
+from foveal.optim.scalars import TracedScalars
 
 
 class Moments(Optimizer):

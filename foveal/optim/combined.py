@@ -6,7 +6,8 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.ops.op import Tensor
-from foveal.optim.optimizer import Assignments, Scalars, UpdateRule, Value
+from foveal.optim.optimizer import Assignments, UpdateRule, Value
+from foveal.optim.scalars import Scalars
 from foveal.trace import current
 from foveal.variable import Variable
 

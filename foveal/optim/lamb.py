@@ -7,7 +7,8 @@ from foveal.errors import ShapeError
 from foveal.ops.op import Tensor
 from foveal.optim.adam import Moments
 from foveal.optim.hyper import DECAY, ParameterGroup, Parameters
-from foveal.optim.optimizer import CommonOptions, TracedScalars, TracedState
+from foveal.optim.optimizer import CommonOptions, TracedState
+from foveal.optim.scalars import TracedScalars
 from foveal.trace import current
 
 

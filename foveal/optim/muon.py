@@ -15,7 +15,8 @@ from foveal.ops.op import Tensor
 from foveal.optim.adam import AdamW
 from foveal.optim.combined import Combined
 from foveal.optim.hyper import BELOW_ONE, POSITIVE, ParameterGroup, Parameters, Range, variables
-from foveal.optim.optimizer import CommonOptions, Optimizer, TracedScalars, TracedState, UpdateRule
+from foveal.optim.optimizer import CommonOptions, Optimizer, TracedState, UpdateRule
+from foveal.optim.scalars import TracedScalars
 from foveal.trace import current
 from foveal.variable import Variable
 

@@ -12,15 +12,22 @@ from numpy.typing import ArrayLike
 from foveal import ops
 from foveal.arguments import checked
 from foveal.errors import ShapeError, StateError
+from foveal.kernel.sources import is_outside
 from foveal.kinds import shown
 from foveal.ops.op import Tensor
+from foveal.optim import reads
 from foveal.optim.hyper import DECAY, POSITIVE, RATE, ParameterGroup, Parameters, Range, make_groups
+from foveal.optim.scalars import Scalars, TracedScalars
 from foveal.strides import Ndarray
 from foveal.trace import current
 from foveal.variable import Variable
+from foveal.watch import note_write
 
 # Added to the norm of all gradients, so that a norm of zero can be divided by; the value is PyTorch's.
 NORM_EPS = 1e-6
+
+# Hyper-parameters that every optimiser has; a step reads them where they are not 0.
+PENALTIES = ("weight_decay", "l1")
 
 Value = TypeVar("Value")
 
@@ -29,40 +36,6 @@ Assignments = list[tuple[Variable, Tensor]]
 
 # The state of one parameter by name, such as "velocity", as it stands in a recording.
 TracedState = dict[str, Tensor]
-
-
-class Scalars(dict[str, Variable]):
-    """Numbers in memory that a program reads, by name; a new value needs no new compilation.
-
-    suffix: ends the names of the variables, to tell the groups of an optimiser apart.
-    """
-
-    def __init__(self, suffix: str) -> None:
-        super().__init__()
-        self.suffix = suffix
-
-    def __missing__(self, name: str) -> Variable:
-        scalar = self[name] = Variable(np.float32(0), name + self.suffix)
-        return scalar
-
-    def set(self, name: str, value: float) -> None:
-        scalar = self[name]
-        # Writing counts as a change and invalidates what programs prepared from a variable, so equal values are left.
-        if scalar.data != np.float32(value):
-            scalar.data = value
-
-    def traced(self) -> TracedScalars:
-        return TracedScalars(self)
-
-
-class TracedScalars:
-    """Scalars as Tensors of the recording in progress; a scalar that is never read is no input of the program."""
-
-    def __init__(self, scalars: Scalars) -> None:
-        self.scalars = scalars
-
-    def __getitem__(self, name: str) -> Tensor:
-        return current().lift(self.scalars[name])
 
 
 class CommonOptions(TypedDict, total=False):
@@ -101,8 +74,9 @@ class UpdateRule:
         super().__init_subclass__()
         if name is None:
             return
-        if name in cls.registry:
-            raise ValueError(f"two optimisers are called {name}")
+        # A class of the user's may be defined again, as in a notebook cell.
+        if name in cls.registry and not (is_outside(cls.registry[name].__module__) and is_outside(cls.__module__)):
+            raise ValueError(f"two optimisers are called {name}, of which Foveal has one; give yours another name")
         if not hasattr(cls, "default_lr"):
             raise TypeError(f"optimiser {name}: class {cls.__name__} has no default_lr, its rate in `foveal train`")
         cls.registry[name] = cls
@@ -153,7 +127,11 @@ class UpdateRule:
     def begin(self) -> None:
         """Set the scalars for the next step. Raises ShapeError if it cannot be taken; then no step is counted."""
         for name, value in self.schedules.items():
-            setattr(self, name, value(self.steps))
+            reads.LOCAL.schedule = name
+            try:
+                setattr(self, name, value(self.steps))
+            finally:
+                reads.LOCAL.schedule = ""
         self.check_numbers()
         self.steps += 1
         for name in ("clip_norm", "clip_value"):
@@ -292,6 +270,8 @@ class Optimizer(UpdateRule):
         super().__init__(clip_norm, clip_value)
         self.lr, self.weight_decay, self.l1 = float(lr), float(weight_decay), float(l1)
         self.decoupled = decoupled
+        # the hyper-parameters that a user's `update` reads as numbers of Python
+        self.compiled_in: set[str] = set()
         self.groups = make_groups(self, parameters)
         self.group_of = {p: group for group in self.groups for p in group.parameters}
         self.parameters = list(self.group_of)
@@ -303,6 +283,10 @@ class Optimizer(UpdateRule):
         allowed = RATE if name == "lr" else self.ranges.get(name) or self.fixed_ranges.get(name)
         if allowed is not None:
             self.check(name, value, allowed)
+        if name in self.__dict__.get("compiled_in", ()):
+            if reads.LOCAL.schedule:
+                reads.ignored(self, name, f"self.{name}")
+            note_write(self, name)
         super().__setattr__(name, value)
 
     def states(self, group: ParameterGroup) -> tuple[str, ...]:
@@ -340,16 +324,23 @@ class Optimizer(UpdateRule):
                 )
 
     def values(self, step: int, group: ParameterGroup) -> dict[str, float]:
-        """Return the scalars of a group for the step of that number (from 1), in double precision."""
-        return {"lr": group["lr"]}
+        """Return the scalars of a group for the step of that number (from 1), in double precision: now[name] in update.
+
+        Unless overridden the rate and all of `ranges`; the numbers of a tuple are name.0, name.1 and so on.
+        """
+        values = {"lr": float(group["lr"])}
+        for name in self.ranges:
+            if name not in PENALTIES:
+                values |= flat(name, group[name])
+        return values
 
     def begin(self) -> None:
         super().begin()
         for group, scalars in zip(self.groups, self.scalars, strict=True):
             for name, value in self.values(self.steps, group).items():
                 scalars.set(name, value)
-            for name in ("weight_decay", "l1"):
-                if group[name]:
+            for name in PENALTIES:
+                if group[name] or name in scalars:
                     scalars.set(name, group[name])
 
     def structure(self) -> tuple[object, ...]:
@@ -371,19 +362,50 @@ class Optimizer(UpdateRule):
     def assignments(self, gradients: Mapping[Variable, Tensor]) -> Assignments:
         self.complete_state()
         lift = current().lift
-        traced = {id(g): s.traced() for g, s in zip(self.groups, self.scalars, strict=True)}
+        traced = {id(g): self.now(g, s) for g, s in zip(self.groups, self.scalars, strict=True)}
         assignments: Assignments = []
         for p, g in self.clipped(self.own_gradients(gradients)).items():
             group = self.group_of[p]
             old, now = lift(p), traced[id(group)]
             state: TracedState = {name: lift(self.state[p][name]) for name in self.states(group)}
-            new, state = self.update(old, self.decayed(old, g, now, group), state, now, group)
+            rule, seen = reads.spy_on(self, group, "update")
+            updated = rule.update(old, self.decayed(old, g, now, group), state, now, seen)
+            new, state = self.checked_update(updated, p, state)
             # Decoupled weight decay subtracts a share of the parameter's old value, apart from the update.
             if self.decays and group["decoupled"] and group["weight_decay"]:
                 new = new - old * (now["lr"] * now["weight_decay"])
             assignments.append((p, new))
             assignments.extend((self.state[p][name], value) for name, value in state.items())
         return assignments
+
+    def now(self, group: ParameterGroup, scalars: Scalars) -> TracedScalars:
+        """Return the scalars of a group as `update` reads them."""
+        rule, seen = reads.spy_on(self, group, "values")
+        # as `begin` uses them, so that what they are read from is noted
+        values = {name: float(value) for name, value in rule.values(self.steps + 1, seen).items()}
+        return scalars.traced({*values, *PENALTIES}, type(self).__name__)
+
+    def checked_update(self, updated: object, p: Variable, state: TracedState) -> tuple[Tensor, TracedState]:
+        """Return what `update` returned. Raises ShapeError unless it is a new parameter and its new state."""
+        kind = type(self).__name__
+        if not (isinstance(updated, tuple) and len(updated) == 2 and isinstance(updated[1], Mapping)):
+            raise ShapeError(
+                f"{kind}: update returned {shown(updated)}; it has to return the new parameter and a dict of its new"
+                f" state, such as (p - now['lr'] * g, {{}})"
+            )
+        new, after = updated
+        if unknown := [name for name in after if name not in state]:
+            raise ShapeError(
+                f"{kind}: update returned the state {unknown[0]!r}, which is none of its states"
+                f" ({', '.join(state) or 'there are none'}); list it in state_names"
+            )
+        for name, value in {"new parameter": new, **after}.items():
+            if not isinstance(value, Tensor) or value.shape != p.shape:
+                raise ShapeError(
+                    f"{kind}: update returned {shown(value)} as the {name} of {p.name or 'a parameter'}; it has to be"
+                    f" computed by operators, of shape {list(p.shape)}"
+                )
+        return new, dict(after)
 
     def own_gradients(self, gradients: Mapping[Variable, Value]) -> dict[Variable, Value]:
         return {p: g for p, g in gradients.items() if p in self.state and not self.group_of[p].frozen}

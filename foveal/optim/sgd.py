@@ -8,7 +8,8 @@ from typing import ClassVar, Unpack
 from foveal.errors import ShapeError
 from foveal.ops.op import Tensor
 from foveal.optim.hyper import BELOW_ONE, NUMBER, ParameterGroup, Parameters, Range
-from foveal.optim.optimizer import CommonOptions, Optimizer, TracedScalars, TracedState
+from foveal.optim.optimizer import CommonOptions, Optimizer, TracedState
+from foveal.optim.scalars import TracedScalars
 
 
 class SGD(Optimizer, name="sgd"):
