@@ -48,6 +48,7 @@ MAP = (
     ("structure", "what traced functions return, nested, as a list and back"),
     ("api", "compile, grad: a function, or its gradients, as native code"),
     ("trained", "which parameters a training step trains"),
+    ("accumulate", "gradients of several batches for one update"),
     ("step", "compile_step: a whole training step as native code"),
     ("explain", "a model before it runs: shapes, costs, receptive fields"),
     ("nn", "Module, layers, models"),
