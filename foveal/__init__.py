@@ -50,6 +50,7 @@ MAP = (
     ("structure", "what traced functions return, nested, as a list and back"),
     ("api", "compile, grad: a function, or its gradients, as native code"),
     ("trained", "which parameters a training step trains"),
+    ("accumulate", "gradients of several batches for one update"),
     ("step", "compile_step: a whole training step as native code"),
     ("differences", "numeric derivatives in float64"),
     ("gradient_report", "what a check of gradients found, as a table"),

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from foveal import debug, forks
+from foveal.accumulate import window
 from foveal.api import as_argument, check_finite
 from foveal.arguments import checked
 from foveal.autodiff import gradients_where_read
@@ -86,6 +87,7 @@ class Step:
         threads: int | None,
         seed: int,
         memory: str = FAST,
+        accumulate: int = 1,
     ) -> None:
         if isinstance(loss, type):
             raise ArgumentError(f"compile_step: loss is the class {loss.__name__}; make one first: {loss.__name__}()")
@@ -94,6 +96,8 @@ class Step:
         self.model, self.loss, self.optimizer, self.threads = model, loss, optimizer, threads
         self.memory = memory
         check_optimizer(model, loss, optimizer)
+        # Where an update takes several batches, their gradients are added up in place of updating parameters.
+        self.window = window(optimizer, loss, accumulate, threads)
         # The key of random operators: 64 bits of seed, then 64 bits that count the steps.
         self.key = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, 0, 0], np.uint32)
         self.state = State()
@@ -103,6 +107,11 @@ class Step:
         self.named: set[Variable] = set()
         # held during a step: threads take turns
         self.turn = forks.Locked()
+
+    @property
+    def rule(self) -> OptimizerLike:
+        """What the program of a batch updates: the parameters, or the sums of their gradients."""
+        return self.optimizer if self.window is None else self.window
 
     def trace(self, x: Type, target: Type) -> Graph:
         """Return the step's graph."""
@@ -139,7 +148,7 @@ class Step:
             read = {p: slope for p, slope in zip(parameters, slopes, strict=True) if slope is not None}
             self.name_unread(p for p in parameters if p not in read)
             # update
-            for variable, value in self.optimizer.assignments(dict(read)):
+            for variable, value in self.rule.assignments(dict(read)):
                 recording.assign(variable, value)
             guarded = guard_updates(recording, y, read)
             # There is a loss.
@@ -206,14 +215,19 @@ class Step:
 
         `foveal.train.state_dict` returns the state of the whole training.
         """
-        return {"seed": self.key[:2].copy(), "steps": np.array(self.steps, np.int64)}
+        state: dict[str, Ndarray] = {"seed": self.key[:2].copy(), "steps": np.array(self.steps, np.int64)}
+        # In the middle of a window the sums belong to it.
+        return state if self.window is None else state | self.window.state_dict(parameters_of(self.model, self.loss))
 
     def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
         """Go on from a `state_dict`. Raises StateError if the state is none; then nothing is changed."""
         seed, steps = (np.asarray(state.get(name, ())) for name in ("seed", "steps"))
         fits = (seed.shape, seed.dtype.name, steps.shape, steps.dtype.kind) == ((2,), "uint32", (), "i")
-        if state.keys() != {"seed", "steps"} or not fits or steps < 0:
+        rest = {name: value for name, value in state.items() if name not in ("seed", "steps")}
+        if (self.window is None and rest) or not fits or steps < 0:
             raise StateError(f"no state of a step: {dict(state)}; it has seed, uint32 [2], and steps, an integer")
+        if self.window is not None:
+            self.window.load_state_dict(rest, parameters_of(self.model, self.loss))
         self.key[:2], self.steps = seed, int(steps)
 
     def failure(self, loss: float, guard: Guard, report: Ndarray) -> str:
@@ -222,7 +236,9 @@ class Step:
         if math.isfinite(loss):
             problem += f", but {guard.problem(report)}"
             way_out = f"look for a division by 0, or a root or logarithm of 0, in the model, {way_out}"
-        return f"{problem}; {way_out}, or check the targets. The parameters were left as they were before the step"
+        rest = "" if self.window is None else self.window.words()
+        kept = "The parameters were left as they were before the step"
+        return f"{problem}; {way_out}, or check the targets. {kept}{rest}"
 
     def check(self, target: Ndarray, output: Shape) -> None:
         """Check the targets as the loss says; without a `check` of its own, integers are labels of the last axis."""
@@ -241,8 +257,21 @@ class Step:
         with self.turn.lock:
             return self.take(x, target)
 
+    def flush(self) -> None:
+        """Update the parameters from the batches of a window that is not full, as at the end of an epoch.
+
+        Nothing happens where there are none, or where every batch is an update (accumulate=1). Raises NumericsError as
+        a step does.
+        """
+        with self.turn.lock:
+            if self.window is not None and self.window.taken:
+                self.window.prepare(self.optimizer)
+                self.window.flush()
+
     def take(self, x: ArrayLike, target: ArrayLike) -> StepResult:
         """Train on one batch."""
+        if self.window is not None:
+            self.window.prepare(self.optimizer)
         x, target = as_argument(x, "the input x"), as_argument(target, "the target", labels=True)
         if x.size == 0:
             raise DataError(f"the batch is empty (shape {x.shape}); a step needs at least one image")
@@ -254,7 +283,9 @@ class Step:
         key[2:] = self.steps & 0xFFFFFFFF, self.steps >> 32
         report = program.results[2]
         report[0] = math.nan
-        self.optimizer.begin()
+        if self.window is not None:
+            self.window.weigh(program)
+        self.rule.begin()
         try:
             loss, output, found = program.run(x, target, key.view(np.int32))
         finally:
@@ -262,12 +293,16 @@ class Step:
             # So the report tells whether the step was carried out, also where `run` does not return.
             if report[0] == 1:
                 self.steps += 1
+                if self.window is not None:
+                    self.window.add(program)
             else:
-                self.optimizer.undo()
+                self.rule.undo()
         value = float(loss)
         if not found[0]:
             raise NumericsError(self.failure(value, guard, found))
         self.show_timings(program)
+        if self.window is not None and self.window.full:
+            self.window.update()
         return StepResult(value, output)
 
 
@@ -292,6 +327,7 @@ def compile_step(
     threads: int | None = None,
     seed: int = 0,
     memory: str = FAST,
+    accumulate: int = 1,
 ) -> Step:
     """Return a whole training step, step(x, labels) -> loss and output, as one native program.
 
@@ -302,6 +338,12 @@ def compile_step(
     threads: how many native threads run it. This changes the speed only: the same seed gives the same bits.
     seed: feeds random operators (dropout), together with the number of steps taken.
     memory: "low" computes cheap values again for the gradients instead of keeping them: less memory, some more time.
+    accumulate: batches per update. The mean gradient of 4 batches of n images updates the parameters as one batch of
+    4 n would, in less memory, with these exceptions: a batch norm normalises each batch by itself, a loss that divides
+    by weights does so in each batch, and random layers draw for each batch. A call returns the loss of its batch; the
+    update follows the last batch of a window, or `step.flush()`, for the window that an epoch's end leaves incomplete.
+    The batches of a window may differ in size. Schedules and the optimiser's steps count updates, `step.steps` batches.
+    A batch that fails is not added; an update that fails drops the sums.
 
     The step follows changes of the model, the loss and the optimiser: modes, frozen parameters, replaced layers (see
     foveal.watch). A deep copy of it, or a pickle, has copies of all three.
@@ -309,6 +351,6 @@ def compile_step(
     Raises ArgumentError for a class in place of a loss; ShapeError for another `memory`, and at the first call if
     model, loss and batch do not fit each other; StateError for an optimiser of parameters that are not the model's.
     """
-    step = Step(model, loss, optimizer, threads, seed, memory)
+    step = Step(model, loss, optimizer, threads, seed, memory, accumulate)
     prepare()
     return step

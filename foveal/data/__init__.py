@@ -11,7 +11,8 @@ npz.py         NumPy's archives
 files.py       the bytes of a file, unpacked as far as they are wanted
 images.py      single image files
 augment.py     random changes of training images, by name: add one here
-loader.py      mini-batches: order, augmentation, normalisation
+loader.py      mini-batches: order, augmentation, normalisation, reading ahead
+sources.py     what a loader takes its items from: arrays, sequences, generators
 """
 
 from foveal.arguments import check_calls

@@ -6,13 +6,15 @@ AUGMENTATIONS. Nothing else needs to know of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numpy as np
 from numpy.random import Generator
 
 from foveal.data.statistics import Floats
-from foveal.errors import ShapeError
+from foveal.errors import ArgumentError, ShapeError
+from foveal.kinds import shown, takes
 
 # Takes a batch of images, float32 [n, C, H, W] in 0 .. 1 as a rule, before they are normalised, and a random generator
 # of this batch alone; returns new images of the same shape. All randomness must come from the generator, so that a run
@@ -46,6 +48,30 @@ def augmentation(name: str | None, size: tuple[int, int]) -> Augment | None:
     if name not in AUGMENTATIONS:
         raise ShapeError(f"augmentation {name!r}: choose from {', '.join(AUGMENTATIONS)}")
     return AUGMENTATIONS[name](size)
+
+
+def combined(given: str | Augment | Sequence[Any] | None) -> Augment | None:
+    """Return names and functions, one or a list of them, as one function; None for None.
+
+    Raises ShapeError for a name that there is not, and ArgumentError for what is no function of (x, rng).
+    """
+    parts = [] if given is None else [given] if isinstance(given, str) or callable(given) else list(given)
+    for part in parts:
+        if isinstance(part, str):
+            augmentation(part, (1, 1))
+        elif not takes([0, 0], part):
+            raise ArgumentError(f"augment holds {shown(part)}; give names and functions (x, rng) -> x")
+    if len(parts) == 1 and not isinstance(parts[0], str):
+        return cast(Augment, parts[0])
+
+    def augment(x: Floats, rng: Generator) -> Floats:
+        for part in parts:
+            # A name stands for a function of the images' size.
+            change: Any = augmentation(part, x.shape[2:]) if isinstance(part, str) else part
+            x = change(x, rng)
+        return x
+
+    return augment if parts else None
 
 
 def random_crop_flip(x: Floats, rng: Generator, pad: int, flip: bool) -> Floats:

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from foveal.data.statistics import Floats, scaled
 from foveal.errors import DataError
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFile
+
+Bytes = NDArray[np.uint8]
 
 # Pillow's names of the formats that are opened.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
@@ -61,6 +64,16 @@ def read_image(path: str | Path, channels: int, height: int, width: int) -> Floa
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     pixels = scaled(np.asarray(image))
     return pixels[None] if channels == 1 else np.ascontiguousarray(np.moveaxis(pixels, 2, 0))
+
+
+def opaque_pixels(image: Image.Image, what: str) -> Bytes:
+    """Return a PIL image as bytes: [H, W] of one channel, else RGB, [H, W, 3]; transparent parts are black.
+
+    what: names the image in messages. Raises DataError as `read_image` does for pixels that have no defined scale.
+    """
+    flat = _flatten(image, _white(image, what), negative=False)
+    mode = "L" if flat.mode in ("1", "L") else "RGB"
+    return np.asarray(flat if flat.mode == mode else flat.convert(mode))
 
 
 def _decode(path: str | Path) -> Image.Image:

@@ -7,20 +7,26 @@ batch to the next.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator, Philox
 
 from foveal.arguments import checked
-from foveal.data.augment import Augment
-from foveal.data.dataset import Floats, Images, Labels
+from foveal.data.augment import Augment, combined
+from foveal.data.dataset import Dataset, Floats, Images, Labels
+from foveal.data.sources import Arrays, Channels, Nest, Options, Plan, Stream, leaves, mapped, source_of
 from foveal.data.statistics import Normalisation, scaled
-from foveal.errors import DataError, ShapeError
+from foveal.errors import ArgumentError, DataError, ShapeError
 from foveal.kinds import shown
+from foveal.strides import Ndarray
 
-# The streams of random numbers that this file draws from.
-SHUFFLE, AUGMENT = 1, 2
+# The streams of random numbers that this file draws from; 3 is that of images which are held out.
+SHUFFLE, AUGMENT, TRANSFORM = 1, 2, 4
 # The counter of the generator that holds the epoch has 64 bits.
 LAST_EPOCH = 1 << 62
 # A batch is filled up with zeros to this many images at most.
@@ -28,80 +34,194 @@ LARGEST_FILLED = 1 << 16
 
 
 class Loader:
-    """Walks through images [n, C, H, W] and labels [n] in mini-batches of `batch_size` images each.
+    """Mini-batches of images and labels, an epoch after the other.
 
-    All batches have one shape, because each distinct shape would be compiled. With `drop_last` (for training) the
-    images left over after the last full batch are not used in this epoch; shuffling leaves out others in the next one.
-    Without it (for evaluation) the last batch is filled up with zeros, and only the labels of the real images are
-    given, so cut results to `len(labels)`. Images are bytes, which become floats (divided by 255) a batch at a time, or
-    floats. `augment` (see augment.py) gets them as floats, before they are normalised with `mean` and `std` per
-    channel. Raises DataError if no batch can be made of the images, or for a mean or std that cannot be used,
-    ShapeError for a batch size below 1.
+        for x, y in foveal.data.Loader((images, labels), batch_size=32, shuffle=True, drop_last=True):
+            step(x, y)
+
+    Each `for` walks through one epoch, the next one in another order, which follows from the seed and the number of the
+    epoch alone; `set_epoch(i)` sets the number of the next one. x is float32 [n, C, H, W], y int64 [n]. `epoch(i)`
+    returns the batches of one epoch, all of one shape. `len(loader)` is the number of batches.
+
+    data: one of
+
+    - images and labels, as (x, y) or as two arguments: arrays, memory maps and h5py's data sets, of which only the rows
+      of a batch are ever read; lists; ((a, b), y) or ({"name": a}, y) for several inputs, and the same for targets;
+    - a sequence of pairs (image, label): a list, a torch Dataset, anything with `len` and places from 0 on;
+    - a generator of such pairs, for one epoch, or a function make() or make(epoch) that returns one, for any number;
+    - a `Dataset`, whose training images are taken, with their mean and std unless others are given.
+
+    Images: bytes, which stand for value / 255, or floats; PIL images; [H, W], [H, W, C] or [C, H, W] each. Labels:
+    class numbers, names (`loader.classes` is then the names in order), or floats, which stay float32, as targets.
+
+    batch_size: items per batch; None for items that are batches already. mean, std: per channel, for (x - mean) / std.
+    drop_last: leave the images out that are left over after the last full batch; shuffling leaves out others in the
+    next epoch. Without it the last batch is smaller, which is one more shape to compile.
+    augment: a name of `data.augment.AUGMENTATIONS`, a function (x, rng) -> x of batches as floats before they are
+    normalised, or a list of both. transform: a function of one image, image -> image or (image, rng) -> image, before
+    batches are made of them. collate: a function of a list of items that returns the batch, (x, y).
+    classes: names of the classes, in order, where labels are names. channels: "first" or "last" says where the channels
+    are where "auto" would be wrong: it takes [n, H, W] as grey images, and as [n, H, W, C] what has 1 or 3 of them at
+    its end and 4 or more rows and columns. Signals [n, C, L] need "first". length: the number of items of a generator,
+    where it is known, for `len` and for schedules. prefetch: how many batches a thread reads ahead.
+
+    Raises DataError if no batch can be made of the data, for a mean or std that cannot be used, and with its number for
+    an item that is no pair, or that has another shape than those before; ShapeError for a batch size below 1.
     """
 
     def __init__(
         self,
-        x: Images,
-        y: Labels,
-        batch_size: int,
+        data: Any,
+        y: Any = None,
+        batch_size: int | None = 32,
         *,
-        mean: Sequence[float],
-        std: Sequence[float],
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         seed: int = 0,
         shuffle: bool = False,
         drop_last: bool = False,
-        augment: Augment | None = None,
+        augment: str | Augment | Sequence[Any] | None = None,
+        transform: Callable[..., Any] | None = None,
+        collate: Callable[[list[Any]], Any] | None = None,
+        classes: Sequence[str] | None = None,
+        channels: Channels = "auto",
+        length: int | None = None,
+        prefetch: int = 0,
     ) -> None:
-        if np.ndim(x) != 4 or np.ndim(y) != 1:
-            raise DataError(
-                f"images of shape {np.shape(x)} and labels of shape {np.shape(y)}: they have to be [n, C, H, W] and [n]"
-            )
-        if len(x) != len(y) or len(x) == 0:
-            raise DataError(f"{len(x)} images and {len(y)} labels: one label per image is needed")
+        if isinstance(data, Dataset):
+            if y is not None:
+                raise ArgumentError("Loader: a Dataset has its labels; leave y out, or give images and labels")
+            data, y, mean, std, classes, channels = of_dataset(data, mean, std, classes)
+        options = Options(channels, None if classes is None else tuple(map(str, classes)), transform, collate)
+        # What is given is not copied.
+        self.source = source_of(data, y, options)
+        self.count = self.source.count if length is None else length
+        self.check_sizes(batch_size, drop_last, shuffle, length)
+        if (mean is None) != (std is None):
+            raise DataError("Loader: give both mean and std, or none of them")
+        self.normalisation = None if mean is None or std is None else Normalisation(mean, std)
+        self.batch_size, self.seed, self.shuffle, self.drop_last = batch_size, seed, shuffle, drop_last
+        self.augment = combined(augment)
+        self.prefetch, self.next_epoch = prefetch, 0
+
+    def check_sizes(self, batch_size: int | None, drop_last: bool, shuffle: bool, length: int | None) -> None:
+        """Raise DataError and ShapeError if no batch can be made of so many items."""
+        streams, count = isinstance(self.source, Stream), self.count
+        if length is not None and not streams:
+            raise DataError(f"Loader: length is for generators; here there are {self.source.count} items")
+        if shuffle and streams:
+            raise DataError("Loader: a generator has an order of its own; shuffle in it, or give a sequence")
+        if batch_size is None:
+            if isinstance(self.source, Arrays):
+                raise ShapeError("Loader: batch_size is None, and arrays are no batches; give a number")
+            return
         if batch_size < 1:
             raise ShapeError(f"batch size {batch_size}: at least 1 is needed")
-        if batch_size > max(len(x), LARGEST_FILLED):
-            raise ShapeError(f"batch size {batch_size}: there are only {len(x)} images; choose {len(x)} or less")
-        if drop_last and batch_size > len(x):
+        if count is None:
+            return
+        if count < 1:
+            raise DataError("0 images and 0 labels: one label per image is needed")
+        if batch_size > max(count, LARGEST_FILLED):
+            raise ShapeError(f"batch size {batch_size}: there are only {count} images; choose {count} or less")
+        if drop_last and batch_size > count:
             raise DataError(
-                f"batch size {batch_size} is larger than the {len(x)} training images: choose {len(x)} or less"
+                f"batch size {batch_size} is larger than the {count} training images: choose {count} or less"
             )
-        # The arrays are not copied.
-        self.x, self.y, self.batch_size = x, y, batch_size
-        self.normalisation = Normalisation(mean, std)
-        self.seed, self.shuffle, self.drop_last, self.augment = seed, shuffle, drop_last, augment
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the classes in the order of their numbers; None for labels that are numbers."""
+        return self.source.classes
 
     def __len__(self) -> int:
-        """Batches per epoch."""
-        full, rest = divmod(len(self.x), self.batch_size)
+        """Batches per epoch. Raises ArgumentError for a generator without `length`."""
+        if self.count is None:
+            raise ArgumentError("Loader: how many batches a generator gives is not known; say length=, its items")
+        full, rest = divmod(self.count, self.batch_size or 1)
         return full + (rest > 0 and not self.drop_last)
 
     def order(self, epoch: int) -> Labels:
-        """Return the order of the images in this epoch: indices, int64 [n]."""
+        """Return the order of the images in this epoch: indices, int64 [n]; [0] for a generator."""
+        count = self.source.count or 0
         if not self.shuffle:
-            return np.arange(len(self.x))
+            return np.arange(count)
         # Raw random words are sorted, as NumPy guarantees that they never change; for `permutation` it does not.
-        words = Philox(key=[self.seed, SHUFFLE], counter=[0, 0, 0, epoch]).random_raw(len(self.x))
+        words = Philox(key=[self.seed, SHUFFLE], counter=[0, 0, 0, epoch]).random_raw(count)
         return np.argsort(words, kind="stable")
 
     @checked
-    def epoch(self, epoch: int) -> Iterator[tuple[Floats, Labels]]:
-        """Return batches: normalised images, float32 [batch_size, C, H, W], and labels, int64 [m], m <= batch_size."""
-        if not 0 <= epoch < LAST_EPOCH:
-            raise ShapeError(f"Loader.epoch: epoch is {epoch}; epochs are counted from 0")
-        return self.batches(epoch, self.order(epoch))
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next `for` walk through this epoch, counted from 0."""
+        self.next_epoch = checked_epoch(epoch)
 
-    def batches(self, epoch: int, order: Labels) -> Iterator[tuple[Floats, Labels]]:
-        """Yield the batches of an epoch whose images come in this order."""
-        for batch in range(len(self)):
-            rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            x = self.x[rows]
-            if self.augment is not None:
-                key, counter = [self.seed, AUGMENT], [0, 0, batch, epoch]
-                x = self.augment(scaled(x), Generator(Philox(key=key, counter=counter)))
-                if not isinstance(x, np.ndarray) or x.ndim != 4:
-                    raise DataError(f"augment returned {shown(x)}, it has to return the images, [n, C, H, W]")
-            yield filled(self.normalisation(x), self.batch_size), self.y[rows]
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        """Return the batches of the next epoch; the last one may have fewer images."""
+        epoch = self.next_epoch
+        self.next_epoch += 1
+        return self.ahead(self.batches(checked_epoch(epoch), self.order(epoch), fill=False))
+
+    @checked
+    def epoch(self, epoch: int) -> Iterator[tuple[Any, Any]]:
+        """Return the batches of an epoch: images, float32 [batch_size, C, H, W], and labels, int64 [m].
+
+        m is batch_size but in the last batch, which is filled up with zeros: only the labels of the real images are
+        given, so cut results to `len(labels)`. Where a `for` is under way elsewhere, its epoch stays what it is.
+        """
+        return self.ahead(self.batches(checked_epoch(epoch), self.order(epoch)))
+
+    def ahead(self, batches: Iterator[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+        return batches if self.prefetch == 0 else prefetched(batches, self.prefetch)
+
+    def batches(self, epoch: int, order: Labels, fill: bool = True) -> Iterator[tuple[Any, Any]]:
+        """Yield the batches of an epoch whose images come in this order; fill: with zeros, up to batch_size."""
+
+        def generator(place: int) -> Generator:
+            return Generator(Philox(key=[self.seed, TRANSFORM], counter=[0, 0, place, epoch]))
+
+        plan, items = Plan(epoch, order, self.batch_size, self.drop_last, generator), 0
+        for batch, (x, y) in enumerate(self.source.batches(plan)):
+            found = self.prepared(x, epoch, batch)
+            items += len(leaves(y)[0])
+            yield (mapped(partial(filled, rows=self.batch_size), found) if fill and self.batch_size else found), y
+        if self.source.count is None and self.count is not None and not self.drop_last and items != self.count:
+            raise DataError(f"the generator gave {items} items, and length says {self.count}; correct it")
+
+    def prepared(self, x: Nest, epoch: int, batch: int) -> Nest:
+        """Return the images of a batch as floats, augmented and normalised."""
+        if not isinstance(x, np.ndarray):
+            if self.augment is not None or self.normalisation is not None:
+                raise DataError("several inputs have no common augmentation, mean or std; prepare them before")
+            return mapped(scaled, x)
+        if self.augment is not None:
+            key, counter = [self.seed, AUGMENT], [0, 0, batch, epoch]
+            x = self.augment(scaled(x), Generator(Philox(key=key, counter=counter)))
+            if not isinstance(x, np.ndarray) or x.ndim != 4:
+                raise DataError(f"augment returned {shown(x)}, it has to return the images, [n, C, H, W]")
+        return np.ascontiguousarray(scaled(x)) if self.normalisation is None else self.normalisation(x)
+
+
+def of_dataset(
+    data: Dataset, mean: Sequence[float] | None, std: Sequence[float] | None, classes: Sequence[str] | None
+) -> tuple[Any, Any, Sequence[float], Sequence[float], Sequence[str], Channels]:
+    """Return training images and labels of a Dataset, and what else a loader needs to know of it."""
+    mean, std = (data.mean if mean is None else mean), (data.std if std is None else std)
+    return data.images_train, data.y_train, mean, std, classes or data.classes, "first"
+
+
+def checked_epoch(epoch: int) -> int:
+    """Return the number of an epoch. Raises ShapeError if it is none."""
+    if not 0 <= epoch < LAST_EPOCH:
+        raise ShapeError(f"Loader.epoch: epoch is {epoch}; epochs are counted from 0")
+    return epoch
+
+
+def prefetched(batches: Iterator[tuple[Any, Any]], ahead: int) -> Iterator[tuple[Any, Any]]:
+    """Yield the same batches in the same order, so many of which one thread reads ahead."""
+    with ThreadPoolExecutor(1, "foveal-loader") as pool:
+        waiting = deque(pool.submit(next, batches, None) for _ in range(ahead))
+        while (batch := waiting.popleft().result()) is not None:
+            waiting.append(pool.submit(next, batches, None))
+            yield batch
 
 
 def even_batch(count: int, limit: int) -> int:
@@ -109,7 +229,7 @@ def even_batch(count: int, limit: int) -> int:
     return -(-count // -(-count // limit))
 
 
-def filled(x: Floats, rows: int) -> Floats:
+def filled(x: Ndarray, rows: int) -> Ndarray:
     """Return x [n, ...] with zeros appended up to `rows` rows; x itself if it has as many."""
     if len(x) == rows:
         return x

@@ -43,7 +43,7 @@ def predict(net: Network, x: Images, *, mean: Sequence[float], std: Sequence[flo
         raise DataError(f"images of shape {np.shape(x)} cannot be classified: give images [n, C, H, W], one or more")
     # All batches have one size, as each is compiled; the last one is filled up, and its logits are cut off.
     batch_size = even_batch(len(x), EVALUATION_BATCH)
-    loader = Loader(x, np.zeros(len(x), np.int64), batch_size, mean=mean, std=std)
+    loader = Loader(x, np.zeros(len(x), np.int64), batch_size, mean=mean, std=std, channels="first")
     # A network of another kind is left as its eval() leaves it.
     with modes_restored(net) if isinstance(net, Module) else nullcontext():
         net.eval()

@@ -237,7 +237,7 @@ class LoaderOptions(Comparison):
     def values(self) -> dict[str, Any]:
         names = ("batch_size", "seed", "shuffle", "drop_last")
         own = {name: getattr(self.loader, name) for name in names}
-        return {"images": len(self.loader.x), "augmented": self.loader.augment is not None, **own}
+        return {"images": self.loader.count, "augmented": self.loader.augment is not None, **own}
 
 
 class Modes:
