@@ -3,6 +3,7 @@
 parameter.py         Parameter, Buffer and Counter: what layers hold
 tree.py              Tree: what a module consists of, by name
 activations.py       results of inner layers, by name
+stored.py            stored states, also from elsewhere, fitted to a model's names
 module.py            Module, the base of layers and models; ModuleList, ModuleDict
 arguments.py         types and checks of hyper-parameters that many layers take
 activation.py        ReLU, GELU, Softmax, ...
