@@ -93,19 +93,18 @@ def load_into(model: HasVariables, given: Mapping[str, object] | str | Path, str
     Raises StateError for arrays of another shape, and with `strict` for names without a partner; then nothing is
     changed.
     """
-    what = "the stored parameters" if isinstance(given, Mapping) else f"{given}:"
-    variables = dict(model.named_variables())
-    state = arrays(given) if isinstance(given, Mapping) else read(given)
+    kind, variables = type(model).__name__, dict(model.named_variables())
+    from_file = not isinstance(given, Mapping)
+    state = arrays(given, f"{kind}.load_state_dict: state") if isinstance(given, Mapping) else read(given)
     state = without_prefix(state, variables)
     shapes = {name: v.shape for name, v in variables.items()}
     differing = Differences.between(shapes, state)
     if differing.misshaped or (strict and (differing.missing or differing.unexpected)):
-        kind = type(model).__name__
-        verb = "do not" if isinstance(given, Mapping) else "does not"
+        what = f"{given}: does not" if from_file else "the stored parameters do not"
         # without strict, names have no partner and may
         shown_parts = differing if strict else differing._replace(missing=[], unexpected=[])
         raise StateError(
-            f"{what} {verb} fit this {kind}:\n{shown_parts.table(shapes, state)}\n"
+            f"{what} fit this {kind}:\n{shown_parts.table(shapes, state)}\n"
             "Build the model that they were stored from, or load what fits with strict=False"
             + ("; arrays of another shape have to be taken out of the state first" if differing.misshaped else "")
         )
@@ -205,14 +204,14 @@ def common_prefix(names: Sequence[str], wanted: set[str]) -> str:
     return best
 
 
-def arrays(state: Mapping[str, object]) -> State:
-    """The arrays of a state, of NumPy or PyTorch, as float32 but for whole numbers."""
-    return {name: as_stored(value, name) for name, value in state.items()}
+def arrays(state: Mapping[str, object], what: str) -> State:
+    """The arrays of a state, of NumPy or PyTorch, as float32 but for whole numbers. what: its name in messages."""
+    return {name: as_stored(value, name, what) for name, value in state.items()}
 
 
-def as_stored(value: Any, name: str) -> Ndarray:
+def as_stored(value: Any, name: str, what: str) -> Ndarray:
     """One array of a state as float32, or as whole numbers; StateError for what is none or leaves float32's range."""
-    where = f"the stored {printable(str(name)[:MAX_SHOWN])}"
+    where = printable(str(name)[:MAX_SHOWN])
     if hasattr(value, "detach") and hasattr(value, "cpu"):
         # A tensor of PyTorch, which converts to NumPy's types what NumPy has not.
         value = value.detach().cpu()
@@ -225,23 +224,19 @@ def as_stored(value: Any, name: str) -> Ndarray:
     except (TypeError, ValueError):
         array = np.asarray(None)
     if array.dtype.kind not in NUMBERS:
-        inner = f"; give what it holds, state[{name!r}]" if isinstance(value, Mapping) else ""
-        raise StateError(f"{where} is {shown(value)}, it has to be an array of numbers{inner}")
+        inner = f"; give what it holds, state[{where!r}]" if isinstance(value, Mapping) else ""
+        raise StateError(f"{what} holds {shown(value)} for {where!r}, it has to be an array of numbers{inner}")
     if array.dtype.kind in "iub":
         return array
     try:
-        return as_float32(array, where)
+        return as_float32(array, f"{what}: {where}")
     except DataError as error:
         raise StateError(str(error)) from None
 
 
 def read(path: str | Path) -> State:
     """The arrays of a safetensors file, as float32 but for whole numbers."""
-    try:
-        return arrays(read_file(path)[1])
-    except StateError as error:
-        text = str(error)
-        raise StateError(text if text.startswith(str(path)) else f"{path}: {text}") from None
+    return arrays(read_file(path)[1], str(path))
 
 
 def read_file(path: str | Path) -> tuple[Mapping[str, str], State]:

@@ -129,7 +129,7 @@ def test_numbers_beyond_float32_are_refused():
     state = drawn() | {"0.bias": np.array([0, 1e39, 0, 0])}
     model = net()
     before = model.state_dict()
-    with pytest.raises(StateError, match=r"the stored 0.bias holds numbers beyond 3.4e38"):
+    with pytest.raises(StateError, match=r"state: 0.bias holds numbers beyond 3.4e38"):
         model.load_state_dict(state)
     assert holds(model, before)
 
@@ -137,9 +137,9 @@ def test_numbers_beyond_float32_are_refused():
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("text", "the stored 0.bias is 'text', it has to be an array of numbers"),
+        ("text", "Sequential.load_state_dict: state holds 'text' for '0.bias', it has to be an array of numbers"),
         ({"0.bias": 1}, r"give what it holds, state\['0.bias'\]"),
-        (np.ones(4, complex), r"an array complex128\[4\], it has to be"),
+        (np.ones(4, complex), r"an array complex128\[4\] for '0.bias', it has to be"),
         ([[1], [1, 2]], "it has to be an array of numbers"),
     ],
 )
