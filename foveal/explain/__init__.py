@@ -5,6 +5,7 @@ Each file uses only those above it.
 model.py      what is asked of a network, and small questions to networks, variables and results
 costs.py      parameters with their formula, multiply-adds, bytes, and the memory that a program will plan
 windows.py    a sliding window along one axis: what it never reads, and which changes fix that
+reach.py      what a value reads of the image along one axis
 fields.py     receptive fields: a rule per operator says what its output reads of the image
 rows.py       the data: a row per layer, its receptive field, what it leaves unread, and the totals
 render.py     rows as a table and as JSON

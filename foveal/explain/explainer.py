@@ -12,8 +12,9 @@ from foveal.arguments import checked
 from foveal.errors import ShapeError
 from foveal.explain import costs
 from foveal.explain.costs import BYTES, InputShape, LinearCost
-from foveal.explain.fields import Fields, Reach, image_reach
+from foveal.explain.fields import Fields
 from foveal.explain.model import Model, modes_restored, output_node, output_shape, own_variables, trains
+from foveal.explain.reach import Reach, image_reach
 from foveal.explain.rows import Extent, Row, Unread
 from foveal.explain.summary import Summary
 from foveal.explain.windows import AxisWindow, fixes, windows_of

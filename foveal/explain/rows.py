@@ -7,7 +7,7 @@ from operator import or_
 
 from foveal.errors import ShapeError
 from foveal.explain.costs import BYTES, LinearCost, Memory
-from foveal.explain.fields import Line
+from foveal.explain.reach import Line
 from foveal.explain.windows import AxisWindow, Fix
 from foveal.strides import Shape
 

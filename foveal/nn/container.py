@@ -1,8 +1,9 @@
 """Layers that hold others, and those that only pass values on."""
 
 import itertools
+import math
 import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Self, SupportsIndex, overload
 
 from foveal import ops
@@ -173,9 +174,61 @@ class Identity(Module):
 
 
 class Flatten(Module):
-    """x [N, ...] -> [N, features], in C order"""
+    """The axes from start_dim to end_dim as one, in C order: x [N, ...] -> [N, features]
+
+    Negative axes count from the last. Raises ShapeError where x has no such axes.
+    """
+
+    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
+        self.start_dim, self.end_dim = start_dim, end_dim
 
     def forward(self, x: Tensor) -> Tensor:
         if not x.shape:
             raise ShapeError("Flatten: takes x [N, ...], got one number")
-        return x.reshape(x.shape[0], -1)
+        if (self.start_dim, self.end_dim) == (1, -1):
+            return x.reshape(x.shape[0], -1)
+        rank = len(x.shape)
+        if not (-rank <= self.start_dim < rank and -rank <= self.end_dim < rank):
+            raise ShapeError(f"Flatten: x of shape {x.shape} has no axes {self.start_dim} to {self.end_dim}")
+        start, end = self.start_dim % rank, self.end_dim % rank
+        if start > end:
+            raise ShapeError(f"Flatten: axis {self.start_dim} of shape {x.shape} comes after axis {self.end_dim}")
+        return x.reshape(*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :])
+
+    def describe(self) -> str:
+        usual = (self.start_dim, self.end_dim) == (1, -1)
+        return "" if usual else f"start_dim={self.start_dim}, end_dim={self.end_dim}"
+
+
+class Unflatten(Module):
+    """One axis as several, in C order: x [..., n, ...] -> [..., *unflattened_size, ...], the reverse of Flatten
+
+    dim: the axis; a negative one counts from the last. unflattened_size: sizes whose product is n, of which one may be
+    -1, what is left. Raises ShapeError where they do not fit.
+    """
+
+    def __init__(self, dim: int, unflattened_size: Sequence[int]) -> None:
+        self.dim, self.unflattened_size = dim, tuple(unflattened_size)
+        if not self.unflattened_size or min(self.unflattened_size) < -1 or self.unflattened_size.count(-1) > 1:
+            raise ShapeError(
+                f"Unflatten: unflattened_size is {unflattened_size!r}; give sizes of 0 or more, of which one may be -1"
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        rank = len(x.shape)
+        if not -rank <= self.dim < rank:
+            raise ShapeError(f"Unflatten: x of shape {x.shape} has no axis {self.dim}")
+        axis, sizes, count = self.dim % rank, self.unflattened_size, x.shape[self.dim]
+        if -1 in sizes:
+            rest = -math.prod(sizes)
+            if rest and count % rest == 0:
+                sizes = tuple(count // rest if n == -1 else n for n in sizes)
+        if math.prod(sizes) != count:
+            raise ShapeError(
+                f"Unflatten: axis {self.dim} of shape {x.shape} has {count} elements, and {self.unflattened_size}"
+                " another number; give sizes with that product"
+            )
+        return x.reshape(*x.shape[:axis], *sizes, *x.shape[axis + 1 :])
+
+    def describe(self) -> str:
+        return f"dim={self.dim}, unflattened_size={self.unflattened_size}"

@@ -1,4 +1,4 @@
-"""Convolutions: with shared filters, transposed, and with filters of their own at each position.
+"""Convolutions and transposed convolutions.
 
 The letters in the equations are those of foveal/ops/op.py: N batch, C input channels, H W input rows and columns, K
 output channels (filters), R S kernel rows and columns, P Q output rows and columns, u stride, d dilation, pad the
@@ -6,6 +6,7 @@ padding before the first row or column.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -28,8 +29,8 @@ from foveal.nn.module import Module, Parameter
 from foveal.nn.one_dimensional import as_images, as_sequences, one_row, one_row_padding
 from foveal.ops.batch_norm import per_channel
 from foveal.ops.op import HasShape, Tensor
-from foveal.ops.window import Window, check_window, full_padding, pair, sides
-from foveal.strides import Ndarray, Shape
+from foveal.ops.window import Window, full_padding, pair, sides
+from foveal.strides import Shape
 from foveal.trace import current
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -87,13 +88,16 @@ class Conv2d(Convolution):
     """y[n,k,p,q] = bias[k] + sum_crs x[n, c, p u + r d - pad, q u + s d - pad] weight[k,c,r,s]
 
     x [N, in_channels, H, W] -> y [N, out_channels, P, Q], P = floor((H + pads - d (R - 1) - 1) / u) + 1. This is
-    cross-correlation, as in all networks; ops.convolve2d is the convolution of the textbooks.
+    cross-correlation, as in all networks; with flip=True it is the convolution of the textbooks.
 
     kernel_size, stride, dilation: an int for rows and columns, or (rows, columns).
     padding: an int, (rows, columns), (top, bottom, left, right), "valid" for none, or "same" for as many outputs as
     inputs, which needs stride 1; where "same" adds an odd number, the bottom and the right get one more.
     groups: channels are divided into as many groups, and the filters of a group read the channels of that group.
     padding_mode: what the border shows, "zeros", "reflect", "replicate" or "circular".
+    flip: True turns the filters by 180 degrees, weight[k, c, R-1-r, S-1-s] in place of weight[k,c,r,s]. The weight, and
+    the state dict, hold the filters of the textbook's equation, before they are turned; windows, padding and all shapes
+    stay. With padding R - 1 and S - 1 y is the full convolution, as numpy.convolve has it.
 
     weight [out_channels, in_channels/groups, R, S], bias [out_channels]. Raises ShapeError for hyper-parameters that
     have no meaning, and for images that do not fit.
@@ -110,13 +114,14 @@ class Conv2d(Convolution):
         groups: int = 1,
         bias: BiasLike = True,
         padding_mode: str = "zeros",
+        flip: bool = False,
     ) -> None:
         # All hyper-parameters are checked before the filters are drawn.
         self.check_groups(in_channels, out_channels, groups)
         size = self.kernel(kernel_size)
         u, d = pair(stride, f"{self.name}: stride"), pair(dilation, f"{self.name}: dilation")
         self.padding = self.full_padding(padding, size, u, d)
-        self.padding_mode = padding_mode
+        self.padding_mode, self.flip = padding_mode, flip
         shape = (out_channels, in_channels // groups, *size)
         super().__init__(shape, u, d, groups, out_channels, bias)
 
@@ -140,7 +145,8 @@ class Conv2d(Convolution):
         if self.padding_mode != "zeros" and any(padding):
             x = ops.pad(x, padding=padding, mode=self.padding_mode)
             padding = (0, 0, 0, 0)
-        return ops.conv2d(x, weight, stride=self.stride, padding=padding, dilation=self.dilation, groups=self.groups)
+        operator = ops.convolve2d if self.flip else ops.conv2d
+        return operator(x, weight, stride=self.stride, padding=padding, dilation=self.dilation, groups=self.groups)
 
     def describe(self) -> str:
         k, c, *size = self.weight.shape
@@ -149,6 +155,7 @@ class Conv2d(Convolution):
             ("dilation", self.dilation, (1, 1)),
             ("groups", self.groups, 1),
             ("padding_mode", self.padding_mode, "zeros"),
+            ("flip", self.flip, False),
         ):
             shown += "" if value == usual else f", {what}={value}"
         return shown
@@ -158,7 +165,8 @@ class Conv1d(Conv2d):
     """y[n,k,q] = bias[k] + sum_cs x[n, c, q u + s d - pad] weight[k,c,s]
 
     x [N, in_channels, L] -> y [N, out_channels, Q]. The hyper-parameters are Conv2d's, along one axis. padding: an int,
-    (before, after), "same" or "valid". weight [out_channels, in_channels/groups, S], bias [out_channels].
+    (before, after), "same" or "valid". weight [out_channels, in_channels/groups, S], bias [out_channels]. With
+    flip=True it is the textbook's convolution: Conv1d(1, 1, S, padding=S - 1, bias=False, flip=True) is numpy.convolve.
     """
 
     def __init__(
@@ -172,6 +180,7 @@ class Conv1d(Conv2d):
         groups: int = 1,
         bias: BiasLike = True,
         padding_mode: str = "zeros",
+        flip: bool = False,
     ) -> None:
         around: PaddingLike = padding if isinstance(padding, str) else one_row_padding(padding, f"{self.name}: padding")
         super().__init__(
@@ -184,6 +193,7 @@ class Conv1d(Conv2d):
             groups,
             bias,
             padding_mode,
+            flip,
         )
         # [K, C/groups, 1, S] as PyTorch stores it, [K, C/groups, S]
         k, c, _, s = self.weight.shape
@@ -203,8 +213,9 @@ class ConvTranspose2d(Convolution):
 
     kernel_size, stride, dilation: an int or (rows, columns). padding: an int, (rows, columns) or (top, bottom, left,
     right), what Conv2d would add and this layer takes away. output_padding: rows and columns more at the bottom and the
-    right, below the stride or the dilation. weight [in_channels, out_channels/groups, R, S], bias [out_channels].
-    Raises ShapeError for what does not fit.
+    right, below the stride or the dilation. Called with output_size=(H, W), or [N, C, H, W], it is what leads to that
+    size, in place of output_padding. weight [in_channels, out_channels/groups, R, S], bias [out_channels]. Raises
+    ShapeError for what does not fit.
     """
 
     def __init__(
@@ -232,17 +243,41 @@ class ConvTranspose2d(Convolution):
     def weight_layout(self) -> Layout:
         return Layout.transposed(self.weight.shape, self.groups)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.with_bias(self.transposed(x, self.weight))
+    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        size = None if output_size is None else self.last_axes(output_size, 2)
+        return self.with_bias(self.transposed(x, self.weight, size))
 
-    def transposed(self, x: Tensor, weight: HasShape) -> Tensor:
-        """x [N, C, P, Q] with filters [C, K/groups, R, S] -> [N, K, H, W], without the bias."""
+    def last_axes(self, output_size: Sequence[int], count: int) -> Shape:
+        """The sizes of the last axes of an output size, of these alone or of all axes; else ShapeError."""
+        sizes = tuple(output_size) if isinstance(output_size, list | tuple) else (output_size,)
+        whole = all(isinstance(size, int | np.integer) and not isinstance(size, bool) for size in sizes)
+        if not whole or len(sizes) not in (count, count + 2):
+            words = "(H, W) or (N, C, H, W)" if count == 2 else "(L,) or (N, C, L)"
+            raise ShapeError(f"{self.name}: output_size is {output_size!r}, it has to be {words}")
+        return sizes[-count:]
+
+    def extra(self, x: Shape, window: Window, size: Shape | None) -> Pair:
+        """The output_padding that leads to a size (H, W); the layer's own where none is given."""
+        if size is None or len(x) != 4:
+            return self.output_padding
+        smallest = ops.conv_transpose2d.image_size(x, window, (0, 0))
+        largest = tuple(n + u - 1 for n, u in zip(smallest, self.stride, strict=True))
+        if not all(low <= n <= high for low, n, high in zip(smallest, size, largest, strict=True)):
+            raise ShapeError(
+                f"{self.name}: output_size {size} cannot be had of an input of shape {x}; with stride {self.stride} it"
+                f" has to be from {smallest} to {largest}"
+            )
+        return size[0] - smallest[0], size[1] - smallest[1]
+
+    def transposed(self, x: Tensor, weight: HasShape, size: Shape | None) -> Tensor:
+        """x [N, C, P, Q] with filters [C, K/groups, R, S] -> [N, K, H, W], without the bias. size: (H, W) or None."""
+        window = Window((weight.shape[2], weight.shape[3]), self.stride, self.padding, self.dilation)
         return ops.conv_transpose2d(
             x,
             weight,
             stride=self.stride,
             padding=self.padding,
-            output_padding=self.output_padding,
+            output_padding=self.extra(x.shape, window, size),
             dilation=self.dilation,
             groups=self.groups,
         )
@@ -258,8 +293,8 @@ class ConvTranspose2d(Convolution):
 class ConvTranspose1d(ConvTranspose2d):
     """y[n,k,v] = bias[k] + sum_cs x[n,c,q] weight[c,k,s] over all q u + s d - pad = v: ConvTranspose2d on sequences
 
-    x [N, in_channels, Q] -> y [N, out_channels, L]. The hyper-parameters are ConvTranspose2d's, along one axis.
-    weight [in_channels, out_channels/groups, S], bias [out_channels].
+    x [N, in_channels, Q] -> y [N, out_channels, L]. The hyper-parameters are ConvTranspose2d's, along one axis, as is
+    output_size, (L,) or [N, C, L]. weight [in_channels, out_channels/groups, S], bias [out_channels].
     """
 
     def __init__(
@@ -289,115 +324,8 @@ class ConvTranspose1d(ConvTranspose2d):
         c, k, _, s = self.weight.shape
         self.weight = Parameter(self.weight.data.reshape(c, k, s))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         c, k, s = self.weight.shape
         weight = current().lift(self.weight).reshape(c, k, 1, s)
-        return as_sequences(self.with_bias(self.transposed(as_images(self.name, x), weight)))
-
-
-class LocallyConnected2d(Module):
-    """y[n,k,p,q] = bias[k,p,q] + sum_crs x[n, c, p u + r d - pad, q u + s d - pad] weight[(p,q), (c,r,s), k]
-
-    x [N, in_channels, H, W] -> y [N, out_channels, P, Q]: the receptive fields of a convolution without shared weights,
-    so it has P Q times the parameters and is made for images of one size.
-
-    image: that size, an int or (H, W). kernel_size, stride, dilation: an int or (rows, columns). padding: zeros about
-    the image, an int, (rows, columns) or (top, bottom, left, right). shared_weights: True uses one filter at all
-    positions, weight [K, C, R, S] and bias [K], which is Conv2d; it shows what sharing does to the number of parameters
-    and to their gradients. `from_conv` starts from a convolution's filters.
-
-    weight [P Q, C R S, K], bias [K, P, Q]. Raises ShapeError where the kernel does not fit into the image.
-    """
-
-    required = ("weight",)
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        image: PairLike,
-        kernel_size: PairLike,
-        stride: PairLike = 1,
-        padding: SidesLike = 0,
-        dilation: PairLike = 1,
-        bias: BiasLike = True,
-        shared_weights: bool = False,
-    ) -> None:
-        name = type(self).__name__
-        check_positive(name, in_channels=in_channels, out_channels=out_channels)
-        self.image, self.kernel_size = pair(image, f"{name}: image"), pair(kernel_size, f"{name}: kernel_size")
-        self.stride, self.dilation = pair(stride, f"{name}: stride"), pair(dilation, f"{name}: dilation")
-        self.padding, self.shared_weights = sides(padding, f"{name}: padding"), shared_weights
-        # (P, Q)
-        check_window(name, self.kernel_size, self.stride, self.padding, self.dilation)
-        window = Window(self.kernel_size, self.stride, self.padding, self.dilation)
-        self.places = window.outputs(name, self.image)
-        filters = (out_channels, in_channels, *self.kernel_size)
-        inputs = init.fan_in(filters)
-        weight = init.kaiming_uniform(generator(), filters)
-        offset = init.bias_uniform(generator(), (out_channels,), inputs)
-        if not shared_weights:
-            # [P Q, C R S, K], drawn as one row of filters so that each has the fan-in of one window
-            each = (math.prod(self.places), inputs, out_channels)
-            weight = init.kaiming_uniform(generator(), (1, inputs, math.prod(each) // inputs)).reshape(each)
-            offset = init.bias_uniform(generator(), (out_channels, *self.places), inputs)
-        self.weight = Parameter(weight)
-        self.bias = Parameter(offset) if bias else None
-
-    @property
-    def weight_layout(self) -> Layout:
-        """How the weight holds the filters: each position has its own, and each input is read at R S positions."""
-        if self.shared_weights:
-            return Layout.plain(self.weight.shape)
-        places, inputs, outputs = self.weight.shape
-        taps = math.prod(self.kernel_size)
-        filters = (places * outputs, inputs // taps, *self.kernel_size)
-        # [(p,q), k, (c,r,s)] -> [(p,q), (c,r,s), k]
-        return Layout(
-            filters, places, (inputs, outputs * taps), lambda w: w.reshape(places, outputs, inputs).swapaxes(1, 2)
-        )
-
-    @classmethod
-    def from_conv(cls, conv: Conv2d, image: PairLike, shared_weights: bool = False) -> "LocallyConnected2d":
-        """Return a layer that computes the same as `conv` on images of this size: its filters at every position.
-
-        Raises ShapeError for a convolution with groups, or with a border that is not zeros.
-        """
-        if conv.groups != 1 or conv.padding_mode != "zeros":
-            raise ShapeError(
-                f"{cls.__name__}: {conv} has groups or a border that is not zeros; give a convolution with groups=1 and"
-                " padding_mode='zeros'"
-            )
-        k, c, *kernel = conv.weight.shape
-        size, with_bias = pair(tuple(kernel), f"{cls.__name__}: kernel_size"), conv.bias is not None
-        layer = cls(c, k, image, size, conv.stride, conv.padding, conv.dilation, with_bias, shared_weights)
-        weight: Ndarray = conv.weight.data
-        bias: Ndarray | None = None if conv.bias is None else conv.bias.data
-        if not shared_weights:
-            # [K, C, R, S] -> [C R S, K], repeated at each of P Q positions; [K] -> [K, P, Q]
-            weight = np.broadcast_to(weight.reshape(k, -1).T, layer.weight.shape)
-            bias = None if bias is None else np.broadcast_to(bias[:, None, None], (k, *layer.places))
-        layer.weight.data = weight
-        if layer.bias is not None and bias is not None:
-            layer.bias.data = bias
-        return layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.shape[2:] != self.image:
-            raise ShapeError(
-                f"{type(self).__name__}: it is made for images of {self.image[0]}x{self.image[1]}, got shape {x.shape};"
-                " weights that are not shared belong to positions"
-            )
-        operator = ops.conv2d if self.shared_weights else ops.locally_connected2d
-        size = {} if self.shared_weights else {"kernel_size": self.kernel_size}
-        y = operator.apply(
-            (x, self.weight), {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, **size}
-        )
-        if self.bias is None:
-            return y
-        bias = current().lift(self.bias)
-        return y + (bias.reshape(1, -1, 1, 1) if self.shared_weights else bias)
-
-    def describe(self) -> str:
-        shared = ", shared_weights=True" if self.shared_weights else ""
-        return f"image={self.image}, {self.kernel_size}, stride={self.stride}, padding={self.padding}{shared}"
+        size = None if output_size is None else (1, *self.last_axes(output_size, 1))
+        return as_sequences(self.with_bias(self.transposed(as_images(self.name, x), weight, size)))

@@ -15,8 +15,8 @@ class Dropping(Module):
     """Base of these layers. In training, the values that belong together are set to 0 with probability p, all others
     are divided by 1 - p; in inference y = x.
 
-    p: at least 0 and below 1, else ShapeError. The random numbers are a function of the step's seed and number, so that
-    any number of threads draws the same.
+    p: from 0 to 1, else ShapeError; with 1 all are 0, as is their gradient. The random numbers are a function of the
+    step's seed and number, so that any number of threads draws the same.
     """
 
     ranks: ClassVar[tuple[int, ...] | None] = None
@@ -26,8 +26,8 @@ class Dropping(Module):
         self.p = p
 
     def check_attribute(self, name: str, value: object) -> None:
-        if name == "p" and not (is_number(value) and 0.0 <= value < 1.0):
-            raise ShapeError(f"{type(self).__name__}: p is {value!r}, it has to be at least 0 and below 1")
+        if name == "p" and not (is_number(value) and 0.0 <= value <= 1.0):
+            raise ShapeError(f"{type(self).__name__}: p is {value!r}, it has to be between 0 and 1")
 
     def mask_shape(self, x: Shape) -> Shape:
         """The shape of the mask for x of this shape; it is broadcast, so an axis of 1 is kept or dropped as a whole."""
@@ -38,6 +38,9 @@ class Dropping(Module):
             raise ShapeError(f"{type(self).__name__}: takes {self.takes}, got shape {x.shape}")
         if not self.training or self.p == 0.0:
             return x
+        if self.p == 1.0:
+            # nothing is random; what is dropped may be infinite
+            return ops.where(0.0, x, 0.0)
         recording = current()
         if recording.key is None:
             raise ShapeError(

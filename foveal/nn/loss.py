@@ -8,7 +8,7 @@ meaning. Shapes and hyper-parameters that do not fit raise ShapeError.
 
 import math
 from collections.abc import Sequence
-from typing import Protocol, overload
+from typing import ClassVar, Protocol, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,7 +32,6 @@ class LossFunction(Protocol):
     def __call__(self, output: Tensor, target: Tensor, /) -> Tensor: ...
 
 
-REDUCTIONS = ("mean", "sum", "none")
 # below the smallest probability that matters; its logarithm is finite in float32
 TINY = 1e-30
 # e^-FLAT is below the smallest float32
@@ -42,9 +41,12 @@ FLAT = 104.0
 class Loss(Watched):
     """Base of all losses, which reduce one value for each element to the loss."""
 
+    #: the words that `reduction` may be
+    reductions: ClassVar[tuple[str, ...]] = ("mean", "sum", "none")
+
     def __init__(self, reduction: str = "mean") -> None:
-        if reduction not in REDUCTIONS:
-            raise ShapeError(f"{self.name}: reduction is {reduction!r}; choose one of {', '.join(REDUCTIONS)}")
+        if reduction not in self.reductions:
+            raise ShapeError(f"{self.name}: reduction is {reduction!r}; choose one of {', '.join(self.reductions)}")
         self.reduction = reduction
 
     @property

@@ -3,6 +3,7 @@
 import collections
 import types
 from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence, ValuesView
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, SupportsIndex, TypeVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from foveal.nn.activations import by_name, check_names
 from foveal.nn.parameter import Buffer as Buffer
 from foveal.nn.parameter import Counter as Counter
 from foveal.nn.parameter import Parameter as Parameter
+from foveal.nn.stored import LoadedKeys, load_into
 from foveal.nn.tree import Tree
 from foveal.ops.op import Tensor
 from foveal.strides import Ndarray
@@ -223,33 +225,16 @@ class Module(Tree["Module"]):
         return {name: np.array(variable.data, order="C") for name, variable in self.named_variables()}
 
     @checked
-    def load_state_dict(self, state: Mapping[str, ArrayLike], strict: bool = True) -> None:
-        """Copy arrays in by name. Raises StateError that lists all that does not fit; then nothing is changed.
+    def load_state_dict(self, state: Mapping[str, Any] | str | Path, strict: bool = True) -> LoadedKeys:
+        """Copy arrays in by name, and return what was not loaded: (missing_keys, unexpected_keys), as PyTorch does.
 
-        strict: False leaves parameters that `state` lacks as they are, and ignores what the model does not have.
+        state: arrays of NumPy or PyTorch by name, or the path of a safetensors file. float16, bfloat16 and float64 are
+        converted; a prefix `module.`, `_orig_mod.`, `model.` or `backbone.` of the names is taken off where they match
+        without it, with a FovealWarning; num_batches_tracked may be missing. strict: False leaves parameters that
+        `state` lacks as they are, and ignores what the model does not have. Raises StateError that lists all that does
+        not fit, with the nearest names; then nothing is changed.
         """
-        variables = dict(self.named_variables())
-        missing = [name for name in variables if name not in state]
-        unexpected = [name for name in state if name not in variables]
-        misshaped = [
-            f"{name}: the file has {list(np.shape(state[name]))}, the model {list(v.shape)}"
-            for name, v in variables.items()
-            if name in state and np.shape(state[name]) != v.shape
-        ]
-        # All problems go into one message, so that they can be solved at once.
-        problems = [f"of another shape: {'; '.join(misshaped)}"] if misshaped else []
-        if strict and missing:
-            problems.append(f"missing: {', '.join(missing)}")
-        if strict and unexpected:
-            problems.append(f"unknown to the model: {', '.join(unexpected)}")
-        if problems:
-            raise StateError(
-                f"the stored parameters do not fit this {type(self).__name__}: {'. '.join(problems)}."
-                " Build the model that they were stored from, or load what fits with strict=False"
-            )
-        for name, variable in variables.items():
-            if name in state:
-                variable.data = np.asarray(state[name])
+        return load_into(self, state, strict)
 
     def __repr__(self) -> str:
         inner = [f"  ({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.named_children()]

@@ -1,11 +1,12 @@
-"""Borders about images: x [N, C, H, W] -> [N, C, top + H + bottom, left + W + right]."""
+"""Borders about images, x [N, C, H, W] -> [N, C, top + H + bottom, left + W + right], and about sequences."""
 
 import numpy as np
 
 from foveal import ops
 from foveal.errors import ShapeError
-from foveal.nn.arguments import Sides
+from foveal.nn.arguments import Pair, Sides
 from foveal.nn.module import Module
+from foveal.nn.one_dimensional import as_images, as_sequences
 from foveal.ops.op import Tensor
 
 
@@ -64,5 +65,60 @@ class ReplicationPad2d(ZeroPad2d):
 
 class CircularPad2d(ZeroPad2d):
     """A border that continues with the opposite side of the image"""
+
+    mode = "circular"
+
+
+class Pad1d(Module):
+    """A border about sequences x [N, C, L] -> [N, C, before + L + after].
+
+    padding: an int for both ends, or (before, after). value: what a constant border holds. Raises ShapeError for
+    another number of ends.
+    """
+
+    mode = "constant"
+
+    def __init__(self, padding: int | Pair, value: float = 0.0) -> None:
+        ends = (padding, padding) if isinstance(padding, int | np.integer) else tuple(padding)
+        if len(ends) != 2:
+            raise ShapeError(f"{type(self).__name__}: padding is {padding!r}, it has to be an int or (before, after)")
+        self.padding, self.value = ends, value
+
+    def forward(self, x: Tensor) -> Tensor:
+        images = as_images(type(self).__name__, x)
+        return as_sequences(ops.pad(images, padding=(0, 0, *self.padding), mode=self.mode, value=self.value))
+
+    def describe(self) -> str:
+        return str(self.padding)
+
+
+class ConstantPad1d(Pad1d):
+    """A border of `value` about sequences. padding: an int or (before, after)"""
+
+    def __init__(self, padding: int | Pair, value: float) -> None:
+        super().__init__(padding, value)
+
+
+class ZeroPad1d(Pad1d):
+    """A border of zeros about sequences. padding: an int or (before, after)"""
+
+    def __init__(self, padding: int | Pair) -> None:
+        super().__init__(padding)
+
+
+class ReflectionPad1d(ZeroPad1d):
+    """A border that mirrors the sequence; the value at the end is not repeated"""
+
+    mode = "reflect"
+
+
+class ReplicationPad1d(ZeroPad1d):
+    """A border that repeats the value at the end"""
+
+    mode = "replicate"
+
+
+class CircularPad1d(ZeroPad1d):
+    """A border that continues with the other end of the sequence"""
 
     mode = "circular"

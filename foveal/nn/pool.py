@@ -11,7 +11,7 @@ from foveal import ops
 from foveal.api import compile
 from foveal.errors import DataError, ShapeError
 from foveal.kinds import AnyNumber, name_kind
-from foveal.nn.arguments import AxesLike, AxesPadding, Pair, PairLike, Sides, SidesLike, SingleLike
+from foveal.nn.arguments import AxesLike, AxesPadding, Pair, Sides, SingleLike
 from foveal.nn.module import Module, Output
 from foveal.nn.one_dimensional import as_images, as_sequences, one_row
 from foveal.ops.op import HasShape, Tensor
@@ -274,7 +274,7 @@ class MaxUnpool2d(Windows):
     Raises DataError for indices outside of the image. kernel_size, stride and padding are those of the MaxPool2d.
     """
 
-    def __init__(self, kernel_size: PairLike, stride: PairLike | None = None, padding: SidesLike = 0) -> None:
+    def __init__(self, kernel_size: AxesLike, stride: AxesLike | None = None, padding: AxesPadding = 0) -> None:
         super().__init__(kernel_size, stride, padding)
 
     def __call__(  # type: ignore[override]
@@ -308,6 +308,30 @@ class MaxUnpool2d(Windows):
         return rows, columns
 
 
+class MaxUnpool1d(MaxUnpool2d):
+    """The reverse of MaxPool1d: each value at the position of its maximum, 0 elsewhere; x [N, C, Q] -> [N, C, L]
+
+    It is called as layer(x, indices, output_size) with the indices int32 [N, C, Q] that MaxPool1d gave with
+    return_indices=True. output_size: (L,), or [N, C, L]; unless given L = (Q - 1) u - 2 pad + S. Raises DataError for
+    indices outside of the sequence. kernel_size, stride and padding are those of the MaxPool1d.
+    """
+
+    sequences = True
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, indices: Tensor, output_size: tuple[int, ...] | None = None
+    ) -> Tensor:
+        name = type(self).__name__
+        size = self.image(x, output_size)
+        return as_sequences(ops.max_unpool2d(as_images(name, x), as_images(name, indices), image_size=size))
+
+    def image(self, x: HasShape, output_size: tuple[int, ...] | None) -> Pair:
+        """(1, L) of the output."""
+        if output_size is not None:
+            return one_row(tuple(output_size)[-1:], 1, f"{type(self).__name__}: output_size")  # type: ignore[arg-type]
+        return super().image(as_images(type(self).__name__, x), None)  # type: ignore[arg-type]
+
+
 class GlobalAvgPool2d(Module):
     """The mean of each channel; x [N, C, H, W] -> [N, C, 1, 1], as PyTorch's AdaptiveAvgPool2d(1)"""
 
@@ -320,3 +344,17 @@ class GlobalMaxPool2d(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.adaptive_max_pool2d(x, output_size=1)
+
+
+class GlobalAvgPool1d(Module):
+    """The mean of each channel; x [N, C, L] -> [N, C, 1], as PyTorch's AdaptiveAvgPool1d(1)"""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return as_sequences(ops.global_avg_pool2d(as_images(type(self).__name__, x)))
+
+
+class GlobalMaxPool1d(Module):
+    """The maximum of each channel; x [N, C, L] -> [N, C, 1], as PyTorch's AdaptiveMaxPool1d(1)"""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return as_sequences(ops.adaptive_max_pool2d(as_images(type(self).__name__, x), output_size=1))

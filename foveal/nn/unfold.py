@@ -1,10 +1,14 @@
-"""Windows of images as columns of a matrix, and back (im2col and col2im; not the folding of batch norm: see tools)."""
+"""Windows of images or sequences as columns of a matrix, and back.
+
+They are im2col and col2im, and not the folding of batch norm, which is in tools.
+"""
 
 from typing import Any
 
 from foveal import ops
-from foveal.nn.arguments import PairLike, SidesLike
+from foveal.nn.arguments import Pair, PairLike, SidesLike, SingleLike
 from foveal.nn.module import Module
+from foveal.nn.one_dimensional import as_images, as_sequences, one_row, one_row_padding
 from foveal.ops.op import Tensor
 
 
@@ -54,3 +58,52 @@ class Fold(Unfold):
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.col2im(x, **self.window())
+
+
+class Unfold1d(Unfold):
+    """Windows of sequences as columns: x [N, C, L] -> [N, C S, Q], Unfold along one axis
+
+    kernel_size, dilation, stride: an int. padding: zeros at the ends, an int or (before, after).
+    """
+
+    def __init__(
+        self, kernel_size: SingleLike, dilation: SingleLike = 1, padding: SingleLike | Pair = 0, stride: SingleLike = 1
+    ) -> None:
+        name = type(self).__name__
+        super().__init__(
+            one_row(kernel_size, 1, f"{name}: kernel_size"),
+            one_row(dilation, 1, f"{name}: dilation"),
+            one_row_padding(padding, f"{name}: padding"),
+            one_row(stride, 1, f"{name}: stride"),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.im2col(as_images(type(self).__name__, x), **self.window())
+
+
+class Fold1d(Fold):
+    """Columns added up to sequences: x [N, C S, Q] -> [N, C, L], the transpose of Unfold1d
+
+    output_size: L. The other hyper-parameters are Unfold1d's; they have to give Q windows of such sequences, else the
+    call raises ShapeError.
+    """
+
+    def __init__(
+        self,
+        output_size: SingleLike,
+        kernel_size: SingleLike,
+        dilation: SingleLike = 1,
+        padding: SingleLike | Pair = 0,
+        stride: SingleLike = 1,
+    ) -> None:
+        name = type(self).__name__
+        super().__init__(
+            one_row(output_size, 1, f"{name}: output_size"),
+            one_row(kernel_size, 1, f"{name}: kernel_size"),
+            one_row(dilation, 1, f"{name}: dilation"),
+            one_row_padding(padding, f"{name}: padding"),
+            one_row(stride, 1, f"{name}: stride"),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return as_sequences(super().forward(x))

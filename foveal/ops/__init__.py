@@ -9,6 +9,7 @@ How it is computed fast is in ops/kernels/, which holds no operator. By file:
     window.py         Window: size, stride, padding and dilation of what slides over an image
     elementwise.py    arithmetic, comparisons, exp and its relatives, relu, gelu: pointwise operators
     activation.py     further activations; softmax
+    mish.py           one more activation
     reduce.py         sum, mean, max over axes; broadcast_to
     shape.py          reshape, permute, index, constants
     concat.py         arrays side by side, and parts of arrays
@@ -21,6 +22,7 @@ How it is computed fast is in ops/kernels/, which holds no operator. By file:
                       pool_adaptive.py, pool_lp.py
     pool_window.py    the window of average pooling, with what its mean divides by
     pool_indices.py   pixels at given places, taken and put back
+    interpolate.py    images and sequences in another size
     batch_norm.py     batch norm
     norm.py           layer, group and instance norm, RMS norm, local response norm
     dropout.py        random masks
@@ -80,11 +82,15 @@ from foveal.ops.im2col import col2im as col2im
 from foveal.ops.im2col import conv2d_im2col as conv2d_im2col
 from foveal.ops.im2col import im2col as im2col
 from foveal.ops.im2col import locally_connected2d as locally_connected2d
+from foveal.ops.interpolate import interpolate as interpolate
+from foveal.ops.interpolate import resample as resample
+from foveal.ops.interpolate import resample_grad as resample_grad
 from foveal.ops.loss import one_hot as one_hot
 from foveal.ops.loss import softmax_cross_entropy as softmax_cross_entropy
 from foveal.ops.matmul import batch_matmul as batch_matmul
 from foveal.ops.matmul import linear as linear
 from foveal.ops.matmul import matmul as matmul
+from foveal.ops.mish import mish as mish
 from foveal.ops.norm import channel_sums as channel_sums
 from foveal.ops.norm import group_norm as group_norm
 from foveal.ops.norm import local_response_norm as local_response_norm

@@ -111,8 +111,8 @@ WITH_MODES = {
 }
 # attributes that nothing here is computed from: the loss of a step takes the first of several results
 NO_EFFECT = {
-    "places": {"LocallyConnected2d"},
-    "value": {"CircularPad2d", "ReflectionPad2d", "ReplicationPad2d"},
+    "places": {"LocallyConnected1d", "LocallyConnected2d"},
+    "value": {f"{kind}Pad{n}d" for kind in ("Circular", "Reflection", "Replication") for n in (1, 2)},
     "training": set(layers.LAYERS) - WITH_MODES,
 }
 

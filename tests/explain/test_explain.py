@@ -12,7 +12,8 @@ from foveal.autodiff import gradients
 from foveal.build import build
 from foveal.errors import ShapeError, StateError
 from foveal.explain import costs, explain, fitting_sizes, linear_cost
-from foveal.explain.fields import Fields, image_reach
+from foveal.explain.fields import Fields
+from foveal.explain.reach import image_reach
 from foveal.explain.windows import AxisWindow, fixes, ranges
 from foveal.nn import init, models
 from foveal.ops.op import OPS, Type

@@ -6,7 +6,7 @@ import pytest
 from foveal import nn, ops
 from foveal.autodiff import gradients
 from foveal.explain import explain
-from foveal.explain.fields import Line
+from foveal.explain.reach import Line
 from foveal.explain.render import one_or_each, sizes
 from foveal.nn import init
 from foveal.ops.op import Type

@@ -5,6 +5,7 @@ refused.
 import numpy as np
 import pytest
 
+import foveal
 from foveal import nn
 from foveal.autodiff import gradients
 from foveal.build import build
@@ -58,10 +59,36 @@ def test_the_gradient_is_dropped_alike():
     assert y.tobytes() == dx.tobytes()
 
 
+EVERYTHING = {
+    "Dropout": (lambda library: library.Dropout(1.0), (3, 4)),
+    "Dropout1d": (lambda library: library.Dropout1d(1.0), (2, 3, 4)),
+    "Dropout2d": (lambda library: library.Dropout2d(1), (2, 3, 4, 5)),
+    "StochasticDepth": (lambda library: nn.StochasticDepth(1.0, "row"), (2, 3, 4)),
+    "StochasticDepth, batch": (lambda library: nn.StochasticDepth(1.0, "batch"), (2, 3, 4)),
+}
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_a_probability_of_1_drops_everything(name, torch):
+    make, shape = EVERYTHING[name]
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    x.flat[0] = np.inf
+    both = foveal.value_and_grad(lambda a: make(nn)(a).sum())
+    y, dx = both(x)
+    assert y == 0
+    assert not dx.any()
+    layer = make(nn)
+    if "Stochastic" not in name:
+        finite = np.nan_to_num(x, posinf=1.0)
+        np.testing.assert_array_equal(layer(finite), make(torch.nn)(torch.tensor(finite)).numpy())
+    x.flat[0] = 1.0
+    assert layer.eval()(x).tobytes() == x.tobytes()
+
+
 REFUSED = {
-    "p": (lambda: nn.Dropout(1.5), "Dropout: p is 1.5, it has to be at least 0 and below 1"),
+    "p": (lambda: nn.Dropout(1.5), "Dropout: p is 1.5, it has to be between 0 and 1"),
     "p_channels": (lambda: nn.Dropout2d(-0.1), "Dropout2d: p is -0.1"),
-    "p_depth": (lambda: nn.StochasticDepth(1.0, "row"), "StochasticDepth: p is 1.0"),
+    "p_depth": (lambda: nn.StochasticDepth(1.1, "row"), "StochasticDepth: p is 1.1"),
     "mode": (lambda: nn.StochasticDepth(0.1, "rows"), 'mode is \'rows\', it has to be "row" or "batch"'),
     "rank": (lambda: nn.Dropout2d(0.1), r"Dropout2d: takes images \[N, C, H, W\], got shape \(2, 3, 4\)"),
     "rank_1d": (lambda: nn.Dropout1d(0.1)(np.ones((2, 3), np.float32)), r"takes sequences \[N, C, L\]"),

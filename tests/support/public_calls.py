@@ -113,12 +113,22 @@ RIGHT = {
     "outputs": 4,
     "shape": (4, 2, 3, 3),
     "inputs": 6,
+    "length": 8,
+    "groups": 2,
+    "upscale_factor": 1,
+    "downscale_factor": 2,
+    "threshold": 0.1,
+    "unflattened_size": (1, 2),
 }
 # where a name means something else: by callable and parameter
 SPECIAL = {
     "Fold": {"output_size": 8, "kernel_size": 2, "stride": 2},
     "Unfold": {"kernel_size": 2},
+    "Fold1d": {"output_size": 8, "kernel_size": 2, "stride": 2},
     "LogSoftmax": {"dim": 1},
+    "Upsample": {"scale_factor": 2.0},
+    "UpsamplingBilinear2d": {"size": 4},
+    "UpsamplingNearest2d": {"size": (4, 5)},
     "StochasticDepth": {"p": 0.5, "mode": "row"},
     "nn.seed": {"value": 3},
     "schedule.cosine_restarts": {"value": 0.1, "period": 5},
@@ -128,9 +138,20 @@ SPECIAL = {
     "metrics.log_softmax": {"logits": X},
 }
 # layers whose input is neither images nor sequences, or whose parameters are objects
-INPUTS = {"Fold": (2, 8, 16), "BatchNorm1d": (4, 2), "Linear": (2, 8)}
+INPUTS = {"Fold": (2, 8, 16), "Fold1d": (2, 4, 4), "BatchNorm1d": (4, 2), "Linear": (2, 8)}
 # made by hand below, or nothing to call
-LEFT_OUT = {"Module", "MaxUnpool2d", "Sequential", "Concat", "ModuleList", "ModuleDict"}
+LEFT_OUT = {"Module", "MaxUnpool2d", "MaxUnpool1d", "Sequential", "Concat", "ModuleList", "ModuleDict"}
+# of two inputs
+TWO_INPUTS = ("CosineSimilarity", "PairwiseDistance")
+# losses of several inputs, and what they are called on
+SIGNS = np.array([1, -1, 1, 1, -1, -1], "float32")
+SEVERAL = {
+    "CosineEmbeddingLoss": (X, P, SIGNS),
+    "GaussianNLLLoss": (X, P, P),
+    "MarginRankingLoss": (X[:, 0], P[:, 0], SIGNS),
+    "TripletMarginLoss": (X, P, -X),
+}
+PAIR = {"HingeEmbeddingLoss": (X[:, 0], SIGNS), "SoftMarginLoss": (X[:, 0], SIGNS)}
 
 
 def required(function, name):
@@ -175,11 +196,15 @@ def layers():
             continue
         shape = INPUTS.get(name, SEQUENCES if name.endswith("1d") else IMAGES)
         right = required(cls, name)
+        if name in TWO_INPUTS:
+            yield Target("nn", f"nn.{name}", cls, lambda: ((), {}))
+            continue
         yield Target("nn", f"nn.{name}", cls, lambda r=right: ((), dict(r)), traced_on(shape))
         yield Target(
             "nn", f"nn.{name}(...)", TracedLayer(cls(**right)), lambda s=shape: ((np.zeros(s, "float32"),), {})
         )
     yield Target("nn", "nn.MaxUnpool2d", nn.MaxUnpool2d, lambda: ((), {"kernel_size": 2}))
+    yield Target("nn", "nn.MaxUnpool1d", nn.MaxUnpool1d, lambda: ((), {"kernel_size": 2}))
     parts = nn.Linear(8, 4), nn.ReLU()
     yield Target("nn", "nn.ModuleList", nn.ModuleList, lambda: ((parts,), {}))
     yield Target("nn", "nn.ModuleDict", nn.ModuleDict, lambda: (({"a": parts[0]},), {}))
@@ -194,6 +219,10 @@ def losses():
         if not isinstance(cls, type) or not name.endswith("Loss"):
             continue
         yield Target("loss", f"nn.{name}", cls, lambda c=cls, n=name: ((), required(c, n)))
+        if name in SEVERAL or name in PAIR:
+            given = SEVERAL.get(name) or PAIR[name]
+            yield Target("loss", f"nn.{name}(...)", cls(), lambda g=given: (g, {}))
+            continue
         by_class = issubclass(cls, nn.CrossEntropyLoss.__base__) or name == "AuxiliaryLoss"
         target = classes if by_class else P
         loss = cls(**required(cls, name))

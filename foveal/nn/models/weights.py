@@ -7,38 +7,27 @@ the same, except for its tf_ variants, whose padding differs.
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from os.path import isfile
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
-from foveal.errors import DataError, StateError
+from foveal.errors import StateError
 from foveal.nn.blocks import SqueezeExcitation
 from foveal.nn.models.densenet import DenseNet
 from foveal.nn.models.efficientnet import EfficientNet, MBConv
 from foveal.nn.models.mobilenet import BLOCKS, LARGE, V3_EPS, InvertedResidualV3, MobileNetV2, MobileNetV3
 from foveal.nn.models.vgg import VGG
 from foveal.nn.module import Module
-from foveal.strides import Ndarray, Shape
+from foveal.nn.stored import COUNTER, Differences, State, common_prefix, listed, opened, read, without_prefix
+from foveal.nn.stored import read_file as read_file
+from foveal.strides import Shape
 
 # what may be done with a classifier that does not fit: an error, or it is left at its starting values
 STRICT, SKIP = "strict", "skip"
-# the number of names that an error lists, of perhaps hundreds
-LISTED = 12
-# letters of a name that an error shows
-MAX_SHOWN = 100
-# of arrays: those that NumPy can hold, and that a weight can have
-DTYPES = ("F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8")
-# Files of old versions of PyTorch lack it, and no computation needs it.
-COUNTER = "num_batches_tracked"
 # names of the last layer in the families of models; a file's last layer is the first of them that it has
 LAST_LAYERS = ("classifier.6", "classifier.3", "classifier.1", "classifier", "head.fc", "fc", "fc3")
-
-# arrays by dotted name, as state_dict() returns them
-State = dict[str, Ndarray]
 
 
 @dataclass(frozen=True)
@@ -69,42 +58,30 @@ def load_weights(model: Module, path: str | Path, head: str = STRICT) -> Loaded:
     """
     if head not in (STRICT, SKIP):
         raise StateError(f"load: head is {head!r}, it has to be {STRICT!r} or {SKIP!r}")
-    names, state = translated(model, read(path))
+    shapes = {name: v.shape for name, v in model.named_variables()}
+    names, state = translated(model, without_prefix(read(path), [*shapes, *timms_weights(model)]))
     heads = getattr(model, "heads", ()) if head == SKIP else ()
     ignorable = (*heads, *getattr(model, "optional", ()))
-    shapes = {name: v.shape for name, v in model.named_variables()}
     # what is copied, in the model's shapes where only the notation differs
     fitting = {
         name: value.reshape(shapes[name]) if same_values(value.shape, shapes[name]) else value
         for name, value in state.items()
         if name in shapes and not under(name, heads)
     }
-    # All problems go into one message.
-    problems = differences(shapes, fitting, [n for n in shapes if not under(n, heads)])
+    # All problems go into one message; what is left out on purpose is none.
     surplus = [n for n in state if n not in shapes]
-    unknown = [n for n in surplus if not under(n, ignorable) and not n.endswith(COUNTER)]
-    problems += [f"unknown to the model: {listed(unknown)}"] if unknown else []
-    if problems:
+    needed = {n: shape for n, shape in shapes.items() if not under(n, heads)}
+    given = fitting | {n: state[n] for n in surplus if not under(n, ignorable)}
+    differing = Differences.between(needed, given)
+    if any(differing):
         raise StateError(
-            f"{path}: does not fit this {type(model).__name__}: {'. '.join(problems)}. "
+            f"{path}: does not fit this {type(model).__name__}:\n{differing.table(needed, given)}\n"
             + way_out(model, shapes, state, head)
         )
     model.load_state_dict(fitting, strict=False)
     kept = tuple(n for n in shapes if n not in fitting)
     ignored = tuple(n for n in state if n not in fitting)
     return Loaded(names, tuple(fitting), kept, ignored)
-
-
-def differences(shapes: Mapping[str, Shape], state: State, needed: Iterable[str]) -> list[str]:
-    """What is missing or of another shape, in words. shapes: the model's. needed: the names that have to be there."""
-    missing = [n for n in needed if n not in state and not n.endswith(COUNTER)]
-    misshaped = [
-        f"{n}, of {list(value.shape)} in the file and {list(shapes[n])} in the model"
-        for n, value in state.items()
-        if value.shape != shapes[n]
-    ]
-    problems = [f"of another shape: {listed(misshaped)}"] if misshaped else []
-    return problems + ([f"missing in the file: {listed(missing)}"] if missing else [])
 
 
 def way_out(model: Module, shapes: Mapping[str, Shape], state: State, head: str) -> str:
@@ -122,13 +99,6 @@ def way_out(model: Module, shapes: Mapping[str, Shape], state: State, head: str)
     return "Load it into the model that it was stored from"
 
 
-def listed(names: Iterable[str]) -> str:
-    """The first names, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ("; " if any("," in n for n in names) else ", ").join(names[:LISTED]) + more
-
-
 def under(name: str, prefixes: Iterable[str]) -> bool:
     """True if the dotted name belongs to one of the modules `prefixes`."""
     return any(name.startswith(f"{prefix}.") for prefix in prefixes)
@@ -143,55 +113,13 @@ def same_values(stored: Shape, shape: Shape) -> bool:
     return (linear and math.prod(stored) == math.prod(shape)) or (stored == (1,) and shape == ())
 
 
-def read(path: str | Path) -> State:
-    """The arrays of a safetensors file, as float32 but for counters."""
-    return {n: v if v.dtype.kind in "iu" else v.astype(np.float32) for n, v in read_file(path)[1].items()}
-
-
-def read_file(path: str | Path) -> tuple[Mapping[str, str], State]:
-    """The texts that a safetensors file holds beside its arrays, by key, and the arrays as they are stored."""
-    state = {}
-    with opened(path) as file:
-        for name in file.keys():  # noqa: SIM118
-            dtype = file.get_slice(name).get_dtype()
-            # NumPy has no bfloat16 and no 8-bit floats, unless another package has registered them in this process.
-            if dtype not in DTYPES:
-                raise StateError(
-                    f"{path}: {name[:MAX_SHOWN]} is stored as {dtype}, which is not read; store the weights as float32"
-                )
-            # A shape that NumPy cannot have, such as one of 100 axes.
-            try:
-                state[name] = file.get_tensor(name)
-            except ValueError as error:
-                raise StateError(f"{path}: {name[:MAX_SHOWN]} cannot be read ({error}); fetch the file again") from None
-        return file.metadata() or {}, state
-
-
-@contextmanager
-def opened(path: str | Path) -> Iterator[Any]:
-    """Open a safetensors file for a block, as a `safetensors.safe_open`.
-
-    Raises DataError where there is none, StateError where it is something else, or is found to be damaged in the block.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    if not isfile(path):
-        raise DataError(f"{path}: there is no such file; give the path of a .safetensors file")
-    try:
-        with safe_open(path, "np") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        raise StateError(
-            f"{path}: damaged, or not a safetensors file ({error}); convert a PyTorch checkpoint with"
-            " safetensors.torch.save_file"
-        ) from None
-
-
 def classes_in(path: str | Path) -> int:
     """Return the number of outputs of the last layer in a file. Raises StateError where it has none by a known name."""
     with opened(path) as file:
-        names = set(file.keys())
-        last = next((f"{n}.weight" for n in LAST_LAYERS if f"{n}.weight" in names), None)
+        names = list(file.keys())
+        # of what is before the names a warning is given when the file is loaded
+        prefix = common_prefix(names, {f"{n}.weight" for n in LAST_LAYERS})
+        last = next((f"{prefix}{n}.weight" for n in LAST_LAYERS if f"{prefix}{n}.weight" in names), None)
         if last is None:
             raise StateError(
                 f"{path}: has no last layer by any name known here ({', '.join(LAST_LAYERS)}); pass classes and"
@@ -312,6 +240,12 @@ def translated(model: Module, state: State) -> tuple[str, State]:
         module, _, entry = name.rpartition(".")
         renamed[f"{names.get(module, module)}.{entry}"] = value
     return "timm", with_eps(renamed, TIMM_EPS.get(type(model)))
+
+
+def timms_weights(model: Module) -> list[str]:
+    """The names of weights that timm's network has, if they differ from the model's."""
+    _, rules = TIMM.get(type(model), ("", None))
+    return [f"{module}.weight" for module in rules(model)] if rules else []
 
 
 def with_eps(state: State, eps: float | None) -> State:
