@@ -3,6 +3,8 @@
 parameter.py         Parameter, Buffer and Counter: what layers hold
 tree.py              Tree: what a module consists of, by name
 activations.py       results of inner layers, by name
+hooks.py             forward hooks: functions that see what layers take and return
+calls.py             Called: what happens when a module is called, on arrays and on Tensors
 module.py            Module, the base of layers and models; ModuleList, ModuleDict
 arguments.py         types and checks of hyper-parameters that many layers take
 activation.py        ReLU, GELU, Softmax, ...
