@@ -217,8 +217,9 @@ class Step:
         except (ShapeError, DataError, AttributeError, TypeError, LookupError) as error:
             if not isinstance(labels, Symbol) or isinstance(outputs, list | dict):
                 raise ShapeError(
-                    f"the loss cannot take what the model returned and the targets ({type(error).__name__}: {error}); write it as a function of"
-                    " both, such as lambda outputs, targets: ce(outputs[0], targets[0]) + mse(outputs[1], targets[1])"
+                    f"the loss cannot take what the model returned and the targets ({type(error).__name__}: {error});"
+                    " write it as a function of both, such as lambda outputs, targets: ce(outputs[0], targets[0]) +"
+                    " mse(outputs[1], targets[1])"
                 ) from error
             if isinstance(outputs, tuple):
                 raise ShapeError(

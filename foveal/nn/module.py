@@ -1,8 +1,10 @@
 """Module, ModuleList and ModuleDict: networks as Python objects with PyTorch's names and layouts."""
 
 import collections
+import inspect
 import types
 from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence, ValuesView
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, SupportsIndex
 
 import numpy as np
@@ -16,6 +18,7 @@ from foveal.nn.hooks import HOOKS
 from foveal.nn.parameter import Buffer as Buffer
 from foveal.nn.parameter import Counter as Counter
 from foveal.nn.parameter import Parameter as Parameter
+from foveal.nn.recorded import MADE, record
 from foveal.ops.op import Tensor
 from foveal.strides import Ndarray
 from foveal.variable import Variable
@@ -28,8 +31,9 @@ if TYPE_CHECKING:
 Output = Tensor | tuple[Tensor, ...]
 # Attributes of a module that hold what was compiled for it: for calls, and for activations by the names wanted.
 COMPILED = ("_compiled", "_activations")
-# Attributes of a module that are no parts of it: its name, the number of calls, hooks, what was compiled for it.
-INTERNAL = ("_name", "_calls", HOOKS, *COMPILED)
+# Attributes of a module that are no parts of it: its name, the number of calls, hooks, the
+# arguments that it was made with, what was compiled for it.
+INTERNAL = ("_name", "_calls", HOOKS, MADE, *COMPILED)
 # What would be used up by looking at what it yields.
 ONCE: tuple[type, ...] = (types.GeneratorType, map, filter, zip)
 # What can change in place, and so get a layer later than it was assigned.
@@ -51,6 +55,19 @@ class Module(Called["Module"]):
     training: bool = True
     #: names of parts without which the layer cannot compute; others may be None
     required: ClassVar[tuple[str, ...]] = ()
+
+    # Type checkers would take these arguments for those of every layer.
+    if not TYPE_CHECKING:
+
+        def __new__(cls, *arguments: object, **options: object) -> Self:
+            """Note what a module is made with, for `save`: of lists of modules what is in them says it."""
+            if (arguments or options) and cls.__init__ is object.__init__:
+                raise ArgumentError(f"{cls.__name__} takes no arguments; call it as {cls.__name__}()")
+            module = super().__new__(cls)
+            record(module, () if "made_of_parts" in vars(cls) else arguments, options)
+            return module
+
+        __new__.__signature__ = inspect.Signature([inspect.Parameter("cls", inspect.Parameter.POSITIONAL_ONLY)])
 
     def __setattr__(self, name: str, value: object) -> None:
         place, old = f"{type(self).__name__}.{name}", own_attributes(self).get(name)
@@ -141,6 +158,24 @@ class Module(Called["Module"]):
             if name in state:
                 variable.data = np.asarray(state[name])
 
+    def save(self, path: str | Path) -> None:
+        """Write the network to a file, with what is needed to build it again: `foveal.load(path)` returns it.
+
+        The file is a safetensors file: all parameters and buffers as `state_dict` has them, and in its metadata, as
+        JSON, the class of the network by its import path, the arguments that it was made with, which every module
+        records, and what was changed since: layers put in, taken out or exchanged, hyper-parameters, modes, frozen
+        parameters. Nothing is pickled. Arguments have to be numbers, texts, lists, dicts, modules, their classes, or
+        operators. Hooks are not stored. A file that exists is replaced as a whole, or stays as it is.
+
+            net.save("net.safetensors")
+            net = foveal.load("net.safetensors")
+
+        Raises StateError that names what cannot be described so, DataError where the file cannot be written.
+        """
+        from foveal.nn.saving import save
+
+        save(self, path)
+
     def __repr__(self) -> str:
         inner = [f"  ({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.named_children()]
         head = f"{type(self).__name__}({self.describe()}"
@@ -199,6 +234,9 @@ class ModuleList(Container, MutableSequence[Any]):
     It has no `forward`: the model calls what is in it. Other values may stand among them.
     """
 
+    #: A file describes it by what is in it.
+    made_of_parts: ClassVar[bool] = True
+
     def __init__(self, modules: Iterable[object] = ()) -> None:
         self.set_items(enumerate(modules))
 
@@ -238,6 +276,9 @@ class ModuleDict(Container, MutableMapping[Any, Any]):
 
     Keys are texts without a dot, or whole numbers; else ArgumentError. It has no `forward`.
     """
+
+    #: A file describes it by what is in it.
+    made_of_parts: ClassVar[bool] = True
 
     def __init__(self, modules: Mapping[Any, object] | Iterable[tuple[Any, object]] = ()) -> None:
         self.set_items(dict(modules).items())
