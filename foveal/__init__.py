@@ -3,6 +3,7 @@
 foveal.compile, grad, value_and_grad    a function written with operators, or its gradients, as native code
 foveal.gradcheck, numeric_gradient      gradients against differences in float64, of layers and of NumPy code
 foveal.compile_step                     a whole training step: forward, loss, backward, update
+foveal.load                             a network from the file that net.save(path) has written
 foveal.nn, optim, metrics, data         layers, losses and models; optimisers and schedules; scores; data sets
 foveal.ops                              the operators
 foveal.train.train                      the training loop: train(foveal.data.load("digits"), epochs=3)
@@ -21,6 +22,7 @@ MAP = (
     ("debug", "the DEBUG ladder"),
     ("system", "what the operating system lets this process use: processors, memory, places for files"),
     ("forks", "what a fork does to locks"),
+    ("files", "writing files so that nobody sees a part of one"),
     ("collector", "the garbage collector, paused while programs are made"),
     ("kinds", "what annotations mean for values"),
     ("arguments", "public calls, checked by their annotations"),
@@ -72,6 +74,7 @@ PUBLIC = {
     "compile": "api",
     "compile_step": "step",
     "grad": "api",
+    "load": "nn.saving",
     "value_and_grad": "api",
     "gradcheck": "check_gradients",
     "numeric_gradient": "differences",

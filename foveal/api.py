@@ -20,7 +20,7 @@ from foveal.profile import show_timings
 from foveal.program import Program
 from foveal.programs import Programs
 from foveal.strides import Ndarray
-from foveal.structure import Rebuild, flattened
+from foveal.structure import Branch, Call, Rebuild, flattened, is_nested
 from foveal.trace import Symbol, current, trace
 from foveal.variable import Variable
 from foveal.watch import State
@@ -77,8 +77,9 @@ def check_finite(x: Ndarray, what: str) -> None:
 TracedFunction = Callable[..., Tensor | Sequence[Any] | Mapping[str, Any]]
 
 
-def call(function: TracedFunction, symbols: Sequence[Symbol]) -> Any:
+def call(function: TracedFunction, symbols: Sequence[Any], options: Mapping[str, Any] | None = None) -> Any:
     """What a function returns. Raises ArgumentError where it does not take as many arguments."""
+    options = options or {}
     if isinstance(function, type | np.ufunc | BuiltinFunctionType):
         kind = "a class" if isinstance(function, type) else "a function of Python or NumPy"
         raise ArgumentError(
@@ -86,14 +87,14 @@ def call(function: TracedFunction, symbols: Sequence[Symbol]) -> Any:
             " or a model"
         )
     try:
-        inspect.signature(function).bind(*symbols)
+        inspect.signature(function).bind(*symbols, **options)
     except TypeError as error:
         name = getattr(function, "__name__", repr(function))
         raise ArgumentError(f"{name}, which is compiled, is called on {len(symbols)} array(s): {error}") from None
     except ValueError:
         # Some functions that are built into Python do not say what they take.
         pass
-    return function(*symbols)
+    return function(*symbols, **options)
 
 
 class Compiled:
@@ -109,15 +110,15 @@ class Compiled:
     def __init__(self, function: TracedFunction, threads: int | None = None) -> None:
         self.function, self.threads = function, threads
         self.state = State()
-        # by the number of the state, and shapes and dtypes of the arguments: the program, how its results are nested,
-        # and what the program checks before it writes
+        # by the number of the state, shapes and dtypes of the arguments, and how they are nested: the program, how its
+        # results are nested, and what the program checks before it writes
         self.programs: Programs[tuple[Program, Rebuild, Guard | None]] = Programs()
 
     def program(self, *arrays: ArrayLike) -> Program:
         """Return the program for arguments of these shapes and dtypes."""
         return self._find([as_argument(x, f"argument {i}") for i, x in enumerate(arrays)])[0]
 
-    def _find(self, arrays: list[Ndarray]) -> tuple[Program, Rebuild, Guard | None]:
+    def _find(self, arrays: list[Ndarray], form: Branch | None = None) -> tuple[Program, Rebuild, Guard | None]:
         number = self.state.number(self.function, self.threads)
         types = tuple((a.shape, str(a.dtype)) for a in arrays)
 
@@ -127,7 +128,8 @@ class Compiled:
 
             def traced(*symbols: Symbol) -> Sequence[Operand]:
                 nonlocal rebuild, guard
-                outputs, rebuild = flattened(call(self.function, symbols))
+                inputs, options = (symbols, None) if form is None else form.build(iter(symbols))
+                outputs, rebuild = flattened(call(self.function, inputs, options))
                 # Where the function writes variables, the report of what is checked before is the last output.
                 if guarded := guard_updates(current()):
                     report, guard = guarded
@@ -138,12 +140,22 @@ class Compiled:
                 graph = trace(traced, *(Type(*k) for k in types))
             return build(graph, self.threads), rebuild, guard
 
-        return self.programs.find((number, types), make)
+        return self.programs.find((number, types, form), make)
 
-    def __call__(self, *arrays: ArrayLike) -> Any:
-        """Run on arrays. Returns an array; a list or dict of arrays, also nested, if the function returns that."""
-        given = [as_argument(x, f"argument {i}") for i, x in enumerate(arrays)]
-        program, rebuild, guard = self._find(given)
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Run on arrays. Returns an array; a list or dict of arrays, also nested, if the function returns that.
+
+        An argument may be a tuple, list or dict of arrays, also nested. What is given by name and is no array is an
+        option: hashable, compiled in.
+        """
+        if not options and not any(map(is_nested, arguments)):
+            return self.run([as_argument(x, f"argument {i}") for i, x in enumerate(arguments)])
+        given = Call.of(arguments, options)
+        return self.run([as_argument(x, f"argument {name}") for name, x in given.arrays], given.form)
+
+    def run(self, given: list[Ndarray], form: Branch | None = None) -> Any:
+        """Run on arrays of the dtypes that programs take; form: how they are nested in the arguments, if they are."""
+        program, rebuild, guard = self._find(given, form)
         results = program.run(*given)
         if guard is not None and not (report := results.pop())[0]:
             raise NumericsError(f"{guard.problem(report)}; check the input. Nothing was written")

@@ -124,6 +124,28 @@ def checked(function: Callable[P, R], name: str = "") -> Callable[P, R]:
     return call
 
 
+def call_errors(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator of methods that raise ArgumentError where arguments are missing or not taken; their types are free.
+
+    For what is called so often that nothing may be asked before. name: what users write.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*given: P.args, **named: P.kwargs) -> R:
+            try:
+                return function(*given, **named)
+            except TypeError as error:
+                # The method itself was not entered where the traceback ends here.
+                if error.__traceback__ is not None and error.__traceback__.tb_next is None:
+                    Arguments(function).taken(name, given, named)
+                raise
+
+        return call
+
+    return decorate
+
+
 class TooLarge(ShapeError):
     """An array does not fit into memory."""
 

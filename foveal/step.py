@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from foveal import debug, forks
 from foveal.accumulate import window
 from foveal.api import as_argument, check_finite
-from foveal.arguments import checked
+from foveal.arguments import call_errors, checked
 from foveal.autodiff import gradients_where_read
 from foveal.build import build
 from foveal.errors import ArgumentError, DataError, NumericsError, ShapeError, StateError, warn
@@ -25,7 +25,8 @@ from foveal.profile import show_timings
 from foveal.program import Program
 from foveal.programs import Programs
 from foveal.strides import Ndarray, Shape
-from foveal.trace import Symbol, tracing
+from foveal.structure import PLACE, Form, Rebuild, call_on, flattened, is_nested, take_apart
+from foveal.trace import Symbol, Trace, tracing
 from foveal.trained import check_optimizer, check_used, parameters_of
 from foveal.variable import Variable
 from foveal.watch import Same, State
@@ -74,6 +75,52 @@ class StepResult:
     loss: float
     #: what the model returned, [N, classes] for a classifier; of several arrays the first
     output: Ndarray
+    #: all that the model returned: an array, or arrays nested in lists (also for tuples) and dicts
+    outputs: Any
+
+
+class Traced(NamedTuple):
+    """A step that was traced."""
+
+    graph: Graph
+    #: what it checks before it writes
+    guard: Guard
+    #: nests the model's outputs as it returned them
+    rebuild: Rebuild
+    #: the losses of nn that were called on a target: the loss, the place of the target among the targets, and the shape
+    #: of the output
+    losses: list[tuple[Any, int, Shape]]
+
+
+class Made(NamedTuple):
+    """A step for batches of some shapes, compiled."""
+
+    program: Program
+    traced: Traced
+
+
+class Given(NamedTuple):
+    """The inputs or the targets of a batch: arrays with their names, and how they are nested; None for one array."""
+
+    arrays: list[Ndarray]
+    names: list[str]
+    form: Form | None
+
+    @classmethod
+    def of(cls, value: Any, what: str, labels: bool = False) -> "Given":
+        """Take inputs or targets apart. Raises as as_argument does."""
+        if not is_nested(value):
+            return cls([as_argument(value, what, labels)], [what], None)
+        found, form = take_apart(value, what)
+        return cls([as_argument(x, name, labels) for name, x in found], [name for name, _ in found], form)
+
+    def types(self) -> tuple[Type, ...]:
+        """Return shapes and dtypes."""
+        return tuple(Type(x.shape, x.dtype.name) for x in self.arrays)
+
+    def nested(self, values: Iterable[Any]) -> Any:
+        """Return values nested as the arrays are."""
+        return (self.form or PLACE).build(iter(values))
 
 
 class Step:
@@ -101,7 +148,7 @@ class Step:
         # The key of random operators: 64 bits of seed, then 64 bits that count the steps.
         self.key = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, 0, 0], np.uint32)
         self.state = State()
-        self.programs: Programs[tuple[Program, Guard]] = Programs()
+        self.programs: Programs[Made] = Programs()
         self.steps = 0
         # The parameters that a warning has named as not read by the loss.
         self.named: set[Variable] = set()
@@ -113,31 +160,31 @@ class Step:
         """What the program of a batch updates: the parameters, or the sums of their gradients."""
         return self.optimizer if self.window is None else self.window
 
-    def trace(self, x: Type, target: Type) -> Graph:
-        """Return the step's graph."""
-        return self.traced(x, target)[0]
+    def trace(self, x: Any, target: Any) -> Graph:
+        """Return the step's graph. x, target: the Type of each array, nested as the arrays are."""
+        return self.traced(x, target).graph
 
-    def traced(self, x: Type, target: Type) -> tuple[Graph, Guard]:
-        """Return the step's graph, and what it checks before it writes.
+    def traced(self, x: Any, target: Any) -> Traced:
+        """Return the step's graph, and what is needed to run it.
 
-        Its outputs are the loss, the model's output and the report of guard.py; it updates the parameters, the
-        optimiser's state and running statistics. Every update keeps the old value unless all is finite, so a step that
-        fails leaves the model as it was.
+        Its outputs are the loss, the first of the model's outputs, the report of guard.py and the model's other
+        outputs; it updates the parameters, the optimiser's state and running statistics. Every update keeps the old
+        value unless all is finite, so a step that fails leaves the model as it was.
         """
         with tracing() as recording:
-            image = recording.argument(x, "x")
-            labels = recording.argument(target, "target")
+            inputs, _ = placeholders(recording, x, "x")
+            labels, targets = placeholders(recording, target, "target")
             recording.key = recording.argument(Type((4,), "int32"), "key")
             # forward
-            outputs = self.model(image)
+            outputs = call_on(self.model, inputs)
             # The loss may hold a network that another step trains, as a generator's loss holds its critic.
             owned = parameters_of(self.model, self.loss)
             check_used(owned, recording)
-            output = outputs[0] if isinstance(outputs, tuple) and outputs else outputs
-            if not isinstance(output, Symbol):
+            found, rebuild = flattened(outputs)
+            if not found or not all(isinstance(output, Symbol) for output in found):
                 raise ShapeError(
-                    f"the model returned {type(output).__name__}; a training step needs one array, or a tuple whose"
-                    f" first element is the prediction"
+                    f"the model returned {shown(outputs)}; a training step needs arrays: one, or several in a tuple,"
+                    " a list or a dict"
                 )
             y = self.loss_of(outputs, labels)
             if y.shape != ():
@@ -154,7 +201,10 @@ class Step:
             # There is a loss.
             assert guarded is not None
             report, guard = guarded
-            return recording.graph([y, output, report]), guard
+            graph = recording.graph([y, found[0], report, *found[1:]])
+            places = {id(symbol.node): place for place, symbol in enumerate(targets)}
+            losses = [(o, places[id(t.node)], shape) for o, t, shape in recording.losses if id(t.node) in places]
+            return Traced(graph, guard, rebuild, losses)
 
     def name_unread(self, parameters: Iterable[Variable]) -> None:
         """Warn, once for each, of parameters that the optimiser is to train and that the loss does not read."""
@@ -169,11 +219,17 @@ class Step:
             f" decay: {names}{more}. Use them in forward, or set trainable = False where this is meant"
         )
 
-    def loss_of(self, outputs: Tensor | tuple[Tensor, ...], labels: Symbol) -> Symbol:
+    def loss_of(self, outputs: Any, labels: Any) -> Symbol:
         """Return the loss of everything that the model returned."""
         try:
             y = self.loss(outputs, labels)
-        except (ShapeError, DataError, AttributeError, TypeError) as error:
+        except (ShapeError, DataError, AttributeError, TypeError, LookupError) as error:
+            if not isinstance(labels, Symbol) or isinstance(outputs, list | dict):
+                raise ShapeError(
+                    f"the loss cannot take what the model returned and the targets ({type(error).__name__}: {error});"
+                    " write it as a function of both, such as lambda outputs, targets: ce(outputs[0], targets[0]) +"
+                    " mse(outputs[1], targets[1])"
+                ) from error
             if isinstance(outputs, tuple):
                 raise ShapeError(
                     f"the model returned {len(outputs)} arrays, which the loss cannot take ({error}); for auxiliary"
@@ -194,21 +250,24 @@ class Step:
                 variable.storage[:] = storage
                 variable.touch()
 
-    def program(self, x: ArrayLike, target: ArrayLike) -> Program:
-        """Return the program for a batch of this shape."""
-        return self._find(as_argument(x, "the input x"), as_argument(target, "the target", labels=True))[0]
+    def program(self, x: Any, target: Any) -> Program:
+        """Return the program for a batch of this shape; x and target as in a call."""
+        return self._find(Given.of(x, "the input x"), Given.of(target, "the target", labels=True)).program
 
-    def _find(self, x: Ndarray, target: Ndarray) -> tuple[Program, Guard]:
+    def _find(self, x: Given, target: Given) -> Made:
         number = self.state.number(self.model, self.loss, self.memory, self.threads)
         optimizer = Same(self.optimizer), self.optimizer.structure()
+        # One input is float32, whatever it is given as; of several, some may be integers.
+        inputs = tuple(Type(a.shape) for a in x.arrays) if x.form is None else x.types()
+        targets = target.types()
 
-        def make() -> tuple[Program, Guard]:
+        def make() -> Made:
             check_optimizer(self.model, self.loss, self.optimizer)
             with self.state.reading(number):
-                graph, guard = self.traced(Type(x.shape), Type(target.shape, target.dtype.name))
-            return build(graph, self.threads, memory=self.memory), guard
+                traced = self.traced(x.nested(inputs), target.nested(targets))
+            return Made(build(traced.graph, self.threads, memory=self.memory), traced)
 
-        return self.programs.find((number, x.shape, target.shape, target.dtype.name, optimizer), make)
+        return self.programs.find((number, inputs, targets, x.form, target.form, optimizer), make)
 
     def state_dict(self) -> dict[str, Ndarray]:
         """Return what random operators draw from: the seed and the number of steps taken, as arrays.
@@ -240,16 +299,32 @@ class Step:
         kept = "The parameters were left as they were before the step"
         return f"{problem}; {way_out}, or check the targets. {kept}{rest}"
 
-    def check(self, target: Ndarray, output: Shape) -> None:
-        """Check the targets as the loss says; without a `check` of its own, integers are labels of the last axis."""
-        check = getattr(self.loss, "check", None)
-        if check is not None:
-            check(target, output)
-        elif target.dtype == np.int32:
-            check_labels(target, output[-1])
+    def check(self, target: Given, made: Made) -> None:
+        """Check the targets as the loss says; without a `check` of its own, as the losses of nn that it called.
 
-    def __call__(self, x: ArrayLike, target: ArrayLike) -> StepResult:
+        One target of integers that no loss of nn was called on holds labels of the last axis.
+        """
+        check = getattr(self.loss, "check", None)
+        output = made.program.graph.outputs[1].shape
+        if check is not None and target.form is None:
+            check(target.arrays[0], output)
+        elif made.traced.losses:
+            for loss, place, shape in made.traced.losses:
+                try:
+                    loss.check(target.arrays[place], shape)
+                except DataError as error:
+                    raise DataError(str(error) if target.form is None else f"{target.names[place]}: {error}") from None
+        elif target.form is None and target.arrays[0].dtype == np.int32:
+            check_labels(target.arrays[0], output[-1])
+
+    @call_errors("step")
+    def __call__(self, x: Any, target: Any) -> StepResult:
         """Train on one batch: x [N, ...] float32, target [N] integer labels (or what the loss takes).
+
+        Of a model with several inputs, x is a tuple or list of arrays, or a dict of them by the names that forward
+        gives them; target may be nested as well, and the loss gets it so: loss(outputs, targets).
+
+            step((image, text), {"class": labels, "box": boxes})
 
         Raises DataError for labels that are not among the classes, NumericsError for NaN or infinity in x or in the
         loss. The parameters are then as they were before. Python threads that share a step take turns.
@@ -268,16 +343,19 @@ class Step:
                 self.window.prepare(self.optimizer)
                 self.window.flush()
 
-    def take(self, x: ArrayLike, target: ArrayLike) -> StepResult:
+    def take(self, x: Any, target: Any) -> StepResult:
         """Train on one batch."""
         if self.window is not None:
             self.window.prepare(self.optimizer)
-        x, target = as_argument(x, "the input x"), as_argument(target, "the target", labels=True)
-        if x.size == 0:
-            raise DataError(f"the batch is empty (shape {x.shape}); a step needs at least one image")
-        check_finite(x, "the input x")
-        program, guard = self._find(x, target)
-        self.check(target, program.graph.outputs[1].shape)
+        given, targets = Given.of(x, "the input x"), Given.of(target, "the target", labels=True)
+        for array, name in zip(given.arrays, given.names, strict=True):
+            if array.size == 0:
+                batch = "the batch" if given.form is None else name
+                raise DataError(f"{batch} is empty (shape {array.shape}); a step needs at least one image")
+            check_finite(array, name)
+        made = self._find(given, targets)
+        program = made.program
+        self.check(targets, made)
         # Random operators draw other numbers in each step, and the same ones when a run is repeated.
         key = self.key.copy()
         key[2:] = self.steps & 0xFFFFFFFF, self.steps >> 32
@@ -287,7 +365,7 @@ class Step:
             self.window.weigh(program)
         self.rule.begin()
         try:
-            loss, output, found = program.run(x, target, key.view(np.int32))
+            loss, output, found, *others = program.run(*given.arrays, *targets.arrays, key.view(np.int32))
         finally:
             # An interruption (Ctrl-C) is raised before the program's native run or after all of it, never in between.
             # So the report tells whether the step was carried out, also where `run` does not return.
@@ -299,11 +377,18 @@ class Step:
                 self.rule.undo()
         value = float(loss)
         if not found[0]:
-            raise NumericsError(self.failure(value, guard, found))
+            raise NumericsError(self.failure(value, made.traced.guard, found))
         self.show_timings(program)
         if self.window is not None and self.window.full:
             self.window.update()
-        return StepResult(value, output)
+        return StepResult(value, output, made.traced.rebuild(iter([output, *others])))
+
+
+def placeholders(recording: Trace, kinds: Any, name: str) -> tuple[Any, list[Symbol]]:
+    """Return arguments of these types, nested as the types are, and in order."""
+    found, form = take_apart(kinds, name)
+    symbols = [recording.argument(kind, place) for place, kind in found]
+    return form.build(iter(symbols)), symbols
 
 
 def check_labels(labels: Ndarray, classes: int, ignored: int | None = None) -> None:
@@ -331,9 +416,10 @@ def compile_step(
 ) -> Step:
     """Return a whole training step, step(x, labels) -> loss and output, as one native program.
 
-    loss: called as loss(model(x), target), with the tuple if the model returns several arrays: one of foveal.nn, or a
-    function written with operators. If it has parameters of its own, by `parameters()`, they are trained as the model's
-    are.
+    loss: called as loss(model(x), target): one of foveal.nn, or a function written with operators. It gets outputs
+    nested as the model returns them, and targets as the step is called on them. Labels that a loss of foveal.nn is
+    called on are checked before each step, in a function too. If it has parameters of its own, by `parameters()`, they
+    are trained as the model's are.
     optimizer: made for parameters of the model; those of the model that it lacks keep their values, as in fine-tuning.
     threads: how many native threads run it. This changes the speed only: the same seed gives the same bits.
     seed: feeds random operators (dropout), together with the number of steps taken.

@@ -65,6 +65,10 @@ class Trace:
         self.random_operators = 0
         # (seed, step) for random operators, if the program has them
         self.key: Symbol | None = None
+        # the losses that were called, each with its target and the shape of the output
+        self.losses: list[tuple[Any, Symbol, Shape]] = []
+        # what forward hooks are to see when the program has run; None where they see symbols (nn/hooks.py)
+        self.observed: list[Any] | None = None
 
     def argument(self, kind: Type, name: str) -> Symbol:
         """Add an argument of the traced function."""

@@ -4,6 +4,11 @@ parameter.py         Parameter, Buffer and Counter: what layers hold
 tree.py              Tree: what a module consists of, by name
 activations.py       results of inner layers, by name
 stored.py            stored states, also from elsewhere, fitted to a model's names
+hooks.py             forward hooks: functions that see what layers take and return
+recorded.py          the arguments that a module was made with
+architecture.py      a network as a description in JSON, and back
+saving.py            networks in files: what net.save writes and foveal.load reads
+calls.py             Called: what happens when a module is called, on arrays and on Tensors
 module.py            Module, the base of layers and models; ModuleList, ModuleDict
 arguments.py         types and checks of hyper-parameters that many layers take
 activation.py        ReLU, GELU, Softmax, ...

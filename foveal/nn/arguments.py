@@ -20,6 +20,7 @@ from foveal.ops.window import PaddingArgument
 from foveal.ops.window import Pair as Pair
 from foveal.ops.window import Sides as Sides
 from foveal.strides import Ndarray, Shape
+from foveal.trace import Symbol
 
 # kernel_size, stride, dilation and output_padding of layers over images
 PairLike = int | Pair
@@ -87,6 +88,9 @@ def checked_loss(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @wraps(call)
     def loss(self: ChecksTargets, output: Tensor, target: Tensor) -> Tensor:
         if isinstance(output, Tensor) or isinstance(target, Tensor):
+            # A step checks its targets with it.
+            if isinstance(target, Symbol):
+                target.trace.losses.append((self, target, tuple(output.shape)))
             return call(self, output, target)
         self.check(as_argument(target, f"{self.name}: the target", labels=True), tuple(output.shape))
         # What cannot be computed is NaN or infinite, as in programs.

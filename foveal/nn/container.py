@@ -4,7 +4,7 @@ import itertools
 import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Self, SupportsIndex, overload
+from typing import ClassVar, Self, SupportsIndex, overload
 
 from foveal import ops
 from foveal.errors import ArgumentError, PlaceError, ShapeError
@@ -22,6 +22,9 @@ class Sequential(Module):
     `for module in net`, net[2] = module, del net[2], append, extend, insert, pop. Numbered modules are numbered anew
     when one is put in or taken out; modules of a dict keep their names, and others get the next free number.
     """
+
+    #: A file describes it by what is in it.
+    made_of_parts: ClassVar[bool] = True
 
     def __init__(self, *modules: Module | Iterable[Module] | Mapping[str, Module]) -> None:
         self.add_named(self.named(modules))
@@ -151,6 +154,9 @@ class Concat(Sequential):
 
     x [N, C, H, W] -> [N, the sum of their channels, P, Q] with axis=1; all other axes have to agree.
     """
+
+    #: A file describes it by what is in it.
+    made_of_parts: ClassVar[bool] = True
 
     def __init__(self, *modules: Module | Iterable[Module] | Mapping[str, Module], axis: int = 1) -> None:
         super().__init__(*modules)

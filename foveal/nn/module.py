@@ -1,48 +1,46 @@
 """Module, ModuleList and ModuleDict: networks as Python objects with PyTorch's names and layouts."""
 
 import collections
+import inspect
 import types
 from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence, ValuesView
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, SupportsIndex, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, SupportsIndex
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from foveal.api import Compiled, as_argument, check_finite
 from foveal.arguments import checked
-from foveal.errors import ArgumentError, DataError, FovealError, ShapeError, StateError
+from foveal.errors import ArgumentError
 from foveal.kinds import as_flag
-from foveal.nn.activations import by_name, check_names
+from foveal.nn.calls import Called, is_of_library
+from foveal.nn.hooks import HOOKS
 from foveal.nn.parameter import Buffer as Buffer
 from foveal.nn.parameter import Counter as Counter
 from foveal.nn.parameter import Parameter as Parameter
+from foveal.nn.recorded import MADE, record
 from foveal.nn.stored import LoadedKeys, load_into
-from foveal.nn.tree import Tree
 from foveal.ops.op import Tensor
 from foveal.strides import Ndarray
-from foveal.trace import LayerCall, Symbol, current
 from foveal.variable import Variable
 from foveal.watch import PARTS, Watched, attributes_of, is_plain_object, note_read, own_attributes
 
 if TYPE_CHECKING:
     from foveal.explain import Summary
 
-# the class of an error that names a layer
-Located = TypeVar("Located", bound=FovealError)
 # What a layer returns: one array, or several (MaxPool2d with its indices, GoogLeNet with its auxiliary classifiers).
 Output = Tensor | tuple[Tensor, ...]
 # Attributes of a module that hold what was compiled for it: for calls, and for activations by the names wanted.
 COMPILED = ("_compiled", "_activations")
-# Attributes of a module that are no parts of it: its name, the number of calls, what was compiled for it.
-INTERNAL = ("_name", "_calls", *COMPILED)
+# Attributes of a module that are no parts of it: its name, the number of calls, hooks, the
+# arguments that it was made with, what was compiled for it.
+INTERNAL = ("_name", "_calls", HOOKS, MADE, *COMPILED)
 # What would be used up by looking at what it yields.
 ONCE: tuple[type, ...] = (types.GeneratorType, map, filter, zip)
 # What can change in place, and so get a layer later than it was assigned.
 CHANGEABLE: tuple[type, ...] = (list, dict, set, collections.deque)
 
 
-class Module(Tree["Module"]):
+class Module(Called["Module"]):
     """Base of layers and models. A subclass sets its parts as attributes and defines `forward(x)`.
 
     Called on a NumPy array, a module is compiled for the array's shape and returns NumPy arrays; what was compiled
@@ -58,10 +56,18 @@ class Module(Tree["Module"]):
     #: names of parts without which the layer cannot compute; others may be None
     required: ClassVar[tuple[str, ...]] = ()
 
-    def forward(self, x: Tensor) -> Output:
-        """Compute the output with operators and other modules. Each subclass defines it."""
-        name = type(self).__name__
-        raise StateError(f"{name} has no forward(x), so it cannot be called; define it, or call the layers in it")
+    # Type checkers would take these arguments for those of every layer.
+    if not TYPE_CHECKING:
+
+        def __new__(cls, *arguments: object, **options: object) -> Self:
+            """Note what a module is made with, for `save`: of lists of modules what is in them says it."""
+            if (arguments or options) and cls.__init__ is object.__init__:
+                raise ArgumentError(f"{cls.__name__} takes no arguments; call it as {cls.__name__}()")
+            module = super().__new__(cls)
+            record(module, () if "made_of_parts" in vars(cls) else arguments, options)
+            return module
+
+        __new__.__signature__ = inspect.Signature([inspect.Parameter("cls", inspect.Parameter.POSITIONAL_ONLY)])
 
     def __setattr__(self, name: str, value: object) -> None:
         place, old = f"{type(self).__name__}.{name}", own_attributes(self).get(name)
@@ -80,107 +86,6 @@ class Module(Tree["Module"]):
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles take over: all attributes but the compiled programs."""
         return {name: value for name, value in self.__dict__.items() if name not in COMPILED}
-
-    def __call__(self, x: Tensor | ArrayLike) -> Any:
-        """Return what `forward` computes of x: Tensors of a Tensor, NumPy arrays of an array [N, ...].
-
-        Raises DataError for an empty array, NumericsError for NaN or infinity in it, ShapeError where the shape or the
-        dtype does not fit.
-        """
-        if isinstance(x, Tensor):
-            return self.traced(x)
-        own: dict[str, Any] = own_attributes(self)
-        return self.computed(x, own.get("_compiled") or own.setdefault("_compiled", Compiled(self.keyed)))
-
-    def computed(self, x: ArrayLike, compiled: Compiled) -> Any:
-        """Run what was compiled for this module on an array [N, ...]; the errors are those of a call."""
-        x = as_argument(x, f"the input of {type(self).__name__}")
-        if x.size == 0:
-            raise DataError(f"the input of {type(self).__name__} is empty (shape {x.shape}); give one image or more")
-        check_finite(x, f"the input of {type(self).__name__}")
-        # The key of random layers is (seed low, seed high, step low, step high), here with seed 0 and the number of
-        # calls as step.
-        own: dict[str, Any] = own_attributes(self)
-        calls = own["_calls"] = own.get("_calls", 0) + 1
-        return compiled(x, np.array([0, 0, calls, 0], np.int32))
-
-    @checked
-    def activations(self, x: Tensor | ArrayLike, names: Sequence[str] | None = None) -> dict[str, Any]:
-        """Return what inner layers return for x, by dotted name, as a call of this module gets there.
-
-        names: the layers that are wanted, "" for the module itself; all layers below it if not given. NumPy arrays of
-        an array [N, ...], Tensors of a Tensor: so another module's `forward` can go on with a layer's result. It is a
-        list where a layer returns several arrays or is called several times. Layers compute in the mode that they are
-        in, as in a call. Raises ArgumentError for a layer that is not there or not called.
-        """
-        wanted = None if names is None else tuple(names)
-        if isinstance(x, Tensor):
-            return self.traced_activations(x, wanted)
-        check_names(self, wanted or ())
-        own: dict[str, Any] = own_attributes(self)
-        compiled: dict[tuple[str, ...] | None, Compiled] = own.setdefault("_activations", {})
-        if wanted not in compiled:
-            compiled[wanted] = Compiled(lambda x, key: self.keyed_activations(x, key, wanted))
-        found: dict[str, Any] = self.computed(x, compiled[wanted])
-        return found
-
-    def keyed_activations(self, x: Tensor, key: Symbol, names: tuple[str, ...] | None) -> dict[str, Any]:
-        """Trace what `activations` returns, with the key of random numbers that `keyed` describes."""
-        self.name_parameters()
-        current().key = key
-        return self.traced_activations(x, names)
-
-    def traced_activations(self, x: Tensor, names: tuple[str, ...] | None) -> dict[str, Any]:
-        """Trace a call of this module, and return what layers of these names return."""
-        check_names(self, names or ())
-        self.traced(x)
-        call = current().call.parts[-1]
-        assert isinstance(call, LayerCall)
-        return by_name(self, call, names)
-
-    def keyed(self, x: Tensor, key: Symbol) -> Output:
-        """Trace `forward` with the key, int32 [4], of the random numbers of its layers; each call has another one."""
-        self.name_parameters()
-        current().key = key
-        return self.traced(x)
-
-    def traced(self, x: Tensor) -> Output:
-        """Trace `forward` as a call of this layer; an error about shapes or attributes gets the layer's name."""
-        try:
-            with current().calling(self) as call:
-                call.input = x
-                call.result = self.forward(x)
-            return call.result
-        except (ShapeError, ArgumentError) as error:
-            # Only the innermost layer names itself: it is the one that the shapes do not fit.
-            name = own_attributes(self).get("_name")
-            if not name or getattr(error, "layer", None):
-                raise
-            raise located(type(error), f"layer {name}, {self.shown()}: {error}", name) from None
-        except Exception as error:
-            # In a layer of this library only an attribute that was set to something else can be at fault.
-            if isinstance(error, FovealError) or not is_of_library(self) or getattr(error, "layer", None):
-                error.layer = type(self).__name__  # type: ignore[attr-defined]
-                raise
-            raise self.misfit(error) from error
-
-    def shown(self) -> str:
-        """Return the layer as it is printed; of one that cannot be printed as it is, the class."""
-        try:
-            return repr(self)
-        except Exception:
-            return type(self).__name__
-
-    def misfit(self, error: Exception) -> ShapeError:
-        """Return the error of a layer that cannot be computed with the attributes that it has."""
-        name = own_attributes(self).get("_name") or ""
-        shown = ", ".join(f"{part}={value!r}" for part, value in self.parts() if not isinstance(value, Module))
-        return located(
-            ShapeError,
-            f"layer {name}, {type(self).__name__}: it cannot be computed with the attributes {shown}"
-            f" ({type(error).__name__}: {error}); set them to what the layer takes when it is made",
-            str(name),
-        )
 
     def summary(self, input_shape: Sequence[int] | int, batch: int = 1) -> "Summary":
         """Layer by layer: shape, parameters, multiply-adds, receptive field, what strides never read (foveal.explain).
@@ -235,6 +140,24 @@ class Module(Tree["Module"]):
         not fit, with the nearest names; then nothing is changed.
         """
         return load_into(self, state, strict)
+
+    def save(self, path: str | Path) -> None:
+        """Write the network to a file, with what is needed to build it again: `foveal.load(path)` returns it.
+
+        The file is a safetensors file: all parameters and buffers as `state_dict` has them, and in its metadata, as
+        JSON, the class of the network by its import path, the arguments that it was made with, which every module
+        records, and what was changed since: layers put in, taken out or exchanged, hyper-parameters, modes, frozen
+        parameters. Nothing is pickled. Arguments have to be numbers, texts, lists, dicts, modules, their classes, or
+        operators. Hooks are not stored. A file that exists is replaced as a whole, or stays as it is.
+
+            net.save("net.safetensors")
+            net = foveal.load("net.safetensors")
+
+        Raises StateError that names what cannot be described so, DataError where the file cannot be written.
+        """
+        from foveal.nn.saving import save
+
+        save(self, path)
 
     def __repr__(self) -> str:
         inner = [f"  ({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.named_children()]
@@ -294,6 +217,9 @@ class ModuleList(Container, MutableSequence[Any]):
     It has no `forward`: the model calls what is in it. Other values may stand among them.
     """
 
+    #: A file describes it by what is in it.
+    made_of_parts: ClassVar[bool] = True
+
     def __init__(self, modules: Iterable[object] = ()) -> None:
         self.set_items(enumerate(modules))
 
@@ -334,6 +260,9 @@ class ModuleDict(Container, MutableMapping[Any, Any]):
     Keys are texts without a dot, or whole numbers; else ArgumentError. It has no `forward`.
     """
 
+    #: A file describes it by what is in it.
+    made_of_parts: ClassVar[bool] = True
+
     def __init__(self, modules: Mapping[Any, object] | Iterable[tuple[Any, object]] = ()) -> None:
         self.set_items(dict(modules).items())
 
@@ -373,18 +302,6 @@ def own_items(container: Container) -> tuple[tuple[Hashable, Any], ...]:
     """Return what a container holds; nothing while it is being made."""
     items: Any = own_attributes(container).get("_items", ())
     return tuple(items)
-
-
-def located(kind: type[Located], text: str, layer: object) -> Located:
-    """Return an error that names a layer, and that outer layers pass on as it is."""
-    error = kind(text)
-    error.layer = layer or "model"  # type: ignore[attr-defined]
-    return error
-
-
-def is_of_library(module: Module) -> bool:
-    """True for layers of this package, whose `forward` users have not written."""
-    return type(module).__module__.startswith("foveal.")
 
 
 def registered(value: object, place: str, owner: Module | None = None) -> object:

@@ -277,7 +277,7 @@ class MaxUnpool2d(Windows):
     def __init__(self, kernel_size: AxesLike, stride: AxesLike | None = None, padding: AxesPadding = 0) -> None:
         super().__init__(kernel_size, stride, padding)
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self, x: Tensor | Ndarray, indices: Tensor | Ndarray, output_size: tuple[int, ...] | None = None
     ) -> Tensor | Ndarray:
         if isinstance(x, Tensor) or isinstance(indices, Tensor):

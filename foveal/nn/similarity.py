@@ -44,7 +44,7 @@ class CosineSimilarity(Module):
     def __init__(self, dim: int = 1, eps: float = 1e-8) -> None:
         self.dim, self.eps = dim, check_number(type(self).__name__, "eps", eps, TINY)
 
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
         check_equal(type(self).__name__, a, b)
         squared = self.eps * self.eps
 
@@ -69,7 +69,7 @@ class PairwiseDistance(Module):
             raise ShapeError(f"PairwiseDistance: p is {p}, it has to be above 0")
         self.p, self.eps, self.keepdim = float(p), eps, keepdim
 
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
         check_equal(type(self).__name__, a, b)
         if not a.shape:
             raise ShapeError("PairwiseDistance: takes vectors [..., D], got one number")

@@ -5,7 +5,7 @@ settings.py     the options of a run, and what is built from them: network, opti
 recipes.py      the network and the hyper-parameters for images of some size, where no option says otherwise
 tally.py        loss, accuracy, time and speed, counted step by step
 progress.py     what a person sees of a run while it goes on
-files.py        writing files whole, and locks
+files.py        errors of writing files, and locks
 metadata.py     what the description in a model file may say, checked
 checkpoint.py   the files of a run, and loading a trained network from them
 run_folder.py   writing the files of a run while it goes on

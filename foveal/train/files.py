@@ -1,4 +1,4 @@
-"""Writing files so that nobody sees a part of one, and locks that end with their process."""
+"""Errors of writing files, and locks that end with their process."""
 
 from __future__ import annotations
 
@@ -32,14 +32,6 @@ def writing(folder: Path) -> Iterator[None]:
         raise DataError(f"{folder}: cannot be written: {error.strerror or error}; choose another --out") from None
 
 
-def write_synchronised(path: Path, content: bytes) -> None:
-    """Write a file and wait until it is on the disk."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def synchronise(folder: Path) -> None:
     """Wait until the names in a folder are on the disk, on systems where folders can be opened."""
     if sys.platform == "win32":
@@ -52,20 +44,6 @@ def synchronise(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
-
-
-def temporary(path: Path) -> Path:
-    """Return the name under which this process writes a file before it gets its own."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that whoever opens it sees the old content or the new one, and never a part."""
-    try:
-        write_synchronised(temporary(path), content)
-        temporary(path).replace(path)
-    finally:
-        temporary(path).unlink(missing_ok=True)
 
 
 def lock(path: Path) -> TextIO:

@@ -20,9 +20,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from foveal.files import write_synchronised
 from foveal.strides import Ndarray
 from foveal.train.checkpoint import LOG, METRICS, MODEL, SAVED, ModelDescription, model_bytes
-from foveal.train.files import lock, synchronise, write_synchronised, writing
+from foveal.train.files import lock, synchronise, writing
 
 FILES = (MODEL, LOG, METRICS)
 LOCK, SAVING, LINKING = ".lock", ".saving", ".earlier"

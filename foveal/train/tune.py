@@ -33,10 +33,11 @@ from foveal.data.augment import augmentation
 from foveal.data.dataset import Dataset
 from foveal.data.loader import Loader
 from foveal.errors import NumericsError, ShapeError
+from foveal.files import temporary, write_whole
 from foveal.strides import Ndarray
 from foveal.system import free_memory
 from foveal.train.evaluate import evaluate
-from foveal.train.files import temporary, write_whole, writing
+from foveal.train.files import writing
 from foveal.train.findings import Findings, Trial
 from foveal.train.range_test import LOW, range_test, restored
 from foveal.train.settings import LOSS, Options, Settings, build_net, choose, make_optimizer, thread_count

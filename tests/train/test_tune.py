@@ -9,11 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 import foveal
-from foveal import nn, optim
+from foveal import files, nn, optim
 from foveal.cli import main
 from foveal.data import from_arrays
 from foveal.errors import DataError, NumericsError, ShapeError
-from foveal.train import files
 from foveal.train import tune as tuning
 from foveal.train.findings import Trial
 from foveal.train.range_test import SMOOTHING, range_test, suggest, valley

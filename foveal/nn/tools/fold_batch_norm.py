@@ -7,8 +7,9 @@ images.)
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from foveal.nn.module import Module, Parameter
 from foveal.nn.norm import BatchNorm2d
 from foveal.ops.op import Type
 from foveal.strides import Ndarray, Shape
+from foveal.structure import flattened
 from foveal.trace import LayerCall, Symbol, Trace, tracing
 from foveal.variable import Variable
 
@@ -36,19 +38,21 @@ class Use:
     output: Node
 
 
-def fold_batch_norm(model: Module, shape: Shape) -> Module:
+def fold_batch_norm(model: Module, shape: Shape | Sequence[Shape]) -> Module:
     """Return a copy of the model, for inference, without the batch norms that directly follow a layer.
 
-    shape: of an input, such as (1, 3, 224, 224). The model is traced once on it, to see which layer's result goes to
-    which batch norm. A batch norm is folded if it has running statistics and reads the result of a Conv2d or Linear,
-    nothing else reads that result, and both are called once and have parameters of their own; Identity takes its place.
-    All other batch norms stay as they are. The outputs of the copy differ by rounding. Train the model, not the copy.
+    shape: of an input, such as (1, 3, 224, 224); of several inputs a list of shapes. The model is traced once on it, to
+    see which layer's result goes to which batch norm. A batch norm is folded if it has running statistics and reads the
+    result of a Conv2d or Linear, nothing else reads that result, and both are called once, have parameters of their own
+    and no hooks; Identity takes its place. All other batch norms stay as they are. The outputs of the copy differ by
+    rounding. Train the model, not the copy.
 
     Raises ShapeError for a shape that does not fit, and for models that return anything but arrays.
     """
     folded = copy.deepcopy(model).eval()
     with tracing() as recording:
-        outputs = folded(recording.argument(Type(tuple(shape)), "x"))
+        shapes = [s for s in shape if not isinstance(s, int)] or [cast(Shape, shape)]
+        outputs = folded(*(recording.argument(Type(tuple(s)), f"x{i}") for i, s in enumerate(shapes)))
         reads = count_reads(recording, outputs)
     uses = list(foldable_uses(recording.call))
     shared = shared_variables(folded)
@@ -65,19 +69,21 @@ def foldable_uses(call: LayerCall) -> Iterator[Use]:
         if not isinstance(part, LayerCall):
             continue
         layer, x, y = part.layer, part.input, part.result
-        if isinstance(layer, Foldable | BatchNorm2d) and isinstance(x, Symbol) and isinstance(y, Symbol):
-            yield Use(layer, x.node, y.node)
+        # A hook may have put something in the place of what the layer computed.
+        plain = isinstance(layer, Foldable | BatchNorm2d) and not layer._hooks
+        if plain and isinstance(x, Symbol) and isinstance(y, Symbol):
+            yield Use(cast(Module, layer), x.node, y.node)
         yield from foldable_uses(part)
 
 
 def count_reads(recording: Trace, outputs: object) -> Counter[Node]:
     """How often each node is read by others; an output of the model counts as read once, by the caller."""
-    results = outputs if isinstance(outputs, tuple | list) else (outputs,)
+    results, _ = flattened(outputs)
     symbols = [y for y in results if isinstance(y, Symbol)]
     if len(symbols) != len(results):
         kinds = ", ".join(type(y).__name__ for y in results)
         raise ShapeError(
-            f"fold_batch_norm: the model has to return one array or a tuple of arrays, it returned {kinds}"
+            f"fold_batch_norm: the model has to return arrays, in tuples, lists or dicts, it returned {kinds}"
         )
     graph = recording.graph(symbols)
     return Counter([x for user in graph.nodes for x in user.inputs] + list(graph.outputs))

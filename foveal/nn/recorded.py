@@ -1,0 +1,50 @@
+"""What a module was made with: its arguments, recorded when it is made, for files that describe it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from foveal.kinds import shown
+from foveal.ops.op import Operator
+from foveal.watch import Watched, own_attributes
+
+# The attribute of a module that holds them.
+MADE = "_made"
+# Collections of more elements are not recorded.
+MOST_ELEMENTS = 10_000
+
+
+class Unrecorded:
+    """In the place of an argument of a kind that no file describes; it is not kept alive for that."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return f"Unrecorded({self.text})"
+
+
+def record(module: object, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> None:
+    """Note the arguments that a module is made with, as they are now; modules among them by reference."""
+    kept = tuple([taken(value) for value in arguments])
+    own_attributes(module)[MADE] = kept, {name: taken(value) for name, value in options.items()}
+
+
+def of_instance(module: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the positional and the named arguments that a module was made with."""
+    made: Any = own_attributes(module).get(MADE, ((), {}))
+    return made
+
+
+def taken(value: Any) -> Any:
+    """Return an argument as it is recorded."""
+    if value is None or isinstance(value, bool | int | float | str | Watched | Operator | type):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) in (list, tuple, dict) and len(value) <= MOST_ELEMENTS:
+        if isinstance(value, dict):
+            return {key: taken(part) for key, part in value.items()}
+        return type(value)([taken(part) for part in value])
+    return Unrecorded(shown(value))
