@@ -54,6 +54,7 @@ from foveal.nn.loss import (
     BinaryFocalLoss,
     CrossEntropyLoss,
     FocalLoss,
+    Loss,
     NLLLoss,
     class_balanced_weights,
 )
@@ -140,6 +141,7 @@ __all__ = [
     "LocalResponseNorm",
     "LocallyConnected2d",
     "LogSoftmax",
+    "Loss",
     "MSELoss",
     "MaxPool1d",
     "MaxPool2d",
