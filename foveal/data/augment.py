@@ -1,7 +1,16 @@
 """Augmentations: random changes of training images that leave their class as it is.
 
-To add one, write a function here that takes the images' size and returns an `Augment`, and give it a name in
-AUGMENTATIONS. Nothing else needs to know of it.
+One of your own is a function (images, rng) -> images of the same shape; `data.Loader(..., augment=cutout)` calls it on
+each batch, float32 [n, C, H, W], 0 to 1 as a rule, before it is normalised:
+
+    def cutout(x, rng):
+        x = x.copy()
+        for image, top, left in zip(x, *rng.integers(0, x.shape[2] - 8, (2, len(x)))):
+            image[:, top : top + 8, left : left + 8] = 0
+        return x
+
+It draws from `rng` alone, NumPy's generator of this batch, so that a run can be repeated to the bit. To give one a name
+for `foveal train`, write a function here that takes the images' size and returns it, and enter that in AUGMENTATIONS.
 """
 
 from __future__ import annotations

@@ -79,6 +79,7 @@ from foveal.nn.loss import (
     BinaryFocalLoss,
     CrossEntropyLoss,
     FocalLoss,
+    Loss,
     NLLLoss,
     class_balanced_weights,
 )
@@ -217,6 +218,7 @@ __all__ = [
     "LocallyConnected2d",
     "LogSigmoid",
     "LogSoftmax",
+    "Loss",
     "MSELoss",
     "MarginRankingLoss",
     "MaxPool1d",

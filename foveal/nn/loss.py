@@ -39,7 +39,27 @@ FLAT = 104.0
 
 
 class Loss(Watched):
-    """Base of all losses, which reduce one value for each element to the loss."""
+    """Base of all losses, which reduce one value for each element to the loss.
+
+    A function (output, target) -> number, written with operators, is loss enough. A class of your own has options, and
+    checks the targets before each step:
+
+        class LogCosh(nn.Loss):
+            def __call__(self, output, target):
+                self.check_pair(output, target)
+                d = output - target
+                return self.reduce(ops.softplus(-2.0 * d) + d - math.log(2.0))
+
+            def check(self, target, output):
+                if (abs(target) > 1e3).any():
+                    raise ValueError("LogCosh: a target is beyond 1000")
+
+        step = foveal.compile_step(net, LogCosh(), optimizer)
+
+    __call__(self, output, target): Tensors to a Tensor, by operators; with labels, target is int32 and
+    ops.one_hot(target, classes=n) has a 1 in each row. check(self, target, output): called with the array of targets
+    and the shape of what the model returns. reduce: by `reduction`, "mean", "sum" or "none".
+    """
 
     #: the words that `reduction` may be
     reductions: ClassVar[tuple[str, ...]] = ("mean", "sum", "none")

@@ -50,6 +50,17 @@ class Module(Called["Module"]):
     A list, tuple or dict that holds modules or parameters, also inside of each other, becomes a ModuleList or a
     ModuleDict when it is assigned, or when the module is next looked at if it got them afterwards. Raises ArgumentError
     for other containers of modules, and for anything but another one in place of a parameter or a layer.
+
+        class Scale(nn.Module):
+            def __init__(self, channels):
+                self.linear = nn.Linear(channels, channels)
+                self.gain = nn.Parameter(np.ones(channels), "gain")
+
+            def forward(self, x):
+                y = self.linear(x) if self.training else x
+                return ops.tanh(y * self.gain)
+
+    Its gradient follows by itself; `foveal.gradcheck(Scale(3), x)` checks it. No call of super().__init__() is needed.
     """
 
     training: bool = True

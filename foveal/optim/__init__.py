@@ -35,7 +35,7 @@ from foveal.optim.lookahead import Lookahead
 # isort: on
 from foveal.optim.average import EMA, SWA, update_bn
 from foveal.optim.combined import Combined
-from foveal.optim.hyper import by_name, no_decay
+from foveal.optim.hyper import Range, by_name, no_decay
 from foveal.optim.optimizer import Optimizer, UpdateRule
 
 
@@ -80,6 +80,7 @@ __all__ = [
     "Nesterov",
     "Optimizer",
     "RMSprop",
+    "Range",
     "UpdateRule",
     "build",
     "by_name",

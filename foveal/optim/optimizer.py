@@ -225,9 +225,28 @@ class UpdateRule:
 class Optimizer(UpdateRule):
     """Base of optimisers that treat each parameter on its own; holds the state of each, and the hyper-parameters.
 
-    A subclass names its state and writes `update(p, g, state, now, group) -> (new p, new state)` with operators.
-    Numbers that change from step to step (the learning rate, corrections by step) are scalars in memory, which `values`
-    computes before a step.
+    One of your own names its state and writes `update`, with operators, for one parameter:
+
+        class HeavyBall(optim.Optimizer):
+            state_names = ("velocity",)
+            ranges = {"momentum": optim.Range(0.0, 1.0)}
+
+            def __init__(self, parameters, lr=0.1, momentum=0.9, **common):
+                self.momentum = momentum
+                super().__init__(parameters, lr, **common)
+
+            def update(self, p, g, state, now, group):
+                v = now["momentum"] * state["velocity"] + g
+                return p - now["lr"] * v, {"velocity": v}
+
+        optimizer = HeavyBall(net.parameters(), lr=0.05, weight_decay=1e-4)
+        optimizer.schedule(lr=schedule.cosine(0.05, 1000))
+
+    now holds the numbers of this step, in memory that the compiled step reads: the rate and all of `ranges` (of a tuple
+    now["betas.0"], now["betas.1"]), with the group's own values and rate factor; or what a `values(self, step, group)`
+    of the class returns, such as corrections by step. A schedule changes them without compiling anew. self.momentum in
+    `update` would be a number that is compiled in, which a schedule does not reach: that is an error which says so.
+    What decides about the update (`if self.nesterov:`) may be read there, and is followed when it changes.
 
     parameters: Variables, or dicts {"params": ..., hyper-parameter: value} (see hyper.by_name and hyper.no_decay).
     lr: learning rate. weight_decay: lambda of L2, g <- g + lambda p; or if decoupled p <- p - lr lambda p beside the

@@ -3,7 +3,22 @@
     optimizer.schedule(lr=schedule.warm_up(schedule.cosine(0.1, 1000), 100))
 
 sets the rate before each step. Names and closed forms are those of torch.optim.lr_scheduler, counted in steps. Any
-function of the step's number will do in place of a schedule.
+function of the step's number will do in place of a schedule, and so does an object that is called so:
+
+    def staircase(step):
+        return 0.1 * 0.5 ** (step // 100)
+
+    class Cooling:
+        def __init__(self, value, pace):
+            self.value, self.pace = value, pace
+
+        def __call__(self, step):
+            return self.value / (1 + self.pace * step)
+
+    optimizer.schedule(lr=schedule.warm_up(Cooling(0.1, 0.01), 20), weight_decay=staircase)
+
+One that reacts to the loss derives from Schedule and defines `observe(self, loss)`, which the training loop calls after
+each epoch; one whose state is to be saved with a training also defines state_dict() and load_state_dict(state).
 
 A schedule raises ShapeError for numbers of steps below 1, and for NaN or infinity; 100.0 steps are 100. It has a value
 for every step, also after the last one that it was made for.
@@ -27,7 +42,10 @@ LAST_STEP = 1 << 62
 
 
 class Schedule:
-    """A value for each step: schedule(step) -> value, with steps counted from 0."""
+    """A value for each step: schedule(step) -> value, with steps counted from 0.
+
+    Schedule(f) of a function f(step), or a subclass with a `__call__(self, step)`; see the examples of this module.
+    """
 
     def __init__(self, value_at: Callable[[int], float]) -> None:
         self.value_at = value_at

@@ -3,16 +3,23 @@
 import ast
 import contextlib
 import io
+import itertools
+import math
 import re
 import subprocess
 import sys
+import textwrap
 
 import numpy as np
 import pytest
 from shared import ROOT
 
-from foveal.kernel import target
+import foveal
+from foveal import nn, ops, optim
+from foveal.data import augment
+from foveal.kernel import lang, target
 from foveal.ops import OPS
+from foveal.optim import schedule
 
 
 def blocks(name, language):
@@ -74,8 +81,63 @@ def test_the_walk_through_a_wrong_kernel_shows_what_happens():
     assert got == shown
 
 
+def test_the_page_on_gradients_shows_what_happens():
+    mistake, steps = blocks("docs/gradients.md", "python")
+    report, table = blocks("docs/gradients.md", "text")
+    assert run(steps) == table
+    # The row that agrees holds rounding, which is another one for another tanh.
+    lines = [[line for line in text.splitlines() if not line.startswith("x ")] for text in (run(mistake), report)]
+    assert [" ".join(line.split()) for line in lines[0]] == [" ".join(line.split()) for line in lines[1]]
+
+
+def examples_in(text):
+    """The examples of a docstring: what is indented more than the text before it, after an empty line."""
+    # the first line of a docstring is not indented
+    lines = textwrap.dedent(text.partition("\n")[2]).splitlines()
+    parts = itertools.groupby(lines, key=lambda line: not line.strip() or line.startswith("    "))
+    examples = [textwrap.dedent("\n".join(part)) for is_example, part in parts if is_example]
+    return [example for example in examples if example.strip()]
+
+
+@pytest.mark.filterwarnings("ignore:the operator")
 @pytest.mark.parametrize(
-    "name", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/debugging.md"]
+    "documented",
+    [ops.Operator, ops.Pointwise, optim.Optimizer, schedule, nn.Loss, nn.Module, augment],
+    ids=lambda documented: documented.__name__,
+)
+def test_examples_of_own_parts_run_as_they_stand_in_docstrings(documented):
+    nn.seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3))
+    x = np.random.default_rng(0).standard_normal((5, 3)).astype("float32")
+    names = {"np": np, "math": math, "foveal": foveal, "nn": nn, "ops": ops, "optim": optim, "lang": lang}
+    names |= {"schedule": schedule, "net": net, "optimizer": optim.SGD(net.parameters(), lr=0.01), "x": x}
+    before = dict(OPS)
+    try:
+        examples = examples_in(documented.__doc__)
+        assert any("def " in example for example in examples)
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            for example in examples:
+                exec(example, names)
+        assert "WRONG" not in output.getvalue()
+    finally:
+        OPS.clear()
+        OPS.update(before)
+    if "softsign" in names:
+        assert foveal.gradcheck(names["softsign"], x)
+        np.testing.assert_allclose(foveal.compile(names["softsign"])(x), x / (1 + abs(x)), rtol=1e-6)
+    if "Scale" in names:
+        assert foveal.gradcheck(names["Scale"](3), x)
+    step = names.get("step") or foveal.compile_step(net, nn.MSELoss(), names["optimizer"])
+    losses = [step(x, x).loss for _ in range(20)]
+    assert losses[-1] < losses[0]
+    if "cutout" in names:
+        images = names["cutout"](np.ones((4, 1, 16, 16), "f4"), np.random.default_rng(0))
+        assert images.sum(axis=(1, 2, 3)).tolist() == [192] * 4
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/debugging.md", "docs/gradients.md"],
 )
 def test_files_that_documents_name_are_there(name):
     """Paths in back quotes are those of files and folders; a path within foveal/ may leave `foveal/` out."""
