@@ -8,7 +8,16 @@ from pathlib import Path
 
 import click
 
-from foveal.cli.options import echo, json_option, run_argument, set_threads, show_table, threads_option
+from foveal.cli.options import (
+    classes_in,
+    code_option,
+    echo,
+    json_option,
+    run_argument,
+    set_threads,
+    show_table,
+    threads_option,
+)
 from foveal.errors import DataError
 
 
@@ -16,6 +25,7 @@ from foveal.errors import DataError
 @run_argument
 @click.argument("data")
 @threads_option
+@code_option
 @click.option("--threshold", "target", metavar="CLASS", help="Pick a threshold for the probability of this class.")
 @click.option(
     "--by",
@@ -26,7 +36,9 @@ from foveal.errors import DataError
     " negative).",
 )
 @json_option
-def evaluate(run: Path, data: str, threads: int | None, target: str | None, by: str, as_json: bool) -> None:
+def evaluate(
+    run: Path, data: str, threads: int | None, code: tuple[str, ...], target: str | None, by: str, as_json: bool
+) -> None:
     """Test the model of RUN on the test images of DATA.
 
     Classes are the same in both if they have the same name, in any order, and DATA may lack some. Where one of both has
@@ -34,6 +46,8 @@ def evaluate(run: Path, data: str, threads: int | None, target: str | None, by: 
 
     Prints loss, accuracy and calibration, precision, recall and F1 of each class, and, for up to 20 classes, which are
     taken for which; --json prints all metrics.
+
+    A network of one's own is built from its class, which has to be imported: --code mynet.py.
     """
     from foveal.data.readers import load
     from foveal.metrics.curves import parse_rule
@@ -42,7 +56,7 @@ def evaluate(run: Path, data: str, threads: int | None, target: str | None, by: 
     from foveal.train.evaluate import classification_report, predict, threshold_report
 
     set_threads(threads)
-    net, trained = load_net(run)
+    net, trained = load_net(run, cls=classes_in(code))
     dataset = load(data)
     # All arguments are checked before the network runs, which may take minutes.
     numbers = trained.check(dataset)

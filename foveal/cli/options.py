@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import math
+import sys
 from collections.abc import Collection, Iterable, Sequence
+from os.path import abspath, basename, dirname, isfile, splitext
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,40 @@ threads_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 run_argument = click.argument("run", type=click.Path(path_type=Path))
+
+
+code_option = click.option(
+    "--code",
+    multiple=True,
+    metavar="FILE",
+    help="A Python file, or the name of a module, with the classes of a network of one's own. It is run. Nothing that a"
+    " model file names is.",
+)
+
+
+def classes_in(code: Iterable[str]) -> list[type]:
+    """Run Python files, or import modules, and return the networks' classes in them. Raises DataError if that fails."""
+    from foveal.errors import DataError
+    from foveal.nn import Module
+
+    found: list[type] = []
+    for place in code:
+        try:
+            if not isfile(place):
+                module = importlib.import_module(place)
+            else:
+                # As for a program: what lies beside it can be imported.
+                sys.path.insert(0, dirname(abspath(place)))
+                spec = importlib.util.spec_from_file_location(splitext(basename(place))[0], place)
+                if spec is None or spec.loader is None:
+                    raise ImportError("not a Python file")
+                module = importlib.util.module_from_spec(spec)
+                sys.modules.setdefault(module.__name__, module)
+                spec.loader.exec_module(module)
+        except Exception as error:
+            raise DataError(f"--code {place}: cannot be imported ({type(error).__name__}: {error})") from error
+        found += [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Module)]
+    return found
 
 
 def set_threads(threads: int | None) -> None:

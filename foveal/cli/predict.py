@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from foveal.cli.options import echo, json_option, run_argument, set_threads, show_table, threads_option
+from foveal.cli.options import (
+    classes_in,
+    code_option,
+    echo,
+    json_option,
+    run_argument,
+    set_threads,
+    show_table,
+    threads_option,
+)
 from foveal.cli.streams import without_library_lines
 from foveal.errors import DataError
 
@@ -29,10 +38,13 @@ TOP = 3
 @run_argument
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @threads_option
+@code_option
 @json_option
 @click.pass_context
 @without_library_lines()
-def predict(ctx: click.Context, run: Path, images: tuple[str, ...], threads: int | None, as_json: bool) -> None:
+def predict(
+    ctx: click.Context, run: Path, images: tuple[str, ...], threads: int | None, code: tuple[str, ...], as_json: bool
+) -> None:
     """Classify each IMAGE with the model of RUN.
 
     Images are PNG, JPEG, GIF, BMP, TIFF, WebP or PPM, whatever their names say, of up to 50 megapixels (JPEG: 120); of
@@ -41,11 +53,13 @@ def predict(ctx: click.Context, run: Path, images: tuple[str, ...], threads: int
 
     An image that cannot be read is named on standard error and left out. The status is then 1, or 2 if none can be
     read.
+
+    A network of one's own is built from its class, which has to be imported: --code mynet.py.
     """
     from foveal.train.checkpoint import load_net
 
     set_threads(threads)
-    net, trained = load_net(run)
+    net, trained = load_net(run, cls=classes_in(code))
     results = [{"image": image, **top[0], "top": top} for image, top in classify(net, trained, images)]
     if not results:
         ctx.exit(2)
@@ -89,6 +103,11 @@ def classify(
         # [n, C, H, W], then logits [n, K]
         x = np.stack([image for _, image in batch])
         logits = predict(net, filled(x, PREDICT_BATCH), mean=trained.mean, std=trained.std)[: len(batch)]
+        if logits.shape[1] != len(trained.classes):
+            raise DataError(
+                f"the model returns {logits.shape[1]} numbers for an image and was trained on {len(trained.classes)}"
+                " classes; train a network with one output for each class"
+            )
         probability = np.exp(log_softmax(logits))
         order = np.argsort(-probability, axis=1, kind="stable")[:, :TOP]
         for (path, _), row, ranks in zip(batch, probability, order, strict=True):

@@ -248,7 +248,15 @@ def share(module: Module, places: Json) -> None:
         holder = parts.get(above)
         if first not in parts or name not in parts or not isinstance(holder, Module):
             raise StateError(f"it shares {shown(place)}, which are no two places of the network")
-        setattr(holder, last, parts[first])
+        set_part(holder, last, parts[first])
+
+
+def set_part(module: Module, name: str, value: object) -> None:
+    """Set an attribute as a description says. Raises StateError where the module does not take it."""
+    try:
+        setattr(module, name, value)
+    except Exception as error:
+        raise StateError(f"{name} of a {type(module).__name__} cannot be set as it says: {error}") from error
 
 
 class Builder:
@@ -285,7 +293,7 @@ class Builder:
         for name, value in named(found.get("set", {})).items():
             if name in INTERNAL or name.startswith("__"):
                 raise StateError(f"it sets {shown(name)}, which is no part of a module")
-            setattr(module, name, self.value(value))
+            set_part(module, name, self.value(value))
         for name, changes in named(found.get("inside", {})).items():
             part = parts_of(module).get(name)
             if not isinstance(part, Module):
@@ -305,14 +313,15 @@ class Builder:
             raise StateError(
                 f"its network has a part of the class {path} of {place}, which this process has not imported, and"
                 " nothing that a file names is imported for it; import that module first, or name the class:"
-                f" foveal.load(path, cls={last})"
+                f" foveal.load(path, cls={last}), on the command line --code FILE"
             )
         for step in () if given else path.split("."):
             value = getattr_static(value, step, None)
         if not isinstance(value, type) or not issubclass(value, Module):
             raise StateError(
                 f"its network has a part of the class {path}, and {place} has no module of that name; name the class:"
-                f" foveal.load(path, cls={last}), or load into a network: foveal.load(path, net)"
+                f" foveal.load(path, cls={last}), on the command line --code FILE, or load into a network:"
+                " foveal.load(path, net)"
             )
         return value
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from os.path import isdir
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,6 +33,14 @@ def network_entry(net: Module) -> dict[str, Json]:
         "other_mode": [name for name, module in modules if module.training != net.training],
         "frozen": [name for name, parameter in net.named_parameters() if not parameter.trainable],
     }
+
+
+def entry_or_problem(net: Module) -> dict[str, Json]:
+    """Return the entry of a network that is trained; one that cannot be described says why, to whoever loads it."""
+    try:
+        return network_entry(net)
+    except StateError as error:
+        return {"problem": str(error)}
 
 
 def save(net: Module, path: str | Path) -> None:
@@ -75,7 +84,13 @@ def load(path: str | Path, net: Module | None = None, *, cls: type | Sequence[ty
     """
     place = model_file(path)
     texts, state = read_file(place)
-    entry = entry_of(place, texts.get(KEY)) if net is None or KEY in texts else {}
+    try:
+        entry = entry_of(place, texts.get(KEY))
+    except StateError:
+        if net is None:
+            raise
+        # Weights alone fit a network that is built already.
+        entry = {}
     classes = [cls] if isinstance(cls, type) else list(cls)
     try:
         made = built(entry, state, classes) if net is None else net
@@ -89,7 +104,7 @@ def load(path: str | Path, net: Module | None = None, *, cls: type | Sequence[ty
 def model_file(path: str | Path) -> Path:
     """Return the path of a model file: of a folder, that of the training run in it."""
     place = Path(path)
-    return place / "model.safetensors" if place.is_dir() else place
+    return place / "model.safetensors" if isdir(place) else place
 
 
 def entry_of(path: Path, text: str | None) -> dict[str, Json]:

@@ -7,10 +7,11 @@ normalised. run_folder.py writes them while a run goes on.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from os.path import isfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from foveal.data.dataset import UNIT, Dataset, other_scale
 from foveal.errors import DataError, ShapeError, StateError
 from foveal.nn.models.weights import read_file
 from foveal.nn.module import Module
+from foveal.nn.saving import entry_or_problem, load
 from foveal.strides import Ndarray
 from foveal.train import metadata
 
@@ -46,14 +48,20 @@ class ModelDescription:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     value_range: tuple[float, float]
+    #: How a network of the caller's own is built, as `net.save` describes it; None for a model of `nn.models`.
+    network: dict[str, Any] | None = None
 
     @classmethod
-    def of(cls, model: str | None, data: Dataset) -> ModelDescription:
-        """Return the description of a model of that name, trained on `data`. Raises DataError for impossible values."""
+    def of(cls, model: str | None, data: Dataset, net: Module | None = None) -> ModelDescription:
+        """Return the description of a model of that name, or of a network of the caller's own, trained on `data`.
+
+        Raises DataError for impossible values.
+        """
         shared = {f.name: getattr(data, f.name) for f in fields(cls) if hasattr(data, f.name)}
         # What could not be read again is refused before it is trained.
         try:
-            return cls(**metadata.checked({"model": model, "data": data.name, **shared}))
+            network = None if net is None else entry_or_problem(net)
+            return cls(**metadata.checked({"model": model, "data": data.name, "network": network, **shared}))
         except StateError as error:
             raise DataError(f"{data.name}: a model of this data set could not be stored: {error}") from None
 
@@ -84,7 +92,8 @@ def model_bytes(state: Mapping[str, Ndarray], description: ModelDescription) -> 
 
     # safetensors stores arrays in another order than C's wrongly, without an error; asarray keeps 0-d arrays 0-d.
     arrays = {name: np.asarray(array, order="C") for name, array in state.items()}
-    return save(arrays, metadata={_KEY: json.dumps(asdict(description))})
+    entry = {name: value for name, value in asdict(description).items() if value is not None or name == "model"}
+    return save(arrays, metadata={_KEY: json.dumps(entry)})
 
 
 def load_run(folder: str | Path) -> tuple[ModelDescription, dict[str, Ndarray]]:
@@ -93,11 +102,7 @@ def load_run(folder: str | Path) -> tuple[ModelDescription, dict[str, Ndarray]]:
     folder: that of the run, or the file itself. Raises DataError if there is no such file, StateError if it is damaged
     or was not written by a run.
     """
-    path = Path(folder)
-    # A run that was killed while it saved has its newest model in a folder of its own. (A name that no file can have is
-    # no error of os.path.isfile, but one of Path.is_file.)
-    staged = path / SAVED / MODEL
-    path = path if isfile(path) else staged if isfile(staged) else path / MODEL
+    path, staged = model_path(Path(folder)), Path(folder) / SAVED / MODEL
     if not isfile(path):
         raise DataError(f"{folder}: not a run, there is no {path}; `foveal train DATA --out {folder}` makes one")
     try:
@@ -120,8 +125,21 @@ def load_run(folder: str | Path) -> tuple[ModelDescription, dict[str, Ndarray]]:
         ) from None
 
 
-def load_net(folder: str | Path) -> tuple[Module, ModelDescription]:
+def model_path(run: Path) -> Path:
+    """Return the path of a run's model file; run: its folder, or the file itself."""
+    # A run that was killed while it saved has its newest model in a folder of its own. (A name that no file can have is
+    # no error of os.path.isfile, but one of Path.is_file.)
+    staged = run / SAVED / MODEL
+    return run if isfile(run) else staged if isfile(staged) else run / MODEL
+
+
+def load_net(
+    folder: str | Path, net: Module | None = None, cls: type | Sequence[type] = ()
+) -> tuple[Module, ModelDescription]:
     """Return the trained network of a run, in evaluation mode, and its description.
+
+    net: a network that is built already, into which the weights are loaded. cls: classes of a network of one's own
+    that are not found by their import paths; see foveal.load, which says what is called and that nothing is imported.
 
     Raises as `load_run` does, and StateError that names the parameters when they do not fit.
     """
@@ -130,8 +148,9 @@ def load_net(folder: str | Path) -> tuple[Module, ModelDescription]:
 
     description, state = load_run(folder)
     name = description.model
-    if name is None:
-        raise StateError(f"{folder}: was trained with a network of its own, build that and use load_state_dict")
+    if name is None or net is not None:
+        own = load(model_path(Path(folder)), net, cls=cls)
+        return own.eval(), description
 
     def build() -> Module:
         size, classes = description.size, len(description.classes)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from foveal import metrics
 from foveal.data.dataset import Floats, Images, Labels
 from foveal.data.loader import Loader, even_batch
-from foveal.errors import DataError, NumericsError
+from foveal.errors import DataError, NumericsError, ShapeError
 from foveal.explain.model import modes_restored
 from foveal.metrics import checks
 from foveal.nn.module import Module
@@ -47,7 +47,7 @@ def predict(net: Network, x: Images, *, mean: Sequence[float], std: Sequence[flo
     # A network of another kind is left as its eval() leaves it.
     with modes_restored(net) if isinstance(net, Module) else nullcontext():
         net.eval()
-        logits = np.concatenate([np.array(net(batch))[: len(rows)] for batch, rows in loader.epoch(0)])
+        logits = np.concatenate([logits_of(net(batch))[: len(rows)] for batch, rows in loader.epoch(0)])
     wrong = np.flatnonzero(~np.isfinite(logits).all(1))
     if len(wrong):
         raise NumericsError(
@@ -55,6 +55,17 @@ def predict(net: Network, x: Images, *, mean: Sequence[float], std: Sequence[flo
             f"first for image {wrong[0]}: its parameters are not usable"
         )
     return logits
+
+
+def logits_of(output: Any) -> Floats:
+    """Return what a network returned for a batch, as an array. Raises ShapeError unless it is one array [n, K]."""
+    if isinstance(output, list | tuple | dict) or np.ndim(output) != 2:
+        found = type(output).__name__ if isinstance(output, list | tuple | dict) else f"shape {np.shape(output)}"
+        raise ShapeError(
+            f"the network returned {found} for a batch of images; what is evaluated are logits [n, classes]: return"
+            " them alone in evaluation mode, where self.training is False"
+        )
+    return np.array(output)
 
 
 def evaluate(net: Network, x: Images, y: Labels, *, mean: Sequence[float], std: Sequence[float]) -> dict[str, float]:

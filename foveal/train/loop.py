@@ -82,7 +82,7 @@ class Training:
         self.clock = Clock()
         self.data, self.settings, self.folder, self.display = data, settings, folder, display
         # What is written beside the weights; made here, since it refuses what could not be read again.
-        self.description = ModelDescription.of(settings.model, data)
+        self.description = ModelDescription.of(settings.model, data, net if folder else None)
         # The epoch, and the step in it, that are under way; 0 before the first.
         self.epoch = self.step = 0
         # The last epoch whose files are written.

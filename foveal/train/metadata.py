@@ -28,6 +28,8 @@ _shown = Repr()
 _shown.maxstring = _shown.maxlong = _shown.maxother = 40
 
 FIELDS = ("model", "data", "channels", "size", "classes", "mean", "std", "value_range")
+# Files of models by name lack it.
+NETWORK = "network"
 
 
 def parse(text: str) -> dict[str, Any]:
@@ -86,7 +88,16 @@ def checked(entry: Mapping[str, Any]) -> dict[str, Any]:
         "mean": tuple(_number("mean", value) for value in _list("mean", entry["mean"], channels)),
         "std": std,
         "value_range": (low, high),
+        NETWORK: _network(entry),
     }
+
+
+def _network(entry: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return how a network of one's own is built, which is checked when it is (nn/architecture.py)."""
+    network = entry.get(NETWORK)
+    if network is not None and not isinstance(network, dict):
+        raise StateError(f"{NETWORK} is {_shown.repr(network)} in place of a JSON object")
+    return network
 
 
 def class_names(names: object) -> tuple[str, ...]:

@@ -131,9 +131,26 @@ def test_threads_hold_for_the_run_only(data):
 def test_a_network_of_ones_own(data, tmp_path):
     net = models.build(recipe_for((8, 8)).model, channels=1, size=(8, 8), classes=3, seed=0)
     assert train(data, model=net, out=tmp_path, **OPTIONS)["model"] is None
-    with pytest.raises(StateError, match="network of its own, build that"):
-        load_net(tmp_path)
+    loaded, _ = load_net(tmp_path)
+    assert np.array_equal(loaded(data.x_test), net.eval()(data.x_test))
     net.load_state_dict(load_run(tmp_path)[1], strict=True)
+
+
+def test_a_network_that_cannot_be_described_is_built_by_who_loads_it(data, tmp_path):
+    class Own(nn.Module):
+        def __init__(self, rule):
+            self.net, self.rule = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), rule
+
+        def forward(self, x):
+            return self.rule(self.net(x))
+
+    net = Own(lambda x: x * 2.0)
+    train(data, model=net, out=tmp_path, **OPTIONS)
+    with pytest.raises(StateError, match=r"could not be described.*argument 0 of Own is <function.*load\(path, net\)"):
+        load_net(tmp_path)
+    loaded, description = load_net(tmp_path, Own(lambda x: x * 2.0))
+    assert np.array_equal(loaded(data.x_test), net.eval()(data.x_test))
+    assert description.classes == data.classes
 
 
 def test_an_older_run_is_kept(data, tmp_path, capsys):
