@@ -55,7 +55,7 @@ def gradcheck(
     """
     if len(arguments) == 1 and isinstance(arguments[0], tuple | list):
         arguments = tuple(arguments[0])
-    check_options(arguments, rtol, elements, directions, native and backward is not None)
+    check_options(arguments, rtol, elements, directions, seed, native and backward is not None)
     rng, note = np.random.default_rng(seed), ""
     source = Traced(f, arguments, rng) if backward is None else NumpyPair(f, backward, arguments, rng)
     limits = Limits(rtol, elements, directions, source.magnitude())
@@ -69,13 +69,13 @@ def gradcheck(
 
 
 def check_options(
-    arguments: tuple[object, ...], rtol: float, elements: int | None, directions: int, native_numpy: bool
+    arguments: tuple[object, ...], rtol: float, elements: int | None, directions: int, seed: int, native_numpy: bool
 ) -> None:
     """Raise ShapeError or ArgumentError for options that mean nothing."""
-    if not rtol > 0 or directions < 0 or (elements is not None and elements < 0):
+    if not rtol > 0 or directions < 0 or (elements is not None and elements < 0) or seed < 0:
         raise ShapeError(
-            f"gradcheck: rtol is {rtol}, elements {elements} and directions {directions}; rtol has to be more than 0,"
-            " the others at least 0"
+            f"gradcheck: rtol is {rtol}, elements {elements}, directions {directions} and seed {seed}; rtol has to be"
+            " more than 0, the others at least 0"
         )
     if not arguments:
         raise ArgumentError("gradcheck: give the arguments that f is called on, such as gradcheck(f, x)")
