@@ -100,18 +100,21 @@ class Comparison:
         self.x, self.gradient = quantity.array, quantity.gradient
         self.scale = typical_size(self.x)
 
-    def along(self, direction: Ndarray, step: float | None = None) -> Slope:
-        """The derivative along a direction."""
+    def along(self, direction: Ndarray, step: float | None = None, analytic: float | None = None) -> Slope:
+        """The derivative along a direction; `analytic` is that by the gradient, if known."""
+        if analytic is None:
+            analytic = float(np.sum(self.gradient * direction))
         line = Line(
             lambda t: self.quantity.value(self.x + t * direction), step or STEP * self.scale, self.limits.magnitude
         )
-        return line.compare(float(np.sum(self.gradient * direction)), self.limits.rtol)
+        return line.compare(analytic, self.limits.rtol)
 
     def at(self, flat: int) -> Slope:
         """The derivative in one element."""
         direction = np.zeros(self.x.shape)
         direction.flat[flat] = 1.0
-        return self.along(direction, STEP * max(abs(float(self.x.flat[flat])), self.scale))
+        step = STEP * max(abs(float(self.x.flat[flat])), self.scale)
+        return self.along(direction, step, float(self.gradient.flat[flat]))
 
     def chosen(self) -> list[int]:
         """The elements that are compared one by one: all, or some, with the one of the largest gradient among them."""
@@ -119,7 +122,8 @@ class Comparison:
         if elements is None or size <= elements:
             return list(range(size))
         drawn = self.rng.choice(size, elements, replace=False)
-        return sorted({int(np.argmax(abs(self.gradient))), *map(int, drawn)}) if elements else []
+        largest = int(np.argmax(np.nan_to_num(abs(self.gradient), nan=np.inf, posinf=np.inf)))
+        return sorted({largest, *map(int, drawn)}) if elements else []
 
     def row(self) -> GradientRow:
         name, shape = self.quantity.name, self.x.shape
@@ -127,7 +131,9 @@ class Comparison:
             return GradientRow(name, shape, skipped="it has no elements")
         chosen = self.chosen()
         slopes = {flat: self.at(flat) for flat in chosen}
-        straight = [self.straight(slopes) for _ in range(self.limits.directions)]
+        # Infinity has no directions; the element is among those compared.
+        finite = bool(np.isfinite(self.gradient).all())
+        straight = [self.straight(slopes) for _ in range(self.limits.directions if finite else 0)]
         crooked = [slope for slope in straight if not slope.agrees]
         worst = max(slopes, key=lambda flat: (not slopes[flat].agrees, slopes[flat].error), default=None)
         if worst is not None and not (crooked and slopes[worst].agrees):
