@@ -55,7 +55,7 @@ def gradcheck(
     """
     if len(arguments) == 1 and isinstance(arguments[0], tuple | list):
         arguments = tuple(arguments[0])
-    check_options(arguments, rtol, elements, directions, native and backward is not None)
+    check_options(arguments, rtol, elements, directions, seed, native and backward is not None)
     rng, note = np.random.default_rng(seed), ""
     source = Traced(f, arguments, rng) if backward is None else NumpyPair(f, backward, arguments, rng)
     limits = Limits(rtol, elements, directions, source.magnitude())
@@ -69,13 +69,13 @@ def gradcheck(
 
 
 def check_options(
-    arguments: tuple[object, ...], rtol: float, elements: int | None, directions: int, native_numpy: bool
+    arguments: tuple[object, ...], rtol: float, elements: int | None, directions: int, seed: int, native_numpy: bool
 ) -> None:
     """Raise ShapeError or ArgumentError for options that mean nothing."""
-    if not rtol > 0 or directions < 0 or (elements is not None and elements < 0):
+    if not rtol > 0 or directions < 0 or (elements is not None and elements < 0) or seed < 0:
         raise ShapeError(
-            f"gradcheck: rtol is {rtol}, elements {elements} and directions {directions}; rtol has to be more than 0,"
-            " the others at least 0"
+            f"gradcheck: rtol is {rtol}, elements {elements}, directions {directions} and seed {seed}; rtol has to be"
+            " more than 0, the others at least 0"
         )
     if not arguments:
         raise ArgumentError("gradcheck: give the arguments that f is called on, such as gradcheck(f, x)")
@@ -100,18 +100,21 @@ class Comparison:
         self.x, self.gradient = quantity.array, quantity.gradient
         self.scale = typical_size(self.x)
 
-    def along(self, direction: Ndarray, step: float | None = None) -> Slope:
-        """The derivative along a direction."""
+    def along(self, direction: Ndarray, step: float | None = None, analytic: float | None = None) -> Slope:
+        """The derivative along a direction; `analytic` is that by the gradient, if known."""
+        if analytic is None:
+            analytic = float(np.sum(self.gradient * direction))
         line = Line(
             lambda t: self.quantity.value(self.x + t * direction), step or STEP * self.scale, self.limits.magnitude
         )
-        return line.compare(float(np.sum(self.gradient * direction)), self.limits.rtol)
+        return line.compare(analytic, self.limits.rtol)
 
     def at(self, flat: int) -> Slope:
         """The derivative in one element."""
         direction = np.zeros(self.x.shape)
         direction.flat[flat] = 1.0
-        return self.along(direction, STEP * max(abs(float(self.x.flat[flat])), self.scale))
+        step = STEP * max(abs(float(self.x.flat[flat])), self.scale)
+        return self.along(direction, step, float(self.gradient.flat[flat]))
 
     def chosen(self) -> list[int]:
         """The elements that are compared one by one: all, or some, with the one of the largest gradient among them."""
@@ -119,7 +122,8 @@ class Comparison:
         if elements is None or size <= elements:
             return list(range(size))
         drawn = self.rng.choice(size, elements, replace=False)
-        return sorted({int(np.argmax(abs(self.gradient))), *map(int, drawn)}) if elements else []
+        largest = int(np.argmax(np.nan_to_num(abs(self.gradient), nan=np.inf, posinf=np.inf)))
+        return sorted({largest, *map(int, drawn)}) if elements else []
 
     def row(self) -> GradientRow:
         name, shape = self.quantity.name, self.x.shape
@@ -127,7 +131,9 @@ class Comparison:
             return GradientRow(name, shape, skipped="it has no elements")
         chosen = self.chosen()
         slopes = {flat: self.at(flat) for flat in chosen}
-        straight = [self.straight(slopes) for _ in range(self.limits.directions)]
+        # Infinity has no directions; the element is among those compared.
+        finite = bool(np.isfinite(self.gradient).all())
+        straight = [self.straight(slopes) for _ in range(self.limits.directions if finite else 0)]
         crooked = [slope for slope in straight if not slope.agrees]
         worst = max(slopes, key=lambda flat: (not slopes[flat].agrees, slopes[flat].error), default=None)
         if worst is not None and not (crooked and slopes[worst].agrees):

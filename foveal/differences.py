@@ -31,7 +31,8 @@ SHRINKING = (1.0, 1 / 8, 1 / 64)
 
 def typical_size(x: Ndarray) -> float:
     """The root mean square of x, 1 where x is 0 or has no elements: what a step is measured by."""
-    size = math.sqrt(float(np.mean(np.square(x)))) if x.size else 0.0
+    with np.errstate(over="ignore", under="ignore"):
+        size = math.sqrt(float(np.mean(np.square(x)))) if x.size else 0.0
     return size if 0.0 < size < math.inf else 1.0
 
 
@@ -155,7 +156,8 @@ def numeric_gradient(f: Callable[[Ndarray], object], x: object, step: float | No
         for moved in (at + h, at - h):
             changed = point.copy()
             changed[index] = moved
-            values.append(total(f(changed)))
+            with np.errstate(all="ignore"):
+                values.append(total(f(changed)))
         gradient[index] = (values[0] - values[1]) / (2 * h)
     return gradient
 

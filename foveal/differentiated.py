@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from foveal.api import as_argument, call
+from foveal.api import as_argument, call, check_finite
 from foveal.autodiff import gradients
 from foveal.differences import total
 from foveal.errors import ArgumentError, FovealError, ShapeError
@@ -78,6 +78,8 @@ class Traced:
             self.graph = recording.graph(slopes)
         self.forward = order([y.node for y in self.outputs])
         evaluate(self.forward, self.values)
+        for i, y in enumerate(self.outputs):
+            check_finite(self.values[y.node], f"output {i} of {name_of(f)}")
 
     def differentiated(self, symbols: Sequence[Symbol], recording: Trace) -> list[Node]:
         """The nodes that gradients are taken in; takes note of the others. Parameters get their values in float64."""
@@ -210,10 +212,13 @@ class NumpyPair:
             elif array.dtype.kind != "f":
                 self.skipped.append(GradientRow(name, array.shape, skipped="integers have no gradient"))
             else:
+                check_finite(array, f"argument {name}")
                 self.arguments[i] = self.floats[i] = array.astype(np.float64)
         if not self.floats:
             raise ArgumentError(f"gradcheck: {name_of(forward)} is given no array of floats, so there is no gradient")
+        check_call(forward, arguments)
         y, _ = self.output()
+        check_finite(y, f"the output of {name_of(forward)}")
         if not np.array_equal(y, self.output()[0], equal_nan=True):
             raise ArgumentError(
                 f"gradcheck: {name_of(forward)} gives another output when it is called again on the same arguments;"
@@ -227,7 +232,9 @@ class NumpyPair:
         values = [*self.arguments]
         for i, x in {**self.floats, **(changed or {})}.items():
             values[i] = x.copy()
-        found = self.forward(*values)
+        # What cannot be computed is NaN or infinite, as in programs.
+        with np.errstate(all="ignore"):
+            found = self.forward(*values)
         y, cache = (found[0], tuple(found[1:])) if isinstance(found, tuple) and len(found) > 1 else (found, ())
         total(y)
         return np.asarray(y, np.float64), cache
@@ -254,6 +261,17 @@ class NumpyPair:
         return lambda array: float(np.sum(self.output({i: array})[0] * self.dy))
 
 
+def check_call(f: Callable[..., Any], arguments: Sequence[object]) -> None:
+    """Raise ArgumentError where a function does not take these arguments."""
+    try:
+        inspect.signature(f).bind(*arguments)
+    except TypeError as error:
+        raise ArgumentError(f"gradcheck: {name_of(f)} is called on {len(arguments)} argument(s): {error}") from None
+    except ValueError:
+        # Some functions that are built into Python do not say what they take.
+        pass
+
+
 def call_backward(
     backward: Callable[..., Any], dy: object, cache: tuple[object, ...], arguments: Sequence[object]
 ) -> list[object]:
@@ -269,7 +287,8 @@ def call_backward(
             continue
         except ValueError:
             pass
-        found = backward(*way)
+        with np.errstate(all="ignore"):
+            found = backward(*way)
         if isinstance(found, Mapping):
             return list(found.values())
         return list(found) if isinstance(found, tuple | list) else [found]
@@ -324,7 +343,9 @@ def as_array(x: object, name: str) -> Ndarray:
             " function, as in gradcheck(lambda x: f(x, option), x)"
         ) from None
     if array.dtype.kind == "f":
-        return array.astype(np.float64)
+        check_finite(array, f"argument {name}")
+        # no masked array or matrix
+        return np.array(array, np.float64)
     return as_argument(array, f"argument {name}", labels=True)
 
 

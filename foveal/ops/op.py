@@ -31,13 +31,13 @@ from typing import Any, ClassVar, Literal, ParamSpec, Protocol, cast
 
 import numpy as np
 
-from foveal.arguments import wrong_call
+from foveal.arguments import checked, wrong_call
 from foveal.errors import ArgumentError, ShapeError
 from foveal.kernel.compile import ArraySpec, Kernel
 from foveal.kernel.lang import Scalar
 from foveal.kernel.sources import is_outside, module_digest
 from foveal.kinds import Refused, kinds_of, numbers_array, refusal, shown
-from foveal.ops.own import as_method, checked_result, derived_shape
+from foveal.ops.own import as_method, as_shape, checked_result, derived_shape
 from foveal.ops.tensor import CALLS
 from foveal.ops.tensor import HasShape as HasShape
 from foveal.ops.tensor import Operand as Operand
@@ -186,7 +186,7 @@ class Operator:
     def __init__(self) -> None:
         before = OPS.get(self.name)
         if before is not None and (before.of_package or self.of_package):
-            raise ValueError(
+            raise ArgumentError(
                 f"two operators are called {self.name}, of which Foveal has one; give the new one another name, also"
                 " where it is to replace that"
             )
@@ -245,7 +245,8 @@ class Operator:
 
     def checked_shape(self, *shapes: Shape, **attributes: Any) -> Shape:
         """`shape`, with a ShapeError for results that no memory holds."""
-        shape = tuple(self.shape(*shapes, **attributes))
+        found = self.shape(*shapes, **attributes)
+        shape = tuple(found) if self.of_package else as_shape(self.name, found)
         if math.prod(shape) > MOST_ELEMENTS:
             raise ShapeError(
                 f"{self.name}: the result would have shape {shape}, which no memory holds; use smaller sizes"
@@ -416,6 +417,7 @@ class Operator:
         raise NotImplementedError(f"{self.name} takes no epilogue")
 
 
+@checked
 def operator(
     numpy: Callable[..., Ndarray],
     vjp: Callable[..., Any] | None = None,

@@ -55,6 +55,14 @@ def derived_shape(operator: Own, shapes: Sequence[Shape], attributes: Mapping[st
     return known[asked]
 
 
+def as_shape(name: str, found: object) -> Shape:
+    """What `shape` returned. Raises ShapeError for what is none."""
+    sizes = tuple(found) if isinstance(found, tuple | list) else None
+    if sizes is None or not all(isinstance(n, int | np.integer) and n >= 0 for n in sizes):
+        raise ShapeError(f"{name}: `shape` returned {shown(found)}, it has to return a tuple of whole numbers")
+    return tuple(int(n) for n in sizes)
+
+
 def checked_result(operator: Own, found: object, shape: Shape | None, inputs: Sequence[object]) -> Ndarray:
     """What numpy() returned, as an array of the right shape and kind. Raises ShapeError for anything else.
 
@@ -110,7 +118,11 @@ def as_method(function: Callable[..., Any]) -> Callable[..., Any]:
     def method(self: object, *arguments: Any, **options: Any) -> Any:
         return function(*arguments, **options)
 
-    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = [own, *inspect.signature(function).parameters.values()]
+    place = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    given = list(inspect.signature(function).parameters.values())
+    # NumPy's functions take inputs by position, and much by name that is no attribute of an operator.
+    if any(p.kind is p.POSITIONAL_ONLY for p in given):
+        given = [p.replace(kind=place) for p in given if p.kind is p.POSITIONAL_ONLY and p.default is p.empty]
+    parameters = [inspect.Parameter("self", place), *given]
     method.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return method

@@ -199,3 +199,9 @@ def test_numeric_gradient():
     found = foveal.numeric_gradient(lambda x: np.sin(x) * 3, X)
     np.testing.assert_allclose(found, 3 * np.cos(X), rtol=1e-8)
     assert foveal.numeric_gradient(lambda x: (x**2).sum(), [1, 2]).tolist() == pytest.approx([2, 4])
+
+
+def test_an_infinite_gradient_is_wrong_and_named():
+    report = foveal.gradcheck(ops.sqrt, np.array([1.0, 0.0, 2.0]))
+    assert report.rows[0].worst == (1,)
+    assert report.rows[0].analytic == np.inf

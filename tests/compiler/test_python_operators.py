@@ -10,7 +10,7 @@ import pytest
 import foveal
 from foveal import nn, ops, optim
 from foveal.build import build
-from foveal.errors import FovealWarning, ShapeError
+from foveal.errors import ArgumentError, FovealWarning, ShapeError
 from foveal.kernel import lang
 from foveal.ops.op import OPS, Type
 from foveal.trace import trace
@@ -198,6 +198,7 @@ def test_numpy_may_fork():
     ("numpy", "options", "message"),
     [
         (lambda x: x[0], {"shape": lambda x: x}, "returned an array of shape"),
+        (lambda x: x, {"shape": lambda x: (x, 1)}, "tuple of whole numbers"),
         (lambda x: "a", {"shape": lambda x: x}, "array of numbers"),
         (lambda x: np.linalg.inv(x[:, :3]), {}, r"Define shape\(self"),
     ],
@@ -285,5 +286,5 @@ function = foveal.compile(lambda x: scaled(x))
 
 
 def test_an_operator_of_the_package_stays():
-    with pytest.raises(ValueError, match="Foveal has one"):
+    with pytest.raises(ArgumentError, match="Foveal has one"):
         type("Relu", (ops.Operator,), {"name": "relu", "numpy": lambda self, x: x, "__module__": "own"})()

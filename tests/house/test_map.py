@@ -250,7 +250,7 @@ def test_a_pointwise_operator_that_changed_is_compiled_anew(written):
 
 
 def test_an_operator_of_the_package_cannot_be_replaced(written):
-    with pytest.raises(ValueError, match="two operators are called exp, of which Foveal has one; give the new"):
+    with pytest.raises(ArgumentError, match="two operators are called exp, of which Foveal has one; give the new"):
         written("cube_first", CUBE.format(slope="3.0", wrong="").replace('"cube"', '"exp"'))
 
 
