@@ -91,6 +91,7 @@ from foveal.nn.pool import (
     MaxPool2d,
     MaxUnpool2d,
 )
+from foveal.nn.saving import save as save
 from foveal.nn.tools.fold_batch_norm import fold_batch_norm
 from foveal.nn.tools.variance_report import variance_report
 from foveal.nn.unfold import Fold, Unfold

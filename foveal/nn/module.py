@@ -18,7 +18,7 @@ from foveal.nn.hooks import HOOKS
 from foveal.nn.parameter import Buffer as Buffer
 from foveal.nn.parameter import Counter as Counter
 from foveal.nn.parameter import Parameter as Parameter
-from foveal.nn.recorded import MADE, record
+from foveal.nn.recorded import CALLS, MADE, record
 from foveal.ops.op import Tensor
 from foveal.strides import Ndarray
 from foveal.variable import Variable
@@ -172,9 +172,7 @@ class Module(Called["Module"]):
 
         Raises StateError that names what cannot be described so, DataError where the file cannot be written.
         """
-        from foveal.nn.saving import save
-
-        save(self, path)
+        CALLS["save"](self, path)
 
     def __repr__(self) -> str:
         inner = [f"  ({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.named_children()]

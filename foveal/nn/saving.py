@@ -13,6 +13,7 @@ from foveal.nn.architecture import Json, build, describe
 from foveal.nn.init import without_values
 from foveal.nn.models.weights import State, read_file
 from foveal.nn.module import Module
+from foveal.nn.recorded import CALLS
 
 # The only metadata entry, since safetensors writes several in an order that varies.
 KEY = "foveal"
@@ -43,6 +44,7 @@ def entry_or_problem(net: Module) -> dict[str, Json]:
         return {"problem": str(error)}
 
 
+@checked
 def save(net: Module, path: str | Path) -> None:
     """Write a network to a file; see Module.save."""
     from safetensors.numpy import save as as_bytes
@@ -60,6 +62,9 @@ def save(net: Module, path: str | Path) -> None:
         write_whole(Path(path), content)
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}; choose another path") from None
+
+
+CALLS["save"] = save
 
 
 @checked
@@ -162,6 +167,3 @@ def set_modes(net: Module, entry: dict[str, Any]) -> None:
         parameter.trainable = name not in frozen
     for name in others:
         modules[name].training = not mode
-
-
-__all__ = ["load", "save"]
