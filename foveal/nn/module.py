@@ -5,7 +5,7 @@ import inspect
 import types
 from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence, ValuesView
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, SupportsIndex
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from foveal.arguments import checked
 from foveal.errors import ArgumentError, StateError
 from foveal.kinds import as_flag
+from foveal.names import missing
 from foveal.nn.calls import Called, is_of_library
 from foveal.nn.hooks import HOOKS
 from foveal.nn.parameter import Buffer as Buffer
@@ -79,6 +80,13 @@ class Module(Called["Module"]):
             value = as_flag(value, place)
         self.check_attribute(name, value)
         super().__setattr__(name, value)
+
+    # Type checkers would take every attribute for one that exists.
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            # Only what does not exist gets here.
+            raise AttributeError(missing(type(self).__name__, name), name=name, obj=self)
 
     def check_attribute(self, name: str, value: object) -> None:
         """Raise an error that names the attribute if it cannot have this value; called whenever one is set."""
@@ -158,6 +166,7 @@ class Module(Called["Module"]):
             if name in state:
                 variable.data = np.asarray(state[name])
 
+    @checked
     def save(self, path: str | Path) -> None:
         """Write the network to a file, with what is needed to build it again: `foveal.load(path)` returns it.
 
@@ -181,6 +190,10 @@ class Module(Called["Module"]):
 
     def describe(self) -> str:
         """Return the hyper-parameters that are shown when the module is printed."""
+        return self.extra_repr()
+
+    def extra_repr(self) -> str:
+        """PyTorch's name of `describe`, for layers that have it."""
         return ""
 
 
@@ -213,7 +226,7 @@ class Container(Module):
         for key, value in own_items(self):
             if str(key) == name:
                 return value
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        return super().__getattr__(name)  # type: ignore[misc]
 
     def __setattr__(self, name: str, value: object) -> None:
         items = own_items(self)

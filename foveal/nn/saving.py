@@ -44,7 +44,6 @@ def entry_or_problem(net: Module) -> dict[str, Json]:
         return {"problem": str(error)}
 
 
-@checked
 def save(net: Module, path: str | Path) -> None:
     """Write a network to a file; see Module.save."""
     from safetensors.numpy import save as as_bytes
@@ -60,8 +59,10 @@ def save(net: Module, path: str | Path) -> None:
     content = as_bytes(net.state_dict(), metadata={KEY: entry})
     try:
         write_whole(Path(path), content)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror or error}; choose another path") from None
+    # A name that no file can have is a ValueError.
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot be written: {reason}; choose another path") from None
 
 
 CALLS["save"] = save
@@ -156,7 +157,7 @@ def set_modes(net: Module, entry: dict[str, Any]) -> None:
     if not entry:
         return
     mode, others, frozen = bool(entry.get("training")), entry.get("other_mode"), entry.get("frozen")
-    modules, parameters = dict(net.named_modules()), dict(net.named_parameters())
+    modules, parameters = dict(net.named_modules(remove_duplicate=False)), dict(net.named_parameters())
     if not isinstance(others, list) or not isinstance(frozen, list):
         raise StateError("its modes and frozen parameters are damaged; fetch the file again")
     net.train(mode)
