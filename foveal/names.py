@@ -1,12 +1,52 @@
 """Names that users type, and names and texts from outside as they are shown."""
 
 import re
+from collections.abc import Mapping
 
 # Control characters (ESC among them, which starts a terminal's commands) but tab and line feed, separators of lines,
 # marks that turn the direction of writing around, and halves of surrogate pairs, which no encoding can write.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # Where Python keeps the bytes 80 to ff of file names that are no UTF-8 (PEP 383).
 _BYTES = range(0xDC80, 0xDD00)
+
+
+_ONE_DEVICE = "there is one device, the CPU, and all is float32 there: leave it out"
+_GRADIENTS = "the compiled step computes gradients and updates: step = foveal.compile_step(net, loss, optimizer)"
+_ARRAY = "net(x) returns NumPy arrays, and parameter.data is one: leave it out"
+# What users of PyTorch look for and do not find here, and why it is not needed.
+PYTORCH = {
+    **dict.fromkeys(("to", "cuda", "cpu", "xpu", "to_empty", "device", "is_cuda"), _ONE_DEVICE),
+    **dict.fromkeys(("half", "double", "bfloat16", "type"), _ONE_DEVICE),
+    "float": "all parameters are float32: leave it out, and give images as x.astype('float32')",
+    "zero_grad": f"no gradients are kept, so there is nothing to set to 0; {_GRADIENTS}",
+    "backward": f"there is no backward pass by itself; {_GRADIENTS}; gradients alone are foveal.grad(function)(x)",
+    "step": f"an optimiser has no step of its own; {_GRADIENTS}, and step(x, y) is all",
+    **dict.fromkeys(
+        ("grad", "retain_grad"), f"no gradients are kept; {_GRADIENTS}; foveal.value_and_grad returns them"
+    ),
+    **dict.fromkeys(("detach", "detach_", "requires_grad_", "clone"), _ARRAY),
+    "item": "a loss is a Python float already, result.loss, and float(array) is one number of an array",
+    "numpy": _ARRAY,
+    "register_full_backward_hook": "gradients of inner layers are nn.variance_report(net, x), or foveal.grad",
+    "register_backward_hook": "gradients of inner layers are nn.variance_report(net, x), or foveal.grad",
+    "share_memory": "threads of one process share a network; other processes load it: net.save, foveal.load",
+    "compile": "it is compiled when it is called",
+}
+# The same of values in a function that is traced.
+_NO_NUMBERS = "it has no numbers while a function is traced; return it, and look at what the compiled function returns"
+_FLOWS = "gradients flow through every value; freeze parameters with requires_grad_(False), or give it as an input"
+TRACED = (
+    PYTORCH
+    | dict.fromkeys(("item", "numpy", "tolist"), _NO_NUMBERS)
+    | dict.fromkeys(("detach", "detach_", "requires_grad_", "requires_grad"), _FLOWS)
+    | {"clone": "no operator changes a value in place: use it as it is"}
+)
+
+
+def missing(kind: str, name: str, known: Mapping[str, str] = PYTORCH) -> str:
+    """Return the message that something has no attribute, and for PyTorch's names why it is not needed."""
+    why = known.get(name)
+    return f"{kind} has no {name!r}: {why}" if why else f"{kind!r} object has no attribute {name!r}"
 
 
 def bare(name: str) -> str:

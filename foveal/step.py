@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,6 +19,7 @@ from foveal.graph import Graph
 from foveal.guard import Guard, guard_updates
 from foveal.kernel.runtime import prepare
 from foveal.kinds import shown
+from foveal.names import missing
 from foveal.ops.op import Tensor, Type
 from foveal.passes.recompute import FAST, MEMORY
 from foveal.profile import show_timings
@@ -77,6 +78,13 @@ class StepResult:
     output: Ndarray
     #: all that the model returned: an array, or arrays nested in lists (also for tuples) and dicts
     outputs: Any
+
+    # Type checkers would take every attribute for one that exists.
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            # Only what does not exist gets here.
+            raise AttributeError(missing(type(self).__name__, name), name=name, obj=self)
 
 
 class Traced(NamedTuple):

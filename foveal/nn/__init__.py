@@ -144,6 +144,7 @@ from foveal.nn.resize import (
     UpsamplingBilinear2d,
     UpsamplingNearest2d,
 )
+from foveal.nn.saving import save as save
 from foveal.nn.similarity import CosineSimilarity, PairwiseDistance
 from foveal.nn.tools.fold_batch_norm import fold_batch_norm
 from foveal.nn.tools.variance_report import variance_report

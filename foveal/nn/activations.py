@@ -11,7 +11,7 @@ from foveal.trace import LayerCall
 
 def check_names(module: Tree[Any], names: Sequence[str]) -> None:
     """Raise ArgumentError for a name that no layer of the module has."""
-    known = [name for name, _ in module.named_modules()]
+    known = [name for name, _ in module.named_modules(remove_duplicate=False)]
     for name in names:
         if name not in known:
             close = get_close_matches(name, known, 3)
@@ -26,7 +26,7 @@ def by_name(module: Tree[Any], call: LayerCall, names: Sequence[str] | None) -> 
     list. Raises ArgumentError for a layer that was not called.
     """
     places: dict[int, list[str]] = {}
-    for name, layer in module.named_modules():
+    for name, layer in module.named_modules(remove_duplicate=False):
         places.setdefault(id(layer), []).append(name)
     found: dict[str, list[Any]] = {}
     for inner in calls_within(call):

@@ -209,7 +209,7 @@ def unchanged(value: object, old: object) -> bool:
 
 def difference(module: Module, again: Module) -> str:
     """Return in words how a rebuilt network differs in its modules and variables; "" if it does not."""
-    here, there = dict(module.named_modules()), dict(again.named_modules())
+    here, there = dict(module.named_modules(remove_duplicate=False)), dict(again.named_modules(remove_duplicate=False))
     if wrong := [n for n in {**here, **there} if type(here.get(n)) is not type(there.get(n))]:
         return f"made again, it has other modules under {', '.join(map(repr, wrong[:3]))}"
     ours, theirs = ({n: v.shape for n, v in net.named_variables()} for net in (module, again))
@@ -223,7 +223,7 @@ def difference(module: Module, again: Module) -> str:
 
 def named_parts(module: Module) -> dict[str, object]:
     """Return all modules and variables of a network under each of their names."""
-    found: dict[str, object] = dict(module.named_modules())
+    found: dict[str, object] = dict(module.named_modules(remove_duplicate=False))
     return found | dict(module.named_variables())
 
 

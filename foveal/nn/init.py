@@ -411,7 +411,7 @@ def apply(model: Module, rule: RuleName, **options: float | str) -> Module:
     if unknown:
         raise ArgumentError(f"{rule}: there is no option {unknown[0]!r}; it takes {', '.join(known) or 'none'}")
     drawn: list[tuple[Variable, Ndarray]] = []
-    for _, module in model.named_modules():
+    for _, module in model.named_modules(remove_duplicate=False):
         weight, bias = (module.__dict__.get(name) for name in ("weight", "bias"))
         # The weight of a LayerNorm may have two axes and more, too.
         normalises = hasattr(module, "normalized_shape")

@@ -5,19 +5,20 @@ import inspect
 import types
 from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence, ValuesView
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, SupportsIndex
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, SupportsIndex
 
 import numpy as np
 
 from foveal.arguments import checked
 from foveal.errors import ArgumentError
 from foveal.kinds import as_flag
+from foveal.names import missing
 from foveal.nn.calls import Called, is_of_library
 from foveal.nn.hooks import HOOKS
 from foveal.nn.parameter import Buffer as Buffer
 from foveal.nn.parameter import Counter as Counter
 from foveal.nn.parameter import Parameter as Parameter
-from foveal.nn.recorded import MADE, record
+from foveal.nn.recorded import CALLS, MADE, record
 from foveal.nn.stored import LoadedKeys, load_into
 from foveal.ops.op import Tensor
 from foveal.strides import Ndarray
@@ -91,6 +92,13 @@ class Module(Called["Module"]):
         self.check_attribute(name, value)
         super().__setattr__(name, value)
 
+    # Type checkers would take every attribute for one that exists.
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            # Only what does not exist gets here.
+            raise AttributeError(missing(type(self).__name__, name), name=name, obj=self)
+
     def check_attribute(self, name: str, value: object) -> None:
         """Raise an error that names the attribute if it cannot have this value; called whenever one is set."""
 
@@ -152,6 +160,7 @@ class Module(Called["Module"]):
         """
         return load_into(self, state, strict)
 
+    @checked
     def save(self, path: str | Path) -> None:
         """Write the network to a file, with what is needed to build it again: `foveal.load(path)` returns it.
 
@@ -166,9 +175,7 @@ class Module(Called["Module"]):
 
         Raises StateError that names what cannot be described so, DataError where the file cannot be written.
         """
-        from foveal.nn.saving import save
-
-        save(self, path)
+        CALLS["save"](self, path)
 
     def __repr__(self) -> str:
         inner = [f"  ({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.named_children()]
@@ -177,6 +184,10 @@ class Module(Called["Module"]):
 
     def describe(self) -> str:
         """Return the hyper-parameters that are shown when the module is printed."""
+        return self.extra_repr()
+
+    def extra_repr(self) -> str:
+        """PyTorch's name of `describe`, for layers that have it."""
         return ""
 
 
@@ -209,7 +220,7 @@ class Container(Module):
         for key, value in own_items(self):
             if str(key) == name:
                 return value
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        return super().__getattr__(name)  # type: ignore[misc]
 
     def __setattr__(self, name: str, value: object) -> None:
         items = own_items(self)

@@ -1,11 +1,12 @@
 """What modules hold: Parameter, which is trained, Buffer, which is not, and Counter."""
 
-from typing import Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from foveal.kinds import as_flag
+from foveal.names import missing
 from foveal.strides import Ndarray
 from foveal.variable import Variable
 from foveal.watch import note_read, note_write
@@ -20,6 +21,13 @@ class Parameter(Variable):
     def __init__(self, value: ArrayLike, name: str = "", trainable: bool = True) -> None:
         super().__init__(value, name)
         self.trainable = trainable
+
+    # Type checkers would take every attribute for one that exists.
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            # Only what does not exist gets here.
+            raise AttributeError(missing(type(self).__name__, name), name=name, obj=self)
 
     @property
     def trainable(self) -> bool:

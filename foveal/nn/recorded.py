@@ -1,6 +1,6 @@
 """What a module was made with: its arguments, recorded when it is made, for files that describe it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ from foveal.watch import Watched, own_attributes
 
 # The attribute of a module that holds them.
 MADE = "_made"
+# Functions that modules call and that make modules themselves, by name; they enter themselves (saving.py).
+CALLS: dict[str, Callable[..., Any]] = {}
 # Collections of more elements are not recorded.
 MOST_ELEMENTS = 10_000
 

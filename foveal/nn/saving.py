@@ -12,6 +12,7 @@ from foveal.files import write_whole
 from foveal.nn.architecture import Json, build, describe
 from foveal.nn.init import without_values
 from foveal.nn.module import Module
+from foveal.nn.recorded import CALLS
 from foveal.nn.stored import State, read_file
 
 # The only metadata entry, since safetensors writes several in an order that varies.
@@ -58,8 +59,13 @@ def save(net: Module, path: str | Path) -> None:
     content = as_bytes(net.state_dict(), metadata={KEY: entry})
     try:
         write_whole(Path(path), content)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror or error}; choose another path") from None
+    # A name that no file can have is a ValueError.
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot be written: {reason}; choose another path") from None
+
+
+CALLS["save"] = save
 
 
 @checked
@@ -151,7 +157,7 @@ def set_modes(net: Module, entry: dict[str, Any]) -> None:
     if not entry:
         return
     mode, others, frozen = bool(entry.get("training")), entry.get("other_mode"), entry.get("frozen")
-    modules, parameters = dict(net.named_modules()), dict(net.named_parameters())
+    modules, parameters = dict(net.named_modules(remove_duplicate=False)), dict(net.named_parameters())
     if not isinstance(others, list) or not isinstance(frozen, list):
         raise StateError("its modes and frozen parameters are damaged; fetch the file again")
     net.train(mode)
@@ -162,6 +168,3 @@ def set_modes(net: Module, entry: dict[str, Any]) -> None:
         parameter.trainable = name not in frozen
     for name in others:
         modules[name].training = not mode
-
-
-__all__ = ["load", "save"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, NoReturn, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,6 +14,7 @@ from foveal.arguments import checked
 from foveal.errors import ShapeError, StateError
 from foveal.kernel.sources import is_outside
 from foveal.kinds import shown
+from foveal.names import missing
 from foveal.ops.op import Tensor
 from foveal.optim import reads
 from foveal.optim.hyper import DECAY, POSITIVE, RATE, ParameterGroup, Parameters, Range, make_groups
@@ -55,6 +56,13 @@ class UpdateRule:
     SGD(Optimizer, name="sgd")`, is registered: `optim.build` and `foveal train --optimizer` know it by this name. It
     needs a `default_lr`.
     """
+
+    # Type checkers would take every attribute for one that exists.
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            # Only what does not exist gets here.
+            raise AttributeError(missing(type(self).__name__, name), name=name, obj=self)
 
     #: The registered subclasses by name.
     registry: ClassVar[dict[str, type[UpdateRule]]] = {}

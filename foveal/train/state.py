@@ -193,7 +193,7 @@ class Options(Comparison):
         loss = self.step.loss
         values: dict[str, Any] = {
             f"layer {name}" if name else "model": f"{type(module).__name__}({module.describe()})"
-            for name, module in self.step.model.named_modules()
+            for name, module in self.step.model.named_modules(remove_duplicate=False)
         }
         values["loss"] = repr(loss) if isinstance(loss, Module) else getattr(loss, "__qualname__", type(loss).__name__)
         for prefix, rule in _rules(self.step.optimizer):
@@ -246,7 +246,7 @@ class Modes:
     def __init__(self, *owners: object) -> None:
         """owners: the model and the loss, which may be a module too."""
         models = [owner for owner in owners if isinstance(owner, Module)]
-        self.modules = [module for model in models for _, module in model.named_modules()]
+        self.modules = [module for model in models for _, module in model.named_modules(remove_duplicate=False)]
         self.parameters = [parameter for model in models for parameter in model.parameters()]
 
     def state_dict(self) -> State:

@@ -357,6 +357,7 @@ def models():
     yield Target("models", "explain.fitting_sizes", explain.fitting_sizes, lambda: ((make, (1, 8, 8)), {"near": 2}))
     yield Target("models", "Module.load_state_dict", net().load_state_dict, lambda: ((net().state_dict(),), {}))
     yield Target("models", "Module.train", net().train, lambda: ((True,), {}))
+    yield Target("models", "foveal.load", foveal.load, lambda: ((path,), {"net": net(), "cls": nn.ReLU}))
 
 
 def training():

@@ -79,7 +79,7 @@ def zero(parameter: Parameter | None) -> None:
 
 def he_start(model: Module) -> None:
     """Draw the filters of all convolutions again: normal with variance 2 / (C R S) (He et al. 2015, eq. 10)."""
-    for _, module in model.named_modules():
+    for _, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, Conv2d):
             module.weight.data = init.kaiming_normal(generator(), module.weight.shape)
 
@@ -90,7 +90,7 @@ def fan_out_start(model: Module) -> None:
 
     As torchvision starts its networks; it counts all K of a grouped convolution.
     """
-    for _, module in model.named_modules():
+    for _, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, Conv2d):
             k, _, r, s = module.weight.shape
             normal(module.weight, math.sqrt(2 / (k * r * s)))
@@ -99,7 +99,7 @@ def fan_out_start(model: Module) -> None:
 
 def linear_start(model: Module, std: float = 0.01) -> None:
     """Draw the weights of all fully connected layers again, normal with this deviation; set their biases to 0."""
-    for _, module in model.named_modules():
+    for _, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, Linear):
             normal(module.weight, std)
             zero(module.bias)
