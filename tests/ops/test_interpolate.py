@@ -55,9 +55,9 @@ def test_values_and_gradients_are_pytorchs(shape, how, torch):
 @pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
 def test_the_pixel_that_is_shown_is_pytorchs_for_all_sizes(mode, torch):
     """Where the place is next to a whole number, rounding decides: 2 pixels as 82 are an example."""
-    for n in (1, 2, 3, 5, 7, 10, 31):
+    for n in (1, 2, 3, 7, 31):
         x = torch.arange(n, dtype=torch.float32).reshape(1, 1, n, 1)
-        for m in range(1, 130):
+        for m in range(1, 100):
             want = torch.nn.functional.interpolate(x, size=(m, 1), mode=mode).numpy().ravel()
             axis = Axis(n, m, mode, False, None)
             assert [axis.taps(p)[0][0] for p in range(m)] == want.astype(int).tolist(), (n, m)
