@@ -8,6 +8,7 @@ Along an axis of n positions, output p of m is a sum of few of them, its taps. T
 The sums over rows and columns are independent of each other, so an output pixel is a sum over the taps of both.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,21 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from foveal.errors import ShapeError
-from foveal.kernel.lang import (
-    F32,
-    I64,
-    Array,
-    Index,
-    Scalar,
-    cast,
-    loop,
-    maximum,
-    minimum,
-    parallel,
-    splat,
-    when,
-    where,
-)
+from foveal.kernel.lang import F32, I64, Array, Index, Scalar, cast, loop, maximum, minimum, parallel, splat, when
 from foveal.ops.kernels.expression import float_lanes
 from foveal.ops.op import Case, HasShape, Operator, Tensor
 from foveal.ops.pool import add_at, channel_vectors, check_images, rows_and_columns
@@ -220,9 +207,11 @@ class Resample(Resampling):
         self, x: Ndarray, *, output_size: Pair, mode: str, align_corners: bool, scale_factor: Scales | None
     ) -> Ndarray:
         rows, columns = axes(x.shape[2:], output_size, mode, align_corners, scale_factor)
-        # "ph,nchv,qv->ncpq", one axis after the other
-        y = np.einsum("ph,nchv->ncpv", rows.matrix(), x)
-        return np.einsum("ncpv,qv->ncpq", y, columns.matrix()).astype(x.dtype)
+        y = np.zeros((*x.shape[:2], *output_size), x.dtype)
+        for p, q in np.ndindex(*output_size):
+            for (h, a), (v, b) in itertools.product(rows.taps(p), columns.taps(q)):
+                y[:, :, p, q] += a * b * x[:, :, h, v]
+        return y
 
     def vjp(self, dy: Tensor, y: Tensor, x: Tensor, *, output_size: Pair, **how: Any) -> tuple[Tensor, ...]:
         return (resample_grad(dy, image_size=x.shape[2:], **how),)
@@ -276,8 +265,11 @@ class ResampleGrad(Resampling):
         self, dy: Ndarray, *, image_size: Pair, mode: str, align_corners: bool, scale_factor: Scales | None
     ) -> Ndarray:
         rows, columns = axes(image_size, dy.shape[2:], mode, align_corners, scale_factor)
-        dx = np.einsum("ph,ncpq->nchq", rows.matrix(), dy)
-        return np.einsum("nchq,qv->nchv", dx, columns.matrix()).astype(dy.dtype)
+        dx = np.zeros((*dy.shape[:2], *image_size), dy.dtype)
+        for p, q in np.ndindex(*dy.shape[2:]):
+            for (h, a), (v, b) in itertools.product(rows.taps(p), columns.taps(q)):
+                dx[:, :, h, v] += a * b * dy[:, :, p, q]
+        return dx
 
     def vjp(self, g: Tensor, dx: Tensor, dy: Tensor, *, image_size: Pair, **how: Any) -> tuple[Tensor, ...]:
         return (resample(g, output_size=dy.shape[2:], **how),)
@@ -292,14 +284,13 @@ class ResampleGrad(Resampling):
                 for c, width in channel_vectors(dx):
                     dx.store((n, c, h, v), 0.0, width)
             for p in loop(rows.outputs):
-                shares = [where(place == h, weight, 0.0) for place, weight in rows.taps(p)]
-                share = sum(shares[1:], shares[0])
-                for _ in when(share != 0.0):
-                    for q in loop(columns.outputs):
-                        for v, weight in columns.taps(q):
-                            for c, width in channel_vectors(dx):
-                                value = dy.load((n, c, p, q), width) * splat(share * weight, width)
-                                add_at(dx, (n, c, h, v), value, width)
+                for place, share in rows.taps(p):
+                    for _ in when(place == h):
+                        for q in loop(columns.outputs):
+                            for v, weight in columns.taps(q):
+                                for c, width in channel_vectors(dx):
+                                    value = dy.load((n, c, p, q), width) * splat(share * weight, width)
+                                    add_at(dx, (n, c, h, v), value, width)
 
 
 class Interpolate(Operator):

@@ -26,6 +26,20 @@ ACTIVATIONS = {
     "Softplus, sharp": ("Softplus", {"beta": 3.0, "threshold": 5.0}),
     "Hardsigmoid": ("Hardsigmoid", {}),
     "Hardswish": ("Hardswish", {}),
+    "Mish": ("Mish", {}),
+    "Hardtanh": ("Hardtanh", {}),
+    "Hardtanh, wide": ("Hardtanh", {"min_val": -0.5, "max_val": 3.0}),
+    "Softsign": ("Softsign", {}),
+    "Tanhshrink": ("Tanhshrink", {}),
+    "Hardshrink": ("Hardshrink", {"lambd": 0.7}),
+    "Softshrink": ("Softshrink", {}),
+    "Threshold": ("Threshold", {"threshold": 0.2, "value": -1.5}),
+    "LogSigmoid": ("LogSigmoid", {}),
+    "GLU": ("GLU", {"dim": 2}),
+    "CELU": ("CELU", {"alpha": 1.7}),
+    "SELU": ("SELU", {}),
+    "Softmin": ("Softmin", {"dim": 3}),
+    "Softmax2d": ("Softmax2d", {}),
     "Softmax": ("Softmax", {"dim": 1}),
     "Softmax, last": ("Softmax", {"dim": -1}),
     "LogSoftmax": ("LogSoftmax", {"dim": 1}),
@@ -39,10 +53,10 @@ def test_values_and_gradients_are_pytorchs(torch, which, scale):
     name, options = ACTIVATIONS[which]
     rng = np.random.default_rng(0)
     x = (scale * rng.standard_normal((3, 5, 6, 7))).astype(np.float32)
-    dy = rng.standard_normal(x.shape).astype(np.float32)
     layer, theirs = getattr(nn, name)(**options), getattr(torch.nn, name)(**options).double()
     double = torch.tensor(x, dtype=torch.float64, requires_grad=True)
     want = theirs(double)
+    dy = rng.standard_normal(tuple(want.shape)).astype(np.float32)
     want.backward(torch.tensor(dy, dtype=torch.float64))
 
     both = foveal.value_and_grad(lambda a, c: (layer(a) * c).sum(), [0, *layer.parameters()])
@@ -66,6 +80,11 @@ ENDS = {
     "Hardsigmoid": (0, 1),
     "Hardswish": (0, None),
     "ReLU6": (0, 6),
+    "Mish": (0, None),
+    "Hardtanh": (-1, 1),
+    "LogSigmoid": (-1e37, 0),
+    "CELU": (-1, None),
+    "Softsign": (-1, 1),
 }
 
 
@@ -99,6 +118,12 @@ IMAGES = np.ones((2, 4, 3, 3), np.float32)
         (lambda: nn.PReLU(3)(IMAGES), "it has 3 weights, x of shape \\(2, 4, 3, 3\\) has another number"),
         (lambda: nn.Softmax(4)(IMAGES), "axis 4"),
         (lambda: nn.Softplus(beta=0.0)(IMAGES), "beta"),
+        (lambda: nn.Hardtanh(1.0, 1.0), "min_val is 1.0, it has to be below max_val, 1.0"),
+        (lambda: nn.Softshrink(-1.0), "Softshrink: lambd is -1.0, it has to be 0 or more"),
+        (lambda: nn.CELU(0.0), "alpha is 0, which x cannot be divided by"),
+        (lambda: nn.GLU(2)(IMAGES), "x of shape \\(2, 4, 3, 3\\) has no axis 2 of even size"),
+        (lambda: nn.GLU(4)(IMAGES), "has no axis 4"),
+        (lambda: nn.Softmax2d()(IMAGES[0, 0]), "takes images \\[N, C, H, W\\] or one image"),
         (lambda: nn.SiLU()(IMAGES.astype(np.int32)), "int32"),
     ],
 )
