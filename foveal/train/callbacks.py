@@ -40,7 +40,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from foveal.arguments import checked
 from foveal.errors import ArgumentError, CallbackError, FovealError, ShapeError
 from foveal.kinds import shown, takes
 from foveal.strides import Ndarray
@@ -124,7 +123,6 @@ class Monitor(Callback):
     "max", what is better; known for losses and accuracies. min_delta: a smaller improvement is none.
     """
 
-    @checked
     def __init__(self, monitor: str | None = None, *, mode: str | None = None, min_delta: float = 0.0) -> None:
         if mode not in (None, "min", "max"):
             raise ShapeError(f"{type(self).__name__}: mode is {mode!r}; choose min or max, what is better")
@@ -175,7 +173,6 @@ class EarlyStopping(Monitor):
     which it was.
     """
 
-    @checked
     def __init__(
         self,
         monitor: str | None = None,
@@ -230,7 +227,6 @@ class BestCheckpoint(Monitor):
     `train.load_net(path)`. The folder is made if there is none. monitor, mode, min_delta: as in Monitor.
     """
 
-    @checked
     def __init__(
         self, path: str | Path, monitor: str | None = None, *, mode: str | None = None, min_delta: float = 0.0
     ) -> None:
@@ -254,7 +250,6 @@ class Log(Callback):
     A new training begins the file anew; one that is resumed goes on with it.
     """
 
-    @checked
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         # What the file holds.
@@ -288,7 +283,6 @@ class SaveState(Callback):
     training that goes on gives the same bits. The file is safetensors, whole at any moment.
     """
 
-    @checked
     def __init__(self, path: str | Path, every: int = 1) -> None:
         if every < 1:
             raise ShapeError(f"SaveState: every is {every}; it is a number of epochs, 1 or more")

@@ -199,7 +199,7 @@ def class_labels(loader: Loader) -> Labels | None:
         labels = source.y
     elif isinstance(source, Items):
         items = source.items
-        labels = items.y if isinstance(items, Pairs) else [items[i][1] for i in range(len(items))]
+        labels = items.y if isinstance(items, Pairs) else [source.pair(i, items[i])[1] for i in range(len(items))]
     else:
         return None
     if isinstance(labels, tuple | dict):

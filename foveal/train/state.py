@@ -21,6 +21,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import ArrayLike
 
+from foveal.arguments import checked
 from foveal.data.loader import Loader
 from foveal.errors import StateError
 from foveal.nn import init
@@ -104,6 +105,7 @@ class Training:
             state |= {f"{name}/{key}": array for key, array in part.state_dict().items()}
         return state
 
+    @checked
     def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
         """Go on from a `state_dict`. Raises StateError that names what does not fit; then nothing is changed.
 
@@ -111,6 +113,7 @@ class Training:
         """
         load(self.all(), state)
 
+    @checked
     def save(self, path: str | Path) -> None:
         """Write the state into a file of safetensors, whole at any moment. Raises DataError if it cannot be."""
         from safetensors.numpy import save
@@ -118,10 +121,12 @@ class Training:
         with writing(Path(path)):
             write_whole(Path(path), save(self.state_dict()))
 
+    @checked
     def load(self, path: str | Path) -> None:
         """Go on from a file that `save` wrote. Raises DataError and StateError; then nothing is changed."""
         self.load_state_dict(read_file(Path(path))[1])
 
+    @checked
     def batches(self, epochs: int) -> Iterator[tuple[Any, Any]]:
         """Yield the batches that are left of so many epochs, from where the training is, in the middle of one too."""
         if self.loader is None:
