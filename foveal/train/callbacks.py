@@ -129,11 +129,18 @@ class Monitor(Callback):
         if min_delta < 0:
             raise ShapeError(f"{type(self).__name__}: min_delta is {min_delta}; it is 0 or more")
         self.monitor, self.mode, self.min_delta = monitor, mode, min_delta
+        self.reset()
+
+    def reset(self) -> None:
+        """Know of no epoch."""
         # The best value, and its epoch; 0 before the first.
         self.best, self.best_epoch = float("nan"), 0
 
     def on_train_begin(self) -> object:
         names = self.run.names
+        # A second training with the same callback begins anew.
+        if not self.run.resumed:
+            self.reset()
         if self.monitor is None:
             self.monitor = next(n for n in ("validation loss", "test loss", "train loss") if n in names)
         if self.monitor not in names:
@@ -186,6 +193,9 @@ class EarlyStopping(Monitor):
         if patience < 0:
             raise ShapeError(f"EarlyStopping: patience is {patience}; it is a number of epochs, 0 or more")
         self.patience, self.restore_best = patience, restore_best
+
+    def reset(self) -> None:
+        super().reset()
         # Epochs since the best one, and its parameters.
         self.waited = 0
         self.weights: State = {}
@@ -257,8 +267,8 @@ class Log(Callback):
 
     def on_train_begin(self) -> object:
         make_folder(self.path)
-        if self.run.resumed and self.path.is_file():
-            self.text = self.path.read_text(encoding="utf-8")
+        goes_on = self.run.resumed and self.path.is_file()
+        self.text = self.path.read_text(encoding="utf-8") if goes_on else ""
         return None
 
     def on_epoch_end(self, values: Values) -> object:

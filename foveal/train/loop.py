@@ -24,6 +24,7 @@ from foveal.data.sources import Nest, leaves
 from foveal.errors import ArgumentError, CallbackError, DataError, NumericsError
 from foveal.kinds import shown
 from foveal.nn.models.weights import read_file
+from foveal.optim import UpdateRule
 from foveal.strides import Ndarray
 from foveal.train.callbacks import Callback, Callbacks, State
 from foveal.train.feed import Feed, settings_and_feed
@@ -113,8 +114,7 @@ class Run:
         self.net = options.model if isinstance(options.model, nn.Module) else self.built(settings)
         self.parameters = sum(parameter.size for parameter in self.net.parameters())
         self.optimizer = make_optimizer(self.net, settings, options)
-        # What makes an optimiser decides about its rate.
-        self.settings = s = replace(settings, lr=self.optimizer.lr) if settings.schedule == OWN else settings
+        self.settings = s = of_optimizer(settings, self.optimizer, options)
         if s.schedule != OWN:
             self.optimizer.schedule(**self.make_schedules(options))
         self.train_step = foveal.compile_step(
@@ -141,8 +141,6 @@ class Run:
         s = self.settings
         if options.schedule is not None and not isinstance(options.schedule, str):
             return {"lr": options.schedule}
-        # What makes an optimiser may have decided about its rate.
-        s = replace(s, lr=self.optimizer.lr)
         steps = 1 if s.schedule == "constant" else -(-len(self.loader) // s.accumulate)
         return dict(make_schedules(self.optimizer, s, s.epochs * steps, steps))
 
@@ -185,7 +183,9 @@ class Run:
                     self.one_epoch(self.epoch)
             self.call("on_train_end")
         self.history.stopped = self.stopped
-        self.display.end(self.history, self.folder)
+        # A callback may have ended it before its first epoch.
+        if self.history:
+            self.display.end(self.history, self.folder)
         return self.history
 
     @contextmanager
@@ -203,7 +203,8 @@ class Run:
         except DataError as error:
             raise DataError(f"epoch {self.epoch}: {error}. {self.kept()}") from None
         except CallbackError as error:
-            raise CallbackError(f"epoch {self.epoch}: {error}. {self.kept()}") from error.__cause__
+            where = f"epoch {self.epoch}: " if self.epoch else ""
+            raise CallbackError(f"{where}{error}. {self.kept()}") from error.__cause__
 
     def call(self, moment: str, *values: dict[str, Any]) -> None:
         """Call a method of all callbacks; one may end the run."""
@@ -349,6 +350,13 @@ class Run:
             self.folder.begin(self.history.lines)
         if self.history.lines:
             self.clock.started -= self.history.lines[-1]["seconds"]
+
+
+def of_optimizer(settings: Settings, optimizer: UpdateRule, options: TrainOptions) -> Settings:
+    """Return the settings with the numbers that an optimiser of the caller's own has decided about."""
+    if options.optimizer is None or isinstance(options.optimizer, str):
+        return settings
+    return replace(settings, lr=optimizer.lr, weight_decay=float(optimizer.weight_decay), momentum=optimizer.momentum)
 
 
 class Progress:

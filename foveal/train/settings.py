@@ -173,7 +173,7 @@ def default_lr(optimizer: str | Callable[..., Any] | optim.UpdateRule, recipe: R
     """Return the recipe's learning rate, or the optimiser's own if it is not the recipe's optimiser."""
     if not isinstance(optimizer, str):
         # Of what makes an optimiser, the rate is known when that is made.
-        return float(getattr(optimizer, "lr", recipe.lr))
+        return optimizer.lr if isinstance(optimizer, optim.UpdateRule) else recipe.lr
     _one_of("optimizer", optimizer, optim.NAMES)
     return recipe.lr if optimizer == recipe.optimizer else optim.UpdateRule.registry[optimizer].default_lr
 

@@ -170,6 +170,9 @@ def test_optimisers_and_schedules_of_ones_own():
     history = train.train((X, Y), net, optimizer=rule, **options)
     assert (history["optimizer"], history["lr"], history["schedule"]) == ("Momentum", 0.05, "the optimizer's")
     assert history.curves["lr"] == [0.05, 0.05]
+    lookahead = lambda parameters: optim.Lookahead(optim.SGD(parameters, lr=0.2))  # noqa: E731
+    history = train.train((X, Y), network(), optimizer=lookahead, schedule="constant", ema=0.5, **options)
+    assert history["lr"] == history.curves["lr"][0] == 0.2
     for factory in (optim.AdamW, lambda parameters, lr: optim.AdamW(parameters, lr)):
         history = train.train((X, Y), network(), optimizer=factory, **OPTIONS)
         assert history.curves["lr"] == [0.01, 0.01]
@@ -262,19 +265,12 @@ def test_an_error_in_a_callback_names_it_and_leaves_the_last_epoch(dataset, tmp_
             train.train(dataset, network(), callbacks=wrong, **OPTIONS)
 
 
-class Script(train.Callback):
-    """Gives the values that the callbacks after it see, through the network: its bias is the epoch's number."""
-
-    def on_epoch_end(self, values):
-        self.run.net[6].bias.data = np.full(3, values["epoch"], "float32")
-
-
 def stopping(losses, **options):
     """Early stopping fed with these losses; returns it and the number of epochs."""
     callback = train.EarlyStopping("validation loss", **options)
 
     class Fake:
-        names = ("epoch", "validation loss", "train loss")
+        names, resumed = ("epoch", "validation loss", "train loss"), False
 
         def weights(self):
             return {}
@@ -287,6 +283,22 @@ def stopping(losses, **options):
         except train.StopTraining as reason:
             return callback, epoch, str(reason)
     return callback, len(losses), None
+
+
+def test_a_callback_serves_a_second_training(dataset):
+    stop = train.EarlyStopping("train loss", patience=1, mode="max")
+    for _ in range(2):
+        assert len(train.train(dataset, network(), callbacks=[stop], **{**OPTIONS, "epochs": 4}).lines) == 2
+        assert stop.best_epoch == 1
+
+
+def test_a_training_may_end_before_it_begins(dataset):
+    class Never(train.Callback):
+        def on_train_begin(self):
+            raise train.StopTraining("not today")
+
+    history = train.train(dataset, network(), callbacks=Never(), **OPTIONS)
+    assert (history, history.lines, history.stopped) == ({}, [], "not today")
 
 
 def test_early_stopping_waits_for_its_patience():
