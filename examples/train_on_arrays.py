@@ -8,6 +8,7 @@ from sklearn.datasets import load_digits
 
 import foveal
 from foveal import nn, optim
+from foveal.data import Loader
 
 digits = load_digits()
 # [N, 1, 8, 8], values from 0 to 1
@@ -22,12 +23,10 @@ optimizer = optim.Nesterov(net.parameters(), lr=0.1)
 # Forward, loss, backward and update are one native program, which is compiled at the first call.
 step = foveal.compile_step(net, nn.CrossEntropyLoss(), optimizer, seed=0)
 
-rng = np.random.default_rng(0)
+# Every batch has 50 images: another batch size would be another program. Each `for` is an epoch, in another order.
+loader = Loader((train_images, train_labels), batch_size=50, shuffle=True)
 for epoch in range(5):
-    losses = []
-    # Every batch has 50 images: another batch size would be another program.
-    for batch in rng.permutation(1500).reshape(-1, 50):
-        losses.append(step(train_images[batch], train_labels[batch]).loss)
+    losses = [step(x, y).loss for x, y in loader]
     print(f"epoch {epoch + 1}: loss {np.mean(losses):.3f}")
 
 net.eval()

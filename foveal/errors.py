@@ -36,6 +36,10 @@ class NumericsError(FovealError, ArithmeticError):
     """An input, the loss, or what a step would write holds NaN or infinity."""
 
 
+class CallbackError(FovealError, RuntimeError):
+    """A callback of a training raised an error, which is this one's cause."""
+
+
 class FovealWarning(UserWarning):
     """Something that goes on and that the caller may not have meant."""
 

@@ -55,6 +55,13 @@ from foveal.cli.options import ABOVE_ZERO, FRACTION, NOT_NEGATIVE, POSITIVE, SEE
     help="low: compute cheap values again for the gradients instead of storing them.",
 )
 @click.option(
+    "--accumulate",
+    type=POSITIVE,
+    default=1,
+    show_default=True,
+    help="Batches per update: their gradients are added up, as of one larger batch.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for the model, the log and the metrics.  [default: runs/<data>]",

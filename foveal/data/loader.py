@@ -63,7 +63,8 @@ class Loader:
     classes: names of the classes, in order, where labels are names. channels: "first" or "last" says where the channels
     are where "auto" would be wrong: it takes [n, H, W] as grey images, and as [n, H, W, C] what has 1 or 3 of them at
     its end and 4 or more rows and columns. Signals [n, C, L] need "first". length: the number of items of a generator,
-    where it is known, for `len` and for schedules. prefetch: how many batches a thread reads ahead.
+    where it is known, for `len` and for schedules. rows: the places of the items that are taken, where it is not all of
+    them. prefetch: how many batches a thread reads ahead.
 
     Raises DataError if no batch can be made of the data, for a mean or std that cannot be used, and with its number for
     an item that is no pair, or that has another shape than those before; ShapeError for a batch size below 1.
@@ -86,6 +87,7 @@ class Loader:
         classes: Sequence[str] | None = None,
         channels: Channels = "auto",
         length: int | None = None,
+        rows: Ndarray | None = None,
         prefetch: int = 0,
     ) -> None:
         if isinstance(data, Dataset):
@@ -95,7 +97,9 @@ class Loader:
         options = Options(channels, None if classes is None else tuple(map(str, classes)), transform, collate)
         # What is given is not copied.
         self.source = source_of(data, y, options)
-        self.count = self.source.count if length is None else length
+        self.rows = None if rows is None else checked_rows(rows, self.source.count)
+        known = self.source.count if self.rows is None else len(self.rows)
+        self.count = known if length is None else length
         self.check_sizes(batch_size, drop_last, shuffle, length)
         if (mean is None) != (std is None):
             raise DataError("Loader: give both mean and std, or none of them")
@@ -142,12 +146,13 @@ class Loader:
 
     def order(self, epoch: int) -> Labels:
         """Return the order of the images in this epoch: indices, int64 [n]; [0] for a generator."""
-        count = self.source.count or 0
+        count = 0 if self.source.count is None else self.count or 0
         if not self.shuffle:
-            return np.arange(count)
+            return np.arange(count) if self.rows is None else self.rows
         # Raw random words are sorted, as NumPy guarantees that they never change; for `permutation` it does not.
         words = Philox(key=[self.seed, SHUFFLE], counter=[0, 0, 0, epoch]).random_raw(count)
-        return np.argsort(words, kind="stable")
+        order = np.argsort(words, kind="stable")
+        return order if self.rows is None else self.rows[order]
 
     @checked
     def set_epoch(self, epoch: int) -> None:
@@ -161,13 +166,13 @@ class Loader:
         return self.ahead(self.batches(checked_epoch(epoch), self.order(epoch), fill=False))
 
     @checked
-    def epoch(self, epoch: int) -> Iterator[tuple[Any, Any]]:
+    def epoch(self, epoch: int, fill: bool = True) -> Iterator[tuple[Any, Any]]:
         """Return the batches of an epoch: images, float32 [batch_size, C, H, W], and labels, int64 [m].
 
         m is batch_size but in the last batch, which is filled up with zeros: only the labels of the real images are
-        given, so cut results to `len(labels)`. Where a `for` is under way elsewhere, its epoch stays what it is.
+        given, so cut results to `len(labels)`. fill: False for a last batch of m images, as `for` gives it.
         """
-        return self.ahead(self.batches(checked_epoch(epoch), self.order(epoch)))
+        return self.ahead(self.batches(checked_epoch(epoch), self.order(epoch), fill))
 
     def ahead(self, batches: Iterator[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
         return batches if self.prefetch == 0 else prefetched(batches, self.prefetch)
@@ -206,6 +211,16 @@ def of_dataset(
     """Return training images and labels of a Dataset, and what else a loader needs to know of it."""
     mean, std = (data.mean if mean is None else mean), (data.std if std is None else std)
     return data.images_train, data.y_train, mean, std, classes or data.classes, "first"
+
+
+def checked_rows(rows: Ndarray, count: int | None) -> Labels:
+    """Return places of items. Raises DataError unless they are some of `count` items."""
+    places = np.asarray(rows)
+    if places.ndim != 1 or places.dtype.kind not in "iu" or not len(places):
+        raise DataError(f"Loader: rows is {shown(rows)}; give the places of one item or more")
+    if count is None or places.min() < 0 or places.max() >= count:
+        raise DataError(f"Loader: rows goes from {places.min()} to {places.max()}, and there are {count} items")
+    return places.astype(np.int64)
 
 
 def checked_epoch(epoch: int) -> int:

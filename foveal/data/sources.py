@@ -221,14 +221,18 @@ class Items:
             self.pattern.check(pattern)
         return stacked(images), mapped(label, stacked(labels))
 
+    def pair(self, i: int, item: Any) -> tuple[Any, Any]:
+        """Return an item as image and label. Raises DataError for what is no pair."""
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            raise DataError(f"item {i} is {shown(item)}; every item has to be a pair (image, label)")
+        return item[0], item[1]
+
     def transformed(self, i: int, item: Any, plan: Plan) -> Any:
         """Return an item as a pair, its image transformed."""
-        if not isinstance(item, tuple | list) or len(item) != 2:
-            if self.options.collate is not None and self.options.transform is None:
-                return item
-            raise DataError(f"item {i} is {shown(item)}; every item has to be a pair (image, label)")
-        image, label = item
         transform = self.options.transform
+        if transform is None and self.options.collate is not None:
+            return item
+        image, label = self.pair(i, item)
         if transform is None:
             return image, label
         return (transform(image) if takes([0], transform) else transform(image, plan.generator(i))), label

@@ -1,9 +1,13 @@
 """Training: the loop, what it measures, the files it leaves, and the search for hyper-parameters.
 
 loop.py         `train`: the training loop, one epoch after the other
+feed.py         what a run trains on and is measured by, as loaders
+callbacks.py    what is called while a training goes on; the table of values that callbacks get
+history.py      what a training was like, by epoch
+measure.py      loss, accuracy and other measures of a network on a loader's items
 settings.py     the options of a run, and what is built from them: network, optimiser, schedules
 recipes.py      the network and the hyper-parameters for images of some size, where no option says otherwise
-tally.py        loss, accuracy, time and speed, counted step by step
+tally.py        loss, accuracy, other measures, time and speed, counted step by step
 progress.py     what a person sees of a run while it goes on
 files.py        errors of writing files, and locks
 metadata.py     what the description in a model file may say, checked
@@ -19,19 +23,30 @@ tune_plot.py    the picture of the findings; needs matplotlib
 
 from foveal.arguments import check_calls
 from foveal.metrics import accuracy, cross_entropy
+from foveal.train.callbacks import BestCheckpoint, Callback, EarlyStopping, Log, SaveState, StopTraining
 from foveal.train.checkpoint import ModelDescription, load_net, load_run
 from foveal.train.evaluate import classification_report, evaluate, predict
+from foveal.train.history import History
 from foveal.train.loop import train
 from foveal.train.run_folder import RunFolder
-from foveal.train.settings import Options, RunOptions, Settings
-from foveal.train.state import load_state_dict, state_dict
+from foveal.train.settings import Options, RunOptions, Settings, TrainOptions
+from foveal.train.state import Training, load_state_dict, state_dict
 
 __all__ = [
+    "BestCheckpoint",
+    "Callback",
+    "EarlyStopping",
+    "History",
+    "Log",
     "ModelDescription",
     "Options",
     "RunFolder",
     "RunOptions",
+    "SaveState",
     "Settings",
+    "StopTraining",
+    "TrainOptions",
+    "Training",
     "accuracy",
     "classification_report",
     "cross_entropy",

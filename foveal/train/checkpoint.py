@@ -86,12 +86,17 @@ class ModelDescription:
         return numbers
 
 
-def model_bytes(state: Mapping[str, Ndarray], description: ModelDescription) -> bytes:
-    """Return the content of a model file: the arrays of a model's state and its description, as safetensors."""
+def model_bytes(state: Mapping[str, Ndarray], description: ModelDescription | None) -> bytes:
+    """Return the content of a model file: the arrays of a model's state and its description, as safetensors.
+
+    description: None for weights alone, of a network and data of which nothing more is known.
+    """
     from safetensors.numpy import save
 
     # safetensors stores arrays in another order than C's wrongly, without an error; asarray keeps 0-d arrays 0-d.
     arrays = {name: np.asarray(array, order="C") for name, array in state.items()}
+    if description is None:
+        return save(arrays)
     entry = {name: value for name, value in asdict(description).items() if value is not None or name == "model"}
     return save(arrays, metadata={_KEY: json.dumps(entry)})
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from foveal.arena import Footprint
-from foveal.data.dataset import Dataset
 from foveal.names import printable
+from foveal.train.history import PARTS, in_order
 from foveal.train.run_folder import RunFolder
 from foveal.train.settings import Settings
 from foveal.train.tally import EpochLog, Tally
@@ -35,26 +35,28 @@ class ProgressDisplay:
         self.test = ""
 
     def begin(
-        self, data: Dataset, settings: Settings, network: str, steps: int, footprint: Callable[[], Footprint]
+        self, data: str, settings: Settings, network: str, steps: int | None, footprint: Callable[[], Footprint | None]
     ) -> None:
         """Show what is going to be trained.
 
-        network: its name and size. steps: training steps in an epoch. footprint: computes the memory of a step, which
-        compiles it; called only if something is shown.
+        data, network: name and size. steps: training steps in an epoch; None where that is not known. footprint:
+        computes the memory of a step, which compiles it, None where that is not known; called only if something is
+        shown.
         """
         s = settings
         self.epochs = s.epochs
-        self._line(str(data))
+        self._line(data)
+        batches = f" x {s.accumulate} batches" if s.accumulate > 1 else ""
         self._line(
-            f"{network}, {s.epochs} x {steps} steps of {s.batch_size} images, {s.optimizer}, lr {s.lr:g} "
-            f"({s.schedule}), "
-            f"{s.threads} thread{'s' * (s.threads > 1)}, seed {s.seed}"
+            f"{network}, {s.epochs} x {'?' if steps is None else steps} steps of {s.batch_size or '?'} images{batches},"
+            f" {s.optimizer}, lr {s.lr:g} ({s.schedule}), {s.threads} thread{'s' * (s.threads > 1)}, seed {s.seed}"
         )
-        if not self.console.quiet:
-            self._line(f"memory: {footprint()}")
+        if not self.console.quiet and (memory := footprint()) is not None:
+            self._line(f"memory: {memory}")
         if self.console.is_terminal and not self.console.quiet:
             self.progress = _progress(self.console)
-            self.progress.add_task("", total=s.epochs * steps, speed=0.0, loss="", epoch="compiling")
+            total = None if steps is None else s.epochs * steps
+            self.progress.add_task("", total=total, speed=0.0, loss="", epoch="compiling")
 
     def __enter__(self) -> None:
         if self.progress is not None:
@@ -70,35 +72,40 @@ class ProgressDisplay:
         """Advance the bar by one step. epoch counts from 1; speed: images per second."""
         if self.progress is None:
             return
-        means = tally.means()
         self.progress.update(
             self.progress.task_ids[0],
             advance=1,
             epoch=f"epoch {epoch}/{self.epochs}",
-            loss=f"loss {means['loss']:.4f}  accuracy {means['accuracy']:.2%}{self.test}",
+            loss=f"{in_words(tally.means(), '  ')}{self.test}",
             speed=speed,
         )
 
     def epoch(self, line: EpochLog) -> None:
         """Show an epoch, given its line of log.jsonl."""
-        train, test = line["train"], line["test"]
-        self.test = f"  test {test['accuracy']:.2%}"
+        parts = {name: part for name, part in line.items() if name in PARTS[1:] and isinstance(part, dict)}
+        scores = {
+            name: score("accuracy", part["accuracy"]) if "accuracy" in part else f"loss {score('loss', part['loss'])}"
+            for name, part in parts.items()
+        }
+        self.test = "".join(f"  {name} {score}" for name, score in scores.items())
         if self.progress is None:
+            measured = "".join(f"; {name} {in_words(part)}" for name, part in parts.items())
             self._line(
-                f"epoch {line['epoch']}/{self.epochs}: loss {train['loss']:.4f}, accuracy "
-                f"{train['accuracy']:.2%}; test loss {test['loss']:.4f}, accuracy "
-                f"{test['accuracy']:.2%}; {line['images_per_second']:,.0f} images/s"
+                f"epoch {line['epoch']}/{self.epochs}: {in_words(line['train'])}{measured};"
+                f" {line['images_per_second']:,.0f} images/s"
             )
 
     def end(self, metrics: dict[str, Any], folder: RunFolder | None) -> None:
         """Show the table of results, and where the files are."""
         from rich.table import Table
 
-        table = Table("", "loss", "accuracy", "images")
-        for part in ("train", "test"):
-            values = metrics[part]
-            row = f"{values['loss']:.4f}", f"{values['accuracy']:.2%}"
-            table.add_row(part, *row, f"{metrics[f'{part}_images']:,}")
+        parts = [part for part in PARTS if part in metrics]
+        names = sorted({name for part in parts for name in metrics[part]}, key=in_order)
+        table = Table("", *names, "images")
+        for part in parts:
+            values, images = metrics[part], metrics[f"{part}_images"]
+            row = (score(name, values[name]) if name in values else "" for name in names)
+            table.add_row(part, *row, "" if images is None else f"{images:,}")
         self.console.print(table)
         self._line(f"{metrics['seconds']:.1f} s in all, {metrics['images_per_second']:,.0f} images/s")
         if folder is not None:
@@ -108,6 +115,16 @@ class ProgressDisplay:
 
     def _line(self, text: str) -> None:
         self.console.print(printable(text), soft_wrap=True, markup=False)
+
+
+def score(name: str, value: float) -> str:
+    """Return a measure as text."""
+    return f"{value:.2%}" if name == "accuracy" else f"{value:.4f}"
+
+
+def in_words(measures: Mapping[str, float], between: str = ", ") -> str:
+    """Return measures with their names as text."""
+    return between.join(f"{name} {score(name, measures[name])}" for name in sorted(measures, key=in_order))
 
 
 def _progress(console: Console) -> Progress:

@@ -22,6 +22,10 @@ class Recipe:
     augment: str | None = None
 
 
+# For data of any kind and a network of one's own, where nothing is known of either.
+GENERAL = Recipe("", epochs=10, batch_size=32, lr=2e-3, optimizer="adamw", weight_decay=0.01)
+
+
 def recipe_for(size: Size) -> Recipe:
     """Return the recipe for images of that size (rows, columns)."""
     if max(size) < 16:

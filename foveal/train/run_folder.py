@@ -17,7 +17,7 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from foveal.files import write_synchronised
@@ -43,8 +43,8 @@ class RunFolder:
         self.path = Path(path)
         # Where the files of an older run went, if there were any.
         self.earlier: Path | None = None
-        # The lines of the log so far.
-        self._log = ""
+        # The lines of the log so far, and whether this run has written any of them.
+        self._log, self._begun = "", False
         # Find out now, before hours of training, that the folder can be written.
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -75,12 +75,15 @@ class RunFolder:
     def save(
         self,
         state: Mapping[str, Ndarray],
-        description: ModelDescription,
-        line: Mapping[str, object],
+        description: ModelDescription | None,
+        line: Mapping[str, object] | None,
         metrics: Mapping[str, object],
     ) -> None:
-        """Write the model, add `line` to the log and write the metrics. If that fails, the files are as they were."""
-        text = json.dumps(line) + "\n"
+        """Write the model, add `line` to the log and write the metrics. If that fails, the files are as they were.
+
+        line: None where the log stays as it is, as for the model of an earlier epoch.
+        """
+        text = "" if line is None else json.dumps(line) + "\n"
         content = {
             MODEL: model_bytes(state, description),
             LOG: (self._log + text).encode(),
@@ -95,16 +98,20 @@ class RunFolder:
                     write_synchronised(saving / name, value)
                 synchronise(saving)
                 # The files of an older run are kept beside those of this one before its first model takes their place.
-                if not self._log:
+                if not self._begun:
                     self._keep_earlier()
                 # From this rename on, the new files count.
                 saving.rename(self.path / SAVED)
             except BaseException:
                 _remove(saving)
                 raise
-            first, self._log = not self._log, self._log + text
+            first, self._begun, self._log = not self._begun, True, self._log + text
             synchronise(self.path)
             self._publish(None if first else text)
+
+    def begin(self, lines: Iterable[Mapping[str, object]]) -> None:
+        """Let the log begin with the lines of the run that this one goes on with."""
+        self._log = "".join(json.dumps(line) + "\n" for line in lines)
 
     def _publish(self, line: str | None = None) -> None:
         """Move the files from `.saved` to their places.

@@ -6,9 +6,9 @@ the settings. If its default depends on the data, `choose` derives it and `Setti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import wraps
 from inspect import Parameter, get_annotations, signature, unwrap
 from pathlib import Path
@@ -19,13 +19,19 @@ from foveal import nn, optim
 from foveal.arguments import checked
 from foveal.data.dataset import Dataset
 from foveal.errors import ArgumentError, ShapeError
+from foveal.kinds import shown
 from foveal.nn import models
 from foveal.passes.recompute import FAST, MEMORY
+from foveal.train.checkpoint import ModelDescription
 from foveal.train.recipes import Recipe, recipe_for
 
 # Auxiliary outputs count too if the model has some.
 LOSS = nn.AuxiliaryLoss(nn.CrossEntropyLoss())
 ONE_CYCLE = "one-cycle"
+# What stands for the schedules of an optimiser of the caller's own.
+OWN = "the optimizer's"
+# Options that an optimiser holds.
+OF_OPTIMIZER = ("lr", "momentum", "momentum_low", "weight_decay", "clip_norm")
 
 P = ParamSpec("P")
 Given = TypeVar("Given")
@@ -44,10 +50,12 @@ class Options:
     batch_size: int | None = None
     #: Learning rate; with a schedule that rises, the rate at its peak.
     lr: float | None = None
-    #: A name of `optim.NAMES`.
-    optimizer: str | None = None
-    #: A name of `optim.schedule.NAMES`; one cycle if not given.
-    schedule: str | None = None
+    #: A name of `optim.NAMES`; an optimiser that was made for the network; or what makes one of its parameters, such as
+    #: `optim.AdamW`.
+    optimizer: str | optim.UpdateRule | Callable[..., optim.UpdateRule] | None = None
+    #: Of the learning rate: a name of `optim.schedule.NAMES`, or a function of the update's number; one cycle if not
+    #: given, or the optimiser's own schedules where it is no name.
+    schedule: str | Callable[[int], float] | None = None
     #: Momentum, or Adam's first beta; the optimiser's default if not given.
     momentum: float | None = None
     #: With one cycle: the momentum moves against the rate, and has this value at the rate's peak.
@@ -63,6 +71,8 @@ class Options:
     threads: int | None = None
     #: "fast", or "low" to compute cheap values again for the gradients instead of storing them.
     memory: str = FAST
+    #: Batches per update: their gradients are added up, as of one batch of so many times the size.
+    accumulate: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +83,28 @@ class RunOptions(Options):
     out: str | Path | None = None
     #: True to print nothing.
     quiet: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(RunOptions):
+    """All that `train` takes: the options of `foveal train`, and what only a program can give."""
+
+    #: The network, as `model`: a network of one's own, or a name.
+    net: nn.Module | str | None = field(default=None, kw_only=False)
+    #: One of nn, or a function loss(output, target) written with foveal.ops; cross-entropy if not given.
+    loss: Callable[..., Any] | None = None
+    #: Random changes of training images: a name of `data.augment.AUGMENTATIONS`, a function (x, rng) -> x of batches
+    #: before they are normalised, or a list of both; the recipe's if not given.
+    augment: Any = None
+    #: What the network is measured by after each epoch: (x, y), a Loader, a Dataset (its test images), or the share of
+    #: the training data that is held out, such as 0.1, drawn by the seed with the same share of each class.
+    validation: Any = None
+    #: Functions of an epoch's values, and objects of train.Callback, in the order in which they are called.
+    callbacks: Any = ()
+    #: More numbers of each epoch, by name: functions (outputs, targets) -> number of arrays.
+    metrics: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    #: What train.SaveState wrote, or its content: the training goes on from there.
+    resume: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,47 +131,72 @@ def choose(data: Dataset, options: Options) -> Settings:
 
     Raises ShapeError for a name that is not known, and for options that do not go together.
     """
-    recipe = recipe_for(data.size)
+    return settings_of(recipe_for(data.size), len(data.images_train), options)
+
+
+def settings_of(recipe: Recipe, images: int | None, options: Options) -> Settings:
+    """Return the settings by a recipe, for so many training images; None where their number is not known."""
     model = recipe.model if options.model is None else options.model
     optimizer = recipe.optimizer if options.optimizer is None else options.optimizer
+    own = None if isinstance(optimizer, str) else optimizer
     known = {field.name: getattr(options, field.name) for field in fields(Options)}
+    # The recipe's batch may be larger than a small data set.
+    batch_size = recipe.batch_size if images is None else min(recipe.batch_size, images)
     settings = Settings(
         # Options that Settings does not declare again are copied.
         **{name: value for name, value in known.items() if name not in get_annotations(Settings)},
         model=models.canonical(model) if isinstance(model, str) else None,
         epochs=recipe.epochs if options.epochs is None else options.epochs,
-        # The recipe's batch may be larger than a small data set.
-        batch_size=min(recipe.batch_size, len(data.images_train)) if options.batch_size is None else options.batch_size,
+        batch_size=batch_size if options.batch_size is None else options.batch_size,
         lr=default_lr(optimizer, recipe) if options.lr is None else options.lr,
-        optimizer=optimizer,
-        schedule=ONE_CYCLE if options.schedule is None else options.schedule,
+        optimizer=optimizer if isinstance(optimizer, str) else name_of(optimizer),
+        schedule=default_schedule(own) if options.schedule is None else name_of(options.schedule),
         weight_decay=recipe.weight_decay if options.weight_decay is None else options.weight_decay,
         threads=foveal.get_threads() if options.threads is None else options.threads,
         augment=recipe.augment,
     )
-    check(settings)
+    check(settings, options)
     return settings
 
 
-def default_lr(optimizer: str, recipe: Recipe) -> float:
+def name_of(value: object) -> str:
+    """Return a name as it is, and that of a function, a class or an object's class."""
+    return value if isinstance(value, str) else str(getattr(value, "__name__", type(value).__name__))
+
+
+def default_schedule(optimizer: object) -> str:
+    """Return the schedule where none is given; an optimiser of the caller's own follows its own ones."""
+    return ONE_CYCLE if optimizer is None else OWN
+
+
+def default_lr(optimizer: str | Callable[..., Any] | optim.UpdateRule, recipe: Recipe) -> float:
     """Return the recipe's learning rate, or the optimiser's own if it is not the recipe's optimiser."""
+    if not isinstance(optimizer, str):
+        # Of what makes an optimiser, the rate is known when that is made.
+        return optimizer.lr if isinstance(optimizer, optim.UpdateRule) else recipe.lr
     _one_of("optimizer", optimizer, optim.NAMES)
     return recipe.lr if optimizer == recipe.optimizer else optim.UpdateRule.registry[optimizer].default_lr
 
 
-def check(settings: Settings) -> None:
+def check(settings: Settings, options: Options) -> None:
     """Raise ShapeError for names that are not known, for numbers of 0 or less, and for what does not go together."""
     s = settings
-    _one_of("optimizer", s.optimizer, optim.NAMES)
-    _one_of("schedule", s.schedule, optim.schedule.NAMES)
+    if options.optimizer is None or isinstance(options.optimizer, str):
+        _one_of("optimizer", s.optimizer, optim.NAMES)
+    if isinstance(options.schedule, str):
+        _one_of("schedule", s.schedule, optim.schedule.NAMES)
     _one_of("memory", s.memory, MEMORY)
-    for what, value in (("epochs", s.epochs), ("lr", s.lr), ("threads", s.threads)):
+    for what, value in (("epochs", s.epochs), ("lr", s.lr), ("threads", s.threads), ("accumulate", s.accumulate)):
         if not value > 0:
             raise ShapeError(f"{what} is {value}: it must be more than 0")
     if s.momentum_low is not None and s.schedule != ONE_CYCLE:
         raise ShapeError(
             f"momentum_low is {s.momentum_low:g} with schedule {s.schedule}: momentum is cycled with {ONE_CYCLE} only"
         )
+    if isinstance(options.optimizer, optim.UpdateRule):
+        given = [name for name in OF_OPTIMIZER if getattr(options, name) is not None]
+        if given:
+            raise ShapeError(f"{given[0]} is given beside an optimizer that is made already: set it there")
 
 
 def _one_of(what: str, name: str, names: Collection[str]) -> None:
@@ -150,15 +207,15 @@ def _one_of(what: str, name: str, names: Collection[str]) -> None:
 
 def takes_options(
     make: Callable[P, Given],
-) -> Callable[[Callable[[Dataset, Given], Result]], Callable[Concatenate[Dataset, P], Result]]:
-    """Return a decorator that makes function(data, options) callable as function(data, name=value, ...).
+) -> Callable[[Callable[[Any, Given], Result]], Callable[Concatenate[Any, P], Result]]:
+    """Return a decorator that makes function(data, options) callable as function(data, net, name=value, ...).
 
     make: the class of the options. Its parameters become those of the function, for type checkers and editors as well
     as for `inspect.signature` and `help`, so that no option is written down a second time. The function raises
     ArgumentError that lists the options if it is called with a name that is none of them.
     """
 
-    def decorate(function: Callable[[Dataset, Given], Result]) -> Callable[Concatenate[Dataset, P], Result]:
+    def decorate(function: Callable[[Any, Given], Result]) -> Callable[Concatenate[Any, P], Result]:
         # Of a dataclass these are its fields, with their types and defaults.
         options = signature(make).parameters
         # An error names the function, as that is what was called.
@@ -167,11 +224,11 @@ def takes_options(
         run = checked(function, function.__name__)
 
         @wraps(function)
-        def with_options(data: Dataset, *args: P.args, **kwargs: P.kwargs) -> Result:
-            if args:
+        def with_options(data: Any, *args: P.args, **kwargs: P.kwargs) -> Result:
+            if len(args) > 1 or not isinstance((args or (None,))[0], nn.Module | str | None):
                 raise ArgumentError(
-                    f"{function.__name__}: takes a Dataset and options by name, such as seed=1; foveal.data.load reads"
-                    " a Dataset, foveal.data.from_arrays makes one of arrays"
+                    f"{function.__name__}: takes data, a network and options by name, such as seed=1; images and labels"
+                    " are one argument, (x, y), foveal.data.load reads a Dataset, foveal.data.from_arrays makes one"
                 )
             unknown = [name for name in kwargs if name not in options]
             if unknown:
@@ -188,12 +245,12 @@ def takes_options(
         parameters = [data, *options.values()]
         with_options.__signature__ = shown.replace(parameters=parameters)  # type: ignore[attr-defined]
         # Type checkers have no way to say that `data` may be given by name too.
-        return cast(Callable[Concatenate[Dataset, P], Result], with_options)
+        return cast(Callable[Concatenate[Any, P], Result], with_options)
 
     return decorate
 
 
-def build_net(settings: Settings, data: Dataset) -> nn.Module:
+def build_net(settings: Settings, data: Dataset | ModelDescription) -> nn.Module:
     """Return the network that the settings name, for the images and classes of `data`."""
     assert settings.model is not None
     return models.build(
@@ -201,11 +258,24 @@ def build_net(settings: Settings, data: Dataset) -> nn.Module:
     )
 
 
-def make_optimizer(net: nn.Module, settings: Settings) -> optim.UpdateRule:
-    """Return the optimiser of these settings, without its schedules. Raises ShapeError if it lacks a momentum."""
-    s = settings
-    optimizer = optim.build(s.optimizer, net.parameters(), lr=s.lr, weight_decay=s.weight_decay)
-    optimizer.clip_norm = s.clip_norm
+def make_optimizer(net: nn.Module, settings: Settings, options: Options | None = None) -> optim.UpdateRule:
+    """Return the optimiser of these settings, without their schedules. Raises ShapeError if it lacks a momentum.
+
+    options: hold an optimiser of the caller's own, or what makes one.
+    """
+    s, own = settings, None if options is None or isinstance(options.optimizer, str) else options.optimizer
+    if isinstance(own, optim.UpdateRule):
+        return own if s.ema is None else optim.EMA(own, s.ema)
+    if own is None:
+        optimizer = optim.build(s.optimizer, net.parameters(), lr=s.lr, weight_decay=s.weight_decay)
+    else:
+        # What makes it decides about the numbers that are not given.
+        given = {name: getattr(options, name) for name in ("lr", "weight_decay")}
+        optimizer = own(net.parameters(), **{name: value for name, value in given.items() if value is not None})
+        if not isinstance(optimizer, optim.UpdateRule):
+            raise ShapeError(f"optimizer {s.optimizer} returned {shown(optimizer)}; it has to return an optimiser")
+    if own is None or s.clip_norm is not None:
+        optimizer.clip_norm = s.clip_norm
     if s.momentum is not None or s.momentum_low is not None:
         if optimizer.momentum is None:
             raise ShapeError(

@@ -1,11 +1,10 @@
 """All that decides how a training goes on, as arrays by name: saved and loaded, it goes on to the same bits.
 
-    safetensors.numpy.save_file(foveal.train.state_dict(step, loader=loader), "training.safetensors")
+    foveal.train.Training(step, loader=loader).save("training.safetensors")
 
 and later, in a process that has built the same model, optimiser, schedules, step and loader,
 
-    foveal.train.load_state_dict(step, safetensors.numpy.load_file("training.safetensors"), loader=loader)
-    epoch, batch = divmod(step.steps, len(loader))
+    foveal.train.Training(step, loader=loader).load("training.safetensors")
 
 `examples/resume.py` is a whole program. Names are "part/name"; a part is an object with a state of its own.
 """
@@ -14,21 +13,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import ArrayLike
 
+from foveal.arguments import checked
 from foveal.data.loader import Loader
 from foveal.errors import StateError
 from foveal.nn import init
+from foveal.nn.models.weights import read_file
 from foveal.nn.module import Module
 from foveal.optim.average import Average
 from foveal.optim.combined import Combined
 from foveal.optim.optimizer import Optimizer, UpdateRule
 from foveal.step import Step
 from foveal.strides import Ndarray
+from foveal.train.files import write_whole, writing
 
 # Of the names and what they hold; another number is refused.
 VERSION = 1
@@ -44,22 +48,106 @@ class Part(Protocol):
     def load_state_dict(self, state: Mapping[str, Ndarray], /) -> object: ...
 
 
+class Training:
+    """All that a training consists of, to be stored and gone on with, in a loop of one's own.
+
+        training = foveal.train.Training(step, loader=loader)
+        if path.exists():
+            training.load(path)
+        for x, y in training.batches(epochs=10):
+            step(x, y)
+            if time_is_up():
+                training.save(path)
+                break
+
+    What goes on from a state has the bits of what was never stopped. `foveal.train.train` has the callback SaveState
+    and the option `resume` for the same.
+
+    step: of compile_step. loader: its order follows from its seed and the number of steps, so that it is compared, and
+    nothing of it is stored but the number of the epoch that its next `for` walks through. generators: the caller's
+    own, by name, such as those of augmentations. parts: objects with `state_dict()` and `load_state_dict(state)`,
+    arrays by name, that belong to the training.
+
+    Raises StateError for a model without a state.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        *,
+        loader: Loader | None = None,
+        generators: Mapping[str, Generator] | None = None,
+        parts: Mapping[str, Part] | None = None,
+    ) -> None:
+        self.step, self.loader = step, loader
+        self.generators, self.parts = dict(generators or {}), dict(parts or {})
+        for kind, names in (("generator", self.generators), ("part", self.parts)):
+            if wrong := [name for name in names if "/" in name]:
+                raise StateError(
+                    f"the {kind} {wrong[0]!r} has a / in its name, which ends the names of parts; give another"
+                )
+        self.all()
+
+    def all(self) -> dict[str, Part]:
+        """Return all parts by name, in the order in which they are loaded."""
+        found = parts(self.step, self.loader, self.generators)
+        if twice := sorted(found.keys() & self.parts.keys()):
+            raise StateError(f"a part is called {twice[0]}, as one that every training has; give another name")
+        return found | self.parts
+
+    def state_dict(self) -> State:
+        """Return copies of all that decides how the training goes on, as arrays that safetensors can store.
+
+        Raises StateError while the model holds the averages of its parameters.
+        """
+        state = {"version": np.array(VERSION, np.int64)}
+        for name, part in self.all().items():
+            state |= {f"{name}/{key}": array for key, array in part.state_dict().items()}
+        return state
+
+    @checked
+    def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
+        """Go on from a `state_dict`. Raises StateError that names what does not fit; then nothing is changed.
+
+        Model, optimiser, schedules and loader have to be built as they were.
+        """
+        load(self.all(), state)
+
+    @checked
+    def save(self, path: str | Path) -> None:
+        """Write the state into a file of safetensors, whole at any moment. Raises DataError if it cannot be."""
+        from safetensors.numpy import save
+
+        with writing(Path(path)):
+            write_whole(Path(path), save(self.state_dict()))
+
+    @checked
+    def load(self, path: str | Path) -> None:
+        """Go on from a file that `save` wrote. Raises DataError and StateError; then nothing is changed."""
+        self.load_state_dict(read_file(Path(path))[1])
+
+    @checked
+    def batches(self, epochs: int) -> Iterator[tuple[Any, Any]]:
+        """Yield the batches that are left of so many epochs, from where the training is, in the middle of one too."""
+        if self.loader is None:
+            raise StateError("Training.batches: there is no loader; give one, Training(step, loader=loader)")
+        first, taken = divmod(self.step.steps, len(self.loader))
+        for epoch in range(first, epochs):
+            yield from islice(self.loader.epoch(epoch, fill=False), taken if epoch == first else 0, None)
+
+
 def state_dict(step: Step, *, loader: Loader | None = None, generators: Mapping[str, Generator] | None = None) -> State:
     """Return copies of all that decides how the training goes on, as arrays that safetensors can store.
 
     That is: parameters, running statistics, modes and frozen parameters of the model, and of a loss with a state; the
     optimiser with its averages, its hyper-parameters and its schedules; the seed and the number of steps, which random
-    layers draw from; and the generator of starting values (`nn.seed`).
+    layers draw from; the gradients of a window that is not full; and the generator of starting values (`nn.seed`).
 
-    loader: its order follows from its seed and the number of steps, so it is only compared when the state is loaded.
-    generators: the caller's own, by name, such as those of augmentations.
+    loader, generators: as in Training, whose state_dict() this is.
 
     Raises StateError while the model holds the averages of its parameters, and for a model without a state.
     """
-    state = {"version": np.array(VERSION, np.int64)}
-    for name, part in parts(step, loader, generators).items():
-        state |= {f"{name}/{key}": array for key, array in part.state_dict().items()}
-    return state
+    return Training(step, loader=loader, generators=generators).state_dict()
 
 
 def load_state_dict(
@@ -74,6 +162,11 @@ def load_state_dict(
     Model, optimiser, schedules and loader have to be built as they were. Raises StateError that names what does not
     fit; then nothing is changed.
     """
+    Training(step, loader=loader, generators=generators).load_state_dict(state)
+
+
+def load(own: dict[str, Part], state: Mapping[str, ArrayLike]) -> None:
+    """Load a state into the parts of a training; if one does not fit, none is changed."""
     arrays = {name: np.asarray(array) for name, array in state.items()}
     version = arrays.pop("version", None)
     if version is None or version.shape != () or version != VERSION:
@@ -85,7 +178,6 @@ def load_state_dict(
     for name, array in arrays.items():
         prefix, _, key = name.partition("/")
         stored.setdefault(prefix, {})[key] = array
-    own = parts(step, loader, generators)
     # A part whose state is empty leaves no name.
     before = {name: part.state_dict() for name, part in own.items()}
     needed = {name for name, values in before.items() if values}
@@ -128,7 +220,7 @@ def parts(step: Step, loader: Loader | None, generators: Mapping[str, Generator]
         found["loss"] = step.loss
     found["optimizer"] = optimizer
     # Schedules that react to a metric have a state of their own; of the others the value is compared.
-    schedules = dict(_schedules(optimizer))
+    schedules = dict(schedules_of(optimizer))
     for name, (_, schedule) in schedules.items():
         if hasattr(schedule, "state_dict") and hasattr(schedule, "load_state_dict"):
             found[f"schedule.{name}"] = Numbers(schedule)
@@ -136,11 +228,10 @@ def parts(step: Step, loader: Loader | None, generators: Mapping[str, Generator]
         found["schedules"] = Schedules(optimizer)
     found["generator"] = RandomState(None)
     for name, generator in (generators or {}).items():
-        if "/" in name:
-            raise StateError(f"the generator {name!r} has a / in its name, which ends the names of parts; give another")
         found[f"generators.{name}"] = RandomState(generator)
     if loader is not None:
         found["loader"] = LoaderOptions(loader)
+        found["position"] = Position(loader)
     return found
 
 
@@ -152,7 +243,7 @@ def _rules(rule: UpdateRule, prefix: str = "") -> Iterator[tuple[str, UpdateRule
             yield from _rules(part, f"{prefix}{i}.")
 
 
-def _schedules(optimizer: UpdateRule) -> Iterator[tuple[str, tuple[UpdateRule, Any]]]:
+def schedules_of(optimizer: UpdateRule) -> Iterator[tuple[str, tuple[UpdateRule, Any]]]:
     """Yield the name of each schedule, such as "lr", with the optimiser that follows it, and the schedule."""
     for prefix, rule in _rules(optimizer):
         for name, schedule in rule.schedules.items():
@@ -225,7 +316,9 @@ class Schedules(Comparison):
 
     def values(self) -> dict[str, Any]:
         # A schedule need not go on beyond the last step of a training.
-        return {name: float(schedule(max(0, rule.steps - 1))) for name, (rule, schedule) in _schedules(self.optimizer)}
+        return {
+            name: float(schedule(max(0, rule.steps - 1))) for name, (rule, schedule) in schedules_of(self.optimizer)
+        }
 
 
 class LoaderOptions(Comparison):
@@ -238,6 +331,20 @@ class LoaderOptions(Comparison):
         names = ("batch_size", "seed", "shuffle", "drop_last")
         own = {name: getattr(self.loader, name) for name in names}
         return {"images": self.loader.count, "augmented": self.loader.augment is not None, **own}
+
+
+class Position:
+    """The number of the epoch that the next `for` over a loader walks through."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def state_dict(self) -> State:
+        return {"epoch": np.array(self.loader.next_epoch, np.int64)}
+
+    def load_state_dict(self, state: Mapping[str, Ndarray]) -> None:
+        check_shapes(self.state_dict(), state)
+        self.loader.set_epoch(int(state["epoch"]))
 
 
 class Modes:

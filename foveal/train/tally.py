@@ -4,44 +4,65 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
-from foveal.data.dataset import Labels
-from foveal.strides import Ndarray
+from foveal.data.sources import Nest, leaves
+from foveal.train.measure import Measures, classified, number
 
 
 class EpochLog(TypedDict):
-    """A line of log.jsonl. train, test: {"accuracy", "loss"}. seconds: since the start of the run."""
+    """A line of log.jsonl. train, validation, test: {"accuracy", "loss"} and other measures, where there are such data.
+
+    seconds: since the start of the run.
+    """
 
     epoch: int
     lr: float
     train: dict[str, float]
-    test: dict[str, float]
+    validation: NotRequired[dict[str, float]]
+    test: NotRequired[dict[str, float]]
     seconds: float
     images_per_second: float
 
 
 @dataclass
 class Tally:
-    """Loss, accuracy and seconds, added up over the training steps of one epoch."""
+    """Loss, accuracy, other measures and seconds, added up over the training steps of one epoch."""
 
+    #: Functions (outputs, targets) -> number of a batch, by name.
+    measures: Measures = field(default_factory=dict)
     loss: float = 0.0
-    correct: int = 0
+    #: Places where the class is right, of so many; None if one batch has no classes.
+    correct: int | None = 0
+    places: int = 0
     images: int = 0
     seconds: float = 0.0
+    #: Sums of the other measures, by the sizes of the batches.
+    sums: dict[str, float] = field(default_factory=dict)
 
-    def add(self, loss: float, logits: Ndarray, labels: Labels, seconds: float) -> None:
-        """Add a step: its mean loss, logits [N, K], labels [N] and duration."""
-        self.loss += loss * len(labels)
-        self.correct += int(np.count_nonzero(logits.argmax(1) == labels))
-        self.images += len(labels)
+    def add(self, loss: float, outputs: Nest, targets: Nest, seconds: float) -> int:
+        """Add a step: its mean loss, logits [N, K], labels [N] and duration; return N."""
+        size = len(leaves(targets)[0])
+        self.loss += loss * size
+        if self.correct is not None:
+            if classified(outputs, targets):
+                self.correct += int(np.count_nonzero(outputs.argmax(1) == targets))
+                self.places += targets.size
+            else:
+                self.correct = None
+        for name, function in self.measures.items():
+            self.sums[name] = self.sums.get(name, 0.0) + size * number(name, function(outputs, targets))
+        self.images += size
         self.seconds += seconds
+        return size
 
     def means(self) -> dict[str, float]:
-        """Return {"accuracy", "loss"}, the means over the images so far."""
-        return {"accuracy": self.correct / self.images, "loss": self.loss / self.images}
+        """Return {"accuracy", "loss"} and the other measures, the means over the images so far."""
+        accuracy = {} if self.correct is None else {"accuracy": self.correct / self.places}
+        others = {name: total / self.images for name, total in self.sums.items()}
+        return {**accuracy, "loss": self.loss / self.images, **others}
 
     def speed(self) -> float:
         """Return images per second of this epoch's steps."""

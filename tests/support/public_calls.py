@@ -333,7 +333,18 @@ def data_sets():
     scale = {"mean": [0.5], "std": [0.5]}
     first = lambda loader: next(iter(loader.epoch(0)), None)  # noqa: E731
     yield Target("data", "data.Loader", data.Loader, lambda: ((PHOTOS, Y, 2), {**scale, "seed": 1}), first)
+    pairs = list(zip(PHOTOS, Y.tolist(), strict=True))
+    how = {
+        "batch_size": 2,
+        "augment": ["shift"],
+        "channels": "first",
+        "rows": [0, 2],
+        "prefetch": 1,
+        "classes": [*"abc"],
+    }
+    yield Target("data", "data.Loader", data.Loader, lambda: ((pairs,), dict(how)), first)
     loader = data.Loader(PHOTOS, Y, 2, shuffle=True, **scale)
+    yield Target("data", "Loader.set_epoch", loader.set_epoch, lambda: ((1,), {}))
     yield Target("data", "Loader.epoch", lambda epoch: next(loader.epoch(epoch)), lambda: ((1,), {}))
 
     yield Target("data", "train.predict", train.predict, lambda: ((net(), PHOTOS), dict(scale)))
@@ -392,6 +403,19 @@ def training():
     # Without such a memory nothing is trained; everything is checked before.
     refused = functools.partial(train.train, memory="none")
     yield Target("train", "train.train", refused, lambda: ((digits,), {"epochs": 3, "model": "lenet5", "seed": 1}))
+    more = {"validation": 0.5, "augment": "shift", "callbacks": [print], "metrics": {"none": len}, "accumulate": 2}
+    yield Target("train", "train.train", refused, lambda: (((PHOTOS, Y), net()), dict(more)))
+    file = Path(tempfile.gettempdir()) / "nothing.safetensors"
+    stop = {"monitor": "test loss", "patience": 3, "min_delta": 0.1, "mode": "min", "restore_best": True}
+    yield Target("train", "train.EarlyStopping", train.EarlyStopping, lambda: ((), dict(stop)))
+    best = {"monitor": "test loss", "mode": "min", "min_delta": 0.0}
+    yield Target("train", "train.BestCheckpoint", train.BestCheckpoint, lambda: ((file,), dict(best)))
+    yield Target("train", "train.Log", train.Log, lambda: ((file,), {}))
+    yield Target("train", "train.SaveState", train.SaveState, lambda: ((file,), {"every": 2}))
+    whole = train.Training(step(), loader=data.Loader(PHOTOS, Y, 2))
+    yield Target("train", "train.Training", train.Training, lambda: ((step(),), {"loader": whole.loader}))
+    yield Target("train", "Training.load_state_dict", whole.load_state_dict, lambda: ((whole.state_dict(),), {}))
+    yield Target("train", "Training.batches", lambda epochs: next(whole.batches(epochs), 0), lambda: ((1,), {}))
 
 
 def targets(parts=()):

@@ -4,7 +4,7 @@ import ast
 import errno
 import inspect
 import json
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from foveal.train import (
     RunFolder,
     RunOptions,
     Settings,
+    TrainOptions,
     cross_entropy,
     evaluate,
     load_net,
@@ -251,19 +252,21 @@ def test_options_that_do_not_fit(data, options, words):
 
 
 def test_the_function_shows_its_options():
-    """inspect, help and editors see the fields of RunOptions, with their defaults."""
-    data, *options = inspect.signature(train).parameters.values()
-    assert (data.name, data.annotation) == ("data", "Dataset")
-    assert {option.name: option.default for option in options} == {f.name: f.default for f in fields(RunOptions)}
+    """inspect, help and editors see the fields of TrainOptions, with their defaults."""
+    data, net, *options = inspect.signature(train).parameters.values()
+    assert (data.name, data.annotation, net.name, net.default) == ("data", "Any", "net", None)
+    assert [option.name for option in options] == [f.name for f in fields(TrainOptions) if f.name != "net"]
+    given = {f.name: f.default for f in fields(TrainOptions) if f.default is not MISSING}
+    assert {option.name: option.default for option in (net, *options) if option.name in given} == given
     assert all(option.kind is option.KEYWORD_ONLY for option in options)
 
 
 def test_an_option_that_there_is_not_is_one_error_before_anything_is_done(data, tmp_path):
     with pytest.raises(
-        TypeError, match=r"train: there is no option 'epoch'; the options are model, epochs, .*, quiet$"
+        TypeError, match=r"train: there is no option 'epoch'; the options are net, model, epochs, .*, resume$"
     ):
         train(data, epoch=3, out=tmp_path / "run")
-    with pytest.raises(ArgumentError, match=r"train: takes a Dataset and options by name.*from_arrays"):
+    with pytest.raises(ArgumentError, match=r"train: takes data, a network and options by name.*from_arrays"):
         train(np.zeros((4, 8, 8)), np.zeros(4))
     assert not (tmp_path / "run").exists()
 
@@ -285,8 +288,9 @@ def test_an_option_is_declared_in_two_places(trees):
         if isinstance(node, ast.ClassDef)
     }
     assert sorted(declared["Options"] + declared["RunOptions"]) == sorted(NAMES)
-    (choose,) = (n for n in trees["train/settings.py"].body if isinstance(n, ast.FunctionDef) and n.name == "choose")
-    derived = [k.arg for n in ast.walk(choose) if isinstance(n, ast.Call) for k in n.keywords if k.arg is not None]
+    functions = [n for n in trees["train/settings.py"].body if isinstance(n, ast.FunctionDef)]
+    (settings_of,) = (n for n in functions if n.name == "settings_of")
+    derived = [k.arg for n in ast.walk(settings_of) if isinstance(n, ast.Call) for k in n.keywords if k.arg is not None]
     assert sorted(derived) == sorted(declared["Settings"])
     on_the_command_line = [parameter.name for parameter in cli.train.params if parameter.name != "data"]
     assert sorted(on_the_command_line) == sorted(NAMES)

@@ -1,0 +1,214 @@
+"""What a run trains on and what it is measured by, as loaders: of a Dataset, a Loader, arrays, sequences or generators.
+
+A Dataset brings its test images, its mean and std, and a recipe; everything else is taken as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.random import Philox
+
+from foveal import nn
+from foveal.data.augment import Augment, augmentation
+from foveal.data.dataset import Dataset, Labels
+from foveal.data.loader import Loader, even_batch
+from foveal.data.sources import Arrays, Items, Pairs
+from foveal.errors import ArgumentError, DataError, ShapeError
+from foveal.train.checkpoint import ModelDescription
+from foveal.train.evaluate import EVALUATION_BATCH
+from foveal.train.recipes import GENERAL, recipe_for
+from foveal.train.settings import ONE_CYCLE, Settings, TrainOptions, name_of, settings_of
+
+# The stream of random numbers that picks the images held out; 1, 2 and 4 are the loader's.
+HOLD_OUT_STREAM = 3
+
+
+@dataclass
+class Feed:
+    """Training data, and the parts that the network is measured by."""
+
+    #: Names the data in metrics.json, and in a line for people.
+    name: str
+    text: str
+    loader: Loader
+    #: By name, "validation" and "test".
+    parts: dict[str, Loader]
+    #: What is written beside the weights; None where nothing is known of the data.
+    description: ModelDescription | None = None
+
+
+@dataclass
+class Share:
+    """Some of the data, and how a loader makes batches of it."""
+
+    data: Any
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def loader(self, **options: Any) -> Loader:
+        return Loader(self.data, **{**self.options, **options})
+
+    def count(self) -> int | None:
+        """Return the number of items; None where it is not known. None of them is read."""
+        return self.loader(batch_size=1).count
+
+    def measured(self) -> Loader:
+        """Return a loader that walks through all items in order, in batches of one size."""
+        count = self.count()
+        return self.loader(batch_size=EVALUATION_BATCH if count is None else even_batch(count, EVALUATION_BATCH))
+
+
+def settings_and_feed(data: Any, options: TrainOptions) -> tuple[Settings, Feed]:
+    """Return the settings of a run and its data. Raises as `train` does."""
+    if isinstance(data, Dataset):
+        return of_dataset(data, options)
+    if not isinstance(options.model, nn.Module):
+        missing = "is missing" if options.model is None else f"is the name {options.model!r}"
+        raise ArgumentError(
+            f"train: the network {missing}: give one for this data, train(data, net). For a Dataset, which"
+            " foveal.data.from_arrays makes of arrays, one is built, since it says how many classes there are"
+        )
+    if isinstance(data, Loader):
+        return of_loader(data, options)
+    share, parts = with_validation(Share(data), options.validation, options.seed, {})
+    settings = settings_of(GENERAL, share.count(), options)
+    # A generator has an order of its own, and what it leaves over would be the same in each epoch.
+    order = share.count() is not None
+    how = {"seed": settings.seed, "shuffle": order, "drop_last": order, "augment": options.augment}
+    loader = share.loader(batch_size=settings.batch_size, **how)
+    return of_own_data(type(data).__name__, settings, loader, parts, options)
+
+
+def of_dataset(data: Dataset, options: TrainOptions) -> tuple[Settings, Feed]:
+    """Return settings and feed of a data set: images are normalised, and its test images are always measured."""
+    # Refuses what could not be read again.
+    description = ModelDescription.of(None, data, options.model if isinstance(options.model, nn.Module) else None)
+    normalised = {"mean": data.mean, "std": data.std}
+    how = {**normalised, "channels": "first"}
+    share, parts = Share((data.images_train, data.y_train), how), {}
+    if isinstance(options.validation, Dataset):
+        # Its classes may be numbered otherwise.
+        numbers = description.check(options.validation)
+        pair = options.validation.images_test, numbers[options.validation.y_test]
+        parts["validation"] = Share(pair, how).measured()
+    else:
+        share, parts = with_validation(share, options.validation, options.seed, {**normalised, "classes": data.classes})
+    settings = settings_of(recipe_for(data.size), share.count(), options)
+    parts["test"] = Share((data.images_test, data.y_test), how).measured()
+    augment = augmentation(settings.augment, data.size) if options.augment is None else options.augment
+    order = {"seed": settings.seed, "shuffle": True, "drop_last": True, "augment": augment}
+    loader = share.loader(batch_size=settings.batch_size, **order)
+    description = replace(description, model=settings.model)
+    return with_augment(settings, options), Feed(data.name, str(data), loader, parts, description)
+
+
+def of_loader(loader: Loader, options: TrainOptions) -> tuple[Settings, Feed]:
+    """Return settings and feed of a loader, which has decided about batches and their order."""
+    if options.augment is not None:
+        raise ArgumentError("train: augment is given beside a Loader; give it to the Loader")
+    if options.batch_size not in (None, loader.batch_size):
+        raise ArgumentError(f"train: batch_size is {options.batch_size}, and the Loader's is {loader.batch_size}")
+    if is_share(options.validation):
+        raise ArgumentError(
+            "train: validation is a share, and a Loader is not divided; give two, Loader(..., rows=...), or the data"
+        )
+    settings = replace(settings_of(GENERAL, None, options), batch_size=loader.batch_size or 0)
+    _, parts = with_validation(Share(None), options.validation, options.seed, {"classes": loader.classes})
+    return of_own_data("Loader", settings, loader, parts, options)
+
+
+def of_own_data(
+    name: str, settings: Settings, loader: Loader, parts: dict[str, Loader], options: TrainOptions
+) -> tuple[Settings, Feed]:
+    """Return settings and feed of data of which nothing more is known."""
+    if loader.count is None and settings.schedule == ONE_CYCLE and options.schedule is None:
+        # A schedule that ends with the run has to know when that is.
+        settings = replace(settings, schedule="constant")
+    items = "items" if loader.count is None else f"{loader.count} items"
+    return with_augment(settings, options), Feed(name, f"{name}: {items} to train on", loader, parts)
+
+
+def with_augment(settings: Settings, options: TrainOptions) -> Settings:
+    """Return the settings with the names of the augmentations that are given."""
+    given: str | Augment | Sequence[Any] | None = options.augment
+    if given is None:
+        return settings
+    parts = [given] if isinstance(given, str) or callable(given) else given
+    return replace(settings, augment="+".join(map(name_of, parts)))
+
+
+def is_share(validation: Any) -> bool:
+    """True for a number."""
+    return isinstance(validation, int | float | np.number)
+
+
+def with_validation(share: Share, validation: Any, seed: int, how: dict[str, Any]) -> tuple[Share, dict[str, Loader]]:
+    """Return what is left to train on, and the loader of the validation data, where there are some.
+
+    how: what a loader of validation data is made with.
+    """
+    if validation is None:
+        return share, {}
+    if isinstance(validation, Loader):
+        return share, {"validation": validation}
+    if is_share(validation):
+        share, held_out = divided(share, float(validation), seed)
+        return share, {"validation": held_out.measured()}
+    if isinstance(validation, Dataset):
+        own = {"mean": validation.mean, "std": validation.std, "channels": "first"}
+        return share, {"validation": Share((validation.images_test, validation.y_test), own).measured()}
+    # Names of labels stand for the same numbers.
+    classes = how.get("classes") or (None if share.data is None else share.loader(batch_size=1).classes)
+    return share, {"validation": Share(validation, {**how, "classes": classes}).measured()}
+
+
+def divided(share: Share, part: float, seed: int) -> tuple[Share, Share]:
+    """Return what is left of the data, and the part of it that is held out, with the same share of each class.
+
+    It follows from the seed. Raises ShapeError for a part that is none, DataError for data that cannot be divided.
+    """
+    if not 0 < part < 1:
+        raise ShapeError(f"train: validation is {part:g}; a share lies between 0 and 1, such as 0.1")
+    loader = share.loader(batch_size=1)
+    count = loader.source.count
+    if count is None:
+        raise DataError("train: validation is a share, and a generator cannot be divided; give other data to validate")
+    order = np.argsort(Philox(key=[seed, HOLD_OUT_STREAM]).random_raw(count), kind="stable")
+    labels = class_labels(loader)
+    if labels is not None:
+        # Class after class, in random order within each; every so-and-so-many-th of them is held out.
+        order = order[np.argsort(labels[order], kind="stable")]
+    size = max(1, round(part * count))
+    if size >= count:
+        raise DataError(f"train: validation is {part:g} of {count} items, which leaves none to train on")
+    held_out = np.sort(order[((np.arange(size) + 0.5) * (count / size)).astype(np.int64)])
+    rest = np.setdiff1d(np.arange(count), held_out)
+    return Share(share.data, {**share.options, "rows": rest}), Share(share.data, {**share.options, "rows": held_out})
+
+
+def class_labels(loader: Loader) -> Labels | None:
+    """Return the class of each item, for a division by classes; None for targets that are no classes.
+
+    A sequence of pairs is read once for this.
+    """
+    source = loader.source
+    if isinstance(source, Arrays):
+        labels = source.y
+    elif isinstance(source, Items):
+        items = source.items
+        labels = items.y if isinstance(items, Pairs) else [source.pair(i, items[i])[1] for i in range(len(items))]
+    else:
+        return None
+    if isinstance(labels, tuple | dict):
+        return None
+    try:
+        array = np.asarray(labels)
+    except ValueError:
+        return None
+    if array.ndim != 1 or array.dtype.kind not in "iubU":
+        return None
+    numbers: Labels = np.unique(array, return_inverse=True)[1]
+    return numbers

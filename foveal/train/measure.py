@@ -1,0 +1,115 @@
+"""What a network is worth on validation and test data, with the loss and the measures of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from foveal import metrics
+from foveal.data.loader import Loader
+from foveal.data.sources import Nest, leaves, mapped
+from foveal.errors import DataError, NumericsError
+from foveal.explain.model import modes_restored
+from foveal.kinds import Refused, real, shown
+from foveal.nn.module import Module
+from foveal.strides import Ndarray
+
+Loss = Callable[..., Any]
+Measures = Mapping[str, Callable[..., Any]]
+
+
+def measure(net: Module, loader: Loader, loss: Loss | None, measures: Measures) -> dict[str, float]:
+    """Return {"accuracy", "loss"} and more measures of the network, in evaluation mode, on all items of a loader.
+
+    loss: None for cross-entropy, of all items in double precision; else the mean over the batches, by their sizes.
+    accuracy is left out where it has no meaning (`classified`). measures: functions of outputs and targets of all
+    items, by name. Raises NumericsError if an output is NaN or infinite, DataError where there are no items.
+    """
+    outputs: list[Nest] = []
+    targets: list[Nest] = []
+    losses = 0.0
+    with modes_restored(net):
+        net.eval()
+        # The last batch is filled up, so that all have one shape; what belongs to no item is cut off.
+        for x, y in loader.epoch(0):
+            size = len(leaves(y)[0])
+            output = mapped(partial(first_rows, size), called(net, x))
+            outputs.append(output)
+            targets.append(y)
+            if loss is not None:
+                losses += size * number("the loss", loss(output, y))
+    if not outputs:
+        raise DataError("there are no items to measure the network by; give one or more")
+    output, target = joined(outputs), joined(targets)
+    check_finite(output)
+    found: dict[str, float] = {}
+    if classified(output, target):
+        found["accuracy"] = metrics.accuracy(output, target) if output.ndim == 2 else share_right(output, target)
+    count = len(leaves(target)[0])
+    found["loss"] = metrics.cross_entropy(output, target) if loss is None else losses / count
+    return found | {name: number(name, function(output, target)) for name, function in measures.items()}
+
+
+def called(net: Module, x: Nest) -> Nest:
+    """Return what a network returns for a batch: one array, several in a tuple, or several by name."""
+    if isinstance(x, Mapping):
+        return tupled(net(**x))
+    return tupled(net(*x) if isinstance(x, tuple) else net(x))
+
+
+def first_rows(rows: int, array: Any) -> Ndarray:
+    """Return a copy of the first rows of an array."""
+    return np.array(array)[:rows]
+
+
+def tupled(outputs: Any) -> Nest:
+    """Return outputs with tuples in place of lists, as the loss of a training step gets them."""
+    if isinstance(outputs, list | tuple):
+        return tuple(map(tupled, outputs))
+    return {name: tupled(part) for name, part in outputs.items()} if isinstance(outputs, Mapping) else outputs
+
+
+def joined(nests: list[Nest]) -> Nest:
+    """Return the batches of each array as one array."""
+    first = nests[0]
+    if isinstance(first, tuple):
+        return tuple(joined([nest[i] for nest in nests]) for i in range(len(first)))
+    if isinstance(first, Mapping):
+        return {name: joined([nest[name] for nest in nests]) for name in first}
+    return np.concatenate(nests)
+
+
+def classified(output: Nest, target: Nest) -> bool:
+    """True where outputs are scores of two or more classes [N, K, ...], and targets their numbers [N, ...]."""
+    if not isinstance(output, np.ndarray) or not isinstance(target, np.ndarray) or target.dtype.kind not in "iu":
+        return False
+    return output.ndim > 1 and (len(output), *output.shape[2:]) == target.shape and output.shape[1] > 1
+
+
+def share_right(output: Ndarray, target: Ndarray) -> float:
+    """Return the share of places where the largest of the scores [N, K, ...] is that of the class [N, ...]."""
+    return float(np.mean(output.argmax(1) == target))
+
+
+def number(name: str, value: Any) -> float:
+    """Return a measure as a number. Raises DataError if it is none; NaN and infinity are numbers."""
+    try:
+        array = np.asarray(value)
+        return float(array) if array.ndim == 0 and array.dtype.kind == "f" else float(real(value))
+    except (Refused, TypeError, ValueError):
+        raise DataError(f"{name} returned {shown(value)}, it has to return one number") from None
+
+
+def check_finite(output: Nest) -> None:
+    """Raise NumericsError if an output is NaN or infinite."""
+    for array in leaves(output):
+        rows = array.reshape(len(array), -1)
+        wrong = np.flatnonzero(~np.isfinite(rows).all(1))
+        if len(wrong):
+            raise NumericsError(
+                f"the network's outputs hold NaN or infinity for {len(wrong)} of {len(rows)} images, first for image"
+                f" {wrong[0]}: its parameters are not usable"
+            )
