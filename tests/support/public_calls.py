@@ -54,6 +54,7 @@ def operators():
         yield Target("ops", f"ops.{name}", op, lambda c=case: (tuple(c.arrays(0)), dict(c.attributes)))
         types = [Type(a.shape, str(a.dtype)) for a in case.arrays(0)]
         yield Target("ops", f"ops.{name} (traced)", TracedOperator(op, types), lambda c=case: ((), dict(c.attributes)))
+    yield Target("ops", "ops.split", ops.split, lambda: ((X, 3), {"axis": 1}))
 
 
 class TracedOperator:
@@ -341,7 +342,9 @@ def training():
     yield Target("train", "foveal.compile", foveal.compile, lambda: ((ops.relu,), {"threads": 1}), on_x)
     yield Target("train", "foveal.grad", foveal.grad, lambda: ((ops.sum,), {"wrt": 0, "threads": 1}), on_x)
     both = foveal.value_and_grad
-    yield Target("train", "foveal.value_and_grad", both, lambda: ((ops.sum,), {"wrt": (0,)}), on_x)
+    yield Target(
+        "train", "foveal.value_and_grad", both, lambda: ((ops.sum,), {"wrt": 0, "has_aux": False, "seed": 1}), on_x
+    )
     rule = optim.SGD(net().parameters(), lr=0.0)
     traced = lambda made: made.trace(Type((2, 1, 8, 8)), Type((2,), "int32"))  # noqa: E731
     whole = lambda: ((net(), nn.CrossEntropyLoss(), rule), {"threads": 1, "seed": 1, "memory": "fast"})  # noqa: E731
