@@ -265,6 +265,17 @@ def apart(result: Any, memory: Ndarray) -> Any:
     """A NumPy result; a read-only copy of it where it lies in the memory of a variable, which programs change."""
     if not isinstance(result, np.ndarray) or not np.may_share_memory(result, memory):
         return result
-    copy = result.copy()
+    copy = result.copy().view(Part)
     copy.flags.writeable = False
     return copy
+
+
+class Part(np.ndarray[Any, Any]):
+    """A read-only copy of part of a variable. `p[0] *= 2` makes a new array of it, which Python assigns to p[0]."""
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: Any, *inputs: Any, **options: Any) -> Any:
+        # What is computed from it is an ordinary array; in place, NumPy names the part itself as `out`.
+        if any(isinstance(x, Part) for x in options.get("out", ())):
+            del options["out"]
+        values = [np.asarray(x) if isinstance(x, Part) else x for x in inputs]
+        return getattr(ufunc, method)(*values, **options)

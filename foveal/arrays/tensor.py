@@ -271,7 +271,8 @@ class ArrayMethods:
     @checked
     def cumsum(self, axis: int | None = None) -> "Tensor":
         """The sums of the elements up to each one along an axis; of x.flatten() where there is no axis."""
-        return self.operate("cumsum", self, axis=axis)
+        x, along = (self.flatten(), 0) if axis is None else (self, axis)
+        return self.operate("cumsum", x, axis=along)
 
     @checked
     def clip(self, min: AnyNumber, max: AnyNumber) -> "Tensor":

@@ -109,9 +109,10 @@ def power(a: Scalar, b: Scalar) -> Value:
     y = where(t < SMALLEST_NORMAL, where(b > 0.0, 0.0, float("inf")), y)
     y = where(t == float("inf"), where(b > 0.0, float("inf"), 0.0), y)
     # a below 0: a whole power has a sign if it is odd; floats from 2^24 on are even
-    whole, half = floor(b) == b, b * 0.5
-    y = where((t != a) & (t > 0.0) & (whole == False), float("nan"), y)  # noqa: E712 - a traced truth value
-    y = where(whole & (floor(half) != half), with_sign(y, sign), y)
+    half = b * 0.5
+    fraction = (t != a) & (t > 0.0) & (t < float("inf")) & (floor(b) != b)
+    y = where(fraction, float("nan"), y)
+    y = where((floor(b) == b) & (floor(half) != half), with_sign(y, sign), y)
     # of b = 0 and a = 1 the power is 1 whatever the other is
     y = where((a == a) & (b == b), y, float("nan"))
     return where((b == 0.0) | (a == 1.0), 1.0, y)

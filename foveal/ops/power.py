@@ -72,7 +72,10 @@ class ConstantPower(Pointwise):
         while left:
             product = product * square if left & 1 else product
             square, left = square * square, left >> 1
-        return 1.0 / product if exponent < 0 else product + x * 0.0 if exponent == 0 else product
+        if exponent == 0.0:
+            # 1 in as many lanes as x has
+            return lang.where(x == x, 1.0, 1.0)
+        return 1.0 / product if exponent < 0 else product
 
 
 class Power(Binary):
