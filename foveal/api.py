@@ -1,4 +1,4 @@
-"""What users call: compile a function, or its gradients, for the shapes that it is called with."""
+"""What users call: compile a function for the shapes that it is called with."""
 
 import inspect
 import math
@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from foveal.arguments import checked
-from foveal.autodiff import gradients
 from foveal.build import build
 from foveal.errors import ArgumentError, DataError, NumericsError, ShapeError
 from foveal.guard import Guard, guard_updates
@@ -22,7 +21,6 @@ from foveal.programs import Programs
 from foveal.strides import Ndarray
 from foveal.structure import Branch, Call, Rebuild, flattened, is_nested
 from foveal.trace import Symbol, current, trace
-from foveal.variable import Variable
 from foveal.watch import State
 
 INT32 = np.iinfo(np.int32)
@@ -77,9 +75,9 @@ def check_finite(x: Ndarray, what: str) -> None:
 TracedFunction = Callable[..., Tensor | Sequence[Any] | Mapping[str, Any]]
 
 
-def call(function: TracedFunction, symbols: Sequence[Any], options: Mapping[str, Any] | None = None) -> Any:
-    """What a function returns. Raises ArgumentError where it does not take as many arguments."""
-    options = options or {}
+def call(function: TracedFunction, symbols: Sequence[object], named: Mapping[str, object] | None = None) -> Any:
+    """What a function returns. Raises ArgumentError where it does not take these arguments."""
+    named = named or {}
     if isinstance(function, type | np.ufunc | BuiltinFunctionType):
         kind = "a class" if isinstance(function, type) else "a function of Python or NumPy"
         raise ArgumentError(
@@ -87,14 +85,16 @@ def call(function: TracedFunction, symbols: Sequence[Any], options: Mapping[str,
             " or a model"
         )
     try:
-        inspect.signature(function).bind(*symbols, **options)
+        inspect.signature(function).bind(*symbols, **named)
     except TypeError as error:
         name = getattr(function, "__name__", repr(function))
-        raise ArgumentError(f"{name}, which is compiled, is called on {len(symbols)} array(s): {error}") from None
+        raise ArgumentError(
+            f"{name}, which is compiled, is called on {len(symbols) + len(named)} array(s): {error}"
+        ) from None
     except ValueError:
         # Some functions that are built into Python do not say what they take.
         pass
-    return function(*symbols, **options)
+    return function(*symbols, **named)
 
 
 class Compiled:
@@ -172,39 +172,3 @@ def compile(function: TracedFunction, threads: int | None = None) -> Compiled:
     results.
     """
     return Compiled(function, threads)
-
-
-@checked
-def value_and_grad(
-    function: TracedFunction, wrt: Sequence[int | Variable] = (0,), threads: int | None = None
-) -> Compiled:
-    """Return a compiled function that gives (value, gradients ...) of a scalar `function`.
-
-    wrt: what the gradients are taken in: arguments by position, or variables.
-    """
-
-    def value_and_gradients(*symbols: Symbol) -> list[Tensor]:
-        y = call(function, symbols)
-        if wrong := [w for w in wrt if isinstance(w, int) and not -len(symbols) <= w < len(symbols)]:
-            raise ShapeError(
-                f"there is no argument {wrong[0]} to take the gradient in; the function has {len(symbols)}"
-            )
-        if not isinstance(y, Symbol):
-            raise ShapeError(
-                f"the function returned {type(y).__name__}; gradients need one scalar written with operators"
-            )
-        return [y, *gradients(y, [symbols[w] if isinstance(w, int) else y.trace.lift(w) for w in wrt])]
-
-    return Compiled(value_and_gradients, threads)
-
-
-@checked
-def grad(function: TracedFunction, wrt: int | Variable = 0, threads: int | None = None) -> Callable[..., Ndarray]:
-    """Return a function that gives the gradient of a scalar `function` in one argument (by position) or variable."""
-    both = value_and_grad(function, (wrt,), threads)
-
-    def gradient(*arrays: ArrayLike) -> Ndarray:
-        result: Ndarray = both(*arrays)[1]
-        return result
-
-    return gradient

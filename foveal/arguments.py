@@ -16,6 +16,9 @@ from typing import Any, ParamSpec, TypeVar, Unpack, get_args, get_origin
 from foveal.errors import ArgumentError, FovealError, ShapeError
 from foveal.kinds import Kind, Refused, kind_of, kinds_of, refusal
 
+# PyTorch's names of arguments that are called as in NumPy here.
+OTHER_NAMES = {"dim": "axis", "dims": "axis", "keepdim": "keepdims"}
+
 P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C", bound=type)
@@ -28,7 +31,8 @@ def wrong_call(call: str, signature: inspect.Signature, error: TypeError, named:
     # A misspelt name comes first: the argument that it was meant for is missing only because of it.
     for name in named:
         if name not in signature.parameters:
-            close = difflib.get_close_matches(name, signature.parameters)
+            meant = [OTHER_NAMES[name]] if OTHER_NAMES.get(name) in signature.parameters else []
+            close = meant or difflib.get_close_matches(name, signature.parameters)
             wrong = f"got an unexpected keyword argument {name!r}" + (f" (did you mean {close[0]!r}?)" if close else "")
             break
     plain = [p.replace(annotation=p.empty) for p in signature.parameters.values()]

@@ -65,9 +65,9 @@ class Program:
         self.results = [self.binding.array(view) for view in self.lowered.outputs]
         self.updated = [variable for variable, _ in self.graph.updates]
         # the variables that prepared calls may read, and their versions when these last ran
-        self.sources: list[Variable] = [
-            node.variable for node in self.graph.variables if node.variable and node.variable not in self.updated
-        ]
+        updated = set(self.updated)
+        read = [node.variable for node in self.graph.variables]
+        self.sources: list[Variable] = [v for v in read if v is not None and v not in updated]
         self.versions: list[int] | None = None
         # the calls of operators without a kernel
         self.in_python = [i for i, call in enumerate(self.calls) if call.python is not None]

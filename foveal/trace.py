@@ -15,6 +15,22 @@ from foveal.ops.op import OPS, Operand, Operator, Tensor, Type, current_recordin
 from foveal.strides import Shape
 from foveal.variable import Variable
 
+# Methods of PyTorch's tensors and of NumPy's arrays that are written otherwise here.
+OTHER_NAMES = {
+    "view": "x.reshape(n, -1)",
+    "dim": "x.ndim",
+    "numel": "x.size",
+    "float": 'x.astype("float32")',
+    "int": 'x.astype("int32")',
+    "long": 'x.astype("int32")',
+    "pow": "x ** 2",
+    "dot": "a @ b",
+    "mm": "a @ b",
+    "matmul": "a @ b",
+    "clamp": "x.clip(low, high)",
+    "t": "x.T",
+}
+
 
 class Symbol(Tensor):
     """The result of a node, while a function is traced: a Tensor that is known only by its type."""
@@ -26,13 +42,18 @@ class Symbol(Tensor):
     def shape(self) -> Shape:
         return self.node.shape
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.node.type.dtype)
+
     def __getattr__(self, name: str) -> Any:
-        # Only what does not exist gets here, such as the methods of PyTorch's tensors.
+        # Only what does not exist gets here, such as other methods of PyTorch's tensors.
         if name in TRACED:
             raise AttributeError(missing("a traced value", name, TRACED))
+        other = OTHER_NAMES.get(name)
         raise AttributeError(
-            f"a traced value has no {name!r}; operators are functions of foveal.ops, such as"
-            " ops.reshape(x, shape=(n, -1))"
+            f"a traced value has no {name!r}; "
+            + (f"write {other}" if other else "operators are functions of foveal.ops, such as ops.exp(x)")
         )
 
     def __repr__(self) -> str:

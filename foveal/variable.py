@@ -1,14 +1,17 @@
 """Named memory that programs read and update in place."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from foveal.arguments import checked
-from foveal.errors import ArgumentError, StateError
+from foveal.arrays.calls import is_recording
+from foveal.arrays.tensor import ArrayMethods, Tensor
+from foveal.errors import ArgumentError, ShapeError, StateError
 from foveal.kinds import as_float32, shown
 from foveal.strides import Ndarray, Shape, contiguous, filters_last
 
@@ -35,12 +38,27 @@ def without_memory() -> Iterator[None]:
         _local.shapes_only = previous
 
 
-class Variable:
+# Where NumPy's function is called otherwise than the operator.
+IN_NUMPY: dict[str, Callable[..., Any]] = {
+    "array_matmul": np.matmul,
+    "permute": lambda x, order: np.transpose(x, order),
+    "reshape": lambda x, shape: x.reshape(shape),
+    "clip": lambda x, low, high: np.clip(x, low, high),
+}
+
+
+class Variable(ArrayMethods):
     """Named memory that programs read and update in place: parameters, running statistics, an optimiser's state.
 
     All are float32. `data` is a read-only NumPy view of logical shape ([K, C, R, S] for filters) on `storage`, which
     lies as kernels use it; assigning to `data` copies. `version` counts the changes: what a program has prepared from a
     variable, such as packed filters, is valid as long as the version stays the same.
+
+    It has the operators and methods of arrays. While a function is traced they give Tensors, so that a loss may hold
+    `(p ** 2).sum()`; elsewhere they are NumPy's and give NumPy arrays of the present values: `0.5 * p`,
+    `p.mean(axis=0)`, `p[0]`, `np.abs(p)`. Parts and other shapes are copies, and read-only, as writing to them would
+    change nothing. In place, `p += 1`, `p -= lr * g` and `p[...] = 0` change the values; while a function is traced
+    they raise ShapeError. `==` compares elements; to look for a variable in a list, compare with `is`.
     """
 
     @checked
@@ -126,9 +144,138 @@ class Variable:
     def size(self) -> int:
         return self._data.size
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32."""
+        return self._data.dtype
+
+    def operate(self, name: str, *operands: Any, **attributes: Any) -> Tensor:
+        if is_recording():
+            return Tensor.operate(cast("Tensor", self), name, *operands, **attributes)
+        values = [x.data if isinstance(x, Variable) else x for x in operands]
+        try:
+            result = IN_NUMPY.get(name, getattr(np, name, None))(*values, **attributes)  # type: ignore[misc]
+        except (TypeError, ValueError, IndexError) as error:
+            raise ShapeError(f"{name} of {self!r}: {error}") from None
+        return cast("Tensor", apart(result, self._storage))
+
+    def __pos__(self) -> Tensor:
+        return self.operate("multiply", self, 1.0)
+
+    def __getitem__(self, key: object) -> Tensor:
+        """Part of the values, as NumPy takes it: a read-only copy. While a function is traced, see Tensor."""
+        if is_recording():
+            return super().__getitem__(key)
+        try:
+            part = self.data[key]  # type: ignore[call-overload]
+        except IndexError as error:
+            raise ShapeError(f"{self!r} has no part {shown(key)}: {error}") from None
+        return cast("Tensor", apart(part, self._storage))
+
+    def __contains__(self, value: object) -> bool:
+        if is_recording():
+            return Tensor.__contains__(cast("Tensor", self), value)
+        return value in self.data
+
+    def __setitem__(self, key: object, value: ArrayLike) -> None:
+        """Change part of the values."""
+        self.check_writable()
+        if not self.empty:
+            try:
+                self._data[key] = value  # type: ignore[call-overload]
+            except (TypeError, ValueError, IndexError) as error:
+                raise ShapeError(
+                    f"{self!r}: {shown(value)} cannot be written to its part {shown(key)}: {error}"
+                ) from None
+        self.touch()
+
+    def check_writable(self) -> None:
+        """Raise ShapeError while a function is traced, in which nothing has a value that could be changed."""
+        if is_recording():
+            raise ShapeError(
+                f"{self!r} is changed in place in a function that is traced; compute a new value from it, and assign"
+                " it after the call, or let an optimiser do so in a training step"
+            )
+        self.check_filled()
+
+    def changed(self, name: str, value: object) -> Self:
+        """The variable after an operator in place: its values are the operator's result."""
+        self.check_writable()
+        self.assign(np.asarray(self.operate(name, self, value)))
+        return self
+
+    def __iadd__(self, value: object) -> Self:  # type: ignore[override]
+        return self.changed("add", value)
+
+    def __isub__(self, value: object) -> Self:  # type: ignore[override]
+        return self.changed("subtract", value)
+
+    def __imul__(self, value: object) -> Self:  # type: ignore[override]
+        return self.changed("multiply", value)
+
+    def __itruediv__(self, value: object) -> Self:  # type: ignore[override]
+        return self.changed("divide", value)
+
+    def __ipow__(self, value: object) -> Self:  # type: ignore[override]
+        return self.changed("power", value)
+
+    def __bool__(self) -> bool:
+        """The truth of a single number. Raises ShapeError for more: `is not None` asks whether there is a variable."""
+        return bool(self.item())
+
+    def item(self) -> float:
+        """The value of a variable of one element, as a number. Raises ShapeError for more, or while tracing."""
+        if is_recording():
+            raise ShapeError(f"{self!r} has no number while a function is traced; use ops.where for conditions")
+        if self.size != 1:
+            raise ShapeError(
+                f"{self!r} has {self.size} elements, so it is not one number; to ask whether it is there, or whether it"
+                " is another variable, use `is`"
+            )
+        return float(self.data.item())
+
+    def __float__(self) -> float:
+        return self.item()
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def tolist(self) -> list[Any]:
+        """The values in nested lists."""
+        values: list[Any] = self.data.tolist()
+        return values
+
+    def numpy(self) -> Ndarray:
+        """A copy of the values."""
+        return np.array(self.data)
+
+    def astype(self, dtype: DTypeLike) -> Ndarray:
+        """A copy of the values in another type."""
+        return np.array(self.data, dtype)
+
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Ndarray:
         self.check_filled()
         return np.array(self._data, dtype=dtype)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {list(self.shape)})"
+
+
+def apart(result: Any, memory: Ndarray) -> Any:
+    """A NumPy result; a read-only copy of it where it lies in the memory of a variable, which programs change."""
+    if not isinstance(result, np.ndarray) or not np.may_share_memory(result, memory):
+        return result
+    copy = result.copy().view(Part)
+    copy.flags.writeable = False
+    return copy
+
+
+class Part(np.ndarray[Any, Any]):
+    """A read-only copy of part of a variable. `p[0] *= 2` makes a new array of it, which Python assigns to p[0]."""
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: Any, *inputs: Any, **options: Any) -> Any:
+        # What is computed from it is an ordinary array; in place, NumPy names the part itself as `out`.
+        if any(isinstance(x, Part) for x in options.get("out", ())):
+            del options["out"]
+        values = [np.asarray(x) if isinstance(x, Part) else x for x in inputs]
+        return getattr(ufunc, method)(*values, **options)

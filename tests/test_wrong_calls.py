@@ -42,9 +42,9 @@ def test_what_wrong_calls_are_made_of_is_right(part):
 
 MESSAGES = [
     (
-        lambda: ops.sum(X, axis=1),
-        "ops.sum: got an unexpected keyword argument 'axis' (did you mean 'axes'?); call it as ops.sum(x, *, axes=None,"
-        " keepdims=False)",
+        lambda: ops.sum(X, dim=1),
+        "ops.sum: got an unexpected keyword argument 'dim' (did you mean 'axis'?); call it as ops.sum(x, *, axis=None,"
+        " axes=None, keepdims=False)",
     ),
     (lambda: ops.reshape(X), "ops.reshape: missing a required argument: 'shape'; call it as ops.reshape(x, *, shape)"),
     (lambda: ops.relu("x"), "relu: input 0 is 'x', it has to be an array of numbers"),
@@ -56,7 +56,7 @@ MESSAGES = [
         "leaky_relu: negative_slope is nan, it has to be a finite number",
     ),
     (lambda: ops.softmax(X, axis=10**400), "softmax: axis is a number of 1329 bits, it has to be a whole number"),
-    (lambda: foveal.compile(lambda x: x[X > 0])(X), "integers and slices in steps of 1, not with an array bool[2, 3]"),
+    (lambda: foveal.compile(lambda x: x[X > 0])(X), "for masks use ops.where(condition, a, b)"),
     (
         lambda: nn.Linear(3, 2).summary("x"),
         "explain: input_shape is 'x', it has to be the sizes of one image without the batch, such as (3, 224, 224)",

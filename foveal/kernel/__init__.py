@@ -16,6 +16,7 @@ In the order in which they import each other:
 | array.py | arrays: a pointer with a shape and strides, indexed logically |
 | lang.py | the kernel language: loops, branches, sharing among threads; kernels import all they use from here |
 | maths.py | exp, log, tanh, erf and others, written in the language |
+| circular.py | sin, cos, tan and powers |
 | random.py | counter-based random numbers (Philox), written in the language |
 | cache.py | machine code on disk, shared by all processes of a user |
 | bundle.py | kernels in one signed file, for other machines of the same type |

@@ -2,7 +2,6 @@
 
 How it is computed fast is in ops/kernels/, which holds no operator. By file:
 
-    tensor.py         Tensor, which functions that are traced compute with
     values.py         Type: shape and dtype; Case: sample inputs
     own.py            what operators that users write leave out, and what they return, checked
     op.py             the contract (class Operator), the registry OPS, and the alphabet of shapes (N, C, H, W)
@@ -10,11 +9,19 @@ How it is computed fast is in ops/kernels/, which holds no operator. By file:
     elementwise.py    arithmetic, comparisons, exp and its relatives, relu, gelu: pointwise operators
     activation.py     further activations; softmax
     mish.py           one more activation
+    comparison.py     comparisons and logic, which give 1 or 0
+    rounding.py       abs, sign, rounding; float32 and int32 as each other
+    power.py          powers and squares
+    trigonometric.py  sin, cos, tan, sinh, cosh
     reduce.py         sum, mean, max over axes; broadcast_to
+    statistics.py     min, prod, var, std, norm over axes
+    scan.py           cumsum, argmax, argmin along an axis
     shape.py          reshape, permute, index, constants
     concat.py         arrays side by side, and parts of arrays
+    parts.py          every n-th part of an array, reversed, at given places; stack, split, roll, repeat, tile
     pad.py            images with borders
     matmul.py         matrix products; linear layers
+    product.py        @ and einsum, for arrays of any rank
     conv.py           conv2d and its gradients in x and in w
     conv_transpose.py transposed convolution; true convolution
     im2col.py         windows as columns, and what is a matrix product with them
@@ -47,6 +54,14 @@ from foveal.ops.activation import softplus as softplus
 from foveal.ops.batch_norm import batch_norm as batch_norm
 from foveal.ops.batch_norm import batch_norm_inference as batch_norm_inference
 from foveal.ops.batch_norm import channel_moments as channel_moments
+from foveal.ops.comparison import greater_equal as greater_equal
+from foveal.ops.comparison import less as less
+from foveal.ops.comparison import less_equal as less_equal
+from foveal.ops.comparison import logical_and as logical_and
+from foveal.ops.comparison import logical_not as logical_not
+from foveal.ops.comparison import logical_or as logical_or
+from foveal.ops.comparison import logical_xor as logical_xor
+from foveal.ops.comparison import not_equal as not_equal
 from foveal.ops.concat import concatenate as concatenate
 from foveal.ops.concat import narrow as narrow
 from foveal.ops.concat import widen as widen
@@ -103,6 +118,16 @@ from foveal.ops.op import Operator as Operator
 from foveal.ops.op import operator as operator
 from foveal.ops.pad import pad as pad
 from foveal.ops.pad import pad_grad as pad_grad
+from foveal.ops.parts import add_parts as add_parts
+from foveal.ops.parts import flip as flip
+from foveal.ops.parts import repeat as repeat
+from foveal.ops.parts import roll as roll
+from foveal.ops.parts import split as split
+from foveal.ops.parts import spread as spread
+from foveal.ops.parts import stack as stack
+from foveal.ops.parts import strided as strided
+from foveal.ops.parts import take as take
+from foveal.ops.parts import tile as tile
 from foveal.ops.pool_adaptive import adaptive_avg_pool2d as adaptive_avg_pool2d
 from foveal.ops.pool_adaptive import adaptive_max_index as adaptive_max_index
 from foveal.ops.pool_adaptive import adaptive_max_pool2d as adaptive_max_pool2d
@@ -119,15 +144,40 @@ from foveal.ops.pool_max import max_pool2d as max_pool2d
 from foveal.ops.pool_max import max_pool2d_grad as max_pool2d_grad
 from foveal.ops.pool_max import max_pool2d_index as max_pool2d_index
 from foveal.ops.pool_max import max_pool2d_pick as max_pool2d_pick
+from foveal.ops.power import constant_power as constant_power
+from foveal.ops.power import power as power
+from foveal.ops.power import square as square
+from foveal.ops.product import array_matmul as array_matmul
+from foveal.ops.product import einsum as einsum
 from foveal.ops.reduce import broadcast_to as broadcast_to
 from foveal.ops.reduce import max as max
 from foveal.ops.reduce import mean as mean
 from foveal.ops.reduce import sum as sum
+from foveal.ops.rounding import abs as abs
+from foveal.ops.rounding import as_float as as_float
+from foveal.ops.rounding import as_integer as as_integer
+from foveal.ops.rounding import ceil as ceil
+from foveal.ops.rounding import floor as floor
+from foveal.ops.rounding import round as round
+from foveal.ops.rounding import sign as sign
+from foveal.ops.scan import argmax as argmax
+from foveal.ops.scan import argmin as argmin
+from foveal.ops.scan import cumsum as cumsum
 from foveal.ops.shape import constant as constant
 from foveal.ops.shape import index as index
 from foveal.ops.shape import permute as permute
 from foveal.ops.shape import place as place
 from foveal.ops.shape import reshape as reshape
+from foveal.ops.statistics import min as min
+from foveal.ops.statistics import norm as norm
+from foveal.ops.statistics import prod as prod
+from foveal.ops.statistics import std as std
+from foveal.ops.statistics import var as var
+from foveal.ops.trigonometric import cos as cos
+from foveal.ops.trigonometric import cosh as cosh
+from foveal.ops.trigonometric import sin as sin
+from foveal.ops.trigonometric import sinh as sinh
+from foveal.ops.trigonometric import tan as tan
 
 # what networks call convolution, by its proper name
 cross_correlation2d = conv2d

@@ -23,7 +23,6 @@ letters are indices: n, c, k, (r, s) of a tap, (p, q) of an output, and (h, v) f
 
 import inspect
 import math
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, lru_cache
@@ -32,16 +31,16 @@ from typing import Any, ClassVar, Literal, ParamSpec, Protocol, cast
 import numpy as np
 
 from foveal.arguments import checked, wrong_call
+from foveal.arrays.calls import CALLS, RECORDED
+from foveal.arrays.calls import HasShape as HasShape
+from foveal.arrays.calls import Operand as Operand
+from foveal.arrays.tensor import Tensor as Tensor
 from foveal.errors import ArgumentError, ShapeError
 from foveal.kernel.compile import ArraySpec, Kernel
 from foveal.kernel.lang import Scalar
 from foveal.kernel.sources import is_outside, module_digest
 from foveal.kinds import Refused, kinds_of, numbers_array, refusal, shown
 from foveal.ops.own import as_method, as_shape, checked_result, derived_shape
-from foveal.ops.tensor import CALLS
-from foveal.ops.tensor import HasShape as HasShape
-from foveal.ops.tensor import Operand as Operand
-from foveal.ops.tensor import Tensor as Tensor
 from foveal.ops.values import Case as Case
 from foveal.ops.values import Type as Type
 from foveal.ops.window import Window
@@ -476,19 +475,17 @@ class Recording(Protocol):
         """The output of an operator with attributes in full form."""
 
 
-_local = threading.local()
-
-
 def current_recording() -> Recording | None:
     """The recording that this thread is in; None where operators compute at once."""
-    return getattr(_local, "recording", None)
+    recording: Recording | None = RECORDED.recording
+    return recording
 
 
 @contextmanager
 def recording_with(recording: Recording) -> Iterator[None]:
     """Inside of the block this thread's operators are recorded by `recording` instead of being computed."""
-    previous, _local.recording = current_recording(), recording
+    previous, RECORDED.recording = current_recording(), recording
     try:
         yield
     finally:
-        _local.recording = previous
+        RECORDED.recording = previous

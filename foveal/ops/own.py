@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from foveal.arrays.tensor import Tensor
 from foveal.errors import ShapeError
 from foveal.kinds import Refused, numbers_array, shown
-from foveal.ops.tensor import Tensor
 from foveal.strides import Ndarray, Shape
 
 

@@ -1,10 +1,11 @@
 """Reductions over axes, and repeating along axes, which is their adjoint."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
+from foveal.arrays.tensor import one_of
 from foveal.errors import ShapeError
 from foveal.kernel.lang import Array, Scalar, loops, maximum, parallel, var
 from foveal.ops.elementwise import equal, where
@@ -12,6 +13,9 @@ from foveal.ops.kernels import pointwise
 from foveal.ops.op import Case, HasShape, Operator, Tensor
 from foveal.ops.shape import reshape, sizes
 from foveal.strides import Ndarray, Shape
+
+# One axis, several, or all of them.
+Axes = int | Iterable[int] | None
 
 
 class BroadcastTo(Operator):
@@ -58,14 +62,14 @@ def check_elements(name: str, x: Shape, axes: Iterable[int]) -> None:
 
 
 class Reduction(Operator):
-    """Base of what combines all elements along `axes`: one axis, several, or all of them where it is None.
+    """Base of what combines all elements along `axis`: one axis, several, or all of them where it is None.
 
     The axes are gone in the output, or have size 1 with keepdims. A negative axis counts from the last; ShapeError
-    where there is no such axis.
+    where there is no such axis. `axes` is another name of `axis`, under which graphs print it.
     """
 
     arity = 1
-    cases = (
+    cases: ClassVar[Sequence[Case]] = (
         Case(((4, 5),), {"axes": (0,)}),
         Case(((4, 35),), {"axes": (1,), "keepdims": True}),
         Case(((3, 5, 6, 7),), {"axes": (0, 2, 3)}),
@@ -78,15 +82,17 @@ class Reduction(Operator):
     # the result for no elements
     start = 0.0
 
-    def normalise(
-        self, x: HasShape, *, axes: int | Iterable[int] | None = None, keepdims: bool = False
-    ) -> dict[str, Any]:
-        rank = len(x.shape)
-        chosen = range(rank) if axes is None else (axes,) if isinstance(axes, int) else tuple(axes)
-        for axis in chosen:
-            if not -rank <= axis < rank:
-                raise ShapeError(f"{self.name}: axis {axis} is not one of the {rank} axes of shape {x.shape}")
-        return {"axes": tuple(sorted({a % rank for a in chosen})), "keepdims": keepdims}
+    def normalise(self, x: HasShape, *, axis: Axes = None, axes: Axes = None, keepdims: bool = False) -> dict[str, Any]:
+        return {"axes": self.full_axes(x, axis, axes), "keepdims": keepdims}
+
+    def full_axes(self, x: HasShape, axis: Axes, axes: Axes) -> tuple[int, ...]:
+        """The axes of x that a call names, each once and counted from the front."""
+        rank, given = len(x.shape), one_of(self.name, axis, axes)
+        chosen = range(rank) if given is None else (given,) if isinstance(given, int) else tuple(given)
+        for a in chosen:
+            if not -rank <= a < rank:
+                raise ShapeError(f"{self.name}: axis {a} is not one of the {rank} axes of shape {x.shape}")
+        return tuple(sorted({a % rank for a in chosen}))
 
     def shape(self, x: Shape, *, axes: tuple[int, ...], keepdims: bool) -> Shape:
         return tuple(1 if a in axes else n for a, n in enumerate(x) if keepdims or a not in axes)
@@ -117,7 +123,7 @@ class Reduction(Operator):
 
 
 class Sum(Reduction):
-    """y = the sum of x over `axes` (one, several, or None for all); y has x's shape without them
+    """y = the sum of x over `axis` (one, several, or None for all); y has x's shape without them
 
     With keepdims they stay, with size 1. dx = dy, repeated along the axes.
     """
@@ -137,7 +143,7 @@ class Sum(Reduction):
 
 
 class Max(Reduction):
-    """y = the maximum of x over `axes` (one, several, or None for all); y has x's shape without them
+    """y = the maximum of x over `axis` (one, several, or None for all); y has x's shape without them
 
     With keepdims they stay, with size 1. Equal maxima share the gradient. Raises ShapeError where an axis has size 0.
     """
@@ -164,7 +170,7 @@ class Max(Reduction):
 
 
 class Mean(Reduction):
-    """y = the mean of x over `axes` (one, several, or None for all); y has x's shape without them
+    """y = the mean of x over `axis` (one, several, or None for all); y has x's shape without them
 
     With keepdims they stay, with size 1. dx = dy divided by the number of elements, repeated along the axes. Raises
     ShapeError where an axis has size 0.

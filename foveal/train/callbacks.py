@@ -41,10 +41,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from foveal.errors import ArgumentError, CallbackError, FovealError, ShapeError
+from foveal.files import write_whole
 from foveal.kinds import shown, takes
 from foveal.strides import Ndarray
 from foveal.train.checkpoint import model_bytes
-from foveal.train.files import write_whole, writing
+from foveal.train.files import writing
 
 if TYPE_CHECKING:
     from foveal.nn.module import Module

@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike
 from foveal.arguments import checked
 from foveal.data.loader import Loader
 from foveal.errors import StateError
+from foveal.files import write_whole
 from foveal.nn import init
 from foveal.nn.models.weights import read_file
 from foveal.nn.module import Module
@@ -32,7 +33,7 @@ from foveal.optim.combined import Combined
 from foveal.optim.optimizer import Optimizer, UpdateRule
 from foveal.step import Step
 from foveal.strides import Ndarray
-from foveal.train.files import write_whole, writing
+from foveal.train.files import writing
 
 # Of the names and what they hold; another number is refused.
 VERSION = 1

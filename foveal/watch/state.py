@@ -55,7 +55,7 @@ class Read:
         """True if the value is what it was. Snapshots are renewed then: equal elements may be other objects."""
         if not self.snapshots:
             now = self.fetch()
-            if now is self.value or (self.name == PARTS and now == self.value):
+            if now is self.value or (self.name == PARTS and same_parts(now, self.value)):
                 return True
         kept = self.value, self.token, self.snapshots
         self.describe(ignored)
@@ -68,6 +68,12 @@ class Read:
     def unmoved(self) -> bool:
         """True if nothing of it has changed in place."""
         return all(snapshot.holds() for snapshot in self.snapshots)
+
+
+def same_parts(now: Any, before: Any) -> bool:
+    """True if two lists of (name, part) have the same names and, each itself, the same parts."""
+    pairs = zip(now, before, strict=False)
+    return len(now) == len(before) and all(a is b and name == other for (name, a), (other, b) in pairs)
 
 
 class Inherited(Read):

@@ -60,7 +60,7 @@ def test_values_and_gradients_are_pytorchs(torch, which, scale):
     want.backward(torch.tensor(dy, dtype=torch.float64))
 
     both = foveal.value_and_grad(lambda a, c: (layer(a) * c).sum(), [0, *layer.parameters()])
-    _, dx, *slopes = both(x, dy)
+    _, (dx, *slopes) = both(x, dy)
     assert error(layer(x), want.detach().numpy()) < LIMIT
     assert error(dx, double.grad.numpy()) < LIMIT
     for slope, parameter in zip(slopes, theirs.parameters(), strict=True):

@@ -170,7 +170,7 @@ def test_sharing_weights_adds_their_gradients():
         both = foveal.value_and_grad(lambda a, c: (layer(a) * c).sum(), [0, *layer.parameters()])
         return both(x, dy)
 
-    (y, dx, dw, db), (y1, dx1, dw1, db1) = value_and_slopes(apart), value_and_slopes(shared)
+    (y, (dx, dw, db)), (y1, (dx1, dw1, db1)) = value_and_slopes(apart), value_and_slopes(shared)
     assert error(y, y1) < LIMIT
     assert error(dx, dx1) < LIMIT
     assert error(dw.sum(0).T.reshape(5, 3, 3, 3), dw1) < WEIGHT_LIMIT

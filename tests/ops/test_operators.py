@@ -135,7 +135,7 @@ WRONG_CALLS = {
         "concatenate: an input is a list of arrays; pass the arrays one by one",
     ),
     "misspelt": (lambda x: ops.leaky_relu(x, negative_slop=1), r"'negative_slop' \(did you mean 'negative_slope'\?\)"),
-    "name": (lambda x: ops.sum(x, axis=1), r"'axis' \(did you mean 'axes'\?\); call it as ops\.sum\(x, \*, axes=None"),
+    "name": (lambda x: ops.sum(x, dim=1), r"'dim' \(did you mean 'axis'\?\); call it as ops\.sum\(x, \*, axis=None"),
     "required": (lambda x: ops.clip(x, low=0.0), r"'high'; call it as ops\.clip\(x, \*, low, high\)"),
 }
 
@@ -174,7 +174,7 @@ def calls(x: Tensor) -> None:
     reveal_type(ops.softplus.__call__)
     ops.add(x, 1.0)
     ops.add(x)
-    ops.sum(x, axis=1)
+    ops.sum(x, dim=1)
 """
 
 
@@ -185,9 +185,9 @@ def test_a_type_checker_sees_signatures(tmp_path, monkeypatch):
     path.write_text(TYPED)
     text, _, _ = mypy.run([str(path)])
     lines = [line for line in text.splitlines() if "calls.py" in line]
-    assert "float =, threshold: float =) -> foveal.ops.tensor.Tensor" in lines[0]
+    assert "float =, threshold: float =) -> foveal.arrays.tensor.Tensor" in lines[0]
     assert 'Missing positional argument "b"' in lines[1]
-    assert 'Unexpected keyword argument "axis"' in lines[2]
+    assert 'Unexpected keyword argument "dim"' in lines[2]
     assert len([line for line in lines if "error" in line]) == 2
 
 

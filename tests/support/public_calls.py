@@ -54,6 +54,7 @@ def operators():
         yield Target("ops", f"ops.{name}", op, lambda c=case: (tuple(c.arrays(0)), dict(c.attributes)))
         types = [Type(a.shape, str(a.dtype)) for a in case.arrays(0)]
         yield Target("ops", f"ops.{name} (traced)", TracedOperator(op, types), lambda c=case: ((), dict(c.attributes)))
+    yield Target("ops", "ops.split", ops.split, lambda: ((X, 3), {"axis": 1}))
 
 
 class TracedOperator:
@@ -383,7 +384,6 @@ def training():
     yield Target("train", "foveal.compile", foveal.compile, lambda: ((ops.relu,), {"threads": 1}), on_x)
     yield Target("train", "foveal.grad", foveal.grad, lambda: ((ops.sum,), {"wrt": 0, "threads": 1}), on_x)
     both = foveal.value_and_grad
-    yield Target("train", "foveal.value_and_grad", both, lambda: ((ops.sum,), {"wrt": (0,)}), on_x)
     cube = functools.partial(foveal.gradcheck, backward=lambda dy, x: 3 * dy * x * x)
     options = {"rtol": 1e-6, "elements": 3, "directions": 1, "seed": 0, "native": False, "raise_on_failure": False}
     yield Target("train", "foveal.gradcheck", foveal.gradcheck, lambda: ((ops.exp, X), dict(options)), str)
@@ -391,6 +391,9 @@ def training():
     yield Target("train", "foveal.numeric_gradient", foveal.numeric_gradient, lambda: ((np.sin, X), {"step": 1e-5}))
     own = {"vjp": lambda dy, y, x: dy * y, "shape": lambda x: x, "name": "made_by_a_wrong_call"}
     yield Target("train", "ops.operator", ops.operator, lambda: ((np.exp,), dict(own)), on_x)
+    yield Target(
+        "train", "foveal.value_and_grad", both, lambda: ((ops.sum,), {"wrt": 0, "has_aux": False, "seed": 1}), on_x
+    )
     rule = optim.SGD(net().parameters(), lr=0.0)
     traced = lambda made: made.trace(Type((2, 1, 8, 8)), Type((2,), "int32"))  # noqa: E731
     whole = lambda: ((net(), nn.CrossEntropyLoss(), rule), {"threads": 1, "seed": 1, "memory": "fast"})  # noqa: E731
