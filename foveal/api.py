@@ -111,7 +111,7 @@ class Compiled:
         self.state = State()
         # by the number of the state, and shapes and dtypes of the arguments: the program, how its results are nested,
         # and what the program checks before it writes
-        self.programs: Programs[tuple[Program, Rebuild, Guard | None]] = Programs()
+        self.programs: Programs[tuple[Program, Rebuild, Guard | None]] = Programs(names=("", "arguments"))
 
     def program(self, *arrays: ArrayLike) -> Program:
         """Return the program for arguments of these shapes and dtypes."""
@@ -138,7 +138,7 @@ class Compiled:
                 graph = trace(traced, *(Type(*k) for k in types))
             return build(graph, self.threads), rebuild, guard
 
-        return self.programs.find((number, types), make)
+        return self.programs.find((number, types), make, self.function, self.state)
 
     def __call__(self, *arrays: ArrayLike) -> Any:
         """Run on arrays. Returns an array; a list or dict of arrays, also nested, if the function returns that."""

@@ -36,6 +36,10 @@ class NumericsError(FovealError, ArithmeticError):
     """An input, the loss, or what a step would write holds NaN or infinity."""
 
 
+class PackageError(FovealError, ImportError):
+    """A package that an extra of Foveal brings is not installed."""
+
+
 class FovealWarning(UserWarning):
     """Something that goes on and that the caller may not have meant."""
 

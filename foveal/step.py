@@ -29,6 +29,8 @@ from foveal.trained import check_optimizer, check_used, parameters_of
 from foveal.variable import Variable
 from foveal.watch import Same, State
 
+# What the optimiser's part of a program's key is, for DEBUG=1.
+SETTINGS = "optimizer, or setting of it that is compiled in"
 # Of the parameters that a loss does not read, a warning names this many.
 MAX_NAMED = 5
 
@@ -97,7 +99,7 @@ class Step:
         # The key of random operators: 64 bits of seed, then 64 bits that count the steps.
         self.key = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, 0, 0], np.uint32)
         self.state = State()
-        self.programs: Programs[tuple[Program, Guard]] = Programs()
+        self.programs: Programs[tuple[Program, Guard]] = Programs(names=("", "x", "target", SETTINGS))
         self.steps = 0
         # The parameters that a warning has named as not read by the loss.
         self.named: set[Variable] = set()
@@ -199,7 +201,8 @@ class Step:
                 graph, guard = self.traced(Type(x.shape), Type(target.shape, target.dtype.name))
             return build(graph, self.threads, memory=self.memory), guard
 
-        return self.programs.find((number, x.shape, target.shape, target.dtype.name, optimizer), make)
+        key = number, (x.shape, "float32"), (target.shape, target.dtype.name), optimizer
+        return self.programs.find(key, make, f"a step of {type(self.model).__name__}", self.state)
 
     def state_dict(self) -> dict[str, Ndarray]:
         """Return what random operators draw from: the seed and the number of steps taken, as arrays.

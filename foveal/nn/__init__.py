@@ -18,6 +18,8 @@ blocks.py            blocks of several layers: DepthwiseSeparableConv2d, Squeeze
 one_dimensional.py   what the layers for sequences (Conv1d, ...) share
 loss.py              the base of losses, and those of classes: cross-entropy, focal, ...
 loss_regression.py   losses of predicted numbers: squared error, Huber, ...
+plots.py             figures of filters and feature maps
+tree_html.py         a network as a tree that unfolds, for notebooks
 init.py              starting values of parameters, and the seed that they are drawn from
 tools/               functions of a finished model: fold_batch_norm, variance_report
 models/              networks by name, and loading stored weights into them
@@ -71,6 +73,7 @@ from foveal.nn.norm import (
 )
 from foveal.nn.pad import CircularPad2d, ConstantPad2d, ReflectionPad2d, ReplicationPad2d, ZeroPad2d
 from foveal.nn.parameter import Buffer, Counter, Parameter
+from foveal.nn.plots import plot_feature_maps, plot_filters
 from foveal.nn.pool import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -170,8 +173,14 @@ __all__ = [
     "fold_batch_norm",
     "init",
     "models",
+    "plot_feature_maps",
+    "plot_filters",
     "seed",
     "variance_report",
 ]
 
 check_calls(__name__)
+
+
+def __dir__() -> list[str]:
+    return __all__
