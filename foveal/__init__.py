@@ -7,7 +7,12 @@ foveal.load                             a network from the file that net.save(pa
 foveal.nn, optim, metrics, data         layers, losses and models; optimisers and schedules; scores; data sets
 foveal.ops                              the operators
 foveal.train.train                      the training loop: train(foveal.data.load("digits"), epochs=3)
+foveal.explain                          what a model costs and sees, layer by layer, before it runs
+foveal.warm_up                          compiles for given shapes before they are needed
 foveal.set_threads, get_threads         how many native threads programs use
+foveal.debug, foveal.errors             what is printed while Foveal works (DEBUG=1 ... 6); errors a user can act on
+
+`dir(foveal.nn)` lists layers, `dir(foveal.ops)` operators, `dir(foveal.optim)` optimisers; `help` tells more of each.
 """
 
 from importlib import import_module
@@ -19,6 +24,8 @@ __version__ = "0.1.0"
 MAP = (
     ("errors", "messages a user can act on"),
     ("names", "names that users type; texts from outside as they are shown"),
+    ("display", "how results show themselves: tables as text and as HTML"),
+    ("plotting", "Matplotlib's figures, made without its global state"),
     ("debug", "the DEBUG ladder"),
     ("system", "what the operating system lets this process use: processors, memory, places for files"),
     ("forks", "what a fork does to locks"),
@@ -29,6 +36,7 @@ MAP = (
     ("strides", "shapes and strides of arrays, in elements"),
     ("kernel", "the kernel language, the target, compilation, the cache, the run loop"),
     ("arrays", "operators and methods of arrays, traced or not; Tensor"),
+    ("counts", "how often something was compiled again, counted in the cache's folder"),
     ("variable", "Variable: named memory that programs read and update"),
     ("view", "Buffer, View: memory of a program and arrays in it"),
     ("ops", "one class per operator: equation, shape rule, gradient, cases; ops/kernels: how it is computed"),
@@ -62,6 +70,7 @@ MAP = (
     ("native_gradient", "compiled gradients in float32 beside those in float64"),
     ("check_gradients", "gradcheck: analytic gradients against numeric ones"),
     ("explain", "a model before it runs: shapes, costs, receptive fields"),
+    ("warming", "warm_up: what is needed is compiled before it is needed"),
     ("nn", "Module, layers, models"),
     ("optim", "optimisers, schedules"),
     ("data", "readers, augmentation, loader"),
@@ -80,14 +89,21 @@ PUBLIC = {
     "numeric_gradient": "differences",
     "grad": "gradient",
     "value_and_grad": "gradient",
+    "warm_up": "warming",
     "set_threads": "workers",
     "get_threads": "workers",
     "Variable": "variable",
 }
 
 
+# The rooms that users work with; all others can be imported too.
+ROOMS = ("nn", "ops", "optim", "data", "metrics", "train", "explain", "debug", "errors")
+
+__all__ = [*PUBLIC, *ROOMS]
+
+
 def __dir__() -> list[str]:
-    return sorted([*PUBLIC, *dict(MAP), "__version__"])
+    return sorted([*__all__, "__version__"])
 
 
 def __getattr__(name: str) -> Any:

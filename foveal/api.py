@@ -112,7 +112,8 @@ class Compiled:
         self.state = State()
         # by the number of the state, shapes and dtypes of the arguments, and how they are nested: the program, how its
         # results are nested, and what the program checks before it writes
-        self.programs: Programs[tuple[Program, Rebuild, Guard | None]] = Programs()
+        names = "", "arguments", "nesting of the arguments"
+        self.programs: Programs[tuple[Program, Rebuild, Guard | None]] = Programs(names=names)
 
     def program(self, *arrays: ArrayLike) -> Program:
         """Return the program for arguments of these shapes and dtypes."""
@@ -140,7 +141,7 @@ class Compiled:
                 graph = trace(traced, *(Type(*k) for k in types))
             return build(graph, self.threads), rebuild, guard
 
-        return self.programs.find((number, types, form), make)
+        return self.programs.find((number, types, form), make, self.function, self.state)
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """Run on arrays. Returns an array; a list or dict of arrays, also nested, if the function returns that.

@@ -40,6 +40,10 @@ class CallbackError(FovealError, RuntimeError):
     """A callback of a training raised an error, which is this one's cause."""
 
 
+class PackageError(FovealError, ImportError):
+    """A package that an extra of Foveal brings is not installed."""
+
+
 class FovealWarning(UserWarning):
     """Something that goes on and that the caller may not have meant."""
 

@@ -2,7 +2,9 @@
 
 import ctypes
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +27,28 @@ from foveal.workers import aligned, workers
 # Images of fewer channels than this are copied into channels-last memory channel by channel, so that NumPy's innermost
 # loop runs over pixels.
 MIN_CHANNELS = 9
+
+
+# whether programs are built and not run, in this thread or task
+_only_built: ContextVar[bool] = ContextVar("only_built", default=False)
+
+
+class Built(Exception):
+    """Raised in the place of a run, where programs are only built."""
+
+    def __init__(self, program: "Program") -> None:
+        super().__init__("the program was built and not run")
+        self.program = program
+
+
+@contextmanager
+def only_built() -> Iterator[None]:
+    """Inside of the block, what would run a program raises Built, before anything is copied or written."""
+    token = _only_built.set(True)
+    try:
+        yield
+    finally:
+        _only_built.reset(token)
 
 
 @dataclass(frozen=True)
@@ -87,6 +111,8 @@ class Program:
 
         Raises StateError when a signal handler or a finaliser calls it during a run in the same thread.
         """
+        if _only_built.get():
+            raise Built(self)
         with self.turn.lock:
             if self.runner == threading.get_ident():
                 raise StateError(

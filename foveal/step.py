@@ -32,6 +32,8 @@ from foveal.trained import check_optimizer, check_used, parameters_of
 from foveal.variable import Variable
 from foveal.watch import Same, State
 
+# What the optimiser's part of a program's key is, for DEBUG=1.
+SETTINGS = "optimizer, or setting of it that is compiled in"
 # Of the parameters that a loss does not read, a warning names this many.
 MAX_NAMED = 5
 
@@ -156,7 +158,8 @@ class Step:
         # The key of random operators: 64 bits of seed, then 64 bits that count the steps.
         self.key = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, 0, 0], np.uint32)
         self.state = State()
-        self.programs: Programs[Made] = Programs()
+        names = "", "inputs", "targets", "nesting of the inputs", "nesting of the targets", SETTINGS
+        self.programs: Programs[Made] = Programs(names=names)
         self.steps = 0
         # The parameters that a warning has named as not read by the loss.
         self.named: set[Variable] = set()
@@ -275,7 +278,8 @@ class Step:
                 traced = self.traced(x.nested(inputs), target.nested(targets))
             return Made(build(traced.graph, self.threads, memory=self.memory), traced)
 
-        return self.programs.find((number, inputs, targets, x.form, target.form, optimizer), make)
+        key = number, inputs, targets, x.form, target.form, optimizer
+        return self.programs.find(key, make, f"a step of {type(self.model).__name__}", self.state)
 
     def state_dict(self) -> dict[str, Ndarray]:
         """Return what random operators draw from: the seed and the number of steps taken, as arrays.

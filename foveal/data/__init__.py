@@ -36,3 +36,7 @@ __all__ = [
 ]
 
 check_calls(__name__)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from foveal.data.classes import name_classes
 from foveal.data.statistics import Floats, Images, channel_statistics, scaled
+from foveal.display import table
 from foveal.errors import ArgumentError, DataError
 from foveal.strides import Ndarray
 
@@ -27,6 +28,8 @@ PARTS = ("x_train", "y_train", "x_test", "y_test")
 UNIT = (0.0, 1.0)
 # Pixels whose range is so many times as wide as another one's are scaled otherwise: 0 to 255 and -1 to 1, say.
 OTHER_SCALE = 8
+# Classes that a notebook lists.
+SHOWN_CLASSES = 20
 # An image file in which no byte reaches this is black to the eye: such bytes count something else than brightness from
 # 0 to 255, and a network that was trained on them knows no image files.
 _DIM = 32
@@ -92,6 +95,14 @@ class Dataset:
             f"{self.name}: {len(self.images_train)} training and {len(self.images_test)} test images, "
             f"{shape}, {len(self.classes)} classes"
         )
+
+    def _repr_html_(self) -> str:
+        counts = [np.bincount(y, minlength=len(self.classes)) for y in (self.y_train, self.y_test)]
+        rows = [(name, f"{a:,}", f"{b:,}") for name, a, b in zip(self.classes, *counts, strict=True)]
+        more = f"and {len(rows) - SHOWN_CLASSES} more classes" if len(rows) > SHOWN_CLASSES else ""
+        low, high = self.value_range
+        kind = f"{self.images_train.dtype} images, pixels from {low:g} to {high:g}"
+        return table(("class", "training", "test"), rows[:SHOWN_CLASSES], repr(self), [more, kind])
 
 
 def from_arrays(

@@ -11,16 +11,22 @@ rows.py       the data: a row per layer, its receptive field, what it leaves unr
 render.py     rows as a table and as JSON
 summary.py    Summary: rows that print themselves, what `explain` returns
 explainer.py  explain(model, input_shape): traces the model and fills the rows
+plots.py      the figure of a receptive field on its image
 sizes.py      image sizes near the given one that every layer reads completely
 """
 
 from foveal.arguments import check_calls
 from foveal.explain.costs import LinearCost, linear_cost
 from foveal.explain.explainer import explain
+from foveal.explain.plots import plot_receptive_field
 from foveal.explain.rows import Row
 from foveal.explain.sizes import fitting_sizes
 from foveal.explain.summary import Summary
 
-__all__ = ["LinearCost", "Row", "Summary", "explain", "fitting_sizes", "linear_cost"]
+__all__ = ["LinearCost", "Row", "Summary", "explain", "fitting_sizes", "linear_cost", "plot_receptive_field"]
 
 check_calls(__name__)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from io import StringIO
 from typing import TYPE_CHECKING, Any, Literal
 
+from foveal.display import table as html_table
 from foveal.explain.costs import BYTES, in_words, short, size_in_words
 from foveal.explain.rows import Extent, Row, Rows, Unread
 from foveal.explain.windows import Fix, ranges
@@ -37,6 +38,12 @@ def text(summary: Rows, depth: int | None = None, width: int = WIDTH) -> str:
     Console(file=stream, width=width, highlight=False, color_system=None).print(table(summary, depth))
     lines = [line.rstrip() for line in stream.getvalue().splitlines()]
     return "\n".join([*filter(None, lines), "", *totals(summary), *notes(summary)])
+
+
+def html(summary: Rows, depth: int | None = None) -> str:
+    """Return the same for a notebook."""
+    rows = [cells(row, summary.input[0]) for row in summary.rows if depth is None or row.depth <= depth]
+    return html_table(COLUMNS, rows, notes=[*totals(summary), *notes(summary)])
 
 
 def table(summary: Rows, depth: int | None = None) -> "Table":

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from foveal.explain.render import WIDTH, Json, record, text
+from foveal.display import Text
+from foveal.explain.render import WIDTH, Json, html, record, text
 from foveal.explain.rows import Rows
 
 
@@ -13,9 +14,15 @@ class Summary(Rows):
     def __str__(self) -> str:
         return text(self)
 
-    def table(self, depth: int | None = None, width: int = WIDTH) -> str:
-        """Return the table with layers nested at most `depth` deep, the totals and notes, `width` columns wide."""
-        return text(self, depth, width)
+    def _repr_html_(self) -> str:
+        return html(self)
+
+    def table(self, depth: int | None = None, width: int = WIDTH) -> Text:
+        """Return the table with layers nested at most `depth` deep, the totals and notes, `width` columns wide.
+
+        It is a text, which a notebook shows as a table.
+        """
+        return Text(text(self, depth, width), html(self, depth))
 
     def as_json(self) -> Json:
         """Return everything as numbers, texts, lists and dictionaries."""

@@ -1,10 +1,13 @@
-"""What a person sees of a long compilation."""
+"""What a person sees of a long compilation: what is compiled, and that it is kept."""
 
+import os
+import shutil
 import sys
 import time
 from types import TracebackType
 
-from foveal import debug
+from foveal.kernel import cache
+from foveal.names import printable
 
 # below this, nothing is said
 QUIET_SECONDS = 1.0
@@ -12,11 +15,23 @@ QUIET_SECONDS = 1.0
 REFRESH_SECONDS = 0.1
 
 
+def kept() -> str:
+    """Where compiled kernels are kept, as words; or that they are not."""
+    folder = cache.directory()
+    if folder == cache.OFF:
+        return "kept nowhere, as FOVEAL_CACHE says, so that the next process compiles them again"
+    if not cache.writable():
+        return f"not kept, as {cache.problem() or f'{folder} cannot be written'}"
+    home = os.path.expanduser("~")
+    path = str(folder)
+    return f"kept in {f'~{path.removeprefix(home)}' if path.startswith(home + os.sep) else path}"
+
+
 class Progress:
     """How many kernels are compiled, of how many: a line on the terminal that goes away at the end.
 
-    In a notebook it is a line at the end. Elsewhere nothing is said: where standard error is a file, or belongs to a
-    live display.
+    In a notebook the line stays, and says what was compiled. Elsewhere nothing is said: where standard error is a file,
+    or belongs to a live display.
     """
 
     def __init__(self, total: int) -> None:
@@ -31,10 +46,15 @@ class Progress:
     def show(self, done: int) -> None:
         """Write the line, if that is due."""
         now = time.perf_counter()
-        if now < self.next or not is_terminal():
+        if now < self.next or not is_rewritable():
             return
         self.next = now + REFRESH_SECONDS
-        text = f"compiling kernels: {done} of {self.total}"
+        self.write(f"compiling: {done} of {self.total} kernels, {kept()}")
+
+    def write(self, text: str) -> None:
+        """Write a line in the place of the one before."""
+        # a line that is longer than the terminal is wide could not be written anew
+        text = printable(text)[: shutil.get_terminal_size().columns - 1] if sys.stderr.isatty() else printable(text)
         print(f"\r{text.ljust(len(self.shown))}", end="", file=sys.stderr, flush=True)
         self.shown = text
 
@@ -42,14 +62,24 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         seconds = time.perf_counter() - self.started
-        if self.shown:
+        if not self.shown:
+            return
+        if is_notebook() and error is None:
+            self.write(f"{self.total} kernels compiled in {seconds:.1f} s, {kept()}")
+            print(file=sys.stderr, flush=True)
+        else:
             print(f"\r{' ' * len(self.shown)}\r", end="", file=sys.stderr, flush=True)
-        elif "ipykernel" in sys.modules and error is None and seconds > QUIET_SECONDS:
-            debug.show(f"{self.total} kernels compiled in {seconds:.1f} s")
 
 
-def is_terminal() -> bool:
-    """Return whether standard error is a terminal that a line can be written anew on."""
+def is_notebook() -> bool:
+    """Return whether standard error is that of a notebook."""
+    return type(sys.stderr).__module__.startswith("ipykernel.")
+
+
+def is_rewritable() -> bool:
+    """Return whether standard error is a terminal, or a notebook, that a line can be written anew on."""
     stream = sys.stderr
     # rich puts a stream of its own in the place of Python's while its live displays run
-    return stream is not None and not type(stream).__module__.startswith("rich.") and stream.isatty()
+    if stream is None or type(stream).__module__.startswith("rich."):
+        return False
+    return stream.isatty() or is_notebook()

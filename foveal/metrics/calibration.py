@@ -5,11 +5,13 @@ Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", 201
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from foveal.display import Table, Tables
 from foveal.errors import DataError
 from foveal.metrics import checks
 
@@ -36,8 +38,8 @@ class Bin:
     accuracy: float
 
 
-@dataclass(frozen=True)
-class Calibration:
+@dataclass(frozen=True, repr=False)
+class Calibration(Tables):
     """The reliability table and the errors that follow from it; empty bins do not count."""
 
     bins: tuple[Bin, ...]
@@ -45,6 +47,16 @@ class Calibration:
     ece: float
     # Maximum calibration error: the largest |acc(B_m) - conf(B_m)| (eq. 5).
     mce: float
+
+    def tables(self) -> Iterator[Table]:
+        """Yield a table with a row for each bin that holds images."""
+        rows = [
+            (f"{one.low:.3f} - {one.high:.3f}", f"{one.images:,}", f"{one.confidence:.4f}", f"{one.accuracy:.4f}")
+            for one in self.bins
+            if one.images
+        ]
+        heading = f"expected calibration error {self.ece:.4f}, maximum {self.mce:.4f}"
+        yield heading, ("confidence", "images", "mean", "accuracy"), rows
 
 
 def checked(metric: str, probabilities: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

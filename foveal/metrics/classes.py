@@ -2,30 +2,81 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from foveal.display import Table, Tables, table, text_table
 from foveal.errors import DataError
 from foveal.metrics import checks
+from foveal.strides import Ndarray
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 # With so many classes the matrix takes 8 GB.
 MAX_CLASSES = 1 << 15
+# A matrix of more classes is printed as other arrays are.
+MAX_PRINTED = 60
 # Images at most, so that each count is a float64 too.
 MAX_IMAGES = 1 << 53
 
 
-def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, classes: int) -> Counts:
-    """Return counts [classes, classes]: entry [i, j] is the number of images of class i that were predicted as class j.
+class ConfusionMatrix(np.ndarray[Any, np.dtype[np.int64]]):
+    """Counts [K, K] as an array that is printed with the names of its classes: rows are labels, columns predictions.
 
-    labels, predicted: class numbers [N]. Raises DataError for shapes that differ, for no images, and for what is none
-    of 0 .. classes - 1; there may be MAX_CLASSES.
+    It is an array in all else, and what is computed from it is a plain array.
     """
-    classes = checks.whole("confusion_matrix", "classes", classes, 1, MAX_CLASSES)
+
+    #: of the K classes; None for what is no whole confusion matrix, such as a part of one
+    classes: tuple[str, ...] | None = None
+
+    def __array_finalize__(self, source: object) -> None:
+        # A copy is a confusion matrix too, unless rows and columns were exchanged before.
+        if isinstance(source, ConfusionMatrix) and source.flags.c_contiguous:
+            self.classes = source.classes
+
+    def __getitem__(self, key: Any) -> Any:
+        return np.asarray(self)[key]
+
+    def __array_wrap__(self, array: Ndarray, context: object = None, return_scalar: bool = False) -> Any:
+        return array[()] if return_scalar else np.asarray(array)
+
+    def named_rows(self) -> tuple[Sequence[str], list[tuple[str, ...]]] | None:
+        """Return columns and rows of the table, with a dot for 0; None where it is printed as an array."""
+        names = self.classes
+        if names is None or self.shape != 2 * (len(names),) or len(names) > MAX_PRINTED or not self.flags.c_contiguous:
+            return None
+        counts = self.tolist()
+        rows = [(name, *(str(n) if n else "." for n in row)) for name, row in zip(names, counts, strict=True)]
+        return ("label \\ prediction", *names), rows
+
+    def __repr__(self) -> str:
+        shown = self.named_rows()
+        return repr(np.asarray(self)) if shown is None else text_table(*shown)
+
+    def __str__(self) -> str:
+        return repr(self) if self.named_rows() else str(np.asarray(self))
+
+    def _repr_html_(self) -> str | None:
+        shown = self.named_rows()
+        return None if shown is None else table(*shown)
+
+
+def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, classes: int | Sequence[str]) -> ConfusionMatrix:
+    """Return counts [K, K]: entry [i, j] is the number of images of class i that were predicted as class j.
+
+    labels, predicted: class numbers [N]. classes: how many there are, or their names, with which the matrix is printed
+    and plotted. Raises DataError for shapes that differ, for no images, and for what is none of 0 .. K - 1; there may
+    be MAX_CLASSES.
+    """
+    names: tuple[str, ...] | None = None
+    if isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes):
+        names = tuple(classes)
+    classes = checks.whole("confusion_matrix", "classes", classes if names is None else len(names), 1, MAX_CLASSES)
     truth = checks.class_numbers("confusion_matrix", "label", labels, None, classes)
     prediction = checks.class_numbers("confusion_matrix", "prediction", predicted, None, classes)
     if truth.shape != prediction.shape:
@@ -34,11 +85,13 @@ def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, classes: int) -> C
         )
     # Each pair (i, j) is counted as the number i * classes + j.
     counts = np.bincount(truth * classes + prediction, minlength=classes * classes)
-    return counts.reshape(classes, classes).astype(np.int64)
+    matrix = counts.reshape(classes, classes).astype(np.int64).view(ConfusionMatrix)
+    matrix.classes = tuple(map(str, range(classes))) if names is None else names
+    return matrix
 
 
-@dataclass(frozen=True)
-class ClassScores:
+@dataclass(frozen=True, repr=False)
+class ClassScores(Tables):
     """Scores of each class, arrays [K]. What would be 0 / 0 (a class never predicted, or without images) is 0."""
 
     # TP / (TP + FP)
@@ -51,6 +104,16 @@ class ClassScores:
     images: Counts
     # The accuracy over all images.
     micro: float
+
+    def tables(self) -> Iterator[Table]:
+        """Yield a table with a row for each class, by its number, and one for each average."""
+        rows = [
+            [str(k), *(f"{values[k]:.4f}" for values in (self.precision, self.recall, self.f1)), str(images)]
+            for k, images in enumerate(self.images)
+        ]
+        for name, average in self.averages().items():
+            rows.append([f"({name})", *(f"{value:.4f}" for value in average.values()), ""])
+        yield "", ("class", "precision", "recall", "f1", "images"), rows
 
     def averages(self) -> dict[str, dict[str, float]]:
         """Return averages of precision, recall and f1, by the name of the average.
@@ -82,20 +145,20 @@ def class_scores(confusion: ArrayLike) -> ClassScores:
     )
 
 
-def checked_counts(confusion: ArrayLike) -> Counts:
+def checked_counts(confusion: ArrayLike, metric: str = "class_scores") -> Counts:
     """Return a confusion matrix [K, K] of whole numbers of 0 or more, which count at least one image."""
-    matrix = checks.class_scores("class_scores", "counts", confusion)
+    matrix = checks.class_scores(metric, "counts", confusion)
     if matrix.shape[0] != matrix.shape[1]:
         raise DataError(
-            f"class_scores: the counts have shape {matrix.shape}, they have to be [K, K]; confusion_matrix gives them"
+            f"{metric}: the counts have shape {matrix.shape}, they have to be [K, K]; confusion_matrix gives them"
         )
     # As floats, in which their sum does not overflow.
     if not ((matrix >= 0) & (np.trunc(matrix) == matrix)).all() or matrix.sum(dtype=np.float64) > MAX_IMAGES:
         raise DataError(
-            f"class_scores: counts of images have to be whole numbers of 0 or more, {MAX_IMAGES:,} together at most"
+            f"{metric}: counts of images have to be whole numbers of 0 or more, {MAX_IMAGES:,} together at most"
         )
     if not matrix.any():
-        raise DataError("class_scores: all counts are 0; there has to be at least one image to be measured")
+        raise DataError(f"{metric}: all counts are 0; there has to be at least one image to be measured")
     return matrix.astype(np.int64)
 
 

@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from foveal.display import Table, Tables, curve, table
 from foveal.errors import DataError
 from foveal.kinds import shown
 from foveal.metrics import checks
 
 Floats = NDArray[np.float64]
+# Points of a curve that are printed.
+SHOWN = 10
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Points (x, y) of a curve, and the threshold of each."""
+@dataclass(frozen=True, repr=False)
+class Curve(Tables):
+    """Points (x, y) of a curve, and the threshold of each; printed, some of them are shown."""
 
     x: Floats
     y: Floats
     # As many as points, or one less if the last point has none.
     thresholds: Floats
+    # What x and y are.
+    x_name: str = "x"
+    y_name: str = "y"
+
+    def tables(self) -> Iterator[Table]:
+        """Yield a table of at most SHOWN points."""
+        chosen = np.unique(np.linspace(0, len(self.x) - 1, SHOWN).astype(int))
+        thresholds = [f"{t:.6g}" for t in self.thresholds] + ["-"]
+        rows = [(thresholds[i], f"{self.x[i]:.4f}", f"{self.y[i]:.4f}") for i in chosen]
+        heading = f"{len(rows)} of {len(self.x)} points" if len(rows) < len(self.x) else ""
+        yield heading, ("threshold", self.x_name, self.y_name), rows
+
+    def _repr_html_(self) -> str:
+        return curve(self.x.tolist(), self.y.tolist()) + super()._repr_html_()
 
 
 def checked(metric: str, positive: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], Floats]:
@@ -59,7 +76,7 @@ def precision_recall_curve(positive: ArrayLike, scores: ArrayLike) -> Curve:
     from sklearn import metrics
 
     precision, recall, thresholds = metrics.precision_recall_curve(*checked("precision_recall_curve", positive, scores))
-    return Curve(recall, precision, thresholds)
+    return Curve(recall, precision, thresholds, "recall", "precision")
 
 
 def roc_curve(positive: ArrayLike, scores: ArrayLike) -> Curve:
@@ -69,7 +86,8 @@ def roc_curve(positive: ArrayLike, scores: ArrayLike) -> Curve:
     """
     from sklearn import metrics
 
-    return Curve(*metrics.roc_curve(*checked("roc_curve", positive, scores), drop_intermediate=False))
+    false, true, thresholds = metrics.roc_curve(*checked("roc_curve", positive, scores), drop_intermediate=False)
+    return Curve(false, true, thresholds, "false positive rate", "true positive rate")
 
 
 def roc_auc(positive: ArrayLike, scores: ArrayLike) -> float:
@@ -103,6 +121,11 @@ class Threshold:
     true_negatives: int
     # The total cost, if costs were given.
     cost: float | None = None
+
+    def _repr_html_(self) -> str:
+        values = {field.name.replace("_", " "): getattr(self, field.name) for field in fields(self)}
+        rows = [(k, f"{v:.6g}" if isinstance(v, float) else v) for k, v in values.items() if v is not None]
+        return table(("", ""), rows)
 
 
 def pick_threshold(

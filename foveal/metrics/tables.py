@@ -1,16 +1,15 @@
 """The tables that `foveal evaluate` prints, from train.evaluate.classification_report."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NotRequired, TypedDict, cast
+
+from foveal.display import Table, Tables
 
 # The confusion matrix is printed for at most this many classes, which fit the width of a terminal.
 MAX_CLASSES = 20
 # Columns of the matrix are headed by the classes' names if none is longer than this; else classes are numbered.
 MAX_NAME = 6
 SCORES = ("precision", "recall", "f1")
-
-# Heading, columns, rows.
-Table = tuple[str, Sequence[str], list[tuple[str, ...]]]
 
 ClassEntry = TypedDict(
     "ClassEntry",
@@ -48,9 +47,9 @@ class CalibrationEntry(TypedDict):
 class Evaluation(TypedDict):
     """What an evaluation prints, as it stands in its JSON."""
 
-    # The name of the data set, and how many images were tested.
-    data: str
-    images: int
+    # The name of the data set, and how many images were tested; `foveal evaluate` alone knows them.
+    data: NotRequired[str]
+    images: NotRequired[int]
     accuracy: float
     loss: float
     # Top-k accuracies by k.
@@ -84,6 +83,17 @@ def tables(evaluation: Mapping[str, Any]) -> Iterator[Table]:
         yield "", ("", ""), lines
 
 
+class ClassificationReport(Tables, dict[str, Any]):
+    """All metrics of a classifier as a dict, ready for JSON, that is printed as tables.
+
+    `plot_confusion` takes it, too.
+    """
+
+    def tables(self) -> Iterator[Table]:
+        """Yield the tables that `foveal evaluate` prints."""
+        yield from tables(self)
+
+
 def six_digits(value: object) -> str:
     """Return a float with six digits, so that a threshold can be used; anything else as it prints."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
@@ -99,8 +109,8 @@ def overall(report: Evaluation) -> Table:
     tops = {f"top-{k}": f"{value:.2%}" for k, value in report["top_k"].items()}
     columns = ("data", "images", "loss", "accuracy", *tops, "ECE", "Brier")
     row = (
-        report["data"],
-        f"{report['images']:,}",
+        report.get("data", ""),
+        f"{sum(entry['images'] for entry in report['classes']):,}",
         four_places(report["loss"]),
         f"{report['accuracy']:.2%}",
         *tops.values(),

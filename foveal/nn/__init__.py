@@ -29,6 +29,8 @@ loss_margin.py       losses with a margin: of scores, signs, classes, pairs and 
 loss_distribution.py losses of predicted distributions: Kullback-Leibler divergence, Poisson, Gauss
 similarity.py        layers of two inputs: CosineSimilarity, PairwiseDistance
 loss_regression.py   losses of predicted numbers: squared error, Huber, ...
+plots.py             figures of filters and feature maps
+tree_html.py         a network as a tree that unfolds, for notebooks
 init.py              starting values of parameters, and the seed that they are drawn from
 tools/               functions of a finished model: fold_batch_norm, variance_report
 models/              networks by name, and loading stored weights into them
@@ -118,6 +120,7 @@ from foveal.nn.pad import (
     ZeroPad2d,
 )
 from foveal.nn.parameter import Buffer, Counter, Parameter
+from foveal.nn.plots import plot_feature_maps, plot_filters
 from foveal.nn.pool import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -276,8 +279,14 @@ __all__ = [
     "fold_batch_norm",
     "init",
     "models",
+    "plot_feature_maps",
+    "plot_filters",
     "seed",
     "variance_report",
 ]
 
 check_calls(__name__)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -182,6 +182,11 @@ class Module(Called["Module"]):
         head = f"{type(self).__name__}({self.describe()}"
         return "\n".join([head, *inner, ")"]) if inner else head + ")"
 
+    def _repr_html_(self) -> str:
+        from foveal.nn.tree_html import tree
+
+        return tree(self)
+
     def describe(self) -> str:
         """Return the hyper-parameters that are shown when the module is printed."""
         return self.extra_repr()

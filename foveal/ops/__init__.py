@@ -40,6 +40,8 @@ Operators are called on Tensors while a function is traced, and on NumPy arrays 
 instance below it, and a line here that exports the instance.
 """
 
+from types import ModuleType as _Module
+
 from foveal.kernel.sources import finish_import as _finish_import
 from foveal.ops.activation import elu as elu
 from foveal.ops.activation import gelu_tanh as gelu_tanh
@@ -184,3 +186,7 @@ cross_correlation2d = conv2d
 
 # every module that decides generated code is imported now
 _finish_import()
+
+
+def __dir__() -> list[str]:
+    return [name for name, value in globals().items() if not name.startswith("_") and not isinstance(value, _Module)]

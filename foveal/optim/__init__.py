@@ -12,6 +12,8 @@ muon.py        Muon, and `muon`, which gives it the matrices and AdamW the rest
 combined.py    several optimisers in one step, and the base of what wraps one
 lookahead.py   Lookahead
 average.py     averages of the parameters: EMA, SWA
+surfaces.py    surfaces of two variables, on which optimisers are compared
+trajectory.py  the paths of optimisers on a surface, as arrays and as a figure
 schedule.py    schedules of the learning rate and the momentum
 """
 
@@ -20,7 +22,7 @@ from typing import Any
 
 from foveal.arguments import check_calls
 from foveal.errors import ShapeError
-from foveal.optim import schedule
+from foveal.optim import schedule, surfaces
 from foveal.variable import Variable
 
 # Importing an optimiser registers it; `foveal train --help` lists the names in this order.
@@ -37,6 +39,7 @@ from foveal.optim.average import EMA, SWA, update_bn
 from foveal.optim.combined import Combined
 from foveal.optim.hyper import Range, by_name, no_decay
 from foveal.optim.optimizer import Optimizer, UpdateRule
+from foveal.optim.trajectory import plot_trajectory, trajectory
 
 
 class RegisteredNames(Sequence[str]):
@@ -86,8 +89,15 @@ __all__ = [
     "by_name",
     "muon",
     "no_decay",
+    "plot_trajectory",
     "schedule",
+    "surfaces",
+    "trajectory",
     "update_bn",
 ]
 
 check_calls(__name__)
+
+
+def __dir__() -> list[str]:
+    return __all__

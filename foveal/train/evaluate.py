@@ -77,8 +77,10 @@ def evaluate(net: Network, x: Images, y: Labels, *, mean: Sequence[float], std: 
     return {"accuracy": metrics.accuracy(logits, y), "loss": metrics.cross_entropy(logits, y)}
 
 
-def classification_report(logits: checks.Measured, y: checks.Measured, classes: Sequence[str]) -> dict[str, Any]:
-    """Return all metrics of logits [n, K] of images with labels y [n], ready for JSON.
+def classification_report(
+    logits: checks.Measured, y: checks.Measured, classes: Sequence[str]
+) -> metrics.ClassificationReport:
+    """Return all metrics of logits [n, K] of images with labels y [n]: a dict, ready for JSON, that prints as tables.
 
     accuracy, loss; top_k by k; per class precision, recall, F1, number of images and, if some images but not all are of
     the class, AUC and average precision against the other classes; their averages; the confusion matrix, whose rows are
@@ -95,7 +97,7 @@ def classification_report(logits: checks.Measured, y: checks.Measured, classes: 
     probability = np.exp(metrics.log_softmax(logits))
     confusion = metrics.confusion_matrix(y, logits.argmax(1), logits.shape[1])
     scores, calibration = metrics.class_scores(confusion), metrics.calibration(probability, y)
-    return {
+    report = {
         "accuracy": metrics.accuracy(logits, y),
         "loss": metrics.cross_entropy(logits, y),
         "top_k": {str(k): metrics.top_k(logits, y, k) for k in TOP if k < logits.shape[1]},
@@ -119,6 +121,7 @@ def classification_report(logits: checks.Measured, y: checks.Measured, classes: 
             "bins": [asdict(bin) for bin in calibration.bins],
         },
     }
+    return metrics.ClassificationReport(report)
 
 
 def against_the_rest(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> dict[str, Any]:

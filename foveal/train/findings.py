@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+
+from foveal.display import Table, Tables
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ class Trial:
         return math.inf if self.loss is None else self.loss
 
 
-@dataclass
-class Findings:
+@dataclass(repr=False)
+class Findings(Tables):
     """The hyper-parameters that `tune` chose, and what it chose from: the content of `tune.json`."""
 
     data: str
@@ -62,6 +65,30 @@ class Findings:
     momenta: list[Trial] = field(default_factory=list)
     decays: list[Trial] = field(default_factory=list)
     seconds: float = 0.0
+
+    def tables(self) -> Iterator[Table]:
+        """Yield what was chosen, the speeds, and the short runs that were compared."""
+        chosen = [
+            (name, f"{value:g}" if isinstance(value, float) else str(value))
+            for name in ("optimizer", "lr", "batch_size", "momentum", "momentum_low", "weight_decay", "epochs")
+            if (value := getattr(self, name)) is not None
+        ]
+        yield f"{self.data}: {self.model}, seed {self.seed}; chosen in {self.seconds:.0f} s", ("", ""), chosen
+        if self.speeds:
+            yield "Speed:", ("batch size", "images/s"), [(str(n), f"{v:,.0f}") for n, v in self.speeds.items()]
+        rows = [
+            (
+                f"{t.lr:g}",
+                "-" if t.momentum is None else f"{t.momentum:g}",
+                "-" if t.momentum_low is None else f"{t.momentum_low:g}",
+                f"{t.weight_decay:g}",
+                "diverged" if t.loss is None else f"{t.loss:.4f}",
+                f"{t.accuracy:.2%}",
+            )
+            for t in dict.fromkeys([*self.rates, *self.momenta, *self.decays])
+        ]
+        columns = ("lr", "momentum", "down to", "weight decay", "loss", "accuracy")
+        yield f"Short runs of {self.steps} steps, on images held out:", columns, rows
 
     def command(self, data: str) -> str:
         """Return the command line that trains with these hyper-parameters; data: its DATA."""

@@ -11,7 +11,7 @@ from typing import Any
 from foveal import forks
 from foveal.ops.op import REDEFINED
 from foveal.variable import Variable
-from foveal.watch.tokens import Description, Snapshot, is_of_package
+from foveal.watch.tokens import PLAIN, Description, Snapshot, is_of_package
 from foveal.watch.watched import CHANGES, LOCAL, MISSING, PARTS, Watched, own_attributes
 
 # How many combinations of values a State remembers.
@@ -64,6 +64,13 @@ class Read:
         # The value is compared by itself next time, so it has to stay the one that the token is of.
         self.value, self.token, self.snapshots = kept
         return False
+
+    def difference(self) -> str:
+        """Return in words what it was, and what it is now."""
+        now = self.fetch()
+        if self.name in WHOLE or not isinstance(now, PLAIN) or not isinstance(self.value, PLAIN):
+            return "other parts" if self.name in WHOLE else f"another {self.name or 'function'}"
+        return f"{self.name} is {now!r}, was {self.value!r}"
 
     def unmoved(self) -> bool:
         """True if nothing of it has changed in place."""
@@ -200,6 +207,13 @@ class Entry:
         self.gather()
 
 
+def owner_in_words(owner: object) -> str:
+    """Return the class of what was read, and its name in the model, if it has one."""
+    attributes = getattr(owner, "__dict__", {})
+    name = attributes.get("_name") or (owner.name if isinstance(owner, Variable) else "")
+    return " ".join(filter(None, (type(owner).__name__ if owner is not None else "what is compiled", str(name))))
+
+
 class State(forks.Locked):
     """Numbers for the combinations of values that traced functions have read; see foveal/watch/__init__.py.
 
@@ -232,6 +246,22 @@ class State(forks.Locked):
             self.entries = [entry, *(e for e in self.entries if e is not entry)][:MOST_ENTRIES]
             self.latest = entry, changes
             return entry.number
+
+    def changed(self) -> list[str]:
+        """Return what is another value now than when something was traced last, in words; [] if nothing is."""
+        with self.lock:
+            previous = next((entry for entry in self.entries[1:] if entry.traced), None)
+            if previous is None:
+                return []
+            moved = [read for read in previous.reads if not read.holds(self.ignored)]
+            # by what happened: the owners that it happened to
+            texts: dict[str, list[str]] = {}
+            for read in moved:
+                texts.setdefault(read.difference(), []).append(owner_in_words(read.owner))
+        return [
+            f"{owners[0]}{f' and {len(owners) - 1} more' if len(owners) > 1 else ''}: {text}"
+            for text, owners in texts.items()
+        ]
 
     @contextmanager
     def reading(self, number: int) -> Iterator[None]:

@@ -440,7 +440,9 @@ def test_a_long_compilation_says_on_a_terminal_how_far_it_is(count, monkeypatch)
     # carriage returns alone, each line over the one before, and blanks over the last one
     first, *lines, last, end = sys.stderr.getvalue().split("\r")
     assert (first, last, end) == ("", " " * len(lines[-1]), "")
-    done = [int(line.removeprefix("compiling kernels: ").removesuffix(" of 3")) for line in lines]
+    told = [re.fullmatch(r"compiling: (\d) of 3 kernels, (kept in .*)", line.rstrip()) for line in lines]
+    done = [int(match[1]) for match in told]
+    assert {match[2] for match in told} == {progress.kept()[: len(told[0][2])]}
     assert done == sorted(done)
     assert done[-1] == 3
     sys.stderr = Terminal()
@@ -453,10 +455,17 @@ def test_only_terminals_and_notebooks_are_told_of_a_compilation(monkeypatch, cap
     monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
     check(program())
     assert capsys.readouterr() == ("", "")
-    monkeypatch.setitem(sys.modules, "ipykernel", progress)
-    cache.clear()
-    check(program())
-    assert re.fullmatch(r"-- 3 kernels compiled in \d+\.\d s\n", capsys.readouterr().err)
+    # the stream that a notebook has
+    notebook = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})()
+    with monkeypatch.context() as patch:
+        patch.setattr(progress, "REFRESH_SECONDS", 0.0)
+        patch.setattr(sys, "stderr", notebook)
+        cache.clear()
+        check(program())
+    # live lines, then one that stays
+    *lines, last = notebook.getvalue().removeprefix("\r").split("\r")
+    assert all(line.startswith("compiling: ") for line in lines)
+    assert re.fullmatch(rf"3 kernels compiled in \d+\.\d s, {re.escape(progress.kept())} *\n", last)
     monkeypatch.setattr(progress, "QUIET_SECONDS", 1e9)
     cache.clear()
     check(program())
@@ -464,8 +473,20 @@ def test_only_terminals_and_notebooks_are_told_of_a_compilation(monkeypatch, cap
     assert not rich_terminal()
 
 
+def test_where_kernels_are_kept_is_said(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for place, words in (
+        ("/dev/null", "kept nowhere, as FOVEAL_CACHE says"),
+        (str(tmp_path / "kernels"), "kept in ~/kernels"),
+        (str(tmp_path / "file" / "kernels"), "not kept, as "),
+    ):
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("FOVEAL_CACHE", place)
+        assert progress.kept().startswith(words)
+
+
 def rich_terminal():
     """Return what is seen of a terminal while a live display of rich runs."""
     with Progress(console=Console(file=Terminal(), force_terminal=True)) as display:
         display.add_task("")
-        return progress.is_terminal()
+        return progress.is_rewritable()

@@ -9,6 +9,7 @@ import functools
 import inspect
 import tempfile
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -421,6 +422,27 @@ def training():
     yield Target("train", "Training.batches", lambda epochs: next(whole.batches(epochs), 0), lambda: ((1,), {}))
 
 
+def plots():
+    slope = lambda x, y: x * x - y * y  # noqa: E731
+    paths = lambda: ((["sgd", "adam"], slope), {"start": (1.0, 0.5), "steps": 2})  # noqa: E731
+    yield Target("plots", "optim.trajectory", optim.trajectory, paths)
+    if find_spec("matplotlib") is None:
+        return
+    yield Target("plots", "optim.plot_trajectory", optim.plot_trajectory, paths)
+    yield Target("plots", "metrics.plot_roc", metrics.plot_roc, lambda: ((Y, P), {"classes": list("abc")}))
+    by_recall = metrics.plot_precision_recall
+    yield Target("plots", "metrics.plot_precision_recall", by_recall, lambda: ((POSITIVE, SCORES), {}))
+    yield Target("plots", "metrics.plot_calibration", metrics.plot_calibration, lambda: ((P, Y), {"bins": 3}))
+    confusion = np.eye(3, dtype=np.int64)
+    yield Target("plots", "metrics.plot_confusion", metrics.plot_confusion, lambda: ((confusion,), {"title": "t"}))
+    history = {"train": {"loss": [2.0, 1.0]}}
+    yield Target("plots", "metrics.plot_history", metrics.plot_history, lambda: ((history,), {"title": "t"}))
+    yield Target("plots", "nn.plot_filters", nn.plot_filters, lambda: ((net(),), {"name": "0"}))
+    yield Target("plots", "nn.plot_feature_maps", nn.plot_feature_maps, lambda: ((net(), PHOTOS), {"names": ["0"]}))
+    field = explain.plot_receptive_field
+    yield Target("plots", "explain.plot_receptive_field", field, lambda: ((net(), PHOTOS[0]), {"at": (1, 2)}))
+
+
 def targets(parts=()):
     """All targets, or those of some parts."""
     named = {
@@ -430,7 +452,8 @@ def targets(parts=()):
         "optim": optimisers,
         "schedule": schedules,
         "init": initial_values,
-        "metrics": lambda: functions_of("metrics", metrics),
+        "metrics": lambda: functions_of("metrics", metrics, [n for n in metrics.__all__ if n.startswith("plot_")]),
+        "plots": plots,
         "data": data_sets,
         "models": models,
         "train": training,

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from foveal.display import Text, text_table
+from foveal.display import table as html_table
 from foveal.errors import ShapeError
 from foveal.names import bare
 from foveal.nn.models import mobilenet
@@ -125,10 +127,8 @@ def canonical(name: str) -> str:
     return known
 
 
-def table() -> str:
-    """Return a text with a line for each model: its name, size, images and source."""
-    lines = [f"{'model':<20} {'parameters':>11}  {'images':<9}  published"]
-    for name, entry in MODELS.items():
-        image = "x".join(map(str, entry.image))
-        lines.append(f"{name:<20} {entry.parameters:>11,}  {image:<9}  {entry.source}")
-    return "\n".join(lines)
+def table() -> Text:
+    """Return a text with a line for each model, a table in a notebook: its name, size, images and source."""
+    columns = ("model", "parameters", "images", "published")
+    rows = [(n, f"{e.parameters:,}", "x".join(map(str, e.image)), e.source) for n, e in MODELS.items()]
+    return Text(text_table(columns, rows), html_table(columns, rows))

@@ -13,6 +13,7 @@ from typing import cast
 
 import numpy as np
 
+from foveal.display import listing
 from foveal.errors import StateError
 from foveal.nn.blocks import SqueezeExcitation
 from foveal.nn.models.densenet import DenseNet
@@ -48,6 +49,9 @@ class Loaded:
         lines += [f"left at their starting values: {listed(self.kept)}"] if self.kept else []
         lines += [f"in the file, but not used: {listed(self.ignored)}"] if self.ignored else []
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return listing(str(self))
 
 
 def load_weights(model: Module, path: str | Path, head: str = STRICT) -> Loaded:

@@ -7,13 +7,13 @@ over all layers is far from 1, signals vanish or explode, and with them the grad
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import StringIO
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from foveal.api import Compiled, as_argument, check_finite
 from foveal.autodiff import gradients
+from foveal.display import Table, table, text_table
 from foveal.errors import DataError, ShapeError
 from foveal.nn.module import Module
 from foveal.strides import Ndarray, Shape
@@ -66,17 +66,10 @@ class VarianceReport:
             raise ShapeError(f"the report of {self.model} has no layer {name!r}; it has {known}")
         return found
 
-    def __str__(self) -> str:
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-        table.add_column("layer")
-        for name in ("output", "mean", "variance", "zeros", "gradient's variance"):
-            table.add_column(name, justify="right")
-        for r in self.rows:
-            table.add_row(
+    def table(self) -> Table:
+        """Return the heading, the columns and the rows of the table."""
+        rows = [
+            (
                 f"{r.name} {r.kind}".strip(),
                 "x".join(map(str, r.shape[1:])),
                 f"{r.mean:.2e}",
@@ -84,18 +77,24 @@ class VarianceReport:
                 f"{r.zeros:.0%}",
                 f"{r.gradient_variance:.2e}",
             )
-        # Printed into a string, so that nothing depends on the terminal; 120 columns hold every table.
-        stream = StringIO()
-        Console(file=stream, width=120, highlight=False, color_system=None).print(table)
-        lines = [line.rstrip() for line in stream.getvalue().splitlines() if line.strip()]
-        return "\n".join(
-            [
-                *lines,
-                "",
-                f"from the first layer to the last: variance times {self.growth:.2g}; from the last to the first:"
-                f" gradient's variance times {self.gradient_growth:.2g}",
-            ]
+            for r in self.rows
+        ]
+        return "", ("layer", "output", "mean", "variance", "zeros", "gradient's variance"), rows
+
+    def note(self) -> str:
+        """Return what the table comes to."""
+        return (
+            f"from the first layer to the last: variance times {self.growth:.2g}; from the last to the first:"
+            f" gradient's variance times {self.gradient_growth:.2g}"
         )
+
+    def __str__(self) -> str:
+        _, columns, rows = self.table()
+        return f"{text_table(columns, rows)}\n\n{self.note()}"
+
+    def _repr_html_(self) -> str:
+        _, columns, rows = self.table()
+        return table(columns, rows, notes=[self.note()])
 
 
 def ratio(a: float, b: float) -> float:
