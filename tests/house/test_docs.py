@@ -150,3 +150,15 @@ def test_files_that_documents_name_are_there(name):
     roots = [ROOT, ROOT / "foveal", *(path for path in (ROOT / "foveal").rglob("*") if path.is_dir())]
     assert [n for n in sorted(named) if not any((root / n).exists() for root in roots)] == []
     assert not re.search(r"^(TODO|TABLE|HOWTO)$", text, re.MULTILINE)
+
+
+TASKS_BEGINNING, *TASKS = blocks("docs/tasks.md", "python")
+
+
+@pytest.mark.parametrize("code", TASKS, ids=[f"task{i}" for i in range(1, 8)])
+def test_tasks_of_a_course_run_in_less_than_ten_lines(code, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    run(TASKS_BEGINNING + code)
+    assert len([line for line in code.splitlines() if line.strip()]) < 10
+    assert len(list(tmp_path.glob("*.png"))) == code.count("savefig(")
