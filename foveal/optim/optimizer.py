@@ -291,6 +291,9 @@ class Optimizer(UpdateRule):
         self.decoupled = decoupled
         # the hyper-parameters that a user's `update` reads as numbers of Python
         self.compiled_in: set[str] = set()
+        # those that it looks at, and the numbers that neither it nor `values` reads
+        self.looked_at: set[str] = set()
+        self.unread: set[str] = set()
         self.groups = make_groups(self, parameters)
         self.group_of = {p: group for group in self.groups for p in group.parameters}
         self.parameters = list(self.group_of)
@@ -307,6 +310,15 @@ class Optimizer(UpdateRule):
                 reads.ignored(self, name, f"self.{name}")
             note_write(self, name)
         super().__setattr__(name, value)
+
+    @checked
+    def schedule(self, **schedules: Callable[[int], float]) -> None:
+        """Let hyper-parameters follow functions of the step's number (from 0), e.g. lr=schedule.cosine(0.1, 1000).
+
+        Raises ShapeError for what is no number of this optimiser, or one that its update does not read.
+        """
+        reads.check_read(self, schedules)
+        super().schedule(**schedules)
 
     def states(self, group: ParameterGroup) -> tuple[str, ...]:
         """Return the names of the state arrays of each parameter of a group."""
@@ -395,6 +407,8 @@ class Optimizer(UpdateRule):
                 new = new - old * (now["lr"] * now["weight_decay"])
             assignments.append((p, new))
             assignments.extend((self.state[p][name], value) for name, value in state.items())
+        if assignments and not reads.of_package(self):
+            reads.note_unread(self, set().union(*(now.read for now in traced.values())))
         return assignments
 
     def now(self, group: ParameterGroup, scalars: Scalars) -> TracedScalars:

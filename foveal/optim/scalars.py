@@ -42,6 +42,8 @@ class TracedScalars:
 
     def __init__(self, scalars: Scalars, names: Collection[str], kind: str) -> None:
         self.scalars, self.names, self.kind = scalars, names, kind
+        # the names that were read
+        self.read: set[str] = set()
 
     def __getitem__(self, name: str) -> Tensor:
         if self.names and name not in self.names:
@@ -50,4 +52,5 @@ class TracedScalars:
                 f" {', '.join(sorted(self.names))}. Return it from values(self, step, group), or list it in `ranges`"
                 f" and set self.{name} in __init__"
             )
+        self.read.add(name)
         return current().lift(self.scalars[name])
