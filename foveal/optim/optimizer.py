@@ -17,7 +17,7 @@ from foveal.kinds import shown
 from foveal.ops.op import Tensor
 from foveal.optim import reads
 from foveal.optim.hyper import DECAY, POSITIVE, RATE, ParameterGroup, Parameters, Range, make_groups
-from foveal.optim.scalars import Scalars, TracedScalars
+from foveal.optim.scalars import Scalars, TracedScalars, flat, unflat
 from foveal.strides import Ndarray
 from foveal.trace import current
 from foveal.variable import Variable
@@ -367,12 +367,17 @@ class Optimizer(UpdateRule):
 
     def begin(self) -> None:
         super().begin()
-        for group, scalars in zip(self.groups, self.scalars, strict=True):
-            for name, value in self.values(self.steps, group).items():
-                scalars.set(name, value)
-            for name in PENALTIES:
-                if group[name] or name in scalars:
-                    scalars.set(name, group[name])
+        try:
+            for group, scalars in zip(self.groups, self.scalars, strict=True):
+                for name, value in self.values(self.steps, group).items():
+                    scalars.set(name, value)
+                for name in PENALTIES:
+                    if group[name] or name in scalars:
+                        scalars.set(name, group[name])
+        except BaseException:
+            # an error in `values`, an interruption
+            self.undo()
+            raise
 
     def structure(self) -> tuple[object, ...]:
         return super().structure() + tuple(
@@ -484,17 +489,3 @@ def global_norm(gradients: Iterable[Tensor]) -> Tensor:
     for g in gradients:
         total = ops.sum(g * g) + total
     return ops.sqrt(total)
-
-
-def flat(name: str, value: float | tuple[float, ...]) -> dict[str, float]:
-    """Return a number under its name, or the numbers of a tuple under name.0, name.1 and so on."""
-    if isinstance(value, tuple | list):
-        return {f"{name}.{i}": float(v) for i, v in enumerate(value)}
-    return {name: float(value)}
-
-
-def unflat(name: str, like: float | tuple[float, ...], numbers: Mapping[str, float]) -> float | tuple[float, ...]:
-    """Return what `flat` took apart: a number, or a tuple of the length of `like`."""
-    if isinstance(like, tuple | list):
-        return tuple(numbers[f"{name}.{i}"] for i in range(len(like)))
-    return numbers[name]

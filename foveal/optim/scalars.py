@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -54,3 +54,17 @@ class TracedScalars:
             )
         self.read.add(name)
         return current().lift(self.scalars[name])
+
+
+def flat(name: str, value: float | tuple[float, ...]) -> dict[str, float]:
+    """Return a number under its name, or the numbers of a tuple under name.0, name.1 and so on."""
+    if isinstance(value, tuple | list):
+        return {f"{name}.{i}": float(v) for i, v in enumerate(value)}
+    return {name: float(value)}
+
+
+def unflat(name: str, like: float | tuple[float, ...], numbers: Mapping[str, float]) -> float | tuple[float, ...]:
+    """Return what `flat` took apart: a number, or a tuple of the length of `like`."""
+    if isinstance(like, tuple | list):
+        return tuple(numbers[f"{name}.{i}"] for i in range(len(like)))
+    return numbers[name]

@@ -238,3 +238,16 @@ def test_a_name_may_be_registered_again():
             type(optim.Optimizer)("Cell", (Base,), {"default_lr": 1.0, "__module__": "__main__"}, name="sgd")
     finally:
         UpdateRule.registry.pop("cell_optimiser", None)
+
+
+def test_an_error_in_values_counts_no_step():
+    class Failing(Base):
+        def values(self, step, group):
+            if step == 3:
+                raise ZeroDivisionError
+            return super().values(step, group)
+
+    rules = []
+    with pytest.raises(ZeroDivisionError):
+        trained(Failing, change=lambda rule, i: rules.append(rule))
+    assert rules[0].steps == 2
