@@ -53,8 +53,10 @@ def gradcheck(
     Raises ArgumentError or ShapeError for what cannot be checked, such as a function that computes in float32, or one
     that gives another result each time; NumericsError where a gradient is wrong if `raise_on_failure`.
     """
-    if len(arguments) == 1 and isinstance(arguments[0], tuple | list):
-        arguments = tuple(arguments[0])
+    # A list of numbers is an array.
+    first = arguments[0] if len(arguments) == 1 else None
+    if isinstance(first, tuple) or (isinstance(first, list) and any(isinstance(x, np.ndarray) for x in first)):
+        arguments = tuple(first)
     check_options(arguments, rtol, elements, directions, seed, native and backward is not None)
     rng, note = np.random.default_rng(seed), ""
     source = Traced(f, arguments, rng) if backward is None else NumpyPair(f, backward, arguments, rng)

@@ -84,6 +84,10 @@ def nothing(*outputs: Array) -> None:
     """The kernel of outputs without elements."""
 
 
+def in_python() -> None:
+    """The kernel that stands in the table for what is called in Python before it."""
+
+
 def lower(graph: Graph, groups: Sequence[Group], layout: LayoutPlan, tuned: bool = True) -> Lowered:
     """Return the kernel calls of the groups, in the given order. With `tuned` off, each operator runs its plain
     kernel.
@@ -336,10 +340,10 @@ class Lowerer:
             self.call(node.op.kernel, [self.views[node]], views, plain=True, **node.attributes)
 
     def python(self, node: Node, inputs: list[View]) -> None:
-        """Call the operator's numpy() there. A kernel that does nothing stands for it in the table of calls."""
+        """Add a call of the operator's numpy()."""
         assert node.op is not None
         call = PythonCall(node.op, node.attributes)
-        kernel = Kernel(nothing, ())
+        kernel = Kernel(in_python, ())
         views = (self.views[node], *inputs)
         self.calls.append(KernelCall(kernel, views, 1, self.current_group, python=call))
 

@@ -36,8 +36,9 @@ How it is computed fast is in ops/kernels/, which holds no operator. By file:
     loss.py           cross-entropy, one-hot labels
     finite.py         the largest magnitudes of many arrays, for the check before anything is written
 
-Operators are called on Tensors while a function is traced, and on NumPy arrays elsewhere. A new one needs a class, its
-instance below it, and a line here that exports the instance.
+Operators are called on Tensors while a function is traced, and on NumPy arrays elsewhere. One of your own is a class
+with two formulas, numpy and vjp: help(ops.Operator), or ops.Pointwise with a kernel; ops.operator makes one of two
+functions. A new one of this package needs a class, its instance below it, and a line here that exports the instance.
 """
 
 from types import ModuleType as _Module

@@ -18,7 +18,7 @@ from foveal.names import missing
 from foveal.ops.op import Tensor
 from foveal.optim import reads
 from foveal.optim.hyper import DECAY, POSITIVE, RATE, ParameterGroup, Parameters, Range, make_groups
-from foveal.optim.scalars import Scalars, TracedScalars
+from foveal.optim.scalars import Scalars, TracedScalars, flat, unflat
 from foveal.strides import Ndarray
 from foveal.trace import current
 from foveal.variable import Variable
@@ -299,6 +299,9 @@ class Optimizer(UpdateRule):
         self.decoupled = decoupled
         # the hyper-parameters that a user's `update` reads as numbers of Python
         self.compiled_in: set[str] = set()
+        # those that it looks at, and the numbers that neither it nor `values` reads
+        self.looked_at: set[str] = set()
+        self.unread: set[str] = set()
         self.groups = make_groups(self, parameters)
         self.group_of = {p: group for group in self.groups for p in group.parameters}
         self.parameters = list(self.group_of)
@@ -315,6 +318,15 @@ class Optimizer(UpdateRule):
                 reads.ignored(self, name, f"self.{name}")
             note_write(self, name)
         super().__setattr__(name, value)
+
+    @checked
+    def schedule(self, **schedules: Callable[[int], float]) -> None:
+        """Let hyper-parameters follow functions of the step's number (from 0), e.g. lr=schedule.cosine(0.1, 1000).
+
+        Raises ShapeError for what is no number of this optimiser, or one that its update does not read.
+        """
+        reads.check_read(self, schedules)
+        super().schedule(**schedules)
 
     def states(self, group: ParameterGroup) -> tuple[str, ...]:
         """Return the names of the state arrays of each parameter of a group."""
@@ -363,12 +375,17 @@ class Optimizer(UpdateRule):
 
     def begin(self) -> None:
         super().begin()
-        for group, scalars in zip(self.groups, self.scalars, strict=True):
-            for name, value in self.values(self.steps, group).items():
-                scalars.set(name, value)
-            for name in PENALTIES:
-                if group[name] or name in scalars:
-                    scalars.set(name, group[name])
+        try:
+            for group, scalars in zip(self.groups, self.scalars, strict=True):
+                for name, value in self.values(self.steps, group).items():
+                    scalars.set(name, value)
+                for name in PENALTIES:
+                    if group[name] or name in scalars:
+                        scalars.set(name, group[name])
+        except BaseException:
+            # an error in `values`, an interruption
+            self.undo()
+            raise
 
     def structure(self) -> tuple[object, ...]:
         return super().structure() + tuple(
@@ -403,6 +420,8 @@ class Optimizer(UpdateRule):
                 new = new - old * (now["lr"] * now["weight_decay"])
             assignments.append((p, new))
             assignments.extend((self.state[p][name], value) for name, value in state.items())
+        if assignments and not reads.of_package(self):
+            reads.note_unread(self, set().union(*(now.read for now in traced.values())))
         return assignments
 
     def now(self, group: ParameterGroup, scalars: Scalars) -> TracedScalars:
@@ -478,17 +497,3 @@ def global_norm(gradients: Iterable[Tensor]) -> Tensor:
     for g in gradients:
         total = ops.sum(g * g) + total
     return ops.sqrt(total)
-
-
-def flat(name: str, value: float | tuple[float, ...]) -> dict[str, float]:
-    """Return a number under its name, or the numbers of a tuple under name.0, name.1 and so on."""
-    if isinstance(value, tuple | list):
-        return {f"{name}.{i}": float(v) for i, v in enumerate(value)}
-    return {name: float(value)}
-
-
-def unflat(name: str, like: float | tuple[float, ...], numbers: Mapping[str, float]) -> float | tuple[float, ...]:
-    """Return what `flat` took apart: a number, or a tuple of the length of `like`."""
-    if isinstance(like, tuple | list):
-        return tuple(numbers[f"{name}.{i}"] for i in range(len(like)))
-    return numbers[name]

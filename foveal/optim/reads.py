@@ -8,7 +8,7 @@ when they change. Optimisers of this package are tested with schedules of everyt
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from foveal.errors import ShapeError
@@ -29,9 +29,13 @@ class Spied(Protocol):
     static: tuple[str, ...]
     ranges: dict[str, Range]
     groups: list[ParameterGroup]
+    schedules: dict[str, Callable[[int], float]]
     compiled_in: set[str]
+    looked_at: set[str]
+    unread: set[str]
 
     def structure(self) -> tuple[object, ...]: ...
+    def values(self, step: int, group: ParameterGroup) -> dict[str, float]: ...
 
 
 class Local(threading.local):
@@ -117,6 +121,7 @@ class SpiedGroup(ParameterGroup):
 
 def observed(spy: Spy, name: str, value: object, of_group: bool) -> object:
     """The value of a hyper-parameter, or what takes note when it is used."""
+    spy.spied.looked_at.add(name)
     if name in spy.spied.static:
         return value
     if isinstance(value, int | float) and not isinstance(value, NO_NUMBERS):
@@ -182,12 +187,42 @@ def ignored(optimizer: Spied, name: str, place: str) -> NoReturn:
     )
 
 
+def note_unread(optimizer: Spied, now: set[str]) -> None:
+    """Take note of the numbers that neither `update` nor `values` looked at, so that a schedule would change nothing.
+
+    now: what `update` read of this step's numbers. Raises ShapeError if one has a schedule.
+    """
+    read = optimizer.looked_at | {name.partition(".")[0] for name in now}
+    numbers = {name for name, value in vars(optimizer).items() if isinstance(value, float)}
+    # Gradients are clipped, and penalties of 0 left out, before `update` is called.
+    zero = {name for name in BY_TRUTH if not any(group[name] for group in optimizer.groups)}
+    # A subclass of an optimiser of this package computes with what that one's `values` reads.
+    place = type(optimizer).values.__module__
+    inherited = place.startswith("foveal.") and place != "foveal.optim.optimizer"
+    optimizer.unread = set() if inherited else numbers - read - zero - {"clip_norm", "clip_value"}
+    check_read(optimizer, optimizer.schedules)
+
+
+def check_read(optimizer: Spied, names: Iterable[str]) -> None:
+    """Raise ShapeError if one of the names, which have schedules, is a number that nothing reads."""
+    for name in names:
+        if name in optimizer.unread:
+            raise ShapeError(
+                f"{type(optimizer).__name__}: the schedule of {name} changes nothing, as neither update nor values"
+                f" reads it; list {name} in `ranges` and read now[{name!r}] in update"
+            )
+
+
+def of_package(optimizer: Spied) -> bool:
+    """True for optimisers of this package."""
+    return type(optimizer).__module__.startswith("foveal.")
+
+
 def spy_on(optimizer: Spied, group: ParameterGroup, method: str) -> tuple[Any, ParameterGroup]:
     """The optimiser and a group of it as `method` is called with; for optimisers of this package themselves."""
-    cls = type(optimizer)
-    if cls.__module__.startswith("foveal."):
+    if of_package(optimizer):
         return optimizer, group
-    spy: Any = object.__new__(spying(cls))
+    spy: Any = object.__new__(spying(type(optimizer)))
     object.__setattr__(spy, "__dict__", vars(optimizer))
     for name, value in (("spied", optimizer), ("group", group), ("method", method)):
         object.__setattr__(spy, name, value)

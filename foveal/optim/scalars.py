@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -42,6 +42,8 @@ class TracedScalars:
 
     def __init__(self, scalars: Scalars, names: Collection[str], kind: str) -> None:
         self.scalars, self.names, self.kind = scalars, names, kind
+        # the names that were read
+        self.read: set[str] = set()
 
     def __getitem__(self, name: str) -> Tensor:
         if self.names and name not in self.names:
@@ -50,4 +52,19 @@ class TracedScalars:
                 f" {', '.join(sorted(self.names))}. Return it from values(self, step, group), or list it in `ranges`"
                 f" and set self.{name} in __init__"
             )
+        self.read.add(name)
         return current().lift(self.scalars[name])
+
+
+def flat(name: str, value: float | tuple[float, ...]) -> dict[str, float]:
+    """Return a number under its name, or the numbers of a tuple under name.0, name.1 and so on."""
+    if isinstance(value, tuple | list):
+        return {f"{name}.{i}": float(v) for i, v in enumerate(value)}
+    return {name: float(value)}
+
+
+def unflat(name: str, like: float | tuple[float, ...], numbers: Mapping[str, float]) -> float | tuple[float, ...]:
+    """Return what `flat` took apart: a number, or a tuple of the length of `like`."""
+    if isinstance(like, tuple | list):
+        return tuple(numbers[f"{name}.{i}"] for i in range(len(like)))
+    return numbers[name]

@@ -12,6 +12,7 @@ Noticed are, at the next call:
   that the trace called (of a layer of this package: of `forward`), and another `__class__`;
 - what such attributes hold, changed in place: lists, dicts, sets, NumPy arrays, objects with attributes of their own,
   also inside of each other;
+- operators of users that were defined again under the same name;
 - of traced functions and lambdas: their code, closures, defaults, the global names they use, and the same of functions
   of the same file that they call; of objects that they have at hand so, the attributes whose names occur in them.
 

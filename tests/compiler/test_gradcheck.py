@@ -6,6 +6,7 @@ import pytest
 import foveal
 from foveal import nn, ops
 from foveal.errors import ArgumentError, FovealError, NumericsError, ShapeError
+from foveal.kernel import maths
 from foveal.ops.op import OPS, Operator
 
 RNG = np.random.default_rng(0)
@@ -168,6 +169,36 @@ def test_an_operator_whose_rule_is_wrong(own_operators):
     report = foveal.gradcheck(Cube(), X)
     assert not report
     assert report.rows[0].analytic == pytest.approx(report.rows[0].numeric * 2 / 3, rel=1e-6)
+
+
+def test_a_wrong_kernel_is_seen_in_the_compiled_gradient(own_operators):
+    """In float64 all is right: the rule and the formula are. The compiled gradient reads what the kernel computed."""
+
+    class Growth(ops.Pointwise):
+        """y = e^x"""
+
+        name, arity, wrong = "growth_for_gradcheck", 1, 1.0001
+
+        def numpy(self, x):
+            return np.exp(x)
+
+        def vjp(self, dy, y, x):
+            return (dy * y,)
+
+        def scalar(self, x):
+            return maths.exp(x) * self.wrong
+
+    assert foveal.gradcheck(Growth(), X)
+    report = foveal.gradcheck(Growth(), X, native=True)
+    assert not report
+    assert "WRONG" in report.native
+    right = type("Right", (Growth,), {"wrong": 1.0, "__module__": "own"})()
+    assert foveal.gradcheck(right, X, native=True)
+
+
+def test_arguments_as_a_list():
+    assert foveal.gradcheck(ops.matmul, [X, W])
+    assert foveal.gradcheck(ops.exp, [0.5, 1.0, 2.0]).rows[0].shape == (3,)
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,36 @@ class Values(Base):
         return {"lr": self.lr, "beta": group["beta"]}
 
 
+class Derived(Base):
+    """Computes with what __init__ made of the number."""
+
+    def __init__(self, parameters, lr=0.1, beta=0.9, **common):
+        super().__init__(parameters, lr, beta, **common)
+        self.rest = 1.0 - beta
+
+    def update(self, p, g, state, now, group):
+        v = (1.0 - self.rest) * state["v"] + g
+        return p - now["lr"] * v, {"v": v}
+
+
+class Corrected(Base):
+    """Numbers that `values` makes of hyper-parameters."""
+
+    def values(self, step, group):
+        return {"rate": group["lr"] * (1 - group["beta"] ** step), "lr": group["lr"]}
+
+    def update(self, p, g, state, now, group):
+        return p - now["rate"] * g, {}
+
+
+class OwnAdam(optim.Adam):
+    """Calls the update of the package."""
+
+    def update(self, p, g, state, now, group):
+        new, state = super().update(p, g * 2.0, state, now, group)
+        return new, state
+
+
 class Truth(Base):
     """What is compiled in by its truth alone is in `structure` of the base."""
 
@@ -116,6 +146,7 @@ def halves(net):
         (GroupBeta, {"schedules": {"beta": falling}}, r"reads self.beta, .*read now\['beta'\]"),
         (OwnDecay, {"schedules": {"weight_decay": falling}, "weight_decay": 0.1}, r"reads self.weight_decay"),
         (Steps, {}, r"self.steps, the number of the step, .*values\(self, step, group\)"),
+        (Derived, {"schedules": {"beta": falling}}, r"the schedule of beta changes nothing, .*read now\['beta'\]"),
         (Unset, {}, r"reads now\['rate'\], which nobody sets; there are beta, l1, lr, weight_decay"),
         (OwnBeta, {"groups": halves}, r"reads self.beta, but group 1 .* beta 0.5, which would be ignored"),
         (Values, {"groups": halves}, r"values reads self.lr, but group 1 .* lr 0.05, which would be ignored"),
@@ -140,10 +171,25 @@ def test_the_same_in_a_wrapper():
         trained(lambda p: optim.EMA(OwnRate(p), decay=0.9))
 
 
-@pytest.mark.parametrize("cls", [Base, Truth, GroupBeta])
+def test_a_number_that_nothing_reads_cannot_be_scheduled_later_either():
+    def change(rule, i):
+        if i == 1:
+            rule.schedule(beta=falling)
+
+    with pytest.raises(ShapeError, match="the schedule of beta changes nothing"):
+        trained(Derived, change=change)
+
+
+@pytest.mark.parametrize("cls", [Base, Truth, GroupBeta, Corrected, OwnAdam])
 @pytest.mark.parametrize("groups", [None, halves])
 def test_what_is_right_is_no_error(cls, groups):
-    schedules = {"lr": falling, "weight_decay": lambda step: 0.01 * step} if cls is not GroupBeta else {"lr": falling}
+    schedules = {"lr": falling}
+    if cls is OwnAdam:
+        groups, schedules["momentum"] = None, lambda step: 0.9 - 0.1 * step
+    elif cls is not GroupBeta:
+        schedules["weight_decay"] = lambda step: 0.01 * step
+    if cls is Corrected:
+        schedules["beta"] = lambda step: 0.5
     assert np.isfinite(trained(cls, schedules=schedules, groups=groups)).all()
 
 
@@ -192,3 +238,16 @@ def test_a_name_may_be_registered_again():
             type(optim.Optimizer)("Cell", (Base,), {"default_lr": 1.0, "__module__": "__main__"}, name="sgd")
     finally:
         UpdateRule.registry.pop("cell_optimiser", None)
+
+
+def test_an_error_in_values_counts_no_step():
+    class Failing(Base):
+        def values(self, step, group):
+            if step == 3:
+                raise ZeroDivisionError
+            return super().values(step, group)
+
+    rules = []
+    with pytest.raises(ZeroDivisionError):
+        trained(Failing, change=lambda rule, i: rules.append(rule))
+    assert rules[0].steps == 2
