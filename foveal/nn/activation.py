@@ -16,15 +16,26 @@ from foveal.trace import current
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 
-class ReLU(Module):
-    """y = max(x, 0)"""
+class InPlace(Module):
+    """Base of the activations that take PyTorch's flag `inplace`.
+
+    It changes nothing: a program writes a result into the memory of what is not read again, whatever it says, and the
+    array that a model is called on stays as it is.
+    """
+
+    def __init__(self, inplace: bool = False) -> None:
+        pass
+
+
+class ReLU(InPlace):
+    """y = max(x, 0). inplace: has no effect"""
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.relu(x)
 
 
-class ReLU6(Module):
-    """y = min(max(x, 0), 6)"""
+class ReLU6(InPlace):
+    """y = min(max(x, 0), 6); inplace has no effect"""
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.clip(x, low=0.0, high=6.0)
@@ -61,38 +72,38 @@ class Sigmoid(Module):
         return ops.sigmoid(x)
 
 
-class SiLU(Module):
-    """y = x sigmoid(x), also called swish"""
+class SiLU(InPlace):
+    """y = x sigmoid(x), also called swish; inplace has no effect"""
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.silu(x)
 
 
-class Hardsigmoid(Module):
-    """y = min(max(x + 3, 0), 6) / 6"""
+class Hardsigmoid(InPlace):
+    """y = min(max(x + 3, 0), 6) / 6; inplace has no effect"""
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.hardsigmoid(x)
 
 
-class Hardswish(Module):
-    """y = x min(max(x + 3, 0), 6) / 6: Howard et al. 2019, section 5.2"""
+class Hardswish(InPlace):
+    """y = x min(max(x + 3, 0), 6) / 6: Howard et al. 2019, section 5.2; inplace has no effect"""
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.hardswish(x)
 
 
-class Mish(Module):
-    """y = x tanh(ln(1 + e^x)): Misra 2019"""
+class Mish(InPlace):
+    """y = x tanh(ln(1 + e^x)): Misra 2019; inplace has no effect"""
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.mish(x)
 
 
 class Hardtanh(Module):
-    """y = min(max(x, min_val), max_val); min_val below max_val, else ShapeError"""
+    """y = min(max(x, min_val), max_val); min_val below max_val, else ShapeError; inplace has no effect"""
 
-    def __init__(self, min_val: float = -1.0, max_val: float = 1.0) -> None:
+    def __init__(self, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> None:
         if not min_val < max_val:
             raise ShapeError(f"Hardtanh: min_val is {min_val}, it has to be below max_val, {max_val}")
         self.min_val, self.max_val = min_val, max_val
@@ -144,9 +155,9 @@ class Softshrink(Hardshrink):
 
 
 class Threshold(Module):
-    """y = x where x is above `threshold`, else `value`"""
+    """y = x where x is above `threshold`, else `value`; inplace has no effect"""
 
-    def __init__(self, threshold: float, value: float) -> None:
+    def __init__(self, threshold: float, value: float, inplace: bool = False) -> None:
         self.threshold, self.value = threshold, value
 
     def forward(self, x: Tensor) -> Tensor:
@@ -188,9 +199,9 @@ class GLU(Module):
 
 
 class LeakyReLU(Module):
-    """y = x where x is above 0, else negative_slope x"""
+    """y = x where x is above 0, else negative_slope x; inplace has no effect"""
 
-    def __init__(self, negative_slope: float = 0.01) -> None:
+    def __init__(self, negative_slope: float = 0.01, inplace: bool = False) -> None:
         self.negative_slope = negative_slope
 
     def forward(self, x: Tensor) -> Tensor:
@@ -230,9 +241,12 @@ class PReLU(Module):
 
 
 class ELU(Module):
-    """y = x where x is above 0, else alpha (e^x - 1): Clevert, Unterthiner and Hochreiter 2016"""
+    """y = x where x is above 0, else alpha (e^x - 1): Clevert, Unterthiner and Hochreiter 2016
 
-    def __init__(self, alpha: float = 1.0) -> None:
+    inplace has no effect.
+    """
+
+    def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
         self.alpha = alpha
 
     def forward(self, x: Tensor) -> Tensor:
@@ -243,9 +257,12 @@ class ELU(Module):
 
 
 class CELU(Module):
-    """y = x where x is above 0, else alpha (e^(x/alpha) - 1): Barron 2017. alpha: not 0, else ShapeError"""
+    """y = x where x is above 0, else alpha (e^(x/alpha) - 1): Barron 2017
 
-    def __init__(self, alpha: float = 1.0) -> None:
+    alpha: not 0, else ShapeError. inplace has no effect.
+    """
+
+    def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
         self.alpha = alpha
         self.inverse()
 
@@ -263,8 +280,11 @@ class CELU(Module):
         return f"alpha={self.alpha}"
 
 
-class SELU(Module):
-    """y = 1.0507 x where x is above 0, else 1.0507 1.6733 (e^x - 1): Klambauer et al. 2017, equation 2"""
+class SELU(InPlace):
+    """y = 1.0507 x where x is above 0, else 1.0507 1.6733 (e^x - 1): Klambauer et al. 2017, equation 2
+
+    inplace has no effect.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.elu(x, alpha=SELU_ALPHA) * SELU_SCALE

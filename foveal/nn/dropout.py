@@ -16,13 +16,13 @@ class Dropping(Module):
     are divided by 1 - p; in inference y = x.
 
     p: from 0 to 1, else ShapeError; with 1 all are 0, as is their gradient. The random numbers are a function of the
-    step's seed and number, so that any number of threads draws the same.
+    step's seed and number, so that any number of threads draws the same. inplace has no effect.
     """
 
     ranks: ClassVar[tuple[int, ...] | None] = None
     takes: ClassVar[str] = ""
 
-    def __init__(self, p: float = 0.5) -> None:
+    def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
         self.p = p
 
     def check_attribute(self, name: str, value: object) -> None:

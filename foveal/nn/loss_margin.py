@@ -24,7 +24,8 @@ LENGTH_EPS = 1e-12
 
 def check_signs(loss: str, target: Ndarray) -> None:
     """Raise DataError unless all targets are 1 or -1."""
-    wrong = target[abs(target) != 1]
+    values = np.asarray(target)
+    wrong = values[abs(values) != 1]
     if wrong.size:
         raise DataError(f"{loss}: a target is {wrong.flat[0]:g}; targets are 1 or -1")
 

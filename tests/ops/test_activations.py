@@ -107,6 +107,19 @@ def test_softmax_of_large_numbers():
     np.testing.assert_allclose(nn.LogSoftmax(1)(x)[:, :2], np.log(want[:, :2]), rtol=1e-6)
 
 
+IN_PLACE = ("ReLU", "ReLU6", "LeakyReLU", "ELU", "CELU", "SELU", "SiLU", "Mish", "Hardswish", "Hardsigmoid", "Hardtanh")
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_in_place_is_taken_and_changes_nothing(name):
+    x = np.linspace(-2, 2, 9, dtype=np.float32)
+    before = x.copy()
+    np.testing.assert_array_equal(getattr(nn, name)(inplace=True)(x), getattr(nn, name)()(x))
+    np.testing.assert_array_equal(x, before)
+    with pytest.raises(ShapeError, match="inplace is 'yes', it has to be True or False"):
+        getattr(nn, name)(inplace="yes")
+
+
 IMAGES = np.ones((2, 4, 3, 3), np.float32)
 
 
