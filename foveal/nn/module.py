@@ -157,6 +157,9 @@ class Module(Called["Module"]):
         without it, with a FovealWarning; num_batches_tracked may be missing. strict: False leaves parameters that
         `state` lacks as they are, and ignores what the model does not have. Raises StateError that lists all that does
         not fit, with the nearest names; then nothing is changed.
+
+            net.load_state_dict(torch_net.state_dict())
+            missing, unexpected = net.load_state_dict("weights.safetensors", strict=False)
         """
         return load_into(self, state, strict)
 

@@ -1,19 +1,14 @@
 """Layers that change the size of images or sequences without weights: interpolation, and channels as pixels."""
 
-from typing import Annotated
-
 from foveal import ops
 from foveal.errors import ShapeError
-from foveal.kinds import name_kind
 from foveal.nn.arguments import check_positive
 from foveal.nn.module import Module
 from foveal.ops.op import Tensor
 
 # the size of an output, and how many outputs there are by inputs
-SizeLike = Annotated[int | tuple[int, ...], "for all axes, or for each"]
-ScaleLike = Annotated[float | tuple[float, ...], "for all axes, or for each"]
-name_kind(SizeLike, "an int or a tuple of ints, one for each axis", int | tuple[int, ...])
-name_kind(ScaleLike, "a number or a tuple of numbers, one for each axis", float | tuple[float, ...])
+SizeLike = int | tuple[int, ...]
+ScaleLike = float | tuple[float, ...]
 
 
 class Upsample(Module):
@@ -24,6 +19,8 @@ class Upsample(Module):
     or "area". align_corners: for linear, bilinear and bicubic, True lets the centres of the first and last pixels
     coincide, and False (as if None) the borders of the images. ops.interpolate has the equations. Raises ShapeError
     for anything else, and unless either size or scale_factor is given.
+
+        nn.Upsample(scale_factor=2, mode="bilinear")(np.zeros((1, 3, 4, 5), "float32")).shape    # (1, 3, 8, 10)
     """
 
     def __init__(

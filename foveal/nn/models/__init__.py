@@ -68,12 +68,12 @@ def load(
 ) -> tuple[Module, Loaded]:
     """Build a model by name, load the weights of a safetensors file, and return the model and what was loaded.
 
-    path: a file with torchvision's parameter names or timm's, in float32, float16, bfloat16 or float64; a prefix such as
-    `module.` is taken off, with a FovealWarning. Files of other kinds are refused with the lines that convert them.
-    classes: as many as the file's last layer has, unless given. head: "strict" loads the last layer too; "skip" leaves it, and auxiliary classifiers, at their starting
-    values, for other classes than the file's. channels, size: of the images; size is that of the paper unless given.
-    seed: decides about the starting values of what is not loaded. Raises DataError where there is no such file,
-    StateError that lists what does not fit.
+    path: a file with torchvision's parameter names or timm's, in float32, float16, bfloat16 or float64; a prefix such
+    as `module.` is taken off, with a FovealWarning. Files of other kinds are refused with the lines that convert them.
+    classes: as many as the file's last layer has, unless given. head: "strict" loads the last layer too; "skip" leaves
+    it, and auxiliary classifiers, at their starting values, for other classes than the file's. channels, size: of the
+    images; size is that of the paper unless given. seed: decides about the starting values of what is not loaded.
+    Raises DataError where there is no such file, StateError that lists what does not fit.
     """
     size = MODELS[canonical(name)].image[1:] if size is None else size
     classes = classes_in(path) if classes is None else classes

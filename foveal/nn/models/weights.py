@@ -21,7 +21,8 @@ from foveal.nn.models.efficientnet import EfficientNet, MBConv
 from foveal.nn.models.mobilenet import BLOCKS, LARGE, V3_EPS, InvertedResidualV3, MobileNetV2, MobileNetV3
 from foveal.nn.models.vgg import VGG
 from foveal.nn.module import Module
-from foveal.nn.stored import COUNTER, Differences, State, common_prefix, listed, opened, read, without_prefix
+from foveal.nn.stored import COUNTER, Differences, common_prefix, listed, opened, read, without_prefix
+from foveal.nn.stored import State as State
 from foveal.nn.stored import read_file as read_file
 from foveal.strides import Shape
 
