@@ -17,9 +17,8 @@ from foveal.variable import Variable
 
 # Methods of PyTorch's tensors and of NumPy's arrays that are written otherwise here.
 OTHER_NAMES = {
-    "view": "x.reshape(n, -1)",
+    "view": "x.reshape(n, -1) or ops.reshape(x, shape=(n, -1))",
     "dim": "x.ndim",
-    "numel": "x.size",
     "float": 'x.astype("float32")',
     "int": 'x.astype("int32")',
     "long": 'x.astype("int32")',

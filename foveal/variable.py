@@ -41,6 +41,7 @@ def without_memory() -> Iterator[None]:
 # Where NumPy's function is called otherwise than the operator.
 IN_NUMPY: dict[str, Callable[..., Any]] = {
     "array_matmul": np.matmul,
+    "stop_gradient": np.array,
     "permute": lambda x, order: np.transpose(x, order),
     "reshape": lambda x, shape: x.reshape(shape),
     "clip": lambda x, low, high: np.clip(x, low, high),
@@ -139,10 +140,6 @@ class Variable(ArrayMethods):
     @property
     def shape(self) -> Shape:
         return self._data.shape
-
-    @property
-    def size(self) -> int:
-        return self._data.size
 
     @property
     def dtype(self) -> np.dtype[Any]:

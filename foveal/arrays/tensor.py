@@ -24,6 +24,13 @@ def is_operand(value: object) -> bool:
     return hasattr(value, "shape") or isinstance(value, int | float | list | tuple)
 
 
+class Count(int):
+    """A number of elements, which is no method as PyTorch's `size` is."""
+
+    def __call__(self, axis: object = None) -> int:
+        raise ArgumentError("x.size is the number of elements, as in NumPy; write x.shape, or x.shape[0] for one axis")
+
+
 class ArrayMethods:
     """The operators and methods of arrays, by NumPy's names and rules (PyTorch's where NumPy has none).
 
@@ -48,7 +55,15 @@ class ArrayMethods:
     @property
     def size(self) -> int:
         """The number of elements."""
-        return int(np.prod(self.shape))
+        return Count(np.prod(self.shape))
+
+    def numel(self) -> int:
+        """The number of elements, PyTorch's name of `size`."""
+        return self.size
+
+    def detach(self) -> "Tensor":
+        """The same values, through which no gradient goes."""
+        return self.operate("stop_gradient", self)
 
     def operate(self, name: str, *operands: Any, **attributes: Any) -> "Tensor":
         """The result of the operator of that name."""

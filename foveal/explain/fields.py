@@ -216,13 +216,13 @@ def concatenated(node: Node, inputs: Reaches) -> Reach | None:
 
 
 def narrowed(node: Node, inputs: Reaches) -> Reach | None:
-    """Rule of `narrow`: `length` positions along `axis` from `start` on."""
+    """Rule of `narrow` and `strided`: `length` positions along `axis` from `start` on, every `step`-th."""
     (r,), attributes = inputs, node.attributes
     if r is None or r.axis != attributes["axis"]:
         return r
-    start = attributes["start"]
-    line = r.line and replace(r.line, start=r.line.start + start * r.line.stride)
-    return Reach(r.axis, r.masks[start : start + attributes["length"]], line)
+    start, step = attributes["start"], attributes.get("step", 1)
+    line = r.line and replace(r.line, start=r.line.start + start * r.line.stride, stride=r.line.stride * step)
+    return Reach(r.axis, r.masks[start :: step][: attributes["length"]], line)
 
 
 def widened(node: Node, inputs: Reaches) -> Reach | None:
@@ -295,6 +295,12 @@ def rotated(node: Node, inputs: Reaches) -> Reach | None:
     return r if r is None or r.axis is None or r.axis < 2 else Reach(r.axis, r.masks[::-1], None)
 
 
+def flipped(node: Node, inputs: Reaches) -> Reach | None:
+    """Rule of `flip`: some axes from the last position to the first."""
+    (r,) = inputs
+    return r if r is None or r.axis not in node.attributes["axis"] else Reach(r.axis, r.masks[::-1], None)
+
+
 def batch_matrix_product(node: Node, inputs: Reaches) -> Reach | None:
     """Rule of a matrix product per part of the first axis: that axis, rows of a and columns of b stay."""
     operands = []
@@ -339,6 +345,9 @@ RULES: dict[str, Rule] = {
     "max_unpool2d": collapse,
     "concatenate": concatenated,
     "narrow": narrowed,
+    "strided": narrowed,
+    "flip": flipped,
+    "stop_gradient": pointwise,
     "widen": widened,
     "pad": padded,
     "resample": interpolated,

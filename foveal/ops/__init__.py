@@ -17,6 +17,7 @@ How it is computed fast is in ops/kernels/, which holds no operator. By file:
     statistics.py     min, prod, var, std, norm over axes
     scan.py           cumsum, argmax, argmin along an axis
     shape.py          reshape, permute, index, constants
+    stop.py           values through which no gradient goes
     concat.py         arrays side by side, and parts of arrays
     parts.py          every n-th part of an array, reversed, at given places; stack, split, roll, repeat, tile
     pad.py            images with borders
@@ -176,6 +177,7 @@ from foveal.ops.statistics import norm as norm
 from foveal.ops.statistics import prod as prod
 from foveal.ops.statistics import std as std
 from foveal.ops.statistics import var as var
+from foveal.ops.stop import stop_gradient as stop_gradient
 from foveal.ops.trigonometric import cos as cos
 from foveal.ops.trigonometric import cosh as cosh
 from foveal.ops.trigonometric import sin as sin

@@ -201,6 +201,10 @@ def test_a_wrong_gradient_is_one_clear_error(name):
         call()
 
 
+def test_no_gradient_goes_through_what_is_detached():
+    same(foveal.grad(lambda x: (x * x.detach() * ops.stop_gradient(x)).sum(), threads=1)(X), X**2)
+
+
 def test_a_gradient_inside_of_a_trace_adds_to_it():
     graph = trace(lambda x: foveal.grad(lambda t: (t * t).sum())(x) * 2.0, Type((3,)))
     np.testing.assert_array_equal(graph.evaluate(X.astype("f8"))[0], 4.0 * X)

@@ -497,6 +497,10 @@ UNCERTAIN = (  # what they read is not known from shapes
     "channel_moments",  # its axes are no longer the image's
     "im2col",
     "col2im",  # one axis for rows and columns
+    "not_equal",  # whose cases hold NaN, which differs from all numbers
+    "logical_and",  # and these are decided by one input alone where it is 0, or not 0
+    "logical_or",
+    "logical_xor",
 )
 
 

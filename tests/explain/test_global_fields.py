@@ -124,6 +124,16 @@ def test_what_is_left_out_is_not_of_the_field():
     assert [r.tolist() for r in read_by(crop, (1, 10, 12), (0, 0))] == [list(range(2, 8)), list(range(4, 8))]
 
 
+@pytest.mark.parametrize("rows", [slice(None, None, 3), slice(8, 2, -2), slice(None, None, -1)])
+def test_slices_in_steps_read_the_rows_that_they_name(rows):
+    net = Of(lambda y: y[:, :, rows, 1:9:4])
+    field = explain(net, (1, 10, 12), memory=False).field
+    read = read_by(net, (1, 10, 12), (0, 0, 0, 0))
+    for extent, positions in zip(field, read, strict=True):
+        assert extent.reads(0) == positions.tolist()
+    assert field[1].line.stride == 4
+
+
 HEADS = (
     lambda P, Q: [nn.Flatten(), nn.Linear(P * Q, 2)],
     lambda P, Q: [nn.AdaptiveAvgPool2d(1)],

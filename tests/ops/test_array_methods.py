@@ -185,6 +185,7 @@ REFUSED = {
     "two names": (lambda x: x.sum(axis=1, axes=1), ShapeError, "axis and axes are two names of one argument"),
     "axis": (lambda x: x.max(axis=5), ShapeError, "axis 5 is not one of the 3 axes"),
     "squeeze": (lambda x: x.squeeze(0), ShapeError, "axis 0 of shape .* has to have size 1"),
+    "size": (lambda x: x.reshape(x.size(0), -1), ArgumentError, r"write x.shape, or x.shape\[0\]"),
     "view": (lambda x: x.view(-1), AttributeError, r"has no 'view'; write x.reshape"),
     "astype": (lambda x: x.astype("float64"), ShapeError, "is float32 or int32, it cannot be float64"),
     "@": (lambda x: x @ x, ShapeError, r"a @ b: 5 columns meet 4 rows"),
