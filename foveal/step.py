@@ -266,7 +266,7 @@ class Step:
                 traced = self.traced(x.nested(inputs), target.nested(targets))
             return Made(build(traced.graph, self.threads, memory=self.memory), traced)
 
-        return self.programs.find((number, inputs, targets, x.form, target.form, optimizer), make)
+        return self.programs.find((number, (inputs, x.form), (targets, target.form), optimizer), make)
 
     def state_dict(self) -> dict[str, Ndarray]:
         """Return what random operators draw from: the seed and the number of steps taken, as arrays.

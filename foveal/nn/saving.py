@@ -103,8 +103,7 @@ def load(path: str | Path, net: Module | None = None, *, cls: type | Sequence[ty
         made.load_state_dict(state)
         set_modes(made, entry)
     except (StateError, ShapeError) as error:
-        # Modules are printed in several lines.
-        raise StateError(f"{place}: {' '.join(str(error).split())}") from None
+        raise StateError(f"{place}: {error}") from None
     return made
 
 

@@ -128,8 +128,9 @@ class SWA(Average):
 def update_bn(net: Module, batches: Iterable[Ndarray | tuple[Any, object]]) -> None:
     """Set the running statistics of batch norms to the mean of those of the batches, as torch.optim.swa_utils does.
 
-    batches: images x [N, C, H, W], or pairs (x, labels), where x may be several inputs in a tuple or a dict. All should have one shape, as each shape is compiled. Raises
-    ShapeError if there are none. After an error the statistics are as they were.
+    batches: images x [N, C, H, W], or pairs (x, labels), where x may be several inputs in a tuple or a dict. All should
+    have one shape, as each shape is compiled. Raises ShapeError if there are none. After an error the statistics are as
+    they were.
     """
     # Several kinds of layers keep running statistics; they have these names in common.
     norms: list[Any] = [m for _, m in net.named_modules() if hasattr(m, "running_mean")]
