@@ -168,7 +168,8 @@ class Compiled:
 def compile(function: TracedFunction, threads: int | None = None) -> Compiled:
     """Return `function`, written with foveal operators, as native code: NumPy arrays in, NumPy arrays out.
 
-    It is traced and compiled when it is first called on arrays of new shapes. threads: how many native threads run it;
+    It is traced and compiled when it is first called on arrays of new shapes. An argument may be a tuple, list or dict
+    of arrays; what is given by name and is no array is an option, compiled in. threads: how many native threads run it;
     by default as many as `foveal.get_threads` says, or one for a small function. The number changes no bit of the
     results.
     """

@@ -1,7 +1,6 @@
 """Names that users type, and names and texts from outside as they are shown."""
 
 import re
-from collections.abc import Mapping
 
 # Control characters (ESC among them, which starts a terminal's commands) but tab and line feed, separators of lines,
 # marks that turn the direction of writing around, and halves of surrogate pairs, which no encoding can write.
@@ -32,20 +31,11 @@ PYTORCH = {
     "share_memory": "threads of one process share a network; other processes load it: net.save, foveal.load",
     "compile": "it is compiled when it is called",
 }
-# The same of values in a function that is traced.
-_NO_NUMBERS = "it has no numbers while a function is traced; return it, and look at what the compiled function returns"
-_FLOWS = "gradients flow through every value; freeze parameters with requires_grad_(False), or give it as an input"
-TRACED = (
-    PYTORCH
-    | dict.fromkeys(("item", "numpy", "tolist"), _NO_NUMBERS)
-    | dict.fromkeys(("detach", "detach_", "requires_grad_", "requires_grad"), _FLOWS)
-    | {"clone": "no operator changes a value in place: use it as it is"}
-)
 
 
-def missing(kind: str, name: str, known: Mapping[str, str] = PYTORCH) -> str:
+def missing(kind: str, name: str) -> str:
     """Return the message that something has no attribute, and for PyTorch's names why it is not needed."""
-    why = known.get(name)
+    why = PYTORCH.get(name)
     return f"{kind} has no {name!r}: {why}" if why else f"{kind!r} object has no attribute {name!r}"
 
 

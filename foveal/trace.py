@@ -10,7 +10,6 @@ import numpy as np
 from foveal.errors import ShapeError
 from foveal.graph import Graph, Node, order
 from foveal.kinds import shown
-from foveal.names import TRACED, missing
 from foveal.ops.op import OPS, Operand, Operator, Tensor, Type, current_recording, recording_with
 from foveal.strides import Shape
 from foveal.variable import Variable
@@ -28,6 +27,7 @@ OTHER_NAMES = {
     "matmul": "a @ b",
     "clamp": "x.clip(low, high)",
     "t": "x.T",
+    "backward": "foveal.grad(function)",
 }
 
 
@@ -47,8 +47,6 @@ class Symbol(Tensor):
 
     def __getattr__(self, name: str) -> Any:
         # Only what does not exist gets here, such as other methods of PyTorch's tensors.
-        if name in TRACED:
-            raise AttributeError(missing("a traced value", name, TRACED))
         other = OTHER_NAMES.get(name)
         raise AttributeError(
             f"a traced value has no {name!r}; "

@@ -256,7 +256,9 @@ def set_part(module: Module, name: str, value: object) -> None:
     try:
         setattr(module, name, value)
     except Exception as error:
-        raise StateError(f"{name} of a {type(module).__name__} cannot be set as it says: {error}") from error
+        raise StateError(
+            f"{name} of a {type(module).__name__} cannot be set as it says: {in_one_line(error)}"
+        ) from error
 
 
 class Builder:
@@ -278,11 +280,11 @@ class Builder:
         try:
             module = cls(*arguments, **options)
         except FovealError as error:
-            raise StateError(f"a {cls.__name__} cannot be made: {error}") from error
+            raise StateError(f"a {cls.__name__} cannot be made: {in_one_line(error)}") from error
         except Exception as error:
             raise StateError(
-                f"a {cls.__name__} cannot be made with the arguments in the file ({type(error).__name__}: {error});"
-                " its __init__ may have changed since: give it the old arguments, or load into a network that is built"
+                f"a {cls.__name__} cannot be made with the arguments in the file ({type(error).__name__}:"
+                f" {in_one_line(error)}); its __init__ may have changed since: give it the old arguments, or load into a network that is built"
                 " already, foveal.load(path, net)"
             ) from error
         self.change(module, found)
@@ -349,6 +351,11 @@ class Builder:
         if kind in VARIABLES:
             return VARIABLES[kind](sizes(inner))
         raise StateError(f"{shown(found)} in place of a value")
+
+
+def in_one_line(error: Exception) -> str:
+    """Return a message in which modules may be printed, each in several lines."""
+    return " ".join(str(error).split())
 
 
 def listed(found: Json) -> list[Json]:

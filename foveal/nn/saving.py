@@ -156,9 +156,9 @@ def set_modes(net: Module, entry: dict[str, Any]) -> None:
     """Set modes and frozen parameters as an entry says."""
     if not entry:
         return
-    mode, others, frozen = bool(entry.get("training")), entry.get("other_mode"), entry.get("frozen")
+    mode, others, frozen = entry.get("training"), entry.get("other_mode"), entry.get("frozen")
     modules, parameters = dict(net.named_modules(remove_duplicate=False)), dict(net.named_parameters())
-    if not isinstance(others, list) or not isinstance(frozen, list):
+    if not isinstance(mode, bool) or not isinstance(others, list) or not isinstance(frozen, list):
         raise StateError("its modes and frozen parameters are damaged; fetch the file again")
     net.train(mode)
     for names, known in ((others, modules), (frozen, parameters)):

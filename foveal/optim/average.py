@@ -20,6 +20,7 @@ from foveal.optim.combined import Wrapper
 from foveal.optim.hyper import BELOW_ONE
 from foveal.optim.optimizer import UpdateRule
 from foveal.strides import Ndarray
+from foveal.structure import call_on
 
 
 class Average(Wrapper):
@@ -124,11 +125,12 @@ class SWA(Average):
         return 1 / number
 
 
-def update_bn(net: Module, batches: Iterable[Ndarray | tuple[Ndarray, object]]) -> None:
+def update_bn(net: Module, batches: Iterable[Ndarray | tuple[Any, object]]) -> None:
     """Set the running statistics of batch norms to the mean of those of the batches, as torch.optim.swa_utils does.
 
-    batches: images x [N, C, H, W], or pairs (x, labels). All should have one shape, as each shape is compiled. Raises
-    ShapeError if there are none. After an error the statistics are as they were.
+    batches: images x [N, C, H, W], or pairs (x, labels), where x may be several inputs in a tuple or a dict. All should
+    have one shape, as each shape is compiled. Raises ShapeError if there are none. After an error the statistics are as
+    they were.
     """
     # Several kinds of layers keep running statistics; they have these names in common.
     norms: list[Any] = [m for _, m in net.named_modules() if hasattr(m, "running_mean")]
@@ -153,7 +155,8 @@ def update_bn(net: Module, batches: Iterable[Ndarray | tuple[Ndarray, object]]) 
             x = batch[0] if isinstance(batch, tuple | list) else batch
             count += 1
             # The key of random operators: (seed, seed, step, step).
-            forward(x, np.array([0, 0, count, 0], np.int32))
+            key = np.array([0, 0, count, 0], np.int32)
+            call_on(lambda *inputs, key=key, **named: forward(*inputs, key, **named), x)
             for i, m in enumerate(norms):
                 means[i] += m.running_mean.data
                 variances[i] += m.running_var.data

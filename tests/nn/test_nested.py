@@ -224,3 +224,16 @@ def test_batch_norms_of_several_inputs_are_folded():
     folded = nn.fold_batch_norm(net, [a.shape, b.shape])
     assert isinstance(folded.norm, nn.Identity)
     assert np.allclose(folded(a, b)["y"], net.eval()(a, b)["y"], atol=1e-5)
+
+
+def test_running_statistics_of_several_inputs():
+    class Normed(nn.Module):
+        def __init__(self):
+            self.norm = nn.BatchNorm1d(4)
+
+        def forward(self, a, b):
+            return self.norm(a + b)
+
+    net = Normed()
+    optim.update_bn(net, [((IMAGE, IMAGE * 2), TARGETS["class"]), ({"a": IMAGE, "b": IMAGE * 4}, None)])
+    assert np.allclose(net.norm.running_mean.data, 4 * IMAGE.mean(0), atol=1e-5)
