@@ -158,8 +158,11 @@ class Window:
         """Return the program that updates these parameters, and what it checks before it writes."""
         with tracing() as recording:
             lift = recording.lift
-            # in an order that does not depend on the addresses of objects
-            averages = {p: lift(lift(total) * lift(self.scale)) for p, total in self.sums.items() if p in held}
+            # In the order of the optimiser's parameters, in which a norm of all of them is summed, and not in the order
+            # in which they had their first gradient: a window that goes on from a state has had none.
+            places = {p: place for place, p in enumerate(self.parameters)}
+            ordered = sorted(self.sums, key=lambda p: places.get(p, len(places)))
+            averages = {p: lift(lift(self.sums[p]) * lift(self.scale)) for p in ordered if p in held}
             for variable, value in self.optimizer.assignments(dict(averages)):
                 recording.assign(variable, value)
             guarded = guard_updates(recording, None, averages)

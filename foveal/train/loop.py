@@ -156,7 +156,14 @@ class Run:
     def footprint(self) -> Footprint | None:
         """Return the memory that a training step takes, where it is known; this compiles the step."""
         batch = self.example()
-        return None if batch is None else self.train_step.program(*batch).footprint()
+        if batch is None:
+            return None
+        found = self.train_step.program(*batch).footprint()
+        if self.settings.accumulate == 1:
+            return found
+        # The program of a batch writes sums of gradients; what the optimiser keeps belongs to the update.
+        kept = sum(variable.storage.nbytes for variable in self.optimizer.state_variables().values())
+        return replace(found, variables=found.variables + kept)
 
     @property
     def names(self) -> list[str]:
