@@ -132,21 +132,24 @@ class Window:
             self.scale.data = scale
         held = frozenset(p for p in self.held if getattr(p, "trainable", True))
         self.optimizer.begin()
-        done = False
+        # 1 if the parameters were updated, 0 if they were not to be, NaN as long as the program has not run: an
+        # interruption leaves the window as it is, and the next call makes the update.
+        carried_out = math.nan
         try:
             key = held, Same(self.optimizer), self.optimizer.structure()
             program, guard = self.programs.find(key, lambda: self.build(held))
-            report = program.results[0] if guard else np.ones(1, np.float32)
+            report = program.results[0] if guard else np.empty(1, np.float32)
             report[0] = math.nan
             try:
                 found = [*program.run(), report][0]
             finally:
-                # As in a step: the program was run as a whole, or not at all, also where an interruption ends `run`.
-                done = guard is None or bool(report[0] == 1)
+                carried_out = float(report[0])
+            carried_out = 1.0 if guard is None else carried_out
         finally:
-            if not done:
+            if carried_out != 1:
                 self.optimizer.undo()
-            self.drop()
+            if not math.isnan(carried_out):
+                self.drop()
         if guard is not None and not found[0]:
             raise NumericsError(
                 f"{guard.problem(found)}, averaged over {taken} batches; lower the learning rate, or check the"
