@@ -132,21 +132,24 @@ class Window:
             self.scale.data = scale
         held = frozenset(p for p in self.held if getattr(p, "trainable", True))
         self.optimizer.begin()
-        done = False
+        # 1 if the parameters were updated, 0 if they were not to be, NaN as long as the program has not run: an
+        # interruption leaves the window as it is, and the next call makes the update.
+        carried_out = math.nan
         try:
             key = held, Same(self.optimizer), self.optimizer.structure()
             program, guard = self.programs.find(key, lambda: self.build(held))
-            report = program.results[0] if guard else np.ones(1, np.float32)
+            report = program.results[0] if guard else np.empty(1, np.float32)
             report[0] = math.nan
             try:
                 found = [*program.run(), report][0]
             finally:
-                # As in a step: the program was run as a whole, or not at all, also where an interruption ends `run`.
-                done = guard is None or bool(report[0] == 1)
+                carried_out = float(report[0])
+            carried_out = 1.0 if guard is None else carried_out
         finally:
-            if not done:
+            if carried_out != 1:
                 self.optimizer.undo()
-            self.drop()
+            if not math.isnan(carried_out):
+                self.drop()
         if guard is not None and not found[0]:
             raise NumericsError(
                 f"{guard.problem(found)}, averaged over {taken} batches; lower the learning rate, or check the"
@@ -158,8 +161,11 @@ class Window:
         """Return the program that updates these parameters, and what it checks before it writes."""
         with tracing() as recording:
             lift = recording.lift
-            # in an order that does not depend on the addresses of objects
-            averages = {p: lift(lift(total) * lift(self.scale)) for p, total in self.sums.items() if p in held}
+            # In the order of the optimiser's parameters, in which a norm of all of them is summed, and not in the order
+            # in which they had their first gradient: a window that goes on from a state has had none.
+            places = {p: place for place, p in enumerate(self.parameters)}
+            ordered = sorted(self.sums, key=lambda p: places.get(p, len(places)))
+            averages = {p: lift(lift(self.sums[p]) * lift(self.scale)) for p in ordered if p in held}
             for variable, value in self.optimizer.assignments(dict(averages)):
                 recording.assign(variable, value)
             guarded = guard_updates(recording, None, averages)

@@ -354,7 +354,8 @@ class Callbacks:
         for callback in callbacks:
             try:
                 # Each has a dict of its own.
-                if getattr(callback, moment)(*(dict(v) for v in values)) is False:
+                result = getattr(callback, moment)(*(dict(v) for v in values))
+                if isinstance(result, bool | np.bool_) and not result:
                     stopped = stopped or f"{name_of(callback)} returned False"
             except StopTraining as reason:
                 stopped = stopped or str(reason) or f"{name_of(callback)} stopped the training"

@@ -61,9 +61,18 @@ def train(data: Any, options: TrainOptions) -> History:
     they are (bytes are divided by 255), and what is not given is AdamW, in 10 epochs of batches of 32. Targets that are
     no class numbers need a `loss`.
 
-    The options are the fields of `foveal.train.TrainOptions`, which says what each does. Unless a schedule is given,
-    the rate rises and falls once over the run (one cycle, with `lr` at its peak), an optimiser that was made before
-    keeps its own, and a generator of unknown length has a constant rate. Schedules count updates.
+    net: a network, or the name of one of `nn.models` for a Dataset. loss: one of nn, or a function (output, target)
+    written with foveal.ops. optimizer: a name, an optimiser made for the network, or what makes one of parameters,
+    `optim.AdamW`. schedule: a name, or a function of the update's number; unless it is given, the rate rises and falls
+    once over the run (one cycle, with `lr` at its peak), an optimiser that was made before keeps its own schedules,
+    and a generator of unknown length has a constant rate. augment: a name of `data.augment.AUGMENTATIONS`, a function
+    (x, rng) -> x of batches before they are normalised, or a list. validation: (x, y), a Loader, a Dataset (its test
+    images), or the share that is held out, such as 0.1, with the same share of each class. callbacks: functions of an
+    epoch's values, and objects of `Callback`: `EarlyStopping`, `BestCheckpoint`, `Log`, `SaveState`. metrics:
+    {"mae": function of outputs and targets}, of whole validation data, and as the mean over training batches.
+    accumulate: batches per update, as in `foveal.compile_step`; the last update of an epoch may have fewer. resume:
+    what SaveState wrote; the training goes on to the same bits, and `epochs` counts from its start. All options are
+    fields of `foveal.train.TrainOptions`. Schedules count updates.
 
     The history prints as a table; `history.test["accuracy"]` is a list by epoch, and `history["test"]["accuracy"]` the
     number at the end. `foveal.train.callbacks` has the table of the values that callbacks get.
@@ -156,7 +165,14 @@ class Run:
     def footprint(self) -> Footprint | None:
         """Return the memory that a training step takes, where it is known; this compiles the step."""
         batch = self.example()
-        return None if batch is None else self.train_step.program(*batch).footprint()
+        if batch is None:
+            return None
+        found = self.train_step.program(*batch).footprint()
+        if self.settings.accumulate == 1:
+            return found
+        # The program of a batch writes sums of gradients; what the optimiser keeps belongs to the update.
+        kept = sum(variable.storage.nbytes for variable in self.optimizer.state_variables().values())
+        return replace(found, variables=found.variables + kept)
 
     @property
     def names(self) -> list[str]:

@@ -46,10 +46,12 @@ def measure(net: Module, loader: Loader, loss: Loss | None, measures: Measures) 
     output, target = joined(outputs), joined(targets)
     check_finite(output)
     found: dict[str, float] = {}
+    # A row for each image, or for each of its pixels.
+    scores, classes = rows_of(output, target) if classified(output, target) else (output, target)
     if classified(output, target):
-        found["accuracy"] = metrics.accuracy(output, target) if output.ndim == 2 else share_right(output, target)
+        found["accuracy"] = metrics.accuracy(scores, classes)
     count = len(leaves(target)[0])
-    found["loss"] = metrics.cross_entropy(output, target) if loss is None else losses / count
+    found["loss"] = metrics.cross_entropy(scores, classes) if loss is None else losses / count
     return found | {name: number(name, function(output, target)) for name, function in measures.items()}
 
 
@@ -89,9 +91,9 @@ def classified(output: Nest, target: Nest) -> bool:
     return output.ndim > 1 and (len(output), *output.shape[2:]) == target.shape and output.shape[1] > 1
 
 
-def share_right(output: Ndarray, target: Ndarray) -> float:
-    """Return the share of places where the largest of the scores [N, K, ...] is that of the class [N, ...]."""
-    return float(np.mean(output.argmax(1) == target))
+def rows_of(output: Ndarray, target: Ndarray) -> tuple[Ndarray, Ndarray]:
+    """Return scores [N, K, ...] as rows [n, K], and the classes [N, ...] as [n]."""
+    return np.moveaxis(output, 1, -1).reshape(-1, output.shape[1]), target.reshape(-1)
 
 
 def number(name: str, value: Any) -> float:

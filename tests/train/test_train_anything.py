@@ -11,7 +11,7 @@ import foveal
 from foveal import nn, ops, optim, train
 from foveal.data import Loader, from_arrays
 from foveal.errors import ArgumentError, CallbackError, DataError, FovealError, ShapeError, StateError
-from foveal.metrics import accuracy
+from foveal.metrics import accuracy, cross_entropy
 
 RNG = np.random.default_rng(2)
 Y = np.arange(48) % 3
@@ -101,6 +101,22 @@ def test_targets_that_are_no_classes():
     assert "mae" in str(history)
     with pytest.raises(FovealError, match="the targets are float32; cross-entropy takes class numbers: give the loss"):
         train.train((X, target), network(2), **OPTIONS)
+
+
+def test_pixels_have_classes_too():
+    """Segmentation: scores [N, K, H, W] and labels [N, H, W]; the loss of the validation is that of all pixels."""
+    net = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1))
+    history = train.train((X, (X[:, 0] > 1).astype(int)), net, validation=(X, (X[:, 0] > 1).astype(int)), **OPTIONS)
+    net.eval()
+    scores, labels = net(X).transpose(0, 2, 3, 1).reshape(-1, 3), (X[:, 0] > 1).astype(int).reshape(-1)
+    assert history["validation"] == {"accuracy": accuracy(scores, labels), "loss": cross_entropy(scores, labels)}
+
+
+def test_the_memory_of_an_accumulating_run_holds_sums_and_state(dataset):
+    plain, sums = (train.train(dataset, network(), accumulate=n, **OPTIONS)["memory_bytes"] for n in (1, 2))
+    parameters = 4 * sum(p.size for p in network().parameters())
+    # But for some numbers, such as rates.
+    assert sums["variables"] - plain["variables"] == pytest.approx(parameters, abs=64)
 
 
 def test_the_loss_of_validation_is_that_of_the_run():
