@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from foveal.cli.options import echo, json_option, run_argument, set_threads, show_table, threads_option
+from foveal.cli.options import echo, json_option, run_argument, set_threads, show_json, show_table, threads_option
 from foveal.errors import DataError
 
 
@@ -33,7 +32,10 @@ def evaluate(run: Path, data: str, threads: int | None, target: str | None, by: 
     numbers instead of names, there have to be as many classes in both, and their order counts.
 
     Prints loss, accuracy and calibration, precision, recall and F1 of each class, and, for up to 20 classes, which are
-    taken for which; --json prints all metrics.
+    taken for which.
+
+    --json prints "data", "images", "accuracy", "loss", "top_k", "classes" (one entry each), "averages", "confusion"
+    (rows are labels), "calibration", and "threshold" with its curves where one is picked.
     """
     from foveal.data.readers import load
     from foveal.metrics.curves import parse_rule
@@ -60,7 +62,7 @@ def evaluate(run: Path, data: str, threads: int | None, target: str | None, by: 
         picked = threshold_report(logits, labels, chosen, rule)
         results["threshold"] = {"class": trained.classes[chosen], "by": by, **picked}
     if as_json:
-        click.echo(json.dumps(results))
+        show_json(results)
         return
     for heading, columns, rows in tables(results):
         if heading:
