@@ -119,7 +119,7 @@ class Compiled:
 
     def _find(self, arrays: list[Ndarray]) -> tuple[Program, Rebuild, Guard | None]:
         number = self.state.number(self.function, self.threads)
-        types = tuple((a.shape, str(a.dtype)) for a in arrays)
+        types = tuple(Type(a.shape, str(a.dtype)) for a in arrays)
 
         def make() -> tuple[Program, Rebuild, Guard | None]:
             rebuild: Rebuild = next
@@ -135,7 +135,7 @@ class Compiled:
                 return outputs
 
             with self.state.reading(number):
-                graph = trace(traced, *(Type(*k) for k in types))
+                graph = trace(traced, *types)
             return build(graph, self.threads), rebuild, guard
 
         return self.programs.find((number, types), make, self.function, self.state)

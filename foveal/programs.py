@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 from foveal import collector, counts, debug, forks
+from foveal.ops.op import Type
 from foveal.watch import State
 
 # How many programs one function, step or module keeps. Each has memory of its own. A network for images of any size is
@@ -125,15 +126,16 @@ def differences(before: Any, now: Any, names: Sequence[str]) -> Iterator[tuple[s
     for name, old, new in zip(names, before, now, strict=False):
         if name.endswith("s") and isinstance(new, tuple) and len(old) == len(new):
             # several of a kind, such as arguments
-            yield from differences(old, new, [f"{name.removesuffix('s')} {k}" for k in range(len(new))])
+            one = name.removesuffix("s")
+            yield from differences(old, new, [f"{one} {k}" for k in range(len(new))] if len(new) > 1 else [one])
         elif name and old != new:
-            is_shape = isinstance(new, tuple) and len(new) == 2 and isinstance(new[1], str)
+            is_shape = isinstance(new, Type) and isinstance(old, Type)
             yield (f"{name} is {in_words(new)}, was {in_words(old)}" if is_shape else f"another {name}"), is_shape
 
 
-def in_words(part: tuple[Sequence[int], str]) -> str:
-    """Return a shape and a dtype as text."""
-    return f"{part[1]} {list(part[0])}"
+def in_words(kind: Type) -> str:
+    """Return a dtype and a shape as text."""
+    return f"{kind.dtype} {list(kind.shape)}"
 
 
 def named(what: object) -> str:

@@ -99,7 +99,7 @@ class Step:
         # The key of random operators: 64 bits of seed, then 64 bits that count the steps.
         self.key = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, 0, 0], np.uint32)
         self.state = State()
-        self.programs: Programs[tuple[Program, Guard]] = Programs(names=("", "x", "target", SETTINGS))
+        self.programs: Programs[tuple[Program, Guard]] = Programs(names=("", "inputs", "targets", SETTINGS))
         self.steps = 0
         # The parameters that a warning has named as not read by the loss.
         self.named: set[Variable] = set()
@@ -201,7 +201,7 @@ class Step:
                 graph, guard = self.traced(Type(x.shape), Type(target.shape, target.dtype.name))
             return build(graph, self.threads, memory=self.memory), guard
 
-        key = number, (x.shape, "float32"), (target.shape, target.dtype.name), optimizer
+        key = number, (Type(x.shape),), (Type(target.shape, target.dtype.name),), optimizer
         return self.programs.find(key, make, f"a step of {type(self.model).__name__}", self.state)
 
     def state_dict(self) -> dict[str, Ndarray]:

@@ -120,7 +120,7 @@ def test_another_program_says_what_is_new(capsys, monkeypatch):
         step(X, Y)
         step(X[:3], Y[:3])
         (line,) = told(capsys)
-        x, target = "x is float32 [3, 1, 6, 6], was float32 [4, 1, 6, 6]", "target is int32 [3], was int32 [4]"
+        x, target = "input is float32 [3, 1, 6, 6], was float32 [4, 1, 6, 6]", "target is int32 [3], was int32 [4]"
         assert line == f"a step of Sequential: {x}; {target}"
         net[2].p = 0.25
         step(X, Y)
