@@ -121,7 +121,7 @@ class Compiled:
 
     def _find(self, arrays: list[Ndarray], form: Branch | None = None) -> tuple[Program, Rebuild, Guard | None]:
         number = self.state.number(self.function, self.threads)
-        types = tuple((a.shape, str(a.dtype)) for a in arrays)
+        types = tuple(Type(a.shape, str(a.dtype)) for a in arrays)
 
         def make() -> tuple[Program, Rebuild, Guard | None]:
             rebuild: Rebuild = next
@@ -138,7 +138,7 @@ class Compiled:
                 return outputs
 
             with self.state.reading(number):
-                graph = trace(traced, *(Type(*k) for k in types))
+                graph = trace(traced, *types)
             return build(graph, self.threads), rebuild, guard
 
         return self.programs.find((number, types, form), make, self.function, self.state)

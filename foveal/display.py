@@ -13,7 +13,7 @@ from typing import Self
 from foveal.names import printable
 
 LINE = "1px solid rgba(128, 128, 128, 0.4)"
-CELL = "padding: 0.15em 0.8em 0.15em 0; background: transparent; vertical-align: top; white-space: pre-wrap;"
+CELL = "padding: 0.15em 0.8em 0.15em 0; background: transparent; vertical-align: top;"
 HEAD = f"{CELL} border-bottom: {LINE}; font-weight: bold;"
 # Pixels of a curve's picture.
 WIDTH, HEIGHT = 160, 120
@@ -93,7 +93,9 @@ def is_numeric(cells: Sequence[str]) -> bool:
 
 def cell(tag: str, content: object, style: str, right: bool) -> str:
     """Return one cell of a table."""
-    return f'<{tag} style="text-align: {"right" if right else "left"}; {style}">{escaped(content)}</{tag}>'
+    # Spaces indent names; numbers are not broken.
+    kind = "text-align: right; white-space: pre" if right else "text-align: left; white-space: pre-wrap"
+    return f'<{tag} style="{kind}; {style}">{escaped(content)}</{tag}>'
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "", notes: Sequence[str] = ()) -> str:

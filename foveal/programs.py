@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 from foveal import collector, counts, debug, forks
+from foveal.ops.op import Type
 from foveal.watch import State
 
 # How many programs one function, step or module keeps. Each has memory of its own. A network for images of any size is
@@ -91,12 +92,12 @@ class Programs(forks.Locked, Generic[Made]):
 
     def say_what_is_new(self, before: Any, now: Any, what: object, state: State | None) -> str:
         """Show at DEBUG=1 what differs from the program that is nearest; return which count that is."""
-        shapes = list(differences(before, now, self.names))
+        found = list(differences(before, now, self.names))
         if debug.level() >= debug.PROGRAM:
             # the number of the state comes first
             attributes = [] if state is None or before[0] == now[0] else state.changed()
-            debug.show(f"another program for {named(what)}: {'; '.join([*shapes, *attributes])}")
-        return counts.SHAPES if any(" is " in text for text in shapes) else counts.ATTRIBUTES
+            debug.show(f"another program for {named(what)}: {'; '.join([*(text for text, _ in found), *attributes])}")
+        return counts.SHAPES if any(is_shape for _, is_shape in found) else counts.ATTRIBUTES
 
 
 def nearest(key: Any, known: Iterable[Any]) -> Any:
@@ -117,21 +118,24 @@ def distance(a: Any, b: Any) -> int:
     return sum(map(distance, a, b))
 
 
-def differences(before: Any, now: Any, names: Sequence[str]) -> Iterator[str]:
-    """Yield what differs between two keys, part by part. names: of the parts; "" for what is left out."""
+def differences(before: Any, now: Any, names: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """Yield what differs between two keys, part by part, in words, and whether it is a shape or a dtype.
+
+    names: of the parts; "" for what is left out.
+    """
     for name, old, new in zip(names, before, now, strict=False):
         if name.endswith("s") and isinstance(new, tuple) and len(old) == len(new):
             # several of a kind, such as arguments
             one = name.removesuffix("s")
             yield from differences(old, new, [one] if len(new) == 1 else [f"{one} {k}" for k in range(len(new))])
         elif name and old != new:
-            is_shape = isinstance(new, tuple) and len(new) == 2 and isinstance(new[1], str)
-            yield f"{name} is {in_words(new)}, was {in_words(old)}" if is_shape else f"another {name}"
+            is_shape = isinstance(new, Type) and isinstance(old, Type)
+            yield (f"{name} is {in_words(new)}, was {in_words(old)}" if is_shape else f"another {name}"), is_shape
 
 
-def in_words(part: tuple[Sequence[int], str]) -> str:
-    """Return a shape and a dtype as text."""
-    return f"{part[1]} {list(part[0])}"
+def in_words(kind: Type) -> str:
+    """Return a dtype and a shape as text."""
+    return f"{kind.dtype} {list(kind.shape)}"
 
 
 def named(what: object) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,12 @@ class WarmUp(Tables):
     def seconds(self) -> float:
         """How long it took."""
         return sum(program.seconds for program in self.programs)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything as numbers, texts, lists and dictionaries."""
+        programs = [{**asdict(replace(p, shape=None)), "shape": in_words(p.shape)} for p in self.programs]
+        totals = {"compiled": self.compiled, "from_cache": self.from_cache, "seconds": self.seconds}
+        return {"programs": programs, **totals, "kept": self.kept}
 
     def tables(self) -> Iterator[Table]:
         """Yield a table with a row for each program."""

@@ -106,13 +106,18 @@ def means(losses: list[tuple[float, float]]) -> tuple[float, float, float]:
     return ours, theirs, ours / theirs - 1
 
 
-def table(losses: Iterator[tuple[float, float]], steps: int, every: int) -> Iterator[str]:
-    """Train for a number of steps; yield a heading, and a line for the means of `every` steps."""
-    yield f"{'step':>7} {'foveal':>9} {'torch':>9} {'difference':>11}"
+def rows(losses: Iterator[tuple[float, float]], steps: int, every: int) -> Iterator[tuple[int, float, float, float]]:
+    """Train for a number of steps; yield the step and the means of `every` steps: both losses, and their difference."""
     recent: list[tuple[float, float]] = []
     for step in range(1, steps + 1):
         recent.append(next(losses))
         if step % every == 0 or step == steps:
-            ours, theirs, difference = means(recent)
-            yield f"{step:7} {ours:9.4f} {theirs:9.4f} {difference:+11.2%}"
+            yield step, *means(recent)
             recent = []
+
+
+def table(losses: Iterator[tuple[float, float]], steps: int, every: int) -> Iterator[str]:
+    """Train for a number of steps; yield a heading, and a line for the means of `every` steps."""
+    yield f"{'step':>7} {'foveal':>9} {'torch':>9} {'difference':>11}"
+    for step, ours, theirs, difference in rows(losses, steps, every):
+        yield f"{step:7} {ours:9.4f} {theirs:9.4f} {difference:+11.2%}"

@@ -183,7 +183,7 @@ def show_summary(ratios: Record | None) -> None:
 def check_writable(path: Path | None) -> None:
     """Raise FovealError if the file cannot be written: before the timing, not after it."""
     if path and not os.access(system.place_of_file(path).parent, os.W_OK):
-        raise FovealError(f"--json {path}: cannot be written; give a file in a folder that exists and is yours")
+        raise FovealError(f"--save {path}: cannot be written; give a file in a folder that exists and is yours")
 
 
 def write(path: Path | None, result: Record) -> None:

@@ -16,7 +16,17 @@ from foveal import system
 from foveal.bench import compiling, inference, memory, native, operators, output, scaling
 from foveal.bench import models as model_rows
 from foveal.bench.timing import MODES, Against, Bench, Measurement, Record, Starting
-from foveal.cli.options import ABOVE_ZERO, POSITIVE, SEED, TWO_OR_MORE, checked_threads, echo, threads_option
+from foveal.cli.options import (
+    ABOVE_ZERO,
+    POSITIVE,
+    SEED,
+    TWO_OR_MORE,
+    checked_threads,
+    echo,
+    json_option,
+    show_json,
+    threads_option,
+)
 from foveal.data.augment import AUGMENTATIONS
 from foveal.errors import FovealError
 from foveal.peak import copy_rate, peak
@@ -40,8 +50,9 @@ class BenchOptions:
 
     threads: int | None
     repeats: int
-    #: The JSON file to write, if any.
+    #: The JSON file to write, if any, and whether JSON is printed, too.
     path: Path | None
+    as_json: bool = False
     #: The framework to compare with, if any.
     against: str | None = None
     modes: Sequence[str] = MODES
@@ -67,12 +78,13 @@ def bench_options(
     # In the order in which --help lists them.
     decorators = [
         threads_option,
+        json_option,
         click.option(
-            "--json",
+            "--save",
             "path",
             type=click.Path(path_type=Path, dir_okay=False),
             metavar="FILE",
-            help="Also write the machine and the rows to FILE.",
+            help="Also write what --json prints to FILE.",
         ),
         click.argument("names", nargs=-1, metavar="[NAME]..."),
     ]
@@ -98,12 +110,13 @@ def bench_options(
         def collect(
             threads: int | None,
             path: Path | None,
+            as_json: bool,
             repeats: int = 1,
             against: str | None = None,
             modes: Sequence[str] = MODES,
             **others: Any,
         ) -> None:
-            command(options=BenchOptions(threads, repeats, path, against, modes), **others)
+            command(options=BenchOptions(threads, repeats, path, as_json, against, modes), **others)
 
         return reduce(lambda function, option: option(function), reversed(decorators), collect)
 
@@ -119,7 +132,8 @@ def bench() -> None:
     torch.compile. gflops counts a convolution as a direct one, with 2 operations per multiply-add, so that peak_share,
     the part of the measured peak of fused multiply-adds, exceeds 100 % if a faster algorithm (Winograd) does less work.
     copy_share is the rate at which arguments and results, each moved once, pass through the memory, as a part of the
-    rate at which as many bytes are copied.
+    rate at which as many bytes are copied. --json prints "machine", "rows", by the names of the columns, and "ratios",
+    the means of theirs; of `bench ops --list` it prints "operators".
     """
 
 
@@ -168,18 +182,19 @@ def ops(
     all rows if none is given.
     """
     if listed:
-        list_operators(names, options.path)
+        list_operators(names, options)
         return
     if batch and not paths:
         raise FovealError("bench ops: --batch changes the shapes of files; give some with --shapes")
-    works = operators.from_files(paths, batch, echo) if paths else operators.standard()
+    tell = partial(echo, err=options.as_json)
+    works = operators.from_files(paths, batch, tell) if paths else operators.standard()
     works = operators.select(names, works + (operators.sample_cases() if cases else []), cases)
     run(partial(timed, partial(operators.rows, works)), options)
 
 
-def list_operators(names: Sequence[str], path: Path | None) -> None:
-    """Print a line for each operator whose name contains one of `names`, or for all; write them to `path` if given."""
-    output.check_writable(path)
+def list_operators(names: Sequence[str], options: BenchOptions) -> None:
+    """Print a line for each operator whose name contains one of `names`, or for all; write them if that is asked."""
+    output.check_writable(options.path)
     ways = [way for way in native.ways() if not names or any(name in way.operator for name in names)]
     if not ways:
         raise FovealError(f"bench ops --list: no operator's name has {' or '.join(names)} in it")
@@ -192,8 +207,11 @@ def list_operators(names: Sequence[str], path: Path | None) -> None:
         }
         for way in ways
     ]
-    output.show(rows, dict.fromkeys(rows[0], ""))
-    output.write(path, {"operators": rows})
+    if options.as_json:
+        show_json({"operators": rows})
+    else:
+        output.show(rows, dict.fromkeys(rows[0], ""))
+    output.write(options.path, {"operators": rows})
 
 
 @bench.command("memory")
@@ -249,11 +267,13 @@ def compile(names: tuple[str, ...], text: bool, options: BenchOptions) -> None:
     "--threads", type=POSITIVE, callback=checked_threads, default=2, show_default=True, help="Threads of each."
 )
 @click.option("--every", type=POSITIVE, default=50, show_default=True, help="Steps a line, averaged.")
-def curve(data: str, epochs: int, every: int, model: str, batch_size: int, **options: Any) -> None:
+@json_option
+def curve(data: str, epochs: int, every: int, model: str, batch_size: int, as_json: bool, **options: Any) -> None:
     """Train on DATA with Foveal and with PyTorch and print both losses.
 
     Both start from the same weights and get the same batches, with SGD with momentum at a constant rate. A line holds
-    the means of --every steps. DATA is what `foveal train` takes.
+    the means of --every steps. DATA is what `foveal train` takes. --json prints "data", "steps", and "rows", each with
+    its "step", "foveal", "torch" and "difference".
     """
     from foveal.data import load as load_data
 
@@ -265,8 +285,13 @@ def curve(data: str, epochs: int, every: int, model: str, batch_size: int, **opt
         raise FovealError(f"bench curve: there is no model {model!r}; choose from {', '.join(torch_models.MODELS)}")
     dataset = load_data(data)
     steps = epochs * (len(dataset.images_train) // batch_size)
-    echo(f"{dataset}; {steps} steps of {batch_size} images")
+    echo(f"{dataset}; {steps} steps of {batch_size} images", err=as_json)
     losses = loss_curve.curves(dataset, model=model, batch_size=batch_size, **options)
+    if as_json:
+        names = ("step", "foveal", "torch", "difference")
+        rows = [dict(zip(names, row, strict=True)) for row in loss_curve.rows(losses, steps, every)]
+        show_json({"data": dataset.name, "steps": steps, "rows": rows})
+        return
     for line in loss_curve.table(losses, steps, every):
         echo(line)
 
@@ -285,19 +310,24 @@ def run(records: Records, options: BenchOptions, columns: dict[str, str] | None 
     threads = options.threads or get_threads()
     other = load(options.against)
     if options.against and other is None:
-        echo(MISSING.format(TITLES[options.against]))
+        echo(MISSING.format(TITLES[options.against]), err=options.as_json)
     if threads > system.processors():
-        echo(f"{threads} threads share {system.processors()} processors, so they wait for each other.")
+        text = f"{threads} threads share {system.processors()} processors, so they wait for each other."
+        echo(text, err=options.as_json)
     # What is being measured stands on stderr, so that stdout can be piped.
     with Console(stderr=True).status("peak") as status:
         bench = Bench(threads, options.repeats, peak(threads), other, options.modes, partial(copy_rate, threads))
         machine = output.machine(bench)
         rows = list(records(bench, lambda name: status.update(Text(name))))
-    echo(output.headline(machine))
-    output.show(rows, columns or output.row_columns(bench.other))
     ratios = None if columns else output.summary(rows)
-    output.show_summary(ratios)
-    output.write(options.path, {"machine": machine, "rows": rows, "ratios": ratios})
+    result = {"machine": machine, "rows": rows, "ratios": ratios}
+    if options.as_json:
+        show_json(result)
+    else:
+        echo(output.headline(machine))
+        output.show(rows, columns or output.row_columns(bench.other))
+        output.show_summary(ratios)
+    output.write(options.path, result)
 
 
 def load(against: str | None) -> Against | None:

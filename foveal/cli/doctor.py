@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from foveal import __version__
 from foveal.cli.cache import clear_cache as clear
-from foveal.cli.options import echo, show_table
+from foveal.cli.options import echo, json_option, show_json, show_table
 
 
 @click.command()
 @click.option("--clear-cache", is_flag=True, help="Delete the compiled programs kept on disk.")
-def doctor(clear_cache: bool) -> None:
-    """Show what Foveal finds on this machine, and check that compiled code works."""
+@json_option
+def doctor(clear_cache: bool, as_json: bool) -> None:
+    """Show what Foveal finds on this machine, and check that compiled code works.
+
+    --json prints "cpu", "lanes" (float32 in a vector), "registers", "caches" (bytes planned with, and reported),
+    "cores", "threads", "compiling_processes", "cache" (the folder, its files, what was compiled again for another
+    shape or another attribute, and the problem if it is not used), "versions", and "self_test" with its milliseconds.
+    """
     from foveal.kernel import cache
 
     if clear_cache:
-        clear()
+        clear(as_json)
+        return
+    if as_json:
+        show_json({**facts(), "versions": versions(), "self_test": {"passed": True, "milliseconds": self_test()}})
         return
     show_table(("", ""), [*machine().items(), *versions().items()])
     if cache.directory() == cache.OFF:
@@ -25,15 +36,46 @@ def doctor(clear_cache: bool) -> None:
         echo(f"The kernel cache is not used: {reason}; {cache.WAY_OUT}. Every process compiles its kernels again.")
     elif not cache.writable():
         echo("The cache cannot be written: every process will compile its kernels again.")
-    echo(self_test())
+    echo(f"Self-test: a convolution compiled and ran right in {self_test():.0f} ms.")
+
+
+def facts() -> dict[str, Any]:
+    """Return what is found about the CPU, the threads and the cache, as numbers and texts."""
+    import foveal
+    from foveal import counts
+    from foveal.kernel import cache, pool, target
+    from foveal.system import processors
+
+    host, read = target.host(), target.read_caches()
+    files, size = cache.size()
+    off = cache.directory() == cache.OFF
+    return {
+        "cpu": host.name,
+        "lanes": host.lanes,
+        "registers": host.registers,
+        "caches": {name: {"planned": getattr(host, name), "reported": read.get(name)} for name in ("l1", "l2", "llc")},
+        "cores": processors(),
+        "threads": foveal.get_threads(),
+        "compiling_processes": pool.jobs() if pool.obstacle() is None else 1,
+        "cache": {
+            "folder": str(cache.directory()),
+            "files": files,
+            "bytes": size,
+            "kept": cache.writable(),
+            "problem": "switched off" if off else cache.problem(),
+            "compiled_again": counts.counted(),
+        },
+    }
 
 
 def machine() -> dict[str, str]:
     """Return the rows of the table about the CPU, the threads and the cache of compiled kernels."""
     import foveal
+    from foveal import counts
     from foveal.kernel import cache, pool, target
     from foveal.system import processors
 
+    again = counts.counted()
     host = target.host()
     read = target.read_caches()
     files, size = cache.size()
@@ -49,6 +91,8 @@ def machine() -> dict[str, str]:
         "compiling processes": compiling(pool.jobs(), pool.obstacle()),
         "kernel cache": str(cache.directory()),
         "kernel cache size": f"{files} files, {size / 1e6:.1f} MB",
+        "compiled again": f"{again['shapes']} times for another shape, {again['attributes']} for another attribute"
+        " (DEBUG=1 says which)",
     }
 
 
@@ -80,8 +124,8 @@ def versions() -> dict[str, str]:
     }
 
 
-def self_test() -> str:
-    """Compile a small convolution, run it and compare it with NumPy; return a line about it.
+def self_test() -> float:
+    """Compile a small convolution, run it and compare it with NumPy; return the milliseconds that this took.
 
     Raises click.ClickException if the result is wrong.
     """
@@ -108,4 +152,4 @@ def self_test() -> str:
             f"compiled code is wrong on this machine: a convolution is off by {error:g}. "
             "Please report it with the table above; `foveal doctor --clear-cache` may help"
         )
-    return f"Self-test: a convolution compiled and ran right in {seconds * 1e3:.0f} ms."
+    return seconds * 1e3

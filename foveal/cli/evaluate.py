@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from foveal.cli.options import (
     json_option,
     run_argument,
     set_threads,
+    show_json,
     show_table,
     threads_option,
 )
@@ -45,7 +45,10 @@ def evaluate(
     numbers instead of names, there have to be as many classes in both, and their order counts.
 
     Prints loss, accuracy and calibration, precision, recall and F1 of each class, and, for up to 20 classes, which are
-    taken for which; --json prints all metrics.
+    taken for which.
+
+    --json prints "data", "images", "accuracy", "loss", "top_k", "classes" (one entry each), "averages", "confusion"
+    (rows are labels), "calibration", and "threshold" with its curves where one is picked.
 
     A network of one's own is built from its class, which has to be imported: --code mynet.py.
     """
@@ -74,7 +77,7 @@ def evaluate(
         picked = threshold_report(logits, labels, chosen, rule)
         results["threshold"] = {"class": trained.classes[chosen], "by": by, **picked}
     if as_json:
-        click.echo(json.dumps(results))
+        show_json(results)
         return
     for heading, columns, rows in tables(results):
         if heading:

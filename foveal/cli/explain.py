@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from foveal.cli.options import POSITIVE, TWO_OR_MORE, echo, json_option
+from foveal.cli.options import POSITIVE, TWO_OR_MORE, echo, json_option, show_json
 from foveal.errors import DataError, ShapeError
 
 if TYPE_CHECKING:
@@ -36,6 +35,9 @@ def explain(model: str, image: str | None, classes: int | None, batch: int, dept
     rows and columns of the image one output sees, how far apart the fields of neighbouring outputs lie, and where the
     first one starts. `if dense` is the number of parameters that a fully connected layer in its place would have. Below
     the table stands which pixels the strides never read, and what to change so that all are read.
+
+    --json prints the totals ("parameters", "trainable", "macs", "memory", "field", ...), "layers", a row each, and
+    "fitting_sizes", images that all layers read completely.
     """
     import shutil
     import sys
@@ -57,7 +59,7 @@ def explain(model: str, image: str | None, classes: int | None, batch: int, dept
     summary = summarize(make(sizes), sizes, batch)
     fitting = fitting_sizes(make, sizes) if any(skipped(summary)) else []
     if as_json:
-        click.echo(json.dumps({**summary.as_json(), "fitting_sizes": fitting}))
+        show_json({**summary.as_json(), "fitting_sizes": fitting})
         return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     echo(summary.table(depth, max(width, MIN_WIDTH)))

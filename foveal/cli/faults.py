@@ -5,6 +5,8 @@
 2    what was given cannot be used, memory or disk do not suffice, or standard output cannot be written
 130  interrupted by Ctrl-C (128 + SIGINT, as shells count)
 141  nobody reads standard output any more, such as after `| head` (128 + SIGPIPE); training goes on instead
+
+With --json it is the same: errors are no JSON, standard output stays empty, and the status tells.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import sys
 from collections.abc import Collection, Iterable, Sequence
@@ -92,7 +93,9 @@ SEED = click.IntRange(0, 2**32 - 1)
 threads_option = click.option(
     "--threads", type=POSITIVE, callback=checked_threads, help="Native threads.  [default: all cores]"
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document instead of text; all else goes to standard error."
+)
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 
 
@@ -141,6 +144,11 @@ def set_threads(threads: int | None) -> None:
 def echo(text: str, err: bool = False) -> None:
     """Print a line of text, in which names of classes and files may stand, to standard output or standard error."""
     click.echo(printable(text), err=err)
+
+
+def show_json(document: object) -> None:
+    """Print one JSON document, in a line."""
+    click.echo(json.dumps(document))
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -17,6 +16,7 @@ from foveal.cli.options import (
     json_option,
     run_argument,
     set_threads,
+    show_json,
     show_table,
     threads_option,
 )
@@ -51,6 +51,9 @@ def predict(
     an animation or a file with pages the first image counts. They are rotated as their metadata say, converted to grey
     or RGB and resized as the model needs. Nothing is inverted: a model trained on MNIST expects white on black.
 
+    --json prints a list with an entry for each image: "image", "class", "probability", and "top", the classes that come
+    next.
+
     An image that cannot be read is named on standard error and left out. The status is then 1, or 2 if none can be
     read.
 
@@ -64,7 +67,7 @@ def predict(
     if not results:
         ctx.exit(2)
     if as_json:
-        click.echo(json.dumps(results))
+        show_json(results)
     else:
         rows = [
             (result["image"] if rank == 0 else "", entry["class"], f"{entry['probability']:.2%}")

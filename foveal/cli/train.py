@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from foveal.cli.options import ABOVE_ZERO, FRACTION, NOT_NEGATIVE, POSITIVE, SEED, DataCommand, Name, threads_option
+from foveal.cli.options import (
+    ABOVE_ZERO,
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    DataCommand,
+    Name,
+    echo,
+    json_option,
+    show_json,
+    threads_option,
+)
+
+if TYPE_CHECKING:
+    from foveal.data.dataset import Dataset
 
 
 @click.command(cls=DataCommand)
@@ -67,11 +85,16 @@ from foveal.cli.options import ABOVE_ZERO, FRACTION, NOT_NEGATIVE, POSITIVE, SEE
     help="Folder for the model, the log and the metrics.  [default: runs/<data>]",
 )
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-def train(data: str, out: Path | None, **options: Any) -> None:
+@click.option("--compile-only", is_flag=True, help="Fill the kernel cache with what this run needs, and end.")
+@json_option
+def train(data: str, out: Path | None, as_json: bool, compile_only: bool, **options: Any) -> None:
     """Train a network on DATA.
 
     Options that are not given are chosen by the size of the images. An older run in the same folder is kept: its files
     move to earlier-1 (earlier-2, ...) inside it.
+
+    --json prints what metrics.json holds, with "out", the folder, and "log", the lines of log.jsonl. With
+    --compile-only: "programs", each with its kernels, "compiled", "from_cache", "seconds" and "kept".
     """
     from foveal.kernel.runtime import prepare
 
@@ -81,4 +104,27 @@ def train(data: str, out: Path | None, **options: Any) -> None:
     from foveal.train.loop import train as run
 
     dataset = load(data)
-    run(dataset, out=out or Path("runs") / dataset.name, **options)
+    if compile_only:
+        show_compiled(dataset, as_json, options)
+        return
+    folder = out or Path("runs") / dataset.name
+    # The JSON has standard output to itself.
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        run(dataset, out=folder, **options)
+    if as_json:
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        log = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        show_json({**metrics, "out": str(folder), "log": [json.loads(line) for line in log]})
+
+
+def show_compiled(dataset: Dataset, as_json: bool, options: dict[str, Any]) -> None:
+    """Compile what a run needs, and say what that was."""
+    from foveal.train.compile_only import compile_only
+    from foveal.train.settings import Options
+
+    quiet = options.pop("quiet")
+    made = compile_only(dataset, Options(**options))
+    if as_json:
+        show_json(made.as_json())
+    elif not quiet:
+        echo(str(made))

@@ -38,6 +38,9 @@ def tune(data: str, out: Path | None, as_json: bool, **options: Any) -> None:
     with, and the command that trains with it. tune.json holds all numbers; tune.png shows them if matplotlib is
     installed. Speeds are measured, so another run may choose differently; with --batch-size and --steps the same seed
     always gives the same result.
+
+    --json prints what tune.json holds: "command", the choices ("lr", "batch_size", "momentum", "momentum_low",
+    "weight_decay", "steps"), and what they were chosen from ("range_test", "speeds", "rates", "momenta", "decays").
     """
     from foveal.data.readers import load
     from foveal.train.tune import save

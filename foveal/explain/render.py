@@ -35,7 +35,10 @@ def text(summary: Rows, depth: int | None = None, width: int = WIDTH) -> str:
     from rich.console import Console
 
     stream = StringIO()
-    Console(file=stream, width=width, highlight=False, color_system=None).print(table(summary, depth))
+    # In a notebook rich would show the table and leave the stream empty.
+    Console(file=stream, width=width, highlight=False, color_system=None, force_jupyter=False).print(
+        table(summary, depth)
+    )
     lines = [line.rstrip() for line in stream.getvalue().splitlines()]
     return "\n".join([*filter(None, lines), "", *totals(summary), *notes(summary)])
 

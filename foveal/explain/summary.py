@@ -7,12 +7,15 @@ from foveal.explain.render import WIDTH, Json, html, record, text
 from foveal.explain.rows import Rows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Summary(Rows):
-    """What `explain` returns. `str` of it, and `print`, show a table."""
+    """What `explain` returns. It is shown as a table, in a terminal and in a notebook."""
+
+    def __repr__(self) -> str:
+        return text(self)
 
     def __str__(self) -> str:
-        return text(self)
+        return repr(self)
 
     def _repr_html_(self) -> str:
         return html(self)

@@ -5,14 +5,15 @@ import shutil
 import sys
 import time
 from types import TracebackType
+from typing import Any
 
 from foveal.kernel import cache
 from foveal.names import printable
 
 # below this, nothing is said
 QUIET_SECONDS = 1.0
-# how often the line is written anew
-REFRESH_SECONDS = 0.1
+# how often the line is written anew; in a notebook each one is a message
+REFRESH_SECONDS, NOTEBOOK_SECONDS = 0.1, 0.5
 
 
 def kept() -> str:
@@ -30,8 +31,8 @@ def kept() -> str:
 class Progress:
     """How many kernels are compiled, of how many: a line on the terminal that goes away at the end.
 
-    In a notebook the line stays, and says what was compiled. Elsewhere nothing is said: where standard error is a file,
-    or belongs to a live display.
+    In a notebook it is an output of the cell, which stays and says what was compiled. Elsewhere nothing is said: where
+    standard error is a file, or belongs to a live display.
     """
 
     def __init__(self, total: int) -> None:
@@ -39,6 +40,8 @@ class Progress:
         self.started = time.perf_counter()
         self.next = self.started + QUIET_SECONDS
         self.shown = ""
+        # the output of a notebook's cell
+        self.output: Any = None
 
     def __enter__(self) -> "Progress":
         return self
@@ -48,11 +51,15 @@ class Progress:
         now = time.perf_counter()
         if now < self.next or not is_rewritable():
             return
-        self.next = now + REFRESH_SECONDS
+        self.next = now + (NOTEBOOK_SECONDS if is_notebook() else REFRESH_SECONDS)
         self.write(f"compiling: {done} of {self.total} kernels, {kept()}")
 
     def write(self, text: str) -> None:
         """Write a line in the place of the one before."""
+        if is_notebook():
+            self.output = show_in_notebook(printable(text), self.output)
+            self.shown = text
+            return
         # a line that is longer than the terminal is wide could not be written anew
         text = printable(text)[: shutil.get_terminal_size().columns - 1] if sys.stderr.isatty() else printable(text)
         print(f"\r{text.ljust(len(self.shown))}", end="", file=sys.stderr, flush=True)
@@ -64,11 +71,22 @@ class Progress:
         seconds = time.perf_counter() - self.started
         if not self.shown:
             return
-        if is_notebook() and error is None:
+        if self.output is not None:
+            if error is not None:
+                return
             self.write(f"{self.total} kernels compiled in {seconds:.1f} s, {kept()}")
-            print(file=sys.stderr, flush=True)
         else:
             print(f"\r{' ' * len(self.shown)}\r", end="", file=sys.stderr, flush=True)
+
+
+def show_in_notebook(text: str, output: Any) -> Any:
+    """Show a text as an output of the cell, or in the place of one; return the output."""
+    from IPython.display import display
+
+    if output is None:
+        return display({"text/plain": text}, raw=True, display_id=True)
+    output.update({"text/plain": text}, raw=True)
+    return output
 
 
 def is_notebook() -> bool:

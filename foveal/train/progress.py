@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from foveal.arena import Footprint
+from foveal.kernel.compile import statistics
+from foveal.kernel.progress import kept
 from foveal.names import printable
 from foveal.train.history import PARTS, in_order
 from foveal.train.run_folder import RunFolder
@@ -33,6 +37,8 @@ class ProgressDisplay:
         self.epochs = 0
         # The accuracy after the last epoch, as text for the bar.
         self.test = ""
+        # How many kernels this process had compiled before, and when.
+        self.compiled, self.started = statistics.compiled, time.perf_counter()
 
     def begin(
         self, data: str, settings: Settings, network: str, steps: int | None, footprint: Callable[[], Footprint | None]
@@ -53,12 +59,17 @@ class ProgressDisplay:
         )
         if not self.console.quiet and (memory := footprint()) is not None:
             self._line(f"memory: {memory}")
-        if self.console.is_terminal and not self.console.quiet:
+        if is_live(self.console) and not self.console.quiet:
             self.progress = _progress(self.console)
             total = None if steps is None else s.epochs * steps
             self.progress.add_task("", total=total, speed=0.0, loss="", epoch="compiling")
 
     def __enter__(self) -> None:
+        # What the first step needs is compiled by now, as its memory was asked for.
+        # In a notebook the compilation has left a line of its own.
+        if (compiled := statistics.compiled - self.compiled) and not self.console.is_jupyter:
+            seconds = time.perf_counter() - self.started
+            self._line(f"{compiled} kernel{'s' * (compiled > 1)} compiled in {seconds:.1f} s, {kept()}")
         if self.progress is not None:
             self.progress.start()
 
@@ -125,6 +136,11 @@ def score(name: str, value: float) -> str:
 def in_words(measures: Mapping[str, float], between: str = ", ") -> str:
     """Return measures with their names as text."""
     return between.join(f"{name} {score(name, measures[name])}" for name in sorted(measures, key=in_order))
+
+
+def is_live(console: Console) -> bool:
+    """Return whether a bar can be drawn anew: on a terminal, and in a notebook that has the widgets for it."""
+    return console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
 
 
 def _progress(console: Console) -> Progress:

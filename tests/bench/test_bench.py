@@ -166,7 +166,7 @@ def test_the_guard_refuses_different_results():
 
 def test_command_without_torch(tmp_path):
     path = tmp_path / "rows.json"
-    result = invoke("ops", SMALL, "--threads", 1, "--repeats", 2, "--json", path)
+    result = invoke("ops", SMALL, "--threads", 1, "--repeats", 2, "--save", path)
     assert result.exit_code == 0, result.output
     assert "1 thread(s)" in result.stdout
     assert "conv2d 5x5 1->6 28x28" in result.stdout
@@ -210,8 +210,8 @@ def test_more_threads_than_processors_are_reported(monkeypatch):
         (("ops", "--shapes", "{}/nix"), "does not exist"),
         (("ops", "nix"), "no row's name or pass has 'nix' in it"),
         (("ops", "sqrt"), "--cases adds"),
-        (("ops", "--json", "{}/no/rows.json"), "cannot be written"),
-        (("ops", "--json", "/dev/null"), "/dev/null is no file"),
+        (("ops", "--save", "{}/no/rows.json"), "cannot be written"),
+        (("ops", "--save", "/dev/null"), "/dev/null is no file"),
         (("ops", "--threads", 0), "0 is not in the range"),
         (("models", "--against", "nix"), "'nix' is not 'torch'"),
     ],
@@ -470,7 +470,7 @@ def test_onednns_own_files_are_read():
 
 
 def test_operators_are_listed_with_how_they_are_compiled(tmp_path):
-    result = invoke("ops", "--list", "conv2d", "softmax", "reshape", "--json", tmp_path / "list.json")
+    result = invoke("ops", "--list", "conv2d", "softmax", "reshape", "--save", tmp_path / "list.json")
     assert result.exit_code == 0, result.output
     found = {row["operator"]: row for row in json.loads((tmp_path / "list.json").read_text())["operators"]}
     assert found["conv2d"]["way"] == "native kernel"

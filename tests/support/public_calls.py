@@ -399,6 +399,8 @@ def training():
     traced = lambda made: made.trace(Type((2, 1, 8, 8)), Type((2,), "int32"))  # noqa: E731
     whole = lambda: ((net(), nn.CrossEntropyLoss(), rule), {"threads": 1, "seed": 1, "memory": "fast"})  # noqa: E731
     yield Target("train", "foveal.compile_step", foveal.compile_step, whole, traced)
+    ready = lambda: ((net(), [(2, 1, 8, 8)]), {"step": step(), "inference": True})  # noqa: E731
+    yield Target("train", "foveal.warm_up", foveal.warm_up, ready)
     threads = foveal.get_threads()
     yield Target("train", "foveal.set_threads", foveal.set_threads, lambda: ((threads,), {}))
     yield Target("train", "foveal.Variable", foveal.Variable, lambda: ((X,), {"name": "v"}))

@@ -41,7 +41,7 @@ class Activations:
     gradient_variance: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class VarianceReport:
     """A row for each call of a layer that has no layers inside, in the order of the computation; `str` is a table."""
 
@@ -87,6 +87,9 @@ class VarianceReport:
             f"from the first layer to the last: variance times {self.growth:.2g}; from the last to the first:"
             f" gradient's variance times {self.gradient_growth:.2g}"
         )
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         _, columns, rows = self.table()
