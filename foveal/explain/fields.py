@@ -322,7 +322,7 @@ def narrowed(node: Node, inputs: Reaches) -> Reach | None:
         return r
     start, step = attributes["start"], attributes.get("step", 1)
     line = r.line and replace(r.line, start=r.line.start + start * r.line.stride, stride=r.line.stride * step)
-    return Reach(r.axis, r.masks[start :: step][: attributes["length"]], line)
+    return Reach(r.axis, r.masks[start::step][: attributes["length"]], line)
 
 
 def widened(node: Node, inputs: Reaches) -> Reach | None:
