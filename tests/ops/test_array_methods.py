@@ -173,9 +173,7 @@ def test_variables_are_equal_by_element_and_found_by_identity():
     assert 7.0 not in p
     with pytest.raises(ShapeError, match=r"has 16 elements, so it is not one number; .* use `is`"):
         bool(p)
-    with pytest.raises(
-        ShapeError, match=r"equal of Parameter.* could not be broadcast .* `is` asks for"
-    ):
+    with pytest.raises(ShapeError, match=r"equal of Parameter.* could not be broadcast .* `is` asks for"):
         p == nn.Parameter(np.ones(3))  # noqa: B015
 
 
