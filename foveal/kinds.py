@@ -149,7 +149,8 @@ def listed(value: Any) -> list[Any]:
     """The items of a list, a tuple, an array or another iterable; not of strings, sets and dictionaries."""
     if isinstance(value, str | bytes | Mapping | Set) or not isinstance(value, Iterable):
         raise Refused
-    if isinstance(value, np.ndarray) and value.ndim != 1:
+    # An array that is not NumPy's, such as a parameter, is one thing and no list.
+    if value.ndim != 1 if isinstance(value, np.ndarray) else hasattr(value, "shape"):
         raise Refused
     return list(value)
 

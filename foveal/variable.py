@@ -149,12 +149,18 @@ class Variable(ArrayMethods):
     def operate(self, name: str, *operands: Any, **attributes: Any) -> Tensor:
         if is_recording():
             return Tensor.operate(cast("Tensor", self), name, *operands, **attributes)
-        values = [x.data if isinstance(x, Variable) else x for x in operands]
+        values = in_numpy(operands)
         try:
             result = IN_NUMPY.get(name, getattr(np, name, None))(*values, **attributes)  # type: ignore[misc]
         except (TypeError, ValueError, IndexError) as error:
-            raise ShapeError(f"{name} of {self!r}: {error}") from None
+            asked = "; `is` asks for the same variable" if name in ("equal", "not_equal") else ""
+            raise ShapeError(f"{name} of {self!r}: {error}{asked}") from None
         return cast("Tensor", apart(result, self._storage))
+
+    def __array_function__(self, function: Any, types: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        if is_recording():
+            return super().__array_function__(function, types, args, named)
+        return apart(function(*in_numpy(args), **{name: in_numpy(x) for name, x in named.items()}), self._storage)
 
     def __pos__(self) -> Tensor:
         return self.operate("multiply", self, 1.0)
@@ -256,6 +262,13 @@ class Variable(ArrayMethods):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {list(self.shape)})"
+
+
+def in_numpy(value: Any) -> Any:
+    """The value with arrays in place of variables, also inside of lists and tuples."""
+    if isinstance(value, list | tuple):
+        return type(value)([in_numpy(x) for x in value])
+    return value.data if isinstance(value, Variable) else value
 
 
 def apart(result: Any, memory: Ndarray) -> Any:

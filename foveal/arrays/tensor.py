@@ -69,6 +69,11 @@ class ArrayMethods:
         """The result of the operator of that name."""
         raise NotImplementedError
 
+    def __array_function__(self, function: Any, types: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        name = function.__name__
+        other = f"ops.{name}" if name in CALLS else "the operators of foveal.ops, such as ops.exp"
+        raise ShapeError(f"np.{name}: a traced value has no numbers yet, and NumPy needs them; use {other}")
+
     def binary(self, name: str, a: object, b: object) -> Any:
         """The result of an operator of two operands. Raises ArgumentError where one is no array and no number."""
         for x in (a, b):
