@@ -284,8 +284,8 @@ class Builder:
         except Exception as error:
             raise StateError(
                 f"a {cls.__name__} cannot be made with the arguments in the file ({type(error).__name__}:"
-                f" {in_one_line(error)}); its __init__ may have changed since: give it the old arguments, or load into a"
-                " network that is built already, foveal.load(path, net)"
+                f" {in_one_line(error)}); its __init__ may have changed since: give it the old arguments, or load into"
+                " a network that is built already, foveal.load(path, net)"
             ) from error
         self.change(module, found)
         return module

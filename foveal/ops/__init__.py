@@ -66,6 +66,7 @@ from foveal.ops.comparison import logical_not as logical_not
 from foveal.ops.comparison import logical_or as logical_or
 from foveal.ops.comparison import logical_xor as logical_xor
 from foveal.ops.comparison import not_equal as not_equal
+from foveal.ops.concat import concat as concat
 from foveal.ops.concat import concatenate as concatenate
 from foveal.ops.concat import narrow as narrow
 from foveal.ops.concat import widen as widen

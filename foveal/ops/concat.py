@@ -5,11 +5,12 @@ it; other operators get a copy that passes/layout.py plans. Joining arrays is a 
 joined one count rows, the joined axis and those after it lie in a row, and each input is one piece of each row.
 """
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
-from foveal.errors import ShapeError
+from foveal.errors import ArgumentError, ShapeError
 from foveal.kernel.lang import Array, parallel
 from foveal.ops.kernels.copy_rows import Piece, copy_part, elements_per_place, lower_rows, shifted
 from foveal.ops.op import Case, HasShape, Lowering, Operator, Tensor
@@ -24,13 +25,33 @@ def axis_from_front(name: str, axis: int, rank: int) -> int:
     return int(axis) % rank
 
 
-class Concatenate(Operator):
+class Joining(Operator):
+    """What puts any number of arrays together: they are given one by one, or as one list, as NumPy takes them."""
+
+    # the axis that both NumPy and this operator mean where none is given; None where they differ
+    usual_axis: ClassVar[int | None] = None
+
+    def apply(self, inputs: Sequence[object], attributes: Mapping[str, object]) -> Any:
+        if not inputs or not isinstance(inputs[0], list | tuple) or not any(hasattr(x, "shape") for x in inputs[0]):
+            return super().apply(inputs, attributes)
+        if len(inputs) > 1:
+            raise ArgumentError(f"{self.name}: after a list of arrays the axis is given by name, axis=1")
+        if "axis" not in attributes and self.usual_axis is None:
+            raise ArgumentError(
+                f"{self.name}: give the axis of a list of arrays by name; NumPy and PyTorch take axis=0 where there is"
+                " none, and arrays that are given one by one are joined along their channels, axis=1"
+            )
+        return super().apply(tuple(inputs[0]), attributes)
+
+
+class Concatenate(Joining):
     """y = arrays[0], arrays[1], ... one after another along `axis`
 
-    Any number of arrays, of equal shape but for the size along the axis -> y, whose size along it is the sum of theirs.
+    Any number of arrays, of equal shape but for the size along the axis -> y, whose size along it is the sum of theirs:
+    concatenate(a, b), or concatenate([a, b], axis=1).
 
-    axis: the channels unless given; counted from the end where negative. Raises ShapeError where other sizes differ, or
-    there is no such axis or no array.
+    axis: the channels unless given, which a list of arrays needs; counted from the end where negative. Raises
+    ShapeError where other sizes differ, or there is no such axis or no array.
     """
 
     name = "concatenate"
@@ -168,3 +189,5 @@ class Widen(Operator):
 
 
 concatenate, narrow, widen = Concatenate(), Narrow(), Widen()
+# NumPy and PyTorch have both names.
+concat = concatenate

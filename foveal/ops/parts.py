@@ -11,7 +11,7 @@ from foveal.arrays.tensor import axis_of
 from foveal.errors import DataError, ShapeError
 from foveal.kernel.lang import I64, Array, Index, cast, loop, parallel, when, where
 from foveal.kinds import shown
-from foveal.ops.concat import axis_from_front, concatenate, narrow
+from foveal.ops.concat import Joining, axis_from_front, concatenate, narrow
 from foveal.ops.op import Case, HasShape, Operator, Tensor
 from foveal.ops.reduce import broadcast_to
 from foveal.ops.scan import at_place
@@ -248,14 +248,14 @@ class AddParts(Operator):
                     y[target] = y[target] + x[(*at[:axis], *j, *at[axis + 1 :])]
 
 
-class Stack(Operator):
+class Stack(Joining):
     """y = arrays[0], arrays[1], ... side by side along a new axis `axis`
 
-    Any number of arrays of equal shape -> y, which has one more axis, of their number. They are given one by one.
-    Raises ShapeError where shapes differ, or there is no such axis or no array.
+    Any number of arrays of equal shape -> y, which has one more axis, of their number. They are given one by one
+    or as one list. Raises ShapeError where shapes differ, or there is no such axis or no array.
     """
 
-    name, composite = "stack", True
+    name, composite, usual_axis = "stack", True, 0
     cases = (
         Case(((4, 5), (4, 5), (4, 5)), {"axis": 0}),
         Case(((4, 5), (4, 5)), {"axis": -1}),

@@ -47,6 +47,8 @@ def test_what_is_written_here_runs(cell, tmp_path):
     run(BEGINNING + HERE, cell, tmp_path / "net.safetensors", stored=stored)
 
 
+# PyTorch's own deprecated parts warn when torch.compile imports them.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("cell", [there for there, _ in ROWS])
 def test_what_is_written_there_runs(cell, tmp_path):
     pytest.importorskip("torch")

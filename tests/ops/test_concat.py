@@ -7,7 +7,7 @@ from stages import stages_of
 import foveal
 from foveal import nn, ops
 from foveal.build import build
-from foveal.errors import ShapeError
+from foveal.errors import ArgumentError, ShapeError
 from foveal.ops.op import Type
 from foveal.passes.simplify import simplify
 from foveal.trace import trace
@@ -27,6 +27,24 @@ def part(x, start, length, axis=1):
 
 def flat(x):
     return x.reshape(2, 480)
+
+
+@pytest.mark.parametrize("join", [ops.concatenate, ops.concat, ops.stack])
+def test_a_list_of_arrays_is_joined_as_numpy_joins_it(join):
+    a, b = arrays((2, 3), (2, 3))
+    expected = np.stack([a, b], 1) if join is ops.stack else np.concatenate([a, b], 1)
+    for function in (lambda a, b: join([a, b], axis=1), lambda a, b: join(a, b, axis=1)):
+        np.testing.assert_array_equal(function(a, b), expected)
+        np.testing.assert_array_equal(foveal.compile(function)(a, b), expected)
+    with pytest.raises(ArgumentError, match="the axis is given by name, axis=1"):
+        join([a, b], 1)
+
+
+def test_a_list_without_an_axis_is_refused_where_numpy_means_another_one():
+    a, b = arrays((2, 3), (2, 3))
+    np.testing.assert_array_equal(ops.stack([a, b]), np.stack([a, b]))
+    with pytest.raises(ArgumentError, match="concatenate: give the axis of a list of arrays by name"):
+        ops.concatenate([a, b])
 
 
 KERNEL = Variable(np.random.default_rng(1).standard_normal((6, 9, 3, 3)))

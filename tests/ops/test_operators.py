@@ -130,10 +130,7 @@ def test_a_docstring_of_its_own_names_the_shapes_and_help_shows_it(name):
 WRONG_CALLS = {
     "missing": (lambda x: ops.add(x), r"ops.add: missing a required argument: 'b'; call it as ops\.add\(a, b\)"),
     "too many": (lambda x: ops.relu(x, x), r"ops.relu: too many positional arguments; call it as ops\.relu\(x\)"),
-    "list": (
-        lambda x: ops.concatenate([x, x]),
-        "concatenate: an input is a list of arrays; pass the arrays one by one",
-    ),
+    "list": (lambda x: ops.maximum([x, x], x), "maximum: an input is a list of arrays; pass the arrays one by one"),
     "misspelt": (lambda x: ops.leaky_relu(x, negative_slop=1), r"'negative_slop' \(did you mean 'negative_slope'\?\)"),
     "name": (lambda x: ops.sum(x, dim=1), r"'dim' \(did you mean 'axis'\?\); call it as ops\.sum\(x, \*, axis=None"),
     "required": (lambda x: ops.clip(x, low=0.0), r"'high'; call it as ops\.clip\(x, \*, low, high\)"),
