@@ -34,8 +34,11 @@ def run(code):
 
 
 def test_readme_example_runs():
-    code, optimisers, starts = blocks("README.md", "python")
+    code, loop, optimisers, starts = blocks("README.md", "python")
     assert run(optimisers) == ""
+    table = run(loop).splitlines()
+    assert table[0].split()[:3] == ["epoch", "train", "loss"]
+    assert len(table) == 1 + 5 + 7
     lines = run(starts).splitlines()
     told = re.findall("^# (.*wards)", starts, re.MULTILINE)
     assert len(lines) == len(told) == 3
