@@ -13,9 +13,9 @@ import numpy as np
 
 from foveal.api import as_argument, call, check_finite
 from foveal.autodiff import gradients
-from foveal.differences import total
+from foveal.checking.differences import total
+from foveal.checking.report import GradientRow
 from foveal.errors import ArgumentError, FovealError, ShapeError
-from foveal.gradient_report import GradientRow
 from foveal.graph import Graph, Node, order
 from foveal.kinds import Refused, numbers_array, shown
 from foveal.ops import sum as sum_of

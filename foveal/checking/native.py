@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from foveal.build import build
-from foveal.gradient_report import GradientRow
+from foveal.checking.report import GradientRow
 from foveal.graph import Graph, Node
 from foveal.ops.reduce import Reduction
 from foveal.passes.simplify import simplify
@@ -26,7 +26,7 @@ DRAWS, ALLOWED = 8, 8.0
 
 
 class TracedGradient(Protocol):
-    """What is compared: check_gradients.Traced is one."""
+    """What is compared: sources.Traced is one."""
 
     values: dict[Node, Ndarray]
 

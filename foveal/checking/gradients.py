@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from foveal.arguments import checked
-from foveal.differences import STEP, Line, Slope, typical_size
-from foveal.differentiated import NumpyPair, Quantity, Traced, name_of
+from foveal.checking.differences import STEP, Line, Slope, typical_size
+from foveal.checking.native import compare_native
+from foveal.checking.report import GradientReport, GradientRow
+from foveal.checking.sources import NumpyPair, Quantity, Traced, name_of
 from foveal.errors import ArgumentError, ShapeError
-from foveal.gradient_report import GradientReport, GradientRow
-from foveal.native_gradient import compare_native
 from foveal.strides import Ndarray, Shape
 
 
