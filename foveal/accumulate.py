@@ -136,8 +136,7 @@ class Window:
         # interruption leaves the window as it is, and the next call makes the update.
         carried_out = math.nan
         try:
-            key = held, Same(self.optimizer), self.optimizer.structure()
-            program, guard = self.programs.find(key, lambda: self.build(held))
+            program, guard = self.program(held)
             report = program.results[0] if guard else np.empty(1, np.float32)
             report[0] = math.nan
             try:
@@ -157,8 +156,18 @@ class Window:
                 " dropped"
             )
 
+    def program(self, held: frozenset[Variable] | None = None) -> tuple[Program, Guard | None]:
+        """Return the program that updates these parameters, and what it checks before it writes.
+
+        held: all that a program of a batch has sums for, unless given.
+        """
+        if held is None:
+            held = frozenset(p for p in self.sums if getattr(p, "trainable", True))
+        key = held, Same(self.optimizer), self.optimizer.structure()
+        return self.programs.find(key, lambda: self.build(held))
+
     def build(self, held: frozenset[Variable]) -> tuple[Program, Guard | None]:
-        """Return the program that updates these parameters, and what it checks before it writes."""
+        """Return what `program` keeps."""
         with tracing() as recording:
             lift = recording.lift
             # In the order of the optimiser's parameters, in which a norm of all of them is summed, and not in the order

@@ -21,7 +21,7 @@ from foveal.step import ModelLike, OptimizerLike, Step, compile_step
 from foveal.strides import Ndarray
 from foveal.watch import own_attributes
 
-INFERENCE, TRAINING = "inference", "training step"
+INFERENCE, TRAINING, UPDATE = "inference", "training step", "update"
 # The attribute of a module that counts its calls, from which random layers draw.
 CALLS = "_calls"
 
@@ -30,9 +30,9 @@ CALLS = "_calls"
 class Warmed:
     """A program that is ready."""
 
-    #: "inference" or "training step"
+    #: "inference", "training step", or "update" of a step that accumulates gradients
     kind: str
-    #: of the input, as it was given
+    #: of the input, as it was given; None for an update, which has none
     shape: object
     #: of the program, each counted once
     kernels: int
@@ -124,6 +124,9 @@ def warm_up(
     made = [inferred(net, shape) for shape in inputs] if inference else []
     if step is not None:
         made += [trained(step, shape, target) for shape, target in zip(inputs, given, strict=True)]
+        window = step.window
+        if window is not None:
+            made.append(build(UPDATE, None, lambda: Built(window.program()[0])))
     return WarmUp(tuple(made), kept(), step)
 
 
@@ -226,4 +229,4 @@ def in_words(shape: Any) -> str:
     """Return a shape as text."""
     if isinstance(shape, np.ndarray):
         return f"{shape.dtype} {list(shape.shape)}"
-    return str(list(shape) if isinstance(shape, tuple) else shape)
+    return "" if shape is None else str(list(shape) if isinstance(shape, tuple) else shape)

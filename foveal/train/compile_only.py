@@ -24,7 +24,13 @@ def compile_only(data: Dataset, options: Options) -> WarmUp:
     image = data.images_train.shape[1:]
     with thread_count(settings.threads):
         step = foveal.compile_step(
-            net, LOSS, optimizer, threads=settings.threads, seed=settings.seed, memory=settings.memory
+            net,
+            LOSS,
+            optimizer,
+            threads=settings.threads,
+            seed=settings.seed,
+            memory=settings.memory,
+            accumulate=settings.accumulate,
         )
         training = warm_up(net, [(settings.batch_size, *image)], step=step, inference=False)
         # Tests take batches of one size, of floats: the average of the parameters, if there is one, has their shapes.

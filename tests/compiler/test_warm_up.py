@@ -54,6 +54,18 @@ def test_no_bit_changes_and_nothing_is_compiled_afterwards():
     assert np.array_equal(plain[0].train()(X), warmed[0].train()(X))
 
 
+def test_the_update_of_a_step_that_accumulates_is_compiled_too():
+    net, optimizer, _ = made()
+    step = foveal.compile_step(net, nn.CrossEntropyLoss(), optimizer, accumulate=2)
+    found = foveal.warm_up(net, SHAPE, step=step, inference=False)
+    assert [program.kind for program in found.programs] == ["training step", "update"]
+    known, before = (statistics.compiled, statistics.from_disk), net.state_dict()
+    for _ in range(2):
+        step(X, Y)
+    assert (statistics.compiled, statistics.from_disk) == known
+    assert not np.array_equal(net.state_dict()["4.weight"], before["4.weight"])
+
+
 def test_what_was_compiled_is_told():
     net, optimizer, _ = made()
     first = foveal.warm_up(net, SHAPE, loss=nn.CrossEntropyLoss(), optimizer=optimizer)
