@@ -50,7 +50,7 @@ from foveal.train.files import writing
 if TYPE_CHECKING:
     from foveal.nn.module import Module
     from foveal.optim.optimizer import UpdateRule
-    from foveal.train.checkpoint import ModelDescription
+    from foveal.train.checkpoint import ModelDescription, NetworkDescription
 
 Values = dict[str, Any]
 State = dict[str, Ndarray]
@@ -63,10 +63,10 @@ class StopTraining(Exception):
 class Running(Protocol):
     """The training that a callback belongs to, as `self.run`."""
 
-    #: The network, the optimiser, what is known of the data, and whether the training goes on with an earlier one.
+    #: The network, the optimiser, what is written beside the weights, and whether an earlier training goes on.
     net: Module
     optimizer: UpdateRule
-    description: ModelDescription | None
+    stored: ModelDescription | NetworkDescription
     resumed: bool
 
     @property
@@ -251,7 +251,7 @@ class BestCheckpoint(Monitor):
     def on_epoch_end(self, values: Values) -> object:
         if self.improved(values):
             with writing(self.path):
-                write_whole(self.path, model_bytes(self.run.weights(), self.run.description))
+                write_whole(self.path, model_bytes(self.run.weights(), self.run.stored))
         return None
 
 

@@ -86,17 +86,20 @@ class ModelDescription:
         return numbers
 
 
-def model_bytes(state: Mapping[str, Ndarray], description: ModelDescription | None) -> bytes:
-    """Return the content of a model file: the arrays of a model's state and its description, as safetensors.
+@dataclass(frozen=True)
+class NetworkDescription:
+    """How a network is built, trained on data of which nothing more is known; `foveal.load` builds it."""
 
-    description: None for weights alone, of a network and data of which nothing more is known.
-    """
+    #: as `net.save` describes it
+    network: dict[str, Any]
+
+
+def model_bytes(state: Mapping[str, Ndarray], description: ModelDescription | NetworkDescription) -> bytes:
+    """Return the content of a model file: the arrays of a model's state and its description, as safetensors."""
     from safetensors.numpy import save
 
     # safetensors stores arrays in another order than C's wrongly, without an error; asarray keeps 0-d arrays 0-d.
     arrays = {name: np.asarray(array, order="C") for name, array in state.items()}
-    if description is None:
-        return save(arrays)
     entry = {name: value for name, value in asdict(description).items() if value is not None or name == "model"}
     return save(arrays, metadata={_KEY: json.dumps(entry)})
 
@@ -123,11 +126,17 @@ def load_run(folder: str | Path) -> tuple[ModelDescription, dict[str, Ndarray]]:
             "use net.load_state_dict(safetensors.numpy.load_file(...))"
         )
     try:
-        return ModelDescription(**metadata.parse(texts[_KEY])), state
+        entry = metadata.parse(texts[_KEY])
+        if entry.keys() != {metadata.NETWORK}:
+            return ModelDescription(**metadata.checked(entry)), state
     except StateError as error:
         raise StateError(
             f"{path}: its description of the model is damaged: {error}; restore the file from a copy, or train again"
         ) from None
+    raise StateError(
+        f"{path}: its network was trained on arrays of which nothing more is known, such as the names of classes;"
+        " foveal.load returns it, and a training on a Dataset (foveal.data.from_arrays) writes all that is needed here"
+    )
 
 
 def model_path(run: Path) -> Path:

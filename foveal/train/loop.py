@@ -24,9 +24,11 @@ from foveal.data.sources import Nest, leaves
 from foveal.errors import ArgumentError, CallbackError, DataError, NumericsError
 from foveal.kinds import shown
 from foveal.nn.models.weights import read_file
+from foveal.nn.saving import entry_or_problem
 from foveal.optim import UpdateRule
 from foveal.strides import Ndarray
 from foveal.train.callbacks import Callback, Callbacks, State
+from foveal.train.checkpoint import NetworkDescription
 from foveal.train.feed import Feed, settings_and_feed
 from foveal.train.history import History, flat
 from foveal.train.measure import classified, measure
@@ -121,6 +123,8 @@ class Run:
         self.batch: tuple[Any, Any] | None = None
         self.loss, self.measures = options.loss, dict(options.metrics)
         self.net = options.model if isinstance(options.model, nn.Module) else self.built(settings)
+        # What is written beside the weights.
+        self.stored = self.description or NetworkDescription(entry_or_problem(self.net))
         self.parameters = sum(parameter.size for parameter in self.net.parameters())
         self.optimizer = make_optimizer(self.net, settings, options)
         self.settings = s = of_optimizer(settings, self.optimizer, options)
@@ -293,7 +297,7 @@ class Run:
         metrics = self.metrics({"train": tally.means(), **parts})
         self.history.add(line, metrics)
         if self.folder is not None:
-            self.folder.save(self.net.state_dict(), self.description, line, metrics)
+            self.folder.save(self.net.state_dict(), self.stored, line, metrics)
             self.saved = self.epoch
         self.display.epoch(cast(EpochLog, line))
         return line
@@ -338,7 +342,7 @@ class Run:
         parts = {name: value for name, value in line.items() if isinstance(value, dict)}
         self.history.update({**parts, "restored_epoch": epoch})
         if self.folder is not None:
-            self.folder.save(self.net.state_dict(), self.description, None, self.history)
+            self.folder.save(self.net.state_dict(), self.stored, None, self.history)
 
     # The state of the run.
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from foveal.files import write_synchronised
 from foveal.strides import Ndarray
-from foveal.train.checkpoint import LOG, METRICS, MODEL, SAVED, ModelDescription, model_bytes
+from foveal.train.checkpoint import LOG, METRICS, MODEL, SAVED, ModelDescription, NetworkDescription, model_bytes
 from foveal.train.files import lock, synchronise, writing
 
 FILES = (MODEL, LOG, METRICS)
@@ -75,7 +75,7 @@ class RunFolder:
     def save(
         self,
         state: Mapping[str, Ndarray],
-        description: ModelDescription | None,
+        description: ModelDescription | NetworkDescription,
         line: Mapping[str, object] | None,
         metrics: Mapping[str, object],
     ) -> None:

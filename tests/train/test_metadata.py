@@ -15,7 +15,7 @@ from foveal.cli import main
 from foveal.data.readers import from_arrays
 from foveal.errors import DataError, FovealError, StateError
 from foveal.train import load_net, load_run, train
-from foveal.train.metadata import MAX_NAME, parse
+from foveal.train.metadata import MAX_NAME, checked, parse
 
 DESCRIPTION = {
     "model": "small",
@@ -126,13 +126,13 @@ def test_the_descriptions_that_are_damaged_here_are_right_otherwise(run):
     assert load_run(stored(run, json.dumps(DESCRIPTION)))[0].std == (0.4,)
     for name, values in FINE.items():
         for value in values:
-            parse(with_field(name, value))
+            checked(parse(with_field(name, value)))
 
 
 def test_each_damage_is_one_message_that_names_the_field():
     for kind, text in DAMAGED.items():
         with pytest.raises(StateError) as raised:
-            parse(text)
+            checked(parse(text))
         message = str(raised.value)
         assert len(message.encode()) < 250, kind
         assert "\n" not in message, kind

@@ -506,3 +506,13 @@ def test_the_number_of_the_epoch_is_stored_with_a_loader():
     list(loader), list(loader)
     train.load_state_dict(step, train.state_dict(step, loader=loader), loader=later)
     assert [y.tolist() for _, y in loader] == [y.tolist() for _, y in later]
+
+
+def test_a_run_on_arrays_holds_its_network(tmp_path):
+    net = network()
+    train.train((X, Y), net, out=tmp_path / "run", **OPTIONS)
+    again = foveal.load(tmp_path / "run")
+    for name, value in net.state_dict().items():
+        np.testing.assert_array_equal(again.state_dict()[name], value)
+    with pytest.raises(StateError, match=r"trained on arrays of which nothing more is known.*foveal\.load returns it"):
+        train.load_net(tmp_path / "run")
