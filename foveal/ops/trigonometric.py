@@ -23,10 +23,7 @@ ANGLES = (*UNARY, *drawn(UNARY[1:2], angles), *drawn(UNARY[:1], with_edges))
 
 
 class Sin(Unary):
-    """y = sin x, pointwise, of x's shape; dy/dx = cos x
-
-    Compiled code gives NaN for |x| above 2^20, where the angles that float32 holds are 1/8 apart.
-    """
+    """y = sin x, pointwise, of x's shape; dy/dx = cos x"""
 
     name, cases = "sin", ANGLES
 
@@ -41,10 +38,7 @@ class Sin(Unary):
 
 
 class Cos(Unary):
-    """y = cos x, pointwise, of x's shape; dy/dx = -sin x
-
-    Compiled code gives NaN for |x| above 2^20, where the angles that float32 holds are 1/8 apart.
-    """
+    """y = cos x, pointwise, of x's shape; dy/dx = -sin x"""
 
     name, cases = "cos", ANGLES
 
@@ -59,10 +53,7 @@ class Cos(Unary):
 
 
 class Tan(Unary):
-    """y = tan x, pointwise, of x's shape; dy/dx = 1 + y^2
-
-    Compiled code gives NaN for |x| above 2^20, where the angles that float32 holds are 1/8 apart.
-    """
+    """y = tan x, pointwise, of x's shape; dy/dx = 1 + y^2"""
 
     name, cases = "tan", drawn(UNARY, slopes_below_five)
 
