@@ -119,6 +119,8 @@ class Trace:
                 return self.record(OPS["constant"], (), {"value": float(value)})
             except OverflowError:
                 raise ShapeError(f"a traced function uses {shown(value)}, which is beyond float32") from None
+        if value is None:
+            raise ShapeError("a traced function returned None, or uses it as an array; end it with `return`")
         raise ShapeError(
             f"a traced function uses an array of type {type(value).__name__} that is no argument of it;"
             " pass it in, or hold it in a foveal.Variable"

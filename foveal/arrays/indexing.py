@@ -105,6 +105,11 @@ def part_of(x: HasShape, axis: int, i: int) -> Any:
 def listed(x: HasShape, axis: int, places: Any) -> Any:
     """The parts at several places of an axis: those of a list or an array, or of a traced array."""
     if not isinstance(places, list | np.ndarray):
+        if np.dtype(places.dtype).kind == "f":
+            raise ShapeError(
+                f"a traced value is indexed with {TAKEN}, not with a traced float32, which comparisons give too; for"
+                " masks use ops.where(condition, a, b), for integers convert it with astype"
+            )
         return CALLS["take"](x, places, axis=axis)
     array, n = np.asarray(places), x.shape[axis]
     if array.dtype.kind == "b":

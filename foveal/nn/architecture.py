@@ -131,6 +131,9 @@ class Describer:
     def value(self, value: object, place: str) -> Json:
         """Return a value of an argument or an attribute as JSON. Raises StateError where there is no such form."""
         match value:
+            case np.bool_() | np.integer() | np.floating():
+                # Numbers that a network was made from, such as labels.max() + 1, mean the same as Python's.
+                return self.value(value.item(), place)
             case float() if not math.isfinite(value):
                 return {"float": repr(value)}
             case None | bool() | int() | float() | str():
@@ -150,6 +153,10 @@ class Describer:
             case tuple() if type(value) is tuple:
                 return {"tuple": [self.value(v, f"{place}[{i}]") for i, v in enumerate(value)]}
             case dict():
+                if wrong := [key for key in value if not isinstance(key, (*PLAIN, np.generic))]:
+                    raise StateError(
+                        f"{place} has the key {shown(wrong[0])}; keys that are stored are numbers and texts"
+                    )
                 return {"dict": [[self.value(k, place), self.value(v, f"{place}[{k!r}]")] for k, v in value.items()]}
             case type() if issubclass(value, Module):
                 self.classes.add(value)

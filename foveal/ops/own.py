@@ -68,6 +68,11 @@ def checked_result(operator: Own, found: object, shape: Shape | None, inputs: Se
 
     shape: None for an operator without a shape rule, of which any shape is right.
     """
+    if isinstance(found, tuple):
+        raise ShapeError(
+            f"{operator.name}: numpy() returned {len(found)} values in a tuple, and an operator has one output; return"
+            " one array, such as np.stack of them, or define an operator for each"
+        )
     try:
         array: Ndarray = numbers_array(found)
     except Refused:

@@ -288,3 +288,19 @@ function = foveal.compile(lambda x: scaled(x))
 def test_an_operator_of_the_package_stays():
     with pytest.raises(ArgumentError, match="Foveal has one"):
         type("Relu", (ops.Operator,), {"name": "relu", "numpy": lambda self, x: x, "__module__": "own"})()
+
+
+def test_a_tuple_of_outputs_is_refused_and_a_missing_equation_is_named():
+    x = np.ones((2, 3), "float32")
+    two = ops.operator(lambda x: (x, x), name="two_outputs")
+    with pytest.raises(ShapeError, match=r"two_outputs: numpy\(\) returned 2 values in a tuple"):
+        two(x)
+    # also where its shape is found by calling it on zeros
+    with pytest.raises(ShapeError, match="two_outputs"):
+        foveal.compile(lambda x: two(x))(x)
+
+    class NoEquation(ops.Operator):
+        name = "no_equation"
+
+    with pytest.raises(NotImplementedError, match="define numpy"):
+        NoEquation()(x)

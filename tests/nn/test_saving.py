@@ -329,3 +329,24 @@ class Own(nn.Module):
 def test_layers_without_arguments_take_none():
     with pytest.raises(ArgumentError, match=r"ReLU takes no arguments; call it as ReLU\(\)"):
         nn.ReLU(3)
+
+
+class Sized(nn.Module):
+    """A network that is made from numbers, and keeps one of them."""
+
+    def __init__(self, classes, option=None):
+        self.option = option
+        self.linear = nn.Linear(3, classes)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+def test_numbers_of_numpy_are_stored_as_those_of_python(tmp_path):
+    labels = np.array([0, 2, 1])
+    for option in (np.float32(0.5), [np.int64(1)], {"a": np.True_, np.int64(3): 1}):
+        net = Sized(labels.max() + 1, option)
+        net.save(tmp_path / "net.safetensors")
+        assert foveal.load(tmp_path / "net.safetensors").option == option
+    with pytest.raises(StateError, match=r"argument 1 of Sized has the key \(1, 2\)"):
+        Sized(2, {(1, 2): 3}).save(tmp_path / "net.safetensors")

@@ -315,3 +315,11 @@ def test_a_regulariser_is_written_as_its_formula():
     foveal.compile_step(net, loss, optim.SGD(net.parameters(), lr=0.5), threads=1)(images, labels)
     for name, p in net.named_parameters():
         np.testing.assert_allclose(p.data, before[name] - 0.5 * slopes[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_forgotten_return_and_a_mask_are_named():
+    x = np.ones((2, 3), "float32")
+    with pytest.raises(ShapeError, match="returned None"):
+        foveal.compile(lambda x: None)(x)
+    with pytest.raises(ShapeError, match=r"for masks use ops\.where"):
+        foveal.compile(lambda x: x[x > 0])(x)
