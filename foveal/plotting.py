@@ -59,7 +59,8 @@ def short(name: object, letters: int = MAX_NAME) -> str:
     text = str(name)
     if len(text) > letters:
         text = f"{text[: letters // 2]}…{text[-(letters - letters // 2 - 1) :]}"
-    return literal(text)
+    # Matplotlib leaves lines whose names begin with an underscore out of legends.
+    return literal(f" {text}" if text.startswith("_") else text)
 
 
 def whole_steps(axis: Any) -> None:

@@ -61,7 +61,10 @@ def gradcheck(
     rng, note = np.random.default_rng(seed), ""
     source = Traced(f, arguments, rng) if backward is None else NumpyPair(f, backward, arguments, rng)
     limits = Limits(rtol, elements, directions, source.magnitude())
-    rows = [Comparison(quantity, limits, rng).row() for quantity in source.quantities()]
+    quantities = source.quantities()
+    if not quantities:
+        raise ArgumentError(f"gradcheck: {name_of(f)} is given integers only, which have no gradient; give floats")
+    rows = [Comparison(quantity, limits, rng).row() for quantity in quantities]
     if native and isinstance(source, Traced):
         rows, note = compare_native(source, rows)
     report = GradientReport(name_of(f), [*rows, *source.skipped], rtol, note)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from foveal.display import table
 from foveal.errors import NumericsError
 from foveal.strides import Shape
 
@@ -84,18 +85,24 @@ class GradientReport:
         if not self:
             raise NumericsError(f"{self}")
 
+    def _repr_html_(self) -> str:
+        return table(COLUMNS, [row.cells() for row in self.rows], self.headline())
+
+    def headline(self) -> str:
+        """Return in one line whether all agree."""
+        return f"gradients of {self.what}: " + ("all agree" if self else f"{len(self.wrong)} of {len(self.rows)} wrong")
+
     def __str__(self) -> str:
-        table = [COLUMNS, *(row.cells() for row in self.rows)]
-        widths = [max(len(cells[i]) for cells in table) for i in range(len(COLUMNS))]
+        texts = [COLUMNS, *(row.cells() for row in self.rows)]
+        widths = [max(len(cells[i]) for cells in texts) for i in range(len(COLUMNS))]
         lines = []
-        for cells in table:
+        for cells in texts:
             columns = zip(COLUMNS, cells, widths, strict=True)
             line = "  ".join(cell.ljust(n) if name in LEFT else cell.rjust(n) for name, cell, n in columns)
             lines.append(line.rstrip())
-        head = f"gradients of {self.what}: " + ("all agree" if self else f"{len(self.wrong)} of {len(self.rows)} wrong")
         notes = [f"error: |analytic - numeric| / the larger of both; up to {self.tolerance:g} agrees"]
         if any(row.kinks for row in self.rows):
             notes.append("kink: the function has two slopes there; move the values away from it to compare them")
-        return "\n".join([head, "", *lines, "", *notes, *filter(None, [self.native])])
+        return "\n".join([self.headline(), "", *lines, "", *notes, *filter(None, [self.native])])
 
     __repr__ = __str__

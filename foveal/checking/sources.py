@@ -244,7 +244,8 @@ class NumpyPair:
         # An object may keep what its backward needs, so the function is called right before.
         _, cache = self.output()
         arguments = [self.floats[i].copy() if i in self.floats else x for i, x in enumerate(self.arguments)]
-        slopes = call_backward(self.backward, self.dy if self.dy.shape else 1.0, cache, arguments)
+        # A backward may write into dy, as `dy[x < 0] = 0` does.
+        slopes = call_backward(self.backward, self.dy.copy() if self.dy.shape else 1.0, cache, arguments)
         wanted = [(self.names[i], x) for i, x in self.floats.items()]
         arrays = checked_slopes(slopes, self.backward, wanted)
         return [

@@ -114,8 +114,8 @@ class Run:
         self.epoch = self.step = 0
         # The last epoch whose files are written.
         self.saved = 0
-        # Batches of an epoch that was cut short, which goes on after them.
-        self.taken = 0
+        # Batches that the epoch under way, or cut short, has taken, and what they add up to: it goes on after them.
+        self.taken, self.tally = 0, Tally()
         # Why the run ends before its last epoch, if it does.
         self.stopped: str | None = None
         self.history = History([], {})
@@ -233,10 +233,12 @@ class Run:
 
     def one_epoch(self, epoch: int) -> None:
         """Train on all batches once (epoch counts from 0), then measure, write and show."""
-        tally, cut = Tally(self.measures), False
-        self.epoch, self.step, self.taken = epoch + 1, self.taken, 0
-        self.net.train()
         # A run that goes on in the middle of an epoch leaves out the batches that it has taken.
+        if self.taken == 0:
+            self.tally = Tally(self.measures)
+        tally, cut = self.tally, False
+        self.epoch, self.step = epoch + 1, self.taken
+        self.net.train()
         batches = islice(self.loader.epoch(epoch, fill=False), self.step, None)
         for x, labels in batches:
             if self.step == 0:
@@ -247,17 +249,17 @@ class Run:
             result = self.train_step(x, labels)
             seconds = time.perf_counter() - started
             images = tally.add(result.loss, result.output, labels, seconds)
+            self.taken = self.step
             self.clock.step(images, seconds)
             self.display.step(self.epoch, tally, self.clock.speed())
             if self.callbacks.at_steps and self.step_ended(result.loss, images):
                 cut = next(batches, None) is not None
                 break
         if not cut:
+            self.taken = 0
             # The window at the end may be of fewer batches.
             if self.settings.accumulate > 1:
                 self.train_step.flush()
-        else:
-            self.taken = self.step
         # The log shows the rate of the last step, before a schedule reacts to the loss.
         lr = self.optimizer.lr
         for _, (_, schedule) in () if cut else schedules_of(self.optimizer):
@@ -390,11 +392,13 @@ class Progress:
         # An epoch that was cut short goes on where it was, and is no line of the history.
         done = run.epoch - (run.taken > 0)
         lines = [line for line in run.history.lines if line["epoch"] <= done]
-        return {"progress": from_text(json.dumps({"epoch": done, "taken": run.taken, "lines": lines}))}
+        found = {"epoch": done, "taken": run.taken, "tally": run.tally.numbers(), "lines": lines}
+        return {"progress": from_text(json.dumps(found))}
 
     def load_state_dict(self, state: Mapping[str, Ndarray]) -> None:
         stored = json.loads(to_text(state["progress"]))
         self.run.epoch, self.run.taken = int(stored["epoch"]), int(stored["taken"])
+        self.run.tally = Tally(self.run.measures, **stored.get("tally", {}))
         self.run.history.lines[:] = stored["lines"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -68,6 +68,10 @@ class Tally:
         """Return images per second of this epoch's steps."""
         return self.images / self.seconds
 
+    def numbers(self) -> dict[str, Any]:
+        """Return what was added up, as JSON can store it; `Tally(measures, **numbers)` goes on from it."""
+        return {name: value for name, value in vars(self).items() if name != "measures"}
+
 
 @dataclass
 class Clock:
@@ -92,5 +96,5 @@ class Clock:
         return time.perf_counter() - self.started
 
     def speed(self) -> float:
-        """Return images per second of the training steps."""
-        return self.images / self.seconds
+        """Return images per second of the training steps; 0 before the first."""
+        return self.images / self.seconds if self.seconds else 0.0

@@ -236,3 +236,18 @@ def test_an_infinite_gradient_is_wrong_and_named():
     report = foveal.gradcheck(ops.sqrt, np.array([1.0, 0.0, 2.0]))
     assert report.rows[0].worst == (1,)
     assert report.rows[0].analytic == np.inf
+
+
+def test_a_backward_may_write_into_dy():
+    def backward(dy, x):
+        dy[x < 0] = 0
+        return dy
+
+    x = np.array([1.5, -2.0, 0.7, -0.3])
+    assert foveal.gradcheck(lambda x: np.maximum(x, 0), x, backward=backward)
+
+
+def test_integers_alone_are_no_check_and_a_report_is_shown_in_a_notebook():
+    with pytest.raises(ArgumentError, match="is given integers only, which have no gradient; give floats"):
+        foveal.gradcheck(lambda a: a * 2, np.arange(3))
+    assert "<table" in foveal.gradcheck(ops.square, np.arange(3.0))._repr_html_()

@@ -277,3 +277,15 @@ def test_reports_are_pickled_and_stay_dicts_and_arrays():
     confusion = metrics.confusion_matrix(Y, P.argmax(1), NAMES)
     assert type(confusion + 1) is type(confusion.sum(1)) is type(confusion[0]) is np.ndarray
     assert confusion.tolist() == report["confusion"]
+
+
+def test_a_name_that_begins_with_an_underscore_stays_in_the_legend():
+    labels, scores = np.array([0, 1, 0, 1]), np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]])
+    figure = metrics.plot_roc(labels, scores, classes=["_a", "b"])
+    texts = [
+        text.get_text().strip()
+        for legend in [*figure.legends, figure.axes[0].get_legend()]
+        if legend
+        for text in legend.texts
+    ]
+    assert [text.split(",")[0] for text in texts] == ["_a", "b"]

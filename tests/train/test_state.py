@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import foveal
-from foveal import nn, optim
+from foveal import nn, optim, train
 from foveal.data.augment import crop_and_flip
 from foveal.data.loader import Loader
 from foveal.errors import ShapeError, StateError
@@ -260,3 +260,36 @@ def test_what_has_no_state_is_named():
         state_dict(Training().step, generators={"noise": 3})
     with pytest.raises(StateError, match="the generator 'a/b' has a / in its name"):
         state_dict(Training().step, generators={"a/b": np.random.default_rng()})
+
+
+class StateAt(train.Callback):
+    """Keeps the state of the training after so many steps, and lets it go on."""
+
+    def __init__(self, steps):
+        self.steps, self.state = steps, None
+
+    def on_step_end(self, values):
+        self.steps -= 1
+        if self.steps == 0:
+            self.state = self.run.state_dict()
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_callback_may_take_the_state_after_any_step(steps, accumulate):
+    """Epochs have 3 batches, of which the last is smaller; a plateau needs the loss of the whole epoch."""
+    rng = np.random.default_rng(0)
+    data = rng.standard_normal((10, 4), "float32"), rng.integers(0, 3, 10)
+
+    def run(**more):
+        nn.seed(1)
+        net = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.2))
+        options = {"epochs": 3, "batch_size": 4, "accumulate": accumulate, "schedule": "plateau", "quiet": True}
+        return net, train.train(data, net, **options, **more)
+
+    taken = StateAt(steps)
+    whole, history = run(callbacks=[taken])
+    resumed, later = run(resume=taken.state, callbacks=[StateAt(0)])
+    for name, array in whole.state_dict().items():
+        np.testing.assert_array_equal(resumed.state_dict()[name], array)
+    assert later.train["loss"] == history.train["loss"]
