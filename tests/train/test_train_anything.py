@@ -506,3 +506,27 @@ def test_the_number_of_the_epoch_is_stored_with_a_loader():
     list(loader), list(loader)
     train.load_state_dict(step, train.state_dict(step, loader=loader), loader=later)
     assert [y.tolist() for _, y in loader] == [y.tolist() for _, y in later]
+
+
+def test_measures_of_several_outputs_get_all_of_them():
+    class Two(nn.Module):
+        def __init__(self):
+            self.a, self.b = nn.Linear(3, 2), nn.Linear(3, 1)
+
+        def forward(self, x):
+            return {"a": self.a(x), "b": self.b(x)}
+
+    x, y = np.ones((8, 3), "float32"), {"a": np.ones((8, 2), "float32"), "b": np.ones((8, 1), "float32")}
+
+    def loss(out, target):
+        return ((out["a"] - target["a"]) ** 2).mean() + ((out["b"] - target["b"]) ** 2).mean()
+
+    seen = {"b": lambda out, target: float(abs(out["b"] - target["b"]).mean())}
+    history = train.train((x, y), Two(), loss=loss, epochs=1, quiet=True, validation=0.25, metrics=seen)
+    assert len(history.validation["b"]) == 1
+
+
+def test_an_optimiser_without_its_name_is_told_it():
+    net = nn.Linear(3, 2)
+    with pytest.raises(ArgumentError, match="such as optimizer=optimizer; the third argument is"):
+        train.train((np.ones((8, 3), "float32"), np.zeros(8, int)), net, optim.SGD(net.parameters(), 0.1))
