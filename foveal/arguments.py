@@ -17,7 +17,13 @@ from foveal.errors import ArgumentError, FovealError, ShapeError
 from foveal.kinds import Kind, Refused, kind_of, kinds_of, refusal
 
 # PyTorch's names of arguments that are called as in NumPy here.
-OTHER_NAMES = {"dim": "axis", "dims": "axis", "keepdim": "keepdims"}
+OTHER_NAMES = {"dim": "axis", "dims": "axis", "keepdim": "keepdims", "learning_rate": "lr"}
+# Arguments of PyTorch that another call takes here.
+ELSEWHERE = {
+    ("SGD", "momentum"): "optim.Momentum(parameters, lr, momentum=0.9) has momentum",
+    ("SGD", "nesterov"): "optim.Nesterov(parameters, lr, momentum=0.9) has Nesterov's momentum",
+    ("Loader", "num_workers"): "prefetch=2 makes batches ahead, in a thread",
+}
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,6 +40,7 @@ def wrong_call(call: str, signature: inspect.Signature, error: TypeError, named:
             meant = [OTHER_NAMES[name]] if OTHER_NAMES.get(name) in signature.parameters else []
             close = meant or difflib.get_close_matches(name, signature.parameters)
             wrong = f"got an unexpected keyword argument {name!r}" + (f" (did you mean {close[0]!r}?)" if close else "")
+            wrong += f"; {ELSEWHERE[call, name]}" if (call, name) in ELSEWHERE else ""
             break
     plain = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
     return ArgumentError(f"{call}: {wrong}; call it as {call}{inspect.Signature(plain)}")

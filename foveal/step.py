@@ -243,8 +243,9 @@ class Step:
                 ) from error
             if isinstance(outputs, tuple):
                 raise ShapeError(
-                    f"the model returned {len(outputs)} arrays, which the loss cannot take ({error}); for auxiliary"
-                    " classifiers wrap it, as nn.AuxiliaryLoss(nn.CrossEntropyLoss())"
+                    f"the loss cannot take the {len(outputs)} arrays that the model returned ({type(error).__name__}:"
+                    f" {error}); correct it, or for auxiliary classifiers wrap it, as"
+                    " nn.AuxiliaryLoss(nn.CrossEntropyLoss())"
                 ) from error
             raise
         if not isinstance(y, Symbol):

@@ -7,6 +7,7 @@ from typing import Any, Union
 
 import numpy as np
 
+from foveal.arrays.calls import CALLS
 from foveal.errors import ShapeError
 from foveal.graph import Graph, Node, order
 from foveal.kinds import shown
@@ -47,7 +48,7 @@ class Symbol(Tensor):
 
     def __getattr__(self, name: str) -> Any:
         # Only what does not exist gets here, such as other methods of PyTorch's tensors.
-        other = OTHER_NAMES.get(name)
+        other = OTHER_NAMES.get(name) or (f"ops.{name}(x)" if name in CALLS else None)
         raise AttributeError(
             f"a traced value has no {name!r}; "
             + (f"write {other}" if other else "operators are functions of foveal.ops, such as ops.exp(x)")

@@ -66,14 +66,22 @@ class ConfusionMatrix(np.ndarray[Any, np.dtype[np.int64]]):
         return None if shown is None else table(*shown)
 
 
-def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, classes: int | Sequence[str]) -> ConfusionMatrix:
+def confusion_matrix(
+    labels: ArrayLike, predicted: ArrayLike, classes: int | Sequence[str] | None = None
+) -> ConfusionMatrix:
     """Return counts [K, K]: entry [i, j] is the number of images of class i that were predicted as class j.
 
     labels, predicted: class numbers [N]. classes: how many there are, or their names, with which the matrix is printed
-    and plotted. Raises DataError for shapes that differ, for no images, and for what is none of 0 .. K - 1; there may
-    be MAX_CLASSES.
+    and plotted; one more than the highest number of both if not given. Raises DataError for shapes that differ, for no
+    images, and for what is none of 0 .. K - 1; there may be MAX_CLASSES.
     """
     names: tuple[str, ...] | None = None
+    if classes is None:
+        both = [
+            checks.class_numbers("confusion_matrix", *pair, None, MAX_CLASSES)
+            for pair in (("label", labels), ("prediction", predicted))
+        ]
+        classes = 1 + max(int(numbers.max()) for numbers in both)
     if isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes):
         names = tuple(classes)
     classes = checks.whole("confusion_matrix", "classes", classes if names is None else len(names), 1, MAX_CLASSES)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, Self, SupportsIndex, overload
 
 from foveal import ops
+from foveal.arguments import call_errors
 from foveal.errors import ArgumentError, PlaceError, ShapeError
 from foveal.nn.module import Module, ModuleList
 from foveal.ops.op import Tensor
@@ -26,6 +27,8 @@ class Sequential(Module):
     #: A file describes it by what is in it.
     made_of_parts: ClassVar[bool] = True
 
+    # add_named says more of what is no module than the annotation does.
+    @call_errors("Sequential")
     def __init__(self, *modules: Module | Iterable[Module] | Mapping[str, Module]) -> None:
         self.add_named(self.named(modules))
 

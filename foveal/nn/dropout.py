@@ -50,7 +50,7 @@ class Dropping(Module):
         shape = self.mask_shape(x.shape)
         mask = ops.dropout_mask(recording.key, shape=shape, p=self.p, stream=recording.stream())
         # what is dropped may be infinite, so it is left out and not multiplied by 0
-        return ops.where(mask, x * mask, 0.0)
+        return ops.where(mask, ops.multiply(x, mask), 0.0)
 
     def describe(self) -> str:
         return str(self.p)

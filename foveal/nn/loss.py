@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from foveal import ops
 from foveal.errors import DataError, ShapeError
-from foveal.kinds import FLOAT32_MAX, FLOAT32_SMALLEST, as_float32
+from foveal.kinds import FLOAT32_MAX, FLOAT32_SMALLEST, as_float32, shown
 from foveal.nn.arguments import check_number, checked_loss
 from foveal.ops.batch_norm import per_channel
 from foveal.ops.op import Tensor
@@ -475,8 +475,8 @@ def class_balanced_weights(counts: Sequence[int], beta: float = 0.999) -> Ndarra
     n = np.asarray(counts, np.float64)
     if n.ndim != 1 or not n.size or not np.isfinite(n).all() or (n < 1).any():
         raise DataError(
-            f"class_balanced_weights: counts are {counts!r}; each class needs at least 1 image, so leave out those that"
-            " have none"
+            f"class_balanced_weights: counts are {shown(counts)}, they have to be the number of images of each class,"
+            " at least 1: np.bincount(labels), without the classes that have none"
         )
     check_number("class_balanced_weights", "beta", beta, 0.0)
     if beta >= 1:

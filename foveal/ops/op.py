@@ -353,7 +353,7 @@ class Operator:
 
     def numpy(self, *inputs: Any, **attributes: Any) -> Ndarray:
         """The output, in the precision of the inputs."""
-        raise NotImplementedError(f"{self.name} has no equation: define numpy(self, *inputs)")
+        raise NotImplementedError(f"{self.name} computes nothing: define numpy(self, *inputs), which returns an array")
 
     def vjp(self, *arguments: Any, **attributes: Any) -> tuple[Tensor | None, ...]:
         """(dy, y, *inputs) -> the gradient in each input, None where there is none."""

@@ -401,7 +401,7 @@ class Optimizer(UpdateRule):
         p: the parameter. g: its gradient, of the same shape. state: the arrays of `states(group)`, of the same shape.
         now: the scalars of `values` in this step. All are traced.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no update: define update(self, p, g, state, now, group)")
 
     def assignments(self, gradients: Mapping[Variable, Tensor]) -> Assignments:
         self.complete_state()

@@ -248,7 +248,7 @@ class Run:
             self.step += 1
             result = self.train_step(x, labels)
             seconds = time.perf_counter() - started
-            images = tally.add(result.loss, result.output, labels, seconds)
+            images = tally.add(result.loss, result.outputs, labels, seconds)
             self.taken = self.step
             self.clock.step(images, seconds)
             self.display.step(self.epoch, tally, self.clock.speed())

@@ -205,6 +205,21 @@ def _one_of(what: str, name: str, names: Collection[str]) -> None:
         raise ShapeError(f"{what} {name!r}: choose from {', '.join(names)}")
 
 
+def misplaced(given: tuple[object, ...]) -> str:
+    """What is wrong where more than data and a network are given without names. given: all that follows the data."""
+    if not isinstance(given[0], nn.Module | str | None):
+        return (
+            "takes data, a network and options by name, such as seed=1; images and labels are one argument, (x, y),"
+            " foveal.data.load reads a Dataset, foveal.data.from_arrays makes one"
+        )
+    named = "seed=1"
+    if isinstance(given[1], optim.UpdateRule):
+        named = "optimizer=optimizer"
+    elif isinstance(given[1], nn.Loss):
+        named = "loss=loss"
+    return f"takes data and a network, and all else by name, such as {named}; the third argument is {shown(given[1])}"
+
+
 def takes_options(
     make: Callable[P, Given],
 ) -> Callable[[Callable[[Any, Given], Result]], Callable[Concatenate[Any, P], Result]]:
@@ -226,10 +241,7 @@ def takes_options(
         @wraps(function)
         def with_options(data: Any, *args: P.args, **kwargs: P.kwargs) -> Result:
             if len(args) > 1 or not isinstance((args or (None,))[0], nn.Module | str | None):
-                raise ArgumentError(
-                    f"{function.__name__}: takes data, a network and options by name, such as seed=1; images and labels"
-                    " are one argument, (x, y), foveal.data.load reads a Dataset, foveal.data.from_arrays makes one"
-                )
+                raise ArgumentError(f"{function.__name__}: {misplaced(args)}")
             unknown = [name for name in kwargs if name not in options]
             if unknown:
                 raise ArgumentError(

@@ -184,6 +184,13 @@ def load(own: dict[str, Part], state: Mapping[str, ArrayLike]) -> None:
     needed = {name for name, values in before.items() if values}
     problems = [f"it lacks {name}" for name in sorted(needed - stored.keys())]
     problems += [f"it has {name}, which there is none of here" for name in sorted(stored.keys() - needed)]
+    # A model would take a state without counters, as states of PyTorch may be; what is stored here has all.
+    problems += [
+        f"it lacks {name}/{key}"
+        for name in ("model", "loss")
+        for key in sorted(before.get(name, {}).keys() - stored.get(name, {}).keys())
+        if name in stored
+    ]
     if problems:
         raise StateError(
             f"the stored training does not fit: {'; '.join(problems)}. Build the model, the optimiser and its schedules"

@@ -164,7 +164,10 @@ class Description:
         # Symbols that a traced function has stored are results of tracing.
         if isinstance(value, Symbol):
             return Symbol
-        if isinstance(value, Variable | Watched | Operator | type | types.ModuleType):
+        if isinstance(value, Variable | Watched | type | types.ModuleType):
+            return Same(value)
+        # An operator of the user's own may hold numbers, which its gradient is traced with.
+        if isinstance(value, Operator) and (value.of_package or not vars(value)):
             return Same(value)
         if id(value) in self.seen:
             return "again", self.seen[id(value)]
@@ -183,6 +186,8 @@ class Description:
         match value:
             case tuple():
                 return kind, *map(self.of, value)
+            case Operator():
+                return Same(value), *((name, self.of(held)) for name, held in vars(value).items())
             case types.FunctionType():
                 return self.of_function(value)
             case types.MethodType():

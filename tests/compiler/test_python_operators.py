@@ -304,3 +304,37 @@ def test_a_tuple_of_outputs_is_refused_and_a_missing_equation_is_named():
 
     with pytest.raises(NotImplementedError, match="define numpy"):
         NoEquation()(x)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_the_gradient_follows_an_attribute_of_the_operator(held):
+    class Times(ops.Operator):
+        """y = k x, of x's shape"""
+
+        name = "times_an_attribute"
+
+        def __init__(self, k):
+            self.k = k
+            super().__init__()
+
+        def numpy(self, x):
+            return x * self.k
+
+        def vjp(self, dy, y, x):
+            return (dy * self.k,)
+
+    class Holding(nn.Module):
+        def __init__(self, operator):
+            self.operator = operator
+
+        def forward(self, x):
+            return self.operator(x)
+
+    times = Times(2.0)
+    model = Holding(times) if held else times
+    both, x = foveal.value_and_grad(lambda x: model(x).sum()), np.ones(3, np.float32)
+    for k in (2.0, 10.0, 2.0):
+        times.k = k
+        value, slope = both(x)
+        assert value == 3 * k
+        assert (slope == k).all()

@@ -211,3 +211,7 @@ def test_a_report_holds_it_all_and_becomes_tables():
     assert headings[-2] == ("Which class (row) was taken for which (column):", ("", "0", "1", "2", "3"))
     many = {**found, "classes": found["classes"] * 6}
     assert len(list(tables(many))) == 3
+
+
+def test_a_confusion_matrix_counts_the_classes_unless_it_is_told():
+    assert metrics.confusion_matrix([0, 1, 1], [0, 1, 2]).tolist() == [[1, 0, 0], [0, 1, 1], [0, 0, 0]]

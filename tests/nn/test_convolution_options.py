@@ -36,7 +36,7 @@ def test_turned_filters_are_a_convolution_with_the_filters_turned(name, sizes, h
     found = []
     for layer in (flipped, plain):
         both = foveal.value_and_grad(lambda a, c, layer=layer: (layer(a) * c).sum(), [0, *layer.parameters()])
-        _, dx, dw, *rest = both(x, dy)
+        _, (dx, dw, *rest) = both(x, dy)
         found.append((layer(x), dx, np.flip(dw, axes) if layer is plain else dw, *rest))
     for got, want in zip(*found, strict=True):
         assert error(got, want) < WEIGHT_LIMIT

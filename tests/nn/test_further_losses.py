@@ -79,7 +79,7 @@ def test_values_and_gradients_are_pytorchs(name, options, inputs, torch):
     want.backward(torch.tensor(cotangent, dtype=torch.float64))
     close(foveal.compile(call)(*arrays), want.detach().numpy())
     both = foveal.value_and_grad(lambda c, *a: (call(*a) * c).sum(), list(range(1, 1 + sum(smooth))))
-    _, *slopes = both(cotangent, *arrays)
+    _, slopes = both(cotangent, *arrays)
     for slope, double in zip(slopes, doubles, strict=False):
         close(slope, double.grad.numpy())
 
@@ -107,7 +107,7 @@ def test_arrays_are_computed_with_at_once():
 def test_vectors_of_length_0_have_finite_gradients():
     zero = np.zeros((2, 3), np.float32)
     for layer in (nn.CosineSimilarity(), nn.PairwiseDistance(eps=0.0)):
-        _, *slopes = foveal.value_and_grad(lambda a, b, f=layer.forward: f(a, b).sum(), [0, 1])(zero, zero)
+        _, slopes = foveal.value_and_grad(lambda a, b, f=layer.forward: f(a, b).sum(), [0, 1])(zero, zero)
         assert all(np.isfinite(slope).all() for slope in slopes)
 
 

@@ -133,3 +133,39 @@ def test_copies_and_pickles_work_with_what_is_missing():
     net = nn.Sequential(nn.Linear(4, 4), nn.ModuleList([nn.ReLU()])[0])
     for one in (copy.copy(net), copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert np.array_equal(one(X), net(X))
+
+
+def test_what_is_no_module_in_a_sequential_is_told_how_it_becomes_one():
+    with pytest.raises(ArgumentError, match=r"part 1 is a .*, it has to be a module; .* derive from nn.Module"):
+        nn.Sequential(nn.Linear(2, 2), foveal.ops.relu)
+
+
+def test_momentum_of_sgd_names_the_optimiser_that_has_it():
+    with pytest.raises(ArgumentError, match=r"SGD: .*'momentum'; optim.Momentum\(parameters, lr, momentum=0.9\)"):
+        optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1, momentum=0.9)
+
+
+def test_methods_of_tensors_name_the_operator_of_that_name():
+    with pytest.raises(AttributeError, match=r"no 'sqrt'; write ops.sqrt\(x\)"):
+        foveal.grad(lambda x: x.sqrt().sum())(X)
+
+
+def test_what_is_to_be_defined_is_named():
+    class Empty(foveal.ops.Operator):
+        name = "nothing_in_it"
+
+    with pytest.raises(NotImplementedError, match=r"define numpy\(self"):
+        Empty()(X)
+
+    class Still(optim.Optimizer):
+        pass
+
+    net = nn.Linear(4, 2)
+    with pytest.raises(NotImplementedError, match=r"Still has no update: define update\(self"):
+        foveal.compile_step(net, nn.CrossEntropyLoss(), Still(net.parameters(), 0.1))(X, [0, 1, 0])
+
+
+def test_labels_in_place_of_counts_are_not_written_out():
+    with pytest.raises(foveal.errors.DataError, match=r"np.bincount\(labels\)") as error:
+        nn.class_balanced_weights(list(range(10)) * 100)
+    assert len(str(error.value)) < 300

@@ -516,3 +516,27 @@ def test_a_run_on_arrays_holds_its_network(tmp_path):
         np.testing.assert_array_equal(again.state_dict()[name], value)
     with pytest.raises(StateError, match=r"trained on arrays of which nothing more is known.*foveal\.load returns it"):
         train.load_net(tmp_path / "run")
+
+
+def test_measures_of_several_outputs_get_all_of_them():
+    class Two(nn.Module):
+        def __init__(self):
+            self.a, self.b = nn.Linear(3, 2), nn.Linear(3, 1)
+
+        def forward(self, x):
+            return {"a": self.a(x), "b": self.b(x)}
+
+    x, y = np.ones((8, 3), "float32"), {"a": np.ones((8, 2), "float32"), "b": np.ones((8, 1), "float32")}
+
+    def loss(out, target):
+        return ((out["a"] - target["a"]) ** 2).mean() + ((out["b"] - target["b"]) ** 2).mean()
+
+    seen = {"b": lambda out, target: float(abs(out["b"] - target["b"]).mean())}
+    history = train.train((x, y), Two(), loss=loss, epochs=1, quiet=True, validation=0.25, metrics=seen)
+    assert len(history.validation["b"]) == 1
+
+
+def test_an_optimiser_without_its_name_is_told_it():
+    net = nn.Linear(3, 2)
+    with pytest.raises(ArgumentError, match="such as optimizer=optimizer; the third argument is"):
+        train.train((np.ones((8, 3), "float32"), np.zeros(8, int)), net, optim.SGD(net.parameters(), 0.1))
