@@ -27,6 +27,9 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
 # What is looked at as a whole.
 WITH_ELEMENTS = (tuple, list, dict, set, frozenset, collections.deque, np.ndarray, types.FunctionType, types.MethodType)
 
+# Methods of an operator that are called while a function is traced or compiled, and not when it runs.
+TRACED_METHODS = frozenset(("normalise", "shape", "vjp", "expand", "scalar", "kernel", "lower"))
+
 COLLECTIONS = (list, dict, set, collections.deque, collections.OrderedDict, collections.defaultdict)
 
 
@@ -167,8 +170,8 @@ class Description:
         if isinstance(value, Variable | Watched | type | types.ModuleType):
             return Same(value)
         # An operator of the user's own may hold numbers, which its gradient is traced with.
-        if isinstance(value, Operator) and (value.of_package or not vars(value)):
-            return Same(value)
+        if isinstance(value, Operator):
+            return Same(value) if value.of_package else self.of_attributes(value, TRACED_METHODS)
         if id(value) in self.seen:
             return "again", self.seen[id(value)]
         if len(self.seen) > MOST_ELEMENTS or self.depth > DEEPEST:
@@ -186,8 +189,6 @@ class Description:
         match value:
             case tuple():
                 return kind, *map(self.of, value)
-            case Operator():
-                return Same(value), *((name, self.of(held)) for name, held in vars(value).items())
             case types.FunctionType():
                 return self.of_function(value)
             case types.MethodType():
@@ -246,6 +247,10 @@ class Description:
         """
         if isinstance(owner, (*PLAIN, *WITH_ELEMENTS)) or not is_plain_object(owner):
             return self.of(owner)
+        return self.of_attributes(owner, names)
+
+    def of_attributes(self, owner: object, names: frozenset[str]) -> Hashable:
+        """Return the token of an object with the attributes of these names, and those that its methods of them use."""
         kind, tokens = type(owner), []
         for name in sorted(with_methods(kind, names)):
             default = inspect.getattr_static(kind, name, MISSING)

@@ -379,7 +379,8 @@ def training():
     yield Target("train", "net(...)", net(), lambda: ((PHOTOS[:2],), {}))
     product = foveal.compile(lambda a, b: ops.sum(a * b))
     yield Target("train", "compiled(...)", product, lambda: ((X, X), {}))
-    slope = foveal.grad(lambda a, b: ops.sum(a * b), wrt=0)
+    # An option, such as a text, is passed on to the function, which may do with it what it likes; operators refuse it.
+    slope = foveal.grad(lambda a, b: ops.sum(ops.multiply(a, b)), wrt=0)
     yield Target("train", "gradient(...)", slope, lambda: ((X, X), {}))
     on_x = lambda made: made(X) if callable(made) else None  # noqa: E731
     yield Target("train", "foveal.compile", foveal.compile, lambda: ((ops.relu,), {"threads": 1}), on_x)
