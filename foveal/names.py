@@ -1,6 +1,7 @@
 """Names that users type, and names and texts from outside as they are shown."""
 
 import re
+from collections.abc import Mapping
 
 # Control characters (ESC among them, which starts a terminal's commands) but tab and line feed, separators of lines,
 # marks that turn the direction of writing around, and halves of surrogate pairs, which no encoding can write.
@@ -33,8 +34,61 @@ PYTORCH = {
 }
 
 
-def missing(kind: str, name: str) -> str:
-    """Return the message that something has no attribute, and for PyTorch's names why it is not needed."""
+# Methods of PyTorch's tensors and of NumPy's arrays that are written otherwise here.
+ARRAY_METHODS = {
+    "view": "x.reshape(n, -1) or ops.reshape(x, shape=(n, -1))",
+    "dim": "x.ndim",
+    "float": 'x.astype("float32")',
+    "int": 'x.astype("int32")',
+    "long": 'x.astype("int32")',
+    "pow": "x ** 2",
+    "dot": "a @ b",
+    "mm": "a @ b",
+    "matmul": "a @ b",
+    "clamp": "x.clip(low, high)",
+    "t": "x.T",
+    "exp": "ops.exp(x)",
+    "log": "ops.log(x)",
+    "norm": "ops.norm(x)",
+    "copy": "x + 0.0, or the value as it is: no operator changes one in place",
+    "take": "ops.take(x, places, axis=0)",
+    "repeat": "ops.repeat(x, n, axis=0)",
+    "backward": "foveal.grad(function)",
+}
+# Functions of PyTorch and NumPy that are written otherwise here.
+OPERATORS = {
+    "cat": "ops.concat([a, b], axis=1)",
+    "hstack": "ops.concat([a, b], axis=1)",
+    "vstack": "ops.concat([a, b], axis=0)",
+    "clamp": "ops.clip(x, low=0.0, high=1.0)",
+    "transpose": "x.transpose(1, 0), or ops.permute(x, order=(1, 0))",
+    "gather": "ops.take(x, places, axis=0)",
+    "index_select": "ops.take(x, places, axis=0)",
+    "mm": "a @ b",
+    "bmm": "a @ b",
+    "dot": "a @ b",
+    "view": "ops.reshape(x, shape=(n, -1))",
+    "flatten": "x.reshape(n, -1), or nn.Flatten()",
+    "pow": "x ** 2, or ops.power(x, y)",
+    "mul": "a * b",
+    "sub": "a - b",
+    "div": "a / b",
+    "unsqueeze": "x.unsqueeze(axis)",
+    "squeeze": "x.squeeze(axis)",
+    "cross_entropy": "nn.CrossEntropyLoss()(logits, labels)",
+    "mse_loss": "nn.MSELoss()(y, target)",
+    "l1_loss": "nn.L1Loss()(y, target)",
+    "dropout": "nn.Dropout(p)",
+}
+
+
+def missing(kind: str, name: str, others: Mapping[str, str] | None = None) -> str:
+    """Return the message that something has no attribute, and for PyTorch's names why it is not needed.
+
+    others: what is written instead of some names.
+    """
+    if others and name in others:
+        return f"{kind} has no {name!r}; write {others[name]}"
     why = PYTORCH.get(name)
     return f"{kind} has no {name!r}: {why}" if why else f"{kind!r} object has no attribute {name!r}"
 

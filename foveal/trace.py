@@ -11,25 +11,10 @@ from foveal.arrays.calls import CALLS
 from foveal.errors import ShapeError
 from foveal.graph import Graph, Node, order
 from foveal.kinds import shown
+from foveal.names import ARRAY_METHODS
 from foveal.ops.op import OPS, Operand, Operator, Tensor, Type, current_recording, recording_with
 from foveal.strides import Shape
 from foveal.variable import Variable
-
-# Methods of PyTorch's tensors and of NumPy's arrays that are written otherwise here.
-OTHER_NAMES = {
-    "view": "x.reshape(n, -1) or ops.reshape(x, shape=(n, -1))",
-    "dim": "x.ndim",
-    "float": 'x.astype("float32")',
-    "int": 'x.astype("int32")',
-    "long": 'x.astype("int32")',
-    "pow": "x ** 2",
-    "dot": "a @ b",
-    "mm": "a @ b",
-    "matmul": "a @ b",
-    "clamp": "x.clip(low, high)",
-    "t": "x.T",
-    "backward": "foveal.grad(function)",
-}
 
 
 class Symbol(Tensor):
@@ -48,7 +33,7 @@ class Symbol(Tensor):
 
     def __getattr__(self, name: str) -> Any:
         # Only what does not exist gets here, such as other methods of PyTorch's tensors.
-        other = OTHER_NAMES.get(name) or (f"ops.{name}(x)" if name in CALLS else None)
+        other = ARRAY_METHODS.get(name) or (f"ops.{name}(x)" if name in CALLS else None)
         raise AttributeError(
             f"a traced value has no {name!r}; "
             + (f"write {other}" if other else "operators are functions of foveal.ops, such as ops.exp(x)")

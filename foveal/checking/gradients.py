@@ -77,6 +77,10 @@ def check_options(
     arguments: tuple[object, ...], rtol: float, elements: int | None, directions: int, seed: int, native_numpy: bool
 ) -> None:
     """Raise ShapeError or ArgumentError for options that mean nothing."""
+    if elements == 0 and directions == 0:
+        raise ShapeError(
+            "gradcheck: elements and directions are both 0, so nothing would be compared; give one of them"
+        )
     if not rtol > 0 or directions < 0 or (elements is not None and elements < 0) or seed < 0:
         raise ShapeError(
             f"gradcheck: rtol is {rtol}, elements {elements}, directions {directions} and seed {seed}; rtol has to be"

@@ -6,6 +6,7 @@ from typing import Any, Protocol, Self
 
 from foveal.errors import ArgumentError, StateError
 from foveal.ops.op import Tensor
+from foveal.strides import Ndarray
 from foveal.structure import Branch, Composed, Form, Rebuild, take_apart
 from foveal.trace import Trace, current
 from foveal.watch import Watched, own_attributes
@@ -113,10 +114,19 @@ class Observed(Composed):
             once = list(arrays)
             each = iter([once[place] for place in order])
             output = form.build(each)
-            built = [shape.build(each) for shape in forms]
+            # What a hook changed in place would not count, as layers have computed already: it may only look.
+            looked_at = map(read_only, each)
+            built = [shape.build(looked_at) for shape in forms]
             return Observed(output, [Seen(*c, *values) for c, values in zip(callers, built, strict=True)], updates)
 
         return list(symbols.values()), rebuild
+
+
+def read_only(array: Ndarray) -> Ndarray:
+    """Return a view of an array that cannot be written to."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def observing(recording: Trace, compute: Callable[[], Any]) -> Any:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from foveal.kinds import as_flag
-from foveal.names import missing
+from foveal.names import ARRAY_METHODS, missing
 from foveal.strides import Ndarray
 from foveal.variable import Variable
 from foveal.watch import note_read, note_write
@@ -27,7 +27,7 @@ class Parameter(Variable):
 
         def __getattr__(self, name: str) -> NoReturn:
             # Only what does not exist gets here.
-            raise AttributeError(missing(type(self).__name__, name), name=name, obj=self)
+            raise AttributeError(missing(type(self).__name__, name, ARRAY_METHODS), name=name, obj=self)
 
     @property
     def trainable(self) -> bool:

@@ -42,9 +42,12 @@ with two formulas, numpy and vjp: help(ops.Operator), or ops.Pointwise with a ke
 functions. A new one of this package needs a class, its instance below it, and a line here that exports the instance.
 """
 
+import typing as _typing
 from types import ModuleType as _Module
 
 from foveal.kernel.sources import finish_import as _finish_import
+from foveal.names import OPERATORS as _OPERATORS
+from foveal.names import missing as _missing
 from foveal.ops.activation import elu as elu
 from foveal.ops.activation import gelu_tanh as gelu_tanh
 from foveal.ops.activation import hardsigmoid as hardsigmoid
@@ -194,3 +197,10 @@ _finish_import()
 
 def __dir__() -> list[str]:
     return [name for name, value in globals().items() if not name.startswith("_") and not isinstance(value, _Module)]
+
+
+# Type checkers would take every name for one that exists.
+if not _typing.TYPE_CHECKING:
+
+    def __getattr__(name: str) -> _typing.NoReturn:
+        raise AttributeError(_missing("foveal.ops", name, _OPERATORS), name=name)

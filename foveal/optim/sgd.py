@@ -17,6 +17,10 @@ class SGD(Optimizer, name="sgd"):
 
     default_lr = 0.2
 
+    # All others by name: PyTorch's third argument is a momentum, which optim.Momentum has.
+    def __init__(self, parameters: Parameters, lr: float, **common: Unpack[CommonOptions]) -> None:
+        super().__init__(parameters, lr, **common)
+
     def takes_share(self, group: ParameterGroup) -> bool:
         return True
 

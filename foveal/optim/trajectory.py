@@ -121,7 +121,9 @@ def labelled(name: str, optimizer: UpdateRule, known: Paths) -> str:
     return label
 
 
-def trajectory(optimizers: object, surface: Surface, *, start: Sequence[float] = (1.0, 1.0), steps: int = 100) -> Paths:
+def trajectory(
+    optimizers: object, surface: Surface, *, start: Sequence[float] = (-1.0, 0.1), steps: int = 100
+) -> Paths:
     """Return the path of each optimiser on a surface of two variables: arrays [steps + 1, 2] by name.
 
     optimizers: a list of names ("adam", with its rate in `foveal train`), of classes, of pairs ("adam", {"lr": 0.1}),
@@ -166,7 +168,7 @@ def plot_trajectory(
     optimizers: object,
     surface: Surface,
     *,
-    start: Sequence[float] = (1.0, 1.0),
+    start: Sequence[float] = (-1.0, 0.1),
     steps: int = 100,
     xlim: tuple[float, float] | None = None,
     ylim: tuple[float, float] | None = None,

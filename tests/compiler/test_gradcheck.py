@@ -34,6 +34,11 @@ def backward(dy, cache, factor=1.0):
     return d @ w.T, dw
 
 
+def test_nothing_to_compare_is_refused():
+    with pytest.raises(ShapeError, match="nothing would be compared"):
+        foveal.gradcheck(ops.exp, np.ones(3), elements=0, directions=0)
+
+
 def test_what_is_right_agrees():
     images, labels = RNG.standard_normal((4, 2, 6, 6)), np.array([0, 2, 1, 1])
     nn.seed(0)

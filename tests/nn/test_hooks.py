@@ -174,3 +174,14 @@ def test_a_layer_with_a_hook_is_not_folded():
     folded = nn.fold_batch_norm(model, x.shape)
     assert isinstance(folded[1], nn.BatchNorm2d)
     assert np.allclose(folded(x), model(x), atol=1e-5)
+
+
+def test_a_hook_cannot_change_arrays_in_place_without_an_effect():
+    net = nn.Sequential(nn.Linear(3, 3), nn.ReLU()).eval()
+
+    def hook(module, inputs, output):
+        output[...] = 0
+
+    net[0].register_forward_hook(hook)
+    with pytest.raises(ValueError, match="read-only"):
+        net(np.ones((1, 3), "float32"))

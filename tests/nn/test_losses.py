@@ -265,6 +265,6 @@ def test_hyper_parameters_that_mean_nothing(build, words):
 
 
 def test_a_class_without_images_has_no_weight():
-    with pytest.raises(DataError, match="each class needs at least 1 image"):
+    with pytest.raises(DataError, match="the number of images of each class, at least 1"):
         nn.class_balanced_weights([3, 0])
     assert math.isclose(float(nn.class_balanced_weights([3, 5]).sum()), 2.0, rel_tol=1e-6)

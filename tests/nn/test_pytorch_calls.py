@@ -156,6 +156,7 @@ def test_what_is_to_be_defined_is_named():
 
     with pytest.raises(NotImplementedError, match=r"define numpy\(self"):
         Empty()(X)
+    del foveal.ops.OPS["nothing_in_it"]
 
     class Still(optim.Optimizer):
         pass

@@ -10,7 +10,7 @@ from shared import VECTORS
 
 import foveal
 from foveal import nn, ops, optim
-from foveal.errors import NumericsError, ShapeError, StateError
+from foveal.errors import ArgumentError, NumericsError, ShapeError, StateError
 from foveal.optim import schedule
 from foveal.trace import current
 
@@ -678,3 +678,8 @@ def test_a_parameter_belongs_to_one_group():
         optim.Combined(optim.SGD([w], 0.1), optim.Adam([w]))
     with pytest.raises(ShapeError, match=r"momentum is 1\.5"):
         optim.Momentum([w], 0.1).momentum = 1.5
+
+
+def test_a_third_argument_of_sgd_is_no_weight_decay():
+    with pytest.raises(ArgumentError, match="SGD: too many positional arguments"):
+        optim.SGD([nn.Parameter(np.ones(3))], 0.1, 0.9)
