@@ -107,4 +107,4 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(f"foveal.{PUBLIC[name]}"), name)
     if name in dict(MAP):
         return import_module(f"foveal.{name}")
-    raise AttributeError(f"module 'foveal' has no attribute {name!r}")
+    raise AttributeError(import_module("foveal.names").missing_in("foveal", name, __all__), name=name)

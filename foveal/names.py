@@ -1,7 +1,7 @@
 """Names that users type, and names and texts from outside as they are shown."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 # Control characters (ESC among them, which starts a terminal's commands) but tab and line feed, separators of lines,
 # marks that turn the direction of writing around, and halves of surrogate pairs, which no encoding can write.
@@ -80,6 +80,51 @@ OPERATORS = {
     "l1_loss": "nn.L1Loss()(y, target)",
     "dropout": "nn.Dropout(p)",
 }
+
+
+# The same of packages, by their names: what is said about names of PyTorch that are not there.
+PACKAGES = {
+    "foveal": {
+        "tensor": "arrays are NumPy's: np.array(values, 'float32')",
+        "from_numpy": "arrays are NumPy's: take it as it is",
+        "manual_seed": "write nn.seed(0), which seeds starting values; steps and loaders have a seed of their own",
+        "no_grad": "net(x) keeps nothing for gradients: leave it out",
+        "inference_mode": "net(x) keeps nothing for gradients: leave it out",
+        "save": "write net.save(path), or safetensors.numpy.save_file(net.state_dict(), path)",
+        "set_num_threads": "write foveal.set_threads(n)",
+        "device": _ONE_DEVICE,
+        "cuda": _ONE_DEVICE,
+        "autograd": "write foveal.grad(f), foveal.gradcheck(f, x), or an operator: help(foveal.ops.Operator)",
+    },
+    "foveal.nn": {
+        "functional": "functions of arrays are in foveal.ops; losses are objects: nn.CrossEntropyLoss()(x, y)",
+        "utils": "clipping is part of an optimiser: optim.SGD(parameters, lr, clip_norm=1.0)",
+        "DataParallel": "the native threads share each step already: foveal.set_threads(n)",
+    },
+    "foveal.optim": {
+        "lr_scheduler": "write optimizer.schedule(lr=optim.schedule.cosine(0.1, 100)); see help(optim.schedule)",
+        "swa_utils": "write optim.EMA(optimizer, decay=0.99), or optim.SWA",
+    },
+    "foveal.data": {
+        "DataLoader": "write data.Loader(images, labels, batch_size=32, shuffle=True)",
+        "TensorDataset": "give the arrays to data.Loader(images, labels, batch_size=32)",
+        "random_split": "write train.train(..., validation=0.1), or data.Loader(..., rows=rows)",
+        "Subset": "write data.Loader(..., rows=rows)",
+    },
+    "foveal.ops": {name: f"write {written}" for name, written in OPERATORS.items()},
+}
+
+
+def missing_in(package: str, name: str, known: Iterable[str]) -> str:
+    """Return the message that a package has no such name: what is written instead, or the nearest of those it has."""
+    from difflib import get_close_matches
+
+    written = PACKAGES[package].get(name)
+    close = get_close_matches(name, known, 1)
+    meant = f" (did you mean {close[0]!r}?)" if close else ""
+    return (
+        f"{package} has no {name!r}; {written}" if written else f"module {package!r} has no attribute {name!r}{meant}"
+    )
 
 
 def missing(kind: str, name: str, others: Mapping[str, str] | None = None) -> str:

@@ -15,6 +15,8 @@ loader.py      mini-batches: order, augmentation, normalisation, reading ahead
 sources.py     what a loader takes its items from: arrays, sequences, generators
 """
 
+from typing import TYPE_CHECKING, NoReturn
+
 from foveal.arguments import check_calls
 from foveal.data.augment import augmentation, random_crop_flip
 from foveal.data.dataset import Dataset, from_arrays
@@ -22,6 +24,7 @@ from foveal.data.images import read_image
 from foveal.data.loader import Loader, normalise
 from foveal.data.readers import load
 from foveal.data.statistics import scaled
+from foveal.names import missing_in
 
 __all__ = [
     "Dataset",
@@ -40,3 +43,10 @@ check_calls(__name__)
 
 def __dir__() -> list[str]:
     return __all__
+
+
+# Type checkers would take every name for one that exists.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> NoReturn:
+        raise AttributeError(missing_in("foveal.data", name, __all__), name=name)

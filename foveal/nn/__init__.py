@@ -36,7 +36,10 @@ tools/               functions of a finished model: fold_batch_norm, variance_re
 models/              networks by name, and loading stored weights into them
 """
 
+from typing import TYPE_CHECKING, NoReturn
+
 from foveal.arguments import check_calls
+from foveal.names import missing_in
 from foveal.nn import init, models
 from foveal.nn.activation import (
     CELU,
@@ -290,3 +293,10 @@ check_calls(__name__)
 
 def __dir__() -> list[str]:
     return __all__
+
+
+# Type checkers would take every name for one that exists.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> NoReturn:
+        raise AttributeError(missing_in("foveal.nn", name, __all__), name=name)

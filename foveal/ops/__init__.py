@@ -46,8 +46,7 @@ import typing as _typing
 from types import ModuleType as _Module
 
 from foveal.kernel.sources import finish_import as _finish_import
-from foveal.names import OPERATORS as _OPERATORS
-from foveal.names import missing as _missing
+from foveal.names import missing_in as _missing_in
 from foveal.ops.activation import elu as elu
 from foveal.ops.activation import gelu_tanh as gelu_tanh
 from foveal.ops.activation import hardsigmoid as hardsigmoid
@@ -203,4 +202,4 @@ def __dir__() -> list[str]:
 if not _typing.TYPE_CHECKING:
 
     def __getattr__(name: str) -> _typing.NoReturn:
-        raise AttributeError(_missing("foveal.ops", name, _OPERATORS), name=name)
+        raise AttributeError(_missing_in("foveal.ops", name, __dir__()), name=name)

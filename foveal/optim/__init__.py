@@ -18,10 +18,11 @@ schedule.py    schedules of the learning rate and the momentum
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from foveal.arguments import check_calls
 from foveal.errors import ShapeError
+from foveal.names import missing_in
 from foveal.optim import schedule, surfaces
 from foveal.variable import Variable
 
@@ -101,3 +102,10 @@ check_calls(__name__)
 
 def __dir__() -> list[str]:
     return __all__
+
+
+# Type checkers would take every name for one that exists.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> NoReturn:
+        raise AttributeError(missing_in("foveal.optim", name, __all__), name=name)

@@ -24,3 +24,18 @@ def test_parameters_and_traced_values_name_the_same(name):
     with pytest.raises(AttributeError, match="write ") as of_value:
         foveal.compile(lambda x: getattr(x, name)(2))(np.ones(3, "float32"))
     assert str(of_parameter.value).split("write ")[1] == str(of_value.value).split("write ")[1]
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "words"),
+    [
+        (foveal, "no_grad", "foveal has no 'no_grad'; net\\(x\\) keeps nothing"),
+        (nn, "functional", "functions of arrays are in foveal.ops"),
+        (nn, "Conv2D", "did you mean 'Conv2d'"),
+        (foveal.optim, "RMSProp", "did you mean 'RMSprop'"),
+        (foveal.data, "DataLoader", "write data.Loader"),
+    ],
+)
+def test_a_name_that_a_package_lacks_says_what_is_written_instead(package, name, words):
+    with pytest.raises(AttributeError, match=words):
+        getattr(package, name)
