@@ -47,6 +47,9 @@ def plot_history(history: History, title: str = "") -> Figure:
         history = lines_of(Path(history))
     # What a training returns has its epochs beside the numbers of its end.
     history = getattr(history, "lines", history)
+    whole = list(history.values()) if isinstance(history, Mapping) else history
+    if any(hasattr(one, "lines") for one in whole):
+        raise DataError("plot_history: these are several trainings; draw one after the other, plot_history(history)")
     panels = by_epoch(history) if isinstance(history, Mapping) else by_line(history)
     if not panels:
         raise DataError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,14 @@ def settings_and_feed(data: Any, options: TrainOptions) -> tuple[Settings, Feed]
     """Return the settings of a run and its data. Raises as `train` does."""
     if isinstance(data, Dataset):
         return of_dataset(data, options)
+    if isinstance(data, str | Path):
+        raise ArgumentError(f"train: data is the name {str(data)!r}; read it first: foveal.data.load({str(data)!r})")
+    # Its items are batches, and would be taken for images.
+    if type(data).__name__ == "DataLoader":
+        raise ArgumentError(
+            "train: data is a DataLoader, which yields batches; give what it loads, train(loader.dataset, net,"
+            " batch_size=32), or foveal.data.Loader(loader, batch_size=None), which takes batches as they are"
+        )
     if not isinstance(options.model, nn.Module):
         missing = "is missing" if options.model is None else f"is the name {options.model!r}"
         raise ArgumentError(

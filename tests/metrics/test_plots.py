@@ -133,6 +133,15 @@ def test_history_of_lists_of_lines_and_of_a_run_folder(tmp_path):
             metrics.plot_history(wrong)
 
 
+def test_several_histories_are_no_epochs():
+    class History(dict):
+        lines = [{"epoch": 1, "train": {"loss": 0.5}}]
+
+    for several in ([History(), History()], {"a": History(), "b": History()}):
+        with pytest.raises(DataError, match="these are several trainings"):
+            metrics.plot_history(several)
+
+
 def test_filters_are_drawn_as_they_are():
     nn.seed(0)
     net = nn.Sequential(nn.ReLU(), nn.Conv2d(3, 5, 4), nn.Conv2d(5, 2, 3), nn.Flatten(), nn.Linear(8, 2))

@@ -540,3 +540,13 @@ def test_an_optimiser_without_its_name_is_told_it():
     net = nn.Linear(3, 2)
     with pytest.raises(ArgumentError, match="such as optimizer=optimizer; the third argument is"):
         train.train((np.ones((8, 3), "float32"), np.zeros(8, int)), net, optim.SGD(net.parameters(), 0.1))
+
+
+def test_what_is_no_data_yet_names_the_way():
+    class DataLoader(list):
+        """In place of PyTorch's."""
+
+    with pytest.raises(ArgumentError, match=r"read it first: foveal\.data\.load\('digits'\)"):
+        train.train("digits", network())
+    with pytest.raises(ArgumentError, match=r"train\(loader\.dataset, net, batch_size=32\), or foveal\.data\.Loader"):
+        train.train(DataLoader([(X, Y)]), network())
