@@ -2,11 +2,10 @@
 otherwise.
 """
 
-import numpy as np
-
 from foveal import ops
 from foveal.errors import ShapeError
 from foveal.nn.arguments import check_number, check_positive
+from foveal.nn.init import filled
 from foveal.nn.module import Module, Parameter
 from foveal.ops.batch_norm import per_channel
 from foveal.ops.op import Tensor
@@ -222,7 +221,7 @@ class PReLU(Module):
 
     def __init__(self, num_parameters: int = 1, init: float = 0.25) -> None:
         check_positive("PReLU", num_parameters=num_parameters)
-        self.weight = Parameter(np.full(num_parameters, init, np.float32))
+        self.weight = Parameter(filled(num_parameters, init))
 
     def forward(self, x: Tensor) -> Tensor:
         count = self.weight.shape[0]

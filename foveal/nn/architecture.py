@@ -22,7 +22,7 @@ import numpy as np
 
 from foveal.errors import FovealError, StateError
 from foveal.kinds import shown
-from foveal.nn.init import without_values
+from foveal.nn.init import filled, without_values
 from foveal.nn.module import INTERNAL, Container, Module, ModuleList
 from foveal.nn.parameter import Buffer, Counter, Parameter
 from foveal.nn.recorded import Unrecorded, of_instance
@@ -34,8 +34,8 @@ Json = Any
 # The name of a class: that of its module, a colon, and its own.
 CLASS_NAME = re.compile(r"(?a:[\w.]{1,200}):(?a:[\w.<>]{1,200})")
 VARIABLES: dict[str, Callable[[tuple[int, ...]], Variable]] = {
-    "parameter": lambda shape: Parameter(np.zeros(shape)),
-    "buffer": lambda shape: Buffer(np.zeros(shape)),
+    "parameter": lambda shape: Parameter(filled(shape)),
+    "buffer": lambda shape: Buffer(filled(shape)),
     "counter": lambda shape: Counter(),
 }
 # What is equal if it is written in the same way.

@@ -104,6 +104,13 @@ def one_number(shape: Sequence[int]) -> OneNumber:
     return np.lib.stride_tricks.as_strided(one, shape, [0] * len(shape), writeable=False).view(OneNumber)
 
 
+def filled(shape: int | Sequence[int], value: float = 0.0) -> Ndarray:
+    """An array of one value, as layers start with; where layers get no memory, one number of this shape."""
+    if shapes_only():
+        return one_number([shape] if isinstance(shape, int | np.integer) else shape)
+    return np.full(shape, value, np.float32)
+
+
 class NoNumbers(np.random.Generator):
     """Draws arrays of the right shape without drawing their numbers."""
 

@@ -10,6 +10,7 @@ from foveal import ops
 from foveal.errors import ShapeError
 from foveal.kinds import name_kind
 from foveal.nn.arguments import BiasLike, check_number, check_positive, is_number
+from foveal.nn.init import filled
 from foveal.nn.module import Buffer, Counter, Module, Parameter
 from foveal.nn.one_dimensional import as_images, as_sequences
 from foveal.ops.batch_norm import per_channel
@@ -43,11 +44,11 @@ class Tracking(Module):
         check_positive(layer, num_features=num_features)
         self.num_features, self.eps, self.momentum = num_features, check_number(layer, "eps", eps, 0.0), momentum
         self.track_running_stats = track_running_stats
-        self.weight = Parameter(np.ones(num_features)) if affine else None
-        self.bias = Parameter(np.zeros(num_features)) if affine else None
+        self.weight = Parameter(filled(num_features, 1.0)) if affine else None
+        self.bias = Parameter(filled(num_features)) if affine else None
         if track_running_stats:
-            self.running_mean = Buffer(np.zeros(num_features))
-            self.running_var = Buffer(np.ones(num_features))
+            self.running_mean = Buffer(filled(num_features))
+            self.running_var = Buffer(filled(num_features, 1.0))
             self.num_batches_tracked = Counter()
 
     def check_attribute(self, name: str, value: Any) -> None:
@@ -217,8 +218,8 @@ class GroupNorm(Module):
             )
         self.num_groups, self.num_channels = num_groups, num_channels
         self.eps = eps
-        self.weight = Parameter(np.ones(num_channels)) if affine else None
-        self.bias = Parameter(np.zeros(num_channels)) if affine else None
+        self.weight = Parameter(filled(num_channels, 1.0)) if affine else None
+        self.bias = Parameter(filled(num_channels)) if affine else None
 
     def check_attribute(self, name: str, value: Any) -> None:
         if name == "eps":
@@ -253,9 +254,9 @@ class LayerNorm(Module):
         for size in self.normalized_shape:
             check_positive(layer, normalized_shape=size)
         self.eps = eps
-        self.weight = Parameter(np.ones(self.normalized_shape)) if elementwise_affine else None
+        self.weight = Parameter(filled(self.normalized_shape, 1.0)) if elementwise_affine else None
         with_bias = elementwise_affine and bias
-        self.bias = Parameter(np.zeros(self.normalized_shape)) if with_bias else None
+        self.bias = Parameter(filled(self.normalized_shape)) if with_bias else None
 
     def check_attribute(self, name: str, value: Any) -> None:
         if name == "eps":

@@ -350,3 +350,23 @@ def test_numbers_of_numpy_are_stored_as_those_of_python(tmp_path):
         assert foveal.load(tmp_path / "net.safetensors").option == option
     with pytest.raises(StateError, match=r"argument 1 of Sized has the key \(1, 2\)"):
         Sized(2, {(1, 2): 3}).save(tmp_path / "net.safetensors")
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        {"class": "foveal.nn:BatchNorm2d", "args": [1 << 36]},
+        {"class": "foveal.nn:GroupNorm", "args": [1, 1 << 36]},
+        {"class": "foveal.nn:LayerNorm", "args": [1 << 36]},
+        {"class": "foveal.nn:PReLU", "args": [1 << 36]},
+        {"class": "foveal.nn:Linear", "args": [1 << 18, 1 << 18]},
+        {"class": "foveal.nn:Identity", "set": {"a": {"parameter": [1 << 40]}}},
+    ],
+    ids=lambda description: description["class"],
+)
+def test_a_small_file_that_describes_a_network_of_terabytes_is_refused_without_them(tmp_path, description):
+    entry = {"description": description, "training": True, "other_mode": [], "frozen": []}
+    written = json.dumps({"network": entry})
+    save_file({"weight": np.zeros(3, np.float32)}, tmp_path / "net.safetensors", metadata={"foveal": written})
+    with pytest.raises(StateError, match="fit this"):
+        foveal.load(tmp_path / "net.safetensors")
