@@ -14,6 +14,7 @@ from foveal.display import Table, Tables
 from foveal.errors import ArgumentError, ShapeError
 from foveal.explain.model import modes_restored
 from foveal.kernel import compile as machine_code
+from foveal.kernel import runtime
 from foveal.kernel.progress import kept
 from foveal.kinds import shown
 from foveal.program import Built, only_built
@@ -214,6 +215,8 @@ def build(kind: str, shape: Any, ask: Callable[[], Any]) -> Warmed:
             made = built
     if not isinstance(made, Built):
         raise ArgumentError("warm_up: the network ran nothing that is compiled; give an nn.Module")
+    # The loop that runs every program is kept in the cache folder too, and is compiled when it is first asked for.
+    runtime.run()
     kernels = {kernel for one in made.program.calls for kernel in one.kernels}
     return Warmed(
         kind,

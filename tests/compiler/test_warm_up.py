@@ -171,3 +171,17 @@ def test_where_nothing_may_be_written_nothing_is_counted(monkeypatch, tmp_path):
     counts.add(counts.SHAPES)
     assert (tmp_path / "elsewhere").read_text() == "kept"
     assert counts.counted()["shapes"] == 0
+
+
+def test_a_run_in_another_process_adds_nothing_to_the_cache_folder(tmp_path):
+    made = "import foveal, numpy as np; from foveal import nn; net = nn.Linear(3, 2).eval(); "
+    tmp_path.chmod(0o700)
+
+    def files_after(code):
+        environment = {**os.environ, "FOVEAL_CACHE": str(tmp_path)}
+        subprocess.run([sys.executable, "-c", made + code], env=environment, check=True)
+        return {path.name for path in tmp_path.iterdir() if path.suffix == ".o"}
+
+    warmed = files_after("foveal.warm_up(net, [(4, 3)])")
+    assert warmed
+    assert files_after("net(np.zeros((4, 3), np.float32))") == warmed
