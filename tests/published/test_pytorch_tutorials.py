@@ -276,9 +276,14 @@ def test_adam_with_weight_decay(net, images, labels):
     assert np.isfinite(step(images, labels).loss)
 
 
-def test_groups_of_parameters(net):
+def test_groups_of_parameters(net, images, labels):
     groups = [{"params": net[0].parameters(), "lr_factor": 0.1}, {"params": net[3].parameters()}]
-    optim.SGD(groups, lr=0.1)
+    first, last = net[0].weight.data.copy(), net[3].weight.data.copy()
+    gradient = foveal.grad(lambda x, y: nn.CrossEntropyLoss()(net(x), y), wrt=[net[0].weight, net[3].weight])
+    dw, dv = gradient(images, labels)
+    foveal.compile_step(net, nn.CrossEntropyLoss(), optim.SGD(groups, lr=0.1))(images, labels)
+    np.testing.assert_allclose(net[0].weight.data, first - 0.01 * dw, atol=1e-6)
+    np.testing.assert_allclose(net[3].weight.data, last - 0.1 * dv, atol=1e-6)
 
 
 def test_a_schedule_of_the_learning_rate(net, images, labels):
@@ -288,14 +293,21 @@ def test_a_schedule_of_the_learning_rate(net, images, labels):
     assert optimizer.lr <= 0.1
 
 
-def test_clipped_gradients(net):
-    optim.Momentum(net.parameters(), lr=0.1, clip_norm=1.0)
+def test_clipped_gradients(net, images, labels):
+    before = net.state_dict()
+    optimizer = optim.Momentum(net.parameters(), lr=1.0, clip_norm=1e-3)
+    foveal.compile_step(net, nn.CrossEntropyLoss(), optimizer)(images, labels)
+    moved = sum(((v - before[n]) ** 2).sum() for n, v in net.state_dict().items())
+    assert moved**0.5 == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_accumulated_gradients(net, images, labels):
     step = foveal.compile_step(net, nn.CrossEntropyLoss(), optim.SGD(net.parameters(), lr=0.1), accumulate=4)
+    first, moved = net[3].bias.data.copy(), []
     for x, y in data.Loader(images, labels, batch_size=10):
         step(x, y)
+        moved.append(not np.array_equal(net[3].bias.data, first))
+    assert moved == [False, False, False, True]
 
 
 def test_a_penalty_on_the_parameters(net, images, labels):
@@ -350,12 +362,17 @@ def test_the_whole_loop_in_one_call(net, images, labels):
 
 def test_stopping_early(net, images, labels):
     stop = train.EarlyStopping(patience=1)
-    train.train((images, labels), net, epochs=3, batch_size=10, validation=0.25, callbacks=[stop], quiet=True)
+    options = {"epochs": 9, "optimizer": optim.SGD, "lr": 1e-12, "callbacks": [stop], "quiet": True}
+    history = train.train((images, labels), net, batch_size=10, validation=0.25, **options)
+    assert len(history.train["loss"]) == 2
 
 
 def test_a_state_dict_in_a_file(net, tmp_path):
     save_file(net.state_dict(), tmp_path / "weights.safetensors")
+    before = net[0].weight.data.copy()
+    net[0].weight.data = np.zeros((4, 1, 3, 3))
     net.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    assert np.array_equal(net[0].weight.data, before)
 
 
 def test_the_whole_model_in_a_file(net, images, tmp_path):
@@ -368,7 +385,9 @@ def test_a_checkpoint_of_the_whole_training(net, images, labels, tmp_path):
     step = foveal.compile_step(net, nn.CrossEntropyLoss(), optim.Adam(net.parameters()))
     step(images, labels)
     save_file(train.state_dict(step), tmp_path / "training.safetensors")
+    second = step(images, labels).loss
     train.load_state_dict(step, load_file(tmp_path / "training.safetensors"))
+    assert step(images, labels).loss == second
 
 
 def test_a_part_of_the_weights_of_another_model(net):
@@ -423,17 +442,24 @@ def test_an_operator_of_ones_own():
 
 def test_the_average_of_the_weights(net, images, labels):
     optimizer = optim.EMA(optim.SGD(net.parameters(), lr=0.1), decay=0.9)
+    before = net[3].bias.data.copy()
     foveal.compile_step(net, nn.CrossEntropyLoss(), optimizer)(images, labels)
+    after = net[3].bias.data.copy()
     with optimizer.averaged():
-        net.eval()(images[:2])
+        average = net[3].bias.data.copy()
+    assert np.array_equal(net[3].bias.data, after)
+    assert (abs(average - before) + abs(average - after) <= abs(after - before) + 1e-6).all()
 
 
 def test_where_the_time_goes_and_what_a_layer_costs(net):
-    print(net.summary((1, 8, 8)))
+    assert net.summary((1, 8, 8)).parameters == 475
 
 
 def test_number_of_threads():
-    foveal.set_threads(foveal.get_threads())
+    before = foveal.get_threads()
+    foveal.set_threads(1)
+    assert foveal.get_threads() == 1
+    foveal.set_threads(before)
 
 
 def test_upsampling(images):
@@ -441,4 +467,5 @@ def test_upsampling(images):
 
 
 def test_a_confusion_matrix(net, images, labels):
-    metrics.confusion_matrix(labels, net.eval()(images).argmax(1), 3)
+    counts = metrics.confusion_matrix(labels, net.eval()(images).argmax(1), 3)
+    assert counts.sum(1).tolist() == np.bincount(labels, minlength=3).tolist()
