@@ -40,8 +40,8 @@ class Sequential(Module):
                 raise ArgumentError(f"{kind}: part {name} is the class {module.__name__}; write {module.__name__}()")
             if not isinstance(module, Module):
                 raise ArgumentError(
-                    f"{kind}: part {name} is a {type(module).__name__}, it has to be a module; give nn.ReLU() for a"
-                    " function such as ops.relu, or derive from nn.Module and call it in forward"
+                    f"{kind}: part {name} is of type {type(module).__name__}, it has to be a module; give nn.ReLU() for"
+                    " a function such as ops.relu, or derive from nn.Module and call it in forward"
                 )
             if not isinstance(name, str) or not name or "." in name or hasattr(self, name):
                 raise ArgumentError(f"{kind}: a part cannot be called {name!r}; choose a text without a dot")

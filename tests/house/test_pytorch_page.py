@@ -1,9 +1,12 @@
 """Each row of docs/pytorch.md runs, on the side of Foveal and, where it is installed, of PyTorch."""
 
 import re
+import sys
 
 import pytest
 from shared import ROOT
+
+import foveal
 
 PAGE = (ROOT / "docs/pytorch.md").read_text()
 ROWS = [line.strip("| ").split(" | ")[:2] for line in PAGE.splitlines() if line.startswith("| `")]
@@ -25,6 +28,16 @@ loss_fn, optimizer = nn.CrossEntropyLoss(), torch.optim.SGD(net.parameters(), lr
 a, hook = x.numpy(), lambda module, inputs, output: None
 f = lambda x: (torch.sin(x) ** 2).sum()
 """
+
+
+@pytest.fixture(autouse=True)
+def settings_come_back():
+    """Rows set numbers of threads, and that PyTorch refuses what is not deterministic, for the whole process."""
+    threads = foveal.get_threads()
+    yield
+    foveal.set_threads(threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].use_deterministic_algorithms(False)
 
 
 def run(beginning, cell, path, *, stored):

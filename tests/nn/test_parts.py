@@ -172,13 +172,13 @@ REFUSED = {
     "map": (lambda: Holder(map(nn.Dropout, [0.1])), r"Holder\.held is a map.*give a list"),
     "object": (lambda: Holder(Config(nn.PReLU())), r"Holder\.held is a Config .* assign them to attributes"),
     "namedtuple": (lambda: Holder(Pair(nn.ReLU(), nn.ReLU())), r"Holder\.held is a Pair"),
-    "class": (lambda: nn.Sequential(nn.ReLU), r"the class ReLU.*make one first: ReLU\("),
-    "function": (lambda: nn.Sequential(nn.ReLU(), ops.relu), "relu.*has to be a Module, a list of Modules"),
-    "place": (lambda: nn.Sequential(nn.ReLU(), nn.ReLU), r"modules\[1\] is the class ReLU.*make one first: ReLU\("),
-    "none": (lambda: nn.Sequential(nn.ReLU(), None), "None.*has to be a Module, a list of Modules"),
+    "class": (lambda: nn.Sequential(nn.ReLU), r"part 0 is the class ReLU; write ReLU\(\)"),
+    "function": (lambda: nn.Sequential(nn.ReLU(), ops.relu), "part 1 is of type Relu, it has to be a module"),
+    "place": (lambda: nn.Sequential(nn.ReLU(), nn.ReLU), r"part 1 is the class ReLU; write ReLU\(\)"),
+    "none": (lambda: nn.Sequential(nn.ReLU(), None), "part 1 is of type NoneType, it has to be a module"),
     "name": (lambda: nn.Sequential({"training": nn.ReLU()}), "a part cannot be called 'training'"),
     "dots": (lambda: nn.Sequential({"a.b": nn.ReLU()}), "a part cannot be called 'a.b'"),
-    "no_list": (lambda: nn.Sequential(3), "3, it has to be a Module, a list of Modules"),
+    "no_list": (lambda: nn.Sequential(3), "part 0 is of type int, it has to be a module"),
 }
 
 

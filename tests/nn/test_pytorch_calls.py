@@ -136,7 +136,7 @@ def test_copies_and_pickles_work_with_what_is_missing():
 
 
 def test_what_is_no_module_in_a_sequential_is_told_how_it_becomes_one():
-    with pytest.raises(ArgumentError, match=r"part 1 is a .*, it has to be a module; .* derive from nn.Module"):
+    with pytest.raises(ArgumentError, match=r"part 1 is of type .*, it has to be a module; .* derive from nn.Module"):
         nn.Sequential(nn.Linear(2, 2), foveal.ops.relu)
 
 
