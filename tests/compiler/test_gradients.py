@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 import foveal
 from foveal import nn, ops
@@ -120,7 +119,7 @@ def test_third_derivatives_and_gradients_inside():
     same(penalty(X)[1], 36 * X**3)
 
 
-def test_a_gradient_penalty_is_pytorchs():
+def test_a_gradient_penalty_is_pytorchs(torch):
     """The norm of a network's gradient in its input, differentiated in its parameters: Gulrajani et al. 2017."""
     nn.seed(0)
     net = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, 1))

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 import foveal
 from foveal import nn, ops, optim
@@ -257,8 +256,8 @@ def test_split_gives_numpys_parts():
 KINKS = {
     "abs": (lambda x: abs(x).sum(), lambda x: x.abs().sum()),
     "norm": (lambda x: ops.norm(x * 0.0) + ops.norm(x, axis=1).sum(), lambda x: (x * 0).norm() + x.norm(dim=1).sum()),
-    "norm 1": (lambda x: ops.norm(x, ord=1), lambda x: torch.linalg.vector_norm(x, 1)),
-    "norm inf": (lambda x: ops.norm(x, ord=np.inf), lambda x: torch.linalg.vector_norm(x, np.inf)),
+    "norm 1": (lambda x: ops.norm(x, ord=1), lambda x: x.norm(1)),
+    "norm inf": (lambda x: ops.norm(x, ord=np.inf), lambda x: x.norm(np.inf)),
     "std": (
         lambda x: (x * 0.0).std() + x.std(axis=1).sum(),
         lambda x: (x * 0).std(correction=0) + x.std(1, False).sum(),
@@ -271,7 +270,7 @@ KINKS = {
 
 
 @pytest.mark.parametrize("name", KINKS)
-def test_gradients_at_kinks_are_pytorchs(name):
+def test_gradients_at_kinks_are_pytorchs(name, torch):
     ours, theirs = KINKS[name]
     x = np.array([[0.0, -2.0, 3.0, -3.0], [0.0, 0.0, -3.0, 1.0]], "float32")
     tensor = torch.tensor(x, requires_grad=True)
