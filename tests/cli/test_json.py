@@ -10,7 +10,6 @@ from click.testing import CliRunner
 from PIL import Image
 
 from foveal import counts
-from foveal.bench import loss_curve
 from foveal.cli import bench, main
 from foveal.kernel.compile import statistics
 
@@ -117,18 +116,21 @@ def test_doctor_and_cache(tmp_path, monkeypatch):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_bench(monkeypatch, place):
+def test_bench(monkeypatch):
     found, _ = document("bench", "ops", "--list", "relu")
     assert "relu" in [row["operator"] for row in found["operators"]]
     # Timings themselves are tests/bench's.
     monkeypatch.setattr(bench, "peak", lambda threads: 1.0)
     monkeypatch.setattr(bench.output, "machine", lambda bench: {"cpu": "x"})
     monkeypatch.setattr(bench.inference, "rows", lambda works, bench, starting: iter(()))
-    found, errors = document("bench", "infer", "lenet", "--threads", 1)
+    found, _ = document("bench", "infer", "lenet", "--threads", 1)
     assert found == {"machine": {"cpu": "x"}, "rows": [], "ratios": None}
+
+
+def test_bench_of_a_curve(monkeypatch, place, torch):
+    from foveal.bench import loss_curve
+
     monkeypatch.setattr(loss_curve, "curves", lambda *given, **named: iter([(1.0, 2.0)] * 9))
-    monkeypatch.setattr(bench, "installed", lambda package: True)
-    pytest.importorskip("torch", reason="torch is not installed (pip install -e '.[compare]')")
     found, errors = document("bench", "curve", place / "set.npz", "--batch-size", 10, "--every", 2)
     assert found["rows"][1] == {"step": 4, "foveal": 1.0, "torch": 2.0, "difference": -0.5}
     assert "4 steps of 10 images" in errors
