@@ -20,6 +20,7 @@ from foveal.kinds import shown
 from foveal.program import Built, only_built
 from foveal.step import ModelLike, OptimizerLike, Step, compile_step
 from foveal.strides import Ndarray
+from foveal.structure import call_on
 from foveal.watch import own_attributes
 
 INFERENCE, TRAINING, UPDATE = "inference", "training step", "update"
@@ -163,22 +164,12 @@ def inferred(net: ModelLike, shape: Any) -> Warmed:
     try:
         with modes_restored(net):  # type: ignore[arg-type]
             net.eval()  # type: ignore[attr-defined]
-            return build(INFERENCE, shape, lambda: call(net, example(shape)))
+            return build(INFERENCE, shape, lambda: call_on(net, example(shape)))
     finally:
         if calls is None:
             own.pop(CALLS, None)
         else:
             own[CALLS] = calls
-
-
-def call(net: ModelLike, x: Any) -> None:
-    """Call the network on one input, or on several."""
-    if isinstance(x, Mapping):
-        net(**x)
-    elif isinstance(x, tuple):
-        net(*x)
-    else:
-        net(x)
 
 
 def trained(step: Step, shape: Any, target: Any) -> Warmed:
