@@ -111,6 +111,7 @@ PACKAGES = {
         "random_split": "write train.train(..., validation=0.1), or data.Loader(..., rows=rows)",
         "Subset": "write data.Loader(..., rows=rows)",
     },
+    "foveal.doctor": {},
     "foveal.ops": {name: f"write {written}" for name, written in OPERATORS.items()},
 }
 
