@@ -10,6 +10,7 @@ cifar.py       the records of CIFAR-10's and CIFAR-100's binary version
 npz.py         NumPy's archives
 files.py       the bytes of a file, unpacked as far as they are wanted
 images.py      single image files
+preprocessing.py  how an image of any kind becomes what a network takes; stands in model files
 augment.py     random changes of training images, by name: add one here
 loader.py      mini-batches: order, augmentation, normalisation, reading ahead
 sources.py     what a loader takes its items from: arrays, sequences, generators
@@ -22,6 +23,7 @@ from foveal.data.augment import augmentation, random_crop_flip
 from foveal.data.dataset import Dataset, from_arrays
 from foveal.data.images import read_image
 from foveal.data.loader import Loader, normalise
+from foveal.data.preprocessing import Preprocessing
 from foveal.data.readers import load
 from foveal.data.statistics import scaled
 from foveal.names import missing_in
@@ -29,6 +31,7 @@ from foveal.names import missing_in
 __all__ = [
     "Dataset",
     "Loader",
+    "Preprocessing",
     "augmentation",
     "from_arrays",
     "load",

@@ -7,6 +7,7 @@ it is decoded, from the header.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import warnings
@@ -52,7 +53,7 @@ def read_image(path: str | Path, channels: int, height: int, width: int) -> Floa
 
     if channels not in (1, 3):
         raise DataError(f"{path}: an image file has 1 or 3 channels, the model takes {channels}")
-    image = _decode(path)
+    image = decode(path)
     # Rows of 8-bit pixels: grey [H, W], or RGB [H, W, 3].
     mode = "L" if channels == 1 else "RGB"
     if image.mode == "LAB":
@@ -76,22 +77,42 @@ def opaque_pixels(image: Image.Image, what: str) -> Bytes:
     return np.asarray(flat if flat.mode == mode else flat.convert(mode))
 
 
-def _decode(path: str | Path) -> Image.Image:
-    """The image of a file upright, without transparency and with 8 bits per channel. Raises DataError."""
+def decode(
+    source: str | os.PathLike[str] | bytes | Image.Image,
+    *,
+    draft_to: tuple[int, int] | None = None,
+    background: tuple[int, int, int] = (0, 0, 0),
+) -> Image.Image:
+    """Return an image upright, without transparency and with 8 bits per channel.
+
+    source: the path of a file, its content, or a PIL image. draft_to: width and height that are enough: a JPEG may be
+    decoded at a half, a quarter or an eighth of its scale, and stays at least as large. background: the colour under
+    what is transparent. Raises DataError as `read_image` does.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    _check_regular(path)
+    if isinstance(source, Image.Image):
+        upright = ImageOps.exif_transpose(source)
+        return _flatten(upright, _white(upright, "the image"), False, background)
+    path = "the image" if isinstance(source, bytes) else source
+    if not isinstance(source, bytes):
+        _check_regular(source)
     try:
         # Pillow warns of large images and of harmless damage.
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as file:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as file,
+        ):
             _bound(file, path)
+            if draft_to is not None:
+                file.draft(None, draft_to)
             file.load()
             white = _white(file, path)
             # Pillow inverts what is stored with zero for white up to 8 bits.
             negative = file.mode[0] in "IF" and _tag(file, _PHOTOMETRIC, 1) == 0
             # Without a copy.
             ImageOps.exif_transpose(file, in_place=True)
-            return _flatten(file, white, negative)
+            return _flatten(file, white, negative, background)
     except DataError:
         raise
     except UnidentifiedImageError:
@@ -106,7 +127,7 @@ def _decode(path: str | Path) -> Image.Image:
         raise DataError(f"{path}: not a readable image ({error or type(error).__name__})") from None
 
 
-def _check_regular(path: str | Path) -> None:
+def _check_regular(path: str | os.PathLike[str]) -> None:
     """Raise DataError unless there is such a file, and not a pipe or a device, which could be read for ever."""
     try:
         kind = os.stat(path).st_mode
@@ -119,7 +140,7 @@ def _check_regular(path: str | Path) -> None:
         raise DataError(f"{path}: not a readable image ({what}); give the path of an image file")
 
 
-def _bound(file: ImageFile.ImageFile, path: str | Path) -> None:
+def _bound(file: ImageFile.ImageFile, path: str | os.PathLike[str]) -> None:
     """Raise DataError if the file, which is opened and not decoded, has too many pixels; have a large JPEG reduced."""
     width, height = file.size
     pixels = width * height
@@ -136,7 +157,7 @@ def _bound(file: ImageFile.ImageFile, path: str | Path) -> None:
     file.draft(None, (width // 2, height // 2))
 
 
-def _white(file: Image.Image, path: str | Path) -> float:
+def _white(file: Image.Image, path: str | os.PathLike[str]) -> float:
     """The value of white in a decoded image of one wide channel: 2^bits - 1, or 1 of floats; 255 of any other.
 
     Raises DataError where no value is defined to be white.
@@ -171,10 +192,13 @@ def _tag(file: Image.Image, tag: int, default: int) -> int:
     return int(value[0] if isinstance(value, tuple) else value)
 
 
-def _flatten(image: Image.Image, white: float, negative: bool) -> Image.Image:
+def _flatten(
+    image: Image.Image, white: float, negative: bool, background: tuple[int, int, int] = (0, 0, 0)
+) -> Image.Image:
     """The same image without transparency and with 8 bits per channel.
 
     white: the value of white in an image of one wide channel; negative: True if it is stored with zero for white.
+    background: the colour under what is transparent.
     """
     from PIL import Image
 
@@ -194,8 +218,8 @@ def _flatten(image: Image.Image, white: float, negative: bool) -> Image.Image:
         # Some rows at a time, as this takes three copies.
         for top in range(0, image.height, _ROWS):
             layer = image.crop((0, top, image.width, min(top + _ROWS, image.height))).convert("RGBA")
-            black = Image.new("RGBA", layer.size, (0, 0, 0, 255))
-            opaque.paste(Image.alpha_composite(black, layer).convert("RGB"), (0, top))
+            under = Image.new("RGBA", layer.size, (*background, 255))
+            opaque.paste(Image.alpha_composite(under, layer).convert("RGB"), (0, top))
         return opaque
     else:
         return image
