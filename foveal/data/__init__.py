@@ -11,6 +11,7 @@ npz.py         NumPy's archives
 files.py       the bytes of a file, unpacked as far as they are wanted
 images.py      single image files
 preprocessing.py  how an image of any kind becomes what a network takes; stands in model files
+image_files.py `scan`: ImageFiles, the image files of a data set, before any of them is decoded
 augment.py     random changes of training images, by name: add one here
 loader.py      mini-batches: order, augmentation, normalisation, reading ahead
 sources.py     what a loader takes its items from: arrays, sequences, generators
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 from foveal.arguments import check_calls
 from foveal.data.augment import augmentation, random_crop_flip
 from foveal.data.dataset import Dataset, from_arrays
+from foveal.data.image_files import ImageFiles, Problem, scan
 from foveal.data.images import read_image
 from foveal.data.loader import Loader, normalise
 from foveal.data.preprocessing import Preprocessing
@@ -30,8 +32,10 @@ from foveal.names import missing_in
 
 __all__ = [
     "Dataset",
+    "ImageFiles",
     "Loader",
     "Preprocessing",
+    "Problem",
     "augmentation",
     "from_arrays",
     "load",
@@ -39,6 +43,7 @@ __all__ = [
     "random_crop_flip",
     "read_image",
     "scaled",
+    "scan",
 ]
 
 check_calls(__name__)

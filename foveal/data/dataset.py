@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from foveal.data.statistics import Floats, Images, channel_statistics, scaled
 from foveal.display import table
 from foveal.errors import ArgumentError, DataError
 from foveal.strides import Ndarray
+
+if TYPE_CHECKING:
+    from foveal.data.preprocessing import Preprocessing
 
 Labels = NDArray[np.int64]
 
@@ -55,6 +58,13 @@ class Dataset:
     # The lowest and the highest value of a pixel; (0, 1) unless there are floats beyond that, or bytes that are all
     # very small: both are scaled otherwise than image files.
     value_range: tuple[float, float]
+    # Images and labels by which epochs are compared, none of which is in another part; None where there are none.
+    images_validation: Images | None = None
+    y_validation: Labels | None = None
+    # The path of each image, by part ("train", "validation", "test"), in the order of its arrays; None for arrays.
+    files: dict[str, list[str]] | None = None
+    # How the image files were read; None for arrays.
+    preprocessing: Preprocessing | None = None
 
     def __new__(cls, *fields: object, **named: object) -> Self:
         """Raise ArgumentError for what is no field, but sounds like one."""
@@ -86,13 +96,17 @@ class Dataset:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Rows and columns of every image."""
-        return int(self.images_train.shape[2]), int(self.images_train.shape[3])
+        """Rows and columns of the images that a network takes.
+
+        Training images may be larger, so that random crops have something to cut from.
+        """
+        return int(self.images_test.shape[2]), int(self.images_test.shape[3])
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.images_train.shape[1:]))
+        held_out = "" if self.images_validation is None else f", {len(self.images_validation)} validation"
         return (
-            f"{self.name}: {len(self.images_train)} training and {len(self.images_test)} test images, "
+            f"{self.name}: {len(self.images_train)} training{held_out} and {len(self.images_test)} test images, "
             f"{shape}, {len(self.classes)} classes"
         )
 
