@@ -6,6 +6,7 @@ It stands in a model file, so that what a network was trained on is what it is r
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
@@ -101,6 +102,8 @@ class Preprocessing:
         rows, columns = self.resized
         if isinstance(source, np.ndarray):
             source = pil_image(source)
+        elif not isinstance(source, str | bytes | PathLike) and not is_pillow(source):
+            raise DataError(f"{shown(source)} is no image; give the path of one, its bytes, a PIL image or an array")
         image = images.decode(source, draft_to=(_SPARE * columns, _SPARE * rows), background=self.background)
         return self.fitted(image)
 
@@ -133,6 +136,12 @@ class Preprocessing:
         if width * rows <= height * columns:
             return columns, max(rows, math.floor(columns * height / width))
         return max(columns, math.floor(rows * width / height)), rows
+
+
+def is_pillow(value: object) -> bool:
+    """True for a PIL image. Without one, Pillow is not imported."""
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(value, pillow.Image)
 
 
 def pil_image(array: NDArray[Any]) -> Image.Image:
