@@ -10,8 +10,16 @@ cifar.py       the records of CIFAR-10's and CIFAR-100's binary version
 npz.py         NumPy's archives
 files.py       the bytes of a file, unpacked as far as they are wanted
 images.py      single image files
+pixels.py      pixels of any kind as bytes: wide numbers, transparency, ICC profiles
 preprocessing.py  how an image of any kind becomes what a network takes; stands in model files
-image_files.py `scan`: ImageFiles, the image files of a data set, before any of them is decoded
+scanning.py    `scan`: the files of a folder or a table, their headers, their parts
+listing.py     which images a folder holds: classes, parts, what is left out
+tables.py      tables of images: CSV and JSON lines
+splits.py      parts by the seed, with the same share of each class, and whole groups
+image_files.py ImageFiles: the image files of a data set before and while they are decoded
+image_array.py ImageArray: image files as an array whose rows are decoded when they are read
+storage.py     where decoded images are kept: in memory, in a mapped file, or nowhere
+threads.py     work in threads whose results come in order; bars
 augment.py     random changes of training images, by name: add one here
 loader.py      mini-batches: order, augmentation, normalisation, reading ahead
 sources.py     what a loader takes its items from: arrays, sequences, generators
@@ -22,16 +30,20 @@ from typing import TYPE_CHECKING, NoReturn
 from foveal.arguments import check_calls
 from foveal.data.augment import augmentation, random_crop_flip
 from foveal.data.dataset import Dataset, from_arrays
-from foveal.data.image_files import ImageFiles, Problem, scan
+from foveal.data.image_array import ImageArray
+from foveal.data.image_files import ImageFiles
 from foveal.data.images import read_image
+from foveal.data.listing import Problem
 from foveal.data.loader import Loader, normalise
 from foveal.data.preprocessing import Preprocessing
 from foveal.data.readers import load
+from foveal.data.scanning import scan
 from foveal.data.statistics import scaled
 from foveal.names import missing_in
 
 __all__ = [
     "Dataset",
+    "ImageArray",
     "ImageFiles",
     "Loader",
     "Preprocessing",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from foveal.strides import Ndarray
 
 if TYPE_CHECKING:
     from foveal.data.preprocessing import Preprocessing
+
+    # An array, or what is read like one (ImageArray), which a check of a call would decode.
+    Stored: TypeAlias = Images
 
 Labels = NDArray[np.int64]
 
@@ -45,8 +48,8 @@ class Dataset:
     name: str
     # Images [n, C, H, W] as they are stored: uint8, which stand for value / 255, or float32, which are used as they
     # are; both parts alike.
-    images_train: Images
-    images_test: Images
+    images_train: Stored
+    images_test: Stored
     # Labels [n]: class numbers 0 .. K-1.
     y_train: Labels
     y_test: Labels
@@ -59,7 +62,7 @@ class Dataset:
     # very small: both are scaled otherwise than image files.
     value_range: tuple[float, float]
     # Images and labels by which epochs are compared, none of which is in another part; None where there are none.
-    images_validation: Images | None = None
+    images_validation: Stored | None = None
     y_validation: Labels | None = None
     # The path of each image, by part ("train", "validation", "test"), in the order of its arrays; None for arrays.
     files: dict[str, list[str]] | None = None
@@ -175,7 +178,7 @@ def from_arrays(
         classes=names,
         mean=mean,
         std=std,
-        value_range=_value_range(train),
+        value_range=value_range(train),
     )
 
 
@@ -257,8 +260,8 @@ def _class_numbers(y: Ndarray, source: str, first: int, count: int) -> Labels:
     return y.astype(np.int64) - first
 
 
-def _value_range(x: Images) -> tuple[float, float]:
-    """The range of the pixel values as floats: UNIT for bytes, and for floats that lie within it.
+def value_range(x: Images) -> tuple[float, float]:
+    """Return the range of the pixel values as floats: UNIT for bytes, and for floats that lie within it.
 
     Bytes that are all below _DIM, such as masks of 0 and 1, have a range of their own.
     """
@@ -276,7 +279,7 @@ def other_scale(a: tuple[float, float], b: tuple[float, float]) -> bool:
 
 def _check_scales(train: Images, test: Images, of_train: str, of_test: str) -> None:
     """Raise DataError where both parts are scaled otherwise. Small bytes may be dark images, one value says nothing."""
-    ranges = _value_range(train), _value_range(test)
+    ranges = value_range(train), value_range(test)
     differ = other_scale(*ranges) and (train.dtype != np.uint8 or ranges[1] == UNIT)
     if differ and all(x.min() != x.max() for x in (train, test)):
         (low, high), (test_low, test_high) = ranges

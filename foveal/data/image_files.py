@@ -1,69 +1,257 @@
-"""ImageFiles: the image files of a data set, listed and divided into parts before any of them is decoded."""
+"""ImageFiles: the image files of a data set, listed and divided into parts before any of them is decoded.
+
+`scan` lists them and reads their headers, so that the size of the images and the network can be chosen from what there
+is; `ImageFiles.dataset` decodes them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foveal.data.dataset import Dataset, Labels
-from foveal.data.preprocessing import WHITE
-from foveal.errors import DataError
+from foveal.data.dataset import Dataset, Labels, value_range
+from foveal.data.image_array import ImageArray
+from foveal.data.images import ImageError
+from foveal.data.listing import TEST, TRAIN, VALIDATION, Problem
+from foveal.data.pixels import WHITE, Colour
+from foveal.data.preprocessing import Preprocessing
+from foveal.data.statistics import channel_statistics
+from foveal.data.storage import STREAM, Storage, choose, stored
+from foveal.data.threads import Bar
+from foveal.errors import DataError, warn
 
-#: The parts of a data set, by name.
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
+if TYPE_CHECKING:
+    # An array of texts, which a check of a call would take for a mistake.
+    Parts: TypeAlias = NDArray[np.str_]
+
+#: Of problems: files that are left out because of what is in them; `strict` stops at these.
+REFUSED = ("unreadable", "truncated", "hostile", "missing")
+# Bytes of training images that mean and standard deviation are computed from.
+_SAMPLE_BYTES = 256 << 20
+# Names of files that a line lists.
+_LISTED = 3
+# Sides of images where none is given.
+_LARGEST_SIDE, _STEP = 128, 32
 
 
-class Problem(NamedTuple):
-    """What is wrong with one file, or said about it."""
-
-    path: str
-    #: Such as "truncated", "unreadable", "hostile", "wrong extension".
-    kind: str
-    text: str
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageFiles:
-    """The image files of a data set: their paths, classes and parts, and what their headers say."""
+    """The image files of a data set: their paths, classes and parts, and what their headers say.
+
+    files = foveal.data.scan("photos")
+    print(files)  # how many there are, and what is left out
+    dataset = files.dataset((96, 96))
+    """
 
     #: The name of the data set.
     name: str
     #: The path of each image.
     paths: list[str]
-    #: The class of each image [n], from 0 to K - 1.
+    #: The class of each image, int64 [n], from 0 to K - 1.
     labels: Labels
     #: The names of the K classes.
     classes: tuple[str, ...]
     #: The part of each image [n]: "train", "validation" or "test".
-    parts: NDArray[np.str_]
-    #: Width and height of each image [n, 2], upright.
+    parts: Parts
+    #: Width and height of each image, int64 [n, 2], upright.
     sizes: NDArray[np.int64]
     #: 1 if all images are grey, else 3.
     channels: int
-    #: Files that are left out, and what else is to be said of a file.
+    #: Files that are left out, and what else is to be said of a file. Decoding adds those that it cannot read.
     problems: list[Problem]
+    #: Bytes of each file, and when it was changed, in nanoseconds, int64 [n, 2].
+    stamps: NDArray[np.int64]
+    #: How the parts came about, in words.
+    division: str = ""
     #: The colour under what is transparent.
-    background: tuple[int, int, int] = WHITE
+    background: Colour = WHITE
     #: True to raise an error for a file that cannot be decoded; else it is left out and said.
     strict: bool = False
 
-    def dataset(self, size: tuple[int, int], channels: int | None = None, fit: str = "stretch") -> Dataset:
-        """Return the images, decoded at that size (rows, columns), as a Dataset."""
-        raise DataError(f"{self.name}: image files cannot be decoded yet")
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.paths)
+
+    def __repr__(self) -> str:
+        return "\n".join(self.lines())
+
+    def lines(self) -> list[str]:
+        """Return what a person should know: what there is, how it is divided, and what is left out, a line each."""
+        counts = ", ".join(f"{int((self.parts == part).sum()):,} {part}" for part in (TRAIN, VALIDATION, TEST))
+        found = [f"{self.name}: {len(self):,} images in {len(self.classes)} classes; {counts} ({self.division})"]
+        kinds = Counter(problem.kind for problem in self.problems)
+        for kind, count in sorted(kinds.items()):
+            names = [os.path.basename(p.path) for p in islice((p for p in self.problems if p.kind == kind), _LISTED)]
+            more = ", ..." if count > _LISTED else ""
+            words = said_of(kind)
+            found.append(f"{count:,} {'file' if count == 1 else 'files'} {words}: {', '.join(names)}{more}")
+        return found
+
+    def rows(self, part: str) -> Labels:
+        """Return the places of the images of a part."""
+        return np.flatnonzero(self.parts == part)
+
+    def default_size(self) -> tuple[int, int]:
+        """Return rows and columns for images where none are given.
+
+        That is the size of the images if all have one, up to 128 pixels a side; else squares of the median of the
+        shorter sides, a multiple of 32 from 32 to 128.
+        """
+        widest = self.sizes.max(0)
+        if (self.sizes == widest).all() and widest.max() <= _LARGEST_SIDE:
+            return int(widest[1]), int(widest[0])
+        median = float(np.median(self.sizes.min(1)))
+        side = min(max(int(median) // _STEP * _STEP, _STEP), _LARGEST_SIDE)
+        return side, side
+
+    def storage(
+        self,
+        size: tuple[int, int],
+        channels: int | None = None,
+        *,
+        enlarge: float = 1.0,
+        memory_limit: float | None = None,
+        data_cache: str | Path = "auto",
+    ) -> Storage:
+        """Return where `dataset` would keep the images: `print(files.storage((96, 96)).text)`. Nothing is decoded."""
+        pixels = [
+            int(np.prod(self.stored_size(size, part, enlarge), dtype=np.int64)) * len(self.rows(part))
+            for part in (TRAIN, VALIDATION, TEST)
+        ]
+        work = int(self.sizes.prod(1).sum())
+        return choose(sum(pixels) * (channels or self.channels), work, memory_limit, data_cache, len(self))
+
+    def stored_size(self, size: tuple[int, int], part: str, enlarge: float) -> tuple[int, int]:
+        """Return rows and columns that images of a part are kept at."""
+        return (round(size[0] * enlarge), round(size[1] * enlarge)) if part == TRAIN else size
+
+    def dataset(
+        self,
+        size: tuple[int, int] | None = None,
+        channels: int | None = None,
+        fit: str = "stretch",
+        *,
+        crop: float = 1.0,
+        interpolation: str = "lanczos",
+        enlarge: float = 1.0,
+        memory_limit: float | None = None,
+        data_cache: str | Path = "auto",
+        tell: Callable[[str], object] | None = None,
+        quiet: bool = False,
+    ) -> Dataset:
+        """Return the images, decoded by threads at that size (rows, columns), as a Dataset.
+
+        size: `default_size()` if None. channels: 1 for grey, 3 for RGB; what the files have if None. fit, crop,
+        interpolation: as in `data.Preprocessing`. enlarge: how many times as large training images are kept, such as
+        1.15, for augmentations that crop. Mean and standard deviation are those of the training images, or, of more
+        than 256 MiB, of as many as that, taken at equal distances.
+
+        memory_limit: bytes of decoded images that may be held in memory; a quarter of the machine's memory if None.
+        data_cache: "auto" for the cache folder, "off", or a folder: where a file of decoded images is kept if they take
+        more, or took a second to decode (`storage`). Without such a file larger sets are decoded anew in every epoch,
+        by an array that is read like NumPy's. No bit of a training depends on that.
+
+        Files that cannot be decoded are left out, added to `problems` and said, or raise DataError if `strict`. tell: a
+        function that is called with what is to be said, a line each; without it left-out files are a FovealWarning.
+        quiet: True for no bar. Raises DataError if a part, or a class of the training part, has no image left.
+        """
+        size = self.default_size() if size is None else size
+        given = Preprocessing(
+            channels or self.channels, size, fit, crop, interpolation=interpolation, background=self.background
+        )
+        storage = self.storage(size, given.channels, enlarge=enlarge, memory_limit=memory_limit, data_cache=data_cache)
+        if tell is not None:
+            tell(f"images of {given.channels}x{size[0]}x{size[1]}: {storage.text}")
+        images: dict[str, Any] = {}
+        kept: dict[str, Labels] = {}
+        before = len(self.problems)
+        with Bar("decoding", len(self), "images", quiet or storage.kind == STREAM) as bar:
+            for part in (TRAIN, VALIDATION, TEST):
+                rows = self.rows(part)
+                read = replace(given, size=self.stored_size(size, part, enlarge))
+                stamps = [(int(size), int(time)) for size, time in self.stamps[rows]]
+                array = ImageArray([self.paths[row] for row in rows], read, stamps)
+
+                def refused(row: int, error: ImageError, rows: Labels = rows) -> None:
+                    self.refuse(self.paths[rows[row]], error)
+
+                images[part], left = stored(array, storage, refused, bar.advance)
+                kept[part] = rows[np.asarray(left, np.int64)]
+        self.say(self.problems[before:], tell)
+        self.check(kept)
+        return self.made(images, kept, given)
+
+    def made(self, images: dict[str, Any], kept: dict[str, Labels], given: Preprocessing) -> Dataset:
+        """Return the Dataset of the images of each part, which are those of `kept`."""
+        train = images[TRAIN]
+        # [m, C, H, W]: at equal distances, the same ones wherever they are kept.
+        count = min(len(train), max(1, _SAMPLE_BYTES // (train.size // len(train))))
+        sample = train[:] if count == len(train) else train[np.arange(count) * len(train) // count]
+        (mean, std), limits = channel_statistics(sample), value_range(sample)
+        validates = len(kept[VALIDATION]) > 0
+        return Dataset(
+            name=self.name,
+            images_train=train,
+            images_test=images[TEST],
+            y_train=self.labels[kept[TRAIN]],
+            y_test=self.labels[kept[TEST]],
+            classes=self.classes,
+            mean=mean,
+            std=std,
+            value_range=limits,
+            images_validation=images[VALIDATION] if validates else None,
+            y_validation=self.labels[kept[VALIDATION]] if validates else None,
+            files={part: [self.paths[row] for row in rows] for part, rows in kept.items()},
+            preprocessing=replace(given, mean=mean, std=std, value_range=limits),
+        )
+
+    def refuse(self, path: str, error: ImageError) -> None:
+        """Take note of a file that cannot be decoded; raise DataError if `strict`."""
+        if self.strict:
+            raise DataError(f"{error}; repair it or take it away, as strict is on") from None
+        self.problems.append(Problem(path, error.kind, error.text))
+
+    def say(self, problems: Sequence[Problem], tell: Callable[[str], object] | None) -> None:
+        """Say which files are left out that were thought to be images."""
+        for problem in problems:
+            line = f"{problem.path}: {problem.text}; left out"
+            if tell is not None:
+                tell(line)
+        if problems and tell is None:
+            first, count = problems[0], len(problems)
+            more = f" and {count - 1:,} more files" if count > 1 else ""
+            warn(f"{first.path}{more} left out: {first.text}; `problems` lists all")
+
+    def check(self, kept: dict[str, Labels]) -> None:
+        """Raise DataError unless there is an image to train on for each class, and one to test with."""
+        counts = np.bincount(self.labels[kept[TRAIN]], minlength=len(self.classes))
+        lacking = [self.classes[k] for k in np.flatnonzero(counts == 0)]
+        if lacking:
+            raise DataError(
+                f"{self.name}: the class {lacking[0]!r} has no image to train on that can be read; add some, or take it"
+                " away"
+            )
+        if not len(kept[TEST]):
+            raise DataError(f"{self.name}: there is no image to test with; give more images, or a larger split")
 
 
-def scan(
-    path: str | Path,
-    *,
-    group_by: str | None = None,
-    split: float | tuple[float, float] | None = None,
-    seed: int = 0,
-    strict: bool = False,
-    background: tuple[int, int, int] = WHITE,
-) -> ImageFiles:
-    """List the image files of a folder or a table."""
-    raise DataError(f"{path}: folders of images cannot be read yet")
+def said_of(kind: str) -> str:
+    """Return what is said of files with a kind of problem."""
+    words = {
+        "hidden": "hidden or left by the system, left out",
+        "no image": "that are no images, left out",
+        "no class": "beside the folders of classes, left out",
+        "empty class": "of a class without images, left out",
+        "link": "left out: links that lead nowhere, or back",
+        "wrong extension": "with another extension than their format's, read",
+        "scaled": "without a defined scale, scaled from their own range",
+    }
+    return words.get(kind, f"{kind}, left out")

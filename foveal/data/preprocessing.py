@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveal.data import images
+from foveal.data.pixels import WHITE
 from foveal.errors import DataError
 from foveal.kinds import shown
 
@@ -27,9 +28,10 @@ Source: TypeAlias = Union[str, "PathLike[str]", bytes, "Image.Image", NDArray[An
 FITS = ("stretch", "crop")
 #: Of Pillow's filters, all of which read every pixel of what becomes smaller.
 INTERPOLATIONS = ("lanczos", "bilinear", "bicubic")
-WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 # A JPEG is decoded at a smaller scale if so many times the pixels that are wanted are left along each side.
-_SPARE = 2
+_SPARE = 1.5
+# An image that is so many times as large along a side, and more, is first reduced by whole numbers.
+_GAP = 3.0
 # Channels that an array may have: grey, RGB, and RGB with transparency.
 _OF_ARRAYS = (1, 3, 4)
 
@@ -104,7 +106,9 @@ class Preprocessing:
             source = pil_image(source)
         elif not isinstance(source, str | bytes | PathLike) and not is_pillow(source):
             raise DataError(f"{shown(source)} is no image; give the path of one, its bytes, a PIL image or an array")
-        image = images.decode(source, draft_to=(_SPARE * columns, _SPARE * rows), background=self.background)
+        image = images.decode(
+            source, draft_to=(round(_SPARE * columns), round(_SPARE * rows)), background=self.background
+        )
         return self.fitted(image)
 
     def fitted(self, image: Image.Image) -> NDArray[np.uint8]:
@@ -119,7 +123,7 @@ class Preprocessing:
         rows, columns = self.size
         width, height = self.covering(image.size)
         if image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling[self.interpolation.upper()])
+            image = image.resize((width, height), Image.Resampling[self.interpolation.upper()], reducing_gap=_GAP)
         if (width, height) != (columns, rows):
             left, top = round((width - columns) / 2), round((height - rows) / 2)
             image = image.crop((left, top, left + columns, top + rows))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from os import PathLike, fspath
 from os.path import isfile
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +19,13 @@ from foveal.data.dataset import UNIT, Images
 from foveal.data.loader import filled
 from foveal.data.preprocessing import Preprocessing, Source, is_pillow
 from foveal.data.statistics import Floats, Normalisation, scaled
+from foveal.data.threads import in_order
 from foveal.errors import DataError, NumericsError
 from foveal.kinds import shown
 from foveal.metrics import log_softmax
 from foveal.nn.module import Module
 from foveal.nn.saving import load as load_module
 from foveal.nn.stored import opened
-from foveal.system import processors
 from foveal.train.checkpoint import ModelDescription, load_net, model_path
 from foveal.train.evaluate import logits_of
 
@@ -38,11 +36,8 @@ TOP = 5
 # The numbers of images that the network is compiled for; fewer images are filled up to the next one. One image is
 # quick, and more than the last take several rounds, so that the memory of a round stays small.
 BATCHES = (1, 4, 16)
-# Images that are decoded ahead of the network, for each thread that does so.
-_AHEAD = 2
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+# Images that are decoded ahead of the network.
+_AHEAD = 2 * BATCHES[-1]
 
 
 class Score(NamedTuple):
@@ -139,8 +134,9 @@ class Classifier:
             raise DataError(f"top is {top}; give how many classes are told of each image, 1 or more")
         photos = iter(photos)
         first = list(islice(photos, 2))
-        # A single photo needs no threads.
-        read = in_order(self.read, chain(first, photos), processors() if len(first) > 1 else 0)
+        # A single photo needs no threads. Else there is a batch to compute with while the next one is decoded.
+        several = len(first) > 1
+        read = in_order(self.read, chain(first, photos), ahead=_AHEAD) if several else map(self.read, first)
         while batch := list(islice(read, BATCHES[-1])):
             pixels = [x for _, x in batch if not isinstance(x, DataError)]
             probability = iter(self.probabilities(np.stack(pixels)) if pixels else ())
@@ -230,25 +226,6 @@ def is_one(photos: Any) -> bool:
     if isinstance(photos, np.ndarray):
         return photos.ndim < 4
     return isinstance(photos, str | bytes | PathLike) or is_pillow(photos)
-
-
-def in_order(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """Yield function(item) of each item, in order, which threads compute some items ahead; none if `threads` is 0."""
-    if threads == 0:
-        yield from map(function, items)
-        return
-    pool, waiting = ThreadPoolExecutor(threads, "foveal-photos"), deque[Future[Result]]()
-    # So that there is a batch to compute with while the next one is decoded.
-    ahead = 2 * BATCHES[-1] + _AHEAD * threads
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 @checked

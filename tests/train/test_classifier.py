@@ -198,7 +198,7 @@ def test_any_number_of_photos_passes_in_bounded_memory(place, classifier):
         assert next(stream).label == "bright"
     stream.close()
     assert len(drawn) < 50 + 200
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("foveal-photos")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("foveal-data")]
 
 
 def test_a_classifier_is_loaded_in_a_thread_copied_by_pickle_and_works_in_a_forked_child(place, classifier):
