@@ -3,7 +3,7 @@
 foveal.compile, grad, value_and_grad    a function written with operators, or its gradients, as native code
 foveal.gradcheck, numeric_gradient      gradients against differences in float64, of layers and of NumPy code
 foveal.compile_step                     a whole training step: forward, loss, backward, update
-foveal.load                             a network from the file that net.save(path) has written
+foveal.load                             what answers photos, of a training run; a network, of what net.save(path) wrote
 foveal.nn, optim, metrics, data         layers, losses and models; optimisers and schedules; scores; data sets
 foveal.ops                              the operators
 foveal.train.train                      the training loop: train(foveal.data.load("digits"), epochs=3)
@@ -82,7 +82,7 @@ MAP = (
 PUBLIC = {
     "compile": "api",
     "compile_step": "step",
-    "load": "nn.saving",
+    "load": "train.classifier",
     "gradcheck": "checking.gradients",
     "numeric_gradient": "checking.differences",
     "grad": "gradient",

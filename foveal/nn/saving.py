@@ -6,7 +6,6 @@ from os.path import isdir
 from pathlib import Path
 from typing import Any, NoReturn
 
-from foveal.arguments import checked
 from foveal.errors import DataError, ShapeError, StateError
 from foveal.files import write_whole
 from foveal.nn.architecture import Json, build, describe
@@ -68,25 +67,10 @@ def save(net: Module, path: str | Path) -> None:
 CALLS["save"] = save
 
 
-@checked
 def load(path: str | Path, net: Module | None = None, *, cls: type | Sequence[type] = ()) -> Module:
     """Return the network that `net.save(path)` has written, as it was: weights, buffers, modes, frozen parameters.
 
-        net = foveal.load("net.safetensors")
-        logits = net.eval()(images)
-
-    path: the file; of a training run with a network of one's own also its folder. net: a network that is built already,
-    into which all is loaded, and which is returned. cls: the class of the network, or several classes of its parts,
-    where they cannot be found by their import paths: those of a notebook or a program that is run as `__main__` are
-    found there only, and those of a function never.
-
-    A file may come from anywhere, so nothing that it names is imported. Its classes are layers of foveal.nn, subclasses
-    of nn.Module in modules that are imported already (import yours first), and those of `cls`; they are called with the
-    arguments in the file, first without memory. Nothing is unpickled. The network is in the mode in which it was saved:
-    net.eval() before it is used, net.train() to go on.
-
-    Raises DataError where there is no such file; StateError where it is damaged, holds weights alone, or names a class
-    that is not found, and where weights do not fit.
+    `foveal.load` (train/classifier.py) is this for all files but those of training runs, and explains the rest.
     """
     place = model_file(path)
     texts, state = read_file(place)
@@ -124,10 +108,6 @@ def entry_of(path: Path, text: str | None) -> dict[str, Json]:
         found = json.loads(text, parse_constant=no_constant)
     except (ValueError, RecursionError) as error:
         raise StateError(f"{path}: its description of the network is damaged ({error}); fetch the file again") from None
-    if isinstance(found, dict) and found.get("model") is not None and found.get(NETWORK) is None:
-        raise StateError(
-            f"{path}: the model {found['model']!r} of a training run; foveal.train.load_net(run) builds it"
-        )
     entry = found.get(NETWORK) if isinstance(found, dict) else None
     if not isinstance(entry, dict):
         raise StateError(f"{path}: does not say how its network is built; build it: foveal.load(path, net)")

@@ -13,6 +13,7 @@ files.py        errors of writing files, and locks
 metadata.py     what the description in a model file may say, checked
 checkpoint.py   the files of a run, and loading a trained network from them
 run_folder.py   writing the files of a run while it goes on
+classifier.py   Classifier: a trained network that is called on photos; `load`
 evaluate.py     logits of a network on a set of images, and their metrics
 compile_only.py  what a run compiles, without training
 state.py        the state of a whole training as arrays, to go on from later
@@ -26,6 +27,7 @@ from foveal.arguments import check_calls
 from foveal.metrics import accuracy, cross_entropy
 from foveal.train.callbacks import BestCheckpoint, Callback, EarlyStopping, Log, SaveState, StopTraining
 from foveal.train.checkpoint import ModelDescription, load_net, load_run
+from foveal.train.classifier import Classifier, Prediction
 from foveal.train.evaluate import classification_report, evaluate, predict
 from foveal.train.history import History
 from foveal.train.loop import train
@@ -36,11 +38,13 @@ from foveal.train.state import Training, load_state_dict, state_dict
 __all__ = [
     "BestCheckpoint",
     "Callback",
+    "Classifier",
     "EarlyStopping",
     "History",
     "Log",
     "ModelDescription",
     "Options",
+    "Prediction",
     "RunFolder",
     "RunOptions",
     "SaveState",

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from foveal.data.classes import class_map
 from foveal.data.dataset import UNIT, Dataset, other_scale
+from foveal.data.pixels import BLACK
+from foveal.data.preprocessing import Preprocessing
 from foveal.errors import DataError, ShapeError, StateError
 from foveal.nn.models.weights import read_file
 from foveal.nn.module import Module
@@ -50,6 +52,15 @@ class ModelDescription:
     value_range: tuple[float, float]
     #: How a network of the caller's own is built, as `net.save` describes it; None for a model of `nn.models`.
     network: dict[str, Any] | None = None
+    #: How image files were read; None for a data set of arrays. `reading` is how they are read in both cases.
+    preprocessing: Preprocessing | None = None
+    #: What logits are divided by, so that the probabilities agree with how often the network is right.
+    temperature: float = 1.0
+    #: For each class the least probability, after division by the temperature, with which it is answered; below it the
+    #: answer is "none of these". None if every image gets a class.
+    thresholds: tuple[float, ...] | None = None
+    #: Of the weights, where they are not the user's own: a name such as "bsd-3-clause", or a sentence.
+    licence: str | None = None
 
     @classmethod
     def of(cls, model: str | None, data: Dataset, net: Module | None = None) -> ModelDescription:
@@ -58,12 +69,30 @@ class ModelDescription:
         Raises DataError for impossible values.
         """
         shared = {f.name: getattr(data, f.name) for f in fields(cls) if hasattr(data, f.name)}
+        shared["preprocessing"] = how_read(data.preprocessing)
         # What could not be read again is refused before it is trained.
         try:
             network = None if net is None else entry_or_problem(net)
             return cls(**metadata.checked({"model": model, "data": data.name, "network": network, **shared}))
         except StateError as error:
             raise DataError(f"{data.name}: a model of this data set could not be stored: {error}") from None
+
+    @property
+    def reading(self) -> Preprocessing:
+        """How image files are read for this model.
+
+        Raises DataError if it was trained on pixels of another range than image files have.
+        """
+        low, high = self.value_range
+        if (low, high) != UNIT:
+            raise DataError(
+                f"the model was trained on pixels from {low:g} to {high:g}, image files hold 0 to 1 "
+                "(bytes / 255): train it on images scaled to the whole range, uint8 from 0 to 255 or floats from 0 to 1"
+            )
+        if self.preprocessing is not None:
+            return self.preprocessing
+        # Where nothing is said, what is transparent is black.
+        return Preprocessing(self.channels, self.size, background=BLACK, mean=self.mean, std=self.std)
 
     def check(self, data: Dataset) -> NDArray[np.int64]:
         """Return the model's number of each class of `data`.
@@ -101,7 +130,17 @@ def model_bytes(state: Mapping[str, Ndarray], description: ModelDescription | Ne
     # safetensors stores arrays in another order than C's wrongly, without an error; asarray keeps 0-d arrays 0-d.
     arrays = {name: np.asarray(array, order="C") for name, array in state.items()}
     entry = {name: value for name, value in asdict(description).items() if value is not None or name == "model"}
+    if isinstance(description, ModelDescription):
+        # A field that has its default value is left out, as files without it have that value.
+        entry = {name: value for name, value in entry.items() if value != metadata.OPTIONAL.get(name, ...)}
+        if description.preprocessing is not None:
+            entry["preprocessing"] = how_read(description.preprocessing)
     return save(arrays, metadata={_KEY: json.dumps(entry)})
+
+
+def how_read(preprocessing: Preprocessing | None) -> dict[str, Any] | None:
+    """Return what of a preprocessing stands in a model file beside the fields of its description."""
+    return None if preprocessing is None else {name: getattr(preprocessing, name) for name in metadata.HOW_READ}
 
 
 def load_run(folder: str | Path) -> tuple[ModelDescription, dict[str, Ndarray]]:

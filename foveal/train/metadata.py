@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from foveal.errors import ShapeError, StateError
+from foveal.data.preprocessing import Preprocessing
+from foveal.errors import DataError, ShapeError, StateError
 from foveal.nn import models
 
 #: Letters of the name of a class or of a data set at most.
@@ -30,6 +31,12 @@ _shown.maxstring = _shown.maxlong = _shown.maxother = 40
 FIELDS = ("model", "data", "channels", "size", "classes", "mean", "std", "value_range")
 # Files of models by name lack it.
 NETWORK = "network"
+# What stands under `preprocessing`, beside channels, size, mean, std and value_range, which are fields of their own.
+HOW_READ = ("fit", "crop", "interpolation", "background")
+# The fields that a file may lack, with the values that they have then.
+OPTIONAL: dict[str, Any] = {"preprocessing": None, "temperature": 1.0, "thresholds": None, "licence": None}
+# Logits are divided by temperatures from the first to the second.
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 1e3
 
 
 def parse(text: str) -> dict[str, Any]:
@@ -79,7 +86,7 @@ def checked(entry: Mapping[str, Any]) -> dict[str, Any]:
             f"std is {wrong[0]:g}, and pixels are divided by it: it has to be more than 0, from {MIN_STD:g} to"
             f" {MAX_STD:g}"
         )
-    return {
+    found = {
         "model": _model(entry["model"]),
         "data": _text("data", entry["data"]),
         "channels": channels,
@@ -90,6 +97,47 @@ def checked(entry: Mapping[str, Any]) -> dict[str, Any]:
         "value_range": (low, high),
         NETWORK: _network(entry),
     }
+    return found | _optional({**OPTIONAL, **entry}, found)
+
+
+def _optional(entry: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that a description may lack; known: those that it has to have, checked."""
+    preprocessing, thresholds, licence = (entry[name] for name in ("preprocessing", "thresholds", "licence"))
+    temperature = _number("temperature", entry["temperature"])
+    if not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
+        raise StateError(
+            f"temperature is {temperature:g}, it has to be from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
+        )
+    if thresholds is not None:
+        listed = _list("thresholds", thresholds, len(known["classes"]))
+        thresholds = tuple(_number("thresholds", value) for value in listed)
+        if wrong := [value for value in thresholds if not 0 <= value <= 1]:
+            raise StateError(f"thresholds holds {wrong[0]:g}, and probabilities lie between 0 and 1")
+    return {
+        "preprocessing": None if preprocessing is None else _preprocessing(preprocessing, known),
+        "temperature": temperature,
+        "thresholds": thresholds,
+        "licence": None if licence is None else _text("licence", licence),
+    }
+
+
+def _preprocessing(entry: object, known: Mapping[str, Any]) -> Preprocessing:
+    """Return how images were read, from the fields of HOW_READ, all of which are there and no others."""
+    if not isinstance(entry, Mapping) or set(entry) != set(HOW_READ):
+        raise StateError(f"preprocessing is {_shown.repr(entry)} in place of a JSON object with {', '.join(HOW_READ)}")
+    fit, interpolation = (_text("preprocessing", entry[name]) for name in ("fit", "interpolation"))
+    red, green, blue = (_byte("background", value) for value in _list("background", entry["background"], 3))
+    shared = {name: known[name] for name in ("channels", "size", "mean", "std", "value_range")}
+    crop = _number("crop", entry["crop"])
+    try:
+        return Preprocessing(fit=fit, crop=crop, interpolation=interpolation, background=(red, green, blue), **shared)
+    except DataError as error:
+        raise StateError(_shown_text(str(error))) from None
+
+
+def _shown_text(text: str) -> str:
+    """Return a message, cut where it repeats a long value."""
+    return text if len(text) <= MAX_NAME // 5 else f"{text[: MAX_NAME // 5]}..."
 
 
 def _network(entry: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -150,6 +198,13 @@ def _whole(field: str, value: object) -> int:
     """Return a whole number from 1 to MAX_SIDE."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= MAX_SIDE:
         raise StateError(f"{field} holds {_shown.repr(value)} in place of a whole number from 1 to {MAX_SIDE:,}")
+    return int(value)
+
+
+def _byte(field: str, value: object) -> int:
+    """Return a whole number from 0 to 255."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value <= 255:
+        raise StateError(f"{field} holds {_shown.repr(value)} in place of a whole number from 0 to 255")
     return int(value)
 
 

@@ -67,8 +67,9 @@ def test_evaluate_and_predict_take_the_class_from_code_that_the_user_names(run):
     assert "--code no_such_module: cannot be imported (ModuleNotFoundError" in failing.output
 
 
-def test_the_folder_of_a_run_loads_as_a_network(run):
+def test_the_folder_of_a_run_loads_with_its_network(run):
     space = {"__name__": "own_network"}
     exec(CODE, space)
-    net = foveal.load("run", cls=space["Own"])
-    assert net(run.x_test).shape == (9, 3)
+    classifier = foveal.load("run", cls=space["Own"])
+    assert classifier.net(run.x_test).shape == (9, 3)
+    assert len(classifier(run.images_test)) == 9

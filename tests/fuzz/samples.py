@@ -77,6 +77,10 @@ def network() -> bytes:
         "mean": [0.3],
         "std": [0.4],
         "value_range": [0.0, 1.0],
+        "preprocessing": {"fit": "crop", "crop": 0.875, "interpolation": "bilinear", "background": [0, 9, 255]},
+        "temperature": 1.5,
+        "thresholds": [0.0, 0.5, 1.0],
+        "licence": "mit",
     }
     net = models.build("small", channels=1, size=(SIDE, SIDE), classes=3)
     state = {name: np.zeros_like(value) for name, value in net.state_dict().items()}

@@ -12,9 +12,11 @@ from PIL import Image
 
 import foveal.data
 from foveal.cli import main
+from foveal.data import Preprocessing
 from foveal.data.readers import from_arrays
 from foveal.errors import DataError, FovealError, StateError
 from foveal.train import load_net, load_run, train
+from foveal.train.checkpoint import model_bytes
 from foveal.train.metadata import MAX_NAME, checked, parse
 
 DESCRIPTION = {
@@ -71,8 +73,18 @@ NASTY = [
     "not JSON",
     "",
 ]
+# Fields that a description may lack, as they may stand there.
+OPTIONAL = {
+    "preprocessing": {"fit": "crop", "crop": 0.875, "interpolation": "bilinear", "background": [9, 9, 255]},
+    "temperature": 1.5,
+    "thresholds": [0.5, 0.0],
+    "licence": "bsd-3-clause",
+}
 # Values above that one field takes.
 FINE = {
+    "temperature": {"0.5"},
+    "thresholds": {"[1, 0]", "[0.3, 0.3]"},
+    "licence": {'"\\ud800"'},
     "value_range": {"[-1, 5]", "[0, 8]", "[65536, 65536]", "[0.3, 0.3]"},
     "mean": {"[-1]", "[0]", "[1e-300]"},
     "data": {'"\\ud800"'},
@@ -81,12 +93,13 @@ FINE = {
 
 def with_field(name, value):
     """The JSON of a description in which one field is the JSON `value`."""
-    return "{" + ", ".join(f'"{n}": {value if n == name else json.dumps(v)}' for n, v in DESCRIPTION.items()) + "}"
+    fields = DESCRIPTION | OPTIONAL
+    return "{" + ", ".join(f'"{n}": {value if n == name else json.dumps(v)}' for n, v in fields.items()) + "}"
 
 
 DAMAGED = {
     f"{name}-{i}": with_field(name, value)
-    for name in DESCRIPTION
+    for name in DESCRIPTION | OPTIONAL
     for i, value in enumerate(NASTY)
     if value not in FINE.get(name, ())
 }
@@ -95,6 +108,25 @@ DAMAGED |= {
     f"twice-{n}": json.dumps(DESCRIPTION)[:-1] + f', "{n}": {json.dumps(DESCRIPTION[n])}}}' for n in DESCRIPTION
 }
 DAMAGED |= {f"whole-{i}": value for i, value in enumerate(NASTY)}
+# Each field of the preprocessing, damaged or missing, and one that this version does not know.
+DAMAGED |= {
+    f"preprocessing-{name}-{i}": with_field("preprocessing", f"{json.dumps(OPTIONAL['preprocessing'])[:-1]}}}").replace(
+        f'"{name}": {json.dumps(OPTIONAL["preprocessing"][name])}', f'"{name}": {value}'
+    )
+    for name in OPTIONAL["preprocessing"]
+    for i, value in enumerate(NASTY)
+    if (name, value) != ("crop", "0.5")
+}
+DAMAGED |= {
+    f"preprocessing-{name}": with_field("preprocessing", json.dumps(wrong))
+    for name, wrong in (
+        ("fewer", {"fit": "stretch"}),
+        ("more", OPTIONAL["preprocessing"] | {"colours": "bgr"}),
+        ("stretched", OPTIONAL["preprocessing"] | {"fit": "stretch"}),
+        ("three", OPTIONAL["preprocessing"] | {"background": [1, 2]}),
+        ("bright", OPTIONAL["preprocessing"] | {"background": [1, 2, 256]}),
+    )
+}
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +154,19 @@ def stored(folder, text):
     return folder / "damaged"
 
 
+def text_of(raw):
+    """The description in the bytes of a model file."""
+    (length,) = struct.unpack("<Q", raw[:8])
+    return json.loads(json.loads(raw[8 : 8 + length])["__metadata__"]["foveal"])
+
+
 def test_the_descriptions_that_are_damaged_here_are_right_otherwise(run):
-    assert load_run(stored(run, json.dumps(DESCRIPTION)))[0].std == (0.4,)
+    plain, whole = (load_run(stored(run, json.dumps(entry)))[0] for entry in (DESCRIPTION, DESCRIPTION | OPTIONAL))
+    assert (plain.std, plain.preprocessing, plain.temperature, plain.thresholds) == ((0.4,), None, 1.0, None)
+    assert plain.reading == Preprocessing(1, (8, 8), background=(0, 0, 0), mean=(0.3,), std=(0.4,))
+    assert (whole.temperature, whole.thresholds, whole.licence) == (1.5, (0.5, 0.0), "bsd-3-clause")
+    how = {"fit": "crop", "crop": 0.875, "interpolation": "bilinear", "background": (9, 9, 255)}
+    assert whole.reading == Preprocessing(1, (8, 8), mean=(0.3,), std=(0.4,), **how)
     for name, values in FINE.items():
         for value in values:
             checked(parse(with_field(name, value)))
@@ -148,6 +191,17 @@ def test_each_command_ends_with_status_2_and_one_line(run):
         assert (result.exit_code, result.stdout) == (2, ""), kind
         (line,) = result.stderr.splitlines()
         assert line.startswith(f"Error: {folder}/model.safetensors: its description of the model is damaged: "), kind
+
+
+def test_fields_with_their_default_values_are_left_out_and_others_come_back(run, tmp_path):
+    description, state = load_run(run / "run")
+    assert set(text_of(model_bytes(state, description))) == DESCRIPTION.keys()
+    how = Preprocessing(1, (8, 8), background=(0, 9, 8), mean=description.mean, std=description.std)
+    changed = replace(description, preprocessing=how, temperature=2.0, thresholds=(0.25, 1.0), licence="mit")
+    content = model_bytes(state, changed)
+    assert set(text_of(content)) == DESCRIPTION.keys() | OPTIONAL.keys()
+    (tmp_path / "model.safetensors").write_bytes(content)
+    assert load_run(tmp_path)[0] == changed
 
 
 def test_a_network_of_terabytes_is_refused_by_the_weights_and_never_built(run):
