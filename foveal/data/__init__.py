@@ -11,6 +11,7 @@ npz.py         NumPy's archives
 files.py       the bytes of a file, unpacked as far as they are wanted
 images.py      single image files
 augment.py     random changes of training images, by name: add one here
+transforms/    the transforms that they are made of, by torchvision's names
 loader.py      mini-batches: order, augmentation, normalisation, reading ahead
 sources.py     what a loader takes its items from: arrays, sequences, generators
 """
@@ -18,6 +19,7 @@ sources.py     what a loader takes its items from: arrays, sequences, generators
 from typing import TYPE_CHECKING, NoReturn
 
 from foveal.arguments import check_calls
+from foveal.data import transforms
 from foveal.data.augment import augmentation, random_crop_flip
 from foveal.data.dataset import Dataset, from_arrays
 from foveal.data.images import read_image
@@ -36,6 +38,7 @@ __all__ = [
     "random_crop_flip",
     "read_image",
     "scaled",
+    "transforms",
 ]
 
 check_calls(__name__)

@@ -122,7 +122,8 @@ class AutoAugment(AutomaticAugment):
 
     def space(self, size: tuple[int, int]) -> Space:
         """Return the operations and their strengths."""
-        return {**space(10, (MOVE * size[1], MOVE * size[0])), "Invert": Strength()}
+        of = space(10, (MOVE * size[1], MOVE * size[0]))
+        return {name: strength for name, strength in of.items() if name != "Identity"} | {"Invert": Strength()}
 
     def make_params(self, draws: Draws, shape: Shape) -> dict[str, Any]:
         """Return numbers of operations, -1 for none, and their strengths, [2, n] each."""

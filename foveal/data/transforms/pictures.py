@@ -156,4 +156,5 @@ def perspective_numbers(start: Ndarray, end: Ndarray) -> list[float]:
         equations[2 * i + 1] = [0, 0, 0, x, y, 1, -v * x, -v * y]
         values[2 * i : 2 * i + 2] = u, v
     # Corners on one line, of an image of one row, have many solutions; the smallest of them is taken.
-    return [float(number) for number in np.linalg.lstsq(equations, values, rcond=None)[0]]
+    # Rounded as torchvision's are, which decides about pixels at an edge.
+    return [float(number) for number in np.linalg.lstsq(equations, values, rcond=None)[0].astype(np.float32)]
