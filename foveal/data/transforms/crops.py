@@ -9,7 +9,7 @@ import numpy as np
 
 from foveal.data.statistics import Images
 from foveal.data.transforms.draws import Draws
-from foveal.data.transforms.pictures import INTERPOLATIONS, Fill, fill_values, interpolation_of, on_pictures, resized
+from foveal.data.transforms.pictures import Fill, fill_values, interpolation_of, on_pictures, resampling, resized
 from foveal.data.transforms.transform import Shape, Transform, bounds, sides
 from foveal.errors import ArgumentError, DataError, ShapeError
 from foveal.kinds import shown
@@ -145,7 +145,7 @@ class RandomResizedCrop(Transform):
 
     def transform(self, x: Images, top: Ndarray, left: Ndarray, height: Ndarray, width: Ndarray) -> Images:
         """Return the parts of images x [n, C, H, W], resized."""
-        how, size = INTERPOLATIONS[self.interpolation], self.size[::-1]
+        how, size = resampling(self.interpolation), self.size[::-1]
         boxes = np.stack([left, top, left + width, top + height], axis=1).tolist()
 
         def change(picture: Any, i: int, colour: Any) -> Any:

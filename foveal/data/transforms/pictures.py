@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from foveal.data.statistics import Images
 from foveal.data.transforms.transform import Transform
@@ -14,19 +13,24 @@ from foveal.errors import DataError, ShapeError
 from foveal.kinds import shown
 from foveal.strides import Ndarray
 
+# Imported when the first picture is changed, so that `import foveal.data` stays light.
+if TYPE_CHECKING:
+    from PIL import Image
+
 # What stands for the pixels beyond an image: a number for all channels, one for each, or None for 0.
 Fill = float | Sequence[float] | None
 # Changes the i-th image, a picture of all or of one of its channels; pixels beyond it get a colour.
-Change = Callable[[Image.Image, int, Any], Image.Image]
+Change = Callable[["Image.Image", int, Any], "Image.Image"]
 
+# Pillow's names of them.
 INTERPOLATIONS = {
-    "nearest": Image.Resampling.NEAREST,
-    "nearest-exact": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "box": Image.Resampling.BOX,
-    "hamming": Image.Resampling.HAMMING,
-    "lanczos": Image.Resampling.LANCZOS,
+    "nearest": "NEAREST",
+    "nearest-exact": "NEAREST",
+    "bilinear": "BILINEAR",
+    "bicubic": "BICUBIC",
+    "box": "BOX",
+    "hamming": "HAMMING",
+    "lanczos": "LANCZOS",
 }
 # Those that a geometric change takes; the others are filters of resizing.
 GEOMETRIC = ("nearest", "bilinear", "bicubic")
@@ -39,6 +43,13 @@ def interpolation_of(transform: Transform, name: str, known: Sequence[str] = tup
     return name
 
 
+def resampling(interpolation: str) -> Image.Resampling:
+    """Return Pillow's constant of an interpolation."""
+    from PIL import Image
+
+    return Image.Resampling[INTERPOLATIONS[interpolation]]
+
+
 def fill_values(name: str, fill: Fill, channels: int) -> list[float]:
     """Return the value of each channel beyond an image. Raises DataError for another number of them."""
     values = [0.0] if fill is None else [fill] if isinstance(fill, int | float) else list(fill)
@@ -49,6 +60,8 @@ def fill_values(name: str, fill: Fill, channels: int) -> list[float]:
 
 def on_pictures(name: str, x: Images, change: Change, fill: Fill = None) -> Images:
     """Return images x [n, C, H, W] changed one by one; of bytes in three channels as one picture, else by channel."""
+    from PIL import Image
+
     values = fill_values(name, fill, x.shape[1])
     if x.dtype == np.uint8 and x.shape[1] == 3:
         # [n, H, W, C]
@@ -65,7 +78,7 @@ def resized(name: str, x: Images, size: tuple[int, int], interpolation: str) -> 
     """Return images resized to (rows, columns), antialiased."""
     if x.shape[2:] == size:
         return x
-    how = INTERPOLATIONS[interpolation]
+    how = resampling(interpolation)
     return on_pictures(name, x, lambda picture, i, colour: picture.resize(size[::-1], how))
 
 
@@ -103,12 +116,14 @@ def affine(
     fill: Fill,
 ) -> Images:
     """Return images x [n, C, H, W] scaled, sheared and turned about the centre, then moved (`affine_matrices`)."""
+    from PIL.Image import Transform as Kind
+
     height, width = x.shape[2:]
     matrices = affine_matrices(angle, translate, scale, shear, (width / 2, height / 2) if center is None else center)
-    how = INTERPOLATIONS[interpolation]
+    how = resampling(interpolation)
 
     def change(picture: Image.Image, i: int, colour: Any) -> Image.Image:
-        return picture.transform((width, height), Image.Transform.AFFINE, matrices[i], how, fillcolor=colour)
+        return picture.transform((width, height), Kind.AFFINE, matrices[i], how, fillcolor=colour)
 
     return on_pictures(name, x, change, fill)
 
@@ -123,7 +138,7 @@ def rotate(
     expand: bool = False,
 ) -> Images:
     """Return images turned counter-clockwise by degrees [n]; expand: made large enough to hold all of the image."""
-    how, degrees = INTERPOLATIONS[interpolation], angle.tolist()
+    how, degrees = resampling(interpolation), angle.tolist()
     middle = None if center is None else (center[0], center[1])
 
     def change(picture: Image.Image, i: int, colour: Any) -> Image.Image:
@@ -134,13 +149,15 @@ def rotate(
 
 def perspective(name: str, x: Images, ends: Ndarray, interpolation: str, fill: Fill) -> Images:
     """Return images whose corners are moved to `ends` [n, 4, 2], as (x, y), clockwise from the upper left."""
+    from PIL.Image import Transform as Kind
+
     height, width = x.shape[2:]
     corners = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], np.float64)
     numbers = [perspective_numbers(corners, end) for end in ends]
-    how = INTERPOLATIONS[interpolation]
+    how = resampling(interpolation)
 
     def change(picture: Image.Image, i: int, colour: Any) -> Image.Image:
-        return picture.transform((width, height), Image.Transform.PERSPECTIVE, numbers[i], how, fillcolor=colour)
+        return picture.transform((width, height), Kind.PERSPECTIVE, numbers[i], how, fillcolor=colour)
 
     return on_pictures(name, x, change, fill)
 
