@@ -112,6 +112,13 @@ PACKAGES = {
         "Subset": "write data.Loader(..., rows=rows)",
     },
     "foveal.doctor": {},
+    "foveal.data.transforms": {
+        "ToTensor": "write ToDtype('float32', scale=True); images are arrays [C, H, W]",
+        "ToImage": "images are arrays [C, H, W] already: leave it out",
+        "PILToTensor": "images are arrays [C, H, W] already: leave it out",
+        "Lambda": "a class derived from Transform defines transform(x), and a Loader takes functions (x, rng) -> x",
+        "functional": "call a transform with fixed arguments, RandomInvert(p=1)(x)",
+    },
     "foveal.ops": {name: f"write {written}" for name, written in OPERATORS.items()},
 }
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from foveal.cli.augment_options import augment_options
 from foveal.cli.options import (
     ABOVE_ZERO,
     FRACTION,
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Batches per update: their gradients are added up, as of one larger batch.",
 )
+@augment_options
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),

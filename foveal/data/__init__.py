@@ -21,6 +21,7 @@ image_array.py ImageArray: image files as an array whose rows are decoded when t
 storage.py     where decoded images are kept: in memory, in a mapped file, or nowhere
 threads.py     work in threads whose results come in order; bars
 augment.py     random changes of training images, by name: add one here
+transforms/    the transforms that they are made of, by torchvision's names
 loader.py      mini-batches: order, augmentation, normalisation, reading ahead
 sources.py     what a loader takes its items from: arrays, sequences, generators
 """
@@ -28,6 +29,7 @@ sources.py     what a loader takes its items from: arrays, sequences, generators
 from typing import TYPE_CHECKING, NoReturn
 
 from foveal.arguments import check_calls
+from foveal.data import transforms
 from foveal.data.augment import augmentation, random_crop_flip
 from foveal.data.dataset import Dataset, from_arrays
 from foveal.data.image_array import ImageArray
@@ -56,6 +58,7 @@ __all__ = [
     "read_image",
     "scaled",
     "scan",
+    "transforms",
 ]
 
 check_calls(__name__)

@@ -17,10 +17,13 @@ import numpy as np
 from numpy.random import Generator, Philox
 
 from foveal.arguments import checked
-from foveal.data.augment import Augment, combined
+from foveal.data.augment import Augment, Steps, combined
 from foveal.data.dataset import Dataset, Floats, Images, Labels
 from foveal.data.sources import Arrays, Channels, Nest, Options, Plan, Stream, leaves, mapped, source_of
 from foveal.data.statistics import Normalisation, scaled
+from foveal.data.transforms.draws import Draws
+from foveal.data.transforms.mixing import STREAM as MIX
+from foveal.data.transforms.mixing import Mixing, mixing, one_hot
 from foveal.errors import ArgumentError, DataError, ShapeError
 from foveal.kinds import shown
 from foveal.strides import Ndarray
@@ -57,9 +60,12 @@ class Loader:
     batch_size: items per batch; None for items that are batches already. mean, std: per channel, for (x - mean) / std.
     drop_last: leave the images out that are left over after the last full batch; shuffling leaves out others in the
     next epoch. Without it the last batch is smaller, which is one more shape to compile.
-    augment: a name of `data.augment.AUGMENTATIONS`, a function (x, rng) -> x of batches as floats before they are
-    normalised, or a list of both. transform: a function of one image, image -> image or (image, rng) -> image, before
-    batches are made of them. collate: a function of a list of items that returns the batch, (x, y).
+    augment: a name of `data.augment.AUGMENTATIONS`, one of `data.transforms`, a function (x, rng) -> x of batches as
+    floats before they are normalised, or a list of these. What a transform draws for an image follows from the seed,
+    the epoch and the image's place in the data alone. mix: "mixup", "cutmix", "mixup+cutmix", or an object of
+    `data.transforms`, which mixes the images of each batch; y is then float32 [n, K], the shares of the classes.
+    transform: a function of one image, image -> image or (image, rng) -> image, before batches are made of them.
+    collate: a function of a list of items that returns the batch, (x, y).
     classes: names of the classes, in order, where labels are names. channels: "first" or "last" says where the channels
     are where "auto" would be wrong: it takes [n, H, W] as grey images, and as [n, H, W, C] what has 1 or 3 of them at
     its end and 4 or more rows and columns. Signals [n, C, L] need "first". length: the number of items of a generator,
@@ -81,7 +87,8 @@ class Loader:
         seed: int = 0,
         shuffle: bool = False,
         drop_last: bool = False,
-        augment: str | Augment | Sequence[Any] | None = None,
+        augment: str | Augment | Steps | Sequence[Any] | None = None,
+        mix: str | Mixing | None = None,
         transform: Callable[..., Any] | None = None,
         collate: Callable[[list[Any]], Any] | None = None,
         classes: Sequence[str] | None = None,
@@ -105,7 +112,8 @@ class Loader:
             raise DataError("Loader: give both mean and std, or none of them")
         self.normalisation = None if mean is None or std is None else Normalisation(mean, std)
         self.batch_size, self.seed, self.shuffle, self.drop_last = batch_size, seed, shuffle, drop_last
-        self.augment = combined(augment)
+        self.augment, self.mix = combined(augment), mixing(mix)
+        self.mixed_classes = None if self.mix is None else self.count_classes(self.mix)
         self.prefetch, self.next_epoch = prefetch, 0
 
     def check_sizes(self, batch_size: int | None, drop_last: bool, shuffle: bool, length: int | None) -> None:
@@ -185,22 +193,53 @@ class Loader:
 
         plan, items = Plan(epoch, order, self.batch_size, self.drop_last, generator), 0
         for batch, (x, y) in enumerate(self.source.batches(plan)):
-            found = self.prepared(x, epoch, batch)
+            found = self.prepared(x, epoch, batch, self.index(batch, len(leaves(x)[0]), order))
+            if self.mix is not None:
+                found, y = self.mixed(found, y, epoch, self.index(batch, 1, order))
             items += len(leaves(y)[0])
             yield (mapped(partial(filled, rows=self.batch_size), found) if fill and self.batch_size else found), y
         if self.source.count is None and self.count is not None and not self.drop_last and items != self.count:
             raise DataError(f"the generator gave {items} items, and length says {self.count}; correct it")
 
-    def prepared(self, x: Nest, epoch: int, batch: int) -> Nest:
-        """Return the images of a batch as floats, augmented and normalised."""
+    def index(self, batch: int, images: int, order: Labels) -> Labels:
+        """Return the places of a batch's images in the data, or in the order in which a generator gives them."""
+        if self.batch_size is None:
+            return (batch << 32) + np.arange(images)
+        first = batch * self.batch_size
+        return order[first : first + images] if self.source.count is not None else first + np.arange(images)
+
+    def count_classes(self, mix: Mixing) -> int:
+        """Return how many classes the labels are of, which are mixed. Raises DataError where that is not known."""
+        if mix.num_classes is not None:
+            return mix.num_classes
+        if self.classes is not None:
+            return len(self.classes)
+        y = self.source.y if isinstance(self.source, Arrays) else None
+        if not isinstance(y, np.ndarray) or y.dtype.kind not in "iu" or y.ndim != 1:
+            raise DataError(
+                "Loader: mix needs labels that are classes, and how many these are: give classes=[...], their names, or"
+                " mix=transforms.MixUp(num_classes=10)"
+            )
+        return int(y.max()) + 1
+
+    def mixed(self, x: Nest, y: Nest, epoch: int, first: Labels) -> tuple[Nest, Nest]:
+        """Return the images of a batch mixed with each other, and shares of classes; first: of the first image."""
+        assert self.mix is not None
+        if not isinstance(x, np.ndarray) or not isinstance(y, np.ndarray):
+            raise DataError("several inputs or targets cannot be mixed; leave mix out")
+        return self.mix.mixed(x, one_hot("Loader: mix", y, self.mixed_classes), Draws(self.seed, epoch, first, MIX))
+
+    def prepared(self, x: Nest, epoch: int, batch: int, index: Labels) -> Nest:
+        """Return the images of a batch as floats, augmented and normalised. index: their places in the data."""
         if not isinstance(x, np.ndarray):
             if self.augment is not None or self.normalisation is not None:
                 raise DataError("several inputs have no common augmentation, mean or std; prepare them before")
             return mapped(scaled, x)
         if self.augment is not None:
             key, counter = [self.seed, AUGMENT], [0, 0, batch, epoch]
-            x = self.augment(scaled(x), Generator(Philox(key=key, counter=counter)))
-            if not isinstance(x, np.ndarray) or x.ndim != 4:
+            rng, images = Generator(Philox(key=key, counter=counter)), len(x)
+            x = self.augment(x, rng, Draws(self.seed, epoch, index))
+            if not isinstance(x, np.ndarray) or x.ndim != 4 or len(x) != images:
                 raise DataError(f"augment returned {shown(x)}, it has to return the images, [n, C, H, W]")
         return np.ascontiguousarray(scaled(x)) if self.normalisation is None else self.normalisation(x)
 

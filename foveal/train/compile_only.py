@@ -7,6 +7,7 @@ import numpy as np
 import foveal
 from foveal.data.dataset import Dataset
 from foveal.data.loader import even_batch
+from foveal.data.transforms.mixing import mixing
 from foveal.train.evaluate import EVALUATION_BATCH
 from foveal.train.settings import LOSS, Options, build_net, choose, make_optimizer, thread_count
 from foveal.warming import WarmUp, warm_up
@@ -32,7 +33,9 @@ def compile_only(data: Dataset, options: Options) -> WarmUp:
             memory=settings.memory,
             accumulate=settings.accumulate,
         )
-        training = warm_up(net, [(settings.batch_size, *image)], step=step, inference=False)
+        # Of a mixture, labels are shares of the classes.
+        targets = None if mixing(options.mix) is None else [(settings.batch_size, len(data.classes))]
+        training = warm_up(net, [(settings.batch_size, *image)], step=step, targets=targets, inference=False)
         # Tests take batches of one size, of floats: the average of the parameters, if there is one, has their shapes.
         batch = even_batch(len(data.images_test), EVALUATION_BATCH)
         tests = warm_up(net, [np.zeros((batch, *image), np.float32)])

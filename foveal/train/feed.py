@@ -5,7 +5,6 @@ A Dataset brings its test images, its mean and std, and a recipe; everything els
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.random import Philox
 
 from foveal import nn
-from foveal.data.augment import Augment, augmentation
+from foveal.data.augment import augmentation, combined, mirrors_keep_class
 from foveal.data.dataset import Dataset, Labels
 from foveal.data.loader import Loader, even_batch
 from foveal.data.sources import Arrays, Items, Pairs
@@ -22,7 +21,7 @@ from foveal.errors import ArgumentError, DataError, ShapeError
 from foveal.train.checkpoint import ModelDescription
 from foveal.train.evaluate import EVALUATION_BATCH
 from foveal.train.recipes import GENERAL, recipe_for
-from foveal.train.settings import ONE_CYCLE, Settings, TrainOptions, name_of, settings_of
+from foveal.train.settings import ONE_CYCLE, Settings, TrainOptions, settings_of
 
 # The stream of random numbers that picks the images held out; 1, 2 and 4 are the loader's.
 HOLD_OUT_STREAM = 3
@@ -86,7 +85,8 @@ def settings_and_feed(data: Any, options: TrainOptions) -> tuple[Settings, Feed]
     settings = settings_of(GENERAL, share.count(), options)
     # A generator has an order of its own, and what it leaves over would be the same in each epoch.
     order = share.count() is not None
-    how = {"seed": settings.seed, "shuffle": order, "drop_last": order, "augment": options.augment}
+    augment = combined(options.augment, options.flip is not False)
+    how = {"seed": settings.seed, "shuffle": order, "drop_last": order, "augment": augment, "mix": options.mix}
     loader = share.loader(batch_size=settings.batch_size, **how)
     return of_own_data(type(data).__name__, settings, loader, parts, options)
 
@@ -107,17 +107,22 @@ def of_dataset(data: Dataset, options: TrainOptions) -> tuple[Settings, Feed]:
         share, parts = with_validation(share, options.validation, options.seed, {**normalised, "classes": data.classes})
     settings = settings_of(recipe_for(data.size), share.count(), options)
     parts["test"] = Share((data.images_test, data.y_test), how).measured()
-    augment = augmentation(settings.augment, data.size) if options.augment is None else options.augment
-    order = {"seed": settings.seed, "shuffle": True, "drop_last": True, "augment": augment}
+    flip = mirrors_keep_class(data.name) if options.flip is None else options.flip
+    settings = replace(settings, flip=flip)
+    augment = augmentation(settings.augment, data.size, flip) if named(options) else combined(options.augment, flip)
+    order: dict[str, Any] = {"seed": settings.seed, "shuffle": True, "drop_last": True, "augment": augment}
+    # The names say how many classes are mixed.
+    order |= {"mix": options.mix, "classes": data.classes}
     loader = share.loader(batch_size=settings.batch_size, **order)
     description = replace(description, model=settings.model)
-    return with_augment(settings, options), Feed(data.name, str(data), loader, parts, description)
+    return settings, Feed(data.name, str(data), loader, parts, description)
 
 
 def of_loader(loader: Loader, options: TrainOptions) -> tuple[Settings, Feed]:
     """Return settings and feed of a loader, which has decided about batches and their order."""
-    if options.augment is not None:
-        raise ArgumentError("train: augment is given beside a Loader; give it to the Loader")
+    for name in ("augment", "flip", "mix"):
+        if getattr(options, name) is not None:
+            raise ArgumentError(f"train: {name} is given beside a Loader; give it to the Loader")
     if options.batch_size not in (None, loader.batch_size):
         raise ArgumentError(f"train: batch_size is {options.batch_size}, and the Loader's is {loader.batch_size}")
     if is_share(options.validation):
@@ -137,16 +142,12 @@ def of_own_data(
         # A schedule that ends with the run has to know when that is.
         settings = replace(settings, schedule="constant")
     items = "items" if loader.count is None else f"{loader.count} items"
-    return with_augment(settings, options), Feed(name, f"{name}: {items} to train on", loader, parts)
+    return settings, Feed(name, f"{name}: {items} to train on", loader, parts)
 
 
-def with_augment(settings: Settings, options: TrainOptions) -> Settings:
-    """Return the settings with the names of the augmentations that are given."""
-    given: str | Augment | Sequence[Any] | None = options.augment
-    if given is None:
-        return settings
-    parts = [given] if isinstance(given, str) or callable(given) else given
-    return replace(settings, augment="+".join(map(name_of, parts)))
+def named(options: TrainOptions) -> bool:
+    """True where one name says how images are varied, the recipe's or a given one."""
+    return options.augment is None or isinstance(options.augment, str)
 
 
 def is_share(validation: Any) -> bool:

@@ -67,11 +67,13 @@ def train(data: Any, options: TrainOptions) -> History:
     written with foveal.ops. optimizer: a name, an optimiser made for the network, or what makes one of parameters,
     `optim.AdamW`. schedule: a name, or a function of the update's number; unless it is given, the rate rises and falls
     once over the run (one cycle, with `lr` at its peak), an optimiser that was made before keeps its own schedules,
-    and a generator of unknown length has a constant rate. augment: a name of `data.augment.AUGMENTATIONS`, a function
-    (x, rng) -> x of batches before they are normalised, or a list. validation: (x, y), a Loader, a Dataset (its test
-    images), or the share that is held out, such as 0.1, with the same share of each class. callbacks: functions of an
-    epoch's values, and objects of `Callback`: `EarlyStopping`, `BestCheckpoint`, `Log`, `SaveState`. metrics:
-    {"mae": function of outputs and targets}, of whole validation data, and as the mean over training batches.
+    and a generator of unknown length has a constant rate. augment: a name of `data.augment.AUGMENTATIONS`, one of
+    `data.transforms`, a function (x, rng) -> x of batches before they are normalised, or a list. flip: False where a
+    mirror image is of another class. mix: "mixup", "cutmix" or "mixup+cutmix"; accuracy in training goes by the larger
+    share. validation: (x, y), a Loader, a Dataset (its test images), or the share that is held out, such as 0.1, with
+    the same share of each class. callbacks: functions of an epoch's values, and objects of `Callback`: `EarlyStopping`,
+    `BestCheckpoint`, `Log`, `SaveState`. metrics: {"mae": function of outputs and targets}, of whole validation data,
+    and as the mean over training batches.
     accumulate: batches per update, as in `foveal.compile_step`; the last update of an epoch may have fewer. resume:
     what SaveState wrote; the training goes on to the same bits, and `epochs` counts from its start. All options are
     fields of `foveal.train.TrainOptions`. Schedules count updates.
@@ -161,7 +163,9 @@ class Run:
         """Return a batch to learn shapes from; None for a generator before its first step, which would be used up."""
         if self.batch is None and self.description is not None:
             size, image = self.settings.batch_size, (self.description.channels, *self.description.size)
-            self.batch = np.zeros((size, *image), np.float32), np.zeros(size, np.int32)
+            classes = len(self.description.classes)
+            labels = np.zeros(size, np.int32) if self.loader.mix is None else np.zeros((size, classes), np.float32)
+            self.batch = np.zeros((size, *image), np.float32), labels
         if self.batch is None and self.loader.source.count is not None:
             self.batch = next(self.loader.epoch(0, fill=False))
         return self.batch
@@ -248,7 +252,9 @@ class Run:
             self.step += 1
             result = self.train_step(x, labels)
             seconds = time.perf_counter() - started
-            images = tally.add(result.loss, result.outputs, labels, seconds)
+            # Of a mixture, the class with the larger share counts.
+            counted = labels if self.loader.mix is None else labels.argmax(1)
+            images = tally.add(result.loss, result.outputs, counted, seconds)
             self.taken = self.step
             self.clock.step(images, seconds)
             self.display.step(self.epoch, tally, self.clock.speed())
@@ -273,7 +279,7 @@ class Run:
     def check_targets(self, targets: Nest) -> None:
         """Raise DataError for targets that are no class numbers, where no loss is given."""
         kinds = sorted({array.dtype.name for array in leaves(targets) if array.dtype.kind not in "iu"})
-        if self.loss is None and kinds:
+        if self.loss is None and self.loader.mix is None and kinds:
             raise DataError(
                 f"the targets are {kinds[0]}; cross-entropy takes class numbers: give the loss, such as"
                 " loss=nn.MSELoss(), or loss=nn.CrossEntropyLoss() for probabilities of classes"

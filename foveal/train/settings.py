@@ -18,6 +18,7 @@ import foveal
 from foveal import nn, optim
 from foveal.arguments import checked
 from foveal.data.dataset import Dataset
+from foveal.data.transforms.mixing import Mixing
 from foveal.errors import ArgumentError, ShapeError
 from foveal.kinds import shown
 from foveal.nn import models
@@ -73,6 +74,12 @@ class Options:
     memory: str = FAST
     #: Batches per update: their gradients are added up, as of one batch of so many times the size.
     accumulate: int = 1
+    #: Random changes of training images: a name of `data.augment.AUGMENTATIONS`, or "none"; the recipe's if not given.
+    augment: Any = None
+    #: False to leave mirror images out of the augmentation; by the name of the data if not given.
+    flip: bool | None = None
+    #: Images mixed with others of their batch: "mixup", "cutmix", "mixup+cutmix", or an object of data.transforms.
+    mix: str | Mixing | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +100,8 @@ class TrainOptions(RunOptions):
     net: nn.Module | str | None = field(default=None, kw_only=False)
     #: One of nn, or a function loss(output, target) written with foveal.ops; cross-entropy if not given.
     loss: Callable[..., Any] | None = None
-    #: Random changes of training images: a name of `data.augment.AUGMENTATIONS`, a function (x, rng) -> x of batches
-    #: before they are normalised, or a list of both; the recipe's if not given.
+    #: As in `Options`; or one of `data.transforms`, a function (x, rng) -> x of batches before they are normalised, or
+    #: a list of these.
     augment: Any = None
     #: What the network is measured by after each epoch: (x, y), a Loader, a Dataset (its test images), or the share of
     #: the training data that is held out, such as 0.1, drawn by the seed with the same share of each class.
@@ -124,6 +131,7 @@ class Settings(Options):
     weight_decay: float
     threads: int
     augment: str | None
+    mix: str | None
 
 
 def choose(data: Dataset, options: Options) -> Settings:
@@ -153,7 +161,8 @@ def settings_of(recipe: Recipe, images: int | None, options: Options) -> Setting
         schedule=default_schedule(own) if options.schedule is None else name_of(options.schedule),
         weight_decay=recipe.weight_decay if options.weight_decay is None else options.weight_decay,
         threads=foveal.get_threads() if options.threads is None else options.threads,
-        augment=recipe.augment,
+        augment=recipe.augment if options.augment is None else names_of(options.augment),
+        mix=None if options.mix is None else name_of(options.mix),
     )
     check(settings, options)
     return settings
@@ -162,6 +171,12 @@ def settings_of(recipe: Recipe, images: int | None, options: Options) -> Setting
 def name_of(value: object) -> str:
     """Return a name as it is, and that of a function, a class or an object's class."""
     return value if isinstance(value, str) else str(getattr(value, "__name__", type(value).__name__))
+
+
+def names_of(augment: Any) -> str:
+    """Return the names of augmentations, of one or of a list."""
+    parts = [augment] if isinstance(augment, str) or callable(augment) else augment
+    return "+".join(map(name_of, parts))
 
 
 def default_schedule(optimizer: object) -> str:
