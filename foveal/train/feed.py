@@ -19,10 +19,11 @@ from foveal.data.dataset import Dataset, Labels
 from foveal.data.loader import Loader, even_batch
 from foveal.data.sources import Arrays, Items, Pairs
 from foveal.errors import ArgumentError, DataError, ShapeError
+from foveal.strides import Ndarray
 from foveal.train.checkpoint import ModelDescription
 from foveal.train.evaluate import EVALUATION_BATCH
-from foveal.train.recipes import GENERAL, recipe_for
-from foveal.train.settings import ONE_CYCLE, Settings, TrainOptions, name_of, settings_of
+from foveal.train.recipes import GENERAL, Recipe
+from foveal.train.settings import ONE_CYCLE, Settings, TrainOptions, name_of, recipe_of, settings_of
 
 # The stream of random numbers that picks the images held out; 1, 2 and 4 are the loader's.
 HOLD_OUT_STREAM = 3
@@ -40,6 +41,12 @@ class Feed:
     parts: dict[str, Loader]
     #: What is written beside the weights; None where nothing is known of the data.
     description: ModelDescription | None = None
+    #: How many training images each class has [K], of a Dataset.
+    counts: Ndarray | None = None
+    #: What the recipe has chosen and why, for people; empty where it was not asked.
+    reason: str = ""
+    #: True where the data bring a validation part, so that the best epoch by it is what the run keeps.
+    best: bool = False
 
 
 @dataclass
@@ -103,15 +110,39 @@ def of_dataset(data: Dataset, options: TrainOptions) -> tuple[Settings, Feed]:
         numbers = description.check(options.validation)
         pair = options.validation.images_test, numbers[options.validation.y_test]
         parts["validation"] = Share(pair, how).measured()
+    elif options.validation is None and brought(data) is not None:
+        parts["validation"] = Share(brought(data), how).measured()
     else:
         share, parts = with_validation(share, options.validation, options.seed, {**normalised, "classes": data.classes})
-    settings = settings_of(recipe_for(data.size), share.count(), options)
+    recipe = recipe_of(data, share.count(), options)
+    settings = settings_of(recipe, share.count(), options)
     parts["test"] = Share((data.images_test, data.y_test), how).measured()
     augment = augmentation(settings.augment, data.size) if options.augment is None else options.augment
     order = {"seed": settings.seed, "shuffle": True, "drop_last": True, "augment": augment}
     loader = share.loader(batch_size=settings.batch_size, **order)
-    description = replace(description, model=settings.model)
-    return with_augment(settings, options), Feed(data.name, str(data), loader, parts, description)
+    labels = data.y_train if loader.rows is None else data.y_train[loader.rows]
+    return with_augment(settings, options), Feed(
+        data.name,
+        str(data),
+        loader,
+        parts,
+        replace(description, model=settings.model),
+        counts=np.bincount(labels, minlength=len(data.classes)),
+        reason=recipe.reason if options.minutes is None and follows(recipe, settings) else "",
+        best=brought(data) is not None,
+    )
+
+
+def brought(data: Dataset) -> tuple[Any, Any] | None:
+    """Return the images and labels of the validation part that a data set brings; None if it brings none."""
+    fields = vars(data)
+    return None if fields.get("images_validation") is None else (fields["images_validation"], fields["y_validation"])
+
+
+def follows(recipe: Recipe, settings: Settings) -> bool:
+    """Return whether the run has the steps that the recipe speaks of."""
+    s = settings
+    return s.accumulate == 1 and (s.batch_size, s.epochs) == (recipe.batch_size, recipe.epochs)
 
 
 def of_loader(loader: Loader, options: TrainOptions) -> tuple[Settings, Feed]:
