@@ -27,6 +27,8 @@ from foveal.train.settings import ONE_CYCLE, Settings, TrainOptions, name_of, re
 
 # The stream of random numbers that picks the images held out; 1, 2 and 4 are the loader's.
 HOLD_OUT_STREAM = 3
+# A run with less than this part of the recipe's updates is worth a word.
+FEW = 4
 
 
 @dataclass
@@ -128,7 +130,7 @@ def of_dataset(data: Dataset, options: TrainOptions) -> tuple[Settings, Feed]:
         parts,
         replace(description, model=settings.model),
         counts=np.bincount(labels, minlength=len(data.classes)),
-        reason=recipe.reason if options.minutes is None and follows(recipe, settings) else "",
+        reason="" if options.minutes is not None else reason_for(recipe, settings, len(loader)),
         best=brought(data) is not None,
     )
 
@@ -139,10 +141,17 @@ def brought(data: Dataset) -> tuple[Any, Any] | None:
     return None if fields.get("images_validation") is None else (fields["images_validation"], fields["y_validation"])
 
 
-def follows(recipe: Recipe, settings: Settings) -> bool:
-    """Return whether the run has the steps that the recipe speaks of."""
-    s = settings
-    return s.accumulate == 1 and (s.batch_size, s.epochs) == (recipe.batch_size, recipe.epochs)
+def reason_for(recipe: Recipe, settings: Settings, per_epoch: int) -> str:
+    """Return what the recipe has chosen and why; where the run has far fewer updates than the recipe, that."""
+    s, updates = settings, settings.epochs * -(-per_epoch // settings.accumulate)
+    if s.accumulate == 1 and (s.batch_size, s.epochs) == (recipe.batch_size, recipe.epochs):
+        return recipe.reason
+    if updates * FEW >= recipe.steps:
+        return ""
+    return (
+        f"{updates:,} updates in all are few: the recipe has about {recipe.steps:,}, in {recipe.epochs:,} epochs of"
+        f" batches of {recipe.batch_size}; more epochs, or a smaller batch, learn more"
+    )
 
 
 def of_loader(loader: Loader, options: TrainOptions) -> tuple[Settings, Feed]:

@@ -111,6 +111,15 @@ def test_options_go_before_the_recipe(data):
             settings.choose(data, Options(**wrong))
 
 
+def test_a_run_of_few_steps_says_so(data):
+    def said(**options):
+        return settings_and_feed(data, TrainOptions(**options))[1].reason
+
+    assert "80 images: 5 steps per epoch of 16, 160 epochs" in said()
+    assert "160 updates in all are few: the recipe has about 800" in said(batch_size=80)
+    assert said(batch_size=32) == said(minutes=1.0) == ""
+
+
 def test_the_loss_follows_the_options(data):
     options = TrainOptions(balance=True, validation=0.25)
     chosen, feed = settings_and_feed(data, options)
