@@ -31,6 +31,22 @@ def free_memory() -> float:
         return math.inf
 
 
+def available_memory() -> float:
+    """Bytes of memory that a program can get without swapping; infinity where the system does not say.
+
+    On Linux the page cache counts as available, and a container's limit (cgroup 2) is kept.
+    """
+    found = free_memory()
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found = next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+        limit, used = (Path("/sys/fs/cgroup", name).read_text("ascii") for name in ("memory.max", "memory.current"))
+        found = min(found, float(limit) - float(used)) if limit.strip() != "max" else found
+    except (OSError, ValueError, IndexError, StopIteration):
+        return found
+    return found
+
+
 def total_memory() -> float:
     """Bytes of memory that this machine has; infinity where the system does not say."""
     try:

@@ -10,6 +10,7 @@ memory.py               peak memory of training steps
 compiling.py            first steps, with an empty kernel cache and with a filled one
 scaling.py              several threads against one
 loss_curve.py           losses of a training run against PyTorch's
+recipes.py              recipes against searches, on small sets
 output.py               the line about the machine, the table, the JSON file
 against_torch.py        operators, training steps and inference in PyTorch
 torch_models/           the networks in PyTorch

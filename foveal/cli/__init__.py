@@ -10,6 +10,7 @@ cache.py      foveal cache: show, clear, export and import compiled kernels
 doctor.py     foveal doctor: what Foveal finds on this machine
 options.py    arguments, options and tables that commands share
 augment_options.py  options of train: how training images are varied
+recipes_options.py  those of `foveal train` that concern recipes
 streams.py    what happens when standard output or standard error cannot be written
 faults.py     what a command ends with: one message and a status for each kind of error
 

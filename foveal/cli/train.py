@@ -24,6 +24,7 @@ from foveal.cli.options import (
     show_json,
     threads_option,
 )
+from foveal.cli.recipes_options import RATE, recipe_options
 
 if TYPE_CHECKING:
     from foveal.data.dataset import Dataset
@@ -32,12 +33,13 @@ if TYPE_CHECKING:
 @click.command(cls=DataCommand)
 @click.argument("data")
 @click.option("--model", type=Name("foveal.nn.models"), help="Network.  [default: by image size]")
-@click.option("--epochs", type=POSITIVE, help="Passes through the training images.  [default: by image size]")
-@click.option("--batch-size", type=POSITIVE, help="Images per step.  [default: by image size]")
+@click.option("--epochs", type=POSITIVE, help="Passes through the images.  [default: by their size and number]")
+@click.option("--batch-size", type=POSITIVE, help="Images per step.  [default: by size and number of the images]")
 @click.option(
     "--lr",
-    type=ABOVE_ZERO,
-    help="Learning rate; the highest one if the schedule is one-cycle.  [default: by image size or optimizer]",
+    type=RATE,
+    help="Learning rate; the highest one if the schedule is one-cycle. auto: by a range test before the run.  [default:"
+    " by image size and number, or optimizer]",
 )
 @click.option("--optimizer", type=Name("foveal.optim"), help="How parameters are updated.  [default: by image size]")
 @click.option(
@@ -88,12 +90,13 @@ if TYPE_CHECKING:
 )
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--compile-only", is_flag=True, help="Fill the kernel cache with what this run needs, and end.")
+@recipe_options
 @json_option
 def train(data: str, out: Path | None, as_json: bool, compile_only: bool, **options: Any) -> None:
     """Train a network on DATA.
 
-    Options that are not given are chosen by the size of the images. An older run in the same folder is kept: its files
-    move to earlier-1 (earlier-2, ...) inside it.
+    Options that are not given are chosen by size and number of the images, and said. An older run in the same folder
+    is kept: its files move to earlier-1 (earlier-2, ...) inside it.
 
     --json prints what metrics.json holds, with "out", the folder, and "log", the lines of log.jsonl. With
     --compile-only: "programs", each with its kernels, "compiled", "from_cache", "seconds" and "kept".
@@ -122,10 +125,10 @@ def train(data: str, out: Path | None, as_json: bool, compile_only: bool, **opti
 def show_compiled(dataset: Dataset, as_json: bool, options: dict[str, Any]) -> None:
     """Compile what a run needs, and say what that was."""
     from foveal.train.compile_only import compile_only
-    from foveal.train.settings import Options
+    from foveal.train.settings import TrainOptions
 
     quiet = options.pop("quiet")
-    made = compile_only(dataset, Options(**options))
+    made = compile_only(dataset, TrainOptions(**options))
     if as_json:
         show_json(made.as_json())
     elif not quiet:

@@ -25,6 +25,7 @@ dropout.py           dropout of elements, of channels and of residual branches
 blocks.py            blocks of several layers: DepthwiseSeparableConv2d, SqueezeExcitation
 one_dimensional.py   what the layers for sequences (Conv1d, ...) share
 loss.py              the base of losses, and those of classes: cross-entropy, focal, ...
+loss_balanced.py    the focal loss with weights by the number of images of each class
 loss_margin.py       losses with a margin: of scores, signs, classes, pairs and triples
 loss_distribution.py losses of predicted distributions: Kullback-Leibler divergence, Poisson, Gauss
 similarity.py        layers of two inputs: CosineSimilarity, PairwiseDistance
@@ -88,6 +89,7 @@ from foveal.nn.loss import (
     NLLLoss,
     class_balanced_weights,
 )
+from foveal.nn.loss_balanced import ClassBalancedFocalLoss
 from foveal.nn.loss_distribution import GaussianNLLLoss, KLDivLoss, PoissonNLLLoss
 from foveal.nn.loss_margin import (
     CosineEmbeddingLoss,
@@ -178,6 +180,7 @@ __all__ = [
     "ChannelShuffle",
     "CircularPad1d",
     "CircularPad2d",
+    "ClassBalancedFocalLoss",
     "Concat",
     "ConstantPad1d",
     "ConstantPad2d",

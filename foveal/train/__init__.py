@@ -2,11 +2,13 @@
 
 loop.py         `train`: the training loop, one epoch after the other
 feed.py         what a run trains on and is measured by, as loaders
+best.py         which epoch a run keeps
 callbacks.py    what is called while a training goes on; the table of values that callbacks get
 history.py      what a training was like, by epoch
 measure.py      loss, accuracy and other measures of a network on a loader's items
 settings.py     the options of a run, and what is built from them: network, optimiser, schedules
-recipes.py      the network and the hyper-parameters for images of some size, where no option says otherwise
+recipes.py      the network and the hyper-parameters by size and number of the images, where no option says otherwise
+measured.py     what a run finds out before its first step: whether it fits into memory, a rate, epochs by time
 tally.py        loss, accuracy, other measures, time and speed, counted step by step
 progress.py     what a person sees of a run while it goes on
 files.py        errors of writing files, and locks
@@ -25,6 +27,7 @@ tune_plot.py    the picture of the findings; needs matplotlib
 
 from foveal.arguments import check_calls
 from foveal.metrics import accuracy, cross_entropy
+from foveal.train.best import BestEpoch
 from foveal.train.callbacks import BestCheckpoint, Callback, EarlyStopping, Log, SaveState, StopTraining
 from foveal.train.checkpoint import ModelDescription, load_net, load_run
 from foveal.train.classifier import Classifier, Prediction
@@ -37,6 +40,7 @@ from foveal.train.state import Training, load_state_dict, state_dict
 
 __all__ = [
     "BestCheckpoint",
+    "BestEpoch",
     "Callback",
     "Classifier",
     "EarlyStopping",

@@ -6,27 +6,26 @@ import numpy as np
 
 import foveal
 from foveal.data.dataset import Dataset
-from foveal.data.loader import even_batch
 from foveal.data.transforms.mixing import mixing
-from foveal.train.evaluate import EVALUATION_BATCH
-from foveal.train.settings import LOSS, Options, build_net, choose, make_optimizer, thread_count
+from foveal.train.feed import settings_and_feed
+from foveal.train.settings import TrainOptions, build_net, make_loss, make_optimizer, thread_count
 from foveal.warming import WarmUp, warm_up
 
 
-def compile_only(data: Dataset, options: Options) -> WarmUp:
+def compile_only(data: Dataset, options: TrainOptions) -> WarmUp:
     """Compile the training step and the tests of a run with these options, and return what was compiled.
 
     A run with the same options compiles nothing then, on any machine type that shares the cache folder. Nothing is
     trained and no file of a run is written. Raises as `train` does for options that do not fit.
     """
-    settings = choose(data, options)
+    settings, feed = settings_and_feed(data, options)
     net = build_net(settings, data)
     optimizer = make_optimizer(net, settings)
-    image = data.images_train.shape[1:]
+    image = (data.channels, *data.size)
     with thread_count(settings.threads):
         step = foveal.compile_step(
             net,
-            LOSS,
+            make_loss(settings, feed.counts),
             optimizer,
             threads=settings.threads,
             seed=settings.seed,
@@ -37,6 +36,6 @@ def compile_only(data: Dataset, options: Options) -> WarmUp:
         targets = None if mixing(options.mix) is None else [(settings.batch_size, len(data.classes))]
         training = warm_up(net, [(settings.batch_size, *image)], step=step, targets=targets, inference=False)
         # Tests take batches of one size, of floats: the average of the parameters, if there is one, has their shapes.
-        batch = even_batch(len(data.images_test), EVALUATION_BATCH)
-        tests = warm_up(net, [np.zeros((batch, *image), np.float32)])
+        sizes = {loader.batch_size or 1 for loader in feed.parts.values()}
+        tests = warm_up(net, [np.zeros((batch, *image), np.float32) for batch in sorted(sizes)])
     return WarmUp((*training.programs, *tests.programs), training.kept)

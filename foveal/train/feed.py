@@ -18,13 +18,16 @@ from foveal.data.dataset import Dataset, Labels
 from foveal.data.loader import Loader, even_batch
 from foveal.data.sources import Arrays, Items, Pairs
 from foveal.errors import ArgumentError, DataError, ShapeError
+from foveal.strides import Ndarray
 from foveal.train.checkpoint import ModelDescription
 from foveal.train.evaluate import EVALUATION_BATCH
-from foveal.train.recipes import GENERAL, recipe_for
-from foveal.train.settings import ONE_CYCLE, Settings, TrainOptions, settings_of
+from foveal.train.recipes import GENERAL, Recipe
+from foveal.train.settings import ONE_CYCLE, Settings, TrainOptions, recipe_of, settings_of
 
 # The stream of random numbers that picks the images held out; 1, 2 and 4 are the loader's.
 HOLD_OUT_STREAM = 3
+# A run with less than this part of the recipe's updates is worth a word.
+FEW = 4
 
 
 @dataclass
@@ -39,6 +42,12 @@ class Feed:
     parts: dict[str, Loader]
     #: What is written beside the weights; None where nothing is known of the data.
     description: ModelDescription | None = None
+    #: How many training images each class has [K], of a Dataset.
+    counts: Ndarray | None = None
+    #: What the recipe has chosen and why, for people; empty where it was not asked.
+    reason: str = ""
+    #: True where the data bring a validation part, so that the best epoch by it is what the run keeps.
+    best: bool = False
 
 
 @dataclass
@@ -103,9 +112,12 @@ def of_dataset(data: Dataset, options: TrainOptions) -> tuple[Settings, Feed]:
         numbers = description.check(options.validation)
         pair = options.validation.images_test, numbers[options.validation.y_test]
         parts["validation"] = Share(pair, how).measured()
+    elif options.validation is None and brought(data) is not None:
+        parts["validation"] = Share(brought(data), how).measured()
     else:
         share, parts = with_validation(share, options.validation, options.seed, {**normalised, "classes": data.classes})
-    settings = settings_of(recipe_for(data.size), share.count(), options)
+    recipe = recipe_of(data, share.count(), options)
+    settings = settings_of(recipe, share.count(), options)
     parts["test"] = Share((data.images_test, data.y_test), how).measured()
     flip = mirrors_keep_class(data.name) if options.flip is None else options.flip
     settings = replace(settings, flip=flip)
@@ -114,8 +126,35 @@ def of_dataset(data: Dataset, options: TrainOptions) -> tuple[Settings, Feed]:
     # The names say how many classes are mixed.
     order |= {"mix": options.mix, "classes": data.classes}
     loader = share.loader(batch_size=settings.batch_size, **order)
-    description = replace(description, model=settings.model)
-    return settings, Feed(data.name, str(data), loader, parts, description)
+    labels = data.y_train if loader.rows is None else data.y_train[loader.rows]
+    return settings, Feed(
+        data.name,
+        str(data),
+        loader,
+        parts,
+        replace(description, model=settings.model),
+        counts=np.bincount(labels, minlength=len(data.classes)),
+        reason="" if options.minutes is not None else reason_for(recipe, settings, len(loader)),
+        best=brought(data) is not None,
+    )
+
+
+def brought(data: Dataset) -> tuple[Any, Any] | None:
+    """Return the images and labels of the validation part that a data set brings; None if it brings none."""
+    return None if data.images_validation is None else (data.images_validation, data.y_validation)
+
+
+def reason_for(recipe: Recipe, settings: Settings, per_epoch: int) -> str:
+    """Return what the recipe has chosen and why; where the run has far fewer updates than the recipe, that."""
+    s, updates = settings, settings.epochs * -(-per_epoch // settings.accumulate)
+    if s.accumulate == 1 and (s.batch_size, s.epochs) == (recipe.batch_size, recipe.epochs):
+        return recipe.reason
+    if updates * FEW >= recipe.steps:
+        return ""
+    return (
+        f"{updates:,} updates in all are few: the recipe has about {recipe.steps:,}, in {recipe.epochs:,} epochs of"
+        f" batches of {recipe.batch_size}; more epochs, or a smaller batch, learn more"
+    )
 
 
 def of_loader(loader: Loader, options: TrainOptions) -> tuple[Settings, Feed]:

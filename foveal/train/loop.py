@@ -27,19 +27,21 @@ from foveal.nn.models.weights import read_file
 from foveal.nn.saving import entry_or_problem
 from foveal.optim import UpdateRule
 from foveal.strides import Ndarray
-from foveal.train.callbacks import Callback, Callbacks, State
+from foveal.train.best import BestEpoch
+from foveal.train.callbacks import Callback, Callbacks, Monitor, State
 from foveal.train.checkpoint import NetworkDescription
 from foveal.train.feed import Feed, settings_and_feed
 from foveal.train.history import History, flat
 from foveal.train.measure import classified, measure
+from foveal.train.measured import check_memory, with_measured
 from foveal.train.progress import ProgressDisplay
 from foveal.train.run_folder import RunFolder
 from foveal.train.settings import (
-    LOSS,
     OWN,
     Settings,
     TrainOptions,
     build_net,
+    make_loss,
     make_optimizer,
     make_schedules,
     takes_options,
@@ -130,18 +132,22 @@ class Run:
         self.parameters = sum(parameter.size for parameter in self.net.parameters())
         self.optimizer = make_optimizer(self.net, settings, options)
         self.settings = s = of_optimizer(settings, self.optimizer, options)
-        if s.schedule != OWN:
-            self.optimizer.schedule(**self.make_schedules(options))
         self.train_step = foveal.compile_step(
             self.net,
-            LOSS if self.loss is None else self.loss,
+            make_loss(s, feed.counts) if self.loss is None else self.loss,
             self.optimizer,
             threads=s.threads,
             seed=s.seed,
             memory=s.memory,
             accumulate=s.accumulate,
         )
-        self.callbacks = Callbacks(options.callbacks, self)
+        # What was found out before the first step, in sentences for people.
+        self.findings: list[str] = [feed.reason] if feed.reason else []
+        check_memory(self)
+        self.settings = s = with_measured(self, options)
+        if s.schedule != OWN:
+            self.optimizer.schedule(**self.make_schedules(options))
+        self.callbacks = Callbacks(with_best(options, feed), self)
         self.resumed = options.resume is not None
         if self.resumed:
             self.resume(options.resume)
@@ -200,7 +206,7 @@ class Run:
         steps = None if self.loader.count is None else len(self.loader)
         with self.failures():
             self.call("on_train_begin")
-        self.display.begin(self.feed.text, self.settings, network, steps, self.footprint)
+        self.display.begin("\n".join([self.feed.text, *self.findings]), self.settings, network, steps, self.footprint)
         with self.failures():
             with self.display:
                 while self.epoch < self.settings.epochs and self.stopped is None:
@@ -385,6 +391,17 @@ def of_optimizer(settings: Settings, optimizer: UpdateRule, options: TrainOption
     if options.optimizer is None or isinstance(options.optimizer, str):
         return settings
     return replace(settings, lr=optimizer.lr, weight_decay=float(optimizer.weight_decay), momentum=optimizer.momentum)
+
+
+def with_best(options: TrainOptions, feed: Feed) -> list[Any]:
+    """Return the callbacks of a run, with one that keeps the best epoch where that is asked for, or usual."""
+    given = list(options.callbacks) if isinstance(options.callbacks, list | tuple) else [options.callbacks]
+    # A callback of the caller's own has decided about that.
+    if options.patience is None and (not feed.best or any(isinstance(c, Monitor) for c in given)):
+        return given
+    if "validation" not in feed.parts:
+        raise ArgumentError("train: patience is given, and there is no validation part to go by: give validation=0.1")
+    return [*given, BestEpoch(patience=options.patience)]
 
 
 class Progress:

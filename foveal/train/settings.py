@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from functools import wraps
 from inspect import Parameter, get_annotations, signature, unwrap
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
 import foveal
 from foveal import nn, optim
@@ -23,8 +23,9 @@ from foveal.errors import ArgumentError, ShapeError
 from foveal.kinds import shown
 from foveal.nn import models
 from foveal.passes.recompute import FAST, MEMORY
+from foveal.strides import Ndarray
 from foveal.train.checkpoint import ModelDescription
-from foveal.train.recipes import Recipe, recipe_for
+from foveal.train.recipes import Preset, Recipe, recipe_for
 
 # Auxiliary outputs count too if the model has some.
 LOSS = nn.AuxiliaryLoss(nn.CrossEntropyLoss())
@@ -49,8 +50,8 @@ class Options:
     epochs: int | None = None
     #: Images per step.
     batch_size: int | None = None
-    #: Learning rate; with a schedule that rises, the rate at its peak.
-    lr: float | None = None
+    #: Learning rate; with a schedule that rises, the rate at its peak. "auto" finds it by a range test before the run.
+    lr: float | Literal["auto"] | None = None
     #: A name of `optim.NAMES`; an optimiser that was made for the network; or what makes one of its parameters, such as
     #: `optim.AdamW`.
     optimizer: str | optim.UpdateRule | Callable[..., optim.UpdateRule] | None = None
@@ -80,6 +81,17 @@ class Options:
     flip: bool | None = None
     #: Images mixed with others of their batch: "mixup", "cutmix", "mixup+cutmix", or an object of data.transforms.
     mix: str | Mixing | None = None
+    #: "fast", "best" or "airbench94": the recipe in a shorter and in a longer form, and that of one network.
+    preset: Preset | None = None
+    #: How long the run may take: a network and a number of epochs that fit are chosen. What is chosen depends on the
+    #: speed of the machine; the settings that were chosen, given as options, repeat the run to the bit.
+    minutes: float | None = None
+    #: True to let classes of few images count more: the loss is nn.ClassBalancedFocalLoss.
+    balance: bool = False
+    #: Epochs without a better validation accuracy after which the run ends; the network is then that of the best epoch.
+    patience: int | None = None
+    #: The share of the target that is spread over all classes, such as 0.1.
+    label_smoothing: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +102,9 @@ class RunOptions(Options):
     out: str | Path | None = None
     #: True to print nothing.
     quiet: bool = False
+    #: What the network is measured by after each epoch: (x, y), a Loader, a Dataset (its test images), or the share of
+    #: the training data that is held out, such as 0.1, drawn by the seed with the same share of each class.
+    validation: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +118,6 @@ class TrainOptions(RunOptions):
     #: As in `Options`; or one of `data.transforms`, a function (x, rng) -> x of batches before they are normalised, or
     #: a list of these.
     augment: Any = None
-    #: What the network is measured by after each epoch: (x, y), a Loader, a Dataset (its test images), or the share of
-    #: the training data that is held out, such as 0.1, drawn by the seed with the same share of each class.
-    validation: Any = None
     #: Functions of an epoch's values, and objects of train.Callback, in the order in which they are called.
     callbacks: Any = ()
     #: More numbers of each epoch, by name: functions (outputs, targets) -> number of arrays.
@@ -125,7 +137,11 @@ class Settings(Options):
     model: str | None
     epochs: int
     batch_size: int
+    #: Until the range test has found it, that of the recipe.
     lr: float
+    momentum: float | None
+    ema: float | None
+    label_smoothing: float
     optimizer: str
     schedule: str
     weight_decay: float
@@ -139,7 +155,22 @@ def choose(data: Dataset, options: Options) -> Settings:
 
     Raises ShapeError for a name that is not known, and for options that do not go together.
     """
-    return settings_of(recipe_for(data.size), len(data.images_train), options)
+    return settings_of(recipe_of(data, len(data.images_train), options), len(data.images_train), options)
+
+
+def recipe_of(data: Dataset, images: int | None, options: Options) -> Recipe:
+    """Return the recipe for a data set of which so many images are trained on."""
+    return recipe_for(
+        data.size,
+        images,
+        len(data.classes),
+        # The network is chosen by the time if it is not given.
+        options.minutes if options.model is None else None,
+        options.preset,
+        None if options.balance else data.y_train,
+        data.channels,
+        foveal.get_threads() if options.threads is None else options.threads,
+    )
 
 
 def settings_of(recipe: Recipe, images: int | None, options: Options) -> Settings:
@@ -156,7 +187,11 @@ def settings_of(recipe: Recipe, images: int | None, options: Options) -> Setting
         model=models.canonical(model) if isinstance(model, str) else None,
         epochs=recipe.epochs if options.epochs is None else options.epochs,
         batch_size=batch_size if options.batch_size is None else options.batch_size,
-        lr=default_lr(optimizer, recipe) if options.lr is None else options.lr,
+        lr=default_lr(optimizer, recipe) if options.lr is None or options.lr == "auto" else options.lr,
+        # The recipe's momentum belongs to its optimiser.
+        momentum=options.momentum if options.momentum is not None or optimizer != recipe.optimizer else recipe.momentum,
+        ema=recipe.ema if options.ema is None else options.ema,
+        label_smoothing=smoothing(recipe, options),
         optimizer=optimizer if isinstance(optimizer, str) else name_of(optimizer),
         schedule=default_schedule(own) if options.schedule is None else name_of(options.schedule),
         weight_decay=recipe.weight_decay if options.weight_decay is None else options.weight_decay,
@@ -193,6 +228,27 @@ def default_lr(optimizer: str | Callable[..., Any] | optim.UpdateRule, recipe: R
     return recipe.lr if optimizer == recipe.optimizer else optim.UpdateRule.registry[optimizer].default_lr
 
 
+def smoothing(recipe: Recipe, options: Options) -> float:
+    """Return the label smoothing: the recipe's if none is given, and none with a balanced loss."""
+    if options.label_smoothing is not None:
+        return options.label_smoothing
+    return 0.0 if options.balance else recipe.label_smoothing
+
+
+def make_loss(settings: Settings, counts: Ndarray | None) -> Callable[..., Any]:
+    """Return the loss that the settings name. counts: how many training images each class has, for --balance.
+
+    Raises ShapeError for a balanced loss where the counts are not known.
+    """
+    if not settings.balance and not settings.label_smoothing:
+        return LOSS
+    if not settings.balance:
+        return nn.AuxiliaryLoss(nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing))
+    if counts is None:
+        raise ShapeError("balance: the number of images of each class is not known; it is for a Dataset")
+    return nn.AuxiliaryLoss(nn.ClassBalancedFocalLoss(counts))
+
+
 def check(settings: Settings, options: Options) -> None:
     """Raise ShapeError for names that are not known, for numbers of 0 or less, and for what does not go together."""
     s = settings
@@ -208,6 +264,14 @@ def check(settings: Settings, options: Options) -> None:
         raise ShapeError(
             f"momentum_low is {s.momentum_low:g} with schedule {s.schedule}: momentum is cycled with {ONE_CYCLE} only"
         )
+    if not 0 <= s.label_smoothing <= 1:
+        raise ShapeError(f"label_smoothing is {s.label_smoothing:g}: it has to be from 0 to 1")
+    if s.balance and s.label_smoothing:
+        raise ShapeError("balance and label_smoothing are both given, and a loss has one of them; leave one out")
+    if s.patience is not None and s.patience < 0:
+        raise ShapeError(f"patience is {s.patience}: it is a number of epochs, 0 or more")
+    if options.lr == "auto" and s.accumulate > 1:
+        raise ShapeError("lr auto: the range test changes the rate after each batch, so it cannot accumulate; give lr")
     if isinstance(options.optimizer, optim.UpdateRule):
         given = [name for name in OF_OPTIMIZER if getattr(options, name) is not None]
         if given:

@@ -310,7 +310,7 @@ def test_no_option_is_passed_on_by_hand(trees):
 def test_settings_hold_every_option(data):
     options = Options(seed=7, clip_norm=2.0, ema=0.5, memory="low", momentum=0.7, lr=0.3)
     settings = choose(data, options)
-    recipe = recipe_for(data.size)
+    recipe = recipe_for(data.size, len(data.images_train))
     for field in fields(Options):
         given = getattr(options, field.name)
         if given is not None:
@@ -321,7 +321,7 @@ def test_settings_hold_every_option(data):
 
 
 def test_the_rate_of_another_optimiser_is_its_own(data):
-    recipe = recipe_for(data.size)
+    recipe = recipe_for(data.size, len(data.images_train))
     for name in optim.NAMES:
         lr = choose(data, Options(optimizer=name)).lr
         assert lr == (recipe.lr if name == recipe.optimizer else optim.UpdateRule.registry[name].default_lr)
