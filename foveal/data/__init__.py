@@ -13,6 +13,8 @@ images.py      single image files
 preprocessing.py  how an image of any kind becomes what a network takes; stands in model files
 augment.py     random changes of training images, by name: add one here
 loader.py      mini-batches: order, augmentation, normalisation, reading ahead
+pretrained.py  weights of other people by name, and the preprocessing that stored weights expect
+hub.py         weights from the Hugging Face hub
 sources.py     what a loader takes its items from: arrays, sequences, generators
 """
 
@@ -21,9 +23,11 @@ from typing import TYPE_CHECKING, NoReturn
 from foveal.arguments import check_calls
 from foveal.data.augment import augmentation, random_crop_flip
 from foveal.data.dataset import Dataset, from_arrays
+from foveal.data.hub import fetch
 from foveal.data.images import read_image
 from foveal.data.loader import Loader, normalise
 from foveal.data.preprocessing import Preprocessing
+from foveal.data.pretrained import transforms_of
 from foveal.data.readers import load
 from foveal.data.statistics import scaled
 from foveal.names import missing_in
@@ -33,12 +37,14 @@ __all__ = [
     "Loader",
     "Preprocessing",
     "augmentation",
+    "fetch",
     "from_arrays",
     "load",
     "normalise",
     "random_crop_flip",
     "read_image",
     "scaled",
+    "transforms_of",
 ]
 
 check_calls(__name__)
