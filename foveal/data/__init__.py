@@ -23,6 +23,8 @@ threads.py     work in threads whose results come in order; bars
 augment.py     random changes of training images, by name: add one here
 transforms/    the transforms that they are made of, by torchvision's names
 loader.py      mini-batches: order, augmentation, normalisation, reading ahead
+pretrained.py  weights of other people by name, and the preprocessing that stored weights expect
+hub.py         weights from the Hugging Face hub
 sources.py     what a loader takes its items from: arrays, sequences, generators
 """
 
@@ -34,10 +36,12 @@ from foveal.data.augment import augmentation, random_crop_flip
 from foveal.data.dataset import Dataset, from_arrays
 from foveal.data.image_array import ImageArray
 from foveal.data.image_files import ImageFiles
+from foveal.data.hub import fetch
 from foveal.data.images import read_image
 from foveal.data.listing import Problem
 from foveal.data.loader import Loader, normalise
 from foveal.data.preprocessing import Preprocessing
+from foveal.data.pretrained import transforms_of
 from foveal.data.readers import load
 from foveal.data.scanning import scan
 from foveal.data.statistics import scaled
@@ -51,6 +55,7 @@ __all__ = [
     "Preprocessing",
     "Problem",
     "augmentation",
+    "fetch",
     "from_arrays",
     "load",
     "normalise",
@@ -59,6 +64,7 @@ __all__ = [
     "scaled",
     "scan",
     "transforms",
+    "transforms_of",
 ]
 
 check_calls(__name__)

@@ -10,6 +10,7 @@ modules that a file may hold though the model has none.
 The files of this folder:
 
 registry.py      the table of all models: name, builder, number of parameters, image size, source
+recognise.py     which model a file of weights belongs to
 weights.py       loading safetensors files with torchvision's names or timm's
 blocks.py        what models share: blocks, starting values, checks of image sizes
 small.py         the small network for images below 32x32
@@ -31,11 +32,12 @@ from foveal.arguments import check_calls
 from foveal.errors import ShapeError
 from foveal.nn.init import seed as seed_layers
 from foveal.nn.models.blocks import Size
+from foveal.nn.models.recognise import recognised
 from foveal.nn.models.registry import MODELS, NAMES, Entry, canonical, table
 from foveal.nn.models.weights import Loaded, classes_in, load_weights
 from foveal.nn.module import Module
 
-__all__ = ["MODELS", "NAMES", "Entry", "Loaded", "build", "canonical", "load", "load_weights", "table"]
+__all__ = ["MODELS", "NAMES", "Entry", "Loaded", "build", "canonical", "load", "load_weights", "recognised", "table"]
 
 
 def build(name: str, *, channels: int, size: Size, classes: int, seed: int = 0) -> Module:

@@ -37,6 +37,8 @@ class ConvGroup(Module):
 class Airbench94(Module):
     """Images [N, channels, H, W] of 25x25 and more (32x32 in the source) -> logits [N, classes]."""
 
+    heads = ("fc",)
+
     def __init__(self, channels: int = 3, size: tuple[int, int] = (32, 32), classes: int = 10) -> None:
         if min(size) < 25:
             raise ShapeError(

@@ -14,6 +14,8 @@ from foveal.ops.op import Tensor
 class LeNet5(Module):
     """Images [N, channels, H, W] of 12x12 and more (28x28 in the paper's data) -> logits [N, classes]."""
 
+    heads = ("fc3",)
+
     def __init__(self, channels: int = 1, size: tuple[int, int] = (28, 28), classes: int = 10) -> None:
         if min(size) < 12:
             raise ShapeError(

@@ -16,6 +16,8 @@ class SmallNet(Module):
     width: the channels of the first stage; the second has twice as many. p: the probability of dropout.
     """
 
+    heads = ("fc",)
+
     def __init__(self, channels: int, classes: int, width: int = 32, p: float = 0.1) -> None:
         self.conv1 = Conv2d(channels, width, 3, padding=1, bias=False)
         self.bn1 = BatchNorm2d(width)
