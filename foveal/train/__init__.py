@@ -16,6 +16,9 @@ metadata.py     what the description in a model file may say, checked
 checkpoint.py   the files of a run, and loading a trained network from them
 run_folder.py   writing the files of a run while it goes on
 classifier.py   Classifier: a trained network that is called on photos; `load`
+checkpoints.py  checkpoints of a run, with checksums: the last one and the one before it
+signals.py      Ctrl-C and SIGTERM while a run goes on
+run_state.py    how far a run is, its history and its callbacks, as parts of its state
 evaluate.py     logits of a network on a set of images, and their metrics
 compile_only.py  what a run compiles, without training
 state.py        the state of a whole training as arrays, to go on from later

@@ -1,4 +1,4 @@
-"""The files of a run: `model.safetensors`, `log.jsonl`, `metrics.json`, in one folder.
+"""The files of a run: `model.safetensors`, `log.jsonl`, `metrics.json`, `run.json`, in one folder.
 
 The model file alone is enough to rebuild the network: its metadata says which one, for which images, and how they were
 normalised. run_folder.py writes them while a run goes on.
@@ -27,7 +27,7 @@ from foveal.nn.saving import entry_or_problem, load
 from foveal.strides import Ndarray
 from foveal.train import metadata
 
-MODEL, LOG, METRICS = "model.safetensors", "log.jsonl", "metrics.json"
+MODEL, LOG, METRICS, RUN = "model.safetensors", "log.jsonl", "metrics.json", "run.json"
 # The folder in a run's folder with files that are complete and on their way to their places; see run_folder.py.
 SAVED = ".saved"
 # The only metadata entry, since safetensors writes several in an order that varies.

@@ -6,7 +6,6 @@ and sees to it that a run that is cut short leaves its last whole epoch on disk.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from foveal.nn.saving import entry_or_problem
 from foveal.optim import UpdateRule
 from foveal.strides import Ndarray
 from foveal.train.best import BestEpoch
-from foveal.train.callbacks import Callback, Callbacks, Monitor, State
+from foveal.train.callbacks import Callbacks, Monitor, State
 from foveal.train.checkpoint import NetworkDescription
 from foveal.train.feed import Feed, settings_and_feed
 from foveal.train.history import History, flat
@@ -36,6 +35,7 @@ from foveal.train.measure import classified, measure
 from foveal.train.measured import check_memory, with_measured
 from foveal.train.progress import ProgressDisplay
 from foveal.train.run_folder import RunFolder
+from foveal.train.run_state import CallbackState, Progress
 from foveal.train.settings import (
     OWN,
     Settings,
@@ -47,7 +47,7 @@ from foveal.train.settings import (
     takes_options,
     thread_count,
 )
-from foveal.train.state import Training, from_text, schedules_of, to_text
+from foveal.train.state import Training, schedules_of
 from foveal.train.tally import Clock, EpochLog, Tally
 
 
@@ -402,37 +402,3 @@ def with_best(options: TrainOptions, feed: Feed) -> list[Any]:
     if "validation" not in feed.parts:
         raise ArgumentError("train: patience is given, and there is no validation part to go by: give validation=0.1")
     return [*given, BestEpoch(patience=options.patience)]
-
-
-class Progress:
-    """How far a run is, and its history, as a part of its state."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-
-    def state_dict(self) -> State:
-        run = self.run
-        # An epoch that was cut short goes on where it was, and is no line of the history.
-        done = run.epoch - (run.taken > 0)
-        lines = [line for line in run.history.lines if line["epoch"] <= done]
-        found = {"epoch": done, "taken": run.taken, "tally": run.tally.numbers(), "lines": lines}
-        return {"progress": from_text(json.dumps(found))}
-
-    def load_state_dict(self, state: Mapping[str, Ndarray]) -> None:
-        stored = json.loads(to_text(state["progress"]))
-        self.run.epoch, self.run.taken = int(stored["epoch"]), int(stored["taken"])
-        self.run.tally = Tally(self.run.measures, **stored.get("tally", {}))
-        self.run.history.lines[:] = stored["lines"]
-
-
-class CallbackState:
-    """A callback, as a part of the state of a run; its numbers become arrays."""
-
-    def __init__(self, callback: Callback) -> None:
-        self.callback = callback
-
-    def state_dict(self) -> State:
-        return {name: np.array(value, order="C") for name, value in self.callback.state_dict().items()}
-
-    def load_state_dict(self, state: Mapping[str, Ndarray]) -> None:
-        self.callback.load_state_dict(state)

@@ -6,7 +6,8 @@ other. Whoever comes after a process that was killed in between finishes this: t
 files, and `load_run` reads the model from where it is.
 
 An older run is linked into `earlier-1` before that moment, and its log and its metrics are removed before the new model
-takes the place of the old one. So files of two runs never lie side by side.
+takes the place of the old one. So files of two runs never lie side by side. What a new run writes before its first
+epoch is done, `run.json` and checkpoints, lies in `.started` until then if there is an older run.
 """
 
 from __future__ import annotations
@@ -20,37 +21,46 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from foveal.files import write_synchronised
+from foveal.files import write_synchronised, write_whole
 from foveal.strides import Ndarray
-from foveal.train.checkpoint import LOG, METRICS, MODEL, SAVED, ModelDescription, NetworkDescription, model_bytes
+from foveal.train.checkpoint import LOG, METRICS, MODEL, RUN, SAVED, ModelDescription, NetworkDescription, model_bytes
+from foveal.train.checkpoints import CHECKPOINTS, LAST, NEW, PREVIOUS, write_checkpoint
 from foveal.train.files import lock, synchronise, writing
 
 FILES = (MODEL, LOG, METRICS)
-LOCK, SAVING, LINKING = ".lock", ".saving", ".earlier"
+# What else belongs to a run: it goes with its files when they move to `earlier-1`.
+STATES = tuple(f"{CHECKPOINTS}/{name}" for name in (LAST, PREVIOUS))
+OTHERS = (RUN, *STATES, "report.html", "predictions.npz", "doctor.json", "MODEL.md")
+LOCK, SAVING, LINKING, STARTED = ".lock", ".saving", ".earlier", ".started"
 # Names that processes which were killed leave behind, those of version 0.1.0 too.
-_LEFT_BEHIND = re.compile(rf"\.(({'|'.join(map(re.escape, FILES))})\.)?\d+\.tmp")
+_LEFT_BEHIND = re.compile(rf"\.(({'|'.join(map(re.escape, (*FILES, RUN)))})\.)?\d+\.tmp")
 
 
 class RunFolder:
     """Writes the files of one run, after every epoch.
 
     Nothing of an older run in the same folder is touched before the first epoch is done; then its files move to
-    `earlier-1` (`earlier-2`, ...) inside the folder. `close` it in the end. Raises DataError when the folder cannot be
-    written, or when another training writes to it.
+    `earlier-1` (`earlier-2`, ...) inside the folder. `close` it in the end. goes_on: True for the run that lies in the
+    folder, which is gone on with. Raises DataError when the folder cannot be written, or when another training writes
+    to it.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, goes_on: bool = False) -> None:
         self.path = Path(path)
         # Where the files of an older run went, if there were any.
         self.earlier: Path | None = None
-        # The lines of the log so far, and whether this run has written any of them.
-        self._log, self._begun = "", False
+        # What stands in `run.json`.
+        self._description: str | None = None
+        # The lines of the log so far, whether the log in its place begins with them, and whether the files in their
+        # places are this run's.
+        self._log, self._followed, self._begun = "", False, False
         # Find out now, before hours of training, that the folder can be written.
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = lock(self.path / LOCK)
             try:
                 self._tidy()
+                self._begun = self._place(goes_on)
                 (self.path / SAVING).mkdir(exist_ok=True)
             except BaseException:
                 self._lock.close()
@@ -63,6 +73,12 @@ class RunFolder:
         # A run that was interrupted while it wrote leaves no temporary files either.
         with contextlib.suppress(OSError):
             self._tidy()
+        # One that wrote no epoch and no checkpoint leaves no file.
+        if not self._begun and not _states(self.home):
+            _remove(self.home / CHECKPOINTS)
+            with contextlib.suppress(OSError):
+                (self.home / RUN).unlink(missing_ok=True)
+            _remove(self.path / STARTED)
         with contextlib.suppress(OSError):
             (self.path / LOCK).unlink()
         self._lock.close()
@@ -72,24 +88,41 @@ class RunFolder:
         """The path of the model file."""
         return self.path / MODEL
 
+    @property
+    def home(self) -> Path:
+        """The folder of `run.json` and checkpoints: `.started` inside of the run's own as long as that is there."""
+        started = self.path / STARTED
+        return started if started.is_dir() else self.path
+
+    def describe(self, text: str) -> None:
+        """Write `run.json`. Raises DataError if that fails."""
+        with writing(self.path):
+            self._present()
+            self._description = text
+            write_whole(self.home / RUN, text.encode())
+
+    def checkpoint(self, content: bytes) -> None:
+        """Write a checkpoint. Raises DataError if that fails; those that were there before are then still there."""
+        with writing(self.path):
+            self._present()
+            write_checkpoint(self.home / CHECKPOINTS, content)
+
     def save(
         self,
-        state: Mapping[str, Ndarray],
+        state: Mapping[str, Ndarray] | None,
         description: ModelDescription | NetworkDescription,
         line: Mapping[str, object] | None,
         metrics: Mapping[str, object],
     ) -> None:
         """Write the model, add `line` to the log and write the metrics. If that fails, the files are as they were.
 
-        line: None where the log stays as it is, as for the model of an earlier epoch.
+        state: None where the model of an earlier epoch stays. line: None where the log stays as it is.
         """
         text = "" if line is None else json.dumps(line) + "\n"
-        content = {
-            MODEL: model_bytes(state, description),
-            LOG: (self._log + text).encode(),
-            METRICS: (json.dumps(metrics, indent=2) + "\n").encode(),
-        }
+        content = {} if state is None else {MODEL: model_bytes(state, description)}
+        content |= {LOG: (self._log + text).encode(), METRICS: (json.dumps(metrics, indent=2) + "\n").encode()}
         with writing(self.path):
+            self._present()
             self._tidy()
             saving = self.path / SAVING
             try:
@@ -105,13 +138,38 @@ class RunFolder:
             except BaseException:
                 _remove(saving)
                 raise
-            first, self._begun, self._log = not self._begun, True, self._log + text
+            follows, self._followed, self._begun, self._log = self._followed, True, True, self._log + text
             synchronise(self.path)
-            self._publish(None if first else text)
+            self._publish(text if follows else None)
 
     def begin(self, lines: Iterable[Mapping[str, object]]) -> None:
-        """Let the log begin with the lines of the run that this one goes on with."""
-        self._log = "".join(json.dumps(line) + "\n" for line in lines)
+        """Let the log hold these lines, and what is saved from now on: those of the run that this one goes on with."""
+        self._log, self._followed = "".join(json.dumps(line) + "\n" for line in lines), False
+
+    def _place(self, goes_on: bool) -> bool:
+        """Make the folder for what is written before the first epoch is done; True if files there are this run's."""
+        started = self.path / STARTED
+        if goes_on:
+            return not started.is_dir()
+        # A run that has not come to the end of its first epoch.
+        if _states(started):
+            started.rename(self._next_earlier()[0])
+        _remove(started / CHECKPOINTS)
+        _remove(started)
+        if any((self.path / name).exists() for name in (*FILES, RUN, *STATES)):
+            started.mkdir(exist_ok=True)
+        return False
+
+    def _present(self) -> None:
+        """Make the folder anew if it was removed while the run went on."""
+        if self.path.is_dir():
+            return
+        self.path.mkdir(parents=True)
+        self._lock.close()
+        self._lock = lock(self.path / LOCK)
+        self._begun = self._followed = False
+        if self._description is not None:
+            write_whole(self.path / RUN, self._description.encode())
 
     def _publish(self, line: str | None = None) -> None:
         """Move the files from `.saved` to their places.
@@ -122,9 +180,13 @@ class RunFolder:
         saved = self.path / SAVED
         if not saved.is_dir():
             return
+        started = self.path / STARTED
         if line is None and (saved / MODEL).exists():
-            for name in (LOG, METRICS):
-                (self.path / name).unlink(missing_ok=True)
+            (self.path / LOG).unlink(missing_ok=True)
+            (self.path / METRICS).unlink(missing_ok=True)
+            for name in OTHERS if started.is_dir() else ():
+                if (self.path / name).exists():
+                    (self.path / name).unlink()
         for name in FILES:
             if not (saved / name).exists():
                 continue
@@ -134,32 +196,46 @@ class RunFolder:
                 (saved / LOG).unlink()
             else:
                 (saved / name).replace(self.path / name)
+        for name in (RUN, *STATES):
+            if (started / name).exists():
+                (self.path / name).parent.mkdir(exist_ok=True)
+                (started / name).replace(self.path / name)
+        _remove(started / CHECKPOINTS)
+        _remove(started)
         synchronise(self.path)
         _remove(saved)
 
-    def _keep_earlier(self) -> None:
-        """Link the files of an older run into the first of earlier-1, earlier-2, ... that does not exist."""
-        files = [self.path / name for name in FILES if (self.path / name).exists()]
-        if not files:
-            return
+    def _next_earlier(self) -> tuple[Path, Path | None]:
+        """Return the first of earlier-1, earlier-2, ... that does not exist, and the one before it."""
         before: Path | None = None
         for number in itertools.count(1):
             place = self.path / f"earlier-{number}"
             if not place.exists():
                 break
             before = place
+        return place, before
+
+    def _keep_earlier(self) -> None:
+        """Link the files of an older run into the first of earlier-1, earlier-2, ... that does not exist."""
+        # Without `.started` what lies beside them is this run's own.
+        names = (*FILES, *(OTHERS if (self.path / STARTED).is_dir() else ()))
+        files = [name for name in names if (self.path / name).exists()]
+        if not files:
+            return
+        place, before = self._next_earlier()
         # A process that was killed right here has linked them before.
-        if before is not None and all(_same(path, before / path.name) for path in files):
+        if before is not None and all(_same(self.path / name, before / name) for name in files):
             self.earlier = before
             return
         linking = self.path / LINKING
         linking.mkdir()
-        for path in files:
+        for name in files:
+            (linking / name).parent.mkdir(exist_ok=True)
             try:
-                (linking / path.name).hardlink_to(path)
+                (linking / name).hardlink_to(self.path / name)
             except OSError:
                 # Not all file systems have links.
-                shutil.copy2(path, linking / path.name)
+                shutil.copy2(self.path / name, linking / name)
         synchronise(linking)
         linking.rename(place)
         self.earlier = place
@@ -167,9 +243,11 @@ class RunFolder:
     def _tidy(self) -> None:
         """Finish what a process that was killed has begun, and remove its temporary files."""
         self._publish()
-        for name in (SAVING, LINKING):
+        for name in (SAVING, f"{LINKING}/{CHECKPOINTS}", LINKING):
             _remove(self.path / name)
-        for path in self.path.iterdir():
+        if (new := self.home / CHECKPOINTS / NEW).exists():
+            new.unlink()
+        for path in {*self.path.iterdir(), *self.home.iterdir()}:
             if _LEFT_BEHIND.fullmatch(path.name) and path.is_file():
                 path.unlink(missing_ok=True)
 
@@ -179,10 +257,18 @@ def _same(one: Path, other: Path) -> bool:
     return other.is_file() and (one.samefile(other) or filecmp.cmp(one, other, shallow=False))
 
 
+def _states(folder: Path) -> bool:
+    """True if there is a checkpoint in the folder of a run."""
+    return any((folder / name).exists() for name in STATES)
+
+
 def _remove(folder: Path) -> None:
     """Remove a folder of a run's files. Where something else lies in it, that stays, and so does the folder."""
-    for name in FILES:
-        with contextlib.suppress(OSError):
-            (folder / name).unlink()
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path.name in {*FILES, *OTHERS, LAST, PREVIOUS, NEW}:
+            with contextlib.suppress(OSError):
+                path.unlink()
     with contextlib.suppress(OSError):
         folder.rmdir()
