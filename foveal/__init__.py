@@ -7,6 +7,7 @@ foveal.load                             a network from the file that net.save(pa
 foveal.nn, optim, metrics, data         layers, losses and models; optimisers and schedules; scores; data sets
 foveal.ops                              the operators
 foveal.train.train                      the training loop: train(foveal.data.load("digits"), epochs=3)
+foveal.report                           a run as one page, runs beside each other, a run while it goes on
 foveal.explain                          what a model costs and sees, layer by layer, before it runs
 foveal.warm_up                          compiles for given shapes before they are needed
 foveal.set_threads, get_threads         how many native threads programs use
@@ -72,6 +73,7 @@ MAP = (
     ("data", "readers, augmentation, loader"),
     ("metrics", "what a classifier's outputs are worth"),
     ("train", "the loop, its settings and files, evaluation, the search for hyper-parameters"),
+    ("report", "what a run looks like: its report as one page, runs beside each other, a run while it goes on"),
     ("bench", "timing against a peak, and against PyTorch and ONNX Runtime where they are installed"),
     ("cli", "the command line"),
 )
@@ -93,7 +95,7 @@ PUBLIC = {
 
 
 # The rooms that users work with; all others can be imported too.
-ROOMS = ("nn", "ops", "optim", "data", "metrics", "train", "explain", "debug", "errors")
+ROOMS = ("nn", "ops", "optim", "data", "metrics", "train", "report", "explain", "debug", "errors")
 
 __all__ = [*PUBLIC, *ROOMS]
 
