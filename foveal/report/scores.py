@@ -106,8 +106,8 @@ class Scores:
         caption = f"By class, on {self.where}.{left_out}"
         note = (
             "Intervals are Wilson's (1927), of 95 %. AUC: the probability that an image of the class scores above one"
-            " of another class. AP: average precision. The threshold is the lowest probability of the class from which on"
-            f" {WANTED:.0%} of the images are of it{self.picked_on()}."
+            " of another class. AP: average precision. The threshold is the lowest probability of the class from which"
+            f" on {WANTED:.0%} of the images are of it{self.picked_on()}."
         )
         return page.table(caption, columns, rows) + page.paragraph(note, "soft")
 
