@@ -87,11 +87,11 @@ def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[object]]
         first, *others = (escaped(cell) for cell in row)
         rest = "".join(f"<td{kind}>{cell}</td>" for cell, kind in zip(others, kinds[1:], strict=True))
         body += f'<tr><th scope="row"{kinds[0]}>{first}</th>{rest}</tr>'
-    top = f"<caption>{escaped(caption)}</caption>" if caption else ""
     # A table that is wider than the screen is moved by itself, also with the keys.
     return (
-        f'<div class="wide" tabindex="0" role="group" aria-label="{escaped(caption or columns[0])}"><table>{top}<thead>'
-        f"<tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f'{paragraph(caption, "soft")}<div class="wide" tabindex="0" role="group"'
+        f' aria-label="{escaped(caption or columns[0])}"><table><thead><tr>'
+        f"{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 

@@ -108,7 +108,8 @@ class TensorBoard(Callback):
 
         train.train(data, net, callbacks=[report.TensorBoard("runs/mine/tensorboard")])
 
-    Look at them with `tensorboard --logdir runs`. folder: for the files. Raises PackageError, before a training begins,
+    Look at them with `tensorboard --logdir runs`. folder: for the files; a new training removes event files that are
+    there, one that is resumed goes on with them. Raises PackageError, before a training begins,
     where tensorboardX is not installed.
     """
 
@@ -128,6 +129,8 @@ class TensorBoard(Callback):
         if not self.run.resumed:
             self.step = 0
         with writing(self.folder):
+            for path in () if self.run.resumed else self.folder.glob("events.out.tfevents.*"):
+                path.unlink()
             # What a run that is resumed wrote after its checkpoint is written again, and hidden by the reader.
             self.writer = self.make(str(self.folder), purge_step=self.step or None)
         return None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from foveal import metrics
 from foveal.display import escaped
 from foveal.errors import DataError
+from foveal.metrics.curves import count_by_threshold
 from foveal.report import charts, page
 from foveal.report.charts import Axis, Series
 from foveal.report.pictures import heat_map
@@ -22,6 +25,51 @@ MAX_ROWS, MAX_CURVES, MAX_CELLS, MAX_PAIRS = 100, 8, 20, 20
 PRECISIONS = (0.9, 0.95, 0.98, 0.99)
 # The precision that a class of its own is asked for.
 WANTED = 0.95
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One class against the rest, at every threshold.
+
+    It is what `metrics.roc_curve` and `precision_recall_curve` compute by scikit-learn, which takes longer to be
+    imported than all of a report takes otherwise; a test compares both.
+    """
+
+    #: from the highest threshold on, with the point at which no image is of the class: [T + 1]
+    recall: NDArray[np.float64]
+    precision: NDArray[np.float64]
+    false_positive_rate: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> Ranked:
+        """Return it for scores [n] of images that are of the class, or not."""
+        counts = count_by_threshold(positive, scores, above=False)
+        rate = counts.false_positives / counts.negatives
+        return cls(np.append(0.0, counts.recall), np.append(1.0, counts.precision), np.append(0.0, rate))
+
+    @property
+    def auc(self) -> float:
+        """The area below the ROC curve."""
+        steps, sums = np.diff(self.false_positive_rate), self.recall[1:] + self.recall[:-1]
+        return float((steps * sums).sum() / 2)
+
+    @property
+    def average_precision(self) -> float:
+        """sum_n (R_n - R_{n-1}) P_n"""
+        return float((np.diff(self.recall) * self.precision[1:]).sum())
+
+    @property
+    def precision_recall(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The points of the curve of precision (y) by recall (x)."""
+        return self.recall, self.precision
+
+    @property
+    def roc(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The points of the curve of the true positive rate (y) by the false positive rate (x)."""
+        return self.false_positive_rate, self.recall
+
+
+AUC, AVERAGE = attrgetter("auc"), attrgetter("average_precision")
 
 
 class Scores:
@@ -40,12 +88,8 @@ class Scores:
         worst = known[np.argsort(np.asarray(self.scores.f1)[known], kind="stable")][:MAX_ROWS]
         self.shown: NDArray[np.int64] = np.arange(K) if K <= MAX_ROWS else np.sort(worst)
         p, y = self.part.probability.astype(np.float64), self.part.label
-        #: by class: area below the ROC curve, average precision; only where there are images of it and others
-        self.areas = {
-            int(k): (metrics.roc_auc(y == k, p[:, k]), metrics.average_precision(y == k, p[:, k]))
-            for k in self.shown
-            if (y == k).any() and not (y == k).all()
-        }
+        #: by class, where there are images of it and others
+        self.ranked = {int(k): Ranked.of(y == k, p[:, k]) for k in self.shown if (y == k).any() and not (y == k).all()}
 
     @property
     def where(self) -> str:
@@ -73,7 +117,7 @@ class Scores:
             low, high = metrics.wilson_interval(hits, images)
             asked = int(self.counts[:, k].sum())
             p_low, p_high = metrics.wilson_interval(hits, asked)
-            auc, average = self.areas.get(k, (None, None))
+            ranked = self.ranked.get(k)
             rows.append(
                 [
                     self.classes[k],
@@ -83,8 +127,8 @@ class Scores:
                     f"{s.recall[k]:.3f}" if images else "-",
                     f"{low:.3f} - {high:.3f}" if images else "-",
                     f"{s.f1[k]:.3f}",
-                    "-" if auc is None else f"{auc:.4f}",
-                    "-" if average is None else f"{average:.4f}",
+                    "-" if ranked is None else f"{ranked.auc:.4f}",
+                    "-" if ranked is None else f"{ranked.average_precision:.4f}",
                     self.threshold(k),
                 ]
             )
@@ -130,27 +174,23 @@ class Scores:
 
     def curves(self) -> str:
         """Return the figures of precision and recall, and of ROC, each class against the others."""
-        order = sorted(self.areas, key=lambda k: self.areas[k][1])
+        order = sorted(self.ranked, key=lambda k: self.ranked[k].average_precision)
         if not order:
             return ""
         chosen = order if len(order) <= charts.COLOURS + 2 else order[:MAX_CURVES]
         chosen = sorted(chosen)
         which = "" if len(chosen) == len(self.classes) else f"; the {len(chosen)} of the lowest AP are drawn"
-        p, y = self.part.probability.astype(np.float64), self.part.label
+        chosen_ones = [self.ranked[k] for k in chosen]
         made = []
-        for title, curve_of, place, area in (
-            ("Precision and recall", metrics.precision_recall_curve, 1, "AP"),
-            ("ROC", metrics.roc_curve, 0, "AUC"),
+        for title, area, axes, points, areas in (
+            ("Precision and recall", "AP", ("recall", "precision"), [r.precision_recall for r in chosen_ones], AVERAGE),
+            ("ROC", "AUC", ("false positive rate", "true positive rate"), [r.roc for r in chosen_ones], AUC),
         ):
-            found = {k: curve_of(y == k, p[:, k]) for k in chosen}
-            series = [
-                Series(f"{short(self.classes[k])} ({area} {self.areas[k][place]:.3f})", *along(found[k]))
-                for k in chosen
-            ]
-            mean = float(np.mean([areas[place] for areas in self.areas.values()]))
+            names = [f"{short(self.classes[k])} ({area} {areas(self.ranked[k]):.3f})" for k in chosen]
+            series = [Series(name, x.tolist(), y.tolist()) for name, (x, y) in zip(names, points, strict=True)]
+            mean = float(np.mean([areas(ranked) for ranked in self.ranked.values()]))
             told = f"each class against the others; mean {area} {mean:.4f}{which}"
-            first = found[chosen[0]]
-            across, up = Axis(first.x_name, 0.0, 1.0), Axis(first.y_name, 0.0, 1.0)
+            across, up = (Axis(name, 0.0, 1.0) for name in axes)
             drawn = charts.line_chart(series, across, up, f"{title}: {told}", diagonal=area == "AUC")
             made.append(page.figure(title, told, drawn, series))
         return page.figures(*made)
@@ -166,9 +206,8 @@ class Scores:
                 f'<tr><th scope="row">{escaped(name)}</th>{row}</tr>'
                 for name, row in zip(self.classes, cells, strict=True)
             )
-            shown = (
+            shown = page.paragraph("Rows are labels, columns are predictions; colours are shares of a row.", "soft") + (
                 '<div class="wide" tabindex="0" role="group" aria-label="Confusion matrix"><table class="confusion">'
-                "<caption>Rows are labels, columns are predictions; colours are shares of a row.</caption>"
                 f'<thead><tr><th scope="col">label</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
             )
         else:
@@ -250,11 +289,6 @@ def confidence_for(part: Predictions, wanted: float) -> float | None:
 def softened(logits: NDArray[np.float64], temperature: Any) -> NDArray[np.float64]:
     """Return softmax(logits / T)."""
     return np.exp(metrics.log_softmax(logits / temperature))
-
-
-def along(curve: metrics.Curve) -> tuple[list[float], list[float | None]]:
-    """Return the points of a curve as lists."""
-    return curve.x.tolist(), curve.y.tolist()
 
 
 def cell(count: int, share: float) -> str:

@@ -47,7 +47,6 @@ svg path,svg polyline{fill:none}
 .legend .dashed{border-top-style:dashed}
 .wide{overflow-x:auto;margin:.5rem 0;-webkit-overflow-scrolling:touch}
 table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums}
-caption{text-align:left;color:var(--soft);padding:.2rem 0 .3rem;font-size:.88rem}
 th,td{padding:.22rem .7rem .22rem 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
 th{font-weight:600}
 tbody th{font-weight:500;max-width:16rem}
