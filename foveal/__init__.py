@@ -8,6 +8,7 @@ foveal.nn, optim, metrics, data         layers, losses and models; optimisers an
 foveal.ops                              the operators
 foveal.train.train                      the training loop: train(foveal.data.load("digits"), epochs=3)
 foveal.doctor                           what is wrong with a data set, and which labels are likely wrong
+foveal.report                           a run as one page, runs beside each other, a run while it goes on
 foveal.explain                          what a model costs and sees, layer by layer, before it runs
 foveal.warm_up                          compiles for given shapes before they are needed
 foveal.set_threads, get_threads         how many native threads programs use
@@ -74,6 +75,7 @@ MAP = (
     ("metrics", "what a classifier's outputs are worth"),
     ("train", "the loop, its settings and files, evaluation, the search for hyper-parameters"),
     ("doctor", "what is wrong with a data set: copies, leaks, outliers, likely label errors"),
+    ("report", "what a run looks like: its report as one page, runs beside each other, a run while it goes on"),
     ("bench", "timing against a peak, and against PyTorch and ONNX Runtime where they are installed"),
     ("cli", "the command line"),
 )
@@ -95,7 +97,7 @@ PUBLIC = {
 
 
 # The rooms that users work with; all others can be imported too.
-ROOMS = ("nn", "ops", "optim", "data", "metrics", "train", "doctor", "explain", "debug", "errors")
+ROOMS = ("nn", "ops", "optim", "data", "metrics", "train", "doctor", "report", "explain", "debug", "errors")
 
 __all__ = [*PUBLIC, *ROOMS]
 

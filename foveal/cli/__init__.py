@@ -8,6 +8,8 @@ explain.py    foveal explain: what a model costs and sees, layer by layer
 bench.py      foveal bench: time models and operators, also against other frameworks
 cache.py      foveal cache: show, clear, export and import compiled kernels
 doctor.py     foveal doctor: what Foveal finds on this machine
+report.py     foveal report, runs and watch: what a run looks like, runs beside each other, a run that goes on
+report_options.py  options of `foveal train` about the report
 options.py    arguments, options and tables that commands share
 augment_options.py  options of train: how training images are varied
 recipes_options.py  those of `foveal train` that concern recipes
@@ -32,6 +34,7 @@ from foveal.cli.evaluate import evaluate
 from foveal.cli.explain import explain
 from foveal.cli.faults import one_message
 from foveal.cli.predict import predict
+from foveal.cli.report import report, runs, watch
 from foveal.cli.streams import guarded
 from foveal.cli.train import train
 from foveal.cli.tune import tune
@@ -79,5 +82,5 @@ def main() -> None:
     """Train and use convolutional networks, compiled to native code at run time."""
 
 
-for command in (train, tune, evaluate, predict, explain, doctor, cache):
+for command in (train, tune, evaluate, predict, report, runs, watch, explain, doctor, cache):
     main.add_command(command)

@@ -25,6 +25,7 @@ from foveal.cli.options import (
     threads_option,
 )
 from foveal.cli.recipes_options import RATE, recipe_options
+from foveal.cli.report_options import Reporting, report_options
 
 if TYPE_CHECKING:
     from foveal.data.dataset import Dataset
@@ -89,14 +90,18 @@ if TYPE_CHECKING:
     help="Folder for the model, the log and the metrics.  [default: runs/<data>]",
 )
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@report_options
 @click.option("--compile-only", is_flag=True, help="Fill the kernel cache with what this run needs, and end.")
 @recipe_options
 @json_option
-def train(data: str, out: Path | None, as_json: bool, compile_only: bool, **options: Any) -> None:
+def train(
+    data: str, out: Path | None, as_json: bool, compile_only: bool, report: bool, tensorboard: bool, **options: Any
+) -> None:
     """Train a network on DATA.
 
     Options that are not given are chosen by size and number of the images, and said. An older run in the same folder
-    is kept: its files move to earlier-1 (earlier-2, ...) inside it.
+    is kept: its files move to earlier-1 (earlier-2, ...) inside it. In the end report.html shows how it went;
+    `foveal watch` shows it meanwhile, `foveal report` writes it again, `foveal runs` compares runs.
 
     --json prints what metrics.json holds, with "out", the folder, and "log", the lines of log.jsonl. With
     --compile-only: "programs", each with its kernels, "compiled", "from_cache", "seconds" and "kept".
@@ -113,9 +118,11 @@ def train(data: str, out: Path | None, as_json: bool, compile_only: bool, **opti
         show_compiled(dataset, as_json, options)
         return
     folder = out or Path("runs") / dataset.name
+    reporting = Reporting(folder, report, tensorboard)
     # The JSON has standard output to itself.
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
-        run(dataset, out=folder, **options)
+        run(dataset, out=folder, callbacks=reporting.callbacks, **options)
+        reporting.finish(dataset, quiet=options["quiet"])
     if as_json:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         log = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()

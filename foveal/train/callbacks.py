@@ -48,6 +48,7 @@ from foveal.train.checkpoint import model_bytes
 from foveal.train.files import writing
 
 if TYPE_CHECKING:
+    from foveal.data.loader import Loader
     from foveal.nn.module import Module
     from foveal.optim.optimizer import UpdateRule
     from foveal.train.checkpoint import ModelDescription, NetworkDescription
@@ -68,6 +69,10 @@ class Running(Protocol):
     optimizer: UpdateRule
     stored: ModelDescription | NetworkDescription
     resumed: bool
+
+    @property
+    def held_out(self) -> Loader | None:
+        """The validation part of the data that the run is measured by; None if there is none."""
 
     @property
     def names(self) -> list[str]:

@@ -19,6 +19,7 @@ import numpy as np
 import foveal
 from foveal import nn
 from foveal.arena import Footprint
+from foveal.data.loader import Loader
 from foveal.data.sources import Nest, leaves
 from foveal.errors import ArgumentError, CallbackError, DataError, NumericsError
 from foveal.kinds import shown
@@ -187,6 +188,11 @@ class Run:
         # The program of a batch writes sums of gradients; what the optimiser keeps belongs to the update.
         kept = sum(variable.storage.nbytes for variable in self.optimizer.state_variables().values())
         return replace(found, variables=found.variables + kept)
+
+    @property
+    def held_out(self) -> Loader | None:
+        """The validation part that the run is measured by, if it has one."""
+        return self.feed.parts.get("validation")
 
     @property
     def names(self) -> list[str]:

@@ -1,0 +1,173 @@
+"""What is known of a run from the files in its folder, whole or not."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from foveal.names import printable
+from foveal.train.checkpoint import LOG, METRICS, MODEL, model_path
+from foveal.train.history import PARTS
+from foveal.train.run_folder import LOCK
+
+# Written by `Recorder`, by `write`, by the check of the data and by the training.
+STEPS, PREDICTIONS, REPORT = "steps.json", "predictions.npz", "report.html"
+DOCTOR, RUN = "doctor.json", "run.json"
+# Bytes of a file of JSON that is read; a run writes much less.
+MAX_JSON = 1 << 26
+
+
+@dataclass
+class Record:
+    """A run, as its files tell it. What is missing is empty, and what cannot be read stands in `problems`."""
+
+    folder: Path
+    #: metrics.json, and the lines of log.jsonl
+    metrics: dict[str, Any] = field(default_factory=dict)
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    #: steps.json: "step", "lr", "momentum" and "loss" as lists
+    steps: dict[str, list[Any]] = field(default_factory=dict)
+    #: run.json, and what the check of the data found
+    run: dict[str, Any] = field(default_factory=dict)
+    doctor: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return self.folder.resolve().name
+
+    @property
+    def measured(self) -> str | None:
+        """The part that the run is judged by: the test images if there are any, else validation, else training."""
+        return next((part for part in ("test", "validation", "train") if part in self.last), None)
+
+    @property
+    def last(self) -> Mapping[str, Any]:
+        """The numbers at the end: those of metrics.json, or else the last line of the log."""
+        return self.metrics or (self.lines[-1] if self.lines else {})
+
+    def value(self, name: str) -> float | None:
+        """Return "loss" or "accuracy" of the part that the run is judged by; None if it is not known."""
+        part = self.last.get(self.measured or "")
+        found = part.get(name) if isinstance(part, Mapping) else None
+        return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+
+    def number(self, name: str) -> float | None:
+        """Return a number of metrics.json; None if there is none of that name."""
+        found = self.metrics.get(name)
+        return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+
+    @property
+    def epochs_done(self) -> int:
+        """Whole epochs that the run has behind it."""
+        return int(self.number("epochs_done") or len(self.lines))
+
+    @property
+    def locked(self) -> bool:
+        """True while a training writes to the folder; also after one that was killed."""
+        return (self.folder / LOCK).exists()
+
+    @property
+    def status(self) -> str:
+        """Whether it has ended, in a word or two."""
+        if self.problems:
+            return "damaged"
+        planned, done = self.number("epochs"), self.epochs_done
+        if self.locked:
+            return "running, or killed"
+        if not self.metrics or not (self.folder / MODEL).exists():
+            return "unfinished"
+        return "done" if planned is None or done >= planned else "stopped early"
+
+    @property
+    def date(self) -> str:
+        """When its files were last written, by the clock of this machine."""
+        times = [os.path.getmtime(path) for name in (METRICS, LOG, MODEL) if (path := self.folder / name).exists()]
+        return datetime.fromtimestamp(max(times)).strftime("%Y-%m-%d %H:%M") if times else ""
+
+    @property
+    def model_bytes(self) -> int | None:
+        """The size of the model file; None if there is none."""
+        path = model_path(self.folder)
+        return path.stat().st_size if path.is_file() else None
+
+    def part_lines(self, part: str, measure: str) -> list[float | None]:
+        """Return a measure of a part by epoch."""
+        parts = [line.get(part) for line in self.lines]
+        return [numeric(found.get(measure)) if isinstance(found, Mapping) else None for found in parts]
+
+    @property
+    def parts(self) -> list[str]:
+        """The parts of the data that the log speaks of."""
+        return [part for part in PARTS if any(isinstance(line.get(part), Mapping) for line in self.lines)]
+
+
+def numeric(value: object) -> float | None:
+    """Return a number as a float, and None for anything else."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def read_record(folder: str | Path) -> Record:
+    """Return what the files in a folder tell of a run. Nothing is raised for what is missing or damaged."""
+    record = Record(Path(folder))
+    record.metrics = read_object(record, METRICS)
+    for number, text in enumerate(read_text(record, LOG).splitlines(), 1):
+        line = parsed(record, f"{LOG}, line {number}", text)
+        if not isinstance(line.get("epoch"), int):
+            record.problems.append(f"{LOG}, line {number}: it has no epoch")
+            break
+        record.lines.append(line)
+    record.run, record.doctor = read_object(record, RUN), read_object(record, DOCTOR)
+    steps = read_object(record, STEPS)
+    seconds = [numeric(line.get("seconds")) for line in record.lines]
+    told = steps.get("seconds")
+    told = told if isinstance(told, list) else []
+    # While a new run is in its first epoch, the log that lies there is an older one's. A line of the log is there a
+    # moment before the steps of its epoch.
+    if "running" in steps and record.locked and not (seconds[: len(told)] == told and len(seconds) <= len(told) + 1):
+        record.metrics, record.lines, seconds = {}, [], []
+    names = ("step", "lr", "momentum", "loss")
+    # The steps of another run are not shown.
+    belong = told == seconds[: len(told)] and (record.locked or told == seconds)
+    if belong and all(isinstance(steps.get(name), list) for name in names):
+        record.steps = {name: [numeric(value) for value in steps[name]] for name in names}
+    return record
+
+
+def read_text(record: Record, name: str) -> str:
+    """Return the text of a file; nothing if there is none."""
+    path = record.folder / name
+    try:
+        if not path.is_file():
+            return ""
+        if path.stat().st_size > MAX_JSON:
+            record.problems.append(f"{name}: it has {path.stat().st_size:,} bytes, which no run writes")
+            return ""
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        record.problems.append(printable(f"{name}: it cannot be read ({error})"))
+        return ""
+
+
+def read_object(record: Record, name: str) -> dict[str, Any]:
+    """Return the JSON object in a file; nothing if there is none, or another thing."""
+    text = read_text(record, name)
+    return parsed(record, name, text) if text else {}
+
+
+def parsed(record: Record, what: str, text: str) -> dict[str, Any]:
+    """Return a JSON object from its text, and take note where it is none."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if isinstance(found, dict):
+        return found
+    record.problems.append(f"{what}: no JSON object")
+    return {}
