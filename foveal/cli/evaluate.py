@@ -84,7 +84,7 @@ def evaluate(
 
     set_threads(threads)
     net, trained = load_net(run, cls=classes_in(code))
-    dataset = read_data(data, images, as_json, reading(trained))
+    dataset = read_data(data, images, err=as_json, like=reading(trained))
     # All arguments are checked before the network runs, which may take minutes.
     numbers = trained.check(dataset)
     chosen = None if target is None else class_number(target, trained.classes)
@@ -108,10 +108,9 @@ def evaluate(
 
 def reading(trained: ModelDescription) -> Preprocessing:
     """Return how the model reads image files."""
-    from foveal.data.pixels import BLACK
     from foveal.data.preprocessing import Preprocessing
 
-    return Preprocessing(trained.channels, trained.size, background=BLACK)
+    return Preprocessing(trained.channels, trained.size)
 
 
 def parts_of(dataset: Dataset, part: str) -> list[tuple[Images, Labels]]:

@@ -94,8 +94,8 @@ _OPTIONS = (
     click.option(
         "--split",
         type=Shares(),
-        help="Image files: the shares for validation and testing, 0.1,0.2, or for testing alone, where the folder has no"
-        " such parts. They are the same for every --seed.  [default: 0.1,0.2]",
+        help="Image files: the shares for validation and testing, 0.1,0.2, or for testing alone, where there are no such"
+        " parts. What is drawn is the same for every --seed.  [default: 0.1,0.2]",
     ),
     click.option(
         "--background", type=Colour(), help="Image files: the colour under what is transparent.  [default: white]"
@@ -144,16 +144,20 @@ def _with(command: Command, options: tuple[Callable[[Any], Any], ...]) -> Comman
     return gathered  # type: ignore[return-value]
 
 
-def read_data(data: str, images: dict[str, Any], quiet: bool, like: Preprocessing | None = None) -> Dataset:
-    """Return the Dataset that DATA names, and say what is known of image files.
+def read_data(
+    data: str, images: dict[str, Any], *, quiet: bool = False, err: bool = False, like: Preprocessing | None = None
+) -> Dataset:
+    """Return the Dataset that DATA names, and say what is known of image files, unless `quiet`.
 
-    images: values of the options. like: how the network of a run reads images; chosen from the files if None. Raises as
+    images: values of the options. err: True to say it on standard error. like: how the network of a run reads images; chosen from the files if None. Raises as
     `foveal.data.load` does, and ArgumentError for options of image files where DATA holds none.
     """
     from foveal.data import readers
     from foveal.errors import ArgumentError
 
-    given = {name: value for name, value in images.items() if value not in (None, False) and value != "auto"}
+    given = {
+        name: value for name, value in images.items() if value is not None and value is not False and value != "auto"
+    }
     if not readers.holds_images(data):
         if given:
             option = f"--{next(iter(given)).replace('_', '-')}"
@@ -163,15 +167,15 @@ def read_data(data: str, images: dict[str, Any], quiet: bool, like: Preprocessin
     if like is not None:
         of_scan.setdefault("background", like.background)
     files = readers.scan_images(Path(data), quiet=quiet, **of_scan)
-    if not quiet:
-        show_scan(files)
+    tell: Callable[[str], None] = (lambda line: None) if quiet else (lambda line: echo(line, err=err))
+    show_scan(files, tell)
     how: dict[str, Any] = {name: given[name] for name in ("memory_limit", "data_cache") if name in given}
     if like is None:
         how["size"] = given.get("image_size") or chosen_size(files)
     else:
         how |= {"size": like.size, "channels": like.channels, "fit": like.fit}
         how |= {"crop": like.crop, "interpolation": like.interpolation}
-    return files.dataset(tell=(lambda line: None) if quiet else (lambda line: echo(line, err=True)), quiet=quiet, **how)
+    return files.dataset(tell=tell, quiet=quiet, **how)
 
 
 def chosen_size(files: ImageFiles) -> tuple[int, int]:
@@ -179,14 +183,14 @@ def chosen_size(files: ImageFiles) -> tuple[int, int]:
     return files.default_size()
 
 
-def show_scan(files: ImageFiles) -> None:
+def show_scan(files: ImageFiles, tell: Callable[[str], None]) -> None:
     """Say what was found, and name the first files that are left out because of what is in them."""
     from foveal.data.image_files import REFUSED
 
     for line in files.lines():
-        echo(line, err=True)
+        tell(line)
     refused = [problem for problem in files.problems if problem.kind in REFUSED]
     for problem in refused[:_NAMED]:
-        echo(f"  {problem.path}: {problem.text}", err=True)
+        tell(f"  {problem.path}: {problem.text}")
     if len(refused) > _NAMED:
-        echo(f"  and {len(refused) - _NAMED:,} more", err=True)
+        tell(f"  and {len(refused) - _NAMED:,} more")

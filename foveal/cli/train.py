@@ -106,7 +106,7 @@ def train(
     prepare()
     from foveal.train.loop import train as run
 
-    dataset = read_data(data, images, quiet=options["quiet"] or as_json)
+    dataset = read_data(data, images, quiet=options["quiet"], err=as_json)
     if compile_only:
         show_compiled(dataset, as_json, options)
         return
