@@ -13,6 +13,7 @@ report_options.py  options of `foveal train` about the report
 options.py    arguments, options and tables that commands share
 augment_options.py  options of train: how training images are varied
 recipes_options.py  those of `foveal train` that concern recipes
+folders_options.py  options of image files, and reading DATA with them
 streams.py    what happens when standard output or standard error cannot be written
 faults.py     what a command ends with: one message and a status for each kind of error
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from foveal.cli.augment_options import augment_options
+from foveal.cli.folders_options import folder_options, read_data
 from foveal.cli.options import (
     ABOVE_ZERO,
     FRACTION,
@@ -93,9 +94,17 @@ if TYPE_CHECKING:
 @report_options
 @click.option("--compile-only", is_flag=True, help="Fill the kernel cache with what this run needs, and end.")
 @recipe_options
+@folder_options
 @json_option
 def train(
-    data: str, out: Path | None, as_json: bool, compile_only: bool, report: bool, tensorboard: bool, **options: Any
+    data: str,
+    out: Path | None,
+    as_json: bool,
+    compile_only: bool,
+    report: bool,
+    tensorboard: bool,
+    images: dict[str, Any],
+    **options: Any,
 ) -> None:
     """Train a network on DATA.
 
@@ -110,10 +119,9 @@ def train(
 
     # while the data are read
     prepare()
-    from foveal.data.readers import load
     from foveal.train.loop import train as run
 
-    dataset = load(data)
+    dataset = read_data(data, images, quiet=options["quiet"], err=as_json)
     if compile_only:
         show_compiled(dataset, as_json, options)
         return

@@ -34,9 +34,9 @@ from foveal.arguments import check_calls
 from foveal.data import transforms
 from foveal.data.augment import augmentation, random_crop_flip
 from foveal.data.dataset import Dataset, from_arrays
+from foveal.data.hub import fetch
 from foveal.data.image_array import ImageArray
 from foveal.data.image_files import ImageFiles
-from foveal.data.hub import fetch
 from foveal.data.images import read_image
 from foveal.data.listing import Problem
 from foveal.data.loader import Loader, normalise

@@ -19,6 +19,7 @@ from foveal.data.loader import Loader, even_batch
 from foveal.data.sources import Arrays, Items, Pairs
 from foveal.errors import ArgumentError, DataError, ShapeError
 from foveal.strides import Ndarray
+from foveal.system import processors
 from foveal.train.checkpoint import ModelDescription
 from foveal.train.evaluate import EVALUATION_BATCH
 from foveal.train.recipes import GENERAL, Recipe
@@ -28,6 +29,10 @@ from foveal.train.settings import ONE_CYCLE, Settings, TrainOptions, recipe_of, 
 HOLD_OUT_STREAM = 3
 # A run with less than this part of the recipe's updates is worth a word.
 FEW = 4
+# Batches of fewer pixels are made when they are needed, which takes less time than handing them over.
+AHEAD_PIXELS = 1 << 18
+# Threads that make batches; a batch each may wait, and one more.
+LOADER_THREADS = 8
 
 
 @dataclass
@@ -112,8 +117,8 @@ def of_dataset(data: Dataset, options: TrainOptions) -> tuple[Settings, Feed]:
         numbers = description.check(options.validation)
         pair = options.validation.images_test, numbers[options.validation.y_test]
         parts["validation"] = Share(pair, how).measured()
-    elif options.validation is None and brought(data) is not None:
-        parts["validation"] = Share(brought(data), how).measured()
+    elif options.validation is None and data.images_validation is not None:
+        parts["validation"] = Share((data.images_validation, data.y_validation), how).measured()
     else:
         share, parts = with_validation(share, options.validation, options.seed, {**normalised, "classes": data.classes})
     recipe = recipe_of(data, share.count(), options)
@@ -125,6 +130,7 @@ def of_dataset(data: Dataset, options: TrainOptions) -> tuple[Settings, Feed]:
     order: dict[str, Any] = {"seed": settings.seed, "shuffle": True, "drop_last": True, "augment": augment}
     # The names say how many classes are mixed.
     order |= {"mix": options.mix, "classes": data.classes}
+    order |= made_ahead(data, settings.batch_size)
     loader = share.loader(batch_size=settings.batch_size, **order)
     labels = data.y_train if loader.rows is None else data.y_train[loader.rows]
     return settings, Feed(
@@ -135,13 +141,8 @@ def of_dataset(data: Dataset, options: TrainOptions) -> tuple[Settings, Feed]:
         replace(description, model=settings.model),
         counts=np.bincount(labels, minlength=len(data.classes)),
         reason="" if options.minutes is not None else reason_for(recipe, settings, len(loader)),
-        best=brought(data) is not None,
+        best=data.images_validation is not None,
     )
-
-
-def brought(data: Dataset) -> tuple[Any, Any] | None:
-    """Return the images and labels of the validation part that a data set brings; None if it brings none."""
-    return None if data.images_validation is None else (data.images_validation, data.y_validation)
 
 
 def reason_for(recipe: Recipe, settings: Settings, per_epoch: int) -> str:
@@ -155,6 +156,14 @@ def reason_for(recipe: Recipe, settings: Settings, per_epoch: int) -> str:
         f"{updates:,} updates in all are few: the recipe has about {recipe.steps:,}, in {recipe.epochs:,} epochs of"
         f" batches of {recipe.batch_size}; more epochs, or a smaller batch, learn more"
     )
+
+
+def made_ahead(data: Dataset, batch_size: int) -> dict[str, int]:
+    """Return how a loader makes batches ahead, by threads; not at all where that takes longer than making them."""
+    if batch_size * int(np.prod(data.images_train.shape[1:])) < AHEAD_PIXELS:
+        return {}
+    threads = min(processors(), LOADER_THREADS)
+    return {"prefetch": threads + 1, "threads": threads}
 
 
 def of_loader(loader: Loader, options: TrainOptions) -> tuple[Settings, Feed]:
