@@ -143,10 +143,9 @@ def by_training(
         part = from_arrays(
             data.name, images[~inside], labels[~inside], images[inside], labels[inside], classes=data.classes
         )
-        last: list[nn.Module] = []
-        history = train(part, model=model, seed=seed, quiet=True, callbacks=[Keep(last)], **options)
-        assert history is not None
-        logits = predict(last[0], part.images_test, mean=part.mean, std=part.std)
+        net = nn.models.build(model, channels=part.channels, size=part.size, classes=len(part.classes), seed=seed)
+        train(part, net, seed=seed, quiet=True, **options)
+        logits = predict(net, part.images_test, mean=part.mean, std=part.std)
         found[inside] = np.exp(log_softmax(logits))
         progress(number + 1, folds)
     return found
