@@ -7,6 +7,7 @@ predict.py    foveal predict: classify image files with the model of a run
 explain.py    foveal explain: what a model costs and sees, layer by layer
 bench.py      foveal bench: time models and operators, also against other frameworks
 cache.py      foveal cache: show, clear, export and import compiled kernels
+data.py       foveal data: what is wrong with a data set
 doctor.py     foveal doctor: what Foveal finds on this machine
 report.py     foveal report, runs and watch: what a run looks like, runs beside each other, a run that goes on
 report_options.py  options of `foveal train` about the report
@@ -30,6 +31,7 @@ import click
 
 from foveal import __version__
 from foveal.cli.cache import commands as cache
+from foveal.cli.data import commands as data
 from foveal.cli.doctor import doctor
 from foveal.cli.evaluate import evaluate
 from foveal.cli.explain import explain
@@ -83,5 +85,5 @@ def main() -> None:
     """Train and use convolutional networks, compiled to native code at run time."""
 
 
-for command in (train, tune, evaluate, predict, report, runs, watch, explain, doctor, cache):
+for command in (train, tune, evaluate, predict, report, runs, watch, explain, data, doctor, cache):
     main.add_command(command)

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, NoReturn
 from foveal.arguments import check_calls
 from foveal.doctor.check import check
 from foveal.doctor.findings import Example, Finding, Findings
+from foveal.doctor.label_errors import LabelError, LabelErrors, label_errors
 from foveal.names import missing_in
 
-__all__ = ["Example", "Finding", "Findings", "check"]
+__all__ = ["Example", "Finding", "Findings", "LabelError", "LabelErrors", "check", "label_errors"]
 
 check_calls(__name__)
 

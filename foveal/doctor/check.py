@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from foveal.data.dataset import Dataset
 from foveal.data.image_files import ImageFiles
+from foveal.data.threads import Bar
 from foveal.doctor.classes import counts_of, of_classes
 from foveal.doctor.duplicates import copies
 from foveal.doctor.findings import SEVERITIES, Findings
@@ -20,15 +20,15 @@ from foveal.doctor.pictures import Pictures, pictures_of
 from foveal.names import printable
 
 
-def check(data: ImageFiles | Dataset, *, progress: Callable[[int, int], None] | None = None) -> Findings:
+def check(data: ImageFiles | Dataset, *, quiet: bool = False) -> Findings:
     """Look at all images of a data set once, and return what is wrong with it or worth knowing.
 
         findings = foveal.doctor.check(foveal.data.scan("photos"))
         print(findings)
         findings.write_html("findings.html")
 
-    data: the files that `data.scan` lists, or a Dataset. progress: called with the number of images that were looked at
-    and with that of all.
+    data: the files that `data.scan` lists, or a Dataset. quiet: True to show no progress, which is a bar on standard
+    error where the check takes more than a second.
 
     Found are files that cannot be read, are truncated, hostile or named wrongly; copies, exact and near, within a
     class, in two parts and in two classes; classes that are absent from a part, small, or much larger than others;
@@ -38,7 +38,8 @@ def check(data: ImageFiles | Dataset, *, progress: Callable[[int, int], None] | 
     """
     started = time.perf_counter()
     pictures: Pictures = pictures_of(data)
-    looks = pictures.looks(progress or (lambda done, of: None))
+    with Bar("looking at", len(pictures.labels), "images", quiet=quiet) as bar:
+        looks = pictures.looks(bar.advance)
     counts = counts_of(pictures)
     # Copies, outliers and the rest are found among what could be decoded.
     found = [

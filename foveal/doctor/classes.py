@@ -37,7 +37,8 @@ def of_classes(pictures: Pictures, counts: dict[str, Counts]) -> Iterator[Findin
                 f"classes absent from {part}",
                 "error" if part == "train" else "warning",
                 len(absent),
-                f"{len(absent)} of {len(names)} classes have no image in the {part} part ({in_words(absent)}): {means}.",
+                f"{len(absent)} of {len(names)} classes have no image in the {part} part ({in_words(absent)}):"
+                f" {means}.",
                 "Add images of them there, or leave the classes out everywhere.",
             )
     few = [k for k in np.argsort(train, kind="stable") if 0 < train[k] < FEW]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from foveal.display import escaped, paragraph, table
+from foveal.display import table
 from foveal.names import printable
 
-#: How grave a finding is. An error makes results wrong or images be left out, a warning costs accuracy as a rule, a note
-#: is worth a look.
+#: How grave a finding is. An error makes results wrong or images be left out, a warning costs accuracy as a rule, and a
+#: note is worth a look.
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 # Groups of images that a text, and a document for JSON, list of each finding.
@@ -147,7 +148,7 @@ class Findings:
         rows = [(f.severity, f.kind, f"{f.count:,}", f"{f.text} {f.way_out}") for f in self.findings]
         return table(("", "finding", "count", "what to do"), rows, self.overview(), [self.verdict()])
 
-    def write_html(self, path: str) -> None:
+    def write_html(self, path: str | Path) -> None:
         """Write a page with all findings and pictures of their examples: one file, which needs nothing else."""
         from foveal.doctor.page import write_findings
 
@@ -158,6 +159,3 @@ def in_words(names: Sequence[str], most: int = 5) -> str:
     """Return the first few names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-__all__ = ["SEVERITIES", "Example", "Finding", "Findings", "Severity", "escaped", "in_words", "paragraph"]

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from foveal.data.image_files import Problem
+from foveal.data.image_files import said_of
+from foveal.data.listing import Problem
 from foveal.doctor.duplicates import Copies, Group
 from foveal.doctor.findings import Example, Finding, Severity, in_words
 from foveal.doctor.pictures import Pictures
 
-# What each kind of problem of a file means, and the way out; of any other kind, the first.
-_OTHER = ("cannot be read as images and are left out", "Open one with an image viewer: repair, convert or delete it.")
+# Of kinds of problems of files: how grave, what they mean, and the way out.
 PROBLEMS: dict[str, tuple[Severity, str, str]] = {
-    "unreadable": ("error", *_OTHER),
+    "unreadable": (
+        "error",
+        "cannot be read as images and are left out",
+        "Open one with an image viewer: repair, convert or delete it.",
+    ),
     "truncated": (
         "error",
         "end before their last pixel and are left out",
@@ -24,12 +28,15 @@ PROBLEMS: dict[str, tuple[Severity, str, str]] = {
         "are refused, and left out, as decoding them could take all memory or never end",
         "Save what is really an image with fewer pixels, and delete the rest.",
     ),
+    "missing": ("error", "are not there any more, or not where the table says", "Restore them, or take them out."),
     "wrong extension": (
         "warning",
         "hold another format than their name says; they are read by their content",
         "Rename them, as other programs may go by the name.",
     ),
 }
+# Other kinds are said as `data.scan` says them.
+_ELSEWHERE = "Nothing has to be done if that is meant; else move them to where they belong."
 
 
 def example(pictures: Pictures, index: int, note: str = "") -> Example:
@@ -44,10 +51,10 @@ def of_problems(problems: Sequence[Problem]) -> Iterator[Finding]:
         found = [problem for problem in problems if problem.kind == kind]
         if not found:
             continue
-        severity, means, way_out = PROBLEMS.get(kind, ("warning", f"have a problem ({kind})", _OTHER[1]))
-        # What a message says after the path.
-        groups = tuple((Example(p.path, note=p.text.removeprefix(f"{p.path}: ")),) for p in found)
-        yield Finding(kind, severity, len(found), f"{files(len(found))} {means}.", way_out, groups)
+        known = PROBLEMS.get(kind, ("note", f"are {said_of(kind)}", _ELSEWHERE))
+        severity, means, way_out = known
+        groups = tuple((Example(p.path, note=p.text),) for p in found)
+        yield Finding(kind, severity, len(found), f"{files(len(found))}: they {means}.", way_out, groups)
 
 
 def files(count: int) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from foveal.doctor.findings import Finding, in_words
+from foveal.doctor.findings import Finding
 from foveal.doctor.leaks import example
 from foveal.doctor.looks import Floats, Looks
 from foveal.doctor.pictures import Pictures
@@ -155,9 +155,9 @@ def of_shapes(pictures: Pictures, looks: Looks) -> Iterator[Finding]:
             "mixed shapes",
             "note",
             odd.size,
-            f"Aspect ratios go from {ratio.min():.2f} to {ratio.max():.2f} (width / height), and {odd.size:,} images are"
-            f" more than {_STRETCHED} times as wide or as high as the usual {usual:.2f}: resized to one size, they are"
-            " distorted.",
+            f"Aspect ratios go from {ratio.min():.2f} to {ratio.max():.2f} (width / height), and {odd.size:,} images"
+            f" are more than {_STRETCHED} times as wide or as high as the usual {usual:.2f}: resized to one size,"
+            " they are distorted.",
             "Cut them to what is to be recognised, or let the centre be cut out in place of stretching (fit crop).",
             tuple((example(pictures, int(row), f"{width[row]}x{height[row]}"),) for row in odd[:_KEPT]),
         )
@@ -194,6 +194,3 @@ def channels(pictures: Pictures, looks: Looks) -> Iterator[Finding]:
         else "Grey images are read as RGB with three equal channels; nothing has to be done.",
         tuple((example(pictures, int(row)),) for row in rows[:_KEPT]),
     )
-
-
-__all__ = ["in_words", "of_oddities", "of_shapes", "robust_z", "size_in_words"]

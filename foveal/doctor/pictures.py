@@ -13,25 +13,24 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foveal.data.dataset import Dataset, Images
-from foveal.data.image_files import ImageFiles, Problem
-from foveal.data.images import decode
+from foveal.data.image_files import ImageFiles
+from foveal.data.images import ImageError, decode
+from foveal.data.listing import Problem
+from foveal.data.threads import in_order
 from foveal.doctor.looks import DIGEST, GRID, Bytes, Looks, on_grid
-from foveal.errors import DataError
-from foveal.system import processors
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Rows = NDArray[np.int64]
-#: Called with the number of images that were looked at, and with that of all.
-Progress = Callable[[int, int], None]
+#: Called with the number of images that were looked at since the last call.
+Progress = Callable[[int], None]
 
 # Images that a thread looks at before it keeps what it found, and images of arrays at once.
 CHUNK, BLOCK = 128, 2048
@@ -60,7 +59,7 @@ class Pictures(Protocol):
         """Return what an image is called."""
         ...
 
-    def looks(self, progress: Progress) -> Looks:
+    def looks(self, advance: Progress) -> Looks:
         """Look at all images."""
         ...
 
@@ -83,23 +82,14 @@ class FilePictures:
     def image(self, index: int) -> Image.Image:
         return decode(self.files.paths[index], draft_to=(256, 256), background=self.files.background)
 
-    def looks(self, progress: Progress) -> Looks:
+    def looks(self, advance: Progress) -> Looks:
         count = len(self.files.paths)
-        found, done = Looks.empty(count), 0
+        found = Looks.empty(count)
         chunks = [np.arange(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
-        with ThreadPoolExecutor(processors(), "foveal-doctor") as threads:
-            try:
-                # Each thread writes rows of its own.
-                for rows, problems in zip(
-                    chunks, threads.map(lambda rows: self.look(found, rows), chunks), strict=True
-                ):
-                    self.problems += problems
-                    done += len(rows)
-                    progress(done, count)
-            except BaseException:
-                # Ctrl-C ends it after the chunks that are under way.
-                threads.shutdown(cancel_futures=True)
-                raise
+        # Each thread writes rows of its own.
+        for rows, problems in zip(chunks, in_order(lambda rows: self.look(found, rows), chunks), strict=True):
+            self.problems += problems
+            advance(len(rows))
         return found
 
     def look(self, found: Looks, rows: Rows) -> list[Problem]:
@@ -112,8 +102,8 @@ class FilePictures:
             try:
                 source, digest = content_of(path)
                 grid, pixels = drawn(decode(source, draft_to=_DRAFT, background=self.files.background))
-            except DataError as error:
-                problems.append(problem_of(path, str(error)))
+            except ImageError as error:
+                problems.append(Problem(path, error.kind, error.text))
                 continue
             # Copies at a reduced scale are copies only if their sizes agree.
             pixels.update(self.sizes[row].tobytes())
@@ -127,7 +117,7 @@ class FilePictures:
 
 
 def content_of(path: str) -> tuple[str | bytes, bytes]:
-    """Return the content of a file, and its digest; of a very large one the path, and zeros. Raises DataError."""
+    """Return the content of a file, and its digest; of a very large one the path, and zeros. Raises ImageError."""
     try:
         # What is no file, such as a pipe, is refused by its path, without opening it.
         kind = os.stat(path)
@@ -136,7 +126,7 @@ def content_of(path: str) -> tuple[str | bytes, bytes]:
         with open(path, "rb", buffering=0) as file:
             content = file.read()
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise ImageError(path, "unreadable", str(getattr(error, "strerror", None) or error)) from None
     return content, hashlib.blake2b(content, digest_size=DIGEST).digest()
 
 
@@ -154,15 +144,6 @@ def drawn(image: Image.Image) -> tuple[Bytes, hashlib.blake2b]:
     small = image if image.size == (GRID, GRID) else image.resize((GRID, GRID), Pillow.Resampling.BOX)
     grid = np.asarray(small)
     return np.repeat(grid[..., None], 3, axis=2) if grid.ndim == 2 else grid, digest
-
-
-def problem_of(path: str, text: str) -> Problem:
-    """Return what is wrong with a file that cannot be decoded, given the message about it."""
-    # A file whose content was decoded has no name there.
-    text = f"{path}{text.removeprefix('the image')}" if text.startswith("the image: ") else text
-    kinds = {"truncated": "truncated", "pixels, and at most": "hostile", "too many pixels": "hostile"}
-    kind = next((kind for words, kind in kinds.items() if words in text), "unreadable")
-    return Problem(path, kind, text)
 
 
 class ArrayPictures:
@@ -206,23 +187,22 @@ class ArrayPictures:
             (images.astype(np.float32) * np.float32(scale) - np.float32(low)) * np.float32(255 / (high - low))
         ).clip(0, 255)
 
-    def looks(self, progress: Progress) -> Looks:
-        found, done = Looks.empty(len(self.labels)), 0
+    def looks(self, advance: Progress) -> Looks:
+        found = Looks.empty(len(self.labels))
         for rows, images in self.blocks():
             found.put(rows, on_grid(self.as_bytes(images)))
             for row, image in zip(rows.tolist(), np.ascontiguousarray(images), strict=True):
                 digest = hashlib.blake2b(image.tobytes(), digest_size=DIGEST).digest()
                 found.pixels[row] = np.frombuffer(digest, np.uint8)
-            done += len(rows)
-            progress(done, len(self.labels))
+            advance(len(rows))
         return found
 
     def blocks(self) -> Iterator[tuple[Rows, Images]]:
         """Yield the images of all parts in blocks, with their rows."""
         for part, images in self.images.items():
             for start in range(0, len(images), BLOCK):
-                block = np.asarray(images[start : start + BLOCK])
-                yield self.starts[part] + start + np.arange(len(block)), block
+                block: Images = images[start : start + BLOCK]
+                yield np.arange(len(block)) + (self.starts[part] + start), block
 
 
 def pictures_of(data: ImageFiles | Dataset) -> FilePictures | ArrayPictures:

@@ -1,24 +1,23 @@
 """Probabilities of each image from models that were not trained on it: cross-validation, in one of two ways.
 
-    probe      a linear classifier on the features of the run's network, trained anew without each fold
     training   the run's network itself, trained anew without each fold
+    probe      a linear classifier on the features of the run's network, trained anew without each fold
 
-The probe takes seconds. Its features come from a network that has seen all labels; one that has not been trained until
-it knows single images by heart has not learned single wrong labels either, and a linear classifier without that image
-finds it among those that look like it. Trainings see nothing of a fold, and take as many times as long as there are
-folds.
+Trainings see nothing of a fold. The probe takes seconds, but its features come from a network that has seen all labels:
+what that has learned by heart, wrong labels too, lies in the features.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foveal import nn
-from foveal.data.dataset import Dataset, Images, from_arrays
+from foveal.data.dataset import Dataset, Images
 from foveal.errors import DataError
 from foveal.metrics import log_softmax
 from foveal.train.checkpoint import ModelDescription
@@ -27,8 +26,8 @@ from foveal.train.loop import train
 
 Labels = NDArray[np.int64]
 Probabilities = NDArray[np.float64]
-#: Called with the number of folds that are done, and of all.
-Progress = Callable[[int, int], None]
+#: Called with the number of folds that were done since the last call.
+Progress = Callable[[int], None]
 
 # Features of more numbers are reduced to so many principal components first, which a linear classifier needs not more.
 _FEATURES = 256
@@ -89,15 +88,15 @@ def check_folds(labels: Labels, folds: int, names: tuple[str, ...]) -> None:
     few = np.flatnonzero((counts > 0) & (counts < 2))
     if len(few):
         raise DataError(
-            f"label_errors: class {names[few[0]]!r} has one image, which nothing else can judge; leave the class out, or"
-            " add images"
+            f"label_errors: class {names[few[0]]!r} has one image, which nothing else can judge; leave the class out,"
+            " or add images"
         )
     if (counts > 0).sum() < 2:
         raise DataError("label_errors: all labels are of one class; there is no other that one could be")
 
 
 def by_probe(
-    features: NDArray[np.float32], labels: Labels, classes: int, folds: int, seed: int, progress: Progress
+    features: NDArray[np.float32], labels: Labels, classes: int, folds: int, seed: int, advance: Progress
 ) -> Probabilities:
     """Return probabilities [n, K] by linear classifiers (multinomial logistic regression), each without its fold."""
     from sklearn.decomposition import PCA
@@ -117,7 +116,7 @@ def by_probe(
             model.fit(values[~inside], labels[~inside])
         # A class may lie in this fold alone.
         found[np.ix_(np.flatnonzero(inside), model.classes_)] = model.predict_proba(values[inside])
-        progress(number + 1, folds)
+        advance(1)
     return found
 
 
@@ -133,20 +132,31 @@ def quiet() -> Any:
     return warnings.catch_warnings(action="ignore")
 
 
-def by_training(
-    data: Dataset, labels: Labels, images: Images, model: str, folds: int, seed: int, progress: Progress, **options: Any
-) -> Probabilities:
-    """Return probabilities [n, K] by networks of that name, each trained without its fold; options: of `train`."""
+def by_training(data: Dataset, model: str, folds: int, seed: int, advance: Progress, **options: Any) -> Probabilities:
+    """Return probabilities [n, K] of the training images by networks of that name, each trained without its fold.
+
+    options: of `train`.
+    """
+    labels, images = data.y_train, data.images_train
     fold, found = folds_of(labels, folds, seed), np.zeros((len(labels), len(data.classes)))
     for number in range(folds):
-        inside = fold == number
-        part = from_arrays(
-            data.name, images[~inside], labels[~inside], images[inside], labels[inside], classes=data.classes
+        inside = np.flatnonzero(fold == number)
+        outside = np.flatnonzero(fold != number)
+        # The images that are judged stand for test images, which nothing is learned from.
+        part = replace(
+            data,
+            images_train=images[outside],
+            y_train=labels[outside],
+            images_test=images[inside],
+            y_test=labels[inside],
+            images_validation=None,
+            y_validation=None,
+            files=None,
         )
-        last: list[nn.Module] = []
-        history = train(part, model=model, seed=seed, quiet=True, callbacks=[Keep(last)], **options)
-        assert history is not None
-        logits = predict(last[0], part.images_test, mean=part.mean, std=part.std)
+        batch = min(options.get("batch_size", len(outside)), len(outside))
+        net = nn.models.build(model, channels=data.channels, size=data.size, classes=len(data.classes), seed=seed)
+        train(part, net, seed=seed, quiet=True, **{**options, "batch_size": batch})
+        logits = predict(net, part.images_test, mean=data.mean, std=data.std)
         found[inside] = np.exp(log_softmax(logits))
-        progress(number + 1, folds)
+        advance(1)
     return found
