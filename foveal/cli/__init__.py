@@ -4,6 +4,8 @@ train.py      foveal train: train a network on a data set
 tune.py       foveal tune: find hyper-parameters for a data set
 evaluate.py   foveal evaluate: test the model of a run
 predict.py    foveal predict: classify image files with the model of a run
+photos.py     the photos that the words of a command line name
+answers.py    the answers of foveal predict as a table, JSON or CSV
 explain.py    foveal explain: what a model costs and sees, layer by layer
 bench.py      foveal bench: time models and operators, also against other frameworks
 cache.py      foveal cache: show, clear, export and import compiled kernels
