@@ -57,6 +57,14 @@ class LayerCall:
     result: Any = None
 
 
+def calls_within(call: LayerCall) -> Iterator[LayerCall]:
+    """Yield the calls of layers within a call, inner ones before outer ones, then the call itself."""
+    for part in call.parts:
+        if isinstance(part, LayerCall):
+            yield from calls_within(part)
+    yield call
+
+
 class Trace:
     """A recording in progress."""
 

@@ -1,4 +1,4 @@
-"""What a model costs and sees before it runs: shapes, costs and receptive fields, computed from types alone.
+"""What a model costs and sees: shapes, costs and receptive fields, from types alone before it runs; Grad-CAM after it.
 
 Each file uses only those above it.
 
@@ -12,10 +12,12 @@ render.py     rows as a table and as JSON
 summary.py    Summary: rows that print themselves, what `explain` returns
 explainer.py  explain(model, input_shape): traces the model and fills the rows
 plots.py      the figure of a receptive field on its image
+cam.py        Grad-CAM: which places of an image speak for a class
 sizes.py      image sizes near the given one that every layer reads completely
 """
 
 from foveal.arguments import check_calls
+from foveal.explain.cam import grad_cam
 from foveal.explain.costs import LinearCost, linear_cost
 from foveal.explain.explainer import explain
 from foveal.explain.plots import plot_receptive_field
@@ -23,7 +25,16 @@ from foveal.explain.rows import Row
 from foveal.explain.sizes import fitting_sizes
 from foveal.explain.summary import Summary
 
-__all__ = ["LinearCost", "Row", "Summary", "explain", "fitting_sizes", "linear_cost", "plot_receptive_field"]
+__all__ = [
+    "LinearCost",
+    "Row",
+    "Summary",
+    "explain",
+    "fitting_sizes",
+    "grad_cam",
+    "linear_cost",
+    "plot_receptive_field",
+]
 
 check_calls(__name__)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import exp, log
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from foveal.display import Table, Tables
 from foveal.errors import DataError
 from foveal.metrics import checks
+from foveal.metrics.scores import log_softmax
 
 # The paper's number of bins.
 BINS = 15
@@ -23,6 +25,8 @@ MAX_BINS = 1 << 16
 SLACK = 1e-6
 # Rounding of float32 may put the sum of a row of probabilities off 1 by this much.
 SUM_SLACK = 1e-3
+# Temperatures that are tried: beyond these, confidences are all alike, or all 1.
+COLDEST, HOTTEST = 0.01, 100.0
 
 
 @dataclass(frozen=True)
@@ -102,3 +106,37 @@ def brier_score(probabilities: ArrayLike, labels: ArrayLike) -> float:
     p, y = checked("brier_score", probabilities, labels)
     p[np.arange(len(y)), y] -= 1
     return float((p**2).sum(1).mean())
+
+
+def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
+    """Return the temperature T that makes softmax(logits / T) agree best with the labels: temperature scaling.
+
+    logits [N, K] and labels [N] of a validation part, which was neither trained on nor is what the result is tested
+    on. T is above 1 for a network that is surer than it is right; it changes no prediction. It minimises the
+    cross-entropy (Guo et al. 2017, section 4.2), which is convex in 1 / T. Logarithms of probabilities are logits too.
+    T is from 0.01 to 100; it is at an end where all images are classified right, for example, as the network then
+    could always be surer. Raises DataError as checks.py says.
+
+        T = metrics.fit_temperature(validation_logits, y_validation)
+        probabilities = np.exp(metrics.log_softmax(test_logits / T))
+    """
+    values, y = checks.scores_and_labels("fit_temperature", logits, labels, "logits")
+    z = values.astype(np.float64)
+    if not np.isfinite(z).all():
+        raise DataError("fit_temperature: the logits hold infinity; clip logarithms of probabilities, such as at -100")
+    z = z - z.max(1, keepdims=True)
+    rows = np.arange(len(y))
+
+    def slope(inverse: float) -> float:
+        """The derivative of the mean cross-entropy in 1 / T: the mean of E_softmax[z] - z_label."""
+        p = np.exp(log_softmax(inverse * z))
+        return float(((p * z).sum(1) - z[rows, y]).mean())
+
+    # The derivative grows with 1 / T, so that it has one zero, or none between the ends.
+    if slope(1 / COLDEST) <= 0:
+        return COLDEST
+    if slope(1 / HOTTEST) >= 0:
+        return HOTTEST
+    from scipy.optimize import brentq
+
+    return float(exp(brentq(lambda t: slope(exp(-t)), log(COLDEST), log(HOTTEST), xtol=1e-6)))

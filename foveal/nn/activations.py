@@ -1,12 +1,12 @@
 """What inner layers return, by name."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
 from foveal.errors import ArgumentError
 from foveal.nn.tree import Tree
-from foveal.trace import LayerCall
+from foveal.trace import LayerCall, calls_within
 
 
 def check_names(module: Tree[Any], names: Sequence[str]) -> None:
@@ -38,11 +38,3 @@ def by_name(module: Tree[Any], call: LayerCall, names: Sequence[str] | None) -> 
         if name not in found:
             raise ArgumentError(f"activations: {type(module).__name__} does not call its layer {name!r}")
     return {name: results if len(results) > 1 else results[0] for name, results in found.items()}
-
-
-def calls_within(call: LayerCall) -> Iterator[LayerCall]:
-    """Yield the calls of layers within a call, inner ones before outer ones, then the call itself."""
-    for part in call.parts:
-        if isinstance(part, LayerCall):
-            yield from calls_within(part)
-    yield call

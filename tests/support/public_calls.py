@@ -121,6 +121,8 @@ RIGHT = {
     "downscale_factor": 2,
     "threshold": 0.1,
     "unflattened_size": (1, 2),
+    "successes": 3,
+    "trials": 5,
 }
 # where a name means something else: by callable and parameter
 SPECIAL = {
@@ -361,6 +363,7 @@ def models():
     yield Target(
         "models", "nn.models.load_weights", nn.models.load_weights, lambda: ((net(), path), {"head": "strict"})
     )
+    yield Target("models", "explain.grad_cam", explain.grad_cam, lambda: ((net(), PHOTOS[:2]), {"target": [0, 2]}))
     yield Target("models", "nn.models.canonical", nn.models.canonical, lambda: (("LeNet-5",), {}))
     yield Target("models", "nn.fold_batch_norm", nn.fold_batch_norm, lambda: ((net(), (2, 1, 8, 8)), {}))
     yield Target("models", "explain.explain", explain.explain, lambda: ((net(), (1, 8, 8)), {"batch": 2}))
