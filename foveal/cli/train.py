@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from foveal.cli.calibrate import finish
 from foveal.cli.options import (
     ABOVE_ZERO,
     FRACTION,
@@ -111,6 +112,7 @@ def train(data: str, out: Path | None, as_json: bool, compile_only: bool, **opti
     # The JSON has standard output to itself.
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         run(dataset, out=folder, **options)
+        finish(folder, dataset)
     if as_json:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         log = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
