@@ -4,6 +4,9 @@ train.py      foveal train: train a network on a data set
 tune.py       foveal tune: find hyper-parameters for a data set
 evaluate.py   foveal evaluate: test the model of a run
 predict.py    foveal predict: classify image files with the model of a run
+calibrate.py  foveal calibrate: probabilities that can be trusted, and thresholds, for the model of a run
+photos.py     the photos that the words of a command line name
+answers.py    the answers of foveal predict as a table, JSON or CSV
 explain.py    foveal explain: what a model costs and sees, layer by layer
 bench.py      foveal bench: time models and operators, also against other frameworks
 cache.py      foveal cache: show, clear, export and import compiled kernels
@@ -31,6 +34,7 @@ import click
 
 from foveal import __version__
 from foveal.cli.cache import commands as cache
+from foveal.cli.calibrate import calibrate
 from foveal.cli.data import commands as data
 from foveal.cli.doctor import doctor
 from foveal.cli.evaluate import evaluate
@@ -85,5 +89,5 @@ def main() -> None:
     """Train and use convolutional networks, compiled to native code at run time."""
 
 
-for command in (train, tune, evaluate, predict, report, runs, watch, explain, data, doctor, cache):
+for command in (train, tune, evaluate, calibrate, predict, report, runs, watch, explain, data, doctor, cache):
     main.add_command(command)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from foveal.cli.augment_options import augment_options
+from foveal.cli.calibrate import finish
 from foveal.cli.folders_options import folder_options, read_data
 from foveal.cli.options import (
     ABOVE_ZERO,
@@ -130,6 +131,7 @@ def train(
     # The JSON has standard output to itself.
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         run(dataset, out=folder, callbacks=reporting.callbacks, **options)
+        finish(folder, dataset)
         reporting.finish(dataset, quiet=options["quiet"])
     if as_json:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))

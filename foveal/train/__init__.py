@@ -19,6 +19,8 @@ classifier.py   Classifier: a trained network that is called on photos; `load`
 checkpoints.py  checkpoints of a run, with checksums: the last one and the one before it
 signals.py      Ctrl-C and SIGTERM while a run goes on
 run_state.py    how far a run is, its history and its callbacks, as parts of its state
+calibration.py  `calibrate`: the temperature and the thresholds of a trained model
+model_card.py   MODEL.md: what a model is for, what it was trained and tested on
 evaluate.py     logits of a network on a set of images, and their metrics
 compile_only.py  what a run compiles, without training
 state.py        the state of a whole training as arrays, to go on from later
@@ -31,12 +33,14 @@ tune_plot.py    the picture of the findings; needs matplotlib
 from foveal.arguments import check_calls
 from foveal.metrics import accuracy, cross_entropy
 from foveal.train.best import BestEpoch
+from foveal.train.calibration import Calibrated, calibrate
 from foveal.train.callbacks import BestCheckpoint, Callback, EarlyStopping, Log, SaveState, StopTraining
 from foveal.train.checkpoint import ModelDescription, load_net, load_run
 from foveal.train.classifier import Classifier, Prediction
 from foveal.train.evaluate import classification_report, evaluate, predict
 from foveal.train.history import History
 from foveal.train.loop import train
+from foveal.train.model_card import write_card
 from foveal.train.run_folder import RunFolder
 from foveal.train.settings import Options, RunOptions, Settings, TrainOptions
 from foveal.train.state import Training, load_state_dict, state_dict
@@ -44,6 +48,7 @@ from foveal.train.state import Training, load_state_dict, state_dict
 __all__ = [
     "BestCheckpoint",
     "BestEpoch",
+    "Calibrated",
     "Callback",
     "Classifier",
     "EarlyStopping",
@@ -60,6 +65,7 @@ __all__ = [
     "TrainOptions",
     "Training",
     "accuracy",
+    "calibrate",
     "classification_report",
     "cross_entropy",
     "evaluate",
@@ -69,6 +75,7 @@ __all__ = [
     "predict",
     "state_dict",
     "train",
+    "write_card",
 ]
 
 check_calls(__name__)

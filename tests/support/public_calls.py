@@ -330,6 +330,9 @@ def data_sets():
     yield Target("data", "data.load", data.load, lambda: (("nowhere",), {}))
     photo = Path(tempfile.gettempdir()) / "nothing.png"
     yield Target("data", "data.read_image", data.read_image, lambda: ((photo, 1, 8, 8), {}))
+    read = lambda made: made.read(np.zeros((9, 9), "uint8"))  # noqa: E731
+    fitted = {"fit": "crop", "crop": 0.5, "interpolation": "bilinear", "background": (1, 2, 3)}
+    yield Target("data", "data.Preprocessing", data.Preprocessing, lambda: ((1, (8, 8)), dict(fitted)), read)
     yield Target("data", "data.augmentation", data.augmentation, lambda: (("shift", (8, 8)), {}))
     yield Target("data", "data.normalise", data.normalise, lambda: ((PHOTOS, [0.5], [0.5]), {}))
     rng = np.random.default_rng(0)
@@ -377,6 +380,14 @@ def models():
 
 
 def training():
+    nowhere = Path(tempfile.gettempdir()) / "no-run"
+    trained = data.from_arrays("name", PHOTOS, Y, PHOTOS, Y)
+    yield Target("train", "train.calibrate", train.calibrate, lambda: ((nowhere, trained), {"none_below": 0.5}))
+    yield Target("train", "train.write_card", train.write_card, lambda: ((nowhere, trained), {"cls": nn.ReLU}))
+    description = train.ModelDescription.of("small", trained)
+    answers = train.Classifier(net(), description)
+    yield Target("train", "train.Classifier", train.Classifier, lambda: ((net(), description), {}))
+    yield Target("train", "classifier(...)", answers, lambda: ((PHOTOS,), {"top": 2, "none_below": 0.5}))
     labels = np.array([0, 1], "int32")
     yield Target("train", "step(...)", step(), lambda: ((PHOTOS[:2], labels), {}))
     yield Target("train", "net(...)", net(), lambda: ((PHOTOS[:2],), {}))

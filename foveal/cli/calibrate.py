@@ -1,0 +1,93 @@
+"""foveal calibrate, and what `foveal train` does with a model when it is trained."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from foveal.cli.options import (
+    DataCommand,
+    FiniteRange,
+    classes_in,
+    code_option,
+    echo,
+    json_option,
+    run_argument,
+    set_threads,
+    show_json,
+    threads_option,
+)
+
+if TYPE_CHECKING:
+    from foveal.data.dataset import Dataset
+
+SHARE = FiniteRange(0, 1, min_open=True)
+
+
+@click.command(cls=DataCommand)
+@run_argument
+@click.argument("data")
+@click.option(
+    "--none-below",
+    type=SHARE,
+    metavar="P",
+    help='Let `foveal predict` answer "none of these" where the most probable class is less probable than this.',
+)
+@click.option(
+    "--precision",
+    type=SHARE,
+    metavar="P",
+    help="Instead, find for each class the lowest threshold with which this share of its answers is right, e.g. 0.95.",
+)
+@threads_option
+@code_option
+@json_option
+def calibrate(
+    run: Path,
+    data: str,
+    none_below: float | None,
+    precision: float | None,
+    threads: int | None,
+    code: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Make the probabilities of RUN's model agree with how often it is right on DATA.
+
+    A temperature is fitted on the validation images of DATA, or on its test images where there are none, and stored in
+    the model file, with thresholds for "none of these" if some are asked for; without --none-below and --precision
+    there are none afterwards. The images should not be among those that the model was trained on. No class changes, and
+    MODEL.md is written anew.
+
+    --json prints "data", "part", "images", "temperature", "ece_before", "ece", "loss_before", "loss", "thresholds" (by
+    class, or null), "answered" and "accuracy": the share of the images that gets a class, and of these the right ones.
+    """
+    from foveal.data.readers import load
+    from foveal.train.calibration import calibrate as calibrated
+    from foveal.train.model_card import write_card
+
+    set_threads(threads)
+    dataset, classes = load(data), classes_in(code)
+    found = calibrated(run, dataset, none_below=none_below, precision=precision, cls=classes)
+    if run.is_dir():
+        write_card(run, dataset, classes)
+    if as_json:
+        show_json(asdict(found))
+    else:
+        echo(str(found))
+
+
+def finish(folder: Path, dataset: Dataset) -> None:
+    """Calibrate a model that was trained, if there are validation images, and write its card.
+
+    Without validation images its probabilities stay as they are: the test images have to stay unseen, and the network
+    is too certain of those that it was trained on.
+    """
+    from foveal.train.calibration import calibrate as calibrated
+    from foveal.train.model_card import write_card
+
+    if dataset.images_validation is not None:
+        calibrated(folder, dataset)
+    write_card(folder, dataset)
