@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from foveal.cli.augment_options import tta_option
 from foveal.cli.options import (
     classes_in,
     code_option,
@@ -35,9 +36,17 @@ from foveal.errors import DataError
     help="What --threshold optimizes: f1, precision=0.9, recall=0.9, or cost=1:5 (of a false positive : of a false"
     " negative).",
 )
+@tta_option
 @json_option
 def evaluate(
-    run: Path, data: str, threads: int | None, code: tuple[str, ...], target: str | None, by: str, as_json: bool
+    run: Path,
+    data: str,
+    threads: int | None,
+    code: tuple[str, ...],
+    target: str | None,
+    by: str,
+    tta: str | None,
+    as_json: bool,
 ) -> None:
     """Test the model of RUN on the test images of DATA.
 
@@ -67,7 +76,7 @@ def evaluate(
     rule = parse_rule(by)
     # The labels as numbers of the model's classes, whose order may be another one.
     labels = numbers[dataset.y_test]
-    logits = predict(net, dataset.images_test, mean=trained.mean, std=trained.std)
+    logits = predict(net, dataset.images_test, mean=trained.mean, std=trained.std, tta=tta)
     results = {
         "data": dataset.name,
         "images": len(dataset.images_test),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from foveal.cli.augment_options import tta_option
 from foveal.cli.options import (
     classes_in,
     code_option,
@@ -39,11 +40,18 @@ TOP = 3
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @threads_option
 @code_option
+@tta_option
 @json_option
 @click.pass_context
 @without_library_lines()
 def predict(
-    ctx: click.Context, run: Path, images: tuple[str, ...], threads: int | None, code: tuple[str, ...], as_json: bool
+    ctx: click.Context,
+    run: Path,
+    images: tuple[str, ...],
+    threads: int | None,
+    code: tuple[str, ...],
+    tta: str | None,
+    as_json: bool,
 ) -> None:
     """Classify each IMAGE with the model of RUN.
 
@@ -63,7 +71,7 @@ def predict(
 
     set_threads(threads)
     net, trained = load_net(run, cls=classes_in(code))
-    results = [{"image": image, **top[0], "top": top} for image, top in classify(net, trained, images)]
+    results = [{"image": image, **top[0], "top": top} for image, top in classify(net, trained, images, tta)]
     if not results:
         ctx.exit(2)
     if as_json:
@@ -80,12 +88,13 @@ def predict(
 
 
 def classify(
-    net: Network, trained: ModelDescription, images: Iterable[str]
+    net: Network, trained: ModelDescription, images: Iterable[str], tta: str | None = None
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Yield each image file that can be read with its TOP classes, the most probable first.
 
-    Each class is {"class", "probability"}. Files that cannot be read are named on standard error. Raises DataError if
-    the model was trained on pixels of another range than image files have.
+    tta: test-time augmentation, as of `train.predict`. Each class is {"class", "probability"}. Files that cannot be
+    read are named on standard error. Raises DataError if the model was trained on pixels of another range than image
+    files have.
     """
     import numpy as np
 
@@ -105,7 +114,7 @@ def classify(
     while batch := list(islice(readable, PREDICT_BATCH)):
         # [n, C, H, W], then logits [n, K]
         x = np.stack([image for _, image in batch])
-        logits = predict(net, filled(x, PREDICT_BATCH), mean=trained.mean, std=trained.std)[: len(batch)]
+        logits = predict(net, filled(x, PREDICT_BATCH), mean=trained.mean, std=trained.std, tta=tta)[: len(batch)]
         if logits.shape[1] != len(trained.classes):
             raise DataError(
                 f"the model returns {logits.shape[1]} numbers for an image and was trained on {len(trained.classes)}"

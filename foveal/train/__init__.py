@@ -14,6 +14,7 @@ metadata.py     what the description in a model file may say, checked
 checkpoint.py   the files of a run, and loading a trained network from them
 run_folder.py   writing the files of a run while it goes on
 evaluate.py     logits of a network on a set of images, and their metrics
+views.py        test-time augmentation: what is seen of an image, and the mean of the answers
 compile_only.py  what a run compiles, without training
 state.py        the state of a whole training as arrays, to go on from later
 tune.py         `foveal tune`: learning rate, batch size, momentum and weight decay by short runs; their files
