@@ -8,6 +8,8 @@ explain.py    foveal explain: what a model costs and sees, layer by layer
 bench.py      foveal bench: time models and operators, also against other frameworks
 cache.py      foveal cache: show, clear, export and import compiled kernels
 doctor.py     foveal doctor: what Foveal finds on this machine
+data.py       foveal data: commands about data sets
+preview.py    foveal data preview: a sheet of images as they are augmented
 options.py    arguments, options and tables that commands share
 augment_options.py  options about how images are varied
 streams.py    what happens when standard output or standard error cannot be written
@@ -26,6 +28,7 @@ import click
 
 from foveal import __version__
 from foveal.cli.cache import commands as cache
+from foveal.cli.data import commands as data
 from foveal.cli.doctor import doctor
 from foveal.cli.evaluate import evaluate
 from foveal.cli.explain import explain
@@ -78,5 +81,5 @@ def main() -> None:
     """Train and use convolutional networks, compiled to native code at run time."""
 
 
-for command in (train, tune, evaluate, predict, explain, doctor, cache):
+for command in (train, tune, evaluate, predict, explain, doctor, cache, data):
     main.add_command(command)

@@ -193,13 +193,17 @@ class Loader:
 
         plan, items = Plan(epoch, order, self.batch_size, self.drop_last, generator), 0
         for batch, (x, y) in enumerate(self.source.batches(plan)):
-            found = self.prepared(x, epoch, batch, self.index(batch, len(leaves(x)[0]), order))
-            if self.mix is not None:
-                found, y = self.mixed(found, y, epoch, self.index(batch, 1, order))
+            found, y = self.changed(x, y, epoch, batch, order)
             items += len(leaves(y)[0])
             yield (mapped(partial(filled, rows=self.batch_size), found) if fill and self.batch_size else found), y
         if self.source.count is None and self.count is not None and not self.drop_last and items != self.count:
             raise DataError(f"the generator gave {items} items, and length says {self.count}; correct it")
+
+    def changed(self, x: Nest, y: Nest, epoch: int, batch: int, order: Labels) -> tuple[Nest, Nest]:
+        """Return a batch as it is trained on: augmented, normalised and mixed. order: that of the epoch."""
+        index = self.index(batch, len(leaves(x)[0]), order)
+        found = self.prepared(x, epoch, batch, index)
+        return (found, y) if self.mix is None else self.mixed(found, y, epoch, index[:1])
 
     def index(self, batch: int, images: int, order: Labels) -> Labels:
         """Return the places of a batch's images in the data, or in the order in which a generator gives them."""
