@@ -48,12 +48,22 @@ SMALL, PHOTO = 32, 64
 FEW = 10_000
 
 
-class UprightTrivialAugment(transforms.TrivialAugmentWide):
-    """TrivialAugmentWide for what changes its meaning when it is turned: by 30 degrees at most instead of 135."""
+class TrivialAugment(transforms.TrivialAugmentWide):
+    """TrivialAugmentWide that leaves something of a small image: it is moved by a third of its side at most.
+
+    upright: turn images by 30 degrees at most instead of 135, for what changes its meaning when it is turned.
+    """
+
+    def __init__(self, upright: bool) -> None:
+        super().__init__()
+        self.upright = upright
 
     def space(self, size: Size) -> Space:
         """Return the operations and their strengths."""
-        return {**super().space(size), "Rotate": space(self.num_magnitude_bins, (0, 0))["Rotate"]}
+        wide = super().space(size)
+        gentle = space(self.num_magnitude_bins, (min(32.0, size[1] / 3), min(32.0, size[0] / 3)))
+        names = ["TranslateX", "TranslateY", *(["Rotate"] if self.upright else [])]
+        return {**wide, **{name: gentle[name] for name in names}}
 
 
 def shift(size: Size) -> Augment:
@@ -83,8 +93,8 @@ def photos(size: Size, flip: bool = True) -> Augment:
 def trivial(size: Size, flip: bool = True) -> Augment:
     """Move each image by up to 1/8 of its shorter side, mirror half of them, and change each by TrivialAugmentWide."""
     part = transforms.RandomCrop(size, padding=eighth(size))
-    others = [transforms.RandomHorizontalFlip(), transforms.TrivialAugmentWide()] if flip else [UprightTrivialAugment()]
-    return transforms.Compose([part, *others])
+    mirror = [transforms.RandomHorizontalFlip()] if flip else []
+    return transforms.Compose([part, *mirror, TrivialAugment(upright=not flip)])
 
 
 def eighth(size: Size) -> int:
