@@ -11,11 +11,12 @@ explain.py    foveal explain: what a model costs and sees, layer by layer
 bench.py      foveal bench: time models and operators, also against other frameworks
 cache.py      foveal cache: show, clear, export and import compiled kernels
 data.py       foveal data: what is wrong with a data set
+preview.py    foveal data preview: a sheet of images as they are augmented
 doctor.py     foveal doctor: what Foveal finds on this machine
 report.py     foveal report, runs and watch: what a run looks like, runs beside each other, a run that goes on
 report_options.py  options of `foveal train` about the report
 options.py    arguments, options and tables that commands share
-augment_options.py  options of train: how training images are varied
+augment_options.py  options about how images are varied
 recipes_options.py  those of `foveal train` that concern recipes
 folders_options.py  options of image files, and reading DATA with them
 streams.py    what happens when standard output or standard error cannot be written

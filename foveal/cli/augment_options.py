@@ -1,4 +1,4 @@
-"""Options of `foveal train` about how training images are varied."""
+"""Options about how images are varied, in training and when a model is used."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ flip_option = click.option(
     default=None,
     help="Whether a mirror image is of the same class; not so for text, digits and traffic signs.  [default: by the"
     " name of DATA: not for mnist, digits, svhn and the like]",
+)
+
+
+tta_option = click.option(
+    "--tta",
+    type=TableName("foveal.train.views", "VIEWS"),
+    help="Test-time augmentation: average over each image and its mirror image, or the image moved to four sides.",
 )
 
 

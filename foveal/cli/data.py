@@ -20,6 +20,7 @@ from foveal.cli.options import (
     show_table,
     threads_option,
 )
+from foveal.cli.preview import preview
 from foveal.errors import DataError
 
 if TYPE_CHECKING:
@@ -36,7 +37,10 @@ html_option = click.option(
 
 @click.group("data")
 def commands() -> None:
-    """Look at a data set: what is wrong with it, and which labels are likely wrong."""
+    """Look at a data set: what is wrong with it, which labels are likely wrong, how it is augmented."""
+
+
+commands.add_command(preview)
 
 
 @commands.command(cls=DataCommand)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from foveal.cli.augment_options import tta_option
 from foveal.cli.folders_options import folder_options_of_run, read_data
 from foveal.cli.options import (
     classes_in,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     help="The images that are looked at. A folder without parts is divided as in training; of new images take all.",
 )
 @folder_options_of_run
+@tta_option
 @json_option
 def evaluate(
     run: Path,
@@ -59,6 +61,7 @@ def evaluate(
     target: str | None,
     by: str,
     part: str,
+    tta: str | None,
     as_json: bool,
     images: dict[str, Any],
 ) -> None:
@@ -92,7 +95,7 @@ def evaluate(
     # The labels as numbers of the model's classes, whose order may be another one.
     parts = parts_of(dataset, part)
     labels = numbers[np.concatenate([y for _, y in parts])]
-    logits = np.concatenate([predict(net, x, mean=trained.mean, std=trained.std) for x, _ in parts])
+    logits = np.concatenate([predict(net, x, mean=trained.mean, std=trained.std, tta=tta) for x, _ in parts])
     results = {"data": dataset.name, "images": len(labels), **classification_report(logits, labels, trained.classes)}
     if chosen is not None:
         picked = threshold_report(logits, labels, chosen, rule)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from foveal.cli.answers import FORMATS
+from foveal.cli.augment_options import tta_option
 from foveal.cli.options import (
     POSITIVE,
     classes_in,
@@ -55,6 +56,7 @@ _QUIET_SECONDS, _EVERY = 1.0, 0.2
 )
 @threads_option
 @code_option
+@tta_option
 @json_option
 @click.option("--jsonl", is_flag=True, help="Print a line of JSON for each image, as soon as it is answered.")
 @click.option("--csv", is_flag=True, help="Print comma-separated values, a row for each image as it is answered.")
@@ -114,9 +116,10 @@ def print_answers(
     output: standard output; if it cannot be written any more, the rest is not answered.
     """
     answered, unreadable = 0, 0
+    asked = {name: options[name] for name in ("top", "none_below", "tta")}
     hidden = FORMATS[kind].at_once and sys.stdout.isatty()
     with Progress(hidden) as progress, FORMATS[kind](progress.pause) as answers:
-        for answer in classifier.stream(photos, top=options["top"], none_below=options["none_below"]):
+        for answer in classifier.stream(photos, **asked):
             if answer.error is None:
                 answers.add(answer)
                 answered += 1

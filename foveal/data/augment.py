@@ -48,28 +48,38 @@ SMALL, PHOTO = 32, 64
 FEW = 10_000
 
 
-class UprightTrivialAugment(transforms.TrivialAugmentWide):
-    """TrivialAugmentWide for what changes its meaning when it is turned: by 30 degrees at most instead of 135."""
+class TrivialAugment(transforms.TrivialAugmentWide):
+    """TrivialAugmentWide that leaves something of a small image: it is moved by a third of its side at most.
+
+    upright: turn images by 30 degrees at most instead of 135, for what changes its meaning when it is turned.
+    """
+
+    def __init__(self, upright: bool) -> None:
+        super().__init__()
+        self.upright = upright
 
     def space(self, size: Size) -> Space:
         """Return the operations and their strengths."""
-        return {**super().space(size), "Rotate": space(self.num_magnitude_bins, (0, 0))["Rotate"]}
+        wide = super().space(size)
+        gentle = space(self.num_magnitude_bins, (min(32.0, size[1] / 3), min(32.0, size[0] / 3)))
+        names = ["TranslateX", "TranslateY", *(["Rotate"] if self.upright else [])]
+        return {**wide, **{name: gentle[name] for name in names}}
 
 
 def shift(size: Size) -> Augment:
     """Move each image by up to 1/12 of its shorter side: 2 pixels of 28."""
     pad = max(1, min(size) // 12)
-    return lambda x, rng: random_crop_flip(x, rng, pad, flip=False)
+    return lambda x, rng: random_crop_flip(x, rng, pad, flip=False, size=size)
 
 
 def crop(size: Size) -> Augment:
     """Move each image by up to 1/8 of its shorter side, 4 pixels of 32."""
-    return lambda x, rng: random_crop_flip(x, rng, eighth(size), flip=False)
+    return lambda x, rng: random_crop_flip(x, rng, eighth(size), flip=False, size=size)
 
 
 def crop_and_flip(size: Size) -> Augment:
     """Move each image by up to 1/8 of its shorter side, 4 pixels of 32, and mirror half of the images."""
-    return lambda x, rng: random_crop_flip(x, rng, eighth(size), flip=True)
+    return lambda x, rng: random_crop_flip(x, rng, eighth(size), flip=True, size=size)
 
 
 def photos(size: Size, flip: bool = True) -> Augment:
@@ -83,8 +93,8 @@ def photos(size: Size, flip: bool = True) -> Augment:
 def trivial(size: Size, flip: bool = True) -> Augment:
     """Move each image by up to 1/8 of its shorter side, mirror half of them, and change each by TrivialAugmentWide."""
     part = transforms.RandomCrop(size, padding=eighth(size))
-    others = [transforms.RandomHorizontalFlip(), transforms.TrivialAugmentWide()] if flip else [UprightTrivialAugment()]
-    return transforms.Compose([part, *others])
+    mirror = [transforms.RandomHorizontalFlip()] if flip else []
+    return transforms.Compose([part, *mirror, TrivialAugment(upright=not flip)])
 
 
 def eighth(size: Size) -> int:
@@ -181,22 +191,26 @@ def combined(given: str | Augment | Steps | Sequence[Any] | None, flip: bool = T
     return Steps(parts, flip) if [part for part in parts if part != NONE] else None
 
 
-def random_crop_flip(x: Floats, rng: Generator, pad: int, flip: bool) -> Floats:
+def random_crop_flip(x: Floats, rng: Generator, pad: int, flip: bool, size: tuple[int, int] | None = None) -> Floats:
     """Move each image by up to `pad` pixels in both directions, and mirror half of them if `flip`.
 
-    x and result: [n, C, H, W]. This is a random crop after padding with zeros (black), and a horizontal flip with
-    probability 1/2.
+    x: [n, C, H, W]. This is a random crop after padding with zeros (black), and a horizontal flip with probability 1/2.
+    size: rows and columns of the result, where x has more; those of x if not given.
     """
     if x.ndim != 4 or pad < 0:
         raise ShapeError(
             f"random_crop_flip: images of shape {x.shape} and pad {pad}; [n, C, H, W], and 0 or more pixels"
         )
-    n, _, height, width = x.shape
+    n, (rows, columns) = len(x), size or x.shape[2:]
+    rows, columns = min(rows, x.shape[2]), min(columns, x.shape[3])
+    # How many places there are down and across; equal ones are drawn together.
+    places = [x.shape[2] + 2 * pad - rows + 1, x.shape[3] + 2 * pad - columns + 1]
     padded = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
-    # [n, C, 2 pad + 1, 2 pad + 1, H, W]: all crops of each image, without a copy.
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
-    # One crop of each image, [n, C, H, W].
-    down, right = rng.integers(0, 2 * pad + 1, (2, n))
+    # [n, C, places down, places across, rows, columns]: all crops of each image, without a copy.
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (rows, columns), axis=(2, 3))
+    # One crop of each image, [n, C, rows, columns].
+    high = places[0] if places[0] == places[1] else np.array(places)[:, None]
+    down, right = rng.integers(0, high, (2, n))
     moved = windows[np.arange(n), :, down, right]
     if flip:
         mirrored = rng.random(n) < 0.5

@@ -202,11 +202,8 @@ class Loader:
             pair = numbered[1]()
             if pair is None:
                 return None
-            batch, (x, y) = numbered[0], pair
-            found = self.prepared(x, epoch, batch, self.index(batch, len(leaves(x)[0]), order))
-            if self.mix is not None:
-                found, y = self.mixed(found, y, epoch, self.index(batch, 1, order))
-            return (mapped(partial(filled, rows=self.batch_size), found) if fill and self.batch_size else found), y
+            x, y = self.changed(*pair, epoch, numbered[0], order)
+            return (mapped(partial(filled, rows=self.batch_size), x) if fill and self.batch_size else x), y
 
         plan, items = Plan(epoch, order, self.batch_size, self.drop_last, generator), 0
         # What makes batches ends before what they are read by.
@@ -242,6 +239,12 @@ class Loader:
                 yield reader.submit(next, batches, None).result
         finally:
             reader.shutdown(wait=True, cancel_futures=True)
+
+    def changed(self, x: Nest, y: Nest, epoch: int, batch: int, order: Labels) -> tuple[Nest, Nest]:
+        """Return a batch as it is trained on: augmented, normalised and mixed. order: that of the epoch."""
+        index = self.index(batch, len(leaves(x)[0]), order)
+        found = self.prepared(x, epoch, batch, index)
+        return (found, y) if self.mix is None else self.mixed(found, y, epoch, index[:1])
 
     def index(self, batch: int, images: int, order: Labels) -> Labels:
         """Return the places of a batch's images in the data, or in the order in which a generator gives them."""

@@ -22,6 +22,7 @@ run_state.py    how far a run is, its history and its callbacks, as parts of its
 calibration.py  `calibrate`: the temperature and the thresholds of a trained model
 model_card.py   MODEL.md: what a model is for, what it was trained and tested on
 evaluate.py     logits of a network on a set of images, and their metrics
+views.py        test-time augmentation: what is seen of an image, and the mean of the answers
 compile_only.py  what a run compiles, without training
 state.py        the state of a whole training as arrays, to go on from later
 tune.py         `foveal tune`: learning rate, batch size, momentum and weight decay by short runs; their files

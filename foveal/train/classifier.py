@@ -28,6 +28,7 @@ from foveal.nn.saving import load as load_module
 from foveal.nn.stored import opened
 from foveal.train.checkpoint import ModelDescription, load_net, model_path
 from foveal.train.evaluate import logits_of
+from foveal.train.views import mean_of_views, views
 
 #: The label of an image whose class is not certain enough.
 NONE = "none of these"
@@ -102,32 +103,33 @@ class Classifier:
         return f"Classifier({name} of {self.description.data}: {shape} -> {len(self.classes)} classes)"
 
     @checked
-    def __call__(self, photos: Any, *, top: int = TOP, none_below: float | None = None) -> Any:
+    def __call__(self, photos: Any, *, top: int = TOP, none_below: float | None = None, tta: str | None = None) -> Any:
         """Return the Prediction of one photo, or a list of them, in order, of several.
 
         photos: one photo; a list, tuple or iterator of photos; or a batch, an array of four axes. top: how many classes
         are told of each. none_below: the least probability of an answer, from 0 to 1; the model file's thresholds, if
-        it has some, unless it is given. Probabilities are calibrated by the model's temperature.
+        it has some, unless it is given. Probabilities are calibrated by the model's temperature. tta: test-time
+        augmentation, as of `train.predict`.
 
         A single photo that cannot be read raises DataError; one of several has its `error`, and the others are
         answered.
         """
         if is_one(photos):
-            (answer,) = self.stream([photos], top=top, none_below=none_below)
+            (answer,) = self.stream([photos], top=top, none_below=none_below, tta=tta)
             if answer.error is not None:
                 raise DataError(answer.error)
             return answer
         if not isinstance(photos, Iterable):
             raise DataError(f"{shown(photos)} is no photo; give a path, an array uint8 [H, W, C], or a list of them")
-        return list(self.stream(photos, top=top, none_below=none_below))
+        return list(self.stream(photos, top=top, none_below=none_below, tta=tta))
 
     def stream(
-        self, photos: Iterable[Source], *, top: int = TOP, none_below: float | None = None
+        self, photos: Iterable[Source], *, top: int = TOP, none_below: float | None = None, tta: str | None = None
     ) -> Iterator[Prediction]:
         """Yield the Prediction of each photo, in order, of any number of them.
 
         Photos are decoded in threads while the network computes, and never more than a few are in memory. Those that
-        cannot be read have an `error`. top, none_below: as in a call.
+        cannot be read have an `error`. top, none_below, tta: as in a call.
         """
         thresholds = self.thresholds(none_below)
         if top < 1:
@@ -139,7 +141,7 @@ class Classifier:
         read = in_order(self.read, chain(first, photos), ahead=_AHEAD) if several else map(self.read, first)
         while batch := list(islice(read, BATCHES[-1])):
             pixels = [x for _, x in batch if not isinstance(x, DataError)]
-            probability = iter(self.probabilities(np.stack(pixels)) if pixels else ())
+            probability = iter(self.probabilities(np.stack(pixels), tta) if pixels else ())
             for source, x in batch:
                 if isinstance(x, DataError):
                     yield Prediction(source, None, error=str(x))
@@ -175,7 +177,7 @@ class Classifier:
             )
         return x
 
-    def probabilities(self, x: Images) -> NDArray[np.float64]:
+    def probabilities(self, x: Images, tta: str | None = None) -> NDArray[np.float64]:
         """Return the calibrated probabilities [n, K] of images x [n, C, H, W] of the network's size.
 
         x: bytes, or floats as in the data set, not normalised. Raises DataError for images of another size, and
@@ -187,7 +189,7 @@ class Classifier:
         if not len(x):
             return np.empty((0, len(self.classes)))
         rounds = [x[start : start + BATCHES[-1]] for start in range(0, len(x), BATCHES[-1])]
-        logits = np.concatenate([self.logits(part) for part in rounds])
+        logits = np.concatenate([self.logits(part, tta) for part in rounds])
         if logits.shape[1] != len(self.classes):
             raise DataError(
                 f"the model returns {logits.shape[1]} numbers for an image and was trained on {len(self.classes)}"
@@ -197,10 +199,11 @@ class Classifier:
             raise NumericsError("the network's outputs hold NaN or infinity: its parameters are not usable")
         return np.exp(log_softmax(logits / self.description.temperature))
 
-    def logits(self, x: Images) -> Floats:
-        """Return what the network returns for at most BATCHES[-1] images, [n, K]."""
+    def logits(self, x: Images, tta: str | None = None) -> Floats:
+        """Return what the network returns for at most BATCHES[-1] images, [n, K], as the mean over views of each."""
         size = next(size for size in BATCHES if size >= len(x))
-        return logits_of(self.net(filled(self._normalised(x), size)))[: len(x)]
+        normalised = filled(self._normalised(x), size)
+        return mean_of_views([logits_of(self.net(view(normalised))) for view in views(tta)])[: len(x)]
 
     def thresholds(self, none_below: float | None) -> NDArray[np.float64]:
         """Return the least probability of an answer, for each class [K]; 0 where every image gets a class."""

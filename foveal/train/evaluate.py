@@ -18,6 +18,7 @@ from foveal.explain.model import modes_restored
 from foveal.metrics import checks
 from foveal.nn.module import Module
 from foveal.strides import Ndarray
+from foveal.train.views import mean_of_views, views
 
 # Images at once: enough to keep the threads busy, few enough for their activations to stay in the cache.
 EVALUATION_BATCH = 256
@@ -33,21 +34,29 @@ class Network(Protocol):
     def __call__(self, x: Floats, /) -> Any: ...
 
 
-def predict(net: Network, x: Images, *, mean: Sequence[float], std: Sequence[float]) -> Floats:
+def predict(net: Network, x: Images, *, mean: Sequence[float], std: Sequence[float], tta: str | None = None) -> Floats:
     """Return the logits [n, K] of images x [n, C, H, W], which are not yet normalised; bytes stand for value / 255.
 
-    The network computes in evaluation mode, and its layers are afterwards in the modes that they were in. Raises
-    DataError if there are no images, and NumericsError if an output is NaN or infinite.
+    The network computes in evaluation mode, and its layers are afterwards in the modes that they were in. tta: what is
+    averaged over, test-time augmentation: "flip" (the image and its mirror image), "crops" (the image, and moved by
+    1/16 to four sides) or "crops+flip"; the result is then the logarithm of the mean probability of each class, which
+    are logits as well. It takes as many times as long as there are views. Raises DataError if there are no images,
+    NumericsError if an output is NaN or infinite, and ShapeError for another tta.
     """
     if np.ndim(x) != 4 or not len(x):
         raise DataError(f"images of shape {np.shape(x)} cannot be classified: give images [n, C, H, W], one or more")
     # All batches have one size, as each is compiled; the last one is filled up, and its logits are cut off.
-    batch_size = even_batch(len(x), EVALUATION_BATCH)
+    seen, batch_size = views(tta), even_batch(len(x), EVALUATION_BATCH)
     loader = Loader(x, np.zeros(len(x), np.int64), batch_size, mean=mean, std=std, channels="first")
     # A network of another kind is left as its eval() leaves it.
     with modes_restored(net) if isinstance(net, Module) else nullcontext():
         net.eval()
-        logits = np.concatenate([logits_of(net(batch))[: len(rows)] for batch, rows in loader.epoch(0)])
+        logits = np.concatenate(
+            [
+                mean_of_views([logits_of(net(view(batch)))[: len(rows)] for view in seen])
+                for batch, rows in loader.epoch(0)
+            ]
+        )
     wrong = np.flatnonzero(~np.isfinite(logits).all(1))
     if len(wrong):
         raise NumericsError(

@@ -96,7 +96,7 @@ class Compose(Transform):
     transforms: a list. An image's random numbers for one of them depend on its place in the list.
     """
 
-    def __init__(self, transforms: Sequence[Transform]) -> None:
+    def __init__(self, transforms: Sequence[Any]) -> None:
         self.transforms = listed(self, transforms)
 
     def apply(self, x: Images, draws: Draws) -> Images:
@@ -112,7 +112,7 @@ class RandomApply(Transform):
     Raises DataError where they would give images of another shape or dtype, as a batch has one of each.
     """
 
-    def __init__(self, transforms: Sequence[Transform], p: float = 0.5) -> None:
+    def __init__(self, transforms: Sequence[Any], p: float = 0.5) -> None:
         self.transforms, self.p = listed(self, transforms), probability(self, p)
         self._all = Compose(self.transforms)
 
@@ -129,7 +129,7 @@ class RandomChoice(Transform):
     would give images of different shapes or dtypes, and ShapeError for p that does not fit.
     """
 
-    def __init__(self, transforms: Sequence[Transform], p: Sequence[float] | None = None) -> None:
+    def __init__(self, transforms: Sequence[Any], p: Sequence[float] | None = None) -> None:
         self.transforms = listed(self, transforms)
         count = len(self.transforms)
         weights = np.ones(count) if p is None else np.asarray(p, np.float64)
@@ -200,10 +200,10 @@ def stored(x: Ndarray, like: Images) -> Images:
     return result
 
 
-def listed(transform: Transform, transforms: Sequence[Transform]) -> list[Transform]:
+def listed(transform: Transform, transforms: Sequence[Any]) -> list[Transform]:
     """Return transforms as a list. Raises ArgumentError unless there are some."""
     name = type(transform).__name__
-    found = [] if callable(transforms) else list(transforms)
+    found = list(transforms)
     if not found:
         raise ArgumentError(f"{name}: transforms is {shown(transforms)}; give a list of one transform or more")
     for part in found:
