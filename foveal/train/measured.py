@@ -9,21 +9,24 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from foveal import nn
 from foveal.arena import mib
+from foveal.data.loader import Loader
 from foveal.errors import ArgumentError, ShapeError
 from foveal.explain.costs import planned_memory
 from foveal.ops.op import Type
+from foveal.optim import UpdateRule
+from foveal.step import Step
 from foveal.system import available_memory
+from foveal.train.feed import Feed
 from foveal.train.range_test import range_test, restored
 from foveal.train.recipes import MOST
 from foveal.train.settings import Settings, TrainOptions
-
-if TYPE_CHECKING:
-    from foveal.train.loop import Run
+from foveal.train.tally import Clock
 
 # A training step of few networks holds more than this multiple of its batch of images. Where that fits, the memory is
 # not planned beforehand.
@@ -34,6 +37,25 @@ PER_PARAMETER = 4 * 5
 MEASURED_STEPS, FIRST_STEPS = 8, 2
 # The share of the time of a training step per image that a forward pass takes.
 FORWARD = 1 / 3
+
+
+class Run(Protocol):
+    """A training before its first step."""
+
+    net: nn.Module
+    optimizer: UpdateRule
+    train_step: Step
+    settings: Settings
+    feed: Feed
+    loader: Loader
+    clock: Clock
+    #: How many numbers are trained.
+    parameters: int
+    #: What was found out, in sentences for people.
+    findings: list[str]
+
+    def example(self) -> tuple[Any, Any] | None:
+        """Return a batch to learn shapes from; None where that would use one up."""
 
 
 def check_memory(run: Run) -> None:

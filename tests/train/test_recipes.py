@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from foveal import cli, nn
 from foveal.data import from_arrays
 from foveal.errors import ArgumentError, ShapeError
-from foveal.train import BestEpoch, Options, TrainOptions, measured, recipes, settings, train
+from foveal.train import BestEpoch, EarlyStopping, Options, TrainOptions, measured, recipes, settings, train
 from foveal.train.feed import settings_and_feed
 from foveal.train.recipes import image_size, recipe_for
 
@@ -183,6 +183,18 @@ def test_patience_ends_a_run_and_keeps_the_best_epoch(data, tmp_path):
     assert accuracies[metrics["restored_epoch"] - 1] == max(accuracies)
     with pytest.raises(ArgumentError, match="no validation part"):
         train(data, epochs=2, patience=2, **QUIET)
+
+
+def test_data_with_a_validation_part_keep_the_best_epoch(data):
+    part = from_arrays("part", *(array for pair in [(data.images_test, data.y_test)] * 2 for array in pair))
+    # As a folder with such a part gives them.
+    for name, value in {"images_validation": part.images_test, "y_validation": part.y_test}.items():
+        object.__setattr__(part, name, value)
+    history = train(part, epochs=4, seed=1, **QUIET)
+    accuracies = history.validation["accuracy"]
+    assert accuracies[history["restored_epoch"] - 1] == max(accuracies)
+    # A callback of the caller's own decides about that.
+    assert "restored_epoch" not in train(part, epochs=2, callbacks=[EarlyStopping(patience=9)], **QUIET)
 
 
 def test_a_learning_rate_that_was_found_repeats_the_run(data):
