@@ -9,6 +9,7 @@ bench.py      foveal bench: time models and operators, also against other framew
 cache.py      foveal cache: show, clear, export and import compiled kernels
 doctor.py     foveal doctor: what Foveal finds on this machine
 options.py    arguments, options and tables that commands share
+weights_options.py  options about weights that a run starts from
 streams.py    what happens when standard output or standard error cannot be written
 faults.py     what a command ends with: one message and a status for each kind of error
 

@@ -23,6 +23,7 @@ from foveal.cli.options import (
     show_json,
     threads_option,
 )
+from foveal.cli.weights_options import weights_options
 
 if TYPE_CHECKING:
     from foveal.data.dataset import Dataset
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Batches per update: their gradients are added up, as of one larger batch.",
 )
+@weights_options
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),

@@ -28,8 +28,8 @@ CENTRED = (0.5, 0.5, 0.5)
 # of the images that a network was published for: (rows, columns)
 IMAGENET_SIZE = (224, 224)
 MODEL_FILE, CONFIG_FILE = "model.safetensors", "config.json"
-# the key in a model file under which Foveal describes the network
-_KEY = "foveal"
+# The key in a model file under which a run describes its network.
+DESCRIPTION = "foveal"
 
 
 def imagenet(crop: float, interpolation: str) -> Preprocessing:
@@ -164,7 +164,7 @@ def transforms_of(weights: object) -> Preprocessing:
     if path.suffix == ".json":
         return of_timm(read_json(path), str(path))
     with opened(path) as file:
-        description = (file.metadata() or {}).get(_KEY)
+        description = (file.metadata() or {}).get(DESCRIPTION)
     if description is not None:
         return of_run(description, path)
     config = path.parent / CONFIG_FILE

@@ -7,6 +7,8 @@ history.py      what a training was like, by epoch
 measure.py      loss, accuracy and other measures of a network on a loader's items
 settings.py     the options of a run, and what is built from them: network, optimiser, schedules
 recipes.py      the network and the hyper-parameters for images of some size, where no option says otherwise
+start.py        the weights that a run starts from
+phases.py       fine-tuning: the last layer first, then all at rates by depth
 tally.py        loss, accuracy, other measures, time and speed, counted step by step
 progress.py     what a person sees of a run while it goes on
 files.py        errors of writing files, and locks

@@ -21,8 +21,8 @@ from foveal.data.sources import Arrays, Items, Pairs
 from foveal.errors import ArgumentError, DataError, ShapeError
 from foveal.train.checkpoint import ModelDescription
 from foveal.train.evaluate import EVALUATION_BATCH
-from foveal.train.recipes import GENERAL, recipe_for
-from foveal.train.settings import ONE_CYCLE, Settings, TrainOptions, name_of, settings_of
+from foveal.train.recipes import GENERAL
+from foveal.train.settings import ONE_CYCLE, Settings, TrainOptions, name_of, recipe_of, settings_of
 
 # The stream of random numbers that picks the images held out; 1, 2 and 4 are the loader's.
 HOLD_OUT_STREAM = 3
@@ -105,7 +105,7 @@ def of_dataset(data: Dataset, options: TrainOptions) -> tuple[Settings, Feed]:
         parts["validation"] = Share(pair, how).measured()
     else:
         share, parts = with_validation(share, options.validation, options.seed, {**normalised, "classes": data.classes})
-    settings = settings_of(recipe_for(data.size), share.count(), options)
+    settings = settings_of(recipe_of(data.size, share.count(), options), share.count(), options)
     parts["test"] = Share((data.images_test, data.y_test), how).measured()
     augment = augmentation(settings.augment, data.size) if options.augment is None else options.augment
     order = {"seed": settings.seed, "shuffle": True, "drop_last": True, "augment": augment}
