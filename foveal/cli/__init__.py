@@ -4,6 +4,7 @@ train.py      foveal train: train a network on a data set
 tune.py       foveal tune: find hyper-parameters for a data set
 evaluate.py   foveal evaluate: test the model of a run
 predict.py    foveal predict: classify image files with the model of a run
+features.py   foveal features: what a network makes of images, for other programs and quick probes
 explain.py    foveal explain: what a model costs and sees, layer by layer
 bench.py      foveal bench: time models and operators, also against other frameworks
 cache.py      foveal cache: show, clear, export and import compiled kernels
@@ -30,6 +31,7 @@ from foveal.cli.doctor import doctor
 from foveal.cli.evaluate import evaluate
 from foveal.cli.explain import explain
 from foveal.cli.faults import one_message
+from foveal.cli.features import features
 from foveal.cli.predict import predict
 from foveal.cli.streams import guarded
 from foveal.cli.train import train
@@ -78,5 +80,5 @@ def main() -> None:
     """Train and use convolutional networks, compiled to native code at run time."""
 
 
-for command in (train, tune, evaluate, predict, explain, doctor, cache):
+for command in (train, tune, evaluate, predict, features, explain, doctor, cache):
     main.add_command(command)

@@ -15,6 +15,7 @@ files.py        errors of writing files, and locks
 metadata.py     what the description in a model file may say, checked
 checkpoint.py   the files of a run, and loading a trained network from them
 run_folder.py   writing the files of a run while it goes on
+features.py     embeddings of images, and simple classifiers on them
 evaluate.py     logits of a network on a set of images, and their metrics
 compile_only.py  what a run compiles, without training
 state.py        the state of a whole training as arrays, to go on from later
@@ -29,6 +30,7 @@ from foveal.metrics import accuracy, cross_entropy
 from foveal.train.callbacks import BestCheckpoint, Callback, EarlyStopping, Log, SaveState, StopTraining
 from foveal.train.checkpoint import ModelDescription, load_net, load_run
 from foveal.train.evaluate import classification_report, evaluate, predict
+from foveal.train.features import Probe, features, probe
 from foveal.train.history import History
 from foveal.train.loop import train
 from foveal.train.run_folder import RunFolder
@@ -43,6 +45,7 @@ __all__ = [
     "Log",
     "ModelDescription",
     "Options",
+    "Probe",
     "RunFolder",
     "RunOptions",
     "SaveState",
@@ -54,10 +57,12 @@ __all__ = [
     "classification_report",
     "cross_entropy",
     "evaluate",
+    "features",
     "load_net",
     "load_run",
     "load_state_dict",
     "predict",
+    "probe",
     "state_dict",
     "train",
 ]

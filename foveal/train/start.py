@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from foveal.nn.models.weights import SKIP, STRICT, load_weights, read_file
 from foveal.nn.stored import listed
 from foveal.strides import Ndarray
 from foveal.train import metadata
-from foveal.train.checkpoint import ModelDescription, model_path
+from foveal.train.checkpoint import ModelDescription, load_net, model_path
 from foveal.train.phases import LOWEST, head_epochs, heads_of
 
 if TYPE_CHECKING:
@@ -90,7 +90,20 @@ class Start:
     def text(self, settings: Settings, data: ModelDescription, heads: tuple[str, ...]) -> str:
         """Return lines for people about what is loaded, how pixels are normalised, and what is trained when."""
         new = f"; {listed(heads)} starts anew" if self.head(data) == SKIP else ", its last layer too"
-        lines = [f"weights of {self.model} from {self.path}{new}"]
+        lines = [f"weights of {self.model} from {self.path}{new}", *self.notes(data)]
+        if settings.freeze_epochs:
+            count = settings.freeze_epochs
+            when = "the first epoch trains" if count == 1 else f"the first {count} epochs train"
+            then = f", then all layers, the first ones at {LOWEST:g} times its rate"
+            lines.append(f"{when} {listed(heads)} alone{then if count < settings.epochs else ''}")
+        return "\n".join(lines)
+
+    def notes(self, data: Dataset | ModelDescription) -> list[str]:
+        """Return lines for people about how the images are those that the weights expect, and how they are not.
+
+        data: with the mean and std that pixels are normalised by.
+        """
+        lines: list[str] = []
         if self.preprocessing is None:
             lines.append("the weights do not say what images they expect; pixels are normalised by those of the data")
         else:
@@ -103,12 +116,7 @@ class Start:
         if data.channels != self.channels:
             how = "the sum of those for colour" if data.channels == 1 else "those for grey, a third for each colour"
             lines.append(f"the weights are for images of {self.channels} channels: the first filters are {how}")
-        if settings.freeze_epochs:
-            count = settings.freeze_epochs
-            when = "the first epoch trains" if count == 1 else f"the first {count} epochs train"
-            then = f", then all layers, the first ones at {LOWEST:g} times its rate"
-            lines.append(f"{when} {listed(heads)} alone{then if count < settings.epochs else ''}")
-        return "\n".join(lines)
+        return lines
 
 
 def start_of(data: object, options: Options, tell: Callable[[str], object] = print) -> Start | None:
@@ -136,7 +144,36 @@ def start_of(data: object, options: Options, tell: Callable[[str], object] = pri
         model, channels = model_in(found.path, named, data)
         return Start(found.path, model, channels, found.preprocessing, licence=found.licence)
     assert options.weights is not None
-    return of_file(model_path(Path(options.weights)), options.model, data)
+    given = Path(options.weights)
+    return of_file(model_path(given) if given.is_dir() else given, options.model, data)
+
+
+def network_for(
+    source: str, data: Dataset, cls: Sequence[type] = (), tell: Callable[[str], object] = print
+) -> tuple[nn.Module, Dataset]:
+    """Return a network with weights for the images of `data`, and the data with the mean and std that it expects.
+
+    source: a run, a file of weights, or a name as of `pretrained`. cls: classes of a network of one's own. tell: is
+    called with lines about the weights. Raises DataError for images of another size or other channels than a run's.
+    """
+    from foveal.train.settings import Options
+
+    path = model_path(Path(source))
+    if path.is_file() and DESCRIPTION in read_file(path)[0]:
+        net, trained = load_net(source, cls=cls)
+        if (trained.channels, *trained.size) != (data.channels, *data.size):
+            sizes = ("x".join(map(str, (one.channels, *one.size))) for one in (trained, data))
+            raise DataError(f"{source}: the network takes images of {next(sizes)}, {data.name} holds {next(sizes)}")
+        return net, replace(data, mean=trained.mean, std=trained.std)
+    exists = path.is_file() or Path(source).suffix == ".safetensors"
+    start = start_of(data, Options(weights=source) if exists else Options(pretrained=source), tell)
+    assert start is not None
+    data = start.normalised(data)
+    net = models.build(start.model, channels=data.channels, size=data.size, classes=len(data.classes))
+    start.load_into(net, data)
+    for line in (f"weights of {start.model} from {start.path}", *start.notes(data)):
+        tell(line)
+    return net.eval(), data
 
 
 def of_file(path: Path, model: str | None, data: Dataset) -> Start:
