@@ -7,6 +7,7 @@ predict.py    foveal predict: classify image files with the model of a run
 calibrate.py  foveal calibrate: probabilities that can be trusted, and thresholds, for the model of a run
 photos.py     the photos that the words of a command line name
 answers.py    the answers of foveal predict as a table, JSON or CSV
+features.py   foveal features: what a network makes of images, for other programs and quick probes
 explain.py    foveal explain: what a model costs and sees, layer by layer
 bench.py      foveal bench: time models and operators, also against other frameworks
 cache.py      foveal cache: show, clear, export and import compiled kernels
@@ -19,6 +20,7 @@ options.py    arguments, options and tables that commands share
 augment_options.py  options about how images are varied
 recipes_options.py  those of `foveal train` that concern recipes
 folders_options.py  options of image files, and reading DATA with them
+weights_options.py  options about weights that a run starts from
 streams.py    what happens when standard output or standard error cannot be written
 faults.py     what a command ends with: one message and a status for each kind of error
 
@@ -41,6 +43,7 @@ from foveal.cli.doctor import doctor
 from foveal.cli.evaluate import evaluate
 from foveal.cli.explain import explain
 from foveal.cli.faults import one_message
+from foveal.cli.features import features
 from foveal.cli.predict import predict
 from foveal.cli.report import report, runs, watch
 from foveal.cli.streams import guarded
@@ -90,5 +93,5 @@ def main() -> None:
     """Train and use convolutional networks, compiled to native code at run time."""
 
 
-for command in (train, tune, evaluate, calibrate, predict, report, runs, watch, explain, data, doctor, cache):
+for command in (train, tune, evaluate, calibrate, predict, features, report, runs, watch, explain, data, doctor, cache):
     main.add_command(command)

@@ -28,6 +28,7 @@ from foveal.cli.options import (
 )
 from foveal.cli.recipes_options import RATE, recipe_options
 from foveal.cli.report_options import Reporting, report_options
+from foveal.cli.weights_options import weights_options
 
 if TYPE_CHECKING:
     from foveal.data.dataset import Dataset
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
     help="Batches per update: their gradients are added up, as of one larger batch.",
 )
 @augment_options
+@weights_options
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),

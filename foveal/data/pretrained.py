@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foveal.data.preprocessing import BLACK, INTERPOLATIONS, Preprocessing
+from foveal.data.pixels import BLACK
+from foveal.data.preprocessing import INTERPOLATIONS, Preprocessing
 from foveal.errors import ArgumentError, DataError, StateError
 from foveal.kinds import shown
 from foveal.names import bare
@@ -28,8 +29,8 @@ CENTRED = (0.5, 0.5, 0.5)
 # of the images that a network was published for: (rows, columns)
 IMAGENET_SIZE = (224, 224)
 MODEL_FILE, CONFIG_FILE = "model.safetensors", "config.json"
-# the key in a model file under which Foveal describes the network
-_KEY = "foveal"
+# The key in a model file under which a run describes its network.
+DESCRIPTION = "foveal"
 
 
 def imagenet(crop: float, interpolation: str) -> Preprocessing:
@@ -164,7 +165,7 @@ def transforms_of(weights: object) -> Preprocessing:
     if path.suffix == ".json":
         return of_timm(read_json(path), str(path))
     with opened(path) as file:
-        description = (file.metadata() or {}).get(_KEY)
+        description = (file.metadata() or {}).get(DESCRIPTION)
     if description is not None:
         return of_run(description, path)
     config = path.parent / CONFIG_FILE

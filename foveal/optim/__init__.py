@@ -17,14 +17,13 @@ trajectory.py  the paths of optimisers on a surface, as arrays and as a figure
 schedule.py    schedules of the learning rate and the momentum
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from foveal.arguments import check_calls
 from foveal.errors import ShapeError
 from foveal.names import missing_in
 from foveal.optim import schedule, surfaces
-from foveal.variable import Variable
 
 # Importing an optimiser registers it; `foveal train --help` lists the names in this order.
 # isort: off
@@ -38,7 +37,7 @@ from foveal.optim.lookahead import Lookahead
 # isort: on
 from foveal.optim.average import EMA, SWA, update_bn
 from foveal.optim.combined import Combined
-from foveal.optim.hyper import Range, by_name, no_decay
+from foveal.optim.hyper import Parameters, Range, by_name, no_decay
 from foveal.optim.optimizer import Optimizer, UpdateRule
 from foveal.optim.trajectory import plot_trajectory, trajectory
 
@@ -56,7 +55,7 @@ class RegisteredNames(Sequence[str]):
 NAMES = RegisteredNames()
 
 
-def build(name: str, parameters: Iterable[Variable], **options: Any) -> UpdateRule:
+def build(name: str, parameters: Parameters, **options: Any) -> UpdateRule:
     """Return an optimiser by its name in NAMES; options: lr, weight_decay and all else that it takes.
 
     "muon" is Muon for matrices with AdamW for the rest; "lookahead" wraps Nesterov's momentum. Raises ShapeError that

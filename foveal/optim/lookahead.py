@@ -1,6 +1,5 @@
 """Lookahead: k steps forward, one step back (Zhang et al. 2019, algorithm 1)."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from foveal import ops
@@ -8,9 +7,9 @@ from foveal.errors import ShapeError
 from foveal.kinds import Steps
 from foveal.ops.op import Tensor
 from foveal.optim.combined import Wrapper
+from foveal.optim.hyper import Parameters
 from foveal.optim.optimizer import UpdateRule
 from foveal.optim.sgd import Nesterov
-from foveal.variable import Variable
 
 
 class Lookahead(Wrapper, name="lookahead"):
@@ -24,7 +23,7 @@ class Lookahead(Wrapper, name="lookahead"):
     default_lr = 0.05
 
     @classmethod
-    def build(cls, parameters: Iterable[Variable], **options: Any) -> UpdateRule:
+    def build(cls, parameters: Parameters, **options: Any) -> UpdateRule:
         """Return Lookahead around Nesterov's momentum, which takes the options."""
         return cls(Nesterov(parameters, **options))
 

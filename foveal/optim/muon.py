@@ -4,7 +4,7 @@ Jordan et al. 2024, kellerjordan.github.io/posts/muon.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Unpack
 
 import numpy as np
@@ -14,11 +14,19 @@ from foveal.errors import ShapeError
 from foveal.ops.op import Tensor
 from foveal.optim.adam import AdamW
 from foveal.optim.combined import Combined
-from foveal.optim.hyper import BELOW_ONE, POSITIVE, ParameterGroup, Parameters, Range, variables
+from foveal.optim.hyper import (
+    BELOW_ONE,
+    POSITIVE,
+    GroupOptions,
+    ParameterGroup,
+    Parameters,
+    Range,
+    descriptions,
+    variables,
+)
 from foveal.optim.optimizer import CommonOptions, Optimizer, TracedState, UpdateRule
 from foveal.optim.scalars import TracedScalars
 from foveal.trace import current
-from foveal.variable import Variable
 
 # r for filters or a matrix of that many rows and columns, by the name of `adjust`.
 RATIOS: dict[str, Callable[[int, int], float]] = {
@@ -111,7 +119,7 @@ class Muon(Optimizer, name="muon"):
                 )
 
     @classmethod
-    def build(cls, parameters: Iterable[Variable], **options: Any) -> UpdateRule:
+    def build(cls, parameters: Parameters, **options: Any) -> UpdateRule:
         """Return Muon for matrices and filters, and AdamW for the rest; see `muon`."""
         return muon(parameters, **options)
 
@@ -131,8 +139,15 @@ class Muon(Optimizer, name="muon"):
         return p - now["lr"] * (matrix.reshape(*p.shape) * ratio), {"velocity": v}
 
 
+def of_axes(group: GroupOptions, wanted: Callable[[int], bool]) -> GroupOptions:
+    """Return a group with those of its parameters whose number of axes is wanted; Muon refuses one without any."""
+    if "params" not in group:
+        return group
+    return {**group, "params": [p for p in variables("muon", group["params"]) if wanted(len(p.shape))]}
+
+
 def muon(
-    parameters: Iterable[Variable],
+    parameters: Parameters,
     lr: float = 0.02,
     momentum: float = 0.95,
     weight_decay: float = 0.0,
@@ -145,11 +160,11 @@ def muon(
     rest_lr: AdamW's rate, a tenth of `lr` unless given. A schedule of lr drives both. clip_norm, clip_value: as in
     Optimizer, of all gradients together.
     """
-    parameters = variables("muon", parameters)
-    matrices = [p for p in parameters if len(p.shape) > 1]
-    others = [p for p in parameters if len(p.shape) <= 1]
+    groups = descriptions(parameters)
+    matrices = [of_axes(group, lambda axes: axes > 1) for group in groups]
+    others = [of_axes(group, lambda axes: axes <= 1) for group in groups]
     rest_lr = lr / 10 if rest_lr is None else rest_lr
     parts: list[Optimizer] = [Muon(matrices, lr, momentum, weight_decay=weight_decay)]
-    if others:
+    if any(group.get("params") for group in others):
         parts.append(AdamW(others, rest_lr, weight_decay=weight_decay))
     return Combined(*parts, clip_norm=clip_norm, clip_value=clip_value)

@@ -90,7 +90,7 @@ class UpdateRule:
         cls.registry[name] = cls
 
     @classmethod
-    def build(cls, parameters: Iterable[Variable], **options: Any) -> UpdateRule:
+    def build(cls, parameters: Parameters, **options: Any) -> UpdateRule:
         """Return the optimiser for all parameters of a network, with its options; `optim.build` calls it."""
         raise NotImplementedError
 
@@ -281,7 +281,7 @@ class Optimizer(UpdateRule):
         cls.static = tuple(dict.fromkeys(("decoupled", *cls.static)))
 
     @classmethod
-    def build(cls, parameters: Iterable[Variable], **options: Any) -> UpdateRule:
+    def build(cls, parameters: Parameters, **options: Any) -> UpdateRule:
         return cls(parameters, **options)
 
     def __init__(

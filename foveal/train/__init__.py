@@ -9,6 +9,8 @@ measure.py      loss, accuracy and other measures of a network on a loader's ite
 settings.py     the options of a run, and what is built from them: network, optimiser, schedules
 recipes.py      the network and the hyper-parameters by size and number of the images, where no option says otherwise
 measured.py     what a run finds out before its first step: whether it fits into memory, a rate, epochs by time
+start.py        the weights that a run starts from
+phases.py       fine-tuning: the last layer first, then all at rates by depth
 tally.py        loss, accuracy, other measures, time and speed, counted step by step
 progress.py     what a person sees of a run while it goes on
 files.py        errors of writing files, and locks
@@ -21,6 +23,7 @@ signals.py      Ctrl-C and SIGTERM while a run goes on
 run_state.py    how far a run is, its history and its callbacks, as parts of its state
 calibration.py  `calibrate`: the temperature and the thresholds of a trained model
 model_card.py   MODEL.md: what a model is for, what it was trained and tested on
+features.py     embeddings of images, and simple classifiers on them
 evaluate.py     logits of a network on a set of images, and their metrics
 views.py        test-time augmentation: what is seen of an image, and the mean of the answers
 compile_only.py  what a run compiles, without training
@@ -39,6 +42,7 @@ from foveal.train.callbacks import BestCheckpoint, Callback, EarlyStopping, Log,
 from foveal.train.checkpoint import ModelDescription, load_net, load_run
 from foveal.train.classifier import Classifier, Prediction
 from foveal.train.evaluate import classification_report, evaluate, predict
+from foveal.train.features import Probe, features, probe
 from foveal.train.history import History
 from foveal.train.loop import train
 from foveal.train.model_card import write_card
@@ -58,6 +62,7 @@ __all__ = [
     "ModelDescription",
     "Options",
     "Prediction",
+    "Probe",
     "RunFolder",
     "RunOptions",
     "SaveState",
@@ -70,10 +75,12 @@ __all__ = [
     "classification_report",
     "cross_entropy",
     "evaluate",
+    "features",
     "load_net",
     "load_run",
     "load_state_dict",
     "predict",
+    "probe",
     "state_dict",
     "train",
     "write_card",

@@ -34,6 +34,7 @@ from foveal.train.feed import Feed, settings_and_feed
 from foveal.train.history import History, flat
 from foveal.train.measure import classified, measure
 from foveal.train.measured import check_memory, with_measured
+from foveal.train.phases import Phases, heads_of
 from foveal.train.progress import ProgressDisplay
 from foveal.train.run_folder import RunFolder
 from foveal.train.run_state import CallbackState, Progress
@@ -48,6 +49,7 @@ from foveal.train.settings import (
     takes_options,
     thread_count,
 )
+from foveal.train.start import Start, start_of
 from foveal.train.state import Training, schedules_of
 from foveal.train.tally import Clock, EpochLog, Tally
 
@@ -96,11 +98,16 @@ def train(data: Any, options: TrainOptions) -> History:
     if options.net is not None and options.model is not None:
         raise ArgumentError("train: net and model are both given; they mean the same, so leave one out")
     options = replace(options, model=options.model if options.net is None else options.net)
+    start = start_of(data, options, (lambda line: None) if options.quiet else print)
+    if start is not None:
+        data, options = start.normalised(data), replace(options, model=start.model)
     settings, feed = settings_and_feed(data, options)
+    if start is not None:
+        settings = start.settings(settings, options, data)
     folder = RunFolder(options.out) if options.out is not None else None
     try:
         with thread_count(settings.threads):
-            return Run(feed, settings, options, folder, ProgressDisplay(options.quiet)).run()
+            return Run(feed, settings, options, folder, ProgressDisplay(options.quiet), start).run()
     finally:
         if folder is not None:
             folder.close()
@@ -110,7 +117,13 @@ class Run:
     """One run: the network, its program, and where the results go."""
 
     def __init__(
-        self, feed: Feed, settings: Settings, options: TrainOptions, folder: RunFolder | None, display: ProgressDisplay
+        self,
+        feed: Feed,
+        settings: Settings,
+        options: TrainOptions,
+        folder: RunFolder | None,
+        display: ProgressDisplay,
+        start: Start | None = None,
     ) -> None:
         self.clock = Clock()
         self.feed, self.folder, self.display = feed, folder, display
@@ -127,7 +140,8 @@ class Run:
         # A batch of the shapes that are trained on, as soon as one is known.
         self.batch: tuple[Any, Any] | None = None
         self.loss, self.measures = options.loss, dict(options.metrics)
-        self.net = options.model if isinstance(options.model, nn.Module) else self.built(settings)
+        self.net = options.model if isinstance(options.model, nn.Module) else self.built(settings, start)
+        self.phases = Phases(self.net, settings.freeze_epochs)
         # What is written beside the weights.
         self.stored = self.description or NetworkDescription(entry_or_problem(self.net))
         self.parameters = sum(parameter.size for parameter in self.net.parameters())
@@ -153,10 +167,14 @@ class Run:
         if self.resumed:
             self.resume(options.resume)
 
-    def built(self, settings: Settings) -> nn.Module:
+    def built(self, settings: Settings, start: Start | None) -> nn.Module:
         """Return the network that the settings name. There is a description, since the data are a Dataset."""
         assert self.description is not None
-        return build_net(settings, self.description)
+        net = build_net(settings, self.description)
+        if start is not None:
+            start.load_into(net, self.description)
+            self.feed.text += f"\n{start.text(settings, self.description, heads_of(net))}"
+        return net
 
     def make_schedules(self, options: TrainOptions) -> dict[str, Any]:
         """Return the schedules of the settings. They count updates, of which an epoch has one for its last batches."""
@@ -254,7 +272,7 @@ class Run:
             self.tally = Tally(self.measures)
         tally, cut = self.tally, False
         self.epoch, self.step = epoch + 1, self.taken
-        self.net.train()
+        self.phases.begin(epoch)
         batches = self.clock.timed(islice(self.loader.epoch(epoch, fill=False), self.step, None))
         for x, labels in batches:
             if self.step == 0:

@@ -25,6 +25,7 @@ from foveal.nn import models
 from foveal.passes.recompute import FAST, MEMORY
 from foveal.strides import Ndarray
 from foveal.train.checkpoint import ModelDescription
+from foveal.train.phases import WITHOUT_END, fine_tuned, in_phases, layer_groups
 from foveal.train.recipes import Preset, Recipe, recipe_for
 
 # Auxiliary outputs count too if the model has some.
@@ -92,6 +93,13 @@ class Options:
     patience: int | None = None
     #: The share of the target that is spread over all classes, such as 0.1.
     label_smoothing: float | None = None
+    # Fine-tuning, see train/start.py and train/phases.py.
+    #: Weights to start from: a safetensors file with torchvision's names or timm's, or the folder of a run.
+    weights: str | Path | None = None
+    #: Weights to start from, by the name of a model, from the Hugging Face hub; or a repository there, "owner/name".
+    pretrained: str | None = None
+    #: Epochs at the start that train the last layer alone; with weights and another last layer a quarter of all.
+    freeze_epochs: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +156,8 @@ class Settings(Options):
     threads: int
     augment: str | None
     mix: str | None
+    weights: str | None
+    freeze_epochs: int
 
 
 def choose(data: Dataset, options: Options) -> Settings:
@@ -159,8 +169,8 @@ def choose(data: Dataset, options: Options) -> Settings:
 
 
 def recipe_of(data: Dataset, images: int | None, options: Options) -> Recipe:
-    """Return the recipe for a data set of which so many images are trained on."""
-    return recipe_for(
+    """Return the recipe for so many training images of a data set; for fine-tuning where weights are given."""
+    recipe = recipe_for(
         data.size,
         images,
         len(data.classes),
@@ -171,6 +181,7 @@ def recipe_of(data: Dataset, images: int | None, options: Options) -> Recipe:
         data.channels,
         foveal.get_threads() if options.threads is None else options.threads,
     )
+    return recipe if options.weights is None and options.pretrained is None else fine_tuned(recipe, images)
 
 
 def settings_of(recipe: Recipe, images: int | None, options: Options) -> Settings:
@@ -198,6 +209,8 @@ def settings_of(recipe: Recipe, images: int | None, options: Options) -> Setting
         threads=foveal.get_threads() if options.threads is None else options.threads,
         augment=recipe.augment if options.augment is None else names_of(options.augment),
         mix=None if options.mix is None else name_of(options.mix),
+        weights=None if options.weights is None else str(options.weights),
+        freeze_epochs=options.freeze_epochs or 0,
     )
     check(settings, options)
     return settings
@@ -260,6 +273,8 @@ def check(settings: Settings, options: Options) -> None:
     for what, value in (("epochs", s.epochs), ("lr", s.lr), ("threads", s.threads), ("accumulate", s.accumulate)):
         if not value > 0:
             raise ShapeError(f"{what} is {value}: it must be more than 0")
+    if not 0 <= s.freeze_epochs <= s.epochs:
+        raise ShapeError(f"freeze_epochs is {s.freeze_epochs}: it has to be from 0 to {s.epochs}, the number of epochs")
     if s.momentum_low is not None and s.schedule != ONE_CYCLE:
         raise ShapeError(
             f"momentum_low is {s.momentum_low:g} with schedule {s.schedule}: momentum is cycled with {ONE_CYCLE} only"
@@ -357,12 +372,14 @@ def make_optimizer(net: nn.Module, settings: Settings, options: Options | None =
     s, own = settings, None if options is None or isinstance(options.optimizer, str) else options.optimizer
     if isinstance(own, optim.UpdateRule):
         return own if s.ema is None else optim.EMA(own, s.ema)
+    tuned = s.weights is not None or s.pretrained is not None or s.freeze_epochs > 0
+    parameters = layer_groups(net) if tuned else net.parameters()
     if own is None:
-        optimizer = optim.build(s.optimizer, net.parameters(), lr=s.lr, weight_decay=s.weight_decay)
+        optimizer = optim.build(s.optimizer, parameters, lr=s.lr, weight_decay=s.weight_decay)
     else:
         # What makes it decides about the numbers that are not given.
         given = {name: getattr(options, name) for name in ("lr", "weight_decay")}
-        optimizer = own(net.parameters(), **{name: value for name, value in given.items() if value is not None})
+        optimizer = own(parameters, **{name: value for name, value in given.items() if value is not None})
         if not isinstance(optimizer, optim.UpdateRule):
             raise ShapeError(f"optimizer {s.optimizer} returned {shown(optimizer)}; it has to return an optimiser")
     if own is None or s.clip_norm is not None:
@@ -382,13 +399,17 @@ def make_schedules(
 ) -> dict[str, optim.schedule.Schedule]:
     """Return the schedules of a run by hyper-parameter: `total` steps, `epoch` of them in an epoch."""
     s = settings
-    schedules = {"lr": optim.schedule.build(s.schedule, s.lr, total, epoch)}
+    # With the second phase of fine-tuning they begin again, as layers join that were not trained before.
+    first = 0 if s.schedule in WITHOUT_END else s.freeze_epochs * epoch
+    schedules = {"lr": in_phases(lambda steps: optim.schedule.build(s.schedule, s.lr, steps, epoch), total, first)}
     if s.momentum_low is not None:
         high = optimizer.momentum
         assert high is not None
         if not 0 <= s.momentum_low <= high:
             raise ShapeError(f"momentum_low is {s.momentum_low:g}: it has to be from 0 to the momentum, {high:g}")
-        schedules["momentum"] = optim.schedule.one_cycle_momentum(total, s.momentum_low, high)
+        low = s.momentum_low
+        cycle = optim.schedule.one_cycle_momentum
+        schedules["momentum"] = in_phases(lambda steps: cycle(steps, low, high), total, first)
     return schedules
 
 
