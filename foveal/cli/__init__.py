@@ -8,6 +8,7 @@ explain.py    foveal explain: what a model costs and sees, layer by layer
 bench.py      foveal bench: time models and operators, also against other frameworks
 cache.py      foveal cache: show, clear, export and import compiled kernels
 doctor.py     foveal doctor: what Foveal finds on this machine
+resume_options.py  options of foveal train for going on with a run
 options.py    arguments, options and tables that commands share
 streams.py    what happens when standard output or standard error cannot be written
 faults.py     what a command ends with: one message and a status for each kind of error

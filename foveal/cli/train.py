@@ -23,13 +23,14 @@ from foveal.cli.options import (
     show_json,
     threads_option,
 )
+from foveal.cli.resume_options import call_of, resume_options
 
 if TYPE_CHECKING:
     from foveal.data.dataset import Dataset
 
 
 @click.command(cls=DataCommand)
-@click.argument("data")
+@click.argument("data", required=False)
 @click.option("--model", type=Name("foveal.nn.models"), help="Network.  [default: by image size]")
 @click.option("--epochs", type=POSITIVE, help="Passes through the training images.  [default: by image size]")
 @click.option("--batch-size", type=POSITIVE, help="Images per step.  [default: by image size]")
@@ -86,12 +87,18 @@ if TYPE_CHECKING:
 )
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--compile-only", is_flag=True, help="Fill the kernel cache with what this run needs, and end.")
+@resume_options
 @json_option
-def train(data: str, out: Path | None, as_json: bool, compile_only: bool, **options: Any) -> None:
-    """Train a network on DATA.
+def train(
+    data: str | None, out: Path | None, resume: Path | None, as_json: bool, compile_only: bool, **options: Any
+) -> None:
+    """Train a network on DATA, or go on with a run: foveal train --resume RUN.
 
     Options that are not given are chosen by the size of the images. An older run in the same folder is kept: its files
     move to earlier-1 (earlier-2, ...) inside it.
+
+    Whatever ends the process, --resume goes on with the run, to the bits of a run that was never stopped. The first
+    Ctrl-C, and SIGTERM, let the step end and save, the second Ctrl-C ends at once.
 
     --json prints what metrics.json holds, with "out", the folder, and "log", the lines of log.jsonl. With
     --compile-only: "programs", each with its kernels, "compiled", "from_cache", "seconds" and "kept".
@@ -103,14 +110,20 @@ def train(data: str, out: Path | None, as_json: bool, compile_only: bool, **opti
     from foveal.data.readers import load
     from foveal.train.loop import train as run
 
-    dataset = load(data)
-    if compile_only:
-        show_compiled(dataset, as_json, options)
-        return
-    folder = out or Path("runs") / dataset.name
-    # The JSON has standard output to itself.
-    with redirect_stdout(sys.stderr) if as_json else nullcontext():
-        run(dataset, out=folder, **options)
+    call = call_of(click.get_current_context(), data, out, resume, options)
+    if call.ended:
+        folder = call.out or Path()
+        if not options["quiet"]:
+            echo(f"{folder}: the run has ended; there is nothing left to do.", err=as_json)
+    else:
+        dataset = load(call.data)
+        if compile_only:
+            show_compiled(dataset, as_json, call.options)
+            return
+        folder = call.out or Path("runs") / dataset.name
+        # The JSON has standard output to itself.
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            run(dataset, out=folder, resume=resume, command=call.command, **call.options)
     if as_json:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         log = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
@@ -123,6 +136,7 @@ def show_compiled(dataset: Dataset, as_json: bool, options: dict[str, Any]) -> N
     from foveal.train.settings import Options
 
     quiet = options.pop("quiet")
+    options.pop("checkpoint_minutes")
     made = compile_only(dataset, Options(**options))
     if as_json:
         show_json(made.as_json())

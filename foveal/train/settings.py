@@ -83,6 +83,8 @@ class RunOptions(Options):
     out: str | Path | None = None
     #: True to print nothing.
     quiet: bool = False
+    #: Minutes between checkpoints within an epoch; 0 writes one after each step.
+    checkpoint_minutes: float = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +105,10 @@ class TrainOptions(RunOptions):
     callbacks: Any = ()
     #: More numbers of each epoch, by name: functions (outputs, targets) -> number of arrays.
     metrics: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
-    #: What train.SaveState wrote, or its content: the training goes on from there.
+    #: What the run was called with, for run.json: `foveal train` gives its words, its options and the path of the data.
+    command: Mapping[str, Any] | None = None
+    #: What train.SaveState wrote, or its content: the training goes on from there. Or the folder of a run that has not
+    #: ended: it goes on in that folder, unless `out` names another.
     resume: Any = None
 
 
