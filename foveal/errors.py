@@ -44,6 +44,17 @@ class PackageError(FovealError, ImportError):
     """A package that an extra of Foveal brings is not installed."""
 
 
+class Terminated(SystemExit):
+    """SIGTERM has ended a training. Not caught, it ends the process with 143, 128 + SIGTERM, as shells count."""
+
+    def __init__(self, text: str = "Terminated") -> None:
+        super().__init__(143)
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
+
+
 class FovealWarning(UserWarning):
     """Something that goes on and that the caller may not have meant."""
 

@@ -16,6 +16,7 @@ preview.py    foveal data preview: a sheet of images as they are augmented
 doctor.py     foveal doctor: what Foveal finds on this machine
 report.py     foveal report, runs and watch: what a run looks like, runs beside each other, a run that goes on
 report_options.py  options of `foveal train` about the report
+resume_options.py  options of foveal train for going on with a run
 options.py    arguments, options and tables that commands share
 augment_options.py  options about how images are varied
 recipes_options.py  those of `foveal train` that concern recipes

@@ -4,6 +4,7 @@
 1    a fault in Foveal, or a machine on which its self-test fails; `predict`: some of the images cannot be read
 2    what was given cannot be used, memory or disk do not suffice, or standard output cannot be written
 130  interrupted by Ctrl-C (128 + SIGINT, as shells count)
+143  a training that SIGTERM has ended, after it has saved its state (128 + SIGTERM)
 141  nobody reads standard output any more, such as after `| head` (128 + SIGPIPE); training goes on instead
 
 With --json it is the same: errors are no JSON, standard output stays empty, and the status tells.
@@ -21,10 +22,10 @@ import click
 
 from foveal import debug
 from foveal.cli.options import echo
-from foveal.errors import FovealError
+from foveal.errors import FovealError, Terminated
 from foveal.names import printable
 
-FAULT, REFUSED, INTERRUPTED = 1, 2, 130
+FAULT, REFUSED, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 
 @contextmanager
@@ -52,6 +53,9 @@ def one_message(ctx: click.Context) -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         echo(f"\n{interrupt}" if str(interrupt) else "\nInterrupted.", err=True)
         ctx.exit(INTERRUPTED)
+    except Terminated as interrupt:
+        echo(f"\n{interrupt}", err=True)
+        ctx.exit(TERMINATED)
     except Exception as error:
         if debug.level():
             raise

@@ -94,8 +94,8 @@ _OPTIONS = (
     click.option(
         "--split",
         type=Shares(),
-        help="Image files: the shares for validation and testing, 0.1,0.2, or for testing alone, where there are no such"
-        " parts. What is drawn is the same for every --seed.  [default: 0.1,0.2]",
+        help="Image files: the shares for validation and testing, 0.1,0.2, or for testing alone, where there are no"
+        " such parts. What is drawn is the same for every --seed.  [default: 0.1,0.2]",
     ),
     click.option(
         "--background", type=Colour(), help="Image files: the colour under what is transparent.  [default: white]"
@@ -145,11 +145,18 @@ def _with(command: Command, options: tuple[Callable[[Any], Any], ...]) -> Comman
 
 
 def read_data(
-    data: str, images: dict[str, Any], *, quiet: bool = False, err: bool = False, like: Preprocessing | None = None
+    data: str,
+    images: dict[str, Any],
+    *,
+    quiet: bool = False,
+    err: bool = False,
+    like: Preprocessing | None = None,
+    choose: Callable[[ImageFiles], tuple[int, int]] | None = None,
 ) -> Dataset:
     """Return the Dataset that DATA names, and say what is known of image files, unless `quiet`.
 
-    images: values of the options. err: True to say it on standard error. like: how the network of a run reads images; chosen from the files if None. Raises as
+    images: values of the options. err: True to say it on standard error. like: how the network of a run reads images.
+    choose: the size of images, of their files, where it is not given and there is no such network. Raises as
     `foveal.data.load` does, and ArgumentError for options of image files where DATA holds none.
     """
     from foveal.data import readers
@@ -171,16 +178,11 @@ def read_data(
     show_scan(files, tell)
     how: dict[str, Any] = {name: given[name] for name in ("memory_limit", "data_cache") if name in given}
     if like is None:
-        how["size"] = given.get("image_size") or chosen_size(files)
+        how["size"] = given.get("image_size") or (files.default_size() if choose is None else choose(files))
     else:
         how |= {"size": like.size, "channels": like.channels, "fit": like.fit}
         how |= {"crop": like.crop, "interpolation": like.interpolation}
     return files.dataset(tell=tell, quiet=quiet, **how)
-
-
-def chosen_size(files: ImageFiles) -> tuple[int, int]:
-    """Return the size that images are resized to where none is given."""
-    return files.default_size()
 
 
 def show_scan(files: ImageFiles, tell: Callable[[str], None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import nullcontext, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,14 +29,16 @@ from foveal.cli.options import (
 )
 from foveal.cli.recipes_options import RATE, recipe_options
 from foveal.cli.report_options import Reporting, report_options
+from foveal.cli.resume_options import Call, call_of, resume_options
 from foveal.cli.weights_options import weights_options
 
 if TYPE_CHECKING:
     from foveal.data.dataset import Dataset
+    from foveal.data.image_files import ImageFiles
 
 
 @click.command(cls=DataCommand)
-@click.argument("data")
+@click.argument("data", required=False)
 @click.option("--model", type=Name("foveal.nn.models"), help="Network.  [default: by image size]")
 @click.option("--epochs", type=POSITIVE, help="Passes through the images.  [default: by their size and number]")
 @click.option("--batch-size", type=POSITIVE, help="Images per step.  [default: by size and number of the images]")
@@ -98,10 +101,12 @@ if TYPE_CHECKING:
 @click.option("--compile-only", is_flag=True, help="Fill the kernel cache with what this run needs, and end.")
 @recipe_options
 @folder_options
+@resume_options
 @json_option
 def train(
-    data: str,
+    data: str | None,
     out: Path | None,
+    resume: Path | None,
     as_json: bool,
     compile_only: bool,
     report: bool,
@@ -109,11 +114,14 @@ def train(
     images: dict[str, Any],
     **options: Any,
 ) -> None:
-    """Train a network on DATA.
+    """Train a network on DATA, or go on with a run: foveal train --resume RUN.
 
     Options that are not given are chosen by size and number of the images, and said. An older run in the same folder
     is kept: its files move to earlier-1 (earlier-2, ...) inside it. In the end report.html shows how it went;
     `foveal watch` shows it meanwhile, `foveal report` writes it again, `foveal runs` compares runs.
+
+    Whatever ends the process, --resume goes on with the run, to the bits of a run that was never stopped. The first
+    Ctrl-C, and SIGTERM, let the step end and save, the second Ctrl-C ends at once.
 
     --json prints what metrics.json holds, with "out", the folder, and "log", the lines of log.jsonl. With
     --compile-only: "programs", each with its kernels, "compiled", "from_cache", "seconds" and "kept".
@@ -124,21 +132,39 @@ def train(
     prepare()
     from foveal.train.loop import train as run
 
-    dataset = read_data(data, images, quiet=options["quiet"], err=as_json)
-    if compile_only:
-        show_compiled(dataset, as_json, options)
-        return
-    folder = out or Path("runs") / dataset.name
-    reporting = Reporting(folder, report, tensorboard)
-    # The JSON has standard output to itself.
-    with redirect_stdout(sys.stderr) if as_json else nullcontext():
-        run(dataset, out=folder, callbacks=reporting.callbacks, **options)
-        finish(folder, dataset)
-        reporting.finish(dataset, quiet=options["quiet"])
+    call = call_of(click.get_current_context(), data, out, resume, options, images)
+    if call.ended:
+        folder = call.out or Path()
+        if not options["quiet"]:
+            echo(f"{folder}: the run has ended; there is nothing left to do.", err=as_json)
+    else:
+        dataset = read_data(call.data, call.images, quiet=options["quiet"], err=as_json, choose=partial(size_for, call))
+        if dataset.preprocessing is not None:
+            # A run that goes on does not choose again.
+            call.command["options"]["image_size"] = dataset.size
+        if compile_only:
+            show_compiled(dataset, as_json, call.options)
+            return
+        folder = call.out or Path("runs") / dataset.name
+        reporting = Reporting(folder, report, tensorboard)
+        # The JSON has standard output to itself.
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            run(dataset, out=folder, resume=resume, command=call.command, callbacks=reporting.callbacks, **call.options)
+            finish(folder, dataset)
+            reporting.finish(dataset, quiet=options["quiet"])
     if as_json:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         log = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
         show_json({**metrics, "out": str(folder), "log": [json.loads(line) for line in log]})
+
+
+def size_for(call: Call, files: ImageFiles) -> tuple[int, int]:
+    """Return rows and columns that images are resized to where no option says it: by their sizes, number and time."""
+    import foveal
+    from foveal.train.recipes import image_size
+
+    sizes, options = files.sizes[files.rows("train")], call.options
+    return image_size(sizes, options["minutes"], options["preset"], options["threads"] or foveal.get_threads())
 
 
 def show_compiled(dataset: Dataset, as_json: bool, options: dict[str, Any]) -> None:
@@ -147,6 +173,7 @@ def show_compiled(dataset: Dataset, as_json: bool, options: dict[str, Any]) -> N
     from foveal.train.settings import TrainOptions
 
     quiet = options.pop("quiet")
+    options.pop("checkpoint_minutes")
     made = compile_only(dataset, TrainOptions(**options))
     if as_json:
         show_json(made.as_json())

@@ -19,6 +19,9 @@ checkpoint.py   the files of a run, and loading a trained network from them
 run_folder.py   writing the files of a run while it goes on
 classifier.py   Classifier: a trained network that is called on photos; `load`
 checkpoints.py  checkpoints of a run, with checksums: the last one and the one before it
+run_file.py     run.json: what a run was started with, and whether it can go on
+resume.py       going on with a training from a state, or with the run in a folder
+keeper.py       what a run leaves on disk while it goes on, and what is said where that fails
 signals.py      Ctrl-C and SIGTERM while a run goes on
 run_state.py    how far a run is, its history and its callbacks, as parts of its state
 calibration.py  `calibrate`: the temperature and the thresholds of a trained model

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -21,9 +21,7 @@ from foveal import nn
 from foveal.arena import Footprint
 from foveal.data.loader import Loader
 from foveal.data.sources import Nest, leaves
-from foveal.errors import ArgumentError, CallbackError, DataError, NumericsError
-from foveal.kinds import shown
-from foveal.nn.models.weights import read_file
+from foveal.errors import ArgumentError, CallbackError, DataError, NumericsError, Terminated
 from foveal.nn.saving import entry_or_problem
 from foveal.optim import UpdateRule
 from foveal.strides import Ndarray
@@ -32,12 +30,15 @@ from foveal.train.callbacks import Callbacks, Monitor, State
 from foveal.train.checkpoint import NetworkDescription
 from foveal.train.feed import Feed, settings_and_feed
 from foveal.train.history import History, flat
+from foveal.train.keeper import Keeper
 from foveal.train.measure import classified, measure
 from foveal.train.measured import check_memory, with_measured
 from foveal.train.phases import Phases, heads_of
 from foveal.train.progress import ProgressDisplay
+from foveal.train.resume import finish_resumed, resume, run_to_resume, unfinished_run
+from foveal.train.run_file import ENDED, FAILED, INTERRUPTED, facts, files_read
 from foveal.train.run_folder import RunFolder
-from foveal.train.run_state import CallbackState, Progress
+from foveal.train.run_state import Best, CallbackState, Progress
 from foveal.train.settings import (
     OWN,
     Settings,
@@ -49,6 +50,7 @@ from foveal.train.settings import (
     takes_options,
     thread_count,
 )
+from foveal.train.signals import INTERRUPTIONS, Interruptions
 from foveal.train.start import Start, start_of
 from foveal.train.state import Training, schedules_of
 from foveal.train.tally import Clock, EpochLog, Tally
@@ -80,20 +82,27 @@ def train(data: Any, options: TrainOptions) -> History:
     `BestCheckpoint`, `Log`, `SaveState`. metrics: {"mae": function of outputs and targets}, of whole validation data,
     and as the mean over training batches.
     accumulate: batches per update, as in `foveal.compile_step`; the last update of an epoch may have fewer. resume:
-    what SaveState wrote; the training goes on to the same bits, and `epochs` counts from its start. All options are
-    fields of `foveal.train.TrainOptions`. Schedules count updates.
+    what SaveState wrote, or the folder of a run that has not ended, which it goes on with; the training goes on to the
+    same bits, and `epochs` counts from its start. All options are fields of `foveal.train.TrainOptions`. Schedules
+    count updates.
 
     The history prints as a table; `history.test["accuracy"]` is a list by epoch, and `history["test"]["accuracy"]` the
     number at the end. `foveal.train.callbacks` has the table of the values that callbacks get.
 
-    With `out`, the folder gets `model.safetensors`, `log.jsonl` and `metrics.json` after every epoch; files of an older
-    run in it move to `out/earlier-1`. A second training into the same folder is refused meanwhile. `history["seconds"]`
-    is the duration of the whole run, with compiling and testing; `images_per_second` counts training steps only,
-    without the first, which compiles.
+    With `out`, the folder gets `run.json` at the start, and `model.safetensors`, `log.jsonl` and `metrics.json` after
+    every epoch; files of an older run in it move to `out/earlier-1`. A second training into the same folder is refused
+    meanwhile. The model is that of the best epoch where there are validation data, by their accuracy, then their loss,
+    and the numbers at the end are its own, with "best_epoch"; else it is that of the last epoch. `checkpoints` in the
+    folder holds the state of the whole training, the last one and the one before it, written every
+    `checkpoint_minutes` and at the ends of epochs, unless the last is some seconds old: whatever ends the process,
+    resume=out goes on. What cannot be written on the way is a FovealWarning, and the training goes on.
+    `history["seconds"]` is the duration of the whole run, with compiling and testing; `images_per_second` counts
+    training steps only, without the first, which compiles.
 
     Raises FovealError before the first step if something does not fit, TypeError for an option that there is not,
     NumericsError when the loss is NaN or infinite, CallbackError when a callback fails, and KeyboardInterrupt (whose
-    text says what was kept) on Ctrl-C.
+    text says what was kept) on Ctrl-C. With `out`, and called in the main thread, the first Ctrl-C lets the step end
+    and the state be written, and the second ends at once; SIGTERM is as a first Ctrl-C, and raises SystemExit(143).
     """
     if options.net is not None and options.model is not None:
         raise ArgumentError("train: net and model are both given; they mean the same, so leave one out")
@@ -104,10 +113,18 @@ def train(data: Any, options: TrainOptions) -> History:
     settings, feed = settings_and_feed(data, options)
     if start is not None:
         settings = start.settings(settings, options, data)
-    folder = RunFolder(options.out) if options.out is not None else None
+    stored, display = run_to_resume(options.resume), ProgressDisplay(options.quiet)
+    out, unfinished = stored if options.out is None else Path(options.out), None
+    goes_on = stored is not None and out is not None and out.resolve() == stored.resolve()
+    if out is not None and not goes_on:
+        unfinished = unfinished_run(out)
+    folder = None if out is None else RunFolder(out, goes_on)
     try:
-        with thread_count(settings.threads):
-            return Run(feed, settings, options, folder, ProgressDisplay(options.quiet), start).run()
+        if folder is not None and unfinished is not None:
+            display.note(unfinished if folder.earlier is None else f"{unfinished} It is now in {folder.earlier}.")
+        # Without a folder there is nothing to save, so that Ctrl-C acts at once.
+        with thread_count(settings.threads), Interruptions() if folder is not None else nullcontext() as waiting:
+            return Run(feed, settings, options, folder, display, files_read(data), waiting, start).run()
     finally:
         if folder is not None:
             folder.close()
@@ -123,17 +140,23 @@ class Run:
         options: TrainOptions,
         folder: RunFolder | None,
         display: ProgressDisplay,
-        start: Start | None = None,
+        files: list[str],
+        interruptions: Interruptions | None,
+        start: Start | None,
     ) -> None:
         self.clock = Clock()
         self.feed, self.folder, self.display = feed, folder, display
+        self.interruptions, self.keeper = interruptions, Keeper(folder, options.checkpoint_minutes, files)
         self.description, self.loader = feed.description, feed.loader
         # The epoch, and the step in it, that are under way; 0 before the first.
         self.epoch = self.step = 0
-        # The last epoch whose files are written.
-        self.saved = 0
+        # The rate of the last step of an epoch whose steps are all done, and that is not measured yet.
+        self.trained: float | None = None
+        # The epoch whose model the folder holds, where there are validation data.
+        self.best = Best() if folder is not None and "validation" in feed.parts else None
         # Batches that the epoch under way, or cut short, has taken, and what they add up to: it goes on after them.
         self.taken, self.tally = 0, Tally()
+        self.progress = Progress(self)
         # Why the run ends before its last epoch, if it does.
         self.stopped: str | None = None
         self.history = History([], {})
@@ -163,9 +186,11 @@ class Run:
         if s.schedule != OWN:
             self.optimizer.schedule(**self.make_schedules(options))
         self.callbacks = Callbacks(with_best(options, feed), self)
-        self.resumed = options.resume is not None
-        if self.resumed:
-            self.resume(options.resume)
+        loaders = {"train": self.loader, **feed.parts}
+        self.facts = facts(s, loaders, feed.name, files, options.command) if folder is not None else {}
+        self.resumed = False
+        if options.resume is not None:
+            resume(self, options.resume)
 
     def built(self, settings: Settings, start: Start | None) -> nn.Module:
         """Return the network that the settings name. There is a description, since the data are a Dataset."""
@@ -229,14 +254,19 @@ class Run:
         network = f"{self.settings.model or type(self.net).__name__}: {self.parameters:,} parameters"
         steps = None if self.loader.count is None else len(self.loader)
         with self.failures():
+            self.keeper.begin(self.facts)
             self.call("on_train_begin")
-        self.display.begin("\n".join([self.feed.text, *self.findings]), self.settings, network, steps, self.footprint)
+        done = None if steps is None else self.epoch * steps + self.taken
+        text = "\n".join([self.feed.text, *self.findings])
+        self.display.begin(text, self.settings, network, steps, self.footprint, done)
         with self.failures():
+            finish_resumed(self)
             with self.display:
                 while self.epoch < self.settings.epochs and self.stopped is None:
                     self.one_epoch(self.epoch)
             self.call("on_train_end")
         self.history.stopped = self.stopped
+        self.keeper.end(ENDED)
         # A callback may have ended it before its first epoch.
         if self.history:
             self.display.end(self.history, self.folder, self.clock.waiting())
@@ -247,18 +277,28 @@ class Run:
         """Let errors inside of the block say where they came up, and what there is of this run on disk."""
         try:
             yield
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"Interrupted in epoch {self.epoch}. {self.kept()}") from None
-        except NumericsError as error:
+        except INTERRUPTIONS as interrupt:
+            kind = Terminated if isinstance(interrupt, Terminated) else KeyboardInterrupt
+            self.keeper.end(INTERRUPTED)
+            raise kind(f"Interrupted in epoch {self.epoch}. {self.keeper.kept()}") from None
+        except BaseException as error:
+            self.keeper.end(FAILED)
+            self.explain(error)
+            raise
+
+    def explain(self, error: BaseException) -> None:
+        """Raise the error anew with what there is of this run on disk, if it is one of those that say so."""
+        kept = self.keeper.kept()
+        if isinstance(error, NumericsError):
             raise NumericsError(
-                f"epoch {self.epoch}, step {self.step}: {error}. {self.kept()} "
+                f"epoch {self.epoch}, step {self.step}: {error}. {kept} "
                 f"Try a lower learning rate than {self.settings.lr:g}."
             ) from None
-        except DataError as error:
-            raise DataError(f"epoch {self.epoch}: {error}. {self.kept()}") from None
-        except CallbackError as error:
+        if isinstance(error, DataError):
+            raise DataError(f"epoch {self.epoch}: {error}. {kept}") from None
+        if isinstance(error, CallbackError):
             where = f"epoch {self.epoch}: " if self.epoch else ""
-            raise CallbackError(f"{where}{error}. {self.kept()}") from error.__cause__
+            raise CallbackError(f"{where}{error}. {kept}") from error.__cause__
 
     def call(self, moment: str, *values: dict[str, Any]) -> None:
         """Call a method of all callbacks; one may end the run."""
@@ -270,8 +310,36 @@ class Run:
         # A run that goes on in the middle of an epoch leaves out the batches that it has taken.
         if self.taken == 0:
             self.tally = Tally(self.measures)
-        tally, cut = self.tally, False
         self.epoch, self.step = epoch + 1, self.taken
+        cut = self.trained is None and self.steps(epoch)
+        if self.trained is None and not cut:
+            # The window at the end may be of fewer batches.
+            if self.settings.accumulate > 1:
+                self.train_step.flush()
+            # The log shows the rate of the last step, before a schedule reacts to the loss.
+            self.trained = self.optimizer.lr
+            for _, (_, schedule) in schedules_of(self.optimizer):
+                if hasattr(schedule, "observe"):
+                    schedule.observe(self.tally.means()["loss"])
+        lr = self.optimizer.lr if self.trained is None else self.trained
+        # If the optimiser keeps an average of the parameters, that is what is measured and written.
+        try:
+            with self.optimizer.averaged():
+                parts = self.measured()
+        except INTERRUPTIONS:
+            self.keeper.checkpoint(self.whole_state, self.place(self.epoch))
+            raise
+        if not cut:
+            self.taken, self.trained = 0, None
+        with self.optimizer.averaged():
+            line = self.finish_epoch(self.tally, lr, parts)
+        self.call("on_epoch_end", flat(line))
+        self.keeper.check_files()
+        ended = self.epoch >= self.settings.epochs or self.stopped is not None
+        self.keep(ended or self.keeper.due(epoch_ended=True))
+
+    def steps(self, epoch: int) -> bool:
+        """Train on the batches that are left of an epoch; return True if a callback cuts it short."""
         self.phases.begin(epoch)
         batches = self.clock.timed(islice(self.loader.epoch(epoch, fill=False), self.step, None))
         for x, labels in batches:
@@ -284,27 +352,35 @@ class Run:
             seconds = time.perf_counter() - started
             # Of a mixture, the class with the larger share counts.
             counted = labels if self.loader.mix is None else labels.argmax(1)
-            images = tally.add(result.loss, result.outputs, counted, seconds)
+            images = self.tally.add(result.loss, result.outputs, counted, seconds)
             self.taken = self.step
             self.clock.step(images, seconds)
-            self.display.step(self.epoch, tally, self.clock.speed())
+            self.display.step(self.epoch, self.tally, self.clock.speed())
+            if self.interruptions is not None:
+                self.interruptions.deferred = True
             if self.callbacks.at_steps and self.step_ended(result.loss, images):
-                cut = next(batches, None) is not None
-                break
-        if not cut:
-            self.taken = 0
-            # The window at the end may be of fewer batches.
-            if self.settings.accumulate > 1:
-                self.train_step.flush()
-        # The log shows the rate of the last step, before a schedule reacts to the loss.
-        lr = self.optimizer.lr
-        for _, (_, schedule) in () if cut else schedules_of(self.optimizer):
-            if hasattr(schedule, "observe"):
-                schedule.observe(tally.means()["loss"])
-        # If the optimiser keeps an average of the parameters, that is what is measured and written.
-        with self.optimizer.averaged():
-            line = self.finish_epoch(tally, lr)
-        self.call("on_epoch_end", flat(line))
+                return next(batches, None) is not None
+            self.keep(self.keeper.due(epoch_ended=False))
+        return False
+
+    def keep(self, due: bool) -> None:
+        """Write a checkpoint if it is due, or if a signal asks the run to end, which it then does."""
+        asked = self.interruptions is not None and self.interruptions.asked is not None
+        if due or asked:
+            self.keeper.checkpoint(self.whole_state, self.place(self.epoch))
+        if self.interruptions is not None:
+            self.interruptions.check()
+
+    def place(self, epoch: int) -> str:
+        """Return where the training is, in words. epoch: the one that is under way, or done."""
+        return f"after step {self.taken} of epoch {epoch}" if self.taken else f"after epoch {epoch}"
+
+    def measured(self) -> dict[str, dict[str, float]]:
+        """Return what the network is worth on the parts that it is measured by."""
+        check = None if self.interruptions is None else self.interruptions.check
+        return {
+            name: measure(self.net, loader, self.loss, self.measures, check) for name, loader in self.feed.parts.items()
+        }
 
     def check_targets(self, targets: Nest) -> None:
         """Raise DataError for targets that are no class numbers, where no loss is given."""
@@ -321,9 +397,8 @@ class Run:
         self.stopped = self.callbacks.call(self.callbacks.at_steps, "on_step_end", values)
         return self.stopped is not None
 
-    def finish_epoch(self, tally: Tally, lr: float) -> Mapping[str, Any]:
-        """Measure the network, write the files and show a line, which is returned."""
-        parts = {name: measure(self.net, loader, self.loss, self.measures) for name, loader in self.feed.parts.items()}
+    def finish_epoch(self, tally: Tally, lr: float, parts: dict[str, dict[str, float]]) -> Mapping[str, Any]:
+        """Write the files and show a line, which is returned. parts: what was measured."""
         line: dict[str, Any] = {
             "epoch": self.epoch,
             "lr": lr,
@@ -332,15 +407,21 @@ class Run:
             "seconds": self.clock.elapsed(),
             "images_per_second": tally.speed(),
         }
-        metrics = self.metrics({"train": tally.means(), **parts})
+        found: dict[str, Any] = {"train": tally.means(), **parts}
+        state: Mapping[str, Ndarray] = self.net.state_dict()
+        better = self.best is None or self.best.take(self.epoch, found, state)
+        if self.best is not None:
+            found, state = self.best.measured(), self.best.weights
+        # The file may lack the best one, where it could not be written or where the run goes on.
+        written = state if better or self.keeper.behind else None
+        metrics = self.metrics(found)
         self.history.add(line, metrics)
-        if self.folder is not None:
-            self.folder.save(self.net.state_dict(), self.stored, line, metrics)
-            self.saved = self.epoch
+        last = self.epoch >= self.settings.epochs
+        self.keeper.save(self.epoch, written, self.stored, self.history.lines, metrics, last)
         self.display.epoch(cast(EpochLog, line))
         return line
 
-    def metrics(self, parts: Mapping[str, dict[str, float]]) -> dict[str, Any]:
+    def metrics(self, parts: Mapping[str, Any]) -> dict[str, Any]:
         """Return the content of metrics.json."""
         footprint = self.footprint()
         counts = {f"{name}_images": loader.count for name, loader in self.feed.parts.items()}
@@ -357,14 +438,6 @@ class Run:
             "images_per_second": self.clock.speed(),
             "foveal": foveal.__version__,
         }
-
-    def kept(self) -> str:
-        """Return a sentence for messages: what there is of this run on disk."""
-        if self.folder is None or self.saved == 0:
-            return "No model of this run was written yet."
-        kept = f"The model of epoch {self.saved} is kept at {self.folder.model}."
-        earlier = self.folder.earlier
-        return kept if earlier is None else f"{kept} The run that was there before: {earlier}."
 
     # What callbacks may ask for.
 
@@ -387,27 +460,15 @@ class Run:
     def training(self) -> Training:
         """Return all that belongs to the state of the run."""
         own = {f"callback.{i}": CallbackState(callback) for i, callback in enumerate(self.callbacks.all)}
-        return Training(self.train_step, loader=self.loader, parts={"run": Progress(self), **own})
+        return Training(self.train_step, loader=self.loader, parts={"run": self.progress, **own})
+
+    def whole_state(self) -> State:
+        """Return what a checkpoint holds: the state of the training, and the best model so far."""
+        return self.state_dict() | ({} if self.best is None else self.best.state_dict())
 
     def state_dict(self) -> State:
         """Return the state of the whole training, from which `train(resume=...)` goes on."""
         return self.training().state_dict()
-
-    def resume(self, stored: Any) -> None:
-        """Go on from a state, or from the file that holds one. Raises StateError that names what does not fit."""
-        state = read_file(Path(stored))[1] if isinstance(stored, str | Path) else stored
-        if not isinstance(state, Mapping):
-            raise ArgumentError(f"train: resume is {shown(state)}; give what train.SaveState wrote, or its arrays")
-        self.training().load_state_dict(state)
-        if self.epoch >= self.settings.epochs:
-            raise ArgumentError(
-                f"train: the training that is resumed has {self.epoch} epochs behind it, and epochs is"
-                f" {self.settings.epochs}: give a larger number, which counts from the start"
-            )
-        if self.folder is not None:
-            self.folder.begin(self.history.lines)
-        if self.history.lines:
-            self.clock.started -= self.history.lines[-1]["seconds"]
 
 
 def of_optimizer(settings: Settings, optimizer: UpdateRule, options: TrainOptions) -> Settings:
@@ -418,10 +479,14 @@ def of_optimizer(settings: Settings, optimizer: UpdateRule, options: TrainOption
 
 
 def with_best(options: TrainOptions, feed: Feed) -> list[Any]:
-    """Return the callbacks of a run, with one that keeps the best epoch where that is asked for, or usual."""
+    """Return the callbacks of a run, with one that ends it, and keeps the best epoch, where that is asked for, or usual.
+
+    A run with a folder keeps the model of its best epoch there in any case.
+    """
     given = list(options.callbacks) if isinstance(options.callbacks, list | tuple) else [options.callbacks]
     # A callback of the caller's own has decided about that.
-    if options.patience is None and (not feed.best or any(isinstance(c, Monitor) for c in given)):
+    usual = feed.best and options.out is None and not any(isinstance(c, Monitor) for c in given)
+    if options.patience is None and not usual:
         return given
     if "validation" not in feed.parts:
         raise ArgumentError("train: patience is given, and there is no validation part to go by: give validation=0.1")

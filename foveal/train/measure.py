@@ -21,12 +21,15 @@ Loss = Callable[..., Any]
 Measures = Mapping[str, Callable[..., Any]]
 
 
-def measure(net: Module, loader: Loader, loss: Loss | None, measures: Measures) -> dict[str, float]:
+def measure(
+    net: Module, loader: Loader, loss: Loss | None, measures: Measures, check: Callable[[], None] | None = None
+) -> dict[str, float]:
     """Return {"accuracy", "loss"} and more measures of the network, in evaluation mode, on all items of a loader.
 
     loss: None for cross-entropy, of all items in double precision; else the mean over the batches, by their sizes.
     accuracy is left out where it has no meaning (`classified`). measures: functions of outputs and targets of all
-    items, by name. Raises NumericsError if an output is NaN or infinite, DataError where there are no items.
+    items, by name. check: called before each batch, and may raise. Raises NumericsError if an output is NaN or
+    infinite, DataError where there are no items.
     """
     outputs: list[Nest] = []
     targets: list[Nest] = []
@@ -35,6 +38,8 @@ def measure(net: Module, loader: Loader, loss: Loss | None, measures: Measures) 
         net.eval()
         # The last batch is filled up, so that all have one shape; what belongs to no item is cut off.
         for x, y in loader.epoch(0):
+            if check is not None:
+                check()
             size = len(leaves(y)[0])
             output = mapped(partial(first_rows, size), called(net, x))
             outputs.append(output)

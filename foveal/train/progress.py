@@ -43,14 +43,24 @@ class ProgressDisplay:
         # How many kernels this process had compiled before, and when.
         self.compiled, self.started = statistics.compiled, time.perf_counter()
 
+    def note(self, text: str) -> None:
+        """Show a line."""
+        self._line(text)
+
     def begin(
-        self, data: str, settings: Settings, network: str, steps: int | None, footprint: Callable[[], Footprint | None]
+        self,
+        data: str,
+        settings: Settings,
+        network: str,
+        steps: int | None,
+        footprint: Callable[[], Footprint | None],
+        done: int | None,
     ) -> None:
         """Show what is going to be trained.
 
         data, network: name and size. steps: training steps in an epoch; None where that is not known. footprint:
         computes the memory of a step, which compiles it, None where that is not known; called only if something is
-        shown.
+        shown. done: steps that a run which goes on has behind it.
         """
         s = settings
         self.epochs = s.epochs
@@ -65,7 +75,7 @@ class ProgressDisplay:
         if is_live(self.console) and not self.console.quiet:
             self.progress = _progress(self.console)
             total = None if steps is None else s.epochs * steps
-            self.progress.add_task("", total=total, speed=0.0, loss="", epoch="compiling")
+            self.progress.add_task("", total=total, completed=done or 0, speed=0.0, loss="", epoch="compiling")
 
     def __enter__(self) -> None:
         # What the first step needs is compiled by now, as its memory was asked for.

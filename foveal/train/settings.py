@@ -113,6 +113,8 @@ class RunOptions(Options):
     #: What the network is measured by after each epoch: (x, y), a Loader, a Dataset (its test images), or the share of
     #: the training data that is held out, such as 0.1, drawn by the seed with the same share of each class.
     validation: Any = None
+    #: Minutes between checkpoints within an epoch; 0 writes one after each step.
+    checkpoint_minutes: float = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +132,10 @@ class TrainOptions(RunOptions):
     callbacks: Any = ()
     #: More numbers of each epoch, by name: functions (outputs, targets) -> number of arrays.
     metrics: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
-    #: What train.SaveState wrote, or its content: the training goes on from there.
+    #: What the run was called with, for run.json: `foveal train` gives its words, its options and the path of the data.
+    command: Mapping[str, Any] | None = None
+    #: What train.SaveState wrote, or its content: the training goes on from there. Or the folder of a run that has not
+    #: ended: it goes on in that folder, unless `out` names another.
     resume: Any = None
 
 

@@ -12,20 +12,11 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from foveal.errors import Terminated
+
 # What a program does about each signal if nobody has said otherwise; handlers of the caller's own are left alone.
 DEFAULTS = ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL))
 HEARD = b"\nFinishing this step and saving; Ctrl-C again ends at once.\n"
-
-
-class Terminated(SystemExit):
-    """SIGTERM has ended a training. Not caught, it ends the process with 143, 128 + SIGTERM, as shells count."""
-
-    def __init__(self, text: str = "Terminated") -> None:
-        super().__init__(128 + signal.SIGTERM)
-        self.text = text
-
-    def __str__(self) -> str:
-        return self.text
 
 
 # Both ways to be interrupted.

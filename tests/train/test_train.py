@@ -17,6 +17,7 @@ from foveal import cli, nn, ops, optim
 from foveal.data import from_arrays
 from foveal.errors import ArgumentError, DataError, NumericsError, ShapeError, StateError
 from foveal.nn import models
+from foveal.step import Step
 from foveal.train import (
     Options,
     RunFolder,
@@ -64,25 +65,20 @@ def read(path):
 
 def broken_step(monkeypatch, at, error):
     """From now on the training step number `at`, counted from 1, raises `error`."""
-    whole = foveal.compile_step
+    whole, count = Step.take, iter(range(1, 1000))
 
-    def compile_step(*args, **options):
-        step, count = whole(*args, **options), iter(range(1, 1000))
+    def take(self, x, labels):
+        if next(count) == at:
+            raise error
+        return whole(self, x, labels)
 
-        def broken(x, labels):
-            if next(count) == at:
-                raise error
-            return step(x, labels)
-
-        broken.program = step.program
-        return broken
-
-    monkeypatch.setattr(foveal, "compile_step", compile_step)
+    monkeypatch.setattr(Step, "take", take)
 
 
 def test_files_of_a_run(run, data):
     out, metrics = run
-    assert sorted(path.name for path in out.iterdir()) == ["log.jsonl", "metrics.json", "model.safetensors"]
+    names = ["checkpoints", "log.jsonl", "metrics.json", "model.safetensors", "run.json"]
+    assert sorted(path.name for path in out.iterdir()) == names
     assert read(out / "metrics.json") == metrics
     assert metrics["test"].keys() == {"accuracy", "loss"}
     assert (metrics["seed"], metrics["threads"], metrics["epochs_done"]) == (3, 1, 2)
@@ -184,11 +180,11 @@ def test_a_run_that_ends_badly_keeps_its_last_epoch(data, tmp_path, monkeypatch,
 
 def test_a_run_that_ends_before_its_first_epoch_touches_nothing(data, tmp_path, monkeypatch):
     train(data, out=tmp_path, **OPTIONS)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     broken_step(monkeypatch, at=1, error=NumericsError("the loss is nan"))
     with pytest.raises(NumericsError, match=r"epoch 1, step 1.*No model of this run"):
         train(data, out=tmp_path, **OPTIONS)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_schedule_momentum_clipping_and_averages_are_what_they_are_called(data, tmp_path):
@@ -293,7 +289,7 @@ def test_an_option_is_declared_in_two_places(trees):
     derived = [k.arg for n in ast.walk(settings_of) if isinstance(n, ast.Call) for k in n.keywords if k.arg is not None]
     assert sorted(derived) == sorted(declared["Settings"])
     on_the_command_line = [parameter.name for parameter in cli.train.params]
-    assert sorted(on_the_command_line) == sorted([*NAMES, "data", "as_json", "compile_only"])
+    assert sorted(on_the_command_line) == sorted([*NAMES, "data", "as_json", "compile_only", "resume"])
 
 
 def test_no_option_is_passed_on_by_hand(trees):

@@ -1,0 +1,105 @@
+"""Going on with a training: from the state that one left, or with the run that lies in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foveal.errors import ArgumentError, DataError, StateError, warn
+from foveal.kinds import shown
+from foveal.nn.models.weights import read_file
+from foveal.train.checkpoints import CHECKPOINTS, newest_checkpoint
+from foveal.train.run_file import ENDED, KEPT, check_goes_on, read_facts, run_path
+from foveal.train.run_state import Best
+
+if TYPE_CHECKING:
+    from foveal.train.loop import Run
+
+
+def run_to_resume(resume: object) -> Path | None:
+    """Return the folder of the run that is to go on; None if `resume` is none."""
+    return Path(resume) if isinstance(resume, str | Path) and Path(resume).is_dir() else None
+
+
+def unfinished_run(run: Path) -> str | None:
+    """Return what to say before a new run in a folder where one has not ended; None if there is none."""
+    try:
+        if read_facts(run)["status"] == ENDED:
+            return None
+    except (DataError, StateError):
+        return None
+    return (
+        f"{run} holds a run that has not ended. This one begins anew, and that one is kept in earlier-1, say; to go on"
+        f" with it instead: foveal train --resume {run}"
+    )
+
+
+def resume(run: Run, stored: Any) -> None:
+    """Let a run that has not begun go on from a state, a file that holds one, or the run in a folder.
+
+    Raises StateError and DataError that name what does not fit.
+    """
+    if (path := run_to_resume(stored)) is not None:
+        resume_folder(run, path)
+        return
+    state = read_file(Path(stored))[1] if isinstance(stored, str | Path) else stored
+    if not isinstance(state, Mapping):
+        raise ArgumentError(
+            f"train: resume is {shown(state)}; give what train.SaveState wrote, or its arrays, or the folder of a run"
+        )
+    run.training().load_state_dict(state)
+    if run.epoch >= run.settings.epochs:
+        raise ArgumentError(
+            f"train: the training that is resumed has {run.epoch} epochs behind it, and epochs is"
+            f" {run.settings.epochs}: give a larger number, which counts from the start"
+        )
+    begin_after(run)
+
+
+def resume_folder(run: Run, path: Path) -> None:
+    """Let a run go on with the one in a folder, from its newest checkpoint that is whole."""
+    before = read_facts(path)
+    check_goes_on(before, run.facts, path)
+    run.facts = {**run.facts, **{name: before[name] for name in KEPT}}
+    stored = newest_checkpoint(run_path(path).parent / CHECKPOINTS, before["id"])
+    for problem in stored.problems:
+        warn(f"{problem}; the checkpoint before it is used")
+    if stored.state is None:
+        run.display.note(f"{path}: it has no checkpoint yet, so that it begins anew.")
+        return
+    state, best = Best.parted(stored.state)
+    run.training().load_state_dict(state)
+    if run.best is not None:
+        run.best.load(best)
+    # It may have been killed between the end of its training and that of the run.
+    run.stopped = run.progress.stopped
+    if before["status"] == ENDED and (run.epoch >= run.settings.epochs or run.stopped is not None):
+        reason = "" if run.stopped is None else f": {run.stopped}"
+        raise ArgumentError(f"train: {path}: the run has ended, after {run.epoch} epochs{reason}; begin another")
+    run.keeper.saved, run.keeper.at = run.epoch, run.place(run.epoch + (run.taken > 0))
+    begin_after(run)
+    run.display.note(f"{path}: the run goes on {run.keeper.at}.")
+
+
+def begin_after(run: Run) -> None:
+    """Let the log and the clock go on where those of the state were."""
+    run.resumed = True
+    lines = run.history.lines
+    if run.folder is not None:
+        run.folder.begin(lines)
+    run.clock.started -= max(run.progress.seconds, lines[-1]["seconds"] if lines else 0.0)
+
+
+def finish_resumed(run: Run) -> None:
+    """Make up for what a run that goes on has not written, where no epoch of it is left."""
+    lines = run.history.lines
+    if not run.resumed or not lines or (run.epoch < run.settings.epochs and run.stopped is None):
+        return
+    found: dict[str, Any] = {name: value for name, value in lines[-1].items() if isinstance(value, dict)}
+    weights = run.weights()
+    if run.best is not None and run.best.epoch:
+        found, weights = run.best.measured(), run.best.weights
+    run.history.update(run.metrics(found))
+    if run.folder is not None and not run.folder.model.exists():
+        run.folder.save(weights, run.stored, None, run.history)
