@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from foveal.cli.data import check_before, check_option
 from foveal.cli.folders_options import folder_options, read_data
 from foveal.cli.options import (
     ABOVE_ZERO,
@@ -88,9 +89,16 @@ if TYPE_CHECKING:
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--compile-only", is_flag=True, help="Fill the kernel cache with what this run needs, and end.")
 @folder_options
+@check_option
 @json_option
 def train(
-    data: str, out: Path | None, as_json: bool, compile_only: bool, images: dict[str, Any], **options: Any
+    data: str,
+    out: Path | None,
+    as_json: bool,
+    compile_only: bool,
+    images: dict[str, Any],
+    checked: bool,
+    **options: Any,
 ) -> None:
     """Train a network on DATA.
 
@@ -111,6 +119,8 @@ def train(
         show_compiled(dataset, as_json, options)
         return
     folder = out or Path("runs") / dataset.name
+    if checked:
+        check_before(dataset, folder, strict=images["strict"], quiet=options["quiet"], err=as_json)
     # The JSON has standard output to itself.
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         run(dataset, out=folder, **options)
