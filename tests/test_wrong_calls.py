@@ -20,6 +20,7 @@ WITHOUT_FILES = (
     "nn.models.load_weights",
     "data.load",
     "data.read_image",
+    "doctor.label_errors",
     "foveal.load",
     "train.calibrate",
     "train.write_card",

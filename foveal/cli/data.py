@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from foveal.cli.folders_options import folder_options_of_run, read_data
 from foveal.cli.options import (
     POSITIVE,
     SEED,
@@ -98,10 +100,20 @@ def check(ctx: click.Context, data: str, group_by: str | None, strict: bool, htm
     type=click.Path(path_type=Path, dir_okay=False),
     help="The page with pictures.  [default: RUN/label-errors.html]",
 )
-@click.option("--csv", type=click.Path(path_type=Path, dir_okay=False), help="[default: RUN/label-errors.csv]")
+@click.option(
+    "--csv", type=click.Path(path_type=Path, dir_okay=False), help="The table.  [default: RUN/label-errors.csv]"
+)
+@folder_options_of_run
 @json_option
 def label_errors(
-    run: Path, data: str, threads: int | None, html: Path | None, csv: Path | None, as_json: bool, **options: Any
+    run: Path,
+    data: str,
+    threads: int | None,
+    html: Path | None,
+    csv: Path | None,
+    images: dict[str, Any],
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Find the training images of DATA whose labels are likely wrong, with the network of RUN.
 
@@ -114,11 +126,13 @@ def label_errors(
     --json prints "data", "method", "folds", "images", "share" (of labels that are estimated to be wrong), "classes",
     "joint" (rows are labels), "errors", "seconds", "html" and "csv".
     """
-    from foveal.data.readers import load
+    from foveal.cli.evaluate import reading
     from foveal.doctor import label_errors as find
+    from foveal.train.checkpoint import load_run
 
     set_threads(threads)
-    found = find(run, load(data), quiet=as_json, **options)
+    dataset = read_data(data, images, err=as_json, like=reading(load_run(run)[0]))
+    found = find(run, dataset, quiet=as_json, **options)
     folder = run if run.is_dir() else run.parent
     html, csv = html or folder / "label-errors.html", csv or folder / "label-errors.csv"
     found.write_csv(csv)
@@ -142,3 +156,36 @@ def opened(data: str, group_by: str | None = None) -> ImageFiles | Dataset:
     if group_by is not None:
         raise DataError(f"--group-by is for image files, and {data} holds none, or arrays; leave it out")
     return readers.load(data)
+
+
+check_option = click.option(
+    "--check/--no-check",
+    "checked",
+    default=True,
+    show_default=True,
+    help="Image files: look for copies, leaks, small classes and more before the training, as `foveal data check`"
+    " does. With --strict an error stops.",
+)
+
+
+def check_before(dataset: Dataset, folder: Path, *, strict: bool, quiet: bool, err: bool) -> None:
+    """Check the images of files before they are trained on: say it in brief, and write folder/doctor.json.
+
+    Arrays are not checked. strict: True to raise DataError if there are errors. err: True to say it on standard error.
+    """
+    from foveal.doctor import check as checked
+    from foveal.files import write_whole
+    from foveal.train.files import writing
+
+    if dataset.files is None:
+        return
+    findings = checked(dataset, quiet=quiet)
+    if not quiet:
+        for line in findings.brief():
+            echo(line, err=err)
+    if strict and findings.errors:
+        grave = "; ".join(finding.text for finding in findings.findings if finding.severity == "error")
+        raise DataError(f"{dataset.name}: {grave} `foveal data check` says which images; leave out --strict to go on")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / "doctor.json", (json.dumps(findings.as_json(), indent=2) + "\n").encode())

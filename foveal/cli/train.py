@@ -13,6 +13,7 @@ import click
 
 from foveal.cli.augment_options import augment_options
 from foveal.cli.calibrate import finish
+from foveal.cli.data import check_before, check_option
 from foveal.cli.folders_options import folder_options, read_data
 from foveal.cli.options import (
     ABOVE_ZERO,
@@ -102,6 +103,7 @@ if TYPE_CHECKING:
 @recipe_options
 @folder_options
 @resume_options
+@check_option
 @json_option
 def train(
     data: str | None,
@@ -112,6 +114,7 @@ def train(
     report: bool,
     tensorboard: bool,
     images: dict[str, Any],
+    checked: bool,
     **options: Any,
 ) -> None:
     """Train a network on DATA, or go on with a run: foveal train --resume RUN.
@@ -133,12 +136,13 @@ def train(
     from foveal.train.loop import train as run
 
     call = call_of(click.get_current_context(), data, out, resume, options, images)
+    quiet = options["quiet"]
     if call.ended:
         folder = call.out or Path()
-        if not options["quiet"]:
+        if not quiet:
             echo(f"{folder}: the run has ended; there is nothing left to do.", err=as_json)
     else:
-        dataset = read_data(call.data, call.images, quiet=options["quiet"], err=as_json, choose=partial(size_for, call))
+        dataset = read_data(call.data, call.images, quiet=quiet, err=as_json, choose=partial(size_for, call))
         if dataset.preprocessing is not None:
             # A run that goes on does not choose again.
             call.command["options"]["image_size"] = dataset.size
@@ -146,12 +150,14 @@ def train(
             show_compiled(dataset, as_json, call.options)
             return
         folder = call.out or Path("runs") / dataset.name
+        if checked and resume is None:
+            check_before(dataset, folder, strict=images["strict"], quiet=quiet, err=as_json)
         reporting = Reporting(folder, report, tensorboard)
         # The JSON has standard output to itself.
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             run(dataset, out=folder, resume=resume, command=call.command, callbacks=reporting.callbacks, **call.options)
             finish(folder, dataset)
-            reporting.finish(dataset, quiet=options["quiet"])
+            reporting.finish(dataset, quiet=quiet)
     if as_json:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         log = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()

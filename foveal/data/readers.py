@@ -59,7 +59,7 @@ def holds_images(name_or_path: str | Path) -> bool:
     """Return True if `load` takes a name or path for a folder or a table of image files, which `scan` lists."""
     path = Path(name_or_path)
     try:
-        return any(source.of_images for source in SOURCES if source.holds(name_or_path, path))
+        return next((source.of_images for source in SOURCES if source.holds(name_or_path, path)), False)
     except OSError:
         return False
 

@@ -28,9 +28,9 @@ _CROWD, _NEIGHBOURS = 128, 32
 _BLOCK = 1 << 15
 # Images that are compared by chance, and the share of their pairs that are closer than what is taken for ordinary.
 _SAMPLE, _ORDINARY = 1000, 0.01
-# A pair is closer than this share of an ordinary distance, and never further apart than that (0 to 2; images that have
-# nothing in common are sqrt(2) apart). On CIFAR-10 and MNIST in a hundred thousand pairs by chance there is none.
-_SHARE, _FURTHEST = 0.25, 0.25
+# A pair is closer than this share of the square of an ordinary distance; but what is so close is always one, and what is
+# so far apart never (0 to 2; images that have nothing in common are sqrt(2) apart). On CIFAR-10 and MNIST in a hundred thousand pairs by chance there is none.
+_SHARE, _CLOSEST, _FURTHEST = 0.25, 0.02, 0.25
 # Contrasts of a pair differ by no more than this factor, means of the luma by no more than so many levels.
 _CONTRASTS, _LEVELS = 2.0, 64.0
 # A thumbnail with less variation than this (levels of 255) shows nothing that could be recognised.
@@ -110,7 +110,7 @@ def ordinary_distance(thumbs: Floats) -> float:
     distances = distance(thumbs[rows] @ thumbs[rows].T)[np.triu_indices(len(rows), 1)]
     # In a small set the closest pairs may all be copies.
     close = float(np.quantile(distances, max(_ORDINARY, min(0.5, 2 / len(rows)))))
-    return min(_FURTHEST, _SHARE * close * close)
+    return min(_FURTHEST, max(_CLOSEST, _SHARE * close * close))
 
 
 def distance(products: Floats) -> Floats:

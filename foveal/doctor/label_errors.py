@@ -19,7 +19,7 @@ from foveal.data.threads import Bar
 from foveal.display import Table, Tables
 from foveal.doctor.confident import Confident, confident
 from foveal.doctor.pictures import ArrayPictures
-from foveal.doctor.probing import by_probe, by_training, check_folds, features_of
+from foveal.doctor.probing import by_probe, by_training, check_folds, features_of, of_size
 from foveal.errors import DataError
 from foveal.files import write_whole
 from foveal.names import printable
@@ -178,7 +178,7 @@ def label_errors(
     check_folds(labels, folds, data.classes)
     with Bar("judging labels in", folds, "folds", quiet=quiet) as bar:
         if method == "probe":
-            features = features_of(net, data.images_train, trained)
+            features = features_of(net, of_size(data.images_train, data.size), trained)
             found = by_probe(features, labels, len(data.classes), folds, seed, bar.advance)
         elif trained.model is None:
             raise DataError(

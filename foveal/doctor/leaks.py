@@ -54,12 +54,17 @@ def of_problems(problems: Sequence[Problem]) -> Iterator[Finding]:
         known = PROBLEMS.get(kind, ("note", f"are {said_of(kind)}", _ELSEWHERE))
         severity, means, way_out = known
         groups = tuple((Example(p.path, note=p.text),) for p in found)
-        yield Finding(kind, severity, len(found), f"{files(len(found))}: they {means}.", way_out, groups)
+        yield Finding(kind, severity, len(found), f"{files(len(found))} that {means}.", way_out, groups)
 
 
 def files(count: int) -> str:
     """Return a number of files in words."""
     return f"{count:,} file{'s' * (count != 1)}"
+
+
+def times(count: int) -> str:
+    """Return how often in words."""
+    return "Once" if count == 1 else f"{count:,} times"
 
 
 def of_copies(pictures: Pictures, copies: Copies) -> Iterator[Finding]:
@@ -82,8 +87,8 @@ def of_copies(pictures: Pictures, copies: Copies) -> Iterator[Finding]:
         if plain := [group for group in groups if id(group) not in grave]:
             spare = sum(len(group) - 1 for group in plain)
             text = (
-                f"{spare:,} images are {'copies' if how == 'exact' else 'near copies'} of others of their class and"
-                " part: they count double in training and in scores.",
+                f"{spare:,} of the images {'repeat' if how == 'exact' else 'nearly repeat'} another one of their class"
+                " and part, which counts double in training and in scores.",
                 "Keep one of each group."
                 if how == "exact"
                 else "Keep one of each group, or give their group to --group-by, so that a split keeps them together.",
@@ -117,7 +122,7 @@ def leak_text(pictures: Pictures, groups: Sequence[Group], alike: str) -> tuple[
     pairs = Counter(" and ".join(sorted(set(pictures.parts[group].tolist()))) for group in groups)
     where = ", ".join(f"{count:,} in {parts}" for parts, count in pairs.most_common())
     return (
-        f"{len(groups):,} times {alike} is in two parts ({where}): scores on what was trained on are too good.",
+        f"{times(len(groups))} {alike} is in two parts ({where}): scores on what was trained on are too good.",
         "Delete the copies from the training part, or let the whole be split anew, with --group-by for images that"
         " belong together.",
     )
@@ -130,6 +135,6 @@ def class_text(pictures: Pictures, groups: Sequence[Group], alike: str) -> tuple
     )
     named = in_words([f"{names}: {count:,}" for names, count in pairs.most_common()])
     return (
-        f"{len(groups):,} times {alike} is in two classes ({named}): one of the labels is wrong.",
+        f"{times(len(groups))} {alike} is in two classes ({named}): one of the labels is wrong.",
         "Look at each, keep it in one class and delete it from the other.",
     )

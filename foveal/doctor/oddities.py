@@ -77,7 +77,7 @@ def of_oddities(pictures: Pictures, looks: Looks) -> Iterator[Finding]:
             "blank images",
             "warning",
             len(groups),
-            f"{len(groups):,} images are blank: all of their pixels have nearly one colour.",
+            f"Blank images: {len(groups):,}, all of whose pixels have nearly one colour.",
             "Delete them; a lens cap, an empty frame or a failed conversion leaves such images.",
             tuple(groups),
         )
@@ -93,7 +93,7 @@ def of_oddities(pictures: Pictures, looks: Looks) -> Iterator[Finding]:
             "outliers",
             "note",
             len(groups),
-            f"{len(groups):,} images are unlike all others, by the robust z-score that is named with each.",
+            f"Unlike all others: {len(groups):,}, by the robust z-score that is named with each.",
             "Look at them: a wrong crop, a damaged scan or an image of something else stands out like this; what is"
             " only rare should stay.",
             tuple(groups[:_KEPT]),
@@ -112,6 +112,7 @@ def outliers(pictures: Pictures, looks: Looks, rows: NDArray[np.int64]) -> dict[
     measures = {
         "brightness": (looks.brightness[rows], always, FAR, True),
         "contrast": (np.log(looks.contrast[rows] + 1.0), always, FAR, True),
+        "detail": (np.log(looks.detail[rows] + 1.0), always, FAR, True),
         "size": (sides, far_sides, FAR, True),
         "shape": (shapes, far_shapes, FAR, True),
         "appearance": (away, always, FAR_FEATURES, False),
@@ -143,7 +144,7 @@ def of_shapes(pictures: Pictures, looks: Looks) -> Iterator[Finding]:
             "tiny images",
             "note",
             tiny.size,
-            f"{tiny.size:,} images have a side of fewer than {_TINY} pixels, while others are larger.",
+            f"Images with a side of fewer than {_TINY} pixels, while others are larger: {tiny.size:,}.",
             "They are enlarged, and blurred by that: delete icons and previews.",
             tuple((example(pictures, int(row), f"{width[row]}x{height[row]}"),) for row in tiny[:_KEPT]),
         )

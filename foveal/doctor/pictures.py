@@ -22,6 +22,7 @@ from foveal.data.dataset import Dataset, Images
 from foveal.data.image_files import ImageFiles
 from foveal.data.images import ImageError, decode
 from foveal.data.listing import Problem
+from foveal.data.pixels import WHITE
 from foveal.data.threads import in_order
 from foveal.doctor.looks import DIGEST, GRID, Bytes, Looks, on_grid
 
@@ -38,6 +39,8 @@ CHUNK, BLOCK = 128, 2048
 _WHOLE_FILE = 64 << 20
 # A JPEG is decoded at the smallest scale that leaves so many pixels along each side.
 _DRAFT = (2 * GRID, 2 * GRID)
+# Width and height that are enough of a JPEG to be shown.
+_SHOWN = (256, 256)
 # Modes of Pillow whose pixels are looked at as they are; others become RGB first.
 _MODES = ("L", "RGB")
 
@@ -80,7 +83,7 @@ class FilePictures:
         return self.files.paths[index]
 
     def image(self, index: int) -> Image.Image:
-        return decode(self.files.paths[index], draft_to=(256, 256), background=self.files.background)
+        return decode(self.files.paths[index], draft_to=_SHOWN, background=self.files.background)
 
     def looks(self, advance: Progress) -> Looks:
         count = len(self.files.paths)
@@ -174,6 +177,8 @@ class ArrayPictures:
 
         part = str(self.parts[index])
         place = index - self.starts[part]
+        if self.data.files is not None:
+            return decode(self.data.files[part][place], draft_to=_SHOWN, background=WHITE)
         pixels = np.round(self.as_bytes(self.images[part][place : place + 1]))[0].clip(0, 255).astype(np.uint8)
         return Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, 2))
 

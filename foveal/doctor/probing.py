@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from foveal import nn
 from foveal.data.dataset import Dataset, Images
+from foveal.data.image_array import ImageArray
 from foveal.errors import DataError
 from foveal.metrics import log_softmax
 from foveal.train.checkpoint import ModelDescription
@@ -68,6 +69,23 @@ def features_of(net: nn.Module, images: Images, description: ModelDescription) -
     """Return the features [n, F] of images [n, C, H, W] that are not yet normalised."""
     with Penultimate(net) as penultimate:
         return predict(penultimate, images, mean=description.mean, std=description.std)
+
+
+def rows_of(images: Images, rows: Labels) -> Images:
+    """Return some of the images; of files that are decoded when they are read, so do these."""
+    if isinstance(images, ImageArray):
+        stamps = None if images.stamps is None else [images.stamps[row] for row in rows]
+        return ImageArray([images.paths[row] for row in rows], images.preprocessing, stamps)
+    return images[rows]
+
+
+def of_size(images: Images, size: tuple[int, int]) -> Images:
+    """Return the middle of images that are kept larger than a network takes them, so that they can be cut at random."""
+    rows, columns = images.shape[2:]
+    if (rows, columns) == size:
+        return images
+    top, left = (rows - size[0]) // 2, (columns - size[1]) // 2
+    return images[:, :, top : top + size[0], left : left + size[1]]
 
 
 def folds_of(labels: Labels, folds: int, seed: int) -> Labels:
@@ -145,9 +163,9 @@ def by_training(data: Dataset, model: str, folds: int, seed: int, advance: Progr
         # The images that are judged stand for test images, which nothing is learned from.
         part = replace(
             data,
-            images_train=images[outside],
+            images_train=rows_of(images, outside),
             y_train=labels[outside],
-            images_test=images[inside],
+            images_test=of_size(rows_of(images, inside), data.size),
             y_test=labels[inside],
             images_validation=None,
             y_validation=None,

@@ -479,7 +479,7 @@ def of_optimizer(settings: Settings, optimizer: UpdateRule, options: TrainOption
 
 
 def with_best(options: TrainOptions, feed: Feed) -> list[Any]:
-    """Return the callbacks of a run, with one that ends it, and keeps the best epoch, where that is asked for, or usual.
+    """Return the callbacks of a run, with one that keeps the best epoch where that is asked for, or usual.
 
     A run with a folder keeps the model of its best epoch there in any case.
     """

@@ -32,7 +32,8 @@ VERSION = 1
 # What a run can be: going on (or killed), interrupted, ended by an error, or at its end.
 RUNNING, INTERRUPTED, FAILED, ENDED = "running", "interrupted", "failed", "ended"
 PACKAGES = ("numpy", "llvmlite", "safetensors", "pillow")
-# Settings that change no bits, or only by what was found for them, which stands beside them; and schedules that are the same for any number of epochs.
+# Settings that change no bits; what was found for `minutes` is compared. And schedules that are the same for any number
+# of epochs.
 HARMLESS = ("threads", "minutes")
 ENDLESS = ("constant", "plateau", "cosine-restarts", "triangular", "triangular2")
 # What a run that goes on keeps of what it was started with.

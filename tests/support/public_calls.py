@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import foveal
-from foveal import data, explain, metrics, nn, ops, optim, train
+from foveal import data, doctor, explain, metrics, nn, ops, optim, train
 from foveal.ops.op import OPS, Type
 from foveal.optim import schedule
 from foveal.trace import trace
@@ -354,6 +354,10 @@ def data_sets():
     yield Target("data", "Loader.set_epoch", loader.set_epoch, lambda: ((1,), {}))
     yield Target("data", "Loader.epoch", lambda epoch: next(loader.epoch(epoch)), lambda: ((1,), {}))
 
+    digits = data.from_arrays("name", *four)
+    yield Target("data", "doctor.check", doctor.check, lambda: ((digits,), {"quiet": True}))
+    how = {"method": "probe", "folds": 2, "epochs": 1, "seed": 0, "quiet": True}
+    yield Target("data", "doctor.label_errors", doctor.label_errors, lambda: (("nowhere", digits), dict(how)))
     yield Target("data", "train.predict", train.predict, lambda: ((net(), PHOTOS), dict(scale)))
     yield Target("data", "train.evaluate", train.evaluate, lambda: ((net(), PHOTOS, Y), dict(scale)))
 
