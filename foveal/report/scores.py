@@ -20,7 +20,7 @@ from foveal.report.pictures import heat_map
 from foveal.report.predictions import Predictions
 
 # Classes that have a row of their own in the table, a curve each, a row in the matrix of numbers, and a name in a text.
-MAX_ROWS, MAX_CURVES, MAX_CELLS, MAX_PAIRS = 100, 8, 20, 20
+MAX_ROWS, MAX_CURVES, MAX_CELLS, MAX_PAIRS = 100, 8, 20, 12
 # Points of a curve.
 MAX_POINTS = 500
 # Numbers that a temperature is fitted on.
@@ -107,7 +107,7 @@ class Scores:
         right, n = int(self.part.right.sum()), len(self.part.label)
         low, high = metrics.wilson_interval(right, n)
         loss = metrics.cross_entropy(self.part.logits, self.part.label)
-        note = f"{low:.2%} to {high:.2%} (95 %)"
+        note = f"95 %: {100 * low:.1f} to {100 * high:.1f} %"
         return [
             (f"{self.part.part} accuracy", f"{right / n:.2%}", note),
             (f"{self.part.part} loss", f"{loss:.4f}", "cross-entropy"),
@@ -204,7 +204,12 @@ class Scores:
         K, counts = len(self.classes), np.asarray(self.counts)
         share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
         if K <= MAX_CELLS:
-            head = "".join(f'<th scope="col" class="name">{escaped(short(name))}</th>' for name in self.classes)
+            names = [escaped(short(name)) for name in self.classes]
+            # Long names stand upright, so that the cells stay narrow.
+            upright = max(map(len, self.classes)) > 3
+            head = "".join(
+                f'<th scope="col" class="name">{f"<span>{name}</span>" if upright else name}</th>' for name in names
+            )
             cells = ["".join(map(cell, *both)) for both in zip(counts.tolist(), share.tolist(), strict=True)]
             body = "".join(
                 f'<tr><th scope="row">{escaped(name)}</th>{row}</tr>'
@@ -225,7 +230,8 @@ class Scores:
         pairs = [(i, j) for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True) if wrong[i, j]]
         rows = [[self.classes[i], self.classes[j], f"{wrong[i, j]:,}", f"{share[i, j]:.1%}"] for i, j in pairs]
         columns = ["label", "taken for", "images", "of the class"]
-        return shown + (page.table("What is confused most", columns, rows) if rows else "")
+        pairs_table = page.table("What is confused most", columns, rows) if rows else ""
+        return page.figures(f"<div>{shown}</div>", f"<div>{pairs_table}</div>")
 
     def calibration(self) -> str:
         """Return the reliability diagrams before and after temperature scaling."""
@@ -313,7 +319,7 @@ def softened(logits: NDArray[np.float64], temperature: Any) -> NDArray[np.float6
 
 def cell(count: int, share: float) -> str:
     """Return a cell of the confusion matrix."""
-    kind = "none" if count == 0 else "high" if share > 0.55 else ""
+    kind = "none" if count == 0 else ""
     return f'<td{page.of_class(kind)} style="--s:{share:.2f}">{count}</td>'
 
 
