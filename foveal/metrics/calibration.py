@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 from foveal.display import Table, Tables
 from foveal.errors import DataError
 from foveal.metrics import checks
-from foveal.metrics.scores import log_softmax
 
 # The paper's number of bins.
 BINS = 15
@@ -131,8 +130,9 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
 
     def slope(inverse: float) -> float:
         """The derivative of the mean cross-entropy in 1 / T: the mean of E_softmax[z] - z_label."""
-        p = np.exp(log_softmax(inverse * z))
-        return float(((p * z).sum(1) - z[rows, y]).mean())
+        # The largest is 0, so that no exponential overflows.
+        weights = np.exp(inverse * z)
+        return float((np.einsum("nk,nk->n", weights, z) / weights.sum(1) - z[rows, y]).mean())
 
     # The derivative grows with 1 / T, so that halving finds where it is 0, or the end that is nearest to that.
     low, high = log(COLDEST), log(HOTTEST)

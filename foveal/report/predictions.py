@@ -149,7 +149,8 @@ def write_predictions(run: Path, found: Mapping[str, Predictions]) -> None:
 def read_predictions(run: Path) -> dict[str, Predictions]:
     """Return what was written; nothing if there is none, or what is there is damaged or of another model."""
     try:
-        with np.load(run / PREDICTIONS, allow_pickle=False) as file:
+        # Opened here, as np.load leaves a damaged file open.
+        with (run / PREDICTIONS).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             if str(file["model"]) != digest(run):
                 return {}
             part, index, label, probability = (file[name] for name in ("part", "index", "label", "probability"))

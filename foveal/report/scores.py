@@ -20,7 +20,11 @@ from foveal.report.pictures import heat_map
 from foveal.report.predictions import Predictions
 
 # Classes that have a row of their own in the table, a curve each, a row in the matrix of numbers, and a name in a text.
-MAX_ROWS, MAX_CURVES, MAX_CELLS, MAX_PAIRS = 100, 8, 20, 20
+MAX_ROWS, MAX_CURVES, MAX_CELLS, MAX_PAIRS = 100, 8, 20, 12
+# Points of a curve.
+MAX_POINTS = 500
+# Numbers that a temperature is fitted on.
+MAX_FITTED = 1 << 20
 # What answers are wanted to be right by, as shares.
 PRECISIONS = (0.9, 0.95, 0.98, 0.99)
 # The precision that a class of its own is asked for.
@@ -103,7 +107,7 @@ class Scores:
         right, n = int(self.part.right.sum()), len(self.part.label)
         low, high = metrics.wilson_interval(right, n)
         loss = metrics.cross_entropy(self.part.logits, self.part.label)
-        note = f"{low:.2%} to {high:.2%} (95 %)"
+        note = f"95 %: {100 * low:.1f} to {100 * high:.1f} %"
         return [
             (f"{self.part.part} accuracy", f"{right / n:.2%}", note),
             (f"{self.part.part} loss", f"{loss:.4f}", "cross-entropy"),
@@ -187,7 +191,7 @@ class Scores:
             ("ROC", "AUC", ("false positive rate", "true positive rate"), [r.roc for r in chosen_ones], AUC),
         ):
             names = [f"{short(self.classes[k])} ({area} {areas(self.ranked[k]):.3f})" for k in chosen]
-            series = [Series(name, x.tolist(), y.tolist()) for name, (x, y) in zip(names, points, strict=True)]
+            series = [Series(name, *spread(*both)) for name, both in zip(names, points, strict=True)]
             mean = float(np.mean([areas(ranked) for ranked in self.ranked.values()]))
             told = f"each class against the others; mean {area} {mean:.4f}{which}"
             across, up = (Axis(name, 0.0, 1.0) for name in axes)
@@ -200,7 +204,12 @@ class Scores:
         K, counts = len(self.classes), np.asarray(self.counts)
         share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
         if K <= MAX_CELLS:
-            head = "".join(f'<th scope="col" class="name">{escaped(short(name))}</th>' for name in self.classes)
+            names = [escaped(short(name)) for name in self.classes]
+            # Long names stand upright, so that the cells stay narrow.
+            upright = max(map(len, self.classes)) > 3
+            head = "".join(
+                f'<th scope="col" class="name">{f"<span>{name}</span>" if upright else name}</th>' for name in names
+            )
             cells = ["".join(map(cell, *both)) for both in zip(counts.tolist(), share.tolist(), strict=True)]
             body = "".join(
                 f'<tr><th scope="row">{escaped(name)}</th>{row}</tr>'
@@ -221,19 +230,20 @@ class Scores:
         pairs = [(i, j) for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True) if wrong[i, j]]
         rows = [[self.classes[i], self.classes[j], f"{wrong[i, j]:,}", f"{share[i, j]:.1%}"] for i, j in pairs]
         columns = ["label", "taken for", "images", "of the class"]
-        return shown + (page.table("What is confused most", columns, rows) if rows else "")
+        pairs_table = page.table("What is confused most", columns, rows) if rows else ""
+        return page.figures(f"<div>{shown}</div>", f"<div>{pairs_table}</div>")
 
     def calibration(self) -> str:
         """Return the reliability diagrams before and after temperature scaling."""
         part, fitting = self.part, self.fitting
         before = metrics.calibration(part.probability, part.label)
         if fitting is not None:
-            T = metrics.fit_temperature(fitting.logits, fitting.label)
+            T = fitted(fitting, slice(None))
             scaled, how = softened(part.logits, T), f"T = {T:.3f}, fitted on {len(fitting.label):,} validation images"
         elif len(part.label) >= 2:
             # Each half is measured with the temperature of the other, so that no image is judged by itself.
             halves = np.arange(len(part.label)) % 2
-            both = [metrics.fit_temperature(part.logits[halves == h], part.label[halves == h]) for h in (0, 1)]
+            both = [fitted(part, halves == h) for h in (0, 1)]
             scaled = softened(part.logits, np.where(halves == 0, both[1], both[0])[:, None])
             how = f"T = {both[0]:.3f} and {both[1]:.3f}, each fitted on one half of these images and used on the other"
         else:
@@ -286,6 +296,22 @@ def confidence_for(part: Predictions, wanted: float) -> float | None:
     return float(confidence[places[-1]]) if len(places) else None
 
 
+def spread(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[list[float], list[float | None]]:
+    """Return the points of a curve; of very many, some at equal distances along it."""
+    if len(x) > MAX_POINTS:
+        along = np.append(0.0, np.cumsum(abs(np.diff(x)) + abs(np.diff(y))))
+        chosen = np.unique(np.searchsorted(along, np.linspace(0, along[-1], MAX_POINTS)).clip(max=len(x) - 1))
+        x, y = x[chosen], y[chosen]
+    return x.tolist(), y.tolist()
+
+
+def fitted(part: Predictions, rows: Any) -> float:
+    """Return the temperature of some rows; of very many, as many as are enough for one number, at equal distances."""
+    logits, labels = part.logits[rows], part.label[rows]
+    step = -(-logits.size // MAX_FITTED)
+    return metrics.fit_temperature(logits[::step], labels[::step])
+
+
 def softened(logits: NDArray[np.float64], temperature: Any) -> NDArray[np.float64]:
     """Return softmax(logits / T)."""
     return np.exp(metrics.log_softmax(logits / temperature))
@@ -293,7 +319,7 @@ def softened(logits: NDArray[np.float64], temperature: Any) -> NDArray[np.float6
 
 def cell(count: int, share: float) -> str:
     """Return a cell of the confusion matrix."""
-    kind = "none" if count == 0 else "high" if share > 0.55 else ""
+    kind = "none" if count == 0 else ""
     return f'<td{page.of_class(kind)} style="--s:{share:.2f}">{count}</td>'
 
 

@@ -2,10 +2,10 @@
 
 STYLE = """
 :root{color-scheme:light dark;--back:#fff;--text:#1b1f24;--soft:#57606a;--line:#d3d9df;--card:#f5f7f9;--link:#0757a3;
---warn:#8a4b00;--warnback:#fff4e0;--heat:11 98 168;--heattext:#fff;
+--warn:#8a4b00;--warnback:#fff4e0;--heat:105 172 235;
 --c0:#0069b4;--c1:#c44b00;--c2:#007a57;--c3:#a8437f;--c4:#8a6200;--c5:#1f7fa8;--c6:#5b3fb0;--c7:#5f6670}
 @media (prefers-color-scheme:dark){:root{--back:#0e1318;--text:#e5e9ed;--soft:#a3adb8;--line:#303942;--card:#171d24;
---link:#79bdff;--warn:#ffc46b;--warnback:#33270f;--heat:86 170 240;--heattext:#06121d;
+--link:#79bdff;--warn:#ffc46b;--warnback:#33270f;--heat:22 88 150;
 --c0:#58aef5;--c1:#ff9455;--c2:#3ccf9f;--c3:#f08cc8;--c4:#e9bd4b;--c5:#7fd4ef;--c6:#b7a0ff;--c7:#aeb6bf}}
 *{box-sizing:border-box}
 html{background:var(--back);color:var(--text);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;
@@ -25,7 +25,7 @@ nav{margin:1rem 0 0;display:flex;flex-wrap:wrap;gap:.3rem 1rem}
 .numbers small{display:block;font-size:.8rem;font-weight:400;color:var(--soft)}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1rem 1.4rem;
 align-items:start}
-figure{margin:0;min-width:0}
+figure{margin:0}.figures>*{min-width:0}
 figcaption{font-size:.88rem;margin:.1rem 0 .3rem}
 figcaption b{color:var(--text);font-size:1rem}
 svg{display:block;width:100%;height:auto;max-width:44rem}
@@ -51,11 +51,11 @@ th,td{padding:.22rem .7rem .22rem 0;text-align:left;vertical-align:top;border-bo
 th{font-weight:600}
 tbody th{font-weight:500;max-width:16rem}
 .right{text-align:right;white-space:nowrap}
-.confusion td,.confusion thead th{text-align:right;padding:.25rem .4rem;min-width:2.4rem}
-.confusion thead th.name{max-width:7rem;vertical-align:bottom;overflow-wrap:anywhere;font-size:.78rem}
+.confusion td,.confusion thead th.name{vertical-align:bottom;font-weight:500}
+.confusion .name span{writing-mode:vertical-rl;transform:rotate(180deg);white-space:nowrap}
+.confusion tbody th{white-space:nowrap}
 .confusion td{border:1px solid var(--back);background:rgb(var(--heat)/var(--s,0))}
-.confusion td.high{color:var(--heattext)}
-.confusion td.none{color:var(--soft);opacity:.6}
+.confusion td.none{color:var(--soft)}
 .pixels{image-rendering:pixelated}
 .heat{background:var(--card);width:100%;max-width:36rem;border:1px solid var(--line)}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(14.5rem,1fr));gap:.9rem;padding:0;margin:.6rem 0;
@@ -73,8 +73,8 @@ overflow-wrap:anywhere;max-width:100%}
 max-width:none}
 summary{cursor:pointer;color:var(--link)}
 footer{margin-top:3rem;color:var(--soft);font-size:.85rem}
-@media (max-width:480px){html{font-size:15px}body{padding:1rem .8rem 3rem}.numbers dd{font-size:1.15rem}
-.numbers{grid-template-columns:1fr 1fr}svg text{font-size:15px}.cards{grid-template-columns:1fr}}
+@media (max-width:560px){html{font-size:15px}body{padding:1rem .8rem 3rem}.numbers dd{font-size:1.15rem}
+.numbers{grid-template-columns:1fr 1fr}svg text{font-size:16px}.cards{grid-template-columns:1fr}}
 @media print{:root{color-scheme:light}body{max-width:none;padding:0}nav{display:none}h2{break-after:avoid}
 figure,tr{break-inside:avoid}.wide{overflow:visible}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """

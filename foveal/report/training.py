@@ -82,7 +82,8 @@ def rates(record: Record) -> str:
         known = charts.finite(values)
         if not known:
             continue
-        told = f"from {known[0]:.4g} to {known[-1]:.4g}, at most {max(known):.4g}, {note}"
+        span = f"from {known[0]:.4g} to {known[-1]:.4g}, {min(known):.4g} to {max(known):.4g} in all"
+        told = f"{known[0]:.4g} throughout, {note}" if min(known) == max(known) else f"{span}, {note}"
         series = [Series(name, x, values, colour)]
         made.append(page.figure(name, told, charts.line_chart(series, by, axis, f"{name}: {told}")))
     return page.figures(*made)

@@ -1,0 +1,184 @@
+"""Runs beside each other, damaged ones too; and a run while it goes on."""
+
+import http.client
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from foveal import report
+from foveal.cli import main
+from foveal.errors import DataError, PackageError
+from foveal.report.record import read_record
+from foveal.report.recorder import MAX_STEPS
+
+
+def line(epoch, accuracy):
+    part = {"loss": 1 / epoch, "accuracy": accuracy}
+    return {"epoch": epoch, "lr": 0.1, "train": part, "test": part, "seconds": 1.5 * epoch, "images_per_second": 9.0}
+
+
+def made_run(folder, accuracies, planned=None):
+    folder.mkdir(parents=True)
+    lines = [line(epoch, accuracy) for epoch, accuracy in enumerate(accuracies, 1)]
+    (folder / "log.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    done = {"epochs": planned or len(lines), "epochs_done": len(lines), "data": "d", "model": "lenet5", "seconds": 9.5}
+    (folder / "metrics.json").write_text(json.dumps({**done, "test": lines[-1]["test"]}))
+    (folder / "model.safetensors").write_bytes(bytes(2048))
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path):
+    made_run(tmp_path / "good", [0.5, 0.9])
+    made_run(tmp_path / "deep" / "better", [0.6, 0.95])
+    made_run(tmp_path / "deep" / "better" / "earlier-1", [0.1])
+    made_run(tmp_path / "short", [0.4], planned=9)
+    damaged = made_run(tmp_path / "dam<b>aged", [0.7])
+    (damaged / "metrics.json").write_text('{"epochs": ')
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    (cut / "log.jsonl").write_text(json.dumps(line(1, 0.3)) + "\n")
+    return tmp_path
+
+
+def test_runs_are_compared_with_damaged_and_unfinished_ones(place):
+    found = report.compare(place, "accuracy")
+    states = {row["run"]: row["state"] for row in found.rows}
+    assert list(states) == ["deep/better", "good", "dam<b>aged", "short", "cut"]
+    assert list(states.values()) == ["done", "done", "damaged", "stopped early", "unfinished"]
+    assert found.rows[1]["accuracy"] == 0.9
+    assert "metrics.json: no JSON object" in found.rows[2]["problem"]
+    assert [row["loss"] for row in report.compare(place, "loss").rows] == [0.5, 0.5, 1.0, 1.0, 1.0]
+    text = found.write_html(place / "all.html").read_text()
+    assert "dam&lt;b&gt;aged" in text
+    assert text.count("<svg") == 4
+    assert len(report.compare(place / "good").rows) == 1
+
+
+def test_runs_on_the_command_line(place, tmp_path_factory):
+    result = CliRunner().invoke(main, ["runs", str(place), "--html", str(place / "all.html"), "--sort", "seconds"])
+    assert result.exit_code == 0, result.output
+    assert "95.00%" in result.stdout
+    rows = json.loads(CliRunner().invoke(main, ["runs", str(place), "--json"]).stdout)
+    assert {row["run"]: row["size"] for row in rows}["good"] == 2048
+    for wrong, message in (
+        (place / "nowhere", "there is no such folder"),
+        (tmp_path_factory.mktemp("empty"), "there are no runs in it"),
+    ):
+        with pytest.raises(DataError, match=message):
+            report.compare(wrong)
+    with pytest.raises(DataError, match="sort is 'size of it'"):
+        report.compare(place, "size of it")
+
+
+def asked(live, path="/", host=None, method="GET"):
+    connection = http.client.HTTPConnection("127.0.0.1", live.server.server_port, timeout=5)
+    connection.request(method, path, headers={} if host is None else {"Host": host})
+    answer = connection.getresponse()
+    content = answer.read().decode()
+    connection.close()
+    return answer, content
+
+
+def test_a_run_is_watched_from_before_its_first_epoch_to_its_report(tmp_path):
+    folder = tmp_path / "later"
+    with report.watch(folder) as live:
+        answer, text = asked(live)
+        assert answer.status == 200
+        assert "the run is about to begin" in text
+        assert 'http-equiv="refresh"' in text
+        assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+        made_run(folder, [0.5, 0.8])
+        (folder / ".lock").touch()
+        assert "80.00%" in asked(live)[1]
+        (folder / "report.html").write_text("the whole report")
+        assert asked(live)[1] == "the whole report"
+        assert asked(live, method="HEAD")[1] == ""
+        assert asked(live, host=f"localhost:{live.server.server_port}")[0].status == 200
+        # A new run in the same folder: the report is the older run's.
+        steps = {"step": [1], "lr": [0.1], "momentum": [None], "loss": [2.0], "seconds": [], "running": True}
+        (folder / "steps.json").write_text(json.dumps(steps))
+        found = asked(live)[1]
+        assert "Loss of the batches" in found
+        assert "80.00%" not in found
+
+
+def test_nothing_but_the_report_is_served_and_nobody_else_is_answered(tmp_path):
+    made_run(tmp_path / "run", [0.5])
+    (tmp_path / "secret").write_text("secret")
+    with report.watch(tmp_path / "run") as live:
+        for path in ("/../secret", "/%2e%2e/secret", "/model.safetensors", "/log.jsonl", "/report.html/../log.jsonl"):
+            answer, text = asked(live, path)
+            assert answer.status == 404
+            assert "secret" not in text
+        for host in ("evil.example", f"evil.example:{live.server.server_port}", "127.0.0.1", ""):
+            assert asked(live, host=host)[0].status == 403
+        with pytest.raises(DataError, match=r"cannot be used .*choose another one"):
+            report.watch(tmp_path, live.server.server_port)
+    with pytest.raises(DataError, match="port is 70000"):
+        report.watch(tmp_path, 70000)
+    with pytest.raises(DataError, match="secret is no folder"):
+        report.watch(tmp_path / "secret")
+
+
+def begun(folder, resumed=False):
+    recorder = report.Recorder(folder)
+    recorder.run = SimpleNamespace(optimizer=SimpleNamespace(momentum=0.9), resumed=resumed)
+    recorder.on_train_begin()
+    return recorder
+
+
+def test_of_a_long_run_steps_at_equal_distances_are_kept(tmp_path):
+    recorder = begun(tmp_path)
+    for step in range(1, 3 * MAX_STEPS + 1):
+        recorder.on_step_end({"loss": float(step), "lr": 0.1})
+    recorder.on_train_end()
+    steps = read_record(tmp_path).steps
+    assert MAX_STEPS / 2 <= len(steps["step"]) < MAX_STEPS
+    assert set(np.diff(steps["step"])) == {4.0}
+    # Each loss is the mean of those since the row before.
+    np.testing.assert_allclose(steps["loss"], np.array(steps["step"]) - 1.5)
+    assert set(steps["momentum"]) == {0.9}
+
+
+def test_a_recorder_goes_on_where_a_run_is_resumed(tmp_path):
+    whole, first = begun(tmp_path / "."), begun(tmp_path)
+    for step in range(10):
+        for recorder in (whole, *([first] if step < 6 else [])):
+            recorder.on_step_end({"loss": float(step), "lr": 0.1})
+    second = report.Recorder(tmp_path)
+    second.load_state_dict({name: np.array(value) for name, value in first.state_dict().items()})
+    second.run = SimpleNamespace(optimizer=SimpleNamespace(momentum=0.9), resumed=True)
+    second.on_train_begin()
+    for step in range(6, 10):
+        second.on_step_end({"loss": float(step), "lr": 0.1})
+    assert second.rows == whole.rows
+
+
+def test_without_tensorboardx_there_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(PackageError, match=r"pip install 'foveal\[tensorboard\]'"):
+        report.TensorBoard(tmp_path)
+    result = CliRunner().invoke(main, ["train", "digits", "--tensorboard", "--out", str(tmp_path / "run")])
+    assert result.exit_code == 2
+    assert "tensorboardX" in result.stderr
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_tensorboards_files_are_written(tmp_path):
+    pytest.importorskip("tensorboardX")
+    writer = report.TensorBoard(tmp_path / "board")
+    writer.run = SimpleNamespace(resumed=False)
+    for _ in range(2):
+        writer.on_train_begin()
+        writer.on_step_end({"loss": 1.0, "lr": 0.1})
+        writer.on_epoch_end({"epoch": 1, "train loss": 1.0, "test accuracy": 0.5, "images per second": 9.0})
+        writer.on_train_end()
+    (path,) = (tmp_path / "board").iterdir()
+    content = path.read_bytes()
+    for tag in (b"step/loss", b"step/lr", b"loss/train", b"accuracy/test", b"run/images_per_second"):
+        assert tag in content
