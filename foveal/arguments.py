@@ -22,7 +22,7 @@ OTHER_NAMES = {"dim": "axis", "dims": "axis", "keepdim": "keepdims", "learning_r
 ELSEWHERE = {
     ("SGD", "momentum"): "optim.Momentum(parameters, lr, momentum=0.9) has momentum",
     ("SGD", "nesterov"): "optim.Nesterov(parameters, lr, momentum=0.9) has Nesterov's momentum",
-    ("Loader", "num_workers"): "prefetch=2 makes batches ahead, in a thread",
+    ("Loader", "num_workers"): "prefetch=4, threads=2 make batches ahead, in threads",
 }
 
 P = ParamSpec("P")

@@ -12,6 +12,7 @@ bench.py      foveal bench: time models and operators, also against other framew
 cache.py      foveal cache: show, clear, export and import compiled kernels
 doctor.py     foveal doctor: what Foveal finds on this machine
 options.py    arguments, options and tables that commands share
+folders_options.py  options of image files, and reading DATA with them
 streams.py    what happens when standard output or standard error cannot be written
 faults.py     what a command ends with: one message and a status for each kind of error
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from foveal.cli.folders_options import folder_options_of_run, read_data
 from foveal.cli.options import (
     classes_in,
     code_option,
@@ -19,6 +21,11 @@ from foveal.cli.options import (
     threads_option,
 )
 from foveal.errors import DataError
+
+if TYPE_CHECKING:
+    from foveal.data.dataset import Dataset, Images, Labels
+    from foveal.data.preprocessing import Preprocessing
+    from foveal.train.checkpoint import ModelDescription
 
 
 @click.command()
@@ -35,9 +42,25 @@ from foveal.errors import DataError
     help="What --threshold optimizes: f1, precision=0.9, recall=0.9, or cost=1:5 (of a false positive : of a false"
     " negative).",
 )
+@click.option(
+    "--part",
+    type=click.Choice(["test", "validation", "train", "all"]),
+    default="test",
+    show_default=True,
+    help="The images that are looked at. A folder without parts is divided as in training; of new images take all.",
+)
+@folder_options_of_run
 @json_option
 def evaluate(
-    run: Path, data: str, threads: int | None, code: tuple[str, ...], target: str | None, by: str, as_json: bool
+    run: Path,
+    data: str,
+    threads: int | None,
+    code: tuple[str, ...],
+    target: str | None,
+    by: str,
+    part: str,
+    as_json: bool,
+    images: dict[str, Any],
 ) -> None:
     """Test the model of RUN on the test images of DATA.
 
@@ -52,7 +75,8 @@ def evaluate(
 
     A network of one's own is built from its class, which has to be imported: --code mynet.py.
     """
-    from foveal.data.readers import load
+    import numpy as np
+
     from foveal.metrics.curves import parse_rule
     from foveal.metrics.tables import tables
     from foveal.train.checkpoint import load_net
@@ -60,19 +84,16 @@ def evaluate(
 
     set_threads(threads)
     net, trained = load_net(run, cls=classes_in(code))
-    dataset = load(data)
+    dataset = read_data(data, images, err=as_json, like=reading(trained))
     # All arguments are checked before the network runs, which may take minutes.
     numbers = trained.check(dataset)
     chosen = None if target is None else class_number(target, trained.classes)
     rule = parse_rule(by)
     # The labels as numbers of the model's classes, whose order may be another one.
-    labels = numbers[dataset.y_test]
-    logits = predict(net, dataset.images_test, mean=trained.mean, std=trained.std)
-    results = {
-        "data": dataset.name,
-        "images": len(dataset.images_test),
-        **classification_report(logits, labels, trained.classes),
-    }
+    parts = parts_of(dataset, part)
+    labels = numbers[np.concatenate([y for _, y in parts])]
+    logits = np.concatenate([predict(net, x, mean=trained.mean, std=trained.std) for x, _ in parts])
+    results = {"data": dataset.name, "images": len(labels), **classification_report(logits, labels, trained.classes)}
     if chosen is not None:
         picked = threshold_report(logits, labels, chosen, rule)
         results["threshold"] = {"class": trained.classes[chosen], "by": by, **picked}
@@ -83,6 +104,26 @@ def evaluate(
         if heading:
             echo(heading)
         show_table(columns, rows)
+
+
+def reading(trained: ModelDescription) -> Preprocessing:
+    """Return how the model reads image files."""
+    from foveal.data.preprocessing import Preprocessing
+
+    return Preprocessing(trained.channels, trained.size)
+
+
+def parts_of(dataset: Dataset, part: str) -> list[tuple[Images, Labels]]:
+    """Return images and labels of a part of the data, or of all. Raises DataError where there is no such part."""
+    found: dict[str, tuple[Any, Any]] = {
+        "train": (dataset.images_train, dataset.y_train),
+        "validation": (dataset.images_validation, dataset.y_validation),
+        "test": (dataset.images_test, dataset.y_test),
+    }
+    there = {name: pair for name, pair in found.items() if pair[0] is not None}
+    if part != "all" and part not in there:
+        raise DataError(f"--part {part}: {dataset.name} has no such part; it has {', '.join(there)}")
+    return list(there.values()) if part == "all" else [there[part]]
 
 
 def class_number(name: str, classes: Sequence[str]) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from foveal.cli.calibrate import finish
+from foveal.cli.folders_options import folder_options, read_data
 from foveal.cli.options import (
     ABOVE_ZERO,
     FRACTION,
@@ -87,8 +88,11 @@ if TYPE_CHECKING:
 )
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--compile-only", is_flag=True, help="Fill the kernel cache with what this run needs, and end.")
+@folder_options
 @json_option
-def train(data: str, out: Path | None, as_json: bool, compile_only: bool, **options: Any) -> None:
+def train(
+    data: str, out: Path | None, as_json: bool, compile_only: bool, images: dict[str, Any], **options: Any
+) -> None:
     """Train a network on DATA.
 
     Options that are not given are chosen by the size of the images. An older run in the same folder is kept: its files
@@ -101,10 +105,9 @@ def train(data: str, out: Path | None, as_json: bool, compile_only: bool, **opti
 
     # while the data are read
     prepare()
-    from foveal.data.readers import load
     from foveal.train.loop import train as run
 
-    dataset = load(data)
+    dataset = read_data(data, images, quiet=options["quiet"], err=as_json)
     if compile_only:
         show_compiled(dataset, as_json, options)
         return

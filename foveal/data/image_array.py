@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveal.data.files import check_size
-from foveal.data.images import MISSING, ImageError
+from foveal.data.images import MISSING, ImageError, without_warnings
 from foveal.data.preprocessing import Preprocessing
 from foveal.data.threads import in_order
 from foveal.errors import PlaceError
@@ -94,4 +94,6 @@ def decoded_rows(array: ImageArray, rows: Iterable[int]) -> Iterator[Bytes | Ima
         except ImageError as error:
             return error
 
-    return in_order(attempt, rows)
+    # Once, and not for each image.
+    with without_warnings():
+        yield from in_order(attempt, rows)

@@ -92,7 +92,7 @@ class ImageFiles:
             names = [os.path.basename(p.path) for p in islice((p for p in self.problems if p.kind == kind), _LISTED)]
             more = ", ..." if count > _LISTED else ""
             words = said_of(kind)
-            found.append(f"{count:,} {'file' if count == 1 else 'files'} {words}: {', '.join(names)}{more}")
+            found.append(f"{words}: {count:,} ({', '.join(names)}{more})")
         return found
 
     def rows(self, part: str) -> Labels:
@@ -246,12 +246,12 @@ class ImageFiles:
 def said_of(kind: str) -> str:
     """Return what is said of files with a kind of problem."""
     words = {
-        "hidden": "hidden or left by the system, left out",
-        "no image": "that are no images, left out",
-        "no class": "beside the folders of classes, left out",
-        "empty class": "of a class without images, left out",
-        "link": "left out: links that lead nowhere, or back",
-        "wrong extension": "with another extension than their format's, read",
-        "scaled": "without a defined scale, scaled from their own range",
+        "hidden": "left out, hidden or left by the system",
+        "no image": "left out, no images",
+        "no class": "left out, beside the folders of classes",
+        "empty class": "left out, classes without images",
+        "link": "left out, links that lead nowhere or back",
+        "wrong extension": "read, with another extension than their format's",
+        "scaled": "read, scaled from their own range as none of their values is defined to be white",
     }
-    return words.get(kind, f"{kind}, left out")
+    return words.get(kind, f"left out, {kind}")

@@ -40,6 +40,8 @@ MAX_PIXELS = 50_000_000
 MAX_JPEG_PIXELS = 120_000_000
 # EXIF's tag of how the image lies, and the values with which rows and columns are exchanged.
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
+# Where Pillow keeps what of a PNG may say how it lies.
+_TURNED = ("exif", "Raw profile type exif", "XML:com.adobe.xmp")
 # The bytes with which a whole file ends, of the formats that have such. Cameras append to JPEG files.
 _ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9", "GIF": b";"}
 _TAIL = 64
@@ -139,8 +141,9 @@ def _decoded(
         scale = scale_of(file, path, own_range=not as_it_is)
         # Pillow inverts what is stored with zero for white up to 8 bits.
         negative = file.mode[0] in "IF" and tag(file, PHOTOMETRIC, 1) == 0
-        # Without a copy.
-        ImageOps.exif_transpose(file, in_place=True)
+        if _may_be_turned(file):
+            # Without a copy.
+            ImageOps.exif_transpose(file, in_place=True)
         return flattened(file if as_it_is else in_srgb(file), scale, negative, background)
 
 
@@ -180,11 +183,14 @@ def header(path: str) -> Header:
     return found
 
 
+def _may_be_turned(file: ImageFile.ImageFile) -> bool:
+    """False for an image of which is known, without a search, that it lies upright: a PNG would be decoded for that."""
+    return file.format != "PNG" or any(name in file.info for name in _TURNED)
+
+
 def _is_sideways(file: ImageFile.ImageFile) -> bool:
-    """True if rows and columns are exchanged when the image is turned upright. A PNG is not decoded for that."""
-    if file.format in ("GIF", "BMP", "PPM") or (file.format == "PNG" and "exif" not in file.info):
-        return False
-    return file.getexif().get(ORIENTATION) in SIDEWAYS
+    """True if rows and columns are exchanged when the image is turned upright."""
+    return _may_be_turned(file) and file.getexif().get(ORIENTATION) in SIDEWAYS
 
 
 def _ends_well(path: str, kind: str) -> bool:

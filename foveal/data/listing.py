@@ -55,6 +55,10 @@ class Problem(NamedTuple):
     text: str
 
 
+class NoImagesError(DataError):
+    """A folder holds no images at all, and may be one of another kind."""
+
+
 @dataclass(frozen=True)
 class Found:
     """An image file that was found, whose content is not known yet."""
@@ -136,7 +140,7 @@ def no_classes(folder: Path, loose: int) -> DataError:
             f"{folder}: holds {loose} images and no folders of classes; put the images of each class into a folder with"
             " its name, or give a CSV file with the columns path and label"
         )
-    return DataError(f"{folder}: holds no images; give a folder with a folder of images for each class")
+    return NoImagesError(f"{folder}: holds no images; give a folder with a folder of images for each class")
 
 
 def entries(folder: str, listing: Listing) -> tuple[list[os.DirEntry[str]], list[os.DirEntry[str]]]:

@@ -7,20 +7,22 @@ batch to the next.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.random import Generator, Philox
+from numpy.random import Generator as Random
+from numpy.random import Philox
 
 from foveal.arguments import checked
 from foveal.data.augment import Augment, combined
 from foveal.data.dataset import Dataset, Floats, Images, Labels
 from foveal.data.sources import Arrays, Channels, Nest, Options, Plan, Stream, leaves, mapped, source_of
 from foveal.data.statistics import Normalisation, scaled
+from foveal.data.threads import in_order
 from foveal.errors import ArgumentError, DataError, ShapeError
 from foveal.kinds import shown
 from foveal.strides import Ndarray
@@ -29,6 +31,8 @@ from foveal.strides import Ndarray
 SHUFFLE, AUGMENT, TRANSFORM = 1, 2, 4
 # The counter of the generator that holds the epoch has 64 bits.
 LAST_EPOCH = 1 << 62
+# Reads a batch: x and y; None where there is no more.
+Read = Callable[[], tuple[Any, Any] | None]
 # A batch is filled up with zeros to this many images at most.
 LARGEST_FILLED = 1 << 16
 
@@ -64,7 +68,9 @@ class Loader:
     are where "auto" would be wrong: it takes [n, H, W] as grey images, and as [n, H, W, C] what has 1 or 3 of them at
     its end and 4 or more rows and columns. Signals [n, C, L] need "first". length: the number of items of a generator,
     where it is known, for `len` and for schedules. rows: the places of the items that are taken, where it is not all of
-    them. prefetch: how many batches a thread reads ahead.
+    them. prefetch: how many batches are made ahead. threads: how many threads make them; the items of arrays are read
+    by all of them, those of sequences and generators by one. Neither changes a bit of a batch, and the threads end
+    where the walk through an epoch does, also where it is left earlier.
 
     Raises DataError if no batch can be made of the data, for a mean or std that cannot be used, and with its number for
     an item that is no pair, or that has another shape than those before; ShapeError for a batch size below 1.
@@ -89,6 +95,7 @@ class Loader:
         length: int | None = None,
         rows: Ndarray | None = None,
         prefetch: int = 0,
+        threads: int = 1,
     ) -> None:
         if isinstance(data, Dataset):
             if y is not None:
@@ -106,7 +113,9 @@ class Loader:
         self.normalisation = None if mean is None or std is None else Normalisation(mean, std)
         self.batch_size, self.seed, self.shuffle, self.drop_last = batch_size, seed, shuffle, drop_last
         self.augment = combined(augment)
-        self.prefetch, self.next_epoch = prefetch, 0
+        if threads < 1 or prefetch < 0:
+            raise ShapeError(f"Loader: threads is {threads} and prefetch {prefetch}; at least 1 and 0 are needed")
+        self.prefetch, self.threads, self.next_epoch = prefetch, threads, 0
 
     def check_sizes(self, batch_size: int | None, drop_last: bool, shuffle: bool, length: int | None) -> None:
         """Raise DataError and ShapeError if no batch can be made of so many items."""
@@ -163,7 +172,7 @@ class Loader:
         """Return the batches of the next epoch; the last one may have fewer images."""
         epoch = self.next_epoch
         self.next_epoch += 1
-        return self.ahead(self.batches(checked_epoch(epoch), self.order(epoch), fill=False))
+        return self.batches(checked_epoch(epoch), self.order(epoch), fill=False)
 
     @checked
     def epoch(self, epoch: int, fill: bool = True) -> Iterator[tuple[Any, Any]]:
@@ -172,24 +181,56 @@ class Loader:
         m is batch_size but in the last batch, which is filled up with zeros: only the labels of the real images are
         given, so cut results to `len(labels)`. fill: False for a last batch of m images, as `for` gives it.
         """
-        return self.ahead(self.batches(checked_epoch(epoch), self.order(epoch), fill))
-
-    def ahead(self, batches: Iterator[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
-        return batches if self.prefetch == 0 else prefetched(batches, self.prefetch)
+        return self.batches(checked_epoch(epoch), self.order(epoch), fill)
 
     def batches(self, epoch: int, order: Labels, fill: bool = True) -> Iterator[tuple[Any, Any]]:
         """Yield the batches of an epoch whose images come in this order; fill: with zeros, up to batch_size."""
 
-        def generator(place: int) -> Generator:
-            return Generator(Philox(key=[self.seed, TRANSFORM], counter=[0, 0, place, epoch]))
+        def generator(place: int) -> Random:
+            return Random(Philox(key=[self.seed, TRANSFORM], counter=[0, 0, place, epoch]))
+
+        def made(numbered: tuple[int, Read]) -> tuple[Any, Any] | None:
+            """Return a batch as it is trained on, which may be read only now; None after the last one."""
+            pair = numbered[1]()
+            if pair is None:
+                return None
+            x, y = self.prepared(pair[0], epoch, numbered[0]), pair[1]
+            return (mapped(partial(filled, rows=self.batch_size), x) if fill and self.batch_size else x), y
 
         plan, items = Plan(epoch, order, self.batch_size, self.drop_last, generator), 0
-        for batch, (x, y) in enumerate(self.source.batches(plan)):
-            found = self.prepared(x, epoch, batch)
-            items += len(leaves(y)[0])
-            yield (mapped(partial(filled, rows=self.batch_size), found) if fill and self.batch_size else found), y
+        # What makes batches ends before what they are read by.
+        with closing(self.reads(plan)) as reads:
+            numbered = enumerate(reads)
+            ahead = self.prefetch and in_order(made, numbered, self.threads, self.prefetch)
+            with closing(ahead or (made(pair) for pair in numbered)) as batches:
+                for found in batches:
+                    if found is None:
+                        break
+                    items += len(leaves(found[1])[0])
+                    yield found
         if self.source.count is None and self.count is not None and not self.drop_last and items != self.count:
             raise DataError(f"the generator gave {items} items, and length says {self.count}; correct it")
+
+    def reads(self, plan: Plan) -> Generator[Read]:
+        """Yield functions that return x and y of one batch after the other; what comes after the last returns None.
+
+        Any thread may read rows of arrays, in any order. Sequences and generators are read in order, by one thread
+        where batches are made ahead, since nothing is known of them.
+        """
+        if isinstance(self.source, Arrays):
+            yield from self.source.reads(plan)
+            return
+        batches = self.source.batches(plan)
+        if self.prefetch == 0:
+            for pair in batches:
+                yield partial(same, pair)
+            return
+        reader = ThreadPoolExecutor(1, "foveal-reader")
+        try:
+            while True:
+                yield reader.submit(next, batches, None).result
+        finally:
+            reader.shutdown(wait=True, cancel_futures=True)
 
     def prepared(self, x: Nest, epoch: int, batch: int) -> Nest:
         """Return the images of a batch as floats, augmented and normalised."""
@@ -199,7 +240,7 @@ class Loader:
             return mapped(scaled, x)
         if self.augment is not None:
             key, counter = [self.seed, AUGMENT], [0, 0, batch, epoch]
-            x = self.augment(scaled(x), Generator(Philox(key=key, counter=counter)))
+            x = self.augment(scaled(x), Random(Philox(key=key, counter=counter)))
             if not isinstance(x, np.ndarray) or x.ndim != 4:
                 raise DataError(f"augment returned {shown(x)}, it has to return the images, [n, C, H, W]")
         return np.ascontiguousarray(scaled(x)) if self.normalisation is None else self.normalisation(x)
@@ -230,13 +271,9 @@ def checked_epoch(epoch: int) -> int:
     return epoch
 
 
-def prefetched(batches: Iterator[tuple[Any, Any]], ahead: int) -> Iterator[tuple[Any, Any]]:
-    """Yield the same batches in the same order, so many of which one thread reads ahead."""
-    with ThreadPoolExecutor(1, "foveal-loader") as pool:
-        waiting = deque(pool.submit(next, batches, None) for _ in range(ahead))
-        while (batch := waiting.popleft().result()) is not None:
-            waiting.append(pool.submit(next, batches, None))
-            yield batch
+def same(pair: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Return what is given."""
+    return pair
 
 
 def even_batch(count: int, limit: int) -> int:

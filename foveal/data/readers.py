@@ -1,49 +1,104 @@
-"""Reading data sets: `load("digits")`, `load("folder")`, `load("file.npz")`.
+"""Reading data sets: `load("digits")`, `load("folder")`, `load("file.npz")`, `load("photos")`.
 
 Whatever the source, the result is one `Dataset`. Everything that can be wrong with a file is found here, before
 anything is computed, and reported in one DataError.
 
-To add a kind of folder, write a function (folder, files) -> Dataset and add a row to FOLDER_FORMATS; messages and
-ACCEPTED, the list of what can be read, follow from the rows.
+To add a kind of source, write a function that reads it and add a row to SOURCES; for a kind of folder of arrays, a
+function (folder, files) -> Dataset and a row of FOLDER_FORMATS. Messages and ACCEPTED, the list of what can be read,
+follow from the rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import inspect
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from foveal.data import cifar, digits, idx, npz
 from foveal.data.dataset import PARTS, Dataset, from_arrays
 from foveal.data.files import read_limited
-from foveal.errors import DataError
+from foveal.data.image_files import ImageFiles
+from foveal.data.listing import NoImagesError
+from foveal.data.scanning import is_scanned, scan
+from foveal.errors import ArgumentError, DataError
 
 _EMNIST_SPLITS = tuple(f"emnist-{split}" for split in ("balanced", "byclass", "bymerge", "digits", "letters", "mnist"))
 
 
-def load(name_or_path: str | Path) -> Dataset:
-    """Read the data set that `name_or_path` names: `digits`, a folder or an .npz file; ACCEPTED lists them.
+def load(name_or_path: str | Path, **options: Any) -> Dataset:
+    """Read the data set that `name_or_path` names: `digits`, a folder, an .npz file or a table; ACCEPTED lists them.
+
+        foveal.data.load("photos", size=(96, 96), group_by=r"^(\\w+?)_")
 
     `digits` is scikit-learn's; for a folder of that name give `./digits`. FOLDER_FORMATS lists the kinds of folder and
     their files, which may be gzipped. The arrays of an .npz file follow the rules of `from_arrays`; it may also hold
-    `classes`, the names in order. Raises DataError for what is missing, damaged or of another kind.
+    `classes`, the names in order. Any other folder, and a table, lists image files: the options are those of
+    `data.scan` and of `ImageFiles.dataset` then, and arrays have none. Raises DataError for what is missing, damaged or
+    of another kind, ArgumentError for an option that is not taken.
     """
-    if str(name_or_path) == "digits":
-        return digits.read()
     path = Path(name_or_path)
     try:
-        if path.is_dir():
-            return _folder(path)
-        if path.suffix == ".npz" and path.is_file():
-            return npz.read(path)
+        for source in SOURCES:
+            if source.holds(name_or_path, path):
+                if source.of_images:
+                    return load_images(path, **options)
+                if options:
+                    raise ArgumentError(
+                        f"load: {name_or_path} holds arrays, and {next(iter(options))} is for image files; leave it out"
+                    )
+                return source.read(path)
         if path.exists():
             raise DataError(f"{path}: not a data set that can be read; {ACCEPTED}")
-        # One of several data sets in a folder.
-        if path.name in {variant for kind in FOLDER_FORMATS for variant in kind.variants} and path.parent.is_dir():
-            return _folder(path.parent, path.name)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}; {ACCEPTED}") from None
     raise DataError(f"{path}: there is no such file, folder or data set; {ACCEPTED}")
+
+
+def holds_images(name_or_path: str | Path) -> bool:
+    """Return True if `load` takes a name or path for a folder or a table of image files, which `scan` lists."""
+    path = Path(name_or_path)
+    try:
+        return any(source.of_images for source in SOURCES if source.holds(name_or_path, path))
+    except OSError:
+        return False
+
+
+def load_images(path: Path, **options: Any) -> Dataset:
+    """Return the Dataset of image files. options: of `scan` and of `ImageFiles.dataset`; both take `quiet`."""
+    of_scan, of_dataset = (set(inspect.signature(f).parameters) - {"self", "path"} for f in (scan, ImageFiles.dataset))
+    if unknown := [name for name in options if name not in of_scan | of_dataset]:
+        known = ", ".join(sorted(of_scan | of_dataset))
+        raise ArgumentError(f"load: there is no option {unknown[0]!r}; the options for image files are {known}")
+    files = scan_images(path, **{name: value for name, value in options.items() if name in of_scan})
+    return files.dataset(**{name: value for name, value in options.items() if name in of_dataset})
+
+
+def scan_images(path: Path, **options: Any) -> ImageFiles:
+    """`scan` of what `load` takes for image files; a folder without images may be meant as another kind."""
+    try:
+        return scan(path, **options)
+    except NoImagesError:
+        cifar.refuse_pickles(path)
+        raise DataError(
+            f"{path}: no data set in this folder; looked for {_looked_for(FOLDER_FORMATS)}, and for a folder of"
+            " images for each class"
+        ) from None
+
+
+# What can be read, as a table: the first row that a name or path belongs to.
+
+
+class Source(NamedTuple):
+    """A kind of data set that can be read."""
+
+    # As a part of ACCEPTED.
+    text: str
+    # True for a name, given as it is and as a path, of such a data set.
+    holds: Callable[[str | Path, Path], bool]
+    # Reads it; not asked where the source is of images, which `scan` lists.
+    read: Callable[[Path], Dataset]
+    of_images: bool = False
 
 
 # Folders. The files that a folder holds decide its kind: the one whose files are all there.
@@ -84,7 +139,7 @@ def _folder(folder: Path, chosen: str | None = None) -> Dataset:
         raise DataError(f"{folder}: holds several data sets, {', '.join(names)}; {way_out}")
     for kind, variant in complete:
         return kind.read(folder, [paths[name] for name in kind.of(variant)])
-    # No kind is there as a whole: the error is about a kind of which some files are there,
+    # No kind is there as a whole: the error is about a kind of which some files are there.
     for kind, variant in kinds:
         absent = [name for name in kind.of(variant) if name not in paths]
         if len(absent) < len(kind.files):
@@ -92,12 +147,14 @@ def _folder(folder: Path, chosen: str | None = None) -> Dataset:
                 f"{folder}: {', '.join(absent)} not found {_SPELLING}; all {len(kind.files)} files of {kind.name} are "
                 "needed"
             )
-    # or about all kinds.
-    cifar.refuse_pickles(folder)
-    looked_for = "; ".join(
-        f"{', '.join(kind.files)} ({kind.name})" for kind in dict.fromkeys(kind for kind, _ in kinds)
-    )
-    raise DataError(f"{folder}: no data set in this folder; looked for {looked_for} {_SPELLING}")
+    looked_for = _looked_for(dict.fromkeys(kind for kind, _ in kinds))
+    raise DataError(f"{folder}: no data set in this folder; looked for {looked_for}")
+
+
+def _looked_for(kinds: Iterable[FolderFormat]) -> str:
+    """Return the files of kinds of folders, for messages."""
+    files = "; ".join(f"{', '.join(kind.files)} ({kind.name})" for kind in kinds)
+    return f"{files} {_SPELLING}"
 
 
 def _find(folder: Path, names: Collection[str]) -> dict[str, Path]:
@@ -174,9 +231,50 @@ FOLDER_FORMATS = (
     _cifar(cifar.CIFAR10),
     _cifar(cifar.CIFAR100),
 )
+
+
+def _holds_formats(name_or_path: str | Path, path: Path) -> bool:
+    """True for a folder with a file of FOLDER_FORMATS, and for one of several data sets in a folder, by its name."""
+    if path.is_dir():
+        return bool(_find(path, {name for kind in FOLDER_FORMATS for v in kind.variants for name in kind.of(v)}))
+    return path.name in {variant for kind in FOLDER_FORMATS for variant in kind.variants} and path.parent.is_dir()
+
+
+def _read_formats(path: Path) -> Dataset:
+    return _folder(path) if path.is_dir() else _folder(path.parent, path.name)
+
+
+def _read_images(path: Path) -> Dataset:
+    return load_images(path)
+
+
+SOURCES = (
+    Source("`digits`", lambda name, _: str(name) == "digits", lambda _: digits.read()),
+    Source(
+        f"a folder with the files of {' or of '.join(kind.name for kind in FOLDER_FORMATS)}",
+        _holds_formats,
+        _read_formats,
+    ),
+    Source(
+        f"an .npz file with {', '.join(PARTS[:-1])} and {PARTS[-1]}, and `classes` if they have names",
+        lambda _, path: path.suffix == ".npz" and path.is_file(),
+        npz.read,
+    ),
+    Source(
+        "a folder with a folder of images for each class, in train, val and test if it is divided",
+        lambda _, path: path.is_dir(),
+        _read_images,
+        of_images=True,
+    ),
+    Source(
+        "a table of images, .csv, .tsv or .jsonl, with the columns path, label and, if it is divided, split",
+        lambda _, path: is_scanned(path),
+        _read_images,
+        of_images=True,
+    ),
+)
 # What can be read, as a sentence for messages and help.
 ACCEPTED = (
-    f"DATA is `digits`, a folder with the files of {' or of '.join(kind.name for kind in FOLDER_FORMATS)}, or an .npz"
-    f" file with {', '.join(PARTS[:-1])} and {PARTS[-1]}, and `classes` if they have names. Of several splits of EMNIST"
-    " in one FOLDER give one, such as FOLDER/emnist-letters; its images are turned upright"
+    f"DATA is {'; '.join(source.text for source in SOURCES)}. Of several splits of EMNIST in one FOLDER give one, such"
+    " as FOLDER/emnist-letters; its images are turned upright"
 )

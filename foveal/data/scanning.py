@@ -129,7 +129,8 @@ def with_headers(listing: Listing, strict: bool, quiet: bool) -> tuple[list[Foun
     found: list[Found] = []
     headers: list[Header] = []
     chunks = [listing.found[i : i + _CHUNK] for i in range(0, len(listing.found), _CHUNK)]
-    with Bar("reading the headers of", len(listing.found), "files", quiet) as bar:
+    # Warnings are ignored once, and not for each image.
+    with Bar("reading the headers of", len(listing.found), "files", quiet) as bar, images.without_warnings():
         for chunk, results in zip(chunks, computed_in_order(headers_of, chunks), strict=True):
             for file, result in zip(chunk, results, strict=True):
                 if isinstance(result, Header):

@@ -175,8 +175,17 @@ class Arrays:
         mapped(partial(self.labels, np.arange(1)), self.y)
 
     def batches(self, plan: Plan) -> Iterator[tuple[Nest, Nest]]:
+        for read in self.reads(plan):
+            yield read()
+
+    def reads(self, plan: Plan) -> Iterator[Callable[[], tuple[Nest, Nest]]]:
+        """Yield functions that return one batch after the other; they may be called in any order, by any thread."""
         for rows in plan.chunks():
-            yield mapped(partial(self.images, rows), self.x), mapped(partial(self.labels, rows), self.y)
+            yield partial(self.read, rows)
+
+    def read(self, rows: Labels) -> tuple[Nest, Nest]:
+        """Return x and y of these rows."""
+        return mapped(partial(self.images, rows), self.x), mapped(partial(self.labels, rows), self.y)
 
     def images(self, rows: Labels, array: Any) -> Ndarray:
         return channels_first(taken(array, rows), self.options.channels)

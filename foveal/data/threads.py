@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
@@ -22,7 +22,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_order(function: Callable[[T], R], items: Iterable[T], threads: int = 0, ahead: int = 0) -> Iterator[R]:
+def in_order(
+    function: Callable[[T], R], items: Iterable[T], threads: int = 0, ahead: int = 0
+) -> Generator[R, None, None]:
     """Yield function(item) of each item in their order, computed by threads.
 
     threads: how many; as many as processors if 0. ahead: how many results may wait; twice as many as threads if 0. An

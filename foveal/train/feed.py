@@ -19,6 +19,7 @@ from foveal.data.dataset import Dataset, Labels
 from foveal.data.loader import Loader, even_batch
 from foveal.data.sources import Arrays, Items, Pairs
 from foveal.errors import ArgumentError, DataError, ShapeError
+from foveal.system import processors
 from foveal.train.checkpoint import ModelDescription
 from foveal.train.evaluate import EVALUATION_BATCH
 from foveal.train.recipes import GENERAL, recipe_for
@@ -26,6 +27,10 @@ from foveal.train.settings import ONE_CYCLE, Settings, TrainOptions, name_of, se
 
 # The stream of random numbers that picks the images held out; 1, 2 and 4 are the loader's.
 HOLD_OUT_STREAM = 3
+# Batches of fewer pixels are made when they are needed, which takes less time than handing them over.
+AHEAD_PIXELS = 1 << 18
+# Threads that make batches; a batch each may wait, and one more.
+LOADER_THREADS = 8
 
 
 @dataclass
@@ -103,15 +108,26 @@ def of_dataset(data: Dataset, options: TrainOptions) -> tuple[Settings, Feed]:
         numbers = description.check(options.validation)
         pair = options.validation.images_test, numbers[options.validation.y_test]
         parts["validation"] = Share(pair, how).measured()
+    elif options.validation is None and data.images_validation is not None:
+        parts["validation"] = Share((data.images_validation, data.y_validation), how).measured()
     else:
         share, parts = with_validation(share, options.validation, options.seed, {**normalised, "classes": data.classes})
     settings = settings_of(recipe_for(data.size), share.count(), options)
     parts["test"] = Share((data.images_test, data.y_test), how).measured()
     augment = augmentation(settings.augment, data.size) if options.augment is None else options.augment
     order = {"seed": settings.seed, "shuffle": True, "drop_last": True, "augment": augment}
+    order |= made_ahead(data, settings.batch_size)
     loader = share.loader(batch_size=settings.batch_size, **order)
     description = replace(description, model=settings.model)
     return with_augment(settings, options), Feed(data.name, str(data), loader, parts, description)
+
+
+def made_ahead(data: Dataset, batch_size: int) -> dict[str, int]:
+    """Return how a loader makes batches ahead, by threads; not at all where that takes longer than making them."""
+    if batch_size * int(np.prod(data.images_train.shape[1:])) < AHEAD_PIXELS:
+        return {}
+    threads = min(processors(), LOADER_THREADS)
+    return {"prefetch": threads + 1, "threads": threads}
 
 
 def of_loader(loader: Loader, options: TrainOptions) -> tuple[Settings, Feed]:

@@ -205,7 +205,7 @@ class Run:
         self.history.stopped = self.stopped
         # A callback may have ended it before its first epoch.
         if self.history:
-            self.display.end(self.history, self.folder)
+            self.display.end(self.history, self.folder, self.clock.waiting())
         return self.history
 
     @contextmanager
@@ -239,7 +239,7 @@ class Run:
         tally, cut = self.tally, False
         self.epoch, self.step = epoch + 1, self.taken
         self.net.train()
-        batches = islice(self.loader.epoch(epoch, fill=False), self.step, None)
+        batches = self.clock.timed(islice(self.loader.epoch(epoch, fill=False), self.step, None))
         for x, labels in batches:
             if self.step == 0:
                 self.batch = x, labels

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+# The share of the time spent waiting for batches of which something is said.
+WAITING = 0.03
+
 
 class ProgressDisplay:
     """Shows a run: a live bar on a terminal, else a line per epoch, and a table at the end.
@@ -106,8 +109,8 @@ class ProgressDisplay:
                 f" {line['images_per_second']:,.0f} images/s"
             )
 
-    def end(self, metrics: dict[str, Any], folder: RunFolder | None) -> None:
-        """Show the table of results, and where the files are."""
+    def end(self, metrics: dict[str, Any], folder: RunFolder | None, waiting: float = 0.0) -> None:
+        """Show the table of results, and where the files are. waiting: the share of the time that batches took."""
         from rich.table import Table
 
         parts = [part for part in PARTS if part in metrics]
@@ -119,6 +122,11 @@ class ProgressDisplay:
             table.add_row(part, *row, "" if images is None else f"{images:,}")
         self.console.print(table)
         self._line(f"{metrics['seconds']:.1f} s in all, {metrics['images_per_second']:,.0f} images/s")
+        if waiting > WAITING:
+            self._line(
+                f"Training waited for its images {waiting:.0%} of the time: smaller images, a cache of decoded ones, or"
+                " less augmentation would make it faster."
+            )
         if folder is not None:
             if folder.earlier is not None:
                 self._line(f"The run that was there before is now in {folder.earlier}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NotRequired, TypedDict
 
@@ -81,12 +82,29 @@ class Clock:
     images: int = 0
     seconds: float = 0.0
     steps: int = 0
+    #: Seconds that steps had to wait for their batches.
+    waited: float = 0.0
+
+    def timed(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Yield the batches, and count the seconds until each of them is there."""
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - started
+            if batch is None:
+                return
+            yield batch
+
+    def waiting(self) -> float:
+        """Return the share of the time of training that was spent waiting for batches."""
+        total = self.waited + self.seconds
+        return self.waited / total if total else 0.0
 
     def step(self, images: int, seconds: float) -> None:
         """Count a step of that many images."""
         # At the second step the counts hold the first one only; from here on they start over without it.
         if self.steps == 1:
-            self.images, self.seconds = 0, 0.0
+            self.images, self.seconds, self.waited = 0, 0.0, 0.0
         self.images += images
         self.seconds += seconds
         self.steps += 1
