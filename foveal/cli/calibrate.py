@@ -85,14 +85,15 @@ def calibrate(
 
 
 def finish(folder: Path, dataset: Dataset) -> None:
-    """Calibrate a model that was trained, if there are validation images, and write its card.
+    """Calibrate a model that was trained, if there are enough validation images, and write its card.
 
-    Without validation images its probabilities stay as they are: the test images have to stay unseen, and the network
-    is too certain of those that it was trained on.
+    Without them its probabilities stay as they are: the test images have to stay unseen, and the network is too certain
+    of those that it was trained on.
     """
+    from foveal.train.calibration import FEW_IMAGES
     from foveal.train.calibration import calibrate as calibrated
     from foveal.train.model_card import write_card
 
-    if dataset.images_validation is not None:
+    if dataset.images_validation is not None and len(dataset.images_validation) >= FEW_IMAGES:
         calibrated(folder, dataset)
     write_card(folder, dataset)
