@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from foveal.cli.evaluate import reading
+from foveal.cli.folders_options import folder_options_of_run, read_data
 from foveal.cli.options import (
     DataCommand,
     FiniteRange,
@@ -44,6 +46,7 @@ SHARE = FiniteRange(0, 1, min_open=True)
 )
 @threads_option
 @code_option
+@folder_options_of_run
 @json_option
 def calibrate(
     run: Path,
@@ -52,6 +55,7 @@ def calibrate(
     precision: float | None,
     threads: int | None,
     code: tuple[str, ...],
+    images: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Make the probabilities of RUN's model agree with how often it is right on DATA.
@@ -64,12 +68,13 @@ def calibrate(
     --json prints "data", "part", "images", "temperature", "ece_before", "ece", "loss_before", "loss", "thresholds" (by
     class, or null), "answered" and "accuracy": the share of the images that gets a class, and of these the right ones.
     """
-    from foveal.data.readers import load
     from foveal.train.calibration import calibrate as calibrated
+    from foveal.train.checkpoint import load_run
     from foveal.train.model_card import write_card
 
     set_threads(threads)
-    dataset, classes = load(data), classes_in(code)
+    classes = classes_in(code)
+    dataset = read_data(data, images, err=as_json, like=reading(load_run(run)[0]))
     found = calibrated(run, dataset, none_below=none_below, precision=precision, cls=classes)
     if run.is_dir():
         write_card(run, dataset, classes)
@@ -80,14 +85,15 @@ def calibrate(
 
 
 def finish(folder: Path, dataset: Dataset) -> None:
-    """Calibrate a model that was trained, if there are validation images, and write its card.
+    """Calibrate a model that was trained, if there are enough validation images, and write its card.
 
-    Without validation images its probabilities stay as they are: the test images have to stay unseen, and the network
-    is too certain of those that it was trained on.
+    Without them its probabilities stay as they are: the test images have to stay unseen, and the network is too certain
+    of those that it was trained on.
     """
+    from foveal.train.calibration import FEW_IMAGES
     from foveal.train.calibration import calibrate as calibrated
     from foveal.train.model_card import write_card
 
-    if dataset.images_validation is not None:
+    if dataset.images_validation is not None and len(dataset.images_validation) >= FEW_IMAGES:
         calibrated(folder, dataset)
     write_card(folder, dataset)

@@ -111,9 +111,11 @@ def evaluate(
 
 def reading(trained: ModelDescription) -> Preprocessing:
     """Return how the model reads image files."""
+    from foveal.data.pixels import BLACK
     from foveal.data.preprocessing import Preprocessing
 
-    return Preprocessing(trained.channels, trained.size)
+    # Where a model file says nothing of it, what is transparent is black.
+    return trained.preprocessing or Preprocessing(trained.channels, trained.size, background=BLACK)
 
 
 def parts_of(dataset: Dataset, part: str) -> list[tuple[Images, Labels]]:

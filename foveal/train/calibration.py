@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from foveal import metrics
 from foveal.data.dataset import Dataset, Images, Labels
 from foveal.display import Table, Tables
-from foveal.errors import DataError
+from foveal.errors import DataError, warn
 from foveal.files import write_whole
 from foveal.strides import Ndarray
 from foveal.train.checkpoint import load_net, load_run, model_bytes, model_path
@@ -23,6 +23,8 @@ from foveal.train.run_folder import LOCK
 
 # A threshold above every probability, for a class whose answers are not right often enough.
 NEVER = 1.0
+#: With fewer images a temperature says more of chance than of the network.
+FEW_IMAGES = 50
 
 
 @dataclass(frozen=True, repr=False)
@@ -92,6 +94,8 @@ def calibrate(
     net, description = load_net(run, cls=cls)
     part, x, y = held_out(data)
     labels = description.check(data)[y]
+    if len(labels) < FEW_IMAGES:
+        warn(f"calibrate: {len(labels)} images say little of how far probabilities can be trusted; give {FEW_IMAGES}")
     logits = predict(net, x, mean=description.mean, std=description.std)
     temperature = fitted(logits, labels)
     before, after = (np.exp(metrics.log_softmax(logits / value)) for value in (1.0, temperature))

@@ -13,7 +13,7 @@ from foveal import data, metrics
 from foveal.cli import main
 from foveal.cli.calibrate import finish
 from foveal.data.dataset import from_arrays
-from foveal.errors import DataError
+from foveal.errors import DataError, FovealWarning
 from foveal.train import calibrate, load_run, predict, train, write_card
 from foveal.train.calibration import for_precision
 from foveal.train.files import lock
@@ -23,13 +23,13 @@ NAMES = ("dark", "a|b *c*\n", "bright")
 
 @pytest.fixture(scope="module")
 def noisy():
-    """120 images of three brightnesses that overlap, so that some are taken for others."""
+    """180 images of three brightnesses that overlap, so that some are taken for others."""
     rng = np.random.default_rng(1)
-    y = np.arange(120) % 3
-    x = np.clip(np.array((70, 120, 170))[y][:, None, None] + rng.normal(0, 25, 120)[:, None, None], 0, 255)
-    x = np.clip(x + rng.integers(-5, 6, (120, 8, 8)), 0, 255).astype("u1")
+    y = np.arange(180) % 3
+    x = np.clip(np.array((70, 120, 170))[y][:, None, None] + rng.normal(0, 25, 180)[:, None, None], 0, 255)
+    x = np.clip(x + rng.integers(-5, 6, (180, 8, 8)), 0, 255).astype("u1")
     whole = from_arrays("set", x[:80], y[:80], x[80:], y[80:], classes=NAMES)
-    return replace(whole, images_validation=whole.images_test[:20], y_validation=whole.y_test[:20])
+    return replace(whole, images_validation=whole.images_test[:60], y_validation=whole.y_test[:60])
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_temperature_is_fitted_on_the_validation_images_and_stored(run, noisy)
     before, state = load_run(run)
     found = calibrate(run, noisy)
     after, same = load_run(run)
-    assert (found.part, found.images) == ("validation", 20)
+    assert (found.part, found.images) == ("validation", 60)
     assert after == replace(before, temperature=found.temperature)
     assert all(np.array_equal(state[name], same[name]) for name in state | same)
     classifier = foveal.load(run)
@@ -141,14 +141,25 @@ def test_a_model_is_finished_with_its_card(run, noisy):
     sections = re.findall(r"^## (.*)$", body, re.MULTILINE)
     expected = ["Model details", "Uses", "How to get started", "Training details", "Evaluation", "Limitations"]
     assert sections == expected
-    assert "80 training images, 20 for validation, 40 for testing" in body
+    assert "80 training images, 60 for validation, 100 for testing" in body
     # Names of classes stay one cell of the table, and one line.
-    assert r"| a\|b \*c\* | 13 |" in body
-    assert "Figures of classes with fewer than 30 test images are uncertain: dark" in body
+    assert r"| a\|b \*c\* | 33 |" in body
+    assert "are uncertain" not in body
     assert "calibrated by the temperature" in body
     code = re.search(r"```python\n(.*?)```", body, re.DOTALL)[1]
     assert len(code.splitlines()) == 3
     compile(code, "card", "exec")
+
+
+def test_few_images_are_said(run, noisy):
+    few = {"images_validation": noisy.images_validation[:8], "y_validation": noisy.y_validation[:8]}
+    finish(run, replace(noisy, **few, images_test=noisy.images_test[:20], y_test=noisy.y_test[:20]))
+    assert load_run(run)[0].temperature == 1
+    text = (run / "MODEL.md").read_text()
+    assert "Figures of classes with fewer than 30 test images are uncertain: dark" in text
+    assert "Its probabilities are not calibrated" in text
+    with pytest.warns(FovealWarning, match="8 images say little"):
+        calibrate(run, replace(noisy, **few))
 
 
 def test_a_card_tells_licence_preprocessing_and_how_the_run_was_started(run, noisy):
