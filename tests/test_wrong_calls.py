@@ -20,6 +20,7 @@ WITHOUT_FILES = (
     "nn.models.load_weights",
     "data.load",
     "data.read_image",
+    "data.scan",
     "doctor.label_errors",
     "foveal.load",
     "train.calibrate",
