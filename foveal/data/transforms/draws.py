@@ -64,7 +64,7 @@ class Draws:
     """
 
     def __init__(self, seed: int, epoch: int, index: Ndarray, stream: int = STREAM) -> None:
-        self.seed, self.epoch, self.stream = seed & _MASK, epoch, stream
+        self.seed, self.epoch, self.stream = seed, epoch, stream
         self.index = np.asarray(index).astype(np.uint64)
         # The next counter, and words that are made and not yet used.
         self.counter, self.ready = 1, np.empty((len(self.index), 0), np.uint64)
