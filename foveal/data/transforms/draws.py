@@ -21,7 +21,7 @@ Words = NDArray[np.uint64]
 STREAM = 5
 ROUNDS = 10
 # Blocks of four words that are made at a time: of small arrays one costs as much as several.
-BLOCKS = 4
+BLOCKS = 2
 _MASK = (1 << 64) - 1
 _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 # The paper's multipliers, and the steps of its keys.

@@ -208,8 +208,11 @@ def per_image(values: Ndarray) -> Ndarray:
 
 
 def stored(x: Ndarray, like: Images) -> Images:
-    """Return pixels cut to the range of `like`, in its dtype; fractions of a byte are cut off, as in torchvision."""
-    result: Ndarray = np.clip(x, 0, bound(like)).astype(like.dtype)
+    """Return pixels cut to the range of `like`, in its dtype; fractions of a byte are cut off, as in torchvision.
+
+    x: float32, an array that nothing else needs, since it is changed.
+    """
+    result: Ndarray = np.clip(x, 0, bound(like), out=x).astype(like.dtype, copy=False)
     return result
 
 
