@@ -188,7 +188,8 @@ def combined(given: str | Augment | Steps | Sequence[Any] | None, flip: bool = T
     if given is None or isinstance(given, Steps):
         return given
     parts = [given] if isinstance(given, str) or callable(given) else list(given)
-    return Steps(parts, flip) if [part for part in parts if part != NONE] else None
+    kept = [part for part in parts if not (isinstance(part, str) and part == NONE)]
+    return Steps(kept, flip) if kept else None
 
 
 def random_crop_flip(x: Floats, rng: Generator, pad: int, flip: bool, size: tuple[int, int] | None = None) -> Floats:

@@ -15,7 +15,12 @@ from pathlib import Path
 import numpy as np
 
 import foveal
+<<<<<<< HEAD
 from foveal import data, doctor, explain, metrics, nn, ops, optim, train
+=======
+from foveal import data, explain, metrics, nn, ops, optim, train
+from foveal.data import transforms
+>>>>>>> augment
 from foveal.ops.op import OPS, Type
 from foveal.optim import schedule
 from foveal.trace import trace
@@ -331,13 +336,19 @@ def data_sets():
     yield Target("data", "data.scan", data.scan, lambda: (("nowhere",), {"split": (0.1, 0.2), "seed": 1}))
     photo = Path(tempfile.gettempdir()) / "nothing.png"
     yield Target("data", "data.read_image", data.read_image, lambda: ((photo, 1, 8, 8), {}))
+<<<<<<< HEAD
     read = lambda made: made.read(np.zeros((9, 9), "uint8"))  # noqa: E731
     fitted = {"fit": "crop", "crop": 0.5, "interpolation": "bilinear", "background": (1, 2, 3)}
     yield Target("data", "data.Preprocessing", data.Preprocessing, lambda: ((1, (8, 8)), dict(fitted)), read)
     yield Target("data", "data.augmentation", data.augmentation, lambda: (("shift", (8, 8)), {}))
+=======
+    yield Target("data", "data.augmentation", data.augmentation, lambda: (("shift", (8, 8)), {"flip": True}))
+>>>>>>> augment
     yield Target("data", "data.normalise", data.normalise, lambda: ((PHOTOS, [0.5], [0.5]), {}))
     rng = np.random.default_rng(0)
-    yield Target("data", "data.random_crop_flip", data.random_crop_flip, lambda: ((PHOTOS, rng, 1, True), {}))
+    yield Target(
+        "data", "data.random_crop_flip", data.random_crop_flip, lambda: ((PHOTOS, rng, 1, True), {"size": (6, 7)})
+    )
     scale = {"mean": [0.5], "std": [0.5]}
     first = lambda loader: next(iter(loader.epoch(0)), None)  # noqa: E731
     yield Target("data", "data.Loader", data.Loader, lambda: ((PHOTOS, Y, 2), {**scale, "seed": 1}), first)
@@ -349,18 +360,53 @@ def data_sets():
         "rows": [0, 2],
         "prefetch": 1,
         "classes": [*"abc"],
+        "mix": "mixup",
     }
     yield Target("data", "data.Loader", data.Loader, lambda: ((pairs,), dict(how)), first)
     loader = data.Loader(PHOTOS, Y, 2, shuffle=True, **scale)
     yield Target("data", "Loader.set_epoch", loader.set_epoch, lambda: ((1,), {}))
     yield Target("data", "Loader.epoch", lambda epoch: next(loader.epoch(epoch)), lambda: ((1,), {}))
 
+<<<<<<< HEAD
     digits = data.from_arrays("name", *four)
     yield Target("data", "doctor.check", doctor.check, lambda: ((digits,), {"quiet": True}))
     how = {"method": "probe", "folds": 2, "epochs": 1, "seed": 0, "quiet": True}
     yield Target("data", "doctor.label_errors", doctor.label_errors, lambda: (("nowhere", digits), dict(how)))
     yield Target("data", "train.predict", train.predict, lambda: ((net(), PHOTOS), dict(scale)))
+=======
+    yield Target("data", "train.predict", train.predict, lambda: ((net(), PHOTOS), {**scale, "tta": "flip"}))
+>>>>>>> augment
     yield Target("data", "train.evaluate", train.evaluate, lambda: ((net(), PHOTOS, Y), dict(scale)))
+
+
+# right values of what transforms take, by name
+OF_TRANSFORMS = {
+    "transforms": [transforms.RandomInvert()],
+    "mean": [0.5],
+    "std": [0.5],
+    "degrees": 10,
+    "bits": 3,
+    "threshold": 0.5,
+    "sharpness_factor": 2.0,
+    "size": (6, 7),
+    "kernel_size": 3,
+    "num_classes": 3,
+}
+
+
+def all_transforms():
+    for name in transforms.__all__:
+        made = getattr(transforms, name)
+        parameters = inspect.signature(made).parameters.values()
+        right = {p.name: OF_TRANSFORMS.get(p.name, p.default) for p in parameters if p.kind is not p.VAR_KEYWORD}
+        on_photos = (lambda t: t(PHOTOS, Y)) if "MixUp" in name or "CutMix" in name else lambda t: t(PHOTOS)
+        use = None if name == "Transform" else on_photos
+        yield Target("transforms", f"transforms.{name}", made, lambda r=right: ((), dict(r)), use)
+    for transform in (transforms.RandomInvert(), transforms.RandomRotation(5)):
+        how = {"seed": 1, "epoch": 2, "index": np.arange(6)}
+        yield Target("transforms", f"{transform!r}(...)", transform, lambda h=how: ((PHOTOS,), dict(h)))
+    mix = transforms.MixUp(num_classes=3)
+    yield Target("transforms", "MixUp(...)", mix, lambda: ((PHOTOS, Y), {"seed": 1, "epoch": 2, "index": np.arange(6)}))
 
 
 def models():
@@ -429,7 +475,8 @@ def training():
     # Without such a memory nothing is trained; everything is checked before.
     refused = functools.partial(train.train, memory="none")
     yield Target("train", "train.train", refused, lambda: ((digits,), {"epochs": 3, "model": "lenet5", "seed": 1}))
-    more = {"validation": 0.5, "augment": "shift", "callbacks": [print], "metrics": {"none": len}, "accumulate": 2}
+    more = {"validation": 0.5, "augment": "shift", "flip": False, "mix": "cutmix", "metrics": {"none": len}}
+    more |= {"callbacks": [print], "accumulate": 2}
     yield Target("train", "train.train", refused, lambda: (((PHOTOS, Y), net()), dict(more)))
     file = Path(tempfile.gettempdir()) / "nothing.safetensors"
     stop = {"monitor": "test loss", "patience": 3, "min_delta": 0.1, "mode": "min", "restore_best": True}
@@ -477,6 +524,7 @@ def targets(parts=()):
         "metrics": lambda: functions_of("metrics", metrics, [n for n in metrics.__all__ if n.startswith("plot_")]),
         "plots": plots,
         "data": data_sets,
+        "transforms": all_transforms,
         "models": models,
         "train": training,
     }

@@ -14,7 +14,7 @@ from foveal.data.statistics import Images
 from foveal.data.transforms import pixels
 from foveal.data.transforms.draws import Draws
 from foveal.data.transforms.pixels import check_colours
-from foveal.data.transforms.transform import RandomTransform, Shape, Transform, bound, bounds
+from foveal.data.transforms.transform import LARGEST_SIDE, RandomTransform, Shape, Transform, bound, bounds
 from foveal.errors import DataError, ShapeError
 from foveal.kinds import shown
 from foveal.strides import Ndarray
@@ -198,7 +198,7 @@ class GaussianBlur(Transform):
 
     def __init__(self, kernel_size: int | Sequence[int], sigma: float | Sequence[float] = (0.1, 2.0)) -> None:
         pair = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
-        if len(pair) != 2 or min(pair) < 1 or not all(size % 2 for size in pair):
+        if len(pair) != 2 or not 1 <= min(pair) <= max(pair) <= LARGEST_SIDE or not all(size % 2 for size in pair):
             raise ShapeError(f"GaussianBlur: kernel_size is {shown(kernel_size)}; give an odd number, or two")
         self.kernel_size = pair[0], pair[1]
         self.sigma = bounds(self, "sigma", (sigma, sigma) if isinstance(sigma, int | float) else sigma)

@@ -10,7 +10,7 @@ import numpy as np
 from foveal.data.statistics import Images
 from foveal.data.transforms.draws import Draws
 from foveal.data.transforms.pictures import Fill, fill_values, interpolation_of, on_pictures, resampling, resized
-from foveal.data.transforms.transform import Shape, Transform, bounds, sides
+from foveal.data.transforms.transform import LARGEST_SIDE, Shape, Transform, bounds, sides
 from foveal.errors import ArgumentError, DataError, ShapeError
 from foveal.kinds import shown
 from foveal.strides import Ndarray
@@ -173,7 +173,7 @@ class Resize(Transform):
         one = size is None or isinstance(size, int) or len(size) == 1
         if size is None and max_size is None:
             raise ArgumentError("Resize: size and max_size are both missing; give one of them")
-        if max_size is not None and (not one or max_size < 1):
+        if max_size is not None and not (one and 1 <= max_size <= LARGEST_SIDE):
             raise ShapeError(
                 f"Resize: max_size is {max_size} with size {shown(size)}; it goes with one number for size"
             )
@@ -205,7 +205,7 @@ class Resize(Transform):
 def four_sides(padding: int | Sequence[int] | None) -> Padding:
     """Return padding as (left, top, right, bottom). Raises ShapeError for other than one, two or four numbers."""
     values = (0,) if padding is None else (padding,) if isinstance(padding, int) else tuple(padding)
-    if len(values) not in (1, 2, 4) or min(values) < 0:
+    if len(values) not in (1, 2, 4) or not 0 <= min(values) <= max(values) <= LARGEST_SIDE:
         raise ShapeError(
             f"RandomCrop: padding is {shown(padding)}; give pixels, 0 or more: one number, (left and right, top and"
             " bottom), or (left, top, right, bottom)"

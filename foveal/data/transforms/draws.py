@@ -21,7 +21,7 @@ Words = NDArray[np.uint64]
 STREAM = 5
 ROUNDS = 10
 # Blocks of four words that are made at a time: of small arrays one costs as much as several.
-BLOCKS = 4
+BLOCKS = 2
 _MASK = (1 << 64) - 1
 _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 # The paper's multipliers, and the steps of its keys.
@@ -64,7 +64,7 @@ class Draws:
     """
 
     def __init__(self, seed: int, epoch: int, index: Ndarray, stream: int = STREAM) -> None:
-        self.seed, self.epoch, self.stream = seed & _MASK, epoch, stream
+        self.seed, self.epoch, self.stream = seed, epoch, stream
         self.index = np.asarray(index).astype(np.uint64)
         # The next counter, and words that are made and not yet used.
         self.counter, self.ready = 1, np.empty((len(self.index), 0), np.uint64)

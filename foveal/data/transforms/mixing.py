@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from foveal.arguments import checked
 from foveal.data.statistics import Floats, Images
 from foveal.data.transforms.draws import Draws
-from foveal.data.transforms.transform import stored
+from foveal.data.transforms.transform import draws_of, stored
 from foveal.errors import ArgumentError, DataError, ShapeError
 from foveal.kinds import shown
 from foveal.strides import Ndarray
@@ -41,6 +42,7 @@ class Mixing:
             raise ShapeError(f"{name}: num_classes is {num_classes}; it is 1 or more")
         self.alpha, self.num_classes = alpha, num_classes
 
+    @checked
     def __call__(
         self,
         images: Images,
@@ -57,10 +59,8 @@ class Mixing:
                 f"{name}: images are {shown(images)} and labels {shown(labels)}; give a batch [n, C, H, W] of bytes or"
                 " floats, and n labels"
             )
-        places = np.arange(len(x)) if index is None else np.asarray(index)
-        if places.shape != (len(x),):
-            raise ArgumentError(f"{name}: index is {shown(index)} for {len(x)} images; give a number for each image")
-        return self.mixed(x, one_hot(name, y, self.num_classes), Draws(seed, epoch, places[:1], STREAM))
+        first = draws_of(name, len(x), seed, epoch, index, STREAM).rows(np.arange(1))
+        return self.mixed(x, one_hot(name, y, self.num_classes), first)
 
     def mixed(self, x: Images, shares: Floats, draws: Draws) -> tuple[Images, Floats]:
         """Return images [n, C, H, W] and shares of classes [n, K], mixed. draws: of one image, for all of the batch."""
@@ -147,10 +147,13 @@ def one_hot(name: str, y: Ndarray, classes: int | None) -> Floats:
 
     Raises DataError for other labels, and ArgumentError where numbers come without K.
     """
-    if y.ndim == 2 and y.dtype.kind == "f" and classes in (None, y.shape[1]):
+    shares = y.ndim == 2 and y.dtype.kind == "f" and classes in (None, y.shape[1])
+    if shares and ((y >= 0) & (y <= 1)).all():
         return y.astype(np.float32, copy=False)
     if y.ndim != 1 or y.dtype.kind not in "iu":
-        raise DataError(f"{name}: labels are {shown(y)}; give class numbers [n], or shares of the classes, [n, K]")
+        raise DataError(
+            f"{name}: labels are {shown(y)}; give class numbers [n], or shares of the classes from 0 to 1, [n, K]"
+        )
     if classes is None:
         raise ArgumentError(f"{name}: num_classes is missing, and labels are numbers; say how many classes there are")
     if len(y) and not 0 <= y.min() <= y.max() < classes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -89,6 +90,8 @@ OPERATIONS: dict[str, Callable[[Images, Ndarray, How], Images]] = {
 }
 
 
+# For every batch of images of a size it is the same.
+@lru_cache(64)
 def space(
     bins: int,
     move: tuple[float, float],
@@ -97,7 +100,7 @@ def space(
     turn: float = 30.0,
     colour: float = 0.9,
     bits: tuple[int, int] = (8, 4),
-) -> dict[str, Strength]:
+) -> Space:
     """Return the operations of a space with their strengths, from weak to strong in so many bins.
 
     move: the largest along x and y, in pixels. shear: its largest tangent. turn: the largest angle in degrees. colour:

@@ -44,7 +44,9 @@ def blended(x: Images, other: Ndarray, factor: Ndarray) -> Images:
     ratio = per_image(factor)
     # 1 - factor is rounded once.
     rest = per_image(1.0 - np.asarray(factor, np.float64))
-    return stored(x * ratio + other * rest, x)
+    pixels: Ndarray = x * ratio
+    pixels += other * rest
+    return stored(pixels, x)
 
 
 def brightness(x: Images, factor: Ndarray) -> Images:

@@ -18,13 +18,18 @@ from typing import Any
 
 import numpy as np
 
+from foveal.arguments import checked
 from foveal.data.statistics import Images
-from foveal.data.transforms.draws import Draws
+from foveal.data.transforms.draws import STREAM, Draws
 from foveal.errors import ArgumentError, DataError, ShapeError
 from foveal.kinds import shown
 from foveal.strides import Ndarray
 
 Shape = tuple[int, int, int, int]
+# Of seeds and epochs.
+LARGEST_NUMBER = 1 << 62
+# Pixels of a side; Pillow's pictures are not much larger.
+LARGEST_SIDE = 1 << 16
 
 
 class Transform:
@@ -41,6 +46,7 @@ class Transform:
     transform has no meaning for.
     """
 
+    @checked
     def __call__(
         self, images: Images, *, seed: int = 0, epoch: int = 0, index: int | Sequence[int] | Ndarray | None = None
     ) -> Images:
@@ -51,14 +57,7 @@ class Transform:
             )
         batch: Ndarray = x if x.ndim == 4 else x[None]
         batch = batch if batch.dtype == np.uint8 else batch.astype(np.float32, copy=False)
-        places = np.arange(len(batch)) if index is None else np.atleast_1d(np.asarray(index))
-        if places.shape != (len(batch),) or places.dtype.kind not in "iu" or (len(places) and places.min() < 0):
-            raise ArgumentError(
-                f"{name}: index is {shown(index)} for {len(batch)} images; give a number of 0 or more for each image"
-            )
-        if not seed >= 0 or not epoch >= 0:
-            raise ArgumentError(f"{name}: seed is {seed} and epoch {epoch}; both are 0 or more")
-        result = self.apply(batch, Draws(seed, epoch, places))
+        result = self.apply(batch, draws_of(name, len(batch), seed, epoch, index))
         return result if x.ndim == 4 else result[0]
 
     def apply(self, x: Images, draws: Draws) -> Images:
@@ -178,6 +177,20 @@ def check_alike(transform: Transform, own: Images, others: Images) -> None:
         )
 
 
+def draws_of(
+    name: str, count: int, seed: int, epoch: int, index: int | Sequence[int] | Ndarray | None, stream: int = STREAM
+) -> Draws:
+    """Return random numbers of so many images. Raises ArgumentError where index is not one number for each."""
+    places = np.arange(count) if index is None else np.atleast_1d(np.asarray(index))
+    if places.shape != (count,) or places.dtype.kind not in "iu" or (count and places.min() < 0):
+        raise ArgumentError(
+            f"{name}: index is {shown(index)} for {count} images; give a number of 0 or more for each image"
+        )
+    if not 0 <= seed <= LARGEST_NUMBER or not 0 <= epoch <= LARGEST_NUMBER:
+        raise ArgumentError(f"{name}: seed is {seed} and epoch {epoch}; both are from 0 to 2^62")
+    return Draws(seed, epoch, places, stream)
+
+
 def as_shape(x: Images) -> Shape:
     """Return the shape of images, (n, C, H, W)."""
     n, channels, height, width = x.shape
@@ -195,8 +208,11 @@ def per_image(values: Ndarray) -> Ndarray:
 
 
 def stored(x: Ndarray, like: Images) -> Images:
-    """Return pixels cut to the range of `like`, in its dtype; fractions of a byte are cut off, as in torchvision."""
-    result: Ndarray = np.clip(x, 0, bound(like)).astype(like.dtype)
+    """Return pixels cut to the range of `like`, in its dtype; fractions of a byte are cut off, as in torchvision.
+
+    x: float32, an array that nothing else needs, since it is changed.
+    """
+    result: Ndarray = np.clip(x, 0, bound(like), out=x).astype(like.dtype, copy=False)
     return result
 
 
@@ -237,9 +253,9 @@ def sides(transform: Transform, size: int | Sequence[int]) -> tuple[int, int]:
     """Return (rows, columns); one number stands for both. Raises ShapeError for what is no size."""
     pair = (size, size) if isinstance(size, int) else tuple(size)
     pair = pair * 2 if len(pair) == 1 else pair
-    if len(pair) != 2 or min(pair) < 1:
+    if len(pair) != 2 or not 1 <= min(pair) <= max(pair) <= LARGEST_SIDE:
         raise ShapeError(
-            f"{type(transform).__name__}: size is {shown(size)}; give rows and columns, 1 or more, or one number for"
-            " both"
+            f"{type(transform).__name__}: size is {shown(size)}; give rows and columns, from 1 to {LARGEST_SIDE}, or"
+            " one number for both"
         )
     return pair[0], pair[1]
