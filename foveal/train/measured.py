@@ -112,7 +112,7 @@ def with_rate(run: Run, settings: Settings) -> Settings:
     # test is good for.
     rate = float(f"{found.steepest * OF_STEEPEST:.2g}")
     run.optimizer.lr = rate
-X    return replace(settings, lr=rate)
+    return replace(settings, lr=rate)
 
 
 def with_epochs(run: Run, settings: Settings, options: TrainOptions, minutes: float) -> Settings:

@@ -15,12 +15,8 @@ from pathlib import Path
 import numpy as np
 
 import foveal
-<<<<<<< HEAD
 from foveal import data, doctor, explain, metrics, nn, ops, optim, train
-=======
-from foveal import data, explain, metrics, nn, ops, optim, train
 from foveal.data import transforms
->>>>>>> augment
 from foveal.ops.op import OPS, Type
 from foveal.optim import schedule
 from foveal.trace import trace
@@ -336,14 +332,10 @@ def data_sets():
     yield Target("data", "data.scan", data.scan, lambda: (("nowhere",), {"split": (0.1, 0.2), "seed": 1}))
     photo = Path(tempfile.gettempdir()) / "nothing.png"
     yield Target("data", "data.read_image", data.read_image, lambda: ((photo, 1, 8, 8), {}))
-<<<<<<< HEAD
     read = lambda made: made.read(np.zeros((9, 9), "uint8"))  # noqa: E731
     fitted = {"fit": "crop", "crop": 0.5, "interpolation": "bilinear", "background": (1, 2, 3)}
     yield Target("data", "data.Preprocessing", data.Preprocessing, lambda: ((1, (8, 8)), dict(fitted)), read)
-    yield Target("data", "data.augmentation", data.augmentation, lambda: (("shift", (8, 8)), {}))
-=======
     yield Target("data", "data.augmentation", data.augmentation, lambda: (("shift", (8, 8)), {"flip": True}))
->>>>>>> augment
     yield Target("data", "data.normalise", data.normalise, lambda: ((PHOTOS, [0.5], [0.5]), {}))
     rng = np.random.default_rng(0)
     yield Target(
@@ -367,15 +359,11 @@ def data_sets():
     yield Target("data", "Loader.set_epoch", loader.set_epoch, lambda: ((1,), {}))
     yield Target("data", "Loader.epoch", lambda epoch: next(loader.epoch(epoch)), lambda: ((1,), {}))
 
-<<<<<<< HEAD
     digits = data.from_arrays("name", *four)
     yield Target("data", "doctor.check", doctor.check, lambda: ((digits,), {"quiet": True}))
     how = {"method": "probe", "folds": 2, "epochs": 1, "seed": 0, "quiet": True}
     yield Target("data", "doctor.label_errors", doctor.label_errors, lambda: (("nowhere", digits), dict(how)))
-    yield Target("data", "train.predict", train.predict, lambda: ((net(), PHOTOS), dict(scale)))
-=======
     yield Target("data", "train.predict", train.predict, lambda: ((net(), PHOTOS), {**scale, "tta": "flip"}))
->>>>>>> augment
     yield Target("data", "train.evaluate", train.evaluate, lambda: ((net(), PHOTOS, Y), dict(scale)))
 
 
