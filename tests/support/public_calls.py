@@ -350,6 +350,11 @@ def data_sets():
     yield Target("data", "Loader.epoch", lambda epoch: next(loader.epoch(epoch)), lambda: ((1,), {}))
 
     yield Target("data", "train.predict", train.predict, lambda: ((net(), PHOTOS), dict(scale)))
+    nowhere = {"weights": "nowhere.safetensors"}
+    yield Target("data", "data.transforms_of", data.transforms_of, lambda: ((), dict(nowhere)))
+    yield Target("data", "data.fetch", data.fetch, lambda: (("no such name",), {"tell": print}))
+    yield Target("data", "train.features", train.features, lambda: ((net(), PHOTOS), dict(scale)))
+    yield Target("data", "train.probe", train.probe, lambda: (("knn", X, Y), {"seed": 1}))
     yield Target("data", "train.evaluate", train.evaluate, lambda: ((net(), PHOTOS, Y), dict(scale)))
 
 
@@ -361,6 +366,7 @@ def models():
     yield Target(
         "models", "nn.models.load_weights", nn.models.load_weights, lambda: ((net(), path), {"head": "strict"})
     )
+    yield Target("models", "nn.models.recognised", nn.models.recognised, lambda: ((path,), {"size": (8, 8)}))
     yield Target("models", "nn.models.canonical", nn.models.canonical, lambda: (("LeNet-5",), {}))
     yield Target("models", "nn.fold_batch_norm", nn.fold_batch_norm, lambda: ((net(), (2, 1, 8, 8)), {}))
     yield Target("models", "explain.explain", explain.explain, lambda: ((net(), (1, 8, 8)), {"batch": 2}))
