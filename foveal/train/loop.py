@@ -109,7 +109,7 @@ def train(data: Any, options: TrainOptions) -> History:
     options = replace(options, model=options.model if options.net is None else options.net)
     start = start_of(data, options, (lambda line: None) if options.quiet else print)
     if start is not None:
-        data, options = start.normalised(data), replace(options, model=start.model)
+        data, options = start.normalised(data), replace(options, model=start.model or options.model)
     settings, feed = settings_and_feed(data, options)
     if start is not None:
         settings = start.settings(settings, options, data)
@@ -163,7 +163,11 @@ class Run:
         # A batch of the shapes that are trained on, as soon as one is known.
         self.batch: tuple[Any, Any] | None = None
         self.loss, self.measures = options.loss, dict(options.metrics)
-        self.net = options.model if isinstance(options.model, nn.Module) else self.built(settings, start)
+        self.net = options.model if isinstance(options.model, nn.Module) else self.built(settings)
+        if start is not None:
+            assert self.description is not None
+            start.load_into(self.net, self.description)
+            self.feed.text += f"\n{start.text(settings, self.description, heads_of(self.net))}"
         self.phases = Phases(self.net, settings.freeze_epochs)
         # What is written beside the weights.
         self.stored = self.description or NetworkDescription(entry_or_problem(self.net))
@@ -192,14 +196,10 @@ class Run:
         if options.resume is not None:
             resume(self, options.resume)
 
-    def built(self, settings: Settings, start: Start | None) -> nn.Module:
+    def built(self, settings: Settings) -> nn.Module:
         """Return the network that the settings name. There is a description, since the data are a Dataset."""
         assert self.description is not None
-        net = build_net(settings, self.description)
-        if start is not None:
-            start.load_into(net, self.description)
-            self.feed.text += f"\n{start.text(settings, self.description, heads_of(net))}"
-        return net
+        return build_net(settings, self.description)
 
     def make_schedules(self, options: TrainOptions) -> dict[str, Any]:
         """Return the schedules of the settings. They count updates, of which an epoch has one for its last batches."""

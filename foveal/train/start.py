@@ -33,8 +33,8 @@ class Start:
     """Weights that a run starts from."""
 
     path: Path
-    #: A name of `nn.models`.
-    model: str
+    #: A name of `nn.models`; None for a network of the caller's own.
+    model: str | None
     #: Channels of the images that the weights are for.
     channels: int
     #: What images they are for; None where nothing says so.
@@ -68,7 +68,7 @@ class Start:
     def load_into(self, net: nn.Module, data: Dataset | ModelDescription) -> None:
         """Copy the weights into a network for these data. Raises StateError that lists what does not fit."""
         head = self.head(data)
-        if data.channels == self.channels:
+        if self.model is None or data.channels == self.channels:
             load_weights(net, self.path, head)
             return
         # The network for the file's images has the same layers but for the first filters, [K, C, R, S].
@@ -90,7 +90,7 @@ class Start:
     def text(self, settings: Settings, data: ModelDescription, heads: tuple[str, ...]) -> str:
         """Return lines for people about what is loaded, how pixels are normalised, and what is trained when."""
         new = f"; {listed(heads)} starts anew" if self.head(data) == SKIP else ", its last layer too"
-        lines = [f"weights of {self.model} from {self.path}{new}", *self.notes(data)]
+        lines = [f"weights{f' of {self.model}' if self.model else ''} from {self.path}{new}", *self.notes(data)]
         if settings.freeze_epochs:
             count = settings.freeze_epochs
             when = "the first epoch trains" if count == 1 else f"the first {count} epochs train"
@@ -129,17 +129,14 @@ def start_of(data: object, options: Options, tell: Callable[[str], object] = pri
         return None
     if options.weights is not None and options.pretrained is not None:
         raise ArgumentError("train: weights and pretrained are both given; a run starts from one of them")
-    if isinstance(options.model, nn.Module):
-        raise ArgumentError(
-            "train: weights are given beside a network; load them into it, nn.models.load_weights(net, path,"
-            ' head="skip"), and give freeze_epochs'
-        )
     if not isinstance(data, Dataset):
         raise ArgumentError(
             "train: weights need a Dataset, which says how many classes there are; foveal.data.from_arrays makes one"
         )
     if options.pretrained is not None:
         found = fetch(options.pretrained, tell)
+        if isinstance(options.model, nn.Module):
+            raise ArgumentError("train: pretrained names a model, and a network is given too; give the file by weights")
         named = options.model or known(options.pretrained)
         model, channels = model_in(found.path, named, data)
         return Start(found.path, model, channels, found.preprocessing, licence=found.licence)
@@ -169,6 +166,7 @@ def network_for(
     start = start_of(data, Options(weights=source) if exists else Options(pretrained=source), tell)
     assert start is not None
     data = start.normalised(data)
+    assert start.model is not None
     net = models.build(start.model, channels=data.channels, size=data.size, classes=len(data.classes))
     start.load_into(net, data)
     for line in (f"weights of {start.model} from {start.path}", *start.notes(data)):
@@ -176,16 +174,16 @@ def network_for(
     return net.eval(), data
 
 
-def of_file(path: Path, model: str | None, data: Dataset) -> Start:
-    """Return the start from a file of weights; model: its name, where it is known."""
+def of_file(path: Path, model: nn.Module | str | None, data: Dataset) -> Start:
+    """Return the start from a file of weights; model: a network for it, or the name of its model, where it is known."""
     with_description = read_file(path)[0].get(DESCRIPTION)
     classes: tuple[str, ...] = ()
     if with_description is not None:
         entry = metadata.parse(with_description)
         if entry.keys() != {metadata.NETWORK}:
             fields = metadata.checked(entry)
-            model, classes = model or fields["model"], fields["classes"]
-    name, channels = model_in(path, model, data)
+            model, classes = fields["model"] if model is None else model, fields["classes"]
+    name, channels = (None, data.channels) if isinstance(model, nn.Module) else model_in(path, model, data)
     try:
         preprocessing = transforms_of(path)
     except StateError:

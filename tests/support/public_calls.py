@@ -364,6 +364,11 @@ def data_sets():
     how = {"method": "probe", "folds": 2, "epochs": 1, "seed": 0, "quiet": True}
     yield Target("data", "doctor.label_errors", doctor.label_errors, lambda: (("nowhere", digits), dict(how)))
     yield Target("data", "train.predict", train.predict, lambda: ((net(), PHOTOS), {**scale, "tta": "flip"}))
+    nowhere = {"weights": "nowhere.safetensors"}
+    yield Target("data", "data.transforms_of", data.transforms_of, lambda: ((), dict(nowhere)))
+    yield Target("data", "data.fetch", data.fetch, lambda: (("no such name",), {"tell": print}))
+    yield Target("data", "train.features", train.features, lambda: ((net(), PHOTOS), dict(scale)))
+    yield Target("data", "train.probe", train.probe, lambda: (("knn", X, Y), {"seed": 1}))
     yield Target("data", "train.evaluate", train.evaluate, lambda: ((net(), PHOTOS, Y), dict(scale)))
 
 
@@ -406,6 +411,7 @@ def models():
         "models", "nn.models.load_weights", nn.models.load_weights, lambda: ((net(), path), {"head": "strict"})
     )
     yield Target("models", "explain.grad_cam", explain.grad_cam, lambda: ((net(), PHOTOS[:2]), {"target": [0, 2]}))
+    yield Target("models", "nn.models.recognised", nn.models.recognised, lambda: ((path,), {"size": (8, 8)}))
     yield Target("models", "nn.models.canonical", nn.models.canonical, lambda: (("LeNet-5",), {}))
     yield Target("models", "nn.fold_batch_norm", nn.fold_batch_norm, lambda: ((net(), (2, 1, 8, 8)), {}))
     yield Target("models", "explain.explain", explain.explain, lambda: ((net(), (1, 8, 8)), {"batch": 2}))
