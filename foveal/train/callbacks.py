@@ -278,6 +278,9 @@ class Log(Callback):
         return None
 
     def on_epoch_end(self, values: Values) -> object:
+        # A training that goes on may do an epoch again, which was written before its process was killed.
+        lines = self.text.splitlines(keepends=True)
+        self.text = "".join(line for line in lines if logged_epoch(line) < values["epoch"])
         if self.path.suffix.lower() == ".csv":
             line = StringIO()
             table = csv.DictWriter(line, list(values), lineterminator="\n")
@@ -290,6 +293,14 @@ class Log(Callback):
         with writing(self.path):
             write_whole(self.path, self.text.encode())
         return None
+
+
+def logged_epoch(line: str) -> int:
+    """Return the epoch of a line of a log, a row of a table or JSON; 0 for the names of the columns."""
+    if line.startswith("{"):
+        return int(json.loads(line)["epoch"])
+    first = line.split(",")[0].strip()
+    return int(first) if first.isdigit() else 0
 
 
 class SaveState(Callback):

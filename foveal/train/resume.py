@@ -4,17 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from foveal.errors import ArgumentError, DataError, StateError, warn
 from foveal.kinds import shown
 from foveal.nn.models.weights import read_file
+from foveal.train.callbacks import State
+from foveal.train.checkpoint import ModelDescription, NetworkDescription
 from foveal.train.checkpoints import CHECKPOINTS, newest_checkpoint
+from foveal.train.keeper import Keeper
+from foveal.train.progress import ProgressDisplay
 from foveal.train.run_file import ENDED, KEPT, check_goes_on, read_facts, run_path
-from foveal.train.run_state import Best
+from foveal.train.run_folder import RunFolder
+from foveal.train.run_state import Best, Going, Progress
+from foveal.train.settings import Settings
+from foveal.train.state import Training
 
-if TYPE_CHECKING:
-    from foveal.train.loop import Run
+
+class Resumable(Going, Protocol):
+    """A run that has not begun, and may go on with an earlier one."""
+
+    settings: Settings
+    facts: dict[str, Any]
+    folder: RunFolder | None
+    display: ProgressDisplay
+    keeper: Keeper
+    progress: Progress
+    best: Best | None
+    resumed: bool
+    stored: ModelDescription | NetworkDescription
+
+    def training(self) -> Training:
+        """Return all that belongs to the state of the run."""
+
+    def weights(self) -> State:
+        """Return copies of the network's state as it is measured."""
+
+    def metrics(self, parts: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the content of metrics.json."""
+
+    def place(self, epoch: int) -> str:
+        """Return where the training is, in words."""
 
 
 def run_to_resume(resume: object) -> Path | None:
@@ -35,7 +65,7 @@ def unfinished_run(run: Path) -> str | None:
     )
 
 
-def resume(run: Run, stored: Any) -> None:
+def resume(run: Resumable, stored: Any) -> None:
     """Let a run that has not begun go on from a state, a file that holds one, or the run in a folder.
 
     Raises StateError and DataError that name what does not fit.
@@ -57,7 +87,7 @@ def resume(run: Run, stored: Any) -> None:
     begin_after(run)
 
 
-def resume_folder(run: Run, path: Path) -> None:
+def resume_folder(run: Resumable, path: Path) -> None:
     """Let a run go on with the one in a folder, from its newest checkpoint that is whole."""
     before = read_facts(path)
     check_goes_on(before, run.facts, path)
@@ -82,7 +112,7 @@ def resume_folder(run: Run, path: Path) -> None:
     run.display.note(f"{path}: the run goes on {run.keeper.at}.")
 
 
-def begin_after(run: Run) -> None:
+def begin_after(run: Resumable) -> None:
     """Let the log and the clock go on where those of the state were."""
     run.resumed = True
     lines = run.history.lines
@@ -91,7 +121,7 @@ def begin_after(run: Run) -> None:
     run.clock.started -= max(run.progress.seconds, lines[-1]["seconds"] if lines else 0.0)
 
 
-def finish_resumed(run: Run) -> None:
+def finish_resumed(run: Resumable) -> None:
     """Make up for what a run that goes on has not written, where no epoch of it is left."""
     lines = run.history.lines
     if not run.resumed or not lines or (run.epoch < run.settings.epochs and run.stopped is None):

@@ -4,26 +4,40 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from foveal.strides import Ndarray
 from foveal.train.callbacks import Callback, State
+from foveal.train.history import History
+from foveal.train.measure import Measures
 from foveal.train.state import from_text, to_text
-from foveal.train.tally import Tally
-
-if TYPE_CHECKING:
-    from foveal.train.loop import Run
+from foveal.train.tally import Clock, Tally
 
 # What names of the best epoch in a checkpoint begin with.
 BEST = "best/"
 
 
+class Going(Protocol):
+    """The run whose progress is stored: the epoch under way, its batches that are taken, and what they add up to."""
+
+    epoch: int
+    taken: int
+    trained: float | None
+    stopped: str | None
+    tally: Tally
+    clock: Clock
+    history: History
+
+    @property
+    def measures(self) -> Measures: ...
+
+
 class Progress:
     """How far a run is, and its history, as a part of its state."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Going) -> None:
         self.run = run
         # Of the state that was loaded: why the training had ended, and the seconds that it had taken.
         self.stopped: str | None = None

@@ -235,6 +235,26 @@ def test_a_folder_that_vanishes_is_made_anew(tmp_path, model):
     assert (log(folder), status(folder)) == ([1, 2, 3], "ended")
 
 
+@pytest.mark.parametrize("name", ["log.csv", "log.jsonl"])
+def test_a_log_of_ones_own_has_no_line_twice(name, tmp_path):
+    """The interruption comes after the second line is written, and the last checkpoint is of the step before."""
+
+    class Late(train.Callback):
+        def on_epoch_end(self, values):
+            if values["epoch"] == 2:
+                raise KeyboardInterrupt
+
+    path = tmp_path / name
+    with pytest.raises(KeyboardInterrupt, match="goes on after step 3 of epoch 2"):
+        run(tmp_path / "run", train.Log(path), Late())
+    before = path.read_text().splitlines()
+    run(None, train.Log(path), train.Callback(), resume=tmp_path / "run")
+    rows = len(before) - 2
+    assert len(path.read_text().splitlines()) == rows + 3
+    assert path.read_text().splitlines()[: rows + 1] == before[: rows + 1]
+    assert log(tmp_path / "run") == [1, 2, 3]
+
+
 def test_files_that_change_are_named_once(tmp_path):
     paths = [tmp_path / f"{number}.png" for number in range(3)]
     for path in paths:
