@@ -23,6 +23,8 @@ from numpy.typing import ArrayLike
 
 from foveal.arguments import checked
 from foveal.data.loader import Loader
+from foveal.data.transforms.mixing import Mixing
+from foveal.data.transforms.transform import Transform
 from foveal.errors import StateError
 from foveal.files import write_whole
 from foveal.nn import init
@@ -338,7 +340,11 @@ class LoaderOptions(Comparison):
     def values(self) -> dict[str, Any]:
         names = ("batch_size", "seed", "shuffle", "drop_last")
         own = {name: getattr(self.loader, name) for name in names}
-        return {"images": self.loader.count, "augmented": self.loader.augment is not None, **own}
+        own |= {"images": self.loader.count, "augmented": self.loader.augment is not None}
+        # Functions cannot be compared; transforms and mixtures say what they are.
+        changes = [*(self.loader.augment.parts if self.loader.augment is not None else []), self.loader.mix]
+        told = [repr(change) for change in changes if isinstance(change, Transform | Mixing)]
+        return {**own, "transforms": told} if told else own
 
 
 class Position:

@@ -5,7 +5,7 @@ import pytest
 
 from foveal import data, nn, train
 from foveal.data import transforms
-from foveal.errors import ArgumentError, ShapeError
+from foveal.errors import ArgumentError, ShapeError, StateError
 from foveal.metrics import log_softmax
 
 X = np.random.default_rng(0).random((30, 1, 6, 6), "float32")
@@ -74,6 +74,21 @@ def test_a_training_takes_mixtures():
     assert again["train"]["loss"] != history["train"]["loss"]
     own = train.train((X, Y), network(), mix="cutmix", **OPTIONS)
     assert own["train"]["loss"] > 0
+
+
+def test_a_state_of_other_transforms_is_refused(tmp_path):
+    def run(augment, mix, epochs=1, **more):
+        options = {**OPTIONS, "epochs": epochs, "augment": augment, "mix": mix, "schedule": "constant"}
+        return train.train((X, Y), network(), **options, **more)
+
+    flip, file = transforms.RandomHorizontalFlip(), tmp_path / "state.safetensors"
+    run(flip, "mixup", callbacks=[train.SaveState(file)])
+    with pytest.raises(StateError, match=r"transforms was .*p=0.5.* and is .*p=0.1"):
+        run(transforms.RandomHorizontalFlip(0.1), "mixup", epochs=2, resume=file)
+    with pytest.raises(StateError, match=r"transforms was .*MixUp.* and is .*CutMix"):
+        run(flip, "cutmix", epochs=2, resume=file)
+    resumed = run(flip, "mixup", epochs=2, resume=file)
+    assert resumed.lines[-1]["epoch"] == 2
 
 
 def test_mirror_images_are_left_out_by_name_and_by_option():
