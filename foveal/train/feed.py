@@ -13,7 +13,8 @@ import numpy as np
 from numpy.random import Philox
 
 from foveal import nn
-from foveal.data.augment import augmentation, combined, mirrors_keep_class
+from foveal.data import transforms
+from foveal.data.augment import Steps, augmentation, combined, mirrors_keep_class
 from foveal.data.dataset import Dataset, Labels
 from foveal.data.loader import Loader, even_batch
 from foveal.data.sources import Arrays, Items, Pairs
@@ -112,6 +113,11 @@ def of_dataset(data: Dataset, options: TrainOptions) -> tuple[Settings, Feed]:
     normalised = {"mean": data.mean, "std": data.std}
     how = {**normalised, "channels": "first"}
     share, parts = Share((data.images_train, data.y_train), how), {}
+    if is_share(options.validation) and data.images_train.shape[2:] != data.size:
+        raise DataError(
+            f"train: validation is a share of training images that are kept larger than {data.size[0]}x{data.size[1]},"
+            " and are measured at that size: leave enlarge out, or let the data set have a validation part"
+        )
     if isinstance(options.validation, Dataset):
         # Its classes may be numbered otherwise.
         numbers = description.check(options.validation)
@@ -127,6 +133,9 @@ def of_dataset(data: Dataset, options: TrainOptions) -> tuple[Settings, Feed]:
     flip = mirrors_keep_class(data.name) if options.flip is None else options.flip
     settings = replace(settings, flip=flip)
     augment = augmentation(settings.augment, data.size, flip) if named(options) else combined(options.augment, flip)
+    if data.images_train.shape[2:] != data.size:
+        # They are kept larger, for augmentations that cut; what is not cut to size is cut in the middle.
+        augment = Steps([*([] if augment is None else [augment]), transforms.CenterCrop(data.size)])
     order: dict[str, Any] = {"seed": settings.seed, "shuffle": True, "drop_last": True, "augment": augment}
     # The names say how many classes are mixed.
     order |= {"mix": options.mix, "classes": data.classes}
