@@ -6,6 +6,7 @@ It stands in a model file, so that what a network was trained on is what it is r
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
@@ -103,6 +104,8 @@ class Preprocessing:
         rows, columns = self.resized
         if isinstance(source, np.ndarray):
             source = pil_image(source)
+        elif not isinstance(source, str | bytes | PathLike) and not is_pillow(source):
+            raise DataError(f"{shown(source)} is no image; give the path of one, its bytes, a PIL image or an array")
         image = images.decode(
             source, draft_to=(round(_SPARE * columns), round(_SPARE * rows)), background=self.background
         )
@@ -139,6 +142,12 @@ class Preprocessing:
         return max(columns, math.floor(rows * width / height)), rows
 
 
+def is_pillow(value: object) -> bool:
+    """True for a PIL image. Without one, Pillow is not imported."""
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(value, pillow.Image)
+
+
 def pil_image(array: NDArray[Any]) -> Image.Image:
     """Return an array uint8 [H, W], [H, W, C] or [C, H, W] as a PIL image. Raises DataError for another array."""
     from PIL import Image
@@ -149,9 +158,7 @@ def pil_image(array: NDArray[Any]) -> Image.Image:
         first, last = array.shape[0] in _OF_ARRAYS, array.shape[2] in _OF_ARRAYS
         if first == last:
             which = "both the first and the last axis" if first else "neither the first nor the last axis"
-            raise DataError(
-                f"{shown(array)}: {which} can be the channels (1, 3 or 4); give [H, W, C] with larger H and W"
-            )
+            raise DataError(f"{shown(array)}: {which} can be the channels (1, 3 or 4); give [H, W, C] or [C, H, W]")
         array = np.moveaxis(array, 0, 2) if first else array
         array = array[:, :, 0] if array.shape[2] == 1 else array
     return Image.fromarray(np.ascontiguousarray(array))
