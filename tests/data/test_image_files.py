@@ -97,6 +97,13 @@ def test_files_that_cannot_be_decoded_are_left_out_and_said(tmp_path, limit):
         assert sum(map(len, arrays)) == 20 == sum(map(len, dataset.files.values()))
         assert files.problems[-1].path.endswith("x.png")
         assert [len(a) for a in arrays] == [len(paths) for paths in dataset.files.values()]
+    torn(root / "dog" / "torn.png")
+    said = []
+    assert len(data.load(root, size=(8, 8), tell=said.append).files["train"]) == 14
+    assert any("left out, truncated: 1 (torn.png)" in line for line in said)
+    with pytest.warns(FovealWarning) as found:
+        data.load(root, size=(8, 8))
+    assert [os.path.basename(str(w.message).split(" left")[0]) for w in found] == ["torn.png", "x.png"]
     with pytest.raises(DataError, match="strict is on"):
         data.scan(root, strict=True).dataset((8, 8), data_cache="off")
 
