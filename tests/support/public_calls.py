@@ -351,8 +351,8 @@ def data_sets():
 
     digits = data.from_arrays("name", *four)
     yield Target("data", "doctor.check", doctor.check, lambda: ((digits,), {"quiet": True}))
-    how = {"method": "probe", "folds": 2, "epochs": 1, "seed": 0, "quiet": True}
-    yield Target("data", "doctor.label_errors", doctor.label_errors, lambda: (("nowhere", digits), dict(how)))
+    judged = {"method": "probe", "folds": 2, "epochs": 1, "seed": 0, "quiet": True}
+    yield Target("data", "doctor.label_errors", doctor.label_errors, lambda: (("nowhere", digits), dict(judged)))
     yield Target("data", "train.predict", train.predict, lambda: ((net(), PHOTOS), dict(scale)))
     yield Target("data", "train.evaluate", train.evaluate, lambda: ((net(), PHOTOS, Y), dict(scale)))
 
