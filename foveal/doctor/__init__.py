@@ -8,7 +8,7 @@ leaks.py       findings about files that are left out, and about copies
 classes.py     findings about classes and parts
 oddities.py    findings about blank and outlying images, sizes, shapes, channels
 findings.py    Findings, as values, as text, as JSON
-page.py        pages with pictures: findings, and likely label errors
+page.py        pages with pictures
 confident.py   confident learning: which labels are likely wrong, from probabilities
 probing.py     probabilities of each image from models that were not trained on it
 label_errors.py  `label_errors`, LabelErrors: a table, a CSV, a page

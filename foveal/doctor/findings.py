@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from foveal.display import table
+from foveal.display import escaped, table
+from foveal.doctor import page
+from foveal.doctor.pictures import Pictures
 from foveal.names import printable
 
 #: How grave a finding is. An error makes results wrong or images be left out, a warning costs accuracy as a rule, and a
@@ -16,6 +18,8 @@ Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 # Groups of images that a text, and a document for JSON, list of each finding.
 TEXT_EXAMPLES, JSON_EXAMPLES = 3, 100
+# Groups of a finding, and images of a group, that a page draws.
+GROUPS, GROUP = 24, 6
 # Images of a group that a text lists.
 TEXT_GROUP = 4
 
@@ -150,12 +154,56 @@ class Findings:
 
     def write_html(self, path: str | Path) -> None:
         """Write a page with all findings and pictures of their examples: one file, which needs nothing else."""
-        from foveal.doctor.page import write_findings
-
-        write_findings(self, path)
+        sections = (section_of(finding, self.pictures) for finding in self.findings)
+        notes = [self.overview(), self.verdict()]
+        page.write(path, f"Data check: {self.name}", notes, [classes_of(self), *sections])
 
 
 def in_words(names: Sequence[str], most: int = 5) -> str:
     """Return the first few names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def classes_of(findings: Findings) -> str:
+    """Return the table of images by class and part."""
+    parts = list(findings.facts["parts"])
+    head = "".join(f"<th>{escaped(name)}</th>" for name in ("class", *parts))
+    rows = (
+        f"<tr><td>{escaped(name)}</td>{''.join(f'<td>{counts[part]:,}</td>' for part in parts)}</tr>"
+        for name, counts in findings.facts["classes"].items()
+    )
+    made = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f'<section><details><summary>Images by class</summary><div class="scroll">{made}</div></details></section>'
+
+
+def section_of(finding: Finding, pictures: Pictures) -> str:
+    """Return one finding with pictures of its first groups; of images that cannot be drawn, a list."""
+    tag = f'<span class="tag {finding.severity}">{finding.severity}</span>'
+    text = f"<h2>{tag}{escaped(finding.kind)}</h2><p>{escaped(finding.text)}</p>"
+    text += f'<p class="quiet">{escaped(finding.way_out)}</p>'
+    shown = finding.groups[:GROUPS]
+    drawn = [group for group in shown if all(example.index is not None for example in group)]
+    listed = [example for group in shown if group not in drawn for example in group]
+    if drawn:
+        text += f'<div class="groups">{"".join(group_of(group, pictures) for group in drawn)}</div>'
+    if listed:
+        text += f"<ul>{''.join(f'<li>{escaped(example)}</li>' for example in listed)}</ul>"
+    if len(finding.groups) > GROUPS:
+        text += f'<p class="quiet">and {len(finding.groups) - GROUPS:,} more</p>'
+    return f"<section>{text}</section>\n"
+
+
+def group_of(group: Sequence[Example], pictures: Pictures) -> str:
+    """Return the pictures of images that belong together."""
+    figures = []
+    for example in group[:GROUP]:
+        assert example.index is not None
+        # Of copies the note is part and class, which the caption names anyhow.
+        own = f"{example.part}, {example.label}"
+        lines = [f"<b>{escaped(example.label)}</b>, {escaped(example.part)}", escaped(page.short(example.image))]
+        if example.note and example.note != own:
+            lines.append(escaped(example.note))
+        figures.append(page.figure(pictures, example.index, example.image, lines))
+    more = f'<p class="quiet">and {len(group) - GROUP} more</p>' if len(group) > GROUP else ""
+    return f'<div class="group">{"".join(figures)}{more}</div>'

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from foveal.data.dataset import Dataset
 from foveal.data.threads import Bar
-from foveal.display import Table, Tables
+from foveal.display import Table, Tables, escaped
+from foveal.doctor import page
 from foveal.doctor.confident import Confident, confident
 from foveal.doctor.pictures import ArrayPictures
 from foveal.doctor.probing import by_probe, by_training, check_folds, features_of, of_size
@@ -29,8 +30,8 @@ from foveal.train.settings import Options
 Method = Literal["training", "probe"]
 Probabilities = NDArray[np.float64]
 
-# Rows of the table.
-SHOWN = 20
+# Rows of the table, and pictures of the page.
+SHOWN, ERRORS = 20, 300
 # Options of the run that a training without a fold takes over.
 _TAKEN = (
     "epochs",
@@ -134,9 +135,21 @@ class LabelErrors(Tables):
 
     def write_html(self, path: str | Path) -> None:
         """Write a page with pictures of the most likely ones: one file, which needs nothing else."""
-        from foveal.doctor.page import write_errors
-
-        write_errors(self, path)
+        figures = []
+        for error in self.errors[:ERRORS]:
+            lines = [
+                f"<b>{escaped(error.given)}</b> &rarr; <b>{escaped(error.likely)}</b>",
+                f"{error.p_given:.1%} &rarr; {error.p_likely:.1%}",
+                escaped(page.short(error.image)),
+            ]
+            figures.append(f'<div class="group">{page.figure(self.pictures, error.index, error.image, lines)}</div>')
+        more = len(self.errors) - ERRORS
+        notes = list(self.lines())
+        if more > 0:
+            notes.append(f"The {ERRORS} most likely ones are shown; the CSV has all.")
+        legend = '<p class="quiet">Under each image: its label &rarr; the likelier class, their probabilities.</p>'
+        body = f'<section>{legend}<div class="groups">{"".join(figures)}</div></section>'
+        page.write(path, f"Likely label errors: {self.name}", notes, [body])
 
 
 def label_errors(

@@ -1,4 +1,4 @@
-"""Pages with pictures: the findings of a check, and likely label errors. Each is one file, which needs nothing else.
+"""Pages with pictures. Each is one file, which needs nothing else.
 
 Pictures are data URIs. Colours follow the reader's choice of a light or a dark scheme, and columns the width.
 """
@@ -7,21 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from foveal.display import escaped
-from foveal.doctor.findings import Example, Finding, Findings
 from foveal.doctor.pictures import Pictures, data_uri
 from foveal.errors import DataError
 from foveal.files import write_whole
 
-if TYPE_CHECKING:
-    from foveal.doctor.label_errors import LabelErrors
-
-# Pixels of a picture's longer side, and groups and images of a group that are drawn of one finding.
-SIDE, GROUPS, GROUP = 112, 24, 6
-# Likely label errors that are drawn.
-ERRORS = 300
+# Pixels of a picture's longer side.
+SIDE = 112
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1a1a1a; --quiet: #5c5c5c; --back: #fff; --card: #f4f4f2; --line: #d8d8d4;
@@ -49,36 +42,6 @@ th, td { text-align: right; padding: 0.15rem 0.8rem 0.15rem 0; border-bottom: 1p
 """
 
 
-def write_findings(findings: Findings, path: str | Path) -> None:
-    """Write the page of a check."""
-    sections = (section_of(finding, findings.pictures) for finding in findings.findings)
-    write(
-        path,
-        f"Data check: {findings.name}",
-        [findings.overview(), findings.verdict()],
-        [classes_of(findings), *sections],
-    )
-
-
-def write_errors(errors: LabelErrors, path: str | Path) -> None:
-    """Write the page of likely label errors: each image with the label that it has, and the one that is likelier."""
-    figures = []
-    for error in errors.errors[:ERRORS]:
-        lines = [
-            f"<b>{escaped(error.given)}</b> &rarr; <b>{escaped(error.likely)}</b>",
-            f"{error.p_given:.1%} &rarr; {error.p_likely:.1%}",
-            escaped(short(error.image)),
-        ]
-        figures.append(f'<div class="group">{figure(errors.pictures, error.index, error.image, lines)}</div>')
-    more = len(errors.errors) - ERRORS
-    notes = [str(line) for line in errors.lines()]
-    if more > 0:
-        notes.append(f"The {ERRORS} most likely ones are shown; the CSV has all.")
-    legend = '<p class="quiet">Under each image: its label &rarr; the likelier class, their probabilities.</p>'
-    body = f'<section>{legend}<div class="groups">{"".join(figures)}</div></section>'
-    write(path, f"Likely label errors: {errors.name}", notes, [body])
-
-
 def write(path: str | Path, title: str, notes: Sequence[str], sections: Iterable[str]) -> None:
     """Write a page of sections, HTML already. Raises DataError if it cannot be written."""
     head = "".join(f"<p>{escaped(note)}</p>" for note in notes)
@@ -91,50 +54,6 @@ def write(path: str | Path, title: str, notes: Sequence[str], sections: Iterable
         write_whole(Path(path), page.encode())
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}; choose another file") from None
-
-
-def classes_of(findings: Findings) -> str:
-    """Return the table of images by class and part."""
-    parts = list(findings.facts["parts"])
-    head = "".join(f"<th>{escaped(name)}</th>" for name in ("class", *parts))
-    rows = (
-        f"<tr><td>{escaped(name)}</td>{''.join(f'<td>{counts[part]:,}</td>' for part in parts)}</tr>"
-        for name, counts in findings.facts["classes"].items()
-    )
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    return f'<section><details><summary>Images by class</summary><div class="scroll">{table}</div></details></section>'
-
-
-def section_of(finding: Finding, pictures: Pictures) -> str:
-    """Return one finding with pictures of its first groups; of images that cannot be drawn, a list."""
-    tag = f'<span class="tag {finding.severity}">{finding.severity}</span>'
-    text = f"<h2>{tag}{escaped(finding.kind)}</h2><p>{escaped(finding.text)}</p>"
-    text += f'<p class="quiet">{escaped(finding.way_out)}</p>'
-    shown = finding.groups[:GROUPS]
-    drawn = [group for group in shown if all(example.index is not None for example in group)]
-    listed = [example for group in shown if group not in drawn for example in group]
-    if drawn:
-        text += f'<div class="groups">{"".join(group_of(group, pictures) for group in drawn)}</div>'
-    if listed:
-        text += f"<ul>{''.join(f'<li>{escaped(example)}</li>' for example in listed)}</ul>"
-    if len(finding.groups) > GROUPS:
-        text += f'<p class="quiet">and {len(finding.groups) - GROUPS:,} more</p>'
-    return f"<section>{text}</section>\n"
-
-
-def group_of(group: Sequence[Example], pictures: Pictures) -> str:
-    """Return the pictures of images that belong together."""
-    figures = []
-    for example in group[:GROUP]:
-        assert example.index is not None
-        # Of copies the note is part and class, which the caption names anyhow.
-        own = f"{example.part}, {example.label}"
-        lines = [f"<b>{escaped(example.label)}</b>, {escaped(example.part)}", escaped(short(example.image))]
-        if example.note and example.note != own:
-            lines.append(escaped(example.note))
-        figures.append(figure(pictures, example.index, example.image, lines))
-    more = f'<p class="quiet">and {len(group) - GROUP} more</p>' if len(group) > GROUP else ""
-    return f'<div class="group">{"".join(figures)}{more}</div>'
 
 
 def figure(pictures: Pictures, index: int, image: str, lines: Sequence[str]) -> str:
