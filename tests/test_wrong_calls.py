@@ -71,7 +71,7 @@ MESSAGES = [
     (lambda: nn.ModuleList()(X), "ModuleList has no forward(x); call the modules in it"),
     (lambda: pair(np.array(3.0), "kernel_size"), "kernel_size is array(3.), it has to be an int or two ints"),
     (lambda: sides(np.array(3.0), "padding"), "padding is array(3.), it has to be an int, (rows, columns)"),
-    (lambda: train.train(DIGITS, lr="x"), "train: lr is 'x', it has to be a number or None"),
+    (lambda: train.train(DIGITS, lr="x"), "train: lr is 'x', it has to be a number, 'auto' or None"),
     (
         lambda: data.Loader(IMAGE, Y, 1, mean=[0], std=[1], augment=lambda x, _: None).epoch(0).__next__(),
         "augment returned None, it has to return the images, [n, C, H, W]",

@@ -33,6 +33,8 @@ from foveal.train.tally import Clock
 SURELY = 2000
 # Parameters, their gradients, and what an optimiser and an average keep of each.
 PER_PARAMETER = 4 * 5
+# The share of the rate at which the loss falls fastest that a run gets.
+OF_STEEPEST = 0.5
 # Steps whose time is measured, after some that compile and fill caches.
 MEASURED_STEPS, FIRST_STEPS = 8, 2
 # The share of the time of a training step per image that a forward pass takes.
@@ -63,11 +65,11 @@ def check_memory(run: Run) -> None:
 
     Nothing is compiled or allocated for this.
     """
-    batch = run.example()
-    available = available_memory()
-    if batch is None or not isinstance(batch[0], np.ndarray) or batch[0].ndim != 4:
+    # Of other data the shapes are known when a batch was read, which may be the only one.
+    batch = None if run.feed.description is None else run.example()
+    if batch is None:
         return
-    x, kept = batch[0], PER_PARAMETER * run.parameters
+    available, kept, x = available_memory(), PER_PARAMETER * run.parameters, batch[0]
     if SURELY * x.nbytes + kept < available:
         return
 
@@ -106,12 +108,11 @@ def with_measured(run: Run, options: TrainOptions) -> Settings:
 def with_rate(run: Run, settings: Settings) -> Settings:
     """Return the settings with the learning rate that a range test suggests."""
     found = range_test(run.train_step, run.optimizer, batches(run))
-    # Two digits are as many as the test is good for.
-    rate = float(f"{found.valley:.2g}")
+    # The smoothed loss lags behind, and falls fastest where the rate is too high already. Two digits are as many as the
+    # test is good for.
+    rate = float(f"{found.steepest * OF_STEEPEST:.2g}")
     run.optimizer.lr = rate
-    run.findings.append(
-        f"learning rate {rate:g}, where the loss falls steadily, by a range test of {len(found.rates)} steps"
-    )
+    run.findings.append(f"learning rate {rate:g}, half of where the loss falls fastest in a range test")
     return replace(settings, lr=rate)
 
 
