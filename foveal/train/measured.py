@@ -112,6 +112,7 @@ def with_rate(run: Run, settings: Settings) -> Settings:
     # test is good for.
     rate = float(f"{found.steepest * OF_STEEPEST:.2g}")
     run.optimizer.lr = rate
+    run.findings.append(f"learning rate {rate:g}, half of where the loss falls fastest in a range test")
     return replace(settings, lr=rate)
 
 
