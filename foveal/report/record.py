@@ -18,6 +18,8 @@ from foveal.train.run_folder import LOCK
 # Written by `Recorder`, by `write`, by the check of the data and by the training.
 STEPS, PREDICTIONS, REPORT = "steps.json", "predictions.npz", "report.html"
 DOCTOR, RUN = "doctor.json", "run.json"
+# How run.json says that a run was ended before its time.
+CUT_SHORT = ("interrupted", "failed")
 # Bytes of a file of JSON that is read; a run writes much less.
 MAX_JSON = 1 << 26
 
@@ -81,6 +83,8 @@ class Record:
         planned, done = self.number("epochs"), self.epochs_done
         if self.locked:
             return "running, or killed"
+        if (told := self.run.get("status")) in CUT_SHORT:
+            return str(told)
         if not self.metrics or not (self.folder / MODEL).exists():
             return "unfinished"
         return "done" if planned is None or done >= planned else "stopped early"

@@ -39,6 +39,8 @@ def place(tmp_path):
     made_run(tmp_path / "short", [0.4], planned=9)
     damaged = made_run(tmp_path / "dam<b>aged", [0.7])
     (damaged / "metrics.json").write_text('{"epochs": ')
+    interrupted = made_run(tmp_path / "interrupted", [0.2], planned=4)
+    (interrupted / "run.json").write_text('{"status": "interrupted"}')
     cut = tmp_path / "cut"
     cut.mkdir()
     (cut / "log.jsonl").write_text(json.dumps(line(1, 0.3)) + "\n")
@@ -48,11 +50,11 @@ def place(tmp_path):
 def test_runs_are_compared_with_damaged_and_unfinished_ones(place):
     found = report.compare(place, "accuracy")
     states = {row["run"]: row["state"] for row in found.rows}
-    assert list(states) == ["deep/better", "good", "dam<b>aged", "short", "cut"]
-    assert list(states.values()) == ["done", "done", "damaged", "stopped early", "unfinished"]
+    assert list(states) == ["deep/better", "good", "dam<b>aged", "short", "cut", "interrupted"]
+    assert list(states.values()) == ["done", "done", "damaged", "stopped early", "unfinished", "interrupted"]
     assert found.rows[1]["accuracy"] == 0.9
     assert "metrics.json: no JSON object" in found.rows[2]["problem"]
-    assert [row["loss"] for row in report.compare(place, "loss").rows] == [0.5, 0.5, 1.0, 1.0, 1.0]
+    assert [row["loss"] for row in report.compare(place, "loss").rows] == [0.5, 0.5, 1.0, 1.0, 1.0, 1.0]
     text = found.write_html(place / "all.html").read_text()
     assert "dam&lt;b&gt;aged" in text
     assert text.count("<svg") == 4
