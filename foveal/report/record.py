@@ -18,6 +18,8 @@ from foveal.train.run_folder import LOCK
 # Written by `Recorder`, by `write`, by the check of the data and by the training.
 STEPS, PREDICTIONS, REPORT = "steps.json", "predictions.npz", "report.html"
 DOCTOR, RUN = "doctor.json", "run.json"
+# Larger numbers are none that a run writes, and drawn they would be infinite.
+MAX_NUMBER = 1e300
 # How run.json says that a run was ended before its time.
 CUT_SHORT = ("interrupted", "failed")
 # Bytes of a file of JSON that is read; a run writes much less.
@@ -57,13 +59,11 @@ class Record:
     def value(self, name: str) -> float | None:
         """Return "loss" or "accuracy" of the part that the run is judged by; None if it is not known."""
         part = self.last.get(self.measured or "")
-        found = part.get(name) if isinstance(part, Mapping) else None
-        return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+        return numeric(part.get(name)) if isinstance(part, Mapping) else None
 
     def number(self, name: str) -> float | None:
         """Return a number of metrics.json; None if there is none of that name."""
-        found = self.metrics.get(name)
-        return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+        return numeric(self.metrics.get(name))
 
     @property
     def epochs_done(self) -> int:
@@ -113,8 +113,9 @@ class Record:
 
 
 def numeric(value: object) -> float | None:
-    """Return a number as a float, and None for anything else."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    """Return a finite number as a float, and None for anything else."""
+    known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
+    return float(value) if known else None  # type: ignore[arg-type]
 
 
 def read_record(folder: str | Path) -> Record:
@@ -123,7 +124,7 @@ def read_record(folder: str | Path) -> Record:
     record.metrics = read_object(record, METRICS)
     for number, text in enumerate(read_text(record, LOG).splitlines(), 1):
         line = parsed(record, f"{LOG}, line {number}", text)
-        if not isinstance(line.get("epoch"), int):
+        if numeric(line.get("epoch")) is None:
             record.problems.append(f"{LOG}, line {number}: it has no epoch")
             break
         record.lines.append(line)
@@ -139,7 +140,8 @@ def read_record(folder: str | Path) -> Record:
     names = ("step", "lr", "momentum", "loss")
     # The steps of another run are not shown.
     belong = told == seconds[: len(told)] and (record.locked or told == seconds)
-    if belong and all(isinstance(steps.get(name), list) for name in names):
+    columns = [steps.get(name) for name in names]
+    if belong and all(isinstance(column, list) and len(column) == len(steps["step"]) for column in columns):
         record.steps = {name: [numeric(value) for value in steps[name]] for name in names}
     return record
 

@@ -14,6 +14,7 @@ from foveal.cli import main
 from foveal.errors import DataError, PackageError
 from foveal.report.record import read_record
 from foveal.report.recorder import MAX_STEPS
+from foveal.report.write import Findings, render
 
 
 def line(epoch, accuracy):
@@ -75,6 +76,42 @@ def test_runs_on_the_command_line(place, tmp_path_factory):
             report.compare(wrong)
     with pytest.raises(DataError, match="sort is 'size of it'"):
         report.compare(place, "size of it")
+
+
+WEIRD = (None, True, "text", [], {}, [1], {"loss": "x"}, -1, 1e308, 10**400, float("nan"), float("inf"), "\ud800<b>")
+
+
+def test_files_with_any_content_make_a_page_and_a_row(tmp_path):
+    rng = np.random.default_rng(0)
+    weird = lambda: WEIRD[rng.integers(len(WEIRD))]  # noqa: E731
+    names = [
+        "epoch",
+        "epochs",
+        "epochs_done",
+        "lr",
+        "train",
+        "test",
+        "seconds",
+        "data",
+        "model",
+        "memory_bytes",
+        "findings",
+    ]
+    names += ["images_per_second", "step", "loss", "momentum", "command", "versions", "seed", "status", "parameters"]
+    for _ in range(60):
+        run = made_run(tmp_path / str(rng.integers(2**60)), [0.5, 0.6])
+        for name in ("metrics.json", "steps.json", "run.json", "doctor.json"):
+            if rng.random() < 0.7:
+                found = json.loads((run / name).read_text()) if (run / name).exists() else {}
+                (run / name).write_text(json.dumps(found | {key: weird() for key in rng.choice(names, 6)}))
+        if rng.random() < 0.5:
+            (run / "log.jsonl").write_text(json.dumps({**line(1, 0.5), **{k: weird() for k in rng.choice(names, 3)}}))
+        text = render(read_record(run), Findings())
+        assert "<b>" not in text.replace("<figcaption><b>", "")
+    found = report.compare(tmp_path, "accuracy")
+    assert len(found.rows) == 60
+    assert "nan" not in str(found)
+    found.write_html(tmp_path / "all.html")
 
 
 def asked(live, path="/", host=None, method="GET"):
