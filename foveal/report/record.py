@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -76,13 +78,28 @@ class Record:
         return (self.folder / LOCK).exists()
 
     @property
+    def alive(self) -> bool | None:
+        """Whether the training that holds the lock goes on; None where that cannot be known, as on another machine."""
+        pid, _, host = read_text(self, LOCK).partition(" on ")
+        if host != socket.gethostname() or not pid.isdecimal() or sys.platform == "win32":
+            return None
+        try:
+            # Signal 0 is none: this asks whether there is such a process.
+            os.kill(int(pid), 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+        except PermissionError:
+            return True
+        return True
+
+    @property
     def status(self) -> str:
         """Whether it has ended, in a word or two."""
         if self.problems:
             return "damaged"
         planned, done = self.number("epochs"), self.epochs_done
         if self.locked:
-            return "running, or killed"
+            return {True: "running", False: "killed", None: "running, or killed"}[self.alive]
         if (told := self.run.get("status")) in CUT_SHORT:
             return str(told)
         if not self.metrics or not (self.folder / MODEL).exists():

@@ -2,7 +2,12 @@
 
 import http.client
 import json
+import os
+import signal
+import socket
+import subprocess
 import sys
+import urllib.request
 from types import SimpleNamespace
 
 import numpy as np
@@ -60,6 +65,32 @@ def test_runs_are_compared_with_damaged_and_unfinished_ones(place):
     assert "dam&lt;b&gt;aged" in text
     assert text.count("<svg") == 4
     assert len(report.compare(place / "good").rows) == 1
+
+
+def test_a_run_that_goes_on_and_one_that_was_killed(place):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for pid, host, state in (
+        (os.getpid(), socket.gethostname(), "running"),
+        (ended.pid, socket.gethostname(), "killed"),
+        (os.getpid(), "elsewhere", "running, or killed"),
+    ):
+        (place / "good" / ".lock").write_text(f"{pid} on {host}")
+        assert read_record(place / "good").status == state
+
+
+def test_watching_ends_with_ctrl_c(place):
+    command = [sys.executable, "-c", "from foveal.cli import main; main()", "watch", str(place / "good"), "--json"]
+    watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        url = json.loads(watching.stdout.readline())["url"]
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            assert "90.00%" in answer.read().decode()
+        watching.send_signal(signal.SIGINT)
+        _, errors = watching.communicate(timeout=60)
+        assert (watching.returncode, errors.strip()) == (0, "")
+    finally:
+        watching.kill()
 
 
 def test_runs_on_the_command_line(place, tmp_path_factory):
