@@ -14,8 +14,16 @@ from foveal.errors import ArgumentError, DataError, FovealError, ShapeError, Sta
 from foveal.ops.window import pair, sides
 from foveal.optim import schedule
 
-PARTS = ("ops", "nn", "loss", "optim", "schedule", "init", "metrics", "plots", "data", "models", "train")
-WITHOUT_FILES = ("nn.models.load", "nn.models.load_weights", "data.load", "data.read_image", "foveal.load")
+PARTS = ("ops", "nn", "loss", "optim", "schedule", "init", "metrics", "plots", "data", "models", "train", "report")
+WITHOUT_FILES = (
+    "nn.models.load",
+    "nn.models.load_weights",
+    "data.load",
+    "data.read_image",
+    "foveal.load",
+    "report.write",
+    "report.compare",
+)
 X = np.ones((2, 3), "float32")
 IMAGE = np.ones((1, 2, 8, 8), "float32")
 Y, RNG = np.array([0]), np.random.default_rng(0)
