@@ -16,9 +16,11 @@ from click.testing import CliRunner
 
 from foveal import report
 from foveal.cli import main
+from foveal.cli.report import KEYS as SORTED_BY
 from foveal.errors import DataError, PackageError
 from foveal.report.record import read_record
 from foveal.report.recorder import MAX_STEPS
+from foveal.report.runs import KEYS
 from foveal.report.write import Findings, render
 
 
@@ -105,6 +107,7 @@ def test_runs_on_the_command_line(place, tmp_path_factory):
     ):
         with pytest.raises(DataError, match=message):
             report.compare(wrong)
+    assert tuple(KEYS) == SORTED_BY
     with pytest.raises(DataError, match="sort is 'size of it'"):
         report.compare(place, "size of it")
 
