@@ -14,7 +14,9 @@ from foveal.errors import ArgumentError, DataError, FovealError, ShapeError, Sta
 from foveal.ops.window import pair, sides
 from foveal.optim import schedule
 
-PARTS = ("ops", "nn", "loss", "optim", "schedule", "init", "metrics", "plots", "data", "models", "train")
+PARTS = (
+    "ops", "nn", "loss", "optim", "schedule", "init", "metrics", "plots", "data", "transforms", "models", "train", "report"
+)
 WITHOUT_FILES = (
     "nn.models.load",
     "nn.models.load_weights",
@@ -25,6 +27,8 @@ WITHOUT_FILES = (
     "foveal.load",
     "train.calibrate",
     "train.write_card",
+    "report.write",
+    "report.compare",
 )
 X = np.ones((2, 3), "float32")
 IMAGE = np.ones((1, 2, 8, 8), "float32")

@@ -49,7 +49,7 @@ class Reporting:
         run = self.recorder.run
         try:
             path = write(self.folder, run.net, data, validation=run.held_out, quiet=quiet)
-        except FovealError as error:
+        except (FovealError, MemoryError) as error:
             echo(f"The report could not be written: {error}; `foveal report {self.folder}` tries again.", err=True)
             return
         if not quiet:

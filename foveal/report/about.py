@@ -62,11 +62,10 @@ def is_setting(name: str, value: object) -> bool:
 
 def command(record: Record) -> str:
     """Return the command that trains the same again: the one that was typed, or what metrics.json says."""
-    typed = record.run.get("command")
-    if isinstance(typed, str):
-        return typed
-    if isinstance(typed, list):
-        return shlex.join(map(str, typed))
+    called = record.run.get("command")
+    words = called.get("words") if isinstance(called, Mapping) else None
+    if isinstance(words, list) and words:
+        return shlex.join(map(str, words))
     options: list[str] = []
     for name in OPTIONS:
         value = record.metrics.get(name)

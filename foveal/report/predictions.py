@@ -33,6 +33,8 @@ from foveal.train.files import writing
 
 # Numbers of a part that are kept at most, 256 MiB; of more images, as many as that are taken at equal distances.
 MAX_NUMBERS = 1 << 26
+# Below this, float32 has 0.
+LEAST = 1e-38
 # The same for images in all: what is drawn of more cannot be told apart.
 MAX_IMAGES = 200_000
 
@@ -66,9 +68,21 @@ class Predictions:
         return self.predicted == self.label
 
     @property
+    def loss(self) -> float:
+        """The cross-entropy, by `logits`, without an array of them."""
+        right = self.probability[np.arange(len(self.label)), self.label].astype(np.float64)
+        return float(-np.log(np.maximum(right, LEAST)).mean())
+
+    def thinned(self, numbers: int) -> Predictions:
+        """Return as many of the images, at equal distances, as have so many probabilities; all where they are fewer."""
+        step = -(-self.probability.size // numbers)
+        index, label, probability = self.index[::step], self.label[::step], self.probability[::step]
+        return Predictions(self.part, index, label, probability, self.images)
+
+    @property
     def logits(self) -> NDArray[np.float64]:
         """Logarithms of the probabilities, [n, K], which are logits; those that float32 has as 0 are small ones."""
-        return np.log(np.maximum(self.probability.astype(np.float64), 1e-38))
+        return np.log(np.maximum(self.probability.astype(np.float64), LEAST))
 
 
 def parts_of(data: Dataset) -> dict[str, tuple[Any, NDArray[np.int64]]]:

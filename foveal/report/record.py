@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,6 +20,10 @@ from foveal.train.run_folder import LOCK
 # Written by `Recorder`, by `write`, by the check of the data and by the training.
 STEPS, PREDICTIONS, REPORT = "steps.json", "predictions.npz", "report.html"
 DOCTOR, RUN = "doctor.json", "run.json"
+# Larger numbers are none that a run writes, and drawn they would be infinite.
+MAX_NUMBER = 1e300
+# How run.json says that a run was ended before its time.
+CUT_SHORT = ("interrupted", "failed")
 # Bytes of a file of JSON that is read; a run writes much less.
 MAX_JSON = 1 << 26
 
@@ -55,13 +61,11 @@ class Record:
     def value(self, name: str) -> float | None:
         """Return "loss" or "accuracy" of the part that the run is judged by; None if it is not known."""
         part = self.last.get(self.measured or "")
-        found = part.get(name) if isinstance(part, Mapping) else None
-        return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+        return numeric(part.get(name)) if isinstance(part, Mapping) else None
 
     def number(self, name: str) -> float | None:
         """Return a number of metrics.json; None if there is none of that name."""
-        found = self.metrics.get(name)
-        return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+        return numeric(self.metrics.get(name))
 
     @property
     def epochs_done(self) -> int:
@@ -74,13 +78,30 @@ class Record:
         return (self.folder / LOCK).exists()
 
     @property
+    def alive(self) -> bool | None:
+        """Whether the training that holds the lock goes on; None where that cannot be known, as on another machine."""
+        pid, _, host = read_text(self, LOCK).partition(" on ")
+        if host != socket.gethostname() or not pid.isdecimal() or sys.platform == "win32":
+            return None
+        try:
+            # Signal 0 is none: this asks whether there is such a process.
+            os.kill(int(pid), 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+        except PermissionError:
+            return True
+        return True
+
+    @property
     def status(self) -> str:
         """Whether it has ended, in a word or two."""
         if self.problems:
             return "damaged"
         planned, done = self.number("epochs"), self.epochs_done
         if self.locked:
-            return "running, or killed"
+            return {True: "running", False: "killed", None: "running, or killed"}[self.alive]
+        if (told := self.run.get("status")) in CUT_SHORT:
+            return str(told)
         if not self.metrics or not (self.folder / MODEL).exists():
             return "unfinished"
         return "done" if planned is None or done >= planned else "stopped early"
@@ -109,8 +130,9 @@ class Record:
 
 
 def numeric(value: object) -> float | None:
-    """Return a number as a float, and None for anything else."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    """Return a finite number as a float, and None for anything else."""
+    known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
+    return float(value) if known else None  # type: ignore[arg-type]
 
 
 def read_record(folder: str | Path) -> Record:
@@ -119,7 +141,7 @@ def read_record(folder: str | Path) -> Record:
     record.metrics = read_object(record, METRICS)
     for number, text in enumerate(read_text(record, LOG).splitlines(), 1):
         line = parsed(record, f"{LOG}, line {number}", text)
-        if not isinstance(line.get("epoch"), int):
+        if numeric(line.get("epoch")) is None:
             record.problems.append(f"{LOG}, line {number}: it has no epoch")
             break
         record.lines.append(line)
@@ -135,7 +157,8 @@ def read_record(folder: str | Path) -> Record:
     names = ("step", "lr", "momentum", "loss")
     # The steps of another run are not shown.
     belong = told == seconds[: len(told)] and (record.locked or told == seconds)
-    if belong and all(isinstance(steps.get(name), list) for name in names):
+    columns = [steps.get(name) for name in names]
+    if belong and all(isinstance(column, list) and len(column) == len(steps["step"]) for column in columns):
         record.steps = {name: [numeric(value) for value in steps[name]] for name in names}
     return record
 

@@ -25,6 +25,8 @@ MAX_ROWS, MAX_CURVES, MAX_CELLS, MAX_PAIRS = 100, 8, 20, 12
 MAX_POINTS = 500
 # Numbers that a temperature is fitted on.
 MAX_FITTED = 1 << 20
+# Probabilities that calibration is measured on.
+MAX_CALIBRATED = 1 << 23
 # What answers are wanted to be right by, as shares.
 PRECISIONS = (0.9, 0.95, 0.98, 0.99)
 # The precision that a class of its own is asked for.
@@ -91,9 +93,13 @@ class Scores:
         known = np.flatnonzero(np.asarray(self.scores.images) > 0)
         worst = known[np.argsort(np.asarray(self.scores.f1)[known], kind="stable")][:MAX_ROWS]
         self.shown: NDArray[np.int64] = np.arange(K) if K <= MAX_ROWS else np.sort(worst)
-        p, y = self.part.probability.astype(np.float64), self.part.label
+        p, y = self.part.probability, self.part.label
         #: by class, where there are images of it and others
-        self.ranked = {int(k): Ranked.of(y == k, p[:, k]) for k in self.shown if (y == k).any() and not (y == k).all()}
+        self.ranked = {
+            int(k): Ranked.of(y == k, p[:, k].astype(np.float64))
+            for k in self.shown
+            if (y == k).any() and not (y == k).all()
+        }
 
     @property
     def where(self) -> str:
@@ -106,11 +112,10 @@ class Scores:
         """Return the large numbers: accuracy with its interval, loss, calibration."""
         right, n = int(self.part.right.sum()), len(self.part.label)
         low, high = metrics.wilson_interval(right, n)
-        loss = metrics.cross_entropy(self.part.logits, self.part.label)
         note = f"95 %: {100 * low:.1f} to {100 * high:.1f} %"
         return [
             (f"{self.part.part} accuracy", f"{right / n:.2%}", note),
-            (f"{self.part.part} loss", f"{loss:.4f}", "cross-entropy"),
+            (f"{self.part.part} loss", f"{self.part.loss:.4f}", "cross-entropy"),
         ]
 
     def by_class(self) -> str:
@@ -235,7 +240,8 @@ class Scores:
 
     def calibration(self) -> str:
         """Return the reliability diagrams before and after temperature scaling."""
-        part, fitting = self.part, self.fitting
+        # What is drawn into fifteen bars takes no more.
+        part, fitting = self.part.thinned(MAX_CALIBRATED), self.fitting
         before = metrics.calibration(part.probability, part.label)
         if fitting is not None:
             T = fitted(fitting, slice(None))
@@ -256,7 +262,8 @@ class Scores:
         ):
             told = f"expected calibration error {found.ece:.4f}, largest gap {found.mce:.3f}; {note}"
             made.append(page.figure(title, told, charts.reliability_chart(found, f"{title}: {told}")))
-        note = (
+        some = len(part.label) < len(self.part.label)
+        note = (f"On {len(part.label):,} of the images. " if some else "") + (
             "A bar is how often the network is right at this confidence, the dashed frame reaches to how sure it was."
             " Temperature scaling divides the logits by T (Guo et al. 2017), which changes no prediction."
         )
@@ -307,9 +314,9 @@ def spread(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[list[float],
 
 def fitted(part: Predictions, rows: Any) -> float:
     """Return the temperature of some rows; of very many, as many as are enough for one number, at equal distances."""
-    logits, labels = part.logits[rows], part.label[rows]
-    step = -(-logits.size // MAX_FITTED)
-    return metrics.fit_temperature(logits[::step], labels[::step])
+    chosen = Predictions(part.part, part.index[rows], part.label[rows], part.probability[rows], part.images)
+    chosen = chosen.thinned(MAX_FITTED)
+    return metrics.fit_temperature(chosen.logits, chosen.label)
 
 
 def softened(logits: NDArray[np.float64], temperature: Any) -> NDArray[np.float64]:

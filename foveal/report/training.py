@@ -45,7 +45,7 @@ def by_part(record: Record, measure: str) -> list[Series]:
 def ends(series: list[Series], share: bool) -> str:
     """Return the last values, as words."""
     last = [(one.name, charts.finite(one.y)[-1]) for one in series if charts.finite(one.y)]
-    return ", ".join(f"{name} {value:.2%}" if share else f"{name} {value:.4g}" for name, value in last) + " at the end"
+    return ", ".join(f"{name} {value:.2%}" if share else f"{name} {value:.4g}" for name, value in last)
 
 
 def row(record: Record, number: int) -> list[str]:

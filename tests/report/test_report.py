@@ -175,6 +175,23 @@ def test_a_run_that_was_stopped_early_and_one_without_test_images(tmp_path):
     assert "trained on arrays" in text
 
 
+def test_the_command_the_versions_and_the_findings_are_shown_as_their_files_tell_them(run):
+    command = {"words": ["foveal", "train", "my photos", "--seed", "3"]}
+    facts = {"command": command, "seed": 3, "versions": {"foveal": "9.9", "cpu": "<b>"}, "status": "ended"}
+    (run / "run.json").write_text(json.dumps(facts))
+    finding = {"severity": "warning", "count": 7, "text": "7 images are <dark>", "way_out": "look at them"}
+    (run / "doctor.json").write_text(json.dumps({"findings": [finding, "no finding"], "warnings": 1}))
+    page, _ = read(report.write(run))
+    for text in ("foveal train 'my photos' --seed 3", "9.9", "<b>", "7 images are <dark>", "look at them"):
+        assert text in page.texts
+    (run / "doctor.json").write_text('{"findings": []}')
+    assert "nothing to complain about" in read(report.write(run))[1]
+    (run / "doctor.json").unlink()
+    (run / "run.json").write_text("[]")
+    assert "damaged: run.json: no JSON object" in read(report.write(run))[1]
+    (run / "run.json").unlink()
+
+
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(DataError, match="not a run, there is neither a log nor a model"):
         report.write(tmp_path)

@@ -2,7 +2,12 @@
 
 import http.client
 import json
+import os
+import signal
+import socket
+import subprocess
 import sys
+import urllib.request
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,9 +16,12 @@ from click.testing import CliRunner
 
 from foveal import report
 from foveal.cli import main
+from foveal.cli.report import KEYS as SORTED_BY
 from foveal.errors import DataError, PackageError
 from foveal.report.record import read_record
 from foveal.report.recorder import MAX_STEPS
+from foveal.report.runs import KEYS
+from foveal.report.write import Findings, render
 
 
 def line(epoch, accuracy):
@@ -39,6 +47,8 @@ def place(tmp_path):
     made_run(tmp_path / "short", [0.4], planned=9)
     damaged = made_run(tmp_path / "dam<b>aged", [0.7])
     (damaged / "metrics.json").write_text('{"epochs": ')
+    interrupted = made_run(tmp_path / "interrupted", [0.2], planned=4)
+    (interrupted / "run.json").write_text('{"status": "interrupted"}')
     cut = tmp_path / "cut"
     cut.mkdir()
     (cut / "log.jsonl").write_text(json.dumps(line(1, 0.3)) + "\n")
@@ -48,15 +58,41 @@ def place(tmp_path):
 def test_runs_are_compared_with_damaged_and_unfinished_ones(place):
     found = report.compare(place, "accuracy")
     states = {row["run"]: row["state"] for row in found.rows}
-    assert list(states) == ["deep/better", "good", "dam<b>aged", "short", "cut"]
-    assert list(states.values()) == ["done", "done", "damaged", "stopped early", "unfinished"]
+    assert list(states) == ["deep/better", "good", "dam<b>aged", "short", "cut", "interrupted"]
+    assert list(states.values()) == ["done", "done", "damaged", "stopped early", "unfinished", "interrupted"]
     assert found.rows[1]["accuracy"] == 0.9
     assert "metrics.json: no JSON object" in found.rows[2]["problem"]
-    assert [row["loss"] for row in report.compare(place, "loss").rows] == [0.5, 0.5, 1.0, 1.0, 1.0]
+    assert [row["loss"] for row in report.compare(place, "loss").rows] == [0.5, 0.5, 1.0, 1.0, 1.0, 1.0]
     text = found.write_html(place / "all.html").read_text()
     assert "dam&lt;b&gt;aged" in text
     assert text.count("<svg") == 4
     assert len(report.compare(place / "good").rows) == 1
+
+
+def test_a_run_that_goes_on_and_one_that_was_killed(place):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for pid, host, state in (
+        (os.getpid(), socket.gethostname(), "running"),
+        (ended.pid, socket.gethostname(), "killed"),
+        (os.getpid(), "elsewhere", "running, or killed"),
+    ):
+        (place / "good" / ".lock").write_text(f"{pid} on {host}")
+        assert read_record(place / "good").status == state
+
+
+def test_watching_ends_with_ctrl_c(place):
+    command = [sys.executable, "-c", "from foveal.cli import main; main()", "watch", str(place / "good"), "--json"]
+    watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        url = json.loads(watching.stdout.readline())["url"]
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            assert "90.00%" in answer.read().decode()
+        watching.send_signal(signal.SIGINT)
+        _, errors = watching.communicate(timeout=60)
+        assert (watching.returncode, errors.strip()) == (0, "")
+    finally:
+        watching.kill()
 
 
 def test_runs_on_the_command_line(place, tmp_path_factory):
@@ -71,8 +107,45 @@ def test_runs_on_the_command_line(place, tmp_path_factory):
     ):
         with pytest.raises(DataError, match=message):
             report.compare(wrong)
+    assert tuple(KEYS) == SORTED_BY
     with pytest.raises(DataError, match="sort is 'size of it'"):
         report.compare(place, "size of it")
+
+
+WEIRD = (None, True, "text", [], {}, [1], {"loss": "x"}, -1, 1e308, 10**400, float("nan"), float("inf"), "\ud800<b>")
+
+
+def test_files_with_any_content_make_a_page_and_a_row(tmp_path):
+    rng = np.random.default_rng(0)
+    weird = lambda: WEIRD[rng.integers(len(WEIRD))]  # noqa: E731
+    names = [
+        "epoch",
+        "epochs",
+        "epochs_done",
+        "lr",
+        "train",
+        "test",
+        "seconds",
+        "data",
+        "model",
+        "memory_bytes",
+        "findings",
+    ]
+    names += ["images_per_second", "step", "loss", "momentum", "command", "versions", "seed", "status", "parameters"]
+    for _ in range(60):
+        run = made_run(tmp_path / str(rng.integers(2**60)), [0.5, 0.6])
+        for name in ("metrics.json", "steps.json", "run.json", "doctor.json"):
+            if rng.random() < 0.7:
+                found = json.loads((run / name).read_text()) if (run / name).exists() else {}
+                (run / name).write_text(json.dumps(found | {key: weird() for key in rng.choice(names, 6)}))
+        if rng.random() < 0.5:
+            (run / "log.jsonl").write_text(json.dumps({**line(1, 0.5), **{k: weird() for k in rng.choice(names, 3)}}))
+        text = render(read_record(run), Findings())
+        assert "<b>" not in text.replace("<figcaption><b>", "")
+    found = report.compare(tmp_path, "accuracy")
+    assert len(found.rows) == 60
+    assert "nan" not in str(found)
+    found.write_html(tmp_path / "all.html")
 
 
 def asked(live, path="/", host=None, method="GET"):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import foveal
-from foveal import data, doctor, explain, metrics, nn, ops, optim, train
+from foveal import data, doctor, explain, metrics, nn, ops, optim, report, train
 from foveal.data import transforms
 from foveal.ops.op import OPS, Type
 from foveal.optim import schedule
@@ -506,6 +506,12 @@ def plots():
     yield Target("plots", "explain.plot_receptive_field", field, lambda: ((net(), PHOTOS[0]), {"at": (1, 2)}))
 
 
+def reports():
+    yield Target("report", "report.write", report.write, lambda: (("nowhere",), {"quiet": True}))
+    yield Target("report", "report.compare", report.compare, lambda: (("nowhere",), {"sort": "date"}))
+    yield Target("report", "report.Recorder", report.Recorder, lambda: (("nowhere",), {}))
+
+
 def targets(parts=()):
     """All targets, or those of some parts."""
     named = {
@@ -521,5 +527,6 @@ def targets(parts=()):
         "transforms": all_transforms,
         "models": models,
         "train": training,
+        "report": reports,
     }
     return [target for part in (parts or named) for target in named[part]()]
