@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from foveal.cli.data_dir_options import data_dir_option
 from foveal.cli.folders_options import folder_options_of_run, read_data
 from foveal.cli.options import (
     classes_in,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     help="The images that are looked at. A folder without parts is divided as in training; of new images take all.",
 )
 @folder_options_of_run
+@data_dir_option
 @json_option
 def evaluate(
     run: Path,

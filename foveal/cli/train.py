@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from foveal.cli.calibrate import finish
+from foveal.cli.data_dir_options import data_dir_option
 from foveal.cli.folders_options import folder_options, read_data
 from foveal.cli.options import (
     ABOVE_ZERO,
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--compile-only", is_flag=True, help="Fill the kernel cache with what this run needs, and end.")
 @folder_options
+@data_dir_option
 @json_option
 def train(
     data: str, out: Path | None, as_json: bool, compile_only: bool, images: dict[str, Any], **options: Any
