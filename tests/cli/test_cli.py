@@ -40,7 +40,8 @@ def test_train_tells_and_writes(place):
     assert "set: 40 training and 40 test images, 1x8x8, 2 classes" in printed
     assert "epoch 8/8: loss" in printed
     assert "model.safetensors" in printed
-    assert {"model.safetensors", "log.jsonl", "metrics.json"} == {path.name for path in (folder / "run").iterdir()}
+    names = {"model.safetensors", "log.jsonl", "metrics.json", "MODEL.md"}
+    assert names == {path.name for path in (folder / "run").iterdir()}
 
 
 def test_quiet_prints_nothing_and_out_has_a_default(place, monkeypatch, tmp_path):
