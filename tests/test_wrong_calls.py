@@ -15,7 +15,19 @@ from foveal.ops.window import pair, sides
 from foveal.optim import schedule
 
 PARTS = (
-    "ops", "nn", "loss", "optim", "schedule", "init", "metrics", "plots", "data", "transforms", "models", "train", "report"
+    "ops",
+    "nn",
+    "loss",
+    "optim",
+    "schedule",
+    "init",
+    "metrics",
+    "plots",
+    "data",
+    "transforms",
+    "models",
+    "train",
+    "report",
 )
 WITHOUT_FILES = (
     "nn.models.load",

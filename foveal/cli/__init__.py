@@ -5,6 +5,7 @@ tune.py       foveal tune: find hyper-parameters for a data set
 evaluate.py   foveal evaluate: test the model of a run
 predict.py    foveal predict: classify image files with the model of a run
 calibrate.py  foveal calibrate: probabilities that can be trusted, and thresholds, for the model of a run
+data_dir_options.py  where named data sets lie
 photos.py     the photos that the words of a command line name
 answers.py    the answers of foveal predict as a table, JSON or CSV
 features.py   foveal features: what a network makes of images, for other programs and quick probes

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from foveal.cli.data_dir_options import data_dir_option
 from foveal.cli.evaluate import reading
 from foveal.cli.folders_options import folder_options_of_run, read_data
 from foveal.cli.options import (
@@ -47,6 +48,7 @@ SHARE = FiniteRange(0, 1, min_open=True)
 @threads_option
 @code_option
 @folder_options_of_run
+@data_dir_option
 @json_option
 def calibrate(
     run: Path,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from foveal.cli.augment_options import tta_option
+from foveal.cli.data_dir_options import data_dir_option
 from foveal.cli.folders_options import folder_options_of_run, read_data
 from foveal.cli.options import (
     classes_in,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 )
 @folder_options_of_run
 @tta_option
+@data_dir_option
 @json_option
 def evaluate(
     run: Path,

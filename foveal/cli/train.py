@@ -14,6 +14,7 @@ import click
 from foveal.cli.augment_options import augment_options
 from foveal.cli.calibrate import finish
 from foveal.cli.data import check_before, check_option
+from foveal.cli.data_dir_options import data_dir_option
 from foveal.cli.folders_options import folder_options, read_data
 from foveal.cli.options import (
     ABOVE_ZERO,
@@ -104,6 +105,7 @@ if TYPE_CHECKING:
 @folder_options
 @resume_options
 @check_option
+@data_dir_option
 @json_option
 def train(
     data: str | None,

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from foveal.cli.data_dir_options import data_dir_option
 from foveal.cli.options import ABOVE_ZERO, POSITIVE, SEED, DataCommand, Name, echo, json_option, threads_option
 
 
@@ -29,6 +30,7 @@ from foveal.cli.options import ABOVE_ZERO, POSITIVE, SEED, DataCommand, Name, ec
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for the numbers and the picture.  [default: runs/<data>/tune]",
 )
+@data_dir_option
 @json_option
 def tune(data: str, out: Path | None, as_json: bool, **options: Any) -> None:
     """Find learning rate, batch size, momentum and weight decay for DATA.

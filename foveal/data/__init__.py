@@ -8,6 +8,7 @@ statistics.py  bytes as floats, mean and standard deviation, normalisation
 idx.py         the files of MNIST and EMNIST
 cifar.py       the records of CIFAR-10's and CIFAR-100's binary version
 npz.py         NumPy's archives
+download.py    data sets that have a name: where they are looked for, and fetched with a checksum
 files.py       the bytes of a file, unpacked as far as they are wanted
 images.py      single image files
 pixels.py      pixels of any kind as bytes: wide numbers, transparency, ICC profiles

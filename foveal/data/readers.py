@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from foveal.data import cifar, digits, idx, npz
+from foveal.data import cifar, digits, download, idx, npz
 from foveal.data.dataset import PARTS, Dataset, from_arrays
 from foveal.data.files import read_limited
 from foveal.data.image_files import REFUSED, ImageFiles
@@ -258,8 +258,19 @@ def _read_images(path: Path) -> Dataset:
     return load_images(path)
 
 
+def _is_named(name_or_path: str | Path, path: Path) -> bool:
+    """True for the name of a data set that can be fetched, where no file or folder has that name."""
+    return str(name_or_path) in download.NAMED and not path.exists()
+
+
 SOURCES = (
     Source("`digits`", lambda name, _: str(name) == "digits", lambda _: digits.read()),
+    Source(
+        f"{', '.join(f'`{name}`' for name in download.NAMED)}, which are fetched unless the folder ${download.VARIABLE}"
+        " or the cache has them",
+        _is_named,
+        lambda path: _folder(download.find(str(path))),
+    ),
     Source(
         f"a folder with the files of {' or of '.join(kind.name for kind in FOLDER_FORMATS)}",
         _holds_formats,

@@ -40,7 +40,17 @@ def test_train_tells_and_writes(place):
     assert "set: 40 training and 40 test images, 1x8x8, 2 classes" in printed
     assert "epoch 8/8: loss" in printed
     assert "model.safetensors" in printed
-    names = {"model.safetensors", "log.jsonl", "metrics.json", "run.json", "checkpoints"}
+    names = {
+        "model.safetensors",
+        "log.jsonl",
+        "metrics.json",
+        "run.json",
+        "checkpoints",
+        "MODEL.md",
+        "report.html",
+        "predictions.npz",
+        "steps.json",
+    }
     assert names == {path.name for path in (folder / "run").iterdir()}
 
 
