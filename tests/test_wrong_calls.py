@@ -15,7 +15,8 @@ from foveal.ops.window import pair, sides
 from foveal.optim import schedule
 
 PARTS = ("ops", "nn", "loss", "optim", "schedule", "init", "metrics", "plots", "data", "models", "train")
-WITHOUT_FILES = ("nn.models.load", "nn.models.load_weights", "data.load", "data.read_image", "foveal.load")
+WITHOUT_FILES = ("nn.models.load", "nn.models.load_weights", "nn.models.recognised", "data.load", "data.read_image")
+WITHOUT_FILES += ("data.fetch", "foveal.load")
 X = np.ones((2, 3), "float32")
 IMAGE = np.ones((1, 2, 8, 8), "float32")
 Y, RNG = np.array([0]), np.random.default_rng(0)

@@ -350,8 +350,7 @@ def data_sets():
     yield Target("data", "Loader.epoch", lambda epoch: next(loader.epoch(epoch)), lambda: ((1,), {}))
 
     yield Target("data", "train.predict", train.predict, lambda: ((net(), PHOTOS), dict(scale)))
-    nowhere = {"weights": "nowhere.safetensors"}
-    yield Target("data", "data.transforms_of", data.transforms_of, lambda: ((), dict(nowhere)))
+    yield Target("data", "data.transforms_of", data.transforms_of, lambda: (("resnet18",), {}))
     yield Target("data", "data.fetch", data.fetch, lambda: (("no such name",), {"tell": print}))
     yield Target("data", "train.features", train.features, lambda: ((net(), PHOTOS), dict(scale)))
     yield Target("data", "train.probe", train.probe, lambda: (("knn", X, Y), {"seed": 1}))
