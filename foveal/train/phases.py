@@ -30,7 +30,7 @@ def fine_tuned(recipe: Recipe, images: int | None) -> Recipe:
     steps = max(1, (images or 0) // BATCH)
     least, most = EPOCHS
     epochs = min(most, max(least, math.ceil(STEPS / steps)))
-    return replace(recipe, epochs=epochs, batch_size=BATCH, lr=2e-3, optimizer="adamw", weight_decay=0.01)
+    return replace(recipe, epochs=epochs, batch_size=BATCH, lr=5e-3, optimizer="adamw", weight_decay=0.01)
 
 
 def head_epochs(epochs: int) -> int:
