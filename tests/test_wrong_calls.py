@@ -34,6 +34,8 @@ WITHOUT_FILES = (
     "nn.models.load_weights",
     "data.load",
     "data.read_image",
+    "data.fetch",
+    "nn.models.recognised",
     "data.scan",
     "doctor.label_errors",
     "foveal.load",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 import foveal
 from foveal.data.dataset import Dataset
 from foveal.data.transforms.mixing import mixing
 from foveal.train.feed import settings_and_feed
+from foveal.train.phases import Phases
 from foveal.train.settings import TrainOptions, build_net, make_loss, make_optimizer, thread_count
+from foveal.train.start import start_of
 from foveal.warming import WarmUp, warm_up
 
 
@@ -18,7 +22,12 @@ def compile_only(data: Dataset, options: TrainOptions) -> WarmUp:
     A run with the same options compiles nothing then, on any machine type that shares the cache folder. Nothing is
     trained and no file of a run is written. Raises as `train` does for options that do not fit.
     """
+    start = start_of(data, options, (lambda line: None))
+    if start is not None:
+        data, options = start.normalised(data), replace(options, model=start.model or options.model)
     settings, feed = settings_and_feed(data, options)
+    if start is not None:
+        settings = start.settings(settings, options, data)
     net = build_net(settings, data)
     optimizer = make_optimizer(net, settings)
     image = (data.channels, *data.size)
@@ -34,8 +43,13 @@ def compile_only(data: Dataset, options: TrainOptions) -> WarmUp:
         )
         # Of a mixture, labels are shares of the classes.
         targets = None if mixing(options.mix) is None else [(settings.batch_size, len(data.classes))]
-        training = warm_up(net, [(settings.batch_size, *image)], step=step, targets=targets, inference=False)
+        # With the last layer alone, and with all, a step is another program.
+        phases, training = Phases(net, settings.freeze_epochs), []
+        for epoch in dict.fromkeys((0, settings.freeze_epochs)):
+            phases.begin(epoch)
+            shapes = [(settings.batch_size, *image)]
+            training.append(warm_up(net, shapes, step=step, targets=targets, inference=False))
         # Tests take batches of one size, of floats: the average of the parameters, if there is one, has their shapes.
         sizes = {loader.batch_size or 1 for loader in feed.parts.values()}
         tests = warm_up(net, [np.zeros((batch, *image), np.float32) for batch in sorted(sizes)])
-    return WarmUp((*training.programs, *tests.programs), training.kept)
+    return WarmUp((*(made for one in training for made in one.programs), *tests.programs), training[0].kept)

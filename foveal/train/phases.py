@@ -31,7 +31,7 @@ def fine_tuned(recipe: Recipe, images: int | None) -> Recipe:
     least, most = EPOCHS
     epochs = min(most, max(least, math.ceil(STEPS / steps)))
     why = f"{images or 0:,} images: fine-tuning in {epochs} epochs of {steps:,} steps of {BATCH}"
-    recipe = replace(recipe, lr=2e-3, optimizer="adamw", weight_decay=0.01, momentum=None, ema=None)
+    recipe = replace(recipe, lr=5e-3, optimizer="adamw", weight_decay=0.01, momentum=None, ema=None)
     return replace(recipe, epochs=epochs, batch_size=BATCH, steps=epochs * steps, reason=why)
 
 

@@ -364,8 +364,7 @@ def data_sets():
     how = {"method": "probe", "folds": 2, "epochs": 1, "seed": 0, "quiet": True}
     yield Target("data", "doctor.label_errors", doctor.label_errors, lambda: (("nowhere", digits), dict(how)))
     yield Target("data", "train.predict", train.predict, lambda: ((net(), PHOTOS), {**scale, "tta": "flip"}))
-    nowhere = {"weights": "nowhere.safetensors"}
-    yield Target("data", "data.transforms_of", data.transforms_of, lambda: ((), dict(nowhere)))
+    yield Target("data", "data.transforms_of", data.transforms_of, lambda: (("resnet18",), {}))
     yield Target("data", "data.fetch", data.fetch, lambda: (("no such name",), {"tell": print}))
     yield Target("data", "train.features", train.features, lambda: ((net(), PHOTOS), dict(scale)))
     yield Target("data", "train.probe", train.probe, lambda: (("knn", X, Y), {"seed": 1}))

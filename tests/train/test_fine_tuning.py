@@ -31,9 +31,9 @@ def run(tmp_path_factory):
 
 def test_the_model_of_a_file_is_recognised(tmp_path):
     for name, prefix in (("small", ""), ("resnet20", "module.")):
-        state = models.build(name, channels=1, size=(32, 32), classes=7).state_dict()
+        state = models.build(name, channels=3, size=(32, 32), classes=7).state_dict()
         save_file({prefix + n: v for n, v in state.items()}, tmp_path / "file.safetensors")
-        assert recognised(tmp_path / "file.safetensors") == (name, 1)
+        assert recognised(tmp_path / "file.safetensors") == (name, 3)
     del state["layer1.0.conv1.weight"]
     save_file(state, tmp_path / "file.safetensors")
     with pytest.raises(StateError, match=r"the weights of none of the models here, .*; nearest: resnet20 \(9\d% of"):
