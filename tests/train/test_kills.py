@@ -128,6 +128,9 @@ def resumed(folder, threads):
         training(folder, threads)
     elif status["status"] != "ended":
         training(folder, threads, resume=folder)
+    else:
+        # Whatever comes next tidies up.
+        run_folder.RunFolder(folder, goes_on=True).close()
 
 
 def dry_run(folder):
