@@ -67,16 +67,15 @@ OPERATIONS = ("fsync", "replace", "rename", "link", "unlink", "mkdir", "rmdir", 
 class Counted:
     """Counts the changes of the file system, and kills the process at the n-th, before it or in the middle."""
 
-    def __init__(self, at=0):
-        self.count, self.at = 0, at
-        # The numbers of those that belong to a checkpoint.
-        self.inside = []
-        whole = run_folder.write_checkpoint
+    def __init__(self, at=0, inside=0):
+        """inside: counts those that belong to a checkpoint alone."""
+        self.count, self.at, self.inside, self.kill_inside = 0, at, 0, inside
+        self.within, whole = False, run_folder.write_checkpoint
 
         def write_checkpoint(folder, content):
-            before = self.count
+            self.within = True
             whole(folder, content)
-            self.inside += range(before + 1, self.count + 1)
+            self.within = False
 
         run_folder.write_checkpoint = write_checkpoint
         for name in OPERATIONS[:-1]:
@@ -94,7 +93,8 @@ class Counted:
 
     def one_more(self):
         self.count += 1
-        if self.count == self.at:
+        self.inside += self.within
+        if self.count == self.at or (self.within and self.inside == self.kill_inside):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def write(self, path, content):
@@ -106,16 +106,19 @@ class Counted:
             file.write(content[half:])
 
 
-def killed(train, at=0, seconds=0.0):
-    """Train in a child that is killed at its n-th operation, or after so many seconds; return whether it was."""
+def killed(train, at=0, inside=0, seconds=0.0):
+    """Train in a child that is killed at its n-th operation, or after so many seconds; return whether it was.
+
+    inside: the n-th of those that belong to checkpoints.
+    """
     child = os.fork()
     if not child:
         try:
-            Counted(at)
+            Counted(at, inside)
             train()
         finally:
             os._exit(0)
-    if not at:
+    if not at and not inside:
         time.sleep(seconds)
         os.kill(child, signal.SIGKILL)
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
@@ -135,7 +138,7 @@ def resumed(folder, threads):
 
 
 def dry_run(folder):
-    """How many operations a training has, which of them belong to checkpoints, and how long it takes."""
+    """How many operations a training has, how many of them belong to checkpoints, and how long it takes."""
     started, (reading, writing) = time.perf_counter(), os.pipe()
     if not (child := os.fork()):
         counted = Counted()
@@ -156,12 +159,13 @@ def kill_and_resume(place, full):
     # The disk is not waited for.
     os.fsync = lambda handle: None
     rng = random.Random(0)
-    others = sorted({*range(1, operations + 1)} - {*inside})
-    ats = [*inside, *others] if full else rng.sample(inside[:-8], 3) + rng.sample(others, 1)
-    # What kills first, and what kills the trainings that go on after it, whose first checkpoint comes soon.
-    series = [[{"at": at}, {"at": rng.randint(1, 12)}, {"at": rng.randint(1, 12)}] for at in ats]
-    series += [[{"seconds": rng.uniform(0, duration)} for _ in range(3)] for _ in range(70 if full else 7)]
-    kills = {"at": 0, "seconds": 0}
+    # What kills first, and what kills the trainings that go on after it.
+    ats = range(1, operations + 1) if full else rng.sample(range(1, operations + 1), 1)
+    series = [[{"at": at}, {"at": rng.randint(1, 12)}, {"inside": rng.randint(1, 4)}] for at in ats]
+    firsts = range(1, inside - 11) if full else rng.sample(range(1, inside - 11), 4)
+    series += [[{"inside": at}, {"inside": rng.randint(1, 4)}, {"inside": rng.randint(1, 4)}] for at in firsts]
+    series += [[{"seconds": rng.uniform(0, duration / part)} for part in (2, 4, 4)] for _ in range(70 if full else 7)]
+    kills = {"at": 0, "inside": 0, "seconds": 0}
     for number, hows in enumerate(series):
         folder, threads = place / str(number), 1 + number % 2
         # Every third one begins where there is an older run.
@@ -177,11 +181,11 @@ def kill_and_resume(place, full):
         if number % 3 == 0:
             assert json.loads((folder / "earlier-1" / "run.json").read_text())["id"] == "older", hows
         shutil.rmtree(folder)
-    return operations, kills["at"], kills["seconds"]
+    return operations, inside, *kills.values()
 
 
 def test_killed_trainings_end_in_the_same_bits(tmp_path, request):
-    """20 kills and more at random moments, 10 and more at changes of the file system; --full: at each of them first."""
+    """21 kills at random moments, 13 inside of system calls of checkpoints, 2 at others; --full: at each of them."""
     full = request.config.getoption("--full")
     script = (
         f"import sys; sys.path[:0] = [{os.path.dirname(__file__)!r}]; import test_kills, pathlib;"
@@ -191,7 +195,7 @@ def test_killed_trainings_end_in_the_same_bits(tmp_path, request):
         [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, timeout=1800 if full else 300
     )
     assert (ended.returncode, ended.stderr) == (0, ""), ended.stderr
-    operations, inside, at_random = map(int, ended.stdout.split())
-    print(f"{operations} operations in a training; killed inside of one {inside} times, at random {at_random} times")
+    operations, inside, *kills = map(int, ended.stdout.split())
+    print(f"{operations} operations in a training, {inside} of them in checkpoints; kills: {kills}")
     # One that has ended when its time comes is none that is killed.
-    assert inside >= (operations if full else 10)
+    assert kills[1] >= (inside if full else 10)
