@@ -67,7 +67,7 @@ class Keeper:
             self.folder.checkpoint(checkpoint_bytes(state(), self.facts["id"]))
             self.at = where
         except DataError as error:
-            last = f"the last one is of {self.at}" if self.at else "there is none of this run yet"
+            last = f"the last one was written {self.at}" if self.at else "there is none of this run yet"
             warn(f"no checkpoint {where}: {error}. The training goes on; {last}")
         self.written = time.perf_counter()
 

@@ -451,7 +451,7 @@ class Run:
         self.net.load_state_dict(weights)
         line = next(line for line in self.history.lines if line["epoch"] == epoch)
         parts = {name: value for name, value in line.items() if isinstance(value, dict)}
-        self.history.update({**parts, "restored_epoch": epoch})
+        self.history.update({**parts, "restored_epoch": epoch, **({} if self.best is None else {"best_epoch": epoch})})
         if self.folder is not None:
             self.folder.save(self.net.state_dict(), self.stored, None, self.history)
 

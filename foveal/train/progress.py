@@ -140,7 +140,8 @@ class ProgressDisplay:
         if folder is not None:
             if folder.earlier is not None:
                 self._line(f"The run that was there before is now in {folder.earlier}.")
-            self._line(f"The model is at {folder.model}.")
+            best = f", of epoch {metrics['best_epoch']}, the best by validation" if "best_epoch" in metrics else ""
+            self._line(f"The model is at {folder.model}{best}.")
 
     def _line(self, text: str) -> None:
         self.console.print(printable(text), soft_wrap=True, markup=False)

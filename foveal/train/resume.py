@@ -55,13 +55,15 @@ def run_to_resume(resume: object) -> Path | None:
 def unfinished_run(run: Path) -> str | None:
     """Return what to say before a new run in a folder where one has not ended; None if there is none."""
     try:
-        if read_facts(run)["status"] == ENDED:
-            return None
+        facts = read_facts(run)
     except (DataError, StateError):
         return None
+    if facts["status"] == ENDED:
+        return None
+    how = f"foveal train --resume {run}" if facts.get("command") else f"train.train(..., resume={str(run)!r})"
     return (
-        f"{run} holds a run that has not ended. This one begins anew, and that one is kept in earlier-1, say; to go on"
-        f" with it instead: foveal train --resume {run}"
+        f"{run} holds a run that has not ended. This one begins anew, and that one is kept beside it when the first"
+        f" epoch is done. To go on with it instead: {how}"
     )
 
 

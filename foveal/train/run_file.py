@@ -169,7 +169,9 @@ def contents(loader: Loader) -> dict[str, Any]:
         found = hashlib.sha256()
         for array in (*leaves(loader.source.x), *leaves(loader.source.y)):
             found.update(json.dumps([list(map(int, array.shape)), str(array.dtype)]).encode())
-            if isinstance(array, np.ndarray):
+            if array.dtype == object:
+                found.update(json.dumps(np.asarray(array).tolist(), default=str).encode())
+            elif isinstance(array, np.ndarray):
                 every = max(1, -(-array.nbytes // COMPARED_BYTES))
                 found.update(np.ascontiguousarray(array[::every]).reshape(-1).view(np.uint8).data)
         if loader.rows is not None:

@@ -90,7 +90,9 @@ class Best:
     @staticmethod
     def rank(parts: dict[str, Any]) -> tuple[float, float]:
         measured = parts["validation"]
-        return measured.get("accuracy", 0.0), -measured["loss"]
+        # What is compared with NaN is never less.
+        loss = measured["loss"] if measured["loss"] == measured["loss"] else np.inf
+        return measured.get("accuracy", 0.0), -loss
 
     def state_dict(self) -> State:
         """Return the arrays that a checkpoint holds beside those of the training."""

@@ -213,7 +213,7 @@ def full(monkeypatch, name, times):
 
 def test_a_checkpoint_that_cannot_be_written_is_said_and_the_training_goes_on(tmp_path, monkeypatch, model):
     full(monkeypatch, "write_checkpoint", 1)
-    words = r"no checkpoint after step 2 of epoch 1: .*No space left.*goes on; the last one is of after step 1"
+    words = r"no checkpoint after step 2 of epoch 1: .*No space left.*goes on; the last one was written after step 1"
     with pytest.warns(FovealWarning, match=words):
         run(tmp_path)
     assert (tmp_path / MODEL).read_bytes() == model
