@@ -6,10 +6,11 @@ import csv
 from functools import partial
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from foveal.cli.folders_options import expected_by, folder_options, read_data
 from foveal.cli.options import (
     SEED,
     DataCommand,
@@ -39,6 +40,7 @@ ENDINGS = (".npz", ".csv")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the cross-validation.")
 @threads_option
 @code_option
+@folder_options
 @json_option
 def features(
     source: str,
@@ -49,6 +51,7 @@ def features(
     seed: int,
     threads: int | None,
     code: tuple[str, ...],
+    images: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Compute the embeddings of the images of DATA by the network of RUN_OR_NAME.
@@ -64,7 +67,6 @@ def features(
 
     --json prints "images", "numbers" (of an embedding), "out", and "probe" with "test" and "cross_validation".
     """
-    from foveal.data.readers import load
     from foveal.train.start import network_for
 
     if out is None and probe is None:
@@ -73,12 +75,13 @@ def features(
         raise ArgumentError(f"--out {out}: ends in none of {', '.join(ENDINGS)}")
     set_threads(threads)
     tell = partial(echo, err=as_json)
-    dataset = load(data)
+    dataset = read_data(data, images, err=as_json, like=expected_by(source))
     net, dataset = network_for(source, dataset, classes_in(code), tell)
     from foveal.train.features import features as embed
 
-    images = {"train": dataset.images_train, "test": dataset.images_test}
-    found = {part: embed(net, x, mean=dataset.mean, std=dataset.std, layer=layer) for part, x in images.items()}
+    parts = {"train": dataset.images_train, "validation": dataset.images_validation, "test": dataset.images_test}
+    scale = {"mean": dataset.mean, "std": dataset.std}
+    found = {part: embed(net, x, **scale, layer=layer) for part, x in parts.items() if x is not None}
     count, numbers = sum(map(len, found.values())), found["train"].shape[1]
     result: dict[str, object] = {"images": count, "numbers": numbers, "out": None if out is None else str(out)}
     if out is not None:
@@ -109,8 +112,8 @@ def probed(kind: str, dataset: Dataset, found: dict[str, Floats], seed: int, qui
 
 
 def names_of(dataset: Dataset, part: str, count: int) -> list[str]:
-    """Return a name for each image of a part: its number in it, as data sets hold no names of files."""
-    return [f"{part}/{i}" for i in range(count)]
+    """Return a name for each image of a part: its file, or of arrays its number in the part."""
+    return [f"{part}/{i}" for i in range(count)] if dataset.files is None else dataset.files[part]
 
 
 def write(path: Path, dataset: Dataset, found: dict[str, Floats]) -> None:
@@ -120,7 +123,8 @@ def write(path: Path, dataset: Dataset, found: dict[str, Floats]) -> None:
     from foveal.files import write_whole
     from foveal.train.files import writing
 
-    labels = np.concatenate([dataset.y_train, dataset.y_test])
+    of_part = {"train": dataset.y_train, "validation": dataset.y_validation, "test": dataset.y_test}
+    labels = np.concatenate([of_part[part] for part in found])
     parts = [part for part, rows in found.items() for _ in rows]
     files = [name for part, rows in found.items() for name in names_of(dataset, part, len(rows))]
     embeddings = np.concatenate(list(found.values()))

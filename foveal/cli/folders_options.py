@@ -155,9 +155,9 @@ def read_data(
 ) -> Dataset:
     """Return the Dataset that DATA names, and say what is known of image files, unless `quiet`.
 
-    images: values of the options. err: True to say it on standard error. like: how the network of a run reads images.
-    choose: the size of images, of their files, where it is not given and there is no such network. Raises as
-    `foveal.data.load` does, and ArgumentError for options of image files where DATA holds none.
+    images: values of the options. err: True to say it on standard error. like: how a trained network reads images.
+    choose: the size of images, of their files, where neither says it. Raises as `foveal.data.load` does, and
+    ArgumentError for options of image files where DATA holds none.
     """
     from foveal.data import readers
     from foveal.errors import ArgumentError
@@ -180,9 +180,21 @@ def read_data(
     if like is None:
         how["size"] = given.get("image_size") or (files.default_size() if choose is None else choose(files))
     else:
-        how |= {"size": like.size, "channels": like.channels, "fit": like.fit}
+        how |= {"size": given.get("image_size") or like.size, "channels": like.channels, "fit": like.fit}
         how |= {"crop": like.crop, "interpolation": like.interpolation}
     return files.dataset(tell=tell, quiet=quiet, **how)
+
+
+def expected_by(weights: str | Path | None) -> Preprocessing | None:
+    """Return how weights to start from expect images to be read; None without weights, and where nothing says it."""
+    from foveal.data.pretrained import transforms_of
+    from foveal.errors import DataError, StateError
+
+    try:
+        return None if weights is None else transforms_of(weights)
+    except (DataError, StateError):
+        # The training says so, or finds the weights elsewhere.
+        return None
 
 
 def show_scan(files: ImageFiles, tell: Callable[[str], None]) -> None:

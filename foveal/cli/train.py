@@ -15,7 +15,7 @@ from foveal.cli.augment_options import augment_options
 from foveal.cli.calibrate import finish
 from foveal.cli.data import check_before, check_option
 from foveal.cli.data_dir_options import data_dir_option
-from foveal.cli.folders_options import folder_options, read_data
+from foveal.cli.folders_options import expected_by, folder_options, read_data
 from foveal.cli.options import (
     ABOVE_ZERO,
     FRACTION,
@@ -113,8 +113,6 @@ def train(
     resume: Path | None,
     as_json: bool,
     compile_only: bool,
-    report: bool,
-    tensorboard: bool,
     images: dict[str, Any],
     checked: bool,
     **options: Any,
@@ -144,7 +142,10 @@ def train(
         if not quiet:
             echo(f"{folder}: the run has ended; there is nothing left to do.", err=as_json)
     else:
-        dataset = read_data(call.data, call.images, quiet=quiet, err=as_json, choose=partial(size_for, call))
+        report, tensorboard = call.options.pop("report"), call.options.pop("tensorboard")
+        like = expected_by(call.options["pretrained"] or call.options["weights"])
+        choose = partial(size_for, call)
+        dataset = read_data(call.data, call.images, quiet=quiet, err=as_json, like=like, choose=choose)
         if dataset.preprocessing is not None:
             # A run that goes on does not choose again.
             call.command["options"]["image_size"] = dataset.size

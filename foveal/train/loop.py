@@ -113,6 +113,8 @@ def train(data: Any, options: TrainOptions) -> History:
     settings, feed = settings_and_feed(data, options)
     if start is not None:
         settings = start.settings(settings, options, data)
+        if feed.description is not None:
+            feed.description = replace(feed.description, licence=start.licence)
     stored, display = run_to_resume(options.resume), ProgressDisplay(options.quiet)
     out, unfinished = stored if options.out is None else Path(options.out), None
     goes_on = stored is not None and out is not None and out.resolve() == stored.resolve()

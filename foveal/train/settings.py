@@ -280,6 +280,10 @@ def check(settings: Settings, options: Options) -> None:
             raise ShapeError(f"{what} is {value}: it must be more than 0")
     if not 0 <= s.freeze_epochs <= s.epochs:
         raise ShapeError(f"freeze_epochs is {s.freeze_epochs}: it has to be from 0 to {s.epochs}, the number of epochs")
+    if s.balance and s.mix is not None:
+        raise ShapeError(
+            "balance and mix are both given: balancing needs labels, and mixed images have shares of classes"
+        )
     if s.momentum_low is not None and s.schedule != ONE_CYCLE:
         raise ShapeError(
             f"momentum_low is {s.momentum_low:g} with schedule {s.schedule}: momentum is cycled with {ONE_CYCLE} only"

@@ -63,7 +63,8 @@ class Start:
                 f" {own_high:g}: scale them alike"
             )
         mean, std = (adapted(np.array(values), data.channels) for values in (expected.mean, expected.std))
-        return replace(data, mean=mean, std=std)
+        reading = data.preprocessing and replace(data.preprocessing, mean=mean, std=std)
+        return replace(data, mean=mean, std=std, preprocessing=reading)
 
     def load_into(self, net: nn.Module, data: Dataset | ModelDescription) -> None:
         """Copy the weights into a network for these data. Raises StateError that lists what does not fit."""
