@@ -92,7 +92,7 @@ def check(ctx: click.Context, data: str, group_by: str | None, strict: bool, htm
     help="Train the run's network anew without each fold, or a linear classifier on its features, which takes seconds.",
 )
 @click.option("--folds", type=TWO_OR_MORE, default=4, show_default=True, help="Folds of the cross-validation.")
-@click.option("--epochs", type=POSITIVE, help="Epochs of each training.  [default: half of the run's]")
+@click.option("--epochs", type=POSITIVE, help="Epochs of each training.  [default: half of the run's, or 8]")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the folds and the trainings.")
 @threads_option
 @click.option(
@@ -142,7 +142,8 @@ def label_errors(
         return
     for heading, columns, rows in found.tables():
         echo(heading)
-        show_table(columns, rows)
+        if rows:
+            show_table(columns, rows)
     echo(f"See {html} and {csv}.")
 
 

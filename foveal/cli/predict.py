@@ -102,7 +102,8 @@ def predict(ctx: click.Context, /, run: Path, images: tuple[str, ...], **options
     answered, unreadable = print_answers(classifier, photos, kind, options, ctx.find_object(Stream))
     if photos.left_out:
         files = "file that is no image" if photos.left_out == 1 else "files that are no images"
-        echo(f"{photos.left_out:,} {files}, or hidden, left out.", err=True)
+        were = "was" if photos.left_out == 1 else "were"
+        echo(f"{photos.left_out:,} {files}, or hidden, {were} left out.", err=True)
     if not answered:
         ctx.exit(2)
     if unreadable or photos.failed:

@@ -16,18 +16,6 @@ from foveal.cli.options import NOT_NEGATIVE
 # What may be given beside --resume: it changes no bit of what the run gives. A longer run is checked by itself.
 HARMLESS = {"threads", "quiet", "as_json", "out", "resume", "checkpoint_minutes", "data", "data_dir", "epochs"}
 HARMLESS |= {"report", "checked"}
-    "threads",
-    "quiet",
-    "as_json",
-    "out",
-    "resume",
-    "checkpoint_minutes",
-    "data",
-    "data_dir",
-    "epochs",
-    "report",
-    "checked",
-}
 # What a run does not keep of its options.
 NOT_KEPT = {"data", "out", "resume", "as_json", "quiet", "compile_only", "report"}
 

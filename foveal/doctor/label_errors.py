@@ -44,6 +44,9 @@ _TAKEN = (
     "weight_decay",
     "clip_norm",
 )
+# Epochs of a training without a fold that half of the run's are not cut below: a network that has hardly learned its
+# images takes many hard ones for errors.
+ENOUGH = 8
 COLUMNS = ("image", "part", "given", "likely", "p_given", "p_likely")
 
 
@@ -99,7 +102,8 @@ class LabelErrors(Tables):
             f"{len(self.errors):,} of {self.images:,} labels of {self.name} are likely wrong, by {how} without the"
             f" image in question ({self.folds} folds); about {self.share:.1%} of all labels are estimated to be wrong."
         )
-        yield "Look at each: some are only hard, or show two things at once."
+        if self.errors:
+            yield "Look at each: some are only hard, or show two things at once."
 
     def tables(self) -> Iterator[Table]:
         rows = [(e.image, e.given, e.likely, f"{e.p_given:.1%}", f"{e.p_likely:.1%}") for e in self.errors[:SHOWN]]
@@ -172,8 +176,8 @@ def label_errors(
     the run's options; "probe" trains linear classifiers on the features of the run's network. The probe takes seconds,
     and finds few errors if the network has learned the labels by heart, as after many epochs on few images; it is for
     networks that have not, such as a frozen one that others trained. folds: of the cross-validation. epochs: of each
-    training; half of the run's, and at least 2, if not given: wrong labels are learned last (Arpit et al. 2017). quiet:
-    True to show no progress.
+    training; half of the run's if not given, since wrong labels are learned last (Arpit et al. 2017), and no fewer than
+    8 or those of the run. quiet: True to show no progress.
 
     An image is found if its probability of another class reaches what is usual for images of that class, and its own
     label's does not count for more (Northcutt, Jiang and Chuang 2021). Raises DataError if the run is not one on such
@@ -249,5 +253,6 @@ def options_of(run: Path, epochs: int | None) -> dict[str, Any]:
     options = {name: metrics[name] for name in _TAKEN if name in known and metrics.get(name) is not None}
     if isinstance(metrics.get("augment"), str):
         options["augment"] = metrics["augment"]
-    options["epochs"] = epochs or max(2, -(-int(options.get("epochs", 4)) // 2))
+    whole = int(options.get("epochs", ENOUGH))
+    options["epochs"] = epochs or min(whole, max(ENOUGH, -(-whole // 2)))
     return options
