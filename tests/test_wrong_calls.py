@@ -23,6 +23,7 @@ WITHOUT_FILES = (
     "foveal.load",
     "train.calibrate",
     "train.write_card",
+    "data.scan",
 )
 X = np.ones((2, 3), "float32")
 IMAGE = np.ones((1, 2, 8, 8), "float32")

@@ -94,8 +94,8 @@ _OPTIONS = (
     click.option(
         "--split",
         type=Shares(),
-        help="Image files: the shares for validation and testing, 0.1,0.2, or for testing alone, where there are no such"
-        " parts. What is drawn is the same for every --seed.  [default: 0.1,0.2]",
+        help="Image files: the shares for validation and testing, 0.1,0.2, or for testing alone, where there are no"
+        " such parts. What is drawn is the same for every --seed.  [default: 0.1,0.2]",
     ),
     click.option(
         "--background", type=Colour(), help="Image files: the colour under what is transparent.  [default: white]"
@@ -149,8 +149,9 @@ def read_data(
 ) -> Dataset:
     """Return the Dataset that DATA names, and say what is known of image files, unless `quiet`.
 
-    images: values of the options. err: True to say it on standard error. like: how the network of a run reads images; chosen from the files if None. Raises as
-    `foveal.data.load` does, and ArgumentError for options of image files where DATA holds none.
+    images: values of the options. err: True to say it on standard error. like: how the network of a run reads images;
+    chosen from the files if None. Raises as `foveal.data.load` does, and ArgumentError for options of image files where
+    DATA holds none.
     """
     from foveal.data import readers
     from foveal.errors import ArgumentError

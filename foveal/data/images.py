@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from foveal.data.pixels import BLACK, PHOTOMETRIC, SCALED_FROM, WHITE, Colour, flattened, in_srgb, scale_of, tag
+from foveal.data.pixels import BLACK, PHOTOMETRIC, SCALED_FROM, WHITE, WIDTH, Colour, flattened, in_srgb, scale_of, tag
 from foveal.data.statistics import Floats, scaled
 from foveal.errors import DataError
 
@@ -190,7 +190,10 @@ def _may_be_turned(file: ImageFile.ImageFile) -> bool:
 
 def _is_sideways(file: ImageFile.ImageFile) -> bool:
     """True if rows and columns are exchanged when the image is turned upright."""
-    return _may_be_turned(file) and file.getexif().get(ORIENTATION) in SIDEWAYS
+    if not _may_be_turned(file) or file.getexif().get(ORIENTATION) not in SIDEWAYS:
+        return False
+    # Newer versions of Pillow exchange them when a TIFF is opened.
+    return tag(file, WIDTH, file.width) == file.width
 
 
 def _ends_well(path: str, kind: str) -> bool:

@@ -21,8 +21,8 @@ WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 SCALED_FROM = "scaled from"
 # Rows that are made opaque at a time.
 _ROWS = 256
-# Tags of TIFF: bits of a channel; 0 if zero is white.
-BITS, PHOTOMETRIC = 258, 262
+# Tags of TIFF: columns as they are stored; bits of a channel; 0 if zero is white.
+WIDTH, BITS, PHOTOMETRIC = 256, 258, 262
 # Profiles of which the conversion is kept; cameras and scanners have a handful.
 _PROFILES = 32
 # LittleCMS keeps the last pixel between calls, which threads must not share.

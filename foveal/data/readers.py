@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from foveal.data import cifar, digits, download, idx, npz
 from foveal.data.dataset import PARTS, Dataset, from_arrays
 from foveal.data.files import read_limited
-from foveal.data.image_files import ImageFiles
+from foveal.data.image_files import REFUSED, ImageFiles
 from foveal.data.listing import NoImagesError
 from foveal.data.scanning import is_scanned, scan
 from foveal.errors import ArgumentError, DataError
@@ -65,12 +65,22 @@ def holds_images(name_or_path: str | Path) -> bool:
 
 
 def load_images(path: Path, **options: Any) -> Dataset:
-    """Return the Dataset of image files. options: of `scan` and of `ImageFiles.dataset`; both take `quiet`."""
+    """Return the Dataset of image files. options: of `scan` and of `ImageFiles.dataset`; both take `quiet`.
+
+    What is left out is told, or warned of: the files are not there to be asked afterwards.
+    """
     of_scan, of_dataset = (set(inspect.signature(f).parameters) - {"self", "path"} for f in (scan, ImageFiles.dataset))
     if unknown := [name for name in options if name not in of_scan | of_dataset]:
         known = ", ".join(sorted(of_scan | of_dataset))
         raise ArgumentError(f"load: there is no option {unknown[0]!r}; the options for image files are {known}")
     files = scan_images(path, **{name: value for name, value in options.items() if name in of_scan})
+    if (tell := options.get("tell")) is not None:
+        for line in files.lines():
+            tell(line)
+    else:
+        files.say(
+            [problem for problem in files.problems if problem.kind in (*REFUSED, "no class", "empty class")], None
+        )
     return files.dataset(**{name: value for name, value in options.items() if name in of_dataset})
 
 

@@ -7,7 +7,7 @@ memory is short. Where no such file may be, or there is no room for one, images 
 
 A file of the cache holds nothing but the bytes of the images. A JSON file beside it says how many there are and which
 files are left out, and is written last, so that a file without it counts as absent. The name is a digest of the
-preprocessing and of the path, the size and the time of every file.
+preprocessing, of Pillow's version, and of the path, the size and the time of every file.
 """
 
 from __future__ import annotations
@@ -158,10 +158,12 @@ def without_refused(
 
 def digest(array: ImageArray) -> str:
     """Return the name of what an array is decoded into: it follows from the files and how they are read."""
+    import PIL
+
     known = asdict(array.preprocessing)
     for name in ("mean", "std", "value_range"):
         del known[name]
-    found = hashlib.sha256(json.dumps([_VERSION, known]).encode())
+    found = hashlib.sha256(json.dumps([_VERSION, PIL.__version__, known]).encode())
     stamps: Sequence[Stamp] = array.stamps or [(0, 0)] * len(array)
     for path, stamp in zip(array.paths, stamps, strict=True):
         found.update(f"{os.path.abspath(path)}\0{stamp[0]}\0{stamp[1]}\n".encode("utf-8", "surrogateescape"))

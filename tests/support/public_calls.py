@@ -328,6 +328,7 @@ def data_sets():
     four = (PHOTOS, Y, PHOTOS, Y)
     yield Target("data", "data.from_arrays", data.from_arrays, lambda: (("name", *four), {"classes": list("abc")}))
     yield Target("data", "data.load", data.load, lambda: (("nowhere",), {}))
+    yield Target("data", "data.scan", data.scan, lambda: (("nowhere",), {"split": (0.1, 0.2), "seed": 1}))
     photo = Path(tempfile.gettempdir()) / "nothing.png"
     yield Target("data", "data.read_image", data.read_image, lambda: ((photo, 1, 8, 8), {}))
     read = lambda made: made.read(np.zeros((9, 9), "uint8"))  # noqa: E731

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from foveal import data, train
 from foveal.kernel.compile import statistics
-from foveal.train import progress
+from foveal.train import progress, tally
 
 RNG = np.random.default_rng(0)
 IMAGES, LABELS = RNG.random((16, 1, 8, 8)).astype("float32"), np.arange(16) % 2
@@ -48,6 +48,18 @@ def compiling(begin):
         statistics.compiled += 5
 
     return begun
+
+
+def test_waiting_for_images_is_counted_and_said_above_3_percent(capsys):
+    clock = tally.Clock(seconds=9.0, steps=5)
+    assert list(clock.timed(iter("abc"))) == ["a", "b", "c"]
+    assert 0 < clock.waited < 1
+    clock.waited = 1.0
+    assert clock.waiting() == 0.1
+    results = {"train": {"loss": 1.0}, "train_images": 3, "seconds": 1.0, "images_per_second": 3.0}
+    for share, said in ((0.02, False), (0.1, True)):
+        progress.ProgressDisplay(quiet=False).end(results, None, share)
+        assert ("waited for its images 10% of the time" in capsys.readouterr().out) == said
 
 
 def test_a_summary_is_a_text_in_a_notebook_too(monkeypatch):
