@@ -24,6 +24,7 @@ from foveal.data.sources import Nest, leaves
 from foveal.errors import ArgumentError, CallbackError, DataError, NumericsError, Terminated
 from foveal.nn.saving import entry_or_problem
 from foveal.optim import UpdateRule
+from foveal.step import Step
 from foveal.strides import Ndarray
 from foveal.train.best import BestEpoch
 from foveal.train.callbacks import Callbacks, Monitor, State
@@ -176,15 +177,7 @@ class Run:
         self.parameters = sum(parameter.size for parameter in self.net.parameters())
         self.optimizer = make_optimizer(self.net, settings, options)
         self.settings = s = of_optimizer(settings, self.optimizer, options)
-        self.train_step = foveal.compile_step(
-            self.net,
-            make_loss(s, feed.counts) if self.loss is None else self.loss,
-            self.optimizer,
-            threads=s.threads,
-            seed=s.seed,
-            memory=s.memory,
-            accumulate=s.accumulate,
-        )
+        self.train_step = self.compiled_step(feed)
         # What was found out before the first step, in sentences for people.
         self.findings: list[str] = [feed.reason] if feed.reason else []
         check_memory(self)
@@ -197,6 +190,19 @@ class Run:
         self.resumed = False
         if options.resume is not None:
             resume(self, options.resume)
+
+    def compiled_step(self, feed: Feed) -> Step:
+        """Return the training step, which is compiled when it is first called."""
+        s = self.settings
+        return foveal.compile_step(
+            self.net,
+            make_loss(s, feed.counts) if self.loss is None else self.loss,
+            self.optimizer,
+            threads=s.threads,
+            seed=s.seed,
+            memory=s.memory,
+            accumulate=s.accumulate,
+        )
 
     def built(self, settings: Settings) -> nn.Module:
         """Return the network that the settings name. There is a description, since the data are a Dataset."""

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 import foveal
 from foveal import cli, nn, ops, optim
+from foveal.cli import folders_options
 from foveal.data import from_arrays
 from foveal.errors import ArgumentError, DataError, NumericsError, ShapeError, StateError
 from foveal.nn import models
@@ -289,7 +290,10 @@ def test_an_option_is_declared_in_two_places(trees):
     derived = [k.arg for n in ast.walk(settings_of) if isinstance(n, ast.Call) for k in n.keywords if k.arg is not None]
     assert sorted(derived) == sorted(declared["Settings"])
     on_the_command_line = [parameter.name for parameter in cli.train.params]
-    assert sorted(on_the_command_line) == sorted([*NAMES, "data", "as_json", "compile_only", "resume"])
+    of_data = ["data", "data_dir", "checked", *folders_options._NAMES]
+    assert sorted(on_the_command_line) == sorted(
+        [*NAMES, *of_data, "as_json", "compile_only", "resume", "report", "tensorboard"]
+    )
 
 
 def test_no_option_is_passed_on_by_hand(trees):
