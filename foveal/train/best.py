@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foveal.errors import ArgumentError
 from foveal.strides import Ndarray
-from foveal.train.callbacks import EarlyStopping, Values
+from foveal.train.callbacks import EarlyStopping, Monitor, Values
+
+if TYPE_CHECKING:
+    from foveal.train.feed import Feed
+    from foveal.train.settings import TrainOptions
 
 
 class BestEpoch(EarlyStopping):
@@ -54,3 +59,18 @@ class BestEpoch(EarlyStopping):
     def load_state_dict(self, state: Mapping[str, Ndarray]) -> None:
         super().load_state_dict({name: value for name, value in state.items() if name != "loss"})
         self.loss = float(state["loss"])
+
+
+def with_best(options: TrainOptions, feed: Feed) -> list[Any]:
+    """Return the callbacks of a run, with one that keeps the best epoch where that is asked for, or usual.
+
+    A run with a folder keeps the model of its best epoch there in any case.
+    """
+    given = list(options.callbacks) if isinstance(options.callbacks, list | tuple) else [options.callbacks]
+    # A callback of the caller's own has decided about that.
+    usual = feed.best and options.out is None and not any(isinstance(c, Monitor) for c in given)
+    if options.patience is None and not usual:
+        return given
+    if "validation" not in feed.parts:
+        raise ArgumentError("train: patience is given, and there is no validation part to go by: give validation=0.1")
+    return [*given, BestEpoch(patience=options.patience)]

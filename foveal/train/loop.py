@@ -26,8 +26,8 @@ from foveal.nn.saving import entry_or_problem
 from foveal.optim import UpdateRule
 from foveal.step import Step
 from foveal.strides import Ndarray
-from foveal.train.best import BestEpoch
-from foveal.train.callbacks import Callbacks, Monitor, State
+from foveal.train.best import with_best
+from foveal.train.callbacks import Callbacks, State
 from foveal.train.checkpoint import NetworkDescription
 from foveal.train.feed import Feed, settings_and_feed
 from foveal.train.history import History, flat
@@ -484,18 +484,3 @@ def of_optimizer(settings: Settings, optimizer: UpdateRule, options: TrainOption
     if options.optimizer is None or isinstance(options.optimizer, str):
         return settings
     return replace(settings, lr=optimizer.lr, weight_decay=float(optimizer.weight_decay), momentum=optimizer.momentum)
-
-
-def with_best(options: TrainOptions, feed: Feed) -> list[Any]:
-    """Return the callbacks of a run, with one that keeps the best epoch where that is asked for, or usual.
-
-    A run with a folder keeps the model of its best epoch there in any case.
-    """
-    given = list(options.callbacks) if isinstance(options.callbacks, list | tuple) else [options.callbacks]
-    # A callback of the caller's own has decided about that.
-    usual = feed.best and options.out is None and not any(isinstance(c, Monitor) for c in given)
-    if options.patience is None and not usual:
-        return given
-    if "validation" not in feed.parts:
-        raise ArgumentError("train: patience is given, and there is no validation part to go by: give validation=0.1")
-    return [*given, BestEpoch(patience=options.patience)]
