@@ -155,9 +155,8 @@ def read_group(file: str, column: str, group: int) -> Any:
             values = content.read_row_group(group, columns=[column], use_threads=False).column(0)
         # Of a struct the only field that was asked for.
         return values.flatten()[0] if types.is_struct(values.type) else values
-    # Arrow raises many kinds for damaged files.
     except Exception as error:
-        raise OSError(f"row group {group} cannot be read: {error}") from None
+        raise OSError(f"row group {group} cannot be read: {' '.join(str(error).split())}") from None
 
 
 def of_parquet(place: Path) -> Listing:
@@ -168,16 +167,16 @@ def of_parquet(place: Path) -> Listing:
         try:
             with parquet.ParquetFile(path) as file:
                 columns = columns_of(path, file)
-                check_groups(path, file, columns.content)
+                check_groups(path, file)
                 add_rows(path, file, columns, part, listing)
         except DataError:
             raise
-        except OSError as error:
-            # Arrow's, without a number, is about what is in the file.
-            text = error.strerror or f"is damaged, or no parquet file ({error})"
-            raise DataError(f"{path}: {text}; fetch it again, or take it away") from None
+        # Arrow raises many kinds for damaged files, in several lines.
         except Exception as error:
-            raise DataError(f"{path}: is damaged, or no parquet file ({error}); fetch it again") from None
+            text = (
+                getattr(error, "strerror", None) or f"is damaged, or no parquet file ({' '.join(str(error).split())})"
+            )
+            raise DataError(f"{path}: {text}; fetch it again, or take it away") from None
         names.setdefault(columns.names, path)
     if len(names) > 1:
         first, second, *_ = names.values()
@@ -251,17 +250,17 @@ def chosen(
     )
 
 
-def check_groups(path: Path, file: Any, column: str) -> None:
+def check_groups(path: Path, file: Any) -> None:
     """Raise DataError if a row group is too large to be held in memory."""
     limit = _GROUP_SHARE * total_memory()
-    for number in range(file.metadata.num_row_groups):
-        group = file.metadata.row_group(number)
-        for part in map(group.column, range(group.num_columns)):
-            if part.path_in_schema == column and part.total_uncompressed_size > limit:
-                raise DataError(
-                    f"{path}: row group {number} holds {part.total_uncompressed_size:,} bytes of images, more than an"
-                    " eighth of the memory; write the file again with a row_group_size of 100"
-                )
+    for number in range(file.num_row_groups):
+        # What the metadata say of a column is not asked for: where that is damaged, pyarrow ends the process.
+        size = file.metadata.row_group(number).total_byte_size
+        if size > limit:
+            raise DataError(
+                f"{path}: row group {number} holds {size:,} bytes, more than an eighth of the memory; write the file"
+                " again with a row_group_size of 100"
+            )
 
 
 def add_rows(path: Path, file: Any, columns: Columns, part: str | None, listing: Listing) -> None:

@@ -201,12 +201,14 @@ def label_in(member: str, extension: str, content: bytes) -> str | None:
                 return text
             if extension == "txt":
                 return None
-            raise DataError(f"{member}: is to hold the class, a number or a name, and holds {text[:40]!r}")
+            raise DataError(
+                f"{member}: is to hold the class, a number or a name, and holds {text[:40]!r}; write it anew"
+            )
         entry = json.loads(text)
     except DataError:
         raise
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{member}: cannot be read: {error}; it is to be UTF-8") from None
+        raise DataError(f"{member}: cannot be read ({error}); write it anew, in UTF-8") from None
     # The file of a number, too.
     values = [entry[key] for key in _KEYS if key in entry] if isinstance(entry, dict) else [entry]
     plain = [value for value in values if isinstance(value, str | int) and not isinstance(value, bool)]
@@ -266,10 +268,13 @@ def members(path: Path) -> Iterator[tarfile.TarInfo]:
             if end:
                 raise torn(path, end) from None
             raise DataError(f"{path}: is no tar file ({error}); fetch it again, or take it away") from None
-        # A header that cannot be read ends a tar file silently, as do the zeros at its end.
+        # A header that cannot be read ends a tar file silently, as does the end of a torn one: zeros have to.
         content.seek(end)
-        if content.read(_BLOCK).strip(b"\0"):
+        if content.read(_BLOCK) != bytes(_BLOCK):
             raise torn(path, end)
+        while rest := content.read(_HEADER_BYTES):
+            if rest.strip(b"\0"):
+                raise DataError(f"{path}: goes on behind its end, as two tar files in one do; write them into one anew")
 
 
 def torn(path: Path, place: int) -> DataError:
