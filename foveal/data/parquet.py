@@ -211,9 +211,10 @@ def columns_of(path: Path, file: Any) -> Columns:
 
 
 def is_label(types: ModuleType, kind: Any) -> bool:
-    """True for a type of columns that classes can be in."""
+    """True for a type of columns that classes can be in, or the absence of any."""
     kind = kind.value_type if types.is_dictionary(kind) else kind
-    return any((types.is_string(kind), types.is_large_string(kind), types.is_integer(kind), types.is_boolean(kind)))
+    fits = types.is_string, types.is_large_string, types.is_integer, types.is_boolean, types.is_null
+    return any(fit(kind) for fit in fits)
 
 
 def features_of(path: Path, metadata: dict[bytes, bytes]) -> dict[str, dict[str, Any]]:
