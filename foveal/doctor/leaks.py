@@ -54,12 +54,7 @@ def of_problems(problems: Sequence[Problem]) -> Iterator[Finding]:
         known = PROBLEMS.get(kind, ("note", f"are {said_of(kind)}", _ELSEWHERE))
         severity, means, way_out = known
         groups = tuple((Example(p.path, note=p.text),) for p in found)
-        yield Finding(kind, severity, len(found), f"{files(len(found))} that {means}.", way_out, groups)
-
-
-def files(count: int) -> str:
-    """Return a number of files in words."""
-    return f"{count:,} file{'s' * (count != 1)}"
+        yield Finding(kind, severity, len(found), f"Files that {means}: {len(found):,}.", way_out, groups)
 
 
 def times(count: int) -> str:

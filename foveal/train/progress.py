@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # The share of the time spent waiting for batches of which something is said.
 WAITING = 0.03
+# Fewer seconds of waiting are not worth a word.
+WORTH = 2.0
 
 
 class ProgressDisplay:
@@ -132,7 +134,7 @@ class ProgressDisplay:
             table.add_row(part, *row, "" if images is None else f"{images:,}")
         self.console.print(table)
         self._line(f"{metrics['seconds']:.1f} s in all, {metrics['images_per_second']:,.0f} images/s")
-        if waiting > WAITING:
+        if waiting > WAITING and waiting * metrics["seconds"] > WORTH:
             self._line(
                 f"Training waited for its images {waiting:.0%} of the time: smaller images, a cache of decoded ones, or"
                 " less augmentation would make it faster."

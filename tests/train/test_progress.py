@@ -56,9 +56,9 @@ def test_waiting_for_images_is_counted_and_said_above_3_percent(capsys):
     assert 0 < clock.waited < 1
     clock.waited = 1.0
     assert clock.waiting() == 0.1
-    results = {"train": {"loss": 1.0}, "train_images": 3, "seconds": 1.0, "images_per_second": 3.0}
-    for share, said in ((0.02, False), (0.1, True)):
-        progress.ProgressDisplay(quiet=False).end(results, None, share)
+    results = {"train": {"loss": 1.0}, "train_images": 3, "images_per_second": 3.0}
+    for share, seconds, said in ((0.02, 200.0, False), (0.1, 30.0, True), (0.1, 10.0, False)):
+        progress.ProgressDisplay(quiet=False).end({**results, "seconds": seconds}, None, share)
         assert ("waited for its images 10% of the time" in capsys.readouterr().out) == said
 
 
