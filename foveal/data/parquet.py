@@ -159,8 +159,11 @@ def read_group(file: str, column: str, group: int) -> Any:
         raise OSError(f"row group {group} cannot be read: {' '.join(str(error).split())}") from None
 
 
-def of_parquet(place: Path) -> Listing:
-    """Return the images of a parquet file or of a folder of them. Raises DataError for what cannot be read."""
+def of_parquet(place: Path, quiet: bool) -> Listing:
+    """Return the images of a parquet file or of a folder of them. Raises DataError for what cannot be read.
+
+    quiet: as for shards; there is no bar, since nothing but classes and names is read.
+    """
     place = within(place)
     listing, names, parquet = Listing(), dict[tuple[str, ...] | None, Path](), arrow().parquet
     for path, part in parts_of(place, shards_of(place, PARQUET)).items():

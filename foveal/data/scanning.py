@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ from foveal.data.threads import in_order as computed_in_order
 from foveal.errors import ArgumentError, DataError
 
 # Places whose images lie inside of other files.
-PACKED: tuple[tuple[Callable[[Path], bool], Callable[[Path], Listing]], ...] = (
+PACKED: tuple[tuple[Callable[[Path], bool], Callable[[Path, bool], Listing]], ...] = (
     (shards.holds_shards, shards.of_shards),
     (parquet.holds_parquet, parquet.of_parquet),
 )
@@ -77,7 +77,8 @@ def scan(
     if len(background) != 3 or not all(type(v) is int and 0 <= v <= 255 for v in background):
         raise ArgumentError(f"scan: background is {background}; give (red, green, blue) from 0 to 255")
     place = Path(path)
-    listing = listed(place)
+    listing = listed(place, quiet)
+    check_strict(listing.problems, strict)
     found, headers = with_headers(listing, strict, quiet)
     if not found:
         raise DataError(f"{place}: none of its {len(listing.found):,} files is an image that can be read")
@@ -117,7 +118,7 @@ def is_scanned(path: Path) -> bool:
     return path.is_dir() or (path.suffix.lower() in tables.SEPARATORS and path.is_file())
 
 
-def listed(place: Path) -> Listing:
+def listed(place: Path, quiet: bool = True) -> Listing:
     """Return the files of a folder in the order of their paths, of a table in that of its lines, of shards as they lie.
 
     Raises DataError for a place that is none of these, and for one with shards of two kinds.
@@ -126,7 +127,7 @@ def listed(place: Path) -> Listing:
     if len(packed) > 1:
         raise DataError(f"{place}: holds tar shards and parquet files; put each data set into a folder of its own")
     if packed:
-        return packed[0](place)
+        return packed[0](place, quiet)
     if place.is_dir():
         return of_folder(place)
     if place.suffix.lower() in tables.SEPARATORS and place.is_file():
@@ -156,12 +157,18 @@ def with_headers(listing: Listing, strict: bool, quiet: bool) -> tuple[list[Foun
                     found.append(file)
                     headers.append(result)
                     listing.problems += remarks(file.path, result)
-                elif strict and result.kind in REFUSED:
-                    raise DataError(f"{file.path}: {result.text}; repair it or take it away, as strict is on")
                 else:
+                    check_strict([result], strict)
                     listing.problems.append(result)
             bar.advance(len(chunk))
     return found, headers
+
+
+def check_strict(problems: Iterable[Problem], strict: bool) -> None:
+    """Raise DataError for the first file that is left out because of what is in it, if `strict`."""
+    for problem in problems:
+        if strict and problem.kind in REFUSED:
+            raise DataError(f"{problem.path}: {problem.text}; repair it or take it away, as strict is on")
 
 
 def headers_of(files: Sequence[Found]) -> list[Header | Problem]:

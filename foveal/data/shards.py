@@ -27,7 +27,8 @@ from pathlib import Path
 from foveal.data import tables
 from foveal.data.files import is_packed, read_limited
 from foveal.data.listing import PART_NAMES, TRAIN, Found, Listing, Problem, class_name, looks_like_image
-from foveal.data.members import TarMember
+from foveal.data.members import SEPARATOR, TarMember
+from foveal.data.threads import Bar
 from foveal.errors import DataError
 
 #: Extensions of shards that are read, and of compressed ones.
@@ -102,30 +103,24 @@ class Sample:
     labels: dict[str, str] = field(default_factory=dict)
 
 
-def of_shards(place: Path) -> Listing:
-    """Return the images of a shard or of a folder of shards. Raises DataError for what is no whole tar file."""
+def of_shards(place: Path, quiet: bool) -> Listing:
+    """Return the images of a shard or of a folder of shards. quiet: True for no bar.
+
+    Raises DataError for what is no whole tar file, and for classes that cannot be read.
+    """
     for path in shards_of(place, *PACKED):
         raise packed(path)
     listing, kinds = Listing(), dict[str, str]()
-    base = place if place.is_dir() else place.parent
-    for path, part in parts_of(place, shards_of(place, TAR)).items():
-        try:
-            status, found = path.stat(), samples(path, listing)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror or error}; make it readable") from None
-        for name, sample in found.items():
-            if sample.image is None:
-                listing.problems.append(Problem(f"{path}::{name}", "no image", "a sample without an image"))
-                continue
-            kind = next((kind for kind in LABELS if kind in sample.labels), None)
-            if kind is None:
-                text = "no class: there is no .cls, .json with a label, or .txt of one line with its name"
-                listing.problems.append(Problem(sample.image, "no class", text))
-                continue
-            kinds.setdefault(kind, sample.image)
-            label = class_name(sample.labels[kind], sample.image)
-            relative = f"{path.relative_to(base).as_posix()}/{sample.image.name}"
-            listing.found.append(Found(sample.image, label, part, relative, status.st_size, status.st_mtime_ns))
+    parts = parts_of(place, shards_of(place, TAR))
+    with Bar("listing the images of", len(parts), "shards", quiet) as bar:
+        for path, part in parts.items():
+            try:
+                found = samples(path, listing)
+            except OSError as error:
+                raise DataError(f"{path}: cannot be read: {error.strerror or error}; make it readable") from None
+            for kind, image in add_samples(found, path, part, place, listing):
+                kinds.setdefault(kind, image)
+            bar.advance()
     if len(kinds) > 1:
         (one, first), (other, second), *_ = kinds.items()
         raise DataError(f"{place}: {first} has its class in .{one} and {second} in .{other}; give all the same")
@@ -135,6 +130,25 @@ def of_shards(place: Path) -> Listing:
             " 17.cls beside 17.jpg. Of an archive of folders unpack it, and give the folder"
         )
     return named(place, listing) if "cls" in kinds else listing
+
+
+def add_samples(
+    found: dict[str, Sample], path: Path, part: str | None, place: Path, listing: Listing
+) -> Iterator[tuple[str, TarMember]]:
+    """Add the samples of a shard to a listing, and yield where each has its class, and its image."""
+    status, base = path.stat(), place if place.is_dir() else place.parent
+    for name, sample in found.items():
+        kind = next((kind for kind in LABELS if kind in sample.labels), None)
+        if sample.image is None:
+            listing.problems.append(Problem(f"{path}{SEPARATOR}{name}", "no image", "a sample without an image"))
+        elif kind is None:
+            text = "no class: there is no .cls, .json with a label, or .txt of one line with its name"
+            listing.problems.append(Problem(sample.image, "no class", text))
+        else:
+            label = class_name(sample.labels[kind], sample.image)
+            relative = f"{path.relative_to(base).as_posix()}/{sample.image.name}"
+            listing.found.append(Found(sample.image, label, part, relative, status.st_size, status.st_mtime_ns))
+            yield kind, sample.image
 
 
 def packed(path: Path) -> DataError:
@@ -156,7 +170,7 @@ def samples(path: Path, listing: Listing) -> dict[str, Sample]:
             if problem is None and not stem:
                 problem = "hidden", "hidden, or left by the system"
             if problem is not None:
-                listing.problems.append(Problem(f"{path}::{member.name}", *problem))
+                listing.problems.append(Problem(f"{path}{SEPARATOR}{member.name}", *problem))
             elif member.isreg():
                 sample = found.setdefault(f"{folder}/{stem}" if folder else stem, Sample())
                 place = TarMember.at(str(path), member.name, member.offset_data, member.size)
@@ -170,7 +184,7 @@ def refused(member: tarfile.TarInfo) -> tuple[str, str] | None:
         return "link", f"a link to {member.linkname}, which is not followed"
     if member.issparse() or not (member.isreg() or member.isdir()):
         return "hostile", "neither a file nor a folder"
-    if member.size > LARGEST:
+    if member.size > LARGEST and looks_like_image(member.name):
         return "hostile", f"holds {member.size:,} bytes, and at most {LARGEST:,} are read of an image"
     return None
 

@@ -199,6 +199,8 @@ def test_what_a_header_says_is_bounded(tmp_path, monkeypatch):
     place = shard(tmp_path / "set.tar", *samples(0, 20), ("90.png", bytes(3000)), ("90.cls", b"1"))
     found = data.scan(place)
     assert kinds(found)["set.tar::90.png"] == "hostile"
+    with pytest.raises(DataError, match=r"3,000 bytes.*strict is on"):
+        data.scan(place, strict=True)
     # A long name of 4 GB, which is not read.
     header = tarfile.TarInfo("x")
     header.type, header.size = tarfile.GNUTYPE_LONGNAME, 1 << 32
