@@ -19,7 +19,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -28,6 +27,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO, NamedTuple, Self, cast
 
+from foveal import forks
 from foveal.data import tables
 from foveal.data.listing import Found, Listing, Problem, class_name
 from foveal.data.members import Member
@@ -98,7 +98,8 @@ class Row(Member):
 
     def open(self) -> BinaryIO:
         changed = os.stat(self.file).st_mtime_ns
-        key = os.path.abspath(self.file), changed, self.column, self.group
+        # What was being read when the process was forked has no thread that reads it in the child.
+        key = os.getpid(), os.path.abspath(self.file), changed, self.column, self.group
         values = held().get(key, lambda: read_group(self.file, self.column, self.group))
         content = values[self.row].as_py()
         if content is None:
@@ -113,11 +114,11 @@ class Held:
         # in bytes
         self.limit = limit
         self.groups: OrderedDict[object, Future[Any]] = OrderedDict()
-        self.lock = threading.Lock()
+        self.turn = forks.Locked()
 
     def get(self, key: object, read: Callable[[], Any]) -> Any:
         """Return what `read` returns: the first of the threads that ask for it calls it, the others wait."""
-        with self.lock:
+        with self.turn.lock:
             mine = key not in self.groups
             future = self.groups.setdefault(key, Future())
             self.groups.move_to_end(key)
@@ -125,7 +126,7 @@ class Held:
             try:
                 future.set_result(read())
             except BaseException as error:
-                with self.lock:
+                with self.turn.lock:
                     self.groups.pop(key, None)
                 future.set_exception(error)
             self.trim()
@@ -133,7 +134,7 @@ class Held:
 
     def trim(self) -> None:
         """Let go of the groups that were not asked for the longest."""
-        with self.lock:
+        with self.turn.lock:
             sizes = {key: f.result().nbytes for key, f in self.groups.items() if f.done() and not f.exception()}
             for key in list(sizes):
                 if sum(sizes.values()) <= self.limit or len(sizes) <= _HELD:
