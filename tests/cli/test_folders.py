@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import pairwise
 
 import pytest
 from photos import folder, photo, torn
@@ -120,3 +121,12 @@ def test_commands_on_a_run_read_its_images_as_it_did(people, capsys, command):
 def test_a_run_on_files_says_how_it_read_them(people):
     expected = data.transforms_of(people[1])
     assert (expected.size, expected.background, expected.crop) == ((8, 8), (255, 255, 255), 1.0)
+
+
+def test_the_command_that_a_run_keeps_can_be_given_again(photos, tmp_path):
+    options = ["--model", "small", "--epochs", "1", "--split", "0.1,0.3", "--background", "#0ac81e"]
+    options += ["--image-size", "8x9", "--no-check", "--no-report", "--quiet"]
+    assert not run("train", photos, *options, "--out", tmp_path / "run")
+    words = json.loads((tmp_path / "run" / "run.json").read_text())["command"]["words"]
+    again = dict(pairwise(words))
+    assert [again[name] for name in ("--split", "--background", "--image-size")] == ["0.1,0.3", "#0ac81e", "8x9"]
