@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from foveal.cli.folders_options import Colour, Side
 from foveal.cli.options import NOT_NEGATIVE
 
 # What may be given beside --resume: it changes no bit of what the run gives. A longer run is checked by itself.
@@ -101,8 +102,17 @@ def words(ctx: click.Context) -> list[str]:
             found.append(parameter.opts[0] if value else (parameter.secondary_opts or parameter.opts)[0])
         else:
             for item in value if parameter.multiple and isinstance(value, tuple | list) else [value]:
-                found += [parameter.opts[0], *map(str, item if isinstance(item, tuple | list) else [item])]
+                found += [parameter.opts[0], text_of(parameter.type, item)]
     return found
+
+
+def text_of(kind: object, value: Any) -> str:
+    """Return the value of an option as one word of a command."""
+    if not isinstance(value, tuple | list):
+        return str(value)
+    if isinstance(kind, Colour):
+        return "#" + "".join(f"{part:02x}" for part in value)
+    return ("x" if isinstance(kind, Side) else ",").join(map(str, value))
 
 
 def resumed(

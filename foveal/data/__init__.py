@@ -17,6 +17,7 @@ scanning.py    `scan`: the files of a folder or a table, their headers, their pa
 listing.py     which images a folder holds: classes, parts, what is left out
 tables.py      tables of images: CSV and JSON lines
 splits.py      parts by the seed, with the same share of each class, and whole groups
+membership.py  which part each image file was in when a run began
 image_files.py ImageFiles: the image files of a data set before and while they are decoded
 image_array.py ImageArray: image files as an array whose rows are decoded when they are read
 storage.py     where decoded images are kept: in memory, in a mapped file, or nowhere

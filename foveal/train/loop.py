@@ -186,7 +186,7 @@ class Run:
             self.optimizer.schedule(**self.make_schedules(options))
         self.callbacks = Callbacks(with_best(options, feed), self)
         loaders = {"train": self.loader, **feed.parts}
-        self.facts = facts(s, loaders, feed.name, files, options.command) if folder is not None else {}
+        self.facts = facts(s, loaders, feed, files, options.command) if folder is not None else {}
         self.resumed = False
         if options.resume is not None:
             resume(self, options.resume)
