@@ -134,6 +134,7 @@ def train(
     # while the data are read
     prepare()
     from foveal.train.loop import train as run
+    from foveal.train.run_file import end
 
     call = call_of(click.get_current_context(), data, out, resume, options, images)
     quiet = options["quiet"]
@@ -161,6 +162,8 @@ def train(
             run(dataset, out=folder, resume=resume, command=call.command, callbacks=reporting.callbacks, **call.options)
             finish(folder, dataset)
             reporting.finish(dataset, quiet=quiet)
+            # Only now: what is killed before this goes on with `--resume`, and ends with all files.
+            end(folder)
     if as_json:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         log = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()

@@ -20,9 +20,11 @@ from foveal.data.dataset import Dataset
 from foveal.data.loader import Loader
 from foveal.data.sources import Arrays, leaves
 from foveal.errors import ArgumentError, DataError, StateError, warn
+from foveal.files import write_whole
 from foveal.kernel import target
 from foveal.optim.schedule import NAMES
 from foveal.train.checkpoint import RUN
+from foveal.train.files import writing
 from foveal.train.run_folder import STARTED
 from foveal.train.settings import Settings
 from foveal.train.state import plain
@@ -109,6 +111,13 @@ def read_facts(run: Path) -> dict[str, Any]:
     if wrong := [name for name, kind in kinds.items() if not isinstance(found.get(name), kind)]:
         raise StateError(f"{path}: damaged, {wrong[0]} is missing in it; restore it from a copy, or train again")
     return found
+
+
+def end(run: Path) -> None:
+    """Say in run.json that nothing of a run is left to do. Raises DataError and StateError as `read_facts` does."""
+    text = json.dumps({**read_facts(run), "status": ENDED}, indent=2) + "\n"
+    with writing(run):
+        write_whole(run_path(run), text.encode())
 
 
 def check_goes_on(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) -> None:

@@ -10,6 +10,7 @@ import threading
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from foveal import data, nn, train
 from foveal.cli import main
@@ -345,7 +346,7 @@ def test_the_command_line(tmp_path, monkeypatch):
     assert f"`foveal train --resume {run}` goes on after step 2 of epoch 1." in ended.stderr
     command = json.loads((run / "run.json").read_text())["command"]
     assert command["words"][:3] == ["foveal", "train", str(tmp_path / "set.npz")]
-    assert "--lr 0.05" in " ".join(command["words"])
+    assert command["words"][2:] == list(map(str, (tmp_path / "set.npz", *options, run)))
     for words, given in (
         (f"--lr 0.5: {run} was started with 0.05", ("--lr", 0.5)),
         ("the schedule one-cycle is laid over all epochs", ("--epochs", 3)),
@@ -360,3 +361,35 @@ def test_the_command_line(tmp_path, monkeypatch):
     assert (run / MODEL).read_bytes() == (tmp_path / "whole" / MODEL).read_bytes()
     assert "there is nothing left to do" in invoke("train", "--resume", run).stdout
     assert invoke("train").exit_code == invoke("train", "--resume", tmp_path / "nowhere").exit_code == 2
+
+
+def test_a_command_that_was_killed_after_its_training_still_does_the_rest(tmp_path, monkeypatch):
+    images = np.repeat(np.arange(3, dtype=np.float32) / 3, 60)[RNG.permutation(180)]
+    labels = np.round(images * 3).astype(np.int64)
+    # Some labels are wrong, so that there is a temperature to find.
+    labels[::7] = 0
+    images = images[:, None, None, None] * np.ones((1, 1, 6, 6), np.float32)
+    for split, part in (("train", slice(60)), ("validation", slice(60, 150)), ("test", slice(150, None))):
+        folder = tmp_path / "photos" / split
+        for i, (image, label) in enumerate(zip(images[part], labels[part], strict=True)):
+            (folder / "abc"[label]).mkdir(parents=True, exist_ok=True)
+            Image.fromarray((255 * image[0]).astype(np.uint8)).save(folder / "abc"[label] / f"{i}.png")
+    options = "--model", "small", "--epochs", 2, "--image-size", "16x16", "--quiet", "--no-check", "--out"
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert invoke("train", tmp_path / "photos", *options, whole).exit_code == 0
+    assert train.load_run(whole)[0].temperature != 1
+
+    def killed(*given):
+        raise SystemExit(9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("foveal.train.calibration.calibrate", killed)
+        assert invoke("train", tmp_path / "photos", *options, run).exit_code == 9
+    assert invoke("train", "--resume", run).exit_code == 0
+    for name in (MODEL, "MODEL.md", "predictions.npz"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes().replace(b"whole", b"run"), name
+    assert (run / "report.html").exists()
+    assert "nothing left to do" in invoke("train", "--resume", run).stdout
+    # What was typed is what makes the same run.
+    words = json.loads((run / "run.json").read_text())["command"]["words"]
+    assert words == ["foveal", "train", str(tmp_path / "photos"), *map(str, options), str(run)]
