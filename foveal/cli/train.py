@@ -154,9 +154,10 @@ def train(
             show_compiled(dataset, as_json, call.options)
             return
         folder = call.out or Path("runs") / dataset.name
+        findings = None
         if checked and resume is None:
-            check_before(dataset, folder, strict=images["strict"], quiet=quiet, err=as_json)
-        reporting = Reporting(folder, report, tensorboard)
+            findings = check_before(dataset, strict=images["strict"], quiet=quiet, err=as_json)
+        reporting = Reporting(folder, report, tensorboard, findings)
         # The JSON has standard output to itself.
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             run(dataset, out=folder, resume=resume, command=call.command, callbacks=reporting.callbacks, **call.options)

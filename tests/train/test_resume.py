@@ -15,6 +15,8 @@ from PIL import Image
 from foveal import data, nn, train
 from foveal.cli import main
 from foveal.errors import ArgumentError, DataError, FovealWarning, StateError, Terminated
+from foveal.report import Recorder
+from foveal.report.record import read_record
 from foveal.step import Step
 from foveal.train import run_folder
 from foveal.train.checkpoint import MODEL
@@ -288,6 +290,30 @@ def test_an_older_run_stays_until_the_first_epoch_is_done(tmp_path, model, capsy
     assert log(tmp_path) == [1, 2, 3]
 
 
+def test_steps_and_findings_of_two_runs_do_not_mix(tmp_path):
+    def recorded(number, *callbacks, **more):
+        run(tmp_path, Recorder(tmp_path, {"findings": [], "number": number}), *callbacks, **more)
+
+    def found(folder):
+        return len(json.loads((folder / "steps.json").read_text())["step"]), json.loads(
+            (folder / "doctor.json").read_text()
+        )["number"]
+
+    recorded(1, epochs=1)
+    (tmp_path / ".steps.json.123.tmp").write_text("of a process that was killed")
+    seen = []
+    with pytest.raises(KeyboardInterrupt):
+        recorded(2, At(1, lambda: seen.append(read_record(tmp_path))), At(2, send(signal.SIGINT)))
+    # Who watches sees the run that goes on; in the folder the older one stays as it was.
+    assert (seen[0].doctor["number"], seen[0].lines, seen[0].run["status"]) == (2, [], "running")
+    assert found(tmp_path) == (3, 1)
+    assert not list(tmp_path.glob(".*.tmp"))
+    run(None, Recorder(tmp_path), resume=tmp_path)
+    assert found(tmp_path) == (9, 2)
+    assert found(tmp_path / "earlier-1") == (3, 1)
+    assert len(read_record(tmp_path / "earlier-1").steps["step"]) == 3
+
+
 def test_the_model_is_that_of_the_best_epoch(tmp_path):
     """The rate is so high that the last epoch is not the best one."""
     kept = {}
@@ -389,6 +415,9 @@ def test_a_command_that_was_killed_after_its_training_still_does_the_rest(tmp_pa
     for name in (MODEL, "MODEL.md", "predictions.npz"):
         assert (run / name).read_bytes() == (whole / name).read_bytes().replace(b"whole", b"run"), name
     assert (run / "report.html").exists()
+    # Later, too, images are read as the run read them.
+    written = invoke("report", run, tmp_path / "photos", "--json")
+    assert (written.exit_code, "The worst mistakes" in (run / "report.html").read_text()) == (0, True), written.output
     assert "nothing left to do" in invoke("train", "--resume", run).stdout
     # What was typed is what makes the same run.
     words = json.loads((run / "run.json").read_text())["command"]["words"]
