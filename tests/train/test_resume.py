@@ -419,6 +419,8 @@ def test_a_command_that_was_killed_after_its_training_still_does_the_rest(tmp_pa
     written = invoke("report", run, tmp_path / "photos", "--json")
     assert (written.exit_code, "The worst mistakes" in (run / "report.html").read_text()) == (0, True), written.output
     assert "nothing left to do" in invoke("train", "--resume", run).stdout
+    (tmp_path / "photos").rename(tmp_path / "gone")
+    assert f"{tmp_path / 'photos'}: " in invoke("report", run, tmp_path / "photos", "--split", "0.5").stderr
     # What was typed is what makes the same run.
     words = json.loads((run / "run.json").read_text())["command"]["words"]
     assert words == ["foveal", "train", str(tmp_path / "photos"), *map(str, options), str(run)]
