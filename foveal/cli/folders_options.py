@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from functools import wraps
@@ -168,7 +169,8 @@ def read_data(
         name: value for name, value in images.items() if value is not None and value is not False and value != "auto"
     }
     if not readers.holds_images(data):
-        if given:
+        # Of a path where nothing is any more, that is what has to be said.
+        if given and (os.sep not in data or os.path.exists(data)):
             option = f"--{next(iter(given)).replace('_', '-')}"
             raise ArgumentError(f"{option} is for image files, and {data} holds none, or arrays; leave it out")
         return readers.load(data)

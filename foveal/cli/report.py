@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from foveal.cli.data_dir_options import data_dir_option
+from foveal.cli.evaluate import reading
 from foveal.cli.folders_options import folder_options_of_run, read_data
 from foveal.cli.options import (
     classes_in,
@@ -29,16 +31,17 @@ KEYS = ("date", "run", "data", "model", "accuracy", "loss", "epochs", "seconds",
 @click.argument("data", required=False)
 @threads_option
 @code_option
-@folder_options_of_run
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@folder_options_of_run
+@data_dir_option
 @json_option
 def report(
     run: Path,
     data: str | None,
     threads: int | None,
     code: tuple[str, ...],
-    images: dict[str, Any],
     quiet: bool,
+    images: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Write report.html of RUN, one file that needs nothing else.
@@ -50,7 +53,6 @@ def report(
 
     A network of one's own is built from its class, which has to be imported: --code mynet.py.
     """
-    from foveal.cli.evaluate import reading
     from foveal.report import write
     from foveal.train.checkpoint import load_net, load_run
 
@@ -58,8 +60,7 @@ def report(
     net = load_net(run, cls=classes_in(code))[0] if code else None
     dataset = None
     if data is not None:
-        like = reading(load_run(run)[0])
-        dataset = read_data(data, images, quiet=quiet, err=as_json, like=like, run=run)
+        dataset = read_data(data, images, quiet=quiet, err=as_json, like=reading(load_run(run)[0]), run=run)
     path = write(run, net, dataset, quiet=quiet or as_json)
     if as_json:
         show_json({"report": str(path), "bytes": path.stat().st_size})

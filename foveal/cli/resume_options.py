@@ -11,8 +11,7 @@ from typing import Any
 
 import click
 
-from foveal.cli.folders_options import Colour, Side
-from foveal.cli.options import NOT_NEGATIVE
+from foveal.cli.options import NOT_NEGATIVE, TYPED
 
 # What may be given beside --resume: it changes no bit of what the run gives. A longer run is checked by itself.
 HARMLESS = {"threads", "quiet", "as_json", "out", "resume", "checkpoint_minutes", "data", "data_dir", "epochs"}
@@ -92,27 +91,8 @@ def given(ctx: click.Context) -> dict[str, click.Parameter]:
 
 
 def words(ctx: click.Context) -> list[str]:
-    """Return the command, word by word, as it was given."""
-    found = ["foveal", "train"]
-    for name, parameter in given(ctx).items():
-        value = ctx.params.get(name)
-        if not isinstance(parameter, click.Option):
-            found.append(str(value))
-        elif parameter.is_flag:
-            found.append(parameter.opts[0] if value else (parameter.secondary_opts or parameter.opts)[0])
-        else:
-            for item in value if parameter.multiple and isinstance(value, tuple | list) else [value]:
-                found += [parameter.opts[0], text_of(parameter.type, item)]
-    return found
-
-
-def text_of(kind: object, value: Any) -> str:
-    """Return the value of an option as one word of a command."""
-    if not isinstance(value, tuple | list):
-        return str(value)
-    if isinstance(kind, Colour):
-        return "#" + "".join(f"{part:02x}" for part in value)
-    return ("x" if isinstance(kind, Side) else ",").join(map(str, value))
+    """Return the command, word by word, as it was typed."""
+    return ["foveal", "train", *ctx.meta[TYPED]]
 
 
 def resumed(

@@ -274,7 +274,9 @@ class Run:
                     self.one_epoch(self.epoch)
             self.call("on_train_end")
         self.history.stopped = self.stopped
-        self.keeper.end(ENDED)
+        # Of a command's run more is left to do, without which it has not ended.
+        if not self.facts.get("command"):
+            self.keeper.end(ENDED)
         # A callback may have ended it before its first epoch.
         if self.history:
             self.display.end(self.history, self.folder, self.clock.waiting())

@@ -21,10 +21,12 @@ from foveal.data.loader import Loader
 from foveal.data.membership import Division
 from foveal.data.sources import Arrays, leaves
 from foveal.errors import ArgumentError, DataError, StateError, warn
+from foveal.files import write_whole
 from foveal.kernel import target
 from foveal.optim.schedule import NAMES
 from foveal.train.checkpoint import RUN
 from foveal.train.feed import Feed
+from foveal.train.files import writing
 from foveal.train.run_folder import STARTED
 from foveal.train.settings import Settings
 from foveal.train.state import plain
@@ -130,6 +132,13 @@ def division_of(run: Path) -> Division:
         return Division.read(found["data"].get("files"), command.get("options", {}).get("group_by"))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return Division()
+
+
+def end(run: Path) -> None:
+    """Say in run.json that nothing of a run is left to do. Raises DataError and StateError as `read_facts` does."""
+    text = json.dumps({**read_facts(run), "status": ENDED}, indent=2) + "\n"
+    with writing(run):
+        write_whole(run_path(run), text.encode())
 
 
 def check_goes_on(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) -> None:
