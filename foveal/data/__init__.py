@@ -16,6 +16,9 @@ preprocessing.py  how an image of any kind becomes what a network takes; stands 
 scanning.py    `scan`: the files of a folder or a table, their headers, their parts
 listing.py     which images a folder holds: classes, parts, what is left out
 tables.py      tables of images: CSV and JSON lines
+shards.py      images in tar shards, as WebDataset names them
+parquet.py     images in parquet files, as Hugging Face's data sets are stored
+members.py     addresses of images that lie inside of other files
 splits.py      parts by the seed, with the same share of each class, and whole groups
 membership.py  which part each image file was in when a run began
 image_files.py ImageFiles: the image files of a data set before and while they are decoded

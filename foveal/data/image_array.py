@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from foveal.data.files import check_size
 from foveal.data.images import MISSING, ImageError, without_warnings
+from foveal.data.members import file_of
 from foveal.data.preprocessing import Preprocessing
 from foveal.data.threads import in_order
 from foveal.errors import PlaceError
@@ -51,7 +52,7 @@ class ImageArray:
         path = self.paths[row]
         if self.stamps is not None:
             try:
-                status = os.stat(path)
+                status = os.stat(file_of(path))
             except OSError as error:
                 text = f"is gone since it was listed ({error.strerror}); put it back, or start again without it"
                 raise ImageError(path, MISSING, text) from None

@@ -21,6 +21,7 @@ from foveal.data.dataset import Dataset, Labels, value_range
 from foveal.data.image_array import ImageArray
 from foveal.data.images import ImageError
 from foveal.data.listing import TEST, TRAIN, VALIDATION, Problem
+from foveal.data.members import Member
 from foveal.data.pixels import WHITE, Colour
 from foveal.data.preprocessing import Preprocessing
 from foveal.data.statistics import channel_statistics
@@ -170,6 +171,7 @@ class ImageFiles:
             channels or self.channels, size, fit, crop, interpolation=interpolation, background=self.background
         )
         storage = self.storage(size, given.channels, enlarge=enlarge, memory_limit=memory_limit, data_cache=data_cache)
+        self.check_order(storage)
         if tell is not None:
             tell(f"images of {given.channels}x{size[0]}x{size[1]}: {storage.text}")
         images: dict[str, Any] = {}
@@ -215,6 +217,14 @@ class ImageFiles:
             preprocessing=replace(given, mean=mean, std=std, value_range=limits),
             folder=self.folder or None,
         )
+
+    def check_order(self, storage: Storage) -> None:
+        """Raise DataError where images that stream in a random order are read fast in their own order alone."""
+        if storage.kind == STREAM and (slow := [p for p in self.paths if isinstance(p, Member) and not p.in_any_order]):
+            raise DataError(
+                f"{slow[0].file}: its images cannot be decoded anew in each epoch, since each is read with many others"
+                f" ({storage.text}); give more memory, a cache on disk or smaller images, or write them as tar shards"
+            )
 
     def refuse(self, path: str, error: ImageError) -> None:
         """Take note of a file that cannot be decoded; raise DataError if `strict`."""

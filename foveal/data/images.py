@@ -14,7 +14,7 @@ import struct
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from foveal.data.members import Member, file_of, opened
 from foveal.data.pixels import BLACK, PHOTOMETRIC, SCALED_FROM, WHITE, WIDTH, Colour, flattened, in_srgb, scale_of, tag
 from foveal.data.statistics import Floats, scaled
 from foveal.errors import DataError
@@ -199,13 +200,14 @@ def _is_sideways(file: ImageFile.ImageFile) -> bool:
 def _ends_well(path: str, kind: str) -> bool:
     """True unless a file lacks the end that its format has."""
     end = _ENDS.get(kind)
-    with open(path, "rb") as file:
+    with opened(path) as file:
+        first, size = file.read(8), file.seek(0, os.SEEK_END)
         if kind == "WEBP":
             # The header says how many bytes follow it.
-            return 8 + int.from_bytes(file.read(8)[4:], "little") <= os.fstat(file.fileno()).st_size
+            return 8 + int.from_bytes(first[4:], "little") <= size
         if end is None:
-            return kind != "BMP" or int.from_bytes(file.read(6)[2:], "little") <= os.fstat(file.fileno()).st_size
-        file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+            return kind != "BMP" or int.from_bytes(first[2:6], "little") <= size
+        file.seek(max(0, size - _TAIL))
         return end in file.read(_TAIL)
 
 
@@ -252,7 +254,12 @@ def _opened(source: str | os.PathLike[str] | io.BytesIO, path: object) -> Iterat
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with without_warnings(), Image.open(source, formats=known_formats()) as file:
+        # A file that is mapped into memory has to be opened by Pillow.
+        with (
+            without_warnings(),
+            source.open() if isinstance(source, Member) else nullcontext(source) as content,
+            Image.open(content, formats=known_formats()) as file,
+        ):
             yield file
     except DataError as error:
         if isinstance(error, ImageError):
@@ -282,7 +289,7 @@ def _opened(source: str | os.PathLike[str] | io.BytesIO, path: object) -> Iterat
 def _check_regular(path: str | os.PathLike[str]) -> None:
     """Raise ImageError unless there is such a file, and not a pipe or a device, which could be read for ever."""
     try:
-        kind = os.stat(path).st_mode
+        kind = os.stat(file_of(path)).st_mode
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError(path, MISSING, "no such image") from None
     except (OSError, ValueError) as error:

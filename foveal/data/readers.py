@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from foveal.data import cifar, digits, download, idx, npz
+from foveal.data import cifar, digits, download, idx, npz, parquet, shards
 from foveal.data.dataset import PARTS, Dataset, from_arrays
 from foveal.data.files import read_limited
 from foveal.data.image_files import REFUSED, ImageFiles
@@ -280,6 +280,20 @@ SOURCES = (
         f"an .npz file with {', '.join(PARTS[:-1])} and {PARTS[-1]}, and `classes` if they have names",
         lambda _, path: path.suffix == ".npz" and path.is_file(),
         npz.read,
+    ),
+    Source(
+        "a .tar shard of images and their classes (.cls, .json or .txt), as WebDataset names them, or a folder of them,"
+        " with train, val and test in their names if it is divided",
+        lambda _, path: shards.holds_shards(path),
+        _read_images,
+        of_images=True,
+    ),
+    Source(
+        "a .parquet file with columns of images and of classes, as Hugging Face's data sets are stored, or a folder of"
+        " such files, with train, validation and test in their names if it is divided",
+        lambda _, path: parquet.holds_parquet(path),
+        _read_images,
+        of_images=True,
     ),
     Source(
         "a folder with a folder of images for each class, in train, val and test if it is divided",

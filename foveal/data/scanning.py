@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from foveal.data import images, splits, tables
+from foveal.data import images, parquet, shards, splits, tables
 from foveal.data.dataset import Labels
 from foveal.data.image_files import REFUSED, ImageFiles
 from foveal.data.images import Header, ImageError
@@ -25,12 +25,18 @@ from foveal.data.listing import (
     looks_like_image,
     of_folder,
 )
+from foveal.data.members import Member
 from foveal.data.membership import Division, file_key
 from foveal.data.pixels import WHITE, Colour
 from foveal.data.threads import Bar
 from foveal.data.threads import in_order as computed_in_order
 from foveal.errors import ArgumentError, DataError
 
+# Places whose images lie inside of other files.
+PACKED: tuple[tuple[Callable[[Path], bool], Callable[[Path, bool], Listing]], ...] = (
+    (shards.holds_shards, shards.of_shards),
+    (parquet.holds_parquet, parquet.of_parquet),
+)
 # Headers that a thread reads at a time.
 _CHUNK = 64
 
@@ -52,8 +58,9 @@ def scan(
         print(files)
 
     path: a folder with a folder of images for each class, and above these, if there are any, train, val (valid,
-    validation) and test; or a table, .csv, .tsv or .jsonl, with the columns path, label and, where there are parts,
-    split. `foveal.data.listing` and `foveal.data.tables` have the rules.
+    validation) and test; a table, .csv, .tsv or .jsonl, with the columns path, label and, where there are parts, split;
+    a .tar shard, as WebDataset names what is in it, or a .parquet file, as Hugging Face writes it, or a folder of such
+    files. The docstrings of `foveal.data.listing`, `tables`, `shards` and `parquet` have the rules.
 
     split: the shares of all images for (validation, testing), or that for testing alone; (0.1, 0.2) if None. It counts
     for parts that are not there, which are taken from the training part with the same share of each class, by `seed`.
@@ -73,7 +80,8 @@ def scan(
     if len(background) != 3 or not all(type(v) is int and 0 <= v <= 255 for v in background):
         raise ArgumentError(f"scan: background is {background}; give (red, green, blue) from 0 to 255")
     place = Path(path)
-    listing = listed(place)
+    listing = listed(place, quiet)
+    check_strict(listing.problems, strict)
     found, headers = with_headers(listing, strict, quiet)
     if not found:
         raise DataError(f"{place}: none of its {len(listing.found):,} files is an image that can be read")
@@ -135,14 +143,26 @@ def is_scanned(path: Path) -> bool:
     return path.is_dir() or (path.suffix.lower() in tables.SEPARATORS and path.is_file())
 
 
-def listed(place: Path) -> Listing:
-    """Return the files of a folder in the order of their paths, or of a table in that of its lines."""
+def listed(place: Path, quiet: bool = True) -> Listing:
+    """Return the files of a folder in the order of their paths, of a table in that of its lines, of shards as they lie.
+
+    Raises DataError for a place that is none of these, and for one with shards of two kinds.
+    """
+    packed = [read for holds, read in PACKED if holds(place)]
+    if len(packed) > 1:
+        raise DataError(f"{place}: holds tar shards and parquet files; put each data set into a folder of its own")
+    if packed:
+        return packed[0](place, quiet)
     if place.is_dir():
         return of_folder(place)
     if place.suffix.lower() in tables.SEPARATORS and place.is_file():
         return tables.of_table(place)
     known = ", ".join(tables.SEPARATORS)
-    what = "is neither a folder nor a table of images" if place.exists() else "there is no such folder or file"
+    what = (
+        "is neither a folder, a table of images, a .tar shard nor a .parquet file"
+        if place.exists()
+        else "there is no such folder or file"
+    )
     raise DataError(f"{place}: {what}; give a folder with a folder for each class, or a table ({known})")
 
 
@@ -162,12 +182,18 @@ def with_headers(listing: Listing, strict: bool, quiet: bool) -> tuple[list[Foun
                     found.append(file)
                     headers.append(result)
                     listing.problems += remarks(file.path, result)
-                elif strict and result.kind in REFUSED:
-                    raise DataError(f"{file.path}: {result.text}; repair it or take it away, as strict is on")
                 else:
+                    check_strict([result], strict)
                     listing.problems.append(result)
             bar.advance(len(chunk))
     return found, headers
+
+
+def check_strict(problems: Iterable[Problem], strict: bool) -> None:
+    """Raise DataError for the first file that is left out because of what is in it, if `strict`."""
+    for problem in problems:
+        if strict and problem.kind in REFUSED:
+            raise DataError(f"{problem.path}: {problem.text}; repair it or take it away, as strict is on")
 
 
 def headers_of(files: Sequence[Found]) -> list[Header | Problem]:
@@ -182,7 +208,8 @@ def header_of(file: Found) -> Header | Problem:
     try:
         return images.header(file.path)
     except ImageError as error:
-        if error.kind != images.NO_IMAGE or not looks_like_image(file.path):
+        # What lies in a column of images, or beside a class in a shard, should be one.
+        if error.kind != images.NO_IMAGE or not (isinstance(file.path, Member) or looks_like_image(file.path)):
             return Problem(file.path, error.kind, error.text)
         extension = os.path.splitext(file.path)[1].lower()
         text = f"is {extension}, which is not read; convert it to JPEG or PNG" if extension in NOT_READ else error.text

@@ -22,6 +22,7 @@ from foveal.data.dataset import Dataset, Images
 from foveal.data.image_files import ImageFiles
 from foveal.data.images import ImageError, decode
 from foveal.data.listing import Problem
+from foveal.data.members import file_of, opened
 from foveal.data.pixels import WHITE
 from foveal.data.threads import in_order
 from foveal.doctor.looks import DIGEST, GRID, Bytes, Looks, on_grid
@@ -123,10 +124,12 @@ def content_of(path: str) -> tuple[str | bytes, bytes]:
     """Return the content of a file, and its digest; of a very large one the path, and zeros. Raises ImageError."""
     try:
         # What is no file, such as a pipe, is refused by its path, without opening it.
-        kind = os.stat(path)
-        if not stat.S_ISREG(kind.st_mode) or kind.st_size > _WHOLE_FILE:
+        if not stat.S_ISREG(os.stat(file_of(path)).st_mode):
             return path, bytes(DIGEST)
-        with open(path, "rb", buffering=0) as file:
+        with opened(path) as file:
+            if file.seek(0, os.SEEK_END) > _WHOLE_FILE:
+                return path, bytes(DIGEST)
+            file.seek(0)
             content = file.read()
     except (OSError, ValueError) as error:
         raise ImageError(path, "unreadable", str(getattr(error, "strerror", None) or error)) from None

@@ -18,6 +18,7 @@ import numpy as np
 import foveal
 from foveal.data.dataset import Dataset
 from foveal.data.loader import Loader
+from foveal.data.members import file_of
 from foveal.data.membership import Division
 from foveal.data.sources import Arrays, leaves
 from foveal.errors import ArgumentError, DataError, StateError, warn
@@ -217,9 +218,12 @@ def digest(lines: Iterable[str]) -> str | None:
 
 
 def stamps(files: Iterable[str]) -> dict[str, tuple[int, int]]:
-    """Return size and time of the last change of files, in nanoseconds; (-1, 0) for one that is not there."""
+    """Return size and time of the last change of files, in nanoseconds; (-1, 0) for one that is not there.
+
+    For images inside of other files these are the files that they lie in.
+    """
     found: dict[str, tuple[int, int]] = {}
-    for path in files:
+    for path in dict.fromkeys(str(file_of(file)) for file in files):
         try:
             seen = os.stat(path)
             found[path] = seen.st_size, seen.st_mtime_ns

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from foveal.cli.streams import without_library_lines
-from foveal.data import load, read_image
+from foveal.data import load, read_image, scan
 from foveal.errors import FovealError
 from foveal.train import load_net
 
@@ -94,6 +94,11 @@ def wrong(format: str, target: Path) -> str:
     if format == "safetensors":
         net, description = load_net(target)
         return "" if min(description.std) > 0 and not net.training else "a description that cannot be used"
+    if format == "tar":
+        files = scan(target, quiet=True)
+        with without_library_lines():
+            images = [read_image(path, 3, 16, 16) for path in files.paths]
+        return "" if len(files.labels) == len(images) > 1 else f"{len(files.labels)} labels for {len(images)} images"
     # As predict does.
     with without_library_lines():
         image = read_image(target, 3, 16, 16)

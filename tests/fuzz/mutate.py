@@ -254,6 +254,23 @@ def safetensors(raw: bytes, draw: Random) -> bytes:
     return struct.pack("<Q", len(text)) + text + raw[8 + length :]
 
 
+def tar(raw: bytes, draw: Random) -> bytes:
+    """Change a field of a header, with its checksum right: name, size, kind, where a link leads, magic, prefix."""
+    headers = [start for start in range(0, len(raw), 512) if raw[start + 257 : start + 262] == b"ustar"]
+    start = draw.choice(headers)
+    field, size = draw.choice(((0, 100), (124, 12), (124, 12), (156, 1), (156, 1), (157, 100), (257, 8), (345, 155)))
+    # Numbers beyond 8 GiB, and those below 0, begin with a byte of 0x80 or 0xff.
+    content = draw.choice(
+        (b"7" * size, b"\xff" * size, b"\x80" + draw.randbytes(size - 1), b"0" * size, b"../" * size, b"/" * size)
+    )
+    kind = draw.choice(b"0123456LKxgSV").to_bytes(1, "big")
+    header = bytearray(raw[start : start + 512])
+    header[field : field + size] = kind if field == 156 else content[:size]
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return raw[:start] + bytes(header) + raw[start + 512 :]
+
+
 def packed(raw: bytes, draw: Random) -> bytes:
     """Pack what is changed, or a bomb that begins like it."""
     inner = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
@@ -268,6 +285,7 @@ PARTS: dict[str, Mutation] = {
     "idx": header_numbers(0, 4, 8, 12, order="big"),
     "cifar": packed,
     "npz": npz,
+    "tar": tar,
     "safetensors": safetensors,
     "png": png,
     "jpeg": jpeg,

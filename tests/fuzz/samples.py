@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import struct
+import tarfile
 from collections.abc import Callable
 from functools import cache
 from random import Random
@@ -59,6 +60,21 @@ def npz(draw: Random) -> Sample:
     buffer = io.BytesIO()
     save(buffer, x_train=x, y_train=y, x_test=x, y_test=y, classes=np.array(["a", "bc", "ä"]))
     return "set.npz", {"set.npz": buffer.getvalue()}
+
+
+def tar(draw: Random) -> Sample:
+    """A shard of images, some with long names, whose classes stand in one of the three ways."""
+    extension, buffer = draw.choice(("cls", "json", "txt")), io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=draw.choice((tarfile.GNU_FORMAT, tarfile.PAX_FORMAT))) as shard:
+        for i in range(2 * COUNT):
+            image = io.BytesIO()
+            Image.fromarray(pixels((SIDE, SIDE, 3)) + np.uint8(i)).save(image, "PNG")
+            label = json.dumps({"label": int(LABELS[i % COUNT])} if extension == "json" else int(LABELS[i % COUNT]))
+            for name, content in (("png", image.getvalue()), (extension, label.encode())):
+                member = tarfile.TarInfo(f"{'ä' * 150 if i == 2 else 'd/'}{i}.{name}")
+                member.size = len(content)
+                shard.addfile(member, io.BytesIO(content))
+    return "set.tar", {"set.tar": buffer.getvalue()}
 
 
 @cache
@@ -117,6 +133,7 @@ SAMPLES: dict[str, Callable[[Random], Sample]] = {
     "idx": idx,
     "cifar": cifar10,
     "npz": npz,
+    "tar": tar,
     "safetensors": safetensors,
     "png": picture("PNG", ("RGB", "L", "RGBA", "P", "1", "LA", "I;16"), {}, {"exif": EXIF}),
     "jpeg": picture("JPEG", ("RGB", "L", "CMYK"), {}, {"progressive": True}, {"exif": EXIF}),
