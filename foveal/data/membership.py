@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from foveal.data.listing import TEST, TRAIN, VALIDATION
+from foveal.data.members import file_of
 from foveal.data.splits import Parts
 
 # Bytes of a digest that are kept, and the letters that they are.
@@ -35,9 +36,9 @@ def written_parts(files: Mapping[str, Sequence[str]], folder: str) -> dict[str, 
 
 
 def size_of(path: str) -> int:
-    """Return the bytes of a file; -1 where there is none."""
+    """Return the bytes of a file, of an image in a shard those of the shard; -1 where there is none."""
     try:
-        return os.stat(path).st_size
+        return os.stat(file_of(path)).st_size
     except OSError:
         return -1
 
