@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +130,7 @@ def label_errors(
     from foveal.train.checkpoint import load_run
 
     set_threads(threads)
-    dataset = read_data(data, images, err=as_json, like=reading(load_run(run)[0]))
+    dataset = read_data(data, images, err=as_json, like=reading(load_run(run)[0]), run=run)
     found = find(run, dataset, quiet=as_json, **options)
     folder = run if run.is_dir() else run.parent
     html, csv = html or folder / "label-errors.html", csv or folder / "label-errors.csv"
@@ -169,17 +168,16 @@ check_option = click.option(
 )
 
 
-def check_before(dataset: Dataset, folder: Path, *, strict: bool, quiet: bool, err: bool) -> None:
-    """Check the images of files before they are trained on: say it in brief, and write folder/doctor.json.
+def check_before(dataset: Dataset, *, strict: bool, quiet: bool, err: bool) -> dict[str, Any] | None:
+    """Check the images of files before they are trained on: say it in brief, and return what doctor.json is to hold.
 
-    Arrays are not checked. strict: True to raise DataError if there are errors. err: True to say it on standard error.
+    Arrays are not checked: None. strict: True to raise DataError if there are errors. err: True to say it on standard
+    error.
     """
     from foveal.doctor import check as checked
-    from foveal.files import write_whole
-    from foveal.train.files import writing
 
     if dataset.files is None:
-        return
+        return None
     findings = checked(dataset, quiet=quiet)
     if not quiet:
         for line in findings.brief():
@@ -187,6 +185,4 @@ def check_before(dataset: Dataset, folder: Path, *, strict: bool, quiet: bool, e
     if strict and findings.errors:
         grave = "; ".join(finding.text for finding in findings.findings if finding.severity == "error")
         raise DataError(f"{dataset.name}: {grave} `foveal data check` says which images; leave out --strict to go on")
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "doctor.json", (json.dumps(findings.as_json(), indent=2) + "\n").encode())
+    return findings.as_json()

@@ -75,7 +75,9 @@ def features(
         raise ArgumentError(f"--out {out}: ends in none of {', '.join(ENDINGS)}")
     set_threads(threads)
     tell = partial(echo, err=as_json)
-    dataset = read_data(data, images, err=as_json, like=expected_by(source))
+    # A run's own images stay in the parts that it had them in.
+    run = Path(source) if Path(source).exists() else None
+    dataset = read_data(data, images, err=as_json, like=expected_by(source), run=run)
     net, dataset = network_for(source, dataset, classes_in(code), tell)
     from foveal.train.features import features as embed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from functools import wraps
@@ -151,13 +152,15 @@ def read_data(
     quiet: bool = False,
     err: bool = False,
     like: Preprocessing | None = None,
+    run: Path | None = None,
     choose: Callable[[ImageFiles], tuple[int, int]] | None = None,
 ) -> Dataset:
     """Return the Dataset that DATA names, and say what is known of image files, unless `quiet`.
 
-    images: values of the options. err: True to say it on standard error. like: how a trained network reads images.
-    choose: the size of images, of their files, where neither says it. Raises as `foveal.data.load` does, and
-    ArgumentError for options of image files where DATA holds none.
+    images: values of the options. err: True to say it on standard error. like: how a trained network reads images. run:
+    where it was trained: files that it had stay in their parts, whatever the options say. choose: the size of images,
+    of their files, where neither says it. Raises as `foveal.data.load` does, and ArgumentError for options of image
+    files where DATA holds none.
     """
     from foveal.data import readers
     from foveal.errors import ArgumentError
@@ -166,13 +169,20 @@ def read_data(
         name: value for name, value in images.items() if value is not None and value is not False and value != "auto"
     }
     if not readers.holds_images(data):
-        if given:
+        # Of a path where nothing is any more, that is what has to be said.
+        if given and (os.sep not in data or os.path.exists(data)):
             option = f"--{next(iter(given)).replace('_', '-')}"
             raise ArgumentError(f"{option} is for image files, and {data} holds none, or arrays; leave it out")
         return readers.load(data)
-    of_scan = {name: given[name] for name in ("group_by", "split", "background", "strict") if name in given}
+    of_scan: dict[str, Any] = {
+        name: given[name] for name in ("group_by", "split", "background", "strict") if name in given
+    }
     if like is not None:
         of_scan.setdefault("background", like.background)
+    if run is not None:
+        from foveal.train.run_file import division_of
+
+        of_scan["before"] = division_of(run)
     files = readers.scan_images(Path(data), quiet=quiet, **of_scan)
     tell: Callable[[str], None] = (lambda line: None) if quiet else (lambda line: echo(line, err=err))
     show_scan(files, tell)

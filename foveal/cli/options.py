@@ -40,11 +40,20 @@ class Name(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         return known[bare(value)]
 
 
+# Under which name a context of click holds the words after the name of the command.
+TYPED = "foveal.typed"
+
+
 class DataCommand(click.Command):
     """A command on DATA: its help ends with what can be read, from the table of formats.
 
     Its results are files, so it goes on when standard output cannot be written, which it says once.
     """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # As they were typed: what options make of them may not be what they take.
+        ctx.meta[TYPED] = tuple(args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         output = ctx.find_object(Stream)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from foveal.cli.data_dir_options import data_dir_option
+from foveal.cli.evaluate import reading
+from foveal.cli.folders_options import folder_options_of_run, read_data
 from foveal.cli.options import (
     classes_in,
     code_option,
@@ -28,8 +32,18 @@ KEYS = ("date", "run", "data", "model", "accuracy", "loss", "epochs", "seconds",
 @threads_option
 @code_option
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@folder_options_of_run
+@data_dir_option
 @json_option
-def report(run: Path, data: str | None, threads: int | None, code: tuple[str, ...], quiet: bool, as_json: bool) -> None:
+def report(
+    run: Path,
+    data: str | None,
+    threads: int | None,
+    code: tuple[str, ...],
+    quiet: bool,
+    images: dict[str, Any],
+    as_json: bool,
+) -> None:
     """Write report.html of RUN, one file that needs nothing else.
 
     With DATA the model is measured anew, and images are shown: the worst mistakes with Grad-CAM, feature maps. Without
@@ -39,13 +53,15 @@ def report(run: Path, data: str | None, threads: int | None, code: tuple[str, ..
 
     A network of one's own is built from its class, which has to be imported: --code mynet.py.
     """
-    from foveal.data.readers import load
     from foveal.report import write
-    from foveal.train.checkpoint import load_net
+    from foveal.train.checkpoint import load_net, load_run
 
     set_threads(threads)
     net = load_net(run, cls=classes_in(code))[0] if code else None
-    path = write(run, net, None if data is None else load(data), quiet=quiet or as_json)
+    dataset = None
+    if data is not None:
+        dataset = read_data(data, images, quiet=quiet, err=as_json, like=reading(load_run(run)[0]), run=run)
+    path = write(run, net, dataset, quiet=quiet or as_json)
     if as_json:
         show_json({"report": str(path), "bytes": path.stat().st_size})
     elif not quiet:

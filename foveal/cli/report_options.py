@@ -30,11 +30,11 @@ def report_options(function: Command) -> Command:
 class Reporting:
     """What a training writes for its report: steps while it goes on, and the page in the end."""
 
-    def __init__(self, folder: Path, report: bool, tensorboard: bool) -> None:
+    def __init__(self, folder: Path, report: bool, tensorboard: bool, findings: dict[str, Any] | None) -> None:
         from foveal.report import Recorder, TensorBoard
 
         self.folder, self.report = folder, report
-        self.recorder = Recorder(folder)
+        self.recorder = Recorder(folder, findings)
         self.callbacks: list[Callback] = [self.recorder]
         if tensorboard:
             self.callbacks.append(TensorBoard(folder / "tensorboard"))

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from foveal.cli.options import NOT_NEGATIVE
+from foveal.cli.options import NOT_NEGATIVE, TYPED
 
 # What may be given beside --resume: it changes no bit of what the run gives. A longer run is checked by itself.
 HARMLESS = {"threads", "quiet", "as_json", "out", "resume", "checkpoint_minutes", "data", "data_dir", "epochs"}
@@ -91,18 +91,8 @@ def given(ctx: click.Context) -> dict[str, click.Parameter]:
 
 
 def words(ctx: click.Context) -> list[str]:
-    """Return the command, word by word, as it was given."""
-    found = ["foveal", "train"]
-    for name, parameter in given(ctx).items():
-        value = ctx.params.get(name)
-        if not isinstance(parameter, click.Option):
-            found.append(str(value))
-        elif parameter.is_flag:
-            found.append(parameter.opts[0] if value else (parameter.secondary_opts or parameter.opts)[0])
-        else:
-            for item in value if parameter.multiple and isinstance(value, tuple | list) else [value]:
-                found += [parameter.opts[0], *map(str, item if isinstance(item, tuple | list) else [item])]
-    return found
+    """Return the command, word by word, as it was typed."""
+    return ["foveal", "train", *ctx.meta[TYPED]]
 
 
 def resumed(

@@ -134,6 +134,7 @@ def train(
     # while the data are read
     prepare()
     from foveal.train.loop import train as run
+    from foveal.train.run_file import end
 
     call = call_of(click.get_current_context(), data, out, resume, options, images)
     silent = options["quiet"]
@@ -153,14 +154,17 @@ def train(
             show_compiled(dataset, as_json, call.options)
             return
         folder = call.out or Path("runs") / dataset.name
+        findings = None
         if checked and resume is None:
-            check_before(dataset, folder, strict=images["strict"], quiet=silent, err=as_json)
-        reporting = Reporting(folder, report, tensorboard)
+            findings = check_before(dataset, strict=images["strict"], quiet=silent, err=as_json)
+        reporting = Reporting(folder, report, tensorboard, findings)
         # The JSON has standard output to itself.
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             run(dataset, out=folder, resume=resume, command=call.command, callbacks=reporting.callbacks, **call.options)
             finish(folder, dataset)
             reporting.finish(dataset, quiet=silent)
+            # Only now: what is killed before this goes on with `--resume`, and ends with all files.
+            end(folder)
     if as_json:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         log = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()

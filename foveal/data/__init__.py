@@ -20,6 +20,7 @@ shards.py      images in tar shards, as WebDataset names them
 parquet.py     images in parquet files, as Hugging Face's data sets are stored
 members.py     addresses of images that lie inside of other files
 splits.py      parts by the seed, with the same share of each class, and whole groups
+membership.py  which part each image file was in when a run began
 image_files.py ImageFiles: the image files of a data set before and while they are decoded
 image_array.py ImageArray: image files as an array whose rows are decoded when they are read
 storage.py     where decoded images are kept: in memory, in a mapped file, or nowhere

@@ -68,6 +68,8 @@ class Dataset:
     files: dict[str, list[str]] | None = None
     # How the image files were read; None for arrays.
     preprocessing: Preprocessing | None = None
+    # The folder that the paths of the files lie below; None where it is not known.
+    folder: str | None = None
 
     def __new__(cls, *fields: object, **named: object) -> Self:
         """Raise ArgumentError for what is no field, but sounds like one."""

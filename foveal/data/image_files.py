@@ -76,6 +76,8 @@ class ImageFiles:
     background: Colour = WHITE
     #: True to raise an error for a file that cannot be decoded; else it is left out and said.
     strict: bool = False
+    #: What the paths lie below: the folder, or that of the table.
+    folder: str = ""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -213,6 +215,7 @@ class ImageFiles:
             y_validation=self.labels[kept[VALIDATION]] if validates else None,
             files={part: [self.paths[row] for row in rows] for part, rows in kept.items()},
             preprocessing=replace(given, mean=mean, std=std, value_range=limits),
+            folder=self.folder or None,
         )
 
     def check_order(self, storage: Storage) -> None:

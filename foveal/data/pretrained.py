@@ -198,10 +198,9 @@ def of_run(description: str, path: Path) -> Preprocessing:
     """Return what the model file of a run says of its images. Raises StateError where it says nothing of them."""
     try:
         entry = json.loads(description)
-        # what a run wrote has the names of the fields; files of older runs lack it, and had black for transparent
-        given = entry.get("preprocessing") or {"fit": "stretch", "background": BLACK} | {
-            name: entry[name] for name in ("channels", "size", "mean", "std", "value_range")
-        }
+        # Where nothing is said of files, what is transparent is black. The other fields stand beside that.
+        given = entry.get("preprocessing") or {"fit": "stretch", "background": BLACK}
+        given = given | {name: entry[name] for name in ("channels", "size", "mean", "std", "value_range")}
         fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
         return Preprocessing(**fields)
     except (ValueError, TypeError, KeyError, AttributeError, DataError) as error:

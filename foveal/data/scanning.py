@@ -26,6 +26,7 @@ from foveal.data.listing import (
     of_folder,
 )
 from foveal.data.members import Member
+from foveal.data.membership import Division, file_key
 from foveal.data.pixels import WHITE, Colour
 from foveal.data.threads import Bar
 from foveal.data.threads import in_order as computed_in_order
@@ -48,6 +49,7 @@ def scan(
     seed: int = 0,
     strict: bool = False,
     background: Colour = WHITE,
+    before: Division | None = None,
     quiet: bool = False,
 ) -> ImageFiles:
     """List the image files of a data set, read their headers, and divide them into parts. Nothing is decoded.
@@ -67,8 +69,9 @@ def scan(
     for in the path below the folder.
 
     Files that are no images, damaged or hostile are left out and listed in `problems`; strict: True to raise DataError
-    for those that should be images. background: the colour under what is transparent, (red, green, blue). quiet: True
-    for no bar.
+    for those that should be images. background: the colour under what is transparent, (red, green, blue). before:
+    how a run had divided the files, which they keep, whatever the options say; files that it did not have are in the
+    part of their folder or group, else for testing. quiet: True for no bar.
 
     Raises DataError where there are no images or fewer than two classes, for a class that is not in the training part,
     and for folders and tables that cannot be read, ArgumentError for shares that cannot be.
@@ -94,8 +97,8 @@ def scan(
             f"{place}: all {len(found):,} images are of one class, {classes[0]!r}; at least two classes are needed: a"
             " folder for each, and if these lie deeper, give the folder that they lie in"
         )
-    groups = None if group_by is None else splits.group_names(group_by, [file.relative for file in found])
-    parts = splits.divide(labels, [file.part for file in found], groups, shares, seed)
+    folder = place if place.is_dir() else place.parent
+    parts, division = divided(found, labels, shares, seed, group_by, folder, before)
     check_parts(place, labels, classes, parts)
     return ImageFiles(
         name=place.resolve().stem if place.is_file() else place.resolve().name,
@@ -107,10 +110,32 @@ def scan(
         channels=1 if all(header.is_grey for header in headers) else 3,
         problems=listing.problems,
         stamps=np.array([(file.bytes, file.changed) for file in found], np.int64),
-        division=in_words([file.part for file in found], shares, seed, group_by),
+        division=division,
+        folder=str(folder),
         background=background,
         strict=strict,
     )
+
+
+def divided(
+    found: Sequence[Found],
+    labels: Labels,
+    shares: tuple[float, float],
+    seed: int,
+    group_by: str | None,
+    folder: Path,
+    before: Division | None,
+) -> tuple[splits.Parts, str]:
+    """Return the part of each file, as a run had it where it knows any of them, and in words how that came about."""
+    given, names = [file.part for file in found], [file.relative for file in found]
+    keys = [] if before is None else [file_key(file.path, str(folder), file.bytes) for file in found]
+    if before is not None and (old := before.knows(keys)):
+        group_by = group_by or before.group_by
+        groups = None if group_by is None else splits.group_names(group_by, names)
+        new = f"; {len(found) - old:,} of them are new since" if old < len(found) else ""
+        return before.of(keys, given, groups), f"as in the training{new}"
+    groups = None if group_by is None else splits.group_names(group_by, names)
+    return splits.divide(labels, given, groups, shares, seed), in_words(given, shares, seed, group_by)
 
 
 def is_scanned(path: Path) -> bool:

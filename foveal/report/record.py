@@ -15,7 +15,7 @@ from typing import Any
 from foveal.names import printable
 from foveal.train.checkpoint import LOG, METRICS, MODEL, model_path
 from foveal.train.history import PARTS
-from foveal.train.run_folder import LOCK
+from foveal.train.run_folder import LOCK, STARTED
 
 # Written by `Recorder`, by `write`, by the check of the data and by the training.
 STEPS, PREDICTIONS, REPORT = "steps.json", "predictions.npz", "report.html"
@@ -138,6 +138,11 @@ def numeric(value: object) -> float | None:
 def read_record(folder: str | Path) -> Record:
     """Return what the files in a folder tell of a run. Nothing is raised for what is missing or damaged."""
     record = Record(Path(folder))
+    # While a new run is in its first epoch, what lies in the folder itself is an older one's.
+    if record.locked and (record.folder / STARTED).is_dir():
+        record.run, record.doctor, steps = (read_object(record, f"{STARTED}/{name}") for name in (RUN, DOCTOR, STEPS))
+        read_steps(record, steps)
+        return record
     record.metrics = read_object(record, METRICS)
     for number, text in enumerate(read_text(record, LOG).splitlines(), 1):
         line = parsed(record, f"{LOG}, line {number}", text)
@@ -146,12 +151,17 @@ def read_record(folder: str | Path) -> Record:
             break
         record.lines.append(line)
     record.run, record.doctor = read_object(record, RUN), read_object(record, DOCTOR)
-    steps = read_object(record, STEPS)
+    read_steps(record, read_object(record, STEPS))
+    return record
+
+
+def read_steps(record: Record, steps: Mapping[str, Any]) -> None:
+    """Fill in the steps of a run from what steps.json holds, where they belong to its log."""
     seconds = [numeric(line.get("seconds")) for line in record.lines]
     told = steps.get("seconds")
     told = told if isinstance(told, list) else []
-    # While a new run is in its first epoch, the log that lies there is an older one's. A line of the log is there a
-    # moment before the steps of its epoch.
+    # The log may be an older run's, as where its folder was no folder of a run. A line of the log is there a moment
+    # before the steps of its epoch.
     if "running" in steps and record.locked and not (seconds[: len(told)] == told and len(seconds) <= len(told) + 1):
         record.metrics, record.lines, seconds = {}, [], []
     names = ("step", "lr", "momentum", "loss")
@@ -160,7 +170,6 @@ def read_record(folder: str | Path) -> Record:
     columns = [steps.get(name) for name in names]
     if belong and all(isinstance(column, list) and len(column) == len(steps["step"]) for column in columns):
         record.steps = {name: [numeric(value) for value in steps[name]] for name in names}
-    return record
 
 
 def read_text(record: Record, name: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from foveal.errors import PackageError
 from foveal.files import write_whole
-from foveal.report.record import STEPS
+from foveal.report.record import DOCTOR, STEPS
 from foveal.strides import Ndarray
 from foveal.train.callbacks import Callback, Values
 from foveal.train.files import writing
@@ -29,11 +29,12 @@ class Recorder(Callback):
         train.train(data, net, out="runs/mine", callbacks=[report.Recorder("runs/mine")])
 
     Of a long run some thousand steps are kept, at equal distances, and the loss is the mean since the one before. It
-    goes on where a training is resumed. folder: that of the run.
+    goes on where a training is resumed. folder: that of the run. findings: what the check of the data found, as
+    JSON has it, for RUN/doctor.json; that of a run that is resumed stays.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, findings: Mapping[str, Any] | None = None) -> None:
+        self.folder, self.findings = Path(folder), findings
         self.clear()
 
     def clear(self) -> None:
@@ -52,7 +53,16 @@ class Recorder(Callback):
         if not self.run.resumed:
             self.clear()
         self.write(running=True)
+        if self.findings is not None:
+            with writing(self.folder):
+                write_whole(self.home / DOCTOR, (json.dumps(self.findings, indent=2) + "\n").encode())
         return None
+
+    @property
+    def home(self) -> Path:
+        """Where files of the run are now: not beside those of an older run, before its first epoch is done."""
+        own = self.run.folder
+        return own.home if own is not None and own.path.resolve() == self.folder.resolve() else self.folder
 
     def on_step_end(self, values: Values) -> object:
         self.step += 1
@@ -89,7 +99,7 @@ class Recorder(Callback):
         found: dict[str, Any] = dict(zip(("step", "lr", "momentum", "loss"), columns, strict=True))
         found |= {"seconds": self.seconds} | ({"running": True} if running else {})
         with writing(self.folder):
-            write_whole(self.folder / STEPS, json.dumps(found).encode())
+            write_whole(self.home / STEPS, json.dumps(found).encode())
         self.written = time.monotonic()
 
     def state_dict(self) -> Mapping[str, Any]:

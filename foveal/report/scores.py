@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
@@ -79,13 +79,18 @@ AUC, AVERAGE = attrgetter("auc"), attrgetter("average_precision")
 
 
 class Scores:
-    """All sections about what a model says on one part, with the validation part to fit temperature and thresholds."""
+    """All sections about what a model says on one part, with the validation part to fit temperature and thresholds.
 
-    def __init__(self, parts: Mapping[str, Predictions], classes: Sequence[str]) -> None:
-        self.classes = classes
+    temperature: that of the model file, by which `foveal predict` divides logits. Thresholds are on its probabilities.
+    """
+
+    def __init__(self, parts: Mapping[str, Predictions], classes: Sequence[str], temperature: float = 1.0) -> None:
+        self.classes, self.temperature = classes, temperature
         #: the part that is measured, and the one that is fitted on; None if there is one part alone
         self.part = parts.get("test") or parts["validation"]
         self.fitting = parts.get("validation") if "test" in parts else None
+        #: what thresholds are picked on, and what they are tried on
+        self.picked, self.tried = calibrated(self.fitting or self.part, temperature), calibrated(self.part, temperature)
         K = len(classes)
         self.counts = metrics.confusion_matrix(self.part.label, self.part.predicted, K)
         self.scores = metrics.class_scores(self.counts)
@@ -166,15 +171,17 @@ class Scores:
 
     def picked_on(self) -> str:
         """Return on what thresholds were picked, as words."""
+        how = "" if self.temperature == 1 else f", by probabilities calibrated with T = {self.temperature:.3g}"
         if self.fitting is not None:
-            return ", picked on the validation images"
+            return f", picked on the validation images{how}"
         return (
-            f", picked on the {self.part.part} images themselves, as there are no others: elsewhere it is a bit lower"
+            f", picked on the {self.part.part} images themselves{how}, as there are no others: elsewhere it is a bit"
+            " lower"
         )
 
     def threshold(self, k: int) -> str:
         """Return the threshold of a class for the wanted precision; a dash where none reaches it."""
-        chosen = self.fitting or self.part
+        chosen = self.picked
         try:
             found = metrics.pick_threshold(chosen.label == k, chosen.probability[:, k], precision=WANTED)
         except DataError:
@@ -271,11 +278,11 @@ class Scores:
 
     def thresholds(self) -> str:
         """Return a table: from which confidence on so many of the answers are right, and how many are given."""
-        chosen, rows = self.fitting or self.part, []
+        rows = []
         for wanted in PRECISIONS:
-            t = confidence_for(chosen, wanted)
-            given = self.part.confidence >= t if t is not None else np.zeros(len(self.part.label), bool)
-            hits = int(self.part.right[given].sum())
+            t = confidence_for(self.picked, wanted)
+            given = self.tried.confidence >= t if t is not None else np.zeros(len(self.part.label), bool)
+            hits = int(self.tried.right[given].sum())
             low, high = metrics.wilson_interval(hits, int(given.sum()))
             some = bool(given.any())
             rows.append(
@@ -317,6 +324,13 @@ def fitted(part: Predictions, rows: Any) -> float:
     chosen = Predictions(part.part, part.index[rows], part.label[rows], part.probability[rows], part.images)
     chosen = chosen.thinned(MAX_FITTED)
     return metrics.fit_temperature(chosen.logits, chosen.label)
+
+
+def calibrated(part: Predictions, temperature: float) -> Predictions:
+    """Return what `foveal predict` says of the images of a part."""
+    if temperature == 1:
+        return part
+    return replace(part, probability=softened(part.logits, temperature).astype(np.float32))
 
 
 def softened(logits: NDArray[np.float64], temperature: Any) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from foveal.report.page import POLICY
 from foveal.report.record import REPORT, STEPS, read_record
 from foveal.report.write import Findings, render
 from foveal.train.checkpoint import LOG
+from foveal.train.run_folder import STARTED
 
 HOST = "127.0.0.1"
 # Seconds after which the page is loaded anew.
@@ -73,7 +74,7 @@ def watch(run: str | Path, port: int = 0) -> Watch:
 def current_page(run: Path) -> bytes:
     """Return the report of a run that has ended, or what is known of one that goes on."""
     report = run / REPORT
-    written = [path.stat().st_mtime for name in (LOG, STEPS) if (path := run / name).is_file()]
+    written = [path.stat().st_mtime for name in (LOG, STEPS, f"{STARTED}/{STEPS}") if (path := run / name).is_file()]
     # A report that is older than the log belongs to the run before.
     if report.is_file() and report.stat().st_mtime >= max(written, default=0.0):
         return report.read_bytes()

@@ -123,7 +123,8 @@ def progress(quiet: bool) -> Iterator[Callable[[Iterable[Any], str, int], Iterab
 
 def render(record: Record, found: Findings, refresh: int | None = None) -> str:
     """Return the page. refresh: seconds after which it is loaded anew, for a run that is going on."""
-    scores = Scores(found.parts, found.description.classes) if found.parts and found.description else None
+    described = found.description
+    scores = Scores(found.parts, described.classes, described.temperature) if found.parts and described else None
     sections = [
         Section("training", "Training", training.curves(record)),
         Section("rate", "Learning rate and momentum", training.rates(record)),

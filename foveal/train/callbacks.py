@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from foveal.nn.module import Module
     from foveal.optim.optimizer import UpdateRule
     from foveal.train.checkpoint import ModelDescription, NetworkDescription
+    from foveal.train.run_folder import RunFolder
 
 Values = dict[str, Any]
 State = dict[str, Ndarray]
@@ -64,11 +65,13 @@ class StopTraining(Exception):
 class Running(Protocol):
     """The training that a callback belongs to, as `self.run`."""
 
-    #: The network, the optimiser, what is written beside the weights, and whether an earlier training goes on.
+    #: The network, the optimiser, what is written beside the weights, whether an earlier training goes on, and what
+    #: writes the files of the run; None if it writes none.
     net: Module
     optimizer: UpdateRule
     stored: ModelDescription | NetworkDescription
     resumed: bool
+    folder: RunFolder | None
 
     @property
     def held_out(self) -> Loader | None:

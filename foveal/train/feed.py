@@ -17,6 +17,7 @@ from foveal.data import transforms
 from foveal.data.augment import Steps, augmentation, combined, mirrors_keep_class
 from foveal.data.dataset import Dataset, Labels
 from foveal.data.loader import Loader, even_batch
+from foveal.data.membership import written_parts
 from foveal.data.sources import Arrays, Items, Pairs
 from foveal.errors import ArgumentError, DataError, ShapeError
 from foveal.strides import Ndarray
@@ -54,6 +55,8 @@ class Feed:
     reason: str = ""
     #: True where the data bring a validation part, so that the best epoch by it is what the run keeps.
     best: bool = False
+    #: Of a data set of image files, those of each part, as `membership.written_parts` returns them.
+    files: dict[str, str] | None = None
 
 
 @dataclass
@@ -151,6 +154,7 @@ def of_dataset(data: Dataset, options: TrainOptions) -> tuple[Settings, Feed]:
         counts=np.bincount(labels, minlength=len(data.classes)),
         reason="" if options.minutes is not None else reason_for(recipe, settings, len(loader)),
         best=data.images_validation is not None,
+        files=None if data.files is None or data.folder is None else written_parts(data.files, data.folder),
     )
 
 

@@ -186,7 +186,7 @@ class Run:
             self.optimizer.schedule(**self.make_schedules(options))
         self.callbacks = Callbacks(with_best(options, feed), self)
         loaders = {"train": self.loader, **feed.parts}
-        self.facts = facts(s, loaders, feed.name, files, options.command) if folder is not None else {}
+        self.facts = facts(s, loaders, feed, files, options.command) if folder is not None else {}
         self.resumed = False
         if options.resume is not None:
             resume(self, options.resume)
@@ -274,7 +274,9 @@ class Run:
                     self.one_epoch(self.epoch)
             self.call("on_train_end")
         self.history.stopped = self.stopped
-        self.keeper.end(ENDED)
+        # Of a command's run more is left to do, without which it has not ended.
+        if not self.facts.get("command"):
+            self.keeper.end(ENDED)
         # A callback may have ended it before its first epoch.
         if self.history:
             self.display.end(self.history, self.folder, self.clock.waiting())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -145,10 +146,12 @@ def training(description: ModelDescription, data: Dataset, facts: Mapping[str, A
     counts = f"{len(data.y_train):,} training images{held_out}, {len(data.y_test):,} for testing"
     yield f"Data: {shown(data.name)}, {counts}."
     command = facts.get("command")
-    if isinstance(command, list):
-        command = shlex.join(map(str, command))
-    if isinstance(command, str):
-        yield f"```sh\n{shown(command)}\n```"
+    words = command.get("words") if isinstance(command, Mapping) else None
+    if isinstance(words, list) and words:
+        text = printable(shlex.join(map(str, words)))
+        # In a block of code nothing has a meaning but the line that ends it, and that is longer than any in the text.
+        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+        yield f"{fence}sh\n{text}\n{fence}"
     settings = [(name, facts[name]) for name in _SETTINGS if facts.get(name) is not None]
     yield table(("setting", "value"), settings)
     versions = facts.get("versions")

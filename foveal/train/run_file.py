@@ -19,11 +19,15 @@ import foveal
 from foveal.data.dataset import Dataset
 from foveal.data.loader import Loader
 from foveal.data.members import file_of
+from foveal.data.membership import Division
 from foveal.data.sources import Arrays, leaves
 from foveal.errors import ArgumentError, DataError, StateError, warn
+from foveal.files import write_whole
 from foveal.kernel import target
 from foveal.optim.schedule import NAMES
 from foveal.train.checkpoint import RUN
+from foveal.train.feed import Feed
+from foveal.train.files import writing
 from foveal.train.run_folder import STARTED
 from foveal.train.settings import Settings
 from foveal.train.state import plain
@@ -46,14 +50,15 @@ COMPARED_BYTES = 1 << 28
 def facts(
     settings: Settings,
     loaders: Mapping[str, Loader],
-    name: str,
+    feed: Feed,
     files: Iterable[str],
     command: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Return the content of run.json at the start of a run.
 
-    loaders: of the training data and of the parts that are measured, by name. files: of the images, where they are
-    files that are read while the run goes on. command: what `foveal train` was called with; None for a program's run.
+    loaders: of the training data and of the parts that are measured, by name. feed: what is known of the data. files:
+    of the images, where they are files that are read while the run goes on. command: what `foveal train` was called
+    with; None for a program's run.
     """
     return {
         "version": VERSION,
@@ -61,7 +66,12 @@ def facts(
         "status": RUNNING,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": command,
-        "data": {"name": name, "parts": {part: contents(loader) for part, loader in loaders.items()}},
+        "data": {
+            "name": feed.name,
+            "parts": {part: contents(loader) for part, loader in loaders.items()},
+            # Which files are trained on, so that none of them is taken for a test image later.
+            "files": feed.files,
+        },
         "files": digest(f"{Path(path).name} {size}" for path, (size, _) in stamps(files).items()),
         "settings": {key: value for key, value in asdict_of(settings).items() if plain(value)},
         "seed": settings.seed,
@@ -110,6 +120,26 @@ def read_facts(run: Path) -> dict[str, Any]:
     if wrong := [name for name, kind in kinds.items() if not isinstance(found.get(name), kind)]:
         raise StateError(f"{path}: damaged, {wrong[0]} is missing in it; restore it from a copy, or train again")
     return found
+
+
+def division_of(run: Path) -> Division:
+    """Return how a run had divided its image files; without any file where nothing is known of them.
+
+    run: its folder or its model file.
+    """
+    try:
+        found = json.loads(run_path(run if run.is_dir() else run.parent).read_text(encoding="utf-8"))
+        command = found["command"] or {}
+        return Division.read(found["data"].get("files"), command.get("options", {}).get("group_by"))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return Division()
+
+
+def end(run: Path) -> None:
+    """Say in run.json that nothing of a run is left to do. Raises DataError and StateError as `read_facts` does."""
+    text = json.dumps({**read_facts(run), "status": ENDED}, indent=2) + "\n"
+    with writing(run):
+        write_whole(run_path(run), text.encode())
 
 
 def check_goes_on(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) -> None:

@@ -7,7 +7,8 @@ files, and `load_run` reads the model from where it is.
 
 An older run is linked into `earlier-1` before that moment, and its log and its metrics are removed before the new model
 takes the place of the old one. So files of two runs never lie side by side. What a new run writes before its first
-epoch is done, `run.json` and checkpoints, lies in `.started` until then if there is an older run.
+epoch is done, `run.json`, checkpoints, steps and what the check of the data found, lies in `.started` until then if
+there is an older run.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ from foveal.train.checkpoints import CHECKPOINTS, LAST, NEW, PREVIOUS, write_che
 from foveal.train.files import lock, synchronise, writing
 
 FILES = (MODEL, LOG, METRICS)
-# What else belongs to a run: it goes with its files when they move to `earlier-1`.
 STATES = tuple(f"{CHECKPOINTS}/{name}" for name in (LAST, PREVIOUS))
-OTHERS = (RUN, *STATES, "report.html", "predictions.npz", "doctor.json", "MODEL.md")
+# What is written before the first epoch is done.
+BEGUN = (RUN, *STATES, "steps.json", "doctor.json")
+# What else belongs to a run: it goes with its files when they move to `earlier-1`.
+OTHERS = (*BEGUN, "report.html", "predictions.npz", "MODEL.md")
 LOCK, SAVING, LINKING, STARTED = ".lock", ".saving", ".earlier", ".started"
 # Names that processes which were killed leave behind, those of version 0.1.0 too.
-_LEFT_BEHIND = re.compile(rf"\.(({'|'.join(map(re.escape, (*FILES, RUN)))})\.)?\d+\.tmp")
+_LEFT_BEHIND = re.compile(rf"\.(({'|'.join(map(re.escape, (*FILES, *OTHERS)))})\.)?\d+\.tmp")
 
 
 class RunFolder:
@@ -76,8 +79,9 @@ class RunFolder:
         # One that wrote no epoch and no checkpoint leaves no file.
         if not self._begun and not _states(self.home):
             _remove(self.home / CHECKPOINTS)
-            with contextlib.suppress(OSError):
-                (self.home / RUN).unlink(missing_ok=True)
+            for name in BEGUN:
+                with contextlib.suppress(OSError):
+                    (self.home / name).unlink(missing_ok=True)
             _remove(self.path / STARTED)
         with contextlib.suppress(OSError):
             (self.path / LOCK).unlink()
@@ -90,7 +94,7 @@ class RunFolder:
 
     @property
     def home(self) -> Path:
-        """The folder of `run.json` and checkpoints: `.started` inside of the run's own as long as that is there."""
+        """The folder of what is written at once: `.started` inside of the run's own as long as that is there."""
         started = self.path / STARTED
         return started if started.is_dir() else self.path
 
@@ -196,7 +200,7 @@ class RunFolder:
                 (saved / LOG).unlink()
             else:
                 (saved / name).replace(self.path / name)
-        for name in (RUN, *STATES):
+        for name in BEGUN:
             if (started / name).exists():
                 (self.path / name).parent.mkdir(exist_ok=True)
                 (started / name).replace(self.path / name)

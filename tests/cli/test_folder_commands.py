@@ -1,11 +1,15 @@
 """Folders of images on the command line: from files to a trained network, and to a test of it."""
 
 import json
+import shutil
+from itertools import pairwise
 
 import pytest
-from photos import folder, torn
+from photos import folder, photo, torn
 
+from foveal import data
 from foveal.cli import main
+from foveal.train.run_file import division_of
 
 
 def run(*arguments):
@@ -60,3 +64,69 @@ def test_wrong_options_are_one_message(photos, tmp_path, capsys, options, words)
 def test_options_of_image_files_are_for_image_files(tmp_path, capsys):
     assert run("train", "digits", "--group-by", "x", "--out", tmp_path) == 2
     assert "--group-by is for image files, and digits holds none" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """A folder with three photos of each of twelve people, and a run on it in which these stay together."""
+    place = tmp_path_factory.mktemp("people")
+    root = folder(place / "people", images=0)
+    for person in range(12):
+        for i in range(3):
+            photo(root / ("cat", "dog")[person % 2] / f"p{person:02d}_{i}.png", seed=10 * person + i)
+    options = ["--group-by", "^(.*?)_", "--split", "0.2,0.3", "--image-size", "8", "--model", "small", "--epochs", "1"]
+    assert not run("train", root, *options, "--out", place / "run", "--quiet", "--no-report", "--no-check")
+    return root, place / "run"
+
+
+@pytest.mark.parametrize("options", [[], ["--split", "0.5"]], ids=["as it was", "another split is given"])
+def test_what_a_run_was_trained_on_is_never_tested(people, capsys, options):
+    root, trained = people
+    assert not run("evaluate", trained, root, "--json", *options)
+    captured = capsys.readouterr()
+    before = data.scan(root, group_by="^(.*?)_", split=(0.2, 0.3))
+    assert json.loads(captured.out)["images"] == len(before.rows("test"))
+    assert "(as in the training)" in captured.err
+    assert (data.scan(root, before=division_of(trained)).parts == before.parts).all()
+    assert (data.scan(root).parts != before.parts).any()
+
+
+def test_a_folder_that_moved_and_grew_is_divided_as_it_was(people, tmp_path):
+    root, trained = people
+    before = data.scan(root, group_by="^(.*?)_", split=(0.2, 0.3))
+    moved = shutil.copytree(root, tmp_path / "moved")
+    of_training = before.paths[before.rows("train")[0]]
+    person = moved / of_training.removeprefix(f"{root}/").replace("_0.", "_9.")
+    for path in (person, moved / "cat" / "a_0.png"):
+        photo(path, seed=999)
+    grown = data.scan(moved, before=division_of(trained))
+    parts = {path.removeprefix(f"{moved}/"): part for path, part in zip(grown.paths, grown.parts, strict=True)}
+    # Another photo of someone who was trained on is no test.
+    assert parts.pop(str(person.relative_to(moved))) == "train"
+    assert parts.pop("cat/a_0.png") == "test"
+    was = zip(before.paths, before.parts, strict=True)
+    assert parts == {path.removeprefix(f"{root}/"): part for path, part in was}
+    assert "2 of them are new since" in repr(grown)
+
+
+@pytest.mark.parametrize("command", [["report"], ["features", "--probe", "knn"]], ids=lambda c: c[0])
+def test_commands_on_a_run_read_its_images_as_it_did(people, capsys, command):
+    root, trained = people
+    assert not run(command[0], trained, root, *command[1:])
+    printed = capsys.readouterr()
+    assert "as in the training" in printed.out
+    assert "images of 3x8x8" in printed.out
+
+
+def test_a_run_on_files_says_how_it_read_them(people):
+    expected = data.transforms_of(people[1])
+    assert (expected.size, expected.background, expected.crop) == ((8, 8), (255, 255, 255), 1.0)
+
+
+def test_the_command_that_a_run_keeps_can_be_given_again(photos, tmp_path):
+    options = ["--model", "small", "--epochs", "1", "--split", "0.1,0.3", "--background", "#0ac81e"]
+    options += ["--image-size", "8x9", "--no-check", "--no-report", "--quiet"]
+    assert not run("train", photos, *options, "--out", tmp_path / "run")
+    words = json.loads((tmp_path / "run" / "run.json").read_text())["command"]["words"]
+    again = dict(pairwise(words))
+    assert [again[name] for name in ("--split", "--background", "--image-size")] == ["0.1,0.3", "#0ac81e", "8x9"]

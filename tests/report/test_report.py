@@ -256,3 +256,21 @@ def test_the_command_line_writes_it_and_leaves_it_out(tmp_path, dataset):
     # The bits are the same, with a report and without one.
     assert len({(tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "whole")}) == 1
     assert read_record(tmp_path / "whole").steps["step"] == [float(i) for i in range(1, 8)]
+
+
+def test_thresholds_are_on_the_probabilities_that_predict_gives():
+    validation, test = predictions(3, 400, 2.0), predictions(3, 300, 2.0)
+    parts = {"validation": validation, "test": test}
+    plain, scores = Scores(parts, "abc"), Scores(parts, "abc", 0.25)
+    chosen = np.exp(metrics.log_softmax(4 * validation.logits))
+    for wanted in (0.9, 0.95):
+        t = confidence_for(scores.picked, wanted)
+        given = chosen.max(1) >= t - 1e-6
+        assert t > confidence_for(plain.picked, wanted)
+        assert validation.right[given].mean() >= wanted
+        assert f">{t:.3f}</td>" in scores.thresholds()
+    # A temperature changes no answer.
+    assert "calibrated with T = 0.25" in scores.thresholds()
+    assert "calibrated" not in plain.thresholds()
+    np.testing.assert_array_equal(scores.tried.predicted, test.predicted)
+    np.testing.assert_array_equal(scores.part.probability, test.probability)

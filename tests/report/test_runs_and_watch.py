@@ -200,7 +200,7 @@ def test_nothing_but_the_report_is_served_and_nobody_else_is_answered(tmp_path):
 
 def begun(folder, resumed=False):
     recorder = report.Recorder(folder)
-    recorder.run = SimpleNamespace(optimizer=SimpleNamespace(momentum=0.9), resumed=resumed)
+    recorder.run = SimpleNamespace(folder=None, optimizer=SimpleNamespace(momentum=0.9), resumed=resumed)
     recorder.on_train_begin()
     return recorder
 
@@ -225,7 +225,7 @@ def test_a_recorder_goes_on_where_a_run_is_resumed(tmp_path):
             recorder.on_step_end({"loss": float(step), "lr": 0.1})
     second = report.Recorder(tmp_path)
     second.load_state_dict({name: np.array(value) for name, value in first.state_dict().items()})
-    second.run = SimpleNamespace(optimizer=SimpleNamespace(momentum=0.9), resumed=True)
+    second.run = SimpleNamespace(folder=None, optimizer=SimpleNamespace(momentum=0.9), resumed=True)
     second.on_train_begin()
     for step in range(6, 10):
         second.on_step_end({"loss": float(step), "lr": 0.1})

@@ -171,11 +171,12 @@ def test_a_card_tells_licence_preprocessing_and_how_the_run_was_started(run, noi
     ):
         changed = replace(description, licence=licence, preprocessing=how)
         (run / "model.safetensors").write_bytes(foveal.train.checkpoint.model_bytes(state, changed))
-        (run / "run.json").write_text('{"command": ["foveal", "train", "a b"], "versions": {"foveal": "9.9"}}')
+        command = {"words": ["foveal", "train", "a b", "--group-by", "^(.*?)_", "--out", "```"]}
+        (run / "run.json").write_text(json.dumps({"command": command, "versions": {"foveal": "9.9"}}))
         text = write_card(run, noisy).read_text()
         assert lines in text
         assert "resized to cover 16 x 16 pixels, of which the centre is cut out (lanczos)" in text
-        assert "foveal train 'a b'" in text
+        assert "\n````sh\nfoveal train 'a b' --group-by '^(.*?)_' --out '```'\n````\n" in text
         assert "Versions: foveal 9.9." in text
     (run / "run.json").write_text("{")
     assert "Versions: foveal" in write_card(run, noisy).read_text()

@@ -10,10 +10,13 @@ import threading
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from foveal import data, nn, train
 from foveal.cli import main
 from foveal.errors import ArgumentError, DataError, FovealWarning, StateError, Terminated
+from foveal.report import Recorder
+from foveal.report.record import read_record
 from foveal.step import Step
 from foveal.train import run_folder
 from foveal.train.checkpoint import MODEL
@@ -287,6 +290,30 @@ def test_an_older_run_stays_until_the_first_epoch_is_done(tmp_path, model, capsy
     assert log(tmp_path) == [1, 2, 3]
 
 
+def test_steps_and_findings_of_two_runs_do_not_mix(tmp_path):
+    def recorded(number, *callbacks, **more):
+        run(tmp_path, Recorder(tmp_path, {"findings": [], "number": number}), *callbacks, **more)
+
+    def found(folder):
+        return len(json.loads((folder / "steps.json").read_text())["step"]), json.loads(
+            (folder / "doctor.json").read_text()
+        )["number"]
+
+    recorded(1, epochs=1)
+    (tmp_path / ".steps.json.123.tmp").write_text("of a process that was killed")
+    seen = []
+    with pytest.raises(KeyboardInterrupt):
+        recorded(2, At(1, lambda: seen.append(read_record(tmp_path))), At(2, send(signal.SIGINT)))
+    # Who watches sees the run that goes on; in the folder the older one stays as it was.
+    assert (seen[0].doctor["number"], seen[0].lines, seen[0].run["status"]) == (2, [], "running")
+    assert found(tmp_path) == (3, 1)
+    assert not list(tmp_path.glob(".*.tmp"))
+    run(None, Recorder(tmp_path), resume=tmp_path)
+    assert found(tmp_path) == (9, 2)
+    assert found(tmp_path / "earlier-1") == (3, 1)
+    assert len(read_record(tmp_path / "earlier-1").steps["step"]) == 3
+
+
 def test_the_model_is_that_of_the_best_epoch(tmp_path):
     """The rate is so high that the last epoch is not the best one."""
     kept = {}
@@ -345,7 +372,7 @@ def test_the_command_line(tmp_path, monkeypatch):
     assert f"`foveal train --resume {run}` goes on after step 2 of epoch 1." in ended.stderr
     command = json.loads((run / "run.json").read_text())["command"]
     assert command["words"][:3] == ["foveal", "train", str(tmp_path / "set.npz")]
-    assert "--lr 0.05" in " ".join(command["words"])
+    assert command["words"][2:] == list(map(str, (tmp_path / "set.npz", *options, run)))
     for words, given in (
         (f"--lr 0.5: {run} was started with 0.05", ("--lr", 0.5)),
         ("the schedule one-cycle is laid over all epochs", ("--epochs", 3)),
@@ -360,3 +387,40 @@ def test_the_command_line(tmp_path, monkeypatch):
     assert (run / MODEL).read_bytes() == (tmp_path / "whole" / MODEL).read_bytes()
     assert "there is nothing left to do" in invoke("train", "--resume", run).stdout
     assert invoke("train").exit_code == invoke("train", "--resume", tmp_path / "nowhere").exit_code == 2
+
+
+def test_a_command_that_was_killed_after_its_training_still_does_the_rest(tmp_path, monkeypatch):
+    images = np.repeat(np.arange(3, dtype=np.float32) / 3, 60)[RNG.permutation(180)]
+    labels = np.round(images * 3).astype(np.int64)
+    # Some labels are wrong, so that there is a temperature to find.
+    labels[::7] = 0
+    images = images[:, None, None, None] * np.ones((1, 1, 6, 6), np.float32)
+    for split, part in (("train", slice(60)), ("validation", slice(60, 150)), ("test", slice(150, None))):
+        folder = tmp_path / "photos" / split
+        for i, (image, label) in enumerate(zip(images[part], labels[part], strict=True)):
+            (folder / "abc"[label]).mkdir(parents=True, exist_ok=True)
+            Image.fromarray((255 * image[0]).astype(np.uint8)).save(folder / "abc"[label] / f"{i}.png")
+    options = "--model", "small", "--epochs", 2, "--image-size", "16x16", "--quiet", "--no-check", "--out"
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert invoke("train", tmp_path / "photos", *options, whole).exit_code == 0
+    assert train.load_run(whole)[0].temperature != 1
+
+    def killed(*given):
+        raise SystemExit(9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("foveal.train.calibration.calibrate", killed)
+        assert invoke("train", tmp_path / "photos", *options, run).exit_code == 9
+    assert invoke("train", "--resume", run).exit_code == 0
+    for name in (MODEL, "MODEL.md", "predictions.npz"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes().replace(b"whole", b"run"), name
+    assert (run / "report.html").exists()
+    # Later, too, images are read as the run read them.
+    written = invoke("report", run, tmp_path / "photos", "--json")
+    assert (written.exit_code, "The worst mistakes" in (run / "report.html").read_text()) == (0, True), written.output
+    assert "nothing left to do" in invoke("train", "--resume", run).stdout
+    (tmp_path / "photos").rename(tmp_path / "gone")
+    assert f"{tmp_path / 'photos'}: " in invoke("report", run, tmp_path / "photos", "--split", "0.5").stderr
+    # What was typed is what makes the same run.
+    words = json.loads((run / "run.json").read_text())["command"]["words"]
+    assert words == ["foveal", "train", str(tmp_path / "photos"), *map(str, options), str(run)]

@@ -1,0 +1,84 @@
+"""Which part of a data set each image file was in when a run began, so that the same images are held out later.
+
+A file is known by its path below the data set's folder and its size, of which 48 bits of a digest are kept, 8 letters.
+So a data set may be moved, and others may grow beside it, and no training image is taken for a test image.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from foveal.data.listing import TEST, TRAIN, VALIDATION
+from foveal.data.members import file_of
+from foveal.data.splits import Parts
+
+# Bytes of a digest that are kept, and the letters that they are.
+_BYTES, _LETTERS = 6, 8
+
+
+def file_key(path: str, folder: str, size: int) -> str:
+    """Return the letters that stand for a file of so many bytes. folder: what its path is taken below."""
+    name = os.path.relpath(path, folder).replace(os.sep, "/")
+    digest = hashlib.sha256(f"{name}\0{size}".encode("utf-8", "surrogateescape")).digest()
+    return base64.b64encode(digest[:_BYTES]).decode()
+
+
+def written_parts(files: Mapping[str, Sequence[str]], folder: str) -> dict[str, str]:
+    """Return the files of each part as one text each, for run.json; a file that is gone has the size -1."""
+    return {part: "".join(file_key(path, folder, size_of(path)) for path in paths) for part, paths in files.items()}
+
+
+def size_of(path: str) -> int:
+    """Return the bytes of a file, of an image in a shard those of the shard; -1 where there is none."""
+    try:
+        return os.stat(file_of(path)).st_size
+    except OSError:
+        return -1
+
+
+@dataclass(frozen=True)
+class Division:
+    """How a run had its image files divided."""
+
+    #: By the letters of each file, its part. Of a file that stands in several parts, the training part counts.
+    parts: dict[str, str] = field(default_factory=dict)
+    #: The pattern of its groups, if it had some.
+    group_by: str | None = None
+
+    @classmethod
+    def read(cls, written: object, group_by: object) -> Division:
+        """Return the division of what `written_parts` returned; without any file where it is something else."""
+        known: dict[str, str] = {}
+        entries: Mapping[Any, Any] = written if isinstance(written, Mapping) else {}
+        for part in (TEST, VALIDATION, TRAIN):
+            text = entries.get(part)
+            if isinstance(text, str):
+                known |= {text[i : i + _LETTERS]: part for i in range(0, len(text), _LETTERS)}
+        return cls(known, group_by if isinstance(group_by, str) else None)
+
+    def knows(self, keys: Sequence[str]) -> int:
+        """Return how many of the files, by their letters, the run had."""
+        return sum(key in self.parts for key in keys)
+
+    def of(self, keys: Sequence[str], given: Sequence[str | None], groups: Sequence[str] | None) -> Parts:
+        """Return the part of each file as the run had it.
+
+        keys: the letters of each file; given: its part, where its folder or table says it; groups: its group. A file
+        that the run did not have is in the part that is given, or in that of its group, and else for testing.
+        """
+        found = [self.parts.get(key) for key in keys]
+        beside = groups or keys
+        of_group: dict[str, str] = {}
+        for part, group in zip(found, beside, strict=True):
+            # Where a group is in several parts, its images are like some that were trained on.
+            if part is not None and of_group.get(group) != TRAIN:
+                of_group[group] = part
+        every = zip(found, given, beside, strict=True)
+        return np.array([part or told or of_group.get(group, TEST) for part, told, group in every], dtype="<U10")
