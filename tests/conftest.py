@@ -43,6 +43,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # programs that a shell starts in the background ignore Ctrl-C, and so would the processes that tests interrupt
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if getattr(config.option, "numprocesses", None):
+        # a process of tests for each core: threads of NumPy and PyTorch beside them would wait for each other
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            os.environ.setdefault(name, "1")
     if "PYTEST_XDIST_WORKER" in os.environ:
         # all cores are busy with tests
         os.environ.setdefault("FOVEAL_JOBS", "1")

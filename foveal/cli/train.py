@@ -137,16 +137,16 @@ def train(
     from foveal.train.loop import train as run
 
     call = call_of(click.get_current_context(), data, out, resume, options, images)
-    quiet = options["quiet"]
+    silent = options["quiet"]
     if call.ended:
         folder = call.out or Path()
-        if not quiet:
+        if not silent:
             echo(f"{folder}: the run has ended; there is nothing left to do.", err=as_json)
     else:
         report, tensorboard = call.options.pop("report"), call.options.pop("tensorboard")
         like = expected_by(call.options["pretrained"] or call.options["weights"])
         choose = partial(size_for, call)
-        dataset = read_data(call.data, call.images, quiet=quiet, err=as_json, like=like, choose=choose)
+        dataset = read_data(call.data, call.images, quiet=silent, err=as_json, like=like, choose=choose)
         if (learned := learned_before(call.options["weights"], dataset)) is not None:
             warn(learned)
         if dataset.preprocessing is not None:
@@ -157,13 +157,13 @@ def train(
             return
         folder = call.out or Path("runs") / dataset.name
         if checked and resume is None:
-            check_before(dataset, folder, strict=images["strict"], quiet=quiet, err=as_json)
+            check_before(dataset, folder, strict=images["strict"], quiet=silent, err=as_json)
         reporting = Reporting(folder, report, tensorboard)
         # The JSON has standard output to itself.
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             run(dataset, out=folder, resume=resume, command=call.command, callbacks=reporting.callbacks, **call.options)
             finish(folder, dataset)
-            reporting.finish(dataset, quiet=quiet)
+            reporting.finish(dataset, quiet=silent)
     if as_json:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         log = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()

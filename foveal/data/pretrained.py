@@ -17,9 +17,6 @@ from foveal.data.preprocessing import INTERPOLATIONS, Preprocessing
 from foveal.errors import ArgumentError, DataError, StateError
 from foveal.kinds import shown
 from foveal.names import bare
-from foveal.nn.models.recognise import recognised
-from foveal.nn.models.registry import MODELS
-from foveal.nn.stored import opened
 
 # Per channel, of the pixels of ImageNet's training images from 0 to 1: what torchvision and timm normalise by.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -164,6 +161,9 @@ def transforms_of(weights: object) -> Preprocessing:
         )
     if path.suffix == ".json":
         return of_timm(read_json(path), str(path))
+    # Networks take a while to be imported, and data are read without them.
+    from foveal.nn.stored import opened
+
     with opened(path) as file:
         description = (file.metadata() or {}).get(DESCRIPTION)
     if description is not None:
@@ -177,6 +177,9 @@ def of_model(path: Path) -> Preprocessing:
 
     Raises StateError for models that torchvision has no weights of.
     """
+    from foveal.nn.models.recognise import recognised
+    from foveal.nn.models.registry import MODELS
+
     name, channels = recognised(path)
     if MODELS[name].image != (3, *IMAGENET_SIZE) or channels != 3 or name == "mobilenet_v1":
         raise StateError(

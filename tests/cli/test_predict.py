@@ -167,7 +167,7 @@ def test_a_reader_that_stops_ends_the_work(capsys):
             drawn.append(1)
             yield "photos/middle.bmp"
 
-    options = {"top": 1, "none_below": None}
+    options = {"top": 1, "none_below": None, "tta": None}
     assert print_answers(foveal.load("run"), photos(), "jsonl", options, output) == (1, 0)
     assert len(drawn) < 200
     assert json.loads(capsys.readouterr().out)["class"] == "middle"

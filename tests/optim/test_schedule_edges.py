@@ -87,7 +87,7 @@ def test_momentum_may_go_down_to_0():
 
 def test_schedules_of_a_run_of_one_step():
     """What `foveal train --momentum-low 0` makes of one batch."""
-    settings = SimpleNamespace(schedule="one-cycle", lr=0.1, momentum_low=0.0)
+    settings = SimpleNamespace(schedule="one-cycle", lr=0.1, momentum_low=0.0, freeze_epochs=0)
     optimizer = optim.Nesterov(nn.Linear(2, 2).parameters(), 0.1)
     for total in (1, 2, 3):
         optimizer.schedule(**make_schedules(optimizer, settings, total, 1))

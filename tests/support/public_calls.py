@@ -361,8 +361,8 @@ def data_sets():
 
     digits = data.from_arrays("name", *four)
     yield Target("data", "doctor.check", doctor.check, lambda: ((digits,), {"quiet": True}))
-    how = {"method": "probe", "folds": 2, "epochs": 1, "seed": 0, "quiet": True}
-    yield Target("data", "doctor.label_errors", doctor.label_errors, lambda: (("nowhere", digits), dict(how)))
+    judged = {"method": "probe", "folds": 2, "epochs": 1, "seed": 0, "quiet": True}
+    yield Target("data", "doctor.label_errors", doctor.label_errors, lambda: (("nowhere", digits), dict(judged)))
     yield Target("data", "train.predict", train.predict, lambda: ((net(), PHOTOS), {**scale, "tta": "flip"}))
     yield Target("data", "data.transforms_of", data.transforms_of, lambda: (("resnet18",), {}))
     yield Target("data", "data.fetch", data.fetch, lambda: (("no such name",), {"tell": print}))

@@ -68,7 +68,8 @@ def test_the_command_writes_both_kinds_of_file(tmp_path):
         result = CliRunner().invoke(main, ["features", str(run), data, "--out", str(out), "--probe", "knn"])
         assert result.exit_code == 0, result.output
         assert "nearest neighbours" in result.output
-    found = np.load(tmp_path / "found.npz")
+    with np.load(tmp_path / "found.npz") as file:
+        found = dict(file)
     assert found["embeddings"].shape == (18, 64)
     assert found["labels"].tolist() == [*labels, *labels[:6]]
     assert (found["part"][0], found["part"][-1], found["files"][-1]) == ("train", "test", "test/5")

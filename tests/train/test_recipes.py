@@ -236,7 +236,10 @@ def test_a_batch_that_does_not_fit_is_refused_before_it_is_compiled(data, monkey
 def test_on_the_command_line(data, tmp_path, monkeypatch):
     given = {}
     monkeypatch.setattr("foveal.train.loop.train", lambda data, **options: given.update(options))
-    words = "--validation 0.2 --patience 3 --balance --lr auto --preset best --minutes 5 --label-smoothing 0"
+    monkeypatch.setattr("foveal.cli.train.finish", lambda folder, data: None)
+    words = (
+        "--no-report --validation 0.2 --patience 3 --balance --lr auto --preset best --minutes 5 --label-smoothing 0"
+    )
     result = CliRunner().invoke(cli.main, ["train", "digits", "--out", str(tmp_path), *words.split()])
     assert result.exit_code == 0, result.output
     expected = {"validation": 0.2, "patience": 3, "balance": True, "lr": "auto", "preset": "best", "minutes": 5.0}
