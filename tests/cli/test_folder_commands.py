@@ -141,3 +141,12 @@ def test_a_start_from_weights_that_know_the_test_images_is_said(people):
     same = data.scan(root, group_by="^(.*?)_", split=(0.2, 0.3)).dataset((8, 8), quiet=True)
     assert learned_before(trained, same) is None
     assert learned_before("resnet18", same) is None
+
+
+def test_a_run_that_has_just_begun_in_the_folder_says_nothing_of_the_model_there(people, tmp_path):
+    trained = shutil.copytree(people[1], tmp_path / "run")
+    before = division_of(trained)
+    (trained / ".started").mkdir()
+    (trained / ".started" / "run.json").write_text(json.dumps({"data": {"files": {}}, "command": None}))
+    assert division_of(trained) == division_of(trained / "model.safetensors") == before
+    assert before.parts
