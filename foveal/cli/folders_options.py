@@ -195,6 +195,26 @@ def read_data(
     return files.dataset(tell=tell, quiet=quiet, **how)
 
 
+def learned_before(weights: str | Path | None, dataset: Dataset) -> str | None:
+    """Return what is to be said where weights to start from have learned images that the new run holds out."""
+    from foveal.data.membership import Division, file_key, size_of
+    from foveal.train.run_file import division_of
+
+    run = None if weights is None else Path(weights)
+    division = division_of(run) if run is not None and run.exists() else Division()
+    if dataset.files is None or dataset.folder is None or not division.parts:
+        return None
+    held_out = [path for part, paths in dataset.files.items() if part != "train" for path in paths]
+    keys = [file_key(path, dataset.folder, size_of(path)) for path in held_out]
+    count = sum(division.parts.get(key) == "train" for key in keys)
+    if not count:
+        return None
+    return (
+        f"{count:,} of the {len(keys):,} images for validation and testing are among those that {weights} was trained"
+        " on: scores on them are too good. Divide the images as that run did, with its --group-by and --split"
+    )
+
+
 def expected_by(weights: str | Path | None) -> Preprocessing | None:
     """Return how weights to start from expect images to be read; None without weights, and where nothing says it."""
     from foveal.data.pretrained import transforms_of

@@ -15,7 +15,7 @@ from foveal.cli.augment_options import augment_options
 from foveal.cli.calibrate import finish
 from foveal.cli.data import check_before, check_option
 from foveal.cli.data_dir_options import data_dir_option
-from foveal.cli.folders_options import expected_by, folder_options, read_data
+from foveal.cli.folders_options import expected_by, folder_options, learned_before, read_data
 from foveal.cli.options import (
     ABOVE_ZERO,
     FRACTION,
@@ -33,6 +33,7 @@ from foveal.cli.recipes_options import RATE, recipe_options
 from foveal.cli.report_options import Reporting, report_options
 from foveal.cli.resume_options import Call, call_of, resume_options
 from foveal.cli.weights_options import weights_options
+from foveal.errors import warn
 
 if TYPE_CHECKING:
     from foveal.data.dataset import Dataset
@@ -147,6 +148,8 @@ def train(
         like = expected_by(call.options["pretrained"] or call.options["weights"])
         choose = partial(size_for, call)
         dataset = read_data(call.data, call.images, quiet=silent, err=as_json, like=like, choose=choose)
+        if (learned := learned_before(call.options["weights"], dataset)) is not None:
+            warn(learned)
         if dataset.preprocessing is not None:
             # A run that goes on does not choose again.
             call.command["options"]["image_size"] = dataset.size

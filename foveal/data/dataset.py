@@ -269,8 +269,13 @@ def value_range(x: Images) -> tuple[float, float]:
     """
     low, high = float(x.min()), float(x.max())
     if x.dtype == np.uint8:
-        return UNIT if high >= _DIM or high == 0 else (0.0, high / 255)
+        return range_of_bytes(high)
     return UNIT if low >= 0 and high <= 1 else (low, high)
+
+
+def range_of_bytes(high: float) -> tuple[float, float]:
+    """Return the range of bytes whose highest is `high`, as `value_range`."""
+    return UNIT if high >= _DIM or high == 0 else (0.0, high / 255)
 
 
 def other_scale(a: tuple[float, float], b: tuple[float, float]) -> bool:

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from foveal.data.dataset import Dataset, Labels, value_range
+from foveal.data.dataset import Dataset, Labels, range_of_bytes
 from foveal.data.image_array import ImageArray
 from foveal.data.images import ImageError
 from foveal.data.listing import TEST, TRAIN, VALIDATION, Problem
 from foveal.data.members import Member
 from foveal.data.pixels import WHITE, Colour
 from foveal.data.preprocessing import Preprocessing
-from foveal.data.statistics import channel_statistics
+from foveal.data.statistics import counted, statistics_of_counts
 from foveal.data.storage import STREAM, Storage, choose, stored
 from foveal.data.threads import Bar
 from foveal.errors import DataError, warn
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 REFUSED = ("unreadable", "truncated", "hostile", "missing")
 # Bytes of training images that mean and standard deviation are computed from.
 _SAMPLE_BYTES = 256 << 20
+# Bytes of these that are read at a time.
+_BLOCK_BYTES = 8 << 20
 # Names of files that a line lists.
 _LISTED = 3
 # Sides of images where none is given.
@@ -196,10 +198,15 @@ class ImageFiles:
     def made(self, images: dict[str, Any], kept: dict[str, Labels], given: Preprocessing) -> Dataset:
         """Return the Dataset of the images of each part, which are those of `kept`."""
         train = images[TRAIN]
-        # [m, C, H, W]: at equal distances, the same ones wherever they are kept.
-        count = min(len(train), max(1, _SAMPLE_BYTES // (train.size // len(train))))
-        sample = train[:] if count == len(train) else train[np.arange(count) * len(train) // count]
-        (mean, std), limits = channel_statistics(sample), value_range(sample)
+        # At equal distances, the same ones wherever they are kept; never many in memory beside those that are kept.
+        each = train.size // len(train)
+        count = min(len(train), max(1, _SAMPLE_BYTES // each))
+        rows, block = np.arange(count) * len(train) // count, max(1, _BLOCK_BYTES // each)
+        counts = sum(
+            (counted(train[rows[i : i + block]]) for i in range(0, count, block)), np.zeros((1, 256), np.int64)
+        )
+        mean, std = statistics_of_counts(counts)
+        limits = range_of_bytes(float(np.flatnonzero(counts.sum(0))[-1]))
         validates = len(kept[VALIDATION]) > 0
         return Dataset(
             name=self.name,

@@ -30,27 +30,37 @@ def channel_statistics(x: Images) -> tuple[tuple[float, ...], tuple[float, ...]]
 
     There is never a float copy of all images. The deviation of a channel that is constant is 1.
     """
-    mean, variance = _of_bytes(x.view(np.uint8)) if x.dtype == np.uint8 else _of_floats(x)
+    if x.dtype == np.uint8:
+        return statistics_of_counts(counted(x.view(np.uint8)))
+    return _in_tuples(*_of_floats(x))
+
+
+def _in_tuples(mean: NDArray[np.float64], variance: NDArray[np.float64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation, given mean and variance [C]."""
     std = np.sqrt(variance)
     # A deviation below this share of the mean is the rounding of a constant.
     std = np.where(std > 1e-6 * np.abs(mean), std, 1.0)
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
-def _of_bytes(x: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and variance [C] of bytes / 255: from how often each of the 256 values occurs."""
+def counted(x: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return how often each of the 256 values occurs in each channel of x [n, C, H, W], as [C, 256]."""
     channels = x.shape[1]
-    # [C, 256]
     counts = np.zeros((channels, 256), np.int64)
     images = max(1, _COUNTED_BYTES // x[0, 0].size)
     for start in range(0, len(x), images):
         for channel in range(channels):
             counts[channel] += histogram(x[start : start + images, channel].ravel())
+    return counts
+
+
+def statistics_of_counts(counts: NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of bytes / 255, from how often each of the 256 values occurs, [C, 256]."""
     # The values as they are computed with, rounded to float32.
     values = scaled(np.arange(256, dtype=np.uint8)).astype(np.float64)
-    count = x.size // channels
+    count = int(counts[0].sum())
     mean = (counts * values).sum(1) / count
-    return mean, (counts * np.square(values - mean[:, None])).sum(1) / count
+    return _in_tuples(mean, (counts * np.square(values - mean[:, None])).sum(1) / count)
 
 
 def histogram(x: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -44,7 +44,7 @@ def of_table(path: Path) -> Listing:
             raise DataError(f"{path}: line {line}: the part is {part!r}; write train, validation or test")
         label = class_name(label, f"{path}: line {line}")
         place = os.path.join(path.parent, name)
-        first, known = seen.setdefault(place, (line, label))
+        first, known = seen.setdefault(os.path.normpath(place), (line, label))
         if first != line:
             same = "twice" if known == label else f"as {known!r} and as {label!r}"
             raise DataError(f"{path}: lines {first} and {line} list {name} {same}; leave one out")

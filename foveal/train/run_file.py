@@ -123,12 +123,13 @@ def read_facts(run: Path) -> dict[str, Any]:
 
 
 def division_of(run: Path) -> Division:
-    """Return how a run had divided its image files; without any file where nothing is known of them.
+    """Return how the run of a model had divided its image files; without any file where nothing is known of them.
 
-    run: its folder or its model file.
+    run: its folder or its model file. A run that has begun in the same folder and has no model yet is another one.
     """
+    folder = run if run.is_dir() else run.parent
     try:
-        found = json.loads(run_path(run if run.is_dir() else run.parent).read_text(encoding="utf-8"))
+        found = json.loads((folder / RUN).read_text(encoding="utf-8"))
         command = found["command"] or {}
         return Division.read(found["data"].get("files"), command.get("options", {}).get("group_by"))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):

@@ -9,6 +9,7 @@ from photos import folder, photo, torn
 
 from foveal import data
 from foveal.cli import main
+from foveal.cli.folders_options import learned_before
 from foveal.train.run_file import division_of
 
 
@@ -130,3 +131,22 @@ def test_the_command_that_a_run_keeps_can_be_given_again(photos, tmp_path):
     words = json.loads((tmp_path / "run" / "run.json").read_text())["command"]["words"]
     again = dict(pairwise(words))
     assert [again[name] for name in ("--split", "--background", "--image-size")] == ["0.1,0.3", "#0ac81e", "8x9"]
+
+
+def test_a_start_from_weights_that_know_the_test_images_is_said(people):
+    root, trained = people
+    said = learned_before(trained, data.scan(root).dataset((8, 8), quiet=True))
+    assert said is not None
+    assert "images for validation and testing are among those that" in said
+    same = data.scan(root, group_by="^(.*?)_", split=(0.2, 0.3)).dataset((8, 8), quiet=True)
+    assert learned_before(trained, same) is None
+    assert learned_before("resnet18", same) is None
+
+
+def test_a_run_that_has_just_begun_in_the_folder_says_nothing_of_the_model_there(people, tmp_path):
+    trained = shutil.copytree(people[1], tmp_path / "run")
+    before = division_of(trained)
+    (trained / ".started").mkdir()
+    (trained / ".started" / "run.json").write_text(json.dumps({"data": {"files": {}}, "command": None}))
+    assert division_of(trained) == division_of(trained / "model.safetensors") == before
+    assert before.parts

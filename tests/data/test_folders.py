@@ -227,6 +227,7 @@ def test_tables_list_paths_and_labels(tmp_path, name, head, lines):
         ("path,label\na.png,\n", "line 2 has no label"),
         ("a\n", "the first line has 1 cells and no column path"),
         ("path,label\na.png,x\na.png,y\n", "lines 2 and 3 list a.png as 'x' and as 'y'"),
+        ("path,label\na.png,x\n./a.png,y\n", "lines 2 and 3 list ./a.png as 'x' and as 'y'"),
         ("path,label\nb.png,x\n", "lists no image that is there; .*b.png is not there"),
         ('path,label\n"a.png,x\n', "is it a CSV file"),
     ],

@@ -12,6 +12,7 @@ from foveal import data
 from foveal.data import images, storage
 from foveal.data.image_array import ImageArray
 from foveal.data.preprocessing import Preprocessing
+from foveal.data.statistics import channel_statistics
 from foveal.errors import ArgumentError, DataError, FovealWarning
 
 
@@ -247,3 +248,21 @@ def test_a_jpeg_is_decoded_at_a_reduced_scale(tmp_path):
     assert images.decode(str(tmp_path / "a.jpg"), draft_to=(51, 100)).size == (100, 200)
     whole = np.asarray(images.decode(str(tmp_path / "a.jpg")).resize((30, 60), Image.Resampling.LANCZOS))
     np.testing.assert_allclose(Preprocessing(1, (60, 30)).read(str(tmp_path / "a.jpg"))[0], whole, atol=3)
+
+
+def test_images_that_stream_are_never_all_read_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("foveal.data.image_files._BLOCK_BYTES", 3 * 8 * 8 * 3)
+    files, most, read = data.scan(folder(tmp_path)), [0], ImageArray.__getitem__
+
+    def counting(self, rows):
+        found = read(self, rows)
+        most[0] = max(most[0], len(found))
+        return found
+
+    monkeypatch.setattr(ImageArray, "__getitem__", counting)
+    streamed = files.dataset((8, 8), memory_limit=0, data_cache="off", quiet=True)
+    assert most == [3]
+    held = files.dataset((8, 8), quiet=True)
+    assert (streamed.mean, streamed.std, streamed.value_range) == (held.mean, held.std, held.value_range)
+    mean, std = channel_statistics(np.asarray(held.images_train))
+    assert (held.mean, held.std) == (mean, std)
