@@ -76,7 +76,7 @@ def calibrate(
 
     set_threads(threads)
     classes = classes_in(code)
-    dataset = read_data(data, images, err=as_json, like=reading(load_run(run)[0]), run=run)
+    dataset = read_data(data, images, err=as_json, like=reading(load_run(run)[0]))
     found = calibrated(run, dataset, none_below=none_below, precision=precision, cls=classes)
     if run.is_dir():
         write_card(run, dataset, classes)

@@ -130,7 +130,7 @@ def label_errors(
     from foveal.train.checkpoint import load_run
 
     set_threads(threads)
-    dataset = read_data(data, images, err=as_json, like=reading(load_run(run)[0]), run=run)
+    dataset = read_data(data, images, err=as_json, like=reading(load_run(run)[0]))
     found = find(run, dataset, quiet=as_json, **options)
     folder = run if run.is_dir() else run.parent
     html, csv = html or folder / "label-errors.html", csv or folder / "label-errors.csv"

@@ -89,7 +89,7 @@ def evaluate(
 
     set_threads(threads)
     net, trained = load_net(run, cls=classes_in(code))
-    dataset = read_data(data, images, err=as_json, like=reading(trained), run=run)
+    dataset = read_data(data, images, err=as_json, like=reading(trained))
     # All arguments are checked before the network runs, which may take minutes.
     numbers = trained.check(dataset)
     chosen = None if target is None else class_number(target, trained.classes)

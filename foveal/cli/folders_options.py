@@ -153,13 +153,11 @@ def read_data(
     err: bool = False,
     like: Preprocessing | None = None,
     choose: Callable[[ImageFiles], tuple[int, int]] | None = None,
-    run: Path | None = None,
 ) -> Dataset:
     """Return the Dataset that DATA names, and say what is known of image files, unless `quiet`.
 
     images: values of the options. err: True to say it on standard error. like: how a trained network reads images.
-    choose: the size of images, of their files, where neither says it. run: one that was trained on these data, whose
-    division is kept where no option says another. Raises as `foveal.data.load` does, and
+    choose: the size of images, of their files, where neither says it. Raises as `foveal.data.load` does, and
     ArgumentError for options of image files where DATA holds none.
     """
     from foveal.data import readers
@@ -174,7 +172,6 @@ def read_data(
             option = f"--{next(iter(given)).replace('_', '-')}"
             raise ArgumentError(f"{option} is for image files, and {data} holds none, or arrays; leave it out")
         return readers.load(data)
-    given = (divided_by(run, data) if run is not None else {}) | given
     of_scan = {name: given[name] for name in ("group_by", "split", "background", "strict") if name in given}
     if like is not None:
         of_scan.setdefault("background", like.background)
@@ -188,23 +185,6 @@ def read_data(
         how |= {"size": given.get("image_size") or like.size, "channels": like.channels, "fit": like.fit}
         how |= {"crop": like.crop, "interpolation": like.interpolation}
     return files.dataset(tell=tell, quiet=quiet, **how)
-
-
-def divided_by(run: Path, data: str) -> dict[str, Any]:
-    """Return the options by which a run divided its data; none for other data than those, by the folder's name.
-
-    Drawn otherwise, the test part would hold images that the network was trained on.
-    """
-    from foveal.train.model_card import read_json
-
-    found = read_json((run if run.is_dir() else run.parent) / "run.json").get("command")
-    command = found if isinstance(found, dict) else {}
-    stored = command.get("options")
-    if not isinstance(stored, dict) or Path(str(command.get("data"))).name != Path(data).resolve().name:
-        return {}
-    split, group_by = stored.get("split"), stored.get("group_by")
-    shares = {} if split is None else {"split": tuple(split) if isinstance(split, list) else split}
-    return shares | ({} if group_by is None else {"group_by": group_by})
 
 
 def expected_by(weights: str | Path | None) -> Preprocessing | None:

@@ -60,7 +60,7 @@ def report(
     net = load_net(run, cls=classes_in(code))[0] if code else None
     dataset = None
     if data is not None:
-        dataset = read_data(data, images, quiet=quiet, err=as_json, like=reading(load_run(run)[0]), run=run)
+        dataset = read_data(data, images, quiet=quiet, err=as_json, like=reading(load_run(run)[0]))
     path = write(run, net, dataset, quiet=quiet or as_json)
     if as_json:
         show_json({"report": str(path), "bytes": path.stat().st_size})

@@ -40,31 +40,6 @@ def test_a_folder_is_trained_and_evaluated(photos, tmp_path, capsys):
     assert "decoded anew in each epoch" in captured.err
 
 
-@pytest.mark.filterwarnings("ignore:calibrate. 6 images say little")
-def test_a_run_is_measured_on_the_images_that_it_left_out(tmp_path, capsys):
-    # Of the parts that are drawn by default some images would be among those that this run was trained on.
-    photos = folder(tmp_path / "photos", images=12, name="p{}_a.png", channels=1)
-    options = ["--image-size", "8", "--model", "small", "--epochs", "1", "--batch-size", "4", "--no-report", "--quiet"]
-    divided = ["--split", "0.25,0.5", "--group-by", "p(.)"]
-    assert not run("train", photos, *options, *divided, "--out", tmp_path / "run")
-    capsys.readouterr()
-    assert not run("evaluate", tmp_path / "run", photos, *divided, "--json")
-    expected = json.loads(capsys.readouterr().out)
-    assert expected["images"] != 5
-    for command in ("evaluate", "calibrate", "report"):
-        assert not run(command, tmp_path / "run", photos, "--json")
-        captured = capsys.readouterr()
-        assert "25% for validation and 50% for test drawn with seed 0 by groups 'p(.)'" in captured.err, command
-        if command == "evaluate":
-            assert json.loads(captured.out) == expected
-    # What is given counts, and other data are divided as ever.
-    assert not run("evaluate", tmp_path / "run", photos, "--split", "0.1,0.25", "--json")
-    assert "10% for validation and 25% for test drawn" in capsys.readouterr().err
-    other = folder(tmp_path / "other", images=12, channels=1)
-    assert not run("evaluate", tmp_path / "run", other, "--json")
-    assert "10% for validation and 20% for test drawn with seed 0)" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [
