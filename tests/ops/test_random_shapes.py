@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import random_shapes
 
-EXAMPLES = int(os.environ.get("FOVEAL_EXAMPLES", "20"))
+EXAMPLES = int(os.environ.get("FOVEAL_EXAMPLES", "12"))
 
 
 @pytest.mark.parametrize("name", random_shapes.NAMES)
