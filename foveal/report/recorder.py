@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +119,9 @@ class TensorBoard(Callback):
 
         train.train(data, net, callbacks=[report.TensorBoard("runs/mine/tensorboard")])
 
-    Look at them with `tensorboard --logdir runs`. folder: for the files; a new training removes event files that are
-    there, one that is resumed goes on with them. Raises PackageError, before a training begins,
-    where tensorboardX is not installed.
+    Look at them with `tensorboard --logdir runs`. folder: for the files; a new training moves event files that are
+    there to earlier-1 (earlier-2, ...) in it, one that is resumed goes on with them. Raises PackageError, before a
+    training begins, where tensorboardX is not installed.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -139,8 +140,12 @@ class TensorBoard(Callback):
         if not self.run.resumed:
             self.step = 0
         with writing(self.folder):
-            for path in () if self.run.resumed else self.folder.glob("events.out.tfevents.*"):
-                path.unlink()
+            older = [] if self.run.resumed else sorted(self.folder.glob("events.out.tfevents.*"))
+            if older:
+                place = next(p for i in count(1) if not (p := self.folder / f"earlier-{i}").exists())
+                place.mkdir()
+            for path in older:
+                path.rename(place / path.name)
             # What a run that is resumed wrote after its checkpoint is written again, and hidden by the reader.
             self.writer = self.make(str(self.folder), purge_step=self.step or None)
         return None

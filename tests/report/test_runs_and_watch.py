@@ -251,7 +251,10 @@ def test_tensorboards_files_are_written(tmp_path):
         writer.on_step_end({"loss": 1.0, "lr": 0.1})
         writer.on_epoch_end({"epoch": 1, "train loss": 1.0, "test accuracy": 0.5, "images per second": 9.0})
         writer.on_train_end()
-    (path,) = (tmp_path / "board").iterdir()
-    content = path.read_bytes()
-    for tag in (b"step/loss", b"step/lr", b"loss/train", b"accuracy/test", b"run/images_per_second"):
-        assert tag in content
+    # Those of the first training are kept apart.
+    paths = [path for path in (tmp_path / "board").rglob("*") if path.is_file()]
+    assert sorted(path.parent.name for path in paths) == ["board", "earlier-1"]
+    for path in paths:
+        content = path.read_bytes()
+        for tag in (b"step/loss", b"step/lr", b"loss/train", b"accuracy/test", b"run/images_per_second"):
+            assert tag in content
