@@ -26,8 +26,6 @@ CENTRED = (0.5, 0.5, 0.5)
 # of the images that a network was published for: (rows, columns)
 IMAGENET_SIZE = (224, 224)
 MODEL_FILE, CONFIG_FILE = "model.safetensors", "config.json"
-# The key in a model file under which a run describes its network.
-DESCRIPTION = "foveal"
 
 
 def imagenet(crop: float, interpolation: str) -> Preprocessing:
@@ -162,10 +160,11 @@ def transforms_of(weights: object) -> Preprocessing:
     if path.suffix == ".json":
         return of_timm(read_json(path), str(path))
     # Networks take a while to be imported, and data are read without them.
+    from foveal.nn.saving import KEY
     from foveal.nn.stored import opened
 
     with opened(path) as file:
-        description = (file.metadata() or {}).get(DESCRIPTION)
+        description = (file.metadata() or {}).get(KEY)
     if description is not None:
         return of_run(description, path)
     config = path.parent / CONFIG_FILE

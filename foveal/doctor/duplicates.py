@@ -19,7 +19,7 @@ from foveal.doctor.looks import Floats, Looks
 Rows = NDArray[np.int64]
 Group = Rows
 
-BANDS, BAND_BITS = 4, 16
+BANDS = 4
 # Bits that hashes of a pair may differ in: half of 64 do by chance, and 32x32 pixels saved as a JPEG of quality 40, 5.
 MOST_BITS = 8
 # Images of one value of a band that are compared each with each; of more, each with so many next ones by their hash.

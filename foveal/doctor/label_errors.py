@@ -43,6 +43,9 @@ _TAKEN = (
     "momentum_low",
     "weight_decay",
     "clip_norm",
+    "flip",
+    "balance",
+    "label_smoothing",
 )
 # Epochs of a training without a fold that half of the run's are not cut below: a network that has hardly learned its
 # images takes many hard ones for errors.

@@ -24,8 +24,7 @@ MAX_MISTAKES, MAX_UNSURE = 24, 8
 
 def file_of(data: Dataset, part: str, index: int) -> str | None:
     """Return the path of an image of a data set that was read from files."""
-    files = getattr(data, "files", None)
-    return None if not files or part not in files else str(files[part][index])
+    return None if data.files is None or part not in data.files else data.files[part][index]
 
 
 def images_of(data: Dataset, part: str, index: Sequence[int]) -> Ndarray | None:

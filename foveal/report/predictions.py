@@ -88,10 +88,8 @@ class Predictions:
 def parts_of(data: Dataset) -> dict[str, tuple[Any, NDArray[np.int64]]]:
     """Return images and labels of the parts of a data set that a model is measured on."""
     parts: dict[str, tuple[Any, NDArray[np.int64]]] = {}
-    # A data set that was read from files may have a validation part.
-    images, labels = (getattr(data, name, None) for name in ("images_validation", "y_validation"))
-    if images is not None and labels is not None and len(images):
-        parts["validation"] = images, labels
+    if data.images_validation is not None and data.y_validation is not None:
+        parts["validation"] = data.images_validation, data.y_validation
     if len(data.images_test):
         parts["test"] = data.images_test, data.y_test
     return parts

@@ -23,15 +23,13 @@ from foveal.data.preprocessing import Preprocessing
 from foveal.errors import DataError, ShapeError, StateError
 from foveal.nn.models.weights import read_file
 from foveal.nn.module import Module
-from foveal.nn.saving import entry_or_problem, load
+from foveal.nn.saving import KEY, entry_or_problem, load
 from foveal.strides import Ndarray
 from foveal.train import metadata
 
 MODEL, LOG, METRICS, RUN = "model.safetensors", "log.jsonl", "metrics.json", "run.json"
 # The folder in a run's folder with files that are complete and on their way to their places; see run_folder.py.
 SAVED = ".saved"
-# The only metadata entry, since safetensors writes several in an order that varies.
-_KEY = "foveal"
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,7 @@ def model_bytes(state: Mapping[str, Ndarray], description: ModelDescription | Ne
         entry = {name: value for name, value in entry.items() if value != metadata.OPTIONAL.get(name, ...)}
         if description.preprocessing is not None:
             entry["preprocessing"] = how_read(description.preprocessing)
-    return save(arrays, metadata={_KEY: json.dumps(entry)})
+    return save(arrays, metadata={KEY: json.dumps(entry)})
 
 
 def how_read(preprocessing: Preprocessing | None) -> dict[str, Any] | None:
@@ -159,13 +157,13 @@ def load_run(folder: str | Path) -> tuple[ModelDescription, dict[str, Ndarray]]:
         if path == staged and not isfile(staged):
             return load_run(folder)
         raise
-    if _KEY not in texts:
+    if KEY not in texts:
         raise StateError(
             f"{path}: holds weights but was not written by `foveal train`; build the network and "
             "use net.load_state_dict(safetensors.numpy.load_file(...))"
         )
     try:
-        entry = metadata.parse(texts[_KEY])
+        entry = metadata.parse(texts[KEY])
         if entry.keys() != {metadata.NETWORK}:
             return ModelDescription(**metadata.checked(entry)), state
     except StateError as error:

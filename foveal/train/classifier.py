@@ -24,6 +24,7 @@ from foveal.errors import DataError, NumericsError
 from foveal.kinds import shown
 from foveal.metrics import log_softmax
 from foveal.nn.module import Module
+from foveal.nn.saving import KEY
 from foveal.nn.saving import load as load_module
 from foveal.nn.stored import opened
 from foveal.train.checkpoint import ModelDescription, load_net, model_path
@@ -264,7 +265,7 @@ def load(path: str | Path, net: Module | None = None, *, cls: type | Sequence[ty
 def is_run(path: Path) -> bool:
     """True for a model file with the description of a run; False for all others, damaged ones too."""
     with opened(path) as file:
-        text = (file.metadata() or {}).get("foveal", "")
+        text = (file.metadata() or {}).get(KEY, "")
     try:
         entry = json.loads(text)
     except (ValueError, RecursionError):

@@ -237,5 +237,4 @@ def files_read(data: object) -> list[str]:
     """Return the files of images that a data set reads while it is trained on; none where all are in memory."""
     if not isinstance(data, Dataset) or isinstance(data.images_train, np.ndarray):
         return []
-    parts: Mapping[str, list[str]] = vars(data).get("files") or {}
-    return [path for paths in parts.values() for path in paths]
+    return [path for paths in (data.files or {}).values() for path in paths]

@@ -13,11 +13,12 @@ from foveal import nn
 from foveal.data.dataset import UNIT, Dataset
 from foveal.data.hub import fetch
 from foveal.data.preprocessing import Preprocessing
-from foveal.data.pretrained import DESCRIPTION, known, transforms_of
+from foveal.data.pretrained import known, transforms_of
 from foveal.errors import ArgumentError, DataError, StateError
 from foveal.nn import models
 from foveal.nn.models.recognise import first_filters, fit, recognised, stored_shapes
 from foveal.nn.models.weights import SKIP, STRICT, load_weights, read_file
+from foveal.nn.saving import KEY
 from foveal.nn.stored import listed
 from foveal.strides import Ndarray
 from foveal.train import metadata
@@ -157,7 +158,7 @@ def network_for(
     from foveal.train.settings import Options
 
     path = model_path(Path(source))
-    if path.is_file() and DESCRIPTION in read_file(path)[0]:
+    if path.is_file() and KEY in read_file(path)[0]:
         net, trained = load_net(source, cls=cls)
         if (trained.channels, *trained.size) != (data.channels, *data.size):
             sizes = ("x".join(map(str, (one.channels, *one.size))) for one in (trained, data))
@@ -177,7 +178,7 @@ def network_for(
 
 def of_file(path: Path, model: nn.Module | str | None, data: Dataset) -> Start:
     """Return the start from a file of weights; model: a network for it, or the name of its model, where it is known."""
-    with_description = read_file(path)[0].get(DESCRIPTION)
+    with_description = read_file(path)[0].get(KEY)
     classes: tuple[str, ...] = ()
     if with_description is not None:
         entry = metadata.parse(with_description)
