@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from foveal.cli.options import Name
+from foveal.cli.options import Name, with_options
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -52,6 +52,4 @@ def augment_options(function: Function) -> Function:
             help="Mix each training image, and its label, with another one.  [default: none]",
         ),
     )
-    for option in reversed(options):
-        function = option(function)
-    return function
+    return with_options(function, options)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from foveal.cli.options import echo
+from foveal.cli.options import echo, with_options
 
 if TYPE_CHECKING:
     from foveal.data.dataset import Dataset
@@ -140,9 +140,7 @@ def _with(command: Command, options: tuple[Callable[[Any], Any], ...]) -> Comman
         images = {name: kwargs.pop(name) for name in _NAMES if name in kwargs}
         return command(*args, images=images, **kwargs)
 
-    for option in reversed(options):
-        gathered = option(gathered)
-    return gathered  # type: ignore[return-value]
+    return with_options(gathered, options)  # type: ignore[return-value]
 
 
 def read_data(

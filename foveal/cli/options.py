@@ -6,15 +6,18 @@ import importlib.util
 import json
 import math
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import reduce
 from os.path import abspath, basename, dirname, isfile, splitext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from foveal.cli.streams import Stream
 from foveal.names import bare, printable
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Name(click.ParamType):  # type: ignore[type-arg, unused-ignore]
@@ -140,6 +143,11 @@ def classes_in(code: Iterable[str]) -> list[type]:
             raise DataError(f"--code {place}: cannot be imported ({type(error).__name__}: {error})") from error
         found += [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Module)]
     return found
+
+
+def with_options(command: Command, options: Sequence[Callable[[Any], Any]]) -> Command:
+    """Return a command with these options, which its help lists in this order."""
+    return reduce(lambda decorated, option: option(decorated), reversed(options), command)
 
 
 def set_threads(threads: int | None) -> None:

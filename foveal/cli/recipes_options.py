@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import reduce
 from typing import Any, TypeVar
 
 import click
 
-from foveal.cli.options import ABOVE_ZERO, COUNT_LIMIT, FRACTION, FiniteRange
+from foveal.cli.options import ABOVE_ZERO, COUNT_LIMIT, FRACTION, FiniteRange, with_options
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 # Five weeks; more is a slip of the finger.
@@ -63,4 +62,4 @@ OPTIONS = (
 
 def recipe_options(command: Command) -> Command:
     """Give a command the options of this file."""
-    return reduce(lambda decorated, option: option(decorated), reversed(OPTIONS), command)
+    return with_options(command, OPTIONS)

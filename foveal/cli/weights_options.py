@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from foveal.cli.options import COUNT_LIMIT
+from foveal.cli.options import COUNT_LIMIT, with_options
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -34,6 +34,4 @@ def weights_options(command: Command) -> Command:
             " lower rates.  [default: a quarter of the epochs with --weights or --pretrained]",
         ),
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return with_options(command, options)
