@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from shared import DATA, VECTORS
 
 from foveal.kernel import cache
+from foveal.ops import OPS
 
 LIMIT_BYTES = 64 << 20
 CIFAR10, CS231N = DATA / "cifar10", VECTORS / "cs231n" / "cases.json"
@@ -56,6 +57,15 @@ def pytest_configure(config: pytest.Config) -> None:
         folder.chmod(0o700)
         os.environ["FOVEAL_CACHE"] = str(folder)
         cache.trim(LIMIT_BYTES)
+
+
+@pytest.fixture(autouse=True)
+def own_operators() -> Iterator[None]:
+    """Forgets the operators that a test defines, so that no test depends on those before it."""
+    before = dict(OPS)
+    yield
+    OPS.clear()
+    OPS.update(before)
 
 
 @pytest.fixture(scope="session")

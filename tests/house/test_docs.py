@@ -18,7 +18,6 @@ import foveal
 from foveal import nn, ops, optim
 from foveal.data import augment
 from foveal.kernel import lang, target
-from foveal.ops import OPS
 from foveal.optim import schedule
 
 
@@ -76,11 +75,8 @@ def test_examples_run_and_are_short(path):
 def test_the_walk_through_a_wrong_kernel_shows_what_happens():
     (code,) = blocks("docs/debugging.md", "python")
     (shown,) = blocks("docs/debugging.md", "text")
-    try:
-        with target.assume(target.AVX2):
-            got = run(code.replace("program.run(x)", "program.interpret(x)"))
-    finally:
-        OPS.pop("difference", None)
+    with target.assume(target.AVX2):
+        got = run(code.replace("program.run(x)", "program.interpret(x)"))
     assert got == shown
 
 
@@ -114,17 +110,12 @@ def test_examples_of_own_parts_run_as_they_stand_in_docstrings(documented):
     x = np.random.default_rng(0).standard_normal((5, 3)).astype("float32")
     names = {"np": np, "math": math, "foveal": foveal, "nn": nn, "ops": ops, "optim": optim, "lang": lang}
     names |= {"schedule": schedule, "net": net, "optimizer": optim.SGD(net.parameters(), lr=0.01), "x": x}
-    before = dict(OPS)
-    try:
-        examples = examples_in(documented.__doc__)
-        assert any("def " in example for example in examples)
-        with contextlib.redirect_stdout(io.StringIO()) as output:
-            for example in examples:
-                exec(example, names)
-        assert "WRONG" not in output.getvalue()
-    finally:
-        OPS.clear()
-        OPS.update(before)
+    examples = examples_in(documented.__doc__)
+    assert any("def " in example for example in examples)
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        for example in examples:
+            exec(example, names)
+    assert "WRONG" not in output.getvalue()
     if "softsign" in names:
         assert foveal.gradcheck(names["softsign"], x)
         np.testing.assert_allclose(foveal.compile(names["softsign"])(x), x / (1 + abs(x)), rtol=1e-6)
