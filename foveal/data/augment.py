@@ -82,6 +82,12 @@ def crop_and_flip(size: Size) -> Augment:
     return lambda x, rng: random_crop_flip(x, rng, eighth(size), flip=True, size=size)
 
 
+def crop_and_alternate(size: Size) -> Augment:
+    """Move each image by up to 1/8 of its shorter side, 4 pixels of 32, and mirror it in every other epoch."""
+    part = transforms.RandomCrop(size, padding=eighth(size))
+    return transforms.Compose([part, transforms.AlternatingHorizontalFlip()])
+
+
 def photos(size: Size, flip: bool = True) -> Augment:
     """Take a part of each image, resized, mirror half of them, and change brightness, contrast and saturation."""
     # What is not mirrored is often text or a sign, of which a small part says little.
@@ -106,6 +112,7 @@ def eighth(size: Size) -> int:
 AUGMENTATIONS: dict[str, Callable[[Size], Augment]] = {
     "shift": shift,
     "crop+flip": crop_and_flip,
+    "crop+alternate": crop_and_alternate,
     "crop": crop,
     "photos": photos,
     "trivial": trivial,
@@ -113,6 +120,7 @@ AUGMENTATIONS: dict[str, Callable[[Size], Augment]] = {
 # Those that mirror images, without that.
 WITHOUT_MIRROR: dict[str, Callable[[Size], Augment]] = {
     "crop+flip": crop,
+    "crop+alternate": crop,
     "photos": lambda size: photos(size, flip=False),
     "trivial": lambda size: trivial(size, flip=False),
 }

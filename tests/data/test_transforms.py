@@ -93,6 +93,7 @@ ALL = [
     T.CenterCrop(9),
     T.Resize((9, 8)),
     T.RandomHorizontalFlip(),
+    T.AlternatingHorizontalFlip(),
     T.RandomVerticalFlip(),
     T.RandomRotation(40, "bilinear", fill=1),
     T.RandomAffine(10, (0.1, 0.2), (0.8, 1.2), (-5, 5, 0, 9)),
@@ -161,6 +162,12 @@ def test_crops_and_flips_are_parts_of_the_image():
     assert (T.RandomHorizontalFlip(1.0)(x) == x[..., ::-1]).all()
     assert (T.RandomVerticalFlip(1.0)(x) == x[..., ::-1, :]).all()
     many = np.repeat(x, 200, 0)
+    first, second, third = (T.AlternatingHorizontalFlip()(many, seed=1, epoch=epoch) for epoch in (0, 1, 2))
+    mirrored = (first == x[..., ::-1]).all((1, 2, 3))
+    assert 70 < mirrored.sum() < 130
+    assert (first[~mirrored] == x).all()
+    assert (second == first[..., ::-1]).all()
+    assert (third == first).all()
     crops = T.RandomCrop((2, 3))(many)
     found = {crop.tobytes() for crop in crops}
     assert found == {x[0, :, i : i + 2, j : j + 3].tobytes() for i in range(4) for j in range(4)}

@@ -42,6 +42,7 @@ from foveal.data.transforms.colour import (
 from foveal.data.transforms.crops import CenterCrop, RandomCrop, RandomResizedCrop, Resize
 from foveal.data.transforms.erasing import RandomErasing
 from foveal.data.transforms.geometry import (
+    AlternatingHorizontalFlip,
     RandomAffine,
     RandomHorizontalFlip,
     RandomPerspective,
@@ -54,6 +55,7 @@ from foveal.data.transforms.values import Normalize, ToDtype
 from foveal.names import missing_in
 
 __all__ = [
+    "AlternatingHorizontalFlip",
     "AugMix",
     "AutoAugment",
     "CenterCrop",

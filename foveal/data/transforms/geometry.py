@@ -25,6 +25,23 @@ class RandomHorizontalFlip(RandomTransform):
         return x[..., ::-1]
 
 
+class AlternatingHorizontalFlip(Transform):
+    """Left and right exchanged in every other epoch of each image, from the first on for half of them.
+
+    Two epochs in a row show both sides of each image, where by chance alone half of them would be seen twice from one
+    side (K. Jordan, 94 % on CIFAR-10 in 3.29 seconds on a single GPU, 2024, section 3.6). Not in torchvision.
+    """
+
+    def make_params(self, draws: Draws, shape: Shape) -> dict[str, Any]:
+        """Return which images are mirrored in this epoch, bool [n]."""
+        first = Draws(draws.seed, 0, draws.index, draws.stream).integers(0, 2)
+        return {"mirrored": (first + draws.epoch) % 2 == 1}
+
+    def transform(self, x: Images, mirrored: Ndarray) -> Images:
+        """Return images x [n, C, H, W], some of them mirrored."""
+        return np.where(mirrored[:, None, None, None], x[..., ::-1], x)
+
+
 class RandomVerticalFlip(RandomTransform):
     """Top and bottom exchanged, with probability p: for what has no upper side, such as images from above."""
 
