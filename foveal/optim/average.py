@@ -21,16 +21,18 @@ from foveal.optim.hyper import BELOW_ONE
 from foveal.optim.optimizer import UpdateRule
 from foveal.strides import Ndarray
 from foveal.structure import call_on
+from foveal.variable import Variable
 
 
 class Average(Wrapper):
     """Base of averages of the parameters: a <- a + w (p - a) after each step.
 
     w is `weight(number)`, where `number` counts the steps that are averaged, from 1; w = 0 leaves a step out.
+    statistics: variables that are averaged as parameters are; whole numbers among them stay as they are.
     """
 
-    def __init__(self, inner: UpdateRule) -> None:
-        super().__init__(inner)
+    def __init__(self, inner: UpdateRule, statistics: Iterable[Variable] = ()) -> None:
+        super().__init__(inner, [variable for variable in statistics if variable.data.dtype == np.float32])
         self.swapped = False
 
     def number(self) -> int:
@@ -81,20 +83,21 @@ class Average(Wrapper):
 class EMA(Average):
     """Exponential moving average: a <- decay a + (1 - decay) p after every step; at first a = p.
 
-    Polyak and Juditsky 1992.
+    Polyak and Juditsky 1992. statistics: what is averaged beside the parameters, the running statistics of batch norms:
+    those of the last steps belong to the last parameters, and not to an average of them, unless the rate is low.
 
-    average = optim.EMA(optim.Adam(net.parameters()), decay=0.999)
+    average = optim.EMA(optim.Adam(net.parameters()), decay=0.999, statistics=net.buffers())
     step = foveal.compile_step(net, loss, average)
     ...
     with average.averaged():
         evaluate(net)
     """
 
-    def __init__(self, inner: UpdateRule, decay: float = 0.999) -> None:
+    def __init__(self, inner: UpdateRule, decay: float = 0.999, statistics: Iterable[Variable] = ()) -> None:
         if decay not in BELOW_ONE:
             raise ShapeError(f"EMA: decay is {decay}, it has to be {BELOW_ONE}")
         self.decay = float(decay)
-        super().__init__(inner)
+        super().__init__(inner, statistics)
 
     def weight(self, number: int) -> float:
         return 1 - self.decay

@@ -1,6 +1,6 @@
 """Optimisers of optimisers: several side by side, and the base of what wraps one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -117,13 +117,14 @@ class Wrapper(Combined):
     """Base of what does something more to the parameters of another optimiser, in the same step.
 
     Each parameter has a copy of its shape. A subclass writes `follow(old, new, copy) -> (new, copy)` with operators.
+    others: variables that are not trained and have copies too.
     """
 
-    def __init__(self, inner: UpdateRule) -> None:
+    def __init__(self, inner: UpdateRule, others: Iterable[Variable] = ()) -> None:
         super().__init__(inner)
         self.copies = {
             p: Variable(np.zeros(p.shape, np.float32), f"{p.name or i}.{type(self).__name__}")
-            for i, p in enumerate(self.parameters)
+            for i, p in enumerate([*self.parameters, *others])
         }
         self.scalars = Scalars("")
 
@@ -141,7 +142,7 @@ class Wrapper(Combined):
         for p, variable in self.copies.items():
             old = lift(p)
             # A parameter that is frozen, or that the loss does not read, has no assignment, but its copy is kept: it
-            # may be swapped in, or the freeze may end.
+            # may be swapped in, or the freeze may end. Of a variable that the step has written, that value counts.
             new, copy = self.follow(old, inner.get(p, old), lift(variable))
             assignments.append((variable, copy))
             if p in inner:
@@ -149,5 +150,5 @@ class Wrapper(Combined):
         return [*assignments, *inner.items()]
 
     def state_variables(self) -> dict[str, Variable]:
-        copies = {f"{i}.copy": self.copies[p] for i, p in enumerate(self.parameters)}
+        copies = {f"{i}.copy": copy for i, copy in enumerate(self.copies.values())}
         return copies | super().state_variables()

@@ -380,7 +380,7 @@ def make_optimizer(net: nn.Module, settings: Settings, options: Options | None =
     """
     s, own = settings, None if options is None or isinstance(options.optimizer, str) else options.optimizer
     if isinstance(own, optim.UpdateRule):
-        return own if s.ema is None else optim.EMA(own, s.ema)
+        return own if s.ema is None else optim.EMA(own, s.ema, net.buffers())
     tuned = s.weights is not None or s.pretrained is not None or s.freeze_epochs > 0
     parameters = layer_groups(net) if tuned else net.parameters()
     if own is None:
@@ -400,7 +400,7 @@ def make_optimizer(net: nn.Module, settings: Settings, options: Options | None =
             )
         if s.momentum is not None:
             optimizer.momentum = s.momentum
-    return optimizer if s.ema is None else optim.EMA(optimizer, s.ema)
+    return optimizer if s.ema is None else optim.EMA(optimizer, s.ema, net.buffers())
 
 
 def make_schedules(

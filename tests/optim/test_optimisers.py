@@ -600,6 +600,25 @@ def test_a_step_that_fails_takes_schedules_and_averages_back():
     assert all(np.array_equal(model[name], value) for name, value in net.state_dict().items())
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_an_average_has_running_statistics_of_its_own(accumulate):
+    nn.seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3))
+    optimizer = optim.EMA(optim.SGD(net.parameters(), 0.1), 0.8, statistics=net.buffers())
+    step = foveal.compile_step(net, nn.CrossEntropyLoss(), optimizer, accumulate=accumulate)
+    rng, norm, wanted = np.random.default_rng(0), net[1], None
+    for number in range(1, 7):
+        step(rng.standard_normal((8, 1, 8, 8), np.float32), rng.integers(0, 3, 8))
+        now = np.stack([norm.running_mean, norm.running_var])
+        if number % accumulate == 0:
+            wanted = now if wanted is None else 0.8 * wanted + 0.2 * now
+    with optimizer.averaged():
+        np.testing.assert_allclose(np.stack([norm.running_mean, norm.running_var]), wanted, rtol=1e-5, atol=1e-7)
+        assert norm.num_batches_tracked.data == 6
+    assert abs(now - wanted).max() > 0.01
+    assert (np.stack([norm.running_mean, norm.running_var]) == now).all()
+
+
 def test_norms_of_all_gradients_and_of_layers_are_the_same_bits_on_any_number_of_threads():
     rng = np.random.default_rng(0)
     x, labels = rng.standard_normal((16, 300)).astype("f4"), rng.integers(0, 200, 16)
