@@ -19,6 +19,7 @@ import numpy as np
 import foveal
 from foveal import nn, optim
 from foveal.data import Dataset, Loader, augmentation, from_arrays, load
+from foveal.data.augment import mirrors_keep_class
 from foveal.errors import NumericsError
 from foveal.nn import models
 from foveal.train.evaluate import evaluate
@@ -40,8 +41,8 @@ SETS: dict[str, tuple[str, int | None]] = {
 TEST_IMAGES = 2000
 # The search: all combinations in an order drawn once.
 LRS, BATCHES, DECAYS, LENGTHS = (0.02, 0.05, 0.1, 0.2, 0.4), (16, 32, 64, 128), (1e-4, 5e-4, 2e-3, 5e-3), (0.5, 1.0)
-# The augmentation is left out in one of so many.
-PLAIN_EVERY = 6
+# Runs take the recipe's augmentation and this one in turn; in one of so many there is none.
+STRONGER, PLAIN_EVERY = "trivial", 6
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,24 @@ class Numbers:
     weight_decay: float
     #: Training images that are seen, as a share of those of the recipe.
     length: float = 1.0
-    augment: bool = True
+    #: A name of data.AUGMENTATIONS, or "none".
+    augment: str = "none"
 
 
-def searched(runs: int) -> list[Numbers]:
+def numbers_of(recipe: Recipe) -> Numbers:
+    """Return the numbers of a recipe."""
+    return Numbers(recipe.lr, recipe.batch_size, recipe.weight_decay, augment=recipe.augment or "none")
+
+
+def searched(recipe: Recipe, runs: int) -> list[Numbers]:
     """Return the numbers of so many runs, the same each time."""
     every = [Numbers(*numbers) for numbers in product(LRS, BATCHES, DECAYS, LENGTHS)]
     drawn = (every[i] for i in np.random.default_rng(0).permutation(len(every))[:runs])
-    return [replace(numbers, augment=bool(place % PLAIN_EVERY)) for place, numbers in enumerate(drawn, 1)]
+    ways = recipe.augment or "none", STRONGER
+    return [
+        replace(numbers, augment=ways[place % 2] if place % PLAIN_EVERY else "none")
+        for place, numbers in enumerate(drawn, 1)
+    ]
 
 
 def cut(data: Dataset, name: str, per_class: int | None) -> Dataset:
@@ -80,7 +91,7 @@ def accuracy(data: Dataset, recipe: Recipe, numbers: Numbers, seed: int) -> floa
     """Return the test accuracy of a run; 0 where it diverges."""
     batch = min(numbers.batch_size, len(data.y_train))
     net = models.build(recipe.model, channels=data.channels, size=data.size, classes=len(data.classes), seed=seed)
-    augment = augmentation(recipe.augment if numbers.augment else None, data.size)
+    augment = augmentation(numbers.augment, data.size, mirrors_keep_class(data.name))
     loader = Loader(data, batch_size=batch, seed=seed, shuffle=True, drop_last=True, augment=augment)
     epochs = max(1, round(numbers.length * recipe.steps * recipe.batch_size / (len(loader) * batch)))
     optimizer = optim.build(recipe.optimizer, net.parameters(), lr=numbers.lr, weight_decay=numbers.weight_decay)
@@ -118,17 +129,23 @@ def rows(folder: Path, lines: Path, names: tuple[str, ...], runs: int, seed: int
     whole = {source: load(source if source == "digits" else folder / source) for source in {SETS[n][0] for n in names}}
     data = {name: cut(whole[SETS[name][0]], name, SETS[name][1]) for name in names}
     recipe = {name: recipe_for(part.size, len(part.y_train)) for name, part in data.items()}
-    own = {name: Numbers(r.lr, r.batch_size, r.weight_decay) for name, r in recipe.items()}
-    # The recipes first, then one run of each set after the other.
-    for numbers, name in product((None, *searched(runs)), names):
-        run = asdict(numbers or own[name])
+    # The recipe comes first, then the others: one run of each set after the other.
+    tried = {name: [numbers_of(r), *searched(r, runs)] for name, r in recipe.items()}
+    for place, name in product(range(runs + 1), names):
+        run = asdict(tried[name][place])
         if (key := key_of(name, seed, run)) not in known:
-            known[key] = accuracy(data[name], recipe[name], numbers or own[name], seed)
+            known[key] = accuracy(data[name], recipe[name], tried[name][place], seed)
             line = {"set": name, "seed": seed, "numbers": run, "accuracy": known[key]}
             with lines.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
     for name in names:
-        ours = known[key_of(name, seed, asdict(own[name]))]
-        best, numbers = max(((known[key_of(name, seed, asdict(n))], n) for n in searched(runs)), key=itemgetter(0))
-        row = {"set": name, "images": len(data[name].y_train), "recipe": ours, "best": best, "difference": ours - best}
+        ours, *others = ((known[key_of(name, seed, asdict(numbers))], numbers) for numbers in tried[name])
+        best, numbers = max(others, key=itemgetter(0))
+        row = {
+            "set": name,
+            "images": len(data[name].y_train),
+            "recipe": ours[0],
+            "best": best,
+            "difference": ours[0] - best,
+        }
         yield row | asdict(numbers)

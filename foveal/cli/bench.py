@@ -326,10 +326,10 @@ def bench_recipes(
     if as_json:
         show_json({"rows": list(found)})
         return
-    echo("| set | images | recipe | best of the search | its rate, batch, decay | difference |")
+    echo("| set | images | recipe | best of the search | its rate, batch, decay, augmentation, length | difference |")
     echo("| --- | --- | --- | --- | --- | --- |")
     for row in found:
-        numbers = f"{row['lr']:g}, {row['batch_size']}, {row['weight_decay']:g}"
+        numbers = f"{row['lr']:g}, {row['batch_size']}, {row['weight_decay']:g}, {row['augment']}, {row['length']:g}"
         scores = f"{row['recipe']:.2%} | {row['best']:.2%} | {numbers} | {100 * row['difference']:+.2f}"
         echo(f"| {row['set']} | {row['images']:,} | {scores} |")
 

@@ -37,11 +37,19 @@ def test_runs_that_are_known_are_not_repeated(tmp_path, monkeypatch):
     # The recipe and two runs, then a third.
     assert len(ran) == len(set(ran)) == 4
     (row,) = json.loads(result.stdout)["rows"]
-    assert (row["recipe"], row["best"], row["lr"]) == (0.1, 0.4, recipes.searched(3)[2].lr)
+    best = ran[-1]
+    assert (row["recipe"], row["best"], row["lr"], row["augment"]) == (0.1, 0.4, best.lr, best.augment)
     assert "| digits | 1,437 | 10.00% | 40.00% |" in CliRunner().invoke(cli.main, [*words[:-1], "--runs", "3"]).stdout
 
 
 def test_a_run_trains():
     data = recipes.cut(recipes.load("digits"), "few", 10)
     recipe = recipes.Recipe("small", 2, 20, 0.05, steps=10, augment="shift")
-    assert 0.1 < recipes.accuracy(data, recipe, recipes.Numbers(0.05, 20, 5e-4), 0) < 1
+    for augment in ("none", "shift", "trivial"):
+        numbers = recipes.Numbers(0.05, 20, 5e-4, augment=augment)
+        assert 0.1 < recipes.accuracy(data, recipe, numbers, 0) < 1
+
+
+def test_a_search_has_other_augmentations_than_the_recipe():
+    recipe = recipes.Recipe("small", 2, 20, 0.05, steps=10, augment="shift")
+    assert {numbers.augment for numbers in recipes.searched(recipe, 6)} == {"shift", "trivial", "none"}
