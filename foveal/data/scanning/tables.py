@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from foveal.data.files import read_limited
-from foveal.data.listing import PART_NAMES, Found, Listing, Problem, class_name
+from foveal.data.scanning.listing import PART_NAMES, Found, Listing, Problem, class_name
 from foveal.errors import DataError
 
 COLUMNS = {

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foveal.data.preprocessing import Preprocessing
-from foveal.data.pretrained import CONFIG_FILE, PRETRAINED, Pretrained, known, of_timm, read_json
+from foveal.data.decoding.preprocessing import Preprocessing
+from foveal.data.remote.pretrained import CONFIG_FILE, PRETRAINED, Pretrained, known, of_timm, read_json
 from foveal.errors import DataError, PackageError
 
 # seconds that the hub is waited for before what was downloaded earlier is used
