@@ -158,6 +158,7 @@ def network_for(
     from foveal.train.settings import Options
 
     path = model_path(Path(source))
+    # A model file of Foveal says which network it is and how images are normalised; others are recognised by shapes.
     if path.is_file() and KEY in read_file(path)[0]:
         net, trained = load_net(source, cls=cls)
         if (trained.channels, *trained.size) != (data.channels, *data.size):

@@ -182,6 +182,7 @@ class ImageFiles:
         with Bar("decoding", len(self), "images", quiet or storage.kind == STREAM) as bar:
             for part in (TRAIN, VALIDATION, TEST):
                 rows = self.rows(part)
+                # Training images may be kept larger than the network takes them, so that crops have a choice.
                 read = replace(given, size=self.stored_size(size, part, enlarge))
                 stamps = [(int(size), int(time)) for size, time in self.stamps[rows]]
                 array = ImageArray([self.paths[row] for row in rows], read, stamps)

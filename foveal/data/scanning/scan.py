@@ -89,6 +89,7 @@ def scan(
     classes = in_order(file.label for file in found)
     number = {name: k for k, name in enumerate(classes)}
     labels = np.array([number[file.label] for file in found], np.int64)
+    # Classes are those of files that can be read; one that has none of these is a problem that is said, and no class.
     lost = in_order({file.label for file in listing.found} - set(classes))
     listing.problems += [
         Problem(name, "empty class", "none of its files is an image that can be read") for name in lost

@@ -118,6 +118,7 @@ def of_shards(place: Path, quiet: bool) -> Listing:
                 found = samples(path, listing)
             except OSError as error:
                 raise DataError(f"{path}: cannot be read: {error.strerror or error}; make it readable") from None
+            # The first image of each way to say a class, to name two that differ.
             for kind, image in add_samples(found, path, part, place, listing):
                 kinds.setdefault(kind, image)
             bar.advance()
