@@ -26,7 +26,7 @@ from foveal.errors import DataError
 
 if TYPE_CHECKING:
     from foveal.data.dataset import Dataset
-    from foveal.data.image_files import ImageFiles
+    from foveal.data.scanning.image_files import ImageFiles
 
 html_option = click.option(
     "--html",

@@ -33,7 +33,7 @@ def data_dir_option(command: Command) -> Command:
 
 def look_in(folder: Path, name: str | None) -> None:
     """Let a named data set be looked for in a folder. Raises ArgumentError for data that have no name."""
-    from foveal.data.download import NAMED, VARIABLE
+    from foveal.data.remote.download import NAMED, VARIABLE
     from foveal.errors import ArgumentError
 
     # Without a name a run goes on with what it was started with.

@@ -26,7 +26,7 @@ from foveal.errors import DataError
 
 if TYPE_CHECKING:
     from foveal.data.dataset import Dataset, Images, Labels
-    from foveal.data.preprocessing import Preprocessing
+    from foveal.data.decoding.preprocessing import Preprocessing
     from foveal.train.checkpoint import ModelDescription
 
 
@@ -113,8 +113,8 @@ def evaluate(
 
 def reading(trained: ModelDescription) -> Preprocessing:
     """Return how the model reads image files."""
-    from foveal.data.pixels import BLACK
-    from foveal.data.preprocessing import Preprocessing
+    from foveal.data.decoding.pixels import BLACK
+    from foveal.data.decoding.preprocessing import Preprocessing
 
     # Where a model file says nothing of it, what is transparent is black.
     return trained.preprocessing or Preprocessing(trained.channels, trained.size, background=BLACK)

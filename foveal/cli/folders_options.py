@@ -15,8 +15,8 @@ from foveal.cli.options import echo, with_options
 
 if TYPE_CHECKING:
     from foveal.data.dataset import Dataset
-    from foveal.data.image_files import ImageFiles
-    from foveal.data.preprocessing import Preprocessing
+    from foveal.data.decoding.preprocessing import Preprocessing
+    from foveal.data.scanning.image_files import ImageFiles
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 # Files that are left out and named one by one.
@@ -195,7 +195,7 @@ def read_data(
 
 def learned_before(weights: str | Path | None, dataset: Dataset) -> str | None:
     """Return what is to be said where weights to start from have learned images that the new run holds out."""
-    from foveal.data.membership import Division, file_key, size_of
+    from foveal.data.scanning.membership import Division, file_key, size_of
     from foveal.train.run_file import division_of
 
     run = None if weights is None else Path(weights)
@@ -215,7 +215,7 @@ def learned_before(weights: str | Path | None, dataset: Dataset) -> str | None:
 
 def expected_by(weights: str | Path | None) -> Preprocessing | None:
     """Return how weights to start from expect images to be read; None without weights, and where nothing says it."""
-    from foveal.data.pretrained import transforms_of
+    from foveal.data.remote.pretrained import transforms_of
     from foveal.errors import DataError, StateError
 
     try:
@@ -227,7 +227,7 @@ def expected_by(weights: str | Path | None) -> Preprocessing | None:
 
 def show_scan(files: ImageFiles, tell: Callable[[str], None]) -> None:
     """Say what was found, and name the first files that are left out because of what is in them."""
-    from foveal.data.image_files import REFUSED
+    from foveal.data.scanning.image_files import REFUSED
 
     for line in files.lines():
         tell(line)

@@ -80,7 +80,7 @@ class Photos:
         if not os.path.isdir(path):
             yield path
             return
-        from foveal.data.listing import Listing, looks_like_image, walk
+        from foveal.data.scanning.listing import Listing, looks_like_image, walk
 
         listing, count = Listing(), 0
         try:

@@ -119,6 +119,7 @@ def print_answers(
     """
     answered, unreadable = 0, 0
     asked = {name: options[name] for name in ("top", "none_below", "tta")}
+    # Answers that are printed at once on a terminal show the progress themselves.
     hidden = FORMATS[kind].at_once and sys.stdout.isatty()
     with Progress(hidden) as progress, FORMATS[kind](progress.pause) as answers:
         for answer in classifier.stream(photos, **asked):

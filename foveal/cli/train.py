@@ -37,7 +37,7 @@ from foveal.errors import warn
 
 if TYPE_CHECKING:
     from foveal.data.dataset import Dataset
-    from foveal.data.image_files import ImageFiles
+    from foveal.data.scanning.image_files import ImageFiles
 
 
 @click.command(cls=DataCommand)

@@ -20,7 +20,7 @@ from foveal.errors import ArgumentError, DataError
 from foveal.strides import Ndarray
 
 if TYPE_CHECKING:
-    from foveal.data.preprocessing import Preprocessing
+    from foveal.data.decoding.preprocessing import Preprocessing
 
     # An array, or what is read like one (ImageArray), which a check of a call would decode.
     Stored: TypeAlias = Images

@@ -142,6 +142,7 @@ class Loader:
             return
         if count < 1:
             raise DataError("0 images and 0 labels: one label per image is needed")
+        # A batch that is larger than the set is filled up with zeros, to a bounded size.
         if batch_size > max(count, LARGEST_FILLED):
             raise ShapeError(f"batch size {batch_size}: there are only {count} images; choose {count} or less")
         if drop_last and batch_size > count:

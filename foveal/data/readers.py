@@ -15,12 +15,14 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from foveal.data import cifar, digits, download, idx, npz, parquet, shards
 from foveal.data.dataset import PARTS, Dataset, from_arrays
 from foveal.data.files import read_limited
-from foveal.data.image_files import REFUSED, ImageFiles
-from foveal.data.listing import NoImagesError
-from foveal.data.scanning import is_scanned, scan
+from foveal.data.formats import cifar, digits, idx, npz
+from foveal.data.remote import download
+from foveal.data.scanning import parquet, shards
+from foveal.data.scanning.image_files import REFUSED, ImageFiles
+from foveal.data.scanning.listing import NoImagesError
+from foveal.data.scanning.scan import is_scanned, scan
 from foveal.errors import ArgumentError, DataError
 
 _EMNIST_SPLITS = tuple(f"emnist-{split}" for split in ("balanced", "byclass", "bymerge", "digits", "letters", "mnist"))

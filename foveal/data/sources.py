@@ -20,7 +20,7 @@ import numpy as np
 from numpy.random import Generator
 
 from foveal.data.dataset import Labels
-from foveal.data.images import opaque_pixels
+from foveal.data.decoding.images import opaque_pixels
 from foveal.errors import ArgumentError, DataError
 from foveal.kinds import as_float32, shown, takes
 from foveal.strides import Ndarray

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from foveal.data.dataset import Dataset
-from foveal.data.image_files import ImageFiles
+from foveal.data.scanning.image_files import ImageFiles
 from foveal.data.threads import Bar
 from foveal.doctor.classes import counts_of, of_classes
 from foveal.doctor.duplicates import copies

@@ -52,6 +52,7 @@ def of_classes(pictures: Pictures, counts: dict[str, Counts]) -> Iterator[Findin
             "Take more photos of them, or start from weights that others have learned (--pretrained, --weights).",
         )
     tested = counts.get("test", np.zeros(0, np.int64))
+    # A class without any test image is reported above, as absent.
     if small := [k for k in np.argsort(tested, kind="stable") if 0 < tested[k] < FEW_TESTED]:
         yield Finding(
             "classes with few test images",

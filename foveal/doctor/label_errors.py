@@ -196,6 +196,7 @@ def label_errors(
         )
     labels, pictures = data.y_train, ArrayPictures(data)
     check_folds(labels, folds, data.classes)
+    # Either way gives probabilities [n, K], each image's by networks that were fitted without its fold.
     with Bar("judging labels in", folds, "folds", quiet=quiet) as bar:
         if method == "probe":
             features = features_of(net, of_size(data.images_train, data.size), trained)

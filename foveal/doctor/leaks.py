@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from foveal.data.image_files import said_of
-from foveal.data.listing import Problem
+from foveal.data.scanning.image_files import said_of
+from foveal.data.scanning.listing import Problem
 from foveal.doctor.duplicates import Copies, Group
 from foveal.doctor.findings import Example, Finding, Severity, in_words
 from foveal.doctor.pictures import Pictures

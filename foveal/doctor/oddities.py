@@ -148,6 +148,7 @@ def of_shapes(pictures: Pictures, looks: Looks) -> Iterator[Finding]:
             "They are enlarged, and blurred by that: delete icons and previews.",
             tuple((example(pictures, int(row), f"{width[row]}x{height[row]}"),) for row in tiny[:_KEPT]),
         )
+    # The usual shape is the median one, so that a few panoramas do not make all others odd.
     ratio = width / np.maximum(1, height)
     if len(ratio) and ratio.max() / ratio.min() > _STRETCHED:
         usual = float(np.median(ratio))
@@ -172,6 +173,7 @@ def channels(pictures: Pictures, looks: Looks) -> Iterator[Finding]:
     rows = np.flatnonzero(looks.grey & seen)
     if not len(rows) or len(rows) == seen.sum():
         return
+    # The share of grey images in each class [K]: where it differs widely, colour alone tells classes apart.
     number = len(pictures.classes)
     total = np.maximum(1, np.bincount(pictures.labels[seen], minlength=number))
     shares = np.bincount(pictures.labels[rows], minlength=number) / total

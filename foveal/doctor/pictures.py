@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveal.data.dataset import Dataset, Images
-from foveal.data.image_files import ImageFiles
-from foveal.data.images import ImageError, decode
-from foveal.data.listing import Problem
-from foveal.data.members import file_of, opened
-from foveal.data.pixels import WHITE
+from foveal.data.decoding.images import ImageError, decode
+from foveal.data.decoding.members import file_of, opened
+from foveal.data.decoding.pixels import WHITE
+from foveal.data.scanning.image_files import ImageFiles
+from foveal.data.scanning.listing import Problem
 from foveal.data.threads import in_order
 from foveal.doctor.looks import DIGEST, GRID, Bytes, Looks, on_grid
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from foveal import nn
 from foveal.data.dataset import Dataset, Images
-from foveal.data.image_array import ImageArray
+from foveal.data.decoding.image_array import ImageArray
 from foveal.errors import DataError
 from foveal.metrics import log_softmax
 from foveal.train.checkpoint import ModelDescription

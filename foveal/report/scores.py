@@ -129,6 +129,7 @@ class Scores:
         for k in self.shown.tolist():
             images, hits = int(s.images[k]), int(self.counts[k, k])
             low, high = metrics.wilson_interval(hits, images)
+            # Rows of the confusion matrix are labels, columns answers: recall is of row k, precision of column k.
             asked = int(self.counts[:, k].sum())
             p_low, p_high = metrics.wilson_interval(hits, asked)
             ranked = self.ranked.get(k)

@@ -79,6 +79,7 @@ def rates(record: Record) -> str:
         ("Momentum", momentum, 3, Axis("momentum", low=0.0, high=1.0)),
         ("Loss of the batches", loss, 4, Axis("loss", logarithmic=True)),
     ):
+        # No figure where nothing is known, as the momentum where steps were not recorded.
         known = charts.finite(values)
         if not known:
             continue

@@ -104,6 +104,7 @@ def calibrate(
     if precision is not None:
         thresholds = for_precision(after, labels, precision)
     store(run, temperature, None if thresholds is None else tuple(map(float, thresholds)))
+    # An answer stands if it reaches the threshold of its own class; the others are "none of these".
     right, certain = after.argmax(1) == labels, np.ones(len(labels), bool)
     if thresholds is not None:
         certain = after.max(1) >= thresholds[after.argmax(1)]

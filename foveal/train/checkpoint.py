@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from foveal.data.classes import class_map
 from foveal.data.dataset import UNIT, Dataset, other_scale
-from foveal.data.pixels import BLACK
-from foveal.data.preprocessing import Preprocessing
+from foveal.data.decoding.pixels import BLACK
+from foveal.data.decoding.preprocessing import Preprocessing
 from foveal.errors import DataError, ShapeError, StateError
 from foveal.nn.models.weights import read_file
 from foveal.nn.module import Module

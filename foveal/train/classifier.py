@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from foveal.arguments import checked
 from foveal.data.dataset import UNIT, Images
+from foveal.data.decoding.preprocessing import Preprocessing, Source, is_pillow
 from foveal.data.loader import filled
-from foveal.data.preprocessing import Preprocessing, Source, is_pillow
 from foveal.data.statistics import Floats, Normalisation, scaled
 from foveal.data.threads import in_order
 from foveal.errors import DataError, NumericsError

@@ -134,6 +134,7 @@ def probe(
         raise DataError(f"probe: a class has {counts.min()} image; cross-validation needs {LEAST} of each, or x_test")
     from sklearn.model_selection import StratifiedKFold
 
+    # Each part has an image of each class, and each image is classified once, by what was fitted to the other parts.
     folds = int(min(FOLDS, counts.min()))
     scores = []
     right = np.zeros(len(y), bool)

@@ -17,7 +17,7 @@ from foveal.data import transforms
 from foveal.data.augment import Steps, augmentation, combined, mirrors_keep_class
 from foveal.data.dataset import Dataset, Labels
 from foveal.data.loader import Loader, even_batch
-from foveal.data.membership import written_parts
+from foveal.data.scanning.membership import written_parts
 from foveal.data.sources import Arrays, Items, Pairs
 from foveal.errors import ArgumentError, DataError, ShapeError
 from foveal.strides import Ndarray

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from foveal.data.preprocessing import Preprocessing
+from foveal.data.decoding.preprocessing import Preprocessing
 from foveal.errors import DataError, ShapeError, StateError
 from foveal.nn import models
 

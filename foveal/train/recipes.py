@@ -149,6 +149,7 @@ def recipe_for(
     for what, value in (("images", images), ("minutes", minutes)):
         if value is not None and not value > 0:
             raise ShapeError(f"{what} is {value}: it must be more than 0")
+    # The size of the images chooses the family, and their number its row: the last one that as many suffice for.
     family = next(family for family in RECIPES if max(size) < family.below)
     count = images or family.usual
     row = next(row for row in reversed(family.rows) if row.images <= count)

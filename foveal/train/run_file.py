@@ -17,9 +17,9 @@ import numpy as np
 
 import foveal
 from foveal.data.dataset import Dataset
+from foveal.data.decoding.members import file_of
 from foveal.data.loader import Loader
-from foveal.data.members import file_of
-from foveal.data.membership import Division
+from foveal.data.scanning.membership import Division
 from foveal.data.sources import Arrays, leaves
 from foveal.errors import ArgumentError, DataError, StateError, warn
 from foveal.files import write_whole

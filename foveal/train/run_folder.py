@@ -185,6 +185,8 @@ class RunFolder:
         if not saved.is_dir():
             return
         started = self.path / STARTED
+        # What is in the places may be an older run's, linked into `earlier-1` by now: it goes before the new model
+        # comes, so that no kill in between leaves files of two runs beside each other.
         if line is None and (saved / MODEL).exists():
             (self.path / LOG).unlink(missing_ok=True)
             (self.path / METRICS).unlink(missing_ok=True)
@@ -200,12 +202,14 @@ class RunFolder:
                 (saved / LOG).unlink()
             else:
                 (saved / name).replace(self.path / name)
+        # What the run wrote before its first epoch was done.
         for name in BEGUN:
             if (started / name).exists():
                 (self.path / name).parent.mkdir(exist_ok=True)
                 (started / name).replace(self.path / name)
         _remove(started / CHECKPOINTS)
         _remove(started)
+        # The folder is on the disk before `.saved` goes: until then whoever comes after a kill finishes the moves.
         synchronise(self.path)
         _remove(saved)
 

@@ -270,6 +270,7 @@ def make_loss(settings: Settings, counts: Ndarray | None) -> Callable[..., Any]:
 def check(settings: Settings, options: Options) -> None:
     """Raise ShapeError for names that are not known, for numbers of 0 or less, and for what does not go together."""
     s = settings
+    # What is given as an object or a function has no name that could be wrong.
     if options.optimizer is None or isinstance(options.optimizer, str):
         _one_of("optimizer", s.optimizer, optim.NAMES)
     if isinstance(options.schedule, str):

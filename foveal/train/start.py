@@ -11,9 +11,9 @@ import numpy as np
 
 from foveal import nn
 from foveal.data.dataset import UNIT, Dataset
-from foveal.data.hub import fetch
-from foveal.data.preprocessing import Preprocessing
-from foveal.data.pretrained import known, transforms_of
+from foveal.data.decoding.preprocessing import Preprocessing
+from foveal.data.remote.hub import fetch
+from foveal.data.remote.pretrained import known, transforms_of
 from foveal.errors import ArgumentError, DataError, StateError
 from foveal.nn import models
 from foveal.nn.models.recognise import first_filters, fit, recognised, stored_shapes
@@ -158,6 +158,7 @@ def network_for(
     from foveal.train.settings import Options
 
     path = model_path(Path(source))
+    # A model file of Foveal says which network it is and how images are normalised; others are recognised by shapes.
     if path.is_file() and KEY in read_file(path)[0]:
         net, trained = load_net(source, cls=cls)
         if (trained.channels, *trained.size) != (data.channels, *data.size):

@@ -197,7 +197,7 @@ def test_bad_idx_files_are_reported(tmp_path):
 def test_real_mnist_files():
     if not (DATA / "mnist").is_dir():
         pytest.skip(f"no MNIST at {DATA / 'mnist'}")
-    from foveal.data import idx
+    from foveal.data.formats import idx
 
     labels = idx.read(DATA / "mnist" / "t10k-labels-idx1-ubyte.gz", 0x0801)
     images = idx.read(DATA / "mnist" / "t10k-images-idx3-ubyte.gz", 0x0803)

@@ -153,7 +153,7 @@ def test_an_npz_bomb_is_not_unpacked(tmp_path):
 
 
 def test_names_of_classes_are_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr("foveal.data.npz._NAMES_BYTES", 1000)
+    monkeypatch.setattr("foveal.data.formats.npz._NAMES_BYTES", 1000)
     with pytest.raises(DataError, match=r"classes of .*: takes 2,000 bytes, and 1,000 are enough; store the names"):
         load(archive(tmp_path / "a.npz", classes=np.zeros(2000, "u1")))
 

@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from foveal import data
-from foveal.data import digits
+from foveal.data.formats import digits
 from foveal.errors import DataError
 
 

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from foveal import data
 from foveal.cli import main
-from foveal.data import download
-from foveal.data.download import Named, Remote
+from foveal.data.remote import download
+from foveal.data.remote.download import Named, Remote
 from foveal.errors import DataError
 
 RNG = np.random.default_rng(0)

@@ -11,7 +11,7 @@ from photos import folder, photo, torn
 from PIL import Image
 
 from foveal import data
-from foveal.data import listing, splits
+from foveal.data.scanning import listing, splits
 from foveal.errors import ArgumentError, DataError
 
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from foveal.data import fetch, hub, transforms_of
-from foveal.data.pretrained import MEAN, PRETRAINED, Pretrained
+from foveal.data import fetch, transforms_of
+from foveal.data.remote import hub
+from foveal.data.remote.pretrained import MEAN, PRETRAINED, Pretrained
 from foveal.errors import DataError, PackageError
 
 COMMIT = "a" * 40

@@ -9,9 +9,9 @@ from photos import folder, photo, torn
 from PIL import Image, ImageCms
 
 from foveal import data
-from foveal.data import images, storage
-from foveal.data.image_array import ImageArray
-from foveal.data.preprocessing import Preprocessing
+from foveal.data.decoding import images, storage
+from foveal.data.decoding.image_array import ImageArray
+from foveal.data.decoding.preprocessing import Preprocessing
 from foveal.data.statistics import channel_statistics
 from foveal.errors import ArgumentError, DataError, FovealWarning
 
@@ -251,7 +251,7 @@ def test_a_jpeg_is_decoded_at_a_reduced_scale(tmp_path):
 
 
 def test_images_that_stream_are_never_all_read_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("foveal.data.image_files._BLOCK_BYTES", 3 * 8 * 8 * 3)
+    monkeypatch.setattr("foveal.data.scanning.image_files._BLOCK_BYTES", 3 * 8 * 8 * 3)
     files, most, read = data.scan(folder(tmp_path)), [0], ImageArray.__getitem__
 
     def counting(self, rows):

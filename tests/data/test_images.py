@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foveal.data import images, read_image
+from foveal.data import read_image
+from foveal.data.decoding import images
 from foveal.errors import DataError
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)

@@ -11,7 +11,8 @@ from photos import pixels
 from PIL import Image
 
 from foveal import data
-from foveal.data import parquet, readers
+from foveal.data import readers
+from foveal.data.scanning import parquet
 from foveal.errors import DataError, PackageError
 
 with_arrow = pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is not installed")

@@ -14,7 +14,9 @@ from photos import pixels
 from PIL import Image
 
 from foveal import data, doctor
-from foveal.data import members, readers, shards
+from foveal.data import readers
+from foveal.data.decoding import members
+from foveal.data.scanning import shards
 from foveal.errors import DataError
 from foveal.train.run_file import stamps
 

@@ -12,7 +12,7 @@ from random import Random
 import numpy as np
 from PIL import Image
 
-from foveal.data import cifar
+from foveal.data.formats import cifar
 
 # Bytes by the name of the file.
 Files = dict[str, bytes]

@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import checks
@@ -94,6 +95,18 @@ def test_the_docstring_of_a_folder_names_its_files(folder):
     inside = {path.name for path in SOURCES if path.parent == folder} - {"__init__.py", "__main__.py"}
     inside |= {f"{path.name}/" for path in FOLDERS if path.parent == folder}
     assert [name for name in sorted(inside) if name not in text] == []
+
+
+def test_folders_import_each_other_in_one_direction():
+    """Of two folders neither of which is in the other, one may import the other, in functions too, not both."""
+    users = {folder: set() for folder in FOLDERS}
+    for path, source in SOURCES.items():
+        for names in imported(path, ast.parse(source.read_text())):
+            below = [folder for folder in FOLDERS if folder.parts == tuple(names[: len(folder.parts)])]
+            found, own = below[-1] if below else Path("."), path.parent
+            if not found.is_relative_to(own) and not own.is_relative_to(found):
+                users[own].add(found)
+    TopologicalSorter(users).prepare()
 
 
 def test_the_public_names_are_where_the_package_says():

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from foveal.data import images, parquet, shards, splits, tables
 from foveal.data.dataset import Labels
-from foveal.data.image_files import REFUSED, ImageFiles
-from foveal.data.images import Header, ImageError
-from foveal.data.listing import (
+from foveal.data.decoding import images
+from foveal.data.decoding.images import Header, ImageError
+from foveal.data.decoding.members import Member
+from foveal.data.decoding.pixels import WHITE, Colour
+from foveal.data.scanning import parquet, shards, splits, tables
+from foveal.data.scanning.image_files import REFUSED, ImageFiles
+from foveal.data.scanning.listing import (
     NOT_READ,
     TEST,
     TRAIN,
@@ -25,9 +28,7 @@ from foveal.data.listing import (
     looks_like_image,
     of_folder,
 )
-from foveal.data.members import Member
-from foveal.data.membership import Division, file_key
-from foveal.data.pixels import WHITE, Colour
+from foveal.data.scanning.membership import Division, file_key
 from foveal.data.threads import Bar
 from foveal.data.threads import in_order as computed_in_order
 from foveal.errors import ArgumentError, DataError
@@ -60,7 +61,7 @@ def scan(
     path: a folder with a folder of images for each class, and above these, if there are any, train, val (valid,
     validation) and test; a table, .csv, .tsv or .jsonl, with the columns path, label and, where there are parts, split;
     a .tar shard, as WebDataset names what is in it, or a .parquet file, as Hugging Face writes it, or a folder of such
-    files. The docstrings of `foveal.data.listing`, `tables`, `shards` and `parquet` have the rules.
+    files. The docstrings of `foveal.data.scanning.listing`, `tables`, `shards` and `parquet` have the rules.
 
     split: the shares of all images for (validation, testing), or that for testing alone; (0.1, 0.2) if None. It counts
     for parts that are not there, which are taken from the training part with the same share of each class, by `seed`.
@@ -88,6 +89,7 @@ def scan(
     classes = in_order(file.label for file in found)
     number = {name: k for k, name in enumerate(classes)}
     labels = np.array([number[file.label] for file in found], np.int64)
+    # Classes are those of files that can be read; one that has none of these is a problem that is said, and no class.
     lost = in_order({file.label for file in listing.found} - set(classes))
     listing.problems += [
         Problem(name, "empty class", "none of its files is an image that can be read") for name in lost

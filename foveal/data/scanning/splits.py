@@ -14,7 +14,7 @@ from numpy.random import Philox
 from numpy.typing import NDArray
 
 from foveal.data.dataset import Labels
-from foveal.data.listing import TEST, TRAIN, VALIDATION
+from foveal.data.scanning.listing import TEST, TRAIN, VALIDATION
 from foveal.errors import DataError
 
 #: The shares for validation and for testing where nothing else is said.

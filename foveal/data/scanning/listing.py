@@ -220,7 +220,7 @@ def extensions() -> dict[str, str]:
     """Return Pillow's name of the format for each extension of a format that is read."""
     from PIL import Image
 
-    from foveal.data.images import known_formats
+    from foveal.data.decoding.images import known_formats
 
     formats = known_formats()
     return {extension: name for extension, name in Image.registered_extensions().items() if name in formats}

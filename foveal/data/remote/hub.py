@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foveal.data.preprocessing import Preprocessing
-from foveal.data.pretrained import CONFIG_FILE, PRETRAINED, Pretrained, known, of_timm, read_json
+from foveal.data.decoding.preprocessing import Preprocessing
+from foveal.data.remote.pretrained import CONFIG_FILE, PRETRAINED, Pretrained, known, of_timm, read_json
 from foveal.errors import DataError, PackageError
 
 # seconds that the hub is waited for before what was downloaded earlier is used
@@ -62,6 +62,7 @@ def fetch(name: str, tell: Callable[[str], object] = print) -> Fetched:
     absent = EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
     entry = entry_of(name)
     kept = cached(entry)
+    # What is kept and has a checksum in the table is verified without the hub.
     if kept is not None and entry.sha256 is not None:
         return downloaded_before(kept, entry, tell)
     address = hub.hf_hub_url(entry.repository, entry.file, revision=entry.revision)
@@ -80,6 +81,7 @@ def fetch(name: str, tell: Callable[[str], object] = print) -> Fetched:
             ) from None
         tell(f"the hub was not reached ({reason(error)})")
         return downloaded_before(kept, entry, tell)
+    # The hub's own checksum, before anything is downloaded: another one than the table's is not worth the download.
     promised = there.etag if there.etag and SHA256.fullmatch(there.etag) else None
     if entry.sha256 is not None and promised not in (None, entry.sha256):
         raise DataError(

@@ -22,8 +22,19 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from foveal.data.members import Member, file_of, opened
-from foveal.data.pixels import BLACK, PHOTOMETRIC, SCALED_FROM, WHITE, WIDTH, Colour, flattened, in_srgb, scale_of, tag
+from foveal.data.decoding.members import Member, file_of, opened
+from foveal.data.decoding.pixels import (
+    BLACK,
+    PHOTOMETRIC,
+    SCALED_FROM,
+    WHITE,
+    WIDTH,
+    Colour,
+    flattened,
+    in_srgb,
+    scale_of,
+    tag,
+)
 from foveal.data.statistics import Floats, scaled
 from foveal.errors import DataError
 

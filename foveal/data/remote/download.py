@@ -124,6 +124,7 @@ def find(name: str, *, quiet: bool = False) -> Path:
         for folder in (*(place / one for one in named.folders), place):
             if holds(folder, named.files):
                 return folder
+    # It is in none of them: what is fetched goes to the first, where the next call finds it.
     folder = places[0] / named.folders[0]
     try:
         folder.mkdir(parents=True, exist_ok=True)

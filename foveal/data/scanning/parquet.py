@@ -28,10 +28,10 @@ from types import ModuleType
 from typing import Any, BinaryIO, NamedTuple, Self, cast
 
 from foveal import forks
-from foveal.data import tables
-from foveal.data.listing import Found, Listing, Problem, class_name
-from foveal.data.members import Member
-from foveal.data.shards import parts_of, shards_of
+from foveal.data.decoding.members import Member
+from foveal.data.scanning import tables
+from foveal.data.scanning.listing import Found, Listing, Problem, class_name
+from foveal.data.scanning.shards import parts_of, shards_of
 from foveal.errors import DataError, PackageError
 from foveal.system import total_memory
 

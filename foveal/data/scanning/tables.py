@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from foveal.data.files import read_limited
-from foveal.data.listing import PART_NAMES, Found, Listing, Problem, class_name
+from foveal.data.scanning.listing import PART_NAMES, Found, Listing, Problem, class_name
 from foveal.errors import DataError
 
 COLUMNS = {
@@ -44,6 +44,7 @@ def of_table(path: Path) -> Listing:
             raise DataError(f"{path}: line {line}: the part is {part!r}; write train, validation or test")
         label = class_name(label, f"{path}: line {line}")
         place = os.path.join(path.parent, name)
+        # One file under two spellings, such as a.jpg and ./a.jpg, is the same image.
         first, known = seen.setdefault(os.path.normpath(place), (line, label))
         if first != line:
             same = "twice" if known == label else f"as {known!r} and as {label!r}"
@@ -83,6 +84,7 @@ def csv_rows(path: Path, text: str, separator: str) -> Iterator[Row]:
             if not any(row):
                 continue
             if places is None:
+                # The first line names the columns, or is an image: path, label and, if there are three cells, part.
                 places = columns(row)
                 if places:
                     continue

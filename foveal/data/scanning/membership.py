@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from foveal.data.listing import TEST, TRAIN, VALIDATION
-from foveal.data.members import file_of
-from foveal.data.splits import Parts
+from foveal.data.decoding.members import file_of
+from foveal.data.scanning.listing import TEST, TRAIN, VALIDATION
+from foveal.data.scanning.splits import Parts
 
 # Bytes of a digest that are kept, and the letters that they are.
 _BYTES, _LETTERS = 6, 8

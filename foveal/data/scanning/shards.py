@@ -24,10 +24,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from foveal.data import tables
+from foveal.data.decoding.members import SEPARATOR, TarMember
 from foveal.data.files import is_packed, read_limited
-from foveal.data.listing import PART_NAMES, TRAIN, Found, Listing, Problem, class_name, looks_like_image
-from foveal.data.members import SEPARATOR, TarMember
+from foveal.data.scanning import tables
+from foveal.data.scanning.listing import PART_NAMES, TRAIN, Found, Listing, Problem, class_name, looks_like_image
 from foveal.data.threads import Bar
 from foveal.errors import DataError
 
@@ -118,6 +118,7 @@ def of_shards(place: Path, quiet: bool) -> Listing:
                 found = samples(path, listing)
             except OSError as error:
                 raise DataError(f"{path}: cannot be read: {error.strerror or error}; make it readable") from None
+            # The first image of each way to say a class, to name two that differ.
             for kind, image in add_samples(found, path, part, place, listing):
                 kinds.setdefault(kind, image)
             bar.advance()

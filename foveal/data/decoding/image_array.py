@@ -9,10 +9,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from foveal.data.decoding.images import MISSING, ImageError, without_warnings
+from foveal.data.decoding.members import file_of
+from foveal.data.decoding.preprocessing import Preprocessing
 from foveal.data.files import check_size
-from foveal.data.images import MISSING, ImageError, without_warnings
-from foveal.data.members import file_of
-from foveal.data.preprocessing import Preprocessing
 from foveal.data.threads import in_order
 from foveal.errors import PlaceError
 

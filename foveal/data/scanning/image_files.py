@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveal.data.dataset import Dataset, Labels, range_of_bytes
-from foveal.data.image_array import ImageArray
-from foveal.data.images import ImageError
-from foveal.data.listing import TEST, TRAIN, VALIDATION, Problem
-from foveal.data.members import Member
-from foveal.data.pixels import WHITE, Colour
-from foveal.data.preprocessing import Preprocessing
+from foveal.data.decoding.image_array import ImageArray
+from foveal.data.decoding.images import ImageError
+from foveal.data.decoding.members import Member
+from foveal.data.decoding.pixels import WHITE, Colour
+from foveal.data.decoding.preprocessing import Preprocessing
+from foveal.data.decoding.storage import STREAM, Storage, choose, stored
+from foveal.data.scanning.listing import TEST, TRAIN, VALIDATION, Problem
 from foveal.data.statistics import counted, statistics_of_counts
-from foveal.data.storage import STREAM, Storage, choose, stored
 from foveal.data.threads import Bar
 from foveal.errors import DataError, warn
 
@@ -182,6 +182,7 @@ class ImageFiles:
         with Bar("decoding", len(self), "images", quiet or storage.kind == STREAM) as bar:
             for part in (TRAIN, VALIDATION, TEST):
                 rows = self.rows(part)
+                # Training images may be kept larger than the network takes them, so that crops have a choice.
                 read = replace(given, size=self.stored_size(size, part, enlarge))
                 stamps = [(int(size), int(time)) for size, time in self.stamps[rows]]
                 array = ImageArray([self.paths[row] for row in rows], read, stamps)

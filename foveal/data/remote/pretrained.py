@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foveal.data.pixels import BLACK
-from foveal.data.preprocessing import INTERPOLATIONS, Preprocessing
+from foveal.data.decoding.pixels import BLACK
+from foveal.data.decoding.preprocessing import INTERPOLATIONS, Preprocessing
 from foveal.errors import ArgumentError, DataError, StateError
 from foveal.kinds import shown
 from foveal.names import bare

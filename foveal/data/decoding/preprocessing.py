@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from foveal.data import images
-from foveal.data.pixels import WHITE
+from foveal.data.decoding import images
+from foveal.data.decoding.pixels import WHITE
 from foveal.errors import DataError
 from foveal.kinds import shown
 

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from foveal.data.image_array import Bytes, ImageArray, Stamp, decoded_rows
-from foveal.data.images import ImageError
+from foveal.data.decoding.image_array import Bytes, ImageArray, Stamp, decoded_rows
+from foveal.data.decoding.images import ImageError
 from foveal.errors import ArgumentError, DataError
 from foveal.files import temporary, write_whole
 from foveal.system import free_memory, total_memory
