@@ -34,10 +34,20 @@ flip_option = click.option(
 )
 
 
+VIEWS = TableName("foveal.train.views", "VIEWS")
 tta_option = click.option(
     "--tta",
-    type=TableName("foveal.train.views", "VIEWS"),
-    help="Test-time augmentation: average over each image and its mirror image, or the image moved to four sides.",
+    type=VIEWS,
+    help="Test-time augmentation: average over each image and its mirror image, or the image moved to four sides, or"
+    " both; an answer takes 2, 5 or 10 times as long.  [default: what the model file says]",
+)
+# Of a command that makes a model.
+tta_of_run_option = click.option(
+    "--tta",
+    type=VIEWS,
+    help="Test-time augmentation that the model is stored with: commands that use it average over each image and its"
+    " mirror image, or the image moved to four sides, or both; each answer takes 2, 5 or 10 times as long.  [default:"
+    " crops+flip with --preset best and airbench94, crops where no mirror images are trained on, else none]",
 )
 
 

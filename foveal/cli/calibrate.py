@@ -26,6 +26,7 @@ from foveal.cli.options import (
 
 if TYPE_CHECKING:
     from foveal.data.dataset import Dataset
+    from foveal.data.loader import Loader
 
 SHARE = FiniteRange(0, 1, min_open=True)
 
@@ -64,8 +65,8 @@ def calibrate(
 
     A temperature is fitted on the validation images of DATA, or on its test images where there are none, and stored in
     the model file, with thresholds for "none of these" if some are asked for; without --none-below and --precision
-    there are none afterwards. The images should not be among those that the model was trained on. No class changes, and
-    MODEL.md is written anew.
+    there are none afterwards. The images should not be among those that the model was trained on; they are seen as it
+    is used, with its test-time augmentation. No class changes, and MODEL.md is written anew.
 
     --json prints "data", "part", "images", "temperature", "ece_before", "ece", "loss_before", "loss", "thresholds" (by
     class, or null), "answered" and "accuracy": the share of the images that gets a class, and of these the right ones.
@@ -86,8 +87,10 @@ def calibrate(
         echo(str(found))
 
 
-def finish(folder: Path, dataset: Dataset) -> None:
+def finish(folder: Path, dataset: Dataset, validation: Loader | None = None) -> None:
     """Calibrate a model that was trained, if there are enough validation images, and write its card.
+
+    validation: walks through those that the training has held out of its images, by a share.
 
     Without them its probabilities stay as they are: the test images have to stay unseen, and the network is too certain
     of those that it was trained on.
@@ -96,6 +99,8 @@ def finish(folder: Path, dataset: Dataset) -> None:
     from foveal.train.calibration import calibrate as calibrated
     from foveal.train.model_card import write_card
 
-    if dataset.images_validation is not None and len(dataset.images_validation) >= FEW_IMAGES:
-        calibrated(folder, dataset)
+    given = 0 if dataset.images_validation is None else len(dataset.images_validation)
+    count = given if validation is None else validation.count
+    if count is not None and count >= FEW_IMAGES:
+        calibrated(folder, dataset, validation=validation)
     write_card(folder, dataset)

@@ -73,10 +73,13 @@ def evaluate(
     numbers instead of names, there have to be as many classes in both, and their order counts.
 
     Prints loss, accuracy and calibration, precision, recall and F1 of each class, and, for up to 20 classes, which are
-    taken for which.
+    taken for which. The loss, and all that is told of probabilities, is of those that the network says; where the model
+    is calibrated, cross-entropy and calibration are told with its temperature too.
 
     --json prints "data", "images", "accuracy", "loss", "top_k", "classes" (one entry each), "averages", "confusion"
-    (rows are labels), "calibration", and "threshold" with its curves where one is picked.
+    (rows are labels), "calibration", "calibrated" ("temperature", and "loss", "ece" and "brier" with it; null where
+    the model is not calibrated), "tta" (the test-time augmentation, or null), and "threshold" with its curves where
+    one is picked.
 
     A network of one's own is built from its class, which has to be imported: --code mynet.py.
     """
@@ -85,7 +88,8 @@ def evaluate(
     from foveal.metrics.curves import parse_rule
     from foveal.metrics.tables import tables
     from foveal.train.checkpoint import load_net
-    from foveal.train.evaluate import classification_report, predict, threshold_report
+    from foveal.train.evaluate import calibrated_scores, classification_report, predict, threshold_report
+    from foveal.train.views import NONE, views
 
     set_threads(threads)
     net, trained = load_net(run, cls=classes_in(code))
@@ -97,14 +101,18 @@ def evaluate(
     # The labels as numbers of the model's classes, whose order may be another one.
     parts = parts_of(dataset, part)
     labels = numbers[np.concatenate([y for _, y in parts])]
+    tta = None if tta == NONE else tta or trained.tta
     logits = np.concatenate([predict(net, x, mean=trained.mean, std=trained.std, tta=tta) for x, _ in parts])
     results = {"data": dataset.name, "images": len(labels), **classification_report(logits, labels, trained.classes)}
+    results |= {"calibrated": calibrated_scores(logits, labels, trained.temperature), "tta": tta}
     if chosen is not None:
         picked = threshold_report(logits, labels, chosen, rule)
         results["threshold"] = {"class": trained.classes[chosen], "by": by, **picked}
     if as_json:
         show_json(results)
         return
+    if tta is not None:
+        echo(f"Each image is averaged over {len(views(tta))} views ({tta}).")
     for heading, columns, rows in tables(results):
         if heading:
             echo(heading)

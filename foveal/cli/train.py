@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from foveal.cli.augment_options import augment_options
+from foveal.cli.augment_options import augment_options, tta_of_run_option
 from foveal.cli.calibrate import finish
 from foveal.cli.data import check_before, check_option
 from foveal.cli.data_dir_options import data_dir_option
@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     help="Batches per update: their gradients are added up, as of one larger batch.",
 )
 @augment_options
+@tta_of_run_option
 @weights_options
 @click.option(
     "--out",
@@ -164,7 +165,7 @@ def train(
         # The JSON has standard output to itself.
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             run(dataset, out=folder, resume=resume, command=call.command, callbacks=reporting.callbacks, **call.options)
-            finish(folder, dataset)
+            finish(folder, dataset, reporting.recorder.run.held_out)
             reporting.finish(dataset, quiet=silent)
             # Only now: what is killed before this goes on with `--resume`, and ends with all files.
             end(folder)

@@ -60,6 +60,8 @@ class Evaluation(TypedDict):
     # Rows are labels, columns predictions.
     confusion: list[list[int]]
     calibration: CalibrationEntry
+    # By division of the logits by the temperature of the model file, if it has one: temperature, loss, ece, brier.
+    calibrated: NotRequired[dict[str, float] | None]
     # The threshold that was picked, if one was asked for, with its curves.
     threshold: NotRequired[dict[str, object]]
 
@@ -71,6 +73,8 @@ def tables(evaluation: Mapping[str, Any]) -> Iterator[Table]:
     """
     report = cast(Evaluation, evaluation)
     yield overall(report)
+    if (calibrated := report.get("calibrated")) is not None:
+        yield both(report, calibrated)
     yield by_class(report)
     if len(report["classes"]) <= MAX_CLASSES:
         yield confusion(report)
@@ -97,6 +101,17 @@ class ClassificationReport(Tables, dict[str, Any]):
 def six_digits(value: object) -> str:
     """Return a float with six digits, so that a threshold can be used; anything else as it prints."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def both(report: Evaluation, calibrated: Mapping[str, float]) -> Table:
+    """Return what the network's own probabilities are worth, and the calibrated ones."""
+    own = report["loss"], report["calibration"]["ece"], report["calibration"]["brier"]
+    rows = [
+        ("as the network says", *map(four_places, own)),
+        ("calibrated", *(four_places(calibrated[name]) for name in ("loss", "ece", "brier"))),
+    ]
+    heading = f"Probabilities, calibrated by the temperature {calibrated['temperature']:.4g}:"
+    return heading, ("", "cross-entropy", "ECE", "Brier"), rows
 
 
 def four_places(value: float | None) -> str:

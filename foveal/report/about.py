@@ -29,6 +29,7 @@ OPTIONS = (
     "weight_decay",
     "clip_norm",
     "ema",
+    "tta",
     "seed",
     "accumulate",
     "memory",

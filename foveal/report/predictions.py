@@ -1,5 +1,7 @@
 """RUN/predictions.npz: the probability of each class for each test and validation image, by a run's model.
 
+They are as the network says, with the model's test-time augmentation, and not calibrated.
+
 part          [n] "validation" or "test"
 index         [n] the image's place in its part
 label         [n] its class, a number of the model's classes
@@ -30,6 +32,7 @@ from foveal.report.record import PREDICTIONS
 from foveal.train.checkpoint import ModelDescription, model_path
 from foveal.train.evaluate import EVALUATION_BATCH, logits_of
 from foveal.train.files import writing
+from foveal.train.views import mean_of_views, views
 
 # Numbers of a part that are kept at most, 256 MiB; of more images, as many as that are taken at equal distances.
 MAX_NUMBERS = 1 << 26
@@ -112,22 +115,28 @@ def predict_parts(
         if len(index) < len(labels):
             how["rows"] = index
         loader = Loader(images, labels, even_batch(len(index), EVALUATION_BATCH), **how)
-        probability, _ = probabilities(net, progress(loader.epoch(0), part, len(loader)))
+        probability, _ = probabilities(net, progress(loader.epoch(0), part, len(loader)), description.tta)
         found[part] = Predictions(part, index, numbers[labels[index]], probability, len(labels))
     if held_out is not None and "validation" not in found:
-        probability, labels = probabilities(net, progress(held_out.epoch(0), "validation", len(held_out)))
+        batches = progress(held_out.epoch(0), "validation", len(held_out))
+        probability, labels = probabilities(net, batches, description.tta)
         index = np.arange(len(labels), dtype=np.int64)
         found = {"validation": Predictions("validation", index, labels, probability, len(labels)), **found}
     return found
 
 
-def probabilities(net: Module, batches: Iterable[tuple[Any, Any]]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return the probabilities [n, K] of batches, and their labels [n]. Raises NumericsError for NaN and infinity."""
+def probabilities(
+    net: Module, batches: Iterable[tuple[Any, Any]], tta: str | None
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the probabilities [n, K] of batches, and their labels [n]. Raises NumericsError for NaN and infinity.
+
+    tta: the model's test-time augmentation.
+    """
     made: list[NDArray[np.float32]] = []
     known: list[NDArray[np.int64]] = []
     for x, labels in batches:
         # The last batch is filled up to the size of the others.
-        logits = logits_of(net(x))[: len(labels)]
+        logits = mean_of_views([logits_of(net(view(x)))[: len(labels)] for view in views(tta)])
         if not np.isfinite(logits).all():
             raise NumericsError("the network's outputs hold NaN or infinity: its parameters are not usable")
         made.append(np.exp(metrics.log_softmax(logits)).astype(np.float32))

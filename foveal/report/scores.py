@@ -118,10 +118,14 @@ class Scores:
         right, n = int(self.part.right.sum()), len(self.part.label)
         low, high = metrics.wilson_interval(right, n)
         note = f"95 %: {100 * low:.1f} to {100 * high:.1f} %"
-        return [
+        found = [
             (f"{self.part.part} accuracy", f"{right / n:.2%}", note),
-            (f"{self.part.part} loss", f"{self.part.loss:.4f}", "cross-entropy"),
+            (f"{self.part.part} loss", f"{self.part.loss:.4f}", "cross-entropy, as the network says"),
         ]
+        if self.temperature != 1:
+            note = f"cross-entropy, calibrated, T = {self.temperature:.3g}"
+            found.append((f"{self.part.part} loss, calibrated", f"{self.tried.loss:.4f}", note))
+        return found
 
     def by_class(self) -> str:
         """Return the table of classes."""
@@ -251,7 +255,10 @@ class Scores:
         # What is drawn into fifteen bars takes no more.
         part, fitting = self.part.thinned(MAX_CALIBRATED), self.fitting
         before = metrics.calibration(part.probability, part.label)
-        if fitting is not None:
+        if self.temperature != 1:
+            T = self.temperature
+            scaled, how = softened(part.logits, T), f"T = {T:.3f}, that of the model file, by which it answers"
+        elif fitting is not None:
             T = fitted(fitting, slice(None))
             scaled, how = softened(part.logits, T), f"T = {T:.3f}, fitted on {len(fitting.label):,} validation images"
         elif len(part.label) >= 2:

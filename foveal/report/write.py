@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -26,6 +26,7 @@ from foveal.report.record import REPORT, Record, read_record
 from foveal.report.scores import Scores
 from foveal.train.checkpoint import ModelDescription, load_net, load_run
 from foveal.train.files import writing
+from foveal.train.history import AVERAGED
 from foveal.train.progress import is_live
 
 
@@ -156,6 +157,7 @@ def subtitle(record: Record, found: Findings) -> str:
 def large_numbers(record: Record, scores: Scores | None) -> list[tuple[str, str, str]]:
     """Return the large numbers of a run."""
     values = [] if scores is None else scores.numbers()
+    values += averaged(record)
     if scores is None:
         for name in ("accuracy", "loss"):
             value = record.value(name)
@@ -177,6 +179,15 @@ def large_numbers(record: Record, scores: Scores | None) -> list[tuple[str, str,
         note = ", ".join(f"{count:,.0f} {part}" for part, count in others if count is not None)
         values.append(("training images", f"{images:,.0f}", note))
     return values
+
+
+def averaged(record: Record) -> list[tuple[str, str, str]]:
+    """Return the accuracy of the model without its test-time augmentation, if it has one."""
+    found, part = record.metrics.get(AVERAGED), record.measured
+    if not isinstance(found, Mapping) or (value := record.value("accuracy")) is None:
+        return []
+    count, name = (printable(str(found.get(key))) for key in ("count", "views"))
+    return [(f"{part} accuracy of single views", f"{value:.2%}", f"all else: mean of {count} views ({name})")]
 
 
 def duration(seconds: float) -> str:

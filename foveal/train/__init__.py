@@ -24,6 +24,7 @@ resume.py       going on with a training from a state, or with the run in a fold
 keeper.py       what a run leaves on disk while it goes on, and what is said where that fails
 signals.py      Ctrl-C and SIGTERM while a run goes on
 run_state.py    how far a run is, its history and its callbacks, as parts of its state
+averaged.py     what a model is worth with its test-time augmentation
 calibration.py  `calibrate`: the temperature and the thresholds of a trained model
 model_card.py   MODEL.md: what a model is for, what it was trained and tested on
 features.py     embeddings of images, and simple classifiers on them

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from foveal import metrics
 from foveal.data.dataset import Dataset, Images, Labels
+from foveal.data.loader import Loader, even_batch
 from foveal.display import Table, Tables
 from foveal.errors import DataError, warn
 from foveal.files import write_whole
 from foveal.strides import Ndarray
 from foveal.train.checkpoint import load_net, load_run, model_bytes, model_path
-from foveal.train.evaluate import predict
+from foveal.train.evaluate import EVALUATION_BATCH, predicted
 from foveal.train.files import lock, writing
 from foveal.train.run_folder import LOCK
 
@@ -67,6 +68,7 @@ def calibrate(
     *,
     none_below: float | None = None,
     precision: float | None = None,
+    validation: Loader | None = None,
     cls: type | Sequence[type] = (),
 ) -> Calibrated:
     """Fit the temperature of a run's model, choose its thresholds, store both in its model file, and return them.
@@ -80,8 +82,9 @@ def calibrate(
 
     none_below: an image whose most probable class has a lower probability is answered "none of these". precision:
     instead, for each class the lowest threshold with which at least this share of its answers is right on these images;
-    a class that never is gets the threshold 1. Without both there are no thresholds. run: the folder of a run, or its
-    model file. cls: as in `foveal.load`.
+    a class that never is gets the threshold 1. Without both there are no thresholds. validation: walks through the
+    images that a training held out itself, with the model's numbers of classes; they are taken then. run: the folder of
+    a run, or its model file. cls: as in `foveal.load`.
 
     Raises as `load_net` does, DataError for data that do not fit the model, for numbers beyond 0 to 1, and when the
     file cannot be written, or a training writes to the folder.
@@ -92,11 +95,15 @@ def calibrate(
     if none_below is not None and precision is not None:
         raise DataError("calibrate: none_below and precision are both given; choose one")
     net, description = load_net(run, cls=cls)
-    part, x, y = held_out(data)
-    labels = description.check(data)[y]
+    numbers = description.check(data)
+    part = "test" if validation is None and data.images_validation is None else "validation"
+    if validation is None:
+        x, y = held_out(data)
+        mean, std, size = description.mean, description.std, even_batch(len(y), EVALUATION_BATCH)
+        validation = Loader(x, numbers[y], size, mean=mean, std=std, channels="first")
+    logits, labels = predicted(net, validation, description.tta)
     if len(labels) < FEW_IMAGES:
         warn(f"calibrate: {len(labels)} images say little of how far probabilities can be trusted; give {FEW_IMAGES}")
-    logits = predict(net, x, mean=description.mean, std=description.std)
     temperature = fitted(logits, labels)
     before, after = (np.exp(metrics.log_softmax(logits / value)) for value in (1.0, temperature))
     count = len(description.classes)
@@ -123,11 +130,11 @@ def calibrate(
     )
 
 
-def held_out(data: Dataset) -> tuple[str, Images, Labels]:
-    """Return the name, the images and the labels of the part that a temperature is fitted on."""
+def held_out(data: Dataset) -> tuple[Images, Labels]:
+    """Return the images and the labels of the part that a temperature is fitted on."""
     if data.images_validation is not None and data.y_validation is not None:
-        return "validation", data.images_validation, data.y_validation
-    return "test", data.images_test, data.y_test
+        return data.images_validation, data.y_validation
+    return data.images_test, data.y_test
 
 
 def fitted(logits: Ndarray, labels: Labels) -> float:

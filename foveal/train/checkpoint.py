@@ -59,6 +59,8 @@ class ModelDescription:
     thresholds: tuple[float, ...] | None = None
     #: Of the weights, where they are not the user's own: a name such as "bsd-3-clause", or a sentence.
     licence: str | None = None
+    #: Test-time augmentation that belongs to the model, a name of `train.views.VIEWS`; None for the image alone.
+    tta: str | None = None
 
     @classmethod
     def of(cls, model: str | None, data: Dataset, net: Module | None = None) -> ModelDescription:

@@ -84,7 +84,7 @@ class Classifier:
     def __init__(self, net: Module, description: ModelDescription) -> None:
         #: The network, in evaluation mode.
         self.net = net.eval()
-        #: What the model file says: classes, preprocessing, temperature, thresholds, licence.
+        #: What the model file says: classes, preprocessing, temperature, thresholds, licence, tta.
         self.description = description
         self._normalised = Normalisation(description.mean, description.std)
 
@@ -110,7 +110,8 @@ class Classifier:
         photos: one photo; a list, tuple or iterator of photos; or a batch, an array of four axes. top: how many classes
         are told of each. none_below: the least probability of an answer, from 0 to 1; the model file's thresholds, if
         it has some, unless it is given. Probabilities are calibrated by the model's temperature. tta: test-time
-        augmentation, as of `train.predict`.
+        augmentation, as of `train.predict`; the model file's if it has one and it is not given, "none" for none. An
+        answer takes as many times as long as there are views.
 
         A single photo that cannot be read raises DataError; one of several has its `error`, and the others are
         answered.
@@ -204,7 +205,9 @@ class Classifier:
         """Return what the network returns for at most BATCHES[-1] images, [n, K], as the mean over views of each."""
         size = next(size for size in BATCHES if size >= len(x))
         normalised = filled(self._normalised(x), size)
-        return mean_of_views([logits_of(self.net(view(normalised))) for view in views(tta)])[: len(x)]
+        return mean_of_views([logits_of(self.net(view(normalised))) for view in views(tta or self.description.tta)])[
+            : len(x)
+        ]
 
     def thresholds(self, none_below: float | None) -> NDArray[np.float64]:
         """Return the least probability of an answer, for each class [K]; 0 where every image gets a class."""

@@ -46,24 +46,30 @@ def predict(net: Network, x: Images, *, mean: Sequence[float], std: Sequence[flo
     if np.ndim(x) != 4 or not len(x):
         raise DataError(f"images of shape {np.shape(x)} cannot be classified: give images [n, C, H, W], one or more")
     # All batches have one size, as each is compiled; the last one is filled up, and its logits are cut off.
-    seen, batch_size = views(tta), even_batch(len(x), EVALUATION_BATCH)
+    batch_size = even_batch(len(x), EVALUATION_BATCH)
     loader = Loader(x, np.zeros(len(x), np.int64), batch_size, mean=mean, std=std, channels="first")
+    return predicted(net, loader, tta)[0]
+
+
+def predicted(net: Network, loader: Loader, tta: str | None = None) -> tuple[Floats, Labels]:
+    """Return the logits [n, K] of all images that a loader walks through, and their labels [n]; else as `predict`."""
+    seen, made, known = views(tta), list[Floats](), list[Labels]()
     # A network of another kind is left as its eval() leaves it.
     with modes_restored(net) if isinstance(net, Module) else nullcontext():
         net.eval()
-        logits = np.concatenate(
-            [
-                mean_of_views([logits_of(net(view(batch)))[: len(rows)] for view in seen])
-                for batch, rows in loader.epoch(0)
-            ]
-        )
+        for batch, labels in loader.epoch(0):
+            made.append(mean_of_views([logits_of(net(view(batch)))[: len(labels)] for view in seen]))
+            known.append(np.asarray(labels, np.int64))
+    if not made:
+        raise DataError("there are no images to classify; give one or more")
+    logits = np.concatenate(made)
     wrong = np.flatnonzero(~np.isfinite(logits).all(1))
     if len(wrong):
         raise NumericsError(
-            f"the network's outputs hold NaN or infinity for {len(wrong)} of {len(x)} images, "
+            f"the network's outputs hold NaN or infinity for {len(wrong)} of {len(logits)} images, "
             f"first for image {wrong[0]}: its parameters are not usable"
         )
-    return logits
+    return logits, np.concatenate(known)
 
 
 def logits_of(output: Any) -> Floats:
@@ -131,6 +137,22 @@ def classification_report(
         },
     }
     return metrics.ClassificationReport(report)
+
+
+def calibrated_scores(logits: Ndarray, y: Labels, temperature: float) -> dict[str, float] | None:
+    """Return "temperature", "loss", "ece" and "brier" of logits [n, K] divided by a model's temperature; None for 1.
+
+    y: labels [n].
+    """
+    if temperature == 1:
+        return None
+    probability = np.exp(metrics.log_softmax(logits / temperature))
+    return {
+        "temperature": temperature,
+        "loss": metrics.cross_entropy(logits / temperature, y),
+        "ece": metrics.calibration(probability, y).ece,
+        "brier": metrics.brier_score(probability, y),
+    }
 
 
 def against_the_rest(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from numpy.random import Philox
 
 from foveal import nn
 from foveal.data import transforms
-from foveal.data.augment import Steps, augmentation, combined, mirrors_keep_class
+from foveal.data.augment import WITHOUT_MIRROR, Steps, augmentation, combined, mirrors_keep_class
 from foveal.data.dataset import Dataset, Labels
 from foveal.data.loader import Loader, even_batch
 from foveal.data.scanning.membership import written_parts
@@ -33,6 +33,8 @@ HOLD_OUT_STREAM = 3
 FEW = 4
 # Batches of fewer pixels are made when they are needed, which takes less time than handing them over.
 AHEAD_PIXELS = 1 << 18
+# The views of images that are never mirrored.
+CROPS_ALONE = "crops"
 # Threads that make batches; a batch each may wait, and one more.
 LOADER_THREADS = 8
 
@@ -83,6 +85,11 @@ def settings_and_feed(data: Any, options: TrainOptions) -> tuple[Settings, Feed]
     """Return the settings of a run and its data. Raises as `train` does."""
     if isinstance(data, Dataset):
         return of_dataset(data, options)
+    if options.tta is not None:
+        raise ArgumentError(
+            "train: tta is stored in the model file of a Dataset, and data is none; foveal.data.from_arrays makes one,"
+            " and train.predict(net, x, ..., tta='flip') takes it without"
+        )
     if isinstance(data, str | Path):
         raise ArgumentError(f"train: data is the name {str(data)!r}; read it first: foveal.data.load({str(data)!r})")
     # Its items are batches, and would be taken for images.
@@ -134,7 +141,7 @@ def of_dataset(data: Dataset, options: TrainOptions) -> tuple[Settings, Feed]:
     settings = settings_of(recipe, share.count(), options)
     parts["test"] = Share((data.images_test, data.y_test), how).measured()
     flip = mirrors_keep_class(data.name) if options.flip is None else options.flip
-    settings = replace(settings, flip=flip)
+    settings = replace(settings, flip=flip, tta=settings.tta if options.tta is not None else fitting(settings, flip))
     augment = augmentation(settings.augment, data.size, flip) if named(options) else combined(options.augment, flip)
     if data.images_train.shape[2:] != data.size:
         # They are kept larger, for augmentations that cut; what is not cut to size is cut in the middle.
@@ -150,12 +157,18 @@ def of_dataset(data: Dataset, options: TrainOptions) -> tuple[Settings, Feed]:
         str(data),
         loader,
         parts,
-        replace(description, model=settings.model),
+        replace(description, model=settings.model, tta=settings.tta),
         counts=np.bincount(labels, minlength=len(data.classes)),
         reason="" if options.minutes is not None else reason_for(recipe, settings, len(loader)),
         best=data.images_validation is not None,
         files=None if data.files is None or data.folder is None else written_parts(data.files, data.folder),
     )
+
+
+def fitting(settings: Settings, flip: bool) -> str | None:
+    """Return the recipe's test-time augmentation, without mirror images where the network was not trained on any."""
+    mirrored = flip and settings.augment in WITHOUT_MIRROR
+    return settings.tta if mirrored or settings.tta is None else CROPS_ALONE
 
 
 def reason_for(recipe: Recipe, settings: Settings, per_epoch: int) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 # The parts of a line that hold one value for each measure, in the order of the table's columns.
 PARTS = ("train", "validation", "test")
+# Under which name the numbers with test-time augmentation stand.
+AVERAGED = "averaged"
 
 
 class History(dict[str, Any]):
@@ -19,8 +21,9 @@ class History(dict[str, Any]):
         history.lines                 # a dict for each epoch, as in log.jsonl; ready for JSON
 
     As a dict it holds what `metrics.json` holds: "train", "test" and "validation" (loss, accuracy and other measures),
-    the options, "seconds" and "images_per_second". `stopped` says why the training ended early, or is
-    None.
+    the options, "seconds" and "images_per_second"; with test-time augmentation "averaged", with "views", its name,
+    "count", how many views of each image, and "test" and "validation" as they are with it. `stopped` says why the
+    training ended early, or is None.
     """
 
     def __init__(self, lines: list[dict[str, Any]], metrics: Mapping[str, Any]) -> None:

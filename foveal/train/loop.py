@@ -7,7 +7,7 @@ and sees to it that a run that is cut short leaves its last whole epoch on disk.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from itertools import islice
@@ -26,6 +26,7 @@ from foveal.nn.saving import entry_or_problem
 from foveal.optim import UpdateRule
 from foveal.step import Step
 from foveal.strides import Ndarray
+from foveal.train.averaged import add_averaged
 from foveal.train.best import with_best
 from foveal.train.callbacks import Callbacks, State
 from foveal.train.checkpoint import NetworkDescription
@@ -273,6 +274,7 @@ class Run:
                 while self.epoch < self.settings.epochs and self.stopped is None:
                     self.one_epoch(self.epoch)
             self.call("on_train_end")
+            add_averaged(self)
         self.history.stopped = self.stopped
         # Of a command's run more is left to do, without which it has not ended.
         if not self.facts.get("command"):
@@ -387,10 +389,13 @@ class Run:
 
     def measured(self) -> dict[str, dict[str, float]]:
         """Return what the network is worth on the parts that it is measured by."""
-        check = None if self.interruptions is None else self.interruptions.check
-        return {
-            name: measure(self.net, loader, self.loss, self.measures, check) for name, loader in self.feed.parts.items()
-        }
+        parts = self.feed.parts.items()
+        return {name: measure(self.net, loader, self.loss, self.measures, self.check) for name, loader in parts}
+
+    @property
+    def check(self) -> Callable[[], None] | None:
+        """What is called between batches, and raises where a signal asks for the end."""
+        return None if self.interruptions is None else self.interruptions.check
 
     def check_targets(self, targets: Nest) -> None:
         """Raise DataError for targets that are no class numbers, where no loss is given."""

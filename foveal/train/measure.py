@@ -16,20 +16,27 @@ from foveal.explain.model import modes_restored
 from foveal.kinds import Refused, real, shown
 from foveal.nn.module import Module
 from foveal.strides import Ndarray
+from foveal.train.evaluate import logits_of
+from foveal.train.views import mean_of_views, views
 
 Loss = Callable[..., Any]
 Measures = Mapping[str, Callable[..., Any]]
 
 
 def measure(
-    net: Module, loader: Loader, loss: Loss | None, measures: Measures, check: Callable[[], None] | None = None
+    net: Module,
+    loader: Loader,
+    loss: Loss | None,
+    measures: Measures,
+    check: Callable[[], None] | None = None,
+    tta: str | None = None,
 ) -> dict[str, float]:
     """Return {"accuracy", "loss"} and more measures of the network, in evaluation mode, on all items of a loader.
 
     loss: None for cross-entropy, of all items in double precision; else the mean over the batches, by their sizes.
     accuracy is left out where it has no meaning (`classified`). measures: functions of outputs and targets of all
-    items, by name. check: called before each batch, and may raise. Raises NumericsError if an output is NaN or
-    infinite, DataError where there are no items.
+    items, by name. check: called before each batch, and may raise. tta: as of `train.predict`. Raises NumericsError if
+    an output is NaN or infinite, DataError where there are no items.
     """
     outputs: list[Nest] = []
     targets: list[Nest] = []
@@ -41,7 +48,10 @@ def measure(
             if check is not None:
                 check()
             size = len(leaves(y)[0])
-            output = mapped(partial(first_rows, size), called(net, x))
+            if tta is None:
+                output = mapped(partial(first_rows, size), called(net, x))
+            else:
+                output = mean_of_views([logits_of(net(view(x)))[:size] for view in views(tta)])
             outputs.append(output)
             targets.append(y)
             if loss is not None:

@@ -16,6 +16,7 @@ import numpy as np
 from foveal.data.decoding.preprocessing import Preprocessing
 from foveal.errors import DataError, ShapeError, StateError
 from foveal.nn import models
+from foveal.train.views import VIEWS
 
 #: Letters of the name of a class or of a data set at most.
 MAX_NAME = 1000
@@ -34,7 +35,7 @@ NETWORK = "network"
 # What stands under `preprocessing`, beside channels, size, mean, std and value_range, which are fields of their own.
 HOW_READ = ("fit", "crop", "interpolation", "background")
 # The fields that a file may lack, with the values that they have then.
-OPTIONAL: dict[str, Any] = {"preprocessing": None, "temperature": 1.0, "thresholds": None, "licence": None}
+OPTIONAL: dict[str, Any] = {"preprocessing": None, "temperature": 1.0, "thresholds": None, "licence": None, "tta": None}
 # Logits are divided by temperatures from the first to the second.
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 1e3
 
@@ -113,11 +114,16 @@ def _optional(entry: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, A
         thresholds = tuple(_number("thresholds", value) for value in listed)
         if wrong := [value for value in thresholds if not 0 <= value <= 1]:
             raise StateError(f"thresholds holds {wrong[0]:g}, and probabilities lie between 0 and 1")
+    tta = entry["tta"]
+    # What is averaged over nothing is left out.
+    if tta is not None and tta not in list(VIEWS):
+        raise StateError(f"tta is {_shown.repr(tta)}; this version of Foveal has {', '.join(VIEWS)}")
     return {
         "preprocessing": None if preprocessing is None else _preprocessing(preprocessing, known),
         "temperature": temperature,
         "thresholds": thresholds,
         "licence": None if licence is None else _text("licence", licence),
+        "tta": tta,
     }
 
 

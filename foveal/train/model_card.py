@@ -22,8 +22,10 @@ from foveal.data.dataset import Dataset
 from foveal.files import write_whole
 from foveal.names import printable
 from foveal.train.checkpoint import METRICS, ModelDescription, load_net
-from foveal.train.evaluate import classification_report, predict
+from foveal.train.evaluate import calibrated_scores, classification_report, predict
 from foveal.train.files import writing
+from foveal.train.history import AVERAGED
+from foveal.train.views import views
 
 CARD, RUN = "MODEL.md", "run.json"
 # A figure that rests on fewer images is called uncertain.
@@ -31,7 +33,19 @@ FEW_IMAGES = 30
 # Licences by the names that the hub has for them; any other is told as it is.
 LICENCES = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0")
 # What decides about a run, of what metrics.json holds.
-_SETTINGS = ("model", "epochs", "batch_size", "lr", "optimizer", "schedule", "weight_decay", "augment", "ema", "seed")
+_SETTINGS = (
+    "model",
+    "epochs",
+    "batch_size",
+    "lr",
+    "optimizer",
+    "schedule",
+    "weight_decay",
+    "augment",
+    "ema",
+    "tta",
+    "seed",
+)
 
 
 def write_card(run: str | Path, data: Dataset, cls: type | Sequence[type] = ()) -> Path:
@@ -43,15 +57,16 @@ def write_card(run: str | Path, data: Dataset, cls: type | Sequence[type] = ()) 
     folder = Path(run)
     net, description = load_net(folder, cls=cls)
     labels = description.check(data)[data.y_test]
-    logits = predict(net, data.images_test, mean=description.mean, std=description.std) / description.temperature
+    logits = predict(net, data.images_test, mean=description.mean, std=description.std, tta=description.tta)
     report = classification_report(logits, labels, description.classes)
+    calibrated = calibrated_scores(logits, labels, description.temperature)
     facts = {**read_json(folder / METRICS), **read_json(folder / RUN)}
     text = "\n\n".join(
         [
             header(description, report, len(labels)),
             *details(folder, description),
             *training(description, data, facts),
-            *evaluation(data, report, len(labels)),
+            *evaluation(data, description, report, calibrated, facts),
             *limits(description, report),
         ]
     )
@@ -125,6 +140,12 @@ def details(folder: Path, description: ModelDescription) -> Iterator[str]:
     run = json.dumps(folder.name)
     yield f'```python\nimport foveal\nclassifier = foveal.load({run})\nprint(classifier("photo.jpg").label)\n```'
     yield f"On the command line: `foveal predict {shlex.quote(folder.name)} photo.jpg`"
+    if description.tta is not None:
+        count = len(views(description.tta))
+        yield (
+            f"It answers by test-time augmentation ({description.tta}): the mean over {count} views of each image,"
+            f' which takes {count} times as long as one. `--tta none`, or `tta="none"` in Python, leaves that out.'
+        )
 
 
 def preprocessing(description: ModelDescription) -> str:
@@ -142,8 +163,13 @@ def preprocessing(description: ModelDescription) -> str:
 def training(description: ModelDescription, data: Dataset, facts: Mapping[str, Any]) -> Iterator[str]:
     """Yield the data, the command, the settings and the versions."""
     yield "## Training details"
-    held_out = "" if data.images_validation is None else f", {len(data.images_validation):,} for validation"
-    counts = f"{len(data.y_train):,} training images{held_out}, {len(data.y_test):,} for testing"
+    count = 0 if data.images_validation is None else len(data.images_validation)
+    trained, own = len(data.y_train), facts.get("validation_images")
+    if not count and isinstance(own, int) and own + facts.get("train_images", 0) == trained:
+        # The training has held them out of its images.
+        trained, count = trained - own, own
+    held_out = f", {count:,} for validation" if count else ""
+    counts = f"{trained:,} training images{held_out}, {len(data.y_test):,} for testing"
     yield f"Data: {shown(data.name)}, {counts}."
     command = facts.get("command")
     words = command.get("words") if isinstance(command, Mapping) else None
@@ -160,24 +186,41 @@ def training(description: ModelDescription, data: Dataset, facts: Mapping[str, A
     yield f"Versions: {', '.join(f'{shown(str(name))} {shown(str(value))}' for name, value in versions.items())}."
 
 
-def evaluation(data: Dataset, report: Mapping[str, Any], images: int) -> Iterator[str]:
-    """Yield the measures, of all test images and by class, and how well probabilities agree with them."""
+def evaluation(
+    data: Dataset,
+    description: ModelDescription,
+    report: Mapping[str, Any],
+    calibrated: Mapping[str, float] | None,
+    facts: Mapping[str, Any],
+) -> Iterator[str]:
+    """Yield the measures, of all test images and by class, and how well probabilities agree with them.
+
+    calibrated: what they are with the model's temperature; None without one. facts: of metrics.json.
+    """
+    images = len(data.y_test)
     low, high = metrics.wilson_interval(round(report["accuracy"] * images), images)
     yield "## Evaluation"
     yield (
         f"On the {images:,} test images of {shown(data.name)}: accuracy {report['accuracy']:.1%} (95 % interval"
-        f" {low:.1%} to {high:.1%}), cross-entropy {report['loss']:.4f}."
+        f" {low:.1%} to {high:.1%}), cross-entropy {both(report['loss'], calibrated, 'loss')}."
     )
+    if description.tta is not None:
+        plain = facts.get("test", {}).get("accuracy") if facts.get(AVERAGED) else None
+        alone = "" if plain is None else f" Without that, when it was trained, the accuracy was {plain:.1%}."
+        yield f"Each image was averaged over {len(views(description.tta))} views.{alone}"
     rows = [
         (entry["class"], entry["images"], *(f"{entry[name]:.1%}" for name in ("precision", "recall", "f1")))
         for entry in report["classes"]
     ]
     yield table(("class", "test images", "precision", "recall", "F1"), rows)
-    calibration = report["calibration"]
-    yield (
-        f"Calibration: expected calibration error {calibration['ece']:.4f}, Brier score {calibration['brier']:.4f} on"
-        " the same images."
-    )
+    ece, brier = (both(report["calibration"][name], calibrated, name) for name in ("ece", "brier"))
+    yield f"Calibration: expected calibration error {ece}, Brier score {brier} on the same images."
+
+
+def both(value: float, calibrated: Mapping[str, float] | None, name: str) -> str:
+    """Return a number of the network's own probabilities and, where there are some, of the calibrated ones."""
+    own = f"{value:.4f} as the network says"
+    return own if calibrated is None else f"{own} and {calibrated[name]:.4f} calibrated"
 
 
 def limits(description: ModelDescription, report: Mapping[str, Any]) -> Iterator[str]:

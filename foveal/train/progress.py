@@ -12,7 +12,7 @@ from foveal.arena import Footprint
 from foveal.kernel.compile import statistics
 from foveal.kernel.progress import kept
 from foveal.names import printable
-from foveal.train.history import PARTS, in_order
+from foveal.train.history import AVERAGED, PARTS, in_order
 from foveal.train.run_folder import RunFolder
 from foveal.train.settings import Settings
 from foveal.train.tally import EpochLog, Tally
@@ -133,6 +133,8 @@ class ProgressDisplay:
             row = (score(name, values[name]) if name in values else "" for name in names)
             table.add_row(part, *row, "" if images is None else f"{images:,}")
         self.console.print(table)
+        if AVERAGED in metrics:
+            self._line(averaged(metrics))
         self._line(f"{metrics['seconds']:.1f} s in all, {metrics['images_per_second']:,.0f} images/s")
         if waiting > WAITING and waiting * metrics["seconds"] > WORTH:
             self._line(
@@ -157,6 +159,16 @@ def score(name: str, value: float) -> str:
 def in_words(measures: Mapping[str, float], between: str = ", ") -> str:
     """Return measures with their names as text."""
     return between.join(f"{name} {score(name, measures[name])}" for name in sorted(measures, key=in_order))
+
+
+def averaged(metrics: Mapping[str, Any]) -> str:
+    """Return accuracies, or losses, of the model by itself and with its test-time augmentation, as text."""
+    found, told = metrics[AVERAGED], []
+    for part in (part for part in PARTS if part in found):
+        name = "accuracy" if "accuracy" in found[part] else "loss"
+        plain, over = (score(name, measures[part][name]) for measures in (metrics, found))
+        told.append(f"{part} {name} {plain}, averaged over {found['count']} views {over}")
+    return "; ".join(told)
 
 
 def is_live(console: Console) -> bool:

@@ -44,6 +44,8 @@ class Recipe:
     label_smoothing: float = 0.0
     #: Decay of a moving average of the parameters, which is what is tested and kept; None for no average.
     ema: float | None = None
+    #: Test-time augmentation of the trained model, of which mirror images are left out where training has none.
+    tta: str | None = None
     #: Updates of the whole run that the epochs were chosen for; 0 where the number of images is not known.
     steps: int = 0
     #: What was chosen and why, in a sentence for people.
@@ -112,6 +114,8 @@ RECIPES = (
 FAST_SHARE, BEST_SHARE, BEST_SHARE_MANY, MANY = 0.4, 2.0, 1.0, 20_000
 # The average of `best` is over about this share of the last steps, and no more than LONGEST_EMA.
 EMA_SHARE, LONGEST_EMA = 0.03, 0.999
+# What `best` and airbench94 average over when the model is used.
+BEST_VIEWS = "crops+flip"
 # Classes that differ so much in their number of images are worth a word.
 IMBALANCE = 10
 # The share of the peak at which a training step computes, on which the choice of a network by time is based: resnet20
@@ -170,7 +174,8 @@ def of_row(model: str, row: Row, images: int, preset: Preset | None) -> Recipe:
     ema = min(LONGEST_EMA, 1 - 1 / max(2.0, EMA_SHARE * steps)) if preset == "best" else None
     ema = None if ema is None else round(ema, 4)
     decay, augment = row.weight_decay, row.augment
-    return Recipe(model, epochs, batch, row.lr, weight_decay=decay, augment=augment, ema=ema, steps=steps)
+    tta = BEST_VIEWS if preset == "best" else None
+    return Recipe(model, epochs, batch, row.lr, weight_decay=decay, augment=augment, ema=ema, tta=tta, steps=steps)
 
 
 def airbench94(images: int) -> Recipe:
@@ -194,6 +199,7 @@ def airbench94(images: int) -> Recipe:
         momentum=0.85,
         label_smoothing=0.2,
         ema=0.95,
+        tta=BEST_VIEWS,
         steps=epochs * per_epoch,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -93,6 +94,10 @@ def resume_folder(run: Resumable, path: Path) -> None:
     """Let a run go on with the one in a folder, from its newest checkpoint that is whole."""
     before = read_facts(path)
     check_goes_on(before, run.facts, path)
+    # The time that it was given has decided about epochs, which are given now.
+    minutes = before["settings"].get("minutes")
+    run.settings = replace(run.settings, minutes=minutes)
+    run.facts["settings"]["minutes"] = minutes
     run.facts = {**run.facts, **{name: before[name] for name in KEPT}}
     stored = newest_checkpoint(run_path(path).parent / CHECKPOINTS, before["id"])
     for problem in stored.problems:

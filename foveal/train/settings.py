@@ -27,6 +27,7 @@ from foveal.strides import Ndarray
 from foveal.train.checkpoint import ModelDescription
 from foveal.train.phases import WITHOUT_END, fine_tuned, in_phases, layer_groups
 from foveal.train.recipes import Preset, Recipe, recipe_for
+from foveal.train.views import NONE, views
 
 # Auxiliary outputs count too if the model has some.
 LOSS = nn.AuxiliaryLoss(nn.CrossEntropyLoss())
@@ -82,6 +83,9 @@ class Options:
     flip: bool | None = None
     #: Images mixed with others of their batch: "mixup", "cutmix", "mixup+cutmix", or an object of data.transforms.
     mix: str | Mixing | None = None
+    #: Test-time augmentation of the trained model: a name of `train.views.VIEWS`, or "none"; the recipe's if not given.
+    #: It is stored in the model file, and measured once more at the end. Each answer then takes as many times as long.
+    tta: str | None = None
     #: "fast", "best" or "airbench94": the recipe in a shorter and in a longer form, and that of one network.
     preset: Preset | None = None
     #: How long the run may take: a network and a number of epochs that fit are chosen. What is chosen depends on the
@@ -161,6 +165,8 @@ class Settings(Options):
     threads: int
     augment: str | None
     mix: str | None
+    #: None for the image alone.
+    tta: str | None
     weights: str | None
     freeze_epochs: int
 
@@ -214,6 +220,7 @@ def settings_of(recipe: Recipe, images: int | None, options: Options) -> Setting
         threads=foveal.get_threads() if options.threads is None else options.threads,
         augment=recipe.augment if options.augment is None else names_of(options.augment),
         mix=None if options.mix is None else name_of(options.mix),
+        tta=recipe.tta if options.tta is None else None if options.tta == NONE else options.tta,
         weights=None if options.weights is None else str(options.weights),
         freeze_epochs=options.freeze_epochs or 0,
     )
@@ -293,6 +300,11 @@ def check(settings: Settings, options: Options) -> None:
         raise ShapeError(f"label_smoothing is {s.label_smoothing:g}: it has to be from 0 to 1")
     if s.balance and s.label_smoothing:
         raise ShapeError("balance and label_smoothing are both given, and a loss has one of them; leave one out")
+    views(s.tta)
+    if options.flip is False and options.tta is not None and "flip" in options.tta:
+        raise ShapeError(
+            f"tta {options.tta} and no flip are both given, where a mirror image is of another class: choose crops"
+        )
     if s.patience is not None and s.patience < 0:
         raise ShapeError(f"patience is {s.patience}: it is a number of epochs, 0 or more")
     if options.lr == "auto" and s.accumulate > 1:

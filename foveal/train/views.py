@@ -10,6 +10,8 @@ from foveal import metrics
 from foveal.data.statistics import Floats
 from foveal.errors import ShapeError
 
+#: Stands for the image alone.
+NONE = "none"
 View = Callable[[Floats], Floats]
 # Images are moved by this part of a side, a pixel at least: 2 pixels of 32, 14 of 224.
 PART = 16
@@ -53,10 +55,10 @@ def views(tta: str | None) -> Sequence[View]:
 
     Raises ShapeError that lists the names if there is none of this name.
     """
-    if tta is None or tta == "none":
+    if tta is None or tta == NONE:
         return (as_it_is,)
     if tta not in VIEWS:
-        raise ShapeError(f"tta {tta!r}: choose from {', '.join(VIEWS)}, none")
+        raise ShapeError(f"tta {tta!r}: choose from {', '.join(VIEWS)}, {NONE}")
     return VIEWS[tta]
 
 
