@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from contextlib import nullcontext, redirect_stdout
 from functools import partial
 from pathlib import Path
@@ -131,6 +132,8 @@ def train(
     --json prints what metrics.json holds, with "out", the folder, and "log", the lines of log.jsonl. With
     --compile-only: "programs", each with its kernels, "compiled", "from_cache", "seconds" and "kept".
     """
+    # Minutes are those of the whole command.
+    began = time.perf_counter()
     from foveal.kernel.runtime import prepare
 
     # while the data are read
@@ -164,7 +167,8 @@ def train(
         reporting = Reporting(folder, report, tensorboard, findings)
         # The JSON has standard output to itself.
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
-            run(dataset, out=folder, resume=resume, command=call.command, callbacks=reporting.callbacks, **call.options)
+            given = {"command": call.command, "callbacks": reporting.callbacks, **call.options}
+            run(dataset, out=folder, resume=resume, began=began, **given)
             finish(folder, dataset, reporting.recorder.run.held_out)
             reporting.finish(dataset, quiet=silent)
             # Only now: what is killed before this goes on with `--resume`, and ends with all files.

@@ -100,7 +100,8 @@ class Recorder(Callback):
         found: dict[str, Any] = dict(zip(("step", "lr", "momentum", "loss"), columns, strict=True))
         found |= {"seconds": self.seconds} | ({"running": True} if running else {})
         with writing(self.folder):
-            write_whole(self.home / STEPS, json.dumps(found).encode())
+            # It is for whoever watches as long as the run goes on, and is written at its end.
+            write_whole(self.home / STEPS, json.dumps(found).encode(), synchronised=not running)
         self.written = time.monotonic()
 
     def state_dict(self) -> Mapping[str, Any]:

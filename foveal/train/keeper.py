@@ -22,6 +22,8 @@ from foveal.train.run_folder import RunFolder
 State = dict[str, Ndarray]
 # Seconds between the checkpoints at the ends of short epochs.
 SHORT = 10.0
+# Seconds between two epochs whose files are waited for until they are on the disk: what is lost by a loss of power.
+SYNCHRONISED = 1.0
 
 
 class Keeper:
@@ -38,6 +40,7 @@ class Keeper:
         # Whether the model file may lack the best model so far.
         self.behind = True
         self.written = time.perf_counter()
+        self.synchronised = float("-inf")
         self.facts: dict[str, Any] = {}
         # The files that are read while the run goes on, as they were at its start.
         self.stamps = stamps(files)
@@ -86,8 +89,11 @@ class Keeper:
         """
         if self.folder is None:
             return
+        # Waiting for the disk may take longer than a short epoch.
+        due = last or time.perf_counter() - self.synchronised >= SYNCHRONISED
         try:
-            self.folder.save(state, description, lines[-1], metrics)
+            self.folder.save(state, description, lines[-1], metrics, due)
+            self.synchronised = time.perf_counter() if due else self.synchronised
             self.saved, self.behind = epoch, False
         except DataError as error:
             # The next epoch writes this one's line too.

@@ -8,25 +8,29 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import count
+from itertools import count, islice
 from typing import Any, Protocol
-
-import numpy as np
 
 from foveal import nn
 from foveal.arena import mib
 from foveal.data.loader import Loader
 from foveal.errors import ArgumentError, ShapeError
 from foveal.explain.costs import planned_memory
+from foveal.explain.model import modes_restored
 from foveal.ops.op import Type
 from foveal.optim import UpdateRule
 from foveal.step import Step
 from foveal.system import available_memory
+from foveal.train.checkpoint import ModelDescription, NetworkDescription, model_bytes
 from foveal.train.feed import Feed
+from foveal.train.keeper import SYNCHRONISED
+from foveal.train.measure import called
 from foveal.train.range_test import range_test, restored
 from foveal.train.recipes import MOST
+from foveal.train.run_folder import RunFolder
 from foveal.train.settings import Settings, TrainOptions
 from foveal.train.tally import Clock
+from foveal.train.views import views
 
 # A training step of few networks holds more than this multiple of its batch of images. Where that fits, the memory is
 # not planned beforehand.
@@ -35,10 +39,16 @@ SURELY = 2000
 PER_PARAMETER = 4 * 5
 # The share of the rate at which the loss falls fastest that a run gets.
 OF_STEEPEST = 0.5
-# Steps whose time is measured, after some that compile and fill caches.
-MEASURED_STEPS, FIRST_STEPS = 8, 2
-# The share of the time of a training step per image that a forward pass takes.
-FORWARD = 1 / 3
+# Steps whose time is measured, after some that compile and fill caches: so many at least, and for this share of the
+# time that is given, up to some seconds.
+MEASURED_STEPS, FIRST_STEPS, MEASURED_SHARE, MEASURED_SECONDS = 8, 2, 0.02, 2.0
+# Batches of each part whose time is measured.
+MEASURED_BATCHES = 4
+# What an epoch takes beyond what is measured: counting, callbacks, lines for people, a log that grows.
+MORE = 1.08
+# Seconds that a command takes after its run, beside looking at all images twice: calibration, model card and report. On
+# a machine that does other things too they are more, and at most so many times as many.
+FINISHING, SLOWEST = 3.0, 6.0
 
 
 class Run(Protocol):
@@ -51,6 +61,8 @@ class Run(Protocol):
     feed: Feed
     loader: Loader
     clock: Clock
+    folder: RunFolder | None
+    stored: ModelDescription | NetworkDescription
     #: How many numbers are trained.
     parameters: int
     #: What was found out, in sentences for people.
@@ -130,7 +142,10 @@ def with_epochs(run: Run, settings: Settings, options: TrainOptions, minutes: fl
             "train: minutes is given, and how long an epoch of this generator is, is not known; give epochs"
         )
     seconds = epoch_seconds(run)
-    left = 60 * minutes - run.clock.elapsed()
+    used = run.clock.elapsed() if options.began is None else time.perf_counter() - options.began
+    # How much longer everything takes than it computes, with one thread.
+    slow = min(SLOWEST, max(1.0, used / max(time.process_time(), 1e-3)))
+    left = 60 * minutes - used - ending_seconds(run, options, slow)
     # More epochs than that are not worth their time.
     most = max(1, round(MOST * settings.epochs))
     epochs = min(max(1, int(left / seconds)), most)
@@ -147,17 +162,62 @@ def with_epochs(run: Run, settings: Settings, options: TrainOptions, minutes: fl
 
 
 def epoch_seconds(run: Run) -> float:
-    """Return the seconds that an epoch takes, with its measuring; compiles the step. Nothing is trained in the end."""
-    seconds: list[float] = []
+    """Return the seconds that an epoch takes, with its measuring and its files. Nothing is trained in the end.
+
+    Steps are done and undone, with the batches that they wait for, and files are written and removed.
+    """
+    given, done = min(MEASURED_SECONDS, MEASURED_SHARE * 60 * (run.settings.minutes or 0.0)), 0
     with restored(run.train_step, run.optimizer):
         source = batches(run)
-        for _ in range(FIRST_STEPS + MEASURED_STEPS):
-            started = time.perf_counter()
+        for _ in range(FIRST_STEPS):
             run.train_step(*next(source))
-            seconds.append(time.perf_counter() - started)
-    step = float(np.median(seconds[FIRST_STEPS:]))
-    measured = sum(loader.count or 0 for loader in run.feed.parts.values())
-    return step * (len(run.loader) + FORWARD * measured / (run.settings.batch_size or 1))
+        started = time.perf_counter()
+        while done < MEASURED_STEPS or time.perf_counter() - started < given:
+            run.train_step(*next(source))
+            done += 1
+        step = (time.perf_counter() - started) / done
+    seconds = step * len(run.loader) + measuring_seconds(run)
+    short, synchronised = (writing_seconds(run, waited) for waited in (False, True))
+    # The files of short epochs are not waited for each time.
+    seconds += short + max(0.0, synchronised - short) * min(1.0, (seconds + short) / SYNCHRONISED)
+    return MORE * seconds
+
+
+def measuring_seconds(run: Run) -> float:
+    """Return the seconds that the parts take that the network is measured by, by some batches of each."""
+    seconds = 0.0
+    with modes_restored(run.net):
+        run.net.eval()
+        for loader in run.feed.parts.values():
+            # Without the first one, which compiles; of a single batch, again.
+            called(run.net, next(loader.epoch(0))[0])
+            started, done = time.perf_counter(), 0
+            for x, _ in islice(loader.epoch(0), MEASURED_BATCHES):
+                called(run.net, x)
+                done += 1
+            count = done if loader.count is None else len(loader)
+            seconds += (time.perf_counter() - started) / done * count
+    return seconds
+
+
+def writing_seconds(run: Run, synchronised: bool) -> float:
+    """Return the seconds that the files of an epoch take; 0 for a run without a folder."""
+    if run.folder is None:
+        return 0.0
+    started = time.perf_counter()
+    run.folder.rehearse(model_bytes(run.net.state_dict(), run.stored), synchronised)
+    return time.perf_counter() - started
+
+
+def ending_seconds(run: Run, options: TrainOptions, slow: float) -> float:
+    """Return the seconds that are needed after the last epoch, for test-time augmentation and what a command does.
+
+    slow: how many times as long as on an idle machine it takes to draw the report.
+    """
+    # The model card and the report look at images as the model is used.
+    times = (run.settings.tta is not None) + (0 if options.command is None else 2)
+    seconds = times * len(views(run.settings.tta)) * measuring_seconds(run) if times else 0.0
+    return seconds if options.command is None else seconds + slow * FINISHING
 
 
 def batches(run: Run) -> Iterator[tuple[Any, Any]]:

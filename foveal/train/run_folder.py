@@ -22,7 +22,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from foveal.files import write_synchronised, write_whole
+from foveal.files import synchronise_file, write_soon, write_synchronised, write_whole
 from foveal.strides import Ndarray
 from foveal.train.checkpoint import LOG, METRICS, MODEL, RUN, SAVED, ModelDescription, NetworkDescription, model_bytes
 from foveal.train.checkpoints import CHECKPOINTS, LAST, NEW, PREVIOUS, write_checkpoint
@@ -57,6 +57,8 @@ class RunFolder:
         # The lines of the log so far, whether the log in its place begins with them, and whether the files in their
         # places are this run's.
         self._log, self._followed, self._begun = "", False, False
+        # Whether the files of the last epoch may not be on the disk yet.
+        self._loose = False
         # Find out now, before hours of training, that the folder can be written.
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -76,6 +78,9 @@ class RunFolder:
         # A run that was interrupted while it wrote leaves no temporary files either.
         with contextlib.suppress(OSError):
             self._tidy()
+            for name in FILES if self._loose else ():
+                synchronise_file(self.path / name)
+            synchronise(self.path)
         # One that wrote no epoch and no checkpoint leaves no file.
         if not self._begun and not _states(self.home):
             _remove(self.home / CHECKPOINTS)
@@ -117,10 +122,12 @@ class RunFolder:
         description: ModelDescription | NetworkDescription,
         line: Mapping[str, object] | None,
         metrics: Mapping[str, object],
+        synchronised: bool = True,
     ) -> None:
         """Write the model, add `line` to the log and write the metrics. If that fails, the files are as they were.
 
-        state: None where the model of an earlier epoch stays. line: None where the log stays as it is.
+        state: None where the model of an earlier epoch stays. line: None where the log stays as it is. synchronised:
+        False for files that nothing but a loss of power may damage; `close` waits for them.
         """
         text = "" if line is None else json.dumps(line) + "\n"
         content = {} if state is None else {MODEL: model_bytes(state, description)}
@@ -132,8 +139,9 @@ class RunFolder:
             try:
                 saving.mkdir(exist_ok=True)
                 for name, value in content.items():
-                    write_synchronised(saving / name, value)
-                synchronise(saving)
+                    (write_synchronised if synchronised else write_soon)(saving / name, value)
+                if synchronised:
+                    synchronise(saving)
                 # The files of an older run are kept beside those of this one before its first model takes their place.
                 if not self._begun:
                     self._keep_earlier()
@@ -143,8 +151,23 @@ class RunFolder:
                 _remove(saving)
                 raise
             follows, self._followed, self._begun, self._log = self._followed, True, True, self._log + text
-            synchronise(self.path)
+            self._loose = not synchronised
+            if synchronised:
+                synchronise(self.path)
             self._publish(text if follows else None)
+
+    def rehearse(self, content: bytes, synchronised: bool) -> None:
+        """Write as much as for an epoch, and remove it again. Raises DataError if that fails."""
+        with writing(self.path):
+            saving = self.path / SAVING
+            saving.mkdir(exist_ok=True)
+            for name, value in zip(FILES, (content, b"", b""), strict=True):
+                (write_synchronised if synchronised else write_soon)(saving / name, value)
+            # Of the folder, of the run's before the files move to their places, and after that.
+            for place in (saving, self.path, self.path) if synchronised else ():
+                synchronise(place)
+            for name in FILES:
+                (saving / name).unlink()
 
     def begin(self, lines: Iterable[Mapping[str, object]]) -> None:
         """Let the log hold these lines, and what is saved from now on: those of the run that this one goes on with."""
@@ -210,7 +233,8 @@ class RunFolder:
         _remove(started / CHECKPOINTS)
         _remove(started)
         # The folder is on the disk before `.saved` goes: until then whoever comes after a kill finishes the moves.
-        synchronise(self.path)
+        if not self._loose:
+            synchronise(self.path)
         _remove(saved)
 
     def _next_earlier(self) -> tuple[Path, Path | None]:

@@ -138,6 +138,8 @@ class TrainOptions(RunOptions):
     metrics: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     #: What the run was called with, for run.json: `foveal train` gives its words, its options and the path of the data.
     command: Mapping[str, Any] | None = None
+    #: When `minutes` began, as time.perf_counter() has it: before the data were read, say. The start if not given.
+    began: float | None = None
     #: What train.SaveState wrote, or its content: the training goes on from there. Or the folder of a run that has not
     #: ended: it goes on in that folder, unless `out` names another.
     resume: Any = None

@@ -1,6 +1,7 @@
 """The command line: what is printed, and that every error is one message and a status."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -178,6 +179,14 @@ def test_ctrl_c_ends_with_130(place, monkeypatch):
     result = invoke("train", place[0] / "set.npz", "--quiet", "--out", place[0] / "other")
     assert result.exit_code == 130
     assert "Interrupted in epoch 1. No model of this run was written" in result.stderr
+
+
+def test_ctrl_c_while_the_command_line_is_imported(tmp_path):
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt\n")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", ""), os.getcwd()])
+    command = [sys.executable, "-c", "from foveal.__main__ import main; main()", "train", "digits"]
+    ended = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "\nInterrupted.\n")
 
 
 def test_doctor():

@@ -97,6 +97,7 @@ def network() -> bytes:
         "temperature": 1.5,
         "thresholds": [0.0, 0.5, 1.0],
         "licence": "mit",
+        "tta": "flip",
     }
     net = models.build("small", channels=1, size=(SIDE, SIDE), classes=3)
     state = {name: np.zeros_like(value) for name, value in net.state_dict().items()}

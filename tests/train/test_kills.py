@@ -82,6 +82,7 @@ class Counted:
             setattr(os, name, self.counted(getattr(os, name)))
         for module in (files, run_folder, checkpoints):
             module.write_synchronised = self.write
+        files.write_soon = run_folder.write_soon = self.write
 
     def counted(self, real):
         def function(*arguments, **options):

@@ -79,6 +79,7 @@ OPTIONAL = {
     "temperature": 1.5,
     "thresholds": [0.5, 0.0],
     "licence": "bsd-3-clause",
+    "tta": "crops+flip",
 }
 # Values above that one field takes.
 FINE = {
@@ -197,7 +198,8 @@ def test_fields_with_their_default_values_are_left_out_and_others_come_back(run,
     description, state = load_run(run / "run")
     assert set(text_of(model_bytes(state, description))) == DESCRIPTION.keys()
     how = Preprocessing(1, (8, 8), background=(0, 9, 8), mean=description.mean, std=description.std)
-    changed = replace(description, preprocessing=how, temperature=2.0, thresholds=(0.25, 1.0), licence="mit")
+    changed = replace(description, preprocessing=how, temperature=2.0, thresholds=(0.25, 1.0))
+    changed = replace(changed, licence="mit", tta="flip")
     content = model_bytes(state, changed)
     assert set(text_of(content)) == DESCRIPTION.keys() | OPTIONAL.keys()
     (tmp_path / "model.safetensors").write_bytes(content)

@@ -405,7 +405,7 @@ def test_a_command_that_was_killed_after_its_training_still_does_the_rest(tmp_pa
     assert invoke("train", tmp_path / "photos", *options, whole).exit_code == 0
     assert train.load_run(whole)[0].temperature != 1
 
-    def killed(*given):
+    def killed(*given, **options):
         raise SystemExit(9)
 
     with monkeypatch.context() as patch:
