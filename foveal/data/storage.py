@@ -3,7 +3,8 @@
 The choice follows from sizes alone and changes no bit of what is trained. A set that fits into the memory limit is
 decoded into memory. Where decoding takes a second or more (`PAYS`), or the set does not fit, it is decoded into a file
 of the cache folder, which the next run finds; the system reads its pages when they are used and lets go of them when
-memory is short. Where no such file may be, or there is no room for one, images are decoded anew whenever they are read.
+memory is short. Where no such file may be, or there is no room for one, images are decoded anew whenever they are read;
+before that each is decoded once, so that damaged files are left out here too.
 
 A file of the cache holds nothing but the bytes of the images. A JSON file beside it says how many there are and which
 files are left out, and is written last, so that a file without it counts as absent. The name is a digest of the
@@ -123,11 +124,14 @@ def stored(
 ) -> tuple[Bytes | ImageArray, Sequence[int]]:
     """Return the images of an array where they are kept, and the rows that these are.
 
-    refused: called with each row that cannot be decoded, which is left out; images that stream are not decoded here.
+    refused: called with each row that cannot be decoded, which is left out.
     advance: called with how many more images are done.
     """
-    if storage.kind == STREAM or not len(array):
-        return array, range(len(array))
+    if storage.kind == STREAM:
+        whole = [row for row, _ in without_refused(array, refused, advance)]
+        return array.of_rows(whole), whole
+    if not len(array):
+        return array, []
     if storage.kind == CACHE and storage.folder is not None:
         found = from_cache(storage.folder / digest(array), array, refused)
         if found is None:
