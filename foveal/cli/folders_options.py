@@ -195,7 +195,7 @@ def read_data(
 
 def learned_before(weights: str | Path | None, dataset: Dataset) -> str | None:
     """Return what is to be said where weights to start from have learned images that the new run holds out."""
-    from foveal.data.scanning.membership import Division, file_key, size_of
+    from foveal.data.scanning.membership import Division, size_of
     from foveal.train.run_file import division_of
 
     run = None if weights is None else Path(weights)
@@ -203,7 +203,7 @@ def learned_before(weights: str | Path | None, dataset: Dataset) -> str | None:
     if dataset.files is None or dataset.folder is None or not division.parts:
         return None
     held_out = [path for part, paths in dataset.files.items() if part != "train" for path in paths]
-    keys = [file_key(path, dataset.folder, size_of(path)) for path in held_out]
+    keys = division.keys(held_out, [size_of(path) for path in held_out], dataset.folder)
     count = sum(division.parts.get(key) == "train" for key in keys)
     if not count:
         return None

@@ -73,10 +73,7 @@ def features_of(net: nn.Module, images: Images, description: ModelDescription) -
 
 def rows_of(images: Images, rows: Labels) -> Images:
     """Return some of the images; of files that are decoded when they are read, so do these."""
-    if isinstance(images, ImageArray):
-        stamps = None if images.stamps is None else [images.stamps[row] for row in rows]
-        return ImageArray([images.paths[row] for row in rows], images.preprocessing, stamps)
-    return images[rows]
+    return images.of_rows(rows) if isinstance(images, ImageArray) else images[rows]
 
 
 def of_size(images: Images, size: tuple[int, int]) -> Images:

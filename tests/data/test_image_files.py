@@ -82,8 +82,9 @@ def test_sizes_are_chosen_from_headers(tmp_path):
     assert data.scan(tmp_path / "b").default_size() == (32, 32)
 
 
-@pytest.mark.parametrize("limit", [None, 100])
-def test_files_that_cannot_be_decoded_are_left_out_and_said(tmp_path, limit):
+@pytest.mark.parametrize(("limit", "cache"), [(None, "auto"), (100, "auto"), (100, "off")])
+def test_files_that_cannot_be_decoded_are_left_out_and_said(tmp_path, limit, cache):
+    """Wherever the images are kept; those that stream are decoded once before."""
     root = folder(tmp_path / "photos")
     # The end is there, what comes before is not: that is found out when it is decoded.
     content = torn(root / "cat" / "x.png").read_bytes()
@@ -93,7 +94,10 @@ def test_files_that_cannot_be_decoded_are_left_out_and_said(tmp_path, limit):
     for _ in range(2):
         files = data.scan(root)
         with pytest.warns(FovealWarning, match=r"x\.png left out: not a readable image"):
-            dataset = files.dataset((8, 8), memory_limit=limit)
+            dataset = files.dataset((8, 8), memory_limit=limit, data_cache=cache)
+        assert isinstance(dataset.images_train, ImageArray) == (cache == "off")
+        assert not any(path.endswith("x.png") for paths in dataset.files.values() for path in paths)
+        assert [np.asarray(image).shape for image in dataset.images_train] == [(3, 8, 8)] * len(dataset.y_train)
         arrays = dataset.images_train, dataset.images_validation, dataset.images_test
         assert sum(map(len, arrays)) == 20 == sum(map(len, dataset.files.values()))
         assert files.problems[-1].path.endswith("x.png")
@@ -106,7 +110,7 @@ def test_files_that_cannot_be_decoded_are_left_out_and_said(tmp_path, limit):
         data.load(root, size=(8, 8))
     assert [os.path.basename(str(w.message).split(" left")[0]) for w in found] == ["torn.png", "x.png"]
     with pytest.raises(DataError, match="strict is on"):
-        data.scan(root, strict=True).dataset((8, 8), data_cache="off")
+        data.scan(root, strict=True).dataset((8, 8), data_cache=cache, memory_limit=limit)
 
 
 def test_rows_of_an_image_array_are_decoded_when_they_are_read(tmp_path):

@@ -1,6 +1,7 @@
 """What holds for every operator, checked on one of its cases; tests/ops/test_operators.py runs each on each case."""
 
 import ctypes
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,6 +22,9 @@ WEIGHT_LIMIT = 2e-5
 # finite differences in float64: how far inputs are moved, and the allowed error of the slope
 STEP = 1e-6
 SLOPE_LIMIT = 1e-6
+
+# how many inputs of a convolution, the first ones, have an axis of images
+BATCHED = {"conv2d": 1, "conv2d_input_grad": 1, "conv2d_weight_grad": 2}
 
 # floating point operations that plain Python needs seconds for
 LONG = 500_000
@@ -134,11 +138,21 @@ def threads(op, case):
 
 
 def interpreted(op, case):
-    graph, xs, want = forward(op, case)
-    for tuned in (True, False):
+    """The plain loop nest on two images: it does the same to each, a scalar at a time."""
+    for tuned, whole in ((True, case), (False, of_two_images(op, case))):
+        graph, xs, want = forward(op, whole)
         program = build(graph, threads=1, tuned=tuned)
         program.arena[:] = 255
         assert error(program.interpret(*xs)[0], want) < limit(op)
+
+
+def of_two_images(op, case):
+    """The case of a convolution or of one of its gradients with two images at most; any other case as it is."""
+    if op.name not in BATCHED:
+        return case
+    batched, shapes = BATCHED[op.name], list(case.shapes)
+    shapes[:batched] = [(min(2, images), *image) for images, *image in shapes[:batched]]
+    return replace(case, shapes=tuple(shapes))
 
 
 def plain_kernel(op, case):

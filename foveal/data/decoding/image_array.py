@@ -47,6 +47,12 @@ class ImageArray:
     def __repr__(self) -> str:
         return f"ImageArray of {list(self.shape)}: {len(self)} files, decoded when they are read"
 
+    def of_rows(self, rows: Iterable[int]) -> ImageArray:
+        """Return the images of these rows, as an array that decodes them when they are read too."""
+        chosen = list(rows)
+        stamps = None if self.stamps is None else [self.stamps[row] for row in chosen]
+        return ImageArray([self.paths[row] for row in chosen], self.preprocessing, stamps)
+
     def decoded(self, row: int) -> Bytes:
         """Return one image, [C, H, W]. Raises ImageError that names the file."""
         path = self.paths[row]

@@ -3,7 +3,8 @@
 The choice follows from sizes alone and changes no bit of what is trained. A set that fits into the memory limit is
 decoded into memory. Where decoding takes a second or more (`PAYS`), or the set does not fit, it is decoded into a file
 of the cache folder, which the next run finds; the system reads its pages when they are used and lets go of them when
-memory is short. Where no such file may be, or there is no room for one, images are decoded anew whenever they are read.
+memory is short. Where no such file may be, or there is no room for one, images are decoded anew whenever they are read;
+before that each is decoded once, so that damaged files are left out here too.
 
 A file of the cache holds nothing but the bytes of the images. A JSON file beside it says how many there are and which
 files are left out, and is written last, so that a file without it counts as absent. The name is a digest of the
@@ -15,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -37,6 +39,8 @@ PAYS, PER_FILE = 1_000_000_000, 20_000
 CACHE_BYTES, DISK_SHARE = 50 << 30, 0.5
 MEMORY, CACHE, STREAM = "memory", "cache", "stream"
 _VERSION = 1
+# Names in the folder of decoded images, those of files that are being written among them.
+_OWN_NAME = re.compile(r"[0-9a-f]{40}\.(pixels|json)|\.[0-9a-f]{40}\.(pixels|json)\.\d+\.tmp")
 
 
 @dataclass(frozen=True)
@@ -87,13 +91,10 @@ def cache_folder(data_cache: str | Path) -> Path | None:
     if data_cache != "auto":
         folder = Path(data_cache).expanduser()
     else:
-        from foveal.kernel import cache
-
-        # Nobody else may write there.
-        place = cache.usable()
+        place = usual_folder()
         if place is None:
             return None
-        folder = place / "images"
+        folder = place
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -103,6 +104,21 @@ def cache_folder(data_cache: str | Path) -> Path | None:
             f"data cache {folder}: cannot be made: {error.strerror or error}; give another folder"
         ) from None
     return folder if os.access(folder, os.W_OK | os.X_OK) else None
+
+
+def usual_folder() -> Path | None:
+    """Return the folder of decoded images where none is given; None where nothing may be kept on disk."""
+    from foveal.kernel import cache
+
+    # Nobody else may write there.
+    place = cache.usable()
+    return None if place is None else place / "images"
+
+
+def kept_files(folder: Path) -> list[Path]:
+    """Return the files of a folder of decoded images that are such; what else lies there is not among them."""
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in found if _OWN_NAME.fullmatch(path.name) and path.is_file() and not path.is_symlink()]
 
 
 def room_for(folder: Path) -> float:
@@ -123,11 +139,14 @@ def stored(
 ) -> tuple[Bytes | ImageArray, Sequence[int]]:
     """Return the images of an array where they are kept, and the rows that these are.
 
-    refused: called with each row that cannot be decoded, which is left out; images that stream are not decoded here.
+    refused: called with each row that cannot be decoded, which is left out.
     advance: called with how many more images are done.
     """
-    if storage.kind == STREAM or not len(array):
-        return array, range(len(array))
+    if storage.kind == STREAM:
+        whole = [row for row, _ in without_refused(array, refused, advance)]
+        return array.of_rows(whole), whole
+    if not len(array):
+        return array, []
     if storage.kind == CACHE and storage.folder is not None:
         found = from_cache(storage.folder / digest(array), array, refused)
         if found is None:

@@ -145,9 +145,20 @@ def find(name: str, *, quiet: bool = False) -> Path:
 
 def places_of() -> list[Path]:
     """Return the folders in which data sets are looked for; they are kept in the first one."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "foveal" / "data"
     chosen = os.environ.get(VARIABLE)
-    return [place.expanduser() for place in ([Path(chosen), cache] if chosen else [cache])]
+    return [*([Path(chosen).expanduser()] if chosen else []), cache_of_downloads()]
+
+
+def cache_of_downloads() -> Path:
+    """Return the folder in the user's cache in which data sets that were fetched are kept."""
+    return (Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "foveal" / "data").expanduser()
+
+
+def kept_files() -> list[Path]:
+    """Return the files of data sets that have a name in the cache of downloads; not those that are linked there."""
+    folders = {cache_of_downloads() / folder for named in NAMED.values() for folder in named.folders}
+    found = [path for folder in sorted(folders) if not folder.is_symlink() for path in sorted(folder.glob("*"))]
+    return [path for path in found if path.is_file() and not path.is_symlink()]
 
 
 def holds(folder: Path, files: Collection[str]) -> bool:

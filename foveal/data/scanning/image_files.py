@@ -161,8 +161,8 @@ class ImageFiles:
 
         memory_limit: bytes of decoded images that may be held in memory; a quarter of the machine's memory if None.
         data_cache: "auto" for the cache folder, "off", or a folder: where a file of decoded images is kept if they take
-        more, or took a second to decode (`storage`). Without such a file larger sets are decoded anew in every epoch,
-        by an array that is read like NumPy's. No bit of a training depends on that.
+        more, or took a second to decode (`storage`). Without such a file larger sets are decoded once to find damaged
+        files, and anew in every epoch, by an array that is read like NumPy's. No bit of a training depends on that.
 
         Files that cannot be decoded are left out, added to `problems` and said, or raise DataError if `strict`. tell: a
         function that is called with what is to be said, a line each; without it left-out files are a FovealWarning.
@@ -179,7 +179,7 @@ class ImageFiles:
         images: dict[str, Any] = {}
         kept: dict[str, Labels] = {}
         before = len(self.problems)
-        with Bar("decoding", len(self), "images", quiet or storage.kind == STREAM) as bar:
+        with Bar("decoding", len(self), "images", quiet) as bar:
             for part in (TRAIN, VALIDATION, TEST):
                 rows = self.rows(part)
                 # Training images may be kept larger than the network takes them, so that crops have a choice.

@@ -1,7 +1,8 @@
 """Which part of a data set each image file was in when a run began, so that the same images are held out later.
 
 A file is known by its path below the data set's folder and its size, of which 48 bits of a digest are kept, 8 letters.
-So a data set may be moved, and others may grow beside it, and no training image is taken for a test image.
+So a data set may be moved, and others may grow beside it, and no training image is taken for a test image. Files that
+were trained on by a table are known when their folder is given later, and the other way round.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +28,14 @@ _BYTES, _LETTERS = 6, 8
 def file_key(path: str, folder: str, size: int) -> str:
     """Return the letters that stand for a file of so many bytes. folder: what its path is taken below."""
     name = os.path.relpath(path, folder).replace(os.sep, "/")
+    # A table may list files that lie beside its folder.
+    while name.startswith("../"):
+        name = name[3:]
+    return letters(name, size)
+
+
+def letters(name: str, size: int) -> str:
+    """Return the letters that stand for a name and so many bytes."""
     digest = hashlib.sha256(f"{name}\0{size}".encode("utf-8", "surrogateescape")).digest()
     return base64.b64encode(digest[:_BYTES]).decode()
 
@@ -66,6 +76,25 @@ class Division:
     def knows(self, keys: Sequence[str]) -> int:
         """Return how many of the files, by their letters, the run had."""
         return sum(key in self.parts for key in keys)
+
+    def keys(self, paths: Sequence[str], sizes: Sequence[int], folder: str) -> list[str]:
+        """Return the letters of each file, of so many bytes: below `folder`, if the run had some of them there.
+
+        Else below the one of the folders that they lie in, at any depth, below which the run had most of them.
+        """
+        keys = [file_key(path, folder, size) for path, size in zip(paths, sizes, strict=True)]
+        if not self.parts or self.knows(keys):
+            return keys
+        found: Counter[str] = Counter()
+        for path, size in zip(paths, sizes, strict=True):
+            base, *names = os.path.abspath(path).split(os.sep)
+            for i in range(len(names) - 1, -1, -1):
+                if letters("/".join(names[i:]), size) in self.parts:
+                    found[os.sep.join([base, *names[:i], ""])] += 1
+        if not found:
+            return keys
+        ((best, _),) = found.most_common(1)
+        return [file_key(path, best, size) for path, size in zip(paths, sizes, strict=True)]
 
     def of(self, keys: Sequence[str], given: Sequence[str | None], groups: Sequence[str] | None) -> Parts:
         """Return the part of each file as the run had it.

@@ -28,7 +28,7 @@ from foveal.data.scanning.listing import (
     looks_like_image,
     of_folder,
 )
-from foveal.data.scanning.membership import Division, file_key
+from foveal.data.scanning.membership import Division
 from foveal.data.threads import Bar
 from foveal.data.threads import in_order as computed_in_order
 from foveal.errors import ArgumentError, DataError
@@ -71,8 +71,9 @@ def scan(
 
     Files that are no images, damaged or hostile are left out and listed in `problems`; strict: True to raise DataError
     for those that should be images. background: the colour under what is transparent, (red, green, blue). before:
-    how a run had divided the files, which they keep, whatever the options say; files that it did not have are in the
-    part of their folder or group, else for testing. quiet: True for no bar.
+    how a run had divided the files, which they keep, whatever the options say, also where a table was trained on and
+    its folder is given here; files that it did not have are in the part of their folder or group, else for testing.
+    quiet: True for no bar.
 
     Raises DataError where there are no images or fewer than two classes, for a class that is not in the training part,
     and for folders and tables that cannot be read, ArgumentError for shares that cannot be.
@@ -130,14 +131,18 @@ def divided(
 ) -> tuple[splits.Parts, str]:
     """Return the part of each file, as a run had it where it knows any of them, and in words how that came about."""
     given, names = [file.part for file in found], [file.relative for file in found]
-    keys = [] if before is None else [file_key(file.path, str(folder), file.bytes) for file in found]
+    paths, sizes = [file.path for file in found], [file.bytes for file in found]
+    keys = [] if before is None else before.keys(paths, sizes, str(folder))
     if before is not None and (old := before.knows(keys)):
         group_by = group_by or before.group_by
         groups = None if group_by is None else splits.group_names(group_by, names)
         new = f"; {len(found) - old:,} of them are new since" if old < len(found) else ""
         return before.of(keys, given, groups), f"as in the training{new}"
     groups = None if group_by is None else splits.group_names(group_by, names)
-    return splits.divide(labels, given, groups, shares, seed), in_words(given, shares, seed, group_by)
+    said = in_words(given, shares, seed, group_by)
+    if before is not None and before.parts:
+        said += "; none of these files was in the training, by name and size"
+    return splits.divide(labels, given, groups, shares, seed), said
 
 
 def is_scanned(path: Path) -> bool:
