@@ -148,7 +148,8 @@ class Kept(NamedTuple):
 
 def kept(what: str) -> Kept:
     """Return the decoded images or the downloads that are kept."""
-    from foveal.data import download, storage
+    from foveal.data.decoding import storage
+    from foveal.data.remote import download
 
     if what == IMAGES:
         folder = storage.usual_folder()
@@ -172,9 +173,9 @@ def clear_files(what: str) -> dict[str, Any]:
         with suppress(OSError):
             path.unlink()
     if what == DOWNLOADS:
-        for folder in {path.parent for path in before.files}:
+        for parent in {path.parent for path in before.files}:
             with suppress(OSError):
-                folder.rmdir()
+                parent.rmdir()
     left = sizes(path for path in before.files if path.exists())
     size = sum(before.files.values()) - sum(left.values())
     folder = None if before.folder is None else str(before.folder)
