@@ -72,7 +72,8 @@ def predict(ctx: click.Context, /, run: Path, images: tuple[str, ...], **options
     Images are PNG, JPEG, GIF, BMP, TIFF, WebP, PPM or AVIF, whatever their names say, of up to 50 megapixels (JPEG:
     120); of an animation or a file with pages the first image counts. They are read as the images that the model was
     trained on, as the model file says. Nothing is inverted: a model trained on MNIST expects white on black.
-    Probabilities are divided by the temperature of the model file (`foveal calibrate`).
+    Logits are divided by the temperature of the model file (`foveal calibrate`). A model that was trained with --tta
+    answers by the mean over several views of an image, which takes as many times as long; --tta none leaves that out.
 
     --json prints a list with an entry for each image: "image" (- for standard input), "class", "probability", "none",
     true where the class is "none of these", and "top", the most probable classes, each with "class" and "probability".

@@ -79,9 +79,10 @@ def train(data: Any, options: TrainOptions) -> History:
     and a generator of unknown length has a constant rate. augment: a name of `data.augment.AUGMENTATIONS`, one of
     `data.transforms`, a function (x, rng) -> x of batches before they are normalised, or a list. flip: False where a
     mirror image is of another class. mix: "mixup", "cutmix" or "mixup+cutmix"; accuracy in training goes by the larger
-    share. validation: (x, y), a Loader, a Dataset (its test images), or the share that is held out, such as 0.1, with
-    the same share of each class. callbacks: functions of an epoch's values, and objects of `Callback`: `EarlyStopping`,
-    `BestCheckpoint`, `Log`, `SaveState`. metrics: {"mae": function of outputs and targets}, of whole validation data,
+    share. tta: how the model is used, "flip", "crops" or "crops+flip", measured at the end. validation: (x, y), a
+    Loader, a Dataset (its test images), or the share that is held out, such as 0.1, with the same share of each class.
+    callbacks: functions of an epoch's values, and objects of `Callback`: `EarlyStopping`, `BestCheckpoint`, `Log`,
+    `SaveState`. metrics: {"mae": function of outputs and targets}, of whole validation data,
     and as the mean over training batches.
     accumulate: batches per update, as in `foveal.compile_step`; the last update of an epoch may have fewer. resume:
     what SaveState wrote, or the folder of a run that has not ended, which it goes on with; the training goes on to the

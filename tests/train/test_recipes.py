@@ -1,6 +1,7 @@
 """Recipes by size and number of images, and what a run finds out before its first step."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -211,15 +212,39 @@ def test_epochs_that_were_found_repeat_the_run(data, monkeypatch, capsys):
     assert "1.2 minutes: 3 epochs of about 20 s, as measured" in " ".join(capsys.readouterr().out.split())
     given = train(data, epochs=3, seed=2, **QUIET)
     assert (given["train"], given["test"]) == (found["train"], found["test"])
+    # What has passed before the call counts, and what a command does after it.
+    assert train(data, minutes=1.2, seed=2, began=time.perf_counter() - 30, **QUIET)["epochs"] == 2
+    monkeypatch.setattr(measured, "FINISHING", 50.0)
+    command = {"words": [], "data": "", "options": {}}
+    assert train(data, minutes=1.2, seed=2, command=command, **QUIET)["epochs"] == 1
     for wrong in ({"epochs": 2}, {"resume": {}}):
         with pytest.raises(ArgumentError, match="minutes"):
             train(data, minutes=1.0, **wrong, **QUIET)
 
 
-def test_steps_that_are_measured_leave_nothing_behind(data):
+def test_an_epoch_is_measured_with_its_parts_and_its_files(data, tmp_path, monkeypatch):
+    def epoch(measuring, short, synchronised):
+        monkeypatch.setattr(measured, "measuring_seconds", lambda run: measuring)
+        monkeypatch.setattr(measured, "writing_seconds", lambda run, waited: synchronised if waited else short)
+        kept = []
+        whole = measured.epoch_seconds
+        monkeypatch.setattr(measured, "epoch_seconds", lambda run: kept.append(whole(run)) or kept[-1])
+        train(data, minutes=1e-6, out=tmp_path, **QUIET)
+        monkeypatch.undo()
+        return kept[0] / measured.MORE
+
+    assert epoch(100.0, 10.0, 10.0) == pytest.approx(110.0, abs=5)
+    # A long epoch waits for the disk, of short ones one in each second.
+    assert epoch(100.0, 10.0, 30.0) == pytest.approx(130.0, abs=5)
+    monkeypatch.setattr(measured, "SYNCHRONISED", 1e6)
+    assert epoch(0.0, 0.0, 1000.0) < 100
+
+
+def test_steps_that_are_measured_leave_nothing_behind(data, tmp_path):
     # A time within which there is one epoch.
-    found = train(data, minutes=1e-6, seed=2, **QUIET)
+    found = train(data, minutes=1e-6, seed=2, out=tmp_path, **QUIET)
     assert found["epochs"] == 1
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
     assert train(data, epochs=1, seed=2, **QUIET)["test"] == found["test"]
 
 

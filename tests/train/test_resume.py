@@ -18,8 +18,8 @@ from foveal.errors import ArgumentError, DataError, FovealWarning, StateError, T
 from foveal.report import Recorder
 from foveal.report.record import read_record
 from foveal.step import Step
-from foveal.train import run_folder
-from foveal.train.checkpoint import MODEL
+from foveal.train import keeper, run_folder
+from foveal.train.checkpoint import MODEL, NetworkDescription
 from foveal.train.checkpoints import LAST, PREVIOUS
 from foveal.train.keeper import Keeper
 
@@ -221,6 +221,27 @@ def test_a_checkpoint_that_cannot_be_written_is_said_and_the_training_goes_on(tm
         run(tmp_path)
     assert (tmp_path / MODEL).read_bytes() == model
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [LAST, PREVIOUS]
+
+
+def test_short_epochs_do_not_wait_for_the_disk_and_the_last_one_does(tmp_path, monkeypatch):
+    waited, whole, counts = [], os.fsync, {}
+    monkeypatch.setattr(os, "fsync", lambda handle: waited.append(handle) or whole(handle))
+    for name, seconds in (("each", 0.0), ("some", 1e9)):
+        monkeypatch.setattr(keeper, "SYNCHRONISED", seconds)
+        waited.clear()
+        run(tmp_path / name, epochs=6, checkpoint_minutes=9)
+        counts[name] = len(waited)
+    # Of six epochs the first and the last are waited for: three files, and the names in two folders, one of them twice.
+    assert counts["some"] == counts["each"] - 4 * 6
+    assert (tmp_path / "each" / MODEL).read_bytes() == (tmp_path / "some" / MODEL).read_bytes()
+    assert log(tmp_path / "some") == [1, 2, 3, 4, 5, 6]
+    # Where another epoch was the last one, it is waited for when the folder is closed.
+    folder = run_folder.RunFolder(tmp_path / "own")
+    folder.save({}, NetworkDescription({}), {"epoch": 1}, {})
+    folder.save({}, NetworkDescription({}), {"epoch": 2}, {}, synchronised=False)
+    waited.clear()
+    folder.close()
+    assert len(waited) == 4
 
 
 def test_an_epoch_that_cannot_be_written_is_written_by_the_next(tmp_path, monkeypatch, model):
