@@ -11,7 +11,7 @@ answers.py    the answers of foveal predict as a table, JSON or CSV
 features.py   foveal features: what a network makes of images, for other programs and quick probes
 explain.py    foveal explain: what a model costs and sees, layer by layer
 bench.py      foveal bench: time models and operators, also against other frameworks
-cache.py      foveal cache: show, clear, export and import compiled kernels
+cache.py      foveal cache: show and clear kernels, decoded images and downloads; export and import kernels
 data.py       foveal data: what is wrong with a data set
 preview.py    foveal data preview: a sheet of images as they are augmented
 doctor.py     foveal doctor: what Foveal finds on this machine

@@ -178,8 +178,8 @@ def clear_files(what: str) -> dict[str, Any]:
                 parent.rmdir()
     left = sizes(path for path in before.files if path.exists())
     size = sum(before.files.values()) - sum(left.values())
-    folder = None if before.folder is None else str(before.folder)
-    return {"deleted": len(before.files) - len(left), "left": len(left), "bytes": size, "folder": folder}
+    place = before.as_json()["folder"]
+    return {"deleted": len(before.files) - len(left), "left": len(left), "bytes": size, "folder": place}
 
 
 def clear_kernels() -> dict[str, Any]:

@@ -304,8 +304,8 @@ def test_cifar_as_pickles_is_refused_unread(tmp_path, name, files):
 
 def test_real_cifar10(cifar10):
     data = load(cifar10)
-    assert data.x_train.shape == (50000, 3, 32, 32)
-    assert data.x_test.shape == (10000, 3, 32, 32)
+    assert data.images_train.shape == (50000, 3, 32, 32)
+    assert data.images_test.shape == (10000, 3, 32, 32)
     assert np.bincount(data.y_train).tolist() == [5000] * 10
     assert np.bincount(data.y_test).tolist() == [1000] * 10
     assert data.classes[0] == "airplane"

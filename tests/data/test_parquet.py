@@ -7,10 +7,12 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from photos import pixels
 from PIL import Image
 
 from foveal import data
+from foveal.cli import main
 from foveal.data import readers
 from foveal.data.scanning import parquet
 from foveal.errors import DataError, PackageError
@@ -173,3 +175,24 @@ def test_without_pyarrow_the_way_out_is_said(tmp_path, monkeypatch):
     assert readers.holds_images(tmp_path)
     with pytest.raises(PackageError, match=r"pip install 'foveal\[parquet\]'"):
         data.load(tmp_path)
+
+
+@with_arrow
+def test_a_check_says_which_rows_are_wrong(tmp_path):
+    place, rows = tmp_path / "set", images(20)
+    # a copy in another class, no image, one whose end is there and its middle is not, and no bytes
+    rows[3], rows[11] = rows[2], {"bytes": None, "path": "none.png"}
+    rows[7] = {"bytes": b"no image", "path": "text.png"}
+    rows[9] = {"bytes": rows[9]["bytes"][:60] + b"\0\0\0\0IEND\xaeB`\x82", "path": "torn.png"}
+    file = written(
+        place / "train-00000-of-00001.parquet", {"image": rows, "label": [i % 3 for i in range(20)]}, FEATURES
+    )
+    hugging_face(place / "test-00000-of-00001.parquet", 6, start=40)
+    ended = CliRunner().invoke(main, ["data", "check", str(place), "--json"])
+    assert ended.exit_code == 0, ended.output
+    found = json.loads(ended.stdout)
+    findings = {finding["kind"]: finding for finding in found["findings"]}
+    assert findings["unreadable"]["count"] == 2
+    assert findings["truncated"]["examples"][0][0]["image"] == f"{file}::9/torn.png"
+    named = {example["image"] for example in findings["exact copies in two classes"]["examples"][0]}
+    assert named == {f"{file}::{i}/002.png" for i in (2, 3)}

@@ -94,7 +94,7 @@ def wrong(format: str, target: Path) -> str:
     if format == "safetensors":
         net, description = load_net(target)
         return "" if min(description.std) > 0 and not net.training else "a description that cannot be used"
-    if format == "tar":
+    if format in ("tar", "parquet"):
         files = scan(target, quiet=True)
         with without_library_lines():
             images = [read_image(path, 3, 16, 16) for path in files.paths]

@@ -271,6 +271,17 @@ def tar(raw: bytes, draw: Random) -> bytes:
     return raw[:start] + bytes(header) + raw[start + 512 :]
 
 
+def parquet(raw: bytes, draw: Random) -> bytes:
+    """Change the pages, or what the end says of them, whose length is put right."""
+    (length,) = struct.unpack("<I", raw[-8:-4])
+    pages, end = raw[: -8 - length], raw[-8 - length : -8]
+    if draw.random() < 0.5:
+        pages = any_of(pages, draw)
+    else:
+        end = any_of(end, draw)
+    return pages + end + struct.pack("<I", len(end)) + raw[-4:]
+
+
 def packed(raw: bytes, draw: Random) -> bytes:
     """Pack what is changed, or a bomb that begins like it."""
     inner = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
@@ -286,6 +297,7 @@ PARTS: dict[str, Mutation] = {
     "cifar": packed,
     "npz": npz,
     "tar": tar,
+    "parquet": parquet,
     "safetensors": safetensors,
     "png": png,
     "jpeg": jpeg,

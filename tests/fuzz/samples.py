@@ -7,6 +7,7 @@ import struct
 import tarfile
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from random import Random
 
 import numpy as np
@@ -77,6 +78,30 @@ def tar(draw: Random) -> Sample:
     return "set.tar", {"set.tar": buffer.getvalue()}
 
 
+def parquet(draw: Random) -> Sample:
+    """Images and classes as Hugging Face's data sets have them, or columns that say nothing of themselves."""
+    import pyarrow
+    import pyarrow.parquet
+
+    images: list[object] = []
+    for i in range(2 * COUNT):
+        image = io.BytesIO()
+        Image.fromarray(pixels((SIDE, SIDE, 3)) + np.uint8(i)).save(image, "PNG")
+        images.append(image.getvalue())
+    labels = [int(LABELS[i % COUNT]) for i in range(2 * COUNT)]
+    described = draw.random() < 0.6
+    if described:
+        images = [{"bytes": content, "path": f"{i}.png"} for i, content in enumerate(images)]
+    table = pyarrow.table({"image": images, "label": labels if described else [f"c{label}" for label in labels]})
+    if described:
+        features = {"image": {"_type": "Image"}, "label": {"names": ["a", "b", "c"], "_type": "ClassLabel"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    buffer = io.BytesIO()
+    compression = draw.choice(("none", "snappy", "gzip", "zstd"))
+    pyarrow.parquet.write_table(table, buffer, row_group_size=5, compression=compression)
+    return "set.parquet", {"set.parquet": buffer.getvalue()}
+
+
 @cache
 def network() -> bytes:
     """A model file of the smallest network, with zeros for weights."""
@@ -143,3 +168,5 @@ SAMPLES: dict[str, Callable[[Random], Sample]] = {
     "webp": picture("WEBP", ("RGB", "RGBA"), {}, {"lossless": True}, {"exif": EXIF}),
     "bmp": picture("BMP", ("RGB", "L", "P", "1")),
 }
+if find_spec("pyarrow") is not None:
+    SAMPLES["parquet"] = parquet

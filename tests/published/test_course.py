@@ -63,7 +63,8 @@ def test_fifty_images_are_learnt_by_heart(cifar10):
     nn.seed(0)
     net = nn.Sequential(nn.Conv2d(3, 32, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32 * 14 * 14, 10))
     data = load(cifar10)
-    x, labels = data.x_train[:50] - 0.5, data.y_train[:50]
+    # floats are made of 50 images, not of all
+    x, labels = data.images_train[:50].astype("f4") / 255 - 0.5, data.y_train[:50]
     step = foveal.compile_step(net, nn.CrossEntropyLoss(), optim.Momentum(net.parameters(), lr=0.02))
     begin, right = time.perf_counter(), 0.0
     while right < 1 and step.steps < 60:
