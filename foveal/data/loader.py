@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -184,15 +185,16 @@ class Loader:
         return self.batches(checked_epoch(epoch), self.order(epoch), fill=False)
 
     @checked
-    def epoch(self, epoch: int, fill: bool = True) -> Iterator[tuple[Any, Any]]:
+    def epoch(self, epoch: int, fill: bool = True, first: int = 0) -> Iterator[tuple[Any, Any]]:
         """Return the batches of an epoch: images, float32 [batch_size, C, H, W], and labels, int64 [m].
 
         m is batch_size but in the last batch, which is filled up with zeros: only the labels of the real images are
-        given, so cut results to `len(labels)`. fill: False for a last batch of m images, as `for` gives it.
+        given, so cut results to `len(labels)`. fill: False for a last batch of m images, as `for` gives it. first: the
+        number of the batch to begin with; those before it are the same as ever, and of arrays and files none is read.
         """
-        return self.batches(checked_epoch(epoch), self.order(epoch), fill)
+        return self.batches(checked_epoch(epoch), self.order(epoch), fill, first)
 
-    def batches(self, epoch: int, order: Labels, fill: bool = True) -> Iterator[tuple[Any, Any]]:
+    def batches(self, epoch: int, order: Labels, fill: bool = True, first: int = 0) -> Iterator[tuple[Any, Any]]:
         """Yield the batches of an epoch whose images come in this order; fill: with zeros, up to batch_size."""
 
         def generator(place: int) -> Random:
@@ -206,10 +208,11 @@ class Loader:
             x, y = self.changed(*pair, epoch, numbered[0], order)
             return (mapped(partial(filled, rows=self.batch_size), x) if fill and self.batch_size else x), y
 
-        plan, items = Plan(epoch, order, self.batch_size, self.drop_last, generator), 0
+        plan = Plan(epoch, order, self.batch_size, self.drop_last, generator)
+        items = first * (self.batch_size or 0)
         # What makes batches ends before what they are read by.
         with closing(self.reads(plan)) as reads:
-            numbered = enumerate(reads)
+            numbered = enumerate(islice(reads, first, None), first)
             ahead = self.prefetch and in_order(made, numbered, self.threads, self.prefetch)
             with closing(ahead or (made(pair) for pair in numbered)) as batches:
                 for found in batches:

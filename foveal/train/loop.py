@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -354,7 +353,7 @@ class Run:
     def steps(self, epoch: int) -> bool:
         """Train on the batches that are left of an epoch; return True if a callback cuts it short."""
         self.phases.begin(epoch)
-        batches = self.clock.timed(islice(self.loader.epoch(epoch, fill=False), self.step, None))
+        batches = self.clock.timed(self.loader.epoch(epoch, fill=False, first=self.step))
         for x, labels in batches:
             if self.step == 0:
                 self.batch = x, labels

@@ -40,13 +40,30 @@ def test_threads_change_no_bit(source):
     shuffle = source != "generator"
     how = {"batch_size": 4, "augment": "crop+flip", "seed": 5, "shuffle": shuffle}
     plain = list(data.Loader(given, **how).epoch(2))
-    for prefetch, threads in ((1, 1), (3, 2), (20, 4)):
-        ahead = list(data.Loader(given, **how, prefetch=prefetch, threads=threads).epoch(2))
-        assert len(ahead) == len(plain) == 8
-        for (x, y), (u, v) in zip(plain, ahead, strict=True):
+    assert len(plain) == 8
+    for prefetch, threads, first in ((0, 1, 3), (1, 1, 0), (3, 2, 0), (20, 4, 0), (3, 2, 5), (1, 1, 8), (0, 1, 9)):
+        ahead = list(data.Loader(given, **how, prefetch=prefetch, threads=threads).epoch(2, first=first))
+        for (x, y), (u, v) in zip(plain[first:], ahead, strict=True):
             np.testing.assert_array_equal(x, u)
             np.testing.assert_array_equal(y, v)
     assert threads_of_loaders() == []
+
+
+def test_batches_before_the_first_are_not_read():
+    class Counted:
+        shape, dtype, ndim, read = IMAGES.shape, IMAGES.dtype, IMAGES.ndim, 0
+
+        def __len__(self):
+            return len(IMAGES)
+
+        def __getitem__(self, rows):
+            Counted.read += len(IMAGES[rows])
+            return IMAGES[rows]
+
+    loader = data.Loader((Counted(), LABELS), batch_size=4, shuffle=True)
+    Counted.read = 0
+    assert len(list(loader.epoch(1, first=6))) == 2
+    assert Counted.read == 4 + 2
 
 
 @pytest.mark.parametrize("source", ["arrays", "pairs"])
