@@ -63,22 +63,25 @@ def calibrate(
 ) -> None:
     """Make the probabilities of RUN's model agree with how often it is right on DATA.
 
-    A temperature is fitted on the validation images of DATA, or on its test images where there are none, and stored in
-    the model file, with thresholds for "none of these" if some are asked for; without --none-below and --precision
-    there are none afterwards. The images should not be among those that the model was trained on; they are seen as it
-    is used, with its test-time augmentation. No class changes, and MODEL.md is written anew.
+    A temperature is fitted on the training images that RUN has held out by --validation; without such, on the
+    validation images of DATA, or on its test images where there are none. It is stored in the model file, with
+    thresholds for "none of these" if some are asked for; without --none-below and --precision there are none
+    afterwards. The images should not be among those that the model was trained on; they are seen as it is used, with
+    its test-time augmentation. No class changes, and MODEL.md is written anew.
 
     --json prints "data", "part", "images", "temperature", "ece_before", "ece", "loss_before", "loss", "thresholds" (by
     class, or null), "answered" and "accuracy": the share of the images that gets a class, and of these the right ones.
     """
     from foveal.train.calibration import calibrate as calibrated
     from foveal.train.checkpoint import load_run
+    from foveal.train.held_out import held_out_of
     from foveal.train.model_card import write_card
 
     set_threads(threads)
     classes = classes_in(code)
     dataset = read_data(data, images, err=as_json, like=reading(load_run(run)[0]), run=run)
-    found = calibrated(run, dataset, none_below=none_below, precision=precision, cls=classes)
+    own = held_out_of(run, dataset)
+    found = calibrated(run, dataset, none_below=none_below, precision=precision, validation=own, cls=classes)
     if run.is_dir():
         write_card(run, dataset, classes)
     if as_json:

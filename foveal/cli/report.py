@@ -55,13 +55,15 @@ def report(
     """
     from foveal.report import write
     from foveal.train.checkpoint import load_net, load_run
+    from foveal.train.held_out import held_out_of
 
     set_threads(threads)
     net = load_net(run, cls=classes_in(code))[0] if code else None
     dataset = None
     if data is not None:
         dataset = read_data(data, images, quiet=quiet, err=as_json, like=reading(load_run(run)[0]), run=run)
-    path = write(run, net, dataset, quiet=quiet or as_json)
+    own = None if dataset is None else held_out_of(run, dataset)
+    path = write(run, net, dataset, validation=own, quiet=quiet or as_json)
     if as_json:
         show_json({"report": str(path), "bytes": path.stat().st_size})
     elif not quiet:

@@ -26,6 +26,7 @@ signals.py      Ctrl-C and SIGTERM while a run goes on
 run_state.py    how far a run is, its history and its callbacks, as parts of its state
 averaged.py     what a model is worth with its test-time augmentation
 calibration.py  `calibrate`: the temperature and the thresholds of a trained model
+held_out.py     the images that a run has held out by a share, found again
 model_card.py   MODEL.md: what a model is for, what it was trained and tested on
 features.py     embeddings of images, and simple classifiers on them
 evaluate.py     logits of a network on a set of images, and their metrics

@@ -59,6 +59,8 @@ class Feed:
     best: bool = False
     #: Of a data set of image files, those of each part, as `membership.written_parts` returns them.
     files: dict[str, str] | None = None
+    #: The share of the training images that is held out as the validation part; None for other validation data.
+    share: float | None = None
 
 
 @dataclass
@@ -162,6 +164,7 @@ def of_dataset(data: Dataset, options: TrainOptions) -> tuple[Settings, Feed]:
         reason="" if options.minutes is not None else reason_for(recipe, settings, len(loader)),
         best=data.images_validation is not None,
         files=None if data.files is None or data.folder is None else written_parts(data.files, data.folder),
+        share=float(options.validation) if is_share(options.validation) else None,
     )
 
 

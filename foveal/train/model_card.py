@@ -165,8 +165,8 @@ def training(description: ModelDescription, data: Dataset, facts: Mapping[str, A
     yield "## Training details"
     count = 0 if data.images_validation is None else len(data.images_validation)
     trained, own = len(data.y_train), facts.get("validation_images")
-    if not count and isinstance(own, int) and own + facts.get("train_images", 0) == trained:
-        # The training has held them out of its images.
+    if isinstance(own, int) and own + facts.get("train_images", 0) == trained:
+        # The training has held them out of its images, also where the data bring a validation part.
         trained, count = trained - own, own
     held_out = f", {count:,} for validation" if count else ""
     counts = f"{trained:,} training images{held_out}, {len(data.y_test):,} for testing"

@@ -71,6 +71,8 @@ def facts(
             "parts": {part: contents(loader) for part, loader in loaders.items()},
             # Which files are trained on, so that none of them is taken for a test image later.
             "files": feed.files,
+            # With the seed it says which training images are held out.
+            "share": feed.share,
         },
         "files": digest(f"{Path(path).name} {size}" for path, (size, _) in stamps(files).items()),
         "settings": {key: value for key, value in asdict_of(settings).items() if plain(value)},

@@ -1,6 +1,7 @@
 """Test-time augmentation as a part of a model: who chooses it, where it is measured and stored, and who follows it."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from foveal.nn.models.weights import read_file
 from foveal.report.predictions import read_predictions
 from foveal.train import TrainOptions, averaged, load_net, load_run, predict, train
 from foveal.train.feed import settings_and_feed
+from foveal.train.held_out import held_out_of
 
 OPTIONS = {"epochs": 2, "batch_size": 16, "threads": 1, "seed": 1, "model": "small"}
 RNG = np.random.default_rng(0)
@@ -152,6 +154,31 @@ def test_what_was_trained_is_what_is_run(run):
 def re_spaced(words, text):
     """True if the words are in a text, wherever its lines end."""
     return words in " ".join(text.split())
+
+
+def test_what_a_run_held_out_is_found_again_by_calibrate_and_report(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run[0], folder)
+    before, source = load_run(folder)[0].temperature, str(run[0].parent / "set.npz")
+    done = CliRunner().invoke(main, ["calibrate", str(folder), source, "--threads", "1", "--json"])
+    found = json.loads(done.stdout)
+    assert (found["part"], found["images"]) == ("validation", 60)
+    assert found["temperature"] == pytest.approx(before, rel=1e-4)
+    parts = read_predictions(folder)
+    assert CliRunner().invoke(main, ["report", str(folder), source, "--threads", "1", "--quiet"]).exit_code == 0
+    for name, part in read_predictions(folder).items():
+        np.testing.assert_allclose(part.probability, parts[name].probability, atol=1e-6)
+    assert set(parts) == {"validation", "test"}
+    # Of other data nothing was held out.
+    assert held_out_of(folder, DATA) is not None
+    assert held_out_of(folder, from_arrays("columns", *images(300), *images(60))) is None
+
+
+def test_the_card_counts_what_a_run_held_out_beside_a_validation_part_of_the_data(tmp_path):
+    data = replace(DATA, images_validation=DATA.images_test[:30], y_validation=DATA.y_test[:30])
+    train(data, validation=0.2, out=tmp_path / "run", quiet=True, **OPTIONS)
+    finish(tmp_path / "run", data)
+    assert "240 training images, 60 for validation" in (tmp_path / "run" / "MODEL.md").read_text()
 
 
 def test_few_images_that_are_held_out_do_not_calibrate(tmp_path):
