@@ -83,8 +83,11 @@ def crop_and_flip(size: Size) -> Augment:
 
 
 def crop_and_alternate(size: Size) -> Augment:
-    """Move each image by up to 1/8 of its shorter side, 4 pixels of 32, and mirror it in every other epoch."""
-    part = transforms.RandomCrop(size, padding=eighth(size))
+    """Move each image by up to 1/8 of its shorter side, 4 pixels of 32, and mirror it in every other epoch.
+
+    What comes in from beyond an edge mirrors the image there.
+    """
+    part = transforms.RandomCrop(size, padding=eighth(size), padding_mode="symmetric")
     return transforms.Compose([part, transforms.AlternatingHorizontalFlip()])
 
 

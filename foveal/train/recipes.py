@@ -93,8 +93,8 @@ COLOUR_ROWS = (
     Row(1, 16, 0.05, 5e-3, 2500, "crop+flip"),
     Row(700, 32, 0.1, 2e-3, 3000, "crop+flip"),
     Row(5_000, 64, 0.2, 1e-3, 6000, "crop+flip"),
-    Row(20_000, 128, 0.2, 5e-4, 11_700, "crop+alternate"),
-    Row(100_000, 128, 0.2, 5e-4, 16_000, "crop+alternate"),
+    Row(20_000, 128, 0.3, 5e-4, 11_700, "crop+alternate"),
+    Row(100_000, 128, 0.3, 5e-4, 16_000, "crop+alternate"),
     Row(500_000, 256, 0.6, 1e-4, 24_000, "crop+flip"),
 )
 RECIPES = (
@@ -114,6 +114,8 @@ RECIPES = (
 FAST_SHARE, BEST_SHARE, BEST_SHARE_MANY, MANY = 0.4, 2.0, 1.0, 20_000
 # The average of `best` is over about this share of the last steps, and no more than LONGEST_EMA.
 EMA_SHARE, LONGEST_EMA = 0.03, 0.999
+# Of the targets of `best` where there are many images: enough for a network to be too certain of, and to gain by this.
+BEST_SMOOTHING = 0.1
 # What `best` and airbench94 average over when the model is used.
 BEST_VIEWS = "crops+flip"
 # Classes that differ so much in their number of images are worth a word.
@@ -175,7 +177,19 @@ def of_row(model: str, row: Row, images: int, preset: Preset | None) -> Recipe:
     ema = None if ema is None else round(ema, 4)
     decay, augment = row.weight_decay, row.augment
     tta = BEST_VIEWS if preset == "best" else None
-    return Recipe(model, epochs, batch, row.lr, weight_decay=decay, augment=augment, ema=ema, tta=tta, steps=steps)
+    smoothing = BEST_SMOOTHING if preset == "best" and images >= MANY else 0.0
+    return Recipe(
+        model,
+        epochs,
+        batch,
+        row.lr,
+        weight_decay=decay,
+        augment=augment,
+        label_smoothing=smoothing,
+        ema=ema,
+        tta=tta,
+        steps=steps,
+    )
 
 
 def airbench94(images: int) -> Recipe:
