@@ -59,6 +59,8 @@ class Photos:
         content = standard_input().read(_MOST + 1)
         if len(content) > _MOST:
             self.fail(f"standard input holds more than {_MOST:,} bytes, which is no image")
+        elif not content:
+            self.fail("standard input is empty; pipe an image into it: foveal predict RUN - < photo.jpg")
         else:
             yield content
 

@@ -160,7 +160,7 @@ def of_shapes(pictures: Pictures, looks: Looks) -> Iterator[Finding]:
             f"Aspect ratios go from {ratio.min():.2f} to {ratio.max():.2f} (width / height), and {odd.size:,} images"
             f" are more than {_STRETCHED} times as wide or as high as the usual {usual:.2f}: resized to one size,"
             " they are distorted.",
-            "Cut them to what is to be recognised, or let the centre be cut out in place of stretching (fit crop).",
+            "`foveal train` stretches them: cut them to what is to be recognised, or add borders to make them alike.",
             tuple((example(pictures, int(row), f"{width[row]}x{height[row]}"),) for row in odd[:_KEPT]),
         )
     yield from channels(pictures, looks)

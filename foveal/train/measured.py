@@ -145,7 +145,8 @@ def with_epochs(run: Run, settings: Settings, options: TrainOptions, minutes: fl
     used = run.clock.elapsed() if options.began is None else time.perf_counter() - options.began
     # How much longer everything takes than it computes, with one thread.
     slow = min(SLOWEST, max(1.0, used / max(time.process_time(), 1e-3)))
-    left = 60 * minutes - used - ending_seconds(run, options, slow)
+    ending = ending_seconds(run, options, slow)
+    left = 60 * minutes - used - ending
     # More epochs than that are not worth their time.
     most = max(1, round(MOST * settings.epochs))
     epochs = min(max(1, int(left / seconds)), most)
@@ -154,7 +155,10 @@ def with_epochs(run: Run, settings: Settings, options: TrainOptions, minutes: fl
     unit = "minute" if minutes == 1 else "minutes"
     words = f"{minutes:g} {unit}: {model}{epochs} epoch{'s' * (epochs > 1)} of about {seconds:.2g} s, as measured"
     if left < seconds:
-        words += f"; one epoch takes longer than that, which leaves {max(0.0, left):.0f} s"
+        words += (
+            f"; {used:.0f} s were over before the first step, by reading, checking and compiling, and the end needs"
+            f" {ending:.0f} s: give more minutes, or the same again, as what was compiled and decoded is kept"
+        )
     elif epochs == most:
         words += f"; more than {MOST:g} times the usual {settings.epochs} would gain little"
     run.findings.append(f"{words} ({repeat} in place of the time repeats the run to the bit)")

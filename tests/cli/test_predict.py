@@ -93,6 +93,9 @@ def test_an_image_on_standard_input(place):
     broken = invoke("-", input=b"hello")
     assert broken.exit_code == 2
     assert "the image: not a readable image" in broken.stderr
+    nothing = invoke("-", input=b"")
+    assert nothing.exit_code == 2
+    assert "standard input is empty; pipe an image into it" in nothing.stderr
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\0"])

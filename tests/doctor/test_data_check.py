@@ -137,6 +137,8 @@ def test_images_unlike_all_others_are_found(photos):
     assert len(outliers) <= 6
     mixed = checked(photos).of("mixed shapes")
     assert names(mixed) == [["wide.png"]]
+    # The way out names what can be done: no option of the command crops.
+    assert "stretches them: cut them" in mixed.way_out
 
 
 def test_grey_images_are_graver_where_they_give_a_class_away(photos):

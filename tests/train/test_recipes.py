@@ -240,10 +240,12 @@ def test_an_epoch_is_measured_with_its_parts_and_its_files(data, tmp_path, monke
     assert epoch(0.0, 0.0, 1000.0) < 100
 
 
-def test_steps_that_are_measured_leave_nothing_behind(data, tmp_path):
+def test_steps_that_are_measured_leave_nothing_behind(data, tmp_path, capsys):
     # A time within which there is one epoch.
-    found = train(data, minutes=1e-6, seed=2, out=tmp_path, **QUIET)
+    found = train(data, minutes=1e-6, seed=2, out=tmp_path, threads=1)
     assert found["epochs"] == 1
+    # Where the time went is said, and what helps.
+    assert "s were over before the first step" in " ".join(capsys.readouterr().out.split())
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
     assert train(data, epochs=1, seed=2, **QUIET)["test"] == found["test"]
 

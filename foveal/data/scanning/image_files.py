@@ -249,7 +249,7 @@ class ImageFiles:
         if problems and tell is None:
             first, count = problems[0], len(problems)
             more = f" and {count - 1:,} more files" if count > 1 else ""
-            warn(f"{first.path}{more} left out: {first.text}; `data.scan(...).problems` lists all")
+            warn(f"{first.path}{more} left out: {first.text}; `foveal data check` tells of all")
 
     def check(self, kept: dict[str, Labels]) -> None:
         """Raise DataError unless there is an image to train on for each class, and one to test with."""
