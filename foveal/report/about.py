@@ -13,6 +13,7 @@ import foveal
 from foveal.display import escaped
 from foveal.report import page
 from foveal.report.record import Record
+from foveal.train.repeating import repeating
 
 # Findings that are listed, and letters of one of their texts.
 MAX_FINDINGS, MAX_TEXT = 50, 600
@@ -62,11 +63,14 @@ def is_setting(name: str, value: object) -> bool:
 
 
 def command(record: Record) -> str:
-    """Return the command that trains the same again: the one that was typed, or what metrics.json says."""
+    """Return the command that trains the same again: the one that was typed, or what metrics.json says.
+
+    What --minutes chose stands in its place.
+    """
     called = record.run.get("command")
     words = called.get("words") if isinstance(called, Mapping) else None
     if isinstance(words, list) and words:
-        return shlex.join(map(str, words))
+        return shlex.join(repeating(words, called, record.metrics))
     options: list[str] = []
     for name in OPTIONS:
         value = record.metrics.get(name)

@@ -35,6 +35,7 @@ compile_only.py  what a run compiles, without training
 state.py        the state of a whole training as arrays, to go on from later
 tune.py         `foveal tune`: learning rate, batch size, momentum and weight decay by short runs; their files
 range_test.py   the learning rate range test
+repeating.py    the command that trains the same again, where a time was given
 findings.py     the findings of `foveal tune`: range test, short runs, choices
 tune_plot.py    the picture of the findings; needs matplotlib
 """

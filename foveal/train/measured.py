@@ -27,6 +27,7 @@ from foveal.train.keeper import SYNCHRONISED
 from foveal.train.measure import called
 from foveal.train.range_test import range_test, restored
 from foveal.train.recipes import MOST
+from foveal.train.repeating import in_place_of_minutes
 from foveal.train.run_folder import RunFolder
 from foveal.train.settings import Settings, TrainOptions
 from foveal.train.tally import Clock
@@ -151,7 +152,7 @@ def with_epochs(run: Run, settings: Settings, options: TrainOptions, minutes: fl
     most = max(1, round(MOST * settings.epochs))
     epochs = min(max(1, int(left / seconds)), most)
     model = f"{settings.model}, " if settings.model and options.model is None else ""
-    repeat = f"--model {settings.model} --epochs {epochs}" if settings.model else f"epochs={epochs}"
+    repeat = in_place_of_minutes(settings.model, epochs, options.command) if settings.model else f"epochs={epochs}"
     unit = "minute" if minutes == 1 else "minutes"
     words = f"{minutes:g} {unit}: {model}{epochs} epoch{'s' * (epochs > 1)} of about {seconds:.2g} s, as measured"
     if left < seconds:

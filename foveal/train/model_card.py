@@ -25,6 +25,7 @@ from foveal.train.checkpoint import METRICS, ModelDescription, load_net
 from foveal.train.evaluate import calibrated_scores, classification_report, predict
 from foveal.train.files import writing
 from foveal.train.history import AVERAGED
+from foveal.train.repeating import repeating
 from foveal.train.views import views
 
 CARD, RUN = "MODEL.md", "run.json"
@@ -174,7 +175,7 @@ def training(description: ModelDescription, data: Dataset, facts: Mapping[str, A
     command = facts.get("command")
     words = command.get("words") if isinstance(command, Mapping) else None
     if isinstance(words, list) and words:
-        text = printable(shlex.join(map(str, words)))
+        text = printable(shlex.join(repeating(words, command, facts)))
         # In a block of code nothing has a meaning but the line that ends it, and that is longer than any in the text.
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
         yield f"{fence}sh\n{text}\n{fence}"

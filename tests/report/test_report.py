@@ -11,8 +11,9 @@ from click.testing import CliRunner
 from foveal import data, metrics, nn, report, train
 from foveal.cli import main
 from foveal.errors import DataError
+from foveal.report.about import command as command_of
 from foveal.report.predictions import Predictions, read_predictions
-from foveal.report.record import read_record
+from foveal.report.record import Record, read_record
 from foveal.report.scores import Ranked, Scores, confidence_for
 
 HOSTILE = ("<script>alert(1)</script>", 'day" onload="x', "n\x1b[31might\u202e")
@@ -236,6 +237,14 @@ def test_the_confidence_for_a_wanted_share_of_right_answers():
         lower = part.confidence[part.confidence < t]
         assert part.right[part.confidence >= lower.max()].mean() < wanted
     assert confidence_for(Predictions("test", np.arange(1), np.array([1]), np.array([[0.6, 0.4]]), 1), 0.5) is None
+
+
+def test_what_a_time_chose_stands_in_its_place(run):
+    # The epochs that fit into a time depend on the machine, and without it images get another size.
+    words = ["foveal", "train", "my photos", "--minutes", "3", "--image-size=64", "--seed", "3"]
+    command = {"words": words, "options": {"image_size": [32, 48]}}
+    record = Record(run, metrics={"model": "small", "epochs": 7}, run={"command": command})
+    assert command_of(record) == "foveal train 'my photos' --seed 3 --model small --epochs 7 --image-size 32x48"
 
 
 def test_the_command_line_writes_it_and_leaves_it_out(tmp_path, dataset):

@@ -215,8 +215,9 @@ def test_epochs_that_were_found_repeat_the_run(data, monkeypatch, capsys):
     # What has passed before the call counts, and what a command does after it.
     assert train(data, minutes=1.2, seed=2, began=time.perf_counter() - 30, **QUIET)["epochs"] == 2
     monkeypatch.setattr(measured, "FINISHING", 50.0)
-    command = {"words": [], "data": "", "options": {}}
-    assert train(data, minutes=1.2, seed=2, command=command, **QUIET)["epochs"] == 1
+    command = {"words": [], "data": "", "options": {"image_size": [8, 8]}}
+    assert train(data, minutes=1.2, seed=2, command=command, batch_size=16, threads=1)["epochs"] == 1
+    assert "--epochs 1 --image-size 8x8 in place of the time" in " ".join(capsys.readouterr().out.split())
     for wrong in ({"epochs": 2}, {"resume": {}}):
         with pytest.raises(ArgumentError, match="minutes"):
             train(data, minutes=1.0, **wrong, **QUIET)
