@@ -252,13 +252,13 @@ def test_steps_that_are_measured_leave_nothing_behind(data, tmp_path, capsys):
 
 
 def test_a_batch_that_does_not_fit_is_refused_before_it_is_compiled(data, monkeypatch):
-    # A batch of 64 images of 8x8 takes about 7 MB with this network.
+    # A batch of 64 images of 8x8 takes about 7 MB with this network and two threads, each of which has buffers.
     monkeypatch.setattr(measured, "available_memory", lambda: 6e6)
     with pytest.raises(ShapeError, match=r"--batch-size 32 --accumulate 2 makes updates of as many images"):
-        train(data, batch_size=64, epochs=1, quiet=True)
+        train(data, batch_size=64, epochs=1, threads=2, quiet=True)
     monkeypatch.setattr(measured, "available_memory", lambda: 1e5)
     with pytest.raises(ShapeError, match="a single image needs too much"):
-        train(data, batch_size=64, epochs=1, quiet=True)
+        train(data, batch_size=64, epochs=1, threads=2, quiet=True)
 
 
 def test_on_the_command_line(data, tmp_path, monkeypatch):
