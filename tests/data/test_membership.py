@@ -53,6 +53,27 @@ def test_a_folder_that_moved_is_known_by_a_table_with_others_beside_it(tmp_path)
     assert "as in the training; 1 of them are new since" in repr(now)
 
 
+def test_the_images_of_a_table_are_known_when_they_were_moved_without_it(tmp_path):
+    before = data.scan(table(tmp_path / "list.csv", folder(tmp_path / "photos")), seed=5)
+    there = shutil.copytree(tmp_path / "photos", tmp_path / "there" / "pictures")
+    found = parts_of(data.scan(there, before=recorded(before)))
+    assert found == {path.replace("photos", "there/pictures"): part for path, part in parts_of(before).items()}
+    assert parts_of(data.scan(tmp_path / "list.csv", before=recorded(before))) == parts_of(before)
+
+
+def test_files_of_one_folder_are_not_known_by_their_names_alone(tmp_path):
+    lines = [f"photos/cat{k}.png,{'cat' if k % 2 else 'dog'}" for k in range(40)]
+    for k in range(40):
+        photo(tmp_path / "photos" / f"cat{k}.png", seed=k)
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *lines]))
+    before = data.scan(tmp_path / "list.csv", seed=5)
+    assert parts_of(data.scan(tmp_path / "list.csv", before=recorded(before))) == parts_of(before)
+    shutil.copytree(tmp_path / "photos", tmp_path / "there" / "others")
+    (tmp_path / "there" / "list.csv").write_text("\n".join(["path,label", *lines]).replace("photos", "others"))
+    other = data.scan(tmp_path / "there" / "list.csv", before=recorded(before))
+    assert "none of these files was in the training" in repr(other)
+
+
 def test_files_of_which_a_run_had_none_are_divided_anew_and_that_is_said(tmp_path):
     before = recorded(data.scan(folder(tmp_path / "photos")))
     other = data.scan(folder(tmp_path / "others", name="{}.other.png"), before=before)

@@ -1,7 +1,8 @@
 """Which part of a data set each image file was in when a run began, so that the same images are held out later.
 
-A file is known by its path below the data set's folder and its size, of which 48 bits of a digest are kept, 8 letters.
-So a data set may be moved, and others may grow beside it, and no training image is taken for a test image. Files that
+A file is known by its size and its path below the folder that all files have in common, of which 48 bits of a digest
+are kept, 8 letters. So a data set may be moved, and others may grow beside it, and no training image is taken for a
+test image. Files that
 were trained on by a table are known when their folder is given later, and the other way round.
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from foveal.data.decoding.members import file_of
+from foveal.data.decoding.members import Member, file_of
 from foveal.data.scanning.listing import TEST, TRAIN, VALIDATION
 from foveal.data.scanning.splits import Parts
 
@@ -41,8 +42,26 @@ def letters(name: str, size: int) -> str:
 
 
 def written_parts(files: Mapping[str, Sequence[str]], folder: str) -> dict[str, str]:
-    """Return the files of each part as one text each, for run.json; a file that is gone has the size -1."""
-    return {part: "".join(file_key(path, folder, size_of(path)) for path in paths) for part, paths in files.items()}
+    """Return the files of each part as one text each, for run.json; a file that is gone has the size -1.
+
+    folder: of the data set, or of the table that lists them.
+    """
+    base = common_folder([path for paths in files.values() for path in paths], folder)
+    return {part: "".join(file_key(path, base, size_of(path)) for path in paths) for part, paths in files.items()}
+
+
+def common_folder(paths: Sequence[str], folder: str) -> str:
+    """Return the deepest folder below which all files lie, with a folder above each: a table's images may be moved.
+
+    `folder` where there is none below it, and for images inside of other files.
+    """
+    if any(isinstance(path, Member) for path in paths):
+        return folder
+    places, root = {os.path.dirname(os.path.abspath(path)) for path in paths}, os.path.abspath(folder)
+    base = os.path.commonpath(places) if places else root
+    # The name of a file alone, such as 1.png, would be found in many a data set.
+    base = os.path.dirname(base) if base in places else base
+    return base if os.path.commonpath([base, root]) == root else folder
 
 
 def size_of(path: str) -> int:
