@@ -19,7 +19,7 @@ def in_place_of_minutes(model: str, epochs: int, command: Mapping[str, Any] | No
     return f"--model {model} --epochs {epochs}{sized}"
 
 
-def repeating(words: Sequence[Any], command: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
+def repeating(words: Sequence[Any], command: Mapping[str, Any] | None, facts: Mapping[str, Any]) -> list[str]:
     """Return the words of a command line, with what was chosen by its --minutes in their place.
 
     facts: the settings, as metrics.json has them. How many epochs fit into a time depends on the machine and its load.

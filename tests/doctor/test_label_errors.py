@@ -13,9 +13,22 @@ from foveal import data, nn, train
 from foveal.cli import main
 from foveal.doctor import label_errors, probing
 from foveal.doctor.confident import confident
+from foveal.doctor.label_errors import LabelErrors
+from foveal.doctor.pictures import ArrayPictures
 from foveal.errors import DataError
 
 PLANTED = 0.05
+
+
+def test_a_share_that_a_weak_network_makes_is_doubted():
+    pictures = ArrayPictures(data.load("digits"))
+
+    def told(share):
+        joint = np.eye(2, dtype=np.int64)
+        return " ".join(LabelErrors("a", "probe", 4, 10, share, joint, ("x", "y"), (), 1.0, pictures).lines())
+
+    assert "a weak network" in told(0.35)
+    assert "a weak network" not in told(0.05)
 
 
 def test_confident_learning_by_hand():
