@@ -116,8 +116,9 @@ FAST_SHARE, BEST_SHARE, BEST_SHARE_MANY, MANY = 0.4, 2.0, 1.0, 20_000
 EMA_SHARE, LONGEST_EMA = 0.03, 0.999
 # Of the targets of `best` where there are many images: enough for a network to be too certain of, and to gain by this.
 BEST_SMOOTHING = 0.1
-# What `best` and airbench94 average over when the model is used.
-BEST_VIEWS = "crops+flip"
+# What `best` and airbench94 average over when the model is used, for images with a longer side of so many pixels or
+# more: of smaller ones a pixel, by which they are moved at least, is too much (digits lost by it).
+BEST_VIEWS, LEAST_MOVED = "crops+flip", 16
 # Classes that differ so much in their number of images are worth a word.
 IMBALANCE = 10
 # The share of the peak at which a training step computes, on which the choice of a network by time is based: resnet20
@@ -163,7 +164,8 @@ def recipe_for(
     if minutes is not None and preset != AIRBENCH:
         work, image = recipe.steps * recipe.batch_size, (channels, *size)
         recipe = replace(recipe, model=model_for(family.others, image, classes or 10, work, minutes, threads))
-    return replace(recipe, reason=reason(recipe, images, labels, preset))
+    tta = recipe.tta if max(size) >= LEAST_MOVED else None
+    return replace(recipe, tta=tta, reason=reason(recipe, images, labels, preset))
 
 
 def of_row(model: str, row: Row, images: int, preset: Preset | None) -> Recipe:
