@@ -213,7 +213,7 @@ def test_epochs_that_were_found_repeat_the_run(data, monkeypatch, capsys):
     given = train(data, epochs=3, seed=2, **QUIET)
     assert (given["train"], given["test"]) == (found["train"], found["test"])
     # What has passed before the call counts, and what a command does after it.
-    assert train(data, minutes=1.2, seed=2, began=time.perf_counter() - 30, **QUIET)["epochs"] == 2
+    assert train(data, minutes=1.2, seed=2, began=time.perf_counter() - 20, **QUIET)["epochs"] == 2
     monkeypatch.setattr(measured, "FINISHING", 50.0)
     command = {"words": [], "data": "", "options": {"image_size": [8, 8]}}
     assert train(data, minutes=1.2, seed=2, command=command, batch_size=16, threads=1)["epochs"] == 1
