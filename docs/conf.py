@@ -40,6 +40,7 @@ nb_output_stderr = "error"
 # Kernels of notebooks are processes of their own: they find this Foveal, and settings of IPython that are the same on
 # each machine: figures are SVG with texts as texts, so that they are sharp and can be searched.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 os.environ["IPYTHONDIR"] = str(HERE / "_ext" / "ipython")
 
 # The public address of the notebooks, for links that open them in Colab; no link while there is none. For example
