@@ -142,3 +142,9 @@ def test_every_page_is_in_a_table_of_contents():
                 named |= {(folder.parent / line).resolve().relative_to(DOCS.resolve()).as_posix() for line in lines}
     assert set(PAGES) - named == {"index"}
     assert named - set(PAGES) == set()
+
+
+@pytest.mark.parametrize("page", PAGES.values(), ids=lambda page: page.name)
+def test_links_within_the_documentation_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.prose)
+    assert [link for link in links if not (DOCS / page.name).parent.joinpath(link).exists()] == []
