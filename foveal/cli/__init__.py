@@ -14,6 +14,7 @@ bench.py      foveal bench: time models and operators, also against other framew
 cache.py      foveal cache: show and clear kernels, decoded images and downloads; export and import kernels
 data.py       foveal data: what is wrong with a data set
 preview.py    foveal data preview: a sheet of images as they are augmented
+docs.py       foveal docs: the documentation in a browser
 doctor.py     foveal doctor: what Foveal finds on this machine
 report.py     foveal report, runs and watch: what a run looks like, runs beside each other, a run that goes on
 report_options.py  options of `foveal train` about the report
@@ -41,6 +42,7 @@ from foveal import __version__
 from foveal.cli.cache import commands as cache
 from foveal.cli.calibrate import calibrate
 from foveal.cli.data import commands as data
+from foveal.cli.docs import docs
 from foveal.cli.doctor import doctor
 from foveal.cli.evaluate import evaluate
 from foveal.cli.explain import explain
@@ -95,5 +97,20 @@ def main() -> None:
     """Train and use convolutional networks, compiled to native code at run time."""
 
 
-for command in (train, tune, evaluate, calibrate, predict, features, report, runs, watch, explain, data, doctor, cache):
+for command in (
+    train,
+    tune,
+    evaluate,
+    calibrate,
+    predict,
+    features,
+    report,
+    runs,
+    watch,
+    explain,
+    data,
+    docs,
+    doctor,
+    cache,
+):
     main.add_command(command)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import foveal
-from foveal import data, doctor, explain, metrics, nn, ops, optim, report, train
+from foveal import course, data, doctor, explain, metrics, nn, ops, optim, report, train
 from foveal.data import transforms
 from foveal.ops.op import OPS, Type
 from foveal.optim import schedule
@@ -511,6 +511,16 @@ def reports():
     yield Target("report", "report.Recorder", report.Recorder, lambda: (("nowhere",), {}))
 
 
+def courses():
+    digit, sobel = np.zeros((5, 5), "float32"), np.zeros((3, 3), "float32")
+    yield Target("course", "course.sliding_window", course.sliding_window, lambda: ((digit, sobel), {}))
+    fields = course.receptive_fields
+    yield Target("course", "course.receptive_fields", fields, lambda: ((net(), PHOTOS[0]), {}))
+    yield Target("course", "course.Interactive", course.Interactive, lambda: (("window", "a label", {}), {}))
+    drawn = {"tries": 3, "seed": 1}
+    yield Target("course", "course.Exercise", course.Exercise, lambda: ((np.exp,), dict(drawn)))
+
+
 def targets(parts=()):
     """All targets, or those of some parts."""
     named = {
@@ -527,5 +537,6 @@ def targets(parts=()):
         "models": models,
         "train": training,
         "report": reports,
+        "course": courses,
     }
     return [target for part in (parts or named) for target in named[part]()]

@@ -1,0 +1,171 @@
+"""Figures that a reader changes: what the page shows and computes, in a headless Chromium, against Foveal."""
+
+import html
+import itertools
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from foveal import course, nn, ops
+from foveal.errors import ShapeError
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: chromium)")
+X = np.random.default_rng(0).integers(-9, 10, (7, 7)).astype("float32")
+W = np.array([[-1, 0, 2], [3, 1, -2], [0, 4, 1]], "float32")
+NETS = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, dilation=2), nn.MaxPool2d(3, stride=2), nn.Conv2d(2, 2, 2))
+
+
+def in_chromium(figure, script, tmp_path):
+    """Open a figure's page, run a script there, and return what it puts into `result`; errors of the page fail."""
+    path = figure.save(tmp_path / "page.html")
+    ends = (
+        "<script>window.onerror = (text) => { document.title = 'error: ' + text; };</script>",
+        '<script>window.addEventListener("load", () => { let result; ' + script + " const out = "
+        'document.createElement("pre"); out.id = "result"; out.textContent = JSON.stringify(result); '
+        "document.body.append(out); });</script></body>",
+    )
+    text = path.read_text().replace("<body>", "<body>" + ends[0]).replace("</body>", ends[1])
+    path.write_text(text)
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    ended = subprocess.run(
+        [*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "<title>error" not in ended.stdout
+    (found,) = re.findall(r'<pre id="result">(.*?)</pre>', ended.stdout, re.DOTALL)
+    return json.loads(html.unescape(found))
+
+
+SETTINGS = [
+    setting
+    for setting in itertools.product((6,), (2, 3), (1, 2, 3), (0, 2), (1, 2), (False, True))
+    if setting[4] * (setting[1] - 1) + 1 <= setting[0] + 2 * setting[3]
+]
+
+SLIDE = """
+const [selects, flip] = [[...document.querySelectorAll("select")], document.querySelector("input[type=checkbox]")];
+const slider = document.querySelector("input[type=range]");
+const shown = (figure) => [...figure.querySelectorAll("g")];
+const slid = SETTINGS.map((setting) => {
+  selects.forEach((select, i) => { select.value = String(setting[i]); });
+  flip.checked = setting[5];
+  flip.dispatchEvent(new Event("change"));
+  const grids = [...document.querySelectorAll("figure")];
+  const sums = [], marks = [];
+  for (let i = 0; i <= Number(slider.max); i++) {
+    slider.value = i;
+    slider.dispatchEvent(new Event("input"));
+    sums.push(Number(document.querySelector(".foveal-figure").dataset.sum));
+    marks.push(grids[0].querySelectorAll(".marked").length);
+  }
+  const outputs = grids[2].querySelector("svg").getAttribute("aria-label");
+  const told = document.querySelector(".told").textContent;
+  return { sums, marks, outputs, told, unread: grids[0].querySelectorAll(".unread").length };
+});
+"""
+
+
+KEYS = """
+const [figure] = document.querySelectorAll(".foveal-figure");
+selects.forEach((select, i) => { select.value = String([6, 3, 1, 0, 1][i]); });
+flip.dispatchEvent(new Event("change"));
+const grid = document.querySelector("svg[tabindex]");
+const press = (key) => grid.dispatchEvent(new KeyboardEvent("keydown", { key, cancelable: true }));
+const told = document.querySelector("[aria-live]");
+const steps = [];
+for (const key of ["ArrowRight", "ArrowDown", "ArrowDown", "ArrowLeft", "ArrowUp", "ArrowUp", "ArrowUp"]) {
+  press(key);
+  steps.push(told.textContent.slice(0, 7));
+}
+const named = [...document.querySelectorAll("select, input, button")].map((e) => (e.labels && e.labels[0] ||
+e).textContent.trim()); const svgs = [...document.querySelectorAll("svg")].map((e) => e.getAttribute("aria-label"));
+result = { slid, steps, named, svgs, group: figure.getAttribute("aria-label") };
+"""
+
+
+@needs_chromium
+def test_the_sliding_window_computes_what_foveal_does_and_is_used_with_the_keyboard(tmp_path):
+    script = SLIDE.replace("SETTINGS", json.dumps(SETTINGS)) + KEYS
+    found = in_chromium(course.sliding_window(X, W), script, tmp_path)
+    # Arrow keys move over the outputs and stop at the border; everything that is used or seen has a name.
+    moves = ["y[0, 1]", "y[1, 1]", "y[2, 1]", "y[2, 0]", "y[1, 0]", "y[0, 0]", "y[0, 0]"]
+    assert found["steps"] == moves
+    assert all(found["named"])
+    assert all(found["svgs"])
+    assert found["group"] == "A filter slides over an image"
+    pages = found["slid"]
+    assert len(pages) == len(SETTINGS) == 48
+    for (H, R, u, a, d, flip), page in zip(SETTINGS, pages, strict=True):
+        operator = ops.convolve2d if flip else ops.conv2d
+        x, w = X[None, None, :H, :H], W[None, None, :R, :R]
+        y = np.asarray(operator(x, w, stride=u, padding=a, dilation=d))[0, 0]
+        np.testing.assert_allclose(np.reshape(page["sums"], y.shape), y)
+        assert f"output y, {len(y)}\N{MULTIPLICATION SIGN}{len(y)}" in page["outputs"]
+        assert "but Foveal computed" not in page["told"]
+        # Each output reads R x R cells of the padded image.
+        assert set(page["marks"]) == {R * R}
+        dx = ops.conv2d_input_grad(
+            np.ones_like(y)[None, None], np.ones_like(w), image_size=(H, H), stride=u, padding=a, dilation=d
+        )
+        assert page["unread"] == (np.asarray(dx) == 0).sum()
+
+
+FIELDS = """
+const select = document.querySelector("select");
+result = [...select.options].map((_, index) => {
+  select.selectedIndex = index;
+  select.dispatchEvent(new Event("change"));
+  const [pixels, outputs] = [...document.querySelectorAll("figure")];
+  const cells = [...outputs.querySelectorAll("g")];
+  const all = [...pixels.querySelectorAll("g")];
+  return cells.map((cell) => {
+    cell.dispatchEvent(new PointerEvent("pointerenter"));
+    const at = (g) => g.getAttribute("transform").match(/[\\d.]+/g).map((v) => Number(v) - 1);
+    const width = Number(pixels.querySelector("rect").getAttribute("width"));
+    const own = Number(outputs.querySelector("rect").getAttribute("width"));
+    const places = (list, size) => list.map((g) => at(g).reverse().map((v) => v / size));
+    const marked = [...pixels.querySelectorAll(".marked")];
+    return { at: places([cell], own)[0], read: places(marked, width), all: all.length };
+  });
+});
+"""
+
+
+@needs_chromium
+def test_the_fields_of_a_page_are_those_of_foveal(tmp_path):
+    image = np.random.default_rng(0).random((1, 12, 10)).astype("float32")
+    layers = in_chromium(course.receptive_fields(NETS, image), FIELDS, tmp_path)
+    rows = [row for row in NETS.summary((1, 12, 10)).rows if not row.holds]
+    assert len(layers) == len(rows) == 3
+    for row, outputs in zip(rows, layers, strict=True):
+        assert len(outputs) == row.shape[2] * row.shape[3]
+        for output in outputs:
+            p, q = map(int, output["at"])
+            want = set(itertools.product(row.field[0].reads(p), row.field[1].reads(q)))
+            assert {(round(r), round(c)) for r, c in output["read"]} == want
+            assert output["all"] == 120
+
+
+def test_a_figure_is_html_that_needs_nothing_else():
+    page = course.sliding_window(X, W)._repr_html_()
+    assert not re.search(r"https?://(?!www\.w3\.org/)|@import|url\(", page)
+    # Numbers cannot end the script that they stand in.
+    assert (
+        "</script>" not in course.Interactive("window", "label", {"x": "</script>"})._repr_html_().split("</script>")[0]
+    )
+    assert "&lt;b&gt;" in course.Interactive("window", "<b>", {})._repr_html_()
+
+
+def test_other_shapes_are_refused():
+    with pytest.raises(ShapeError, match=r"sliding_window: x has shape \(3, 4\); give a square array, 3 to 9 wide"):
+        course.sliding_window(np.zeros((3, 4)), W)
+    with pytest.raises(ShapeError, match=r"sliding_window: w has shape \(6, 6\); give a square array, 1 to 5 wide"):
+        course.sliding_window(X, np.zeros((6, 6)))
+    with pytest.raises(ShapeError, match=r"receptive_fields: the image has shape \(1, 99, 99\)"):
+        course.receptive_fields(NETS, np.zeros((1, 99, 99)))
+    with pytest.raises(ShapeError, match="no layer of Sequential has outputs with rows and columns"):
+        course.receptive_fields(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), np.zeros((1, 8, 8)))
