@@ -119,7 +119,7 @@ class Module(SphinxDirective):
         module = importlib.import_module(self.arguments[0])
         # Without a list of public names they are those that the module defines itself, or a package has by `__dir__`.
         own = [n for n in dir(module) if not n.startswith("_") and origin(getattr(module, n)) in ("", module.__name__)]
-        names = getattr(module, "__all__", None) or (dir(module) if hasattr(module, "__dir__") else own)
+        names = getattr(module, "__all__", None) or (dir(module) if "__dir__" in vars(module) else own)
         text = inspect.getdoc(module) or ""
         lines = as_rst(text.splitlines())
         for name in sorted(names, key=lambda name: (not name[0].isupper(), name.lower())):
