@@ -55,16 +55,20 @@ class Interactive:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the figure as an HTML page that needs nothing else; return the path."""
         target = Path(path)
-        page = (
-            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(self.label)}</title>'
-            '<meta name="viewport" content="width=device-width"></head>\n'
-            f"<body>{self._repr_html_()}</body></html>\n"
-        )
-        write_whole(target, page.encode())
+        write_whole(target, page_of(self.label, self._repr_html_()))
         return target
 
     def __repr__(self) -> str:
         return f"{self.label}: a notebook shows this figure, and its save(path) writes a page with it"
+
+
+def page_of(title: str, body: str) -> bytes:
+    """Return the bytes of an HTML page."""
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        '<meta name="viewport" content="width=device-width"></head>\n'
+        f"<body>{body}</body></html>\n"
+    ).encode()
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from foveal import course, data, doctor, explain, metrics, nn, ops, optim, repor
 from foveal.data import transforms
 from foveal.ops.op import OPS, Type
 from foveal.optim import schedule
+from foveal.plotting import blank
 from foveal.trace import trace
 
 IMAGES, SEQUENCES = (2, 2, 8, 8), (2, 2, 8)
@@ -511,12 +512,21 @@ def reports():
     yield Target("report", "report.Recorder", report.Recorder, lambda: (("nowhere",), {}))
 
 
+def picture(value):
+    """A small figure and what it shows."""
+    figure = blank(1, 1)
+    figure.subplots().plot([0, value])
+    return figure, f"a line up to {value}"
+
+
 def courses():
     digit, sobel = np.zeros((5, 5), "float32"), np.zeros((3, 3), "float32")
     yield Target("course", "course.sliding_window", course.sliding_window, lambda: ((digit, sobel), {}))
     fields = course.receptive_fields
     yield Target("course", "course.receptive_fields", fields, lambda: ((net(), PHOTOS[0]), {}))
     yield Target("course", "course.Interactive", course.Interactive, lambda: (("window", "a label", {}), {}))
+    yield Target("course", "course.Frames", course.Frames, lambda: (("a label", [("a text", b"<svg/>")]), {}))
+    yield Target("course", "course.frames", course.frames, lambda: ((picture, (1, 2), "a label"), {}))
     drawn = {"tries": 3, "seed": 1}
     yield Target("course", "course.Exercise", course.Exercise, lambda: ((np.exp,), dict(drawn)))
 
