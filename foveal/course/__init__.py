@@ -5,16 +5,17 @@ Each file uses only those above it.
 
 exercises.py    Exercise: a function of one's own against an answer, on sizes that are drawn
 pictures.py     small arrays drawn as grids of numbers
-interactive.py  Interactive: numbers of Foveal's and the script that shows them; the sliding window, receptive fields
+interactive.py  Interactive: numbers of Foveal's and the script that shows them; the sliding window, receptive
+                fields, the threshold
 interactive.js, interactive.css  that script and its style, in plain JavaScript and SVG, without dependencies
 """
 
 from foveal.arguments import check_calls
 from foveal.course.exercises import Checked, Exercise
-from foveal.course.interactive import Interactive, receptive_fields, sliding_window
+from foveal.course.interactive import Interactive, receptive_fields, sliding_window, threshold
 from foveal.course.pictures import grid
 
-__all__ = ["Checked", "Exercise", "Interactive", "grid", "receptive_fields", "sliding_window"]
+__all__ = ["Checked", "Exercise", "Interactive", "grid", "receptive_fields", "sliding_window", "threshold"]
 
 check_calls(__name__)
 

@@ -516,6 +516,8 @@ def courses():
     yield Target("course", "course.sliding_window", course.sliding_window, lambda: ((digit, sobel), {}))
     fields = course.receptive_fields
     yield Target("course", "course.receptive_fields", fields, lambda: ((net(), PHOTOS[0]), {}))
+    labels = np.arange(8) % 2
+    yield Target("course", "course.threshold", course.threshold, lambda: ((labels, np.linspace(0, 1, 8)), {}))
     yield Target("course", "course.Interactive", course.Interactive, lambda: (("window", "a label", {}), {}))
     drawn = {"tries": 3, "seed": 1}
     yield Target("course", "course.Exercise", course.Exercise, lambda: ((np.exp,), dict(drawn)))
