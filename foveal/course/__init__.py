@@ -5,7 +5,8 @@ Each file uses only those above it.
 
 exercises.py    Exercise: a function of one's own against an answer, on sizes that are drawn
 pictures.py     small arrays drawn as grids of numbers
-interactive.py  Interactive: numbers of Foveal's and the script that shows them; the sliding window, receptive fields
+interactive.py  Interactive: numbers of Foveal's and the script that shows them; the sliding window, receptive
+                fields, the threshold
 interactive.js, interactive.css  that script and its style, in plain JavaScript and SVG, without dependencies
 frames.py       Frames: pictures that follow each other, by a slider or played
 frames.js       the script of that
@@ -14,10 +15,20 @@ frames.js       the script of that
 from foveal.arguments import check_calls
 from foveal.course.exercises import Checked, Exercise
 from foveal.course.frames import Frames, frames
-from foveal.course.interactive import Interactive, receptive_fields, sliding_window
+from foveal.course.interactive import Interactive, receptive_fields, sliding_window, threshold
 from foveal.course.pictures import grid
 
-__all__ = ["Checked", "Exercise", "Frames", "Interactive", "frames", "grid", "receptive_fields", "sliding_window"]
+__all__ = [
+    "Checked",
+    "Exercise",
+    "Frames",
+    "Interactive",
+    "frames",
+    "grid",
+    "receptive_fields",
+    "sliding_window",
+    "threshold",
+]
 
 check_calls(__name__)
 

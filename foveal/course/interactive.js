@@ -58,7 +58,7 @@
           group.append(drawn("path", { d: `M3 3L${cell - 3} ${cell - 3}M3 ${cell - 3}L${cell - 3} 3`, class: "cross" }));
         }
         if (seen.text !== undefined) {
-          const size = seen.text.length > 4 ? 10 : 13;
+          const size = cell > 2 * CELL ? 15 : seen.text.length > 4 ? 10 : 13;
           group.append(drawn("text", { x: cell / 2, y: cell / 2, "font-size": size }, seen.text));
         }
         if (seen.kind) group.classList.add(seen.kind);
@@ -236,7 +236,115 @@
     rebuild();
   }
 
-  const FIGURES = { window: slidingWindow, field: receptiveFields };
+  // Axes of a chart, in pixels: the side of the square, and what is left for the numbers at its left and bottom.
+  const SIDE = 190;
+  const LEFT = 48;
+  const BOTTOM = 38;
+
+  // A chart of a curve in the unit square, points [x, y]. move(x, y) sets the point that is marked.
+  function chart(title, xName, yName, points) {
+    const svg = drawn("svg", { viewBox: `0 0 ${LEFT + SIDE + 12} ${SIDE + BOTTOM + 8}`, class: "chart", role: "img", "aria-label": title });
+    svg.style.width = `${LEFT + SIDE + 12}px`;
+    const [across, up] = [(x) => LEFT + x * SIDE, (y) => 6 + (1 - y) * SIDE];
+    svg.append(drawn("rect", { x: LEFT, y: 6, width: SIDE, height: SIDE, class: "paper" }));
+    for (const tick of [0, 0.5, 1]) {
+      svg.append(drawn("text", { x: across(tick), y: 6 + SIDE + 11 }, String(tick)));
+      svg.append(drawn("text", { x: LEFT - 14, y: up(tick) }, String(tick)));
+    }
+    svg.append(drawn("text", { x: across(0.5), y: SIDE + BOTTOM }, xName));
+    svg.append(drawn("text", { transform: `translate(9 ${up(0.5)}) rotate(-90)` }, yName));
+    svg.append(drawn("polyline", { points: points.map(([x, y]) => `${across(x)},${up(y)}`).join(" "), class: "curve" }));
+    const point = drawn("circle", { r: 5.5, class: "point" });
+    svg.append(point);
+    return {
+      view: element("figure", {}, element("figcaption", {}, title), svg),
+      move(x, y) {
+        point.setAttribute("cx", across(x));
+        point.setAttribute("cy", up(y));
+      },
+    };
+  }
+
+  // Two histograms of numbers, one upwards and one downwards from the same line, each as high as its highest bar. move(value) sets the line of the threshold.
+  function histograms(title, upper, lower, names) {
+    const [width, half, bins] = [300, 90, 24];
+    const all = [...upper, ...lower];
+    const [low, high] = [Math.min(...all), Math.max(...all)];
+    const place = (value) => ((value - low) / (high - low || 1)) * width;
+    const svg = drawn("svg", { viewBox: `-8 0 ${width + 16} ${2 * half + 20}`, class: "chart", role: "img", "aria-label": title });
+    svg.style.width = `${width + 16}px`;
+    [upper, lower].forEach((values, down) => {
+      const counts = range(bins).map(() => 0);
+      for (const value of values) counts[Math.min(bins - 1, Math.floor((place(value) / width) * bins))] += 1;
+      const most = Math.max(...counts, 1);
+      counts.forEach((count, i) => {
+        const height = (count / most) * (half - 18);
+        const box = { x: (i * width) / bins, y: down ? half : half - height, width: width / bins - 1, height };
+        svg.append(drawn("rect", { ...box, class: down ? "others" : "ones" }));
+      });
+      svg.append(drawn("text", { x: width / 2, y: down ? 2 * half - 4 : 9 }, names[down]));
+    });
+    svg.append(drawn("path", { d: `M0 ${half}H${width}`, class: "axis" }));
+    svg.append(drawn("text", { x: 14, y: 2 * half + 12 }, number(Number(low.toPrecision(3)))));
+    svg.append(drawn("text", { x: width - 14, y: 2 * half + 12 }, number(Number(high.toPrecision(3)))));
+    const line = drawn("path", { class: "cross" });
+    svg.append(line);
+    return {
+      view: element("figure", {}, element("figcaption", {}, title), svg),
+      move: (value) => line.setAttribute("d", `M${Math.min(place(value), width + 6)} 16V${2 * half - 12}`),
+    };
+  }
+
+  // The threshold. numbers: name of the class, scores and labels (1 or 0) of the images, thresholds in rising order; roc and
+  // precisionRecall, Foveal's curves, points [x, y]; found, Foveal's true and false positives at each threshold; auc and
+  // averagePrecision.
+  function threshold(figure, { name, scores, labels, thresholds, roc, precisionRecall, found, auc, averagePrecision }) {
+    const [ones, others] = [1, 0].map((label) => scores.filter((_, n) => labels[n] === label));
+    const spread = histograms("scores of the images, and the threshold", ones, others, [`${name}: ${ones.length}`, `others: ${others.length}`]);
+    const counts = element("div", {});
+    const first = chart(`ROC, area ${number(Number(auc.toPrecision(3)))}`, "FPR", "TPR = recall", roc);
+    const second = chart(`average precision ${number(Number(averagePrecision.toPrecision(3)))}`, "recall", "precision", precisionRecall);
+    const slider = element("input", { type: "range", min: 0, max: thresholds.length - 1, step: 1 });
+    const told = element("p", { class: "told", "aria-live": "polite" });
+    const run = element("div", { class: "controls" }, element("label", { class: "wide" }, "threshold ", slider));
+    figure.append(run, told, element("div", { class: "grids" }, spread.view, counts, first.view, second.view));
+    slider.addEventListener("input", show);
+
+    // Everything at the slider's threshold, counted here and compared with Foveal's counts.
+    function show() {
+      const t = thresholds[slider.value];
+      const reach = (list) => list.filter((score) => score >= t).length;
+      const [tp, fp] = [reach(ones), reach(others)];
+      const [fn, tn] = [ones.length - tp, others.length - fp];
+      const cells = [[tp, fn], [fp, tn]];
+      const words = [["TP", "FN"], ["FP", "TN"]];
+      const look = (r, c) => ({ text: `${words[r][c]} ${cells[r][c]}`, shade: r === c ? 0.3 : 0 });
+      const title = `rows: ${name}, others; columns: found, left`;
+      counts.replaceChildren(grid(title, 2, 2, look, undefined, 72).view);
+      const [recall, fpr] = [tp / ones.length, fp / others.length];
+      // Where nothing is found, Foveal's curve ends at precision 1.
+      const precision = tp + fp ? tp / (tp + fp) : 1;
+      const agrees = found[slider.value][0] === tp && found[slider.value][1] === fp;
+      const three = (value) => value.toFixed(3);
+      told.textContent =
+        `Threshold ${number(t)}: ${tp} of ${ones.length} found, recall = TPR = ${three(recall)}; ` +
+        `${fp} of ${others.length} others found too, FPR = ${three(fpr)}; ` +
+        `precision = ${tp + fp ? `${tp} / ${tp + fp} = ${three(precision)}` : "0 / 0, nothing is found"}; ` +
+        `accuracy = ${three((tp + tn) / scores.length)}` +
+        (agrees ? "." : `, but Foveal counted ${found[slider.value].join(" and ")}.`);
+      slider.setAttribute("aria-valuetext", `${number(t)}, recall ${three(recall)}, precision ${three(precision)}`);
+      spread.move(t);
+      first.move(fpr, recall);
+      second.move(recall, precision);
+      figure.dataset.counts = [tp, fp, fn, tn].join(",");
+    }
+    // It begins in the middle of the scores.
+    const middle = (Math.min(...scores) + Math.max(...scores)) / 2;
+    slider.value = thresholds.findIndex((value) => value >= middle);
+    show();
+  }
+
+  const FIGURES = { window: slidingWindow, field: receptiveFields, threshold };
 
   function start() {
     for (const figure of document.querySelectorAll(".foveal-figure:not([data-ready])")) {

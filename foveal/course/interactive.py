@@ -15,12 +15,20 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from foveal import ops
-from foveal.errors import ShapeError
+from foveal.errors import DataError, ShapeError
 from foveal.explain.explainer import explain
 from foveal.explain.model import Model
 from foveal.explain.plots import has_places, in_colour, size_of
 from foveal.explain.windows import AxisWindow
 from foveal.files import write_whole
+from foveal.metrics.curves import (
+    average_precision,
+    checked,
+    count_by_threshold,
+    precision_recall_curve,
+    roc_auc,
+    roc_curve,
+)
 from foveal.strides import Ndarray
 
 # What the reader chooses of the sliding window: strides, paddings and dilations; image and filter are cut to each size
@@ -29,6 +37,8 @@ STRIDES, PADDINGS, DILATIONS = (1, 2, 3), (0, 1, 2), (1, 2)
 SMALLEST = 3
 # Larger ones have cells that are too small to be seen, and more numbers than a page should carry.
 LARGEST, LARGEST_FILTER, LARGEST_IMAGE = 9, 5, 48
+# Images whose scores are shown; the page carries a few numbers for each.
+MOST_SCORES = 2000
 
 
 class Interactive:
@@ -161,3 +171,39 @@ def receptive_fields(net: Model, image: ArrayLike) -> Interactive:
     grey = np.round(in_colour(pixels).mean(2) * 255)
     numbers = {"image": plain(grey), "layers": layers}
     return Interactive("field", f"What each output of {summary.model} reads of an image", numbers)
+
+
+def threshold(positive: ArrayLike, scores: ArrayLike, name: str = "the class") -> Interactive:
+    """Return a figure of one class against the rest, whose threshold is moved by a slider.
+
+    positive [N]: True or 1 for images of the class. scores [N]: the higher, the more an image looks like the class; up
+    to 2000 images. name: of the class. An image is found if its score reaches the threshold. The figure shows the
+    scores, the counts, and the place on the ROC curve and on that of precision by recall; curves, areas and counts are
+    those of `foveal.metrics`. Raises DataError as `metrics.roc_curve` does, and for more images.
+
+        course.threshold(digits.y_test == 8, logits[:, 8], "eights")  # as the last line of a cell
+    """
+    labels, values = checked("threshold", positive, scores)
+    if len(labels) > MOST_SCORES:
+        raise DataError(f"threshold: {len(labels)} scores; give {MOST_SCORES} at most, such as every tenth")
+    # Numbers of a page have 6 digits, and what is counted there has to be counted of the same numbers here.
+    values = np.array([float(f"{value:.6g}") for value in values])
+    counts = count_by_threshold(labels, values, above=True)
+    if not np.isfinite(counts.thresholds).all():
+        raise DataError(
+            f"threshold: the highest score is {values.max():g}; divide scores, so that a higher number remains"
+        )
+    roc, curve = roc_curve(labels, values), precision_recall_curve(labels, values)
+    numbers = {
+        "name": name,
+        "scores": values.tolist(),
+        "labels": labels.astype(int).tolist(),
+        # From the lowest on, so that the slider's right end is the highest.
+        "thresholds": counts.thresholds[::-1].tolist(),
+        "found": np.stack([counts.true_positives, counts.false_positives], 1)[::-1].astype(int).tolist(),
+        "roc": plain(np.stack([roc.x, roc.y], 1)),
+        "precisionRecall": plain(np.stack([curve.x, curve.y], 1)),
+        "auc": roc_auc(labels, values),
+        "averagePrecision": average_precision(labels, values),
+    }
+    return Interactive("threshold", f"A threshold for {name}, moved by a slider", numbers)

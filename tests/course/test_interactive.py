@@ -10,8 +10,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from foveal import course, nn, ops
-from foveal.errors import ShapeError
+from foveal import course, metrics, nn, ops
+from foveal.errors import DataError, ShapeError
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: chromium)")
@@ -150,6 +150,51 @@ def test_the_fields_of_a_page_are_those_of_foveal(tmp_path):
             assert output["all"] == 120
 
 
+MOVE = """
+const slider = document.querySelector("input[type=range]");
+const [figure] = document.querySelectorAll(".foveal-figure");
+const [first, second] = [...document.querySelectorAll("circle")];
+const at = (point) => [(point.getAttribute("cx") - 48) / 190, 1 - (point.getAttribute("cy") - 6) / 190];
+const seen = [...Array(Number(slider.max) + 1).keys()].map((i) => {
+  slider.value = i;
+  slider.dispatchEvent(new Event("input"));
+  const told = document.querySelector("[aria-live]").textContent;
+  return { counts: figure.dataset.counts.split(",").map(Number), roc: at(first), curve: at(second), told,
+    cells: [...document.querySelectorAll("g text")].map((e) => e.textContent),
+    said: slider.getAttribute("aria-valuetext") };
+});
+const svgs = [...document.querySelectorAll("svg")].map((e) => e.getAttribute("aria-label"));
+result = { seen, svgs, label: slider.labels[0].textContent.trim(), type: slider.type };
+"""
+
+
+@needs_chromium
+def test_the_threshold_counts_what_foveal_does(tmp_path):
+    rng = np.random.default_rng(3)
+    positive = np.arange(24) % 3 == 0
+    # Some scores are equal, and many have more digits than a page holds.
+    scores = (rng.standard_normal(24) + positive).round(1) / 3
+    found = in_chromium(course.threshold(positive, scores, "eights"), MOVE, tmp_path)
+    # A native slider that has a name is moved with the keyboard; it says what it means, and each picture has a name.
+    assert (found["type"], found["label"]) == ("range", "threshold")
+    assert all(found["svgs"])
+    assert f"ROC, area {metrics.roc_auc(positive, scores):.3g}" in found["svgs"]
+    thresholds = np.unique(scores)
+    # One more at the right end, which no image reaches.
+    assert len(found["seen"]) == len(thresholds) + 1
+    roc, curve = metrics.roc_curve(positive, scores), metrics.precision_recall_curve(positive, scores)
+    for i, page in enumerate(found["seen"]):
+        reached = scores >= thresholds[i] if i < len(thresholds) else np.zeros(24, bool)
+        confusion = metrics.confusion_matrix(positive.astype(int), reached.astype(int), 2)
+        (tn, fp), (fn, tp) = confusion.tolist()
+        assert page["counts"] == [tp, fp, fn, tn]
+        assert page["cells"] == [f"TP {tp}", f"FN {fn}", f"FP {fp}", f"TN {tn}"]
+        np.testing.assert_allclose(page["roc"], [roc.x[-1 - i], roc.y[-1 - i]], atol=1e-5)
+        np.testing.assert_allclose(page["curve"], [curve.x[i], curve.y[i]], atol=1e-5)
+        assert "but Foveal counted" not in page["told"]
+        assert f"recall {roc.y[-1 - i]:.3f}" in page["said"]
+
+
 def test_a_figure_is_html_that_needs_nothing_else():
     page = course.sliding_window(X, W)._repr_html_()
     assert not re.search(r"https?://(?!www\.w3\.org/)|@import|url\(", page)
@@ -169,3 +214,5 @@ def test_other_shapes_are_refused():
         course.receptive_fields(NETS, np.zeros((1, 99, 99)))
     with pytest.raises(ShapeError, match="no layer of Sequential has outputs with rows and columns"):
         course.receptive_fields(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), np.zeros((1, 8, 8)))
+    with pytest.raises(DataError, match="threshold: 2001 scores; give 2000 at most"):
+        course.threshold(np.arange(2001) < 9, np.zeros(2001))

@@ -524,6 +524,8 @@ def courses():
     yield Target("course", "course.sliding_window", course.sliding_window, lambda: ((digit, sobel), {}))
     fields = course.receptive_fields
     yield Target("course", "course.receptive_fields", fields, lambda: ((net(), PHOTOS[0]), {}))
+    labels = np.arange(8) % 2
+    yield Target("course", "course.threshold", course.threshold, lambda: ((labels, np.linspace(0, 1, 8)), {}))
     yield Target("course", "course.Interactive", course.Interactive, lambda: (("window", "a label", {}), {}))
     yield Target("course", "course.Frames", course.Frames, lambda: (("a label", [("a text", b"<svg/>")]), {}))
     yield Target("course", "course.frames", course.frames, lambda: ((picture, (1, 2), "a label"), {}))
