@@ -58,6 +58,12 @@ def test_no_page_has_an_output_that_no_cell_made(page):
     assert outputs_that_no_cell_made(page) == []
 
 
+@pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda page: page.name)
+def test_no_cell_shows_a_figure_twice(page):
+    """Pyplot shows the figures of a cell; one that stands in its last line would be shown again."""
+    assert [cell.line for cell in page.cells if re.search(r"^(figure|fig)$", cell.text.strip().splitlines()[-1])] == []
+
+
 @pytest.mark.parametrize(
     "text",
     [
