@@ -30,14 +30,14 @@ OPTIONS = (
     click.option(
         "--preset",
         type=click.Choice(["fast", "best", "airbench94"]),
-        help="fast: fewer steps. best: more steps, and an average of the parameters. airbench94: the recipe of"
-        " K. Jordan (2024) for CIFAR-10, with its network.",
+        help="fast: fewer steps. best: more steps, and averages of the parameters and of views. airbench94: the recipe"
+        " of K. Jordan (2024) for CIFAR-10, with its network.",
     ),
     click.option(
         "--minutes",
         type=FiniteRange(0, MOST_MINUTES, min_open=True),
-        help="Choose network and epochs so that the run ends in about that time. What is chosen is said; given as"
-        " --model and --epochs, it repeats the run.",
+        help="Choose network and epochs so that the run ends in about that time. What is chosen is said, with"
+        " the options that repeat the run.",
     ),
     click.option(
         "--validation",

@@ -5,14 +5,11 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foveal.course.interactive import own_file, page_of
+from foveal.course.interactive import OnPage, own_file
 from foveal.errors import ArgumentError
-from foveal.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +18,7 @@ if TYPE_CHECKING:
 MOST = 60
 
 
-class Frames:
+class Frames(OnPage):
     """Pictures of which one is seen; a notebook and a built page show it, and `save` writes it as a page of its own.
 
     label: what all of them are, for readers who do not see them. pictures: what each one shows, as a text, and its SVG.
@@ -29,7 +26,8 @@ class Frames:
     """
 
     def __init__(self, label: str, pictures: Sequence[tuple[str, bytes]]) -> None:
-        self.label, self.pictures = label, list(pictures)
+        super().__init__(label)
+        self.pictures = list(pictures)
 
     def _repr_html_(self) -> str:
         """Return the pictures as a part of an HTML page; without JavaScript all of them are seen."""
@@ -46,12 +44,6 @@ class Frames:
             '</label></div><p class="told" aria-live="polite" style="min-height:3em"></p></div>\n'
             f"<style>{own_file('interactive.css')}</style>\n<script>{own_file('frames.js')}</script>"
         )
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the pictures as an HTML page that needs nothing else; return the path."""
-        target = Path(path)
-        write_whole(target, page_of(self.label, self._repr_html_()))
-        return target
 
     def __repr__(self) -> str:
         return f"{self.label}: {len(self.pictures)} pictures, which a notebook shows, and save(path) writes as a page"

@@ -41,7 +41,27 @@ LARGEST, LARGEST_FILTER, LARGEST_IMAGE = 9, 5, 48
 MOST_SCORES = 2000
 
 
-class Interactive:
+class OnPage:
+    """Base of what a notebook and a built page show, and `save` writes as a page of its own.
+
+    label: what it is, for readers who do not see it.
+    """
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+
+    def _repr_html_(self) -> str:
+        """Return it as a part of an HTML page."""
+        raise NotImplementedError
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the figure as an HTML page that needs nothing else; return the path."""
+        target = Path(path)
+        write_whole(target, page_of(self.label, self._repr_html_()))
+        return target
+
+
+class Interactive(OnPage):
     """A figure that a reader changes; a notebook and a built page show it, and `save` writes it as a page of its own.
 
     kind: the name under which interactive.js draws it. label: what the figure is, for readers who do not see it.
@@ -49,7 +69,8 @@ class Interactive:
     """
 
     def __init__(self, kind: str, label: str, numbers: dict[str, Any]) -> None:
-        self.kind, self.label, self.numbers = kind, label, numbers
+        super().__init__(label)
+        self.kind, self.numbers = kind, numbers
 
     def _repr_html_(self) -> str:
         """Return the figure as a part of an HTML page."""
@@ -61,12 +82,6 @@ class Interactive:
             f"<noscript>This figure needs JavaScript.</noscript></div>\n"
             f"<style>{own_file('interactive.css')}</style>\n<script>{own_file('interactive.js')}</script>"
         )
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the figure as an HTML page that needs nothing else; return the path."""
-        target = Path(path)
-        write_whole(target, page_of(self.label, self._repr_html_()))
-        return target
 
     def __repr__(self) -> str:
         return f"{self.label}: a notebook shows this figure, and its save(path) writes a page with it"
