@@ -44,11 +44,10 @@ def vanilla(channels, size, classes, widths=(16, 32, 64), hidden=128):
     """Convolution, batch norm, relu and pooling for each width, then two linear layers; images of size x size."""
     layers = []
     for inputs, outputs in pairwise((channels, *widths)):
-        layers += nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2)
+        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2)]
     pixels = (size // 2 ** len(widths)) ** 2
-    return nn.Sequential(
-        *layers, nn.Flatten(), nn.Linear(widths[-1] * pixels, hidden), nn.ReLU(), nn.Linear(hidden, classes)
-    )
+    layers += [nn.Flatten(), nn.Linear(widths[-1] * pixels, hidden)]
+    return nn.Sequential(*layers, nn.ReLU(), nn.Linear(hidden, classes))
 
 
 def residual(channels, size, classes, widths=(16, 64, 128, 128)):

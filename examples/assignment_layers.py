@@ -11,17 +11,18 @@ from foveal import nn, ops
 
 def batch_norm(x, gamma, beta):
     """Return gamma x^ + beta, where x^ is x [N, C, H, W] with mean 0 and variance 1 in each channel."""
-    mean, variance = x.mean((0, 2, 3), keepdims=True), x.var((0, 2, 3), keepdims=True)
-    return gamma[:, None, None] * (x - mean) / np.sqrt(variance + 1e-5) + beta[:, None, None]
+    deviation = np.sqrt(x.var((0, 2, 3), keepdims=True) + 1e-5)
+    normal = (x - x.mean((0, 2, 3), keepdims=True)) / deviation
+    return gamma[:, None, None] * normal + beta[:, None, None]
 
 
 def batch_norm_backward(dy, x, gamma, beta):
     """Return dx, dgamma and dbeta; the mean and the variance depend on x as well."""
-    over, count = (0, 2, 3), x.size / len(gamma)
+    over, M = (0, 2, 3), x.size / len(gamma)
     deviation = np.sqrt(x.var(over, keepdims=True) + 1e-5)
     normal = (x - x.mean(over, keepdims=True)) / deviation
     dgamma, dbeta = (dy * normal).sum(over), dy.sum(over)
-    shared = (dbeta[:, None, None] + normal * dgamma[:, None, None]) / count
+    shared = (dbeta[:, None, None] + normal * dgamma[:, None, None]) / M
     return gamma[:, None, None] / deviation * (dy - shared), dgamma, dbeta
 
 
@@ -63,12 +64,11 @@ def cross_entropy_backward(logits, labels):
 def compare(layer, forward, backward, x):
     """Compare the outputs and the gradients of two functions with those of Foveal's layer."""
     parameters = [np.asarray(parameter.data) for parameter in layer.parameters()]
-    np.testing.assert_allclose(forward(x, *parameters), layer(x), rtol=1e-3, atol=1e-5)
+    y = forward(x, *parameters)
     dx, rest = foveal.grad(lambda x: ops.sum(layer(x) ** 2), wrt=[0, layer])(x)
-    own = backward(2 * forward(x, *parameters), x, *parameters)
-    for gradient, right in zip(own, (dx, *rest.values()), strict=True):
-        np.testing.assert_allclose(gradient, right, rtol=1e-3, atol=1e-4)
-    print(f"{layer}: output and {len(own)} gradients agree")
+    for ours, theirs in zip((y, *backward(2 * y, x, *parameters)), (layer(x), dx, *rest.values()), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+    print(f"{layer}: output and gradients agree")
 
 
 if __name__ == "__main__":
