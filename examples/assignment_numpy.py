@@ -8,6 +8,7 @@ Without a folder the images are scikit-learn's digits.
 
 import sys
 import time
+from itertools import islice
 
 import assignment_layers as plain
 import assignment_windows as windows
@@ -45,8 +46,8 @@ def numpy_step(layers, x, labels, lr):
     dy = plain.cross_entropy_backward(x, labels)
     for _, backward, parameters in reversed(layers):
         dy, *gradients = backward(dy, inputs.pop(), *parameters)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter -= lr * gradient
+        for p, dp in zip(parameters, gradients, strict=True):
+            p -= lr * dp
     return plain.cross_entropy(x, labels)
 
 
@@ -62,7 +63,7 @@ def timed(steps, batches):
 
 if __name__ == "__main__":
     dataset = data.load(sys.argv[1] if sys.argv[1:] else "digits")
-    batches = list(data.Loader(dataset, batch_size=BATCH, shuffle=True, drop_last=True))[:3]
+    batches = list(islice(data.Loader(dataset, batch_size=BATCH, shuffle=True, drop_last=True), 3))
     nn.seed(0)
     net = vanilla(dataset.channels, dataset.size[0], len(dataset.classes))
     layers = in_numpy(net)
