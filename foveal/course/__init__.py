@@ -7,7 +7,8 @@ exercises.py    Exercise: a function of one's own against an answer, on sizes th
 pictures.py     small arrays drawn as grids of numbers
 interactive.py  Interactive: numbers of Foveal's and the script that shows them; the sliding window, receptive
                 fields, the threshold
-interactive.js, interactive.css  that script and its style, in plain JavaScript and SVG, without dependencies
+race.py         Ground and race: optimisers on a surface, from a start that is moved
+interactive.js, interactive.css  the script of both and its style, in plain JavaScript and SVG, without dependencies
 frames.py       Frames: pictures that follow each other, by a slider or played
 frames.js       the script of that
 """
@@ -17,14 +18,17 @@ from foveal.course.exercises import Checked, Exercise
 from foveal.course.frames import Frames, frames
 from foveal.course.interactive import Interactive, receptive_fields, sliding_window, threshold
 from foveal.course.pictures import grid
+from foveal.course.race import Ground, race
 
 __all__ = [
     "Checked",
     "Exercise",
     "Frames",
+    "Ground",
     "Interactive",
     "frames",
     "grid",
+    "race",
     "receptive_fields",
     "sliding_window",
     "threshold",

@@ -344,7 +344,199 @@
     show();
   }
 
-  const FIGURES = { window: slidingWindow, field: receptiveFields, threshold };
+  // The picture of a race in pixels, milliseconds between two steps that are played, and by how much of the picture a key moves
+  // the start.
+  const [WIDE, HIGH] = [440, 300];
+  const RACE_TICK = 90;
+  const NUDGE = 1 / 40;
+  // Signs of the racers around (0, 0), in their order.
+  const SIGNS = ["M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0", "M-5-5H5V5H-5Z", "M0-6L6 5H-6Z", "M0-7L6 0L0 7L-6 0Z", "M-6-2H-2V-6H2V-2H6V2H2V6H-2V2H-6Z"];
+
+  // The height of a surface at a place; terms: [i, j, c] for each c x^i y^j.
+  const height = (terms, [x, y]) => terms.reduce((sum, [i, j, c]) => sum + c * x ** i * y ** j, 0);
+
+  // The path [steps + 1] of one racer from a start, as long as its slopes are below the limit at which Foveal's steps end.
+  function pathOf(racer, terms, start, { lr, momentum, beta2, eps, steps, limit }) {
+    const slope = (place, axis) =>
+      terms.reduce((sum, [i, j, c]) => {
+        const [own, other] = axis ? [j, i] : [i, j];
+        return sum + (own ? c * own * place[axis] ** (own - 1) * place[1 - axis] ** other : 0);
+      }, 0);
+    let [place, v, s] = [start, [0, 0], [0, 0]];
+    const path = [place];
+    for (const t of range(steps)) {
+      const g = [slope(place, 0), slope(place, 1)];
+      if (!g.every((one) => Math.abs(one) <= limit)) break;
+      let move;
+      if (racer.startsWith("Adam")) {
+        v = v.map((m, k) => momentum * m + (1 - momentum) * g[k]);
+        s = s.map((one, k) => beta2 * one + (1 - beta2) * g[k] * g[k]);
+        const corrected = racer === "Adam" ? [1 - momentum ** (t + 1), 1 - beta2 ** (t + 1)] : [1, 1];
+        move = v.map((m, k) => m / corrected[0] / (Math.sqrt(s[k] / corrected[1]) + eps));
+      } else {
+        v = v.map((one, k) => momentum * one + g[k]);
+        move = racer === "SGD" ? g : racer === "momentum" ? v : g.map((one, k) => one + momentum * v[k]);
+      }
+      place = place.map((one, k) => one - lr * move[k]);
+      path.push(place);
+    }
+    return path;
+  }
+
+  // The race. numbers: racers, rates, momenta, beta2, eps, steps, limit, and grounds: name, terms, start, x and y (lowest and highest of the
+  // picture), lr, momentum, contours in the unit square, and Foveal's paths [x, y] of each racer.
+  function race(figure, { grounds, racers, rates, momenta, beta2, eps, steps, limit }) {
+    const ground = choice("surface", grounds.map((one) => one.name), grounds[0].name, reset);
+    const rate = choice("rate η", rates, rates[0], rebuild);
+    const momentum = choice("momentum μ, Adam's β₁", momenta, momenta[0], rebuild);
+    const starts = ["x", "y"].map((name, axis) => {
+      const input = element("input", { type: "number", step: "any" });
+      input.addEventListener("change", () => {
+        const [low, high] = state.ground[name];
+        if (input.value !== "") state.start[axis] = Math.min(high, Math.max(low, Number(input.value)));
+        rebuild();
+      });
+      return { input, view: element("label", {}, `start ${name} `, input) };
+    });
+    const again = element("button", { type: "button" }, "Reset");
+    again.addEventListener("click", reset);
+    const seen = racers.map((name, k) => {
+      const sign = drawn("svg", { viewBox: "-8 -8 16 16", class: "sign", "aria-hidden": "true" });
+      sign.append(drawn("path", { d: SIGNS[k], class: `racer${k}` }));
+      const input = element("input", { type: "checkbox", checked: "" });
+      input.addEventListener("change", rebuild);
+      return { input, view: element("label", {}, input, " ", sign, ` ${name}`) };
+    });
+    const slider = element("input", { type: "range", min: 0, max: steps, value: 0, step: 1 });
+    slider.addEventListener("input", () => show(Number(slider.value), true));
+    const play = element("button", { type: "button" }, "Play");
+    const picture = element("div", { class: "grids" });
+    const told = element("p", { class: "told", "aria-live": "polite" });
+    const row = (...views) => element("div", { class: "controls" }, ...views);
+    figure.append(
+      row(ground.view, rate.view, momentum.view),
+      row(...seen.map((one) => one.view)),
+      picture,
+      row(...starts.map((one) => one.view), again),
+      row(play, element("label", { class: "wide" }, "step ", slider)),
+      told,
+    );
+    let state, timer;
+
+    // Another surface, as Foveal ran on it.
+    function reset() {
+      const found = grounds[ground.select.selectedIndex];
+      rate.select.value = found.lr;
+      momentum.select.value = found.momentum;
+      state = { ground: found, start: [...found.start], plane: plane(found, (at) => { state.start = at; rebuild(); }, () => state.start) };
+      picture.replaceChildren(state.plane.view);
+      slider.value = Math.min(steps, 20);
+      rebuild();
+    }
+
+    // The paths for other choices. Those that Foveal ran are Foveal's, and have to be what is computed here.
+    function rebuild() {
+      stop();
+      const { ground: found, start } = state;
+      const [lr, mu] = [Number(rate.get()), Number(momentum.get())];
+      const own = racers.map((name) => pathOf(name, found.terms, start, { lr, momentum: mu, beta2, eps, steps, limit }));
+      state.foveals = lr === found.lr && mu === found.momentum && start.every((one, axis) => one === found.start[axis]);
+      const near = (a, b) => a.every((one, axis) => Math.abs(one - b[axis]) <= 1e-3 * Math.max(1, Math.abs(one)));
+      state.agrees = own.every((path, k) => path.every((place, t) => t >= found.paths[k].length || near(place, found.paths[k][t])));
+      state.paths = state.foveals ? found.paths : own;
+      starts.forEach(({ input }, axis) => { input.value = number(start[axis]); });
+      show(Number(slider.value), false);
+    }
+
+    // Where each stands after so many steps.
+    function show(t, byHand) {
+      if (byHand) stop();
+      slider.value = t;
+      slider.setAttribute("aria-valuetext", `${t} of ${steps}`);
+      const { ground: found, paths, start } = state;
+      const three = (value) => String(Number(value.toPrecision(3))).replace("-", "−");
+      const racing = racers.map((_, k) => k).filter((k) => seen[k].input.checked);
+      const words = racing.map((k) => {
+        const place = paths[k][t];
+        if (!place) return `${racers[k]} has left all numbers in step ${paths[k].length}`;
+        const inside = place.every((one, axis) => one >= found["xy"[axis]][0] && one <= found["xy"[axis]][1]);
+        return `${racers[k]} (${place.map(three).join(", ")}), height ${three(height(found.terms, place))}${inside ? "" : ", outside of the picture"}`;
+      });
+      told.textContent =
+        `From (${start.map(three).join(", ")}), after ${t} steps: ${words.join("; ") || "nobody races"}.` +
+        (!state.foveals ? "" : state.agrees ? " These are Foveal's paths." : " These are Foveal's paths, but this page computes others.");
+      state.plane.draw(start, racing.map((k) => [k, paths[k].slice(0, t + 1), paths[k].length > t]));
+      figure.dataset.at = JSON.stringify(paths.map((path) => path[t] || null));
+    }
+
+    function stop() {
+      clearInterval(timer);
+      timer = undefined;
+      play.textContent = "Play";
+      told.setAttribute("aria-live", "polite");
+    }
+
+    play.addEventListener("click", () => {
+      if (timer) return stop();
+      play.textContent = "Pause";
+      told.setAttribute("aria-live", "off");
+      timer = setInterval(() => show((Number(slider.value) + 1) % (steps + 1), false), RACE_TICK);
+    });
+    reset();
+  }
+
+  // The picture of a surface, whose start the pointer and arrow keys move: moved([x, y]); from() is where it is.
+  function plane({ name, x, y, contours }, moved, from) {
+    const svg = drawn("svg", { viewBox: `0 0 ${LEFT + WIDE + 12} ${HIGH + BOTTOM}`, class: "chart race", tabindex: "0" });
+    svg.style.width = `${LEFT + WIDE + 12}px`;
+    svg.setAttribute("role", "application");
+    svg.setAttribute("aria-label", `contours of ${name}: arrow keys move the start`);
+    const inside = drawn("svg", { x: LEFT, y: 6, width: WIDE, height: HIGH, viewBox: `0 0 ${WIDE} ${HIGH}` });
+    const paper = drawn("rect", { width: WIDE, height: HIGH, class: "paper" });
+    inside.append(paper);
+    for (const outlines of contours) {
+      const d = outlines.map((flat) => `M${flat.map((value, i) => (i % 2 ? (1 - value) * HIGH : value * WIDE).toFixed(1)).join(" ")}Z`).join("");
+      inside.append(drawn("path", { d, class: "height" }));
+    }
+    const paths = drawn("g");
+    inside.append(paths);
+    svg.append(inside);
+    for (const share of [0, 0.5, 1]) {
+      const at = ([low, high]) => number(low + share * (high - low));
+      svg.append(drawn("text", { x: LEFT + share * WIDE, y: 6 + HIGH + 12 }, at(x)));
+      svg.append(drawn("text", { x: LEFT - 18, y: 6 + (1 - share) * HIGH + (share === 1 ? 5 : 0) }, at(y)));
+    }
+    const within = (value, [low, high]) => Math.min(high, Math.max(low, Number(value.toPrecision(4))));
+    svg.addEventListener("keydown", (event) => {
+      const step = { ArrowUp: [0, 1], ArrowDown: [0, -1], ArrowLeft: [-1, 0], ArrowRight: [1, 0] }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      moved([x, y].map((limits, axis) => within(from()[axis] + step[axis] * NUDGE * (limits[1] - limits[0]), limits)));
+    });
+    function point(event) {
+      const box = paper.getBoundingClientRect();
+      const [across, up] = [(event.clientX - box.left) / box.width, 1 - (event.clientY - box.top) / box.height];
+      moved([within(x[0] + across * (x[1] - x[0]), x), within(y[0] + up * (y[1] - y[0]), y)]);
+    }
+    svg.addEventListener("click", point);
+    // A finger that moves scrolls the page.
+    svg.addEventListener("pointermove", (event) => event.buttons === 1 && event.pointerType !== "touch" && point(event));
+    // What lies far outside is drawn at the border of what a browser can draw.
+    const far = (value) => Math.min(1e5, Math.max(-1e5, value)).toFixed(1);
+    const pixels = (place) => [far(((place[0] - x[0]) / (x[1] - x[0])) * WIDE), far((1 - (place[1] - y[0]) / (y[1] - y[0])) * HIGH)];
+    return {
+      view: element("figure", {}, element("figcaption", {}, "the fainter, the lower; click to move the start"), svg),
+      draw(start, racing) {
+        paths.replaceChildren(drawn("path", { d: "M-8 0H8M0-8V8", transform: `translate(${pixels(start)})`, class: "start" }));
+        for (const [k, path] of racing) paths.append(drawn("polyline", { points: path.map(pixels).join(" "), class: `track racer${k}` }));
+        for (const [k, path, runs] of racing) {
+          if (runs) paths.append(drawn("path", { d: SIGNS[k], transform: `translate(${pixels(path[path.length - 1])})`, class: `racer${k}` }));
+        }
+      },
+    };
+  }
+
+  const FIGURES = { window: slidingWindow, field: receptiveFields, threshold, race };
 
   function start() {
     for (const figure of document.querySelectorAll(".foveal-figure:not([data-ready])")) {

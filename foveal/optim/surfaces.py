@@ -28,4 +28,10 @@ def beale(x: Tensor, y: Tensor) -> Tensor:
     return first * first + second * second + third * third
 
 
-SURFACES = {"saddle": saddle, "rosenbrock": rosenbrock, "bowl": bowl, "beale": beale}
+def wells(x: Tensor, y: Tensor) -> Tensor:
+    """z = (x^2 - 1)^2 + 0.3 x + y^2 / 2: two minima, near (-1, 0) and (1, 0), of which the left one is lower."""
+    square = x * x - 1.0
+    return square * square + x * 0.3 + y * y * 0.5
+
+
+SURFACES = {"saddle": saddle, "rosenbrock": rosenbrock, "bowl": bowl, "beale": beale, "wells": wells}

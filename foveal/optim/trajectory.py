@@ -129,9 +129,9 @@ def trajectory(
     optimizers: a list of names ("adam", with its rate in `foveal train`), of classes, of pairs ("adam", {"lr": 0.1}),
     or of functions of the parameters, lambda p: optim.Adam(p, lr=0.1); or a dict of these by names of the paths.
     surface: a function of (x, y), or of a vector [2], written with operators, that returns one number; or one of
-    "saddle", "rosenbrock", "bowl", "beale" (optim.surfaces). A path ends early, and a warning says so, where the height
-    or its gradient is no number any more. Raises ArgumentError for what is no optimiser, ShapeError for what is no such
-    surface.
+    "saddle", "rosenbrock", "bowl", "beale", "wells" (optim.surfaces). A path ends early, and a warning says so, where
+    the height or its gradient is no number any more. Raises ArgumentError for what is no optimiser, ShapeError for what
+    is no such surface.
 
         paths = optim.trajectory(["sgd", "adam"], lambda x, y: x * x - y * y, start=(1.0, 0.01), steps=50)
     """

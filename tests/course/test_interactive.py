@@ -6,12 +6,14 @@ import json
 import re
 import shutil
 import subprocess
+import warnings
 
 import numpy as np
 import pytest
 
-from foveal import course, metrics, nn, ops
-from foveal.errors import DataError, ShapeError
+from foveal import course, metrics, nn, ops, optim
+from foveal.course.race import GROUNDS
+from foveal.errors import ArgumentError, DataError, ShapeError
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: chromium)")
@@ -193,6 +195,100 @@ def test_the_threshold_counts_what_foveal_does(tmp_path):
         np.testing.assert_allclose(page["curve"], [curve.x[i], curve.y[i]], atol=1e-5)
         assert "but Foveal counted" not in page["told"]
         assert f"recall {roc.y[-1 - i]:.3f}" in page["said"]
+
+
+RACE = """
+const [ground, rate, momentum] = document.querySelectorAll("select");
+const [x, y] = document.querySelectorAll("input[type=number]");
+const slider = document.querySelector("input[type=range]");
+const [reset] = [...document.querySelectorAll("button")].filter((button) => button.textContent === "Reset");
+const [figure] = document.querySelectorAll(".foveal-figure");
+const told = () => document.querySelector("[aria-live]").textContent;
+const change = (control, value, kind = "change") => {
+  control.value = value;
+  control.dispatchEvent(new Event(kind));
+};
+const steps = (count) => [...Array(count + 1).keys()].map((t) => {
+  change(slider, t, "input");
+  return JSON.parse(figure.dataset.at);
+});
+const raced = SETTINGS.map(([name, start, lr, mu]) => {
+  change(ground, name);
+  const own = told();
+  const runs = [[x, start[0]], [y, start[1]], [rate, lr], [momentum, mu]];
+  runs.forEach(([control, value]) => change(control, value));
+  return { own, paths: steps(Number(slider.max)), told: told() };
+});
+change(ground, "a saddle");
+const picture = document.querySelector("svg[tabindex]");
+const places = [];
+const note = () => places.push([Number(x.value), Number(y.value)]);
+for (const key of ["ArrowRight", "ArrowUp", "ArrowUp", "ArrowLeft", "ArrowLeft", "ArrowDown"]) {
+  picture.dispatchEvent(new KeyboardEvent("keydown", { key, cancelable: true }));
+  note();
+}
+const box = picture.querySelector("rect").getBoundingClientRect();
+const pointer = { clientX: box.left + box.width / 4, clientY: box.top + box.height / 4 };
+picture.dispatchEvent(new MouseEvent("click", pointer));
+note();
+reset.click();
+note();
+const [first] = document.querySelectorAll("input[type=checkbox]");
+first.click();
+const named = [...document.querySelectorAll("select, input, button")].map((e) => (e.labels && e.labels[0] ||
+e).textContent.trim());
+result = { raced, places, told: told(), shown: document.querySelectorAll("polyline").length, named };
+"""
+
+
+@needs_chromium
+def test_the_race_walks_as_foveals_optimisers_do_from_any_start(tmp_path):
+    settings = [
+        ("a ravine", (0.75, -1.25), 0.03, 0.5),
+        ("a saddle", (-0.5, -0.125), 0.1, 0.8),
+        ("a local minimum", (1.5, 1.0), 0.01, 0.9),
+        # SGD and momentum run away, until Foveal's steps end.
+        ("a local minimum", (2.0, 1.0), 0.3, 0.0),
+    ]
+    figure = course.race(steps=30)
+    found = in_chromium(figure, RACE.replace("SETTINGS", json.dumps(settings)), tmp_path)
+    assert all(found["named"])
+    for (name, start, lr, mu), page in zip(settings, found["raced"], strict=True):
+        # The first paths are Foveal's, which the page finds to be its own.
+        assert page["own"].endswith("These are Foveal's paths.")
+        assert "Foveal's paths" not in page["told"]
+        how = [("sgd", {}), *((rule, {"momentum": mu}) for rule in ("momentum", "nesterov"))]
+        how += [("adam", {"betas": (mu, 0.999), "bias_correction": corrected}) for corrected in (True, False)]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "(SGD|Momentum|Nesterov), .* left all numbers")
+            walked = optim.trajectory(
+                [(rule, {"lr": lr, **options}) for rule, options in how], GROUNDS[name].surface, start=start, steps=30
+            )
+        for k, path in enumerate(walked.values()):
+            own = [places[k] for places in page["paths"] if places[k]]
+            assert len(own) == len(path)
+            np.testing.assert_allclose(own, path, rtol=1e-3, atol=1e-4)
+            assert ("has left all numbers" in page["told"]) == any(len(path) < 31 for path in walked.values())
+    # A key moves the start by a fortieth of the picture, a click to where it is; the border stops it.
+    keys = [(1.07, 0.001), (1.07, 0.081), (1.07, 0.161), (1.0, 0.161), (0.93, 0.161), (0.93, 0.081)]
+    np.testing.assert_allclose(found["places"], [*keys, (-0.7, 0.8), (1.0, 0.001)], atol=0.01)
+    # Who is not chosen is neither drawn nor told.
+    assert found["shown"] == 4
+    assert found["told"].startswith("From (1, 0.001), after 20 steps: momentum (")
+
+
+def test_other_races_are_refused():
+    flat = {"xlim": (-1.0, 1.0), "ylim": (-1.0, 1.0), "start": (0.0, 0.0)}
+    with pytest.raises(ArgumentError, match="the surface waves is no polynomial up to power 6"):
+        course.race({"waves": course.Ground(lambda x, y: np.sin(9 * x), **flat)})
+    with pytest.raises(ShapeError, match=r"a bowl starts at y = 3.0, and shows -1.0 to 1.0; start inside"):
+        course.race({"a bowl": course.Ground(optim.surfaces.bowl, **flat | {"start": (0.0, 3.0)})})
+    with pytest.raises(ShapeError, match=r"lr of a bowl is 0.4; choose one of 0.001, "):
+        course.race({"a bowl": course.Ground(optim.surfaces.bowl, **flat, lr=0.4)})
+    with pytest.raises(ShapeError, match="steps is 401, it has to be from 1 to 400"):
+        course.race(steps=401)
+    with pytest.raises(ArgumentError, match="there is no surface"):
+        course.race({})
 
 
 def test_a_figure_is_html_that_needs_nothing_else():

@@ -13,6 +13,8 @@ TESTED_OTHERWISE = {"debugging", "gradients", "pytorch", "recipes", "results", "
 NOTEBOOKS = [page for page in PAGES.values() if page.name not in TESTED_OTHERWISE]
 COURSE = [page for page in PAGES.values() if page.name.startswith("course/") and not page.name.endswith("index")]
 
+# Of code that a wide page shows without scrolling (docs/_static/foveal.css).
+COLUMNS = 88
 # What a fenced block may be; a listing of anything else could be an output that was pasted.
 BLOCKS = {"code-cell", "math", "toctree", "eval-rst", "literalinclude", "shell", "note", "tip", "warning"}
 PICTURE = re.compile(r"!\[|<img|<svg|<canvas|data:image|\{(?:image|figure)\}")
@@ -99,7 +101,14 @@ def test_every_page_with_cells_is_executed():
 @pytest.mark.parametrize("page", [page for page in PAGES.values() if page.cells], ids=lambda page: page.name)
 def test_cells_are_python(page):
     for cell in page.cells:
-        ast.parse(re.sub(r"^[%!].*$", "", cell.text, flags=re.MULTILINE))
+        ast.parse(re.sub(r"^[%!](?:.*\\\n)*.*$", "", cell.text, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES.values() if page.cells], ids=lambda page: page.name)
+def test_code_fits_a_page(page):
+    """What is longer scrolls sideways, on a screen of 1280 pixels."""
+    found = [line for cell in page.cells for line in cell.text.splitlines() if len(line) > COLUMNS]
+    assert found == [], f"lines of more than {COLUMNS} columns; `ruff format --line-length {COLUMNS}` breaks code"
 
 
 def described(cell):

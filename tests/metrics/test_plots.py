@@ -221,6 +221,7 @@ def test_the_minima_of_surfaces_are_where_they_say():
         (optim.surfaces.rosenbrock, (1, 1), 0),
         (optim.surfaces.bowl, (0, 0), 0),
         (optim.surfaces.beale, (3, 0.5), 0),
+        (optim.surfaces.wells, (-1.0355787140888542, 0), -0.30542848374391596),
     ):
         place = np.array(minimum, float)
         assert surface(*place) == pytest.approx(height, abs=1e-12)
