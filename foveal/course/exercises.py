@@ -1,5 +1,7 @@
 """Exercises that check themselves: a function of one's own beside an answer, on sizes that are drawn."""
 
+import inspect
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from foveal.checking.gradients import gradcheck
-from foveal.errors import ArgumentError, ShapeError
+from foveal.errors import ArgumentError, FovealError, ShapeError
 from foveal.strides import Ndarray
 
 # A range of whole numbers, both ends included; a shape, whose letters are other arguments; or a list of values to
@@ -21,6 +23,10 @@ REDRAWN = 50
 WITH_GRADIENTS = 5
 # Of values in float32, relative to the largest one: 1000 roundings.
 TOLERANCE = 1e-4
+# The gradient that arrives for a result that is a number; with 1, a backward that forgets it would be right.
+OF_A_NUMBER = 3.0
+# What is said of a function whose `...` is still there, or which computes and gives nothing back.
+NOTHING = "returns nothing. Write it, end it with return, and run the cell again."
 
 
 @dataclass(frozen=True)
@@ -103,21 +109,20 @@ class Exercise:
         differences.
 
         backward(dy, *arrays) returns the gradient of each array, as `foveal.gradcheck` takes it. A function that
-        raises, or returns nothing yet, has not passed, and the text says for which arguments.
+        raises, or returns nothing yet, has not passed, and the text says for which arguments; those of case 3 are
+        `cases()[3][0]`.
         """
         cases = self.cases()
-        for arguments, right in cases:
-            called = f"{name_of(yours)}({', '.join(f'{name}={shown(value)}' for name, value in arguments.items())})"
+        for number, (arguments, right) in enumerate(cases):
+            case = f"Not yet, in case {number}: {called(yours, arguments)}"
             try:
                 own = yours(*copied(arguments).values())
             except Exception as error:
-                return Checked(False, f"Not yet: {called} raises {type(error).__name__}: {error}")
+                return Checked(False, f"{case} raises {raised(error, yours)}")
             if own is None or own is ...:
-                return Checked(
-                    False, f"Not solved yet: {name_of(yours)} returns nothing. Write it and run the cell again."
-                )
+                return Checked(False, f"{case if number else 'Not solved yet: ' + name_of(yours)} {NOTHING}")
             if difference := differs(own, right):
-                return Checked(False, f"Not yet: {called} {difference}")
+                return Checked(False, f"{case} {difference}")
         if backward is not None:
             return self.gradients(yours, backward, cases)
         return Checked(True, f"Solved: {name_of(yours)} agrees in all of {len(cases)} cases, whose sizes were drawn.")
@@ -125,25 +130,26 @@ class Exercise:
     def gradients(self, yours: Callable[..., Any], backward: Callable[..., Any], cases: list[Any]) -> Checked:
         """Compare the gradients of the arrays of a few cases with differences in float64; the other arguments stay."""
         few = cases[:WITH_GRADIENTS]
-        for arguments, _ in few:
+        for number, (arguments, right) in enumerate(few):
+            forward, slopes = pair(yours, backward, arguments, 1.0 if np.ndim(right) else OF_A_NUMBER)
+            case, with_dy = f"Not yet, in case {number}:", "random dy" if np.ndim(right) else f"dy = {OF_A_NUMBER:g}"
             arrays = [value for value in arguments.values() if isinstance(value, np.ndarray)]
-
-            def all_of(moved: Sequence[Ndarray], others: dict[str, Any] = arguments) -> list[Any]:
-                left = iter(moved)
-                return [next(left) if isinstance(value, np.ndarray) else value for value in others.values()]
-
-            def forward(*moved: Ndarray, all_of: Callable[..., Any] = all_of) -> Any:
-                return yours(*all_of(moved))
-
-            def slopes(dy: Ndarray, *moved: Ndarray, all_of: Callable[..., Any] = all_of) -> Any:
-                return backward(dy, *all_of(moved))
-
             try:
                 report = gradcheck(forward, *arrays, backward=slopes)
             except Exception as error:
-                return Checked(False, f"Not yet: {name_of(backward)} raises {type(error).__name__}: {error}")
+                if line_of(error, backward) or not isinstance(error, FovealError):
+                    return Checked(
+                        False, f"{case} {called(backward, arguments, 'dy')} raises {raised(error, backward)}"
+                    )
+                return Checked(False, f"{case} {str(error).removeprefix('gradcheck: ')}")
             if not report:
-                return Checked(False, f"Not yet: the values agree, the gradients do not.\n{report}")
+                return Checked(
+                    False,
+                    f"{case} the values agree, the gradients do not: {called(backward, arguments, 'dy')} with"
+                    f" {with_dy}. In the table, analytic is what it returned, numeric what differences of"
+                    f" {name_of(yours)} give.\n"
+                    f"{report}",
+                )
         return Checked(
             True,
             f"Solved: {name_of(yours)} agrees in all of {len(cases)} cases, and its gradients with differences in"
@@ -157,6 +163,59 @@ class Exercise:
 def copied(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments with arrays of their own, which a function may write to."""
     return {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in arguments.items()}
+
+
+def pair(
+    yours: Callable[..., Any], backward: Callable[..., Any], arguments: dict[str, Any], scale: float
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return both as functions of the arrays among the arguments alone, times a number, with the names that a report
+    shows. What the second one returns is refused where it can be no gradient.
+    """
+    names = [name for name, value in arguments.items() if isinstance(value, np.ndarray)]
+
+    def all_of(moved: Sequence[Ndarray]) -> list[Any]:
+        left = iter(moved)
+        return [next(left) if isinstance(value, np.ndarray) else value for value in arguments.values()]
+
+    def forward(*moved: Ndarray) -> Any:
+        own = yours(*all_of(moved))
+        return own if scale == 1 else scale * own
+
+    def slopes(dy: Any, *moved: Ndarray) -> Any:
+        found = backward(scale * dy, *all_of(moved))
+        if found is None or found is ...:
+            raise ArgumentError(f"{name_of(backward)} {NOTHING}")
+        for array in found if isinstance(found, tuple | list) else [found]:
+            if isinstance(array, np.ndarray) and whole(array):
+                raise ArgumentError(
+                    f"{name_of(backward)} returned whole numbers ({array.dtype}), which cut off what comes after the"
+                    " point; make the gradient an array of floats, as np.zeros(x.shape) does"
+                )
+        return found
+
+    parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_ONLY) for name in names]
+    forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    forward.__qualname__, slopes.__qualname__ = name_of(yours), name_of(backward)
+    return forward, slopes
+
+
+def called(function: Callable[..., Any], arguments: dict[str, Any], *before: str) -> str:
+    """Return a call as a text shows it."""
+    return f"{name_of(function)}({', '.join([*before, *(f'{name}={shown(x)}' for name, x in arguments.items())])})"
+
+
+def raised(error: Exception, function: Callable[..., Any]) -> str:
+    """Return an error as a text shows it, with the line of the function's cell or file that it comes from."""
+    line = line_of(error, function)
+    return f"{type(error).__name__}: {error}" + (f" (line {line})" if line else "")
+
+
+def line_of(error: Exception, function: Callable[..., Any]) -> int:
+    """Return the last line of the function's cell or file that an error has passed; 0 if none."""
+    file = getattr(getattr(function, "__code__", None), "co_filename", None)
+    return next(
+        (at.lineno or 0 for at in reversed(traceback.extract_tb(error.__traceback__)) if at.filename == file), 0
+    )
 
 
 def name_of(function: Callable[..., Any]) -> str:
@@ -174,15 +233,39 @@ def differs(own: Any, right: Any) -> str:
     try:
         ours, theirs = np.asarray(own, float), np.asarray(right, float)
     except (TypeError, ValueError):
-        return f"returns {own!r}, which is no number and no array of numbers"
+        what = f"a {type(own).__name__}" if isinstance(own, tuple | list) else repr(own)
+        return f"returns {what}, which is no number and no array of numbers"
     if ours.shape != theirs.shape:
         return f"returns the shape {ours.shape}; {theirs.shape} is right"
+    # Counts have to be right to the last one, however large the others are.
+    largest = 1.0 if whole(right) else max(1.0, float(np.abs(theirs).max(initial=0.0)))
     # Whole numbers and few of them are shown; of arrays the worst element.
     error = np.abs(ours - theirs)
-    if not (error <= TOLERANCE * max(1.0, float(np.abs(theirs).max(initial=0.0)))).all():
+    if not (error <= TOLERANCE * largest).all():
+        cut = (
+            f"; yours are {np.asarray(own).dtype}, whole numbers only"
+            if np.ndim(own) and whole(own) and not whole(right)
+            else ""
+        )
         if theirs.size <= 4:
-            return f"returns {own!r}; {right!r} is right"
+            return f"returns {numbers(ours)}; {numbers(theirs)} is right{cut}"
         at = np.unravel_index(int(np.nan_to_num(error, nan=np.inf).argmax()), error.shape)
         place = ", ".join(str(int(i)) for i in at)
-        return f"returns {ours[at]:.6g} at [{place}]; {theirs[at]:.6g} is right"
+        return f"returns {numbers(ours[at])} at [{place}]; {numbers(theirs[at])} is right{cut}"
     return ""
+
+
+def whole(value: Any) -> bool:
+    """Return true for what counts: integers, and arrays of integers."""
+    return np.asarray(value).dtype.kind in "biu"
+
+
+def numbers(array: Any) -> str:
+    """Return a few numbers as a text shows them."""
+    options: Any = {"float_kind": number}
+    return np.array2string(np.asarray(array), separator=", ", formatter=options)
+
+
+def number(value: float) -> str:
+    """Return a number as a text shows it: all digits of a whole one, six of another."""
+    return f"{value:.0f}" if abs(value) < 1e15 and value == round(value) else f"{value:.6g}"

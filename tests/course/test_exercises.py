@@ -1,5 +1,7 @@
 """Exercises that check themselves: what passes, what does not, and what the reader is told."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -53,6 +55,56 @@ def test_a_wrong_gradient_is_told_by_its_element():
     assert "the gradients do not" in str(found)
     assert "WRONG" in str(found)
     assert "raises IndexError" in str(exercise.check(pool, lambda dy, x, R, u: x[99]))
+
+
+@pytest.mark.parametrize(
+    ("returned", "told"),
+    [
+        (lambda *_: None, "case 0: slopes returns nothing. Write it, end it with return"),
+        (lambda dx: (dx, dx), r"case 0: slopes returned 2 gradient\(s\), but there are 1 arrays of floats \(x\)"),
+        (lambda dx: dx[1:], "case 0: slopes returned an array .* as the gradient in x"),
+        (lambda dx: dx.astype(int), r"case 0: slopes returned whole numbers \(int64\)"),
+        (lambda dx: -dx, r"(?s)do not: slopes\(dy, x=.*, R=.*\) with random dy.*gradients of pool: .*\nx .*WRONG"),
+    ],
+)
+def test_a_wrong_gradient_is_told_in_words_of_the_exercise(returned, told):
+    def slopes(dy, x, R, u):
+        return returned(backward(dy, x, R, u))
+
+    found = exercise.check(pool, slopes)
+    assert not found
+    with pytest.raises(AssertionError, match=told):
+        raise AssertionError(str(found))
+
+
+def test_the_gradient_of_a_number_needs_dy():
+    total = course.Exercise(lambda x: ops.sum(x * x), x="D", D=(1, 4), tries=5)
+    assert total.check(lambda x: (x * x).sum(), lambda dy, x: dy * 2 * x)
+    assert "with dy = 3" in str(total.check(lambda x: (x * x).sum(), lambda dy, x: 2 * x))
+
+
+def test_a_case_is_told_by_its_number_and_an_error_by_its_line():
+    def once(x, R, u):
+        return pool(x, R, u) if x.shape == exercise.cases()[0][0]["x"].shape else None
+
+    assert re.search(r"Not yet, in case [1-9]\d*: once\(.*\) returns nothing", str(exercise.check(once)))
+
+    def fails(x, R, u):
+        y = pool(x, R, u)
+        return y @ np.ones(99)
+
+    line = fails.__code__.co_firstlineno + 2
+    assert str(exercise.check(fails)).endswith(f"(line {line})")
+    assert str(exercise.check(pool, lambda dy, x, R, u: fails(x, R, u))).endswith(f"(line {line})")
+
+
+def test_counts_are_exact_and_numbers_short():
+    counts = course.Exercise(lambda K: [K, 10**6], K=(5, 5), tries=1)
+    assert counts.check(lambda K: (K, 1e6))
+    assert "returns [6, 1000000]; [5, 1000000] is right" in str(counts.check(lambda K: [K + 1, 10**6]))
+    thirds = course.Exercise(lambda K: np.float32(K / 3), K=(5, 5), tries=1)
+    assert "returns 0.5; 1.66667 is right" in str(thirds.check(lambda K: np.float64(0.5)))
+    assert "yours are int64, whole numbers only" in str(exercise.check(lambda *a: pool(*a).astype(int)))
 
 
 def test_a_function_that_writes_to_its_arguments_spoils_nothing():
