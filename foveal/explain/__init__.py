@@ -17,6 +17,8 @@ cam.py        Grad-CAM: which places of an image speak for a class
 measured.py   losses on images and labels: what is given, checked; in parts; the loss of all of them
 layer_statistics.py  activations, gradients and parameters, layer by layer: dead units, saturation
 layer_kernels.py     the code of each layer: equation, textbook loop, kernel, LLVM IR, assembly, share of the peak
+landscape.py         the loss around a network: random directions, the straight line, the way of a training
+landscape_plots.py   figures of these
 sizes.py      image sizes near the given one that every layer reads completely
 """
 
@@ -24,6 +26,8 @@ from foveal.arguments import check_calls
 from foveal.explain.cam import grad_cam
 from foveal.explain.costs import LinearCost, linear_cost
 from foveal.explain.explainer import explain
+from foveal.explain.landscape import Landscape, Line, Way, loss_landscape, loss_line, loss_path
+from foveal.explain.landscape_plots import plot_loss_landscape, plot_loss_line, plot_loss_path
 from foveal.explain.layer_kernels import Kernels, LayerKernels, kernels
 from foveal.explain.layer_statistics import (
     LayerStatistics,
@@ -39,18 +43,27 @@ from foveal.explain.summary import Summary
 
 __all__ = [
     "Kernels",
+    "Landscape",
     "LayerKernels",
     "LayerStatistics",
+    "Line",
     "LinearCost",
     "ParameterStatistics",
     "Row",
     "Statistics",
     "Summary",
+    "Way",
     "explain",
     "fitting_sizes",
     "grad_cam",
     "kernels",
     "linear_cost",
+    "loss_landscape",
+    "loss_line",
+    "loss_path",
+    "plot_loss_landscape",
+    "plot_loss_line",
+    "plot_loss_path",
     "plot_receptive_field",
     "plot_statistics",
     "statistics",

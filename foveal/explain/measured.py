@@ -73,7 +73,7 @@ class MeanLoss:
     def __init__(self, what: str, net: Model, loss: LossFunction, images: ArrayLike, labels: ArrayLike) -> None:
         self.what, self.net, self.loss = what, net, loss
         self.x, self.y = checked_pair(what, images, labels)
-        self.losses = TracedLosses()
+        self.losses, self.checked = TracedLosses(), False
         self.compiled = Compiled(self.traced)
 
     def traced(self, x: Symbol, y: Symbol, key: Symbol) -> Symbol:
@@ -88,19 +88,18 @@ class MeanLoss:
             self.net.eval()
             for part in parts(len(self.x)):
                 x, y = self.x[part], self.y[part]
-                if not self.losses.found:
+                if not self.checked:
                     self.compiled.program(x, y, key)
                     self.losses.check(y)
                 total += len(x) * float(self.compiled(x, y, key))
+        self.checked = True
         return total / len(self.x)
 
     def finite(self) -> float:
         """Return the loss. Raises NumericsError where it is NaN or infinite."""
         value = self()
         if not np.isfinite(value):
-            raise NumericsError(
-                f"{self.what}: the loss of the network as it is is {value}; its parameters are unusable"
-            )
+            raise NumericsError(f"{self.what}: the loss of the network is {value}; its parameters are not usable")
         return value
 
 
