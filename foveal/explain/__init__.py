@@ -19,6 +19,7 @@ layer_statistics.py  activations, gradients and parameters, layer by layer: dead
 layer_kernels.py     the code of each layer: equation, textbook loop, kernel, LLVM IR, assembly, share of the peak
 landscape.py         the loss around a network: random directions, the straight line, the way of a training
 landscape_plots.py   figures of these
+neighbours.py        similar images, by their features
 sizes.py      image sizes near the given one that every layer reads completely
 """
 
@@ -36,6 +37,7 @@ from foveal.explain.layer_statistics import (
     plot_statistics,
     statistics,
 )
+from foveal.explain.neighbours import Similar, plot_similar, similar
 from foveal.explain.plots import plot_receptive_field
 from foveal.explain.rows import Row
 from foveal.explain.sizes import fitting_sizes
@@ -50,6 +52,7 @@ __all__ = [
     "LinearCost",
     "ParameterStatistics",
     "Row",
+    "Similar",
     "Statistics",
     "Summary",
     "Way",
@@ -65,7 +68,9 @@ __all__ = [
     "plot_loss_line",
     "plot_loss_path",
     "plot_receptive_field",
+    "plot_similar",
     "plot_statistics",
+    "similar",
     "statistics",
 ]
 

@@ -421,6 +421,7 @@ def models():
     way["2"] = {k: np.sqrt(abs(v)) for k, v in net().state_dict().items()}
     path = lambda: ((net(), PHOTOS, Y, nn.CrossEntropyLoss(), way), {"points": 2})  # noqa: E731
     yield Target("models", "explain.loss_path", explain.loss_path, path)
+    yield Target("models", "explain.similar", explain.similar, lambda: ((X, X[:2]), {"count": 2}))
     on_photos = lambda: ((net(), PHOTOS[:2]), {"layer": "0", "threads": 1})  # noqa: E731
     yield Target("models", "explain.kernels", explain.kernels, on_photos)
     yield Target("models", "nn.models.recognised", nn.models.recognised, lambda: ((path,), {"size": (8, 8)}))
