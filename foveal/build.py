@@ -11,7 +11,7 @@ from foveal import autotune
 from foveal.arena import plan_arena
 from foveal.bind import bind
 from foveal.errors import ShapeError
-from foveal.graph import Graph
+from foveal.graph import Graph, Node
 from foveal.kernel import compile as machine_code
 from foveal.lower import lower
 from foveal.passes.fusion.fuse import fuse
@@ -31,13 +31,14 @@ def build(
     tuned: bool = True,
     memory: str = FAST,
     allocate: Callable[[int], Ndarray] | None = None,
+    origins: dict[Node, Node] | None = None,
 ) -> Program:
     """Compile a graph for its shapes.
 
     threads: how many run it; by default as many as `foveal.get_threads`, or one for a small graph. tuned: False to run
     every operator's plain kernel without epilogues. memory: "low" computes cheap values again in the backward pass
-    instead of keeping them. allocate: see bind.bind. Raises ShapeError for another `memory` and
-    for a number of threads that there cannot be.
+    instead of keeping them. allocate: see bind.bind. origins: see passes.simplify. Raises ShapeError for another
+    `memory` and for a number of threads that there cannot be.
     """
     if memory not in MEMORY:
         raise ShapeError(f"memory {memory!r} is not known; choose one of {', '.join(MEMORY)}")
@@ -46,7 +47,7 @@ def build(
     started = time.perf_counter()
 
     # Composites become primitives, equal nodes are shared.
-    simple = simplify(graph)
+    simple = simplify(graph, origins)
     # To save memory, cheap values are computed again in the backward pass.
     final = recompute(simple) if memory == LOW else simple
     threads = threads_for(final) if threads is None else threads

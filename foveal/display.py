@@ -15,6 +15,15 @@ from foveal.names import printable
 LINE = "1px solid rgba(128, 128, 128, 0.4)"
 CELL = "padding: 0.15em 0.8em 0.15em 0; background: transparent; vertical-align: top;"
 HEAD = f"{CELL} border-bottom: {LINE}; font-weight: bold;"
+# A page loads nothing and runs nothing, whatever a name in it makes of it.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+STYLE = """
+:root { color-scheme: light dark; }
+body { margin: 0 auto; max-width: 80rem; padding: 1rem 1.25rem 3rem; font: 16px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.5rem; } p, summary { overflow-wrap: anywhere; } details { margin: 0.3rem 0; }
+pre { font: 0.8rem/1.4 ui-monospace, monospace; overflow-x: auto; padding: 0.5rem; border: 1px solid #8886; }
+.wide { overflow-x: auto; } td, th { padding-right: 1rem; }
+"""
 # Pixels of a curve's picture.
 WIDTH, HEIGHT = 160, 120
 
@@ -144,3 +153,13 @@ def curve(x: Sequence[float], y: Sequence[float]) -> str:
 def listing(text: str) -> str:
     """Return a text with its line breaks, in letters of one width."""
     return f'<pre style="color: inherit; background: transparent">{escaped(text)}</pre>'
+
+
+def page(title: str, body: str) -> str:
+    """Return a whole page in one file; body: HTML already, as the functions above return it."""
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escaped(title)}</title>'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}</style></head>'
+        f"<body><h1>{escaped(title)}</h1><main>{body}</main></body></html>\n"
+    )

@@ -9,6 +9,9 @@ import io
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from foveal.errors import PackageError
 
 if TYPE_CHECKING:
@@ -19,6 +22,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 # Letters of a name that a picture shows.
 MAX_NAME = 24
 DPI = 100
+# Of the heights of a surface.
+CONTOURS = 24
 
 
 def blank(width: float, height: float, title: str = "") -> Figure:
@@ -68,3 +73,18 @@ def whole_steps(axis: Any) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(integer=True))
+
+
+def contours(axis: Any, x: NDArray[Any], y: NDArray[Any], z: NDArray[Any], label: str) -> None:
+    """Draw heights z [m, n] over x [n] and y [m] as contours, closer together where they are low.
+
+    Where a height is no number nothing is drawn, nor where all are equal. label: of the scale beside them.
+    """
+    finite = z[np.isfinite(z)]
+    if not finite.size or finite.min() == finite.max():
+        return
+    levels = finite.min() + (finite.max() - finite.min()) * np.linspace(0, 1, CONTOURS) ** 3
+    heights = np.ma.masked_invalid(z)
+    drawn = axis.contourf(x, y, heights, levels=levels, cmap="Greys_r", alpha=0.55)
+    axis.contour(x, y, heights, levels=levels, colors="grey", linewidths=0.4)
+    axis.figure.colorbar(drawn, ax=axis, label=label, format="%.3g")

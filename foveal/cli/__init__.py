@@ -9,7 +9,10 @@ data_dir_options.py  where named data sets lie
 photos.py     the photos that the words of a command line name
 answers.py    the answers of foveal predict as a table, JSON or CSV
 features.py   foveal features: what a network makes of images, for other programs and quick probes
-explain.py    foveal explain: what a model costs and sees, layer by layer
+views.py      the views of a network that foveal explain draws, a row each
+view_images.py  the images of a view: those that are named, else the run's own
+view_options.py  options of foveal explain about a view, and writing it
+explain.py    foveal explain: what a model costs and sees, layer by layer; a view of it
 bench.py      foveal bench: time models and operators, also against other frameworks
 cache.py      foveal cache: show and clear kernels, decoded images and downloads; export and import kernels
 data.py       foveal data: what is wrong with a data set

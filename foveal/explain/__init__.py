@@ -1,4 +1,5 @@
-"""What a model costs and sees: shapes, costs and receptive fields, from types alone before it runs; Grad-CAM after it.
+"""What a model costs and sees: shapes, costs and receptive fields, from types alone before it runs; views of what it
+has learned, of its training and of its code after it.
 
 Each file uses only those above it.
 
@@ -13,6 +14,12 @@ summary.py    Summary: rows that print themselves, what `explain` returns
 explainer.py  explain(model, input_shape): traces the model and fills the rows
 plots.py      the figure of a receptive field on its image
 cam.py        Grad-CAM: which places of an image speak for a class
+measured.py   losses on images and labels: what is given, checked; in parts; the loss of all of them
+layer_statistics.py  activations, gradients and parameters, layer by layer: dead units, saturation
+layer_kernels.py     the code of each layer: equation, textbook loop, kernel, LLVM IR, assembly, share of the peak
+landscape.py         the loss around a network: random directions, the straight line, the way of a training
+landscape_plots.py   figures of these
+neighbours.py        similar images, by their features
 sizes.py      image sizes near the given one that every layer reads completely
 """
 
@@ -20,20 +27,51 @@ from foveal.arguments import check_calls
 from foveal.explain.cam import grad_cam
 from foveal.explain.costs import LinearCost, linear_cost
 from foveal.explain.explainer import explain
+from foveal.explain.landscape import Landscape, Line, Way, loss_landscape, loss_line, loss_path
+from foveal.explain.landscape_plots import plot_loss_landscape, plot_loss_line, plot_loss_path
+from foveal.explain.layer_kernels import Kernels, LayerKernels, kernels
+from foveal.explain.layer_statistics import (
+    LayerStatistics,
+    ParameterStatistics,
+    Statistics,
+    plot_statistics,
+    statistics,
+)
+from foveal.explain.neighbours import Similar, plot_similar, similar
 from foveal.explain.plots import plot_receptive_field
 from foveal.explain.rows import Row
 from foveal.explain.sizes import fitting_sizes
 from foveal.explain.summary import Summary
 
 __all__ = [
+    "Kernels",
+    "Landscape",
+    "LayerKernels",
+    "LayerStatistics",
+    "Line",
     "LinearCost",
+    "ParameterStatistics",
     "Row",
+    "Similar",
+    "Statistics",
     "Summary",
+    "Way",
     "explain",
     "fitting_sizes",
     "grad_cam",
+    "kernels",
     "linear_cost",
+    "loss_landscape",
+    "loss_line",
+    "loss_path",
+    "plot_loss_landscape",
+    "plot_loss_line",
+    "plot_loss_path",
     "plot_receptive_field",
+    "plot_similar",
+    "plot_statistics",
+    "similar",
+    "statistics",
 ]
 
 check_calls(__name__)

@@ -17,7 +17,7 @@ from foveal.nn.parameter import Parameter
 from foveal.ops.op import Tensor
 from foveal.optim.optimizer import UpdateRule
 from foveal.optim.surfaces import SURFACES
-from foveal.plotting import COLOURS, blank, short
+from foveal.plotting import COLOURS, blank, contours, short
 from foveal.step import Step
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ Paths = dict[str, NDArray[np.float32]]
 
 # Of a path, at most.
 MAX_STEPS = 10**6
-# Heights are computed at so many points along each axis, and drawn as so many contours.
-POINTS, CONTOURS = 60, 24
+# Heights are computed at so many points along each axis.
+POINTS = 60
 # A path that leaves the picture is drawn up to so many times the size of what is around the start and the others.
 FAR = 4.0
 
@@ -191,7 +191,7 @@ def plot_trajectory(
     heights = Compiled(surface_of(surface), threads=1)
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
     box = limits(paths, xlim, ylim)
-    contours(left, heights, *box)
+    draw_surface(left, heights, *box)
     # Heights of points in the picture.
     seen: list[float] = []
     for i, (name, path) in enumerate(paths.items()):
@@ -233,17 +233,10 @@ def limits(
     return xlim or found[0], ylim or found[1]
 
 
-def contours(axis: Axes, heights: Compiled, xlim: tuple[float, float], ylim: tuple[float, float]) -> None:
-    """Draw the heights of the surface as contours, closer together where it is low, as logarithms show it."""
+def draw_surface(axis: Axes, heights: Compiled, xlim: tuple[float, float], ylim: tuple[float, float]) -> None:
+    """Draw the heights of the surface as contours."""
     x, y = (np.linspace(*limit, POINTS, dtype=np.float32) for limit in (xlim, ylim))
     # [POINTS, POINTS]: rows along y, columns along x. The surface may be a function of the vector as a whole, so that
     # it is computed point by point.
     z = np.array([[float(heights(np.array((a, b), np.float32))) for a in x] for b in y])
-    finite = z[np.isfinite(z)]
-    if not finite.size or finite.min() == finite.max():
-        return
-    span = finite.max() - finite.min()
-    levels = finite.min() + span * np.linspace(0, 1, CONTOURS) ** 3
-    drawn = axis.contourf(x, y, z, levels=levels, cmap="Greys_r", alpha=0.55)
-    axis.contour(x, y, z, levels=levels, colors="grey", linewidths=0.4)
-    axis.figure.colorbar(drawn, ax=axis, label="height", format="%.3g")
+    contours(axis, x, y, z, "height")

@@ -13,8 +13,11 @@ from foveal.ops.op import OPS, Operand, Operator, Tensor, recording_with
 from foveal.trace import Symbol, Trace
 
 
-def simplify(graph: Graph) -> Graph:
-    """Return a graph of the same function in primitive operators, each value computed once, unused nodes left out."""
+def simplify(graph: Graph, origins: dict[Node, Node] | None = None) -> Graph:
+    """Return a graph of the same function in primitive operators, each value computed once, unused nodes left out.
+
+    origins: gets the node of `graph` that each new node was made for, the first one where several need it.
+    """
     rewriter = Rewriter(graph)
     with recording_with(rewriter):
         rewritten: dict[Node, Symbol] = {}
@@ -22,8 +25,11 @@ def simplify(graph: Graph) -> Graph:
             if node.op is None:
                 rewritten[node] = Symbol(rewriter, node)
             else:
-                inputs = tuple(rewritten[x] for x in node.inputs)
+                inputs, known = tuple(rewritten[x] for x in node.inputs), len(rewriter.call.parts)
                 rewritten[node] = rewriter.record(node.op, inputs, dict(node.attributes))
+                if origins is not None:
+                    made = [part for part in rewriter.call.parts[known:] if isinstance(part, Node)]
+                    origins.update(dict.fromkeys(made, node))
         rewriter.updates = {variable: rewritten[node].node for variable, node in graph.updates}
         return rewriter.graph([rewritten[node] for node in graph.outputs])
 

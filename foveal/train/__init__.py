@@ -27,6 +27,7 @@ run_state.py    how far a run is, its history and its callbacks, as parts of its
 averaged.py     what a model is worth with its test-time augmentation
 calibration.py  `calibrate`: the temperature and the thresholds of a trained model
 held_out.py     the images that a run has held out by a share, found again
+kept_states.py  the states of its network that a run has kept, from its start to the model that it left
 model_card.py   MODEL.md: what a model is for, what it was trained and tested on
 features.py     embeddings of images, and simple classifiers on them
 evaluate.py     logits of a network on a set of images, and their metrics
@@ -50,6 +51,7 @@ from foveal.train.classifier import Classifier, Prediction
 from foveal.train.evaluate import classification_report, evaluate, predict
 from foveal.train.features import Probe, features, probe
 from foveal.train.history import History
+from foveal.train.kept_states import KeptStates, kept_states
 from foveal.train.loop import train
 from foveal.train.model_card import write_card
 from foveal.train.run_folder import RunFolder
@@ -64,6 +66,7 @@ __all__ = [
     "Classifier",
     "EarlyStopping",
     "History",
+    "KeptStates",
     "Log",
     "ModelDescription",
     "Options",
@@ -82,6 +85,7 @@ __all__ = [
     "cross_entropy",
     "evaluate",
     "features",
+    "kept_states",
     "load_net",
     "load_run",
     "load_state_dict",

@@ -411,6 +411,19 @@ def models():
         "models", "nn.models.load_weights", nn.models.load_weights, lambda: ((net(), path), {"head": "strict"})
     )
     yield Target("models", "explain.grad_cam", explain.grad_cam, lambda: ((net(), PHOTOS[:2]), {"target": [0, 2]}))
+    measure = lambda: ((net(), PHOTOS, Y, nn.CrossEntropyLoss()), {"training": True})  # noqa: E731
+    yield Target("models", "explain.statistics", explain.statistics, measure)
+    around = lambda: ((net(), PHOTOS, Y, nn.CrossEntropyLoss()), {"dimensions": 1, "points": 2})  # noqa: E731
+    yield Target("models", "explain.loss_landscape", explain.loss_landscape, around)
+    line = lambda: ((net(), PHOTOS, Y, nn.CrossEntropyLoss(), net().state_dict()), {"points": 2})  # noqa: E731
+    yield Target("models", "explain.loss_line", explain.loss_line, line)
+    way = {str(i): {k: v + i * i for k, v in net().state_dict().items()} for i in range(2)}
+    way["2"] = {k: np.sqrt(abs(v)) for k, v in net().state_dict().items()}
+    path = lambda: ((net(), PHOTOS, Y, nn.CrossEntropyLoss(), way), {"points": 2})  # noqa: E731
+    yield Target("models", "explain.loss_path", explain.loss_path, path)
+    yield Target("models", "explain.similar", explain.similar, lambda: ((X, X[:2]), {"count": 2}))
+    on_photos = lambda: ((net(), PHOTOS[:2]), {"layer": "0", "threads": 1})  # noqa: E731
+    yield Target("models", "explain.kernels", explain.kernels, on_photos)
     yield Target("models", "nn.models.recognised", nn.models.recognised, lambda: ((path,), {"size": (8, 8)}))
     yield Target("models", "nn.models.canonical", nn.models.canonical, lambda: (("LeNet-5",), {}))
     yield Target("models", "nn.fold_batch_norm", nn.fold_batch_norm, lambda: ((net(), (2, 1, 8, 8)), {}))
