@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from foveal.cli.options import classes_in, code_option, echo, set_threads, show_json, threads_option, with_options
-from foveal.cli.views import VIEWS, Request, Shown, View
+from foveal.cli.options import SEED, classes_in, code_option, echo, set_threads, show_json, threads_option, with_options
+from foveal.cli.view_training import VIEWS
+from foveal.cli.views import Request, Shown, View
 from foveal.errors import ArgumentError, DataError
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 #: What a file's ending says about its content.
 ENDINGS = (".png", ".svg", ".html")
 # The options that a view may take, as its row names them, and those that any view takes.
-_OF_VIEWS = ("layer", "unit", "class", "image", "data")
+_OF_VIEWS = ("layer", "unit", "class", "image", "data", "stage", "seed")
 _OF_ALL = ("out", "force", "threads", "code")
 
 _OPTIONS = (
@@ -40,6 +42,12 @@ _OPTIONS = (
     click.option("--unit", type=click.IntRange(0), metavar="N", help="View: of this channel of the layer, from 0."),
     click.option("--class", "wanted", metavar="NAME", help="View: for this class.  [default: the predicted one]"),
     click.option(
+        "--stage",
+        type=click.Choice(["equation", "loop", "source", "ir", "assembly"]),
+        help="View: one stage of the code.  [default: all]",
+    ),
+    click.option("--seed", type=SEED, help="View: of its random numbers.  [default: 0]"),
+    click.option(
         "--out",
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE",
@@ -50,7 +58,7 @@ _OPTIONS = (
     code_option,
 )
 # The names that the command gets as one argument, `view`.
-NAMES = ("view", "images", "data", "layer", "unit", "wanted", "out", "force", "threads", "code")
+NAMES = ("view", "images", "data", "layer", "unit", "wanted", "stage", "seed", "out", "force", "threads", "code")
 
 
 def view_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -83,7 +91,8 @@ def show_view(source: str, image: str | None, classes: int | None, options: dict
             raise ArgumentError(f"--{option}: the view {name} does not take it, but {taken}; leave it out")
     if options["images"] and options["data"]:
         raise ArgumentError("--image and --data are both given; the images come from one of them")
-    out = place(source, name, view, options["out"], options["force"])
+    printed = view.printed and options["out"] is None
+    out = None if printed else place(source, name, view, options["out"], options["force"])
     set_threads(options["threads"])
     net, description, trained = network(source, image, classes, options["code"])
     if not trained:
@@ -98,17 +107,22 @@ def show_view(source: str, image: str | None, classes: int | None, options: dict
         target=None if options["wanted"] is None else class_number(options["wanted"], description.classes),
         images=options["images"],
         data=options["data"],
+        stage=options["stage"],
+        seed=options["seed"] or 0,
         tell=lambda line: echo(line, err=True),
     )
     shown = view.draw(request)
-    write(shown, out, f"{name} of {source}")
+    if out is not None:
+        # Of what is printed elsewhere the page has all, to be unfolded.
+        write(replace(shown, text="") if view.printed else shown, out, f"{name} of {source}")
     if as_json:
         arrays = {key: measures(array) for key, array in shown.arrays.items()}
-        show_json({"view": name, "out": str(out), "trained": trained, "arrays": arrays, **shown.facts})
+        show_json({"view": name, "out": out and str(out), "trained": trained, "arrays": arrays, **shown.facts})
         return
-    if shown.text:
+    if shown.text and (out is None or not view.printed):
         echo(shown.text)
-    echo(f"The view is at {out}.")
+    if out is not None:
+        echo(f"The view is at {out}.")
 
 
 def place(source: str, name: str, view: View, out: Path | None, force: bool) -> Path:

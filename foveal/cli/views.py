@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from foveal.data.dataset import Dataset
+    from foveal.explain.layer_kernels import Stage
     from foveal.nn.module import Module
     from foveal.train.checkpoint import ModelDescription
 
@@ -50,6 +51,9 @@ class Request:
     #: Paths of images, and what names a data set; without both, the run's own data are meant.
     images: tuple[str, ...] = ()
     data: str | None = None
+    #: Of code: a name of explain.layer_kernels.STAGES, None for all; of random numbers: their seed.
+    stage: Stage | None = None
+    seed: int = 0
     #: Called with lines about what is read.
     tell: Callable[[str], None] = field(default=print, compare=False)
 
@@ -95,10 +99,12 @@ class View:
     #: What it shows, in a line of the help.
     help: str
     draw: Callable[[Request], Shown]
-    #: Which of the options layer, unit, class, image and data it takes; others are refused.
+    #: Which of the options layer, unit, class, image, data, stage and seed it takes; others are refused.
     takes: frozenset[str]
     #: The ending of the file that is written where --out does not say it.
     ending: str = ".png"
+    #: True for text, which is printed and not written where there is no --out.
+    printed: bool = False
 
 
 def filters(request: Request) -> Shown:
