@@ -109,6 +109,7 @@ def show_view(source: str, image: str | None, classes: int | None, options: dict
         data=options["data"],
         stage=options["stage"],
         seed=options["seed"] or 0,
+        page=out is not None and out.suffix.lower() == ".html",
         tell=lambda line: echo(line, err=True),
     )
     shown = view.draw(request)

@@ -158,7 +158,8 @@ def kernels(request: Request) -> Shown:
         }
         for group in found
     ]
-    return Shown(None, facts={"layers": layers}, text=text, html=found._repr_html_())
+    # A page has all stages, which take a while to be made.
+    return Shown(None, facts={"layers": layers}, text=text, html=found._repr_html_() if request.page else "")
 
 
 #: By the name that `--view` takes.

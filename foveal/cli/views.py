@@ -54,6 +54,8 @@ class Request:
     #: Of code: a name of explain.layer_kernels.STAGES, None for all; of random numbers: their seed.
     stage: Stage | None = None
     seed: int = 0
+    #: Whether a page, .html, is written.
+    page: bool = False
     #: Called with lines about what is read.
     tell: Callable[[str], None] = field(default=print, compare=False)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from foveal.cli import main
+from foveal.cli import main, view_training
 
 pytest.importorskip("matplotlib")
 
@@ -15,6 +15,12 @@ def call(*words):
     """The exit status, standard output and standard error of a command."""
     result = CliRunner().invoke(main, [*map(str, words)])
     return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    for name, count in (("POINTS", 5), ("QUERIES", 2), ("SIMILAR", 3)):
+        monkeypatch.setattr(view_training, name, count)
 
 
 @pytest.fixture(scope="module")
@@ -37,22 +43,19 @@ def test_statistics_and_landscape_are_of_the_runs_own_data(run):
     assert (found["images"], found["view"]) == (40, "statistics")
     assert [row["kind"] for row in found["layers"]][:3] == ["Conv2d", "BatchNorm2d", "relu"]
     assert (run / "explain-statistics.png").read_bytes()[:4] == b"\x89PNG"
-    losses = []
-    for seed in (0, 1):
-        words = "--view", "landscape", "--seed", seed, "--out", run / f"{seed}.svg", "--json"
-        status, out, _ = call("explain", run, *words)
-        assert status == 0
-        losses.append(json.loads(out)["arrays"]["losses"])
-        assert losses[-1]["shape"] == [15, 15]
-        assert losses[-1]["min"] <= found["loss"] <= losses[-1]["max"]
-    assert losses[0] != losses[1]
+    status, out, _ = call("explain", run, "--view", "landscape", "--seed", 1, "--out", run / "1.svg", "--json")
+    assert status == 0
+    around = json.loads(out)
+    assert (around["seed"], around["loss"]) == (1, found["loss"])
+    assert around["arrays"]["losses"]["shape"] == [5, 5]
+    assert around["arrays"]["losses"]["min"] <= found["loss"] <= around["arrays"]["losses"]["max"]
 
 
 def test_similar_images_are_of_the_same_class(run):
     status, out, _ = call("explain", run, "--view", "similar", "--json")
     assert status == 0
     arrays = json.loads(out)["arrays"]
-    assert arrays["indices"]["shape"] == [6, 8]
+    assert arrays["indices"]["shape"] == [2, 3]
     # The test images are among the training images.
     assert arrays["similarities"]["max"] == pytest.approx(1.0)
 
@@ -62,7 +65,7 @@ def test_the_way_is_on_a_plane_or_on_a_line_and_what_is_missing_is_said(run):
     assert status == 0
     found = json.loads(out)
     assert found["states"] == ["start", "after epoch 2", "trained"]
-    assert found["arrays"]["surface"]["shape"] == [15, 15]
+    assert found["arrays"]["surface"]["shape"] == [5, 5]
     last, previous = (run / "checkpoints" / f"{name}.safetensors" for name in ("last", "previous"))
     kept = {path: path.read_bytes() for path in (last, previous)}
     try:
