@@ -1,4 +1,6 @@
-"""What a model costs and sees: shapes, costs and receptive fields, from types alone before it runs; Grad-CAM after it.
+"""What a model costs and sees: shapes, costs and receptive fields, from types alone before it runs; views of it after.
+
+What layers compute, `net.activations` returns; nn.plot_filters and nn.plot_feature_maps draw filters and feature maps.
 
 Each file uses only those above it.
 
@@ -11,29 +13,60 @@ rows.py       the data: a row per layer, its receptive field, what it leaves unr
 render.py     rows as a table and as JSON
 summary.py    Summary: rows that print themselves, what `explain` returns
 explainer.py  explain(model, input_shape): traces the model and fills the rows
+panels.py     sheets of pictures
 plots.py      the figure of a receptive field on its image
+asked.py      what views on images have in common: images and classes that are asked for, programs, results
 cam.py        Grad-CAM: which places of an image speak for a class
+attribution.py  which pixels speak for a class, by gradients: guided, times Grad-CAM, integrated
+occlusion.py  how much less sure a network is where a part of the image is covered
+effective.py  what an output can read of a photo, how much it does, and what no output ever reads
+units.py      the images that activate a unit most, cut out where it reads them
 sizes.py      image sizes near the given one that every layer reads completely
 """
 
 from foveal.arguments import check_calls
+from foveal.explain.attribution import (
+    Attribution,
+    IntegratedGradients,
+    guided_backpropagation,
+    guided_grad_cam,
+    integrated_gradients,
+    saliency,
+)
 from foveal.explain.cam import grad_cam
 from foveal.explain.costs import LinearCost, linear_cost
+from foveal.explain.effective import Coverage, ReceptiveField, coverage, receptive_field
 from foveal.explain.explainer import explain
+from foveal.explain.occlusion import Occlusion, occlusion
 from foveal.explain.plots import plot_receptive_field
 from foveal.explain.rows import Row
 from foveal.explain.sizes import fitting_sizes
 from foveal.explain.summary import Summary
+from foveal.explain.units import ActivatingImages, activating_images
 
 __all__ = [
+    "ActivatingImages",
+    "Attribution",
+    "Coverage",
+    "IntegratedGradients",
     "LinearCost",
+    "Occlusion",
+    "ReceptiveField",
     "Row",
     "Summary",
+    "activating_images",
+    "coverage",
     "explain",
     "fitting_sizes",
     "grad_cam",
+    "guided_backpropagation",
+    "guided_grad_cam",
+    "integrated_gradients",
     "linear_cost",
+    "occlusion",
     "plot_receptive_field",
+    "receptive_field",
+    "saliency",
 ]
 
 check_calls(__name__)
