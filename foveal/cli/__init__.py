@@ -9,6 +9,7 @@ data_dir_options.py  where named data sets lie
 photos.py     the photos that the words of a command line name
 answers.py    the answers of foveal predict as a table, JSON or CSV
 features.py   foveal features: what a network makes of images, for other programs and quick probes
+image_views.py  what foveal explain draws of a network on images
 views.py      the views of a network that foveal explain draws, a row each
 view_images.py  the images of a view: those that are named, else the run's own
 view_options.py  options of foveal explain about a view, and writing it
