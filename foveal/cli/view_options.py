@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,11 +165,12 @@ def network(
 
 def checked_layer(net: Module, layer: str | None) -> str | None:
     """Return the name of a layer; raise ArgumentError that names those that are like it if there is no such one."""
+    from foveal.explain.model import near
+
     names = [name for name, _ in net.named_modules() if name]
     if layer is None or layer in names:
         return layer
-    near = get_close_matches(layer, names, n=5, cutoff=0.4) or names[:5]
-    raise ArgumentError(f"--layer {layer}: there is no such layer; near it are {', '.join(near)}")
+    raise ArgumentError(f"--layer {layer}: {type(net).__name__} has no such layer; {near(layer, names)}")
 
 
 def class_number(name: str, classes: tuple[str, ...]) -> int:
