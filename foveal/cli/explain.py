@@ -46,8 +46,8 @@ def explain(
     and where the first one starts. `if dense` is the number of parameters that a fully connected layer in its place
     would have. Below the table stands which pixels the strides never read, and what to change so that all are read.
 
-    --view draws one view of the network into a file, and prints its path. Images are read as those that the network was
-    trained on. A model by its name is not trained.
+    --view draws one view of the network into a file, and prints its path; the view kernels is printed, and is a page
+    with --out FILE.html. Images are read as those that the network was trained on. A model by its name is not trained.
 
     --json prints the totals ("parameters", "trainable", "macs", "memory", "field", ...), "layers", a row each, and
     "fitting_sizes", images that all layers read completely. Of a view it prints "view", "out", "trained", and "arrays",

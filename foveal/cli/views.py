@@ -10,11 +10,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from foveal.cli import image_views
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from foveal.data.dataset import Dataset
+    from foveal.explain.layer_kernels import Stage
     from foveal.nn.module import Module
     from foveal.train.checkpoint import ModelDescription
 
@@ -29,6 +32,14 @@ class Photos:
     pixels: NDArray[Any]
     #: [n, C, H, W]: normalised, as the network takes them.
     x: NDArray[Any]
+
+    def short(self, i: int) -> str:
+        """Return the name of an image as a title."""
+        from pathlib import PurePath
+
+        from foveal.plotting import short
+
+        return short(PurePath(self.names[i]).name)
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,11 @@ class Request:
     #: Paths of images, and what names a data set; without both, the run's own data are meant.
     images: tuple[str, ...] = ()
     data: str | None = None
+    #: Of code: a name of explain.layer_kernels.STAGES, None for all; of random numbers: their seed.
+    stage: Stage | None = None
+    seed: int = 0
+    #: Whether a page, .html, is written.
+    page: bool = False
     #: Called with lines about what is read.
     tell: Callable[[str], None] = field(default=print, compare=False)
 
@@ -95,35 +111,23 @@ class View:
     #: What it shows, in a line of the help.
     help: str
     draw: Callable[[Request], Shown]
-    #: Which of the options layer, unit, class, image and data it takes; others are refused.
+    #: Which of the options layer, unit, class, image, data, stage and seed it takes; others are refused.
     takes: frozenset[str]
     #: The ending of the file that is written where --out does not say it.
     ending: str = ".png"
+    #: True for text, which is printed and not written where there is no --out.
+    printed: bool = False
 
 
-def filters(request: Request) -> Shown:
-    """Draw the filters [K, C, R, S] of the first convolution, or of the layer that is named."""
-    from foveal.nn import plots
-
-    name, layer = plots.found_layer(request.net, request.layer)
-    # Of a fully connected layer that sees the images, each row is drawn as one.
-    weights = plots.filters_of(layer, request.shape)
-    figure = plots.plot_filters(request.net, name, request.shape)
-    return Shown(figure, {"filters": weights}, {"layer": name})
-
-
-def maps(request: Request) -> Shown:
-    """Draw what layers compute for one image: all that return images, or the one that is named."""
-    from foveal.nn import plots
-
-    photos = request.photos(1)
-    names = None if request.layer is None else [request.layer]
-    figure = plots.plot_feature_maps(request.net, photos.x[:1], names, channels=64 if names else plots.MAX_CHANNELS)
-    return Shown(figure, request.net.activations(photos.x[:1], names), {"image": photos.names[0]})
-
+_IMAGES = frozenset({"image", "data"})
 
 #: By the name that `--view` takes.
 VIEWS: dict[str, View] = {
-    "filters": View("the filters of the first convolution, or of --layer", filters, frozenset({"layer"})),
-    "maps": View("what layers compute for an image", maps, frozenset({"layer", "image", "data"})),
+    "filters": View("the filters of the first convolution, or of --layer", image_views.filters, frozenset({"layer"})),
+    "maps": View("what layers compute for an image", image_views.maps, _IMAGES | {"layer"}),
+    "cam": View("Grad-CAM, guided too: what speaks for a class", image_views.cam, _IMAGES | {"layer", "class"}),
+    "occlusion": View("how much a class needs each part", image_views.occlusion, _IMAGES | {"class"}),
+    "gradients": View("gradients in the pixels, integrated too", image_views.gradients, _IMAGES | {"class"}),
+    "fields": View("what an output reads, and what none does", image_views.fields, _IMAGES | {"layer", "unit"}),
+    "images": View("those that activate a unit most", image_views.images, _IMAGES | {"layer", "unit"}),
 }

@@ -34,6 +34,9 @@ RECTIFIERS = ("relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "mish", 
 # Lowest and highest value of activation functions that are flat at both ends.
 BOUNDED = {"sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "erf": (-1.0, 1.0)}
 BOUNDED |= {"Softsign": (-1.0, 1.0)}
+# Where legends stand: they would cover points inside.
+ABOVE: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 3, "fontsize": 7}
+ABOVE |= {"frameon": False, "columnspacing": 1.0, "handlelength": 1.2}
 # A value is saturated that lies so near one of them, as a share of the range between them.
 NEAR = 0.02
 
@@ -384,14 +387,14 @@ def plot_statistics(found: Statistics, title: str = "") -> Figure:
     for i, (name, values) in enumerate(shares.items()):
         second.barh(places + 0.26 * (i - 1), values, 0.26, color=COLOURS[i], label=name)
     second.set(xlabel="share", xlim=(0, 1))
-    second.legend(fontsize=7)
+    second.legend(**ABOVE)
     logarithmic(third, [r.gradient_std for r in layers], places, "std of the gradient", "")
     logarithmic(fourth, [p.gradient_ratio for p in matrices], np.arange(len(matrices)), "norms", "gradient / weight")
     if any(p.update_ratio for p in matrices):
-        ratios = [p.update_ratio or np.nan for p in matrices]
+        ratios = np.array([p.update_ratio or np.nan for p in matrices])
         fourth.plot(ratios, np.arange(len(matrices)), "s", color=COLOURS[1], ms=4, label="update / weight")
-        fourth.set_xlim(auto=True)
-    fourth.legend(fontsize=7)
+        decades(fourth, np.array([*ratios, *(p.gradient_ratio or np.nan for p in matrices)]))
+    fourth.legend(**ABOVE)
     for axis, labels in ((first, names), (second, []), (third, []), (fourth, [short(p.name) for p in matrices])):
         axis.set_yticks(np.arange(len(labels)) if labels else places, labels or [""] * len(places), fontsize=8)
         axis.invert_yaxis()
@@ -405,7 +408,11 @@ def logarithmic(axis: Axes, values: Sequence[float], places: Ndarray, label: str
     left = int((~(np.array(values) > 0)).sum())
     axis.plot(shown, places, "o" if name else "o-", color=COLOURS[0], ms=4, linewidth=0.8, label=name)
     axis.set(xlabel=f"{label}{f' ({left} are 0)' if left else ''}")
-    if np.isfinite(shown).any():
-        # Whole powers of ten, so that there are ticks.
-        low, high = np.floor(np.log10(np.nanmin(shown))), np.ceil(np.log10(np.nanmax(shown)))
+    decades(axis, shown)
+
+
+def decades(axis: Axes, values: Ndarray) -> None:
+    """Let an axis go from one power of ten to another, so that there are ticks, around numbers above 0 or NaN."""
+    if np.isfinite(values).any():
+        low, high = np.floor(np.log10(np.nanmin(values))), np.ceil(np.log10(np.nanmax(values)))
         axis.set(xscale="log", xlim=(10.0**low, 10.0 ** max(high, low + 1)))
