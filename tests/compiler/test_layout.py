@@ -170,6 +170,15 @@ def test_debug_shows_the_layout(capsys):
     assert "max_pool2d f32[2,3,3,3]: channels last copied as C order, to be reshaped" in text
 
 
+def test_debug_shows_one_title_for_the_graph_and_the_values_of_sizes(capsys):
+    with debug.at(debug.SOURCE):
+        build(graph_of(lambda x: max_pool2d(x, kernel_size=2), (2, 3, 6, 6)), threads=1)
+    text = capsys.readouterr().err
+    assert "-- graph\n  x0 : f32[2,3,6,6], argument\n" in text
+    assert "max_windows([2, 3, 3, 3]" in text
+    assert "Size(" not in text.partition("-- calls")[2].partition("\n-- ")[0]
+
+
 @pytest.mark.parametrize("channels", [1, 3, MIN_CHANNELS - 1, MIN_CHANNELS])
 def test_arguments_are_filled_whatever_their_layout(channels):
     given = np.random.default_rng(0).standard_normal((2, channels, 5, 4)).astype(np.float32)
