@@ -1,0 +1,358 @@
+"""Grading: right solutions have all points, wrong ones are told why, and what one submission does disturbs no other."""
+
+import csv
+import json
+import os
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import foveal
+from foveal import course, nn, optim
+from foveal.course.assignment import optimisers
+from foveal.course.grading.compare import difference
+from foveal.course.grading.worker import Broken, packed, unpacked
+from foveal.course.handout import MODULES, skeleton, solution
+from foveal.errors import ArgumentError, DataError
+
+RIGHT = "return (length + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1"
+
+
+def write(folder, module="sizes", text=None, **replaced):
+    """Write a file of a submission: a solution in which texts are replaced, or another text."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = solution(module) if text is None else text
+    for old, new in replaced.get("replaced", {}).items():
+        assert old in found
+        found = found.replace(old, new)
+    (folder / f"{module}.py").write_text(found)
+    return folder
+
+
+def sizes(folder, body):
+    """Write a submission of one exercise, with this body."""
+    head = "import ctypes, os, pathlib, signal, sys, threading, time\nimport numpy as np\n\n"
+    head += "def output_size(length, kernel, stride, padding, dilation):\n"
+    return write(folder, text=head + textwrap.indent(textwrap.dedent(body).strip(), "    ") + "\n")
+
+
+@pytest.fixture(scope="module")
+def solved(tmp_path_factory):
+    """The grade of the solutions, with a seed of a teacher's."""
+    folder = tmp_path_factory.mktemp("solved")
+    course.new_assignment(folder / "new", solutions=True)
+    return course.grade(folder / "new" / "solutions", folder / "grades", seed=77, seconds=60)
+
+
+def test_the_solutions_have_all_points(solved):
+    (grade,) = solved.grades
+    assert {one.name: one.reason for one in grade.results if one.reason} == {}
+    assert (grade.points, grade.most) == (120, 120)
+    with (solved.out / "grades.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["exercise"] for row in rows] == [one.name for one in grade.results]
+    assert {(row["submission"], row["passed"], row["reason"]) for row in rows} == {("solutions", "1", "")}
+    assert "120" in str(solved)
+
+
+def test_what_is_handed_out_has_no_solution_and_every_function(tmp_path):
+    for module in MODULES:
+        blank, full = skeleton(module), solution(module)
+        assert "foveal" not in blank + full.replace("does not", "")
+        functions = [line for line in full.splitlines() if line.startswith("def ") and not line.startswith("def _")]
+        assert [line for line in blank.splitlines() if line.startswith("def ")] == functions
+        assert blank.count("raise NotImplementedError") == len(functions)
+        assert blank.count("\n    return ") == 0
+    files = course.new_assignment(tmp_path / "new")
+    assert not (tmp_path / "new" / "solutions").exists()
+    with np.load(tmp_path / "new" / "data" / "digits.npz") as held:
+        assert held["x_train"].shape == (1437, 1, 8, 8)
+    assert len(files) == len(MODULES) + 2
+    before = {path: path.read_bytes() for path in files}
+    with pytest.raises(DataError, match="not an empty folder, and nothing in it is written over"):
+        course.new_assignment(tmp_path / "new")
+    assert {path: path.read_bytes() for path in files} == before
+
+
+# What a submission does, with what the report says of it.
+HOSTILE = {
+    "exits": ("os._exit(0)", "It ended Python (exit status 0)"),
+    "exits-politely": ("sys.exit('bye')", "It raises SystemExit: bye"),
+    "segfault": ("ctypes.string_at(0)", "It crashed Python itself (SIGSEGV)."),
+    # Each doubles them; as many as can be borne on a machine where nothing would stop them.
+    "fork-bomb": ("for _ in range(7): os.fork()\ntime.sleep(60)", "It started more than 2 processes"),
+    "fork-bomb-in-sessions": (
+        "for _ in range(6):\n    if os.fork() == 0: os.setsid()\ntime.sleep(60)",
+        "It started more than 2 processes",
+    ),
+    "daemon": (
+        f"if os.fork() == 0:\n    os.setsid()\n    os.close(1); os.close(2)\n    if os.fork() == 0: time.sleep(60)\n"
+        f"    os._exit(0)\n{RIGHT}",
+        "It left a process running",
+    ),
+    "memory": ("kept = []\nwhile True: kept.append(bytearray(10**7))", "It raises MemoryError: no memory is left (800"),
+    "array": ("return np.ones(10**10)", "It raises MemoryError: Unable to allocate"),
+    "memory-of-children": (
+        "if os.fork() == 0 or os.fork() == 0: kept = b'1' * (3 * 10**8); time.sleep(60)\n"
+        "kept = b'1' * (3 * 10**8); time.sleep(60)",
+        "It used more than 800 MB of memory",
+    ),
+    "large-file": (
+        "open('large', 'wb').write(bytes(3 * 10**6))",
+        "It raises OSError: [Errno 27] File too large (a file",
+    ),
+    "patched-numpy": (f"np.asarray = np.ndarray = np.generic = None\n{RIGHT}", "It "),
+    "always-equal": (
+        "class Equal(int):\n    __eq__ = __le__ = __ge__ = lambda *_: True\nreturn Equal(5)",
+        "output_size is a value of the type Equal",
+    ),
+    "kills-the-watch": ("os.kill(os.getppid(), 9)\ntime.sleep(60)", "It ended the process that watches it."),
+    "input": ("return int(input())", "It raises EOFError"),
+    "imports": ("import foveal.ops\n" + RIGHT, "It raises ModuleNotFoundError: foveal cannot be used here"),
+    "forged": (
+        "for fd in range(3, 20):\n    try: os.write(fd, b'x' * 40)\n    except OSError: pass\n" + RIGHT,
+        "It has sent something that is no result.",
+    ),
+    "deletes": (
+        "for path in pathlib.Path.cwd().rglob('*'): path.unlink()\nos.chmod('.', 0)\n" + RIGHT.replace("+ 1", "+ 2"),
+        "output_size is ",
+    ),
+    "recursion": ("return output_size(length, kernel, stride, padding, dilation)", "It raises RecursionError"),
+    "nothing": ("pass", "output_size is None; a number is right."),
+}
+# These are ended by the clock.
+ENDLESS = {"loop": "while True: pass", "prints": "while True: print('x' * 1000)", "stops": "os.kill(os.getpid(), 19)"}
+
+
+def test_what_a_submission_does_costs_that_submission_alone(tmp_path):
+    """Each is graded as failed with its reason, and a right one between them has its points."""
+    handed = tmp_path / "handed-in"
+    for number, (name, (body, _)) in enumerate(HOSTILE.items()):
+        sizes(handed / name, body)
+        if number % 6 == 5:
+            sizes(handed / f"{name}-then-right", RIGHT)
+    before = {path: path.read_bytes() for path in handed.rglob("*.py")}
+    limits = {"seconds": 60, "memory": 800, "processes": 2, "file_size": 1}
+    grades = course.grade(handed, tmp_path / "grades", exercises=["sizes"], **limits)
+    found = {one.submission: one for one in grades.grades}
+    right = {name: found.pop(name) for name in list(found) if name.endswith("then-right")}
+    assert {(one.points, one.results[0].reason) for one in right.values()} == {(5, "")}
+    assert {name: one.points for name, one in found.items() if one.points} == {}
+    reasons = {name: one.results[0].reason for name, one in found.items()}
+    assert {name: reasons[name] for name, (_, text) in HOSTILE.items() if not reasons[name].startswith(text)} == {}
+    assert {path: path.read_bytes() for path in handed.rglob("*.py")} == before
+    left = [path.parent for path in Path("/proc").glob("[0-9]*/cmdline") if b"foveal-course-" in of(path)]
+    assert left == []
+
+
+def of(path):
+    """The content of a file, if it is still there."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def test_what_never_ends_is_ended(tmp_path):
+    for name, body in ENDLESS.items():
+        sizes(tmp_path / "in" / name, body)
+    grades = course.grade(tmp_path / "in", tmp_path / "grades", exercises=["sizes"], seconds=0.6, jobs=3)
+    texts = {one.results[0].reason for one in grades.grades}
+    assert texts == {"It did not end within 0.6 s, and was stopped."}
+    assert [one.submission for one in grades.grades] == sorted(ENDLESS)
+    assert max(len(one.results[0].printed) for one in grades.grades) < 5000
+
+
+WRONG = [
+    # module, what is replaced, exercise, points that are left, what the report says
+    (
+        "convolution",
+        {"padded = _padded(x, padding)\n    (N": "padded = x\n    (N"},
+        "convolution",
+        4,
+        "y has the shape",
+    ),
+    ("convolution", {"+ b[k]": "- b[k]"}, "convolution", 1, "y differs in"),
+    ("convolution", {"return dx[": "return -dx["}, "convolution-gradients", 6, "The sign is wrong."),
+    ("pooling", {"+= dy[n, c, p, q]": "= dy[n, c, p, q]"}, "max-pool", 7, "dx differs in"),
+    ("pooling", {"/ size**2": "/ size"}, "avg-pool", 5, "times what is right"),
+    ("layers", {"dy * (x > 0)": "dy * (x >= 0)"}, "relu", 3, "dx differs in"),
+    ("batch_norm", {" * m / (m - 1)": ""}, "batch-norm", 14, "running_var"),
+    ("batch_norm", {"np.sqrt(var + eps)\n": "(np.sqrt(var) + eps)\n"}, "batch-norm", 12, "y differs in"),
+    ("losses", {"logits - logits.max(1, keepdims=True)": "logits * 1"}, "cross-entropy", 8, "There are NaNs"),
+    ("losses", {"* (K / weight.sum())": "* 1"}, "focal-loss", 6, "times what is right"),
+    ("optimisers", {"m / (1 - beta1**t)": "m"}, "optimisers", 7, "p "),
+]
+
+
+@pytest.mark.parametrize("number", range(len(WRONG)))
+def test_a_common_mistake_is_found_and_costs_its_part(tmp_path, number):
+    module, replaced, exercise, points, text = WRONG[number]
+    folder = write(tmp_path / "in", module, replaced=replaced)
+    (grade,) = course.grade(folder, tmp_path / "grades", exercises=[exercise], seconds=60).grades
+    report = (tmp_path / "grades" / "in" / f"{exercise}.md").read_text()
+    assert text in report
+    assert grade.points == points
+    assert f"of {grade.most:g} points" in report
+    # What is shown can be run, and then shows the mistake.
+    assert f"from {module} import" in report
+
+
+def test_the_call_in_a_report_can_be_run(tmp_path):
+    folder = write(tmp_path / "in", "convolution", replaced={"+ b[k]": ""})
+    (grade,) = course.grade(folder, tmp_path / "out", exercises=["convolution"], seconds=60).grades
+    verdict = next(one for one in grade.results[0].verdicts if one.code)
+    held = {}
+    exec(verdict.code.replace("from convolution", "from foveal.course.assignment.convolution"), held)
+    right = held["conv_forward"](*(held[name] for name in ("x", "w", "b", "stride", "padding")))
+    shown = {}
+    exec(f"import numpy as np\ny = {dict(verdict.right)['y']}", shown)
+    np.testing.assert_allclose(shown["y"], right, atol=1e-6)
+
+
+def test_the_slow_and_the_weak_lose_points(tmp_path):
+    folder = write(tmp_path / "in", "convolution")
+    (tmp_path / "in" / "fast.py").write_text("from convolution import conv_forward as conv_im2col\n")
+    write(folder, "network", "def train_and_predict(x_train, y_train, x_test, seed):\n    return [3] * len(x_test)\n")
+    chosen = ["im2col", "network"]
+    fast, network = course.grade(folder, tmp_path / "out", exercises=chosen, seconds=60).grades[0].results
+    assert (fast.points, network.points) == (4, 0)
+    assert "times as fast as the four loops" in fast.reason
+    assert "test images" in network.reason
+
+
+def test_what_is_graded_is_kept_until_files_or_settings_change(tmp_path):
+    for name in ("ada", "bob"):
+        sizes(tmp_path / "in" / name, RIGHT)
+    # An archive that was unpacked into a folder of its own, somebody who handed in nothing, and what is no submission.
+    sizes(tmp_path / "in" / "cy" / "assignment", RIGHT)
+    for name in ("dan", ".hidden"):
+        (tmp_path / "in" / name).mkdir()
+    out, kept = tmp_path / "grades", {}
+
+    def graded(**settings):
+        found = course.grade(tmp_path / "in", out, exercises=["sizes"], seconds=60, **settings)
+        kept.clear()
+        kept.update({one.submission: one.kept for one in found.grades})
+        return {one.submission: one.points for one in found.grades}
+
+    assert graded() == {"ada": 5, "bob": 5, "cy": 5, "dan": 0}
+    assert not any(kept.values())
+    sizes(tmp_path / "in" / "bob", "return 7")
+    # What a kill leaves of a submission that was being graded.
+    (out / "cy" / "grade.json").write_text("{")
+    assert graded()["bob"] < 2
+    assert kept == {"ada": True, "bob": False, "cy": False, "dan": False}
+    lines = (out / "grades.csv").read_text().splitlines()
+    assert lines[0] == "submission,exercise,points,of,passed,reason"
+    assert lines[4] == "dan,sizes,0,5,0,No file of the assignment was found."
+    (tmp_path / "in" / "cy" / "assignment" / "sizes.py").unlink()
+    graded(seed=1)
+    assert not any(kept.values())
+
+
+def test_nothing_of_a_student_is_written_over(tmp_path):
+    folder = sizes(tmp_path / "in", RIGHT)
+    with pytest.raises(DataError, match="holds no grades, and nothing is written over"):
+        course.grade(folder, folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["sizes.py"]
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match="holds no grades"):
+        course.grade(folder, tmp_path / "file")
+
+
+def test_what_cannot_be_graded_is_an_error(tmp_path):
+    folder = sizes(tmp_path / "a" / "same", RIGHT)
+    sizes(tmp_path / "b" / "Same", RIGHT)
+    (tmp_path / "empty").mkdir()
+    for given, text in (
+        ([folder, tmp_path / "b"], "two submissions are called Same"),
+        (tmp_path / "none", "is no folder"),
+        (tmp_path / "empty", "holds no exercise"),
+    ):
+        with pytest.raises(DataError, match=text):
+            course.grade(given, tmp_path / "out")
+    with pytest.raises(ArgumentError, match="there is no exercise 'conv'; there are sizes, convolution"):
+        course.grade(folder, tmp_path / "out", exercises=["conv"])
+    with pytest.raises(ArgumentError, match="seconds is 0"):
+        course.grade(folder, tmp_path / "out", seconds=0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_links_and_what_is_too_large_are_no_part_of_a_submission(tmp_path):
+    folder = sizes(tmp_path / "in" / "large", RIGHT)
+    with (folder / "large.bin").open("wb") as file:
+        file.truncate(10**8)
+    linked = sizes(tmp_path / "in" / "=linked", "return int(open('secret').read())")
+    (tmp_path / "secret").write_text("1")
+    os.symlink(tmp_path / "secret", linked / "secret")
+    grades = course.grade(tmp_path / "in", tmp_path / "out", exercises=["sizes"], seconds=60)
+    reasons = {one.submission: one.results[0].reason for one in grades.grades}
+    assert reasons["large"] == "It cannot be read: It has more than 500 files, or than 32 MB."
+    assert reasons["=linked"].startswith("It raises FileNotFoundError")
+    # A name that a spreadsheet would compute.
+    assert "\n'=linked,sizes" in f"\n{(tmp_path / 'out' / 'grades.csv').read_text()}"
+
+
+def test_reports_show_what_students_write_as_text(tmp_path):
+    folder = sizes(
+        tmp_path / "in", "print('```<script>alert(1)</script>\\x1b[31m')\nraise ValueError('<b>|``` \\x1b[0m')"
+    )
+    course.grade(folder, tmp_path / "out", exercises=["sizes"], seconds=60)
+    page = (tmp_path / "out" / "in" / "report.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    text = (tmp_path / "out" / "in" / "sizes.md").read_text()
+    assert "\n````\n```<script>" in text
+    assert "\x1b" not in page + text
+    assert "sizes.py, line 6: raise ValueError" in text
+
+
+def test_results_come_back_as_they_were_sent():
+    values = (1, 2.5, float("nan"), None, "text", True, np.arange(6.0).reshape(2, 3), np.float32(2), [np.zeros((0, 2))])
+    got = unpacked(packed(values)[8:])
+    assert repr(got[:6]) == repr(values[:6])
+    np.testing.assert_array_equal(got[6], values[6])
+    assert got[8][0].shape == (0, 2)
+    assert repr(unpacked(packed({"a": object()})[8:])) == "{'a': a value of the type object}"
+    for body in (b"", b"\0" * 20, packed(np.zeros(4))[8:-1], packed(1)[8:] + b"x"):
+        with pytest.raises(Broken):
+            unpacked(body)
+    claims = json.dumps({"array": ["<f8", [1 << 40]]}).encode()
+    with pytest.raises(Broken):
+        unpacked(len(claims).to_bytes(8, "big") + claims)
+
+
+def test_a_difference_says_where_and_how():
+    right = np.array([[1.0, 2.0], [3.0, 4.0]])
+    assert difference("y", right * (1 + 1e-7), right).text == ""
+    assert difference("y", right + [[0, 1], [0, 0]], right).text == (
+        "y differs in 1 of 4 elements; the first is y[0, 1]: it is 3, 2 is right."
+    )
+    assert "All of it is 0.5 times" in difference("y", right / 2, right).text
+    assert "All of it is zero" in difference("y", right * 0, right).text
+    assert difference("y", right[0], right) == ("y has the shape (2,); (2, 2) is right.", True)
+    assert difference("y", "text", 3).text == "y is str (text); a number is right."
+
+
+@pytest.mark.parametrize("name", ["Momentum", "Adam"])
+def test_the_steps_of_optimisers_are_those_of_foveal(name):
+    """The solutions are what is right of these, so they are compared with what trains."""
+    nn.seed(0)
+    net, loss = nn.Sequential(nn.Linear(3, 2, bias=False)), nn.CrossEntropyLoss()
+    x, labels = np.random.default_rng(0).standard_normal((4, 3)).astype("float32"), np.array([0, 1, 1, 0])
+    (parameter,) = net.parameters()
+    step = foveal.compile_step(net, loss, getattr(optim, name)(net.parameters(), lr=0.1))
+    p, m, v = parameter.data.astype(float), np.zeros((2, 3)), np.zeros((2, 3))
+    for t in (1, 2, 3):
+        # The gradient of the loss in the weights of a fully connected layer.
+        probabilities = np.exp(x @ p.T) / np.exp(x @ p.T).sum(1, keepdims=True)
+        g = (probabilities - np.eye(2)[labels]).T @ x / 4
+        if name == "Momentum":
+            p, v = optimisers.momentum_step(p, g, v, 0.1, 0.9)
+        else:
+            p, m, v = optimisers.adam_step(p, g, m, v, t, 0.1, 0.9, 0.999, 1e-8)
+        step(x, labels)
+        np.testing.assert_allclose(parameter.data, p, rtol=1e-4, atol=1e-6)
