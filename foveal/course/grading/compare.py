@@ -39,7 +39,7 @@ def difference(name: str, own: object, right: object) -> Difference:
     if not wrong.any():
         return Difference("")
     if not theirs.shape:
-        return Difference(f"{name} is {number(ours)}; {number(theirs)} is right.")
+        return Difference(f"{name} is {number(ours)}; {number(theirs)} is right." + hint(ours, theirs))
     at = tuple(int(i) for i in np.argwhere(wrong)[0])
     place = ", ".join(map(str, at))
     text = (
@@ -51,8 +51,10 @@ def difference(name: str, own: object, right: object) -> Difference:
 
 def hint(ours: np.ndarray, theirs: np.ndarray) -> str:
     """Return what a difference of a whole array looks like, if it looks like something."""
-    if np.isnan(ours).any():
-        return " There are NaNs, as of 0 / 0 or of infinity minus infinity."
+    if not np.isfinite(ours).all():
+        return " There are infinities or NaNs, as of an exponential of a large number, of 1 / 0 or of 0 / 0."
+    if not ours.shape:
+        return ""
     for factor, text in ((-1.0, "The sign is wrong."), (0.0, "All of it is zero.")):
         if np.allclose(ours, factor * theirs, rtol=TOLERANCE):
             return f" {text}"

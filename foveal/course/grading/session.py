@@ -135,7 +135,9 @@ class Session:
         self.incoming.close()
         try:
             report = cast(Report, json.loads(printed))
-            self.ended = Ended(self.sentence(report), report["printed"])
+            # Warnings name files; where the copy lay is of no use.
+            printed_text = report["printed"].replace(os.path.realpath(self.folder) + os.sep, "")
+            self.ended = Ended(self.sentence(report), printed_text)
         except ValueError:
             last = errors.decode("utf-8", "replace").strip().rpartition("\n")[2]
             killed = self.process.returncode == -signal.SIGKILL

@@ -18,7 +18,7 @@ from foveal.course.grading.judge import Accuracy, Case, Gradients, Speed, Task, 
 from foveal.strides import Ndarray
 
 # Cases of each group.
-TRIES = 6
+TRIES = 10
 # Images that a network is trained on; the others of the digits test it.
 TRAINED = 1400
 # Sizes of images and of windows.
@@ -165,10 +165,10 @@ def pooling(draw: Drawing, kind: str, title: str, operator: Callable[..., Tensor
         _, dy, (dx,) = by_foveal(lambda x: operator(x, kernel_size=size, stride=stride), x)
         return Case({"dy": dy, "x": x, "size": size, "stride": stride}, {"dx": dx})
 
-    def group(title: str, backwards: bool, size: Any, stride: Any, shapes: float = 0.0) -> Values:
+    def group(title: str, backwards: bool, points: float, size: Any, stride: Any, shapes: float = 0.0) -> Values:
         function, answer = (f"{kind}_backward", backward) if backwards else (f"{kind}_forward", forward)
         drawn = {"x": "N C H W", "size": size, "stride": stride, **IMAGES}
-        return draw(title, function, answer, {"dx" if backwards else "y": 2}, drawn, shapes)
+        return draw(title, function, answer, {"dx" if backwards else "y": points}, drawn, shapes)
 
     (x,) = draw.arrays(kind, (1, 2, 5, 5))
     own = Gradients(
@@ -179,10 +179,11 @@ def pooling(draw: Drawing, kind: str, title: str, operator: Callable[..., Tensor
         lambda call, dy, x: call(f"{kind}_backward", dy, x, 2, 1),
     )
     parts = (
-        group("forward, windows side by side", False, [2], [2]),
-        group("forward, any stride", False, (1, 3), (1, 4), shapes=1),
-        group("backward, windows side by side", True, [2], [2]),
-        group("backward, any stride", True, (1, 3), (1, 4)),
+        group("forward, windows side by side", False, 2, [2], [2]),
+        group("forward, any stride", False, 2, (1, 3), (1, 4), shapes=1),
+        group("backward, windows side by side", True, 2, [2], [2]),
+        group("backward, windows that overlap", True, 1, (2, 3), [1]),
+        group("backward, any stride", True, 1, (1, 3), (1, 4)),
         own,
     )
     return Task(kind.replace("_", "-"), title, "pooling", parts)
@@ -299,55 +300,45 @@ def focal(draw: Drawing) -> Task:
     return Task("focal-loss", "The class-balanced focal loss", "losses", parts)
 
 
+def batch_norm_forward(
+    x: Ndarray, gamma: Ndarray, beta: Ndarray, mean: Ndarray, var: Ndarray, momentum: float, eps: float, training: bool
+) -> Case:
+    """Return a call of batch norm."""
+    x, gamma, beta, mean, var = *map(rounded, (2 * x + 1, gamma, beta, mean)), rounded(np.abs(var) + 0.1)
+    given = (gamma, beta, mean, var)
+    y, _, _ = normalised(x, *given, eps, training)
+    if training:
+        # Foveal has the biased variance of the batch; the running one moves towards the unbiased estimate.
+        m = x.size // x.shape[1]
+        batch = np.asarray(ops.channel_moments(x)) * np.array([[1.0], [m / (m - 1)]])
+        mean, var = (1 - momentum) * np.stack([mean, var]) + momentum * batch
+    names = ("x", "gamma", "beta", "running_mean", "running_var", "momentum", "eps", "training")
+    arguments = dict(zip(names, (x, *given, momentum, eps, training), strict=True))
+    return Case(arguments, {"y": y, "running_mean": mean, "running_var": var})
+
+
+def batch_norm_backward(
+    x: Ndarray, gamma: Ndarray, beta: Ndarray, mean: Ndarray, var: Ndarray, momentum: float, eps: float, training: bool
+) -> Case:
+    """Return a call of batch norm's gradients, which its momentum has no part in."""
+    x, gamma, beta, mean, var = *map(rounded, (2 * x + 1, gamma, beta, mean)), rounded(np.abs(var) + 0.1)
+    _, dy, (dx, dgamma, dbeta) = normalised(x, gamma, beta, mean, var, eps, training)
+    names = ("dy", "x", "gamma", "running_mean", "running_var", "eps", "training")
+    arguments = dict(zip(names, (dy, x, gamma, mean, var, eps, training), strict=True))
+    return Case(arguments, {"dx": dx, "dgamma": dgamma, "dbeta": dbeta})
+
+
 def batch_norm(draw: Drawing) -> Task:
     """Batch normalisation."""
 
-    def forward(
-        x: Ndarray,
-        gamma: Ndarray,
-        beta: Ndarray,
-        mean: Ndarray,
-        var: Ndarray,
-        momentum: float,
-        eps: float,
-        training: bool,
-    ) -> Case:
-        x, gamma, beta, mean, var = *map(rounded, (2 * x + 1, gamma, beta, mean)), rounded(np.abs(var) + 0.1)
-        given = (gamma, beta, mean, var)
-        y, _, _ = normalised(x, *given, eps, training)
-        if training:
-            # Foveal has the biased variance; the running one is that of an estimate.
-            m = x.size // x.shape[1]
-            batch = np.asarray(ops.channel_moments(x)) * np.array([[1.0], [m / (m - 1)]])
-            mean, var = ((1 - momentum) * np.stack([mean, var]) + momentum * batch)[:]
-        names = ("x", "gamma", "beta", "running_mean", "running_var", "momentum", "eps", "training")
-        arguments = dict(zip(names, (x, *given, momentum, eps, training), strict=True))
-        return Case(arguments, {"y": y, "running_mean": mean, "running_var": var})
-
-    def backward(
-        x: Ndarray,
-        gamma: Ndarray,
-        beta: Ndarray,
-        mean: Ndarray,
-        var: Ndarray,
-        momentum: float,
-        eps: float,
-        training: bool,
-    ) -> Case:
-        x, gamma, beta, mean, var = *map(rounded, (2 * x + 1, gamma, beta, mean)), rounded(np.abs(var) + 0.1)
-        _, dy, (dx, dgamma, dbeta) = normalised(x, gamma, beta, mean, var, eps, training)
-        names = ("dy", "x", "gamma", "running_mean", "running_var", "eps", "training")
-        arguments = dict(zip(names, (dy, x, gamma, mean, var, eps, training), strict=True))
-        return Case(arguments, {"dx": dx, "dgamma": dgamma, "dbeta": dbeta})
-
     def group(title: str, backwards: bool, training: bool, points: dict[str, float], shapes: float = 0.0) -> Values:
-        function, answer = ("batch_norm_backward", backward) if backwards else ("batch_norm_forward", forward)
+        answer = batch_norm_backward if backwards else batch_norm_forward
         drawn = {
             **{"x": "N C H W", "gamma": "C", "beta": "C", "mean": "C", "var": "C"},
             **{"momentum": [0.1, 0.3], "eps": [1e-3, 1e-2, 0.1], "training": [training]},
             **{"N": (2, 3), "C": (1, 2), "H": (2, 3), "W": (1, 3)},
         }
-        return draw(title, function, answer, points, drawn, shapes)
+        return draw(title, answer.__name__, answer, points, drawn, shapes)
 
     fixed = (np.array([0.5, -0.5]), np.array([1.0, 2.0]))
     own = Gradients(
