@@ -28,7 +28,8 @@ RIGHT = "return (length + 2 * padding - dilation * (kernel - 1) - 1) // stride +
 def sizes(folder, body):
     """Write a submission of one exercise, with this body."""
     head = "import ctypes, os, pathlib, signal, sys, threading, time\nimport numpy as np\n\n"
-    head += "def leave():\n    open('once', 'w').close()\n    if os.fork(): return\n    os.setsid(); os.close(1); os.close(2)\n"
+    head += "def leave():\n    open('once', 'w').close()\n    if os.fork(): return\n"
+    head += "    os.setsid(); os.close(1); os.close(2)\n"
     head += "    if os.fork() == 0: time.sleep(60)\n    os._exit(0)\n\n"
     head += "def output_size(length, kernel, stride, padding, dilation):\n"
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,7 +41,9 @@ class Here:
     """A session without a process: functions of modules, or of texts of modules, that are called in this one."""
 
     def __init__(self, **texts):
-        self.texts = texts
+        self.held = {module: {} for module in texts}
+        for module, text in texts.items():
+            exec(text, self.held[module])
 
     def __enter__(self):
         return self
@@ -52,11 +55,8 @@ class Here:
         return Ended("", "")
 
     def timed(self, module, function, arguments):
-        if module in self.texts:
-            held = {}
-            exec(self.texts[module], held)
-        else:
-            held = vars(importlib.import_module(f"foveal.course.assignment.{module}"))
+        own = self.held.get(module)
+        held = vars(importlib.import_module(f"foveal.course.assignment.{module}")) if own is None else own
         start = time.perf_counter()
         given = unpacked(packed(list(arguments))[8:])
         with np.errstate(all="ignore"):
