@@ -76,11 +76,13 @@ def described(right: object) -> str:
     return f"an array of the shape {shape}" if shape else "a number"
 
 
-def shown(value: object) -> str:
-    """Return a value as Python code, arrays of many elements by their shape alone."""
+def shown(value: object, name: str = "") -> str:
+    """Return a value as Python code, arrays of many elements by their shape alone. name: what it is assigned to."""
     if not isinstance(value, np.ndarray):
         return repr(value)[:400]
     if value.size > SHOWN:
         return f"...  # an array of the shape {value.shape}, which is too long to be shown"
-    text = np.array2string(value, separator=", ", max_line_width=76, precision=7, suppress_small=True)
+    # Its lines stand below each other in the code.
+    prefix = f"{name} = np.array("
+    text = np.array2string(value, separator=", ", max_line_width=76, precision=7, suppress_small=True, prefix=prefix)
     return f"np.array({text})" if value.size else f"np.zeros({value.shape})"

@@ -19,7 +19,7 @@ from foveal.strides import Ndarray
 # Functions of a submission are called with arrays that the judge keeps; a call by name and arguments.
 Call = Callable[..., Any]
 # How often a function is timed; the shortest counts.
-TIMED = 5
+TIMED = 3
 
 
 class Case(NamedTuple):
@@ -104,7 +104,7 @@ class Values(Part):
         found: dict[str, Verdict] = {}
         for case in self.cases():
             code = repeated(module, self.function, case.arguments)
-            right = tuple((name, shown(value)) for name, value in case.right.items())
+            right = tuple((name, shown(value, name)) for name, value in case.right.items())
             more: dict[str, Any] = {"code": code, "right": right}
             try:
                 result = session.call(module, self.function, list(case.arguments.values()))
@@ -120,7 +120,7 @@ class Values(Part):
                 found = {name: self.failed(text, **more) for name in ("shapes", *self.points)}
                 break
             own = dict(zip(case.right, parts, strict=True))
-            more["returned"] = tuple((name, shown(value)) for name, value in own.items())
+            more["returned"] = tuple((name, shown(value, name)) for name, value in own.items())
             for name, value in case.right.items():
                 differs = difference(name, own[name], value)
                 if differs.of_shape:
@@ -270,6 +270,8 @@ class Task:
         for part in self.parts:
             if isinstance(part, Values):
                 part.cases()
+            elif isinstance(part, Accuracy):
+                part.data()
 
     def grade(self, session: Session) -> list[Verdict]:
         """Return the verdicts of all parts. If the process ends, or ends wrongly, none of them has points."""
@@ -290,5 +292,5 @@ class Task:
 def repeated(module: str, function: str, arguments: Mapping[str, Any]) -> str:
     """Return code that repeats a call."""
     lines = ["import numpy as np", f"from {module} import {function}", ""]
-    lines += [f"{name} = {shown(value)}" for name, value in arguments.items()]
+    lines += [f"{name} = {shown(value, name)}" for name, value in arguments.items()]
     return "\n".join([*lines, f"print({function}({', '.join(arguments)}))"])

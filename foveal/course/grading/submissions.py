@@ -65,6 +65,8 @@ def submissions_in(paths: Sequence[Path]) -> list[Submission]:
     In a folder of submissions, each folder is one, also if no exercise is found in it. Raises DataError for what is no
     folder, for one without any exercises, and for two of the same name.
     """
+    if not paths:
+        raise DataError("no submission is given; give the folder of one, or a folder of such folders")
     found: list[Submission] = []
     for path in paths:
         if not path.is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -419,6 +420,7 @@ def fast(draw: Drawing) -> Task:
 def network(draw: Drawing) -> Task:
     """A network that is trained on digits."""
 
+    @functools.cache
     def images() -> tuple[Ndarray, Ndarray]:
         from foveal import data
 
