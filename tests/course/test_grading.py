@@ -131,7 +131,7 @@ HOSTILE = {
         "output_size is a value of the type Equal",
     ),
     "kills-the-watch": ("os.kill(os.getppid(), 9)\ntime.sleep(60)", "It ended the process that watches it."),
-    "imports": ("import foveal.ops\n" + RIGHT, "It raises ModuleNotFoundError: foveal cannot be used here"),
+    "imports": ("import foveal.ops\n" + RIGHT, "It raises ModuleNotFoundError: foveal is no file of this folder"),
     "forged": (
         "for fd in range(3, 20):\n    try: os.write(fd, b'x' * 40)\n    except OSError: pass\n" + RIGHT,
         "It has sent something that is no result.",

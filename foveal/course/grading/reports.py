@@ -29,7 +29,10 @@ def told(result: Result) -> Iterator[tuple[str, Verdict]]:
             wrong.setdefault((verdict.text, "" if verdict.blank else verdict.code), []).append(verdict)
     for verdicts in wrong.values():
         lost = sum(one.most - one.points for one in verdicts)
-        yield f"{'; '.join(one.title for one in verdicts)} ({points(lost)} points lost)", verdicts[0]
+        yield (
+            f"{'; '.join(one.title for one in verdicts)} ({points(lost)} point{'' if lost == 1 else 's'} lost)",
+            verdicts[0],
+        )
 
 
 def texts(verdict: Verdict) -> Iterator[tuple[str, str]]:

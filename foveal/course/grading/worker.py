@@ -157,7 +157,8 @@ class Allowed:
         if frame is None or not frame.f_code.co_filename.startswith(self.folder):
             return None
         raise ModuleNotFoundError(
-            f"{top} cannot be used here: exercises are solved with NumPy and Python's standard library", name=name
+            f"{top} is no file of this folder, and no package that may be used, NumPy or the standard library",
+            name=name,
         )
 
 
