@@ -20,6 +20,7 @@ cache.py      foveal cache: show and clear kernels, decoded images and downloads
 data.py       foveal data: what is wrong with a data set
 preview.py    foveal data preview: a sheet of images as they are augmented
 docs.py       foveal docs: the documentation in a browser
+course.py     foveal course: an assignment for students, and its grading
 doctor.py     foveal doctor: what Foveal finds on this machine
 report.py     foveal report, runs and watch: what a run looks like, runs beside each other, a run that goes on
 report_options.py  options of `foveal train` about the report
@@ -46,6 +47,7 @@ import click
 from foveal import __version__
 from foveal.cli.cache import commands as cache
 from foveal.cli.calibrate import calibrate
+from foveal.cli.course import commands as course
 from foveal.cli.data import commands as data
 from foveal.cli.docs import docs
 from foveal.cli.doctor import doctor
@@ -114,6 +116,7 @@ for command in (
     watch,
     explain,
     data,
+    course,
     docs,
     doctor,
     cache,

@@ -542,6 +542,11 @@ def courses():
     yield Target("course", "course.Interactive", course.Interactive, lambda: (("window", "a label", {}), {}))
     yield Target("course", "course.Frames", course.Frames, lambda: (("a label", [("a text", b"<svg/>")]), {}))
     yield Target("course", "course.frames", course.frames, lambda: ((picture, (1, 2), "a label"), {}))
+    # There is no such folder, so that nothing is written.
+    folder = Path("no-such-folder")
+    options = {"seed": 1, "exercises": ["sizes"], "seconds": 10.0, "memory": 100.0, "processes": 1, "jobs": 1}
+    yield Target("course", "course.grade", course.grade, lambda: ((folder, folder), dict(options)))
+    yield Target("course", "course.Grades", course.Grades, lambda: (([], folder), {}))
     drawn = {"tries": 3, "seed": 1}
     yield Target("course", "course.Exercise", course.Exercise, lambda: ((np.exp,), dict(drawn)))
 
