@@ -65,6 +65,12 @@ def test_no_link_leads_nowhere():
     assert wrong_links({path: Links(text) for path, text in built().items()}) == []
 
 
+def test_a_link_that_leads_nowhere_is_found():
+    page = '<a href="#here"></a> <a href="no.html"></a> <a href="index.html#no"></a> <img src="http://x/y.png">'
+    path = PAGES / "index.html"
+    assert len(wrong_links({path: Links(page)})) == 4
+
+
 @pytest.fixture(scope="module")
 def chromium():
     """A headless Chromium, the one of this machine."""
