@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from foveal.cli.image_views import VIEWS
 from foveal.cli.options import classes_in, code_option, echo, set_threads, show_json, threads_option, with_options
-from foveal.cli.views import VIEWS, Request, Shown, View
+from foveal.cli.views import Request, Shown, View
 from foveal.errors import ArgumentError, DataError
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def network(
     source: str, image: str | None, classes: int | None, code: tuple[str, ...]
 ) -> tuple[Module, ModelDescription, bool]:
     """Return the network of a run, or of a model by its name, its description, and whether it is trained."""
-    from foveal.cli.explain import known_model, to_explain
+    from foveal.cli.model_argument import known_model, to_explain
     from foveal.nn import models
     from foveal.train.checkpoint import ModelDescription, load_net
 
