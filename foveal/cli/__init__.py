@@ -9,10 +9,11 @@ data_dir_options.py  where named data sets lie
 photos.py     the photos that the words of a command line name
 answers.py    the answers of foveal predict as a table, JSON or CSV
 features.py   foveal features: what a network makes of images, for other programs and quick probes
-image_views.py  what foveal explain draws of a network on images
-views.py      the views of a network that foveal explain draws, a row each
-view_training.py  the views of a training and of a layer's code, and the table of all views
+model_argument.py  the model that foveal explain names, for which images and classes
 view_images.py  the images of a view: those that are named, else the run's own
+views.py      what a view of foveal explain is given and returns
+image_views.py  the views on images, a row each
+view_training.py  the views of a training and of a layer's code, and the table of all views
 view_options.py  options of foveal explain about a view, and writing it
 explain.py    foveal explain: what a model costs and sees, layer by layer; a view of it
 bench.py      foveal bench: time models and operators, also against other frameworks

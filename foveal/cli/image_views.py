@@ -1,11 +1,13 @@
-"""The views of `foveal explain --view` that need images, or show what images meet: what each of them draws."""
+"""The views of `foveal explain --view` on images: what each of them draws, and its row in VIEWS."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from foveal.cli.view_images import Photos
+from foveal.cli.views import Request, Shown, View
+
 if TYPE_CHECKING:
-    from foveal.cli.views import Photos, Request, Shown
     from foveal.explain.panels import Panel
 
 # Images that are drawn where none are named; those that are searched for what activates a unit; channels of a layer;
@@ -17,7 +19,6 @@ PER_UNIT, STEPS = 8, 64
 
 def filters(request: Request) -> Shown:
     """Draw the filters [K, C, R, S] of the first convolution, or of the layer that is named."""
-    from foveal.cli.views import Shown
     from foveal.nn import plots
 
     name, layer = plots.found_layer(request.net, request.layer)
@@ -31,7 +32,6 @@ def maps(request: Request) -> Shown:
     """Draw what layers compute for one image: all that return images, or the one that is named."""
     import numpy as np
 
-    from foveal.cli.views import Shown
     from foveal.nn import plots
 
     photos = request.photos(1)
@@ -46,7 +46,6 @@ def maps(request: Request) -> Shown:
 def cam(request: Request) -> Shown:
     """Draw Grad-CAM, guided backpropagation and guided Grad-CAM, a row for each image."""
     from foveal import explain
-    from foveal.cli.views import Shown
     from foveal.errors import ShapeError
     from foveal.explain.panels import Panel, over
 
@@ -74,7 +73,6 @@ def cam(request: Request) -> Shown:
 def occlusion(request: Request) -> Shown:
     """Draw how the probability of the class drops where a patch covers the image, a row for each image."""
     from foveal import explain
-    from foveal.cli.views import Shown
     from foveal.explain.panels import Panel
 
     photos = request.photos(FEW)
@@ -91,7 +89,6 @@ def occlusion(request: Request) -> Shown:
 def gradients(request: Request) -> Shown:
     """Draw the gradient of the class's logit in each pixel, and integrated gradients, a row for each image."""
     from foveal import explain
-    from foveal.cli.views import Shown
     from foveal.explain.panels import Panel
 
     photos = request.photos(FEW)
@@ -110,7 +107,6 @@ def gradients(request: Request) -> Shown:
 def fields(request: Request) -> Shown:
     """Draw on an image what an output of a layer can read, how much it does, and what none ever reads."""
     from foveal import explain
-    from foveal.cli.views import Shown
 
     photos = request.photos(FEW)
     field = explain.receptive_field(request.net, photos.x, request.layer, unit=request.unit)
@@ -135,7 +131,6 @@ def fields(request: Request) -> Shown:
 def images(request: Request) -> Shown:
     """Draw the images that activate units of a layer most, cut out where the units read them."""
     from foveal import explain
-    from foveal.cli.views import Shown
     from foveal.explain.explainer import explain as summarize
     from foveal.explain.plots import drawn_row
 
@@ -180,3 +175,17 @@ def facts(request: Request, photos: Photos, target: Any) -> dict[str, Any]:
     """Return what --json prints of images and their classes."""
     classes = [request.description.classes[k] for k in target]
     return {"images": photos.names, "classes": classes, "layer": request.layer}
+
+
+_IMAGES = frozenset({"image", "data"})
+
+#: By the name that `--view` takes.
+VIEWS: dict[str, View] = {
+    "filters": View("the filters of the first convolution, or of --layer", filters, frozenset({"layer"})),
+    "maps": View("what layers compute for an image", maps, _IMAGES | {"layer"}),
+    "cam": View("Grad-CAM, guided too: what speaks for a class", cam, _IMAGES | {"layer", "class"}),
+    "occlusion": View("how much a class needs each part", occlusion, _IMAGES | {"class"}),
+    "gradients": View("gradients in the pixels, integrated too", gradients, _IMAGES | {"class"}),
+    "fields": View("what an output reads, and what none does", fields, _IMAGES | {"layer", "unit"}),
+    "images": View("those that activate a unit most", images, _IMAGES | {"layer", "unit"}),
+}

@@ -140,7 +140,7 @@ def network(
     source: str, image: str | None, classes: int | None, code: tuple[str, ...]
 ) -> tuple[Module, ModelDescription, bool]:
     """Return the network of a run, or of a model by its name, its description, and whether it is trained."""
-    from foveal.cli.explain import known_model, to_explain
+    from foveal.cli.model_argument import known_model, to_explain
     from foveal.nn import models
     from foveal.train.checkpoint import ModelDescription, load_net
 

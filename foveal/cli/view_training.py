@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from foveal.cli.views import VIEWS as OF_IMAGES
+from foveal.cli.image_views import VIEWS as OF_IMAGES
 from foveal.cli.views import Request, Shown, View
 from foveal.errors import DataError
 

@@ -1,6 +1,6 @@
-"""The views of a network that `foveal explain --view` draws: what a view is given, and a row for each of them.
+"""What a view of `foveal explain --view` is given, what it returns, and what its row in the table of all views says.
 
-A view is a function of a Request that returns what is Shown. Its row in VIEWS names the options that it takes.
+A view is a function of a Request that returns what is Shown. Its row names the options that it takes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from foveal.cli import image_views
+from foveal.cli import view_images
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,26 +20,6 @@ if TYPE_CHECKING:
     from foveal.explain.layer_kernels import Stage
     from foveal.nn.module import Module
     from foveal.train.checkpoint import ModelDescription
-
-
-@dataclass(frozen=True)
-class Photos:
-    """Images for a view, all read as those that the network was trained on."""
-
-    #: Of each image: its path, or its place in a data set.
-    names: list[str]
-    #: [n, C, H, W]: as they are drawn, bytes or floats of the description's range.
-    pixels: NDArray[Any]
-    #: [n, C, H, W]: normalised, as the network takes them.
-    x: NDArray[Any]
-
-    def short(self, i: int) -> str:
-        """Return the name of an image as a title."""
-        from pathlib import PurePath
-
-        from foveal.plotting import short
-
-        return short(PurePath(self.names[i]).name)
 
 
 @dataclass(frozen=True)
@@ -77,15 +57,13 @@ class Request:
     @cached_property
     def dataset(self) -> Dataset:
         """The data set of --data, else the run's own. Raises DataError where it is not there any more."""
-        from foveal.cli.view_images import dataset_of
+        return view_images.dataset_of(self.source, self.description, self.trained, self.data)
 
-        return dataset_of(self)
-
-    def photos(self, count: int) -> Photos:
+    def photos(self, count: int) -> view_images.Photos:
         """Return the images of --image, else the first `count` test images of the data set."""
-        from foveal.cli.view_images import photos_of
-
-        return photos_of(self, count)
+        if self.images:
+            return view_images.named(self.images, self.net, self.description)
+        return view_images.first(self.dataset, self.description, count)
 
 
 @dataclass(frozen=True)
@@ -106,7 +84,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class View:
-    """A row of VIEWS."""
+    """A row of the table of views."""
 
     #: What it shows, in a line of the help.
     help: str
@@ -117,17 +95,3 @@ class View:
     ending: str = ".png"
     #: True for text, which is printed and not written where there is no --out.
     printed: bool = False
-
-
-_IMAGES = frozenset({"image", "data"})
-
-#: By the name that `--view` takes.
-VIEWS: dict[str, View] = {
-    "filters": View("the filters of the first convolution, or of --layer", image_views.filters, frozenset({"layer"})),
-    "maps": View("what layers compute for an image", image_views.maps, _IMAGES | {"layer"}),
-    "cam": View("Grad-CAM, guided too: what speaks for a class", image_views.cam, _IMAGES | {"layer", "class"}),
-    "occlusion": View("how much a class needs each part", image_views.occlusion, _IMAGES | {"class"}),
-    "gradients": View("gradients in the pixels, integrated too", image_views.gradients, _IMAGES | {"class"}),
-    "fields": View("what an output reads, and what none does", image_views.fields, _IMAGES | {"layer", "unit"}),
-    "images": View("those that activate a unit most", image_views.images, _IMAGES | {"layer", "unit"}),
-}

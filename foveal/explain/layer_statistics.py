@@ -110,8 +110,8 @@ class Statistics(Tables):
     def tables(self) -> Iterator[Table]:
         """Yield the table of the layers and that of the parameters."""
         yield (
-            f"{self.model}: loss {self.loss:.4g} on {self.images:,} images",
-            ("layer", "output", "mean", "std", "zeros", "dead", "saturated", "gradient's mean", "std of it"),
+            f"{self.model}: loss {self.loss:.4g} on {self.images:,} images; g is the gradient of the loss",
+            ("layer", "output", "mean", "std", "zeros", "dead", "saturated", "mean of g", "std of g"),
             [
                 (
                     f"{r.name} {r.kind}".strip(),
@@ -129,15 +129,13 @@ class Statistics(Tables):
         )
         updated = any(r.update_ratio is not None for r in self.parameters)
         yield (
-            "parameters",
-            ("parameter", "shape", "norm", "std", "gradient's norm", "std of it", "gradient/weight")
-            + ("update/weight",) * updated,
+            "",
+            ("parameter w", "shape", "|w|", "|g|", "std of g", "|g|/|w|") + ("update/|w|",) * updated,
             [
                 (
                     r.name,
                     "x".join(map(str, r.shape)),
                     f"{r.norm:.3g}",
-                    f"{r.std:.3g}",
                     f"{r.gradient_norm:.2e}",
                     f"{r.gradient_std:.2e}",
                     f"{r.gradient_ratio:.2e}",
@@ -373,8 +371,9 @@ def plot_statistics(found: Statistics, title: str = "") -> Figure:
         raise ArgumentError("plot_statistics: give what explain.statistics returned")
     layers = found.layers
     matrices = [p for p in found.parameters if len(p.shape) > 1] or list(found.parameters)
-    figure = blank(11, 1.6 + 0.24 * max(len(layers), len(matrices), 6), title)
-    first, second, third, fourth = figure.subplots(1, 4)
+    rows = max(len(layers), len(matrices), 6)
+    figure = blank(9, 2.2 + 0.44 * rows, title)
+    (first, second), (third, fourth) = figure.subplots(2, 2)
     places = np.arange(len(layers))
     first.errorbar([r.mean for r in layers], places, xerr=[r.std for r in layers], fmt="o", color=COLOURS[0], ms=4)
     first.set(xlabel="activation: mean, std")
@@ -395,8 +394,8 @@ def plot_statistics(found: Statistics, title: str = "") -> Figure:
         fourth.plot(ratios, np.arange(len(matrices)), "s", color=COLOURS[1], ms=4, label="update / weight")
         decades(fourth, np.array([*ratios, *(p.gradient_ratio or np.nan for p in matrices)]))
     fourth.legend(**ABOVE)
-    for axis, labels in ((first, names), (second, []), (third, []), (fourth, [short(p.name) for p in matrices])):
-        axis.set_yticks(np.arange(len(labels)) if labels else places, labels or [""] * len(places), fontsize=8)
+    for axis, labels in ((first, names), (second, names), (third, names), (fourth, [short(p.name) for p in matrices])):
+        axis.set_yticks(np.arange(len(labels)), labels, fontsize=8)
         axis.invert_yaxis()
         axis.grid(alpha=0.25, axis="x")
     return figure

@@ -21,8 +21,8 @@ from foveal.strides import Ndarray
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# A patch covers this share of the shorter side if no size is given.
-SHARE = 6
+# A patch covers this part of the shorter side if no size is given, and so many pixels at least.
+SHARE, LEAST = 6, 2
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -80,14 +80,14 @@ def occlusion(
     each pixel is covered. The network computes P Q images. The probability is the softmax of the logits.
 
     net, image, target: as `grad_cam` takes them. size: rows and columns of the patch, or one number; a sixth of the
-    shorter side if not given. stride: half of the patch if not given. fill: the value of the patch, of normalised
-    pixels; 0 is the mean colour. Raises ShapeError for a patch that is larger than the image, for a stride that leaves
-    pixels out, and as `grad_cam` does.
+    shorter side, and 2 at least, if not given. stride: half of the patch if not given. fill: the value of the patch,
+    of normalised pixels; 0 is the mean colour. Raises ShapeError for a patch that is larger than the image, for a
+    stride that leaves pixels out, and as `grad_cam` does.
     """
     batch = images_of("occlusion", image)
     H, W = batch.shape[2:]
     if size is None:
-        size = max(1, min(H, W) // SHARE)
+        size = max(min(LEAST, H, W), min(H, W) // SHARE)
     tall, wide = (size, size) if isinstance(size, int) else tuple(size)
     step = max(1, min(tall, wide) // 2) if stride is None else stride
     if not (1 <= tall <= H and 1 <= wide <= W and 1 <= step <= min(tall, wide)):

@@ -16,8 +16,8 @@ from foveal.strides import Ndarray
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Inches of a picture's height, and of its title and the space about it.
-TALL, ROOM = 2.1, 0.45
+# Inches of a picture's height, less where a row would be wider than WIDE, and of its title and the space about it.
+TALL, WIDE, ROOM = 2.1, 10.0, 0.45
 # How much of an image is seen below a map, in grey.
 BELOW = 0.45
 # Signed values are drawn up to this percentile of their magnitudes: a few pixels are far beyond the others.
@@ -53,9 +53,11 @@ def sheet(rows: Sequence[Sequence[Panel]], title: str = "") -> Figure:
     """Return a figure of pictures in rows."""
     columns = max(map(len, rows))
     H, W = rows[0][0].picture.shape[:2]
-    wide = TALL * min(max(W / H, 0.5), 2.0)
+    ratio = min(max(W / H, 0.5), 2.0)
+    tall = min(TALL, WIDE / (columns * ratio))
+    wide = tall * ratio
     scales = 0.5 * max(sum(panel.scale for panel in row) for row in rows)
-    figure = blank(max(3.2, columns * (wide + 0.15) + scales), len(rows) * (TALL + ROOM) + 0.3 * bool(title), title)
+    figure = blank(max(3.2, columns * (wide + 0.15) + scales), len(rows) * (tall + ROOM) + 0.3 * bool(title), title)
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for row, line in zip(axes, rows, strict=True):
         for axis in row:

@@ -86,7 +86,14 @@ def drawn_row(summary: Summary, layer: str | None, call: str = "plot_receptive_f
     places = [row for row in summary.rows if row.name and not row.holds and has_places(row)]
     if not places:
         raise ShapeError(f"{call}: no layer of {summary.model} has outputs with rows and columns")
-    return places[-1]
+    last = places[-1]
+    # A block with branches reads more than the layer in it that is called last, such as its shortcut.
+    blocks = [
+        row
+        for row in summary.rows
+        if last.name.startswith(f"{row.name}.") and row.shape == last.shape and has_places(row)
+    ]
+    return blocks[-1] if blocks and blocks[-1].field != last.field else last
 
 
 def has_places(row: Row) -> bool:

@@ -17,7 +17,7 @@ from foveal.explain.asked import KEY, Classes, Floats, Result, images_of, in_rou
 from foveal.explain.cam import called
 from foveal.explain.explainer import explain
 from foveal.explain.model import Model, modes_restored
-from foveal.explain.panels import Panel, drawn_images, sheet
+from foveal.explain.panels import GREY, Box, Panel, drawn_images, sheet
 from foveal.explain.plots import has_places
 from foveal.strides import Ndarray
 from foveal.trace import Symbol
@@ -63,6 +63,7 @@ class ActivatingImages(Result):
         H, W = self.image.shape[3:]
         sides = (self.box[..., 1] - self.box[..., 0] + 1) * (self.box[..., 3] - self.box[..., 2] + 1)
         crop = bool(sides.max() <= H * W / 2) if crop is None else crop
+        largest = tuple((self.box[..., i + 1] - self.box[..., i] + 1).max() for i in (0, 2))
         rows = []
         for u, unit in enumerate(self.unit):
             shown = drawn_images(self.image[u], None if pixels is None else np.asarray(pixels)[self.index[u]])
@@ -71,11 +72,21 @@ class ActivatingImages(Result):
                 top, bottom, left, right = self.box[u, i].tolist()
                 title = f"{'unit ' + str(unit) + ': ' if i == 0 else ''}{self.activation[u, i]:.3g}"
                 if crop:
-                    row.append(Panel(picture[top : bottom + 1, left : right + 1], title))
+                    row.append(Panel(cut(picture, (top, bottom, left, right), largest), title))
                 else:
                     row.append(Panel(picture, title).framed((top, bottom, left, right)))
             rows.append(row)
         return sheet(rows, f"What activates {self.layer} most")
+
+
+def cut(picture: Ndarray, box: Box, size: Sequence[int]) -> Ndarray:
+    """Return what lies in a box of a picture [H, W, 3], with grey where the field goes on beyond the image."""
+    top, bottom, left, right = box
+    inside = picture[top : bottom + 1, left : right + 1]
+    lacks = [whole - part for whole, part in zip(size, inside.shape[:2], strict=True)]
+    # A field that is cut off reaches beyond the side at which it begins or ends.
+    sides = [(lack, 0) if first == 0 else (0, lack) for lack, first in zip(lacks, (top, left), strict=True)]
+    return np.pad(inside, (*sides, (0, 0)), constant_values=GREY)
 
 
 def activating_images(
