@@ -408,7 +408,7 @@ def optimisers(draw: Drawing) -> Task:
 def fast(draw: Drawing) -> Task:
     """Convolution as a matrix product."""
     drawn = {"x": "N C H W", "w": "K C R S", "b": "K", "stride": (1, 3), "padding": (0, 2), **IMAGES, **FILTERS}
-    x, w, b = draw.arrays("conv_im2col", (8, 3, 18, 18), (8, 3, 3, 3), (8,))
+    x, w, b = draw.arrays("conv_im2col", (4, 3, 16, 16), (8, 3, 3, 3), (8,))
     arguments = {"x": x, "w": w, "b": b, "stride": 1, "padding": 1}
     parts = (
         draw("values", "conv_im2col", convolution_case, {"y": 3}, drawn, shapes=1),
