@@ -220,6 +220,14 @@ def test_the_weak_lose_the_points_of_accuracy():
     assert (first.points, "test images" in first.text, len(others)) == (0, True, 2)
 
 
+def test_what_returns_zeros_has_the_points_of_shapes_alone():
+    text = "import numpy as np\n\n\ndef conv_forward(x, w, b, stride, padding):\n    return np.zeros((1, 2, 2, 3))\n"
+    text += "\n\ndef conv_backward(dy, x, w, stride, padding):\n    return 0 * x, 0 * w, np.zeros(len(w))\n"
+    found = TASKS["convolution-gradients"].grade(Here(convolution=text))
+    assert {one.title: one.points for one in found if one.points} == {"stride and padding: shapes": 1}
+    assert found[-1].text == "Your forward function returns the same for other arrays."
+
+
 def test_the_slow_lose_the_points_of_speed():
     # Several times as slow as the loops, so that it stays so on a machine that is busy.
     loops = "from foveal.course.assignment.convolution import conv_forward\n\n\ndef conv_im2col(*given):\n"
