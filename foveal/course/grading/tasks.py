@@ -429,7 +429,7 @@ def network(draw: Drawing) -> Task:
         x = np.concatenate([digits.x_train, digits.x_test]).astype(np.float64)
         return x[order], np.concatenate([digits.y_train, digits.y_test])[order].astype(np.int64)
 
-    steps = ((0.8, 3.0), (0.9, 4.0), (0.94, 3.0))
+    steps = ((0.7, 3.0), (0.8, 4.0), (0.9, 3.0))
     parts = (Accuracy("accuracy", "train_and_predict", steps, images, TRAINED, draw.seed),)
     return Task("network", "A network that is trained", "network", parts, times=6)
 
