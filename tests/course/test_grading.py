@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import re
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -108,28 +109,23 @@ def test_what_is_handed_out_has_no_solution_and_every_function(tmp_path):
 HOSTILE = {
     "exits": ("os._exit(0)", "It ended Python (exit status 0)"),
     "segfault": ("ctypes.string_at(0)", "It crashed Python itself (SIGSEGV)."),
-    # Each doubles them; as many as can be borne on a machine where nothing would stop them.
     # Each doubles them, and is no part of the others' group; as many as a machine bears where nothing stops them.
     "fork-bomb": (
         "for _ in range(6):\n    if os.fork() == 0: os.setsid()\ntime.sleep(60)",
         "It started more than 2 processes",
     ),
     "daemon": (f"if not os.path.exists('once'): leave()\n{RIGHT}", "It left a process running"),
-    "memory": ("kept = []\nwhile True: kept.append(bytearray(10**7))", "It raises MemoryError: no memory is left (800"),
+    "memory": ("kept = []\nwhile True: kept.append(bytearray(10**7))", "It raises MemoryError: no memory is left (500"),
     "memory-of-children": (
-        "if os.fork() == 0 or os.fork() == 0: kept = b'1' * (3 * 10**8); time.sleep(60)\n"
-        "kept = b'1' * (3 * 10**8); time.sleep(60)",
-        "It used more than 800 MB of memory",
+        "if os.fork() == 0 or os.fork() == 0: kept = b'1' * (2 * 10**8); time.sleep(60)\n"
+        "kept = b'1' * (2 * 10**8); time.sleep(60)",
+        "It used more than 500 MB of memory",
     ),
     "large-file": (
         "open('large', 'wb').write(bytes(3 * 10**6))",
         "It raises OSError: [Errno 27] File too large (a file",
     ),
     "patched-numpy": ("np.allclose = np.all = lambda *_: True\nnp.abs = lambda x: 0\nreturn 0", "output_size is 0;"),
-    "always-equal": (
-        "class Equal(int):\n    __eq__ = __le__ = __ge__ = lambda *_: True\nreturn Equal(5)",
-        "output_size is a value of the type Equal",
-    ),
     "kills-the-watch": ("os.kill(os.getppid(), 9)\ntime.sleep(60)", "It ended the process that watches it."),
     "imports": ("import foveal.ops\n" + RIGHT, "It raises ModuleNotFoundError: foveal is no file of this folder"),
     "forged": (
@@ -145,15 +141,17 @@ HOSTILE = {
 ENDLESS = {"prints": "while True: print('x' * 1000)", "stops": "os.kill(os.getpid(), 19)"}
 
 
-def test_what_a_submission_does_costs_that_submission_alone(tmp_path):
+def test_what_a_submission_does_costs_that_submission_alone(tmp_path, monkeypatch):
     """Each is graded as failed with its reason, and a right one between them has its points."""
+    # Copies lie where no other test's do.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     handed = tmp_path / "handed-in"
     for number, (name, (body, _)) in enumerate(HOSTILE.items()):
         sizes(handed / name, body)
-        if number % 7 == 6:
+        if number % 6 == 5:
             sizes(handed / f"{name}-then-right", RIGHT)
     before = {path: path.read_bytes() for path in handed.rglob("*.py")}
-    limits = {"seconds": 60, "memory": 800, "processes": 2, "file_size": 1}
+    limits = {"seconds": 60, "memory": 500, "processes": 2, "file_size": 1}
     grades = course.grade(handed, tmp_path / "grades", exercises=["sizes"], **limits)
     found = {one.submission: one for one in grades.grades}
     right = {name: found.pop(name) for name in list(found) if name.endswith("then-right")}
@@ -162,8 +160,9 @@ def test_what_a_submission_does_costs_that_submission_alone(tmp_path):
     reasons = {name: one.results[0].reason for name, one in found.items()}
     assert {name: reasons[name] for name, (_, text) in HOSTILE.items() if not reasons[name].startswith(text)} == {}
     assert {path: path.read_bytes() for path in handed.rglob("*.py")} == before
-    left = [path.parent for path in Path("/proc").glob("[0-9]*/cmdline") if b"foveal-course-" in of(path)]
-    assert left == []
+    assert list(tmp_path.glob("foveal-course-*")) == []
+    place = bytes(tmp_path / "foveal-course-")
+    assert [path for path in Path("/proc").glob("[0-9]*/cmdline") if place in of(path)] == []
 
 
 def of(path):
@@ -221,9 +220,18 @@ def test_the_weak_lose_the_points_of_accuracy():
     assert (first.points, "test images" in first.text, len(others)) == (0, True, 2)
 
 
+def test_what_returns_zeros_has_the_points_of_shapes_alone():
+    text = "import numpy as np\n\n\ndef conv_forward(x, w, b, stride, padding):\n    return np.zeros((1, 2, 2, 3))\n"
+    text += "\n\ndef conv_backward(dy, x, w, stride, padding):\n    return 0 * x, 0 * w, np.zeros(len(w))\n"
+    found = TASKS["convolution-gradients"].grade(Here(convolution=text))
+    assert {one.title: one.points for one in found if one.points} == {"stride and padding: shapes": 1}
+    assert found[-1].text == "Your forward function returns the same for other arrays."
+
+
 def test_the_slow_lose_the_points_of_speed():
-    loops = "from foveal.course.assignment.convolution import conv_forward as conv_im2col\n"
-    verdicts = TASKS["im2col"].grade(Here(fast=loops))
+    # Several times as slow as the loops, so that it stays so on a machine that is busy.
+    loops = "from foveal.course.assignment.convolution import conv_forward\n\n\ndef conv_im2col(*given):\n"
+    verdicts = TASKS["im2col"].grade(Here(fast=f"{loops}    return [conv_forward(*given) for _ in range(3)][0]\n"))
     assert [one.points for one in verdicts] == [1, 3, 0, 0]
     assert "times as fast as the four loops" in verdicts[-1].text
 
@@ -332,6 +340,9 @@ def test_results_come_back_as_they_were_sent():
     np.testing.assert_array_equal(got[6], values[6])
     assert got[8][0].shape == (0, 2)
     assert repr(unpacked(packed({"a": object()})[8:])) == "{'a': a value of the type object}"
+    # One that would compare as equal to anything.
+    equal = type("Equal", (int,), {"__eq__": lambda *_: True, "__hash__": None})
+    assert repr(unpacked(packed(equal(5))[8:])) == "a value of the type Equal"
     for body in (b"", b"\0" * 20, packed(np.zeros(4))[8:-1], packed(1)[8:] + b"x"):
         with pytest.raises(Broken):
             unpacked(body)
@@ -349,6 +360,7 @@ def test_a_difference_says_where_and_how():
     assert "All of it is 0.5 times" in difference("y", right / 2, right).text
     assert "All of it is zero" in difference("y", right * 0, right).text
     assert difference("y", right[0], right) == ("y has the shape (2,); (2, 2) is right.", True)
+    assert difference("y", None, 3).text == "y is None; a number is right."
     assert difference("y", "text", 3).text == "y is str (text); a number is right."
 
 

@@ -28,12 +28,14 @@ def train_and_predict(x_train: Array, y_train: Integers, x_test: Array, seed: in
     parameters = [rng.standard_normal(shape) * np.sqrt(2 / max(1, np.prod(shape[1:]))) for shape in shapes]
     parameters[1], parameters[3] = np.zeros(12), np.zeros(10)
     velocities = [np.zeros_like(p) for p in parameters]
-    for _ in range(12):
+    for epoch in range(12):
+        # The rate falls, so that the last batches move the parameters less.
+        rate = 0.05 * (1 - epoch / 12)
         order = rng.permutation(len(x_train))
         for batch in np.array_split(order, max(1, len(order) // 32)):
             gradients = _gradients(parameters, x_train[batch], y_train[batch])
             for i, gradient in enumerate(gradients):
-                parameters[i], velocities[i] = momentum_step(parameters[i], gradient, velocities[i], 0.05, 0.9)
+                parameters[i], velocities[i] = momentum_step(parameters[i], gradient, velocities[i], rate, 0.9)
     return _forward(parameters, x_test)[-1].argmax(1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Sequence
@@ -74,6 +75,10 @@ def grade(
     # It imports layers and losses, which pages that draw figures do not need.
     from foveal.course.grading.tasks import tasks
 
+    if sys.platform == "win32":
+        raise DataError(
+            "submissions run in processes with limits, which Windows does not have; grade on Linux or macOS"
+        )
     chosen = chosen_tasks(tasks(seed), exercises)
     limits: Limits = {
         "seconds": seconds,

@@ -14,7 +14,6 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import resource
 import select
 import signal
 import subprocess
@@ -22,6 +21,10 @@ import sys
 import time
 from contextlib import suppress
 from typing import Any, TypedDict
+
+# Windows has no limits of this kind; there, only the types below are of use.
+if sys.platform != "win32":
+    import resource
 
 # Seconds between two looks, and for which what is left is waited for after the worker has ended.
 PAUSE, GRACE = 0.02, 0.1
