@@ -57,7 +57,7 @@ def outputs_that_no_cell_made(page):
 
 def without_commands(cell):
     """A cell's Python, without the lines that are IPython's own."""
-    return re.sub(r"^[%!](?:.*\\\n)*.*$", "", cell.text, flags=re.MULTILINE)
+    return re.sub(r"^[%!].*$", "", cell.text, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda page: page.name)
