@@ -9,7 +9,7 @@ foveal.ops                              the operators
 foveal.train.train                      the training loop: train(foveal.data.load("digits"), epochs=3)
 foveal.doctor                           what is wrong with a data set, and which labels are likely wrong
 foveal.report                           a run as one page, runs beside each other, a run while it goes on
-foveal.explain                          what a model costs and sees, layer by layer, before it runs
+foveal.explain                          what a model costs and sees, layer by layer; which pixels speak for its answers
 foveal.course                           exercises that check themselves, figures that a reader changes, an assignment
 foveal.warm_up                          compiles for given shapes before they are needed
 foveal.set_threads, get_threads         how many native threads programs use
@@ -68,7 +68,7 @@ MAP = (
     ("accumulate", "gradients of several batches for one update"),
     ("step", "compile_step: a whole training step as native code"),
     ("checking", "gradcheck, numeric_gradient: gradients against differences in float64"),
-    ("explain", "a model before it runs: shapes, costs, receptive fields"),
+    ("explain", "a model before it runs: shapes, costs, receptive fields; views of it on images"),
     ("warming", "warm_up: what is needed is compiled before it is needed"),
     ("nn", "Module, layers, models"),
     ("optim", "optimisers, schedules"),
