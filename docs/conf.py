@@ -8,6 +8,10 @@ import os
 import sys
 from pathlib import Path
 
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util.parallel import make_chunks
+
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE / "_ext")]
 
@@ -69,3 +73,24 @@ html_theme_options = {
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 toc_object_entries_show_parents = "hide"
+
+
+def deal(app: Sphinx, env: BuildEnvironment, names: list[str]) -> None:
+    """Give each process of the build as many pages with cells as the others.
+
+    Sphinx reads neighbouring names in one process, and all of the course would be run by a single one.
+    """
+    left = [len(run) for run in make_chunks(names, app.parallel)]
+    runs: list[list[str]] = [[] for _ in left]
+    for name in sorted(names, key=lambda name: "{code-cell}" not in Path(env.doc2path(name)).read_text()):
+        first = [k for k in range(min(app.parallel, len(left))) if left[k]] or [
+            k for k, count in enumerate(left) if count
+        ]
+        k = max(first, key=left.__getitem__)
+        runs[k].append(name)
+        left[k] -= 1
+    names[:] = [name for run in runs for name in run]
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("env-before-read-docs", deal)

@@ -10,7 +10,7 @@ foveal.train.train                      the training loop: train(foveal.data.loa
 foveal.doctor                           what is wrong with a data set, and which labels are likely wrong
 foveal.report                           a run as one page, runs beside each other, a run while it goes on
 foveal.explain                          what a model costs and sees, layer by layer, before it runs
-foveal.course                           exercises that check themselves, figures that a reader changes
+foveal.course                           exercises that check themselves, figures that a reader changes, an assignment
 foveal.warm_up                          compiles for given shapes before they are needed
 foveal.set_threads, get_threads         how many native threads programs use
 foveal.debug, foveal.errors             what is printed while Foveal works (DEBUG=1 ... 6); errors a user can act on
@@ -77,7 +77,7 @@ MAP = (
     ("train", "the loop, its settings and files, evaluation, the search for hyper-parameters"),
     ("doctor", "what is wrong with a data set: copies, leaks, outliers, likely label errors"),
     ("report", "what a run looks like: its report as one page, runs beside each other, a run while it goes on"),
-    ("course", "what pages of a course are made of: exercises, pictures, figures that a reader changes"),
+    ("course", "what a course is made of: exercises, pictures, figures that a reader changes; an assignment, graded"),
     ("bench", "timing against a peak, and against PyTorch and ONNX Runtime where they are installed"),
     ("cli", "the command line"),
 )

@@ -1,6 +1,6 @@
 """Reverse-mode differentiation: walk a graph backwards and call each operator's vjp, which adds nodes to the trace."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from foveal.errors import ShapeError
 from foveal.graph import Node, order
@@ -31,10 +31,17 @@ def gradients_where_read(y: Symbol, wrt: Sequence[Symbol], dy: Symbol | None = N
     return [y.trace.lift(sums[x.node]) if x.node in sums else None for x in wrt]
 
 
-def walk(y: Symbol, wrt: set[Node], dy: Symbol, stop_at_wrt: bool = False) -> dict[Node, Tensor]:
+def walk(
+    y: Symbol,
+    wrt: set[Node],
+    dy: Symbol,
+    stop_at_wrt: bool = False,
+    changed: Callable[[Node, Tensor], Tensor] | None = None,
+) -> dict[Node, Tensor]:
     """The gradient in each node on the way from y back to those in `wrt`.
 
-    stop_at_wrt: do not go on from these to what they are computed from.
+    stop_at_wrt: do not go on from these to what they are computed from. changed: returns what is passed on in place of
+    the gradient in a node, as guided backpropagation does; not asked for what is inside of a composite.
     """
     trace, nodes = y.trace, order([y.node])
     # nodes that depend on one of wrt
@@ -49,7 +56,8 @@ def walk(y: Symbol, wrt: set[Node], dy: Symbol, stop_at_wrt: bool = False) -> di
             continue
         if stop_at_wrt and node in wrt:
             continue
-        for x, dx in zip(node.inputs, vjp(Symbol(trace, node), sums[node]), strict=True):
+        passed = sums[node] if changed is None else changed(node, sums[node])
+        for x, dx in zip(node.inputs, vjp(Symbol(trace, node), passed), strict=True):
             if dx is not None and x in needed:
                 sums[x] = sums[x] + dx if x in sums else dx
     return sums

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from foveal import debug
+from foveal.kernel.compile import Size
 from foveal.peak import peak
 from foveal.program import Program
 
@@ -58,7 +59,9 @@ def show_timings(program: Program) -> None:
     if debug.level() < debug.TIME or program.profiled:
         return
     program.profiled = True
-    peak_rate = peak(program.threads)
+    # The kernel that measures the peak is none of the program's, so its code is not shown.
+    with debug.at(debug.TIME):
+        peak_rate = peak(program.threads)
     lines = ["      ms   share  GFLOP/s  of peak  kernels: what they compute"]
     measured = timings(program)
     total = sum(t.seconds for t in measured)
@@ -76,14 +79,16 @@ def show(program: Program) -> None:
     if level >= debug.PROGRAM:
         debug.show(program.summary())
     if level >= debug.GRAPH:
-        debug.show("graph", str(program.graph))
+        debug.show(str(program.graph))
         debug.show("groups", "\n".join(f"  {group}" for group in program.groups))
         debug.show("layout", str(program.layout))
     if level >= debug.SOURCE:
         lines = []
         for call in program.calls:
             shapes = ", ".join(str(list(view.shape)) for view in call.views)
-            lines.append(f"  {call.kernel.name}({shapes}) {dict(call.kernel.static)}")
+            # What the call gives is shown by its value.
+            given = {k: call.sizes[v.index] if isinstance(v, Size) else v for k, v in call.kernel.static}
+            lines.append(f"  {call.kernel.name}({shapes}) {given}")
         debug.show("calls", "\n".join(lines))
         for body in dict.fromkeys(kernel.body for call in program.calls for kernel in call.kernels):
             debug.show(f"{body.__module__}.{body.__qualname__}", inspect.getsource(body))

@@ -8,7 +8,12 @@ import re
 from pathlib import Path
 
 # What a notebook begins with where Foveal is not installed, as in Colab.
-INSTALL = "# Foveal, where it is not installed yet\n%pip install -q foveal matplotlib"
+INSTALL = """\
+# Foveal, where it is not installed yet
+from importlib.util import find_spec
+
+if not (find_spec("foveal") and find_spec("matplotlib")):
+    %pip install -q foveal matplotlib"""
 
 
 def notebook_of(source):
@@ -32,6 +37,10 @@ def notebook_of(source):
         if cell.cell_type == "markdown":
             # Links to other pages lead nowhere from a notebook: their text stays.
             cell.source = re.sub(r"\[([^\]]+)\]\((?!https?:)[^)]+\)", r"\1", cell.source)
+            # So does a list of other pages, which only Sphinx can read.
+            cell.source = re.sub(r"^```\{toctree\}\n.*?^```\n?", "", cell.source, flags=re.MULTILINE | re.DOTALL)
+            cell.source = cell.source.strip()
+    notebook.cells = [cell for cell in notebook.cells if cell.source]
     notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     first = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code")
     notebook.cells.insert(first, {**notebook.cells[first], "source": INSTALL, "metadata": {}, "id": "install"})

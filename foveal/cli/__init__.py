@@ -9,8 +9,11 @@ data_dir_options.py  where named data sets lie
 photos.py     the photos that the words of a command line name
 answers.py    the answers of foveal predict as a table, JSON or CSV
 features.py   foveal features: what a network makes of images, for other programs and quick probes
-views.py      the views of a network that foveal explain draws, a row each
+model_argument.py  the model that foveal explain names, for which images and classes
 view_images.py  the images of a view: those that are named, else the run's own
+views.py      what a view of foveal explain is given and returns
+image_views.py  the views on images, a row each
+view_training.py  the views of a training and of a layer's code, and the table of all views
 view_options.py  options of foveal explain about a view, and writing it
 explain.py    foveal explain: what a model costs and sees, layer by layer; a view of it
 bench.py      foveal bench: time models and operators, also against other frameworks
@@ -18,6 +21,7 @@ cache.py      foveal cache: show and clear kernels, decoded images and downloads
 data.py       foveal data: what is wrong with a data set
 preview.py    foveal data preview: a sheet of images as they are augmented
 docs.py       foveal docs: the documentation in a browser
+course.py     foveal course: an assignment for students, and its grading
 doctor.py     foveal doctor: what Foveal finds on this machine
 report.py     foveal report, runs and watch: what a run looks like, runs beside each other, a run that goes on
 report_options.py  options of `foveal train` about the report
@@ -44,6 +48,7 @@ import click
 from foveal import __version__
 from foveal.cli.cache import commands as cache
 from foveal.cli.calibrate import calibrate
+from foveal.cli.course import commands as course
 from foveal.cli.data import commands as data
 from foveal.cli.docs import docs
 from foveal.cli.doctor import doctor
@@ -112,6 +117,7 @@ for command in (
     watch,
     explain,
     data,
+    course,
     docs,
     doctor,
     cache,

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from foveal.cli.model_argument import to_explain
 from foveal.cli.options import POSITIVE, TWO_OR_MORE, echo, json_option, show_json
 from foveal.cli.view_options import given_options, show_view, view_options
-from foveal.errors import ArgumentError, DataError, ShapeError
+from foveal.errors import ArgumentError
 
 if TYPE_CHECKING:
     from foveal.nn.module import Module
 
 # Columns of the table at least, also when it is piped.
 MIN_WIDTH = 110
-# A size of 1 or more; what is larger than any image is refused by its value.
-DIGITS = re.compile("0*[1-9][0-9]{0,19}")
 
 
 @click.command()
@@ -46,8 +43,8 @@ def explain(
     and where the first one starts. `if dense` is the number of parameters that a fully connected layer in its place
     would have. Below the table stands which pixels the strides never read, and what to change so that all are read.
 
-    --view draws one view of the network into a file, and prints its path. Images are read as those that the network was
-    trained on. A model by its name is not trained.
+    --view draws one view of the network into a file, and prints its path; the view kernels is printed, and is a page
+    with --out FILE.html. Images are read as those that the network was trained on. A model by its name is not trained.
 
     --json prints the totals ("parameters", "trainable", "macs", "memory", "field", ...), "layers", a row each, and
     "fitting_sizes", images that all layers read completely. Of a view it prints "view", "out", "trained", and "arrays",
@@ -95,45 +92,3 @@ def show_costs(
     if fitting:
         near = " and ".join("x".join(map(str, shape)) for shape in fitting)
         echo(f"near {sizes[1]}x{sizes[2]}, images of {near} leave nothing unread in any layer")
-
-
-def to_explain(model: str, image: str | None, classes: int | None) -> tuple[str, tuple[int, int, int], int]:
-    """Return name, image (channels, rows, columns) and number of classes of the model to build.
-
-    What is not given comes from the run if MODEL is one, else from the model's entry in `nn.models`.
-    """
-    from foveal.nn import models
-    from foveal.train.checkpoint import load_run
-
-    name = known_model(model)
-    if name is not None:
-        sizes = models.MODELS[name].image if image is None else image_sizes(image)
-        return name, sizes, classes or (1000 if min(sizes[1:]) >= 64 else 10)
-    if not Path(model).exists():
-        raise DataError(
-            f"{model}: no model has this name and there is no such run; models are {', '.join(models.NAMES)}"
-        )
-    run, _ = load_run(model)
-    if run.model is None:
-        raise DataError(f"{model}: was trained with a network of its own; call summary(input_shape) on that")
-    sizes = (run.channels, *run.size) if image is None else image_sizes(image)
-    return run.model, sizes, classes or len(run.classes)
-
-
-def known_model(name: str) -> str | None:
-    """Return the name as it stands in `nn.models`, or None if there is no such model."""
-    from foveal.nn import models
-
-    try:
-        return models.canonical(name)
-    except ShapeError:
-        return None
-
-
-def image_sizes(text: str) -> tuple[int, int, int]:
-    """Return channels, rows and columns from a text such as 3x224x224; raise ShapeError for any other text."""
-    parts = text.lower().split("x")
-    if len(parts) != 3 or not all(map(DIGITS.fullmatch, parts)):
-        raise ShapeError(f"--input {text!r}: give channels, rows and columns of one image, such as 3x224x224")
-    channels, rows, columns = map(int, parts)
-    return channels, rows, columns

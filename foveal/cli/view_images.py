@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,33 +13,56 @@ from foveal.cli.photos import Photos as Words
 from foveal.errors import DataError
 
 if TYPE_CHECKING:
-    from foveal.cli.views import Photos, Request
+    from numpy.typing import NDArray
+
     from foveal.data.dataset import Dataset
+    from foveal.nn.module import Module
+    from foveal.train.checkpoint import ModelDescription
 
 # Images that are drawn at most, of those that are named.
 MOST = 64
 
 
-def dataset_of(request: Request) -> Dataset:
-    """Return the data set that is named, else the run's own. Raises DataError where there is none."""
-    data, images = request.data, dict[str, Any]()
-    run = Path(request.source) if request.trained else None
+@dataclass(frozen=True)
+class Photos:
+    """Images for a view, all read as those that the network was trained on."""
+
+    #: Of each image: its path, or its place in a data set.
+    names: list[str]
+    #: [n, C, H, W]: as they are drawn, bytes or floats of the description's range.
+    pixels: NDArray[Any]
+    #: [n, C, H, W]: normalised, as the network takes them.
+    x: NDArray[Any]
+
+    def short(self, i: int) -> str:
+        """Return the name of an image as a title."""
+        from pathlib import PurePath
+
+        from foveal.plotting import short
+
+        return short(PurePath(self.names[i]).name)
+
+
+def dataset_of(source: str, description: ModelDescription, trained: bool, data: str | None) -> Dataset:
+    """Return the data set that is named, else that of the run `source`. Raises DataError where there is none."""
+    images: dict[str, Any] = {}
     if data is None:
-        data, images = own_data(request)
-    dataset = read_data(data, images, quiet=True, like=reading(request.description), run=run)
-    request.description.check(dataset)
+        data, images = own_data(source, trained)
+    run = Path(source) if trained else None
+    dataset = read_data(data, images, quiet=True, like=reading(description), run=run)
+    description.check(dataset)
     return dataset
 
 
-def own_data(request: Request) -> tuple[str, dict[str, Any]]:
+def own_data(source: str, trained: bool) -> tuple[str, dict[str, Any]]:
     """Return what names the data that a run was trained on, and how they were read. Raises DataError if lost."""
     from foveal.data.readers import SOURCES
     from foveal.train.checkpoint import RUN
 
     way_out = "name images by --image FILE, or a data set by --data DATA"
-    if not request.trained:
-        raise DataError(f"{request.source}: a model by its name has no images of its own; {way_out}")
-    run = Path(request.source)
+    if not trained:
+        raise DataError(f"{source}: a model by its name has no images of its own; {way_out}")
+    run = Path(source)
     path = (run if run.is_dir() else run.parent) / RUN
     try:
         command = json.loads(path.read_text(encoding="utf-8"))["command"]
@@ -53,20 +77,26 @@ def own_data(request: Request) -> tuple[str, dict[str, Any]]:
     return data, {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
 
 
-def photos_of(request: Request, count: int) -> Photos:
-    """Return the images that are named, else the first `count` test images of the data set."""
+def first(dataset: Dataset, description: ModelDescription, count: int) -> Photos:
+    """Return the first `count` test images of a data set."""
     import numpy as np
 
-    from foveal.cli.views import Photos
+    from foveal.data.statistics import Normalisation
+
+    pixels: Any = np.asarray(dataset.images_test[:count])
+    names = [f"test image {i}" for i in range(len(pixels))]
+    return Photos(names, pixels, Normalisation(description.mean, description.std)(pixels))
+
+
+def named(images: tuple[str, ...], net: Module, description: ModelDescription) -> Photos:
+    """Return the images that are named, read as those that the network was trained on. Raises DataError for others."""
+    import numpy as np
+
     from foveal.data.statistics import Normalisation
     from foveal.train.classifier import Classifier
 
-    normalised = Normalisation(request.description.mean, request.description.std)
-    if not request.images:
-        pixels: Any = np.asarray(request.dataset.images_test[:count])
-        return Photos([f"test image {i}" for i in range(len(pixels))], pixels, normalised(pixels))
-    words = Words(request.images)
-    classifier, names, read = Classifier(request.net, request.description), [], []
+    words, classifier = Words(images), Classifier(net, description)
+    names, read = [], []
     for word in words:
         name, x = classifier.read(word)
         if isinstance(x, DataError):
@@ -75,7 +105,7 @@ def photos_of(request: Request, count: int) -> Photos:
         read.append(x)
         if len(read) > MOST:
             raise DataError(f"--image names more than {MOST} images, which one picture cannot show; name fewer")
-    if words.failed:
-        raise DataError("an image that is named cannot be read, as is said above")
-    photos = np.stack(read)
-    return Photos(names, photos, normalised(photos))
+    if words.failed or not read:
+        raise DataError("--image names what cannot be read, as is said above; leave it out, or repair it")
+    pixels = np.stack(read)
+    return Photos(names, pixels, Normalisation(description.mean, description.std)(pixels))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from foveal.cli.options import classes_in, code_option, echo, set_threads, show_json, threads_option, with_options
-from foveal.cli.views import VIEWS, Request, Shown, View
+from foveal.cli.options import SEED, classes_in, code_option, echo, set_threads, show_json, threads_option, with_options
+from foveal.cli.view_training import VIEWS
+from foveal.cli.views import Request, Shown, View
 from foveal.errors import ArgumentError, DataError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 #: What a file's ending says about its content.
 ENDINGS = (".png", ".svg", ".html")
 # The options that a view may take, as its row names them, and those that any view takes.
-_OF_VIEWS = ("layer", "unit", "class", "image", "data")
+_OF_VIEWS = ("layer", "unit", "class", "image", "data", "stage", "seed")
 _OF_ALL = ("out", "force", "threads", "code")
 
 _OPTIONS = (
@@ -40,6 +41,12 @@ _OPTIONS = (
     click.option("--unit", type=click.IntRange(0), metavar="N", help="View: of this channel of the layer, from 0."),
     click.option("--class", "wanted", metavar="NAME", help="View: for this class.  [default: the predicted one]"),
     click.option(
+        "--stage",
+        type=click.Choice(["equation", "loop", "source", "ir", "assembly"]),
+        help="View: one stage of the code.  [default: all]",
+    ),
+    click.option("--seed", type=SEED, help="View: of its random numbers.  [default: 0]"),
+    click.option(
         "--out",
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE",
@@ -50,7 +57,7 @@ _OPTIONS = (
     code_option,
 )
 # The names that the command gets as one argument, `view`.
-NAMES = ("view", "images", "data", "layer", "unit", "wanted", "out", "force", "threads", "code")
+NAMES = ("view", "images", "data", "layer", "unit", "wanted", "stage", "seed", "out", "force", "threads", "code")
 
 
 def view_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -83,7 +90,8 @@ def show_view(source: str, image: str | None, classes: int | None, options: dict
             raise ArgumentError(f"--{option}: the view {name} does not take it, but {taken}; leave it out")
     if options["images"] and options["data"]:
         raise ArgumentError("--image and --data are both given; the images come from one of them")
-    out = place(source, name, view, options["out"], options["force"])
+    printed = view.printed and options["out"] is None
+    out = None if printed else place(source, name, view, options["out"], options["force"])
     set_threads(options["threads"])
     net, description, trained = network(source, image, classes, options["code"])
     if not trained:
@@ -98,17 +106,23 @@ def show_view(source: str, image: str | None, classes: int | None, options: dict
         target=None if options["wanted"] is None else class_number(options["wanted"], description.classes),
         images=options["images"],
         data=options["data"],
+        stage=options["stage"],
+        seed=options["seed"] or 0,
+        page=out is not None and out.suffix.lower() == ".html",
         tell=lambda line: echo(line, err=True),
     )
     shown = view.draw(request)
-    write(shown, out, f"{name} of {source}")
+    if out is not None:
+        # Of what is printed elsewhere the page has all, to be unfolded.
+        write(replace(shown, text="") if view.printed else shown, out, f"{name} of {source}")
     if as_json:
         arrays = {key: measures(array) for key, array in shown.arrays.items()}
-        show_json({"view": name, "out": str(out), "trained": trained, "arrays": arrays, **shown.facts})
+        show_json({"view": name, "out": out and str(out), "trained": trained, "arrays": arrays, **shown.facts})
         return
-    if shown.text:
+    if shown.text and (out is None or not view.printed):
         echo(shown.text)
-    echo(f"The view is at {out}.")
+    if out is not None:
+        echo(f"The view is at {out}.")
 
 
 def place(source: str, name: str, view: View, out: Path | None, force: bool) -> Path:
@@ -126,7 +140,7 @@ def network(
     source: str, image: str | None, classes: int | None, code: tuple[str, ...]
 ) -> tuple[Module, ModelDescription, bool]:
     """Return the network of a run, or of a model by its name, its description, and whether it is trained."""
-    from foveal.cli.explain import known_model, to_explain
+    from foveal.cli.model_argument import known_model, to_explain
     from foveal.nn import models
     from foveal.train.checkpoint import ModelDescription, load_net
 
@@ -151,11 +165,12 @@ def network(
 
 def checked_layer(net: Module, layer: str | None) -> str | None:
     """Return the name of a layer; raise ArgumentError that names those that are like it if there is no such one."""
+    from foveal.explain.model import near
+
     names = [name for name, _ in net.named_modules() if name]
     if layer is None or layer in names:
         return layer
-    near = get_close_matches(layer, names, n=5, cutoff=0.4) or names[:5]
-    raise ArgumentError(f"--layer {layer}: there is no such layer; near it are {', '.join(near)}")
+    raise ArgumentError(f"--layer {layer}: {type(net).__name__} has no such layer; {near(layer, names)}")
 
 
 def class_number(name: str, classes: tuple[str, ...]) -> int:

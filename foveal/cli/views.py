@@ -1,6 +1,6 @@
-"""The views of a network that `foveal explain --view` draws: what a view is given, and a row for each of them.
+"""What a view of `foveal explain --view` is given, what it returns, and what its row in the table of all views says.
 
-A view is a function of a Request that returns what is Shown. Its row in VIEWS names the options that it takes.
+A view is a function of a Request that returns what is Shown. Its row names the options that it takes.
 """
 
 from __future__ import annotations
@@ -10,25 +10,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from foveal.cli import view_images
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from foveal.data.dataset import Dataset
+    from foveal.explain.layer_kernels import Stage
     from foveal.nn.module import Module
     from foveal.train.checkpoint import ModelDescription
-
-
-@dataclass(frozen=True)
-class Photos:
-    """Images for a view, all read as those that the network was trained on."""
-
-    #: Of each image: its path, or its place in a data set.
-    names: list[str]
-    #: [n, C, H, W]: as they are drawn, bytes or floats of the description's range.
-    pixels: NDArray[Any]
-    #: [n, C, H, W]: normalised, as the network takes them.
-    x: NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -50,6 +41,11 @@ class Request:
     #: Paths of images, and what names a data set; without both, the run's own data are meant.
     images: tuple[str, ...] = ()
     data: str | None = None
+    #: Of code: a name of explain.layer_kernels.STAGES, None for all; of random numbers: their seed.
+    stage: Stage | None = None
+    seed: int = 0
+    #: Whether a page, .html, is written.
+    page: bool = False
     #: Called with lines about what is read.
     tell: Callable[[str], None] = field(default=print, compare=False)
 
@@ -61,15 +57,13 @@ class Request:
     @cached_property
     def dataset(self) -> Dataset:
         """The data set of --data, else the run's own. Raises DataError where it is not there any more."""
-        from foveal.cli.view_images import dataset_of
+        return view_images.dataset_of(self.source, self.description, self.trained, self.data)
 
-        return dataset_of(self)
-
-    def photos(self, count: int) -> Photos:
+    def photos(self, count: int) -> view_images.Photos:
         """Return the images of --image, else the first `count` test images of the data set."""
-        from foveal.cli.view_images import photos_of
-
-        return photos_of(self, count)
+        if self.images:
+            return view_images.named(self.images, self.net, self.description)
+        return view_images.first(self.dataset, self.description, count)
 
 
 @dataclass(frozen=True)
@@ -90,40 +84,14 @@ class Shown:
 
 @dataclass(frozen=True)
 class View:
-    """A row of VIEWS."""
+    """A row of the table of views."""
 
     #: What it shows, in a line of the help.
     help: str
     draw: Callable[[Request], Shown]
-    #: Which of the options layer, unit, class, image and data it takes; others are refused.
+    #: Which of the options layer, unit, class, image, data, stage and seed it takes; others are refused.
     takes: frozenset[str]
     #: The ending of the file that is written where --out does not say it.
     ending: str = ".png"
-
-
-def filters(request: Request) -> Shown:
-    """Draw the filters [K, C, R, S] of the first convolution, or of the layer that is named."""
-    from foveal.nn import plots
-
-    name, layer = plots.found_layer(request.net, request.layer)
-    # Of a fully connected layer that sees the images, each row is drawn as one.
-    weights = plots.filters_of(layer, request.shape)
-    figure = plots.plot_filters(request.net, name, request.shape)
-    return Shown(figure, {"filters": weights}, {"layer": name})
-
-
-def maps(request: Request) -> Shown:
-    """Draw what layers compute for one image: all that return images, or the one that is named."""
-    from foveal.nn import plots
-
-    photos = request.photos(1)
-    names = None if request.layer is None else [request.layer]
-    figure = plots.plot_feature_maps(request.net, photos.x[:1], names, channels=64 if names else plots.MAX_CHANNELS)
-    return Shown(figure, request.net.activations(photos.x[:1], names), {"image": photos.names[0]})
-
-
-#: By the name that `--view` takes.
-VIEWS: dict[str, View] = {
-    "filters": View("the filters of the first convolution, or of --layer", filters, frozenset({"layer"})),
-    "maps": View("what layers compute for an image", maps, frozenset({"layer", "image", "data"})),
-}
+    #: True for text, which is printed and not written where there is no --out.
+    printed: bool = False

@@ -1,5 +1,5 @@
-"""What pages of a course are made of: exercises that check themselves, arrays as pictures, figures that a reader
-changes.
+"""What a course is made of: exercises that check themselves, arrays as pictures, figures that a reader changes, and
+an assignment with its grading.
 
 Each file uses only those above it.
 
@@ -11,11 +11,17 @@ race.py         Ground and race: optimisers on a surface, from a start that is m
 interactive.js, interactive.css  the script of both and its style, in plain JavaScript and SVG, without dependencies
 frames.py       Frames: pictures that follow each other, by a slider or played
 frames.js       the script of that
+assignment/     the layers of a network in NumPy: the solutions of the assignment, and its sheet
+handout.py      new_assignment: skeletons with blanks, made of the solutions
+grading/        grade: submissions in processes with limits, compared with Foveal's operators
 """
 
 from foveal.arguments import check_calls
 from foveal.course.exercises import Checked, Exercise
 from foveal.course.frames import Frames, frames
+from foveal.course.grading.grade import grade
+from foveal.course.grading.grades import Grades
+from foveal.course.handout import new_assignment
 from foveal.course.interactive import Interactive, receptive_fields, sliding_window, threshold
 from foveal.course.pictures import grid
 from foveal.course.race import Ground, race
@@ -24,10 +30,13 @@ __all__ = [
     "Checked",
     "Exercise",
     "Frames",
+    "Grades",
     "Ground",
     "Interactive",
     "frames",
+    "grade",
     "grid",
+    "new_assignment",
     "race",
     "receptive_fields",
     "sliding_window",

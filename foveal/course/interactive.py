@@ -18,7 +18,8 @@ from foveal import ops
 from foveal.errors import DataError, ShapeError
 from foveal.explain.explainer import explain
 from foveal.explain.model import Model
-from foveal.explain.plots import has_places, in_colour, size_of
+from foveal.explain.panels import in_colour
+from foveal.explain.plots import has_places, size_of
 from foveal.explain.windows import AxisWindow
 from foveal.files import write_whole
 from foveal.metrics.curves import (

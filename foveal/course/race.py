@@ -54,7 +54,7 @@ class Ground:
 
 
 GROUNDS = {
-    "a ravine": Ground(bowl, (-1.5, 1.0), (-2.0, 2.0), (-1.4, 1.4), lr=0.08),
+    "a ravine": Ground(bowl, (-1.5, 1.0), (-2.0, 2.0), (-1.4, 1.4), lr=0.03),
     "a saddle": Ground(saddle, (1.0, 0.001), (-1.4, 1.4), (-1.6, 1.6)),
     "a local minimum": Ground(wells, (2.0, 0.8), (-1.8, 2.2), (-1.2, 1.2), lr=0.02),
 }

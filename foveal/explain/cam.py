@@ -13,14 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from foveal import ops
-from foveal.api import Compiled, as_argument
 from foveal.arguments import checked
 from foveal.autodiff import gradients
 from foveal.errors import ShapeError
-from foveal.explain.model import Model, main_output, modes_restored
-from foveal.strides import Ndarray
+from foveal.explain.asked import KEY, chosen_classes, images_of, in_rounds, kept, traced
+from foveal.explain.model import Model, main_output, modes_restored, near
 from foveal.trace import LayerCall, Symbol, calls_within, current
-from foveal.watch import own_attributes
 
 Floats = NDArray[np.float32]
 
@@ -45,49 +43,19 @@ def grad_cam(
     Between the places of the layer values are interpolated linearly. Raises ShapeError for other shapes, for a class
     that there is not, and where no layer is left to look at.
     """
-    batch = as_argument(image, "grad_cam: image")
-    single = batch.ndim == 3
-    batch = batch[None] if single else batch
-    if batch.ndim != 4:
-        raise ShapeError(
-            f"grad_cam: image has shape {np.shape(image)}; give one image [C, H, W] or a batch [N, C, H, W]"
-        )
+    batch = images_of("grad_cam", image)
     with modes_restored(net):
         net.eval()
-        wanted = chosen_classes(net, batch, target)
-        # One program for each layer that was asked for, kept with the network as those of its activations are.
-        own: dict[str, Any] = own_attributes(net)
-        kept: dict[str | None, Compiled] = own.setdefault("_grad_cam", {})
-        if layer not in kept:
-            kept[layer] = Compiled(lambda x, y, key: activations_and_weights(net, layer, x, y, key))
-        A, a = kept[layer](batch, wanted, np.zeros(4, np.int32))
+        wanted = chosen_classes("grad_cam", net, batch, target)
+        program = kept(net, ("grad_cam", layer), lambda x, y, key: activations_and_weights(net, layer, x, y, key))
+        A, a = in_rounds(lambda x, y: program(x, y, KEY), batch, wanted)
     # [N, P, Q], and the same as a share of the largest value of each image.
     heat = np.maximum(np.einsum("nkpq,nk->npq", A, a), 0)
     largest = heat.max((1, 2), keepdims=True)
     heat = np.divide(heat, largest, out=np.zeros_like(heat), where=largest > 0)
     if upsample:
         heat = np.stack([enlarged(one, batch.shape[2:]) for one in heat])
-    return (heat[0] if single else heat).astype(np.float32)
-
-
-def chosen_classes(net: Model, batch: Ndarray, target: ArrayLike | None) -> NDArray[np.int32]:
-    """Return a class number for each image."""
-    logits: Ndarray = np.asarray(net(batch))  # type: ignore[arg-type]
-    if logits.ndim != 2:
-        raise ShapeError(f"grad_cam: the network returned shape {logits.shape} for images; it has to be [N, classes]")
-    if target is None:
-        return logits.argmax(1).astype(np.int32)
-    wanted = np.asarray(target)
-    if wanted.dtype.kind not in "iu" or wanted.ndim > 1 or (wanted.ndim and len(wanted) != len(batch)):
-        raise ShapeError(
-            f"grad_cam: target has shape {wanted.shape} and dtype {wanted.dtype}; give one class number, or"
-            f" one for each of the {len(batch)} images"
-        )
-    if not ((wanted >= 0) & (wanted < logits.shape[1])).all():
-        raise ShapeError(
-            f"grad_cam: target {wanted.max()} is none of the {logits.shape[1]} classes, which count from 0"
-        )
-    return np.broadcast_to(wanted, len(batch)).astype(np.int32)
+    return (heat if np.ndim(image) == 4 else heat[0]).astype(np.float32)
 
 
 def activations_and_weights(net: Model, layer: str | None, x: Symbol, classes: Symbol, key: Symbol) -> list[Any]:
@@ -95,12 +63,7 @@ def activations_and_weights(net: Model, layer: str | None, x: Symbol, classes: S
 
     key: int32 [4], what random layers draw from, if there are some that do so in evaluation mode.
     """
-    current().key = key
-    net.name_parameters()
-    logits = main_output(net(x))
-    call = current().call.parts[-1]
-    assert logits is not None
-    assert isinstance(call, LayerCall)
+    logits, call = traced(net, x, key)
     A = looked_at(net, call, layer)
     # The logits of one class for each image; images do not read each other, so their sum has the slopes of all.
     y = ops.sum(logits * ops.one_hot(classes, classes=logits.shape[1]))
@@ -108,26 +71,44 @@ def activations_and_weights(net: Model, layer: str | None, x: Symbol, classes: S
     return [A, slope.mean(axis=(2, 3))]
 
 
-def looked_at(net: Model, call: LayerCall, layer: str | None) -> Symbol:
+def looked_at(net: Model, call: LayerCall, layer: str | None, what: str = "grad_cam") -> Symbol:
     """Return the outputs of the layer of that name, or of the last one that is to be looked at."""
-    names = {id(module): name for name, module in net.named_modules()}
+    if layer is not None:
+        named = called(net, call, layer, what)
+        if len(named.shape) == 4 and named.dtype == np.float32:
+            return named
     found: Symbol | None = None
-    for one in calls_within(call):
+    for one in calls_within(call) if layer is None else ():
         result = main_output(one.result)
         if result is None or len(result.shape) != 4 or result.dtype != np.float32:
             continue
         # What a pooling computes has fewer places than what it reads; a container that ends with one returns the same.
         op = result.node.op
-        last = prod(result.shape[2:]) > 1 and (op is None or "pool" not in op.name)
-        if last if layer is None else names.get(id(one.layer)) == layer:
+        if prod(result.shape[2:]) > 1 and (op is None or "pool" not in op.name):
             found = result
     if found is None:
-        named = "" if layer is None else f" {layer!r}"
-        raise ShapeError(
-            f"grad_cam: {type(net).__name__} calls no layer{named} whose outputs have rows and columns to look at;"
-            " explain(net, shape) lists the layers with their shapes"
-        )
+        raise not_called(net, layer, what)
     return found
+
+
+def called(net: Model, call: LayerCall, layer: str, what: str) -> Symbol:
+    """Return what the layer of that name returned when it was called last. Raises ShapeError if it was not called."""
+    names = {id(module): name for name, module in net.named_modules()}
+    results = [main_output(one.result) for one in calls_within(call) if names.get(id(one.layer)) == layer]
+    if not results or results[-1] is None:
+        raise not_called(net, layer, what)
+    return results[-1]
+
+
+def not_called(net: Model, layer: str | None, what: str) -> ShapeError:
+    """Return the error that a network calls no such layer."""
+    names = [name for name, _ in net.named_modules()]
+    named, hint = "" if layer is None else f" {layer!r}", "explain(net, shape) lists the layers with their shapes"
+    if layer is not None and layer not in names:
+        hint = near(layer, names)
+    return ShapeError(
+        f"{what}: {type(net).__name__} calls no layer{named} whose outputs have rows and columns to look at; {hint}"
+    )
 
 
 def enlarged(heat: Floats, size: tuple[int, ...]) -> Floats:

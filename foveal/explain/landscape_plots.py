@@ -23,7 +23,7 @@ def plot_loss_landscape(found: Landscape, title: str = "") -> Figure:
 
     Raises PackageError without Matplotlib.
     """
-    figure = blank(5.6, 4.4, title or f"{found.model}: loss {found.loss:.4g}")
+    figure = blank(6.0, 4.6, title or f"{found.model}: loss {found.loss:.4g}")
     axis = figure.subplots()
     if found.y is None:
         axis.plot(found.x, found.losses, color=COLOURS[0])
@@ -33,7 +33,9 @@ def plot_loss_landscape(found: Landscape, title: str = "") -> Figure:
         return figure
     contours(axis, found.x, found.y, found.losses, "loss")
     axis.plot(0, 0, "x", color="black")
-    axis.set(xlabel="first direction", ylabel="second direction", aspect="equal")
+    axis.set(xlabel="first direction", ylabel="second direction")
+    axis.locator_params(nbins=6)
+    axis.set_box_aspect(1)
     return figure
 
 
@@ -57,6 +59,7 @@ def plot_loss_line(found: Line, title: str = "") -> Figure:
 def plot_loss_path(found: Way, title: str = "") -> Figure:
     """Return a figure of `loss_path`: contours of the loss on the plane, and the way from point to point on it.
 
+    Both axes are in units of the weights, and each has its own scale. A circle is the first point, a cross the last.
     Raises PackageError without Matplotlib.
     """
     figure = blank(6.2, 4.8, title or f"{found.model}: the way of the training")

@@ -45,6 +45,8 @@ STAGES: dict[Stage, str] = {
     "ir": "LLVM IR",
     "assembly": "assembly",
 }
+# Bytes; copying fewer measures how fast threads start.
+LEAST_COPIED = 1 << 14
 COLUMNS = ("layers", "kernels", "output", "ms", "share of time", "speed", "of peak")
 
 
@@ -101,7 +103,8 @@ class Call:
 class LayerKernels(Tables):
     """What computes one or several layers together: the operators, the kernels that are called, and their speed."""
 
-    #: Dotted names of the layers, each with its class; "" for operators that the network itself calls.
+    #: Dotted names of the layers, each with its class; for operators that a network or a block calls beside its layers,
+    #: such as ops.relu, its name, "" for the network itself, with the operator.
     layers: tuple[tuple[str, str], ...]
     #: The operators of these layers, as they were written, before they were taken apart and fused.
     operators: tuple[Operator, ...]
@@ -114,7 +117,7 @@ class LayerKernels(Tables):
     flops: int
     #: Bytes of the values that are read and stored, each counted once.
     bytes: int
-    #: Of this machine: GFLOP/s where flops are counted, else GB/s of copying as many bytes.
+    #: Of this machine: GFLOP/s where flops are counted, else GB/s of copying about as many bytes.
     peak: float
 
     @property
@@ -168,7 +171,7 @@ class LayerKernels(Tables):
         """Return the time and what is reached of the peak, in a sentence."""
         if not self.seconds:
             return "It runs once, as it reads parameters alone."
-        unit, what = ("GFLOP/s", "multiply-adds") if self.flops else ("GB/s", "copies of so many bytes")
+        unit, what = ("GFLOP/s", "multiply-adds") if self.flops else ("GB/s", "copies of about as many bytes")
         return (
             f"{self.seconds * 1e3:.3f} ms, {self.rate:.1f} {unit}: {self.share:.0%} of the {self.peak:.1f} {unit} that"
             f" {what} reach here."
@@ -291,7 +294,7 @@ def kernels(net: Model, images: ArrayLike, layer: str | None = None, threads: in
     Layers that are fused share kernels, and stand in one row: a convolution, a batch norm and a relu are one. A row has
     the stages equation (of the operators that the layers are written with), loop (the operator's plain loop nest, which
     is the specification), source (of the kernels that run, as DEBUG=4 shows it), ir and assembly (5 and 6). The speed
-    is the median of five runs; the peak is what multiply-adds, or copies of so many bytes, reach on this machine.
+    is the median of five runs; the peak is what multiply-adds, or copies of about as many bytes, reach on this machine.
 
     Raises ShapeError for a layer that there is not, or that has no kernel of its own, such as a flattening.
     """
@@ -331,11 +334,15 @@ class Places:
             known = ", ".join(name for name in names.values() if name)
             raise ShapeError(f"kernels: {type(net).__name__} has no layer {layer!r}; it has {known}")
         self.layer = layer
-        # name and class, by node; a layer's own operators alone, so that each has one
+        # Name and class of the layer that called each node. Where that calls other layers, too, the operator stands in
+        # the place of the class: it is one of several things that the layer does.
         self.of: dict[Node, tuple[str, str]] = {}
         for one in calls_within(call):
-            place = names.get(id(one.layer), ""), type(one.layer).__name__
-            self.of.update((part, place) for part in one.parts if isinstance(part, Node))
+            name, kind = names.get(id(one.layer), ""), type(one.layer).__name__
+            holds = any(isinstance(part, LayerCall) for part in one.parts)
+            for part in one.parts:
+                if isinstance(part, Node):
+                    self.of[part] = name, str(part.op) if holds else kind
 
     def wanted(self, layers: Iterable[tuple[str, str]]) -> bool:
         """True if one of the layers is the one that is asked for, or inside of it."""
@@ -356,10 +363,15 @@ def measured(program: Program, places: Places, origins: dict[Node, Node]) -> Ite
         if not calls or not layers or not places.wanted(layers):
             continue
         flops, moved = group.flops(), bytes_of(group)
-        most = peak(program.threads) if flops else copy_rate(program.threads, moved)
+        most = peak(program.threads) if flops else copy_rate(program.threads, rounded(moved))
         operators = dict.fromkeys(op for node in nodes if (op := node.op) and op is not constant and not op.view)
         made = tuple(called(call, id(call) in once, target) for call in calls)
         yield LayerKernels(layers, tuple(operators), group.what(), made, times[i], flops, moved, most)
+
+
+def rounded(moved: int) -> int:
+    """Return the power of two that copying is measured at for so many bytes: each takes a tenth of a second."""
+    return max(LEAST_COPIED, 1 << (moved - 1).bit_length())
 
 
 def group_seconds(program: Program) -> list[float]:

@@ -34,6 +34,9 @@ RECTIFIERS = ("relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "mish", 
 # Lowest and highest value of activation functions that are flat at both ends.
 BOUNDED = {"sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "erf": (-1.0, 1.0)}
 BOUNDED |= {"Softsign": (-1.0, 1.0)}
+# Where legends stand: they would cover points inside.
+ABOVE: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 3, "fontsize": 7}
+ABOVE |= {"frameon": False, "columnspacing": 1.0, "handlelength": 1.2}
 # A value is saturated that lies so near one of them, as a share of the range between them.
 NEAR = 0.02
 
@@ -107,8 +110,8 @@ class Statistics(Tables):
     def tables(self) -> Iterator[Table]:
         """Yield the table of the layers and that of the parameters."""
         yield (
-            f"{self.model}: loss {self.loss:.4g} on {self.images:,} images",
-            ("layer", "output", "mean", "std", "zeros", "dead", "saturated", "gradient's mean", "std of it"),
+            f"{self.model}: loss {self.loss:.4g} on {self.images:,} images; g is the gradient of the loss",
+            ("layer", "output", "mean", "std", "zeros", "dead", "saturated", "mean of g", "std of g"),
             [
                 (
                     f"{r.name} {r.kind}".strip(),
@@ -126,15 +129,13 @@ class Statistics(Tables):
         )
         updated = any(r.update_ratio is not None for r in self.parameters)
         yield (
-            "parameters",
-            ("parameter", "shape", "norm", "std", "gradient's norm", "std of it", "gradient/weight")
-            + ("update/weight",) * updated,
+            "",
+            ("parameter w", "shape", "|w|", "|g|", "std of g", "|g|/|w|") + ("update/|w|",) * updated,
             [
                 (
                     r.name,
                     "x".join(map(str, r.shape)),
                     f"{r.norm:.3g}",
-                    f"{r.std:.3g}",
                     f"{r.gradient_norm:.2e}",
                     f"{r.gradient_std:.2e}",
                     f"{r.gradient_ratio:.2e}",
@@ -370,8 +371,9 @@ def plot_statistics(found: Statistics, title: str = "") -> Figure:
         raise ArgumentError("plot_statistics: give what explain.statistics returned")
     layers = found.layers
     matrices = [p for p in found.parameters if len(p.shape) > 1] or list(found.parameters)
-    figure = blank(11, 1.6 + 0.24 * max(len(layers), len(matrices), 6), title)
-    first, second, third, fourth = figure.subplots(1, 4)
+    rows = max(len(layers), len(matrices), 6)
+    figure = blank(9, 2.2 + 0.44 * rows, title)
+    (first, second), (third, fourth) = figure.subplots(2, 2)
     places = np.arange(len(layers))
     first.errorbar([r.mean for r in layers], places, xerr=[r.std for r in layers], fmt="o", color=COLOURS[0], ms=4)
     first.set(xlabel="activation: mean, std")
@@ -384,16 +386,16 @@ def plot_statistics(found: Statistics, title: str = "") -> Figure:
     for i, (name, values) in enumerate(shares.items()):
         second.barh(places + 0.26 * (i - 1), values, 0.26, color=COLOURS[i], label=name)
     second.set(xlabel="share", xlim=(0, 1))
-    second.legend(fontsize=7)
+    second.legend(**ABOVE)
     logarithmic(third, [r.gradient_std for r in layers], places, "std of the gradient", "")
     logarithmic(fourth, [p.gradient_ratio for p in matrices], np.arange(len(matrices)), "norms", "gradient / weight")
     if any(p.update_ratio for p in matrices):
-        ratios = [p.update_ratio or np.nan for p in matrices]
+        ratios = np.array([p.update_ratio or np.nan for p in matrices])
         fourth.plot(ratios, np.arange(len(matrices)), "s", color=COLOURS[1], ms=4, label="update / weight")
-        fourth.set_xlim(auto=True)
-    fourth.legend(fontsize=7)
-    for axis, labels in ((first, names), (second, []), (third, []), (fourth, [short(p.name) for p in matrices])):
-        axis.set_yticks(np.arange(len(labels)) if labels else places, labels or [""] * len(places), fontsize=8)
+        decades(fourth, np.array([*ratios, *(p.gradient_ratio or np.nan for p in matrices)]))
+    fourth.legend(**ABOVE)
+    for axis, labels in ((first, names), (second, names), (third, names), (fourth, [short(p.name) for p in matrices])):
+        axis.set_yticks(np.arange(len(labels)), labels, fontsize=8)
         axis.invert_yaxis()
         axis.grid(alpha=0.25, axis="x")
     return figure
@@ -405,7 +407,11 @@ def logarithmic(axis: Axes, values: Sequence[float], places: Ndarray, label: str
     left = int((~(np.array(values) > 0)).sum())
     axis.plot(shown, places, "o" if name else "o-", color=COLOURS[0], ms=4, linewidth=0.8, label=name)
     axis.set(xlabel=f"{label}{f' ({left} are 0)' if left else ''}")
-    if np.isfinite(shown).any():
-        # Whole powers of ten, so that there are ticks.
-        low, high = np.floor(np.log10(np.nanmin(shown))), np.ceil(np.log10(np.nanmax(shown)))
+    decades(axis, shown)
+
+
+def decades(axis: Axes, values: Ndarray) -> None:
+    """Let an axis go from one power of ten to another, so that there are ticks, around numbers above 0 or NaN."""
+    if np.isfinite(values).any():
+        low, high = np.floor(np.log10(np.nanmin(values))), np.ceil(np.log10(np.nanmax(values)))
         axis.set(xscale="log", xlim=(10.0**low, 10.0 ** max(high, low + 1)))

@@ -1,7 +1,8 @@
 """What this room asks of a network, and small questions to networks, variables and results."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any, Protocol
 
 from foveal.graph import Node
@@ -29,6 +30,20 @@ class Model(Protocol):
     def named_modules(self) -> Iterator[tuple[str, "Model"]]: ...
 
     def named_variables(self) -> Iterator[tuple[str, Variable]]: ...
+
+
+# Names that an error lists.
+MAX_NAMES = 8
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """Return a part of a message: the names that are like the one that there is not, else the first of all."""
+    # The model itself has no name, or one in brackets.
+    names = [one for one in dict.fromkeys(known) if one and not one.startswith("(")]
+    # Names of layers differ in few letters, so that many are alike; of a short one, those that it is a part of.
+    if close := get_close_matches(name, names, 5) or [one for one in names if name and name in one][:5]:
+        return f"did you mean {' or '.join(map(repr, close))}?"
+    return f"it has {', '.join(names[:MAX_NAMES])}{', ...' if len(names) > MAX_NAMES else ''}"
 
 
 class HasModes(Protocol):

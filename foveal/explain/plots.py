@@ -11,16 +11,13 @@ from numpy.typing import ArrayLike
 from foveal.errors import ShapeError
 from foveal.explain.explainer import explain
 from foveal.explain.model import Model
+from foveal.explain.panels import faded, frame, in_colour
 from foveal.explain.rows import Extent, Row
 from foveal.explain.summary import Summary
-from foveal.plotting import COLOURS, blank, short
-from foveal.strides import Ndarray
+from foveal.plotting import blank, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-# What is left of the contrast of pixels that are not read, and the grey that they come near to.
-CONTRAST, GREY = 0.25, 0.5
 
 
 def plot_receptive_field(
@@ -45,25 +42,18 @@ def plot_receptive_field(
     summary = explain(net, pixels.shape, memory=False)
     row = drawn_row(summary, layer)
     rows, columns = row.field
-    P, Q = row.shape[-2:]
-    place = (P // 2, Q // 2) if at is None else tuple(at)
-    if len(place) != 2 or not all(0 <= i < n for i, n in zip(place, (P, Q), strict=True)):
-        raise ShapeError(
-            f"plot_receptive_field: at is {place}, and {row.name} has {P}x{Q} outputs: rows 0 to {P - 1}, columns 0 to"
-            f" {Q - 1}"
-        )
+    place = placed(row, at, "plot_receptive_field")
     read = rows.reads(place[0]), columns.reads(place[1])
     # [H, W]: what is read, of the image in colour [H, W, 3].
     mask = np.zeros(pixels.shape[1:], bool)
     mask[np.ix_(*read)] = True
-    colours = in_colour(pixels)
-    colours[~mask] = GREY + CONTRAST * (colours[~mask] - 0.5)
+    colours = faded(in_colour(pixels), mask)
     H, W = mask.shape
     figure = blank(4.6 * max(0.6, min(W / H, 2.0)) + 0.8, 5.2)
     axis = figure.subplots()
     axis.imshow(colours, interpolation="nearest")
     if read[0] and read[1]:
-        frame(axis, read)
+        frame(axis, (read[0][0], read[0][-1], read[1][0], read[1][-1]))
     axis.set(xlabel="column", ylabel="row")
     sizes = "x".join(size_of(extent) for extent in (rows, columns))
     inside = f"{len(read[0])}x{len(read[1])} of {H}x{W} pixels"
@@ -72,20 +62,38 @@ def plot_receptive_field(
     return figure
 
 
-def drawn_row(summary: Summary, layer: str | None) -> Row:
+def placed(row: Row, at: Sequence[int] | None, call: str) -> tuple[int, int]:
+    """Return row and column of the output that is meant, the middle if none is named."""
+    P, Q = row.shape[-2:]
+    place = (P // 2, Q // 2) if at is None else tuple(at)
+    if len(place) != 2 or not all(0 <= i < n for i, n in zip(place, (P, Q), strict=True)):
+        raise ShapeError(
+            f"{call}: at is {place}, and {row.name} has {P}x{Q} outputs: rows 0 to {P - 1}, columns 0 to {Q - 1}"
+        )
+    return place
+
+
+def drawn_row(summary: Summary, layer: str | None, call: str = "plot_receptive_field") -> Row:
     """Return the row of the layer that is meant."""
     if layer is not None:
         row = summary.row(layer)
         if not has_places(row):
             raise ShapeError(
-                f"plot_receptive_field: an output of {layer} reads all of the image, or nothing of it by rows and"
+                f"{call}: an output of {layer} reads all of the image, or nothing of it by rows and"
                 f" columns; its shape is {row.shape}. Choose a layer before the image is flattened or averaged"
             )
         return row
     places = [row for row in summary.rows if row.name and not row.holds and has_places(row)]
     if not places:
-        raise ShapeError(f"plot_receptive_field: no layer of {summary.model} has outputs with rows and columns")
-    return places[-1]
+        raise ShapeError(f"{call}: no layer of {summary.model} has outputs with rows and columns")
+    last = places[-1]
+    # A block with branches reads more than the layer in it that is called last, such as its shortcut.
+    blocks = [
+        row
+        for row in summary.rows
+        if last.name.startswith(f"{row.name}.") and row.shape == last.shape and has_places(row)
+    ]
+    return blocks[-1] if blocks and blocks[-1].field != last.field else last
 
 
 def has_places(row: Row) -> bool:
@@ -96,20 +104,3 @@ def has_places(row: Row) -> bool:
 def size_of(extent: Extent) -> str:
     """Return the size of a field, padding included, as text."""
     return str(extent.size) if extent.line is not None else f"at most {extent.size}"
-
-
-def in_colour(pixels: Ndarray) -> Ndarray:
-    """Return an image [C, H, W] as [H, W, 3] with values from 0 to 1, from its lowest to its highest."""
-    shown = pixels if len(pixels) == 3 else pixels.mean(0, keepdims=True).repeat(3, 0)
-    low, high = float(shown.min()), float(shown.max())
-    return ((shown - low) / (high - low or 1.0)).transpose(1, 2, 0).copy()
-
-
-def frame(axis: object, read: tuple[list[int], list[int]]) -> None:
-    """Draw a frame from the first to the last row and column that are read."""
-    from matplotlib.patches import Rectangle
-
-    (top, bottom), (left, right) = ((positions[0], positions[-1]) for positions in read)
-    corner = left - 0.5, top - 0.5
-    sides = right - left + 1, bottom - top + 1
-    axis.add_patch(Rectangle(corner, *sides, fill=False, edgecolor=COLOURS[1], linewidth=2))  # type: ignore[attr-defined]

@@ -7,6 +7,7 @@ from operator import or_
 
 from foveal.errors import ShapeError
 from foveal.explain.costs import BYTES, LinearCost, Memory
+from foveal.explain.model import near
 from foveal.explain.reach import Line
 from foveal.explain.windows import AxisWindow, Fix
 from foveal.strides import Shape
@@ -140,9 +141,8 @@ class Rows:
         return BYTES * self.parameters
 
     def row(self, name: str) -> Row:
-        """Return the first row of that name. Raises ShapeError that lists the names if there is none."""
+        """Return the first row of that name. Raises ShapeError with the names near it if there is none."""
         named = next((row for row in self.rows if row.name == name), None)
         if named is None:
-            known = ", ".join(dict.fromkeys(row.name for row in self.rows if row.name))
-            raise ShapeError(f"{self.model} has no layer {name!r}; it has {known}")
+            raise ShapeError(f"{self.model} has no layer {name!r}; {near(name, (row.name for row in self.rows))}")
         return named

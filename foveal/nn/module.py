@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 # What a layer returns: one array, or several (MaxPool2d with its indices, GoogLeNet with its auxiliary classifiers).
 Output = Tensor | tuple[Tensor, ...]
-# Attributes of a module that hold what was compiled for it: for calls, and for activations by the names wanted.
-COMPILED = ("_compiled", "_activations")
+# Attributes of a module that hold what was compiled for it: for calls, for activations by the names wanted, and for the
+# views of foveal.explain.
+COMPILED = ("_compiled", "_activations", "_views")
 # Attributes of a module that are no parts of it: its name, the number of calls, hooks, the
 # arguments that it was made with, what was compiled for it.
 INTERNAL = ("_name", "_calls", HOOKS, MADE, *COMPILED)

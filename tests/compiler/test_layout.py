@@ -170,6 +170,17 @@ def test_debug_shows_the_layout(capsys):
     assert "max_pool2d f32[2,3,3,3]: channels last copied as C order, to be reshaped" in text
 
 
+def test_debug_shows_one_title_for_the_graph_and_the_values_of_sizes(capsys):
+    with debug.at(debug.SOURCE):
+        build(graph_of(lambda x, w: conv2d(x, w), (1, 8, 9, 9), (8, 8, 4, 4)), threads=1)
+    text = capsys.readouterr().err
+    assert "-- graph\n  x0 : f32[1,8,9,9], argument\n" in text
+    calls = text.partition("-- calls\n")[2].partition("\n-- ")[0]
+    assert "correlate([1, 6, 6, 8]" in calls
+    assert "'bands': 1," in calls
+    assert "Size(" not in calls
+
+
 @pytest.mark.parametrize("channels", [1, 3, MIN_CHANNELS - 1, MIN_CHANNELS])
 def test_arguments_are_filled_whatever_their_layout(channels):
     given = np.random.default_rng(0).standard_normal((2, channels, 5, 4)).astype(np.float32)

@@ -131,7 +131,7 @@ def test_the_size_of_an_update_is_that_of_the_step():
         assert found.parameter(name).update_ratio == pytest.approx(
             0.5 * slopes.parameter(name).gradient_ratio, rel=1e-3
         )
-    assert "update/weight" in str(found)
+    assert "update/|w|" in str(found)
     with pytest.raises(StateError, match=r"before has no 0.weight of shape \[4, 2, 3, 3\]; give net.state_dict\(\)"):
         explain.statistics(net, X, Y, nn.CrossEntropyLoss(), before={})
 

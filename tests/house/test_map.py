@@ -19,7 +19,10 @@ from foveal.ops.op import Operator
 
 PACKAGE = Path(foveal.__file__).parent
 STAGES = [name for name, _ in foveal.MAP]
-SOURCES = {path.relative_to(PACKAGE): path for path in sorted(PACKAGE.rglob("*.py"))}
+# Without what lies in the built documentation.
+SOURCES = {
+    path.relative_to(PACKAGE): path for path in sorted(PACKAGE.rglob("*.py")) if PACKAGE / "pages" not in path.parents
+}
 
 
 def stage(path):

@@ -61,6 +61,11 @@ def outputs_that_no_cell_made(page):
     return found
 
 
+def without_commands(cell):
+    """A cell's Python, without the lines that are IPython's own."""
+    return re.sub(r"^[%!].*$", "", cell.text, flags=re.MULTILINE)
+
+
 @pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda page: page.name)
 def test_no_page_has_an_output_that_no_cell_made(page):
     assert outputs_that_no_cell_made(page) == []
@@ -70,6 +75,22 @@ def test_no_page_has_an_output_that_no_cell_made(page):
 def test_no_cell_shows_a_figure_twice(page):
     """Pyplot shows the figures of a cell; one that stands in its last line would be shown again."""
     assert [cell.line for cell in page.cells if re.search(r"^(figure|fig)$", cell.text.strip().splitlines()[-1])] == []
+
+
+# Methods of Matplotlib's whose result means nothing to a reader: `<matplotlib.legend.Legend at 0x7f...>`.
+DRAWING = {"annotate", "axis", "bar", "barh", "hist", "imshow", "legend", "plot", "scatter", "set", "suptitle", "text"}
+
+
+@pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda page: page.name)
+def test_no_cell_shows_what_matplotlib_returns(page):
+    for cell in page.cells:
+        last = ast.parse(without_commands(cell)).body[-1:]
+        if last and isinstance(last[0], ast.Expr) and isinstance(last[0].value, ast.Call):
+            name = getattr(last[0].value.func, "attr", "")
+            assert name not in DRAWING, (
+                f"line {cell.line}: `.{name}(...)` is a cell's last line; end it with plt.show()"
+            )
+            assert not name.startswith("set_"), f"line {cell.line}: `.{name}(...)` is a cell's last line"
 
 
 @pytest.mark.parametrize(
@@ -107,7 +128,7 @@ def test_every_page_with_cells_is_executed():
 @pytest.mark.parametrize("page", [page for page in PAGES.values() if page.cells], ids=lambda page: page.name)
 def test_cells_are_python(page):
     for cell in page.cells:
-        ast.parse(re.sub(r"^[%!](?:.*\\\n)*.*$", "", cell.text, flags=re.MULTILINE))
+        ast.parse(without_commands(cell))
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES.values() if page.cells], ids=lambda page: page.name)

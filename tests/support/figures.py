@@ -84,7 +84,10 @@ class Source:
 
 
 def sources(root=ROOT):
-    return [Source(path, root) for path in sorted((root / "foveal").rglob("*.py"))]
+    package = root / "foveal"
+    # Without what lies in the built documentation.
+    found = (path for path in sorted(package.rglob("*.py")) if package / "pages" not in path.parents)
+    return [Source(path, root) for path in found]
 
 
 def circles(files):

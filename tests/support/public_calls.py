@@ -424,6 +424,15 @@ def models():
     yield Target("models", "explain.similar", explain.similar, lambda: ((X, X[:2]), {"count": 2}))
     on_photos = lambda: ((net(), PHOTOS[:2]), {"layer": "0", "threads": 1})  # noqa: E731
     yield Target("models", "explain.kernels", explain.kernels, on_photos)
+    for view in (explain.saliency, explain.guided_backpropagation, explain.guided_grad_cam, explain.occlusion):
+        yield Target("models", f"explain.{view.__name__}", view, lambda: ((net(), PHOTOS[:2]), {"target": [0, 2]}))
+    integrated, units = explain.integrated_gradients, explain.activating_images
+    yield Target("models", "explain.integrated_gradients", integrated, lambda: ((net(), PHOTOS[:1]), {"steps": 16}))
+    yield Target("models", "explain.activating_images", units, lambda: ((net(), PHOTOS, "0"), {"unit": 1, "count": 2}))
+    yield Target(
+        "models", "explain.receptive_field", explain.receptive_field, lambda: ((net(), PHOTOS), {"at": (1, 2)})
+    )
+    yield Target("models", "explain.coverage", explain.coverage, lambda: ((net(), PHOTOS[0]), {"layer": "0"}))
     yield Target("models", "nn.models.recognised", nn.models.recognised, lambda: ((path,), {"size": (8, 8)}))
     yield Target("models", "nn.models.canonical", nn.models.canonical, lambda: (("LeNet-5",), {}))
     yield Target("models", "nn.fold_batch_norm", nn.fold_batch_norm, lambda: ((net(), (2, 1, 8, 8)), {}))
@@ -542,6 +551,11 @@ def courses():
     yield Target("course", "course.Interactive", course.Interactive, lambda: (("window", "a label", {}), {}))
     yield Target("course", "course.Frames", course.Frames, lambda: (("a label", [("a text", b"<svg/>")]), {}))
     yield Target("course", "course.frames", course.frames, lambda: ((picture, (1, 2), "a label"), {}))
+    # There is no such folder, so that nothing is written.
+    folder = Path("no-such-folder")
+    options = {"seed": 1, "exercises": ["sizes"], "seconds": 10.0, "memory": 100.0, "processes": 1, "jobs": 1}
+    yield Target("course", "course.grade", course.grade, lambda: ((folder, folder), dict(options)))
+    yield Target("course", "course.Grades", course.Grades, lambda: (([], folder), {}))
     drawn = {"tries": 3, "seed": 1}
     yield Target("course", "course.Exercise", course.Exercise, lambda: ((np.exp,), dict(drawn)))
 
