@@ -22,6 +22,12 @@ PICTURE = re.compile(r"!\[|<img|<svg|<canvas|data:image|\{(?:image|figure)\}")
 NUMBER = re.compile(r"^[-+~<>]?\s*\d[\d.,]*(?:e[-+]?\d+)?\s*(?:%|[a-zA-Zµ/]{1,8})?$")
 # A measured number in prose: with a decimal point, in percent, or with a unit of time, size or speed.
 MEASURED = re.compile(r"(?<![\w.:/-])\d+\.\d+(?![\w.]*/)|\b\d+\s?(?:%|percent\b|ms\b|seconds\b|MB\b|MiB\b|GFLOP)")
+# Of Greek letters in an equation, and of names in capitals.
+GREEK = re.compile(
+    r"\\(?:[Aa]lpha|[Bb]eta|[Gg]amma|[Dd]elta|epsilon|zeta|eta|[Tt]heta|iota|kappa|[Ll]ambda|mu|nu|[Xx]i|[Pp]i|rho|[Ss]igma"
+    r"|tau|[Pp]hi|chi|[Pp]si|[Oo]mega|ell)(?![A-Za-z])"
+)
+NAME = re.compile("[A-Z]{2,}$")
 
 
 def bare(prose):
@@ -165,6 +171,35 @@ def test_each_page_of_the_course_is_whole(page):
         assert asserts(folded[0])
     assert titles[-1] == "Sources"
     assert len(re.findall(r"^- ", sections[-1], re.MULTILINE)) >= 2
+
+
+def letters(prose):
+    """The letters of the equations in a page's prose, with the backslash of Greek ones; dx is a letter of its own."""
+    found = set()
+    for equation in re.findall(r"\$\$.*?\$\$|\$[^$]+\$", re.sub(r"`[^`\n]*`", "", prose), re.DOTALL):
+        bare = re.sub(r"\\(?:text|operatorname|mathrm|mathsf|begin|end)\{[^}]*\}", " ", equation)
+        found |= set(GREEK.findall(bare))
+        # In capitals, two letters and more are a name, such as TP.
+        found |= {word for word in re.findall("[A-Za-z]+", re.sub(r"\\[A-Za-z]+", " ", bare)) if not NAME.match(word)}
+    return found
+
+
+@pytest.mark.parametrize("page", COURSE, ids=lambda page: page.name)
+def test_letters_of_equations_stand_in_the_table(page):
+    """docs/course/index.md says what each letter means; what it means on one page only stands in its last row."""
+    rows = [line for line in PAGES["course/index"].prose.splitlines() if line.startswith("| $")]
+    known = {letter for row in rows for letter in letters(row)}
+    # In brackets, the small letter of a size is an index.
+    indices = {"i", "j"} | {letter.lower() for letter in known if re.fullmatch("[NCKRSPQHW]", letter)}
+    assert letters(page.prose) - known - indices == set()
+    (own,) = [row for row in rows if "on one page only" in row]
+    for letter in letters(own) & letters(page.prose):
+        assert [other.name for other in COURSE if letter in letters(other.prose)] == [page.name], letter
+
+
+def test_letters_are_found():
+    prose = r"Let $\operatorname{Var}[w]$ of `$q$` be $$\sigma^2 = \frac{TP}{N_{\text{in}}}\; dx$$"
+    assert letters(prose) == {"w", r"\sigma", "N", "dx"}
 
 
 def test_every_page_is_in_a_table_of_contents():
