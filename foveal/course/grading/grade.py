@@ -71,7 +71,7 @@ def grade(
     exercise, and nothing else. This is no sandbox: it holds mistakes, not malice.
 
     jobs: how many submissions are graded at a time; more than one makes times less certain. each: is called with each
-    Grade. Raises DataError for folders without exercises, submissions whose names do not do, and a folder `out` that holds
+    Grade. Raises DataError for folders without exercises, names that do not do, and a folder `out` that holds
     anything else; ArgumentError for exercises that there are not, and numbers out of range.
 
         grades = course.grade("handed-in", out="grades", seed=1234)
