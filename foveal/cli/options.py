@@ -164,8 +164,17 @@ def echo(text: str, err: bool = False) -> None:
 
 
 def show_json(document: object) -> None:
-    """Print one JSON document, in a line."""
-    click.echo(json.dumps(document))
+    """Print one JSON document, in a line; NaN and infinity, which JSON does not have, as null."""
+    click.echo(json.dumps(finite(document), allow_nan=False))
+
+
+def finite(value: object) -> object:
+    """Return a value with None in place of numbers that are NaN or infinite."""
+    if isinstance(value, dict):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -5,6 +5,7 @@ Losses and statistics are those of cross-entropy on images that the run was trai
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foveal.cli.image_views import VIEWS as OF_IMAGES
@@ -60,13 +61,8 @@ def statistics(request: Request) -> Shown:
         for name in ("mean", "std", "zeros", "gradient_std")
     }
     facts = {"loss": found.loss, "images": found.images, "layers": [asdict(row) for row in found.layers]}
-    facts["parameters"] = [{**asdict(row), "gradient_ratio": finite(row.gradient_ratio)} for row in found.parameters]
+    facts["parameters"] = [asdict(row) for row in found.parameters]
     return Shown(explain.plot_statistics(found), arrays, facts, text=table_of(found))
-
-
-def finite(value: float | None) -> float | None:
-    """Return a number, None for NaN, which JSON does not have."""
-    return value if value is not None and value == value else None
 
 
 def similar(request: Request) -> Shown:
@@ -105,7 +101,9 @@ def path(request: Request) -> Shown:
 
     if not request.trained:
         raise DataError(f"{request.source}: a model by its name has no way of a training; give a run")
-    kept = train.kept_states(request.source)
+    source = Path(request.source)
+    # A run is also named by the file of its model.
+    kept = train.kept_states(source if source.is_dir() else source.parent)
     names = list(kept.states)
     if len(names) < 2:
         raise DataError(f"{request.source}: there is no way to be drawn. {' '.join(kept.missing)}")
@@ -152,9 +150,9 @@ def kernels(request: Request) -> Shown:
             "computes": group.computes,
             "kernels": [str(call) for call in group.calls],
             "seconds": group.seconds,
-            "rate": finite(group.rate),
+            "rate": group.rate,
             "unit": "GFLOP/s" if group.flops else "GB/s",
-            "share": finite(group.share),
+            "share": group.share,
         }
         for group in found
     ]

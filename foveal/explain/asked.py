@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from foveal.api import Compiled, as_argument
-from foveal.errors import ShapeError
+from foveal.errors import NumericsError, ShapeError
 from foveal.explain.model import Model, main_output
+from foveal.kinds import shown
 from foveal.plotting import png
 from foveal.strides import Ndarray
 from foveal.trace import LayerCall, Symbol, current
@@ -80,10 +81,28 @@ def chosen_classes(call: str, net: Model, batch: Ndarray, target: ArrayLike | No
 
 def logits(call: str, net: Model, batch: Ndarray) -> Floats:
     """Return what a classifier in evaluation mode answers, [N, K]."""
-    found = in_rounds(lambda x: [np.asarray(net(x))], batch)[0]
+    found = in_rounds(lambda x: [first_output(call, net(x))], batch)[0]
     if found.ndim != 2:
         raise ShapeError(f"{call}: the network returned shape {found.shape} for images; it has to be [N, classes]")
+    wrong = np.flatnonzero(~np.isfinite(found).all(1))
+    if len(wrong):
+        raise NumericsError(
+            f"{call}: the network returned NaN or infinity for image {wrong[0]} ({len(wrong)} of {len(found)}), so that"
+            " there is nothing to be seen; look at its parameters by statistics"
+        )
     return found
+
+
+def first_output(call: str, result: object) -> Ndarray:
+    """Return the first array of what a network returned, as `main_output` does of a trace."""
+    while isinstance(result, tuple | list) and result:
+        result = result[0]
+    if result is None or isinstance(result, tuple | list | Mapping):
+        raise ShapeError(
+            f"{call}: the network returned {shown(result)}; it has to return logits [N, classes], first if there are"
+            " others"
+        )
+    return np.asarray(result)
 
 
 def in_rounds(function: Callable[..., list[Ndarray]], *arrays: Ndarray) -> list[Ndarray]:
@@ -115,6 +134,7 @@ def traced(net: Model, x: Symbol, key: Symbol) -> tuple[Symbol, LayerCall]:
     net.name_parameters()
     output = main_output(net(x))
     call = current().call.parts[-1]
-    assert output is not None
     assert isinstance(call, LayerCall)
+    if output is None:
+        raise ShapeError(f"{type(net).__name__} returned no array first, which views look at: it has to be an output")
     return output, call

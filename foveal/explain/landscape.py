@@ -212,6 +212,8 @@ class States:
         self.names = {name: v for name, v in net.named_variables() if v.size}
         # A variable that is held in several places is one.
         self.variables = {v: name for name, v in reversed(self.names.items())}
+        if not self.variables:
+            raise StateError(f"{what}: {type(net).__name__} has no parameters, and so no states")
 
     def vector(self, state: Mapping[str, Any] | None) -> Floats:
         """Return a state as a vector, that of the network if None. Raises StateError for one that does not fit."""

@@ -76,7 +76,7 @@ def own_variables(module: Model) -> list[tuple[str, Variable]]:
 
 def main_output(result: object) -> Symbol | None:
     """The first tensor of what a traced model returned; None if there is none."""
-    while isinstance(result, tuple | list):
+    while isinstance(result, tuple | list) and result:
         result = result[0]
     return result if isinstance(result, Symbol) else None
 

@@ -1,6 +1,7 @@
 """foveal explain --view: a run's statistics, similar images, landscape, way, and the code of its layers."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -66,6 +67,8 @@ def test_the_way_is_on_a_plane_or_on_a_line_and_what_is_missing_is_said(run):
     found = json.loads(out)
     assert found["states"] == ["start", "after epoch 2", "trained"]
     assert found["arrays"]["surface"]["shape"] == [5, 5]
+    status, out, _ = call("explain", run / "model.safetensors", "--view", "path", "--out", run / "named.png", "--json")
+    assert (status, json.loads(out)["states"]) == (0, found["states"])
     last, previous = (run / "checkpoints" / f"{name}.safetensors" for name in ("last", "previous"))
     kept = {path: path.read_bytes() for path in (last, previous)}
     try:
@@ -105,3 +108,16 @@ def test_kernels_are_printed_or_a_page(run):
     status, _, err = call("explain", run, "--view", "kernels", "--seed", 1)
     assert status == 2
     assert "--seed: the view kernels does not take it, but --layer, --stage; leave it out" in err
+
+
+def test_what_is_no_number_is_null_in_json(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    # The values of the file come after its header; the last one of them becomes NaN.
+    content[-4:] = np.float32("nan").tobytes()
+    path.write_bytes(content)
+    status, out, _ = call("explain", tmp_path / "run", "--view", "statistics", "--json")
+    assert status == 0
+    found = json.loads(out, parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))
+    assert found["loss"] is None

@@ -127,10 +127,24 @@ HOSTILE = {
     ),
     "patched-numpy": ("np.allclose = np.all = lambda *_: True\nnp.abs = lambda x: 0\nreturn 0", "output_size is 0;"),
     "kills-the-watch": ("os.kill(os.getppid(), 9)\ntime.sleep(60)", "It ended the process that watches it."),
+    "leaves-what-holds-the-pipes": (
+        "watch = os.getppid()\nif os.fork() == 0: os.setsid(); os.kill(watch, 9)\ntime.sleep(60)",
+        "It ended the process that watches it.",
+    ),
     "imports": ("import foveal.ops\n" + RIGHT, "It raises ModuleNotFoundError: foveal is no file of this folder"),
+    "imports-by-text": ("exec('import foveal.ops')\n" + RIGHT, "It raises ModuleNotFoundError: foveal is no file"),
+    "imports-by-name": (
+        "import pkgutil\npkgutil.resolve_name('foveal.ops')\n" + RIGHT,
+        "It raises ModuleNotFoundError: foveal is no file",
+    ),
     "forged": (
         "for fd in range(3, 20):\n    try: os.write(fd, b'x' * 40)\n    except OSError: pass\n" + RIGHT,
         "It has sent something that is no result.",
+    ),
+    "forged-error": (
+        "packed = sys.modules['__main__'].packed\n"
+        "os.write(int(sys.argv[3]), packed({'raised': 1, 'text': None, 'where': 5}))\nos._exit(0)",
+        "It ended Python (exit status 0)",
     ),
     "deletes": (
         "for path in pathlib.Path.cwd().rglob('*'): path.unlink()\nos.chmod('.', 0)\n" + RIGHT.replace("+ 1", "+ 2"),
@@ -181,6 +195,20 @@ def test_what_never_ends_is_ended(tmp_path):
     assert texts == {"It did not end within 0.6 s, and was stopped."}
     assert [one.submission for one in grades.grades] == sorted(ENDLESS)
     assert max(len(one.results[0].printed) for one in grades.grades) < 5000
+
+
+def test_an_interrupt_ends_what_runs_beside(tmp_path):
+    sizes(tmp_path / "in" / "a", RIGHT)
+    sizes(tmp_path / "in" / "b", "while True: pass")
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        course.grade(tmp_path / "in", tmp_path / "out", exercises=["sizes"], seconds=300, jobs=2, each=interrupted)
+    assert time.monotonic() - start < 100
+    assert not (tmp_path / "out" / "b").exists()
 
 
 WRONG = [
@@ -234,6 +262,13 @@ def test_the_slow_lose_the_points_of_speed():
     verdicts = TASKS["im2col"].grade(Here(fast=f"{loops}    return [conv_forward(*given) for _ in range(3)][0]\n"))
     assert [one.points for one in verdicts] == [1, 3, 0, 0]
     assert "times as fast as the four loops" in verdicts[-1].text
+
+
+def test_results_that_are_remembered_are_not_fast():
+    text = "from foveal.course.assignment.convolution import conv_forward\n\nkept = {}\n\n\ndef conv_im2col(*given):\n"
+    text += "    key = str([getattr(one, 'tobytes', lambda: one)() for one in given])\n    if key not in kept:\n"
+    text += "        kept[key] = [conv_forward(*given) for _ in range(3)][0]\n    return kept[key]\n"
+    assert [one.points for one in TASKS["im2col"].grade(Here(fast=text))] == [1, 3, 0, 0]
 
 
 def test_the_call_in_a_report_can_be_run():
@@ -294,6 +329,7 @@ def test_what_cannot_be_graded_is_an_error(tmp_path):
         (tmp_path / "none", "is no folder"),
         (tmp_path / "empty", "holds no exercise"),
         ([], "no submission is given"),
+        (sizes(tmp_path / "c" / "Grades.csv", RIGHT), "is called Grades.csv, as the table"),
     ):
         with pytest.raises(DataError, match=text):
             course.grade(given, tmp_path / "out")
@@ -346,9 +382,11 @@ def test_results_come_back_as_they_were_sent():
     for body in (b"", b"\0" * 20, packed(np.zeros(4))[8:-1], packed(1)[8:] + b"x"):
         with pytest.raises(Broken):
             unpacked(body)
-    claims = json.dumps({"array": ["<f8", [1 << 40]]}).encode()
-    with pytest.raises(Broken):
-        unpacked(len(claims).to_bytes(8, "big") + claims)
+    deep = json.loads("[" * 50 + "]" * 50)
+    for claim in ({"array": ["<f8", [1 << 40]]}, {"float": "0x1p+99999"}, {"float": 1}, 10**400, 1e300, deep):
+        text = json.dumps(claim).encode()
+        with pytest.raises(Broken):
+            unpacked(len(text).to_bytes(8, "big") + text)
 
 
 def test_a_difference_says_where_and_how():

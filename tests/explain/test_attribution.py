@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from foveal import explain, nn
-from foveal.errors import FovealWarning, ShapeError
+from foveal.errors import FovealWarning, NumericsError, ShapeError
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.standard_normal((5, 3, 9, 9), "float32")
@@ -198,3 +198,38 @@ def test_figures_have_a_row_for_each_image(net):
         assert found._repr_png_().startswith(b"\x89PNG")
         with pytest.raises(ShapeError, match="pixels have shape"):
             found.figure(pixels[:, :, :4])
+
+
+class Parts(nn.Module):
+    """A network that returns what `form` makes of its logits."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.conv, self.fc, self.form = nn.Conv2d(3, 4, 3), nn.Linear(4, 4), form
+
+    def forward(self, x):
+        return self.form(self.fc(self.conv(x).mean(axis=(2, 3))))
+
+
+VIEWS_OF_CLASSES = (explain.saliency, explain.integrated_gradients, explain.occlusion, explain.grad_cam)
+
+
+def test_of_several_outputs_the_first_are_logits():
+    plain, several = Parts(lambda y: y), Parts(lambda y: (y, y[:, :2]))
+    several.load_state_dict(plain.state_dict())
+    for view in (explain.saliency, explain.integrated_gradients, explain.occlusion):
+        for name, array in view(plain, IMAGES[:1]).arrays.items():
+            np.testing.assert_array_equal(view(several, IMAGES[:1]).arrays[name], array)
+    for view in VIEWS_OF_CLASSES:
+        with pytest.raises(ShapeError, match="it has to return logits"):
+            view(Parts(lambda y: {"logits": y}), IMAGES[:1])
+    with pytest.raises(ShapeError, match="Parts returned no array first"):
+        explain.receptive_field(Parts(lambda y: {"logits": y}), IMAGES[:1])
+
+
+def test_a_network_without_finite_answers_is_not_said_to_see_nothing():
+    net = Parts(lambda y: y)
+    net.conv.weight.data = np.full(net.conv.weight.shape, np.nan, "float32")
+    for view in VIEWS_OF_CLASSES:
+        with pytest.raises(NumericsError, match="returned NaN or infinity for image 0"):
+            view(net, IMAGES[:1])

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,12 +17,21 @@ from foveal.course.grading.grades import Grade, Grades, Result, from_json
 from foveal.course.grading.judge import Task, Verdict
 from foveal.course.grading.reports import csv_table, markdown, page
 from foveal.course.grading.session import Session
-from foveal.course.grading.submissions import MARK, Submission, digest, files_of, remove, submissions_in, write_copy
+from foveal.course.grading.submissions import (
+    MARK,
+    TABLE,
+    Submission,
+    digest,
+    files_of,
+    remove,
+    submissions_in,
+    write_copy,
+)
 from foveal.course.grading.supervisor import Limits
 from foveal.errors import ArgumentError, DataError
 from foveal.files import write_whole
 
-TABLE, KEPT = "grades.csv", "grade.json"
+KEPT = "grade.json"
 
 
 class Settings(NamedTuple):
@@ -62,7 +71,7 @@ def grade(
     exercise, and nothing else. This is no sandbox: it holds mistakes, not malice.
 
     jobs: how many submissions are graded at a time; more than one makes times less certain. each: is called with each
-    Grade. Raises DataError for folders without exercises, two submissions of one name, and a folder `out` that holds
+    Grade. Raises DataError for folders without exercises, names that do not do, and a folder `out` that holds
     anything else; ArgumentError for exercises that there are not, and numbers out of range.
 
         grades = course.grade("handed-in", out="grades", seed=1234)
@@ -123,6 +132,9 @@ class Grading:
         self.place, self.chosen, self.settings, self.each = place, chosen, settings, each
         self.done: dict[int, Grade] = {}
         self.lock = threading.Lock()
+        # Of all threads: the sessions that run, and whether no other one shall begin.
+        self.sessions: set[Session] = set()
+        self.stopped = False
 
     def run(self, found: Sequence[Submission], jobs: int) -> Grades:
         """Grade submissions and return their grades, in their order."""
@@ -135,10 +147,19 @@ class Grading:
                 try:
                     for each in waiting:
                         each.result()
-                finally:
-                    # After an error or Ctrl-C, those that have not begun are left.
-                    pool.shutdown(wait=False, cancel_futures=True)
+                except BaseException:
+                    # After an error or Ctrl-C, what runs is ended, and what has not begun is left.
+                    self.stop()
+                    pool.shutdown(cancel_futures=True)
+                    raise
         return Grades(self.in_order(), self.place)
+
+    def stop(self) -> None:
+        """End what runs; none of it is graded."""
+        with self.lock:
+            self.stopped = True
+            for session in self.sessions:
+                session.stop()
 
     def in_order(self) -> list[Grade]:
         return [self.done[number] for number in sorted(self.done)]
@@ -183,7 +204,13 @@ class Grading:
             write_copy(files, folder)
             limits: Limits = {**self.settings.limits, "seconds": self.settings.limits["seconds"] * task.times}
             session = Session(folder, limits, self.settings.allow)
+            with self.lock:
+                self.sessions.add(session)
             verdicts = tuple(task.grade(session))
+            with self.lock:
+                self.sessions.remove(session)
+                if self.stopped:
+                    raise CancelledError
             return Result(task.name, task.title, task.module, verdicts, session.end().printed)
         finally:
             remove(folder)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
+import select
 import signal
 import site
 import subprocess
@@ -12,17 +14,20 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, BinaryIO, Self, cast
 
-from foveal.course.grading.supervisor import Limits, Report
+from foveal.course.grading.supervisor import Limits, Report, kill_with_home
 from foveal.course.grading.worker import Broken, packed, received
 
 HERE = Path(__file__).parent
 # Seconds that the supervisor may take beyond those of the worker, to start and to end what is left.
 BEYOND = 20.0
+# Seconds between two looks at whether there is still a supervisor.
+LOOK = 0.2
 # Of these, libraries of linear algebra make as many threads as there are cores, each with memory of its own.
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
@@ -54,6 +59,63 @@ class Ended:
     printed: str
 
 
+class Pipes(io.RawIOBase):
+    """The pipes to and from a worker, which end with its supervisor.
+
+    A process that a worker has left behind may hold their other ends open, and would be waited for without end.
+    """
+
+    def __init__(self, calls: int, answers: int, supervisor: subprocess.Popen[bytes]) -> None:
+        super().__init__()
+        self.calls, self.answers, self.supervisor = calls, answers, supervisor
+        # A pipe takes less than a message at once, and is not waited for by the system.
+        os.set_blocking(calls, False)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Read some bytes; none at the end."""
+        if not self.ready(self.answers, select.POLLIN):
+            return 0
+        part = os.read(self.answers, len(buffer))
+        buffer[: len(part)] = part
+        return len(part)
+
+    def write_all(self, content: bytes) -> None:
+        """Write all bytes. Raises BrokenPipeError where nobody reads them any more."""
+        view = memoryview(content)
+        while view:
+            if not self.ready(self.calls, select.POLLOUT):
+                raise BrokenPipeError
+            with suppress(BlockingIOError):
+                view = view[os.write(self.calls, view) :]
+
+    def ready(self, number: int, event: int) -> bool:
+        """Wait until a pipe is ready, or has been closed; False where the supervisor has ended, and it is not."""
+        poll = select.poll()
+        poll.register(number, event)
+        while True:
+            ended = self.supervisor.poll() is not None
+            if poll.poll(0 if ended else LOOK * 1000):
+                return True
+            if ended:
+                return False
+
+    def close_calls(self) -> None:
+        """Tell the worker that there are no more calls."""
+        if self.calls >= 0:
+            os.close(self.calls)
+        self.calls = -1
+
+    def close(self) -> None:
+        """Close both."""
+        if not self.closed:
+            self.close_calls()
+            os.close(self.answers)
+        super().close()
+
+
 class Session:
     """A process that calls functions of a submission.
 
@@ -64,11 +126,18 @@ class Session:
     def __init__(self, folder: Path, limits: Limits, allowed: Sequence[str] = ()) -> None:
         self.folder, self.limits, self.allowed = folder, limits, allowed
         self.ended: Ended | None = None
+        self.stopped = False
+
+    def stop(self) -> None:
+        """End it, from any thread: what it runs gives no result, and it runs nothing else."""
+        self.stopped = True
+        if hasattr(self, "process"):
+            self.process.terminate()
 
     def __enter__(self) -> Self:
         folder = os.path.realpath(self.folder)
-        there, self.calls = os.pipe()
-        self.answers, back = os.pipe()
+        there, calls = os.pipe()
+        answers, back = os.pipe()
         worker = [sys.executable, "-P", "-B", str(HERE / "worker.py"), folder, str(there), str(back), *self.allowed]
         settings = {"command": worker, "limits": self.limits, "pass_on": [there, back]}
         # -I -S: the supervisor needs the standard library alone, and starts faster so.
@@ -87,7 +156,8 @@ class Session:
         finally:
             os.close(there)
             os.close(back)
-        self.outgoing, self.incoming = os.fdopen(self.calls, "wb", 0), os.fdopen(self.answers, "rb")
+        self.pipes = Pipes(calls, answers, self.process)
+        self.incoming = cast(BinaryIO, io.BufferedReader(self.pipes))
         # A supervisor that was stopped itself would be waited for without end.
         self.timer = threading.Timer(self.limits["seconds"] + BEYOND, self.process.kill)
         self.timer.daemon = True
@@ -103,12 +173,14 @@ class Session:
 
     def timed(self, module: str, function: str, arguments: Sequence[object]) -> tuple[Any, float]:
         """Return what a function returns, and the seconds until it was there, by the clock of this process."""
+        if self.stopped:
+            raise Failed("It was stopped.", ended=True)
         if self.ended is not None:
             raise Failed(self.ended.text or "The process had ended before this call.", ended=True)
         message = packed({"module": module, "function": function, "arguments": list(arguments)})
         start = time.perf_counter()
         try:
-            write_all(self.outgoing.fileno(), message)
+            self.pipes.write_all(message)
             answer = received(self.incoming)
         except Broken:
             text = self.end(at_once=True).text or "It has sent something that is no result."
@@ -124,7 +196,7 @@ class Session:
         """End the process if it still runs, and return how it ended. at_once: do not wait until it ends by itself."""
         if self.ended is not None:
             return self.ended
-        self.outgoing.close()
+        self.pipes.close_calls()
         if at_once:
             self.process.terminate()
         try:
@@ -140,6 +212,7 @@ class Session:
             self.ended = Ended(self.sentence(report), printed_text)
         except ValueError:
             last = errors.decode("utf-8", "replace").strip().rpartition("\n")[2]
+            kill_with_home(os.path.realpath(self.folder))
             killed = self.process.returncode == -signal.SIGKILL
             text = "It ended the process that watches it." if killed else f"It could not be run ({last})."
             self.ended = Ended("" if at_once else text, "")
@@ -169,7 +242,8 @@ def result_of(answer: Any, module: str, function: str, limits: Limits) -> Any:
         return answer["returned"]
     if isinstance(answer, dict) and "missing" in answer:
         raise Failed(f"There is no function {function} in {module}.py.")
-    if not isinstance(answer, dict) or not {"raised", "text", "where"} <= answer.keys():
+    told = isinstance(answer, dict) and {"raised", "text", "where"} <= answer.keys()
+    if not told or not isinstance(answer["where"], list):
         raise Failed("It has sent something that is no result.")
     kind, text, where = str(answer["raised"]), str(answer["text"]), [str(line) for line in answer["where"]]
     if answer.get("blank"):
@@ -179,13 +253,6 @@ def result_of(answer: Any, module: str, function: str, limits: Limits) -> Any:
     if kind == "OSError" and os.strerror(errno.EFBIG) in text:
         text += f" (a file may have {limits['file_size'] / 1e6:g} MB)"
     raise Failed(f"It raises {kind}: {text}" if text else f"It raises {kind}.", where)
-
-
-def write_all(number: int, content: bytes) -> None:
-    """Write all bytes to a pipe."""
-    view = memoryview(content)
-    while view:
-        view = view[os.write(number, view) :]
 
 
 def environment(folder: str) -> dict[str, str]:

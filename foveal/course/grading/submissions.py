@@ -12,8 +12,8 @@ from pathlib import Path
 from foveal.course.handout import MODULES
 from foveal.errors import DataError
 
-# In a folder of grades, which is no part of a submission.
-MARK = ".foveal-grades"
+# In a folder of grades, which is no part of a submission: what marks it, and the table of all grades.
+MARK, TABLE = ".foveal-grades", "grades.csv"
 # Of one submission. Exercises are a few files of text, and data that come with them.
 MOST_FILES, MOST_BYTES = 500, 32 * 10**6
 # Folders below each other in which exercises are looked for, such as the one that an archive was unpacked into.
@@ -63,7 +63,7 @@ def submissions_in(paths: Sequence[Path]) -> list[Submission]:
     """Return the submissions that paths name: each is one, or a folder of them.
 
     In a folder of submissions, each folder is one, also if no exercise is found in it. Raises DataError for what is no
-    folder, for one without any exercises, and for two of the same name.
+    folder, for one without any exercises, for two of the same name, and for one that is called as the table of grades.
     """
     if not paths:
         raise DataError("no submission is given; give the folder of one, or a folder of such folders")
@@ -83,6 +83,11 @@ def submissions_in(paths: Sequence[Path]) -> list[Submission]:
         found += inner
     places: dict[str, Path | None] = {}
     for one in found:
+        if one.name.casefold() == TABLE:
+            raise DataError(
+                f"a submission is called {one.name}, as the table of all grades is; rename its folder, since grades are"
+                " kept by name"
+            )
         # Some systems take names for the same that differ in capitals.
         if one.name.casefold() in places:
             raise DataError(

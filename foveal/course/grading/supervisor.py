@@ -140,6 +140,25 @@ def kill_all(worker: int) -> None:
         time.sleep(0.005)
 
 
+def kill_with_home(folder: str) -> None:
+    """End the processes that were started with this folder as their home, for a supervisor that was ended itself."""
+    variable = os.fsencode(f"\0HOME={folder}\0")
+    for _ in range(200):
+        left = []
+        for name in filter(str.isdigit, os.listdir("/proc") if ON_LINUX else ()):
+            try:
+                with open(f"/proc/{name}/environ", "rb") as file:
+                    left += [int(name)] if variable in b"\0" + file.read() else []
+            except OSError:
+                continue
+        for number in left:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(number, signal.SIGKILL)
+        if not left:
+            return
+        time.sleep(0.005)
+
+
 def reap() -> None:
     """Wait for children that have ended, of which there may be some that others have left."""
     try:

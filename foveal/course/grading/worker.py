@@ -83,25 +83,29 @@ def unpacked(body: bytes) -> Any:
     try:
         end = 8 + int.from_bytes(body[:8], "big")
         stream = io.BytesIO(body[end:])
-        value = value_of(json.loads(body[8:end]), stream)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        value = value_of(json.loads(body[8:end]), stream, DEPTH + 1)
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError, MemoryError) as error:
         raise Broken(f"{type(error).__name__}: {error}") from error
     if stream.read(1):
         raise Broken("bytes are left over")
     return value
 
 
-def value_of(held: Any, stream: io.BytesIO) -> Any:
-    """Return the value that JSON and the bytes of arrays say."""
+def value_of(held: Any, stream: io.BytesIO, depth: int) -> Any:
+    """Return the value that JSON and the bytes of arrays say. Raises ValueError for what `plain` does not write."""
+    if not depth:
+        raise ValueError("it is nested too deeply")
     if isinstance(held, list):
-        return [value_of(part, stream) for part in held]
+        return [value_of(part, stream, depth - 1) for part in held]
     if not isinstance(held, dict):
+        if held is not None and type(held) not in (bool, str) and not (type(held) is int and abs(held) < 1 << 63):
+            raise ValueError(f"a number that is sent otherwise: {type(held).__name__}")
         return held
     ((form, content),) = held.items()
     if form == "tuple":
-        return tuple(value_of(part, stream) for part in content)
+        return tuple(value_of(part, stream, depth - 1) for part in content)
     if form == "dict":
-        return {str(key): value_of(part, stream) for key, part in content}
+        return {str(key): value_of(part, stream, depth - 1) for key, part in content}
     if form == "float":
         return float.fromhex(content)
     if form == "array":
@@ -139,10 +143,11 @@ def received(stream: BinaryIO) -> Any:
 
 
 class Allowed:
-    """Refuses modules to the submission's own files but those of the standard library, NumPy, and others by name."""
+    """Refuses modules to the submission but those of the standard library, NumPy, and others by name."""
 
     def __init__(self, folder: str, names: Sequence[str]) -> None:
         self.folder, self.names = folder, {"numpy", *names, *sys.stdlib_module_names}
+        self.library = os.path.dirname(os.__file__) + os.sep
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         """Raise ModuleNotFoundError for a module that may not be used; else leave it to the usual finders."""
@@ -150,16 +155,23 @@ class Allowed:
         own = os.path.join(self.folder, top)
         if top in self.names or os.path.isfile(own + ".py") or os.path.isdir(own):
             return None
-        # What may be used may itself use anything: the file that imports counts.
+        # What may be used may itself use anything: the file that imports counts, or that lets the library import.
         frame: FrameType | None = sys._getframe(1)
-        while frame is not None and "importlib" in frame.f_code.co_filename:
+        while frame is not None and self.of_library(frame.f_code.co_filename):
             frame = frame.f_back
-        if frame is None or not frame.f_code.co_filename.startswith(self.folder):
+        # Code that was made of a text, by exec, has no file, and is the submission's.
+        file = "" if frame is None else frame.f_code.co_filename
+        if os.path.isabs(file) and not file.startswith(self.folder + os.sep):
             return None
         raise ModuleNotFoundError(
             f"{top} is no file of this folder, and no package that may be used, NumPy or the standard library",
             name=name,
         )
+
+    def of_library(self, file: str) -> bool:
+        """Return whether a file is the standard library's, which holds the folder of packages on some systems."""
+        inside = file.startswith(self.library) and not file[len(self.library) :].startswith(("site-", "dist-"))
+        return inside or file.startswith("<frozen ")
 
 
 def told(error: BaseException, folder: str) -> dict[str, Any]:
