@@ -71,6 +71,11 @@ def test_a_link_that_leads_nowhere_is_found():
     assert len(wrong_links({path: Links(page)})) == 4
 
 
+def test_a_build_leaves_nothing_beside_the_pages():
+    """What lies in the package, a wheel carries; MyST-NB would write executed notebooks there (docs/conf.py)."""
+    assert not (PAGES.parent / "jupyter_execute").exists()
+
+
 @pytest.fixture(scope="module")
 def chromium():
     """A headless Chromium, the one of this machine."""
