@@ -155,3 +155,10 @@ def test_no_page_is_wider_than_a_telephone(chromium):
                 wide.append(path.name)
     page.close()
     assert wide == []
+
+
+def test_pictures_that_follow_each_other_can_be_read_on_a_telephone(chromium):
+    page = chromium.new_page(viewport={"width": 390, "height": 900})
+    page.goto((PAGES / "course" / "initialisation.html").as_uri())
+    assert page.locator(".foveal-frames img:not([hidden])").bounding_box()["width"] >= 600
+    page.close()
