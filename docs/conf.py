@@ -92,5 +92,16 @@ def deal(app: Sphinx, env: BuildEnvironment, names: list[str]) -> None:
     names[:] = [name for run in runs for name in run]
 
 
+def keep_executed(app: Sphinx) -> None:
+    """Keep what MyST-NB writes for itself, executed notebooks and their pictures, with what only Sphinx reads.
+
+    It would put them beside the pages, which are inside of the package: a wheel would carry them.
+    """
+    folder = str(Path(app.doctreedir, "executed"))
+    app.env.mystnb_config = app.env.mystnb_config.copy(output_folder=folder)
+
+
 def setup(app: Sphinx) -> None:
     app.connect("env-before-read-docs", deal)
+    # After MyST-NB's own handler, which sets the folder.
+    app.connect("builder-inited", keep_executed, priority=900)

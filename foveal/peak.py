@@ -12,11 +12,12 @@ from foveal.kernel.lang import LINE, Array, fma, lanes, loop, parallel, register
 from foveal.strides import Ndarray, contiguous
 from foveal.workers import aligned, workers
 
-# Arithmetic: runs of about 3 ms, of which the fastest counts; parts of the work per thread; run-time iterations of a
-# chain, and steps in each, enough that the loop's own instructions do not count.
-RUNS = 20
+# Arithmetic: runs of about a third of a millisecond, so short that some are undisturbed where other programs want the
+# processor too, of which the fastest counts; parts of the work per thread; run-time iterations of a chain, and steps in
+# each, enough that the loop's own instructions do not count.
+RUNS = 200
 PARTS = 8
-STEPS = 50_000
+STEPS = 5_000
 UNROLL = 4
 
 # Copying: runs, of which the fastest counts; bytes moved in each, enough that starting the threads does not count.
@@ -24,13 +25,13 @@ COPY_RUNS = 8
 COPY_BYTES = 1 << 26
 
 
-def multiply_add_chains(y: Array, x: Array, factors: Array, *, chains: int) -> None:
+def multiply_add_chains(y: Array, x: Array, factors: Array, *, chains: int, steps: int) -> None:
     """y[t,i] = x[t,i] after many steps y <- y m + b with factors = (m, b): multiply-adds on registers, nothing else."""
     width = lanes()
     for (t,) in parallel(y.shape[0]):
         m, b = splat(factors[0], width), splat(factors[1], width)
         values = [var(x.load((t, c * width), width), width) for c in range(chains)]
-        for _ in loop(STEPS):
+        for _ in loop(steps):
             for _ in range(UNROLL):
                 for value in values:
                     value.set(fma(value.get(), m, b))
@@ -48,7 +49,7 @@ def peak(threads: int) -> float:
     x = np.zeros((PARTS * threads, chains * lanes()), np.float32)
     # The values tend to 2, so that they become neither denormal nor infinite.
     y, factors = np.empty_like(x), np.array([0.5, 1.0], np.float32)
-    fastest = best_of(RUNS, multiply_add_chains, [y, x, factors], threads, chains=chains)
+    fastest = best_of(RUNS, multiply_add_chains, [y, x, factors], threads, chains=chains, steps=STEPS)
     return 2 * x.size * STEPS * UNROLL / fastest / 1e9
 
 

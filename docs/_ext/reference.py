@@ -5,6 +5,7 @@ examples as Python code and tables as they stand; what reStructuredText would ta
 """
 
 import ast
+import builtins
 import importlib
 import inspect
 import re
@@ -12,6 +13,7 @@ import textwrap
 
 from docutils import nodes
 from docutils.statemachine import StringList
+from sphinx import addnodes
 from sphinx.util.docutils import SphinxDirective
 
 from foveal.ops import Operator
@@ -129,7 +131,15 @@ class Module(SphinxDirective):
         return holder.children
 
 
+def unlink_builtins(app, doctree):
+    """Take links off Python's own types in signatures: Sphinx would look for an attribute that is called `bytes`."""
+    for link in list(doctree.findall(addnodes.pending_xref)):
+        if link["refdomain"] == "py" and hasattr(builtins, link["reftarget"]):
+            link.replace_self(link.children)
+
+
 def setup(app):
     app.add_directive("foveal-module", Module)
+    app.connect("doctree-read", unlink_builtins)
     app.connect("autodoc-process-docstring", process)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

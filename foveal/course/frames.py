@@ -39,7 +39,8 @@ class Frames(OnPage):
         # data-ready: interactive.js leaves this figure alone.
         return (
             f'<div class="foveal-figure foveal-frames" data-ready="yes" role="group"'
-            f' aria-label="{html.escape(self.label)}">{images}<div class="controls"><button type="button">Play</button>'
+            f' aria-label="{html.escape(self.label)}"><div class="pictures">{images}</div>'
+            '<div class="controls"><button type="button">Play</button>'
             f'<label class="wide">picture <input type="range" min="0" max="{len(self.pictures) - 1}" value="0">'
             '</label></div><p class="told" aria-live="polite" style="min-height:3em"></p></div>\n'
             f"<style>{own_file('interactive.css')}</style>\n<script>{own_file('frames.js')}</script>"

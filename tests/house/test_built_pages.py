@@ -71,6 +71,11 @@ def test_a_link_that_leads_nowhere_is_found():
     assert len(wrong_links({path: Links(page)})) == 4
 
 
+def test_a_build_leaves_nothing_beside_the_pages():
+    """What lies in the package, a wheel carries; MyST-NB would write executed notebooks there (docs/conf.py)."""
+    assert not (PAGES.parent / "jupyter_execute").exists()
+
+
 @pytest.fixture(scope="module")
 def chromium():
     """A headless Chromium, the one of this machine."""
@@ -150,3 +155,10 @@ def test_no_page_is_wider_than_a_telephone(chromium):
                 wide.append(path.name)
     page.close()
     assert wide == []
+
+
+def test_pictures_that_follow_each_other_can_be_read_on_a_telephone(chromium):
+    page = chromium.new_page(viewport={"width": 390, "height": 900})
+    page.goto((PAGES / "course" / "initialisation.html").as_uri())
+    assert page.locator(".foveal-frames img:not([hidden])").bounding_box()["width"] >= 600
+    page.close()
