@@ -157,8 +157,7 @@ class Allowed:
         if frame is None or not frame.f_code.co_filename.startswith(self.folder):
             return None
         raise ModuleNotFoundError(
-            f"{top} is no file of this folder, and no package that may be used, NumPy or the standard library",
-            name=name,
+            f"{top} may not be imported: files of this folder, NumPy and the standard library may", name=name
         )
 
 
