@@ -50,7 +50,9 @@ def new(folder: Path, solutions: bool, as_json: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path), default="grades", show_default=True, help="Folder for grades.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of hidden sizes and numbers.")
 @click.option("--exercise", "exercises", multiple=True, metavar="NAME", help="Grade this one only; can be repeated.")
-@click.option("--seconds", type=LIMIT, default=10.0, show_default=True, help="That an exercise may take.")
+@click.option(
+    "--seconds", type=LIMIT, default=10.0, show_default=True, help="An exercise; six times that for `network`."
+)
 @click.option("--memory", type=LIMIT, default=2000.0, show_default=True, help="Megabytes that it may use.")
 @click.option("--processes", type=click.IntRange(0, 1000), default=4, show_default=True, help="That it may start.")
 @click.option("--file-size", type=LIMIT, default=16.0, show_default=True, help="Megabytes of a file that it writes.")

@@ -33,10 +33,14 @@ def maps(request: Request) -> Shown:
     import numpy as np
 
     from foveal.nn import plots
+    from foveal.plotting import short
 
     photos = request.photos(1)
     names = None if request.layer is None else [request.layer]
-    figure = plots.plot_feature_maps(request.net, photos.x[:1], names, CHANNELS if names else plots.MAX_CHANNELS)
+    channels = CHANNELS if names else plots.MAX_CHANNELS
+    untrained = "" if request.trained else ", not trained"
+    title = f"What layers compute of {photos.short(0)}: {short(request.source, 40)}{untrained}"
+    figure = plots.plot_feature_maps(request.net, photos.x[:1], names, channels, title)
     found = request.net.activations(photos.x[:1], names)
     # Of a layer that was called several times, or returned several arrays, the last one.
     arrays = {name: np.asarray(v[-1] if isinstance(v, list | tuple) else v) for name, v in found.items()}
@@ -62,12 +66,18 @@ def cam(request: Request) -> Shown:
         # A network without a ReLU has no guided gradients.
         variants, text = {}, f"Grad-CAM alone: {error}"
     pictures = in_colour(photos)
+    at = f", at {request.layer}" if request.layer else ""
     rows = []
     for i, picture in enumerate(pictures):
-        row = [Panel(picture, photos.short(i)), Panel(over(picture, arrays["cam"][i]), answer(request, found, i))]
-        rows.append([*row, *(one.panel(i, one.method.lower()) for one in variants.values())])
+        row = [
+            Panel(picture, photos.short(i)),
+            Panel(over(picture, arrays["cam"][i]), f"{answer(request, found, i)}: Grad-CAM"),
+        ]
+        rows.append([*row, *(one.panel(i, one.method[0].lower() + one.method[1:]) for one in variants.values())])
     arrays |= {name: one.values for name, one in variants.items()}
-    return Shown(sheet(request, rows, "Grad-CAM"), arrays, facts(request, photos, found.target), text)
+    return Shown(
+        sheet(request, rows, f"What speaks for the class{at}"), arrays, facts(request, photos, found.target), text
+    )
 
 
 def occlusion(request: Request) -> Shown:
@@ -96,11 +106,14 @@ def gradients(request: Request) -> Shown:
     found = explain.integrated_gradients(request.net, photos.x, plain.target, steps=STEPS)
     rows = []
     for i, picture in enumerate(in_colour(photos)):
-        titles = answer(request, plain, i) + ": gradient", f"integrated, of {found.score[i]:.3g}"
+        titles = answer(request, plain, i) + ": gradient", f"integrated: sum {found.values[i].sum():.3g}"
         rows.append([Panel(picture, photos.short(i)), plain.panel(i, titles[0]), found.panel(i, titles[1])])
     arrays: dict[str, Any] = {"gradient": plain.values, "integrated": found.values, "score": found.score}
     arrays |= {"baseline_score": found.baseline_score, "gap": found.gap}
-    text = f"The sums of integrated gradients are f(x) - f(0), up to {found.gap.max():.2g}."
+    text = (
+        "Red speaks for the class, blue against it. The integrated gradients of an image sum to its logit less that of"
+        f" an image of the mean colour, up to {found.gap.max():.2g}."
+    )
     return Shown(sheet(request, rows, "Gradients"), arrays, facts(request, photos, plain.target), text)
 
 
@@ -114,8 +127,9 @@ def fields(request: Request) -> Shown:
     rows = [field.panels(photos.pixels[:1]), covered.panels(photos.pixels[:1])]
     top, bottom, left, right = field.box
     text = (
-        f"Output {field.at} of {field.layer} can read {bottom - top + 1}x{right - left + 1} pixels; its effective field"
-        f" has as many as a square of {field.effective_size:.1f}.\n{covered}"
+        f"Output {field.at} of {field.layer} can read {bottom - top + 1}x{right - left + 1} pixels (solid frame). Its"
+        f" effective field, in the broken frame, has as many pixels as a square of side {field.effective_size:.1f}."
+        f"\n{covered}"
     )
     arrays = {"field": field.mask, "effective": field.effective, "count": covered.count, "unread": covered.unread}
     told: dict[str, Any] = {

@@ -65,7 +65,7 @@ class ReceptiveField(Result):
 
     def figure(self, pixels: ArrayLike | None = None) -> Figure:
         """Return a figure of both fields on the image. pixels: [1, C, H, W], the image before it was normalised."""
-        return sheet([self.panels(pixels)], f"{self.layer}, output {self.at}")
+        return sheet([self.panels(pixels)], f"Output {self.at} of {self.layer}")
 
     def panels(self, pixels: ArrayLike | None = None) -> list[Panel]:
         """Return the two pictures: the theoretical field, and the effective one with both framed."""
@@ -74,7 +74,7 @@ class ReceptiveField(Result):
         size = f"{bottom - top + 1}x{right - left + 1}"
         theory = Panel(faded(picture, self.mask), f"reads {size} of {'x'.join(map(str, self.mask.shape))}")
         # The root lets small gradients be seen.
-        heat = Panel(over(picture, np.sqrt(self.effective)), f"effective: as {self.effective_size:.1f} squared")
+        heat = Panel(over(picture, np.sqrt(self.effective)), f"effective: a square of side {self.effective_size:.1f}")
         return [theory.framed(self.box), heat.framed(self.box).framed(self.effective_box, 5, broken=True)]
 
 

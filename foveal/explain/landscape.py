@@ -105,7 +105,8 @@ class Way(Tables):
             for name, (x, y), loss, off in zip(self.names, self.points, self.losses, self.off, strict=True)
         ]
         empty = int(np.isnan(self.surface).sum())
-        note = f"; no loss at {empty} of {self.surface.size} points of the plane" if empty else ""
+        why = "where a variance would be negative or the loss infinite"
+        note = f"; no loss at {empty} of {self.surface.size} points of the plane, {why}" if empty else ""
         head = f"{self.model}: the way of a training, {self.images:,} images{note}"
         yield head, ("point", "x", "y", "loss", "off the plane"), rows
 

@@ -379,7 +379,7 @@ def plot_statistics(found: Statistics, title: str = "") -> Figure:
     first.set(xlabel="activation: mean, std")
     names = [short(f"{r.name} {r.kind}".strip()) for r in layers]
     shares: dict[str, list[float]] = {
-        "0": [r.zeros for r in layers],
+        "zeros": [r.zeros for r in layers],
         "dead units": [(r.dead or 0) / r.units for r in layers],
         "saturated": [r.saturated or 0.0 for r in layers],
     }

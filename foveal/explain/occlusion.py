@@ -54,7 +54,7 @@ class Occlusion(Result):
         for i, picture in enumerate(drawn_images(self.image, pixels)):
             k = int(self.target[i])
             named = f"class {k}" if names is None else str(names[k])
-            rows.append([Panel(picture, f"{named} {self.probability[i]:.0%}"), self.panel(i)])
+            rows.append([Panel(picture, f"{named}: {self.probability[i]:.0%}"), self.panel(i)])
         return sheet(rows, f"Occlusion by patches of {self.size[0]}x{self.size[1]}")
 
     def panel(self, i: int, title: str = "drop of the probability") -> Panel:

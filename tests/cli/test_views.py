@@ -11,6 +11,7 @@ from photos import photo
 from foveal import data, explain
 from foveal.cli import main
 from foveal.cli.view_options import VIEWS
+from foveal.explain import panels
 from foveal.train.checkpoint import load_net
 
 pytest.importorskip("matplotlib")
@@ -58,6 +59,25 @@ def test_the_values_are_those_of_the_library(place):
     assert told["arrays"]["gradient"]["max"] == pytest.approx(float(found.values.max()), rel=1e-3)
     assert told["classes"] == [trained.classes[k] for k in found.target]
     assert (place / "g.svg").read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_a_figure_says_what_each_of_its_pictures_is(place, monkeypatch):
+    drawn = {}
+
+    def sheet(rows, title=""):
+        drawn["titles"] = [title, *(panel.title for panel in rows[0])]
+        return real(rows, title)
+
+    real = panels.sheet
+    monkeypatch.setattr(panels, "sheet", sheet)
+    result = invoke("run", "--view", "cam", "--class", "7", "--layer", "conv4", "--out", "t.png", "--force")
+    assert result.exit_code == 0, result.output
+    variants = ["guided backpropagation", "guided Grad-CAM"]
+    assert drawn["titles"] == ["What speaks for the class, at conv4: run", "test image 0", "7: Grad-CAM", *variants]
+    result = invoke("run", "--view", "gradients", "--class", "7", "--out", "t.png", "--force")
+    assert "sum to its logit less that of an image of the mean colour, up to" in " ".join(result.output.split())
+    assert drawn["titles"][2] == "7: gradient"
+    assert drawn["titles"][3].startswith("integrated: sum ")
 
 
 def test_a_photo_is_read_as_the_run_reads_images(place):

@@ -131,11 +131,17 @@ HOSTILE = {
         "watch = os.getppid()\nif os.fork() == 0: os.setsid(); os.kill(watch, 9)\ntime.sleep(60)",
         "It ended the process that watches it.",
     ),
-    "imports": ("import foveal.ops\n" + RIGHT, "It raises ModuleNotFoundError: foveal is no file of this folder"),
-    "imports-by-text": ("exec('import foveal.ops')\n" + RIGHT, "It raises ModuleNotFoundError: foveal is no file"),
+    "imports": (
+        "import foveal.ops\n" + RIGHT,
+        "It raises ModuleNotFoundError: foveal may not be imported: files of this folder, NumPy",
+    ),
+    "imports-by-text": (
+        "exec('import foveal.ops')\n" + RIGHT,
+        "It raises ModuleNotFoundError: foveal may not be imported",
+    ),
     "imports-by-name": (
         "import pkgutil\npkgutil.resolve_name('foveal.ops')\n" + RIGHT,
-        "It raises ModuleNotFoundError: foveal is no file",
+        "It raises ModuleNotFoundError: foveal may not be imported",
     ),
     "forged": (
         "for fd in range(3, 20):\n    try: os.write(fd, b'x' * 40)\n    except OSError: pass\n" + RIGHT,
@@ -240,6 +246,21 @@ def test_common_mistakes_are_found_and_cost_their_part():
         verdicts = TASKS[exercise].grade(Here(**{module: full.replace(old, new)}))
         assert (exercise, sum(one.points for one in verdicts)) == (exercise, points)
         assert any(text in one.text for one in verdicts), [one.text for one in verdicts]
+
+
+def test_the_gradients_of_a_report_are_called_as_the_arguments_are():
+    old, new = WRONG[2][1]
+    full = source("convolution.py").replace(old, new)
+    verdicts = TASKS["convolution-gradients"].grade(Here(convolution=full))
+    assert re.findall(r"^(\w+) .*(?:WRONG|agrees)$", verdicts[-1].text, re.MULTILINE) == ["x", "w", "b"]
+
+
+def test_what_earns_points_stands_where_students_read_it():
+    network = skeleton("network").replace("\n    ", " ")
+    for least, points in TASKS["network"].parts[0].steps:
+        assert re.search(rf"{points:g} (more )?(points )?for {least:.0%}".replace("%", " %"), network)
+    for times, points in TASKS["im2col"].parts[1].steps:
+        assert re.search(rf"{points:g} (points|more) for {times:g} times", skeleton("fast").replace("\n    ", " "))
 
 
 def test_the_weak_lose_the_points_of_accuracy():

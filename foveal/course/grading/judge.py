@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -161,6 +162,9 @@ class Gradients(Part):
         def backward(dy: Ndarray, *arrays: Ndarray) -> Any:
             return self.backward(call, dy, *arrays)
 
+        # The report names the arguments as the student's function does.
+        names = list(signature(self.forward).parameters.values())[1:]
+        forward.__signature__ = signature(forward).replace(parameters=names)  # type: ignore[attr-defined]
         # Each difference takes calls; that every element is right has been compared before.
         try:
             report = gradcheck(forward, *self.arrays, backward=backward, elements=8, directions=0)

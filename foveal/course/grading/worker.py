@@ -164,8 +164,7 @@ class Allowed:
         if os.path.isabs(file) and not file.startswith(self.folder + os.sep):
             return None
         raise ModuleNotFoundError(
-            f"{top} is no file of this folder, and no package that may be used, NumPy or the standard library",
-            name=name,
+            f"{top} may not be imported: files of this folder, NumPy and the standard library may", name=name
         )
 
     def of_library(self, file: str) -> bool:
