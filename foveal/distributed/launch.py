@@ -75,10 +75,11 @@ class Ending:
 
 
 def announce(ranks: Ranks) -> None:
-    """Print which rank what follows comes from; rank 0 comes first."""
+    """Print which rank what follows comes from, unless it is rank 0, which comes first."""
     if not ranks.first:
         time.sleep(AFTER_FIRST)
-    print(f"{ranks.name(ranks.rank)[0].upper()}{ranks.name(ranks.rank)[1:]} of {ranks.size} ranks:", file=sys.stderr)
+        name = ranks.name(ranks.rank)
+        print(f"{name[0].upper()}{name[1:]} of {ranks.size} ranks:", file=sys.stderr)
 
 
 def abort(ranks: Ranks, status: int) -> None:
@@ -100,10 +101,10 @@ def together(ranks: Ranks) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if ranks.size > 1:
-            status = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else None
-            status = 130 if isinstance(error, KeyboardInterrupt) else status
-            if status != 0:
-                announce(ranks)
-                atexit.register(abort, ranks, status or (2 if isinstance(error, FovealError) else 1))
+        status = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else None
+        status = 130 if isinstance(error, KeyboardInterrupt) else status
+        # Nobody waits for this rank where all have agreed to end.
+        if ranks.size > 1 and status != 0 and not ranks.parted:
+            announce(ranks)
+            atexit.register(abort, ranks, status or (2 if isinstance(error, FovealError) else 1))
         raise

@@ -45,6 +45,8 @@ class Ranks:
         self.communicator, self.timeout = communicator, float(timeout)
         self.rank: int = 0 if communicator is None else communicator.Get_rank()
         self.size: int = 1 if communicator is None else communicator.Get_size()
+        # True when all ranks have agreed to end.
+        self.parted = False
         # The names of all ranks' machines, and how many of the ranks are on this one.
         self.hosts = self.all_of(os.uname().nodename if hasattr(os, "uname") else "localhost")
 

@@ -95,7 +95,7 @@ class Together:
         found["the list of image files, by names and sizes,"] = facts["files"]
         settings = facts["settings"].items()
         found |= {f"the setting {name}": value for name, value in settings if name not in HARMLESS}
-        found["the network's starting values"] = checksum(self.run.net.state_dict())
+        found["the content of the network"] = checksum(self.run.net.state_dict())
         self.ranks.agree(found, "give all ranks the same packages, machines of one type, data and options")
 
     def check_alike(self) -> None:
@@ -166,6 +166,7 @@ class Together:
         """Raise what ends this rank, where a signal has asked any of them to end; all have taken the same step."""
         # Rank 0 has written its checkpoint by now.
         self.ranks.all_of(None)
+        self.ranks.parted = True
         if not self.ranks.first:
             # It has nothing to say.
             raise SystemExit(0)
