@@ -18,11 +18,13 @@ from foveal.errors import RankError, ShapeError
 from foveal.strides import Ndarray
 from foveal.system import processors
 
-# Seconds that a rank waits for another one, unless it is said. Rank 0 may be writing or measuring.
+# Seconds that a rank waits for another one, unless it is said. Rank 0 may be writing.
 TIMEOUT = 1800.0
-# Seconds in which a rank that waits only yields its core; the longest sleep after that, of one that waits for the other
-# to come, and of one whose message is under way.
-YIELDING, SLEEP, SHORT_SLEEP = 0.02, 1e-3, 5e-5
+# Seconds in which a rank that waits only yields its core. Then it sleeps, for this share of the time that it has waited
+# and no longer than so many seconds: where much is under way MPI has to be called often, as it moves nothing meanwhile.
+YIELDING, SHARE, SLEEP, SHORT_SLEEP = 0.005, 0.05, 1e-3, 5e-5
+# Messages of so many bytes are much.
+MUCH = 1 << 16
 # Seconds that rank 0 gives the others to say that they wait, after its deadline. The others give it twice as many, and
 # this share of the deadline, as it may have begun to wait later than they.
 GRACE, LATER = 1.0, 0.25
@@ -89,11 +91,10 @@ class Ranks:
 
     # Messages.
 
-    def exchange(self, other: int, sent: Ndarray | None, received: Ndarray | None, patient: bool = False) -> None:
+    def exchange(self, other: int, sent: Ndarray | None, received: Ndarray | None) -> None:
         """Send a contiguous array to another rank and receive one from it; either may be left out.
 
-        patient: True where the other one may come later, as at the begin of an exchange of several messages. Raises
-        RankError if it does not answer.
+        Raises RankError if it does not answer.
         """
         from mpi4py import MPI
 
@@ -102,7 +103,8 @@ class Ranks:
             requests.append(self.communicator.Irecv([received, MPI.BYTE], other, ARRAYS))
         if sent is not None:
             requests.append(self.communicator.Isend([sent, MPI.BYTE], other, ARRAYS))
-        self.wait(lambda: bool(MPI.Request.Testall(requests)), other, SLEEP if patient else SHORT_SLEEP)
+        much = any(array is not None and array.nbytes > MUCH for array in (sent, received))
+        self.wait(lambda: bool(MPI.Request.Testall(requests)), other, SHORT_SLEEP if much else SLEEP)
 
     def wait(self, done: Callable[[], bool], other: int, longest: float) -> None:
         """Wait until something is done by another rank. Raises RankError at the deadline."""
@@ -117,7 +119,7 @@ class Ranks:
                 # What was told in an earlier exchange is out of date.
                 self.told()
             asleep = True
-            time.sleep(min(longest, waited / 20))
+            time.sleep(min(longest, SHARE * waited))
             if waited > self.timeout / 2 and not told and not self.first:
                 told = True
                 self.communicator.isend(self.rank, 0, WAITING)
@@ -154,7 +156,7 @@ class Ranks:
             if self.rank % (2 * distance) == 0 and self.rank + distance < self.size:
                 self.exchange(self.rank + distance, array, None)
             elif self.rank % (2 * distance) == distance:
-                self.exchange(self.rank - distance, None, array, patient=True)
+                self.exchange(self.rank - distance, None, array)
             distance //= 2
 
     def broadcast(self, value: Value) -> Value:
@@ -181,7 +183,7 @@ class Ranks:
         found = [value]
         for other in range(1, self.size):
             length = np.empty(1, np.int64)
-            self.exchange(other, None, length, patient=True)
+            self.exchange(other, None, length)
             array = np.empty(int(length[0]), np.uint8)
             self.exchange(other, None, array)
             found.append(pickle.loads(array.tobytes()))
