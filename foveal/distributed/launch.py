@@ -16,18 +16,28 @@ from typing import Any
 from foveal.distributed.ranks import TIMEOUT, Ranks
 from foveal.errors import FovealError, PackageError, RankError
 
-# What launchers of MPI put into the environment of the processes that they start: Open MPI, PMI (MPICH, Intel MPI,
-# Slurm's pmi2), PMIx (Slurm and others), MVAPICH, Cray.
-LAUNCHERS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "MV2_COMM_WORLD_SIZE", "PALS_RANKID")
-# How many processes srun has started, with MPI or without.
-SLURM = "SLURM_STEP_NUM_TASKS"
+# What launchers of MPI put into the environment of the processes that they start, how many these are: Open MPI, PMI
+# (MPICH, Intel MPI, Slurm's pmi2), MVAPICH; and srun, with MPI or without.
+OPEN_MPI, SLURM = "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"
+SIZES = (OPEN_MPI, "PMI_SIZE", "MV2_COMM_WORLD_SIZE", SLURM)
+# What others put there: PMIx, Cray.
+OTHERS = ("PMIX_RANK", "PALS_RANKID")
 # Seconds that other ranks let rank 0 fail first, so that what is wrong everywhere is said once.
 AFTER_FIRST = 0.5
 
 
 def launched() -> bool:
-    """Return whether mpiexec, srun or the like has started this process as one of a job of MPI."""
-    return any(name in os.environ for name in LAUNCHERS) or int(os.environ.get(SLURM) or 1) > 1
+    """Return whether mpiexec, srun or the like has started this process as one of a job of MPI, if only of one."""
+    if any(size_in(name) > 1 for name in SIZES) or OPEN_MPI in os.environ:
+        return True
+    # What srun starts alone is an ordinary process.
+    return SLURM not in os.environ and any(name in os.environ for name in (*SIZES, *OTHERS))
+
+
+def size_in(name: str) -> int:
+    """Return the number in a variable of the environment, 1 if there is none."""
+    value = os.environ.get(name, "")
+    return int(value) if value.isdecimal() else 1
 
 
 def ranks(timeout: float = TIMEOUT) -> Ranks:
@@ -52,7 +62,7 @@ def ranks(timeout: float = TIMEOUT) -> Ranks:
             " mpi4py. Started without a launcher, Foveal trains on one machine and needs neither"
         ) from None
     found = Ranks(MPI.COMM_WORLD.Dup(), timeout)
-    if found.size == 1 and int(os.environ.get(SLURM) or 1) > 1:
+    if found.size == 1 and size_in(SLURM) > 1 and OPEN_MPI not in os.environ:
         raise RankError(
             f"srun has started {os.environ[SLURM]} processes that MPI does not connect, so that each would train alone:"
             " use srun --mpi=pmix (srun --mpi=list shows what there is)"

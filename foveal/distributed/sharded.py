@@ -79,6 +79,10 @@ class Layout(NamedTuple):
     def elements(self) -> int:
         return sum(variable.storage.size for variable in (*self.parameters, *self.statistics))
 
+    def same(self, other: "Layout") -> bool:
+        """Return whether both are of the same variables; == would compare what these hold."""
+        return [[id(v) for v in variables] for variables in self] == [[id(v) for v in variables] for variables in other]
+
     def checksum(self) -> int:
         """Return 32 bits that tell layouts apart."""
         shapes = [[variable.shape for variable in variables] for variables in self]
@@ -209,7 +213,7 @@ class ShardWindow(Window):
             numbers[FAILED] = 1
         else:
             layout = self.layout_of(ran.program)
-            if layout != self.layout:
+            if not layout.same(self.layout):
                 self.layout, self.gradients = layout, PartialSums(layout.elements)
             weight = np.float32(images)
             moved = ((variable.storage - self.kept[variable]) * weight for variable in layout.statistics)
@@ -282,7 +286,7 @@ class ShardWindow(Window):
                 " hold it as nn.Buffer, or give larger batches"
             )
         layout = Layout(*(tuple(k[i] for i in part) for k, part in zip(known, places, strict=True)))
-        if layout != self.layout:
+        if not layout.same(self.layout):
             self.layout, self.gradients = layout, PartialSums(layout.elements)
             for p in layout.parameters:
                 self.sum_of(p)

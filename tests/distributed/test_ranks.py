@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 import foveal
 from foveal import cli, nn, optim, train
-from foveal.distributed import Ranks
+from foveal.distributed import Ranks, launch
 from foveal.errors import ArgumentError, NumericsError, PackageError, RankError, ShapeError, StateError
 
 JOB = Path(ranks_job.__file__)
@@ -167,6 +167,10 @@ def test_shards_that_do_not_fit_are_refused():
 def test_a_launcher_without_mpi4py_is_one_clear_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     assert (foveal.distributed.ranks().rank, foveal.distributed.ranks().size) == (0, 1)
+    # One process of srun is an ordinary one.
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    monkeypatch.setenv("PMI_SIZE", "1")
+    assert not launch.launched()
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     with pytest.raises(PackageError, match=r"pip install 'foveal\[mpi\]'"):
         foveal.distributed.ranks()

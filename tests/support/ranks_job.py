@@ -22,7 +22,7 @@ from foveal import data, nn, ops, optim, train
 RNG = np.random.default_rng(0)
 IMAGES, LABELS = RNG.random((72, 3, 8, 8), np.float32), np.arange(72) % 3
 # Three steps of 16 images in an epoch; those that are left over are others in each.
-OPTIONS = {"epochs": 2, "batch_size": 16, "shards": 8, "optimizer": "adamw", "lr": 0.01, "ema": 0.8, "quiet": True}
+OPTIONS = {"epochs": 3, "batch_size": 16, "shards": 8, "optimizer": "adamw", "lr": 0.01, "ema": 0.8, "quiet": True}
 
 
 class Block(nn.Module):
@@ -55,12 +55,15 @@ def digest(net):
     return found.hexdigest()
 
 
-def trained(ranks=None, threads=1, **more):
-    """Train, and return the digest of the network and the losses."""
+def trained(ranks=None, threads=1):
+    """Train, and return the digest of the network and what was measured."""
     net = network()
-    told = {"augment": "crop+flip", "validation": 0.2, "threads": threads, "ranks": ranks, **OPTIONS, **more}
-    history = train.train(dataset(), net, **told)
-    return digest(net), [line["train"] for line in history.lines], [line["test"] for line in history.lines]
+    told = {"augment": "crop+flip", "mix": "mixup", "tta": "flip", "validation": 0.2, "freeze_epochs": 1, **OPTIONS}
+    stop = train.EarlyStopping("validation loss", patience=1, restore_best=True)
+    score = {"top": lambda outputs, targets: float(outputs.max())}
+    history = train.train(dataset(), net, threads=threads, ranks=ranks, callbacks=[stop], metrics=score, **told)
+    numbers = [[line[part] for part in ("train", "validation", "test")] for line in history.lines]
+    return digest(net), numbers, history["averaged"]
 
 
 def looped(ranks=None):
