@@ -49,7 +49,8 @@ class Ranks:
         self.size: int = 1 if communicator is None else communicator.Get_size()
         # True when all ranks have agreed to end.
         self.parted = False
-        # The names of all ranks' machines, and how many of the ranks are on this one.
+        # The names of all ranks' machines.
+        self.hosts = ["a machine that has not answered"] * self.size
         self.hosts = self.all_of(os.uname().nodename if hasattr(os, "uname") else "localhost")
 
     def __repr__(self) -> str:

@@ -193,10 +193,8 @@ class Run:
         if s.schedule != OWN:
             self.optimizer.schedule(**self.make_schedules(options))
         self.callbacks = Callbacks(with_best(options, feed), self)
-        several, loaders = self.together.ranks.size > 1, {"train": self.loader, **feed.parts}
-        self.facts = facts(s, loaders, feed, files, options.command) if folder is not None or several else {}
-        self.together.agree(self.facts)
-        self.facts = {} if folder is None else self.facts
+        loaders = {"train": self.loader, **feed.parts}
+        self.facts = self.together.begin(lambda: facts(s, loaders, feed, files, options.command), folder is not None)
         self.resumed = False
         if options.resume is not None:
             resume(self, options.resume)

@@ -67,6 +67,9 @@ class Run(Protocol):
     interruptions: Interruptions | None
     callbacks: Callbacks
 
+    def footprint(self) -> object:
+        """Return the memory that a training step takes, which compiles it."""
+
 
 class Together:
     """What the ranks of a run do together. Without shards the run has one rank, and nothing is done here."""
@@ -81,13 +84,23 @@ class Together:
         """True for a run on shards."""
         return self.run.train_step.sharded is not None
 
+    def begin(self, facts: Callable[[], dict[str, Any]], kept: bool) -> dict[str, Any]:
+        """Return the content of run.json where it is kept, once all ranks agree about it and the step is compiled."""
+        ranks = self.ranks
+        found = facts() if kept or ranks.size > 1 else {}
+        if ranks.size > 1:
+            self.agree(found)
+            # The first rank of each machine compiles, and the others find in the cache what they need.
+            if ranks.hosts.index(ranks.hosts[ranks.rank]) == ranks.rank:
+                self.run.footprint()
+            ranks.all_of(None)
+        return found if kept else {}
+
     def agree(self, facts: Mapping[str, Any]) -> None:
         """Raise RankError unless all ranks have the same code, data, settings and starting values.
 
         facts: the content of run.json, as each rank would write it.
         """
-        if self.ranks.size == 1:
-            return
         found: dict[str, object] = {"the code of Foveal": code(), **facts["versions"]}
         for part, content in facts["data"]["parts"].items():
             found[f"the number of {part} items"] = content["items"]
