@@ -5,6 +5,7 @@ support/ranks_job.py has what they run.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -99,7 +100,8 @@ def test_a_run_that_was_killed_goes_on_on_other_ranks_to_the_same_bits(mpiexec, 
     assert not (cut / "model.safetensors").exists()
     ended = mpiexec(3, "-m", "foveal", "train", "--resume", cut)
     assert ended.returncode == 0, ended.stderr
-    assert "goes on after step 2 of epoch 1" in ended.stdout
+    # Rank 1 may be in its third step before rank 0 has written the checkpoint after the second.
+    assert re.search("goes on after step [12] of epoch 1", ended.stdout)
     assert "on 3 ranks" in ended.stdout
     assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     logs = [[json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] for run in (whole, cut)]
