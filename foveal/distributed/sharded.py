@@ -112,7 +112,16 @@ class ShardWindow(Window):
 
     def __getstate__(self) -> dict[str, Any]:
         # What is counted, and how an end is asked for, belongs to the caller.
-        return {**vars(self), "count": None, "counts": 0, "asked": bool, "layout": None, "numbers": None, "kept": None}
+        return {
+            **vars(self),
+            "count": None,
+            "counts": 0,
+            "asked": bool,
+            "kept": None,
+            "layout": None,
+            "numbers": None,
+            "gradients": None,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -113,7 +113,7 @@ def out_of_luck(shards):
 
 def refused():
     """Print the errors of trainings that cannot be, which all ranks get."""
-    ranks = foveal.distributed.ranks(60.0)
+    ranks = foveal.distributed.ranks(200.0)
     third_step(1, lambda shards: [(x * np.float32(1e38), y) for x, y in shards])
     labels, other = LABELS.copy(), network()
     if ranks.rank == 1:
@@ -138,7 +138,7 @@ def main(what, *words):
         sys.argv = ["foveal", "train", *words]
         foveal.__main__.main()
     else:
-        ranks = foveal.distributed.ranks(60.0)
+        ranks = foveal.distributed.ranks(200.0)
         third_step(1, out_of_luck if what == "error" else lambda shards: time.sleep(60))
         if what == "hang" and ranks.first:
             third_step(0, lambda shards: setattr(ranks, "timeout", 2.0) or shards)
