@@ -43,6 +43,7 @@ def compile_only(data: Dataset, options: TrainOptions) -> WarmUp:
             memory=settings.memory,
             accumulate=settings.accumulate,
             shards=settings.shards,
+            ranks=options.ranks,
         )
         # What one program takes.
         batch_size = settings.batch_size // (settings.shards or 1)

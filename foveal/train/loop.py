@@ -247,7 +247,7 @@ class Run:
         if batch is None:
             return None
         found = self.train_step.program(*batch).footprint()
-        if self.train_step.window is None:
+        if self.settings.accumulate == 1 and not self.together.sharded:
             return found
         # The program of a batch writes sums of gradients; what the optimiser keeps belongs to the update.
         kept = sum(variable.storage.nbytes for variable in self.optimizer.state_variables().values())

@@ -82,7 +82,7 @@ class Together:
     @property
     def sharded(self) -> bool:
         """True for a run on shards."""
-        return self.run.train_step.sharded is not None
+        return self.run.settings.shards is not None
 
     def begin(self, facts: Callable[[], dict[str, Any]], kept: bool) -> dict[str, Any]:
         """Return the content of run.json where it is kept, once all ranks agree about it and the step is compiled."""
@@ -147,9 +147,11 @@ class Together:
 
     def step(self, batch: Any) -> StepResult:
         """Train on a batch, or on the shards of it."""
-        run, sharded = self.run, self.run.train_step.sharded
-        if sharded is None:
+        run = self.run
+        if not self.sharded:
             return run.train_step(*batch)
+        sharded = run.train_step.sharded
+        assert sharded is not None
         sharded.counting(self.count, run.tally.numbers_of_batch, self.local)
         result = run.train_step.take_shards(batch)
         self.asked = result.asked
