@@ -2,8 +2,8 @@
 
 all       trains on 1, 2, 3 and 4 of the ranks, on one or two threads, and prints what comes out
 refused   trains where rank 1 has other data, another network and an image that is too large, and prints the errors
-error     raises an error on rank 1 in its third step
-hang      stops on rank 1 in its third step
+error     raises an error on rank 1, for which rank 0 waits
+hang      lets rank 0 wait for rank 1, which sleeps
 kill ...  is `foveal train ...`, where rank 1 is killed in its third step
 """
 
@@ -107,10 +107,6 @@ def third_step(rank, change):
     foveal.step.Step.take_shards = take_shards
 
 
-def out_of_luck(shards):
-    raise ValueError("out of luck")
-
-
 def refused():
     """Print the errors of trainings that cannot be, which all ranks get."""
     ranks = foveal.distributed.ranks(200.0)
@@ -139,10 +135,12 @@ def main(what, *words):
         foveal.__main__.main()
     else:
         ranks = foveal.distributed.ranks(200.0)
-        third_step(1, out_of_luck if what == "error" else lambda shards: time.sleep(60))
-        if what == "hang" and ranks.first:
-            third_step(0, lambda shards: setattr(ranks, "timeout", 2.0) or shards)
-        train.train(dataset(), network(), ranks=ranks, **OPTIONS)
+        if not ranks.first:
+            if what == "error":
+                raise ValueError("out of luck")
+            time.sleep(60)
+        ranks.timeout = 2.0 if what == "hang" else 200.0
+        ranks.all_of(None)
 
 
 if __name__ == "__main__":
