@@ -3,6 +3,7 @@
 foveal.compile, grad, value_and_grad    a function written with operators, or its gradients, as native code
 foveal.gradcheck, numeric_gradient      gradients against differences in float64, of layers and of NumPy code
 foveal.compile_step                     a whole training step: forward, loss, backward, update
+foveal.distributed                      several processes and machines that train one network, to the same bits
 foveal.load                             what answers photos, of a training run; a network, of what net.save(path) wrote
 foveal.nn, optim, metrics, data         layers, losses and models; optimisers and schedules; scores; data sets
 foveal.ops                              the operators
@@ -66,6 +67,8 @@ MAP = (
     ("gradient", "grad, value_and_grad: the gradients of a function as native code"),
     ("trained", "which parameters a training step trains"),
     ("accumulate", "gradients of several batches for one update"),
+    ("batch", "what a training step is given"),
+    ("distributed", "several processes, on several machines, that train one network over MPI"),
     ("step", "compile_step: a whole training step as native code"),
     ("checking", "gradcheck, numeric_gradient: gradients against differences in float64"),
     ("explain", "a model before it runs: shapes, costs, receptive fields; views of it on images"),
@@ -99,7 +102,10 @@ PUBLIC = {
 
 
 # The rooms that users work with; all others can be imported too.
-ROOMS = ("nn", "ops", "optim", "data", "metrics", "train", "doctor", "report", "explain", "course", "debug", "errors")
+ROOMS = (
+    *("nn", "ops", "optim", "data", "metrics", "train", "distributed"),
+    *("doctor", "report", "explain", "course", "debug", "errors"),
+)
 
 __all__ = [*PUBLIC, *ROOMS]
 

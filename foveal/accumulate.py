@@ -33,6 +33,9 @@ class Window:
     optimizer: what updates the parameters. batches: how many make an update. added: True for a loss that is a sum.
     """
 
+    # What an update is made of, for messages.
+    parts = "batches"
+
     def __init__(self, optimizer: Any, batches: int, added: bool, threads: int | None) -> None:
         self.optimizer, self.batches, self.added, self.threads = optimizer, batches, added, threads
         # of each parameter that has had a gradient; those that have none in this window hold zeros
@@ -41,6 +44,8 @@ class Window:
         self.held: frozenset[Variable] = frozenset()
         # batches of this window that were taken, and what their weights sum up to
         self.taken, self.total = 0, 0
+        # whether the last update was carried out
+        self.carried_out = False
         # read by the step's program: the weight of its batch; by the update: 1 / the sum of all weights
         self.weight, self.scale = Variable(np.float32(1), "weight of the batch"), Variable(np.float32(1), "scale")
         self.programs: Programs[tuple[Program, Guard | None]] = Programs()
@@ -134,7 +139,7 @@ class Window:
         self.optimizer.begin()
         # 1 if the parameters were updated, 0 if they were not to be, NaN as long as the program has not run: an
         # interruption leaves the window as it is, and the next call makes the update.
-        carried_out = math.nan
+        carried_out, self.carried_out = math.nan, False
         try:
             program, guard = self.program(held)
             report = program.results[0] if guard else np.empty(1, np.float32)
@@ -145,13 +150,14 @@ class Window:
                 carried_out = float(report[0])
             carried_out = 1.0 if guard is None else carried_out
         finally:
-            if carried_out != 1:
+            self.carried_out = carried_out == 1
+            if not self.carried_out:
                 self.optimizer.undo()
             if not math.isnan(carried_out):
                 self.drop()
         if guard is not None and not found[0]:
             raise NumericsError(
-                f"{guard.problem(found)}, averaged over {taken} batches; lower the learning rate, or check the"
+                f"{guard.problem(found)}, averaged over {taken} {self.parts}; lower the learning rate, or check the"
                 " targets. The parameters were left as they were before the update, and the sums of the gradients were"
                 " dropped"
             )
@@ -224,6 +230,10 @@ def window(optimizer: Any, loss: object, batches: int, threads: int | None) -> W
     """Return the window of a step that accumulates; None for updates of one batch. Raises ShapeError below 1."""
     if batches < 1:
         raise ShapeError(f"compile_step: accumulate is {batches}; an update takes the gradients of 1 batch or more")
+    return None if batches == 1 else Window(optimizer, batches, is_sum(loss), threads)
+
+
+def is_sum(loss: object) -> bool:
+    """Return whether a loss is a sum over its batch, and no mean."""
     # An AuxiliaryLoss holds the loss that decides.
-    reductions = {getattr(part, "reduction", "mean") for part in (loss, getattr(loss, "loss", None))}
-    return None if batches == 1 else Window(optimizer, batches, "sum" in reductions, threads)
+    return "sum" in {getattr(part, "reduction", "mean") for part in (loss, getattr(loss, "loss", None))}

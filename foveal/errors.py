@@ -44,6 +44,10 @@ class PackageError(FovealError, ImportError):
     """A package that an extra of Foveal brings is not installed."""
 
 
+class RankError(FovealError, RuntimeError):
+    """The ranks of a training cannot work together: one does not answer, or has other data, code or settings."""
+
+
 class Terminated(SystemExit):
     """SIGTERM has ended a training. Not caught, it ends the process with 143, 128 + SIGTERM, as shells count."""
 

@@ -1,7 +1,7 @@
 """compile_step: forward, loss, backward and update of a network as one native program."""
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, TypeVar
 
@@ -10,10 +10,13 @@ from numpy.typing import ArrayLike
 
 from foveal import debug, forks
 from foveal.accumulate import window
-from foveal.api import as_argument, check_finite
+from foveal.api import check_finite
 from foveal.arguments import call_errors, checked
 from foveal.autodiff import gradients_where_read
+from foveal.batch import Given, check_labels, placeholders
 from foveal.build import build
+from foveal.distributed.ranks import Ranks
+from foveal.distributed.sharded import Ran, shard_window
 from foveal.errors import ArgumentError, DataError, NumericsError, ShapeError, StateError, warn
 from foveal.graph import Graph
 from foveal.guard import Guard, guard_updates
@@ -26,8 +29,8 @@ from foveal.profile import show_timings
 from foveal.program import Program
 from foveal.programs import Programs
 from foveal.strides import Ndarray, Shape
-from foveal.structure import PLACE, Form, Rebuild, call_on, flattened, is_nested, take_apart
-from foveal.trace import Symbol, Trace, tracing
+from foveal.structure import Rebuild, call_on, flattened
+from foveal.trace import Symbol, tracing
 from foveal.trained import check_optimizer, check_used, parameters_of
 from foveal.variable import Variable
 from foveal.watch import Same, State
@@ -46,6 +49,13 @@ class ModelLike(Protocol):
     def __call__(self, x: Any) -> Any: ...
 
     def parameters(self) -> list[Any]: ...
+
+
+class LoaderLike(Protocol):
+    """What a step on shards needs of a loader; foveal.data.Loader is one."""
+
+    def shares(self, epoch: int, shards: int, own: range, first: int = 0) -> Iterator[list[tuple[Any, Any]]]:
+        """Yield the shards of each batch whose numbers are among `own`."""
 
 
 class OptimizerLike(Protocol):
@@ -80,6 +90,11 @@ class StepResult:
     output: Ndarray
     #: all that the model returned: an array, or arrays nested in lists (also for tuples) and dicts
     outputs: Any
+    #: of a step on shards: images of all ranks, what was counted of them, and whether a rank is asked to end; the loss
+    #: is that of all of them, the outputs are those of this rank's shards
+    images: int | None = None
+    counts: tuple[float, ...] = ()
+    asked: bool = False
 
     # Type checkers would take every attribute for one that exists.
     if not TYPE_CHECKING:
@@ -109,30 +124,6 @@ class Made(NamedTuple):
     traced: Traced
 
 
-class Given(NamedTuple):
-    """The inputs or the targets of a batch: arrays with their names, and how they are nested; None for one array."""
-
-    arrays: list[Ndarray]
-    names: list[str]
-    form: Form | None
-
-    @classmethod
-    def of(cls, value: Any, what: str, labels: bool = False) -> "Given":
-        """Take inputs or targets apart. Raises as as_argument does."""
-        if not is_nested(value):
-            return cls([as_argument(value, what, labels)], [what], None)
-        found, form = take_apart(value, what)
-        return cls([as_argument(x, name, labels) for name, x in found], [name for name, _ in found], form)
-
-    def types(self) -> tuple[Type, ...]:
-        """Return shapes and dtypes."""
-        return tuple(Type(x.shape, x.dtype.name) for x in self.arrays)
-
-    def nested(self, values: Iterable[Any]) -> Any:
-        """Return values nested as the arrays are."""
-        return (self.form or PLACE).build(iter(values))
-
-
 class Step:
     """One training step as one native program: forward, loss, backward and update; see compile_step."""
 
@@ -145,6 +136,8 @@ class Step:
         seed: int,
         memory: str = FAST,
         accumulate: int = 1,
+        shards: int | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         if isinstance(loss, type):
             raise ArgumentError(f"compile_step: loss is the class {loss.__name__}; make one first: {loss.__name__}()")
@@ -153,8 +146,9 @@ class Step:
         self.model, self.loss, self.optimizer, self.threads = model, loss, optimizer, threads
         self.memory = memory
         check_optimizer(model, loss, optimizer)
-        # Where an update takes several batches, their gradients are added up in place of updating parameters.
-        self.window = window(optimizer, loss, accumulate, threads)
+        # Where an update takes several batches or shards, their gradients are added up in place of updating parameters.
+        self.sharded = shard_window(optimizer, loss, shards, ranks, accumulate, threads)
+        self.window = self.sharded or window(optimizer, loss, accumulate, threads)
         # The key of random operators: 64 bits of seed, then 64 bits that count the steps.
         self.key = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, 0, 0], np.uint32)
         self.state = State()
@@ -343,7 +337,7 @@ class Step:
         loss. The parameters are then as they were before. Python threads that share a step take turns.
         """
         with self.turn.lock:
-            return self.take(x, target)
+            return self.take(x, target) if self.sharded is None else self.take_whole(x, target)
 
     def flush(self) -> None:
         """Update the parameters from the batches of a window that is not full, as at the end of an epoch.
@@ -360,25 +354,15 @@ class Step:
         """Train on one batch."""
         if self.window is not None:
             self.window.prepare(self.optimizer)
-        given, targets = Given.of(x, "the input x"), Given.of(target, "the target", labels=True)
-        for array, name in zip(given.arrays, given.names, strict=True):
-            if array.size == 0:
-                batch = "the batch" if given.form is None else name
-                raise DataError(f"{batch} is empty (shape {array.shape}); a step needs at least one image")
-            check_finite(array, name)
-        made = self._find(given, targets)
+        made, arrays = self.ready(x, target)
         program = made.program
-        self.check(targets, made)
-        # Random operators draw other numbers in each step, and the same ones when a run is repeated.
-        key = self.key.copy()
-        key[2:] = self.steps & 0xFFFFFFFF, self.steps >> 32
         report = program.results[2]
         report[0] = math.nan
         if self.window is not None:
             self.window.weigh(program)
         self.rule.begin()
         try:
-            loss, output, found, *others = program.run(*given.arrays, *targets.arrays, key.view(np.int32))
+            loss, output, found, *others = program.run(*arrays, self.key_of(self.steps))
         finally:
             # An interruption (Ctrl-C) is raised before the program's native run or after all of it, never in between.
             # So the report tells whether the step was carried out, also where `run` does not return.
@@ -396,25 +380,76 @@ class Step:
             self.window.update()
         return StepResult(value, output, made.traced.rebuild(iter([output, *others])))
 
+    def ready(self, x: Any, target: Any) -> tuple[Made, list[Ndarray]]:
+        """Return the program for a batch, and its arguments but for the key; the batch is checked."""
+        given, targets = Given.of(x, "the input x"), Given.of(target, "the target", labels=True)
+        for array, name in zip(given.arrays, given.names, strict=True):
+            if array.size == 0:
+                batch = "the batch" if given.form is None else name
+                raise DataError(f"{batch} is empty (shape {array.shape}); a step needs at least one image")
+            check_finite(array, name)
+        made = self._find(given, targets)
+        self.check(targets, made)
+        return made, [*given.arrays, *targets.arrays]
 
-def placeholders(recording: Trace, kinds: Any, name: str) -> tuple[Any, list[Symbol]]:
-    """Return arguments of these types, nested as the types are, and in order."""
-    found, form = take_apart(kinds, name)
-    symbols = [recording.argument(kind, place) for place, kind in found]
-    return form.build(iter(symbols)), symbols
+    def key_of(self, number: int) -> Ndarray:
+        """Return the key of random operators, int32 [4], for the batch, or the shard, of that number.
 
+        They draw other numbers in each, and the same ones when a run is repeated.
+        """
+        key = self.key.copy()
+        key[2:] = number & 0xFFFFFFFF, number >> 32
+        return key.view(np.int32)
 
-def check_labels(labels: Ndarray, classes: int, ignored: int | None = None) -> None:
-    """Raise DataError if a label is not one of 0 .. classes - 1, nor the one that is ignored."""
-    wrong = (labels < 0) | (labels >= classes)
-    if ignored is not None:
-        wrong &= labels != ignored
-    if wrong.any():
-        position = int(np.flatnonzero(wrong)[0])
-        raise DataError(
-            f"label {int(labels.flat[position])} at position {position} is not one of the model's {classes} classes (0"
-            f" to {classes - 1}); correct the labels, or build the model with more classes"
-        )
+    # Steps on shards.
+
+    def run(self, x: Any, target: Any, number: int) -> Ran:
+        """Run the program of a shard; for what takes the shards of a batch."""
+        made, arrays = self.ready(x, target)
+        assert self.sharded is not None
+        self.sharded.ready(made.program)
+        loss, output, found, *others = made.program.run(*arrays, self.key_of(number))
+        problem = "" if found[0] else self.failure(float(loss), made.traced.guard, found)
+        self.show_timings(made.program)
+        return Ran(made.program, float(loss), [output, *others], made.traced.rebuild, problem)
+
+    def take_shards(self, shards: Sequence[tuple[Any, Any]]) -> StepResult:
+        """Train on one batch, of which this rank is given its shards (x, target), in order, as `shares` yields them.
+
+        All ranks call it together; one that has no shard of a last batch gives none. The result has the loss and the
+        images of all ranks, and the outputs of this one's shards.
+
+        Raises ArgumentError for a step that was not made with shards; else as a call.
+        """
+        if self.sharded is None:
+            raise ArgumentError("take_shards: this step takes whole batches; make it with compile_step(..., shards=8)")
+        with self.turn.lock:
+            totals = self.sharded.take(self, shards)
+        found = zip(*(ran.outputs for ran in totals.ran), strict=True)
+        joined = [np.concatenate([np.atleast_1d(array) for array in arrays]) for arrays in found]
+        # A rank without a shard has no outputs.
+        outputs = totals.ran[0].rebuild(iter(joined)) if joined else np.zeros(0, np.float32)
+        first = joined[0] if joined else outputs
+        return StepResult(totals.loss, first, outputs, totals.images, totals.counts, totals.asked)
+
+    def take_whole(self, x: Any, target: Any) -> StepResult:
+        """Train on a batch that each rank has whole, in shards of ceil(images / shards) images."""
+        assert self.sharded is not None
+        given, targets = Given.of(x, "the input x"), Given.of(target, "the target", labels=True)
+        images = len(given.arrays[0])
+        size = -(-images // self.sharded.batches)
+        rows = [slice(i * size, (i + 1) * size) for i in self.sharded.own if i * size < images]
+        return self.take_shards([(given.rows(part), targets.rows(part)) for part in rows])
+
+    def shares(self, loader: LoaderLike, epoch: int, first: int = 0) -> Iterator[list[tuple[Any, Any]]]:
+        """Yield this rank's shards of each batch of an epoch, for take_shards; the others' images are not read.
+
+        loader: a foveal.data.Loader, whose batch size is a multiple of the number of shards. first: the batch to begin
+        with. Raises ArgumentError for a step that was not made with shards, ShapeError for another batch size.
+        """
+        if self.sharded is None:
+            raise ArgumentError("shares: this step takes whole batches; make it with compile_step(..., shards=8)")
+        return loader.shares(epoch, self.sharded.batches, self.sharded.own, first)
 
 
 @checked
@@ -426,6 +461,8 @@ def compile_step(
     seed: int = 0,
     memory: str = FAST,
     accumulate: int = 1,
+    shards: int | None = None,
+    ranks: Ranks | None = None,
 ) -> Step:
     """Return a whole training step, step(x, labels) -> loss and output, as one native program.
 
@@ -443,6 +480,11 @@ def compile_step(
     update follows the last batch of a window, or `step.flush()`, for the window that an epoch's end leaves incomplete.
     The batches of a window may differ in size. Schedules and the optimiser's steps count updates, `step.steps` batches.
     A batch that fails is not added; an update that fails drops the sums.
+    shards: take each batch in so many equal parts, whose gradients are added along one tree. A batch norm normalises
+    each shard by itself, random layers draw for each, and running statistics change by the mean over shards. With
+    `step.take_shards` each rank is given its own, else a call takes a whole batch.
+    ranks: of foveal.distributed.ranks(), which share the shards, 8 unless said, with the same bits for any number of
+    ranks.
 
     The step follows changes of the model, the loss and the optimiser: modes, frozen parameters, replaced layers (see
     foveal.watch). A deep copy of it, or a pickle, has copies of all three.
@@ -450,6 +492,6 @@ def compile_step(
     Raises ArgumentError for a class in place of a loss; ShapeError for another `memory`, and at the first call if
     model, loss and batch do not fit each other; StateError for an optimiser of parameters that are not the model's.
     """
-    step = Step(model, loss, optimizer, threads, seed, memory, accumulate)
+    step = Step(model, loss, optimizer, threads, seed, memory, accumulate, shards, ranks)
     prepare()
     return step

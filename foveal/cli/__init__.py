@@ -28,6 +28,7 @@ report_options.py  options of `foveal train` about the report
 resume_options.py  options of foveal train for going on with a run
 options.py    arguments, options and tables that commands share
 augment_options.py  options about how images are varied
+ranks_options.py  those of `foveal train` about shards and ranks
 recipes_options.py  those of `foveal train` that concern recipes
 folders_options.py  options of image files, and reading DATA with them
 weights_options.py  options about weights that a run starts from

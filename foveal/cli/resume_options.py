@@ -14,10 +14,21 @@ import click
 from foveal.cli.options import NOT_NEGATIVE, TYPED
 
 # What may be given beside --resume: it changes no bit of what the run gives. A longer run is checked by itself.
-HARMLESS = {"threads", "quiet", "as_json", "out", "resume", "checkpoint_minutes", "data", "data_dir", "epochs"}
+HARMLESS = {
+    "threads",
+    "quiet",
+    "as_json",
+    "out",
+    "resume",
+    "checkpoint_minutes",
+    "data",
+    "data_dir",
+    "epochs",
+    "rank_timeout",
+}
 HARMLESS |= {"report", "checked"}
 # What a run does not keep of its options.
-NOT_KEPT = {"data", "out", "resume", "as_json", "quiet", "compile_only", "report"}
+NOT_KEPT = {"data", "out", "resume", "as_json", "quiet", "compile_only", "report", "rank_timeout"}
 
 
 def resume_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -30,6 +30,7 @@ from foveal.cli.options import (
     show_json,
     threads_option,
 )
+from foveal.cli.ranks_options import ranks_of_job, ranks_options
 from foveal.cli.recipes_options import RATE, recipe_options
 from foveal.cli.report_options import Reporting, report_options
 from foveal.cli.resume_options import Call, call_of, resume_options
@@ -39,6 +40,7 @@ from foveal.errors import warn
 if TYPE_CHECKING:
     from foveal.data.dataset import Dataset
     from foveal.data.scanning.image_files import ImageFiles
+    from foveal.distributed import Ranks
 
 
 @click.command(cls=DataCommand)
@@ -93,6 +95,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Batches per update: their gradients are added up, as of one larger batch.",
 )
+@ranks_options
 @augment_options
 @tta_of_run_option
 @weights_options
@@ -118,6 +121,7 @@ def train(
     compile_only: bool,
     images: dict[str, Any],
     checked: bool,
+    rank_timeout: float | None,
     **options: Any,
 ) -> None:
     """Train a network on DATA, or go on with a run: foveal train --resume RUN.
@@ -138,54 +142,75 @@ def train(
 
     # while the data are read
     prepare()
-    from foveal.train.loop import train as run
-    from foveal.train.run_file import end
-
-    call = call_of(click.get_current_context(), data, out, resume, options, images)
-    silent = options["quiet"]
-    if call.ended:
+    with ranks_of_job(rank_timeout) as ranks:
+        call = ranks.computed(lambda: call_of(click.get_current_context(), data, out, resume, options, images))
+        if not ranks.first:
+            # Rank 0 speaks for all.
+            call.options["quiet"], as_json = True, False
         folder = call.out or Path()
-        if not silent:
+        if not call.ended:
+            made = trained(call, ranks, resume, began, as_json, compile_only, checked)
+            if made is None:
+                return
+            folder = made
+        elif not call.options["quiet"]:
             echo(f"{folder}: the run has ended; there is nothing left to do.", err=as_json)
-    else:
-        report, tensorboard = call.options.pop("report"), call.options.pop("tensorboard")
-        like = expected_by(call.options["pretrained"] or call.options["weights"])
-        choose = partial(size_for, call)
-        dataset = read_data(call.data, call.images, quiet=silent, err=as_json, like=like, choose=choose)
-        if (learned := learned_before(call.options["weights"], dataset)) is not None:
-            warn(learned)
-        if dataset.preprocessing is not None:
-            # A run that goes on does not choose again.
-            call.command["options"]["image_size"] = dataset.size
-        if compile_only:
-            show_compiled(dataset, as_json, call.options)
-            return
-        folder = call.out or Path("runs") / dataset.name
-        findings = None
-        if checked and resume is None:
-            findings = check_before(dataset, strict=images["strict"], quiet=silent, err=as_json)
-        reporting = Reporting(folder, report, tensorboard, findings)
-        # The JSON has standard output to itself.
-        with redirect_stdout(sys.stderr) if as_json else nullcontext():
-            given = {"command": call.command, "callbacks": reporting.callbacks, **call.options}
-            run(dataset, out=folder, resume=resume, began=began, **given)
-            finish(folder, dataset, reporting.recorder.run.held_out)
-            reporting.finish(dataset, quiet=silent)
-            # Only now: what is killed before this goes on with `--resume`, and ends with all files.
-            end(folder)
     if as_json:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         log = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
         show_json({**metrics, "out": str(folder), "log": [json.loads(line) for line in log]})
 
 
-def size_for(call: Call, files: ImageFiles) -> tuple[int, int]:
+def trained(
+    call: Call, ranks: Ranks, resume: Path | None, began: float, as_json: bool, compile_only: bool, checked: bool
+) -> Path | None:
+    """Train, and write what belongs to a run; return its folder, None where nothing was trained."""
+    from foveal.distributed.launch import launched
+    from foveal.train.loop import train as run
+    from foveal.train.run_file import end
+
+    silent = call.options["quiet"]
+    report, tensorboard = call.options.pop("report"), call.options.pop("tensorboard")
+    like = expected_by(call.options["pretrained"] or call.options["weights"])
+    # One size for all ranks, which may have other numbers of threads.
+    choose = partial(size_for, call, ranks)
+    dataset = read_data(call.data, call.images, quiet=silent, err=as_json, like=like, choose=choose)
+    if (learned := learned_before(call.options["weights"], dataset)) is not None:
+        warn(learned)
+    if dataset.preprocessing is not None:
+        # A run that goes on does not choose again.
+        call.command["options"]["image_size"] = dataset.size
+    # Without a launcher and without shards nothing of ranks is asked for.
+    options = call.options | ({"ranks": ranks} if launched() else {})
+    if compile_only:
+        show_compiled(dataset, as_json, options)
+        return None
+    folder = call.out or Path("runs") / dataset.name
+    findings = None
+    if checked and resume is None and ranks.first:
+        findings = check_before(dataset, strict=call.images["strict"], quiet=silent, err=as_json)
+    reporting = Reporting(folder, report, tensorboard, findings)
+    # The JSON has standard output to itself.
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        given = {"command": call.command, "callbacks": reporting.callbacks, **options}
+        run(dataset, out=folder, resume=resume, began=began, **given)
+        if not ranks.first:
+            return None
+        finish(folder, dataset, reporting.recorder.run.held_out)
+        reporting.finish(dataset, quiet=silent)
+        # Only now: what is killed before this goes on with `--resume`, and ends with all files.
+        end(folder)
+    return folder
+
+
+def size_for(call: Call, ranks: Ranks, files: ImageFiles) -> tuple[int, int]:
     """Return rows and columns that images are resized to where no option says it: by their sizes, number and time."""
     import foveal
     from foveal.train.recipes import image_size
 
     sizes, options = files.sizes[files.rows("train")], call.options
-    return image_size(sizes, options["minutes"], options["preset"], options["threads"] or foveal.get_threads())
+    threads = options["threads"] or foveal.get_threads()
+    return ranks.computed(lambda: image_size(sizes, options["minutes"], options["preset"], threads))
 
 
 def show_compiled(dataset: Dataset, as_json: bool, options: dict[str, Any]) -> None:

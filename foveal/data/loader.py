@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from copy import copy
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -21,7 +22,19 @@ from numpy.random import Philox
 from foveal.arguments import checked
 from foveal.data.augment import Augment, Steps, combined
 from foveal.data.dataset import Dataset, Floats, Images, Labels
-from foveal.data.sources import Arrays, Channels, Nest, Options, Plan, Stream, leaves, mapped, source_of
+from foveal.data.sources import (
+    Arrays,
+    Channels,
+    Elsewhere,
+    Nest,
+    Options,
+    Plan,
+    Stream,
+    every,
+    leaves,
+    mapped,
+    source_of,
+)
 from foveal.data.statistics import Normalisation, scaled
 from foveal.data.threads import in_order
 from foveal.data.transforms.draws import Draws
@@ -35,8 +48,9 @@ from foveal.strides import Ndarray
 SHUFFLE, AUGMENT, TRANSFORM = 1, 2, 4
 # The counter of the generator that holds the epoch has 64 bits.
 LAST_EPOCH = 1 << 62
-# Reads a batch: x and y; None where there is no more.
-Read = Callable[[], tuple[Any, Any] | None]
+# A batch, x and y, or one that is not read here; and what reads it: None where there is no more.
+Batch = tuple[Any, Any] | Elsewhere
+Read = Callable[[], Batch | None]
 # A batch is filled up with zeros to this many images at most.
 LARGEST_FILLED = 1 << 16
 
@@ -194,21 +208,66 @@ class Loader:
         """
         return self.batches(checked_epoch(epoch), self.order(epoch), fill, first)
 
+    @checked
+    def shares(self, epoch: int, shards: int, own: range, first: int = 0) -> Iterator[list[tuple[Any, Any]]]:
+        """Yield a list for each batch of an epoch: those of its shards that are among `own`, images and labels.
+
+        A batch is divided into so many shards of equal size, which are batches by themselves: what augmentation and
+        mixing draw follows from the number of the shard, and no other ones are read, but for what a generator gives,
+        which has to be walked through. A last batch may have fewer shards, and a smaller one at its end; its list may
+        be empty. first: the number of the batch to begin with. Raises ShapeError unless the shards divide batch_size.
+        """
+        size = self.batch_size
+        if size is None or shards < 1 or size % shards:
+            fitting = "" if size is None else f"; choose a batch size such as {-(-size // max(1, shards)) * shards}"
+            raise ShapeError(f"Loader: batches of {size} images are not divided into {shards} equal shards{fitting}")
+        part = copy(self)
+        part.batch_size, part.prefetch = size // shards, self.prefetch * shards
+        order = self.order(epoch)
+        if self.drop_last:
+            # Whole batches are left out, and not shards.
+            order = order[: len(order) // size * size]
+        return part.in_lists(checked_epoch(epoch), order, shards, own, first)
+
+    def in_lists(
+        self, epoch: int, order: Labels, shards: int, own: range, first: int
+    ) -> Iterator[list[tuple[Any, Any]]]:
+        """Yield `shares` of a loader whose batches are the shards."""
+        found, number = list[tuple[Any, Any]](), 0
+        with closing(self.parts(epoch, order, False, first * shards, lambda i: i % shards in own)) as parts:
+            for number, part in enumerate(parts, 1):
+                if not isinstance(part, Elsewhere):
+                    found.append(part)
+                if number % shards == 0:
+                    yield found
+                    found = []
+        if number % shards and not self.drop_last:
+            yield found
+
     def batches(self, epoch: int, order: Labels, fill: bool = True, first: int = 0) -> Iterator[tuple[Any, Any]]:
         """Yield the batches of an epoch whose images come in this order; fill: with zeros, up to batch_size."""
+        with closing(self.parts(epoch, order, fill, first)) as found:
+            for batch in found:
+                assert not isinstance(batch, Elsewhere)
+                yield batch
+
+    def parts(
+        self, epoch: int, order: Labels, fill: bool, first: int, own: Callable[[int], bool] = every
+    ) -> Generator[Batch]:
+        """Yield the same, of which those are read whose numbers are own."""
 
         def generator(place: int) -> Random:
             return Random(Philox(key=[self.seed, TRANSFORM], counter=[0, 0, place, epoch]))
 
-        def made(numbered: tuple[int, Read]) -> tuple[Any, Any] | None:
+        def made(numbered: tuple[int, Read]) -> Batch | None:
             """Return a batch as it is trained on, which may be read only now; None after the last one."""
             pair = numbered[1]()
-            if pair is None:
-                return None
+            if pair is None or isinstance(pair, Elsewhere):
+                return pair
             x, y = self.changed(*pair, epoch, numbered[0], order)
             return (mapped(partial(filled, rows=self.batch_size), x) if fill and self.batch_size else x), y
 
-        plan = Plan(epoch, order, self.batch_size, self.drop_last, generator)
+        plan = Plan(epoch, order, self.batch_size, self.drop_last, generator, own)
         items = first * (self.batch_size or 0)
         # What makes batches ends before what they are read by.
         with closing(self.reads(plan)) as reads:
@@ -218,7 +277,7 @@ class Loader:
                 for found in batches:
                     if found is None:
                         break
-                    items += len(leaves(found[1])[0])
+                    items += found.items if isinstance(found, Elsewhere) else len(leaves(found[1])[0])
                     yield found
         if self.source.count is None and self.count is not None and not self.drop_last and items != self.count:
             raise DataError(f"the generator gave {items} items, and length says {self.count}; correct it")
@@ -318,7 +377,7 @@ def checked_epoch(epoch: int) -> int:
     return epoch
 
 
-def same(pair: tuple[Any, Any]) -> tuple[Any, Any]:
+def same(pair: Batch) -> Batch:
     """Return what is given."""
     return pair
 

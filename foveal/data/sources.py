@@ -45,6 +45,18 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """A batch that is not read here, but by another rank."""
+
+    items: int
+
+
+def every(number: int) -> bool:
+    """Return True."""
+    return True
+
+
+@dataclass(frozen=True)
 class Plan:
     """One walk through a source."""
 
@@ -57,14 +69,16 @@ class Plan:
     drop_last: bool
     #: Random numbers for the transform of an item, by its place.
     generator: Callable[[int], Generator]
+    #: Says of a batch, by its number, whether it is read here; of all others the number of items is known, and no more.
+    own: Callable[[int], bool] = every
 
-    def chunks(self) -> Iterator[Labels]:
+    def chunks(self) -> Iterator[Labels | Elsewhere]:
         """Yield the places of one batch after the other."""
         size = self.size or 1
-        for start in range(0, len(self.order), size):
+        for number, start in enumerate(range(0, len(self.order), size)):
             rows = self.order[start : start + size]
             if len(rows) == size or not self.drop_last:
-                yield rows
+                yield rows if self.own(number) else Elsewhere(len(rows))
 
 
 class Source(Protocol):
@@ -75,7 +89,7 @@ class Source(Protocol):
     #: Names of the classes, where labels are names.
     classes: Classes
 
-    def batches(self, plan: Plan) -> Iterator[tuple[Nest, Nest]]:
+    def batches(self, plan: Plan) -> Iterator[tuple[Nest, Nest] | Elsewhere]:
         """Yield x and y of one batch after the other."""
 
 
@@ -174,17 +188,19 @@ class Arrays:
         # What labels cannot be is found out now, by the first ones.
         mapped(partial(self.labels, np.arange(1)), self.y)
 
-    def batches(self, plan: Plan) -> Iterator[tuple[Nest, Nest]]:
+    def batches(self, plan: Plan) -> Iterator[tuple[Nest, Nest] | Elsewhere]:
         for read in self.reads(plan):
             yield read()
 
-    def reads(self, plan: Plan) -> Iterator[Callable[[], tuple[Nest, Nest]]]:
+    def reads(self, plan: Plan) -> Iterator[Callable[[], tuple[Nest, Nest] | Elsewhere]]:
         """Yield functions that return one batch after the other; they may be called in any order, by any thread."""
         for rows in plan.chunks():
             yield partial(self.read, rows)
 
-    def read(self, rows: Labels) -> tuple[Nest, Nest]:
+    def read(self, rows: Labels | Elsewhere) -> tuple[Nest, Nest] | Elsewhere:
         """Return x and y of these rows."""
+        if isinstance(rows, Elsewhere):
+            return rows
         return mapped(partial(self.images, rows), self.x), mapped(partial(self.labels, rows), self.y)
 
     def images(self, rows: Labels, array: Any) -> Ndarray:
@@ -207,9 +223,12 @@ class Items:
         if self.classes is None and isinstance(items, list | tuple):
             self.classes = names_in([item[1] for item in items if isinstance(item, tuple | list) and len(item) == 2])
 
-    def batches(self, plan: Plan) -> Iterator[tuple[Nest, Nest]]:
+    def batches(self, plan: Plan) -> Iterator[tuple[Nest, Nest] | Elsewhere]:
         for rows in plan.chunks():
-            yield self.batch([(int(i), self.items[int(i)]) for i in rows], plan)
+            if isinstance(rows, Elsewhere):
+                yield rows
+            else:
+                yield self.batch([(int(i), self.items[int(i)]) for i in rows], plan)
 
     def batch(self, items: list[tuple[int, Any]], plan: Plan) -> tuple[Nest, Nest]:
         """Return x and y of a batch, given its items with their places."""
@@ -277,13 +296,13 @@ class Stream:
             self.used = True
         return items
 
-    def batches(self, plan: Plan) -> Iterator[tuple[Nest, Nest]]:
-        items, size, first = enumerate(self.start(plan.epoch)), plan.size or 1, True
+    def batches(self, plan: Plan) -> Iterator[tuple[Nest, Nest] | Elsewhere]:
+        items, size, number = enumerate(self.start(plan.epoch)), plan.size or 1, 0
         while batch := list(islice(items, size)):
             if len(batch) == size or not plan.drop_last:
-                yield self.items.batch(batch, plan)
-                first = False
-        if first:
+                yield self.items.batch(batch, plan) if plan.own(number) else Elsewhere(len(batch))
+                number += 1
+        if not number:
             raise DataError(f"the generator gave no batch of {size} items; give more, or a smaller batch_size")
 
 

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from foveal import ops
+from foveal.batch import check_labels
 from foveal.errors import DataError, ShapeError
 from foveal.kinds import FLOAT32_MAX, FLOAT32_SMALLEST, as_float32, shown
 from foveal.nn.arguments import check_number, checked_loss
 from foveal.ops.batch_norm import per_channel
 from foveal.ops.op import Tensor
-from foveal.step import check_labels
 from foveal.strides import Ndarray, Shape
 from foveal.trace import Symbol, current
 from foveal.variable import Variable

@@ -34,6 +34,8 @@ class Recorder(Callback):
     JSON has it, for RUN/doctor.json; that of a run that is resumed stays.
     """
 
+    ends_at_steps = False
+
     def __init__(self, folder: str | Path, findings: Mapping[str, Any] | None = None) -> None:
         self.folder, self.findings = Path(folder), findings
         self.clear()
@@ -124,6 +126,8 @@ class TensorBoard(Callback):
     there to earlier-1 (earlier-2, ...) in it, one that is resumed goes on with them. Raises PackageError, before a
     training begins, where tensorboardX is not installed.
     """
+
+    ends_at_steps = False
 
     def __init__(self, folder: str | Path) -> None:
         try:

@@ -15,6 +15,7 @@ from foveal.train.progress import ProgressDisplay
 from foveal.train.run_folder import RunFolder
 from foveal.train.settings import Settings
 from foveal.train.tally import Clock
+from foveal.train.together import Together
 from foveal.train.views import views
 
 
@@ -29,6 +30,7 @@ class Ended(Protocol):
     folder: RunFolder | None
     display: ProgressDisplay
     clock: Clock
+    together: Together
     stored: ModelDescription | NetworkDescription
 
     @property
@@ -54,10 +56,10 @@ def add_averaged(run: Ended) -> None:
     count = len(views(tta))
     run.display.note(f"measuring once more, each image averaged over {count} views ({tta})")
     own = {name: array.copy() for name, array in run.net.state_dict().items()}
-    run.net.load_state_dict(model_of(run))
+    run.net.load_state_dict(run.together.computed(lambda: model_of(run)))
     try:
         parts: dict[str, Any] = {
-            name: measure(run.net, loader, run.loss, run.measures, run.check, tta)
+            name: measure(run.net, loader, run.loss, run.measures, run.check, tta, run.together.ranks)
             for name, loader in run.feed.parts.items()
         }
     finally:

@@ -36,7 +36,7 @@ import json
 from collections.abc import Callable, Mapping
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -100,6 +100,8 @@ class Callback:
     """
 
     run: Running
+    #: False for one that never ends the training at a step, so that no rank has to ask.
+    ends_at_steps: ClassVar[bool] = True
 
     def on_train_begin(self) -> object:
         """Called before the first step."""

@@ -13,6 +13,7 @@ from foveal.train.feed import settings_and_feed
 from foveal.train.phases import Phases
 from foveal.train.settings import TrainOptions, build_net, make_loss, make_optimizer, thread_count
 from foveal.train.start import start_of
+from foveal.train.together import shared
 from foveal.warming import WarmUp, warm_up
 
 
@@ -22,6 +23,7 @@ def compile_only(data: Dataset, options: TrainOptions) -> WarmUp:
     A run with the same options compiles nothing then, on any machine type that shares the cache folder. Nothing is
     trained and no file of a run is written. Raises as `train` does for options that do not fit.
     """
+    options = shared(options)
     start = start_of(data, options, (lambda line: None))
     if start is not None:
         data, options = start.normalised(data), replace(options, model=start.model or options.model)
@@ -40,14 +42,18 @@ def compile_only(data: Dataset, options: TrainOptions) -> WarmUp:
             seed=settings.seed,
             memory=settings.memory,
             accumulate=settings.accumulate,
+            shards=settings.shards,
+            ranks=options.ranks,
         )
+        # What one program takes.
+        batch_size = settings.batch_size // (settings.shards or 1)
         # Of a mixture, labels are shares of the classes.
-        targets = None if mixing(options.mix) is None else [(settings.batch_size, len(data.classes))]
+        targets = None if mixing(options.mix) is None else [(batch_size, len(data.classes))]
         # With the last layer alone, and with all, a step is another program.
         phases, training = Phases(net, settings.freeze_epochs), []
         for epoch in dict.fromkeys((0, settings.freeze_epochs)):
             phases.begin(epoch)
-            shapes = [(settings.batch_size, *image)]
+            shapes = [(batch_size, *image)]
             training.append(warm_up(net, shapes, step=step, targets=targets, inference=False))
         # Tests take batches of one size, of floats: the average of the parameters, if there is one, has their shapes.
         sizes = {loader.batch_size or 1 for loader in feed.parts.values()}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from foveal.errors import DataError, warn
+from foveal.errors import CallbackError, DataError, NumericsError, warn
 from foveal.strides import Ndarray
 from foveal.train.checkpoint import ModelDescription, NetworkDescription
 from foveal.train.checkpoints import checkpoint_bytes
@@ -129,6 +129,21 @@ class Keeper:
             how = f"train.train(..., resume={str(self.folder.path)!r})" if program else f"`{self.command()}`"
             found.append(f"{how} goes on {self.at}.")
         return " ".join(found)
+
+    def explain(self, error: BaseException, epoch: int, step: int, lr: float) -> None:
+        """Raise an error of a training anew with what there is of the run on disk, if it is one of those that say so.
+
+        epoch, step: in which it came up. lr: the learning rate of the settings.
+        """
+        if isinstance(error, NumericsError):
+            raise NumericsError(
+                f"epoch {epoch}, step {step}: {error}. {self.kept()} Try a lower learning rate than {lr:g}."
+            ) from None
+        if isinstance(error, DataError):
+            raise DataError(f"epoch {epoch}: {error}. {self.kept()}") from None
+        if isinstance(error, CallbackError):
+            where = f"epoch {epoch}: " if epoch else ""
+            raise CallbackError(f"{where}{error}. {self.kept()}") from error.__cause__
 
     def command(self) -> str:
         """Return the command that goes on with the run."""

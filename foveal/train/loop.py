@@ -20,7 +20,7 @@ from foveal import nn
 from foveal.arena import Footprint
 from foveal.data.loader import Loader
 from foveal.data.sources import Nest, leaves
-from foveal.errors import ArgumentError, CallbackError, DataError, NumericsError, Terminated
+from foveal.errors import ArgumentError, DataError, Terminated
 from foveal.nn.saving import entry_or_problem
 from foveal.optim import UpdateRule
 from foveal.step import Step
@@ -55,6 +55,7 @@ from foveal.train.signals import INTERRUPTIONS, Interruptions
 from foveal.train.start import Start, start_of
 from foveal.train.state import Training, schedules_of
 from foveal.train.tally import Clock, EpochLog, Tally
+from foveal.train.together import Together, example_of, shared
 
 
 @takes_options(TrainOptions)
@@ -108,7 +109,10 @@ def train(data: Any, options: TrainOptions) -> History:
     """
     if options.net is not None and options.model is not None:
         raise ArgumentError("train: net and model are both given; they mean the same, so leave one out")
-    options = replace(options, model=options.model if options.net is None else options.net)
+    options = shared(replace(options, model=options.model if options.net is None else options.net))
+    # All ranks know the folder, and rank 0 alone has it.
+    first = options.ranks is None or options.ranks.first
+    options = options if first else replace(options, out=None, quiet=True)
     start = start_of(data, options, (lambda line: None) if options.quiet else print)
     if start is not None:
         data, options = start.normalised(data), replace(options, model=start.model or options.model)
@@ -117,7 +121,7 @@ def train(data: Any, options: TrainOptions) -> History:
         settings = start.settings(settings, options, data)
         if feed.description is not None:
             feed.description = replace(feed.description, licence=start.licence)
-    stored, display = run_to_resume(options.resume), ProgressDisplay(options.quiet)
+    stored, display = run_to_resume(options.resume) if first else None, ProgressDisplay(options.quiet)
     out, unfinished = stored if options.out is None else Path(options.out), None
     goes_on = stored is not None and out is not None and out.resolve() == stored.resolve()
     if out is not None and not goes_on:
@@ -127,7 +131,8 @@ def train(data: Any, options: TrainOptions) -> History:
         if folder is not None and unfinished is not None:
             display.note(unfinished if folder.earlier is None else f"{unfinished} It is now in {folder.earlier}.")
         # Without a folder there is nothing to save, so that Ctrl-C acts at once.
-        with thread_count(settings.threads), Interruptions() if folder is not None else nullcontext() as waiting:
+        saves = folder is not None or not first
+        with thread_count(settings.threads), Interruptions() if saves else nullcontext() as waiting:
             return Run(feed, settings, options, folder, display, files_read(data), waiting, start).run()
     finally:
         if folder is not None:
@@ -150,7 +155,9 @@ class Run:
     ) -> None:
         self.clock = Clock()
         self.feed, self.folder, self.display = feed, folder, display
-        self.interruptions, self.keeper = interruptions, Keeper(folder, options.checkpoint_minutes, files)
+        self.interruptions = interruptions
+        self.keeper = Keeper(folder, options.checkpoint_minutes, files if folder is not None else [])
+        self.together = Together(self, options.ranks)
         self.description, self.loader = feed.description, feed.loader
         # The epoch, and the step in it, that are under way; 0 before the first.
         self.epoch = self.step = 0
@@ -187,7 +194,7 @@ class Run:
             self.optimizer.schedule(**self.make_schedules(options))
         self.callbacks = Callbacks(with_best(options, feed), self)
         loaders = {"train": self.loader, **feed.parts}
-        self.facts = facts(s, loaders, feed, files, options.command) if folder is not None else {}
+        self.facts = self.together.begin(lambda: facts(s, loaders, feed, files, options.command), folder is not None)
         self.resumed = False
         if options.resume is not None:
             resume(self, options.resume)
@@ -203,6 +210,8 @@ class Run:
             seed=s.seed,
             memory=s.memory,
             accumulate=s.accumulate,
+            shards=s.shards,
+            ranks=self.together.ranks if s.shards is not None else None,
         )
 
     def built(self, settings: Settings) -> nn.Module:
@@ -221,12 +230,15 @@ class Run:
     def example(self) -> tuple[Any, Any] | None:
         """Return a batch to learn shapes from; None for a generator before its first step, which would be used up."""
         if self.batch is None and self.description is not None:
-            size, image = self.settings.batch_size, (self.description.channels, *self.description.size)
+            size, image = (
+                self.settings.batch_size // (self.settings.shards or 1),
+                (self.description.channels, *self.description.size),
+            )
             classes = len(self.description.classes)
             labels = np.zeros(size, np.int32) if self.loader.mix is None else np.zeros((size, classes), np.float32)
             self.batch = np.zeros((size, *image), np.float32), labels
         if self.batch is None and self.loader.source.count is not None:
-            self.batch = next(self.loader.epoch(0, fill=False))
+            self.batch = example_of(next(self.loader.epoch(0, fill=False)), self.settings.shards)
         return self.batch
 
     def footprint(self) -> Footprint | None:
@@ -235,7 +247,7 @@ class Run:
         if batch is None:
             return None
         found = self.train_step.program(*batch).footprint()
-        if self.settings.accumulate == 1:
+        if self.settings.accumulate == 1 and not self.together.sharded:
             return found
         # The program of a batch writes sums of gradients; what the optimiser keeps belongs to the update.
         kept = sum(variable.storage.nbytes for variable in self.optimizer.state_variables().values())
@@ -267,13 +279,15 @@ class Run:
             self.call("on_train_begin")
         done = None if steps is None else self.epoch * steps + self.taken
         text = "\n".join([self.feed.text, *self.findings])
-        self.display.begin(text, self.settings, network, steps, self.footprint, done)
+        self.display.begin(text, self.settings, network, steps, self.footprint, done, self.together.ranks.size)
         with self.failures():
             finish_resumed(self)
             with self.display:
                 while self.epoch < self.settings.epochs and self.stopped is None:
                     self.one_epoch(self.epoch)
             self.call("on_train_end")
+            # A callback may have brought an earlier epoch back.
+            self.together.follow(lambda: dict(self.net.state_dict()))
             add_averaged(self)
         self.history.stopped = self.stopped
         # Of a command's run more is left to do, without which it has not ended.
@@ -295,26 +309,12 @@ class Run:
             raise kind(f"Interrupted in epoch {self.epoch}. {self.keeper.kept()}") from None
         except BaseException as error:
             self.keeper.end(FAILED)
-            self.explain(error)
+            self.keeper.explain(error, self.epoch, self.step, self.settings.lr)
             raise
-
-    def explain(self, error: BaseException) -> None:
-        """Raise the error anew with what there is of this run on disk, if it is one of those that say so."""
-        kept = self.keeper.kept()
-        if isinstance(error, NumericsError):
-            raise NumericsError(
-                f"epoch {self.epoch}, step {self.step}: {error}. {kept} "
-                f"Try a lower learning rate than {self.settings.lr:g}."
-            ) from None
-        if isinstance(error, DataError):
-            raise DataError(f"epoch {self.epoch}: {error}. {kept}") from None
-        if isinstance(error, CallbackError):
-            where = f"epoch {self.epoch}: " if self.epoch else ""
-            raise CallbackError(f"{where}{error}. {kept}") from error.__cause__
 
     def call(self, moment: str, *values: dict[str, Any]) -> None:
         """Call a method of all callbacks; one may end the run."""
-        stopped = self.callbacks.call(self.callbacks.all, moment, *values)
+        stopped = self.together.computed(lambda: self.callbacks.call(self.callbacks.all, moment, *values))
         self.stopped = self.stopped or stopped
 
     def one_epoch(self, epoch: int) -> None:
@@ -343,6 +343,7 @@ class Run:
             raise
         if not cut:
             self.taken, self.trained = 0, None
+        self.together.check_alike()
         with self.optimizer.averaged():
             line = self.finish_epoch(self.tally, lr, parts)
         self.call("on_epoch_end", flat(line))
@@ -353,18 +354,16 @@ class Run:
     def steps(self, epoch: int) -> bool:
         """Train on the batches that are left of an epoch; return True if a callback cuts it short."""
         self.phases.begin(epoch)
-        batches = self.clock.timed(self.loader.epoch(epoch, fill=False, first=self.step))
-        for x, labels in batches:
-            if self.step == 0:
-                self.batch = x, labels
-                self.check_targets(labels)
+        batches = self.clock.timed(self.together.batches(epoch, self.step))
+        for batch in batches:
+            if self.step == 0 and (part := self.together.part(batch)) is not None:
+                self.batch = part
+                self.check_targets(part[1])
             started = time.perf_counter()
             self.step += 1
-            result = self.train_step(x, labels)
+            result = self.together.step(batch)
             seconds = time.perf_counter() - started
-            # Of a mixture, the class with the larger share counts.
-            counted = labels if self.loader.mix is None else labels.argmax(1)
-            images = self.tally.add(result.loss, result.outputs, counted, seconds)
+            images = self.together.add(batch, result, seconds)
             self.taken = self.step
             self.clock.step(images, seconds)
             self.display.step(self.epoch, self.tally, self.clock.speed())
@@ -377,10 +376,12 @@ class Run:
 
     def keep(self, due: bool) -> None:
         """Write a checkpoint if it is due, or if a signal asks the run to end, which it then does."""
-        asked = self.interruptions is not None and self.interruptions.asked is not None
+        asked = self.together.asked if self.together.sharded else self.together.local()
         if due or asked:
             self.keeper.checkpoint(self.whole_state, self.place(self.epoch))
-        if self.interruptions is not None:
+        if self.together.sharded and asked:
+            self.together.end_if_asked()
+        if self.interruptions is not None and (asked or not self.together.sharded):
             self.interruptions.check()
 
     def place(self, epoch: int) -> str:
@@ -389,8 +390,10 @@ class Run:
 
     def measured(self) -> dict[str, dict[str, float]]:
         """Return what the network is worth on the parts that it is measured by."""
-        parts = self.feed.parts.items()
-        return {name: measure(self.net, loader, self.loss, self.measures, self.check) for name, loader in parts}
+        parts, ranks = self.feed.parts.items(), self.together.ranks
+        return {
+            name: measure(self.net, loader, self.loss, self.measures, self.check, None, ranks) for name, loader in parts
+        }
 
     @property
     def check(self) -> Callable[[], None] | None:
@@ -409,7 +412,7 @@ class Run:
     def step_ended(self, loss: float, images: int) -> bool:
         """Call the callbacks of a step; return True if one ends the run."""
         values = {"epoch": self.epoch, "step": self.step, "loss": loss, "lr": self.optimizer.lr, "images": images}
-        self.stopped = self.callbacks.call(self.callbacks.at_steps, "on_step_end", values)
+        self.stopped = self.together.told(self.callbacks.at_steps, values)
         return self.stopped is not None
 
     def finish_epoch(self, tally: Tally, lr: float, parts: dict[str, dict[str, float]]) -> Mapping[str, Any]:
@@ -422,6 +425,8 @@ class Run:
             "seconds": self.clock.elapsed(),
             "images_per_second": tally.speed(),
         }
+        # Seconds are those of rank 0.
+        line = self.together.ranks.broadcast(line)
         found: dict[str, Any] = {"train": tally.means(), **parts}
         state: Mapping[str, Ndarray] = self.net.state_dict()
         better = self.best is None or self.best.take(self.epoch, found, state)

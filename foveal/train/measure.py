@@ -10,7 +10,8 @@ import numpy as np
 
 from foveal import metrics
 from foveal.data.loader import Loader
-from foveal.data.sources import Nest, leaves, mapped
+from foveal.data.sources import Elsewhere, Nest, leaves, mapped
+from foveal.distributed.ranks import Ranks
 from foveal.errors import DataError, NumericsError
 from foveal.explain.model import modes_restored
 from foveal.kinds import Refused, real, shown
@@ -30,41 +31,54 @@ def measure(
     measures: Measures,
     check: Callable[[], None] | None = None,
     tta: str | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[str, float]:
     """Return {"accuracy", "loss"} and more measures of the network, in evaluation mode, on all items of a loader.
 
     loss: None for cross-entropy, of all items in double precision; else the mean over the batches, by their sizes.
     accuracy is left out where it has no meaning (`classified`). measures: functions of outputs and targets of all
-    items, by name. check: called before each batch, and may raise. tta: as of `train.predict`. Raises NumericsError if
-    an output is NaN or infinite, DataError where there are no items.
+    items, by name. check: called before each batch, and may raise. tta: as of `train.predict`. ranks: share
+    the batches among them, and have the same result. Raises NumericsError if an output is NaN or infinite, DataError
+    where there are no items.
     """
-    outputs: list[Nest] = []
-    targets: list[Nest] = []
-    losses = 0.0
+    # By batch: outputs, targets, and the loss times the number of items.
+    found: dict[int, tuple[Nest, Nest, float]] = {}
+    ranks = ranks or Ranks()
     with modes_restored(net):
         net.eval()
         # The last batch is filled up, so that all have one shape; what belongs to no item is cut off.
-        for x, y in loader.epoch(0):
+        for place, batch in enumerate(
+            loader.parts(0, loader.order(0), True, 0, lambda i: i % ranks.size == ranks.rank)
+        ):
             if check is not None:
                 check()
+            if isinstance(batch, Elsewhere):
+                continue
+            x, y = batch
             size = len(leaves(y)[0])
             if tta is None:
                 output = mapped(partial(first_rows, size), called(net, x))
             else:
                 output = mean_of_views([logits_of(net(view(x)))[:size] for view in views(tta)])
-            outputs.append(output)
-            targets.append(y)
-            if loss is not None:
-                losses += size * number("the loss", loss(output, y))
-    if not outputs:
+            found[place] = output, y, 0.0 if loss is None else size * number("the loss", loss(output, y))
+    everywhere = {place: batch for part in ranks.gather(found) for place, batch in part.items()}
+    return ranks.computed(lambda: scores_of([everywhere[place] for place in sorted(everywhere)], loss, measures))
+
+
+def scores_of(batches: list[tuple[Nest, Nest, float]], loss: Loss | None, measures: Measures) -> dict[str, float]:
+    """Return what `measure` does, of outputs, targets and losses of all batches."""
+    if not batches:
         raise DataError("there are no items to measure the network by; give one or more")
-    output, target = joined(outputs), joined(targets)
+    output, target = joined([batch[0] for batch in batches]), joined([batch[1] for batch in batches])
     check_finite(output)
     found: dict[str, float] = {}
     # A row for each image, or for each of its pixels.
     scores, classes = rows_of(output, target) if classified(output, target) else (output, target)
     if classified(output, target):
         found["accuracy"] = metrics.accuracy(scores, classes)
+    losses = 0.0
+    for batch in batches:
+        losses += batch[2]
     count = len(leaves(target)[0])
     found["loss"] = metrics.cross_entropy(scores, classes) if loss is None else losses / count
     return found | {name: number(name, function(output, target)) for name, function in measures.items()}

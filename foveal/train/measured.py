@@ -99,6 +99,9 @@ def check_memory(run: Run) -> None:
     if needed(smaller) > available:
         raise ShapeError(f"{words}; a single image needs too much already: choose a smaller network or smaller images")
     times = run.settings.accumulate * -(-size // smaller)
+    if run.settings.shards is not None:
+        more = run.settings.shards * -(-size // smaller)
+        raise ShapeError(f"{words}: --shards {more} takes {smaller} at a time, in about {mib(needed(smaller))}")
     raise ShapeError(
         f"{words}: --batch-size {smaller} --accumulate {times} makes updates of as many images in about"
         f" {mib(needed(smaller))} (batch norm then sees {smaller} at a time)"

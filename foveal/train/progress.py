@@ -57,17 +57,19 @@ class ProgressDisplay:
         steps: int | None,
         footprint: Callable[[], Footprint | None],
         done: int | None,
+        ranks: int = 1,
     ) -> None:
         """Show what is going to be trained.
 
         data, network: name and size. steps: training steps in an epoch; None where that is not known. footprint:
         computes the memory of a step, which compiles it, None where that is not known; called only if something is
-        shown. done: steps that a run which goes on has behind it.
+        shown. done: steps that a run which goes on has behind it. ranks: how many share the steps.
         """
         s = settings
         self.epochs = s.epochs
         self._line(data)
-        batches = f" x {s.accumulate} batches" if s.accumulate > 1 else ""
+        batches = f" x {s.accumulate} batches" if s.accumulate > 1 else f" in {s.shards} shards" if s.shards else ""
+        batches += f" on {ranks} ranks" if ranks > 1 else ""
         self._line(
             f"{network}, {s.epochs} x {'?' if steps is None else steps} steps of {s.batch_size or '?'} images{batches},"
             f" {s.optimizer}, lr {s.lr:g} ({s.schedule}), {s.threads} thread{'s' * (s.threads > 1)}, seed {s.seed}"

@@ -20,6 +20,7 @@ from foveal.train.run_folder import RunFolder
 from foveal.train.run_state import Best, Going, Progress
 from foveal.train.settings import Settings
 from foveal.train.state import Training
+from foveal.train.together import Together
 
 
 class Resumable(Going, Protocol):
@@ -33,6 +34,7 @@ class Resumable(Going, Protocol):
     progress: Progress
     best: Best | None
     resumed: bool
+    together: Together
     stored: ModelDescription | NetworkDescription
 
     def training(self) -> Training:
@@ -73,10 +75,11 @@ def resume(run: Resumable, stored: Any) -> None:
 
     Raises StateError and DataError that name what does not fit.
     """
-    if (path := run_to_resume(stored)) is not None:
+    ranks = run.together.ranks
+    if (path := ranks.computed(lambda: run_to_resume(stored))) is not None:
         resume_folder(run, path)
         return
-    state = read_file(Path(stored))[1] if isinstance(stored, str | Path) else stored
+    state = ranks.computed(lambda: read_file(Path(stored))[1] if isinstance(stored, str | Path) else stored)
     if not isinstance(state, Mapping):
         raise ArgumentError(
             f"train: resume is {shown(state)}; give what train.SaveState wrote, or its arrays, or the folder of a run"
@@ -92,6 +95,25 @@ def resume(run: Resumable, stored: Any) -> None:
 
 def resume_folder(run: Resumable, path: Path) -> None:
     """Let a run go on with the one in a folder, from its newest checkpoint that is whole."""
+    state = run.together.computed(lambda: stored_state(run, path))
+    if state is None:
+        run.display.note(f"{path}: it has no checkpoint yet, so that it begins anew.")
+        return
+    run.training().load_state_dict(state)
+    # It may have been killed between the end of its training and that of the run.
+    run.stopped = run.progress.stopped
+    if run.together.ranks.first:
+        check_not_ended(run, path)
+        run.keeper.saved, run.keeper.at = run.epoch, run.place(run.epoch + (run.taken > 0))
+    begin_after(run)
+    run.display.note(f"{path}: the run goes on {run.keeper.at}.")
+
+
+def stored_state(run: Resumable, path: Path) -> State | None:
+    """Return the state of the training in the newest checkpoint of a folder, whose data and settings are the run's.
+
+    The best epoch so far is loaded. None where there is no checkpoint.
+    """
     before = read_facts(path)
     check_goes_on(before, run.facts, path)
     # The time that it was given has decided about epochs, which are given now.
@@ -103,20 +125,18 @@ def resume_folder(run: Resumable, path: Path) -> None:
     for problem in stored.problems:
         warn(f"{problem}; the checkpoint before it is used")
     if stored.state is None:
-        run.display.note(f"{path}: it has no checkpoint yet, so that it begins anew.")
-        return
+        return None
     state, best = Best.parted(stored.state)
-    run.training().load_state_dict(state)
     if run.best is not None:
         run.best.load(best)
-    # It may have been killed between the end of its training and that of the run.
-    run.stopped = run.progress.stopped
-    if before["status"] == ENDED and (run.epoch >= run.settings.epochs or run.stopped is not None):
+    return state
+
+
+def check_not_ended(run: Resumable, path: Path) -> None:
+    """Raise ArgumentError if the run in a folder has nothing left to do."""
+    if read_facts(path)["status"] == ENDED and (run.epoch >= run.settings.epochs or run.stopped is not None):
         reason = "" if run.stopped is None else f": {run.stopped}"
         raise ArgumentError(f"train: {path}: the run has ended, after {run.epoch} epochs{reason}; begin another")
-    run.keeper.saved, run.keeper.at = run.epoch, run.place(run.epoch + (run.taken > 0))
-    begin_after(run)
-    run.display.note(f"{path}: the run goes on {run.keeper.at}.")
 
 
 def begin_after(run: Resumable) -> None:

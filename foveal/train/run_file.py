@@ -181,6 +181,8 @@ def check_settings(before: Mapping[str, Any], now: Mapping[str, Any], run: Path)
         if was == value or name in HARMLESS:
             continue
         why = ""
+        if name == "shards" and was is None:
+            why = ": its batches are taken whole, by one process; go on without mpiexec"
         if name == "epochs" and was is not None and value > was:
             if now["schedule"] in ENDLESS or now["schedule"] not in NAMES:
                 continue

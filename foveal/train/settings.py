@@ -19,6 +19,7 @@ from foveal import nn, optim
 from foveal.arguments import checked
 from foveal.data.dataset import Dataset
 from foveal.data.transforms.mixing import Mixing
+from foveal.distributed.ranks import Ranks
 from foveal.errors import ArgumentError, ShapeError
 from foveal.kinds import shown
 from foveal.nn import models
@@ -77,6 +78,9 @@ class Options:
     memory: str = FAST
     #: Batches per update: their gradients are added up, as of one batch of so many times the size.
     accumulate: int = 1
+    #: Equal parts of a batch that are taken one after the other, or by several ranks, with the same bits for any number
+    #: of these (foveal.distributed); 8 where there are ranks and it is not given, else batches are taken whole.
+    shards: int | None = None
     #: Random changes of training images: a name of `data.augment.AUGMENTATIONS`, or "none"; the recipe's if not given.
     augment: Any = None
     #: False to leave mirror images out of the augmentation; by the name of the data if not given.
@@ -140,6 +144,9 @@ class TrainOptions(RunOptions):
     command: Mapping[str, Any] | None = None
     #: When `minutes` began, as time.perf_counter() has it: before the data were read, say. The start if not given.
     began: float | None = None
+    #: The processes that share the training, of `foveal.distributed.ranks()`. All of them call `train` alike and return
+    #: the same history; rank 0 alone writes, prints and calls the callbacks.
+    ranks: Ranks | None = None
     #: What train.SaveState wrote, or its content: the training goes on from there. Or the folder of a run that has not
     #: ended: it goes on in that folder, unless `out` names another.
     resume: Any = None
@@ -204,7 +211,7 @@ def settings_of(recipe: Recipe, images: int | None, options: Options) -> Setting
     own = None if isinstance(optimizer, str) else optimizer
     known = {field.name: getattr(options, field.name) for field in fields(Options)}
     # The recipe's batch may be larger than a small data set.
-    batch_size = recipe.batch_size if images is None else min(recipe.batch_size, images)
+    batch_size = in_shards(recipe.batch_size if images is None else min(recipe.batch_size, images), options)
     settings = Settings(
         # Options that Settings does not declare again are copied.
         **{name: value for name, value in known.items() if name not in get_annotations(Settings)},
@@ -228,6 +235,12 @@ def settings_of(recipe: Recipe, images: int | None, options: Options) -> Setting
     )
     check(settings, options)
     return settings
+
+
+def in_shards(batch_size: int, options: Options) -> int:
+    """Return the largest batch size up to one that is chosen, and not given, that can be divided into the shards."""
+    shards = options.shards or 1
+    return batch_size // shards * shards or batch_size
 
 
 def name_of(value: object) -> str:
@@ -288,6 +301,12 @@ def check(settings: Settings, options: Options) -> None:
     for what, value in (("epochs", s.epochs), ("lr", s.lr), ("threads", s.threads), ("accumulate", s.accumulate)):
         if not value > 0:
             raise ShapeError(f"{what} is {value}: it must be more than 0")
+    if s.shards is not None and (s.shards < 1 or s.batch_size % s.shards):
+        near = max(1, round(s.batch_size / max(1, s.shards))) * max(1, s.shards)
+        raise ShapeError(
+            f"shards is {s.shards}: a batch of {s.batch_size} images is not divided into so many equal parts; choose"
+            f" batches of {near}, or other shards"
+        )
     if not 0 <= s.freeze_epochs <= s.epochs:
         raise ShapeError(f"freeze_epochs is {s.freeze_epochs}: it has to be from 0 to {s.epochs}, the number of epochs")
     if s.balance and s.mix is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NotRequired, TypedDict
 
@@ -58,6 +58,32 @@ class Tally:
         self.images += size
         self.seconds += seconds
         return size
+
+    # The same in two stages, for a batch in parts: numbers that are added up over the parts, and the whole of them.
+
+    @property
+    def numbers_of_batch(self) -> int:
+        """How many numbers `counted` returns."""
+        return 3 + len(self.measures)
+
+    def counted(self, outputs: Nest, targets: Nest) -> list[float]:
+        """Return numbers of a part of a batch that can be added up: what `add` adds but loss, images and seconds."""
+        size, known = len(leaves(targets)[0]), classified(outputs, targets)
+        correct = int(np.count_nonzero(outputs.argmax(1) == targets)) if known else 0
+        sums = [size * number(name, function(outputs, targets)) for name, function in self.measures.items()]
+        return [float(not known), float(correct), float(targets.size if known else 0), *sums]
+
+    def add_counts(self, loss: float, images: int, counts: Sequence[float], seconds: float) -> int:
+        """Add a step: its mean loss, its images, the sum of what was `counted`, and its duration; return the images."""
+        self.loss += loss * images
+        if self.correct is not None:
+            self.correct = None if counts[0] else self.correct + int(counts[1])
+            self.places += int(counts[2])
+        for name, total in zip(self.measures, counts[3:], strict=True):
+            self.sums[name] = self.sums.get(name, 0.0) + total
+        self.images += images
+        self.seconds += seconds
+        return images
 
     def means(self) -> dict[str, float]:
         """Return {"accuracy", "loss"} and the other measures, the means over the images so far."""

@@ -1,0 +1,61 @@
+"""What a training step is given: the arrays of a batch, nested, as they are and while a step is traced."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from foveal.api import as_argument
+from foveal.errors import DataError
+from foveal.ops.op import Type
+from foveal.strides import Ndarray
+from foveal.structure import PLACE, Form, is_nested, take_apart
+from foveal.trace import Symbol, Trace
+
+
+class Given(NamedTuple):
+    """The inputs or the targets of a batch: arrays with their names, and how they are nested; None for one array."""
+
+    arrays: list[Ndarray]
+    names: list[str]
+    form: Form | None
+
+    @classmethod
+    def of(cls, value: Any, what: str, labels: bool = False) -> "Given":
+        """Take inputs or targets apart. Raises as as_argument does."""
+        if not is_nested(value):
+            return cls([as_argument(value, what, labels)], [what], None)
+        found, form = take_apart(value, what)
+        return cls([as_argument(x, name, labels) for name, x in found], [name for name, _ in found], form)
+
+    def types(self) -> tuple[Type, ...]:
+        """Return shapes and dtypes."""
+        return tuple(Type(x.shape, x.dtype.name) for x in self.arrays)
+
+    def nested(self, values: Iterable[Any]) -> Any:
+        """Return values nested as the arrays are."""
+        return (self.form or PLACE).build(iter(values))
+
+    def rows(self, rows: slice) -> Any:
+        """Return these rows of all arrays, nested as they are."""
+        return self.nested(array[rows] for array in self.arrays)
+
+
+def placeholders(recording: Trace, kinds: Any, name: str) -> tuple[Any, list[Symbol]]:
+    """Return arguments of these types, nested as the types are, and in order."""
+    found, form = take_apart(kinds, name)
+    symbols = [recording.argument(kind, place) for place, kind in found]
+    return form.build(iter(symbols)), symbols
+
+
+def check_labels(labels: Ndarray, classes: int, ignored: int | None = None) -> None:
+    """Raise DataError if a label is not one of 0 .. classes - 1, nor the one that is ignored."""
+    wrong = (labels < 0) | (labels >= classes)
+    if ignored is not None:
+        wrong &= labels != ignored
+    if wrong.any():
+        position = int(np.flatnonzero(wrong)[0])
+        raise DataError(
+            f"label {int(labels.flat[position])} at position {position} is not one of the model's {classes} classes (0"
+            f" to {classes - 1}); correct the labels, or build the model with more classes"
+        )

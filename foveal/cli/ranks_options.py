@@ -1,0 +1,50 @@
+"""Options of `foveal train` about shards, and the ranks that share them where mpiexec or srun has started several."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from foveal.cli.options import COUNT_LIMIT, FiniteRange, with_options
+from foveal.errors import FovealWarning
+
+if TYPE_CHECKING:
+    from foveal.distributed import Ranks
+
+OPTIONS = (
+    click.option(
+        "--shards",
+        type=click.IntRange(1, COUNT_LIMIT),
+        help="Divide each batch into so many equal parts, which are taken one after the other, or by several ranks: the"
+        " bits of the model follow from their number, and not from that of the ranks.  [default: 8 under mpiexec]",
+    ),
+    click.option(
+        "--rank-timeout",
+        type=FiniteRange(0, 1e6, min_open=True),
+        metavar="SECONDS",
+        help="Under mpiexec: name a rank that does not answer for so long, and end.  [default: 1800]",
+    ),
+)
+
+
+def ranks_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options to a command."""
+    return with_options(command, OPTIONS)
+
+
+@contextmanager
+def ranks_of_job(timeout: float | None) -> Iterator[Ranks]:
+    """Give the ranks that this process is one of; an error in the block ends all. timeout: of --rank-timeout."""
+    from foveal.distributed import ranks
+    from foveal.distributed.launch import together
+
+    found = ranks() if timeout is None else ranks(timeout)
+    with together(found), warnings.catch_warnings():
+        if not found.first:
+            # Rank 0 says the same.
+            warnings.simplefilter("ignore", FovealWarning)
+        yield found

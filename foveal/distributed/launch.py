@@ -1,0 +1,120 @@
+"""Whether a launcher of MPI has started this process, and what happens to all ranks when one of them fails.
+
+An exception that nobody catches ends all ranks, as with `python -m mpi4py`: its rank prints it, and MPI's Abort ends
+the others, which would wait for it.
+"""
+
+import atexit
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Any
+
+from foveal.distributed.ranks import TIMEOUT, Ranks
+from foveal.errors import FovealError, PackageError, RankError
+
+# What launchers of MPI put into the environment of the processes that they start, how many these are: Open MPI, PMI
+# (MPICH, Intel MPI, Slurm's pmi2), MVAPICH; and srun, with MPI or without.
+OPEN_MPI, SLURM = "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"
+SIZES = (OPEN_MPI, "PMI_SIZE", "MV2_COMM_WORLD_SIZE", SLURM)
+# What others put there: PMIx, Cray.
+OTHERS = ("PMIX_RANK", "PALS_RANKID")
+# Seconds that other ranks let rank 0 fail first, so that what is wrong everywhere is said once.
+AFTER_FIRST = 0.5
+
+
+def launched() -> bool:
+    """Return whether mpiexec, srun or the like has started this process as one of a job of MPI, if only of one."""
+    if any(size_in(name) > 1 for name in SIZES) or OPEN_MPI in os.environ:
+        return True
+    # What srun starts alone is an ordinary process.
+    return SLURM not in os.environ and any(name in os.environ for name in (*SIZES, *OTHERS))
+
+
+def size_in(name: str) -> int:
+    """Return the number in a variable of the environment, 1 if there is none."""
+    value = os.environ.get(name, "")
+    return int(value) if value.isdecimal() else 1
+
+
+def ranks(timeout: float = TIMEOUT) -> Ranks:
+    """Return the ranks of the job that this process belongs to: of one rank where no launcher has started it.
+
+        mpiexec -n 4 python program.py
+
+    timeout: seconds after which a rank that does not answer is named and the job ends. In a job of several ranks an
+    exception that nobody catches ends all of them from now on.
+
+    Raises PackageError in a job of MPI where mpi4py is not installed, RankError where srun has started several
+    processes that MPI does not connect.
+    """
+    if not launched():
+        return Ranks(timeout=timeout)
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise PackageError(
+            f"a launcher of MPI has started this process, and mpi4py cannot be used ({error}): pip install"
+            " 'foveal[mpi]'; on a cluster load its MPI first, and build mpi4py with it: pip install --no-binary mpi4py"
+            " mpi4py. Started without a launcher, Foveal trains on one machine and needs neither"
+        ) from None
+    found = Ranks(MPI.COMM_WORLD.Dup(), timeout)
+    if found.size == 1 and size_in(SLURM) > 1 and OPEN_MPI not in os.environ:
+        raise RankError(
+            f"srun has started {os.environ[SLURM]} processes that MPI does not connect, so that each would train alone:"
+            " use srun --mpi=pmix (srun --mpi=list shows what there is)"
+        )
+    if found.size > 1 and not isinstance(sys.excepthook, Ending):
+        sys.excepthook = Ending(found, sys.excepthook)
+    return found
+
+
+class Ending:
+    """A hook for exceptions that nobody catches: it prints them as they were printed before, and ends all ranks."""
+
+    def __init__(self, ranks: Ranks, before: Callable[..., Any]) -> None:
+        self.ranks, self.before = ranks, before
+
+    def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        announce(self.ranks)
+        self.before(kind, error, trace)
+        abort(self.ranks, 130 if issubclass(kind, KeyboardInterrupt) else 1)
+
+
+def announce(ranks: Ranks) -> None:
+    """Print which rank what follows comes from, unless it is rank 0, which comes first."""
+    if not ranks.first:
+        time.sleep(AFTER_FIRST)
+        name = ranks.name(ranks.rank)
+        print(f"{name[0].upper()}{name[1:]} of {ranks.size} ranks:", file=sys.stderr)
+
+
+def abort(ranks: Ranks, status: int) -> None:
+    """End all ranks."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    from mpi4py import MPI
+
+    MPI.COMM_WORLD.Abort(status)
+
+
+@contextmanager
+def together(ranks: Ranks) -> Iterator[None]:
+    """Let an exception in the block, once it has been shown, end all ranks: when this process exits, it aborts the job.
+
+    Nothing changes for a process that is alone.
+    """
+    try:
+        yield
+    except BaseException as error:
+        status = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else None
+        status = 130 if isinstance(error, KeyboardInterrupt) else status
+        # Nobody waits for this rank where all have agreed to end.
+        if ranks.size > 1 and status != 0 and not ranks.parted:
+            announce(ranks)
+            atexit.register(abort, ranks, status or (2 if isinstance(error, FovealError) else 1))
+        raise

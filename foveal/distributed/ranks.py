@@ -1,0 +1,232 @@
+"""Ranks: the processes that train one network, and the messages between them.
+
+No message is waited for without an end. A rank that waits for half of its deadline tells rank 0 that it is there; at
+the deadline those that have told nothing are named, and the job ends. While a rank waits it leaves its core to others.
+"""
+
+import hashlib
+import os
+import pickle
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from foveal.distributed.tree import owned
+from foveal.errors import RankError, ShapeError
+from foveal.strides import Ndarray
+from foveal.system import processors
+
+# Seconds that a rank waits for another one, unless it is said. Rank 0 may be writing.
+TIMEOUT = 1800.0
+# Seconds in which a rank that waits only yields its core. Then it sleeps, for this share of the time that it has waited
+# and no longer than so many seconds: where much is under way MPI has to be called often, as it moves nothing meanwhile.
+YIELDING, SHARE, SLEEP, SHORT_SLEEP = 0.005, 0.05, 1e-3, 5e-5
+# Messages of so many bytes are much.
+MUCH = 1 << 16
+# Seconds that rank 0 gives the others to say that they wait, after its deadline. The others give it twice as many, and
+# this share of the deadline, as it may have begun to wait later than they.
+GRACE, LATER = 1.0, 0.25
+# Tags of messages: of arrays, and of what a rank tells that waits.
+ARRAYS, WAITING = 11, 12
+
+Value = TypeVar("Value")
+
+
+class Ranks:
+    """The processes that train one network together: this one is number `rank` of `size`.
+
+    Made by `foveal.distributed.ranks()`. communicator: of mpi4py; None for a process that is alone. timeout: seconds
+    after which a rank that does not answer is named and the job ends; 30 minutes unless said.
+    """
+
+    def __init__(self, communicator: Any = None, timeout: float = TIMEOUT) -> None:
+        if not timeout > 0:
+            raise ShapeError(f"Ranks: timeout is {timeout}: it is a number of seconds, more than 0")
+        self.communicator, self.timeout = communicator, float(timeout)
+        self.rank: int = 0 if communicator is None else communicator.Get_rank()
+        self.size: int = 1 if communicator is None else communicator.Get_size()
+        # True when all ranks have agreed to end.
+        self.parted = False
+        # The names of all ranks' machines.
+        self.hosts = ["a machine that has not answered"] * self.size
+        self.hosts = self.all_of(os.uname().nodename if hasattr(os, "uname") else "localhost")
+
+    def __repr__(self) -> str:
+        return f"Ranks(rank {self.rank} of {self.size})"
+
+    def __deepcopy__(self, memo: object) -> "Ranks":
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What a pickle comes back to is alone, and goes on to the same bits.
+        return Ranks, (None, self.timeout)
+
+    @property
+    def first(self) -> bool:
+        """True for rank 0, which speaks and writes."""
+        return self.rank == 0
+
+    def own(self, shards: int) -> range:
+        """Return the shards of a batch that this rank takes. Raises ShapeError for fewer shards than ranks."""
+        if shards < self.size:
+            raise ShapeError(
+                f"{self.size} ranks and {shards} shards of a batch: each rank takes one shard or more; use --shards"
+                f" {self.size} or more, or fewer ranks"
+            )
+        return owned(shards, self.rank, self.size)
+
+    def threads(self) -> int:
+        """Return how many native threads this rank should use: the processors that it may run on, shared evenly.
+
+        A launcher that binds each rank to processors of its own has shared them already.
+        """
+        allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        everywhere = self.all_of((self.hosts[self.rank], tuple(allowed)))
+        return max(1, processors() // everywhere.count(everywhere[self.rank]))
+
+    def name(self, rank: int) -> str:
+        """Return a rank and its machine for messages."""
+        return f"rank {rank} (on {self.hosts[rank]})"
+
+    # Messages.
+
+    def exchange(self, other: int, sent: Ndarray | None, received: Ndarray | None) -> None:
+        """Send a contiguous array to another rank and receive one from it; either may be left out.
+
+        Raises RankError if it does not answer.
+        """
+        from mpi4py import MPI
+
+        requests = []
+        if received is not None:
+            requests.append(self.communicator.Irecv([received, MPI.BYTE], other, ARRAYS))
+        if sent is not None:
+            requests.append(self.communicator.Isend([sent, MPI.BYTE], other, ARRAYS))
+        much = any(array is not None and array.nbytes > MUCH for array in (sent, received))
+        self.wait(lambda: bool(MPI.Request.Testall(requests)), other, SHORT_SLEEP if much else SLEEP)
+
+    def wait(self, done: Callable[[], bool], other: int, longest: float) -> None:
+        """Wait until something is done by another rank. Raises RankError at the deadline."""
+        began, asleep, told = time.monotonic(), False, False
+        deadline = self.timeout + (0.0 if self.first else LATER * self.timeout + 2 * GRACE)
+        while not done():
+            waited = time.monotonic() - began
+            if waited < YIELDING:
+                os.sched_yield() if hasattr(os, "sched_yield") else time.sleep(0)
+                continue
+            if not asleep and self.first:
+                # What was told in an earlier exchange is out of date.
+                self.told()
+            asleep = True
+            time.sleep(min(longest, SHARE * waited))
+            if waited > self.timeout / 2 and not told and not self.first:
+                told = True
+                self.communicator.isend(self.rank, 0, WAITING)
+            if waited > deadline:
+                raise RankError(self.silent(other, waited))
+
+    def told(self) -> set[int]:
+        """Return the ranks that have told rank 0 that they wait, since it last asked."""
+        there = set()
+        while self.communicator.iprobe(tag=WAITING):
+            there.add(self.communicator.recv(tag=WAITING))
+        return there
+
+    def silent(self, other: int, waited: float) -> str:
+        """Return which ranks do not answer, of which this one waits for one."""
+        # Otherwise rank 0 would have ended the job.
+        missing = [0]
+        if self.first:
+            time.sleep(GRACE)
+            # One that waits as well is not to blame.
+            there = self.told()
+            missing = [rank for rank in range(1, self.size) if rank not in there] or [other]
+        names = ", ".join(self.name(rank) for rank in missing)
+        return (
+            f"{names}: no answer for {waited:.0f} seconds; the process hangs, or its machine cannot be reached. The"
+            " checkpoints are whole: go on with --resume, without that machine. --rank-timeout sets how long ranks wait"
+        )
+
+    def spread(self, array: Ndarray) -> None:
+        """Let the contiguous array of each rank hold what that of rank 0 holds: along a binomial tree."""
+        distance = 1 << max(0, (self.size - 1).bit_length() - 1)
+        # Rank 0 has it; with each round twice as many have it.
+        while distance:
+            if self.rank % (2 * distance) == 0 and self.rank + distance < self.size:
+                self.exchange(self.rank + distance, array, None)
+            elif self.rank % (2 * distance) == distance:
+                self.exchange(self.rank - distance, None, array)
+            distance //= 2
+
+    def broadcast(self, value: Value) -> Value:
+        """Return on each rank what rank 0 gives, which pickle can store."""
+        if self.size == 1:
+            return value
+        content = np.frombuffer(pickle.dumps(value) if self.first else b"", np.uint8)
+        length = np.array([content.size], np.int64)
+        self.spread(length)
+        array = content.copy() if self.first else np.empty(int(length[0]), np.uint8)
+        self.spread(array)
+        result: Value = value if self.first else pickle.loads(array.tobytes())
+        return result
+
+    def gather(self, value: Value) -> list[Value]:
+        """Return on rank 0 what each rank gives, in their order; on the others an empty list."""
+        if self.size == 1:
+            return [value]
+        if not self.first:
+            content = np.frombuffer(pickle.dumps(value), np.uint8)
+            self.exchange(0, np.array([content.size], np.int64), None)
+            self.exchange(0, content, None)
+            return []
+        found = [value]
+        for other in range(1, self.size):
+            length = np.empty(1, np.int64)
+            self.exchange(other, None, length)
+            array = np.empty(int(length[0]), np.uint8)
+            self.exchange(other, None, array)
+            found.append(pickle.loads(array.tobytes()))
+        return found
+
+    def all_of(self, value: Value) -> list[Value]:
+        """Return on each rank what each of them gives, in their order."""
+        return self.broadcast(self.gather(value))
+
+    def computed(self, compute: Callable[[], Value]) -> Value:
+        """Return on each rank what `compute` returns on rank 0, where alone it is called."""
+        return self.broadcast(compute() if self.first else None)  # type: ignore[return-value]
+
+    # What all have to agree about.
+
+    def agree(self, facts: Mapping[str, object], way_out: str) -> None:
+        """Raise RankError, on all ranks, that names the first one with other facts than rank 0, and what differs.
+
+        facts: by name, what pickle can store; texts are shown. way_out: what to do, a sentence without its full stop.
+        """
+        problem, everywhere = "", self.gather(dict(facts))
+        for rank, found in enumerate(everywhere):
+            different = [name for name in everywhere[0] if found.get(name) != everywhere[0][name]]
+            if different and not problem:
+                name = different[0]
+                values = f"{shortened(found.get(name))} there, {shortened(everywhere[0][name])} on rank 0"
+                problem = f"{self.name(rank)}: {name} differs: {values}; {way_out}"
+        problem = self.broadcast(problem)
+        if problem:
+            raise RankError(problem)
+
+
+def shortened(value: object) -> str:
+    """Return a fact for a message; of a checksum the beginning."""
+    text = str(value)
+    return f"{text[:12]}..." if len(text) == 64 else text
+
+
+def checksum(arrays: Mapping[str, Ndarray]) -> str:
+    """Return SHA-256 of arrays with their names."""
+    found = hashlib.sha256()
+    for name, array in arrays.items():
+        found.update(name.encode())
+        found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return found.hexdigest()

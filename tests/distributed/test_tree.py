@@ -1,0 +1,91 @@
+"""Sums along the tree: the same bits for any number of ranks, which are threads here, with shards missing or not."""
+
+import threading
+from queue import Queue
+
+import numpy as np
+import pytest
+
+from foveal.distributed import tree
+
+RNG = np.random.default_rng(0)
+LENGTH = 21
+
+
+class Thread:
+    """A rank whose messages go through queues."""
+
+    def __init__(self, rank, size, boxes):
+        self.rank, self.size, self.boxes = rank, size, boxes
+
+    def exchange(self, other, sent, received):
+        if sent is not None:
+            self.boxes[self.rank, other].put(sent.copy())
+        if received is not None:
+            received[...] = self.boxes[other, self.rank].get(timeout=10)
+
+    def spread(self, array):
+        for other in range(1, self.size) if self.rank == 0 else ():
+            self.exchange(other, array, None)
+        if self.rank:
+            self.exchange(0, None, array)
+
+
+def by_definition(leaves, shards):
+    """The sum along the tree: neighbours in pairs, then pairs of these; what is missing is left out."""
+    nodes = [*leaves, *[None] * (2 ** tree.levels(shards) - len(leaves))]
+    while len(nodes) > 1:
+        nodes = [a if b is None else a + b for a, b in zip(nodes[::2], nodes[1::2], strict=True)]
+    return nodes[0]
+
+
+def total_on(size, shards, leaves):
+    """What each of `size` ranks gets, twice, in memory that is used again."""
+    boxes = {(a, b): Queue() for a in range(size) for b in range(size)}
+    found = [[] for _ in range(size)]
+
+    def run(rank):
+        sums = tree.PartialSums(LENGTH)
+        for _ in range(2):
+            for shard in tree.owned(shards, rank, size):
+                if shard < len(leaves):
+                    sums.add(shard, [leaves[shard][:5], leaves[shard][5:]])
+            assert len(sums.nodes) <= 2 * tree.levels(shards) + 1
+            found[rank].append(sums.total(Thread(rank, size, boxes), shards, len(leaves)).copy())
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+@pytest.mark.parametrize("small", [0, tree.SMALL], ids=["halving", "doubling"])
+@pytest.mark.parametrize("shards", [1, 2, 3, 6, 8, 12])
+def test_the_sum_is_the_same_on_any_number_of_ranks(shards, small, monkeypatch):
+    monkeypatch.setattr(tree, "SMALL", small)
+    for present in range(1, shards + 1):
+        # Magnitudes differ so much that another order gives other bits.
+        scale = 10.0 ** RNG.integers(-3, 4, (present, LENGTH))
+        leaves = list((RNG.standard_normal((present, LENGTH)) * scale).astype(np.float32))
+        want = by_definition(leaves, shards).tobytes()
+        for size in {1, 2, 3, 4, 5, 8, shards} & set(range(1, shards + 1)):
+            for twice in total_on(size, shards, leaves):
+                assert [array.tobytes() for array in twice] == [want, want], (present, size)
+
+
+def test_another_order_gives_other_bits():
+    leaves = list((RNG.standard_normal((8, 1000)) * 10.0 ** RNG.integers(-3, 4, (8, 1000))).astype(np.float32))
+    one_after_the_other = leaves[0]
+    for leaf in leaves[1:]:
+        one_after_the_other = one_after_the_other + leaf
+    assert by_definition(leaves, 8).tobytes() != one_after_the_other.tobytes()
+
+
+def test_every_shard_has_one_owner():
+    for shards in range(1, 20):
+        for size in range(1, shards + 1):
+            taken = [tree.owned(shards, rank, size) for rank in range(size)]
+            assert [shard for part in taken for shard in part] == list(range(shards))
+            assert all(tree.owner(shards, shard, size) == rank for rank in range(size) for shard in taken[rank])

@@ -1,0 +1,147 @@
+"""What several ranks run in tests: `mpiexec -n N python ranks_job.py WHAT ...`.
+
+all       trains on 1, 2, 3 and 4 of the ranks, on one or two threads, and prints what comes out
+refused   trains where rank 1 has other data, another network and an image that is too large, and prints the errors
+error     raises an error on rank 1, for which rank 0 waits
+hang      lets rank 0 wait for rank 1, which sleeps
+kill ...  is `foveal train ...`, where rank 1 is killed in its third step
+"""
+
+import hashlib
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+
+import foveal
+import foveal.__main__
+from foveal import data, nn, ops, optim, train
+
+RNG = np.random.default_rng(0)
+IMAGES, LABELS = RNG.random((72, 3, 8, 8), np.float32), np.arange(72) % 3
+# Three steps of 16 images in an epoch; those that are left over are others in each.
+OPTIONS = {"epochs": 3, "batch_size": 16, "shards": 8, "optimizer": "adamw", "lr": 0.01, "ema": 0.8, "quiet": True}
+
+
+class Block(nn.Module):
+    """A small residual network with batch norm and dropout."""
+
+    def __init__(self):
+        self.first = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8))
+        self.drop, self.last = nn.Dropout(0.2), nn.Linear(8, 3)
+
+    def forward(self, x):
+        y = self.first(x)
+        y = ops.relu(y + self.second(y))
+        return self.last(self.drop(y.mean(axis=(2, 3))))
+
+
+def network():
+    nn.seed(5)
+    return Block()
+
+
+def dataset(labels=LABELS, images=IMAGES):
+    return data.from_arrays("set", images[:60], labels[:60], images[60:], labels[60:])
+
+
+def digest(net):
+    found = hashlib.sha256()
+    for name, array in net.state_dict().items():
+        found.update(name.encode() + np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
+def trained(ranks=None, threads=1):
+    """Train, and return the digest of the network and what was measured."""
+    net = network()
+    told = {"augment": "crop+flip", "mix": "mixup", "tta": "flip", "validation": 0.2, "freeze_epochs": 1, **OPTIONS}
+    stop = train.EarlyStopping("validation loss", patience=1, restore_best=True)
+    score = {"top": lambda outputs, targets: float(outputs.max())}
+    history = train.train(dataset(), net, threads=threads, ranks=ranks, callbacks=[stop], metrics=score, **told)
+    numbers = [[line[part] for part in ("train", "validation", "test")] for line in history.lines]
+    return digest(net), numbers, history["averaged"]
+
+
+def looped(ranks=None):
+    """Train in a loop of one's own: on shards, of which a last batch has three, and on whole batches."""
+    net = network()
+    step = foveal.compile_step(net, nn.CrossEntropyLoss(), optim.Adam(net.parameters()), shards=8, ranks=ranks, seed=1)
+    loader = data.Loader((IMAGES[:38], LABELS[:38]), batch_size=16, shuffle=True, augment="crop+flip")
+    found = []
+    for shards in step.shares(loader, 0):
+        found.append(step.take_shards(shards).loss)
+    found.append(step(IMAGES[:19], LABELS[:19]).loss)
+    return digest(net), found
+
+
+def on_some(sizes, function):
+    """Call a function on so many of the ranks; print what it returns, which is the same on all of them."""
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
+    for size in sizes:
+        part = world.Split(0 if world.rank < size else MPI.UNDEFINED)
+        if world.rank < size:
+            ranks = foveal.distributed.Ranks(part)
+            found = ranks.gather(function(ranks))
+            assert all(one == found[0] for one in found)
+            if ranks.first:
+                print(size, found[0], flush=True)
+        world.Barrier()
+
+
+def third_step(rank, change):
+    """Let one rank call a function of its shards in its third step."""
+    take, steps = foveal.step.Step.take_shards, []
+
+    def take_shards(step, shards):
+        steps.append(1)
+        if step.sharded.ranks.rank == rank and len(steps) == 3:
+            shards = change(shards)
+        return take(step, shards)
+
+    foveal.step.Step.take_shards = take_shards
+
+
+def refused():
+    """Print the errors of trainings that cannot be, which all ranks get."""
+    ranks = foveal.distributed.ranks(200.0)
+    third_step(1, lambda shards: [(x * np.float32(1e38), y) for x, y in shards])
+    labels, other = LABELS.copy(), network()
+    if ranks.rank == 1:
+        labels[7:9] = labels[8:6:-1]
+        other.last.bias.data = 1.0
+    for set, net in ((dataset(labels), network()), (dataset(), other), (dataset(), network())):
+        try:
+            train.train(set, net, ranks=ranks, **OPTIONS)
+        except foveal.errors.FovealError as error:
+            print(ranks.rank, type(error).__name__, error, flush=True)
+
+
+def main(what, *words):
+    if what == "all":
+        # On 2 and 4 ranks with two threads each.
+        on_some((1, 2, 3, 4), lambda ranks: trained(ranks, 2 - ranks.size % 2))
+        on_some((2, 3), looped)
+    elif what == "refused":
+        refused()
+    elif what == "kill":
+        third_step(1, lambda shards: os.kill(os.getpid(), signal.SIGKILL))
+        sys.argv = ["foveal", "train", *words]
+        foveal.__main__.main()
+    else:
+        ranks = foveal.distributed.ranks(200.0)
+        if not ranks.first:
+            if what == "error":
+                raise ValueError("out of luck")
+            time.sleep(60)
+        ranks.timeout = 2.0 if what == "hang" else 200.0
+        ranks.all_of(None)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
