@@ -13,12 +13,14 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def source_digest(folder: Path) -> str:
-    """One hash over the sources in `folder` that decide generated code: of the kernel language and of the operators.
+    """One hash over the sources in `folder` that decide generated code: of the kernel language, the operators, and the
+    kernel that measures a machine's peak.
 
     A package without its sources gets a name that no other process has.
     """
     digest = hashlib.sha256()
-    paths = sorted(path for room in ("kernel", "ops") for path in (folder / room).rglob("*.py"))
+    rooms = (path for room in ("kernel", "ops") for path in (folder / room).rglob("*.py"))
+    paths = sorted([*rooms, *folder.glob("peak.py")])
     for path in paths:
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest() if paths else uuid.uuid4().hex

@@ -33,9 +33,11 @@ class Branched(nn.Module):
 @pytest.fixture(scope="module")
 def net():
     nn.seed(1)
+    # The same network whichever tests of this file run before.
+    rng = np.random.default_rng(1)
     made = Branched()
-    made.norm.running_mean.data = RNG.standard_normal(6).astype("float32")
-    made.norm.running_var.data = RNG.uniform(0.5, 2, 6).astype("float32")
+    made.norm.running_mean.data = rng.standard_normal(6).astype("float32")
+    made.norm.running_var.data = rng.uniform(0.5, 2, 6).astype("float32")
     return made
 
 
