@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from foveal.api import as_argument
-from foveal.errors import DataError
+from foveal.errors import DataError, ShapeError
 from foveal.ops.op import Type
 from foveal.strides import Ndarray
 from foveal.structure import PLACE, Form, is_nested, take_apart
@@ -39,6 +39,18 @@ class Given(NamedTuple):
     def rows(self, rows: slice) -> Any:
         """Return these rows of all arrays, nested as they are."""
         return self.nested(array[rows] for array in self.arrays)
+
+
+def rows_of(given: Given, targets: Given) -> int:
+    """Return the number of rows of a batch. Raises ShapeError unless all arrays have as many: none is cut off."""
+    names, arrays = [*given.names, *targets.names], [*given.arrays, *targets.arrays]
+    for name, array in zip(names, arrays, strict=True):
+        if array.shape[:1] != arrays[0].shape[:1] or array.ndim == 0:
+            raise ShapeError(
+                f"{name} has shape {array.shape} and {names[0]} {arrays[0].shape}: a batch that is taken in shards has"
+                " a row of each array for each image"
+            )
+    return len(arrays[0])
 
 
 def placeholders(recording: Trace, kinds: Any, name: str) -> tuple[Any, list[Symbol]]:

@@ -13,7 +13,7 @@ from foveal.accumulate import window
 from foveal.api import check_finite
 from foveal.arguments import call_errors, checked
 from foveal.autodiff import gradients_where_read
-from foveal.batch import Given, check_labels, placeholders
+from foveal.batch import Given, check_labels, placeholders, rows_of
 from foveal.build import build
 from foveal.distributed.ranks import Ranks
 from foveal.distributed.sharded import Ran, shard_window
@@ -436,7 +436,7 @@ class Step:
         """Train on a batch that each rank has whole, in shards of ceil(images / shards) images."""
         assert self.sharded is not None
         given, targets = Given.of(x, "the input x"), Given.of(target, "the target", labels=True)
-        images = len(given.arrays[0])
+        images = rows_of(given, targets)
         size = -(-images // self.sharded.batches)
         rows = [slice(i * size, (i + 1) * size) for i in self.sharded.own if i * size < images]
         return self.take_shards([(given.rows(part), targets.rows(part)) for part in rows])

@@ -43,6 +43,8 @@ def shared(options: TrainOptions) -> TrainOptions:
         options, ranks=ranks, threads=threads, shards=SHARDS if options.shards is None else options.shards
     )
     assert options.shards is not None
+    if options.shards < 1:
+        raise ShapeError(f"shards is {options.shards}; a batch has 1 or more")
     ranks.own(options.shards)
     if options.accumulate > 1:
         raise ShapeError(

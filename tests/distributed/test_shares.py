@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from foveal import data
+import foveal
+from foveal import data, nn, optim, train
 from foveal.data import transforms
 from foveal.distributed import tree
+from foveal.errors import ShapeError
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.random((43, 1, 6, 6), np.float32), np.arange(43) % 4
@@ -75,3 +77,18 @@ def test_a_rank_reads_its_own_images_alone():
     watched.read.clear()
     list(loader.shares(0, 6, range(2, 4)))
     assert sorted(watched.read) == [row for batch in range(3) for row in range(12 * batch + 4, 12 * batch + 8)]
+
+
+@pytest.mark.parametrize("labels", [Y[:8], Y[:5], np.int64(1)], ids=["more", "fewer", "a number"])
+def test_a_whole_batch_with_other_labels_than_images_is_refused(labels):
+    """Six images in four shards: what lies beyond their rows would be left out without a word."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
+    step = foveal.compile_step(net, nn.CrossEntropyLoss(), optim.SGD(net.parameters(), lr=0.1), shards=4)
+    with pytest.raises(ShapeError, match="the target has shape"):
+        step(X[:6], labels)
+    assert step.steps == 0
+
+
+def test_a_run_on_no_shards_is_refused_by_what_is_wrong():
+    with pytest.raises(ShapeError, match="shards is 0; a batch has 1 or more"):
+        train.train((X, Y), nn.Sequential(nn.Flatten(), nn.Linear(36, 4)), shards=0, epochs=1, quiet=True)
