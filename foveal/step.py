@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, TypeVar
 
 import numpy as np
@@ -92,9 +92,9 @@ class StepResult:
     outputs: Any
     #: of a step on shards: images of all ranks, what was counted of them, and whether a rank is asked to end; the loss
     #: is that of all of them, the outputs are those of this rank's shards
-    images: int | None = None
-    counts: tuple[float, ...] = ()
-    asked: bool = False
+    images: int | None = field(default=None, repr=False)
+    counts: tuple[float, ...] = field(default=(), repr=False)
+    asked: bool = field(default=False, repr=False)
 
     # Type checkers would take every attribute for one that exists.
     if not TYPE_CHECKING:

@@ -22,12 +22,19 @@ OPEN_MPI, SLURM = "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"
 SIZES = (OPEN_MPI, "PMI_SIZE", "MV2_COMM_WORLD_SIZE", SLURM)
 # What others put there: PMIx, Cray.
 OTHERS = ("PMIX_RANK", "PALS_RANKID")
+# Set to 1 by a user whose processes a launcher starts and that are to train each by itself.
+ALONE = "FOVEAL_ALONE"
 # Seconds that other ranks let rank 0 fail first, so that what is wrong everywhere is said once.
 AFTER_FIRST = 0.5
 
 
 def launched() -> bool:
-    """Return whether mpiexec, srun or the like has started this process as one of a job of MPI, if only of one."""
+    """Return whether mpiexec, srun or the like has started this process as one of a job of MPI, if only of one.
+
+    False where the environment has FOVEAL_ALONE=1.
+    """
+    if os.environ.get(ALONE) == "1":
+        return False
     if any(size_in(name) > 1 for name in SIZES) or OPEN_MPI in os.environ:
         return True
     # What srun starts alone is an ordinary process.
@@ -59,13 +66,13 @@ def ranks(timeout: float = TIMEOUT) -> Ranks:
         raise PackageError(
             f"a launcher of MPI has started this process, and mpi4py cannot be used ({error}): pip install"
             " 'foveal[mpi]'; on a cluster load its MPI first, and build mpi4py with it: pip install --no-binary mpi4py"
-            " mpi4py. Started without a launcher, Foveal trains on one machine and needs neither"
+            " mpi4py. Started without a launcher, or with FOVEAL_ALONE=1, Foveal trains on one machine and needs neither"
         ) from None
     found = Ranks(MPI.COMM_WORLD.Dup(), timeout)
     if found.size == 1 and size_in(SLURM) > 1 and OPEN_MPI not in os.environ:
         raise RankError(
             f"srun has started {os.environ[SLURM]} processes that MPI does not connect, so that each would train alone:"
-            " use srun --mpi=pmix (srun --mpi=list shows what there is)"
+            " use srun --mpi=pmix (srun --mpi=list shows what there is), or FOVEAL_ALONE=1 where this is meant"
         )
     if found.size > 1 and not isinstance(sys.excepthook, Ending):
         sys.excepthook = Ending(found, sys.excepthook)

@@ -181,6 +181,9 @@ def test_a_launcher_without_mpi4py_is_one_clear_error(monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     with pytest.raises(PackageError, match=r"pip install 'foveal\[mpi\]'"):
         foveal.distributed.ranks()
+    with monkeypatch.context() as meant:
+        meant.setenv("FOVEAL_ALONE", "1")
+        assert foveal.distributed.ranks().size == 1
     told = CliRunner().invoke(cli.main, ["train", "digits"])
     assert told.exit_code == 2
     assert "foveal[mpi]" in told.output
