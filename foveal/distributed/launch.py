@@ -66,7 +66,7 @@ def ranks(timeout: float = TIMEOUT) -> Ranks:
         raise PackageError(
             f"a launcher of MPI has started this process, and mpi4py cannot be used ({error}): pip install"
             " 'foveal[mpi]'; on a cluster load its MPI first, and build mpi4py with it: pip install --no-binary mpi4py"
-            " mpi4py. Started without a launcher, or with FOVEAL_ALONE=1, Foveal trains on one machine and needs neither"
+            " mpi4py. Without a launcher, or with FOVEAL_ALONE=1, Foveal trains on one machine and needs neither"
         ) from None
     found = Ranks(MPI.COMM_WORLD.Dup(), timeout)
     if found.size == 1 and size_in(SLURM) > 1 and OPEN_MPI not in os.environ:
