@@ -126,11 +126,14 @@ def show_view(source: str, image: str | None, classes: int | None, options: dict
 
 
 def place(source: str, name: str, view: View, out: Path | None, force: bool) -> Path:
-    """Return the path of the file to write. Raises ArgumentError for one that is there, or that ends otherwise."""
+    """Return the path of the file to write. Raises ArgumentError for one that is there, or ends otherwise."""
     if out is None:
         out = (Path(source) if Path(source).is_dir() else Path()) / f"explain-{name}{view.ending}"
     if out.suffix.lower() not in ENDINGS:
         raise ArgumentError(f"--out {out}: ends in none of {', '.join(ENDINGS)}")
+    # What has no figure is known before it is computed.
+    if view.ending == ".html" and out.suffix.lower() != ".html":
+        raise ArgumentError(f"--out {out}: this view is a page of text; give a name that ends in .html")
     if out.exists() and not force:
         raise ArgumentError(f"{out} is there already; --force overwrites it, --out FILE chooses another")
     return out
@@ -191,15 +194,13 @@ def measures(array: NDArray[Any]) -> dict[str, Any]:
 
 
 def write(shown: Shown, out: Path, title: str) -> None:
-    """Write what a view has found, whole or not at all. Raises DataError if that fails, ArgumentError for no figure."""
+    """Write what a view has found, whole or not at all. Raises DataError if that fails."""
     from foveal.display import escaped
     from foveal.files import write_whole
     from foveal.report import page
     from foveal.train.files import writing
 
     ending = out.suffix.lower()
-    if shown.figure is None and ending != ".html":
-        raise ArgumentError(f"--out {out}: this view is a page of text; give a name that ends in .html")
     stream = io.BytesIO()
     if shown.figure is not None:
         kind = "png" if ending == ".html" else ending[1:]

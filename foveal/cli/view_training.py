@@ -41,6 +41,11 @@ def training_images(request: Request) -> tuple[NDArray[Any], NDArray[Any]]:
     return Normalisation(request.description.mean, request.description.std)(pixels), numbers[data.y_train[rows]]
 
 
+def tell_work(request: Request, points: int, images: int) -> None:
+    """Say how often the loss is computed, which takes minutes for large images."""
+    request.tell(f"computing the loss of {images:,} images at {points:,} points, which takes minutes for large images")
+
+
 def table_of(found: Tables, *lines: str) -> str:
     """Return what is printed of a result, with sentences below it."""
     return "\n".join([repr(found), *lines])
@@ -90,6 +95,7 @@ def landscape(request: Request) -> Shown:
     from foveal import explain, nn
 
     x, y = training_images(request)
+    tell_work(request, POINTS**2, len(x))
     found = explain.loss_landscape(request.net, x, y, nn.CrossEntropyLoss(), points=POINTS, seed=request.seed)
     facts = {"loss": found.loss, "images": found.images, "seed": request.seed}
     return Shown(explain.plot_loss_landscape(found), {"losses": found.losses}, facts, text=table_of(found))
@@ -110,6 +116,7 @@ def path(request: Request) -> Shown:
     x, y = training_images(request)
     facts = {"states": names, "missing": list(kept.missing)}
     if len(names) > 2:
+        tell_work(request, POINTS**2 + len(names), len(x))
         way = explain.loss_path(request.net, x, y, nn.CrossEntropyLoss(), kept.states, points=POINTS)
         arrays = {"points": way.points, "losses": way.losses, "surface": way.surface}
         return Shown(explain.plot_loss_path(way), arrays, facts, text=table_of(way, *kept.missing))

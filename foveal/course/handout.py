@@ -16,6 +16,8 @@ PACKAGE = "foveal.course.assignment"
 # In the order in which students write them.
 MODULES = ("sizes", "convolution", "pooling", "layers", "batch_norm", "losses", "optimisers", "fast", "network")
 SHEET, SOLUTIONS, DATA = "README.md", "solutions", "data/digits.npz"
+# Images of the file that students keep from training, to see how good their network is.
+VALIDATION = 200
 
 
 def source(name: str) -> str:
@@ -45,11 +47,15 @@ def skeleton(module: str) -> str:
 
 
 def digits() -> bytes:
-    """Return scikit-learn's digits as the file that students train on."""
+    """Return the file that students train on: scikit-learn's digits without the test images, which stay here."""
     from foveal import data
 
     found, stream = data.load("digits"), io.BytesIO()
-    parts = {name: getattr(found, name) for name in ("x_train", "y_train", "x_test", "y_test")}
+    parts = {
+        f"{name}_{part}": getattr(found, f"{name}_train")[rows]
+        for part, rows in (("train", slice(None, -VALIDATION)), ("val", slice(-VALIDATION, None)))
+        for name in "xy"
+    }
     np.savez_compressed(stream, **parts)
     return stream.getvalue()
 

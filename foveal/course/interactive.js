@@ -326,13 +326,14 @@
       const precision = tp + fp ? tp / (tp + fp) : 1;
       const agrees = found[slider.value][0] === tp && found[slider.value][1] === fp;
       const three = (value) => value.toFixed(3);
+      const none = "0 / 0, nothing is found";
       told.textContent =
         `Threshold ${number(t)}: ${tp} of ${ones.length} found, recall = TPR = ${three(recall)}; ` +
         `${fp} of ${others.length} others found too, FPR = ${three(fpr)}; ` +
-        `precision = ${tp + fp ? `${tp} / ${tp + fp} = ${three(precision)}` : "0 / 0, nothing is found"}; ` +
+        `precision = ${tp + fp ? `${tp} / ${tp + fp} = ${three(precision)}` : none}; ` +
         `accuracy = ${three((tp + tn) / scores.length)}` +
         (agrees ? "." : `, but Foveal counted ${found[slider.value].join(" and ")}.`);
-      slider.setAttribute("aria-valuetext", `${number(t)}, recall ${three(recall)}, precision ${three(precision)}`);
+      slider.setAttribute("aria-valuetext", `${number(t)}, recall ${three(recall)}, precision ${tp + fp ? three(precision) : none}`);
       spread.move(t);
       first.move(fpr, recall);
       second.move(recall, precision);

@@ -130,3 +130,13 @@ def test_a_run_whose_data_are_gone_says_so(place):
     assert "the data that it was trained on, /nowhere/photos, are not there any more; name images" in result.stderr
     (place / "moved" / "run.json").unlink()
     assert "nothing says which data it was trained on" in invoke("moved", "--view", "cam", "--out", "m.png").stderr
+
+
+def test_a_picture_of_code_is_refused_before_the_work(monkeypatch):
+    monkeypatch.setattr(explain, "kernels", lambda *given: pytest.fail("it was computed"))
+    result = invoke("run", "--view", "kernels", "--out", "k.png")
+    assert (result.exit_code, "give a name that ends in .html" in result.stderr) == (2, True)
+
+
+def test_how_often_a_loss_is_computed_is_said():
+    assert "256 images at 225 points" in invoke("run", "--view", "landscape", "--out", "l.png").stderr

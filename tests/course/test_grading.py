@@ -17,9 +17,9 @@ import foveal
 from foveal import course, nn, optim
 from foveal.course.assignment import optimisers
 from foveal.course.grading.compare import difference
-from foveal.course.grading.session import Ended
+from foveal.course.grading.session import Ended, result_of
 from foveal.course.grading.tasks import tasks
-from foveal.course.grading.worker import Broken, packed, unpacked
+from foveal.course.grading.worker import Broken, answered, packed, unpacked
 from foveal.course.handout import MODULES, skeleton, solution, source
 from foveal.errors import ArgumentError, DataError
 
@@ -61,8 +61,8 @@ class Here:
         start = time.perf_counter()
         given = unpacked(packed(list(arguments))[8:])
         with np.errstate(all="ignore"):
-            result = held[function](*given)
-        return unpacked(packed(result)[8:]), time.perf_counter() - start
+            answer = unpacked(packed(answered(held[function], given))[8:])
+        return result_of(answer, module, function, {}), time.perf_counter() - start
 
     def call(self, *given):
         return self.timed(*given)[0]
@@ -97,7 +97,17 @@ def test_what_is_handed_out_has_no_solution_and_every_function(tmp_path):
     files = course.new_assignment(tmp_path / "new")
     assert not (tmp_path / "new" / "solutions").exists()
     with np.load(tmp_path / "new" / "data" / "digits.npz") as held:
-        assert held["x_train"].shape == (1437, 1, 8, 8)
+        assert {name: len(held[name]) for name in held} == {
+            "x_train": 1237,
+            "y_train": 1237,
+            "x_val": 200,
+            "y_val": 200,
+        }
+        known = {image.tobytes() for name in ("x_train", "x_val") for image in held[name].astype(np.float64)}
+    # None of the images that a network is tested on can be looked up.
+    part = TASKS["network"].parts[0]
+    x, _ = part.data()
+    assert [image.tobytes() in known for image in x] == [True] * part.train + [False] * 360
     assert len(files) == len(MODULES) + 2
     before = {path: path.read_bytes() for path in files}
     with pytest.raises(DataError, match="not an empty folder, and nothing in it is written over"):
@@ -246,6 +256,20 @@ def test_common_mistakes_are_found_and_cost_their_part():
         verdicts = TASKS[exercise].grade(Here(**{module: full.replace(old, new)}))
         assert (exercise, sum(one.points for one in verdicts)) == (exercise, points)
         assert any(text in one.text for one in verdicts), [one.text for one in verdicts]
+
+
+def test_a_function_that_writes_into_what_it_gets_loses_its_points(tmp_path):
+    layers = source("layers.py").replace("np.maximum(x, 0.0)", "np.maximum(x, 0.0, out=x)")
+    assert layers != source("layers.py")
+    found = TASKS["relu"].grade(Here(layers=layers))
+    lost = [one for one in found if not one.points]
+    assert {one.title.partition(",")[0].partition(":")[0] for one in lost} == {"forward"}
+    assert all(one.text.startswith("relu_forward writes into the arrays that it gets: x.") for one in lost)
+    folder = tmp_path / "handed-in"
+    folder.mkdir()
+    (folder / "layers.py").write_text(layers)
+    (one,) = course.grade(folder, tmp_path / "grades", exercises=["relu"]).grades
+    assert 0 < one.points < TASKS["relu"].most()
 
 
 def test_the_gradients_of_a_report_are_called_as_the_arguments_are():

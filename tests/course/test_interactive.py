@@ -194,7 +194,9 @@ def test_the_threshold_counts_what_foveal_does(tmp_path):
         np.testing.assert_allclose(page["roc"], [roc.x[-1 - i], roc.y[-1 - i]], atol=1e-5)
         np.testing.assert_allclose(page["curve"], [curve.x[i], curve.y[i]], atol=1e-5)
         assert "but Foveal counted" not in page["told"]
-        assert f"recall {roc.y[-1 - i]:.3f}" in page["said"]
+        precision = f"{tp / (tp + fp):.3f}" if tp + fp else "0 / 0, nothing is found"
+        assert page["said"].endswith(f"recall {roc.y[-1 - i]:.3f}, precision {precision}")
+        assert tp + fp or f"precision = {precision};" in page["told"]
 
 
 RACE = """

@@ -242,6 +242,11 @@ def result_of(answer: Any, module: str, function: str, limits: Limits) -> Any:
         return answer["returned"]
     if isinstance(answer, dict) and "missing" in answer:
         raise Failed(f"There is no function {function} in {module}.py.")
+    if isinstance(answer, dict) and isinstance(answer.get("changed"), list):
+        names = ", ".join(map(str, answer["changed"]))
+        raise Failed(
+            f"{function} writes into the arrays that it gets: {names}. Write into copies, as of {names}.copy()."
+        )
     told = isinstance(answer, dict) and {"raised", "text", "where"} <= answer.keys()
     if not told or not isinstance(answer["where"], list):
         raise Failed("It has sent something that is no result.")

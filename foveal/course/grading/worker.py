@@ -17,7 +17,7 @@ import linecache
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from types import FrameType
 from typing import Any, BinaryIO
@@ -193,6 +193,21 @@ def told(error: BaseException, folder: str) -> dict[str, Any]:
     return {"raised": kind.__name__, "text": text[:MOST_LETTERS], "where": where, "blank": blank}
 
 
+def answered(function: Callable[..., Any], arguments: Sequence[Any]) -> dict[str, Any]:
+    """Return what a function returns, as a message, or the names of arrays among its arguments that it has changed."""
+    before = [one.copy() if isinstance(one, np.ndarray) else None for one in arguments]
+    returned = function(*arguments)
+    code = getattr(function, "__code__", None)
+    names = code.co_varnames[: code.co_argcount] if code else ()
+    changed = [
+        names[i] if i < len(names) else f"number {i + 1}"
+        for i, (one, was) in enumerate(zip(arguments, before, strict=True))
+        # Bit for bit, as NaN is not equal to itself.
+        if was is not None and (one.shape != was.shape or one.tobytes() != was.tobytes())
+    ]
+    return {"changed": changed} if changed else {"returned": returned}
+
+
 def main(folder: str, calls: int, answers: int, allowed: Sequence[str]) -> None:
     """Answer calls, which come and go through these two file descriptors, until there are no more."""
     sys.path.insert(0, folder)
@@ -210,10 +225,8 @@ def main(folder: str, calls: int, answers: int, allowed: Sequence[str]) -> None:
                 if name not in modules:
                     modules[name] = importlib.import_module(name)
                 function = getattr(modules[name], call["function"], None)
-                if callable(function):
-                    answer = {"returned": function(*call["arguments"])}
-                else:
-                    answer = {"missing": call["function"]}
+                known = callable(function)
+                answer = answered(function, call["arguments"]) if known else {"missing": call["function"]}
                 message = packed(answer)
             except BaseException as error:
                 message = packed(told(error, folder))
