@@ -244,9 +244,7 @@ def result_of(answer: Any, module: str, function: str, limits: Limits) -> Any:
         raise Failed(f"There is no function {function} in {module}.py.")
     if isinstance(answer, dict) and isinstance(answer.get("changed"), list):
         names = ", ".join(map(str, answer["changed"]))
-        raise Failed(
-            f"{function} writes into the arrays that it gets: {names}. Write into copies, as of {names}.copy()."
-        )
+        raise Failed(f"{function} writes into the arrays that it gets: {names}. Write into copies of them.")
     told = isinstance(answer, dict) and {"raised", "text", "where"} <= answer.keys()
     if not told or not isinstance(answer["where"], list):
         raise Failed("It has sent something that is no result.")

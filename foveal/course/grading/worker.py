@@ -225,8 +225,9 @@ def main(folder: str, calls: int, answers: int, allowed: Sequence[str]) -> None:
                 if name not in modules:
                     modules[name] = importlib.import_module(name)
                 function = getattr(modules[name], call["function"], None)
-                known = callable(function)
-                answer = answered(function, call["arguments"]) if known else {"missing": call["function"]}
+                answer = {"missing": call["function"]}
+                if callable(function):
+                    answer = answered(function, call["arguments"])
                 message = packed(answer)
             except BaseException as error:
                 message = packed(told(error, folder))
