@@ -10,7 +10,7 @@ from photos import photo
 
 from foveal import data, explain
 from foveal.cli import main
-from foveal.cli.view_options import VIEWS
+from foveal.cli.image_views import VIEWS
 from foveal.explain import panels
 from foveal.train.checkpoint import load_net
 
@@ -36,7 +36,8 @@ def invoke(*words):
     return CliRunner().invoke(main, ["explain", *map(str, words)])
 
 
-@pytest.mark.parametrize("view", [view for view, row in VIEWS.items() if row.ending == ".png"])
+# Views of a training are drawn in test_view_training.py.
+@pytest.mark.parametrize("view", VIEWS)
 def test_each_view_of_a_run_is_drawn_from_its_own_data(place, view):
     result = invoke("run", "--view", view, "--json", "--threads", 1)
     assert result.exit_code == 0, result.output

@@ -154,7 +154,7 @@ HOSTILE = {
         "It raises ModuleNotFoundError: foveal may not be imported",
     ),
     "forged": (
-        "for fd in range(3, 20):\n    try: os.write(fd, b'x' * 40)\n    except OSError: pass\n" + RIGHT,
+        "for fd in range(3, 500):\n    try: os.write(fd, b'x' * 40)\n    except OSError: pass\n" + RIGHT,
         "It has sent something that is no result.",
     ),
     "forged-error": (
