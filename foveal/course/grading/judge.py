@@ -224,12 +224,8 @@ class Speed(Part):
 
     def by_step(self, times: float, took: str) -> list[Verdict]:
         """Return a verdict for each number of times as fast."""
-        verdicts = []
-        for least, points in self.steps:
-            title, enough = f"{self.title}: {least:g} times as fast", times >= least
-            text = "" if enough else f"It is {times:.1f} times as fast as {self.called} ({took})."
-            verdicts.append(Verdict(title, points if enough else 0.0, points, text))
-        return verdicts
+        text = f"It is {times:.1f} times as fast as {self.called} ({took})."
+        return by_steps(self.steps, times, lambda least: f"{self.title}: {least:g} times as fast", text)
 
 
 @dataclass(frozen=True)
@@ -257,12 +253,18 @@ class Accuracy(Part):
         if differs.of_shape:
             return [self.failed(differs.text)]
         accuracy = float(np.mean(np.asarray(own) == labels[n:]))
-        verdicts = []
-        for least, points in self.steps:
-            title, enough = f"{self.title}: {least:.0%} right", accuracy >= least
-            text = "" if enough else f"Of {len(labels) - n} test images, {accuracy:.2%} are classified right."
-            verdicts.append(Verdict(title, points if enough else 0.0, points, text))
-        return verdicts
+        text = f"Of {len(labels) - n} test images, {accuracy:.2%} are classified right."
+        return by_steps(self.steps, accuracy, lambda least: f"{self.title}: {least:.0%} right", text)
+
+
+def by_steps(
+    steps: tuple[tuple[float, float], ...], reached: float, title: Callable[[float], str], text: str
+) -> list[Verdict]:
+    """Return a verdict for each step, a least number with its points; text: what is said where it is not reached."""
+    return [
+        Verdict(title(least), points, points, "") if reached >= least else Verdict(title(least), 0.0, points, text)
+        for least, points in steps
+    ]
 
 
 @dataclass(frozen=True)
