@@ -33,6 +33,27 @@
     return neighbours && list.length > 2 ? `${list[0]} to ${list[list.length - 1]}` : list.join(", ");
   }
 
+  // Lets a button call `next` again and again, and pause that; returns the function that stops it.
+  function player(play, told, tick, next) {
+    let timer;
+
+    function stop() {
+      clearInterval(timer);
+      timer = undefined;
+      play.textContent = "Play";
+      told.setAttribute("aria-live", "polite");
+    }
+
+    play.addEventListener("click", () => {
+      if (timer) return stop();
+      play.textContent = "Pause";
+      // What changes by itself is not read aloud.
+      told.setAttribute("aria-live", "off");
+      timer = setInterval(next, tick);
+    });
+    return stop;
+  }
+
   // A labelled choice of one of several values; `changed` is called after each change.
   function choice(label, values, chosen, changed) {
     const select = element("select", {}, ...values.map((v) => element("option", { value: v }, String(v))));
@@ -118,7 +139,8 @@
     row.append(element("label", {}, flip, " flip the filter"));
     const run = element("div", { class: "controls" }, play, element("label", { class: "wide" }, "output ", slider));
     figure.append(row, formula, grids, run, told);
-    let state, timer;
+    let state;
+    const stop = player(play, told, TICK, () => show((Number(slider.value) + 1) % (Number(slider.max) + 1), false));
 
     // The figure for other choices.
     function rebuild() {
@@ -188,20 +210,6 @@
       figure.dataset.sum = number(sum);
     }
 
-    function stop() {
-      clearInterval(timer);
-      timer = undefined;
-      play.textContent = "Play";
-      told.setAttribute("aria-live", "polite");
-    }
-
-    play.addEventListener("click", () => {
-      if (timer) return stop();
-      play.textContent = "Pause";
-      // What changes by itself is not read aloud.
-      told.setAttribute("aria-live", "off");
-      timer = setInterval(() => show((Number(slider.value) + 1) % (Number(slider.max) + 1), false), TICK);
-    });
     rebuild();
   }
 
@@ -422,7 +430,8 @@
       row(play, element("label", { class: "wide" }, "step ", slider)),
       told,
     );
-    let state, timer;
+    let state;
+    const stop = player(play, told, RACE_TICK, () => show((Number(slider.value) + 1) % (steps + 1), false));
 
     // Another surface, as Foveal ran on it.
     function reset() {
@@ -470,19 +479,6 @@
       figure.dataset.at = JSON.stringify(paths.map((path) => path[t] || null));
     }
 
-    function stop() {
-      clearInterval(timer);
-      timer = undefined;
-      play.textContent = "Play";
-      told.setAttribute("aria-live", "polite");
-    }
-
-    play.addEventListener("click", () => {
-      if (timer) return stop();
-      play.textContent = "Pause";
-      told.setAttribute("aria-live", "off");
-      timer = setInterval(() => show((Number(slider.value) + 1) % (steps + 1), false), RACE_TICK);
-    });
     reset();
   }
 
