@@ -1,7 +1,7 @@
 """compile_step: forward, loss, backward and update of a network as one native program."""
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, TypeVar
 
@@ -26,7 +26,7 @@ from foveal.names import missing
 from foveal.ops.op import Tensor, Type
 from foveal.passes.recompute import FAST, MEMORY
 from foveal.profile import show_timings
-from foveal.program import Program
+from foveal.program import Pause, Program
 from foveal.programs import Programs
 from foveal.strides import Ndarray, Shape
 from foveal.structure import Rebuild, call_on, flattened
@@ -403,12 +403,17 @@ class Step:
 
     # Steps on shards.
 
-    def run(self, x: Any, target: Any, number: int) -> Ran:
-        """Run the program of a shard; for what takes the shards of a batch."""
+    def parts(self, x: Any, target: Any, number: int) -> Generator[Pause, None, Ran]:
+        """Run the program of a shard, in parts (Program.parts); for what takes the shards of a batch.
+
+        number: of the shard, by which random operators draw.
+        """
         made, arrays = self.ready(x, target)
         assert self.sharded is not None
-        self.sharded.ready(made.program)
-        loss, output, found, *others = made.program.run(*arrays, self.key_of(number))
+        stops = self.sharded.ready(made.program)
+        # What a shard has written is dropped where the step is not carried out.
+        running = made.program.parts([*arrays, self.key_of(number)], stops, restore=False)
+        loss, output, found, *others = yield from running
         problem = "" if found[0] else self.failure(float(loss), made.traced.guard, found)
         self.show_timings(made.program)
         return Ran(made.program, float(loss), [output, *others], made.traced.rebuild, problem)
