@@ -155,8 +155,8 @@ class Operator:
 
     differentiable: ClassVar[bool] = True
 
-    # True for a message between the shards of a batch: a program pauses for it (Program.parts), and numpy() computes what
-    # it is for one shard alone
+    # True for a message between the shards of a batch: a program pauses for it (Program.parts), and numpy() computes
+    # what it is for one shard alone
     between_shards: ClassVar[bool] = False
 
     # True if its kernels can end with the pointwise steps that follow (kernels/epilogue.py)

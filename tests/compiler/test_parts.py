@@ -1,4 +1,4 @@
-"""Programs that run in parts: pauses after calls and before messages between shards, and what an interruption undoes."""
+"""Programs that run in parts: pauses after calls and before messages between shards, and what is undone."""
 
 import numpy as np
 import pytest
