@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from foveal.accumulate import Window, is_sum
+from foveal.distributed.lockstep import Lockstep, Prepared, Ran, check_places
 from foveal.distributed.ranks import Ranks, checksum
 from foveal.distributed.tree import PartialSums, owned
 from foveal.errors import ArgumentError, DataError, NumericsError, RankError, ShapeError, StateError
@@ -32,18 +33,6 @@ TAKEN, PLACES, IMAGES, LOSSES, FAILED, CHECKSUMS, ASKED, FIXED = range(8)
 Count = Callable[[Any, Any], Sequence[float]]
 
 
-class Ran(NamedTuple):
-    """A shard that a program has run on."""
-
-    program: Program
-    loss: float
-    #: the arrays that the model returned, and what nests them as it did
-    outputs: list[Ndarray]
-    rebuild: Callable[[Any], Any]
-    #: why the shard has failed; empty if it has not
-    problem: str
-
-
 class Running(Protocol):
     """A training step, as it is seen here."""
 
@@ -51,8 +40,8 @@ class Running(Protocol):
     optimizer: Any
     steps: int
 
-    def parts(self, x: Any, target: Any, number: int) -> Generator[Pause, None, Ran]:
-        """Run the program of a shard, whose random operators draw by this number, in parts."""
+    def prepare(self, x: Any, target: Any, number: int) -> Prepared:
+        """Check a shard, whose random operators draw by this number, and find its program."""
 
 
 class Totals(NamedTuple):
@@ -95,9 +84,11 @@ class ShardWindow(Window):
 
     parts = "shards"
 
-    def __init__(self, optimizer: Any, shards: int, added: bool, threads: int | None, ranks: Ranks) -> None:
+    def __init__(
+        self, optimizer: Any, shards: int, added: bool, threads: int | None, ranks: Ranks, sync_batch_norm: bool
+    ) -> None:
         super().__init__(optimizer, shards, added, threads)
-        self.ranks, self.own = ranks, ranks.own(shards)
+        self.ranks, self.own, self.sync_batch_norm = ranks, ranks.own(shards), sync_batch_norm
         # What the caller counts of each shard, so many numbers; and whether this rank is asked to end.
         self.count: Count | None = None
         self.counts = 0
@@ -110,6 +101,8 @@ class ShardWindow(Window):
         self.layout, self.numbers, self.gradients = Layout(), PartialSums(FIXED, np.float64), PartialSums(0)
         # Running statistics as they were before the first shard of the step.
         self.kept: dict[Variable, Ndarray] = {}
+        # What runs the shards side by side; None where they run one after the other.
+        self.lockstep = Lockstep(self.ranks, self.batches, self.own) if self.sync_batch_norm else None
 
     def __getstate__(self) -> dict[str, Any]:
         # What is counted, and how an end is asked for, belongs to the caller.
@@ -122,6 +115,7 @@ class ShardWindow(Window):
             "layout": None,
             "numbers": None,
             "gradients": None,
+            "lockstep": None,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -172,10 +166,17 @@ class ShardWindow(Window):
         self.agree(step.model)
         ran: list[Ran] = []
         try:
-            for place, (x, target) in zip(self.own, shards, strict=False):
-                ran.append(self.drive(step.parts(x, target, step.steps * self.batches + place)))
-                self.add_shard(place, ran[-1], target)
-                if ran[-1].problem:
+            places = list(zip(self.own, shards, strict=False))
+            prepared = (step.prepare(x, target, step.steps * self.batches + place) for place, (x, target) in places)
+            # A shard runs when its turn comes, or all of them side by side.
+            if self.lockstep is None:
+                running = (self.drive(shard.parts(shard.program, self.ready(shard.program))) for shard in prepared)
+            else:
+                running = self.lockstep.run(list(prepared), self)
+            for (place, (_, target)), found in zip(places, running, strict=True):
+                ran.append(found)
+                self.add_shard(place, found, target)
+                if found.problem and self.lockstep is None:
                     break
             return self.finish(step, ran)
         finally:
@@ -284,16 +285,15 @@ class ShardWindow(Window):
     def check(self, numbers: Ndarray, taken: int, ran: list[Ran]) -> None:
         """Raise an error, on all ranks alike, unless the shards of all ranks can be added up."""
         if numbers[FAILED]:
-            problems = self.ranks.all_of(ran[-1].problem if ran else "")
-            rank = next(rank for rank, problem in enumerate(problems) if problem)
-            raise NumericsError(f"{self.ranks.name(rank)}: {problems[rank]}" if self.ranks.size > 1 else problems[rank])
+            failed = sorted(((one.infected, one.problem) for one in ran if one.problem), key=lambda found: found[0])
+            everywhere = self.ranks.all_of(failed[0] if failed else (True, ""))
+            # The first rank with a shard that has failed by itself.
+            rank = min(range(len(everywhere)), key=lambda rank: (not everywhere[rank][1], everywhere[rank][0]))
+            problem = everywhere[rank][1]
+            raise NumericsError(f"{self.ranks.name(rank)}: {problem}" if self.ranks.size > 1 else problem)
         if not taken:
             raise DataError("the batch is empty, on all ranks; a step needs at least one image")
-        if numbers[PLACES] != taken * (taken - 1) // 2:
-            raise RankError(
-                f"the {taken} shards of a step are not the first of its {self.batches}: ranks were given shards of"
-                " different batches; let all walk through the same data, by step.shares(loader, epoch)"
-            )
+        check_places(taken, int(numbers[PLACES]), self.batches)
         if ran and numbers[CHECKSUMS] != taken * self.layout.checksum():
             raise RankError("the ranks train different parameters; build and freeze the same network on all of them")
 
@@ -327,13 +327,24 @@ def copy_from(array: Ndarray, start: int, variable: Variable) -> int:
 
 
 def shard_window(
-    optimizer: Any, loss: object, shards: int | None, ranks: Ranks | None, accumulate: int, threads: int | None
+    optimizer: Any,
+    loss: object,
+    shards: int | None,
+    ranks: Ranks | None,
+    accumulate: int,
+    threads: int | None,
+    sync_batch_norm: bool,
 ) -> ShardWindow | None:
     """Return the window of a step on shards; None for a step on whole batches. Raises ShapeError."""
     if shards is None and ranks is not None:
         shards = SHARDS
     if shards is not None and shards < 1:
         raise ShapeError(f"compile_step: shards is {shards}; a batch has 1 or more")
+    if shards is None and sync_batch_norm:
+        raise ShapeError(
+            "compile_step: sync_batch_norm normalises the shards of a batch as one, and there are none: give shards=8,"
+            " or leave it out, as a batch that is taken whole is normalised as one already"
+        )
     if shards is None or (shards == 1 and ranks is None):
         return None
     if accumulate > 1:
@@ -341,4 +352,4 @@ def shard_window(
             f"compile_step: accumulate is {accumulate} and shards {shards}: an update takes its shards one after the"
             " other already; leave accumulate out, and give larger batches of more shards"
         )
-    return ShardWindow(optimizer, shards, is_sum(loss), threads, Ranks() if ranks is None else ranks)
+    return ShardWindow(optimizer, shards, is_sum(loss), threads, Ranks() if ranks is None else ranks, sync_batch_norm)
