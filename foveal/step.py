@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from foveal import debug, forks
 from foveal.accumulate import window
 from foveal.api import check_finite
+from foveal.arena import Footprint
 from foveal.arguments import call_errors, checked
 from foveal.autodiff import gradients_where_read
 from foveal.batch import Given, check_labels, placeholders, rows_of
@@ -224,6 +225,12 @@ class Step:
     def program(self, x: Any, target: Any) -> Program:
         """Return the program for a batch of this shape; x and target as in a call."""
         return self._find(Given.of(x, "the input x"), Given.of(target, "the target", labels=True)).program
+
+    def footprint(self, x: Any, target: Any) -> Footprint:
+        """Return the bytes that a step on a batch of this shape holds, or on shards of it."""
+        program = self.program(x, target)
+        lockstep = None if self.sharded is None else self.sharded.lockstep
+        return program.footprint() if lockstep is None else lockstep.footprint(program)
 
     def _find(self, x: Given, target: Given) -> Made:
         number = self.state.number(self.model, self.loss, self.memory, self.threads)

@@ -23,6 +23,12 @@ OPTIONS = (
         " bits of the model follow from their number, and not from that of the ranks.  [default: 8 under mpiexec]",
     ),
     click.option(
+        "--sync-batch-norm",
+        is_flag=True,
+        help="Let batch norms normalise all shards of a batch as one, and not each by itself: for shards of few images."
+        " A rank then holds the activations of all of its shards at once.",
+    ),
+    click.option(
         "--rank-timeout",
         type=FiniteRange(0, 1e6, min_open=True),
         metavar="SECONDS",

@@ -15,6 +15,7 @@ from zlib import crc32
 
 import numpy as np
 
+from foveal.arena import Footprint
 from foveal.distributed.ranks import Ranks
 from foveal.distributed.tree import PartialSums, owned
 from foveal.errors import RankError, ShapeError
@@ -50,6 +51,13 @@ class Prepared(NamedTuple):
     parts: Callable[[Program, Collection[int]], Generator[Pause, None, Ran]]
 
 
+class SideBySide(Footprint):
+    """Bytes that all shards of a rank hold at once."""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}; all shards of a rank at once, for batch norm"
+
+
 class Memory(Protocol):
     """What programs of shards read and write, which the shards of a rank have in common."""
 
@@ -70,9 +78,13 @@ class Lockstep:
         # By the number of elements.
         self.sums: dict[int, PartialSums] = {}
 
-    def instances(self, program: Program) -> int:
-        """Return how many instances of a program hold memory at once, for a whole batch."""
-        return len(self.own) if messages_of(program) else 1
+    def footprint(self, program: Program) -> Footprint:
+        """Return the bytes that the shards of a whole batch hold, of which a program takes one."""
+        one, many = program.footprint(), len(self.own)
+        if many == 1 or not messages_of(program):
+            return one
+        scaled = (many * value for value in (one.prepared, one.values, one.without_reuse, one.batch))
+        return SideBySide(one.variables, *scaled)
 
     def run(self, given: Sequence[Prepared], memory: Memory) -> Iterator[Ran]:
         """Yield what the shards of this rank have found, each before the next one writes.

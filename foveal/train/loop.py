@@ -212,6 +212,7 @@ class Run:
             accumulate=s.accumulate,
             shards=s.shards,
             ranks=self.together.ranks if s.shards is not None else None,
+            sync_batch_norm=s.sync_batch_norm,
         )
 
     def built(self, settings: Settings) -> nn.Module:
@@ -246,7 +247,7 @@ class Run:
         batch = self.example()
         if batch is None:
             return None
-        found = self.train_step.program(*batch).footprint()
+        found = self.train_step.footprint(*batch)
         if self.settings.accumulate == 1 and not self.together.sharded:
             return found
         # The program of a batch writes sums of gradients; what the optimiser keeps belongs to the update.

@@ -3,6 +3,8 @@
 On several ranks: test_ranks.py.
 """
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -71,3 +73,118 @@ def test_shards_are_normalised_as_the_whole_batch_is(options, reduction):
     assert_alike(found, wanted)
     apart = steps(made(Branches, **options), loss, X[:11], Y[:11], shards=4)
     assert abs(apart[0][0] / wanted[0][0] - 1) > 1e-3
+
+
+def test_sequences_of_one_image_a_shard():
+    """Shards of one image, whose programs are simplified otherwise; the last of 5 shards has one, the others two."""
+    wanted = steps(made(Sequences), nn.CrossEntropyLoss(), X[:9], Y[:9])
+    for shards in (9, 5):
+        found = steps(made(Sequences), nn.CrossEntropyLoss(), X[:9], Y[:9], shards=shards, sync_batch_norm=True)
+        assert_alike(found, wanted)
+    wanted = steps(made(Branches), nn.CrossEntropyLoss(), X[:9], Y[:9], memory="low")
+    found = steps(made(Branches), nn.CrossEntropyLoss(), X[:9], Y[:9], memory="low", shards=5, sync_batch_norm=True)
+    assert_alike(found, wanted)
+
+
+def test_the_moments_are_those_of_the_batch_in_float64():
+    """Far from 0, where float32 has values to 2^-24 of the mean; and of a constant, exactly."""
+    x = RNG.standard_normal((10, 3, 4, 4)) * [[[1.0]], [[3.0]], [[0.0]]] + [[[3e3]], [[-5.0]], [[7.0]]]
+    x = x.astype(np.float32)
+    net = nn.BatchNorm2d(3, momentum=1.0)
+    loss = lambda y, target: ((y - target) * (y - target)).mean()  # noqa: E731
+    step = foveal.compile_step(net, loss, optim.SGD(net.parameters(), 0.1), shards=4, sync_batch_norm=True)
+    result = step(x, np.zeros_like(x))
+    double = x.astype(np.float64)
+    np.testing.assert_allclose(net.running_mean.data, double.mean((0, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(net.running_var.data, double.var((0, 2, 3), ddof=1), rtol=2.0**-24 * 3e3, atol=1e-12)
+    mean, variance = (f((0, 2, 3), keepdims=True) for f in (double.mean, double.var))
+    np.testing.assert_allclose(result.output, (double - mean) / np.sqrt(variance + 1e-5), atol=1e-3)
+
+
+def test_pytorch_on_the_whole_batch_agrees():
+    torch = pytest.importorskip("torch")
+    net, twin = nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3)
+    loss = lambda y, target: (y * target).mean()  # noqa: E731
+    weights = RNG.standard_normal(X.shape).astype(np.float32)
+    step = foveal.compile_step(net, loss, optim.SGD(net.parameters(), 1.0), shards=5, sync_batch_norm=True)
+    result = step(X, weights)
+    y = twin(torch.from_numpy(X))
+    total = (y * torch.from_numpy(weights)).mean()
+    total.backward()
+    assert result.loss == pytest.approx(total.item(), rel=1e-4, abs=1e-6)
+    np.testing.assert_allclose(result.output, y.detach().numpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(1.0 - net.weight.data, twin.weight.grad.numpy(), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(net.running_var.data, twin.running_var.numpy(), rtol=1e-5)
+
+
+def test_gradients_of_gradients_go_through_messages():
+    """A loss with the gradient in the input, as of a critic: that of one process."""
+    net = lambda: made(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Tanh()))  # noqa: E731
+
+    class Penalised(nn.Module):
+        def __init__(self):
+            self.inner = net()
+            self.scale = nn.Parameter(np.float32(0.7))
+
+        def forward(self, x):
+            return self.inner(x * self.scale)
+
+    wanted, found = (
+        steps(made(Penalised), lambda y, t: (y * y).mean() + y.mean() * y.mean() * 0.0, X, Y, **given)
+        for given in ({}, {"shards": 4, "sync_batch_norm": True})
+    )
+    assert_alike(found, wanted)
+
+
+def test_frozen_batch_norms_and_networks_without_one_need_no_messages():
+    frozen = made(Branches)
+    for part in frozen.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.eval()
+    before = frozen.norm.running_mean.data.copy()
+    step = foveal.compile_step(
+        frozen, nn.CrossEntropyLoss(), optim.SGD(frozen.parameters(), 0.1), shards=4, sync_batch_norm=True
+    )
+    step(X, Y)
+    np.testing.assert_array_equal(frozen.norm.running_mean.data, before)
+    assert not any(call.between_shards for call in step.program(X[:3], Y[:3]).calls)
+    one = step.footprint(X[:3], Y[:3]).values
+    # The same step, with batch norms that are trained.
+    frozen.train()
+    step(X, Y)
+    assert (frozen.norm.running_mean.data != before).any()
+    assert step.footprint(X[:3], Y[:3]).values > 3 * one
+    assert "all shards" in str(step.footprint(X[:3], Y[:3]))
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(108, 3))
+    found = [
+        steps(copy.deepcopy(plain), nn.CrossEntropyLoss(), X, Y, shards=4, sync_batch_norm=on) for on in (True, False)
+    ]
+    assert found[0][0] == found[1][0]
+
+
+def test_a_shard_that_is_not_finite_fails_the_step_and_changes_nothing():
+    net = made(Branches)
+    step = foveal.compile_step(net, nn.CrossEntropyLoss(), optim.Adam(net.parameters()), shards=4, sync_batch_norm=True)
+    before, x = {name: array.copy() for name, array in net.state_dict().items()}, X.copy()
+    x[7] *= np.float32(1e38)
+    with pytest.raises(NumericsError, match="nothing of the 4 shards"):
+        step(x, Y)
+    for name, array in net.state_dict().items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+    assert step.steps == 0
+    step(X, Y)
+    assert step.steps == 1
+
+
+def test_what_cannot_be_is_refused_by_a_clear_error():
+    net = made(Branches)
+    rule = optim.SGD(net.parameters(), 0.1)
+    with pytest.raises(ShapeError, match=r"sync_batch_norm normalises the shards .* give shards=8"):
+        foveal.compile_step(net, nn.CrossEntropyLoss(), rule, sync_batch_norm=True)
+    with pytest.raises(FovealError, match=r"give shards \(--shards 8\)"):
+        train.train((X, Y), net, epochs=1, quiet=True, sync_batch_norm=True)
+    step = foveal.compile_step(net, nn.CrossEntropyLoss(), rule, shards=4, sync_batch_norm=True)
+    with pytest.raises(ShapeError, match="one value per channel in the whole batch"):
+        step(X[:1], Y[:1])
+    with pytest.raises(AttributeError, match="sync_batch_norm=True"):
+        _ = nn.SyncBatchNorm
