@@ -83,8 +83,7 @@ class Lockstep:
         one, many = program.footprint(), len(self.own)
         if many == 1 or not messages_of(program):
             return one
-        scaled = (many * value for value in (one.prepared, one.values, one.without_reuse, one.batch))
-        return SideBySide(one.variables, *scaled)
+        return SideBySide(one.variables, one.prepared, many * one.values, many * one.without_reuse, many * one.batch)
 
     def run(self, given: Sequence[Prepared], memory: Memory) -> Iterator[Ran]:
         """Yield what the shards of this rank have found, each before the next one writes.
@@ -199,7 +198,7 @@ def message_of(pause: Pause) -> tuple[Message, dict[str, object]]:
 
 def messages_of(program: Program) -> list[KernelCall]:
     """Return the messages of a program, in order."""
-    return [call for call in program.calls if call.between_shards]
+    return [program.calls[number] for number in program.messages]
 
 
 def elements_of(call: KernelCall) -> int:

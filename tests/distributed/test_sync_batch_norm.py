@@ -4,6 +4,7 @@ On several ranks: test_ranks.py.
 """
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -188,3 +189,38 @@ def test_what_cannot_be_is_refused_by_a_clear_error():
         step(X[:1], Y[:1])
     with pytest.raises(AttributeError, match="sync_batch_norm=True"):
         _ = nn.SyncBatchNorm
+
+
+class Interrupted(train.Callback):
+    """Asks for an end after so many steps."""
+
+    def __init__(self, step):
+        self.left = step
+
+    def on_step_end(self, values):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+def test_a_run_goes_on_to_the_same_bits_with_the_same_setting_only(tmp_path):
+    x = RNG.random((32, 3, 6, 6), np.float32)
+    y = np.arange(32) % 3
+
+    def run(folder, *callbacks, **more):
+        given = {"epochs": 2, "batch_size": 8, "shards": 4, "threads": 1, "freeze_epochs": 1, "checkpoint_minutes": 0.0}
+        given |= {"sync_batch_norm": True, "quiet": True, **more}
+        return train.train((x, y), made(Branches), out=folder, callbacks=list(callbacks), **given)
+
+    run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", Interrupted(6))
+    told = json.loads((tmp_path / "cut" / "run.json").read_text())["settings"]
+    assert told["sync_batch_norm"] is True
+    with pytest.raises(FovealError, match="sync_batch_norm was True and is False"):
+        run(None, Interrupted(0), resume=tmp_path / "cut", sync_batch_norm=False)
+    run(None, Interrupted(0), resume=tmp_path / "cut")
+    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut")]
+    assert models[0] == models[1]
+    run(tmp_path / "apart", sync_batch_norm=False)
+    assert (tmp_path / "apart" / "model.safetensors").read_bytes() != models[0]
