@@ -168,7 +168,13 @@ class Step:
             # update
             for variable, value in self.rule.assignments(dict(read)):
                 recording.assign(variable, value)
-            guarded = guard_updates(recording, y, read)
+            if self.sharded is not None:
+                # What is sent is what is checked, so that it is in memory once.
+                read = self.sharded.written(recording, read)
+            # What shards write is dropped where one of them fails. Where they run side by side, they write after the
+            # report.
+            keep = self.sharded is None or self.sharded.sync_batch_norm
+            guarded = guard_updates(recording, y, read, keep)
             # There is a loss.
             assert guarded is not None
             report, guard = guarded
@@ -243,7 +249,8 @@ class Step:
             check_optimizer(self.model, self.loss, self.optimizer)
             with self.state.reading(number):
                 traced = self.traced(x.nested(inputs), target.nested(targets))
-            return Made(build(traced.graph, self.threads, memory=self.memory), traced)
+            early = self.sharded is not None and self.sharded.overlaps
+            return Made(build(traced.graph, self.threads, memory=self.memory, early=early), traced)
 
         key = number, inputs, targets, x.form, target.form, optimizer
         return self.programs.find(key, make, f"a step of {type(self.model).__name__}", self.state)

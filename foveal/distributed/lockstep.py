@@ -24,9 +24,9 @@ from foveal.ops.between_shards import Message
 from foveal.program import Pause, Program
 from foveal.strides import Ndarray
 
-# What is added up before the first message: shards; what their places add up to; the values that a channel has at least
-# in a shard; checksums of the messages.
-TAKEN, PLACES, VALUES, CHECKSUMS, OPENING = range(5)
+# What is added up before the first message: the values that a channel has at least in a shard; checksums of the
+# messages.
+VALUES, CHECKSUMS, OPENING = range(3)
 
 
 class Ran(NamedTuple):
@@ -61,8 +61,8 @@ class SideBySide(Footprint):
 class Memory(Protocol):
     """What programs of shards read and write, which the shards of a rank have in common."""
 
-    def ready(self, program: Program) -> object:
-        """Prepare it for what a program does first, and for what it writes at its end."""
+    def enter(self, place: int, program: Program) -> None:
+        """Prepare it for what the program of a shard does first, and for what it writes at its end."""
 
     def weigh(self, program: Program) -> None:
         """Set the weight of the shard that a program takes."""
@@ -85,14 +85,14 @@ class Lockstep:
             return one
         return SideBySide(one.variables, one.prepared, many * one.values, many * one.without_reuse, many * one.batch)
 
-    def run(self, given: Sequence[Prepared], memory: Memory) -> Iterator[Ran]:
+    def run(self, given: Sequence[Prepared], present: int, memory: Memory) -> Iterator[Ran]:
         """Yield what the shards of this rank have found, each before the next one writes.
 
-        All ranks call this at the same time. Raises ShapeError and RankError, on all of them, where shards cannot be
-        computed as one batch.
+        present: how many shards the batch has on all ranks, which call this at the same time. Raises ShapeError and
+        RankError, on all of them, where shards cannot be computed as one batch.
         """
         messages = [messages_of(shard.program) for shard in given]
-        present = self.open(messages)
+        self.open(messages, present)
         sizes = self.sizes_of(messages, present)
         programs = self.programs_of(given) if sizes else [shard.program for shard in given]
         infected, clean = [False] * len(given), True
@@ -103,15 +103,17 @@ class Lockstep:
             ]
             for number, elements in enumerate(sizes):
                 pauses = []
-                for run, program in zip(runs, programs, strict=True):
-                    prepare = memory.weigh if number else memory.ready
-                    prepare(program)
+                for place, run, program in zip(self.own, runs, programs, strict=False):
+                    if number:
+                        memory.weigh(program)
+                    else:
+                        memory.enter(place, program)
                     pauses.append(next(run))
                 finite, total_is_finite = self.exchange(pauses, elements, present)
                 if clean and not total_is_finite:
                     infected, clean = finite, False
-            for run, program, other in zip(runs, programs, infected, strict=True):
-                memory.ready(program)
+            for place, run, program, other in zip(self.own, runs, programs, infected, strict=False):
+                memory.enter(place, program)
                 yield ended(run)._replace(infected=other)
 
     def programs_of(self, given: Sequence[Prepared]) -> list[Program]:
@@ -127,27 +129,22 @@ class Lockstep:
             found.append(instances[place - 1] if place else shard.program)
         return found
 
-    def open(self, messages: Sequence[Sequence[KernelCall]]) -> int:
-        """Return how many shards the batch has on all ranks; checks that they can be computed side by side."""
-        opening = PartialSums(OPENING, np.float64)
+    def open(self, messages: Sequence[Sequence[KernelCall]], present: int) -> None:
+        """Check that the shards of a batch can be computed side by side."""
+        opening = PartialSums(OPENING, self.own, np.float64)
         for place, calls in zip(self.own, messages, strict=False):
-            opening.add(place, [np.array([1, place, least_values(calls), checksum(calls)], np.float64)])
-        for place in self.own[len(messages) :]:
-            opening.add(place, [np.zeros(OPENING)])
-        total = opening.total(self.ranks, self.shards, self.shards)
-        taken = int(total[TAKEN])
-        check_places(taken, int(total[PLACES]), self.shards)
-        if taken and total[VALUES] < 2:
+            opening.add(place, np.array([least_values(calls), checksum(calls)], np.float64))
+        total = opening.total(self.ranks, self.shards, present)
+        if total[VALUES] < 2:
             raise ShapeError(
                 "batch norm: one value per channel in the whole batch has no variance; use a larger batch, or"
                 " model.eval()"
             )
-        if messages and total[CHECKSUMS] != taken * checksum(messages[0]):
+        if messages and total[CHECKSUMS] != present * checksum(messages[0]):
             raise RankError(
                 "the shards of a batch do not have the same batch norms, which are to normalise all of it"
                 " (sync_batch_norm); let the network not depend on the number of images, and be the same on all ranks"
             )
-        return taken
 
     def sizes_of(self, messages: Sequence[Sequence[KernelCall]], present: int) -> list[int]:
         """Return the numbers of elements of the messages, which ranks without a shard get from rank 0."""
@@ -160,18 +157,16 @@ class Lockstep:
 
         Returns for each own shard whether what it gave is finite, and whether the total is.
         """
-        sums = self.sums.setdefault(elements, PartialSums(elements, np.float64))
-        finite = []
+        if elements not in self.sums:
+            self.sums[elements] = PartialSums(elements, self.own, np.float64)
+        sums, finite = self.sums[elements], []
         with np.errstate(all="ignore"):
-            try:
-                for place, pause in zip(self.own, pauses, strict=False):
-                    op, attributes = message_of(pause)
-                    given = op.addend(*pause.inputs, **attributes)
-                    finite.append(bool(np.isfinite(given).all()))
-                    sums.add(place, [given])
-                total = sums.total(self.ranks, self.shards, present)
-            finally:
-                sums.clear()
+            for place, pause in zip(self.own, pauses, strict=False):
+                op, attributes = message_of(pause)
+                given = op.addend(*pause.inputs, **attributes)
+                finite.append(bool(np.isfinite(given).all()))
+                sums.add(place, given)
+            total = sums.total(self.ranks, self.shards, present)
             for pause in pauses:
                 op, attributes = message_of(pause)
                 assert pause.y is not None
@@ -218,12 +213,3 @@ def checksum(calls: Sequence[KernelCall]) -> int:
     """Return 32 bits that tell messages apart, which do not depend on the number of images."""
     kinds = [(str(call.python and call.python.op), [view.shape for view in call.views]) for call in calls]
     return crc32(repr(kinds).encode())
-
-
-def check_places(taken: int, places: int, shards: int) -> None:
-    """Raise RankError unless the shards of a batch are its first ones; places: what theirs add up to."""
-    if places != taken * (taken - 1) // 2:
-        raise RankError(
-            f"the {taken} shards of a step are not the first of its {shards}: ranks were given shards of"
-            " different batches; let all walk through the same data, by step.shares(loader, epoch)"
-        )
