@@ -111,6 +111,7 @@ class Program:
         self.in_python = [i for i, call in enumerate(self.calls) if call.python is not None]
         # those of them that are messages between shards
         self.messages = [i for i in self.in_python if self.calls[i].between_shards]
+        self.pauses: dict[int, Pause] = {}
         # what the native loop counts in (barriers), and the clock after each call when it is timed
         self.barrier_count = aligned(2 * ALIGNMENT)
         self.times = np.zeros(len(self.calls), np.int64)
@@ -251,9 +252,11 @@ class Program:
 
     def message(self, number: int) -> Pause:
         """Return the pause before an operator between shards."""
-        call = self.calls[number]
-        y, *inputs = (self.binding.array(view) for view in call.views)
-        return Pause(number, call.python, y, inputs)
+        if number not in self.pauses:
+            call = self.calls[number]
+            y, *inputs = (self.binding.array(view) for view in call.views)
+            self.pauses[number] = Pause(number, call.python, y, inputs)
+        return self.pauses[number]
 
     def put_back(self, kept: Sequence[tuple[Variable, Ndarray]]) -> None:
         """Undo a run that failed between two calls."""

@@ -171,8 +171,10 @@ class BatchNormOverShards(BatchNorm):
         return {"eps": float(eps), "weight": float(weight)}
 
     def shape(self, x: Shape, gamma: Shape, beta: Shape, *, eps: float, weight: float) -> Shape:  # type: ignore[override]
-        # One value per channel is enough: others have more.
         check_channels(self.name, x, gamma, beta)
+        # One value per channel is enough, as other shards have more.
+        if 0 in x:
+            raise ShapeError(f"{self.name}: there is no mean of no elements, shape {x}")
         return x
 
     def numpy(  # type: ignore[override]
