@@ -16,9 +16,9 @@ from foveal.arguments import call_errors, checked
 from foveal.autodiff import gradients_where_read
 from foveal.batch import Given, check_labels, placeholders, rows_of
 from foveal.build import build
-from foveal.distributed.lockstep import Prepared, Ran
+from foveal.distributed.found import Prepared, Ran
 from foveal.distributed.ranks import Ranks
-from foveal.distributed.sharded import shard_window
+from foveal.distributed.window import shard_window
 from foveal.errors import ArgumentError, DataError, NumericsError, ShapeError, StateError, warn
 from foveal.graph import Graph
 from foveal.guard import Guard, guard_updates
@@ -101,6 +101,7 @@ class Step:
         accumulate: int = 1,
         shards: int | None = None,
         ranks: Ranks | None = None,
+        compress: str | None = None,
         sync_batch_norm: bool = False,
     ) -> None:
         if isinstance(loss, type):
@@ -111,7 +112,7 @@ class Step:
         self.memory = memory
         check_optimizer(model, loss, optimizer)
         # Where an update takes several batches or shards, their gradients are added up in place of updating parameters.
-        self.sharded = shard_window(optimizer, loss, shards, ranks, accumulate, threads, sync_batch_norm)
+        self.sharded = shard_window(optimizer, loss, shards, ranks, accumulate, threads, compress, sync_batch_norm)
         self.window = self.sharded or window(optimizer, loss, accumulate, threads)
         # The key of random operators: 64 bits of seed, then 64 bits that count the steps.
         self.key = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, 0, 0], np.uint32)
@@ -171,10 +172,8 @@ class Step:
             if self.sharded is not None:
                 # What is sent is what is checked, so that it is in memory once.
                 read = self.sharded.written(recording, read)
-            # What shards write is dropped where one of them fails. Where they run side by side, they write after the
-            # report.
-            keep = self.sharded is None or self.sharded.sync_batch_norm
-            guarded = guard_updates(recording, y, read, keep)
+            # What shards write is dropped where one of them fails; side by side, they write after the report.
+            guarded = guard_updates(recording, y, read, self.sharded is None or self.sharded.sync_batch_norm)
             # There is a loss.
             assert guarded is not None
             report, guard = guarded
@@ -437,6 +436,11 @@ class Step:
         """
         if self.sharded is None:
             raise ArgumentError("shares: this step takes whole batches; make it with compile_step(..., shards=8)")
+        if not hasattr(loader, "shares"):
+            raise ArgumentError(
+                f"shares: the loader is {shown(loader)}; it has to be a foveal.data.Loader, as in"
+                " step.shares(loader, epoch)"
+            )
         return loader.shares(epoch, self.sharded.batches, self.sharded.own, first)
 
 
@@ -451,6 +455,7 @@ def compile_step(
     accumulate: int = 1,
     shards: int | None = None,
     ranks: Ranks | None = None,
+    compress: str | None = None,
     sync_batch_norm: bool = False,
 ) -> Step:
     """Return a whole training step, step(x, labels) -> loss and output, as one native program.
@@ -474,6 +479,9 @@ def compile_step(
     `step.take_shards` each rank is given its own, else a call takes a whole batch.
     ranks: of foveal.distributed.ranks(), which share the shards, 8 unless said, with the same bits for any number of
     ranks.
+    compress: "float16" or "int8" for gradients that ranks send in 2 bytes or 1 each, in place of 4. What rounding loses
+    is added in the next step, and kept with the state of the step. The bits are others than without, and the same for
+    any number of ranks. After a step that fails, what was lost before is forgotten.
     sync_batch_norm: batch norms normalise all shards of a batch as one, and running statistics are those of the batch,
     as with PyTorch's SyncBatchNorm. A rank then computes its shards side by side, and holds the activations of all of
     them at once; they wait for each other at each batch norm, forwards and backwards.
@@ -485,6 +493,6 @@ def compile_step(
     shards, and at the first call if model, loss and batch do not fit each other; StateError for an optimiser of
     parameters that are not the model's.
     """
-    step = Step(model, loss, optimizer, threads, seed, memory, accumulate, shards, ranks, sync_batch_norm)
+    step = Step(model, loss, optimizer, threads, seed, memory, accumulate, shards, ranks, compress, sync_batch_norm)
     prepare()
     return step

@@ -7,15 +7,16 @@ on to the next message. After the last one they run to the end one after the oth
 A rank without a shard of a last batch takes part in the sums, which it is told the sizes of.
 """
 
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
-from typing import NamedTuple, Protocol
+from typing import Protocol
 from weakref import WeakKeyDictionary
 from zlib import crc32
 
 import numpy as np
 
 from foveal.arena import Footprint
+from foveal.distributed.found import Prepared, Ran
 from foveal.distributed.ranks import Ranks
 from foveal.distributed.tree import PartialSums, owned
 from foveal.errors import RankError, ShapeError
@@ -27,28 +28,6 @@ from foveal.strides import Ndarray
 # What is added up before the first message: the values that a channel has at least in a shard; checksums of the
 # messages.
 VALUES, CHECKSUMS, OPENING = range(3)
-
-
-class Ran(NamedTuple):
-    """A shard that a program has run on."""
-
-    program: Program
-    loss: float
-    #: the arrays that the model returned, and what nests them as it did
-    outputs: list[Ndarray]
-    rebuild: Callable[[object], object]
-    #: why the shard has failed; empty if it has not
-    problem: str
-    #: True where what another shard gave was not finite before anything of this one was
-    infected: bool = False
-
-
-class Prepared(NamedTuple):
-    """A shard that was checked, and the program for its shapes."""
-
-    program: Program
-    #: runs it, or an instance of it, in parts, with pauses after calls of these numbers and before messages
-    parts: Callable[[Program, Collection[int]], Generator[Pause, None, Ran]]
 
 
 class SideBySide(Footprint):

@@ -44,16 +44,16 @@ class Message(Operator):
 
     between_shards = True
 
-    def addend(self, *inputs: Ndarray, **attributes: Any) -> Ndarray:
+    def addend(self, *inputs: Any, **attributes: Any) -> Ndarray:
         """What this shard gives: float64 [elements]."""
         raise NotImplementedError
 
-    def elements(self, *inputs: Shape, **attributes: Any) -> int:
+    def elements(self, *inputs: Any, **attributes: Any) -> int:
         """How many numbers a shard gives."""
         raise NotImplementedError
 
-    def result(self, total: Ndarray, shape: Shape, **attributes: Any) -> Ndarray:
-        """The output, of that shape, from the sum of what all shards give."""
+    def result(self, *given: Any, **attributes: Any) -> Ndarray:
+        """(total, shape): the output, of that shape, from the sum of what all shards give."""
         raise NotImplementedError
 
     def numpy(self, *inputs: Ndarray, **attributes: Any) -> Ndarray:
@@ -163,9 +163,10 @@ class BatchNormOverShards(BatchNorm):
     cases = (
         Case(((6, 3, 4, 5), (3,), (3,)), {"eps": 1e-5, "weight": 6.0}),
         Case(((8, 20), (20,), (20,)), {"eps": 1e-3}),
+        Case(((3, 4, 7), (4,), (4,)), {"eps": 1e-3, "weight": 1.0}),
     )
 
-    def normalise(  # type: ignore[override]
+    def normalise(
         self, x: HasShape, gamma: HasShape, beta: HasShape, *, eps: float = 1e-5, weight: float = 1.0
     ) -> dict[str, Any]:
         return {"eps": float(eps), "weight": float(weight)}

@@ -211,6 +211,7 @@ class Run:
             memory=s.memory,
             accumulate=s.accumulate,
             shards=s.shards,
+            compress=s.compress,
             ranks=self.together.ranks if s.shards is not None else None,
             sync_batch_norm=s.sync_batch_norm,
         )
@@ -231,10 +232,8 @@ class Run:
     def example(self) -> tuple[Any, Any] | None:
         """Return a batch to learn shapes from; None for a generator before its first step, which would be used up."""
         if self.batch is None and self.description is not None:
-            size, image = (
-                self.settings.batch_size // (self.settings.shards or 1),
-                (self.description.channels, *self.description.size),
-            )
+            size = self.settings.batch_size // (self.settings.shards or 1)
+            image = self.description.channels, *self.description.size
             classes = len(self.description.classes)
             labels = np.zeros(size, np.int32) if self.loader.mix is None else np.zeros((size, classes), np.float32)
             self.batch = np.zeros((size, *image), np.float32), labels
@@ -378,7 +377,7 @@ class Run:
     def keep(self, due: bool) -> None:
         """Write a checkpoint if it is due, or if a signal asks the run to end, which it then does."""
         asked = self.together.asked if self.together.sharded else self.together.local()
-        if due or asked:
+        if self.together.collect(due or asked):
             self.keeper.checkpoint(self.whole_state, self.place(self.epoch))
         if self.together.sharded and asked:
             self.together.end_if_asked()
