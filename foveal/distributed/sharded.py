@@ -19,7 +19,7 @@ from foveal.distributed.compress import CODECS, Codec, codec_of
 from foveal.distributed.exchange import Exchange, overlapping
 from foveal.distributed.found import Layout, Ran, Running, Totals
 from foveal.distributed.ranks import Ranks, checksum
-from foveal.distributed.tree import Node, PartialSums, owned
+from foveal.distributed.tree import Node, PartialSums, arrivals, owned
 from foveal.errors import ArgumentError, DataError, FovealError, NumericsError, RankError, ShapeError, StateError, warn
 from foveal.ops.op import Tensor
 from foveal.program import Pause, Program
@@ -260,6 +260,14 @@ class ShardWindow(Window):
         last = self.current == self.own.start + self.given - 1
         self.running = ShardRun(self.current, program, self.buckets, last)
         return set(self.running.ends) if self.overlaps and last else ()
+
+    def planned(self, program: Program) -> int:
+        """Return the bytes of the sums that a step with this program takes, without what rounding has lost."""
+        parameters = self.layout_of(program).parameters
+        buckets = Buckets(parameters, self.sums, self.own)
+        places = {arrival.slot for arrival in arrivals(self.own)}
+        sizes = [4 * bucket.sums.elements for bucket in buckets.buckets]
+        return len(places) * sum(sizes) + (max(sizes, default=0) if self.ranks.size > 1 else 0)
 
     def take_layout(self, layout: Layout) -> None:
         """Make the memory for what shards write."""

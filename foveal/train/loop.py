@@ -244,11 +244,11 @@ class Run:
 
     def footprint(self) -> Footprint | None:
         """Return the memory that a training step takes, where it is known; this compiles the step."""
-        batch = self.example()
-        if batch is None:
+        if (batch := self.example()) is None:
             return None
-        found = self.train_step.program(*batch).footprint()
-        if self.settings.accumulate == 1 and not self.together.sharded:
+        program, sharded = self.train_step.program(*batch), self.train_step.sharded
+        found = replace(program.footprint(), sums=0 if sharded is None else sharded.planned(program))
+        if self.settings.accumulate == 1 and sharded is None:
             return found
         # The program of a batch writes sums of gradients; what the optimiser keeps belongs to the update.
         kept = sum(variable.storage.nbytes for variable in self.optimizer.state_variables().values())
