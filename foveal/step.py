@@ -234,8 +234,7 @@ class Step:
     def footprint(self, x: Any, target: Any) -> Footprint:
         """Return the bytes that a step on a batch of this shape holds, or on shards of it."""
         program = self.program(x, target)
-        lockstep = None if self.sharded is None else self.sharded.lockstep
-        return program.footprint() if lockstep is None else lockstep.footprint(program)
+        return program.footprint() if self.sharded is None else self.sharded.footprint(program)
 
     def _find(self, x: Given, target: Given) -> Made:
         number = self.state.number(self.model, self.loss, self.memory, self.threads)

@@ -62,7 +62,8 @@ class Lockstep:
         one, many = program.footprint(), len(self.own)
         if many == 1 or not messages_of(program):
             return one
-        return SideBySide(one.variables, one.prepared, many * one.values, many * one.without_reuse, many * one.batch)
+        held = {name: many * getattr(one, name) for name in ("values", "without_reuse", "batch")}
+        return SideBySide(**{**vars(one), **held})
 
     def run(self, given: Sequence[Prepared], present: int, memory: Memory) -> Iterator[Ran]:
         """Yield what the shards of this rank have found, each before the next one writes.

@@ -8,19 +8,21 @@ exchanged is dropped.
 
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from foveal.accumulate import Window
+from foveal.arena import Footprint
 from foveal.distributed.buckets import Bucket, Buckets, ShardRun
 from foveal.distributed.compress import CODECS, Codec
 from foveal.distributed.exchange import Exchange, overlapping
 from foveal.distributed.found import Layout, Prepared, Ran, Running, Totals
 from foveal.distributed.lockstep import Lockstep
 from foveal.distributed.ranks import Ranks, checksum
-from foveal.distributed.tree import Node, PartialSums, owned
+from foveal.distributed.tree import Node, PartialSums, arrivals, owned
 from foveal.errors import ArgumentError, DataError, FovealError, NumericsError, RankError, ShapeError, StateError, warn
 from foveal.ops.op import Tensor
 from foveal.program import Pause, Program
@@ -295,6 +297,19 @@ class ShardWindow(Window):
         """Return the calls after which the program of the shard is to pause."""
         assert self.running is not None
         return set(self.running.ends) if self.overlaps and self.running.last else ()
+
+    def footprint(self, program: Program) -> Footprint:
+        """Return the bytes that a step holds, on shards of which a program takes one."""
+        found = program.footprint() if self.lockstep is None else self.lockstep.footprint(program)
+        return replace(found, sums=self.planned(program))
+
+    def planned(self, program: Program) -> int:
+        """Return the bytes of the sums that a step with this program takes, without what rounding has lost."""
+        parameters = self.layout_of(program).parameters
+        buckets = Buckets(parameters, self.sums, self.own)
+        places = {arrival.slot for arrival in arrivals(self.own)}
+        sizes = [4 * bucket.sums.elements for bucket in buckets.buckets]
+        return len(places) * sum(sizes) + (max(sizes, default=0) if self.ranks.size > 1 else 0)
 
     def take_layout(self, layout: Layout) -> None:
         """Make the memory for what shards write."""

@@ -243,8 +243,7 @@ class Run:
 
     def footprint(self) -> Footprint | None:
         """Return the memory that a training step takes, where it is known; this compiles the step."""
-        batch = self.example()
-        if batch is None:
+        if (batch := self.example()) is None:
             return None
         found = self.train_step.footprint(*batch)
         if self.settings.accumulate == 1 and not self.together.sharded:

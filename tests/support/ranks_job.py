@@ -80,7 +80,7 @@ def looped(ranks=None):
 
 
 def bucketed(ranks=None):
-    """Train with several sizes of buckets, which are exchanged during the backward pass and after it, whole or rounded.
+    """Train with buckets of several sizes, exchanged during the backward pass and after it, whole and rounded.
 
     In the second step the last shard of a batch is not finite: all ranks leave the step out alike.
     """
