@@ -101,12 +101,6 @@ class Worker:
             raise FovealError(f"tune: one of {self.count} workers {ending(self.process.returncode)}; {FEWER}")
         return message
 
-    def end(self) -> None:
-        """End it at once: it has nothing to finish, as it writes no files."""
-        _started.processes.discard(self.process)
-        self.process.kill()
-        self.process.wait()
-
 
 def ending(code: int | None) -> str:
     """Return how a process has ended, as a clause, given its status as `subprocess` has it."""
@@ -183,11 +177,15 @@ class Crew:
 
     def end(self) -> None:
         """End all processes; threads that wait for their answers end then too."""
-        for worker in self.workers:
-            worker.end()
+        processes = [worker.process for worker in self.workers]
+        # At once: they have nothing to finish, as they write no files.
+        for process in processes:
+            process.kill()
         self.threads.shutdown(cancel_futures=True)
-        while self.workers:
-            close_pipes(self.workers.pop().process)
+        for process in processes:
+            process.wait()
+            close_pipes(process)
+        _started.processes.difference_update(processes)
 
 
 def modules_of(task: Task) -> tuple[str, ...]:
