@@ -32,7 +32,8 @@ class Answers:
         result, raised = None, None
         try:
             name, arguments = pickle.loads(request)
-            result = self.begin(*arguments) if name == "begin" else getattr(self.runs, name)(*arguments)
+            method = getattr(self if name == "begin" else self.runs, name)
+            result = method(*arguments)
         except Exception as error:
             raised = portable(error)
         return pickle.dumps((result, raised), pickle.HIGHEST_PROTOCOL)
