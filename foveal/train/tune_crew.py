@@ -13,8 +13,8 @@ import pickle
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from io import BytesIO
@@ -120,14 +120,13 @@ class Crew:
         cannot be started, or one ends.
         """
         self.task, self.count, self.compile_first = task, count, compile_first
-        modules = modules_of(task)
+        self.modules = modules_of(task)
         if (reason := obstacle()) is not None:
             raise FovealError(f"tune: no worker can be started: {reason}; leave workers out")
         self.workers: list[Worker] = []
         # Those that have nothing to do.
         self.idle: SimpleQueue[Worker] = SimpleQueue()
         self.threads = ThreadPoolExecutor(count, "foveal-tune")
-        self.modules = modules
 
     def __enter__(self) -> Crew:
         with ExitStack() as failed:
@@ -155,7 +154,7 @@ class Crew:
 
     def each(self, ask: Callable[[Worker], Any]) -> list[Any]:
         """Return what all workers answer, asked at the same time."""
-        return list(self.threads.map(ask, self.workers))
+        return results([self.threads.submit(ask, worker) for worker in self.workers])
 
     def measure(self) -> tuple[float, float]:
         """Return the seconds of a step and of a validation, while all processes are at work; of the slowest."""
@@ -165,15 +164,18 @@ class Crew:
     def trials(self, candidates: Iterable[Candidate], steps: int, goes_on: Callable[[int], bool]) -> Iterator[Trial]:
         """Yield the results of short runs in the order of the candidates, as long as goes_on(number of the run)."""
 
-        def make(numbered: tuple[int, Candidate]) -> Trial | None:
-            if not goes_on(numbered[0]):
+        def make(number: int, candidate: Candidate) -> Trial | None:
+            if not goes_on(number):
                 return None
             worker = self.idle.get()
-            trial: Trial = worker.ask("trial", numbered[1], steps)
-            self.idle.put(worker)
-            return trial
+            try:
+                trial: Trial = worker.ask("trial", candidate, steps)
+                return trial
+            finally:
+                # One that has ended too: whoever waits for it is told so.
+                self.idle.put(worker)
 
-        yield from filter(None, self.threads.map(make, enumerate(candidates)))
+        yield from filter(None, results([self.threads.submit(make, *pair) for pair in enumerate(candidates)]))
 
     def end(self) -> None:
         """End all processes; threads that wait for their answers end then too."""
@@ -186,6 +188,13 @@ class Crew:
             process.wait()
             close_pipes(process)
         _started.processes.difference_update(processes)
+
+
+def results(futures: Sequence[Future[Any]]) -> list[Any]:
+    """Return the results of calls; raise the first error as soon as there is one, while other calls go on."""
+    for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+        future.result()
+    return [future.result() for future in futures]
 
 
 def modules_of(task: Task) -> tuple[str, ...]:
