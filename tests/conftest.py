@@ -42,6 +42,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "configurations(full, quick): how many are drawn with --full, and without")
+    config.addinivalue_line("markers", "long: takes many seconds, and is run before all others")
     # each of some hundred processes that tests start would compile all sources anew: most of a second
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
@@ -63,9 +64,14 @@ def pytest_configure(config: pytest.Config) -> None:
         cache.trim(LIMIT_BYTES)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that take longest come first: at the end one process of tests would wait for the other."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Leaves modules and tests to themselves: they stay to the end, and the collector would go through them each time."""
+    """Leaves modules and tests to themselves: they stay to the end, and each collection would go through them."""
     gc.disable()
     try:
         return (yield)
