@@ -56,6 +56,7 @@ def mpiexec():
     return run
 
 
+@pytest.mark.long
 def test_any_number_of_ranks_and_threads_gives_the_same_bits(mpiexec):
     """A residual network with batch norm, dropout and augmentation; the model, the losses and the scores."""
     wanted = repr(ranks_job.trained(threads=2)), repr(ranks_job.looped()), repr(ranks_job.bucketed())
@@ -86,6 +87,7 @@ def test_an_error_on_one_rank_and_one_that_hangs_end_all(mpiexec, what, words):
     assert ("no answer for 2 seconds" in ended.stderr) == (what == "hang")
 
 
+@pytest.mark.long
 def test_a_run_that_was_killed_goes_on_on_other_ranks_to_the_same_bits(mpiexec, tmp_path):
     """With gradients of 8 bits: the checkpoint has what rounding had lost on both ranks."""
     x, y = ranks_job.IMAGES, ranks_job.LABELS
