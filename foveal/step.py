@@ -15,6 +15,7 @@ from foveal.arguments import call_errors, checked
 from foveal.autodiff import gradients_where_read
 from foveal.batch import Given, check_labels, placeholders, rows_of
 from foveal.build import build
+from foveal.distributed.elastic import Shares
 from foveal.distributed.ranks import Ranks
 from foveal.distributed.sharded import Ran, shard_window
 from foveal.errors import ArgumentError, DataError, NumericsError, ShapeError, StateError, warn
@@ -419,7 +420,8 @@ class Step:
         All ranks call it together; one that has no shard of a last batch gives none. The result has the loss and the
         images of all ranks, and the outputs of this one's shards.
 
-        Raises ArgumentError for a step that was not made with shards; else as a call.
+        Raises ArgumentError for a step that was not made with shards, RanksLost if elastic ranks are gone and these
+        shards are not those of `shares`; else as a call.
         """
         if self.sharded is None:
             raise ArgumentError("take_shards: this step takes whole batches; make it with compile_step(..., shards=8)")
@@ -438,8 +440,9 @@ class Step:
         given, targets = Given.of(x, "the input x"), Given.of(target, "the target", labels=True)
         images = rows_of(given, targets)
         size = -(-images // self.sharded.batches)
-        rows = [slice(i * size, (i + 1) * size) for i in self.sharded.own if i * size < images]
-        return self.take_shards([(given.rows(part), targets.rows(part)) for part in rows])
+        part = lambda i: [nest.rows(slice(i * size, (i + 1) * size)) for nest in (given, targets)]  # noqa: E731
+        shards = Shares(self.sharded, lambda own, _: iter([[(*part(i),) for i in own if i * size < images]]))
+        return self.take_shards(next(shards))
 
     def shares(self, loader: LoaderLike, epoch: int, first: int = 0) -> Iterator[list[tuple[Any, Any]]]:
         """Yield this rank's shards of each batch of an epoch, for take_shards; the others' images are not read.
@@ -449,7 +452,8 @@ class Step:
         """
         if self.sharded is None:
             raise ArgumentError("shares: this step takes whole batches; make it with compile_step(..., shards=8)")
-        return loader.shares(epoch, self.sharded.batches, self.sharded.own, first)
+        shards = self.sharded.batches
+        return Shares(self.sharded, lambda own, first: loader.shares(epoch, shards, own, first), first)
 
 
 @checked

@@ -12,9 +12,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from foveal.accumulate import Window, is_sum
+from foveal.distributed.elastic import Shares
 from foveal.distributed.ranks import Ranks, checksum
 from foveal.distributed.tree import PartialSums, owned
-from foveal.errors import ArgumentError, DataError, NumericsError, RankError, ShapeError, StateError
+from foveal.errors import (
+    ArgumentError,
+    DataError,
+    FovealError,
+    NumericsError,
+    RankError,
+    RanksLost,
+    ShapeError,
+    StateError,
+)
 from foveal.ops.op import Tensor
 from foveal.program import Program
 from foveal.strides import Ndarray
@@ -67,6 +77,17 @@ class Totals(NamedTuple):
     ran: list[Ran]
 
 
+class Sums(NamedTuple):
+    """What all ranks know of a step, from which each of them makes the same update."""
+
+    numbers: Ndarray
+    #: of the gradients, and of what shards would change running statistics by; None where the step fails
+    total: Ndarray | None = None
+    #: what a rank without a shard has to know of them
+    places: list[list[int]] | None = None
+    problem: FovealError | None = None
+
+
 class Layout(NamedTuple):
     """What shards write, in the order in which it lies in the array that is added up."""
 
@@ -96,13 +117,21 @@ class ShardWindow(Window):
 
     def __init__(self, optimizer: Any, shards: int, added: bool, threads: int | None, ranks: Ranks) -> None:
         super().__init__(optimizer, shards, added, threads)
-        self.ranks, self.own = ranks, ranks.own(shards)
+        self.ranks = ranks
+        # What has given shards last.
+        self.shares: Shares | None = None
+        ranks.own(shards)
         # What the caller counts of each shard, so many numbers; and whether this rank is asked to end.
         self.count: Count | None = None
         self.counts = 0
         self.asked: Callable[[], bool] = bool
         self.agreed = False
         self.renew()
+
+    @property
+    def own(self) -> range:
+        """The shards of a batch that this rank takes."""
+        return self.ranks.own(self.batches)
 
     def renew(self) -> None:
         """Make the memory of sums."""
@@ -117,6 +146,7 @@ class ShardWindow(Window):
             "count": None,
             "counts": 0,
             "asked": bool,
+            "shares": None,
             "kept": None,
             "layout": None,
             "numbers": None,
@@ -161,22 +191,31 @@ class ShardWindow(Window):
 
         Raises NumericsError, on all ranks, if something of it is not finite on one of them; then nothing is changed.
         """
-        if len(shards) > len(self.own):
+        # They may have been read before some ranks were gone.
+        source = self.shares if self.shares is not None and shards is self.shares.last else None
+        if source is None and len(shards) > len(self.own):
             raise ArgumentError(
                 f"take_shards: {len(shards)} shards are given, and rank {self.ranks.rank} of {self.ranks.size} takes"
                 f" {len(self.own)} of {self.batches}; step.shares(loader, epoch) gives them"
             )
         self.optimizer, self.carried_out, self.kept = step.optimizer, False, {}
         self.begin()
+        taken, size = (self.own if source is None else source.own), self.ranks.size
         self.agree(step.model)
         ran: list[Ran] = []
+
+        def attempt() -> Sums:
+            nonlocal shards, taken
+            if source is None and self.ranks.size < size:
+                raise self.lost()
+            if source is not None and taken != self.own:
+                shards, taken = source.again(), self.own
+            self.put_back()
+            ran.clear()
+            return self.sums_of(step, shards, ran)
+
         try:
-            for place, (x, target) in zip(self.own, shards, strict=False):
-                ran.append(step.run(x, target, step.steps * self.batches + place))
-                self.add_shard(place, ran[-1], target)
-                if ran[-1].problem:
-                    break
-            return self.finish(step, ran)
+            return self.finish(step, self.ranks.exchanged(attempt), ran)
         finally:
             if self.carried_out:
                 step.steps += 1
@@ -185,6 +224,26 @@ class ShardWindow(Window):
                 self.drop()
             self.numbers.clear()
             self.gradients.clear()
+
+    def lost(self) -> RanksLost:
+        """Return what is raised, on all ranks that are left, where shards cannot be read again."""
+        return RanksLost(
+            f"ranks are gone, and {self.ranks.size} are left; nothing of this step was carried out. Give the shards that"
+            f" this rank takes now, {list(self.own)} of the {self.batches} of the batch, and take it again; those of"
+            " step.shares are read again by themselves"
+        )
+
+    def sums_of(self, step: Running, shards: Sequence[tuple[Any, Any]], ran: list[Ran]) -> Sums:
+        """Run the shards, which are added to `ran`, and return what all ranks have found."""
+        if self.ranks.elastic is not None:
+            # What has failed may still be written to.
+            self.numbers, self.gradients = PartialSums(0, np.float64), PartialSums(self.layout.elements)
+        for place, (x, target) in zip(self.own, shards, strict=False):
+            ran.append(step.run(x, target, step.steps * self.batches + place))
+            self.add_shard(place, ran[-1], target)
+            if ran[-1].problem:
+                break
+        return self.summed(step, ran)
 
     def agree(self, model: Any) -> None:
         """Before the first step, raise RankError unless all ranks have the same network and the same shards."""
@@ -234,8 +293,8 @@ class ShardWindow(Window):
             self.numbers = PartialSums(numbers.size, np.float64)
         self.numbers.add(place, [numbers])
 
-    def finish(self, step: Running, ran: list[Ran]) -> Totals:
-        """Add up what all ranks have found, and update the parameters and statistics from it."""
+    def summed(self, step: Running, ran: list[Ran]) -> Sums:
+        """Add up what all ranks have found."""
         if self.numbers.elements != FIXED + self.counts:
             self.numbers = PartialSums(FIXED + self.counts, np.float64)
         for place in self.own[len(ran) :]:
@@ -244,12 +303,28 @@ class ShardWindow(Window):
             # On any of its shards.
             next(iter(self.numbers.nodes.values()))[ASKED] += 1
         numbers = self.numbers.total(self.ranks, self.batches, self.batches)
-        taken, images = int(numbers[TAKEN]), int(numbers[IMAGES])
-        self.check(numbers, taken, ran)
-        if taken < self.batches:
-            self.follow(step.model, taken)
+        taken, places = int(numbers[TAKEN]), None
+        try:
+            self.check(numbers, taken, ran)
+            if taken <= owned(self.batches, self.ranks.size - 1, self.ranks.size).start:
+                places = self.places(step.model)
+                self.follow(step.model, places)
+        except FovealError as problem:
+            # It is the same on all ranks.
+            return Sums(numbers, problem=problem)
         total = self.gradients.total(self.ranks, self.batches, taken)
-        start = 0
+        # Another rank may ask for them in the next step.
+        return Sums(numbers, total if self.ranks.elastic is None else total.copy(), places)
+
+    def finish(self, step: Running, sums: Sums, ran: list[Ran]) -> Totals:
+        """Update the parameters and statistics from what all ranks have found."""
+        if sums.problem is not None:
+            raise sums.problem
+        if sums.places is not None:
+            self.follow(step.model, sums.places)
+        numbers, total = sums.numbers, sums.total
+        assert total is not None
+        images, start = int(numbers[IMAGES]), 0
         for p in self.layout.parameters:
             start = copy_from(total, start, self.sums[p])
         for variable in self.layout.statistics:
@@ -258,7 +333,7 @@ class ShardWindow(Window):
             variable.storage[:] = before + total[start:stop] / np.float32(images)
             variable.touch()
             start = stop
-        self.held, self.taken = frozenset(self.layout.parameters), taken
+        self.held, self.taken = frozenset(self.layout.parameters), int(numbers[TAKEN])
         self.total = 1 if self.added else images
         loss = float(numbers[LOSSES]) / self.total
         self.update()
@@ -280,21 +355,26 @@ class ShardWindow(Window):
         if ran and numbers[CHECKSUMS] != taken * self.layout.checksum():
             raise RankError("the ranks train different parameters; build and freeze the same network on all of them")
 
-    def follow(self, model: Any, taken: int) -> None:
-        """Let ranks without a shard in this step know what is added up, which those of rank 0 say."""
-        if taken > owned(self.batches, self.ranks.size - 1, self.ranks.size).start:
-            return
-        known = [list(self.parameters), list(getattr(model, "buffers", list)())]
+    def places(self, model: Any) -> list[list[int]]:
+        """Return what shards write, as rank 0 knows it, by numbers of parameters and of buffers; -1 for another."""
         places = [
-            [{p: i for i, p in enumerate(k)}.get(v, -1) for v in own] for k, own in zip(known, self.layout, strict=True)
+            [{p: i for i, p in enumerate(k)}.get(v, -1) for v in own]
+            for k, own in zip(self.known(model), self.layout, strict=True)
         ]
-        places = self.ranks.broadcast(places)
+        return self.ranks.broadcast(places)
+
+    def known(self, model: Any) -> list[list[Variable]]:
+        """Return the parameters and the buffers, which all ranks know by their places."""
+        return [list(self.parameters), list(getattr(model, "buffers", list)())]
+
+    def follow(self, model: Any, places: list[list[int]]) -> None:
+        """Let ranks without a shard in this step know what is added up."""
         if any(-1 in part for part in places):
             raise ShapeError(
                 "a batch has fewer shards than ranks, and the network writes to a variable that is no buffer of it;"
                 " hold it as nn.Buffer, or give larger batches"
             )
-        layout = Layout(*(tuple(k[i] for i in part) for k, part in zip(known, places, strict=True)))
+        layout = Layout(*(tuple(k[i] for i in part) for k, part in zip(self.known(model), places, strict=True)))
         if not layout.same(self.layout):
             self.layout, self.gradients = layout, PartialSums(layout.elements)
             for p in layout.parameters:
