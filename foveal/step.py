@@ -402,8 +402,6 @@ class Step:
         key[2:] = number & 0xFFFFFFFF, number >> 32
         return key.view(np.int32)
 
-    # Steps on shards.
-
     def run(self, x: Any, target: Any, number: int) -> Ran:
         """Run the program of a shard; for what takes the shards of a batch."""
         made, arrays = self.ready(x, target)

@@ -22,6 +22,7 @@ Why the bits are the same:
 
 tree.py       the order in which shards are added, on one rank and across ranks
 ranks.py      Ranks: messages between ranks, each with a deadline; what all of them have to agree about
+elastic.py    going on without the ranks that are gone
 launch.py     `ranks`: whether mpiexec or srun has started this process, and what happens to all when one fails
 sharded.py    what a training step does with the shards of a rank
 """
