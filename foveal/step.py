@@ -438,8 +438,11 @@ class Step:
         given, targets = Given.of(x, "the input x"), Given.of(target, "the target", labels=True)
         images = rows_of(given, targets)
         size = -(-images // self.sharded.batches)
-        part = lambda i: [nest.rows(slice(i * size, (i + 1) * size)) for nest in (given, targets)]  # noqa: E731
-        shards = Shares(self.sharded, lambda own, _: iter([[(*part(i),) for i in own if i * size < images]]))
+
+        def part(i: int) -> tuple[Any, Any]:
+            return given.rows(slice(i * size, (i + 1) * size)), targets.rows(slice(i * size, (i + 1) * size))
+
+        shards = Shares(self.sharded, lambda own, _: iter([[part(i) for i in own if i * size < images]]))
         return self.take_shards(next(shards))
 
     def shares(self, loader: LoaderLike, epoch: int, first: int = 0) -> Iterator[list[tuple[Any, Any]]]:

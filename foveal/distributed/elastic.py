@@ -3,9 +3,9 @@
 All that ranks do together is a row of exchanges: a step's sums, a broadcast, and so on. Nobody completes one of them
 before all have begun it, so that two ranks are never apart by more than one, and what each returns is the same on all
 ranks. Where a rank is gone, the messages of the others fail. They then make a communicator of those that are left
-(Bland et al. 2013, "Post-failure recovery of MPI communication capability": Revoke, Agree, Shrink), and compare how many
-exchanges each has completed. A rank that has completed one more than another hands over what it returned; if nobody
-has, all repeat it.
+(Bland et al. 2013, "Post-failure recovery of MPI communication capability": Revoke, Agree, Shrink), and compare how
+many exchanges each has completed. A rank that has completed one more than another hands over what it returned; if
+nobody has, all repeat it.
 
 Of a step that is the sum of the gradients, from which every rank makes the same update. A step that is repeated is
 divided anew: the shards of a batch, and their sums along the tree, are the same whoever takes them.
@@ -14,6 +14,7 @@ divided anew: the shards of a batch, and their sums along the tree, are the same
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ from foveal.errors import RankError
 # waiting for all processes: those that are gone would be waited for too.
 ENABLED, ENDS_ALONE = "OMPI_MCA_mpi_ft_enable", "OMPI_MCA_async_mpi_finalize"
 YES = ("1", "t", "true", "enabled", "yes", "y")
+# Seconds that MPI is given to end in a job that has lost ranks, some of whose parts may wait for them.
+ENDING = 60
 # Tags of messages: of what ranks exchange, and of what they tell each other when they have come to their end.
 ARRAYS, LEAVING = 11, 13
 
@@ -146,6 +149,14 @@ class Elastic:
         """Wait until all ranks have come to their end, since one that is behind may need what another one knows."""
         ranks = self.ranks
         ranks.tag, self.within = LEAVING, True
+        self.leave_together()
+        if self.broken and hasattr(signal, "alarm"):
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(ENDING)
+
+    def leave_together(self) -> None:
+        """Return once all ranks that are left have called this."""
+        ranks = self.ranks
         while ranks.size > 1:
             try:
                 ranks.all_of(None)

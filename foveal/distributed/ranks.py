@@ -33,7 +33,8 @@ GRACE, LATER = 1.0, 0.25
 # error of one that waits for it.
 WAITING, ENDED, ENDED_BEFORE = 12, 14, 5.0
 
-Value, Result = TypeVar("Value"), TypeVar("Result")
+Value = TypeVar("Value")
+Result = TypeVar("Result")
 
 
 class Ranks:

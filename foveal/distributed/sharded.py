@@ -228,9 +228,9 @@ class ShardWindow(Window):
     def lost(self) -> RanksLost:
         """Return what is raised, on all ranks that are left, where shards cannot be read again."""
         return RanksLost(
-            f"ranks are gone, and {self.ranks.size} are left; nothing of this step was carried out. Give the shards that"
-            f" this rank takes now, {list(self.own)} of the {self.batches} of the batch, and take it again; those of"
-            " step.shares are read again by themselves"
+            f"ranks are gone, and {self.ranks.size} are left; nothing of this step was carried out. Give the shards"
+            f" that this rank takes now, {list(self.own)} of the {self.batches} of the batch, and take it again; those"
+            " of step.shares are read again by themselves"
         )
 
     def sums_of(self, step: Running, shards: Sequence[tuple[Any, Any]], ran: list[Ran]) -> Sums:

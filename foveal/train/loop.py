@@ -22,7 +22,6 @@ from foveal.data.loader import Loader
 from foveal.data.sources import Nest, leaves
 from foveal.errors import ArgumentError, DataError, Terminated
 from foveal.nn.saving import entry_or_problem
-from foveal.optim import UpdateRule
 from foveal.step import Step
 from foveal.strides import Ndarray
 from foveal.train.averaged import add_averaged

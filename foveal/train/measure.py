@@ -48,10 +48,7 @@ def measure(
     ranks = ranks or Ranks()
     missing: list[int] | None = None
     while True:
-        size, rank = ranks.size, ranks.rank
-        own = frozenset(() if missing is None else missing[rank::size])
-        share = (lambda i: i % size == rank) if missing is None else own.__contains__
-        count = 0
+        share, count = share_of(missing, ranks.rank, ranks.size), 0
         with modes_restored(net):
             net.eval()
             # The last batch is filled up, so that all have one shape; what belongs to no item is cut off.
@@ -65,6 +62,11 @@ def measure(
             return answer
         # Elastic ranks are gone, and the others measure what is lacking.
         missing = answer
+
+
+def share_of(missing: list[int] | None, rank: int, size: int) -> Callable[[int], bool]:
+    """Return a function of a batch's number: whether a rank measures it. missing: those that are lacking, or None."""
+    return (lambda i: i % size == rank) if missing is None else frozenset(missing[rank::size]).__contains__
 
 
 def numbered(loader: Loader, own: Callable[[int], bool]) -> Iterator[Any]:

@@ -118,14 +118,15 @@ class Succession:
             )
         run.keeper = Keeper(run.folder, run.keeper.minutes, self.files)
         run.keeper.begin(run.facts)
-        run.folder.begin(lines)
+        saves = bool(lines) and (unsaved or (not there and run.best is not None))
+        run.folder.begin(lines[:-1] if saves else lines)
         # A checkpoint is written as soon as a step is done.
         run.keeper.written = float("-inf")
-        if lines and there and not unsaved:
-            run.keeper.saved = lines[-1]["epoch"]
-        elif lines and (unsaved or run.best is not None):
+        if saves:
             weights = run.weights() if run.best is None else run.best.weights
             run.keeper.save(lines[-1]["epoch"], weights, run.stored, lines, dict(run.history), False)
+        elif lines and there:
+            run.keeper.saved = lines[-1]["epoch"]
 
     # Callbacks.
 

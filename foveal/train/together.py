@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -146,7 +147,7 @@ class Together:
 
     def told(self, callbacks: list[Callback], values: Values) -> str | None:
         """Call the callbacks of a step on rank 0; return on all ranks why the run is to end, if it is."""
-        call = lambda: self.run.callbacks.call(callbacks, "on_step_end", values)  # noqa: E731
+        call = partial(self.run.callbacks.call, callbacks, "on_step_end", values)
         # Otherwise nothing has to be waited for.
         waits = any(callback.ends_at_steps for callback in callbacks)
         if self.succession is not None:
