@@ -437,13 +437,10 @@ class Step:
         assert self.sharded is not None
         given, targets = Given.of(x, "the input x"), Given.of(target, "the target", labels=True)
         images = rows_of(given, targets)
-        size = -(-images // self.sharded.batches)
-
-        def part(i: int) -> tuple[Any, Any]:
-            return given.rows(slice(i * size, (i + 1) * size)), targets.rows(slice(i * size, (i + 1) * size))
-
-        shards = Shares(self.sharded, lambda own, _: iter([[part(i) for i in own if i * size < images]]))
-        return self.take_shards(next(shards))
+        size = max(1, -(-images // self.sharded.batches))
+        rows = [slice(start, start + size) for start in range(0, images, size)]
+        parts = [(given.rows(part), targets.rows(part)) for part in rows]
+        return self.take_shards(next(Shares(self.sharded, lambda own, _: iter([parts[own.start : own.stop]]))))
 
     def shares(self, loader: LoaderLike, epoch: int, first: int = 0) -> Iterator[list[tuple[Any, Any]]]:
         """Yield this rank's shards of each batch of an epoch, for take_shards; the others' images are not read.
