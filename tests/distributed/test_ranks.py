@@ -236,7 +236,7 @@ def test_ranks_have_names_and_limits():
 
 def test_what_differs_between_ranks_is_named():
     ranks = Ranks()
-    ranks.hosts = ["a", "b"]
+    ranks.hosts, ranks.numbers = ["a", "b"], [0, 1]
     ranks.gathered = lambda facts: [facts, {**facts, "seed": 4}]
     with pytest.raises(RankError, match=r"rank 1 \(on b\): seed differs: 4 there, 3 on rank 0; start again"):
         ranks.agree({"model": "small", "seed": 3}, "start again")
