@@ -123,12 +123,17 @@ class Buckets:
             if isinstance(bucket.sums, RoundedSums):
                 bucket.sums.residuals, bucket.sums.leaves = {}, {}
 
-    def copy_totals(self) -> None:
-        """Let the memory that shards write to hold the sums over all ranks."""
-        for variable, (bucket, start) in zip(self.variables, self.places, strict=True):
-            assert bucket.total is not None
-            variable.storage[:] = bucket.total[start : start + variable.storage.size]
-            variable.touch()
+    def totals(self) -> list[Ndarray]:
+        """Return the sums over all ranks, which were made, by bucket."""
+        return [bucket.total for bucket in self.buckets if bucket.total is not None]
+
+    def copy_totals(self, totals: Sequence[Ndarray]) -> None:
+        """Let the memory that shards write to hold the sums over all ranks, given by bucket."""
+        for bucket, total in zip(self.buckets, totals, strict=True):
+            own = slice(bucket.first, bucket.last)
+            for variable, (_, start) in zip(self.variables[own], self.places[own], strict=True):
+                variable.storage[:] = total[start : start + variable.storage.size]
+                variable.touch()
 
 
 def cut(sizes: Sequence[int]) -> list[tuple[int, int]]:

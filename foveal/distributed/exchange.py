@@ -11,6 +11,7 @@ from queue import SimpleQueue
 
 import numpy as np
 
+from foveal.distributed.elastic import Broken
 from foveal.distributed.ranks import Ranks
 from foveal.errors import warn
 
@@ -61,7 +62,9 @@ class Exchange:
             weakref.finalize(self, self.jobs.put, None)
 
     def give(self, job: Job) -> None:
-        """Add a job, which is called with the ranks."""
+        """Add a job, which is called with the ranks. Raises Broken if one before it has found that a rank is gone."""
+        if isinstance(self.progress.problem, Broken):
+            raise self.progress.problem
         self.progress.given += 1
         self.jobs.put(job)
 

@@ -10,6 +10,7 @@ settings.py     the options of a run, and what is built from them: network, opti
 recipes.py      the network and the hyper-parameters by size and number of the images, where no option says otherwise
 measured.py     what a run finds out before its first step: whether it fits into memory, a rate, epochs by time
 together.py     a run on shards, which several ranks may share
+succession.py   another rank leads a run once rank 0 is gone
 start.py        the weights that a run starts from
 phases.py       fine-tuning: the last layer first, then all at rates by depth
 tally.py        loss, accuracy, other measures, time and speed, counted step by step

@@ -22,7 +22,6 @@ from foveal.data.loader import Loader
 from foveal.data.sources import Nest, leaves
 from foveal.errors import ArgumentError, DataError, Terminated
 from foveal.nn.saving import entry_or_problem
-from foveal.optim import UpdateRule
 from foveal.step import Step
 from foveal.strides import Ndarray
 from foveal.train.averaged import add_averaged
@@ -48,6 +47,7 @@ from foveal.train.settings import (
     make_loss,
     make_optimizer,
     make_schedules,
+    of_optimizer,
     takes_options,
     thread_count,
 )
@@ -112,8 +112,8 @@ def train(data: Any, options: TrainOptions) -> History:
     options = shared(replace(options, model=options.model if options.net is None else options.net))
     # All ranks know the folder, and rank 0 alone has it.
     first = options.ranks is None or options.ranks.first
-    options = options if first else replace(options, out=None, quiet=True)
-    start = start_of(data, options, (lambda line: None) if options.quiet else print)
+    quiet = options.quiet or not first
+    start = start_of(data, options, (lambda line: None) if quiet else print)
     if start is not None:
         data, options = start.normalised(data), replace(options, model=start.model or options.model)
     settings, feed = settings_and_feed(data, options)
@@ -121,8 +121,8 @@ def train(data: Any, options: TrainOptions) -> History:
         settings = start.settings(settings, options, data)
         if feed.description is not None:
             feed.description = replace(feed.description, licence=start.licence)
-    stored, display = run_to_resume(options.resume) if first else None, ProgressDisplay(options.quiet)
-    out, unfinished = stored if options.out is None else Path(options.out), None
+    stored, display = run_to_resume(options.resume) if first else None, ProgressDisplay(quiet)
+    out, unfinished = stored if options.out is None or not first else Path(options.out), None
     goes_on = stored is not None and out is not None and out.resolve() == stored.resolve()
     if out is not None and not goes_on:
         unfinished = unfinished_run(out)
@@ -133,7 +133,11 @@ def train(data: Any, options: TrainOptions) -> History:
         # Without a folder there is nothing to save, so that Ctrl-C acts at once.
         saves = folder is not None or not first
         with thread_count(settings.threads), Interruptions() if saves else nullcontext() as waiting:
-            return Run(feed, settings, options, folder, display, files_read(data), waiting, start).run()
+            run = Run(feed, settings, options, folder, display, files_read(data), waiting, start)
+            try:
+                return run.run()
+            finally:
+                folder = run.folder
     finally:
         if folder is not None:
             folder.close()
@@ -157,14 +161,14 @@ class Run:
         self.feed, self.folder, self.display = feed, folder, display
         self.interruptions = interruptions
         self.keeper = Keeper(folder, options.checkpoint_minutes, files if folder is not None else [])
-        self.together = Together(self, options.ranks)
         self.description, self.loader = feed.description, feed.loader
         # The epoch, and the step in it, that are under way; 0 before the first.
         self.epoch = self.step = 0
+        self.together = Together(self, options, files)
         # The rate of the last step of an epoch whose steps are all done, and that is not measured yet.
         self.trained: float | None = None
         # The epoch whose model the folder holds, where there are validation data.
-        self.best = Best() if folder is not None and "validation" in feed.parts else None
+        self.best = Best() if self.together.kept and "validation" in feed.parts else None
         # Batches that the epoch under way, or cut short, has taken, and what they add up to: it goes on after them.
         self.taken, self.tally = 0, Tally()
         self.progress = Progress(self)
@@ -194,7 +198,7 @@ class Run:
             self.optimizer.schedule(**self.make_schedules(options))
         self.callbacks = Callbacks(with_best(options, feed), self)
         loaders = {"train": self.loader, **feed.parts}
-        self.facts = self.together.begin(lambda: facts(s, loaders, feed, files, options.command), folder is not None)
+        self.facts = self.together.begin(lambda: facts(s, loaders, feed, files, options.command), self.together.kept)
         self.resumed = False
         if options.resume is not None:
             resume(self, options.resume)
@@ -274,6 +278,7 @@ class Run:
         network = f"{self.settings.model or type(self.net).__name__}: {self.parameters:,} parameters"
         steps = None if self.loader.count is None else len(self.loader)
         with self.failures():
+            self.facts = self.together.computed(lambda: self.facts)
             self.keeper.begin(self.facts)
             self.call("on_train_begin")
         done = None if steps is None else self.epoch * steps + self.taken
@@ -288,6 +293,7 @@ class Run:
             # A callback may have brought an earlier epoch back.
             self.together.follow(lambda: dict(self.net.state_dict()))
             add_averaged(self)
+            self.together.lead()
         self.history.stopped = self.stopped
         # Of a command's run more is left to do, without which it has not ended.
         if not self.facts.get("command"):
@@ -313,8 +319,7 @@ class Run:
 
     def call(self, moment: str, *values: dict[str, Any]) -> None:
         """Call a method of all callbacks; one may end the run."""
-        stopped = self.together.computed(lambda: self.callbacks.call(self.callbacks.all, moment, *values))
-        self.stopped = self.stopped or stopped
+        self.stopped = self.together.called(moment, *values) or self.stopped
 
     def one_epoch(self, epoch: int) -> None:
         """Train on all batches once (epoch counts from 0), then measure, write and show."""
@@ -375,6 +380,7 @@ class Run:
 
     def keep(self, due: bool) -> None:
         """Write a checkpoint if it is due, or if a signal asks the run to end, which it then does."""
+        self.together.lead()
         asked = self.together.asked if self.together.sharded else self.together.local()
         if self.together.collect(due or asked):
             self.keeper.checkpoint(self.whole_state, self.place(self.epoch))
@@ -425,7 +431,8 @@ class Run:
             "images_per_second": tally.speed(),
         }
         # Seconds are those of rank 0.
-        line = self.together.ranks.broadcast(line)
+        line = self.together.computed(lambda: line)
+        self.together.lead()
         found: dict[str, Any] = {"train": tally.means(), **parts}
         state: Mapping[str, Ndarray] = self.net.state_dict()
         better = self.best is None or self.best.take(self.epoch, found, state)
@@ -488,10 +495,3 @@ class Run:
     def state_dict(self) -> State:
         """Return the state of the whole training, from which `train(resume=...)` goes on."""
         return self.training().state_dict()
-
-
-def of_optimizer(settings: Settings, optimizer: UpdateRule, options: TrainOptions) -> Settings:
-    """Return the settings with the numbers that an optimiser of the caller's own has decided about."""
-    if options.optimizer is None or isinstance(options.optimizer, str):
-        return settings
-    return replace(settings, lr=optimizer.lr, weight_decay=float(optimizer.weight_decay), momentum=optimizer.momentum)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import wraps
 from inspect import Parameter, get_annotations, signature, unwrap
 from pathlib import Path
@@ -439,6 +439,13 @@ def make_optimizer(net: nn.Module, settings: Settings, options: Options | None =
         if s.momentum is not None:
             optimizer.momentum = s.momentum
     return optimizer if s.ema is None else optim.EMA(optimizer, s.ema, net.buffers())
+
+
+def of_optimizer(settings: Settings, optimizer: optim.UpdateRule, options: TrainOptions) -> Settings:
+    """Return the settings with the numbers that an optimiser of the caller's own has decided about."""
+    if options.optimizer is None or isinstance(options.optimizer, str):
+        return settings
+    return replace(settings, lr=optimizer.lr, weight_decay=float(optimizer.weight_decay), momentum=optimizer.momentum)
 
 
 def make_schedules(

@@ -5,6 +5,7 @@ refused   trains where rank 1 has other data, another network and an image that 
 error     raises an error on rank 1, for which rank 0 waits
 hang      lets rank 0 wait for rank 1, which sleeps
 kill ...  is `foveal train ...`, where rank 1 is killed in its third step
+elastic F trains on 4 ranks, of which three are killed one after the other, into the folder F, and prints what comes out
 """
 
 import hashlib
@@ -56,13 +57,15 @@ def digest(net):
     return found.hexdigest()
 
 
-def trained(ranks=None, threads=1):
+def trained(ranks=None, threads=1, out=None):
     """Train, and return the digest of the network and what was measured."""
     net = network()
     told = {"augment": "crop+flip", "mix": "mixup", "tta": "flip", "validation": 0.2, "freeze_epochs": 1, **OPTIONS}
     stop = train.EarlyStopping("validation loss", patience=1, restore_best=True)
     score = {"top": lambda outputs, targets: float(outputs.max())}
-    history = train.train(dataset(), net, threads=threads, ranks=ranks, callbacks=[stop], metrics=score, **told)
+    history = train.train(
+        dataset(), net, threads=threads, ranks=ranks, callbacks=[stop], metrics=score, out=out, **told
+    )
     numbers = [[line[part] for part in ("train", "validation", "test")] for line in history.lines]
     return digest(net), numbers, history["averaged"]
 
@@ -170,6 +173,44 @@ def refused():
             print(ranks.rank, type(error).__name__, error, flush=True)
 
 
+def end(*ignored):
+    """End this process at once."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def elastic(folder):
+    """Train where ranks are killed; print what the first of those that are left has."""
+    ranks = foveal.distributed.ranks(200.0, elastic=True)
+    number = ranks.rank
+    kinds = []
+    # Rank 2, in the middle of its third step: in its second message.
+    exchange, call = foveal.distributed.Ranks.exchange, train.callbacks.Callbacks.call
+
+    def exchanged(ranks, *arrays):
+        kinds.append("message") if ranks.elastic.within and kinds.count("step") == 3 else None
+        end() if number == 2 and kinds.count("message") == 2 else None
+        exchange(ranks, *arrays)
+
+    def called(callbacks, chosen, moment, *values):
+        # The second one to lead, before the others know of it; its callbacks have been called.
+        found = call(callbacks, chosen, moment, *values)
+        end() if number == 1 and moment == "on_epoch_end" and values[0]["epoch"] == 2 else None
+        return found
+
+    def take_shards(step, shards):
+        kinds.append("step")
+        # Rank 0, in the second step of the second epoch of `trained`, after the four steps of `looped`.
+        end() if number == 0 and kinds.count("step") == 9 else None
+        return take(step, shards)
+
+    foveal.distributed.Ranks.exchange, train.callbacks.Callbacks.call = exchanged, called
+    take, foveal.step.Step.take_shards = foveal.step.Step.take_shards, take_shards
+    for function in (looped, lambda ranks: trained(ranks, out=folder)):
+        found = function(ranks)
+        if ranks.first:
+            print(ranks.size, found, flush=True)
+
+
 def main(what, *words):
     if what == "all":
         # On 2 and 4 ranks with two threads each.
@@ -179,6 +220,8 @@ def main(what, *words):
         on_some((1, 2, 3, 4), lambda ranks: normalised_together(ranks, 2 - ranks.size % 2))
     elif what == "refused":
         refused()
+    elif what == "elastic":
+        elastic(*words)
     elif what == "kill":
         third_step(1, lambda shards: os.kill(os.getpid(), signal.SIGKILL))
         sys.argv = ["foveal", "train", *words]
