@@ -23,11 +23,10 @@ from typing import Any, Protocol, TypeVar
 
 from foveal.errors import RankError
 
-# What mpiexec --with-ft ulfm puts into the environment of the processes that it starts, and what has MPI end without
-# waiting for all processes: those that are gone would be waited for too.
-ENABLED, ENDS_ALONE = "OMPI_MCA_mpi_ft_enable", "OMPI_MCA_async_mpi_finalize"
+# What mpiexec --with-ft ulfm puts into the environment of the processes that it starts.
+ENABLED = "OMPI_MCA_mpi_ft_enable"
 YES = ("1", "t", "true", "enabled", "yes", "y")
-# Seconds that MPI is given to end in a job that has lost ranks, some of whose parts may wait for them.
+# Seconds that MPI_Finalize is given in a job that has lost ranks, some of whose parts may wait for them.
 ENDING = 60
 # Tags of messages: of what ranks exchange, and of what they tell each other when they have come to their end.
 ARRAYS, LEAVING = 11, 13
@@ -63,6 +62,9 @@ class Group(Protocol):
     def name(self, rank: int) -> str:
         """Return a rank and its machine for messages."""
 
+    def tell_end(self) -> None:
+        """Tell the other ranks that this one has come to its end."""
+
     def all_of(self, value: Value) -> list[Value]:
         """Return on each rank what each of them gives, in their order."""
 
@@ -76,6 +78,8 @@ class Elastic:
         self.completed, self.last = 0, None
         # True inside of an exchange, whose parts are none by themselves.
         self.within = False
+        # True once this rank has come to its end.
+        self.leaving = False
         # Returns what is under way, in words, such as "step 3".
         self.where: Callable[[], str] = str
         # Requests that have failed.
@@ -128,7 +132,8 @@ class Elastic:
         ranks.communicator, ranks.rank, ranks.size = after, after.Get_rank(), after.Get_size()
         ranks.shrunk += 1
         ranks.hosts, ranks.numbers = [ranks.hosts[i] for i in left], [ranks.numbers[i] for i in left]
-        if gone and ranks.first:
+        # One that is gone by then may have come to its end as well.
+        if gone and ranks.first and not self.leaving:
             where = self.where()
             verb, count = "is" if len(gone) == 1 else "are", ranks.size
             go_on = f"{count} ranks go on" if count > 1 else f"{ranks.name(0)} goes on alone"
@@ -150,9 +155,11 @@ class Elastic:
     def leave(self) -> None:
         """Wait until all ranks have come to their end, since one that is behind may need what another one knows."""
         ranks = self.ranks
-        ranks.arrays, self.within = LEAVING, True
+        ranks.arrays, self.within, self.leaving = LEAVING, True, True
         self.leave_together()
-        if self.broken and hasattr(signal, "alarm"):
+        import mpi4py
+
+        if self.broken and mpi4py.rc.finalize is not False and hasattr(signal, "alarm"):
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(ENDING)
 
@@ -160,6 +167,7 @@ class Elastic:
         """Return once all ranks that are left have called this."""
         ranks = self.ranks
         while ranks.size > 1:
+            ranks.tell_end()
             try:
                 ranks.all_of(None)
                 there = 1
@@ -225,10 +233,14 @@ def prepare_elastic() -> None:
 
     Raises RankError, with the way to start it, where the launcher or the MPI cannot do so.
     """
-    os.environ.setdefault(ENDS_ALONE, "1")
     how = "start the job with Open MPI 5: mpiexec --with-ft ulfm -n 4 ..."
     if os.environ.get(ENABLED, "").lower() not in YES:
         raise RankError(f"elastic: this process was not started with fault tolerance; {how}; or leave elastic out")
+    import mpi4py
+
+    if "mpi4py.MPI" not in sys.modules:
+        # MPI_Finalize may wait for ranks that are gone. All have agreed to end before (`leave`), so it can be left out.
+        mpi4py.rc.finalize = False
     from mpi4py import MPI
 
     if not hasattr(MPI.Comm, "Shrink") or "Open MPI" not in MPI.Get_library_version():

@@ -9,6 +9,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -291,16 +292,25 @@ class Ranks:
         return found
 
     def leave(self) -> None:
-        """Tell the other ranks that this one has come to its end."""
+        """Let this rank come to its end, where all of them do."""
         from mpi4py import MPI
 
         if MPI.Is_finalized():
             return
-        if self.size > 1 and self.elastic is not None:
+        if self.elastic is not None:
             self.elastic.leave()
+        else:
+            self.tell_end()
+
+    def tell_end(self) -> None:
+        """Tell the other ranks that this one has come to its end."""
+        from mpi4py import MPI
+
         for other in range(self.size):
             if other != self.rank:
-                self.communicator.isend(None, other, ENDED)
+                # Some may be gone.
+                with suppress(MPI.Exception):
+                    self.communicator.isend(None, other, ENDED)
 
     # What all have to agree about.
 
