@@ -72,12 +72,16 @@ class Succession:
         self.run, self.ranks, self.options, self.files = run, ranks, options, files
         assert ranks.elastic is not None
         ranks.elastic.where = lambda: f"step {run.step} of epoch {run.epoch}" if run.epoch else "the first epoch"
-        path = None if run.folder is None else run.folder.path.resolve()
+        # Rank 0 may be gone since it has opened the folder.
+        given = None if options.out is None or options.resume is not None else Path(options.out)
+        path = given if run.folder is None else run.folder.path
         #: The folder of the run, which all know.
-        self.home: Path | None = ranks.broadcast(path)
+        self.home: Path | None = ranks.broadcast(None if path is None else path.resolve())
+        if self.home is None and options.resume is not None:
+            raise RankError("rank 0 is gone, and no other one knows the run that is to go on; start the job again")
         # Whether this rank leads; whether callbacks know of the run; and the steps that they have been called for
         # since the others were told what they keep.
-        self.leads, self.begun = ranks.first, False
+        self.leads, self.begun = ranks.first and (run.folder is not None or self.home is None), False
         self.steps: list[Values] = []
 
     def lead(self, unsaved: bool = False) -> None:
