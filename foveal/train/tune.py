@@ -40,7 +40,8 @@ from foveal.train.evaluate import evaluate
 from foveal.train.files import writing
 from foveal.train.findings import Findings, Trial
 from foveal.train.range_test import LOW, range_test, restored
-from foveal.train.settings import LOSS, Options, Settings, build_net, choose, make_optimizer, thread_count
+from foveal.train.settings import LOSS, Options, Settings, build_net, choose, thread_count
+from foveal.train.updates import make_optimizer
 
 # The stream of random numbers that picks the images held out; 1 and 2 are the loader's.
 HOLD_OUT_STREAM = 3

@@ -9,7 +9,7 @@ import pytest
 from foveal import nn, optim
 from foveal.errors import ShapeError, StateError
 from foveal.optim import schedule
-from foveal.train.settings import make_schedules
+from foveal.train.updates import make_schedules
 
 NAN, INF = math.nan, math.inf
 # More steps than any of the runs has.
