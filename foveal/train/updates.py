@@ -7,6 +7,7 @@ from collections.abc import Callable
 from foveal import nn, optim
 from foveal.errors import ShapeError
 from foveal.kinds import shown
+from foveal.optim.hyper import Parameters
 from foveal.train.phases import WITHOUT_END, in_phases, layer_groups
 from foveal.train.settings import OWN, Options, Settings
 
@@ -40,7 +41,7 @@ def make_optimizer(net: nn.Module, settings: Settings, options: Options | None =
     return averaging(optimizer, net, s)
 
 
-def groups_of(net: nn.Module, settings: Settings) -> optim.Parameters:
+def groups_of(net: nn.Module, settings: Settings) -> Parameters:
     """Return the parameters of a network as an optimiser takes them: in groups with rates of their own, or as they are.
 
     Raises ShapeError for rates of biases in fine-tuning, which has rates by depth.

@@ -114,7 +114,7 @@ VIEWS: dict[str, Views] = {
     "crops+flip": Views((as_it_is, *CROPS, mirrored, *(then(mirrored, move) for move in CROPS))),
     # The image counts as much as both shifts do (K. Jordan 2024, section 3.5).
     "shifts+flip": Views(
-        (*SHIFTS, *(then(mirrored, move) for move in SHIFTS)), 2 * (1 / 4, 1 / 8, 1 / 8), of_logits=True
+        (*SHIFTS, *(then(move, mirrored) for move in SHIFTS)), 2 * (1 / 4, 1 / 8, 1 / 8), of_logits=True
     ),
 }
 
