@@ -10,13 +10,12 @@ from foveal.errors import ArgumentError, ShapeError
 from foveal.nn.models import airbench
 from foveal.nn.models.weights import read_file
 from foveal.nn.whitening import patch_covariance, whiten, whitening_filters
-from foveal.train import Options, predict, train
+from foveal.train import Options, train
 from foveal.train.first_layer import to_be_whitened
 from foveal.train.phases import Phases
 from foveal.train.recipes import recipe_for
 from foveal.train.settings import choose, make_loss
 from foveal.train.updates import make_optimizer, make_schedules
-from foveal.train.views import VIEWS
 
 RNG = np.random.default_rng(0)
 # Steps that are compared, and the images of each.
