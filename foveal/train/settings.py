@@ -224,7 +224,7 @@ def settings_of(recipe: Recipe, images: int | None, options: Options) -> Setting
     model = recipe.model if options.model is None else options.model
     optimizer = recipe.optimizer if options.optimizer is None else options.optimizer
     own = None if isinstance(optimizer, str) else optimizer
-    recipe = fitting_parts(recipe, model, optimizer, options)
+    recipe = fitting_parts(recipe, options)
     known = {field.name: getattr(options, field.name) for field in fields(Options)}
     # The recipe's batch may be larger than a small data set.
     batch_size = in_shards(recipe.batch_size if images is None else min(recipe.batch_size, images), options)
@@ -256,14 +256,15 @@ def settings_of(recipe: Recipe, images: int | None, options: Options) -> Setting
     return settings
 
 
-def fitting_parts(recipe: Recipe, model: object, optimizer: object, options: Options) -> Recipe:
+def fitting_parts(recipe: Recipe, options: Options) -> Recipe:
     """Return the recipe without what belongs to its network or its optimiser, where there is another one."""
-    other = not isinstance(model, str) or models.canonical(model) != recipe.model
-    if other or optimizer != recipe.optimizer:
+    given = options.model
+    same = given is None or (isinstance(given, str) and models.canonical(given) == recipe.model)
+    if not same or options.optimizer not in (None, recipe.optimizer):
         recipe = replace(recipe, norm_bias_lr=None)
     # An average that is asked for takes the place of the recipe's.
-    lookahead = recipe.lookahead if options.ema is None else None
-    return replace(recipe, lookahead=lookahead, whiten=None if other else recipe.whiten)
+    recipe = recipe if options.ema is None else replace(recipe, lookahead=None)
+    return recipe if same else replace(recipe, whiten=None)
 
 
 def in_shards(batch_size: int, options: Options) -> int:
