@@ -7,8 +7,10 @@ the deadline those that have told nothing are named, and the job ends. While a r
 import hashlib
 import os
 import pickle
+import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -34,6 +36,15 @@ ARRAYS, WAITING = 11, 12
 Value = TypeVar("Value")
 
 
+@dataclass
+class Traffic:
+    """What a rank has sent so far: messages with their bytes, and how many seconds it has spent in exchanges."""
+
+    messages: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+
+
 class Ranks:
     """The processes that train one network together: this one is number `rank` of `size`.
 
@@ -49,6 +60,9 @@ class Ranks:
         self.size: int = 1 if communicator is None else communicator.Get_size()
         # True when all ranks have agreed to end.
         self.parted = False
+        self.traffic = Traffic()
+        # Returns whether a signal asks this rank to end, which it does after the step.
+        self.ending: Callable[[], bool] = bool
         # The names of all ranks' machines.
         self.hosts = ["a machine that has not answered"] * self.size
         self.hosts = self.all_of(os.uname().nodename if hasattr(os, "uname") else "localhost")
@@ -99,17 +113,21 @@ class Ranks:
         """
         from mpi4py import MPI
 
-        requests = []
+        began, requests = time.perf_counter(), []
         if received is not None:
             requests.append(self.communicator.Irecv([received, MPI.BYTE], other, ARRAYS))
         if sent is not None:
             requests.append(self.communicator.Isend([sent, MPI.BYTE], other, ARRAYS))
         much = any(array is not None and array.nbytes > MUCH for array in (sent, received))
         self.wait(lambda: bool(MPI.Request.Testall(requests)), other, SHORT_SLEEP if much else SLEEP)
+        if sent is not None:
+            self.traffic.messages += 1
+            self.traffic.bytes += sent.nbytes
+        self.traffic.seconds += time.perf_counter() - began
 
     def wait(self, done: Callable[[], bool], other: int, longest: float) -> None:
         """Wait until something is done by another rank. Raises RankError at the deadline."""
-        began, asleep, told = time.monotonic(), False, False
+        began, asleep, told, said = time.monotonic(), False, False, False
         deadline = self.timeout + (0.0 if self.first else LATER * self.timeout + 2 * GRACE)
         while not done():
             waited = time.monotonic() - began
@@ -124,6 +142,11 @@ class Ranks:
             if waited > self.timeout / 2 and not told and not self.first:
                 told = True
                 self.communicator.isend(self.rank, 0, WAITING)
+            if waited > GRACE and not said and self.ending():
+                # A launcher that has lost a machine ends the ranks that are left, without a word about whom they miss.
+                said = True
+                text = f"waits for {self.name(other)} and is asked to end: no answer for {waited:.0f} seconds"
+                print(f"{self.name(self.rank)} {text}", file=sys.stderr, flush=True)
             if waited > deadline:
                 raise RankError(self.silent(other, waited))
 
