@@ -158,13 +158,9 @@ class Hosts:
             shaped = "tbf", "rate", f"{rate:.0f}bit", "burst", str(burst), "latency", f"{QUEUE}ms"
             call(*begin, *parent, *shaped)
 
-    def cut(self, host: int) -> None:
-        """Cut the cable of a host: packets are lost, and nobody is told."""
-        call("ip", "-n", f"{self.prefix}-{HUB}", "link", "set", f"cable{host}", "down")
-
-    def mend(self, host: int) -> None:
-        """Join the cable again."""
-        call("ip", "-n", f"{self.prefix}-{HUB}", "link", "set", f"cable{host}", "up")
+    def cut(self, host: int) -> tuple[str, ...]:
+        """Return the command that cuts the cable of a host: packets are lost, and nobody is told."""
+        return "ip", "-n", f"{self.prefix}-{HUB}", "link", "set", f"cable{host}", "down"
 
     def mpiexec(self, mpiexec: str, per_host: int = 1, options: Sequence[str] = ()) -> list[str]:
         """Return the beginning of a command that starts ranks on all hosts, from host 0: Open MPI's mpiexec.

@@ -7,7 +7,6 @@ the deadline those that have told nothing are named, and the job ends. While a r
 import hashlib
 import os
 import pickle
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -61,8 +60,8 @@ class Ranks:
         # True when all ranks have agreed to end.
         self.parted = False
         self.traffic = Traffic()
-        # Returns whether a signal asks this rank to end, which it does after the step.
-        self.ending: Callable[[], bool] = bool
+        # True when another rank has not answered in time.
+        self.lost = False
         # The names of all ranks' machines.
         self.hosts = ["a machine that has not answered"] * self.size
         self.hosts = self.all_of(os.uname().nodename if hasattr(os, "uname") else "localhost")
@@ -127,7 +126,7 @@ class Ranks:
 
     def wait(self, done: Callable[[], bool], other: int, longest: float) -> None:
         """Wait until something is done by another rank. Raises RankError at the deadline."""
-        began, asleep, told, said = time.monotonic(), False, False, False
+        began, asleep, told = time.monotonic(), False, False
         deadline = self.timeout + (0.0 if self.first else LATER * self.timeout + 2 * GRACE)
         while not done():
             waited = time.monotonic() - began
@@ -142,12 +141,8 @@ class Ranks:
             if waited > self.timeout / 2 and not told and not self.first:
                 told = True
                 self.communicator.isend(self.rank, 0, WAITING)
-            if waited > GRACE and not said and self.ending():
-                # A launcher that has lost a machine ends the ranks that are left, without a word about whom they miss.
-                said = True
-                text = f"waits for {self.name(other)} and is asked to end: no answer for {waited:.0f} seconds"
-                print(f"{self.name(self.rank)} {text}", file=sys.stderr, flush=True)
             if waited > deadline:
+                self.lost = True
                 raise RankError(self.silent(other, waited))
 
     def told(self) -> set[int]:

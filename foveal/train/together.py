@@ -78,7 +78,6 @@ class Together:
 
     def __init__(self, run: Run, ranks: Ranks | None) -> None:
         self.run, self.ranks = run, ranks or Ranks()
-        self.ranks.ending = self.local
         # Whether a rank is asked to end, which all know after a step.
         self.asked = False
 
