@@ -84,6 +84,7 @@ RANK_COLUMNS = {
     "sent_mib": ".2f",
     "messages": "",
     "waiting": ".1%",
+    "overlap": ".0%",
     "model_ms": ".1f",
     "error": "+.1%",
 }
@@ -106,7 +107,7 @@ COMPILE_COLUMNS = {
 
 def predicted_columns(sizes: Sequence[int]) -> dict[str, str]:
     """Return the columns of what is predicted for these numbers of ranks."""
-    begin = {"name": "", "images": "", "gradients_mib": ".1f", "gbits": "g", "delay_us": "g"}
+    begin = {"name": "", "images": "", "summed_mib": ".1f", "gbits": "g", "delay_us": "g"}
     return {**begin, **{f"on_{size}": ".1%" for size in sizes}, "half_used": ""}
 
 

@@ -10,7 +10,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
@@ -21,8 +22,8 @@ from foveal.bench.hosts import Link
 from foveal.bench.models import WORKS, ModelWork, make_optimizer
 from foveal.bench.ranks_model import ASKING, EAGER, sum_traffic
 from foveal.bench.timing import Record
-from foveal.distributed.ranks import Ranks
-from foveal.distributed.tree import PartialSums
+from foveal.distributed.ranks import TIMEOUT, Ranks
+from foveal.distributed.tree import PartialSums, owned
 from foveal.step import Step, compile_step
 from foveal.strides import Ndarray
 
@@ -34,8 +35,10 @@ SIZES, SUMS = (64, 1 << 14, 1 << 18, 1 << 21, 1 << 24), 9
 ROUND, MOST = 0.25, 20
 # Seconds until something begins, in which all ranks learn of it.
 BEGIN = 0.005
-# Of what is sent beside an array: when that was.
-STAMPS = 21
+# Seconds before a moment that a rank is awake.
+AWAKE = 1e-4
+# By how much the tag of what is sent beside an array differs: when that was.
+STAMPS = 40
 
 Shards = Sequence[tuple[Any, Any]]
 
@@ -48,21 +51,33 @@ class DelayedRanks(Ranks):
     machine, so that they have one clock.
     """
 
-    link = Link()
+    def __init__(self, communicator: Any = None, timeout: float = TIMEOUT) -> None:
+        # In a list, which a second thread's ranks share.
+        self.links = [Link()]
+        super().__init__(communicator, timeout)
+
+    @property
+    def link(self) -> Link:
+        """The link whose delay is waited for."""
+        return self.links[0]
+
+    @link.setter
+    def link(self, link: Link) -> None:
+        self.links[0] = link
 
     def exchange(self, other: int, sent: Ndarray | None, received: Ndarray | None) -> None:
         if not self.link.delay:
             super().exchange(other, sent, received)
             return
         asked = time.monotonic()
-        requests, stamp = [], np.array([asked])
-        if sent is not None:
-            requests.append(self.communicator.Isend(stamp, other, STAMPS))
+        # Their tags are those of the arrays, and one more, so that two threads do not take each other's.
+        tag, stamp, found = self.arrays + STAMPS, np.array([asked]), np.empty(1)
+        request = self.communicator.Isend(stamp, other, tag) if sent is not None else None
         super().exchange(other, sent, received)
         if received is not None:
-            self.communicator.Recv(stamp_of := np.empty(1), other, STAMPS)
-            self.until(self.arrival(float(stamp_of[0]), asked, time.monotonic(), received.nbytes))
-        for request in requests:
+            self.communicator.Recv(found, other, tag)
+            until(self.arrival(float(found[0]), asked, time.monotonic(), received.nbytes))
+        if request is not None:
             request.Wait()
 
     def arrival(self, sent: float, asked: float, there: float, size: int) -> float:
@@ -72,12 +87,13 @@ class DelayedRanks(Ranks):
             return there + ASKING * delay + min(max(sent + delay - asked, 0.0), delay)
         return sent + delay + (8 * size / self.link.rate if self.link.rate else 0.0)
 
-    def until(self, moment: float) -> None:
-        """Wait until then, more exactly than sleep does."""
-        began = time.monotonic()
-        while time.monotonic() < moment:
-            os.sched_yield()
-        self.traffic.seconds += time.monotonic() - began
+
+def until(moment: float) -> None:
+    """Wait until then: what is long is slept, and what is left is waited for more exactly than sleep does."""
+    if (left := moment - time.monotonic()) > 2 * AWAKE:
+        time.sleep(left - AWAKE)
+    while time.monotonic() < moment:
+        os.sched_yield()
 
 
 class Job:
@@ -111,7 +127,7 @@ class Job:
         """
         link, self.ranks.link = self.ranks.link, Link()
         # All have one clock, and begin at the same time.
-        self.ranks.until(max(self.ranks.all_of(time.monotonic())) + BEGIN)
+        until(max(self.ranks.all_of(time.monotonic())) + BEGIN)
         self.ranks.link = link
         before = vars(self.ranks.traffic).copy()
         began = time.perf_counter()
@@ -135,10 +151,11 @@ class Job:
 
     def sum_of(self, size: int) -> Callable[[], object]:
         """Return a call that adds up an array of so many bytes of each rank."""
-        sums, each = PartialSums(size // 4), np.ones(size // 4, np.float32)
+        own = owned(self.ranks.size, self.ranks.rank, self.ranks.size)
+        sums, each = PartialSums(size // 4, own), np.ones(size // 4, np.float32)
 
         def add() -> None:
-            sums.add(self.ranks.rank, [each])
+            sums.add(self.ranks.rank, each)
             sums.total(self.ranks, self.ranks.size, self.ranks.size)
 
         return add
@@ -167,7 +184,7 @@ class Job:
                     self.use(number)
                     found[str(number)].append(self.together(together, calls))
                 self.ranks.link = Link()
-        self.tell({"name": name, "images": images, "found": found, "gradients": together.gradients()})
+        self.tell({"name": name, "images": images, "found": found, "sums": together.sums()})
 
     def together(self, step: "TimedStep", calls: int) -> Record:
         """Time steps of all ranks; return the seconds of one, and what a rank has sent in it."""
@@ -176,7 +193,7 @@ class Job:
         seconds, used = self.timed(step, calls), self.used
         self.ranks.link = Link()
         # The rank that waits least waits for messages alone, and for no slower rank.
-        waited: float = min(self.ranks.all_of(used["seconds"]))
+        waited: float = min(self.ranks.all_of(used["waited"]))
         return {**used, "seconds": seconds, "waited": waited}
 
 
@@ -194,10 +211,30 @@ class TimedStep:
     def __call__(self) -> object:
         return self.step.take_shards(self.shards)
 
-    def gradients(self) -> list[int]:
-        """Return the bytes of each array that is added up across ranks, after the numbers."""
-        assert self.step.sharded is not None
-        return [4 * self.step.sharded.layout.elements]
+    def sums(self) -> list[int]:
+        """Take a step; return the bytes of each array that it adds up across ranks."""
+        found: list[int] = []
+        total = PartialSums.total
+
+        def counted(sums: PartialSums, *given: Any) -> Ndarray:
+            array = total(sums, *given)
+            found.append(array.nbytes)
+            return array
+
+        with patched(PartialSums, "total", counted):
+            self()
+        return found
+
+
+@contextmanager
+def patched(owner: type, name: str, value: object) -> Iterator[None]:
+    """Let a class have another attribute in the block."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
 
 
 def main(words: str) -> None:

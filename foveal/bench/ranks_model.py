@@ -1,11 +1,12 @@
 """How long a training step takes on many ranks: a model of what they send, fitted to what a few ranks were measured at.
 
-A step on R = 2^k ranks is computed on each of them, and then two sums are made along the tree of shards
-(`distributed/tree.py`): of a few numbers, by recursive doubling in k messages, and of the gradients, by recursive
-halving and doubling in 2 k messages of B/2, B/4, ..., B/R, B/R, ..., B/2 bytes, which are 2 B (1 - 1/R).
+A step on R = 2^k ranks is computed on each of them, and sums are made along the tree of shards
+(`distributed/tree.py`): of a few numbers, by recursive doubling in k messages, and of each bucket of gradients, by
+recursive halving and doubling in 2 k messages of B/2, B/4, ..., B/R, B/R, ..., B/2 bytes, which are 2 B (1 - 1/R).
 
-    seconds = compute + exchange(numbers) + (1 - overlap) exchange(gradients)
+    seconds = compute + exchange - hidden
     exchange = messages (overhead + delay) + large messages * 2 delay + bytes * seconds per byte
+    hidden = the smaller of overlap * exchange and 2/3 compute, which the backward pass takes
 
 This is the model of Hockney (1994), as Thakur, Rabenseifner and Gropp (2005) apply it to these sums. A large message
 asks whether it may come, which takes the delay twice more.
@@ -18,7 +19,6 @@ from typing import NamedTuple
 import numpy as np
 
 from foveal.bench.hosts import Link
-from foveal.distributed.sharded import FIXED
 from foveal.distributed.tree import SMALL
 from foveal.errors import ShapeError
 from foveal.strides import Ndarray
@@ -29,8 +29,9 @@ EAGER, ASKING = 1 << 16, 2
 FRAMES = 1538 / 1448
 # Seconds of a message without a delay, where none was measured: the way through both kernels, MPI and Python.
 OVERHEAD = 5e-5
-# Bytes of the numbers that are added up before the gradients.
-NUMBERS = 8 * FIXED
+# The share of a step's computation that is the backward pass, for as long as which an exchange may be hidden: two of
+# three products of matrices.
+BACKWARD = 2 / 3
 
 
 class Traffic(NamedTuple):
@@ -129,21 +130,21 @@ def single(column: Ndarray, wanted: Ndarray) -> float:
 
 @dataclass(frozen=True)
 class Training:
-    """A network's training step on one rank: seconds, images, bytes of each array of gradients that is added up.
+    """A network's training step on one rank: seconds, images, bytes of each array that is added up across ranks.
 
-    overlap: the share of the exchange of gradients that is over when they are all there.
+    overlap: the share of the exchange that is over when all gradients are there, on two ranks.
     """
 
     name: str
     compute: float
     images: int
-    gradients: Sequence[int]
+    sums: Sequence[int]
     overlap: float = 0.0
 
     def exchange(self, ranks: int, costs: Costs) -> float:
         """Return the seconds that a step waits for messages."""
-        numbers, gradients = (costs.seconds(sums_traffic(sizes, ranks)) for sizes in ([NUMBERS], self.gradients))
-        return numbers + (1 - self.overlap) * gradients
+        seconds = costs.seconds(sums_traffic(self.sums, ranks))
+        return seconds - min(self.overlap * seconds, BACKWARD * self.compute)
 
     def weak(self, ranks: int, costs: Costs) -> float:
         """Return the efficiency where each rank takes as many images as one alone: its time by theirs."""

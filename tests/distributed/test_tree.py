@@ -45,12 +45,15 @@ def total_on(size, shards, leaves):
     found = [[] for _ in range(size)]
 
     def run(rank):
-        sums = tree.PartialSums(LENGTH)
+        own = tree.owned(shards, rank, size)
+        sums = tree.PartialSums(LENGTH, own)
         for _ in range(2):
-            for shard in tree.owned(shards, rank, size):
-                if shard < len(leaves):
-                    sums.add(shard, [leaves[shard][:5], leaves[shard][5:]])
-            assert len(sums.nodes) <= 2 * tree.levels(shards) + 1
+            # Shards that compute in lockstep add one part each, then the next one.
+            for part in (slice(5, LENGTH), slice(0, 5)):
+                for shard in own:
+                    if shard < len(leaves):
+                        sums.add(shard, leaves[shard][part], part.start)
+            assert len(sums.slots) <= tree.levels(shards) + 1
             found[rank].append(sums.total(Thread(rank, size, boxes), shards, len(leaves)).copy())
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
