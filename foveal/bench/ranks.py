@@ -262,11 +262,12 @@ def assumptions(found: Found) -> list[str]:
         for cost in found.costs()
     ]
     lines.append(
-        "The model: a step is computed in alone_ms on every rank, each on a machine of its own; on R = 2^k"
-        " ranks a few numbers are added up in k messages, and each bucket of gradients in 2 k, of 2 B (1 - 1/R) bytes; a"
-        f" message of more than {EAGER >> 10} KiB asks first. The share"
-        " of this that the backward pass hides is as on two ranks, and takes no more than 2/3 of alone_ms; without a"
-        " measurement nothing is hidden. All pairs of ranks exchange at the full rate at the same time, ranks take equally long, and reading images, evaluation and files are left out."
+        "The model: a step is computed in alone_ms on every rank, each on a machine of its own; on R = 2^k ranks a few"
+        " numbers are added up in k messages, and each bucket of gradients in 2 k, of 2 B (1 - 1/R) bytes; a message of"
+        f" more than {EAGER >> 10} KiB asks first. The share of this that the backward pass hides is as on two ranks,"
+        " and takes no more than 2/3 of alone_ms; without a measurement nothing is hidden. All pairs of ranks exchange"
+        " at the full rate at the same time, ranks take equally long, and reading images, evaluation and files are left"
+        " out."
     )
     if not found.costs():
         lines.append(f"Assumed, not measured: {1e6 * OVERHEAD:.0f} us a message besides the delay, and the full rate.")

@@ -6,6 +6,7 @@ support/ranks_job.py has what ranks run.
 import importlib.util
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -47,12 +48,10 @@ def started(hosts, output, *words):
 
 
 def running(hosts):
-    """How many Python processes there are on the hosts."""
+    """How many ranks there are on the hosts."""
     numbers = [number for host in range(hosts.count) for number in hosts.processes(host)]
-    names = [Path(f"/proc/{number}/cmdline") for number in numbers]
-    return sum(
-        b"ranks_job" in name.read_bytes() and b"mpiexec" not in name.read_bytes() for name in names if name.exists()
-    )
+    files = [Path(f"/proc/{number}/cmdline") for number in numbers]
+    return sum(file.read_bytes().startswith(sys.executable.encode()) for file in files if file.exists())
 
 
 def wait_for_ranks(hosts, seconds):
@@ -82,7 +81,10 @@ def test_hosts_have_names_cables_and_no_network_but_their_own():
         assert subprocess.run(words, check=False, timeout=60).returncode == UNREACHED
         assert subprocess.run(["ip", "link"], capture_output=True, text=True, check=True).stdout == before
         # It would run for an hour.
-        subprocess.Popen(hosts.command(1, ["sleep", "3600"]))
+        sleeping = subprocess.Popen(hosts.command(1, ["sleep", "3600"]))
+        while not hosts.processes(1):
+            time.sleep(0.01)
+    assert sleeping.wait(10) == -signal.SIGKILL
     assert not [space for space in machines.spaces() if space.startswith(hosts.prefix)]
 
 
