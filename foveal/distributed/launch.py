@@ -109,7 +109,7 @@ def abort(ranks: Ranks, status: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
-    if ranks.lost:
+    if ranks.traffic.lost:
         time.sleep(LINGER)
     from mpi4py import MPI
 

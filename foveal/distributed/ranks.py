@@ -44,6 +44,8 @@ class Traffic:
     messages: int = 0
     bytes: int = 0
     waited: float = 0.0
+    #: True when another rank has not answered in time
+    lost: bool = False
 
 
 class Ranks:
@@ -62,8 +64,6 @@ class Ranks:
         # True when all ranks have agreed to end.
         self.parted = False
         self.traffic = Traffic()
-        # True when another rank has not answered in time.
-        self.lost = False
         # The tags of messages, and seconds in which a rank that waits yields its core.
         self.arrays, self.waiting, self.yielding = ARRAYS, WAITING, YIELDING
         # True where nothing more is to be waited for.
@@ -168,7 +168,7 @@ class Ranks:
                 told = True
                 self.communicator.isend(self.rank, 0, self.waiting)
             if waited > deadline:
-                self.lost = True
+                self.traffic.lost = True
                 raise RankError(self.silent(other, waited))
 
     def told(self) -> set[int]:

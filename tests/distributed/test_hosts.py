@@ -142,7 +142,9 @@ def test_a_training_whose_cable_is_cut_ends_and_goes_on_to_the_same_bits(quick_p
     assert told.exit_code == 0, told.output
     with Hosts(2, Link(1e9)) as hosts:
         command = " ".join(hosts.cut(1))
-        job = started(hosts, tmp_path / "told", "cut", command, *words, "--checkpoint-minutes", "0", "--out", cut)
+        job = started(
+            hosts, tmp_path / "told", "cut", command, *words, "--checkpoint-minutes", "0", "--quiet", "--out", cut
+        )
         job.wait(120)
         wait_for_ranks(hosts, 40)
     told = (tmp_path / "told").read_text()

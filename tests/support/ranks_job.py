@@ -104,7 +104,7 @@ def third_step(rank, change):
     def take_shards(step, shards):
         steps.append(1)
         if rank in (step.sharded.ranks.rank, None) and len(steps) == 3:
-            shards = change(shards, step.sharded.ranks)
+            shards = change(shards, step.sharded)
         return take(step, shards)
 
     foveal.step.Step.take_shards = take_shards
@@ -125,10 +125,11 @@ def refused():
             print(ranks.rank, type(error).__name__, error, flush=True)
 
 
-def lose(ranks, command):
-    """Let rank 0 run a command, after which ranks wait for each other for two seconds and no longer."""
-    ranks.timeout = 2.0
-    if ranks.first:
+def lose(command, *known):
+    """Let rank 0 run a command, after which ranks, of all threads, wait for each other for two seconds at most."""
+    for ranks in known:
+        ranks.timeout = 2.0
+    if known[0].first:
         subprocess.run(command.split(), check=True)
 
 
@@ -144,14 +145,16 @@ def main(what, *words):
         sys.argv = ["foveal", "train", *words]
         foveal.__main__.main()
     elif what == "cut":
-        third_step(None, lambda shards, ranks: (shards, lose(ranks, words[0]))[0])
+        third_step(
+            None, lambda shards, window: (shards, lose(words[0], window.ranks, window.exchange.progress.ranks))[0]
+        )
         sys.argv = ["foveal", "train", *words[1:]]
         foveal.__main__.main()
     elif what == "lost":
         foveal.distributed.launch.LINGER = 0.0
         ranks = foveal.distributed.ranks(200.0)
         ranks.all_of(None)
-        lose(ranks, words[0])
+        lose(words[0], ranks)
         # The first messages may have been sent before.
         for _ in range(3):
             ranks.all_of(None)
