@@ -149,7 +149,8 @@ class Hosts:
     def shape(self, space: str, device: str, rate: float | None, delay: float) -> None:
         """Let packets that leave a device have a rate and a delay."""
         subprocess.run(["tc", "-n", space, "qdisc", "del", "dev", device, "root"], capture_output=True, check=False)
-        begin, parent = ("tc", "-n", space, "qdisc", "add", "dev", device), ("root",)
+        begin = "tc", "-n", space, "qdisc", "add", "dev", device
+        parent: tuple[str, ...] = ("root",)
         if delay:
             call(*begin, *parent, "handle", "1:", "netem", "delay", f"{1e6 * delay:.0f}us", "limit", "100000")
             parent = ("parent", "1:")

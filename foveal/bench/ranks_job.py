@@ -33,8 +33,8 @@ MARK = "foveal-bench-ranks "
 SIZES, SUMS = (64, 1 << 14, 1 << 18, 1 << 21, 1 << 24), 9
 # Seconds of the steps that are timed together, where one is shorter, and the most of them.
 ROUND, MOST = 0.25, 20
-# Seconds until something begins, in which all ranks learn of it.
-BEGIN = 0.005
+# Until something begins, which all ranks have to learn before: seconds, and delays, where the kernel delays packets.
+BEGIN, KNOWN = 0.005, 4
 # Seconds before a moment that a rank is awake.
 AWAKE = 1e-4
 # By how much the tag of what is sent beside an array differs: when that was.
@@ -97,17 +97,17 @@ def until(moment: float) -> None:
 
 
 class Job:
-    """The measurements of one rank."""
+    """The measurements of one rank. report: is called with what was found, on rank 0."""
 
-    def __init__(self, settings: Record, ranks: DelayedRanks) -> None:
-        self.settings, self.ranks = settings, ranks
+    def __init__(self, settings: Record, ranks: DelayedRanks, report: Callable[[Record], None]) -> None:
+        self.settings, self.ranks, self.report = settings, ranks, report
         self.links = [Link(**link) for link in settings["links"]]
         self.used: Record = {}
 
     def tell(self, record: Record) -> None:
-        """Print a record, on rank 0."""
+        """Report a record, on rank 0."""
         if self.ranks.first:
-            print(MARK + json.dumps(record), flush=True)
+            self.report(record)
 
     def use(self, number: int) -> None:
         """Let the ranks be connected by one of the links."""
@@ -127,7 +127,7 @@ class Job:
         """
         link, self.ranks.link = self.ranks.link, Link()
         # All have one clock, and begin at the same time.
-        until(max(self.ranks.all_of(time.monotonic())) + BEGIN)
+        until(max(self.ranks.all_of(time.monotonic())) + BEGIN + KNOWN * link.delay)
         self.ranks.link = link
         before = vars(self.ranks.traffic).copy()
         began = time.perf_counter()
@@ -245,7 +245,7 @@ def main(words: str) -> None:
     processors = sorted(os.sched_getaffinity(0))
     # Each rank has a processor of its own, as on a machine of its own.
     os.sched_setaffinity(0, {processors[ranks.rank % len(processors)]})
-    job = Job(settings, ranks)
+    job = Job(settings, ranks, lambda record: print(MARK + json.dumps(record), flush=True))
     if ranks.size > 1:
         job.sums()
     for name, images in settings["works"].items():
