@@ -9,7 +9,11 @@ import itertools
 from collections.abc import Mapping, Sequence
 from weakref import WeakKeyDictionary
 
-from foveal.distributed.tree import PartialSums, Scratch
+import numpy as np
+
+from foveal.distributed.compress import Codec, Residual, RoundedSums
+from foveal.distributed.tree import Node, PartialSums, Scratch
+from foveal.errors import StateError
 from foveal.program import Program
 from foveal.strides import Ndarray
 from foveal.variable import Variable
@@ -37,10 +41,12 @@ class Buckets:
     """The gradients of some parameters: their sums over the shards of a rank, and when each is known.
 
     parameters: in the optimiser's order. sums: where the program of a shard writes the gradient of each. own: the
-    shards of this rank.
+    shards of this rank. codec: of gradients that are sent in fewer bits.
     """
 
-    def __init__(self, parameters: Sequence[Variable], sums: Mapping[Variable, Variable], own: range) -> None:
+    def __init__(
+        self, parameters: Sequence[Variable], sums: Mapping[Variable, Variable], own: range, codec: Codec | None = None
+    ) -> None:
         self.variables = [sums[p] for p in reversed(parameters)]
         sizes = [variable.storage.size for variable in self.variables]
         self.scratch = Scratch()
@@ -49,7 +55,12 @@ class Buckets:
         self.places: list[tuple[Bucket, int]] = []
         for first, last in cut([4 * size for size in sizes]):
             starts = list(itertools.accumulate(sizes[first:last], initial=0))
-            bucket = Bucket(first, last, PartialSums(starts[-1], own, scratch=self.scratch))
+            size = starts[-1]
+            if codec is None:
+                made = PartialSums(size, own, scratch=self.scratch)
+            else:
+                made = RoundedSums(size, own, codec, self.scratch)
+            bucket = Bucket(first, last, made)
             self.buckets.append(bucket)
             self.places += [(bucket, start) for start in starts[:-1]]
         self.known: WeakKeyDictionary[Program, list[tuple[int, int]]] = WeakKeyDictionary()
@@ -84,6 +95,34 @@ class Buckets:
             bucket, start = self.places[place]
             bucket.sums.add(shard, self.variables[place].storage, start)
 
+    # What rounding has lost, by bucket and node.
+
+    def residuals(self) -> dict[tuple[int, Node], Residual]:
+        """Return what this rank holds of what was lost."""
+        return {
+            (i, node): residual
+            for i, bucket in enumerate(self.buckets)
+            if isinstance(bucket.sums, RoundedSums)
+            for node, residual in bucket.sums.residuals.items()
+        }
+
+    def restore(self, found: Mapping[tuple[int, Node], Ndarray]) -> None:
+        """Go on with what was lost, of all nodes. Raises StateError where it is not of these buckets."""
+        for (number, node), lost in found.items():
+            sums = self.buckets[number].sums if number < len(self.buckets) else None
+            if not isinstance(sums, RoundedSums) or lost.shape != (sums.elements,):
+                raise StateError(
+                    f"what rounding has lost, float32{list(lost.shape)} of bucket {number}, is not of the gradients"
+                    " here; train the same parameters"
+                )
+            sums.residuals[node] = Residual(0, np.array(lost, np.float32), used=False)
+
+    def forget(self) -> None:
+        """Drop what was lost, after a step that failed."""
+        for bucket in self.buckets:
+            if isinstance(bucket.sums, RoundedSums):
+                bucket.sums.residuals, bucket.sums.leaves = {}, {}
+
     def copy_totals(self) -> None:
         """Let the memory that shards write to hold the sums over all ranks."""
         for variable, (bucket, start) in zip(self.variables, self.places, strict=True):
@@ -105,16 +144,20 @@ def cut(sizes: Sequence[int]) -> list[tuple[int, int]]:
 
 
 class ShardRun:
-    """A shard whose program runs: which of its gradients were added, and which buckets were handed over."""
+    """A shard whose program runs: which of its gradients were added, and how many buckets are complete.
+
+    last: True for the last shard of this rank.
+    """
 
     def __init__(self, shard: int, program: Program, buckets: Buckets, last: bool) -> None:
         self.shard, self.buckets, self.last = shard, buckets, last
         self.written = buckets.written(program)
-        self.ends = buckets.ends(program) if last else []
-        self.added = self.handed = 0
+        self.ends = buckets.ends(program)
+        self.added = self.closed = 0
 
     def add(self, done: int) -> list[Bucket]:
-        """Add what the first `done` calls have written, and was not added; return the buckets that are complete then.
+        """Add what the first `done` calls have written, and was not added; return the buckets that are complete then,
+        of the last shard of this rank.
 
         All shards write to the same memory: this comes before another one writes.
         """
@@ -122,7 +165,8 @@ class ShardRun:
         while self.added < len(self.written) and self.written[self.added][0] < done:
             self.added += 1
         self.buckets.add(self.shard, [place for _, place in self.written[first : self.added]])
-        begin = self.handed
-        while self.handed < len(self.ends) and self.ends[self.handed] < done:
-            self.handed += 1
-        return self.buckets.buckets[begin : self.handed]
+        begin = self.closed
+        while self.closed < len(self.ends) and self.ends[self.closed] < done:
+            self.buckets.buckets[self.closed].sums.close(self.shard)
+            self.closed += 1
+        return self.buckets.buckets[begin : self.closed] if self.last else []

@@ -8,18 +8,19 @@ exchanged is dropped.
 
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing
-from typing import Any, NamedTuple, Protocol
-from zlib import crc32
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from foveal.accumulate import Window, is_sum
 from foveal.distributed.buckets import Bucket, Buckets, ShardRun
+from foveal.distributed.compress import CODECS, Codec, codec_of
 from foveal.distributed.exchange import Exchange, overlapping
+from foveal.distributed.found import Layout, Ran, Running, Totals
 from foveal.distributed.ranks import Ranks, checksum
-from foveal.distributed.tree import PartialSums, owned
-from foveal.errors import ArgumentError, DataError, FovealError, NumericsError, RankError, ShapeError, StateError
+from foveal.distributed.tree import Node, PartialSums, owned
+from foveal.errors import ArgumentError, DataError, FovealError, NumericsError, RankError, ShapeError, StateError, warn
 from foveal.ops.op import Tensor
 from foveal.program import Pause, Program
 from foveal.strides import Ndarray
@@ -34,62 +35,10 @@ TAKEN, PLACES, CHECKSUMS, HEAD = range(4)
 # comes after them.
 IMAGES, LOSSES, FAILED, ASKED, FIXED = range(5)
 
+# What rounding has lost, by bucket and node of the tree.
+Lost = dict[tuple[int, Node], Ndarray]
 # Counts something of a shard, from its outputs and its targets.
 Count = Callable[[Any, Any], Sequence[float]]
-
-
-class Ran(NamedTuple):
-    """A shard that a program has run on."""
-
-    program: Program
-    loss: float
-    #: the arrays that the model returned, and what nests them as it did
-    outputs: list[Ndarray]
-    rebuild: Callable[[Any], Any]
-    #: why the shard has failed; empty if it has not
-    problem: str
-
-
-class Running(Protocol):
-    """A training step, as it is seen here."""
-
-    model: Any
-    optimizer: Any
-    steps: int
-
-    def parts(self, x: Any, target: Any, number: int) -> Generator[Pause, None, Ran]:
-        """Run the program of a shard, whose random operators draw by this number, in parts."""
-
-
-class Totals(NamedTuple):
-    """What a step has found, over all shards of all ranks."""
-
-    loss: float
-    images: int
-    #: what the caller counts
-    counts: tuple[float, ...]
-    #: True if some rank is asked to end
-    asked: bool
-    #: of this rank's shards
-    ran: list[Ran]
-
-
-class Layout(NamedTuple):
-    """What shards write, in the order in which it lies in the array that is added up."""
-
-    #: the parameters that have a gradient
-    parameters: tuple[Variable, ...] = ()
-    #: running statistics and the like
-    statistics: tuple[Variable, ...] = ()
-
-    def same(self, other: "Layout") -> bool:
-        """Return whether both are of the same variables; == would compare what these hold."""
-        return [[id(v) for v in variables] for variables in self] == [[id(v) for v in variables] for variables in other]
-
-    def checksum(self) -> int:
-        """Return 32 bits that tell layouts apart."""
-        shapes = [[variable.shape for variable in variables] for variables in self]
-        return crc32(repr(shapes).encode())
 
 
 class ShardWindow(Window):
@@ -97,9 +46,17 @@ class ShardWindow(Window):
 
     parts = "shards"
 
-    def __init__(self, optimizer: Any, shards: int, added: bool, threads: int | None, ranks: Ranks) -> None:
+    def __init__(
+        self, optimizer: Any, shards: int, added: bool, threads: int | None, ranks: Ranks, codec: Codec | None = None
+    ) -> None:
         super().__init__(optimizer, shards, added, threads)
         self.ranks, self.own = ranks, ranks.own(shards)
+        # How gradients are sent in fewer bits; what rounding has lost, of all ranks, and after how many steps that was
+        # found; and what a state says of it, until there is memory for it.
+        self.codec = codec
+        self.updates = 0
+        self.lost: tuple[int, Lost] = (-1, {})
+        self.restored: Lost = {}
         # Of the shard whose program runs.
         self.images = 0
         # What the caller counts of each shard, so many numbers; and whether this rank is asked to end.
@@ -154,15 +111,58 @@ class ShardWindow(Window):
         self.held, self.taken, self.total = frozenset(), 0, 0
 
     def state_dict(self, parameters: list[Variable]) -> dict[str, Ndarray]:
-        """Return the number of shards; between two steps there is nothing else to be stored."""
-        return {"shards": np.array(self.batches, np.int64)}
+        """Return the number of shards; with compression how gradients are sent, and what rounding has lost.
+
+        The latter is that of all ranks, where they have called `collect` after the last step, else nothing.
+        """
+        state = {"shards": np.array(self.batches, np.int64)}
+        if self.codec is None:
+            return state
+        if self.ranks.size == 1:
+            self.collect()
+        state["compress"] = np.array(list(CODECS).index(self.codec.name), np.int64)
+        updates, found = self.lost
+        if updates == self.updates:
+            state["lost"] = np.array(1, np.int64)
+            state |= {f"lost.{i}.{level}.{place}": array for (i, (level, place)), array in found.items()}
+        return state
+
+    def collect(self) -> None:
+        """Let rank 0 have what rounding has lost on all ranks, which is stored with a training. All ranks call it."""
+        if self.codec is None:
+            return
+        found = dict(self.restored)
+        parts = [item for held in self.ranks.gather(self.buckets.residuals()) for item in held.items()]
+        # What a rank holds since a resume, and has not used since, others may have changed.
+        for key, value in sorted(parts, key=lambda item: item[1].used):
+            whole = found.setdefault(key, np.zeros(self.buckets.buckets[key[0]].sums.elements, np.float32))
+            whole[value.start : value.start + value.lost.size] = value.lost
+        self.lost = self.updates, found
 
     def load_state_dict(self, state: Mapping[str, ArrayLike], parameters: list[Variable]) -> None:
         before = np.asarray(state.get("shards", 1))
-        if state.keys() - {"shards"} or before.shape != () or int(before) != self.batches:
+        found: Lost = {}
+        for name in state.keys() - {"shards", "compress", "lost"}:
+            words = name.split(".")
+            if self.codec is None or words[0] != "lost" or len(words) != 4 or not all(w.isdecimal() for w in words[1:]):
+                raise StateError(f"{name}: no part of the state of a step on shards here")
+            number, level, place = map(int, words[1:])
+            found[number, (level, place)] = np.array(state[name], np.float32)
+        if before.shape != () or int(before) != self.batches:
             raise StateError(
                 f"an update was of {before} shards and is of {self.batches}: give the same shards; ranks may be others"
             )
+        was = state.get("compress")
+        names = [None if was is None else list(CODECS)[int(np.asarray(was))], self.codec and self.codec.name]
+        if names[0] != names[1]:
+            raise StateError(f"gradients were sent as {names[0] or 'float32'} and are as {names[1] or 'float32'}")
+        if self.codec is not None and "lost" not in state:
+            warn(
+                "the state of this training lacks what the rounding of gradients had lost, which some ranks held: it"
+                " goes on without, to other bits than a training that was never stopped"
+            )
+        self.renew()
+        self.restored = found
 
     def counting(self, count: Count, numbers: int, asked: Callable[[], bool]) -> None:
         """Let each step also add up what `count` returns of each shard, so many numbers, and ask for an end."""
@@ -199,9 +199,11 @@ class ShardWindow(Window):
         finally:
             if self.carried_out:
                 step.steps += 1
+                self.updates += 1
             else:
                 self.put_back()
                 self.drop()
+                self.buckets.forget()
             self.running = None
             if not exchange.idle:
                 exchange.end()
@@ -257,13 +259,15 @@ class ShardWindow(Window):
             self.announce(model)
         last = self.current == self.own.start + self.given - 1
         self.running = ShardRun(self.current, program, self.buckets, last)
-        return set(self.running.ends) if self.overlaps else ()
+        return set(self.running.ends) if self.overlaps and last else ()
 
     def take_layout(self, layout: Layout) -> None:
         """Make the memory for what shards write."""
         if not layout.same(self.layout):
             sums = {p: self.sum_of(p) for p in layout.parameters}
-            self.layout, self.buckets = layout, Buckets(layout.parameters, sums, self.own)
+            self.layout, self.buckets = layout, Buckets(layout.parameters, sums, self.own, self.codec)
+            self.buckets.restore(self.restored)
+            self.restored = {}
             self.statistics = PartialSums(sum(v.storage.size for v in layout.statistics), self.own)
 
     def put_back(self) -> None:
@@ -434,18 +438,30 @@ class ShardWindow(Window):
 
 
 def shard_window(
-    optimizer: Any, loss: object, shards: int | None, ranks: Ranks | None, accumulate: int, threads: int | None
+    optimizer: Any,
+    loss: object,
+    shards: int | None,
+    ranks: Ranks | None,
+    accumulate: int,
+    threads: int | None,
+    compress: str | None,
 ) -> ShardWindow | None:
     """Return the window of a step on shards; None for a step on whole batches. Raises ShapeError."""
+    codec = codec_of(compress)
     if shards is None and ranks is not None:
         shards = SHARDS
     if shards is not None and shards < 1:
         raise ShapeError(f"compile_step: shards is {shards}; a batch has 1 or more")
     if shards is None or (shards == 1 and ranks is None):
+        if codec is not None:
+            raise ShapeError(
+                f"compile_step: compress is {compress!r} and there are no shards: gradients are sent between the ranks"
+                " that share the shards of a batch; give shards or ranks as well, or leave compress out"
+            )
         return None
     if accumulate > 1:
         raise ShapeError(
             f"compile_step: accumulate is {accumulate} and shards {shards}: an update takes its shards one after the"
             " other already; leave accumulate out, and give larger batches of more shards"
         )
-    return ShardWindow(optimizer, shards, is_sum(loss), threads, Ranks() if ranks is None else ranks)
+    return ShardWindow(optimizer, shards, is_sum(loss), threads, Ranks() if ranks is None else ranks, codec)

@@ -211,6 +211,7 @@ class Run:
             memory=s.memory,
             accumulate=s.accumulate,
             shards=s.shards,
+            compress=s.compress,
             ranks=self.together.ranks if s.shards is not None else None,
         )
 
@@ -377,7 +378,7 @@ class Run:
     def keep(self, due: bool) -> None:
         """Write a checkpoint if it is due, or if a signal asks the run to end, which it then does."""
         asked = self.together.asked if self.together.sharded else self.together.local()
-        if due or asked:
+        if self.together.collect(due or asked):
             self.keeper.checkpoint(self.whole_state, self.place(self.epoch))
         if self.together.sharded and asked:
             self.together.end_if_asked()

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 import foveal
 from foveal import cli, nn, optim, train
 from foveal.distributed import Ranks, launch
-from foveal.errors import ArgumentError, NumericsError, PackageError, RankError, ShapeError, StateError
+from foveal.errors import ArgumentError, DataError, NumericsError, PackageError, RankError, ShapeError, StateError
 
 JOB = Path(ranks_job.__file__)
 # More ranks than cores, and as root: as in a container. Open MPI 5 and 4; others take no notice.
@@ -58,12 +58,12 @@ def mpiexec():
 
 def test_any_number_of_ranks_and_threads_gives_the_same_bits(mpiexec):
     """A residual network with batch norm, dropout and augmentation; the model, the losses and the scores."""
-    wanted = repr(ranks_job.trained(threads=2)), repr(ranks_job.looped())
+    wanted = repr(ranks_job.trained(threads=2)), repr(ranks_job.looped()), repr(ranks_job.bucketed())
     ended = mpiexec(4, JOB, "all")
     assert ended.returncode == 0, ended.stderr
     lines = [line.partition(" ") for line in ended.stdout.splitlines()]
-    assert [size for size, _, _ in lines] == ["1", "2", "3", "4", "2", "3"]
-    assert [text for _, _, text in lines] == [wanted[0]] * 4 + [wanted[1]] * 2
+    assert [size for size, _, _ in lines] == ["1", "2", "3", "4", "2", "3", "2", "3", "4"]
+    assert [text for _, _, text in lines] == [wanted[0]] * 4 + [wanted[1]] * 2 + [wanted[2]] * 3
 
 
 def test_what_differs_is_named_before_the_first_step_and_a_step_fails_on_all_ranks(mpiexec):
@@ -162,6 +162,10 @@ def test_shards_that_do_not_fit_are_refused():
         make().take_shards([])
     with pytest.raises(StateError, match="of 4 shards and is of 8"):
         make(shards=8).load_state_dict(make(shards=4).state_dict())
+    with pytest.raises(ArgumentError, match="shares: the loader is 3; it has to be"):
+        make(shards=4).shares(3, 0)
+    with pytest.raises(DataError, match="the batch is empty; a step"):
+        make(shards=4).take_shards([])
     loader = foveal.data.Loader((ranks_job.IMAGES, ranks_job.LABELS), batch_size=12)
     with pytest.raises(ShapeError, match="12 images are not divided into 8"):
         make(shards=8).shares(loader, 0)
