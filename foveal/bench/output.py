@@ -80,7 +80,7 @@ RANK_COLUMNS = {
     "both_ms": ".1f",
     "step_ms": ".1f",
     "efficiency": ".1%",
-    "efficiency_both": ".1%",
+    "beside": ".1%",
     "sent_mib": ".2f",
     "messages": "",
     "waiting": ".1%",

@@ -207,7 +207,7 @@ def row(record: Record, costs: Costs, steps: Sequence[Record]) -> Record:
         "both_ms": both_ms,
         "step_ms": step_ms,
         "efficiency": alone_ms / step_ms,
-        "efficiency_both": both_ms / step_ms,
+        "beside": both_ms / step_ms,
         "sent_mib": steps[0]["bytes"] / 2**20,
         "messages": steps[0]["messages"],
         "waiting": waited,

@@ -188,8 +188,9 @@ class Job:
 
     def together(self, step: "TimedStep", calls: int) -> Record:
         """Time steps of all ranks; return the seconds of one, and what a rank has sent in it."""
-        # A step before them is not timed: the network has other settings since the last one.
-        step()
+        if calls > 1:
+            # Connections have to become used to the link, which shows in short steps.
+            step()
         seconds, used = self.timed(step, calls), self.used
         self.ranks.link = Link()
         # The rank that waits least waits for messages alone, and for no slower rank.

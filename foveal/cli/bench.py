@@ -280,7 +280,7 @@ def ranks(
     else both are on one, without limits. Each rank takes --images, as one alone does (weak scaling). alone_ms is one
     rank's step while the other rests, both_ms while the other takes one for itself: they share memory and its
     bandwidth, as two machines would not. step_ms is the step that they take together. efficiency is alone_ms / step_ms,
-    efficiency_both is both_ms / step_ms. sent_mib and messages are those of one rank in a step, waiting is the share of
+    beside is both_ms / step_ms. sent_mib and messages are those of one rank in a step, waiting is the share of
     the step for which it waits for them after the backward pass, overlap that of the exchange which is over by then.
     model_ms is both_ms and what the model, fitted to sums of arrays on the same cable, takes for the messages; error is
     its difference from step_ms.
