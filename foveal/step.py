@@ -1,9 +1,9 @@
 """compile_step: forward, loss, backward and update of a network as one native program."""
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,27 +11,29 @@ from numpy.typing import ArrayLike
 from foveal import debug, forks
 from foveal.accumulate import window
 from foveal.api import check_finite
+from foveal.arena import Footprint
 from foveal.arguments import call_errors, checked
 from foveal.autodiff import gradients_where_read
 from foveal.batch import Given, check_labels, placeholders, rows_of
 from foveal.build import build
+from foveal.distributed.found import Prepared, Ran
 from foveal.distributed.ranks import Ranks
-from foveal.distributed.sharded import Ran, shard_window
+from foveal.distributed.window import shard_window
 from foveal.errors import ArgumentError, DataError, NumericsError, ShapeError, StateError, warn
 from foveal.graph import Graph
 from foveal.guard import Guard, guard_updates
 from foveal.kernel.runtime import prepare
 from foveal.kinds import shown
 from foveal.names import missing
-from foveal.ops.op import Tensor, Type
+from foveal.ops.op import Type
 from foveal.passes.recompute import FAST, MEMORY
 from foveal.profile import show_timings
-from foveal.program import Program
+from foveal.program import Pause, Program
 from foveal.programs import Programs
 from foveal.strides import Ndarray, Shape
 from foveal.structure import Rebuild, call_on, flattened
 from foveal.trace import Symbol, tracing
-from foveal.trained import check_optimizer, check_used, parameters_of
+from foveal.trained import LoaderLike, ModelLike, OptimizerLike, check_optimizer, check_used, parameters_of
 from foveal.variable import Variable
 from foveal.watch import Same, State
 
@@ -39,45 +41,6 @@ from foveal.watch import Same, State
 SETTINGS = "optimizer, or setting of it that is compiled in"
 # Of the parameters that a loss does not read, a warning names this many.
 MAX_NAMED = 5
-
-Value = TypeVar("Value")
-
-
-class ModelLike(Protocol):
-    """What compile_step needs of a model; nn.Module is one. A parameter is a Variable with a flag `trainable`."""
-
-    def __call__(self, x: Any) -> Any: ...
-
-    def parameters(self) -> list[Any]: ...
-
-
-class LoaderLike(Protocol):
-    """What a step on shards needs of a loader; foveal.data.Loader is one."""
-
-    def shares(self, epoch: int, shards: int, own: range, first: int = 0) -> Iterator[list[tuple[Any, Any]]]:
-        """Yield the shards of each batch whose numbers are among `own`."""
-
-
-class OptimizerLike(Protocol):
-    """What compile_step needs of an optimiser; optim.Optimizer is one."""
-
-    def begin(self) -> None:
-        """Set the scalars in memory, such as the learning rate, for the next step."""
-
-    def undo(self) -> None:
-        """Take the last `begin` back, after a step that failed."""
-
-    def structure(self) -> tuple[Hashable, ...]:
-        """Return everything that is compiled into the step; another value means another program."""
-
-    def own_gradients(self, gradients: Mapping[Variable, Value]) -> dict[Variable, Value]:
-        """Return what is given for the parameters that this optimiser trains, and leave the others out."""
-
-    def assignments(self, gradients: dict[Variable, Tensor]) -> list[tuple[Variable, Tensor]]:
-        """Return the new values of parameters and of the optimiser's state. Called while the step is traced.
-
-        gradients: of the parameters that the loss reads; the others and their state stay as they are.
-        """
 
 
 @dataclass(frozen=True)
@@ -138,6 +101,8 @@ class Step:
         accumulate: int = 1,
         shards: int | None = None,
         ranks: Ranks | None = None,
+        compress: str | None = None,
+        sync_batch_norm: bool = False,
     ) -> None:
         if isinstance(loss, type):
             raise ArgumentError(f"compile_step: loss is the class {loss.__name__}; make one first: {loss.__name__}()")
@@ -147,7 +112,7 @@ class Step:
         self.memory = memory
         check_optimizer(model, loss, optimizer)
         # Where an update takes several batches or shards, their gradients are added up in place of updating parameters.
-        self.sharded = shard_window(optimizer, loss, shards, ranks, accumulate, threads)
+        self.sharded = shard_window(optimizer, loss, shards, ranks, accumulate, threads, compress, sync_batch_norm)
         self.window = self.sharded or window(optimizer, loss, accumulate, threads)
         # The key of random operators: 64 bits of seed, then 64 bits that count the steps.
         self.key = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, 0, 0], np.uint32)
@@ -179,6 +144,8 @@ class Step:
         with tracing() as recording:
             inputs, _ = placeholders(recording, x, "x")
             labels, targets = placeholders(recording, target, "target")
+            if self.sharded is not None and self.sharded.sync_batch_norm:
+                recording.shard_weight = float(self.sharded.weight_of(recording.arguments[0].shape))
             recording.key = recording.argument(Type((4,), "int32"), "key")
             # forward
             outputs = call_on(self.model, inputs)
@@ -202,7 +169,11 @@ class Step:
             # update
             for variable, value in self.rule.assignments(dict(read)):
                 recording.assign(variable, value)
-            guarded = guard_updates(recording, y, read)
+            if self.sharded is not None:
+                # What is sent is what is checked, so that it is in memory once.
+                read = self.sharded.written(recording, read)
+            # What shards write is dropped where one of them fails; side by side, they write after the report.
+            guarded = guard_updates(recording, y, read, self.sharded is None or self.sharded.sync_batch_norm)
             # There is a loss.
             assert guarded is not None
             report, guard = guarded
@@ -260,6 +231,11 @@ class Step:
         """Return the program for a batch of this shape; x and target as in a call."""
         return self._find(Given.of(x, "the input x"), Given.of(target, "the target", labels=True)).program
 
+    def footprint(self, x: Any, target: Any) -> Footprint:
+        """Return the bytes that a step on a batch of this shape holds, or on shards of it."""
+        program = self.program(x, target)
+        return program.footprint() if self.sharded is None else self.sharded.footprint(program)
+
     def _find(self, x: Given, target: Given) -> Made:
         number = self.state.number(self.model, self.loss, self.memory, self.threads)
         optimizer = Same(self.optimizer), self.optimizer.structure()
@@ -271,7 +247,8 @@ class Step:
             check_optimizer(self.model, self.loss, self.optimizer)
             with self.state.reading(number):
                 traced = self.traced(x.nested(inputs), target.nested(targets))
-            return Made(build(traced.graph, self.threads, memory=self.memory), traced)
+            early = self.sharded is not None and self.sharded.overlaps
+            return Made(build(traced.graph, self.threads, memory=self.memory, early=early), traced)
 
         key = number, inputs, targets, x.form, target.form, optimizer
         return self.programs.find(key, make, f"a step of {type(self.model).__name__}", self.state)
@@ -403,15 +380,24 @@ class Step:
 
     # Steps on shards.
 
-    def run(self, x: Any, target: Any, number: int) -> Ran:
-        """Run the program of a shard; for what takes the shards of a batch."""
+    def prepare(self, x: Any, target: Any, number: int) -> Prepared:
+        """Check a shard and find its program; for what takes the shards of a batch.
+
+        number: of the shard, by which random operators draw.
+        """
         made, arrays = self.ready(x, target)
-        assert self.sharded is not None
-        self.sharded.ready(made.program)
-        loss, output, found, *others = made.program.run(*arrays, self.key_of(number))
-        problem = "" if found[0] else self.failure(float(loss), made.traced.guard, found)
-        self.show_timings(made.program)
-        return Ran(made.program, float(loss), [output, *others], made.traced.rebuild, problem)
+        arrays.append(self.key_of(number))
+        return Prepared(made.program, lambda program, stops: self.parts(made.traced, program, arrays, stops))
+
+    def parts(
+        self, traced: Traced, program: Program, arrays: Sequence[Ndarray], stops: Collection[int]
+    ) -> Generator[Pause, None, Ran]:
+        """Run a program on a shard, in parts (Program.parts)."""
+        # What a shard has written is dropped where the step is not carried out.
+        loss, output, found, *others = yield from program.parts(arrays, stops, restore=False)
+        problem = "" if found[0] else self.failure(float(loss), traced.guard, found)
+        self.show_timings(program)
+        return Ran(program, float(loss), [output, *others], traced.rebuild, problem)
 
     def take_shards(self, shards: Sequence[tuple[Any, Any]]) -> StepResult:
         """Train on one batch, of which this rank is given its shards (x, target), in order, as `shares` yields them.
@@ -449,6 +435,11 @@ class Step:
         """
         if self.sharded is None:
             raise ArgumentError("shares: this step takes whole batches; make it with compile_step(..., shards=8)")
+        if not hasattr(loader, "shares"):
+            raise ArgumentError(
+                f"shares: the loader is {shown(loader)}; it has to be a foveal.data.Loader, as in"
+                " step.shares(loader, epoch)"
+            )
         return loader.shares(epoch, self.sharded.batches, self.sharded.own, first)
 
 
@@ -463,6 +454,8 @@ def compile_step(
     accumulate: int = 1,
     shards: int | None = None,
     ranks: Ranks | None = None,
+    compress: str | None = None,
+    sync_batch_norm: bool = False,
 ) -> Step:
     """Return a whole training step, step(x, labels) -> loss and output, as one native program.
 
@@ -485,13 +478,20 @@ def compile_step(
     `step.take_shards` each rank is given its own, else a call takes a whole batch.
     ranks: of foveal.distributed.ranks(), which share the shards, 8 unless said, with the same bits for any number of
     ranks.
+    compress: "float16" or "int8" for gradients that ranks send in 2 bytes or 1 each, in place of 4. What rounding loses
+    is added in the next step, and kept with the state of the step. The bits are others than without, and the same for
+    any number of ranks. After a step that fails, what was lost before is forgotten.
+    sync_batch_norm: batch norms normalise all shards of a batch as one, and running statistics are those of the batch,
+    as with PyTorch's SyncBatchNorm. A rank then computes its shards side by side, and holds the activations of all of
+    them at once; they wait for each other at each batch norm, forwards and backwards.
 
     The step follows changes of the model, the loss and the optimiser: modes, frozen parameters, replaced layers (see
     foveal.watch). A deep copy of it, or a pickle, has copies of all three.
 
-    Raises ArgumentError for a class in place of a loss; ShapeError for another `memory`, and at the first call if
-    model, loss and batch do not fit each other; StateError for an optimiser of parameters that are not the model's.
+    Raises ArgumentError for a class in place of a loss; ShapeError for another `memory`, for sync_batch_norm without
+    shards, and at the first call if model, loss and batch do not fit each other; StateError for an optimiser of
+    parameters that are not the model's.
     """
-    step = Step(model, loss, optimizer, threads, seed, memory, accumulate, shards, ranks)
+    step = Step(model, loss, optimizer, threads, seed, memory, accumulate, shards, ranks, compress, sync_batch_norm)
     prepare()
     return step

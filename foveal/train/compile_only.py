@@ -43,7 +43,9 @@ def compile_only(data: Dataset, options: TrainOptions) -> WarmUp:
             memory=settings.memory,
             accumulate=settings.accumulate,
             shards=settings.shards,
+            compress=settings.compress,
             ranks=options.ranks,
+            sync_batch_norm=settings.sync_batch_norm,
         )
         # What one program takes.
         batch_size = settings.batch_size // (settings.shards or 1)

@@ -211,7 +211,9 @@ class Run:
             memory=s.memory,
             accumulate=s.accumulate,
             shards=s.shards,
+            compress=s.compress,
             ranks=self.together.ranks if s.shards is not None else None,
+            sync_batch_norm=s.sync_batch_norm,
         )
 
     def built(self, settings: Settings) -> nn.Module:
@@ -230,10 +232,8 @@ class Run:
     def example(self) -> tuple[Any, Any] | None:
         """Return a batch to learn shapes from; None for a generator before its first step, which would be used up."""
         if self.batch is None and self.description is not None:
-            size, image = (
-                self.settings.batch_size // (self.settings.shards or 1),
-                (self.description.channels, *self.description.size),
-            )
+            size = self.settings.batch_size // (self.settings.shards or 1)
+            image = self.description.channels, *self.description.size
             classes = len(self.description.classes)
             labels = np.zeros(size, np.int32) if self.loader.mix is None else np.zeros((size, classes), np.float32)
             self.batch = np.zeros((size, *image), np.float32), labels
@@ -243,10 +243,9 @@ class Run:
 
     def footprint(self) -> Footprint | None:
         """Return the memory that a training step takes, where it is known; this compiles the step."""
-        batch = self.example()
-        if batch is None:
+        if (batch := self.example()) is None:
             return None
-        found = self.train_step.program(*batch).footprint()
+        found = self.train_step.footprint(*batch)
         if self.settings.accumulate == 1 and not self.together.sharded:
             return found
         # The program of a batch writes sums of gradients; what the optimiser keeps belongs to the update.
@@ -377,7 +376,7 @@ class Run:
     def keep(self, due: bool) -> None:
         """Write a checkpoint if it is due, or if a signal asks the run to end, which it then does."""
         asked = self.together.asked if self.together.sharded else self.together.local()
-        if due or asked:
+        if self.together.collect(due or asked):
             self.keeper.checkpoint(self.whole_state, self.place(self.epoch))
         if self.together.sharded and asked:
             self.together.end_if_asked()

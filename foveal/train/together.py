@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from foveal import nn
 from foveal.data.loader import Loader
 from foveal.data.sources import Nest, leaves, mapped
+from foveal.distributed.compress import codec_of
 from foveal.distributed.ranks import Ranks, checksum
 from foveal.distributed.sharded import SHARDS
 from foveal.errors import ArgumentError, ShapeError, Terminated
@@ -36,6 +37,17 @@ def shared(options: TrainOptions) -> TrainOptions:
     Raises ShapeError and ArgumentError for options that do not go together with shards.
     """
     if options.ranks is None and options.shards is None:
+        if options.compress is not None:
+            raise ShapeError(
+                f"compress is {options.compress!r} and there are no shards: gradients are sent between ranks that share"
+                " the shards of a batch; give shards as well, or leave compress out"
+            )
+        if options.sync_batch_norm:
+            raise ArgumentError(
+                "sync_batch_norm (--sync-batch-norm) normalises the shards of a batch as one, and there are none: give"
+                " shards (--shards 8) or start under mpiexec, or leave it out, as a batch that is taken whole is"
+                " normalised as one already"
+            )
         return options
     ranks = Ranks() if options.ranks is None else options.ranks
     threads = ranks.threads() if options.threads is None and ranks.size > 1 else options.threads
@@ -46,6 +58,7 @@ def shared(options: TrainOptions) -> TrainOptions:
     if options.shards < 1:
         raise ShapeError(f"shards is {options.shards}; a batch has 1 or more")
     ranks.own(options.shards)
+    codec_of(options.compress)
     if options.accumulate > 1:
         raise ShapeError(
             f"accumulate is {options.accumulate} and shards {options.shards}: an update takes its shards one after the"
@@ -85,6 +98,14 @@ class Together:
     def sharded(self) -> bool:
         """True for a run on shards."""
         return self.run.settings.shards is not None
+
+    @property
+    def at_once(self) -> int:
+        """How many shards a rank holds at once."""
+        settings = self.run.settings
+        if settings.shards is None or not settings.sync_batch_norm or not has_batch_norm(self.run.net):
+            return 1
+        return -(-settings.shards // self.ranks.size)
 
     def begin(self, facts: Callable[[], dict[str, Any]], kept: bool) -> dict[str, Any]:
         """Return the content of run.json where it is kept, once all ranks agree about it and the step is compiled."""
@@ -179,6 +200,19 @@ class Together:
         assert result.images is not None
         return tally.add_counts(result.loss, result.images, result.counts, seconds)
 
+    def collect(self, due: bool) -> bool:
+        """Return whether a checkpoint is due, on rank 0.
+
+        Where gradients are sent in fewer bits, all ranks learn it and give rank 0 what rounding has lost.
+        """
+        sharded = self.run.train_step.sharded
+        if sharded is None or sharded.codec is None:
+            return due
+        due = self.computed(lambda: due)
+        if due:
+            sharded.collect()
+        return due
+
     def end_if_asked(self) -> None:
         """Raise what ends this rank, where a signal has asked any of them to end; all have taken the same step."""
         # Rank 0 has written its checkpoint by now.
@@ -196,6 +230,11 @@ class Together:
             found = self.ranks.computed(state)
             if not self.ranks.first:
                 self.run.net.load_state_dict(found)
+
+
+def has_batch_norm(net: nn.Module) -> bool:
+    """Return whether a network has a batch norm."""
+    return any(isinstance(part, nn.BatchNorm2d) for part in net.modules())
 
 
 def code() -> str:
