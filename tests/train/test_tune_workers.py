@@ -19,7 +19,7 @@ import foveal
 from foveal import optim
 from foveal.cli import main
 from foveal.data import from_arrays
-from foveal.errors import FovealError, ShapeError
+from foveal.errors import FovealError, NumericsError, ShapeError
 from foveal.train import tune as tuning
 from foveal.train import tune_crew
 from foveal.train.short_runs import ShortRuns, Task
@@ -260,6 +260,15 @@ def test_more_workers_than_short_runs_at_once(data, monkeypatch):
         tune(data, workers=9, report=lines.append, **{**OPTIONS, **options})
     assert lines == ["4 of 9 workers are used: no more short runs are independent of each other"] * 2
     assert found == [(4, 12), (4, foveal.get_threads())]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_command_is_given_where_every_short_run_diverges(data, monkeypatch, workers):
+    test_rates = ShortRuns.test_rates
+    wild = {"valley": 200.0, "steepest": 300.0, "lowest": 600.0}
+    monkeypatch.setattr(ShortRuns, "test_rates", lambda runs: replace(test_rates(runs), **wild))
+    with pytest.raises(NumericsError, match="in all short runs, at rates of 60, 200, 300; look at"):
+        tune(data, workers=workers, **{**OPTIONS, "steps": 200})
 
 
 def test_the_option_of_the_command(tmp_path, monkeypatch):
