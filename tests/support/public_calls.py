@@ -95,6 +95,7 @@ RIGHT = {
     "loss": nn.CrossEntropyLoss(),
     "counts": [3, 4, 5],
     "total": 10,
+    "decay": 0.5,
     "gamma": 0.5,
     "milestones": [3, 6],
     "period": 5,
