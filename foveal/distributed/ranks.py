@@ -10,6 +10,7 @@ import pickle
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -38,6 +39,19 @@ Value = TypeVar("Value")
 Result = TypeVar("Result")
 
 
+@dataclass
+class Traffic:
+    """What a rank has sent so far: messages with their bytes; and for how many seconds its steps have waited for all
+    that is exchanged, after the backward pass.
+    """
+
+    messages: int = 0
+    bytes: int = 0
+    waited: float = 0.0
+    #: True when another rank has not answered in time
+    lost: bool = False
+
+
 class Ranks:
     """The processes that train one network together: this one is number `rank` of `size`.
 
@@ -54,6 +68,7 @@ class Ranks:
         self.size: int = 1 if communicator is None else communicator.Get_size()
         # True when all ranks have agreed to end.
         self.parted = False
+        self.traffic = Traffic()
         # The tags of messages, and seconds in which a rank that waits yields its core.
         self.arrays, self.waiting, self.yielding = ARRAYS, WAITING, YIELDING
         # True where nothing more is to be waited for.
@@ -147,6 +162,9 @@ class Ranks:
             if self.elastic is not None:
                 raise Broken(requests) from None
             raise RankError(f"{self.gone()}; go on with --resume; --elastic goes on at once, without it") from None
+        if sent is not None:
+            self.traffic.messages += 1
+            self.traffic.bytes += sent.nbytes
 
     def gone(self) -> str:
         """Return which ranks are gone, where MPI lives on without them."""
@@ -177,6 +195,7 @@ class Ranks:
                 told = True
                 self.communicator.isend(self.rank, 0, self.waiting)
             if waited > deadline:
+                self.traffic.lost = True
                 raise RankError(self.silent(other, waited))
             if waited > GRACE and self.arrays != LEAVING and self.communicator.iprobe(other, ENDED):
                 # What it has sent before comes first, and may be long.

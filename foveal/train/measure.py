@@ -18,7 +18,7 @@ from foveal.kinds import Refused, real, shown
 from foveal.nn.module import Module
 from foveal.strides import Ndarray
 from foveal.train.evaluate import logits_of
-from foveal.train.views import mean_of_views, views
+from foveal.train.views import views
 
 Loss = Callable[..., Any]
 Measures = Mapping[str, Callable[..., Any]]
@@ -86,7 +86,8 @@ def measured(net: Module, batch: tuple[Nest, Nest], loss: Loss | None, tta: str 
     if tta is None:
         output = mapped(partial(first_rows, size), called(net, x))
     else:
-        output = mean_of_views([logits_of(net(view(x)))[:size] for view in views(tta)])
+        seen = views(tta)
+        output = seen.mean([logits_of(net(view(x)))[:size] for view in seen])
     return output, y, 0.0 if loss is None else size * number("the loss", loss(output, y))
 
 

@@ -6,11 +6,14 @@ error     raises an error on rank 1, for which rank 0 waits
 hang      lets rank 0 wait for rank 1, which sleeps
 kill ...  is `foveal train ...`, where rank 1 is killed in its third step
 elastic F trains on 4 ranks, of which three are killed one after the other, into the folder F, and prints what comes out
+cut COMMAND ...  is `foveal train ...`, where rank 0 runs a command before its third step, which cuts a host's cable
+lost COMMAND  lets rank 0 run such a command, and both ranks wait for each other
 """
 
 import hashlib
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -141,13 +144,13 @@ def on_some(sizes, function):
 
 
 def third_step(rank, change):
-    """Let one rank call a function of its shards in its third step."""
+    """Let one rank, or all, call a function of its shards, which returns those it takes, before its third step."""
     take, steps = foveal.step.Step.take_shards, []
 
     def take_shards(step, shards):
         steps.append(1)
-        if step.sharded.ranks.rank == rank and len(steps) == 3:
-            shards = change(shards)
+        if rank in (step.sharded.ranks.rank, None) and len(steps) == 3:
+            shards = change(shards, step.sharded)
         return take(step, shards)
 
     foveal.step.Step.take_shards = take_shards
@@ -156,7 +159,7 @@ def third_step(rank, change):
 def refused():
     """Print the errors of trainings that cannot be, which all ranks get."""
     ranks = foveal.distributed.ranks(200.0)
-    too_large = lambda shards: [(x * np.float32(1e38), y) for x, y in shards]  # noqa: E731
+    too_large = lambda shards, _: [(x * np.float32(1e38), y) for x, y in shards]  # noqa: E731
     third_step(1, too_large)
     labels, other = LABELS.copy(), network()
     if ranks.rank == 1:
@@ -211,6 +214,14 @@ def elastic(folder):
             print(ranks.size, found, flush=True)
 
 
+def lose(command, *known):
+    """Let rank 0 run a command, after which ranks, of all threads, wait for each other for two seconds at most."""
+    for ranks in known:
+        ranks.timeout = 2.0
+    if known[0].first:
+        subprocess.run(command.split(), check=True)
+
+
 def main(what, *words):
     if what == "all":
         # On 2 and 4 ranks with two threads each.
@@ -223,9 +234,23 @@ def main(what, *words):
     elif what == "elastic":
         elastic(*words)
     elif what == "kill":
-        third_step(1, lambda shards: os.kill(os.getpid(), signal.SIGKILL))
+        third_step(1, lambda shards, _: os.kill(os.getpid(), signal.SIGKILL))
         sys.argv = ["foveal", "train", *words]
         foveal.__main__.main()
+    elif what == "cut":
+        third_step(
+            None, lambda shards, window: (shards, lose(words[0], window.ranks, window.exchange.progress.ranks))[0]
+        )
+        sys.argv = ["foveal", "train", *words[1:]]
+        foveal.__main__.main()
+    elif what == "lost":
+        foveal.distributed.launch.LINGER = 0.0
+        ranks = foveal.distributed.ranks(200.0)
+        ranks.all_of(None)
+        lose(words[0], ranks)
+        # The first messages may have been sent before.
+        for _ in range(3):
+            ranks.all_of(None)
     else:
         ranks = foveal.distributed.ranks(200.0)
         if not ranks.first:
@@ -233,6 +258,7 @@ def main(what, *words):
                 raise ValueError("out of luck")
             time.sleep(60)
         ranks.timeout = 2.0 if what == "hang" else 200.0
+        foveal.distributed.launch.LINGER = 0.0
         ranks.all_of(None)
 
 
