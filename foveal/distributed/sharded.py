@@ -111,8 +111,8 @@ class ShardWindow(StoredWindow):
 
     def __getstate__(self) -> dict[str, Any]:
         # What is counted, and how an end is asked for, belongs to the caller; memory is made anew.
-        made = ("layout", "buckets", "statistics", "kept", "exchange", "numbers", "moved", "running", "lockstep")
-        made += ("places", "shares")
+        made = {"layout", "buckets", "statistics", "kept", "exchange", "numbers", "moved", "running", "lockstep"}
+        made |= {"places", "shares"}
         return {**vars(self), "count": None, "counts": 0, "asked": bool} | dict.fromkeys(made)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
