@@ -466,7 +466,7 @@ def compile_step(
     ranks.
     compress: "float16" or "int8" for gradients that ranks send in 2 bytes or 1 each, in place of 4. What rounding loses
     is added in the next step, and kept with the state of the step. The bits are others than without, and the same for
-    any number of ranks. After a step that fails, what was lost before is forgotten.
+    any number of ranks.
 
     The step follows changes of the model, the loss and the optimiser: modes, frozen parameters, replaced layers (see
     foveal.watch). A deep copy of it, or a pickle, has copies of all three.

@@ -197,16 +197,17 @@ class ShardWindow(Window):
                     break
             return self.finish(step, ran, rows)
         finally:
+            if not exchange.idle:
+                # Before what its thread may work on is put back.
+                exchange.end()
             if self.carried_out:
                 step.steps += 1
                 self.updates += 1
             else:
                 self.put_back()
                 self.drop()
-                self.buckets.forget()
+            self.buckets.end(self.carried_out)
             self.running = None
-            if not exchange.idle:
-                exchange.end()
 
     def opened(self) -> Exchange:
         """Return what exchanges the arrays of a step. Raises RankError where this rank has broken a step off."""

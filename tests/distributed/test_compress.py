@@ -52,6 +52,7 @@ def test_nothing_is_lost_but_postponed_and_ranks_do_not_matter(codec, small, mon
                     one.add(shard, step[shard][300:], 300)
                     one.close(shard)
                 totals[ranks.rank].append(one.total(ranks, shards, shards).copy())
+                one.keep()
 
         test_tree.on_threads(size, run)
         assert all([t.tobytes() for t in part] == [t.tobytes() for t in totals[0]] for part in totals)
