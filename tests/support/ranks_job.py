@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 
@@ -79,6 +80,20 @@ def looped(ranks=None):
     return digest(net), found
 
 
+def deep(ranks=None, threads=1):
+    """Train resnet20 with batch norm, dropout and augmentation for three steps, in several buckets."""
+    net = nn.models.build("resnet20", channels=3, size=(32, 32), classes=3, seed=5)
+    net.fc = nn.Sequential(nn.Dropout(0.2), net.fc)
+    images = np.random.default_rng(1).random((48, 3, 32, 32), np.float32)
+    loader = data.Loader((images, LABELS[:48]), batch_size=16, shuffle=True, augment="crop+flip")
+    rule = optim.AdamW(net.parameters(), 0.01)
+    with mock.patch.multiple(buckets, BUCKET=1 << 18, FIRST=1 << 16):
+        step = foveal.compile_step(net, nn.CrossEntropyLoss(), rule, threads, 1, shards=8, ranks=ranks)
+        curve = [step.take_shards(shards).loss for shards in step.shares(loader, 0)]
+    assert len(step.sharded.buckets.buckets) > 4
+    return digest(net), curve
+
+
 def bucketed(ranks=None):
     """Train with buckets of several sizes, exchanged during the backward pass and after it, whole and rounded.
 
@@ -90,7 +105,6 @@ def bucketed(ranks=None):
     ways = [(1, True, None, [1]), (2000, False, None, [1])]
     ways += [(size, size == 2000, "int8", fails) for size in (2000, 1 << 20) for fails in ([1], [])]
     for size, overlaps, kind, fails in ways:
-        buckets.BUCKET = buckets.FIRST = size
         net = network()
         rule = optim.Momentum(net.parameters(), 0.1)
         step = foveal.compile_step(net, nn.CrossEntropyLoss(), rule, 1, 1, shards=8, ranks=ranks, compress=kind)
@@ -100,7 +114,8 @@ def bucketed(ranks=None):
             x = IMAGES[:16].copy()
             x[15] *= np.float32(1e38 if number in fails else 1)
             try:
-                step(x, LABELS[:16])
+                with mock.patch.multiple(buckets, BUCKET=size, FIRST=size):
+                    step(x, LABELS[:16])
             except foveal.errors.NumericsError:
                 failed += 1
         assert failed == len(fails)
@@ -176,6 +191,8 @@ def main(what, *words):
         on_some((1, 2, 3, 4), lambda ranks: trained(ranks, 2 - ranks.size % 2))
         on_some((2, 3), looped)
         on_some((2, 3, 4), bucketed)
+        for threads in (1, 2):
+            on_some((2, 4), lambda ranks, threads=threads: deep(ranks, threads))
     elif what == "refused":
         refused()
     elif what == "kill":
