@@ -80,11 +80,11 @@ class Byte:
         # A power of two is 0.5 times the next one.
         exponent = np.clip(exponent - (share == 0.5), LEAST_POWER, MOST_POWER).astype(np.int32)
         # A byte has no zero with a sign.
-        return np.rint(np.ldexp(blocks, -exponent[:, None])) + np.float32(0), exponent
+        return np.rint(blocks * power(-exponent)) + np.float32(0), exponent
 
     def rounded(self, x: Ndarray) -> Ndarray:
         codes, exponent = self.split(x)
-        found: Ndarray = np.ldexp(codes, exponent[:, None]).reshape(-1)[: x.size]
+        found: Ndarray = (codes * power(exponent)).reshape(-1)[: x.size]
         return found
 
     def encoded(self, x: Ndarray) -> Ndarray:
@@ -94,8 +94,13 @@ class Byte:
 
     def decoded(self, found: Ndarray, elements: int) -> Ndarray:
         whole = found.view(np.int8)
-        exponent = np.repeat(whole[elements:].astype(np.int32), BLOCK)[:elements]
-        return np.ldexp(whole[:elements].astype(np.float32), exponent)
+        factors = np.repeat(power(whole[elements:].astype(np.int32)), BLOCK)[:elements]
+        return whole[:elements].astype(np.float32) * factors
+
+
+def power(exponent: Ndarray) -> Ndarray:
+    """Return 2^exponent, float32 [blocks, 1]. Products with it are exact, and faster than ldexp of each number."""
+    return np.ldexp(np.float32(1), exponent)[:, None]
 
 
 CODECS: dict[str, Codec] = {"float16": Half(), "int8": Byte()}
