@@ -179,7 +179,7 @@ class ShardWindow(StoredWindow):
             else:
                 self.put_back()
                 self.drop()
-                self.buckets.forget()
+            self.buckets.end(self.carried_out)
             self.running = None
 
     def lost_ranks(self) -> RanksLost:
@@ -222,9 +222,8 @@ class ShardWindow(StoredWindow):
             # It is the same on all ranks.
             return Sums(problem=error)
         finally:
-            if not exchange.idle:
-                # Before what its thread may work on is put back.
-                exchange.end()
+            # Before what its thread may work on is put back.
+            exchange.leave()
 
     def opened(self) -> Exchange:
         """Return what exchanges the arrays of a step. Raises RankError where this rank has broken a step off."""
@@ -324,8 +323,9 @@ class ShardWindow(StoredWindow):
         if not layout.same(self.layout):
             sums = {p: self.sum_of(p) for p in layout.parameters}
             self.layout, self.buckets = layout, Buckets(layout.parameters, sums, self.own, self.codec)
-            self.buckets.restore(self.restored)
-            self.restored = {}
+            # As without a resume, nothing is added where other parameters are trained from here on.
+            self.buckets.restore(self.restored[1] if self.restored[0] == layout.checksum() else {})
+            self.restored = 0, {}
             self.statistics = PartialSums(sum(v.storage.size for v in layout.statistics), self.own)
 
     def put_back(self) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from foveal.accumulate import Window
 from foveal.distributed.buckets import Buckets
 from foveal.distributed.compress import CODECS, Codec
+from foveal.distributed.found import Layout
 from foveal.distributed.ranks import Ranks
 from foveal.distributed.tree import Node
 from foveal.errors import StateError, warn
@@ -24,6 +25,7 @@ Lost = dict[tuple[int, Node], Ndarray]
 class StoredWindow(Window):
     """The shards of one update, as far as a checkpoint stores what they leave to the next one."""
 
+    layout: Layout
     buckets: Buckets
 
     def __init__(
@@ -31,12 +33,12 @@ class StoredWindow(Window):
     ) -> None:
         super().__init__(optimizer, shards, added, threads)
         self.ranks = ranks
-        # How gradients are sent in fewer bits; what rounding has lost, of all ranks, and after how many steps that was
-        # found; and what a state says of it, until there is memory for it.
+        # How gradients are sent in fewer bits; what rounding has lost, of all ranks, after how many steps it was found,
+        # and of which layout, by its checksum; and what a state says of it, until there is memory for it.
         self.codec = codec
         self.updates = 0
-        self.lost: tuple[int, Lost] = (-1, {})
-        self.restored: Lost = {}
+        self.lost: tuple[int, int, Lost] = (-1, 0, {})
+        self.restored: tuple[int, Lost] = (0, {})
 
     def renew(self) -> None:
         """Make the memory of sums anew."""
@@ -53,9 +55,9 @@ class StoredWindow(Window):
         if self.ranks.size == 1:
             self.collect()
         state["compress"] = np.array(list(CODECS).index(self.codec.name), np.int64)
-        updates, found = self.lost
+        updates, layout, found = self.lost
         if updates == self.updates:
-            state["lost"] = np.array(1, np.int64)
+            state["lost"] = np.array(layout, np.int64)
             state |= {f"lost.{i}.{level}.{place}": array for (i, (level, place)), array in found.items()}
         return state
 
@@ -63,13 +65,15 @@ class StoredWindow(Window):
         """Let rank 0 have what rounding has lost on all ranks, which is stored with a training. All ranks call it."""
         if self.codec is None:
             return
-        found = dict(self.restored)
+        layout, found = self.restored[0], dict(self.restored[1])
+        if self.buckets.buckets:
+            layout = self.layout.checksum()
         parts = [item for held in self.ranks.gather(self.buckets.residuals()) for item in held.items()]
         # What a rank holds since a resume, and has not used since, others may have changed.
         for key, value in sorted(parts, key=lambda item: item[1].used):
             whole = found.setdefault(key, np.zeros(self.buckets.buckets[key[0]].sums.elements, np.float32))
             whole[value.start : value.start + value.lost.size] = value.lost
-        self.lost = self.updates, found
+        self.lost = self.updates, layout, found
 
     def load_state_dict(self, state: Mapping[str, ArrayLike], parameters: list[Variable]) -> None:
         before = np.asarray(state.get("shards", 1))
@@ -94,4 +98,4 @@ class StoredWindow(Window):
                 " goes on without, to other bits than a training that was never stopped"
             )
         self.renew()
-        self.restored = found
+        self.restored = int(np.asarray(state.get("lost", 0))), found
