@@ -60,8 +60,9 @@ class Queues:
     def isend(self, value, other, tag):
         self.boxes[self.rank, other, tag].put(value)
 
-    def iprobe(self, tag):
-        return any(not self.boxes[other, self.rank, tag].empty() for other in range(self.size))
+    def iprobe(self, source=None, tag=None):
+        others = range(self.size) if source is None else [source]
+        return any(not self.boxes[other, self.rank, tag].empty() for other in others)
 
     def recv(self, tag):
         boxes = [self.boxes[other, self.rank, tag] for other in range(self.size)]
@@ -78,9 +79,9 @@ class Boxes(dict):
 @pytest.fixture
 def mpi(monkeypatch):
     """The MPI that Foveal finds; `level` is what threads may do with it."""
-    found = SimpleNamespace(BYTE=None, THREAD_MULTIPLE=MULTIPLE, level=MULTIPLE)
+    found = SimpleNamespace(BYTE=None, THREAD_MULTIPLE=MULTIPLE, level=MULTIPLE, Status=object, Exception=OSError)
     found.Query_thread = lambda: found.level
-    found.Request = SimpleNamespace(Testall=lambda requests: all(request.arrived() for request in requests))
+    found.Request = SimpleNamespace(Testall=lambda requests, statuses: all(request.arrived() for request in requests))
     monkeypatch.setitem(sys.modules, "mpi4py", SimpleNamespace(MPI=found))
     return found
 
