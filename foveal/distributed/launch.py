@@ -52,6 +52,14 @@ def size_in(name: str) -> int:
     return int(value) if value.isdecimal() else 1
 
 
+def started_by_mpiexec() -> int:
+    """Return how many processes mpiexec has started together with this one; 1 where another launcher may have."""
+    if SLURM in os.environ and OPEN_MPI not in os.environ:
+        return 1
+    # Within a job of Open MPI that of one process is what counts.
+    return size_in(OPEN_MPI) if OPEN_MPI in os.environ else max(map(size_in, SIZES))
+
+
 def ranks(timeout: float = TIMEOUT) -> Ranks:
     """Return the ranks of the job that this process belongs to: of one rank where no launcher has started it.
 
@@ -60,8 +68,8 @@ def ranks(timeout: float = TIMEOUT) -> Ranks:
     timeout: seconds after which a rank that does not answer is named and the job ends. In a job of several ranks an
     exception that nobody catches ends all of them from now on.
 
-    Raises PackageError in a job of MPI where mpi4py is not installed, RankError where srun has started several
-    processes that MPI does not connect.
+    Raises PackageError in a job of MPI where mpi4py is not installed, RankError where srun or mpiexec has started
+    several processes that MPI does not connect.
     """
     if not launched():
         return Ranks(timeout=timeout)
@@ -78,6 +86,14 @@ def ranks(timeout: float = TIMEOUT) -> Ranks:
         raise RankError(
             f"srun has started {os.environ[SLURM]} processes that MPI does not connect, so that each would train alone:"
             " use srun --mpi=pmix (srun --mpi=list shows what there is), or FOVEAL_ALONE=1 where this is meant"
+        )
+    if found.size == 1 and (started := started_by_mpiexec()) > 1:
+        name = MPI.Get_library_version().split("\n")[0].split(",")[0].strip()
+        raise RankError(
+            f"mpiexec has started {started} processes that MPI does not connect, so that each would train alone:"
+            f" mpi4py is built for another MPI ({name}) than that of this mpiexec: use the mpiexec of the same MPI, or"
+            " build mpi4py with the other one (pip install --no-binary mpi4py mpi4py), or set FOVEAL_ALONE=1 where"
+            " this is meant"
         )
     if found.size > 1 and not isinstance(sys.excepthook, Ending):
         sys.excepthook = Ending(found, sys.excepthook)
