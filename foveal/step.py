@@ -480,7 +480,7 @@ def compile_step(
     ranks.
     compress: "float16" or "int8" for gradients that ranks send in 2 bytes or 1 each, in place of 4. What rounding loses
     is added in the next step, and kept with the state of the step. The bits are others than without, and the same for
-    any number of ranks. After a step that fails, what was lost before is forgotten.
+    any number of ranks.
     sync_batch_norm: batch norms normalise all shards of a batch as one, and running statistics are those of the batch,
     as with PyTorch's SyncBatchNorm. A rank then computes its shards side by side, and holds the activations of all of
     them at once; they wait for each other at each batch norm, forwards and backwards.

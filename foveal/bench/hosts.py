@@ -184,10 +184,7 @@ class Hosts:
         mpiexec: its path. What follows it is the program. The environment has to be that of `environment`.
         """
         hosts = ",".join(f"{self.address(host)}:{per_host}" for host in range(self.count))
-        alive = [
-            word for name, value in KEEPALIVE.items() for word in ("--prtemca", f"oob_tcp_keepalive_{name}", value)
-        ]
-        words = [mpiexec, "--prtemca", "plm_ssh_agent", str(self.agent), *map(str, alive), "--host", hosts]
+        words = [mpiexec, "--prtemca", "plm_ssh_agent", str(self.agent), "--host", hosts]
         words += ["--mca", "btl_tcp_if_include", f"{NETWORK}.0/24", "--map-by", f"ppr:{per_host}:node", *options]
         return self.command(0, [*words, "-n", str(self.count * per_host)])
 
@@ -209,7 +206,10 @@ class Hosts:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment for Open MPI's mpiexec on several hosts: it may be run by root, and binds no rank."""
+    """Return the environment for Open MPI's mpiexec on several hosts.
+
+    It may be run by root, binds no rank, and notices a host that cannot be reached.
+    """
     allowed = {
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
@@ -217,7 +217,8 @@ def environment() -> dict[str, str]:
         # Of all hosts here.
         "OMPI_MCA_rmaps_base_oversubscribe": "1",
     }
-    return {**os.environ, **allowed}
+    alive = {f"PRTE_MCA_oob_tcp_keepalive_{name}": str(value) for name, value in KEEPALIVE.items()}
+    return {**os.environ, **allowed, **alive}
 
 
 def call(*words: str) -> None:

@@ -19,6 +19,7 @@ from foveal.cli.data_dir_options import data_dir_option
 from foveal.cli.folders_options import expected_by, folder_options, learned_before, read_data
 from foveal.cli.options import (
     ABOVE_ZERO,
+    COUNT_LIMIT,
     FRACTION,
     NOT_NEGATIVE,
     POSITIVE,
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 @click.option(
     "--schedule",
     type=Name("foveal.optim.schedule"),
-    help="How the learning rate changes over the run.  [default: one-cycle]",
+    help="How the learning rate changes over the run.  [default: by preset, else one-cycle]",
 )
 @click.option("--momentum", type=FRACTION, help="Momentum, or Adam's first beta.  [default: the optimizer's]")
 @click.option(
@@ -72,6 +73,22 @@ if TYPE_CHECKING:
     "--ema",
     type=FRACTION,
     help="Test and store an exponential moving average of the parameters with this decay, e.g. 0.999.",
+)
+@click.option(
+    "--lookahead",
+    type=FRACTION,
+    help="Every 5 steps the parameters go back to a moving average, whose decay per step grows to this, e.g. 0.95.",
+)
+@click.option(
+    "--norm-bias-lr",
+    type=ABOVE_ZERO,
+    help="Rate of the biases of batch norms, as a multiple of the others' rate.  [default: by preset, else 1]",
+)
+@click.option(
+    "--whiten",
+    type=click.IntRange(0, COUNT_LIMIT),
+    help="The first layer whitens patches of the training images; its bias is trained in so many epochs.  [default: by"
+    " preset; 0 leaves it out]",
 )
 @click.option(
     "--seed",

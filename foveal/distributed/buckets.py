@@ -117,11 +117,11 @@ class Buckets:
                 )
             sums.residuals[node] = Residual(0, np.array(lost, np.float32), used=False)
 
-    def forget(self) -> None:
-        """Drop what was lost, after a step that failed."""
+    def end(self, carried_out: bool) -> None:
+        """Keep what the step has lost, if it was carried out; else what was lost before stays as it was."""
         for bucket in self.buckets:
             if isinstance(bucket.sums, RoundedSums):
-                bucket.sums.residuals, bucket.sums.leaves = {}, {}
+                bucket.sums.keep() if carried_out else bucket.sums.forget()
 
     def copy_totals(self) -> None:
         """Let the memory that shards write to hold the sums over all ranks."""

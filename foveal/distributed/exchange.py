@@ -85,6 +85,11 @@ class Exchange:
         """True if all jobs were done, and none has failed."""
         return self.progress.done == self.progress.given and self.progress.problem is None
 
+    def leave(self) -> None:
+        """End, unless all jobs were done: then another step may follow."""
+        if not self.idle:
+            self.end()
+
     def end(self) -> None:
         """Do nothing more; what is under way is broken off."""
         self.progress.ranks.broken_off = self.overlaps

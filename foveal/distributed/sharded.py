@@ -61,12 +61,12 @@ class ShardWindow(Window):
     ) -> None:
         super().__init__(optimizer, shards, added, threads)
         self.ranks, self.own, self.sync_batch_norm = ranks, ranks.own(shards), sync_batch_norm
-        # How gradients are sent in fewer bits; what rounding has lost, of all ranks, and after how many steps that was
-        # found; and what a state says of it, until there is memory for it.
+        # How gradients are sent in fewer bits; what rounding has lost, of all ranks, after how many steps it was found,
+        # and of which layout, by its checksum; and what a state says of it, until there is memory for it.
         self.codec = codec
         self.updates = 0
-        self.lost: tuple[int, Lost] = (-1, {})
-        self.restored: Lost = {}
+        self.lost: tuple[int, int, Lost] = (-1, 0, {})
+        self.restored: tuple[int, Lost] = (0, {})
         # Of the shard whose program runs.
         self.images = 0
         # What the caller counts of each shard, so many numbers; and whether this rank is asked to end.
@@ -134,9 +134,9 @@ class ShardWindow(Window):
         if self.ranks.size == 1:
             self.collect()
         state["compress"] = np.array(list(CODECS).index(self.codec.name), np.int64)
-        updates, found = self.lost
+        updates, layout, found = self.lost
         if updates == self.updates:
-            state["lost"] = np.array(1, np.int64)
+            state["lost"] = np.array(layout, np.int64)
             state |= {f"lost.{i}.{level}.{place}": array for (i, (level, place)), array in found.items()}
         return state
 
@@ -144,13 +144,15 @@ class ShardWindow(Window):
         """Let rank 0 have what rounding has lost on all ranks, which is stored with a training. All ranks call it."""
         if self.codec is None:
             return
-        found = dict(self.restored)
+        layout, found = self.restored[0], dict(self.restored[1])
+        if self.buckets.buckets:
+            layout = self.layout.checksum()
         parts = [item for held in self.ranks.gather(self.buckets.residuals()) for item in held.items()]
         # What a rank holds since a resume, and has not used since, others may have changed.
         for key, value in sorted(parts, key=lambda item: item[1].used):
             whole = found.setdefault(key, np.zeros(self.buckets.buckets[key[0]].sums.elements, np.float32))
             whole[value.start : value.start + value.lost.size] = value.lost
-        self.lost = self.updates, found
+        self.lost = self.updates, layout, found
 
     def load_state_dict(self, state: Mapping[str, ArrayLike], parameters: list[Variable]) -> None:
         before = np.asarray(state.get("shards", 1))
@@ -175,7 +177,7 @@ class ShardWindow(Window):
                 " goes on without, to other bits than a training that was never stopped"
             )
         self.renew()
-        self.restored = found
+        self.restored = int(np.asarray(state.get("lost", 0))), found
 
     def counting(self, count: Count, numbers: int, asked: Callable[[], bool]) -> None:
         """Let each step also add up what `count` returns of each shard, so many numbers, and ask for an end."""
@@ -212,16 +214,16 @@ class ShardWindow(Window):
                     break
             return self.finish(step, ran, rows)
         finally:
+            # Before what its thread may work on is put back.
+            exchange.leave()
             if self.carried_out:
                 step.steps += 1
                 self.updates += 1
             else:
                 self.put_back()
                 self.drop()
-                self.buckets.forget()
+            self.buckets.end(self.carried_out)
             self.running = None
-            if not exchange.idle:
-                exchange.end()
 
     def opened(self) -> Exchange:
         """Return what exchanges the arrays of a step. Raises RankError where this rank has broken a step off."""
@@ -316,8 +318,9 @@ class ShardWindow(Window):
         if not layout.same(self.layout):
             sums = {p: self.sum_of(p) for p in layout.parameters}
             self.layout, self.buckets = layout, Buckets(layout.parameters, sums, self.own, self.codec)
-            self.buckets.restore(self.restored)
-            self.restored = {}
+            # As without a resume, nothing is added where other parameters are trained from here on.
+            self.buckets.restore(self.restored[1] if self.restored[0] == layout.checksum() else {})
+            self.restored = 0, {}
             self.statistics = PartialSums(sum(v.storage.size for v in layout.statistics), self.own)
 
     def put_back(self) -> None:

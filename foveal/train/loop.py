@@ -30,6 +30,7 @@ from foveal.train.best import with_best
 from foveal.train.callbacks import Callbacks, State
 from foveal.train.checkpoint import NetworkDescription
 from foveal.train.feed import Feed, settings_and_feed
+from foveal.train.first_layer import whitened
 from foveal.train.history import History, flat
 from foveal.train.keeper import Keeper
 from foveal.train.measure import classified, measure
@@ -40,22 +41,13 @@ from foveal.train.resume import finish_resumed, resume, run_to_resume, unfinishe
 from foveal.train.run_file import ENDED, FAILED, INTERRUPTED, facts, files_read
 from foveal.train.run_folder import RunFolder
 from foveal.train.run_state import Best, CallbackState, Progress
-from foveal.train.settings import (
-    OWN,
-    Settings,
-    TrainOptions,
-    build_net,
-    make_loss,
-    make_optimizer,
-    make_schedules,
-    takes_options,
-    thread_count,
-)
+from foveal.train.settings import OWN, Settings, TrainOptions, build_net, make_loss, takes_options, thread_count
 from foveal.train.signals import INTERRUPTIONS, Interruptions
 from foveal.train.start import Start, start_of
 from foveal.train.state import Training, schedules_of
 from foveal.train.tally import Clock, EpochLog, Tally
 from foveal.train.together import Together, example_of, shared
+from foveal.train.updates import make_optimizer, make_schedules
 
 
 @takes_options(TrainOptions)
@@ -79,7 +71,7 @@ def train(data: Any, options: TrainOptions) -> History:
     and a generator of unknown length has a constant rate. augment: a name of `data.augment.AUGMENTATIONS`, one of
     `data.transforms`, a function (x, rng) -> x of batches before they are normalised, or a list. flip: False where a
     mirror image is of another class. mix: "mixup", "cutmix" or "mixup+cutmix"; accuracy in training goes by the larger
-    share. tta: how the model is used, "flip", "crops" or "crops+flip", measured at the end. validation: (x, y), a
+    share. tta: how the model is used, a name of `train.views.VIEWS`, measured at the end. validation: (x, y), a
     Loader, a Dataset (its test images), or the share that is held out, such as 0.1, with the same share of each class.
     callbacks: functions of an epoch's values, and objects of `Callback`: `EarlyStopping`, `BestCheckpoint`, `Log`,
     `SaveState`. metrics: {"mae": function of outputs and targets}, of whole validation data,
@@ -179,7 +171,7 @@ class Run:
             assert self.description is not None
             start.load_into(self.net, self.description)
             self.feed.text += f"\n{start.text(settings, self.description, heads_of(self.net))}"
-        self.phases = Phases(self.net, settings.freeze_epochs)
+        self.phases = Phases(self.net, settings.freeze_epochs, whitened(self.net, settings, feed))
         # What is written beside the weights.
         self.stored = self.description or NetworkDescription(entry_or_problem(self.net))
         self.parameters = sum(parameter.size for parameter in self.net.parameters())
@@ -190,8 +182,7 @@ class Run:
         self.findings: list[str] = [feed.reason] if feed.reason else []
         check_memory(self)
         self.settings = s = with_measured(self, options)
-        if s.schedule != OWN:
-            self.optimizer.schedule(**self.make_schedules(options))
+        self.optimizer.schedule(**self.make_schedules(options))
         self.callbacks = Callbacks(with_best(options, feed), self)
         loaders = {"train": self.loader, **feed.parts}
         self.facts = self.together.begin(lambda: facts(s, loaders, feed, files, options.command), folder is not None)
@@ -224,10 +215,12 @@ class Run:
     def make_schedules(self, options: TrainOptions) -> dict[str, Any]:
         """Return the schedules of the settings. They count updates, of which an epoch has one for its last batches."""
         s = self.settings
-        if options.schedule is not None and not isinstance(options.schedule, str):
-            return {"lr": options.schedule}
-        steps = 1 if s.schedule == "constant" else -(-len(self.loader) // s.accumulate)
-        return dict(make_schedules(self.optimizer, s, s.epochs * steps, steps))
+        # The number of steps of a generator is not known, and not asked for where nothing depends on it.
+        endless = s.schedule in ("constant", OWN) or callable(options.schedule)
+        unknown = self.loader.count is None and endless and s.lookahead is None
+        steps = 1 if unknown else -(-len(self.loader) // s.accumulate)
+        own = options.schedule if callable(options.schedule) else None
+        return dict(make_schedules(self.optimizer, s, s.epochs * steps, steps, own))
 
     def example(self) -> tuple[Any, Any] | None:
         """Return a batch to learn shapes from; None for a generator before its first step, which would be used up."""

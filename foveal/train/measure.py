@@ -18,7 +18,7 @@ from foveal.kinds import Refused, real, shown
 from foveal.nn.module import Module
 from foveal.strides import Ndarray
 from foveal.train.evaluate import logits_of
-from foveal.train.views import mean_of_views, views
+from foveal.train.views import views
 
 Loss = Callable[..., Any]
 Measures = Mapping[str, Callable[..., Any]]
@@ -43,7 +43,7 @@ def measure(
     """
     # By batch: outputs, targets, and the loss times the number of items.
     found: dict[int, tuple[Nest, Nest, float]] = {}
-    ranks = ranks or Ranks()
+    ranks, seen = ranks or Ranks(), views(tta)
     with modes_restored(net):
         net.eval()
         # The last batch is filled up, so that all have one shape; what belongs to no item is cut off.
@@ -59,7 +59,7 @@ def measure(
             if tta is None:
                 output = mapped(partial(first_rows, size), called(net, x))
             else:
-                output = mean_of_views([logits_of(net(view(x)))[:size] for view in views(tta)])
+                output = seen.mean([logits_of(net(view(x)))[:size] for view in seen])
             found[place] = output, y, 0.0 if loss is None else size * number("the loss", loss(output, y))
     everywhere = {place: batch for part in ranks.gather(found) for place, batch in part.items()}
     return ranks.computed(lambda: scores_of([everywhere[place] for place in sorted(everywhere)], loss, measures))

@@ -59,14 +59,17 @@ def mpiexec():
 
 @pytest.mark.long
 def test_any_number_of_ranks_and_threads_gives_the_same_bits(mpiexec):
-    """A residual network with batch norm, dropout and augmentation; the model, the losses and the scores."""
+    """Residual networks with batch norm, dropout and augmentation, among them resnet20; the model, losses, scores."""
     functions = ranks_job.looped, ranks_job.bucketed, ranks_job.normalised_together
     wanted = repr(ranks_job.trained(threads=2)), *(repr(function()) for function in functions)
+    deep = repr(ranks_job.deep())
+    assert repr(ranks_job.deep(threads=2)) == deep
     ended = mpiexec(4, JOB, "all")
     assert ended.returncode == 0, ended.stderr
     lines = [line.partition(" ") for line in ended.stdout.splitlines()]
-    assert [size for size, _, _ in lines] == ["1", "2", "3", "4", "2", "3", "2", "3", "4", "1", "2", "3", "4"]
-    assert [text for _, _, text in lines] == [wanted[0]] * 4 + [wanted[1]] * 2 + [wanted[2]] * 3 + [wanted[3]] * 4
+    assert [size for size, _, _ in lines] == [*"1234", *"23", *"234", *"1234", *"24", *"24"]
+    small = [text for text, times in zip(wanted, (4, 2, 3, 4), strict=True) for _ in range(times)]
+    assert [text for _, _, text in lines] == small + [deep] * 4
 
 
 def test_what_differs_is_named_before_the_first_step_and_a_step_fails_on_all_ranks(mpiexec):

@@ -4,7 +4,7 @@ all       trains on 1, 2, 3 and 4 of the ranks, on one or two threads, and print
 refused   trains where rank 1 has other data, another network and an image that is too large, and prints the errors
 error     raises an error on rank 1, for which rank 0 waits
 hang      lets rank 0 wait for rank 1, which sleeps
-kill ...  is `foveal train ...`, where rank 1 is killed in its third step
+kill ...  is `foveal train ...`, where rank 1 is killed in its third step, when part of a bucket was sent
 cut COMMAND ...  is `foveal train ...`, where rank 0 runs a command before its third step, which cuts a host's cable
 lost COMMAND  lets rank 0 run such a command, and both ranks wait for each other
 """
@@ -15,13 +15,14 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 
 import foveal
 import foveal.__main__
 from foveal import data, nn, ops, optim, train
-from foveal.distributed import buckets
+from foveal.distributed import Ranks, buckets
 
 RNG = np.random.default_rng(0)
 IMAGES, LABELS = RNG.random((72, 3, 8, 8), np.float32), np.arange(72) % 3
@@ -54,7 +55,7 @@ def dataset(labels=LABELS, images=IMAGES):
 
 def digest(net):
     found = hashlib.sha256()
-    for name, array in net.state_dict().items():
+    for name, array in sorted(net.state_dict().items(), key=lambda item: item[0]):
         found.update(name.encode() + np.ascontiguousarray(array).tobytes())
     return found.hexdigest()
 
@@ -82,30 +83,51 @@ def looped(ranks=None):
     return digest(net), found
 
 
+def deep(ranks=None, threads=1):
+    """Train resnet20 with batch norm, dropout and augmentation for three steps, in several buckets."""
+    net = nn.models.build("resnet20", channels=3, size=(32, 32), classes=3, seed=5)
+    net.fc = nn.Sequential(nn.Dropout(0.2), net.fc)
+    images = np.random.default_rng(1).random((48, 3, 32, 32), np.float32)
+    loader = data.Loader((images, LABELS[:48]), batch_size=16, shuffle=True, augment="crop+flip")
+    rule = optim.AdamW(net.parameters(), 0.01)
+    with mock.patch.multiple(buckets, BUCKET=1 << 18, FIRST=1 << 16):
+        step = foveal.compile_step(net, nn.CrossEntropyLoss(), rule, threads, 1, shards=8, ranks=ranks)
+        curve = [step.take_shards(shards).loss for shards in step.shares(loader, 0)]
+    assert len(step.sharded.buckets.buckets) > 4
+    return digest(net), curve
+
+
 def bucketed(ranks=None):
     """Train with buckets of several sizes, exchanged during the backward pass and after it, whole and rounded.
 
-    In the second step the last shard of a batch is not finite: all ranks leave the step out alike.
+    In the second step the last shard of a batch is not finite: all ranks leave the step out alike, and go on as if it
+    had not been.
     """
-    found = []
-    # Of each parameter by itself; of a few; of all.
-    for size, overlaps, kind in ((1, True, None), (3000, False, None), (3000, True, "int8"), (1 << 20, False, "int8")):
-        buckets.BUCKET = buckets.FIRST = size
+    found, everyone = [], Ranks() if ranks is None else ranks
+    # Of each parameter by itself; of a few; of all. Both of each two find the same.
+    ways = [(1, True, None, [1]), (2000, False, None, [1])]
+    ways += [(size, size == 2000, "int8", fails) for size in (2000, 1 << 20) for fails in ([1], [])]
+    for size, overlaps, kind, fails in ways:
         net = network()
         rule = optim.Momentum(net.parameters(), 0.1)
         step = foveal.compile_step(net, nn.CrossEntropyLoss(), rule, 1, 1, shards=8, ranks=ranks, compress=kind)
         step.sharded.overlaps = step.sharded.overlaps and overlaps
         failed = 0
-        for number in range(4):
+        for number in range(3 + len(fails)):
             x = IMAGES[:16].copy()
-            x[15] *= np.float32(1e38 if number == 1 else 1)
+            x[15] *= np.float32(1e38 if number in fails else 1)
             try:
-                step(x, LABELS[:16])
+                with mock.patch.multiple(buckets, BUCKET=size, FIRST=size):
+                    step(x, LABELS[:16])
             except foveal.errors.NumericsError:
                 failed += 1
-        found.append((digest(net), step.steps, failed))
+        assert failed == len(fails)
+        step.sharded.collect()
+        # What rounding has lost is known to rank 0.
+        found.append((digest(net), step.steps, everyone.broadcast(digest(step))))
     # Blocks that share a power of two begin with each bucket.
-    assert found[0] == found[1]
+    assert found[::2] == found[1::2]
+    assert len(set(found)) == 3
     return found
 
 
@@ -173,6 +195,19 @@ def refused():
             print(ranks.rank, type(error).__name__, error, flush=True)
 
 
+def die_in_a_bucket(shards, *_):
+    """Let this rank be killed when it has sent one of the messages that add up a bucket."""
+    exchange = Ranks.exchange
+
+    def last(ranks, other, sent, received):
+        exchange(ranks, other, sent, received)
+        if sent is not None and sent.size > 1000:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Ranks.exchange = last
+    return shards
+
+
 def lose(command, *known):
     """Let rank 0 run a command, after which ranks, of all threads, wait for each other for two seconds at most."""
     for ranks in known:
@@ -188,10 +223,12 @@ def main(what, *words):
         on_some((2, 3), looped)
         on_some((2, 3, 4), bucketed)
         on_some((1, 2, 3, 4), lambda ranks: normalised_together(ranks, 2 - ranks.size % 2))
+        for threads in (1, 2):
+            on_some((2, 4), lambda ranks, threads=threads: deep(ranks, threads))
     elif what == "refused":
         refused()
     elif what == "kill":
-        third_step(1, lambda shards, _: os.kill(os.getpid(), signal.SIGKILL))
+        third_step(1, die_in_a_bucket)
         sys.argv = ["foveal", "train", *words]
         foveal.__main__.main()
     elif what == "cut":
