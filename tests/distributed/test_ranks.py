@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +234,26 @@ def test_a_launcher_without_mpi4py_is_one_clear_error(monkeypatch):
     told = CliRunner().invoke(cli.main, ["train", "digits"])
     assert told.exit_code == 2
     assert "foveal[mpi]" in told.output
+
+
+def test_a_launcher_of_another_mpi_is_one_clear_error(monkeypatch):
+    class Communicator:
+        Get_rank, Get_size = staticmethod(lambda: 0), staticmethod(lambda: 1)
+        Dup = staticmethod(lambda: Communicator)
+
+    mpi = types.SimpleNamespace(COMM_WORLD=Communicator, Get_library_version=lambda: "Open MPI v5.0, package: a")
+    monkeypatch.setitem(sys.modules, "mpi4py", types.SimpleNamespace(MPI=mpi))
+    for name in (*launch.SIZES, *launch.OTHERS):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PMI_SIZE", "2")
+    with pytest.raises(RankError, match=r"mpiexec has started 2 processes .* another MPI \(Open MPI v5.0\)"):
+        foveal.distributed.ranks()
+    # srun sets it as well, and a job of one process may be started within another.
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    with pytest.raises(RankError, match="srun has started 2"):
+        foveal.distributed.ranks()
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "1")
+    assert foveal.distributed.ranks().size == 1
 
 
 def test_ranks_have_names_and_limits():
