@@ -409,7 +409,7 @@ class Step:
         """
         if self.sharded is None:
             raise ArgumentError("take_shards: this step takes whole batches; make it with compile_step(..., shards=8)")
-        with self.turn.lock:
+        with self.turn.lock, self.sharded.ranks.stepping():
             totals = self.sharded.take(self, shards)
         found = zip(*(ran.outputs for ran in totals.ran), strict=True)
         joined = [np.concatenate([np.atleast_1d(array) for array in arrays]) for arrays in found]

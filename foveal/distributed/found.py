@@ -35,7 +35,9 @@ class Running(Protocol):
     """A training step, as it is seen here."""
 
     model: Any
+    loss: Any
     optimizer: Any
+    key: Ndarray
     steps: int
 
     def prepare(self, x: Any, target: Any, number: int) -> Prepared:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from foveal.accumulate import Window
 from foveal.arena import Footprint
+from foveal.distributed.alike import loss_facts, rule_facts
 from foveal.distributed.buckets import Bucket, Buckets, ShardRun
 from foveal.distributed.compress import CODECS, Codec
 from foveal.distributed.exchange import Exchange, overlapping
@@ -32,8 +33,11 @@ from foveal.variable import Variable
 
 # Shards of a batch unless said otherwise.
 SHARDS = 8
-# The numbers that are added up before the gradients: shards, what their places add up to, checksums of what they write.
-TAKEN, PLACES, CHECKSUMS, HEAD = range(4)
+# The numbers that are added up before the gradients: shards, what their places add up to, checksums of what they write;
+# how many steps a rank has begun, and the squares of that.
+TAKEN, PLACES, CHECKSUMS, BEGUN, SQUARES, HEAD = range(6)
+# Of steps that a rank has begun, only the remainder by this counts, so that squares are exact.
+MANY = 1 << 16
 # And after the gradients: images; losses; shards that have failed; ranks that are asked to end. What a caller counts
 # comes after them.
 IMAGES, LOSSES, FAILED, ASKED, FIXED = range(5)
@@ -74,6 +78,8 @@ class ShardWindow(Window):
         self.counts = 0
         self.asked: Callable[[], bool] = bool
         self.agreed = False
+        # Steps that were begun, with those that have failed.
+        self.begun = 0
         # Whether the program of a shard is to write gradients as early as it can, for them to be sent meanwhile. Where
         # shards run side by side, none may write before all have told each other what they have to.
         self.overlaps = not sync_batch_norm and overlapping(ranks)
@@ -103,6 +109,9 @@ class ShardWindow(Window):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        # What a pickle comes back to is alone, and takes all shards.
+        self.own = self.ranks.own(self.batches)
+        self.overlaps = self.overlaps and self.ranks.size > 1
         self.renew()
 
     def assignments(self, gradients: dict[Variable, Tensor]) -> list[tuple[Variable, Tensor]]:
@@ -195,8 +204,9 @@ class ShardWindow(Window):
             )
         self.optimizer, self.carried_out, self.kept = step.optimizer, False, {}
         self.begin()
-        self.agree(step.model)
+        self.agree(step)
         exchange = self.exchange = self.opened()
+        self.begun += 1
         self.given, ran = len(shards), []
         if not shards:
             self.announce(step.model)
@@ -225,13 +235,13 @@ class ShardWindow(Window):
 
     def opened(self) -> Exchange:
         """Return what exchanges the arrays of a step. Raises RankError where this rank has broken a step off."""
-        if self.exchange is None or not self.overlaps:
-            return Exchange(self.ranks, self.overlaps)
-        if not self.exchange.idle:
+        if self.exchange is not None and not self.exchange.idle and self.ranks.size > 1:
             raise RankError(
                 "a step before this one was broken off on this rank, and the others may be further; start the job"
                 " again, it goes on with --resume"
             )
+        if self.exchange is None or not self.overlaps:
+            return Exchange(self.ranks, self.overlaps)
         return self.exchange
 
     def one_by_one(self, prepared: Iterable[Prepared], model: Any) -> Iterator[Ran]:
@@ -251,10 +261,19 @@ class ShardWindow(Window):
             self.announce(model)
         # How many shards there are has to be known.
         self.waited()
-        for ran in self.lockstep.run(given, self.shards, self):
-            self.add_gradients(len(ran.program.calls))
-            self.add_statistics()
-            yield ran
+        try:
+            for ran in self.lockstep.run(given, self.shards, self):
+                self.add_gradients(len(ran.program.calls))
+                self.add_statistics()
+                yield ran
+        except FovealError:
+            # All ranks refuse the step, or one is lost.
+            raise
+        except BaseException:
+            # Others wait for messages between shards.
+            assert self.exchange is not None
+            self.exchange.end()
+            raise
 
     def drive(self, parts: Generator[Pause, None, Ran]) -> Ran:
         """Run the parts of a shard. What it asks other shards for is what it is for one alone."""
@@ -272,12 +291,24 @@ class ShardWindow(Window):
         self.add_statistics()
         return ran
 
-    def agree(self, model: Any) -> None:
-        """Before the first step, raise RankError unless all ranks have the same network and the same shards."""
+    def agree(self, step: Running) -> None:
+        """Before the first step, raise RankError unless all ranks have the same network, and train it alike."""
         if not self.agreed and self.ranks.size > 1:
-            state: dict[str, Ndarray] = getattr(model, "state_dict", dict)()
-            facts = {"the number of shards": self.batches, "the content of the network": checksum(state)}
-            self.ranks.agree(facts, "build the same network on all ranks, from the same seed (nn.seed) or file")
+            state: dict[str, Ndarray] = getattr(step.model, "state_dict", dict)()
+            facts = {
+                "the number of shards": self.batches,
+                "compress": self.codec and self.codec.name,
+                "sync_batch_norm": self.sync_batch_norm,
+                "the content of the network": checksum(state),
+                "the seed": step.key[:2].tolist(),
+                "the number of steps taken": step.steps,
+                **loss_facts(step.loss),
+                **rule_facts(step.optimizer),
+            }
+            self.ranks.agree(
+                facts,
+                "build the same network, from the same seed (nn.seed) or file, and the same step of it on all ranks",
+            )
         self.agreed = True
 
     def enter(self, place: int, program: Program) -> None:
@@ -366,9 +397,10 @@ class ShardWindow(Window):
         exchange, places = self.exchange, self.own[: self.given]
         assert exchange is not None
         head, checksum = PartialSums(HEAD, self.own, np.float64), self.layout.checksum()
+        begun = self.begun % MANY
         for place in self.own:
-            there = place in places
-            head.add(place, np.array([1, place, checksum] if there else [0, 0, 0], np.float64))
+            shard = [1, place, checksum] if place in places else [0, 0, 0]
+            head.add(place, np.array([*shard, begun, begun * begun], np.float64))
 
         def job(ranks: Ranks) -> None:
             found = head.total(ranks, self.batches, self.batches)
@@ -452,6 +484,12 @@ class ShardWindow(Window):
     def check_shards(self, found: Ndarray, checksum: int | None) -> None:
         """Raise an error, on all ranks alike, unless the shards of all ranks can be added up."""
         taken = self.shards
+        # Numbers are equal where the mean of their squares is the square of their mean.
+        if self.batches * found[SQUARES] != found[BEGUN] * found[BEGUN]:
+            raise RankError(
+                "the ranks are not in the same step: one of them has caught the error of a step, or left a step out;"
+                " let such an error end the job, which goes on with --resume"
+            )
         if not taken:
             everywhere = ", on all ranks" if self.ranks.size > 1 else ""
             raise DataError(f"the batch is empty{everywhere}; a step needs at least one image")
