@@ -411,7 +411,7 @@ class Step:
         """
         if self.sharded is None:
             raise ArgumentError("take_shards: this step takes whole batches; make it with compile_step(..., shards=8)")
-        with self.turn.lock:
+        with self.turn.lock, self.sharded.ranks.stepping():
             totals = self.sharded.take(self, shards)
         first, outputs = totals.outputs()
         return StepResult(totals.loss, first, outputs, totals.images, totals.counts, totals.asked)

@@ -24,6 +24,7 @@ Why the bits are the same:
 
 tree.py       the order in which shards are added, on one rank and across ranks
 ranks.py      Ranks: messages between ranks, each with a deadline; what all of them have to agree about
+alike.py      what a step has to have alike on all ranks
 elastic.py    going on without the ranks that are gone
 launch.py     `ranks`: whether mpiexec or srun has started this process, and what happens to all when one fails
 exchange.py   what ranks exchange during a step, in a thread that stays inside of MPI

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from foveal.distributed.compress import Codec, Residual, RoundedSums
-from foveal.distributed.tree import Node, PartialSums, Scratch
+from foveal.distributed.tree import Node, PartialSums, Scratch, arrivals
 from foveal.errors import StateError
 from foveal.program import Program
 from foveal.strides import Ndarray
@@ -175,3 +175,13 @@ class ShardRun:
             self.buckets.buckets[self.closed].sums.close(self.shard)
             self.closed += 1
         return self.buckets.buckets[begin : self.closed] if self.last else []
+
+
+def bytes_of_sums(parameters: Sequence[Variable], sums: Mapping[Variable, Variable], own: range, ranks: int) -> int:
+    """Return the bytes of the sums of a step that has gradients of these parameters, without what rounding has lost.
+
+    sums: what shards write, by parameter. own: the shards of this rank, one of so many.
+    """
+    places = {arrival.slot for arrival in arrivals(own)}
+    sizes = [4 * bucket.sums.elements for bucket in Buckets(parameters, sums, own).buckets]
+    return len(places) * sum(sizes) + (max(sizes, default=0) if ranks > 1 else 0)

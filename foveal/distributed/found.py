@@ -11,8 +11,11 @@ from foveal.program import Pause, Program
 from foveal.strides import Ndarray
 from foveal.variable import Variable
 
-# The numbers that are added up before the gradients: shards, what their places add up to, checksums of what they write.
-TAKEN, PLACES, CHECKSUMS, HEAD = range(4)
+# The numbers that are added up before the gradients: shards, what their places add up to, checksums of what they write;
+# how many steps a rank has begun, and the squares of that.
+TAKEN, PLACES, CHECKSUMS, BEGUN, SQUARES, HEAD = range(6)
+# Of steps that a rank has begun, only the remainder by this counts, so that squares are exact.
+MANY = 1 << 16
 # And after the gradients: images; losses; shards that have failed; ranks that are asked to end. What a caller counts
 # comes after them.
 IMAGES, LOSSES, FAILED, ASKED, FIXED = range(5)
@@ -44,7 +47,9 @@ class Running(Protocol):
     """A training step, as it is seen here."""
 
     model: Any
+    loss: Any
     optimizer: Any
+    key: Ndarray
     steps: int
 
     def prepare(self, x: Any, target: Any, number: int) -> Prepared:
@@ -123,12 +128,19 @@ class Layout(NamedTuple):
         return cls(*(tuple(among[i] for i in part) for among, part in zip(known, places, strict=True)))
 
 
-def check_shards(found: Ndarray, checksum: int | None, ranks: int) -> None:
+def check_shards(found: Ndarray, checksum: int | None, ranks: int, batches: int) -> None:
     """Raise an error, on all ranks alike, unless the shards of all ranks can be added up.
 
-    found: the numbers that are added up first. checksum: of what this rank's shards write; None if it has none.
+    found: the numbers that are added up first, over all shards of a batch, of which there are `batches`. checksum: of
+    what this rank's shards write; None if it has none.
     """
     taken = int(found[TAKEN])
+    # Numbers are equal where the mean of their squares is the square of their mean.
+    if batches * found[SQUARES] != found[BEGUN] * found[BEGUN]:
+        raise RankError(
+            "the ranks are not in the same step: one of them has caught the error of a step, or left a step out;"
+            " let such an error end the job, which goes on with --resume"
+        )
     if not taken:
         everywhere = ", on all ranks" if ranks > 1 else ""
         raise DataError(f"the batch is empty{everywhere}; a step needs at least one image")

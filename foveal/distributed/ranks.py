@@ -7,9 +7,10 @@ the deadline those that have told nothing are named, and the job ends. While a r
 import hashlib
 import os
 import pickle
+import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -78,6 +79,8 @@ class Ranks:
         # How often some were gone, and the others went on.
         self.shrunk = 0
         self.elastic = Elastic(self) if elastic and communicator is not None else None
+        # The process that these ranks were made in, and a lock that is held during a step.
+        self.process, self.turn = os.getpid(), threading.Lock()
         # The names of all ranks' machines.
         self.hosts = ["a machine that has not answered"] * self.size
         self.hosts = self.all_of(os.uname().nodename if hasattr(os, "uname") else "localhost")
@@ -137,6 +140,30 @@ class Ranks:
     def name(self, rank: int) -> str:
         """Return a rank and its machine for messages."""
         return f"rank {self.numbers[rank]} (on {self.hosts[rank]})"
+
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """What one thread at a time does in a block, as ranks exchange the arrays of their steps in one order.
+
+        Raises RankError while another thread is in such a block, and in a process that was forked from a rank.
+        """
+        if self.size == 1:
+            yield
+            return
+        if os.getpid() != self.process:
+            raise RankError(
+                "this process was forked from a rank, and is none: the other ranks know nothing of it; take steps in"
+                " the rank itself"
+            )
+        if not self.turn.acquire(blocking=False):
+            raise RankError(
+                "another thread of this rank is in a training step: threads would take steps in another order on each"
+                " rank; let one thread take the steps of all networks, one after the other"
+            )
+        try:
+            yield
+        finally:
+            self.turn.release()
 
     # Messages.
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from foveal.arena import Footprint
-from foveal.distributed.buckets import Bucket, Buckets, ShardRun
+from foveal.distributed.alike import check_alike
+from foveal.distributed.buckets import Bucket, Buckets, ShardRun, bytes_of_sums
 from foveal.distributed.compress import Codec
 from foveal.distributed.exchange import Exchange, overlapping
 from foveal.distributed.found import (
@@ -24,6 +25,7 @@ from foveal.distributed.found import (
     HEAD,
     IMAGES,
     LOSSES,
+    MANY,
     TAKEN,
     Layout,
     Prepared,
@@ -34,10 +36,10 @@ from foveal.distributed.found import (
     check_shards,
 )
 from foveal.distributed.lockstep import Lockstep
-from foveal.distributed.ranks import Ranks, checksum
+from foveal.distributed.ranks import Ranks
 from foveal.distributed.shares import Shares
 from foveal.distributed.stored import StoredWindow
-from foveal.distributed.tree import PartialSums, arrivals, owned
+from foveal.distributed.tree import PartialSums, owned
 from foveal.errors import ArgumentError, FovealError, NumericsError, RankError, RanksLost
 from foveal.ops.op import Tensor
 from foveal.program import Pause, Program
@@ -78,6 +80,8 @@ class ShardWindow(StoredWindow):
         self.counts = 0
         self.asked: Callable[[], bool] = bool
         self.agreed = False
+        # Steps that were begun, with those that have failed.
+        self.begun = 0
         # Whether the program of a shard is to write gradients as early as it can, for them to be sent meanwhile. Where
         # shards run side by side, none may write before all have told each other what they have to.
         self.overlaps = not sync_batch_norm and overlapping(ranks)
@@ -117,6 +121,8 @@ class ShardWindow(StoredWindow):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        # What a pickle comes back to is alone.
+        self.overlaps = self.overlaps and self.ranks.size > 1
         self.renew()
 
     def assignments(self, gradients: dict[Variable, Tensor]) -> list[tuple[Variable, Tensor]]:
@@ -158,7 +164,8 @@ class ShardWindow(StoredWindow):
         self.optimizer, self.carried_out, self.kept = step.optimizer, False, {}
         self.begin()
         taken, shrunk = (self.own if source is None else source.own), self.ranks.shrunk
-        self.agree(step.model)
+        self.agree(step)
+        self.begun += 1
         ran: list[Ran] = []
 
         def attempt() -> Sums:
@@ -227,14 +234,12 @@ class ShardWindow(StoredWindow):
 
     def opened(self) -> Exchange:
         """Return what exchanges the arrays of a step. Raises RankError where this rank has broken a step off."""
-        if self.exchange is None or not self.overlaps:
-            return Exchange(self.ranks, self.overlaps)
-        if not self.exchange.idle:
+        if self.exchange is not None and not self.exchange.idle and self.ranks.size > 1:
             raise RankError(
                 "a step before this one was broken off on this rank, and the others may be further; start the job"
                 " again, it goes on with --resume"
             )
-        return self.exchange
+        return self.exchange if self.exchange and self.overlaps else Exchange(self.ranks, self.overlaps)
 
     def one_by_one(self, prepared: Iterable[Prepared], model: Any) -> Iterator[Ran]:
         """Yield what the shards of this rank have found; each is prepared and runs when its turn comes."""
@@ -262,6 +267,11 @@ class ShardWindow(StoredWindow):
             # All ranks find that shards cannot be computed as one batch.
             self.refused = error
             raise
+        except BaseException:
+            # Others wait for messages between shards.
+            assert self.exchange is not None
+            self.exchange.end()
+            raise
 
     def drive(self, parts: Generator[Pause, None, Ran]) -> Ran:
         """Run the parts of a shard. What it asks other shards for is what it is for one alone."""
@@ -279,12 +289,10 @@ class ShardWindow(StoredWindow):
         self.add_statistics()
         return ran
 
-    def agree(self, model: Any) -> None:
-        """Before the first step, raise RankError unless all ranks have the same network and the same shards."""
+    def agree(self, step: Running) -> None:
+        """Before the first step, raise RankError unless all ranks have the same network, and train it alike."""
         if not self.agreed and self.ranks.size > 1:
-            state: dict[str, Ndarray] = getattr(model, "state_dict", dict)()
-            facts = {"the number of shards": self.batches, "the content of the network": checksum(state)}
-            self.ranks.agree(facts, "build the same network on all ranks, from the same seed (nn.seed) or file")
+            check_alike(self.ranks, step, self.batches, self.codec.name if self.codec else None, self.sync_batch_norm)
         self.agreed = True
 
     def enter(self, place: int, program: Program) -> None:
@@ -308,15 +316,8 @@ class ShardWindow(StoredWindow):
     def footprint(self, program: Program) -> Footprint:
         """Return the bytes that a step holds, on shards of which a program takes one."""
         found = program.footprint() if self.lockstep is None else self.lockstep.footprint(program)
-        return replace(found, sums=self.planned(program))
-
-    def planned(self, program: Program) -> int:
-        """Return the bytes of the sums that a step with this program takes, without what rounding has lost."""
         parameters = self.layout_of(program).parameters
-        buckets = Buckets(parameters, self.sums, self.own)
-        places = {arrival.slot for arrival in arrivals(self.own)}
-        sizes = [4 * bucket.sums.elements for bucket in buckets.buckets]
-        return len(places) * sum(sizes) + (max(sizes, default=0) if self.ranks.size > 1 else 0)
+        return replace(found, sums=bytes_of_sums(parameters, self.sums, self.own, self.ranks.size))
 
     def take_layout(self, layout: Layout) -> None:
         """Make the memory for what shards write."""
@@ -374,15 +375,16 @@ class ShardWindow(StoredWindow):
         exchange, places = self.exchange, self.own[: self.given]
         assert exchange is not None
         head, checksum = PartialSums(HEAD, self.own, np.float64), self.layout.checksum()
+        begun = self.begun % MANY
         for place in self.own:
-            there = place in places
-            head.add(place, np.array([1, place, checksum] if there else [0, 0, 0], np.float64))
+            shard = [1, place, checksum] if place in places else [0, 0, 0]
+            head.add(place, np.array([*shard, begun, begun * begun], np.float64))
 
         def job(ranks: Ranks) -> None:
             found = head.total(ranks, self.batches, self.batches)
             self.shards, self.refused = int(found[TAKEN]), None
             try:
-                check_shards(found, checksum if places else None, self.ranks.size)
+                check_shards(found, checksum if places else None, self.ranks.size, self.batches)
                 if self.shards <= owned(self.batches, ranks.size - 1, ranks.size).start:
                     # A rank has none, and rank 0 says what they write.
                     self.places = ranks.broadcast(self.layout.places(self.known(model)))

@@ -90,6 +90,32 @@ def test_what_differs_is_named_before_the_first_step_and_a_step_fails_on_all_ran
         assert all(f"{rank} NumericsError epoch 1, step 3: rank 1 (on " in image for image in images)
 
 
+def test_steps_that_differ_are_named_and_ranks_in_different_steps_exchange_nothing(mpiexec):
+    ended = mpiexec(2, JOB, "apart")
+    assert ended.returncode == 0, ended.stderr
+    for rank in range(2):
+        lines = [line.removeprefix(f"{rank} ") for line in ended.stdout.splitlines() if line.startswith(f"{rank} ")]
+        names = ["compress", "sync_batch_norm", "the seed", "lr of the optimizer", "label_smoothing of the loss"]
+        for number, (name, line) in enumerate(zip(names, lines, strict=False)):
+            assert line.startswith(f"{number} RankError rank 1 (on ")
+            assert f"): {name} differs: " in line
+        caught = ["DataError label 7"] * rank + ["RankError the ranks are not in the same step"]
+        rest = lines[len(names) :]
+        assert len(rest) == 2 * len(caught)
+        for number, half in ((5, rest[: len(caught)]), (6, rest[len(caught) :])):
+            assert all(line.startswith(f"{number} {words}") for words, line in zip(caught, half, strict=True))
+
+
+def test_steps_of_a_second_thread_and_of_a_child_are_refused_and_a_pickle_is_alone(mpiexec):
+    ended = mpiexec(2, JOB, "parted")
+    assert ended.returncode == 0, ended.stderr
+    for rank in range(2):
+        thread, child, alone = (line for line in ended.stdout.splitlines() if line.startswith(f"{rank} "))
+        assert "another thread of this rank is in a training step" in thread
+        assert "this process was forked from a rank" in child
+        assert alone == f"{rank} True"
+
+
 @pytest.mark.parametrize(("what", "words"), [("error", "out of luck"), ("hang", "rank 1 (on ")])
 def test_an_error_on_one_rank_and_one_that_hangs_end_all(mpiexec, what, words):
     ended = mpiexec(2, JOB, what)

@@ -2,6 +2,8 @@
 
 all       trains on 1, 2, 3 and 4 of the ranks, on one or two threads, and prints what comes out
 refused   trains where rank 1 has other data, another network and an image that is too large, and prints the errors
+apart     makes steps whose options are others on rank 1, or lets it catch an error, and prints what becomes of them
+parted    takes steps in a second thread, in a child and from a pickle, and prints what becomes of them
 error     raises an error on rank 1, for which rank 0 waits
 hang      lets rank 0 wait for rank 1, which sleeps
 kill ...  is `foveal train ...`, where rank 1 is killed in its third step, when part of a bucket was sent
@@ -12,6 +14,7 @@ lost COMMAND  lets rank 0 run such a command, and both ranks wait for each other
 
 import hashlib
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -249,6 +252,63 @@ def die_in_a_bucket(shards, *_):
     return shards
 
 
+def apart():
+    """Print what becomes of steps that rank 1 makes with other options, and of one whose error it alone catches."""
+    ranks = foveal.distributed.ranks(20.0)
+    made = {"loss": nn.CrossEntropyLoss(), "lr": 0.1, "shards": 4}
+    others = (
+        {"compress": "int8"},
+        {"sync_batch_norm": True},
+        {"seed": 1},
+        {"lr": 0.2},
+        {"loss": nn.CrossEntropyLoss(label_smoothing=0.1)},
+        {},
+        {"sync_batch_norm": True},
+    )
+    for number, other in enumerate(others):
+        net, alike = network(), number >= 5
+        given = {**made, **(other if alike or not ranks.first else {})}
+        rule = optim.SGD(net.parameters(), given.pop("lr"))
+        step = foveal.compile_step(net, given.pop("loss"), rule, ranks=ranks, threads=1, **given)
+        # Rank 0 learns in its second step that rank 1 is in its third.
+        for attempt in range(3 - ranks.first if alike else 1):
+            labels = LABELS[:16].copy()
+            labels[8] = 7 if ranks.rank and attempt == 1 else 0
+            try:
+                step(IMAGES[:16], labels)
+            except foveal.errors.FovealError as error:
+                print(ranks.rank, number, type(error).__name__, error, flush=True)
+
+
+def parted():
+    """Print what becomes of steps in a thread beside another one's step, in a child, and in a pickle, which is alone.
+
+    The pickle goes on to the same bits.
+    """
+    ranks = foveal.distributed.ranks(20.0)
+    net = network()
+    rule = optim.Adam(net.parameters())
+    step = foveal.compile_step(net, nn.CrossEntropyLoss(), rule, shards=4, ranks=ranks, threads=1)
+    step(IMAGES[:16], LABELS[:16])
+
+    def refused():
+        try:
+            step(IMAGES[:16], LABELS[:16])
+        except foveal.errors.RankError as error:
+            print(ranks.rank, error, flush=True)
+
+    with ranks.stepping():
+        refused()
+    if not (child := os.fork()):
+        refused()
+        os._exit(0)
+    os.waitpid(child, 0)
+    alone = pickle.loads(pickle.dumps(step))
+    step(IMAGES[:16], LABELS[:16])
+    alone(IMAGES[:16], LABELS[:16])
+    print(ranks.rank, digest(net) == digest(alone.model), flush=True)
+
+
 def lose(command, *known):
     """Let rank 0 run a command, after which ranks, of all threads, wait for each other for two seconds at most."""
     for ranks in known:
@@ -270,6 +330,10 @@ def main(what, *words):
         refused()
     elif what == "elastic":
         elastic(*words)
+    elif what == "apart":
+        apart()
+    elif what == "parted":
+        parted()
     elif what == "kill":
         third_step(1, die_in_a_bucket)
         sys.argv = ["foveal", "train", *words]
