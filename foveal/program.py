@@ -1,6 +1,5 @@
 """Program: kernels with their memory, ready to run. foveal/build.py makes them."""
 
-import ctypes
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,11 +17,10 @@ from foveal.kernel import runtime
 from foveal.lower import KernelCall, Lowered
 from foveal.passes.fusion.group import Group
 from foveal.passes.layout import LayoutPlan
-from foveal.passes.plan_memory import ALIGNMENT
 from foveal.scheduling import CallSchedule
 from foveal.strides import Ndarray
 from foveal.variable import Variable
-from foveal.workers import aligned, workers
+from foveal.workers import workers
 
 # Images of fewer channels than this are copied into channels-last memory channel by channel, so that NumPy's innermost
 # loop runs over pixels.
@@ -95,8 +93,7 @@ class Program:
         self.versions: list[int] | None = None
         # the calls of operators without a kernel
         self.in_python = [i for i, call in enumerate(self.calls) if call.python is not None]
-        # what the native loop counts in (barriers), and the clock after each call when it is timed
-        self.barrier_count = aligned(2 * ALIGNMENT)
+        # the clock after each call of a run that is timed
         self.times = np.zeros(len(self.calls), np.int64)
         self.turn = forks.Locked(forks.PROGRAMS)
         # the thread in which `run` is in progress
@@ -194,19 +191,15 @@ class Program:
         """Run the calls from number `start` to before `stop`."""
         if start == stop:
             return
-        # {records, their number, barrier count, times or null}: see kernel.runtime
-        job = (ctypes.c_int64 * 4)(
-            self.binding.table.ctypes.data + start * RECORD_BYTES,
-            stop - start,
-            self.barrier_count.ctypes.data,
-            self.times[start:].ctypes.data if timed else 0,
-        )
+        records = self.binding.table.ctypes.data + start * RECORD_BYTES
+        times = self.times[start:].ctypes.data if timed else 0
         with self.turn.lock:
-            if self.threads == 1:
-                runtime.run()(ctypes.addressof(job), 0, 1)
+            # of the parallel loops
+            self.binding.counters[start:stop] = 0
+            if self.threads == 1 or stop - start > runtime.MAX_CALLS:
+                runtime.alone()(records, stop - start, times)
             else:
-                self.binding.counters[start:stop] = 0
-                workers().run(self.threads, runtime.address("run"), ctypes.addressof(job))
+                workers().run(self.threads, records, stop - start, times)
 
     def interpret(self, *arrays: Ndarray) -> list[Ndarray]:
         """Run the same calls with every kernel body in plain Python: slow, for tests and for debugging."""
