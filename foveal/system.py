@@ -7,7 +7,6 @@ from pathlib import Path
 
 from foveal.errors import DataError
 
-
 # Native threads that a program may have on any machine.
 MAX_THREADS = 4096
 

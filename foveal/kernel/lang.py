@@ -225,11 +225,8 @@ def parallel(*ns: Index) -> Iterator[tuple[Index, ...]]:
     if isinstance(total, int) and total == 0:
         return
     builder.loops += 1
-    if builder.loops < PARALLEL_LOOPS:
-        pieces = shares(builder, total)
-    else:
-        pieces = turns(builder, total)
-    for start, stop in pieces:
+    pieces = shares if builder.loops < PARALLEL_LOOPS else turns
+    for start, stop in pieces(builder, total):
         # over the iterations of a piece
         if all(isinstance(n, int) for n in ns[1:]):
             for flat in loop(stop, start=start):
@@ -239,7 +236,7 @@ def parallel(*ns: Index) -> Iterator[tuple[Index, ...]]:
 
 
 def shares(builder: Builder, total: Index) -> Iterator[tuple[Index, Index]]:
-    """Pieces (start, stop) of a parallel loop: those of this thread's share, then what is left of the others' shares."""
+    """Pieces (start, stop) of a parallel loop: of this thread's share, then what is left of the others' shares."""
     counters = builder.counters_of(builder.loops - 1)
     mine, threads = Value(builder.thread, I64), Value(builder.threads, I64)
     # over the threads whose shares are taken: this one first, then those with higher indices, then the lower ones
