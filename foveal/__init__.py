@@ -65,7 +65,7 @@ MAP = (
     ("structure", "what traced functions return, nested, as a list and back"),
     ("api", "compile: a function as native code"),
     ("gradient", "grad, value_and_grad: the gradients of a function as native code"),
-    ("trained", "which parameters a training step trains"),
+    ("trained", "what a training step needs of a model and an optimiser; which parameters it trains"),
     ("accumulate", "gradients of several batches for one update"),
     ("batch", "what a training step is given"),
     ("distributed", "several processes, on several machines, that train one network over MPI"),

@@ -52,6 +52,11 @@ class KernelCall:
         return self.kernel, *self.kernel.functions
 
     @property
+    def between_shards(self) -> bool:
+        """True for a message between the shards of a batch."""
+        return self.python is not None and self.python.op.between_shards
+
+    @property
     def written(self) -> tuple[View, ...]:
         return self.views[: self.outputs]
 

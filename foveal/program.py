@@ -1,22 +1,24 @@
 """Program: kernels with their memory, ready to run. foveal/build.py makes them."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from foveal import forks
 from foveal.arena import ArenaPlan, Footprint, mib
-from foveal.bind import RECORD_BYTES, Binding
+from foveal.bind import RECORD_BYTES, Binding, bind
 from foveal.errors import StateError
 from foveal.graph import Graph
 from foveal.kernel import runtime
 from foveal.lower import KernelCall, Lowered
 from foveal.passes.fusion.group import Group
 from foveal.passes.layout import LayoutPlan
+from foveal.python_call import PythonCall
 from foveal.scheduling import CallSchedule
 from foveal.strides import Ndarray
 from foveal.variable import Variable
@@ -56,6 +58,18 @@ class BuildRecord:
     seconds: float
     compiled: int
     from_disk: int
+
+
+class Pause(NamedTuple):
+    """Where a program that runs in parts has stopped."""
+
+    #: how many calls of the program come before this place
+    done: int
+    #: the operator between shards that comes next; None at a stop
+    message: PythonCall | None = None
+    #: the memory of its output, which whoever drives the program writes, and of its inputs
+    y: Ndarray | None = None
+    inputs: Sequence[Ndarray] = ()
 
 
 @dataclass(eq=False)
@@ -111,12 +125,7 @@ class Program:
         if _only_built.get():
             raise Built(self)
         with self.turn.lock:
-            if self.runner == threading.get_ident():
-                raise StateError(
-                    "a program was run from within a run of it in the same thread, by a signal handler or a finaliser;"
-                    " let that set a flag, and run the program when the run has returned"
-                )
-            self.runner = threading.get_ident()
+            self.begin()
             try:
                 self.fill_arguments(arrays)
                 self.launch(timed)
@@ -124,43 +133,99 @@ class Program:
             finally:
                 self.runner = 0
 
-    def fill_arguments(self, arrays: tuple[Ndarray, ...]) -> None:
+    def parts(
+        self, arrays: Sequence[Ndarray], stops: Collection[int] = (), restore: bool = True
+    ) -> Generator[Pause, None, list[Ndarray]]:
+        """Run as `run` does, with a pause after each call whose number is in `stops`, and before each operator between
+        shards, whose output is to be written during the pause; the outputs are what the generator returns.
+
+        The program's turn is held from the first part to the end, so one thread drives it from `next` to the end or to
+        `close`, which undoes the run as an exception does. A pause of a call that is not repeated, as what it reads has
+        not changed, is left out. restore: False where the caller puts back what variables held.
+        """
+        if _only_built.get():
+            raise Built(self)
+        with self.turn.lock:
+            self.begin()
+            try:
+                self.fill_arguments(arrays)
+                yield from self.launching(stops, restore=restore, messages=True)
+                return [result.copy() for result in self.results]
+            finally:
+                self.runner = 0
+
+    def begin(self) -> None:
+        """Note that this thread runs the program."""
+        if self.runner == threading.get_ident():
+            raise StateError(
+                "a program was run from within a run of it in the same thread, by a signal handler or a finaliser;"
+                " let that set a flag, and run the program when the run has returned"
+            )
+        self.runner = threading.get_ident()
+
+    def twin(self) -> "Program":
+        """Return a program of the same machine code and the same variables, with other memory for all else.
+
+        Parts of the two may run by turns in one thread: they share the lock, so that a fork waits for both.
+        """
+        binding = bind(self.lowered, self.schedule, self.arena_plan, self.binding.code, self.threads)
+        made = replace(self, binding=binding)
+        made.turn = self.turn
+        return made
+
+    def fill_arguments(self, arrays: Sequence[Ndarray]) -> None:
         for argument, given in zip(self.arguments, arrays, strict=True):
             fill(argument, given)
 
     def launch(self, timed: bool = False) -> None:
-        """Run all calls on the arguments in memory; the prepared ones only when a variable they read has changed."""
+        """Run all calls on the arguments in memory; the prepared ones only when a variable they read has changed.
+
+        An operator between shards computes what it is for one shard alone: its numpy().
+        """
         with self.turn.lock:
-            versions = [variable.version for variable in self.sources]
-            start = self.prepared if versions == self.versions else 0
-            try:
-                self.launch_from(start, timed)
-                self.versions = versions
-            finally:
-                # Even a run that was interrupted may have written them.
-                for variable in self.updated:
-                    variable.touch()
+            for _ in self.launching(timed=timed):
+                pass
 
-    def launch_from(self, start: int, timed: bool = False) -> None:
-        """Run the calls from number `start` on."""
-        if self.in_python:
-            self.launch_in_parts(start, timed)
-        else:
-            self.launch_native(start, len(self.calls), timed)
+    def launching(
+        self, stops: Collection[int] = (), timed: bool = False, restore: bool = True, messages: bool = False
+    ) -> Generator[Pause, None, None]:
+        """Run all calls, with pauses after `stops`, and with `messages` before each operator between shards."""
+        versions = [variable.version for variable in self.sources]
+        start = self.prepared if versions == self.versions else 0
+        try:
+            if self.in_python or stops:
+                yield from self.launch_in_parts(start, stops, timed, restore, messages)
+            else:
+                self.launch_native(start, len(self.calls), timed)
+            self.versions = versions
+        finally:
+            # Even a run that was interrupted may have written them.
+            for variable in self.updated:
+                variable.touch()
 
-    def launch_in_parts(self, start: int, timed: bool) -> None:
-        """Run the calls, those in Python between native ones.
+    def launch_in_parts(
+        self, start: int, stops: Collection[int], timed: bool, restore: bool, messages: bool
+    ) -> Generator[Pause, None, None]:
+        """Run the calls from number `start` on, those in Python and pauses between native ones.
 
         What numpy() raises, or an interruption, may come when some variables are written and others not. All get back
         what they held, and the outputs are NaN: the run has not been carried out.
         """
-        kept = [(variable, variable.storage.copy()) for variable in self.updated]
+        kept = [(variable, variable.storage.copy()) for variable in self.updated if restore]
         try:
-            for i in self.in_python:
-                if i >= start:
-                    self.launch_native(start, i, timed)
-                    self.call_python(self.calls[i])
-                    start = i
+            for number in sorted({*self.in_python, *stops}):
+                # A call that is not there would be none of the table.
+                if not start <= number < len(self.calls):
+                    continue
+                in_python = number in self.in_python
+                self.launch_native(start, number if in_python else number + 1, timed)
+                start = number + 1
+                if in_python and self.calls[number].between_shards and messages:
+                    yield self.message(number)
+                elif in_python:
+                    self.call_python(self.calls[number])
+                if number in stops:
+                    yield Pause(start)
             self.launch_native(start, len(self.calls), timed)
         except BaseException:
             # once more, whatever interrupts it now
@@ -171,6 +236,12 @@ class Program:
                 except BaseException:
                     continue
             raise
+
+    def message(self, number: int) -> Pause:
+        """Return the pause before an operator between shards."""
+        call = self.calls[number]
+        y, *inputs = (self.binding.array(view) for view in call.views)
+        return Pause(number, call.python, y, inputs)
 
     def put_back(self, kept: Sequence[tuple[Variable, Ndarray]]) -> None:
         """Undo a run that failed between two calls."""

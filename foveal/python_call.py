@@ -46,7 +46,7 @@ class PythonCall:
 
     def tell(self, seconds: float, y: Ndarray) -> None:
         """Warn, once for each operator, that it runs in Python, and say what that costs."""
-        if self.op in _told:
+        if self.op in _told or self.op.between_shards:
             return
         _told.add(self.op)
         warn(

@@ -1,9 +1,9 @@
 """compile_step: forward, loss, backward and update of a network as one native program."""
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -23,15 +23,15 @@ from foveal.guard import Guard, guard_updates
 from foveal.kernel.runtime import prepare
 from foveal.kinds import shown
 from foveal.names import missing
-from foveal.ops.op import Tensor, Type
+from foveal.ops.op import Type
 from foveal.passes.recompute import FAST, MEMORY
 from foveal.profile import show_timings
-from foveal.program import Program
+from foveal.program import Pause, Program
 from foveal.programs import Programs
 from foveal.strides import Ndarray, Shape
 from foveal.structure import Rebuild, call_on, flattened
 from foveal.trace import Symbol, tracing
-from foveal.trained import check_optimizer, check_used, parameters_of
+from foveal.trained import LoaderLike, ModelLike, OptimizerLike, check_optimizer, check_used, parameters_of
 from foveal.variable import Variable
 from foveal.watch import Same, State
 
@@ -39,45 +39,6 @@ from foveal.watch import Same, State
 SETTINGS = "optimizer, or setting of it that is compiled in"
 # Of the parameters that a loss does not read, a warning names this many.
 MAX_NAMED = 5
-
-Value = TypeVar("Value")
-
-
-class ModelLike(Protocol):
-    """What compile_step needs of a model; nn.Module is one. A parameter is a Variable with a flag `trainable`."""
-
-    def __call__(self, x: Any) -> Any: ...
-
-    def parameters(self) -> list[Any]: ...
-
-
-class LoaderLike(Protocol):
-    """What a step on shards needs of a loader; foveal.data.Loader is one."""
-
-    def shares(self, epoch: int, shards: int, own: range, first: int = 0) -> Iterator[list[tuple[Any, Any]]]:
-        """Yield the shards of each batch whose numbers are among `own`."""
-
-
-class OptimizerLike(Protocol):
-    """What compile_step needs of an optimiser; optim.Optimizer is one."""
-
-    def begin(self) -> None:
-        """Set the scalars in memory, such as the learning rate, for the next step."""
-
-    def undo(self) -> None:
-        """Take the last `begin` back, after a step that failed."""
-
-    def structure(self) -> tuple[Hashable, ...]:
-        """Return everything that is compiled into the step; another value means another program."""
-
-    def own_gradients(self, gradients: Mapping[Variable, Value]) -> dict[Variable, Value]:
-        """Return what is given for the parameters that this optimiser trains, and leave the others out."""
-
-    def assignments(self, gradients: dict[Variable, Tensor]) -> list[tuple[Variable, Tensor]]:
-        """Return the new values of parameters and of the optimiser's state. Called while the step is traced.
-
-        gradients: of the parameters that the loss reads; the others and their state stay as they are.
-        """
 
 
 @dataclass(frozen=True)
@@ -403,12 +364,17 @@ class Step:
 
     # Steps on shards.
 
-    def run(self, x: Any, target: Any, number: int) -> Ran:
-        """Run the program of a shard; for what takes the shards of a batch."""
+    def parts(self, x: Any, target: Any, number: int) -> Generator[Pause, None, Ran]:
+        """Run the program of a shard, in parts (Program.parts); for what takes the shards of a batch.
+
+        number: of the shard, by which random operators draw.
+        """
         made, arrays = self.ready(x, target)
         assert self.sharded is not None
-        self.sharded.ready(made.program)
-        loss, output, found, *others = made.program.run(*arrays, self.key_of(number))
+        stops = self.sharded.ready(made.program)
+        # What a shard has written is dropped where the step is not carried out.
+        running = made.program.parts([*arrays, self.key_of(number)], stops, restore=False)
+        loss, output, found, *others = yield from running
         problem = "" if found[0] else self.failure(float(loss), made.traced.guard, found)
         self.show_timings(made.program)
         return Ran(made.program, float(loss), [output, *others], made.traced.rebuild, problem)

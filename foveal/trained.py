@@ -1,12 +1,52 @@
-"""Which parameters a training step trains, and whether the model, the loss and the optimiser agree about that."""
+"""What a training step needs of a model, a loader and an optimiser; which parameters it trains, if all agree."""
 
 import itertools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from foveal.errors import StateError
+from foveal.ops.op import Tensor
 from foveal.trace import Trace
 from foveal.variable import Variable
+
+Value = TypeVar("Value")
+
+
+class ModelLike(Protocol):
+    """What compile_step needs of a model; nn.Module is one. A parameter is a Variable with a flag `trainable`."""
+
+    def __call__(self, x: Any) -> Any: ...
+
+    def parameters(self) -> list[Any]: ...
+
+
+class LoaderLike(Protocol):
+    """What a step on shards needs of a loader; foveal.data.Loader is one."""
+
+    def shares(self, epoch: int, shards: int, own: range, first: int = 0) -> Iterator[list[tuple[Any, Any]]]:
+        """Yield the shards of each batch whose numbers are among `own`."""
+
+
+class OptimizerLike(Protocol):
+    """What compile_step needs of an optimiser; optim.Optimizer is one."""
+
+    def begin(self) -> None:
+        """Set the scalars in memory, such as the learning rate, for the next step."""
+
+    def undo(self) -> None:
+        """Take the last `begin` back, after a step that failed."""
+
+    def structure(self) -> tuple[Hashable, ...]:
+        """Return everything that is compiled into the step; another value means another program."""
+
+    def own_gradients(self, gradients: Mapping[Variable, Value]) -> dict[Variable, Value]:
+        """Return what is given for the parameters that this optimiser trains, and leave the others out."""
+
+    def assignments(self, gradients: dict[Variable, Tensor]) -> list[tuple[Variable, Tensor]]:
+        """Return the new values of parameters and of the optimiser's state. Called while the step is traced.
+
+        gradients: of the parameters that the loss reads; the others and their state stay as they are.
+        """
 
 
 def parameters_of(*owners: object) -> list[Any]:

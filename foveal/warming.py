@@ -18,9 +18,10 @@ from foveal.kernel import runtime
 from foveal.kernel.progress import kept
 from foveal.kinds import shown
 from foveal.program import Built, only_built
-from foveal.step import ModelLike, OptimizerLike, Step, compile_step
+from foveal.step import Step, compile_step
 from foveal.strides import Ndarray
 from foveal.structure import call_on
+from foveal.trained import ModelLike, OptimizerLike
 from foveal.watch import own_attributes
 
 INFERENCE, TRAINING, UPDATE = "inference", "training step", "update"

@@ -4,7 +4,8 @@ A step is carried out on all ranks or on none. Two sums are made: of a few numbe
 failed, and then, if none has, of the gradients and of what the shards would change running statistics by.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import closing
 from typing import Any, NamedTuple, Protocol
 from zlib import crc32
 
@@ -16,7 +17,7 @@ from foveal.distributed.ranks import Ranks, checksum
 from foveal.distributed.tree import PartialSums, owned
 from foveal.errors import ArgumentError, DataError, NumericsError, RankError, ShapeError, StateError
 from foveal.ops.op import Tensor
-from foveal.program import Program
+from foveal.program import Pause, Program
 from foveal.strides import Ndarray
 from foveal.trace import current
 from foveal.variable import Variable
@@ -50,8 +51,8 @@ class Running(Protocol):
     optimizer: Any
     steps: int
 
-    def run(self, x: Any, target: Any, number: int) -> Ran:
-        """Run the program of a shard, whose random operators draw by this number."""
+    def parts(self, x: Any, target: Any, number: int) -> Generator[Pause, None, Ran]:
+        """Run the program of a shard, whose random operators draw by this number, in parts."""
 
 
 class Totals(NamedTuple):
@@ -172,7 +173,7 @@ class ShardWindow(Window):
         ran: list[Ran] = []
         try:
             for place, (x, target) in zip(self.own, shards, strict=False):
-                ran.append(step.run(x, target, step.steps * self.batches + place))
+                ran.append(self.drive(step.parts(x, target, step.steps * self.batches + place)))
                 self.add_shard(place, ran[-1], target)
                 if ran[-1].problem:
                     break
@@ -186,6 +187,18 @@ class ShardWindow(Window):
             self.numbers.clear()
             self.gradients.clear()
 
+    def drive(self, parts: Generator[Pause, None, Ran]) -> Ran:
+        """Run the parts of a shard. What it asks other shards for is what it is for one alone."""
+        with closing(parts):
+            while True:
+                try:
+                    pause = next(parts)
+                except StopIteration as ended:
+                    ran: Ran = ended.value
+                    return ran
+                if pause.message is not None and pause.y is not None:
+                    pause.message.run(pause.y, pause.inputs)
+
     def agree(self, model: Any) -> None:
         """Before the first step, raise RankError unless all ranks have the same network and the same shards."""
         if not self.agreed and self.ranks.size > 1:
@@ -194,13 +207,17 @@ class ShardWindow(Window):
             self.ranks.agree(facts, "build the same network on all ranks, from the same seed (nn.seed) or file")
         self.agreed = True
 
-    def ready(self, program: Program) -> None:
-        """Prepare the memory for a shard: its weight, and statistics as they were before the first shard."""
+    def ready(self, program: Program) -> Collection[int]:
+        """Prepare the memory for a shard: its weight, and statistics as they were before the first shard.
+
+        Returns the calls after which the program is to pause.
+        """
         self.weigh(program)
         for variable in self.layout_of(program).statistics:
             if variable not in self.kept:
                 self.kept[variable] = variable.storage.copy()
         self.put_back()
+        return ()
 
     def put_back(self) -> None:
         """Let statistics be what they were before the first shard."""

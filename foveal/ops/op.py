@@ -155,6 +155,10 @@ class Operator:
 
     differentiable: ClassVar[bool] = True
 
+    # True for a message between the shards of a batch: a program pauses for it (Program.parts), and numpy() computes
+    # what it is for one shard alone
+    between_shards: ClassVar[bool] = False
+
     # True if its kernels can end with the pointwise steps that follow (kernels/epilogue.py)
     epilogues: ClassVar[bool] = False
 
@@ -375,10 +379,10 @@ class Operator:
 
     @property
     def has_kernel(self) -> bool:
-        """False for operators outside of this package whose numpy() programs have to call."""
+        """False for messages, and for operators outside of this package whose numpy() programs have to call."""
         own = type(self)
         written = own.kernel is not Operator.kernel or own.lower is not Operator.lower
-        return self.of_package or self.composite or self.view or written
+        return not self.between_shards and (self.of_package or self.composite or self.view or written)
 
     def strides(self, shape: Shape) -> Shape:
         """The strides of the output in memory: channels last for images, C order for all else."""
