@@ -1,6 +1,7 @@
 """Program: kernels with their memory, ready to run. foveal/build.py makes them."""
 
 import threading
+import time
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,6 +17,7 @@ from foveal.errors import StateError
 from foveal.graph import Graph
 from foveal.kernel import runtime
 from foveal.lower import KernelCall, Lowered
+from foveal.pace import Pace
 from foveal.passes.fusion.group import Group
 from foveal.passes.layout import LayoutPlan
 from foveal.python_call import PythonCall
@@ -89,6 +91,8 @@ class Program:
     arena_plan: ArenaPlan
     binding: Binding
     record: BuildRecord
+    #: by which a short program chooses between all threads and one; None if it always runs on all
+    pace: Pace | None = None
 
     #: whether the DEBUG ladder has shown its timings
     profiled: bool = field(default=False, init=False)
@@ -264,13 +268,21 @@ class Program:
             return
         records = self.binding.table.ctypes.data + start * RECORD_BYTES
         times = self.times[start:].ctypes.data if timed else 0
+        # only runs of the same calls can be compared
+        pace = self.pace if (start, stop, timed) == (self.prepared, len(self.calls), False) else None
         with self.turn.lock:
-            # of the parallel loops
-            self.binding.counters[start:stop] = 0
-            if self.threads == 1 or stop - start > runtime.MAX_CALLS:
+            threads = pace.choose() if pace else self.threads
+            if self.threads > 1:
+                # of the parallel loops
+                self.binding.counters[start:stop] = 0
+            started = time.perf_counter()
+            if threads == 1 or stop - start > runtime.MAX_CALLS:
                 runtime.alone()(records, stop - start, times)
-            else:
-                workers().run(self.threads, records, stop - start, times)
+            elif not workers().run(threads, records, stop - start, times):
+                # another caller had the threads
+                pace = None
+            if pace:
+                pace.note(threads, time.perf_counter() - started)
 
     def interpret(self, *arrays: Ndarray) -> list[Ndarray]:
         """Run the same calls with every kernel body in plain Python: slow, for tests and for debugging."""

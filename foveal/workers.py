@@ -21,6 +21,10 @@ from foveal.system import MAX_THREADS, max_threads, processors
 SMALL_WORK = 10_000_000
 SMALL_SIZE = 1 << 18
 
+# A graph with fewer of both than these runs in some milliseconds at most, and measures whether other threads pay.
+SHORT_WORK = 500_000_000
+SHORT_SIZE = 1 << 24
+
 # Seconds that a thread watches for work, or for another one to have done its piece, before it sleeps: about what
 # waking it takes.
 PATIENCE = 100e-6
@@ -61,13 +65,22 @@ def get_threads() -> int:
 
 def threads_for(graph: Graph) -> int:
     """Return the number of threads for a graph: `get_threads()`, or 1 if waking others takes longer than they save."""
-    work = sum(
+    return 1 if takes_less(graph, SMALL_WORK, SMALL_SIZE) else get_threads()
+
+
+def is_short(graph: Graph) -> bool:
+    """Return True if a program of the graph is to measure whether other threads pay."""
+    return takes_less(graph, SHORT_WORK, SHORT_SIZE)
+
+
+def takes_less(graph: Graph, work: int, size: int) -> bool:
+    """Return True if a graph has fewer operations and elements than these."""
+    operations = sum(
         node.op.flops(node.type, *(x.type for x in node.inputs), **node.attributes)
         for node in graph.nodes
         if node.op is not None
     )
-    size = sum(node.type.size for node in graph.nodes)
-    return 1 if work < SMALL_WORK and size < SMALL_SIZE else get_threads()
+    return operations < work and sum(node.type.size for node in graph.nodes) < size
 
 
 def aligned(size: int) -> Ndarray:
@@ -131,17 +144,17 @@ class Workers:
             self.native_serve(block, boxes + runtime.BOX_BYTES * thread, thread, spins)
             wake.acquire()
 
-    def run(self, threads: int, records: int, number: int, times: int = 0) -> int:
+    def run(self, threads: int, records: int, number: int, times: int = 0) -> bool:
         """Run `number` records, on `threads` threads as far as they come. Returns when all is done.
 
-        Returns how often this thread slept until another one had done its piece; -1 if another caller had the threads,
-        so that this one ran alone. It is one native call: an interruption (Ctrl-C) comes before it or after it.
+        Returns False if another caller had the threads, so that this one ran alone. It is one native call: an
+        interruption (Ctrl-C) comes before it or after it.
         """
         if len(self.wake) < threads - 1:
             self.grow(threads)
         if self.sleeps_in_python:
             self.wake_sleepers(threads)
-        return self.native_run(*self.addresses, threads, records, number, times, self.patience)
+        return bool(self.native_run(*self.addresses, threads, records, number, times, self.patience))
 
     def wake_sleepers(self, threads: int) -> None:
         """Wake the threads that sleep in Python."""

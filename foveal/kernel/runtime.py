@@ -119,8 +119,8 @@ define internal void @stamp(ptr %times, i64 %i) noinline {{
   ret void
 }}
 
-; wait until the number of the section is not `seen`; 1 if this thread slept
-define internal i64 @wait(ptr %block, i32 %seen, i64 %patience) noinline {{
+; wait until the number of the section is not `seen`
+define internal void @wait(ptr %block, i32 %seen, i64 %patience) noinline {{
 entry:
   %p_number = getelementptr i8, ptr %block, i64 4
   br label %look
@@ -142,11 +142,9 @@ tired:
   call void @sleep(ptr %p_number, i32 %seen)
   %later = load atomic i32, ptr %p_number acquire, align 4
   %still = icmp eq i32 %later, %seen
-  br i1 %still, label %tired, label %slept
-slept:
-  ret i64 1
+  br i1 %still, label %tired, label %awake
 awake:
-  ret i64 0
+  ret void
 }}
 
 ; wake those that sleep until the section ends, after its end
@@ -164,9 +162,9 @@ end:
   ret void
 }}
 
-; take part until the run is over, or another one is going on that has fewer threads; gives how often this thread slept.
-; inside: this thread has entered the first section already
-define internal i64 @take_part(ptr %block, i64 %thread, i64 %patience, i1 %inside) noinline {{
+; take part until the run is over, or another one is going on that has fewer threads; inside: this thread has entered
+; the first section already
+define internal void @take_part(ptr %block, i64 %thread, i64 %patience, i1 %inside) noinline {{
 entry:
   %p_threads = getelementptr %block, ptr %block, i64 0, i32 6
   %p_records = getelementptr %block, ptr %block, i64 0, i32 7
@@ -175,7 +173,6 @@ entry:
   br i1 %inside, label %section, label %look
 
 look:
-  %sleeps = phi i64 [ 0, %entry ], [ %sleeps, %enter ], [ %sum, %wait ]
   %state = load atomic i64, ptr %block acquire, align 8
   %low = trunc i64 %state to i32
   %p_closed = and i32 %low, 8192
@@ -198,7 +195,6 @@ enter:
 
 section:
   %first = phi i64 [ 0, %entry ], [ %index, %enter ], [ %next, %ended ]
-  %slept = phi i64 [ 0, %entry ], [ %sleeps, %enter ], [ %slept, %ended ]
   ; the run's own words are read only inside of a section: afterwards they may be those of another one
   %threads = load atomic i64, ptr %p_threads monotonic, align 8
   %records = load atomic ptr, ptr %p_records monotonic, align 8
@@ -254,17 +250,14 @@ ended:
   br i1 %last, label %end, label %section
 
 wait:
-  %so_far = phi i64 [ %sleeps, %closed ], [ %slept, %outside ]
   %seen_state = phi i64 [ %state, %closed ], [ %new, %outside ]
   %seen_high = lshr i64 %seen_state, 32
   %seen = trunc i64 %seen_high to i32
-  %one = call i64 @wait(ptr %block, i32 %seen, i64 %patience)
-  %sum = add i64 %so_far, %one
+  call void @wait(ptr %block, i32 %seen, i64 %patience)
   br label %look
 
 end:
-  %result = phi i64 [ %sleeps, %closed ], [ %sleeps, %opened ], [ %slept, %ended ]
-  ret i64 %result
+  ret void
 }}
 define void @foveal_alone(ptr %records, i64 %n, ptr %times) {{
 entry:
@@ -297,7 +290,7 @@ entry:
   br i1 %mine, label %begin, label %without
 without:
   call void @foveal_alone(ptr %records, i64 %n, ptr %times)
-  ret i64 -1
+  ret i64 0
 begin:
   %p_threads = getelementptr %block, ptr %block, i64 0, i32 6
   store atomic i64 %threads, ptr %p_threads monotonic, align 8
@@ -334,9 +327,9 @@ told:
   %following = add i64 %thread, 1
   br label %tell
 work:
-  %slept = call i64 @take_part(ptr %block, i64 0, i64 %patience, i1 true)
+  call void @take_part(ptr %block, i64 0, i64 %patience, i1 true)
   store atomic i64 0, ptr %p_taken seq_cst, align 8
-  ret i64 %slept
+  ret i64 1
 }}
 
 define void @foveal_serve(ptr %block, ptr %box, i64 %thread, i64 %patience) {{
@@ -353,7 +346,7 @@ look:
   %none = icmp eq i64 %runs, %known
   br i1 %none, label %watch, label %job
 job:
-  call i64 @take_part(ptr %block, i64 %thread, i64 %patience, i1 false)
+  call void @take_part(ptr %block, i64 %thread, i64 %patience, i1 false)
   br label %look
 watch:
   call void @pause()
@@ -459,8 +452,8 @@ def alone() -> Callable[[int, int, int], None]:
 def run() -> Callable[[int, int, int, int, int, int, int], int]:
     """run(block, boxes, threads, records, number, times, patience): run the records on the workers too.
 
-    patience: how many pauses a thread waits before it sleeps. Gives how often this thread slept; -1 if another one had
-    the workers, so that this one ran alone.
+    patience: how many pauses a thread waits before it sleeps. Gives 0 if another caller had the workers, so that this
+    one ran alone, else 1.
     """
     return function("run", INTEGER, POINTER, POINTER, INTEGER, POINTER, INTEGER, POINTER, INTEGER)
 

@@ -104,12 +104,15 @@ assert losses(5, 3) == want
 assert not workers().wake
 """
 
-# other callers have the threads
+# another caller has the threads
 TAKEN = """
 want = losses(1, 3)
 losses(2, 1)
-workers().block[16] = 1
+workers().block[8] = 1
+run, together = Workers.run, []
+Workers.run = lambda *arguments: together.append(run(*arguments))
 assert losses(2, 3) == want
+assert together == [False] * 3, together
 """
 
 
