@@ -1,11 +1,13 @@
 """Program: kernels with their memory, ready to run. foveal/build.py makes them."""
 
+import itertools
 import threading
 import time
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -23,13 +25,17 @@ from foveal.passes.layout import LayoutPlan
 from foveal.python_call import PythonCall
 from foveal.scheduling import CallSchedule
 from foveal.strides import Ndarray
+from foveal.system import processors
 from foveal.variable import Variable
-from foveal.workers import workers
+from foveal.workers import is_short, workers
 
 # Images of fewer channels than this are copied into channels-last memory channel by channel, so that NumPy's innermost
 # loop runs over pixels.
 MIN_CHANNELS = 9
 
+
+# Bytes, beside the variables, of a program that may have twins to help it.
+MOST_HELPED = 1 << 27
 
 # whether programs are built and not run, in this thread or task
 _only_built: ContextVar[bool] = ContextVar("only_built", default=False)
@@ -78,8 +84,9 @@ class Pause(NamedTuple):
 class Program:
     """A graph compiled for its shapes: what each stage of the compiler found, and the memory to run on.
 
-    `run` takes the arguments and returns the outputs, as NumPy arrays. Python threads that share a program take turns.
-    A fork waits until no program runs (see forks), so that a child finds its memory and the variables whole.
+    `run` takes the arguments and returns the outputs, as NumPy arrays. Python threads that share a program take turns,
+    or, where it is short and updates nothing, run twins of it at the same time. A fork waits until no program runs (see
+    forks), so that a child finds its memory and the variables whole.
     """
 
     graph: Graph
@@ -116,6 +123,11 @@ class Program:
         self.turn = forks.Locked(forks.PROGRAMS)
         # the thread in which `run` is in progress
         self.runner = 0
+        # programs that run on one thread each while this one is running
+        self.helpers: list[Program] = []
+        self.making = forks.Locked()
+        # counts the calls that had to wait for one of them
+        self.waits = itertools.count()
 
     @property
     def arena(self) -> Ndarray:
@@ -128,6 +140,8 @@ class Program:
         """
         if _only_built.get():
             raise Built(self)
+        if self.runner and not timed and (helper := self.helper()) is not None:
+            return helper.run(*arrays)
         with self.turn.lock:
             self.begin()
             try:
@@ -176,6 +190,30 @@ class Program:
         made = replace(self, binding=binding)
         made.turn = self.turn
         return made
+
+    def helper(self) -> "Program | None":
+        """Return a twin that runs nothing now, or one of those that all run; None where that is this program.
+
+        There are as many programs as processors at most. Whether one runs is only a hint: it is the lock that counts.
+        """
+        if self.runner == threading.get_ident() or not self.may_have_helpers:
+            return None
+        for helper in self.helpers:
+            if not helper.runner:
+                return helper
+        with self.making.lock:
+            if len(self.helpers) + 1 < processors():
+                binding = bind(self.lowered, self.schedule, self.arena_plan, self.binding.code, 1)
+                self.helpers.append(replace(self, binding=binding, threads=1, pace=None))
+                return self.helpers[-1]
+        return [None, *self.helpers][next(self.waits) % (len(self.helpers) + 1)]
+
+    @cached_property
+    def may_have_helpers(self) -> bool:
+        """True for a short program of little memory that writes no variables and runs nothing in Python."""
+        footprint = self.footprint()
+        small = footprint.prepared + footprint.values + footprint.batch < MOST_HELPED
+        return small and not self.updated and not self.in_python and is_short(self.graph)
 
     def fill_arguments(self, arrays: Sequence[Ndarray]) -> None:
         for argument, given in zip(self.arguments, arrays, strict=True):
