@@ -115,6 +115,21 @@ assert losses(2, 3) == want
 assert together == [False] * 3, together
 """
 
+# as on systems without futex: threads sleep in Python
+WITHOUT_FUTEX = """
+from foveal.kernel import runtime
+runtime.sleeps = lambda target: False
+want = losses(1, 5)
+for threads in (2, 5):
+    assert losses(threads, 5) == want
+time.sleep(0.05)
+before = time.process_time()
+time.sleep(0.3)
+assert time.process_time() - before < 0.03
+assert workers().sleeps_in_python
+assert losses(3, 5) == want
+"""
+
 
 def run(script):
     """The exit status and the errors of a script."""
@@ -128,6 +143,10 @@ def run(script):
 @pytest.mark.parametrize("script", [AT_ANY_MOMENT, BETWEEN_RUNS])
 def test_threads_that_are_put_aside_change_no_bit_and_are_waited_for_only_while_they_have_work(script):
     assert run(HANDLER + script) == (0, "")
+
+
+def test_threads_sleep_in_python_where_the_system_has_no_futex():
+    assert run(WITHOUT_FUTEX) == (0, "")
 
 
 @pytest.mark.parametrize("script", [NONE_COMES, TAKEN])
