@@ -9,13 +9,14 @@ median, and now and then once the other way, so that the choice follows the mach
 from collections import deque
 from statistics import median
 
-# Times of each way that are kept; more than half of them have to change before the choice does.
-WINDOW = 9
-# Runs of each way at first. The very first ones, in which threads are started and memory is touched, do not count.
-TRIAL = 5
+# Times of each way that are kept. More than half of them have to change before the choice does.
+WINDOW = 5
+# The very first runs, in which threads are started and memory is touched, do not count.
 UNCOUNTED = 2
-# Of so many runs one goes the other way: less than one in a hundred, so that the 99th percentile is not of such runs.
-PROBE = 128
+# After so many runs one goes the other way. As long as the choice stays, it is twice as many from time to time, up to
+# less than one run in a hundred, so that the 99th percentile is not of such runs.
+FIRST_PROBE = 16
+LAST_PROBE = 256
 # Threads pay if they take less than this share of the time of one. Below it they would only keep processors busy.
 PAYS = 0.95
 
@@ -25,21 +26,30 @@ class Pace:
 
     def __init__(self, threads: int) -> None:
         self.together = threads
-        #: seconds of the last runs on one thread and on all
-        self.alone_seconds: deque[float] = deque(maxlen=WINDOW)
-        self.together_seconds: deque[float] = deque(maxlen=WINDOW)
+        #: seconds of the last runs, by whether they were on all threads
+        self.seconds: dict[bool, deque[float]] = {way: deque(maxlen=WINDOW) for way in (False, True)}
+        # whether all threads pay, by what is known
+        self.pays = True
         self.runs = 0
+        # runs from one look at the other way to the next, and until the next one
+        self.interval = self.left = FIRST_PROBE
 
     def choose(self) -> int:
         """Return the number of threads of the next run."""
         self.runs += 1
-        alone, together = len(self.alone_seconds), len(self.together_seconds)
-        if min(alone, together) < TRIAL:
+        alone, together = (len(self.seconds[way]) for way in (False, True))
+        if min(alone, together) < WINDOW:
             return self.together if together <= alone else 1
-        pays = median(self.together_seconds) < PAYS * median(self.alone_seconds)
-        return self.together if pays != (self.runs % PROBE == 0) else 1
+        pays = median(self.seconds[True]) < PAYS * median(self.seconds[False])
+        if pays != self.pays:
+            self.pays, self.interval, self.left = pays, FIRST_PROBE, FIRST_PROBE
+        self.left -= 1
+        if self.left < 0:
+            self.interval = min(2 * self.interval, LAST_PROBE)
+            self.left, pays = self.interval, not pays
+        return self.together if pays else 1
 
     def note(self, threads: int, seconds: float) -> None:
         """Take note of how long a run took."""
         if self.runs > UNCOUNTED:
-            (self.alone_seconds if threads == 1 else self.together_seconds).append(seconds)
+            self.seconds[threads > 1].append(seconds)

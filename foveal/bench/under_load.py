@@ -24,9 +24,10 @@ from foveal.bench.timing import Bench, Contender, Record, Starting
 
 # Seconds of calls of a contender in a round: many slices of time that the system gives a process.
 SLICE = 0.2
-# A process that computes and nothing else, until it is ended or its parent is gone.
+# A process that computes and nothing else, until it is ended or its parent is gone. Ctrl-C is for its parent.
 BUSY = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
 print(end=".", flush=True)
 while os.getppid() == int(sys.argv[1]):
     for _ in range(1_000_000):
@@ -38,14 +39,14 @@ while os.getppid() == int(sys.argv[1]):
 def busy(count: int) -> Iterator[list[int]]:
     """Inside of the block so many processes compute without end; yields their numbers.
 
-    They are ended however the block is left. An interruption from the keyboard is not for them: they are in a session
-    of their own.
+    They are ended however the block is left. They are in this process's session, since Linux shares the processors out
+    among sessions first.
     """
     processes: list[subprocess.Popen[bytes]] = []
     command = [sys.executable, "-I", "-S", "-c", BUSY, str(os.getpid())]
     try:
         for _ in range(count):
-            processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True))
+            processes.append(subprocess.Popen(command, stdout=subprocess.PIPE))
         for process in processes:
             assert process.stdout is not None
             process.stdout.read(1)
