@@ -1,6 +1,5 @@
 """Program: kernels with their memory, ready to run. foveal/build.py makes them."""
 
-import itertools
 import threading
 import time
 from collections.abc import Collection, Generator, Iterator, Sequence
@@ -34,8 +33,10 @@ from foveal.workers import is_short, workers
 MIN_CHANNELS = 9
 
 
-# Bytes, beside the variables, of a program that may have twins to help it.
-MOST_HELPED = 1 << 27
+# Twins that help a program may be so many more than processors, since while one waits for Python's lock another one
+# computes; and the bytes that they may take together.
+MORE_HELPERS = 1
+MOST_HELPING = 1 << 27
 
 # whether programs are built and not run, in this thread or task
 _only_built: ContextVar[bool] = ContextVar("only_built", default=False)
@@ -123,11 +124,11 @@ class Program:
         self.turn = forks.Locked(forks.PROGRAMS)
         # the thread in which `run` is in progress
         self.runner = 0
-        # programs that run on one thread each while this one is running
+        # twins that run on one thread each, for threads that call while others do
         self.helpers: list[Program] = []
         self.making = forks.Locked()
-        # counts the calls that had to wait for one of them
-        self.waits = itertools.count()
+        # the threads that run this program or wait for it
+        self.callers: set[int] = set()
 
     @property
     def arena(self) -> Ndarray:
@@ -140,8 +141,15 @@ class Program:
         """
         if _only_built.get():
             raise Built(self)
-        if self.runner and not timed and (helper := self.helper()) is not None:
-            return helper.run(*arrays)
+        one, caller = self.least_called() if self.callers and not timed else self, threading.get_ident()
+        one.callers.add(caller)
+        try:
+            return one.run_in_turn(arrays, timed)
+        finally:
+            one.callers.discard(caller)
+
+    def run_in_turn(self, arrays: Sequence[Ndarray], timed: bool) -> list[Ndarray]:
+        """Run on this program's own memory, when no other thread does."""
         with self.turn.lock:
             self.begin()
             try:
@@ -191,29 +199,28 @@ class Program:
         made.turn = self.turn
         return made
 
-    def helper(self) -> "Program | None":
-        """Return a twin that runs nothing now, or one of those that all run; None where that is this program.
-
-        There are as many programs as processors at most. Whether one runs is only a hint: it is the lock that counts.
-        """
-        if self.runner == threading.get_ident() or not self.may_have_helpers:
-            return None
-        for helper in self.helpers:
-            if not helper.runner:
-                return helper
+    def least_called(self) -> "Program":
+        """Return this program or one of the twins that help it: the one that the fewest threads run or wait for."""
+        if not self.most_helpers or threading.get_ident() in self.callers:
+            return self
+        least = min([self, *self.helpers], key=lambda one: len(one.callers))
+        if not least.callers or len(self.helpers) == self.most_helpers:
+            return least
         with self.making.lock:
-            if len(self.helpers) + 1 < processors():
+            if len(self.helpers) < self.most_helpers:
                 binding = bind(self.lowered, self.schedule, self.arena_plan, self.binding.code, 1)
                 self.helpers.append(replace(self, binding=binding, threads=1, pace=None))
-                return self.helpers[-1]
-        return [None, *self.helpers][next(self.waits) % (len(self.helpers) + 1)]
+            return self.helpers[-1]
 
     @cached_property
-    def may_have_helpers(self) -> bool:
-        """True for a short program of little memory that writes no variables and runs nothing in Python."""
+    def most_helpers(self) -> int:
+        """How many twins may help; none if it is long, writes variables or runs something in Python."""
+        if self.updated or self.in_python or not is_short(self.graph):
+            return 0
         footprint = self.footprint()
-        small = footprint.prepared + footprint.values + footprint.batch < MOST_HELPED
-        return small and not self.updated and not self.in_python and is_short(self.graph)
+        return min(
+            processors() + MORE_HELPERS, MOST_HELPING // max(footprint.prepared + footprint.values + footprint.batch, 1)
+        )
 
     def fill_arguments(self, arrays: Sequence[Ndarray]) -> None:
         for argument, given in zip(self.arguments, arrays, strict=True):

@@ -48,6 +48,7 @@ import ctypes
 import hashlib
 from collections.abc import Callable
 from functools import cache as memoise
+from typing import Any
 
 from llvmlite import binding as llvm
 
@@ -436,7 +437,7 @@ def engine() -> llvm.ExecutionEngine:
 POINTER, INTEGER = ctypes.c_void_p, ctypes.c_int64
 
 
-def function(name: str, result: type[ctypes.c_int64] | None, *kinds: type) -> Callable[..., int]:
+def function(name: str, result: type[ctypes.c_int64] | None, *kinds: type) -> Callable[..., Any]:
     """One of these functions, by its name without the prefix."""
     address = llvm_thread.run(lambda: int(engine().get_function_address(f"foveal_{name}")))
     return ctypes.CFUNCTYPE(result, *kinds)(address)
