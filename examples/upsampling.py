@@ -23,7 +23,7 @@ net = nn.Sequential(
 print(net.summary((1, 8, 8)))
 
 step = foveal.compile_step(net, nn.MSELoss(), optim.Adam(net.parameters(), lr=0.003))
-for _ in range(150):
+for _ in range(90):
     clean = digits[rng.choice(1500, 100, replace=False)]
     loss = step(clean + 0.4 * rng.standard_normal(clean.shape, "float32"), clean).loss
 

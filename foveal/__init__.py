@@ -33,6 +33,7 @@ MAP = (
     ("debug", "the DEBUG ladder"),
     ("system", "what the operating system lets this process use: processors, memory, places for files"),
     ("forks", "what a fork does to locks"),
+    ("children", "processes of this interpreter that work for this one, and end with it"),
     ("files", "writing files so that nobody sees a part of one"),
     ("collector", "the garbage collector, paused while programs are made"),
     ("kinds", "what annotations mean for values"),

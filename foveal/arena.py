@@ -95,6 +95,8 @@ class Footprint:
     without_reuse: int
     #: the arguments
     batch: int
+    #: of a step on shards: sums of gradients, and what another rank sends
+    sums: int = 0
 
     def __str__(self) -> str:
         parts = [
@@ -102,6 +104,8 @@ class Footprint:
             f"activations and gradients {mib(self.values)} in one block ({mib(self.without_reuse)} without reuse)",
             f"batch {mib(self.batch)}",
         ]
+        if self.sums:
+            parts.insert(1, f"sums over shards {mib(self.sums)}")
         if self.prepared >= MIN_MENTIONED:
             parts.insert(2, f"packed filters {mib(self.prepared)}")
         return ", ".join(parts)

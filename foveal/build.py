@@ -33,13 +33,15 @@ def build(
     memory: str = FAST,
     allocate: Callable[[int], Ndarray] | None = None,
     origins: dict[Node, Node] | None = None,
+    early: bool = False,
 ) -> Program:
     """Compile a graph for its shapes.
 
     threads: how many run it; by default as many as `foveal.get_threads`, or one for a small graph. tuned: False to run
     every operator's plain kernel without epilogues. memory: "low" computes cheap values again in the backward pass
-    instead of keeping them. allocate: see bind.bind. origins: see passes.simplify. Raises ShapeError for another
-    `memory` and for a number of threads that there cannot be.
+    instead of keeping them. allocate: see bind.bind. origins: see passes.simplify. early: write variables as soon as
+    their values are known, for others to read them while the rest is computed. Raises ShapeError for another `memory`
+    and for a number of threads that there cannot be.
     """
     if memory not in MEMORY:
         raise ShapeError(f"memory {memory!r} is not known; choose one of {', '.join(MEMORY)}")
@@ -61,7 +63,7 @@ def build(
     if autotune.requested():
         autotune.measure(final, lambda subgraph: build(subgraph, threads))
     # Which nodes become one kernel, and in which order.
-    groups = fuse(final, epilogues=tuned)
+    groups = fuse(final, epilogues=tuned, early=early)
     # How each stored value lies in memory, and what has to be converted.
     layout = plan_layout(final, groups)
     # Which kernels compute each group, on which arrays.

@@ -47,7 +47,7 @@ class Guard:
 
 
 def guard_updates(
-    recording: Trace, loss: Symbol | None = None, gradients: Mapping[Variable, Symbol] | None = None
+    recording: Trace, loss: Symbol | None = None, gradients: Mapping[Variable, Symbol] | None = None, keep: bool = True
 ) -> tuple[Symbol, Guard] | None:
     """Let every update of the recording keep the old value unless all is finite; return the report and what it is of.
 
@@ -55,7 +55,8 @@ def guard_updates(
     None if there is no loss and nothing that is updated can be other than finite.
 
     gradients: those that an optimiser was given, by parameter. What is computed from them is checked by them, every
-    other new value by what it is computed from.
+    other new value by what it is computed from. keep: False where variables are written whatever the report finds, as
+    early as that is possible, by a caller who drops or puts back what they hold.
     """
     gradients = gradients or {}
     used, varies = slopes_used(recording, [slope.node for slope in gradients.values()])
@@ -81,7 +82,7 @@ def guard_updates(
     limits = (len(exact), math.inf), (len(statistics), STATISTICS_LIMIT), (len(slopes), GRADIENT_LIMIT)
     report = magnitudes(*(value for _, value in checked), limits=limits)
     # report[0] is 1 if all is small enough
-    for variable, value in list(recording.updates.items()):
+    for variable, value in list(recording.updates.items()) if keep else ():
         old = Symbol(recording, recording.variables[variable])
         recording.updates[variable] = recording.lift(where(report[0], Symbol(recording, value), old)).node
     each = [limit for count, limit in limits for _ in range(count)]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from foveal.graph import Graph, Node
+from foveal.graph import Graph, Node, owner
 from foveal.kernel.builder import lanes
 from foveal.kernel.compile import ArraySpec, Kernel
 from foveal.kernel.lang import Array
@@ -116,16 +116,27 @@ class Lowerer:
                 self.place(node)
         arguments = [self.views[node] for node in self.graph.arguments]
         lower_kind = {"pointwise": self.pointwise, "reduce": self.reduction, "anchored": self.anchored}
+        unread = self.unread()
         for i, group in enumerate(self.groups):
             self.current_group = i
             lower_kind[group.kind](group)
+            for variable, value in unread:
+                if owner(value) in group.results:
+                    self.copy(self.views[variable], self.operand(variable, value))
         self.current_group = len(self.groups)
         outputs = [self.operand(node, node) for node in self.graph.outputs]
         # All values are looked up before the first variable is overwritten: a look-up may copy the old value.
-        updates = [(self.views[variable], self.operand(variable, value)) for variable, value in self.layout.late]
+        late = [pair for pair in self.layout.late if pair not in unread]
+        updates = [(self.views[variable], self.operand(variable, value)) for variable, value in late]
         for variable_view, value_view in updates:
             self.copy(variable_view, value_view)
         return Lowered(self.calls, arguments, outputs)
+
+    def unread(self) -> list[tuple[Node, Node]]:
+        """Return the updates by a copy that need not wait: of a computed value, to a variable that nobody reads."""
+        computed, results = {x for group in self.groups for x in group.results}, set(self.graph.results())
+        users, late = self.graph.users, self.layout.late
+        return [(v, x) for v, x in late if not users[v] and v not in results and owner(x) in computed]
 
     def place(self, node: Node) -> View:
         """Give an input or a result memory as the layout says: its own, or that of the variable it updates."""

@@ -313,10 +313,12 @@ class Program:
             return
         records = self.binding.table.ctypes.data + start * RECORD_BYTES
         times = self.times[start:].ctypes.data if timed else 0
+        crowded = self.is_crowded()
         # only runs of the same calls can be compared
-        pace = self.pace if (start, stop, timed) == (self.prepared, len(self.calls), False) else None
+        compared = (start, stop, timed, crowded) == (self.prepared, len(self.calls), False, False)
+        pace = self.pace if compared else None
         with self.turn.lock:
-            threads = pace.choose() if pace else self.threads
+            threads = 1 if crowded else pace.choose() if pace else self.threads
             if self.threads > 1:
                 # of the parallel loops
                 self.binding.counters[start:stop] = 0
@@ -328,6 +330,11 @@ class Program:
                 pace = None
             if pace:
                 pace.note(threads, time.perf_counter() - started)
+
+    def is_crowded(self) -> bool:
+        """Return True if threads that call this program and its twins take more than half of the processors."""
+        callers = sum(len(one.callers) for one in (self, *self.helpers)) if self.helpers else 1
+        return callers > 1 and 2 * callers > processors()
 
     def interpret(self, *arrays: Ndarray) -> list[Ndarray]:
         """Run the same calls with every kernel body in plain Python: slow, for tests and for debugging."""

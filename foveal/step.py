@@ -15,8 +15,9 @@ from foveal.arguments import call_errors, checked
 from foveal.autodiff import gradients_where_read
 from foveal.batch import Given, check_labels, placeholders, rows_of
 from foveal.build import build
+from foveal.distributed.found import Ran
 from foveal.distributed.ranks import Ranks
-from foveal.distributed.sharded import Ran, shard_window
+from foveal.distributed.sharded import shard_window
 from foveal.errors import ArgumentError, DataError, NumericsError, ShapeError, StateError, warn
 from foveal.graph import Graph
 from foveal.guard import Guard, guard_updates
@@ -99,6 +100,7 @@ class Step:
         accumulate: int = 1,
         shards: int | None = None,
         ranks: Ranks | None = None,
+        compress: str | None = None,
     ) -> None:
         if isinstance(loss, type):
             raise ArgumentError(f"compile_step: loss is the class {loss.__name__}; make one first: {loss.__name__}()")
@@ -108,7 +110,7 @@ class Step:
         self.memory = memory
         check_optimizer(model, loss, optimizer)
         # Where an update takes several batches or shards, their gradients are added up in place of updating parameters.
-        self.sharded = shard_window(optimizer, loss, shards, ranks, accumulate, threads)
+        self.sharded = shard_window(optimizer, loss, shards, ranks, accumulate, threads, compress)
         self.window = self.sharded or window(optimizer, loss, accumulate, threads)
         # The key of random operators: 64 bits of seed, then 64 bits that count the steps.
         self.key = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, 0, 0], np.uint32)
@@ -163,7 +165,11 @@ class Step:
             # update
             for variable, value in self.rule.assignments(dict(read)):
                 recording.assign(variable, value)
-            guarded = guard_updates(recording, y, read)
+            if self.sharded is not None:
+                # What is sent is what is checked, so that it is in memory once.
+                read = self.sharded.written(recording, read)
+            # What shards write is dropped where one of them fails.
+            guarded = guard_updates(recording, y, read, keep=self.sharded is None)
             # There is a loss.
             assert guarded is not None
             report, guard = guarded
@@ -232,7 +238,8 @@ class Step:
             check_optimizer(self.model, self.loss, self.optimizer)
             with self.state.reading(number):
                 traced = self.traced(x.nested(inputs), target.nested(targets))
-            return Made(build(traced.graph, self.threads, memory=self.memory), traced)
+            early = self.sharded is not None and self.sharded.overlaps
+            return Made(build(traced.graph, self.threads, memory=self.memory, early=early), traced)
 
         key = number, inputs, targets, x.form, target.form, optimizer
         return self.programs.find(key, make, f"a step of {type(self.model).__name__}", self.state)
@@ -371,7 +378,7 @@ class Step:
         """
         made, arrays = self.ready(x, target)
         assert self.sharded is not None
-        stops = self.sharded.ready(made.program)
+        stops = self.sharded.ready(made.program, self.model)
         # What a shard has written is dropped where the step is not carried out.
         running = made.program.parts([*arrays, self.key_of(number)], stops, restore=False)
         loss, output, found, *others = yield from running
@@ -415,6 +422,11 @@ class Step:
         """
         if self.sharded is None:
             raise ArgumentError("shares: this step takes whole batches; make it with compile_step(..., shards=8)")
+        if not hasattr(loader, "shares"):
+            raise ArgumentError(
+                f"shares: the loader is {shown(loader)}; it has to be a foveal.data.Loader, as in"
+                " step.shares(loader, epoch)"
+            )
         return loader.shares(epoch, self.sharded.batches, self.sharded.own, first)
 
 
@@ -429,6 +441,7 @@ def compile_step(
     accumulate: int = 1,
     shards: int | None = None,
     ranks: Ranks | None = None,
+    compress: str | None = None,
 ) -> Step:
     """Return a whole training step, step(x, labels) -> loss and output, as one native program.
 
@@ -451,6 +464,9 @@ def compile_step(
     `step.take_shards` each rank is given its own, else a call takes a whole batch.
     ranks: of foveal.distributed.ranks(), which share the shards, 8 unless said, with the same bits for any number of
     ranks.
+    compress: "float16" or "int8" for gradients that ranks send in 2 bytes or 1 each, in place of 4. What rounding loses
+    is added in the next step, and kept with the state of the step. The bits are others than without, and the same for
+    any number of ranks. After a step that fails, what was lost before is forgotten.
 
     The step follows changes of the model, the loss and the optimiser: modes, frozen parameters, replaced layers (see
     foveal.watch). A deep copy of it, or a pickle, has copies of all three.
@@ -458,6 +474,6 @@ def compile_step(
     Raises ArgumentError for a class in place of a loss; ShapeError for another `memory`, and at the first call if
     model, loss and batch do not fit each other; StateError for an optimiser of parameters that are not the model's.
     """
-    step = Step(model, loss, optimizer, threads, seed, memory, accumulate, shards, ranks)
+    step = Step(model, loss, optimizer, threads, seed, memory, accumulate, shards, ranks, compress)
     prepare()
     return step

@@ -2,12 +2,13 @@
 user's.
 """
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "configurations(full, quick): how many are drawn with --full, and without")
+    config.addinivalue_line("markers", "long: takes many seconds, and is run before all others")
+    # each of some hundred processes that tests start would compile all sources anew: most of a second
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     # programs that a shell starts in the background ignore Ctrl-C, and so would the processes that tests interrupt
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -57,6 +62,22 @@ def pytest_configure(config: pytest.Config) -> None:
         folder.chmod(0o700)
         os.environ["FOVEAL_CACHE"] = str(folder)
         cache.trim(LIMIT_BYTES)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that take longest come first: at the end one process of tests would wait for the other."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Leaves modules and tests to themselves: they stay to the end, and each collection would go through them."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -42,7 +42,7 @@ def doctor(clear_cache: bool, as_json: bool) -> None:
 def facts() -> dict[str, Any]:
     """Return what is found about the CPU, the threads and the cache, as numbers and texts."""
     import foveal
-    from foveal import counts
+    from foveal import children, counts
     from foveal.kernel import cache, pool, target
     from foveal.system import processors
 
@@ -56,7 +56,7 @@ def facts() -> dict[str, Any]:
         "caches": {name: {"planned": getattr(host, name), "reported": read.get(name)} for name in ("l1", "l2", "llc")},
         "cores": processors(),
         "threads": foveal.get_threads(),
-        "compiling_processes": pool.jobs() if pool.obstacle() is None else 1,
+        "compiling_processes": pool.jobs() if children.obstacle() is None else 1,
         "cache": {
             "folder": str(cache.directory()),
             "files": files,
@@ -71,7 +71,7 @@ def facts() -> dict[str, Any]:
 def machine() -> dict[str, str]:
     """Return the rows of the table about the CPU, the threads and the cache of compiled kernels."""
     import foveal
-    from foveal import counts
+    from foveal import children, counts
     from foveal.kernel import cache, pool, target
     from foveal.system import processors
 
@@ -88,7 +88,7 @@ def machine() -> dict[str, str]:
         "last level cache": cache_size(host.llc, read.get("llc")),
         "cores available": str(processors()),
         "threads used": str(foveal.get_threads()),
-        "compiling processes": compiling(pool.jobs(), pool.obstacle()),
+        "compiling processes": compiling(pool.jobs(), children.obstacle()),
         "kernel cache": str(cache.directory()),
         "kernel cache size": f"{files} files, {size / 1e6:.1f} MB",
         "compiled again": f"{again['shapes']} times for another shape, {again['attributes']} for another attribute"

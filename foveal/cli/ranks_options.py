@@ -23,6 +23,13 @@ OPTIONS = (
         " bits of the model follow from their number, and not from that of the ranks.  [default: 8 under mpiexec]",
     ),
     click.option(
+        "--compress-gradients",
+        "compress",
+        type=click.Choice(["float16", "int8"]),
+        help="Send gradients between ranks in 2 bytes or 1 each, in place of 4. What rounding loses is added in the"
+        " next step. Needs --shards or mpiexec.",
+    ),
+    click.option(
         "--rank-timeout",
         type=FiniteRange(0, 1e6, min_open=True),
         metavar="SECONDS",

@@ -24,6 +24,13 @@ from foveal.cli.options import ABOVE_ZERO, POSITIVE, SEED, DataCommand, Name, ec
 @click.option(
     "--budget", type=ABOVE_ZERO, default=120.0, show_default=True, help="Seconds that this should take, about."
 )
+@click.option(
+    "--workers",
+    type=POSITIVE,
+    default=1,
+    show_default=True,
+    help="Processes that make short runs side by side, each with its share of the cores, or with --threads.",
+)
 @click.option("--steps", type=POSITIVE, help="Training steps of each short run.  [default: as the budget allows]")
 @click.option(
     "--out",
@@ -39,7 +46,10 @@ def tune(data: str, out: Path | None, as_json: bool, **options: Any) -> None:
     and short runs that are compared on training images held out for this. Prints what was chosen, what it was compared
     with, and the command that trains with it. tune.json holds all numbers; tune.png shows them if matplotlib is
     installed. Speeds are measured, so another run may choose differently; with --batch-size and --steps the same seed
-    always gives the same result.
+    always gives the same result, with any number of workers and threads.
+
+    --workers 4 makes up to four short runs at once, in processes of their own, so that more or longer ones fit into the
+    budget; each holds a network. Range tests and speeds take all cores, as the training does.
 
     --json prints what tune.json holds: "command", the choices ("lr", "batch_size", "momentum", "momentum_low",
     "weight_decay", "steps"), and what they were chosen from ("range_test", "speeds", "rates", "momenta", "decays").

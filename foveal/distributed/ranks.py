@@ -28,8 +28,8 @@ MUCH = 1 << 16
 # Seconds that rank 0 gives the others to say that they wait, after its deadline. The others give it twice as many, and
 # this share of the deadline, as it may have begun to wait later than they.
 GRACE, LATER = 1.0, 0.25
-# Tags of messages: of arrays, and of what a rank tells that waits.
-ARRAYS, WAITING = 11, 12
+# Tags of messages: of arrays, and of what a rank tells that waits; and by how much those of a second thread differ.
+ARRAYS, WAITING, BESIDE = 11, 12, 10
 
 Value = TypeVar("Value")
 
@@ -49,6 +49,10 @@ class Ranks:
         self.size: int = 1 if communicator is None else communicator.Get_size()
         # True when all ranks have agreed to end.
         self.parted = False
+        # The tags of messages, and seconds in which a rank that waits yields its core.
+        self.arrays, self.waiting, self.yielding = ARRAYS, WAITING, YIELDING
+        # True where nothing more is to be waited for.
+        self.broken_off = False
         # The names of all ranks' machines.
         self.hosts = ["a machine that has not answered"] * self.size
         self.hosts = self.all_of(os.uname().nodename if hasattr(os, "uname") else "localhost")
@@ -86,6 +90,25 @@ class Ranks:
         everywhere = self.all_of((self.hosts[self.rank], tuple(allowed)))
         return max(1, processors() // everywhere.count(everywhere[self.rank]))
 
+    def beside(self) -> "Ranks":
+        """Return the same ranks for a second thread: its messages do not mix with those of the first one.
+
+        It sleeps as soon as it waits, as the first one computes.
+        """
+        # A copy would be alone, as a pickle is.
+        found = object.__new__(type(self))
+        found.__dict__.update(self.__dict__)
+        found.arrays, found.waiting, found.yielding = self.arrays + BESIDE, self.waiting + BESIDE, 0.0
+        return found
+
+    def allows_threads(self) -> bool:
+        """Return whether several threads may call MPI at once."""
+        if self.communicator is None:
+            return False
+        from mpi4py import MPI
+
+        return bool(MPI.Query_thread() == MPI.THREAD_MULTIPLE)
+
     def name(self, rank: int) -> str:
         """Return a rank and its machine for messages."""
         return f"rank {rank} (on {self.hosts[rank]})"
@@ -101,9 +124,9 @@ class Ranks:
 
         requests = []
         if received is not None:
-            requests.append(self.communicator.Irecv([received, MPI.BYTE], other, ARRAYS))
+            requests.append(self.communicator.Irecv([received, MPI.BYTE], other, self.arrays))
         if sent is not None:
-            requests.append(self.communicator.Isend([sent, MPI.BYTE], other, ARRAYS))
+            requests.append(self.communicator.Isend([sent, MPI.BYTE], other, self.arrays))
         much = any(array is not None and array.nbytes > MUCH for array in (sent, received))
         self.wait(lambda: bool(MPI.Request.Testall(requests)), other, SHORT_SLEEP if much else SLEEP)
 
@@ -113,25 +136,27 @@ class Ranks:
         deadline = self.timeout + (0.0 if self.first else LATER * self.timeout + 2 * GRACE)
         while not done():
             waited = time.monotonic() - began
-            if waited < YIELDING:
+            if self.broken_off:
+                raise RankError("a step was broken off on this rank, in which others wait for it")
+            if waited < self.yielding:
                 os.sched_yield() if hasattr(os, "sched_yield") else time.sleep(0)
                 continue
             if not asleep and self.first:
                 # What was told in an earlier exchange is out of date.
                 self.told()
             asleep = True
-            time.sleep(min(longest, SHARE * waited))
+            time.sleep(max(SHORT_SLEEP, min(longest, SHARE * waited)))
             if waited > self.timeout / 2 and not told and not self.first:
                 told = True
-                self.communicator.isend(self.rank, 0, WAITING)
+                self.communicator.isend(self.rank, 0, self.waiting)
             if waited > deadline:
                 raise RankError(self.silent(other, waited))
 
     def told(self) -> set[int]:
         """Return the ranks that have told rank 0 that they wait, since it last asked."""
         there = set()
-        while self.communicator.iprobe(tag=WAITING):
-            there.add(self.communicator.recv(tag=WAITING))
+        while self.communicator.iprobe(tag=self.waiting):
+            there.add(self.communicator.recv(tag=self.waiting))
         return there
 
     def silent(self, other: int, waited: float) -> str:

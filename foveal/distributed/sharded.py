@@ -1,93 +1,44 @@
 """What a training step does with shards: it takes those of its rank, adds their gradients along the tree, and updates.
 
-A step is carried out on all ranks or on none. Two sums are made: of a few numbers, among them how many shards have
-failed, and then, if none has, of the gradients and of what the shards would change running statistics by.
+A step is carried out on all ranks or on none. What ranks exchange, in this order: how many shards there are, and what
+they write; the gradients, bucket by bucket, while the backward pass of each rank's last shard goes on; what the shards
+would change running statistics by; and a few numbers, among them how many shards have failed. If any has, all that was
+exchanged is dropped.
 """
 
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing
-from typing import Any, NamedTuple, Protocol
-from zlib import crc32
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from foveal.accumulate import Window, is_sum
+from foveal.distributed.buckets import Bucket, Buckets, ShardRun
+from foveal.distributed.compress import CODECS, Codec, codec_of
+from foveal.distributed.exchange import Exchange, overlapping
+from foveal.distributed.found import Layout, Ran, Running, Totals
 from foveal.distributed.ranks import Ranks, checksum
-from foveal.distributed.tree import PartialSums, owned
-from foveal.errors import ArgumentError, DataError, NumericsError, RankError, ShapeError, StateError
+from foveal.distributed.tree import Node, PartialSums, arrivals, owned
+from foveal.errors import ArgumentError, DataError, FovealError, NumericsError, RankError, ShapeError, StateError, warn
 from foveal.ops.op import Tensor
 from foveal.program import Pause, Program
 from foveal.strides import Ndarray
-from foveal.trace import current
+from foveal.trace import Symbol, Trace, current
 from foveal.variable import Variable
 
 # Shards of a batch unless said otherwise.
 SHARDS = 8
-# The numbers that are added up before the gradients: shards, and what their places add up to; images; losses; shards
-# that have failed; checksums of what shards write; ranks that are asked to end. What a caller counts comes after them.
-TAKEN, PLACES, IMAGES, LOSSES, FAILED, CHECKSUMS, ASKED, FIXED = range(8)
+# The numbers that are added up before the gradients: shards, what their places add up to, checksums of what they write.
+TAKEN, PLACES, CHECKSUMS, HEAD = range(4)
+# And after the gradients: images; losses; shards that have failed; ranks that are asked to end. What a caller counts
+# comes after them.
+IMAGES, LOSSES, FAILED, ASKED, FIXED = range(5)
 
+# What rounding has lost, by bucket and node of the tree.
+Lost = dict[tuple[int, Node], Ndarray]
 # Counts something of a shard, from its outputs and its targets.
 Count = Callable[[Any, Any], Sequence[float]]
-
-
-class Ran(NamedTuple):
-    """A shard that a program has run on."""
-
-    program: Program
-    loss: float
-    #: the arrays that the model returned, and what nests them as it did
-    outputs: list[Ndarray]
-    rebuild: Callable[[Any], Any]
-    #: why the shard has failed; empty if it has not
-    problem: str
-
-
-class Running(Protocol):
-    """A training step, as it is seen here."""
-
-    model: Any
-    optimizer: Any
-    steps: int
-
-    def parts(self, x: Any, target: Any, number: int) -> Generator[Pause, None, Ran]:
-        """Run the program of a shard, whose random operators draw by this number, in parts."""
-
-
-class Totals(NamedTuple):
-    """What a step has found, over all shards of all ranks."""
-
-    loss: float
-    images: int
-    #: what the caller counts
-    counts: tuple[float, ...]
-    #: True if some rank is asked to end
-    asked: bool
-    #: of this rank's shards
-    ran: list[Ran]
-
-
-class Layout(NamedTuple):
-    """What shards write, in the order in which it lies in the array that is added up."""
-
-    #: the parameters that have a gradient
-    parameters: tuple[Variable, ...] = ()
-    #: running statistics and the like
-    statistics: tuple[Variable, ...] = ()
-
-    @property
-    def elements(self) -> int:
-        return sum(variable.storage.size for variable in (*self.parameters, *self.statistics))
-
-    def same(self, other: "Layout") -> bool:
-        """Return whether both are of the same variables; == would compare what these hold."""
-        return [[id(v) for v in variables] for variables in self] == [[id(v) for v in variables] for variables in other]
-
-    def checksum(self) -> int:
-        """Return 32 bits that tell layouts apart."""
-        shapes = [[variable.shape for variable in variables] for variables in self]
-        return crc32(repr(shapes).encode())
 
 
 class ShardWindow(Window):
@@ -95,34 +46,47 @@ class ShardWindow(Window):
 
     parts = "shards"
 
-    def __init__(self, optimizer: Any, shards: int, added: bool, threads: int | None, ranks: Ranks) -> None:
+    def __init__(
+        self, optimizer: Any, shards: int, added: bool, threads: int | None, ranks: Ranks, codec: Codec | None = None
+    ) -> None:
         super().__init__(optimizer, shards, added, threads)
         self.ranks, self.own = ranks, ranks.own(shards)
+        # How gradients are sent in fewer bits; what rounding has lost, of all ranks, and after how many steps that was
+        # found; and what a state says of it, until there is memory for it.
+        self.codec = codec
+        self.updates = 0
+        self.lost: tuple[int, Lost] = (-1, {})
+        self.restored: Lost = {}
+        # Of the shard whose program runs.
+        self.images = 0
         # What the caller counts of each shard, so many numbers; and whether this rank is asked to end.
         self.count: Count | None = None
         self.counts = 0
         self.asked: Callable[[], bool] = bool
         self.agreed = False
+        # Whether the program of a shard is to write gradients as early as it can, for them to be sent meanwhile.
+        self.overlaps = overlapping(ranks)
         self.renew()
 
     def renew(self) -> None:
         """Make the memory of sums."""
-        self.layout, self.numbers, self.gradients = Layout(), PartialSums(FIXED, np.float64), PartialSums(0)
+        self.layout, self.buckets = Layout(), Buckets((), {}, self.own)
+        self.statistics = PartialSums(0, self.own)
         # Running statistics as they were before the first shard of the step.
         self.kept: dict[Variable, Ndarray] = {}
+        self.exchange: Exchange | None = None
+        # What was found, over all ranks: the number of shards, the numbers after them, the sum for statistics.
+        self.shards, self.numbers, self.moved = 0, np.zeros(FIXED), np.zeros(0, np.float32)
+        # Why all ranks have refused a step.
+        self.refused: FovealError | None = None
+        # The shards that this rank has been given in this step, and the one whose program runs.
+        self.given, self.current = 0, 0
+        self.running: ShardRun | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # What is counted, and how an end is asked for, belongs to the caller.
-        return {
-            **vars(self),
-            "count": None,
-            "counts": 0,
-            "asked": bool,
-            "kept": None,
-            "layout": None,
-            "numbers": None,
-            "gradients": None,
-        }
+        # What is counted, and how an end is asked for, belongs to the caller; memory is made anew.
+        made = ("layout", "buckets", "statistics", "kept", "exchange", "numbers", "moved", "running")
+        return {**vars(self), "count": None, "counts": 0, "asked": bool} | dict.fromkeys(made)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -133,6 +97,12 @@ class ShardWindow(Window):
         lift = current().lift
         return [(self.sum_of(p), g * lift(self.weight)) for p, g in self.own_gradients(gradients).items()]
 
+    def written(self, recording: Trace, gradients: Mapping[Variable, Symbol]) -> dict[Variable, Symbol]:
+        """Return what the program writes of these gradients, which is what its report is of."""
+        sums = {p: self.sums.get(p) for p in gradients}
+        found = {p: recording.updates[total] for p, total in sums.items() if total in recording.updates}
+        return {p: Symbol(recording, node) for p, node in found.items()}
+
     def words(self) -> str:
         return f"; nothing of the {self.batches} shards of this update was carried out, on any rank"
 
@@ -141,15 +111,58 @@ class ShardWindow(Window):
         self.held, self.taken, self.total = frozenset(), 0, 0
 
     def state_dict(self, parameters: list[Variable]) -> dict[str, Ndarray]:
-        """Return the number of shards; between two steps there is nothing else to be stored."""
-        return {"shards": np.array(self.batches, np.int64)}
+        """Return the number of shards; with compression how gradients are sent, and what rounding has lost.
+
+        The latter is that of all ranks, where they have called `collect` after the last step, else nothing.
+        """
+        state = {"shards": np.array(self.batches, np.int64)}
+        if self.codec is None:
+            return state
+        if self.ranks.size == 1:
+            self.collect()
+        state["compress"] = np.array(list(CODECS).index(self.codec.name), np.int64)
+        updates, found = self.lost
+        if updates == self.updates:
+            state["lost"] = np.array(1, np.int64)
+            state |= {f"lost.{i}.{level}.{place}": array for (i, (level, place)), array in found.items()}
+        return state
+
+    def collect(self) -> None:
+        """Let rank 0 have what rounding has lost on all ranks, which is stored with a training. All ranks call it."""
+        if self.codec is None:
+            return
+        found = dict(self.restored)
+        parts = [item for held in self.ranks.gather(self.buckets.residuals()) for item in held.items()]
+        # What a rank holds since a resume, and has not used since, others may have changed.
+        for key, value in sorted(parts, key=lambda item: item[1].used):
+            whole = found.setdefault(key, np.zeros(self.buckets.buckets[key[0]].sums.elements, np.float32))
+            whole[value.start : value.start + value.lost.size] = value.lost
+        self.lost = self.updates, found
 
     def load_state_dict(self, state: Mapping[str, ArrayLike], parameters: list[Variable]) -> None:
         before = np.asarray(state.get("shards", 1))
-        if state.keys() - {"shards"} or before.shape != () or int(before) != self.batches:
+        found: Lost = {}
+        for name in state.keys() - {"shards", "compress", "lost"}:
+            words = name.split(".")
+            if self.codec is None or words[0] != "lost" or len(words) != 4 or not all(w.isdecimal() for w in words[1:]):
+                raise StateError(f"{name}: no part of the state of a step on shards here")
+            number, level, place = map(int, words[1:])
+            found[number, (level, place)] = np.array(state[name], np.float32)
+        if before.shape != () or int(before) != self.batches:
             raise StateError(
                 f"an update was of {before} shards and is of {self.batches}: give the same shards; ranks may be others"
             )
+        was = state.get("compress")
+        names = [None if was is None else list(CODECS)[int(np.asarray(was))], self.codec and self.codec.name]
+        if names[0] != names[1]:
+            raise StateError(f"gradients were sent as {names[0] or 'float32'} and are as {names[1] or 'float32'}")
+        if self.codec is not None and "lost" not in state:
+            warn(
+                "the state of this training lacks what the rounding of gradients had lost, which some ranks held: it"
+                " goes on without, to other bits than a training that was never stopped"
+            )
+        self.renew()
+        self.restored = found
 
     def counting(self, count: Count, numbers: int, asked: Callable[[], bool]) -> None:
         """Let each step also add up what `count` returns of each shard, so many numbers, and ask for an end."""
@@ -170,22 +183,41 @@ class ShardWindow(Window):
         self.optimizer, self.carried_out, self.kept = step.optimizer, False, {}
         self.begin()
         self.agree(step.model)
-        ran: list[Ran] = []
+        exchange = self.exchange = self.opened()
+        self.given, ran = len(shards), []
+        if not shards:
+            self.announce(step.model)
         try:
-            for place, (x, target) in zip(self.own, shards, strict=False):
+            rows = np.zeros((len(self.own), FIXED + self.counts))
+            for row, place, (x, target) in zip(rows, self.own, shards, strict=False):
+                self.current = place
                 ran.append(self.drive(step.parts(x, target, step.steps * self.batches + place)))
-                self.add_shard(place, ran[-1], target)
+                self.count_shard(row, ran[-1], target)
                 if ran[-1].problem:
                     break
-            return self.finish(step, ran)
+            return self.finish(step, ran, rows)
         finally:
             if self.carried_out:
                 step.steps += 1
+                self.updates += 1
             else:
                 self.put_back()
                 self.drop()
-            self.numbers.clear()
-            self.gradients.clear()
+                self.buckets.forget()
+            self.running = None
+            if not exchange.idle:
+                exchange.end()
+
+    def opened(self) -> Exchange:
+        """Return what exchanges the arrays of a step. Raises RankError where this rank has broken a step off."""
+        if self.exchange is None or not self.overlaps:
+            return Exchange(self.ranks, self.overlaps)
+        if not self.exchange.idle:
+            raise RankError(
+                "a step before this one was broken off on this rank, and the others may be further; start the job"
+                " again, it goes on with --resume"
+            )
+        return self.exchange
 
     def drive(self, parts: Generator[Pause, None, Ran]) -> Ran:
         """Run the parts of a shard. What it asks other shards for is what it is for one alone."""
@@ -195,9 +227,13 @@ class ShardWindow(Window):
                     pause = next(parts)
                 except StopIteration as ended:
                     ran: Ran = ended.value
-                    return ran
+                    break
                 if pause.message is not None and pause.y is not None:
                     pause.message.run(pause.y, pause.inputs)
+                self.add_gradients(pause.done)
+        self.add_gradients(len(ran.program.calls))
+        self.add_statistics()
+        return ran
 
     def agree(self, model: Any) -> None:
         """Before the first step, raise RankError unless all ranks have the same network and the same shards."""
@@ -207,17 +243,40 @@ class ShardWindow(Window):
             self.ranks.agree(facts, "build the same network on all ranks, from the same seed (nn.seed) or file")
         self.agreed = True
 
-    def ready(self, program: Program) -> Collection[int]:
+    def ready(self, program: Program, model: Any) -> Collection[int]:
         """Prepare the memory for a shard: its weight, and statistics as they were before the first shard.
 
         Returns the calls after which the program is to pause.
         """
         self.weigh(program)
-        for variable in self.layout_of(program).statistics:
+        self.images = program.arguments[0].shape[0]
+        self.take_layout(self.layout_of(program))
+        for variable in self.layout.statistics:
             if variable not in self.kept:
                 self.kept[variable] = variable.storage.copy()
         self.put_back()
-        return ()
+        if self.current == self.own.start:
+            self.announce(model)
+        last = self.current == self.own.start + self.given - 1
+        self.running = ShardRun(self.current, program, self.buckets, last)
+        return set(self.running.ends) if self.overlaps and last else ()
+
+    def planned(self, program: Program) -> int:
+        """Return the bytes of the sums that a step with this program takes, without what rounding has lost."""
+        parameters = self.layout_of(program).parameters
+        buckets = Buckets(parameters, self.sums, self.own)
+        places = {arrival.slot for arrival in arrivals(self.own)}
+        sizes = [4 * bucket.sums.elements for bucket in buckets.buckets]
+        return len(places) * sum(sizes) + (max(sizes, default=0) if self.ranks.size > 1 else 0)
+
+    def take_layout(self, layout: Layout) -> None:
+        """Make the memory for what shards write."""
+        if not layout.same(self.layout):
+            sums = {p: self.sum_of(p) for p in layout.parameters}
+            self.layout, self.buckets = layout, Buckets(layout.parameters, sums, self.own, self.codec)
+            self.buckets.restore(self.restored)
+            self.restored = {}
+            self.statistics = PartialSums(sum(v.storage.size for v in layout.statistics), self.own)
 
     def put_back(self) -> None:
         """Let statistics be what they were before the first shard."""
@@ -231,114 +290,186 @@ class ShardWindow(Window):
         parameters = tuple(p for p in self.parameters if p in self.sums and self.sums[p] in written)
         return Layout(parameters, tuple(variable for variable in program.updated if variable not in sums))
 
-    def add_shard(self, place: int, ran: Ran, target: Any) -> None:
-        """Add what a shard has found to the partial sums."""
-        numbers, images = np.zeros(FIXED + self.counts), ran.program.arguments[0].shape[0]
-        numbers[[TAKEN, PLACES, IMAGES]] = 1, place, images
-        if ran.problem:
-            numbers[FAILED] = 1
-        else:
-            layout = self.layout_of(ran.program)
-            if not layout.same(self.layout):
-                self.layout, self.gradients = layout, PartialSums(layout.elements)
-            weight = np.float32(images)
-            moved = ((variable.storage - self.kept[variable]) * weight for variable in layout.statistics)
-            self.gradients.add(place, (*(self.sums[p].storage for p in layout.parameters), *moved))
-            numbers[[LOSSES, CHECKSUMS]] = ran.loss * float(self.weight.data), layout.checksum()
-            if self.count is not None:
-                numbers[FIXED:] = self.count(ran.rebuild(iter(ran.outputs)), target)
-        if self.numbers.elements != numbers.size:
-            self.numbers = PartialSums(numbers.size, np.float64)
-        self.numbers.add(place, [numbers])
+    def add_gradients(self, done: int) -> None:
+        """Add what the first calls of a shard's program have written, and hand over the buckets that are complete."""
+        running = self.running
+        assert running is not None
+        # What a shard that fails has written is dropped later.
+        with np.errstate(all="ignore"):
+            for bucket in running.add(done):
+                self.hand_over(bucket)
 
-    def finish(self, step: Running, ran: list[Ran]) -> Totals:
+    def add_statistics(self) -> None:
+        """Add by what a shard, whose program has run, would change running statistics."""
+        weight, start = np.float32(self.images), 0
+        with np.errstate(all="ignore"):
+            for variable in self.layout.statistics:
+                self.statistics.add(self.current, (variable.storage - self.kept[variable]) * weight, start)
+                start += variable.storage.size
+
+    def count_shard(self, row: Ndarray, ran: Ran, target: Any) -> None:
+        """Write the numbers of a shard."""
+        row[IMAGES] = ran.program.arguments[0].shape[0]
+        if ran.problem:
+            row[FAILED] = 1
+            return
+        row[LOSSES] = ran.loss * float(self.weight.data)
+        if self.count is not None:
+            row[FIXED:] = self.count(ran.rebuild(iter(ran.outputs)), target)
+
+    # What ranks exchange.
+
+    def announce(self, model: Any) -> None:
+        """Let all ranks know how many shards there are; those that have none, what is written."""
+        exchange, places = self.exchange, self.own[: self.given]
+        assert exchange is not None
+        head, checksum = PartialSums(HEAD, self.own, np.float64), self.layout.checksum()
+        for place in self.own:
+            there = place in places
+            head.add(place, np.array([1, place, checksum] if there else [0, 0, 0], np.float64))
+
+        def job(ranks: Ranks) -> None:
+            found = head.total(ranks, self.batches, self.batches)
+            self.shards, self.refused = int(found[TAKEN]), None
+            try:
+                self.check_shards(found, checksum if places else None)
+                self.follow(ranks, model)
+            except FovealError as error:
+                # It is the same on all ranks, which exchange nothing more in this step.
+                self.refused = error
+
+        exchange.give(job)
+
+    def waited(self) -> None:
+        """Wait until all that was given has been exchanged. Raises what all ranks have refused the step for."""
+        assert self.exchange is not None
+        self.exchange.wait()
+        if self.refused is not None:
+            raise self.refused
+
+    def hand_over(self, bucket: Bucket) -> None:
+        """Let the gradients of a bucket be added up over all ranks."""
+        assert self.exchange is not None
+
+        def job(ranks: Ranks) -> None:
+            if self.refused is None:
+                bucket.total = bucket.sums.total(ranks, self.batches, self.shards)
+
+        self.exchange.give(job)
+
+    def hand_over_rest(self, rows: Ndarray) -> None:
+        """Let statistics and the numbers of this rank's shards be added up."""
+        assert self.exchange is not None
+        numbers = PartialSums(rows.shape[1], self.own, np.float64)
+        for place, row in zip(self.own, rows, strict=True):
+            numbers.add(place, row)
+
+        def job(ranks: Ranks) -> None:
+            if self.refused is not None:
+                return
+            if self.statistics.elements:
+                self.moved = self.statistics.total(ranks, self.batches, self.shards)
+            self.numbers = numbers.total(ranks, self.batches, self.batches)
+
+        self.exchange.give(job)
+
+    def finish(self, step: Running, ran: list[Ran], rows: Ndarray) -> Totals:
         """Add up what all ranks have found, and update the parameters and statistics from it."""
-        if self.numbers.elements != FIXED + self.counts:
-            self.numbers = PartialSums(FIXED + self.counts, np.float64)
-        for place in self.own[len(ran) :]:
-            self.numbers.add(place, [np.zeros(self.numbers.elements)])
+        for place in self.own[len(ran) : self.given]:
+            # One before it has failed. The others wait for something, which is dropped.
+            self.current = place
+            self.running = ShardRun(place, ran[-1].program, self.buckets, place == self.own[self.given - 1])
+            self.add_gradients(len(ran[-1].program.calls))
+            self.add_statistics()
+        if not self.given:
+            # What is written has to be known.
+            self.waited()
+            for bucket in self.buckets.buckets:
+                self.hand_over(bucket)
         if self.asked():
             # On any of its shards.
-            next(iter(self.numbers.nodes.values()))[ASKED] += 1
-        numbers = self.numbers.total(self.ranks, self.batches, self.batches)
-        taken, images = int(numbers[TAKEN]), int(numbers[IMAGES])
-        self.check(numbers, taken, ran)
-        if taken < self.batches:
-            self.follow(step.model, taken)
-        total = self.gradients.total(self.ranks, self.batches, taken)
+            rows[0, ASKED] += 1
+        self.hand_over_rest(rows)
+        self.waited()
+        self.check_failures(ran)
+        numbers, images = self.numbers, int(self.numbers[IMAGES])
+        self.buckets.copy_totals()
         start = 0
-        for p in self.layout.parameters:
-            start = copy_from(total, start, self.sums[p])
         for variable in self.layout.statistics:
             before = self.kept.setdefault(variable, variable.storage.copy())
             stop = start + before.size
-            variable.storage[:] = before + total[start:stop] / np.float32(images)
+            variable.storage[:] = before + self.moved[start:stop] / np.float32(images)
             variable.touch()
             start = stop
-        self.held, self.taken = frozenset(self.layout.parameters), taken
+        self.held, self.taken = frozenset(self.layout.parameters), self.shards
         self.total = 1 if self.added else images
         loss = float(numbers[LOSSES]) / self.total
         self.update()
         return Totals(loss, images, tuple(numbers[FIXED:].tolist()), bool(numbers[ASKED]), ran)
 
-    def check(self, numbers: Ndarray, taken: int, ran: list[Ran]) -> None:
+    def check_shards(self, found: Ndarray, checksum: int | None) -> None:
         """Raise an error, on all ranks alike, unless the shards of all ranks can be added up."""
-        if numbers[FAILED]:
-            problems = self.ranks.all_of(ran[-1].problem if ran else "")
-            rank = next(rank for rank, problem in enumerate(problems) if problem)
-            raise NumericsError(f"{self.ranks.name(rank)}: {problems[rank]}" if self.ranks.size > 1 else problems[rank])
+        taken = self.shards
         if not taken:
-            raise DataError("the batch is empty, on all ranks; a step needs at least one image")
-        if numbers[PLACES] != taken * (taken - 1) // 2:
+            everywhere = ", on all ranks" if self.ranks.size > 1 else ""
+            raise DataError(f"the batch is empty{everywhere}; a step needs at least one image")
+        if found[PLACES] != taken * (taken - 1) // 2:
             raise RankError(
                 f"the {taken} shards of a step are not the first of its {self.batches}: ranks were given shards of"
                 " different batches; let all walk through the same data, by step.shares(loader, epoch)"
             )
-        if ran and numbers[CHECKSUMS] != taken * self.layout.checksum():
+        if checksum is not None and found[CHECKSUMS] != taken * checksum:
             raise RankError("the ranks train different parameters; build and freeze the same network on all of them")
 
-    def follow(self, model: Any, taken: int) -> None:
+    def check_failures(self, ran: list[Ran]) -> None:
+        """Raise an error, on all ranks alike, if a shard has failed on one of them."""
+        if self.numbers[FAILED]:
+            problems = self.ranks.all_of(ran[-1].problem if ran else "")
+            rank = next(rank for rank, problem in enumerate(problems) if problem)
+            raise NumericsError(f"{self.ranks.name(rank)}: {problems[rank]}" if self.ranks.size > 1 else problems[rank])
+
+    def follow(self, ranks: Ranks, model: Any) -> None:
         """Let ranks without a shard in this step know what is added up, which those of rank 0 say."""
-        if taken > owned(self.batches, self.ranks.size - 1, self.ranks.size).start:
+        if self.shards > owned(self.batches, ranks.size - 1, ranks.size).start:
             return
         known = [list(self.parameters), list(getattr(model, "buffers", list)())]
         places = [
             [{p: i for i, p in enumerate(k)}.get(v, -1) for v in own] for k, own in zip(known, self.layout, strict=True)
         ]
-        places = self.ranks.broadcast(places)
+        places = ranks.broadcast(places)
         if any(-1 in part for part in places):
             raise ShapeError(
                 "a batch has fewer shards than ranks, and the network writes to a variable that is no buffer of it;"
                 " hold it as nn.Buffer, or give larger batches"
             )
-        layout = Layout(*(tuple(k[i] for i in part) for k, part in zip(known, places, strict=True)))
-        if not layout.same(self.layout):
-            self.layout, self.gradients = layout, PartialSums(layout.elements)
-            for p in layout.parameters:
-                self.sum_of(p)
-
-
-def copy_from(array: Ndarray, start: int, variable: Variable) -> int:
-    """Copy part of an array into a variable's memory, and return where the next part begins."""
-    stop = start + variable.storage.size
-    variable.storage[:] = array[start:stop]
-    variable.touch()
-    return stop
+        self.take_layout(Layout(*(tuple(k[i] for i in part) for k, part in zip(known, places, strict=True))))
 
 
 def shard_window(
-    optimizer: Any, loss: object, shards: int | None, ranks: Ranks | None, accumulate: int, threads: int | None
+    optimizer: Any,
+    loss: object,
+    shards: int | None,
+    ranks: Ranks | None,
+    accumulate: int,
+    threads: int | None,
+    compress: str | None,
 ) -> ShardWindow | None:
     """Return the window of a step on shards; None for a step on whole batches. Raises ShapeError."""
+    codec = codec_of(compress)
     if shards is None and ranks is not None:
         shards = SHARDS
     if shards is not None and shards < 1:
         raise ShapeError(f"compile_step: shards is {shards}; a batch has 1 or more")
     if shards is None or (shards == 1 and ranks is None):
+        if codec is not None:
+            raise ShapeError(
+                f"compile_step: compress is {compress!r} and there are no shards: gradients are sent between the ranks"
+                " that share the shards of a batch; give shards or ranks as well, or leave compress out"
+            )
         return None
     if accumulate > 1:
         raise ShapeError(
             f"compile_step: accumulate is {accumulate} and shards {shards}: an update takes its shards one after the"
             " other already; leave accumulate out, and give larger batches of more shards"
         )
-    return ShardWindow(optimizer, shards, is_sum(loss), threads, Ranks() if ranks is None else ranks)
+    return ShardWindow(optimizer, shards, is_sum(loss), threads, Ranks() if ranks is None else ranks, codec)

@@ -63,11 +63,11 @@ class Box:
 
     def set(self, value: "Operand") -> None:
         """Hold another value, of the same type and width: a scalar goes to each lane."""
-        value = plain(value)
-        if is_vector(self.v):
+        value, kind = plain(value), type(self.v)
+        if kind is np.ndarray:
             self.v = np.asarray(value, self.v.dtype) * np.ones_like(self.v)
         else:
-            self.v = self.v.dtype.type(value)
+            self.v = value if type(value) is kind else kind(value)
 
     def __iadd__(self, value: "Operand") -> "Box":
         self.set(self.v + plain(value))
@@ -120,6 +120,8 @@ class Array:
         self.data, self.shape = data, data.shape
         self.strides = tuple(s // data.itemsize for s in data.strides)
         self.origin = origin or (0,) * data.ndim
+        # of each axis: what `offset` needs, which is called for every element
+        self.axes = tuple(zip(self.origin, self.shape, self.strides, strict=True))
         self.streamed = False
         # the language's int32 are bits without a sign
         self.kernel_dtype = np.dtype(np.uint32) if data.dtype == np.int32 else data.dtype
@@ -150,10 +152,10 @@ class Array:
         IndexError if the index is outside of the shape, or if `width` lanes from it on end outside of the memory.
         """
         index = index if isinstance(index, tuple) else (index,)
-        if len(index) != self.data.ndim:
+        if len(index) != len(self.axes):
             raise IndexError(f"{len(index)} indices into an array of shape {self.shape}")
         flat = 0
-        for i, o, n, s in zip(index, self.origin, self.shape, self.strides, strict=True):
+        for i, (o, n, s) in zip(index, self.axes):  # noqa: B905
             position = int(i) + o
             if not 0 <= position < n:
                 raise IndexError(f"index {self.absolute(index)} is outside of an array of shape {self.shape}")
@@ -216,7 +218,7 @@ class Array:
         self.store(index, value, width)
 
     def __getitem__(self, index: Place | tuple[Place, ...]) -> Any:
-        return self.load(index, 1)
+        return self.memory[self.offset(index, 1)]
 
     def __setitem__(self, index: Place | tuple[Place, ...], value: Operand) -> None:
         self.store(index, value)
@@ -250,7 +252,7 @@ def splat(value: Operand, width: int) -> Any:
 def fma(a: Operand, b: Operand, c: Operand) -> Any:
     x, y, z = plain(a), plain(b), plain(c)
     # float64 holds the product of two float32 exactly
-    if not is_vector(x) and not is_vector(y) and not is_vector(z):
+    if not isinstance(x, np.ndarray) and not isinstance(y, np.ndarray) and not isinstance(z, np.ndarray):
         return np.float32(float(x) * float(y) + float(z))
     exact = np.asarray(x, np.float64) * np.asarray(y, np.float64) + np.asarray(z, np.float64)
     return exact.astype(np.float32)[()]
@@ -258,7 +260,7 @@ def fma(a: Operand, b: Operand, c: Operand) -> Any:
 
 def where(condition: Operand, a: Operand, b: Operand) -> Any:
     choice, x, y = plain(condition), plain(a), plain(b)
-    if not is_vector(choice) and not is_vector(x) and not is_vector(y):
+    if not isinstance(choice, np.ndarray) and not isinstance(x, np.ndarray) and not isinstance(y, np.ndarray):
         chosen = x if choice else y
         return np.float32(chosen) if isinstance(chosen, float) else chosen
     # NumPy would make float64 of two Python numbers

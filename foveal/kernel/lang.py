@@ -36,6 +36,7 @@ What the language cannot mean it refuses: the truth of a traced value (use `wher
 `return`. Kernels import all they use from here.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -198,6 +199,9 @@ def thread() -> Index:
 
 def loops(*ns: Index) -> Iterator[tuple[Index, ...]]:
     """Nested loops, the last one innermost; yields the tuple of indices."""
+    if building() is None:
+        yield from itertools.product(*map(range, ns))
+        return
     if not ns:
         yield ()
         return

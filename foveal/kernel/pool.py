@@ -1,10 +1,9 @@
 """Kernels are compiled by several processes at once, so that all cores do it.
 
-LLVM compiles in one thread of a process at a time (llvmlite holds a lock), so the cores are used by processes. They are
-started by module name with this interpreter's `sys.path`: no `__main__` is imported, nothing is forked, and no module
-of the user's runs in them. They get descriptions of kernels, pickled, and give object files back (worker.py); only
-this process writes to the cache. They read a pipe whose other end this process holds, and end when it is closed: when
-this process is interrupted, and when it dies; and they are ended when they had nothing to do for some seconds.
+LLVM compiles in one thread of a process at a time (llvmlite holds a lock), so the cores are used by processes, started
+as foveal.children says: no module of the user's runs in them. They get descriptions of kernels, pickled, and give
+object files back (worker.py); only this process writes to the cache. They end with this process, and are ended when
+they had nothing to do for some seconds.
 
 A process takes about 0.3 s to start. So a few kernels are compiled here, unless that takes as long already; processes
 that an earlier compilation has left help at once; and where a compilation is expected (`prepare`), they start while the
@@ -25,21 +24,19 @@ import pickle
 import random
 import re
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import IO
 
 from foveal import debug, forks
+from foveal.children import close_pipes, obstacle, receive, send, start
 from foveal.errors import FovealError
 from foveal.kernel import cache
 from foveal.kernel.progress import Progress
-from foveal.kernel.sources import PACKAGE, imported_digest
+from foveal.kernel.sources import imported_digest
 from foveal.system import processors, total_memory
 
 # the environment variable that says how many processes compile at once
@@ -58,9 +55,7 @@ IDLE_SECONDS = 10.0
 # as long as nothing comes back from a process, the progress is shown anew this often
 TICK_SECONDS = 0.1
 
-# `site` would only look for packages again; sys.path comes from here, and the user's modules stay outside
-FLAGS = ("-S", "-s", "-P")
-START = "import sys; sys.path[:] = {path}; import foveal.ops; from foveal.kernel.worker import serve; serve()"
+SERVE = "import foveal.ops; from foveal.kernel.worker import serve; serve()"
 # libraries of NumPy's would start a thread for each core; what is to be shown is compiled by this process
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "DEBUG": "0"}
 
@@ -91,57 +86,6 @@ def jobs() -> int:
     return int(max(1, min(processors(), total_memory() // BYTES_PER_JOB, MAX_JOBS)))
 
 
-def obstacle() -> str | None:
-    """Return why no process can be started that compiles, as a clause; None if nothing is known to be in the way."""
-    program = Path(sys.executable or "").name.lower()
-    if getattr(sys, "frozen", False) or not program.startswith(("python", "pypy")):
-        return f"sys.executable, {sys.executable!r}, is not known to be a Python interpreter"
-    return None if PACKAGE.is_dir() else f"{PACKAGE} is no folder"
-
-
-def send(file: int, data: bytes) -> None:
-    """Write a message to a pipe: its length, then its bytes."""
-    rest = memoryview(len(data).to_bytes(8, "little") + data)
-    while rest:
-        rest = rest[os.write(file, rest) :]
-
-
-def receive(file: int) -> bytes | None:
-    """Read a message from a pipe; None if the other end has closed it."""
-    length = read_bytes(file, 8)
-    return None if length is None else read_bytes(file, int.from_bytes(length, "little"))
-
-
-def read_bytes(file: int, count: int) -> bytes | None:
-    """Read so many bytes; None if the pipe ends before."""
-    parts = []
-    while count:
-        # a read may give less than was asked for
-        part = os.read(file, min(count, 1 << 20))
-        if not part:
-            return None
-        parts.append(part)
-        count -= len(part)
-    return b"".join(parts)
-
-
-def above_standard(pipe: IO[bytes]) -> IO[bytes]:
-    """Return a pipe that no standard stream's number stands for: where those are closed, print would write into it."""
-    if pipe.fileno() > 2:
-        return pipe
-    # its number stays taken until a copy has a higher one
-    with pipe:
-        return above_standard(os.fdopen(os.dup(pipe.fileno()), pipe.mode, 0))
-
-
-def close_pipes(process: subprocess.Popen[bytes]) -> None:
-    """Close this process's ends. A program that closes all its descriptors has done so already."""
-    for pipe in (process.stdin, process.stdout):
-        assert pipe is not None
-        with suppress(OSError):
-            pipe.close()
-
-
 # what has been said of this process's compiling processes, each once
 _said: set[str] = set()
 
@@ -169,25 +113,10 @@ class Worker:
         self.task: Task | None = None
         self.since = 0.0
         self.ready = False
-        flags = [*FLAGS, *(["-E"] if sys.flags.ignore_environment else []), *["-O"] * sys.flags.optimize]
-        path = [entry for entry in sys.path if isinstance(entry, str)]
-        package = str(PACKAGE.parent)
-        code = START.format(path=ascii(path if package in path else [*path, package]))
-        self.process = subprocess.Popen(
-            [sys.executable, *flags, "-c", code],
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=None if is_open(2) else subprocess.DEVNULL,
-            env=os.environ | ENVIRONMENT,
-            # Ctrl-C at a terminal goes to a whole process group: these processes end with their pipe
-            process_group=0 if os.name == "posix" else None,
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
-        )
+        self.process = start(SERVE, ENVIRONMENT)
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.inbox = self.process.stdin = above_standard(self.process.stdin)
-        outbox = self.process.stdout = above_standard(self.process.stdout)
+        self.inbox, outbox = self.process.stdin, self.process.stdout
 
         def read() -> None:
             message: bytes | None = b""
@@ -308,15 +237,6 @@ def prepare() -> None:
         with suppress(OSError, RuntimeError):
             crew.start(jobs())
         _running.keep(crew)
-
-
-def is_open(descriptor: int) -> bool:
-    """Return whether a file descriptor is in use."""
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return False
-    return True
 
 
 @dataclass

@@ -191,11 +191,15 @@ Index = int | Value
 Scalar = Value | Var | float
 
 
+# to ask for a union would make one each time
+SEVERAL = (list, tuple)
+
+
 def is_traced(operands: Iterable[object]) -> bool:
     """True if any of the operands, or of those in a list of operands, is a traced value."""
     # a loop takes a third of the time of any()
     for v in operands:  # noqa: SIM110
-        if isinstance(v, Traced) or (isinstance(v, list | tuple) and is_traced(v)):
+        if isinstance(v, Traced) or (isinstance(v, SEVERAL) and is_traced(v)):
             return True
     return False
 

@@ -1,18 +1,13 @@
 """A compiling process: kernel descriptions come in on standard input, object files go out on what was standard output.
 
-pool.py starts it and says why. Both directions have messages as `pool.send` writes them. The first one out is the
+pool.py starts it and says why. Both directions have messages as `children.send` writes them. The first one out is the
 digest of the sources that this process has imported. Then there is one for each that comes in: the object file, or
-nothing if the kernel cannot be compiled here. What is printed meanwhile goes to standard error.
+nothing if the kernel cannot be compiled here.
 """
 
-import os
 import pickle
-import sys
-import threading
-from contextlib import suppress
-from queue import SimpleQueue
 
-from foveal.kernel import pool
+from foveal import children
 from foveal.kernel.compile import Kernel, compile_kernel, key
 from foveal.kernel.sources import imported_digest
 from foveal.kernel.target import Target, assume
@@ -20,27 +15,7 @@ from foveal.kernel.target import Target, assume
 
 def serve() -> None:
     """Compile one kernel after another until standard input is closed. It then ends at once, whatever it is doing."""
-    replies = os.dup(1)
-    try:
-        os.dup2(2, 1)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    # it is not flushed when this process ends
-    sys.stdout = sys.stderr
-    requests: SimpleQueue[bytes] = SimpleQueue()
-
-    def read() -> None:
-        while (request := pool.receive(0)) is not None:
-            requests.put(request)
-        os._exit(0)
-
-    threading.Thread(target=read, daemon=True).start()
-    # a parent that has died reads no more, which its pipe may not have told yet
-    with suppress(BrokenPipeError):
-        pool.send(replies, imported_digest().encode())
-        while True:
-            pool.send(replies, compile_request(requests.get()))
-    os._exit(0)
+    children.serve(compile_request, imported_digest().encode())
 
 
 def compile_request(request: bytes) -> bytes:

@@ -36,6 +36,9 @@ views.py        test-time augmentation: what is seen of an image, and the mean o
 compile_only.py  what a run compiles, without training
 state.py        the state of a whole training as arrays, to go on from later
 tune.py         `foveal tune`: learning rate, batch size, momentum and weight decay by short runs; their files
+short_runs.py   the short runs that `tune` compares
+tune_crew.py    short runs in several processes side by side
+tune_worker.py  one of these processes
 range_test.py   the learning rate range test
 repeating.py    the command that trains the same again, where a time was given
 findings.py     the findings of `foveal tune`: range test, short runs, choices

@@ -43,6 +43,7 @@ def compile_only(data: Dataset, options: TrainOptions) -> WarmUp:
             memory=settings.memory,
             accumulate=settings.accumulate,
             shards=settings.shards,
+            compress=settings.compress,
             ranks=options.ranks,
         )
         # What one program takes.

@@ -24,6 +24,10 @@ class RangeTest:
     lowest: float
 
 
+# The hyper-parameters of a short run: lr, momentum, the low momentum of a cycle, weight decay.
+Candidate = tuple[float, float | None, float | None, float]
+
+
 @dataclass(frozen=True)
 class Trial:
     """A short run: its hyper-parameters, and the loss and the accuracy on the images that are held out."""
@@ -35,6 +39,11 @@ class Trial:
     #: None if the run diverged.
     loss: float | None
     accuracy: float
+
+    @property
+    def candidate(self) -> Candidate:
+        """What was tried."""
+        return self.lr, self.momentum, self.momentum_low, self.weight_decay
 
     def order(self) -> float:
         """Return the number by which trials are compared: the lower, the better."""

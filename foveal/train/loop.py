@@ -211,6 +211,7 @@ class Run:
             memory=s.memory,
             accumulate=s.accumulate,
             shards=s.shards,
+            compress=s.compress,
             ranks=self.together.ranks if s.shards is not None else None,
         )
 
@@ -243,11 +244,11 @@ class Run:
 
     def footprint(self) -> Footprint | None:
         """Return the memory that a training step takes, where it is known; this compiles the step."""
-        batch = self.example()
-        if batch is None:
+        if (batch := self.example()) is None:
             return None
-        found = self.train_step.program(*batch).footprint()
-        if self.settings.accumulate == 1 and not self.together.sharded:
+        program, sharded = self.train_step.program(*batch), self.train_step.sharded
+        found = replace(program.footprint(), sums=0 if sharded is None else sharded.planned(program))
+        if self.settings.accumulate == 1 and sharded is None:
             return found
         # The program of a batch writes sums of gradients; what the optimiser keeps belongs to the update.
         kept = sum(variable.storage.nbytes for variable in self.optimizer.state_variables().values())
@@ -377,7 +378,7 @@ class Run:
     def keep(self, due: bool) -> None:
         """Write a checkpoint if it is due, or if a signal asks the run to end, which it then does."""
         asked = self.together.asked if self.together.sharded else self.together.local()
-        if due or asked:
+        if self.together.collect(due or asked):
             self.keeper.checkpoint(self.whole_state, self.place(self.epoch))
         if self.together.sharded and asked:
             self.together.end_if_asked()

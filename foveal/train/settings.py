@@ -81,6 +81,8 @@ class Options:
     #: Equal parts of a batch that are taken one after the other, or by several ranks, with the same bits for any number
     #: of these (foveal.distributed); 8 where there are ranks and it is not given, else batches are taken whole.
     shards: int | None = None
+    #: "float16" or "int8" for gradients that ranks send in 2 bytes or 1 each, in place of 4, with error feedback.
+    compress: str | None = None
     #: Random changes of training images: a name of `data.augment.AUGMENTATIONS`, or "none"; the recipe's if not given.
     augment: Any = None
     #: False to leave mirror images out of the augmentation; by the name of the data if not given.

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from foveal import nn
 from foveal.data.loader import Loader
 from foveal.data.sources import Nest, leaves, mapped
+from foveal.distributed.compress import codec_of
 from foveal.distributed.ranks import Ranks, checksum
 from foveal.distributed.sharded import SHARDS
 from foveal.errors import ArgumentError, ShapeError, Terminated
@@ -36,6 +37,11 @@ def shared(options: TrainOptions) -> TrainOptions:
     Raises ShapeError and ArgumentError for options that do not go together with shards.
     """
     if options.ranks is None and options.shards is None:
+        if options.compress is not None:
+            raise ShapeError(
+                f"compress is {options.compress!r} and there are no shards: gradients are sent between ranks that share"
+                " the shards of a batch; give shards as well, or leave compress out"
+            )
         return options
     ranks = Ranks() if options.ranks is None else options.ranks
     threads = ranks.threads() if options.threads is None and ranks.size > 1 else options.threads
@@ -46,6 +52,7 @@ def shared(options: TrainOptions) -> TrainOptions:
     if options.shards < 1:
         raise ShapeError(f"shards is {options.shards}; a batch has 1 or more")
     ranks.own(options.shards)
+    codec_of(options.compress)
     if options.accumulate > 1:
         raise ShapeError(
             f"accumulate is {options.accumulate} and shards {options.shards}: an update takes its shards one after the"
@@ -178,6 +185,19 @@ class Together:
             return tally.add(result.loss, result.outputs, self.classes_of(batch[1]), seconds)
         assert result.images is not None
         return tally.add_counts(result.loss, result.images, result.counts, seconds)
+
+    def collect(self, due: bool) -> bool:
+        """Return whether a checkpoint is due, on rank 0.
+
+        Where gradients are sent in fewer bits, all ranks learn it and give rank 0 what rounding has lost.
+        """
+        sharded = self.run.train_step.sharded
+        if sharded is None or sharded.codec is None:
+            return due
+        due = self.computed(lambda: due)
+        if due:
+            sharded.collect()
+        return due
 
     def end_if_asked(self) -> None:
         """Raise what ends this rank, where a signal has asked any of them to end; all have taken the same step."""

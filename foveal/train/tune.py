@@ -9,9 +9,10 @@ They are searched for one after the other:
 4. weight decay: short runs on a grid, then next to the best of it.
 
 A short run is one cycle of the rate over a fixed number of steps from the same starting values; what is compared is its
-loss on images that are held out of the training images. The test images are not looked at. Everything depends on the
-seed alone but the measured speeds; these decide about the batch size and the length of the short runs, unless both are
-given.
+loss on images that are held out of the training images. The test images are not looked at. Those short runs of a stage
+that do not depend on each other can be made in several processes, side by side (tune_crew.py). Everything depends on
+the seed alone but the measured speeds; these decide about the batch size and the length of the short runs, unless both
+are given.
 """
 
 from __future__ import annotations
@@ -19,28 +20,25 @@ from __future__ import annotations
 import importlib.util
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
-from itertools import count
 from pathlib import Path
 
 import numpy as np
 from numpy.random import Philox
 
-import foveal
-from foveal import optim
-from foveal.data.augment import augmentation
+from foveal.arguments import checked
 from foveal.data.dataset import Dataset
-from foveal.data.loader import Loader
-from foveal.errors import NumericsError, ShapeError
+from foveal.errors import ShapeError
 from foveal.files import temporary, write_whole
-from foveal.strides import Ndarray
-from foveal.system import free_memory
-from foveal.train.evaluate import evaluate
+from foveal.system import available_memory, free_memory
 from foveal.train.files import writing
-from foveal.train.findings import Findings, Trial
-from foveal.train.range_test import LOW, range_test, restored
-from foveal.train.settings import LOSS, Options, Settings, build_net, choose, make_optimizer, thread_count
+from foveal.train.findings import Candidate, Findings, Trial
+from foveal.train.range_test import LOW
+from foveal.train.settings import Options, Settings, choose, thread_count
+from foveal.train.short_runs import MIN_STEPS, Here, ShortRuns, Task
+from foveal.train.tune_crew import BYTES_PER_PROCESS, Crew
 
 # The stream of random numbers that picks the images held out; 1 and 2 are the loader's.
 HOLD_OUT_STREAM = 3
@@ -58,13 +56,16 @@ MIN_UPDATES = 1500
 # A batch size is fast enough if it reaches this share of the best speed.
 FAST_ENOUGH = 0.9
 
-# The minimum number of steps of a short run, and the number of short runs that the budget has to suffice for.
-MIN_STEPS, MAX_RUNS = 30, 16
+# How many short runs do not depend on each other, at most: rates; momenta, constant, then cycled; weight decays of the
+# grid, then next to the best of it. The budget has to suffice for all of them.
+INDEPENDENT = (4, 4, 2, 4, 2)
+# A slip of the finger is no number of workers.
+MAX_WORKERS = 256
+# The share of the memory which a program can get that workers may take.
+MEMORY_SHARE = 0.8
 
-# The hyper-parameters of a short run: lr, momentum, the low momentum of a cycle, weight decay.
-Candidate = tuple[float, float | None, float | None, float]
 
-
+@checked
 def tune(
     data: Dataset,
     *,
@@ -76,34 +77,46 @@ def tune(
     threads: int | None = None,
     budget: float = 120.0,
     steps: int | None = None,
+    workers: int = 1,
     report: Callable[[str], None] = lambda line: None,
 ) -> Findings:
     """Find learning rate, batch size, momentum and weight decay in about `budget` seconds.
 
     model, optimizer, batch_size, epochs, seed, threads: as in `train.Options`; a batch size that is given is kept.
-    steps: length of a short run; as long as the budget allows if not given. report: called with a line of text for each
-    thing that is decided. With `steps` and `batch_size` the same seed gives the same findings. Raises ShapeError as
-    `train` does, and for a budget of 0 or short runs of too few steps.
+    steps: length of a short run; as long as the budget allows if not given. workers: how many processes make short
+    runs side by side, each with its share of the threads, or with `threads` if given; range tests and speeds take all
+    threads together. report: called with a line of text for each thing that is decided. With `steps` and `batch_size`
+    the same seed gives the same findings, with any number of workers and threads. Raises ShapeError as `train` does,
+    for a budget of 0, for short runs of too few steps and for less than one worker, FovealError where workers cannot
+    be started or one ends before its time.
     """
     if not budget > 0 or (steps is not None and steps < MIN_STEPS):
         raise ShapeError(
             f"tune: a budget of {budget:g} s and short runs of {steps} steps; a budget is more than 0, and runs have at"
             f" least {MIN_STEPS} steps"
         )
+    if not 1 <= workers <= MAX_WORKERS:
+        raise ShapeError(f"tune: {workers} workers; choose from 1 to {MAX_WORKERS}")
+    # More would have nothing to do.
+    useful = min(workers, max(INDEPENDENT))
+    if useful < workers:
+        report(f"{useful} of {workers} workers are used: no more short runs are independent of each other")
+    together = None if threads is None else threads * useful
     options = Options(
-        model=model, optimizer=optimizer, batch_size=batch_size, epochs=epochs, seed=seed, threads=threads
+        model=model, optimizer=optimizer, batch_size=batch_size, epochs=epochs, seed=seed, threads=together
     )
     settings = choose(data, options)
     # Native threads are a setting of the process, restored at the end.
     with thread_count(settings.threads):
-        return Search(data, settings, batch_size is not None, steps, budget, report).run()
+        return Search(data, settings, batch_size is not None, steps, budget, useful, report).run()
 
 
 class Search:
     """The four stages of the search, which share the images, the network and the results of short runs.
 
     fixed_batch: True if the batch size of the settings is kept. steps: of a short run; None to derive it from what is
-    left of the budget, in seconds.
+    left of the budget, in seconds. workers: how many processes make short runs, with as many threads in all as the
+    settings say.
     """
 
     def __init__(
@@ -113,9 +126,10 @@ class Search:
         fixed_batch: bool,
         steps: int | None,
         budget: float,
+        workers: int,
         report: Callable[[str], None],
     ) -> None:
-        self.started, self.budget, self.report = time.perf_counter(), budget, report
+        self.started, self.budget, self.workers, self.report = time.perf_counter(), budget, workers, report
         self.data, self.fixed_batch, self.fixed_steps = data, fixed_batch, steps
         # A random order of the training images; the first of them are held out, and `rows` are trained on.
         order = np.argsort(
@@ -142,47 +156,39 @@ class Search:
         # Another batch size has another best rate, so the range test is repeated.
         if not self.fixed_batch and self.choose_batch():
             self.test_rates()
-        self.choose_steps()
-        self.choose_rate()
-        self.choose_momentum()
-        self.choose_decay()
+        with self.makers() as self.made_by:
+            self.choose_steps()
+            self.choose_rate()
+            self.choose_momentum()
+            self.choose_decay()
         self.findings.seconds = time.perf_counter() - self.started
         return self.findings
 
     def prepare(self, batch_size: int) -> None:
         """Make the network, its optimiser and its training step for batches of that size."""
-        s = self.settings = replace(self.settings, batch_size=batch_size)
+        self.settings = replace(self.settings, batch_size=batch_size)
         self.findings.batch_size = batch_size
-        self.net = build_net(s, self.data)
-        self.optimizer = make_optimizer(self.net, s)
-        self.momentum = self.optimizer.momentum
-        self.step = foveal.compile_step(self.net, LOSS, self.optimizer, threads=s.threads, seed=s.seed)
-        self.loader = self.make_loader(batch_size)
+        self.runs = ShortRuns(Task(self.data, self.settings, self.held_out, self.rows))
 
-    def make_loader(self, batch_size: int) -> Loader:
-        """Return the loader of the images that are trained on."""
-        data, s = self.data, self.settings
-        return Loader(
-            data.images_train[self.rows],
-            data.y_train[self.rows],
-            batch_size,
-            mean=data.mean,
-            std=data.std,
-            seed=s.seed,
-            shuffle=True,
-            drop_last=True,
-            augment=augmentation(s.augment, data.size),
-        )
-
-    def batches(self) -> Iterator[tuple[Ndarray, Ndarray]]:
-        """Yield batches (images, labels) of one epoch after the other, without end."""
-        for epoch in count():
-            yield from self.loader.epoch(epoch)
+    def makers(self) -> AbstractContextManager[Here | Crew]:
+        """Return what makes the short runs: this process, or as many as memory suffices for."""
+        wanted = self.workers
+        if wanted > 1:
+            each = self.runs.memory() + BYTES_PER_PROCESS
+            fitting = max(1, int(min(wanted, MEMORY_SHARE * available_memory() // each)))
+            if fitting < wanted:
+                self.report(f"{fitting} of {wanted} workers are used: each takes {each / 2**20:,.0f} MiB of memory")
+                wanted = fitting
+        if wanted == 1:
+            return nullcontext(Here(self.runs))
+        threads = max(1, self.settings.threads // wanted)
+        self.report(f"{wanted} workers make the short runs, with {threads} thread{'s' * (threads > 1)} each")
+        task = replace(self.runs.task, settings=replace(self.settings, threads=threads))
+        return Crew(task, wanted, self.runs.prepare)
 
     def test_rates(self) -> None:
         """Make the range test."""
-        self.net.train()
-        test = self.findings.range_test = range_test(self.step, self.optimizer, self.batches())
+        test = self.findings.range_test = self.runs.test_rates()
         self.report(
             f"learning rate: with batches of {self.settings.batch_size} the loss falls longest about"
             f" {test.valley:.2g}, fastest at {test.steepest:.2g}, and is lowest at {test.lowest:.2g}"
@@ -217,89 +223,44 @@ class Search:
         """Return images per second with batches of that size; None if a step would take half of the free memory."""
         if size != self.settings.batch_size:
             self.prepare(size)
-        self.net.train()
-        x, labels = next(iter(self.loader.epoch(0)))
-        memory = self.step.program(x, labels).footprint()
-        if memory.variables + memory.values + memory.prepared + memory.batch > 0.5 * free_memory():
+        if self.runs.memory() > 0.5 * free_memory():
             return None
-        with restored(self.step, self.optimizer):
-            self.optimizer.lr = LOW
-            # The first step is slower than the others. Then the median of 5 to 200 steps, or of 0.3 s.
-            self.step(x, labels)
-            seconds: list[float] = []
-            while len(seconds) < 5 or (sum(seconds) < 0.3 and len(seconds) < 200):
-                started = time.perf_counter()
-                self.step(x, labels)
-                seconds.append(time.perf_counter() - started)
-        return size / float(np.median(seconds))
+        return self.runs.speed()
 
     def choose_steps(self) -> None:
-        """Choose the length of short runs: as many steps as the budget allows, after one short run that is measured."""
-        whole = self.settings.epochs * len(self.loader)
+        """Choose the length of short runs: as many steps as the budget allows, by the measured time of some."""
         if self.fixed_steps is not None:
             self.findings.steps = self.fixed_steps
             return
-        started = time.perf_counter()
-        with restored(self.step, self.optimizer):
-            self.optimizer.lr = LOW
-            for _, (x, labels) in zip(range(MIN_STEPS), self.batches(), strict=False):
-                self.step(x, labels)
-            trained = time.perf_counter()
-            self.validate()
-        # This first validation also compiled the forward pass; half of it is about what a later one takes.
-        validation = (time.perf_counter() - trained) / 2
-        seconds = self.left() / MAX_RUNS - validation
-        steps = seconds / ((trained - started) / MIN_STEPS)
+        each, validation = self.made_by.measure()
+        # Workers make the runs of a stage in so many rounds.
+        rounds = sum(-(-runs // self.made_by.count) for runs in INDEPENDENT)
+        steps = (self.left() / rounds - validation) / each
         # No longer than the whole training, and rounded to two digits.
-        rounded = int(round_off(max(MIN_STEPS, min(steps, whole))))
+        epoch = len(self.runs.loader)
+        rounded = int(round_off(max(MIN_STEPS, min(steps, self.settings.epochs * epoch))))
         self.findings.steps = rounded
-        self.report(f"short runs have {rounded} steps, {rounded / len(self.loader):.1f} epochs")
-
-    def validate(self) -> dict[str, float]:
-        """Return {"accuracy", "loss"} on the images that are held out."""
-        data = self.data
-        x, y = data.images_train[self.held_out], data.y_train[self.held_out]
-        return evaluate(self.net, x, y, mean=data.mean, std=data.std)
-
-    def trial(self, candidate: Candidate) -> Trial:
-        """Return the result of a candidate's short run; a run that was done before is not repeated."""
-        if candidate not in self.trials:
-            try:
-                test = self.short_run(*candidate)
-                self.trials[candidate] = Trial(*candidate, loss=test["loss"], accuracy=test["accuracy"])
-            except NumericsError:
-                self.trials[candidate] = Trial(*candidate, loss=None, accuracy=0.0)
-        return self.trials[candidate]
-
-    def short_run(self, lr: float, momentum: float | None, low: float | None, decay: float) -> dict[str, float]:
-        """Train for one cycle of the rate and validate; then the network is what it was before.
-
-        momentum: None if the optimiser has none. low: the momentum is cycled down to this value; None for constant.
-        """
-        steps, optimizer = self.findings.steps, self.optimizer
-        with restored(self.step, optimizer):
-            optimizer.weight_decay = decay
-            optimizer.schedule(lr=optim.schedule.one_cycle(lr, steps))
-            if momentum is not None:
-                optimizer.momentum = momentum
-            if momentum is not None and low is not None:
-                cycle = optim.schedule.one_cycle_momentum(steps, low, momentum)
-                optimizer.schedule(momentum=cycle)
-            self.net.train()
-            for _, (x, labels) in zip(range(steps), self.batches(), strict=False):
-                self.step(x, labels)
-            return self.validate()
+        self.report(f"short runs have {rounded} steps, {rounded / epoch:.1f} epochs")
 
     def compare(self, candidates: Iterable[Candidate], trials: list[Trial]) -> Trial:
-        """Add short runs of the candidates to `trials`, as long as the budget lasts; return the best of `trials`."""
-        for candidate in candidates:
-            # A run that was done before costs nothing; at least one run is needed to choose from.
-            if trials and self.left() < 0 and self.fixed_steps is None and candidate not in self.trials:
-                self.report(f"the budget is used up; {len(trials)} short runs are compared")
-                break
-            trial = self.trial(candidate)
-            if trial not in trials:
-                trials.append(trial)
+        """Add short runs of the candidates to `trials`, as long as the budget lasts; return the best of `trials`.
+
+        A run that was made before costs nothing, and is not repeated.
+        """
+        wanted = list(dict.fromkeys(candidates))
+        fresh = [candidate for candidate in wanted if candidate not in self.trials]
+        # At least one run is needed to choose from.
+        needed = not trials and len(fresh) == len(wanted)
+
+        def goes_on(number: int) -> bool:
+            return self.fixed_steps is not None or self.left() > 0 or (needed and number == 0)
+
+        for trial in self.made_by.trials(fresh, self.findings.steps, goes_on):
+            self.trials[trial.candidate] = trial
+        known = [self.trials[candidate] for candidate in wanted if candidate in self.trials]
+        trials += [trial for trial in known if trial not in trials]
+        if len(known) < len(wanted):
+            self.report(f"the budget is used up; {len(trials)} short runs are compared")
         return min(trials, key=Trial.order)
 
     def choose_rate(self) -> None:
@@ -312,36 +273,37 @@ class Search:
         for rate in map(round_off, suggested):
             if not rates or rate > 1.4 * rates[-1]:
                 rates.append(rate)
-        best = self.compare(((rate, self.momentum, None, decay) for rate in rates), self.findings.rates)
+        best = self.compare(((rate, self.runs.momentum, None, decay) for rate in rates), self.findings.rates)
         self.findings.lr = best.lr
         self.report(f"learning rate: {best.lr:g} of {listed(self.findings.rates, lambda t: f'{t.lr:g}')}")
 
     def choose_momentum(self) -> None:
         """Compare constant values of the momentum, then cycles down from the best of them and from 0.95."""
         lr, decay, trials = self.findings.lr, self.settings.weight_decay, self.findings.momenta
-        if self.momentum is None:
+        own = self.runs.momentum
+        if own is None:
             self.report(f"momentum: {self.findings.optimizer} has none")
             return
         # The optimiser's own value comes first, which was already tried with this rate.
-        values = dict.fromkeys((self.momentum, *reversed(MOMENTA)))
+        values = dict.fromkeys((own, *reversed(MOMENTA)))
         best = self.compare(((lr, m, None, decay) for m in values), trials)
         assert best.momentum is not None
         low = round(best.momentum - SWING, 4)
         cycled = ((lr, m, round(m - SWING, 4), decay) for m in (best.momentum, 0.95) if low > 0)
-        best = self.compare(dict.fromkeys(cycled), trials)
+        best = self.compare(cycled, trials)
         self.findings.momentum, self.findings.momentum_low = best.momentum, best.momentum_low
         self.report(f"momentum: {span(best)} of {listed(trials, span)}")
 
     def choose_decay(self) -> None:
         """Compare the weight decays of the grid, then a third and three times the best."""
         f = self.findings
-        momentum = f.momentum if f.momentum is not None else self.momentum
+        momentum = f.momentum if f.momentum is not None else self.runs.momentum
 
         def candidate(decay: float) -> Candidate:
             return f.lr, momentum, f.momentum_low, decay
 
         # The weight decay of the settings was used so far, so its run is known.
-        f.decays = [self.trial(candidate(self.settings.weight_decay))]
+        f.decays = [self.trials[candidate(self.settings.weight_decay)]]
         best = self.compare(map(candidate, DECAYS), f.decays)
         if best.weight_decay:
             neighbours = (round_off(best.weight_decay * factor) for factor in (3.0, 1 / 3))

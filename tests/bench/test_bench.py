@@ -231,6 +231,7 @@ def test_errors_are_one_message_and_status_2(words, message, tmp_path):
     assert result.stdout == ""
 
 
+@pytest.mark.long
 @needs_torch
 def test_operators_against_torch():
     from foveal.bench import against_torch
@@ -330,6 +331,7 @@ def test_threads_are_timed_and_compared():
     assert set(output.THREAD_COLUMNS) <= set(record)
 
 
+@pytest.mark.long
 @needs_torch
 def test_memory_is_measured_in_processes_of_their_own():
     from foveal.bench import against_torch

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 import foveal
 from foveal import cli, nn, optim, train
 from foveal.distributed import Ranks, launch
-from foveal.errors import ArgumentError, NumericsError, PackageError, RankError, ShapeError, StateError
+from foveal.errors import ArgumentError, DataError, NumericsError, PackageError, RankError, ShapeError, StateError
 
 JOB = Path(ranks_job.__file__)
 # More ranks than cores, and as root: as in a container. Open MPI 5 and 4; others take no notice.
@@ -56,14 +56,15 @@ def mpiexec():
     return run
 
 
+@pytest.mark.long
 def test_any_number_of_ranks_and_threads_gives_the_same_bits(mpiexec):
     """A residual network with batch norm, dropout and augmentation; the model, the losses and the scores."""
-    wanted = repr(ranks_job.trained(threads=2)), repr(ranks_job.looped())
+    wanted = repr(ranks_job.trained(threads=2)), repr(ranks_job.looped()), repr(ranks_job.bucketed())
     ended = mpiexec(4, JOB, "all")
     assert ended.returncode == 0, ended.stderr
     lines = [line.partition(" ") for line in ended.stdout.splitlines()]
-    assert [size for size, _, _ in lines] == ["1", "2", "3", "4", "2", "3"]
-    assert [text for _, _, text in lines] == [wanted[0]] * 4 + [wanted[1]] * 2
+    assert [size for size, _, _ in lines] == ["1", "2", "3", "4", "2", "3", "2", "3", "4"]
+    assert [text for _, _, text in lines] == [wanted[0]] * 4 + [wanted[1]] * 2 + [wanted[2]] * 3
 
 
 def test_what_differs_is_named_before_the_first_step_and_a_step_fails_on_all_ranks(mpiexec):
@@ -86,11 +87,13 @@ def test_an_error_on_one_rank_and_one_that_hangs_end_all(mpiexec, what, words):
     assert ("no answer for 2 seconds" in ended.stderr) == (what == "hang")
 
 
+@pytest.mark.long
 def test_a_run_that_was_killed_goes_on_on_other_ranks_to_the_same_bits(mpiexec, tmp_path):
+    """With gradients of 8 bits: the checkpoint has what rounding had lost on both ranks."""
     x, y = ranks_job.IMAGES, ranks_job.LABELS
     np.savez(tmp_path / "set.npz", x_train=x[:60], y_train=y[:60], x_test=x[60:], y_test=y[60:])
     options = ["--model", "small", "--epochs", "2", "--batch-size", "16", "--threads", "1", "--no-report", "--no-check"]
-    words = [str(tmp_path / "set.npz"), *options]
+    words = [str(tmp_path / "set.npz"), *options, "--compress-gradients", "int8"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     told = CliRunner().invoke(cli.main, ["train", *words, "--shards", "8", "--out", str(whole)])
     assert told.exit_code == 0, told.output
@@ -162,6 +165,10 @@ def test_shards_that_do_not_fit_are_refused():
         make().take_shards([])
     with pytest.raises(StateError, match="of 4 shards and is of 8"):
         make(shards=8).load_state_dict(make(shards=4).state_dict())
+    with pytest.raises(ArgumentError, match="shares: the loader is 3; it has to be"):
+        make(shards=4).shares(3, 0)
+    with pytest.raises(DataError, match="the batch is empty; a step"):
+        make(shards=4).take_shards([])
     loader = foveal.data.Loader((ranks_job.IMAGES, ranks_job.LABELS), batch_size=12)
     with pytest.raises(ShapeError, match="12 images are not divided into 8"):
         make(shards=8).shares(loader, 0)

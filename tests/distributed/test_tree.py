@@ -39,25 +39,33 @@ def by_definition(leaves, shards):
     return nodes[0]
 
 
-def total_on(size, shards, leaves):
-    """What each of `size` ranks gets, twice, in memory that is used again."""
+def on_threads(size, function):
+    """Call a function on so many ranks, which are threads."""
     boxes = {(a, b): Queue() for a in range(size) for b in range(size)}
-    found = [[] for _ in range(size)]
-
-    def run(rank):
-        sums = tree.PartialSums(LENGTH)
-        for _ in range(2):
-            for shard in tree.owned(shards, rank, size):
-                if shard < len(leaves):
-                    sums.add(shard, [leaves[shard][:5], leaves[shard][5:]])
-            assert len(sums.nodes) <= 2 * tree.levels(shards) + 1
-            found[rank].append(sums.total(Thread(rank, size, boxes), shards, len(leaves)).copy())
-
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
+    threads = [threading.Thread(target=function, args=(Thread(rank, size, boxes),)) for rank in range(size)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+def total_on(size, shards, leaves):
+    """What each of `size` ranks gets, twice, in memory that is used again."""
+    found = [[] for _ in range(size)]
+
+    def run(ranks):
+        own = tree.owned(shards, ranks.rank, size)
+        sums = tree.PartialSums(LENGTH, own)
+        for _ in range(2):
+            # Shards that compute in lockstep add one part each, then the next one.
+            for part in (slice(5, LENGTH), slice(0, 5)):
+                for shard in own:
+                    if shard < len(leaves):
+                        sums.add(shard, leaves[shard][part], part.start)
+            assert len(sums.slots) <= tree.levels(shards) + 1
+            found[ranks.rank].append(sums.total(ranks, shards, len(leaves)).copy())
+
+    on_threads(size, run)
     return found
 
 

@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -25,14 +26,25 @@ SOURCES = {
 }
 
 
+@cache
+def tree_of(path):
+    """A file's syntax tree, which several tests look at."""
+    return ast.parse(SOURCES[path].read_text())
+
+
 def stage(path):
     """The line of the map that a file stands on."""
     return path.parts[0].removesuffix(".py")
 
 
-def imported(path, tree):
+@cache
+def imported(path):
     """Dotted names below foveal that a file imports, inside of functions too."""
-    for node in ast.walk(tree):
+    return list(imports(path))
+
+
+def imports(path):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from (a.name.split(".")[1:] for a in node.names if a.name.startswith("foveal."))
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "foveal":
@@ -51,9 +63,8 @@ def test_every_module_is_on_the_map():
 
 @pytest.mark.parametrize("path", [p for p in SOURCES if p.name != "__main__.py"], ids=str)
 def test_imports_follow_the_map(path):
-    tree = ast.parse(SOURCES[path].read_text())
     own = STAGES.index(stage(path)) if stage(path) in STAGES else -1
-    for names in imported(path, tree):
+    for names in imported(path):
         if names[0].startswith("__"):
             continue
         found = foveal.PUBLIC.get(names[0], names[0])
@@ -64,7 +75,7 @@ def operators_in(path):
     """Names of the classes in a file that derive from an operator, by their bases' names."""
     known = {"Operator", *(type(op).__name__ for op in OPS.values())}
     known |= {base.__name__ for op in OPS.values() for base in type(op).__mro__ if issubclass(base, Operator)}
-    for node in ast.walk(ast.parse(SOURCES[path].read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ClassDef) and {ast.unparse(base).split(".")[-1] for base in node.bases} & known:
             yield node.name
 
@@ -82,8 +93,8 @@ def test_operators_are_in_ops_and_kernels_are_in_ops_kernels():
 def test_what_an_operator_computes_does_not_depend_on_how():
     """Only operators, lowering and measuring import kernels; nothing that a user writes does."""
     allowed = {"ops", "lower", "arena", "autotune"}
-    for path, source in SOURCES.items():
-        for names in imported(path, ast.parse(source.read_text())):
+    for path in SOURCES:
+        for names in imported(path):
             if names[:2] == ["ops", "kernels"]:
                 assert stage(path) in allowed, f"{path} imports foveal.{'.'.join(names)}"
 
@@ -94,7 +105,7 @@ FOLDERS = sorted({path.parent for path in SOURCES} - {Path(".")})
 @pytest.mark.parametrize("folder", FOLDERS, ids=str)
 def test_the_docstring_of_a_folder_names_its_files(folder):
     """What a reader of the listing wants to know stands in one place: a line for each file and folder."""
-    text = ast.get_docstring(ast.parse(SOURCES[folder / "__init__.py"].read_text()))
+    text = ast.get_docstring(tree_of(folder / "__init__.py"))
     inside = {path.name for path in SOURCES if path.parent == folder} - {"__init__.py", "__main__.py"}
     inside |= {f"{path.name}/" for path in FOLDERS if path.parent == folder}
     assert [name for name in sorted(inside) if name not in text] == []
@@ -103,8 +114,8 @@ def test_the_docstring_of_a_folder_names_its_files(folder):
 def test_folders_import_each_other_in_one_direction():
     """Of two folders neither of which is in the other, one may import the other, in functions too, not both."""
     users = {folder: set() for folder in FOLDERS}
-    for path, source in SOURCES.items():
-        for names in imported(path, ast.parse(source.read_text())):
+    for path in SOURCES:
+        for names in imported(path):
             below = [folder for folder in FOLDERS if folder.parts == tuple(names[: len(folder.parts)])]
             found, own = below[-1] if below else Path("."), path.parent
             if not found.is_relative_to(own) and not own.is_relative_to(found):

@@ -40,6 +40,7 @@ def place(tmp_path):
     return tmp_path
 
 
+@pytest.mark.long
 def test_the_session_of_the_readme_prints_what_it_shows(place):
     commands = session()
     assert [words[:2] for words, _ in commands] == [["foveal", "data"], ["foveal", "train"], ["foveal", "predict"]]

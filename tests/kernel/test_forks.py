@@ -205,6 +205,7 @@ def test_the_first_native_calls_of_a_process_may_come_from_many_threads_at_once(
         assert run(FIRST) == (0, "")
 
 
+@pytest.mark.long
 @forks
 def test_a_child_computes_while_threads_of_its_parent_train_predict_and_compile():
     assert run(TRAINING + FORKS) == (0, "")

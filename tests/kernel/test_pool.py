@@ -236,7 +236,7 @@ IN_THE_WAY = {
     "embedded": ("sys.executable", None, "is not known to be a Python interpreter"),
     "another program": ("sys.executable", "/usr/bin/editor", "'/usr/bin/editor', is not known"),
     "gone": ("sys.executable", "/nowhere/python3", "0 of 1 compiling processes were started: "),
-    "a zip file": ("foveal.kernel.pool.PACKAGE", Path("/nowhere.zip/foveal"), "is no folder"),
+    "a zip file": ("foveal.children.PACKAGE", Path("/nowhere.zip/foveal"), "is no folder"),
     "changed": ("foveal.kernel.pool.imported_digest", lambda: "other", "the files of Foveal have changed"),
 }
 

@@ -175,6 +175,7 @@ def calls(x: Tensor) -> None:
 """
 
 
+@pytest.mark.long
 def test_a_type_checker_sees_signatures(tmp_path, monkeypatch):
     """With the project's settings and cache, so that it takes a second where mypy has run before."""
     monkeypatch.chdir(Path(foveal.__file__).parents[1])

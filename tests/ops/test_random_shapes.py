@@ -13,10 +13,11 @@ import random_shapes
 EXAMPLES = int(os.environ.get("FOVEAL_EXAMPLES", "12"))
 
 
-@pytest.mark.parametrize("name", random_shapes.NAMES)
-def test_random_shapes(name):
+@pytest.mark.long
+@pytest.mark.parametrize("names", random_shapes.GROUPS, ids=lambda names: names[0])
+def test_random_shapes(names):
     ended = subprocess.run(
-        [sys.executable, random_shapes.__file__, name, str(EXAMPLES)],
+        [sys.executable, random_shapes.__file__, str(EXAMPLES), *names],
         capture_output=True,
         text=True,
         cwd=Path(random_shapes.__file__).parent,

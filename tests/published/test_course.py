@@ -58,6 +58,7 @@ def test_relu(published):
     assert error(foveal.compile(ops.relu)(v["x"]), v["correct_out"]) < PUBLISHED
 
 
+@pytest.mark.long
 def test_fifty_images_are_learnt_by_heart(cifar10):
     """A convolution 3 -> 32 of 5x5, relu, 2x2 max pooling, a linear layer: 100 % of 50 training images, in seconds."""
     nn.seed(0)

@@ -1,12 +1,13 @@
 """Operators on shapes that nobody chose: native results against NumPy in float64, between guard pages, as a script.
 
-`python random_shapes.py OPERATOR EXAMPLES` draws that many shapes, always the same ones, and tells the smallest that
-fails. Each is run in a process of its own, so that one that reads or writes outside of its buffers is found and made
-smaller too.
+`python random_shapes.py EXAMPLES OPERATOR...` draws that many shapes of each, always the same ones, and tells the
+smallest that fails. Each is run in a process of its own, so that one that reads or writes outside of its buffers is
+found and made smaller too.
 """
 
 import os
 import sys
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,7 +187,8 @@ CONVOLUTIONS = ("conv2d", "conv2d_input_grad", "conv2d_weight_grad")
 FILTERED = " by minimal filtering"
 FILTERINGS = tuple(name + FILTERED for name in CONVOLUTIONS)
 POOLINGS = ("max_pool2d", "max_pool2d_grad", "avg_pool2d", "avg_pool2d_grad")
-NAMES = (*CONVOLUTIONS, *FILTERINGS, *POOLINGS, "matmul")
+# each is one process of the tests
+GROUPS = (CONVOLUTIONS, FILTERINGS, (*POOLINGS, "matmul"))
 
 
 def strategy_and_inputs(name: str) -> tuple[Any, Any]:
@@ -258,5 +260,17 @@ def search(name: str, examples: int) -> None:
     holds()
 
 
+def main(examples: str, *names: str) -> None:
+    """Search all of them, and only then say which have failed."""
+    failed = []
+    for name in names:
+        try:
+            search(name, int(examples))
+        except Exception:
+            traceback.print_exc()
+            failed.append(name)
+    sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
+
+
 if __name__ == "__main__":
-    search(sys.argv[1], int(sys.argv[2]))
+    main(*sys.argv[1:])

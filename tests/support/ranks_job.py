@@ -18,6 +18,7 @@ import numpy as np
 import foveal
 import foveal.__main__
 from foveal import data, nn, ops, optim, train
+from foveal.distributed import buckets
 
 RNG = np.random.default_rng(0)
 IMAGES, LABELS = RNG.random((72, 3, 8, 8), np.float32), np.arange(72) % 3
@@ -78,6 +79,33 @@ def looped(ranks=None):
     return digest(net), found
 
 
+def bucketed(ranks=None):
+    """Train with buckets of several sizes, exchanged during the backward pass and after it, whole and rounded.
+
+    In the second step the last shard of a batch is not finite: all ranks leave the step out alike.
+    """
+    found = []
+    # Of each parameter by itself; of a few; of all.
+    for size, overlaps, kind in ((1, True, None), (3000, False, None), (3000, True, "int8"), (1 << 20, False, "int8")):
+        buckets.BUCKET = buckets.FIRST = size
+        net = network()
+        rule = optim.Momentum(net.parameters(), 0.1)
+        step = foveal.compile_step(net, nn.CrossEntropyLoss(), rule, 1, 1, shards=8, ranks=ranks, compress=kind)
+        step.sharded.overlaps = step.sharded.overlaps and overlaps
+        failed = 0
+        for number in range(4):
+            x = IMAGES[:16].copy()
+            x[15] *= np.float32(1e38 if number == 1 else 1)
+            try:
+                step(x, LABELS[:16])
+            except foveal.errors.NumericsError:
+                failed += 1
+        found.append((digest(net), step.steps, failed))
+    # Blocks that share a power of two begin with each bucket.
+    assert found[0] == found[1]
+    return found
+
+
 def on_some(sizes, function):
     """Call a function on so many of the ranks; print what it returns, which is the same on all of them."""
     from mpi4py import MPI
@@ -127,6 +155,7 @@ def main(what, *words):
         # On 2 and 4 ranks with two threads each.
         on_some((1, 2, 3, 4), lambda ranks: trained(ranks, 2 - ranks.size % 2))
         on_some((2, 3), looped)
+        on_some((2, 3, 4), bucketed)
     elif what == "refused":
         refused()
     elif what == "kill":

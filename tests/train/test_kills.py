@@ -17,6 +17,7 @@ import time
 from functools import partial
 
 import numpy as np
+import pytest
 
 from foveal import data, files, nn, optim, train
 from foveal.train import checkpoints, run_file, run_folder
@@ -185,6 +186,7 @@ def kill_and_resume(place, full):
     return operations, inside, *kills.values()
 
 
+@pytest.mark.long
 def test_killed_trainings_end_in_the_same_bits(tmp_path, request):
     """21 kills at random moments, 13 inside of system calls of checkpoints, 2 at others; --full: at each of them."""
     full = request.config.getoption("--full")

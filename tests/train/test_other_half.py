@@ -105,6 +105,7 @@ def trained_here(digits):
     return made.state_dict()
 
 
+@pytest.mark.long
 def test_weights_of_one_half_of_the_classes_help_with_the_other(digits, tmp_path):
     with_torch = find_spec("torch") is not None
     state = trained_by_torch(*half(digits[0], 0, 1500)) if with_torch else trained_here(digits)

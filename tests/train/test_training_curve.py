@@ -31,6 +31,7 @@ def curve():
     return loss_curve
 
 
+@pytest.mark.long
 def test_losses_follow_torch(curve, cifar10):
     data = load(cifar10)
     train, test = (np.ascontiguousarray(x[:, :, ::2, ::2]) for x in (data.images_train, data.images_test))

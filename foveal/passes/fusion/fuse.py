@@ -13,16 +13,16 @@ from foveal.passes.fusion.order import ordered_groups
 from foveal.strides import Shape
 
 
-def fuse(graph: Graph, epilogues: bool = True) -> list[Group]:
+def fuse(graph: Graph, epilogues: bool = True, early: bool = False) -> list[Group]:
     """Return the groups of a simplified graph, in the order in which they run. Views and constants belong to none.
 
-    With `epilogues` off, anchors have neither epilogues nor prologues.
+    With `epilogues` off, anchors have neither epilogues nor prologues. early: see order.ordered_groups.
     """
     # Groups with several outputs can form a cycle. If so, retry with less fusion: (1) pointwise groups
     # have one output each, (2) each reduction has a pass of its own, (3) both; then no cycle is possible.
     for shared_outputs, shared_passes in ((True, True), (False, True), (True, False), (False, False)):
         groups = Fuser(graph, fuse_epilogues(graph, epilogues), shared_outputs, shared_passes).run()
-        ordered = ordered_groups(graph, groups)
+        ordered = ordered_groups(graph, groups, early)
         if ordered is not None:
             return ordered
     raise AssertionError("a cycle among groups of one result each: a fault in fuse.py")

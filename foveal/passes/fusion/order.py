@@ -3,6 +3,7 @@
 import heapq
 import math
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from foveal.graph import Graph, Node, owner
@@ -31,14 +32,17 @@ class Dependencies:
     writers: set[Group]
 
 
-def ordered_groups(graph: Graph, groups: list[Group]) -> list[Group] | None:
+def ordered_groups(graph: Graph, groups: list[Group], early: bool = False) -> list[Group] | None:
     """Return the groups in an order in which each follows what it reads; None if there is a cycle.
 
     A group that writes a variable follows all groups that read it, if that is possible, so that it can write in place.
+    early: True if small groups that write variables do not wait for each other at the end either.
     """
     dependencies = find_dependencies(graph, groups)
-    ordered = None if dependencies is None else topological(graph, groups, dependencies)
-    return None if ordered is None or dependencies is None else merge_small(graph, ordered, dependencies.needs)
+    ordered = None if dependencies is None else topological(graph, groups, dependencies, early)
+    if ordered is None or dependencies is None:
+        return None
+    return merge_small(graph, ordered, dependencies.needs, dependencies.writers if early else frozenset())
 
 
 class Following:
@@ -117,26 +121,29 @@ def find_dependencies(graph: Graph, groups: list[Group]) -> Dependencies | None:
     return Dependencies(needs, users, writers)
 
 
-def topological(graph: Graph, groups: list[Group], dependencies: Dependencies) -> list[Group] | None:
+def topological(
+    graph: Graph, groups: list[Group], dependencies: Dependencies, early_writers: bool
+) -> list[Group] | None:
     """Return a topological order that keeps few values alive; None if there is none.
 
     Writers of variables come as early as they can, so that gradients are not kept; small ones come last, where they
-    need no barriers between them. Anchored groups that only writers and the report before them (guard.py) wait for,
-    such as gradients in weights, come early too: then what they read is free. A pointwise group that only one of these
-    reads comes right before it.
+    need no barriers between them, unless all writers are to be early. Anchored groups that only writers and the report
+    before them (guard.py) wait for, such as gradients in weights, come early too: then what they read is free. With
+    early writers, so do reductions. A pointwise group that only one of these reads comes right before it.
     """
     needs, users, writers = dependencies.needs, dependencies.users, dependencies.writers
     position = {node: i for i, node in enumerate(graph.nodes)}
     outputs = {owner(node) for node in graph.outputs}
     last = writers | {group for group in groups if group.anchor is not None and group.anchor.op is magnitudes}
     inner = [group for group in groups if users[group] and outputs.isdisjoint(group.results)]
-    early = {group for group in inner if group.kind == "anchored" and last.issuperset(users[group])}
+    kinds = ("anchored", "reduce") if early_writers else ("anchored",)
+    early = {group for group in inner if group.kind in kinds and last.issuperset(users[group])}
     just_before = {
         group for group in inner if group.kind == "pointwise" and len(users[group]) == 1 and users[group][0] in early
     }
 
     def rank(group: Group) -> tuple[int, int]:
-        may_wait = group in writers and math.prod(group.domain) <= MAX_WAITING
+        may_wait = group in writers and math.prod(group.domain) <= MAX_WAITING and not early_writers
         priority = 2 if may_wait else 0 if group in writers or group in early else 1
         return priority, max(position[node] for node in group.results)
 
@@ -170,16 +177,18 @@ def topological(graph: Graph, groups: list[Group], dependencies: Dependencies) -
     return None if any(missing) else ordered
 
 
-def merge_small(graph: Graph, ordered: list[Group], needs: dict[Group, dict[Group, None]]) -> list[Group]:
+def merge_small(
+    graph: Graph, ordered: list[Group], needs: dict[Group, dict[Group, None]], alone: AbstractSet[Group]
+) -> list[Group]:
     """Merge small pointwise groups of one domain that do not wait for each other: one kernel and barrier for many.
 
-    A group is merged into a later one if no group up to there waits for it.
+    A group is merged into a later one if no group up to there waits for it, unless it is to stay `alone`.
     """
     position = {node: i for i, node in enumerate(graph.nodes)}
     # the groups that are left, from the last one on
     remaining: list[Group] = []
     for group in reversed(ordered):
-        other = mergeable(group, reversed(remaining), needs)
+        other = None if group in alone else mergeable(group, reversed(remaining), needs)
         if other is None:
             remaining.append(group)
             continue
