@@ -69,6 +69,14 @@ class BuildRecord:
     from_disk: int
 
 
+class Turn(forks.Locked):
+    """The lock of a program, and the threads that run it or wait for it; none of them is in a forked child."""
+
+    def renew(self) -> None:
+        super().renew()
+        self.callers: set[int] = set()
+
+
 class Pause(NamedTuple):
     """Where a program that runs in parts has stopped."""
 
@@ -121,14 +129,12 @@ class Program:
         self.in_python = [i for i, call in enumerate(self.calls) if call.python is not None]
         # the clock after each call of a run that is timed
         self.times = np.zeros(len(self.calls), np.int64)
-        self.turn = forks.Locked(forks.PROGRAMS)
+        self.turn = Turn(forks.PROGRAMS)
         # the thread in which `run` is in progress
         self.runner = 0
         # twins that run on one thread each, for threads that call while others do
         self.helpers: list[Program] = []
         self.making = forks.Locked()
-        # the threads that run this program or wait for it
-        self.callers: set[int] = set()
 
     @property
     def arena(self) -> Ndarray:
@@ -141,12 +147,12 @@ class Program:
         """
         if _only_built.get():
             raise Built(self)
-        one, caller = self.least_called() if self.callers and not timed else self, threading.get_ident()
-        one.callers.add(caller)
+        one, caller = self.least_called() if self.turn.callers and not timed else self, threading.get_ident()
+        one.turn.callers.add(caller)
         try:
             return one.run_in_turn(arrays, timed)
         finally:
-            one.callers.discard(caller)
+            one.turn.callers.discard(caller)
 
     def run_in_turn(self, arrays: Sequence[Ndarray], timed: bool) -> list[Ndarray]:
         """Run on this program's own memory, when no other thread does."""
@@ -201,10 +207,10 @@ class Program:
 
     def least_called(self) -> "Program":
         """Return this program or one of the twins that help it: the one that the fewest threads run or wait for."""
-        if not self.most_helpers or threading.get_ident() in self.callers:
+        if not self.most_helpers or threading.get_ident() in self.turn.callers:
             return self
-        least = min([self, *self.helpers], key=lambda one: len(one.callers))
-        if not least.callers or len(self.helpers) == self.most_helpers:
+        least = min([self, *self.helpers], key=lambda one: len(one.turn.callers))
+        if not least.turn.callers or len(self.helpers) == self.most_helpers:
             return least
         with self.making.lock:
             if len(self.helpers) < self.most_helpers:
@@ -333,7 +339,7 @@ class Program:
 
     def is_crowded(self) -> bool:
         """Return True if threads that call this program and its twins take more than half of the processors."""
-        callers = sum(len(one.callers) for one in (self, *self.helpers)) if self.helpers else 1
+        callers = sum(len(one.turn.callers) for one in (self, *self.helpers)) if self.helpers else 1
         return callers > 1 and 2 * callers > processors()
 
     def interpret(self, *arrays: Ndarray) -> list[Ndarray]:
