@@ -112,3 +112,19 @@ def test_a_program_that_updates_variables_has_no_twin():
     assert foveal.compile(ops.relu).program(X).most_helpers == processors() + 1
     large = foveal.compile(ops.relu).program(np.zeros((1, 16, 512, 960), np.float32))
     assert large.most_helpers == 2
+
+
+def test_callers_that_fill_the_processors_run_alone_and_a_forked_child_has_none(monkeypatch):
+    monkeypatch.setattr(foveal.program, "processors", lambda: 6)
+    program = foveal.compile(network(), threads=2).program(X)
+    program.turn.callers.add(1)
+    others = program.least_called(), program.least_called()
+    assert others == (program.helpers[0],) * 2
+    for i, crowded in enumerate((False, False, True)):
+        others[0].turn.callers.add(i)
+        assert program.is_crowded() == crowded
+    program.run(X)
+    for one in (program, *program.helpers):
+        one.turn.renew()
+    assert not program.is_crowded()
+    assert not program.turn.callers
