@@ -17,7 +17,7 @@ from foveal.guard import Guard, guard_updates
 from foveal.ops.op import Tensor
 from foveal.program import Program
 from foveal.programs import Programs
-from foveal.strides import Ndarray
+from foveal.strides import Ndarray, Shape
 from foveal.trace import current, tracing
 from foveal.variable import Variable
 from foveal.watch import Same
@@ -91,9 +91,13 @@ class Window:
 
     def weigh(self, program: Program) -> None:
         """Set the weight of the batch that a step's program is about to take."""
-        images = 1 if self.added else (*program.arguments[0].shape, 1)[0]
+        images = self.weight_of(program.arguments[0].shape)
         if self.weight.data != images:
             self.weight.data = images
+
+    def weight_of(self, shape: Shape) -> int:
+        """Return the weight of a batch whose first input has a shape: its images, 1 where losses are added up."""
+        return 1 if self.added else (*shape, 1)[0]
 
     def add(self, program: Program) -> None:
         """Count a batch that a step's program has taken."""

@@ -1,7 +1,7 @@
 """Binding: buffers get memory, and calls become a table of addresses that the native loop runs. -> Binding."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,17 +51,19 @@ def bind(
     code: NativeCode,
     threads: int,
     allocate: Callable[[int], Ndarray] | None = None,
+    prepared: Mapping[Buffer, Ndarray] | None = None,
 ) -> Binding:
     """Give each buffer memory and make the table of calls.
 
     code: of each call's kernel and of the functions it calls, one after the other. allocate: bytes -> zeroed uint8
     array, to give each buffer memory of its own instead of a place in the arena; tests put guard pages around it.
+    prepared: memory of what prepared calls write, where there is some already.
     """
     new = allocate or aligned
     memory: dict[Buffer, Ndarray] = {}
     # What prepared calls write is kept from run to run.
     for buffer in dict.fromkeys(view.buffer for call in schedule.prepared for view in call.written):
-        memory[buffer] = new(4 * buffer.size)
+        memory[buffer] = new(4 * buffer.size) if prepared is None else prepared[buffer]
     arena = aligned(0 if allocate else arena_plan.size)
     for buffer, size, offset in zip(arena_plan.buffers, arena_plan.sizes, arena_plan.offsets, strict=True):
         memory[buffer] = allocate(size) if allocate else arena[offset : offset + size]

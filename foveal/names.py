@@ -100,6 +100,8 @@ PACKAGES = {
         "functional": "functions of arrays are in foveal.ops; losses are objects: nn.CrossEntropyLoss()(x, y)",
         "utils": "clipping is part of an optimiser: optim.SGD(parameters, lr, clip_norm=1.0)",
         "DataParallel": "the native threads share each step already: foveal.set_threads(n)",
+        "SyncBatchNorm": "batch norms stay as they are: foveal.compile_step(..., shards=8, sync_batch_norm=True), or"
+        " foveal train --shards 8 --sync-batch-norm, normalises all shards of a batch as one",
     },
     "foveal.optim": {
         "lr_scheduler": "write optimizer.schedule(lr=optim.schedule.cosine(0.1, 100)); see help(optim.schedule)",

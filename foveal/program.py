@@ -120,13 +120,16 @@ class Program:
         self.arguments = [self.binding.array(view) for view in self.lowered.arguments]
         self.results = [self.binding.array(view) for view in self.lowered.outputs]
         self.updated = [variable for variable, _ in self.graph.updates]
-        # the variables that prepared calls may read, and their versions when these last ran
+        # the variables that prepared calls may read, and in a list their versions when these last ran, if they have
         updated = set(self.updated)
         read = [node.variable for node in self.graph.variables]
         self.sources: list[Variable] = [v for v in read if v is not None and v not in updated]
-        self.versions: list[int] | None = None
+        self.versions: list[list[int]] = []
         # the calls of operators without a kernel
         self.in_python = [i for i, call in enumerate(self.calls) if call.python is not None]
+        # those of them that are messages between shards
+        self.messages = [i for i in self.in_python if self.calls[i].between_shards]
+        self.pauses: dict[int, Pause] = {}
         # the clock after each call of a run that is timed
         self.times = np.zeros(len(self.calls), np.int64)
         self.turn = Turn(forks.PROGRAMS)
@@ -196,13 +199,16 @@ class Program:
         self.runner = threading.get_ident()
 
     def twin(self) -> "Program":
-        """Return a program of the same machine code and the same variables, with other memory for all else.
+        """Return a program of the same machine code and the same variables, with other memory for all that is computed
+        in every run; what prepared calls have written, either finds.
 
         Parts of the two may run by turns in one thread: they share the lock, so that a fork waits for both.
         """
-        binding = bind(self.lowered, self.schedule, self.arena_plan, self.binding.code, self.threads)
+        binding = bind(
+            self.lowered, self.schedule, self.arena_plan, self.binding.code, self.threads, prepared=self.binding.memory
+        )
         made = replace(self, binding=binding)
-        made.turn = self.turn
+        made.turn, made.versions = self.turn, self.versions
         return made
 
     def least_called(self) -> "Program":
@@ -223,10 +229,9 @@ class Program:
         """How many twins may help; none if it is long, writes variables or runs something in Python."""
         if self.updated or self.in_python or not is_short(self.graph):
             return 0
-        footprint = self.footprint()
-        return min(
-            processors() + MORE_HELPERS, MOST_HELPING // max(footprint.prepared + footprint.values + footprint.batch, 1)
-        )
+        one = self.footprint()
+        size = max(one.prepared + one.values + one.batch, 1)
+        return min(processors() + MORE_HELPERS, MOST_HELPING // size)
 
     def fill_arguments(self, arrays: Sequence[Ndarray]) -> None:
         for argument, given in zip(self.arguments, arrays, strict=True):
@@ -246,13 +251,17 @@ class Program:
     ) -> Generator[Pause, None, None]:
         """Run all calls, with pauses after `stops`, and with `messages` before each operator between shards."""
         versions = [variable.version for variable in self.sources]
-        start = self.prepared if versions == self.versions else 0
+        start = self.prepared if [versions] == self.versions else 0
         try:
+            if messages and self.messages and not any(number < self.prepared for number in self.in_python):
+                # A twin whose turn comes at the first message need not run them again.
+                self.launch_native(start, self.prepared, timed)
+                self.versions[:], start = [versions], self.prepared
             if self.in_python or stops:
                 yield from self.launch_in_parts(start, stops, timed, restore, messages)
             else:
                 self.launch_native(start, len(self.calls), timed)
-            self.versions = versions
+            self.versions[:] = [versions]
         finally:
             # Even a run that was interrupted may have written them.
             for variable in self.updated:
@@ -294,9 +303,11 @@ class Program:
 
     def message(self, number: int) -> Pause:
         """Return the pause before an operator between shards."""
-        call = self.calls[number]
-        y, *inputs = (self.binding.array(view) for view in call.views)
-        return Pause(number, call.python, y, inputs)
+        if number not in self.pauses:
+            call = self.calls[number]
+            y, *inputs = (self.binding.array(view) for view in call.views)
+            self.pauses[number] = Pause(number, call.python, y, inputs)
+        return self.pauses[number]
 
     def put_back(self, kept: Sequence[tuple[Variable, Ndarray]]) -> None:
         """Undo a run that failed between two calls."""

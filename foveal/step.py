@@ -1,7 +1,7 @@
 """compile_step: forward, loss, backward and update of a network as one native program."""
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -11,13 +11,14 @@ from numpy.typing import ArrayLike
 from foveal import debug, forks
 from foveal.accumulate import window
 from foveal.api import check_finite
+from foveal.arena import Footprint
 from foveal.arguments import call_errors, checked
 from foveal.autodiff import gradients_where_read
 from foveal.batch import Given, check_labels, placeholders, rows_of
 from foveal.build import build
-from foveal.distributed.found import Ran
+from foveal.distributed.found import Prepared, Ran
 from foveal.distributed.ranks import Ranks
-from foveal.distributed.sharded import shard_window
+from foveal.distributed.window import shard_window
 from foveal.errors import ArgumentError, DataError, NumericsError, ShapeError, StateError, warn
 from foveal.graph import Graph
 from foveal.guard import Guard, guard_updates
@@ -101,6 +102,7 @@ class Step:
         shards: int | None = None,
         ranks: Ranks | None = None,
         compress: str | None = None,
+        sync_batch_norm: bool = False,
     ) -> None:
         if isinstance(loss, type):
             raise ArgumentError(f"compile_step: loss is the class {loss.__name__}; make one first: {loss.__name__}()")
@@ -110,7 +112,7 @@ class Step:
         self.memory = memory
         check_optimizer(model, loss, optimizer)
         # Where an update takes several batches or shards, their gradients are added up in place of updating parameters.
-        self.sharded = shard_window(optimizer, loss, shards, ranks, accumulate, threads, compress)
+        self.sharded = shard_window(optimizer, loss, shards, ranks, accumulate, threads, compress, sync_batch_norm)
         self.window = self.sharded or window(optimizer, loss, accumulate, threads)
         # The key of random operators: 64 bits of seed, then 64 bits that count the steps.
         self.key = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, 0, 0], np.uint32)
@@ -142,6 +144,8 @@ class Step:
         with tracing() as recording:
             inputs, _ = placeholders(recording, x, "x")
             labels, targets = placeholders(recording, target, "target")
+            if self.sharded is not None and self.sharded.sync_batch_norm:
+                recording.shard_weight = float(self.sharded.weight_of(recording.arguments[0].shape))
             recording.key = recording.argument(Type((4,), "int32"), "key")
             # forward
             outputs = call_on(self.model, inputs)
@@ -168,8 +172,8 @@ class Step:
             if self.sharded is not None:
                 # What is sent is what is checked, so that it is in memory once.
                 read = self.sharded.written(recording, read)
-            # What shards write is dropped where one of them fails.
-            guarded = guard_updates(recording, y, read, keep=self.sharded is None)
+            # What shards write is dropped where one of them fails; side by side, they write after the report.
+            guarded = guard_updates(recording, y, read, self.sharded is None or self.sharded.sync_batch_norm)
             # There is a loss.
             assert guarded is not None
             report, guard = guarded
@@ -226,6 +230,11 @@ class Step:
     def program(self, x: Any, target: Any) -> Program:
         """Return the program for a batch of this shape; x and target as in a call."""
         return self._find(Given.of(x, "the input x"), Given.of(target, "the target", labels=True)).program
+
+    def footprint(self, x: Any, target: Any) -> Footprint:
+        """Return the bytes that a step on a batch of this shape holds, or on shards of it."""
+        program = self.program(x, target)
+        return program.footprint() if self.sharded is None else self.sharded.footprint(program)
 
     def _find(self, x: Given, target: Given) -> Made:
         number = self.state.number(self.model, self.loss, self.memory, self.threads)
@@ -371,20 +380,24 @@ class Step:
 
     # Steps on shards.
 
-    def parts(self, x: Any, target: Any, number: int) -> Generator[Pause, None, Ran]:
-        """Run the program of a shard, in parts (Program.parts); for what takes the shards of a batch.
+    def prepare(self, x: Any, target: Any, number: int) -> Prepared:
+        """Check a shard and find its program; for what takes the shards of a batch.
 
         number: of the shard, by which random operators draw.
         """
         made, arrays = self.ready(x, target)
-        assert self.sharded is not None
-        stops = self.sharded.ready(made.program, self.model)
+        arrays.append(self.key_of(number))
+        return Prepared(made.program, lambda program, stops: self.parts(made.traced, program, arrays, stops))
+
+    def parts(
+        self, traced: Traced, program: Program, arrays: Sequence[Ndarray], stops: Collection[int]
+    ) -> Generator[Pause, None, Ran]:
+        """Run a program on a shard, in parts (Program.parts)."""
         # What a shard has written is dropped where the step is not carried out.
-        running = made.program.parts([*arrays, self.key_of(number)], stops, restore=False)
-        loss, output, found, *others = yield from running
-        problem = "" if found[0] else self.failure(float(loss), made.traced.guard, found)
-        self.show_timings(made.program)
-        return Ran(made.program, float(loss), [output, *others], made.traced.rebuild, problem)
+        loss, output, found, *others = yield from program.parts(arrays, stops, restore=False)
+        problem = "" if found[0] else self.failure(float(loss), traced.guard, found)
+        self.show_timings(program)
+        return Ran(program, float(loss), [output, *others], traced.rebuild, problem)
 
     def take_shards(self, shards: Sequence[tuple[Any, Any]]) -> StepResult:
         """Train on one batch, of which this rank is given its shards (x, target), in order, as `shares` yields them.
@@ -442,6 +455,7 @@ def compile_step(
     shards: int | None = None,
     ranks: Ranks | None = None,
     compress: str | None = None,
+    sync_batch_norm: bool = False,
 ) -> Step:
     """Return a whole training step, step(x, labels) -> loss and output, as one native program.
 
@@ -467,13 +481,17 @@ def compile_step(
     compress: "float16" or "int8" for gradients that ranks send in 2 bytes or 1 each, in place of 4. What rounding loses
     is added in the next step, and kept with the state of the step. The bits are others than without, and the same for
     any number of ranks. After a step that fails, what was lost before is forgotten.
+    sync_batch_norm: batch norms normalise all shards of a batch as one, and running statistics are those of the batch,
+    as with PyTorch's SyncBatchNorm. A rank then computes its shards side by side, and holds the activations of all of
+    them at once; they wait for each other at each batch norm, forwards and backwards.
 
     The step follows changes of the model, the loss and the optimiser: modes, frozen parameters, replaced layers (see
     foveal.watch). A deep copy of it, or a pickle, has copies of all three.
 
-    Raises ArgumentError for a class in place of a loss; ShapeError for another `memory`, and at the first call if
-    model, loss and batch do not fit each other; StateError for an optimiser of parameters that are not the model's.
+    Raises ArgumentError for a class in place of a loss; ShapeError for another `memory`, for sync_batch_norm without
+    shards, and at the first call if model, loss and batch do not fit each other; StateError for an optimiser of
+    parameters that are not the model's.
     """
-    step = Step(model, loss, optimizer, threads, seed, memory, accumulate, shards, ranks, compress)
+    step = Step(model, loss, optimizer, threads, seed, memory, accumulate, shards, ranks, compress, sync_batch_norm)
     prepare()
     return step

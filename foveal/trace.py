@@ -82,6 +82,9 @@ class Trace:
         self.key: Symbol | None = None
         # the losses that were called, each with its target and the shape of the output
         self.losses: list[tuple[Any, Symbol, Shape]] = []
+        # what the loss of this shard counts in that of its batch, where batch norms normalise all shards of the batch
+        # as one (ops/between_shards.py)
+        self.shard_weight: float | None = None
         # what forward hooks are to see when the program has run; None where they see symbols (nn/hooks.py)
         self.observed: list[Any] | None = None
 

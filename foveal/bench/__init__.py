@@ -10,6 +10,10 @@ native.py               how each operator becomes machine code
 memory.py               peak memory of training steps
 compiling.py            first steps, with an empty kernel cache and with a filled one
 scaling.py              several threads against one
+ranks.py                several ranks against one, measured and predicted
+ranks_job.py            what the ranks run
+ranks_model.py          how long a step takes on many ranks
+hosts.py                several hosts on this machine, in network namespaces
 loss_curve.py           losses of a training run against PyTorch's
 recipes.py              recipes against searches, on small sets
 output.py               the line about the machine, the table, the JSON file

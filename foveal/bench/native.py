@@ -1,4 +1,7 @@
-"""How each operator becomes machine code: by its own kernel, as a step of a fused kernel, as a view, or by others."""
+"""How each operator becomes machine code: by its own kernel, as a step of a fused kernel, as a view, or by others.
+
+Messages between the shards of a batch do not: programs pause for them.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +18,8 @@ from foveal.trace import trace
 
 # The kinds of ways.
 KERNEL, POINTWISE, VIEW, COMPOSITE, NONE = "kernel", "pointwise", "view", "composite", "none"
+# Of what shards of a batch tell each other, which no kernel computes.
+MESSAGE = "message between shards"
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ def kind_of(op: Operator) -> str:
         return VIEW
     if op.composite:
         return COMPOSITE if own.expand is not Operator.expand else NONE
+    if op.between_shards:
+        return MESSAGE
     if isinstance(op, Pointwise):
         return POINTWISE if own.scalar is not Pointwise.scalar else NONE
     return KERNEL if own.kernel is not Operator.kernel else NONE

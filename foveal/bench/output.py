@@ -71,6 +71,23 @@ THREAD_COLUMNS = {
     "many_best_ms": ".3f",
     "speedup_best": ".2f",
 }
+RANK_COLUMNS = {
+    "name": "",
+    "images": "",
+    "gbits": "g",
+    "delay_us": "g",
+    "alone_ms": ".1f",
+    "both_ms": ".1f",
+    "step_ms": ".1f",
+    "efficiency": ".1%",
+    "beside": ".1%",
+    "sent_mib": ".2f",
+    "messages": "",
+    "waiting": ".1%",
+    "overlap": ".0%",
+    "model_ms": ".1f",
+    "error": "+.1%",
+}
 COMPILE_COLUMNS = {
     "name": "",
     "pass": "",
@@ -86,6 +103,12 @@ COMPILE_COLUMNS = {
     "code_mib": ".2f",
     "ir_mib": ".2f",
 }
+
+
+def predicted_columns(sizes: Sequence[int]) -> dict[str, str]:
+    """Return the columns of what is predicted for these numbers of ranks."""
+    begin = {"name": "", "images": "", "summed_mib": ".1f", "gbits": "g", "delay_us": "g"}
+    return {**begin, **{f"on_{size}": ".1%" for size in sizes}, "half_used": ""}
 
 
 def machine(bench: Bench) -> Record:

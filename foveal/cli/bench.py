@@ -1,5 +1,6 @@
-"""foveal bench models | infer | ops | memory | threads | compile | curve | recipes."""
+"""foveal bench models | infer | ops | memory | threads | ranks | compile | curve | recipes."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce, wraps
@@ -15,12 +16,15 @@ from rich.text import Text
 from foveal import system
 from foveal.bench import compiling, inference, memory, native, operators, output, recipes, scaling, under_load
 from foveal.bench import models as model_rows
+from foveal.bench import ranks as rank_rows
+from foveal.bench.hosts import Link
 from foveal.bench.timing import MODES, Against, Bench, Measurement, Record, Starting
 from foveal.cli.options import (
     ABOVE_ZERO,
     POSITIVE,
     SEED,
     TWO_OR_MORE,
+    FiniteRange,
     checked_threads,
     echo,
     json_option,
@@ -264,6 +268,78 @@ def threads(names: tuple[str, ...], options: BenchOptions) -> None:
     run(partial(scaling.records, works), options, output.THREAD_COLUMNS)
 
 
+def numbers(context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, ...]:
+    """Return the numbers of a text such as "1,10"."""
+    try:
+        found = tuple(float(word) for word in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{value!r}: give numbers with commas between them, such as 1,10") from None
+    if not all(0 <= number < math.inf for number in found):
+        raise click.BadParameter(f"{value!r}: the numbers are 0 or more")
+    return found
+
+
+@bench.command("ranks")
+@bench_options(repeats=2)
+@click.option(
+    "--rates", default="1,10", callback=numbers, show_default=True, help="Gbit/s of the cables; 0 is no limit."
+)
+@click.option("--delays", default="50,1000", callback=numbers, show_default=True, help="Delays of them in us, one way.")
+@click.option("--images", type=POSITIVE, help="Images of each rank.  [default: those of the network]")
+@click.option("--shards", type=POSITIVE, default=1, show_default=True, help="Shards of each rank.")
+@click.option("--bandwidth", type=ABOVE_ZERO, help="Predict for a cable of so many Gbit/s, not for --rates.")
+@click.option("--delay", type=FiniteRange(0, 1e9), help="Its delay in us; it has 10 Gbit/s unless said.  [default: 50]")
+@click.option("--alone", is_flag=True, help="Measure one rank alone, and print what the model makes of it.")
+def ranks(
+    names: tuple[str, ...],
+    rates: tuple[float, ...],
+    delays: tuple[float, ...],
+    images: int | None,
+    shards: int,
+    bandwidth: float | None,
+    delay: float | None,
+    alone: bool,
+    options: BenchOptions,
+) -> None:
+    """Time training steps of two ranks of one thread each, and predict many.
+
+    As root on Linux each rank is on a host of its own, in a network namespace, with cables of these rates and delays;
+    else both are on one, without limits. Each rank takes --images, as one alone does (weak scaling). alone_ms is one
+    rank's step while the other rests, both_ms while the other takes one for itself: they share memory and its
+    bandwidth, as two machines would not. step_ms is the step that they take together. efficiency is alone_ms / step_ms,
+    beside is both_ms / step_ms. sent_mib and messages are those of one rank in a step, waiting is the share of
+    the step for which it waits for them after the backward pass, overlap that of the exchange which is over by then.
+    model_ms is both_ms and what the model, fitted to sums of arrays on the same cable, takes for the messages; error is
+    its difference from step_ms.
+
+    The second table is the model's efficiency on more ranks. half_used is how many of them take a batch of 1,024 images
+    (strong scaling) at half of their speed or more. NAMEs: those of `foveal bench models`; all if none is given.
+    """
+    if images is not None and images % shards:
+        raise FovealError(f"bench ranks: {images} images are not divided into {shards} shards of equal size")
+    links = [Link(1e9 * rate or None, delay / 1e6) for rate in rates for delay in delays]
+    given = [Link(1e9 * (bandwidth or 10.0), (50.0 if delay is None else delay) / 1e6)]
+    works = rank_rows.images_of(list(model_rows.select(names)), images)
+    plan = rank_rows.Plan(works, links, shards, together=not alone)
+    asked = links if bandwidth is None and delay is None else given
+    found: list[rank_rows.Found] = []
+
+    def records(bench: Bench, starting: Starting) -> Iterator[Record]:
+        found.append(rank_rows.measure(plan, bench.repeats, starting))
+        return rank_rows.rows(found[0])
+
+    def further(as_json: bool) -> Record:
+        more = list(rank_rows.predicted(found[0], asked, rank_rows.SIZES))
+        assumptions = [found[0].way, *rank_rows.assumptions(found[0])]
+        if not as_json:
+            output.show(more, output.predicted_columns(rank_rows.SIZES))
+            for line in assumptions:
+                echo(line)
+        return {"predicted": more, "assumptions": assumptions}
+
+    run(records, replace(options, threads=1), output.RANK_COLUMNS, further)
+
+
 @bench.command("compile")
 @bench_options(repeats=1)
 @click.option("--text", is_flag=True, help="Also count the bytes of LLVM IR, which is built once more for that.")
@@ -366,10 +442,16 @@ def timed(rows: Rows, bench: Bench, starting: Starting) -> Iterator[Record]:
     return (row.record() for row in rows(bench, starting))
 
 
-def run(records: Records, options: BenchOptions, columns: dict[str, str] | None = None) -> None:
+def run(
+    records: Records,
+    options: BenchOptions,
+    columns: dict[str, str] | None = None,
+    further: Callable[[bool], Record] | None = None,
+) -> None:
     """Measure the peak, then the rows; print them and write them.
 
-    columns: headings by key of a record; those of timings if not given.
+    columns: headings by key of a record; those of timings if not given. further: returns what the result has besides,
+    and prints it unless its argument says that JSON is printed.
     """
     output.check_writable(options.path)
     threads = options.threads or get_threads()
@@ -386,12 +468,14 @@ def run(records: Records, options: BenchOptions, columns: dict[str, str] | None 
         rows = list(records(bench, lambda name: status.update(Text(name))))
     ratios = None if columns else output.summary(rows)
     result = {"machine": machine, "rows": rows, "ratios": ratios}
-    if options.as_json:
-        show_json(result)
-    else:
+    if not options.as_json:
         echo(output.headline(machine))
         output.show(rows, columns or output.row_columns(bench.other))
         output.show_summary(ratios)
+    if further:
+        result |= further(options.as_json)
+    if options.as_json:
+        show_json(result)
     output.write(options.path, result)
 
 

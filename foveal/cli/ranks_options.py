@@ -30,6 +30,12 @@ OPTIONS = (
         " next step. Needs --shards or mpiexec.",
     ),
     click.option(
+        "--sync-batch-norm",
+        is_flag=True,
+        help="Let batch norms normalise all shards of a batch as one, and not each by itself: for shards of few images."
+        " A rank then holds the activations of all of its shards at once. Needs --shards or mpiexec.",
+    ),
+    click.option(
         "--rank-timeout",
         type=FiniteRange(0, 1e6, min_open=True),
         metavar="SECONDS",

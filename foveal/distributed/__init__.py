@@ -19,6 +19,8 @@ Why the bits are the same:
   on the number of ranks, on the network and on the implementation. Shards that a last batch lacks are left out of it.
 - Every rank makes the same update from the same sums. Once per epoch it is compared that they still agree.
 - Running statistics change by the mean of what each shard would change them by, of all images alike.
+- Where batch norms normalise the whole batch (sync_batch_norm), their moments, and in the backward pass the sums of
+  their gradients, are added along the same tree.
 
 tree.py       the order in which shards are added, on one rank and across ranks
 ranks.py      Ranks: messages between ranks, each with a deadline; what all of them have to agree about
@@ -27,7 +29,9 @@ exchange.py   what ranks exchange during a step, in a thread that stays inside o
 compress.py   gradients of fewer bits, with error feedback
 buckets.py    gradients that are exchanged together, as soon as the backward pass has written them
 found.py      what a step on shards finds
+lockstep.py   the shards of a rank side by side, where batch norms see the whole batch
 sharded.py    what a training step does with the shards of a rank
+window.py     what a step on shards is made with
 """
 
 from foveal.arguments import check_calls

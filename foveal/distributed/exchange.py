@@ -5,6 +5,7 @@ by two threads, and on one rank, the jobs are done when the step waits for them.
 """
 
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -67,7 +68,7 @@ class Exchange:
 
     def wait(self) -> None:
         """Return when all jobs are done. Raises what one of them has raised."""
-        progress = self.progress
+        progress, began = self.progress, time.perf_counter()
         while not self.overlaps and progress.done < progress.given:
             job = self.jobs.get()
             assert job is not None
@@ -75,6 +76,7 @@ class Exchange:
         with progress.changed:
             while progress.done < progress.given:
                 progress.changed.wait()
+        progress.ranks.traffic.waited += time.perf_counter() - began
         if progress.problem is not None:
             raise progress.problem
 

@@ -1,6 +1,6 @@
 """What a step on shards finds: of a shard, of all of them, and what the program of a shard writes."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from typing import Any, NamedTuple, Protocol
 from zlib import crc32
 
@@ -19,6 +19,16 @@ class Ran(NamedTuple):
     rebuild: Callable[[Any], Any]
     #: why the shard has failed; empty if it has not
     problem: str
+    #: True where what another shard gave was not finite before anything of this one was
+    infected: bool = False
+
+
+class Prepared(NamedTuple):
+    """A shard that was checked, and the program for its shapes."""
+
+    program: Program
+    #: runs it, or an instance of it, in parts, with pauses after calls of these numbers and before messages
+    parts: Callable[[Program, Collection[int]], Generator[Pause, None, Ran]]
 
 
 class Running(Protocol):
@@ -28,8 +38,8 @@ class Running(Protocol):
     optimizer: Any
     steps: int
 
-    def parts(self, x: Any, target: Any, number: int) -> Generator[Pause, None, Ran]:
-        """Run the program of a shard, whose random operators draw by this number, in parts."""
+    def prepare(self, x: Any, target: Any, number: int) -> Prepared:
+        """Check a shard, whose random operators draw by this number, and find its program."""
 
 
 class Totals(NamedTuple):

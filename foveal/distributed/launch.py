@@ -26,6 +26,11 @@ OTHERS = ("PMIX_RANK", "PALS_RANKID")
 ALONE = "FOVEAL_ALONE"
 # Seconds that other ranks let rank 0 fail first, so that what is wrong everywhere is said once.
 AFTER_FIRST = 0.5
+# Seconds in which the launcher may find out that a machine cannot be reached, after a rank has said that it misses
+# another one. A launcher that probes its connections (docs/howto/many-machines.md) ends the job then. Asked to end it
+# before, it would wait for that machine to obey, for a quarter of an hour: TCP probes no connection on which something
+# is under way.
+LINGER = 20.0
 
 
 def launched() -> bool:
@@ -104,6 +109,8 @@ def abort(ranks: Ranks, status: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
+    if ranks.traffic.lost:
+        time.sleep(LINGER)
     from mpi4py import MPI
 
     MPI.COMM_WORLD.Abort(status)

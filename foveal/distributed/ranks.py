@@ -9,6 +9,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -34,6 +35,19 @@ ARRAYS, WAITING, BESIDE = 11, 12, 10
 Value = TypeVar("Value")
 
 
+@dataclass
+class Traffic:
+    """What a rank has sent so far: messages with their bytes; and for how many seconds its steps have waited for all
+    that is exchanged, after the backward pass.
+    """
+
+    messages: int = 0
+    bytes: int = 0
+    waited: float = 0.0
+    #: True when another rank has not answered in time
+    lost: bool = False
+
+
 class Ranks:
     """The processes that train one network together: this one is number `rank` of `size`.
 
@@ -49,6 +63,7 @@ class Ranks:
         self.size: int = 1 if communicator is None else communicator.Get_size()
         # True when all ranks have agreed to end.
         self.parted = False
+        self.traffic = Traffic()
         # The tags of messages, and seconds in which a rank that waits yields its core.
         self.arrays, self.waiting, self.yielding = ARRAYS, WAITING, YIELDING
         # True where nothing more is to be waited for.
@@ -129,6 +144,9 @@ class Ranks:
             requests.append(self.communicator.Isend([sent, MPI.BYTE], other, self.arrays))
         much = any(array is not None and array.nbytes > MUCH for array in (sent, received))
         self.wait(lambda: bool(MPI.Request.Testall(requests)), other, SHORT_SLEEP if much else SLEEP)
+        if sent is not None:
+            self.traffic.messages += 1
+            self.traffic.bytes += sent.nbytes
 
     def wait(self, done: Callable[[], bool], other: int, longest: float) -> None:
         """Wait until something is done by another rank. Raises RankError at the deadline."""
@@ -150,6 +168,7 @@ class Ranks:
                 told = True
                 self.communicator.isend(self.rank, 0, self.waiting)
             if waited > deadline:
+                self.traffic.lost = True
                 raise RankError(self.silent(other, waited))
 
     def told(self) -> set[int]:

@@ -6,18 +6,21 @@ would change running statistics by; and a few numbers, among them how many shard
 exchanged is dropped.
 """
 
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from foveal.accumulate import Window, is_sum
+from foveal.accumulate import Window
+from foveal.arena import Footprint
 from foveal.distributed.buckets import Bucket, Buckets, ShardRun
-from foveal.distributed.compress import CODECS, Codec, codec_of
+from foveal.distributed.compress import CODECS, Codec
 from foveal.distributed.exchange import Exchange, overlapping
-from foveal.distributed.found import Layout, Ran, Running, Totals
+from foveal.distributed.found import Layout, Prepared, Ran, Running, Totals
+from foveal.distributed.lockstep import Lockstep
 from foveal.distributed.ranks import Ranks, checksum
 from foveal.distributed.tree import Node, PartialSums, arrivals, owned
 from foveal.errors import ArgumentError, DataError, FovealError, NumericsError, RankError, ShapeError, StateError, warn
@@ -47,10 +50,17 @@ class ShardWindow(Window):
     parts = "shards"
 
     def __init__(
-        self, optimizer: Any, shards: int, added: bool, threads: int | None, ranks: Ranks, codec: Codec | None = None
+        self,
+        optimizer: Any,
+        shards: int,
+        added: bool,
+        threads: int | None,
+        ranks: Ranks,
+        codec: Codec | None = None,
+        sync_batch_norm: bool = False,
     ) -> None:
         super().__init__(optimizer, shards, added, threads)
-        self.ranks, self.own = ranks, ranks.own(shards)
+        self.ranks, self.own, self.sync_batch_norm = ranks, ranks.own(shards), sync_batch_norm
         # How gradients are sent in fewer bits; what rounding has lost, of all ranks, and after how many steps that was
         # found; and what a state says of it, until there is memory for it.
         self.codec = codec
@@ -64,8 +74,9 @@ class ShardWindow(Window):
         self.counts = 0
         self.asked: Callable[[], bool] = bool
         self.agreed = False
-        # Whether the program of a shard is to write gradients as early as it can, for them to be sent meanwhile.
-        self.overlaps = overlapping(ranks)
+        # Whether the program of a shard is to write gradients as early as it can, for them to be sent meanwhile. Where
+        # shards run side by side, none may write before all have told each other what they have to.
+        self.overlaps = not sync_batch_norm and overlapping(ranks)
         self.renew()
 
     def renew(self) -> None:
@@ -82,10 +93,12 @@ class ShardWindow(Window):
         # The shards that this rank has been given in this step, and the one whose program runs.
         self.given, self.current = 0, 0
         self.running: ShardRun | None = None
+        # What runs the shards side by side; None where they run one after the other.
+        self.lockstep = Lockstep(self.ranks, self.batches, self.own) if self.sync_batch_norm else None
 
     def __getstate__(self) -> dict[str, Any]:
         # What is counted, and how an end is asked for, belongs to the caller; memory is made anew.
-        made = ("layout", "buckets", "statistics", "kept", "exchange", "numbers", "moved", "running")
+        made = ("layout", "buckets", "statistics", "kept", "exchange", "numbers", "moved", "running", "lockstep")
         return {**vars(self), "count": None, "counts": 0, "asked": bool} | dict.fromkeys(made)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -189,11 +202,13 @@ class ShardWindow(Window):
             self.announce(step.model)
         try:
             rows = np.zeros((len(self.own), FIXED + self.counts))
-            for row, place, (x, target) in zip(rows, self.own, shards, strict=False):
-                self.current = place
-                ran.append(self.drive(step.parts(x, target, step.steps * self.batches + place)))
-                self.count_shard(row, ran[-1], target)
-                if ran[-1].problem:
+            places = zip(self.own, shards, strict=False)
+            prepared = (step.prepare(x, target, step.steps * self.batches + place) for place, (x, target) in places)
+            running = self.one_by_one if self.lockstep is None else self.side_by_side
+            for found, row, (_, target) in zip(running(prepared, step.model), rows, shards, strict=False):
+                ran.append(found)
+                self.count_shard(row, found, target)
+                if found.problem and self.lockstep is None:
                     break
             return self.finish(step, ran, rows)
         finally:
@@ -219,6 +234,28 @@ class ShardWindow(Window):
             )
         return self.exchange
 
+    def one_by_one(self, prepared: Iterable[Prepared], model: Any) -> Iterator[Ran]:
+        """Yield what the shards of this rank have found; each is prepared and runs when its turn comes."""
+        for place, shard in zip(self.own, prepared, strict=False):
+            self.enter(place, shard.program)
+            if place == self.own.start:
+                self.announce(model)
+            yield self.drive(shard.parts(shard.program, self.stops()))
+
+    def side_by_side(self, prepared: Iterable[Prepared], model: Any) -> Iterator[Ran]:
+        """Yield what the shards of this rank have found, which run side by side and end one after the other."""
+        assert self.lockstep is not None
+        given = list(prepared)
+        if given:
+            self.enter(self.own.start, given[0].program)
+            self.announce(model)
+        # How many shards there are has to be known.
+        self.waited()
+        for ran in self.lockstep.run(given, self.shards, self):
+            self.add_gradients(len(ran.program.calls))
+            self.add_statistics()
+            yield ran
+
     def drive(self, parts: Generator[Pause, None, Ran]) -> Ran:
         """Run the parts of a shard. What it asks other shards for is what it is for one alone."""
         with closing(parts):
@@ -243,11 +280,9 @@ class ShardWindow(Window):
             self.ranks.agree(facts, "build the same network on all ranks, from the same seed (nn.seed) or file")
         self.agreed = True
 
-    def ready(self, program: Program, model: Any) -> Collection[int]:
-        """Prepare the memory for a shard: its weight, and statistics as they were before the first shard.
-
-        Returns the calls after which the program is to pause.
-        """
+    def enter(self, place: int, program: Program) -> None:
+        """Prepare the memory for a shard: its weight, and statistics as they were before the first shard."""
+        self.current = place
         self.weigh(program)
         self.images = program.arguments[0].shape[0]
         self.take_layout(self.layout_of(program))
@@ -255,11 +290,18 @@ class ShardWindow(Window):
             if variable not in self.kept:
                 self.kept[variable] = variable.storage.copy()
         self.put_back()
-        if self.current == self.own.start:
-            self.announce(model)
-        last = self.current == self.own.start + self.given - 1
-        self.running = ShardRun(self.current, program, self.buckets, last)
-        return set(self.running.ends) if self.overlaps and last else ()
+        last = place == self.own.start + self.given - 1
+        self.running = ShardRun(place, program, self.buckets, last)
+
+    def stops(self) -> Collection[int]:
+        """Return the calls after which the program of the shard is to pause."""
+        assert self.running is not None
+        return set(self.running.ends) if self.overlaps and self.running.last else ()
+
+    def footprint(self, program: Program) -> Footprint:
+        """Return the bytes that a step holds, on shards of which a program takes one."""
+        found = program.footprint() if self.lockstep is None else self.lockstep.footprint(program)
+        return replace(found, sums=self.planned(program))
 
     def planned(self, program: Program) -> int:
         """Return the bytes of the sums that a step with this program takes, without what rounding has lost."""
@@ -424,9 +466,12 @@ class ShardWindow(Window):
     def check_failures(self, ran: list[Ran]) -> None:
         """Raise an error, on all ranks alike, if a shard has failed on one of them."""
         if self.numbers[FAILED]:
-            problems = self.ranks.all_of(ran[-1].problem if ran else "")
-            rank = next(rank for rank, problem in enumerate(problems) if problem)
-            raise NumericsError(f"{self.ranks.name(rank)}: {problems[rank]}" if self.ranks.size > 1 else problems[rank])
+            failed = sorted(((one.infected, one.problem) for one in ran if one.problem), key=lambda found: found[0])
+            everywhere = self.ranks.all_of(failed[0] if failed else (True, ""))
+            # The first rank with a shard that has failed by itself.
+            rank = min(range(len(everywhere)), key=lambda rank: (not everywhere[rank][1], everywhere[rank][0]))
+            problem = everywhere[rank][1]
+            raise NumericsError(f"{self.ranks.name(rank)}: {problem}" if self.ranks.size > 1 else problem)
 
     def follow(self, ranks: Ranks, model: Any) -> None:
         """Let ranks without a shard in this step know what is added up, which those of rank 0 say."""
@@ -443,33 +488,3 @@ class ShardWindow(Window):
                 " hold it as nn.Buffer, or give larger batches"
             )
         self.take_layout(Layout(*(tuple(k[i] for i in part) for k, part in zip(known, places, strict=True))))
-
-
-def shard_window(
-    optimizer: Any,
-    loss: object,
-    shards: int | None,
-    ranks: Ranks | None,
-    accumulate: int,
-    threads: int | None,
-    compress: str | None,
-) -> ShardWindow | None:
-    """Return the window of a step on shards; None for a step on whole batches. Raises ShapeError."""
-    codec = codec_of(compress)
-    if shards is None and ranks is not None:
-        shards = SHARDS
-    if shards is not None and shards < 1:
-        raise ShapeError(f"compile_step: shards is {shards}; a batch has 1 or more")
-    if shards is None or (shards == 1 and ranks is None):
-        if codec is not None:
-            raise ShapeError(
-                f"compile_step: compress is {compress!r} and there are no shards: gradients are sent between the ranks"
-                " that share the shards of a batch; give shards or ranks as well, or leave compress out"
-            )
-        return None
-    if accumulate > 1:
-        raise ShapeError(
-            f"compile_step: accumulate is {accumulate} and shards {shards}: an update takes its shards one after the"
-            " other already; leave accumulate out, and give larger batches of more shards"
-        )
-    return ShardWindow(optimizer, shards, is_sum(loss), threads, Ranks() if ranks is None else ranks, codec)

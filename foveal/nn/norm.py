@@ -14,6 +14,7 @@ from foveal.nn.init import filled
 from foveal.nn.module import Buffer, Counter, Module, Parameter
 from foveal.nn.one_dimensional import as_images, as_sequences
 from foveal.ops.batch_norm import per_channel
+from foveal.ops.between_shards import moments_over_shards
 from foveal.ops.op import HasShape, Tensor
 from foveal.trace import current
 
@@ -103,8 +104,9 @@ class Tracking(Module):
 class BatchNorm2d(Tracking):
     """y = weight (x - mean) / sqrt(var + eps) + bias per channel: Ioffe and Szegedy 2015, algorithm 1
 
-    x [N, C, H, W]. In training, mean and variance are those of the batch; in inference they are the running ones.
-    momentum None: the running statistics are the mean of all batches.
+    x [N, C, H, W]. In training, mean and variance are those of the batch; in inference they are the running ones. Of a
+    step on shards (foveal.compile_step) each shard is normalised by itself, unless sync_batch_norm is True. momentum
+    None: the running statistics are the mean of all batches.
     """
 
     ranks: ClassVar[tuple[int, ...]] = (4,)
@@ -131,16 +133,33 @@ class BatchNorm2d(Tracking):
         """x [N, C] or [N, C, H, W] normalised; in training the running statistics are updated as well."""
         if not self.training and self.track_running_stats:
             return self.by_running_statistics(x)
+        weight = current().shard_weight
+        if self.training and weight is not None:
+            return self.over_shards(x, weight)
         y = ops.batch_norm(x, *self.affine(), eps=self.eps)
         if self.training and self.track_running_stats:
             # [2, C]: mean and biased variance over `count` values of each channel
             moments, count = ops.channel_moments(x), float(np.prod(x.shape) / x.shape[1])
-            recording = current()
-            batches = recording.lift(self.num_batches_tracked) + 1.0
-            recording.assign(self.num_batches_tracked, batches)
-            share = 1.0 / batches if self.momentum is None else self.momentum
-            self.update_running(moments[0], moments[1] * (count / (count - 1.0)), share)
+            self.track(moments[0], moments[1] * (count / (count - 1.0)))
         return y
+
+    def over_shards(self, x: Tensor, weight: float) -> Tensor:
+        """`normalised` in training, by the moments of all shards of the batch; weight: what the loss of this one
+        counts.
+        """
+        y = ops.batch_norm_over_shards(x, *self.affine(), eps=self.eps, weight=weight)
+        if self.track_running_stats:
+            # [3, C]: mean, biased variance, number of values
+            moments = moments_over_shards(x, weight)
+            self.track(moments[0], moments[1] * (moments[2] / (moments[2] - 1.0)))
+        return y
+
+    def track(self, mean: Tensor, variance: Tensor) -> None:
+        """Count a batch, and move the running statistics towards its mean and unbiased variance, each [C]."""
+        recording = current()
+        batches = recording.lift(self.num_batches_tracked) + 1.0
+        recording.assign(self.num_batches_tracked, batches)
+        self.update_running(mean, variance, 1.0 / batches if self.momentum is None else self.momentum)
 
 
 class BatchNorm1d(BatchNorm2d):

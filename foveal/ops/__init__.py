@@ -32,6 +32,7 @@ How it is computed fast is in ops/kernels/, which holds no operator. By file:
     pool_indices.py   pixels at given places, taken and put back
     interpolate.py    images and sequences in another size
     batch_norm.py     batch norm
+    between_shards.py messages between the shards of a batch; batch norm over all of them
     norm.py           layer, group and instance norm, RMS norm, local response norm
     dropout.py        random masks
     loss.py           cross-entropy, one-hot labels
@@ -60,6 +61,9 @@ from foveal.ops.activation import softplus as softplus
 from foveal.ops.batch_norm import batch_norm as batch_norm
 from foveal.ops.batch_norm import batch_norm_inference as batch_norm_inference
 from foveal.ops.batch_norm import channel_moments as channel_moments
+from foveal.ops.between_shards import batch_norm_over_shards as batch_norm_over_shards
+from foveal.ops.between_shards import shard_moments as shard_moments
+from foveal.ops.between_shards import shard_sums as shard_sums
 from foveal.ops.comparison import greater_equal as greater_equal
 from foveal.ops.comparison import less as less
 from foveal.ops.comparison import less_equal as less_equal

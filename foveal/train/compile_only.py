@@ -45,6 +45,7 @@ def compile_only(data: Dataset, options: TrainOptions) -> WarmUp:
             shards=settings.shards,
             compress=settings.compress,
             ranks=options.ranks,
+            sync_batch_norm=settings.sync_batch_norm,
         )
         # What one program takes.
         batch_size = settings.batch_size // (settings.shards or 1)

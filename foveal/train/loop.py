@@ -213,6 +213,7 @@ class Run:
             shards=s.shards,
             compress=s.compress,
             ranks=self.together.ranks if s.shards is not None else None,
+            sync_batch_norm=s.sync_batch_norm,
         )
 
     def built(self, settings: Settings) -> nn.Module:
@@ -231,10 +232,8 @@ class Run:
     def example(self) -> tuple[Any, Any] | None:
         """Return a batch to learn shapes from; None for a generator before its first step, which would be used up."""
         if self.batch is None and self.description is not None:
-            size, image = (
-                self.settings.batch_size // (self.settings.shards or 1),
-                (self.description.channels, *self.description.size),
-            )
+            size = self.settings.batch_size // (self.settings.shards or 1)
+            image = self.description.channels, *self.description.size
             classes = len(self.description.classes)
             labels = np.zeros(size, np.int32) if self.loader.mix is None else np.zeros((size, classes), np.float32)
             self.batch = np.zeros((size, *image), np.float32), labels
@@ -246,9 +245,8 @@ class Run:
         """Return the memory that a training step takes, where it is known; this compiles the step."""
         if (batch := self.example()) is None:
             return None
-        program, sharded = self.train_step.program(*batch), self.train_step.sharded
-        found = replace(program.footprint(), sums=0 if sharded is None else sharded.planned(program))
-        if self.settings.accumulate == 1 and sharded is None:
+        found = self.train_step.footprint(*batch)
+        if self.settings.accumulate == 1 and not self.together.sharded:
             return found
         # The program of a batch writes sums of gradients; what the optimiser keeps belongs to the update.
         kept = sum(variable.storage.nbytes for variable in self.optimizer.state_variables().values())

@@ -31,6 +31,7 @@ from foveal.train.repeating import in_place_of_minutes
 from foveal.train.run_folder import RunFolder
 from foveal.train.settings import Settings, TrainOptions
 from foveal.train.tally import Clock
+from foveal.train.together import Together
 from foveal.train.views import views
 
 # A training step of few networks holds more than this multiple of its batch of images. Where that fits, the memory is
@@ -68,6 +69,7 @@ class Run(Protocol):
     parameters: int
     #: What was found out, in sentences for people.
     findings: list[str]
+    together: Together
 
     def example(self) -> tuple[Any, Any] | None:
         """Return a batch to learn shapes from; None where that would use one up."""
@@ -85,9 +87,11 @@ def check_memory(run: Run) -> None:
     available, kept, x = available_memory(), PER_PARAMETER * run.parameters, batch[0]
     if SURELY * x.nbytes + kept < available:
         return
+    # Of each the activations are held.
+    shards = run.together.at_once
 
     def needed(images: int) -> int:
-        return kept + (planned_memory(run.net, Type((images, *x.shape[1:]), "float32")).training or 0)
+        return kept + shards * (planned_memory(run.net, Type((images, *x.shape[1:]), "float32")).training or 0)
 
     size, found = len(x), needed(len(x))
     if found <= available:
@@ -95,7 +99,13 @@ def check_memory(run: Run) -> None:
     smaller = size
     while smaller > 1 and needed(smaller) > available:
         smaller = -(-smaller // 2)
-    words = f"a training step of {size} images needs about {mib(found)}, and {mib(int(available))} are available"
+    parts = f" in each of {shards} shards" if shards > 1 else ""
+    words = f"a training step of {size} images{parts} needs about {mib(found)}, and {mib(int(available))} are available"
+    if shards > 1:
+        raise ShapeError(
+            f"{words}: leave out --sync-batch-norm, which holds all shards of a rank at once, or share them among more"
+            " ranks, on machines of their own"
+        )
     if needed(smaller) > available:
         raise ShapeError(f"{words}; a single image needs too much already: choose a smaller network or smaller images")
     times = run.settings.accumulate * -(-size // smaller)

@@ -177,7 +177,8 @@ def check_goes_on(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) 
 def check_settings(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) -> None:
     """Raise ArgumentError if settings are others, and the bits with them; a longer run may be the same up to here."""
     for name, value in now.items():
-        was = before.get(name)
+        # A run that began before there was an option has gone without it.
+        was = before.get(name, getattr(Settings, name, None))
         if was == value or name in HARMLESS:
             continue
         why = ""

@@ -83,6 +83,8 @@ class Options:
     shards: int | None = None
     #: "float16" or "int8" for gradients that ranks send in 2 bytes or 1 each, in place of 4, with error feedback.
     compress: str | None = None
+    #: True to let batch norms normalise all shards of a batch as one; each rank then holds all of its shards at once.
+    sync_batch_norm: bool = False
     #: Random changes of training images: a name of `data.augment.AUGMENTATIONS`, or "none"; the recipe's if not given.
     augment: Any = None
     #: False to leave mirror images out of the augmentation; by the name of the data if not given.

@@ -42,6 +42,12 @@ def shared(options: TrainOptions) -> TrainOptions:
                 f"compress is {options.compress!r} and there are no shards: gradients are sent between ranks that share"
                 " the shards of a batch; give shards as well, or leave compress out"
             )
+        if options.sync_batch_norm:
+            raise ArgumentError(
+                "sync_batch_norm (--sync-batch-norm) normalises the shards of a batch as one, and there are none: give"
+                " shards (--shards 8) or start under mpiexec, or leave it out, as a batch that is taken whole is"
+                " normalised as one already"
+            )
         return options
     ranks = Ranks() if options.ranks is None else options.ranks
     threads = ranks.threads() if options.threads is None and ranks.size > 1 else options.threads
@@ -92,6 +98,14 @@ class Together:
     def sharded(self) -> bool:
         """True for a run on shards."""
         return self.run.settings.shards is not None
+
+    @property
+    def at_once(self) -> int:
+        """How many shards a rank holds at once."""
+        settings = self.run.settings
+        if settings.shards is None or not settings.sync_batch_norm or not has_batch_norm(self.run.net):
+            return 1
+        return -(-settings.shards // self.ranks.size)
 
     def begin(self, facts: Callable[[], dict[str, Any]], kept: bool) -> dict[str, Any]:
         """Return the content of run.json where it is kept, once all ranks agree about it and the step is compiled."""
@@ -216,6 +230,11 @@ class Together:
             found = self.ranks.computed(state)
             if not self.ranks.first:
                 self.run.net.load_state_dict(found)
+
+
+def has_batch_norm(net: nn.Module) -> bool:
+    """Return whether a network has a batch norm."""
+    return any(isinstance(part, nn.BatchNorm2d) for part in net.modules())
 
 
 def code() -> str:

@@ -30,6 +30,7 @@ STARTS = {
     "bench ops": ("bench", "ops", "nix"),
     "bench memory": ("bench", "memory", "nix"),
     "bench threads": ("bench", "threads", "nix"),
+    "bench ranks": ("bench", "ranks", "nix"),
     "bench curve": ("bench", "curve", "{}/nix"),
 }
 

@@ -250,7 +250,7 @@ def second_gradient(op, case):
 def applicable(op, case):
     """The checks that mean something for an operator's case."""
     chosen = [shape_rule, native, threads, interpreted]
-    if not op.composite and not op.view:
+    if not op.composite and not op.view and not op.between_shards:
         chosen.append(plain_kernel)
     if op.differentiable and op.arity != 0:
         chosen.append(native_gradient)

@@ -5,11 +5,14 @@ refused   trains where rank 1 has other data, another network and an image that 
 error     raises an error on rank 1, for which rank 0 waits
 hang      lets rank 0 wait for rank 1, which sleeps
 kill ...  is `foveal train ...`, where rank 1 is killed in its third step
+cut COMMAND ...  is `foveal train ...`, where rank 0 runs a command before its third step, which cuts a host's cable
+lost COMMAND  lets rank 0 run such a command, and both ranks wait for each other
 """
 
 import hashlib
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -106,6 +109,21 @@ def bucketed(ranks=None):
     return found
 
 
+def normalised_together(ranks=None, threads=1):
+    """As `looped`, with batch norms over all shards: with absent ones, with one of one image, and frozen ones."""
+    net = network()
+    given = {"shards": 8, "ranks": ranks, "seed": 1, "threads": threads, "sync_batch_norm": True}
+    step = foveal.compile_step(net, nn.CrossEntropyLoss(), optim.Adam(net.parameters()), **given)
+    loader = data.Loader((IMAGES[:38], LABELS[:38]), batch_size=16, shuffle=True)
+    found = [step.take_shards(shards).loss for shards in step.shares(loader, 0)]
+    found += [step(IMAGES[:count], LABELS[:count]).loss for count in (19, 2)]
+    net.first.eval()
+    found.append(step(IMAGES[:5], LABELS[:5]).loss)
+    net.eval()
+    found.append(step(IMAGES[:5], LABELS[:5]).loss)
+    return digest(net), found
+
+
 def on_some(sizes, function):
     """Call a function on so many of the ranks; print what it returns, which is the same on all of them."""
     from mpi4py import MPI
@@ -123,13 +141,13 @@ def on_some(sizes, function):
 
 
 def third_step(rank, change):
-    """Let one rank call a function of its shards in its third step."""
+    """Let one rank, or all, call a function of its shards, which returns those it takes, before its third step."""
     take, steps = foveal.step.Step.take_shards, []
 
     def take_shards(step, shards):
         steps.append(1)
-        if step.sharded.ranks.rank == rank and len(steps) == 3:
-            shards = change(shards)
+        if rank in (step.sharded.ranks.rank, None) and len(steps) == 3:
+            shards = change(shards, step.sharded)
         return take(step, shards)
 
     foveal.step.Step.take_shards = take_shards
@@ -138,16 +156,29 @@ def third_step(rank, change):
 def refused():
     """Print the errors of trainings that cannot be, which all ranks get."""
     ranks = foveal.distributed.ranks(200.0)
-    third_step(1, lambda shards: [(x * np.float32(1e38), y) for x, y in shards])
+    too_large = lambda shards, _: [(x * np.float32(1e38), y) for x, y in shards]  # noqa: E731
+    third_step(1, too_large)
     labels, other = LABELS.copy(), network()
     if ranks.rank == 1:
         labels[7:9] = labels[8:6:-1]
         other.last.bias.data = 1.0
-    for set, net in ((dataset(labels), network()), (dataset(), other), (dataset(), network())):
+    given = (dataset(labels), network()), (dataset(), other), (dataset(), network()), (dataset(), network())
+    for number, (set, net) in enumerate(given):
+        together = number == 3
+        if together:
+            third_step(1, too_large)
         try:
-            train.train(set, net, ranks=ranks, **OPTIONS)
+            train.train(set, net, ranks=ranks, sync_batch_norm=together, **OPTIONS)
         except foveal.errors.FovealError as error:
             print(ranks.rank, type(error).__name__, error, flush=True)
+
+
+def lose(command, *known):
+    """Let rank 0 run a command, after which ranks, of all threads, wait for each other for two seconds at most."""
+    for ranks in known:
+        ranks.timeout = 2.0
+    if known[0].first:
+        subprocess.run(command.split(), check=True)
 
 
 def main(what, *words):
@@ -156,12 +187,27 @@ def main(what, *words):
         on_some((1, 2, 3, 4), lambda ranks: trained(ranks, 2 - ranks.size % 2))
         on_some((2, 3), looped)
         on_some((2, 3, 4), bucketed)
+        on_some((1, 2, 3, 4), lambda ranks: normalised_together(ranks, 2 - ranks.size % 2))
     elif what == "refused":
         refused()
     elif what == "kill":
-        third_step(1, lambda shards: os.kill(os.getpid(), signal.SIGKILL))
+        third_step(1, lambda shards, _: os.kill(os.getpid(), signal.SIGKILL))
         sys.argv = ["foveal", "train", *words]
         foveal.__main__.main()
+    elif what == "cut":
+        third_step(
+            None, lambda shards, window: (shards, lose(words[0], window.ranks, window.exchange.progress.ranks))[0]
+        )
+        sys.argv = ["foveal", "train", *words[1:]]
+        foveal.__main__.main()
+    elif what == "lost":
+        foveal.distributed.launch.LINGER = 0.0
+        ranks = foveal.distributed.ranks(200.0)
+        ranks.all_of(None)
+        lose(words[0], ranks)
+        # The first messages may have been sent before.
+        for _ in range(3):
+            ranks.all_of(None)
     else:
         ranks = foveal.distributed.ranks(200.0)
         if not ranks.first:
@@ -169,6 +215,7 @@ def main(what, *words):
                 raise ValueError("out of luck")
             time.sleep(60)
         ranks.timeout = 2.0 if what == "hang" else 200.0
+        foveal.distributed.launch.LINGER = 0.0
         ranks.all_of(None)
 
 

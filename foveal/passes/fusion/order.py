@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from itertools import pairwise
 
 from foveal.graph import Graph, Node, owner
 from foveal.ops.finite import magnitudes
@@ -101,6 +102,7 @@ def find_dependencies(graph: Graph, groups: list[Group]) -> Dependencies | None:
                 needs[group][maker[source]] = None
             if source.variable is not None:
                 readers.setdefault(source, []).append(group)
+    let_messages_follow(graph, maker, needs)
     users: dict[Group, list[Group]] = {group: [] for group in groups}
     for group, needed in needs.items():
         for other in needed:
@@ -119,6 +121,18 @@ def find_dependencies(graph: Graph, groups: list[Group]) -> Dependencies | None:
             if reader is not writer and not following.depends(reader, writer):
                 following.let_follow(writer, reader)
     return Dependencies(needs, users, writers)
+
+
+def let_messages_follow(graph: Graph, maker: dict[Node, Group], needs: dict[Group, dict[Group, None]]) -> None:
+    """Let messages between shards come in the order of the graph, which all programs of a batch have, and the report
+    on what is to be written after them: what a program writes is not to be there while others run (guard.py).
+    """
+    messages = [node for node in graph.nodes if node.op is not None and node.op.between_shards]
+    for before, after in pairwise(messages):
+        needs[maker[after]][maker[before]] = None
+    for node in graph.nodes if messages else ():
+        if node.op is magnitudes:
+            needs[maker[node]][maker[messages[-1]]] = None
 
 
 def topological(
