@@ -94,10 +94,15 @@ define internal void @wake(ptr %word) noinline {{
   ret void
 }}
 """
-# what an idle worker does, by whether it sleeps in the system's kernel
+# what an idle worker does, by whether it sleeps in the system's kernel, and what a caller does that finds it asleep;
+# one that sleeps in Python is so until it has come back from there
 REST = {
     True: "call void @sleep(ptr %p_asleep, i32 1)\n  br label %check",
     False: "store atomic i64 0, ptr %p_served seq_cst, align 8\n  ret void",
+}
+ROUSE = {
+    True: "atomicrmw xchg ptr %p_asleep, i64 0 seq_cst\n  call void @wake(ptr %p_asleep)\n  br label %told",
+    False: "br label %told",
 }
 
 SOURCE = """
@@ -141,6 +146,7 @@ tired:
   %p_sleepers = getelementptr %block, ptr %block, i64 0, i32 4
   atomicrmw add ptr %p_sleepers, i64 1 seq_cst
   call void @sleep(ptr %p_number, i32 %seen)
+  atomicrmw sub ptr %p_sleepers, i64 1 seq_cst
   %later = load atomic i32, ptr %p_number acquire, align 4
   %still = icmp eq i32 %later, %seen
   br i1 %still, label %tired, label %awake
@@ -148,14 +154,14 @@ awake:
   ret void
 }}
 
-; wake those that sleep until the section ends, after its end
+; wake those that sleep until the section ends, after its end; each of them counts itself, and nobody else does, since
+; this thread may be put aside here until others sleep for the end of a later section
 define internal void @wake_all(ptr %block) alwaysinline {{
   %p_sleepers = getelementptr %block, ptr %block, i64 0, i32 4
   %sleepers = load atomic i64, ptr %p_sleepers seq_cst, align 8
   %none = icmp eq i64 %sleepers, 0
   br i1 %none, label %end, label %some
 some:
-  atomicrmw xchg ptr %p_sleepers, i64 0 seq_cst
   %p_number = getelementptr i8, ptr %block, i64 4
   call void @wake(ptr %p_number)
   br label %end
@@ -321,9 +327,7 @@ another:
   %sleeps = icmp ne i64 %asleep, 0
   br i1 %sleeps, label %rouse, label %told
 rouse:
-  atomicrmw xchg ptr %p_asleep, i64 0 seq_cst
-  call void @wake(ptr %p_asleep)
-  br label %told
+  {rouse}
 told:
   %following = add i64 %thread, 1
   br label %tell
@@ -339,10 +343,13 @@ entry:
   %p_served = getelementptr %box, ptr %box, i64 0, i32 2
   %serving = cmpxchg ptr %p_served, i64 0, i64 1 seq_cst seq_cst
   %mine = extractvalue {{ i64, i1 }} %serving, 1
-  br i1 %mine, label %look, label %end
+  br i1 %mine, label %begin, label %end
+begin:
+  store atomic i64 0, ptr %p_asleep seq_cst, align 8
+  br label %look
 look:
-  %known = phi i64 [ 0, %entry ], [ %runs, %job ], [ %known, %watch ], [ %known, %rise ]
-  %turn = phi i64 [ 0, %entry ], [ 0, %job ], [ %next, %watch ], [ 0, %rise ]
+  %known = phi i64 [ 0, %begin ], [ %runs, %job ], [ %known, %watch ], [ %known, %rise ]
+  %turn = phi i64 [ 0, %begin ], [ 0, %job ], [ %next, %watch ], [ 0, %rise ]
   %runs = load atomic i64, ptr %box seq_cst, align 8
   %none = icmp eq i64 %runs, %known
   br i1 %none, label %watch, label %job
@@ -393,7 +400,8 @@ def source() -> tuple[str, str]:
     architecture = target.triple.split("-")[0]
     pause = PAUSE.get(architecture, "")
     sleep = SLEEP_IN_FUTEX.format(futex=FUTEX[architecture]) if sleeps(target) else YIELD_INSTEAD.format()
-    code = SOURCE.format(pause=pause, over=OVER, rest=REST[sleeps(target)])
+    rest, rouse = REST[sleeps(target)], ROUSE[sleeps(target)]
+    code = SOURCE.format(pause=pause, over=OVER, rest=rest, rouse=rouse)
     text = f'target triple = "{target.triple}"\n' + sleep + code
     parts = text, target.identity, imported_digest()
     return text, hashlib.sha256(repr(parts).encode()).hexdigest()[:40]
