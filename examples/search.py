@@ -55,8 +55,9 @@ def objective(trial):
     return history["validation"]["loss"]
 
 
-path = sys.argv[1] if sys.argv[1:] else str(Path(tempfile.mkdtemp(), "study.log"))
-storage = JournalStorage(JournalFileBackend(path))
+path = Path(sys.argv[1] if sys.argv[1:] else f"{tempfile.mkdtemp()}/study.log")
+# By a relative path Optuna does not find out that a lock was left by a killed process.
+storage = JournalStorage(JournalFileBackend(str(path.absolute())))
 study = optuna.create_study(study_name="digits", storage=storage, load_if_exists=True)
 # A training whose loss becomes infinite is a failed trial.
 study.optimize(objective, n_trials=6, catch=NumericsError)

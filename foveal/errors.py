@@ -48,6 +48,10 @@ class RankError(FovealError, RuntimeError):
     """The ranks of a training cannot work together: one does not answer, or has other data, code or settings."""
 
 
+class RanksLost(RankError):
+    """Ranks are gone, and those that are left can take the step again, of which nothing was carried out."""
+
+
 class Terminated(SystemExit):
     """SIGTERM has ended a training. Not caught, it ends the process with 143, 128 + SIGTERM, as shells count."""
 

@@ -18,6 +18,7 @@ from foveal.batch import Given, check_labels, placeholders, rows_of
 from foveal.build import build
 from foveal.distributed.found import Prepared, Ran
 from foveal.distributed.ranks import Ranks
+from foveal.distributed.shares import shares_of, shares_of_batch
 from foveal.distributed.window import shard_window
 from foveal.errors import ArgumentError, DataError, NumericsError, ShapeError, StateError, warn
 from foveal.graph import Graph
@@ -405,27 +406,24 @@ class Step:
         All ranks call it together; one that has no shard of a last batch gives none. The result has the loss and the
         images of all ranks, and the outputs of this one's shards.
 
-        Raises ArgumentError for a step that was not made with shards; else as a call.
+        Raises ArgumentError for a step that was not made with shards, RanksLost if elastic ranks are gone and these
+        shards are not those of `shares`; else as a call.
         """
         if self.sharded is None:
             raise ArgumentError("take_shards: this step takes whole batches; make it with compile_step(..., shards=8)")
         with self.turn.lock:
             totals = self.sharded.take(self, shards)
-        found = zip(*(ran.outputs for ran in totals.ran), strict=True)
-        joined = [np.concatenate([np.atleast_1d(array) for array in arrays]) for arrays in found]
-        # A rank without a shard has no outputs.
-        outputs = totals.ran[0].rebuild(iter(joined)) if joined else np.zeros(0, np.float32)
-        first = joined[0] if joined else outputs
+        first, outputs = totals.outputs()
         return StepResult(totals.loss, first, outputs, totals.images, totals.counts, totals.asked)
 
     def take_whole(self, x: Any, target: Any) -> StepResult:
         """Train on a batch that each rank has whole, in shards of ceil(images / shards) images."""
         assert self.sharded is not None
         given, targets = Given.of(x, "the input x"), Given.of(target, "the target", labels=True)
-        images = rows_of(given, targets)
-        size = -(-images // self.sharded.batches)
-        rows = [slice(i * size, (i + 1) * size) for i in self.sharded.own if i * size < images]
-        return self.take_shards([(given.rows(part), targets.rows(part)) for part in rows])
+        shards = shares_of_batch(
+            self.sharded, rows_of(given, targets), lambda rows: (given.rows(rows), targets.rows(rows))
+        )
+        return self.take_shards(shards)
 
     def shares(self, loader: LoaderLike, epoch: int, first: int = 0) -> Iterator[list[tuple[Any, Any]]]:
         """Yield this rank's shards of each batch of an epoch, for take_shards; the others' images are not read.
@@ -435,12 +433,7 @@ class Step:
         """
         if self.sharded is None:
             raise ArgumentError("shares: this step takes whole batches; make it with compile_step(..., shards=8)")
-        if not hasattr(loader, "shares"):
-            raise ArgumentError(
-                f"shares: the loader is {shown(loader)}; it has to be a foveal.data.Loader, as in"
-                " step.shares(loader, epoch)"
-            )
-        return loader.shares(epoch, self.sharded.batches, self.sharded.own, first)
+        return shares_of(self.sharded, loader, epoch, first)
 
 
 @checked
@@ -480,7 +473,7 @@ def compile_step(
     ranks.
     compress: "float16" or "int8" for gradients that ranks send in 2 bytes or 1 each, in place of 4. What rounding loses
     is added in the next step, and kept with the state of the step. The bits are others than without, and the same for
-    any number of ranks. After a step that fails, what was lost before is forgotten.
+    any number of ranks.
     sync_batch_norm: batch norms normalise all shards of a batch as one, and running statistics are those of the batch,
     as with PyTorch's SyncBatchNorm. A rank then computes its shards side by side, and holds the activations of all of
     them at once; they wait for each other at each batch norm, forwards and backwards.

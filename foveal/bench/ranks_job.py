@@ -24,6 +24,7 @@ from foveal.bench.ranks_model import ASKING, EAGER, sum_traffic
 from foveal.bench.timing import Record
 from foveal.distributed.ranks import TIMEOUT, Ranks
 from foveal.distributed.tree import PartialSums, owned
+from foveal.errors import FovealError
 from foveal.step import Step, compile_step
 from foveal.strides import Ndarray
 
@@ -114,8 +115,8 @@ class Job:
         self.ranks.all_of(None)
         if self.settings["hosts"]:
             self.tell({"link": number})
-            if self.ranks.first:
-                sys.stdin.readline()
+            if self.ranks.first and not sys.stdin.readline():
+                raise FovealError("bench ranks: the command that has started the ranks is gone")
         self.ranks.link = Link()
         self.ranks.all_of(None)
         self.ranks.link = self.links[number] if self.settings["delays"] else Link()

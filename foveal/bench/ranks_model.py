@@ -141,10 +141,10 @@ class Training:
     sums: Sequence[int]
     overlap: float = 0.0
 
-    def exchange(self, ranks: int, costs: Costs) -> float:
-        """Return the seconds that a step waits for messages."""
+    def exchange(self, ranks: int, costs: Costs, compute: float | None = None) -> float:
+        """Return the seconds that a step waits for messages, where it computes for so many."""
         seconds = costs.seconds(sums_traffic(self.sums, ranks))
-        return seconds - min(self.overlap * seconds, BACKWARD * self.compute)
+        return seconds - min(self.overlap * seconds, BACKWARD * (self.compute if compute is None else compute))
 
     def weak(self, ranks: int, costs: Costs) -> float:
         """Return the efficiency where each rank takes as many images as one alone: its time by theirs."""
@@ -156,7 +156,7 @@ class Training:
         Computing takes as long for an image in a small batch as in a large one, which flatters it.
         """
         alone = self.compute * batch / self.images
-        return alone / (alone / ranks + self.exchange(ranks, costs))
+        return alone / (alone / ranks + self.exchange(ranks, costs, alone / ranks))
 
     def useful(self, costs: Costs, batch: int, most: int) -> int:
         """Return the largest of 1, 2, 4, ..., `most` ranks that take a batch with half of their time or more used."""

@@ -39,15 +39,17 @@ tta_option = click.option(
     "--tta",
     type=VIEWS,
     help="Test-time augmentation: average over each image and its mirror image, or the image moved to four sides, or"
-    " both; an answer takes 2, 5 or 10 times as long.  [default: what the model file says]",
+    " both, or moved to two sides and mirrored; an answer takes 2, 5, 10 or 6 times as long.  [default: what the model"
+    " file says]",
 )
 # Of a command that makes a model.
 tta_of_run_option = click.option(
     "--tta",
     type=VIEWS,
     help="Test-time augmentation that the model is stored with: commands that use it average over each image and its"
-    " mirror image, or the image moved to four sides, or both; each answer takes 2, 5 or 10 times as long.  [default:"
-    " crops+flip with --preset best and airbench94, crops where no mirror images are trained on, else none]",
+    " mirror image, or the image moved to four sides, or both, or moved to two sides and mirrored; each answer takes 2,"
+    " 5, 10 or 6 times as long.  [default: crops+flip with --preset best, shifts+flip with airbench94, crops where no"
+    " mirror images are trained on, else none]",
 )
 
 

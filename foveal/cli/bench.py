@@ -84,16 +84,16 @@ def process_counts(context: click.Context, parameter: click.Parameter, value: st
 
 
 def bench_options(
-    *frameworks: str, repeats: int | None = REPEATS
+    *frameworks: str, repeats: int | None = REPEATS, threads: bool = True
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that gives a command the shared options, as one argument `options: BenchOptions`.
 
     frameworks: those that the command can compare with.
     repeats: how many rounds it measures by default; None if it has no use for several.
+    threads: False if it does not let their number be chosen.
     """
     # In the order in which --help lists them.
     decorators = [
-        threads_option,
         json_option,
         click.option(
             "--save",
@@ -107,7 +107,9 @@ def bench_options(
     if repeats:
         help_text = "Rounds of measurement."
         option = click.option("--repeats", type=POSITIVE, default=repeats, show_default=True, help=help_text)
-        decorators.insert(1, option)
+        decorators.insert(0, option)
+    if threads:
+        decorators.insert(0, threads_option)
     if frameworks:
         decorators += [
             click.option("--against", type=click.Choice(frameworks), help="Framework to compare with."),
@@ -124,9 +126,9 @@ def bench_options(
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
         def collect(
-            threads: int | None,
             path: Path | None,
             as_json: bool,
+            threads: int | None = None,
             repeats: int = 1,
             against: str | None = None,
             modes: Sequence[str] = MODES,
@@ -280,7 +282,7 @@ def numbers(context: click.Context, parameter: click.Parameter, value: str) -> t
 
 
 @bench.command("ranks")
-@bench_options(repeats=2)
+@bench_options(repeats=2, threads=False)
 @click.option(
     "--rates", default="1,10", callback=numbers, show_default=True, help="Gbit/s of the cables; 0 is no limit."
 )
@@ -309,8 +311,8 @@ def ranks(
     bandwidth, as two machines would not. step_ms is the step that they take together. efficiency is alone_ms / step_ms,
     beside is both_ms / step_ms. sent_mib and messages are those of one rank in a step, waiting is the share of
     the step for which it waits for them after the backward pass, overlap that of the exchange which is over by then.
-    model_ms is both_ms and what the model, fitted to sums of arrays on the same cable, takes for the messages; error is
-    its difference from step_ms.
+    model_ms is both_ms and what the model, fitted to sums of arrays on the same cable, takes for the messages less
+    overlap of it; error is its difference from step_ms.
 
     The second table is the model's efficiency on more ranks. half_used is how many of them take a batch of 1,024 images
     (strong scaling) at half of their speed or more. NAMEs: those of `foveal bench models`; all if none is given.

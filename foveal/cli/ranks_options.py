@@ -41,6 +41,12 @@ OPTIONS = (
         metavar="SECONDS",
         help="Under mpiexec: name a rank that does not answer for so long, and end.  [default: 1800]",
     ),
+    click.option(
+        "--elastic",
+        is_flag=True,
+        help="Under mpiexec --with-ft ulfm: go on at once with the ranks that are left when some are killed or their"
+        " machines fail.",
+    ),
 )
 
 
@@ -50,12 +56,15 @@ def ranks_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def ranks_of_job(timeout: float | None) -> Iterator[Ranks]:
-    """Give the ranks that this process is one of; an error in the block ends all. timeout: of --rank-timeout."""
+def ranks_of_job(timeout: float | None, elastic: bool) -> Iterator[Ranks]:
+    """Give the ranks that this process is one of; an error in the block ends all.
+
+    timeout, elastic: of --rank-timeout and --elastic.
+    """
     from foveal.distributed import ranks
     from foveal.distributed.launch import together
 
-    found = ranks() if timeout is None else ranks(timeout)
+    found = ranks(elastic=elastic) if timeout is None else ranks(timeout, elastic)
     with together(found), warnings.catch_warnings():
         if not found.first:
             # Rank 0 says the same.

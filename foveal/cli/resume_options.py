@@ -25,10 +25,11 @@ HARMLESS = {
     "data_dir",
     "epochs",
     "rank_timeout",
+    "elastic",
 }
 HARMLESS |= {"report", "checked"}
 # What a run does not keep of its options.
-NOT_KEPT = {"data", "out", "resume", "as_json", "quiet", "compile_only", "report", "rank_timeout"}
+NOT_KEPT = {"data", "out", "resume", "as_json", "quiet", "compile_only", "report", "rank_timeout", "elastic"}
 
 
 def resume_options(command: Callable[..., Any]) -> Callable[..., Any]:

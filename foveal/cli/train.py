@@ -19,6 +19,7 @@ from foveal.cli.data_dir_options import data_dir_option
 from foveal.cli.folders_options import expected_by, folder_options, learned_before, read_data
 from foveal.cli.options import (
     ABOVE_ZERO,
+    COUNT_LIMIT,
     FRACTION,
     NOT_NEGATIVE,
     POSITIVE,
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 @click.option(
     "--schedule",
     type=Name("foveal.optim.schedule"),
-    help="How the learning rate changes over the run.  [default: one-cycle]",
+    help="How the learning rate changes over the run.  [default: by preset, else one-cycle]",
 )
 @click.option("--momentum", type=FRACTION, help="Momentum, or Adam's first beta.  [default: the optimizer's]")
 @click.option(
@@ -72,6 +73,22 @@ if TYPE_CHECKING:
     "--ema",
     type=FRACTION,
     help="Test and store an exponential moving average of the parameters with this decay, e.g. 0.999.",
+)
+@click.option(
+    "--lookahead",
+    type=FRACTION,
+    help="Every 5 steps the parameters go back to a moving average, whose decay per step grows to this, e.g. 0.95.",
+)
+@click.option(
+    "--norm-bias-lr",
+    type=ABOVE_ZERO,
+    help="Rate of the biases of batch norms, as a multiple of the others' rate.  [default: by preset, else 1]",
+)
+@click.option(
+    "--whiten",
+    type=click.IntRange(0, COUNT_LIMIT),
+    help="The first layer whitens patches of the training images; its bias is trained in so many epochs.  [default: by"
+    " preset; 0 leaves it out]",
 )
 @click.option(
     "--seed",
@@ -122,6 +139,7 @@ def train(
     images: dict[str, Any],
     checked: bool,
     rank_timeout: float | None,
+    elastic: bool,
     **options: Any,
 ) -> None:
     """Train a network on DATA, or go on with a run: foveal train --resume RUN.
@@ -142,20 +160,18 @@ def train(
 
     # while the data are read
     prepare()
-    with ranks_of_job(rank_timeout) as ranks:
+    with ranks_of_job(rank_timeout, elastic) as ranks:
         call = ranks.computed(lambda: call_of(click.get_current_context(), data, out, resume, options, images))
-        if not ranks.first:
-            # Rank 0 speaks for all.
-            call.options["quiet"], as_json = True, False
         folder = call.out or Path()
         if not call.ended:
             made = trained(call, ranks, resume, began, as_json, compile_only, checked)
             if made is None:
                 return
             folder = made
-        elif not call.options["quiet"]:
+        elif ranks.first and not call.options["quiet"]:
             echo(f"{folder}: the run has ended; there is nothing left to do.", err=as_json)
-    if as_json:
+    # Rank 0 speaks for all.
+    if as_json and ranks.first:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         log = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
         show_json({**metrics, "out": str(folder), "log": [json.loads(line) for line in log]})
@@ -169,7 +185,7 @@ def trained(
     from foveal.train.loop import train as run
     from foveal.train.run_file import end
 
-    silent = call.options["quiet"]
+    silent = call.options["quiet"] or not ranks.first
     report, tensorboard = call.options.pop("report"), call.options.pop("tensorboard")
     like = expected_by(call.options["pretrained"] or call.options["weights"])
     # One size for all ranks, which may have other numbers of threads.
@@ -183,24 +199,32 @@ def trained(
     # Without a launcher and without shards nothing of ranks is asked for.
     options = call.options | ({"ranks": ranks} if launched() else {})
     if compile_only:
-        show_compiled(dataset, as_json, options)
+        show_compiled(dataset, as_json and ranks.first, options | {"quiet": silent})
         return None
     folder = call.out or Path("runs") / dataset.name
     findings = None
-    if checked and resume is None and ranks.first:
-        findings = check_before(dataset, strict=call.images["strict"], quiet=silent, err=as_json)
+    if checked and resume is None:
+        # What another rank may have to write once rank 0 is gone.
+        check = partial(check_before, dataset, strict=call.images["strict"], quiet=silent, err=as_json)
+        findings = ranks.computed(check)
     reporting = Reporting(folder, report, tensorboard, findings)
     # The JSON has standard output to itself.
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         given = {"command": call.command, "callbacks": reporting.callbacks, **options}
         run(dataset, out=folder, resume=resume, began=began, **given)
-        if not ranks.first:
-            return None
-        finish(folder, dataset, reporting.recorder.run.held_out)
-        reporting.finish(dataset, quiet=silent)
-        # Only now: what is killed before this goes on with `--resume`, and ends with all files.
-        end(folder)
-    return folder
+
+        def finished() -> None:
+            finish(folder, dataset, reporting.recorder.run.held_out)
+            reporting.finish(dataset, quiet=call.options["quiet"])
+            # Only now: what is killed before this goes on with `--resume`, and ends with all files.
+            end(folder)
+
+        if ranks.elastic is not None:
+            # Another rank does so where rank 0 is gone meanwhile.
+            ranks.computed(finished)
+        elif ranks.first:
+            finished()
+    return folder if ranks.first else None
 
 
 def size_for(call: Call, ranks: Ranks, files: ImageFiles) -> tuple[int, int]:

@@ -91,6 +91,16 @@ def crop_and_alternate(size: Size) -> Augment:
     return transforms.Compose([part, transforms.AlternatingHorizontalFlip()])
 
 
+def translate(size: Size) -> Augment:
+    """Move each image by up to 1/16 of its shorter side, 2 pixels of 32; what comes in mirrors the image."""
+    return transforms.RandomCrop(size, padding=max(1, min(size) // 16), padding_mode="reflect")
+
+
+def translate_and_alternate(size: Size) -> Augment:
+    """Move each image by up to 1/16 of its shorter side, and mirror it in every other epoch: airbench94's."""
+    return transforms.Compose([translate(size), transforms.AlternatingHorizontalFlip()])
+
+
 def photos(size: Size, flip: bool = True) -> Augment:
     """Take a part of each image, resized, mirror half of them, and change brightness, contrast and saturation."""
     # What is not mirrored is often text or a sign, of which a small part says little.
@@ -116,6 +126,7 @@ AUGMENTATIONS: dict[str, Callable[[Size], Augment]] = {
     "shift": shift,
     "crop+flip": crop_and_flip,
     "crop+alternate": crop_and_alternate,
+    "translate+alternate": translate_and_alternate,
     "crop": crop,
     "photos": photos,
     "trivial": trivial,
@@ -124,6 +135,7 @@ AUGMENTATIONS: dict[str, Callable[[Size], Augment]] = {
 WITHOUT_MIRROR: dict[str, Callable[[Size], Augment]] = {
     "crop+flip": crop,
     "crop+alternate": crop,
+    "translate+alternate": translate,
     "photos": lambda size: photos(size, flip=False),
     "trivial": lambda size: trivial(size, flip=False),
 }

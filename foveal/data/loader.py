@@ -215,8 +215,14 @@ class Loader:
         A batch is divided into so many shards of equal size, which are batches by themselves: what augmentation and
         mixing draw follows from the number of the shard, and no other ones are read, but for what a generator gives,
         which has to be walked through. A last batch may have fewer shards, and a smaller one at its end; its list may
-        be empty. first: the number of the batch to begin with. Raises ShapeError unless the shards divide batch_size.
+        be empty. first: the number of the batch to begin with. Raises ShapeError unless the shards divide batch_size,
+        and ArgumentError for a class that says by `epoch` what its batches are and has no `shares`.
         """
+        if type(self).epoch is not Loader.epoch:
+            raise ArgumentError(
+                f"{type(self).__name__}: it has a method epoch of its own, whose batches are not known in shards: give"
+                " it a method shares(epoch, shards, own, first) too, or let augment= or a function of the data do it"
+            )
         size = self.batch_size
         if size is None or shards < 1 or size % shards:
             fitting = "" if size is None else f"; choose a batch size such as {-(-size // max(1, shards)) * shards}"

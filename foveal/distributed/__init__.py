@@ -24,12 +24,15 @@ Why the bits are the same:
 
 tree.py       the order in which shards are added, on one rank and across ranks
 ranks.py      Ranks: messages between ranks, each with a deadline; what all of them have to agree about
+elastic.py    going on without the ranks that are gone
 launch.py     `ranks`: whether mpiexec or srun has started this process, and what happens to all when one fails
 exchange.py   what ranks exchange during a step, in a thread that stays inside of MPI
 compress.py   gradients of fewer bits, with error feedback
 buckets.py    gradients that are exchanged together, as soon as the backward pass has written them
+shares.py     this rank's shards of each batch, which change where others are gone
 found.py      what a step on shards finds
 lockstep.py   the shards of a rank side by side, where batch norms see the whole batch
+stored.py     what a checkpoint stores of a step on shards
 sharded.py    what a training step does with the shards of a rank
 window.py     what a step on shards is made with
 """

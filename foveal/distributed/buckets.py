@@ -117,18 +117,23 @@ class Buckets:
                 )
             sums.residuals[node] = Residual(0, np.array(lost, np.float32), used=False)
 
-    def forget(self) -> None:
-        """Drop what was lost, after a step that failed."""
+    def end(self, carried_out: bool) -> None:
+        """Keep what the step has lost, if it was carried out; else what was lost before stays as it was."""
         for bucket in self.buckets:
             if isinstance(bucket.sums, RoundedSums):
-                bucket.sums.residuals, bucket.sums.leaves = {}, {}
+                bucket.sums.keep() if carried_out else bucket.sums.forget()
 
-    def copy_totals(self) -> None:
-        """Let the memory that shards write to hold the sums over all ranks."""
-        for variable, (bucket, start) in zip(self.variables, self.places, strict=True):
-            assert bucket.total is not None
-            variable.storage[:] = bucket.total[start : start + variable.storage.size]
-            variable.touch()
+    def totals(self) -> list[Ndarray]:
+        """Return the sums over all ranks, which were made, by bucket."""
+        return [bucket.total for bucket in self.buckets if bucket.total is not None]
+
+    def copy_totals(self, totals: Sequence[Ndarray]) -> None:
+        """Let the memory that shards write to hold the sums over all ranks, given by bucket."""
+        for bucket, total in zip(self.buckets, totals, strict=True):
+            own = slice(bucket.first, bucket.last)
+            for variable, (_, start) in zip(self.variables[own], self.places[own], strict=True):
+                variable.storage[:] = total[start : start + variable.storage.size]
+                variable.touch()
 
 
 def cut(sizes: Sequence[int]) -> list[tuple[int, int]]:

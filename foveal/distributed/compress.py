@@ -80,11 +80,11 @@ class Byte:
         # A power of two is 0.5 times the next one.
         exponent = np.clip(exponent - (share == 0.5), LEAST_POWER, MOST_POWER).astype(np.int32)
         # A byte has no zero with a sign.
-        return np.rint(np.ldexp(blocks, -exponent[:, None])) + np.float32(0), exponent
+        return np.rint(blocks * power(-exponent)) + np.float32(0), exponent
 
     def rounded(self, x: Ndarray) -> Ndarray:
         codes, exponent = self.split(x)
-        found: Ndarray = np.ldexp(codes, exponent[:, None]).reshape(-1)[: x.size]
+        found: Ndarray = (codes * power(exponent)).reshape(-1)[: x.size]
         return found
 
     def encoded(self, x: Ndarray) -> Ndarray:
@@ -94,8 +94,13 @@ class Byte:
 
     def decoded(self, found: Ndarray, elements: int) -> Ndarray:
         whole = found.view(np.int8)
-        exponent = np.repeat(whole[elements:].astype(np.int32), BLOCK)[:elements]
-        return np.ldexp(whole[:elements].astype(np.float32), exponent)
+        factors = np.repeat(power(whole[elements:].astype(np.int32)), BLOCK)[:elements]
+        return whole[:elements].astype(np.float32) * factors
+
+
+def power(exponent: Ndarray) -> Ndarray:
+    """Return 2^exponent, float32 [blocks, 1]. Products with it are exact, and faster than ldexp of each number."""
+    return np.ldexp(np.float32(1), exponent)[:, None]
 
 
 CODECS: dict[str, Codec] = {"float16": Half(), "int8": Byte()}
@@ -147,10 +152,14 @@ class RoundedSums(PartialSums):
         self.leaves: dict[int, Ndarray] = {}
         self.spare: list[Ndarray] = []
         self.residuals: dict[Node, Residual] = {}
+        # What the step under way has lost, and memory for it: a step that fails leaves `residuals` as they were.
+        self.found: dict[Node, Residual] = {}
+        self.unkept: dict[Node, Ndarray] = {}
 
     @property
     def nbytes(self) -> int:
-        arrays = [*self.leaves.values(), *self.spare, *(residual.lost for residual in self.residuals.values())]
+        lost = [residual.lost for held in (self.residuals, self.found) for residual in held.values()]
+        arrays = [*self.leaves.values(), *self.spare, *lost, *self.unkept.values()]
         return super().nbytes + sum(array.nbytes for array in arrays)
 
     def add(self, shard: int, part: Ndarray, start: int = 0) -> None:
@@ -174,23 +183,34 @@ class RoundedSums(PartialSums):
         self.spare.append(leaf)
 
     def settle(self, node: Node, value: Ndarray, start: int = 0) -> None:
-        """Round the value of a node, and keep what is lost."""
-        lost = self.residual(node, start, value.size)
-        value += lost
-        rounded = self.codec.rounded(value)
+        """Round the value of a node, with what was lost before, and note what is lost."""
+        value += self.residual(node, start, value.size)
+        rounded, lost = self.codec.rounded(value), self.unkept.pop(node, None)
+        if lost is None or lost.size != value.size:
+            lost = np.empty(value.size, np.float32)
         np.subtract(value, rounded, out=lost)
+        self.found[node] = Residual(start, lost)
         value[...] = rounded
 
-    def residual(self, node: Node, start: int, size: int) -> Ndarray:
+    def residual(self, node: Node, start: int, size: int) -> Ndarray | float:
         """Return what was lost of part of a node: the part that this rank adds up, which may be all of it."""
         known = self.residuals.get(node)
-        if known is None or not known.used or (known.start, known.lost.size) != (start, size):
-            lost = np.zeros(size, np.float32)
-            if known is not None and not known.used:
-                # All of it is there.
-                lost[...] = known.lost[start : start + size]
-            known = self.residuals[node] = Residual(start, lost)
-        return known.lost
+        if known is not None and not known.used:
+            # All of it is there.
+            return known.lost[start : start + size]
+        return known.lost if known is not None and (known.start, known.lost.size) == (start, size) else 0.0
+
+    def keep(self) -> None:
+        """Let the next step add what this one has lost."""
+        self.unkept |= {node: self.residuals[node].lost for node in self.found if node in self.residuals}
+        self.residuals |= self.found
+        self.found = {}
+
+    def forget(self) -> None:
+        """Drop what was added in a step that has failed. What was lost before it is added in the next one."""
+        self.unkept |= {node: residual.lost for node, residual in self.found.items()}
+        self.spare += self.leaves.values()
+        self.found, self.leaves = {}, {}
 
     def total(self, ranks: Messages, shards: int, present: int) -> Ndarray:
         return super().total(Coded(ranks, self.codec), shards, present)

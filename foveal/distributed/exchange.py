@@ -12,6 +12,7 @@ from queue import SimpleQueue
 
 import numpy as np
 
+from foveal.distributed.elastic import Broken
 from foveal.distributed.ranks import Ranks
 from foveal.errors import warn
 
@@ -62,7 +63,9 @@ class Exchange:
             weakref.finalize(self, self.jobs.put, None)
 
     def give(self, job: Job) -> None:
-        """Add a job, which is called with the ranks."""
+        """Add a job, which is called with the ranks. Raises Broken if one before it has found that a rank is gone."""
+        if isinstance(self.progress.problem, Broken):
+            raise self.progress.problem
         self.progress.given += 1
         self.jobs.put(job)
 
@@ -84,6 +87,11 @@ class Exchange:
     def idle(self) -> bool:
         """True if all jobs were done, and none has failed."""
         return self.progress.done == self.progress.given and self.progress.problem is None
+
+    def leave(self) -> None:
+        """End, unless all jobs were done: then another step may follow."""
+        if not self.idle:
+            self.end()
 
     def end(self) -> None:
         """Do nothing more; what is under way is broken off."""

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
+from foveal.distributed.elastic import prepare_elastic
 from foveal.distributed.ranks import TIMEOUT, Ranks
 from foveal.errors import FovealError, PackageError, RankError
 
@@ -52,17 +53,29 @@ def size_in(name: str) -> int:
     return int(value) if value.isdecimal() else 1
 
 
-def ranks(timeout: float = TIMEOUT) -> Ranks:
+def started_by_mpiexec() -> int:
+    """Return how many processes mpiexec has started together with this one; 1 where another launcher may have."""
+    if SLURM in os.environ and OPEN_MPI not in os.environ:
+        return 1
+    # Within a job of Open MPI that of one process is what counts.
+    return size_in(OPEN_MPI) if OPEN_MPI in os.environ else max(map(size_in, SIZES))
+
+
+def ranks(timeout: float = TIMEOUT, elastic: bool = False) -> Ranks:
     """Return the ranks of the job that this process belongs to: of one rank where no launcher has started it.
 
         mpiexec -n 4 python program.py
 
     timeout: seconds after which a rank that does not answer is named and the job ends. In a job of several ranks an
-    exception that nobody catches ends all of them from now on.
+    exception that nobody catches ends all of them from now on. elastic: True to let those that are left go on at once
+    when a rank's process or machine is gone: mpiexec --with-ft ulfm -n 4 python program.py. They get other numbers, and
+    what was under way is repeated: steps on the shards of `step.shares`, and what `ranks.all_of` and the like return.
 
-    Raises PackageError in a job of MPI where mpi4py is not installed, RankError where srun has started several
-    processes that MPI does not connect.
+    Raises PackageError in a job of MPI where mpi4py is not installed, RankError where srun or mpiexec has started
+    several processes that MPI does not connect, and where elastic ranks are asked for and the launcher cannot do so.
     """
+    if elastic:
+        prepare_elastic()
     if not launched():
         return Ranks(timeout=timeout)
     try:
@@ -73,14 +86,24 @@ def ranks(timeout: float = TIMEOUT) -> Ranks:
             " 'foveal[mpi]'; on a cluster load its MPI first, and build mpi4py with it: pip install --no-binary mpi4py"
             " mpi4py. Without a launcher, or with FOVEAL_ALONE=1, Foveal trains on one machine and needs neither"
         ) from None
-    found = Ranks(MPI.COMM_WORLD.Dup(), timeout)
+    found = Ranks(MPI.COMM_WORLD.Dup(), timeout, elastic)
     if found.size == 1 and size_in(SLURM) > 1 and OPEN_MPI not in os.environ:
         raise RankError(
             f"srun has started {os.environ[SLURM]} processes that MPI does not connect, so that each would train alone:"
             " use srun --mpi=pmix (srun --mpi=list shows what there is), or FOVEAL_ALONE=1 where this is meant"
         )
+    if found.size == 1 and (started := started_by_mpiexec()) > 1:
+        name = MPI.Get_library_version().split("\n")[0].split(",")[0].strip()
+        raise RankError(
+            f"mpiexec has started {started} processes that MPI does not connect, so that each would train alone:"
+            f" mpi4py is built for another MPI ({name}) than that of this mpiexec: use the mpiexec of the same MPI, or"
+            " build mpi4py with the other one (pip install --no-binary mpi4py mpi4py), or set FOVEAL_ALONE=1 where"
+            " this is meant"
+        )
     if found.size > 1 and not isinstance(sys.excepthook, Ending):
         sys.excepthook = Ending(found, sys.excepthook)
+    if found.size > 1:
+        atexit.register(found.leave)
     return found
 
 

@@ -9,11 +9,13 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 
+from foveal.distributed.elastic import ARRAYS, LEAVING, Broken, Elastic, is_lost
 from foveal.distributed.tree import owned
 from foveal.errors import RankError, ShapeError
 from foveal.strides import Ndarray
@@ -29,10 +31,12 @@ MUCH = 1 << 16
 # Seconds that rank 0 gives the others to say that they wait, after its deadline. The others give it twice as many, and
 # this share of the deadline, as it may have begun to wait later than they.
 GRACE, LATER = 1.0, 0.25
-# Tags of messages: of arrays, and of what a rank tells that waits; and by how much those of a second thread differ.
-ARRAYS, WAITING, BESIDE = 11, 12, 10
+# Tags of what a rank tells that waits, and of what one tells that has come to its end; by how much those of a second
+# thread differ; seconds after which an end is an error of one that waits for it.
+WAITING, ENDED, BESIDE, ENDED_BEFORE = 12, 14, 10, 5.0
 
 Value = TypeVar("Value")
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -52,10 +56,11 @@ class Ranks:
     """The processes that train one network together: this one is number `rank` of `size`.
 
     Made by `foveal.distributed.ranks()`. communicator: of mpi4py; None for a process that is alone. timeout: seconds
-    after which a rank that does not answer is named and the job ends; 30 minutes unless said.
+    after which a rank that does not answer is named and the job ends; 30 minutes unless said. elastic: True to go on
+    without ranks that are gone, with other numbers for those that are left.
     """
 
-    def __init__(self, communicator: Any = None, timeout: float = TIMEOUT) -> None:
+    def __init__(self, communicator: Any = None, timeout: float = TIMEOUT, elastic: bool = False) -> None:
         if not timeout > 0:
             raise ShapeError(f"Ranks: timeout is {timeout}: it is a number of seconds, more than 0")
         self.communicator, self.timeout = communicator, float(timeout)
@@ -68,6 +73,11 @@ class Ranks:
         self.arrays, self.waiting, self.yielding = ARRAYS, WAITING, YIELDING
         # True where nothing more is to be waited for.
         self.broken_off = False
+        # The numbers that the ranks were started with, for messages.
+        self.numbers = list(range(self.size))
+        # How often some were gone, and the others went on.
+        self.shrunk = 0
+        self.elastic = Elastic(self) if elastic and communicator is not None else None
         # The names of all ranks' machines.
         self.hosts = ["a machine that has not answered"] * self.size
         self.hosts = self.all_of(os.uname().nodename if hasattr(os, "uname") else "localhost")
@@ -126,31 +136,48 @@ class Ranks:
 
     def name(self, rank: int) -> str:
         """Return a rank and its machine for messages."""
-        return f"rank {rank} (on {self.hosts[rank]})"
+        return f"rank {self.numbers[rank]} (on {self.hosts[rank]})"
 
     # Messages.
 
     def exchange(self, other: int, sent: Ndarray | None, received: Ndarray | None) -> None:
         """Send a contiguous array to another rank and receive one from it; either may be left out.
 
-        Raises RankError if it does not answer.
+        Raises RankError if it does not answer, or is gone.
         """
         from mpi4py import MPI
 
-        requests = []
-        if received is not None:
-            requests.append(self.communicator.Irecv([received, MPI.BYTE], other, self.arrays))
-        if sent is not None:
-            requests.append(self.communicator.Isend([sent, MPI.BYTE], other, self.arrays))
+        requests, statuses = [], [MPI.Status(), MPI.Status()]
         much = any(array is not None and array.nbytes > MUCH for array in (sent, received))
-        self.wait(lambda: bool(MPI.Request.Testall(requests)), other, SHORT_SLEEP if much else SLEEP)
+        try:
+            if received is not None:
+                requests.append(self.communicator.Irecv([received, MPI.BYTE], other, self.arrays))
+            if sent is not None:
+                requests.append(self.communicator.Isend([sent, MPI.BYTE], other, self.arrays))
+            states = statuses[: len(requests)]
+            self.wait(lambda: bool(MPI.Request.Testall(requests, states)), other, SHORT_SLEEP if much else SLEEP)
+        except MPI.Exception as error:
+            if not is_lost(error, statuses):
+                raise
+            if self.elastic is not None:
+                raise Broken(requests) from None
+            raise RankError(f"{self.gone()}; go on with --resume; --elastic goes on at once, without it") from None
         if sent is not None:
             self.traffic.messages += 1
             self.traffic.bytes += sent.nbytes
 
+    def gone(self) -> str:
+        """Return which ranks are gone, where MPI lives on without them."""
+        from mpi4py import MPI
+
+        failed = self.communicator.Get_failed()
+        found = MPI.Group.Translate_ranks(failed, None, self.communicator.Get_group())
+        names = ", ".join(self.name(rank) for rank in found) or "another rank"
+        return f"{names}: its process was killed, or its machine has failed"
+
     def wait(self, done: Callable[[], bool], other: int, longest: float) -> None:
         """Wait until something is done by another rank. Raises RankError at the deadline."""
-        began, asleep, told = time.monotonic(), False, False
+        began, asleep, told, ended = time.monotonic(), False, False, 0.0
         deadline = self.timeout + (0.0 if self.first else LATER * self.timeout + 2 * GRACE)
         while not done():
             waited = time.monotonic() - began
@@ -170,6 +197,14 @@ class Ranks:
             if waited > deadline:
                 self.traffic.lost = True
                 raise RankError(self.silent(other, waited))
+            if waited > GRACE and self.arrays != LEAVING and self.communicator.iprobe(other, ENDED):
+                # What it has sent before comes first, and may be long.
+                ended = ended or waited
+                if waited > ended + ENDED_BEFORE:
+                    raise RankError(
+                        f"{self.name(other)} has come to its end, and {self.name(self.rank)} waits for it: let all"
+                        " ranks end alike; one that calls sys.exit lets the others wait"
+                    )
 
     def told(self) -> set[int]:
         """Return the ranks that have told rank 0 that they wait, since it last asked."""
@@ -204,8 +239,49 @@ class Ranks:
                 self.exchange(self.rank - distance, None, array)
             distance //= 2
 
+    def exchanged(self, attempt: Callable[[], Value]) -> Value:
+        """Return what a function returns, alike on all ranks, in which all of them send messages.
+
+        Of elastic ranks those that are left repeat it if some are gone. Nobody may come to its end before all have
+        begun it.
+        """
+        if self.elastic is None or self.elastic.within:
+            return attempt()
+        return self.elastic.exchange(attempt)
+
     def broadcast(self, value: Value) -> Value:
         """Return on each rank what rank 0 gives, which pickle can store."""
+        return self.computed(lambda: value)
+
+    def gather(self, value: Value) -> list[Value]:
+        """Return on rank 0 what each rank gives, in their order; on the others an empty list."""
+        if self.elastic is None:
+            return self.gathered(value)
+        found = self.all_of(value)
+        return found if self.first else []
+
+    def all_of(self, value: Value) -> list[Value]:
+        """Return on each rank what each of them gives, in their order."""
+        return self.joined(value, lambda everywhere: everywhere)
+
+    def computed(self, compute: Callable[[], Value]) -> Value:
+        """Return on each rank what `compute` returns on rank 0, where alone it is called."""
+        if self.elastic is not None:
+            # Otherwise rank 0 would be ahead of the others.
+            return self.joined(None, lambda everywhere: compute())
+        return self.given(compute() if self.first else None)  # type: ignore[return-value]
+
+    def joined(self, value: Value, join: Callable[[list[Value]], Result]) -> Result:
+        """Return on each rank what `join` returns on rank 0, of what each rank gives, in their order."""
+
+        def attempt() -> Result:
+            everywhere = self.gathered(value)
+            return self.given(join(everywhere) if self.first else None)  # type: ignore[return-value]
+
+        return self.exchanged(attempt)
+
+    def given(self, value: Value) -> Value:
+        """Return on each rank what rank 0 gives: its length, and then what pickle makes of it."""
         if self.size == 1:
             return value
         content = np.frombuffer(pickle.dumps(value) if self.first else b"", np.uint8)
@@ -216,8 +292,8 @@ class Ranks:
         result: Value = value if self.first else pickle.loads(array.tobytes())
         return result
 
-    def gather(self, value: Value) -> list[Value]:
-        """Return on rank 0 what each rank gives, in their order; on the others an empty list."""
+    def gathered(self, value: Value) -> list[Value]:
+        """Return on rank 0 what each rank gives; on the others an empty list."""
         if self.size == 1:
             return [value]
         if not self.first:
@@ -234,13 +310,26 @@ class Ranks:
             found.append(pickle.loads(array.tobytes()))
         return found
 
-    def all_of(self, value: Value) -> list[Value]:
-        """Return on each rank what each of them gives, in their order."""
-        return self.broadcast(self.gather(value))
+    def leave(self) -> None:
+        """Let this rank come to its end, where all of them do."""
+        from mpi4py import MPI
 
-    def computed(self, compute: Callable[[], Value]) -> Value:
-        """Return on each rank what `compute` returns on rank 0, where alone it is called."""
-        return self.broadcast(compute() if self.first else None)  # type: ignore[return-value]
+        if MPI.Is_finalized():
+            return
+        if self.elastic is not None:
+            self.elastic.leave()
+        else:
+            self.tell_end()
+
+    def tell_end(self) -> None:
+        """Tell the other ranks that this one has come to its end."""
+        from mpi4py import MPI
+
+        for other in range(self.size):
+            if other != self.rank:
+                # Some may be gone.
+                with suppress(MPI.Exception):
+                    self.communicator.isend(None, other, ENDED)
 
     # What all have to agree about.
 
@@ -249,16 +338,19 @@ class Ranks:
 
         facts: by name, what pickle can store; texts are shown. way_out: what to do, a sentence without its full stop.
         """
-        problem, everywhere = "", self.gather(dict(facts))
-        for rank, found in enumerate(everywhere):
-            different = [name for name in everywhere[0] if found.get(name) != everywhere[0][name]]
-            if different and not problem:
-                name = different[0]
-                values = f"{shortened(found.get(name))} there, {shortened(everywhere[0][name])} on rank 0"
-                problem = f"{self.name(rank)}: {name} differs: {values}; {way_out}"
-        problem = self.broadcast(problem)
+        problem = self.joined(dict(facts), lambda everywhere: self.differing(everywhere, way_out))
         if problem:
             raise RankError(problem)
+
+    def differing(self, everywhere: list[dict[str, object]], way_out: str) -> str:
+        """Return what is wrong with the facts of all ranks; empty if nothing is."""
+        for rank, found in enumerate(everywhere):
+            different = [name for name in everywhere[0] if found.get(name) != everywhere[0][name]]
+            if different:
+                name = different[0]
+                values = f"{shortened(found.get(name))} there, {shortened(everywhere[0][name])} on rank 0"
+                return f"{self.name(rank)}: {name} differs: {values}; {way_out}"
+        return ""
 
 
 def shortened(value: object) -> str:

@@ -12,18 +12,33 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from foveal.accumulate import Window
 from foveal.arena import Footprint
 from foveal.distributed.buckets import Bucket, Buckets, ShardRun
-from foveal.distributed.compress import CODECS, Codec
+from foveal.distributed.compress import Codec
 from foveal.distributed.exchange import Exchange, overlapping
-from foveal.distributed.found import Layout, Prepared, Ran, Running, Totals
+from foveal.distributed.found import (
+    ASKED,
+    FAILED,
+    FIXED,
+    HEAD,
+    IMAGES,
+    LOSSES,
+    TAKEN,
+    Layout,
+    Prepared,
+    Ran,
+    Running,
+    Sums,
+    Totals,
+    check_shards,
+)
 from foveal.distributed.lockstep import Lockstep
 from foveal.distributed.ranks import Ranks, checksum
-from foveal.distributed.tree import Node, PartialSums, arrivals, owned
-from foveal.errors import ArgumentError, DataError, FovealError, NumericsError, RankError, ShapeError, StateError, warn
+from foveal.distributed.shares import Shares
+from foveal.distributed.stored import StoredWindow
+from foveal.distributed.tree import PartialSums, arrivals, owned
+from foveal.errors import ArgumentError, FovealError, NumericsError, RankError, RanksLost
 from foveal.ops.op import Tensor
 from foveal.program import Pause, Program
 from foveal.strides import Ndarray
@@ -32,19 +47,11 @@ from foveal.variable import Variable
 
 # Shards of a batch unless said otherwise.
 SHARDS = 8
-# The numbers that are added up before the gradients: shards, what their places add up to, checksums of what they write.
-TAKEN, PLACES, CHECKSUMS, HEAD = range(4)
-# And after the gradients: images; losses; shards that have failed; ranks that are asked to end. What a caller counts
-# comes after them.
-IMAGES, LOSSES, FAILED, ASKED, FIXED = range(5)
-
-# What rounding has lost, by bucket and node of the tree.
-Lost = dict[tuple[int, Node], Ndarray]
 # Counts something of a shard, from its outputs and its targets.
 Count = Callable[[Any, Any], Sequence[float]]
 
 
-class ShardWindow(Window):
+class ShardWindow(StoredWindow):
     """The shards of one update: their gradients, added along the tree across ranks, and the update from the sum."""
 
     parts = "shards"
@@ -59,14 +66,11 @@ class ShardWindow(Window):
         codec: Codec | None = None,
         sync_batch_norm: bool = False,
     ) -> None:
-        super().__init__(optimizer, shards, added, threads)
-        self.ranks, self.own, self.sync_batch_norm = ranks, ranks.own(shards), sync_batch_norm
-        # How gradients are sent in fewer bits; what rounding has lost, of all ranks, and after how many steps that was
-        # found; and what a state says of it, until there is memory for it.
-        self.codec = codec
-        self.updates = 0
-        self.lost: tuple[int, Lost] = (-1, {})
-        self.restored: Lost = {}
+        super().__init__(optimizer, shards, added, threads, ranks, codec)
+        self.sync_batch_norm = sync_batch_norm
+        ranks.own(shards)
+        # What has given shards last.
+        self.shares: Shares | None = None
         # Of the shard whose program runs.
         self.images = 0
         # What the caller counts of each shard, so many numbers; and whether this rank is asked to end.
@@ -79,14 +83,23 @@ class ShardWindow(Window):
         self.overlaps = not sync_batch_norm and overlapping(ranks)
         self.renew()
 
+    @property
+    def own(self) -> range:
+        """The shards of a batch that this rank takes."""
+        return self.ranks.own(self.batches)
+
     def renew(self) -> None:
-        """Make the memory of sums."""
+        """Make the memory of sums, and what sends them."""
+        # For which ranks that is.
+        self.shrunk = self.ranks.shrunk
         self.layout, self.buckets = Layout(), Buckets((), {}, self.own)
         self.statistics = PartialSums(0, self.own)
         # Running statistics as they were before the first shard of the step.
         self.kept: dict[Variable, Ndarray] = {}
         self.exchange: Exchange | None = None
-        # What was found, over all ranks: the number of shards, the numbers after them, the sum for statistics.
+        # What was found, over all ranks: the number of shards, what they write where a rank has none, the numbers after
+        # them, the sum for statistics.
+        self.places: list[list[int]] | None = None
         self.shards, self.numbers, self.moved = 0, np.zeros(FIXED), np.zeros(0, np.float32)
         # Why all ranks have refused a step.
         self.refused: FovealError | None = None
@@ -98,7 +111,8 @@ class ShardWindow(Window):
 
     def __getstate__(self) -> dict[str, Any]:
         # What is counted, and how an end is asked for, belongs to the caller; memory is made anew.
-        made = ("layout", "buckets", "statistics", "kept", "exchange", "numbers", "moved", "running", "lockstep")
+        made = {"layout", "buckets", "statistics", "kept", "exchange", "numbers", "moved", "running", "lockstep"}
+        made |= {"places", "shares"}
         return {**vars(self), "count": None, "counts": 0, "asked": bool} | dict.fromkeys(made)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -123,60 +137,6 @@ class ShardWindow(Window):
         # What shards write replaces what was there.
         self.held, self.taken, self.total = frozenset(), 0, 0
 
-    def state_dict(self, parameters: list[Variable]) -> dict[str, Ndarray]:
-        """Return the number of shards; with compression how gradients are sent, and what rounding has lost.
-
-        The latter is that of all ranks, where they have called `collect` after the last step, else nothing.
-        """
-        state = {"shards": np.array(self.batches, np.int64)}
-        if self.codec is None:
-            return state
-        if self.ranks.size == 1:
-            self.collect()
-        state["compress"] = np.array(list(CODECS).index(self.codec.name), np.int64)
-        updates, found = self.lost
-        if updates == self.updates:
-            state["lost"] = np.array(1, np.int64)
-            state |= {f"lost.{i}.{level}.{place}": array for (i, (level, place)), array in found.items()}
-        return state
-
-    def collect(self) -> None:
-        """Let rank 0 have what rounding has lost on all ranks, which is stored with a training. All ranks call it."""
-        if self.codec is None:
-            return
-        found = dict(self.restored)
-        parts = [item for held in self.ranks.gather(self.buckets.residuals()) for item in held.items()]
-        # What a rank holds since a resume, and has not used since, others may have changed.
-        for key, value in sorted(parts, key=lambda item: item[1].used):
-            whole = found.setdefault(key, np.zeros(self.buckets.buckets[key[0]].sums.elements, np.float32))
-            whole[value.start : value.start + value.lost.size] = value.lost
-        self.lost = self.updates, found
-
-    def load_state_dict(self, state: Mapping[str, ArrayLike], parameters: list[Variable]) -> None:
-        before = np.asarray(state.get("shards", 1))
-        found: Lost = {}
-        for name in state.keys() - {"shards", "compress", "lost"}:
-            words = name.split(".")
-            if self.codec is None or words[0] != "lost" or len(words) != 4 or not all(w.isdecimal() for w in words[1:]):
-                raise StateError(f"{name}: no part of the state of a step on shards here")
-            number, level, place = map(int, words[1:])
-            found[number, (level, place)] = np.array(state[name], np.float32)
-        if before.shape != () or int(before) != self.batches:
-            raise StateError(
-                f"an update was of {before} shards and is of {self.batches}: give the same shards; ranks may be others"
-            )
-        was = state.get("compress")
-        names = [None if was is None else list(CODECS)[int(np.asarray(was))], self.codec and self.codec.name]
-        if names[0] != names[1]:
-            raise StateError(f"gradients were sent as {names[0] or 'float32'} and are as {names[1] or 'float32'}")
-        if self.codec is not None and "lost" not in state:
-            warn(
-                "the state of this training lacks what the rounding of gradients had lost, which some ranks held: it"
-                " goes on without, to other bits than a training that was never stopped"
-            )
-        self.renew()
-        self.restored = found
-
     def counting(self, count: Count, numbers: int, asked: Callable[[], bool]) -> None:
         """Let each step also add up what `count` returns of each shard, so many numbers, and ask for an end."""
         self.count, self.counts, self.asked = count, numbers, asked
@@ -188,19 +148,64 @@ class ShardWindow(Window):
 
         Raises NumericsError, on all ranks, if something of it is not finite on one of them; then nothing is changed.
         """
-        if len(shards) > len(self.own):
+        # They may have been read before some ranks were gone.
+        source = self.shares if self.shares is not None and shards is self.shares.last else None
+        if source is None and len(shards) > len(self.own):
             raise ArgumentError(
                 f"take_shards: {len(shards)} shards are given, and rank {self.ranks.rank} of {self.ranks.size} takes"
                 f" {len(self.own)} of {self.batches}; step.shares(loader, epoch) gives them"
             )
         self.optimizer, self.carried_out, self.kept = step.optimizer, False, {}
         self.begin()
+        taken, shrunk = (self.own if source is None else source.own), self.ranks.shrunk
         self.agree(step.model)
-        exchange = self.exchange = self.opened()
-        self.given, ran = len(shards), []
-        if not shards:
-            self.announce(step.model)
+        ran: list[Ran] = []
+
+        def attempt() -> Sums:
+            nonlocal shards, taken
+            if source is None and self.ranks.shrunk != shrunk:
+                raise self.lost_ranks()
+            if source is not None and taken != self.own:
+                shards, taken = source.again(), self.own
+            ran.clear()
+            return self.attempt(step, shards, ran)
+
         try:
+            return self.finish(step, self.ranks.exchanged(attempt), ran)
+        finally:
+            if self.carried_out:
+                step.steps += 1
+                self.updates += 1
+            else:
+                self.put_back()
+                self.drop()
+            self.buckets.end(self.carried_out)
+            self.running = None
+
+    def lost_ranks(self) -> RanksLost:
+        """Return what is raised, on all ranks that are left, where shards cannot be read again."""
+        return RanksLost(
+            f"ranks are gone, and {self.ranks.size} are left; nothing of this step was carried out. Give the shards"
+            f" that this rank takes now, {list(self.own)} of the {self.batches} of the batch, and take it again; those"
+            " of step.shares are read again by themselves"
+        )
+
+    def attempt(self, step: Running, shards: Sequence[tuple[Any, Any]], ran: list[Ran]) -> Sums:
+        """Run the shards, which are added to `ran`, and return what all ranks have found.
+
+        Where a rank is gone meanwhile, those that are left come here once more.
+        """
+        # An attempt before may have written.
+        self.put_back()
+        if self.shrunk != self.ranks.shrunk:
+            # What was under way may still write to the memory that there was.
+            self.renew()
+            self.overlaps = self.overlaps and self.ranks.size > 1
+        exchange = self.exchange = self.opened()
+        self.given, self.places, self.refused = len(shards), None, None
+        try:
+            if not shards:
+                self.announce(step.model)
             rows = np.zeros((len(self.own), FIXED + self.counts))
             places = zip(self.own, shards, strict=False)
             prepared = (step.prepare(x, target, step.steps * self.batches + place) for place, (x, target) in places)
@@ -210,18 +215,15 @@ class ShardWindow(Window):
                 self.count_shard(row, found, target)
                 if found.problem and self.lockstep is None:
                     break
-            return self.finish(step, ran, rows)
+            return self.add_up(ran, rows)
+        except FovealError as error:
+            if error is not self.refused:
+                raise
+            # It is the same on all ranks.
+            return Sums(problem=error)
         finally:
-            if self.carried_out:
-                step.steps += 1
-                self.updates += 1
-            else:
-                self.put_back()
-                self.drop()
-                self.buckets.forget()
-            self.running = None
-            if not exchange.idle:
-                exchange.end()
+            # Before what its thread may work on is put back.
+            exchange.leave()
 
     def opened(self) -> Exchange:
         """Return what exchanges the arrays of a step. Raises RankError where this rank has broken a step off."""
@@ -251,10 +253,15 @@ class ShardWindow(Window):
             self.announce(model)
         # How many shards there are has to be known.
         self.waited()
-        for ran in self.lockstep.run(given, self.shards, self):
-            self.add_gradients(len(ran.program.calls))
-            self.add_statistics()
-            yield ran
+        try:
+            for ran in self.lockstep.run(given, self.shards, self):
+                self.add_gradients(len(ran.program.calls))
+                self.add_statistics()
+                yield ran
+        except FovealError as error:
+            # All ranks find that shards cannot be computed as one batch.
+            self.refused = error
+            raise
 
     def drive(self, parts: Generator[Pause, None, Ran]) -> Ran:
         """Run the parts of a shard. What it asks other shards for is what it is for one alone."""
@@ -316,8 +323,9 @@ class ShardWindow(Window):
         if not layout.same(self.layout):
             sums = {p: self.sum_of(p) for p in layout.parameters}
             self.layout, self.buckets = layout, Buckets(layout.parameters, sums, self.own, self.codec)
-            self.buckets.restore(self.restored)
-            self.restored = {}
+            # As without a resume, nothing is added where other parameters are trained from here on.
+            self.buckets.restore(self.restored[1] if self.restored[0] == layout.checksum() else {})
+            self.restored = 0, {}
             self.statistics = PartialSums(sum(v.storage.size for v in layout.statistics), self.own)
 
     def put_back(self) -> None:
@@ -374,8 +382,11 @@ class ShardWindow(Window):
             found = head.total(ranks, self.batches, self.batches)
             self.shards, self.refused = int(found[TAKEN]), None
             try:
-                self.check_shards(found, checksum if places else None)
-                self.follow(ranks, model)
+                check_shards(found, checksum if places else None, self.ranks.size)
+                if self.shards <= owned(self.batches, ranks.size - 1, ranks.size).start:
+                    # A rank has none, and rank 0 says what they write.
+                    self.places = ranks.broadcast(self.layout.places(self.known(model)))
+                    self.follow(model, self.places)
             except FovealError as error:
                 # It is the same on all ranks, which exchange nothing more in this step.
                 self.refused = error
@@ -415,8 +426,8 @@ class ShardWindow(Window):
 
         self.exchange.give(job)
 
-    def finish(self, step: Running, ran: list[Ran], rows: Ndarray) -> Totals:
-        """Add up what all ranks have found, and update the parameters and statistics from it."""
+    def add_up(self, ran: list[Ran], rows: Ndarray) -> Sums:
+        """Add up what all ranks have found. Raises what all of them refuse the step for."""
         for place in self.own[len(ran) : self.given]:
             # One before it has failed. The others wait for something, which is dropped.
             self.current = place
@@ -433,58 +444,50 @@ class ShardWindow(Window):
             rows[0, ASKED] += 1
         self.hand_over_rest(rows)
         self.waited()
-        self.check_failures(ran)
-        numbers, images = self.numbers, int(self.numbers[IMAGES])
-        self.buckets.copy_totals()
+        if self.numbers[FAILED]:
+            self.refused = self.failure(ran)
+            raise self.refused
+        moved, totals = self.moved, self.buckets.totals()
+        if self.ranks.elastic is not None:
+            # Another rank may ask for them in the next step.
+            moved, totals = moved.copy(), [total.copy() for total in totals]
+        return Sums(self.numbers, self.shards, moved, totals, self.places)
+
+    def finish(self, step: Running, sums: Sums, ran: list[Ran]) -> Totals:
+        """Update the parameters and statistics from what all ranks have found."""
+        if sums.problem is not None:
+            raise sums.problem
+        if sums.places is not None:
+            # Another rank may have handed it over.
+            self.follow(step.model, sums.places)
+        numbers, images = sums.numbers, int(sums.numbers[IMAGES])
+        self.buckets.copy_totals(sums.totals)
         start = 0
         for variable in self.layout.statistics:
             before = self.kept.setdefault(variable, variable.storage.copy())
             stop = start + before.size
-            variable.storage[:] = before + self.moved[start:stop] / np.float32(images)
+            variable.storage[:] = before + sums.moved[start:stop] / np.float32(images)
             variable.touch()
             start = stop
-        self.held, self.taken = frozenset(self.layout.parameters), self.shards
+        self.held, self.taken = frozenset(self.layout.parameters), sums.shards
         self.total = 1 if self.added else images
         loss = float(numbers[LOSSES]) / self.total
         self.update()
         return Totals(loss, images, tuple(numbers[FIXED:].tolist()), bool(numbers[ASKED]), ran)
 
-    def check_shards(self, found: Ndarray, checksum: int | None) -> None:
-        """Raise an error, on all ranks alike, unless the shards of all ranks can be added up."""
-        taken = self.shards
-        if not taken:
-            everywhere = ", on all ranks" if self.ranks.size > 1 else ""
-            raise DataError(f"the batch is empty{everywhere}; a step needs at least one image")
-        if found[PLACES] != taken * (taken - 1) // 2:
-            raise RankError(
-                f"the {taken} shards of a step are not the first of its {self.batches}: ranks were given shards of"
-                " different batches; let all walk through the same data, by step.shares(loader, epoch)"
-            )
-        if checksum is not None and found[CHECKSUMS] != taken * checksum:
-            raise RankError("the ranks train different parameters; build and freeze the same network on all of them")
+    def failure(self, ran: list[Ran]) -> NumericsError:
+        """Return an error, alike on all ranks, that says which shard has failed on one of them."""
+        failed = sorted(((one.infected, one.problem) for one in ran if one.problem), key=lambda found: found[0])
+        everywhere = self.ranks.all_of(failed[0] if failed else (True, ""))
+        # The first rank with a shard that has failed by itself.
+        rank = min(range(len(everywhere)), key=lambda rank: (not everywhere[rank][1], everywhere[rank][0]))
+        problem = everywhere[rank][1]
+        return NumericsError(f"{self.ranks.name(rank)}: {problem}" if self.ranks.size > 1 else problem)
 
-    def check_failures(self, ran: list[Ran]) -> None:
-        """Raise an error, on all ranks alike, if a shard has failed on one of them."""
-        if self.numbers[FAILED]:
-            failed = sorted(((one.infected, one.problem) for one in ran if one.problem), key=lambda found: found[0])
-            everywhere = self.ranks.all_of(failed[0] if failed else (True, ""))
-            # The first rank with a shard that has failed by itself.
-            rank = min(range(len(everywhere)), key=lambda rank: (not everywhere[rank][1], everywhere[rank][0]))
-            problem = everywhere[rank][1]
-            raise NumericsError(f"{self.ranks.name(rank)}: {problem}" if self.ranks.size > 1 else problem)
+    def known(self, model: Any) -> list[list[Variable]]:
+        """Return the parameters and the buffers, which all ranks know by their places."""
+        return [list(self.parameters), list(getattr(model, "buffers", list)())]
 
-    def follow(self, ranks: Ranks, model: Any) -> None:
-        """Let ranks without a shard in this step know what is added up, which those of rank 0 say."""
-        if self.shards > owned(self.batches, ranks.size - 1, ranks.size).start:
-            return
-        known = [list(self.parameters), list(getattr(model, "buffers", list)())]
-        places = [
-            [{p: i for i, p in enumerate(k)}.get(v, -1) for v in own] for k, own in zip(known, self.layout, strict=True)
-        ]
-        places = ranks.broadcast(places)
-        if any(-1 in part for part in places):
-            raise ShapeError(
-                "a batch has fewer shards than ranks, and the network writes to a variable that is no buffer of it;"
-                " hold it as nn.Buffer, or give larger batches"
-            )
-        self.take_layout(Layout(*(tuple(k[i] for i in part) for k, part in zip(known, places, strict=True))))
+    def follow(self, model: Any, places: list[list[int]]) -> None:
+        """Let a rank without a shard in this step know what is added up."""
+        self.take_layout(Layout.at(places, self.known(model)))

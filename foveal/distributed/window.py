@@ -6,7 +6,16 @@ from foveal.accumulate import is_sum
 from foveal.distributed.compress import codec_of
 from foveal.distributed.ranks import Ranks
 from foveal.distributed.sharded import SHARDS, ShardWindow
-from foveal.errors import ShapeError
+from foveal.errors import ArgumentError, ShapeError
+
+
+def check_compress(compress: str | None, ranks: Ranks) -> None:
+    """Raise ShapeError for another `compress` than there is, and ArgumentError where ranks cannot go on with it."""
+    if codec_of(compress) is not None and ranks.elastic is not None:
+        raise ArgumentError(
+            f"compress (--compress-gradients) is {compress!r} and ranks are elastic (--elastic): what rounding has lost"
+            " on a rank that is gone would be gone too, and the bits be others; leave one of the two out"
+        )
 
 
 def shard_window(
@@ -19,7 +28,7 @@ def shard_window(
     compress: str | None,
     sync_batch_norm: bool,
 ) -> ShardWindow | None:
-    """Return the window of a step on shards; None for a step on whole batches. Raises ShapeError."""
+    """Return the window of a step on shards; None for a step on whole batches. Raises ShapeError, ArgumentError."""
     codec = codec_of(compress)
     if shards is None and ranks is not None:
         shards = SHARDS
@@ -43,4 +52,5 @@ def shard_window(
             " other already; leave accumulate out, and give larger batches of more shards"
         )
     ranks = Ranks() if ranks is None else ranks
+    check_compress(compress, ranks)
     return ShardWindow(optimizer, shards, is_sum(loss), threads, ranks, codec, sync_batch_norm)

@@ -33,6 +33,7 @@ loss_regression.py   losses of predicted numbers: squared error, Huber, ...
 plots.py             figures of filters and feature maps
 tree_html.py         a network as a tree that unfolds, for notebooks
 init.py              starting values of parameters, and the seed that they are drawn from
+whitening.py         a first layer that whitens patches of the images that it is to see
 tools/               functions of a finished model: fold_batch_norm, variance_report
 models/              networks by name, and loading stored weights into them
 """

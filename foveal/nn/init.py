@@ -366,6 +366,20 @@ def dirac(rng: np.random.Generator, shape: Shape, groups: int = 1) -> Ndarray:
     return values
 
 
+def partial_dirac(rng: np.random.Generator, shape: Shape, groups: int = 1, *, fans: Fans | None = None) -> Ndarray:
+    """Filters [K, C, ...] of which the first C of each group copy their input, as `dirac`, and the others are drawn by
+    kaiming_uniform.
+
+    A convolution with as many filters as channels, or more, passes its input on. K. Jordan, 94 % on CIFAR-10 in 3.29
+    seconds on a single GPU, 2024, section 3.3. fans: (fan_in, fan_out) where they do not follow from the shape.
+    """
+    copies = dirac(rng, shape, groups)
+    drawn = kaiming_uniform(rng, shape, fans=fans)
+    size = shape[0] // groups
+    copying = np.arange(shape[0]) % size < shape[1]
+    return np.where(copying.reshape(-1, *[1] * (len(shape) - 1)), copies, drawn)
+
+
 def bias_uniform(rng: np.random.Generator, shape: Shape, inputs: int) -> Ndarray:
     """Uniform in +-1/sqrt(inputs), PyTorch's default for biases; inputs: the fan-in of the layer's weight."""
     if inputs < 1:
@@ -376,7 +390,7 @@ def bias_uniform(rng: np.random.Generator, shape: Shape, inputs: int) -> Ndarray
 
 NAMES = (
     "zeros ones constant normal uniform truncated_normal xavier_uniform xavier_normal kaiming_uniform kaiming_normal"
-    " orthogonal dirac bias_uniform fan_in fan_out calculate_gain seed"
+    " orthogonal dirac partial_dirac bias_uniform fan_in fan_out calculate_gain seed"
 )
 check_calls(__name__, NAMES.split())
 
@@ -396,6 +410,7 @@ RULES: dict[str, Callable[..., Ndarray]] = {
         kaiming_normal,
         orthogonal,
         dirac,
+        partial_dirac,
     )
 }
 
@@ -436,10 +451,10 @@ def draw(rule: str, shape: Shape, layout: Layout, options: dict[str, Any]) -> Nd
     """Draw a weight of this shape, whose filters lie as the layout says, by the rule of that name."""
     parameters = signature(RULES[rule]).parameters
     # What relates the filters of a group to each other is drawn as filters; other numbers need the fans at most.
-    if "groups" in parameters:
-        return layout.stored(RULES[rule](generator(), layout.shape, **{"groups": layout.groups, **options}))
     if "fans" in parameters:
         options = {**options, "fans": layout.fans}
+    if "groups" in parameters:
+        return layout.stored(RULES[rule](generator(), layout.shape, **{"groups": layout.groups, **options}))
     return RULES[rule](generator(), shape, **options)
 
 

@@ -4,6 +4,7 @@ optimizer.py   the base classes: tracing an update, clipping, weight decay, sche
 scalars.py     numbers in memory that a step reads, such as the rate
 reads.py       what an optimiser's update reads as numbers of Python, so that schedules would be ignored
 hyper.py       the ranges of hyper-parameters, and groups of parameters
+norm_biases.py the biases of batch norms as a group with a larger rate
 sgd.py         SGD, Momentum, Nesterov
 adagrad.py     Adagrad, RMSprop
 adam.py        Adam, AdamW, NAdam
@@ -38,6 +39,7 @@ from foveal.optim.lookahead import Lookahead
 from foveal.optim.average import EMA, SWA, update_bn
 from foveal.optim.combined import Combined
 from foveal.optim.hyper import Parameters, Range, by_name, no_decay
+from foveal.optim.norm_biases import faster_norm_biases
 from foveal.optim.optimizer import Optimizer, UpdateRule
 from foveal.optim.trajectory import plot_trajectory, trajectory
 
@@ -87,6 +89,7 @@ __all__ = [
     "UpdateRule",
     "build",
     "by_name",
+    "faster_norm_biases",
     "muon",
     "no_decay",
     "plot_trajectory",

@@ -5,8 +5,7 @@ The training step's program updates them; `averaged()` puts them into the model 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -31,10 +30,6 @@ class Average(Wrapper):
     statistics: variables that are averaged as parameters are; whole numbers among them stay as they are.
     """
 
-    def __init__(self, inner: UpdateRule, statistics: Iterable[Variable] = ()) -> None:
-        super().__init__(inner, [variable for variable in statistics if variable.data.dtype == np.float32])
-        self.swapped = False
-
     def number(self) -> int:
         """Return the number of the present step among those that are averaged, from 1; 0 if it is left out."""
         return self.steps
@@ -44,40 +39,12 @@ class Average(Wrapper):
         raise NotImplementedError
 
     def begin(self) -> None:
-        if self.swapped:
-            raise ShapeError(
-                f"{type(self).__name__}: the model holds the averages now; train after the block `with averaged()`"
-            )
         super().begin()
         number = self.number()
         self.scalars.set("weight", (1.0 if number == 1 else self.weight(number)) if number else 0.0)
 
     def follow(self, old: Tensor, new: Tensor, copy: Tensor) -> tuple[Tensor, Tensor]:
         return new, copy + self.scalars.traced()["weight"] * (new - copy)
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Return a context in which the model's parameters are the averages; before the first, they are unchanged."""
-        if self.swapped or self.count() == 0:
-            yield
-            return
-        self.swap()
-        try:
-            yield
-        finally:
-            self.swap()
-
-    def count(self) -> int:
-        """Return the number of steps that were averaged."""
-        return self.steps
-
-    def swap(self) -> None:
-        """Exchange parameters and averages. Do it once at the end of training to keep the averages."""
-        for p, copy in self.copies.items():
-            parameter = np.array(p.data)
-            p.data = copy.data
-            copy.data = parameter
-        self.swapped = not self.swapped
 
 
 class EMA(Average):

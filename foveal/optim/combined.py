@@ -1,6 +1,7 @@
 """Optimisers of optimisers: several side by side, and the base of what wraps one."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -116,17 +117,52 @@ class Combined(UpdateRule):
 class Wrapper(Combined):
     """Base of what does something more to the parameters of another optimiser, in the same step.
 
-    Each parameter has a copy of its shape. A subclass writes `follow(old, new, copy) -> (new, copy)` with operators.
-    others: variables that are not trained and have copies too.
+    Each parameter has a copy of its shape, which is what the model is worth: `averaged()` puts the copies into the
+    model for testing, `swap()` for good. A subclass writes `follow(old, new, copy) -> (new, copy)` with operators.
+    statistics: variables that are not trained and are followed as parameters are; whole numbers among them stay as they
+    are.
     """
 
-    def __init__(self, inner: UpdateRule, others: Iterable[Variable] = ()) -> None:
+    def __init__(self, inner: UpdateRule, statistics: Iterable[Variable] = ()) -> None:
         super().__init__(inner)
+        self.statistics = [variable for variable in statistics if variable.data.dtype == np.float32]
         self.copies = {
             p: Variable(np.zeros(p.shape, np.float32), f"{p.name or i}.{type(self).__name__}")
-            for i, p in enumerate([*self.parameters, *others])
+            for i, p in enumerate([*self.parameters, *self.statistics])
         }
         self.scalars = Scalars("")
+        self.swapped = False
+
+    def begin(self) -> None:
+        if self.swapped:
+            raise ShapeError(
+                f"{type(self).__name__}: the model holds the averages now; train after the block `with averaged()`"
+            )
+        super().begin()
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Return a context in which the model's parameters are the copies; before the first, they are unchanged."""
+        if self.swapped or self.count() == 0:
+            yield
+            return
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()
+
+    def count(self) -> int:
+        """Return the number of steps that the copies are made of."""
+        return self.steps
+
+    def swap(self) -> None:
+        """Exchange parameters and copies. Do it once at the end of training to keep the copies."""
+        for p, copy in self.copies.items():
+            parameter = np.array(p.data)
+            p.data = copy.data
+            copy.data = parameter
+        self.swapped = not self.swapped
 
     def follow(self, old: Tensor, new: Tensor, copy: Tensor) -> tuple[Tensor, Tensor]:
         """Return the parameter and its copy after the step, all traced and of one shape.
@@ -136,7 +172,7 @@ class Wrapper(Combined):
         raise NotImplementedError
 
     def assignments(self, gradients: Mapping[Variable, Tensor]) -> Assignments:
-        inner = dict(super().assignments(gradients))
+        inner, statistics = dict(super().assignments(gradients)), set(self.statistics)
         lift = current().lift
         assignments: Assignments = []
         for p, variable in self.copies.items():
@@ -145,7 +181,7 @@ class Wrapper(Combined):
             # may be swapped in, or the freeze may end. Of a variable that the step has written, that value counts.
             new, copy = self.follow(old, inner.get(p, old), lift(variable))
             assignments.append((variable, copy))
-            if p in inner:
+            if p in inner or (p in statistics and new is not old):
                 inner[p] = new
         return [*assignments, *inner.items()]
 

@@ -1,5 +1,6 @@
 """Lookahead: k steps forward, one step back (Zhang et al. 2019, algorithm 1)."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from foveal import ops
@@ -10,6 +11,7 @@ from foveal.optim.combined import Wrapper
 from foveal.optim.hyper import Parameters
 from foveal.optim.optimizer import UpdateRule
 from foveal.optim.sgd import Nesterov
+from foveal.variable import Variable
 
 
 class Lookahead(Wrapper, name="lookahead"):
@@ -17,7 +19,10 @@ class Lookahead(Wrapper, name="lookahead"):
 
         step = foveal.compile_step(net, loss, optim.Lookahead(optim.SGD(net.parameters(), lr=0.1)))
 
-    The inner optimiser's state is left as it is at that moment, as in the paper's experiments.
+    The inner optimiser's state is left as it is at that moment, as in the paper's experiments. What the algorithm
+    returns are the slow weights: `averaged()` puts them into the model for testing, `swap()` for good. alpha may follow
+    a schedule, `optimizer.schedule(alpha=...)`; `schedule.lookahead` is one. statistics: what goes back beside the
+    parameters, such as the running statistics of batch norms, net.buffers().
     """
 
     default_lr = 0.05
@@ -27,13 +32,18 @@ class Lookahead(Wrapper, name="lookahead"):
         """Return Lookahead around Nesterov's momentum, which takes the options."""
         return cls(Nesterov(parameters, **options))
 
-    def __init__(self, inner: UpdateRule, k: Steps = 5, alpha: float = 0.5) -> None:
+    def __init__(
+        self, inner: UpdateRule, k: Steps = 5, alpha: float = 0.5, statistics: Iterable[Variable] = ()
+    ) -> None:
         if not isinstance(k, int) or k < 1:
             raise ShapeError(f"Lookahead: k is {k!r}, it has to be a whole number of 1 or more")
-        if not 0 < alpha <= 1:
-            raise ShapeError(f"Lookahead: alpha is {alpha}, it has to be more than 0 and at most 1")
         self.k, self.alpha = k, float(alpha)
-        super().__init__(inner)
+        super().__init__(inner, statistics)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "alpha" and not 0 < value <= 1:
+            raise ShapeError(f"Lookahead: alpha is {value}, it has to be more than 0 and at most 1")
+        super().__setattr__(name, value)
 
     def begin(self) -> None:
         super().begin()

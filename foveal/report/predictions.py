@@ -32,7 +32,7 @@ from foveal.report.record import PREDICTIONS
 from foveal.train.checkpoint import ModelDescription, model_path
 from foveal.train.evaluate import EVALUATION_BATCH, logits_of
 from foveal.train.files import writing
-from foveal.train.views import mean_of_views, views
+from foveal.train.views import views
 
 # Numbers of a part that are kept at most, 256 MiB; of more images, as many as that are taken at equal distances.
 MAX_NUMBERS = 1 << 26
@@ -134,9 +134,10 @@ def probabilities(
     """
     made: list[NDArray[np.float32]] = []
     known: list[NDArray[np.int64]] = []
+    seen = views(tta)
     for x, labels in batches:
         # The last batch is filled up to the size of the others.
-        logits = mean_of_views([logits_of(net(view(x)))[: len(labels)] for view in views(tta)])
+        logits = seen.mean([logits_of(net(view(x)))[: len(labels)] for view in seen])
         if not np.isfinite(logits).all():
             raise NumericsError("the network's outputs hold NaN or infinity: its parameters are not usable")
         made.append(np.exp(metrics.log_softmax(logits)).astype(np.float32))

@@ -6,12 +6,15 @@ best.py         which epoch a run keeps
 callbacks.py    what is called while a training goes on; the table of values that callbacks get
 history.py      what a training was like, by epoch
 measure.py      loss, accuracy and other measures of a network on a loader's items
-settings.py     the options of a run, and what is built from them: network, optimiser, schedules
+settings.py     the options of a run, and what is built from them: network, loss
+updates.py      the optimiser of a run, with groups and averages, and its schedules
 recipes.py      the network and the hyper-parameters by size and number of the images, where no option says otherwise
 measured.py     what a run finds out before its first step: whether it fits into memory, a rate, epochs by time
 together.py     a run on shards, which several ranks may share
+succession.py   another rank leads a run once rank 0 is gone
 start.py        the weights that a run starts from
 phases.py       fine-tuning: the last layer first, then all at rates by depth
+first_layer.py  a first layer that whitens patches of the training images
 tally.py        loss, accuracy, other measures, time and speed, counted step by step
 progress.py     what a person sees of a run while it goes on
 files.py        errors of writing files, and locks

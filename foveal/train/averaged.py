@@ -65,6 +65,7 @@ def add_averaged(run: Ended) -> None:
     finally:
         run.net.load_state_dict(own)
     run.history.update({AVERAGED: {"views": tta, "count": count, **parts}, "seconds": run.clock.elapsed()})
+    run.together.lead()
     if run.folder is not None:
         run.folder.save(None, run.stored, None, run.history)
 

@@ -29,7 +29,7 @@ from foveal.nn.saving import load as load_module
 from foveal.nn.stored import opened
 from foveal.train.checkpoint import ModelDescription, load_net, model_path
 from foveal.train.evaluate import logits_of
-from foveal.train.views import mean_of_views, views
+from foveal.train.views import views
 
 #: The label of an image whose class is not certain enough.
 NONE = "none of these"
@@ -205,9 +205,8 @@ class Classifier:
         """Return what the network returns for at most BATCHES[-1] images, [n, K], as the mean over views of each."""
         size = next(size for size in BATCHES if size >= len(x))
         normalised = filled(self._normalised(x), size)
-        return mean_of_views([logits_of(self.net(view(normalised))) for view in views(tta or self.description.tta)])[
-            : len(x)
-        ]
+        seen = views(tta or self.description.tta)
+        return seen.mean([logits_of(self.net(view(normalised))) for view in seen])[: len(x)]
 
     def thresholds(self, none_below: float | None) -> NDArray[np.float64]:
         """Return the least probability of an answer, for each class [K]; 0 where every image gets a class."""

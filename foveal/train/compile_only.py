@@ -10,10 +10,12 @@ import foveal
 from foveal.data.dataset import Dataset
 from foveal.data.transforms.mixing import mixing
 from foveal.train.feed import settings_and_feed
+from foveal.train.first_layer import to_be_whitened
 from foveal.train.phases import Phases
-from foveal.train.settings import TrainOptions, build_net, make_loss, make_optimizer, thread_count
+from foveal.train.settings import TrainOptions, build_net, make_loss, thread_count
 from foveal.train.start import start_of
 from foveal.train.together import shared
+from foveal.train.updates import make_optimizer
 from foveal.warming import WarmUp, warm_up
 
 
@@ -31,6 +33,7 @@ def compile_only(data: Dataset, options: TrainOptions) -> WarmUp:
     if start is not None:
         settings = start.settings(settings, options, data)
     net = build_net(settings, data)
+    phases = Phases(net, settings.freeze_epochs, to_be_whitened(net, settings))
     optimizer = make_optimizer(net, settings)
     image = (data.channels, *data.size)
     with thread_count(settings.threads):
@@ -52,8 +55,8 @@ def compile_only(data: Dataset, options: TrainOptions) -> WarmUp:
         # Of a mixture, labels are shares of the classes.
         targets = None if mixing(options.mix) is None else [(batch_size, len(data.classes))]
         # With the last layer alone, and with all, a step is another program.
-        phases, training = Phases(net, settings.freeze_epochs), []
-        for epoch in dict.fromkeys((0, settings.freeze_epochs)):
+        training = []
+        for epoch in phases.changes(settings.epochs):
             phases.begin(epoch)
             shapes = [(batch_size, *image)]
             training.append(warm_up(net, shapes, step=step, targets=targets, inference=False))

@@ -18,7 +18,7 @@ from foveal.explain.model import modes_restored
 from foveal.metrics import checks
 from foveal.nn.module import Module
 from foveal.strides import Ndarray
-from foveal.train.views import mean_of_views, views
+from foveal.train.views import views
 
 # Images at once: enough to keep the threads busy, few enough for their activations to stay in the cache.
 EVALUATION_BATCH = 256
@@ -40,8 +40,9 @@ def predict(net: Network, x: Images, *, mean: Sequence[float], std: Sequence[flo
     The network computes in evaluation mode, and its layers are afterwards in the modes that they were in. tta: what is
     averaged over, test-time augmentation: "flip" (the image and its mirror image), "crops" (the image, and moved by
     1/16 to four sides) or "crops+flip"; the result is then the logarithm of the mean probability of each class, which
-    are logits as well. It takes as many times as long as there are views. Raises DataError if there are no images,
-    NumericsError if an output is NaN or infinite, and ShapeError for another tta.
+    are logits as well. Or "shifts+flip": the image, and moved by 1/32 to two sides, which counts as much, and their
+    mirror images, of whose logits this is the mean. It takes as many times as long as there are views. Raises DataError
+    if there are no images, NumericsError if an output is NaN or infinite, and ShapeError for another tta.
     """
     if np.ndim(x) != 4 or not len(x):
         raise DataError(f"images of shape {np.shape(x)} cannot be classified: give images [n, C, H, W], one or more")
@@ -58,7 +59,7 @@ def predicted(net: Network, loader: Loader, tta: str | None = None) -> tuple[Flo
     with modes_restored(net) if isinstance(net, Module) else nullcontext():
         net.eval()
         for batch, labels in loader.epoch(0):
-            made.append(mean_of_views([logits_of(net(view(batch)))[: len(labels)] for view in seen]))
+            made.append(seen.mean([logits_of(net(view(batch)))[: len(labels)] for view in seen]))
             known.append(np.asarray(labels, np.int64))
     if not made:
         raise DataError("there are no images to classify; give one or more")

@@ -5,6 +5,7 @@ A Dataset brings its test images, its mean and std, and a recipe; everything els
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,8 @@ class Feed:
     files: dict[str, str] | None = None
     #: The share of the training images that is held out as the validation part; None for other validation data.
     share: float | None = None
+    #: The training data as they are, in order, which the first layer may be made from; None for a Loader.
+    plain: Share | None = None
 
 
 @dataclass
@@ -76,6 +79,14 @@ class Share:
     def count(self) -> int | None:
         """Return the number of items; None where it is not known. None of them is read."""
         return self.loader(batch_size=1).count
+
+    def first(self, count: int) -> Iterator[Any]:
+        """Yield batches of the first `count` items, in order, as they are."""
+        for place, (x, _) in enumerate(self.loader(batch_size=EVALUATION_BATCH)):
+            rest = count - place * EVALUATION_BATCH
+            yield x[:rest]
+            if rest <= EVALUATION_BATCH:
+                return
 
     def measured(self) -> Loader:
         """Return a loader that walks through all items in order, in batches of one size."""
@@ -115,7 +126,8 @@ def settings_and_feed(data: Any, options: TrainOptions) -> tuple[Settings, Feed]
     augment = combined(options.augment, options.flip is not False)
     how = {"seed": settings.seed, "shuffle": order, "drop_last": order, "augment": augment, "mix": options.mix}
     loader = share.loader(batch_size=settings.batch_size, **how)
-    return of_own_data(type(data).__name__, settings, loader, parts, options)
+    settings, feed = of_own_data(type(data).__name__, settings, loader, parts, options)
+    return settings, replace(feed, plain=share)
 
 
 def of_dataset(data: Dataset, options: TrainOptions) -> tuple[Settings, Feed]:
@@ -165,6 +177,7 @@ def of_dataset(data: Dataset, options: TrainOptions) -> tuple[Settings, Feed]:
         best=data.images_validation is not None,
         files=None if data.files is None or data.folder is None else written_parts(data.files, data.folder),
         share=float(options.validation) if is_share(options.validation) else None,
+        plain=share,
     )
 
 

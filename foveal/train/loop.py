@@ -22,7 +22,6 @@ from foveal.data.loader import Loader
 from foveal.data.sources import Nest, leaves
 from foveal.errors import ArgumentError, DataError, Terminated
 from foveal.nn.saving import entry_or_problem
-from foveal.optim import UpdateRule
 from foveal.step import Step
 from foveal.strides import Ndarray
 from foveal.train.averaged import add_averaged
@@ -30,6 +29,7 @@ from foveal.train.best import with_best
 from foveal.train.callbacks import Callbacks, State
 from foveal.train.checkpoint import NetworkDescription
 from foveal.train.feed import Feed, settings_and_feed
+from foveal.train.first_layer import whitened
 from foveal.train.history import History, flat
 from foveal.train.keeper import Keeper
 from foveal.train.measure import classified, measure
@@ -40,22 +40,13 @@ from foveal.train.resume import finish_resumed, resume, run_to_resume, unfinishe
 from foveal.train.run_file import ENDED, FAILED, INTERRUPTED, facts, files_read
 from foveal.train.run_folder import RunFolder
 from foveal.train.run_state import Best, CallbackState, Progress
-from foveal.train.settings import (
-    OWN,
-    Settings,
-    TrainOptions,
-    build_net,
-    make_loss,
-    make_optimizer,
-    make_schedules,
-    takes_options,
-    thread_count,
-)
+from foveal.train.settings import OWN, Settings, TrainOptions, build_net, make_loss, takes_options, thread_count
 from foveal.train.signals import INTERRUPTIONS, Interruptions
 from foveal.train.start import Start, start_of
 from foveal.train.state import Training, schedules_of
 from foveal.train.tally import Clock, EpochLog, Tally
 from foveal.train.together import Together, example_of, shared
+from foveal.train.updates import make_optimizer, make_schedules, of_optimizer
 
 
 @takes_options(TrainOptions)
@@ -79,7 +70,7 @@ def train(data: Any, options: TrainOptions) -> History:
     and a generator of unknown length has a constant rate. augment: a name of `data.augment.AUGMENTATIONS`, one of
     `data.transforms`, a function (x, rng) -> x of batches before they are normalised, or a list. flip: False where a
     mirror image is of another class. mix: "mixup", "cutmix" or "mixup+cutmix"; accuracy in training goes by the larger
-    share. tta: how the model is used, "flip", "crops" or "crops+flip", measured at the end. validation: (x, y), a
+    share. tta: how the model is used, a name of `train.views.VIEWS`, measured at the end. validation: (x, y), a
     Loader, a Dataset (its test images), or the share that is held out, such as 0.1, with the same share of each class.
     callbacks: functions of an epoch's values, and objects of `Callback`: `EarlyStopping`, `BestCheckpoint`, `Log`,
     `SaveState`. metrics: {"mae": function of outputs and targets}, of whole validation data,
@@ -112,8 +103,8 @@ def train(data: Any, options: TrainOptions) -> History:
     options = shared(replace(options, model=options.model if options.net is None else options.net))
     # All ranks know the folder, and rank 0 alone has it.
     first = options.ranks is None or options.ranks.first
-    options = options if first else replace(options, out=None, quiet=True)
-    start = start_of(data, options, (lambda line: None) if options.quiet else print)
+    quiet = options.quiet or not first
+    start = start_of(data, options, (lambda line: None) if quiet else print)
     if start is not None:
         data, options = start.normalised(data), replace(options, model=start.model or options.model)
     settings, feed = settings_and_feed(data, options)
@@ -121,8 +112,8 @@ def train(data: Any, options: TrainOptions) -> History:
         settings = start.settings(settings, options, data)
         if feed.description is not None:
             feed.description = replace(feed.description, licence=start.licence)
-    stored, display = run_to_resume(options.resume) if first else None, ProgressDisplay(options.quiet)
-    out, unfinished = stored if options.out is None else Path(options.out), None
+    stored, display = run_to_resume(options.resume) if first else None, ProgressDisplay(quiet)
+    out, unfinished = stored if options.out is None or not first else Path(options.out), None
     goes_on = stored is not None and out is not None and out.resolve() == stored.resolve()
     if out is not None and not goes_on:
         unfinished = unfinished_run(out)
@@ -133,7 +124,11 @@ def train(data: Any, options: TrainOptions) -> History:
         # Without a folder there is nothing to save, so that Ctrl-C acts at once.
         saves = folder is not None or not first
         with thread_count(settings.threads), Interruptions() if saves else nullcontext() as waiting:
-            return Run(feed, settings, options, folder, display, files_read(data), waiting, start).run()
+            run = Run(feed, settings, options, folder, display, files_read(data), waiting, start)
+            try:
+                return run.run()
+            finally:
+                folder = run.folder
     finally:
         if folder is not None:
             folder.close()
@@ -157,14 +152,14 @@ class Run:
         self.feed, self.folder, self.display = feed, folder, display
         self.interruptions = interruptions
         self.keeper = Keeper(folder, options.checkpoint_minutes, files if folder is not None else [])
-        self.together = Together(self, options.ranks)
         self.description, self.loader = feed.description, feed.loader
         # The epoch, and the step in it, that are under way; 0 before the first.
         self.epoch = self.step = 0
+        self.together = Together(self, options, files)
         # The rate of the last step of an epoch whose steps are all done, and that is not measured yet.
         self.trained: float | None = None
         # The epoch whose model the folder holds, where there are validation data.
-        self.best = Best() if folder is not None and "validation" in feed.parts else None
+        self.best = Best() if self.together.kept and "validation" in feed.parts else None
         # Batches that the epoch under way, or cut short, has taken, and what they add up to: it goes on after them.
         self.taken, self.tally = 0, Tally()
         self.progress = Progress(self)
@@ -179,7 +174,7 @@ class Run:
             assert self.description is not None
             start.load_into(self.net, self.description)
             self.feed.text += f"\n{start.text(settings, self.description, heads_of(self.net))}"
-        self.phases = Phases(self.net, settings.freeze_epochs)
+        self.phases = Phases(self.net, settings.freeze_epochs, whitened(self.net, settings, feed))
         # What is written beside the weights.
         self.stored = self.description or NetworkDescription(entry_or_problem(self.net))
         self.parameters = sum(parameter.size for parameter in self.net.parameters())
@@ -190,11 +185,10 @@ class Run:
         self.findings: list[str] = [feed.reason] if feed.reason else []
         check_memory(self)
         self.settings = s = with_measured(self, options)
-        if s.schedule != OWN:
-            self.optimizer.schedule(**self.make_schedules(options))
+        self.optimizer.schedule(**self.make_schedules(options))
         self.callbacks = Callbacks(with_best(options, feed), self)
         loaders = {"train": self.loader, **feed.parts}
-        self.facts = self.together.begin(lambda: facts(s, loaders, feed, files, options.command), folder is not None)
+        self.facts = self.together.begin(lambda: facts(s, loaders, feed, files, options.command), self.together.kept)
         self.resumed = False
         if options.resume is not None:
             resume(self, options.resume)
@@ -224,10 +218,12 @@ class Run:
     def make_schedules(self, options: TrainOptions) -> dict[str, Any]:
         """Return the schedules of the settings. They count updates, of which an epoch has one for its last batches."""
         s = self.settings
-        if options.schedule is not None and not isinstance(options.schedule, str):
-            return {"lr": options.schedule}
-        steps = 1 if s.schedule == "constant" else -(-len(self.loader) // s.accumulate)
-        return dict(make_schedules(self.optimizer, s, s.epochs * steps, steps))
+        # The number of steps of a generator is not known, and not asked for where nothing depends on it.
+        endless = s.schedule in ("constant", OWN) or callable(options.schedule)
+        unknown = self.loader.count is None and endless and s.lookahead is None
+        steps = 1 if unknown else -(-len(self.loader) // s.accumulate)
+        own = options.schedule if callable(options.schedule) else None
+        return dict(make_schedules(self.optimizer, s, s.epochs * steps, steps, own))
 
     def example(self) -> tuple[Any, Any] | None:
         """Return a batch to learn shapes from; None for a generator before its first step, which would be used up."""
@@ -274,6 +270,7 @@ class Run:
         network = f"{self.settings.model or type(self.net).__name__}: {self.parameters:,} parameters"
         steps = None if self.loader.count is None else len(self.loader)
         with self.failures():
+            self.facts = self.together.computed(lambda: self.facts)
             self.keeper.begin(self.facts)
             self.call("on_train_begin")
         done = None if steps is None else self.epoch * steps + self.taken
@@ -288,6 +285,7 @@ class Run:
             # A callback may have brought an earlier epoch back.
             self.together.follow(lambda: dict(self.net.state_dict()))
             add_averaged(self)
+            self.together.lead()
         self.history.stopped = self.stopped
         # Of a command's run more is left to do, without which it has not ended.
         if not self.facts.get("command"):
@@ -313,8 +311,7 @@ class Run:
 
     def call(self, moment: str, *values: dict[str, Any]) -> None:
         """Call a method of all callbacks; one may end the run."""
-        stopped = self.together.computed(lambda: self.callbacks.call(self.callbacks.all, moment, *values))
-        self.stopped = self.stopped or stopped
+        self.stopped = self.together.called(moment, *values) or self.stopped
 
     def one_epoch(self, epoch: int) -> None:
         """Train on all batches once (epoch counts from 0), then measure, write and show."""
@@ -375,6 +372,7 @@ class Run:
 
     def keep(self, due: bool) -> None:
         """Write a checkpoint if it is due, or if a signal asks the run to end, which it then does."""
+        self.together.lead()
         asked = self.together.asked if self.together.sharded else self.together.local()
         if self.together.collect(due or asked):
             self.keeper.checkpoint(self.whole_state, self.place(self.epoch))
@@ -425,7 +423,8 @@ class Run:
             "images_per_second": tally.speed(),
         }
         # Seconds are those of rank 0.
-        line = self.together.ranks.broadcast(line)
+        line = self.together.computed(lambda: line)
+        self.together.lead()
         found: dict[str, Any] = {"train": tally.means(), **parts}
         state: Mapping[str, Ndarray] = self.net.state_dict()
         better = self.best is None or self.best.take(self.epoch, found, state)
@@ -488,10 +487,3 @@ class Run:
     def state_dict(self) -> State:
         """Return the state of the whole training, from which `train(resume=...)` goes on."""
         return self.training().state_dict()
-
-
-def of_optimizer(settings: Settings, optimizer: UpdateRule, options: TrainOptions) -> Settings:
-    """Return the settings with the numbers that an optimiser of the caller's own has decided about."""
-    if options.optimizer is None or isinstance(options.optimizer, str):
-        return settings
-    return replace(settings, lr=optimizer.lr, weight_decay=float(optimizer.weight_decay), momentum=optimizer.momentum)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,10 +18,12 @@ from foveal.kinds import Refused, real, shown
 from foveal.nn.module import Module
 from foveal.strides import Ndarray
 from foveal.train.evaluate import logits_of
-from foveal.train.views import mean_of_views, views
+from foveal.train.views import views
 
 Loss = Callable[..., Any]
 Measures = Mapping[str, Callable[..., Any]]
+# Outputs and targets of a batch, and the loss times the number of items.
+Measured = tuple[Nest, Nest, float]
 
 
 def measure(
@@ -42,30 +44,67 @@ def measure(
     where there are no items.
     """
     # By batch: outputs, targets, and the loss times the number of items.
-    found: dict[int, tuple[Nest, Nest, float]] = {}
+    found: dict[int, Measured] = {}
     ranks = ranks or Ranks()
-    with modes_restored(net):
-        net.eval()
-        # The last batch is filled up, so that all have one shape; what belongs to no item is cut off.
-        for place, batch in enumerate(
-            loader.parts(0, loader.order(0), True, 0, lambda i: i % ranks.size == ranks.rank)
-        ):
-            if check is not None:
-                check()
-            if isinstance(batch, Elsewhere):
-                continue
-            x, y = batch
-            size = len(leaves(y)[0])
-            if tta is None:
-                output = mapped(partial(first_rows, size), called(net, x))
-            else:
-                output = mean_of_views([logits_of(net(view(x)))[:size] for view in views(tta)])
-            found[place] = output, y, 0.0 if loss is None else size * number("the loss", loss(output, y))
-    everywhere = {place: batch for part in ranks.gather(found) for place, batch in part.items()}
-    return ranks.computed(lambda: scores_of([everywhere[place] for place in sorted(everywhere)], loss, measures))
+    missing: list[int] | None = None
+    while True:
+        share, count = share_of(missing, ranks.rank, ranks.size), 0
+        with modes_restored(net):
+            net.eval()
+            # The last batch is filled up, so that all have one shape; what belongs to no item is cut off.
+            for count, batch in enumerate(numbered(loader, share), 1):
+                if check is not None:
+                    check()
+                if not isinstance(batch, Elsewhere):
+                    found[count - 1] = measured(net, batch, loss, tta)
+        answer = ranks.joined(found, partial(scores_of, count=count, loss=loss, measures=measures))
+        if isinstance(answer, dict):
+            return answer
+        # Elastic ranks are gone, and the others measure what is lacking.
+        missing = answer
 
 
-def scores_of(batches: list[tuple[Nest, Nest, float]], loss: Loss | None, measures: Measures) -> dict[str, float]:
+def share_of(missing: list[int] | None, rank: int, size: int) -> Callable[[int], bool]:
+    """Return a function of a batch's number: whether a rank measures it. missing: those that are lacking, or None."""
+    return (lambda i: i % size == rank) if missing is None else frozenset(missing[rank::size]).__contains__
+
+
+def numbered(loader: Loader, own: Callable[[int], bool]) -> Iterator[Any]:
+    """Yield the batches of a loader, of which those are read whose numbers are own; `Elsewhere` for the others."""
+    if type(loader).epoch is Loader.epoch:
+        yield from loader.parts(0, loader.order(0), True, 0, own)
+        return
+    # A class of the caller's own says what an epoch is.
+    for place, batch in enumerate(loader.epoch(0)):
+        yield batch if own(place) else Elsewhere(len(leaves(batch[1])[0]))
+
+
+def measured(net: Module, batch: tuple[Nest, Nest], loss: Loss | None, tta: str | None) -> Measured:
+    """Return the outputs of a network on a batch, the targets, and the loss times the number of items."""
+    x, y = batch
+    size = len(leaves(y)[0])
+    if tta is None:
+        output = mapped(partial(first_rows, size), called(net, x))
+    else:
+        seen = views(tta)
+        output = seen.mean([logits_of(net(view(x)))[:size] for view in seen])
+    return output, y, 0.0 if loss is None else size * number("the loss", loss(output, y))
+
+
+def scores_of(
+    parts: list[dict[int, Measured]], count: int, loss: Loss | None, measures: Measures
+) -> dict[str, float] | list[int]:
+    """Return what `measure` does, of so many batches; the numbers of those that are lacking where some are.
+
+    parts: by number, what each rank has found.
+    """
+    everywhere = {place: batch for part in parts for place, batch in part.items()}
+    if missing := [place for place in range(count) if place not in everywhere]:
+        return missing
+    return scores([everywhere[place] for place in range(count)], loss, measures)
+
+
+def scores(batches: list[Measured], loss: Loss | None, measures: Measures) -> dict[str, float]:
     """Return what `measure` does, of outputs, targets and losses of all batches."""
     if not batches:
         raise DataError("there are no items to measure the network by; give one or more")
@@ -73,14 +112,14 @@ def scores_of(batches: list[tuple[Nest, Nest, float]], loss: Loss | None, measur
     check_finite(output)
     found: dict[str, float] = {}
     # A row for each image, or for each of its pixels.
-    scores, classes = rows_of(output, target) if classified(output, target) else (output, target)
+    rows, classes = rows_of(output, target) if classified(output, target) else (output, target)
     if classified(output, target):
-        found["accuracy"] = metrics.accuracy(scores, classes)
+        found["accuracy"] = metrics.accuracy(rows, classes)
     losses = 0.0
     for batch in batches:
         losses += batch[2]
     count = len(leaves(target)[0])
-    found["loss"] = metrics.cross_entropy(scores, classes) if loss is None else losses / count
+    found["loss"] = metrics.cross_entropy(rows, classes) if loss is None else losses / count
     return found | {name: number(name, function(output, target)) for name, function in measures.items()}
 
 

@@ -44,6 +44,9 @@ _SETTINGS = (
     "weight_decay",
     "augment",
     "ema",
+    "lookahead",
+    "norm_bias_lr",
+    "whiten",
     "tta",
     "seed",
 )

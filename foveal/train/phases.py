@@ -8,7 +8,7 @@ is the same in most images. Howard and Ruder 2018, sections 3.1 (rates by depth)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from foveal import nn, optim
@@ -31,7 +31,8 @@ def fine_tuned(recipe: Recipe, images: int | None) -> Recipe:
     least, most = EPOCHS
     epochs = min(most, max(least, math.ceil(STEPS / steps)))
     why = f"{images or 0:,} images: fine-tuning in {epochs} epochs of {steps:,} steps of {BATCH}"
-    recipe = replace(recipe, lr=5e-3, optimizer="adamw", weight_decay=0.01, momentum=None, ema=None)
+    recipe = replace(recipe, lr=5e-3, optimizer="adamw", weight_decay=0.01, momentum=None, ema=None, schedule=None)
+    recipe = replace(recipe, lookahead=None, norm_bias_lr=None, whiten=None)
     return replace(recipe, epochs=epochs, batch_size=BATCH, steps=epochs * steps, reason=why)
 
 
@@ -90,10 +91,12 @@ class Phases:
     mode: batch norm normalises by the statistics that came with the weights and leaves them as they are, and nothing is
     dropped. Afterwards all are trained that were trainable before. Which phase it is follows from the number of the
     epoch alone, so that a run that goes on later is in the same.
+
+    brief: parameters that are trained in the first epochs alone, with the number of these.
     """
 
-    def __init__(self, net: nn.Module, freeze: int) -> None:
-        self.net, self.freeze = net, freeze
+    def __init__(self, net: nn.Module, freeze: int, brief: Mapping[nn.Parameter, int]) -> None:
+        self.net, self.freeze, self.brief = net, freeze, brief
         heads = heads_of(net) if freeze else ()
         # What is frozen: the parameters, and the modules that have no last layer in them.
         self.parameters = [p for name, p in net.named_parameters() if p.trainable and not in_heads(name, heads)]
@@ -106,11 +109,22 @@ class Phases:
     def begin(self, epoch: int) -> None:
         """Bring the network into the state of an epoch, counted from 0: training mode, but for what is frozen."""
         self.net.train()
+        for parameter, epochs in self.brief.items():
+            set_trainable(parameter, epoch < epochs)
         if self.freeze == 0:
             return
         frozen = epoch < self.freeze
         for parameter in self.parameters:
-            if parameter.trainable == frozen:
-                parameter.trainable = not frozen
+            set_trainable(parameter, not frozen and epoch < self.brief.get(parameter, epoch + 1))
         for module in self.modules if frozen else ():
             module.training = False
+
+    def changes(self, epochs: int) -> list[int]:
+        """Return the epochs of a run, counted from 0, that begin with other layers trained than before."""
+        return sorted({0} | {epoch for epoch in (self.freeze, *self.brief.values()) if epoch < epochs})
+
+
+def set_trainable(parameter: nn.Parameter, trainable: bool) -> None:
+    """Set whether a parameter is trained, where that is new."""
+    if parameter.trainable != trainable:
+        parameter.trainable = trainable

@@ -44,6 +44,12 @@ class Recipe:
     label_smoothing: float = 0.0
     #: Decay of a moving average of the parameters, which is what is tested and kept; None for no average.
     ema: float | None = None
+    #: The schedule of the rate; one cycle if None.
+    schedule: str | None = None
+    #: Options of `train.Options` of the same names; None for none of it.
+    lookahead: float | None = None
+    norm_bias_lr: float | None = None
+    whiten: int | None = None
     #: Test-time augmentation of the trained model, of which mirror images are left out where training has none.
     tta: str | None = None
     #: Updates of the whole run that the epochs were chosen for; 0 where the number of images is not known.
@@ -116,8 +122,8 @@ FAST_SHARE, BEST_SHARE, BEST_SHARE_MANY, MANY = 0.4, 2.0, 1.0, 20_000
 EMA_SHARE, LONGEST_EMA = 0.03, 0.999
 # Of the targets of `best` where there are many images: enough for a network to be too certain of, and to gain by this.
 BEST_SMOOTHING = 0.1
-# What `best` and airbench94 average over when the model is used, for images with a longer side of so many pixels or
-# more: of smaller ones a pixel, by which they are moved at least, is too much (digits lost by it).
+# What `best` averages over when the model is used, for images with a longer side of so many pixels or more: of smaller
+# ones a pixel, by which they are moved at least, is too much (digits lost by it).
 BEST_VIEWS, LEAST_MOVED = "crops+flip", 16
 # Classes that differ so much in their number of images are worth a word.
 IMBALANCE = 10
@@ -197,10 +203,11 @@ def of_row(model: str, row: Row, images: int, preset: Preset | None) -> Recipe:
 def airbench94(images: int) -> Recipe:
     """Return the recipe of airbench94 (K. Jordan, 94 % on CIFAR-10 in 3.29 seconds on a single GPU, 2024, section 3).
 
-    The source's rate of 11.5 and decay of 0.0153 are for sums over a batch of 1024, "decoupled" by its momentum of
-    0.85: times 1024 / (1024 (1 + 1 / (1 - 0.85))), a rate of 1.5 for means, and a decay of 0.0013. Fewer images get
-    smaller batches, and a rate in proportion. The source initialises, scales and freezes layers in
-    ways of its own; `nn.models.airbench` says what of that is left out.
+    The source's rate of 11.5 and decay of 0.0153 are per 1,024 images, for sums over a batch, and "decoupled": divided
+    by 1 + 1 / (1 - 0.85), the size that a step of Nesterov's momentum of 0.85 has in the end. That is a rate of 1.5 for
+    means over a batch, and a decay of 0.00133 in its gradient. A step takes away 0.002 of a parameter for 1,024 images,
+    of the biases of batch norms too, whose rate is 64 times as large. Fewer images get smaller batches, and a rate in
+    proportion, so that there are about 480 steps, as in the source's 9.9 epochs.
     """
     batch = min(1024, max(1, images // 48))
     per_epoch = images // batch
@@ -210,12 +217,15 @@ def airbench94(images: int) -> Recipe:
         epochs=epochs,
         batch_size=batch,
         lr=1.5 * batch / 1024,
-        weight_decay=1.3e-3,
-        augment="crop+alternate",
+        weight_decay=0.0153 / 11.5,
+        augment="translate+alternate",
         momentum=0.85,
         label_smoothing=0.2,
-        ema=0.95,
-        tta=BEST_VIEWS,
+        schedule="slanted-triangular",
+        lookahead=0.95,
+        norm_bias_lr=64.0,
+        whiten=min(3, epochs),
+        tta="shifts+flip",
         steps=epochs * per_epoch,
     )
 

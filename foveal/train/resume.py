@@ -95,10 +95,14 @@ def resume(run: Resumable, stored: Any) -> None:
 
 def resume_folder(run: Resumable, path: Path) -> None:
     """Let a run go on with the one in a folder, from its newest checkpoint that is whole."""
-    state = run.together.computed(lambda: stored_state(run, path))
-    if state is None:
+    stored, run.facts = run.together.computed(lambda: (stored_state(run, path), run.facts))
+    run.settings = replace(run.settings, minutes=run.facts["settings"]["minutes"])
+    if stored is None:
         run.display.note(f"{path}: it has no checkpoint yet, so that it begins anew.")
         return
+    state, best = Best.parted(stored)
+    if run.best is not None:
+        run.best.load(best)
     run.training().load_state_dict(state)
     # It may have been killed between the end of its training and that of the run.
     run.stopped = run.progress.stopped
@@ -110,26 +114,20 @@ def resume_folder(run: Resumable, path: Path) -> None:
 
 
 def stored_state(run: Resumable, path: Path) -> State | None:
-    """Return the state of the training in the newest checkpoint of a folder, whose data and settings are the run's.
+    """Return what the newest checkpoint of a folder holds, whose data and settings are the run's.
 
-    The best epoch so far is loaded. None where there is no checkpoint.
+    None where there is no checkpoint.
     """
     before = read_facts(path)
     check_goes_on(before, run.facts, path)
     # The time that it was given has decided about epochs, which are given now.
     minutes = before["settings"].get("minutes")
-    run.settings = replace(run.settings, minutes=minutes)
     run.facts["settings"]["minutes"] = minutes
     run.facts = {**run.facts, **{name: before[name] for name in KEPT}}
     stored = newest_checkpoint(run_path(path).parent / CHECKPOINTS, before["id"])
     for problem in stored.problems:
         warn(f"{problem}; the checkpoint before it is used")
-    if stored.state is None:
-        return None
-    state, best = Best.parted(stored.state)
-    if run.best is not None:
-        run.best.load(best)
-    return state
+    return stored.state
 
 
 def check_not_ended(run: Resumable, path: Path) -> None:

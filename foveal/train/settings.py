@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import wraps
 from inspect import Parameter, get_annotations, signature, unwrap
 from pathlib import Path
@@ -26,7 +26,7 @@ from foveal.nn import models
 from foveal.passes.recompute import FAST, MEMORY
 from foveal.strides import Ndarray
 from foveal.train.checkpoint import ModelDescription
-from foveal.train.phases import WITHOUT_END, fine_tuned, in_phases, layer_groups
+from foveal.train.phases import fine_tuned
 from foveal.train.recipes import Preset, Recipe, recipe_for
 from foveal.train.views import NONE, views
 
@@ -36,7 +36,7 @@ ONE_CYCLE = "one-cycle"
 # What stands for the schedules of an optimiser of the caller's own.
 OWN = "the optimizer's"
 # Options that an optimiser holds.
-OF_OPTIMIZER = ("lr", "momentum", "momentum_low", "weight_decay", "clip_norm")
+OF_OPTIMIZER = ("lr", "momentum", "momentum_low", "weight_decay", "clip_norm", "norm_bias_lr")
 
 P = ParamSpec("P")
 Given = TypeVar("Given")
@@ -70,6 +70,14 @@ class Options:
     clip_norm: float | None = None
     #: Decay of a moving average of the parameters, such as 0.999; the average is then what is tested and stored.
     ema: float | None = None
+    #: Decay per step, at the end of the run, of a moving average of the parameters, to which they go back every 5 steps
+    #: (optim.Lookahead with schedule.lookahead); the average is what is tested and stored.
+    lookahead: float | None = None
+    #: The rate of the biases of batch norms, as a multiple of that of the others (optim.faster_norm_biases).
+    norm_bias_lr: float | None = None
+    #: Let the first convolution whiten patches of the training images, with filters that are not trained, and a bias
+    #: that is trained in so many epochs at the start (nn.whitening); 0 leaves it out.
+    whiten: int | None = None
     #: Of starting values, order of the images, augmentation and dropout.
     seed: int = 0
     #: Native threads, for this run only; those of `foveal.get_threads()` if not given.
@@ -171,6 +179,9 @@ class Settings(Options):
     lr: float
     momentum: float | None
     ema: float | None
+    lookahead: float | None
+    norm_bias_lr: float | None
+    whiten: int | None
     label_smoothing: float
     optimizer: str
     schedule: str
@@ -213,6 +224,7 @@ def settings_of(recipe: Recipe, images: int | None, options: Options) -> Setting
     model = recipe.model if options.model is None else options.model
     optimizer = recipe.optimizer if options.optimizer is None else options.optimizer
     own = None if isinstance(optimizer, str) else optimizer
+    recipe = fitting_parts(recipe, options)
     known = {field.name: getattr(options, field.name) for field in fields(Options)}
     # The recipe's batch may be larger than a small data set.
     batch_size = in_shards(recipe.batch_size if images is None else min(recipe.batch_size, images), options)
@@ -226,9 +238,12 @@ def settings_of(recipe: Recipe, images: int | None, options: Options) -> Setting
         # The recipe's momentum belongs to its optimiser.
         momentum=options.momentum if options.momentum is not None or optimizer != recipe.optimizer else recipe.momentum,
         ema=recipe.ema if options.ema is None else options.ema,
+        lookahead=(recipe.lookahead if options.lookahead is None else options.lookahead) or None,
+        norm_bias_lr=recipe.norm_bias_lr if options.norm_bias_lr is None else options.norm_bias_lr,
+        whiten=(recipe.whiten if options.whiten is None else options.whiten) or None,
         label_smoothing=smoothing(recipe, options),
         optimizer=optimizer if isinstance(optimizer, str) else name_of(optimizer),
-        schedule=default_schedule(own) if options.schedule is None else name_of(options.schedule),
+        schedule=default_schedule(own, recipe) if options.schedule is None else name_of(options.schedule),
         weight_decay=recipe.weight_decay if options.weight_decay is None else options.weight_decay,
         threads=foveal.get_threads() if options.threads is None else options.threads,
         augment=recipe.augment if options.augment is None else names_of(options.augment),
@@ -239,6 +254,17 @@ def settings_of(recipe: Recipe, images: int | None, options: Options) -> Setting
     )
     check(settings, options)
     return settings
+
+
+def fitting_parts(recipe: Recipe, options: Options) -> Recipe:
+    """Return the recipe without what belongs to its network or its optimiser, where there is another one."""
+    given = options.model
+    same = given is None or (isinstance(given, str) and models.canonical(given) == recipe.model)
+    if not same or options.optimizer not in (None, recipe.optimizer):
+        recipe = replace(recipe, norm_bias_lr=None)
+    # An average that is asked for takes the place of the recipe's.
+    recipe = recipe if options.ema is None else replace(recipe, lookahead=None)
+    return recipe if same else replace(recipe, whiten=None)
 
 
 def in_shards(batch_size: int, options: Options) -> int:
@@ -258,9 +284,9 @@ def names_of(augment: Any) -> str:
     return "+".join(map(name_of, parts))
 
 
-def default_schedule(optimizer: object) -> str:
+def default_schedule(optimizer: object, recipe: Recipe) -> str:
     """Return the schedule where none is given; an optimiser of the caller's own follows its own ones."""
-    return ONE_CYCLE if optimizer is None else OWN
+    return recipe.schedule or ONE_CYCLE if optimizer is None else OWN
 
 
 def default_lr(optimizer: str | Callable[..., Any] | optim.UpdateRule, recipe: Recipe) -> float:
@@ -330,6 +356,7 @@ def check(settings: Settings, options: Options) -> None:
         raise ShapeError(
             f"tta {options.tta} and no flip are both given, where a mirror image is of another class: choose crops"
         )
+    check_parts(s)
     if s.patience is not None and s.patience < 0:
         raise ShapeError(f"patience is {s.patience}: it is a number of epochs, 0 or more")
     if options.lr == "auto" and s.accumulate > 1:
@@ -338,6 +365,21 @@ def check(settings: Settings, options: Options) -> None:
         given = [name for name in OF_OPTIMIZER if getattr(options, name) is not None]
         if given:
             raise ShapeError(f"{given[0]} is given beside an optimizer that is made already: set it there")
+
+
+def check_parts(settings: Settings) -> None:
+    """Raise ShapeError for what a recipe may add and what does not go together with it."""
+    s = settings
+    if s.lookahead is not None and not 0 < s.lookahead < 1:
+        raise ShapeError(f"lookahead is {s.lookahead:g}: it is a decay, from 0 to below 1, such as 0.95")
+    if s.lookahead is not None and s.ema is not None:
+        raise ShapeError("lookahead and ema are both averages of the parameters; leave one out")
+    if s.norm_bias_lr is not None and not s.norm_bias_lr > 0:
+        raise ShapeError(f"norm_bias_lr is {s.norm_bias_lr:g}: it is a multiple of the rate, more than 0, such as 64")
+    if s.whiten is not None and s.whiten < 0:
+        raise ShapeError(f"whiten is {s.whiten}: it is a number of epochs, 0 or more")
+    if s.whiten is not None and (s.weights is not None or s.pretrained is not None):
+        raise ShapeError("whiten would replace the first filters of the weights that the run starts from: leave it out")
 
 
 def _one_of(what: str, name: str, names: Collection[str]) -> None:
@@ -409,55 +451,6 @@ def build_net(settings: Settings, data: Dataset | ModelDescription) -> nn.Module
     return models.build(
         settings.model, channels=data.channels, size=data.size, classes=len(data.classes), seed=settings.seed
     )
-
-
-def make_optimizer(net: nn.Module, settings: Settings, options: Options | None = None) -> optim.UpdateRule:
-    """Return the optimiser of these settings, without their schedules. Raises ShapeError if it lacks a momentum.
-
-    options: hold an optimiser of the caller's own, or what makes one.
-    """
-    s, own = settings, None if options is None or isinstance(options.optimizer, str) else options.optimizer
-    if isinstance(own, optim.UpdateRule):
-        return own if s.ema is None else optim.EMA(own, s.ema, net.buffers())
-    tuned = s.weights is not None or s.pretrained is not None or s.freeze_epochs > 0
-    parameters = layer_groups(net) if tuned else net.parameters()
-    if own is None:
-        optimizer = optim.build(s.optimizer, parameters, lr=s.lr, weight_decay=s.weight_decay)
-    else:
-        # What makes it decides about the numbers that are not given.
-        given = {name: getattr(options, name) for name in ("lr", "weight_decay")}
-        optimizer = own(parameters, **{name: value for name, value in given.items() if value is not None})
-        if not isinstance(optimizer, optim.UpdateRule):
-            raise ShapeError(f"optimizer {s.optimizer} returned {shown(optimizer)}; it has to return an optimiser")
-    if own is None or s.clip_norm is not None:
-        optimizer.clip_norm = s.clip_norm
-    if s.momentum is not None or s.momentum_low is not None:
-        if optimizer.momentum is None:
-            raise ShapeError(
-                f"optimizer {s.optimizer}: has no momentum; leave it out, or choose nesterov or adamw, say"
-            )
-        if s.momentum is not None:
-            optimizer.momentum = s.momentum
-    return optimizer if s.ema is None else optim.EMA(optimizer, s.ema, net.buffers())
-
-
-def make_schedules(
-    optimizer: optim.UpdateRule, settings: Settings, total: int, epoch: int
-) -> dict[str, optim.schedule.Schedule]:
-    """Return the schedules of a run by hyper-parameter: `total` steps, `epoch` of them in an epoch."""
-    s = settings
-    # With the second phase of fine-tuning they begin again, as layers join that were not trained before.
-    first = 0 if s.schedule in WITHOUT_END else s.freeze_epochs * epoch
-    schedules = {"lr": in_phases(lambda steps: optim.schedule.build(s.schedule, s.lr, steps, epoch), total, first)}
-    if s.momentum_low is not None:
-        high = optimizer.momentum
-        assert high is not None
-        if not 0 <= s.momentum_low <= high:
-            raise ShapeError(f"momentum_low is {s.momentum_low:g}: it has to be from 0 to the momentum, {high:g}")
-        low = s.momentum_low
-        cycle = optim.schedule.one_cycle_momentum
-        schedules["momentum"] = in_phases(lambda steps: cycle(steps, low, high), total, first)
-    return schedules
 
 
 @contextmanager

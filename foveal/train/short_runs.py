@@ -23,7 +23,8 @@ from foveal.strides import Ndarray
 from foveal.train.evaluate import evaluate
 from foveal.train.findings import Candidate, RangeTest, Trial
 from foveal.train.range_test import LOW, range_test, restored
-from foveal.train.settings import LOSS, Settings, build_net, make_optimizer
+from foveal.train.settings import LOSS, Settings, build_net
+from foveal.train.updates import make_optimizer
 
 # The minimum number of steps of a short run.
 MIN_STEPS = 30

@@ -30,8 +30,7 @@ from foveal.files import write_whole
 from foveal.nn import init
 from foveal.nn.models.weights import read_file
 from foveal.nn.module import Module
-from foveal.optim.average import Average
-from foveal.optim.combined import Combined
+from foveal.optim.combined import Combined, Wrapper
 from foveal.optim.optimizer import Optimizer, UpdateRule
 from foveal.step import Step
 from foveal.strides import Ndarray
@@ -298,7 +297,7 @@ class Options(Comparison):
         }
         values["loss"] = repr(loss) if isinstance(loss, Module) else getattr(loss, "__qualname__", type(loss).__name__)
         for prefix, rule in _rules(self.step.optimizer):
-            if isinstance(rule, Average) and rule.swapped:
+            if isinstance(rule, Wrapper) and rule.swapped:
                 raise StateError(
                     f"{type(rule).__name__}: the model holds the averages now; take the state after the block `with"
                     " averaged()`"

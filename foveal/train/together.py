@@ -8,22 +8,24 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from foveal import nn
 from foveal.data.loader import Loader
 from foveal.data.sources import Nest, leaves, mapped
-from foveal.distributed.compress import codec_of
 from foveal.distributed.ranks import Ranks, checksum
 from foveal.distributed.sharded import SHARDS
+from foveal.distributed.window import check_compress
 from foveal.errors import ArgumentError, ShapeError, Terminated
 from foveal.step import Step, StepResult
-from foveal.train.callbacks import Callback, Callbacks, Values
+from foveal.train.callbacks import Callback, Values
 from foveal.train.feed import Feed
 from foveal.train.run_file import HARMLESS
-from foveal.train.settings import Settings, TrainOptions
+from foveal.train.settings import TrainOptions
 from foveal.train.signals import Interruptions
+from foveal.train.succession import Led, Succession
 from foveal.train.tally import Tally
 
 PACKAGE = Path(__file__).parents[1]
@@ -58,7 +60,7 @@ def shared(options: TrainOptions) -> TrainOptions:
     if options.shards < 1:
         raise ShapeError(f"shards is {options.shards}; a batch has 1 or more")
     ranks.own(options.shards)
-    codec_of(options.compress)
+    check_compress(options.compress, ranks)
     if options.accumulate > 1:
         raise ShapeError(
             f"accumulate is {options.accumulate} and shards {options.shards}: an update takes its shards one after the"
@@ -70,17 +72,14 @@ def shared(options: TrainOptions) -> TrainOptions:
     return options
 
 
-class Run(Protocol):
+class Run(Led, Protocol):
     """A training, as it is seen here."""
 
-    net: nn.Module
     train_step: Step
-    settings: Settings
     loader: Loader
     feed: Feed
     tally: Tally
     interruptions: Interruptions | None
-    callbacks: Callbacks
 
     def footprint(self) -> object:
         """Return the memory that a training step takes, which compiles it."""
@@ -89,8 +88,10 @@ class Run(Protocol):
 class Together:
     """What the ranks of a run do together. Without shards the run has one rank, and nothing is done here."""
 
-    def __init__(self, run: Run, ranks: Ranks | None) -> None:
-        self.run, self.ranks = run, ranks or Ranks()
+    def __init__(self, run: Run, options: TrainOptions, files: list[str]) -> None:
+        self.run, self.ranks = run, options.ranks or Ranks()
+        elastic = self.ranks.elastic is not None
+        self.succession = Succession(run, self.ranks, options, files) if elastic else None
         # Whether a rank is asked to end, which all know after a step.
         self.asked = False
 
@@ -106,6 +107,16 @@ class Together:
         if settings.shards is None or not settings.sync_batch_norm or not has_batch_norm(self.run.net):
             return 1
         return -(-settings.shards // self.ranks.size)
+
+    @property
+    def kept(self) -> bool:
+        """True for a run that has a folder, on this rank or on one that this rank may succeed."""
+        return self.run.folder is not None or (self.succession is not None and self.succession.home is not None)
+
+    def lead(self) -> None:
+        """Take the place of rank 0 if it is gone, and this rank is the first one."""
+        if self.succession is not None:
+            self.succession.lead()
 
     def begin(self, facts: Callable[[], dict[str, Any]], kept: bool) -> dict[str, Any]:
         """Return the content of run.json where it is kept, once all ranks agree about it and the step is compiled."""
@@ -142,15 +153,30 @@ class Together:
 
     def computed(self, compute: Callable[[], Value]) -> Value:
         """Return on each rank what rank 0 computes."""
-        return self.ranks.computed(compute)
+
+        def led() -> Value:
+            self.lead()
+            return compute()
+
+        return self.ranks.computed(led)
+
+    def called(self, moment: str, *values: Values) -> str | None:
+        """Call a method of all callbacks on rank 0; return on all ranks why the run is to end, if it is."""
+        if self.succession is not None:
+            return self.succession.called(moment, values)
+        callbacks = self.run.callbacks
+        return self.computed(lambda: callbacks.call(callbacks.all, moment, *values))
 
     def told(self, callbacks: list[Callback], values: Values) -> str | None:
         """Call the callbacks of a step on rank 0; return on all ranks why the run is to end, if it is."""
-        run = self.run
-        if not any(callback.ends_at_steps for callback in callbacks):
-            # Nothing has to be waited for.
-            return run.callbacks.call(callbacks, "on_step_end", values) if self.ranks.first else None
-        return self.computed(lambda: run.callbacks.call(callbacks, "on_step_end", values))
+        call = partial(self.run.callbacks.call, callbacks, "on_step_end", values)
+        # Otherwise nothing has to be waited for.
+        waits = any(callback.ends_at_steps for callback in callbacks)
+        if self.succession is not None:
+            return self.succession.step_called(call, waits, values)
+        if not waits:
+            return call() if self.ranks.first else None
+        return self.computed(call)
 
     # Steps.
 

@@ -30,7 +30,7 @@ from numpy.random import Philox
 
 from foveal.arguments import checked
 from foveal.data.dataset import Dataset
-from foveal.errors import ShapeError
+from foveal.errors import NumericsError, ShapeError
 from foveal.files import temporary, write_whole
 from foveal.system import available_memory, free_memory
 from foveal.train.files import writing
@@ -87,8 +87,8 @@ def tune(
     runs side by side, each with its share of the threads, or with `threads` if given; range tests and speeds take all
     threads together. report: called with a line of text for each thing that is decided. With `steps` and `batch_size`
     the same seed gives the same findings, with any number of workers and threads. Raises ShapeError as `train` does,
-    for a budget of 0, for short runs of too few steps and for less than one worker, FovealError where workers cannot
-    be started or one ends before its time.
+    for a budget of 0, for short runs of too few steps and for less than one worker, NumericsError where all rates make
+    the loss NaN or infinite, FovealError where workers cannot be started or one ends before its time.
     """
     if not budget > 0 or (steps is not None and steps < MIN_STEPS):
         raise ShapeError(
@@ -274,6 +274,12 @@ class Search:
             if not rates or rate > 1.4 * rates[-1]:
                 rates.append(rate)
         best = self.compare(((rate, self.runs.momentum, None, decay) for rate in rates), self.findings.rates)
+        if best.loss is None:
+            tried = ", ".join(f"{trial.lr:g}" for trial in self.findings.rates)
+            raise NumericsError(
+                f"tune: the loss stopped being a number in all short runs, at rates of {tried}; look at the data, or"
+                " choose another optimizer, model or number of steps"
+            )
         self.findings.lr = best.lr
         self.report(f"learning rate: {best.lr:g} of {listed(self.findings.rates, lambda t: f'{t.lr:g}')}")
 

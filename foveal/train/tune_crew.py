@@ -13,14 +13,14 @@ import pickle
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from io import BytesIO
-from queue import SimpleQueue
+from threading import Thread
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,8 @@ from foveal.kernel import pool
 from foveal.kernel.sources import imported_digest, is_outside
 from foveal.train.findings import Candidate, Trial
 from foveal.train.short_runs import Task
+
+T = TypeVar("T")
 
 SERVE = "from foveal.train.tune_worker import serve; serve()"
 # Arrays in the file begin at multiples of this, as vector instructions like it.
@@ -107,7 +109,9 @@ def ending(code: int | None) -> str:
     if code is None or code >= 0:
         return f"has ended with status {code}"
     killed = ", as systems do to a process where memory runs out" if code == -signal.SIGKILL else ""
-    return f"was ended by {signal.Signals(-code).name}{killed}"
+    # Most real-time signals have no name.
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    return f"was ended by {name}{killed}"
 
 
 class Crew:
@@ -124,14 +128,13 @@ class Crew:
         if (reason := obstacle()) is not None:
             raise FovealError(f"tune: no worker can be started: {reason}; leave workers out")
         self.workers: list[Worker] = []
-        # Those that have nothing to do.
-        self.idle: SimpleQueue[Worker] = SimpleQueue()
-        self.threads = ThreadPoolExecutor(count, "foveal-tune")
+        # Those that wait for answers.
+        self.threads: list[Thread] = []
 
     def __enter__(self) -> Crew:
         with ExitStack() as failed:
             failed.callback(self.end)
-            with tempfile.TemporaryFile() as file:
+            with nameless_file() as file:
                 content, places = packed(self.task, file if os.name == "posix" else None)
                 files = (file.fileno(),) if places else ()
                 # Kernels that are still missing are compiled by as many processes as the machine has cores, in all.
@@ -142,8 +145,6 @@ class Crew:
                 self.each(Worker.greet)
                 self.each(lambda worker: worker.ask("begin", self.modules, content, places, *files))
             self.each(lambda worker: worker.ask("prepare"))
-            for worker in self.workers:
-                self.idle.put(worker)
             failed.pop_all()
         return self
 
@@ -152,9 +153,24 @@ class Crew:
     ) -> None:
         self.end()
 
-    def each(self, ask: Callable[[Worker], Any]) -> list[Any]:
-        """Return what all workers answer, asked at the same time."""
-        return results([self.threads.submit(ask, worker) for worker in self.workers])
+    def each(self, ask: Callable[[Worker], T]) -> list[T]:
+        """Return what all workers answer, asked at the same time; raise the first error as soon as there is one."""
+
+        def answer(worker: Worker, future: Future[T]) -> None:
+            try:
+                future.set_result(ask(worker))
+            except BaseException as error:
+                future.set_exception(error)
+
+        futures: list[Future[T]] = []
+        for worker in self.workers:
+            futures.append(Future())
+            # A program whose main thread ends waits for no answer.
+            self.threads.append(Thread(target=answer, args=(worker, futures[-1]), daemon=True, name="foveal tune"))
+            self.threads[-1].start()
+        for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+            future.result()
+        return [future.result() for future in futures]
 
     def measure(self) -> tuple[float, float]:
         """Return the seconds of a step and of a validation, while all processes are at work; of the slowest."""
@@ -164,18 +180,20 @@ class Crew:
     def trials(self, candidates: Iterable[Candidate], steps: int, goes_on: Callable[[int], bool]) -> Iterator[Trial]:
         """Yield the results of short runs in the order of the candidates, as long as goes_on(number of the run)."""
 
-        def make(number: int, candidate: Candidate) -> Trial | None:
-            if not goes_on(number):
-                return None
-            worker = self.idle.get()
-            try:
-                trial: Trial = worker.ask("trial", candidate, steps)
-                return trial
-            finally:
-                # One that has ended too: whoever waits for it is told so.
-                self.idle.put(worker)
+        # Each thread takes the first one that is left, which is at the end of the list.
+        waiting = list(enumerate(candidates))[::-1]
 
-        yield from filter(None, results([self.threads.submit(make, *pair) for pair in enumerate(candidates)]))
+        def make(worker: Worker) -> dict[int, Trial]:
+            made = {}
+            while waiting:
+                with suppress(IndexError):
+                    number, candidate = waiting.pop()
+                    if goes_on(number):
+                        made[number] = worker.ask("trial", candidate, steps)
+            return made
+
+        made = {number: trial for part in self.each(make) for number, trial in part.items()}
+        yield from (made[number] for number in sorted(made))
 
     def end(self) -> None:
         """End all processes; threads that wait for their answers end then too."""
@@ -183,18 +201,14 @@ class Crew:
         # At once: they have nothing to finish, as they write no files.
         for process in processes:
             process.kill()
-        self.threads.shutdown(cancel_futures=True)
+        for thread in self.threads:
+            # An interruption may have come before it was started.
+            if thread.is_alive():
+                thread.join()
         for process in processes:
             process.wait()
             close_pipes(process)
         _started.processes.difference_update(processes)
-
-
-def results(futures: Sequence[Future[Any]]) -> list[Any]:
-    """Return the results of calls; raise the first error as soon as there is one, while other calls go on."""
-    for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-        future.result()
-    return [future.result() for future in futures]
 
 
 def modules_of(task: Task) -> tuple[str, ...]:
@@ -221,6 +235,17 @@ class DataPickler(pickle.Pickler):
         if whole and value.filename is not None:
             return np.memmap, (str(value.filename), value.dtype, "r", value.offset, value.shape)
         return value.view(np.ndarray).__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+
+
+def nameless_file() -> IO[bytes]:
+    """Return a new temporary file without a name. Raises FovealError if there cannot be one."""
+    try:
+        return tempfile.TemporaryFile()
+    except OSError as error:
+        raise FovealError(
+            f"tune: no file can be made that holds the images for the workers ({error.strerror}); let TMPDIR name a"
+            " folder that can be written to, or leave workers out"
+        ) from None
 
 
 def packed(task: Task, file: IO[bytes] | None) -> tuple[bytes, list[tuple[int, int]]]:

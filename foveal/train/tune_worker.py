@@ -13,6 +13,7 @@ import traceback
 
 import foveal
 from foveal import children
+from foveal.errors import FovealError
 from foveal.kernel.sources import imported_digest
 from foveal.train.short_runs import ShortRuns, Task
 
@@ -41,7 +42,13 @@ class Answers:
     def begin(self, modules: tuple[str, ...], content: bytes, places: list[tuple[int, int]], file: int = -1) -> None:
         """Take a task as `packed` gives it, whose arrays are in an open file. modules: what it needs imported."""
         for module in modules:
-            importlib.import_module(module)
+            try:
+                importlib.import_module(module)
+            except ImportError as error:
+                raise FovealError(
+                    f"tune: a worker cannot import {module}, which defines the optimizer ({error}); put it where Python"
+                    " looks for modules, or leave workers out"
+                ) from None
         # Read alone, and shared by all that map it.
         memory = memoryview(mmap.mmap(file, 0, access=mmap.ACCESS_READ)) if places else memoryview(b"")
         task: Task = pickle.loads(content, buffers=[memory[first : first + length] for first, length in places])

@@ -1,8 +1,11 @@
 """`foveal bench ranks`: the model against counts by hand and against the code of the sums, and the command."""
 
+import io
 import json
 import os
+import signal
 import threading
+import time
 from queue import Queue
 
 import numpy as np
@@ -25,7 +28,7 @@ from foveal.bench.ranks_model import (
 )
 from foveal.cli import main
 from foveal.distributed import tree
-from foveal.errors import ShapeError
+from foveal.errors import FovealError, ShapeError
 
 GIGABIT = Link(1e9, 1e-3)
 
@@ -104,6 +107,9 @@ def test_how_long_a_step_takes_is_as_computed_by_hand():
     # 128 images are four batches: 0.4 seconds alone, 0.1 on each of four.
     assert training.strong(4, costs, 128) == pytest.approx(0.4 / (0.1 + exchange))
     assert training.weak(1, costs) == training.strong(1, costs, 128) == 1
+    # Each of four ranks computes for 4 ms, of which the backward pass takes two thirds: no more is hidden.
+    hiding = Training("net", 0.016, 128, [64, size], overlap=0.5)
+    assert hiding.strong(4, costs, 128) == pytest.approx(0.016 / (0.004 + exchange - 0.004 * 2 / 3))
     # Half of the time is used up to so many, and not on twice as many.
     most = training.useful(costs, 1024, 1024)
     assert training.strong(most, costs, 1024) >= most / 2
@@ -175,10 +181,32 @@ def test_options_that_do_not_fit_are_refused():
         (["--delays", "-1"], "are 0 or more"),
         (["--images", "9", "--shards", "2"], "9 images are not divided into 2 shards"),
         (["nix"], "there is no model 'nix'"),
+        (["--threads", "2"], "No such option"),
     ):
         told = CliRunner().invoke(main, ["bench", "ranks", "lenet", *words])
         assert told.exit_code != 0
         assert problem in told.output.replace("\n", " ")
+
+
+def test_ranks_whose_command_is_gone_end(monkeypatch):
+    settings = {"works": {}, "links": [vars(GIGABIT)], "hosts": True, "delays": False, "shards": 1, "repeats": 1}
+    job = ranks_job.Job(settings, ranks_job.DelayedRanks(), lambda record: None)
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    job.use(0)
+    with pytest.raises(FovealError, match="is gone"):
+        job.use(0)
+
+
+@pytest.mark.skipif(ranks.launcher() is None, reason="there is no mpi4py or no mpiexec (extra: mpi)")
+def test_a_command_that_sigterm_ends_leaves_no_hosts_and_no_ranks(monkeypatch):
+    def ended(*given):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    monkeypatch.setattr(ranks, "results", ended)
+    told = CliRunner().invoke(main, ["bench", "ranks", "lenet", "--images", "8"])
+    assert told.exit_code == 143, told.output
+    assert not [space for space in hosts.spaces() if space.startswith(f"foveal-{os.getpid()}-")]
 
 
 @pytest.mark.skipif(ranks.launcher() is None, reason="there is no mpi4py or no mpiexec (extra: mpi)")

@@ -50,7 +50,10 @@ def test_preview_takes_floats(place):
     ("words", "error"),
     [
         (("--out", "sheet.jpg"), "ends in .png"),
-        (("--augment", "wave"), "'wave' is not one of shift, crop+flip, crop+alternate, crop, photos, trivial, none"),
+        (
+            ("--augment", "wave"),
+            "'wave' is not one of shift, crop+flip, crop+alternate, translate+alternate, crop, photos, trivial, none",
+        ),
         (("--variants", "0"), "0 is not in the range"),
     ],
 )
@@ -63,9 +66,12 @@ def test_wrong_words_are_one_message(place, words, error):
 def test_options_about_images_are_checked_before_anything_is_read():
     for words, names in (
         (("train", "nothing", "--mix", "blend"), "mixup, cutmix, mixup+cutmix, none"),
-        (("train", "nothing", "--augment", "blend"), "shift, crop+flip, crop+alternate, crop, photos, trivial, none"),
-        (("evaluate", "run", "nothing", "--tta", "blend"), "flip, crops, crops+flip, none"),
-        (("predict", "run", "a.png", "--tta", "blend"), "flip, crops, crops+flip, none"),
+        (
+            ("train", "nothing", "--augment", "blend"),
+            "shift, crop+flip, crop+alternate, translate+alternate, crop, photos, trivial, none",
+        ),
+        (("evaluate", "run", "nothing", "--tta", "blend"), "flip, crops, crops+flip, shifts+flip, none"),
+        (("predict", "run", "a.png", "--tta", "blend"), "flip, crops, crops+flip, shifts+flip, none"),
     ):
         result = invoke(*words)
         assert result.exit_code == 2

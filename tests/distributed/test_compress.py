@@ -6,7 +6,7 @@ import ranks_job
 import test_tree
 
 import foveal
-from foveal import nn, optim
+from foveal import nn, optim, train
 from foveal.distributed import compress, tree
 from foveal.errors import FovealWarning, ShapeError, StateError
 
@@ -52,6 +52,7 @@ def test_nothing_is_lost_but_postponed_and_ranks_do_not_matter(codec, small, mon
                     one.add(shard, step[shard][300:], 300)
                     one.close(shard)
                 totals[ranks.rank].append(one.total(ranks, shards, shards).copy())
+                one.keep()
 
         test_tree.on_threads(size, run)
         assert all([t.tobytes() for t in part] == [t.tobytes() for t in totals[0]] for part in totals)
@@ -99,6 +100,26 @@ def test_a_state_has_what_rounding_has_lost():
     assert ranks_job.digest(other) != ranks_job.digest(nets[0])
     with pytest.raises(StateError, match="sent as int8 and are as float16"):
         foveal.train.load_state_dict(made(ranks_job.network(), "float16"), state)
+
+
+def test_a_run_goes_on_to_the_same_bits_where_more_parameters_are_trained(tmp_path):
+    """The last layer alone in one epoch, then all: what was lost before is of other gradients."""
+    given = {**ranks_job.OPTIONS, "epochs": 2, "freeze_epochs": 1, "compress": "int8", "shards": 4}
+    path, nets = tmp_path / "state", [ranks_job.network() for _ in range(2)]
+    train.train(ranks_job.dataset(), nets[0], callbacks=[train.SaveState(path, 1), Once(path)], **given)
+    train.train(ranks_job.dataset(), nets[1], resume=path.with_suffix(".first"), **given)
+    assert ranks_job.digest(nets[0]) == ranks_job.digest(nets[1])
+
+
+class Once(train.Callback):
+    """Keeps a state as it was after the first epoch."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_epoch_end(self, values):
+        if values["epoch"] == 1:
+            self.path.with_suffix(".first").write_bytes(self.path.read_bytes())
 
 
 def test_what_cannot_be_compressed_is_refused():

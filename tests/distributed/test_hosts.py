@@ -107,11 +107,34 @@ def test_hosts_are_removed_after_an_error_and_when_their_maker_was_killed(monkey
     assert not [space for space in machines.spaces() if space.startswith(hosts.prefix)]
     with pytest.raises(FovealError, match="fails"), Hosts(1) as hosts:
         hosts.shape(f"{hosts.prefix}-0", "eth7", 1e9, 0.0)
-    # No process has the largest number that there may be, and one more.
-    left = f"foveal-{int(Path('/proc/sys/kernel/pid_max').read_text()) + 1}-0"
-    machines.call("ip", "netns", "add", left)
-    with Hosts(1):
-        assert left not in machines.spaces()
+    # No process has the largest number that there may be, and one more; one had this process's number before.
+    nobody = int(Path("/proc/sys/kernel/pid_max").read_text()) + 1
+    left = [f"foveal-{nobody}-0-0", f"foveal-{nobody}-3-hub", f"foveal-{os.getpid()}-1000000-0"]
+    another = f"foveal-{nobody}-lab"
+    for space in (*left, another):
+        machines.call("ip", "netns", "add", space)
+    try:
+        with Hosts(1):
+            found = machines.spaces()
+    finally:
+        machines.remove(another)
+    assert not set(left) & set(found)
+    assert another in found
+
+
+@needs_hosts
+def test_hosts_leave_those_of_others_alone(monkeypatch):
+    with Hosts(1) as one:
+        running = subprocess.Popen(one.command(0, ["sleep", "3600"]))
+        with Hosts(1) as other:
+            assert {f"{one.prefix}-0", f"{other.prefix}-0"} <= set(machines.spaces())
+        # One whose name is taken.
+        monkeypatch.setattr(machines, "NUMBERS", iter([int(one.prefix.rpartition("-")[2])]))
+        with pytest.raises(FovealError, match="File exists"), Hosts(1):
+            pass
+        assert running.poll() is None
+        assert f"{one.prefix}-0" in machines.spaces()
+    assert running.wait(10) == -signal.SIGKILL
 
 
 def test_what_is_missing_for_hosts_is_named(monkeypatch):

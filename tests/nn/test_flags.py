@@ -61,6 +61,8 @@ SCHEDULES = {
     "sequence": lambda n: optim.schedule.sequence([lambda s: 0.1, lambda s: 0.2], [n]),
     "warm_up": lambda n: optim.schedule.warm_up(optim.schedule.constant(0.1), n),
     "triangular": lambda n: optim.schedule.triangular(0.1, 0.2, n, n),
+    "slanted_triangular": lambda n: optim.schedule.slanted_triangular(0.1, n),
+    "lookahead": lambda n: optim.schedule.lookahead(0.9, n, n),
     "one_cycle": lambda n: optim.schedule.one_cycle(0.1, n),
     "one_cycle_momentum": lambda n: optim.schedule.one_cycle_momentum(n),
     "build": lambda n: optim.schedule.build("triangular", 0.1, n, n),

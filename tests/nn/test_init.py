@@ -81,6 +81,19 @@ def test_dirac_hands_its_input_on(groups):
     np.testing.assert_array_equal(conv(x), x)
 
 
+def test_partial_dirac_hands_its_input_on_and_draws_the_rest():
+    """The first 4 of 6 filters in each of 2 groups copy the group's channels; the others have PyTorch's spread."""
+    found = init.partial_dirac(np.random.default_rng(0), (12, 4, 3, 3), groups=2).reshape(2, 6, 4, 3, 3)
+    for group in found:
+        np.testing.assert_array_equal(group[:4], init.dirac(np.random.default_rng(0), (4, 4, 3, 3)))
+        assert 0 < abs(group[4:]).max() < 1 / np.sqrt(36)
+    layer = init.apply(nn.Sequential(nn.Conv2d(4, 12, 3, groups=2)), "partial_dirac")[0]
+    assert layer.weight.data[1, 1, 1, 1] == 1
+    # With fewer filters than channels all of them copy.
+    few = init.partial_dirac(np.random.default_rng(0), (2, 4, 3, 3))
+    np.testing.assert_array_equal(few, init.dirac(np.random.default_rng(0), (2, 4, 3, 3)))
+
+
 def test_gains_and_dirac_are_pytorchs(torch):
     for name in ("linear", "conv2d", "sigmoid", "tanh", "relu", "selu", "leaky_relu"):
         assert init.calculate_gain(name) == pytest.approx(torch.nn.init.calculate_gain(name))

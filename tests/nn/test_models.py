@@ -111,6 +111,9 @@ def pair(request):
     state = ours.state_dict()
     assert {k: v.shape for k, v in state.items()} == {k: tuple(v.shape) for k, v in theirs.state_dict().items()}
     theirs.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()})
+    # Gradients are compared of what a network keeps as it is, too.
+    ours.requires_grad_(True)
+    theirs.requires_grad_(True)
     return name, ours, theirs, x, np.array([3, 9, 0, 3], np.int32)
 
 

@@ -9,7 +9,7 @@ import pytest
 from foveal import nn, optim
 from foveal.errors import ShapeError, StateError
 from foveal.optim import schedule
-from foveal.train.settings import make_schedules
+from foveal.train.updates import make_schedules
 
 NAN, INF = math.nan, math.inf
 # More steps than any of the runs has.
@@ -49,6 +49,7 @@ SHORT = {
     "cosine": ([1], [1, 1 / 2], [1, 3 / 4, 1 / 4]),
     "cosine-restarts": ([1], [1, 1], [1, 1, 1 / 2]),
     "warm-up-cosine": ([1], [1e-3, 1], [1e-3, 1, 1 / 2]),
+    "slanted-triangular": ([1], [1, 1 - 0.93 / 2], [1, 1 - 0.93 / 3, 1 - 0.93 * 2 / 3]),
     "triangular": ([0.1], [0.1, 0.55], [0.1, 0.55, 1]),
     "triangular2": ([0.1], [0.1, 0.55], [0.1, 0.55, 1]),
     "plateau": ([1], [1, 1], [1, 1, 1]),
@@ -87,7 +88,7 @@ def test_momentum_may_go_down_to_0():
 
 def test_schedules_of_a_run_of_one_step():
     """What `foveal train --momentum-low 0` makes of one batch."""
-    settings = SimpleNamespace(schedule="one-cycle", lr=0.1, momentum_low=0.0, freeze_epochs=0)
+    settings = SimpleNamespace(schedule="one-cycle", lr=0.1, momentum_low=0.0, freeze_epochs=0, lookahead=None)
     optimizer = optim.Nesterov(nn.Linear(2, 2).parameters(), 0.1)
     for total in (1, 2, 3):
         optimizer.schedule(**make_schedules(optimizer, settings, total, 1))

@@ -95,6 +95,7 @@ RIGHT = {
     "loss": nn.CrossEntropyLoss(),
     "counts": [3, 4, 5],
     "total": 10,
+    "decay": 0.5,
     "gamma": 0.5,
     "milestones": [3, 6],
     "period": 5,
@@ -276,6 +277,8 @@ def optimisers():
     yield Target("optim", "optim.muon", optim.muon, lambda: ((weights(),), {"lr": 0.1}), begun)
     yield Target("optim", "optim.build", optim.build, lambda: (("adam", weights()), {"lr": 0.1}), begun)
     yield Target("optim", "optim.by_name", optim.by_name, lambda: ((weights(), {"0.*": {"lr_factor": 0.1}}), {}))
+    norm = nn.Sequential(nn.BatchNorm2d(2))
+    yield Target("optim", "optim.faster_norm_biases", optim.faster_norm_biases, lambda: ((norm,), {"factor": 2.0}))
     yield Target("optim", "optim.no_decay", optim.no_decay, lambda: ((weights(),), {}))
     yield Target("optim", "Adam.load_state_dict", adam.load_state_dict, lambda: ((adam.state_dict(),), {}))
     rate = schedule.cosine(0.1, 10)
@@ -289,7 +292,8 @@ def schedules():
         function = getattr(schedule, name)
         right = required(function, f"schedule.{name}")
         yield Target("schedule", f"optim.schedule.{name}", function, lambda r=right: ((), dict(r)), at)
-    for name in ("triangular", "one_cycle", "one_cycle_momentum", "build", "Plateau"):
+    names = ("triangular", "slanted_triangular", "lookahead", "one_cycle", "one_cycle_momentum", "build", "Plateau")
+    for name in names:
         function = getattr(schedule, name)
         right = required(function, f"schedule.{name}")
         yield Target("schedule", f"optim.schedule.{name}", function, lambda r=right: ((), dict(r)), at)

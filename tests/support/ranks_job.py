@@ -4,7 +4,8 @@ all       trains on 1, 2, 3 and 4 of the ranks, on one or two threads, and print
 refused   trains where rank 1 has other data, another network and an image that is too large, and prints the errors
 error     raises an error on rank 1, for which rank 0 waits
 hang      lets rank 0 wait for rank 1, which sleeps
-kill ...  is `foveal train ...`, where rank 1 is killed in its third step
+kill ...  is `foveal train ...`, where rank 1 is killed in its third step, when part of a bucket was sent
+elastic F trains on 4 ranks, of which three are killed one after the other, into the folder F, and prints what comes out
 cut COMMAND ...  is `foveal train ...`, where rank 0 runs a command before its third step, which cuts a host's cable
 lost COMMAND  lets rank 0 run such a command, and both ranks wait for each other
 """
@@ -15,13 +16,14 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 
 import foveal
 import foveal.__main__
 from foveal import data, nn, ops, optim, train
-from foveal.distributed import buckets
+from foveal.distributed import Ranks, buckets
 
 RNG = np.random.default_rng(0)
 IMAGES, LABELS = RNG.random((72, 3, 8, 8), np.float32), np.arange(72) % 3
@@ -54,18 +56,20 @@ def dataset(labels=LABELS, images=IMAGES):
 
 def digest(net):
     found = hashlib.sha256()
-    for name, array in net.state_dict().items():
+    for name, array in sorted(net.state_dict().items(), key=lambda item: item[0]):
         found.update(name.encode() + np.ascontiguousarray(array).tobytes())
     return found.hexdigest()
 
 
-def trained(ranks=None, threads=1):
+def trained(ranks=None, threads=1, out=None):
     """Train, and return the digest of the network and what was measured."""
     net = network()
     told = {"augment": "crop+flip", "mix": "mixup", "tta": "flip", "validation": 0.2, "freeze_epochs": 1, **OPTIONS}
     stop = train.EarlyStopping("validation loss", patience=1, restore_best=True)
     score = {"top": lambda outputs, targets: float(outputs.max())}
-    history = train.train(dataset(), net, threads=threads, ranks=ranks, callbacks=[stop], metrics=score, **told)
+    history = train.train(
+        dataset(), net, threads=threads, ranks=ranks, callbacks=[stop], metrics=score, out=out, **told
+    )
     numbers = [[line[part] for part in ("train", "validation", "test")] for line in history.lines]
     return digest(net), numbers, history["averaged"]
 
@@ -82,30 +86,51 @@ def looped(ranks=None):
     return digest(net), found
 
 
+def deep(ranks=None, threads=1):
+    """Train resnet20 with batch norm, dropout and augmentation for three steps, in several buckets."""
+    net = nn.models.build("resnet20", channels=3, size=(32, 32), classes=3, seed=5)
+    net.fc = nn.Sequential(nn.Dropout(0.2), net.fc)
+    images = np.random.default_rng(1).random((48, 3, 32, 32), np.float32)
+    loader = data.Loader((images, LABELS[:48]), batch_size=16, shuffle=True, augment="crop+flip")
+    rule = optim.AdamW(net.parameters(), 0.01)
+    with mock.patch.multiple(buckets, BUCKET=1 << 18, FIRST=1 << 16):
+        step = foveal.compile_step(net, nn.CrossEntropyLoss(), rule, threads, 1, shards=8, ranks=ranks)
+        curve = [step.take_shards(shards).loss for shards in step.shares(loader, 0)]
+    assert len(step.sharded.buckets.buckets) > 4
+    return digest(net), curve
+
+
 def bucketed(ranks=None):
     """Train with buckets of several sizes, exchanged during the backward pass and after it, whole and rounded.
 
-    In the second step the last shard of a batch is not finite: all ranks leave the step out alike.
+    In the second step the last shard of a batch is not finite: all ranks leave the step out alike, and go on as if it
+    had not been.
     """
-    found = []
-    # Of each parameter by itself; of a few; of all.
-    for size, overlaps, kind in ((1, True, None), (3000, False, None), (3000, True, "int8"), (1 << 20, False, "int8")):
-        buckets.BUCKET = buckets.FIRST = size
+    found, everyone = [], Ranks() if ranks is None else ranks
+    # Of each parameter by itself; of a few; of all. Both of each two find the same.
+    ways = [(1, True, None, [1]), (2000, False, None, [1])]
+    ways += [(size, size == 2000, "int8", fails) for size in (2000, 1 << 20) for fails in ([1], [])]
+    for size, overlaps, kind, fails in ways:
         net = network()
         rule = optim.Momentum(net.parameters(), 0.1)
         step = foveal.compile_step(net, nn.CrossEntropyLoss(), rule, 1, 1, shards=8, ranks=ranks, compress=kind)
         step.sharded.overlaps = step.sharded.overlaps and overlaps
         failed = 0
-        for number in range(4):
+        for number in range(3 + len(fails)):
             x = IMAGES[:16].copy()
-            x[15] *= np.float32(1e38 if number == 1 else 1)
+            x[15] *= np.float32(1e38 if number in fails else 1)
             try:
-                step(x, LABELS[:16])
+                with mock.patch.multiple(buckets, BUCKET=size, FIRST=size):
+                    step(x, LABELS[:16])
             except foveal.errors.NumericsError:
                 failed += 1
-        found.append((digest(net), step.steps, failed))
+        assert failed == len(fails)
+        step.sharded.collect()
+        # What rounding has lost is known to rank 0.
+        found.append((digest(net), step.steps, everyone.broadcast(digest(step))))
     # Blocks that share a power of two begin with each bucket.
-    assert found[0] == found[1]
+    assert found[::2] == found[1::2]
+    assert len(set(found)) == 3
     return found
 
 
@@ -173,6 +198,57 @@ def refused():
             print(ranks.rank, type(error).__name__, error, flush=True)
 
 
+def end(*ignored):
+    """End this process at once."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def elastic(folder):
+    """Train where ranks are killed; print what the first of those that are left has."""
+    ranks = foveal.distributed.ranks(200.0, elastic=True)
+    number = ranks.rank
+    kinds = []
+    # Rank 2, in the middle of its third step: in its second message.
+    exchange, call = foveal.distributed.Ranks.exchange, train.callbacks.Callbacks.call
+
+    def exchanged(ranks, *arrays):
+        kinds.append("message") if ranks.elastic.within and kinds.count("step") == 3 else None
+        end() if number == 2 and kinds.count("message") == 2 else None
+        exchange(ranks, *arrays)
+
+    def called(callbacks, chosen, moment, *values):
+        # The second one to lead, before the others know of it; its callbacks have been called.
+        found = call(callbacks, chosen, moment, *values)
+        end() if number == 1 and moment == "on_epoch_end" and values[0]["epoch"] == 2 else None
+        return found
+
+    def take_shards(step, shards):
+        kinds.append("step")
+        # Rank 0, in the second step of the second epoch of `trained`, after the four steps of `looped`.
+        end() if number == 0 and kinds.count("step") == 9 else None
+        return take(step, shards)
+
+    foveal.distributed.Ranks.exchange, train.callbacks.Callbacks.call = exchanged, called
+    take, foveal.step.Step.take_shards = foveal.step.Step.take_shards, take_shards
+    for function in (looped, lambda ranks: trained(ranks, out=folder)):
+        found = function(ranks)
+        if ranks.first:
+            print(ranks.size, found, flush=True)
+
+
+def die_in_a_bucket(shards, *_):
+    """Let this rank be killed when it has sent one of the messages that add up a bucket."""
+    exchange = Ranks.exchange
+
+    def last(ranks, other, sent, received):
+        exchange(ranks, other, sent, received)
+        if sent is not None and sent.size > 1000:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Ranks.exchange = last
+    return shards
+
+
 def lose(command, *known):
     """Let rank 0 run a command, after which ranks, of all threads, wait for each other for two seconds at most."""
     for ranks in known:
@@ -188,10 +264,14 @@ def main(what, *words):
         on_some((2, 3), looped)
         on_some((2, 3, 4), bucketed)
         on_some((1, 2, 3, 4), lambda ranks: normalised_together(ranks, 2 - ranks.size % 2))
+        for threads in (1, 2):
+            on_some((2, 4), lambda ranks, threads=threads: deep(ranks, threads))
     elif what == "refused":
         refused()
+    elif what == "elastic":
+        elastic(*words)
     elif what == "kill":
-        third_step(1, lambda shards, _: os.kill(os.getpid(), signal.SIGKILL))
+        third_step(1, die_in_a_bucket)
         sys.argv = ["foveal", "train", *words]
         foveal.__main__.main()
     elif what == "cut":

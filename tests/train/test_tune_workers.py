@@ -19,12 +19,12 @@ import foveal
 from foveal import optim
 from foveal.cli import main
 from foveal.data import from_arrays
-from foveal.errors import FovealError, ShapeError
+from foveal.errors import FovealError, NumericsError, ShapeError
 from foveal.train import tune as tuning
 from foveal.train import tune_crew
 from foveal.train.short_runs import ShortRuns, Task
 from foveal.train.tune import Search, tune
-from foveal.train.tune_crew import Crew, modules_of, packed
+from foveal.train.tune_crew import Crew, ending, modules_of, packed
 from foveal.train.tune_worker import Answers
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are looked at as Linux and macOS have them")
@@ -167,11 +167,44 @@ def test_the_images_are_shared_and_not_copied(task, tmp_path):
     assert packed(task, None)[1] == []
 
 
+def test_a_program_whose_main_thread_ends_does_not_wait(tmp_path):
+    """The thread that searches is a daemon, and its short runs would take hours."""
+    *lines, call = PROGRAM.strip().splitlines()
+    lines += [
+        "import threading, time",
+        "from foveal.train import tune_crew",
+        "asked, ask = threading.Event(), tune_crew.Worker.ask",
+        "tune_crew.Worker.ask = lambda self, name, *rest: (name == 'trial' and asked.set(), ask(self, name, *rest))[1]",
+        f"threading.Thread(target=lambda: {call}, daemon=True).start()",
+        "assert asked.wait(100)",
+        "time.sleep(0.5)",
+    ]
+    (tmp_path / "program.py").write_text("\n".join(lines))
+    subprocess.run([sys.executable, tmp_path / "program.py"], check=True, timeout=120)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_a_disk_that_is_full(task):
     full = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115
     with full, pytest.raises(FovealError, match="let TMPDIR name another folder"):
         packed(task, full)
+
+
+def test_no_folder_for_temporary_files(task, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(FovealError, match=r"holds the images for the workers \(No such file .* let TMPDIR name"):
+        Crew(task, 2, lambda: None).__enter__()
+
+
+def test_how_a_process_has_ended():
+    assert ending(1) == "has ended with status 1"
+    assert ending(-15) == "was ended by SIGTERM"
+    assert ending(-40) == "was ended by signal 40"
+
+
+def test_an_optimizer_that_a_worker_cannot_import():
+    with pytest.raises(FovealError, match="a worker cannot import nowhere_parts, which defines the optimizer"):
+        Answers().begin(("nowhere_parts",), b"", [])
 
 
 def test_the_length_of_short_runs_counts_with_the_workers(data):
@@ -227,6 +260,15 @@ def test_more_workers_than_short_runs_at_once(data, monkeypatch):
         tune(data, workers=9, report=lines.append, **{**OPTIONS, **options})
     assert lines == ["4 of 9 workers are used: no more short runs are independent of each other"] * 2
     assert found == [(4, 12), (4, foveal.get_threads())]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_command_is_given_where_every_short_run_diverges(data, monkeypatch, workers):
+    test_rates = ShortRuns.test_rates
+    wild = {"valley": 200.0, "steepest": 300.0, "lowest": 600.0}
+    monkeypatch.setattr(ShortRuns, "test_rates", lambda runs: replace(test_rates(runs), **wild))
+    with pytest.raises(NumericsError, match="in all short runs, at rates of 60, 200, 300; look at"):
+        tune(data, workers=workers, **{**OPTIONS, "steps": 200})
 
 
 def test_the_option_of_the_command(tmp_path, monkeypatch):

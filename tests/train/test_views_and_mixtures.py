@@ -45,7 +45,16 @@ def test_views_are_averaged():
         assert found.dtype == np.float32
         wanted = np.mean([probability(view) for view in views], axis=0)
         np.testing.assert_allclose(np.exp(found), wanted, rtol=1e-4, atol=1e-7)
+    # K. Jordan 2024, section 3.5: logits, of which a half is that of the image, of corners of it padded by a pixel.
     plain = train.predict(Linear(), X, **SCALE)
+
+    def both(x):
+        return (train.predict(Linear(), x, **SCALE) + train.predict(Linear(), x[..., ::-1], **SCALE)) / 2
+
+    padded = np.pad(X, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect")
+    corners = (both(padded[:, :, :6, :6]) + both(padded[:, :, 2:, 2:])) / 2
+    found = train.predict(Linear(), X, **SCALE, tta="shifts+flip")
+    np.testing.assert_allclose(found, both(X) / 2 + corners / 2, rtol=1e-4, atol=1e-5)
     assert (train.predict(Linear(), X, **SCALE, tta="none") == plain).all()
     with pytest.raises(ShapeError, match="tta 'rotate': choose from flip, crops, crops"):
         train.predict(Linear(), X, **SCALE, tta="rotate")

@@ -4,8 +4,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveal.bench.torch_models.blocks import sequential
-from foveal.nn.models.airbench import SCALE, WIDTHS
+from foveal.nn.models.airbench import EPS, MOMENTUM, SCALE, WIDTHS
 from foveal.nn.models.blocks import Size
+
+
+def norm(channels: int) -> nn.Module:
+    """foveal.nn.models.airbench.norm"""
+    layer = nn.BatchNorm2d(channels, eps=EPS, momentum=MOMENTUM)
+    layer.weight.requires_grad_(False)
+    return layer
 
 
 class ConvGroup(nn.Module):  # type: ignore[misc, unused-ignore]
@@ -14,9 +21,9 @@ class ConvGroup(nn.Module):  # type: ignore[misc, unused-ignore]
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(outputs)
+        self.norm1 = norm(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(outputs)
+        self.norm2 = norm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.gelu(self.norm1(F.max_pool2d(self.conv1(x), 2)))

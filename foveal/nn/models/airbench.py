@@ -1,15 +1,14 @@
 """The network of airbench94 (K. Jordan, 94 % on CIFAR-10 in 3.29 seconds on a single GPU, 2024, section 3).
 
-What belongs to its training rather than to the network is left out. The first layer starts from random filters and is
-trained, where the source computes filters that whiten the patches, and keeps them. Batch norm has the usual momentum
-and eps, and its scale is trained. The filters start from He's distribution instead of partial identities.
+Its first layer has the shape of one that whitens patches, which its training makes of the training images
+(`nn.whitening`, section 3.2); without that it is an ordinary layer. Batch norms have no scale to be trained: it is 1.
 """
 
 from foveal import ops
 from foveal.errors import ShapeError
 from foveal.nn.conv import Conv2d
+from foveal.nn.init import generator, partial_dirac
 from foveal.nn.linear import Linear
-from foveal.nn.models.blocks import he_start
 from foveal.nn.module import Module
 from foveal.nn.norm import BatchNorm2d
 from foveal.ops.op import Tensor
@@ -17,16 +16,33 @@ from foveal.ops.op import Tensor
 # channels of the three groups, and the factor of the logits (section 3)
 WIDTHS = (64, 256, 256)
 SCALE = 1 / 9
+# of batch norms: 0.6 of the running statistics are kept
+MOMENTUM, EPS = 0.4, 1e-12
+
+
+def conv(inputs: int, outputs: int) -> Conv2d:
+    """A convolution 3x3 whose first filters copy its inputs (section 3.3)."""
+    layer = Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    layer.weight.data = partial_dirac(generator(), layer.weight.shape)
+    return layer
+
+
+def norm(channels: int) -> BatchNorm2d:
+    """A batch norm whose bias alone is trained."""
+    layer = BatchNorm2d(channels, eps=EPS, momentum=MOMENTUM)
+    assert layer.weight is not None
+    layer.weight.trainable = False
+    return layer
 
 
 class ConvGroup(Module):
     """conv 3x3, max-pool 2, batch norm, gelu, conv 3x3, batch norm, gelu: [N, C, H, W] -> [N, K, H/2, W/2]"""
 
     def __init__(self, inputs: int, outputs: int) -> None:
-        self.conv1 = Conv2d(inputs, outputs, 3, padding=1, bias=False)
-        self.norm1 = BatchNorm2d(outputs)
-        self.conv2 = Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.norm2 = BatchNorm2d(outputs)
+        self.conv1 = conv(inputs, outputs)
+        self.norm1 = norm(outputs)
+        self.conv2 = conv(outputs, outputs)
+        self.norm2 = norm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         x = ops.max_pool2d(self.conv1(x), kernel_size=2)
@@ -54,7 +70,6 @@ class Airbench94(Module):
         # after the 2x2 convolution, three poolings by 2 and one by 3
         rows, columns = (((n - 1) // 8) // 3 for n in size)
         self.fc = Linear(WIDTHS[2] * rows * columns, classes, bias=False)
-        he_start(self)
 
     def forward(self, x: Tensor) -> Tensor:
         # shapes for images of 32x32: [N, 24, 31, 31]
