@@ -40,6 +40,7 @@ import itertools
 import math
 from collections.abc import Iterator
 
+from foveal.errors import KernelError
 from foveal.kernel import interpret
 from foveal.kernel.array import Array, choose, store_lanes
 from foveal.kernel.builder import (
@@ -216,7 +217,8 @@ def parallel(*ns: Index) -> Iterator[tuple[Index, ...]]:
     Each thread has a contiguous range of its own, takes it in pieces, and then takes pieces of what others have left:
     a thread whose core is slower, or busy otherwise, keeps nobody waiting for long. Which thread runs an iteration may
     differ from run to run; what the iteration computes must not. Two such loops of a kernel overlap: the second must
-    not need what the first has done. If one of `ns` is 0, nothing is emitted.
+    not need what the first has done. If one of `ns` is 0, nothing is emitted. It stands in no other loop or condition,
+    else KernelError is raised.
 
     What a kernel does outside of such loops, each thread does that comes; one may do it when all iterations are taken,
     or not come at all. So it must write nothing but memory that the thread has for itself.
@@ -228,6 +230,11 @@ def parallel(*ns: Index) -> Iterator[tuple[Index, ...]]:
     total = math.prod(ns)
     if isinstance(total, int) and total == 0:
         return
+    if builder.b.scopes:
+        raise KernelError(
+            f"kernel {builder.name}: parallel() inside of a loop or a condition; threads share out the iterations of"
+            " such a loop once in a call, so put it outermost, and loop() and when() inside of it"
+        )
     builder.loops += 1
     pieces = shares if builder.loops < PARALLEL_LOOPS else turns
     for start, stop in pieces(builder, total):

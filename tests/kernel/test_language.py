@@ -269,6 +269,30 @@ def test_a_kernel_of_many_parallel_loops_covers_each_once_whoever_comes(come):
     assert y.max() == 1
 
 
+def in_a_loop(y, x):
+    for i in loop(4):
+        for (j,) in parallel(6):
+            y[i, j] = x[j]
+
+
+def in_a_condition(y, x):
+    for _ in when(x[0] > 0.0):
+        for (j,) in parallel(6):
+            y[0, j] = x[j]
+
+
+def in_another_one(y, x):
+    for (i,) in parallel(4):
+        for (j,) in parallel(6):
+            y[i, j] = x[j]
+
+
+@pytest.mark.parametrize("body", [in_a_loop, in_a_condition, in_another_one])
+def test_a_parallel_loop_is_in_no_other_loop_or_condition(body):
+    with pytest.raises(KernelError, match=f"kernel {body.__name__}: parallel\\(\\) inside of a loop or a condition"):
+        checks.run_kernel(body, [np.zeros((4, 6), np.float32), np.ones(6, np.float32)])
+
+
 @pytest.mark.parametrize("counts", [(0,), (3, 0), (0, 3)], ids=str)
 def test_a_parallel_loop_of_no_iterations_emits_nothing(counts):
     def nothing(y, x):
