@@ -57,6 +57,7 @@ MAP = (
     ("arena", "where the buffers of a program lie"),
     ("workers", "native threads that run programs"),
     ("bind", "buffers get memory, calls become a table of addresses"),
+    ("pace", "on how many threads a short program runs"),
     ("program", "Program: what a build has made, ready to run"),
     ("peak", "what this machine can multiply and add, and copy, at most"),
     ("profile", "where the time of a program goes, what the DEBUG ladder shows"),

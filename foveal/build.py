@@ -14,6 +14,7 @@ from foveal.errors import ShapeError
 from foveal.graph import Graph, Node
 from foveal.kernel import compile as machine_code
 from foveal.lower import lower
+from foveal.pace import Pace
 from foveal.passes.fusion.fuse import fuse
 from foveal.passes.layout import plan_layout
 from foveal.passes.recompute import FAST, LOW, MEMORY, recompute
@@ -22,7 +23,7 @@ from foveal.profile import show
 from foveal.program import BuildRecord, Program
 from foveal.scheduling import schedule
 from foveal.strides import Ndarray
-from foveal.workers import check_threads, threads_for
+from foveal.workers import check_threads, is_short, threads_for
 
 
 def build(
@@ -52,7 +53,10 @@ def build(
     simple = simplify(graph, origins)
     # To save memory, cheap values are computed again in the backward pass.
     final = recompute(simple) if memory == LOW else simple
-    threads = threads_for(final) if threads is None else threads
+    chosen = threads_for(final) if threads is None else threads
+    # Where nobody has said how many, a short program finds out whether all of them pay.
+    pace = Pace(chosen) if threads is None and chosen > 1 and is_short(final) else None
+    threads = chosen
     # Tuned kernels plan with sizes that they divide by. Where an array has no elements, plain loop nests do.
     tuned = tuned and all(node.type.size for node in final.nodes)
     # With FOVEAL_TUNE=1, convolutions that are new to this machine are measured before algorithms are chosen.
@@ -74,6 +78,6 @@ def build(
     binding = bind(lowered, scheduled, arena_plan, code, threads, allocate)
 
     record = BuildRecord(time.perf_counter() - started, code.found.compiled, code.found.from_disk)
-    program = Program(final, threads, groups, layout, lowered, scheduled, arena_plan, binding, record)
+    program = Program(final, threads, groups, layout, lowered, scheduled, arena_plan, binding, record, pace)
     show(program)
     return program

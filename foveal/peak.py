@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 
 from foveal import forks
+from foveal.kernel.builder import PARALLEL_LOOPS
 from foveal.kernel.compile import ArraySpec, Kernel, native
 from foveal.kernel.lang import LINE, Array, fma, lanes, loop, parallel, registers, splat, var, vectors
 from foveal.strides import Ndarray, contiguous
@@ -88,11 +89,14 @@ def best_of(
     """Return the seconds of a kernel's fastest run on the arrays, on that number of threads."""
     specs = tuple(ArraySpec(a.shape, contiguous(a.shape), streamed=streamed) for a in arrays)
     code = native([Kernel(body, specs, tuple(static.items()))])
-    table = np.array([*(a.ctypes.data for a in arrays), 0], np.int64)
+    counters = np.zeros(PARALLEL_LOOPS * threads, np.int64)
+    arguments = np.array([*(a.ctypes.data for a in arrays), counters.ctypes.data], np.int64)
+    record = np.array([code.addresses[0], arguments.ctypes.data, 0], np.int64)
 
     def once() -> float:
+        counters[:] = 0
         before = time.perf_counter()
-        workers().run(threads, code.addresses[0], table.ctypes.data)
+        workers().run(threads, record.ctypes.data, 1)
         return time.perf_counter() - before
 
     with _measuring.lock:

@@ -1,11 +1,12 @@
 """Program: kernels with their memory, ready to run. foveal/build.py makes them."""
 
-import ctypes
 import threading
+import time
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -17,19 +18,25 @@ from foveal.errors import StateError
 from foveal.graph import Graph
 from foveal.kernel import runtime
 from foveal.lower import KernelCall, Lowered
+from foveal.pace import Pace
 from foveal.passes.fusion.group import Group
 from foveal.passes.layout import LayoutPlan
-from foveal.passes.plan_memory import ALIGNMENT
 from foveal.python_call import PythonCall
 from foveal.scheduling import CallSchedule
 from foveal.strides import Ndarray
+from foveal.system import processors
 from foveal.variable import Variable
-from foveal.workers import aligned, workers
+from foveal.workers import is_short, workers
 
 # Images of fewer channels than this are copied into channels-last memory channel by channel, so that NumPy's innermost
 # loop runs over pixels.
 MIN_CHANNELS = 9
 
+
+# Twins that help a program may be so many more than processors, since while one waits for Python's lock another one
+# computes; and the bytes that they may take together.
+MORE_HELPERS = 1
+MOST_HELPING = 1 << 27
 
 # whether programs are built and not run, in this thread or task
 _only_built: ContextVar[bool] = ContextVar("only_built", default=False)
@@ -62,6 +69,14 @@ class BuildRecord:
     from_disk: int
 
 
+class Turn(forks.Locked):
+    """The lock of a program, and the threads that run it or wait for it; none of them is in a forked child."""
+
+    def renew(self) -> None:
+        super().renew()
+        self.callers: set[int] = set()
+
+
 class Pause(NamedTuple):
     """Where a program that runs in parts has stopped."""
 
@@ -78,8 +93,9 @@ class Pause(NamedTuple):
 class Program:
     """A graph compiled for its shapes: what each stage of the compiler found, and the memory to run on.
 
-    `run` takes the arguments and returns the outputs, as NumPy arrays. Python threads that share a program take turns.
-    A fork waits until no program runs (see forks), so that a child finds its memory and the variables whole.
+    `run` takes the arguments and returns the outputs, as NumPy arrays. Python threads that share a program take turns,
+    or, where it is short and updates nothing, run twins of it at the same time. A fork waits until no program runs (see
+    forks), so that a child finds its memory and the variables whole.
     """
 
     graph: Graph
@@ -91,6 +107,8 @@ class Program:
     arena_plan: ArenaPlan
     binding: Binding
     record: BuildRecord
+    #: by which a short program chooses between all threads and one; None if it always runs on all
+    pace: Pace | None = None
 
     #: whether the DEBUG ladder has shown its timings
     profiled: bool = field(default=False, init=False)
@@ -112,12 +130,14 @@ class Program:
         # those of them that are messages between shards
         self.messages = [i for i in self.in_python if self.calls[i].between_shards]
         self.pauses: dict[int, Pause] = {}
-        # what the native loop counts in (barriers), and the clock after each call when it is timed
-        self.barrier_count = aligned(2 * ALIGNMENT)
+        # the clock after each call of a run that is timed
         self.times = np.zeros(len(self.calls), np.int64)
-        self.turn = forks.Locked(forks.PROGRAMS)
+        self.turn = Turn(forks.PROGRAMS)
         # the thread in which `run` is in progress
         self.runner = 0
+        # twins that run on one thread each, for threads that call while others do
+        self.helpers: list[Program] = []
+        self.making = forks.Locked()
 
     @property
     def arena(self) -> Ndarray:
@@ -130,6 +150,15 @@ class Program:
         """
         if _only_built.get():
             raise Built(self)
+        one, caller = self.least_called() if self.turn.callers and not timed else self, threading.get_ident()
+        one.turn.callers.add(caller)
+        try:
+            return one.run_in_turn(arrays, timed)
+        finally:
+            one.turn.callers.discard(caller)
+
+    def run_in_turn(self, arrays: Sequence[Ndarray], timed: bool) -> list[Ndarray]:
+        """Run on this program's own memory, when no other thread does."""
         with self.turn.lock:
             self.begin()
             try:
@@ -181,6 +210,28 @@ class Program:
         made = replace(self, binding=binding)
         made.turn, made.versions = self.turn, self.versions
         return made
+
+    def least_called(self) -> "Program":
+        """Return this program or one of the twins that help it: the one that the fewest threads run or wait for."""
+        if not self.most_helpers or threading.get_ident() in self.turn.callers:
+            return self
+        least = min([self, *self.helpers], key=lambda one: len(one.turn.callers))
+        if not least.turn.callers or len(self.helpers) == self.most_helpers:
+            return least
+        with self.making.lock:
+            if len(self.helpers) < self.most_helpers:
+                binding = bind(self.lowered, self.schedule, self.arena_plan, self.binding.code, 1)
+                self.helpers.append(replace(self, binding=binding, threads=1, pace=None))
+            return self.helpers[-1]
+
+    @cached_property
+    def most_helpers(self) -> int:
+        """How many twins may help; none if it is long, writes variables or runs something in Python."""
+        if self.updated or self.in_python or not is_short(self.graph):
+            return 0
+        one = self.footprint()
+        size = max(one.prepared + one.values + one.batch, 1)
+        return min(processors() + MORE_HELPERS, MOST_HELPING // size)
 
     def fill_arguments(self, arrays: Sequence[Ndarray]) -> None:
         for argument, given in zip(self.arguments, arrays, strict=True):
@@ -277,19 +328,30 @@ class Program:
         """Run the calls from number `start` to before `stop`."""
         if start == stop:
             return
-        # {records, their number, barrier count, times or null}: see kernel.runtime
-        job = (ctypes.c_int64 * 4)(
-            self.binding.table.ctypes.data + start * RECORD_BYTES,
-            stop - start,
-            self.barrier_count.ctypes.data,
-            self.times[start:].ctypes.data if timed else 0,
-        )
+        records = self.binding.table.ctypes.data + start * RECORD_BYTES
+        times = self.times[start:].ctypes.data if timed else 0
+        crowded = self.is_crowded()
+        # only runs of the same calls can be compared
+        compared = (start, stop, timed, crowded) == (self.prepared, len(self.calls), False, False)
+        pace = self.pace if compared else None
         with self.turn.lock:
-            if self.threads == 1:
-                runtime.run()(ctypes.addressof(job), 0, 1)
-            else:
+            threads = 1 if crowded else pace.choose() if pace else self.threads
+            if self.threads > 1:
+                # of the parallel loops
                 self.binding.counters[start:stop] = 0
-                workers().run(self.threads, runtime.address("run"), ctypes.addressof(job))
+            started = time.perf_counter()
+            if threads == 1 or stop - start > runtime.MAX_CALLS:
+                runtime.alone()(records, stop - start, times)
+            elif not workers().run(threads, records, stop - start, times):
+                # another caller had the threads
+                pace = None
+            if pace:
+                pace.note(threads, time.perf_counter() - started)
+
+    def is_crowded(self) -> bool:
+        """Return True if threads that call this program and its twins take more than half of the processors."""
+        callers = sum(len(one.turn.callers) for one in (self, *self.helpers)) if self.helpers else 1
+        return callers > 1 and 2 * callers > processors()
 
     def interpret(self, *arrays: Ndarray) -> list[Ndarray]:
         """Run the same calls with every kernel body in plain Python: slow, for tests and for debugging."""

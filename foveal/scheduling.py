@@ -1,4 +1,4 @@
-"""Scheduling: which calls run once, and after which calls all threads have to meet. Calls -> CallSchedule."""
+"""Scheduling: which calls run once, and after which calls threads wait until all is done. Calls -> CallSchedule."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ class CallSchedule:
     prepared: list[KernelCall]
     #: calls of every run
     repeated: list[KernelCall]
-    #: barriers[i] is 1 if all threads meet after call i (prepared calls first), else 0
+    #: barriers[i] is 1 if call i and all before it are done before the next one begins (prepared calls first), else 0
     barriers: list[int]
 
     @property
@@ -56,7 +56,7 @@ def split_calls(calls: Sequence[KernelCall], graph: Graph) -> tuple[list[KernelC
 
 
 def needed_barriers(calls: Sequence[KernelCall]) -> list[int]:
-    """Return 1 for each call after which all threads must meet, 0 where a barrier can be left out.
+    """Return 1 for each call after which threads must wait until it is done, 0 where a barrier can be left out.
 
     The barrier before call i can be left out if call i has no conflict with the calls since the last barrier: none of
     them writes a buffer that it touches or touches one that it writes. A buffer that call i touches for the first time

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from foveal.errors import DataError
 
+# Native threads that a program may have on any machine.
+MAX_THREADS = 4096
+
 
 def processors() -> int:
     """The number of processors that this process may run on."""
@@ -16,11 +19,11 @@ def processors() -> int:
 
 
 def max_threads() -> int:
-    """The number of native threads that a program may have: 16 for each processor, and at least 64.
+    """The number of native threads that a program may have: 16 for each processor, from 64 to MAX_THREADS.
 
-    More only wait for each other: a barrier among threads that share a processor takes ever longer.
+    More only take turns on the processors.
     """
-    return max(64, 16 * processors())
+    return min(max(64, 16 * processors()), MAX_THREADS)
 
 
 def free_memory() -> float:

@@ -2,25 +2,32 @@
 
 import mmap
 import threading
+import time
 from contextlib import suppress
 
 import numpy as np
 
 from foveal import forks
 from foveal.arguments import checked
-from foveal.errors import ShapeError, StateError
+from foveal.errors import ShapeError
 from foveal.graph import Graph
 from foveal.kernel import runtime
+from foveal.kernel.target import host
 from foveal.strides import Ndarray
-from foveal.system import max_threads, processors
+from foveal.system import MAX_THREADS, max_threads, processors
 
 # A graph with fewer operations and elements than these runs on one thread. The operations take about 100 us on one
 # thread, and waking another one takes 50 us.
 SMALL_WORK = 10_000_000
 SMALL_SIZE = 1 << 18
 
-# How often an idle thread looks for work before it sleeps: about 100 us, which is about what waking it takes.
-SPINS = 250
+# A graph with fewer of both than these runs in some milliseconds at most, and measures whether other threads pay.
+SHORT_WORK = 500_000_000
+SHORT_SIZE = 1 << 24
+
+# Seconds that a thread watches for work, or for another one to have done its piece, before it sleeps: about what
+# waking it takes.
+PATIENCE = 100e-6
 
 # Bytes of a huge page on x86-64 and on ARM with 4 KiB pages.
 HUGE_PAGE = 2 << 20
@@ -58,13 +65,22 @@ def get_threads() -> int:
 
 def threads_for(graph: Graph) -> int:
     """Return the number of threads for a graph: `get_threads()`, or 1 if waking others takes longer than they save."""
-    work = sum(
+    return 1 if takes_less(graph, SMALL_WORK, SMALL_SIZE) else get_threads()
+
+
+def is_short(graph: Graph) -> bool:
+    """Return True if a program of the graph is to measure whether other threads pay."""
+    return takes_less(graph, SHORT_WORK, SHORT_SIZE)
+
+
+def takes_less(graph: Graph, work: int, size: int) -> bool:
+    """Return True if a graph has fewer operations and elements than these."""
+    operations = sum(
         node.op.flops(node.type, *(x.type for x in node.inputs), **node.attributes)
         for node in graph.nodes
         if node.op is not None
     )
-    size = sum(node.type.size for node in graph.nodes)
-    return 1 if work < SMALL_WORK and size < SMALL_SIZE else get_threads()
+    return operations < work and sum(node.type.size for node in graph.nodes) < size
 
 
 def aligned(size: int) -> Ndarray:
@@ -85,86 +101,78 @@ def aligned(size: int) -> Ndarray:
 
 
 class Workers:
-    """Threads that wait to run their part of a job. A job is native code from begin to end (kernel.runtime).
+    """Threads that take part in runs. A run is native code from begin to end (kernel.runtime), and the caller's thread
+    needs none of them to complete it.
 
-    Each thread has a box, a piece of memory in which it finds its next job. After a job it watches its box in native
-    code, so that the next job reaches it within a microsecond. If none comes for a while, it sleeps until a bare lock
-    is
-    released: threading's semaphores are written in Python, and an interruption inside of one (Ctrl-C) can leave it held
-    for ever.
+    Each thread has a box, a piece of memory by which it is told of a run. After a run it watches its box in native
+    code, so that the next one reaches it within a microsecond. If none comes for a while, it sleeps.
     """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        # a job is in progress, which the thread that has the lock has begun
-        self.running = False
-        # the caller's box, then one per thread
-        self.boxes = [aligned(runtime.BOX_BYTES)]
-        # one per thread, released to wake it
-        self.wake: list[threading.Lock] = []
-        # the addresses of the boxes
-        self.table = np.zeros(0, np.int64)
-        # Compile the native loops here, and not in each thread as it starts, nor while a job is in progress.
-        self.native_start, self.native_finish, self.native_serve = runtime.start(), runtime.finish(), runtime.serve()
+        # what callers and threads share, then a box per thread, of which the caller has none; pages that no thread uses
+        # take no memory
+        self.block = aligned(runtime.BLOCK_BYTES).view(np.int64)
+        self.block[0] = runtime.OVER
+        self.boxes = aligned(runtime.BOX_BYTES * MAX_THREADS).view(np.int64).reshape(MAX_THREADS, -1)
+        self.addresses = self.block.ctypes.data, self.boxes.ctypes.data
+        # by thread: released to wake it, where threads sleep in Python
+        self.wake: dict[int, threading.Lock] = {}
+        # Compile the native loops here, and not in each thread as it starts, nor while a run is in progress.
+        self.native_run, self.native_serve = runtime.run(), runtime.serve()
+        self.patience = patience()
+        self.sleeps_in_python = not runtime.sleeps(host())
 
     def grow(self, threads: int) -> None:
-        """Start threads until there are enough for jobs on `threads` threads, the caller's included."""
-        while len(self.wake) < threads - 1:
-            thread, box, wake = len(self.wake) + 1, aligned(runtime.BOX_BYTES), locked()
-            arguments = (thread, box, wake)
-            threading.Thread(target=self.serve, args=arguments, daemon=True, name="foveal").start()
-            self.boxes[thread:] = [box]
-            self.wake.append(wake)
-        if len(self.table) < threads:
-            self.table = np.array([box.ctypes.data for box in self.boxes])
+        """Start threads until there are enough for runs on `threads` threads, the caller's included.
 
-    def serve(self, thread: int, box: Ndarray, wake: threading.Lock) -> None:
-        """Run jobs for ever; `thread` is this thread's index in a job."""
-        # A thread without a processor of its own must not spin: it would keep the others from running.
-        spins = SPINS if thread < processors() else 0
-        native, address = self.native_serve, box.ctypes.data
-        while True:
-            native(address, thread, spins)
-            wake.acquire()
-
-    def run(self, threads: int, function: int, arguments: int) -> None:
-        """Call the native function(arguments, thread, threads) in each thread, as thread 0 here. Returns when all are
-        done. Raises StateError when it is called during a job in the same thread.
-
-        An interruption (Ctrl-C) between any two lines must leave no thread waiting at a barrier. So a job that has been
-        started is finished first, and then the interruption is raised. Python cannot know how far the job has come,
-        because the interruption may be raised on the way back from native code; the boxes know it.
+        Where an interruption falls between two lines, a second thread may be started for a box; it ends at once.
         """
         with self.lock:
-            if self.running:
-                raise StateError(
-                    "a program was run from within a run in the same thread, by a signal handler or a finaliser; let"
-                    " that set a flag, and run the program when the run has returned"
-                )
-            self.grow(threads)
-            self.running = True
-            try:
-                if self.native_start(self.table.ctypes.data, threads, function, arguments):
-                    self.finish(threads)
-            except BaseException:
-                # once more, whatever interrupts it now
-                while True:
-                    try:
-                        self.finish(threads)
-                        break
-                    except BaseException:
-                        continue
-                raise
-            finally:
-                self.running = False
+            for thread in range(len(self.wake) + 1, threads):
+                wake = locked()
+                arguments = (thread, wake)
+                threading.Thread(target=self.serve, args=arguments, daemon=True, name="foveal").start()
+                self.wake[thread] = wake
 
-    def finish(self, threads: int) -> None:
-        """Wake the threads that sleep, and run this thread's part of the job until all are done."""
-        for wake in self.wake[: threads - 1]:
-            # RuntimeError: the lock is released already, the thread is awake.
-            with suppress(RuntimeError):
-                wake.release()
-        self.native_finish(self.table.ctypes.data, threads)
+    def serve(self, thread: int, wake: threading.Lock) -> None:
+        """Take part in runs for ever; `thread` is this thread's index in a run."""
+        # A thread without a processor of its own must not spin: it would keep the others from running.
+        spins = self.patience if thread < processors() else 0
+        block, boxes = self.addresses
+        while True:
+            self.native_serve(block, boxes + runtime.BOX_BYTES * thread, thread, spins)
+            wake.acquire()
+
+    def run(self, threads: int, records: int, number: int, times: int = 0) -> bool:
+        """Run `number` records, on `threads` threads as far as they come. Returns when all is done.
+
+        Returns False if another caller had the threads, so that this one ran alone. It is one native call: an
+        interruption (Ctrl-C) comes before it or after it.
+        """
+        if len(self.wake) < threads - 1:
+            self.grow(threads)
+        if self.sleeps_in_python:
+            self.wake_sleepers(threads)
+        return bool(self.native_run(*self.addresses, threads, records, number, times, self.patience))
+
+    def wake_sleepers(self, threads: int) -> None:
+        """Wake the threads that sleep in Python."""
+        for thread in range(1, threads):
+            if self.boxes[thread, 1]:
+                # RuntimeError: the lock is released already, the thread is awake.
+                with suppress(RuntimeError):
+                    self.wake[thread].release()
+
+
+def patience() -> int:
+    """Return how many pauses take as long as PATIENCE; the shortest of some measurements counts."""
+    count, seconds = 1000, []
+    for _ in range(3):
+        before = time.perf_counter()
+        runtime.pauses()(count)
+        seconds.append(time.perf_counter() - before)
+    return int(count * PATIENCE / max(min(seconds), 1e-9))
 
 
 def locked() -> threading.Lock:

@@ -1,6 +1,7 @@
 """Inference on one image, in evaluation mode, is timed, with the models whose training steps are timed too."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +24,14 @@ def rows(works: dict[str, ModelWork], bench: Bench, starting: Starting) -> Itera
 
 def row(name: str, work: ModelWork, bench: Bench) -> Measurement:
     """Time the way from NumPy images to NumPy logits, on both sides."""
+    with contenders(name, work, bench) as (calls, count):
+        times = alternate(calls, bench.repeats)
+    return Measurement(name, "inference", work.batch, bench, count, times.pop("ours"), times)
+
+
+@contextmanager
+def contenders(name: str, work: ModelWork, bench: Bench) -> Iterator[tuple[dict[str, Contender], int]]:
+    """Inside of the block calls of the same model by all frameworks, ours as "ours", and the operations of a call."""
     x, _ = work.data()
     net = work.build()
     set_trained_statistics(net)
@@ -36,9 +45,7 @@ def row(name: str, work: ModelWork, bench: Bench) -> Measurement:
         ours = run(x)
         for mode, call in theirs.items():
             check_same(f"{name}, {mode}", ours, np.asarray(call()), TOLERANCE, bench.other)
-        times = alternate({"ours": lambda: run(x), **theirs}, bench.repeats)
-    count = operations(run.program(x).graph)
-    return Measurement(name, "inference", work.batch, bench, count, times.pop("ours"), times)
+        yield {"ours": lambda: run(x), **theirs}, operations(run.program(x).graph)
 
 
 def set_trained_statistics(net: nn.Module) -> None:

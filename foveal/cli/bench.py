@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from foveal import system
-from foveal.bench import compiling, inference, memory, native, operators, output, recipes, scaling
+from foveal.bench import compiling, inference, memory, native, operators, output, recipes, scaling, under_load
 from foveal.bench import models as model_rows
 from foveal.bench import ranks as rank_rows
 from foveal.bench.hosts import Link
@@ -44,6 +44,8 @@ MISSING = (
 )
 # Enough for the median to be steady where other processes run at the same time.
 REPEATS = 10
+# Busy processes that --load starts at most.
+MOST_BUSY = 1024
 
 Rows = Callable[[Bench, Starting], Iterator[Measurement]]
 Records = Callable[[Bench, Starting], Iterator[Record]]
@@ -70,6 +72,15 @@ def mode_names(context: click.Context, parameter: click.Parameter, value: str) -
         if name not in MODES:
             raise click.BadParameter(f"{name!r} is none of {', '.join(MODES)}")
     return names
+
+
+def process_counts(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...]:
+    """Return the numbers of processes that a text such as "0,1,4" names; none if it is not given."""
+    counts = tuple((value or "").split(",")) if value is not None else ()
+    for count in counts:
+        if not (count.strip().isdecimal() and int(count) <= MOST_BUSY):
+            raise click.BadParameter(f"{count!r} is no number of processes from 0 to {MOST_BUSY}")
+    return tuple(map(int, counts))
 
 
 def bench_options(
@@ -158,13 +169,29 @@ def models(names: tuple[str, ...], options: BenchOptions) -> None:
 
 @bench.command("infer")
 @bench_options("torch", "onnxruntime")
-def infer(names: tuple[str, ...], options: BenchOptions) -> None:
+@click.option(
+    "--load",
+    "loads",
+    callback=process_counts,
+    metavar="LIST",
+    help="Busy processes beside it, one number or several, such as 0,1,2,4.",
+)
+@click.option("--callers", type=POSITIVE, default=1, show_default=True, help="Threads that call at the same time.")
+def infer(names: tuple[str, ...], loads: tuple[int, ...], callers: int, options: BenchOptions) -> None:
     """Time inference on one image with the models of `foveal bench models`.
 
-    Each call goes from NumPy images to NumPy logits, in all frameworks.
+    Each call goes from NumPy images to NumPy logits, in all frameworks. With --load or --callers, ONNX Runtime takes
+    part where it is installed; p99_ms is the 99th percentile and rate how many calls a second were answered; ratios
+    are above 1 where Foveal is better.
     """
     works = model_rows.select(names)
-    run(partial(timed, partial(inference.rows, works)), options)
+    if not loads and callers == 1:
+        run(partial(timed, partial(inference.rows, works)), options)
+        return
+    if options.against is None and installed("onnxruntime"):
+        options = replace(options, against="onnxruntime")
+    rows = partial(under_load.records, works, loads or (0,), callers)
+    run(rows, options, under_load.columns(options.against or "torch"))
 
 
 @bench.command("ops")

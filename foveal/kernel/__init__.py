@@ -24,7 +24,7 @@ In the order in which they import each other:
 | pool.py | several processes compile at once: which kernel where, and what becomes of those that end |
 | compile.py | body + shapes -> LLVM IR -> machine code |
 | worker.py | a compiling process |
-| runtime.py | the native loop that runs a program's kernels, its barrier, and how threads are handed jobs |
+| runtime.py | the native loop that runs a program's kernels, and how threads come to it, wait and sleep |
 
 State that is not passed as an argument, each piece explained where it is declared. By thread: the kernel being built
 (`_local` in builder.py) and the target assumed (`_local` in target.py). By process: the thread that uses LLVM (`_state`

@@ -32,7 +32,7 @@ BOOL = Kind("bool", "i1", np.bool_)
 KINDS = {np.dtype("float32"): F32, np.dtype("int32"): I32, np.dtype("int64"): I64}
 POINTER = "ptr"
 
-# the number of a kernel's parallel loops that have counters; in those after them each thread does its own share only
+# how many parallel loops' counters, one per thread, a kernel gets: the last ones are for all loops from that number on
 PARALLEL_LOOPS = 8
 
 # LLVM's flags for float arithmetic. a * b + c may become one fused multiply-add, and nothing else may change ...
@@ -56,6 +56,8 @@ class Builder:
         # what follows the arrays' pointers in the function's arguments
         self.counters, self.thread, self.threads = "%counters", "%thread", "%threads"
         self.loops = 0
+        # where loops without counters of their own find their counter, and the thread its number and how many passed
+        self.turn: tuple[str, str, str] | None = None
         self.left_early = False
         self.streams = False
 
@@ -71,11 +73,10 @@ class Builder:
             self.b.do("fence seq_cst")
         self.b.block.end = "ret void"
 
-    def shares(self) -> tuple[str, Operand]:
-        """The counters of the next parallel loop, one per thread, and from how many threads' shares to take.
+    def counters_of(self, loop: int) -> str:
+        """The counters of a parallel loop, one per thread.
 
-        A kernel that is called without counters, or that has more than PARALLEL_LOOPS such loops, gets a counter of its
-        own on the stack; each thread then takes its own share only.
+        A kernel that is called without counters is run by one thread, and a place on its stack is the counter.
         """
         if not self.shared:
             raise KernelError(
@@ -83,18 +84,38 @@ class Builder:
             )
         b, own = self.b, self.b.allocate(I64.ir)
         b.store(I64.ir, 0, own, 8)
-        # a pointer that the thread's index leads to `own`, as it leads to the thread's counter among the shared ones
-        back = b.integer("sub", I64.ir, 0, self.thread)
-        alone = b.pure(f"getelementptr i64, ptr {own}, i64 {back}", own, back)
-        self.loops += 1
-        if self.loops > PARALLEL_LOOPS:
-            return alone, 1
         # counters[loop, thread] of this loop
-        first = b.multiply(self.threads, self.loops - 1)
+        first = b.multiply(self.threads, loop)
         shared = b.pure(f"getelementptr i64, ptr {self.counters}, i64 {first}", first)
         exists = b.pure(f"icmp ne ptr {self.counters}, null")
-        counters = b.select(BOOL.ir, POINTER, exists, shared, alone)
-        return str(counters), b.select(BOOL.ir, I64.ir, exists, self.threads, 1)
+        return str(b.select(BOOL.ir, POINTER, exists, shared, own))
+
+    def take_in_turn(self, pieces: Operand) -> Iterator[Operand]:
+        """for piece in take_in_turn(pieces): the pieces of a loop that has no counters of its own.
+
+        The pieces of all such loops follow each other in one counter: a thread that has drawn a number beyond a loop's
+        last one keeps it for the loops behind it.
+        """
+        b = self.b
+        if self.turn is None:
+            counter = self.counters_of(PARALLEL_LOOPS - 1)
+            number, passed = b.allocate(I64.ir), b.allocate(I64.ir)
+            self.turn = counter, number, passed
+            b.store(I64.ir, 0, passed, 8)
+            b.store(I64.ir, b.compute(f"atomicrmw add ptr {counter}, i64 1 monotonic, align 8"), number, 8)
+        counter, number, passed = self.turn
+        scope = b.open_endless()
+        # the loops before this one have had so many pieces
+        piece = b.compute(f"sub i64 {b.load(I64.ir, number, 8)}, {b.load(I64.ir, passed, 8)}")
+        self.b.leave_unless(b.compare("<", I64.ir, piece, pieces))
+        try:
+            yield piece
+        except GeneratorExit:
+            self.left_early = True
+            raise
+        b.store(I64.ir, b.compute(f"atomicrmw add ptr {counter}, i64 1 monotonic, align 8"), number, 8)
+        b.close_endless(scope)
+        b.store(I64.ir, b.compute(f"add i64 {b.load(I64.ir, passed, 8)}, {pieces}"), passed, 8)
 
     def take(self, counter: str, end: Operand, size: Operand) -> Iterator[Operand]:
         """for start in take(...): add `size` to the counter as long as it is below `end`; `start` is what it was.

@@ -211,7 +211,8 @@ def build_ir(kernel: Kernel, target: Target, symbol: str) -> str:
     """LLVM IR of `void symbol(ptr* arguments, i64 thread, i64 threads)`.
 
     The arguments are pointers to the arrays, the sizes, the numbers, the addresses of functions, then a pointer to the
-    counters of the kernel's parallel loops, int64 [PARALLEL_LOOPS, threads], all 0; or null in its place.
+    counters of the kernel's parallel loops, int64 [PARALLEL_LOOPS, threads], all 0; or null in its place, if one
+    thread alone runs it.
 
     Of a function that kernels call by address: `void symbol(ptr array ..., i64 index ...)`.
     """

@@ -40,6 +40,7 @@ import itertools
 import math
 from collections.abc import Iterator
 
+from foveal.errors import KernelError
 from foveal.kernel import interpret
 from foveal.kernel.array import Array, choose, store_lanes
 from foveal.kernel.builder import (
@@ -49,6 +50,7 @@ from foveal.kernel.builder import (
     I32,
     I64,
     KINDS,
+    PARALLEL_LOOPS,
     POINTER,
     REASSOCIATE,
     Builder,
@@ -215,9 +217,11 @@ def parallel(*ns: Index) -> Iterator[tuple[Index, ...]]:
     Each thread has a contiguous range of its own, takes it in pieces, and then takes pieces of what others have left:
     a thread whose core is slower, or busy otherwise, keeps nobody waiting for long. Which thread runs an iteration may
     differ from run to run; what the iteration computes must not. Two such loops of a kernel overlap: the second must
-    not need what the first has done. If one of `ns` is 0, nothing is emitted. Beyond PARALLEL_LOOPS such loops in a
-    kernel
-    threads keep to their own ranges.
+    not need what the first has done. If one of `ns` is 0, nothing is emitted. It stands in no other loop or condition,
+    else KernelError is raised.
+
+    What a kernel does outside of such loops, each thread does that comes; one may do it when all iterations are taken,
+    or not come at all. So it must write nothing but memory that the thread has for itself.
     """
     builder = building()
     if builder is None:
@@ -226,10 +230,28 @@ def parallel(*ns: Index) -> Iterator[tuple[Index, ...]]:
     total = math.prod(ns)
     if isinstance(total, int) and total == 0:
         return
-    counters, owners = builder.shares()
+    if builder.b.scopes:
+        raise KernelError(
+            f"kernel {builder.name}: parallel() inside of a loop or a condition; threads share out the iterations of"
+            " such a loop once in a call, so put it outermost, and loop() and when() inside of it"
+        )
+    builder.loops += 1
+    pieces = shares if builder.loops < PARALLEL_LOOPS else turns
+    for start, stop in pieces(builder, total):
+        # over the iterations of a piece
+        if all(isinstance(n, int) for n in ns[1:]):
+            for flat in loop(stop, start=start):
+                yield unflatten(flat, ns)
+        else:
+            yield from walk(start, stop, ns)
+
+
+def shares(builder: Builder, total: Index) -> Iterator[tuple[Index, Index]]:
+    """Pieces (start, stop) of a parallel loop: of this thread's share, then what is left of the others' shares."""
+    counters = builder.counters_of(builder.loops - 1)
     mine, threads = Value(builder.thread, I64), Value(builder.threads, I64)
     # over the threads whose shares are taken: this one first, then those with higher indices, then the lower ones
-    for distance in loop(Value(owners, I64)):
+    for distance in loop(threads):
         candidate = distance + mine
         owner = where(candidate < threads, candidate, candidate - threads)
         # the owner's share of all iterations
@@ -240,13 +262,15 @@ def parallel(*ns: Index) -> Iterator[tuple[Index, ...]]:
         counter = Array(counters, (1,), (1,), I64).address(owner)
         for taken in builder.take(counter, (end - first).ir, size.ir):
             start = first + Value(taken, I64)
-            # over the iterations of a piece
-            stop = minimum(start + size, end)
-            if all(isinstance(n, int) for n in ns[1:]):
-                for flat in loop(stop, start=start):
-                    yield unflatten(flat, ns)
-            else:
-                yield from walk(start, stop, ns)
+            yield start, minimum(start + size, end)
+
+
+def turns(builder: Builder, total: Index) -> Iterator[tuple[Index, Index]]:
+    """Pieces (start, stop) of a parallel loop that has no counters of its own, as threads come for them."""
+    count = maximum(minimum(Value(builder.threads, I64) * PIECES, total), 1)
+    for taken in builder.take_in_turn(count.ir):
+        piece = Value(taken, I64)
+        yield piece * total // count, (piece + 1) * total // count
 
 
 def walk(start: Index, stop: Index, ns: tuple[Index, ...]) -> Iterator[tuple[Index, ...]]:

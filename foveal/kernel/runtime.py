@@ -1,238 +1,395 @@
-"""The native loop that runs a program: every thread goes through all calls and meets the others at barriers.
+"""The native loop that runs a program: threads that come take work, and nobody waits for one that does not come.
 
-A program is a table of records {kernel, arguments, barrier}. The barrier counts arrivals; the last thread to arrive
-resets the count and increases a generation number, which the others watch. A thread that waits spins for 100 pauses
-(some 10 us), then yields its processor to the system again and again, so that threads that share a processor with
-others still make progress.
+A program is a table of records {kernel, arguments, barrier}. The calls up to a barrier are a section. Threads enter a
+section, go through its calls, of which each takes pieces of work as long as there are some, and leave it. Whoever has
+gone through the whole section knows that all its work has been taken, and closes it: nobody enters any more. When the
+last one leaves, all of it has been done, and that thread opens the next section and is the first in it. So a thread
+that the system has put aside is waited for only while it is inside of a section, where it may hold a piece. One that
+has not entered is waited for by nobody: the others do its work, and it goes on with whichever section is open when it
+comes back. The caller is thread 0 and could do everything alone. When it returns, nobody is inside, and nobody reads
+the program's memory any more.
 
-Threads are handed jobs through boxes in memory, one per thread, since waking a thread by a Python lock takes 50 us and
-more. A job is a function of the same kind as a kernel, (arguments, thread, threads). A box counts the jobs put into it
-and the jobs done. Between two jobs its thread watches it for a while, then writes into the box that it goes to sleep;
-Python puts it to sleep and wakes it.
+All of that is decided by one word, the state, which only changes by compare-and-swap:
+
+bits 0 to 12    how many threads are inside of the section
+bit 13          the section is closed
+bits 14 to 31   the number of its first record; all ones, and closed, when the run is over
+bits 32 to 63   the section's own number, which goes up by one from section to section and from run to run
+
+A thread that enters has seen the same state before and after it has read how many threads the run has, and reads all
+else of the run when it is inside.
+
+Who waits for a section to end looks at the state for some pauses, then sleeps in the system's kernel (Linux: futex)
+until the section's number changes; elsewhere it yields its processor again and again. It never yields before it sleeps:
+on a busy machine that would give the rest of its time slice away.
+
+Worker threads are told of a run through boxes in memory, one per thread, since waking a thread by a Python lock takes
+50 us and more. Between two runs a worker watches its box for a while, then it writes into the box that it sleeps.
+
+One thread at a time calls on the workers. Another one that comes meanwhile runs its program alone.
 
 The functions are written as LLVM IR, not in the kernel language, since they call functions by address and need atomic
 operations in a certain order:
 
-foveal_run     a thread's way through a program
-foveal_serve   a worker thread's loop: do the jobs put into its box, until none has come for a while
-foveal_start   the caller's part: put a job into every box, and if no thread sleeps, do its own share and wait
-foveal_finish  the caller's own share and the wait alone, for after it has woken threads that slept
+foveal_alone   a program on the caller's thread alone
+foveal_run     the caller's part of a run: tell the workers, then take part until the run is over
+foveal_serve   a worker thread's loop: take part in the runs that its box tells of
+foveal_pauses  so many pauses, to measure how long one takes
 
-Layouts in memory, in 8-byte words:
+Layouts in memory, in 8-byte words; a line of cache has 8:
 
 record   kernel, arguments, 1 if a barrier follows
-program  records, their number, the barrier's count (its generation 64 bytes further on), times or 0
-box      jobs put in, function, arguments, threads, 4 unused; then, on a line of their own: jobs done, asleep, 6 unused
+block    of the workers: a line for the state, one for whether a caller has them, one for how many threads sleep until
+         the section ends, and one for the run: threads, records, their number, times or 0
+box      of a worker: runs that it was told of, 1 while it sleeps, 1 when it has a thread
 """
 
 import ctypes
 import hashlib
 from collections.abc import Callable
 from functools import cache as memoise
+from typing import Any
 
 from llvmlite import binding as llvm
 
 from foveal.kernel import cache, llvm_thread, pool
 from foveal.kernel.compile import defines
 from foveal.kernel.sources import imported_digest
-from foveal.kernel.target import host, machine
+from foveal.kernel.target import Target, host, machine
 
 # the instruction that a waiting loop executes, by architecture: it leaves the core's units to the other hardware thread
 PAUSE = {"x86_64": "pause", "aarch64": "yield", "arm64": "yield"}
-# two lines of cache: what the caller writes, and what the thread writes
-BOX_BYTES = 128
+# the number of Linux's system call futex, by architecture
+FUTEX = {"x86_64": 202, "aarch64": 98}
+# bytes of the block, and of a box, which has a line of cache for itself
+BLOCK_BYTES = 4 * 64
+BOX_BYTES = 64
+# the state between two runs; and how many calls a run can have, since their numbers have 18 bits
+OVER = 0xFFFFE000
+MAX_CALLS = (1 << 18) - 1
+
+SLEEP_IN_FUTEX = """
+declare i64 @syscall(i64, ...)
+
+define internal void @sleep(ptr %word, i32 %seen) noinline {{
+  %number = zext i32 %seen to i64
+  call i64 (i64, ...) @syscall(i64 {futex}, ptr %word, i64 128, i64 %number, ptr null)
+  ret void
+}}
+
+define internal void @wake(ptr %word) noinline {{
+  call i64 (i64, ...) @syscall(i64 {futex}, ptr %word, i64 129, i64 2147483647)
+  ret void
+}}
+"""
+YIELD_INSTEAD = """
+declare i32 @sched_yield()
+
+define internal void @sleep(ptr %word, i32 %seen) noinline {{
+  call i32 @sched_yield()
+  ret void
+}}
+
+define internal void @wake(ptr %word) noinline {{
+  ret void
+}}
+"""
+# what an idle worker does, by whether it sleeps in the system's kernel, and what a caller does that finds it asleep;
+# one that sleeps in Python is so until it has come back from there
+REST = {
+    True: "call void @sleep(ptr %p_asleep, i32 1)\n  br label %check",
+    False: "store atomic i64 0, ptr %p_served seq_cst, align 8\n  ret void",
+}
+ROUSE = {
+    True: "atomicrmw xchg ptr %p_asleep, i64 0 seq_cst\n  call void @wake(ptr %p_asleep)\n  br label %told",
+    False: "br label %told",
+}
 
 SOURCE = """
-declare i32 @sched_yield()
 declare i64 @llvm.readcyclecounter()
 
 %record = type {{ ptr, ptr, i64 }}
-%program = type {{ ptr, i64, ptr, ptr }}
-%box = type {{ i64, ptr, ptr, i64, [4 x i64], i64, i64, [6 x i64] }}
+%block = type {{ i64, [7 x i64], i64, [7 x i64], i64, [7 x i64], i64, ptr, i64, ptr, [4 x i64] }}
+%box = type {{ i64, i64, i64, [5 x i64] }}
 
-define internal void @wait(i64 %turn) alwaysinline {{
+define internal void @pause() alwaysinline {{
   call void asm sideeffect "{pause}", ""()
-  %impatient = icmp ugt i64 %turn, 100
-  br i1 %impatient, label %yield, label %end
-yield:
-  call i32 @sched_yield()
+  ret void
+}}
+
+; the clock after a call; of several threads' the last one counts
+define internal void @stamp(ptr %times, i64 %i) noinline {{
+  %now = call i64 @llvm.readcyclecounter()
+  %slot = getelementptr i64, ptr %times, i64 %i
+  store atomic i64 %now, ptr %slot monotonic, align 8
+  ret void
+}}
+
+; wait until the number of the section is not `seen`
+define internal void @wait(ptr %block, i32 %seen, i64 %patience) noinline {{
+entry:
+  %p_number = getelementptr i8, ptr %block, i64 4
+  br label %look
+look:
+  %turn = phi i64 [ 0, %entry ], [ %next, %spin ]
+  %number = load atomic i32, ptr %p_number acquire, align 4
+  %same = icmp eq i32 %number, %seen
+  br i1 %same, label %more, label %awake
+more:
+  %next = add i64 %turn, 1
+  %patient = icmp ult i64 %next, %patience
+  br i1 %patient, label %spin, label %tired
+spin:
+  call void @pause()
+  br label %look
+tired:
+  %p_sleepers = getelementptr %block, ptr %block, i64 0, i32 4
+  atomicrmw add ptr %p_sleepers, i64 1 seq_cst
+  call void @sleep(ptr %p_number, i32 %seen)
+  atomicrmw sub ptr %p_sleepers, i64 1 seq_cst
+  %later = load atomic i32, ptr %p_number acquire, align 4
+  %still = icmp eq i32 %later, %seen
+  br i1 %still, label %tired, label %awake
+awake:
+  ret void
+}}
+
+; wake those that sleep until the section ends, after its end; each of them counts itself, and nobody else does, since
+; this thread may be put aside here until others sleep for the end of a later section
+define internal void @wake_all(ptr %block) alwaysinline {{
+  %p_sleepers = getelementptr %block, ptr %block, i64 0, i32 4
+  %sleepers = load atomic i64, ptr %p_sleepers seq_cst, align 8
+  %none = icmp eq i64 %sleepers, 0
+  br i1 %none, label %end, label %some
+some:
+  %p_number = getelementptr i8, ptr %block, i64 4
+  call void @wake(ptr %p_number)
   br label %end
 end:
   ret void
 }}
 
-define internal void @barrier(ptr %count, i64 %threads) noinline {{
+; take part until the run is over, or another one is going on that has fewer threads; inside: this thread has entered
+; the first section already
+define internal void @take_part(ptr %block, i64 %thread, i64 %patience, i1 %inside) noinline {{
 entry:
-  %generation = getelementptr i8, ptr %count, i64 64
-  %before = load atomic i64, ptr %generation acquire, align 8
-  %arrived = atomicrmw add ptr %count, i64 1 acq_rel
-  %now = add i64 %arrived, 1
-  %last = icmp eq i64 %now, %threads
-  br i1 %last, label %release, label %spin
-release:
-  store atomic i64 0, ptr %count monotonic, align 8
-  atomicrmw add ptr %generation, i64 1 release
-  ret void
-spin:
-  %turn = phi i64 [ 0, %entry ], [ %next, %spin ]
-  %next = add i64 %turn, 1
-  call void @wait(i64 %turn)
-  %after = load atomic i64, ptr %generation acquire, align 8
-  %same = icmp eq i64 %before, %after
-  br i1 %same, label %spin, label %done
-done:
-  ret void
-}}
+  %p_threads = getelementptr %block, ptr %block, i64 0, i32 6
+  %p_records = getelementptr %block, ptr %block, i64 0, i32 7
+  %p_n = getelementptr %block, ptr %block, i64 0, i32 8
+  %p_times = getelementptr %block, ptr %block, i64 0, i32 9
+  br i1 %inside, label %section, label %look
 
-define void @foveal_run(ptr %program, i64 %thread, i64 %threads) {{
-entry:
-  %records = load ptr, ptr %program
-  %p_n = getelementptr %program, ptr %program, i64 0, i32 1
-  %n = load i64, ptr %p_n
-  %p_count = getelementptr %program, ptr %program, i64 0, i32 2
-  %count = load ptr, ptr %p_count
-  %p_times = getelementptr %program, ptr %program, i64 0, i32 3
-  %times = load ptr, ptr %p_times
-  %alone = icmp eq i64 %threads, 1
-  %first = icmp eq i64 %thread, 0
-  %wanted = icmp ne ptr %times, null
-  %timed = and i1 %first, %wanted
-  br label %loop
-loop:
-  %i = phi i64 [ 0, %entry ], [ %next, %step ]
+look:
+  %state = load atomic i64, ptr %block acquire, align 8
+  %low = trunc i64 %state to i32
+  %p_closed = and i32 %low, 8192
+  %open = icmp eq i32 %p_closed, 0
+  br i1 %open, label %opened, label %closed
+closed:
+  %over = icmp eq i32 %low, {over}
+  br i1 %over, label %end, label %wait
+opened:
+  %members = load atomic i64, ptr %p_threads monotonic, align 8
+  %member = icmp ult i64 %thread, %members
+  br i1 %member, label %enter, label %end
+enter:
+  %more_inside = add i64 %state, 1
+  %entering = cmpxchg ptr %block, i64 %state, i64 %more_inside acq_rel acquire
+  %entered = extractvalue {{ i64, i1 }} %entering, 1
+  %index32 = lshr i32 %low, 14
+  %index = zext i32 %index32 to i64
+  br i1 %entered, label %section, label %look
+
+section:
+  %first = phi i64 [ 0, %entry ], [ %index, %enter ], [ %next, %ended ]
+  ; the run's own words are read only inside of a section: afterwards they may be those of another one
+  %threads = load atomic i64, ptr %p_threads monotonic, align 8
+  %records = load atomic ptr, ptr %p_records monotonic, align 8
+  %n = load atomic i64, ptr %p_n monotonic, align 8
+  %times = load atomic ptr, ptr %p_times monotonic, align 8
+  %timed = icmp ne ptr %times, null
+  br label %call
+call:
+  %i = phi i64 [ %first, %section ], [ %next, %called ]
   %record = getelementptr %record, ptr %records, i64 %i
   %kernel = load ptr, ptr %record
   %p1 = getelementptr %record, ptr %records, i64 %i, i32 1
   %arguments = load ptr, ptr %p1
   %p2 = getelementptr %record, ptr %records, i64 %i, i32 2
-  %meet = load i64, ptr %p2
+  %barrier = load i64, ptr %p2
   call void %kernel(ptr %arguments, i64 %thread, i64 %threads)
-  %free = icmp eq i64 %meet, 0
-  %skip = or i1 %alone, %free
-  br i1 %skip, label %clock, label %sync
-sync:
-  call void @barrier(ptr %count, i64 %threads)
-  br label %clock
-clock:
-  br i1 %timed, label %stamp, label %step
+  br i1 %timed, label %stamp, label %called
 stamp:
-  %now = call i64 @llvm.readcyclecounter()
-  %slot = getelementptr i64, ptr %times, i64 %i
-  store i64 %now, ptr %slot
-  br label %step
-step:
+  call void @stamp(ptr %times, i64 %i)
+  br label %called
+called:
+  %next = add i64 %i, 1
+  %last = icmp uge i64 %next, %n
+  %meet = icmp ne i64 %barrier, 0
+  %leaves = or i1 %last, %meet
+  br i1 %leaves, label %leave, label %call
+
+leave:
+  ; what the last one to leave opens: the next section, which it is in, or none
+  %next_place = shl i64 %next, 14
+  %opening = or i64 %next_place, 1
+  %following = select i1 %last, i64 {over}, i64 %opening
+  %now = load atomic i64, ptr %block monotonic, align 8
+  br label %try
+try:
+  %held = phi i64 [ %now, %leave ], [ %found, %try ]
+  %count = and i64 %held, 8191
+  %alone = icmp eq i64 %count, 1
+  %number = and i64 %held, -4294967296
+  %next_number = add i64 %number, 4294967296
+  %advance = or i64 %next_number, %following
+  %fewer_inside = sub i64 %held, 1
+  %close = or i64 %fewer_inside, 8192
+  %new = select i1 %alone, i64 %advance, i64 %close
+  %leaving = cmpxchg ptr %block, i64 %held, i64 %new seq_cst seq_cst
+  %found = extractvalue {{ i64, i1 }} %leaving, 0
+  %left = extractvalue {{ i64, i1 }} %leaving, 1
+  br i1 %left, label %outside, label %try
+outside:
+  br i1 %alone, label %ended, label %wait
+ended:
+  call void @wake_all(ptr %block)
+  br i1 %last, label %end, label %section
+
+wait:
+  %seen_state = phi i64 [ %state, %closed ], [ %new, %outside ]
+  %seen_high = lshr i64 %seen_state, 32
+  %seen = trunc i64 %seen_high to i32
+  call void @wait(ptr %block, i32 %seen, i64 %patience)
+  br label %look
+
+end:
+  ret void
+}}
+define void @foveal_alone(ptr %records, i64 %n, ptr %times) {{
+entry:
+  %timed = icmp ne ptr %times, null
+  br label %call
+call:
+  %i = phi i64 [ 0, %entry ], [ %next, %called ]
+  %record = getelementptr %record, ptr %records, i64 %i
+  %kernel = load ptr, ptr %record
+  %p1 = getelementptr %record, ptr %records, i64 %i, i32 1
+  %arguments = load ptr, ptr %p1
+  call void %kernel(ptr %arguments, i64 0, i64 1)
+  br i1 %timed, label %stamp, label %called
+stamp:
+  call void @stamp(ptr %times, i64 %i)
+  br label %called
+called:
   %next = add i64 %i, 1
   %more = icmp ult i64 %next, %n
-  br i1 %more, label %loop, label %end
+  br i1 %more, label %call, label %end
 end:
   ret void
 }}
 
-define internal void @work(ptr %box, i64 %thread) noinline {{
-  %p_function = getelementptr %box, ptr %box, i64 0, i32 1
-  %function = load ptr, ptr %p_function
-  %p_arguments = getelementptr %box, ptr %box, i64 0, i32 2
-  %arguments = load ptr, ptr %p_arguments
-  %p_threads = getelementptr %box, ptr %box, i64 0, i32 3
-  %threads = load i64, ptr %p_threads
-  call void %function(ptr %arguments, i64 %thread, i64 %threads)
-  %jobs = load i64, ptr %box
-  %p_done = getelementptr %box, ptr %box, i64 0, i32 5
-  store atomic i64 %jobs, ptr %p_done release, align 8
-  ret void
-}}
-
-define internal i1 @idle(ptr %box) alwaysinline {{
-  %jobs = load atomic i64, ptr %box seq_cst, align 8
-  %p_done = getelementptr %box, ptr %box, i64 0, i32 5
-  %done = load atomic i64, ptr %p_done acquire, align 8
-  %same = icmp eq i64 %jobs, %done
-  ret i1 %same
-}}
-
-define void @foveal_serve(ptr %box, i64 %thread, i64 %patience) {{
+define i64 @foveal_run(ptr %block, ptr %boxes, i64 %threads, ptr %records, i64 %n, ptr %times, i64 %patience) {{
 entry:
-  %p_asleep = getelementptr %box, ptr %box, i64 0, i32 6
-  br label %awake
-awake:
-  atomicrmw xchg ptr %p_asleep, i64 0 seq_cst
+  %p_taken = getelementptr %block, ptr %block, i64 0, i32 2
+  %taking = cmpxchg ptr %p_taken, i64 0, i64 1 seq_cst seq_cst
+  %mine = extractvalue {{ i64, i1 }} %taking, 1
+  br i1 %mine, label %begin, label %without
+without:
+  call void @foveal_alone(ptr %records, i64 %n, ptr %times)
+  ret i64 0
+begin:
+  %p_threads = getelementptr %block, ptr %block, i64 0, i32 6
+  store atomic i64 %threads, ptr %p_threads monotonic, align 8
+  %p_records = getelementptr %block, ptr %block, i64 0, i32 7
+  store atomic ptr %records, ptr %p_records monotonic, align 8
+  %p_n = getelementptr %block, ptr %block, i64 0, i32 8
+  store atomic i64 %n, ptr %p_n monotonic, align 8
+  %p_times = getelementptr %block, ptr %block, i64 0, i32 9
+  store atomic ptr %times, ptr %p_times monotonic, align 8
+  ; nobody else changes the state between two runs
+  %before = load atomic i64, ptr %block acquire, align 8
+  %number = and i64 %before, -4294967296
+  %next_number = add i64 %number, 4294967296
+  ; the first section, which this thread is inside of
+  %state = or i64 %next_number, 1
+  store atomic i64 %state, ptr %block seq_cst, align 8
+  br label %tell
+tell:
+  %thread = phi i64 [ 1, %begin ], [ %following, %told ]
+  %some = icmp ult i64 %thread, %threads
+  br i1 %some, label %another, label %work
+another:
+  %told_box = getelementptr %box, ptr %boxes, i64 %thread
+  atomicrmw add ptr %told_box, i64 1 seq_cst
+  %p_asleep = getelementptr %box, ptr %boxes, i64 %thread, i32 1
+  %asleep = load atomic i64, ptr %p_asleep seq_cst, align 8
+  %sleeps = icmp ne i64 %asleep, 0
+  br i1 %sleeps, label %rouse, label %told
+rouse:
+  {rouse}
+told:
+  %following = add i64 %thread, 1
+  br label %tell
+work:
+  call void @take_part(ptr %block, i64 0, i64 %patience, i1 true)
+  store atomic i64 0, ptr %p_taken seq_cst, align 8
+  ret i64 1
+}}
+
+define void @foveal_serve(ptr %block, ptr %box, i64 %thread, i64 %patience) {{
+entry:
+  %p_asleep = getelementptr %box, ptr %box, i64 0, i32 1
+  %p_served = getelementptr %box, ptr %box, i64 0, i32 2
+  %serving = cmpxchg ptr %p_served, i64 0, i64 1 seq_cst seq_cst
+  %mine = extractvalue {{ i64, i1 }} %serving, 1
+  br i1 %mine, label %begin, label %end
+begin:
+  store atomic i64 0, ptr %p_asleep seq_cst, align 8
   br label %look
 look:
-  %turn = phi i64 [ 0, %awake ], [ 0, %job ], [ %next, %watch ]
-  %none = call i1 @idle(ptr %box)
+  %known = phi i64 [ 0, %begin ], [ %runs, %job ], [ %known, %watch ], [ %known, %rise ]
+  %turn = phi i64 [ 0, %begin ], [ 0, %job ], [ %next, %watch ], [ 0, %rise ]
+  %runs = load atomic i64, ptr %box seq_cst, align 8
+  %none = icmp eq i64 %runs, %known
   br i1 %none, label %watch, label %job
 job:
-  call void @work(ptr %box, i64 %thread)
+  call void @take_part(ptr %block, i64 %thread, i64 %patience, i1 false)
   br label %look
 watch:
-  call void @wait(i64 %turn)
+  call void @pause()
   %next = add i64 %turn, 1
   %more = icmp ult i64 %next, %patience
   br i1 %more, label %look, label %tired
 tired:
   atomicrmw xchg ptr %p_asleep, i64 1 seq_cst
-  %still = call i1 @idle(ptr %box)
-  br i1 %still, label %end, label %awake
+  %later = load atomic i64, ptr %box seq_cst, align 8
+  %still = icmp eq i64 %later, %known
+  br i1 %still, label %rest, label %rise
+rest:
+  {rest}
+check:
+  %flag = load atomic i64, ptr %p_asleep acquire, align 8
+  %sleeping = icmp ne i64 %flag, 0
+  br i1 %sleeping, label %rest, label %rise
+rise:
+  atomicrmw xchg ptr %p_asleep, i64 0 seq_cst
+  br label %look
 end:
   ret void
 }}
 
-define void @foveal_finish(ptr %boxes, i64 %threads) {{
+define void @foveal_pauses(i64 %n) {{
 entry:
-  %own = load ptr, ptr %boxes
-  %worked = call i1 @idle(ptr %own)
-  br i1 %worked, label %others, label %work
-work:
-  call void @work(ptr %own, i64 0)
-  br label %others
-others:
-  %thread = phi i64 [ 0, %entry ], [ 0, %work ], [ %thread, %spin ], [ %following, %met ]
-  %turn = phi i64 [ 0, %entry ], [ 0, %work ], [ %next, %spin ], [ 0, %met ]
-  %slot = getelementptr ptr, ptr %boxes, i64 %thread
-  %box = load ptr, ptr %slot
-  %finished = call i1 @idle(ptr %box)
-  br i1 %finished, label %met, label %spin
-spin:
-  call void @wait(i64 %turn)
-  %next = add i64 %turn, 1
-  br label %others
-met:
-  %following = add i64 %thread, 1
-  %more = icmp ult i64 %following, %threads
-  br i1 %more, label %others, label %end
+  br label %pause
+pause:
+  %i = phi i64 [ 0, %entry ], [ %next, %pause ]
+  call void @pause()
+  %next = add i64 %i, 1
+  %more = icmp ult i64 %next, %n
+  br i1 %more, label %pause, label %end
 end:
   ret void
-}}
-
-define i64 @foveal_start(ptr %boxes, i64 %threads, ptr %function, ptr %arguments) {{
-entry:
-  br label %put
-put:
-  %thread = phi i64 [ 0, %entry ], [ %following, %put ]
-  %sleepers = phi i64 [ 0, %entry ], [ %sum, %put ]
-  %slot = getelementptr ptr, ptr %boxes, i64 %thread
-  %box = load ptr, ptr %slot
-  %p_function = getelementptr %box, ptr %box, i64 0, i32 1
-  store ptr %function, ptr %p_function
-  %p_arguments = getelementptr %box, ptr %box, i64 0, i32 2
-  store ptr %arguments, ptr %p_arguments
-  %p_threads = getelementptr %box, ptr %box, i64 0, i32 3
-  store i64 %threads, ptr %p_threads
-  atomicrmw add ptr %box, i64 1 seq_cst
-  %p_asleep = getelementptr %box, ptr %box, i64 0, i32 6
-  %asleep = load atomic i64, ptr %p_asleep seq_cst, align 8
-  %sum = add i64 %sleepers, %asleep
-  %following = add i64 %thread, 1
-  %more = icmp ult i64 %following, %threads
-  br i1 %more, label %put, label %all
-all:
-  %awake = icmp eq i64 %sum, 0
-  br i1 %awake, label %finish, label %end
-finish:
-  call void @foveal_finish(ptr %boxes, i64 %threads)
-  br label %end
-end:
-  ret i64 %sum
 }}
 """
 
@@ -240,10 +397,20 @@ end:
 def source() -> tuple[str, str]:
     """The IR of these functions, and its name in the cache, which is another one for other sources of Foveal."""
     target = host()
-    pause = PAUSE.get(target.triple.split("-")[0], "")
-    text = f'target triple = "{target.triple}"\n' + SOURCE.format(pause=pause)
+    architecture = target.triple.split("-")[0]
+    pause = PAUSE.get(architecture, "")
+    sleep = SLEEP_IN_FUTEX.format(futex=FUTEX[architecture]) if sleeps(target) else YIELD_INSTEAD.format()
+    rest, rouse = REST[sleeps(target)], ROUSE[sleeps(target)]
+    code = SOURCE.format(pause=pause, over=OVER, rest=rest, rouse=rouse)
+    text = f'target triple = "{target.triple}"\n' + sleep + code
     parts = text, target.identity, imported_digest()
     return text, hashlib.sha256(repr(parts).encode()).hexdigest()[:40]
+
+
+def sleeps(target: Target) -> bool:
+    """True where threads sleep in the system's kernel; elsewhere an idle worker returns to Python and sleeps there."""
+    architecture = target.triple.split("-")[0]
+    return "linux" in target.triple and architecture in FUTEX
 
 
 def prepare() -> None:
@@ -264,7 +431,7 @@ def engine() -> llvm.ExecutionEngine:
     """
     text, name = source()
     target, code = host(), cache.read(name)
-    if code is None or not defines(code, "foveal_start"):
+    if code is None or not defines(code, "foveal_serve"):
         module = llvm.parse_assembly(text)
         module.verify()
         code = bytes(machine(target).emit_object(module))
@@ -275,40 +442,41 @@ def engine() -> llvm.ExecutionEngine:
     return loader
 
 
-@memoise
-def address(name: str) -> int:
-    """The address of one of these functions: run, serve, start, finish."""
-    return llvm_thread.run(lambda: int(engine().get_function_address(f"foveal_{name}")))
+POINTER, INTEGER = ctypes.c_void_p, ctypes.c_int64
 
 
-def job(function: int) -> Callable[[int, int, int], None]:
-    """The function at an address, to be called as kernels are: (arguments, thread, threads)."""
-    return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(function)
-
-
-@memoise
-def run() -> Callable[[int, int, int], None]:
-    """run(program, thread, threads): a thread's way through all calls; program: the address of its four words."""
-    return job(address("run"))
+def function(name: str, result: type[ctypes.c_int64] | None, *kinds: type) -> Callable[..., Any]:
+    """One of these functions, by its name without the prefix."""
+    address = llvm_thread.run(lambda: int(engine().get_function_address(f"foveal_{name}")))
+    return ctypes.CFUNCTYPE(result, *kinds)(address)
 
 
 @memoise
-def serve() -> Callable[[int, int, int], None]:
-    """serve(box, thread, patience): do the jobs put into a box, until it was looked at `patience` times in vain."""
-    return job(address("serve"))
+def alone() -> Callable[[int, int, int], None]:
+    """alone(records, number, times): run records on this thread; times: where the clock after each is written, or 0."""
+    return function("alone", None, POINTER, INTEGER, POINTER)
 
 
 @memoise
-def start() -> Callable[[int, int, int, int], int]:
-    """start(boxes, threads, function, arguments): put a job into the boxes; gives how many threads have to be woken.
+def run() -> Callable[[int, int, int, int, int, int, int], int]:
+    """run(block, boxes, threads, records, number, times, patience): run the records on the workers too.
 
-    If none has to be, the job is done as well when it returns.
+    patience: how many pauses a thread waits before it sleeps. Gives 0 if another caller had the workers, so that this
+    one ran alone, else 1.
     """
-    pointer, integer = ctypes.c_void_p, ctypes.c_int64
-    return ctypes.CFUNCTYPE(integer, pointer, integer, pointer, pointer)(address("start"))
+    return function("run", INTEGER, POINTER, POINTER, INTEGER, POINTER, INTEGER, POINTER, INTEGER)
 
 
 @memoise
-def finish() -> Callable[[int, int], None]:
-    """finish(boxes, threads): do the caller's own share of a job, unless it is done, then wait for the others."""
-    return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(address("finish"))
+def serve() -> Callable[[int, int, int, int], None]:
+    """serve(block, box, thread, patience): take part in the runs that a box tells of.
+
+    It never returns, but where threads do not sleep in the system's kernel, and if another thread serves the box.
+    """
+    return function("serve", None, POINTER, POINTER, INTEGER, INTEGER)
+
+
+@memoise
+def pauses() -> Callable[[int], None]:
+    """pauses(n): n pauses."""
+    return function("pauses", None, INTEGER)

@@ -247,10 +247,50 @@ def test_parallel_covers_everything_once_on_any_number_of_threads():
 
     y, x = np.zeros((3, 5, 7), np.float32), np.zeros(1, np.float32)
     for threads in (1, 2, 5, 200):
-        y[:] = 0
-        for thread in range(threads):
-            checks.run_kernel(count, [y, x], thread=thread, threads=threads)
-        assert (y == 1).all()
+        # all come, or the last one alone
+        for come in (range(threads), (threads - 1,)):
+            y[:] = 0
+            checks.run_kernel(count, [y, x], come=come, threads=threads)
+            assert (y == 1).all()
+
+
+@pytest.mark.parametrize("come", [(0,), (2,), (0, 1, 2), (2, 0, 1)], ids=str)
+def test_a_kernel_of_many_parallel_loops_covers_each_once_whoever_comes(come):
+    sizes = [1, 2, 40, 0, 3, 100, 5, 7, 24, 1, 60, 0, 90]
+
+    def count(y, x, n):
+        for row, size in enumerate([*sizes, n.shape[0]]):
+            for (i,) in parallel(size):
+                y[row, i] = y[row, i] + 1.0
+
+    y, x = np.zeros((len(sizes) + 1, 100), np.float32), np.zeros(1, np.float32)
+    checks.run_kernel(count, [y, x, np.zeros(11, np.float32)], come=come, threads=3)
+    assert [row.sum() for row in y] == [*sizes, 11]
+    assert y.max() == 1
+
+
+def in_a_loop(y, x):
+    for i in loop(4):
+        for (j,) in parallel(6):
+            y[i, j] = x[j]
+
+
+def in_a_condition(y, x):
+    for _ in when(x[0] > 0.0):
+        for (j,) in parallel(6):
+            y[0, j] = x[j]
+
+
+def in_another_one(y, x):
+    for (i,) in parallel(4):
+        for (j,) in parallel(6):
+            y[i, j] = x[j]
+
+
+@pytest.mark.parametrize("body", [in_a_loop, in_a_condition, in_another_one])
+def test_a_parallel_loop_is_in_no_other_loop_or_condition(body):
+    with pytest.raises(KernelError, match=f"kernel {body.__name__}: parallel\\(\\) inside of a loop or a condition"):
+        checks.run_kernel(body, [np.zeros((4, 6), np.float32), np.ones(6, np.float32)])
 
 
 @pytest.mark.parametrize("counts", [(0,), (3, 0), (0, 3)], ids=str)
@@ -278,8 +318,7 @@ def test_parallel_vectors_cover_everything_once_on_any_number_of_threads(n):
         assert got.tolist() == [1.0] * n + [0.0]
     for threads in (2, 5):
         y = np.zeros(n + 1, np.float32)
-        for thread in range(threads):
-            checks.run_kernel(count, [y, x], thread=thread, threads=threads)
+        checks.run_kernel(count, [y, x], come=range(threads), threads=threads)
         assert y.tolist() == [1.0] * n + [0.0]
 
 

@@ -45,8 +45,7 @@ class Running:
     def call(self, body, outputs, inputs, /, plain=False, **static):
         self.called.append(body.__name__)
         arrays = [self.array(view) for view in (*outputs, *inputs)]
-        for thread in range(self.threads):
-            checks.run_kernel(body, arrays, plain, thread, self.threads, **static)
+        checks.run_kernel(body, arrays, plain, range(self.threads), self.threads, **static)
 
 
 # body, x, w, stride, padding, dilation, groups

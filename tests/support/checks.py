@@ -8,6 +8,7 @@ import numpy as np
 from foveal.autodiff import gradients
 from foveal.build import build
 from foveal.kernel import compile as kernels
+from foveal.kernel.builder import PARALLEL_LOOPS
 from foveal.ops import sum
 from foveal.ops.elementwise import Pointwise
 from foveal.ops.op import Type
@@ -170,10 +171,12 @@ def plain_kernel(op, case):
     assert error(got, want) < limit(op)
 
 
-def run_kernel(body, arrays, plain=True, thread=0, threads=1, specs=None, sizes=(), numbers=(), functions=(), **static):
+def run_kernel(
+    body, arrays, plain=True, come=(0,), threads=1, specs=None, sizes=(), numbers=(), functions=(), **static
+):
     """Compile a kernel body for the arrays' shapes and strides, or for `specs`, and run it on them.
 
-    The other arguments are those of ops.op.Lowering.call.
+    come: which of the threads come to it, one after the other. The other arguments are those of ops.op.Lowering.call.
     """
     specs = specs or [
         kernels.ArraySpec(a.shape, tuple(s // a.itemsize for s in a.strides), str(a.dtype)) for a in arrays
@@ -182,9 +185,12 @@ def run_kernel(body, arrays, plain=True, thread=0, threads=1, specs=None, sizes=
     kernel = kernels.Kernel(body, tuple(specs), tuple(sorted(static.items())), plain, **counts)
     code = kernels.native([kernel, *functions])
     bits = np.array(numbers, np.float32).view(np.uint32)
-    table = np.array([*(a.ctypes.data for a in arrays), *sizes, *bits, *code.addresses[1:], 0], np.int64)
+    counters = np.zeros(PARALLEL_LOOPS * threads, np.int64)
+    shared = counters.ctypes.data if threads > 1 else 0
+    table = np.array([*(a.ctypes.data for a in arrays), *sizes, *bits, *code.addresses[1:], shared], np.int64)
     call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(code.addresses[0])
-    call(table.ctypes.data, thread, threads)
+    for thread in come:
+        call(table.ctypes.data, thread, threads)
 
 
 def laid_out(x):

@@ -1,0 +1,130 @@
+"""A short program chooses its threads by its own times; Python threads that share one run twins of it."""
+
+import threading
+
+import numpy as np
+import pytest
+
+import foveal
+from foveal import nn, ops
+from foveal.pace import FIRST_PROBE, LAST_PROBE, UNCOUNTED, WINDOW, Pace
+from foveal.system import processors
+from foveal.workers import SHORT_WORK
+
+X = np.random.default_rng(0).standard_normal((1, 16, 64, 64), np.float32)
+
+
+def chosen(pace, seconds, runs):
+    """The numbers of threads of so many runs, which take `seconds[threads]`."""
+    choices = []
+    for _ in range(runs):
+        choices.append(pace.choose())
+        pace.note(choices[-1], seconds[choices[-1]])
+    return choices
+
+
+def test_all_ways_are_measured_then_the_faster_one_is_taken_and_the_other_is_looked_at_now_and_then():
+    for seconds, best, other in (({1: 2.0, 4: 1.0}, 4, 1), ({1: 1.0, 4: 0.99}, 1, 4)):
+        pace = Pace(4)
+        first = chosen(pace, seconds, UNCOUNTED + 2 * WINDOW)
+        assert set(first[UNCOUNTED:]) == {1, 4}
+        later = chosen(pace, seconds, 1000)
+        assert set(later) == {best, other}
+        looks = [i for i, threads in enumerate(later) if threads == other]
+        assert looks[0] == FIRST_PROBE
+        assert looks[-1] - looks[-2] == LAST_PROBE + 1 > 100
+
+
+def test_the_choice_follows_the_machine():
+    pace = Pace(2)
+    chosen(pace, {1: 2.0, 2: 1.0}, 100)
+    # single runs that take longer change nothing
+    for _ in range(2):
+        pace.note(2, 50.0)
+    assert pace.choose() == 2
+    assert chosen(pace, {1: 2.5, 2: 9.0}, 20)[-5:].count(1) >= 4
+    # the other processes have ended
+    assert chosen(pace, {1: 2.0, 2: 1.0}, 20 * FIRST_PROBE)[-5:].count(2) >= 4
+
+
+def network():
+    nn.seed(3)
+    return nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1)).eval()
+
+
+def test_a_program_is_paced_where_it_is_short_and_nobody_has_set_its_threads(monkeypatch):
+    monkeypatch.setattr(foveal.workers, "_threads", 3)
+    short = foveal.compile(network()).program(X)
+    assert short.pace is not None
+    assert short.pace.together == short.threads == 3
+    assert foveal.compile(network(), threads=2).program(X).pace is None
+    longer = np.zeros((SHORT_WORK // (2 * 16 * 16 * 9 * 64 * 64), 16, 64, 64), np.float32)
+    assert foveal.compile(network()).program(longer).pace is None
+
+
+def test_a_paced_program_gives_the_same_bits_in_all_runs(monkeypatch):
+    monkeypatch.setattr(foveal.workers, "_threads", 3)
+    run, want = foveal.compile(network()), foveal.compile(network(), threads=1)(X).tobytes()
+    program, threads = run.program(X), set()
+    choose = program.pace.choose
+    monkeypatch.setattr(program.pace, "choose", lambda: threads.add(made := choose()) or made)
+    assert all(run(X).tobytes() == want for _ in range(20))
+    assert threads == {1, 3}
+
+
+@pytest.mark.parametrize("threads", [None, 1, 2])
+def test_python_threads_that_share_a_program_run_twins_of_it(threads, monkeypatch):
+    monkeypatch.setattr(foveal.program, "processors", lambda: 1)
+    net = network()
+    run, wrong = foveal.compile(net, threads), []
+    images = [X + i for i in range(6)]
+    want = [run(x).tobytes() for x in images]
+
+    def serve(i):
+        for n in range(60):
+            if run(images[(i + n) % 6]).tobytes() != want[(i + n) % 6]:
+                wrong.append((i, n))
+
+    def together():
+        callers = [threading.Thread(target=serve, args=(i,)) for i in range(6)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join(100)
+            assert not caller.is_alive()
+        assert not wrong
+
+    together()
+    program = run.program(X)
+    assert 1 <= len(program.helpers) <= 2
+    # twins prepare anew what depends on parameters that have changed
+    for parameter in net.parameters():
+        parameter.data = parameter.data * 2
+    want = [run(x).tobytes() for x in images]
+    together()
+
+
+def test_a_program_that_updates_variables_has_no_twin():
+    net = nn.BatchNorm2d(16)
+    run = foveal.compile(net)
+    run(X)
+    assert run.program(X).most_helpers == 0
+    assert foveal.compile(ops.relu).program(X).most_helpers == processors() + 1
+    large = foveal.compile(ops.relu).program(np.zeros((1, 16, 512, 960), np.float32))
+    assert large.most_helpers == 2
+
+
+def test_callers_that_fill_the_processors_run_alone_and_a_forked_child_has_none(monkeypatch):
+    monkeypatch.setattr(foveal.program, "processors", lambda: 6)
+    program = foveal.compile(network(), threads=2).program(X)
+    program.turn.callers.add(1)
+    others = program.least_called(), program.least_called()
+    assert others == (program.helpers[0],) * 2
+    for i, crowded in enumerate((False, False, True)):
+        others[0].turn.callers.add(i)
+        assert program.is_crowded() == crowded
+    program.run(X)
+    for one in (program, *program.helpers):
+        one.turn.renew()
+    assert not program.is_crowded()
+    assert not program.turn.callers
