@@ -173,7 +173,7 @@ def shared(y, x):
     total = var(x[0] - x[0])
     for (i,) in parallel(x.shape[0]):
         total += x[i]
-    for _ in loop(2):
+    for _ in range(2):
         for (i,) in parallel(1):
             total += i + 1
     for n in loop(y.shape[0]):
