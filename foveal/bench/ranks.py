@@ -192,18 +192,29 @@ def rows(found: Found) -> Iterator[Record]:
         common = {"name": record["name"], "images": record["images"], "alone_ms": base}
         if not costs:
             yield {**dict.fromkeys(RANK_COLUMNS), **common, "summed_mib": sum(record["sums"]) / 2**20}
+        trainings = [
+            training_of(record, milliseconds(record["found"]["both"]), cost, record["found"][str(number)])
+            for number, cost in enumerate(costs)
+        ]
         for number, cost in enumerate(costs):
-            yield {**common, **row(record, cost, record["found"][str(number)])}
+            others = [training.overlap for i, training in enumerate(trainings) if i != number]
+            yield {**common, **row(record, cost, record["found"][str(number)], trainings[number], others)}
 
 
-def row(record: Record, costs: Costs, steps: Sequence[Record]) -> Record:
-    """Return what is said of a network's steps on a link."""
+def row(record: Record, costs: Costs, steps: Sequence[Record], training: Training, others: Sequence[float]) -> Record:
+    """Return what is said of a network's steps on a link.
+
+    training: with the overlap on this link. others: the overlaps on other links, by which the model predicts the step
+    here: the overlap on this one is found from the waiting that is to be predicted.
+    """
     found, link = record["found"], costs.link
     alone_ms, both_ms = milliseconds(found["alone"]), milliseconds(found["both"])
     step_ms = milliseconds([step["seconds"] for step in steps])
     waited = median(step["waited"] / step["seconds"] for step in steps)
-    training = training_of(record, both_ms, costs, steps)
-    model_ms = 1e3 * (training.compute + training.exchange(2, costs))
+    model_ms = None
+    if others:
+        elsewhere = replace(training, overlap=median(others))
+        model_ms = 1e3 * (elsewhere.compute + elsewhere.exchange(2, costs))
     return {
         "gbits": link.rate / 1e9 if link.rate else None,
         "delay_us": 1e6 * link.delay,
@@ -216,7 +227,7 @@ def row(record: Record, costs: Costs, steps: Sequence[Record]) -> Record:
         "waiting": waited,
         "overlap": training.overlap,
         "model_ms": model_ms,
-        "error": model_ms / step_ms - 1,
+        "error": None if model_ms is None else model_ms / step_ms - 1,
         "summed_mib": sum(record["sums"]) / 2**20,
     }
 
@@ -277,9 +288,9 @@ def assumptions(found: Found) -> list[str]:
         f" than {SMALL >> 10} KiB in k of its whole size; so are two sums of a few numbers, which begin and end a step."
         f" A message of more than {EAGER >> 10} KiB asks first. The share of this that the backward pass hides is as on"
         " two ranks (overlap), and takes no more than 2/3 of what a rank computes; without a measurement nothing is"
-        " hidden. As overlap is found from waiting, error on two ranks tells whether both_ms and waiting make up"
-        " step_ms, rather than whether messages cost what they are taken to. All pairs of ranks exchange at the full"
-        " rate at the same time, ranks take equally long, and reading images, evaluation and files are left out."
+        " hidden. model_ms is predicted for two ranks with the overlap on the other links, as that on a link itself is"
+        " found from the waiting there. All pairs of ranks exchange at the full rate at the same time, ranks take"
+        " equally long, and reading images, evaluation and files are left out."
     )
     if not found.costs():
         lines.append(f"Assumed, not measured: {1e6 * OVERHEAD:.0f} us a message besides the delay, and the full rate.")

@@ -311,8 +311,8 @@ def ranks(
     bandwidth, as two machines would not. step_ms is the step that they take together. efficiency is alone_ms / step_ms,
     beside is both_ms / step_ms. sent_mib and messages are those of one rank in a step, waiting is the share of
     the step for which it waits for them after the backward pass, overlap that of the exchange which is over by then.
-    model_ms is both_ms and what the model, fitted to sums of arrays on the same cable, takes for the messages less
-    overlap of it; error is its difference from step_ms.
+    model_ms is both_ms and what the model, fitted to sums of arrays on the same cable, takes for the messages less what
+    the backward pass hides of them, as on the other cables; error is its difference from step_ms.
 
     The second table is the model's efficiency on more ranks. half_used is how many of them take a batch of 1,024 images
     (strong scaling) at half of their speed or more. NAMEs: those of `foveal bench models`; all if none is given.

@@ -1,12 +1,13 @@
 """`foveal bench ranks`: the model against counts by hand and against the code of the sums, and the command."""
 
 import io
+import itertools
 import json
 import os
 import signal
 import threading
 import time
-from queue import Queue
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -52,16 +53,13 @@ def test_what_a_sum_sends_is_as_counted_by_hand():
 class Counting:
     """A rank, which is a thread, that counts what it sends."""
 
-    def __init__(self, rank, boxes):
-        self.rank, self.size, self.boxes, self.sent = rank, len(boxes), boxes, []
+    def __init__(self, rank, size, boxes):
+        self.rank, self.size, self.boxes, self.sent = rank, size, boxes, []
 
     def exchange(self, other, sent, received):
         self.sent.append(sent.nbytes)
-        self.boxes[other].put((self.rank, sent.copy()))
-        # Of one rank at a time: what comes from others is put back.
-        while (found := self.boxes[self.rank].get(timeout=60))[0] != other:
-            self.boxes[self.rank].put(found)
-        received[...] = found[1]
+        self.boxes[self.rank, other].put(sent.copy())
+        received[...] = self.boxes[other, self.rank].get(timeout=60)
 
     def spread(self, array):
         raise AssertionError("sums of powers of two do not spread")
@@ -71,8 +69,9 @@ class Counting:
 @pytest.mark.parametrize("size", [4, 16, 64])
 def test_what_a_sum_sends_is_what_the_code_sends(size, elements):
     """Ranks are threads here. Rank 0 sends exactly so much, the others but for halves of an odd number of elements."""
-    boxes = [Queue() for _ in range(size)]
-    found = [Counting(rank, boxes) for rank in range(size)]
+    # What one rank has sent to another.
+    boxes = {pair: SimpleQueue() for pair in itertools.product(range(size), repeat=2)}
+    found = [Counting(rank, size, boxes) for rank in range(size)]
 
     def add(rank):
         sums = tree.PartialSums(elements, range(rank.rank, rank.rank + 1))
@@ -220,7 +219,11 @@ def test_two_ranks_are_measured_on_hosts_of_their_own_or_on_one():
         assert row["messages"] >= 3
         assert row["sent_mib"] == pytest.approx(row["summed_mib"])
         assert row["efficiency"] == pytest.approx(row["alone_ms"] / row["step_ms"])
-        assert row["error"] == pytest.approx(row["model_ms"] / row["step_ms"] - 1)
+        # The overlap on a link is found from the waiting there, so one link alone leaves nothing to predict.
+        if own:
+            assert row["error"] == pytest.approx(row["model_ms"] / row["step_ms"] - 1)
+        else:
+            assert row["error"] is row["model_ms"] is None
     if own:
         # At least the delay of one message, and three for each half of the gradients.
         assert found["rows"][1]["step_ms"] > 7 * 2

@@ -292,7 +292,7 @@ def test_an_option_is_declared_in_two_places(trees):
     on_the_command_line = [parameter.name for parameter in cli.train.params]
     of_data = ["data", "data_dir", "checked", *folders_options._NAMES]
     assert sorted(on_the_command_line) == sorted(
-        [*NAMES, *of_data, "as_json", "compile_only", "resume", "report", "tensorboard", "rank_timeout"]
+        [*NAMES, *of_data, "as_json", "compile_only", "resume", "report", "tensorboard", "rank_timeout", "elastic"]
     )
 
 
