@@ -4,6 +4,7 @@ import errno
 import json
 import shlex
 
+import bright_rows
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -11,7 +12,6 @@ from click.testing import CliRunner
 import foveal
 from foveal import files, nn, optim
 from foveal.cli import main
-from foveal.data import from_arrays
 from foveal.errors import DataError, NumericsError, ShapeError
 from foveal.train import tune as tuning
 from foveal.train.findings import Trial
@@ -19,16 +19,9 @@ from foveal.train.range_test import SMOOTHING, range_test, suggest, valley
 from foveal.train.tune import tune
 
 
-def rows(n, rng):
-    x, y = rng.integers(0, 120, (n, 8, 8)).astype(np.uint8), np.arange(n) % 3
-    x[np.arange(n), 1 + 3 * y] += 100
-    return x, y
-
-
 @pytest.fixture(scope="module")
 def data():
-    rng = np.random.default_rng(0)
-    return from_arrays("rows", *rows(160, rng), *rows(24, rng))
+    return bright_rows.dataset()
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +159,7 @@ def test_the_command_that_is_printed_is_accepted(data, found, tmp_path, monkeypa
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install -e '.[plot]')")
     monkeypatch.setattr(tuning, "tune", lambda *args, **options: found[0])
     rng = np.random.default_rng(0)
-    x, y = rows(160, rng)
+    x, y = bright_rows.rows(160, rng)
     np.savez(tmp_path / "my rows.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     words = ["tune", str(tmp_path / "my rows.npz"), "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(main, words)

@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import bright_rows
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -18,7 +19,6 @@ from click.testing import CliRunner
 import foveal
 from foveal import optim
 from foveal.cli import main
-from foveal.data import from_arrays
 from foveal.errors import FovealError, NumericsError, ShapeError
 from foveal.train import tune as tuning
 from foveal.train import tune_crew
@@ -32,16 +32,9 @@ OPTIONS = {"batch_size": 16, "steps": 30, "seed": 2, "threads": 1, "epochs": 2}
 CANDIDATES = [(0.1, 0.9, None, 0.0), (0.2, 0.9, None, 0.0), (0.1, 0.9, 0.8, 0.0)]
 
 
-def rows(n, rng):
-    x, y = rng.integers(0, 120, (n, 8, 8)).astype(np.uint8), np.arange(n) % 3
-    x[np.arange(n), 1 + 3 * y] += 100
-    return x, y
-
-
 @pytest.fixture(scope="module")
 def data():
-    rng = np.random.default_rng(0)
-    return from_arrays("rows", *rows(160, rng), *rows(24, rng))
+    return bright_rows.dataset()
 
 
 @pytest.fixture
