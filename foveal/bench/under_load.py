@@ -1,4 +1,4 @@
-"""Inference on one image while other processes want the processors too, or while several threads call at the same time.
+"""Inference while other processes want the processors too, or while several threads call at the same time.
 
 A shared machine is measured: contenders take turns, a fifth of a second each, so that all of them meet the same load.
 Beside the median there is the 99th percentile, which is what those see who wait for an answer, and the rate of all
@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from statistics import median
 
 import numpy as np
@@ -81,7 +81,7 @@ def records(
 ) -> Iterator[Record]:
     """Yield a record for each model and each number of busy processes."""
     for name, work in works.items():
-        with contenders(name, replace(work, batch=1), bench) as (calls, _):
+        with contenders(name, work, bench) as (calls, _):
             for load in loads:
                 starting(f"{name} beside {load} busy processes")
                 with busy(load):

@@ -307,7 +307,7 @@ def test_a_compilation_that_takes_too_long_is_ended():
 
 
 @pytest.mark.parametrize(
-    "against", [pytest.param("torch", marks=needs_torch), pytest.param("onnxruntime", marks=needs("onnxruntime"))]
+    "against", [pytest.param(name, marks=needs(name)) for name in ("torch", "onnxruntime", "openvino")]
 )
 @pytest.mark.parametrize("name", models.WORKS)
 def test_inference_agrees(name, against):
@@ -317,12 +317,34 @@ def test_inference_agrees(name, against):
     assert record["pass"] == "inference"
 
 
-@needs("onnxruntime")
-def test_onnxruntime_is_for_inference_alone():
-    from foveal.bench import against_onnxruntime
-
+@pytest.mark.parametrize("against", [pytest.param(name, marks=needs(name)) for name in ("onnxruntime", "openvino")])
+def test_onnxruntime_and_openvino_are_for_inference_alone(against):
+    other = importlib.import_module(f"foveal.bench.against_{against}")
     with pytest.raises(FovealError, match="inference alone"):
-        models.row("lenet", small("lenet"), Bench(1, 1, 1.0, against_onnxruntime))
+        models.row("lenet", small("lenet"), Bench(1, 1, 1.0, other))
+    with pytest.raises(FovealError, match="inference alone"):
+        other.operator_calls("conv2d", [], {})
+
+
+@needs("onnxruntime")
+@needs("openvino")
+def test_the_fastest_of_several_frameworks_counts():
+    arguments = ("--against", "onnxruntime", "--against", "openvino", "--batch", 3, "--threads", 1, "--repeats", 1)
+    result = invoke("infer", "lenet", *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    (row,) = found["rows"]
+    assert row["batch"] == 3
+    assert set(row["others_modes"]) == {"onnxruntime: all optimisations", "openvino: latency"}
+    assert row["others_ms"] == min(times["ms"] for times in row["others_modes"].values())
+    assert re.fullmatch(r"onnxruntime [\d.]+, openvino [\d.]+", found["machine"]["versions"]["others"])
+
+
+def test_a_framework_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setattr("foveal.cli.bench.installed", lambda name: False)
+    result = invoke("infer", "lenet", "--against", "openvino", "--threads", 1, "--repeats", 1)
+    assert result.exit_code == 0, result.output
+    assert 'OpenVINO is not installed here, so Foveal is measured alone; to compare with it: pip install' in result.output
 
 
 def test_threads_are_timed_and_compared():
