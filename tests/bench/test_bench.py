@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import math
+import re
 import sys
 from dataclasses import replace
 
@@ -344,7 +345,7 @@ def test_a_framework_that_is_missing_is_named(monkeypatch):
     monkeypatch.setattr("foveal.cli.bench.installed", lambda name: False)
     result = invoke("infer", "lenet", "--against", "openvino", "--threads", 1, "--repeats", 1)
     assert result.exit_code == 0, result.output
-    assert 'OpenVINO is not installed here, so Foveal is measured alone; to compare with it: pip install' in result.output
+    assert "OpenVINO is not installed here, so Foveal is measured alone; to compare with it: pip" in result.output
 
 
 def test_threads_are_timed_and_compared():

@@ -15,7 +15,6 @@ once for every column of taps, with zeros beside the image, so that pixels that 
 staged, across rows.
 """
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -29,8 +28,8 @@ from foveal.ops.op import Lowering
 from foveal.ops.window import Pair
 from foveal.view import View
 
-# Pixels of all images at most: their sums, 64 x 16 filters on AVX2, take 4 KiB of a first-level cache.
-MAX_PIXELS = 64
+# Pixels of all images at most: their sums, 128 x 16 filters on AVX2, take 8 KiB of a first-level cache.
+MAX_PIXELS = 128
 
 # Channels of a part at most: 128 x 16 weights take 8 KiB of a first-level cache, beside as many channels of the pixels.
 # Loading and storing the sums of a register tile takes a few percent of the time of 128 of its steps.
@@ -67,7 +66,7 @@ class Staging:
         copies = self.columns.taps * self.images * len(self.phases)
         return (1, copies, height * self.columns.count, channels + GAP)
 
-    def copy(self, s: int, n: Index, phase: int) -> Index:
+    def copy(self, s: Index, n: Index, phase: int) -> Index:
         """The place along the second axis of an image's phase for the column of taps s."""
         return (n + s * self.images) * len(self.phases) + phase
 
@@ -138,13 +137,14 @@ def correlate_few_pixels(*arrays: Array, staging: Staging, filters: int, width: 
         for pixel in loop(sums.shape[2]):
             for k, lanes in vectors(tile.lanes, tile.width):
                 own.store((0, 0, pixel, k), 0.0, lanes)
-        for r, s in itertools.product(range(staging.rows.taps), range(staging.columns.taps)):
-            tap = staging.rows.kernel_position(r) * width + staging.columns.kernel_position(s)
-            add_products(own, staged.at(thread(), 0, 0, 0), panels.at(b, tap, 0, 0), tile, staging, r, s)
+        for r in range(staging.rows.taps):
+            for s in loop(staging.columns.taps):
+                tap = staging.columns.kernel_position(s) + staging.rows.kernel_position(r) * width
+                add_products(own, staged.at(thread(), 0, 0, 0), panels.at(b, tap, 0, 0), tile, staging, r, s)
         store_sums(bound, own, staging, b * tile.lanes, valid, tile)
 
 
-def add_products(own: Array, staged: Array, panel: Array, tile: Tile, staging: Staging, r: int, s: int) -> None:
+def add_products(own: Array, staged: Array, panel: Array, tile: Tile, staging: Staging, r: int, s: Index) -> None:
     """own[0, 0, pixel, k] += sum_c of the products at tap (r, s), whose panel this is, for a block of filters."""
     rows, columns, channels = staging.rows, staging.columns.count, panel.shape[2]
     first, end = valid_outputs(rows, r, staging.size[0])

@@ -110,9 +110,10 @@ def direct_by_taps(
     if filters == channels == 1 and groups > 1:
         depthwise.lower(lowering, y, nhwc(x), w, axes)
         return
-    # 2. too few filters to fill a vector: lanes run over images
+    # 2. too few filters to fill a vector: lanes run over images. In inference there are few of these, and of tasks
     axes, first, used_size = used_kernel(axes)
-    if direct_simd_batch.fits(nhwc(x), channels, filters, axes):
+    has_blocks = prepared and filters > tile_for(filters).lanes
+    if not has_blocks and direct_simd_batch.fits(nhwc(x), channels, filters, axes):
         direct_simd_batch.lower(lowering, y, nhwc(x), w, axes, first, used_size)
         return
     # in all others lanes run over filters, whose weights are packed into panels as wide as a register tile

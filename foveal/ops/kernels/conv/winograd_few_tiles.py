@@ -41,6 +41,10 @@ from foveal.view import View
 # on out of the caches.
 MIN_REGISTER_TILES = 2
 
+# Channels of a part at most: 128 x 16 numbers of U take 8 KiB of a first-level cache, beside as many channels of the
+# tiles. Loading and storing the sums of a register tile takes a few percent of the time of 128 of its steps.
+CHANNEL_PART = 128
+
 
 def fits(grid: Grid, C: int, K: int, algorithm: Algorithm) -> bool:
     """True if sharing filters is expected to be faster than sharing blocks of tiles.
@@ -70,7 +74,8 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: View, w: View, grid: Grid) 
     parts = ceil_div(grid.tiles, T)
     V = lower_inputs(lowering, x, zeros, grid, rounded_up(parts * T))
     M = tile_rows(lowering, grid.points, T, rounded_up(T), tile.lanes)
-    products = PointProducts(grid.order.ranges, pieces_of(T, tile.rows), C, tile, ahead=C)
+    part = CHANNEL_PART if C > CHANNEL_PART else None
+    products = PointProducts(grid.order.ranges, pieces_of(T, tile.rows), C, tile, part=part, ahead=min(C, CHANNEL_PART))
     functions = [products.function(M, V, U), *edge_functions(edge, M, grid, y.shape[2:], tile.width)]
     sizes = CallSizes()
     static: dict[str, Any] = {"functions": functions, "grid": grid.of_one_tile, "filters": K}
