@@ -34,6 +34,7 @@ from foveal.cli.options import (
 )
 from foveal.data.augment import AUGMENTATIONS
 from foveal.errors import FovealError
+from foveal.kernel import target as targets
 from foveal.peak import copy_rate, peak
 from foveal.workers import get_threads
 
@@ -102,6 +103,11 @@ def bench_options(
             metavar="FILE",
             help="Also write what --json prints to FILE.",
         ),
+        click.option(
+            "--target",
+            type=click.Choice([*(name for names in targets.VECTORS.values() for name in names), targets.HOST]),
+            help="Vectors of this CPU to compile for, as FOVEAL_TARGET names them.",
+        ),
         click.argument("names", nargs=-1, metavar="[NAME]..."),
     ]
     if repeats:
@@ -132,8 +138,11 @@ def bench_options(
             repeats: int = 1,
             against: str | None = None,
             modes: Sequence[str] = MODES,
+            target: str | None = None,
             **others: Any,
         ) -> None:
+            if target is not None:
+                targets.use(target, "--target")
             command(options=BenchOptions(threads, repeats, path, as_json, against, modes), **others)
 
         return reduce(lambda function, option: option(function), reversed(decorators), collect)

@@ -55,7 +55,7 @@ from llvmlite import binding as llvm
 from foveal.kernel import cache, llvm_thread, pool
 from foveal.kernel.compile import defines
 from foveal.kernel.sources import imported_digest
-from foveal.kernel.target import Target, host, machine
+from foveal.kernel.target import Target, machine, used
 
 # the instruction that a waiting loop executes, by architecture: it leaves the core's units to the other hardware thread
 PAUSE = {"x86_64": "pause", "aarch64": "yield", "arm64": "yield"}
@@ -396,7 +396,7 @@ end:
 
 def source() -> tuple[str, str]:
     """The IR of these functions, and its name in the cache, which is another one for other sources of Foveal."""
-    target = host()
+    target = used()
     architecture = target.triple.split("-")[0]
     pause = PAUSE.get(architecture, "")
     sleep = SLEEP_IN_FUTEX.format(futex=FUTEX[architecture]) if sleeps(target) else YIELD_INSTEAD.format()
@@ -430,7 +430,7 @@ def engine() -> llvm.ExecutionEngine:
     run it until the process ends. LLVM's compiler, once used, keeps more memory than a small network has.
     """
     text, name = source()
-    target, code = host(), cache.read(name)
+    target, code = used(), cache.read(name)
     if code is None or not defines(code, "foveal_serve"):
         module = llvm.parse_assembly(text)
         module.verify()
