@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.text import Text
 
 from foveal import system
-from foveal.bench import compiling, inference, memory, native, operators, output, recipes, scaling, under_load
+from foveal.bench import compiling, inference, memory, native, operators, output, scaling, under_load
 from foveal.bench import models as model_rows
 from foveal.bench import ranks as rank_rows
 from foveal.bench.hosts import Link
 from foveal.bench.timing import MODES, Against, Bench, Measurement, Record, Starting
+from foveal.cli.bench_recipes import bench_recipes
 from foveal.cli.options import (
     ABOVE_ZERO,
     POSITIVE,
@@ -28,7 +29,6 @@ from foveal.cli.options import (
     checked_threads,
     echo,
     json_option,
-    set_threads,
     show_json,
     threads_option,
 )
@@ -162,6 +162,9 @@ def bench() -> None:
     rate at which as many bytes are copied. --json prints "machine", "rows", by the names of the columns, and "ratios",
     the means of theirs; of `bench ops --list` it prints "operators".
     """
+
+
+bench.add_command(bench_recipes)
 
 
 @bench.command("models")
@@ -409,43 +412,6 @@ def curve(data: str, epochs: int, every: int, model: str, batch_size: int, as_js
         return
     for line in loss_curve.table(losses, steps, every):
         echo(line)
-
-
-@bench.command("recipes")
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
-@click.option(
-    "--set", "names", multiple=True, type=click.Choice(list(recipes.SETS)), help="One of the sets.  [default: all]"
-)
-@click.option("--runs", type=POSITIVE, default=12, show_default=True, help="Short runs of the search, for each set.")
-@click.option(
-    "--lines",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default="recipes.jsonl",
-    show_default=True,
-    help="Where each run is written; what stands there is not run again.",
-)
-@click.option("--seed", type=SEED, default=0, show_default=True)
-@threads_option
-@json_option
-def bench_recipes(
-    folder: Path, names: tuple[str, ...], runs: int, lines: Path, seed: int, threads: int | None, as_json: bool
-) -> None:
-    """Compare the recipes of `foveal train` with searches, on small sets.
-
-    FOLDER holds the folders cifar10, fashion-mnist and mnist. The search draws rate, batch size, weight decay, length
-    and augmentation; accuracies are those of a fixed part of the test images. --json prints "rows".
-    """
-    set_threads(threads)
-    found = recipes.rows(folder, lines, names or tuple(recipes.SETS), runs, seed)
-    if as_json:
-        show_json({"rows": list(found)})
-        return
-    echo("| set | images | recipe | best of the search | its rate, batch, decay, augmentation, length | difference |")
-    echo("| --- | --- | --- | --- | --- | --- |")
-    for row in found:
-        numbers = f"{row['lr']:g}, {row['batch_size']}, {row['weight_decay']:g}, {row['augment']}, {row['length']:g}"
-        scores = f"{row['recipe']:.2%} | {row['best']:.2%} | {numbers} | {100 * row['difference']:+.2f}"
-        echo(f"| {row['set']} | {row['images']:,} | {scores} |")
 
 
 def timed(rows: Rows, bench: Bench, starting: Starting) -> Iterator[Record]:
