@@ -70,6 +70,20 @@ THREAD_COLUMNS = {
     "one_best_ms": ".3f",
     "many_best_ms": ".3f",
     "speedup_best": ".2f",
+    "model_ms": ".3f",
+    "error": "+.1%",
+}
+PREDICTED_THREAD_COLUMNS = {
+    "name": "",
+    "batch": "",
+    "threads": "",
+    "step_ms": ".2f",
+    "speedup": ".2f",
+    "efficiency": ".0%",
+    "uneven": ".1%",
+    "barriers": ".1%",
+    "memory": ".1%",
+    "python": ".1%",
 }
 RANK_COLUMNS = {
     "name": "",
@@ -103,6 +117,13 @@ COMPILE_COLUMNS = {
     "code_mib": ".2f",
     "ir_mib": ".2f",
 }
+
+
+def counted_columns(threads: Sequence[int]) -> dict[str, str]:
+    """Return the columns of what is counted in a step that these numbers of threads are to share."""
+    begin = {"name": "", "batch": "", "calls": "", "barriers": "", "one_piece": ".2%", "pieces": ""}
+    few = {f"under_{count}": ".1%" for count in threads}
+    return {**begin, **few, "memory_mib": ".1f", "disputed_kib": ".1f", "far": ".0%"}
 
 
 def predicted_columns(sizes: Sequence[int]) -> dict[str, str]:

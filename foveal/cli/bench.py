@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.text import Text
 
 from foveal import system
-from foveal.bench import compiling, inference, memory, native, operators, output, scaling, under_load
+from foveal.bench import compiling, inference, memory, native, operators, output, scaling, thread_model, under_load
 from foveal.bench import models as model_rows
 from foveal.bench import ranks as rank_rows
 from foveal.bench.hosts import Link
 from foveal.bench.timing import MODES, Against, Bench, Measurement, Record, Starting
+from foveal.cli.bench_options import bandwidth_option, predict_option, target_option
 from foveal.cli.bench_recipes import bench_recipes
 from foveal.cli.options import (
     ABOVE_ZERO,
@@ -103,11 +104,7 @@ def bench_options(
             metavar="FILE",
             help="Also write what --json prints to FILE.",
         ),
-        click.option(
-            "--target",
-            type=click.Choice([*(name for names in targets.VECTORS.values() for name in names), targets.HOST]),
-            help="Vectors of this CPU to compile for, as FOVEAL_TARGET names them.",
-        ),
+        target_option,
         click.argument("names", nargs=-1, metavar="[NAME]..."),
     ]
     if repeats:
@@ -276,10 +273,35 @@ def peak_memory(names: tuple[str, ...], options: BenchOptions) -> None:
 
 @bench.command("threads")
 @bench_options()
-def threads(names: tuple[str, ...], options: BenchOptions) -> None:
-    """Time training steps on several threads and on one; speedup is one_ms / many_ms."""
+@predict_option
+@bandwidth_option
+def threads(names: tuple[str, ...], predict: tuple[int, ...], bandwidth: float, options: BenchOptions) -> None:
+    """Time training steps on several threads and on one; speedup is one_ms / many_ms.
+
+    With --predict a model says, from the calls of a step on one thread, what it takes on others: model_ms on those that
+    are measured, error how far that is from many_ms. Then come two tables. What is counted in a step: calls, barriers,
+    the share of the time in calls of one_piece, the median of the pieces between two barriers, the share of the time
+    between barriers with fewer pieces than threads (under_8), MiB from memory, KiB of cache lines that two threads may
+    write at once, and of the bytes used the share at the other of two NUMA nodes (far). And what is predicted, with the
+    shares of the step for which threads find no piece (uneven), at barriers, for memory, and in Python.
+    """
     works = model_rows.select(names)
-    run(partial(scaling.records, works), options, output.THREAD_COLUMNS)
+    prediction = scaling.Prediction(bandwidth) if predict else None
+
+    def further(as_json: bool) -> Record:
+        if prediction is None or prediction.rates is None:
+            return {}
+        counts = [thread_model.counted(one, predict) for one in prediction.found]
+        rows = list(thread_model.predictions(prediction.found, prediction.rates, predict))
+        assumptions = thread_model.assumptions(prediction.rates)
+        if not as_json:
+            output.show(counts, output.counted_columns(predict))
+            output.show(rows, output.PREDICTED_THREAD_COLUMNS)
+            for line in assumptions:
+                echo(line)
+        return {"counted": counts, "predicted": rows, "assumptions": assumptions}
+
+    run(partial(scaling.records, works, prediction), options, output.THREAD_COLUMNS, further)
 
 
 def numbers(context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, ...]:

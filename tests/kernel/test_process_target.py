@@ -11,15 +11,14 @@ import emit
 import pytest
 from click.testing import CliRunner
 from llvmlite import binding as llvm
-from stages import stages_of
 
 from foveal import cli, peak
+from foveal.build import kernels_of
 from foveal.cli.doctor import vectors
 from foveal.errors import FovealError
 from foveal.kernel import llvm_thread, runtime
 from foveal.kernel import target as targets
 from foveal.kernel.compile import ArraySpec, Kernel, assembly, key
-from foveal.passes.simplify import simplify
 from foveal.trace import trace
 
 # what these CPUs have beside what their names say to LLVM, which does not matter here
@@ -54,8 +53,7 @@ def of_operators(target):
     for name in ("convolution", "matmul", "pointwise", "reduction"):
         function, *types = emit.GRAPHS[name]
         for tuned in (True, False):
-            for call in stages_of(simplify(trace(function, *types)), tuned).lowered.calls:
-                yield from call.kernels
+            yield from kernels_of(trace(function, *types), tuned)
 
 
 def native_loop(target):
