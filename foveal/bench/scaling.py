@@ -4,16 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from foveal import nn
-from foveal.bench import thread_model
+from foveal.bench import output, thread_model
 from foveal.bench.models import STEPS_COMPARED, ModelWork, make_optimizer
 from foveal.bench.thread_model import Measured, Rates
 from foveal.bench.timing import Bench, Record, Starting, alternate
 from foveal.errors import FovealError
 from foveal.peak import copy_rate
 from foveal.step import Step, compile_step
-
-# Bytes that are copied to measure the memory itself: more than the last cache holds.
-LARGE = 1 << 28
 
 
 @dataclass
@@ -29,7 +26,7 @@ class Prediction:
     def of(self, name: str, work: ModelWork, one: Step, seconds: float, bench: Bench) -> float:
         """Return the seconds of a step on the bench's threads, predicted from a step on one that takes `seconds`."""
         if self.rates is None:
-            alone, together = (copy_rate(threads, LARGE) for threads in (1, bench.threads))
+            alone, together = (copy_rate(threads, output.LARGE) for threads in (1, bench.threads))
             barrier = thread_model.barrier_seconds(bench.threads)
             self.rates = Rates(bench.threads, alone, together, barrier, self.bandwidth)
         self.found.append(thread_model.measure(name, work.batch, one.program(*work.data()), seconds))

@@ -138,7 +138,8 @@ def size_of(view: View) -> int:
 
 
 def bytes_from_memory(calls: Sequence[KernelCall]) -> list[int]:
-    """Return for each call of a step the bytes of its values that more than the last-level cache has passed since.
+    """Return for each call of a step the bytes of its values since whose last use as much has been used as the
+    last-level cache holds.
 
     One step follows another, so what comes before the first use is the end of the step before.
     """
@@ -150,8 +151,9 @@ def bytes_from_memory(calls: Sequence[KernelCall]) -> list[int]:
             sizes = {view.buffer: size_of(view) for view in call.views if not view.buffer.per_thread}
             far = [buffer for buffer in sizes if passed - last.get(buffer, -llc()) >= llc()]
             found.append(sum(sizes[buffer] for buffer in far))
-            passed += sum(sizes.values())
+            # From the beginning of one call to that of the next, what a call moves itself included.
             last |= dict.fromkeys(sizes, passed)
+            passed += sum(sizes.values())
     return found
 
 
@@ -198,8 +200,8 @@ def far_share(program: Program) -> float:
     """Return the share of the bytes used that lie at the other of two NUMA nodes, each with half of the threads.
 
     A page lies where the thread is that writes it first: of the arena in the first run, in which the first half of what
-    a call writes is written by the first node; arguments and variables are written by the caller. An array that has
-    the same first axis as what is written is divided like it, all others are read by both.
+    a call writes is written by the first node; arguments and variables are written by the caller. What is read is
+    divided as well if it has half as many bytes as the largest array of the call; else both nodes read all of it.
     """
     plan = program.arena_plan
     places = dict(zip(plan.buffers, plan.offsets, strict=True))
@@ -208,12 +210,12 @@ def far_share(program: Program) -> float:
     near = far = 0.0
     for count_them in (False, True):
         for call in program.schedule.repeated:
-            leading = call.views[0].shape[:1] if call.views else ()
+            largest = max(map(size_of, call.views), default=0)
             for i, view in enumerate(call.views):
                 if view.buffer.per_thread:
                     continue
                 written, size = i < call.outputs, size_of(view)
-                divided = written or view.shape[:1] == leading
+                divided = written or 2 * size >= largest
                 for node, begin, end in halves(size) if divided else [(0, 0, size), (1, 0, size)]:
                     pages = pages_of(view, places, nodes, begin, end)
                     if written:
