@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 
 from foveal.kernel.compile import ArraySpec
 from foveal.kernel.lang import (
+    LINE,
     Array,
     Index,
     Scalar,
@@ -34,12 +35,10 @@ from foveal.kernel.lang import (
     minimum,
     parallel,
     registers,
-    splat,
     thread,
     var,
     walk,
     where,
-    width_of,
 )
 from foveal.ops.kernels.conv.conv1x1 import evenly_spaced, one_row
 from foveal.ops.kernels.halo import nhwc
@@ -47,10 +46,12 @@ from foveal.ops.kernels.partial_sums import lower_kernel_sums
 from foveal.ops.kernels.register_tile import (
     ENOUGH_TASKS,
     FLOAT_BYTES,
+    Accumulators,
     Tile,
     ceil_div,
     counted,
     lane_ranges,
+    multiply_add,
     part_of_blocks,
     pieces_of,
     tile_for,
@@ -79,6 +80,10 @@ UNROLL = 4
 # into the same few sets of the first-level cache. What a copy of whole vectors writes beyond its tile lands there.
 GAP = 16
 
+# Cycles that a pixel's copy takes for each tile of channels and for each vector of filters, and cycles that reading and
+# writing a vector of sums takes, once per unit.
+COPYING_X, COPYING_DY, PASSING_SUM = 2.5, 1.5, 2
+
 # Cycles that pass until an FMA's sum can be added to again, and FMAs, or loads, that begin in a cycle.
 LATENCY, PORTS = 4, 2
 
@@ -94,11 +99,17 @@ def max_unit_pixels(tile: Tile) -> int:
 
 
 def max_copied_elements() -> int:
-    """Elements of a unit's copies: a quarter of the second-level cache, with which half of it may be planned.
+    """Elements of a unit's copies: an eighth of the second-level cache. The next unit is fetched into it meanwhile.
 
-    A cache of half the size that kernels plan with is of the same class (see kernel/target.py).
+    Half of the cache is all that may be planned with: one of half the size that kernels plan with is of the same class
+    (see kernel/target.py).
     """
-    return l2() // 4 // FLOAT_BYTES
+    return l2() // 8 // FLOAT_BYTES
+
+
+def max_unit_elements() -> int:
+    """Elements of a unit that tiles read where it lies: five eighths of the first-level cache."""
+    return l1() * 5 // 8 // FLOAT_BYTES
 
 
 def fits(dy: View, x: View, axes: Axes, used_size: Pair, groups: int) -> bool:
@@ -139,6 +150,17 @@ def parts_of(tasks: int, channels: int, filters: int, tile: Tile) -> Pair:
     return min(enough, key=lambda parts: parts[0] * blocks * tile.vectors + parts[1] * tiles)
 
 
+def is_short(tile: Tile, channels: int, filters: int) -> bool:
+    """True if a pixel has so few numbers that tiles read units where they lie.
+
+    A unit that is some neighbouring pixels as a whole fills the first-level cache evenly. It has the fewer pixels the
+    more numbers they have, and each tile of a unit reads and writes its sums.
+    """
+    tiles, vectors = channels / tile.rows, filters / tile.width
+    pixels = max_unit_elements() / (channels + filters)
+    return tiles * vectors * tile.rows * PASSING_SUM / pixels < tiles * COPYING_X + vectors * COPYING_DY
+
+
 @dataclass(frozen=True)
 class Division:
     """How the work is divided, as far as code depends on it."""
@@ -148,6 +170,10 @@ class Division:
     channels: tuple[int, ...]
     #: filters of the last block, if it has fewer than the others, else 0
     tail: int
+    #: True if tiles read units where they lie, without a copy
+    short: bool
+    #: True if the next unit is fetched: its pixels are neighbours, and no other task copies them
+    fetches: bool
 
 
 def read_pixels(x: View, axes: Axes) -> View:
@@ -176,10 +202,12 @@ def lower(lowering: Lowering, dw: View, dy: View, x: View, axes: Axes, first: Pa
     # tiles of channels and blocks of filters of a part, at most
     tiles = ceil_div(ceil_div(C, tile.rows), x_parts)
     blocks = ceil_div(K // tile.lanes, dy_parts) + (K % tile.lanes > 0)
-    unit = unit_of(pixels, tile, tiles, blocks)
+    is_whole = is_one_row and x_parts * dy_parts == 1
+    short = is_whole and is_short(tile, C, K)
+    unit = unit_of(pixels, tile, tiles, blocks, short)
     chunks = min(chunks, ceil_div(pixels, unit))
     copies = [
-        lowering.scratch((1, count, max_unit_pixels(tile) * width + GAP), per_thread=True)
+        lowering.scratch((1, 1, 1) if short else (1, count, max_unit_pixels(tile) * width + GAP), per_thread=True)
         for count, width in ((tiles, tile.rows), (blocks, tile.lanes))
     ]
     result = dw.permuted(2, 3, 1, 0)
@@ -197,7 +225,7 @@ def lower(lowering: Lowering, dw: View, dy: View, x: View, axes: Axes, first: Pa
         [dy, x],
         # nothing is written past the cache
         specs=[replace(spec, streamed=False) for spec in specs],
-        division=Division(tile, pieces_of(C, tile.rows), K % tile.lanes),
+        division=Division(tile, pieces_of(C, tile.rows), K % tile.lanes, short, fetches=is_whole),
         unit=sizes.of(unit, "unit"),
         x_parts=sizes.of(x_parts, "parts of x"),
         dy_parts=sizes.of(dy_parts, "parts of dy"),
@@ -207,13 +235,14 @@ def lower(lowering: Lowering, dw: View, dy: View, x: View, axes: Axes, first: Pa
         lower_kernel_sums(lowering, dw, partial, first)
 
 
-def unit_of(pixels: int, tile: Tile, tiles: int, blocks: int) -> int:
-    """Pixels of a unit, in whole iterations; units are of near-equal length, and their copies fit into the caches.
+def unit_of(pixels: int, tile: Tile, tiles: int, blocks: int, short: bool) -> int:
+    """Pixels of a unit, in whole iterations; units are of near-equal length, and they, or their copies, fit the caches.
 
-    tiles, blocks: how many tiles of channels and blocks of filters a task copies.
+    tiles, blocks: how many tiles of channels and blocks of filters a task reads.
     """
-    fitting = max(MIN_UNIT, max_copied_elements() // (tiles * tile.rows + blocks * tile.lanes))
-    units = ceil_div(pixels, min(max_unit_pixels(tile), fitting // UNROLL * UNROLL))
+    elements = tiles * tile.rows + blocks * tile.lanes
+    fitting = max_unit_elements() // elements if short else max(MIN_UNIT, max_copied_elements() // elements)
+    units = ceil_div(pixels, max(UNROLL, min(max_unit_pixels(tile), fitting // UNROLL * UNROLL)))
     return ceil_div(ceil_div(pixels, units), UNROLL) * UNROLL
 
 
@@ -253,20 +282,48 @@ def weight_grad_1x1(
         for number in loop((chunk + 1) * units // chunks, start=begin):
             start = number * unit
             count = minimum(unit, pixels - start)
-            rounds = ceil_div(count, UNROLL)
-            # each pixel of the unit is read once, from end to end
-            for i, place in pixels_of(start, count, dy):
-                channels.copy(copied_x, i, x.at(*place, 0))
-                filters.copy(copied_dy, i, dy.at(*place, 0))
-            for i in loop(rounds * UNROLL, start=count):
-                channels.copy(copied_x, i, None)
-                filters.copy(copied_dy, i, None)
+            if not division.short:
+                copy_unit(copied_x, copied_dy, dy, x, channels, filters, start, count)
             # a panel of dy stays in the first-level cache while x passes
             for block, k, valid in filters:
-                panel = copied_dy.at(thread(), block, 0)
                 for tile, c, size, _ in channels.tiles():
-                    into, run = partial.at(chunk, 0, 0, c, k), copied_x.at(thread(), tile, 0)
-                    add_products(into, run, panel, size, valid, division.tile, rounds, number == begin)
+                    if division.fetches:
+                        number_of_tile, tiles = block * channels.count + tile, filters.count * channels.count
+                        for image in (x, dy):
+                            fetch_part(image.at(0, 0, start + unit, 0), count, number_of_tile, tiles)
+                    sums = TileSums(partial.at(chunk, 0, 0, c, k), size, valid, division.tile, number == begin)
+                    if division.short:
+                        sums.add_pixels(x.at(0, 0, start, c), dy.at(0, 0, start, k), count)
+                    else:
+                        run, panel = (copy.at(thread(), i, 0) for copy, i in ((copied_x, tile), (copied_dy, block)))
+                        sums.add_copies(run, panel, ceil_div(count, UNROLL))
+
+
+def copy_unit(
+    copied_x: Array,
+    copied_dy: Array,
+    dy: Array,
+    x: Array,
+    channels: "ChannelTiles",
+    filters: "FilterBlocks",
+    start: Index,
+    count: Index,
+) -> None:
+    """Copy the `count` pixels of a unit from `start` on, filled up with zeros to whole iterations."""
+    # each pixel is read once, from end to end
+    for i, place in pixels_of(start, count, dy):
+        channels.copy(copied_x, i, x.at(*place, 0))
+        filters.copy(copied_dy, i, dy.at(*place, 0))
+    for i in loop(ceil_div(count, UNROLL) * UNROLL, start=count):
+        channels.copy(copied_x, i, None)
+        filters.copy(copied_dy, i, None)
+
+
+def fetch_part(image: Array, count: Index, part: Index, parts: Index) -> None:
+    """Prefetch one of `parts` parts of the lines of `count` pixels of image [., ., pixels, .], which are neighbours."""
+    lines = count * image.strides[2] // LINE
+    for line in loop((part + 1) * lines // parts, start=part * lines // parts):
+        image.prefetch((0, 0, 0, line * LINE))
 
 
 def pixels_of(start: Index, count: Index, image: Array) -> Iterator[tuple[Index, tuple[Index, ...]]]:
@@ -288,6 +345,12 @@ class ChannelTiles:
     division: Division
     part: Index
     parts: Index
+
+    @property
+    def count(self) -> Index:
+        """Tiles of the part."""
+        total: Index = sum(count for _, count in counted(self.C, self.division.channels, self.division.tile.rows))
+        return (self.part + 1) * total // self.parts - self.part * total // self.parts
 
     def tiles(self, exact_last: bool = False) -> Iterator[tuple[Index, Index, int, bool]]:
         """Loops over the tiles: (number within the part, first channel, channels, if it is the last one of all).
@@ -330,6 +393,13 @@ class FilterBlocks:
     part: Index
     parts: Index
 
+    @property
+    def count(self) -> Index:
+        """Blocks of the part, of which the last may be one that another part has."""
+        full = self.K // self.division.tile.lanes
+        whole = (self.part + 1) * full // self.parts - self.part * full // self.parts
+        return whole + (self.division.tail > 0)
+
     def __iter__(self) -> Iterator[tuple[Index, Index, int]]:
         """Loops over the blocks: (number within the part, first filter, filters)."""
         width, tail = self.division.tile.lanes, self.division.tail
@@ -345,28 +415,52 @@ class FilterBlocks:
                 copied.store((thread(), block, i * self.division.tile.lanes + start), values, width)
 
 
-def add_products(
-    into: Array, x: Array, panel: Array, size: int, valid: int, tile: Tile, rounds: Index, fresh: Scalar
-) -> None:
-    """into[c, k] += the sum over the pixels of a unit of x * dy, for a tile of `size` channels x `valid` filters.
+@dataclass(frozen=True)
+class TileSums:
+    """The sums of a tile of `size` channels x `valid` filters, to which the products of a unit are added.
 
-    into: [., ., ., C, K] from the tile on. x: the pixels [UNROLL rounds, size]; panel: those of dy, [., tile.lanes].
-    fresh: true in the first unit of a chunk, whose sums are set and not added to.
+    into: [., ., ., C, K] from the tile on. fresh: true in the first unit of a chunk, whose sums are set.
     """
-    vectors = lane_ranges(valid, tile.width)
-    # [channels, vectors of filters] in registers
-    acc = {
-        (i, start): var(where(fresh, 0.0, into.load((0, 0, 0, i, start), width)), width)
-        for i in range(size)
-        for start, width in vectors
-    }
-    for round in loop(rounds):
-        for place in range(UNROLL):
-            pixel = round * UNROLL + place
-            gradients = [panel.load((0, 0, pixel * tile.lanes + start), width) for start, width in vectors]
-            for i in range(size):
-                scalar = x[0, 0, pixel * size + i]
-                for (start, width), gradient in zip(vectors, gradients, strict=True):
-                    acc[i, start].fma(splat(scalar, width), gradient)
-    for (i, start), total in acc.items():
-        into.store((0, 0, 0, i, start), total, width_of(total))
+
+    into: Array
+    size: int
+    valid: int
+    tile: Tile
+    fresh: Scalar
+
+    @property
+    def vectors(self) -> list[Pair]:
+        """(start, width) of the vectors of filters."""
+        return lane_ranges(self.valid, self.tile.width)
+
+    def read(self) -> Accumulators:
+        """[channels, vectors of filters] in registers."""
+        return {
+            (i, v): var(where(self.fresh, 0.0, self.into.load((0, 0, 0, i, start), width)), width)
+            for i in range(self.size)
+            for v, (start, width) in enumerate(self.vectors)
+        }
+
+    def write(self, sums: Accumulators) -> None:
+        """Store the sums."""
+        for (i, v), total in sums.items():
+            start, width = self.vectors[v]
+            self.into.store((0, 0, 0, i, start), total, width)
+
+    def add_copies(self, x: Array, panel: Array, rounds: Index) -> None:
+        """Add the products of UNROLL rounds pixels: copies x [pixels, size], panel [pixels, tile.lanes]."""
+        sums = self.read()
+        for round in loop(rounds):
+            for place in range(UNROLL):
+                pixel = round * UNROLL + place
+                gradients = [panel.load((0, 0, pixel * self.tile.lanes + start), w) for start, w in self.vectors]
+                multiply_add(sums, (x[0, 0, pixel * self.size + i] for i in range(self.size)), gradients)
+        self.write(sums)
+
+    def add_pixels(self, x: Array, dy: Array, count: Index) -> None:
+        """Add the products of `count` pixels: x [., ., pixels, .], dy [., ., pixels, .] from the tile on."""
+        sums = self.read()
+        for pixel in loop(count, adds=True):
+            gradients = [dy.load((0, 0, pixel, start), width) for start, width in self.vectors]
+            multiply_add(sums, (x[0, 0, pixel, i] for i in range(self.size)), gradients)
+        self.write(sums)
