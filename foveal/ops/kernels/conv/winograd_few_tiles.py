@@ -16,7 +16,7 @@ from the last-level cache, at less than the pace of the products where tiles are
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from foveal.kernel.lang import Array, Index, l2, lanes, minimum, parallel, thread
+from foveal.kernel.lang import Array, Index, l2, minimum, parallel, thread
 from foveal.ops.kernels.conv.cost_model import Algorithm
 from foveal.ops.kernels.conv.winograd import (
     MIN_TASKS,
@@ -28,7 +28,7 @@ from foveal.ops.kernels.conv.winograd import (
     transform_filters,
 )
 from foveal.ops.kernels.conv.winograd_grid import Grid
-from foveal.ops.kernels.conv.winograd_output import OutputTransform, TileBlock, edge_functions
+from foveal.ops.kernels.conv.winograd_output import OutputTransform, TileBlock, is_cut
 from foveal.ops.kernels.conv.winograd_products import PointProducts
 from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs
 from foveal.ops.kernels.packing import outputs_last
@@ -41,9 +41,8 @@ from foveal.view import View
 # on out of the caches.
 MIN_REGISTER_TILES = 2
 
-# Channels of a part at most: 128 x 16 numbers of U take 8 KiB of a first-level cache, beside as many channels of the
-# tiles. Loading and storing the sums of a register tile takes a few percent of the time of 128 of its steps.
-CHANNEL_PART = 128
+# Channels before whose products U is fetched: 128 steps of a full register tile take longer than memory takes to answer.
+AHEAD = 128
 
 
 def fits(grid: Grid, C: int, K: int, algorithm: Algorithm) -> bool:
@@ -63,7 +62,7 @@ def fits(grid: Grid, C: int, K: int, algorithm: Algorithm) -> bool:
 def lower(lowering: Lowering, y: EpilogueOutputs, x: View, w: View, grid: Grid) -> None:
     """y [N, K, P, Q] = correlation of x [N, C, H, W] with w [K, C, 3, 3], tiled by the grid."""
     K, C, tile = y.shape[1], x.shape[1], tile_for(y.shape[1])
-    edge = lowering.scratch((1, grid.outputs, lanes()), per_thread=True)
+    half = lowering.scratch((1, grid.vertical.outputs * grid.horizontal.points, tile.lanes), per_thread=True)
     zeros = lowering.scratch((1, C), per_thread=True)
     x, w, blocks = x.permuted(0, 2, 3, 1), outputs_last(lowering, w), ceil_div(K, tile.lanes)
     U = lowering.scratch((blocks, grid.classes, C, tile.lanes))
@@ -74,17 +73,16 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: View, w: View, grid: Grid) 
     parts = ceil_div(grid.tiles, T)
     V = lower_inputs(lowering, x, zeros, grid, rounded_up(parts * T))
     M = tile_rows(lowering, grid.points, T, rounded_up(T), tile.lanes)
-    part = CHANNEL_PART if C > CHANNEL_PART else None
-    products = PointProducts(grid.order.ranges, pieces_of(T, tile.rows), C, tile, part=part, ahead=min(C, CHANNEL_PART))
-    functions = [products.function(M, V, U), *edge_functions(edge, M, grid, y.shape[2:], tile.width)]
+    products = PointProducts(grid.order.ranges, pieces_of(T, tile.rows), C, tile, ahead=min(C, AHEAD))
     sizes = CallSizes()
-    static: dict[str, Any] = {"functions": functions, "grid": grid.of_one_tile, "filters": K}
-    spec = spec_for(sizes, x, [V, M], [edge, U])
-    y.call(lowering, winograd_few_tiles, parts, [M, edge], [V, U], spec=spec, sizes=sizes.values, **static)
+    static: dict[str, Any] = {"grid": grid.of_one_tile, "filters": K, "cut": is_cut(grid, y.shape[2:])}
+    static["functions"] = [products.function(M, V, U)]
+    spec = spec_for(sizes, x, [V, M], [half, U])
+    y.call(lowering, winograd_few_tiles, parts, [M, half], [V, U], spec=spec, sizes=sizes.values, **static)
 
 
 def winograd_few_tiles(
-    *arrays: Array, grid: Grid, filters: int, epilogue: Epilogue, functions: tuple[Callable[..., None], ...]
+    *arrays: Array, grid: Grid, filters: int, cut: bool, epilogue: Epilogue, functions: tuple[Callable[..., None], ...]
 ) -> None:
     """y = A^T [sum_c (G g G^T) * (B^T d B)] A for V of all tiles, computed before; see the top of this file.
 
@@ -92,11 +90,11 @@ def winograd_few_tiles(
     """
     bound = BoundEpilogue(epilogue, arrays, 4, far=True)
     # V [1, points, tiles, row] of all threads, U [blocks, classes, C, columns]. The shape of one thread's copy, of
-    # which the first index selects the thread: M [1, points, T, columns], edge [1, outputs, lanes]
-    M, edge, V, U = bound.operands
-    multiply_points, *store_edge = functions
+    # which the first index selects the thread: M [1, points, T, columns], half [1, rows x points, columns]
+    M, half, V, U = bound.operands
+    (multiply_points,) = functions
     tile, tiles, T = tile_for(filters), V.extents[2], M.extents[2]
-    outputs = OutputTransform(bound, edge, grid, tile, store_edge)
+    outputs = OutputTransform(bound, half, grid, tile, cut)
     for b, valid, part, first, count in tasks(filters, tile, tiles, T):
         M_thread = M.at(thread(), 0, 0, 0)
         multiply_points(M_thread, V.at(0, 0, first, 0), U.at(b, 0, 0, 0), T)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from foveal.kernel.compile import ArraySpec, Kernel
-from foveal.kernel.lang import LINE, Array, Index, loop, loops, var, vectors
+from foveal.kernel.lang import LINE, Array, Index, loop, var
 from foveal.ops.kernels.conv.winograd_transform import ClassRange
-from foveal.ops.kernels.register_tile import Tile, counted, lane_ranges, multiply_add, runs
+from foveal.ops.kernels.register_tile import Tile, counted, lane_ranges, multiply_add
 from foveal.view import View
 
 # Channels per iteration of the inner loop: enough to hide the loop's own instructions. More would only lengthen
@@ -30,8 +30,6 @@ class PointProducts:
     tile: Tile
     #: True if the products are added to what is in M
     add: bool = False
-    #: channels whose products with all tiles are added up before those of the next ones; None: all channels at once
-    part: int | None = None
     #: how many channels before they are needed transformed filters are fetched; 0: the hardware does that
     ahead: int = 0
 
@@ -50,35 +48,18 @@ class PointProducts:
         counts = counted(tiles, self.pieces, self.tile.rows)
         for classes in self.classes:
             for n in loop(classes.classes):
-                first_point = n * classes.copies + classes.start
-                self.clear(M.at(0, first_point, 0, 0), classes.copies, tiles)
-                # each part of the channels: [part, columns] of this class, about 8 KiB for 64 channels and 32 columns,
-                # in the first-level cache from here on
-                for c, channels in runs(self.channels, self.part or self.channels):
-                    u = U.at(0, n + classes.first, c, 0)
-                    # the points of the class
-                    for copy in loop(classes.copies):
-                        point = copy + first_point
-                        first: Index = 0
-                        for rows, count in counts:
-                            for i in loop(count):
-                                t = i * rows + first
-                                M_tile, v = M.at(0, point, t, 0), V.at(0, point, t, c)
-                                store_products(M_tile, v, u, rows, channels, self.tile, self.adds, self.ahead)
-                            first = first + count * rows
-
-    @property
-    def adds(self) -> bool:
-        """True if a register tile begins with what is in M."""
-        return self.add or self.part is not None
-
-    def clear(self, M: Array, copies: int, tiles: Index) -> None:
-        """Set the sums of the points of a class to 0 if parts of the channels are added to them."""
-        if self.part is None or self.add:
-            return
-        for copy, t in loops(copies, tiles):
-            for k, width in vectors(self.tile.lanes, self.tile.width):
-                M.store((0, copy, t, k), 0.0, width)
+                # [C, columns] of this class: about 8 KiB for 64 channels, in the first-level cache from here on
+                u = U.at(0, n + classes.first, 0, 0)
+                # the points of the class
+                for copy in loop(classes.copies):
+                    point = n * classes.copies + copy + classes.start
+                    first: Index = 0
+                    for rows, count in counts:
+                        for i in loop(count):
+                            t = i * rows + first
+                            M_tile, v = M.at(0, point, t, 0), V.at(0, point, t, 0)
+                            store_products(M_tile, v, u, rows, self.channels, self.tile, self.add, self.ahead)
+                        first = first + count * rows
 
 
 def store_products(
