@@ -41,7 +41,7 @@ from foveal.view import View
 # on out of the caches.
 MIN_REGISTER_TILES = 2
 
-# Channels before whose products U is fetched: 128 steps of a full register tile take longer than memory takes to answer.
+# Channels before whose products U is fetched: 128 steps of a register tile take longer than memory takes to answer.
 AHEAD = 128
 
 
