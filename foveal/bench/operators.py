@@ -145,7 +145,7 @@ def pools() -> list[OperatorWork]:
         *pool_works("max_pool2d", "2x2 64ch 32x32", IMAGES, {"kernel_size": 2}),
         *pool_works("avg_pool2d", "2x2 64ch 32x32", IMAGES, {"kernel_size": 2}),
         # the first ones of ResNets, on images of 3 channels too
-        *pool_works("max_pool2d", "3x3/2 64ch 112x112", (8, 64, 112, 112), stem),
+        *pool_works("max_pool2d", "3x3/2 64ch 112x112", (4, 64, 112, 112), stem),
         *pool_works("max_pool2d", "3x3/2 3ch 112x112", (8, 3, 112, 112), stem),
         # of SqueezeNet, Inception and YOLOv3-SPP
         *pool_works("max_pool2d", "3x3/2 96ch 54x54 ceil", (8, 96, 54, 54), {**stem, "padding": 0, "ceil_mode": True}),
