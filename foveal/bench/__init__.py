@@ -18,7 +18,8 @@ hosts.py                several hosts on this machine, in network namespaces
 loss_curve.py           losses of a training run against PyTorch's
 recipes.py              recipes against searches, on small sets
 output.py               the line about the machine, the table, the JSON file
-against_torch.py        operators, training steps and inference in PyTorch
+against_torch.py        operators, training steps and inference against PyTorch's
+torch_operators.py      operators in PyTorch
 torch_models/           the networks in PyTorch
 against_onnxruntime.py  inference in ONNX Runtime
 against_openvino.py     inference in OpenVINO

@@ -236,7 +236,7 @@ def test_errors_are_one_message_and_status_2(words, message, tmp_path):
 @pytest.mark.long
 @needs_torch
 def test_operators_against_torch():
-    from foveal.bench import against_torch
+    from foveal.bench import against_torch, torch_operators
 
     bench = Bench(threads=1, repeats=1, peak=1.0, against=against_torch)
     works = operators.standard() + operators.sample_cases()
@@ -244,11 +244,11 @@ def test_operators_against_torch():
     for work in operators.select((*names, "imum case", "erf case", "tanh case"), works, cases=True):
         record = operators.row(work, bench).record()  # raises unless the results agree
         how = work.case.attributes
-        lacking = against_torch.symmetric(how.get("padding", 0)) is None or "counted" in how
+        lacking = torch_operators.symmetric(how.get("padding", 0)) is None or "counted" in how
         lacking |= work.op.startswith("avg") and how.get("dilation", 1) != 1
-        if work.counterpart in against_torch.OPERATORS and not lacking:
+        if work.counterpart in torch_operators.OPERATORS and not lacking:
             assert record["ratio"] > 0
-            assert record["torch_mode"] in against_torch.FORMATS
+            assert record["torch_mode"] in torch_operators.FORMATS
 
 
 def small(name):
