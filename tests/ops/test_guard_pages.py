@@ -45,8 +45,8 @@ def test_kernels_stay_inside_of_their_buffers(part):
     assert outcomes(names) == dict.fromkeys(names)
 
 
-# those whose kernels have most of their own to do at the edges of what they read
-EDGES = ["matmul", "conv2d_weight_grad", "max_pool2d", "avg_pool2d_grad", "sum"]
+# those whose kernels do most at the edges of what they read
+EDGES = ["conv2d_weight_grad", "max_pool2d", "avg_pool2d_grad"]
 
 
 @pytest.mark.parametrize("vectors", widths.SECOND)
