@@ -57,6 +57,7 @@ MAP = (
     ("arena", "where the buffers of a program lie"),
     ("workers", "native threads that run programs"),
     ("bind", "buffers get memory, calls become a table of addresses"),
+    ("handover", "arguments and results, copied between a caller's memory and a program's"),
     ("pace", "on how many threads a short program runs"),
     ("program", "Program: what a build has made, ready to run"),
     ("peak", "what this machine can multiply and add, and copy, at most"),

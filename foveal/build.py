@@ -12,6 +12,7 @@ from foveal.arena import plan_arena
 from foveal.bind import bind
 from foveal.errors import ShapeError
 from foveal.graph import Graph, Node
+from foveal.handover import plan_handover
 from foveal.kernel import compile as machine_code
 from foveal.kernel.compile import Kernel
 from foveal.lower import lower
@@ -81,12 +82,15 @@ def build(
     scheduled = schedule(lowered.calls, final)
     # Where temporary buffers lie in the arena.
     arena_plan = plan_arena(scheduled, lowered.outputs, threads)
+    # How large arguments and results are copied.
+    handover = plan_handover(lowered)
     # Machine code, from the cache or from LLVM.
-    code = machine_code.native([kernel for call in scheduled.calls for kernel in call.kernels])
+    kernels = [kernel for call in scheduled.calls for kernel in call.kernels]
+    code = machine_code.native([*kernels, *handover.kernels])
     # Memory, and the table of calls that the threads run.
     binding = bind(lowered, scheduled, arena_plan, code, threads, allocate)
 
     record = BuildRecord(time.perf_counter() - started, code.found.compiled, code.found.from_disk)
-    program = Program(final, threads, groups, layout, lowered, scheduled, arena_plan, binding, record, pace)
+    program = Program(final, threads, groups, layout, lowered, scheduled, arena_plan, handover, binding, record, pace)
     show(program)
     return program

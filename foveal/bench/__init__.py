@@ -3,7 +3,7 @@
 timing.py               how times are taken, and what a timed row holds
 models.py               whole training steps
 inference.py            one image
-under_load.py           one image beside busy processes, or for several callers at the same time
+under_load.py           one image, or a step, beside busy processes, or for several callers at the same time
 operators.py            single operators
 shapes.py               oneDNN's notation of shapes
 native.py               how each operator becomes machine code

@@ -78,9 +78,8 @@ def test_pages_lie_where_they_were_written_first():
         return y
 
     # values of one size in the arena, divided alike: the argument alone is far, one of 16 that are read or written
-    assert thread_model.far_share(build(trace(chain, Type((4, 16, 32, 32))), threads=1)) == pytest.approx(
-        1 / 32, rel=0.01
-    )
+    program = build(trace(chain, Type((4, 16, 32, 32))), threads=1)
+    assert thread_model.far_share(program) == pytest.approx(1 / 32, rel=0.01)
 
 
 @pytest.mark.parametrize("words", ["0", "a", "8,,16", "-1", "2000"])
