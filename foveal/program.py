@@ -267,7 +267,8 @@ class Program:
         """Run all calls, with pauses after `stops`, and with `messages` before each operator between shards."""
         versions = [variable.version for variable in self.sources]
         start = self.prepared if [versions] == self.versions else 0
-        self.times[start] = 0
+        if timed:
+            self.times[start] = 0
         try:
             if messages and self.messages and not any(number < self.prepared for number in self.in_python):
                 # A twin whose turn comes at the first message need not run them again.

@@ -38,7 +38,7 @@ def records(
 ) -> Iterator[Record]:
     """Yield a record for each model; speedup is one_ms / many_ms, of the medians and of the best times.
 
-    With a prediction, model_ms is what it says of many_ms, and error how far that is from it.
+    With a prediction, model_ms is what it says of many_best_ms, and error how far that is from it.
     """
     for name, work in works.items():
         starting(f"{name} on 1 and {bench.threads} threads")
@@ -57,7 +57,7 @@ def record(name: str, work: ModelWork, prediction: Prediction | None, bench: Ben
                 f"{name}, step {number}: {bench.threads} threads compute other bits than one; please report it"
             )
     times = alternate({"one": lambda: one(x, labels), "many": lambda: many(x, labels)}, bench.repeats)
-    model = prediction and 1e3 * prediction.of(name, work, one, times["one"].median / 1e3, bench)
+    model = prediction and 1e3 * prediction.of(name, work, one, times["one"].best / 1e3, bench)
     return {
         "name": name,
         "batch": work.batch,
@@ -69,7 +69,7 @@ def record(name: str, work: ModelWork, prediction: Prediction | None, bench: Ben
         "many_best_ms": times["many"].best,
         "speedup_best": times["one"].best / times["many"].best,
         "model_ms": model,
-        "error": model / times["many"].median - 1 if model else None,
+        "error": model / times["many"].best - 1 if model else None,
     }
 
 

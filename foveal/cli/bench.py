@@ -280,7 +280,7 @@ def threads(names: tuple[str, ...], predict: tuple[int, ...], bandwidth: float, 
     """Time training steps on several threads and on one; speedup is one_ms / many_ms.
 
     With --predict a model says, from the calls of a step on one thread, what it takes on others: model_ms on those that
-    are measured, error how far that is from many_ms. Then come two tables. What is counted in a step: calls, barriers,
+    are measured, error how far that is from the best. Then come two tables. What is counted in a step: calls, barriers,
     the share of the time in calls of one_piece, the median of the pieces between two barriers, the share of the time
     between barriers with fewer pieces than threads (under_8), MiB from memory, KiB of cache lines that two threads may
     write at once, and of the bytes used the share at the other of two NUMA nodes (far). And what is predicted, with the

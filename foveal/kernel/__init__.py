@@ -34,8 +34,8 @@ in llvm_thread.py), compiling processes, their numbers and what was said of them
 pool.py), kernels in memory and how many of them were compiled (`_loaded`, `statistics` in compile.py), bytes written to
 the cache and what is known of its folder (`_written`, `_reported`, `_reached_safely` in cache.py), digests of sources
 (`_digest`, `_outside` in sources.py), and what is computed once and stays the same (functions under `functools.cache`:
-this machine, LLVM's set-up, the native loop). None of it decides results, but for the target, which decides how sums
-are cut.
+this machine, what FOVEAL_TARGET made of it, LLVM's set-up, the native loop). None of it decides results, but for the
+target, which decides how sums are cut.
 """
 
 # imported before anything that it takes the digest of

@@ -146,13 +146,14 @@ def head(value: Scalar, width: int) -> Value:
 
 @in_plain_python(interpret.part)
 def part(value: Scalar, start: int, width: int) -> Value:
-    """`width` lanes of a vector, from `start` on."""
+    """`width` lanes of a vector, from `start` on; those beyond its end hold nothing that may be used."""
     vector = traced(value)
     if width == vector.width:
         return vector
     if width == 1:
         return extract(vector, start)
-    return shuffle(vector, "poison", range(start, start + width))
+    # of the second operand, which holds nothing, one lane stands for all
+    return shuffle(vector, "poison", (min(lane, vector.width) for lane in range(start, start + width)))
 
 
 @in_plain_python(interpret.transpose)

@@ -99,7 +99,7 @@ def test_the_command_predicts(monkeypatch):
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     (row,) = found["rows"]
-    assert row["error"] == pytest.approx(row["model_ms"] / row["many_ms"] - 1)
+    assert row["error"] == pytest.approx(row["model_ms"] / row["many_best_ms"] - 1)
     assert [one["threads"] for one in found["predicted"]] == [8, 64]
     assert found["counted"][0]["barriers"] > 10
     assert "as much for each thread as for one, up to 160." in found["assumptions"][0]

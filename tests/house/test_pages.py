@@ -9,7 +9,7 @@ from pages import DOCS, PAGES, parsed
 
 # These hold results beside the command that measures them, or text that tests of their own run and compare
 # (test_docs.py, test_pytorch_page.py).
-TESTED_OTHERWISE = {"debugging", "gradients", "pytorch", "recipes", "results", "tasks"}
+TESTED_OTHERWISE = {"debugging", "gradients", "pytorch", "recipes", "results", "tasks", "threads"}
 NOTEBOOKS = [page for page in PAGES.values() if page.name not in TESTED_OTHERWISE]
 COURSE = [page for page in PAGES.values() if page.name.startswith("course/") and not page.name.endswith("index")]
 

@@ -76,8 +76,9 @@ def test_epilogue(body, x, w, stride, padding, dilation, groups, threads):
 @pytest.mark.parametrize("vectors", widths.SECOND)
 @pytest.mark.parametrize(("body", "x", "w", "stride", "padding", "dilation", "groups"), KERNELS)
 def test_epilogue_in_narrower_vectors(body, x, w, stride, padding, dilation, groups, vectors):
+    """Whichever kernel is chosen for these: it may be another one than for the widest."""
     with target.assume(widths.SECOND[vectors]):
-        check_epilogue(body, x, w, stride, padding, dilation, groups, threads=1)
+        check_epilogue(None, x, w, stride, padding, dilation, groups, threads=1)
 
 
 def check_epilogue(body, x, w, stride, padding, dilation, groups, threads):
@@ -100,7 +101,7 @@ def check_epilogue(body, x, w, stride, padding, dilation, groups, threads):
     views = (to.holding(image, channels_last(x)), to.holding(filters, filters_last(w)))
     select.direct_forward(to, results, *views, attributes["window"], groups)
 
-    assert body in to.called
+    assert body is None or body in to.called
     assert checks.error(to.array(y), np.maximum(want, 0)) < checks.LIMIT
     assert checks.error(to.array(total), want.sum((0, 2, 3))) < checks.LIMIT
     mean, variance = to.array(moments)

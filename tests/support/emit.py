@@ -1,6 +1,6 @@
 """Assembly of kernels for any target, as a script, because what LLVM cannot emit ends the process.
 
-`python emit.py NEON`: as JSON, per name of GRAPHS the assembly of each kernel it is lowered to.
+`python emit.py NEON ...`: as JSON, per target and per name of GRAPHS the assembly of each kernel it is lowered to.
 """
 
 import json
@@ -41,4 +41,4 @@ def emitted(target: targets.Target) -> dict[str, list[str]]:
 
 
 if __name__ == "__main__":
-    json.dump(emitted(getattr(targets, sys.argv[1])), sys.stdout)
+    json.dump({name: emitted(getattr(targets, name)) for name in sys.argv[1:]}, sys.stdout)

@@ -207,10 +207,11 @@ def check(name: str, arrays: list[Numbers], attributes: dict[str, Any]) -> None:
     op = OPS[name.removesuffix(FILTERED)]
     graph = trace(lambda *symbols: op(*symbols, **attributes), *checks.types(arrays))
     (want,) = graph.evaluate(*checks.double(arrays))
-    got = [
-        build(graph, threads=threads, allocate=guard.allocator(at_end)).run(*arrays)[0]
-        for threads, at_end in ((1, True), (2, False))
+    # both are kept until both have run: they share the machine code, which is nowhere else
+    programs = [
+        build(graph, threads=threads, allocate=guard.allocator(at_end)) for threads, at_end in ((1, True), (2, False))
     ]
+    got = [program.run(*arrays)[0] for program in programs]
     largest = max(np.max(abs(want)), typical(graph, arrays))
     wrong = np.max(abs(got[0] - want)) / max(largest, 1e-30)
     assert wrong <= checks.limit(op), f"{name}: off by {wrong:.2g} of the largest value"

@@ -259,7 +259,8 @@ def columns_of(rows: Sequence[Value | Var]) -> list[Value]:
     rows = [*rows, *[var(0.0, size)] * (count - number)]
     squares = [[part(row, start, count) for row in rows] for start in range(0, size, count)]
     transposed = [transpose(square) if count > 1 else square for square in squares]
-    return [head(column, number) for square in transposed for column in square]
+    # a square that is wider than the rows has columns of nothing behind those of their lanes
+    return [head(column, number) for square in transposed for column in square][:size]
 
 
 @dataclass(frozen=True)
