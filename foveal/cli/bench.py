@@ -161,8 +161,8 @@ def models(names: tuple[str, ...], options: BenchOptions) -> None:
     """Time whole training steps (forward, loss, backward, SGD with momentum).
 
     Each step goes from a batch in NumPy arrays to the loss as a number, in all frameworks. NAMEs: lenet, resnet20,
-    resnet18-cifar, vgg16, airbench94, mobilenetv2, resnet18-224; all of them if none is given. On 16 images of 96x96, if
-    they are named: resnet34, resnet50, googlenet, mobilenet_v1, mobilenet_v3_large, densenet121, efficientnet_b0,
+    resnet18-cifar, vgg16, airbench94, mobilenetv2, resnet18-224; all of them if none is given. If they are named, on 16
+    images of 96x96: resnet34, resnet50, googlenet, mobilenet_v1, mobilenet_v3_large, densenet121, efficientnet_b0,
     alexnet.
     """
     works = model_rows.select(names)

@@ -172,6 +172,41 @@ def test_tiles_of_a_small_image_that_are_alike(name, case, check):
     check(OPS[name], case)
 
 
+# gradients in x with a stride and few channels, whose phases have as many taps, fewer, and more than a vector of lanes
+PHASES = [
+    Case(((2, 9, 5, 7), (9, 3, 7, 7)), {"stride": 2, "padding": 3, "image_size": (10, 14)}),
+    Case(((1, 5, 12, 8), (5, 1, 4, 4)), {"stride": 2, "padding": 1, "image_size": (24, 16)}),
+    Case(((1, 4, 6, 6), (4, 3, 11, 11)), {"stride": 4, "padding": 2, "image_size": (28, 28)}),
+    Case(((2, 6, 9, 10), (6, 4, 3, 3)), {"stride": 3, "image_size": (27, 30)}),
+]
+
+
+@pytest.mark.parametrize("case", PHASES)
+@pytest.mark.parametrize("check", [checks.native, checks.threads, checks.interpreted])
+def test_phases_as_filters(case, check, quick):
+    quick(checks.takes_long(check, OPS["conv2d_input_grad"], case))
+    check(OPS["conv2d_input_grad"], case)
+
+
+@pytest.mark.parametrize("case", PHASES)
+def test_epilogue_of_phases(case):
+    """relu is stored, and the values are summed up per channel; kernels run as in plain Python, thread after thread."""
+    op, arrays = OPS["conv2d_input_grad"], case.arrays(0)
+    attributes = op.normalise(*arrays, **case.attributes)
+    want = op.numpy(*checks.double(arrays), **attributes)
+    to = Running(2)
+    dx, total = to.new(want.shape, channels_last(want.shape)), to.scratch((want.shape[1],))
+    results = EpilogueOutputs([dx], [], Epilogue((("relu", (), (0,)),), results=(1,), sums=(0,)), [total])
+    views = (
+        to.holding(arrays[0], channels_last(arrays[0].shape)),
+        to.holding(arrays[1], filters_last(arrays[1].shape)),
+    )
+    select.direct_input_grad(to, results, *views, attributes["window"], 1)
+    assert to.called[:2] == ["pack_phases", "correlate"]
+    assert checks.error(to.array(dx), np.maximum(want, 0)) < checks.LIMIT
+    assert checks.error(to.array(total), want.sum((0, 2, 3))) < checks.LIMIT
+
+
 # cases of a gradient in the weights; those of 1x1 convolutions have as many chunks as tasks
 MIN_PIXELS_CASES = [
     (weight_grad, Case(((5, 70, 4, 3), (5, 20, 4, 3)), {"padding": 1, "kernel_size": 3})),

@@ -29,6 +29,7 @@ Forward, and the gradient in x, which is a convolution too:
 | --- | --- | --- | --- | --- |
 | winograd.py | tiles x filters | filters | modelled cost < 0.95 of direct convolution's | 195-305 % |
 | depthwise.py | pixels | channels | one filter per channel | limited by memory |
+| direct_phases.py | pixels x filters | filters of phases | faster by its model: few filters, gradient with stride | - |
 | direct_simd_batch.py | filters x images | images | faster by its model: few filters | 1 -> 6: 74 % |
 | conv1x1.py | pixels x filters | filters | 1x1, stride 1, no padding: a matrix product | 85-90 % |
 | direct_batch.py | images x filters | filters | 4 images and more; rows < half a tile, or 5 % padding | as direct.py |

@@ -10,6 +10,7 @@ from foveal.ops.kernels.conv import (
     depthwise,
     direct,
     direct_batch,
+    direct_phases,
     direct_simd_batch,
     weight_grad,
     weight_grad_1x1,
@@ -98,7 +99,11 @@ def direct_by_taps(lowering: Lowering, y: EpilogueOutputs, x: View, w: View, axe
     if filters == channels == 1 and groups > 1:
         depthwise.lower(lowering, y, nhwc(x), w, axes)
         return
-    # 2. too few filters to fill a vector: lanes run over images
+    # 2. few filters in each of several phases, which a gradient in x with a stride has
+    if direct_phases.fits(x, w, axes):
+        direct_phases.lower(lowering, y, x, w, axes)
+        return
+    # 3. too few filters to fill a vector: lanes run over images
     axes, first, used_size = used_kernel(axes)
     if direct_simd_batch.fits(nhwc(x), channels, filters, axes):
         direct_simd_batch.lower(lowering, y, nhwc(x), w, axes, first, used_size)
@@ -108,13 +113,13 @@ def direct_by_taps(lowering: Lowering, y: EpilogueOutputs, x: View, w: View, axe
     blocks = ceil_div(filters, tile.lanes)
     panels = lowering.scratch((groups, blocks, *used_size, channels, tile.lanes))
     lower_panels(lowering, panels, w, first)
-    # 3. every output pixel reads the input pixel at the same place: a matrix product
+    # 4. every output pixel reads the input pixel at the same place: a matrix product
     if conv1x1.fits(y, x, w, axes):
         conv1x1.lower(lowering, y, x, panels, filters)
-    # 4. small images, or many products with padding: a register tile is one pixel of many images
+    # 5. small images, or many products with padding: a register tile is one pixel of many images
     elif direct_batch.fits(x.shape, channels, tile, axes):
         direct_batch.lower(lowering, y, nhwc(x), panels, axes, filters)
-    # 5. any other: a register tile is neighbouring pixels of an image
+    # 6. any other: a register tile is neighbouring pixels of an image
     else:
         direct.lower(lowering, y, nhwc(x), panels, axes, filters)
 

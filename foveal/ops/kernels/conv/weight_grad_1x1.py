@@ -94,8 +94,8 @@ def max_partial_elements() -> int:
 
 
 def max_unit_pixels(tile: Tile) -> int:
-    """Pixels of a unit at most: a panel of dy takes half of the first-level cache."""
-    return l1() // 2 // (FLOAT_BYTES * tile.lanes)
+    """Pixels of a unit at most, in whole iterations: a panel of dy takes half of the first-level cache."""
+    return max(1, l1() // 2 // (FLOAT_BYTES * tile.lanes) // UNROLL) * UNROLL
 
 
 def max_copied_elements() -> int:
@@ -242,7 +242,7 @@ def unit_of(pixels: int, tile: Tile, tiles: int, blocks: int, short: bool) -> in
     """
     elements = tiles * tile.rows + blocks * tile.lanes
     fitting = max_unit_elements() // elements if short else max(MIN_UNIT, max_copied_elements() // elements)
-    units = ceil_div(pixels, max(UNROLL, min(max_unit_pixels(tile), fitting // UNROLL * UNROLL)))
+    units = ceil_div(pixels, min(max_unit_pixels(tile), max(1, fitting // UNROLL) * UNROLL))
     return ceil_div(ceil_div(pixels, units), UNROLL) * UNROLL
 
 
