@@ -32,7 +32,7 @@ Forward, and the gradient in x, which is a convolution too:
 | direct_phases.py | pixels x filters | filters of phases | faster by its model: few filters, gradient with stride | - |
 | direct_simd_batch.py | filters x images | images | faster by its model: few filters | 1 -> 6: 74 % |
 | conv1x1.py | pixels x filters | filters | 1x1, stride 1, no padding: a matrix product | 85-90 % |
-| direct_batch.py | images x filters | filters | 4 images and more; rows < half a tile, or 5 % padding | as direct.py |
+| direct_batch.py | images x filters | filters | 4 images and more; faster by its model: padding | as direct.py |
 | direct.py | pixels x filters | filters | any other | one core: 94-99 % |
 
 The gradient in the weights:
