@@ -1,6 +1,7 @@
 """Whole training steps are timed: forward, loss, backward and the update by SGD with momentum."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,6 +104,14 @@ def rows(works: dict[str, ModelWork], bench: Bench, starting: Starting) -> Itera
 
 def row(name: str, work: ModelWork, bench: Bench) -> Measurement:
     """Time a training step against the other framework's, from the same parameters on the same batch."""
+    with contenders(name, work, bench) as (calls, count):
+        times = alternate(calls, bench.repeats)
+    return Measurement(name, "step", work.batch, bench, count, times.pop("ours"), times)
+
+
+@contextmanager
+def contenders(name: str, work: ModelWork, bench: Bench) -> Iterator[tuple[dict[str, Contender], int]]:
+    """Inside of the block steps of the same model by all frameworks, ours as "ours", and the operations of a step."""
     x, labels = work.data()
     net = work.build()
     # Taken before the first step changes the parameters.
@@ -113,9 +122,7 @@ def row(name: str, work: ModelWork, bench: Bench) -> Measurement:
         if bench.against:
             theirs = bench.against.step_calls(settings, bench.modes)
         compare(name, work, step, theirs)
-        times = alternate({"ours": lambda: step(x, labels), **theirs}, bench.repeats)
-    graph = step.program(x, labels).graph
-    return Measurement(name, "step", work.batch, bench, operations(graph), times.pop("ours"), times)
+        yield {"ours": lambda: step(x, labels), **theirs}, operations(step.program(x, labels).graph)
 
 
 def compare(name: str, work: ModelWork, step: Step, theirs: Mapping[str, Contender]) -> None:

@@ -342,7 +342,7 @@ def test_onnxruntime_is_for_inference_alone():
 
 
 def test_threads_are_timed_and_compared():
-    (record,) = scaling.records({"lenet": small("lenet")}, Bench(2, 1, 1.0), lambda what: None)
+    (record,) = scaling.records({"lenet": small("lenet")}, None, Bench(2, 1, 1.0), lambda what: None)
     assert record["speedup"] == record["one_ms"] / record["many_ms"]
     assert set(output.THREAD_COLUMNS) <= set(record)
 

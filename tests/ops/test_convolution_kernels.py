@@ -6,7 +6,9 @@ import dataclasses
 import checks
 import numpy as np
 import pytest
+import widths
 
+from foveal.build import build
 from foveal.kernel import target
 from foveal.ops import OPS
 from foveal.ops.kernels import gemm, register_tile
@@ -68,6 +70,17 @@ KERNELS = [
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(("body", "x", "w", "stride", "padding", "dilation", "groups"), KERNELS)
 def test_epilogue(body, x, w, stride, padding, dilation, groups, threads):
+    check_epilogue(body, x, w, stride, padding, dilation, groups, threads)
+
+
+@pytest.mark.parametrize("vectors", widths.SECOND)
+@pytest.mark.parametrize(("body", "x", "w", "stride", "padding", "dilation", "groups"), KERNELS)
+def test_epilogue_in_narrower_vectors(body, x, w, stride, padding, dilation, groups, vectors):
+    with target.assume(widths.SECOND[vectors]):
+        check_epilogue(body, x, w, stride, padding, dilation, groups, threads=1)
+
+
+def check_epilogue(body, x, w, stride, padding, dilation, groups, threads):
     """relu(sum + extra) is stored; sum + extra is summed up, and its mean and variance are taken, per channel."""
     how = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     rng = np.random.default_rng(0)
@@ -154,6 +167,15 @@ def test_small_caches(cache, size, elements, value, name, case, check, quick):
     with target.assume(dataclasses.replace(target.current(), **{cache: size})):
         assert elements() == value
         check(OPS[name], case)
+
+
+@pytest.mark.parametrize("vectors", widths.SECOND)
+@pytest.mark.parametrize(("cache", "size", "elements", "value", "name", "case"), SMALL_CACHES)
+def test_small_caches_in_narrower_vectors(cache, size, elements, value, name, case, vectors):
+    with target.assume(dataclasses.replace(widths.SECOND[vectors], **{cache: size})):
+        assert elements() == value
+        graph, xs, want = checks.forward(OPS[name], case)
+        assert checks.error(checks.run_native(build(graph, threads=1), xs), want) < checks.limit(OPS[name])
 
 
 # depthwise, small images whose tiles are whole rows, some of which differ in their places only
