@@ -264,13 +264,15 @@ def transposed_product(
             count = minimum(unit, pixels - start)
             if not division.short:
                 copy_unit(copied_x, copied_dy, dy, x, channels, filters, start, count)
+            # the next unit, of which each tile fetches as many lines
+            following = [image.at(0, 0, start + unit, 0) for image in (x, dy)] if division.fetches else []
+            tiles = filters.count * channels.count
+            parts = [(image, ceil_div(count * image.strides[2] // LINE, tiles)) for image in following]
             # a panel of dy stays in the first-level cache while x passes
             for block, k, valid in filters:
                 for tile, c, size, _ in channels.tiles():
-                    if division.fetches:
-                        number_of_tile, tiles = block * channels.count + tile, filters.count * channels.count
-                        for image in (x, dy):
-                            fetch_part(image.at(0, 0, start + unit, 0), count, number_of_tile, tiles)
+                    for image, of_tile in parts:
+                        fetch(image, of_tile, block * channels.count + tile)
                     sums = TileSums(partial.at(chunk, c, k), size, valid, division.tile, number == begin)
                     if division.short:
                         sums.add_pixels(x.at(0, 0, start, c), dy.at(0, 0, start, k), count)
@@ -299,11 +301,10 @@ def copy_unit(
         filters.copy(copied_dy, i, None)
 
 
-def fetch_part(image: Array, count: Index, part: Index, parts: Index) -> None:
-    """Prefetch one of `parts` parts of the lines of `count` pixels of image [., ., pixels, .], which are neighbours."""
-    lines = count * image.strides[2] // LINE
-    for line in loop((part + 1) * lines // parts, start=part * lines // parts):
-        image.prefetch((0, 0, 0, line * LINE))
+def fetch(image: Array, lines: Index, part: Index) -> None:
+    """Prefetch one part, of so many lines, of the neighbouring pixels of image [., ., pixels, .]."""
+    for line in loop(lines):
+        image.prefetch((0, 0, 0, (part * lines + line) * LINE))
 
 
 def pixels_of(start: Index, count: Index, image: Array) -> Iterator[tuple[Index, tuple[Index, ...]]]:
