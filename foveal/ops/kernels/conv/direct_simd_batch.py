@@ -73,8 +73,9 @@ MIN_MEETING = 0.85
 # Lanes below which a narrower vector saves no time: an FMA of 4 lanes takes as long as one of 8.
 HALF = 8
 
-# The share of the peak that products reach: with two vectors of full width, and where a tile has only one vector (of
-# few filters, or, with 16 registers, of images) and so one load per FMA.
+# The share of the peak that lanes over filters reach: with full vectors, and with narrower ones, whose tiles have only
+# one vector and so one load per FMA. So have tiles of images with 16 registers, unless filters are few; with two
+# vectors of images their products count as running at the peak.
 SPEED, SPEED_OF_HALF = 0.93, 0.85
 
 # What this kernel costs beside its products, in multiply-adds. The numbers trade staging and transposing against empty
@@ -117,7 +118,7 @@ def costs(x: View, c_group: int, filters: int, axes: Axes) -> tuple[float, float
     lanes_over_filters /= SPEED if width == lanes() else SPEED_OF_HALF
     # lanes over images: those of the last block's vectors count too
     storing = STORING_WHOLE if filters <= MAX_FILTERS else STORING_PARTS
-    speed = SPEED if lane_tile(filters)[1] > 1 else SPEED_OF_HALF
+    speed = 1.0 if lane_tile(filters)[1] > 1 else SPEED_OF_HALF
     lanes_over_images = filters * (products / speed + storing) * padded(N) / N + STAGING * repeats * c_group
     # a row of outputs may read more than half of the second-level cache, but at most twice all of it
     if x.strides[2:] != (C, 1) or min(H, height_read) * row > 4 * band_elements():
