@@ -11,8 +11,8 @@ import widths
 from foveal.build import build
 from foveal.kernel import target
 from foveal.ops import OPS
-from foveal.ops.kernels import gemm, register_tile
-from foveal.ops.kernels.conv import conv1x1, depthwise, direct, direct_simd_batch, select, weight_grad, weight_grad_1x1
+from foveal.ops.kernels import gemm, register_tile, transposed_product
+from foveal.ops.kernels.conv import conv1x1, depthwise, direct, direct_simd_batch, select, weight_grad
 from foveal.ops.kernels.epilogue import Epilogue, EpilogueOutputs
 from foveal.ops.op import Case
 from foveal.strides import channels_last, contiguous, filters_last
@@ -154,8 +154,10 @@ SMALL_CACHES = [
     ("l2", 960, direct.band_elements, 60, CONV, Case(((17, 4, 9, 12), (20, 4, 3, 3)), {"padding": 1})),
     *(("l2", 480, weight_grad.max_unit_elements, 60, GRADIENT, case) for case in UNIT_CASES),
     # the channels of 1x1 convolutions in cuts, and gradients of more pixels than a unit of 100 elements
-    ("l1", 640, weight_grad_1x1.max_unit_elements, 100, CONV, Case(((3, 28, 4, 5), (20, 28, 1, 1)))),
-    *(("l1", 640, weight_grad_1x1.max_unit_elements, 100, GRADIENT, case) for case in PIXEL_CASES),
+    ("l1", 640, transposed_product.max_unit_elements, 100, CONV, Case(((3, 28, 4, 5), (20, 28, 1, 1)))),
+    # pixels that fall into one set of the cache, which are copied
+    ("l1", 640, lambda: conv1x1.conflicts(40), True, CONV, Case(((3, 40, 4, 5), (20, 40, 1, 1)))),
+    *(("l1", 640, transposed_product.max_unit_elements, 100, GRADIENT, case) for case in PIXEL_CASES),
     ("l2", 9600, conv1x1.pixel_block_elements, 450, CONV, Case(((3, 10, 9, 12), (20, 10, 1, 1)))),
 ]
 
@@ -195,10 +197,45 @@ def test_tiles_of_a_small_image_that_are_alike(name, case, check):
     check(OPS[name], case)
 
 
+# gradients in x with a stride and few channels, whose phases have as many taps, fewer, and more than a vector of lanes
+PHASES = [
+    Case(((2, 9, 5, 7), (9, 3, 7, 7)), {"stride": 2, "padding": 3, "image_size": (10, 14)}),
+    Case(((1, 5, 12, 8), (5, 1, 4, 4)), {"stride": 2, "padding": 1, "image_size": (24, 16)}),
+    Case(((1, 4, 6, 6), (4, 3, 11, 11)), {"stride": 4, "padding": 2, "image_size": (28, 28)}),
+    Case(((2, 6, 9, 10), (6, 4, 3, 3)), {"stride": 3, "image_size": (27, 30)}),
+]
+
+
+@pytest.mark.parametrize("case", PHASES)
+@pytest.mark.parametrize("check", [checks.native, checks.threads, checks.interpreted])
+def test_phases_as_filters(case, check, quick):
+    quick(checks.takes_long(check, OPS["conv2d_input_grad"], case))
+    check(OPS["conv2d_input_grad"], case)
+
+
+@pytest.mark.parametrize("case", PHASES)
+def test_epilogue_of_phases(case):
+    """relu is stored, and the values are summed up per channel; kernels run as in plain Python, thread after thread."""
+    op, arrays = OPS["conv2d_input_grad"], case.arrays(0)
+    attributes = op.normalise(*arrays, **case.attributes)
+    want = op.numpy(*checks.double(arrays), **attributes)
+    to = Running(2)
+    dx, total = to.new(want.shape, channels_last(want.shape)), to.scratch((want.shape[1],))
+    results = EpilogueOutputs([dx], [], Epilogue((("relu", (), (0,)),), results=(1,), sums=(0,)), [total])
+    views = (
+        to.holding(arrays[0], channels_last(arrays[0].shape)),
+        to.holding(arrays[1], filters_last(arrays[1].shape)),
+    )
+    select.direct_input_grad(to, results, *views, attributes["window"], 1)
+    assert to.called[:2] == ["pack_phases", "correlate"]
+    assert checks.error(to.array(dx), np.maximum(want, 0)) < checks.LIMIT
+    assert checks.error(to.array(total), want.sum((0, 2, 3))) < checks.LIMIT
+
+
 # cases of a gradient in the weights; those of 1x1 convolutions have as many chunks as tasks
 MIN_PIXELS_CASES = [
     (weight_grad, Case(((5, 70, 4, 3), (5, 20, 4, 3)), {"padding": 1, "kernel_size": 3})),
-    *((weight_grad_1x1, case) for case in PIXEL_CASES),
+    *((transposed_product, case) for case in PIXEL_CASES),
 ]
 
 
@@ -217,14 +254,16 @@ def test_short_pixels_are_read_where_they_lie():
     """Copying costs more than reading and writing sums more often, where there are few sums for each pixel."""
     with target.assume(target.AVX2):
         shapes = [(16, 96), (144, 24), (256, 64), (512, 512)]
-        short = [weight_grad_1x1.is_short(weight_grad_1x1.tile_of(C, K), C, K) for C, K in shapes]
+        short = [transposed_product.is_short(transposed_product.tile_of(C, K), C, K) for C, K in shapes]
     assert short == [True, True, False, False]
 
 
 def test_parts_of_a_weight_gradient_copy_least():
     """Each part of the channels copies all filters, and each part of the filters all channels."""
     with target.assume(target.AVX2):
-        parts = [weight_grad_1x1.parts_of(16, C, K, weight_grad_1x1.tile_of(C, K)) for C, K in ((960, 160), (96, 960))]
+        parts = [
+            transposed_product.parts_of(16, C, K, transposed_product.tile_of(C, K)) for C, K in ((960, 160), (96, 960))
+        ]
     assert parts == [(8, 2), (2, 8)]
 
 

@@ -28,7 +28,7 @@ BY_CALL = {
     "add_chunks",
     "combine_tasks",
     "correlate_1x1",
-    "weight_grad_1x1",
+    "transposed_product",
 }
 
 # The other convolutions take the number of images from their calls, and minimal filtering takes all sizes of images.

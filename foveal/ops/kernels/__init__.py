@@ -25,5 +25,6 @@ groups.
     magnitudes.py     the largest magnitudes of many arrays in one pass
     partial_sums.py   sums of parts of the work, added in a fixed order
     gemm.py           matrix products
+    transposed_product.py  products of matrices that are both read along their long side
     conv/             convolutions and their gradients: a file per algorithm, and which one is chosen
 """

@@ -7,6 +7,7 @@ There are four ways. `lower` takes the first that fits the shapes and strides:
     multiply_rows           few rows of y, and a b larger than the caches: b is read row after row, once
     multiply, not packed    few rows of y, or a short k: register tiles of rows x vectors of columns, which read b where
                             it lies, since packing it would cost more than multiplying
+    transposed_product      a has neighbours along m (the gradient of a linear layer in its weight): a file of its own
     multiply, packed        otherwise: the same tiles, after b has been packed into panels
 
 How `multiply` comes near the peak of ports x lanes x 2 operations per cycle (register_tile.py has the derivation of
@@ -46,7 +47,7 @@ from foveal.kernel.lang import (
     vectors,
     where,
 )
-from foveal.ops.kernels import expression
+from foveal.ops.kernels import expression, transposed_product
 from foveal.ops.kernels.packing import lower_panels
 from foveal.ops.kernels.partial_sums import lower_sums
 from foveal.ops.kernels.register_tile import (
@@ -118,6 +119,9 @@ def lower(lowering: Lowering, y: View, a: View, b: View) -> None:
         lowering.call(multiply_rows, [partial], [a, b])
         lower_sums(lowering, y.reshaped((m * n,)), partial)
         return
+    if a.strides[0] == 1 != a.strides[1] and b.strides[1] == 1 and y.strides == (n, 1) and m > FEW_ROWS and k > SHORT:
+        lower_transposed(lowering, y, a, b)
+        return
     if not is_along_k and (m <= FEW_ROWS or k <= SHORT):
         lower_multiply(lowering, y, a, b, packed=False)
         return
@@ -126,6 +130,15 @@ def lower(lowering: Lowering, y: View, a: View, b: View) -> None:
     panels = lowering.scratch((1, ceil_div(n, columns), 1, 1, k, columns))
     lower_panels(lowering, panels, b.permuted(1, 0).reshaped((1, n, k, 1, 1)))
     lower_multiply(lowering, y, a, panels, packed=True)
+
+
+def lower_transposed(lowering: Lowering, y: View, a: View, b: View) -> None:
+    """Call `transposed_product`: a has neighbours along m, as b has along n."""
+    (m, k), n = a.shape, b.shape[1]
+    rows_of_a, rows_of_b = a.over((1, 1, k, m), (0, 0, a.strides[1], 1)), b.over((1, 1, k, n), (0, 0, b.strides[0], 1))
+    partial = transposed_product.lower(lowering, rows_of_b, rows_of_a, y)
+    if partial.shape[0] > 1:
+        lower_sums(lowering, y.reshaped((m * n,)), partial)
 
 
 def tile_for_product(m: int, n: int, packed: bool) -> Tile:

@@ -32,10 +32,11 @@ Forward, and the gradient in x, which is a convolution too:
 | winograd_few_tiles.py | tiles x filters | filters | as winograd.py; prepared filters, few tiles | 100-210 % |
 | winograd.py | tiles x filters | filters | modelled cost < 0.95 of direct convolution's | 195-305 % |
 | depthwise.py | pixels | channels | one filter per channel | limited by memory |
+| direct_phases.py | pixels x filters | filters of phases | faster by its model: few filters, gradient with stride | - |
 | direct_simd_batch.py | filters x images | images | faster by its model: few filters | 1 -> 6: 74 % |
 | direct_few_pixels.py | pixels x filters | filters | prepared filters, 128 pixels at most | limited by memory |
 | conv1x1.py | pixels x filters | filters | 1x1, stride 1, no padding: a matrix product | 85-90 % |
-| direct_batch.py | images x filters | filters | 4 images and more; rows < half a tile, or 5 % padding | as direct.py |
+| direct_batch.py | images x filters | filters | 4 images and more; faster by its model: padding | as direct.py |
 | direct.py | pixels x filters | filters | any other | one core: 94-99 % |
 
 The gradient in the weights:
@@ -45,7 +46,7 @@ The gradient in the weights:
 | winograd_weight_grad.py | channels x filters | filters | modelled cost < 0.95 of direct convolution's | 135-220 % |
 | weight_grad_depthwise.py | taps | channels | one filter per channel | one core: 90 % |
 | weight_grad_simd_batch.py | weights x filters | images | faster by its model, 64 weights at most | 1 -> 6: 51 % |
-| weight_grad_1x1.py | channels x filters | filters | one tap, no padding, one group: a matrix product | 60-75 % |
+| weight_grad_1x1.py | channels x filters | filters | one tap, no padding, one group | 60-75 % |
 | weight_grad.py | channels x filters | filters | any other | one core: 94-98 % |
 
 `foveal bench ops conv2d` prints the machine's peak and the GFLOP/s of each row, `foveal bench ops 3x3` the rows that

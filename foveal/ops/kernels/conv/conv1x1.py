@@ -9,7 +9,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from foveal.kernel.compile import ArraySpec
-from foveal.kernel.lang import Array, Index, Scalar, l1, l2, lanes, loop, maximum, minimum, parallel, thread, var, where
+from foveal.kernel.lang import (
+    LINE,
+    Array,
+    Index,
+    Scalar,
+    l1,
+    l2,
+    lanes,
+    loop,
+    maximum,
+    minimum,
+    parallel,
+    thread,
+    var,
+    vectors,
+    where,
+)
 from foveal.ops.kernels.conv.filter_tile import FilterTile, Pixel
 from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs, exceeds_l2
 from foveal.ops.kernels.register_tile import (
@@ -43,6 +59,14 @@ def pixel_block_elements() -> int:
     that kernels plan with (see kernel/target.py).
     """
     return l2() * 3 // 16 // FLOAT_BYTES
+
+
+def conflicts(step: int) -> bool:
+    """True if pixels `step` elements apart fall into the same set of a first-level cache of eight ways.
+
+    The pixels of a tile would push each other out of it.
+    """
+    return step * FLOAT_BYTES % (l1() // 8) == 0
 
 
 def max_channels() -> int:
@@ -89,9 +113,13 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: View, panels: View, filters
         unroll=unroll_factor(channels),
         far=tuple(exceeds_l2(extra) for extra in y.extras),
         cut=channels > max_channels() * 3 // 2,
+        copied=conflicts(x.strides[3]),
+        rest=channels % lanes() if conflicts(x.strides[3]) else 0,
     )
-    most = ceil_div(ceil_div(pixels, tile.rows), blocks) * tile.rows if division.cut else 1
-    sums = lowering.scratch((1, most, tile.lanes), per_thread=True)
+    # pixels of a block at most
+    most = ceil_div(ceil_div(pixels, tile.rows), blocks) * tile.rows
+    sums = lowering.scratch((1, most if division.cut else 1, tile.lanes), per_thread=True)
+    copy = lowering.scratch((1, 1, most, channels + LINE) if division.copied else (1,) * 4, per_thread=True)
     sizes = CallSizes()
     # by rank: the axes that are known, of partial sums, images and panels
     known = {3: (1,), 4: (0, 1), 6: (0, 2, 3, 5)}
@@ -99,6 +127,10 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: View, panels: View, filters
     is_streamed = any(view.spec.streamed for view in y.outputs)
 
     def spec(view: View) -> ArraySpec:
+        if view is sums or view is copy:
+            rank = len(view.shape)
+            inner = [sizes.of(n, "scratch", rank, i) for i, n in enumerate((*view.shape[1:], *view.strides[:-1]))]
+            return ArraySpec((1, *inner[: rank - 1]), (*inner[rank - 1 :], 1))
         if len(view.shape) == 4:
             # outputs and extras of equal strides share the places of their pixels
             read, count = view is inputs[0], len(sizes.values)
@@ -106,15 +138,12 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: View, panels: View, filters
             channel = sizes.stride(view.strides[3], count)
             extents = (1, 1, sizes.of(pixels, "pixels"), sizes.of(view.shape[3], "channels", read))
             return spec_of(view, extents, (0, 0, pixel, channel))
-        if view is sums:
-            return ArraySpec(
-                (1, sizes.of(most, "sums"), tile.lanes), (sizes.of(view.strides[0], "stride"), tile.lanes, 1)
-            )
         return sizes.spec(view, *known[len(view.shape)], steps=(4,))
 
     inputs = [x.permuted(0, 2, 3, 1), panels]
     given = {"blocks": sizes.of(blocks, "blocks"), "parts": sizes.of(parts, "parts")}
-    y.call(lowering, correlate_1x1, blocks, [sums], inputs, spec=spec, sizes=sizes.values, division=division, **given)
+    scratch = [sums, copy]
+    y.call(lowering, correlate_1x1, blocks, scratch, inputs, spec=spec, sizes=sizes.values, division=division, **given)
 
 
 @dataclass(frozen=True)
@@ -132,6 +161,10 @@ class Division:
     far: tuple[bool, ...]
     #: True if the channels are summed up in cuts, whose sums pass through a buffer
     cut: bool
+    #: True if a block of pixels is copied, a line further apart
+    copied: bool
+    #: channels after whole vectors
+    rest: int
 
 
 def blocks_and_parts(pixels: int, channels: int, panels: int, tile: Tile) -> Pair:
@@ -152,18 +185,19 @@ def correlate_1x1(*arrays: Array, division: Division, blocks: Index, parts: Inde
 
     A block of pixels stays in the second-level cache while all panels pass. blocks: of pixels. parts: of the filters.
     """
-    bound = BoundEpilogue(epilogue, arrays, 3, division.far)
-    # [1, pixels, lanes] per thread, [1, 1, pixels, C], [1, blocks, 1, 1, C, lanes]
-    buffer, x, panels = bound.operands
+    bound = BoundEpilogue(epilogue, arrays, 4, division.far)
+    # per thread [1, pixels, lanes] and [1, 1, pixels, C + LINE]; [1, 1, pixels, C], [1, blocks, 1, 1, C, lanes]
+    buffer, copy, x, panels = bound.operands
     tile, (_, _, pixels, channels), filters = division.tile, x.extents, bound.outputs[0].extents[3]
     tiles = ceil_div(pixels, tile.rows)
     # each task: the tiles of one block of pixels, for a part of the filters
     for block, part in parallel(blocks, parts):
         start, end = block * tiles // blocks, (block + 1) * tiles // blocks
+        source = copy_block(copy, x, division, start, end) if division.copied else x
         # each block of filters: its panel stays in the first two cache levels while the block of pixels passes
         for _, b, valid in part_of_blocks(1, filters, tile.lanes, part, parts, division.tail):
             panel, first_filter = panels.at(0, b, 0, 0, 0, 0), b * tile.lanes
-            rows = RowTile(bound, block, panel, first_filter, valid, tile, x, division.unroll)
+            rows = RowTile(bound, block, panel, first_filter, valid, tile, source, division.unroll)
             rows.clear_sums()
             if not division.cut:
                 for _, pixel, size in tile_positions(pixels, division, start, end):
@@ -179,6 +213,18 @@ def correlate_1x1(*arrays: Array, division: Division, blocks: Index, parts: Inde
                     rows.write(of_tile, sums)
             for row, pixel, size in tile_positions(pixels, division, start, end):
                 rows.store(rows.read(buffer.at(thread(), row, 0), size, False), rows.pixels(pixel, size))
+
+
+def copy_block(copy: Array, x: Array, division: Division, start: Index, end: Index) -> Array:
+    """Copy the pixels of the tiles start ... end; returns the copy, in which a pixel has the same indices as in x."""
+    _, _, pixels, channels = x.extents
+    (larger, count), *_ = counted(pixels, division.pixels, division.tile.rows)
+    # the first pixel of each tile; a tile after the larger ones has one pixel less
+    first, last = (t * larger - maximum(t - count, 0) for t in (start, end))
+    for pixel in loop(last, start=first):
+        for c, width in vectors(channels, tail=division.rest):
+            copy.store((thread(), 0, pixel - first, c), x.load((0, 0, pixel, c), width), width)
+    return copy.at(thread(), 0, 0 - first, 0)
 
 
 def tile_positions(pixels: Index, division: Division, start: Index, end: Index) -> Iterator[tuple[Index, Index, int]]:

@@ -26,7 +26,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from foveal.kernel.lang import Array, Index, Value, l2, loop, minimum, parallel, thread
+from foveal.kernel.lang import Array, Index, Value, head, l2, loop, minimum, parallel, part, thread
 from foveal.ops.kernels.conv.filter_tile import FilterTile, Pixel
 from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs, exceeds_l2
 from foveal.ops.kernels.halo import Border, bordered, stage_band, zero_buffer
@@ -65,10 +65,31 @@ def band_elements() -> int:
     return l2() // 4 // FLOAT_BYTES
 
 
-def lower(lowering: Lowering, y: EpilogueOutputs, x: View, panels: View, axes: Axes, filters: int) -> None:
+@dataclass(frozen=True)
+class Phases:
+    """The phases of a gradient in x, where they are filters of one convolution with stride 1 (direct_phases.py)."""
+
+    #: along rows and along columns: phase (a, b) computes the outputs (i rows + a, j columns + b)
+    rows: int
+    columns: int
+    #: filters of a phase, and the lanes that they take: a power of two
+    filters: int
+    width: int
+
+
+def lower(
+    lowering: Lowering,
+    y: EpilogueOutputs,
+    x: View,
+    panels: View,
+    axes: Axes,
+    filters: int,
+    phases: Phases | None = None,
+) -> None:
     """Cut the work into tasks (image, band of rows, part of the filters) and call the kernel.
 
-    x: [N, H, W, C]. panels: [G, blocks, R, S, C/G, lanes] (packing.py). filters: K/G, those of a group.
+    x: [N, H, W, C]. panels: [G, blocks, R, S, C/G, lanes] (packing.py). filters: K/G, those of a group; where phases
+    are filters, the lanes of all of them.
     """
     N, H, W, C = x.shape
     rows, (columns, *other_phases) = axes
@@ -79,9 +100,9 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: View, panels: View, axes: A
     if not is_narrow:
         needed = max(ceil_div(count * step * W * C, band_elements()), ceil_div(ENOUGH_TASKS, N))
         bands = max(1, min(needed, count // MIN_BAND_ROWS))
-    # parts of the filters, if images and bands are too few tasks
+    # parts of the filters, if images and bands are too few tasks; phases share the sums of their channels
     blocks = panels.shape[0] * panels.shape[1]
-    parts = 1 if N * bands >= ENOUGH_TASKS else min(blocks, ceil_div(ENOUGH_TASKS, N * bands))
+    parts = 1 if phases or N * bands >= ENOUGH_TASKS else min(blocks, ceil_div(ENOUGH_TASKS, N * bands))
     # [1, rows, columns, C] per thread, the staged rows, if any tap leaves the image
     border = bordered(axes, (H, W), ceil_div(count, bands))
     halo = lowering.scratch((1, border.rows, border.columns, C) if border else (1, 1, 1, 1), per_thread=True)
@@ -107,6 +128,7 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: View, panels: View, axes: A
         parts=sizes.of(parts, "parts"),
         sizes=sizes.values,
         reads_far=exceeds_l2(y.outputs[0]),
+        phases=phases,
     )
 
 
@@ -118,25 +140,26 @@ def correlate(
     bands: Index,
     parts: Index,
     reads_far: bool,
+    phases: Phases | None,
     epilogue: Epilogue,
 ) -> None:
     """y[n, p, q, k] = sum over taps and channels of x * panels; tiles of pixels x filters stay in registers.
 
     axes: the phases along rows and columns. border: the rows to stage, if a tap leaves the image. filters: those of a
     group. bands: how many bands the output rows are cut into. parts: how many parts the filters are cut into.
-    reads_far: what the epilogue reads is in memory and fetched early.
+    reads_far: what the epilogue reads is in memory and fetched early. phases: those that the filters are, if any.
     """
     bound = BoundEpilogue(epilogue, arrays, 3, reads_far)
     # [1, rows, columns, C] per thread, [N, H, W, C], [G, blocks, R, S, C/G, lanes]
     halo, x, panels = bound.operands
     groups = panels.shape[0]
-    bound.aligned = groups == 1
+    bound.aligned = groups == 1 and phases is None
     tile, count = tile_for(filters), max(t.count for t in axes[0])
     c_group = x.shape[3] // groups
     if border:
         zero_buffer(halo)
     # each task: a band of output rows of one image, for a part of the filters
-    for n, band, part in parallel(x.extents[0], bands, parts):
+    for n, band, share in parallel(x.extents[0], bands, parts):
         start, end = band * count // bands, (band + 1) * count // bands
         # [., H, W, C]: the image of x, or the staged rows shifted so that the indices of the image address them
         source = x.at(n, 0, 0, 0)
@@ -144,12 +167,15 @@ def correlate(
             top = start * axes[0][0].input_step + border.top
             stage_band(halo, x, n, top, border.left)
             source = halo.at(thread(), -top, -border.left, 0)
+        if phases:
+            bound.zero_all_sums(n * bands + band, phases.filters)
         # each block of filters: its panel stays in the second-level cache while the band's pixels pass
-        for g, b, valid in part_of_blocks(groups, filters, tile.lanes, part, parts):
+        for g, b, valid in part_of_blocks(groups, filters, tile.lanes, share, parts):
             panel, first_filter = panels.at(g, b, 0, 0, 0, 0), g * filters + b * tile.lanes
             task, group = n * bands + band, source.at(0, 0, 0, g * c_group)
-            block = PixelTile(bound, task, panel, first_filter, valid, tile, group)
-            block.clear_sums()
+            block = PixelTile(bound, task, panel, first_filter, valid, tile, group, phases)
+            if not phases:
+                block.clear_sums()
             # each phase of rows and columns: a gradient with stride has several, anything else one
             for rows, columns in itertools.product(*axes):
                 last = end if rows.count == count else minimum(end, rows.count)
@@ -191,18 +217,34 @@ def output_pixels(n: Index, i: Index, j: Index, offsets: list[Pair], rows: Taps,
 class PixelTile(FilterTile):
     """Register tiles of pixels of one image x a block of filters.
 
-    image: [., H, W, C], the image or its staged rows, from the group's first channel on.
+    image: [., H, W, C], the image or its staged rows, from the group's first channel on. phases: those that the filters
+    are, if any.
     """
 
     image: Array
+    phases: Phases | None
 
     def compute(self, n: Index, i: Index, j: Index, offsets: list[Pair], rows: Taps, columns: Taps) -> None:
         """The outputs at (i, j) + offsets of the phase (rows, columns), for all filters of the block."""
         # [., H, W, C] from the pixel on that output (i, j) reads at tap (0, 0)
         corner = self.image.at(0, rows.input_position(i), columns.input_position(j), 0)
+        if self.phases:
+            places = [(i + p, j + q) for p, q in offsets]
+            self.store_phases(self.products(corner, offsets, rows, columns), n, places, self.phases)
+            return
         pixels = output_pixels(n, i, j, offsets, rows, columns)
         self.bound.prefetch(pixels, self.first_filter, self.valid)
         self.store(self.products(corner, offsets, rows, columns), pixels)
+
+    def store_phases(self, sums: Accumulators, n: Index, places: list[tuple[Index, Index]], phases: Phases) -> None:
+        """End the sums of the block's phases with the epilogue; each phase has outputs of its own at a place (i, j)."""
+        for number in range(self.valid // phases.width):
+            phase = self.first_filter // phases.width + number
+            a, b = phase // phases.columns, phase % phases.columns
+            vector, lane = divmod(number * phases.width, self.tile.width)
+            totals = [head(part(sums[m, vector], lane, phases.width), phases.filters) for m in range(len(places))]
+            pixels = [(n, i * phases.rows + a, j * phases.columns + b) for i, j in places]
+            self.bound.store(self.task, pixels, totals, 0, phases.filters)
 
     def products(self, corner: Array, offsets: list[Pair], rows: Taps, columns: Taps) -> Accumulators:
         """The sums [pixels, vectors of filters] over the taps and the channels of the group."""

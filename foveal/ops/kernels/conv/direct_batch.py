@@ -39,7 +39,11 @@ MIN_SUMS = 8
 # which this kernel cannot, as it skips taps. Its loop over so few channels would restart every few products.
 MIN_CHANNELS = 8
 
-# The share of the products that meet padding, from which on leaving them out saves more than staging costs.
+# Full vectors of sums with which a tile reaches the peak: with 12 of them the additions to a sum are far enough apart,
+# and the weights, which come from the second-level cache, serve enough rows.
+ENOUGH_SUMS = 12
+
+# The share of the time that leaving products with padding out has to save, so that it pays for staging.
 SAVING = 0.05
 
 # Elements after each staged pixel of all images, one cache line, so that images do not lie a power of two apart: such
@@ -69,8 +73,18 @@ def fits(x: Shape, c_group: int, tile: Tile, axes: Axes) -> bool:
         for phases, n in zip(axes, (H, W), strict=True)
     ]
     # rows so short that tiles of pixels would be less than half full
-    is_narrow = max(t.count for t in axes[1]) < tile.rows // 2
-    return is_narrow or meeting[0] * meeting[1] < 1 - SAVING
+    columns = max(t.count for t in axes[1])
+    if columns < tile.rows // 2:
+        return True
+    # rows shorter than a tile: several of them are one
+    pixels = max(columns, tile.rows // columns * columns)
+    return meeting[0] * meeting[1] / speed(N, tile) < (1 - SAVING) / speed(pixels, tile)
+
+
+def speed(rows: int, tile: Tile) -> float:
+    """The share of the peak that tiles of near-equal numbers of rows reach, for as many images or pixels in all."""
+    sums = rows / ceil_div(rows, tile.rows) * tile.vectors
+    return min(1.0, sums / ENOUGH_SUMS)
 
 
 def lower(lowering: Lowering, y: EpilogueOutputs, x: View, panels: View, axes: Axes, filters: int) -> None:

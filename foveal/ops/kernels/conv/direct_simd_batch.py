@@ -11,6 +11,7 @@ group.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -72,8 +73,9 @@ MIN_MEETING = 0.85
 # Lanes below which a narrower vector saves no time: an FMA of 4 lanes takes as long as one of 8.
 HALF = 8
 
-# The share of the peak that products reach: with two vectors of full width, and where a tile has only one vector (of
-# few filters, or, with 16 registers, of images) and so one load per FMA.
+# The share of the peak that lanes over filters reach: with full vectors, and with narrower ones, whose tiles have only
+# one vector and so one load per FMA. So have tiles of images with 16 registers, unless filters are few; with two
+# vectors of images their products count as running at the peak.
 SPEED, SPEED_OF_HALF = 0.93, 0.85
 
 # What this kernel costs beside its products, in multiply-adds. The numbers trade staging and transposing against empty
@@ -92,16 +94,19 @@ def band_elements() -> int:
 
 
 def fits(x: View, c_group: int, filters: int, axes: Axes) -> bool:
-    """True if this kernel is expected to take less time than one with lanes over filters, for x [N, H, W, C].
+    """True if this kernel is expected to take less time than one with lanes over filters, for x [N, H, W, C]."""
+    over_filters, over_images = costs(x, c_group, filters, axes)
+    return over_images < over_filters
 
-    Both times are counted in multiply-adds per pixel of one image: products, and with lanes over images also what is
-    staged and transposed back.
+
+def costs(x: View, c_group: int, filters: int, axes: Axes) -> tuple[float, float]:
+    """The times with lanes over filters and over images, for x [N, H, W, C].
+
+    Both are counted in multiply-adds per pixel of one image: products, and with lanes over images also what is staged
+    and transposed back; infinite where this kernel cannot compute it.
     """
     N, H, W, C = x.shape
     row, height_read, step = W * C * lanes(), rows_read(axes[0]), axes[0][0].input_step
-    # a row of outputs may read more than half of the second-level cache, but at most twice all of it
-    if x.strides[2:] != (C, 1) or min(H, height_read) * row > 4 * band_elements():
-        return False
     height = band_rows(row, height_read, step)
     # how often an input row is staged, on average
     repeats = (height_read + (height - 1) * step) / (height * step)
@@ -113,9 +118,12 @@ def fits(x: View, c_group: int, filters: int, axes: Axes) -> bool:
     lanes_over_filters /= SPEED if width == lanes() else SPEED_OF_HALF
     # lanes over images: those of the last block's vectors count too
     storing = STORING_WHOLE if filters <= MAX_FILTERS else STORING_PARTS
-    speed = SPEED if lane_tile(filters)[1] > 1 else SPEED_OF_HALF
+    speed = 1.0 if lane_tile(filters)[1] > 1 else SPEED_OF_HALF
     lanes_over_images = filters * (products / speed + storing) * padded(N) / N + STAGING * repeats * c_group
-    return lanes_over_images < lanes_over_filters
+    # a row of outputs may read more than half of the second-level cache, but at most twice all of it
+    if x.strides[2:] != (C, 1) or min(H, height_read) * row > 4 * band_elements():
+        return lanes_over_filters, math.inf
+    return lanes_over_filters, lanes_over_images
 
 
 def band_rows(row: int, height_read: int, step: int) -> int:

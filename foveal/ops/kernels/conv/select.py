@@ -13,6 +13,7 @@ from foveal.ops.kernels.conv import (
     direct,
     direct_batch,
     direct_few_pixels,
+    direct_phases,
     direct_simd_batch,
     weight_grad,
     weight_grad_1x1,
@@ -111,7 +112,11 @@ def direct_by_taps(
     if filters == channels == 1 and groups > 1:
         depthwise.lower(lowering, y, nhwc(x), w, axes)
         return
-    # 2. too few filters to fill a vector: lanes run over images. In inference there are few of these, and of tasks
+    # 2. few filters in each of several phases, which a gradient in x with a stride has
+    if direct_phases.fits(x, w, axes):
+        direct_phases.lower(lowering, y, x, w, axes)
+        return
+    # 3. too few filters to fill a vector: lanes run over images. In inference there are few of these, and of tasks
     axes, first, used_size = used_kernel(axes)
     has_blocks = prepared and filters > tile_for(filters).lanes
     if not has_blocks and direct_simd_batch.fits(nhwc(x), channels, filters, axes):
@@ -122,16 +127,16 @@ def direct_by_taps(
     blocks = ceil_div(filters, tile.lanes)
     panels = lowering.scratch((groups, blocks, *used_size, channels, tile.lanes))
     lower_panels(lowering, panels, w, first)
-    # 3. few pixels with many filters, which are read from memory
+    # 4. few pixels with many filters, which are read from memory
     if prepared and direct_few_pixels.fits(nhwc(x), filters, groups, axes):
         direct_few_pixels.lower(lowering, y, nhwc(x), panels, axes, filters)
-    # 4. every output pixel reads the input pixel at the same place: a matrix product
+    # 5. every output pixel reads the input pixel at the same place: a matrix product
     elif conv1x1.fits(y, x, w, axes):
         conv1x1.lower(lowering, y, x, panels, filters)
-    # 5. small images, or many products with padding: a register tile is one pixel of many images
+    # 6. small images, or many products with padding: a register tile is one pixel of many images
     elif direct_batch.fits(x.shape, channels, tile, axes):
         direct_batch.lower(lowering, y, nhwc(x), panels, axes, filters)
-    # 6. any other: a register tile is neighbouring pixels of an image
+    # 7. any other: a register tile is neighbouring pixels of an image
     else:
         direct.lower(lowering, y, nhwc(x), panels, axes, filters)
 

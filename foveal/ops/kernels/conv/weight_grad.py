@@ -90,7 +90,7 @@ def max_unit_elements() -> int:
 
 
 def panel_pixels(tile: Tile) -> int:
-    """Pixels of a unit where rows are ranges: their dy, for the filters of a tile, takes half of the first level."""
+    """Pixels of a unit whose dy is copied: for the filters of a tile, it takes half of the first-level cache."""
     return l1() // 2 // (FLOAT_BYTES * tile.lanes)
 
 
@@ -123,6 +123,8 @@ class Division:
     row_is_range: bool
     #: pixels of a chunk at least: MIN_PIXELS
     min_pixels: int
+    #: True if dy of a unit is copied: where rows are ranges, and a pixel's filters are more than two blocks
+    copied: bool
 
     def bands(self, x: Sequence[Index], outputs: tuple[Index, Index]) -> Index:
         """Bands of output rows that an image is cut into; x: N and the other axes of x. outputs: (P, Q).
@@ -132,7 +134,7 @@ class Division:
         """
         (N, *image), (P, Q) = x, outputs
         enough = minimum(ceil_div(ENOUGH_TASKS, N), P * Q // self.min_pixels)
-        if self.row_is_range:
+        if self.copied:
             enough = maximum(enough, ceil_div(P, maximum(panel_pixels(self.tile) // Q, 1)))
         return minimum(P, maximum(ceil_div(math.prod(image), max_unit_elements()), enough))
 
@@ -142,7 +144,7 @@ class Division:
             return 1
         N, *image = x
         fitting = minimum(max_unit_elements() // math.prod(image), ceil_div(N, ENOUGH_TASKS))
-        if self.row_is_range:
+        if self.copied:
             fitting = minimum(fitting, panel_pixels(self.tile) // math.prod(outputs))
         return maximum(1, minimum(N, fitting))
 
@@ -169,10 +171,10 @@ def lower(
     # where rows are ranges a unit is copied into a buffer with its padding, so that all pixels have all taps
     border = bordered(axes, (x.shape[2], x.shape[3]), ceil_div(dy.shape[2], bands)) if row_is_range else None
     halo = lowering.scratch((1, border.rows, border.columns, c_group) if border else (1, 1, 1, 1), per_thread=True)
-    # [1, images, rows, Q, lanes]: dy of a unit, for a block of filters, is copied too
+    # [1, images, rows, Q, lanes]: dy of a unit for a block of filters, which lie a pixel apart in memory
     rows = ceil_div(dy.shape[2], bands)
     images = int(division.images(nhwc(x).shape, (dy.shape[2], dy.shape[3])))
-    copied = (1, images, rows, dy.shape[3], division.tile.lanes) if row_is_range else (1,) * 5
+    copied = (1, images, rows, dy.shape[3], division.tile.lanes) if division.copied else (1,) * 5
     panel = lowering.scratch(copied, per_thread=True)
     # a single chunk of all taps needs no scratch memory: its sums are the result
     result = dw.permuted(2, 3, 1, 0)
@@ -205,7 +207,7 @@ def divided(
     tile = tile_for(filters)
     tail = filters % tile.lanes
     pieces = tuple(pieces_of(channels, most_rows(lane_ranges(n, tile.width))) for n in (tile.lanes, tail or tile.lanes))
-    flags = {"one_image": one_image, "row_is_range": row_is_range}
+    flags = {"one_image": one_image, "row_is_range": row_is_range, "copied": row_is_range and filters > 2 * tile.lanes}
     division = Division(groups, tile, tail, (pieces[0], pieces[1]), False, False, **flags, min_pixels=MIN_PIXELS)
     bands = int(division.bands(x.shape, (P, Q)))
     division = replace(division, banded=bands > 1)
@@ -247,8 +249,8 @@ def weight_grad(
 
     partial: [chunks, R, S, c_group, K], or [chunks, R, 1, S c_group, K] where a row of the kernel is one range of
     weights; R x S are the taps that meet the image. dy: [N, P, Q, K]; x: [N, H, W, C]. Per thread, which the first
-    index selects: halo [1, rows, columns, C], a unit of x with a border of zeros, if there is a border; where rows are
-    ranges, panel [1, images, rows, Q, lanes], dy of a unit for a block of filters.
+    index selects: halo [1, rows, columns, C], a unit of x with a border of zeros, if there is a border; panel [1,
+    images, rows, Q, lanes], dy of a unit for a block of filters, if it is copied.
     """
     chunks, *_, channels, K = partial.extents
     N, P, Q, _ = dy.extents
@@ -281,10 +283,11 @@ def weight_grad(
                 # [., R, S, c_group, K] of this chunk and [N, H, W, C] from this group on; dy from this filter on
                 into, image = partial.at(chunk, 0, 0, 0, k), source.at(0, 0, 0, group * channels)
                 sums = UnitSums(into, image, dy.at(0, 0, 0, k), unit, axes, lane_ranges(valid, tile.width))
-                if division.row_is_range:
+                if division.copied:
                     sums.copy_gradients(panel)
-                    in_unit = panel.at(thread(), 0 - unit.first, 0 - unit.top, 0, 0)
-                    replace(sums, dy=in_unit).add_ranges(copied=border is not None)
+                    sums = replace(sums, dy=panel.at(thread(), 0 - unit.first, 0 - unit.top, 0, 0))
+                if division.row_is_range:
+                    sums.add_ranges(copied=border is not None)
                 else:
                     sums.add_channels(division.channels[valid < tile.lanes])
 
