@@ -147,8 +147,9 @@ def lower_by_filters(
     """
     (half, zeros), K, C = scratch, y.shape[1], x.shape[3]
     tile, sizes, places = tile_for(K), CallSizes(), rounded_up(grid.tiles)
-    # V of all tiles; U and M of the block of filters that a thread works on
-    V = tile_rows(lowering, grid.points, grid.tiles, places, row_of(C), per_thread=False)
+    # V of all tiles, a part of the channels after the other; U and M of the block of filters that a thread works on
+    parts = ceil_div(C, CHANNEL_PART)
+    V = tile_rows(lowering, grid.points, grid.tiles, places, min(C, CHANNEL_PART), parts=parts, per_thread=False)
     functions = [TileTransform(grid, channels).function(V, x) for channels, *_ in channel_parts(C)]
     specs = [spec_of_tiles(sizes, V), zeros.spec, sizes.images(x, "input")]
     counts = {"rows": sizes.of(grid.rows, "tiles", 0), "columns": sizes.of(grid.columns, "tiles", 1)}
@@ -168,18 +169,23 @@ def lower_by_filters(
     y.call(lowering, winograd_by_filters, 1, [U, M, half], [V, w], spec=spec, sizes=sizes.values, **static)
 
 
-def tile_rows(lowering: Lowering, points: int, tiles: int, places: int, row: int, *, per_thread: bool = True) -> View:
-    """Scratch memory [1, points, tiles, row] with places for more tiles, for the distance of points is part of code."""
+def tile_rows(
+    lowering: Lowering, points: int, tiles: int, places: int, row: int, *, parts: int = 1, per_thread: bool = True
+) -> View:
+    """Scratch memory [parts, points, tiles, row].
+
+    It has places for more tiles, since the distance of points is part of code.
+    """
     # PAD separates the points
     stride = places * row + PAD
-    memory = lowering.scratch((1, points, stride), per_thread=per_thread)
-    return memory.over((1, points, tiles, row), (points * stride, stride, row, 1))
+    memory = lowering.scratch((parts, points, stride), per_thread=per_thread)
+    return memory.over((parts, points, tiles, row), (points * stride, stride, row, 1))
 
 
 def spec_of_tiles(sizes: CallSizes, rows: View) -> ArraySpec:
-    """What a kernel is specialised to for [1, points, tiles, row]: all but the number of tiles."""
-    _, points, tiles, row = rows.shape
-    return ArraySpec((1, points, sizes.of(tiles, "tiles"), row), rows.strides)
+    """What a kernel is specialised to for [parts, points, tiles, row]: all but the number of tiles."""
+    parts, points, tiles, row = rows.shape
+    return ArraySpec((parts, points, sizes.of(tiles, "tiles"), row), rows.strides)
 
 
 def rounded_up(tiles: int) -> int:
@@ -300,8 +306,8 @@ def winograd(
     """
     bound = BoundEpilogue(epilogue, arrays, 6, far=True)
     # x [N, H, W, C], U [blocks, classes, C, columns]. The shape of one thread's copy, of which the first index selects
-    # the thread: V [1, points, T, row], M [1, points, T, columns], half [1, rows x points, columns],
-    # zeros [1, C]
+    # the thread: V [1, points, T, row], M [1, points, T, columns], half [1, rows x points, columns], zeros
+    # [1, C]
     V, M, half, zeros, x, U = bound.operands
     transform_tiles, multiply_points = functions
     tile, T = tile_for(filters), V.extents[2]
@@ -335,18 +341,18 @@ def transform_inputs(
     columns: Index,
     functions: tuple[Callable[..., None], ...],
 ) -> None:
-    """V[0, point, t, c] = (B^T d B)[point] of every tile t and channel c of x [N, H, W, C].
+    """V[part, point, t, c] = (B^T d B)[point] of every tile t and channel c of each part of x [N, H, W, C].
 
     functions: for each part of the channels. rows, columns: those of the tiles of an image.
     """
     C = x.shape[3]
     clear_row(zeros)
-    for (channels, count, start), transform_tiles in zip(channel_parts(C), functions, strict=True):
+    for (channels, count, first), transform_tiles in zip(channel_parts(C), functions, strict=True):
         sizes = TileTransform(grid, channels).sizes(x, (rows, columns))
         # a task is a part of the channels of a tile
-        for t, part in parallel(V.extents[2], count):
-            c = part * channels + start
-            transform_tiles(V.at(0, 0, t, c), x, zeros.row(thread()), t, 1, c, *sizes)
+        for t, i in parallel(V.extents[2], count):
+            part = first + i
+            transform_tiles(V.at(part, 0, t, 0), x, zeros.row(thread()), t, 1, part * CHANNEL_PART, *sizes)
 
 
 def winograd_by_filters(
@@ -361,12 +367,13 @@ def winograd_by_filters(
     """As `winograd`, but threads share blocks of filters; V of all tiles is computed before.
 
     The filters of a block are transformed a part of the channels at a time and used at once, while they are in the
-    second-level cache. M holds the sums over the parts so far.
+    second-level cache. M holds the sums over the parts so far. V, which may be too large for that cache, is read as one
+    stream for each part: its tiles of one point and part are neighbours.
     """
     bound = BoundEpilogue(epilogue, arrays, 5, far=True)
-    # V [1, points, tiles, row] of all threads, w [K, C, 3, 3]. The shape of one thread's copy, of which the first index
-    # selects the thread: U [1, classes, CHANNEL_PART, columns], M [1, points, tiles, columns],
-    # half [1, rows x points, columns]
+    # V [parts, points, tiles, row] of all threads, w [K, C, 3, 3]. The shape of one thread's copy, of which the first
+    # index selects the thread: U [1, classes, CHANNEL_PART, columns], M [1, points, tiles, columns], half [1, rows x
+    # points, columns]
     U, M, half, V, w = bound.operands
     C, tile, tiles = w.shape[1], tile_for(filters), V.extents[2]
     parts = channel_parts(C)
@@ -379,19 +386,19 @@ def winograd_by_filters(
             for i, width in vectors(tile.lanes):
                 M_thread.store((0, point, t, i), 0.0, width)
         # parts of the channels
-        for (channels, count, start), multiply_points in zip(parts, functions, strict=True):
+        for (channels, count, first), multiply_points in zip(parts, functions, strict=True):
             for i in loop(count):
-                c = i * channels + start
+                part = first + i
                 for j in loop(channels):
-                    transform.store(U_thread.at(0, 0, j, 0), b * tile.lanes, c + j, valid)
-                multiply_points(M_thread, V.at(0, 0, 0, c), U_thread, tiles)
+                    transform.store(U_thread.at(0, 0, j, 0), b * tile.lanes, part * CHANNEL_PART + j, valid)
+                multiply_points(M_thread, V.at(part, 0, 0, 0), U_thread, tiles)
         outputs.store(M_thread, TileBlock(0, 0, tiles), b, valid)
 
 
 def channel_parts(channels: int) -> list[tuple[int, int, int]]:
-    """Parts of at most CHANNEL_PART channels: (size, how many of that size, where they begin)."""
+    """Parts of at most CHANNEL_PART channels: (size, how many of that size, the number of the first of them)."""
     count, rest = divmod(channels, CHANNEL_PART)
-    parts = [(CHANNEL_PART, count, 0), (rest, 1, channels - rest)]
+    parts = [(CHANNEL_PART, count, 0), (rest, 1, count)]
     return [part for part in parts if part[0] and part[1]]
 
 

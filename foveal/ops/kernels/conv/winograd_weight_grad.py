@@ -39,11 +39,12 @@ from foveal.ops.kernels.sizes import CallSizes
 from foveal.ops.op import Lowering
 from foveal.view import View
 
-# Tiles of a block with 36 points; with more points fewer, so that V and M keep their size: 2 x 36 x 24 x 64
-# elements, 432 KiB, beside 576 KiB of sums. A longer block loads and stores the sums less often, a shorter one leaves
-# more of the cache to them.
-BLOCK_TILES = 24
-BLOCK_POINTS = 36
+# Elements of V and M of a block: those of 24 tiles with 36 points, 64 channels and 64 filters, 432 KiB, beside 576 KiB
+# of sums. A longer block loads and stores the sums less often, a shorter one leaves more of the cache to them.
+BLOCK_ELEMENTS = 24 * 36 * (64 + 64)
+# Tiles of a block at most, where channels are few: the sums of a register tile are then loaded and stored once in 96
+# steps. And where so many tiles would make too few tasks.
+MAX_TILES, FEW_TILES = 96, 24
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,10 @@ def lower(lowering: Lowering, dw: View, dy: View, x: View, grid: Grid, algorithm
     assert filters is not None
     # tasks per chunk: pairs of a block of channels and a block of filters
     pairs = (C // channels) * (K // filters)
-    block = algorithm.tile_block or min(BLOCK_TILES, BLOCK_TILES * BLOCK_POINTS // grid.points)
     # as few chunks as give enough tasks, for each has sums of its own that are added up; at least a block of tiles each
-    chunks = max(1, min(ceil_div(ENOUGH_TASKS, pairs), grid.tiles // block))
+    wanted = ceil_div(ENOUGH_TASKS, pairs)
+    block = algorithm.tile_block or block_tiles(grid, channels + filters, wanted)
+    chunks = max(1, min(wanted, grid.tiles // block))
     # one copy per thread; in the kernel the first index selects the thread
     V, M = (tile_rows(lowering, grid.points, block, block, n) for n in (channels, filters))
     D = lowering.scratch((1, grid.classes, channels * filters + PAD), per_thread=True)
@@ -96,6 +98,15 @@ def lower(lowering: Lowering, dw: View, dy: View, x: View, grid: Grid, algorithm
     }
     lowering.call(winograd_weight_grad, [partial, *scratch], [dy, x], specs=specs, sizes=sizes.values, **static)
     lower_sums(lowering, result.reshaped((9 * C * K,)), partial)
+
+
+def block_tiles(grid: Grid, rows: int, chunks: int) -> int:
+    """Tiles of a block for `rows` channels and filters together: one of two numbers, so that other batches share code.
+
+    chunks: how many the tiles should be cut into.
+    """
+    tiles = min(MAX_TILES, BLOCK_ELEMENTS // (grid.points * rows))
+    return tiles if grid.tiles >= chunks * tiles else min(tiles, FEW_TILES)
 
 
 def winograd_weight_grad(
