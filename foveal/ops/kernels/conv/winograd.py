@@ -5,7 +5,7 @@ transformed tile is called a point. A block of tiles is transformed, multiplied 
 the second-level cache:
 
     V[point, t, c] = (B^T d B)[point]                         for the tiles t of the block and all channels c
-    M[point, t, k] = sum_c V[point, t, c] U[class, c, k]      for one block of filters k and the class of the point
+    M[point, t, k] = sum_c V[point, t, c] U[class, c, k]      for some filters k and the class of the point
     y              = A^T M A                                  through the epilogue
 
 where U[class, c, k] = (G g G^T)[class] are the transformed filters. With stride 1 each point is a class of its own.
@@ -19,9 +19,9 @@ size of the tile); for each point they are a matrix product [T, C] x [C, K]:
                     inner loop, one channel, loads two vectors of U and broadcasts one number of V for each tile, for
                     24 (12) FMAs: 0.58 (0.67) loads per FMA, so the FMAs and not the loads set the pace.
     first level     the operands of one point: C x 32 numbers of U, 8 KiB for 64 channels, and T x C of V, 12 KiB for
-                    48 tiles of 64 channels
-    second level    V of the block while all blocks of filters pass, M of one block of filters, and U where it fits in
-                    beside them
+                    48 tiles of 64 channels; on AVX2 V stays for 4 blocks of 16 filters
+    second level    V of the block while all filters pass, M of those whose products are computed at once
+                    (`filters_at_once`), and U where it fits in beside them
     last level      U otherwise, read once per block of tiles
 
 Measured on two cores of Zen 4 against a peak of 233 GFLOP/s, counting direct convolution's multiplications: 615 to 705
@@ -46,6 +46,7 @@ from foveal.kernel.lang import (
     loops,
     minimum,
     parallel,
+    registers,
     thread,
     vectors,
 )
@@ -73,6 +74,9 @@ MAX_TILES = 48
 # smaller, would read them more often.
 MIN_TASKS = 8
 
+# Filters whose products are computed at once where a register tile has fewer; see `filters_at_once`.
+MAX_FILTERS = 64
+
 # Channels whose filters are transformed at once where threads share filters: with 36 classes and 32 filters 288 KiB,
 # little more than a quarter of a second-level cache of 1 MiB.
 CHANNEL_PART = 64
@@ -83,7 +87,10 @@ PAD = LINE
 
 
 def max_block_bytes() -> int:
-    """Bytes of V of a block at most: half of the second-level cache; the other half is for M and U."""
+    """Bytes of V of a block at most, or of V and M where M has MAX_FILTERS: half of the second-level cache.
+
+    The other half is for M and U.
+    """
     return l2() // 2
 
 
@@ -124,9 +131,10 @@ def lower(
     # U of all filters; V and M of the block of tiles that a thread works on
     U = lowering.scratch((ceil_div(K, tile.lanes), grid.classes, C, tile.lanes))
     lowering.call(transform_filters, [U], [w], grid=grid.of_one_tile, rotate=rotate)
-    T, places = block_sizes(grid, C, tile, algorithm)
+    columns = filters_at_once(K, tile)
+    T, places = block_sizes(grid, C, columns, tile, algorithm)
     V = tile_rows(lowering, grid.points, T, places, row_of(C))
-    M = tile_rows(lowering, grid.points, T, places, tile.lanes)
+    M = tile_rows(lowering, grid.points, T, places, columns)
     functions = [
         TileTransform(grid, C).function(V, x),
         PointProducts(grid.order.ranges, pieces_of(T, tile.rows), C, tile).function(M, V, U),
@@ -213,13 +221,25 @@ def spec_for(sizes: CallSizes, x: View, of_tiles: list[View], known: list[View])
     return spec
 
 
-def block_sizes(grid: Grid, C: int, tile: Tile, algorithm: Algorithm) -> tuple[int, int]:
+def filters_at_once(K: int, tile: Tile) -> int:
+    """Filters whose products with a block of tiles are computed before they are transformed back: whole register tiles.
+
+    The tiles of a point are read from the second-level cache, or the last-level one, once for all of them. A register
+    tile of 32 filters leaves time for that. One of 16 filters, as on AVX2, does not: there it would be 4 bytes of V per
+    cycle, so MAX_FILTERS are taken.
+    """
+    columns = tile.lanes
+    return columns if registers() >= 32 else min(ceil_div(K, columns) * columns, max(columns, MAX_FILTERS))
+
+
+def block_sizes(grid: Grid, C: int, columns: int, tile: Tile, algorithm: Algorithm) -> tuple[int, int]:
     """Tiles of a block, and how many it has place for: one of two numbers, so that other batches share code.
 
     Its tiles are at most `algorithm.tile_block`, else as many as fit into the cache; fewer if blocks would be few. With
     more unused places the points would spread over more pages than the processor keeps the addresses of.
     """
-    fitting = max(tile.rows, max_block_bytes() // (FLOAT_BYTES * grid.points * C))
+    row = C + columns if columns > tile.lanes else C
+    fitting = max(tile.rows, max_block_bytes() // (FLOAT_BYTES * grid.points * row))
     max_tiles = algorithm.tile_block or min(MAX_TILES, fitting)
     tiles, half = near_equal(grid.tiles, min(max_tiles, ceil_div(grid.tiles, MIN_TASKS))), ceil_div(max_tiles, 2)
     return tiles, max_tiles if tiles > half else half
@@ -324,11 +344,11 @@ def winograd(
         V_thread, M_thread = V.at(thread(), 0, 0, 0), M.at(thread(), 0, 0, 0)
         # the tiles of the block, one after the other: all channels
         transform_tiles(V_thread, x, zeros.row(thread()), first, block.count, 0, *sizes)
-        # the blocks of filters: V stays in the second-level cache, M is used up before the next block
-        for b, valid in filter_blocks(filters, tile.lanes):
-            outputs.prefetch(block, b * tile.lanes, valid)
-            multiply_points(M_thread, V_thread, U.at(b, 0, 0, 0), T)
-            outputs.store(M_thread, block, b, valid)
+        # blocks of filters: V stays in the second-level cache, M is used up before the next ones
+        for b, blocks, valid in filter_groups(filters, tile.lanes, M.shape[3]):
+            outputs.prefetch(block, b * tile.lanes, blocks * valid)
+            multiply_points(M_thread, V_thread, U.at(b, 0, 0, 0), T, blocks)
+            outputs.store(M_thread, block, b, blocks, valid)
 
 
 def transform_inputs(
@@ -391,8 +411,8 @@ def winograd_by_filters(
                 part = first + i
                 for j in loop(channels):
                     transform.store(U_thread.at(0, 0, j, 0), b * tile.lanes, part * CHANNEL_PART + j, valid)
-                multiply_points(M_thread, V.at(part, 0, 0, 0), U_thread, tiles)
-        outputs.store(M_thread, TileBlock(0, 0, tiles), b, valid)
+                multiply_points(M_thread, V.at(part, 0, 0, 0), U_thread, tiles, 1)
+        outputs.store(M_thread, TileBlock(0, 0, tiles), b, 1, valid)
 
 
 def channel_parts(channels: int) -> list[tuple[int, int, int]]:
@@ -409,6 +429,19 @@ def filter_blocks(filters: int, columns: int) -> Iterator[tuple[Index, int]]:
         yield b, columns
     if tail:
         yield full, tail
+
+
+def filter_groups(filters: int, columns: int, at_once: int) -> Iterator[tuple[Index, Index, int]]:
+    """Loop over groups of blocks of filters: (first block, how many, valid filters in each).
+
+    `at_once` filters at most are in a group. A last block of fewer than `columns` filters is a group of its own.
+    """
+    full, tail = divmod(filters, columns)
+    size = at_once // columns
+    for g in loop(ceil_div(full, size)):
+        yield g * size, size if full % size == 0 else minimum(size, full - g * size), columns
+    if tail:
+        yield full, 1, tail
 
 
 def parallel_filter_blocks(filters: int, columns: int) -> Iterator[tuple[Index, int]]:

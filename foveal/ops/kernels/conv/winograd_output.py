@@ -64,16 +64,18 @@ class OutputTransform:
     #: True if a tile may reach over the right edge
     cut: bool
 
-    def store(self, M: Array, block: TileBlock, b: Index, valid: int) -> None:
-        """Store the outputs of a block of tiles for the `valid` filters of filter block b."""
-        k = b * self.tile.lanes
-        if self.bound.epilogue.has_sums:
+    def store(self, M: Array, block: TileBlock, b: Index, blocks: Index, valid: int) -> None:
+        """Store the outputs of a block of tiles for `blocks` blocks of filters from b on, with `valid` filters each."""
+        columns = self.tile.lanes
+        for i in loop(blocks) if self.bound.epilogue.has_sums else ():
             for start, width in vectors(valid, self.tile.width):
-                self.bound.zero_sums(block.task, k + start, width)
+                self.bound.zero_sums(block.task, (b + i) * columns + start, width)
         for t, place in tiles(block.first, block.count, *self.counts):
-            self.prefetch_operands(place, k, valid)
-            self.transform_columns(M.at(0, 0, t, 0), valid)
-            self.store_rows(block.task, self.grid.first_output(place), k, valid)
+            for i in loop(blocks):
+                k = (b + i) * columns
+                self.prefetch_operands(place, k, valid)
+                self.transform_columns(M.at(0, 0, t, i * columns), valid)
+                self.store_rows(block.task, self.grid.first_output(place), k, valid)
 
     def transform_columns(self, M: Array, valid: int) -> None:
         """half = A^T M of the tile at the origin of M [1, points, tiles, k], for the `valid` filters k."""
@@ -155,14 +157,14 @@ class OutputTransform:
         for i in loop(where(exceeds_l2(self.bound.outputs[0]), self.grid.vertical.outputs, 0)):
             self.bound.prefetch([(n, p + i, q + j) for j in range(self.grid.horizontal.outputs)], k, valid)
 
-    def prefetch(self, block: TileBlock, k: Index, valid: int) -> None:
+    def prefetch(self, block: TileBlock, k: Index, filters: Index) -> None:
         """Prefetch the lines that the results will be stored to, so that they are in the cache after the products.
 
         Left out are outputs that are streamed to memory past the cache, and images that fit into the cache.
         """
         grid = self.grid
         for image in (y for y in self.bound.outputs if not y.streamed):
-            lines = far_lines(image, valid)
+            lines = far_lines(image, filters)
             for _, place in tiles(block.first, where(lines > 0, block.count, 0), *self.counts):
                 first = image.at(*grid.first_output(place), k)
                 prefetch_pixels(first, grid.vertical.outputs, grid.horizontal.outputs, lines)
