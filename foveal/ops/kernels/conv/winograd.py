@@ -131,10 +131,9 @@ def lower(
     # U of all filters; V and M of the block of tiles that a thread works on
     U = lowering.scratch((ceil_div(K, tile.lanes), grid.classes, C, tile.lanes))
     lowering.call(transform_filters, [U], [w], grid=grid.of_one_tile, rotate=rotate)
-    columns = filters_at_once(K, tile)
-    T, places = block_sizes(grid, C, columns, tile, algorithm)
+    T, places = block_sizes(grid, C, K, algorithm)
     V = tile_rows(lowering, grid.points, T, places, row_of(C))
-    M = tile_rows(lowering, grid.points, T, places, columns)
+    M = tile_rows(lowering, grid.points, T, places, filters_at_once(K, tile))
     functions = [
         TileTransform(grid, C).function(V, x),
         PointProducts(grid.order.ranges, pieces_of(T, tile.rows), C, tile).function(M, V, U),
@@ -232,12 +231,14 @@ def filters_at_once(K: int, tile: Tile) -> int:
     return columns if registers() >= 32 else min(ceil_div(K, columns) * columns, max(columns, MAX_FILTERS))
 
 
-def block_sizes(grid: Grid, C: int, columns: int, tile: Tile, algorithm: Algorithm) -> tuple[int, int]:
+def block_sizes(grid: Grid, C: int, K: int, algorithm: Algorithm) -> tuple[int, int]:
     """Tiles of a block, and how many it has place for: one of two numbers, so that other batches share code.
 
     Its tiles are at most `algorithm.tile_block`, else as many as fit into the cache; fewer if blocks would be few. With
     more unused places the points would spread over more pages than the processor keeps the addresses of.
     """
+    tile = tile_for(K)
+    columns = filters_at_once(K, tile)
     row = C + columns if columns > tile.lanes else C
     fitting = max(tile.rows, max_block_bytes() // (FLOAT_BYTES * grid.points * row))
     max_tiles = algorithm.tile_block or min(MAX_TILES, fitting)
