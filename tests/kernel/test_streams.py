@@ -12,6 +12,8 @@ from foveal.kernel.compile import assembly
 from foveal.kernel.target import AVX2, AVX512, NEON, SSE, assume
 from foveal.ops import OPS
 from foveal.ops.batch_norm import per_channel
+from foveal.ops.kernels.conv import select
+from foveal.ops.kernels.conv.cost_model import Algorithm
 from foveal.ops.op import Type
 from foveal.passes.simplify import simplify
 from foveal.trace import trace
@@ -99,3 +101,22 @@ def test_small_values_and_what_outlives_a_step_stay_in_the_cache():
     assert not view.Buffer(size, argument=True).streamed
     assert not view.Buffer(size, variable=nn.Linear(1, 1).weight).streamed
     assert not view.Buffer(size, per_thread=True).streamed
+
+
+@pytest.mark.usefixtures("everything_streams")
+def test_the_vectors_of_a_pixel_leave_minimal_filtering_together(monkeypatch):
+    """With 8 lanes a line is two vectors: what lies between their stores are those of a row of a tile's outputs."""
+    monkeypatch.setattr(select, "choose", lambda _: Algorithm(4))
+    graph = simplify(trace(lambda x, w: ops.conv2d(x, w, padding=1), Type((2, 16, 8, 8)), Type((16, 16, 3, 3))))
+    with assume(AVX2):
+        (call,) = (c for c in stages_of(graph).lowered.calls if c.kernel.name == "winograd")
+        text = assembly(call.kernel, AVX2)
+    assert text.count("vmovntps") == 4
+
+
+def test_no_moment_is_stored_lane_by_lane():
+    """LLVM makes a masked store, which AVX2 is slow at, of a choice that is stored to where it may come from."""
+    graph = simplify(trace(lambda x: ops.channel_moments(ops.max_pool2d(x, kernel_size=2)), Type((2, 16, 8, 8))))
+    with assume(AVX2):
+        texts = [assembly(call.kernel, AVX2) for call in stages_of(graph).lowered.calls]
+    assert not any("vmaskmov" in text for text in texts)

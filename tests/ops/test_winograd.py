@@ -106,7 +106,9 @@ def check(found, wants):
         assert checks.error(got, want) < limit
 
 
-@pytest.mark.parametrize("shape", [(3, 64, 64, 14, 14), (1, 256, 256, 8, 8), (16, 16, 16, 32, 32), (2, 70, 130, 6, 5)])
+@pytest.mark.parametrize(
+    "shape", [(3, 64, 64, 14, 14), (1, 256, 256, 8, 8), (16, 16, 16, 32, 32), (2, 70, 130, 6, 5), (2, 70, 100, 9, 9)]
+)
 def test_accuracy_on_the_shapes_of_networks(shape):
     check(*results(*shape))
 

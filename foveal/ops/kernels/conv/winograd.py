@@ -5,7 +5,7 @@ transformed tile is called a point. A block of tiles is transformed, multiplied 
 the second-level cache:
 
     V[point, t, c] = (B^T d B)[point]                         for the tiles t of the block and all channels c
-    M[point, t, k] = sum_c V[point, t, c] U[class, c, k]      for one block of filters k and the class of the point
+    M[point, t, k] = sum_c V[point, t, c] U[class, c, k]      for some filters k and the class of the point
     y              = A^T M A                                  through the epilogue
 
 where U[class, c, k] = (G g G^T)[class] are the transformed filters. With stride 1 each point is a class of its own.
@@ -19,9 +19,9 @@ size of the tile); for each point they are a matrix product [T, C] x [C, K]:
                     inner loop, one channel, loads two vectors of U and broadcasts one number of V for each tile, for
                     24 (12) FMAs: 0.58 (0.67) loads per FMA, so the FMAs and not the loads set the pace.
     first level     the operands of one point: C x 32 numbers of U, 8 KiB for 64 channels, and T x C of V, 12 KiB for
-                    48 tiles of 64 channels
-    second level    V of the block while all blocks of filters pass, M of one block of filters, and U where it fits in
-                    beside them
+                    48 tiles of 64 channels; on AVX2 V stays for 4 blocks of 16 filters
+    second level    V of the block while all filters pass, M of those whose products are computed at once
+                    (`filters_at_once`), and U where it fits in beside them
     last level      U otherwise, read once per block of tiles
 
 Measured on two cores of Zen 4 against a peak of 233 GFLOP/s, counting direct convolution's multiplications: 615 to 705
@@ -46,6 +46,7 @@ from foveal.kernel.lang import (
     loops,
     minimum,
     parallel,
+    registers,
     thread,
     vectors,
 )
@@ -73,6 +74,9 @@ MAX_TILES = 48
 # smaller, would read them more often.
 MIN_TASKS = 8
 
+# Filters whose products are computed at once where a register tile has fewer; see `filters_at_once`.
+MAX_FILTERS = 64
+
 # Channels whose filters are transformed at once where threads share filters: with 36 classes and 32 filters 288 KiB,
 # little more than a quarter of a second-level cache of 1 MiB.
 CHANNEL_PART = 64
@@ -83,7 +87,10 @@ PAD = LINE
 
 
 def max_block_bytes() -> int:
-    """Bytes of V of a block at most: half of the second-level cache; the other half is for M and U."""
+    """Bytes of V of a block at most, or of V and M where M has MAX_FILTERS: half of the second-level cache.
+
+    The other half is for M and U.
+    """
     return l2() // 2
 
 
@@ -124,9 +131,9 @@ def lower(
     # U of all filters; V and M of the block of tiles that a thread works on
     U = lowering.scratch((ceil_div(K, tile.lanes), grid.classes, C, tile.lanes))
     lowering.call(transform_filters, [U], [w], grid=grid.of_one_tile, rotate=rotate)
-    T, places = block_sizes(grid, C, tile, algorithm)
+    T, places = block_sizes(grid, C, K, algorithm)
     V = tile_rows(lowering, grid.points, T, places, row_of(C))
-    M = tile_rows(lowering, grid.points, T, places, tile.lanes)
+    M = tile_rows(lowering, grid.points, T, places, filters_at_once(K, tile))
     functions = [
         TileTransform(grid, C).function(V, x),
         PointProducts(grid.order.ranges, pieces_of(T, tile.rows), C, tile).function(M, V, U),
@@ -147,8 +154,8 @@ def lower_by_filters(
     """
     (half, zeros), K, C = scratch, y.shape[1], x.shape[3]
     tile, places = tile_for(K), rounded_up(grid.tiles)
-    V = lower_inputs(lowering, x, zeros, grid, places)
-    # U and M of the block of filters that a thread works on
+    # V of all tiles, a part of the channels after the other; U and M of the block of filters that a thread works on
+    V = lower_inputs(lowering, x, zeros, grid, places, min(C, CHANNEL_PART), ceil_div(C, CHANNEL_PART))
     U = lowering.scratch((1, grid.classes, min(C, CHANNEL_PART), tile.lanes), per_thread=True)
     M = tile_rows(lowering, grid.points, grid.tiles, places, tile.lanes)
     # of the parts of the channels
@@ -163,10 +170,10 @@ def lower_by_filters(
     y.call(lowering, winograd_by_filters, 1, [U, M, half], [V, w], spec=spec, sizes=sizes.values, **static)
 
 
-def lower_inputs(lowering: Lowering, x: View, zeros: View, grid: Grid, places: int) -> View:
-    """V of all tiles of x [N, H, W, C], which threads share, with places for more: see `transform_inputs`."""
+def lower_inputs(lowering: Lowering, x: View, zeros: View, grid: Grid, places: int, row: int, parts: int = 1) -> View:
+    """V [parts, points, tiles, row] of all tiles of x [N, H, W, C], which threads share: see `transform_inputs`."""
     C, sizes = x.shape[3], CallSizes()
-    V = tile_rows(lowering, grid.points, grid.tiles, places, row_of(C), per_thread=False)
+    V = tile_rows(lowering, grid.points, grid.tiles, places, row, parts=parts, per_thread=False)
     functions = [TileTransform(grid, channels).function(V, x) for channels, *_ in channel_parts(C)]
     specs = [spec_of_tiles(sizes, V), zeros.spec, sizes.images(x, "input")]
     counts = {"rows": sizes.of(grid.rows, "tiles", 0), "columns": sizes.of(grid.columns, "tiles", 1)}
@@ -175,18 +182,23 @@ def lower_inputs(lowering: Lowering, x: View, zeros: View, grid: Grid, places: i
     return V
 
 
-def tile_rows(lowering: Lowering, points: int, tiles: int, places: int, row: int, *, per_thread: bool = True) -> View:
-    """Scratch memory [1, points, tiles, row] with places for more tiles, for the distance of points is part of code."""
+def tile_rows(
+    lowering: Lowering, points: int, tiles: int, places: int, row: int, *, parts: int = 1, per_thread: bool = True
+) -> View:
+    """Scratch memory [parts, points, tiles, row].
+
+    It has places for more tiles, since the distance of points is part of code.
+    """
     # PAD separates the points
     stride = places * row + PAD
-    memory = lowering.scratch((1, points, stride), per_thread=per_thread)
-    return memory.over((1, points, tiles, row), (points * stride, stride, row, 1))
+    memory = lowering.scratch((parts, points, stride), per_thread=per_thread)
+    return memory.over((parts, points, tiles, row), (points * stride, stride, row, 1))
 
 
 def spec_of_tiles(sizes: CallSizes, rows: View) -> ArraySpec:
-    """What a kernel is specialised to for [1, points, tiles, row]: all but the number of tiles."""
-    _, points, tiles, row = rows.shape
-    return ArraySpec((1, points, sizes.of(tiles, "tiles"), row), rows.strides)
+    """What a kernel is specialised to for [parts, points, tiles, row]: all but the number of tiles."""
+    parts, points, tiles, row = rows.shape
+    return ArraySpec((parts, points, sizes.of(tiles, "tiles"), row), rows.strides)
 
 
 def rounded_up(tiles: int) -> int:
@@ -214,13 +226,27 @@ def spec_for(sizes: CallSizes, x: View, of_tiles: list[View], known: list[View])
     return spec
 
 
-def block_sizes(grid: Grid, C: int, tile: Tile, algorithm: Algorithm) -> tuple[int, int]:
+def filters_at_once(K: int, tile: Tile) -> int:
+    """Filters whose products with a block of tiles are computed before they are transformed back: whole register tiles.
+
+    The tiles of a point are read from the second-level cache, or the last-level one, once for all of them. A register
+    tile of 32 filters leaves time for that. One of 16 filters, as on AVX2, does not: there it would be 4 bytes of V per
+    cycle, so MAX_FILTERS are taken.
+    """
+    columns = tile.lanes
+    return columns if registers() >= 32 else min(ceil_div(K, columns) * columns, max(columns, MAX_FILTERS))
+
+
+def block_sizes(grid: Grid, C: int, K: int, algorithm: Algorithm) -> tuple[int, int]:
     """Tiles of a block, and how many it has place for: one of two numbers, so that other batches share code.
 
     Its tiles are at most `algorithm.tile_block`, else as many as fit into the cache; fewer if blocks would be few. With
     more unused places the points would spread over more pages than the processor keeps the addresses of.
     """
-    fitting = max(tile.rows, max_block_bytes() // (FLOAT_BYTES * grid.points * C))
+    tile = tile_for(K)
+    columns = filters_at_once(K, tile)
+    row = C + columns if columns > tile.lanes else C
+    fitting = max(tile.rows, max_block_bytes() // (FLOAT_BYTES * grid.points * row))
     max_tiles = algorithm.tile_block or min(MAX_TILES, fitting)
     tiles, half = near_equal(grid.tiles, min(max_tiles, ceil_div(grid.tiles, MIN_TASKS))), ceil_div(max_tiles, 2)
     return tiles, max_tiles if tiles > half else half
@@ -307,8 +333,8 @@ def winograd(
     """
     bound = BoundEpilogue(epilogue, arrays, 6, far=True)
     # x [N, H, W, C], U [blocks, classes, C, columns]. The shape of one thread's copy, of which the first index selects
-    # the thread: V [1, points, T, row], M [1, points, T, columns], half [1, rows x points, columns],
-    # zeros [1, C]
+    # the thread: V [1, points, T, row], M [1, points, T, columns], half [1, rows x points, columns], zeros
+    # [1, C]
     V, M, half, zeros, x, U = bound.operands
     transform_tiles, multiply_points = functions
     tile, T = tile_for(filters), V.extents[2]
@@ -325,11 +351,11 @@ def winograd(
         V_thread, M_thread = V.at(thread(), 0, 0, 0), M.at(thread(), 0, 0, 0)
         # the tiles of the block, one after the other: all channels
         transform_tiles(V_thread, x, zeros.row(thread()), first, block.count, 0, *sizes)
-        # the blocks of filters: V stays in the second-level cache, M is used up before the next block
-        for b, valid in filter_blocks(filters, tile.lanes):
-            outputs.prefetch(block, b * tile.lanes, valid)
-            multiply_points(M_thread, V_thread, U.at(b, 0, 0, 0), T)
-            outputs.store(M_thread, block, b, valid)
+        # blocks of filters: V stays in the second-level cache, M is used up before the next ones
+        for b, blocks, valid in filter_groups(filters, tile.lanes, M.shape[3]):
+            outputs.prefetch(block, b * tile.lanes, blocks * valid)
+            multiply_points(M_thread, V_thread, U.at(b, 0, 0, 0), T, blocks)
+            outputs.store(M_thread, block, b, blocks, valid)
 
 
 def transform_inputs(
@@ -342,18 +368,22 @@ def transform_inputs(
     columns: Index,
     functions: tuple[Callable[..., None], ...],
 ) -> None:
-    """V[0, point, t, c] = (B^T d B)[point] of every tile t and channel c of x [N, H, W, C].
+    """V[part, point, t, c] = (B^T d B)[point] of every tile t and channel c of each part of x [N, H, W, C].
+
+    V may also have one part, whose rows hold all channels.
 
     functions: for each part of the channels. rows, columns: those of the tiles of an image.
     """
     C = x.shape[3]
     clear_row(zeros)
-    for (channels, count, start), transform_tiles in zip(channel_parts(C), functions, strict=True):
+    for (channels, count, first), transform_tiles in zip(channel_parts(C), functions, strict=True):
         sizes = TileTransform(grid, channels).sizes(x, (rows, columns))
         # a task is a part of the channels of a tile
-        for t, part in parallel(V.extents[2], count):
-            c = part * channels + start
-            transform_tiles(V.at(0, 0, t, c), x, zeros.row(thread()), t, 1, c, *sizes)
+        for t, i in parallel(V.extents[2], count):
+            part = first + i
+            c = part * CHANNEL_PART
+            tiles = V.at(0, 0, t, c) if V.shape[0] == 1 else V.at(part, 0, t, 0)
+            transform_tiles(tiles, x, zeros.row(thread()), t, 1, c, *sizes)
 
 
 def winograd_by_filters(
@@ -368,12 +398,13 @@ def winograd_by_filters(
     """As `winograd`, but threads share blocks of filters; V of all tiles is computed before.
 
     The filters of a block are transformed a part of the channels at a time and used at once, while they are in the
-    second-level cache. M holds the sums over the parts so far.
+    second-level cache. M holds the sums over the parts so far. V, which may be too large for that cache, is read as one
+    stream for each part: its tiles of one point and part are neighbours.
     """
     bound = BoundEpilogue(epilogue, arrays, 5, far=True)
-    # V [1, points, tiles, row] of all threads, w [K, C, 3, 3]. The shape of one thread's copy, of which the first index
-    # selects the thread: U [1, classes, CHANNEL_PART, columns], M [1, points, tiles, columns],
-    # half [1, rows x points, columns]
+    # V [parts, points, tiles, row] of all threads, w [K, C, 3, 3]. The shape of one thread's copy, of which the first
+    # index selects the thread: U [1, classes, CHANNEL_PART, columns], M [1, points, tiles, columns], half [1, rows x
+    # points, columns]
     U, M, half, V, w = bound.operands
     C, tile, tiles = w.shape[1], tile_for(filters), V.extents[2]
     parts = channel_parts(C)
@@ -386,19 +417,19 @@ def winograd_by_filters(
             for i, width in vectors(tile.lanes):
                 M_thread.store((0, point, t, i), 0.0, width)
         # parts of the channels
-        for (channels, count, start), multiply_points in zip(parts, functions, strict=True):
+        for (channels, count, first), multiply_points in zip(parts, functions, strict=True):
             for i in loop(count):
-                c = i * channels + start
+                part = first + i
                 for j in loop(channels):
-                    transform.store(U_thread.at(0, 0, j, 0), b * tile.lanes, c + j, valid)
-                multiply_points(M_thread, V.at(0, 0, 0, c), U_thread, tiles)
-        outputs.store(M_thread, TileBlock(0, 0, tiles), b, valid)
+                    transform.store(U_thread.at(0, 0, j, 0), b * tile.lanes, part * CHANNEL_PART + j, valid)
+                multiply_points(M_thread, V.at(part, 0, 0, 0), U_thread, tiles, 1)
+        outputs.store(M_thread, TileBlock(0, 0, tiles), b, 1, valid)
 
 
 def channel_parts(channels: int) -> list[tuple[int, int, int]]:
-    """Parts of at most CHANNEL_PART channels: (size, how many of that size, where they begin)."""
+    """Parts of at most CHANNEL_PART channels: (size, how many of that size, the number of the first of them)."""
     count, rest = divmod(channels, CHANNEL_PART)
-    parts = [(CHANNEL_PART, count, 0), (rest, 1, channels - rest)]
+    parts = [(CHANNEL_PART, count, 0), (rest, 1, count)]
     return [part for part in parts if part[0] and part[1]]
 
 
@@ -409,6 +440,19 @@ def filter_blocks(filters: int, columns: int) -> Iterator[tuple[Index, int]]:
         yield b, columns
     if tail:
         yield full, tail
+
+
+def filter_groups(filters: int, columns: int, at_once: int) -> Iterator[tuple[Index, Index, int]]:
+    """Loop over groups of blocks of filters: (first block, how many, valid filters in each).
+
+    `at_once` filters at most are in a group. A last block of fewer than `columns` filters is a group of its own.
+    """
+    full, tail = divmod(filters, columns)
+    size = at_once // columns
+    for g in loop(ceil_div(full, size)):
+        yield g * size, size if full % size == 0 else minimum(size, full - g * size), columns
+    if tail:
+        yield full, 1, tail
 
 
 def parallel_filter_blocks(filters: int, columns: int) -> Iterator[tuple[Index, int]]:

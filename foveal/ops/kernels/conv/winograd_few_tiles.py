@@ -23,6 +23,7 @@ from foveal.ops.kernels.conv.winograd import (
     block_sizes,
     lower_inputs,
     rounded_up,
+    row_of,
     spec_for,
     tile_rows,
     transform_filters,
@@ -53,7 +54,7 @@ def fits(grid: Grid, C: int, K: int, algorithm: Algorithm) -> bool:
     the second-level cache.
     """
     tile = tile_for(K)
-    block, _ = block_sizes(grid, C, tile, algorithm)
+    block, _ = block_sizes(grid, C, K, algorithm)
     has_few_tiles = block < MIN_REGISTER_TILES * tile.rows or block == grid.tiles
     max_points = max(grid.classes * K, l2() // 2 // FLOAT_BYTES // C)
     return tile.lanes < K and has_few_tiles and grid.points * grid.tiles <= max_points
@@ -71,7 +72,7 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: View, w: View, grid: Grid) 
     parts = max(1, min(ceil_div(MIN_TASKS, blocks), grid.tiles // (MIN_REGISTER_TILES * tile.rows)))
     T = ceil_div(grid.tiles, parts)
     parts = ceil_div(grid.tiles, T)
-    V = lower_inputs(lowering, x, zeros, grid, rounded_up(parts * T))
+    V = lower_inputs(lowering, x, zeros, grid, rounded_up(parts * T), row_of(C))
     M = tile_rows(lowering, grid.points, T, rounded_up(T), tile.lanes)
     products = PointProducts(grid.order.ranges, pieces_of(T, tile.rows), C, tile, ahead=min(C, AHEAD))
     sizes = CallSizes()
@@ -97,8 +98,8 @@ def winograd_few_tiles(
     outputs = OutputTransform(bound, half, grid, tile, cut)
     for b, valid, part, first, count in tasks(filters, tile, tiles, T):
         M_thread = M.at(thread(), 0, 0, 0)
-        multiply_points(M_thread, V.at(0, 0, first, 0), U.at(b, 0, 0, 0), T)
-        outputs.store(M_thread, TileBlock(part, first, count), b, valid)
+        multiply_points(M_thread, V.at(0, 0, first, 0), U.at(b, 0, 0, 0), T, 1)
+        outputs.store(M_thread, TileBlock(part, first, count), b, 1, valid)
 
 
 def tasks(filters: int, tile: Tile, tiles: Index, T: Index) -> Iterator[tuple[Index, int, Index, Index, Index]]:

@@ -164,7 +164,7 @@ def transform_tiles(
         transform.store(V.at(0, 0, t, 0), image, zeros, pixel, channel, outside)
 
 
-def far_lines(image: Array | View, channels: int) -> Index:
+def far_lines(image: Array | View, channels: Index) -> Index:
     """Cache lines of `channels` channels of a pixel if the images do not fit into the second-level cache, else 0."""
     return where(exceeds_l2(image), ceil_div(channels, LINE), 0)
 

@@ -15,7 +15,7 @@ UNROLL = 4
 
 @dataclass(frozen=True)
 class PointProducts:
-    """The products of a block of tiles with a block of filters, one matrix product per point of a tile.
+    """The products of a block of tiles with blocks of filters, one matrix product per point of a tile.
 
     They are computed by a function that all kernels of the same shapes call.
     """
@@ -37,29 +37,31 @@ class PointProducts:
         """`multiply_points` for arrays with these strides."""
         tiles = (ArraySpec((1, view.shape[1], 1, view.shape[3]), view.strides) for view in (M, V))
         specs = (*tiles, ArraySpec(U.shape, U.strides))
-        return Kernel(multiply_points, specs, (("products", self),), indices=1)
+        return Kernel(multiply_points, specs, (("products", self),), indices=2)
 
-    def store(self, M: Array, V: Array, U: Array, tiles: Index) -> None:
-        """M[0, point, t, k] = (or +=) sum_c V[0, point, t, c] U[0, class of point, c, k].
+    def store(self, M: Array, V: Array, U: Array, tiles: Index, blocks: Index) -> None:
+        """M[0, point, t, b columns + k] = (or +=) sum_c V[0, point, t, c] U[b, class of point, c, k].
 
-        For all points, `tiles` tiles t and one block of filters k.
+        For all points, `tiles` tiles t and `blocks` blocks b of as many filters k as a register tile has columns. The
+        tiles of a point stay in the first-level cache while the blocks pass.
         """
         # near-equal register tiles over the tiles of the block
         counts = counted(tiles, self.pieces, self.tile.rows)
         for classes in self.classes:
             for n in loop(classes.classes):
-                # [C, columns] of this class: about 8 KiB for 64 channels, in the first-level cache from here on
-                u = U.at(0, n + classes.first, 0, 0)
                 # the points of the class
                 for copy in loop(classes.copies):
                     point = n * classes.copies + copy + classes.start
-                    first: Index = 0
-                    for rows, count in counts:
-                        for i in loop(count):
-                            t = i * rows + first
-                            M_tile, v = M.at(0, point, t, 0), V.at(0, point, t, 0)
-                            store_products(M_tile, v, u, rows, self.channels, self.tile, self.add, self.ahead)
-                        first = first + count * rows
+                    for b in loop(blocks):
+                        # [C, columns] of this class: about 8 KiB for 64 channels, in the first-level cache from here on
+                        u, k = U.at(b, n + classes.first, 0, 0), b * self.tile.lanes
+                        first: Index = 0
+                        for rows, count in counts:
+                            for i in loop(count):
+                                t = i * rows + first
+                                M_tile, v = M.at(0, point, t, k), V.at(0, point, t, 0)
+                                store_products(M_tile, v, u, rows, self.channels, self.tile, self.add, self.ahead)
+                            first = first + count * rows
 
 
 def store_products(
@@ -92,6 +94,6 @@ def store_products(
         M.store((0, 0, *place), acc[key], tile.width)
 
 
-def multiply_points(M: Array, V: Array, U: Array, tiles: Index, *, products: PointProducts) -> None:
+def multiply_points(M: Array, V: Array, U: Array, tiles: Index, blocks: Index, *, products: PointProducts) -> None:
     """`PointProducts.store` as a function."""
-    products.store(M, V, U, tiles)
+    products.store(M, V, U, tiles, blocks)

@@ -27,21 +27,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from foveal.kernel.compile import ArraySpec, Kernel
-from foveal.kernel.lang import Array, Index, Value, loop, minimum, parallel, splat, thread, var, vectors
+from foveal.kernel.lang import Array, Index, Value, l2, loop, minimum, parallel, splat, thread, var, vectors
 from foveal.ops.kernels.conv.cost_model import Algorithm, channel_block
 from foveal.ops.kernels.conv.winograd import PAD, clear_row, filter_blocks, tile_rows
 from foveal.ops.kernels.conv.winograd_grid import Grid
 from foveal.ops.kernels.conv.winograd_input import TileTransform
 from foveal.ops.kernels.conv.winograd_transform import ClassRange, transform_2d
 from foveal.ops.kernels.partial_sums import lower_sums
-from foveal.ops.kernels.register_tile import ENOUGH_TASKS, ceil_div, lane_ranges, split, tile_for
+from foveal.ops.kernels.register_tile import ENOUGH_TASKS, FLOAT_BYTES, ceil_div, lane_ranges, split, tile_for
 from foveal.ops.kernels.sizes import CallSizes
 from foveal.ops.op import Lowering
 from foveal.view import View
 
-# Tiles of a block with 36 points; with more points fewer, so that V and M keep their size: 2 x 36 x 24 x 64
-# elements, 432 KiB, beside 576 KiB of sums. A longer block loads and stores the sums less often, a shorter one leaves
-# more of the cache to them.
+# Tiles of a block with 36 points; with more points fewer, so that V and M keep their size: 2 x 36 x 24 x 64 elements,
+# 432 KiB, beside 576 KiB of sums. A longer block loads and stores the sums less often, a shorter one leaves more of the
+# cache to them. Where channels are so few that both fit, a block has up to twice as many.
 BLOCK_TILES = 24
 BLOCK_POINTS = 36
 
@@ -66,9 +66,10 @@ def lower(lowering: Lowering, dw: View, dy: View, x: View, grid: Grid, algorithm
     assert filters is not None
     # tasks per chunk: pairs of a block of channels and a block of filters
     pairs = (C // channels) * (K // filters)
-    block = algorithm.tile_block or min(BLOCK_TILES, BLOCK_TILES * BLOCK_POINTS // grid.points)
     # as few chunks as give enough tasks, for each has sums of its own that are added up; at least a block of tiles each
-    chunks = max(1, min(ceil_div(ENOUGH_TASKS, pairs), grid.tiles // block))
+    wanted = ceil_div(ENOUGH_TASKS, pairs)
+    block = algorithm.tile_block or block_tiles(grid, channels, filters, wanted)
+    chunks = max(1, min(wanted, grid.tiles // block))
     # one copy per thread; in the kernel the first index selects the thread
     V, M = (tile_rows(lowering, grid.points, block, block, n) for n in (channels, filters))
     D = lowering.scratch((1, grid.classes, channels * filters + PAD), per_thread=True)
@@ -96,6 +97,18 @@ def lower(lowering: Lowering, dw: View, dy: View, x: View, grid: Grid, algorithm
     }
     lowering.call(winograd_weight_grad, [partial, *scratch], [dy, x], specs=specs, sizes=sizes.values, **static)
     lower_sums(lowering, result.reshaped((9 * C * K,)), partial)
+
+
+def block_tiles(grid: Grid, channels: int, filters: int, chunks: int) -> int:
+    """Tiles of a block: one of two numbers, so that other batches share code.
+
+    chunks: how many the tiles should be cut into.
+    """
+    few = min(BLOCK_TILES, BLOCK_TILES * BLOCK_POINTS // grid.points)
+    # V, M and D in three eighths of the second-level cache, of which some of its class have but half (target.py)
+    elements = l2() * 3 // 8 // FLOAT_BYTES - grid.classes * channels * filters
+    many = max(few, min(2 * few, elements // (grid.points * (channels + filters))))
+    return many if grid.tiles >= chunks * many else few
 
 
 def winograd_weight_grad(
