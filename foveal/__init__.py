@@ -61,6 +61,7 @@ MAP = (
     ("pace", "on how many threads a short program runs"),
     ("program", "Program: what a build has made, ready to run"),
     ("peak", "what this machine can multiply and add, and copy, at most"),
+    ("balance", "how the calls of a program divide among threads"),
     ("profile", "where the time of a program goes, what the DEBUG ladder shows"),
     ("autotune", "measured choices of algorithms, where FOVEAL_TUNE=1 asks for them"),
     ("programs", "Programs: what was compiled, by key, each made once and a bounded number kept"),

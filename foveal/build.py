@@ -14,6 +14,7 @@ from foveal.errors import ShapeError
 from foveal.graph import Graph, Node
 from foveal.handover import plan_handover
 from foveal.kernel import compile as machine_code
+from foveal.kernel.compile import Kernel
 from foveal.lower import lower
 from foveal.pace import Pace
 from foveal.passes.fusion.fuse import fuse
@@ -25,6 +26,14 @@ from foveal.program import BuildRecord, Program
 from foveal.scheduling import schedule
 from foveal.strides import Ndarray
 from foveal.workers import check_threads, is_short, threads_for
+
+
+def kernels_of(graph: Graph, tuned: bool = True) -> list[Kernel]:
+    """Return the kernels that a graph is computed by on the current target, or would be: none is compiled."""
+    final = simplify(graph)
+    groups = fuse(final, epilogues=tuned)
+    calls = lower(final, groups, plan_layout(final, groups), tuned).calls
+    return [kernel for call in calls for kernel in call.kernels]
 
 
 def build(

@@ -136,8 +136,8 @@ class Program:
         self.messages = [i for i in self.in_python if self.calls[i].between_shards]
         self.pauses: dict[int, Pause] = {}
         self.records = self.binding.table.ctypes.data
-        # the clock after each call of a run that is timed
-        self.times = np.zeros(len(self.calls), np.int64)
+        # of a run that is timed: the clock at its beginning and after each call, and what else runtime.py writes there
+        self.times = np.zeros((1 + len(self.calls), 3), np.int64)
         self.turn = Turn(forks.PROGRAMS)
         # seconds of the fastest run on one thread
         self.fastest = math.inf
@@ -273,6 +273,7 @@ class Program:
         """Run all calls, with pauses after `stops`, and with `messages` before each operator between shards."""
         versions = [variable.version for variable in self.sources]
         start = self.prepared if [versions] == self.versions else 0
+        self.times[start] = 0
         try:
             if messages and self.messages and not any(number < self.prepared for number in self.in_python):
                 # A twin whose turn comes at the first message need not run them again.
@@ -350,7 +351,10 @@ class Program:
         if start == stop:
             return
         records = self.records + start * RECORD_BYTES
-        times = self.times[start:].ctypes.data if timed else 0
+        times = 0
+        if timed:
+            self.times[start + 1 : stop + 1] = 0
+            times = self.times[start + 1 :].ctypes.data
         crowded = self.is_crowded()
         # only runs of the same calls can be compared
         compared = (start, stop, timed, crowded) == (self.prepared, len(self.calls), False, False)

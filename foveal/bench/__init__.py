@@ -10,6 +10,7 @@ native.py               how each operator becomes machine code
 memory.py               peak memory of training steps
 compiling.py            first steps, with an empty kernel cache and with a filled one
 scaling.py              several threads against one
+thread_model.py         how long a step takes on more threads than there are, and what is counted in it
 ranks.py                several ranks against one, measured and predicted
 ranks_job.py            what the ranks run
 ranks_model.py          how long a step takes on many ranks

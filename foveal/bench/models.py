@@ -50,7 +50,7 @@ class ModelWork:
         size = (self.size, self.size)
         net = models.build(self.model, channels=self.channels, size=size, classes=CLASSES)
         for _, module in net.named_modules():
-            if isinstance(module, nn.Dropout):
+            if isinstance(module, nn.Dropout | nn.StochasticDepth):
                 module.p = 0.0
         return net
 
@@ -65,13 +65,29 @@ WORKS = {
     "resnet18-224": ModelWork("resnet18", batch=8, channels=3, size=224),
 }
 
+# Networks that are measured only if they are named.
+NAMED_ONLY = {
+    name: ModelWork(name, batch=16, channels=3, size=96, tolerance_after_update=STEEP_TOLERANCE)
+    for name in (
+        "resnet34",
+        "resnet50",
+        "googlenet",
+        "mobilenet_v1",
+        "mobilenet_v3_large",
+        "densenet121",
+        "efficientnet_b0",
+        "alexnet",
+    )
+}
+
 
 def select(names: Sequence[str]) -> dict[str, ModelWork]:
-    """Return the works of these names, or all without names. Raises FovealError for a name that there is not."""
+    """Return the works of these names, or WORKS without names. Raises FovealError for a name that there is not."""
+    known = WORKS | NAMED_ONLY
     for name in names:
-        if name not in WORKS:
-            raise FovealError(f"bench: there is no model {name!r}; choose from {', '.join(WORKS)}")
-    return {name: work for name, work in WORKS.items() if not names or name in names}
+        if name not in known:
+            raise FovealError(f"bench: there is no model {name!r}; choose from {', '.join(known)}")
+    return {name: work for name, work in known.items() if name in names} if names else dict(WORKS)
 
 
 def make_optimizer(net: nn.Module) -> Optimizer:
