@@ -11,10 +11,10 @@ A copy that is checked finds the largest magnitude of what it reads as well, whi
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from foveal.kernel.lang import (
-    LINE,
     Array,
     Index,
     Value,
@@ -39,10 +39,10 @@ from foveal.view import View
 # Vectors along a strip that one task copies: some KiB, so that threads have many tasks to share and that a task's own
 # work does not count.
 STRIP = 128
-# Cache lines along the rows of that array whose rows lie closer together, and elements along the rows of the other one,
-# in the part that a task of `squares` copies. For each of the lines as many of the other rows are read or written as
-# it has elements: the line is read or written at once, and the rows are so long that the prefetcher follows them.
-NEAR, FAR = 4, 512
+# Elements along the two sides of the part that one task transposes: along the rows of the array whose rows lie farther
+# apart, and along those of the other one. Eight of the former are read or written at a time, eight cache lines of each,
+# which the prefetcher follows; a part of the latter, 32 KiB, stays in the nearest caches meanwhile.
+FAR, NEAR = 128, 64
 
 
 def lower(lowering: Lowering, y: View, x: View, checked: bool = False) -> bool:
@@ -60,11 +60,11 @@ def lower(lowering: Lowering, y: View, x: View, checked: bool = False) -> bool:
         outputs.append(lowering.scratch((*y.shape[:-2], *task_counts(body, y, x))))
     short = len(y.shape) - 2
     known = (short,) if body is strips else ()
-    specs = [sizes.spec(y, *known), *map(sizes.spec, outputs[1:]), sizes.spec(x, *known)]
-    static: dict[str, Any] = {}
-    if body is squares:
-        along_y = y.strides[-2] > x.strides[-1]
-        static = {"along_y": along_y, "whole": y.shape[-2 if along_y else -1] % LINE == 0}
+    written = sizes.spec(y, *known)
+    # a square's rows are parts of lines, which have to meet in the cache
+    written = written if body is strips else replace(written, streamed=False)
+    specs = [written, *map(sizes.spec, outputs[1:]), sizes.spec(x, *known)]
+    static: dict[str, Any] = {} if body is strips else {"along_y": y.strides[-2] > x.strides[-1]}
     lowering.call(body, outputs, [x], specs=specs, sizes=sizes.values, **static)
     return True
 
@@ -82,8 +82,7 @@ def arranged(y: View, x: View) -> tuple[Callable[..., None], View, View] | None:
     if across is None:
         return None
     n, short = shape[across], shape[-1]
-    near, far = (n, short) if y.strides[across] > x.strides[-1] else (short, n)
-    if near >= LINE and far >= width:
+    if min(n, short) >= width:
         y, x = (with_axes(view, [(n, view.strides[across]), (short, view.strides[-1])], across) for view in (y, x))
         return squares, y, x
     if n >= width and y.strides[across] == short:
@@ -106,8 +105,13 @@ def task_counts(body: Callable[..., None], y: View, x: View) -> tuple[int, ...]:
     """How many tasks a kernel has for each index of the outer axes."""
     if body is strips:
         return (ceil_div(min(y.shape[-1], x.shape[-1]) // streaming_lanes(), STRIP),)
-    near, far = y.shape[-2:] if y.strides[-2] > x.strides[-1] else y.shape[:-3:-1]
-    return ceil_div(near // LINE, NEAR), ceil_div(far, FAR)
+    sides = sides_of(y.strides[-2] > x.strides[-1])
+    return tuple(ceil_div(n, side) for n, side in zip(y.shape[-2:], sides, strict=True))
+
+
+def sides_of(along_y: bool) -> tuple[int, int]:
+    """Rows and columns of the part of y that a task of `squares` writes."""
+    return (NEAR, FAR) if along_y else (FAR, NEAR)
 
 
 def part(n: Index, count: Index, number: Index) -> tuple[Index, Index]:
@@ -174,46 +178,39 @@ def strips(y: Array, *arrays: Array) -> None:
         seen.write((*at, task))
 
 
-def squares(y: Array, *arrays: Array, along_y: bool, whole: bool) -> None:
+def squares(y: Array, *arrays: Array, along_y: bool) -> None:
     """y[..., a, b] = x[..., a, b], where neighbours along b are neighbours in y, and neighbours along a in x.
 
-    arrays: x, and before it the array [..., tasks, tasks] of largest magnitudes if the copy is checked. along_y: True
-    if rows of y lie farther apart than those of x, so that the innermost loop runs along them, else along rows of x.
-    whole: True if the other axis is whole cache lines; y may then be written past the cache.
+    arrays: x, and before it the array [..., tasks along a, tasks along b] of largest magnitudes if the copy is checked.
+    along_y: True if rows of y lie farther apart than those of x, so that the innermost loop runs along them.
     """
     *largest, x = arrays
-    width, outer, shape = streaming_lanes(), y.extents[:-2], y.extents[-2:]
-    near, far = shape if along_y else shape[::-1]
-    lines = near // LINE
-    tasks = ceil_div(lines, NEAR), ceil_div(far, FAR)
-    store = y.store_past_cache if whole and not along_y else y.store
+    width, (*outer, rows, columns) = streaming_lanes(), y.extents
+    sides = sides_of(along_y)
+    tasks = ceil_div(rows, sides[0]), ceil_div(columns, sides[1])
 
-    def starts(line: Index) -> Iterator[list[Index]]:
-        """The first elements of the vectors of a line; behind the last one, of those that end with the axis, too."""
-        if whole:
-            yield [line * LINE + i for i in range(0, LINE, width)]
-            return
-        for turn in loop(where(line == lines - 1, 2, 1)):
-            first = where(turn == 0, line * LINE, near - LINE)
-            yield [first + i for i in range(0, LINE, width)]
+    def steps(n: Index, count: Index, task: Index) -> Iterator[Index]:
+        """The first elements of a part's vectors. The last vector ends with the part, and may repeat elements."""
+        first, end = part(n, count, task)
+        for i in loop(ceil_div(end - first, width)):
+            yield minimum(first + i * width, end - width)
 
-    def copy(at: tuple[Index, ...], a: Index, b: Index, seen: Largest) -> None:
-        """Copy the square whose first row and column these are."""
-        values = [x.load((*at, a, b + i), width) for i in range(width)]
-        seen.see(values)
-        for i, value in enumerate(transpose(values)):
-            store((*at, a + i, b), value, width)
+    def places(of_rows: Index, of_columns: Index) -> Iterator[tuple[Index, Index]]:
+        """The first row and column of each square of a task."""
+        if along_y:
+            for a in steps(rows, tasks[0], of_rows):
+                for b in steps(columns, tasks[1], of_columns):
+                    yield a, b
+        else:
+            for b in steps(columns, tasks[1], of_columns):
+                for a in steps(rows, tasks[0], of_rows):
+                    yield a, b
 
-    for *row, across, along in parallel(*outer, *tasks):
+    for *row, of_rows, of_columns in parallel(*outer, *tasks):
         at, seen = tuple(row), Largest(tuple(largest), width)
-        first, end = part(lines, tasks[0], across)
-        start, stop = part(far, tasks[1], along)
-        for line in loop(end, start=first):
-            for vectors in starts(line):
-                for i in loop(ceil_div(stop - start, width)):
-                    # the last vector ends with the part, and may repeat elements of the one before it
-                    place = minimum(start + i * width, stop - width)
-                    for vector in vectors:
-                        a, b = (vector, place) if along_y else (place, vector)
-                        copy(at, a, b, seen)
-        seen.write((*at, across, along))
+        for a, b in places(of_rows, of_columns):
+            values = [x.load((*at, a, b + i), width) for i in range(width)]
+            seen.see(values)
+            for i, value in enumerate(transpose(values)):
+                y.store((*at, a + i, b), value, width)
+        seen.write((*at, of_rows, of_columns))
