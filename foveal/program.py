@@ -1,6 +1,5 @@
 """Program: kernels with their memory, ready to run. foveal/build.py makes them."""
 
-import math
 import threading
 import time
 from collections.abc import Collection, Generator, Iterator, Sequence
@@ -29,11 +28,8 @@ from foveal.scheduling import CallSchedule
 from foveal.strides import Ndarray
 from foveal.system import processors
 from foveal.variable import Variable
-from foveal.workers import alone_at_once, is_short, workers
+from foveal.workers import is_short, workers
 
-# Seconds of a run on one thread up to which other Python threads wait until it is over. To let them go on, and to get
-# Python's lock back from one of them, takes as long or, with many threads, hundreds of times as long.
-BRIEF = 50e-6
 # Twins that help a program may be so many more than processors, since while one waits for Python's lock another one
 # computes; and the bytes that they may take together.
 MORE_HELPERS = 1
@@ -139,8 +135,6 @@ class Program:
         # of a run that is timed: the clock at its beginning and after each call, and what else runtime.py writes there
         self.times = np.zeros((1 + len(self.calls), 3), np.int64)
         self.turn = Turn(forks.PROGRAMS)
-        # seconds of the fastest run on one thread
-        self.fastest = math.inf
         # the thread in which `run` is in progress
         self.runner = 0
         # twins that run on one thread each, for threads that call while others do
@@ -366,10 +360,7 @@ class Program:
                 self.binding.counters[start:stop] = 0
             started = time.perf_counter()
             if threads == 1 or stop - start > runtime.MAX_CALLS:
-                alone = alone_at_once() if self.fastest < BRIEF else runtime.alone()
-                alone(records, stop - start, times)
-                if stop - start == len(self.calls) - self.prepared:
-                    self.fastest = min(self.fastest, time.perf_counter() - started)
+                runtime.alone()(records, stop - start, times)
             elif not workers().run(threads, records, stop - start, times):
                 # another caller had the threads
                 pace = None

@@ -1,12 +1,9 @@
 """Native threads that run programs, and the memory that programs run on."""
 
-import ctypes
 import mmap
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
 
 import numpy as np
 
@@ -166,14 +163,6 @@ class Workers:
                 # RuntimeError: the lock is released already, the thread is awake.
                 with suppress(RuntimeError):
                     self.wake[thread].release()
-
-
-@cache
-def alone_at_once() -> Callable[[int, int, int], None]:
-    """As runtime.alone, without letting other Python threads go on: for runs that are over before these could."""
-    address = ctypes.cast(runtime.alone(), ctypes.c_void_p).value  # type: ignore[arg-type]
-    assert address is not None
-    return ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)(address)
 
 
 def patience() -> int:

@@ -8,7 +8,6 @@ import pytest
 import foveal
 from foveal import nn, ops
 from foveal.pace import FIRST_PROBE, LAST_PROBE, SOON, UNCOUNTED, WINDOW, Pace
-from foveal.program import BRIEF
 from foveal.system import processors
 from foveal.workers import SHORT_WORK
 
@@ -138,26 +137,3 @@ def test_callers_that_fill_the_processors_run_alone_and_a_forked_child_has_none(
         one.turn.renew()
     assert not program.is_crowded()
     assert not program.turn.callers
-
-
-def test_a_brief_program_runs_without_letting_other_threads_go_on(monkeypatch):
-    at_once = foveal.program.alone_at_once()
-    records = []
-
-    def noting(*run):
-        records.append(run)
-        at_once(*run)
-
-    monkeypatch.setattr("foveal.program.alone_at_once", lambda: noting)
-    program = foveal.compile(lambda x: x + 1.0, threads=1).program(np.zeros(3, np.float32))
-    assert program.run(np.ones(3, np.float32))[0].tolist() == [2.0] * 3
-    program.fastest = 1e-6
-    assert program.run(np.full(3, 2.0, np.float32))[0].tolist() == [3.0] * 3
-    assert len(records) >= 1
-    # one that takes longer does
-    longer = foveal.compile(lambda x: x + 1.0, threads=1).program(np.zeros(1 << 20, np.float32))
-    records.clear()
-    for _ in range(3):
-        longer.run(np.ones(1 << 20, np.float32))
-    assert longer.fastest > BRIEF
-    assert not records
