@@ -62,7 +62,8 @@ def placeholders(recording: Trace, kinds: Any, name: str) -> tuple[Any, list[Sym
 
 def check_labels(labels: Ndarray, classes: int, ignored: int | None = None) -> None:
     """Raise DataError if a label is not one of 0 .. classes - 1, nor the one that is ignored."""
-    wrong = (labels < 0) | (labels >= classes)
+    # without a sign, negative labels are large ones
+    wrong = labels.view(np.uint32) >= classes
     if ignored is not None:
         wrong &= labels != ignored
     if wrong.any():

@@ -17,6 +17,9 @@ UNCOUNTED = 2
 # less than one run in a hundred, so that the 99th percentile is not of such runs.
 FIRST_PROBE = 16
 LAST_PROBE = 256
+# A look that the other way has won is followed by the next one so many runs later: a choice that is no longer right is
+# not kept for long.
+SOON = 2
 # Threads pay if they take less than this share of the time of one. Below it they would only keep processors busy.
 PAYS = 0.95
 
@@ -33,6 +36,8 @@ class Pace:
         self.runs = 0
         # runs from one look at the other way to the next, and until the next one
         self.interval = self.left = FIRST_PROBE
+        # whether the run that was chosen last goes the other way
+        self.looking = False
 
     def choose(self) -> int:
         """Return the number of threads of the next run."""
@@ -47,9 +52,15 @@ class Pace:
         if self.left < 0:
             self.interval = min(2 * self.interval, LAST_PROBE)
             self.left, pays = self.interval, not pays
+            self.looking = True
         return self.together if pays else 1
 
     def note(self, threads: int, seconds: float) -> None:
         """Take note of how long a run took."""
         if self.runs > UNCOUNTED:
             self.seconds[threads > 1].append(seconds)
+        if self.looking and (threads > 1) != self.pays:
+            usual = median(self.seconds[self.pays])
+            if (usual >= PAYS * seconds) if self.pays else (seconds < PAYS * usual):
+                self.left = min(self.left, SOON)
+        self.looking = False

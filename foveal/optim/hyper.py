@@ -32,7 +32,8 @@ class Range(NamedTuple):
     exclusive: bool = False
 
     def __contains__(self, value: object) -> bool:
-        if not isinstance(value, SupportsFloat):
+        # each step asks, and a protocol takes long to look at
+        if not isinstance(value, float | SupportsFloat):
             return False
         try:
             number = float(value)

@@ -7,7 +7,7 @@ import pytest
 
 import foveal
 from foveal import nn, ops
-from foveal.pace import FIRST_PROBE, LAST_PROBE, UNCOUNTED, WINDOW, Pace
+from foveal.pace import FIRST_PROBE, LAST_PROBE, SOON, UNCOUNTED, WINDOW, Pace
 from foveal.system import processors
 from foveal.workers import SHORT_WORK
 
@@ -45,6 +45,15 @@ def test_the_choice_follows_the_machine():
     assert chosen(pace, {1: 2.5, 2: 9.0}, 20)[-5:].count(1) >= 4
     # the other processes have ended
     assert chosen(pace, {1: 2.0, 2: 1.0}, 20 * FIRST_PROBE)[-5:].count(2) >= 4
+
+
+def test_a_choice_that_is_no_longer_right_is_given_up_soon():
+    for before, after in (({1: 2.0, 2: 9.0}, {1: 2.0, 2: 1.0}), ({1: 2.0, 2: 1.0}, {1: 2.0, 2: 1.99})):
+        pace = Pace(2)
+        first = chosen(pace, before, 2000)[-1]
+        # the next look comes within the longest interval
+        later = chosen(pace, after, LAST_PROBE + 5 * (SOON + 1))
+        assert later[-1] != first
 
 
 def network():
