@@ -158,6 +158,13 @@ class Lowerer:
             self.views[node] = View(buffer, node.shape, strides)
         return self.views[node]
 
+    def prepared_bytes(self, view: View) -> int:
+        """Return the bytes of the variables that the program leaves alone; 0 if the view is of none of them."""
+        kept = {node.variable: node.type.size for node in self.graph.variables}
+        for variable, _ in self.graph.updates:
+            kept.pop(variable, None)
+        return 4 * sum(kept.values()) if view.buffer.variable in kept else 0
+
     def scratch(self, shape: Shape, *, per_thread: bool = False) -> View:
         """Return temporary memory in C order, shared by all threads or one copy per thread."""
         return View(Buffer(math.prod(shape), per_thread=per_thread), shape, contiguous(shape))

@@ -1,9 +1,9 @@
-"""Timing against a measured peak, and alternately with PyTorch and ONNX Runtime where they are installed.
+"""Timing against a measured peak, and alternately with other frameworks where they are installed.
 
 timing.py               how times are taken, and what a timed row holds
 models.py               whole training steps
-inference.py            one image
-under_load.py           one image, or a step, beside busy processes, or for several callers at the same time
+inference.py            one image, or a batch
+under_load.py           inference, or a step, beside busy processes, or for several callers at the same time
 operators.py            single operators
 shapes.py               oneDNN's notation of shapes
 native.py               how each operator becomes machine code
@@ -18,8 +18,11 @@ hosts.py                several hosts on this machine, in network namespaces
 loss_curve.py           losses of a training run against PyTorch's
 recipes.py              recipes against searches, on small sets
 output.py               the line about the machine, the table, the JSON file
-against_torch.py        operators, training steps and inference in PyTorch
+against_torch.py        operators, training steps and inference against PyTorch's
+torch_operators.py      operators in PyTorch
 torch_models/           the networks in PyTorch
 against_onnxruntime.py  inference in ONNX Runtime
+against_openvino.py     inference in OpenVINO
+against_several.py      several frameworks as one
 onnx_graph.py           a traced model as an ONNX graph
 """

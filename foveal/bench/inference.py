@@ -1,8 +1,7 @@
-"""Inference on one image, in evaluation mode, is timed, with the models whose training steps are timed too."""
+"""Inference, in evaluation mode, is timed, with the models whose training steps are timed too."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -16,15 +15,10 @@ from foveal.workers import get_threads
 
 
 def rows(works: dict[str, ModelWork], bench: Bench, starting: Starting) -> Iterator[Measurement]:
-    """Time each model on one image."""
+    """Time each model on batches of its work."""
     for name, work in works.items():
         starting(f"{name} inference")
-        yield row(name, replace(work, batch=1), bench)
-
-
-def one_image(name: str, work: ModelWork, bench: Bench) -> AbstractContextManager[tuple[dict[str, Contender], int]]:
-    """Return the calls of a model on one image."""
-    return contenders(name, replace(work, batch=1), bench)
+        yield row(name, work, bench)
 
 
 def row(name: str, work: ModelWork, bench: Bench) -> Measurement:

@@ -5,13 +5,14 @@ Only the native program is timed: its arguments are in place already, filters in
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from foveal import autodiff
+from foveal import autodiff, workers
 from foveal.api import compile
 from foveal.bench import shapes
 from foveal.bench.timing import Bench, Contender, Measurement, Starting, alternate, check_same, operations
@@ -137,12 +138,25 @@ IMAGES = (64, 64, 32, 32)
 
 
 def pools() -> list[OperatorWork]:
-    """Return poolings by 2 of 64 channels, and the mean over images as at the end of a residual network."""
-    return [
+    """Return poolings as networks have them, with odd options too, and means over whole images."""
+    stem: dict[str, Any] = {"kernel_size": 3, "stride": 2, "padding": 1}
+    wide: dict[str, Any] = {"kernel_size": 13, "stride": 1, "padding": 6}
+    works = [
         *pool_works("max_pool2d", "2x2 64ch 32x32", IMAGES, {"kernel_size": 2}),
         *pool_works("avg_pool2d", "2x2 64ch 32x32", IMAGES, {"kernel_size": 2}),
-        OperatorWork("global_avg_pool2d 64ch 8x8", FORWARD, "global_avg_pool2d", Case(((128, 64, 8, 8),))),
+        # the first ones of ResNets, on images of 3 channels too
+        *pool_works("max_pool2d", "3x3/2 64ch 112x112", (4, 64, 112, 112), stem),
+        *pool_works("max_pool2d", "3x3/2 3ch 112x112", (8, 3, 112, 112), stem),
+        # of SqueezeNet, Inception and YOLOv3-SPP
+        *pool_works("max_pool2d", "3x3/2 96ch 54x54 ceil", (8, 96, 54, 54), {**stem, "padding": 0, "ceil_mode": True}),
+        *pool_works("avg_pool2d", "3x3/1 192ch 28x28", (8, 192, 28, 28), {**stem, "stride": 1}),
+        *pool_works("max_pool2d", "13x13/1 64ch 13x13", (8, 64, 13, 13), wide),
     ]
+    for N, C, size in ((128, 64, 8), (32, 512, 7)):
+        name = f"global_avg_pool2d {C}ch {size}x{size}"
+        works.append(OperatorWork(name, FORWARD, "global_avg_pool2d", Case(((N, C, size, size),))))
+    adaptive = Case(((16, 256, 13, 13),), {"output_size": 6})
+    return [*works, OperatorWork("adaptive_avg_pool2d 6x6 256ch 13x13", FORWARD, "adaptive_avg_pool2d", adaptive)]
 
 
 def pool_works(op: str, name: str, x: Shape, attributes: dict[str, Any]) -> list[OperatorWork]:
@@ -157,21 +171,37 @@ def pool_works(op: str, name: str, x: Shape, attributes: dict[str, Any]) -> list
 
 
 def norms() -> list[OperatorWork]:
-    """Return batch norm in training."""
-    return norm_works("64ch 32x32", IMAGES)
+    """Return batch norm in training, layer norm of rows and group norm of images."""
+    rows, images = Case(((4096, 768),), {"axes": -1}), Case((IMAGES,), {"groups": 32})
+    return [
+        *norm_works("64ch 32x32", IMAGES),
+        *norm_works("256ch 14x14", (32, 256, 14, 14)),
+        *both_works("standardize", "4096x768", rows),
+        *both_works("group_norm", "32 groups 64ch 32x32", images),
+    ]
+
+
+def both_works(op: str, name: str, case: Case) -> list[OperatorWork]:
+    """Return an operator, and it with its gradients."""
+    return [OperatorWork(f"{op} {name}", way, op, case) for way in (FORWARD, BOTH)]
 
 
 def norm_works(name: str, x: Shape) -> list[OperatorWork]:
     """Return batch norm of x [N, C, H, W] in training, forward and both; a gradient alone needs statistics again."""
-    case = Case((x, x[1:2], x[1:2]), {"eps": 1e-5})
-    return [OperatorWork(f"batch_norm {name}", way, "batch_norm", case) for way in (FORWARD, BOTH)]
+    return both_works("batch_norm", name, Case((x, x[1:2], x[1:2]), {"eps": 1e-5}))
 
 
 def pointwise() -> list[OperatorWork]:
-    """Return activations, with their gradients, and a sum of two images."""
-    one, two = Case((IMAGES,)), Case((IMAGES, IMAGES))
-    works = [OperatorWork(f"{op} 64ch 32x32", way, op, one) for op in ("relu", "gelu") for way in (FORWARD, BOTH)]
-    return [*works, OperatorWork("add 64ch 32x32", FORWARD, "add", two)]
+    """Return activations, with their gradients, a sum of two images, images side by side, and softmax."""
+    one, two, images = Case((IMAGES,)), Case((IMAGES, IMAGES)), "64ch 32x32"
+    activations = ("relu", "gelu", "silu", "tanh", "softplus", "hardswish")
+    joined = Case(((32, 64, 32, 32), (32, 32, 32, 32)), {"axis": 1})
+    return [
+        *(work for op in activations for work in both_works(op, images, one)),
+        OperatorWork(f"add {images}", FORWARD, "add", two),
+        OperatorWork("concatenate 64ch+32ch 32x32", FORWARD, "concatenate", joined),
+        *both_works("softmax", "256x1000", Case(((256, 1000),), {"axis": -1})),
+    ]
 
 
 def from_shape(shape: shapes.LayerShape) -> list[OperatorWork]:
@@ -288,6 +318,17 @@ def row(work: OperatorWork, bench: Bench) -> Measurement:
     return Measurement(work.name, work.direction, work.batch, bench, count, times.pop("ours"), times, moved)
 
 
+@contextmanager
+def limited(threads: int) -> Iterator[None]:
+    """Inside the block programs are for at most that many threads: small ones take one, as they do for users."""
+    before = workers.get_threads()
+    workers.set_threads(threads)
+    try:
+        yield
+    finally:
+        workers.set_threads(before)
+
+
 def build(work: OperatorWork, arrays: Sequence[Ndarray], threads: int) -> Program:
     """Return the operator's program with its arguments in place."""
     # Parameters by position, and the other inputs, which are arguments.
@@ -299,7 +340,8 @@ def build(work: OperatorWork, arrays: Sequence[Ndarray], threads: int) -> Progra
         remaining = iter(arguments)
         return work.compute(*(fixed[i] if i in fixed else next(remaining) for i in range(len(arrays))))
 
-    program = compile(function, threads).program(*given)
+    with limited(threads):
+        program = compile(function).program(*given)
     for mine, array in zip(program.arguments, given, strict=True):
         mine[...] = array
     return program

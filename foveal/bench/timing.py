@@ -87,7 +87,7 @@ class StepSettings:
 
 
 class Against(Protocol):
-    """A framework to compare with: the modules against_torch and against_onnxruntime.
+    """A framework to compare with: the modules against_torch, against_onnxruntime and against_openvino, or several.
 
     The methods ..._calls return calls by mode, for those of the modes that the framework has. The results of a call can
     be read by NumPy.

@@ -1,4 +1,4 @@
-"""Inference on one image, and training steps, while other processes want the processors too; several threads that call.
+"""Inference, and training steps, while other processes want the processors too; several threads that call.
 
 A shared machine is measured: contenders take turns, a fifth of a second each, so that all of them meet the same load.
 Beside the median there is the 99th percentile, which is what those see who wait for an answer, and the rate of all

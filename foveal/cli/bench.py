@@ -17,6 +17,7 @@ from foveal import system
 from foveal.bench import compiling, inference, memory, native, operators, output, scaling, thread_model, under_load
 from foveal.bench import models as model_rows
 from foveal.bench import ranks as rank_rows
+from foveal.bench.against_several import Several
 from foveal.bench.hosts import Link
 from foveal.bench.timing import MODES, Against, Bench, Measurement, Record, Starting
 from foveal.cli.bench_options import bandwidth_option, predict_option, target_option
@@ -40,11 +41,13 @@ from foveal.kernel import target as targets
 from foveal.peak import copy_rate, peak
 from foveal.workers import get_threads
 
-TITLES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime"}
+TITLES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 MISSING = (
-    "{0} is not installed here, so Foveal is measured alone; to compare with it:"
+    "{0} is not installed here, so Foveal is measured {1}; to compare with it:"
     ' pip install -e ".[compare]" in Foveal\'s folder'
 )
+# The frameworks that inference alone is compared with.
+SERVING = ("onnxruntime", "openvino")
 # Enough for the median to be steady where other processes run at the same time.
 REPEATS = 10
 
@@ -61,8 +64,8 @@ class BenchOptions:
     #: The JSON file to write, if any, and whether JSON is printed, too.
     path: Path | None
     as_json: bool = False
-    #: The framework to compare with, if any.
-    against: str | None = None
+    #: The frameworks to compare with, if any.
+    against: Sequence[str] = ()
     modes: Sequence[str] = MODES
 
 
@@ -105,7 +108,12 @@ def bench_options(
         decorators.insert(0, threads_option)
     if frameworks:
         decorators += [
-            click.option("--against", type=click.Choice(frameworks), help="Framework to compare with."),
+            click.option(
+                "--against",
+                type=click.Choice(frameworks),
+                multiple=True,
+                help="Framework to compare with." + " May be repeated; the fastest counts." * (len(frameworks) > 1),
+            ),
             click.option(
                 "--modes",
                 default=",".join(MODES),
@@ -123,7 +131,7 @@ def bench_options(
             as_json: bool,
             threads: int | None = None,
             repeats: int = 1,
-            against: str | None = None,
+            against: Sequence[str] = (),
             modes: Sequence[str] = MODES,
             target: str | None = None,
             **others: Any,
@@ -139,13 +147,14 @@ def bench_options(
 
 @click.group()
 def bench() -> None:
-    """Time models and operators, also against torch and onnxruntime.
+    """Time models and operators, also against torch, onnxruntime and openvino.
 
     Frameworks run alternately in one process. Times are medians; the columns best_ms are the fastest calls. ratio is
     torch_ms / ours_ms: above 1 Foveal is faster. torch_mode is the mode in which torch was fastest: a memory format, or
     torch.compile. gflops counts a convolution as a direct one, with 2 operations per multiply-add, so that peak_share,
     the part of the measured peak of fused multiply-adds, exceeds 100 % if a faster algorithm (Winograd) does less work.
-    copy_share is the rate at which arguments and results, each moved once, pass through the memory, as a part of the
+    Of several frameworks the fastest counts, whose columns are called others_ms and others_mode. copy_share is the rate
+    at which arguments and results, each moved once, pass through the memory, as a part of the
     rate at which as many bytes are copied. --json prints "machine", "rows", by the names of the columns, and "ratios",
     the means of theirs; of `bench ops --list` it prints "operators".
     """
@@ -170,29 +179,29 @@ def models(names: tuple[str, ...], loads: tuple[int, ...], options: BenchOptions
     if not loads:
         run(partial(timed, partial(model_rows.rows, works)), options)
         return
-    rows = partial(under_load.records, model_rows.contenders, works, loads, 1)
-    run(rows, options, under_load.columns(options.against or "torch"))
+    run(partial(under_load.records, model_rows.contenders, works, loads, 1), options, under_load.columns)
 
 
 @bench.command("infer")
-@bench_options("torch", "onnxruntime")
+@bench_options("torch", *SERVING)
+@click.option("--batch", type=POSITIVE, default=1, show_default=True, help="Images of a call.")
 @load_option
 @click.option("--callers", type=POSITIVE, default=1, show_default=True, help="Threads that call at the same time.")
-def infer(names: tuple[str, ...], loads: tuple[int, ...], callers: int, options: BenchOptions) -> None:
-    """Time inference on one image with the models of `foveal bench models`.
+def infer(names: tuple[str, ...], batch: int, loads: tuple[int, ...], callers: int, options: BenchOptions) -> None:
+    """Time inference on one image, or on --batch images, with the models of `foveal bench models`.
 
-    Each call goes from NumPy images to NumPy logits, in all frameworks. With --load or --callers, ONNX Runtime takes
-    part where it is installed; p99_ms is the 99th percentile and rate how many calls a second were answered; ratios
-    are above 1 where Foveal is better.
+    Each call goes from NumPy images to NumPy logits, in all frameworks. OpenVINO computes in float32, for short
+    answers. With --load or --callers, ONNX Runtime and OpenVINO take part where they are installed; p99_ms is the 99th
+    percentile and rate how many calls a second were answered; ratios are above 1 where Foveal is better.
     """
-    works = model_rows.select(names)
+    works = {name: replace(work, batch=batch) for name, work in model_rows.select(names).items()}
     if not loads and callers == 1:
         run(partial(timed, partial(inference.rows, works)), options)
         return
-    if options.against is None and installed("onnxruntime"):
-        options = replace(options, against="onnxruntime")
-    rows = partial(under_load.records, inference.one_image, works, loads or (0,), callers)
-    run(rows, options, under_load.columns(options.against or "torch"))
+    if not options.against:
+        options = replace(options, against=[name for name in SERVING if installed(name)])
+    rows = partial(under_load.records, inference.contenders, works, loads or (0,), callers)
+    run(rows, options, under_load.columns)
 
 
 @bench.command("ops")
@@ -436,19 +445,21 @@ def timed(rows: Rows, bench: Bench, starting: Starting) -> Iterator[Record]:
 def run(
     records: Records,
     options: BenchOptions,
-    columns: dict[str, str] | None = None,
+    columns: dict[str, str] | Callable[[str], dict[str, str]] = output.row_columns,
     further: Callable[[bool], Record] | None = None,
 ) -> None:
     """Measure the peak, then the rows; print them and write them.
 
-    columns: headings by key of a record; those of timings if not given. further: returns what the result has besides,
+    columns: headings by key of a record, or a function of the other framework's name; those of timings if not given.
+    further: returns what the result has besides,
     and prints it unless its argument says that JSON is printed.
     """
     output.check_writable(options.path)
     threads = options.threads or get_threads()
-    other = load(options.against)
-    if options.against and other is None:
-        echo(MISSING.format(TITLES[options.against]), err=options.as_json)
+    other = load([name for name in options.against if installed(name)])
+    for name in options.against:
+        if not installed(name):
+            echo(MISSING.format(TITLES[name], "without it" if other else "alone"), err=options.as_json)
     if threads > system.processors():
         text = f"{threads} threads share {system.processors()} processors, so they wait for each other."
         echo(text, err=options.as_json)
@@ -457,11 +468,11 @@ def run(
         bench = Bench(threads, options.repeats, peak(threads), other, options.modes, partial(copy_rate, threads))
         machine = output.machine(bench)
         rows = list(records(bench, lambda name: status.update(Text(name))))
-    ratios = None if columns else output.summary(rows)
+    ratios = output.summary(rows) if columns is output.row_columns else None
     result = {"machine": machine, "rows": rows, "ratios": ratios}
     if not options.as_json:
         echo(output.headline(machine))
-        output.show(rows, columns or output.row_columns(bench.other))
+        output.show(rows, columns(bench.other) if callable(columns) else columns)
         output.show_summary(ratios)
     if further:
         result |= further(options.as_json)
@@ -470,12 +481,10 @@ def run(
     output.write(options.path, result)
 
 
-def load(against: str | None) -> Against | None:
-    """Return the framework to compare with, or None if none is asked for or it is not installed."""
-    if against is None or not installed(against):
-        return None
-    framework: Against = import_module(f"foveal.bench.against_{against}")
-    return framework
+def load(names: Sequence[str]) -> Against | None:
+    """Return the framework of this name, or several as one; None without a name."""
+    frameworks: list[Against] = [import_module(f"foveal.bench.against_{name}") for name in dict.fromkeys(names)]
+    return Several(frameworks) if len(frameworks) > 1 else frameworks[0] if frameworks else None
 
 
 def installed(package: str) -> bool:

@@ -91,6 +91,7 @@ from foveal.ops.elementwise import equal as equal
 from foveal.ops.elementwise import erf as erf
 from foveal.ops.elementwise import exp as exp
 from foveal.ops.elementwise import gelu as gelu
+from foveal.ops.elementwise import gelu_slope as gelu_slope
 from foveal.ops.elementwise import greater as greater
 from foveal.ops.elementwise import is_finite as is_finite
 from foveal.ops.elementwise import log as log

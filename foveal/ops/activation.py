@@ -128,8 +128,7 @@ class LeakyRelu(Pointwise):
 class Elu(Pointwise):
     """y = x above 0, else alpha (e^x - 1), pointwise, of x's shape: Clevert et al. 2016, equation 15
 
-    dy/dx is 1 above 0, else alpha e^x. The kernel computes e^x - 1 as 2 t / (1 - t) with t = tanh(x / 2), which loses
-    no digits near 0. Raises ShapeError unless alpha is finite.
+    dy/dx is 1 above 0, else alpha e^x. Raises ShapeError unless alpha is finite.
     """
 
     name, arity = "elu", 1
@@ -146,8 +145,7 @@ class Elu(Pointwise):
         return (where(greater(x, 0.0), dy, dy * below),)
 
     def scalar(self, x: Scalar, *, alpha: float) -> Scalar:
-        t = maths.tanh(lang.minimum(x, 0.0) * 0.5)
-        return lang.where(x > 0.0, x, t * (2.0 * alpha) / (1.0 - t))
+        return lang.where(x > 0.0, x, maths.expm1(lang.minimum(x, 0.0)) * alpha)
 
 
 # the constants of gelu's approximation; from FLAT on, the tanh in it is 1 in float32, and from -FLAT down it is -1

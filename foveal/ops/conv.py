@@ -8,6 +8,7 @@ C and K count all channels and all filters; a group has C/G channels (`c_group`)
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -199,7 +200,8 @@ class Conv2d(Convolution):
     def lower_results(
         self, lowering: Lowering, y: EpilogueOutputs, x: View, w: View, *, window: Window, groups: int
     ) -> None:
-        algorithm = select.choose(self.problem(x.shape, w.shape, window=window, groups=groups))
+        problem = self.problem(x.shape, w.shape, window=window, groups=groups)
+        algorithm = select.choose(replace(problem, prepared=lowering.prepared_bytes(w)))
         select.lower_forward(lowering, y, x, w, algorithm, window, groups)
 
 

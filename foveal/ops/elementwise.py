@@ -319,13 +319,33 @@ class Gelu(Unary):
         return x * 0.5 * (1 + erf.numpy(x * math.sqrt(0.5)))
 
     def vjp(self, dy: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor | None, ...]:
-        below = (erf(x * math.sqrt(0.5)) + 1.0) * 0.5
-        density = exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
-        return (dy * (below + x * density),)
+        return (dy * gelu_slope(x),)
 
     def scalar(self, x: Scalar) -> Scalar:
-        half = x * 0.5
-        return lang.fma(half, maths.erf(x * math.sqrt(0.5)), half)
+        return maths.gelu(x)
+
+
+class GeluSlope(Unary):
+    """y = Phi(x) + x phi(x), the derivative of gelu, pointwise, of x's shape; phi(x) = e^(-x^2/2) / sqrt(2 pi)
+
+    dy/dx = phi(x) (2 - x^2).
+    """
+
+    name, cases = "gelu_slope", CURVED
+
+    def numpy(self, x: Ndarray) -> Ndarray:
+        # of infinite x the second summand is 0 as well
+        near = np.clip(x, -40, 40)
+        density = np.exp(near * near * -0.5) / math.sqrt(2 * math.pi)
+        return (0.5 * (1 + erf.numpy(x * math.sqrt(0.5))) + near * density).astype(x.dtype)
+
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor | None, ...]:
+        # phi is 0 in float32 where the square is cut off
+        square = minimum(x * x, 400.0)
+        return (dy * exp(square * -0.5) * (2.0 - square) * (1 / math.sqrt(2 * math.pi)),)
+
+    def scalar(self, x: Scalar) -> Scalar:
+        return maths.gelu_slope(x)
 
 
 class Tanh(Unary):
@@ -435,4 +455,5 @@ add, subtract, multiply, divide = Add(), Subtract(), Multiply(), Divide()
 maximum, minimum, clip = Maximum(), Minimum(), Clip()
 greater, equal, where, is_finite = Greater(), Equal(), Where(), IsFinite()
 exp, log, sqrt, rsqrt = Exp(), Log(), Sqrt(), Rsqrt()
-relu, gelu, tanh, erf = Relu(), Gelu(), Tanh(), Erf()
+relu, gelu, gelu_slope = Relu(), Gelu(), GeluSlope()
+tanh, erf = Tanh(), Erf()

@@ -4,7 +4,7 @@ import numpy as np
 
 from foveal.kernel import lang, maths
 from foveal.kernel.lang import Scalar
-from foveal.ops.activation import sigmoid, smooth
+from foveal.ops.activation import smooth
 from foveal.ops.elementwise import Unary, exp, minimum
 from foveal.ops.op import Tensor
 from foveal.strides import Ndarray
@@ -16,7 +16,7 @@ FLAT = 20.0
 class Mish(Unary):
     """y = x tanh(ln(1 + e^x)), pointwise, of x's shape: Misra 2019
 
-    With e = e^x the tanh is t = e (e + 2) / (e (e + 2) + 2), and dy/dx = t + x (1 - t^2) / (1 + e^-x).
+    With e = e^x and n = e (e + 2) the tanh is n / (n + 2), and dy/dx = n / (n + 2) + 4 x e (e + 1) / (n + 2)^2.
     """
 
     name, cases = "mish", smooth()
@@ -27,9 +27,8 @@ class Mish(Unary):
     def vjp(self, dy: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor | None, ...]:
         e = exp(minimum(x, FLAT))
         n = e * (e + 2.0)
-        # 1 - t^2 = 4 (n + 1) / (n + 2)^2, without cancellation
-        rest = (n + 1.0) * 4.0 / ((n + 2.0) * (n + 2.0))
-        return (dy * (n / (n + 2.0) + x * rest * sigmoid(x)),)
+        share = 1.0 / (n + 2.0)
+        return (dy * (n + x * (e * (e + 1.0) * 4.0 * share)) * share,)
 
     def scalar(self, x: Scalar) -> Scalar:
         e = maths.exp(lang.minimum(x, FLAT))

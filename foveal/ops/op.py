@@ -60,6 +60,11 @@ class Lowering(Protocol):
     def scratch(self, shape: Shape, *, per_thread: bool = False) -> View:
         """Memory in C order that holds what earlier kernels of the same operator hand to later ones."""
 
+    def prepared_bytes(self, view: View) -> int:
+        """Bytes of all that a run reads and that is the same in every run, such as parameters at inference; 0 if this
+        view is no part of it, as parameters that the program updates.
+        """
+
     def call(
         self,
         body: Callable[..., None],

@@ -10,12 +10,12 @@ from foveal.ops.kernels import pool
 from foveal.ops.kernels.epilogue import EpilogueOutputs
 from foveal.ops.kernels.expression import FusedInput
 from foveal.ops.kernels.halo import nhwc
-from foveal.ops.kernels.pool import value_where
+from foveal.ops.kernels.pool_loops import value_where
 from foveal.ops.op import Case, HasShape, Lowering, Operator, Tensor
 from foveal.ops.pool import Pooling, add_at, channel_vectors, check_images, output_vectors, rows_and_columns, zero_image
 from foveal.ops.pool_max import MaxPool2d
 from foveal.ops.pool_window import MeanWindow
-from foveal.ops.reduce import broadcast_to, mean
+from foveal.ops.reduce import broadcast_to, sum
 from foveal.ops.window import PaddingArgument, Pair, PairArgument, Sides, Window, pair
 from foveal.strides import Ndarray, Shape
 from foveal.view import View
@@ -45,6 +45,7 @@ class AvgPool2d(Pooling):
             {"kernel_size": (2, 3), "padding": 1, "dilation": 2, "count_include_pad": False, "stride": 1},
         ),
         Case(((1, 2, 5, 5),), {"kernel_size": 2, "stride": 1, "divisor_override": 3}),
+        Case(((1, 3, 9, 13),), {"kernel_size": (9, 8), "padding": 3, "dilation": (1, 2), "stride": (3, 2)}),
     )
 
     def normalise(
@@ -118,6 +119,10 @@ class AvgPool2dGrad(Pooling):
                 "stride": 1,
                 "image_size": (7, 5),
             },
+        ),
+        Case(
+            ((1, 3, 3, 3),),
+            {"kernel_size": (9, 8), "padding": 3, "dilation": (1, 2), "stride": (3, 2), "image_size": (9, 13)},
         ),
     )
 
@@ -200,7 +205,8 @@ class GlobalAvgPool2d(Operator):
         return (broadcast_to(dy * (1.0 / (x.shape[2] * x.shape[3])), shape=x.shape),)
 
     def expand(self, x: Tensor) -> Tensor:
-        return mean(x, axes=(2, 3), keepdims=True)
+        # the share of each pixel is taken while the pixels are added up, not in a pass over the sums
+        return sum(x * (1.0 / (x.shape[2] * x.shape[3])), axes=(2, 3), keepdims=True)
 
 
 avg_pool2d, avg_pool2d_grad, global_avg_pool2d = AvgPool2d(), AvgPool2dGrad(), GlobalAvgPool2d()

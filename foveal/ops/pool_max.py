@@ -10,7 +10,7 @@ from foveal.kernel.lang import I32, Array, Scalar, cast, loops, maximum, paralle
 from foveal.ops.kernels import pool
 from foveal.ops.kernels.epilogue import EpilogueOutputs
 from foveal.ops.kernels.expression import FusedInput, float_lanes
-from foveal.ops.kernels.pool import LOWEST, value_where
+from foveal.ops.kernels.pool_loops import LOWEST, pixels_backwards, value_where
 from foveal.ops.op import Case, HasShape, Lowering, Tensor
 from foveal.ops.pool import (
     Pooling,
@@ -73,6 +73,7 @@ class MaxPool2d(MaxPooling):
         Case(((1, 16, 8, 8),), {"kernel_size": 3, "stride": 3, "padding": (0, 1, 1, 0)}),
         Case(((1, 18, 9, 6),), {"kernel_size": (3, 2), "stride": 2, "padding": 1, "dilation": (2, 3)}),
         Case(((1, 3, 6, 7),), {"kernel_size": 3, "stride": 2, "ceil_mode": True}),
+        Case(((1, 5, 9, 10),), {"kernel_size": (9, 8), "stride": (3, 2), "padding": 4}),
     )
 
     def numpy(self, x: Ndarray, *, window: Window) -> Ndarray:
@@ -123,6 +124,7 @@ WINDOWS: tuple[tuple[tuple[Shape, Shape], dict[str, Any]], ...] = (
     (((2, 20, 7, 5), (2, 20, 4, 3)), {"kernel_size": 3, "stride": 2, "padding": 1}),
     (((1, 2, 5, 9), (1, 2, 4, 3)), {"kernel_size": (2, 3), "stride": (1, 3)}),
     (((1, 18, 9, 6), (1, 18, 4, 3)), {"kernel_size": (3, 2), "stride": 2, "padding": 1, "dilation": (2, 3)}),
+    (((1, 5, 9, 10), (1, 5, 3, 6)), {"kernel_size": (9, 8), "stride": (3, 2), "padding": 4}),
 )
 
 
@@ -233,7 +235,7 @@ class MaxPool2dPick(OfMaxima):
             picked_value = var(0.0, width)
             largest = y.load((n, c, p, q), width)
             # backwards, so that the first of equal maxima comes last and replaces the others
-            for h, v, valid in reversed(window.pixels((p, q), counts, image)):
+            for h, v, valid in pixels_backwards(window, (p, q), counts, image):
                 hit = hits_inside(x.load((n, c, h, v), width) == largest, valid, width)
                 picked_value.set(where(hit, g.load((n, c, h, v), width), picked_value.get()))
             picked.store((n, c, p, q), picked_value, width)
@@ -247,7 +249,7 @@ class MaxPool2dIndex(MaxPooling):
     """
 
     name, arity, dtype, differentiable = "max_pool2d_index", 1, "int32", False
-    cases = tuple(Case(c.shapes, c.attributes, smooth=False) for c in MaxPool2d.cases[1:5])
+    cases = tuple(Case(c.shapes, c.attributes, smooth=False) for c in (*MaxPool2d.cases[1:5], MaxPool2d.cases[6]))
 
     def numpy(self, x: Ndarray, *, window: Window) -> Ndarray:
         H, W = x.shape[2:]
@@ -259,7 +261,7 @@ class MaxPool2dIndex(MaxPooling):
         for n, p, q, c, width in output_vectors(y):
             best, best_place = var(LOWEST, width), var(0.0, width)
             # backwards, so that the first of equal maxima comes last and replaces the others
-            for h, v, valid in reversed(window.pixels((p, q), counts, (H, W))):
+            for h, v, valid in pixels_backwards(window, (p, q), counts, (H, W)):
                 value = x.load((n, c, h, v), width)
                 larger: Scalar = hits_inside((value >= best.get()) | (value != value), valid, width)
                 best.set(where(larger, value, best.get()))

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 
 from foveal.errors import ShapeError
-from foveal.kernel.lang import Index, Scalar, where
+from foveal.kernel.lang import Index, Scalar
+from foveal.ops.kernels.expression import float_lanes
+from foveal.ops.kernels.taps import forward_taps
 from foveal.ops.window import Pair, Sides, Window, sides
 from foveal.strides import Ndarray
 
@@ -60,13 +62,14 @@ class MeanWindow(Window):
 
     def members(self, axis: int, p: Index, count: int, n: int) -> Scalar:
         """The number of taps that count in the p-th of `count` windows, along one axis of n positions."""
-        low, end = -self.counted[2 * axis], n + self.counted[2 * axis + 1]
-        total: Scalar = 0.0
-        for tap in range(self.size[axis]):
-            position = self.position(axis, p, tap)
-            in_every_window = self.position(axis, 0, tap) >= low and self.position(axis, count - 1, tap) < end
-            total = (1.0 if in_every_window else where((position >= low) & (position < end), 1.0, 0.0)) + total
-        return total
+        before, after = self.counted[2 * axis : 2 * axis + 2]
+        # positions are counted from the first one that counts
+        padding, length = self.padding[2 * axis] - before, before + n + after
+        (taps,) = forward_taps(count, self.size[axis], self.stride[axis], padding, self.dilation[axis])
+        if taps.low >= 0 and taps.high < length:
+            return float(taps.taps)
+        first, end = taps.valid_range(p, length)
+        return float_lanes(end - first, 1)
 
     def shares(self, counts: Pair, image: Pair) -> Ndarray:
         """`share` of each window: [P, Q]."""

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import math
+import re
 import sys
 from dataclasses import replace
 
@@ -235,7 +236,7 @@ def test_errors_are_one_message_and_status_2(words, message, tmp_path):
 @pytest.mark.long
 @needs_torch
 def test_operators_against_torch():
-    from foveal.bench import against_torch
+    from foveal.bench import against_torch, torch_operators
 
     bench = Bench(threads=1, repeats=1, peak=1.0, against=against_torch)
     works = operators.standard() + operators.sample_cases()
@@ -243,11 +244,11 @@ def test_operators_against_torch():
     for work in operators.select((*names, "imum case", "erf case", "tanh case"), works, cases=True):
         record = operators.row(work, bench).record()  # raises unless the results agree
         how = work.case.attributes
-        lacking = against_torch.symmetric(how.get("padding", 0)) is None or "counted" in how
+        lacking = torch_operators.symmetric(how.get("padding", 0)) is None or "counted" in how
         lacking |= work.op.startswith("avg") and how.get("dilation", 1) != 1
-        if work.counterpart in against_torch.OPERATORS and not lacking:
+        if work.counterpart in torch_operators.OPERATORS and not lacking:
             assert record["ratio"] > 0
-            assert record["torch_mode"] in against_torch.FORMATS
+            assert record["torch_mode"] in torch_operators.FORMATS
 
 
 def small(name):
@@ -323,7 +324,7 @@ def test_a_compilation_that_takes_too_long_is_ended():
 
 
 @pytest.mark.parametrize(
-    "against", [pytest.param("torch", marks=needs_torch), pytest.param("onnxruntime", marks=needs("onnxruntime"))]
+    "against", [pytest.param(name, marks=needs(name)) for name in ("torch", "onnxruntime", "openvino")]
 )
 @pytest.mark.parametrize("name", models.WORKS)
 def test_inference_agrees(name, against):
@@ -333,12 +334,34 @@ def test_inference_agrees(name, against):
     assert record["pass"] == "inference"
 
 
-@needs("onnxruntime")
-def test_onnxruntime_is_for_inference_alone():
-    from foveal.bench import against_onnxruntime
-
+@pytest.mark.parametrize("against", [pytest.param(name, marks=needs(name)) for name in ("onnxruntime", "openvino")])
+def test_onnxruntime_and_openvino_are_for_inference_alone(against):
+    other = importlib.import_module(f"foveal.bench.against_{against}")
     with pytest.raises(FovealError, match="inference alone"):
-        models.row("lenet", small("lenet"), Bench(1, 1, 1.0, against_onnxruntime))
+        models.row("lenet", small("lenet"), Bench(1, 1, 1.0, other))
+    with pytest.raises(FovealError, match="inference alone"):
+        other.operator_calls("conv2d", [], {})
+
+
+@needs("onnxruntime")
+@needs("openvino")
+def test_the_fastest_of_several_frameworks_counts():
+    arguments = ("--against", "onnxruntime", "--against", "openvino", "--batch", 3, "--threads", 1, "--repeats", 1)
+    result = invoke("infer", "lenet", *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    (row,) = found["rows"]
+    assert row["batch"] == 3
+    assert set(row["others_modes"]) == {"onnxruntime: all optimisations", "openvino: latency"}
+    assert row["others_ms"] == min(times["ms"] for times in row["others_modes"].values())
+    assert re.fullmatch(r"onnxruntime [\d.]+, openvino [\d.]+", found["machine"]["versions"]["others"])
+
+
+def test_a_framework_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setattr("foveal.cli.bench.installed", lambda name: False)
+    result = invoke("infer", "lenet", "--against", "openvino", "--threads", 1, "--repeats", 1)
+    assert result.exit_code == 0, result.output
+    assert "OpenVINO is not installed here, so Foveal is measured alone; to compare with it: pip" in result.output
 
 
 def test_threads_are_timed_and_compared():

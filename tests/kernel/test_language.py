@@ -470,6 +470,21 @@ def error_functions(y, x):
         y.store((i,), maths.erf(x.load((i,), width)), width)
 
 
+def exponentials_less_one(y, x):
+    for i, width in vectors(x.shape[0]):
+        y.store((i,), maths.expm1(x.load((i,), width)), width)
+
+
+def gelus(y, x):
+    for i, width in vectors(x.shape[0]):
+        y.store((i,), maths.gelu(x.load((i,), width)), width)
+
+
+def gelu_slopes(y, x):
+    for i, width in vectors(x.shape[0]):
+        y.store((i,), maths.gelu_slope(x.load((i,), width)), width)
+
+
 def reciprocal_roots(y, x):
     for i, width in vectors(x.shape[0]):
         y.store((i,), maths.rsqrt(x.load((i,), width)), width)
@@ -523,6 +538,37 @@ def check_erf(x, got):
     return check_odd(x, got, math.erf, 3.9193)
 
 
+def check_expm1(x, got):
+    assert np.isnan(got[np.isnan(x)]).all()
+    within = x <= 80
+    return ulp(got[within], np.expm1(x[within].astype(np.float64))).max()
+
+
+def distribution(x):
+    return np.array([0.5 * math.erfc(-v * math.sqrt(0.5)) for v in x.tolist()])
+
+
+def check_gelu(x, got):
+    """In units of 1e-7 x: the distribution's error."""
+    assert np.isnan(got[np.isnan(x)]).all()
+    assert (got[x <= -5.543][np.isfinite(x[x <= -5.543])] == 0).all()
+    assert (got[x >= 5.543] == x[x >= 5.543]).all()
+    number = np.isfinite(x) & (abs(x) >= TINY)
+    x, got = x[number].astype(np.float64), got[number]
+    return (abs(got - x * distribution(x)) / abs(1e-7 * x)).max()
+
+
+def check_gelu_slope(x, got):
+    """In units of 1.25e-7."""
+    assert np.isnan(got[np.isnan(x)]).all()
+    assert (got[x >= 6.03] == 1).all()
+    assert (got[x <= -6.03] == 0).all()
+    x, got = x[~np.isnan(x)].astype(np.float64), got[~np.isnan(x)]
+    near = np.clip(x, -40, 40)
+    want = distribution(x) + near * np.exp(near * near / -2) / math.sqrt(2 * math.pi)
+    return abs(got - want).max() / 1.25e-7
+
+
 def check_rsqrt(x, got):
     with np.errstate(all="ignore"):
         want = 1 / np.sqrt(x.astype(np.float64))
@@ -539,6 +585,9 @@ FUNCTIONS = [  # where each bends, in dense steps, and the check, which gives th
     (logarithms, EVERY_SCALE, check_log),
     (hyperbolic_tangents, np.linspace(-10, 10, 1 << 18), check_tanh),
     (error_functions, np.linspace(-4.5, 4.5, 1 << 18), check_erf),
+    (exponentials_less_one, np.linspace(-20, 20, 1 << 18), check_expm1),
+    (gelus, np.linspace(-7, 7, 1 << 18), check_gelu),
+    (gelu_slopes, np.linspace(-7, 7, 1 << 18), check_gelu_slope),
     (reciprocal_roots, EVERY_SCALE, check_rsqrt),
 ]
 

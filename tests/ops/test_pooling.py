@@ -199,3 +199,38 @@ def test_places_that_do_not_fit_are_refused():
         ops.max_unpool2d(x, np.zeros((1, 2, 3, 4), np.int32), image_size=(8, 8))
     with pytest.raises(ShapeError, match="the same number of images and of channels"):
         ops.take_pixels(x, np.zeros((1, 3, 2, 2), np.int32))
+
+
+MANY = {"kernel_size": (9, 8), "stride": (3, 2), "padding": 4}
+
+
+@pytest.mark.parametrize("channels", [5, 37])
+@pytest.mark.parametrize("pool", [ops.max_pool2d, ops.avg_pool2d])
+def test_windows_of_many_taps_end_in_epilogues(pool, channels):
+    """What is computed before and after them is fused, sums and moments too; the bits are those of any threads."""
+    rng = np.random.default_rng(0)
+
+    def function(x, dy):
+        y = pool(ops.gelu(x), **MANY)
+        (dx,) = gradients(y, [x], dy)
+        return [y, ops.channel_moments(y), dx, ops.sum(dx * x, axes=(0, 2, 3))]
+
+    x = rng.standard_normal((3, channels, 11, 13)).astype(np.float32)
+    dy = rng.standard_normal(pool(x, **MANY).shape).astype(np.float32)
+    graph = trace(function, *checks.types([x, dy]))
+    want = [np.asarray(value, np.float64) for value in graph.evaluate(x.astype(np.float64), dy.astype(np.float64))]
+    one, two = (build(graph, threads=threads).run(x, dy) for threads in (1, 2))
+    for got, same, exact in zip(one, two, want, strict=True):
+        assert checks.error(got, exact) < 1e-5
+        np.testing.assert_array_equal(got, same)
+
+
+def test_a_window_of_a_thousand_taps_is_short_code():
+    """Code that grows with the window would take minutes to compile."""
+    window = {"kernel_size": 101, "stride": 1}
+    rng = np.random.default_rng(0)
+    x, dy = (rng.standard_normal((1, 3, n, n)).astype(np.float32) for n in (102, 2))
+    for pool in (ops.max_pool2d, ops.avg_pool2d):
+        y, dx = with_gradient(lambda a, pool=pool: pool(a, **window), x, dy)
+        np.testing.assert_allclose(y, pool(x, **window), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(dx.sum(), dy.sum(), rtol=1e-4)

@@ -13,6 +13,7 @@ groups.
     epilogue.py       what becomes of a kernel's results while they are in registers: steps, sums, moments, stores
     moments.py        mean and variance per channel, merged pairwise
     pool.py           max and average pooling over windows, and their gradients
+    pool_loops.py     the same for windows of many taps, with loops over taps
     dropout.py        random masks of dropout, drawn in C order
     one_hot.py        labels as rows that are 1 at the label and 0 elsewhere
     copy_rows.py      parts of arrays put side by side, row by row in memory

@@ -1,21 +1,23 @@
 """Pooling kernels on channels-last images: each result is written once, and no tap of a window is a branch.
 
-Lanes run over channels, and all taps of a window are unrolled, so that a window's result is computed in registers.
+Lanes run over channels, and all taps of a window are unrolled, so that a window's result is computed in registers;
+windows of many taps have kernels of their own, with loops over taps (pool_loops.py).
 Positions outside of the image are moved to the nearest inside, and what is loaded there is masked where that matters.
 Loops are cut into pieces that know if all their windows lie inside: only the first and last windows of an axis pay for
 it. Forward kernels compute their input while they read it (expression.FusedInput); all end in an epilogue.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from foveal.kernel.compile import ArraySpec
 from foveal.kernel.lang import Array, Index, Scalar, Value, lanes, loop, parallel, var, vectors, when, where
-from foveal.ops.kernels import expression
-from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs
+from foveal.ops.kernels import expression, pool_loops
+from foveal.ops.kernels.epilogue import Epilogue, EpilogueOutputs
 from foveal.ops.kernels.expression import FusedInput, Prologue
 from foveal.ops.kernels.halo import nhwc
+from foveal.ops.kernels.pool_loops import LOWEST, bind, loop_rows, value_where
 from foveal.ops.kernels.register_tile import ceil_div
 from foveal.ops.kernels.sizes import CallSizes, spec_of
 from foveal.ops.kernels.taps import Axes, Taps, gradient_taps
@@ -23,8 +25,6 @@ from foveal.ops.op import Lowering
 from foveal.ops.pool_window import MeanWindow
 from foveal.ops.window import Pair, Window, both
 from foveal.view import View
-
-LOWEST = float("-inf")
 
 # Numbers that no tap of a window has: one for a window without a maximum (all its values are NaN), and one for a window
 # that lies outside of the output. They differ, so that a comparison never takes one for the other.
@@ -74,11 +74,6 @@ def lies_inside(i: Index, inside: bool, n: int) -> Scalar:
     return True if inside else (i >= 0) & (i < n)
 
 
-def value_where(condition: Scalar, value: Scalar, other: float) -> Scalar:
-    """`value` where the condition holds, else `other`; no instruction if the condition is True at build time."""
-    return value if condition is True else where(condition, value, other)
-
-
 def full_lanes(number: float, width: int) -> Value:
     """The number in each of `width` lanes, as a traced value; `splat` would give a Python number back as it is."""
     return var(number, width).get()
@@ -115,20 +110,6 @@ def pixel_of_tap(
     return GridPoint(row, column, row_inside, columns_inside, image)
 
 
-def loop_rows(bound: BoundEpilogue, images: Index, rows: int, channels: int) -> Iterator[tuple[Index, ...]]:
-    """Loop over (image, row), shared among threads.
-
-    Partial sums are kept per image; if there are any, an image stays with one thread, which zeroes its sums first.
-    """
-    if not bound.epilogue.has_sums:
-        yield from parallel(images, rows)
-        return
-    for (n,) in parallel(images):
-        bound.zero_all_sums(n, channels)
-        for row in loop(rows):
-            yield n, row
-
-
 class ImagesByCall:
     """Specialises kernels to arrays [N, ...] of a number of images that the call gives."""
 
@@ -141,17 +122,17 @@ class ImagesByCall:
         return spec_of(view, (self.images, *view.shape[1:]), view.strides)
 
     def call(
-        self, lowering: Lowering, body: Callable[..., None], y: EpilogueOutputs, inputs: list[View], **static: Any
+        self,
+        lowering: Lowering,
+        body: Callable[..., None],
+        y: EpilogueOutputs,
+        inputs: list[View],
+        scratch: Sequence[View] = (),
+        **static: Any,
     ) -> None:
         """Call a kernel that ends in an epilogue, whose sums it keeps per image."""
         sizes = self.sizes.values
-        y.call(lowering, body, y.shape[0], [], inputs, spec=self.spec, sizes=sizes, **static)
-
-
-def bind(epilogue: Epilogue, arrays: tuple[Array, ...], inputs: int) -> BoundEpilogue:
-    """The epilogue of a kernel with so many inputs; nothing of what it reads is prefetched."""
-    extras = len(arrays) - len(epilogue.results) - 1 - inputs
-    return BoundEpilogue(epilogue, arrays, inputs, far=(False,) * extras)
+        y.call(lowering, body, y.shape[0], list(scratch), inputs, spec=self.spec, sizes=sizes, **static)
 
 
 def lower_forward(
@@ -159,6 +140,8 @@ def lower_forward(
 ) -> None:
     """Call max_windows or mean_windows on the arrays that x is computed from."""
     arrays = [nhwc(a) for a in x.arrays]
+    if pool_loops.has_many_taps(window):
+        body = pool_loops.max_windows if body is max_windows else pool_loops.mean_windows
     ImagesByCall(y.shape[0]).call(lowering, body, y, arrays, window=window, prologue=x.prologue)
 
 
@@ -229,6 +212,11 @@ def lower_max_grad(lowering: Lowering, dx: EpilogueOutputs, dy: View, x: FusedIn
     differ in the last bit from that of the kernel that gave y. NaN in a window: see `max_grad_disjoint`, `find_maxima`.
     """
     arrays, dy, images = [nhwc(a) for a in x.arrays], nhwc(dy), ImagesByCall(dx.shape[0])
+    if pool_loops.has_many_taps(window):
+        N, C, H, W = dx.shape
+        sums, static = [lowering.scratch((N, H * W, C))], {"window": window, "prologue": x.prologue}
+        images.call(lowering, pool_loops.scatter_maxima, dx, [*arrays, dy], scratch=sums, **static)
+        return
     if disjoint(window):
         images.call(lowering, max_grad_disjoint, dx, [*arrays, dy], window=window, prologue=x.prologue)
         return
@@ -244,6 +232,9 @@ def lower_gather(lowering: Lowering, dx: EpilogueOutputs, inputs: list[View], wi
 
     inputs: dy [N, P, Q, C] and, for maxima, the tap of each window that dy goes to.
     """
+    if pool_loops.has_many_taps(window):
+        ImagesByCall(dx.shape[0]).call(lowering, pool_loops.gather_means, dx, inputs, window=window)
+        return
     rows, columns = (
         tuple(gradient_taps(n, window.size[a], window.stride[a], window.padding[2 * a], window.dilation[a]))
         for a, n in enumerate(dx.shape[2:])

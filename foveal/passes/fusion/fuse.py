@@ -4,13 +4,21 @@ A pointwise node is computed inside of the groups that use it (and not stored) w
 writes it, or a group of its own does. Reductions over the same axes of related values share one pass.
 """
 
+from collections.abc import Iterable
+
 from foveal.graph import Graph, Node
+from foveal.ops.elementwise import exp
 from foveal.ops.reduce import Reduction
 from foveal.ops.shape import constant
 from foveal.passes.fusion.epilogue import MAX_RECOMPUTE_READS, EpilogueFusion, fuse_epilogues
 from foveal.passes.fusion.group import Group, is_pointwise
 from foveal.passes.fusion.order import ordered_groups
 from foveal.strides import Shape
+
+# Operators of about 25 instructions per vector, where a vector is read or written in 3, and the elements from which on
+# a pass of its own is worth it: starting one takes the time of some thousand elements.
+COSTLY = (exp,)
+COSTLY_SIZE = 1 << 16
 
 
 def fuse(graph: Graph, epilogues: bool = True, early: bool = False) -> list[Group]:
@@ -92,7 +100,9 @@ class Fuser:
             candidates |= dict.fromkeys(g for g in fusible if not self.contains(g, node, user))
             needed_outside = needed_outside or not fusible or len(fusible) < len(self.computed_in[user])
         chosen: list[Group] = []
-        if not needed_outside and (len(candidates) == 1 or len(self.leaves[node]) <= MAX_RECOMPUTE_READS):
+        if self.is_costly(node, candidates):
+            pass
+        elif not needed_outside and (len(candidates) == 1 or len(self.leaves[node]) <= MAX_RECOMPUTE_READS):
             # Nobody needs it in memory, and computing it in each of these groups reads little.
             chosen = list(candidates)
         elif candidates:
@@ -102,6 +112,13 @@ class Fuser:
         self.computed_in[node] = list(dict.fromkeys([*self.computed_in.get(node, ()), *chosen]))
         if needed_outside or len(chosen) < len(candidates) or not self.computed_in[node]:
             self.place_in_memory(node, [g for g in candidates if g not in chosen])
+
+    def is_costly(self, node: Node, candidates: Iterable[Group]) -> bool:
+        """True if computing a value in several groups, a pass over a reduction's input among them, costs more time than
+        writing and reading it, as of the exponentials of a softmax.
+        """
+        kinds = [group.kind for group in candidates]
+        return node.type.size >= COSTLY_SIZE and node.op in COSTLY and len(kinds) > 1 and "reduce" in kinds
 
     def may_contain(self, group: Group, node: Node, user: Node) -> bool:
         """True if a group that computes `user` can compute the node as well."""

@@ -12,8 +12,10 @@ images have H x W pixels, outputs P x Q, filters R x S. A tap is a place (r, s) 
 
 When Winograd is chosen. It can compute 3x3 filters with stride 1 or 2 on both axes, dilation 1 and one group, in tiles
 of m x m outputs, m = 2 or 4. It is chosen if its modelled cost, with the better m, is below 0.95 of that of direct
-convolution (`Problem.default` in cost_model.py). For the gradient in the weights C and K also have to be at most 64, or
-to have a divisor from 32 to 96.
+convolution (`Problem.default` in cost_model.py). The cost counts vector operations; where filters are the same in every
+run (inference) they are packed or transformed once, and it counts the bytes that are read of them, 9, 16 or 36 numbers
+of each (`Problem.prepared_cost`): few pixels with many filters wait for memory. For the gradient in the weights C and K
+also have to be at most 64, or to have a divisor from 32 to 96.
 
 The tables. Register tile: rows x vectors of what is summed up in registers at once; its size follows from the number of
 registers (register_tile.py). Lanes: what the elements of a vector are. Chosen when: a direct kernel is chosen if its
@@ -27,9 +29,11 @@ Forward, and the gradient in x, which is a convolution too:
 
 | file | register tile | lanes | chosen when | peak |
 | --- | --- | --- | --- | --- |
+| winograd_few_tiles.py | tiles x filters | filters | as winograd.py; prepared filters, few tiles | 100-210 % |
 | winograd.py | tiles x filters | filters | modelled cost < 0.95 of direct convolution's | 195-305 % |
 | depthwise.py | pixels | channels | one filter per channel | limited by memory |
 | direct_simd_batch.py | filters x images | images | faster by its model: few filters | 1 -> 6: 74 % |
+| direct_few_pixels.py | pixels x filters | filters | prepared filters, 128 pixels at most | limited by memory |
 | conv1x1.py | pixels x filters | filters | 1x1, stride 1, no padding: a matrix product | 85-90 % |
 | direct_batch.py | images x filters | filters | 4 images and more; rows < half a tile, or 5 % padding | as direct.py |
 | direct.py | pixels x filters | filters | any other | one core: 94-99 % |

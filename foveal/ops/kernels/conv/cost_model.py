@@ -8,9 +8,9 @@ counted in vector operations (multiply-adds, additions, loads) of one core. The 
 from dataclasses import dataclass
 from typing import Literal
 
-from foveal.kernel.lang import lanes
+from foveal.kernel.lang import lanes, llc, registers
 from foveal.ops.kernels.conv.winograd_matrices import POINTS
-from foveal.ops.kernels.register_tile import ceil_div
+from foveal.ops.kernels.register_tile import ceil_div, split
 from foveal.ops.window import Pair, Window
 from foveal.strides import Shape
 
@@ -39,6 +39,15 @@ WINOGRAD_MARGIN = 0.95
 # dy more often, smaller blocks of filters those of x.
 CHANNEL_BLOCK = 64
 
+# Multiply-adds in the time that a register tile with fewer sums takes for a step: a sum waits 4 cycles for the one
+# before, in which two ports do 8.
+MIN_SUMS = 8
+
+# Vectors of filters that a core reads in the time of a multiply-add: from memory, at 15 GB/s while others read too, and
+# from the last-level cache, at 35 GB/s. Measured on two cores of Zen 3 at 3.4 GHz, which begin two multiply-adds of 32
+# bytes per cycle.
+MEMORY_PACE, CACHE_PACE = 0.07, 0.16
+
 # Values of Algorithm.tile_block that FOVEAL_TUNE measures: 12 to 96 tiles, in factors of two around the default's 48.
 TILE_BLOCKS = (12, 24, 48, 96)
 
@@ -58,6 +67,8 @@ class Algorithm:
     tile_block: int | None = None
     #: what threads share out, blocks of tiles or blocks of filters; None: what the kernel finds to be better
     parallel_over: Literal["tiles", "filters"] | None = None
+    #: True if the filters are the same in every run, so that what is packed or transformed of them is kept
+    prepared: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,6 +90,8 @@ class Problem:
     stride: Pair
     dilation: Pair
     groups: int
+    #: bytes of all parameters that a run reads, if these filters are the same in every run; else 0
+    prepared: int = 0
 
     def tile_sizes(self) -> list[int]:
         """DIRECT, and the tile sizes m of minimal filtering if it can compute the problem."""
@@ -115,6 +128,32 @@ class Problem:
         points = m + 2 if stride == 1 else 2 * m + 1
         return transforms + tiles * points**2 * weights + FILTER_COST[stride, m] * weights
 
+    def prepared_cost(self, m: int) -> float:
+        """`cost` where filters are packed or transformed once for many runs.
+
+        Then they cost nothing but to be read, which takes longer than the products where pixels are few: the larger of
+        both counts, since filters are fetched while products run.
+        """
+        stride, vectors = self.stride[0], min(2, ceil_div(self.K, lanes()))
+        filters = ceil_div(self.K, lanes())
+        # a vector that is not full is read lane by lane
+        channels = ceil_div(self.c_group, lanes()) if self.c_group >= lanes() else self.c_group
+        weights = self.c_group * filters
+        if m == DIRECT:
+            # rows of outputs for which a row of taps meets the image, of R P rows, with padding above and below
+            rows = 1 - (2 / (3 * self.P) if stride == 1 else 1 / (3 * self.P))
+            operations = rows * 9 * tile_steps(self.N * self.P * self.Q, vectors) * weights / DIRECT_EFFICIENCY
+            elements = 9
+        else:
+            tiles = self.N * ceil_div(self.P, m) * ceil_div(self.Q, m)
+            points, classes = (m + 2, m + 2) if stride == 1 else (2 * m + 1, m + 2)
+            operations = tiles * (INPUT_COST[stride, m] * channels + OUTPUT_COST[stride, m] * filters)
+            operations += points**2 * tile_steps(tiles, vectors) * weights
+            elements = classes**2
+        # filters [C, K] of so many elements each, at the pace of what they come from
+        pace = MEMORY_PACE if 2 * self.prepared > llc() * 3 // 8 else CACHE_PACE
+        return max(operations, elements * weights / pace)
+
     @property
     def key(self) -> str:
         """The name of the problem in the file of measured choices."""
@@ -134,14 +173,23 @@ class Problem:
 
     def default(self) -> Algorithm:
         """The algorithm that costs least by the model: Winograd only below WINOGRAD_MARGIN times the cost of direct."""
-        costs = {m: self.cost(m) * (1.0 if m == DIRECT else 1 / WINOGRAD_MARGIN) for m in self.tile_sizes()}
-        return Algorithm(min(costs, key=lambda m: (costs[m], m)))
+        cost = self.prepared_cost if self.prepared else self.cost
+        costs = {m: cost(m) * (1.0 if m == DIRECT else 1 / WINOGRAD_MARGIN) for m in self.tile_sizes()}
+        return Algorithm(min(costs, key=lambda m: (costs[m], m)), prepared=self.prepared > 0)
 
 
 def problem_of(kind: Kind, y: Shape, w: Shape, window: Window, groups: int) -> Problem:
     """The problem of outputs y [N, K, P, Q] and filters w [K, C/G, R, S] with G groups."""
     (N, _, P, Q), (K, c_group, _, _) = y, w
     return Problem(kind, N, c_group, K, P, Q, window.size, window.stride, window.dilation, groups)
+
+
+def tile_steps(rows: int, vectors: int) -> int:
+    """Multiply-adds of one step of all register tiles of `rows` pixels or tiles; see MIN_SUMS."""
+    return (
+        sum(count * max(size * vectors, MIN_SUMS) for size, count in split(rows, registers() * 3 // 4 // vectors))
+        // vectors
+    )
 
 
 def channel_block(channels: int) -> int | None:

@@ -5,17 +5,21 @@ filtering or direct convolution, by the cost model or as measured. Then it calls
 it, which lowers Winograd's kernels, or the first direct kernel in the list there that fits.
 """
 
+from dataclasses import replace
+
 from foveal.ops.kernels.conv import (
     conv1x1,
     depthwise,
     direct,
     direct_batch,
+    direct_few_pixels,
     direct_simd_batch,
     weight_grad,
     weight_grad_1x1,
     weight_grad_depthwise,
     weight_grad_simd_batch,
     winograd,
+    winograd_few_tiles,
     winograd_weight_grad,
 )
 from foveal.ops.kernels.conv.cost_model import Algorithm, Problem
@@ -36,7 +40,8 @@ measured: dict[str, Algorithm] = {}
 
 def choose(problem: Problem) -> Algorithm:
     """The measured algorithm of a problem if there is one, else the cost model's."""
-    return measured.get(problem.key) or problem.default()
+    found = measured.get(problem.key)
+    return replace(found, prepared=problem.prepared > 0) if found else problem.default()
 
 
 def lower_forward(
@@ -45,9 +50,12 @@ def lower_forward(
     """y [N, K, P, Q] = convolution of x [N, C, H, W] with w [K, C/G, R, S], whose taps are the window's."""
     if m := algorithm.winograd_tile:
         grid = forward_grid(m, window, y.shape[0], y.shape[2:])
-        winograd.lower(lowering, y, x, w, grid, algorithm, rotate=False)
+        if algorithm.prepared and winograd_few_tiles.fits(grid, x.shape[1], y.shape[1], algorithm):
+            winograd_few_tiles.lower(lowering, y, x, w, grid)
+        else:
+            winograd.lower(lowering, y, x, w, grid, algorithm, rotate=False)
     else:
-        direct_forward(lowering, y, x, w, window, groups)
+        direct_forward(lowering, y, x, w, window, groups, algorithm.prepared)
 
 
 def lower_input_grad(
@@ -72,11 +80,13 @@ def lower_weight_grad(
         direct_weight_grad(lowering, dw, dy, x, window, groups)
 
 
-def direct_forward(lowering: Lowering, y: EpilogueOutputs, x: View, w: View, window: Window, groups: int) -> None:
+def direct_forward(
+    lowering: Lowering, y: EpilogueOutputs, x: View, w: View, window: Window, groups: int, prepared: bool = False
+) -> None:
     """The convolution by a direct kernel."""
     K, c_group, R, S = w.shape
     axes = both_axes(forward_taps, y.shape[2:], image_size(x), *geometry(window))
-    direct_by_taps(lowering, y, x, w.reshaped((groups, K // groups, c_group, R, S)), axes)
+    direct_by_taps(lowering, y, x, w.reshaped((groups, K // groups, c_group, R, S)), axes, prepared)
 
 
 def direct_input_grad(lowering: Lowering, dx: EpilogueOutputs, dy: View, w: View, window: Window, groups: int) -> None:
@@ -88,19 +98,23 @@ def direct_input_grad(lowering: Lowering, dx: EpilogueOutputs, dy: View, w: View
     direct_by_taps(lowering, dx, dy, weights, axes)
 
 
-def direct_by_taps(lowering: Lowering, y: EpilogueOutputs, x: View, w: View, axes: Axes) -> None:
+def direct_by_taps(
+    lowering: Lowering, y: EpilogueOutputs, x: View, w: View, axes: Axes, prepared: bool = False
+) -> None:
     """Lower the first direct kernel that fits, for w [G, filters, channels, R, S] and the taps on both axes.
 
-    filters, channels: of a group. For a gradient in x, x is dy and y is dx, so their roles are swapped.
+    prepared: the filters are the same in every run. filters, channels: of a group. For a gradient in x, x is dy and y
+    is dx, so their roles are swapped.
     """
     groups, filters, channels, *_ = w.shape
     # 1. one filter per channel
     if filters == channels == 1 and groups > 1:
         depthwise.lower(lowering, y, nhwc(x), w, axes)
         return
-    # 2. too few filters to fill a vector: lanes run over images
+    # 2. too few filters to fill a vector: lanes run over images. In inference there are few of these, and of tasks
     axes, first, used_size = used_kernel(axes)
-    if direct_simd_batch.fits(nhwc(x), channels, filters, axes):
+    has_blocks = prepared and filters > tile_for(filters).lanes
+    if not has_blocks and direct_simd_batch.fits(nhwc(x), channels, filters, axes):
         direct_simd_batch.lower(lowering, y, nhwc(x), w, axes, first, used_size)
         return
     # in all others lanes run over filters, whose weights are packed into panels as wide as a register tile
@@ -108,13 +122,16 @@ def direct_by_taps(lowering: Lowering, y: EpilogueOutputs, x: View, w: View, axe
     blocks = ceil_div(filters, tile.lanes)
     panels = lowering.scratch((groups, blocks, *used_size, channels, tile.lanes))
     lower_panels(lowering, panels, w, first)
-    # 3. every output pixel reads the input pixel at the same place: a matrix product
-    if conv1x1.fits(y, x, w, axes):
+    # 3. few pixels with many filters, which are read from memory
+    if prepared and direct_few_pixels.fits(nhwc(x), filters, groups, axes):
+        direct_few_pixels.lower(lowering, y, nhwc(x), panels, axes, filters)
+    # 4. every output pixel reads the input pixel at the same place: a matrix product
+    elif conv1x1.fits(y, x, w, axes):
         conv1x1.lower(lowering, y, x, panels, filters)
-    # 4. small images, or many products with padding: a register tile is one pixel of many images
+    # 5. small images, or many products with padding: a register tile is one pixel of many images
     elif direct_batch.fits(x.shape, channels, tile, axes):
         direct_batch.lower(lowering, y, nhwc(x), panels, axes, filters)
-    # 5. any other: a register tile is neighbouring pixels of an image
+    # 6. any other: a register tile is neighbouring pixels of an image
     else:
         direct.lower(lowering, y, nhwc(x), panels, axes, filters)
 

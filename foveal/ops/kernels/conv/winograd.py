@@ -146,14 +146,9 @@ def lower_by_filters(
     scratch: half and zeros.
     """
     (half, zeros), K, C = scratch, y.shape[1], x.shape[3]
-    tile, sizes, places = tile_for(K), CallSizes(), rounded_up(grid.tiles)
-    # V of all tiles; U and M of the block of filters that a thread works on
-    V = tile_rows(lowering, grid.points, grid.tiles, places, row_of(C), per_thread=False)
-    functions = [TileTransform(grid, channels).function(V, x) for channels, *_ in channel_parts(C)]
-    specs = [spec_of_tiles(sizes, V), zeros.spec, sizes.images(x, "input")]
-    counts = {"rows": sizes.of(grid.rows, "tiles", 0), "columns": sizes.of(grid.columns, "tiles", 1)}
-    static: dict[str, Any] = {"grid": grid.of_one_tile, "functions": functions, **counts}
-    lowering.call(transform_inputs, [V, zeros], [x], specs=specs, sizes=sizes.values, **static)
+    tile, places = tile_for(K), rounded_up(grid.tiles)
+    V = lower_inputs(lowering, x, zeros, grid, places)
+    # U and M of the block of filters that a thread works on
     U = lowering.scratch((1, grid.classes, min(C, CHANNEL_PART), tile.lanes), per_thread=True)
     M = tile_rows(lowering, grid.points, grid.tiles, places, tile.lanes)
     # of the parts of the channels
@@ -162,10 +157,22 @@ def lower_by_filters(
     functions = [part.function(M, V, U) for part in products]
     sizes = CallSizes()
     spec = spec_for(sizes, x, [V, M], [U, half, w])
-    cut = is_cut(grid, y.shape[2:])
-    static = {"functions": functions, "rotate": rotate, "grid": grid.of_one_tile, "filters": K, "cut": cut}
+    static: dict[str, Any] = {"functions": functions, "rotate": rotate, "grid": grid.of_one_tile, "filters": K}
+    static["cut"] = is_cut(grid, y.shape[2:])
     # each filter belongs to one task, so one row of partial sums is enough
     y.call(lowering, winograd_by_filters, 1, [U, M, half], [V, w], spec=spec, sizes=sizes.values, **static)
+
+
+def lower_inputs(lowering: Lowering, x: View, zeros: View, grid: Grid, places: int) -> View:
+    """V of all tiles of x [N, H, W, C], which threads share, with places for more: see `transform_inputs`."""
+    C, sizes = x.shape[3], CallSizes()
+    V = tile_rows(lowering, grid.points, grid.tiles, places, row_of(C), per_thread=False)
+    functions = [TileTransform(grid, channels).function(V, x) for channels, *_ in channel_parts(C)]
+    specs = [spec_of_tiles(sizes, V), zeros.spec, sizes.images(x, "input")]
+    counts = {"rows": sizes.of(grid.rows, "tiles", 0), "columns": sizes.of(grid.columns, "tiles", 1)}
+    static: dict[str, Any] = {"grid": grid.of_one_tile, "functions": functions, **counts}
+    lowering.call(transform_inputs, [V, zeros], [x], specs=specs, sizes=sizes.values, **static)
+    return V
 
 
 def tile_rows(lowering: Lowering, points: int, tiles: int, places: int, row: int, *, per_thread: bool = True) -> View:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from foveal.kernel.compile import ArraySpec, Kernel
-from foveal.kernel.lang import Array, Index, loop, var
+from foveal.kernel.lang import LINE, Array, Index, loop, var
 from foveal.ops.kernels.conv.winograd_transform import ClassRange
 from foveal.ops.kernels.register_tile import Tile, counted, lane_ranges, multiply_add
 from foveal.view import View
@@ -30,6 +30,8 @@ class PointProducts:
     tile: Tile
     #: True if the products are added to what is in M
     add: bool = False
+    #: how many channels before they are needed transformed filters are fetched; 0: the hardware does that
+    ahead: int = 0
 
     def function(self, M: View, V: View, U: View) -> Kernel:
         """`multiply_points` for arrays with these strides."""
@@ -55,35 +57,39 @@ class PointProducts:
                     for rows, count in counts:
                         for i in loop(count):
                             t = i * rows + first
-                            self.store_register_tile(M.at(0, point, t, 0), V.at(0, point, t, 0), u, rows)
+                            M_tile, v = M.at(0, point, t, 0), V.at(0, point, t, 0)
+                            store_products(M_tile, v, u, rows, self.channels, self.tile, self.add, self.ahead)
                         first = first + count * rows
 
-    def store_register_tile(self, M: Array, v: Array, u: Array, rows: int) -> None:
-        """One register tile of `store`: M[0, 0, t, k] for `rows` tiles t at one point.
 
-        The arrays begin at the tile: M at its first tile and filter, v at its first tile, u at the class of the point.
-        """
-        tile = self.tile
-        starts, step = lane_ranges(tile.lanes, tile.width), min(UNROLL, self.channels)
-        # the tile and the filter of each accumulator (row, vector)
-        places = {(i, s): (i, start) for i in range(rows) for s, (start, _) in enumerate(starts)}
-        acc = {
-            key: var(M.load((0, 0, *place), tile.width) if self.add else 0.0, tile.width)
-            for key, place in places.items()
-        }
+def store_products(
+    M: Array, v: Array, u: Array, rows: int, channels: int, tile: Tile, add: bool = False, ahead: int = 0
+) -> None:
+    """M[0, 0, t, k] = (or +=) sum_c v[0, 0, t, c] u[0, 0, c, k] for `rows` rows t of a register tile.
 
-        def add_channel(c: Index) -> None:
-            """Add the products of channel c: one vector of u per vector of the tile, one scalar of v per row."""
-            weights = [u.load((0, 0, c, start), tile.width) for start, _ in starts]
-            multiply_add(acc, (v[0, 0, i, c] for i in range(rows)), weights)
+    ahead: u is fetched from memory so many channels before it is needed, which may lie behind its end; 0: it is in a
+    cache, or the hardware fetches it early enough.
+    """
+    starts, step = lane_ranges(tile.lanes, tile.width), min(UNROLL, channels)
+    # the row and the filter of each accumulator (row, vector)
+    places = {(i, s): (i, start) for i in range(rows) for s, (start, _) in enumerate(starts)}
+    acc = {key: var(M.load((0, 0, *place), tile.width) if add else 0.0, tile.width) for key, place in places.items()}
 
-        for c in loop(self.channels // step):
-            for e in range(step):
-                add_channel(c * step + e)
-        for c in range(self.channels - self.channels % step, self.channels):
-            add_channel(c)
-        for key, place in places.items():
-            M.store((0, 0, *place), acc[key], tile.width)
+    def add_channel(c: Index) -> None:
+        """Add the products of channel c: one vector of u per vector of the tile, one scalar of v per row."""
+        if ahead:
+            for line in range(0, tile.lanes, LINE):
+                u.prefetch((0, 0, c + ahead, line))
+        weights = [u.load((0, 0, c, start), tile.width) for start, _ in starts]
+        multiply_add(acc, (v[0, 0, i, c] for i in range(rows)), weights)
+
+    for c in loop(channels // step):
+        for e in range(step):
+            add_channel(c * step + e)
+    for c in range(channels - channels % step, channels):
+        add_channel(c)
+    for key, place in places.items():
+        M.store((0, 0, *place), acc[key], tile.width)
 
 
 def multiply_points(M: Array, V: Array, U: Array, tiles: Index, *, products: PointProducts) -> None:
