@@ -107,7 +107,7 @@ class Fuser:
         """True if a group that computes `user` can compute the node as well."""
         if node in group.members:
             return True
-        if group.kind != "anchored" or user in group.members:
+        if group.kind != "anchored" or group.reads_in_epilogue(user):
             return group.domain == node.shape
         return self.epilogues.allowed and self.in_prologue(group, node, user)
 
@@ -128,7 +128,7 @@ class Fuser:
         if group.kind == "anchored":
             if any(self.in_prologue(group, node, user) for user in self.users[node]):
                 group.prologue.append(node)
-            if not any(user in group.members for user in self.users[node]):
+            if not any(group.reads_in_epilogue(user) for user in self.users[node]):
                 return
         if node not in group.members:
             group.members.append(node)

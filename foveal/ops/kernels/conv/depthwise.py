@@ -5,15 +5,34 @@ pixels and taps of the tile that meet it; taps that would meet padding are left 
 edges, so nothing is staged.
 
 Each element of x is used only R S times, nine FMAs per number for 3x3 filters, so memory limits the speed rather than
-arithmetic. Where an image comes from memory, the input row that an output row is the first to read is prefetched one
+arithmetic. Where an image comes from memory, the input rows that an output row is the first to read are prefetched one
 output row earlier.
+
+The gradient in the weights takes the same products apart: dw[g, r, s] sums up x[h, v, g] dy[p, q, g] over the pixels
+(h, v) whose gradient tap (r, s) adds dy[p, q, g] w[g, r, s] to. So the gradient in x computes both (`Epilogue.x`): a
+tile's dy is in the first-level cache, the epilogue has read x where it applies the mask of an activation, and dw needs
+no pass of its own over dy and x.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from foveal.kernel.lang import Array, Index, Value, Var, llc, loop, minimum, parallel, registers, var, vectors
+from foveal.kernel.lang import (
+    Array,
+    Index,
+    Scalar,
+    Value,
+    Var,
+    llc,
+    loop,
+    minimum,
+    parallel,
+    registers,
+    splat,
+    var,
+    vectors,
+)
 from foveal.ops.kernels import expression
 from foveal.ops.kernels.conv.filter_tile import Pixel
 from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs, exceeds_l2
@@ -53,7 +72,7 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: View, w: View, axes: Axes) 
     x: [N, H, W, G]. w: [G, 1, 1, R, S].
     """
     rows, columns = (max(t.count for t in phases) for phases in axes)
-    small = rows * columns <= MAX_UNROLLED_PIXELS
+    small = rows * columns <= MAX_UNROLLED_PIXELS and y.weight_grad is None
     bands = 1 if small else max(1, min(ceil_div(ENOUGH_TASKS, x.shape[0]), rows // MIN_BAND_ROWS))
     weights, sizes = w.permuted(1, 2, 3, 4, 0), CallSizes()
     y.call(
@@ -105,8 +124,12 @@ def depthwise(
                         # innermost the channels: memory is read and written in long runs
                         for g, width in vectors(x.shape[3]):
                             bound.prefetch(below, g, width)
-                            totals = tile.sums(x.at(n, 0, 0, g), w.at(0, 0, 0, 0, g), width)
-                            bound.store(task, pixels, totals, g, width)
+                            source = x.at(n, 0, 0, g)
+                            totals = tile.sums(source, w.at(0, 0, 0, 0, g), width)
+                            values = bound.store(task, pixels, totals, g, width)
+                            if values:
+                                into = bound.partial.at(task, len(epilogue.sums), g)
+                                tile.add_weight_products(into, source, values, w.shape[3], width)
 
 
 def output(n: Index, i: Index, j: Index, rows: Taps, columns: Taps) -> Pixel:
@@ -154,32 +177,62 @@ class PixelRow:
     def sums(self, x: Array, w: Array, width: int) -> list[Value]:
         """The outputs of `width` channels, from the first element of x [., H, W, .] and of w [., ., R, S, .] on."""
         rows, columns = self.rows, self.columns
-        acc = [var(0.0, width) for _ in self.taps]
-        # (0, distance in columns of a pixel from the tile's first) -> the (output, tap) pairs that read it
-        uses: Uses = {}
-        for q, meeting in enumerate(self.taps):
-            for s in meeting:
-                distance = q * columns.input_step + s * columns.tap_step
-                uses.setdefault((0, distance), []).append((q, (0, s)))
-        first, end = rows.valid_range(self.i, x.shape[1])
+        acc, uses = [var(0.0, width) for _ in self.taps], self.uses()
         if self.far:
             fetch(x, self.i + 1, self.j, len(self.taps), rows, columns)
         # each row of the window: its weights in registers, then each pixel of the input row once
-        for r in loop(end, start=first):
-            h = rows.input_position(self.i) + r * rows.tap_step
-            row = w.at(0, 0, rows.kernel_position(r), columns.kernel, 0)
+        for r, source in self.window_rows(x):
+            row = w.at(0, 0, r, columns.kernel, 0)
             weights = {
                 (0, s): expression.load(row, (0, 0, 0, s * columns.kernel_step, 0), width) for s in range(columns.taps)
             }
-            add_products(acc, x.at(0, h, columns.input_position(self.j), 0), uses, weights, width)
+            add_products(acc, source, uses, weights, width)
         return [total.get() for total in acc]
+
+    def uses(self) -> Uses:
+        """(0, distance in columns of a pixel from the tile's first) -> the (output, tap) pairs that read it."""
+        uses: Uses = {}
+        for q, meeting in enumerate(self.taps):
+            for s in meeting:
+                distance = q * self.columns.input_step + s * self.columns.tap_step
+                uses.setdefault((0, distance), []).append((q, (0, s)))
+        return uses
+
+    def window_rows(self, x: Array) -> Iterator[tuple[Index, Array]]:
+        """A loop over the rows of the window that meet the image: (row of the window, x from the tile's first on)."""
+        rows = self.rows
+        first, end = rows.valid_range(self.i, x.shape[1])
+        for r in loop(end, start=first):
+            h = rows.input_position(self.i) + r * rows.tap_step
+            yield rows.kernel_position(r), x.at(0, h, self.columns.input_position(self.j), 0)
+
+    def add_weight_products(self, into: Array, dy: Array, values: Sequence[Scalar], S: int, width: int) -> None:
+        """into[., r S + s, .] += dy * values over the tile, for each tap (r, s) of a window of S columns.
+
+        into: from the first channel on, as is dy [., H, W, .]. values: x of each output.
+        """
+        columns, uses = self.columns, self.uses()
+        # each row of the window: the sums of its taps in registers
+        for r, source in self.window_rows(dy):
+            row = into.at(0, r * S + columns.kernel, 0)
+            sums = {
+                s: var(row.load((0, s * columns.kernel_step, 0), width), width)
+                for s in sorted({s for meeting in self.taps for s in meeting})
+            }
+            for h, v in sorted(uses):
+                gradient = source.load((0, h, v, 0), width)
+                for q, (_, s) in uses[h, v]:
+                    sums[s].fma(gradient, splat(values[q], width))
+            for s, total in sums.items():
+                row.store((0, s * columns.kernel_step, 0), total, width)
 
 
 def fetch(x: Array, i: Index, j: Index, count: int, rows: Taps, columns: Taps) -> None:
-    """Prefetch the input row that output row i is the first to read, for `count` outputs from column j on."""
-    row = rows.input_position(i) + max(0, (rows.taps - 1) * rows.tap_step)
-    for q in range(count * columns.input_step):
-        x.prefetch((0, row, columns.input_position(j) + q, 0))
+    """Prefetch the input rows that output row i is the first to read, for `count` outputs from column j on."""
+    span = max(0, (rows.taps - 1) * rows.tap_step)
+    for back in range(min(rows.input_step, span + 1)):
+        for q in range(count * columns.input_step):
+            x.prefetch((0, rows.input_position(i) + span - back, columns.input_position(j) + q, 0))
 
 
 def add_products(acc: list[Var], x: Array, uses: Uses, weights: dict[Pair, Value], width: int) -> None:
