@@ -1,7 +1,6 @@
 """What users call: compile a function for the shapes that it is called with."""
 
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from types import BuiltinFunctionType
 from typing import Any
@@ -56,21 +55,6 @@ def as_argument(x: ArrayLike, what: str, labels: bool = False) -> Ndarray:
     )
 
 
-def check_finite(x: Ndarray, what: str) -> None:
-    """Raise NumericsError if x holds NaN or infinity; the message names the first one."""
-    with np.errstate(all="ignore"):
-        # One fast pass: the sum is finite only if all elements are. A sum that overflows is looked at below.
-        if math.isfinite(float(x.sum())):
-            return
-    bad = np.argwhere(~np.isfinite(x))
-    if len(bad):
-        index = tuple(int(i) for i in bad[0])
-        raise NumericsError(
-            f"{what} holds {x[index]} at index {index} ({len(bad)} of {x.size} values are NaN or infinite);"
-            " clean the data. Nothing was computed"
-        )
-
-
 # A function written with foveal operators: it is called on one Tensor per argument.
 TracedFunction = Callable[..., Tensor | Sequence[Any] | Mapping[str, Any]]
 
@@ -121,7 +105,7 @@ class Compiled:
 
     def _find(self, arrays: list[Ndarray], form: Branch | None = None) -> tuple[Program, Rebuild, Guard | None]:
         number = self.state.number(self.function, self.threads)
-        types = tuple(Type(a.shape, str(a.dtype)) for a in arrays)
+        types = tuple([Type.of(array) for array in arrays])
 
         def make() -> tuple[Program, Rebuild, Guard | None]:
             rebuild: Rebuild = next
@@ -154,10 +138,13 @@ class Compiled:
         given = Call.of(arguments, options)
         return self.run([as_argument(x, f"argument {name}") for name, x in given.arrays], given.form)
 
-    def run(self, given: list[Ndarray], form: Branch | None = None) -> Any:
-        """Run on arrays of the dtypes that programs take; form: how they are nested in the arguments, if they are."""
+    def run(self, given: list[Ndarray], form: Branch | None = None, names: Sequence[str] = ()) -> Any:
+        """Run on arrays of the dtypes that programs take; form: how they are nested in the arguments, if they are.
+
+        names: as of Program.run.
+        """
         program, rebuild, guard = self._find(given, form)
-        results = program.run(*given)
+        results = program.run(*given, names=names)
         if guard is not None and not (report := results.pop())[0]:
             raise NumericsError(f"{guard.problem(report)}; check the input. Nothing was written")
         show_timings(program)

@@ -18,7 +18,7 @@ import numpy as np
 from foveal import debug
 from foveal.graph import Graph, Node
 from foveal.kernel import cache
-from foveal.kernel.target import host
+from foveal.kernel.target import used
 from foveal.ops.kernels.conv import select
 from foveal.ops.kernels.conv.cost_model import DIRECT, TILE_BLOCKS, Algorithm, Problem
 from foveal.ops.kernels.conv.winograd_matrices import POINTS
@@ -44,8 +44,8 @@ def requested() -> bool:
 
 
 def path() -> Path:
-    """Return the file of this machine's choices, which lies in the folder of the kernel cache."""
-    machine = host()
+    """Return the file of this machine's choices for its target, which lies in the folder of the kernel cache."""
+    machine = used()
     return cache.directory() / f"choices-{machine.name}-{machine.lanes}.json"
 
 

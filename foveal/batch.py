@@ -30,7 +30,7 @@ class Given(NamedTuple):
 
     def types(self) -> tuple[Type, ...]:
         """Return shapes and dtypes."""
-        return tuple(Type(x.shape, x.dtype.name) for x in self.arrays)
+        return tuple([Type.of(array) for array in self.arrays])
 
     def nested(self, values: Iterable[Any]) -> Any:
         """Return values nested as the arrays are."""

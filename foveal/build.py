@@ -12,7 +12,9 @@ from foveal.arena import plan_arena
 from foveal.bind import bind
 from foveal.errors import ShapeError
 from foveal.graph import Graph, Node
+from foveal.handover import plan_handover
 from foveal.kernel import compile as machine_code
+from foveal.kernel.compile import Kernel
 from foveal.lower import lower
 from foveal.pace import Pace
 from foveal.passes.fusion.fuse import fuse
@@ -24,6 +26,14 @@ from foveal.program import BuildRecord, Program
 from foveal.scheduling import schedule
 from foveal.strides import Ndarray
 from foveal.workers import check_threads, is_short, threads_for
+
+
+def kernels_of(graph: Graph, tuned: bool = True) -> list[Kernel]:
+    """Return the kernels that a graph is computed by on the current target, or would be: none is compiled."""
+    final = simplify(graph)
+    groups = fuse(final, epilogues=tuned)
+    calls = lower(final, groups, plan_layout(final, groups), tuned).calls
+    return [kernel for call in calls for kernel in call.kernels]
 
 
 def build(
@@ -72,12 +82,15 @@ def build(
     scheduled = schedule(lowered.calls, final)
     # Where temporary buffers lie in the arena.
     arena_plan = plan_arena(scheduled, lowered.outputs, threads)
+    # How large arguments and results are copied.
+    handover = plan_handover(lowered)
     # Machine code, from the cache or from LLVM.
-    code = machine_code.native([kernel for call in scheduled.calls for kernel in call.kernels])
+    kernels = [kernel for call in scheduled.calls for kernel in call.kernels]
+    code = machine_code.native([*kernels, *handover.kernels])
     # Memory, and the table of calls that the threads run.
     binding = bind(lowered, scheduled, arena_plan, code, threads, allocate)
 
     record = BuildRecord(time.perf_counter() - started, code.found.compiled, code.found.from_disk)
-    program = Program(final, threads, groups, layout, lowered, scheduled, arena_plan, binding, record, pace)
+    program = Program(final, threads, groups, layout, lowered, scheduled, arena_plan, handover, binding, record, pace)
     show(program)
     return program

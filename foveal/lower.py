@@ -9,7 +9,7 @@ from foveal.graph import Graph, Node, owner
 from foveal.kernel.builder import lanes
 from foveal.kernel.compile import ArraySpec, Kernel
 from foveal.kernel.lang import Array
-from foveal.ops.kernels import expression, pointwise, reduction
+from foveal.ops.kernels import expression, pointwise, reduction, reorder
 from foveal.ops.kernels.epilogue import Epilogue, EpilogueOutputs
 from foveal.ops.op import KEYED
 from foveal.ops.reduce import broadcast_to
@@ -98,6 +98,15 @@ def lower(graph: Graph, groups: Sequence[Group], layout: LayoutPlan, tuned: bool
     kernel.
     """
     return Lowerer(graph, groups, layout, tuned).run()
+
+
+def lower_copy(target: View, source: View, checked: bool) -> KernelCall | None:
+    """Return a call that copies an array in another order, or None if there is no kernel for that.
+
+    checked: its second output are largest magnitudes of what it has read; see ops.kernels.reorder.lower.
+    """
+    lowerer = Lowerer(Graph((), (), ()), (), LayoutPlan(), tuned=True)
+    return lowerer.calls[0] if lowerer.reordered(target, source, checked) else None
 
 
 class Lowerer:
@@ -227,7 +236,15 @@ class Lowerer:
         return self.copies[conversion]
 
     def copy(self, target: View, source: View) -> None:
-        self.pointwise_kernel(target.shape, [target], [source], steps=(), results=(0,))
+        """Copy an array to another one of its shape, whatever the layout of both."""
+        if not (self.tuned and self.reordered(target, source)):
+            self.pointwise_kernel(target.shape, [target], [source], steps=(), results=(0,))
+
+    def reordered(self, target: View, source: View, checked: bool = False) -> bool:
+        """Copy by whole vectors, if there is a kernel for that; see ops.kernels.reorder.lower."""
+        shape, strides, _ = merge_axes(target.shape, [target.strides, source.strides], target.strides)
+        y, x = (view.over(shape, own) for view, own in zip((target, source), strides, strict=True))
+        return reorder.lower(self, y, x, checked)
 
     def straight_line(
         self, nodes: Sequence[Node], wanted: Sequence[Node] = (), given: Sequence[Node] = ()

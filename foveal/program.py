@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain, repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from foveal.arena import ArenaPlan, Footprint, mib
 from foveal.bind import RECORD_BYTES, Binding, bind
 from foveal.errors import StateError
 from foveal.graph import Graph
+from foveal.handover import Entrance, Exit, Handover
 from foveal.kernel import runtime
 from foveal.lower import KernelCall, Lowered
 from foveal.pace import Pace
@@ -27,11 +29,6 @@ from foveal.strides import Ndarray
 from foveal.system import processors
 from foveal.variable import Variable
 from foveal.workers import is_short, workers
-
-# Images of fewer channels than this are copied into channels-last memory channel by channel, so that NumPy's innermost
-# loop runs over pixels.
-MIN_CHANNELS = 9
-
 
 # Twins that help a program may be so many more than processors, since while one waits for Python's lock another one
 # computes; and the bytes that they may take together.
@@ -105,6 +102,7 @@ class Program:
     lowered: Lowered
     schedule: CallSchedule
     arena_plan: ArenaPlan
+    handover: Handover
     binding: Binding
     record: BuildRecord
     #: by which a short program chooses between all threads and one; None if it always runs on all
@@ -119,6 +117,9 @@ class Program:
         self.prepared = len(self.schedule.prepared)
         self.arguments = [self.binding.array(view) for view in self.lowered.arguments]
         self.results = [self.binding.array(view) for view in self.lowered.outputs]
+        copies, threads = self.handover, self.threads
+        self.entrances = [Entrance(a, copies.arguments.get(i, {}), threads) for i, a in enumerate(self.arguments)]
+        self.exits = [Exit(array, copies.results.get(i), threads) for i, array in enumerate(self.results)]
         self.updated = [variable for variable, _ in self.graph.updates]
         # the variables that prepared calls may read, and in a list their versions when these last ran, if they have
         updated = set(self.updated)
@@ -130,8 +131,9 @@ class Program:
         # those of them that are messages between shards
         self.messages = [i for i in self.in_python if self.calls[i].between_shards]
         self.pauses: dict[int, Pause] = {}
-        # the clock after each call of a run that is timed
-        self.times = np.zeros(len(self.calls), np.int64)
+        self.records = self.binding.table.ctypes.data
+        # of a run that is timed: the clock at its beginning and after each call, and what else runtime.py writes there
+        self.times = np.zeros((1 + len(self.calls), 3), np.int64)
         self.turn = Turn(forks.PROGRAMS)
         # the thread in which `run` is in progress
         self.runner = 0
@@ -143,28 +145,30 @@ class Program:
     def arena(self) -> Ndarray:
         return self.binding.arena
 
-    def run(self, *arrays: Ndarray, timed: bool = False) -> list[Ndarray]:
+    def run(self, *arrays: Ndarray, timed: bool = False, names: Sequence[str] = ()) -> list[Ndarray]:
         """Copy the arguments in, run every call, copy the outputs out.
 
-        Raises StateError when a signal handler or a finaliser calls it during a run in the same thread.
+        names: of the first arguments that are to be checked while they are copied, "" for one that is not. Raises
+        NumericsError, before anything is computed, where one of those holds NaN or infinity, and StateError when a
+        signal handler or a finaliser calls it during a run in the same thread.
         """
         if _only_built.get():
             raise Built(self)
         one, caller = self.least_called() if self.turn.callers and not timed else self, threading.get_ident()
         one.turn.callers.add(caller)
         try:
-            return one.run_in_turn(arrays, timed)
+            return one.run_in_turn(arrays, timed, names)
         finally:
             one.turn.callers.discard(caller)
 
-    def run_in_turn(self, arrays: Sequence[Ndarray], timed: bool) -> list[Ndarray]:
+    def run_in_turn(self, arrays: Sequence[Ndarray], timed: bool, names: Sequence[str]) -> list[Ndarray]:
         """Run on this program's own memory, when no other thread does."""
         with self.turn.lock:
             self.begin()
             try:
-                self.fill_arguments(arrays)
+                self.fill_arguments(arrays, names)
                 self.launch(timed)
-                return [result.copy() for result in self.results]
+                return self.copy_results()
             finally:
                 self.runner = 0
 
@@ -185,7 +189,7 @@ class Program:
             try:
                 self.fill_arguments(arrays)
                 yield from self.launching(stops, restore=restore, messages=True)
-                return [result.copy() for result in self.results]
+                return self.copy_results()
             finally:
                 self.runner = 0
 
@@ -233,9 +237,20 @@ class Program:
         size = max(one.prepared + one.values + one.batch, 1)
         return min(processors() + MORE_HELPERS, MOST_HELPING // size)
 
-    def fill_arguments(self, arrays: Sequence[Ndarray]) -> None:
-        for argument, given in zip(self.arguments, arrays, strict=True):
-            fill(argument, given)
+    def fill_arguments(self, arrays: Sequence[Ndarray], names: Sequence[str] = ()) -> None:
+        """Copy the arguments into the program's memory, and check those that have names."""
+        threads = self.threads_now()
+        for entrance, given, name in zip(self.entrances, arrays, chain(names, repeat("")), strict=False):
+            entrance.fill(given, name, threads)
+
+    def copy_results(self) -> list[Ndarray]:
+        """Return copies of the results, for the caller to keep."""
+        threads = self.threads_now()
+        return [exit.copy(threads) for exit in self.exits]
+
+    def threads_now(self) -> int:
+        """Return on how many threads arrays are copied."""
+        return 1 if self.is_crowded() or (self.pace and not self.pace.pays) else self.threads
 
     def launch(self, timed: bool = False) -> None:
         """Run all calls on the arguments in memory; the prepared ones only when a variable they read has changed.
@@ -252,6 +267,7 @@ class Program:
         """Run all calls, with pauses after `stops`, and with `messages` before each operator between shards."""
         versions = [variable.version for variable in self.sources]
         start = self.prepared if [versions] == self.versions else 0
+        self.times[start] = 0
         try:
             if messages and self.messages and not any(number < self.prepared for number in self.in_python):
                 # A twin whose turn comes at the first message need not run them again.
@@ -328,8 +344,11 @@ class Program:
         """Run the calls from number `start` to before `stop`."""
         if start == stop:
             return
-        records = self.binding.table.ctypes.data + start * RECORD_BYTES
-        times = self.times[start:].ctypes.data if timed else 0
+        records = self.records + start * RECORD_BYTES
+        times = 0
+        if timed:
+            self.times[start + 1 : stop + 1] = 0
+            times = self.times[start + 1 :].ctypes.data
         crowded = self.is_crowded()
         # only runs of the same calls can be compared
         compared = (start, stop, timed, crowded) == (self.prepared, len(self.calls), False, False)
@@ -361,7 +380,7 @@ class Program:
                 self.call_python(call)
                 continue
             call.kernel.interpret([self.binding.array(view) for view in call.views], call.numbers, call.sizes)
-        return [result.copy() for result in self.results]
+        return self.copy_results()
 
     def footprint(self) -> Footprint:
         """Return the bytes that a run holds."""
@@ -382,12 +401,3 @@ class Program:
             f" {self.record.compiled} kernels compiled, {self.record.from_disk} from the cache,"
             f" built in {self.record.seconds:.2f} s"
         )
-
-
-def fill(target: Ndarray, given: Ndarray) -> None:
-    """Copy an argument into its memory."""
-    if target.ndim == 4 and 1 < target.shape[1] < MIN_CHANNELS and given.strides != target.strides:
-        for channel in range(target.shape[1]):
-            target[:, channel] = given[:, channel]
-    else:
-        target[...] = given

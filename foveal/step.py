@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike
 
 from foveal import debug, forks
 from foveal.accumulate import window
-from foveal.api import check_finite
 from foveal.arena import Footprint
 from foveal.arguments import call_errors, checked
 from foveal.autodiff import gradients_where_read
@@ -23,6 +22,7 @@ from foveal.distributed.window import shard_window
 from foveal.errors import ArgumentError, DataError, NumericsError, ShapeError, StateError, warn
 from foveal.graph import Graph
 from foveal.guard import Guard, guard_updates
+from foveal.handover import check_early, check_finite
 from foveal.kernel.runtime import prepare
 from foveal.kinds import shown
 from foveal.names import missing
@@ -332,7 +332,7 @@ class Step:
         """Train on one batch."""
         if self.window is not None:
             self.window.prepare(self.optimizer)
-        made, arrays = self.ready(x, target)
+        made, arrays, names = self.ready(x, target)
         program = made.program
         report = program.results[2]
         report[0] = math.nan
@@ -340,7 +340,7 @@ class Step:
             self.window.weigh(program)
         self.rule.begin()
         try:
-            loss, output, found, *others = program.run(*arrays, self.key_of(self.steps))
+            loss, output, found, *others = program.run(*arrays, self.key_of(self.steps), names=names)
         finally:
             # An interruption (Ctrl-C) is raised before the program's native run or after all of it, never in between.
             # So the report tells whether the step was carried out, also where `run` does not return.
@@ -358,17 +358,20 @@ class Step:
             self.window.update()
         return StepResult(value, output, made.traced.rebuild(iter([output, *others])))
 
-    def ready(self, x: Any, target: Any) -> tuple[Made, list[Ndarray]]:
-        """Return the program for a batch, and its arguments but for the key; the batch is checked."""
+    def ready(self, x: Any, target: Any) -> tuple[Made, list[Ndarray], list[str]]:
+        """Return the program for a batch, its arguments but for the key, and the names of those that the program checks
+        (see Program.run); all else of the batch is checked.
+        """
         given, targets = Given.of(x, "the input x"), Given.of(target, "the target", labels=True)
+        names: list[str] = []
         for array, name in zip(given.arrays, given.names, strict=True):
             if array.size == 0:
                 batch = "the batch" if given.form is None else name
                 raise DataError(f"{batch} is empty (shape {array.shape}); a step needs at least one image")
-            check_finite(array, name)
+            names.append(check_early(array, name))
         made = self._find(given, targets)
         self.check(targets, made)
-        return made, [*given.arrays, *targets.arrays]
+        return made, [*given.arrays, *targets.arrays], names
 
     def key_of(self, number: int) -> Ndarray:
         """Return the key of random operators, int32 [4], for the batch, or the shard, of that number.
@@ -386,7 +389,11 @@ class Step:
 
         number: of the shard, by which random operators draw.
         """
-        made, arrays = self.ready(x, target)
+        made, arrays, names = self.ready(x, target)
+        # All ranks have to know whether a step is carried out, before the first one runs.
+        for array, name in zip(arrays, names, strict=False):
+            if name:
+                check_finite(array, name)
         arrays.append(self.key_of(number))
         return Prepared(made.program, lambda program, stops: self.parts(made.traced, program, arrays, stops))
 

@@ -21,6 +21,11 @@ def ordered(shape: Shape, order: Sequence[int]) -> Shape:
     return tuple(strides)
 
 
+def memory_order(strides: Shape) -> Shape:
+    """The axes in the order in which they lie in memory, outermost first; axes of equal stride as they stand."""
+    return tuple(sorted(range(len(strides)), key=lambda axis: (-strides[axis], axis)))
+
+
 def contiguous(shape: Shape) -> Shape:
     """The strides of C order."""
     return ordered(shape, range(len(shape)))

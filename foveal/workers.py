@@ -12,7 +12,7 @@ from foveal.arguments import checked
 from foveal.errors import ShapeError
 from foveal.graph import Graph
 from foveal.kernel import runtime
-from foveal.kernel.target import host
+from foveal.kernel.target import used
 from foveal.strides import Ndarray
 from foveal.system import MAX_THREADS, max_threads, processors
 
@@ -121,7 +121,7 @@ class Workers:
         # Compile the native loops here, and not in each thread as it starts, nor while a run is in progress.
         self.native_run, self.native_serve = runtime.run(), runtime.serve()
         self.patience = patience()
-        self.sleeps_in_python = not runtime.sleeps(host())
+        self.sleeps_in_python = not runtime.sleeps(used())
 
     def grow(self, threads: int) -> None:
         """Start threads until there are enough for runs on `threads` threads, the caller's included.

@@ -3,13 +3,14 @@
 timing.py               how times are taken, and what a timed row holds
 models.py               whole training steps
 inference.py            one image
-under_load.py           one image beside busy processes, or for several callers at the same time
+under_load.py           one image, or a step, beside busy processes, or for several callers at the same time
 operators.py            single operators
 shapes.py               oneDNN's notation of shapes
 native.py               how each operator becomes machine code
 memory.py               peak memory of training steps
 compiling.py            first steps, with an empty kernel cache and with a filled one
 scaling.py              several threads against one
+thread_model.py         how long a step takes on more threads than there are, and what is counted in it
 ranks.py                several ranks against one, measured and predicted
 ranks_job.py            what the ranks run
 ranks_model.py          how long a step takes on many ranks

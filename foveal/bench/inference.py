@@ -1,7 +1,7 @@
 """Inference on one image, in evaluation mode, is timed, with the models whose training steps are timed too."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +20,11 @@ def rows(works: dict[str, ModelWork], bench: Bench, starting: Starting) -> Itera
     for name, work in works.items():
         starting(f"{name} inference")
         yield row(name, replace(work, batch=1), bench)
+
+
+def one_image(name: str, work: ModelWork, bench: Bench) -> AbstractContextManager[tuple[dict[str, Contender], int]]:
+    """Return the calls of a model on one image."""
+    return contenders(name, replace(work, batch=1), bench)
 
 
 def row(name: str, work: ModelWork, bench: Bench) -> Measurement:

@@ -1,6 +1,7 @@
 """Whole training steps are timed: forward, loss, backward and the update by SGD with momentum."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +50,7 @@ class ModelWork:
         size = (self.size, self.size)
         net = models.build(self.model, channels=self.channels, size=size, classes=CLASSES)
         for _, module in net.named_modules():
-            if isinstance(module, nn.Dropout):
+            if isinstance(module, nn.Dropout | nn.StochasticDepth):
                 module.p = 0.0
         return net
 
@@ -64,13 +65,29 @@ WORKS = {
     "resnet18-224": ModelWork("resnet18", batch=8, channels=3, size=224),
 }
 
+# Networks that are measured only if they are named.
+NAMED_ONLY = {
+    name: ModelWork(name, batch=16, channels=3, size=96, tolerance_after_update=STEEP_TOLERANCE)
+    for name in (
+        "resnet34",
+        "resnet50",
+        "googlenet",
+        "mobilenet_v1",
+        "mobilenet_v3_large",
+        "densenet121",
+        "efficientnet_b0",
+        "alexnet",
+    )
+}
+
 
 def select(names: Sequence[str]) -> dict[str, ModelWork]:
-    """Return the works of these names, or all without names. Raises FovealError for a name that there is not."""
+    """Return the works of these names, or WORKS without names. Raises FovealError for a name that there is not."""
+    known = WORKS | NAMED_ONLY
     for name in names:
-        if name not in WORKS:
-            raise FovealError(f"bench: there is no model {name!r}; choose from {', '.join(WORKS)}")
-    return {name: work for name, work in WORKS.items() if not names or name in names}
+        if name not in known:
+            raise FovealError(f"bench: there is no model {name!r}; choose from {', '.join(known)}")
+    return {name: work for name, work in known.items() if name in names} if names else dict(WORKS)
 
 
 def make_optimizer(net: nn.Module) -> Optimizer:
@@ -87,6 +104,14 @@ def rows(works: dict[str, ModelWork], bench: Bench, starting: Starting) -> Itera
 
 def row(name: str, work: ModelWork, bench: Bench) -> Measurement:
     """Time a training step against the other framework's, from the same parameters on the same batch."""
+    with contenders(name, work, bench) as (calls, count):
+        times = alternate(calls, bench.repeats)
+    return Measurement(name, "step", work.batch, bench, count, times.pop("ours"), times)
+
+
+@contextmanager
+def contenders(name: str, work: ModelWork, bench: Bench) -> Iterator[tuple[dict[str, Contender], int]]:
+    """Inside of the block steps of the same model by all frameworks, ours as "ours", and the operations of a step."""
     x, labels = work.data()
     net = work.build()
     # Taken before the first step changes the parameters.
@@ -97,9 +122,7 @@ def row(name: str, work: ModelWork, bench: Bench) -> Measurement:
         if bench.against:
             theirs = bench.against.step_calls(settings, bench.modes)
         compare(name, work, step, theirs)
-        times = alternate({"ours": lambda: step(x, labels), **theirs}, bench.repeats)
-    graph = step.program(x, labels).graph
-    return Measurement(name, "step", work.batch, bench, operations(graph), times.pop("ours"), times)
+        yield {"ours": lambda: step(x, labels), **theirs}, operations(step.program(x, labels).graph)
 
 
 def compare(name: str, work: ModelWork, step: Step, theirs: Mapping[str, Contender]) -> None:

@@ -19,7 +19,7 @@ from rich.text import Text
 from foveal import __version__, system
 from foveal.bench.timing import Bench, Record
 from foveal.errors import FovealError
-from foveal.kernel.target import host
+from foveal.kernel.target import used
 from foveal.names import printable
 from foveal.peak import copy_rate
 
@@ -70,6 +70,20 @@ THREAD_COLUMNS = {
     "one_best_ms": ".3f",
     "many_best_ms": ".3f",
     "speedup_best": ".2f",
+    "model_ms": ".3f",
+    "error": "+.1%",
+}
+PREDICTED_THREAD_COLUMNS = {
+    "name": "",
+    "batch": "",
+    "threads": "",
+    "step_ms": ".2f",
+    "speedup": ".2f",
+    "efficiency": ".0%",
+    "uneven": ".1%",
+    "barriers": ".1%",
+    "memory": ".1%",
+    "python": ".1%",
 }
 RANK_COLUMNS = {
     "name": "",
@@ -105,6 +119,13 @@ COMPILE_COLUMNS = {
 }
 
 
+def counted_columns(threads: Sequence[int]) -> dict[str, str]:
+    """Return the columns of what is counted in a step that these numbers of threads are to share."""
+    begin = {"name": "", "batch": "", "calls": "", "barriers": "", "one_piece": ".2%", "pieces": ""}
+    few = {f"under_{count}": ".1%" for count in threads}
+    return {**begin, **few, "memory_mib": ".1f", "disputed_kib": ".1f", "far": ".0%"}
+
+
 def predicted_columns(sizes: Sequence[int]) -> dict[str, str]:
     """Return the columns of what is predicted for these numbers of ranks."""
     begin = {"name": "", "images": "", "summed_mib": ".1f", "gbits": "g", "delay_us": "g"}
@@ -114,7 +135,8 @@ def predicted_columns(sizes: Sequence[int]) -> dict[str, str]:
 def machine(bench: Bench) -> Record:
     """Return what the times depend on.
 
-    vector_width is in float32 lanes. The peak and the rate of copying are measured on that number of threads.
+    target is what FOVEAL_TARGET calls the vectors, vector_width is in float32 lanes. The peak and the rate of copying
+    are measured with these vectors on that number of threads.
     """
     versions = {
         "foveal": __version__,
@@ -128,9 +150,10 @@ def machine(bench: Bench) -> Record:
     if bench.against:
         versions[bench.other] = bench.against.version()
     return {
-        "cpu": host().name,
+        "cpu": used().name,
         "system": f"{platform.system()} {platform.machine()}",
-        "vector_width": host().lanes,
+        "target": used().vectors,
+        "vector_width": used().lanes,
         "processors": system.processors(),
         "threads": bench.threads,
         "repeats": bench.repeats,
@@ -144,8 +167,8 @@ def headline(machine: Record) -> str:
     """Return the machine in one line."""
     versions = " ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
     return (
-        f"{machine['cpu']}, {32 * machine['vector_width']}-bit vectors, {machine['threads']} thread(s) on"
-        f" {machine['processors']} processor(s), peak {machine['peak_gflops']:.1f} GFLOP/s, copy"
+        f"{machine['cpu']}, {machine['target']} ({32 * machine['vector_width']}-bit vectors), {machine['threads']}"
+        f" thread(s) on {machine['processors']} processor(s), peak {machine['peak_gflops']:.1f} GFLOP/s, copy"
         f" {machine['copy_gbytes']:.1f} GB/s, {versions}"
     )
 

@@ -20,7 +20,7 @@ from typing import IO
 
 from foveal.bench import hosts as machines
 from foveal.bench.hosts import Hosts, Link
-from foveal.bench.models import WORKS
+from foveal.bench.models import select
 from foveal.bench.output import RANK_COLUMNS
 from foveal.bench.ranks_job import MARK, DelayedRanks, Job
 from foveal.bench.ranks_model import EAGER, OVERHEAD, Costs, Traffic, Training, assumed, fitted, sums_traffic, wire
@@ -58,7 +58,7 @@ class Plan:
 
 def images_of(names: Sequence[str], images: int | None) -> dict[str, int]:
     """Return the images of each rank by network."""
-    return {name: images or IMAGES.get(name, WORKS[name].batch) for name in names}
+    return {name: images or IMAGES.get(name, select([name])[name].batch) for name in names}
 
 
 @dataclass

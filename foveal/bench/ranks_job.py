@@ -19,7 +19,7 @@ import numpy as np
 
 from foveal import distributed, nn
 from foveal.bench.hosts import Link
-from foveal.bench.models import WORKS, ModelWork, make_optimizer
+from foveal.bench.models import ModelWork, make_optimizer, select
 from foveal.bench.ranks_model import ASKING, EAGER, sum_traffic
 from foveal.bench.timing import Record
 from foveal.distributed.ranks import TIMEOUT, Ranks
@@ -163,7 +163,7 @@ class Job:
 
     def steps(self, name: str, images: int) -> None:
         """Time the training step of a network, in each way."""
-        work = ModelWork(**{**vars(WORKS[name]), "batch": images})
+        work = ModelWork(**{**vars(select([name])[name]), "batch": images})
         each = self.settings["shards"]
         alone = together = TimedStep(work, Ranks(), each)
         # Rank 0 compiles, and the others find the kernels in the cache.

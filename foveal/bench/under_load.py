@@ -1,4 +1,4 @@
-"""Inference on one image while other processes want the processors too, or while several threads call at the same time.
+"""Inference on one image, and training steps, while other processes want the processors too; several threads that call.
 
 A shared machine is measured: contenders take turns, a fifth of a second each, so that all of them meet the same load.
 Beside the median there is the 99th percentile, which is what those see who wait for an answer, and the rate of all
@@ -10,15 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from statistics import median
 
 import numpy as np
 
 from foveal.bench import timing
-from foveal.bench.inference import contenders
 from foveal.bench.models import ModelWork
 from foveal.bench.timing import Bench, Contender, Record, Starting
 
@@ -76,12 +75,21 @@ class Calls:
         }
 
 
+# Calls of one model by all frameworks, inside of a block, and the operations of a call.
+Contenders = Callable[[str, ModelWork, Bench], AbstractContextManager[tuple[dict[str, Contender], int]]]
+
+
 def records(
-    works: dict[str, ModelWork], loads: Sequence[int], callers: int, bench: Bench, starting: Starting
+    contenders: Contenders,
+    works: dict[str, ModelWork],
+    loads: Sequence[int],
+    callers: int,
+    bench: Bench,
+    starting: Starting,
 ) -> Iterator[Record]:
     """Yield a record for each model and each number of busy processes."""
     for name, work in works.items():
-        with contenders(name, replace(work, batch=1), bench) as (calls, _):
+        with contenders(name, work, bench) as (calls, _):
             for load in loads:
                 starting(f"{name} beside {load} busy processes")
                 with busy(load):

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from foveal.api import as_argument, call, check_finite
+from foveal.api import as_argument, call
 from foveal.autodiff import gradients
 from foveal.checking.differences import total
 from foveal.checking.report import GradientRow
 from foveal.errors import ArgumentError, FovealError, ShapeError
 from foveal.graph import Graph, Node, order
+from foveal.handover import check_finite
 from foveal.kinds import Refused, numbers_array, shown
 from foveal.ops import sum as sum_of
 from foveal.ops.op import Operator, Type

@@ -17,6 +17,8 @@ view_training.py  the views of a training and of a layer's code, and the table o
 view_options.py  options of foveal explain about a view, and writing it
 explain.py    foveal explain: what a model costs and sees, layer by layer; a view of it
 bench.py      foveal bench: time models and operators, also against other frameworks
+bench_options.py  options of foveal bench about vectors and threads
+bench_recipes.py  foveal bench recipes: the recipes of foveal train beside searches
 cache.py      foveal cache: show and clear kernels, decoded images and downloads; export and import kernels
 data.py       foveal data: what is wrong with a data set
 preview.py    foveal data preview: a sheet of images as they are augmented

@@ -14,11 +14,13 @@ from rich.console import Console
 from rich.text import Text
 
 from foveal import system
-from foveal.bench import compiling, inference, memory, native, operators, output, recipes, scaling, under_load
+from foveal.bench import compiling, inference, memory, native, operators, output, scaling, thread_model, under_load
 from foveal.bench import models as model_rows
 from foveal.bench import ranks as rank_rows
 from foveal.bench.hosts import Link
 from foveal.bench.timing import MODES, Against, Bench, Measurement, Record, Starting
+from foveal.cli.bench_options import bandwidth_option, predict_option, target_option
+from foveal.cli.bench_recipes import bench_recipes
 from foveal.cli.options import (
     ABOVE_ZERO,
     POSITIVE,
@@ -28,12 +30,13 @@ from foveal.cli.options import (
     checked_threads,
     echo,
     json_option,
-    set_threads,
+    load_option,
     show_json,
     threads_option,
 )
 from foveal.data.augment import AUGMENTATIONS
 from foveal.errors import FovealError
+from foveal.kernel import target as targets
 from foveal.peak import copy_rate, peak
 from foveal.workers import get_threads
 
@@ -44,8 +47,6 @@ MISSING = (
 )
 # Enough for the median to be steady where other processes run at the same time.
 REPEATS = 10
-# Busy processes that --load starts at most.
-MOST_BUSY = 1024
 
 Rows = Callable[[Bench, Starting], Iterator[Measurement]]
 Records = Callable[[Bench, Starting], Iterator[Record]]
@@ -74,15 +75,6 @@ def mode_names(context: click.Context, parameter: click.Parameter, value: str) -
     return names
 
 
-def process_counts(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...]:
-    """Return the numbers of processes that a text such as "0,1,4" names; none if it is not given."""
-    counts = tuple((value or "").split(",")) if value is not None else ()
-    for count in counts:
-        if not (count.strip().isdecimal() and int(count) <= MOST_BUSY):
-            raise click.BadParameter(f"{count!r} is no number of processes from 0 to {MOST_BUSY}")
-    return tuple(map(int, counts))
-
-
 def bench_options(
     *frameworks: str, repeats: int | None = REPEATS, threads: bool = True
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -102,6 +94,7 @@ def bench_options(
             metavar="FILE",
             help="Also write what --json prints to FILE.",
         ),
+        target_option,
         click.argument("names", nargs=-1, metavar="[NAME]..."),
     ]
     if repeats:
@@ -132,8 +125,11 @@ def bench_options(
             repeats: int = 1,
             against: str | None = None,
             modes: Sequence[str] = MODES,
+            target: str | None = None,
             **others: Any,
         ) -> None:
+            if target is not None:
+                targets.use(target, "--target")
             command(options=BenchOptions(threads, repeats, path, as_json, against, modes), **others)
 
         return reduce(lambda function, option: option(function), reversed(decorators), collect)
@@ -155,27 +151,32 @@ def bench() -> None:
     """
 
 
+bench.add_command(bench_recipes)
+
+
 @bench.command("models")
 @bench_options("torch")
-def models(names: tuple[str, ...], options: BenchOptions) -> None:
+@load_option
+def models(names: tuple[str, ...], loads: tuple[int, ...], options: BenchOptions) -> None:
     """Time whole training steps (forward, loss, backward, SGD with momentum).
 
     Each step goes from a batch in NumPy arrays to the loss as a number, in all frameworks. NAMEs: lenet, resnet20,
-    resnet18-cifar, vgg16, airbench94, mobilenetv2, resnet18-224; all of them if none is given.
+    resnet18-cifar, vgg16, airbench94, mobilenetv2, resnet18-224; all of them if none is given. On 16 images of 96x96,
+    if they are named: resnet34, resnet50, googlenet, mobilenet_v1, mobilenet_v3_large, densenet121, efficientnet_b0,
+    alexnet. With --load, p99_ms is the 99th percentile and rate how many steps a second were done; ratios are above 1
+    where Foveal is better.
     """
     works = model_rows.select(names)
-    run(partial(timed, partial(model_rows.rows, works)), options)
+    if not loads:
+        run(partial(timed, partial(model_rows.rows, works)), options)
+        return
+    rows = partial(under_load.records, model_rows.contenders, works, loads, 1)
+    run(rows, options, under_load.columns(options.against or "torch"))
 
 
 @bench.command("infer")
 @bench_options("torch", "onnxruntime")
-@click.option(
-    "--load",
-    "loads",
-    callback=process_counts,
-    metavar="LIST",
-    help="Busy processes beside it, one number or several, such as 0,1,2,4.",
-)
+@load_option
 @click.option("--callers", type=POSITIVE, default=1, show_default=True, help="Threads that call at the same time.")
 def infer(names: tuple[str, ...], loads: tuple[int, ...], callers: int, options: BenchOptions) -> None:
     """Time inference on one image with the models of `foveal bench models`.
@@ -190,7 +191,7 @@ def infer(names: tuple[str, ...], loads: tuple[int, ...], callers: int, options:
         return
     if options.against is None and installed("onnxruntime"):
         options = replace(options, against="onnxruntime")
-    rows = partial(under_load.records, works, loads or (0,), callers)
+    rows = partial(under_load.records, inference.one_image, works, loads or (0,), callers)
     run(rows, options, under_load.columns(options.against or "torch"))
 
 
@@ -264,10 +265,35 @@ def peak_memory(names: tuple[str, ...], options: BenchOptions) -> None:
 
 @bench.command("threads")
 @bench_options()
-def threads(names: tuple[str, ...], options: BenchOptions) -> None:
-    """Time training steps on several threads and on one; speedup is one_ms / many_ms."""
+@predict_option
+@bandwidth_option
+def threads(names: tuple[str, ...], predict: tuple[int, ...], bandwidth: float, options: BenchOptions) -> None:
+    """Time training steps on several threads and on one; speedup is one_ms / many_ms.
+
+    With --predict a model says, from the calls of a step on one thread, what it takes on others: model_ms on those that
+    are measured, error how far that is from many_ms. Then come two tables. What is counted in a step: calls, barriers,
+    the share of the time in calls of one_piece, the median of the pieces between two barriers, the share of the time
+    between barriers with fewer pieces than threads (under_8), MiB from memory, KiB of cache lines that two threads may
+    write at once, and of the bytes used the share at the other of two NUMA nodes (far). And what is predicted, with the
+    shares of the step for which threads find no piece (uneven), at barriers, for memory, and in Python.
+    """
     works = model_rows.select(names)
-    run(partial(scaling.records, works), options, output.THREAD_COLUMNS)
+    prediction = scaling.Prediction(bandwidth) if predict else None
+
+    def further(as_json: bool) -> Record:
+        if prediction is None or prediction.rates is None:
+            return {}
+        counts = [thread_model.counted(one, predict) for one in prediction.found]
+        rows = list(thread_model.predictions(prediction.found, prediction.rates, predict))
+        assumptions = thread_model.assumptions(prediction.rates)
+        if not as_json:
+            output.show(counts, output.counted_columns(predict))
+            output.show(rows, output.PREDICTED_THREAD_COLUMNS)
+            for line in assumptions:
+                echo(line)
+        return {"counted": counts, "predicted": rows, "assumptions": assumptions}
+
+    run(partial(scaling.records, works, prediction), options, output.THREAD_COLUMNS, further)
 
 
 def numbers(context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, ...]:
@@ -400,43 +426,6 @@ def curve(data: str, epochs: int, every: int, model: str, batch_size: int, as_js
         return
     for line in loss_curve.table(losses, steps, every):
         echo(line)
-
-
-@bench.command("recipes")
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
-@click.option(
-    "--set", "names", multiple=True, type=click.Choice(list(recipes.SETS)), help="One of the sets.  [default: all]"
-)
-@click.option("--runs", type=POSITIVE, default=12, show_default=True, help="Short runs of the search, for each set.")
-@click.option(
-    "--lines",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default="recipes.jsonl",
-    show_default=True,
-    help="Where each run is written; what stands there is not run again.",
-)
-@click.option("--seed", type=SEED, default=0, show_default=True)
-@threads_option
-@json_option
-def bench_recipes(
-    folder: Path, names: tuple[str, ...], runs: int, lines: Path, seed: int, threads: int | None, as_json: bool
-) -> None:
-    """Compare the recipes of `foveal train` with searches, on small sets.
-
-    FOLDER holds the folders cifar10, fashion-mnist and mnist. The search draws rate, batch size, weight decay, length
-    and augmentation; accuracies are those of a fixed part of the test images. --json prints "rows".
-    """
-    set_threads(threads)
-    found = recipes.rows(folder, lines, names or tuple(recipes.SETS), runs, seed)
-    if as_json:
-        show_json({"rows": list(found)})
-        return
-    echo("| set | images | recipe | best of the search | its rate, batch, decay, augmentation, length | difference |")
-    echo("| --- | --- | --- | --- | --- | --- |")
-    for row in found:
-        numbers = f"{row['lr']:g}, {row['batch_size']}, {row['weight_decay']:g}, {row['augment']}, {row['length']:g}"
-        scores = f"{row['recipe']:.2%} | {row['best']:.2%} | {numbers} | {100 * row['difference']:+.2f}"
-        echo(f"| {row['set']} | {row['images']:,} | {scores} |")
 
 
 def timed(rows: Rows, bench: Bench, starting: Starting) -> Iterator[Record]:

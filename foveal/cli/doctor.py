@@ -17,7 +17,8 @@ from foveal.cli.options import echo, json_option, show_json, show_table
 def doctor(clear_cache: bool, as_json: bool) -> None:
     """Show what Foveal finds on this machine, and check that compiled code works.
 
-    --json prints "cpu", "lanes" (float32 in a vector), "registers", "caches" (bytes planned with, and reported),
+    --json prints "cpu", "target" (its vectors, those it could have, what FOVEAL_TARGET says), "lanes" (float32 in a
+    vector), "registers", "caches" (bytes planned with, and reported),
     "cores", "threads", "compiling_processes", "cache" (the folder, its files, what was compiled again for another
     shape or another attribute, and the problem if it is not used), "versions", and "self_test" with its milliseconds.
     """
@@ -46,14 +47,15 @@ def facts() -> dict[str, Any]:
     from foveal.kernel import cache, pool, target
     from foveal.system import processors
 
-    host, read = target.host(), target.read_caches()
+    used, read = target.used(), target.read_caches()
     files, size = cache.size()
     off = cache.directory() == cache.OFF
     return {
-        "cpu": host.name,
-        "lanes": host.lanes,
-        "registers": host.registers,
-        "caches": {name: {"planned": getattr(host, name), "reported": read.get(name)} for name in ("l1", "l2", "llc")},
+        "cpu": used.name,
+        "target": {"used": used.vectors, "possible": list(target.choices(target.host())), "asked": target.asked()},
+        "lanes": used.lanes,
+        "registers": used.registers,
+        "caches": {name: {"planned": getattr(used, name), "reported": read.get(name)} for name in ("l1", "l2", "llc")},
         "cores": processors(),
         "threads": foveal.get_threads(),
         "compiling_processes": pool.jobs() if children.obstacle() is None else 1,
@@ -76,16 +78,17 @@ def machine() -> dict[str, str]:
     from foveal.system import processors
 
     again = counts.counted()
-    host = target.host()
+    used = target.used()
     read = target.read_caches()
     files, size = cache.size()
     return {
-        "CPU": host.name,
-        "vector width": f"{32 * host.lanes} bits = {host.lanes} float32",
-        "vector registers": str(host.registers),
-        "level 1 data cache": cache_size(host.l1, read.get("l1")),
-        "level 2 cache": cache_size(host.l2, read.get("l2")),
-        "last level cache": cache_size(host.llc, read.get("llc")),
+        "CPU": used.name,
+        "target": vectors(used.vectors, target.asked(), list(target.choices(target.host()))),
+        "vector width": f"{32 * used.lanes} bits = {used.lanes} float32",
+        "vector registers": str(used.registers),
+        "level 1 data cache": cache_size(used.l1, read.get("l1")),
+        "level 2 cache": cache_size(used.l2, read.get("l2")),
+        "last level cache": cache_size(used.llc, read.get("llc")),
         "cores available": str(processors()),
         "threads used": str(foveal.get_threads()),
         "compiling processes": compiling(pool.jobs(), children.obstacle()),
@@ -94,6 +97,12 @@ def machine() -> dict[str, str]:
         "compiled again": f"{again['shapes']} times for another shape, {again['attributes']} for another attribute"
         " (DEBUG=1 says which)",
     }
+
+
+def vectors(used: str, asked: str, possible: list[str]) -> str:
+    """Return which vectors kernels are shaped for, why, and how to have others, as text."""
+    why = "the widest vectors of this CPU" if asked in ("", "host") else "chosen by FOVEAL_TARGET"
+    return f"{used}, {why}; FOVEAL_TARGET can be {', '.join((*possible, 'host'))}"
 
 
 def compiling(jobs: int, obstacle: str | None) -> str:

@@ -18,6 +18,8 @@ from foveal.cli.streams import Stream
 from foveal.names import bare, printable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+# Busy processes that --load starts at most.
+MOST_BUSY = 1024
 
 
 class Name(click.ParamType):  # type: ignore[type-arg, unused-ignore]
@@ -190,3 +192,22 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         # As Text, since a plain string may hold what rich takes for markup.
         table.add_row(*(Text(printable(cell)) for cell in row))
     Console().print(table)
+
+
+def process_counts(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...]:
+    """Return the numbers of processes that a text such as "0,1,4" names; none if it is not given."""
+    counts = tuple((value or "").split(",")) if value is not None else ()
+    for count in counts:
+        if not (count.strip().isdecimal() and int(count) <= MOST_BUSY):
+            raise click.BadParameter(f"{count!r} is no number of processes from 0 to {MOST_BUSY}")
+    return tuple(map(int, counts))
+
+
+# of commands that time something beside busy processes
+load_option = click.option(
+    "--load",
+    "loads",
+    callback=process_counts,
+    metavar="LIST",
+    help="Busy processes beside it, one number or several, such as 0,1,2,4.",
+)

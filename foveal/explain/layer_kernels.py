@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from foveal import debug, display
-from foveal.api import as_argument, check_finite
+from foveal.api import as_argument
 from foveal.arguments import checked
 from foveal.build import build
 from foveal.display import Table, Tables
@@ -23,6 +23,7 @@ from foveal.explain.costs import BYTES
 from foveal.explain.model import Model, float_outputs, modes_restored
 from foveal.files import write_whole
 from foveal.graph import Node
+from foveal.handover import check_finite
 from foveal.kernel import llvm_thread
 from foveal.kernel.compile import Kernel, build_ir, emit_object
 from foveal.kernel.target import Target, current

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from foveal.api import Compiled, as_argument, check_finite
+from foveal.api import Compiled, as_argument
 from foveal.errors import DataError, NumericsError, ShapeError
 from foveal.explain.model import Model, modes_restored
+from foveal.handover import check_finite
 from foveal.kinds import shown
 from foveal.strides import Ndarray
 from foveal.trace import Symbol, current

@@ -23,6 +23,8 @@ In the order in which they import each other:
 | progress.py | what a person sees of a long compilation |
 | pool.py | several processes compile at once: which kernel where, and what becomes of those that end |
 | compile.py | body + shapes -> LLVM IR -> machine code |
+| counting.py | how many iterations the parallel loops of a kernel have |
+| listing.py | the innermost loops of assembly |
 | worker.py | a compiling process |
 | runtime.py | the native loop that runs a program's kernels, and how threads come to it, wait and sleep |
 

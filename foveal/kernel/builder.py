@@ -46,7 +46,8 @@ class Builder:
 
     b: the function's instructions, which go where the kernel's code is written now. flags: those of float arithmetic.
     loops: the number of parallel loops so far. left_early: a loop was left by break or return.
-    streams: the kernel stores past the cache.
+    streams: the kernel stores past the cache. counted: None, or a list that the numbers of iterations of parallel loops
+    go into, which are left out then.
     """
 
     def __init__(self, name: str, target: Target, flags: str, shared: bool = True) -> None:
@@ -60,6 +61,7 @@ class Builder:
         self.turn: tuple[str, str, str] | None = None
         self.left_early = False
         self.streams = False
+        self.counted: list[int] | None = None
 
     def finish(self) -> None:
         """Close the function. KernelError if a loop was left before its end."""

@@ -25,7 +25,7 @@ import llvmlite
 from foveal.errors import DataError
 from foveal.kernel import cache
 from foveal.kernel.sources import imported_digest
-from foveal.kernel.target import host
+from foveal.kernel.target import used
 from foveal.system import place_of_file
 
 MAGIC = b"fovealb1"
@@ -38,7 +38,7 @@ READABLE_BY_OTHERS = stat.S_IRGRP | stat.S_IROTH
 
 def purpose() -> dict[str, str]:
     """What kernels have to be made for, to be of use to this process; by name, in the words of messages."""
-    return {"version of Foveal": imported_digest(), "llvmlite": llvmlite.__version__, "CPU": host().identity}
+    return {"version of Foveal": imported_digest(), "llvmlite": llvmlite.__version__, "CPU": used().identity}
 
 
 def key_file() -> Path:

@@ -318,6 +318,14 @@ def transpose(rows: Sequence[Operand]) -> list[Any]:
     return list(np.array([plain(row) for row in rows]).T)
 
 
+def interleave(rows: Sequence[Operand]) -> list[Any]:
+    return list(np.stack([plain(row) for row in rows], axis=1).reshape(len(rows), -1))
+
+
+def separate(vectors: Sequence[Operand]) -> list[Any]:
+    return list(np.concatenate([plain(vector) for vector in vectors]).reshape(-1, len(vectors)).T)
+
+
 def part(value: Operand, start: int, width: int) -> Any:
     content = plain(value)
     if not is_vector(content):

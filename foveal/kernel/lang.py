@@ -72,11 +72,13 @@ from foveal.kernel.vector import (
     floor,
     fold,
     head,
+    interleave,
     iota,
     maximum,
     minimum,
     pack,
     part,
+    separate,
     sqrt,
     transpose,
     where,
@@ -111,6 +113,7 @@ __all__ = [
     "fma",
     "fold",
     "head",
+    "interleave",
     "iota",
     "l1",
     "l2",
@@ -126,6 +129,7 @@ __all__ = [
     "parallel_vectors",
     "part",
     "registers",
+    "separate",
     "splat",
     "sqrt",
     "store_lanes",
@@ -235,6 +239,10 @@ def parallel(*ns: Index) -> Iterator[tuple[Index, ...]]:
             f"kernel {builder.name}: parallel() inside of a loop or a condition; threads share out the iterations of"
             " such a loop once in a call, so put it outermost, and loop() and when() inside of it"
         )
+    if builder.counted is not None:
+        assert isinstance(total, int), "a kernel whose sizes are known"
+        builder.counted.append(total)
+        return
     builder.loops += 1
     pieces = shares if builder.loops < PARALLEL_LOOPS else turns
     for start, stop in pieces(builder, total):

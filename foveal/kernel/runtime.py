@@ -39,6 +39,7 @@ foveal_pauses  so many pauses, to measure how long one takes
 Layouts in memory, in 8-byte words; a line of cache has 8:
 
 record   kernel, arguments, 1 if a barrier follows
+times    the clock at the beginning; then of each record, 0 before a run: after it, the sum of all threads', their count
 block    of the workers: a line for the state, one for whether a caller has them, one for how many threads sleep until
          the section ends, and one for the run: threads, records, their number, times or 0
 box      of a worker: runs that it was told of, 1 while it sleeps, 1 when it has a thread
@@ -55,7 +56,7 @@ from llvmlite import binding as llvm
 from foveal.kernel import cache, llvm_thread, pool
 from foveal.kernel.compile import defines
 from foveal.kernel.sources import imported_digest
-from foveal.kernel.target import Target, host, machine
+from foveal.kernel.target import Target, machine, used
 
 # the instruction that a waiting loop executes, by architecture: it leaves the core's units to the other hardware thread
 PAUSE = {"x86_64": "pause", "aarch64": "yield", "arm64": "yield"}
@@ -117,11 +118,28 @@ define internal void @pause() alwaysinline {{
   ret void
 }}
 
-; the clock after a call; of several threads' the last one counts
+; the clock after a call: that of the last thread, the sum of all threads', and how many these are
 define internal void @stamp(ptr %times, i64 %i) noinline {{
   %now = call i64 @llvm.readcyclecounter()
-  %slot = getelementptr i64, ptr %times, i64 %i
-  store atomic i64 %now, ptr %slot monotonic, align 8
+  %last = getelementptr [3 x i64], ptr %times, i64 %i
+  store atomic i64 %now, ptr %last monotonic, align 8
+  %sum = getelementptr [3 x i64], ptr %times, i64 %i, i64 1
+  atomicrmw add ptr %sum, i64 %now monotonic
+  %count = getelementptr [3 x i64], ptr %times, i64 %i, i64 2
+  atomicrmw add ptr %count, i64 1 monotonic
+  ret void
+}}
+
+; the clock at the beginning, if it is 0: else it is that after the record before the first one of this run
+define internal void @begin(ptr %times) noinline {{
+  %timed = icmp ne ptr %times, null
+  br i1 %timed, label %stamp, label %end
+end:
+  ret void
+stamp:
+  %now = call i64 @llvm.readcyclecounter()
+  %slot = getelementptr [3 x i64], ptr %times, i64 -1
+  cmpxchg ptr %slot, i64 0, i64 %now monotonic monotonic
   ret void
 }}
 
@@ -268,6 +286,7 @@ end:
 }}
 define void @foveal_alone(ptr %records, i64 %n, ptr %times) {{
 entry:
+  call void @begin(ptr %times)
   %timed = icmp ne ptr %times, null
   br label %call
 call:
@@ -299,6 +318,7 @@ without:
   call void @foveal_alone(ptr %records, i64 %n, ptr %times)
   ret i64 0
 begin:
+  call void @begin(ptr %times)
   %p_threads = getelementptr %block, ptr %block, i64 0, i32 6
   store atomic i64 %threads, ptr %p_threads monotonic, align 8
   %p_records = getelementptr %block, ptr %block, i64 0, i32 7
@@ -396,12 +416,11 @@ end:
 
 def source() -> tuple[str, str]:
     """The IR of these functions, and its name in the cache, which is another one for other sources of Foveal."""
-    target = host()
+    target = used()
     architecture = target.triple.split("-")[0]
-    pause = PAUSE.get(architecture, "")
     sleep = SLEEP_IN_FUTEX.format(futex=FUTEX[architecture]) if sleeps(target) else YIELD_INSTEAD.format()
     rest, rouse = REST[sleeps(target)], ROUSE[sleeps(target)]
-    code = SOURCE.format(pause=pause, over=OVER, rest=rest, rouse=rouse)
+    code = SOURCE.format(pause=PAUSE.get(architecture, ""), over=OVER, rest=rest, rouse=rouse)
     text = f'target triple = "{target.triple}"\n' + sleep + code
     parts = text, target.identity, imported_digest()
     return text, hashlib.sha256(repr(parts).encode()).hexdigest()[:40]
@@ -409,8 +428,7 @@ def source() -> tuple[str, str]:
 
 def sleeps(target: Target) -> bool:
     """True where threads sleep in the system's kernel; elsewhere an idle worker returns to Python and sleeps there."""
-    architecture = target.triple.split("-")[0]
-    return "linux" in target.triple and architecture in FUTEX
+    return "linux" in target.triple and target.triple.split("-")[0] in FUTEX
 
 
 def prepare() -> None:
@@ -430,7 +448,7 @@ def engine() -> llvm.ExecutionEngine:
     run it until the process ends. LLVM's compiler, once used, keeps more memory than a small network has.
     """
     text, name = source()
-    target, code = host(), cache.read(name)
+    target, code = used(), cache.read(name)
     if code is None or not defines(code, "foveal_serve"):
         module = llvm.parse_assembly(text)
         module.verify()
@@ -453,7 +471,7 @@ def function(name: str, result: type[ctypes.c_int64] | None, *kinds: type) -> Ca
 
 @memoise
 def alone() -> Callable[[int, int, int], None]:
-    """alone(records, number, times): run records on this thread; times: where the clock after each is written, or 0."""
+    """alone(records, number, times): run records on this thread; times: of the first record, or 0."""
     return function("alone", None, POINTER, INTEGER, POINTER)
 
 

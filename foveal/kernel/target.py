@@ -1,18 +1,21 @@
 """What the CPU has that kernels are shaped by: lanes per vector, vector registers, caches.
 
-Kernels are shaped for the CPU this process runs on, unless another target is assumed: to test other widths, and to look
-at code for other CPUs.
+Kernels are shaped for the CPU this process runs on, or for narrower vectors of it, which FOVEAL_TARGET names; unless
+another target is assumed, to test other widths and to look at code for other CPUs.
 """
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from llvmlite import binding as llvm
 
+from foveal.errors import FovealError
 from foveal.kernel import llvm_thread
 
 # float32 elements of a cache line
@@ -26,6 +29,34 @@ CACHE_FOLDER = Path("/sys/devices/system/cpu/cpu0/cache")
 # Linux numbers the caches of a processor from 0; there are four or five
 MAX_CACHES = 16
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+# the environment variable that names the vectors of this process, and its value for those that the CPU has
+VARIABLE = "FOVEAL_TARGET"
+HOST = "host"
+
+
+class Vectors(NamedTuple):
+    """One width of vectors that CPUs of an architecture have.
+
+    needs: the features that they take, as LLVM writes them. excluded: the feature that wider ones take first of all, so
+    that without it, and what builds on it, no wider vector is left. lanes, registers: those of Target.
+    """
+
+    needs: frozenset[str]
+    excluded: str
+    lanes: int
+    registers: int
+
+
+# by architecture and by what they are called, the widest first; all need no more than the last
+VECTORS = {
+    "x86_64": {
+        "avx512": Vectors(frozenset({"avx512f", "avx512vl"}), "", 16, 32),
+        "avx2": Vectors(frozenset({"avx2"}), "avx512f", 8, 16),
+        "sse": Vectors(frozenset(), "avx", 4, 16),
+    },
+    "aarch64": {"neon": Vectors(frozenset(), "", 4, 32)},
+}
 
 
 @dataclass(frozen=True)
@@ -54,6 +85,12 @@ class Target:
         version = ".".join(str(part) for part in llvm.llvm_version_info)
         shape = f"{self.lanes} lanes {self.registers} registers caches {self.l1} {self.l2} {self.llc}"
         return f"{self.triple} {self.name} {self.features} {shape} LLVM {version}"
+
+    @property
+    def vectors(self) -> str:
+        """What its vectors are called, in FOVEAL_TARGET too; how many lanes they have where they have no name."""
+        found = VECTORS.get(architecture(self.triple), {}).items()
+        return next((name for name, one in found if one.lanes == self.lanes), f"{self.lanes} lanes")
 
     @property
     def native(self) -> bool:
@@ -96,13 +133,16 @@ def initialize_others() -> None:
     llvm.initialize_all_asmprinters()
 
 
+def widths(triple: str, features: set[str]) -> dict[str, Vectors]:
+    """The vectors of a CPU that has these features, by name, the widest first."""
+    return {name: one for name, one in VECTORS.get(architecture(triple), {}).items() if one.needs <= features}
+
+
 def lanes_and_registers(triple: str, features: set[str]) -> tuple[int, int]:
     """Vector width in float32 lanes, and the number of vector registers."""
-    if "avx512f" in features and "avx512vl" in features:
-        return 16, 32
-    if "avx2" in features:
-        return 8, 16
-    return 4, 32 if triple.startswith(("aarch64", "arm64")) else 16
+    for widest in widths(triple, features).values():
+        return widest.lanes, widest.registers
+    return 4, 16
 
 
 def read_caches(folder: Path = CACHE_FOLDER) -> dict[str, int]:
@@ -156,15 +196,68 @@ def describe_host() -> tuple[str, str, str, set[str]]:
     return llvm.get_process_triple(), llvm.get_host_cpu_name(), features.flatten(), present
 
 
+def choices(of: Target) -> dict[str, Vectors]:
+    """The vectors that FOVEAL_TARGET can name on a CPU, the widest first."""
+    return widths(of.triple, {name[1:] for name in of.features.split(",") if name.startswith("+")})
+
+
+def narrowed(of: Target, vectors: str, by: str = VARIABLE) -> Target:
+    """A CPU with those of its vectors that have this name, and none wider: the same caches, and the same name, by which
+    LLVM orders instructions.
+
+    by: where the name was given. FovealError if the CPU has none of that name, or if there is no such name. What
+    excludes wider ones stands last among the features, as LLVM takes one after the other: then nothing that builds on
+    it is there either.
+    """
+    if vectors in ("", HOST):
+        return of
+    here = choices(of)
+    if vectors not in here:
+        known = any(vectors in names for names in VECTORS.values())
+        problem = f"this CPU, {of.name}, has no such vectors" if known else "there is no target of that name"
+        raise FovealError(
+            f"{by} is {vectors[:40]!r}: {problem}; it can be {', '.join((*here, HOST))} here, or be left out, which"
+            f" means {HOST}: the widest vectors of this CPU"
+        )
+    chosen, features = here[vectors], of.features
+    if f"+{chosen.excluded}" in features.split(","):
+        features += f",-{chosen.excluded}"
+    return replace(of, features=features, lanes=chosen.lanes, registers=chosen.registers)
+
+
+def asked() -> str:
+    """What FOVEAL_TARGET says; empty if it is not set."""
+    return os.environ.get(VARIABLE, "")
+
+
+@cache
+def used() -> Target:
+    """What kernels of this process are shaped for: this CPU, with the vectors that FOVEAL_TARGET names when this is
+    first asked. Processes that this one starts inherit the variable.
+    """
+    return narrowed(host(), asked())
+
+
+def use(vectors: str, by: str) -> None:
+    """Do what FOVEAL_TARGET=`vectors` does, for this process and those that it starts; by: where that was given.
+
+    FovealError if it cannot be, also where kernels of this process are shaped for other vectors already.
+    """
+    wanted = narrowed(host(), vectors, by)
+    if used.cache_info().currsize and used() != wanted:
+        raise FovealError(f"{by} is {vectors!r}: this process has kernels for {used().vectors}; start another one")
+    os.environ[VARIABLE] = vectors
+
+
 # `assumed`: the target of the innermost `assume` block in this thread. No argument carries it, since between the block
 # and the kernels that it shapes lie the trace, the passes and every operator's `lower`.
 _local = threading.local()
 
 
 def current() -> Target:
-    """The target that kernels are shaped for: the one that is assumed, else this machine."""
+    """The target that kernels are shaped for: the one that is assumed, else that of the process."""
     assumed: Target | None = getattr(_local, "assumed", None)
-    return assumed or host()
+    return assumed or used()
 
 
 @contextmanager

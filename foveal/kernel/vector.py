@@ -174,6 +174,37 @@ def transpose(rows: Sequence[Value | Var]) -> list[Value]:
     return values
 
 
+@in_plain_python(interpret.interleave)
+def interleave(rows: Sequence[Value | Var]) -> list[Value]:
+    """n vectors as n others that hold their first lanes one after the other, then their second ones, and so on."""
+    n, width = len(rows), width_of(rows[0])
+    # where lane `lane` of vector `number` comes from: element e is lane e // n of row e % n
+    elements = [[number * width + lane for lane in range(width)] for number in range(n)]
+    return [gather_lanes(rows, [(e % n, e // n) for e in row]) for row in elements]
+
+
+@in_plain_python(interpret.separate)
+def separate(vectors: Sequence[Value | Var]) -> list[Value]:
+    """The inverse of `interleave`: of n vectors, every n-th lane from the first on, from the second on, and so on."""
+    n, width = len(vectors), width_of(vectors[0])
+    elements = [[lane * n + number for lane in range(width)] for number in range(n)]
+    return [gather_lanes(vectors, [(e // width, e % width) for e in row]) for row in elements]
+
+
+def gather_lanes(vectors: Sequence[Value | Var], sources: Sequence[tuple[int, int]]) -> Value:
+    """A vector whose lanes are those given as (number of the vector, lane), with one shuffle per vector."""
+    values = [vector.get() for vector in vectors]
+    if len(values) == 1:
+        return shuffle(values[0], "poison", [lane for _, lane in sources])
+    width = width_of(values[0])
+    result = shuffle(values[0], values[1].ir, [lane + width * min(number, 1) for number, lane in sources])
+    for i, value in enumerate(values[2:], start=2):
+        # lanes that come from this vector, and those that stay
+        chosen = [width + lane if number == i else place for place, (number, lane) in enumerate(sources)]
+        result = shuffle(result, value.ir, chosen)
+    return result
+
+
 def shuffle(a: Value, b: Operand, lanes: Iterable[int]) -> Value:
     """A vector of the lanes with these numbers; those of a are numbered first, then those of b."""
     numbers = tuple(lanes)

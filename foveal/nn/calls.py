@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from foveal.api import Compiled, as_argument, check_finite
+from foveal.api import Compiled, as_argument
 from foveal.arguments import checked
-from foveal.errors import ArgumentError, DataError, FovealError, ShapeError, StateError
+from foveal.errors import ArgumentError, DataError, FovealError, NumericsError, ShapeError, StateError
+from foveal.handover import check_early
 from foveal.nn import hooks
 from foveal.nn.activations import by_name, check_names
 from foveal.nn.hooks import Handle, Hook, Observed
@@ -80,17 +81,24 @@ class Called(Tree[Part]):
         calls = own.get("_calls", 0) + 1
         key: Ndarray = np.array([0, 0, calls, 0], np.int32)
         if len(inputs) == 1 and not options and not is_nested(inputs[0]):
-            arrays = [checked_input(inputs[0], f"the input of {kind}"), key]
+            x, name = checked_input(inputs[0], f"the input of {kind}")
+            arrays, names = [x, key], [name]
         else:
             given = Call.of((*inputs, key), options)
             if given.traced:
                 return traced(*inputs, **options)
             if len(given.arrays) == 1:
                 raise ArgumentError(f"{kind} was called on no array; {self.taken()}")
-            arrays = [x if x is key else checked_input(x, f"input {name} of {kind}") for name, x in given.arrays]
-            form = given.form
+            found = [(x, "") if x is key else checked_input(x, f"input {name} of {kind}") for name, x in given.arrays]
+            arrays, names, form = [x for x, _ in found], [name for _, name in found], given.form
         own["_calls"] = calls
-        result = compiled.run(arrays, form)
+        try:
+            result = compiled.run(arrays, form, names)
+        except NumericsError:
+            # Nothing was computed, so it was no call.
+            if own["_calls"] == calls:
+                own["_calls"] = calls - 1
+            raise
         return hooks.finish(result, partial(compiled.run, arrays, form)) if isinstance(result, Observed) else result
 
     @checked
@@ -238,13 +246,15 @@ class Called(Tree[Part]):
         )
 
 
-def checked_input(x: ArrayLike, what: str) -> Ndarray:
-    """Return an input of a module as an array. Raises DataError if it is empty, NumericsError for NaN or infinity."""
+def checked_input(x: ArrayLike, what: str) -> tuple[Ndarray, str]:
+    """Return an input of a module as an array, and what `check_early` returns.
+
+    Raises DataError if it is empty, NumericsError for NaN or infinity if it is small.
+    """
     array = as_argument(x, what)
     if array.size == 0:
         raise DataError(f"{what} is empty (shape {array.shape}); give one image or more")
-    check_finite(array, what)
-    return array
+    return array, check_early(array, what)
 
 
 def located(kind: type[Located], text: str, layer: object) -> Located:

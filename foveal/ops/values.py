@@ -9,12 +9,20 @@ import numpy as np
 
 from foveal.strides import Ndarray, Shape
 
+# the names of the dtypes that programs take: NumPy puts a name together each time it is asked for one
+NAMES = {np.dtype(name): name for name in ("float32", "int32")}
+
 
 class Type(NamedTuple):
     """Shape and dtype of a value. A tuple: graphs look up thousands of them."""
 
     shape: Shape
     dtype: str = "float32"
+
+    @classmethod
+    def of(cls, array: Ndarray) -> "Type":
+        """Return the type of an array that programs take."""
+        return cls(array.shape, NAMES[array.dtype])
 
     @property
     def size(self) -> int:

@@ -87,14 +87,16 @@ def asdict_of(settings: Settings) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return what the bits of a result depend on beside data, options and seed: packages and the CPU."""
+    """Return what the bits of a result depend on beside data, options and seed: packages, the CPU, its vectors."""
     found = {"foveal": foveal.__version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "unknown"
-    return {**found, "cpu": target.host().name, "system": f"{platform.system()} {platform.machine()}"}
+    here = target.used()
+    system = f"{platform.system()} {platform.machine()}"
+    return {**found, "cpu": here.name, "target": here.vectors, "system": system}
 
 
 def run_path(run: Path) -> Path:
@@ -166,9 +168,10 @@ def check_goes_on(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) 
             " them, or begin anew in another folder"
         )
     changed = [
-        f"{name} was {before['versions'].get(name)} and is {value}"
+        f"{name} was {before['versions'][name]} and is {value}"
         for name, value in now["versions"].items()
-        if before["versions"].get(name) != value
+        # What is not written there has not been asked.
+        if before["versions"].get(name, value) != value
     ]
     if changed:
         warn(f"{run}: {', '.join(changed)}: the last bits of the result may be others than without the interruption")

@@ -19,6 +19,7 @@ from foveal.errors import DataError, FovealError
 from foveal.nn import CrossEntropyLoss, Sequential
 from foveal.nn.container import Flatten
 from foveal.nn.conv import Conv2d
+from foveal.nn.dropout import Dropout, StochasticDepth
 from foveal.nn.linear import Linear
 from foveal.ops.op import Case
 from foveal.optim import build
@@ -267,6 +268,21 @@ def test_models_against_torch(name):
     assert set(record["torch_modes"]) == set(EAGER)
 
 
+def test_models_that_are_measured_only_if_they_are_named():
+    assert list(models.select([])) == list(models.WORKS)
+    assert list(models.select(["densenet121", "lenet"])) == ["lenet", "densenet121"]
+    drops = (Dropout, StochasticDepth)
+    net = models.select(["efficientnet_b0"])["efficientnet_b0"].build()
+    assert all(module.p == 0 for _, module in net.named_modules() if isinstance(module, drops))
+
+
+@needs_torch
+def test_models_that_are_measured_if_named_have_a_counterpart():
+    from foveal.bench import torch_models
+
+    assert {work.model for work in models.NAMED_ONLY.values()} <= set(torch_models.MODELS)
+
+
 @needs_torch
 def test_a_model_that_torch_cannot_compile_is_compared_without(monkeypatch, capsys):
     from foveal.bench import against_torch
@@ -326,7 +342,7 @@ def test_onnxruntime_is_for_inference_alone():
 
 
 def test_threads_are_timed_and_compared():
-    (record,) = scaling.records({"lenet": small("lenet")}, Bench(2, 1, 1.0), lambda what: None)
+    (record,) = scaling.records({"lenet": small("lenet")}, None, Bench(2, 1, 1.0), lambda what: None)
     assert record["speedup"] == record["one_ms"] / record["many_ms"]
     assert set(output.THREAD_COLUMNS) <= set(record)
 

@@ -79,17 +79,20 @@ def test_a_row_compares_with_the_faster_of_the_others():
     assert (row["ours_rate"], row["torch_rate"], row["ratio_rate"]) == pytest.approx((3, 4, 0.75))
 
 
-def test_the_command_measures_beside_each_number_of_processes(monkeypatch):
+@pytest.mark.parametrize(("command", "callers"), [("infer", ["--callers", "2"]), ("models", [])])
+def test_the_commands_measure_beside_each_number_of_processes(command, callers, monkeypatch):
     monkeypatch.setattr(under_load, "SLICE", 0.002)
     monkeypatch.setattr("foveal.peak.RUNS", 2)
     monkeypatch.setattr("foveal.peak.COPY_RUNS", 1)
     monkeypatch.setattr("foveal.bench.output.LARGE", 1 << 20)
-    command = ["bench", "infer", "lenet", "--load", "0,1", "--callers", "2", "--repeats", "1", "--threads", "1"]
+    typed = ["bench", command, "lenet", "--load", "0,1", *callers, "--repeats", "1", "--threads", "1"]
     for words in ([], ["--json"]):
-        result = CliRunner().invoke(main, [*command, *words])
+        result = CliRunner().invoke(main, [*typed, *words])
         assert result.exit_code == 0, result.output
     rows = json.loads(result.stdout)["rows"]
-    assert [(row["name"], row["load"], row["callers"]) for row in rows] == [("lenet", 0, 2), ("lenet", 1, 2)]
+    assert [(row["name"], row["load"], row["callers"]) for row in rows] == [
+        ("lenet", load, 2 if callers else 1) for load in (0, 1)
+    ]
     assert all(0 < row["ours_best_ms"] <= row["ours_ms"] <= row["ours_p99_ms"] for row in rows)
 
 

@@ -10,15 +10,16 @@ import foveal
 from foveal import debug, nn, optim
 from foveal.build import build
 from foveal.graph import Graph
+from foveal.handover import MIN_CHANNELS, fill
 from foveal.lower import Lowered
 from foveal.nn import models
 from foveal.ops import add, conv2d, max_pool2d, relu, reshape
 from foveal.ops import sum as total
 from foveal.ops.kernels.pointwise import pointwise
+from foveal.ops.kernels.reorder import squares, strips
 from foveal.ops.op import Type
 from foveal.passes.layout import LayoutPlan
 from foveal.passes.simplify import simplify
-from foveal.program import MIN_CHANNELS, fill
 from foveal.strides import channels_last, contiguous, dense, filters_last, reshaped_strides
 from foveal.trace import trace, tracing
 from foveal.variable import Variable
@@ -40,7 +41,8 @@ def training_step(model: nn.Module, channels: int, size: tuple[int, int], optimi
 def copies(lowered: Lowered) -> int:
     """Calls that only move values."""
     statics = [c.kernel.static for c in lowered.calls if c.kernel.body is pointwise]
-    return sum(dict(static)["steps"] == () for static in statics)
+    reordered = sum(call.kernel.body in (strips, squares) for call in lowered.calls)
+    return reordered + sum(dict(static)["steps"] == () for static in statics)
 
 
 def planned(layout: LayoutPlan) -> int:

@@ -5,10 +5,13 @@ import contextlib
 import io
 import itertools
 import math
+import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,6 +93,19 @@ def test_the_walk_through_a_wrong_kernel_shows_what_happens():
     with target.assume(target.AVX2):
         got = run(code.replace("program.run(x)", "program.interpret(x)"))
     assert got == shown
+
+
+def test_the_commands_that_look_at_a_loop_of_another_cpu_work(tmp_path):
+    (commands,) = blocks("docs/debugging.md", "shell")
+    if shutil.which("llvm-mca") is None:
+        commands = "".join(line for line in commands.splitlines(True) if not line.startswith("llvm-mca"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    ended = subprocess.run(["sh", "-ec", commands], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    first, *told = ended.stdout.splitlines()
+    assert int(first) >= 12
+    assert "%zmm" in (tmp_path / "loop.s").read_text()
+    assert not told or told[-1].startswith("Block RThroughput: ")
 
 
 def test_the_page_on_gradients_shows_what_happens():

@@ -106,11 +106,11 @@ def test_a_damaged_file_is_refused_in_one_message(exported, tmp_path, damage):
 
 @pytest.mark.parametrize("what", ["version of Foveal", "llvmlite", "CPU"])
 def test_kernels_for_something_else_are_refused(exported, tmp_path, monkeypatch, what):
-    here = target.host()
+    here = target.used()
     change = {
         "version of Foveal": (bundle, "imported_digest", lambda: "another"),
         "llvmlite": (bundle.llvmlite, "__version__", "0.0"),
-        "CPU": (bundle, "host", lambda: replace(here, name="another")),
+        "CPU": (bundle, "used", lambda: replace(here, name="another")),
     }
     monkeypatch.setattr(*change[what])
     with pytest.raises(DataError, match=f"are for another {what}: .*; here it is"):

@@ -17,6 +17,7 @@ from foveal.build import build
 from foveal.errors import KernelError
 from foveal.kernel.compile import ArraySpec, Kernel, build_ir
 from foveal.kernel.lang import l1, l2, lanes, llc, registers
+from foveal.kernel.listing import count, densest_loop, innermost_loops
 from foveal.kernel.target import (
     ASSUMED_CACHES,
     AVX2,
@@ -174,7 +175,6 @@ BROADCAST = {
 ADD = {"NEON": r"fadd\tv\d+\.4s", "AVX2": r"vaddps\t.*%ymm", "AVX512": r"vaddps\t.*%zmm"}
 # a vector register stored to, or read back from, the stack
 SPILL = r"\tv?mov[au]ps\t(%[xyz]mm\d+, -?\d*\(%rsp|-?\d*\(%rsp)|\t(st|ld)[pr]\tq.*\[sp"
-JUMP = re.compile(r"\t(?:j|b|cb|tb)\S*\t(?:.*\s)?(\.L\w+)$")
 PRODUCTS = [
     "convolution",
     "strided convolution",
@@ -198,33 +198,10 @@ def listings():
     return found
 
 
-def innermost_loops(text):
-    """The instructions of each loop that has no other inside."""
-    lines, labels, spans = text.splitlines(), {}, []
-    for i, line in enumerate(lines):
-        if label := re.match(r"(\.L\w+):", line):
-            labels[label[1]] = i
-        if (jump := JUMP.match(line)) and jump[1] in labels:
-            spans.append((labels[jump[1]], i))
-    for first, last in spans:
-        if not any(first <= a and b <= last and (a, b) != (first, last) for a, b in spans):
-            yield [line for line in lines[first:last] if re.match(r"\t\w", line)]
-
-
 def busiest_loop(texts, pattern):
     """Of all innermost loops the one in which most instructions match."""
     loops = [loop for text in texts for loop in innermost_loops(text)]
     return max(loops, key=lambda loop: count(pattern, loop))
-
-
-def densest_loop(texts, pattern):
-    """Of the innermost loops with a tile's worth of matches the one in which the largest share matches."""
-    loops = [loop for text in texts for loop in innermost_loops(text) if count(pattern, loop) >= 12]
-    return max(loops, key=lambda loop: count(pattern, loop) / len(loop))
-
-
-def count(pattern, lines):
-    return sum(bool(re.search(pattern, line)) for line in lines)
 
 
 @pytest.mark.parametrize("graph", PRODUCTS)

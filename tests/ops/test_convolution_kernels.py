@@ -6,11 +6,13 @@ import dataclasses
 import checks
 import numpy as np
 import pytest
+import widths
 
+from foveal.build import build
 from foveal.kernel import target
 from foveal.ops import OPS
-from foveal.ops.kernels import gemm
-from foveal.ops.kernels.conv import conv1x1, depthwise, direct, direct_simd_batch, select, weight_grad
+from foveal.ops.kernels import gemm, register_tile
+from foveal.ops.kernels.conv import conv1x1, depthwise, direct, direct_simd_batch, select, weight_grad, weight_grad_1x1
 from foveal.ops.kernels.epilogue import Epilogue, EpilogueOutputs
 from foveal.ops.op import Case
 from foveal.strides import channels_last, contiguous, filters_last
@@ -52,6 +54,8 @@ class Running:
 KERNELS = [
     ("correlate", (2, 3, 18, 14), (19, 3, 3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1),
     ("correlate", (1, 16, 5, 6), (70, 8, 3, 3), (2, 1), (1, 1, 0, 1), (1, 2), 2),
+    # more channels than one cut of any target
+    ("correlate_1x1", (2, 421, 3, 5), (21, 421, 1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1),
     ("correlate_batch", (7, 9, 5, 4), (37, 9, 3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1),
     ("correlate_batch", (17, 8, 4, 4), (6, 8, 5, 5), (1, 2), (2, 2, 2, 2), (1, 1), 1),
     ("correlate_simd_batch", (47, 2, 7, 24), (5, 2, 3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1),
@@ -66,6 +70,17 @@ KERNELS = [
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(("body", "x", "w", "stride", "padding", "dilation", "groups"), KERNELS)
 def test_epilogue(body, x, w, stride, padding, dilation, groups, threads):
+    check_epilogue(body, x, w, stride, padding, dilation, groups, threads)
+
+
+@pytest.mark.parametrize("vectors", widths.SECOND)
+@pytest.mark.parametrize(("body", "x", "w", "stride", "padding", "dilation", "groups"), KERNELS)
+def test_epilogue_in_narrower_vectors(body, x, w, stride, padding, dilation, groups, vectors):
+    with target.assume(widths.SECOND[vectors]):
+        check_epilogue(body, x, w, stride, padding, dilation, groups, threads=1)
+
+
+def check_epilogue(body, x, w, stride, padding, dilation, groups, threads):
     """relu(sum + extra) is stored; sum + extra is summed up, and its mean and variance are taken, per channel."""
     how = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     rng = np.random.default_rng(0)
@@ -103,6 +118,13 @@ UNIT_CASES = [
     Case(((3, 6, 5, 7), (3, 20, 5, 7)), {"kernel_size": 1}),
 ]
 
+# gradients in the weights of 1x1 convolutions, with tiles of one, two and three vectors, and with a stride
+PIXEL_CASES = [
+    Case(((2, 6, 9, 8), (2, 17, 9, 8)), {"kernel_size": 1}),
+    Case(((2, 40, 9, 8), (2, 13, 9, 8)), {"kernel_size": 1}),
+    Case(((3, 20, 5, 4), (3, 29, 10, 8)), {"stride": 2, "kernel_size": 1}),
+]
+
 
 # a cache of the target and its bytes; the size that follows from it, in elements; an operator, its case
 SMALL_CACHES = [
@@ -130,7 +152,10 @@ SMALL_CACHES = [
     ("l2", 32000, direct_simd_batch.band_elements, 4000, CONV, Case(((20, 2, 9, 12), (3, 2, 3, 3)), {"padding": 1})),
     ("l2", 960, direct.band_elements, 60, CONV, Case(((17, 4, 9, 12), (20, 4, 3, 3)), {"padding": 1})),
     *(("l2", 480, weight_grad.max_unit_elements, 60, GRADIENT, case) for case in UNIT_CASES),
-    ("l2", 4800, conv1x1.pixel_block_elements, 450, CONV, Case(((3, 10, 9, 12), (20, 10, 1, 1)))),
+    # the channels of 1x1 convolutions in cuts, and gradients of more pixels than a unit of 100 elements
+    ("l1", 640, weight_grad_1x1.max_unit_elements, 100, CONV, Case(((3, 28, 4, 5), (20, 28, 1, 1)))),
+    *(("l1", 640, weight_grad_1x1.max_unit_elements, 100, GRADIENT, case) for case in PIXEL_CASES),
+    ("l2", 9600, conv1x1.pixel_block_elements, 450, CONV, Case(((3, 10, 9, 12), (20, 10, 1, 1)))),
 ]
 
 
@@ -142,6 +167,15 @@ def test_small_caches(cache, size, elements, value, name, case, check, quick):
     with target.assume(dataclasses.replace(target.current(), **{cache: size})):
         assert elements() == value
         check(OPS[name], case)
+
+
+@pytest.mark.parametrize("vectors", widths.SECOND)
+@pytest.mark.parametrize(("cache", "size", "elements", "value", "name", "case"), SMALL_CACHES)
+def test_small_caches_in_narrower_vectors(cache, size, elements, value, name, case, vectors):
+    with target.assume(dataclasses.replace(widths.SECOND[vectors], **{cache: size})):
+        assert elements() == value
+        graph, xs, want = checks.forward(OPS[name], case)
+        assert checks.error(checks.run_native(build(graph, threads=1), xs), want) < checks.limit(OPS[name])
 
 
 # depthwise, small images whose tiles are whole rows, some of which differ in their places only
@@ -160,13 +194,45 @@ def test_tiles_of_a_small_image_that_are_alike(name, case, check):
     check(OPS[name], case)
 
 
-# a case of a gradient in the weights
-MIN_PIXELS_CASE = Case(((5, 70, 4, 3), (5, 20, 4, 3)), {"padding": 1, "kernel_size": 3})
+# cases of a gradient in the weights; those of 1x1 convolutions have as many chunks as tasks
+MIN_PIXELS_CASES = [
+    (weight_grad, Case(((5, 70, 4, 3), (5, 20, 4, 3)), {"padding": 1, "kernel_size": 3})),
+    *((weight_grad_1x1, case) for case in PIXEL_CASES),
+]
 
 
+@pytest.mark.parametrize(("module", "case"), MIN_PIXELS_CASES)
+@pytest.mark.parametrize("l1", [1024, 32768])
 @pytest.mark.parametrize("check", [checks.native, checks.threads, checks.interpreted])
-def test_small_chunks(monkeypatch, check, quick):
+def test_small_chunks(monkeypatch, check, module, case, l1, quick):
     """A chunk of a weight gradient may have fewer pixels, so that there are several."""
-    quick(checks.takes_long(check, OPS[GRADIENT], MIN_PIXELS_CASE))
-    monkeypatch.setattr(weight_grad, "MIN_PIXELS", 4)
-    check(OPS[GRADIENT], MIN_PIXELS_CASE)
+    quick(checks.takes_long(check, OPS[GRADIENT], case))
+    monkeypatch.setattr(module, "MIN_PIXELS", 4)
+    with target.assume(dataclasses.replace(target.current(), l1=l1)):
+        check(OPS[GRADIENT], case)
+
+
+def test_short_pixels_are_read_where_they_lie():
+    """Copying costs more than reading and writing sums more often, where there are few sums for each pixel."""
+    with target.assume(target.AVX2):
+        shapes = [(16, 96), (144, 24), (256, 64), (512, 512)]
+        short = [weight_grad_1x1.is_short(weight_grad_1x1.tile_of(C, K), C, K) for C, K in shapes]
+    assert short == [True, True, False, False]
+
+
+def test_parts_of_a_weight_gradient_copy_least():
+    """Each part of the channels copies all filters, and each part of the filters all channels."""
+    with target.assume(target.AVX2):
+        parts = [weight_grad_1x1.parts_of(16, C, K, weight_grad_1x1.tile_of(C, K)) for C, K in ((960, 160), (96, 960))]
+    assert parts == [(8, 2), (2, 8)]
+
+
+def test_blocks_and_parts_of_a_1x1_convolution_read_least():
+    """Many filters are cut into parts, many pixels into blocks; either gives enough tasks."""
+    with target.assume(target.AVX2):
+        tile = register_tile.tile_for(512)
+        pairs = [conv1x1.blocks_and_parts(pixels, 64, 32, tile) for pixels in (48, 100_000)]
+    (few, parts), (blocks, one) = pairs
+    assert few * parts >= register_tile.ENOUGH_TASKS
+    assert (parts > few, one) == (True, 1)
+    assert blocks * 64 >= 100_000 * 64 // conv1x1.pixel_block_elements()

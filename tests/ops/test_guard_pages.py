@@ -2,6 +2,7 @@
 access.
 """
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,24 +10,27 @@ from pathlib import Path
 import guard
 import numpy as np
 import pytest
+import widths
 
 from foveal.ops import OPS
 
 
-def run_script(*arguments):
-    command = [sys.executable, guard.__file__, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=Path(guard.__file__).parent)
+def run_script(*arguments, target="host"):
+    command, environment = [sys.executable, guard.__file__, *arguments], {**os.environ, "FOVEAL_TARGET": target}
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=600, cwd=Path(guard.__file__).parent, env=environment
+    )
 
 
 # Each process checks some of the operators.
 PARTS = 8
 
 
-def outcomes(names):
+def outcomes(names, target="host"):
     """Return what is wrong with each operator, None if nothing is. A process that dies is followed by another one."""
     found, waiting = {}, list(names)
     while waiting:
-        ended = run_script(*waiting)
+        ended = run_script(*waiting, target=target)
         done = ended.stdout.split()
         found |= dict.fromkeys(done)
         waiting = waiting[len(done) :]
@@ -39,6 +43,15 @@ def outcomes(names):
 def test_kernels_stay_inside_of_their_buffers(part):
     names = [name for name, op in OPS.items() if op.of_package][part::PARTS]
     assert outcomes(names) == dict.fromkeys(names)
+
+
+# those whose kernels have most of their own to do at the edges of what they read
+EDGES = ["matmul", "conv2d_weight_grad", "max_pool2d", "avg_pool2d_grad", "sum", "concat"]
+
+
+@pytest.mark.parametrize("vectors", widths.SECOND)
+def test_kernels_of_narrower_vectors_stay_inside_of_their_buffers(vectors):
+    assert outcomes(EDGES, vectors) == dict.fromkeys(EDGES)
 
 
 @pytest.mark.parametrize("at_end", [True, False])

@@ -15,7 +15,7 @@ from foveal.ops.kernels.sizes import CallSizes, numbers_apart
 from foveal.passes.simplify import simplify
 
 # Kernels of pointwise groups, reductions, matrix products, moments, packing, sums of parts, labels, 1x1 convolutions
-# and gradients in weights take sizes from their calls.
+# and their gradients in weights take sizes from their calls.
 BY_CALL = {
     "reduce",
     "multiply",
@@ -28,7 +28,7 @@ BY_CALL = {
     "add_chunks",
     "combine_tasks",
     "correlate_1x1",
-    "weight_grad",
+    "weight_grad_1x1",
 }
 
 # The other convolutions take the number of images from their calls, and minimal filtering takes all sizes of images.

@@ -3,9 +3,11 @@
 import checks
 import numpy as np
 import pytest
+import widths
 
 from foveal import ops
 from foveal.api import compile
+from foveal.kernel.target import assume
 from foveal.ops.kernels.conv import select, winograd_matrices, winograd_transform
 from foveal.ops.kernels.conv.cost_model import DIRECT, Algorithm, Problem
 from foveal.variable import Variable
@@ -114,6 +116,17 @@ def test_accuracy_on_the_shapes_of_networks(shape):
 )
 def test_accuracy_with_stride_2(shape):
     check(*results(*shape, stride=2))
+
+
+@pytest.mark.parametrize("vectors", widths.SECOND)
+@pytest.mark.parametrize(
+    ("stride", "shape"), [(1, (2, 70, 130, 6, 5)), (1, (16, 16, 16, 8, 9)), (2, (3, 64, 35, 9, 14))]
+)
+def test_accuracy_in_narrower_vectors(stride, shape, vectors, monkeypatch):
+    """Of 4x4 outputs, whatever would be chosen for these vectors."""
+    monkeypatch.setattr(select, "choose", lambda _: Algorithm(4))
+    with assume(widths.SECOND[vectors]):
+        check(*results(*shape, stride=stride))
 
 
 @pytest.mark.parametrize("m", winograd_matrices.PHASE_POINTS)

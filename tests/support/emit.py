@@ -6,13 +6,11 @@
 import json
 import sys
 
-from stages import stages_of
-
 from foveal import ops
+from foveal.build import kernels_of
 from foveal.kernel import target as targets
 from foveal.kernel.compile import assembly
 from foveal.ops.op import Type
-from foveal.passes.simplify import simplify
 from foveal.trace import trace
 
 IMAGES, FILTERS = Type((2, 64, 24, 24)), Type((64, 64, 3, 3))  # rows of two full tiles or more
@@ -37,11 +35,7 @@ GRAPHS = {
 def emitted(target: targets.Target) -> dict[str, list[str]]:
     with targets.assume(target):
         return {
-            name: [
-                assembly(kernel, target)
-                for call in stages_of(simplify(trace(function, *types))).lowered.calls
-                for kernel in call.kernels
-            ]
+            name: [assembly(kernel, target) for kernel in kernels_of(trace(function, *types))]
             for name, (function, *types) in GRAPHS.items()
         }
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from foveal.api import Compiled, as_argument, check_finite
+from foveal.api import Compiled, as_argument
 from foveal.autodiff import gradients
 from foveal.display import Table, table, text_table
 from foveal.errors import DataError, ShapeError
+from foveal.handover import check_finite
 from foveal.nn.module import Module
 from foveal.strides import Ndarray, Shape
 from foveal.trace import LayerCall, Symbol, current

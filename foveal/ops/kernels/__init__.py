@@ -16,6 +16,7 @@ groups.
     dropout.py        random masks of dropout, drawn in C order
     one_hot.py        labels as rows that are 1 at the label and 0 elsewhere
     copy_rows.py      parts of arrays put side by side, row by row in memory
+    reorder.py        copies from one memory order to another, such as images with neighbouring channels and planes
     taps.py           which inputs each output of a convolution reads, along one axis
     halo.py           bands of an image in a buffer with a border of zeros
     packing.py        weights in the order in which a register tile reads them; transposing copies

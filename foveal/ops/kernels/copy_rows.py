@@ -10,7 +10,7 @@ from foveal.ops.kernels import expression
 from foveal.ops.kernels.pointwise import MIN_PARALLEL_ROWS
 from foveal.ops.kernels.sizes import CallSizes
 from foveal.ops.op import Lowering, Operator
-from foveal.strides import ordered
+from foveal.strides import memory_order, ordered
 from foveal.view import View
 
 # Vectors of a row that one iteration copies where there are few rows and threads share the parts of each. They are
@@ -34,14 +34,9 @@ def copy_part(y: Array, x: Array, axis: int, start: int) -> None:
         y[shifted(index, axis, start)] = x[index]
 
 
-def memory_order(y: View) -> list[int]:
-    """The axes in the order in which they lie in memory, outermost first; axes of equal stride as they stand."""
-    return sorted(range(len(y.shape)), key=lambda a: (-y.strides[a], a))
-
-
 def elements_per_place(y: View, axis: int) -> int:
     """The number of elements at one place of the axis: the product of the sizes of the axes inside of it in memory."""
-    order = memory_order(y)
+    order = memory_order(y.strides)
     return math.prod(y.shape[a] for a in order[order.index(axis) + 1 :])
 
 
@@ -58,7 +53,7 @@ def lower_rows(
     A row is what lies in memory from the axis `attributes["axis"]` inwards. Where an input lies in another order than y
     or either has gaps, the operator's plain kernel does it, with the attributes.
     """
-    order = memory_order(y)
+    order = memory_order(y.strides)
     # True if all arrays lie in y's order, without gaps; the strides of axes of size 1 mean nothing
     dense = all(
         all(n == 1 or s == t for n, s, t in zip(x.shape, x.strides, ordered(x.shape, order), strict=True))

@@ -195,7 +195,9 @@ def accumulate(
         return partial.load((task, first_row + row, channel), width)
 
     count = load(COUNT)
-    pivot = where(count == 0.0, tree_sum(values) * (1.0 / len(values)), load(PIVOT))
+    # 0 before the first values. An addition and no choice: where a choice is stored to where one of its values is from,
+    # LLVM makes a store of some lanes of it, which takes AVX2 as long as twelve others
+    pivot = load(PIVOT) + where(count == 0.0, tree_sum(values) * (1.0 / len(values)), 0.0)
     distances = [value - pivot for value in values]
     total = load(SUM) + tree_sum(distances)
     squares = load(SQUARES) + tree_sum([d * d for d in distances])

@@ -154,8 +154,8 @@ class EpilogueFuser:
     def weight_grad_beside(self, anchor: Node, inside: list[Node]) -> Node | None:
         """Return the gradient in the weights of the depthwise convolution whose gradient in x the anchor is.
 
-        Both multiply the same elements of dy, by weights and by elements of x, which the epilogue reads for it. None if
-        there is no such gradient, or its x would be one array too many. inside: the anchor and what is computed from it.
+        Both multiply the same elements of dy, by weights and by elements of x, which the epilogue reads for it. None
+        if there is no such gradient, or its x would be one array too many. inside: the anchor and what follows in it.
         """
         dy = anchor.inputs[0]
         if anchor.op is not conv2d_input_grad or not is_depthwise(anchor):

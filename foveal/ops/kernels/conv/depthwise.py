@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from foveal.kernel.lang import (
+    LINE,
     Array,
     Index,
     Scalar,
@@ -229,10 +230,10 @@ class PixelRow:
 
 def fetch(x: Array, i: Index, j: Index, count: int, rows: Taps, columns: Taps) -> None:
     """Prefetch the input rows that output row i is the first to read, for `count` outputs from column j on."""
-    span = max(0, (rows.taps - 1) * rows.tap_step)
-    for back in range(min(rows.input_step, span + 1)):
+    last = rows.input_position(i) + max(0, (rows.taps - 1) * rows.tap_step)
+    for row in range(min(rows.input_step, rows.taps)):
         for q in range(count * columns.input_step):
-            x.prefetch((0, rows.input_position(i) + span - back, columns.input_position(j) + q, 0))
+            x.prefetch((0, last - row, columns.input_position(j) + q, 0))
 
 
 def add_products(acc: list[Var], x: Array, uses: Uses, weights: dict[Pair, Value], width: int) -> None:
@@ -257,6 +258,8 @@ def whole_image(bound: BoundEpilogue, n: Index, g: Index, width: int, rows: Taps
         for s in range(columns.taps)
     }
     done = 0
+    # the places of the input that have been fetched for the next channels
+    fetched: set[Pair] = set()
     # tiles of neighbouring outputs, in half of the registers
     for size, count in split(len(places), registers() // 2):
         tiles = [places[done + t * size : done + (t + 1) * size] for t in range(count)]
@@ -267,7 +270,12 @@ def whole_image(bound: BoundEpilogue, n: Index, g: Index, width: int, rows: Taps
             uses = uses_of(tile, rows, columns, x.shape)
             for t in loop(alike) if alike > 1 else (0,):
                 acc = [var(0.0, width) for _ in tile]
-                add_products(acc, x.at(n, t * (between * rows.input_step), 0, g), uses, weights, width)
+                source = x.at(n, t * (between * rows.input_step), 0, g)
+                # the next channels of the same pixels: the hardware's prefetcher does not follow jumps of a pixel
+                for place in sorted(uses.keys() - fetched):
+                    source.prefetch((0, *place, LINE))
+                fetched |= uses.keys()
+                add_products(acc, source, uses, weights, width)
                 pixels = [output(n, i + t * between, j, rows, columns) for i, j in tile]
                 bound.prefetch(pixels, g + width, width)
                 bound.store(n, pixels, [total.get() for total in acc], g, width)

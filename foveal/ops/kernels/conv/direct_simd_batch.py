@@ -72,8 +72,8 @@ MIN_MEETING = 0.85
 # Lanes below which a narrower vector saves no time: an FMA of 4 lanes takes as long as one of 8.
 HALF = 8
 
-# The share of the peak that lanes over filters reach: with full vectors, and with narrower ones, whose tiles have only
-# one vector and so one load per FMA.
+# The share of the peak that products reach: with two vectors of full width, and where a tile has only one vector (of
+# few filters, or, with 16 registers, of images) and so one load per FMA.
 SPEED, SPEED_OF_HALF = 0.93, 0.85
 
 # What this kernel costs beside its products, in multiply-adds. The numbers trade staging and transposing against empty
@@ -113,7 +113,8 @@ def fits(x: View, c_group: int, filters: int, axes: Axes) -> bool:
     lanes_over_filters /= SPEED if width == lanes() else SPEED_OF_HALF
     # lanes over images: those of the last block's vectors count too
     storing = STORING_WHOLE if filters <= MAX_FILTERS else STORING_PARTS
-    lanes_over_images = filters * (products + storing) * padded(N) / N + STAGING * repeats * c_group
+    speed = SPEED if lane_tile(filters)[1] > 1 else SPEED_OF_HALF
+    lanes_over_images = filters * (products / speed + storing) * padded(N) / N + STAGING * repeats * c_group
     return lanes_over_images < lanes_over_filters
 
 

@@ -12,6 +12,7 @@ from foveal.ops.kernels.conv import (
     direct_batch,
     direct_simd_batch,
     weight_grad,
+    weight_grad_1x1,
     weight_grad_depthwise,
     weight_grad_simd_batch,
     winograd,
@@ -132,7 +133,11 @@ def direct_weight_grad(lowering: Lowering, dw: View, dy: View, x: View, window: 
         partial = weight_grad_simd_batch.lower(lowering, nhwc(dy), nhwc(x), axes, used_size)
         lower_kernel_sums(lowering, dw, partial, first)
         return
-    # 3. any other: lanes run over filters
+    # 3. one tap, which reads one pixel of x for each of dy: a matrix product
+    if weight_grad_1x1.fits(dy, x, axes, used_size, groups):
+        weight_grad_1x1.lower(lowering, dw, dy, x, axes, first)
+        return
+    # 4. any other: lanes run over filters
     weight_grad.lower(lowering, dw, dy, x, axes, first, used_size, groups)
 
 

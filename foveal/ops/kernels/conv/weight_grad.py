@@ -35,6 +35,7 @@ from foveal.kernel.lang import (
     Index,
     Scalar,
     Value,
+    l1,
     l2,
     llc,
     loop,
@@ -49,7 +50,6 @@ from foveal.kernel.lang import (
     where,
     width_of,
 )
-from foveal.ops.kernels.conv.conv1x1 import evenly_spaced, one_row
 from foveal.ops.kernels.halo import Border, bordered, nhwc, stage_band, zero_buffer
 from foveal.ops.kernels.partial_sums import lower_kernel_sums
 from foveal.ops.kernels.register_tile import (
@@ -65,7 +65,7 @@ from foveal.ops.kernels.register_tile import (
     tile_for,
 )
 from foveal.ops.kernels.sizes import CallSizes
-from foveal.ops.kernels.taps import Axes, Taps
+from foveal.ops.kernels.taps import Axes
 from foveal.ops.op import Lowering
 from foveal.ops.window import Pair
 from foveal.view import View
@@ -89,13 +89,14 @@ def max_unit_elements() -> int:
     return l2() // 2 // FLOAT_BYTES
 
 
+def panel_pixels(tile: Tile) -> int:
+    """Pixels of a unit where rows are ranges: their dy, for the filters of a tile, takes half of the first level."""
+    return l1() // 2 // (FLOAT_BYTES * tile.lanes)
+
+
 def max_partial_elements() -> int:
     """Elements of the sums of all chunks: a quarter of the last-level cache, from which they are read again."""
     return llc() // 4 // FLOAT_BYTES
-
-
-# of a 1x1 convolution whose pixels are one column: one tap, which each output reads at its own place
-SAME_PLACE: Axes = ((Taps(0, 1, 1, 1, 0, 1, 0, 1, 1),), (Taps(0, 1, 1, 1, 0, 1, 0, 1, 1),))
 
 
 @dataclass(frozen=True)
@@ -131,14 +132,18 @@ class Division:
         """
         (N, *image), (P, Q) = x, outputs
         enough = minimum(ceil_div(ENOUGH_TASKS, N), P * Q // self.min_pixels)
+        if self.row_is_range:
+            enough = maximum(enough, ceil_div(P, maximum(panel_pixels(self.tile) // Q, 1)))
         return minimum(P, maximum(ceil_div(math.prod(image), max_unit_elements()), enough))
 
-    def images(self, x: Sequence[Index]) -> Index:
+    def images(self, x: Sequence[Index], outputs: tuple[Index, Index]) -> Index:
         """Images of a unit: where they are whole, as many as fit into the cache and leave a unit for each task."""
         if self.banded or self.one_image:
             return 1
         N, *image = x
         fitting = minimum(max_unit_elements() // math.prod(image), ceil_div(N, ENOUGH_TASKS))
+        if self.row_is_range:
+            fitting = minimum(fitting, panel_pixels(self.tile) // math.prod(outputs))
         return maximum(1, minimum(N, fitting))
 
     def parts(self, filters: Index, chunks: Index) -> Index:
@@ -155,9 +160,6 @@ def lower(
     Only `used_size` = (rows, columns) of the taps from `first` on meet the image; axes count from `first`.
     """
     K, c_group, R, S = dw.shape
-    one_column = is_one_column(dy, x, axes, used_size)
-    if one_column:
-        dy, x, axes = column(dy), column(x), SAME_PLACE
     row_is_range = groups == 1 and c_group < FEW_CHANNELS and used_size[1] > 1 and axes[1][0].tap_step == 1
     # weights with a sum of their own in each chunk
     size = K * c_group * used_size[0] * used_size[1]
@@ -167,17 +169,21 @@ def lower(
     # where rows are ranges a unit is copied into a buffer with its padding, so that all pixels have all taps
     border = bordered(axes, (x.shape[2], x.shape[3]), ceil_div(dy.shape[2], bands)) if row_is_range else None
     halo = lowering.scratch((1, border.rows, border.columns, c_group) if border else (1, 1, 1, 1), per_thread=True)
+    # [1, images, rows, Q, lanes]: dy of a unit, for a block of filters, is copied too
+    rows = ceil_div(dy.shape[2], bands)
+    images = int(division.images(nhwc(x).shape, (dy.shape[2], dy.shape[3])))
+    copied = (1, images, rows, dy.shape[3], division.tile.lanes) if row_is_range else (1,) * 5
+    panel = lowering.scratch(copied, per_thread=True)
     # a single chunk of all taps needs no scratch memory: its sums are the result
     result = dw.permuted(2, 3, 1, 0)
     in_place = chunks == 1 and used_size == (R, S)
     partial = result.reshaped((1, *result.shape)) if in_place else lowering.scratch((chunks, *used_size, c_group, K))
     sums = partial.reshaped((chunks, used_size[0], 1, used_size[1] * c_group, K)) if row_is_range else partial
-    outputs, inputs, sizes = [sums, halo], [nhwc(dy), nhwc(x)], CallSizes()
+    outputs, inputs, sizes = [sums, halo, panel], [nhwc(dy), nhwc(x)], CallSizes()
     specs = None
     if not row_is_range:
         # the axes whose sizes are known: of sums the taps, of images rows and columns
-        known = (0, 2) if one_column else (1, 2)
-        specs = [sizes.spec(sums, 1, 2), halo.spec, *(sizes.spec(image, *known) for image in inputs)]
+        specs = [sizes.spec(sums, 1, 2), halo.spec, panel.spec, *(sizes.spec(image, 1, 2) for image in inputs)]
         # nothing is written past the cache
         specs = [replace(spec, streamed=False) for spec in specs]
     lowering.call(
@@ -185,20 +191,6 @@ def lower(
     )
     if not in_place:
         lower_kernel_sums(lowering, dw, partial, first)
-
-
-def is_one_column(dy: View, x: View, axes: Axes, used_size: Pair) -> bool:
-    """True for a 1x1 convolution of evenly spaced pixels, each of which is read at its own place.
-
-    It is seen as one image of one column, so that its inner loops are long.
-    """
-    aligned = used_size == (1, 1) and all(t.input_step == 1 and t.origin == 0 for (t,) in axes)
-    return aligned and dy.shape[2:] == x.shape[2:] and evenly_spaced(dy) and evenly_spaced(x)
-
-
-def column(image: View) -> View:
-    """[N, C, H, W] as [1, C, N H W, 1]."""
-    return one_row(image).permuted(0, 1, 3, 2)
 
 
 def divided(
@@ -217,7 +209,8 @@ def divided(
     division = Division(groups, tile, tail, (pieces[0], pieces[1]), False, False, **flags, min_pixels=MIN_PIXELS)
     bands = int(division.bands(x.shape, (P, Q)))
     division = replace(division, banded=bands > 1)
-    units = ceil_div(N, int(division.images(x.shape))) * bands
+    images = int(division.images(x.shape, (P, Q)))
+    units = ceil_div(N, images) * bands
     chunks = max(1, min(units, MAX_CHUNKS, N * P * Q // MIN_PIXELS, max_partial_elements() // size))
     return replace(division, unit_chunks=chunks == units), bands, chunks
 
@@ -240,18 +233,27 @@ class Unit:
 
 
 def weight_grad(
-    partial: Array, halo: Array, dy: Array, x: Array, *, axes: Axes, border: Border | None, division: Division
+    partial: Array,
+    halo: Array,
+    panel: Array,
+    dy: Array,
+    x: Array,
+    *,
+    axes: Axes,
+    border: Border | None,
+    division: Division,
 ) -> None:
     """partial[chunk, r, s, c, k] = sum over the pixels of a chunk of units of x * dy.
 
     partial: [chunks, R, S, c_group, K], or [chunks, R, 1, S c_group, K] where a row of the kernel is one range of
-    weights; R x S are the taps that meet the image. dy: [N, P, Q, K]; x: [N, H, W, C]; halo [1, rows, columns, C] per
-    thread, which the first index selects: a unit of x with a border of zeros, if there is a border.
+    weights; R x S are the taps that meet the image. dy: [N, P, Q, K]; x: [N, H, W, C]. Per thread, which the first
+    index selects: halo [1, rows, columns, C], a unit of x with a border of zeros, if there is a border; where rows are
+    ranges, panel [1, images, rows, Q, lanes], dy of a unit for a block of filters.
     """
     chunks, *_, channels, K = partial.extents
     N, P, Q, _ = dy.extents
     bands = division.bands(x.extents, (P, Q)) if division.banded else 1
-    images = division.images(x.extents)
+    images = division.images(x.extents, (P, Q))
     filters, units, tile = K // division.groups, ceil_div(N, images) * bands, division.tile
     parts = division.parts(filters, chunks)
     if border:
@@ -280,10 +282,11 @@ def weight_grad(
                 into, image = partial.at(chunk, 0, 0, 0, k), source.at(0, 0, 0, group * channels)
                 sums = UnitSums(into, image, dy.at(0, 0, 0, k), unit, axes, lane_ranges(valid, tile.width))
                 if division.row_is_range:
-                    sums.add_ranges(copied=border is not None)
+                    sums.copy_gradients(panel)
+                    in_unit = panel.at(thread(), 0 - unit.first, 0 - unit.top, 0, 0)
+                    replace(sums, dy=in_unit).add_ranges(copied=border is not None)
                 else:
-                    sizes = division.channels[valid < tile.lanes]
-                    sums.add_channels(sizes, rows_ahead=ceil_div(P, bands) if division.banded else None)
+                    sums.add_channels(division.channels[valid < tile.lanes])
 
 
 def store_zeros(partial: Array, chunk: Index, part: Index, parts: Index, division: Division) -> None:
@@ -305,7 +308,7 @@ class UnitSums:
     into: Array
     #: [N, H, W, C] from the first channel of the group on; or a single image with a border of zeros
     x: Array
-    #: [N, P, Q, K] from the first filter of the block on
+    #: [N, P, Q, K] from the first filter of the block on; or a panel [., N, P, Q, lanes]
     dy: Array
     unit: Unit
     axes: Axes
@@ -317,7 +320,17 @@ class UnitSums:
         """Rows of a register tile at most."""
         return most_rows(self.vectors)
 
-    def add_channels(self, sizes: tuple[int, ...], rows_ahead: Index | None) -> None:
+    def copy_gradients(self, panel: Array) -> None:
+        """Copy dy of the unit to this thread's panel [., images, rows, Q, lanes], which tiles read from end to end."""
+        unit, Q = self.unit, self.dy.shape[2]
+        for n in loop(unit.end, start=unit.first):
+            for p in loop(unit.bottom, start=unit.top):
+                for q in loop(Q):
+                    for start, width in self.vectors:
+                        place = (thread(), n - unit.first, p - unit.top, q, start)
+                        panel.store(place, self.dy.load((n, p, q, start), width), width)
+
+    def add_channels(self, sizes: tuple[int, ...]) -> None:
         """Register tiles of channels x filters, for one tap after the other.
 
         Each tap passes over the pixels where it meets the image. sizes: the numbers of channels of a tile. rows_ahead:
@@ -330,14 +343,11 @@ class UnitSums:
         for r, s in loops(R, S):
             # output rows and columns where tap (r, s) meets the image: outputs and taps swap their roles
             images, band = (self.unit.first, self.unit.end), (self.unit.top, self.unit.bottom)
-            if self.axes == SAME_PLACE:
-                pixels = Pixels(images, band, (0, 1))
-            else:
-                (top, bottom), within_row = (
-                    rows.swapped.valid_range(r, self.x.shape[1]),
-                    columns.swapped.valid_range(s, self.x.shape[2]),
-                )
-                pixels = Pixels(images, (maximum(top, band[0]), minimum(bottom, band[1])), within_row)
+            (top, bottom), within_row = (
+                rows.swapped.valid_range(r, self.x.shape[1]),
+                columns.swapped.valid_range(s, self.x.shape[2]),
+            )
+            pixels = Pixels(images, (maximum(top, band[0]), minimum(bottom, band[1])), within_row)
             tap = self.x.at(0, rows.origin + r * rows.tap_step, columns.origin + s * columns.tap_step, 0)
             first: Index = 0
             # near-equal register tiles over the channels
@@ -346,9 +356,7 @@ class UnitSums:
                     c = t * size + first
                     sums = self.into.at(0, r, s, c, 0)
                     tile = [((0, i), i) for i in range(size)]
-                    self.accumulate(
-                        sums, tile, tap.at(0, 0, 0, c), pixels, rows_ahead=rows_ahead if R * S == 1 else None
-                    )
+                    self.accumulate(sums, tile, tap.at(0, 0, 0, c), pixels)
                 first = first + count * size
 
     def add_ranges(self, copied: bool) -> None:
@@ -378,18 +386,12 @@ class UnitSums:
             first += height * bands
 
     def accumulate(
-        self,
-        into: Array,
-        tile: list[tuple[Pair, int]],
-        x: Array,
-        pixels: "Pixels",
-        single_image: bool = False,
-        rows_ahead: Index | None = None,
+        self, into: Array, tile: list[tuple[Pair, int]], x: Array, pixels: "Pixels", single_image: bool = False
     ) -> None:
         """into[weight, k] += sum over the pixels of x * dy, or = in the first unit of a chunk, in registers.
 
         tile: for each row of the register tile (kernel row, weight of the row), and the offset of its x in memory.
-        single_image: x holds one image only. rows_ahead: output rows from here to those that are prefetched.
+        single_image: x holds one image only.
         """
         (rows,), (columns,) = self.axes
 
@@ -405,15 +407,11 @@ class UnitSums:
         }
         # images, output rows, output columns
         for n in loop(pixels.images[1], start=pixels.images[0]):
-            for p in loop(pixels.rows[1], start=pixels.rows[0], adds=self.axes == SAME_PLACE):
+            for p in loop(pixels.rows[1], start=pixels.rows[0]):
                 for q in loop(pixels.columns[1], start=pixels.columns[0], adds=True):
                     pixel = x.at(0 if single_image else n, p * rows.input_step, q * columns.input_step, 0)
-                    dy = self.dy.at(n, p, q, 0)
-                    gradients = [dy.load((0, 0, 0, start), width) for start, width in self.vectors]
-                    if rows_ahead is not None:
-                        pixel.prefetch((0, rows_ahead * rows.input_step, 0, 0))
-                        for start, _ in self.vectors:
-                            dy.prefetch((0, rows_ahead, 0, start))
+                    place = (0,) * (len(self.dy.shape) - 4) + (n, p, q)
+                    gradients = [self.dy.load((*place, start), width) for start, width in self.vectors]
                     # one scalar of x per row of the tile, one FMA per vector of filters
                     for i, (_, offset) in enumerate(tile):
                         scalar = pixel.neighbour(offset)

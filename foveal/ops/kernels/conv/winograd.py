@@ -53,7 +53,7 @@ from foveal.ops.kernels import expression
 from foveal.ops.kernels.conv.cost_model import Algorithm
 from foveal.ops.kernels.conv.winograd_grid import Grid, near_equal, rows_of_tiles
 from foveal.ops.kernels.conv.winograd_input import TileTransform
-from foveal.ops.kernels.conv.winograd_output import OutputTransform, TileBlock, edge_functions
+from foveal.ops.kernels.conv.winograd_output import OutputTransform, TileBlock, is_cut
 from foveal.ops.kernels.conv.winograd_products import PointProducts
 from foveal.ops.kernels.conv.winograd_transform import transform_2d
 from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs
@@ -112,14 +112,13 @@ def lower(
     """
     K, C = y.shape[1], x.shape[1]
     # The shape of an array per thread is that of one thread's copy; in a kernel its first index selects the thread.
-    # edge: outputs of a tile that reaches over the edge, before the valid ones are stored. zeros: read in place of
-    # padding.
-    edge = lowering.scratch((1, grid.outputs, lanes()), per_thread=True)
+    # half: a tile that is transformed back along its columns only. zeros: read in place of padding.
+    half = lowering.scratch((1, grid.vertical.outputs * grid.horizontal.points, tile_for(K).lanes), per_thread=True)
     zeros = lowering.scratch((1, C), per_thread=True)
     x, w = x.permuted(0, 2, 3, 1), outputs_last(lowering, w)
     parallel_over = algorithm.parallel_over or ("filters" if threads_share_filters(grid, C, K) else "tiles")
     if parallel_over == "filters":
-        lower_by_filters(lowering, y, x, w, grid, (edge, zeros), rotate)
+        lower_by_filters(lowering, y, x, w, grid, (half, zeros), rotate)
         return
     tile, sizes = tile_for(K), CallSizes()
     # U of all filters; V and M of the block of tiles that a thread works on
@@ -131,11 +130,11 @@ def lower(
     functions = [
         TileTransform(grid, C).function(V, x),
         PointProducts(grid.order.ranges, pieces_of(T, tile.rows), C, tile).function(M, V, U),
-        *edge_functions(edge, M, grid, y.shape[2:], tile.width),
     ]
-    tasks, scratch = ceil_div(grid.tiles, T), [V, M, edge, zeros]
-    spec = spec_for(sizes, x, [V, M], [edge, zeros, U])
-    static: dict[str, Any] = {"functions": functions, "grid": grid.of_one_tile, "filters": K}
+    tasks, scratch = ceil_div(grid.tiles, T), [V, M, half, zeros]
+    spec = spec_for(sizes, x, [V, M], [half, zeros, U])
+    cut = is_cut(grid, y.shape[2:])
+    static: dict[str, Any] = {"functions": functions, "grid": grid.of_one_tile, "filters": K, "cut": cut}
     y.call(lowering, winograd, tasks, scratch, [x, U], spec=spec, sizes=sizes.values, **static)
 
 
@@ -144,9 +143,9 @@ def lower_by_filters(
 ) -> None:
     """`lower` where threads share blocks of filters, for x [N, H, W, C] and w [K, C, 3, 3] as kernels read them.
 
-    scratch: edge and zeros.
+    scratch: half and zeros.
     """
-    (edge, zeros), K, C = scratch, y.shape[1], x.shape[3]
+    (half, zeros), K, C = scratch, y.shape[1], x.shape[3]
     tile, sizes, places = tile_for(K), CallSizes(), rounded_up(grid.tiles)
     # V of all tiles; U and M of the block of filters that a thread works on
     V = tile_rows(lowering, grid.points, grid.tiles, places, row_of(C), per_thread=False)
@@ -157,16 +156,16 @@ def lower_by_filters(
     lowering.call(transform_inputs, [V, zeros], [x], specs=specs, sizes=sizes.values, **static)
     U = lowering.scratch((1, grid.classes, min(C, CHANNEL_PART), tile.lanes), per_thread=True)
     M = tile_rows(lowering, grid.points, grid.tiles, places, tile.lanes)
-    # of the parts of the channels, then of the edge
+    # of the parts of the channels
     classes, pieces = grid.order.ranges, pieces_of(grid.tiles, tile.rows)
     products = [PointProducts(classes, pieces, n, tile, add=True) for n, *_ in channel_parts(C)]
     functions = [part.function(M, V, U) for part in products]
-    functions += edge_functions(edge, M, grid, y.shape[2:], tile.width)
     sizes = CallSizes()
-    spec = spec_for(sizes, x, [V, M], [U, edge, w])
-    static = {"functions": functions, "rotate": rotate, "grid": grid.of_one_tile, "filters": K}
+    spec = spec_for(sizes, x, [V, M], [U, half, w])
+    cut = is_cut(grid, y.shape[2:])
+    static = {"functions": functions, "rotate": rotate, "grid": grid.of_one_tile, "filters": K, "cut": cut}
     # each filter belongs to one task, so one row of partial sums is enough
-    y.call(lowering, winograd_by_filters, 1, [U, M, edge], [V, w], spec=spec, sizes=sizes.values, **static)
+    y.call(lowering, winograd_by_filters, 1, [U, M, half], [V, w], spec=spec, sizes=sizes.values, **static)
 
 
 def tile_rows(lowering: Lowering, points: int, tiles: int, places: int, row: int, *, per_thread: bool = True) -> View:
@@ -293,7 +292,7 @@ class FilterTransform:
 
 
 def winograd(
-    *arrays: Array, grid: Grid, filters: int, epilogue: Epilogue, functions: tuple[Callable[..., None], ...]
+    *arrays: Array, grid: Grid, filters: int, cut: bool, epilogue: Epilogue, functions: tuple[Callable[..., None], ...]
 ) -> None:
     """y = A^T [sum_c (G g G^T) * (B^T d B)] A, threads share blocks of tiles.
 
@@ -301,11 +300,12 @@ def winograd(
     """
     bound = BoundEpilogue(epilogue, arrays, 6, far=True)
     # x [N, H, W, C], U [blocks, classes, C, columns]. The shape of one thread's copy, of which the first index selects
-    # the thread: V [1, points, T, row], M [1, points, T, columns], edge [1, outputs, lanes], zeros [1, C]
-    V, M, edge, zeros, x, U = bound.operands
-    transform_tiles, multiply_points, *store_edge = functions
+    # the thread: V [1, points, T, row], M [1, points, T, columns], half [1, rows x points, columns],
+    # zeros [1, C]
+    V, M, half, zeros, x, U = bound.operands
+    transform_tiles, multiply_points = functions
     tile, T = tile_for(filters), V.extents[2]
-    outputs = OutputTransform(bound, edge, grid, tile, store_edge)
+    outputs = OutputTransform(bound, half, grid, tile, cut)
     sizes = TileTransform(grid, x.shape[3]).sizes(x, outputs.counts)
     tiles = x.extents[0] * math.prod(outputs.counts)
     clear_row(zeros)
@@ -354,6 +354,7 @@ def winograd_by_filters(
     grid: Grid,
     filters: int,
     rotate: bool,
+    cut: bool,
     epilogue: Epilogue,
     functions: tuple[Callable[..., None], ...],
 ) -> None:
@@ -364,13 +365,13 @@ def winograd_by_filters(
     """
     bound = BoundEpilogue(epilogue, arrays, 5, far=True)
     # V [1, points, tiles, row] of all threads, w [K, C, 3, 3]. The shape of one thread's copy, of which the first index
-    # selects the thread: U [1, classes, CHANNEL_PART, columns], M [1, points, tiles, columns], edge [1, outputs, lanes]
-    U, M, edge, V, w = bound.operands
+    # selects the thread: U [1, classes, CHANNEL_PART, columns], M [1, points, tiles, columns],
+    # half [1, rows x points, columns]
+    U, M, half, V, w = bound.operands
     C, tile, tiles = w.shape[1], tile_for(filters), V.extents[2]
     parts = channel_parts(C)
-    products, store_edge = functions[: len(parts)], functions[len(parts) :]
     transform = FilterTransform(grid, w, rotate)
-    outputs = OutputTransform(bound, edge, grid, tile, store_edge)
+    outputs = OutputTransform(bound, half, grid, tile, cut)
     # a task is a block of filters
     for b, valid in parallel_filter_blocks(filters, tile.lanes):
         U_thread, M_thread = U.at(thread(), 0, 0, 0), M.at(thread(), 0, 0, 0)
@@ -378,7 +379,7 @@ def winograd_by_filters(
             for i, width in vectors(tile.lanes):
                 M_thread.store((0, point, t, i), 0.0, width)
         # parts of the channels
-        for (channels, count, start), multiply_points in zip(parts, products, strict=True):
+        for (channels, count, start), multiply_points in zip(parts, functions, strict=True):
             for i in loop(count):
                 c = i * channels + start
                 for j in loop(channels):

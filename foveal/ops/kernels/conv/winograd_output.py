@@ -1,26 +1,26 @@
-"""The transform back, A^T M A, and what becomes of its results."""
+"""The transform back, A^T M A, and what becomes of its results.
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+A tile is transformed along its columns for all filters of a block, then along its rows: a row of outputs for one vector
+of filters after the other. What lies between, A^T M, is kept in the first-level cache. So few values are alive at a
+time that they fit into 16 registers, the epilogue's among them, and the outputs of a pixel are stored close together:
+a line that is written past the cache leaves the processor whole only if its vectors follow each other at once.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from foveal.kernel.compile import ArraySpec, Kernel
 from foveal.kernel.lang import Array, Index, Scalar, Value, loop, minimum, otherwise, thread, vectors, when, where
 from foveal.ops.kernels.conv.winograd_grid import Grid, tiles
 from foveal.ops.kernels.conv.winograd_input import Pixel, far_lines, prefetch_pixels
-from foveal.ops.kernels.conv.winograd_transform import transform_2d
+from foveal.ops.kernels.conv.winograd_matrices import Matrix
+from foveal.ops.kernels.conv.winograd_transform import diagonal_blocks, multiply_matrix, submatrix
 from foveal.ops.kernels.epilogue import BoundEpilogue, exceeds_l2
 from foveal.ops.kernels.register_tile import Tile
 from foveal.ops.window import Pair
-from foveal.view import View
 
 # Tiles between the one that is stored and the one whose epilogue operands are prefetched. With fewer tiles between them
 # the lines would arrive too late; with more tiles, more lines would occupy the cache until they are used.
 AHEAD = 2
-
-# Outputs of a tile that pass the epilogue together: all of a 4 x 4 tile. Tiles of the gradient in x with stride 2 have
-# up to 64 outputs, whose values would not fit into the registers together.
-OUTPUTS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -40,24 +40,55 @@ class OutputTransform:
     """The transform back, A^T M A, whose results pass the epilogue."""
 
     bound: BoundEpilogue
-    #: [threads, outputs, lanes]: outputs of a tile that reaches over the edge, before the valid ones are stored
-    edge: Array
+    #: [threads, rows x points of a row, filters of a block]: A^T M of a tile
+    half: Array
     grid: Grid
     #: the register tile, whose columns are the filters of a block
     tile: Tile
-    #: `store_edge_outputs` if any tile reaches over the edge
-    store_edge: Sequence[Callable[..., None]]
+    #: True if a tile may reach over the right edge
+    cut: bool
 
     def store(self, M: Array, block: TileBlock, b: Index, valid: int) -> None:
         """Store the outputs of a block of tiles for the `valid` filters of filter block b."""
-        # vectors of filters
+        k = b * self.tile.lanes
+        if self.bound.epilogue.has_sums:
+            for start, width in vectors(valid, self.tile.width):
+                self.bound.zero_sums(block.task, k + start, width)
+        for t, place in tiles(block.first, block.count, *self.counts):
+            self.prefetch_operands(place, k, valid)
+            self.transform_columns(M.at(0, 0, t, 0), valid)
+            self.store_rows(block.task, self.grid.first_output(place), k, valid)
+
+    def transform_columns(self, M: Array, valid: int) -> None:
+        """half = A^T M of the tile at the origin of M [1, points, tiles, k], for the `valid` filters k."""
+        vertical, points, columns = self.grid.vertical.AT, self.grid.order.point, self.grid.horizontal.points
         for start, width in vectors(valid, self.tile.width):
-            k = b * self.tile.lanes + start
-            if self.bound.epilogue.has_sums:
-                self.bound.zero_sums(block.task, k, width)
-            for t, place in tiles(block.first, block.count, *self.counts):
-                self.prefetch_operands(place, k, width)
-                self.store_tile(M.at(0, 0, t, start), block.task, self.grid.first_output(place), k, width)
+            for j in range(columns):
+                column = [M.load((0, points[i, j], 0, start), width) for i in range(self.grid.vertical.points)]
+                for i, value in products(vertical, column):
+                    self.half.store((thread(), i * columns + j, start), value, width)
+
+    def store_rows(self, task: Index, pixel: Pixel, k: Index, valid: int) -> None:
+        """Store the outputs of the tile that begins at `pixel`, those rows of it that are inside of the image.
+
+        k: the first of the `valid` filters.
+        """
+        (n, p, q), columns = pixel, self.grid.horizontal.points
+        for i in loop(minimum(self.grid.vertical.outputs, self.size[0] - p)):
+            for start, width in vectors(valid, self.tile.width):
+                row = [self.half.load((thread(), i * columns + j, start), width) for j in range(columns)]
+                outputs = dict(products(self.grid.horizontal.AT, row))
+                values = [outputs[j] for j in range(len(outputs))]
+                whole = self.is_whole(q)
+                for _ in when(whole):
+                    self.bound.store(task, [(n, p + i, q + j) for j in range(len(values))], values, k + start, width)
+                # a row that reaches over the edge is kept where it came from, then stored as far as it is inside
+                for _ in otherwise(whole):
+                    for j, value in enumerate(values):
+                        self.half.store((thread(), i * columns + j, start), value, width)
+                    for column in loop(self.size[1] - q):
+                        inside = self.half.load((thread(), i * columns + column, start), width)
+                        self.bound.store(task, [(n, p + i, q + column)], [inside], k + start, width)
 
     @property
     def size(self) -> tuple[Index, Index]:
@@ -70,39 +101,14 @@ class OutputTransform:
         """Rows and columns of tiles of an image."""
         return self.grid.counts(self.size)
 
-    def store_tile(self, M: Array, task: Index, pixel: Pixel, k: Index, width: int) -> None:
-        """Store the outputs of one tile, which begins at `pixel`, for `width` filters from k on.
+    def is_whole(self, q: Index) -> Scalar:
+        """True if all columns of the tile that begins at column q are inside of the image.
 
-        M begins at the tile and at filter k. A tile that reaches over the edge is written into the buffer `edge` first;
-        then the outputs that are inside of the image are stored one by one.
+        Images whose rows are multiples of a tile's need no test at run time.
         """
-        (n, p, q), (rows, columns) = pixel, (self.grid.vertical.outputs, self.grid.horizontal.outputs)
-        whole = self.is_whole(p, q)
-        for _ in when(whole):
-            values = transformed_back(M, self.grid, width)
-            # as many outputs at a time as registers hold
-            while group := list(itertools.islice(values, OUTPUTS_AT_ONCE)):
-                pixels = [(n, p + i, q + j) for i, j, _ in group]
-                self.bound.store(task, pixels, [value for *_, value in group], k, width)
-        for _ in otherwise(whole):
-            (store_edge,) = self.store_edge
-            store_edge(self.edge.at(thread(), 0, 0), M)
-            for row in loop(minimum(rows, self.size[0] - p)):
-                for column in loop(minimum(columns, self.size[1] - q)):
-                    value = self.edge.load((thread(), row * columns + column, 0), width)
-                    self.bound.store(task, [(n, p + row, q + column)], [value], k, width)
+        return q + self.grid.horizontal.outputs <= self.size[1] if self.cut else True
 
-    def is_whole(self, p: Index, q: Index) -> Scalar:
-        """True if all outputs of the tile that begins at (p, q) are inside of the image.
-
-        Images whose sizes are multiples of a tile's need no test at run time.
-        """
-        if not self.store_edge:
-            return True
-        rows, columns = self.size
-        return (p + self.grid.vertical.outputs <= rows) & (q + self.grid.horizontal.outputs <= columns)
-
-    def prefetch_operands(self, place: Pixel, k: Index, width: int) -> None:
+    def prefetch_operands(self, place: Pixel, k: Index, valid: int) -> None:
         """Start to fetch what the epilogue reads for the outputs of the tile AHEAD places further on in the grid.
 
         Nothing is fetched where images fit into the cache.
@@ -115,7 +121,7 @@ class OutputTransform:
         ahead = minimum(j - columns + AHEAD, columns - 1)
         n, p, q = self.grid.first_output((n, where(is_inside, i, i + 1), where(is_inside, j + AHEAD, ahead)))
         for i in loop(where(exceeds_l2(self.bound.outputs[0]), self.grid.vertical.outputs, 0)):
-            self.bound.prefetch([(n, p + i, q + j) for j in range(self.grid.horizontal.outputs)], k, width)
+            self.bound.prefetch([(n, p + i, q + j) for j in range(self.grid.horizontal.outputs)], k, valid)
 
     def prefetch(self, block: TileBlock, k: Index, valid: int) -> None:
         """Prefetch the lines that the results will be stored to, so that they are in the cache after the products.
@@ -130,23 +136,13 @@ class OutputTransform:
                 prefetch_pixels(first, grid.vertical.outputs, grid.horizontal.outputs, lines)
 
 
-def transformed_back(M: Array, grid: Grid, width: int) -> Iterator[tuple[int, int, Value]]:
-    """Yield the outputs (i, j, value) of the tile at the origin of M [1, points, tiles, k], for `width` filters."""
-    points = grid.order.point
-    return transform_2d(grid.vertical.AT, grid.horizontal.AT, lambda i, j: M.load((0, points[i, j], 0, 0), width))
+def products(matrix: Matrix, values: Sequence[Value]) -> Iterator[tuple[int, Value]]:
+    """Yield (i, value) for the elements of matrix @ values: one block after the other of a block diagonal matrix."""
+    for rows, columns in diagonal_blocks(matrix):
+        results = multiply_matrix(submatrix(matrix, rows, columns), [values[j] for j in columns])
+        yield from zip(rows, results, strict=True)
 
 
-def edge_functions(edge: View, M: View, grid: Grid, size: Pair, width: int) -> list[Kernel]:
-    """`store_edge_outputs` for edge [1, outputs, lanes] and M [1, points, tiles, columns], if a tile is cut."""
-    if not any(n % m for n, m in zip(size, (grid.vertical.outputs, grid.horizontal.outputs), strict=True)):
-        return []
-    specs = ArraySpec(edge.shape, edge.strides), ArraySpec((1, M.shape[1], 1, M.shape[3]), M.strides)
-    # the outputs of a tile do not depend on where it lies
-    static = (("grid", grid.of_one_tile), ("width", width))
-    return [Kernel(store_edge_outputs, specs, static, indices=0)]
-
-
-def store_edge_outputs(edge: Array, M: Array, *, grid: Grid, width: int) -> None:
-    """edge[0, output, k] = all outputs of the tile at the origin of M, for `width` filters."""
-    for i, j, value in transformed_back(M, grid, width):
-        edge.store((0, i * grid.horizontal.outputs + j, 0), value, width)
+def is_cut(grid: Grid, size: Pair) -> bool:
+    """True if tiles reach over the right edge of outputs of `size` = (P, Q)."""
+    return size[1] % grid.horizontal.outputs > 0

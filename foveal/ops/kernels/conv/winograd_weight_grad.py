@@ -22,14 +22,14 @@ Measured on two cores of Zen 4 against a peak of 233 GFLOP/s, counting direct co
 GFLOP/s for 64 and 128 channels (`foveal bench ops 3x3`, rows dw, docs/results.md).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from foveal.kernel.compile import ArraySpec, Kernel
 from foveal.kernel.lang import Array, Index, Value, loop, minimum, parallel, splat, thread, var, vectors
 from foveal.ops.kernels.conv.cost_model import Algorithm, channel_block
-from foveal.ops.kernels.conv.winograd import PAD, clear_row, tile_rows
+from foveal.ops.kernels.conv.winograd import PAD, clear_row, filter_blocks, tile_rows
 from foveal.ops.kernels.conv.winograd_grid import Grid
 from foveal.ops.kernels.conv.winograd_input import TileTransform
 from foveal.ops.kernels.conv.winograd_transform import ClassRange, transform_2d
@@ -161,15 +161,25 @@ class TransformedSums:
 
     def add_block(self, D: Array, V: Array, M: Array, count: Index) -> None:
         """D[class, c, k] += sum over `count` tiles t and the points of the class of V[point, t, c] M[point, t, k]."""
-        tile = tile_for(self.filters)
-        full, tail = divmod(self.filters, tile.lanes)
         for classes in self.classes:
             for n in loop(classes.classes):
-                # blocks of filters as wide as a register tile
-                for b in loop(full):
-                    self.add_filters(D, V, M, count, (classes, n), (b * tile.lanes, tile.lanes))
-                if tail:
-                    self.add_filters(D, V, M, count, (classes, n), (full * tile.lanes, tail))
+                for block in self.filter_blocks():
+                    self.add_filters(D, V, M, count, (classes, n), block)
+
+    def filter_blocks(self) -> Iterator[tuple[Index, int]]:
+        """Loop over the blocks of filters, as wide as a register tile: (first filter, how many)."""
+        columns = tile_for(self.filters).lanes
+        for b, valid in filter_blocks(self.filters, columns):
+            yield b * columns, valid
+
+    def place(self, c: Index, block: tuple[Index, int]) -> Index:
+        """Where the sums of channel c for a block of filters begin among those of a class.
+
+        The sums of a block stand together, a row for each channel, so that a class is one stream in memory: where they
+        do not stay in the second-level cache, they are fetched ahead.
+        """
+        first, valid = block
+        return first * self.channels + c * valid
 
     def add_filters(
         self, D: Array, V: Array, M: Array, count: Index, class_: tuple[ClassRange, Index], block: tuple[Index, int]
@@ -182,7 +192,7 @@ class TransformedSums:
         for rows, times in split(self.channels, tile.rows):
             for i in loop(times):
                 c = i * rows + first
-                sums = D.at(0, n + classes.first, c * self.filters + k)
+                sums = D.at(0, n + classes.first, self.place(c, block))
                 point = n * classes.copies + classes.start
                 left, right = V.at(0, point, 0, c), M.at(0, point, 0, k)
                 self.add_register_tile(sums, left, right, (classes.copies, count), rows, starts)
@@ -196,8 +206,9 @@ class TransformedSums:
         D, V and M begin at its first channel and filter, V and M at the first point of the class. steps: numbers of
         points and of tiles that are summed over.
         """
+        by_channel = starts[-1][0] + starts[-1][1]
         acc = {
-            (i, s): var(D.load((0, 0, i * self.filters + start), width), width)
+            (i, s): var(D.load((0, 0, i * by_channel + start), width), width)
             for i in range(rows)
             for s, (start, width) in enumerate(starts)
         }
@@ -211,7 +222,7 @@ class TransformedSums:
                         acc[i, s].fma(splat(x, starts[s][1]), gradient)
         for (i, s), total in acc.items():
             start, width = starts[s]
-            D.store((0, 0, i * self.filters + start), total, width)
+            D.store((0, 0, i * by_channel + start), total, width)
 
 
 def add_block(D: Array, V: Array, M: Array, count: Index, *, sums: TransformedSums) -> None:
@@ -223,15 +234,16 @@ def store_gradient(dw: Array, D: Array, grid: Grid, division: TileDivision) -> N
     """dw[0, r, s, c, k] = (A_w^T D A_w)[r, s] for the task's channels and filters."""
     vertical, horizontal, numbers = grid.vertical.AW, grid.horizontal.AW, grid.order.class_
 
-    def store_vector(c: Index, k: Index, width: int) -> None:
-        sums = D.at(0, 0, c * division.filters + k)
-
+    def store_vector(c: Index, k: Index, sums: Array, width: int) -> None:
         def element(i: int, j: int) -> Value:
             return sums.load((0, numbers[i, j], 0), width)
 
         for r, s, value in transform_2d(vertical, horizontal, element):
             dw.store((0, r, s, c, k), value, width)
 
-    for c in loop(division.channels):
-        for k, width in vectors(division.filters):
-            store_vector(c, k, width)
+    layout = TransformedSums(grid.order.ranges, division.channels, division.filters)
+    for first, valid in layout.filter_blocks():
+        for c in loop(division.channels):
+            for start, width in vectors(valid):
+                sums = D.at(0, 0, layout.place(c, (first, valid)) + start)
+                store_vector(c, first + start, sums, width)

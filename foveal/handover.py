@@ -1,0 +1,195 @@
+"""Handing arrays over: what a caller gives is copied into a program's memory, and results into arrays of their own.
+
+A program computes on memory of its own, so a caller may change an array as soon as a call has returned, and keep what
+it got. Large arrays are copied by native code on the program's threads, from the caller's memory order to the
+program's, at the rate at which memory is copied; what is given is checked for NaN and infinity on the way. Small arrays
+are copied, and were checked before, by NumPy, which begins sooner.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from foveal.bind import make_table
+from foveal.errors import NumericsError
+from foveal.kernel import runtime
+from foveal.kernel.builder import PARALLEL_LOOPS
+from foveal.kernel.compile import Kernel, native
+from foveal.lower import KernelCall, Lowered, lower_copy
+from foveal.strides import Ndarray, Shape, memory_order, ordered
+from foveal.view import Buffer, View
+from foveal.workers import workers
+
+# Bytes of an array from which on it is copied by native code, and from which on threads share the copy: telling them
+# takes about as long as copying half of it.
+LARGE, SHARED = 1 << 15, 1 << 18
+# Images of fewer channels than this are copied into channels-last memory channel by channel, where NumPy does it, so
+# that its innermost loop runs over pixels.
+MIN_CHANNELS = 9
+# Bits of infinity. A float32 read as an integer is larger only if it is NaN.
+INFINITY = 0x7F800000
+# The words of a record in a table of calls, which the addresses of its arrays follow.
+RECORD = 3
+
+
+def check_finite(x: Ndarray, what: str) -> None:
+    """Raise NumericsError if x holds NaN or infinity; the message names the first one."""
+    # One fast pass: a sum is finite only if all elements are. One that overflows is looked at below.
+    if x.nbytes < LARGE and x.flags.c_contiguous:
+        # of squares, for which NumPy looks for no errors of its own
+        total = np.vdot(x, x)
+    else:
+        with np.errstate(all="ignore"):
+            total = x.sum()
+    if math.isfinite(total):
+        return
+    bad = np.argwhere(~np.isfinite(x))
+    if len(bad):
+        index = tuple(int(i) for i in bad[0])
+        raise NumericsError(
+            f"{what} holds {x[index]} at index {index} ({len(bad)} of {x.size} values are NaN or infinite);"
+            " clean the data. Nothing was computed"
+        )
+
+
+def check_early(x: Ndarray, what: str) -> str:
+    """Check a small array, and return ""; of a large one return its name, by which it is checked when it is copied."""
+    if x.nbytes >= LARGE:
+        return what
+    check_finite(x, what)
+    return ""
+
+
+@dataclass(frozen=True)
+class Handover:
+    """The native copies of a program, by number of the argument or result; none of small ones."""
+
+    #: by the caller's memory order, outermost axis first: how an argument is copied. float32 is checked
+    arguments: dict[int, dict[Shape, KernelCall]]
+    #: how a result is copied into an array in C order
+    results: dict[int, KernelCall]
+
+    @property
+    def kernels(self) -> list[Kernel]:
+        """The kernels of all copies."""
+        calls = [*(call for orders in self.arguments.values() for call in orders.values()), *self.results.values()]
+        return [call.kernel for call in calls]
+
+
+def plan_handover(lowered: Lowered) -> Handover:
+    """Return how the arguments and results of a program are copied by native code."""
+    arguments: dict[int, dict[Shape, KernelCall]] = {}
+    results: dict[int, KernelCall] = {}
+    for number, view in large(lowered.arguments):
+        # past the cache where it is as large as a temporary value that is written so
+        own = View(Buffer(view.buffer.size, view.buffer.dtype), view.shape, view.strides)
+        checked = view.buffer.dtype == "float32"
+        # as NumPy makes arrays, and as the program has them
+        orders = dict.fromkeys([tuple(range(len(view.shape))), memory_order(view.strides)])
+        calls = {order: lower_copy(own, of_caller(view, order), checked) for order in orders}
+        arguments[number] = {order: call for order, call in calls.items() if call is not None}
+    for number, view in large(lowered.outputs):
+        call = lower_copy(of_caller(view, tuple(range(len(view.shape)))), view.over(view.shape, view.strides), False)
+        if call is not None:
+            results[number] = call
+    return Handover(arguments, results)
+
+
+def large(views: Sequence[View]) -> Iterator[tuple[int, View]]:
+    """Yield the arrays that are copied by native code, with their numbers."""
+    for number, view in enumerate(views):
+        if 4 * math.prod(view.shape) >= LARGE:
+            yield number, view
+
+
+def of_caller(view: View, order: Shape) -> View:
+    """Return an array of the caller's, of a view's shape and dtype, whose axes lie in this order, outermost first."""
+    return View(Buffer(view.buffer.size, view.buffer.dtype, argument=True), view.shape, ordered(view.shape, order))
+
+
+class Copier:
+    """A native copy that is made again and again, by one thread at a time."""
+
+    def __init__(self, call: KernelCall, threads: int) -> None:
+        """threads: how many may make it at most."""
+        self.code = native([call.kernel])
+        self.shared = 4 * math.prod(call.views[0].shape) >= SHARED
+        self.counters = np.zeros((1, PARALLEL_LOOPS * threads), np.int64)
+        # the arrays' addresses are given in each run
+        memory = {view.buffer: np.zeros(1, np.float32) for view in call.views}
+        checked = call.written[1:]
+        #: what the kernel finds while it reads: largest magnitudes
+        self.largest = np.zeros(checked[0].buffer.size if checked else 1, np.float32)
+        memory |= {view.buffer: self.largest for view in checked}
+        counters = self.counters if threads > 1 else None
+        self.table = make_table([call], [0], self.code.addresses, memory, counters)
+        self.source = RECORD + len(call.views) - 1
+        self.records = self.table.ctypes.data
+
+    def run(self, target: int, source: int, threads: int) -> None:
+        """Copy from one address to another, on so many threads."""
+        self.table[RECORD], self.table[self.source] = target, source
+        self.counters[:] = 0
+        if threads == 1 or not self.shared:
+            runtime.alone()(self.records, 1, 0)
+        else:
+            workers().run(threads, self.records, 1)
+
+    def found_finite(self) -> bool:
+        """Return True if all that the last run has read was finite."""
+        return int(self.largest.view(np.int32).max()) < INFINITY
+
+
+class Entrance:
+    """The memory of an argument, and how it is filled."""
+
+    def __init__(self, memory: Ndarray, copies: dict[Shape, KernelCall], threads: int) -> None:
+        self.memory, self.address = memory, memory.ctypes.data
+        self.copiers = [(order, Copier(call, threads)) for order, call in copies.items()]
+
+    def fill(self, given: Ndarray, name: str, threads: int) -> None:
+        """Copy what was given. Raises NumericsError for NaN and infinity in it, unless its name is ""."""
+        copier = self.copier(given) if self.copiers else None
+        if copier is None:
+            if name:
+                check_finite(given, name)
+            fill(self.memory, given)
+            return
+        copier.run(self.address, given.ctypes.data, threads)
+        if name and not copier.found_finite():
+            # of the copy: the caller's array may have been changed meanwhile
+            check_finite(self.memory, name)
+
+    def copier(self, given: Ndarray) -> Copier | None:
+        """Return the native copy of arrays that lie as this one does; None if there is none."""
+        if given.shape != self.memory.shape or given.dtype != self.memory.dtype or not given.flags.aligned:
+            return None
+        fitting = (copier for order, copier in self.copiers if given.transpose(order).flags.c_contiguous)
+        return next(fitting, None)
+
+
+class Exit:
+    """The memory of a result, and how it is handed out."""
+
+    def __init__(self, memory: Ndarray, call: KernelCall | None, threads: int) -> None:
+        self.memory, self.address = memory, memory.ctypes.data
+        self.copier = Copier(call, threads) if call else None
+
+    def copy(self, threads: int) -> Ndarray:
+        """Return a copy in C order, for the caller to keep."""
+        if self.copier is None:
+            return self.memory.copy()
+        made: Ndarray = np.empty(self.memory.shape, self.memory.dtype)
+        self.copier.run(made.ctypes.data, self.address, threads)
+        return made
+
+
+def fill(target: Ndarray, given: Ndarray) -> None:
+    """Copy an argument into its memory, by NumPy."""
+    if target.ndim == 4 and 1 < target.shape[1] < MIN_CHANNELS and given.strides != target.strides:
+        for channel in range(target.shape[1]):
+            target[:, channel] = given[:, channel]
+    else:
+        target[...] = given
