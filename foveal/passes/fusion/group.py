@@ -33,7 +33,7 @@ class Group:
         """The input of the anchor that can be computed while it is read."""
         if self.anchor is None or self.anchor.op is None:
             return None
-        position = self.anchor.op.prologue(**self.anchor.attributes)
+        position = self.anchor.op.prologue(*(x.shape for x in self.anchor.inputs), **self.anchor.attributes)
         return None if position is None else self.anchor.inputs[position]
 
     @property
@@ -42,9 +42,9 @@ class Group:
         others = (node for node in self.results if node is not self.anchor and node.op is conv2d_weight_grad)
         return next(others, None) if self.anchor else None
 
-    def reads_in_epilogue(self, node: Node) -> bool:
-        """True for what is computed from members of the group, as they are and as its epilogue reduces them."""
-        return node in self.members or (node in self.results and node is not self.anchor)
+    def reads_in_epilogue(self, user: Node, node: Node) -> bool:
+        """True if the epilogue reads the node for a user: a member of the group, or its gradient in the weights."""
+        return user in self.members or (user is self.weight_grad and user.inputs[1] is node)
 
     def readers(self) -> list[Node]:
         """Return the nodes that are computed, each after those of the others that it reads."""
