@@ -254,30 +254,34 @@ class Lowerer:
         return reorder.lower(self, y, x, checked)
 
     def straight_line(
-        self, nodes: Sequence[Node], reductions: Sequence[Node] = (), given: Sequence[Node] = ()
+        self, nodes: Sequence[Node], wanted: Sequence[Node] = (), given: Sequence[Node] = ()
     ) -> StraightLine:
-        """Return pointwise nodes as steps. `reductions` read some of them; values `given` have the first slots."""
-        readers = list(dict.fromkeys([*nodes, *reductions]))
-        read = dict.fromkeys(x for node in readers for x in node.inputs if x.op is not constant)
-        inputs = [x for x in read if x not in {*readers, *given}]
+        """Return pointwise nodes as steps. Values `wanted` get slots too, and those `given` have the first ones."""
+        read = dict.fromkeys([*(x for node in nodes for x in node.inputs), *wanted])
+        inputs = [x for x in read if x.op is not constant and x not in {*nodes, *given}]
         slots = {node: i for i, node in enumerate((*given, *inputs))}
         steps: list[expression.Step] = []
         # Step i writes slot first_step + i.
         first_step = len(slots)
-        for node in readers:
-            # A constant is an immediate operand: a step of its own before the first node that reads it.
-            for x in node.inputs:
+
+        def add_constants(values: Sequence[Node]) -> None:
+            """A constant is an immediate operand: a step of its own before the first node that reads it."""
+            for x in values:
                 if x.op is constant and x not in slots:
                     slots[x] = first_step + len(steps)
                     steps.append(("constant", tuple(x.attributes.items()), ()))
-            if node in nodes and node.op is broadcast_to:
+
+        for node in nodes:
+            add_constants(node.inputs)
+            if node.op is broadcast_to:
                 # every input is read over the whole domain
                 slots[node] = slots[node.inputs[0]]
-            elif node in nodes:
+            else:
                 assert node.op is not None
                 slots[node] = first_step + len(steps)
                 operands = tuple(slots[x] for x in node.inputs)
                 steps.append((node.op.key, tuple(sorted(node.attributes.items())), operands))
+        add_constants(wanted)
         return StraightLine(inputs, tuple(steps), slots)
 
     def pointwise(self, group: Group) -> None:
@@ -305,7 +309,7 @@ class Lowerer:
 
     def reduction(self, group: Group) -> None:
         """Lower reductions over the same axes of one domain, with the pointwise nodes before them, to one pass."""
-        line = self.straight_line(group.members, group.results)
+        line = self.straight_line(group.members, [node.inputs[0] for node in group.results])
         views = [self.operand(group.results[0], x) for x in line.inputs]
         axes = group.results[0].attributes["axes"]
         is_reduced = tuple(axis in axes for axis in range(len(group.domain)))
@@ -391,7 +395,10 @@ class Lowerer:
         """Return what the anchor's kernels do with its output: steps, what is stored, sums and moments."""
         sums = [r for r in group.results if channel_reduction(r) == "sum"]
         moments = [r for r in group.results if channel_reduction(r) == "moments"]
-        line = self.straight_line(group.members, [*sums, *moments], given=[node])
+        weight_grad = group.weight_grad
+        # the values that are added up, and those that the gradient in the weights multiplies dy by
+        summed = [r.inputs[0] for r in [*sums, *moments]] + ([weight_grad.inputs[1]] if weight_grad else [])
+        line = self.straight_line(group.members, summed, given=[node])
         stored = [r for r in group.results if r is node or r in group.members]
         return EpilogueOutputs(
             outputs=[self.views[r] for r in stored],
@@ -401,9 +408,12 @@ class Lowerer:
                 results=tuple(line.slots[r] for r in stored),
                 sums=tuple(line.slots[r.inputs[0]] for r in sums),
                 moments=line.slots[moments[0].inputs[0]] if moments else None,
+                x=line.slots[weight_grad.inputs[1]] if weight_grad else None,
+                taps=math.prod(weight_grad.shape[2:]) if weight_grad else 0,
             ),
             sums=[self.views[r] for r in sums],
             moments=self.views[moments[0]] if moments else None,
+            weight_grad=self.views[weight_grad] if weight_grad else None,
         )
 
     def source(self, group: Group, x: Node) -> expression.FusedInput:

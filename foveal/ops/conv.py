@@ -15,9 +15,10 @@ import numpy as np
 
 from foveal.errors import ShapeError
 from foveal.kernel.lang import Array, Index, Value, fma, loops, parallel, var, where
-from foveal.ops.kernels.conv import select
+from foveal.ops.kernels.conv import depthwise, select
 from foveal.ops.kernels.conv.cost_model import Kind, Problem, problem_of
 from foveal.ops.kernels.epilogue import EpilogueOutputs
+from foveal.ops.kernels.expression import FusedInput
 from foveal.ops.op import Case, HasShape, Lowering, Operator, Tensor, Type
 from foveal.ops.window import PaddingArgument, Pair, PairArgument, Window, pair
 from foveal.strides import Ndarray, Shape, filters_last
@@ -197,9 +198,15 @@ class Conv2d(Convolution):
     def lower(self, lowering: Lowering, y: View, x: View, w: View, *, window: Window, groups: int) -> None:
         self.lower_results(lowering, EpilogueOutputs([y]), x, w, window=window, groups=groups)
 
+    def prologue(self, x: Shape, w: Shape, **_: Any) -> int | None:
+        return 0 if depthwise.computes_input(x, w) else None
+
     def lower_results(
-        self, lowering: Lowering, y: EpilogueOutputs, x: View, w: View, *, window: Window, groups: int
+        self, lowering: Lowering, y: EpilogueOutputs, x: View | FusedInput, w: View, *, window: Window, groups: int
     ) -> None:
+        if isinstance(x, FusedInput):
+            select.lower_computed_forward(lowering, y, x, w, window)
+            return
         problem = self.problem(x.shape, w.shape, window=window, groups=groups)
         algorithm = select.choose(replace(problem, prepared=lowering.prepared_bytes(w)))
         select.lower_forward(lowering, y, x, w, algorithm, window, groups)
@@ -320,6 +327,9 @@ class Conv2dInputGrad(Convolution):
                     acc.fma(where(hit, value, 0.0), w[first + k, channel, r, s])
                 dx[n, c, h, v] = acc
 
+    def prologue(self, dy: Shape, w: Shape, **_: Any) -> int | None:
+        return 0 if depthwise.computes_input(dy, w) else None
+
     def lower(self, lowering: Lowering, dx: View, dy: View, w: View, **attributes: Any) -> None:
         self.lower_results(lowering, EpilogueOutputs([dx]), dy, w, **attributes)
 
@@ -327,13 +337,16 @@ class Conv2dInputGrad(Convolution):
         self,
         lowering: Lowering,
         dx: EpilogueOutputs,
-        dy: View,
+        dy: View | FusedInput,
         w: View,
         *,
         window: Window,
         groups: int,
         image_size: Pair,
     ) -> None:
+        if isinstance(dy, FusedInput):
+            select.lower_computed_input_grad(lowering, dx, dy, w, window)
+            return
         problem = self.problem(dy.shape, w.shape, window=window, groups=groups, image_size=image_size)
         select.lower_input_grad(lowering, dx, dy, w, select.choose(problem), window, groups)
 

@@ -416,8 +416,11 @@ class Operator:
         """Add the calls of the kernels that compute the output; unless overridden the plain one."""
         lowering.call(self.kernel, [y], inputs, plain=True, **attributes)
 
-    def prologue(self, *_: Any, **attributes: Any) -> int | None:
-        """The position of an input that lower_results takes as an expression.FusedInput, computed while it is read."""
+    def prologue(self, *shapes: Any, **attributes: Any) -> int | None:
+        """The position of an input that lower_results takes as an expression.FusedInput, computed while it is read.
+
+        shapes: of the inputs. None if that does not pay, or there is no such input.
+        """
         return None
 
     def lower_results(self, lowering: Lowering, y: Any, /, *inputs: Any, **attributes: Any) -> None:

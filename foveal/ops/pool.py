@@ -64,7 +64,7 @@ class Pooling(Operator):
         check_images(self.name, x)
         return (*x[:2], *window.outputs_inside(self.name, x[2:]))
 
-    def prologue(self, *, window: Window, **rest: Any) -> int | None:
+    def prologue(self, *_: Shape, window: Window, **rest: Any) -> int | None:
         (R, S), (u_rows, u_columns) = window.size, window.stride
         # an element lies in about R S / (u_rows u_columns) windows
         is_cheap = MAX_RECOMPUTATIONS * u_rows * u_columns >= R * S

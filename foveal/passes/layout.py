@@ -169,6 +169,8 @@ class LayoutPlanner:
         for result in group.results:
             alike = result.shape == node.shape
             self.strides[result] = anchor_strides if alike else contiguous(result.shape)
+        if group.weight_grad:
+            self.strides[group.weight_grad] = filters_last(group.weight_grad.shape)
         extras = [x for x in group.inputs() if x not in {*operands, *prologue_inputs}]
         self.reorder_broadcast(group, extras, anchor_strides)
         self.list_crossed(group, extras, anchor_strides)

@@ -1,5 +1,7 @@
 """What convolutions take over of what follows: how many kernels are left, and that the numbers stay the same."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from stages import stages_of
@@ -7,6 +9,7 @@ from stages import stages_of
 from foveal import nn, ops
 from foveal.autodiff import gradients
 from foveal.build import build
+from foveal.kernel.target import assume, host
 from foveal.nn.models.resnet import BasicBlock
 from foveal.ops.batch_norm import per_channel
 from foveal.ops.op import Type
@@ -117,6 +120,58 @@ def test_a_gradient_is_masked_and_summed_while_it_is_written():
         " -> f32[3,20,7,6], f32[20], f32[20]",
         "subtract subtract multiply multiply subtract multiply -> f32[3,20,7,6]",
     ]
+
+
+def depthwise_slopes(stride, activation):
+    """Gradients of a depthwise convolution of a normalised image, and their types, by whether it is normalised."""
+    shape, filters, channels = (2, 19, 9, 10), (19, 1, 3, 3), Type((19,))
+
+    def slopes(x, gamma, beta, w, dy):
+        y = activation(ops.batch_norm(x, gamma, beta))
+        return gradients(ops.conv2d(y, w, stride=stride, padding=1, groups=19), [x, gamma, beta, w], dy)
+
+    out = (2, 19, -(-9 // stride), -(-10 // stride))
+    return slopes, (Type(shape), channels, channels, Type(filters), Type(out))
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_both_gradients_of_a_depthwise_convolution_are_one_kernel(stride):
+    """The input of the convolution is computed from what the mask reads."""
+    slopes, types = depthwise_slopes(stride, lambda y: ops.clip(y, low=0.0, high=6.0))
+    found = groups(slopes, *types, limit=1e-4)
+    assert [what for what in found if "conv2d" in what] == [
+        "conv2d_input_grad subtract multiply add clip greater greater where where multiply multiply sum sum"
+        " conv2d_weight_grad -> f32[2,19,9,10], f32[19], f32[19], f32[19,1,3,3]"
+    ]
+
+
+@pytest.mark.parametrize("shape", [(4, 16), (8, 16), (16, 32)], ids=str)
+def test_both_gradients_of_a_depthwise_convolution_at_every_width(shape):
+    width, registers = shape
+    slopes, types = depthwise_slopes(2, ops.silu)
+    graph, xs = trace(slopes, *types), drawn(types)
+    with assume(replace(host(), lanes=width, registers=registers)):
+        same_numbers(graph, xs, limit=1e-4)
+
+
+def test_the_gradient_in_depthwise_weights_reads_an_image_that_nobody_computes():
+    def slopes(x, w, dy):
+        return gradients(ops.conv2d(x, w, padding=1, groups=20), [x, w], dy)
+
+    assert groups(slopes, IMAGE, Type((20, 1, 3, 3)), IMAGE) == [
+        "conv2d_input_grad conv2d_weight_grad -> f32[3,20,7,6], f32[20,1,3,3]"
+    ]
+
+
+def test_gradients_of_different_depthwise_convolutions_stay_apart():
+    """The same dy comes from two convolutions with other windows."""
+
+    def slopes(x, v, w, dy):
+        dx = ops.conv2d_input_grad(dy, w, padding=1, groups=20, image_size=(7, 6))
+        return dx, ops.conv2d_weight_grad(dy, x, padding=(2, 0, 1, 1), groups=20, kernel_size=(3, 3)), v
+
+    found = groups(slopes, IMAGE, CHANNELS, Type((20, 1, 3, 3)), IMAGE)
+    assert sorted(found) == ["conv2d_input_grad -> f32[3,20,7,6]", "conv2d_weight_grad -> f32[20,1,3,3]"]
 
 
 def test_an_epilogue_reads_few_images():

@@ -2,7 +2,8 @@
 
 The kernels of convolutions and poolings hold a tile of results in registers. An epilogue applies the pointwise nodes
 that follow in the graph to this tile (bias, batch norm, relu, residual sums, ...), stores what others read, and adds up
-sums and moments per channel, so that none of these needs a pass over memory.
+sums and moments per channel, so that none of these needs a pass over memory. The gradient in x of a depthwise
+convolution adds up the gradient in the weights as well, which multiplies the same elements of dy by those of x.
 
 A fused group gives the steps (see expression.Step): slot 0 is the kernel's result, the next slots are the arrays that
 are read at the same place, then come the steps. An operator that can end with them says so by `epilogues` and is
@@ -39,11 +40,19 @@ class Epilogue:
     sums: tuple[int, ...] = ()
     #: the slot whose mean and variance per channel are taken over N, P and Q, if any
     moments: int | None = None
+    #: the slot of x, if the gradient in the weights of a depthwise convolution is added up, and its number of taps
+    x: int | None = None
+    taps: int = 0
+
+    @property
+    def sum_rows(self) -> int:
+        """Rows of partial sums that are added up: one for each sum, then one for each tap."""
+        return len(self.sums) + self.taps
 
     @property
     def rows(self) -> int:
         """Rows of partial sums, of a value per channel each, that a task keeps."""
-        return len(self.sums) + (moments.PARTIAL_ROWS if self.moments is not None else 0)
+        return self.sum_rows + (moments.PARTIAL_ROWS if self.moments is not None else 0)
 
     @property
     def has_sums(self) -> bool:
@@ -65,6 +74,14 @@ class EpilogueOutputs:
     sums: list[View] = field(default_factory=list)
     #: an array [2, K] for mean and biased variance, if the epilogue takes moments
     moments: View | None = None
+    #: an array [K, 1, R, S], if the epilogue adds up a depthwise convolution's gradient in the weights
+    weight_grad: View | None = None
+
+    @property
+    def totals(self) -> list[View]:
+        """What `combine_tasks` writes: an array [K] for each sum and each tap, and that of the moments."""
+        of_taps = [] if self.weight_grad is None else tap_rows(self.weight_grad)
+        return [*self.sums, *of_taps, *([self.moments] if self.moments is not None else [])]
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -102,12 +119,11 @@ class EpilogueOutputs:
         specs = [spec(view) for view in (*written, *read)] if spec else None
         lowering.call(body, written, read, specs=specs, sizes=sizes, epilogue=self.epilogue, **static)
         if self.epilogue.has_sums:
-            totals = [*self.sums, *([self.moments] if self.moments is not None else [])]
-            given = CallSizes()
+            totals, given = self.totals, CallSizes()
             # a total is [K] or [2, K]
             specs = [given.spec(total, *range(len(total.shape) - 1)) for total in totals]
             specs.append(given.spec(partial, 1))
-            static = {"sums": len(self.sums), "tail": K % lanes()}
+            static = {"sums": self.epilogue.sum_rows, "tail": K % lanes()}
             lowering.call(combine_tasks, totals, [partial], specs=specs, sizes=given.values, **static)
 
 
@@ -165,15 +181,19 @@ class BoundEpilogue:
                 for line in range(0, channels, LINE):
                     x.prefetch((*pixel, k + line))
 
-    def store(self, task: Index, pixels: Sequence[Pixel], totals: Sequence[Scalar], k: Index, width: int) -> None:
+    def store(
+        self, task: Index, pixels: Sequence[Pixel], totals: Sequence[Scalar], k: Index, width: int
+    ) -> list[Scalar]:
         """Apply the steps to the results `totals` of the pixels for channels k ... k + width, and store them.
+
+        Returns x of each pixel, if the gradient in the weights is added up.
 
         The totals and everything computed from them stay in registers; only partial sums, a few values per channel,
         are read and written in the first-level cache.
         """
         epilogue, summed = self.epilogue, []
-        moments_slots = () if epilogue.moments is None else (epilogue.moments,)
-        slots = (*epilogue.results, *epilogue.sums, *moments_slots)
+        others = [slot for slot in (epilogue.moments, epilogue.x) if slot is not None]
+        slots = (*epilogue.results, *epilogue.sums, *others)
         # what is the same for all pixels (a bias, a scale) is loaded once
         same = [expression.load(x, (0, 0, 0, k), width) if repeated(x) else None for x in self.extras]
         for pixel, total in zip(pixels, totals, strict=True):
@@ -190,7 +210,9 @@ class BoundEpilogue:
             increment = tree_sum([values[row] for values in summed])
             self.partial.store((task, row, k), self.partial.load((task, row, k), width) + increment, width)
         if epilogue.moments is not None:
-            moments.accumulate(self.partial, task, len(epilogue.sums), [values[-1] for values in summed], k, width)
+            of_pixels = [values[len(epilogue.sums)] for values in summed]
+            moments.accumulate(self.partial, task, epilogue.sum_rows, of_pixels, k, width)
+        return [] if epilogue.x is None else [values[-1] for values in summed]
 
     @property
     def pixelwise(self) -> bool:
@@ -206,6 +228,14 @@ class BoundEpilogue:
         values = expression.evaluate([total, *read], self.epilogue.steps, self.epilogue.results)
         # a result depends on the total, so it is no plain number
         return [cast(Value, splat(value, lanes())) for value in values]
+
+
+def tap_rows(weight_grad: View) -> list[View]:
+    """The channels [K] of each tap of [K, 1, R, S], row after row of the window."""
+    by_channel, _, by_row, by_column = weight_grad.strides
+    K, _, R, S = weight_grad.shape
+    row = weight_grad.over((K,), (by_channel,))
+    return [replace(row, offset=row.offset + r * by_row + s * by_column) for r in range(R) for s in range(S)]
 
 
 def repeated(x: Array) -> bool:

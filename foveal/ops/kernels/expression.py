@@ -4,8 +4,8 @@ A kernel body calls `load` for each input, `evaluate` for the steps and `store` 
 stay in registers.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from foveal.kernel.lang import F32, Array, Index, Scalar, Value, cast, lanes, pack, splat, store_lanes
 from foveal.ops.op import KEYED
@@ -98,6 +98,10 @@ class FusedInput:
     arrays: list[View]
     #: how the input is computed from them
     prologue: Prologue = Prologue()
+
+    def each(self, change: Callable[[View], View]) -> "FusedInput":
+        """The same with `change` applied to every array."""
+        return replace(self, arrays=[change(x) for x in self.arrays])
 
     @classmethod
     def of(cls, x: "View | FusedInput") -> "FusedInput":

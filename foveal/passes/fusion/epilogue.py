@@ -1,13 +1,15 @@
 """Epilogue fusion: pointwise nodes after an anchor operator are computed on its register tile before the store.
 
 Graph -> EpilogueFusion. Only values that are used outside of the group are written to memory. Sums and moments per
-channel are accumulated in the same pass. Whatever else the epilogue reads must be there before the anchor runs.
+channel are accumulated in the same pass, and by the gradient in x of a depthwise convolution the gradient in its
+weights. Whatever else the epilogue reads must be there before the anchor runs.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from foveal.graph import Graph, Node
+from foveal.ops.conv import conv2d_input_grad, conv2d_weight_grad
 from foveal.ops.reduce import Reduction
 from foveal.ops.shape import constant
 from foveal.passes.fusion.group import Group, channel_reduction, is_pointwise
@@ -63,7 +65,7 @@ class EpilogueFuser:
         for node in nodes:
             waiting.setdefault(self.available[node], []).append(node)
         for node in nodes:
-            if self.position[node] == self.available[node]:
+            if self.position[node] == self.available[node] and node not in self.group_of:
                 self.make_group(node, waiting[self.available[node]][1:])
             self.leaves[node] = self.find_leaves(node)
         order = tuple(self.earliest_order())
@@ -107,6 +109,7 @@ class EpilogueFuser:
         inside = [anchor]
         sums: list[Node] = []
         moments: Node | None = None
+        weight_grad: Node | None = None
         if self.allowed and anchor.op is not None and anchor.op.epilogues:
             inside += self.computable(anchor, followers)
             # Reductions over N, H and W of what is inside are accumulated. An epilogue accumulates one pair of moments.
@@ -114,12 +117,14 @@ class EpilogueFuser:
             users = [user for node in inside for user in self.users[node]]
             sums = [u for u in users if channel_reduction(u) == "sum" and u.attributes["axes"] == axes]
             moments = next((u for u in users if channel_reduction(u) == "moments"), None)
+            weight_grad = self.weight_grad_beside(anchor, inside)
         elif isinstance(anchor.op, Reduction):
             # Reductions that no epilogue takes are grouped in fuse.py.
             return
         reductions = [*sums, *([moments] if moments else [])]
         stored = self.needed_outside(inside, reductions) or [anchor]
         members = self.computed_for([*stored, *(node.inputs[0] for node in reductions)], set(inside[1:]))
+        reductions += [weight_grad] if weight_grad else []
         group = Group(anchor.shape, members, [*stored, *reductions], "anchored", anchor)
         self.groups.append(group)
         self.stored.update(stored)
@@ -137,11 +142,35 @@ class EpilogueFuser:
             too_late = any(self.available[x] == self.available[anchor] for x in others)
             if not is_pointwise(node) or node.shape != anchor.shape or too_late:
                 continue
-            full_size = (x for x in others if x.shape == node.shape)
-            more = extras.union(*(self.reads(x) for x in full_size))
+            more = extras | self.full_size_reads(others, anchor)
             if len(more) <= MAX_EPILOGUE_READS:
                 inside[node], extras = None, more
         return list(inside)[1:]
+
+    def full_size_reads(self, values: Iterable[Node], anchor: Node) -> frozenset[Node]:
+        """Return what an epilogue of the anchor reads of its own shape to have these values."""
+        return frozenset[Node]().union(*(self.reads(x) for x in values if x.shape == anchor.shape))
+
+    def weight_grad_beside(self, anchor: Node, inside: list[Node]) -> Node | None:
+        """Return the gradient in the weights of the depthwise convolution whose gradient in x the anchor is.
+
+        Both multiply the same elements of dy, by weights and by elements of x, which the epilogue reads for it. None
+        if there is no such gradient, or its x would be one array too many. inside: the anchor and what follows in it.
+        """
+        dy = anchor.inputs[0]
+        if anchor.op is not conv2d_input_grad or not is_depthwise(anchor):
+            return None
+        same = ("window", "groups")
+        for user in self.users[dy]:
+            if user.op is not conv2d_weight_grad or user.inputs[0] is not dy or user in self.group_of:
+                continue
+            x, later = user.inputs[1], self.position[user] > self.position[anchor]
+            alike = x.shape == anchor.shape and all(user.attributes[a] == anchor.attributes[a] for a in same)
+            if alike and later and self.available[x] < self.available[anchor]:
+                outside = [i for node in inside[1:] for i in node.inputs if i not in inside]
+                reads = self.full_size_reads([*outside, x], anchor)
+                return user if len(reads) <= MAX_EPILOGUE_READS else None
+        return None
 
     def needed_outside(self, inside: list[Node], reductions: list[Node]) -> list[Node]:
         """Return the nodes of a group, the anchor first, whose value must be written to memory.
@@ -181,3 +210,9 @@ class EpilogueFuser:
                 needed.add(node)
                 stack.extend(node.inputs)
         return sorted(needed, key=self.position.__getitem__)
+
+
+def is_depthwise(node: Node) -> bool:
+    """True for a convolution or its gradient in x, whose second input are the filters, with one filter per channel."""
+    filters, groups = node.inputs[1].shape, node.attributes["groups"]
+    return groups > 1 and filters[:2] == (groups, 1)

@@ -124,7 +124,7 @@ class Fuser:
         """True if a group that computes `user` can compute the node as well."""
         if node in group.members:
             return True
-        if group.kind != "anchored" or user in group.members:
+        if group.kind != "anchored" or group.reads_in_epilogue(user, node):
             return group.domain == node.shape
         return self.epilogues.allowed and self.in_prologue(group, node, user)
 
@@ -133,7 +133,7 @@ class Fuser:
         source, anchor = group.source, group.anchor
         if anchor is None or source is None or source.shape != node.shape:
             return False
-        is_source = user is anchor and node is source and anchor.inputs.count(node) == 1
+        is_source = user in (anchor, group.weight_grad) and node is source and anchor.inputs.count(node) == 1
         return (is_source and len(self.leaves[node]) <= MAX_RECOMPUTE_READS) or user in group.prologue
 
     def contains(self, group: Group, node: Node, user: Node) -> bool:
@@ -145,7 +145,7 @@ class Fuser:
         if group.kind == "anchored":
             if any(self.in_prologue(group, node, user) for user in self.users[node]):
                 group.prologue.append(node)
-            if not any(user in group.members for user in self.users[node]):
+            if not any(group.reads_in_epilogue(user, node) for user in self.users[node]):
                 return
         if node not in group.members:
             group.members.append(node)

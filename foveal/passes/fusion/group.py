@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from foveal.graph import Node
+from foveal.ops.conv import conv2d_weight_grad
 from foveal.ops.elementwise import Pointwise
 from foveal.ops.reduce import broadcast_to
 from foveal.ops.shape import constant
@@ -17,7 +18,8 @@ class Group:
     domain: tuple[int, ...]
     #: pointwise nodes computed inside, in order
     members: list[Node] = field(default_factory=list)
-    #: nodes that are stored: members, the anchor, and reductions of members (sums, maxima, moments)
+    #: nodes that are stored: members, the anchor, and reductions of members (sums, maxima, moments; of a depthwise
+    #: convolution's gradient in x, the gradient in its weights)
     results: list[Node] = field(default_factory=list)
     #: "pointwise": one loop nest over the domain. "reduce": one pass over the domain, whose results are reductions.
     #: "anchored": the kernels of the operator `anchor`, whose epilogue computes the members
@@ -31,8 +33,18 @@ class Group:
         """The input of the anchor that can be computed while it is read."""
         if self.anchor is None or self.anchor.op is None:
             return None
-        position = self.anchor.op.prologue(**self.anchor.attributes)
+        position = self.anchor.op.prologue(*(x.shape for x in self.anchor.inputs), **self.anchor.attributes)
         return None if position is None else self.anchor.inputs[position]
+
+    @property
+    def weight_grad(self) -> Node | None:
+        """The gradient in the weights that the anchor, a depthwise convolution's gradient in x, computes as well."""
+        others = (node for node in self.results if node is not self.anchor and node.op is conv2d_weight_grad)
+        return next(others, None) if self.anchor else None
+
+    def reads_in_epilogue(self, user: Node, node: Node) -> bool:
+        """True if the epilogue reads the node for a user: a member of the group, or its gradient in the weights."""
+        return user in self.members or (user is self.weight_grad and user.inputs[1] is node)
 
     def readers(self) -> list[Node]:
         """Return the nodes that are computed, each after those of the others that it reads."""

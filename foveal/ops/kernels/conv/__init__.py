@@ -44,10 +44,12 @@ The gradient in the weights:
 | file | register tile | lanes | chosen when | peak |
 | --- | --- | --- | --- | --- |
 | winograd_weight_grad.py | channels x filters | filters | modelled cost < 0.95 of direct convolution's | 135-220 % |
-| weight_grad_depthwise.py | taps | channels | one filter per channel | one core: 90 % |
+| weight_grad_depthwise.py | taps | channels | one filter per channel, apart from dx | one core: 90 % |
 | weight_grad_simd_batch.py | weights x filters | images | faster by its model, 64 weights at most | 1 -> 6: 51 % |
 | weight_grad_1x1.py | channels x filters | filters | one tap, no padding, one group | 60-75 % |
 | weight_grad.py | channels x filters | filters | any other | one core: 94-98 % |
+
+Where a depthwise convolution's gradients in x and in the weights are both wanted, depthwise.py computes them together.
 
 `foveal bench ops conv2d` prints the machine's peak and the GFLOP/s of each row, `foveal bench ops 3x3` the rows that
 Winograd is for, `--threads 1` those of one core. DEBUG=2 prints the share of the peak of each kernel of a program.

@@ -5,23 +5,52 @@ pixels and taps of the tile that meet it; taps that would meet padding are left 
 edges, so nothing is staged.
 
 Each element of x is used only R S times, nine FMAs per number for 3x3 filters, so memory limits the speed rather than
-arithmetic. Where an image comes from memory, the input row that an output row is the first to read is prefetched one
+arithmetic. Where an image comes from memory, the input rows that an output row is the first to read are prefetched one
 output row earlier.
+
+The gradient in the weights takes the same products apart: dw[g, r, s] sums up x[h, v, g] dy[p, q, g] over the pixels
+(h, v) whose gradient tap (r, s) adds dy[p, q, g] w[g, r, s] to. So the gradient in x computes both (`Epilogue.x`): a
+tile's dy is in the first-level cache, the epilogue has read x where it applies the mask of an activation, and dw needs
+no pass of its own over dy and x.
+
+Where x is computed by a prologue (a batch norm's normalisation, or its gradient), each row is computed once, by the
+first output row that reads it, and stays in a ring of rows in the second-level cache (`ComputedRows`).
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from foveal.kernel.lang import LINE, Array, Index, Value, Var, llc, loop, minimum, parallel, registers, var, vectors
+from foveal.kernel.lang import (
+    LINE,
+    Array,
+    Index,
+    Scalar,
+    Value,
+    Var,
+    llc,
+    loop,
+    maximum,
+    minimum,
+    parallel,
+    registers,
+    splat,
+    thread,
+    var,
+    vectors,
+    when,
+    where,
+)
 from foveal.ops.kernels import expression
 from foveal.ops.kernels.conv.filter_tile import Pixel
-from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs, exceeds_l2
+from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue, EpilogueOutputs, exceeds_l2, repeated
+from foveal.ops.kernels.expression import FusedInput, Prologue
 from foveal.ops.kernels.register_tile import ENOUGH_TASKS, FLOAT_BYTES, ceil_div, split
 from foveal.ops.kernels.sizes import CallSizes
-from foveal.ops.kernels.taps import Axes, Taps
+from foveal.ops.kernels.taps import Axes, Taps, rows_read
 from foveal.ops.op import Lowering
 from foveal.ops.window import Pair
+from foveal.strides import Shape
 from foveal.view import View
 
 # Input position (row, column) -> the (output of the tile, tap) pairs that read it.
@@ -37,6 +66,11 @@ MAX_UNROLLED_PIXELS = 64
 MIN_BAND_ROWS = 4
 
 
+# Neighbouring pixels that a prologue computes at once: they share the loads of what it reads for each channel, two to
+# five vectors, and each has a vector in flight.
+PROLOGUE_PIXELS = 4
+
+
 def cached_elements() -> int:
     """Elements up to which x is expected to lie in the last-level cache: an eighth of it. A larger x is in memory."""
     return llc() // 8 // FLOAT_BYTES
@@ -47,66 +81,156 @@ def is_far(x: View) -> bool:
     return math.prod(x.shape) > cached_elements()
 
 
-def lower(lowering: Lowering, y: EpilogueOutputs, x: View, w: View, axes: Axes) -> None:
+def computes_input(x: Shape, w: Shape) -> bool:
+    """True if it pays to compute x [N, C, H, W], for filters [K, C/G, R, S], by a prologue.
+
+    It saves writing x to memory and reading it again. An x that stays in the cache costs less than a ring of rows, and
+    only depthwise kernels, in their loop over rows, have one.
+    """
+    is_depthwise = w[:2] == (x[1], 1) and x[1] > 1
+    return is_depthwise and x[2] * x[3] > MAX_UNROLLED_PIXELS and math.prod(x) > cached_elements()
+
+
+def lower(lowering: Lowering, y: EpilogueOutputs, x: FusedInput, w: View, axes: Axes) -> None:
     """Cut the work into tasks (image, band of rows) and call the kernel.
 
     x: [N, H, W, G]. w: [G, 1, 1, R, S].
     """
     rows, columns = (max(t.count for t in phases) for phases in axes)
-    small = rows * columns <= MAX_UNROLLED_PIXELS
-    bands = 1 if small else max(1, min(ceil_div(ENOUGH_TASKS, x.shape[0]), rows // MIN_BAND_ROWS))
+    N, _, W, G = x.arrays[0].shape
+    computed = bool(x.prologue.steps)
+    small = rows * columns <= MAX_UNROLLED_PIXELS and y.weight_grad is None and not computed
+    bands = 1 if small else max(1, min(ceil_div(ENOUGH_TASKS, N), rows // MIN_BAND_ROWS))
+    ring = lowering.scratch((1, rows_read(axes[0]), W, G) if computed else (1, 1, 1, 1), per_thread=True)
     weights, sizes = w.permuted(1, 2, 3, 4, 0), CallSizes()
     y.call(
         lowering,
         depthwise,
-        x.shape[0] * bands,
-        [],
-        [x, weights],
-        spec=sizes.batch_specs(None, [weights]),
+        N * bands,
+        [ring],
+        [*x.arrays, weights],
+        spec=sizes.batch_specs(None, [ring, weights]),
         axes=axes,
         bands=1 if small else sizes.of(bands, "bands"),
         sizes=sizes.values,
         small=small,
-        far=is_far(x),
+        far=is_far(x.arrays[0]),
         reads_far=exceeds_l2(y.outputs[0]),
+        prologue=x.prologue,
     )
 
 
 def depthwise(
-    *arrays: Array, axes: Axes, bands: Index, small: bool, far: bool, reads_far: bool, epilogue: Epilogue
+    *arrays: Array,
+    axes: Axes,
+    bands: Index,
+    small: bool,
+    far: bool,
+    reads_far: bool,
+    prologue: Prologue,
+    epilogue: Epilogue,
 ) -> None:
     """y[n, p, q, g] = sum over taps (r, s) of x[n, h, v, g] w[r, s, g], where (h, v) is what the tap reads.
 
     axes: the phases along rows and columns. bands: how many bands the output rows are cut into. small: all of an image
-    is unrolled. far: x is in memory and fetched early. reads_far: so is what the epilogue reads.
+    is unrolled. far: x is in memory and fetched early. reads_far: so is what the epilogue reads. prologue: computes x,
+    if it has any step, from arrays that are read in its place.
     """
-    bound = BoundEpilogue(epilogue, arrays, 2, reads_far)
-    # [N, H, W, G], [1, 1, R, S, G]
-    x, w = bound.operands
+    bound = BoundEpilogue(epilogue, arrays, 2 + prologue.array_count, reads_far)
+    # [1, rows, W, G] per thread, arrays [N, H, W, G], [1, 1, R, S, G]
+    buffer, x, *more, w = bound.operands
+    ring = ComputedRows(buffer, [x, *more], prologue, axes[0], far) if prologue.steps else None
     count = max(t.count for t in axes[0])
     # each task: a band of output rows of an image
     for n, band in parallel(x.extents[0], bands):
         task = n * bands + band
         bound.zero_all_sums(task, x.shape[3])
-        for rows in axes[0]:
-            if small:
+        if small:
+            for rows in axes[0]:
                 for g, width in vectors(x.shape[3]):
                     for columns in axes[1]:
-                        whole_image(bound, n, g, width, rows, columns)
-                continue
-            start, end = band * count // bands, (band + 1) * count // bands
-            last = end if rows.count == count else minimum(end, rows.count)
-            for i in loop(last, start=start):
-                for columns in axes[1]:
+                        whole_image(bound, x, w, n, g, width, rows, columns)
+            continue
+        start, end = band * count // bands, (band + 1) * count // bands
+        for i in loop(end, start=start):
+            if ring:
+                ring.compute(n, i, i == start)
+            for rows, columns in ((rows, columns) for rows in axes[0] for columns in axes[1]):
+                # some phases have one row less than others
+                for _ in when(i < rows.count) if rows.count < count else (None,):
                     # three eighths of the registers hold sums; the others hold weights of one row of the window, and x
                     for j, taps in tiles(columns, x.shape[2], registers() * 3 // 8):
-                        tile = PixelRow(rows, columns, i, j, taps, far)
+                        tile = PixelRow(rows, columns, i, j, taps, x.shape[1], ring, far and not ring)
                         pixels, below = tile.pixels(n, i), tile.pixels(n, i + 1)
                         # innermost the channels: memory is read and written in long runs
                         for g, width in vectors(x.shape[3]):
                             bound.prefetch(below, g, width)
-                            totals = tile.sums(x.at(n, 0, 0, g), w.at(0, 0, 0, 0, g), width)
-                            bound.store(task, pixels, totals, g, width)
+                            source = buffer.at(thread(), 0, 0, g) if ring else x.at(n, 0, 0, g)
+                            totals = tile.sums(source, w.at(0, 0, 0, 0, g), width)
+                            values = bound.store(task, pixels, totals, g, width)
+                            if values:
+                                into = bound.partial.at(task, len(epilogue.sums), g)
+                                tile.add_weight_products(into, source, values, w.shape[3], width)
+
+
+@dataclass(frozen=True)
+class ComputedRows:
+    """The rows of an image that one row of outputs reads, computed by a prologue, as a ring of rows of each thread."""
+
+    #: [1, rows, W, G] per thread: row h of the image is in place h mod rows
+    buffer: Array
+    #: what the prologue reads, each [N, H, W, G]
+    sources: list[Array]
+    prologue: Prologue
+    #: the phases along rows
+    phases: tuple[Taps, ...]
+    #: the sources are in memory and fetched early
+    far: bool
+
+    def place(self, h: Index) -> Index:
+        """The row of the ring that holds row h of the image."""
+        return h % self.buffer.shape[1]
+
+    def compute(self, n: Index, i: Index, first: Scalar) -> None:
+        """Compute the rows of image n that output row i is the first to read: all that it reads, if it is the first.
+
+        Each takes the place of a row that no later output row reads.
+        """
+        used = [t for t in self.phases if t.taps]
+        if not used:
+            return
+        H, rows, step = self.sources[0].shape[1], self.buffer.shape[1], used[0].input_step
+        # the first row that output row 0 reads
+        low = min(t.low for t in used)
+        top, end = i * step + low, i * step + low + rows
+        fresh = where(first, top, end - min(step, rows))
+        for h in loop(minimum(end, H), start=maximum(fresh, 0)):
+            self.compute_row(n, h, step)
+
+    def compute_row(self, n: Index, h: Index, step: int) -> None:
+        """Compute row h of image n. step: rows from it to one that the next output row is the first to read."""
+        _, _, W, G = self.sources[0].shape
+        first = 0
+        # neighbouring pixels share what is the same for all (a mean, a scale)
+        for size, count in split(W, PROLOGUE_PIXELS):
+            for t in loop(count):
+                for g, width in vectors(G):
+                    self.compute_pixels(n, h, [t * size + first + q for q in range(size)], g, width, step)
+            first += size * count
+
+    def compute_pixels(self, n: Index, h: Index, columns: list[Index], g: Index, width: int, step: int) -> None:
+        """Compute pixels of row h, for `width` channels from g on."""
+        same = [expression.load(x, (0, 0, 0, g), width) if repeated(x) else None for x in self.sources]
+        for v in columns:
+            read = [
+                expression.load(x, (n, h, v, g), width) if one is None else one
+                for x, one in zip(self.sources, same, strict=True)
+            ]
+            (value,) = expression.evaluate(read, self.prologue.steps, (self.prologue.result,))
+            self.buffer.store((thread(), self.place(h), v, g), splat(value, width), width)
+            for x, one in zip(self.sources, same, strict=True):
+                if self.far and one is None:
+                    x.prefetch((n, h + step, v, g))
 
 
 def output(n: Index, i: Index, j: Index, rows: Taps, columns: Taps) -> Pixel:
@@ -137,7 +261,8 @@ def tiles(taps: Taps, size: int, max_outputs: int) -> Iterator[tuple[Index, list
 class PixelRow:
     """A register tile: neighbouring outputs of row i of the phase (rows, columns), from column j on.
 
-    taps: for each output the taps along the columns that meet the image. far: x is in memory and fetched early.
+    taps: for each output the taps along the columns that meet the image. H: rows of the image. ring: the rows of x, if
+    they are computed. far: x is in memory and fetched early.
     """
 
     rows: Taps
@@ -145,6 +270,8 @@ class PixelRow:
     i: Index
     j: Index
     taps: list[list[int]]
+    H: int
+    ring: ComputedRows | None
     far: bool
 
     def pixels(self, n: Index, i: Index) -> list[Pixel]:
@@ -153,26 +280,56 @@ class PixelRow:
 
     def sums(self, x: Array, w: Array, width: int) -> list[Value]:
         """The outputs of `width` channels, from the first element of x [., H, W, .] and of w [., ., R, S, .] on."""
-        rows, columns = self.rows, self.columns
-        acc = [var(0.0, width) for _ in self.taps]
-        # (0, distance in columns of a pixel from the tile's first) -> the (output, tap) pairs that read it
-        uses: Uses = {}
-        for q, meeting in enumerate(self.taps):
-            for s in meeting:
-                distance = q * columns.input_step + s * columns.tap_step
-                uses.setdefault((0, distance), []).append((q, (0, s)))
-        first, end = rows.valid_range(self.i, x.shape[1])
+        columns = self.columns
+        acc, uses = [var(0.0, width) for _ in self.taps], self.uses()
         if self.far:
-            fetch(x, self.i + 1, self.j, len(self.taps), rows, columns)
+            fetch(x, self.i + 1, self.j, len(self.taps), self.rows, columns)
         # each row of the window: its weights in registers, then each pixel of the input row once
-        for r in loop(end, start=first):
-            h = rows.input_position(self.i) + r * rows.tap_step
-            row = w.at(0, 0, rows.kernel_position(r), columns.kernel, 0)
+        for r, source in self.window_rows(x):
+            row = w.at(0, 0, r, columns.kernel, 0)
             weights = {
                 (0, s): expression.load(row, (0, 0, 0, s * columns.kernel_step, 0), width) for s in range(columns.taps)
             }
-            add_products(acc, x.at(0, h, columns.input_position(self.j), 0), uses, weights, width)
+            add_products(acc, source, uses, weights, width)
         return [total.get() for total in acc]
+
+    def uses(self) -> Uses:
+        """(0, distance in columns of a pixel from the tile's first) -> the (output, tap) pairs that read it."""
+        uses: Uses = {}
+        for q, meeting in enumerate(self.taps):
+            for s in meeting:
+                distance = q * self.columns.input_step + s * self.columns.tap_step
+                uses.setdefault((0, distance), []).append((q, (0, s)))
+        return uses
+
+    def window_rows(self, x: Array) -> Iterator[tuple[Index, Array]]:
+        """A loop over the rows of the window that meet the image: (row of the window, x from the tile's first on)."""
+        rows = self.rows
+        first, end = rows.valid_range(self.i, self.H)
+        for r in loop(end, start=first):
+            h = rows.input_position(self.i) + r * rows.tap_step
+            place = self.ring.place(h) if self.ring else h
+            yield rows.kernel_position(r), x.at(0, place, self.columns.input_position(self.j), 0)
+
+    def add_weight_products(self, into: Array, dy: Array, values: Sequence[Scalar], S: int, width: int) -> None:
+        """into[., r S + s, .] += dy * values over the tile, for each tap (r, s) of a window of S columns.
+
+        into: from the first channel on, as is dy [., H, W, .]. values: x of each output.
+        """
+        columns, uses = self.columns, self.uses()
+        # each row of the window: the sums of its taps in registers
+        for r, source in self.window_rows(dy):
+            row = into.at(0, r * S + columns.kernel, 0)
+            sums = {
+                s: var(row.load((0, s * columns.kernel_step, 0), width), width)
+                for s in sorted({s for meeting in self.taps for s in meeting})
+            }
+            for h, v in sorted(uses):
+                gradient = source.load((0, h, v, 0), width)
+                for q, (_, s) in uses[h, v]:
+                    sums[s].fma(gradient, splat(values[q], width))
+            for s, total in sums.items():
+                row.store((0, s * columns.kernel_step, 0), total, width)
 
 
 def fetch(x: Array, i: Index, j: Index, count: int, rows: Taps, columns: Taps) -> None:
@@ -191,12 +348,13 @@ def add_products(acc: list[Var], x: Array, uses: Uses, weights: dict[Pair, Value
             acc[index].fma(value, weights[tap])
 
 
-def whole_image(bound: BoundEpilogue, n: Index, g: Index, width: int, rows: Taps, columns: Taps) -> None:
+def whole_image(
+    bound: BoundEpilogue, x: Array, w: Array, n: Index, g: Index, width: int, rows: Taps, columns: Taps
+) -> None:
     """All outputs of a small image in the phase (rows, columns), for `width` channels from g on.
 
     They are unrolled, but for tiles that are alike, which are a loop.
     """
-    x, w = bound.operands
     places = [(i, j) for i in range(rows.count) for j in range(columns.count)]
     # all weights of the channels, for as long as the registers hold them
     weights = {

@@ -26,6 +26,7 @@ from foveal.ops.kernels.conv import (
 from foveal.ops.kernels.conv.cost_model import Algorithm, Problem
 from foveal.ops.kernels.conv.winograd_grid import forward_grid, input_grad_grid
 from foveal.ops.kernels.epilogue import EpilogueOutputs
+from foveal.ops.kernels.expression import FusedInput
 from foveal.ops.kernels.halo import nhwc
 from foveal.ops.kernels.packing import lower_panels
 from foveal.ops.kernels.partial_sums import lower_kernel_sums
@@ -70,6 +71,18 @@ def lower_input_grad(
         direct_input_grad(lowering, dx, dy, w, window, groups)
 
 
+def lower_computed_forward(lowering: Lowering, y: EpilogueOutputs, x: FusedInput, w: View, window: Window) -> None:
+    """y [N, G, P, Q], the depthwise convolution of an x that is computed while it is read, with w [G, 1, R, S]."""
+    axes = both_axes(forward_taps, y.shape[2:], image_size(x.arrays[0]), *geometry(window))
+    depthwise.lower(lowering, y, x.each(nhwc), one_each(w), axes)
+
+
+def lower_computed_input_grad(lowering: Lowering, dx: EpilogueOutputs, dy: FusedInput, w: View, window: Window) -> None:
+    """dx [N, G, H, W], the gradient in x, of a dy that is computed while it is read, and w [G, 1, R, S]."""
+    axes = both_axes(gradient_taps, dx.shape[2:], image_size(dy.arrays[0]), *geometry(window))
+    depthwise.lower(lowering, dx, dy.each(nhwc), one_each(w), axes)
+
+
 def lower_weight_grad(
     lowering: Lowering, dw: View, dy: View, x: View, algorithm: Algorithm, window: Window, groups: int
 ) -> None:
@@ -110,7 +123,7 @@ def direct_by_taps(
     groups, filters, channels, *_ = w.shape
     # 1. one filter per channel
     if filters == channels == 1 and groups > 1:
-        depthwise.lower(lowering, y, nhwc(x), w, axes)
+        depthwise.lower(lowering, y, FusedInput.of(nhwc(x)), w, axes)
         return
     # 2. few filters in each of several phases, which a gradient in x with a stride has
     if direct_phases.fits(x, w, axes):
@@ -161,6 +174,12 @@ def direct_weight_grad(lowering: Lowering, dw: View, dy: View, x: View, window: 
         return
     # 4. any other: lanes run over filters
     weight_grad.lower(lowering, dw, dy, x, axes, first, used_size, groups)
+
+
+def one_each(w: View) -> View:
+    """Depthwise filters [G, 1, R, S] as those of G groups of one channel and one filter, [G, 1, 1, R, S]."""
+    G, _, R, S = w.shape
+    return w.reshaped((G, 1, 1, R, S))
 
 
 def image_size(image: View) -> Pair:
