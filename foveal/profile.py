@@ -55,7 +55,8 @@ def call_seconds(program: Program, repeats: int = 5) -> tuple[Ndarray, Ndarray]:
         ticks = np.diff(stamps, prepend=begin).astype(np.float64)
         # The differences fit where the sums, modulo 2^64, do not.
         waited = np.maximum(counts * stamps - sums, 0).astype(np.float64)
-        # The clock's rate is unknown, so ticks are shares of the wall time.
+        # The clock's rate is unknown, so ticks are shares of the wall time; equal ones if it did not go on.
+        ticks = ticks if ticks.any() else np.ones(len(ticks))
         rate = wall / ticks.sum() if len(ticks) else 0.0
         ends = np.cumsum(ticks)
         begins = np.diff(ends[barriers], prepend=0.0)

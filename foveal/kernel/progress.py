@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 import time
+from importlib import import_module
 from types import TracebackType
 from typing import Any
 
@@ -81,8 +82,7 @@ class Progress:
 
 def show_in_notebook(text: str, output: Any) -> Any:
     """Show a text as an output of the cell, or in the place of one; return the output."""
-    from IPython.display import display
-
+    display = import_module("IPython.display").display
     if output is None:
         return display({"text/plain": text}, raw=True, display_id=True)
     output.update({"text/plain": text}, raw=True)

@@ -61,9 +61,7 @@ class Lowering(Protocol):
         """Memory in C order that holds what earlier kernels of the same operator hand to later ones."""
 
     def prepared_bytes(self, view: View) -> int:
-        """Bytes of all that a run reads and that is the same in every run, such as parameters at inference; 0 if this
-        view is no part of it, as parameters that the program updates.
-        """
+        """Bytes of all that a run reads and is the same in every run, as parameters at inference; 0 if view is not."""
 
     def call(
         self,
@@ -417,10 +415,7 @@ class Operator:
         lowering.call(self.kernel, [y], inputs, plain=True, **attributes)
 
     def prologue(self, *shapes: Any, **attributes: Any) -> int | None:
-        """The position of an input that lower_results takes as an expression.FusedInput, computed while it is read.
-
-        shapes: of the inputs. None if that does not pay, or there is no such input.
-        """
+        """The position of an input, of these shapes, that lower_results takes as an expression.FusedInput, if any."""
         return None
 
     def lower_results(self, lowering: Lowering, y: Any, /, *inputs: Any, **attributes: Any) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from foveal.errors import ShapeError
 from foveal.kernel.lang import I32, Array, Index, cast, loop, loops, parallel, var, where
 from foveal.ops.kernels.expression import float_lanes
-from foveal.ops.kernels.pool import LOWEST
+from foveal.ops.kernels.pool_loops import LOWEST
 from foveal.ops.op import Case, HasShape, Operator, Tensor
 from foveal.ops.pool import add_at, channel_vectors, check_images, rows_and_columns, zero_image
 from foveal.ops.pool_average import avg_pool2d, avg_pool2d_grad, global_avg_pool2d

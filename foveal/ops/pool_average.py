@@ -15,7 +15,7 @@ from foveal.ops.op import Case, HasShape, Lowering, Operator, Tensor
 from foveal.ops.pool import Pooling, add_at, channel_vectors, check_images, output_vectors, rows_and_columns, zero_image
 from foveal.ops.pool_max import MaxPool2d
 from foveal.ops.pool_window import MeanWindow
-from foveal.ops.reduce import broadcast_to, sum
+from foveal.ops.reduce import broadcast_to, mean
 from foveal.ops.window import PaddingArgument, Pair, PairArgument, Sides, Window, pair
 from foveal.strides import Ndarray, Shape
 from foveal.view import View
@@ -205,8 +205,7 @@ class GlobalAvgPool2d(Operator):
         return (broadcast_to(dy * (1.0 / (x.shape[2] * x.shape[3])), shape=x.shape),)
 
     def expand(self, x: Tensor) -> Tensor:
-        # the share of each pixel is taken while the pixels are added up, not in a pass over the sums
-        return sum(x * (1.0 / (x.shape[2] * x.shape[3])), axes=(2, 3), keepdims=True)
+        return mean(x, axes=(2, 3), keepdims=True)
 
 
 avg_pool2d, avg_pool2d_grad, global_avg_pool2d = AvgPool2d(), AvgPool2dGrad(), GlobalAvgPool2d()

@@ -22,6 +22,8 @@ from foveal.train.evaluate import EVALUATION_BATCH, predicted
 from foveal.train.files import lock, writing
 from foveal.train.run_folder import LOCK
 
+# How far probabilities of one image may be apart, as they are rounded in batches of different sizes.
+ROUNDING = 1e-5
 # A threshold above every probability, for a class whose answers are not right often enough.
 NEVER = 1.0
 #: With fewer images a temperature says more of chance than of the network.
@@ -142,6 +144,11 @@ def fitted(logits: Ndarray, labels: Labels) -> float:
     return 1.0 if (logits.argmax(1) == labels).all() else metrics.fit_temperature(logits, labels)
 
 
+def below(score: float, next_score: float) -> float:
+    """A threshold that `score` passes and `next_score` does not, also if kernels of another batch size round it."""
+    return score - min(ROUNDING, (score - next_score) / 2)
+
+
 def for_precision(probability: NDArray[np.float64], labels: Labels, precision: float) -> NDArray[np.float64]:
     """Return for each class [K] the lowest threshold with which that share of its answers is right.
 
@@ -159,7 +166,7 @@ def for_precision(probability: NDArray[np.float64], labels: Labels, precision: f
         if (enough & last).any():
             place = int(np.flatnonzero(enough & last)[-1])
             # Where all answers together are right often enough, no threshold is needed.
-            found[k] = 0.0 if place == len(rows) - 1 else score[rows[place]]
+            found[k] = 0.0 if place == len(rows) - 1 else below(*score[rows[place : place + 2]])
     return found
 
 

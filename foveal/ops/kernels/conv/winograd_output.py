@@ -121,7 +121,8 @@ class OutputTransform:
             kept.store((0, place, 0), value, width)
         # neighbours of one phase are as far apart as all neighbours of it
         first, step = places[0], (places[1] - places[0] if len(places) > 1 else 1)
-        for j in loop(ceil_div(maximum(self.size[1] - q - first, 0), step)):
+        inside = ceil_div(maximum(self.size[1] - q - first, 0), step)
+        for j in loop(minimum(inside, len(places))):
             self.bound.store(task, [(n, p, q + first + j * step)], [kept.load((0, j, 0), width)], k, width)
 
     @property
