@@ -16,10 +16,10 @@ from foveal.kernel.target import used
 from foveal.strides import Ndarray
 from foveal.system import MAX_THREADS, max_threads, processors
 
-# A graph with fewer operations and elements than these runs on one thread. The operations take about 100 us on one
-# thread, and waking another one takes 50 us.
-SMALL_WORK = 10_000_000
-SMALL_SIZE = 1 << 18
+# A graph with fewer operations and elements than these runs on one thread: it takes about 20 us there, and a barrier of
+# several threads some. Waking a thread takes 50 us, which is what a short program measures (pace.py).
+SMALL_WORK = 2_000_000
+SMALL_SIZE = 1 << 16
 
 # A graph with fewer of both than these runs in some milliseconds at most, and measures whether other threads pay.
 SHORT_WORK = 500_000_000
