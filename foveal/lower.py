@@ -414,6 +414,7 @@ class Lowerer:
             sums=[self.views[r] for r in sums],
             moments=self.views[moments[0]] if moments else None,
             weight_grad=self.views[weight_grad] if weight_grad else None,
+            places=[self.views[group.places]] if group.places else [],
         )
 
     def source(self, group: Group, x: Node) -> expression.FusedInput:

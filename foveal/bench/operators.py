@@ -17,8 +17,10 @@ from foveal.api import compile
 from foveal.bench import shapes
 from foveal.bench.timing import Bench, Contender, Measurement, Starting, alternate, check_same, operations
 from foveal.errors import FovealError, ShapeError
+from foveal.ops.kernels.pool import finds_again
 from foveal.ops.op import OPS, Case, Operand, Tensor, Type
-from foveal.ops.pool_max import drawn_with_maxima
+from foveal.ops.pool_indices import any_places
+from foveal.ops.pool_max import drawn_with_maxima, places_drawn
 from foveal.program import Program
 from foveal.strides import Ndarray, Shape
 from foveal.system import free_memory
@@ -34,7 +36,13 @@ COPIES = 5
 # Positions of inputs that a network keeps as parameters.
 PARAMETERS = {"conv2d": (1,), "conv2d_input_grad": (1,), "linear": (1,)}
 # The pass of operators that compute a gradient.
-GRADIENTS = {"conv2d_input_grad": DX, "conv2d_weight_grad": DW, "max_pool2d_grad": DX, "avg_pool2d_grad": DX}
+GRADIENTS = {
+    "conv2d_input_grad": DX,
+    "conv2d_weight_grad": DW,
+    "max_pool2d_grad": DX,
+    "max_pool2d_put": DX,
+    "avg_pool2d_grad": DX,
+}
 
 
 @dataclass(frozen=True)
@@ -160,14 +168,19 @@ def pools() -> list[OperatorWork]:
 
 
 def pool_works(op: str, name: str, x: Shape, attributes: dict[str, Any]) -> list[OperatorWork]:
-    """Return a pooling of x [N, C, H, W] and its gradient in x."""
-    y = OPS[op].shape(x, **OPS[op].normalise(Type(x), **attributes))
-    if op == "max_pool2d":
-        gradient = drawn_with_maxima((x, y), y, **attributes)
+    """Return a pooling of x [N, C, H, W], its gradient in x from what the pass forward keeps; of maxima, both."""
+    normal = OPS[op].normalise(Type(x), **attributes)
+    y, image = OPS[op].shape(x, **normal), {"image_size": x[2:]}
+    if op == "avg_pool2d":
+        gradient, case = "avg_pool2d_grad", Case((y,), attributes | image)
+    elif finds_again(normal["window"]):
+        gradient, case = "max_pool2d_grad", drawn_with_maxima((x, y), y, **attributes)
     else:
-        gradient = Case((y,), attributes | {"image_size": x[2:]})
-    name = f"{op} {name}"
-    return [OperatorWork(name, FORWARD, op, Case((x,), attributes)), OperatorWork(name, DX, f"{op}_grad", gradient)]
+        gradient, case = "max_pool2d_put", Case((y, y), attributes | image, {1: places_drawn(x, attributes)})
+    forward, both = both_works(op, name, Case((x,), attributes))
+    works = [forward, OperatorWork(f"{op} {name}", DX, gradient, case)]
+    # the pass forward of a max pooling does more where a gradient follows
+    return [*works, both] if op == "max_pool2d" else works
 
 
 def norms() -> list[OperatorWork]:
@@ -192,7 +205,7 @@ def norm_works(name: str, x: Shape) -> list[OperatorWork]:
 
 
 def pointwise() -> list[OperatorWork]:
-    """Return activations, with their gradients, a sum of two images, images side by side, and softmax."""
+    """Return activations, with their gradients, a sum of two images, and images side by side."""
     one, two, images = Case((IMAGES,)), Case((IMAGES, IMAGES)), "64ch 32x32"
     activations = ("relu", "gelu", "silu", "tanh", "softplus", "hardswish")
     joined = Case(((32, 64, 32, 32), (32, 32, 32, 32)), {"axis": 1})
@@ -200,8 +213,18 @@ def pointwise() -> list[OperatorWork]:
         *(work for op in activations for work in both_works(op, images, one)),
         OperatorWork(f"add {images}", FORWARD, "add", two),
         OperatorWork("concatenate 64ch+32ch 32x32", FORWARD, "concatenate", joined),
-        *both_works("softmax", "256x1000", Case(((256, 1000),), {"axis": -1})),
     ]
+
+
+def losses() -> list[OperatorWork]:
+    """Return softmax, its logarithm and cross-entropy, of many classes and of few."""
+    works = []
+    for rows, classes in ((256, 1000), (4096, 128)):
+        name, labels = f"{rows}x{classes}", {1: any_places(classes)}
+        for op in ("softmax", "log_softmax"):
+            works += both_works(op, name, Case(((rows, classes),), {"axis": -1}))
+        works += both_works("softmax_cross_entropy", name, Case(((rows, classes), (rows,)), draw=labels))
+    return works
 
 
 def from_shape(shape: shapes.LayerShape) -> list[OperatorWork]:
@@ -263,7 +286,8 @@ def products() -> list[OperatorWork]:
 
 def standard() -> list[OperatorWork]:
     """Return the rows without --cases."""
-    return [*(work for conv in CONVOLUTIONS for work in conv.works()), *pools(), *norms(), *pointwise(), *products()]
+    convolutions = (work for conv in CONVOLUTIONS for work in conv.works())
+    return [*convolutions, *pools(), *norms(), *pointwise(), *losses(), *products()]
 
 
 def sample_cases() -> list[OperatorWork]:

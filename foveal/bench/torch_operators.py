@@ -172,6 +172,31 @@ def max_pool2d_grad(dy: Tensor, x: Tensor, y: Tensor, **options: Unpack[PoolOpti
     return lambda: aten.max_pool2d_with_indices_backward(dy, x, *arguments, indices)
 
 
+def max_pool2d_put(
+    dy: Tensor, place: Tensor, *, image_size: tuple[int, int], **options: Unpack[PoolOptions]
+) -> Contender | None:
+    """dx from the places of the maxima, which are PyTorch's indices"""
+    arguments = pool_arguments(options)
+    if arguments is None:
+        return None
+    form = memory_format(dy)
+    x = dy.new_empty(*dy.shape[:2], *image_size).contiguous(memory_format=form)
+    return lambda: aten.max_pool2d_with_indices_backward(dy, x, *arguments, place)
+
+
+def max_pool2d_both(dy: Tensor, x: Tensor, **options: Unpack[PoolOptions]) -> Contender | None:
+    """y, dx"""
+    arguments = pool_arguments(options)
+    if arguments is None:
+        return None
+
+    def call() -> tuple[Tensor, Tensor]:
+        y, indices = aten.max_pool2d_with_indices(x, *arguments)
+        return y, aten.max_pool2d_with_indices_backward(dy, x, *arguments, indices)
+
+    return call
+
+
 def average_arguments(options: AverageOptions) -> AverageArguments | None:
     """Return F.avg_pool2d's arguments; None for options that PyTorch lacks."""
     arguments = pool_arguments(options)
@@ -244,6 +269,28 @@ def softmax_both(dy: Tensor, x: Tensor, *, axis: int) -> Contender:
     return call
 
 
+def log_softmax_both(dy: Tensor, x: Tensor, *, axis: int) -> Contender:
+    """y, dx"""
+
+    def call() -> tuple[Tensor, Tensor]:
+        y = F.log_softmax(x, axis)
+        return y, aten._log_softmax_backward_data(dy, y, axis, x.dtype)
+
+    return call
+
+
+def cross_entropy_both(dy: Tensor, x: Tensor, labels: Tensor) -> Contender:
+    """y, dx"""
+
+    def call() -> tuple[Tensor, Tensor]:
+        z = F.log_softmax(x, 1)
+        y, weight = aten.nll_loss_forward(z, labels, None, 1, -100)
+        dz = aten.nll_loss_backward(dy, z, labels, None, 1, -100, weight)
+        return y, aten._log_softmax_backward_data(dz, z, 1, x.dtype)
+
+    return call
+
+
 def tanh_both(dy: Tensor, x: Tensor) -> Contender:
     """y, dx"""
 
@@ -288,7 +335,9 @@ OPERATORS: dict[str, Counterpart] = {
     "conv2d_input_grad": conv2d_input_grad,
     "conv2d_weight_grad": conv2d_weight_grad,
     "max_pool2d": max_pool2d,
+    "max_pool2d both": max_pool2d_both,
     "max_pool2d_grad": max_pool2d_grad,
+    "max_pool2d_put": max_pool2d_put,
     "avg_pool2d": avg_pool2d,
     "avg_pool2d_grad": avg_pool2d_grad,
     "global_avg_pool2d": lambda x: lambda: F.adaptive_avg_pool2d(x, 1),
@@ -298,6 +347,7 @@ OPERATORS: dict[str, Counterpart] = {
     "matmul": matmul,
     "linear": lambda x, w: lambda: F.linear(x, w),
     "softmax_cross_entropy": lambda x, labels: lambda: F.cross_entropy(x, labels),
+    "softmax_cross_entropy both": cross_entropy_both,
     "relu": lambda x: lambda: F.relu(x),
     "relu both": relu_both,
     "gelu": lambda x: lambda: F.gelu(x),
@@ -312,6 +362,8 @@ OPERATORS: dict[str, Counterpart] = {
     "tanh both": tanh_both,
     "softmax": lambda x, axis: lambda: F.softmax(x, axis),
     "softmax both": softmax_both,
+    "log_softmax": lambda x, axis: lambda: F.log_softmax(x, axis),
+    "log_softmax both": log_softmax_both,
     "standardize": standardize,
     "standardize both": standardize_both,
     "group_norm": lambda x, groups, eps=1e-5: lambda: F.group_norm(x, groups, eps=eps),

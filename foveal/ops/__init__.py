@@ -157,6 +157,8 @@ from foveal.ops.pool_max import max_pool2d as max_pool2d
 from foveal.ops.pool_max import max_pool2d_grad as max_pool2d_grad
 from foveal.ops.pool_max import max_pool2d_index as max_pool2d_index
 from foveal.ops.pool_max import max_pool2d_pick as max_pool2d_pick
+from foveal.ops.pool_max import max_pool2d_place as max_pool2d_place
+from foveal.ops.pool_max import max_pool2d_put as max_pool2d_put
 from foveal.ops.power import constant_power as constant_power
 from foveal.ops.power import power as power
 from foveal.ops.power import square as square

@@ -90,7 +90,7 @@ class AvgPool2d(Pooling):
     def lower_results(
         self, lowering: Lowering, y: EpilogueOutputs, x: View | FusedInput, *, window: MeanWindow
     ) -> None:
-        pool.lower_forward(lowering, pool.mean_windows, y, FusedInput.of(x), window)
+        pool.lower_mean(lowering, y, FusedInput.of(x), window)
 
 
 class AvgPool2dGrad(Pooling):

@@ -1,6 +1,7 @@
 """Max pooling, its gradients, and the places of the maxima."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,19 +11,22 @@ from foveal.kernel.lang import I32, Array, Scalar, cast, loops, maximum, paralle
 from foveal.ops.kernels import pool
 from foveal.ops.kernels.epilogue import EpilogueOutputs
 from foveal.ops.kernels.expression import FusedInput, float_lanes
-from foveal.ops.kernels.pool_loops import LOWEST, pixels_backwards, value_where
+from foveal.ops.kernels.halo import nhwc
+from foveal.ops.kernels.pool_loops import LOWEST, NO_PLACE, int_lanes, pixels_backwards, value_where
 from foveal.ops.op import Case, HasShape, Lowering, Tensor
 from foveal.ops.pool import (
     Pooling,
     add_at,
     channel_vectors,
+    check_images,
     hits_inside,
     output_vectors,
     rows_and_columns,
     sliding_window,
     zero_image,
 )
-from foveal.ops.window import PaddingArgument, PairArgument, Window
+from foveal.ops.pool_indices import put_pixels, take_pixels
+from foveal.ops.window import PaddingArgument, Pair, PairArgument, Window, pair
 from foveal.strides import Ndarray, Shape
 from foveal.view import View
 
@@ -92,7 +96,7 @@ class MaxPool2d(MaxPooling):
             y.store((n, c, p, q), best, width)
 
     def lower_results(self, lowering: Lowering, y: EpilogueOutputs, x: View | FusedInput, *, window: Window) -> None:
-        pool.lower_forward(lowering, pool.max_windows, y, FusedInput.of(x), window)
+        pool.lower_max(lowering, y, FusedInput.of(x), window)
 
 
 def first_maxima(x: Ndarray, window: Window) -> Ndarray:
@@ -126,6 +130,11 @@ WINDOWS: tuple[tuple[tuple[Shape, Shape], dict[str, Any]], ...] = (
     (((1, 18, 9, 6), (1, 18, 4, 3)), {"kernel_size": (3, 2), "stride": 2, "padding": 1, "dilation": (2, 3)}),
     (((1, 5, 9, 10), (1, 5, 3, 6)), {"kernel_size": (9, 8), "stride": (3, 2), "padding": 4}),
 )
+
+
+def places_drawn(x: Shape, attributes: dict[str, Any]) -> Callable[[np.random.Generator, Shape], Ndarray]:
+    """Draw the places of the maxima of random images of shape x."""
+    return lambda rng, shape: np.asarray(max_pool2d_place(rng.standard_normal(x), **attributes))
 
 
 class OfMaxima(Pooling):
@@ -163,6 +172,9 @@ class MaxPool2dGrad(OfMaxima):
 
     Which element of a window with NaN gets dy is not defined: the first NaN in NumPy, the last one in PyTorch, the
     largest number or none at all in compiled kernels.
+
+    Its kernels are for windows that lie side by side, where the maximum is found again from x. For others
+    passes/simplify.py puts max_pool2d_place and max_pool2d_put in its place.
     """
 
     name, epilogues, reads = "max_pool2d_grad", True, 1
@@ -203,6 +215,91 @@ class MaxPool2dGrad(OfMaxima):
         self, lowering: Lowering, dx: EpilogueOutputs, dy: View, x: View | FusedInput, y: View, *, window: Window
     ) -> None:
         pool.lower_max_grad(lowering, dx, dy, FusedInput.of(x), window)
+
+
+class MaxPool2dPlace(MaxPooling):
+    """y[n,c,p,q] = h W + v, where (h, v) is the place of the first maximum of the window
+
+    What the gradient of max_pool2d keeps of x: images x [N, C, H, W] -> int32 [N, C, P, Q]. The other arguments and
+    errors are those of max_pool2d, whose kernels find the places as well. It has no gradient. For a window with NaN,
+    whose place is not defined, see max_pool2d_grad; max_pool2d_index gives PyTorch's indices.
+    """
+
+    name, arity, dtype, differentiable = "max_pool2d_place", 1, "int32", False
+    cases = tuple(Case(c.shapes, c.attributes, smooth=False) for c in (*MaxPool2d.cases[1:5], MaxPool2d.cases[6]))
+
+    def numpy(self, x: Ndarray, *, window: Window) -> Ndarray:
+        H, W = x.shape[2:]
+        places = np.arange(H * W).reshape(1, 1, H, W)
+        return np.where(first_maxima(x, window), window.view(places), 0).sum(axis=(4, 5), dtype=np.int32)
+
+    def kernel(self, y: Array, x: Array, *, window: Window) -> None:
+        counts, (H, W) = rows_and_columns(y.shape), rows_and_columns(x.shape)
+        for n, p, q, c, width in output_vectors(y):
+            best, place = var(LOWEST, width), var(int_lanes(NO_PLACE, width), width)
+            # backwards, so that the first of equal maxima comes last and replaces the others
+            for h, v, valid in pixels_backwards(window, (p, q), counts, (H, W)):
+                value = x.load((n, c, h, v), width)
+                larger: Scalar = hits_inside(value >= best.get(), valid, width)
+                best.set(where(larger, value, best.get()))
+                place.set(where(larger, int_lanes(h * W + v, width), place.get()))
+            y.store((n, c, p, q), place.get(), width)
+
+
+class MaxPool2dPut(Pooling):
+    """dx[n,c,h,v] = sum of dy[n,c,p,q] over the windows whose place is h W + v
+
+    The gradient of max_pool2d by the places of its maxima: dy [N, C, P, Q] and int32 place [N, C, P, Q] -> dx [N, C, H,
+    W]. image_size: (H, W). The other arguments are those of max_pool2d. Each place has to be in its window, or outside
+    of the image. Raises ShapeError where the shapes do not fit.
+    """
+
+    name, arity, integers, epilogues = "max_pool2d_put", 2, (1,), True
+    cases = tuple(
+        Case((y, y), attributes | {"image_size": x[2:]}, {1: places_drawn(x, attributes)})
+        for (x, y), attributes in WINDOWS
+    )
+
+    def normalise(
+        self,
+        dy: HasShape,
+        place: HasShape,
+        *,
+        image_size: PairArgument,
+        kernel_size: PairArgument,
+        stride: PairArgument | None = None,
+        padding: PaddingArgument = 0,
+        dilation: PairArgument = 1,
+        ceil_mode: bool = False,
+    ) -> dict[str, Any]:
+        image = pair(image_size, f"{self.name}: image_size")
+        check_images(self.name, dy.shape)
+        x = (*dy.shape[:2], *image)
+        window = sliding_window(self.name, x, kernel_size, stride, padding, dilation, ceil_mode)
+        return {"image_size": image, "window": window}
+
+    def shape(self, dy: Shape, place: Shape, *, image_size: Pair, window: Window) -> Shape:
+        x = put_pixels.shape(dy, place, image_size=image_size)
+        pooled = self.pooled(x, window)
+        if dy != pooled:
+            raise ShapeError(f"{self.name}: x of shape {x} gives {pooled}; dy has {dy}")
+        return x
+
+    def numpy(self, dy: Ndarray, place: Ndarray, *, image_size: Pair, window: Window) -> Ndarray:
+        return put_pixels.numpy(dy, place, image_size=image_size)
+
+    def vjp(
+        self, g: Tensor, dx: Tensor, dy: Tensor, place: Tensor, *, image_size: Pair, window: Window
+    ) -> tuple[Tensor | None, ...]:
+        return take_pixels(g, place), None
+
+    def kernel(self, dx: Array, dy: Array, place: Array, *, image_size: Pair, window: Window) -> None:
+        put_pixels.kernel(dx, dy, place, image_size=image_size)
+
+    def lower_results(
+        self, lowering: Lowering, dx: EpilogueOutputs, dy: View, place: View, *, image_size: Pair, window: Window
+    ) -> None:
+        pool.lower_gather(lowering, dx, [nhwc(dy), nhwc(place)], window)
 
 
 class MaxPool2dPick(OfMaxima):
@@ -271,4 +368,5 @@ class MaxPool2dIndex(MaxPooling):
 
 
 max_pool2d, max_pool2d_grad, max_pool2d_pick = MaxPool2d(), MaxPool2dGrad(), MaxPool2dPick()
+max_pool2d_place, max_pool2d_put = MaxPool2dPlace(), MaxPool2dPut()
 max_pool2d_index = MaxPool2dIndex()

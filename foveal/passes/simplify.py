@@ -9,7 +9,9 @@ import numpy as np
 from foveal.graph import Graph, Node
 from foveal.ops import elementwise
 from foveal.ops import shape as moves
+from foveal.ops.kernels import pool
 from foveal.ops.op import OPS, Operand, Operator, Tensor, recording_with
+from foveal.ops.pool_max import max_pool2d_place, max_pool2d_put
 from foveal.trace import Symbol, Trace
 
 
@@ -131,6 +133,19 @@ def reduction(name: str) -> Rule:
     return rule
 
 
+def by_places(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Tensor | None:
+    """The gradient of a max pooling, from the places of the maxima, which are known after its forward pass.
+
+    Where windows are few taps side by side, finding the maxima again costs less than writing and reading the places.
+    """
+    dy, x = inputs[:2]
+    window = attributes["window"]
+    if pool.finds_again(window):
+        return None
+    places = max_pool2d_place(x, **window.arguments())
+    return max_pool2d_put(dy, places, image_size=x.shape[2:], **window.arguments())
+
+
 # By the operator's name.
 RULES: dict[str, Rule] = {
     "add": neutral(0.0, 1, 0),
@@ -143,4 +158,5 @@ RULES: dict[str, Rule] = {
     "concatenate": single_array,
     "sum": reduction("sum"),
     "max": reduction("max"),
+    "max_pool2d_grad": by_places,
 }

@@ -255,8 +255,13 @@ def test_the_gradient_of_pooling_is_masked_and_summed_while_it_is_written(window
         return gradients(ops.sum(y * y * per_channel(scale, y)), [x, gamma, beta])
 
     found = groups(slopes, LARGE, CHANNELS, CHANNELS, CHANNELS, limit=1e-4)
-    (gradient,) = (what for what in found if "max_pool2d_grad" in what)
-    assert gradient.startswith("subtract multiply add relu max_pool2d_grad where multiply multiply")
+    # overlapping windows keep the places of their maxima, others find the maxima again
+    again = window == {"kernel_size": 2}
+    assert sum("max_pool2d_place -> f32" in what for what in found) == (not again)
+    (gradient,) = (what for what in found if "max_pool2d_grad" in what or "max_pool2d_put" in what)
+    relu = "subtract multiply add relu"
+    start = f"{relu} max_pool2d_grad" if again else f"max_pool2d_put {relu}"
+    assert gradient.startswith(f"{start} where multiply multiply")
     assert gradient.endswith("sum sum -> f32[3,20,9,8], f32[20], f32[20]")
     assert sum("[3,20,9,8]" in what for what in found) == 2
 

@@ -198,6 +198,7 @@ WINDOWED = {
     "lp_pool2d",
     "max_pool2d",
     "max_pool2d_index",
+    "max_pool2d_place",
 }
 
 

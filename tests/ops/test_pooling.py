@@ -3,11 +3,13 @@
 import checks
 import numpy as np
 import pytest
+import widths
 
 from foveal import nn, ops
 from foveal.autodiff import gradients
 from foveal.build import build
 from foveal.errors import DataError, ShapeError
+from foveal.kernel import target
 from foveal.trace import trace
 
 
@@ -234,3 +236,49 @@ def test_a_window_of_a_thousand_taps_is_short_code():
         y, dx = with_gradient(lambda a, pool=pool: pool(a, **window), x, dy)
         np.testing.assert_allclose(y, pool(x, **window), rtol=0, atol=1e-5)
         np.testing.assert_allclose(dx.sum(), dy.sum(), rtol=1e-4)
+
+
+TIED = [
+    {"kernel_size": 3, "stride": 2, "padding": 1},
+    {"kernel_size": 3, "stride": 1, "ceil_mode": True},
+    {"kernel_size": (2, 3), "stride": (3, 1), "padding": (0, 1, 1, 0), "dilation": (2, 1)},
+    {"kernel_size": (9, 8), "stride": (2, 3), "padding": 4},
+]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 8, 21])
+@pytest.mark.parametrize("window", TIED)
+def test_the_first_of_equal_maxima_gets_the_gradient(window, channels):
+    """The places of the maxima come from the pass forward, in vectors of any width, whatever both passes end in."""
+    rng = np.random.default_rng(channels)
+    # the numbers 0, 1 and 2 alone: nearly every window has its largest twice
+    x = rng.integers(0, 3, (2, channels, 10, 9)).astype(np.float32)
+    y = ops.max_pool2d(x, **window)
+    dy = rng.standard_normal(y.shape).astype(np.float32)
+    want = ops.max_pool2d_grad(dy, x, y, **window)
+
+    def both(x, dy):
+        y = ops.max_pool2d(x, **window)
+        (dx,) = gradients(y, [x], dy)
+        return y * 2.0, dx, dx - 1.0
+
+    graph, results = trace(both, *checks.types([x, dy])), []
+    for vectors in (target.host(), *widths.SECOND.values()):
+        with target.assume(vectors):
+            program = build(graph, threads=2)
+            assert str(program.groups[0].results[-1].op) == "max_pool2d_place"
+            program.arena[:] = 255
+            results += [program.run(x, dy), program.interpret(x, dy)]
+    for doubled, dx, less in results:
+        assert (doubled == 2 * y).all()
+        np.testing.assert_allclose(dx, want, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(less, want - 1, rtol=0, atol=1e-5)
+
+
+def test_a_window_without_a_maximum_has_no_gradient():
+    x = np.full((1, 8, 5, 5), np.nan, np.float32)
+    for size in (3, 4):
+        dy, window = np.ones((1, 8, 8 - size, 8 - size), np.float32), {"kernel_size": size, "stride": 1, "padding": 1}
+        y, dx = with_gradient(lambda a, window=window: ops.max_pool2d(a, **window), x, dy)
+        assert np.isnan(y).all()
+        assert (dx == 0).all()

@@ -100,7 +100,7 @@ def test_another_batch_size_needs_no_other_code_of_poolings_masks_and_small_prod
         nn.Dropout(0.5),
         nn.Linear(8, 5),
     )
-    names = {"max_windows", "find_maxima", "gather_windows", "max_grad_disjoint", "mean_windows", "dropout_in_order"}
+    names = {"max_windows", "gather_windows", "max_grad_disjoint", "mean_windows", "dropout_in_order"}
     first = codes(net, 16, 16, {*names, "dot_products", "one_hot_rows"})
     assert names < first.keys()
     assert news(first, codes(net, 15, 16, {*names, "dot_products", "one_hot_rows"})) == {}

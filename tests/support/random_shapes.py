@@ -172,6 +172,8 @@ def pooling(name: str, s: Pooling) -> tuple[list[Numbers], dict[str, Any]]:
     x, dy = normal(s.seed, (s.batch, s.channels, h.size, v.size), (s.batch, s.channels, h.outputs, v.outputs))
     if name == "max_pool2d_grad":
         return [dy, x, OPS["max_pool2d"](x, **how)], how
+    if name == "max_pool2d_put":
+        return [dy, OPS["max_pool2d_place"](x, **how)], how | {"image_size": (h.size, v.size)}
     if name == "avg_pool2d_grad":
         return [dy], how | {"image_size": (h.size, v.size)}
     return [x], how
@@ -186,7 +188,7 @@ def matmul(name: str, s: Product) -> tuple[list[Numbers], dict[str, Any]]:
 CONVOLUTIONS = ("conv2d", "conv2d_input_grad", "conv2d_weight_grad")
 FILTERED = " by minimal filtering"
 FILTERINGS = tuple(name + FILTERED for name in CONVOLUTIONS)
-POOLINGS = ("max_pool2d", "max_pool2d_grad", "avg_pool2d", "avg_pool2d_grad")
+POOLINGS = ("max_pool2d", "max_pool2d_grad", "max_pool2d_put", "avg_pool2d", "avg_pool2d_grad")
 # each is one process of the tests
 GROUPS = (CONVOLUTIONS, FILTERINGS, (*POOLINGS, "matmul"))
 

@@ -76,6 +76,8 @@ class EpilogueOutputs:
     moments: View | None = None
     #: an array [K, 1, R, S], if the epilogue adds up a depthwise convolution's gradient in the weights
     weight_grad: View | None = None
+    #: an int32 array [N, K, P, Q], if a max pooling stores the places of its maxima
+    places: list[View] = field(default_factory=list)
 
     @property
     def totals(self) -> list[View]:

@@ -7,6 +7,7 @@ Loops are cut into pieces that know if all their windows lie inside: only the fi
 it. Forward kernels compute their input while they read it (expression.FusedInput); all end in an epilogue.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,19 +18,18 @@ from foveal.ops.kernels import expression, pool_loops
 from foveal.ops.kernels.epilogue import Epilogue, EpilogueOutputs
 from foveal.ops.kernels.expression import FusedInput, Prologue
 from foveal.ops.kernels.halo import nhwc
-from foveal.ops.kernels.pool_loops import LOWEST, bind, loop_rows, value_where
+from foveal.ops.kernels.pool_loops import LOWEST, NO_PLACE, bind, int_lanes, loop_rows, value_where
 from foveal.ops.kernels.register_tile import ceil_div
 from foveal.ops.kernels.sizes import CallSizes, spec_of
 from foveal.ops.kernels.taps import Axes, Taps, gradient_taps
 from foveal.ops.op import Lowering
 from foveal.ops.pool_window import MeanWindow
 from foveal.ops.window import Pair, Window, both
-from foveal.view import View
+from foveal.strides import Shape, contiguous
+from foveal.view import Buffer, View
 
-# Numbers that no tap of a window has: one for a window without a maximum (all its values are NaN), and one for a window
-# that lies outside of the output. They differ, so that a comparison never takes one for the other.
-NO_MAXIMUM = -1.0
-NO_TAP = -2.0
+# What a pixel looks for in a window outside of the output: no place, and not NO_PLACE either.
+NO_PIXEL = NO_PLACE - 1
 
 
 @dataclass(frozen=True)
@@ -135,47 +135,97 @@ class ImagesByCall:
         y.call(lowering, body, y.shape[0], list(scratch), inputs, spec=self.spec, sizes=sizes, **static)
 
 
-def lower_forward(
-    lowering: Lowering, body: Callable[..., None], y: EpilogueOutputs, x: FusedInput, window: Window
-) -> None:
-    """Call max_windows or mean_windows on the arrays that x is computed from."""
+def lower_max(lowering: Lowering, y: EpilogueOutputs, x: FusedInput, window: Window) -> None:
+    """The maxima of x's windows and, if the outputs have `places`, their places h W + v."""
+    arrays, places, images = [nhwc(a) for a in x.arrays], [nhwc(a) for a in y.places], ImagesByCall(y.shape[0])
+    count = len(places)
+    if not pool_loops.has_many_taps(window):
+        images.call(lowering, max_windows, y, arrays, scratch=places, prologue=x.prologue, window=window, places=count)
+        return
+    # [N, H, Q, C]: the maxima of parts of rows, and their places
+    (N, C, _, Q), H = y.shape, arrays[0].shape[1]
+    of_rows = [lowering.scratch((N, H, Q, C)), *(int_scratch((N, H, Q, C)) for _ in places)]
+    specs = [images.spec(view) for view in (*of_rows, *arrays)]
+    sizes = images.sizes.values
+    lowering.call(
+        pool_loops.row_maxima,
+        of_rows,
+        arrays,
+        specs=specs,
+        sizes=sizes,
+        prologue=x.prologue,
+        window=window,
+        places=count,
+    )
+    images.call(lowering, pool_loops.column_maxima, y, of_rows, scratch=places, window=window, places=count)
+
+
+def int_scratch(shape: Shape) -> View:
+    """`Lowering.scratch` for int32."""
+    return View(Buffer(math.prod(shape), "int32"), shape, contiguous(shape))
+
+
+def lower_mean(lowering: Lowering, y: EpilogueOutputs, x: FusedInput, window: MeanWindow) -> None:
+    """Call mean_windows on the arrays that x is computed from."""
     arrays = [nhwc(a) for a in x.arrays]
-    if pool_loops.has_many_taps(window):
-        body = pool_loops.max_windows if body is max_windows else pool_loops.mean_windows
+    body = pool_loops.mean_windows if pool_loops.has_many_taps(window) else mean_windows
     ImagesByCall(y.shape[0]).call(lowering, body, y, arrays, window=window, prologue=x.prologue)
 
 
-def max_windows(*arrays: Array, window: Window, prologue: Prologue, epilogue: Epilogue) -> None:
+def max_windows(*arrays: Array, window: Window, prologue: Prologue, epilogue: Epilogue, places: int) -> None:
     """y[n, p, q, c] = the largest value of a window; NaN where one is.
 
     There is one comparison per tap for the maximum. NaN is detected apart from it, by `value != value` (LLVM merges the
     tests of two taps into one unordered comparison), and stored in place of the maximum at the end.
+
+    places: 1 if the place h W + v of each window's first maximum is stored as well, int32 [N, P, Q, C], else 0. NaN is
+    ignored in the search for it; NO_PLACE where there is nothing else.
     """
-    bound = bind(epilogue, arrays, prologue.array_count)
-    _, H, W, _ = bound.operands[0].shape
+    bound = bind(epilogue, arrays, places + prologue.array_count)
+    found, xs = bound.operands[:places], bound.operands[places:]
+    _, H, W, _ = xs[0].shape
     N, (P, Q, C) = bound.outputs[0].extents[0], bound.outputs[0].shape[1:]
 
-    def largest(n: Index, p: Index, q: Index, inside: bool, c: Index, width: int) -> Value:
-        """The maximum of window (p, q), in registers: one vector of channels per tap."""
+    def read(pixel: GridPoint, n: Index, c: Index, width: int) -> Scalar:
+        """A tap's pixel, or the nearest one, which without dilation belongs to the window and changes nothing."""
+        value = prologue.load(xs, (n, *pixel.nearest(), c), width)
+        return value if window.dilation == (1, 1) else value_where(pixel.valid(), value, LOWEST)
+
+    def largest(pixels: list[GridPoint], n: Index, c: Index, width: int) -> Value:
+        """The maximum of a window, in registers: one vector of channels per tap."""
         best: Scalar | None = None
         is_nan: Scalar | None = None
-        for tap in window.taps():
-            pixel = pixel_of_tap(window, tap, (p, q), P, inside, (H, W))
-            value = prologue.load(bound.operands, (n, *pixel.nearest(), c), width)
-            # without dilation the nearest pixel belongs to the window as well, and does not change its maximum
-            if window.dilation != (1, 1):
-                value = value_where(pixel.valid(), value, LOWEST)
+        for pixel in pixels:
+            value = read(pixel, n, c, width)
             best = value if best is None else where(value > best, value, best)
             is_nan = value != value if is_nan is None else is_nan | (value != value)  # type: ignore[operator]
         assert best is not None
         assert is_nan is not None
         return where(is_nan, float("nan"), best)
 
+    def largest_and_place(pixels: list[GridPoint], n: Index, c: Index, width: int) -> tuple[Value, Value]:
+        """The maximum, and its place: the state is a vector of each, beside the lanes that have met NaN."""
+        best, place = full_lanes(LOWEST, width), int_lanes(NO_PLACE, width)
+        is_nan: Scalar = False
+        # backwards, so that the first of equal maxima comes last and replaces the others
+        for pixel in reversed(pixels):
+            value, (h, v) = read(pixel, n, c, width), pixel.nearest()
+            larger = value >= best
+            best, place = where(larger, value, best), where(larger, int_lanes(h * W + v, width), place)
+            is_nan = value != value if is_nan is False else is_nan | (value != value)  # type: ignore[operator]
+        return where(is_nan, float("nan"), best), place
+
     # threads share images and rows; then come the windows of a row, and vectors of channels
     for n, p in loop_rows(bound, N, P, C):
         for q, inside in loop_windows(window, 1, Q, W):
+            pixels = [pixel_of_tap(window, tap, (p, q), P, inside, (H, W)) for tap in window.taps()]
             for c, width in vectors(C, lanes()):
-                bound.store(n, [(n, p, q)], [largest(n, p, q, inside, c, width)], c, width)
+                if found:
+                    value, place = largest_and_place(pixels, n, c, width)
+                    found[0].store((n, p, q, c), place, width)
+                else:
+                    value = largest(pixels, n, c, width)
+                bound.store(n, [(n, p, q)], [value], c, width)
 
 
 def mean_windows(*arrays: Array, window: MeanWindow, prologue: Prologue, epilogue: Epilogue) -> None:
@@ -205,41 +255,40 @@ def disjoint(window: Window) -> bool:
     return window.stride == window.size and not any(window.padding) and window.dilation == (1, 1)
 
 
+def finds_again(window: Window) -> bool:
+    """True if the gradient of max pooling is `max_grad_disjoint`, which finds the maxima again from x."""
+    return disjoint(window) and not pool_loops.has_many_taps(window)
+
+
 def lower_max_grad(lowering: Lowering, dx: EpilogueOutputs, dy: View, x: FusedInput, window: Window) -> None:
-    """The gradient of max pooling.
+    """The gradient of max pooling whose windows lie side by side.
 
     Maxima are recomputed, not found by comparing with y: a fused input x, which is computed while it is read, may
-    differ in the last bit from that of the kernel that gave y. NaN in a window: see `max_grad_disjoint`, `find_maxima`.
+    differ in the last bit from that of the kernel that gave y. NaN in a window: see `max_grad_disjoint`.
     """
-    arrays, dy, images = [nhwc(a) for a in x.arrays], nhwc(dy), ImagesByCall(dx.shape[0])
-    if pool_loops.has_many_taps(window):
-        N, C, H, W = dx.shape
-        sums, static = [lowering.scratch((N, H * W, C))], {"window": window, "prologue": x.prologue}
-        images.call(lowering, pool_loops.scatter_maxima, dx, [*arrays, dy], scratch=sums, **static)
-        return
-    if disjoint(window):
-        images.call(lowering, max_grad_disjoint, dx, [*arrays, dy], window=window, prologue=x.prologue)
-        return
-    # [N, P, Q, C]: the tap of each window that has its maximum
-    chosen = lowering.scratch(dy.shape)
-    specs, sizes = [images.spec(view) for view in (chosen, *arrays)], images.sizes.values
-    lowering.call(find_maxima, [chosen], arrays, specs=specs, sizes=sizes, window=window, prologue=x.prologue)
-    lower_gather(lowering, dx, [dy, chosen], window)
+    arrays = [*(nhwc(a) for a in x.arrays), nhwc(dy)]
+    ImagesByCall(dx.shape[0]).call(lowering, max_grad_disjoint, dx, arrays, window=window, prologue=x.prologue)
 
 
 def lower_gather(lowering: Lowering, dx: EpilogueOutputs, inputs: list[View], window: Window) -> None:
     """The gradient of a pooling whose windows may overlap.
 
-    inputs: dy [N, P, Q, C] and, for maxima, the tap of each window that dy goes to.
+    inputs: dy [N, P, Q, C] and, for maxima, the place h W + v that dy of each window goes to.
     """
-    if pool_loops.has_many_taps(window):
-        ImagesByCall(dx.shape[0]).call(lowering, pool_loops.gather_means, dx, inputs, window=window)
+    images = ImagesByCall(dx.shape[0])
+    if pool_loops.has_many_taps(window) and isinstance(window, MeanWindow):
+        images.call(lowering, pool_loops.gather_means, dx, inputs, window=window)
+        return
+    # with few channels, gathering would leave most lanes of a vector empty
+    if not isinstance(window, MeanWindow) and (pool_loops.has_many_taps(window) or 2 * dx.shape[1] < lanes()):
+        totals = [] if dx.epilogue == Epilogue() else [lowering.scratch(nhwc(dx.outputs[0]).shape)]
+        images.call(lowering, pool_loops.scatter, dx, inputs, scratch=totals)
         return
     rows, columns = (
         tuple(gradient_taps(n, window.size[a], window.stride[a], window.padding[2 * a], window.dilation[a]))
         for a, n in enumerate(dx.shape[2:])
     )
-    ImagesByCall(dx.shape[0]).call(lowering, gather_windows, dx, inputs, axes=(rows, columns), window=window)
+    images.call(lowering, gather_windows, dx, inputs, axes=(rows, columns), window=window)
 
 
 def max_grad_disjoint(*arrays: Array, window: Window, prologue: Prologue, epilogue: Epilogue) -> None:
@@ -296,40 +345,11 @@ def max_grad_disjoint(*arrays: Array, window: Window, prologue: Prologue, epilog
                     zero_pixel(n, h, v)
 
 
-def find_maxima(chosen: Array, *xs: Array, window: Window, prologue: Prologue) -> None:
-    """chosen[n, p, q, c] = r S + s of the tap that has the first maximum of its window.
-
-    NaN is ignored, unlike in `max_windows`; chosen is NO_MAXIMUM if all elements of a window are NaN.
-    """
-    _, H, W, _ = xs[0].shape
-    N, (P, Q, C) = chosen.extents[0], chosen.shape[1:]
-    S = window.size[1]
-
-    def first_maximum(n: Index, p: Index, q: Index, inside: bool, c: Index, width: int) -> Value:
-        """The tap's number, as float32: it and the largest value so far are the only state, in registers."""
-        largest, number = full_lanes(LOWEST, width), full_lanes(NO_MAXIMUM, width)
-        # backwards, so that the first of equal maxima comes last and replaces the others
-        for r, s in reversed(list(window.taps())):
-            pixel = pixel_of_tap(window, (r, s), (p, q), P, inside, (H, W))
-            index, valid = (n, *pixel.nearest(), c), pixel.valid()
-            # a tap outside becomes NaN, for which no comparison holds
-            value = prologue.load(xs, index, width) + value_where(valid, 0.0, float("nan"))
-            larger = value >= largest
-            largest, number = where(larger, value, largest), where(larger, float(r * S + s), number)
-        return number
-
-    # threads share images and rows; then come the windows of a row, and vectors of channels
-    for n, p in parallel(N, P):
-        for q, inside in loop_windows(window, 1, Q, W):
-            for c, width in vectors(C, lanes()):
-                chosen.store((n, p, q, c), first_maximum(n, p, q, inside, c, width), width)
-
-
 def gather_windows(*arrays: Array, axes: Axes, window: Window, epilogue: Epilogue) -> None:
     """dx[n, h, v, c] = a sum of dy over the windows that contain (h, v).
 
-    For max only the windows count whose maximum is there; one more input, `chosen`, has the tap that each window chose.
-    For mean (a MeanWindow) all of them do, each with its share of dy.
+    For max only the windows count whose maximum is there; one more input has the place h W + v of each of them. For
+    mean (a MeanWindow) all windows do, each with its share of dy.
 
     With stride u the pixels of an axis fall into u phases, which differ in the taps that meet them
     (taps.gradient_taps). Each iteration of the innermost loop computes one pixel of each phase of the columns, in
@@ -338,7 +358,7 @@ def gather_windows(*arrays: Array, axes: Axes, window: Window, epilogue: Epilogu
     """
     mean = window if isinstance(window, MeanWindow) else None
     bound = bind(epilogue, arrays, 1 if mean else 2)
-    dy, chosen = bound.operands[0], bound.operands[1:]
+    dy, places = bound.operands[0], bound.operands[1:]
     N, (H, W, C) = bound.outputs[0].extents[0], bound.outputs[0].shape[1:]
     _, P, Q, _ = dy.shape
 
@@ -349,6 +369,7 @@ def gather_windows(*arrays: Array, axes: Axes, window: Window, epilogue: Epilogu
     def total(n: Index, rows: Taps, i: Index, columns: Taps, j: Index, inside: bool, c: Index, width: int) -> Scalar:
         """dx of pixel (i, j) of two phases: a sum over all taps of both."""
         result: Scalar = full_lanes(0.0, width)
+        pixel = rows.output_position(i) * W + columns.output_position(j)
         for row_tap, column_tap in ((t, s) for t in range(rows.taps) for s in range(columns.taps)):
             p, q = window_of(rows, i, row_tap), window_of(columns, j, column_tap)
             output = GridPoint(p, q, rows.low >= 0 and rows.high < P, inside, (P, Q))
@@ -357,11 +378,8 @@ def gather_windows(*arrays: Array, axes: Axes, window: Window, epilogue: Epilogu
             if mean:
                 value = value_where(valid, value, 0.0) * mean.share(p, q, (P, Q), (H, W))
             else:
-                # the number of this tap in window (p, q), or one that is never chosen
-                r = rows.kernel + rows.kernel_step * row_tap
-                s = columns.kernel + columns.kernel_step * column_tap
-                tap = value_where(valid, float(r * window.size[1] + s), NO_TAP)
-                value = where(expression.load(chosen[0], (n, p, q, c), width) == tap, value, 0.0)
+                wanted: Index = pixel if valid is True else where(valid, pixel, NO_PIXEL)
+                value = where(places[0].load((n, p, q, c), width) == int_lanes(wanted, width), value, 0.0)
             result = value + result
         return result
 

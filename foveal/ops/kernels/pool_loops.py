@@ -1,32 +1,37 @@
 """Pooling kernels for windows of many taps, which loops walk through, so that code does not grow with the window.
 
 Only the taps inside of the image are visited: nothing is masked. Lanes run over channels, several vectors at once,
-since each tap costs a loop's iteration. The kernels mean the same as those of the same names in pool.py.
+since each tap costs a loop's iteration. Maxima are taken along rows first, then along columns: R + S steps for each
+window and not R S. Kernels with the names of others in pool.py mean the same.
 """
 
 from collections.abc import Iterator
 
 from foveal.kernel.lang import (
+    I32,
     I64,
     Array,
     Index,
     Scalar,
+    Value,
     Var,
+    building,
     cast,
-    extract,
+    constant,
     lanes,
     loop,
     loops,
     maximum,
     minimum,
     parallel,
+    splat,
     var,
     vectors,
+    when,
     where,
 )
-from foveal.ops.kernels import expression
 from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue
-from foveal.ops.kernels.expression import Prologue, float_lanes
+from foveal.ops.kernels.expression import Prologue
 from foveal.ops.kernels.taps import forward_taps
 from foveal.ops.pool_window import MeanWindow
 from foveal.ops.window import Pair, Window, both
@@ -36,6 +41,9 @@ LOWEST = float("-inf")
 # Taps of a window from which on they are looped over. Unrolled, each of them takes about ten instructions, and some 5
 # ms of compiling for a pass forward and one backward: 961 took 9 s.
 MANY_TAPS = 65
+
+# The place of a window without a maximum (all its values are NaN): a number that no pixel has.
+NO_PLACE = (1 << 31) - 1
 
 # Vectors of channels that go through a window together.
 VECTORS = 4
@@ -89,6 +97,13 @@ def windows_over(window: Window, axis: int, position: Index, count: int) -> Iter
         yield p, True if d == 1 else distance // d * d == distance
 
 
+def int_lanes(number: Index, width: int) -> Value:
+    """The number as int32 in each of `width` lanes."""
+    if isinstance(number, int) and building():
+        return constant(number, I32, width)
+    return splat(cast(number, I32), width)
+
+
 def value_where(condition: Scalar, value: Scalar, other: float) -> Scalar:
     """`value` where the condition holds, else `other`; no instruction if the condition is True at build time."""
     return value if condition is True else where(condition, value, other)
@@ -114,18 +129,53 @@ def bind(epilogue: Epilogue, arrays: tuple[Array, ...], inputs: int) -> BoundEpi
     return BoundEpilogue(epilogue, arrays, inputs, far=(False,) * extras)
 
 
-def max_windows(*arrays: Array, window: Window, prologue: Prologue, epilogue: Epilogue) -> None:
-    """y[n, p, q, c] = the largest value of a window; NaN where one is."""
-    bound = bind(epilogue, arrays, prologue.array_count)
-    (H, W), N, (P, Q, C) = bound.operands[0].shape[1:3], bound.outputs[0].extents[0], bound.outputs[0].shape[1:]
+def row_maxima(*arrays: Array, window: Window, prologue: Prologue, places: int) -> None:
+    """best[n, h, q, c] = the largest of the values of row h that the q-th windows read; NaN where one is.
+
+    places: 1 if after `best` comes an array for the place h W + v of the first one of them, int32, else 0.
+    """
+    best, found, xs = arrays[0], arrays[1 : 1 + places], arrays[1 + places :]
+    (H, W), N, (Q, C) = xs[0].shape[1:3], best.extents[0], best.shape[2:]
+    for n, h in parallel(N, H):
+        for q in loop(Q):
+            for c, width in vectors(C, lanes() * (1 if prologue.steps or places else VECTORS)):
+                largest, place = var(LOWEST, width), var(int_lanes(NO_PLACE, width), width)
+                # backwards, so that the first of equal maxima comes last and replaces the others
+                for v in positions(window, 1, q, Q, W, backwards=True):
+                    value = prologue.load(xs, (n, h, v, c), width)
+                    keep_larger(largest, value, place, int_lanes(h * W + v, width))
+                best.store((n, h, q, c), largest, width)
+                for y in found:
+                    y.store((n, h, q, c), place.get(), width)
+
+
+def column_maxima(*arrays: Array, window: Window, epilogue: Epilogue, places: int) -> None:
+    """y[n, p, q, c] = the largest value of a window, from those of its rows; NaN where one is.
+
+    places: 1 if the place of each is stored as well, from the places that `row_maxima` has found, else 0.
+    """
+    bound = bind(epilogue, arrays, 1 + 2 * places)
+    found, best, of_rows = bound.operands[:places], bound.operands[places], bound.operands[1 + places :]
+    H, N, (P, Q, C) = best.shape[1], bound.outputs[0].extents[0], bound.outputs[0].shape[1:]
     for n, p in loop_rows(bound, N, P, C):
         for q in loop(Q):
-            for c, width in channel_blocks(bound, C, prologue):
-                best = var(LOWEST, width)
-                for h in positions(window, 0, p, P, H):
-                    for v in positions(window, 1, q, Q, W):
-                        best.set(maximum(best.get(), prologue.load(bound.operands, (n, h, v, c), width)))
-                bound.store(n, [(n, p, q)], [best.get()], c, width)
+            for c, width in vectors(C, lanes() * (1 if bound.epilogue.has_sums or places else VECTORS)):
+                largest, place = var(LOWEST, width), var(int_lanes(NO_PLACE, width), width)
+                for h in positions(window, 0, p, P, H, backwards=True):
+                    first = of_rows[0].load((n, h, q, c), width) if places else place.get()
+                    keep_larger(largest, best.load((n, h, q, c), width), place, first)
+                for y in found:
+                    y.store((n, p, q, c), place.get(), width)
+                bound.store(n, [(n, p, q)], [largest.get()], c, width)
+
+
+def keep_larger(largest: Var, value: Scalar, place: Var, there: Value) -> None:
+    """Let `largest` be the value where that is at least as large, and `place` where it is; NaN stays, and has no place.
+
+    Where nobody reads the place, LLVM leaves it out.
+    """
+    place.set(where(value >= largest.get(), there, place.get()))
+    largest.set(maximum(largest.get(), value))
 
 
 def mean_windows(*arrays: Array, window: MeanWindow, prologue: Prologue, epilogue: Epilogue) -> None:
@@ -163,41 +213,29 @@ def gather_means(*arrays: Array, window: MeanWindow, epilogue: Epilogue) -> None
                 bound.store(n, [(n, h, v)], [total.get()], c, width)
 
 
-def scatter_maxima(*arrays: Array, window: Window, prologue: Prologue, epilogue: Epilogue) -> None:
-    """dx = the sum of dy over the windows whose first maximum is at a pixel; NaN is ignored in the search for it.
+def scatter(*arrays: Array, epilogue: Epilogue) -> None:
+    """dx[n, h, v, c] = the sum of dy over the windows whose place h W + v it is, int32 [N, P, Q, C].
 
-    Gathering dy would visit a pixel's windows, as many as the window has taps; here a window adds its dy to one pixel,
-    lane by lane. The sums are in `totals`, [N, H W, C], the scratch of a task, which has a whole image.
+    Gathering dy would visit a pixel's windows, as many as the window has taps, and use few lanes of a vector of few
+    channels; here a window adds its dy to one pixel, lane by lane. A task has a whole image. The sums are in dx itself
+    unless an epilogue follows: then in `totals`, a scratch of dx's shape.
     """
-    bound = bind(epilogue, arrays, prologue.array_count + 2)
-    totals, *xs, dy = bound.operands
-    N, (H, W, C), (P, Q) = bound.outputs[0].extents[0], bound.outputs[0].shape[1:], dy.shape[1:3]
-
-    def first_maximum(n: Index, output: tuple[Index, Index], c: Index, width: int) -> Var:
-        """h W + v of the window's first maximum, as float32; -1 where all its elements are NaN."""
-        largest, place = var(LOWEST, width), var(-1.0, width)
-        # backwards, so that the first of equal maxima comes last and replaces the others
-        for h in positions(window, 0, output[0], P, H, backwards=True):
-            for v in positions(window, 1, output[1], Q, W, backwards=True):
-                value = prologue.load(xs, (n, h, v, c), width)
-                larger = value >= largest.get()
-                largest.set(where(larger, value, largest.get()))
-                place.set(where(larger, float_lanes(h * W + v, width), place.get()))
-        return place
-
+    bound = bind(epilogue, arrays, 2 + (epilogue != Epilogue()))
+    *totals, dy, places = bound.operands
+    dx, N, (H, W, C), (P, Q) = bound.outputs[0], bound.outputs[0].extents[0], bound.outputs[0].shape[1:], dy.shape[1:3]
+    sums = totals[0] if totals else dx
     for (n,) in parallel(N):
         bound.zero_all_sums(n, C)
-        for pixel in loop(H * W):
-            for c, width in vectors(C):
-                totals.store((n, pixel, c), 0.0, width)
+        image = sums.row(n)
+        for i, width in vectors(H * W * C):
+            image.store((i,), 0.0, width)
         for p, q in loops(P, Q):
             for c, width in vectors(C):
-                place = first_maximum(n, (p, q), c, width).get()
-                slope = where(place >= 0.0, expression.load(dy, (n, p, q, c), width), 0.0)
-                place = maximum(place, 0.0)
-                for lane in range(width):
-                    index = (n, cast(extract(place, lane), I64), c + lane)
-                    totals[index] = totals[index] + extract(slope, lane)
-        for h, v in loops(H, W):
+                for channel in (c + lane for lane in range(width)):
+                    place = cast(places[n, p, q, channel], I64)
+                    for _ in when(place < H * W):
+                        i = place * C + channel
+                        image[i] = image[i] + dy[n, p, q, channel]
+        for h, v in loops(H, W) if totals else ():
             for c, width in vectors(C):
-                bound.store(n, [(n, h, v)], [totals.load((n, h * W + v, c), width)], c, width)
+                bound.store(n, [(n, h, v)], [sums.load((n, h, v, c), width)], c, width)

@@ -2,7 +2,8 @@
 
 Graph -> EpilogueFusion. Only values that are used outside of the group are written to memory. Sums and moments per
 channel are accumulated in the same pass, and by the gradient in x of a depthwise convolution the gradient in its
-weights. Whatever else the epilogue reads must be there before the anchor runs.
+weights; a max pooling stores the places of its maxima. Whatever else the epilogue reads must be there before the anchor
+runs.
 """
 
 from collections.abc import Iterable
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 from foveal.graph import Graph, Node
 from foveal.ops.conv import conv2d_input_grad, conv2d_weight_grad
+from foveal.ops.pool_max import max_pool2d, max_pool2d_place
 from foveal.ops.reduce import Reduction
 from foveal.ops.shape import constant
 from foveal.passes.fusion.group import Group, channel_reduction, is_pointwise
@@ -109,7 +111,7 @@ class EpilogueFuser:
         inside = [anchor]
         sums: list[Node] = []
         moments: Node | None = None
-        weight_grad: Node | None = None
+        beside: Node | None = None
         if self.allowed and anchor.op is not None and anchor.op.epilogues:
             inside += self.computable(anchor, followers)
             # Reductions over N, H and W of what is inside are accumulated. An epilogue accumulates one pair of moments.
@@ -117,14 +119,14 @@ class EpilogueFuser:
             users = [user for node in inside for user in self.users[node]]
             sums = [u for u in users if channel_reduction(u) == "sum" and u.attributes["axes"] == axes]
             moments = next((u for u in users if channel_reduction(u) == "moments"), None)
-            weight_grad = self.weight_grad_beside(anchor, inside)
+            beside = self.weight_grad_beside(anchor, inside) or self.places_beside(anchor)
         elif isinstance(anchor.op, Reduction):
             # Reductions that no epilogue takes are grouped in fuse.py.
             return
         reductions = [*sums, *([moments] if moments else [])]
         stored = self.needed_outside(inside, reductions) or [anchor]
         members = self.computed_for([*stored, *(node.inputs[0] for node in reductions)], set(inside[1:]))
-        reductions += [weight_grad] if weight_grad else []
+        reductions += [beside] if beside else []
         group = Group(anchor.shape, members, [*stored, *reductions], "anchored", anchor)
         self.groups.append(group)
         self.stored.update(stored)
@@ -171,6 +173,13 @@ class EpilogueFuser:
                 reads = self.full_size_reads([*outside, x], anchor)
                 return user if len(reads) <= MAX_EPILOGUE_READS else None
         return None
+
+    def places_beside(self, anchor: Node) -> Node | None:
+        """Return the places of the maxima of the max pooling that the anchor is, if they are wanted."""
+        if anchor.op is not max_pool2d:
+            return None
+        alike = (u for u in self.users[anchor.inputs[0]] if u.op is max_pool2d_place and u not in self.group_of)
+        return next((u for u in alike if u.attributes == anchor.attributes), None)
 
     def needed_outside(self, inside: list[Node], reductions: list[Node]) -> list[Node]:
         """Return the nodes of a group, the anchor first, whose value must be written to memory.

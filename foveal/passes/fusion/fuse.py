@@ -133,7 +133,9 @@ class Fuser:
         source, anchor = group.source, group.anchor
         if anchor is None or source is None or source.shape != node.shape:
             return False
-        is_source = user in (anchor, group.weight_grad) and node is source and anchor.inputs.count(node) == 1
+        is_source = (
+            user in (anchor, group.weight_grad, group.places) and node is source and anchor.inputs.count(node) == 1
+        )
         return (is_source and len(self.leaves[node]) <= MAX_RECOMPUTE_READS) or user in group.prologue
 
     def contains(self, group: Group, node: Node, user: Node) -> bool:

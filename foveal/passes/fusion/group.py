@@ -6,6 +6,7 @@ from typing import Literal
 from foveal.graph import Node
 from foveal.ops.conv import conv2d_weight_grad
 from foveal.ops.elementwise import Pointwise
+from foveal.ops.pool_max import max_pool2d_place
 from foveal.ops.reduce import broadcast_to
 from foveal.ops.shape import constant
 
@@ -19,7 +20,7 @@ class Group:
     #: pointwise nodes computed inside, in order
     members: list[Node] = field(default_factory=list)
     #: nodes that are stored: members, the anchor, and reductions of members (sums, maxima, moments; of a depthwise
-    #: convolution's gradient in x, the gradient in its weights)
+    #: convolution's gradient in x, the gradient in its weights; of a max pooling, the places of its maxima)
     results: list[Node] = field(default_factory=list)
     #: "pointwise": one loop nest over the domain. "reduce": one pass over the domain, whose results are reductions.
     #: "anchored": the kernels of the operator `anchor`, whose epilogue computes the members
@@ -40,6 +41,12 @@ class Group:
     def weight_grad(self) -> Node | None:
         """The gradient in the weights that the anchor, a depthwise convolution's gradient in x, computes as well."""
         others = (node for node in self.results if node is not self.anchor and node.op is conv2d_weight_grad)
+        return next(others, None) if self.anchor else None
+
+    @property
+    def places(self) -> Node | None:
+        """The places of the maxima that the anchor, a max pooling, finds as well."""
+        others = (node for node in self.results if node is not self.anchor and node.op is max_pool2d_place)
         return next(others, None) if self.anchor else None
 
     def reads_in_epilogue(self, user: Node, node: Node) -> bool:
