@@ -485,7 +485,7 @@ mb50ic4_ih6kh2dh1n"net:dilated"
         ("batch_norm", "forward"),
         ("batch_norm", "both"),
         ("max_pool2d", "forward"),
-        ("max_pool2d_grad", "dx"),
+        ("max_pool2d_put", "dx"),
         ("max_pool2d", "both"),
         ("avg_pool2d", "forward"),
         ("avg_pool2d_grad", "dx"),
