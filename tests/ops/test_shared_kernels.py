@@ -9,7 +9,7 @@ from foveal import nn, ops, optim, view
 from foveal.graph import Type
 from foveal.kernel import compile as kernels
 from foveal.kernel.target import host
-from foveal.ops.kernels.conv import conv1x1
+from foveal.ops.kernels.conv import conv1x1, winograd_weight_grad_shared
 from foveal.ops.kernels.pointwise import rows_of
 from foveal.ops.kernels.sizes import CallSizes, numbers_apart
 from foveal.passes.simplify import simplify
@@ -118,6 +118,16 @@ def test_minimal_filtering_of_another_image_size_needs_no_other_code():
     # all of whose sizes are multiples of a tile's
     net = convolutions()
     assert news(codes(net, 384, 64, BY_SIZE), codes(net, 384, 96, BY_SIZE)) == {}
+
+
+def test_weight_gradients_of_shared_tiles_need_no_other_code_of_another_size(monkeypatch):
+    monkeypatch.setattr(winograd_weight_grad_shared, "fits", lambda *_: True)
+    names = {"transform_chunk", "add_products", "add_panels", "store_gradient", "transform_tiles"}
+    layers = [nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 96, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    net = nn.Sequential(*layers, nn.Linear(96, 5))
+    one = codes(net, 384, 16, names)
+    assert names == set(one)
+    assert news(one, codes(net, 480, 16, names)) == news(one, codes(net, 384, 32, names)) == {}
 
 
 def test_layers_that_differ_in_their_channels_share_kernels():

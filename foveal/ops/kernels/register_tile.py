@@ -113,6 +113,15 @@ def runs(count: int, max_size: int) -> Iterator[tuple[Index, int]]:
         first += size * number
 
 
+def panels(n: int, size: int) -> Iterator[tuple[Index, int]]:
+    """Loops over n filters (or channels) in panels of `size`, of which the last may have fewer: (panel, how many)."""
+    full, tail = divmod(n, size)
+    for panel in loop(full):
+        yield panel, size
+    if tail:
+        yield full, tail
+
+
 def unroll_factor(n: int) -> int:
     """The number of steps of a loop over n that one iteration of it takes.
 

@@ -14,8 +14,8 @@ When Winograd is chosen. It can compute 3x3 filters with stride 1 or 2 on both a
 of m x m outputs, m = 2 or 4. It is chosen if its modelled cost, with the better m, is below 0.95 of that of direct
 convolution (`Problem.default` in cost_model.py). The cost counts vector operations; where filters are the same in every
 run (inference) they are packed or transformed once, and it counts the bytes that are read of them, 9, 16 or 36 numbers
-of each (`Problem.prepared_cost`): few pixels with many filters wait for memory. For the gradient in the weights C and K
-also have to be at most 64, or to have a divisor from 32 to 96.
+of each (`Problem.prepared_cost`): few pixels with many filters wait for memory. For the gradient in the weights with 32
+registers C and K also have to be at most 64, or to have a divisor from 32 to 96.
 
 The tables. Register tile: rows x vectors of what is summed up in registers at once; its size follows from the number of
 registers (register_tile.py). Lanes: what the elements of a vector are. Chosen when: a direct kernel is chosen if its
@@ -43,6 +43,7 @@ The gradient in the weights:
 
 | file | register tile | lanes | chosen when | peak |
 | --- | --- | --- | --- | --- |
+| winograd_weight_grad_shared.py | channels x filters | filters | as the next; 16 registers, C or K > 64 | 180-240 % |
 | winograd_weight_grad.py | channels x filters | filters | modelled cost < 0.95 of direct convolution's | 135-220 % |
 | weight_grad_depthwise.py | taps | channels | one filter per channel, apart from dx | one core: 90 % |
 | weight_grad_simd_batch.py | weights x filters | images | faster by its model, 64 weights at most | 1 -> 6: 51 % |

@@ -96,8 +96,8 @@ class Problem:
     def tile_sizes(self) -> list[int]:
         """DIRECT, and the tile sizes m of minimal filtering if it can compute the problem."""
         fits = (self.kernel, self.dilation, self.groups) == WINOGRAD_SHAPE and self.stride in WINOGRAD_STRIDES
-        # a weight gradient needs blocks of channels and filters that fit into the cache
-        has_blocks = self.kind != "weight" or bool(channel_block(self.c_group) and channel_block(self.K))
+        # tasks of a weight gradient that transform their tiles need blocks of channels and filters
+        has_blocks = self.kind != "weight" or shares_tiles(self.c_group, self.K) or in_blocks(self.c_group, self.K)
         return [DIRECT, *(POINTS if fits and has_blocks else ())]
 
     def cost(self, m: int) -> float:
@@ -117,9 +117,10 @@ class Problem:
         # outputs of a tile on one axis (of the gradient in x with stride 2 it has 2 m), and tiles of all images
         size = m * stride if self.kind == "transposed" else m
         tiles = self.N * ceil_div(self.P, size) * ceil_div(self.Q, size)
-        # a weight gradient transforms the tiles of x for each block of filters, those of dy for each block of channels
+        # a weight gradient whose tasks do not share tiles transforms those of x for each block of filters, and those of
+        # dy for each block of channels
         times_x, times_dy = 1, 1
-        if self.kind == "weight":
+        if self.kind == "weight" and not shares_tiles(self.c_group, self.K):
             times_x, times_dy = channel_blocks(self.K), channel_blocks(self.c_group)
         transforms = tiles * (INPUT_COST[stride, m] * channels * times_x + OUTPUT_COST[stride, m] * filters * times_dy)
         # vectors of filters of all channels; each takes a multiply-add per point of a tile, which has on one axis m + 2
@@ -202,6 +203,22 @@ def channel_block(channels: int) -> int | None:
     sizes = range(CHANNEL_BLOCK // 2, CHANNEL_BLOCK * 3 // 2 + 1)
     fitting = [size for size in sizes if channels % size == 0]
     return min(fitting, key=lambda size: (abs(size - CHANNEL_BLOCK), size)) if fitting else None
+
+
+def in_blocks(C: int, K: int) -> bool:
+    """True if tasks of a weight gradient can take blocks of channels and of filters."""
+    return channel_block(C) is not None and channel_block(K) is not None
+
+
+def shares_tiles(C: int, K: int) -> bool:
+    """True if a weight gradient transforms each tile once, and all tasks read it from the last-level cache.
+
+    Where one block has all channels and one all filters, a task transforms its own tiles, and none twice. With more,
+    each of the (C / 64) (K / 64) tasks would transform tiles again that others have transformed, and load and store its
+    sums once per block of tiles; with 16 registers, which come with second-level caches of 512 KiB too, that takes as
+    long as half of the products. With 32 registers these caches have 1 MiB and more, which hold the sums.
+    """
+    return registers() < 32 and (channel_block(C), channel_block(K)) != (C, K)
 
 
 def channel_blocks(channels: int) -> int:

@@ -22,6 +22,7 @@ from foveal.ops.kernels.conv import (
     winograd,
     winograd_few_tiles,
     winograd_weight_grad,
+    winograd_weight_grad_shared,
 )
 from foveal.ops.kernels.conv.cost_model import Algorithm, Problem
 from foveal.ops.kernels.conv.winograd_grid import forward_grid, input_grad_grid
@@ -89,7 +90,11 @@ def lower_weight_grad(
     """dw [K, C/G, R, S], the gradient in the weights, of dy [N, K, P, Q] and x [N, C, H, W]."""
     if m := algorithm.winograd_tile:
         grid = forward_grid(m, window, dy.shape[0], image_size(dy))
-        winograd_weight_grad.lower(lowering, dw, dy, x, grid, algorithm)
+        K, C = dw.shape[:2]
+        if winograd_weight_grad_shared.fits(C, K, algorithm):
+            winograd_weight_grad_shared.lower(lowering, dw, dy, x, grid)
+        else:
+            winograd_weight_grad.lower(lowering, dw, dy, x, grid, algorithm)
     else:
         direct_weight_grad(lowering, dw, dy, x, window, groups)
 

@@ -433,15 +433,6 @@ def channel_parts(channels: int) -> list[tuple[int, int, int]]:
     return [part for part in parts if part[0] and part[1]]
 
 
-def filter_blocks(filters: int, columns: int) -> Iterator[tuple[Index, int]]:
-    """Loop over the blocks of `columns` filters: (block, valid filters in it)."""
-    full, tail = divmod(filters, columns)
-    for b in loop(full):
-        yield b, columns
-    if tail:
-        yield full, tail
-
-
 def filter_groups(filters: int, columns: int, at_once: int) -> Iterator[tuple[Index, Index, int]]:
     """Loop over groups of blocks of filters: (first block, how many, valid filters in each).
 

@@ -10,7 +10,7 @@ from foveal.ops.kernels.conv.winograd_grid import Grid, tiles
 from foveal.ops.kernels.conv.winograd_matrices import Matrix
 from foveal.ops.kernels.conv.winograd_transform import transform_2d
 from foveal.ops.kernels.epilogue import exceeds_l2
-from foveal.ops.kernels.register_tile import ceil_div
+from foveal.ops.kernels.register_tile import ceil_div, panels
 from foveal.ops.window import Pair
 from foveal.view import View
 
@@ -41,6 +41,8 @@ class TileTransform:
     channels: int
     #: True for the gradients of outputs
     of_gradients: bool = False
+    #: channels of a panel of V, where V has panels [panels, points, tiles, panel]; None: its rows hold all channels
+    panel: int | None = None
 
     @property
     def vertical(self) -> Matrix:
@@ -126,9 +128,11 @@ class TileTransform:
 
     def transform(self, V: Array, pixels: Pixels, channel: Index) -> None:
         """V[0, point, 0, c] for all channels, a vector at a time; pixels[i, j]: the channels of element (i, j)."""
-        for c, width in vectors(self.channels):
-            for i, j, value in self.transformed(pixels, channel + c, width):
-                V.store((0, self.grid.order.point[i, j], 0, c), value, width)
+        size = self.panel or self.channels
+        for panel, channels in panels(self.channels, size):
+            for c, width in vectors(channels):
+                for i, j, value in self.transformed(pixels, channel + panel * size + c, width):
+                    V.store((panel, self.grid.order.point[i, j], 0, c), value, width)
 
     def transformed(self, pixels: Pixels, channel: Index, width: int) -> Iterator[tuple[int, int, Value]]:
         """Yield (i, j, value) of the transform of a vector of channels."""

@@ -29,12 +29,12 @@ from typing import Any
 from foveal.kernel.compile import ArraySpec, Kernel
 from foveal.kernel.lang import Array, Index, Value, l2, loop, minimum, parallel, splat, thread, var, vectors
 from foveal.ops.kernels.conv.cost_model import Algorithm, channel_block
-from foveal.ops.kernels.conv.winograd import PAD, clear_row, filter_blocks, tile_rows
+from foveal.ops.kernels.conv.winograd import PAD, clear_row, tile_rows
 from foveal.ops.kernels.conv.winograd_grid import Grid
 from foveal.ops.kernels.conv.winograd_input import TileTransform
 from foveal.ops.kernels.conv.winograd_transform import ClassRange, transform_2d
 from foveal.ops.kernels.partial_sums import lower_sums
-from foveal.ops.kernels.register_tile import ENOUGH_TASKS, FLOAT_BYTES, ceil_div, lane_ranges, split, tile_for
+from foveal.ops.kernels.register_tile import ENOUGH_TASKS, FLOAT_BYTES, ceil_div, lane_ranges, panels, split, tile_for
 from foveal.ops.kernels.sizes import CallSizes
 from foveal.ops.op import Lowering
 from foveal.view import View
@@ -61,7 +61,7 @@ def lower(lowering: Lowering, dw: View, dy: View, x: View, grid: Grid, algorithm
     """dw [K, C, 3, 3] = correlation of x [N, C, H, W] with dy [N, K, P, Q], whose tiles the grid counts."""
     K, C = dw.shape[:2]
     channels, filters = channel_block(C), channel_block(K)
-    # Problem.tile_sizes offers minimal filtering only where both blocks exist
+    # else threads share tiles (winograd_weight_grad_shared.py)
     assert channels is not None
     assert filters is not None
     # tasks per chunk: pairs of a block of channels and a block of filters
@@ -182,7 +182,7 @@ class TransformedSums:
     def filter_blocks(self) -> Iterator[tuple[Index, int]]:
         """Loop over the blocks of filters, as wide as a register tile: (first filter, how many)."""
         columns = tile_for(self.filters).lanes
-        for b, valid in filter_blocks(self.filters, columns):
+        for b, valid in panels(self.filters, columns):
             yield b * columns, valid
 
     def place(self, c: Index, block: tuple[Index, int]) -> Index:
