@@ -6,6 +6,7 @@ program's, at the rate at which memory is copied; what is given is checked for N
 are copied, and were checked before, by NumPy, which begins sooner.
 """
 
+import ctypes
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,9 +23,12 @@ from foveal.strides import Ndarray, Shape, memory_order, ordered
 from foveal.view import Buffer, View
 from foveal.workers import workers
 
-# Bytes of an array from which on it is copied by native code, and from which on threads share the copy: telling them
+# Bytes of an array from which on it is copied by native code. From 500 elements on NumPy hands Python's lock to other
+# threads while it copies, and to get it back takes longer than the copy.
+LARGE = 1 << 11
+# Bytes up to which a copy, of some microseconds, keeps Python's lock; and from which on threads share it: telling them
 # takes about as long as copying half of it.
-LARGE, SHARED = 1 << 15, 1 << 18
+BRIEF, SHARED = 1 << 17, 1 << 18
 # Images of fewer channels than this are copied into channels-last memory channel by channel, where NumPy does it, so
 # that its innermost loop runs over pixels.
 MIN_CHANNELS = 9
@@ -115,14 +119,17 @@ class Copier:
     def __init__(self, call: KernelCall, threads: int) -> None:
         """threads: how many may make it at most."""
         self.code = native([call.kernel])
-        self.shared = 4 * math.prod(call.views[0].shape) >= SHARED
+        size = 4 * math.prod(call.views[0].shape)
+        self.shared, self.locked = size >= SHARED, size <= BRIEF
+        self.divided = threads > 1
         self.counters = np.zeros((1, PARALLEL_LOOPS * threads), np.int64)
         # the arrays' addresses are given in each run
         memory = {view.buffer: np.zeros(1, np.float32) for view in call.views}
         checked = call.written[1:]
-        #: what the kernel finds while it reads: largest magnitudes
-        self.largest = np.zeros(checked[0].buffer.size if checked else 1, np.float32)
-        memory |= {view.buffer: self.largest for view in checked}
+        # what the kernel finds while it reads: largest magnitudes, and their bits
+        largest = np.zeros(checked[0].buffer.size if checked else 1, np.float32)
+        self.bits = largest.view(np.int32)
+        memory |= {view.buffer: largest for view in checked}
         counters = self.counters if threads > 1 else None
         self.table = make_table([call], [0], self.code.addresses, memory, counters)
         self.source = RECORD + len(call.views) - 1
@@ -131,15 +138,16 @@ class Copier:
     def run(self, target: int, source: int, threads: int) -> None:
         """Copy from one address to another, on so many threads."""
         self.table[RECORD], self.table[self.source] = target, source
-        self.counters[:] = 0
+        if self.divided:
+            self.counters[:] = 0
         if threads == 1 or not self.shared:
-            runtime.alone()(self.records, 1, 0)
+            runtime.alone(self.locked)(self.records, 1, 0)
         else:
             workers().run(threads, self.records, 1)
 
     def found_finite(self) -> bool:
         """Return True if all that the last run has read was finite."""
-        return int(self.largest.view(np.int32).max()) < INFINITY
+        return int(self.bits.item() if self.bits.size == 1 else self.bits.max()) < INFINITY
 
 
 class Entrance:
@@ -147,7 +155,12 @@ class Entrance:
 
     def __init__(self, memory: Ndarray, copies: dict[Shape, KernelCall], threads: int) -> None:
         self.memory, self.address = memory, memory.ctypes.data
-        self.copiers = [(order, Copier(call, threads)) for order, call in copies.items()]
+        self.shape, self.dtype = memory.shape, memory.dtype
+        # with the strides in bytes of the arrays that each copies
+        self.copiers = [
+            (order, tuple(memory.itemsize * stride for stride in ordered(memory.shape, order)), Copier(call, threads))
+            for order, call in copies.items()
+        ]
 
     def fill(self, given: Ndarray, name: str, threads: int) -> None:
         """Copy what was given. Raises NumericsError for NaN and infinity in it, unless its name is ""."""
@@ -157,17 +170,21 @@ class Entrance:
                 check_finite(given, name)
             fill(self.memory, given)
             return
-        copier.run(self.address, given.ctypes.data, threads)
+        copier.run(self.address, address(given), threads)
         if name and not copier.found_finite():
             # of the copy: the caller's array may have been changed meanwhile
             check_finite(self.memory, name)
 
     def copier(self, given: Ndarray) -> Copier | None:
         """Return the native copy of arrays that lie as this one does; None if there is none."""
-        if given.shape != self.memory.shape or given.dtype != self.memory.dtype or not given.flags.aligned:
+        if given.shape != self.shape or given.dtype != self.dtype or not given.flags.aligned:
             return None
-        fitting = (copier for order, copier in self.copiers if given.transpose(order).flags.c_contiguous)
-        return next(fitting, None)
+        found = given.strides
+        for order, strides, copier in self.copiers:
+            # along an axis of one element they say nothing
+            if found == strides or (1 in self.shape and given.transpose(order).flags.c_contiguous):
+                return copier
+        return None
 
 
 class Exit:
@@ -182,8 +199,17 @@ class Exit:
         if self.copier is None:
             return self.memory.copy()
         made: Ndarray = np.empty(self.memory.shape, self.memory.dtype)
-        self.copier.run(made.ctypes.data, self.address, threads)
+        self.copier.run(address(made), self.address, threads)
         return made
+
+
+def address(array: Ndarray) -> int:
+    """Return where the first element of an array lies that has one."""
+    flags = array.flags
+    if flags.c_contiguous and flags.writeable:
+        # a third of the time of what follows
+        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))
+    return int(array.ctypes.data)
 
 
 def fill(target: Ndarray, given: Ndarray) -> None:

@@ -12,7 +12,13 @@ from foveal.errors import NumericsError, ShapeError
 from foveal.handover import LARGE
 from foveal.variable import Variable
 
-SHAPES = {"colour": (12, 3, 17, 16), "grey": (20, 1, 21, 23), "channels": (3, 40, 9, 9), "matrix": (90, 101)}
+SHAPES = {
+    "brief": (1, 3, 17, 16),
+    "colour": (12, 3, 17, 16),
+    "grey": (20, 1, 21, 23),
+    "channels": (3, 40, 9, 9),
+    "matrix": (90, 101),
+}
 
 
 def images(shape, seed=0):
