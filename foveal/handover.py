@@ -2,7 +2,8 @@
 
 A program computes on memory of its own, so a caller may change an array as soon as a call has returned, and keep what
 it got. Large arrays are copied by native code on the program's threads, from the caller's memory order to the
-program's, at the rate at which memory is copied; what is given is checked for NaN and infinity on the way. Small arrays
+program's, at the rate at which memory is copied; what is given is checked for NaN and infinity on the way, and float64
+becomes float32. So are arrays with gaps, such as crops, when the second one with the same strides comes. Small arrays
 are copied, and were checked before, by NumPy, which begins sooner.
 """
 
@@ -10,6 +11,7 @@ import ctypes
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from foveal.errors import NumericsError
 from foveal.kernel import runtime
 from foveal.kernel.builder import PARALLEL_LOOPS
 from foveal.kernel.compile import Kernel, native
+from foveal.kinds import as_float32
 from foveal.lower import KernelCall, Lowered, lower_copy
 from foveal.strides import Ndarray, Shape, memory_order, ordered
 from foveal.view import Buffer, View
@@ -34,6 +37,8 @@ BRIEF, SHARED = 1 << 17, 1 << 18
 MIN_CHANNELS = 9
 # Bits of infinity. A float32 read as an integer is larger only if it is NaN.
 INFINITY = 0x7F800000
+# Other ways in which arrays lie, of each argument, of which a native copy is kept.
+MOST_WAYS = 8
 # The words of a record in a table of calls, which the addresses of its arrays follow.
 RECORD = 3
 
@@ -87,8 +92,7 @@ def plan_handover(lowered: Lowered) -> Handover:
     arguments: dict[int, dict[Shape, KernelCall]] = {}
     results: dict[int, KernelCall] = {}
     for number, view in large(lowered.arguments):
-        # past the cache where it is as large as a temporary value that is written so
-        own = View(Buffer(view.buffer.size, view.buffer.dtype), view.shape, view.strides)
+        own = own_memory(view)
         checked = view.buffer.dtype == "float32"
         # as NumPy makes arrays, and as the program has them
         orders = dict.fromkeys([tuple(range(len(view.shape))), memory_order(view.strides)])
@@ -106,6 +110,13 @@ def large(views: Sequence[View]) -> Iterator[tuple[int, View]]:
     for number, view in enumerate(views):
         if 4 * math.prod(view.shape) >= LARGE:
             yield number, view
+
+
+def own_memory(view: View) -> View:
+    """Return an argument in the program's memory as what is written past the cache, if it is as large as values are
+    that are written so.
+    """
+    return View(Buffer(view.buffer.size, view.buffer.dtype), view.shape, view.strides)
 
 
 def of_caller(view: View, order: Shape) -> View:
@@ -153,38 +164,73 @@ class Copier:
 class Entrance:
     """The memory of an argument, and how it is filled."""
 
-    def __init__(self, memory: Ndarray, copies: dict[Shape, KernelCall], threads: int) -> None:
-        self.memory, self.address = memory, memory.ctypes.data
+    def __init__(self, memory: Ndarray, view: View, copies: dict[Shape, KernelCall], threads: int) -> None:
+        """view: what lies in this memory."""
+        self.memory, self.address, self.view, self.threads = memory, memory.ctypes.data, view, threads
         self.shape, self.dtype = memory.shape, memory.dtype
         # with the strides in bytes of the arrays that each copies
         self.copiers = [
             (order, tuple(memory.itemsize * stride for stride in ordered(memory.shape, order)), Copier(call, threads))
             for order, call in copies.items()
         ]
+        # by dtype and strides in bytes: the copies of other arrays that have come twice in a row
+        self.others: dict[tuple[np.dtype[Any], Shape], Copier | None] = {}
+        self.last: tuple[np.dtype[Any], Shape] | None = None
 
     def fill(self, given: Ndarray, name: str, threads: int) -> None:
-        """Copy what was given. Raises NumericsError for NaN and infinity in it, unless its name is ""."""
+        """Copy what was given. Raises NumericsError for NaN and infinity in it, unless its name is "", and DataError
+        for float64 beyond the range of float32.
+        """
         copier = self.copier(given) if self.copiers else None
         if copier is None:
+            given = self.narrowed(given, name)
             if name:
                 check_finite(given, name)
             fill(self.memory, given)
             return
         copier.run(self.address, address(given), threads)
-        if name and not copier.found_finite():
+        is_narrowed = given.dtype != self.dtype
+        if (name or is_narrowed) and not copier.found_finite():
+            if is_narrowed:
+                self.narrowed(given, name)
             # of the copy: the caller's array may have been changed meanwhile
-            check_finite(self.memory, name)
+            if name:
+                check_finite(self.memory, name)
+
+    def narrowed(self, given: Ndarray, name: str) -> Ndarray:
+        """Return an array of float64 as float32, any other one as it is."""
+        return given if given.dtype == self.dtype else as_float32(given, name or "an argument")
 
     def copier(self, given: Ndarray) -> Copier | None:
         """Return the native copy of arrays that lie as this one does; None if there is none."""
-        if given.shape != self.shape or given.dtype != self.dtype or not given.flags.aligned:
+        if given.shape != self.shape or not given.flags.aligned:
             return None
         found = given.strides
-        for order, strides, copier in self.copiers:
-            # along an axis of one element they say nothing
-            if found == strides or (1 in self.shape and given.transpose(order).flags.c_contiguous):
-                return copier
-        return None
+        if given.dtype == self.dtype:
+            for order, strides, copier in self.copiers:
+                # along an axis of one element they say nothing
+                if found == strides or (1 in self.shape and given.transpose(order).flags.c_contiguous):
+                    return copier
+        way = given.dtype, found
+        # it takes some milliseconds to make one, which a single array is not worth
+        if way not in self.others and way == self.last:
+            if len(self.others) == MOST_WAYS:
+                self.others.clear()
+            call = self.call_for(given)
+            self.others[way] = None if call is None else Copier(call, self.threads)
+        self.last = way
+        return self.others.get(way)
+
+    def call_for(self, given: Ndarray) -> KernelCall | None:
+        """Return a call that copies arrays of this dtype and these strides; None if there is no kernel for them."""
+        size, kind = given.itemsize, str(given.dtype)
+        apart = [stride for n, stride in zip(self.shape, given.strides, strict=True) if n > 1]
+        if any(stride <= 0 or stride % size for stride in apart) or kind not in (self.view.buffer.dtype, "float64"):
+            return None
+        # axes of one element may have any stride: one that is none of a neighbour's
+        strides = tuple(s // size if n > 1 else given.size for n, s in zip(self.shape, given.strides, strict=True))
+        source = View(Buffer(given.size, kind, argument=True), self.shape, strides)
+        return lower_copy(own_memory(self.view), source, self.view.buffer.dtype == "float32")
 
 
 class Exit:

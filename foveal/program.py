@@ -120,7 +120,10 @@ class Program:
         self.arguments = [self.binding.array(view) for view in self.lowered.arguments]
         self.results = [self.binding.array(view) for view in self.lowered.outputs]
         copies, threads = self.handover, self.threads
-        self.entrances = [Entrance(a, copies.arguments.get(i, {}), threads) for i, a in enumerate(self.arguments)]
+        self.entrances = [
+            Entrance(array, view, copies.arguments.get(i, {}), threads)
+            for i, (array, view) in enumerate(zip(self.arguments, self.lowered.arguments, strict=True))
+        ]
         self.exits = [Exit(array, copies.results.get(i), threads) for i, array in enumerate(self.results)]
         self.updated = [variable for variable, _ in self.graph.updates]
         # the variables that prepared calls may read, and in a list their versions when these last ran, if they have
