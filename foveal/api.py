@@ -12,6 +12,7 @@ from foveal.arguments import checked
 from foveal.build import build
 from foveal.errors import ArgumentError, DataError, NumericsError, ShapeError
 from foveal.guard import Guard, guard_updates
+from foveal.handover import LARGE
 from foveal.kinds import Refused, as_float32, numbers_array, shown
 from foveal.ops.op import Operand, Tensor, Type
 from foveal.profile import show_timings
@@ -25,10 +26,11 @@ from foveal.watch import State
 INT32 = np.iinfo(np.int32)
 
 
-def as_argument(x: ArrayLike, what: str, labels: bool = False) -> Ndarray:
+def as_argument(x: ArrayLike, what: str, labels: bool = False, wide: bool = False) -> Ndarray:
     """Return x as an array that a program takes: float32, or int32 for integers.
 
-    labels: True where integers of one byte are labels; elsewhere they are pixels that were not scaled. Raises
+    labels: True where integers of one byte are labels; elsewhere they are pixels that were not scaled. wide: a large
+    array may be float64, as it is for a program that is run at once, which makes float32 of it (see handover). Raises
     ShapeError for other dtypes, and for what is no array of numbers, and DataError for numbers beyond 32 bits: nothing
     is rounded or cut off silently.
     """
@@ -39,7 +41,7 @@ def as_argument(x: ArrayLike, what: str, labels: bool = False) -> Ndarray:
     if array.dtype in (np.float32, np.int32):
         return array
     if array.dtype == np.float64:
-        return as_float32(array, what)
+        return array if wide and 4 * array.size >= LARGE else as_float32(array, what)
     # Integers of one byte are labels only where labels are asked for: elsewhere they are pixels that lack a scale.
     if array.dtype.kind in "iu" and (labels or array.dtype.itemsize != 1):
         if array.size and (array.min() < INT32.min or array.max() > INT32.max):
@@ -134,9 +136,9 @@ class Compiled:
         option: hashable, compiled in.
         """
         if not options and not any(map(is_nested, arguments)):
-            return self.run([as_argument(x, f"argument {i}") for i, x in enumerate(arguments)])
+            return self.run([as_argument(x, f"argument {i}", wide=True) for i, x in enumerate(arguments)])
         given = Call.of(arguments, options)
-        return self.run([as_argument(x, f"argument {name}") for name, x in given.arrays], given.form)
+        return self.run([as_argument(x, f"argument {name}", wide=True) for name, x in given.arrays], given.form)
 
     def run(self, given: list[Ndarray], form: Branch | None = None, names: Sequence[str] = ()) -> Any:
         """Run on arrays of the dtypes that programs take; form: how they are nested in the arguments, if they are.

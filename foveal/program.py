@@ -28,11 +28,13 @@ from foveal.scheduling import CallSchedule
 from foveal.strides import Ndarray
 from foveal.system import processors
 from foveal.variable import Variable
-from foveal.workers import is_short, workers
+from foveal.workers import is_brief, is_short, workers
 
 # Twins that help a program may be so many more than processors, since while one waits for Python's lock another one
-# computes; and the bytes that they may take together.
+# computes; or so many where it keeps that lock, so that a thread that is put aside within a run keeps no other waiting;
+# and the bytes that they may take together.
 MORE_HELPERS = 1
+BRIEF_HELPERS = 31
 MOST_HELPING = 1 << 27
 
 # whether programs are built and not run, in this thread or task
@@ -118,7 +120,10 @@ class Program:
         self.arguments = [self.binding.array(view) for view in self.lowered.arguments]
         self.results = [self.binding.array(view) for view in self.lowered.outputs]
         copies, threads = self.handover, self.threads
-        self.entrances = [Entrance(a, copies.arguments.get(i, {}), threads) for i, a in enumerate(self.arguments)]
+        self.entrances = [
+            Entrance(array, view, copies.arguments.get(i, {}), threads)
+            for i, (array, view) in enumerate(zip(self.arguments, self.lowered.arguments, strict=True))
+        ]
         self.exits = [Exit(array, copies.results.get(i), threads) for i, array in enumerate(self.results)]
         self.updated = [variable for variable, _ in self.graph.updates]
         # the variables that prepared calls may read, and in a list their versions when these last ran, if they have
@@ -229,13 +234,18 @@ class Program:
             return self.helpers[-1]
 
     @cached_property
+    def is_brief(self) -> bool:
+        """Whether native code on this thread alone keeps Python's lock."""
+        return is_brief(self.graph)
+
+    @cached_property
     def most_helpers(self) -> int:
         """How many twins may help; none if it is long, writes variables or runs something in Python."""
         if self.updated or self.in_python or not is_short(self.graph):
             return 0
         one = self.footprint()
         size = max(one.prepared + one.values + one.batch, 1)
-        return min(processors() + MORE_HELPERS, MOST_HELPING // size)
+        return min(BRIEF_HELPERS if self.is_brief else processors() + MORE_HELPERS, MOST_HELPING // size)
 
     def fill_arguments(self, arrays: Sequence[Ndarray], names: Sequence[str] = ()) -> None:
         """Copy the arguments into the program's memory, and check those that have names."""
@@ -361,7 +371,7 @@ class Program:
                 self.binding.counters[start:stop] = 0
             started = time.perf_counter()
             if threads == 1 or stop - start > runtime.MAX_CALLS:
-                runtime.alone()(records, stop - start, times)
+                runtime.alone(self.is_brief)(records, stop - start, times)
             elif not workers().run(threads, records, stop - start, times):
                 # another caller had the threads
                 pace = None

@@ -38,6 +38,8 @@ class Programs(forks.Locked, Generic[Made]):
     def __init__(self, limit: int = LIMIT, names: Sequence[str] = ()) -> None:
         self.limit, self.names = limit, names
         self.kept: OrderedDict[Hashable, Made] = OrderedDict()
+        # the key that was asked for last and what is kept for it, which need no lock
+        self.latest: tuple[Hashable, Made] | None = None
         super().__init__()
 
     def renew(self) -> None:
@@ -56,9 +58,13 @@ class Programs(forks.Locked, Generic[Made]):
 
         what: is compiled, and state: what was read of it, for the line at DEBUG=1.
         """
+        latest = self.latest
+        if latest is not None and latest[0] == key:
+            return latest[1]
         with self.lock:
             if key in self.kept:
                 self.kept.move_to_end(key)
+                self.latest = key, self.kept[key]
                 return self.kept[key]
             turn = self.turns.setdefault(key, Turn())
             turn.threads += 1
@@ -84,6 +90,7 @@ class Programs(forks.Locked, Generic[Made]):
             counts.add(reason)
         with self.lock:
             self.kept[key] = made
+            self.latest = key, made
             while len(self.kept) > self.limit:
                 self.kept.popitem(last=False)
                 if debug.level() >= debug.PROGRAM:

@@ -25,6 +25,11 @@ SMALL_SIZE = 1 << 16
 SHORT_WORK = 500_000_000
 SHORT_SIZE = 1 << 24
 
+# A graph with fewer of both than these runs in about 30 us at most, with Python's lock held. Among several threads that
+# call, to hand the lock over and to get it back takes 10 to 50 us each, the waking of a thread.
+BRIEF_WORK = 2_000_000
+BRIEF_SIZE = 1 << 17
+
 # Seconds that a thread watches for work, or for another one to have done its piece, before it sleeps: about what
 # waking it takes.
 PATIENCE = 100e-6
@@ -71,6 +76,11 @@ def threads_for(graph: Graph) -> int:
 def is_short(graph: Graph) -> bool:
     """Return True if a program of the graph is to measure whether other threads pay."""
     return takes_less(graph, SHORT_WORK, SHORT_SIZE)
+
+
+def is_brief(graph: Graph) -> bool:
+    """Return True if a program of the graph takes less time than handing Python's lock to another thread and back."""
+    return takes_less(graph, BRIEF_WORK, BRIEF_SIZE)
 
 
 def takes_less(graph: Graph, work: int, size: int) -> bool:

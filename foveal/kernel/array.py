@@ -3,7 +3,7 @@
 import math
 
 from foveal.errors import KernelError
-from foveal.kernel.builder import BOOL, I32, I64, POINTER, Kind, active, vector_type
+from foveal.kernel.builder import BOOL, F32, F64, I32, I64, POINTER, Kind, active, vector_type
 from foveal.kernel.ir import Operand
 from foveal.kernel.target import LINE, STREAMS
 from foveal.kernel.values import Index, Scalar, Value, constant, read
@@ -102,8 +102,12 @@ class Array:
 
     def load(self, index: Index | tuple[Index, ...], width: int) -> Value:
         """`width` neighbours in memory, from the element on; they need no alignment but an element's."""
-        kind = vector_type(self.kind, width)
-        return Value(active().b.load(kind, self.address(index), 4), self.kind, width)
+        kind, b = vector_type(self.kind, width), active().b
+        loaded = b.load(kind, self.address(index), 4)
+        if self.kind is F64:
+            # rounded to the nearest float32, infinity if that is too large
+            return Value(b.compute(f"fptrunc {kind} {loaded} to {vector_type(F32, width)}"), F32, width)
+        return Value(loaded, self.kind, width)
 
     def store(self, index: Index | tuple[Index, ...], value: Scalar, width: int = 1) -> None:
         """Write the lanes of `value` to neighbours in memory; a number is written `width` times."""

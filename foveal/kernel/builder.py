@@ -17,6 +17,8 @@ from foveal.kernel.target import Target, current
 class Kind:
     """A scalar type of the language: float32, int32 (bits, unsigned), int64 (indices), bool (lane masks).
 
+    float64 is in memory alone: what is loaded of it is float32.
+
     ir, numpy: the same type as LLVM and as NumPy have it.
     """
 
@@ -29,7 +31,8 @@ F32 = Kind("f32", "float", np.float32)
 I32 = Kind("i32", "i32", np.uint32)
 I64 = Kind("i64", "i64", np.int64)
 BOOL = Kind("bool", "i1", np.bool_)
-KINDS = {np.dtype("float32"): F32, np.dtype("int32"): I32, np.dtype("int64"): I64}
+F64 = Kind("f64", "double", np.float64)
+KINDS = {np.dtype(kind): made for kind, made in (("float32", F32), ("int32", I32), ("int64", I64), ("float64", F64))}
 POINTER = "ptr"
 
 # how many parallel loops' counters, one per thread, a kernel gets: the last ones are for all loops from that number on

@@ -197,7 +197,11 @@ class Array:
     def load(self, index: Place | tuple[Place, ...], width: int) -> Any:
         """`width` neighbours in memory as a vector; one element as a scalar."""
         start = self.offset(index, width)
-        return self.memory[start] if width == 1 else self.memory[start : start + width].copy()
+        loaded = self.memory[start] if width == 1 else self.memory[start : start + width].copy()
+        if loaded.dtype != np.float64:
+            return loaded
+        with np.errstate(over="ignore"):
+            return loaded.astype(np.float32)
 
     def store(self, index: Place | tuple[Place, ...], value: Operand, width: int = 1) -> None:
         """Write the lanes of `value` to neighbours in memory; a number is written `width` times."""

@@ -463,16 +463,16 @@ def engine() -> llvm.ExecutionEngine:
 POINTER, INTEGER = ctypes.c_void_p, ctypes.c_int64
 
 
-def function(name: str, result: type[ctypes.c_int64] | None, *kinds: type) -> Callable[..., Any]:
-    """One of these functions, by its name without the prefix."""
+def function(name: str, result: type[ctypes.c_int64] | None, *kinds: type, locked: bool = False) -> Callable[..., Any]:
+    """One of these functions, by its name without the prefix. locked: it runs with Python's lock held."""
     address = llvm_thread.run(lambda: int(engine().get_function_address(f"foveal_{name}")))
-    return ctypes.CFUNCTYPE(result, *kinds)(address)
+    return (ctypes.PYFUNCTYPE if locked else ctypes.CFUNCTYPE)(result, *kinds)(address)
 
 
 @memoise
-def alone() -> Callable[[int, int, int], None]:
+def alone(locked: bool = False) -> Callable[[int, int, int], None]:
     """alone(records, number, times): run records on this thread; times: of the first record, or 0."""
-    return function("alone", None, POINTER, INTEGER, POINTER)
+    return function("alone", None, POINTER, INTEGER, POINTER, locked=locked)
 
 
 @memoise

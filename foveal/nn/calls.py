@@ -251,7 +251,7 @@ def checked_input(x: ArrayLike, what: str) -> tuple[Ndarray, str]:
 
     Raises DataError if it is empty, NumericsError for NaN or infinity if it is small.
     """
-    array = as_argument(x, what)
+    array = as_argument(x, what, wide=True)
     if array.size == 0:
         raise DataError(f"{what} is empty (shape {array.shape}); give one image or more")
     return array, check_early(array, what)

@@ -9,8 +9,9 @@ import numpy as np
 
 from foveal.strides import Ndarray, Shape
 
-# the names of the dtypes that programs take: NumPy puts a name together each time it is asked for one
-NAMES = {np.dtype(name): name for name in ("float32", "int32")}
+# the names of the dtypes that programs take: NumPy puts a name together each time it is asked for one. float64 becomes
+# float32 when it is copied into a program's memory
+NAMES = {np.dtype(name): name for name in ("float32", "int32")} | {np.dtype("float64"): "float32"}
 
 
 class Type(NamedTuple):

@@ -8,11 +8,17 @@ import pytest
 
 import foveal
 from foveal import nn, ops, optim
-from foveal.errors import NumericsError, ShapeError
-from foveal.handover import LARGE
+from foveal.errors import DataError, NumericsError, ShapeError
+from foveal.handover import LARGE, MOST_WAYS
 from foveal.variable import Variable
 
-SHAPES = {"colour": (12, 3, 17, 16), "grey": (20, 1, 21, 23), "channels": (3, 40, 9, 9), "matrix": (90, 101)}
+SHAPES = {
+    "brief": (1, 3, 17, 16),
+    "colour": (12, 3, 17, 16),
+    "grey": (20, 1, 21, 23),
+    "channels": (3, 40, 9, 9),
+    "matrix": (90, 101),
+}
 
 
 def images(shape, seed=0):
@@ -52,6 +58,55 @@ def test_arguments_and_results_are_the_same_in_every_layout(kind, threads):
         assert got["as it is"].tobytes() == x.tobytes(), name
         assert all(y.flags.c_contiguous for y in got.values())
         assert given.tobytes() == before
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kind", SHAPES)
+def test_arrays_of_other_strides_and_of_float64_are_copied_by_native_code_from_the_second_on(kind, threads):
+    x = images(SHAPES[kind])
+    double = foveal.compile(lambda x: x + x, threads=threads)
+    whole = np.full([n + 3 for n in x.shape], np.nan, np.float32)
+    crop = whole[tuple(slice(1, 1 + n) for n in x.shape)]
+    crop[...] = x
+    given = {name: one for name, one in layouts(x) if name in ("Fortran order", "gaps", "backwards", "float64")}
+    given |= {"crop": crop, "wide crop": crop.astype(np.float64, order="K"), "wide rows": whole.astype(np.float64)}
+    given["wide rows"] = given["wide rows"][tuple(slice(1, 1 + n) for n in x.shape)]
+    if x.ndim == 4:
+        given["wide pixels"] = np.ascontiguousarray(x.transpose(0, 2, 3, 1), np.float64).transpose(0, 3, 1, 2)
+    entrance = double.program(x).entrances[0]
+    for name, one in given.items():
+        for _ in range(3):
+            entrance.memory[...] = np.nan
+            assert double(one).tobytes() == (x + x).tobytes(), name
+        native = entrance.copier(one) is not None
+        assert native or name in ("gaps", "backwards", "Fortran order"), name
+
+
+def test_few_copies_of_other_strides_are_kept():
+    x = np.zeros((2, 3, 40, 40), np.float32)
+    program = foveal.compile(lambda x: x * 2.0).program(x[..., :30])
+    for start in range(2 * MOST_WAYS):
+        crop = np.zeros((2, 3, 40, 31 + start), np.float32)[..., :30]
+        for _ in range(3):
+            program.run(crop)
+    assert 0 < len(program.entrances[0].others) <= MOST_WAYS
+
+
+def test_float64_beyond_the_range_of_float32_is_refused_and_nan_is_not():
+    run, x = foveal.compile(lambda x: x * 1.0), images(SHAPES["colour"]).astype(np.float64)
+    x[1, 2, 3, 4] = 1e-300
+    for _ in range(3):
+        assert run(x)[1, 2, 3, 4] == 0
+    for value in (np.nan, np.inf):
+        x[1, 2, 3, 4] = value
+        np.testing.assert_array_equal(run(x), x.astype(np.float32))
+        with pytest.raises(NumericsError, match=rf"input of Identity holds {value} at index \(1, 2, 3, 4\)"):
+            nn.Identity()(x)
+    x[1, 2, 3, 4] = 3.5e38
+    for function in (run, nn.Identity()):
+        for _ in range(3):
+            with pytest.raises(DataError, match=r"beyond 3\.4e38"):
+                function(x)
 
 
 def test_results_are_the_callers_own_and_arguments_are_free_after_the_call():

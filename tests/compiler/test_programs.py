@@ -4,6 +4,7 @@ import copy
 import gc
 import pickle
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -127,6 +128,16 @@ def test_the_one_used_least_recently_makes_room():
     programs.find("d", lambda: "D")
     assert len(programs) == 3
     assert [programs.find(key, lambda: "made again") for key in "acdb"] == ["A", "C", "D", "made again"]
+
+
+def test_what_was_asked_for_last_is_let_go_when_it_makes_room():
+    programs = Programs(limit=1)
+    for _ in range(2):
+        first = weakref.ref(programs.find("a", lambda: nn.Identity()))
+    assert programs.find("b", lambda: 2) == 2
+    gc.collect()
+    assert first() is None
+    assert programs.find("a", lambda: 3) == 3
 
 
 def test_what_makes_room_is_said_at_debug_1(capfd):

@@ -1,5 +1,6 @@
 """A short program chooses its threads by its own times; Python threads that share one run twins of it."""
 
+import sys
 import threading
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import foveal
 from foveal import nn, ops
 from foveal.pace import FIRST_PROBE, LAST_PROBE, LOOK, SOON, UNCOUNTED, Pace
+from foveal.program import BRIEF_HELPERS
 from foveal.system import processors
 from foveal.workers import SHORT_WORK
 
@@ -129,9 +131,39 @@ def test_a_program_that_updates_variables_has_no_twin():
     run = foveal.compile(net)
     run(X)
     assert run.program(X).most_helpers == 0
-    assert foveal.compile(ops.relu).program(X).most_helpers == processors() + 1
+    assert foveal.compile(lambda x: ops.relu(ops.exp(x))).program(X).most_helpers == processors() + 1
     large = foveal.compile(ops.relu).program(np.zeros((1, 16, 512, 960), np.float32))
     assert large.most_helpers == 2
+
+
+def test_a_brief_program_has_a_twin_for_every_caller_and_gives_each_its_own_bits():
+    nn.seed(4)
+    net = nn.Sequential(nn.Conv2d(1, 6, 5, padding=2), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(6 * 14 * 14, 10)).eval()
+    images = [np.random.default_rng(i).standard_normal((1, 1, 28, 28), np.float32) for i in range(6)]
+    want = [net(x).tobytes() for x in images]
+    run, wrong = foveal.compile(net), []
+    program = run.program(images[0])
+    assert program.is_brief
+    assert program.most_helpers == BRIEF_HELPERS
+    assert not foveal.compile(network()).program(X).is_brief
+    # other threads may compute wherever a thread is put aside
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+
+        def serve(i):
+            wrong.extend((i, n) for n in range(100) if run(images[i]).tobytes() != want[i])
+
+        callers = [threading.Thread(target=serve, args=(i,)) for i in range(6)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join(100)
+            assert not caller.is_alive()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not wrong
+    assert len(program.helpers) <= 6
 
 
 def test_callers_that_fill_the_processors_run_alone_and_a_forked_child_has_none(monkeypatch):

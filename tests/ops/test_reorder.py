@@ -36,7 +36,7 @@ def views(shape, to, order, large):
 
 
 def array(memory, view):
-    return np.lib.stride_tricks.as_strided(memory, view.shape, [4 * s for s in view.strides])
+    return np.lib.stride_tricks.as_strided(memory, view.shape, [memory.itemsize * s for s in view.strides])
 
 
 def run_native(call, memory):
@@ -68,6 +68,28 @@ def test_every_element_is_copied_to_its_place_at_every_width(shape, lanes, regis
                 run(call, memory)
                 np.testing.assert_array_equal(array(memory[y.buffer], y), array(values, x))
                 assert memory[call.views[1].buffer].max() == abs(values).max()
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (2, 33, 9, 9), (2, 3, 8, 4)], ids=str)
+@pytest.mark.parametrize(("lanes", "registers"), WIDTHS)
+def test_float64_is_rounded_to_float32_at_every_width(shape, lanes, registers):
+    for order in (contiguous, channels_last):
+        y, x = views(shape, channels_last, order, large=False)
+        wide = View(Buffer(x.buffer.size, "float64"), shape, order(shape))
+        with assume(replace(host(), lanes=lanes, registers=registers)):
+            call = lower_copy(y, wide, checked=True)
+            if call is None:
+                assert min(int(np.prod(shape[2:])), shape[1]) < 8
+                continue
+            for run in (run_plain, run_native):
+                memory = {v.buffer: np.full(v.buffer.size, np.nan, np.float32) for v in call.views}
+                memory[wide.buffer] = np.random.default_rng(0).standard_normal(wide.buffer.size)
+                run(call, memory)
+                given = array(memory[wide.buffer], wide)
+                np.testing.assert_array_equal(array(memory[y.buffer], y), given.astype(np.float32))
+                memory[wide.buffer][-1] = 1e300
+                run(call, memory)
+                assert memory[call.views[1].buffer].max() == np.inf
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])

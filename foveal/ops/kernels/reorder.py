@@ -7,7 +7,8 @@ strips       along one axis, of arrays whose other axis is short: planes of red,
              channels, and back; where there is no other axis, a plain copy
 squares      squares of a vector's lanes, transposed: planes of many channels to pixels, and back
 
-A copy that is checked finds the largest magnitude of what it reads as well, which costs no access to memory.
+A copy that is checked finds the largest magnitude of what it reads as well, which costs no access to memory. Of float64
+a copy in float32 is made.
 """
 
 from collections.abc import Callable, Iterator
@@ -49,7 +50,7 @@ def lower(lowering: Lowering, y: View, x: View, checked: bool = False) -> bool:
     """Call the kernel that copies x to y. Returns False, and calls none, where there is none for their orders.
 
     y, x: of one shape, with as few axes as both allow, in the order in which y lies in memory, outermost first.
-    checked: float32 is copied, and the second output of the kernel is the largest magnitude of each task's part.
+    checked: float32 is made, and the second output of the kernel is the largest magnitude of each task's part.
     """
     found = arranged(y, x)
     if found is None:
@@ -72,7 +73,8 @@ def lower(lowering: Lowering, y: View, x: View, checked: bool = False) -> bool:
 def arranged(y: View, x: View) -> tuple[Callable[..., None], View, View] | None:
     """The kernel for a copy of x to y, and both as it takes them; None if there is none."""
     shape, width = y.shape, streaming_lanes()
-    if not shape or y.strides[-1] != 1 or x.buffer.dtype != y.buffer.dtype:
+    same = x.buffer.dtype == y.buffer.dtype or (x.buffer.dtype, y.buffer.dtype) == ("float64", "float32")
+    if not shape or y.strides[-1] != 1 or not same:
         return None
     if x.strides[-1] == 1:
         y, x = (with_axes(view, [(1, 0), (shape[-1], 1)]) for view in (y, x))
