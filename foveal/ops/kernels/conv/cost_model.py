@@ -47,9 +47,9 @@ CHANNEL_BLOCK = 64
 # before, in which two ports do 8.
 MIN_SUMS = 8
 
-# Vectors of filters that a core reads, or writes, in the time of a multiply-add: from memory, at 15 GB/s while others read too, and
-# from the last-level cache, at 35 GB/s. Measured on two cores of Zen 3 at 3.4 GHz, which begin two multiply-adds of 32
-# bytes per cycle.
+# Vectors of filters that a core reads, or writes, in the time of a multiply-add: from memory, at 15 GB/s while others
+# read too, and from the last-level cache, at 35 GB/s. Measured on two cores of Zen 3 at 3.4 GHz, which begin two
+# multiply-adds of 32 bytes per cycle.
 MEMORY_PACE, CACHE_PACE = 0.07, 0.16
 
 # Values of Algorithm.tile_block that FOVEAL_TUNE measures: 12 to 96 tiles, in factors of two around the default's 48.
