@@ -23,6 +23,7 @@ torch_operators.py      operators in PyTorch
 torch_models/           the networks in PyTorch
 against_onnxruntime.py  inference in ONNX Runtime
 against_openvino.py     inference in OpenVINO
+inference_only.py       what both leave out
 against_several.py      several frameworks as one
 onnx_graph.py           a traced model as an ONNX graph
 """

@@ -1,40 +1,23 @@
 """Inference in ONNX Runtime, on the model's ONNX graph. This file is imported only to compare with it."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
 
 import onnxruntime
 
 from foveal.bench import onnx_graph
-from foveal.bench.timing import Contender, StepSettings
-from foveal.errors import FovealError
+from foveal.bench.inference_only import operator_calls, session, step_calls
+from foveal.bench.timing import Contender
 from foveal.graph import Graph
 from foveal.strides import Ndarray
 
+__all__ = ["NAME", "inference_calls", "operator_calls", "session", "step_calls", "version"]
+
 NAME = "onnxruntime"
-ONLY = "onnxruntime is compared with in inference alone; use `foveal bench infer`, or --against torch"
 
 
 def version() -> str:
     """Return ONNX Runtime's version."""
     return str(onnxruntime.__version__)
-
-
-@contextmanager
-def session(threads: int, gradients: bool) -> Iterator[None]:
-    """Set nothing: each of ONNX Runtime's sessions has threads of its own."""
-    yield
-
-
-def operator_calls(op: str, arrays: Sequence[Ndarray], attributes: Mapping[str, object]) -> NoReturn:
-    """Raise FovealError: single operators are not compared."""
-    raise FovealError(ONLY)
-
-
-def step_calls(settings: StepSettings, modes: Sequence[str]) -> NoReturn:
-    """Raise FovealError: ONNX Runtime does not train."""
-    raise FovealError(ONLY)
 
 
 def inference_calls(
@@ -49,5 +32,5 @@ def inference_calls(
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.add_session_config_entry("session.force_spinning_stop", "1")
     model_bytes = onnx_graph.model(graph).SerializeToString()
-    session = onnxruntime.InferenceSession(model_bytes, options, providers=["CPUExecutionProvider"])
-    return {"all optimisations": lambda: session.run(None, {"x0": x})[0]}
+    prepared = onnxruntime.InferenceSession(model_bytes, options, providers=["CPUExecutionProvider"])
+    return {"all optimisations": lambda: prepared.run(None, {"x0": x})[0]}

@@ -1,41 +1,24 @@
 """Inference in OpenVINO, on the model's ONNX graph. This file is imported only to compare with it."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
 
 import openvino
 
 from foveal.bench import onnx_graph
-from foveal.bench.timing import Contender, StepSettings
-from foveal.errors import FovealError
+from foveal.bench.inference_only import operator_calls, session, step_calls
+from foveal.bench.timing import Contender
 from foveal.graph import Graph
 from foveal.strides import Ndarray
 
+__all__ = ["NAME", "inference_calls", "operator_calls", "session", "step_calls", "version"]
+
 NAME = "openvino"
-ONLY = "openvino is compared with in inference alone; use `foveal bench infer`, or --against torch"
 
 
 def version() -> str:
     """Return OpenVINO's version."""
     return str(openvino.__version__).split("-")[0]
-
-
-@contextmanager
-def session(threads: int, gradients: bool) -> Iterator[None]:
-    """Set nothing: each compiled model has threads of its own."""
-    yield
-
-
-def operator_calls(op: str, arrays: Sequence[Ndarray], attributes: Mapping[str, object]) -> NoReturn:
-    """Raise FovealError: single operators are not compared."""
-    raise FovealError(ONLY)
-
-
-def step_calls(settings: StepSettings, modes: Sequence[str]) -> NoReturn:
-    """Raise FovealError: OpenVINO does not train."""
-    raise FovealError(ONLY)
 
 
 def inference_calls(

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial, reduce, wraps
+from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,8 +19,8 @@ from foveal.bench import models as model_rows
 from foveal.bench import ranks as rank_rows
 from foveal.bench.against_several import Several
 from foveal.bench.hosts import Link
-from foveal.bench.timing import MODES, Against, Bench, Measurement, Record, Starting
-from foveal.cli.bench_options import bandwidth_option, predict_option, target_option
+from foveal.bench.timing import Against, Bench, Measurement, Record, Starting
+from foveal.cli.bench_options import BenchOptions, bandwidth_option, bench_options, predict_option
 from foveal.cli.bench_recipes import bench_recipes
 from foveal.cli.options import (
     ABOVE_ZERO,
@@ -33,11 +33,9 @@ from foveal.cli.options import (
     json_option,
     load_option,
     show_json,
-    threads_option,
 )
 from foveal.data.augment import AUGMENTATIONS
 from foveal.errors import FovealError
-from foveal.kernel import target as targets
 from foveal.peak import copy_rate, peak
 from foveal.workers import get_threads
 
@@ -48,101 +46,9 @@ MISSING = (
 )
 # The frameworks that inference alone is compared with.
 SERVING = ("onnxruntime", "openvino")
-# Enough for the median to be steady where other processes run at the same time.
-REPEATS = 10
 
 Rows = Callable[[Bench, Starting], Iterator[Measurement]]
 Records = Callable[[Bench, Starting], Iterator[Record]]
-
-
-@dataclass(frozen=True)
-class BenchOptions:
-    """The options that all commands share."""
-
-    threads: int | None
-    repeats: int
-    #: The JSON file to write, if any, and whether JSON is printed, too.
-    path: Path | None
-    as_json: bool = False
-    #: The frameworks to compare with, if any.
-    against: Sequence[str] = ()
-    modes: Sequence[str] = MODES
-
-
-def mode_names(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
-    """Return the modes that a text such as "contiguous,compile" names."""
-    names = tuple(name.strip() for name in value.split(","))
-    for name in names:
-        if name not in MODES:
-            raise click.BadParameter(f"{name!r} is none of {', '.join(MODES)}")
-    return names
-
-
-def bench_options(
-    *frameworks: str, repeats: int | None = REPEATS, threads: bool = True
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that gives a command the shared options, as one argument `options: BenchOptions`.
-
-    frameworks: those that the command can compare with.
-    repeats: how many rounds it measures by default; None if it has no use for several.
-    threads: False if it does not let their number be chosen.
-    """
-    # In the order in which --help lists them.
-    decorators = [
-        json_option,
-        click.option(
-            "--save",
-            "path",
-            type=click.Path(path_type=Path, dir_okay=False),
-            metavar="FILE",
-            help="Also write what --json prints to FILE.",
-        ),
-        target_option,
-        click.argument("names", nargs=-1, metavar="[NAME]..."),
-    ]
-    if repeats:
-        help_text = "Rounds of measurement."
-        option = click.option("--repeats", type=POSITIVE, default=repeats, show_default=True, help=help_text)
-        decorators.insert(0, option)
-    if threads:
-        decorators.insert(0, threads_option)
-    if frameworks:
-        decorators += [
-            click.option(
-                "--against",
-                type=click.Choice(frameworks),
-                multiple=True,
-                help="Framework to compare with." + " May be repeated; the fastest counts." * (len(frameworks) > 1),
-            ),
-            click.option(
-                "--modes",
-                default=",".join(MODES),
-                callback=mode_names,
-                show_default=True,
-                metavar="LIST",
-                help="PyTorch's modes to measure; the fastest counts.",
-            ),
-        ]
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        @wraps(command)
-        def collect(
-            path: Path | None,
-            as_json: bool,
-            threads: int | None = None,
-            repeats: int = 1,
-            against: Sequence[str] = (),
-            modes: Sequence[str] = MODES,
-            target: str | None = None,
-            **others: Any,
-        ) -> None:
-            if target is not None:
-                targets.use(target, "--target")
-            command(options=BenchOptions(threads, repeats, path, as_json, against, modes), **others)
-
-        return reduce(lambda function, option: option(function), reversed(decorators), collect)
-
-    return decorate
 
 
 @click.group()

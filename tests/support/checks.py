@@ -43,7 +43,7 @@ def takes_long(check, op, case):
     xs = case.arrays(0)
     given, attributes = types(xs), op.normalise(*xs, **case.attributes)
     work = op.flops(op.type(*given, **attributes), *given, **attributes)
-    return check is interpreted and work > LONG
+    return check in (interpreted, tuned_interpreted) and work > LONG
 
 
 def limit(op):
@@ -140,11 +140,21 @@ def threads(op, case):
 
 def interpreted(op, case):
     """The plain loop nest on two images: it does the same to each, a scalar at a time."""
-    for tuned, whole in ((True, case), (False, of_two_images(op, case))):
-        graph, xs, want = forward(op, whole)
-        program = build(graph, threads=1, tuned=tuned)
-        program.arena[:] = 255
-        assert error(program.interpret(*xs)[0], want) < limit(op)
+    tuned_interpreted(op, case)
+    interpret(op, of_two_images(op, case), tuned=False)
+
+
+def tuned_interpreted(op, case):
+    """What `interpreted` does without the plain loop nest, for cases that are there for the tuned kernel alone."""
+    interpret(op, case, tuned=True)
+
+
+def interpret(op, case, tuned):
+    """Run the operator's kernels as plain Python, in memory whose every number is NaN."""
+    graph, xs, want = forward(op, case)
+    program = build(graph, threads=1, tuned=tuned)
+    program.arena[:] = 255
+    assert error(program.interpret(*xs)[0], want) < limit(op)
 
 
 def of_two_images(op, case):
