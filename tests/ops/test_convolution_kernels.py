@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import widths
 
+from foveal import view
 from foveal.build import build
 from foveal.kernel import target
 from foveal.ops import OPS
 from foveal.ops.kernels import gemm, register_tile, transposed_product
-from foveal.ops.kernels.conv import conv1x1, depthwise, direct, direct_simd_batch, select, weight_grad
+from foveal.ops.kernels.conv import conv1x1, depthwise, direct, direct_batch, direct_simd_batch, select, weight_grad
 from foveal.ops.kernels.epilogue import Epilogue, EpilogueOutputs
 from foveal.ops.op import Case
 from foveal.strides import channels_last, contiguous, filters_last
@@ -159,6 +160,9 @@ SMALL_CACHES = [
     ("l1", 640, lambda: conv1x1.conflicts(40), True, CONV, Case(((3, 40, 4, 5), (20, 40, 1, 1)))),
     *(("l1", 640, transposed_product.max_unit_elements, 100, GRADIENT, case) for case in PIXEL_CASES),
     ("l2", 9600, conv1x1.pixel_block_elements, 450, CONV, Case(((3, 10, 9, 12), (20, 10, 1, 1)))),
+    # outputs that are written past the cache, of tiles of several vectors, and of one
+    ("llc", 4096, view.min_streamed_bytes, 512, CONV, Case(((3, 10, 9, 12), (48, 10, 1, 1)))),
+    ("llc", 4096, view.min_streamed_bytes, 512, CONV, Case(((3, 9, 9, 12), (32, 9, 5, 5)), {"padding": 2})),
 ]
 
 
@@ -276,3 +280,17 @@ def test_blocks_and_parts_of_a_1x1_convolution_read_least():
     assert few * parts >= register_tile.ENOUGH_TASKS
     assert (parts > few, one) == (True, 1)
     assert blocks * 64 >= 100_000 * 64 // conv1x1.pixel_block_elements()
+
+
+def test_images_in_memory_are_written_pixel_after_pixel():
+    """A tile is one pixel of many images where padding is saved, but not if outputs are in memory or taps part."""
+
+    def kernels(images, filters, **attributes):
+        graph, _, _ = checks.forward(OPS[CONV], Case((images, filters), attributes))
+        return {call.kernel.body for call in build(graph, threads=1).calls}
+
+    with target.assume(target.AVX2):
+        assert direct_batch.correlate_batch in kernels((12, 8, 12, 12), (16, 8, 5, 5), padding=2)
+        assert direct.correlate in kernels((12, 16, 8, 8), (16, 16, 1, 1), stride=2)
+        with target.assume(dataclasses.replace(target.AVX2, llc=4096)):
+            assert direct.correlate in kernels((12, 8, 12, 12), (16, 8, 5, 5), padding=2)

@@ -13,6 +13,7 @@ lowered to `EpilogueOutputs`; its kernel calls `BoundEpilogue.store` with its re
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, cast, overload
 
 from foveal.kernel.compile import ArraySpec
@@ -26,6 +27,9 @@ from foveal.view import View
 
 # A pixel's place in channels-last images: image, row and column.
 Pixel = tuple[Index, Index, Index]
+
+# Writes that are left to the caller.
+Writes = list[Callable[[], None]]
 
 
 @dataclass(frozen=True)
@@ -184,11 +188,18 @@ class BoundEpilogue:
                     x.prefetch((*pixel, k + line))
 
     def store(
-        self, task: Index, pixels: Sequence[Pixel], totals: Sequence[Scalar], k: Index, width: int
+        self,
+        task: Index,
+        pixels: Sequence[Pixel],
+        totals: Sequence[Scalar],
+        k: Index,
+        width: int,
+        later: Writes | None = None,
     ) -> list[Scalar]:
         """Apply the steps to the results `totals` of the pixels for channels k ... k + width, and store them.
 
-        Returns x of each pixel, if the gradient in the weights is added up.
+        Returns x of each pixel, if the gradient in the weights is added up. later: if given, it gets the writes of each
+        pixel, which the caller does.
 
         The totals and everything computed from them stay in registers; only partial sums, a few values per channel,
         are read and written in the first-level cache.
@@ -205,7 +216,8 @@ class BoundEpilogue:
             ]
             values = expression.evaluate([total, *read], epilogue.steps, slots)
             for y, value in zip(self.outputs, values, strict=False):
-                expression.store(y, (*pixel, k), value, width, self.aligned)
+                write = partial(expression.store, y, (*pixel, k), value, width, self.aligned)
+                write() if later is None else later.append(write)
             summed.append(values[len(epilogue.results) :])
         # each sum gets the sum over this tile's pixels at once
         for row in range(len(epilogue.sums)):

@@ -36,7 +36,7 @@ Forward, and the gradient in x, which is a convolution too:
 | direct_simd_batch.py | filters x images | images | faster by its model: few filters | 1 -> 6: 74 % |
 | direct_few_pixels.py | pixels x filters | filters | prepared filters, 128 pixels at most | limited by memory |
 | conv1x1.py | pixels x filters | filters | 1x1, stride 1, no padding: a matrix product | 85-90 % |
-| direct_batch.py | images x filters | filters | 4 images and more; faster by its model: padding | as direct.py |
+| direct_batch.py | images x filters | filters | 4 images and more; by its model: padding, caches | as direct.py |
 | direct.py | pixels x filters | filters | any other | one core: 94-99 % |
 
 The gradient in the weights:

@@ -8,9 +8,9 @@ counted in vector operations (multiply-adds, additions, loads) of one core. The 
 from dataclasses import dataclass
 from typing import Literal
 
-from foveal.kernel.lang import lanes, llc, registers
+from foveal.kernel.lang import l2, lanes, llc, registers
 from foveal.ops.kernels.conv.winograd_matrices import POINTS
-from foveal.ops.kernels.register_tile import ceil_div, split
+from foveal.ops.kernels.register_tile import FLOAT_BYTES, ceil_div, split
 from foveal.ops.window import Pair, Window
 from foveal.strides import Shape
 
@@ -26,6 +26,10 @@ WINOGRAD_STRIDES = ((1, 1), (2, 2))
 INPUT_COST = {(1, 2): 70, (1, 4): 330, (2, 2): 250, (2, 4): 750}
 OUTPUT_COST = {(1, 2): 50, (1, 4): 250, (2, 2): 250, (2, 4): 600}
 FILTER_COST = {(1, 2): 50, (1, 4): 120, (2, 2): 480, (2, 4): 1000}
+
+# Vector operations that storing a vector of sums takes, of one point of a tile for all channels, beside its products:
+# with three channels they are half of the work. Measured on Zen 3, where 1 to 4 choose alike.
+STORED_SUM = 2
 
 # Share of the peak that the direct kernels reach. The products of minimal filtering count as running at the peak.
 DIRECT_EFFICIENCY = 0.93
@@ -43,9 +47,9 @@ CHANNEL_BLOCK = 64
 # before, in which two ports do 8.
 MIN_SUMS = 8
 
-# Vectors of filters that a core reads in the time of a multiply-add: from memory, at 15 GB/s while others read too, and
-# from the last-level cache, at 35 GB/s. Measured on two cores of Zen 3 at 3.4 GHz, which begin two multiply-adds of 32
-# bytes per cycle.
+# Vectors of filters that a core reads, or writes, in the time of a multiply-add: from memory, at 15 GB/s while others
+# read too, and from the last-level cache, at 35 GB/s. Measured on two cores of Zen 3 at 3.4 GHz, which begin two
+# multiply-adds of 32 bytes per cycle.
 MEMORY_PACE, CACHE_PACE = 0.07, 0.16
 
 # Values of Algorithm.tile_block that FOVEAL_TUNE measures: 12 to 96 tiles, in factors of two around the default's 48.
@@ -127,7 +131,19 @@ class Problem:
         # points with stride 1, and m + 1 and m of its two phases with stride 2
         weights = self.c_group * filters
         points = m + 2 if stride == 1 else 2 * m + 1
-        return transforms + tiles * points**2 * weights + FILTER_COST[stride, m] * weights
+        of_filters = (FILTER_COST[stride, m] + points**2 * self.passing(points)) * weights
+        stored = 0 if self.kind == "weight" else STORED_SUM * filters
+        return transforms + tiles * points**2 * (weights + stored) + of_filters
+
+    def passing(self, points: int) -> float:
+        """Vector operations in the time in which a vector of transformed filters is written and read again.
+
+        0 where the second-level cache holds those of all `points`^2 points, and where there are none.
+        """
+        size = FLOAT_BYTES * points**2 * self.c_group * self.K
+        if self.kind == "weight" or size <= l2():
+            return 0
+        return 2 / (MEMORY_PACE if size > llc() * 3 // 8 else CACHE_PACE)
 
     def prepared_cost(self, m: int) -> float:
         """`cost` where filters are packed or transformed once for many runs.

@@ -152,7 +152,7 @@ def direct_by_taps(
     elif conv1x1.fits(y, x, w, axes):
         conv1x1.lower(lowering, y, x, panels, filters)
     # 6. small images, or many products with padding: a register tile is one pixel of many images
-    elif direct_batch.fits(x.shape, channels, tile, axes):
+    elif direct_batch.fits(y, x.shape, channels, tile, axes):
         direct_batch.lower(lowering, y, nhwc(x), panels, axes, filters)
     # 7. any other: a register tile is neighbouring pixels of an image
     else:
