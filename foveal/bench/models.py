@@ -22,6 +22,10 @@ CLASSES = 10
 TOLERANCE = 1e-3
 # The same after an update of networks that magnify rounding: PyTorch's own two memory formats differ by 1e-2 then.
 STEEP_TOLERANCE = 3e-2
+# The same of ResNet-50, GoogLeNet and MobileNet v1 on 16 images of 96x96: there PyTorch's two formats differ by 0.29, 0.15
+# and 0.04, and those of ResNet-50 from PyTorch's float64 by 0.25 and 0.31. The first step is compared as closely as ever.
+ILL_CONDITIONED_TOLERANCE = 0.5
+ILL_CONDITIONED = ("resnet50", "googlenet", "mobilenet_v1")
 # The second step's loss depends on every gradient and on the update.
 STEPS_COMPARED = 2
 
@@ -67,7 +71,13 @@ WORKS = {
 
 # Networks that are measured only if they are named.
 NAMED_ONLY = {
-    name: ModelWork(name, batch=16, channels=3, size=96, tolerance_after_update=STEEP_TOLERANCE)
+    name: ModelWork(
+        name,
+        batch=16,
+        channels=3,
+        size=96,
+        tolerance_after_update=ILL_CONDITIONED_TOLERANCE if name in ILL_CONDITIONED else STEEP_TOLERANCE,
+    )
     for name in (
         "resnet34",
         "resnet50",
