@@ -22,8 +22,9 @@ CLASSES = 10
 TOLERANCE = 1e-3
 # The same after an update of networks that magnify rounding: PyTorch's own two memory formats differ by 1e-2 then.
 STEEP_TOLERANCE = 3e-2
-# The same of ResNet-50, GoogLeNet and MobileNet v1 on 16 images of 96x96: there PyTorch's two formats differ by 0.29, 0.15
-# and 0.04, and those of ResNet-50 from PyTorch's float64 by 0.25 and 0.31. The first step is compared as closely as ever.
+# The same of ResNet-50, GoogLeNet and MobileNet v1 on 16 images of 96x96: there PyTorch's two formats differ by 0.29,
+# 0.15 and 0.04, and those of ResNet-50 from PyTorch's float64 by 0.25 and 0.31. Their first step is compared as closely
+# as that of all.
 ILL_CONDITIONED_TOLERANCE = 0.5
 ILL_CONDITIONED = ("resnet50", "googlenet", "mobilenet_v1")
 # The second step's loss depends on every gradient and on the update.
