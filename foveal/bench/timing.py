@@ -26,6 +26,10 @@ PAUSE = 0.008
 ROUND = 0.01
 # Timed calls of a round at most.
 MAX_CALLS = 50
+# First calls of a contender, which are not timed, or seconds of them, whichever comes first: a short program of Foveal
+# measures by its first runs on how many threads it is faster (foveal/pace.py), and others prepare themselves too.
+FIRST_CALLS = 30
+FIRST_SECONDS = 0.25
 
 # A call that is timed; what it returns is compared.
 Contender = Callable[[], Any]
@@ -63,9 +67,15 @@ def seconds(call: Contender) -> float:
 
 
 def calls_per_round(call: Contender) -> int:
-    """Return how many calls fill a round, from the time of the second call: the first one may set things up."""
-    call()
-    return max(1, min(MAX_CALLS, int(ROUND / max(seconds(call), 1e-9))))
+    """Return how many calls fill a round, by the last of the first calls, which may set things up."""
+    time.sleep(PAUSE)
+    total = seconds(call)
+    for _ in range(FIRST_CALLS):
+        last = seconds(call)
+        total += last
+        if total > FIRST_SECONDS:
+            break
+    return max(1, min(MAX_CALLS, int(ROUND / max(last, 1e-9))))
 
 
 # PyTorch's modes: two memory formats, and torch.compile.
