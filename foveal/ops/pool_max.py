@@ -100,9 +100,11 @@ class MaxPool2d(MaxPooling):
 
 
 def first_maxima(x: Ndarray, window: Window) -> Ndarray:
-    """True where x's window [N, C, P, Q, R, S] has its first maximum."""
-    view = window.view(x, padding=LOWEST)
-    flat = view.reshape(*view.shape[:4], -1)
+    """True where x's window [N, C, P, Q, R, S] has its first maximum, or its first NaN; never in the padding."""
+    view, inside = window.view(x, padding=LOWEST), window.view(np.ones((1, 1, *x.shape[2:])))
+    # where all of a window's pixels are -inf they equal the padding
+    largest = ((view == view.max(axis=(4, 5), keepdims=True)) | np.isnan(view)) & (inside == 1)
+    flat = largest.reshape(*view.shape[:4], -1)
     chosen = np.arange(flat.shape[-1]) == flat.argmax(-1)[..., None]
     return np.asarray(chosen.reshape(view.shape))
 

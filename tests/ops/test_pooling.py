@@ -282,3 +282,21 @@ def test_a_window_without_a_maximum_has_no_gradient():
         y, dx = with_gradient(lambda a, window=window: ops.max_pool2d(a, **window), x, dy)
         assert np.isnan(y).all()
         assert (dx == 0).all()
+
+
+@pytest.mark.parametrize("channels", [1, 8])
+@pytest.mark.parametrize("window", [TIED[0], TIED[3], {"kernel_size": 3, "stride": 1, "padding": 1, "dilation": 2}])
+def test_padding_has_no_maximum_where_all_pixels_are_minus_infinity(window, channels):
+    """A window's first pixel is then the place, in NumPy and in kernels, also if taps beside it are in the padding."""
+    rng = np.random.default_rng(channels)
+    # places, and gradients, of pixels that are equal have to be those of pixels that are all -inf
+    equal = np.zeros((2, channels, 10, 9), np.float32)
+    x, dy = np.full_like(equal, -np.inf), rng.standard_normal(ops.max_pool2d(equal, **window).shape).astype(np.float32)
+    want = ops.max_pool2d_grad(dy, equal, ops.max_pool2d(equal, **window), **window)
+    places = ops.max_pool2d_index(equal, **window)
+    assert (ops.max_pool2d_index(x, **window) == places).all()
+    assert (ops.max_pool2d_place(x, **window) == places).all()
+    y, dx = with_gradient(lambda a: ops.max_pool2d(a, **window), x, dy)
+    assert (y == -np.inf).all()
+    for got in (dx, ops.max_pool2d_grad(dy, x, y, **window)):
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)

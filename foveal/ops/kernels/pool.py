@@ -23,6 +23,7 @@ from foveal.ops.kernels.register_tile import ceil_div
 from foveal.ops.kernels.sizes import CallSizes, spec_of
 from foveal.ops.kernels.taps import Axes, Taps, gradient_taps
 from foveal.ops.op import Lowering
+from foveal.ops.pool import hits_inside
 from foveal.ops.pool_window import MeanWindow
 from foveal.ops.window import Pair, Window, both
 from foveal.strides import Shape, contiguous
@@ -210,7 +211,10 @@ def max_windows(*arrays: Array, window: Window, prologue: Prologue, epilogue: Ep
         # backwards, so that the first of equal maxima comes last and replaces the others
         for pixel in reversed(pixels):
             value, (h, v) = read(pixel, n, c, width), pixel.nearest()
-            larger = value >= best
+            larger: Scalar = value >= best
+            if window.dilation != (1, 1):
+                # the nearest pixel of a tap outside of the image may be none of the window's, even where all are -inf
+                larger = hits_inside(larger, pixel.valid(), width)
             best, place = where(larger, value, best), where(larger, int_lanes(h * W + v, width), place)
             is_nan = value != value if is_nan is False else is_nan | (value != value)  # type: ignore[operator]
         return where(is_nan, float("nan"), best), place
