@@ -29,7 +29,7 @@ GFLOP/s for 128 and 256 channels (`foveal bench ops 3x3`, rows dw).
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from foveal.kernel.compile import ArraySpec, Kernel
@@ -183,14 +183,19 @@ def sums_memory(lowering: Lowering, grid: Grid, panels: int, row: int, per_threa
 
 
 def lower_tiles(lowering: Lowering, V: View, M: View, x: View, dy: View, grid: Grid, first: int, count: int) -> None:
-    """V and M of `count` tiles from tile `first` on, of x [N, H, W, C] and dy [N, P, Q, K]."""
-    sizes = CallSizes()
+    """V and M of `count` tiles from tile `first` on, of those images of x [N, H, W, C] and dy [N, P, Q, K] they are in."""
+    sizes, of_image = CallSizes(), grid.rows * grid.columns
+    start, end = first // of_image, ceil_div(first + count, of_image)
+    x, dy = (
+        replace(view, shape=(end - start, *view.shape[1:]), offset=view.offset + start * view.strides[0])
+        for view in (x, dy)
+    )
     zeros = lowering.scratch((1, max(x.shape[3], dy.shape[3])), per_thread=True)
     specs = [*(spec_of_tiles(sizes, view) for view in (V, M)), zeros.spec]
     specs += [sizes.images(x, "inputs"), sizes.images(dy, "gradients")]
     static: dict[str, Any] = {
         "grid": grid.of_one_tile,
-        "first": sizes.of(first, "first"),
+        "first": sizes.of(first - start * of_image, "first"),
         "count": sizes.of(count, "count"),
         "functions": [
             TileTransform(grid, x.shape[3], panel=CHANNEL_PANEL).function(V, x),
