@@ -183,7 +183,7 @@ def sums_memory(lowering: Lowering, grid: Grid, panels: int, row: int, per_threa
 
 
 def lower_tiles(lowering: Lowering, V: View, M: View, x: View, dy: View, grid: Grid, first: int, count: int) -> None:
-    """V and M of `count` tiles from tile `first` on, of those images of x [N, H, W, C] and dy [N, P, Q, K] they are in."""
+    """V and M of `count` tiles from tile `first` on, of the images of x [N, H, W, C] and dy [N, P, Q, K] they are in."""
     sizes, of_image = CallSizes(), grid.rows * grid.columns
     start, end = first // of_image, ceil_div(first + count, of_image)
     x, dy = (
