@@ -43,7 +43,7 @@ The gradient in the weights:
 
 | file | register tile | lanes | chosen when | peak |
 | --- | --- | --- | --- | --- |
-| winograd_weight_grad_shared.py | channels x filters | filters | as the next; 16 registers, C or K > 64 | 180-240 % |
+| winograd_weight_grad_shared.py | channels x filters | filters | as the next; 16 registers, C or K > 64 | 155-190 % |
 | winograd_weight_grad.py | channels x filters | filters | modelled cost < 0.95 of direct convolution's | 135-220 % |
 | weight_grad_depthwise.py | taps | channels | one filter per channel, apart from dx | one core: 90 % |
 | weight_grad_simd_batch.py | weights x filters | images | faster by its model, 64 weights at most | 1 -> 6: 51 % |

@@ -23,8 +23,8 @@ size of the tile), with 16 registers:
 
 The sums of RUN tiles are added up in registers, and those of runs in D, so that roundings add up over few additions.
 
-Measured on two cores of Zen 3 against a peak of 203 GFLOP/s, counting direct convolution's multiplications: 400 to 500
-GFLOP/s for 128 and 256 channels (`foveal bench ops 3x3`, rows dw).
+Measured on two cores of Zen 3 against a peak of 203 GFLOP/s, counting direct convolution's multiplications: 340 to 390
+GFLOP/s for 128 and 256 channels (`foveal bench ops 3x3`, rows dw, docs/results.md).
 """
 
 import itertools
@@ -183,7 +183,7 @@ def sums_memory(lowering: Lowering, grid: Grid, panels: int, row: int, per_threa
 
 
 def lower_tiles(lowering: Lowering, V: View, M: View, x: View, dy: View, grid: Grid, first: int, count: int) -> None:
-    """V and M of `count` tiles from tile `first` on, of the images of x [N, H, W, C] and dy [N, P, Q, K] they are in."""
+    """V and M of `count` tiles from tile `first` on, of the images of x [N, H, W, C] and dy [N, P, Q, K] with them."""
     sizes, of_image = CallSizes(), grid.rows * grid.columns
     start, end = first // of_image, ceil_div(first + count, of_image)
     x, dy = (
