@@ -1,7 +1,7 @@
 """What users call: compile a function for the shapes that it is called with."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import BuiltinFunctionType
 from typing import Any
 
@@ -35,7 +35,8 @@ def as_argument(x: ArrayLike, what: str, labels: bool = False, wide: bool = Fals
     is rounded or cut off silently.
     """
     try:
-        array: Ndarray = x if isinstance(x, np.ndarray) else numbers_array(x)
+        # of a matrix, a masked array or another subclass the plain array: its own methods compute something else
+        array: Ndarray = np.asarray(x) if isinstance(x, np.ndarray) else numbers_array(x)
     except Refused:
         raise ShapeError(f"{what} is {shown(x)}, it has to be an array of numbers") from None
     if array.dtype in (np.float32, np.int32):
@@ -135,18 +136,24 @@ class Compiled:
         An argument may be a tuple, list or dict of arrays, also nested. What is given by name and is no array is an
         option: hashable, compiled in.
         """
-        if not options and not any(map(is_nested, arguments)):
-            return self.run([as_argument(x, f"argument {i}", wide=True) for i, x in enumerate(arguments)])
-        given = Call.of(arguments, options)
-        return self.run([as_argument(x, f"argument {name}", wide=True) for name, x in given.arrays], given.form)
+        found: Iterable[tuple[object, Any]] = enumerate(arguments)
+        form = None
+        if options or any(map(is_nested, arguments)):
+            given = Call.of(arguments, options)
+            found, form = given.arrays, given.form
+        named = [(f"argument {name}", x) for name, x in found]
+        arrays = [as_argument(x, name, wide=True) for name, x in named]
+        return self.run(arrays, form, [name for name, _ in named], finite=False)
 
-    def run(self, given: list[Ndarray], form: Branch | None = None, names: Sequence[str] = ()) -> Any:
+    def run(
+        self, given: list[Ndarray], form: Branch | None = None, names: Sequence[str] = (), finite: bool = True
+    ) -> Any:
         """Run on arrays of the dtypes that programs take; form: how they are nested in the arguments, if they are.
 
-        names: as of Program.run.
+        names, finite: as of Program.run.
         """
         program, rebuild, guard = self._find(given, form)
-        results = program.run(*given, names=names)
+        results = program.run(*given, names=names, finite=finite)
         if guard is not None and not (report := results.pop())[0]:
             raise NumericsError(f"{guard.problem(report)}; check the input. Nothing was written")
         show_timings(program)

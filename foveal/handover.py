@@ -177,24 +177,24 @@ class Entrance:
         self.others: dict[tuple[np.dtype[Any], Shape], Copier | None] = {}
         self.last: tuple[np.dtype[Any], Shape] | None = None
 
-    def fill(self, given: Ndarray, name: str, threads: int) -> None:
-        """Copy what was given. Raises NumericsError for NaN and infinity in it, unless its name is "", and DataError
+    def fill(self, given: Ndarray, name: str, finite: bool, threads: int) -> None:
+        """Copy what was given. Raises NumericsError for NaN and infinity in it, if it has to be finite, and DataError
         for float64 beyond the range of float32.
         """
         copier = self.copier(given) if self.copiers else None
         if copier is None:
             given = self.narrowed(given, name)
-            if name:
+            if finite:
                 check_finite(given, name)
             fill(self.memory, given)
             return
         copier.run(self.address, address(given), threads)
         is_narrowed = given.dtype != self.dtype
-        if (name or is_narrowed) and not copier.found_finite():
+        if (finite or is_narrowed) and not copier.found_finite():
             if is_narrowed:
                 self.narrowed(given, name)
             # of the copy: the caller's array may have been changed meanwhile
-            if name:
+            if finite:
                 check_finite(self.memory, name)
 
     def narrowed(self, given: Ndarray, name: str) -> Ndarray:

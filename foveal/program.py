@@ -150,28 +150,31 @@ class Program:
     def arena(self) -> Ndarray:
         return self.binding.arena
 
-    def run(self, *arrays: Ndarray, timed: bool = False, names: Sequence[str] = ()) -> list[Ndarray]:
+    def run(
+        self, *arrays: Ndarray, timed: bool = False, names: Sequence[str] = (), finite: bool = True
+    ) -> list[Ndarray]:
         """Copy the arguments in, run every call, copy the outputs out.
 
         names: of the first arguments that are to be checked while they are copied, "" for one that is not. Raises
         NumericsError, before anything is computed, where one of those holds NaN or infinity, and StateError when a
-        signal handler or a finaliser calls it during a run in the same thread.
+        signal handler or a finaliser calls it during a run in the same thread. finite: False where arguments may hold
+        NaN and infinity, and names are for other errors alone.
         """
         if _only_built.get():
             raise Built(self)
         one, caller = self.least_called() if self.turn.callers and not timed else self, threading.get_ident()
         one.turn.callers.add(caller)
         try:
-            return one.run_in_turn(arrays, timed, names)
+            return one.run_in_turn(arrays, timed, names, finite)
         finally:
             one.turn.callers.discard(caller)
 
-    def run_in_turn(self, arrays: Sequence[Ndarray], timed: bool, names: Sequence[str]) -> list[Ndarray]:
+    def run_in_turn(self, arrays: Sequence[Ndarray], timed: bool, names: Sequence[str], finite: bool) -> list[Ndarray]:
         """Run on this program's own memory, when no other thread does."""
         with self.turn.lock:
             self.begin()
             try:
-                self.fill_arguments(arrays, names)
+                self.fill_arguments(arrays, names, finite)
                 self.launch(timed)
                 return self.copy_results()
             finally:
@@ -247,11 +250,11 @@ class Program:
         size = max(one.prepared + one.values + one.batch, 1)
         return min(BRIEF_HELPERS if self.is_brief else processors() + MORE_HELPERS, MOST_HELPING // size)
 
-    def fill_arguments(self, arrays: Sequence[Ndarray], names: Sequence[str] = ()) -> None:
-        """Copy the arguments into the program's memory, and check those that have names."""
+    def fill_arguments(self, arrays: Sequence[Ndarray], names: Sequence[str] = (), finite: bool = True) -> None:
+        """Copy the arguments into the program's memory, and check those that have names if they are to be finite."""
         threads = self.threads_now()
         for entrance, given, name in zip(self.entrances, arrays, chain(names, repeat("")), strict=False):
-            entrance.fill(given, name, threads)
+            entrance.fill(given, name, finite and name != "", threads)
 
     def copy_results(self) -> list[Ndarray]:
         """Return copies of the results, for the caller to keep."""

@@ -94,7 +94,7 @@ class Called(Tree[Part]):
         own["_calls"] = calls
         try:
             result = compiled.run(arrays, form, names)
-        except NumericsError:
+        except (DataError, NumericsError):
             # Nothing was computed, so it was no call.
             if own["_calls"] == calls:
                 own["_calls"] = calls - 1

@@ -202,6 +202,38 @@ def test_other_dtypes_are_refused_as_those_of_small_arrays_are():
         nn.Identity()(np.full(SHAPES["matrix"], 1e200))
 
 
+@pytest.mark.parametrize("shape", [(2, 3), SHAPES["matrix"]])
+def test_float64_beyond_float32_is_no_call_and_the_error_names_the_argument(shape):
+    x = np.ones(shape)
+    large = x.copy()
+    large[1, 2] = 1e300
+    with pytest.raises(DataError, match="argument 1 holds numbers beyond"):
+        foveal.compile(lambda x, y: x + y)(x, large)
+    with pytest.raises(DataError, match=r"argument 0\['b'\] holds numbers beyond"):
+        foveal.compile(lambda given: given["a"] + given["b"])({"a": x, "b": large})
+    net = nn.Dropout(0.5).train()
+    net(x)
+    calls = net.__dict__["_calls"]
+    with pytest.raises(DataError, match="the input of Dropout holds numbers beyond"):
+        net(large)
+    assert net.__dict__["_calls"] == calls
+
+
+@pytest.mark.parametrize("shape", [(2, 3), SHAPES["matrix"]])
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+@pytest.mark.parametrize("kind", [np.asmatrix, np.ma.asarray, lambda x: x.view(np.recarray)])
+def test_subclasses_of_arrays_are_taken_as_the_arrays_that_they_hold(kind, shape):
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    for dtype in (np.float32, np.float64):
+        assert nn.Identity()(kind(x.astype(dtype))).tobytes() == x.tobytes()
+    x[1, 2] = np.nan
+    given = kind(x)
+    if isinstance(given, np.ma.MaskedArray):
+        given[1, 2] = np.ma.masked
+    with pytest.raises(NumericsError, match=r"holds nan at index \(1, 2\) \(1 of"):
+        nn.Identity()(given)
+
+
 def test_no_array_of_the_caller_is_kept():
     x = images(SHAPES["colour"])
     function = foveal.compile(lambda x: x * 2.0)
