@@ -122,7 +122,9 @@ def timed(call: Callable[[Ndarray, Ndarray], Program], x: Ndarray, labels: Ndarr
     pool.end_idle()
     cpu = cpu_seconds() - cpu
     target = current()
-    kernels = {machine_code.key(kernel, target): kernel for call in program.calls for kernel in call.kernels}
+    of_calls = (kernel for call in program.calls for kernel in call.kernels)
+    # those that copy arguments and results are the program's, too
+    kernels = {machine_code.key(kernel, target): kernel for kernel in (*of_calls, *program.handover.kernels)}
     irs = (machine_code.build_ir(kernel, target, f"k{key}") for key, kernel in kernels.items()) if texts else None
     return {
         "s": seconds,

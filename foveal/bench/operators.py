@@ -17,10 +17,9 @@ from foveal.api import compile
 from foveal.bench import shapes
 from foveal.bench.timing import Bench, Contender, Measurement, Starting, alternate, check_same, operations
 from foveal.errors import FovealError, ShapeError
-from foveal.ops.kernels.pool import finds_again
 from foveal.ops.op import OPS, Case, Operand, Tensor, Type
 from foveal.ops.pool_indices import any_places
-from foveal.ops.pool_max import drawn_with_maxima, places_drawn
+from foveal.ops.pool_max import drawn_with_maxima, keeps_places, places_drawn
 from foveal.program import Program
 from foveal.strides import Ndarray, Shape
 from foveal.system import free_memory
@@ -173,7 +172,7 @@ def pool_works(op: str, name: str, x: Shape, attributes: dict[str, Any]) -> list
     y, image = OPS[op].shape(x, **normal), {"image_size": x[2:]}
     if op == "avg_pool2d":
         gradient, case = "avg_pool2d_grad", Case((y,), attributes | image)
-    elif finds_again(normal["window"]):
+    elif not keeps_places(normal["window"]):
         gradient, case = "max_pool2d_grad", drawn_with_maxima((x, y), y, **attributes)
     else:
         gradient, case = "max_pool2d_put", Case((y, y), attributes | image, {1: places_drawn(x, attributes)})

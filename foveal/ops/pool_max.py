@@ -31,6 +31,11 @@ from foveal.strides import Ndarray, Shape
 from foveal.view import View
 
 
+def keeps_places(window: Window) -> bool:
+    """True if the pass forward keeps the places of the maxima for the gradient; else that finds them again from x."""
+    return not pool.finds_again(window)
+
+
 class MaxPooling(Pooling):
     """Base of the poolings of images x by their maxima."""
 

@@ -9,9 +9,8 @@ import numpy as np
 from foveal.graph import Graph, Node
 from foveal.ops import elementwise
 from foveal.ops import shape as moves
-from foveal.ops.kernels import pool
 from foveal.ops.op import OPS, Operand, Operator, Tensor, recording_with
-from foveal.ops.pool_max import max_pool2d_place, max_pool2d_put
+from foveal.ops.pool_max import keeps_places, max_pool2d_place, max_pool2d_put
 from foveal.trace import Symbol, Trace
 
 
@@ -140,7 +139,7 @@ def by_places(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dic
     """
     dy, x = inputs[:2]
     window = attributes["window"]
-    if pool.finds_again(window):
+    if not keeps_places(window):
         return None
     places = max_pool2d_place(x, **window.arguments())
     return max_pool2d_put(dy, places, image_size=x.shape[2:], **window.arguments())

@@ -19,7 +19,7 @@ class ByNumpy:
         self.graph, self.profiled = graph, True
         self.results = [np.zeros(node.shape, node.type.dtype) for node in graph.outputs]
 
-    def run(self, *arrays, names=()):
+    def run(self, *arrays, names=(), finite=True):
         both = Graph(self.graph.nodes, self.graph.arguments, self.graph.results(), ())
         values = both.evaluate(*arrays)
         for (variable, _), value in zip(self.graph.updates, values[len(self.graph.outputs) :], strict=True):
