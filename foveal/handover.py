@@ -173,7 +173,8 @@ class Entrance:
             (order, tuple(memory.itemsize * stride for stride in ordered(memory.shape, order)), Copier(call, threads))
             for order, call in copies.items()
         ]
-        # by dtype and strides in bytes: the copies of other arrays that have come twice in a row
+        # by dtype and strides in bytes: the copies of other arrays that have come twice without one that lies otherwise
+        # between, those of `copiers` aside; None where no kernel fits
         self.others: dict[tuple[np.dtype[Any], Shape], Copier | None] = {}
         self.last: tuple[np.dtype[Any], Shape] | None = None
 

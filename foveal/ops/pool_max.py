@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from foveal.errors import ShapeError
-from foveal.kernel.lang import I32, Array, Scalar, cast, loops, maximum, parallel, var, where
+from foveal.kernel.lang import Array, Scalar, loops, maximum, parallel, var, where
 from foveal.ops.kernels import pool
 from foveal.ops.kernels.epilogue import EpilogueOutputs
-from foveal.ops.kernels.expression import FusedInput, float_lanes
+from foveal.ops.kernels.expression import FusedInput
 from foveal.ops.kernels.halo import nhwc
 from foveal.ops.kernels.pool_loops import LOWEST, NO_PLACE, int_lanes, pixels_backwards, value_where
 from foveal.ops.op import Case, HasShape, Lowering, Tensor
@@ -224,16 +224,15 @@ class MaxPool2dGrad(OfMaxima):
         pool.lower_max_grad(lowering, dx, dy, FusedInput.of(x), window)
 
 
-class MaxPool2dPlace(MaxPooling):
-    """y[n,c,p,q] = h W + v, where (h, v) is the place of the first maximum of the window
+class PlacesOfMaxima(MaxPooling):
+    """Base of the operators whose result is h W + v, int32, where (h, v) is the place of a window's maximum."""
 
-    What the gradient of max_pool2d keeps of x: images x [N, C, H, W] -> int32 [N, C, P, Q]. The other arguments and
-    errors are those of max_pool2d, whose kernels find the places as well. It has no gradient. For a window with NaN,
-    whose place is not defined, see max_pool2d_grad; max_pool2d_index gives PyTorch's indices.
-    """
-
-    name, arity, dtype, differentiable = "max_pool2d_place", 1, "int32", False
+    arity, dtype, differentiable = 1, "int32", False
     cases = tuple(Case(c.shapes, c.attributes, smooth=False) for c in (*MaxPool2d.cases[1:5], MaxPool2d.cases[6]))
+
+    def wins(self, value: Scalar, best: Scalar) -> Scalar:
+        """True if the maximum is at a pixel and not at any after it, where the largest value of those is `best`."""
+        raise NotImplementedError
 
     def numpy(self, x: Ndarray, *, window: Window) -> Ndarray:
         H, W = x.shape[2:]
@@ -247,10 +246,24 @@ class MaxPool2dPlace(MaxPooling):
             # backwards, so that the first of equal maxima comes last and replaces the others
             for h, v, valid in pixels_backwards(window, (p, q), counts, (H, W)):
                 value = x.load((n, c, h, v), width)
-                larger: Scalar = hits_inside(value >= best.get(), valid, width)
+                larger: Scalar = hits_inside(self.wins(value, best.get()), valid, width)
                 best.set(where(larger, value, best.get()))
                 place.set(where(larger, int_lanes(h * W + v, width), place.get()))
             y.store((n, c, p, q), place.get(), width)
+
+
+class MaxPool2dPlace(PlacesOfMaxima):
+    """y[n,c,p,q] = h W + v, where (h, v) is the place of the first maximum of the window
+
+    What the gradient of max_pool2d keeps of x: images x [N, C, H, W] -> int32 [N, C, P, Q]. The other arguments and
+    errors are those of max_pool2d, whose kernels find the places as well. It has no gradient. For a window with NaN,
+    whose place is not defined, see max_pool2d_grad; max_pool2d_index gives PyTorch's indices.
+    """
+
+    name = "max_pool2d_place"
+
+    def wins(self, value: Scalar, best: Scalar) -> Scalar:
+        return value >= best
 
 
 class MaxPool2dPut(Pooling):
@@ -345,33 +358,17 @@ class MaxPool2dPick(OfMaxima):
             picked.store((n, c, p, q), picked_value, width)
 
 
-class MaxPool2dIndex(MaxPooling):
+class MaxPool2dIndex(PlacesOfMaxima):
     """y[n,c,p,q] = h W + v, where (h, v) is the place of the first maximum of the window, or of its first NaN
 
     The places of the maxima, as PyTorch counts them: images x [N, C, H, W] -> int32 [N, C, P, Q]. The other arguments
     and errors are those of max_pool2d. It has no gradient.
     """
 
-    name, arity, dtype, differentiable = "max_pool2d_index", 1, "int32", False
-    cases = tuple(Case(c.shapes, c.attributes, smooth=False) for c in (*MaxPool2d.cases[1:5], MaxPool2d.cases[6]))
+    name = "max_pool2d_index"
 
-    def numpy(self, x: Ndarray, *, window: Window) -> Ndarray:
-        H, W = x.shape[2:]
-        places = np.arange(H * W).reshape(1, 1, H, W)
-        return np.where(first_maxima(x, window), window.view(places), 0).sum(axis=(4, 5), dtype=np.int32)
-
-    def kernel(self, y: Array, x: Array, *, window: Window) -> None:
-        counts, (H, W) = rows_and_columns(y.shape), rows_and_columns(x.shape)
-        for n, p, q, c, width in output_vectors(y):
-            best, best_place = var(LOWEST, width), var(0.0, width)
-            # backwards, so that the first of equal maxima comes last and replaces the others
-            for h, v, valid in pixels_backwards(window, (p, q), counts, (H, W)):
-                value = x.load((n, c, h, v), width)
-                larger: Scalar = hits_inside((value >= best.get()) | (value != value), valid, width)
-                best.set(where(larger, value, best.get()))
-                place = float_lanes(h * W + v, width)
-                best_place.set(where(larger, place, best_place.get()))
-            y.store((n, c, p, q), cast(best_place.get(), I32), width)
+    def wins(self, value: Scalar, best: Scalar) -> Scalar:
+        return (value >= best) | (value != value)
 
 
 max_pool2d, max_pool2d_grad, max_pool2d_pick = MaxPool2d(), MaxPool2dGrad(), MaxPool2dPick()

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from shared import VECTORS
 
 from foveal.bench import inference, memory, models, operators, output, scaling, shapes
-from foveal.bench.timing import FIRST_CALLS, Bench, Measurement, Times, alternate, check_same, operations
+from foveal.bench.timing import Bench, Measurement, Times, check_same, operations
 from foveal.cli import main
 from foveal.errors import DataError, FovealError
 from foveal.nn import CrossEntropyLoss, Sequential
@@ -24,7 +24,6 @@ from foveal.nn.dropout import Dropout, StochasticDepth
 from foveal.nn.linear import Linear
 from foveal.ops.op import Case
 from foveal.optim import build
-from foveal.pace import Pace
 from foveal.peak import copy_rate, peak
 from foveal.step import compile_step
 
@@ -56,31 +55,6 @@ def quick(monkeypatch):
 
 def invoke(*words):
     return CliRunner().invoke(main, ["bench", *map(str, words)])
-
-
-def test_contenders_alternate_and_times_are_summarised():
-    order = []
-    times = alternate({name: lambda name=name: order.append(name) for name in "ab"}, repeats=3)
-    assert set(times) == {"a", "b"}
-    starts = [name for name, before in zip(order, [None, *order], strict=False) if name != before]
-    assert starts[-6:] == list("ababab")
-    assert all(0 <= t.best <= t.median for t in times.values())
-
-
-def test_a_program_has_chosen_its_threads_before_it_is_timed(monkeypatch):
-    monkeypatch.setattr("foveal.bench.timing.FIRST_SECONDS", 10.0)
-    pace, order = Pace(2), []
-
-    def call():
-        threads = pace.choose()
-        pace.note(threads, 1e-6 * threads)
-        order.append(threads)
-
-    alternate({"ours": call}, repeats=1)
-    assert pace.measured
-    timed = order[FIRST_CALLS + 1 :]
-    # all but those that look at the other way
-    assert timed.count(1) > 0.9 * len(timed) > 40
 
 
 @pytest.mark.parametrize("threads", [1, 2])

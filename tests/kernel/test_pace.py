@@ -16,6 +16,16 @@ from foveal.workers import SHORT_WORK
 X = np.random.default_rng(0).standard_normal((1, 16, 64, 64), np.float32)
 
 
+def six_callers(serve):
+    """Call serve(0) ... serve(5), each in a thread of its own, and wait for them."""
+    callers = [threading.Thread(target=serve, args=(i,)) for i in range(6)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(100)
+        assert not caller.is_alive()
+
+
 def chosen(pace, seconds, runs):
     """The numbers of threads of so many runs, which take `seconds[threads]`."""
     choices = []
@@ -108,12 +118,7 @@ def test_python_threads_that_share_a_program_run_twins_of_it(threads, monkeypatc
                 wrong.append((i, n))
 
     def together():
-        callers = [threading.Thread(target=serve, args=(i,)) for i in range(6)]
-        for caller in callers:
-            caller.start()
-        for caller in callers:
-            caller.join(100)
-            assert not caller.is_alive()
+        six_callers(serve)
         assert not wrong
 
     together()
@@ -154,12 +159,7 @@ def test_a_brief_program_has_a_twin_for_every_caller_and_gives_each_its_own_bits
         def serve(i):
             wrong.extend((i, n) for n in range(100) if run(images[i]).tobytes() != want[i])
 
-        callers = [threading.Thread(target=serve, args=(i,)) for i in range(6)]
-        for caller in callers:
-            caller.start()
-        for caller in callers:
-            caller.join(100)
-            assert not caller.is_alive()
+        six_callers(serve)
     finally:
         sys.setswitchinterval(interval)
     assert not wrong

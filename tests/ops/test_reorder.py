@@ -49,25 +49,32 @@ def run_plain(call, memory):
     call.kernel.interpret([array(memory[view.buffer], view) for view in call.views], sizes=call.sizes)
 
 
+def checked_copies(y, x, lanes, registers):
+    """Yield (call, run, memory) for the checked copy of x to y, in plain Python and native, at this width.
+
+    The memory is NaN. There is no such copy where both axes are shorter than a vector.
+    """
+    with assume(replace(host(), lanes=lanes, registers=registers)):
+        call = lower_copy(y, x, checked=True)
+        if call is None:
+            assert min(int(np.prod(x.shape[2:])), x.shape[1]) < 8
+            return
+        for run in (run_plain, run_native):
+            yield call, run, {v.buffer: np.full(v.buffer.size, np.nan, np.float32) for v in call.views}
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(("lanes", "registers"), WIDTHS)
 def test_every_element_is_copied_to_its_place_at_every_width(shape, lanes, registers):
     rng = np.random.default_rng(0)
     for to, order in ((channels_last, contiguous), (contiguous, channels_last), (channels_last, channels_last)):
         y, x = views(shape, to, order, large=False)
-        with assume(replace(host(), lanes=lanes, registers=registers)):
-            call = lower_copy(y, x, checked=True)
-            if call is None:
-                # both axes are shorter than a vector
-                assert min(int(np.prod(shape[2:])), shape[1]) < 8
-                continue
-            for run in (run_plain, run_native):
-                memory = {v.buffer: np.full(v.buffer.size, np.nan, np.float32) for v in call.views}
-                values = rng.standard_normal(x.buffer.size).astype(np.float32)
-                memory[x.buffer][:] = values
-                run(call, memory)
-                np.testing.assert_array_equal(array(memory[y.buffer], y), array(values, x))
-                assert memory[call.views[1].buffer].max() == abs(values).max()
+        for call, run, memory in checked_copies(y, x, lanes, registers):
+            values = rng.standard_normal(x.buffer.size).astype(np.float32)
+            memory[x.buffer][:] = values
+            run(call, memory)
+            np.testing.assert_array_equal(array(memory[y.buffer], y), array(values, x))
+            assert memory[call.views[1].buffer].max() == abs(values).max()
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 5, 7), (2, 33, 9, 9), (2, 3, 8, 4)], ids=str)
@@ -76,20 +83,14 @@ def test_float64_is_rounded_to_float32_at_every_width(shape, lanes, registers):
     for order in (contiguous, channels_last):
         y, x = views(shape, channels_last, order, large=False)
         wide = View(Buffer(x.buffer.size, "float64"), shape, order(shape))
-        with assume(replace(host(), lanes=lanes, registers=registers)):
-            call = lower_copy(y, wide, checked=True)
-            if call is None:
-                assert min(int(np.prod(shape[2:])), shape[1]) < 8
-                continue
-            for run in (run_plain, run_native):
-                memory = {v.buffer: np.full(v.buffer.size, np.nan, np.float32) for v in call.views}
-                memory[wide.buffer] = np.random.default_rng(0).standard_normal(wide.buffer.size)
-                run(call, memory)
-                given = array(memory[wide.buffer], wide)
-                np.testing.assert_array_equal(array(memory[y.buffer], y), given.astype(np.float32))
-                memory[wide.buffer][-1] = 1e300
-                run(call, memory)
-                assert memory[call.views[1].buffer].max() == np.inf
+        for call, run, memory in checked_copies(y, wide, lanes, registers):
+            memory[wide.buffer] = np.random.default_rng(0).standard_normal(wide.buffer.size)
+            run(call, memory)
+            given = array(memory[wide.buffer], wide)
+            np.testing.assert_array_equal(array(memory[y.buffer], y), given.astype(np.float32))
+            memory[wide.buffer][-1] = 1e300
+            run(call, memory)
+            assert memory[call.views[1].buffer].max() == np.inf
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])

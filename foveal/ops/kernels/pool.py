@@ -298,7 +298,7 @@ def lower_gather(lowering: Lowering, dx: EpilogueOutputs, inputs: list[View], wi
 def max_grad_disjoint(*arrays: Array, window: Window, prologue: Prologue, epilogue: Epilogue) -> None:
     """dx = dy at the first of the largest elements of each window, else 0; windows lie side by side.
 
-    In a window with NaN, whose y is NaN, dy goes to the first of the largest numbers, as in `find_maxima`, but to
+    In a window with NaN, whose y is NaN, dy goes to the first of the largest numbers, as `max_windows` has it, but to
     nobody if the window's first element is NaN.
     """
     bound = bind(epilogue, arrays, prologue.array_count + 1)
