@@ -13,13 +13,11 @@ lowered to `EpilogueOutputs`; its kernel calls `BoundEpilogue.store` with its re
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, cast, overload
 
 from foveal.kernel.compile import ArraySpec
 from foveal.kernel.lang import LINE, Array, Index, Scalar, Value, l2, lanes, loop, parallel_vectors, splat, var, vectors
 from foveal.ops.kernels import expression, moments
-from foveal.ops.kernels.reduction import tree_sum
 from foveal.ops.kernels.register_tile import FLOAT_BYTES
 from foveal.ops.kernels.sizes import CallSizes, is_repeated
 from foveal.ops.op import Lowering
@@ -27,9 +25,6 @@ from foveal.view import View
 
 # A pixel's place in channels-last images: image, row and column.
 Pixel = tuple[Index, Index, Index]
-
-# Writes that are left to the caller.
-Writes = list[Callable[[], None]]
 
 
 @dataclass(frozen=True)
@@ -188,45 +183,37 @@ class BoundEpilogue:
                     x.prefetch((*pixel, k + line))
 
     def store(
-        self,
-        task: Index,
-        pixels: Sequence[Pixel],
-        totals: Sequence[Scalar],
-        k: Index,
-        width: int,
-        later: Writes | None = None,
+        self, task: Index, pixels: Sequence[Pixel], totals: Sequence[Scalar], k: Index, width: int
     ) -> list[Scalar]:
         """Apply the steps to the results `totals` of the pixels for channels k ... k + width, and store them.
 
-        Returns x of each pixel, if the gradient in the weights is added up. later: if given, it gets the writes of each
-        pixel, which the caller does.
+        Returns x of each pixel, if the gradient in the weights is added up.
+        """
+        return self.store_vectors(task, pixels, [totals], [(k, width)])
+
+    def store_vectors(
+        self,
+        task: Index,
+        pixels: Sequence[Pixel],
+        totals: Sequence[Sequence[Scalar]],
+        vectors: Sequence[tuple[Index, int]],
+    ) -> list[Scalar]:
+        """`store` for several vectors (first channel, lanes), where totals[v][m] is the result of pixel m in vector v.
 
         The totals and everything computed from them stay in registers; only partial sums, a few values per channel,
-        are read and written in the first-level cache.
+        are read and written in the first-level cache. A pixel is done with before the next one: what is added up is no
+        longer needed then, and where a cache line that is written past the cache is two vectors, these follow each
+        other. A core has few lines that are written in part at a time, and writes a further one to memory twice.
         """
-        epilogue, summed = self.epilogue, []
-        others = [slot for slot in (epilogue.moments, epilogue.x) if slot is not None]
-        slots = (*epilogue.results, *epilogue.sums, *others)
-        # what is the same for all pixels (a bias, a scale) is loaded once
-        same = [expression.load(x, (0, 0, 0, k), width) if repeated(x) else None for x in self.extras]
-        for pixel, total in zip(pixels, totals, strict=True):
-            read = [
-                expression.load(x, (*pixel, k), width) if one is None else one
-                for x, one in zip(self.extras, same, strict=True)
-            ]
-            values = expression.evaluate([total, *read], epilogue.steps, slots)
-            for y, value in zip(self.outputs, values, strict=False):
-                write = partial(expression.store, y, (*pixel, k), value, width, self.aligned)
-                write() if later is None else later.append(write)
-            summed.append(values[len(epilogue.results) :])
-        # each sum gets the sum over this tile's pixels at once
-        for row in range(len(epilogue.sums)):
-            increment = tree_sum([values[row] for values in summed])
-            self.partial.store((task, row, k), self.partial.load((task, row, k), width) + increment, width)
-        if epilogue.moments is not None:
-            of_pixels = [values[len(epilogue.sums)] for values in summed]
-            moments.accumulate(self.partial, task, epilogue.sum_rows, of_pixels, k, width)
-        return [] if epilogue.x is None else [values[-1] for values in summed]
+        columns = [
+            ColumnSums(self, task, of_vector, *vector) for of_vector, vector in zip(totals, vectors, strict=True)
+        ]
+        for m, pixel in enumerate(pixels):
+            for column in columns:
+                column.add(m, pixel)
+        for column in columns:
+            column.write()
+        return [x for column in columns for x in column.xs]
 
     @property
     def pixelwise(self) -> bool:
@@ -242,6 +229,53 @@ class BoundEpilogue:
         values = expression.evaluate([total, *read], self.epilogue.steps, self.epilogue.results)
         # a result depends on the total, so it is no plain number
         return [cast(Value, splat(value, lanes())) for value in values]
+
+
+class ColumnSums:
+    """What an epilogue does with one vector of channels of a register tile, pixel after pixel.
+
+    Sums are added up one value after the other, so that each value is needed for a short time only: 16 registers also
+    hold the tile's results that are still to come.
+    """
+
+    def __init__(self, bound: BoundEpilogue, task: Index, totals: Sequence[Scalar], k: Index, width: int) -> None:
+        self.bound, self.task, self.totals, self.k, self.width = bound, task, totals, k, width
+        # what is the same for all pixels (a bias, a scale) is loaded once
+        self.same = [expression.load(x, (0, 0, 0, k), width) if repeated(x) else None for x in bound.extras]
+        # for each row of sums that of the pixels so far
+        self.sums: list[Scalar] = []
+        #: x of each pixel, if the gradient in the weights is added up
+        self.xs: list[Scalar] = []
+        # the values whose moments are taken
+        self.values: list[Scalar] = []
+
+    def add(self, m: int, pixel: Pixel) -> None:
+        """Compute and store what belongs to pixel m, and add it to the sums."""
+        bound, epilogue, width = self.bound, self.bound.epilogue, self.width
+        others = [slot for slot in (epilogue.moments, epilogue.x) if slot is not None]
+        read = [
+            expression.load(x, (*pixel, self.k), width) if one is None else one
+            for x, one in zip(bound.extras, self.same, strict=True)
+        ]
+        slots = (*epilogue.results, *epilogue.sums, *others)
+        values = expression.evaluate([self.totals[m], *read], epilogue.steps, slots)
+        for y, value in zip(bound.outputs, values, strict=False):
+            expression.store(y, (*pixel, self.k), value, width, bound.aligned)
+        rest = values[len(epilogue.results) :]
+        summed = rest[: len(epilogue.sums)]
+        self.sums = [a + b for a, b in zip(self.sums, summed, strict=True)] if m else summed
+        if epilogue.moments is not None:
+            self.values.append(rest[len(epilogue.sums)])
+        if epilogue.x is not None:
+            self.xs.append(rest[-1])
+
+    def write(self) -> None:
+        """Add the sums of all pixels, and their moments, to the task's."""
+        partial, epilogue, task, k, width = self.bound.partial, self.bound.epilogue, self.task, self.k, self.width
+        for row, increment in enumerate(self.sums):
+            partial.store((task, row, k), partial.load((task, row, k), width) + increment, width)
+        if epilogue.moments is not None:
+            moments.accumulate(partial, task, epilogue.sum_rows, self.values, k, width)
 
 
 def tap_rows(weight_grad: View) -> list[View]:

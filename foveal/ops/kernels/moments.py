@@ -198,9 +198,14 @@ def accumulate(
     # 0 before the first values. An addition and no choice: where a choice is stored to where one of its values is from,
     # LLVM makes a store of some lanes of it, which takes AVX2 as long as twelve others
     pivot = load(PIVOT) + where(count == 0.0, tree_sum(values) * (1.0 / len(values)), 0.0)
-    distances = [value - pivot for value in values]
-    total = load(SUM) + tree_sum(distances)
-    squares = load(SQUARES) + tree_sum([d * d for d in distances])
+    # one value after the other, as few registers are free beside the values
+    total = values[0] - pivot
+    squares = total * total
+    for value in values[1:]:
+        distance = value - pivot
+        total += distance
+        squares += distance * distance
+    total, squares = load(SUM) + total, load(SQUARES) + squares
     for row, value in enumerate((pivot, total, squares, count + float(len(values)))):
         partial.store((task, first_row + row, channel), value, width)
 

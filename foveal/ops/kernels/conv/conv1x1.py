@@ -115,6 +115,7 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: View, panels: View, filters
         cut=channels > max_channels() * 3 // 2,
         copied=conflicts(x.strides[3]),
         rest=channels % lanes() if conflicts(x.strides[3]) else 0,
+        pixels_first=FLOAT_BYTES * channels * panels.shape[1] * tile.lanes <= l1() // 2,
     )
     # pixels of a block at most
     most = ceil_div(ceil_div(pixels, tile.rows), blocks) * tile.rows
@@ -165,6 +166,8 @@ class Division:
     copied: bool
     #: channels after whole vectors
     rest: int
+    #: True if all panels, which fit into half of the first-level cache, pass before the next tile of pixels
+    pixels_first: bool
 
 
 def blocks_and_parts(pixels: int, channels: int, panels: int, tile: Tile) -> Pair:
@@ -188,30 +191,90 @@ def correlate_1x1(*arrays: Array, division: Division, blocks: Index, parts: Inde
     bound = BoundEpilogue(epilogue, arrays, 4, division.far)
     # per thread [1, pixels, lanes] and [1, 1, pixels, C + LINE]; [1, 1, pixels, C], [1, blocks, 1, 1, C, lanes]
     buffer, copy, x, panels = bound.operands
-    tile, (_, _, pixels, channels), filters = division.tile, x.extents, bound.outputs[0].extents[3]
-    tiles = ceil_div(pixels, tile.rows)
+    pixels = x.extents[2]
+    tiles = ceil_div(pixels, division.tile.rows)
     # each task: the tiles of one block of pixels, for a part of the filters
     for block, part in parallel(blocks, parts):
         start, end = block * tiles // blocks, (block + 1) * tiles // blocks
         source = copy_block(copy, x, division, start, end) if division.copied else x
-        # each block of filters: its panel stays in the first two cache levels while the block of pixels passes
-        for _, b, valid in part_of_blocks(1, filters, tile.lanes, part, parts, division.tail):
-            panel, first_filter = panels.at(0, b, 0, 0, 0, 0), b * tile.lanes
-            rows = RowTile(bound, block, panel, first_filter, valid, tile, source, division.unroll)
+        task = Task(bound, division, block, part, parts, source, pixels, panels, start, end)
+        if division.pixels_first:
+            task.pass_pixels()
+        elif division.cut:
+            task.pass_cuts(buffer)
+        else:
+            task.pass_panels()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A block of pixels, for a part of the filters."""
+
+    bound: BoundEpilogue
+    division: Division
+    #: the block's number
+    block: Index
+    #: the part's number, and how many there are
+    part: Index
+    parts: Index
+    #: [1, 1, pixels, C], or a copy of it, and how many pixels it has
+    x: Array
+    pixels: Index
+    #: [1, blocks, 1, 1, C, lanes]
+    panels: Array
+    #: the first tile of the block, and the one after its last
+    start: Index
+    end: Index
+
+    def row_tiles(self) -> Iterator["RowTile"]:
+        """A loop over the blocks of filters of the part: what computes their register tiles."""
+        tile, filters = self.division.tile, self.bound.outputs[0].extents[3]
+        for _, b, valid in part_of_blocks(1, filters, tile.lanes, self.part, self.parts, self.division.tail):
+            panel = self.panels.at(0, b, 0, 0, 0, 0)
+            yield RowTile(self.bound, self.block, panel, b * tile.lanes, valid, tile, self.x, self.division.unroll)
+
+    def tile_positions(self) -> Iterator[tuple[Index, Index, int]]:
+        """Loops over the tiles: (row of a buffer for the sums of these tiles, first pixel, pixels)."""
+        return tile_positions(self.pixels, self.division, self.start, self.end)
+
+    def pass_panels(self) -> None:
+        """Each panel stays in the first two cache levels while the block of pixels passes."""
+        channels = self.panels.extents[4]
+        for rows in self.row_tiles():
             rows.clear_sums()
-            if not division.cut:
-                for _, pixel, size in tile_positions(pixels, division, start, end):
-                    rows.store(rows.products(rows.sums(size), pixel, size, 0, channels), rows.pixels(pixel, size))
-                continue
-            # cuts of the channels: their part of the panel stays in the first-level cache
-            cuts, steps = ceil_div(channels, max_channels()), channels // division.unroll
+            for _, pixel, size in self.tile_positions():
+                rows.store(rows.products(rows.sums(size), pixel, size, 0, channels), rows.pixels(pixel, size))
+
+    def pass_pixels(self) -> None:
+        """All panels stay in the first-level cache, and each pixel's outputs are read and written from end to end.
+
+        From memory that takes half of the time of lines that lie a pixel apart. What the epilogue reads is fetched a
+        tile of pixels ahead: with few channels the products of one panel take less time than memory.
+        """
+        channels = self.panels.extents[4]
+        for rows in self.row_tiles():
+            rows.clear_sums()
+        for _, pixel, size in self.tile_positions():
+            for rows in self.row_tiles():
+                sums = rows.products(rows.sums(size), pixel, size, 0, channels, ahead=size)
+                rows.store(sums, rows.pixels(pixel, size))
+
+    def pass_cuts(self, buffer: Array) -> None:
+        """`pass_panels` for many channels: in cuts, whose part of a panel stays in the first-level cache.
+
+        buffer: the sums of the block's pixels, per thread [1, pixels, lanes].
+        """
+        channels, unroll = self.panels.extents[4], self.division.unroll
+        cuts, steps = ceil_div(channels, max_channels()), channels // unroll
+        for rows in self.row_tiles():
+            rows.clear_sums()
             for cut in loop(cuts):
-                first, last = (i * steps // cuts * division.unroll for i in (cut, cut + 1))
-                for row, pixel, size in tile_positions(pixels, division, start, end):
+                first, last = (i * steps // cuts * unroll for i in (cut, cut + 1))
+                for row, pixel, size in self.tile_positions():
                     of_tile = buffer.at(thread(), row, 0)
                     sums = rows.products(rows.read(of_tile, size, cut == 0), pixel, size, first, last - first)
                     rows.write(of_tile, sums)
-            for row, pixel, size in tile_positions(pixels, division, start, end):
+            for row, pixel, size in self.tile_positions():
                 rows.store(rows.read(buffer.at(thread(), row, 0), size, False), rows.pixels(pixel, size))
 
 
@@ -249,14 +312,17 @@ class RowTile(FilterTile):
         """The places of `size` pixels from `pixel` on."""
         return [(0, 0, pixel + i) for i in range(size)]
 
-    def products(self, sums: Accumulators, pixel: Index, size: int, first: Index, channels: Index) -> Accumulators:
+    def products(
+        self, sums: Accumulators, pixel: Index, size: int, first: Index, channels: Index, ahead: int = 0
+    ) -> Accumulators:
         """sums [pixels, vectors of filters] and the products of `size` pixels from `pixel` on, for all of the block's
-        filters and `channels` channels from `first` on.
+        filters and `channels` channels from `first` on. ahead: pixels from these to those of which what the epilogue
+        reads is fetched.
 
         The next tile's pixels are fetched early: from memory they come in as many short streams as a tile has pixels,
         which the hardware's prefetcher does not follow.
         """
-        self.bound.prefetch(self.pixels(pixel, size), self.first_filter, self.valid)
+        self.bound.prefetch(self.pixels(pixel + ahead, size), self.first_filter, self.valid)
         row, panel = self.x.at(0, 0, pixel, first), self.panel.at(0, 0, 0, 0, first, 0)
         for c, place in unrolled(channels, self.unroll):
             if place == 0 and self.unroll >= MIN_STEPS_TO_PREFETCH:

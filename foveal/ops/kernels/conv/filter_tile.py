@@ -6,8 +6,8 @@ The rows of a tile are pixels of an image (direct.py), images (direct_batch.py) 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from foveal.kernel.lang import LINE, Array, Index, Scalar, head
-from foveal.ops.kernels.epilogue import BoundEpilogue, Writes
+from foveal.kernel.lang import Array, Index, Scalar, head
+from foveal.ops.kernels.epilogue import BoundEpilogue
 from foveal.ops.kernels.register_tile import Accumulators, Tile, accumulators, lane_ranges, multiply_add
 from foveal.ops.kernels.taps import Taps
 
@@ -57,19 +57,7 @@ class FilterTile:
         multiply_add(sums, scalars, weights)
 
     def store(self, sums: Accumulators, pixels: Sequence[Pixel]) -> None:
-        """End the sums, of which row m belongs to pixels[m], with the epilogue, and store what it gives.
-
-        Where a cache line that is written past the cache is two vectors, each pixel's are stored one after the other: a
-        core has few lines that are written in part at a time, and writes a further one to memory twice.
-        """
-        y, *others = self.bound.outputs
-        halves = y.streamed and not others and self.tile.width < LINE
-        writes: list[Writes] = []
-        for v, (start, width) in enumerate(self.ranges):
-            totals = [head(sums[m, v], width) for m in range(len(pixels))]
-            later: Writes | None = [] if halves else None
-            self.bound.store(self.task, list(pixels), totals, self.first_filter + start, width, later)
-            writes += [later] if later is not None else []
-        for of_pixel in zip(*writes, strict=True):
-            for write in of_pixel:
-                write()
+        """End the sums, of which row m belongs to pixels[m], with the epilogue, and store what it gives."""
+        totals = [[head(sums[m, v], width) for m in range(len(pixels))] for v, (_, width) in enumerate(self.ranges)]
+        vectors = [(self.first_filter + start, width) for start, width in self.ranges]
+        self.bound.store_vectors(self.task, pixels, totals, vectors)
