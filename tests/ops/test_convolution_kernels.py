@@ -158,6 +158,8 @@ SMALL_CACHES = [
     ("l1", 640, transposed_product.max_unit_elements, 100, CONV, Case(((3, 28, 4, 5), (20, 28, 1, 1)))),
     # pixels that fall into one set of the cache, which are copied
     ("l1", 640, lambda: conv1x1.conflicts(40), True, CONV, Case(((3, 40, 4, 5), (20, 40, 1, 1)))),
+    # panels that pass one after the other, since not all of them fit
+    ("l1", 1280, transposed_product.max_unit_elements, 200, CONV, Case(((3, 7, 4, 5), (37, 7, 1, 1)))),
     *(("l1", 640, transposed_product.max_unit_elements, 100, GRADIENT, case) for case in PIXEL_CASES),
     ("l2", 9600, conv1x1.pixel_block_elements, 450, CONV, Case(((3, 10, 9, 12), (20, 10, 1, 1)))),
     # outputs that are written past the cache, of tiles of several vectors, and of one
@@ -199,6 +201,32 @@ ALIKE = [
 @pytest.mark.parametrize("check", [checks.native, checks.threads, checks.tuned_interpreted])
 def test_tiles_of_a_small_image_that_are_alike(name, case, check):
     check(OPS[name], case)
+
+
+# depthwise, few images of many channels, of which each task has a part: small images, and bands of rows
+CHANNEL_PARTS = [
+    (CONV, Case(((1, 101, 3, 5), (101, 1, 3, 3)), {"padding": 1, "groups": 101})),
+    (CONV, Case(((2, 98, 9, 9), (98, 1, 3, 3)), {"padding": 1, "groups": 98})),
+    (
+        "conv2d_input_grad",
+        Case(((1, 99, 2, 3), (99, 1, 3, 3)), {"stride": 2, "padding": 1, "groups": 99, "image_size": (4, 5)}),
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "case"), CHANNEL_PARTS)
+@pytest.mark.parametrize("check", [checks.native, checks.threads, checks.tuned_interpreted])
+def test_tasks_of_parts_of_the_channels(name, case, check):
+    assert depthwise.parts_of(case.shapes[0][0], case.shapes[0][1]) > 1
+    check(OPS[name], case)
+
+
+@pytest.mark.parametrize("vectors", widths.SECOND)
+@pytest.mark.parametrize(("name", "case"), CHANNEL_PARTS)
+def test_tasks_of_parts_of_the_channels_in_narrower_vectors(name, case, vectors):
+    with target.assume(widths.SECOND[vectors]):
+        graph, xs, want = checks.forward(OPS[name], case)
+        assert checks.error(checks.run_native(build(graph, threads=1), xs), want) < checks.limit(OPS[name])
 
 
 # gradients in x with a stride and few channels, whose phases have as many taps, fewer, and more than a vector of lanes

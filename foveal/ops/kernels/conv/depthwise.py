@@ -28,6 +28,7 @@ from foveal.kernel.lang import (
     Scalar,
     Value,
     Var,
+    lanes,
     llc,
     loop,
     maximum,
@@ -65,6 +66,9 @@ MAX_UNROLLED_PIXELS = 64
 # 2 of 6.
 MIN_BAND_ROWS = 4
 
+# Vectors of a part of the channels, at the least: some hundred multiply-adds each, beside which starting a task, some
+# hundred cycles, is little.
+MIN_PART_VECTORS = 3
 
 # Neighbouring pixels that a prologue computes at once: they share the loads of what it reads for each channel, two to
 # five vectors, and each has a vector in flight.
@@ -92,7 +96,7 @@ def computes_input(x: Shape, w: Shape) -> bool:
 
 
 def lower(lowering: Lowering, y: EpilogueOutputs, x: FusedInput, w: View, axes: Axes) -> None:
-    """Cut the work into tasks (image, band of rows) and call the kernel.
+    """Cut the work into tasks (image, band of rows, part of the channels) and call the kernel.
 
     x: [N, H, W, G]. w: [G, 1, 1, R, S].
     """
@@ -101,6 +105,7 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: FusedInput, w: View, axes: 
     computed = bool(x.prologue.steps)
     small = rows * columns <= MAX_UNROLLED_PIXELS and y.weight_grad is None and not computed
     bands = 1 if small else max(1, min(ceil_div(ENOUGH_TASKS, N), rows // MIN_BAND_ROWS))
+    parts = parts_of(N * bands, G) if y.epilogue.rows == 0 and not computed else 1
     ring = lowering.scratch((1, rows_read(axes[0]), W, G) if computed else (1, 1, 1, 1), per_thread=True)
     weights, sizes = w.permuted(1, 2, 3, 4, 0), CallSizes()
     y.call(
@@ -112,6 +117,7 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: FusedInput, w: View, axes: 
         spec=sizes.batch_specs(None, [ring, weights]),
         axes=axes,
         bands=1 if small else sizes.of(bands, "bands"),
+        parts=1 if parts == 1 else sizes.of(parts, "parts"),
         sizes=sizes.values,
         small=small,
         far=is_far(x.arrays[0]),
@@ -120,10 +126,16 @@ def lower(lowering: Lowering, y: EpilogueOutputs, x: FusedInput, w: View, axes: 
     )
 
 
+def parts_of(tasks: int, channels: int) -> int:
+    """Parts of the channels, so that a few images and bands give enough tasks; each has some whole vectors."""
+    return max(1, min(ceil_div(ENOUGH_TASKS, tasks), channels // (MIN_PART_VECTORS * lanes())))
+
+
 def depthwise(
     *arrays: Array,
     axes: Axes,
     bands: Index,
+    parts: Index,
     small: bool,
     far: bool,
     reads_far: bool,
@@ -132,22 +144,28 @@ def depthwise(
 ) -> None:
     """y[n, p, q, g] = sum over taps (r, s) of x[n, h, v, g] w[r, s, g], where (h, v) is what the tap reads.
 
-    axes: the phases along rows and columns. bands: how many bands the output rows are cut into. small: all of an image
-    is unrolled. far: x is in memory and fetched early. reads_far: so is what the epilogue reads. prologue: computes x,
-    if it has any step, from arrays that are read in its place.
+    axes: the phases along rows and columns. bands, parts: how many bands the output rows, and how many parts the
+    channels are cut into. small: all of an image is unrolled. far: x is in memory and fetched early. reads_far: so is
+    what the epilogue reads. prologue: computes x, if it has any step, from arrays that are read in its place.
     """
     bound = BoundEpilogue(epilogue, arrays, 2 + prologue.array_count, reads_far)
     # [1, rows, W, G] per thread, arrays [N, H, W, G], [1, 1, R, S, G]
     buffer, x, *more, w = bound.operands
     ring = ComputedRows(buffer, [x, *more], prologue, axes[0], far) if prologue.steps else None
     count = max(t.count for t in axes[0])
-    # each task: a band of output rows of an image
-    for n, band in parallel(x.extents[0], bands):
+
+    def channels(part: Index) -> Iterator[tuple[Index, int]]:
+        """The vectors of a part."""
+        G = x.shape[3]
+        return vectors(G) if isinstance(parts, int) and parts == 1 else part_of_vectors(G, part, parts)
+
+    # each task: a band of output rows of an image, for a part of the channels
+    for n, band, part in parallel(x.extents[0], bands, parts):
         task = n * bands + band
         bound.zero_all_sums(task, x.shape[3])
         if small:
             for rows in axes[0]:
-                for g, width in vectors(x.shape[3]):
+                for g, width in channels(part):
                     for columns in axes[1]:
                         whole_image(bound, x, w, n, g, width, rows, columns)
             continue
@@ -163,7 +181,7 @@ def depthwise(
                         tile = PixelRow(rows, columns, i, j, taps, x.shape[1], ring, far and not ring)
                         pixels, below = tile.pixels(n, i), tile.pixels(n, i + 1)
                         # innermost the channels: memory is read and written in long runs
-                        for g, width in vectors(x.shape[3]):
+                        for g, width in channels(part):
                             bound.prefetch(below, g, width)
                             source = buffer.at(thread(), 0, 0, g) if ring else x.at(n, 0, 0, g)
                             totals = tile.sums(source, w.at(0, 0, 0, 0, g), width)
@@ -231,6 +249,18 @@ class ComputedRows:
             for x, one in zip(self.sources, same, strict=True):
                 if self.far and one is None:
                     x.prefetch((n, h + step, v, g))
+
+
+def part_of_vectors(n: int, part: Index, parts: Index) -> Iterator[tuple[Index, int]]:
+    """The vectors that cover one of `parts` parts of n neighbours; the last part has the tail."""
+    size = lanes()
+    full, tail = divmod(n, size)
+    for v in loop((part + 1) * full // parts, start=part * full // parts):
+        yield v * size, size
+    if tail:
+        # one iteration in the last part, none in the others
+        for _ in loop((part + 1) // parts):
+            yield full * size, tail
 
 
 def output(n: Index, i: Index, j: Index, rows: Taps, columns: Taps) -> Pixel:

@@ -15,8 +15,8 @@ ops depthwise --threads 1`). Images that come from memory are read once, in long
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from foveal.kernel.lang import Array, Index, lanes, loop, loops, parallel, registers, var
-from foveal.ops.kernels.conv.depthwise import Uses, fetch, is_far, tiles
+from foveal.kernel.lang import Array, Index, loop, loops, parallel, registers, var
+from foveal.ops.kernels.conv.depthwise import Uses, fetch, is_far, part_of_vectors, tiles
 from foveal.ops.kernels.partial_sums import lower_sums
 from foveal.ops.kernels.register_tile import ENOUGH_TASKS, ceil_div
 from foveal.ops.kernels.sizes import CallSizes
@@ -86,18 +86,6 @@ def weight_grad_depthwise(partial: Array, dy: Array, x: Array, *, axes: Axes, pa
                 for row, (row_taps,) in tiles(rows, x.shape[1], 1):
                     for g, width in part_of_vectors(G, part, parts):
                         taps.add_row((chunk, n, g), width, row, row_taps)
-
-
-def part_of_vectors(n: int, part: Index, parts: Index) -> Iterator[tuple[Index, int]]:
-    """The vectors that cover one of `parts` parts of n neighbours; the last part has the tail."""
-    size = lanes()
-    full, tail = divmod(n, size)
-    for v in loop((part + 1) * full // parts, start=part * full // parts):
-        yield v * size, size
-    if tail:
-        # one iteration in the last part, none in the others
-        for _ in loop((part + 1) // parts):
-            yield full * size, tail
 
 
 def groups_of_taps(rows: list[int], S: int) -> Iterator[list[Tap]]:
