@@ -6,11 +6,11 @@ the first finds the row in a cache. What a later pass needs again is computed an
 read from the output where it has been stored, and else kept in a row of the thread's own.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from foveal.kernel.lang import Array, Index, Scalar, Value, fold, lanes, parallel, splat, thread, where
+from foveal.kernel.lang import Array, Index, Scalar, Value, fold, lanes, loop, parallel, splat, thread, where
 from foveal.kernel.random import counters
 from foveal.ops.kernels.expression import Step, load, store
 from foveal.ops.kernels.reduction import COMBINE, ReductionNest, Walk, walk_through
@@ -26,6 +26,9 @@ CHEAP = frozenset(
 KEPT_FROM = 4
 # What an operator that is not cheap counts for.
 COSTLY = 8
+# Vectors that one iteration computes, so that neither totals nor the constants of an exponential are waited for, and the
+# steps of a pass up to which it does.
+UNROLL, MAX_UNROLLED_STEPS = 4, 8
 # The step of labels as rows that are 1 at the label and 0 elsewhere.
 ONE_HOT = "one_hot"
 
@@ -175,6 +178,14 @@ class Planner:
         return tuple((i, step) for i, step in once if self.level[i] == level)
 
 
+def combined(values: Sequence[Scalar], combine: Callable[[Value, Scalar], Value]) -> Scalar:
+    """All values combined, neighbours first."""
+    while len(values) > 1:
+        pairs = [combine(a, b) for a, b in zip(values[::2], values[1::2], strict=False)]
+        values = [*pairs, *values[len(pairs) * 2 :]]
+    return values[0]
+
+
 def lower(
     lowering: Lowering,
     outputs: list[View],
@@ -260,16 +271,24 @@ class RowNest:
         domain = self.arrays[0].extents
         nest = ReductionNest((), (), (), (), (), kinds, walk, 1, domain)
         size, tail, n = lanes(), walk.rest, domain[-1]
-        # of a row's full vectors, and of its tail
-        totals = [nest.initial_totals(width) for width in (size, tail) if width]
+        # each of some neighbouring vectors has totals of its own, and so has the tail of a row
+        step = UNROLL if len(one.steps) <= MAX_UNROLLED_STEPS else 1
+        vectors, blocks = n // size, n // (step * size)
+        totals = [nest.initial_totals(width) for width in (*[size] * step, tail) if width]
         for inner, place in nest.rows(totals, self.position, 0):
-            for full, i in nest.in_blocks(inner[:1], 0, n // size, walk.last):
-                nest.combine_into(full[0], self.vector(one, place, i * size, size))
+            for full, block in nest.in_blocks(inner[:step], 0, blocks, walk.last):
+                values = [self.vector(one, place, (block * step + i) * size, size) for i in range(step)]
+                for registers, value in zip(full, values, strict=True):
+                    nest.combine_into(registers, value)
+            if step > 1:
+                for i in loop(vectors, start=blocks * step):
+                    nest.combine_into(inner[0], self.vector(one, place, i * size, size))
             if tail:
-                nest.combine_into(inner[1], self.vector(one, place, n - tail, tail))
+                nest.combine_into(inner[-1], self.vector(one, place, n - tail, tail))
         for output, (slot, kind, _) in enumerate(one.totals):
             combine = COMBINE[kind][1]
-            parts = [fold(registers[output], combine) for registers in totals]
+            whole = combined([registers[output].get() for registers in totals[:step]], combine)
+            parts = [fold(whole, combine)] + ([fold(totals[-1][output], combine)] if tail else [])
             self.known[slot] = parts[0] if len(parts) == 1 else combine(*parts)
 
     def vector(self, one: Pass, place: Mapping[int, Index], i: Index, width: int) -> list[Value]:

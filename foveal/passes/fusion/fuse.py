@@ -7,7 +7,7 @@ writes it, or a group of its own does. Reductions over the same axes of related 
 from collections.abc import Iterable
 
 from foveal.graph import Graph, Node
-from foveal.ops.elementwise import exp
+from foveal.ops.elementwise import exp, exp_to_zero
 from foveal.ops.reduce import Reduction
 from foveal.ops.shape import constant
 from foveal.passes.fusion.epilogue import MAX_RECOMPUTE_READS, EpilogueFusion, fuse_epilogues
@@ -18,7 +18,7 @@ from foveal.strides import Shape
 
 # Operators of about 25 instructions per vector, where a vector is read or written in 3, and the elements from which on
 # a pass of its own is worth it: starting one takes the time of some thousand elements.
-COSTLY = (exp,)
+COSTLY = (exp, exp_to_zero)
 COSTLY_SIZE = 1 << 16
 
 
