@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from foveal.graph import Graph, Node, owner
+from foveal.ops.reduce import Reduction
 from foveal.ops.shape import constant
 from foveal.passes.fusion.group import Group
 from foveal.strides import Shape, contiguous, dense, filters_last, layout_name, memory_order, ordered, same, usual
@@ -150,14 +151,18 @@ class LayoutPlanner:
         self.list_crossed(group, inputs, order)
 
     def rows(self, group: Group) -> None:
-        """Results of the whole domain lie in the order that rows are walked in, those of a row in C order."""
+        """Results of the whole domain lie in the order that rows are walked in, those of a row each in C order."""
         for node in group.results:
             whole = node.shape == group.domain
             self.strides[node] = ordered(node.shape, memory_order(group.order)) if whole else contiguous(node.shape)
+        order = ordered(group.domain, memory_order(group.order))
+        axes = next(node.attributes["axes"] for node in group.members if isinstance(node.op, Reduction))
+        kept = tuple(n for axis, n in enumerate(group.domain) if axis not in axes)
         inputs = group.inputs()
         for x in inputs:
             self.strides_of(x)
-        self.list_crossed(group, inputs, ordered(group.domain, memory_order(group.order)))
+        self.reorder_broadcast(group, [x for x in inputs if x.shape != kept], order)
+        self.list_crossed(group, inputs, order)
 
     def anchored(self, group: Group) -> None:
         """The anchor's inputs get the layout that its kernels expect; results lie as the anchor says."""

@@ -26,8 +26,8 @@ CHEAP = frozenset(
 KEPT_FROM = 4
 # What an operator that is not cheap counts for.
 COSTLY = 8
-# Vectors that one iteration computes, so that neither totals nor the constants of an exponential are waited for, and the
-# steps of a pass up to which it does.
+# Vectors that one iteration computes, so that neither totals nor the constants of an exponential are waited for, and
+# the steps of a pass up to which it does.
 UNROLL, MAX_UNROLLED_STEPS = 4, 8
 # The step of labels as rows that are 1 at the label and 0 elsewhere.
 ONE_HOT = "one_hot"
@@ -178,7 +178,7 @@ class Planner:
         return tuple((i, step) for i, step in once if self.level[i] == level)
 
 
-def combined(values: Sequence[Scalar], combine: Callable[[Value, Scalar], Value]) -> Scalar:
+def combined(values: Sequence[Value], combine: Callable[[Value, Scalar], Value]) -> Value:
     """All values combined, neighbours first."""
     while len(values) > 1:
         pairs = [combine(a, b) for a, b in zip(values[::2], values[1::2], strict=False)]
@@ -287,16 +287,15 @@ class RowNest:
                 nest.combine_into(inner[-1], self.vector(one, place, n - tail, tail))
         for output, (slot, kind, _) in enumerate(one.totals):
             combine = COMBINE[kind][1]
-            whole = combined([registers[output].get() for registers in totals[:step]], combine)
-            parts = [fold(whole, combine)] + ([fold(totals[-1][output], combine)] if tail else [])
-            self.known[slot] = parts[0] if len(parts) == 1 else combine(*parts)
+            whole = fold(combined([registers[output].get() for registers in totals[:step]], combine), combine)
+            self.known[slot] = combine(whole, fold(totals[-1][output], combine)) if tail else whole
 
-    def vector(self, one: Pass, place: Mapping[int, Index], i: Index, width: int) -> list[Value]:
+    def vector(self, one: Pass, place: Mapping[int, Index], i: Index, width: int) -> list[Scalar]:
         """Compute and store `width` elements from place i of the last axis on; returns what the pass reduces.
 
         place: the index along the other axes.
         """
-        values = dict(self.known)
+        values: dict[int, Scalar] = dict(self.known)
         for slot, array in one.loads:
             values[slot] = load(self.arrays[array], self.index(array, place, i), width)
         for slot, (name, attributes, operands) in one.steps:
