@@ -13,7 +13,6 @@ are slow, and it counts that they are.
 """
 
 from collections import deque
-from statistics import median
 
 # Times of each way that are kept. More than half of them have to change before the choice does.
 WINDOW = 5
@@ -39,8 +38,10 @@ class Pace:
         self.together = threads
         #: seconds of the last runs, by whether they were on all threads
         self.seconds: dict[bool, deque[float]] = {way: deque(maxlen=WINDOW) for way in (False, True)}
-        # whether all threads pay, by what is known
-        self.pays = True
+        #: their medians. They are kept, and what follows from them: a choice has to take little of a run of 20 us
+        self.medians = {False: 0.0, True: 0.0}
+        # whether the times of both ways are known, and whether all threads pay by them; which way is taken
+        self.measured, self.seems_to_pay, self.pays = False, True, True
         self.runs = 0
         # runs from one look at the other way to the next, and until the next one
         self.interval = self.left = FIRST_PROBE
@@ -50,11 +51,6 @@ class Pace:
         self.way, self.follows, self.ended = True, False, 0.0
         # the seconds of those of its series, and whether they were enough before it
         self.series, self.is_awake = 0.0, False
-
-    @property
-    def measured(self) -> bool:
-        """True if the times of both ways are known."""
-        return all(len(times) == WINDOW for times in self.seconds.values())
 
     def choose(self, now: float = 0.0) -> int:
         """Return the number of threads of the next run. now: the time at which it begins, in seconds."""
@@ -72,9 +68,8 @@ class Pace:
         if not self.measured:
             return len(self.seconds[True]) < WINDOW
         if self.looking == 0:
-            pays = self.seems_to_pay()
-            if pays != self.pays:
-                self.pays, self.interval, self.left = pays, FIRST_PROBE, FIRST_PROBE
+            if self.seems_to_pay != self.pays:
+                self.pays, self.interval, self.left = self.seems_to_pay, FIRST_PROBE, FIRST_PROBE
             self.left -= 1
             if self.left < 0:
                 self.interval = min(2 * self.interval, LAST_PROBE)
@@ -91,15 +86,18 @@ class Pace:
         is_faster = self.measured and self.speaks_for(together, seconds)
         if self.runs <= UNCOUNTED or not self.follows or (together and not self.is_awake and not is_faster):
             return
-        self.seconds[together].append(seconds)
-        if self.looking and (not is_faster or self.seems_to_pay() != self.pays):
+        self.add(together, seconds)
+        if self.looking and (not is_faster or self.seems_to_pay != self.pays):
             self.looking = 0
 
-    def seems_to_pay(self) -> bool:
-        """Return whether all threads pay by the times that are known."""
-        return median(self.seconds[True]) < PAYS * median(self.seconds[False])
+    def add(self, together: bool, seconds: float) -> None:
+        """Add the time of a run that counts."""
+        self.seconds[together].append(seconds)
+        self.medians[together] = sorted(self.seconds[together])[len(self.seconds[together]) // 2]
+        self.measured = self.measured or all(len(times) == WINDOW for times in self.seconds.values())
+        self.seems_to_pay = self.medians[True] < PAYS * self.medians[False]
 
     def speaks_for(self, together: bool, seconds: float) -> bool:
         """Return whether a run of that way took so little that the way would be taken for it."""
-        usual = median(self.seconds[not together])
+        usual = self.medians[not together]
         return seconds < PAYS * usual if together else usual >= PAYS * seconds
