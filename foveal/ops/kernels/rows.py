@@ -85,17 +85,21 @@ class Planner:
     #: by slot: True if it varies along a row, and the first pass in which it can be computed
     elements: list[bool] = field(default_factory=list)
     level: list[int] = field(default_factory=list)
+    #: by slot: about how many instructions an element takes to be computed from what is read
+    instructions: list[int] = field(default_factory=list)
     #: the array of each slot that is stored for each place of a row, and of each that is kept
     stored: dict[int, int] = field(default_factory=dict)
     kept: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.elements = [*self.varies, *[False] * self.numbers]
-        self.level = [0] * self.first_step
+        self.level, self.instructions = [0] * self.first_step, [0] * self.first_step
         for name, _, operands in self.steps:
             self.elements.append(name == ONE_HOT or (name not in COMBINE and any(self.elements[i] for i in operands)))
             latest = max((self.level[i] for i in operands), default=0)
             self.level.append(latest + (name in COMBINE))
+            own = 1 if name in CHEAP else COSTLY
+            self.instructions.append(own + sum(self.instructions[i] for i in set(operands)) if self.elements[-1] else 0)
         self.stored = {slot: array for array, (slot, is_full) in enumerate(self.results) if is_full}
 
     @property
@@ -110,14 +114,6 @@ class Planner:
         """The reductions, as in `Pass.totals`."""
         steps = enumerate(self.steps, start=self.first_step)
         return [(slot, name, operands[0]) for slot, (name, _, operands) in steps if name in COMBINE]
-
-    def instructions(self, slot: int) -> int:
-        """About how many instructions an element of a slot takes to be computed from what is read."""
-        step = self.step(slot)
-        if step is None or not self.elements[slot]:
-            return 0
-        name, _, operands = step
-        return (1 if name in CHEAP else COSTLY) + sum(self.instructions(i) for i in set(operands))
 
     def plan(self) -> RowProgram:
         totals = self.totals()
@@ -149,7 +145,7 @@ class Planner:
         """Note in `needed` that a pass reads a slot (True) or computes it (False), after what it takes for that."""
         if slot in needed or not self.elements[slot]:
             return
-        step, instructions, is_earlier = self.step(slot), self.instructions(slot), self.level[slot] < number
+        step, instructions, is_earlier = self.step(slot), self.instructions[slot], self.level[slot] < number
         if step is None or (is_earlier and slot in self.stored and instructions > 1):
             needed[slot] = True
         elif is_earlier and instructions >= KEPT_FROM and step[0] != ONE_HOT:
