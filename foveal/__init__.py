@@ -51,6 +51,8 @@ MAP = (
     ("autodiff", "Graph -> Graph with gradients"),
     ("guard", "updates are carried out only if all that they are computed from is finite"),
     ("passes", "simplify, recompute, fusion, layout, plan_memory"),
+    ("domain", "the axes that a kernel goes through: broadcast, merged, cut"),
+    ("row_line", "a group of rows as a straight-line program"),
     ("python_call", "calls of operators without a kernel"),
     ("lower", "fused groups -> kernel calls"),
     ("scheduling", "which calls run once, which have to wait for each other"),

@@ -368,7 +368,7 @@ class Program:
         compared = (start, stop, timed, crowded) == (self.prepared, len(self.calls), False, False)
         pace = self.pace if compared else None
         with self.turn.lock:
-            threads = 1 if crowded else pace.choose() if pace else self.threads
+            threads = 1 if crowded else pace.choose(time.perf_counter()) if pace else self.threads
             if self.threads > 1:
                 # of the parallel loops
                 self.binding.counters[start:stop] = 0

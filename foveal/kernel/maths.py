@@ -16,6 +16,9 @@ SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 
 # below EXP_LOW e^x is under the smallest normal number, above EXP_HIGH it is infinity
 EXP_LOW, EXP_HIGH = -87.33654, 88.72283
+# -127 ln 2, where 2^-127 is written as 0, and a number whose last bit counts 1 and whose last bits are the bias of a
+# float32's exponent
+EXP_ZERO, SHIFT = -88.029693, 1.5 * 2.0**23 + 127.0
 LOG2_E = 1.44269504088896341
 # ln 2 in two parts, the first of which has so few bits that its product with n is exact
 LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4
@@ -109,6 +112,20 @@ def exp(x: Scalar) -> Value:
     y = where(x < EXP_LOW, 0.0, scaled(p + 1.0, n))
     # infinity above EXP_HIGH, and NaN for NaN
     return where(x <= EXP_HIGH, y, x + float("inf"))
+
+
+def exp_to_zero(x: Scalar) -> Value:
+    """e^x for x up to 0: at most 2 ULP from correct where the result is a normal number; NaN for NaN.
+
+    x = n ln 2 + r as in `exp`, without its upper end. Added to a number whose last bit counts 1, x / ln 2 is rounded to
+    n, and the last bits of the sum are n and the bias of a float32's exponent: shifted, they are 2^n, or 0 for the
+    lowest n.
+    """
+    shifted = fma(maximum(x, EXP_ZERO), LOG2_E, SHIFT)
+    power = bitcast(bitcast(shifted, I32) << 23, F32)
+    n = shifted - SHIFT
+    r = fma(n, -LN2_LOW, fma(n, -LN2_HIGH, maximum(x, EXP_ZERO)))
+    return fma(fma(polynomial(r, EXP), r * r, r), power, power)
 
 
 def power_of_two(n: Value) -> Value:

@@ -214,7 +214,10 @@ def shuffle(a: Value, b: Operand, lanes: Iterable[int]) -> Value:
 
 def fold(value: Scalar, combine: Callable[[Value, Value], Value]) -> Value:
     """All lanes combined into one scalar, by halves where the width is even."""
-    vector = read(value)
+    vector: Scalar = read(value)
+    while width_of(vector) % 2 == 0:
+        half = width_of(vector) // 2
+        vector = combine(part(vector, 0, half), part(vector, half, half))
     items = [extract(vector, lane) for lane in range(width_of(vector))]
     while len(items) > 1:
         half = (len(items) + 1) // 2

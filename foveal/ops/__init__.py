@@ -90,6 +90,7 @@ from foveal.ops.elementwise import divide as divide
 from foveal.ops.elementwise import equal as equal
 from foveal.ops.elementwise import erf as erf
 from foveal.ops.elementwise import exp as exp
+from foveal.ops.elementwise import exp_to_zero as exp_to_zero
 from foveal.ops.elementwise import gelu as gelu
 from foveal.ops.elementwise import gelu_slope as gelu_slope
 from foveal.ops.elementwise import greater as greater

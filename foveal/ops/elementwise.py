@@ -24,6 +24,11 @@ def positive(rng: np.random.Generator, shape: Shape) -> Ndarray:
     return rng.uniform(0.3, 3.0, shape)
 
 
+def not_above_zero(rng: np.random.Generator, shape: Shape) -> Ndarray:
+    """Numbers from -100 to 0, most of them near 0."""
+    return -abs(rng.standard_normal(shape)) * rng.choice([1.0, 5.0, 30.0], shape)
+
+
 def away_from_zero(rng: np.random.Generator, shape: Shape) -> Ndarray:
     """Numbers of both signs whose absolute value is 0.2 to 2."""
     return rng.uniform(0.2, 2.0, shape) * rng.choice([-1.0, 1.0], shape)
@@ -393,6 +398,24 @@ class Exp(Unary):
         return maths.exp(x)
 
 
+class ExpToZero(Unary):
+    """y = e^x for x up to 0, pointwise, of x's shape; dy/dx = y
+
+    What softmax and its relatives take of the distance from a maximum. Above 0 only up to 80.
+    """
+
+    name, cases = "exp_to_zero", drawn(UNARY, not_above_zero)
+
+    def numpy(self, x: Ndarray) -> Ndarray:
+        return np.exp(x)
+
+    def vjp(self, dy: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor | None, ...]:
+        return (dy * y,)
+
+    def scalar(self, x: Scalar) -> Scalar:
+        return maths.exp_to_zero(x)
+
+
 class Log(Unary):
     """y = ln x, pointwise, of x's shape; dy/dx = 1/x"""
 
@@ -454,6 +477,6 @@ class IsFinite(Unary):
 add, subtract, multiply, divide = Add(), Subtract(), Multiply(), Divide()
 maximum, minimum, clip = Maximum(), Minimum(), Clip()
 greater, equal, where, is_finite = Greater(), Equal(), Where(), IsFinite()
-exp, log, sqrt, rsqrt = Exp(), Log(), Sqrt(), Rsqrt()
+exp, exp_to_zero, log, sqrt, rsqrt = Exp(), ExpToZero(), Log(), Sqrt(), Rsqrt()
 relu, gelu, gelu_slope = Relu(), Gelu(), GeluSlope()
 tanh, erf = Tanh(), Erf()

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from foveal.graph import Graph, Node, owner
+from foveal.ops.reduce import Reduction
 from foveal.ops.shape import constant
 from foveal.passes.fusion.group import Group
-from foveal.strides import Shape, contiguous, dense, filters_last, layout_name, ordered, same, usual
+from foveal.strides import Shape, contiguous, dense, filters_last, layout_name, memory_order, ordered, same, usual
 from foveal.variable import Variable
 
 # A small array is copied into a kernel's order if the kernel reads each of its elements at least this often: the copy
@@ -84,9 +85,9 @@ class LayoutPlanner:
                 # An argument. Images that are only flattened or indexed stay in C order, as they are given.
                 only_viewed = all(user.op is not None and user.op.view and not user.op.slices for user in users[node])
                 self.strides[node] = contiguous(node.shape) if only_viewed else usual(node.shape)
-        plan_kind = {"pointwise": self.pointwise, "reduce": self.reduction, "anchored": self.anchored}
+        plan_kind = {"pointwise": self.pointwise, "reduce": self.reduction, "rows": self.rows}
         for group in self.groups:
-            plan_kind[group.kind](group)
+            plan_kind.get(group.kind, self.anchored)(group)
         self.plan_updates()
         self.plan_outputs()
         return self.plan
@@ -147,6 +148,20 @@ class LayoutPlanner:
         whole = (strides for x, strides in zip(inputs, input_strides, strict=True) if x.shape == group.domain)
         order = next(whole, contiguous(group.domain))
         self.reorder_broadcast(group, inputs, order)
+        self.list_crossed(group, inputs, order)
+
+    def rows(self, group: Group) -> None:
+        """Results of the whole domain lie in the order that rows are walked in, those of a row each in C order."""
+        for node in group.results:
+            whole = node.shape == group.domain
+            self.strides[node] = ordered(node.shape, memory_order(group.order)) if whole else contiguous(node.shape)
+        order = ordered(group.domain, memory_order(group.order))
+        axes = next(node.attributes["axes"] for node in group.members if isinstance(node.op, Reduction))
+        kept = tuple(n for axis, n in enumerate(group.domain) if axis not in axes)
+        inputs = group.inputs()
+        for x in inputs:
+            self.strides_of(x)
+        self.reorder_broadcast(group, [x for x in inputs if x.shape != kept], order)
         self.list_crossed(group, inputs, order)
 
     def anchored(self, group: Group) -> None:

@@ -132,6 +132,28 @@ def reduction(name: str) -> Rule:
     return rule
 
 
+def below_maximum(inputs: tuple[Symbol, ...], *_: object) -> Tensor | None:
+    """The exponential of x - max(x) or of z - log(sum(exp(z))), which is not above 0, takes less than any other."""
+    difference = inputs[0].node
+    if difference.op is not elementwise.subtract:
+        return None
+    x, limit = difference.inputs[0], without_reshapes(difference.inputs[1])
+    if limit.op is elementwise.log:
+        total = without_reshapes(limit.inputs[0])
+        powers = total.inputs[0] if total.op is OPS["sum"] else total
+        is_below = powers.op is elementwise.exp_to_zero and powers.inputs[0] is x
+    else:
+        is_below = limit.op is OPS["max"] and limit.inputs[0] is x
+    return elementwise.exp_to_zero(inputs[0]) if is_below else None
+
+
+def without_reshapes(node: Node) -> Node:
+    """The node that another one has the elements of, in another shape."""
+    while node.op is moves.reshape:
+        (node,) = node.inputs
+    return node
+
+
 def by_places(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Tensor | None:
     """The gradient of a max pooling, from the places of the maxima, which are known after its forward pass.
 
@@ -151,6 +173,7 @@ RULES: dict[str, Rule] = {
     "subtract": neutral(0.0, 1),
     "multiply": neutral(1.0, 1, 0),
     "divide": neutral(1.0, 1),
+    "exp": below_maximum,
     "broadcast_to": same_shape,
     "reshape": reshape_once,
     "narrow": whole_axis,

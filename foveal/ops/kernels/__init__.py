@@ -10,6 +10,7 @@ groups.
     sizes.py          sizes and numbers that a kernel gets from its call, so that many calls share one code
     pointwise.py      a fused group of pointwise operators over a whole domain
     reduction.py      sums and maxima over axes, with the pointwise steps that they read fused into them
+    rows.py           all reductions over each row of a domain, and the steps between them, in passes over the row
     epilogue.py       what becomes of a kernel's results while they are in registers: steps, sums, moments, stores
     moments.py        mean and variance per channel, merged pairwise
     pool.py           max and average pooling over windows, and their gradients

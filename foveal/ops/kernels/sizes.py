@@ -8,6 +8,9 @@ from foveal.ops.kernels.expression import Step
 from foveal.ops.op import KEYED
 from foveal.view import View
 
+# Steps that combine the values of a row into one; see rows.py.
+REDUCTIONS = ("sum", "max")
+
 
 class CallSizes:
     """The sizes of one call, numbered in the order in which they are asked for."""
@@ -114,7 +117,7 @@ def numbers_apart(
     for slot, step in enumerate(steps, start=inputs):
         name, attributes, operands = step
         value = None
-        if all(operand in known for operand in operands):
+        if name not in REDUCTIONS and all(operand in known for operand in operands):
             value = KEYED[name].scalar(*(known[i] for i in operands), **dict(attributes))
         if isinstance(value, float):
             known[slot] = value

@@ -7,29 +7,32 @@ writes it, or a group of its own does. Reductions over the same axes of related 
 from collections.abc import Iterable
 
 from foveal.graph import Graph, Node
-from foveal.ops.elementwise import exp
+from foveal.ops.elementwise import exp, exp_to_zero
 from foveal.ops.reduce import Reduction
 from foveal.ops.shape import constant
 from foveal.passes.fusion.epilogue import MAX_RECOMPUTE_READS, EpilogueFusion, fuse_epilogues
 from foveal.passes.fusion.group import Group, is_pointwise
 from foveal.passes.fusion.order import ordered_groups
+from foveal.passes.fusion.rows import fuse_rows
 from foveal.strides import Shape
 
 # Operators of about 25 instructions per vector, where a vector is read or written in 3, and the elements from which on
 # a pass of its own is worth it: starting one takes the time of some thousand elements.
-COSTLY = (exp,)
+COSTLY = (exp, exp_to_zero)
 COSTLY_SIZE = 1 << 16
 
 
 def fuse(graph: Graph, epilogues: bool = True, early: bool = False) -> list[Group]:
     """Return the groups of a simplified graph, in the order in which they run. Views and constants belong to none.
 
-    With `epilogues` off, anchors have neither epilogues nor prologues. early: see order.ordered_groups.
+    With `epilogues` off, anchors have neither epilogues nor prologues, and nothing is computed row by row. early: see
+    order.ordered_groups.
     """
     # Groups with several outputs can form a cycle. If so, retry with less fusion: (1) pointwise groups
     # have one output each, (2) each reduction has a pass of its own, (3) both; then no cycle is possible.
     for shared_outputs, shared_passes in ((True, True), (False, True), (True, False), (False, False)):
         groups = Fuser(graph, fuse_epilogues(graph, epilogues), shared_outputs, shared_passes).run()
+        groups = fuse_rows(graph, groups) if epilogues else groups
         ordered = ordered_groups(graph, groups, early)
         if ordered is not None:
             return ordered

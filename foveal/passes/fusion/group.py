@@ -17,17 +17,20 @@ class Group:
 
     #: the shape that the group's kernel goes through
     domain: tuple[int, ...]
-    #: pointwise nodes computed inside, in order
+    #: pointwise nodes computed inside, in order; of a group of rows all that is computed
     members: list[Node] = field(default_factory=list)
     #: nodes that are stored: members, the anchor, and reductions of members (sums, maxima, moments; of a depthwise
     #: convolution's gradient in x, the gradient in its weights; of a max pooling, the places of its maxima)
     results: list[Node] = field(default_factory=list)
     #: "pointwise": one loop nest over the domain. "reduce": one pass over the domain, whose results are reductions.
-    #: "anchored": the kernels of the operator `anchor`, whose epilogue computes the members
-    kind: Literal["pointwise", "reduce", "anchored"] = "pointwise"
+    #: "anchored": the kernels of the operator `anchor`, whose epilogue computes the members. "rows": passes over each
+    #: row of the domain
+    kind: Literal["pointwise", "reduce", "anchored", "rows"] = "pointwise"
     anchor: Node | None = None
     #: pointwise nodes computed while the anchor reads its input `source`
     prologue: list[Node] = field(default_factory=list)
+    #: of a group of rows: the strides whose order its kernel walks in; rows lie along the innermost axes
+    order: tuple[int, ...] = ()
 
     @property
     def source(self) -> Node | None:

@@ -2,7 +2,7 @@
 
 import heapq
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import pairwise
@@ -78,6 +78,20 @@ class Following:
     def depends(self, group: Group, on: Group) -> bool:
         """True if the group follows `on`."""
         return bool(self.before[group] & self.bit[on])
+
+    def merge(self, merged: Group, parts: Sequence[Group]) -> None:
+        """Let a group stand for its parts, between which no other one has to run."""
+        bits, before = 0, 0
+        self.needs[merged] = {need: None for group in parts for need in self.needs[group] if need not in parts}
+        for group in parts:
+            bits, before = bits | self.bit.pop(group), before | self.before.pop(group)
+            del self.needs[group]
+        self.bit[merged], self.before[merged] = bits, before & ~bits
+        for group, needed in self.needs.items():
+            if any(part in needed for part in parts):
+                self.needs[group] = {**{need: None for need in needed if need not in parts}, merged: None}
+            if self.before[group] & bits:
+                self.before[group] |= self.before[merged] | bits
 
     def let_follow(self, group: Group, need: Group) -> None:
         """Let the group, which the other one does not depend on, follow that one."""
