@@ -30,10 +30,10 @@ class Several:
             yield
 
     def operator_calls(
-        self, op: str, arrays: Sequence[Ndarray], attributes: Mapping[str, object]
+        self, op: str, arrays: Sequence[Ndarray], attributes: Mapping[str, object], modes: Sequence[str]
     ) -> dict[str, Contender]:
         """Return the calls of all."""
-        return self.calls(lambda one: one.operator_calls(op, arrays, attributes))
+        return self.calls(lambda one: one.operator_calls(op, arrays, attributes, modes))
 
     def step_calls(self, settings: StepSettings, modes: Sequence[str]) -> dict[str, Contender]:
         """Return the training steps of all."""

@@ -53,17 +53,20 @@ def tensor(array: Ndarray, mode: str) -> Tensor:
     return copied.contiguous(memory_format=FORMATS[mode]) if copied.dim() == 4 else copied
 
 
-def modes(arrays: Sequence[Ndarray]) -> tuple[str, ...]:
-    """Return the memory formats that differ for such arrays."""
-    return tuple(FORMATS) if any(array.ndim == 4 for array in arrays) else (CONTIGUOUS,)
+def formats(arrays: Sequence[Ndarray], modes: Sequence[str]) -> list[str]:
+    """Return those of the modes that are memory formats and differ for such arrays."""
+    alike = all(array.ndim != 4 for array in arrays)
+    return [CONTIGUOUS] if alike else [mode for mode in FORMATS if mode in modes]
 
 
-def operator_calls(op: str, arrays: Sequence[Ndarray], attributes: Mapping[str, object]) -> dict[str, Contender]:
+def operator_calls(
+    op: str, arrays: Sequence[Ndarray], attributes: Mapping[str, object], modes: Sequence[str]
+) -> dict[str, Contender]:
     """Return calls of the operator's counterpart by memory format; none if it has no counterpart."""
     if op not in OPERATORS:
         return {}
     calls: dict[str, Contender] = {}
-    for mode in modes(arrays):
+    for mode in formats(arrays, modes):
         call = OPERATORS[op](*(tensor(array, mode) for array in arrays), **attributes)
         if call is not None:
             calls[mode] = call

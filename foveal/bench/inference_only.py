@@ -17,7 +17,9 @@ def session(threads: int, gradients: bool) -> Iterator[None]:
     yield
 
 
-def operator_calls(op: str, arrays: Sequence[Ndarray], attributes: Mapping[str, object]) -> NoReturn:
+def operator_calls(
+    op: str, arrays: Sequence[Ndarray], attributes: Mapping[str, object], modes: Sequence[str]
+) -> NoReturn:
     """Raise FovealError: single operators are not compared."""
     raise FovealError(PROBLEM)
 

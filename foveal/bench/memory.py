@@ -14,7 +14,7 @@ from typing import Any
 
 from foveal import nn
 from foveal.bench.models import LR, MOMENTUM, ModelWork, make_optimizer
-from foveal.bench.timing import CHANNELS_LAST, CONTIGUOUS, Bench, Contender, Record, Starting, StepSettings
+from foveal.bench.timing import MEMORY_FORMATS, Bench, Contender, Record, Starting, StepSettings
 from foveal.errors import FovealError
 from foveal.passes.recompute import MEMORY
 from foveal.step import compile_step
@@ -96,7 +96,7 @@ def records(works: dict[str, ModelWork], bench: Bench, starting: Starting) -> It
 
     ratio is Foveal's bytes by PyTorch's in the memory format that takes less; low_ratio is that with memory="low".
     """
-    formats = [m for m in (CONTIGUOUS, CHANNELS_LAST) if bench.against and m in bench.modes]
+    formats = [m for m in MEMORY_FORMATS if bench.against and m in bench.modes]
     for name, work in works.items():
         starting(f"{name} memory")
         # The first run compiles: the compiler's memory is needed once for a model, not by its steps.

@@ -332,7 +332,7 @@ def row(work: OperatorWork, bench: Bench) -> Measurement:
     with bench.session(gradients=False):
         theirs: dict[str, Contender] = {}
         if bench.against:
-            theirs = bench.against.operator_calls(work.counterpart, arrays, work.case.attributes)
+            theirs = bench.against.operator_calls(work.counterpart, arrays, work.case.attributes, bench.modes)
         compare(work.label, program, theirs)
         times = alternate({"ours": program.launch, **theirs}, bench.repeats)
     count = operations(program.graph)

@@ -80,7 +80,8 @@ def calls_per_round(call: Contender) -> int:
 
 # PyTorch's modes: two memory formats, and torch.compile.
 CONTIGUOUS, CHANNELS_LAST, COMPILED = "contiguous", "channels_last", "compile"
-MODES = (CONTIGUOUS, CHANNELS_LAST, COMPILED)
+MEMORY_FORMATS = (CONTIGUOUS, CHANNELS_LAST)
+MODES = (*MEMORY_FORMATS, COMPILED)
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Against(Protocol):
         """Inside the block the framework runs on `threads` threads; it records gradients only if asked to."""
 
     def operator_calls(
-        self, op: str, arrays: Sequence[Ndarray], attributes: Mapping[str, object]
+        self, op: str, arrays: Sequence[Ndarray], attributes: Mapping[str, object], modes: Sequence[str]
     ) -> dict[str, Contender]:
         """Return calls of the same operator on the same arrays; none if it has no counterpart."""
 

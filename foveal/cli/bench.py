@@ -19,7 +19,7 @@ from foveal.bench import models as model_rows
 from foveal.bench import ranks as rank_rows
 from foveal.bench.against_several import Several
 from foveal.bench.hosts import Link
-from foveal.bench.timing import Against, Bench, Measurement, Record, Starting
+from foveal.bench.timing import MEMORY_FORMATS, Against, Bench, Measurement, Record, Starting
 from foveal.cli.bench_options import BenchOptions, bandwidth_option, bench_options, predict_option
 from foveal.cli.bench_recipes import bench_recipes
 from foveal.cli.options import (
@@ -111,7 +111,7 @@ def infer(names: tuple[str, ...], batch: int, loads: tuple[int, ...], callers: i
 
 
 @bench.command("ops")
-@bench_options("torch")
+@bench_options("torch", modes=MEMORY_FORMATS)
 @click.option("--cases", is_flag=True, help="Also time every operator's small sample cases.")
 @click.option(
     "--shapes",
@@ -165,7 +165,7 @@ def list_operators(names: Sequence[str], options: BenchOptions) -> None:
 
 
 @bench.command("memory")
-@bench_options("torch", repeats=None)
+@bench_options("torch", modes=MEMORY_FORMATS, repeats=None)
 def peak_memory(names: tuple[str, ...], options: BenchOptions) -> None:
     """Measure the peak memory of training steps, each framework in a process of its own.
 

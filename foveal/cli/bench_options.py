@@ -11,6 +11,7 @@ import click
 from foveal.bench.thread_model import MEMORY_RATE
 from foveal.bench.timing import MODES
 from foveal.cli.options import ABOVE_ZERO, POSITIVE, json_option, threads_option
+from foveal.errors import FovealError
 from foveal.kernel import target as targets
 
 # Threads that are predicted at most.
@@ -36,12 +37,12 @@ class BenchOptions:
     modes: Sequence[str] = MODES
 
 
-def mode_names(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
-    """Return the modes that a text such as "contiguous,compile" names."""
-    names = tuple(name.strip() for name in value.split(","))
+def mode_names(known: Sequence[str], value: str | None) -> tuple[str, ...]:
+    """Return the modes that a text such as "contiguous,compile" names; none if it is not given."""
+    names = tuple(name.strip() for name in value.split(",")) if value is not None else ()
     for name in names:
-        if name not in MODES:
-            raise click.BadParameter(f"{name!r} is none of {', '.join(MODES)}")
+        if name not in known:
+            raise click.BadParameter(f"{name!r} is none of {', '.join(known)}")
     return names
 
 
@@ -71,7 +72,9 @@ bandwidth_option = click.option(
 )
 
 
-def shared_options(frameworks: Sequence[str], repeats: int | None, threads: bool) -> list[Decorator]:
+def shared_options(
+    frameworks: Sequence[str], modes: Sequence[str], repeats: int | None, threads: bool
+) -> list[Decorator]:
     """Return the options and arguments of a command, in the order in which --help lists them."""
     found: list[Decorator] = [threads_option] if threads else []
     if repeats:
@@ -89,10 +92,10 @@ def shared_options(frameworks: Sequence[str], repeats: int | None, threads: bool
         target_option,
         click.argument("names", nargs=-1, metavar="[NAME]..."),
     ]
-    return found + (comparison_options(frameworks) if frameworks else [])
+    return found + (comparison_options(frameworks, modes) if frameworks else [])
 
 
-def comparison_options(frameworks: Sequence[str]) -> list[Decorator]:
+def comparison_options(frameworks: Sequence[str], modes: Sequence[str]) -> list[Decorator]:
     """Return the options about what a command compares with."""
     several = " May be repeated; the fastest counts." if len(frameworks) > 1 else ""
     return [
@@ -101,22 +104,24 @@ def comparison_options(frameworks: Sequence[str]) -> list[Decorator]:
         ),
         click.option(
             "--modes",
-            default=",".join(MODES),
-            callback=mode_names,
-            show_default=True,
+            callback=lambda context, parameter, value: mode_names(modes, value),
             metavar="LIST",
-            help="PyTorch's modes to measure; the fastest counts.",
+            help=f"PyTorch's modes to measure; the fastest counts.  [default: {','.join(modes)}]",
         ),
     ]
 
 
-def bench_options(*frameworks: str, repeats: int | None = REPEATS, threads: bool = True) -> Decorator:
+def bench_options(
+    *frameworks: str, modes: Sequence[str] = MODES, repeats: int | None = REPEATS, threads: bool = True
+) -> Decorator:
     """Return a decorator that gives a command the shared options, as one argument `options: BenchOptions`.
 
-    frameworks: those that the command can compare with.
+    frameworks: those that the command can compare with; modes: those of PyTorch that it can measure.
     repeats: how many rounds it measures by default; None if it has no use for several.
     threads: False if it does not let their number be chosen.
     """
+
+    known = modes
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
@@ -126,16 +131,18 @@ def bench_options(*frameworks: str, repeats: int | None = REPEATS, threads: bool
             threads: int | None = None,
             repeats: int = 1,
             against: Sequence[str] = (),
-            modes: Sequence[str] = MODES,
+            modes: Sequence[str] = (),
             target: str | None = None,
             **others: Any,
         ) -> None:
+            if modes and "torch" not in against:
+                raise FovealError("bench: --modes are PyTorch's, which is not compared with; add --against torch")
             if target is not None:
                 targets.use(target, "--target")
-            command(options=BenchOptions(threads, repeats, path, as_json, against, modes), **others)
+            command(options=BenchOptions(threads, repeats, path, as_json, against, modes or known), **others)
 
         # the last one decorates first
-        options = reversed(shared_options(frameworks, repeats, threads))
+        options = reversed(shared_options(frameworks, modes, repeats, threads))
         decorated: Callable[..., None] = collect
         for option in options:
             decorated = option(decorated)
