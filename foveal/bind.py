@@ -22,7 +22,7 @@ RECORD_BYTES = 3 * POINTER_BYTES
 
 @dataclass(frozen=True)
 class Binding:
-    """The memory of a program, and the table that the native loop (kernel.runtime) runs."""
+    """The memory of a program, and the table that the native loop (kernel.native_loop) runs."""
 
     memory: dict[Buffer, Ndarray]
     #: uint8; empty if every buffer has memory of its own

@@ -18,7 +18,7 @@ from foveal.bind import RECORD_BYTES, Binding, bind
 from foveal.errors import StateError
 from foveal.graph import Graph
 from foveal.handover import Entrance, Exit, Handover
-from foveal.kernel import runtime
+from foveal.kernel import native_loop, runtime
 from foveal.lower import KernelCall, Lowered
 from foveal.pace import Pace
 from foveal.passes.fusion.group import Group
@@ -137,7 +137,7 @@ class Program:
         self.messages = [i for i in self.in_python if self.calls[i].between_shards]
         self.pauses: dict[int, Pause] = {}
         self.records = self.binding.table.ctypes.data
-        # of a run that is timed: the clock at its beginning and after each call, and what else runtime.py writes there
+        # of a run that is timed: the clock at its beginning and after each call, and what else native_loop.py says
         self.times = np.zeros((1 + len(self.calls), 3), np.int64)
         self.turn = Turn(forks.PROGRAMS)
         # the thread in which `run` is in progress
@@ -373,7 +373,7 @@ class Program:
                 # of the parallel loops
                 self.binding.counters[start:stop] = 0
             started = time.perf_counter()
-            if threads == 1 or stop - start > runtime.MAX_CALLS:
+            if threads == 1 or stop - start > native_loop.MAX_CALLS:
                 runtime.alone(self.is_brief)(records, stop - start, times)
             elif not workers().run(threads, records, stop - start, times):
                 # another caller had the threads

@@ -11,7 +11,7 @@ from foveal import forks
 from foveal.arguments import checked
 from foveal.errors import ShapeError
 from foveal.graph import Graph
-from foveal.kernel import runtime
+from foveal.kernel import native_loop, runtime
 from foveal.kernel.target import used
 from foveal.strides import Ndarray
 from foveal.system import MAX_THREADS, max_threads, processors
@@ -111,8 +111,8 @@ def aligned(size: int) -> Ndarray:
 
 
 class Workers:
-    """Threads that take part in runs. A run is native code from begin to end (kernel.runtime), and the caller's thread
-    needs none of them to complete it.
+    """Threads that take part in runs. A run is native code from begin to end (kernel.native_loop), and the
+    caller's thread needs none of them to complete it.
 
     Each thread has a box, a piece of memory by which it is told of a run. After a run it watches its box in native
     code, so that the next one reaches it within a microsecond. If none comes for a while, it sleeps.
@@ -122,9 +122,9 @@ class Workers:
         self.lock = threading.RLock()
         # what callers and threads share, then a box per thread, of which the caller has none; pages that no thread uses
         # take no memory
-        self.block = aligned(runtime.BLOCK_BYTES).view(np.int64)
-        self.block[0] = runtime.OVER
-        self.boxes = aligned(runtime.BOX_BYTES * MAX_THREADS).view(np.int64).reshape(MAX_THREADS, -1)
+        self.block = aligned(native_loop.BLOCK_BYTES).view(np.int64)
+        self.block[0] = native_loop.OVER
+        self.boxes = aligned(native_loop.BOX_BYTES * MAX_THREADS).view(np.int64).reshape(MAX_THREADS, -1)
         self.addresses = self.block.ctypes.data, self.boxes.ctypes.data
         # by thread: released to wake it, where threads sleep in Python
         self.wake: dict[int, threading.Lock] = {}
@@ -151,7 +151,7 @@ class Workers:
         spins = self.patience if thread < processors() else 0
         block, boxes = self.addresses
         while True:
-            self.native_serve(block, boxes + runtime.BOX_BYTES * thread, thread, spins)
+            self.native_serve(block, boxes + native_loop.BOX_BYTES * thread, thread, spins)
             wake.acquire()
 
     def run(self, threads: int, records: int, number: int, times: int = 0) -> bool:

@@ -26,7 +26,8 @@ In the order in which they import each other:
 | counting.py | how many iterations the parallel loops of a kernel have |
 | listing.py | the innermost loops of assembly |
 | worker.py | a compiling process |
-| runtime.py | the native loop that runs a program's kernels, and how threads come to it, wait and sleep |
+| native_loop.py | the native loop that runs a program's kernels, in LLVM's IR: how threads come to it, wait and sleep |
+| runtime.py | that loop compiled and loaded: the functions that Python calls |
 
 State that is not passed as an argument, each piece explained where it is declared. By thread: the kernel being built
 (`_local` in builder.py) and the target assumed (`_local` in target.py). By process: the thread that uses LLVM (`_state`

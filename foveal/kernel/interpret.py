@@ -65,7 +65,9 @@ class Box:
         """Hold another value, of the same type and width: a scalar goes to each lane."""
         value, kind = plain(value), type(self.v)
         if kind is np.ndarray:
-            self.v = np.asarray(value, self.v.dtype) * np.ones_like(self.v)
+            # no vector is written in place, so two boxes may hold the same one
+            alike = type(value) is kind and value.dtype == self.v.dtype and value.shape == self.v.shape
+            self.v = value if alike else np.asarray(value, self.v.dtype) * np.ones_like(self.v)
         else:
             self.v = value if type(value) is kind else kind(value)
 
@@ -156,7 +158,7 @@ class Array:
             raise IndexError(f"{len(index)} indices into an array of shape {self.shape}")
         flat = 0
         for i, (o, n, s) in zip(index, self.axes):  # noqa: B905
-            position = int(i) + o
+            position = (i if type(i) is int else int(i)) + o
             if not 0 <= position < n:
                 raise IndexError(f"index {self.absolute(index)} is outside of an array of shape {self.shape}")
             flat += position * s
@@ -258,8 +260,7 @@ def fma(a: Operand, b: Operand, c: Operand) -> Any:
     # float64 holds the product of two float32 exactly
     if not isinstance(x, np.ndarray) and not isinstance(y, np.ndarray) and not isinstance(z, np.ndarray):
         return np.float32(float(x) * float(y) + float(z))
-    exact = np.asarray(x, np.float64) * np.asarray(y, np.float64) + np.asarray(z, np.float64)
-    return exact.astype(np.float32)[()]
+    return np.add(np.multiply(x, y, dtype=np.float64), z, dtype=np.float64).astype(np.float32)
 
 
 def where(condition: Operand, a: Operand, b: Operand) -> Any:

@@ -281,12 +281,13 @@ import sys
 from pathlib import Path
 import foveal.ops
 from foveal.kernel import compile as kernels, target
-# nothing of what decides code is left to be imported later; the loop of runtime.py has a key of its own, the others
+# nothing of what decides code is left to be imported later; the loop of native_loop.py has a key of its own, the others
 # list or count what was decided
 rooms = [p for room in ("kernel", "ops") for p in Path("foveal", room).rglob("*.py")]
 names = {".".join(p.with_suffix("").parts).removesuffix(".__init__") for p in rooms}
 later = names - sys.modules.keys()
-assert later <= {"foveal.kernel." + name for name in ("bundle", "counting", "listing", "runtime", "worker")}, later
+others = "bundle", "counting", "listing", "native_loop", "runtime", "worker"
+assert later <= {"foveal.kernel." + name for name in others}, later
 spec = kernels.ArraySpec((9,), (1,))
 def key():
     return kernels.key(kernels.Kernel(foveal.ops.OPS["relu"].kernel, (spec, spec)), target.host())

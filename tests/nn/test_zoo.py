@@ -14,6 +14,7 @@ import foveal
 from foveal import nn, ops, optim
 from foveal.errors import ShapeError
 from foveal.nn import init, models
+from foveal.nn.models import alexnet, vgg
 from foveal.nn.models.blocks import divisible
 from foveal.nn.models.densenet import DenseNet
 from foveal.nn.models.efficientnet import MBConv
@@ -138,10 +139,10 @@ def test_every_model_has_a_line():
 
 
 @pytest.mark.parametrize("name", STATES)
-def test_names_shapes_and_size(name, large_too, monkeypatch):
-    monkeypatch.setattr(init.SOURCE, "generator", Zeros())
+def test_names_shapes_and_size(name):
     entry, (entries, expected, last) = models.MODELS[name], STATES[name]
-    model = entry.build(entry.image[0], entry.image[1:], 1000)
+    with init.without_values():
+        model = entry.build(entry.image[0], entry.image[1:], 1000)
     state = {key: variable.shape for key, variable in model.named_variables()}
     assert (len(state), digest(state)) == (entries, expected)
     assert sum(p.size for p in model.parameters()) == entry.parameters
@@ -198,7 +199,15 @@ def close(got, want, limit, floor=1e-30):
 
 @pytest.mark.parametrize("name", [name for name in STATES if name not in NO_TWIN])
 def test_outputs_equal_torchs(name, request, large_too, torch, monkeypatch):
-    """By NumPy in float64; the programs too, which take seconds to compile, with --full."""
+    """By NumPy in float64; the programs too, which take seconds to compile, with --full.
+
+    The linear layers of AlexNet and the VGGs are narrow here: 120 million numbers would only take time.
+    """
+    from foveal.bench.torch_models import alexnet as torch_alexnet
+    from foveal.bench.torch_models import vgg as torch_vgg
+
+    for module in (alexnet, vgg, torch_alexnet, torch_vgg):
+        monkeypatch.setattr(module, "HIDDEN", 96)
     # PyTorch's values take their place
     monkeypatch.setattr(init.SOURCE, "generator", Zeros())
     if name == "vgg16_bn" and not request.config.getoption("--full"):

@@ -169,7 +169,7 @@ SMALL_CACHES = [
 
 
 @pytest.mark.parametrize(("cache", "size", "elements", "value", "name", "case"), SMALL_CACHES)
-@pytest.mark.parametrize("check", [checks.native, checks.threads, checks.tuned_interpreted])
+@pytest.mark.parametrize("check", [checks.native, checks.tuned_interpreted])
 def test_small_caches(cache, size, elements, value, name, case, check, quick):
     """Shapes that are large for a target whose caches are small."""
     quick(checks.takes_long(check, OPS[name], case))
@@ -198,7 +198,7 @@ ALIKE = [
 
 
 @pytest.mark.parametrize(("name", "case"), ALIKE)
-@pytest.mark.parametrize("check", [checks.native, checks.threads, checks.tuned_interpreted])
+@pytest.mark.parametrize("check", [checks.native, checks.tuned_interpreted])
 def test_tiles_of_a_small_image_that_are_alike(name, case, check):
     check(OPS[name], case)
 
@@ -239,7 +239,7 @@ PHASES = [
 
 
 @pytest.mark.parametrize("case", PHASES)
-@pytest.mark.parametrize("check", [checks.native, checks.threads, checks.tuned_interpreted])
+@pytest.mark.parametrize("check", [checks.native, checks.tuned_interpreted])
 def test_phases_as_filters(case, check, quick):
     quick(checks.takes_long(check, OPS["conv2d_input_grad"], case))
     check(OPS["conv2d_input_grad"], case)
@@ -273,7 +273,7 @@ MIN_PIXELS_CASES = [
 
 @pytest.mark.parametrize(("module", "case"), MIN_PIXELS_CASES)
 @pytest.mark.parametrize("l1", [1024, 32768])
-@pytest.mark.parametrize("check", [checks.native, checks.threads, checks.tuned_interpreted])
+@pytest.mark.parametrize("check", [checks.native, checks.tuned_interpreted])
 def test_small_chunks(monkeypatch, check, module, case, l1, quick):
     """A chunk of a weight gradient may have fewer pixels, so that there are several."""
     quick(checks.takes_long(check, OPS[GRADIENT], case))

@@ -24,8 +24,16 @@ WEIGHT_LIMIT = 2e-5
 STEP = 1e-6
 SLOPE_LIMIT = 1e-6
 
-# how many inputs of a convolution, the first ones, have an axis of images
-BATCHED = {"conv2d": 1, "conv2d_input_grad": 1, "conv2d_weight_grad": 2}
+# the axes of a convolution's inputs: images, all filters, all channels, the channels of a group, and others
+AXES = {
+    "conv2d": (("N", "C", None, None), ("K", "C/G", None, None)),
+    "conv2d_input_grad": (("N", "K", None, None), ("K", "C/G", None, None)),
+    "conv2d_weight_grad": (("N", "K", None, None), ("N", "C", None, None)),
+}
+# how many images, groups, and filters and channels of a group, plain loops are interpreted for; and of a matrix rows,
+# columns and terms
+FEW = {"N": 2, "G": 3, "K": 3, "C": 3, "C/G": 3}
+FEW_TERMS = 17
 
 # floating point operations that plain Python needs seconds for
 LONG = 500_000
@@ -115,33 +123,31 @@ def floats(arrays):
 def shape_rule(op, case):
     graph, xs, want = forward(op, case)
     assert graph.outputs[0].shape == want.shape
-    got = build(graph, threads=1).run(*xs)[0]
-    assert Type(got.shape, str(got.dtype)) == graph.outputs[0].type
     assert op(*xs, **case.attributes).shape == want.shape
 
 
 def native(op, case):
+    """Tuned and plain kernels on one thread; then the same bits on others, whose programs share the machine code."""
     graph, xs, want = forward(op, case)
-    tuned, plain = (run_native(build(graph, threads=1, tuned=t), xs) for t in (True, False))
-    assert error(tuned, want) < limit(op)
-    assert error(plain, want) < limit(op)
-    assert error(tuned, plain) < limit(op)
-
-
-def threads(op, case):
-    graph, xs, _ = forward(op, case)
+    found = []
     for tuned in (True, False):
-        alone = run_native(build(graph, threads=1, tuned=tuned), xs)
-        for count in (2, 3):
-            program = build(graph, threads=count, tuned=tuned)
-            for _ in range(3):
-                assert run_native(program, xs).tobytes() == alone.tobytes()
+        alone, *others = (build(graph, threads=count, tuned=tuned) for count in (1, 2, 3))
+        got = run_native(alone, xs)
+        assert Type(got.shape, str(got.dtype)) == graph.outputs[0].type
+        assert error(got, want) < limit(op)
+        for program in (*others, *others, *others):
+            assert run_native(program, xs).tobytes() == got.tobytes()
+        found.append(got)
+    assert error(*found) < limit(op)
 
 
 def interpreted(op, case):
-    """The plain loop nest on two images: it does the same to each, a scalar at a time."""
+    """The plain loop nest of a convolution or product on part of the images, filters and channels.
+
+    It does the same to each, a scalar at a time; windows, strides and padding are those of the case.
+    """
     tuned_interpreted(op, case)
-    interpret(op, of_two_images(op, case), tuned=False)
+    interpret(op, reduced(op, case), tuned=False)
 
 
 def tuned_interpreted(op, case):
@@ -157,13 +163,22 @@ def interpret(op, case, tuned):
     assert error(program.interpret(*xs)[0], want) < limit(op)
 
 
-def of_two_images(op, case):
-    """The case of a convolution or of one of its gradients with two images at most; any other case as it is."""
-    if op.name not in BATCHED:
+def reduced(op, case):
+    """The case with FEW images, groups, filters and channels, or FEW_TERMS; as it is, of any other operator."""
+    if op.name == "matmul":
+        return replace(case, shapes=tuple(tuple(min(n, FEW_TERMS) for n in shape) for shape in case.shapes))
+    if op.name not in AXES:
         return case
-    batched, shapes = BATCHED[op.name], list(case.shapes)
-    shapes[:batched] = [(min(2, images), *image) for images, *image in shapes[:batched]]
-    return replace(case, shapes=tuple(shapes))
+    groups = case.attributes.get("groups", 1)
+    few = min(groups, FEW["G"])
+
+    def fewer(axis, n):
+        if axis in ("K", "C"):
+            return few * min(n // groups, FEW[axis])
+        return min(n, FEW[axis]) if axis else n
+
+    shapes = [tuple(map(fewer, axes, shape)) for axes, shape in zip(AXES[op.name], case.shapes, strict=True)]
+    return replace(case, shapes=tuple(shapes), attributes={**case.attributes, "groups": few})
 
 
 def plain_kernel(op, case):
@@ -259,7 +274,7 @@ def second_gradient(op, case):
 
 def applicable(op, case):
     """The checks that mean something for an operator's case."""
-    chosen = [shape_rule, native, threads, interpreted]
+    chosen = [shape_rule, native, interpreted]
     if not op.composite and not op.view and not op.between_shards:
         chosen.append(plain_kernel)
     if op.differentiable and op.arity != 0:

@@ -21,8 +21,10 @@ def check(op) -> None:
         for graph, xs in graphs:
             wants = graph.evaluate(*checks.double(xs))
             for tuned in (True, False):
-                for at_end in (True, False):
-                    program = build(graph, threads=2, tuned=tuned, allocate=allocator(at_end))
+                # both are kept until both have run, as they share the machine code
+                ends = (True, False)
+                programs = [build(graph, threads=2, tuned=tuned, allocate=allocator(at_end)) for at_end in ends]
+                for program in programs:
                     for got, want in zip(program.run(*xs), wants, strict=True):
                         assert checks.error(got, want) < checks.WEIGHT_LIMIT, (op, case, tuned)
 

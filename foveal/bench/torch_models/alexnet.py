@@ -4,6 +4,9 @@ from torch import nn
 
 from foveal.bench.torch_models.blocks import Head
 
+# Width of the linear layers.
+HIDDEN = 4096
+
 
 def alexnet(channels: int, classes: int) -> nn.Module:
     """foveal.nn.models.AlexNet with dropout 0"""
@@ -25,11 +28,11 @@ def alexnet(channels: int, classes: int) -> nn.Module:
     )
     classifier = nn.Sequential(
         nn.Dropout(0.0),
-        nn.Linear(256 * 6 * 6, 4096),
+        nn.Linear(256 * 6 * 6, HIDDEN),
         nn.ReLU(),
         nn.Dropout(0.0),
-        nn.Linear(4096, 4096),
+        nn.Linear(HIDDEN, HIDDEN),
         nn.ReLU(),
-        nn.Linear(4096, classes),
+        nn.Linear(HIDDEN, classes),
     )
     return Head(features, classifier, pool=6)

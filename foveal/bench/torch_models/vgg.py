@@ -11,6 +11,8 @@ from foveal.nn.models.vgg import STAGES
 # Convolutions in each of the five stages, and their channels.
 REPEATS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 WIDTHS = (64, 128, 256, 512, 512)
+# Width of the linear layers.
+HIDDEN = 4096
 
 
 def features(channels: int, stages: Sequence[Sequence[int]], norm: bool) -> nn.Sequential:
@@ -31,13 +33,13 @@ def vgg(channels: int, classes: int, depth: int, norm: bool) -> nn.Module:
     stages = [(width,) * repeats for width, repeats in zip(WIDTHS, REPEATS[depth], strict=True)]
     convolutions = features(channels, stages, norm)
     classifier = nn.Sequential(
-        nn.Linear(512 * 7 * 7, 4096),
+        nn.Linear(512 * 7 * 7, HIDDEN),
         nn.ReLU(),
         nn.Dropout(0.0),
-        nn.Linear(4096, 4096),
+        nn.Linear(HIDDEN, HIDDEN),
         nn.ReLU(),
         nn.Dropout(0.0),
-        nn.Linear(4096, classes),
+        nn.Linear(HIDDEN, classes),
     )
     return Head(convolutions, classifier, pool=7)
 
