@@ -63,13 +63,13 @@ class Box:
 
     def set(self, value: "Operand") -> None:
         """Hold another value, of the same type and width: a scalar goes to each lane."""
-        value, kind = plain(value), type(self.v)
+        given, kind = plain(value), type(self.v)
         if kind is np.ndarray:
-            # no vector is written in place, so two boxes may hold the same one
-            alike = type(value) is kind and value.dtype == self.v.dtype and value.shape == self.v.shape
-            self.v = value if alike else np.asarray(value, self.v.dtype) * np.ones_like(self.v)
+            # a body may go on and write `+=` on its own vector
+            alike = type(given) is kind and given.dtype == self.v.dtype and given.shape == self.v.shape
+            self.v = given.copy() if alike else np.asarray(given, self.v.dtype) * np.ones_like(self.v)
         else:
-            self.v = value if type(value) is kind else kind(value)
+            self.v = given if type(given) is kind else kind(given)
 
     def __iadd__(self, value: "Operand") -> "Box":
         self.set(self.v + plain(value))

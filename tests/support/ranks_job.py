@@ -91,9 +91,9 @@ def looped(ranks=None):
 
 def deep(ranks=None, threads=1):
     """Train resnet20 with batch norm, dropout and augmentation for three steps, in several buckets."""
-    net = nn.models.build("resnet20", channels=3, size=(32, 32), classes=3, seed=5)
+    net = nn.models.build("resnet20", channels=3, size=(16, 16), classes=3, seed=5)
     net.fc = nn.Sequential(nn.Dropout(0.2), net.fc)
-    images = np.random.default_rng(1).random((48, 3, 32, 32), np.float32)
+    images = np.random.default_rng(1).random((48, 3, 16, 16), np.float32)
     loader = data.Loader((images, LABELS[:48]), batch_size=16, shuffle=True, augment="crop+flip")
     rule = optim.AdamW(net.parameters(), 0.01)
     with mock.patch.multiple(buckets, BUCKET=1 << 18, FIRST=1 << 16):
