@@ -215,7 +215,7 @@ CHANNEL_PARTS = [
 
 
 @pytest.mark.parametrize(("name", "case"), CHANNEL_PARTS)
-@pytest.mark.parametrize("check", [checks.native, checks.threads, checks.tuned_interpreted])
+@pytest.mark.parametrize("check", [checks.native, checks.tuned_interpreted])
 def test_tasks_of_parts_of_the_channels(name, case, check):
     assert depthwise.parts_of(case.shapes[0][0], case.shapes[0][1]) > 1
     check(OPS[name], case)
