@@ -8,8 +8,8 @@ shorter median, and now and then the other way, so that the choice follows the m
 While the caller runs alone, the others fall asleep, and so do their processors: a thread that wakes finds a low clock
 rate and empty caches, and the first runs on all threads may take several times as long as those that follow, for up to
 0.7 ms of work (Zen 3). So runs on all threads count only after some time of them, unless they are faster already. A
-pause makes that time begin anew where the runs before it were a longer series: of single calls that are far apart all
-are slow, and it counts that they are.
+pause makes that time begin anew. Where the runs from one pause to the next take less than it, as single calls that are
+far apart do, all count: to count those that are faster, and few of the others, would be to choose by the faster ones.
 """
 
 from collections import deque
@@ -18,7 +18,7 @@ from collections import deque
 WINDOW = 5
 # The very first runs, in which threads are started and memory is touched, do not count.
 UNCOUNTED = 2
-# Seconds of runs on all threads, after runs on one or after a pause as long as that, that do not count.
+# Seconds of runs on all threads, after runs on one or after a pause longer than that, that do not count.
 SETTLING = 1e-3
 # Runs of a look at the other way at most. It ends with the first run that counts and is slower, or when enough are
 # faster for the choice to change.
@@ -49,16 +49,21 @@ class Pace:
         self.looking = 0
         # whether the last run was on all threads, whether the one before it was of the same way, and when it ended
         self.way, self.follows, self.ended = True, False, 0.0
-        # the seconds of those of its series, and whether they were enough before it
-        self.series, self.is_awake = 0.0, False
+        # the seconds of those of its series, and whether it counts, however long it takes
+        self.series, self.is_settled = 0.0, False
+        # the seconds of all runs since the last pause, and whether those before that were few
+        self.burst, self.apart = SETTLING, False
 
     def choose(self, now: float = 0.0) -> int:
         """Return the number of threads of the next run. now: the time at which it begins, in seconds."""
         self.runs += 1
         before, self.way = self.way, self.next_way()
         self.follows = self.way == before
-        self.is_awake = self.follows and self.series >= SETTLING
-        if not self.follows or (self.is_awake and now - self.ended > SETTLING):
+        paused = now - self.ended > SETTLING
+        if paused:
+            self.apart, self.burst = self.burst < SETTLING, 0.0
+        self.is_settled = self.follows and (self.apart or self.series >= SETTLING)
+        if paused or not self.follows:
             self.series = 0.0
         self.ended = now
         return self.together if self.way else 1
@@ -81,10 +86,10 @@ class Pace:
 
     def note(self, threads: int, seconds: float) -> None:
         """Take note of how long the run that was chosen last took."""
-        self.series, self.ended = self.series + seconds, self.ended + seconds
+        self.series, self.burst, self.ended = self.series + seconds, self.burst + seconds, self.ended + seconds
         together = threads > 1
         is_faster = self.measured and self.speaks_for(together, seconds)
-        if self.runs <= UNCOUNTED or not self.follows or (together and not self.is_awake and not is_faster):
+        if self.runs <= UNCOUNTED or not self.follows or (together and not self.is_settled and not is_faster):
             return
         self.add(together, seconds)
         if self.looking and (not is_faster or self.seems_to_pay != self.pays):

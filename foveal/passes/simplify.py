@@ -133,18 +133,44 @@ def reduction(name: str) -> Rule:
 
 
 def below_maximum(inputs: tuple[Symbol, ...], *_: object) -> Tensor | None:
-    """The exponential of x - max(x) or of z - log(sum(exp(z))), which is not above 0, takes less than any other."""
+    """The exponential of x - max(x) or of z - log(sum(exp(z))), which is not above 0, takes less than any other.
+
+    z is an x - max(x) over the same axes, so that each sum is 1 or more.
+    """
     difference = inputs[0].node
     if difference.op is not elementwise.subtract:
         return None
     x, limit = difference.inputs[0], without_reshapes(difference.inputs[1])
     if limit.op is elementwise.log:
         total = without_reshapes(limit.inputs[0])
-        powers = total.inputs[0] if total.op is OPS["sum"] else total
-        is_below = powers.op is elementwise.exp_to_zero and powers.inputs[0] is x
+        powers = total.inputs[0] if total.op is OPS["sum"] else None
+        if powers is None or powers.op is not elementwise.exp_to_zero or powers.inputs[0] is not x:
+            return None
+        maximum = maximum_below(x)
+        is_below = maximum is not None and maximum.attributes["axes"] == total.attributes["axes"]
     else:
-        is_below = limit.op is OPS["max"] and limit.inputs[0] is x
+        is_below = maximum_below(difference) is not None
     return elementwise.exp_to_zero(inputs[0]) if is_below else None
+
+
+def maximum_below(difference: Node) -> Node | None:
+    """The maximum in x - max(x), if each is subtracted from what it is the maximum of; None for anything else."""
+    if difference.op is not elementwise.subtract:
+        return None
+    x, limit = difference.inputs
+    maximum = without_reshapes(limit)
+    is_own = maximum.op is OPS["max"] and maximum.inputs[0] is x and lies_along(limit, maximum)
+    return maximum if is_own else None
+
+
+def lies_along(node: Node, reduced: Node) -> bool:
+    """True if broadcasting puts a reshaped reduction of x where its elements in x are.
+
+    In x [N, N] the maxima over axis 1, without their axis, lie along columns.
+    """
+    (x,), axes = reduced.inputs, reduced.attributes["axes"]
+    own = tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))
+    return (1,) * (len(own) - len(node.shape)) + node.shape == own
 
 
 def without_reshapes(node: Node) -> Node:

@@ -147,6 +147,23 @@ def test_what_others_read_is_stored_and_nothing_runs_between():
     check("between", graph.evaluate(*(x.astype(np.float64) for x in xs)), program.run(*xs))
 
 
+@pytest.mark.parametrize("shape", [(16, 1), (1, 40), (1, 1)], ids=str)
+def test_what_is_read_and_repeated_along_rows_is_stored(shape):
+    """Repeated, a number for each row, for each column and for all are results beside what their rows give."""
+
+    def function(x, y):
+        repeated = ops.broadcast_to(x, shape=(16, 40))
+        largest = ops.max(repeated * y, axis=1, keepdims=True)
+        return [repeated, largest, ops.broadcast_to(largest, shape=(16, 40)), repeated - ops.sum(repeated, axis=1)[0]]
+
+    types = Type(shape), Type((16, 40))
+    graph, xs = trace(function, *types), drawn(*types)
+    program = build(graph, threads=1)
+    assert "rows" in [group.kind for group in program.groups]
+    program.arena[:] = 255
+    check("repeated", graph.evaluate(*(x.astype(np.float64) for x in xs)), program.run(*xs))
+
+
 def test_exponentials_of_what_is_not_above_zero():
     """To 2 ULP, with 0 far below, and NaN for NaN; the same bits as exp where that is a normal number."""
     edges = [-0.0, 0.0, -np.inf, np.nan, -1e30, -1e-30, -87.33654, -88.0297, -88.03]
@@ -161,6 +178,40 @@ def test_exponentials_of_what_is_not_above_zero():
     assert np.isnan(got[np.isnan(x)]).all()
     assert (got[small] <= np.finfo(np.float32).tiny).all()
     assert (got[small] >= 0).all()
+
+
+def distances(x, axes, keepdims=True):
+    return x - ops.max(x, axis=axes, keepdims=keepdims)
+
+
+# functions x [N, N] -> an exponential that only looks like one of what is not above 0
+ABOVE_ZERO = {
+    "maxima of rows along columns": lambda x: ops.exp(distances(x, 1, keepdims=False)),
+    "rows far below the largest of all": lambda x: ops.exp(
+        distances(x, None) - ops.log(ops.sum(ops.exp(distances(x, None)), axis=1, keepdims=True))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ABOVE_ZERO)
+def test_exponentials_above_zero_may_be_infinite(name):
+    x = np.zeros((16, 16), np.float32)
+    x[0] = -120
+    graph = trace(ABOVE_ZERO[name], Type(x.shape))
+    with np.errstate(over="ignore", divide="ignore"):
+        (want,) = graph.evaluate(x)
+    assert np.isinf(want).any()
+    np.testing.assert_array_equal(build(graph, threads=1).run(x)[0], want)
+
+
+@pytest.mark.parametrize("axes", [0, 1, (0, 1)])
+@pytest.mark.parametrize("keepdims", [True, False])
+def test_exponentials_below_a_maximum_are_told_from_others(axes, keepdims):
+    graph = simplify(trace(lambda x: ops.exp(distances(x, axes, keepdims)), Type((5, 5))))
+    is_below = keepdims or axes != 1
+    assert [node.op.name for node in graph.nodes if node.op in (ops.exp, ops.exp_to_zero)] == [
+        "exp_to_zero" if is_below else "exp"
+    ]
 
 
 def test_infinite_and_missing_numbers_in_rows():

@@ -1,5 +1,6 @@
 """A short program chooses its threads by its own times; Python threads that share one run twins of it."""
 
+import random
 import sys
 import threading
 
@@ -71,6 +72,18 @@ def test_single_calls_that_find_all_threads_asleep_count():
         later.append(pace.choose(clock))
         pace.note(later[-1], 1e-4 if later[-1] == 1 else 2e-4)
     assert later[200:].count(2) < 60
+
+
+def test_of_single_calls_the_slower_ones_count_as_the_faster_ones_do():
+    """Of calls that are far apart, two of five take less on all threads than on one, the others three times as long."""
+    pace, clock, later, fast = Pace(2), 0.0, [], random.Random(0)
+    for _ in range(2000):
+        clock += 0.01
+        later.append(pace.choose(clock))
+        seconds = 1e-4 if later[-1] == 1 else 6e-5 if fast.random() < 0.4 else 3e-4
+        pace.note(later[-1], seconds)
+        clock += seconds
+    assert later.count(2) < 200
 
 
 def test_a_run_that_has_to_wake_the_other_threads_does_not_count():

@@ -130,7 +130,7 @@ class Planner:
         arrays = self.stored | {slot: first_kept + i for slot, i in self.kept.items()}
         arrays |= {slot: first_kept + len(self.kept) + slot for slot in range(len(self.varies))}
         once = [(slot, arrays[slot]) for slot, varies in enumerate(self.varies) if not varies]
-        read = {slot for values in needed for slot, is_read in values.items() if is_read}
+        read = {slot for values in needed for slot, is_read in values.items() if is_read and self.step(slot)}
         return RowProgram(
             loads=tuple(once),
             before=self.after(0),
@@ -158,11 +158,13 @@ class Planner:
 
     def make_pass(self, number: int, needed: Mapping[int, bool], arrays: Mapping[int, int]) -> Pass:
         """The pass of that number. needed: what it reads and computes, in order. arrays: by slot."""
-        written = [slot for slot in (*self.stored, *self.kept) if self.level[slot] == number]
+        # an input may be a result too, which is repeated along the row, and several results may be the same value
+        full = [(slot, array) for array, (slot, is_full) in enumerate(self.results) if is_full]
+        written = [*full, *((slot, arrays[slot]) for slot in self.kept)]
         return Pass(
             loads=tuple((slot, arrays[slot]) for slot, is_read in needed.items() if is_read),
             steps=tuple((slot, self.steps[slot - self.first_step]) for slot, is_read in needed.items() if not is_read),
-            stores=tuple((slot, arrays[slot]) for slot in written),
+            stores=tuple((slot, array) for slot, array in written if self.level[slot] == number),
             totals=tuple(total for total in self.totals() if self.level[total[2]] == number),
             after=self.after(number + 1),
         )
