@@ -28,7 +28,7 @@ ROUND = 0.01
 MAX_CALLS = 50
 # First calls of a contender, which are not timed, or seconds of them, whichever comes first: a short program of Foveal
 # measures by its first runs on how many threads it is faster (foveal/pace.py), and others prepare themselves too.
-FIRST_CALLS = 30
+FIRST_CALLS = 200
 FIRST_SECONDS = 0.25
 
 # A call that is timed; what it returns is compared.

@@ -114,6 +114,7 @@ from foveal.ops.interpolate import interpolate as interpolate
 from foveal.ops.interpolate import resample as resample
 from foveal.ops.interpolate import resample_grad as resample_grad
 from foveal.ops.kernels import reorder as _reorder
+from foveal.ops.kernels import rows as _rows
 from foveal.ops.loss import one_hot as one_hot
 from foveal.ops.loss import softmax_cross_entropy as softmax_cross_entropy
 from foveal.ops.matmul import batch_matmul as batch_matmul
@@ -202,6 +203,7 @@ cross_correlation2d = conv2d
 # every module that decides generated code is imported now
 # kernels that no operator calls, but lower.py, are imported by then, too
 assert _reorder
+assert _rows
 _finish_import()
 
 

@@ -29,7 +29,7 @@ def test_a_program_has_chosen_its_threads_before_it_is_timed(monkeypatch):
 
     def call():
         threads = pace.choose()
-        pace.note(threads, 1e-6 * threads)
+        pace.note(threads, 1e-3 * threads)
         order.append(threads)
 
     alternate({"ours": call}, repeats=1)

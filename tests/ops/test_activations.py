@@ -107,11 +107,11 @@ def test_softmax_of_large_numbers():
     np.testing.assert_allclose(nn.LogSoftmax(1)(x)[:, :2], np.log(want[:, :2]), rtol=1e-6)
 
 
-@pytest.mark.parametrize(("rows", "passes"), [(16, 2), (512, 1)])
-def test_exponentials_of_a_large_softmax_are_computed_once(rows, passes):
+@pytest.mark.parametrize("rows", [16, 512])
+def test_a_softmax_is_one_kernel(rows):
     x = np.random.default_rng(0).standard_normal((rows, 130)).astype(np.float32)
     program = foveal.compile(lambda a: foveal.ops.softmax(a, axis=1)).program(x)
-    assert sum(str(group).count(" exp ") for group in program.groups) == passes
+    assert [group.kind for group in program.groups] == ["rows"]
     e = np.exp(x.astype(np.float64))
     assert error(program.run(x)[0], e / e.sum(axis=1, keepdims=True)) < LIMIT
 
