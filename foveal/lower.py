@@ -118,11 +118,16 @@ class Lowerer:
             if node.op is None:
                 self.place(node)
         arguments = [self.views[node] for node in self.graph.arguments]
-        lower_kind = {"pointwise": self.pointwise, "reduce": self.reduction, "rows": self.rows}
+        lower_kind = {
+            "pointwise": self.pointwise,
+            "reduce": self.reduction,
+            "anchored": self.anchored,
+            "rows": self.rows,
+        }
         unread = self.unread()
         for i, group in enumerate(self.groups):
             self.current_group = i
-            lower_kind.get(group.kind, self.anchored)(group)
+            lower_kind[group.kind](group)
             for variable, value in unread:
                 if owner(value) in group.results:
                     self.copy(self.views[variable], self.operand(variable, value))

@@ -70,8 +70,7 @@ class RowLine:
 
 def row_line(group: Group) -> RowLine:
     """The straight-line program of a group of rows."""
-    first = next(node for node in group.members if isinstance(node.op, Reduction))
-    axes, inside = first.attributes["axes"], set(group.members)
+    axes, inside = group.axes, set(group.members)
     line = RowLine(group.domain, tuple(axis in axes for axis in range(len(group.domain))))
     for node in group.members:
         for x in node.inputs:

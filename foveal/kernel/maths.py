@@ -121,10 +121,11 @@ def exp_to_zero(x: Scalar) -> Value:
     n, and the last bits of the sum are n and the bias of a float32's exponent: shifted, they are 2^n, or 0 for the
     lowest n.
     """
-    shifted = fma(maximum(x, EXP_ZERO), LOG2_E, SHIFT)
+    least = maximum(x, EXP_ZERO)
+    shifted = fma(least, LOG2_E, SHIFT)
     power = bitcast(bitcast(shifted, I32) << 23, F32)
     n = shifted - SHIFT
-    r = fma(n, -LN2_LOW, fma(n, -LN2_HIGH, maximum(x, EXP_ZERO)))
+    r = fma(n, -LN2_LOW, fma(n, -LN2_HIGH, least))
     return fma(fma(polynomial(r, EXP), r * r, r), power, power)
 
 

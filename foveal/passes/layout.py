@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from foveal.graph import Graph, Node, owner
-from foveal.ops.reduce import Reduction
 from foveal.ops.shape import constant
 from foveal.passes.fusion.group import Group
 from foveal.strides import Shape, contiguous, dense, filters_last, layout_name, memory_order, ordered, same, usual
@@ -85,9 +84,14 @@ class LayoutPlanner:
                 # An argument. Images that are only flattened or indexed stay in C order, as they are given.
                 only_viewed = all(user.op is not None and user.op.view and not user.op.slices for user in users[node])
                 self.strides[node] = contiguous(node.shape) if only_viewed else usual(node.shape)
-        plan_kind = {"pointwise": self.pointwise, "reduce": self.reduction, "rows": self.rows}
+        plan_kind = {
+            "pointwise": self.pointwise,
+            "reduce": self.reduction,
+            "anchored": self.anchored,
+            "rows": self.rows,
+        }
         for group in self.groups:
-            plan_kind.get(group.kind, self.anchored)(group)
+            plan_kind[group.kind](group)
         self.plan_updates()
         self.plan_outputs()
         return self.plan
@@ -152,16 +156,13 @@ class LayoutPlanner:
 
     def rows(self, group: Group) -> None:
         """Results of the whole domain lie in the order that rows are walked in, those of a row each in C order."""
-        for node in group.results:
-            whole = node.shape == group.domain
-            self.strides[node] = ordered(node.shape, memory_order(group.order)) if whole else contiguous(node.shape)
         order = ordered(group.domain, memory_order(group.order))
-        axes = next(node.attributes["axes"] for node in group.members if isinstance(node.op, Reduction))
-        kept = tuple(n for axis, n in enumerate(group.domain) if axis not in axes)
+        for node in group.results:
+            self.strides[node] = order if node.shape == group.domain else contiguous(node.shape)
         inputs = group.inputs()
         for x in inputs:
             self.strides_of(x)
-        self.reorder_broadcast(group, [x for x in inputs if x.shape != kept], order)
+        self.reorder_broadcast(group, [x for x in inputs if x.shape != group.kept], order)
         self.list_crossed(group, inputs, order)
 
     def anchored(self, group: Group) -> None:

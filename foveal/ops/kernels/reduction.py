@@ -117,10 +117,7 @@ def lower(
 
     It gets all sizes from the call, but for that of a row with less than a block of columns or two vectors.
     """
-    # a constant that meets integers is one itself, and numbers of a call are not
-    numbers: tuple[float, ...] = ()
-    if all(view.buffer.dtype == "float32" for view in inputs):
-        steps, results, numbers = numbers_apart(len(inputs), steps, results)
+    steps, results, numbers = numbers_apart(len(inputs), steps, results, inputs)
     (chunks, *shape), sizes, last = outputs[0].shape, CallSizes(), len(reduced) - 1
     walk = walk_through(tuple(shape), reduced, chunks, combine)
     is_short = shape[last] < (2 if reduced[last] else COLUMN_VECTORS) * lanes()
@@ -324,7 +321,12 @@ class ReductionNest:
 
 def tree_sum(values: Sequence[Scalar]) -> Scalar:
     """The sum of one value or more, neighbours first, so that additions do not wait for each other."""
+    return combined(values, COMBINE["sum"][1])
+
+
+def combined(values: Sequence[Any], combine: Callable[[Any, Any], Any]) -> Any:
+    """One value or more combined, neighbours first."""
     while len(values) > 1:
-        pairs = [a + b for a, b in zip(values[::2], values[1::2], strict=False)]
+        pairs = [combine(a, b) for a, b in zip(values[::2], values[1::2], strict=False)]
         values = [*pairs, *values[len(pairs) * 2 :]]
     return values[0]

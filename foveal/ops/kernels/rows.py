@@ -6,14 +6,14 @@ the first finds the row in a cache. What a later pass needs again is computed an
 read from the output where it has been stored, and else kept in a row of the thread's own.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from foveal.kernel.lang import Array, Index, Scalar, Value, fold, lanes, loop, parallel, splat, thread, where
+from foveal.kernel.lang import Array, Index, Scalar, fold, lanes, loop, parallel, splat, thread, where
 from foveal.kernel.random import counters
 from foveal.ops.kernels.expression import Step, load, store
-from foveal.ops.kernels.reduction import COMBINE, ReductionNest, Walk, walk_through
+from foveal.ops.kernels.reduction import COMBINE, ReductionNest, Walk, combined, walk_through
 from foveal.ops.kernels.sizes import CallSizes, numbers_apart, spec_of
 from foveal.ops.op import KEYED, Lowering
 from foveal.view import View
@@ -176,14 +176,6 @@ class Planner:
         return tuple((i, step) for i, step in once if self.level[i] == level)
 
 
-def combined(values: Sequence[Value], combine: Callable[[Value, Scalar], Value]) -> Value:
-    """All values combined, neighbours first."""
-    while len(values) > 1:
-        pairs = [combine(a, b) for a, b in zip(values[::2], values[1::2], strict=False)]
-        values = [*pairs, *values[len(pairs) * 2 :]]
-    return values[0]
-
-
 def lower(
     lowering: Lowering,
     outputs: list[View],
@@ -198,9 +190,7 @@ def lower(
     An array has stride 0 along axes that it does not vary along; an output with an element for each row along those of
     a row. steps, results: the straight-line program, in which "sum" and "max" reduce over a row.
     """
-    numbers: tuple[float, ...] = ()
-    if all(view.buffer.dtype == "float32" for view in inputs):
-        steps, results, numbers = numbers_apart(len(inputs), steps, results)
+    steps, results, numbers = numbers_apart(len(inputs), steps, results, inputs)
     shape, last = outputs[0].shape, len(reduced) - 1
     varies = [any(s for s, r in zip(view.strides, reduced, strict=True) if r) for view in inputs]
     full = [any(s for s, r in zip(view.strides, reduced, strict=True) if r) for view in outputs]

@@ -1,6 +1,6 @@
 """Sizes and numbers that a kernel gets from its call, so that kernels that differ in them only share one code."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from foveal.kernel.compile import ArraySpec, Size
 from foveal.kernel.lang import LINE, Index
@@ -101,15 +101,16 @@ def is_repeated(stride: Index | Size) -> bool:
 
 
 def numbers_apart(
-    inputs: int, steps: tuple[Step, ...], results: tuple[int, ...]
+    inputs: int, steps: tuple[Step, ...], results: tuple[int, ...], views: Iterable[View]
 ) -> tuple[tuple[Step, ...], tuple[int, ...], tuple[float, ...]]:
     """The straight-line program with its constants as slots after those of the inputs: (steps, results, numbers).
 
     A constant such as 1/N depends on sizes, and code does not have to. What is computed from constants alone is
-    computed here, as it would be while the kernel is built. A 0 stays a step, since it makes code shorter.
+    computed here, as it would be while the kernel is built. A 0 stays a step, since it makes code shorter. Beside views
+    of integers nothing is set apart: a constant that meets integers is one itself, and numbers of a call are not.
     """
-    if all(operands for _, _, operands in steps):
-        # None of them is a constant.
+    has_constants = not all(operands for _, _, operands in steps)
+    if not has_constants or any(view.buffer.dtype != "float32" for view in views):
         return steps, results, ()
     # by old slot: its number, for those that are known
     known: dict[int, float] = {}

@@ -7,7 +7,7 @@ from foveal.graph import Node
 from foveal.ops.conv import conv2d_weight_grad
 from foveal.ops.elementwise import Pointwise
 from foveal.ops.pool_max import max_pool2d_place
-from foveal.ops.reduce import broadcast_to
+from foveal.ops.reduce import Reduction, broadcast_to
 from foveal.ops.shape import constant
 
 
@@ -51,6 +51,18 @@ class Group:
         """The places of the maxima that the anchor, a max pooling, finds as well."""
         others = (node for node in self.results if node is not self.anchor and node.op is max_pool2d_place)
         return next(others, None) if self.anchor else None
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes of the domain that its reductions go along; they all go along the same."""
+        axes: tuple[int, ...] = next(n.attributes["axes"] for n in self.readers() if isinstance(n.op, Reduction))
+        return axes
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The shape of what has an element for each row: the domain without the axes that are reduced."""
+        axes = self.axes
+        return tuple(n for axis, n in enumerate(self.domain) if axis not in axes)
 
     def reads_in_epilogue(self, user: Node, node: Node) -> bool:
         """True if the epilogue reads the node for a user: a member of the group, or its gradient in the weights."""

@@ -62,8 +62,8 @@ class RowFuser:
         if self.following.is_cyclic():
             return list(self.groups)
         for group in reductions:
-            cluster: Group | None = group
-            while cluster in self.groups and cluster is not None:
+            cluster = group if group in self.groups else None
+            while cluster is not None:
                 cluster = self.grow(cluster)
         return list(self.groups)
 
@@ -89,8 +89,7 @@ class RowFuser:
 
     def is_by_rows(self, group: Group) -> bool:
         """True if what a group reduces lies in rows side by side, each short enough to stay in a cache."""
-        domain, axes = group.domain, group.results[0].attributes["axes"]
-        kept = math.prod(n for axis, n in enumerate(domain) if axis not in axes)
+        domain, axes, kept = group.domain, group.axes, math.prod(group.kept)
         row = math.prod(domain[axis] for axis in axes)
         fits = 4 * row * ROWS_IN_CACHE <= l2() and (kept >= MIN_ROWS or kept * row <= SMALL_DOMAIN)
         order = [axis in axes for axis in memory_order(self.row_order(group)) if domain[axis] > 1]
@@ -122,9 +121,7 @@ class RowFuser:
 
     def merged(self, cluster: Group, other: Group) -> Group | None:
         """The group of both, if one kernel can compute it."""
-        reduction = next(node for node in cluster.readers() if isinstance(node.op, Reduction))
-        axes, domain = reduction.attributes["axes"], cluster.domain
-        kept = tuple(n for axis, n in enumerate(domain) if axis not in axes)
+        axes, domain, kept = cluster.axes, cluster.domain, cluster.kept
         ones = tuple(1 if axis in axes else n for axis, n in enumerate(domain))
         if not self.may_join(other, domain, axes, (kept, ones)) or self.updates & {*other.results, *cluster.results}:
             return None
