@@ -139,7 +139,7 @@ def test_layers_that_differ_in_their_channels_share_kernels():
 
 def test_a_constant_is_a_number_of_the_call_unless_it_is_zero():
     steps = (("constant", (("value", 0.25),), ()), ("constant", (("value", 0.0),), ()), ("where", (), (0, 1, 2)))
-    kept, results, numbers = numbers_apart(1, steps, (3,))
+    kept, results, numbers = numbers_apart(1, steps, (3,), ())
     assert numbers == (0.25,)
     assert [name for name, *_ in kept] == ["constant", "where"]
     assert kept[-1][2] == (0, 1, 2)
@@ -148,7 +148,7 @@ def test_a_constant_is_a_number_of_the_call_unless_it_is_zero():
 
 def test_what_is_computed_from_constants_alone_is_a_number():
     steps = (("constant", (("value", 3.0),), ()), ("multiply", (), (1, 1)), ("add", (), (0, 2)))
-    kept, results, numbers = numbers_apart(1, steps, (3,))
+    kept, results, numbers = numbers_apart(1, steps, (3,), ())
     assert (kept, results, numbers) == ((("add", (), (0, 1)),), (2,), (9.0,))
 
 
