@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -125,6 +125,12 @@ BEST_SMOOTHING = 0.1
 # What `best` averages over when the model is used, for images with a longer side of so many pixels or more: of smaller
 # ones a pixel, by which they are moved at least, is too much (digits lost by it).
 BEST_VIEWS, LEAST_MOVED = "crops+flip", 16
+# Networks that learn more from many images by Muon's steps than by those of stochastic gradient descent (ResNet-20 on
+# CIFAR-10: docs/results.md), and what these steps take. To make filters orthogonal takes ten products of a layer's
+# filters: 1 % of the multiply-adds of ResNet-20's step of 128 images, but half of those of ResNet-18's.
+BY_MUON = ("resnet20",)
+MUON_OPTIONS: dict[str, Any] = {"optimizer": "muon", "lr": 0.02, "weight_decay": 0.01}
+MUON_EMA = 0.997
 # Classes that differ so much in their number of images are worth a word.
 IMBALANCE = 10
 # The share of the peak at which a training step computes, on which the choice of a network by time is based: resnet20
@@ -146,6 +152,8 @@ def recipe_for(
     labels: Ndarray | None = None,
     channels: int = 3,
     threads: int = 1,
+    model: str | None = None,
+    optimizer: str | None = None,
 ) -> Recipe:
     """Return the recipe for images of that size (rows, columns).
 
@@ -154,7 +162,8 @@ def recipe_for(
     images: how many there are to train on; a usual number for that size if not given. classes: how many. labels: their
     class numbers [n], for a word about imbalance. preset: "fast", "best", or "airbench94" (K. Jordan 2024). minutes:
     the network is the largest that can do the steps in that time on so many threads, by its multiply-adds and the
-    machine's peak; `train` then measures steps and fits the epochs. channels: of the images, for the costs.
+    machine's peak; `train` then measures steps and fits the epochs. channels: of the images, for the costs. model and
+    optimizer: what the caller has chosen, where it has; the rest of the recipe is for these.
     Raises ShapeError for a preset that there is not, and numbers of 0 or less.
     """
     if preset not in (None, *PRESETS):
@@ -170,6 +179,9 @@ def recipe_for(
     if minutes is not None and preset != AIRBENCH:
         work, image = recipe.steps * recipe.batch_size, (channels, *size)
         recipe = replace(recipe, model=model_for(family.others, image, classes or 10, work, minutes, threads))
+    by_muon = (model or recipe.model) in BY_MUON and optimizer in (None, MUON_OPTIONS["optimizer"])
+    if by_muon and count >= MANY and preset != AIRBENCH:
+        recipe = replace(recipe, **MUON_OPTIONS, ema=recipe.ema or MUON_EMA)
     tta = recipe.tta if max(size) >= LEAST_MOVED else None
     return replace(recipe, tta=tta, reason=reason(recipe, images, labels, preset))
 

@@ -205,6 +205,7 @@ def choose(data: Dataset, options: Options) -> Settings:
 
 def recipe_of(data: Dataset, images: int | None, options: Options) -> Recipe:
     """Return the recipe for so many training images of a data set; for fine-tuning where weights are given."""
+    model, optimizer = options.model, options.optimizer
     recipe = recipe_for(
         data.size,
         images,
@@ -215,6 +216,8 @@ def recipe_of(data: Dataset, images: int | None, options: Options) -> Recipe:
         None if options.balance else data.y_train,
         data.channels,
         foveal.get_threads() if options.threads is None else options.threads,
+        models.canonical(model) if isinstance(model, str) else None if model is None else name_of(model),
+        None if optimizer is None else name_of(optimizer),
     )
     return recipe if options.weights is None and options.pretrained is None else fine_tuned(recipe, images)
 

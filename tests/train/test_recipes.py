@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,6 +53,27 @@ def test_the_reason_speaks_of_imbalance():
     labels = np.repeat([0, 2], [100, 5])
     assert "from 5 to 100 images: --balance" in recipe_for((32, 32), 105, labels=labels).reason
     assert "balance" not in recipe_for((32, 32), 100, labels=np.repeat([0, 2], 50)).reason
+
+
+def test_resnet20_is_trained_by_muon_on_many_images_where_nothing_else_is_asked_for(data):
+    many = recipe_for((32, 32), 50_000)
+    assert (many.model, many.optimizer, many.lr, many.weight_decay, many.ema) == ("resnet20", "muon", 0.02, 0.01, 0.997)
+    assert recipe_for((32, 32), 50_000, preset="best").optimizer == "muon"
+    # The rate and the decay of one optimiser are not those of another.
+    for options in ({"model": "resnet18-cifar"}, {"optimizer": "nesterov"}, {"minutes": 1e6}, {"preset": "airbench94"}):
+        other = recipe_for((32, 32), 50_000, **{"model": "resnet20"} | options if "preset" in options else options)
+        assert other.optimizer == "nesterov"
+        assert other.lr != many.lr
+    assert recipe_for((32, 32), 10_000).optimizer == "nesterov"
+    large = replace(data, images_train=np.broadcast_to(np.uint8(7), (50_000, 1, 32, 32)), y_train=np.arange(50_000) % 3)
+    for model, optimizer, used in (
+        ("ResNet_20", None, "muon"),
+        (nn.Identity(), None, "nesterov"),
+        (None, "sgd", "sgd"),
+    ):
+        chosen = settings.choose(large, Options(model=model, optimizer=optimizer))
+        assert chosen.optimizer == used
+        assert chosen.weight_decay == (0.01 if used == "muon" else 5e-4)
 
 
 def test_presets():
