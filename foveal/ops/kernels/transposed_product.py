@@ -105,14 +105,14 @@ def max_unit_pixels(tile: Tile) -> int:
     return max(1, l1() // 2 // (FLOAT_BYTES * tile.lanes) // UNROLL) * UNROLL
 
 
-def copied_pixels(tile: Tile, tiles: int, blocks: int, is_whole: bool) -> int:
+def copied_pixels(tile: Tile, tiles: int, blocks: int, is_chunk: bool) -> int:
     """Pixels of a unit whose copies fit, for a task that has so many tiles of channels and blocks of filters.
 
-    They take an eighth of the second-level cache, into which the next unit is fetched meanwhile; a quarter if there are
-    other parts of the channels or filters (not `is_whole`), as then nothing is fetched. Half of the cache is all that
-    may be planned with: one of half the size that kernels plan with is of the same class (see kernel/target.py).
+    They take an eighth of the second-level cache, into which the next unit is fetched meanwhile; a quarter if there is
+    one chunk, in parts (not `is_chunk`), as then nothing is fetched. Half of the cache is all that may be planned with:
+    one of half the size that kernels plan with is of the same class (see kernel/target.py).
     """
-    elements = l2() // (8 if is_whole else 4) // FLOAT_BYTES
+    elements = l2() // (8 if is_chunk else 4) // FLOAT_BYTES
     return max(MIN_UNIT, elements // (tiles * tile.rows + blocks * tile.lanes))
 
 
@@ -141,8 +141,9 @@ def cycles_of(tile: Tile, channels: int, filters: int) -> float:
 def parts_of(tasks: int, pixels: int, channels: int, filters: int, tile: Tile) -> Pair:
     """Parts of the channels and of the filters, `tasks` together if there are so many tiles, that cost least.
 
-    Each part of the channels copies dy, each part of the filters x, of a chunk of so many pixels. More parts copy more,
-    but each has fewer tiles, so that units have more pixels, and sums are read and written less often.
+    Each part of the channels copies dy, each part of the filters x. More parts copy more, but each has fewer tiles, so
+    that units have more pixels, and sums are read and written less often. pixels: those of the only chunk; 0 if there
+    are several, whose parts copy least.
     """
     tiles, blocks = ceil_div(channels, tile.rows), ceil_div(filters, tile.lanes)
     least = min(tasks, max(a * min(blocks, ceil_div(tasks, a)) for a in range(1, min(tasks, tiles) + 1)))
@@ -156,10 +157,10 @@ def parts_of(tasks: int, pixels: int, channels: int, filters: int, tile: Tile) -
 def cost_of(parts: Pair, pixels: int, tiles: int, blocks: int, tile: Tile) -> float:
     """Cycles of all tasks of a chunk, for what is no product: copying pixels, reading and writing sums."""
     of_tiles, of_blocks = ceil_div(tiles, parts[0]), ceil_div(blocks, parts[1])
-    unit = unit_of(pixels, tile, copied_pixels(tile, of_tiles, of_blocks, is_whole=parts == (1, 1)))
+    unit = unit_of(pixels, tile, copied_pixels(tile, of_tiles, of_blocks, is_chunk=False)) if pixels else 1
     copying = of_tiles * COPYING_X + of_blocks * tile.vectors * COPYING_DY
     sums = of_tiles * tile.rows * of_blocks * tile.vectors * PASSING_SUM
-    return parts[0] * parts[1] * (pixels * copying + ceil_div(pixels, unit) * sums)
+    return parts[0] * parts[1] * (max(1, pixels) * copying + ceil_div(pixels, unit) * sums)
 
 
 def is_short(tile: Tile, channels: int, filters: int) -> bool:
@@ -201,13 +202,15 @@ def lower(lowering: Lowering, dy: View, x: View, result: View | None) -> View:
     pixels = math.prod(dy.shape[:3])
     tile = tile_of(C, K)
     chunks = max(1, min(pixels // MIN_PIXELS, MAX_CHUNKS, max_partial_elements() // (C * K)))
-    x_parts, dy_parts = parts_of(ceil_div(ENOUGH_TASKS, chunks), pixels // chunks, C, K, tile)
+    x_parts, dy_parts = parts_of(ceil_div(ENOUGH_TASKS, chunks), pixels if chunks == 1 else 0, C, K, tile)
     # tiles of channels and blocks of filters of a part, at most
     tiles = ceil_div(ceil_div(C, tile.rows), x_parts)
     blocks = ceil_div(K // tile.lanes, dy_parts) + (K % tile.lanes > 0)
     is_whole = x_parts * dy_parts == 1
     short = is_whole and is_one_row and is_short(tile, C, K)
-    fitting = max_unit_elements() // (C + K) if short else copied_pixels(tile, tiles, blocks, is_whole)
+    fitting = (
+        max_unit_elements() // (C + K) if short else copied_pixels(tile, tiles, blocks, is_chunk=chunks > 1 or is_whole)
+    )
     unit = unit_of(pixels, tile, fitting)
     chunks = min(chunks, ceil_div(pixels, unit))
     copies = [
