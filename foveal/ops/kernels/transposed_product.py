@@ -16,11 +16,13 @@ in which tiles read them, and all tiles of its channels and filters then pass ov
     first level     a panel of dy, the pixels of a unit x the filters of a tile: half of that cache
     second level    x of the unit, of which tiles read one run after the other, the other panels of dy, and the next
                     unit, which is fetched meanwhile
+    all levels      the sums from unit to unit, in a buffer in which they lie in the order of the tiles: in the result,
+                    rows a power of two apart, they would fall into a few sets of the second-level cache
 
 Copying costs a load and a store per tile of channels and per vector of filters, for each pixel. It is repeated by all
-tasks that share pixels, so that `parts_of` cuts channels and filters in the way that copies least. Where there are so
-few channels and filters that copying takes as long as the products (`is_short`), tiles read small units, which the
-first-level cache holds as they lie.
+tasks that share pixels, so that `parts_of` cuts channels and filters in the way that takes least for copies and sums.
+Where there are so few channels and filters that copying takes as long as the products (`is_short`), tiles read small
+units, which the first-level cache holds as they lie.
 """
 
 import math
@@ -82,6 +84,9 @@ UNROLL = 4
 # into the same few sets of the first-level cache. What a copy of whole vectors writes beyond its tile lands there.
 GAP = 16
 
+# Parts of channels and filters at most, as a multiple of those that give enough tasks.
+MAX_PARTS = 4
+
 # Cycles that a pixel's copy takes for each tile of channels and for each vector of filters, and cycles that reading and
 # writing a vector of sums takes, once per unit.
 COPYING_X, COPYING_DY, PASSING_SUM = 2.5, 1.5, 2
@@ -100,13 +105,15 @@ def max_unit_pixels(tile: Tile) -> int:
     return max(1, l1() // 2 // (FLOAT_BYTES * tile.lanes) // UNROLL) * UNROLL
 
 
-def max_copied_elements() -> int:
-    """Elements of a unit's copies: an eighth of the second-level cache. The next unit is fetched into it meanwhile.
+def copied_pixels(tile: Tile, tiles: int, blocks: int, is_chunk: bool) -> int:
+    """Pixels of a unit whose copies fit, for a task that has so many tiles of channels and blocks of filters.
 
-    Half of the cache is all that may be planned with: one of half the size that kernels plan with is of the same class
-    (see kernel/target.py).
+    They take an eighth of the second-level cache, into which the next unit is fetched meanwhile; a quarter if there is
+    one chunk, in parts (not `is_chunk`), as then nothing is fetched. Half of the cache is all that may be planned with:
+    one of half the size that kernels plan with is of the same class (see kernel/target.py).
     """
-    return l2() // 8 // FLOAT_BYTES
+    elements = l2() // (8 if is_chunk else 4) // FLOAT_BYTES
+    return max(MIN_UNIT, elements // (tiles * tile.rows + blocks * tile.lanes))
 
 
 def max_unit_elements() -> int:
@@ -131,16 +138,29 @@ def cycles_of(tile: Tile, channels: int, filters: int) -> float:
     return (channels / rows) * (blocks * of_tile[0] + of_tile[1] + 1)
 
 
-def parts_of(tasks: int, channels: int, filters: int, tile: Tile) -> Pair:
-    """Parts of the channels and of the filters, `tasks` together if there are so many tiles, that copy least.
+def parts_of(tasks: int, pixels: int, channels: int, filters: int, tile: Tile) -> Pair:
+    """Parts of the channels and of the filters, `tasks` together if there are so many tiles, that cost least.
 
-    Each part of the channels copies dy, and each part of the filters x.
+    Each part of the channels copies dy, each part of the filters x. More parts copy more, but each has fewer tiles, so
+    that units have more pixels, and sums are read and written less often. pixels: those of the only chunk; 0 if there
+    are several, whose parts copy least.
     """
     tiles, blocks = ceil_div(channels, tile.rows), ceil_div(filters, tile.lanes)
-    pairs = [(a, min(blocks, ceil_div(tasks, a))) for a in range(1, min(tasks, tiles) + 1)]
-    most = max(a * b for a, b in pairs)
-    enough = [(a, b) for a, b in pairs if a * b >= min(tasks, most)]
-    return min(enough, key=lambda parts: parts[0] * blocks * tile.vectors + parts[1] * tiles)
+    least = min(tasks, max(a * min(blocks, ceil_div(tasks, a)) for a in range(1, min(tasks, tiles) + 1)))
+    most = MAX_PARTS * tasks if tasks > 1 else 1
+    pairs = (
+        (a, b) for a in range(1, min(most, tiles) + 1) for b in range(ceil_div(least, a), min(most // a, blocks) + 1)
+    )
+    return min(pairs, key=lambda parts: cost_of(parts, pixels, tiles, blocks, tile))
+
+
+def cost_of(parts: Pair, pixels: int, tiles: int, blocks: int, tile: Tile) -> float:
+    """Cycles of all tasks of a chunk, for what is no product: copying pixels, reading and writing sums."""
+    of_tiles, of_blocks = ceil_div(tiles, parts[0]), ceil_div(blocks, parts[1])
+    unit = unit_of(pixels, tile, copied_pixels(tile, of_tiles, of_blocks, is_chunk=False)) if pixels else 1
+    copying = of_tiles * COPYING_X + of_blocks * tile.vectors * COPYING_DY
+    sums = of_tiles * tile.rows * of_blocks * tile.vectors * PASSING_SUM
+    return parts[0] * parts[1] * (max(1, pixels) * copying + ceil_div(pixels, unit) * sums)
 
 
 def is_short(tile: Tile, channels: int, filters: int) -> bool:
@@ -165,6 +185,8 @@ class Division:
     tail: int
     #: True if tiles read units where they lie, without a copy
     short: bool
+    #: True if sums are held in a buffer from unit to unit of a chunk
+    holds: bool
     #: True if the next unit is fetched: its pixels are neighbours, and no other task copies them
     fetches: bool
 
@@ -180,33 +202,38 @@ def lower(lowering: Lowering, dy: View, x: View, result: View | None) -> View:
     pixels = math.prod(dy.shape[:3])
     tile = tile_of(C, K)
     chunks = max(1, min(pixels // MIN_PIXELS, MAX_CHUNKS, max_partial_elements() // (C * K)))
-    x_parts, dy_parts = parts_of(ceil_div(ENOUGH_TASKS, chunks), C, K, tile)
+    x_parts, dy_parts = parts_of(ceil_div(ENOUGH_TASKS, chunks), pixels if chunks == 1 else 0, C, K, tile)
     # tiles of channels and blocks of filters of a part, at most
     tiles = ceil_div(ceil_div(C, tile.rows), x_parts)
     blocks = ceil_div(K // tile.lanes, dy_parts) + (K % tile.lanes > 0)
-    is_whole = is_one_row and x_parts * dy_parts == 1
-    short = is_whole and is_short(tile, C, K)
-    unit = unit_of(pixels, tile, tiles, blocks, short)
+    is_whole = x_parts * dy_parts == 1
+    short = is_whole and is_one_row and is_short(tile, C, K)
+    fitting = (
+        max_unit_elements() // (C + K) if short else copied_pixels(tile, tiles, blocks, is_chunk=chunks > 1 or is_whole)
+    )
+    unit = unit_of(pixels, tile, fitting)
     chunks = min(chunks, ceil_div(pixels, unit))
     copies = [
         lowering.scratch((1, 1, 1) if short else (1, count, max_unit_pixels(tile) * width + GAP), per_thread=True)
         for count, width in ((tiles, tile.rows), (blocks, tile.lanes))
     ]
+    holds = not short and ceil_div(pixels, unit) > chunks
+    held = lowering.scratch((1, tiles * blocks if holds else 1, tile.rows * tile.lanes), per_thread=True)
     in_place = chunks == 1 and result is not None
     partial = result.reshaped((1, C, K)) if in_place and result is not None else lowering.scratch((chunks, C, K))
     sizes = CallSizes()
     specs = [
         sizes.spec(partial),
-        *(copy_spec(copy, sizes) for copy in copies),
+        *(copy_spec(copy, sizes) for copy in (*copies, held)),
         *(sizes.spec(image, *((0, 1) if is_one_row else ())) for image in (dy, x)),
     ]
     lowering.call(
         transposed_product,
-        [partial, *copies],
+        [partial, *copies, held],
         [dy, x],
         # nothing is written past the cache
         specs=[replace(spec, streamed=False) for spec in specs],
-        division=Division(tile, pieces_of(C, tile.rows), K % tile.lanes, short, fetches=is_whole),
+        division=Division(tile, pieces_of(C, tile.rows), K % tile.lanes, short, holds, fetches=is_one_row and is_whole),
         unit=sizes.of(unit, "unit"),
         x_parts=sizes.of(x_parts, "parts of x"),
         dy_parts=sizes.of(dy_parts, "parts of dy"),
@@ -215,13 +242,8 @@ def lower(lowering: Lowering, dy: View, x: View, result: View | None) -> View:
     return partial
 
 
-def unit_of(pixels: int, tile: Tile, tiles: int, blocks: int, short: bool) -> int:
-    """Pixels of a unit, in whole iterations; units are of near-equal length, and they, or their copies, fit the caches.
-
-    tiles, blocks: how many tiles of channels and blocks of filters a task reads.
-    """
-    elements = tiles * tile.rows + blocks * tile.lanes
-    fitting = max_unit_elements() // elements if short else max(MIN_UNIT, max_copied_elements() // elements)
+def unit_of(pixels: int, tile: Tile, fitting: int) -> int:
+    """Pixels of near-equal units, in whole iterations, of which at most `fitting` fit a cache."""
     units = ceil_div(pixels, min(max_unit_pixels(tile), max(1, fitting // UNROLL) * UNROLL))
     return ceil_div(ceil_div(pixels, units), UNROLL) * UNROLL
 
@@ -236,6 +258,7 @@ def transposed_product(
     partial: Array,
     copied_x: Array,
     copied_dy: Array,
+    held: Array,
     dy: Array,
     x: Array,
     *,
@@ -257,9 +280,9 @@ def transposed_product(
     for chunk, x_part, dy_part in parallel(chunks, x_parts, dy_parts):
         channels = ChannelTiles(C, division, x_part, x_parts)
         filters = FilterBlocks(K, division, dy_part, dy_parts)
-        begin = chunk * units // chunks
+        begin, end = chunk * units // chunks, (chunk + 1) * units // chunks
         # the units of the chunk
-        for number in loop((chunk + 1) * units // chunks, start=begin):
+        for number in loop(end, start=begin):
             start = number * unit
             count = minimum(unit, pixels - start)
             if not division.short:
@@ -271,9 +294,12 @@ def transposed_product(
             # a panel of dy stays in the first-level cache while x passes
             for block, k, valid in filters:
                 for tile, c, size, _ in channels.tiles():
+                    place = block * channels.count + tile
                     for image, of_tile in parts:
-                        fetch(image, of_tile, block * channels.count + tile)
-                    sums = TileSums(partial.at(chunk, c, k), size, valid, division.tile, number == begin)
+                        fetch(image, of_tile, place)
+                    buffer = held.at(thread(), place, 0) if division.holds else None
+                    more = minimum(end - 1 - number, 1)
+                    sums = TileSums(partial.at(chunk, c, k), buffer, size, valid, division.tile, number == begin, more)
                     if division.short:
                         sums.add_pixels(x.at(0, 0, start, c), dy.at(0, 0, start, k), count)
                     else:
@@ -400,30 +426,51 @@ class FilterBlocks:
 class TileSums:
     """The sums of a tile of `size` channels x `valid` filters, to which the products of a unit are added.
 
-    into: [., C, K] from the tile on. fresh: true in the first unit of a chunk, whose sums are set.
+    into: [., C, K] from the tile on. held: where they are held until the last unit of a chunk, [., ., rows x lanes], if
+    not there. fresh: true in the first unit, whose sums are set. more: 0 in the last unit, else 1.
     """
 
     into: Array
+    held: Array | None
     size: int
     valid: int
     tile: Tile
     fresh: Scalar
+    more: Index
 
     @property
     def vectors(self) -> list[Pair]:
         """(start, width) of the vectors of filters."""
         return lane_ranges(self.valid, self.tile.width)
 
+    def load(self, i: int, start: int, width: int) -> Scalar:
+        """The sums so far of channel i and a vector of filters."""
+        if self.held:
+            return self.held.load((0, 0, i * self.tile.lanes + start), width)
+        return self.into.load((0, i, start), width)
+
     def read(self) -> Accumulators:
         """[channels, vectors of filters] in registers."""
         return {
-            (i, v): var(where(self.fresh, 0.0, self.into.load((0, i, start), width)), width)
+            (i, v): var(where(self.fresh, 0.0, self.load(i, start, width)), width)
             for i in range(self.size)
             for v, (start, width) in enumerate(self.vectors)
         }
 
     def write(self, sums: Accumulators) -> None:
-        """Store the sums."""
+        """Store the sums: where they are held, or in the last unit as results."""
+        if self.held is None:
+            self.store(sums)
+            return
+        for _ in loop(self.more):
+            for (i, v), total in sums.items():
+                start, width = self.vectors[v]
+                self.held.store((0, 0, i * self.tile.lanes + start), total, width)
+        for _ in loop(1 - self.more):
+            self.store(sums)
+
+    def store(self, sums: Accumulators) -> None:
+        """Store the results."""
         for (i, v), total in sums.items():
             start, width = self.vectors[v]
             self.into.store((0, i, start), total, width)
