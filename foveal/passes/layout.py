@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from foveal.graph import Graph, Node, owner
 from foveal.ops.shape import constant
-from foveal.passes.fusion.group import Group
+from foveal.passes.fusion.group import Group, argument_strides
 from foveal.strides import Shape, contiguous, dense, filters_last, layout_name, memory_order, ordered, same, usual
 from foveal.variable import Variable
 
@@ -81,9 +81,7 @@ class LayoutPlanner:
             if node.variable is not None:
                 self.strides[node] = node.variable.strides
             elif node.op is None:
-                # An argument. Images that are only flattened or indexed stay in C order, as they are given.
-                only_viewed = all(user.op is not None and user.op.view and not user.op.slices for user in users[node])
-                self.strides[node] = contiguous(node.shape) if only_viewed else usual(node.shape)
+                self.strides[node] = argument_strides(node, users[node])
         plan_kind = {
             "pointwise": self.pointwise,
             "reduce": self.reduction,

@@ -55,6 +55,7 @@ FUSED = {
     "cross-entropy of many classes": (cross_entropy, (Type((16, 1100)), Type((16,), "int32")), 2),
     "layer norm": (both(ops.standardize, axes=(1, 2)), pair(16, 3, 25), 1),
     "layer norm of images": (both(ops.standardize, axes=(1, 2, 3)), pair(16, 3, 5, 7), 1),
+    "group norm of images as they are given": (both(ops.group_norm, groups=8), pair(4, 16, 5, 7), 1),
     "RMS norm of long rows": (both(ops.rms_norm, axes=-1), pair(16, 1500), 1),
     "L2 norm": (both(ops.lp_normalize), pair(16, 40), 1),
     "one row": (both(ops.softmax, axis=0), pair(1000), 1),

@@ -203,22 +203,23 @@ def test_places_that_do_not_fit_are_refused():
         ops.take_pixels(x, np.zeros((1, 3, 2, 2), np.int32))
 
 
-MANY = {"kernel_size": (9, 8), "stride": (3, 2), "padding": 4}
+MANY = [{"kernel_size": (9, 8), "stride": (3, 2), "padding": 4}, {"kernel_size": (11, 12), "stride": 1}]
 
 
 @pytest.mark.parametrize("channels", [5, 37])
+@pytest.mark.parametrize("window", MANY)
 @pytest.mark.parametrize("pool", [ops.max_pool2d, ops.avg_pool2d])
-def test_windows_of_many_taps_end_in_epilogues(pool, channels):
+def test_windows_of_many_taps_end_in_epilogues(pool, window, channels):
     """What is computed before and after them is fused, sums and moments too; the bits are those of any threads."""
     rng = np.random.default_rng(0)
 
     def function(x, dy):
-        y = pool(ops.gelu(x), **MANY)
+        y = pool(ops.gelu(x), **window)
         (dx,) = gradients(y, [x], dy)
         return [y, ops.channel_moments(y), dx, ops.sum(dx * x, axes=(0, 2, 3))]
 
     x = rng.standard_normal((3, channels, 11, 13)).astype(np.float32)
-    dy = rng.standard_normal(pool(x, **MANY).shape).astype(np.float32)
+    dy = rng.standard_normal(pool(x, **window).shape).astype(np.float32)
     graph = trace(function, *checks.types([x, dy]))
     want = [np.asarray(value, np.float64) for value in graph.evaluate(x.astype(np.float64), dy.astype(np.float64))]
     one, two = (build(graph, threads=threads).run(x, dy) for threads in (1, 2))
@@ -243,6 +244,8 @@ TIED = [
     {"kernel_size": 3, "stride": 1, "ceil_mode": True},
     {"kernel_size": (2, 3), "stride": (3, 1), "padding": (0, 1, 1, 0), "dilation": (2, 1)},
     {"kernel_size": (9, 8), "stride": (2, 3), "padding": 4},
+    {"kernel_size": (9, 8), "stride": 1},
+    {"kernel_size": 3},
 ]
 
 

@@ -140,11 +140,12 @@ def lower_max(lowering: Lowering, y: EpilogueOutputs, x: FusedInput, window: Win
     """The maxima of x's windows and, if the outputs have `places`, their places h W + v."""
     arrays, places, images = [nhwc(a) for a in x.arrays], [nhwc(a) for a in y.places], ImagesByCall(y.shape[0])
     count = len(places)
-    if not pool_loops.has_many_taps(window):
-        images.call(lowering, max_windows, y, arrays, scratch=places, prologue=x.prologue, window=window, places=count)
-        return
     # [N, H, Q, C]: the maxima of parts of rows, and their places
-    (N, C, _, Q), H = y.shape, arrays[0].shape[1]
+    (N, C, P, Q), H = y.shape, arrays[0].shape[1]
+    if not (pool_loops.has_many_taps(window) and pool_loops.shares_rows(window, P, H)):
+        body = pool_loops.max_windows if pool_loops.exceeds_l1(window, C) else max_windows
+        images.call(lowering, body, y, arrays, scratch=places, prologue=x.prologue, window=window, places=count)
+        return
     of_rows = [lowering.scratch((N, H, Q, C)), *(int_scratch((N, H, Q, C)) for _ in places)]
     specs = [images.spec(view) for view in (*of_rows, *arrays)]
     sizes = images.sizes.values
@@ -261,7 +262,7 @@ def disjoint(window: Window) -> bool:
 
 def finds_again(window: Window) -> bool:
     """True if the gradient of max pooling is `max_grad_disjoint`, which finds the maxima again from x."""
-    return disjoint(window) and not pool_loops.has_many_taps(window)
+    return disjoint(window) and math.prod(window.size) <= pool_loops.PARTIAL_LINES
 
 
 def lower_max_grad(lowering: Lowering, dx: EpilogueOutputs, dy: View, x: FusedInput, window: Window) -> None:
@@ -279,12 +280,14 @@ def lower_gather(lowering: Lowering, dx: EpilogueOutputs, inputs: list[View], wi
 
     inputs: dy [N, P, Q, C] and, for maxima, the place h W + v that dy of each window goes to.
     """
-    images = ImagesByCall(dx.shape[0])
-    if pool_loops.has_many_taps(window) and isinstance(window, MeanWindow):
+    images, has_many = ImagesByCall(dx.shape[0]), pool_loops.has_many_pixels(window)
+    if isinstance(window, MeanWindow) and has_many:
         images.call(lowering, pool_loops.gather_means, dx, inputs, window=window)
         return
     # with few channels, gathering would leave most lanes of a vector empty
-    if not isinstance(window, MeanWindow) and (pool_loops.has_many_taps(window) or 2 * dx.shape[1] < lanes()):
+    if not isinstance(window, MeanWindow) and (
+        has_many or math.prod(window.size) > pool_loops.FEW or 2 * dx.shape[1] < lanes()
+    ):
         totals = [] if dx.epilogue == Epilogue() else [lowering.scratch(nhwc(dx.outputs[0]).shape)]
         images.call(lowering, pool_loops.scatter, dx, inputs, scratch=totals)
         return

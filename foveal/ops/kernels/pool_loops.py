@@ -1,10 +1,11 @@
 """Pooling kernels for windows of many taps, which loops walk through, so that code does not grow with the window.
 
 Only the taps inside of the image are visited: nothing is masked. Lanes run over channels, several vectors at once,
-since each tap costs a loop's iteration. Maxima are taken along rows first, then along columns: R + S steps for each
-window and not R S. Kernels with the names of others in pool.py mean the same.
+since each tap costs a loop's iteration. Where windows share rows, maxima are taken along rows first, then along
+columns: R + S steps for each window and not R S. Kernels with the names of others in pool.py mean the same.
 """
 
+import math
 from collections.abc import Iterator
 
 from foveal.kernel.lang import (
@@ -18,6 +19,7 @@ from foveal.kernel.lang import (
     building,
     cast,
     constant,
+    l1,
     lanes,
     loop,
     loops,
@@ -32,6 +34,7 @@ from foveal.kernel.lang import (
 )
 from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue
 from foveal.ops.kernels.expression import Prologue
+from foveal.ops.kernels.register_tile import FLOAT_BYTES, ceil_div
 from foveal.ops.kernels.taps import forward_taps
 from foveal.ops.pool_window import MeanWindow
 from foveal.ops.window import Pair, Window, both
@@ -40,7 +43,16 @@ LOWEST = float("-inf")
 
 # Taps of a window from which on they are looped over. Unrolled, each of them takes about ten instructions, and some 5
 # ms of compiling for a pass forward and one backward: 961 took 9 s.
-MANY_TAPS = 65
+MANY_TAPS = 26
+
+# Taps from which on nothing is unrolled, even where that takes fewer steps.
+TOO_MANY_TAPS = 65
+
+# Taps of a window, and windows over a pixel, up to which gradients are unrolled.
+FEW = 9
+
+# Cache lines that a core writes in part at a time without writing them to memory twice.
+PARTIAL_LINES = 4
 
 # The place of a window without a maximum (all its values are NaN): a number that no pixel has.
 NO_PLACE = (1 << 31) - 1
@@ -52,6 +64,36 @@ VECTORS = 4
 def has_many_taps(window: Window) -> bool:
     """True if the kernels of this file are meant for the window."""
     return window.size[0] * window.size[1] >= MANY_TAPS
+
+
+def shares_rows(window: Window, rows: int, image_rows: int) -> bool:
+    """True if a row of the image lies in about two of the `rows` rows of windows, or in more."""
+    return rows * window.size[0] >= 2 * image_rows
+
+
+def exceeds_l1(window: Window, channels: int) -> bool:
+    """True if maxima of windows that share few rows are to be taken in loops.
+
+    Unrolled, they are of one vector of channels after the other, for which each tap reads half of a cache line or less;
+    the rest of it is evicted before its turn comes if the pixels of 2^n channels do not fit the first-level cache.
+    """
+    taps = math.prod(window.size)
+    return taps >= TOO_MANY_TAPS or (taps >= MANY_TAPS and FLOAT_BYTES * taps * channels > l1())
+
+
+def windows_at_most(window: Window) -> int:
+    """The windows that a pixel lies in at most, or would in a large image."""
+    return math.prod(ceil_div(n, u) for n, u in zip(window.size, window.stride, strict=True))
+
+
+def has_many_pixels(window: Window) -> bool:
+    """True if a gradient is not to be gathered by pool.gather_windows.
+
+    That computes a pixel of each phase of the stride at once, and writes as many cache lines, and code grows with the
+    taps. It pays where a few windows overlap.
+    """
+    taps, over = math.prod(window.size), windows_at_most(window)
+    return taps >= TOO_MANY_TAPS or over > FEW or (over == 1 and taps > PARTIAL_LINES)
 
 
 def channel_blocks(
@@ -127,6 +169,29 @@ def bind(epilogue: Epilogue, arrays: tuple[Array, ...], inputs: int) -> BoundEpi
     """The epilogue of a kernel with so many inputs; nothing of what it reads is prefetched."""
     extras = len(arrays) - len(epilogue.results) - 1 - inputs
     return BoundEpilogue(epilogue, arrays, inputs, far=(False,) * extras)
+
+
+def max_windows(*arrays: Array, window: Window, prologue: Prologue, epilogue: Epilogue, places: int) -> None:
+    """y[n, p, q, c] = the largest value of a window; NaN where one is.
+
+    places: 1 if the place of each is stored as well, int32 [N, P, Q, C], else 0.
+    """
+    bound = bind(epilogue, arrays, places + prologue.array_count)
+    found, xs = bound.operands[:places], bound.operands[places:]
+    (H, W), N, (P, Q, C) = xs[0].shape[1:3], bound.outputs[0].extents[0], bound.outputs[0].shape[1:]
+    single = bound.epilogue.has_sums or prologue.steps or places
+    for n, p in loop_rows(bound, N, P, C):
+        for q in loop(Q):
+            for c, width in vectors(C, lanes() * (1 if single else VECTORS)):
+                largest, place = var(LOWEST, width), var(int_lanes(NO_PLACE, width), width)
+                # backwards, so that the first of equal maxima comes last and replaces the others
+                for h in positions(window, 0, p, P, H, backwards=True):
+                    for v in positions(window, 1, q, Q, W, backwards=True):
+                        value = prologue.load(xs, (n, h, v, c), width)
+                        keep_larger(largest, value, place, int_lanes(h * W + v, width))
+                for y in found:
+                    y.store((n, p, q, c), place.get(), width)
+                bound.store(n, [(n, p, q)], [largest.get()], c, width)
 
 
 def row_maxima(*arrays: Array, window: Window, prologue: Prologue, places: int) -> None:

@@ -1,5 +1,6 @@
 """Group: the nodes that become one kernel, or the kernels of one anchor operator."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -9,6 +10,7 @@ from foveal.ops.elementwise import Pointwise
 from foveal.ops.pool_max import max_pool2d_place
 from foveal.ops.reduce import Reduction, broadcast_to
 from foveal.ops.shape import constant
+from foveal.strides import Shape, contiguous, usual
 
 
 @dataclass(eq=False)
@@ -100,6 +102,12 @@ class Group:
 def channel_reduction(node: Node) -> Literal["sum", "moments"] | None:
     """Return what an epilogue can accumulate for the node, if it is a reduction per channel."""
     return None if node.op is None else node.op.channel_reduction
+
+
+def argument_strides(node: Node, users: Iterable[Node]) -> Shape:
+    """The strides of an argument. Images that are only flattened or indexed stay in C order, as they are given."""
+    only_viewed = all(user.op is not None and user.op.view and not user.op.slices for user in users)
+    return contiguous(node.shape) if only_viewed else usual(node.shape)
 
 
 def is_pointwise(node: Node) -> bool:

@@ -13,7 +13,7 @@ from foveal.kernel.lang import l2
 from foveal.ops.loss import one_hot
 from foveal.ops.reduce import Reduction
 from foveal.ops.shape import constant, reshape
-from foveal.passes.fusion.group import Group, is_pointwise
+from foveal.passes.fusion.group import Group, argument_strides, is_pointwise
 from foveal.passes.fusion.order import Following
 from foveal.strides import Shape, contiguous, dense, memory_order, usual
 
@@ -45,6 +45,7 @@ class RowFuser:
         for group in groups:
             self.note_reading(group)
         self.known_strides: dict[Node, Shape] = {}
+        self.users = graph.users
         self.position = {node: i for i, node in enumerate(graph.nodes)}
 
     def note_reading(self, group: Group) -> None:
@@ -111,7 +112,9 @@ class RowFuser:
     def find_strides(self, node: Node) -> Shape:
         if node.variable is not None:
             return node.variable.strides
-        if node.op is None or node.op is constant:
+        if node.op is None:
+            return argument_strides(node, self.users[node])
+        if node.op is constant:
             return usual(node.shape)
         if node.op.view:
             (x,) = node.inputs
