@@ -134,6 +134,11 @@ SMALL_CACHES = [
     ("llc", 16, gemm.large_elements, 1, "matmul", Case(((1, 9), (9, 70)))),
     # fewer rows of b than one pass over the sums adds
     ("llc", 16, gemm.large_elements, 1, "matmul", Case(((2, 4), (4, 70)))),
+    # whole blocks of columns and a last one, whole steps and the rows of b that are left
+    ("llc", 16, gemm.large_elements, 1, "matmul", Case(((16, 19), (19, 300)))),
+    # dot products in parts of k, and rows that fall into one set of the cache
+    ("l1", 640, lambda: gemm.part_of_dots(6, 220), 16, "matmul", Case(((6, 220), (9, 220)), {"tb": True})),
+    ("l1", 640, lambda: gemm.conflicts(20), True, "matmul", Case(((5, 20), (5, 33)), {"ta": True})),
     ("l2", 4800, gemm.row_block_elements, 450, "matmul", Case(((40, 50), (50, 70)))),
     (
         "llc",

@@ -1,10 +1,10 @@
 """Kernels of matrix products y[m, n] = sum_k a[m, k] b[k, n], for any strides of a and b.
 
-There are four ways. `lower` takes the first that fits the shapes and strides:
+There are five ways. `lower` takes the first that fits the shapes and strides:
 
     dot_products            few rows of y, and neighbours of b in memory run along k (a linear layer's weight): lanes
                             run along k
-    multiply_rows           few rows of y, and a b larger than the caches: b is read row after row, once
+    multiply_rows           few rows of y, and a b larger than the caches: b is read in runs of its rows, once
     multiply, not packed    few rows of y, or a short k: register tiles of rows x vectors of columns, which read b where
                             it lies, since packing it would cost more than multiplying
     transposed_product      a has neighbours along m (the gradient of a linear layer in its weight): a file of its own
@@ -23,9 +23,11 @@ the tile):
 Measured: 94 % of the peak at 512 x 512 x 512 on one thread of Zen 4 (`foveal bench ops matmul --threads 1`).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from foveal.kernel.lang import (
+    LINE,
     Array,
     Index,
     Value,
@@ -33,6 +35,7 @@ from foveal.kernel.lang import (
     extract,
     fold,
     head,
+    l1,
     l2,
     lanes,
     llc,
@@ -42,12 +45,13 @@ from foveal.kernel.lang import (
     parallel,
     registers,
     splat,
+    thread,
     transpose,
     var,
     vectors,
     where,
 )
-from foveal.ops.kernels import expression, transposed_product
+from foveal.ops.kernels import expression, reorder, transposed_product
 from foveal.ops.kernels.packing import lower_panels
 from foveal.ops.kernels.partial_sums import lower_sums
 from foveal.ops.kernels.register_tile import (
@@ -56,10 +60,12 @@ from foveal.ops.kernels.register_tile import (
     Tile,
     accumulators,
     ceil_div,
+    conflicts,
     counted,
     lane_ranges,
     multiply_add,
     pieces_of,
+    runs,
     tile_for,
     unroll_factor,
     unrolled,
@@ -72,9 +78,9 @@ from foveal.view import View
 # few rows, and a single tile of rows does not read the panels a second time.
 FEW_ROWS = 16
 
-# Rows of y up to which a large b is read row after row: 8 rows make 8 products of each number of b, half a cycle of
-# work for 4 bytes, so that reading b from memory is the limit. With more rows the arithmetic is, which tiles do better.
-MAX_STREAMED_ROWS = 8
+# Rows of y up to which a large b is read row after row: with twice as many, packing b into panels and multiplying them,
+# which comes nearer to the peak, takes half of the time (measured on Zen 3).
+MAX_STREAMED_ROWS = 16
 
 # k up to which b is read where it lies: a block of b, k x two vectors, then is 4 KiB (AVX-512), a small part of the
 # first-level cache, so its order in memory does not matter.
@@ -86,6 +92,15 @@ MIN_TILE_ROWS = 6
 # Rows of b that one pass of `multiply_rows` over the sums adds: the sums are loaded and stored once per 8 FMAs, and 8
 # rows of b are as many streams as the hardware's prefetcher follows easily.
 STEPS = 8
+
+
+# Rows of y that a step of `multiply_rows` adds to: an FMA waits for the one before in its own sum only, and four sums
+# fit into 16 registers beside a vector of each of STEPS rows of b.
+ROWS_AT_ONCE = 4
+
+
+# Tasks that share the rows of b where dot products are added up in parts of k.
+DOT_TASKS = 4 * ENOUGH_TASKS
 
 
 def row_block_elements() -> int:
@@ -105,6 +120,11 @@ def large_elements() -> int:
     return llc() // 4 // FLOAT_BYTES
 
 
+def streamed_columns(rows: int) -> int:
+    """Columns of b that `multiply_rows` takes at once, whole lines: their sums take half of the first-level cache."""
+    return max(1, l1() // 2 // (FLOAT_BYTES * rows) // LINE) * LINE
+
+
 def lower(lowering: Lowering, y: View, a: View, b: View) -> None:
     """y [m, n] = a [m, k] times b [k, n]: choose the kernel by shape and strides."""
     (m, k), n = a.shape, b.shape[1]
@@ -113,16 +133,17 @@ def lower(lowering: Lowering, y: View, a: View, b: View) -> None:
         lower_dot_products(lowering, y, a, b.permuted(1, 0))
         return
     if not is_along_k and m <= MAX_STREAMED_ROWS and k >= STEPS and k * n >= large_elements():
-        # k is cut into chunks of at least STEPS rows of b, each with sums [m, n] of its own
-        chunks = min(ENOUGH_TASKS, k // STEPS)
-        partial = lowering.scratch((chunks, m, n))
-        lowering.call(multiply_rows, [partial], [a, b])
-        lower_sums(lowering, y.reshaped((m * n,)), partial)
+        lower_multiply_rows(lowering, y, a, b)
         return
     if a.strides[0] == 1 != a.strides[1] and b.strides[1] == 1 and y.strides == (n, 1) and m > FEW_ROWS and k > SHORT:
         lower_transposed(lowering, y, a, b)
         return
     if not is_along_k and (m <= FEW_ROWS or k <= SHORT):
+        if m > FEW_ROWS and a.strides[0] == 1 and conflicts(a.strides[1]):
+            # each step of k would read a line of a, and push out those of the other steps
+            rows = lowering.scratch((m, k))
+            reorder.lower(lowering, rows, a)
+            a = rows
         lower_multiply(lowering, y, a, b, packed=False)
         return
     columns = tile_for(n).lanes
@@ -248,33 +269,64 @@ def multiply(y: Array, a: Array, b: Array, *, division: Division) -> None:
         first += count * rows
 
 
-def multiply_rows(partial: Array, a: Array, b: Array) -> None:
-    """partial[chunk] = the product over this part of k; its sums stay in the first cache levels while b passes once.
+def lower_multiply_rows(lowering: Lowering, y: View, a: View, b: View) -> None:
+    """Call `multiply_rows` for y [m, n] without gaps: k is cut into chunks where blocks of columns are few."""
+    (m, n), k = y.shape, a.shape[1]
+    columns = min(streamed_columns(m), ceil_div(n, LINE) * LINE)
+    # a chunk has at least STEPS rows of b, and sums [m, n] of its own
+    chunks = min(ceil_div(ENOUGH_TASKS, ceil_div(n, columns)), k // STEPS)
+    # rows of sums lie a line further apart, so that they do not fall into the same sets of the cache
+    sums = lowering.scratch((1, m, columns + LINE), per_thread=True)
+    few = lowering.scratch((1, m, STEPS), per_thread=True)
+    partial = y.reshaped((1, m, n)) if chunks == 1 else lowering.scratch((chunks, m, n))
+    lowering.call(multiply_rows, [partial, sums, few], [a, b], columns=columns)
+    if chunks > 1:
+        lower_sums(lowering, y.reshaped((m * n,)), partial)
 
-    b is read in rows from end to end: in columns of a few vectors, every row would be another page of memory.
+
+def multiply_rows(partial: Array, sums: Array, few: Array, a: Array, b: Array, *, columns: int) -> None:
+    """partial[chunk] = the product over this part of k; its sums stay in the first-level cache while b passes once.
+
+    A task has a chunk of k and a block of columns, and reads b in runs of a row: in columns of a few vectors, every row
+    would be another page of memory. Per thread: sums [1, m, columns + LINE]; few [1, m, STEPS], of a what meets STEPS
+    rows of b.
     """
     (chunks, m, n), k = partial.shape, a.shape[1]
+    full, tail = divmod(n, columns)
+    sums, few = sums.at(thread(), 0, 0), few.at(thread(), 0, 0)
 
-    def add(chunk: Index, p: Index, steps: int, is_first: bool) -> None:
-        """partial[chunk] += a[:, p : p + steps] b[p : p + steps, :]; if is_first, the sums are set, not added to."""
-        for j, width in vectors(n):
-            # `steps` vectors of b in registers serve all rows of a
-            rows = [b.load((p + step, j), width) for step in range(steps)]
-            for i in range(m):
-                total = var(0.0 if is_first else partial.load((chunk, i, j), width), width)
+    def add(p: Index, start: Index, size: int, steps: int) -> None:
+        """sums += a[:, p : p + steps] b[p : p + steps, start : start + size]."""
+        for i in loop(m):
+            for step, width in vectors(steps, None if a.strides[1] == 1 else 1):
+                few.store((0, i, step), a.load((i, p + step), width), width)
+        for j, width in vectors(size):
+            # `steps` vectors of b in registers serve all rows of a; the next rows' are fetched
+            rows = [b.load((p + step, start + j), width) for step in range(steps)]
+            for step in range(steps):
+                b.prefetch((p + steps + step, start + j))
+            for first, count in runs(m, ROWS_AT_ONCE):
+                totals = [var(sums.load((0, first + i, j), width), width) for i in range(count)]
                 for step in range(steps):
-                    total.fma(splat(a[i, p + step], width), rows[step])
-                partial.store((chunk, i, j), total, width)
+                    for i, total in enumerate(totals):
+                        total.fma(splat(few[0, first + i, step], width), rows[step])
+                for i, total in enumerate(totals):
+                    sums.store((0, first + i, j), total, width)
 
-    for (chunk,) in parallel(chunks):
-        first, last = chunk * k // chunks, (chunk + 1) * k // chunks
-        # the first STEPS rows of the chunk set the sums, all others add to them
-        add(chunk, first, STEPS, True)
-        blocks = (last - first) // STEPS
-        for block in loop(blocks, start=1):
-            add(chunk, block * STEPS + first, STEPS, False)
-        for p in loop(last, start=blocks * STEPS + first):
-            add(chunk, p, 1, False)
+    for size, blocks in ((columns, full), (tail, min(tail, 1))):
+        for chunk, block in parallel(chunks, blocks):
+            start, first = (block if size == columns else full) * columns, chunk * k // chunks
+            count = (chunk + 1) * k // chunks - first
+            for i in loop(m):
+                for j, width in vectors(size):
+                    sums.store((0, i, j), 0.0, width)
+            for step in loop(count // STEPS):
+                add(step * STEPS + first, start, size, STEPS)
+            for p in loop(first + count, start=count // STEPS * STEPS + first):
+                add(p, start, size, 1)
+            for i in loop(m):
+                for j, width in vectors(size):
+                    partial.store((chunk, i, start + j), sums.load((0, i, j), width), width)
 
 
 def lower_dot_products(lowering: Lowering, y: View, a: View, b: View) -> None:
@@ -283,7 +335,18 @@ def lower_dot_products(lowering: Lowering, y: View, a: View, b: View) -> None:
     m = sizes.of(a.shape[0])
     specs = [spec_of(view, (m, view.shape[1]), view.strides) for view in (y, a)]
     rows = pieces_of(a.shape[0], most_rows_of_dots())
-    lowering.call(dot_products, [y], [a, b], specs=[*specs, b.spec], sizes=sizes.values, rows=rows)
+    part = part_of_dots(*a.shape)
+    lowering.call(dot_products, [y], [a, b], specs=[*specs, b.spec], sizes=sizes.values, rows=rows, part=part)
+
+
+def part_of_dots(m: int, k: int) -> int | None:
+    """Columns of a that are taken at once, if they are cut: so many rows of them fill the first-level cache.
+
+    a is read again for each few rows of b. It may take eight such caches, a half of a small second-level one, beside b.
+    """
+    if m <= most_rows_of_dots() or FLOAT_BYTES * m * k <= 8 * l1():
+        return None
+    return max(1, l1() // (FLOAT_BYTES * m) // LINE) * LINE
 
 
 def most_rows_of_dots() -> int:
@@ -291,11 +354,11 @@ def most_rows_of_dots() -> int:
     return 4 if lanes() > 4 else 2
 
 
-def dot_products(y: Array, a: Array, b: Array, *, rows: tuple[int, ...]) -> None:
+def dot_products(y: Array, a: Array, b: Array, *, rows: tuple[int, ...], part: int | None) -> None:
     """y[i, j] = the dot product of a[i, :] and b[j, :], with lanes along k; a tile has as many products as lanes.
 
     b: [n, k]. With up to 4 rows of a it is read once, as it lies, and the memory's bandwidth is the limit. rows: how
-    many of a are taken at once: one number, or two of which the second is one less.
+    many of a are taken at once: one number, or two of which the second is one less. part: of k, taken after another.
     """
     (m, n), size = y.extents, lanes()
     assert isinstance(n, int)
@@ -307,32 +370,49 @@ def dot_products(y: Array, a: Array, b: Array, *, rows: tuple[int, ...]) -> None
         full, tail = divmod(n, rows_of_b)
         # full blocks of rows of b, then the last one, if it has fewer
         for valid, blocks in ((rows_of_b, full), (tail, min(tail, 1))):
-            for (block,) in parallel(blocks):
-                j = (block if valid == rows_of_b else full) * rows_of_b
-                for i in loop(count):
-                    dot_tile(y, a, b, i * taken + first, taken, j, valid)
+            tasks = min(blocks, DOT_TASKS) if part else blocks
+            for (task,) in parallel(tasks):
+                for p, length, is_first in parts_of_k(a.shape[1], part):
+                    for number in loop((task + 1) * blocks // tasks, start=task * blocks // tasks):
+                        j = (number if valid == rows_of_b else full) * rows_of_b
+                        for i in loop(count):
+                            place = i * taken + first
+                            dot_tile(y.at(place, j), a.at(place, p), b.at(j, p), taken, valid, length, is_first)
         first += count * taken
 
 
-def dot_tile(y: Array, a: Array, b: Array, row: Index, rows: int, column: Index, columns: int) -> None:
-    """y[row : row + rows, column : column + columns]: each sum is a vector until the end, and its lanes are added."""
-    k, size = a.shape[1], lanes()
+def parts_of_k(k: int, part: int | None) -> Iterator[tuple[Index, int, bool]]:
+    """k in parts of `part`: (start, length, True for the first); the last may be shorter. None: in one."""
+    size = part or k
+    yield 0, min(size, k), True
+    for number in loop(k // size, start=1):
+        yield number * size, size, False
+    if k > size and k % size:
+        yield k - k % size, k % size, False
+
+
+def dot_tile(y: Array, a: Array, b: Array, rows: int, columns: int, k: int, is_first: bool) -> None:
+    """y[: rows, : columns] = (or, if not is_first, +=) the products of the first k columns of a and of b.
+
+    Each sum is a vector until the end, and its lanes are added.
+    """
+    size = lanes()
     # [rows, columns] vectors of sums in registers
     acc = {(i, j): var(0.0, size) for i in range(rows) for j in range(columns)}
     # full vectors along k: `rows` vectors of a stay in registers while one of each row of b passes
     for p, _ in unrolled(k // size):
-        left = [a.load((row + i, p * size), size) for i in range(rows)]
+        left = [a.load((i, p * size), size) for i in range(rows)]
         for j in range(columns):
-            right = b.load((column + j, p * size), size)
+            right = b.load((j, p * size), size)
             for i in range(rows):
                 acc[i, j].fma(left[i], right)
     # the sums over lanes, and the last, shorter vector along k
     tail, start = k % size, k - k % size
     for (i, j), total in zip(acc, sums_of(list(acc.values())), strict=True):
         if tail:
-            rest = a.load((row + i, start), tail) * b.load((column + j, start), tail)
+            rest = a.load((i, start), tail) * b.load((j, start), tail)
             total = total + fold(rest, lambda p, q: p + q)
-        y[row + i, column + j] = total
+        y[i, j] = total if is_first else y[i, j] + total
 
 
 def sums_of(vectors: list[Var]) -> list[Value]:

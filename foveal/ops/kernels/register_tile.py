@@ -31,7 +31,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
-from foveal.kernel.lang import Index, Scalar, Value, Var, lanes, loop, registers, splat, var, width_of
+from foveal.kernel.lang import Index, Scalar, Value, Var, l1, lanes, loop, registers, splat, var, width_of
 
 # Bytes of a float32, which relates numbers of elements to the sizes of caches.
 FLOAT_BYTES = 4
@@ -53,6 +53,14 @@ def ceil_div(n: Index, divisor: Index) -> Index: ...
 def ceil_div(n: Index, divisor: Index) -> Index:
     """Return n / divisor, rounded up."""
     return (n + divisor - 1) // divisor
+
+
+def conflicts(step: int) -> bool:
+    """True if elements `step` apart fall into the same set of a first-level cache of eight ways.
+
+    The rows of a tile that lie so would push each other out of it.
+    """
+    return step * FLOAT_BYTES % (l1() // 8) == 0
 
 
 @dataclass(frozen=True)

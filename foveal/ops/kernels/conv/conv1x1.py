@@ -35,6 +35,7 @@ from foveal.ops.kernels.register_tile import (
     Accumulators,
     Tile,
     ceil_div,
+    conflicts,
     counted,
     part_of_blocks,
     split,
@@ -60,14 +61,6 @@ def pixel_block_elements() -> int:
     that kernels plan with (see kernel/target.py).
     """
     return l2() * 3 // 16 // FLOAT_BYTES
-
-
-def conflicts(step: int) -> bool:
-    """True if pixels `step` elements apart fall into the same set of a first-level cache of eight ways.
-
-    The pixels of a tile would push each other out of it.
-    """
-    return step * FLOAT_BYTES % (l1() // 8) == 0
 
 
 def max_channels() -> int:

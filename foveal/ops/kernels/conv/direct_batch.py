@@ -97,12 +97,12 @@ def overlap(phases: tuple[Taps, ...]) -> bool:
 
 
 def arrays_in_memory(y: EpilogueOutputs) -> int:
-    """The number of outputs and extras if together they take more than three eighths of the last-level cache, else 0.
+    """The number of outputs and extras if together they take an eighth of the last-level cache or more, else 0.
 
-    Other threads and the inputs take their shares of it.
+    So large an output is written past the cache (view.min_streamed_bytes), and a pass over the network has many.
     """
     arrays = [view for view in (*y.outputs, *y.extras) if 0 not in view.strides]
-    return len(arrays) if FLOAT_BYTES * sum(math.prod(view.shape) for view in arrays) > llc() * 3 // 8 else 0
+    return len(arrays) if FLOAT_BYTES * sum(math.prod(view.shape) for view in arrays) >= llc() // 8 else 0
 
 
 def speed(rows: int, tile: Tile) -> float:
