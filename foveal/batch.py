@@ -21,12 +21,12 @@ class Given(NamedTuple):
     form: Form | None
 
     @classmethod
-    def of(cls, value: Any, what: str, labels: bool = False) -> "Given":
-        """Take inputs or targets apart. Raises as as_argument does."""
+    def of(cls, value: Any, what: str, labels: bool = False, wide: bool = False) -> "Given":
+        """Take inputs or targets apart. labels and wide: as of as_argument, which says what is raised."""
         if not is_nested(value):
-            return cls([as_argument(value, what, labels)], [what], None)
+            return cls([as_argument(value, what, labels, wide)], [what], None)
         found, form = take_apart(value, what)
-        return cls([as_argument(x, name, labels) for name, x in found], [name for name, _ in found], form)
+        return cls([as_argument(x, name, labels, wide) for name, x in found], [name for name, _ in found], form)
 
     def types(self) -> tuple[Type, ...]:
         """Return shapes and dtypes."""

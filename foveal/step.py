@@ -332,7 +332,7 @@ class Step:
         """Train on one batch."""
         if self.window is not None:
             self.window.prepare(self.optimizer)
-        made, arrays, names = self.ready(x, target)
+        made, arrays, names = self.ready(x, target, wide=True)
         program = made.program
         report = program.results[2]
         report[0] = math.nan
@@ -358,11 +358,11 @@ class Step:
             self.window.update()
         return StepResult(value, output, made.traced.rebuild(iter([output, *others])))
 
-    def ready(self, x: Any, target: Any) -> tuple[Made, list[Ndarray], list[str]]:
+    def ready(self, x: Any, target: Any, wide: bool = False) -> tuple[Made, list[Ndarray], list[str]]:
         """Return the program for a batch, its arguments but for the key, and the names of those that the program checks
-        (see Program.run); all else of the batch is checked.
+        (see Program.run); all else of the batch is checked. wide: large inputs may stay float64 (see as_argument).
         """
-        given, targets = Given.of(x, "the input x"), Given.of(target, "the target", labels=True)
+        given, targets = Given.of(x, "the input x", wide=wide), Given.of(target, "the target", labels=True)
         names: list[str] = []
         for array, name in zip(given.arrays, given.names, strict=True):
             if array.size == 0:

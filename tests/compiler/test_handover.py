@@ -234,6 +234,34 @@ def test_subclasses_of_arrays_are_taken_as_the_arrays_that_they_hold(kind, shape
         nn.Identity()(given)
 
 
+@pytest.mark.parametrize("shards", [None, 2])
+def test_a_training_step_on_float64_is_that_on_float32(shards):
+    x, labels = images((8, 3, 16, 16)), np.arange(8) % 3
+
+    def trained(x):
+        nn.seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, 3))
+        step = foveal.compile_step(net, nn.CrossEntropyLoss(), optim.SGD(net.parameters(), 0.1), shards=shards)
+        for _ in range(3):
+            step(x, labels)
+        return net, step
+
+    (net, step), (wanted, _) = trained(x.astype(np.float64)), trained(x)
+    weights = [p.numpy().tobytes() for p in net.parameters()]
+    assert weights == [p.numpy().tobytes() for p in wanted.parameters()]
+    if shards is None:
+        assert step.program(x, labels).entrances[0].copier(x.astype(np.float64)) is not None
+    for value, error, words in (
+        (np.nan, NumericsError, "the input x holds nan"),
+        (1e300, DataError, "the input x holds numbers"),
+    ):
+        damaged = x.astype(np.float64)
+        damaged[5, 1, 2, 3] = value
+        with pytest.raises(error, match=words):
+            step(damaged, labels)
+        assert [p.numpy().tobytes() for p in net.parameters()] == weights
+
+
 def test_no_array_of_the_caller_is_kept():
     x = images(SHAPES["colour"])
     function = foveal.compile(lambda x: x * 2.0)
