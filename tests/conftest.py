@@ -71,12 +71,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Leaves modules and tests to themselves: they stay to the end, and each collection would go through them."""
+    """Leaves modules and tests to themselves: they stay to the end, and each collection would go through them.
+
+    Collections are rarer than by default afterwards as well: a trace makes thousands of objects, few of them circles.
+    """
     gc.disable()
     try:
         return (yield)
     finally:
         gc.enable()
+        gc.set_threshold(20_000, 20, 50)
         gc.freeze()
 
 

@@ -1,7 +1,10 @@
 """Every kernel of operators between guard pages (foveal/checking/guard_pages.py).
 
-As a script, `python guard.py OPERATOR...`: run every kernel of the named operators so, tuned and plain, and print each
-name when it is done. The process that ends early has run the operator that is missing.
+As a script, `python guard.py OPERATOR...`: run every kernel of the named operators so, and print each name when it is
+done. The process that ends early has run the operator that is missing.
+
+An operator's own kernels are run tuned and plain. Its gradient is made of other operators, whose plain kernels their
+own cases run, so it is tuned alone.
 """
 
 import sys
@@ -15,12 +18,12 @@ def check(op) -> None:
     from foveal.build import build
 
     for case in op.cases:
-        graphs = [checks.forward(op, case)[:2]]
+        graphs = [(*checks.forward(op, case)[:2], (True, False))]
         if op.differentiable and op.arity != 0:
-            graphs.append(checks.backward(op, case))
-        for graph, xs in graphs:
+            graphs.append((*checks.backward(op, case), (True,)))
+        for graph, xs, ways in graphs:
             wants = graph.evaluate(*checks.double(xs))
-            for tuned in (True, False):
+            for tuned in ways:
                 # both are kept until both have run, as they share the machine code
                 ends = (True, False)
                 programs = [build(graph, threads=2, tuned=tuned, allocate=allocator(at_end)) for at_end in ends]
