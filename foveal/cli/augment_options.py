@@ -56,7 +56,9 @@ tta_of_run_option = click.option(
 def augment_options(function: Function) -> Function:
     """Give a command the options --augment, --flip/--no-flip and --mix."""
     options = (
-        click.option("--augment", type=AUGMENT, help="Random changes of training images.  [default: by image size]"),
+        click.option(
+            "--augment", type=AUGMENT, help="Random changes of training images.  [default: by image size and number]"
+        ),
         flip_option,
         click.option(
             "--mix",

@@ -55,7 +55,11 @@ if TYPE_CHECKING:
     help="Learning rate; the highest one if the schedule is one-cycle. auto: by a range test before the run.  [default:"
     " by image size and number, or optimizer]",
 )
-@click.option("--optimizer", type=Name("foveal.optim"), help="How parameters are updated.  [default: by image size]")
+@click.option(
+    "--optimizer",
+    type=Name("foveal.optim"),
+    help="How parameters are updated.  [default: by network and number of the images]",
+)
 @click.option(
     "--schedule",
     type=Name("foveal.optim.schedule"),
@@ -67,12 +71,13 @@ if TYPE_CHECKING:
     type=FRACTION,
     help="Cycle the momentum against the learning rate, down to this value where the rate is highest.",
 )
-@click.option("--weight-decay", type=NOT_NEGATIVE, help="Weight decay.  [default: by image size]")
+@click.option("--weight-decay", type=NOT_NEGATIVE, help="Weight decay.  [default: by image size and number]")
 @click.option("--clip-norm", type=ABOVE_ZERO, help="Scale all gradients together so that their norm is at most this.")
 @click.option(
     "--ema",
     type=FRACTION,
-    help="Test and store an exponential moving average of the parameters with this decay, e.g. 0.999.",
+    help="Test and store an exponential moving average of the parameters with this decay, e.g. 0.999; of 0 it is the"
+    " parameters themselves.  [default: by preset, network and number of the images]",
 )
 @click.option(
     "--lookahead",

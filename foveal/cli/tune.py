@@ -14,10 +14,16 @@ from foveal.cli.options import ABOVE_ZERO, POSITIVE, SEED, DataCommand, Name, ec
 @click.command(cls=DataCommand)
 @click.argument("data")
 @click.option("--model", type=Name("foveal.nn.models"), help="Network.  [default: by image size]")
-@click.option("--optimizer", type=Name("foveal.optim"), help="How parameters are updated.  [default: by image size]")
+@click.option(
+    "--optimizer",
+    type=Name("foveal.optim"),
+    help="How parameters are updated.  [default: by network and number of the images]",
+)
 @click.option("--batch-size", type=POSITIVE, help="Images per step.  [default: measured]")
 @click.option(
-    "--epochs", type=POSITIVE, help="Epochs of the training that will use the result.  [default: by image size]"
+    "--epochs",
+    type=POSITIVE,
+    help="Epochs of the training that will use the result.  [default: by image size and number]",
 )
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed, as for foveal train.")
 @threads_option

@@ -70,9 +70,13 @@ class ProgressDisplay:
         self._line(data)
         batches = f" x {s.accumulate} batches" if s.accumulate > 1 else f" in {s.shards} shards" if s.shards else ""
         batches += f" on {ranks} ranks" if ranks > 1 else ""
+        # What is tested and kept is then an average.
+        average = "" if s.ema is None else f", EMA {s.ema:g}"
+        average += "" if s.lookahead is None else f", lookahead {s.lookahead:g}"
         self._line(
             f"{network}, {s.epochs} x {'?' if steps is None else steps} steps of {s.batch_size or '?'} images{batches},"
-            f" {s.optimizer}, lr {s.lr:g} ({s.schedule}), {s.threads} thread{'s' * (s.threads > 1)}, seed {s.seed}"
+            f" {s.optimizer}, lr {s.lr:g} ({s.schedule}){average},"
+            f" {s.threads} thread{'s' * (s.threads > 1)}, seed {s.seed}"
         )
         if not self.console.quiet and (memory := footprint()) is not None:
             self._line(f"memory: {memory}")

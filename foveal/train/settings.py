@@ -217,7 +217,8 @@ def recipe_of(data: Dataset, images: int | None, options: Options) -> Recipe:
         data.channels,
         foveal.get_threads() if options.threads is None else options.threads,
         models.canonical(model) if isinstance(model, str) else None if model is None else name_of(model),
-        None if optimizer is None else name_of(optimizer),
+        # What the caller makes is an optimiser of its own, whatever its name.
+        optimizer if optimizer is None or isinstance(optimizer, str) else OWN,
     )
     return recipe if options.weights is None and options.pretrained is None else fine_tuned(recipe, images)
 
@@ -266,7 +267,10 @@ def fitting_parts(recipe: Recipe, options: Options) -> Recipe:
     if not same or options.optimizer not in (None, recipe.optimizer):
         recipe = replace(recipe, norm_bias_lr=None)
     # An average that is asked for takes the place of the recipe's.
-    recipe = recipe if options.ema is None else replace(recipe, lookahead=None)
+    if options.ema is not None:
+        recipe = replace(recipe, lookahead=None)
+    if options.lookahead:
+        recipe = replace(recipe, ema=None)
     return recipe if same else replace(recipe, whiten=None)
 
 

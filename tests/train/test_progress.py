@@ -9,7 +9,7 @@ from rich.console import Console
 
 from foveal import data, train
 from foveal.kernel.compile import statistics
-from foveal.train import progress, tally
+from foveal.train import progress, settings, tally
 
 RNG = np.random.default_rng(0)
 IMAGES, LABELS = RNG.random((16, 1, 8, 8)).astype("float32"), np.arange(16) % 2
@@ -40,6 +40,13 @@ def test_what_was_compiled_is_said_once(capsys, monkeypatch):
     assert line.startswith("5 kernels compiled in ")
     assert line.endswith(progress.kept())
     assert "epoch 1/1" in first
+
+
+def test_an_average_that_is_tested_and_kept_is_said(capsys):
+    for options, said in (({}, "), 1"), ({"ema": 0.9}, "), EMA 0.9, 1"), ({"lookahead": 0.5}, "), lookahead 0.5, 1")):
+        chosen = settings.choose(SET, settings.Options(threads=1, **options))
+        progress.ProgressDisplay(quiet=False).begin("set", chosen, "small", 2, lambda: None, None)
+        assert f"(one-cycle{said} thread, seed 0" in capsys.readouterr().out.replace("\n", " ")
 
 
 def compiling(begin):

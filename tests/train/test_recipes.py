@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from foveal import cli, nn
+from foveal import cli, nn, optim
 from foveal.data import from_arrays
 from foveal.errors import ArgumentError, DataError, ShapeError
 from foveal.train import BestEpoch, EarlyStopping, Options, TrainOptions, measured, recipes, settings, train
@@ -70,13 +70,16 @@ def test_resnet20_is_trained_by_muon_on_many_images_where_nothing_else_is_asked_
         ("ResNet_20", None, "muon"),
         (nn.Identity(), None, "nesterov"),
         (None, "sgd", "sgd"),
+        # Its caller decides about its numbers, and about averages.
+        (None, optim.muon, "muon"),
     ):
         chosen = settings.choose(large, Options(model=model, optimizer=optimizer))
         assert chosen.optimizer == used
-        assert chosen.weight_decay == (0.01 if used == "muon" else 5e-4)
+        by_recipe = used == "muon" and optimizer is None
+        assert (chosen.weight_decay, chosen.ema) == ((0.01, 0.997) if by_recipe else (5e-4, None))
 
 
-def test_presets():
+def test_presets(data):
     usual, fast, best = (recipe_for((32, 32), 1100, preset=name) for name in (None, "fast", "best"))
     assert fast.steps < usual.steps < best.steps
     assert usual.ema is None
@@ -85,6 +88,12 @@ def test_presets():
     jordan = recipe_for((32, 32), 50_000, preset="airbench94")
     assert (jordan.model, jordan.batch_size, jordan.epochs) == ("airbench94", 1024, 10)
     assert (jordan.momentum, jordan.label_smoothing) == (0.85, 0.2)
+    # One average takes the place of another.
+    large = replace(data, images_train=np.broadcast_to(np.uint8(7), (50_000, 1, 32, 32)), y_train=np.arange(50_000) % 3)
+    for images, options in ((large, {"model": "resnet20"}), (large, {"preset": "best"}), (data, {"preset": "best"})):
+        chosen = settings.choose(images, Options(lookahead=0.95, **options))
+        assert (chosen.lookahead, chosen.ema) == (0.95, None)
+        assert settings.choose(images, Options(lookahead=0.0, **options)).ema is not None
     with pytest.raises(ShapeError, match="choose from fast, best, airbench94"):
         recipe_for((32, 32), 100, preset="slow")
     with pytest.raises(ShapeError, match="images is 0"):
