@@ -31,7 +31,7 @@ def weights_options(command: Command) -> Command:
             "--freeze-epochs",
             type=click.IntRange(0, COUNT_LIMIT),
             help="Train the last layer alone in so many epochs at the start, then all layers, the first ones at"
-            " lower rates.  [default: a quarter of the epochs with --weights or --pretrained]",
+            " lower rates.  [default: a quarter of the epochs where weights are given and the last layer starts anew]",
         ),
     )
     return with_options(command, options)
