@@ -56,6 +56,8 @@ class Feed:
     counts: Ndarray | None = None
     #: What the recipe has chosen and why, for people; empty where it was not asked.
     reason: str = ""
+    #: Updates that the recipe's numbers are for; 0 where it was not asked.
+    steps: int = 0
     #: True where the data bring a validation part, so that the best epoch by it is what the run keeps.
     best: bool = False
     #: Of a data set of image files, those of each part, as `membership.written_parts` returns them.
@@ -174,6 +176,7 @@ def of_dataset(data: Dataset, options: TrainOptions) -> tuple[Settings, Feed]:
         replace(description, model=settings.model, tta=settings.tta),
         counts=np.bincount(labels, minlength=len(data.classes)),
         reason="" if options.minutes is not None else reason_for(recipe, settings, len(loader)),
+        steps=recipe.steps,
         best=data.images_validation is not None,
         files=None if data.files is None or data.folder is None else written_parts(data.files, data.folder),
         share=float(options.validation) if is_share(options.validation) else None,

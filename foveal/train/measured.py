@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import count, islice
 from typing import Any, Protocol
 
-from foveal import nn
+from foveal import nn, optim
 from foveal.arena import mib
 from foveal.data.loader import Loader
 from foveal.errors import ArgumentError, ShapeError
@@ -41,6 +41,8 @@ SURELY = 2000
 PER_PARAMETER = 4 * 5
 # The share of the rate at which the loss falls fastest that a run gets.
 OF_STEEPEST = 0.5
+# The weight of the last parameters in the shortest average: half, as over two steps.
+SHORTEST = 0.5
 # Steps whose time is measured, after some that compile and fill caches: so many at least, and for this share of the
 # time that is given, up to some seconds.
 MEASURED_STEPS, FIRST_STEPS, MEASURED_SHARE, MEASURED_SECONDS = 8, 2, 0.02, 2.0
@@ -121,14 +123,31 @@ def check_memory(run: Run) -> None:
 def with_measured(run: Run, options: TrainOptions) -> Settings:
     """Return the settings with the learning rate and the number of epochs that were asked to be found.
 
-    What was found is added to `run.findings`. Raises ArgumentError for options that do not go together.
+    The recipe's average of the parameters is that of a run of so many epochs. What was found is added to
+    `run.findings`. Raises ArgumentError for options that do not go together.
     """
     settings = run.settings
     if options.lr == "auto":
         settings = with_rate(run, settings)
     if options.minutes is not None:
         settings = with_epochs(run, settings, options, options.minutes)
-    return settings
+    return settings if options.ema is not None else with_average(run, settings)
+
+
+def with_average(run: Run, settings: Settings) -> Settings:
+    """Return the settings with the recipe's average over no larger a share of the updates than in the recipe's run.
+
+    In a short run the average of a long one would hold the starting values still.
+    """
+    if settings.ema is None or not run.feed.steps:
+        return settings
+    updates = settings.epochs * -(-len(run.loader) // settings.accumulate)
+    if updates >= run.feed.steps:
+        return settings
+    assert isinstance(run.optimizer, optim.EMA)
+    share = (1 - settings.ema) * run.feed.steps / updates
+    run.optimizer.decay = round(1 - min(SHORTEST, share), 4)
+    return replace(settings, ema=run.optimizer.decay)
 
 
 def with_rate(run: Run, settings: Settings) -> Settings:

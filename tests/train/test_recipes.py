@@ -254,6 +254,19 @@ def test_epochs_that_were_found_repeat_the_run(data, monkeypatch, capsys):
             train(data, minutes=1.0, **wrong, **QUIET)
 
 
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2}, {"ema": 0.99}])
+def test_the_average_of_a_short_run_holds_no_more_of_its_start(data, options, tmp_path, monkeypatch):
+    recipe = recipe_for(data.size, len(data.y_train), preset="best")
+    monkeypatch.setattr(measured, "epoch_seconds", lambda run: 3.0)
+    found = train(data, minutes=1.0, model="small", preset="best", out=tmp_path, **options, **QUIET)
+    updates = found["epochs"] * -(-(len(data.y_train) // 16) // options.get("accumulate", 1))
+    share = (1 - recipe.ema) * recipe.steps / updates
+    assert found["ema"] == options.get("ema", round(1 - min(0.5, share), 4))
+    assert json.loads((tmp_path / "run.json").read_text())["settings"]["ema"] == found["ema"]
+    given = train(data, epochs=found["epochs"], preset="best", **options, **QUIET)
+    assert (given["ema"], given["test"]) == (found["ema"], found["test"])
+
+
 def test_an_epoch_is_measured_with_its_parts_and_its_files(data, tmp_path, monkeypatch):
     def epoch(measuring, short, synchronised):
         monkeypatch.setattr(measured, "measuring_seconds", lambda run: measuring)
