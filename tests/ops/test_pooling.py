@@ -10,6 +10,8 @@ from foveal.autodiff import gradients
 from foveal.build import build
 from foveal.errors import DataError, ShapeError
 from foveal.kernel import target
+from foveal.ops.kernels import pool_loops
+from foveal.ops.window import Window
 from foveal.trace import trace
 
 
@@ -237,6 +239,15 @@ def test_a_window_of_a_thousand_taps_is_short_code():
         y, dx = with_gradient(lambda a, pool=pool: pool(a, **window), x, dy)
         np.testing.assert_allclose(y, pool(x, **window), rtol=0, atol=1e-5)
         np.testing.assert_allclose(dx.sum(), dy.sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("dilation", [1, 2, 3, 4])
+def test_the_windows_over_a_pixel_are_counted(stride, dilation):
+    """Dilated windows meet where strides alone would leave them apart."""
+    window = Window((1, 5), (1, stride), dilation=(1, dilation))
+    meeting = np.bincount([window.position(1, q, s) for q in range(60) for s in range(5)])
+    assert pool_loops.windows_at_most(window) == meeting.max()
 
 
 TIED = [

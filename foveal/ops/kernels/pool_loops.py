@@ -83,7 +83,9 @@ def exceeds_l1(window: Window, channels: int) -> bool:
 
 def windows_at_most(window: Window) -> int:
     """The windows that a pixel lies in at most, or would in a large image."""
-    return math.prod(ceil_div(n, u) for n, u in zip(window.size, window.stride, strict=True))
+    # along an axis, the taps that meet the same pixel in one window or another are u / gcd(u, d) apart
+    steps = (u // math.gcd(u, d) for u, d in zip(window.stride, window.dilation, strict=True))
+    return math.prod(ceil_div(n, step) for n, step in zip(window.size, steps, strict=True))
 
 
 def has_many_pixels(window: Window) -> bool:
