@@ -126,8 +126,9 @@ BEST_SMOOTHING = 0.1
 # ones a pixel, by which they are moved at least, is too much (digits lost by it).
 BEST_VIEWS, LEAST_MOVED = "crops+flip", 16
 # Networks that learn more from many images by Muon's steps than by those of stochastic gradient descent (ResNet-20 on
-# CIFAR-10: docs/results.md), and what these steps take. To make filters orthogonal takes ten products of a layer's
-# filters: 1 % of the multiply-adds of ResNet-20's step of 128 images, but half of those of ResNet-18's.
+# CIFAR-10: docs/results.md), and what these steps take. To make filters orthogonal takes fifteen products of matrices
+# in each layer (optim/muon.py): by their shapes 1 % of the multiply-adds of ResNet-20's step of 128 images, but a
+# quarter of those of the ResNet-18 for such images.
 BY_MUON = ("resnet20",)
 MUON_OPTIONS: dict[str, Any] = {"optimizer": "muon", "lr": 0.02, "weight_decay": 0.01}
 MUON_EMA = 0.997

@@ -93,11 +93,9 @@ MIN_TILE_ROWS = 6
 # rows of b are as many streams as the hardware's prefetcher follows easily.
 STEPS = 8
 
-
 # Rows of y that a step of `multiply_rows` adds to: an FMA waits for the one before in its own sum only, and four sums
 # fit into 16 registers beside a vector of each of STEPS rows of b.
 ROWS_AT_ONCE = 4
-
 
 # Tasks that share the rows of b where dot products are added up in parts of k.
 DOT_TASKS = 4 * ENOUGH_TASKS
