@@ -21,7 +21,7 @@ from foveal.kernel import cache
 from foveal.kernel.target import used
 from foveal.ops.kernels.conv import select
 from foveal.ops.kernels.conv.cost_model import DIRECT, TILE_BLOCKS, Algorithm, Problem
-from foveal.ops.kernels.conv.winograd_matrices import POINTS
+from foveal.ops.kernels.conv.winograd_matrices import TILE_SIZES
 from foveal.ops.op import Tensor
 from foveal.program import Program
 from foveal.trace import trace
@@ -88,7 +88,7 @@ def is_whole(entry: object) -> bool:
         return False
     m, tiles, shared = choice.get("m"), choice.get("tiles", 0), choice.get("shared")
     whole_numbers = type(m) is int and type(tiles) is int
-    return whole_numbers and m in (DIRECT, *POINTS) and tiles in (0, *TILE_BLOCKS) and shared in (None, True, False)
+    return whole_numbers and m in (DIRECT, *TILE_SIZES[1]) and tiles in (0, *TILE_BLOCKS) and shared in (None, True, False)
 
 
 def choice_of(algorithm: Algorithm) -> dict[str, int | bool | None]:

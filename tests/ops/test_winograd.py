@@ -13,24 +13,26 @@ from foveal.ops.kernels.conv.cost_model import DIRECT, Algorithm, Problem
 from foveal.variable import Variable
 
 SCHEMES = {
-    **{f"F({m},3)": winograd_matrices.scheme(m) for m in winograd_matrices.POINTS},
-    **{f"stride 2, {m}": winograd_matrices.strided(m) for m in winograd_matrices.PHASE_POINTS},
+    **{f"F({m},3)": winograd_matrices.scheme(m) for m in winograd_matrices.TILE_SIZES[1]},
+    **{f"stride 2, {m}": winograd_matrices.strided(m) for m in winograd_matrices.TILE_SIZES[2]},
 }
 TRANSPOSED = [(m, first) for m in winograd_matrices.PHASE_POINTS for first in (0, 1)]
 ALL = list(SCHEMES.values()) + [winograd_matrices.transposed(m, first) for m, first in TRANSPOSED]
 
 
 def arrays(s):
-    """AT, BT, G, GW, AW with a row or column for each point."""
-    of = [min(i, s.classes - 1) for i in range(s.points)]
-    at, bt, g, gw, aw = (np.array(matrix) for matrix in (s.AT, s.BT, s.G, s.GW, s.AW))
+    """AT, BT, G, GW, AW with a row or column for each point, and a column of BT for each input."""
+    of = list(s.class_of)
+    at, reads, g, gw, aw = (np.array(matrix) for matrix in (s.AT, s.BT, s.G, s.GW, s.AW))
+    bt = np.zeros((s.points, s.inputs))
+    np.add.at(bt, (slice(None), list(s.reads)), reads)
     return at, bt, g[of], gw, aw[:, of]
 
 
 @pytest.mark.parametrize("s", SCHEMES.values(), ids=SCHEMES)
 def test_the_matrices_compute_correlations(s):
     at, bt, g, gw, aw = arrays(s)
-    rng, m, n, stride = np.random.default_rng(0), s.outputs, len(s.BT[0]), s.step // s.outputs
+    rng, m, n, stride = np.random.default_rng(0), s.outputs, s.inputs, s.step // s.outputs
     d, w, dy = (rng.standard_normal((k, k)) for k in (n, 3, m))
     windows = np.lib.stride_tricks.sliding_window_view(d, (3, 3))[::stride, ::stride]
     forward = at @ ((g @ w @ g.T) * (bt @ d @ bt.T)) @ at.T
@@ -71,7 +73,7 @@ def test_positions_of_a_class_are_neighbours(s):
     assert sorted(order.point.values()) == list(range(s.points**2))
     assert sorted(order.class_.values()) == list(range(s.classes**2))
     for (i, j), point in order.point.items():
-        class_ = order.class_[min(i, s.classes - 1), min(j, s.classes - 1)]
+        class_ = order.class_[s.class_of[i], s.class_of[j]]
         (members,) = (r for r in order.ranges if r.first <= class_ < r.first + r.classes)
         assert 0 <= point - members.start - (class_ - members.first) * members.copies < members.copies
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from foveal.kernel.lang import l2, lanes, llc, registers
-from foveal.ops.kernels.conv.winograd_matrices import POINTS
+from foveal.ops.kernels.conv.winograd_matrices import TILE_SIZES, scheme, strided
 from foveal.ops.kernels.register_tile import FLOAT_BYTES, ceil_div, split
 from foveal.ops.window import Pair, Window
 from foveal.strides import Shape
@@ -19,13 +19,13 @@ DIRECT = 0
 
 # (kernel size, dilation, groups) that minimal filtering is implemented for, and its strides
 WINOGRAD_SHAPE = ((3, 3), (1, 1), 1)
-WINOGRAD_STRIDES = ((1, 1), (2, 2))
+WINOGRAD_STRIDES = tuple((stride, stride) for stride in TILE_SIZES)
 
 # Vector operations of the transforms by (stride, m), loads and stores included: of the inputs of one tile for a vector
 # of channels, of its outputs for a vector of filters, and of the 3 x 3 weights of one channel for a vector of filters.
-INPUT_COST = {(1, 2): 70, (1, 4): 330, (2, 2): 250, (2, 4): 750}
-OUTPUT_COST = {(1, 2): 50, (1, 4): 250, (2, 2): 250, (2, 4): 600}
-FILTER_COST = {(1, 2): 50, (1, 4): 120, (2, 2): 480, (2, 4): 1000}
+INPUT_COST = {(1, 2): 70, (1, 3): 200, (1, 4): 330, (1, 7): 1050, (2, 2): 250, (2, 4): 750}
+OUTPUT_COST = {(1, 2): 50, (1, 3): 150, (1, 4): 250, (1, 7): 800, (2, 2): 250, (2, 4): 600}
+FILTER_COST = {(1, 2): 50, (1, 3): 85, (1, 4): 120, (1, 7): 120, (2, 2): 480, (2, 4): 1000}
 
 # Vector operations that storing a vector of sums takes, of one point of a tile for all channels, beside its products:
 # with three channels they are half of the work. Measured on Zen 3, where 1 to 4 choose alike.
@@ -102,7 +102,7 @@ class Problem:
         fits = (self.kernel, self.dilation, self.groups) == WINOGRAD_SHAPE and self.stride in WINOGRAD_STRIDES
         # tasks of a weight gradient that transform their tiles need blocks of channels and filters
         has_blocks = self.kind != "weight" or shares_tiles(self.c_group, self.K) or in_blocks(self.c_group, self.K)
-        return [DIRECT, *(POINTS if fits and has_blocks else ())]
+        return [DIRECT, *(TILE_SIZES[self.stride[0]] if fits and has_blocks else ())]
 
     def cost(self, m: int) -> float:
         """Vector operations with tiles of m x m, or DIRECT, of a problem that minimal filtering can compute too.
@@ -127,20 +127,20 @@ class Problem:
         if self.kind == "weight" and not shares_tiles(self.c_group, self.K):
             times_x, times_dy = channel_blocks(self.K), channel_blocks(self.c_group)
         transforms = tiles * (INPUT_COST[stride, m] * channels * times_x + OUTPUT_COST[stride, m] * filters * times_dy)
-        # vectors of filters of all channels; each takes a multiply-add per point of a tile, which has on one axis m + 2
-        # points with stride 1, and m + 1 and m of its two phases with stride 2
+        # vectors of filters of all channels; each takes a multiply-add per point of a tile
         weights = self.c_group * filters
-        points = m + 2 if stride == 1 else 2 * m + 1
-        of_filters = (FILTER_COST[stride, m] + points**2 * self.passing(points)) * weights
+        axis = scheme(m) if stride == 1 else strided(m)
+        points = axis.points
+        of_filters = (FILTER_COST[stride, m] + axis.classes**2 * self.passing(axis.classes)) * weights
         stored = 0 if self.kind == "weight" else STORED_SUM * filters
         return transforms + tiles * points**2 * (weights + stored) + of_filters
 
-    def passing(self, points: int) -> float:
+    def passing(self, classes: int) -> float:
         """Vector operations in the time in which a vector of transformed filters is written and read again.
 
-        0 where the second-level cache holds those of all `points`^2 points, and where there are none.
+        0 where the second-level cache holds those of all `classes`^2 classes, and where there are none.
         """
-        size = FLOAT_BYTES * points**2 * self.c_group * self.K
+        size = FLOAT_BYTES * classes**2 * self.c_group * self.K
         if self.kind == "weight" or size <= l2():
             return 0
         return 2 / (MEMORY_PACE if size > llc() * 3 // 8 else CACHE_PACE)
@@ -163,10 +163,10 @@ class Problem:
             elements = 9
         else:
             tiles = self.N * ceil_div(self.P, m) * ceil_div(self.Q, m)
-            points, classes = (m + 2, m + 2) if stride == 1 else (2 * m + 1, m + 2)
+            axis = scheme(m) if stride == 1 else strided(m)
             operations = tiles * (INPUT_COST[stride, m] * channels + OUTPUT_COST[stride, m] * filters)
-            operations += points**2 * tile_steps(tiles, vectors) * weights
-            elements = classes**2
+            operations += axis.points**2 * tile_steps(tiles, vectors) * weights
+            elements = axis.classes**2
         # filters [C, K] of so many elements each, at the pace of what they come from
         pace = MEMORY_PACE if 2 * self.prepared > llc() * 3 // 8 else CACHE_PACE
         return max(operations, elements * weights / pace)

@@ -55,6 +55,12 @@ class TileTransform:
         return self.grid.horizontal.GW if self.of_gradients else self.grid.horizontal.BT
 
     @property
+    def lengths(self) -> Pair:
+        """Rows and columns of a tile before its transform."""
+        vertical, horizontal = self.grid.vertical, self.grid.horizontal
+        return (vertical.outputs, horizontal.outputs) if self.of_gradients else (vertical.inputs, horizontal.inputs)
+
+    @property
     def steps(self) -> tuple[int, int]:
         """Rows and columns from one tile to the next."""
         vertical, horizontal = self.grid.vertical, self.grid.horizontal
@@ -90,7 +96,7 @@ class TileTransform:
         of images only as far as the last tiles are cut.
         """
         firsts = (0, 0) if self.of_gradients else (-self.grid.top, -self.grid.left)
-        counts, lengths = (self.grid.rows, self.grid.columns), (len(self.vertical[0]), len(self.horizontal[0]))
+        counts, lengths = (self.grid.rows, self.grid.columns), self.lengths
         rows, columns = (
             (min(max(-first, 0), length), min(max(first + step * (count - 1) + length - n, 0), length))
             for first, step, count, length, n in zip(firsts, self.steps, counts, lengths, image.shape[1:3], strict=True)
@@ -106,7 +112,7 @@ class TileTransform:
         that may lie outside is chosen, in the image or in a row of zeros, so that the transform itself has no branches.
         """
         n, h, v = pixel
-        lengths = rows, columns = len(self.vertical[0]), len(self.horizontal[0])
+        lengths = rows, columns = self.lengths
         _, height, width, _ = image.extents
         tests = [
             is_inside(first, first + (length - 1), size)
@@ -137,8 +143,11 @@ class TileTransform:
     def transformed(self, pixels: Pixels, channel: Index, width: int) -> Iterator[tuple[int, int, Value]]:
         """Yield (i, j, value) of the transform of a vector of channels."""
 
+        places = [range(n) for n in self.lengths]
+        rows, columns = places if self.of_gradients else (self.grid.vertical.reads, self.grid.horizontal.reads)
+
         def element(i: int, j: int) -> Value:
-            return pixels[i, j].load((channel,), width)
+            return pixels[rows[i], columns[j]].load((channel,), width)
 
         return transform_2d(self.vertical, self.horizontal, element)
 
@@ -164,7 +173,7 @@ def transform_tiles(
         n, h, v = pixel = transform.first_pixel(place)
         # the rows that the tile below reads and this one does not
         for _ in when(lines > 0):
-            prefetch_pixels(image.at(n, h + len(transform.vertical[0]), v, channel), *transform.steps, lines)
+            prefetch_pixels(image.at(n, h + transform.lengths[0], v, channel), *transform.steps, lines)
         transform.store(V.at(0, 0, t, 0), image, zeros, pixel, channel, outside)
 
 

@@ -22,6 +22,10 @@ points as they are. So m = 4 takes (2 m + 1)^2 = 81 multiplications where the di
 the transposed problem: of 2 m of its outputs on an axis, every second one meets two taps and the others meet one. All
 points of the phase with one tap are multiplied with the same element of the transformed filter: they form one class.
 
+Joined tiles. Seven outputs of an axis are a tile of 4 and one of 3. With points that are among those of the tile of 4,
+the tile of 3 is multiplied with the same transformed filter, so both are one tile of 11 points, of which five pairs are
+of one class. Where an image has 7 x 7 outputs that takes 121 multiplications, four tiles of 4 x 4 take 144.
+
 The gradient in the weights swaps the roles: its 3 x 3 result is a correlation of d with an m x m tile of dy,
 
     dw = A_w^T [sum over tiles of (G_w dy G_w^T) * (B^T d B)] A_w
@@ -30,6 +34,7 @@ so that only the sum over all tiles is transformed back.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -38,12 +43,18 @@ import numpy as np
 from foveal.strides import Ndarray
 
 # Finite interpolation points for stride 1 by tile size m; the point at infinity is always added. Larger points enlarge
-# rounding errors: for m = 4 these give a quarter of the error of the customary 0, +-1, +-2.
-POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.75, -0.75, 1.5, -1.5)}
+# rounding errors: for m = 4 these give a quarter of the error of the customary 0, +-1, +-2, for m = 3 also of 0, +-1, 2.
+POINTS = {2: (0.0, 1.0, -1.0), 3: (0.5, -0.5, 1.25, -1.25), 4: (0.0, 0.75, -0.75, 1.5, -1.5)}
+
+# Sizes of tiles that are joined of two, which share a transformed filter: m -> the sizes of the two, largest first.
+JOINED = {7: (4, 3)}
 
 # Finite interpolation points for F(m, 2), the phase of stride 2 that meets two taps, by m. For m = 4 these give a third
 # of the error of 0, +-1, 2.
 PHASE_POINTS = {2: (0.0, 1.0), 4: (0.5, -0.5, 1.25, -1.25)}
+
+# Sizes of tiles by stride.
+TILE_SIZES = {1: (*POINTS, *JOINED), 2: tuple(PHASE_POINTS)}
 
 Row = tuple[float, ...]
 
@@ -54,17 +65,18 @@ Matrix = tuple[Row, ...]
 class Scheme:
     """The matrices of minimal filtering along one axis.
 
-    Points of a class are multiplied with the same element of the transformed filter, a row of G. All classes but the
-    last have one point; the last has the `copies` points at the end.
+    Points of a class are multiplied with the same element of the transformed filter, a row of G.
     """
 
     #: inputs from the first input of a tile to the first input of the next one
     step: int
-    #: points of the last class
-    copies: int
+    #: the class of each point
+    class_of: tuple[int, ...]
+    #: the inputs that the columns of B^T are for; joined tiles read those that both need once for each
+    reads: tuple[int, ...]
     #: A^T [outputs, points]: products -> outputs
     AT: Matrix
-    #: B^T [points, inputs]: inputs -> points
+    #: B^T [points, reads]: inputs -> points
     BT: Matrix
     #: G [classes, 3]: taps -> classes
     G: Matrix
@@ -77,6 +89,11 @@ class Scheme:
     def outputs(self) -> int:
         """Outputs of a tile on this axis."""
         return len(self.AT)
+
+    @property
+    def inputs(self) -> int:
+        """Inputs of a tile on this axis."""
+        return max(self.reads) + 1
 
     @property
     def points(self) -> int:
@@ -92,8 +109,44 @@ class Scheme:
 @cache
 def scheme(m: int) -> Scheme:
     """F(m, 3), stride 1: m outputs of m + 2 inputs."""
-    AT, BT, G, GW, AW = map(as_matrix, interpolation(m, 3, POINTS[m]))
-    return Scheme(m, 1, AT, BT, G, GW, AW)
+    if m in JOINED:
+        return joined(*JOINED[m])
+    return scheme_of(m, range(m + 2), range(m + 2), *interpolation(m, 3, POINTS[m]))
+
+
+def joined(first: int, second: int) -> Scheme:
+    """F(first, 3) and F(second, 3) side by side, as one tile: the second is computed at some of the first one's points.
+
+    So both are multiplied with the same transformed filter, of which the second leaves out the elements of the smallest
+    points. One tile of 4 and one of 3 cover 7 outputs with 11 points, where two tiles of 4 have 12.
+    """
+    all_points, size = POINTS[first], first + second
+    left_out = sorted(all_points, key=abs)[: first - second]
+    points = tuple(p for p in all_points if p not in left_out)
+    AT, BT, G, GW, AW = interpolation(first, 3, all_points)
+    other_AT, other_BT, _, other_GW, _ = interpolation(second, 3, points)
+    # G and A_w of the first tile divide by the differences of a point from those that are left out, too
+    for row, p in zip(other_BT, points, strict=False):
+        row *= math.prod(p - q for q in left_out)
+    matrices = [block_diagonal(*pair) for pair in ((AT, other_AT), (BT, other_BT), (GW, other_GW))]
+    class_of = [*range(first + 2), *(i for i, p in enumerate((*all_points, None)) if p not in left_out)]
+    reads = [*range(first + 2), *range(first, size + 2)]
+    AT, BT, GW = matrices
+    return scheme_of(size, class_of, reads, AT, BT, G, GW, AW)
+
+
+def block_diagonal(first: Ndarray, second: Ndarray) -> Ndarray:
+    """[[first, 0], [0, second]]"""
+    rows, columns = np.add(first.shape, second.shape)
+    both = np.zeros((rows, columns))
+    both[: len(first), : first.shape[1]] = first
+    both[len(first) :, first.shape[1] :] = second
+    return both
+
+
+def scheme_of(step: int, class_of: Iterable[int], reads: Iterable[int], *matrices: Ndarray) -> Scheme:
+    """The scheme with these matrices: AT, BT, G, GW, AW."""
+    return Scheme(step, tuple(class_of), tuple(reads), *map(as_matrix, matrices))
 
 
 @cache
@@ -104,7 +157,7 @@ def strided(m: int) -> Scheme:
     both = np.zeros((2 * m + 1, 2 * m + 1))
     both[: m + 1, ::2], both[m + 1 :, 1::2] = BT, np.eye(m)
     AT, GW = np.hstack([AT, np.eye(m)]), np.vstack([GW, np.eye(m)])
-    return Scheme(2 * m, m, *map(as_matrix, (AT, both, G, GW, AW)))
+    return scheme_of(2 * m, phase_classes(m), range(2 * m + 1), AT, both, G, GW, AW)
 
 
 @cache
@@ -120,7 +173,12 @@ def transposed(m: int, first: int) -> Scheme:
     # where the outputs begin with the phase of two taps, its middle taps meet inputs from number 1 on
     BT = np.vstack([BT, np.eye(m, m + 1, k=1 - first)])
     GW = np.vstack([GW, np.eye(m)])
-    return Scheme(m, m, *map(as_matrix, (both, BT, G, GW, AW)))
+    return scheme_of(m, phase_classes(m), range(m + 1), both, BT, G, GW, AW)
+
+
+def phase_classes(m: int) -> list[int]:
+    """The class of each point of stride 2: the m points of the phase with one tap are of one class."""
+    return [*range(m + 1), *[m + 1] * m]
 
 
 def phases(m: int) -> list[Ndarray]:

@@ -162,11 +162,9 @@ class PointOrder:
 @cache
 def point_order(vertical: Scheme, horizontal: Scheme) -> PointOrder:
     """Number the classes with one point first, then those repeated along one axis, then those along both."""
-    # class of each point, per axis
-    of_rows, of_columns = ([min(i, s.classes - 1) for i in range(s.points)] for s in (vertical, horizontal))
     members: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for i, j in itertools.product(range(vertical.points), range(horizontal.points)):
-        members.setdefault((of_rows[i], of_columns[j]), []).append((i, j))
+        members.setdefault((vertical.class_of[i], horizontal.class_of[j]), []).append((i, j))
     classes = sorted(members, key=lambda key: len(members[key]))
     points = [place for key in classes for place in members[key]]
     # neighbouring classes of one size become a range
