@@ -57,7 +57,8 @@ from foveal.view import View
 CHANNEL_PANEL = 16
 
 # Tiles whose products are summed up in registers: enough to hide that the sums are loaded from D and stored again, and
-# few enough for a panel of V and one of M to stay in the first-level cache.
+# few enough for a panel of V and one of M to stay in the first-level cache. Joined tiles, of which all points of a class
+# are summed up at once, count as often.
 RUN = 96
 
 # Channels, and filters, of a task that has one class. One that has all classes has BLOCK channels and FILTERS filters:
@@ -152,7 +153,7 @@ def lower(lowering: Lowering, dw: View, dy: View, x: View, grid: Grid) -> None:
         return
     division, panels = division_of(C, K), ceil_div(K, lanes)
     D = sums_memory(lowering, grid, panels, C * lanes)
-    functions = [PanelSums(c.size, k.size, RUN).function(D, V, M) for c, k in division.pairs]
+    functions = [PanelSums(c.size, k.size, *run_of(grid)).function(D, V, M) for c, k in division.pairs]
     for first in range(0, grid.tiles, T):
         count, sizes = min(T, grid.tiles - first), CallSizes()
         lower_tiles(lowering, V, M, x, dy, grid, first, count)
@@ -171,7 +172,18 @@ def lower(lowering: Lowering, dw: View, dy: View, x: View, grid: Grid) -> None:
 
 def max_tiles(grid: Grid, C: int, K: int) -> int:
     """Tiles of a chunk at most: whole runs, as many as fit into `max_chunk_bytes`, but one."""
-    return max(1, max_chunk_bytes() // (FLOAT_BYTES * grid.points * (C + K) * RUN)) * RUN
+    run, _ = run_of(grid)
+    return max(1, max_chunk_bytes() // (FLOAT_BYTES * grid.points * (C + K) * run)) * run
+
+
+def run_of(grid: Grid) -> tuple[int, bool]:
+    """How many tiles are summed up in registers, and whether of all points of a class at once.
+
+    With stride 2 a class has up to 16 points, of which a run would have too few tiles where a class has one.
+    """
+    if grid.vertical.step != grid.vertical.outputs:
+        return RUN, False
+    return max(1, RUN // max(part.copies for part in grid.order.ranges)), True
 
 
 def sums_memory(lowering: Lowering, grid: Grid, panels: int, row: int, per_thread: bool = False) -> View:
@@ -211,7 +223,7 @@ def lower_gradient(lowering: Lowering, dw: View, V: View, M: View, grid: Grid, d
     D = sums_memory(lowering, grid, panels, most * CHANNEL_PANEL * M.shape[3], per_thread=True)
     sizes = CallSizes()
     specs = [ArraySpec(dw.shape, dw.strides), D.spec, *(spec_of_tiles(sizes, view) for view in (V, M))]
-    functions = [PanelSums(c.size, k.size, RUN).function(D, V, M) for c, k in division.pairs]
+    functions = [PanelSums(c.size, k.size, *run_of(grid)).function(D, V, M) for c, k in division.pairs]
     static: dict[str, Any] = {"grid": grid.of_one_tile, "division": division, "functions": functions}
     lowering.call(gradient_of_chunk, [dw, D], [V, M], specs=specs, sizes=sizes.values, **static)
 
@@ -327,6 +339,8 @@ class PanelSums:
     filters: int
     #: tiles that are summed up in registers at most
     run: int
+    #: True if all points of a class are summed up with them, False if one after the other
+    at_once: bool
 
     def function(self, D: View, V: View, M: View) -> Kernel:
         """`add_panels` for arrays with these strides."""
@@ -337,25 +351,29 @@ class PanelSums:
         """Add to arrays[0] what `add_panels` adds, for panels = (of channels, of filters)."""
         D, V, M = arrays
         lanes = M.shape[3]
+        times, points = (1, copies) if self.at_once else (copies, 1)
         for start in loop(count, step=self.run):
             tiles = minimum(self.run, count - start)
-            for copy, k in loops(copies, panels[1]):
+            for copy, k in loops(times, panels[1]):
                 # the panel of M stays in the first-level cache
                 right = M.at(k, copy, start, 0)
                 for c in loop(panels[0]):
                     left, sums = V.at(c, copy, start, 0), D.at(0, 0, k, c * CHANNEL_PANEL * lanes)
                     for first, rows in runs(self.channels, tile_for(lanes).rows):
                         tile = sums.at(0, 0, 0, first * lanes), left.at(0, 0, 0, first), right
-                        self.add_register_tile(*tile, tiles, rows)
+                        self.add_register_tile(*tile, (points, tiles), rows)
 
-    def add_register_tile(self, D: Array, V: Array, M: Array, tiles: Index, rows: int) -> None:
-        """D[0, 0, 0, i lanes + k] += sum over `tiles` tiles t of V[0, 0, t, i] M[0, 0, t, k] for `rows` channels i."""
+    def add_register_tile(self, D: Array, V: Array, M: Array, steps: tuple[Index, Index], rows: int) -> None:
+        """D[0, 0, 0, i lanes + k] += sum over points p and tiles t of V[0, p, t, i] M[0, p, t, k] for `rows` channels i.
+
+        steps: numbers of points and of tiles that are summed over.
+        """
         lanes = M.shape[3]
         starts = lane_ranges(self.filters, tile_for(lanes).width)
         acc = accumulators(rows, [width for _, width in starts])
-        for t in loop(tiles):
-            gradients = [M.load((0, 0, t, start), width) for start, width in starts]
-            multiply_add(acc, (V[0, 0, t, i] for i in range(rows)), gradients)
+        for point, t in loops(*steps):
+            gradients = [M.load((0, point, t, start), width) for start, width in starts]
+            multiply_add(acc, (V[0, point, t, i] for i in range(rows)), gradients)
         for (i, s), total in acc.items():
             start, width = starts[s]
             place = (0, 0, 0, i * lanes + start)
