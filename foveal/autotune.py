@@ -88,7 +88,9 @@ def is_whole(entry: object) -> bool:
         return False
     m, tiles, shared = choice.get("m"), choice.get("tiles", 0), choice.get("shared")
     whole_numbers = type(m) is int and type(tiles) is int
-    return whole_numbers and m in (DIRECT, *TILE_SIZES[1]) and tiles in (0, *TILE_BLOCKS) and shared in (None, True, False)
+    return (
+        whole_numbers and m in (DIRECT, *TILE_SIZES[1]) and tiles in (0, *TILE_BLOCKS) and shared in (None, True, False)
+    )
 
 
 def choice_of(algorithm: Algorithm) -> dict[str, int | bool | None]:

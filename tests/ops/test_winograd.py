@@ -122,6 +122,40 @@ def test_accuracy_with_stride_2(shape):
     check(*results(*shape, stride=2))
 
 
+@pytest.mark.parametrize("m", [3, 7])
+@pytest.mark.parametrize(
+    ("padding", "shape"),
+    [
+        (1, (3, 70, 33, 7, 14)),
+        (0, (2, 19, 35, 9, 16)),
+        ((2, 0, 1, 2), (2, 5, 130, 8, 3)),
+        (1, (1, 64, 64, 15, 2)),
+        ((0, 2, 2, 1), (3, 17, 5, 11, 12)),
+    ],
+)
+def test_tiles_of_three_and_joined_tiles(m, padding, shape, monkeypatch):
+    """Of images that are whole tiles, and of others, whose last tiles reach over an edge by 1 to 6 pixels."""
+    monkeypatch.setattr(select, "choose", lambda _: Algorithm(m))
+    found, wants = results(*shape, padding=padding)
+    check(found, wants)
+    for one, two in zip(results(*shape, threads=1, padding=padding)[0], found, strict=True):
+        assert np.array_equal(one, two)
+
+
+def test_a_joined_tile_has_the_filters_of_its_larger_part():
+    joined, large = winograd_matrices.scheme(7), winograd_matrices.scheme(4)
+    assert (joined.G, joined.AW, joined.points) == (large.G, large.AW, 11)
+    assert sorted(joined.class_of) == sorted([*range(6), *range(1, 6)])
+
+
+@pytest.mark.parametrize("vectors", widths.SECOND)
+@pytest.mark.parametrize("m", [3, 7])
+def test_joined_tiles_in_narrower_vectors(m, vectors, monkeypatch):
+    monkeypatch.setattr(select, "choose", lambda _: Algorithm(m))
+    with assume(widths.SECOND[vectors]):
+        check(*results(2, 37, 21, 7, 10))
+
+
 @pytest.mark.parametrize("vectors", widths.SECOND)
 @pytest.mark.parametrize(
     ("stride", "shape"), [(1, (2, 70, 130, 6, 5)), (1, (16, 16, 16, 8, 9)), (2, (3, 64, 35, 9, 14))]
@@ -143,10 +177,10 @@ def test_stride_2_with_any_padding(m, padding, size, monkeypatch):
     check(*results(2, 19, 35, *size, stride=2, padding=padding))
 
 
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("stride", "m"), [(1, 4), (1, 3), (1, 7), (2, 4)])
 @pytest.mark.parametrize("shape", [(2, 20, 40, 6, 9), (4, 130, 70, 4, 4), (1, 64, 33, 3, 3)])
-def test_threads_share_filters_where_tiles_are_few(shape, stride, monkeypatch):
-    monkeypatch.setattr(select, "choose", lambda _: Algorithm(4, parallel_over="filters"))
+def test_threads_share_filters_where_tiles_are_few(shape, stride, m, monkeypatch):
+    monkeypatch.setattr(select, "choose", lambda _: Algorithm(m, parallel_over="filters"))
     found, wants = results(*shape, stride=stride)
     check(found, wants)
     for one, two in zip(results(*shape, threads=1, stride=stride)[0], found, strict=True):
@@ -161,6 +195,10 @@ def test_the_choice_depends_on_the_shape():
     assert chosen(64, 64, 32) == chosen(64, 64, 32, "weight") == 4
     assert chosen(16, 16, 32) == 4
     assert chosen(64, 64, 2) == 2
+    # 6 rows are two of 3, 7 rows a tile of 4 and one of 3, 14 rows twice that
+    assert chosen(128, 128, 3) == chosen(128, 128, 6) == chosen(128, 128, 6, "weight") == 3
+    assert chosen(128, 128, 7) == chosen(128, 128, 14) == chosen(128, 128, 7, "weight") == 7
+    assert chosen(128, 128, 8) == chosen(128, 128, 15) == chosen(128, 128, 28) == 4
     assert chosen(64, 128, 16, stride=(2, 2)) == chosen(64, 128, 16, "weight", (2, 2)) == 4
     assert chosen(128, 64, 32, "transposed", (2, 2)) == 4
     assert chosen(256, 128, 14, stride=(2, 2)) == 2

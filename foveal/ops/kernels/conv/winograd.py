@@ -8,9 +8,10 @@ the second-level cache:
     M[point, t, k] = sum_c V[point, t, c] U[class, c, k]      for some filters k and the class of the point
     y              = A^T M A                                  through the epilogue
 
-where U[class, c, k] = (G g G^T)[class] are the transformed filters. With stride 1 each point is a class of its own.
+where U[class, c, k] = (G g G^T)[class] are the transformed filters. With stride 1 and m up to 4 each point is a class.
 With stride 2 the points of an axis that belong to the phase with one tap share one transformed filter, so they form one
-class, which U holds once. Points and classes are numbered by winograd_transform.point_order.
+class, which U holds once. So do those of a joined tile that belong to the same interpolation points. Points and classes
+are numbered by winograd_transform.point_order.
 
 How the products come near the peak of ports x lanes x 2 operations per cycle (register_tile.py derives the peak and the
 size of the tile); for each point they are a matrix product [T, C] x [C, K]:

@@ -43,7 +43,8 @@ import numpy as np
 from foveal.strides import Ndarray
 
 # Finite interpolation points for stride 1 by tile size m; the point at infinity is always added. Larger points enlarge
-# rounding errors: for m = 4 these give a quarter of the error of the customary 0, +-1, +-2, for m = 3 also of 0, +-1, 2.
+# rounding errors: for m = 4 these give a quarter of the error of the customary 0, +-1, +-2, for m = 3 half of that of
+# 0, +-1, 2.
 POINTS = {2: (0.0, 1.0, -1.0), 3: (0.5, -0.5, 1.25, -1.25), 4: (0.0, 0.75, -0.75, 1.5, -1.5)}
 
 # Sizes of tiles that are joined of two, which share a transformed filter: m -> the sizes of the two, largest first.

@@ -57,8 +57,8 @@ from foveal.view import View
 CHANNEL_PANEL = 16
 
 # Tiles whose products are summed up in registers: enough to hide that the sums are loaded from D and stored again, and
-# few enough for a panel of V and one of M to stay in the first-level cache. Joined tiles, of which all points of a class
-# are summed up at once, count as often.
+# few enough for a panel of V and one of M to stay in the first-level cache. Of joined tiles all points of a class are
+# summed up at once, so there are as many times fewer.
 RUN = 96
 
 # Channels, and filters, of a task that has one class. One that has all classes has BLOCK channels and FILTERS filters:
@@ -364,7 +364,7 @@ class PanelSums:
                         self.add_register_tile(*tile, (points, tiles), rows)
 
     def add_register_tile(self, D: Array, V: Array, M: Array, steps: tuple[Index, Index], rows: int) -> None:
-        """D[0, 0, 0, i lanes + k] += sum over points p and tiles t of V[0, p, t, i] M[0, p, t, k] for `rows` channels i.
+        """D[0, 0, 0, i lanes + k] += sum over points p, tiles t of V[0, p, t, i] M[0, p, t, k] for `rows` channels i.
 
         steps: numbers of points and of tiles that are summed over.
         """
