@@ -11,12 +11,12 @@ images have H x W pixels, outputs P x Q, filters R x S. A tap is a place (r, s) 
 (r, s, c).
 
 When Winograd is chosen. It can compute 3x3 filters with stride 1 or 2 on both axes, dilation 1 and one group, in tiles
-of m x m outputs, m = 2 or 4; with stride 1 also m = 3, and m = 7, whose tiles are joined of 4 and 3. It is chosen if
-its modelled cost, with the best m, is below 0.95 of that of direct convolution (`Problem.default` in cost_model.py).
-The cost counts vector operations; where filters are the same in every run (inference) they are packed or transformed
-once, and it counts the bytes that are read of them, 9 to 36 numbers of each (`Problem.prepared_cost`): few pixels with
-many filters wait for memory. For the gradient in the weights with 32 registers C and K also have to be at most 64, or
-to have a divisor from 32 to 96.
+of m x m outputs, m = 2, 3 or 4; with stride 1 also m = 7, whose tiles are joined of 4 and 3. It is chosen if its
+modelled cost, with the best m, is below 0.95 of that of direct convolution (`Problem.default` in cost_model.py). The
+cost counts vector operations; where filters are the same in every run (inference) they are packed or transformed once,
+and it counts the bytes that are read of them, 9 to 36 numbers of each (`Problem.prepared_cost`): few pixels with many
+filters wait for memory. For the gradient in the weights with 32 registers C and K also have to be at most 64, or to
+have a divisor from 32 to 96.
 
 The tables. Register tile: rows x vectors of what is summed up in registers at once; its size follows from the number of
 registers (register_tile.py). Lanes: what the elements of a vector are. Chosen when: a direct kernel is chosen if its

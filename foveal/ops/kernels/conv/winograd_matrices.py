@@ -52,7 +52,7 @@ JOINED = {7: (4, 3)}
 
 # Finite interpolation points for F(m, 2), the phase of stride 2 that meets two taps, by m. For m = 4 these give a third
 # of the error of 0, +-1, 2.
-PHASE_POINTS = {2: (0.0, 1.0), 4: (0.5, -0.5, 1.25, -1.25)}
+PHASE_POINTS = {2: (0.0, 1.0), 3: (0.0, 1.0, -1.0), 4: (0.5, -0.5, 1.25, -1.25)}
 
 # Sizes of tiles by stride.
 TILE_SIZES = {1: (*POINTS, *JOINED), 2: tuple(PHASE_POINTS)}
