@@ -73,7 +73,7 @@ DAMAGED = {
 }
 ENTRIES = [
     *(None, 5, [], "text", {}, {"choice": None}, {"choice": []}, {"choice": {}}, {"choice": {"m": 4, "more": 1}}),
-    *({"choice": {**WHOLE["choice"], "m": m}} for m in (3, -4, 4.0, True, "4", None, [], 10**30, float("nan"))),
+    *({"choice": {**WHOLE["choice"], "m": m}} for m in (5, -4, 4.0, True, "4", None, [], 10**30, float("nan"))),
     *({"choice": {**WHOLE["choice"], "tiles": tiles}} for tiles in (5, -12, 12.0, "12", None, [], 10**30)),
     *({"choice": {**WHOLE["choice"], "shared": shared}} for shared in ("yes", 2, [], {})),
 ]

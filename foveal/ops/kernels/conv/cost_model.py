@@ -56,7 +56,8 @@ MIN_SUMS = 8
 # multiply-adds of 32 bytes per cycle.
 MEMORY_PACE, CACHE_PACE = 0.07, 0.16
 
-# Values of Algorithm.tile_block that FOVEAL_TUNE measures: 12 to 96 tiles, in factors of two around the default's 48.
+# Values of Algorithm.tile_block that FOVEAL_TUNE measures for the tile size that the model finds to be best: 12 to 96
+# tiles, in factors of two around the default's 48.
 TILE_BLOCKS = (12, 24, 48, 96)
 
 
@@ -188,9 +189,10 @@ class Problem:
 
     def candidates(self) -> list[Algorithm]:
         """The default first, then the others that are worth measuring."""
-        algorithms = [self.default(), Algorithm(DIRECT)]
-        for m in self.tile_sizes()[1:]:
-            algorithms += [Algorithm(m, size) for size in TILE_BLOCKS]
+        algorithms, (_, *tile_sizes) = [self.default(), Algorithm(DIRECT)], self.tile_sizes()
+        best = min(tile_sizes, key=self.cost, default=DIRECT)
+        for m in tile_sizes:
+            algorithms += [Algorithm(m, size) for size in ((None, *TILE_BLOCKS) if m == best else (None,))]
             algorithms += [Algorithm(m, parallel_over="filters")] if self.kind != "weight" else []
         return list(dict.fromkeys(algorithms))
 
