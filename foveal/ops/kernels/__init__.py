@@ -27,5 +27,6 @@ groups.
     partial_sums.py   sums of parts of the work, added in a fixed order
     gemm.py           matrix products
     transposed_product.py  products of matrices that are both read along their long side
+    transposed_copies.py   the channels and filters of its tasks, and the copies of their pixels
     conv/             convolutions and their gradients: a file per algorithm, and which one is chosen
 """

@@ -39,7 +39,6 @@ from foveal.kernel.lang import (
     l2,
     llc,
     loop,
-    maximum,
     minimum,
     parallel,
     registers,
@@ -57,11 +56,11 @@ from foveal.ops.kernels.register_tile import (
     counted,
     lane_ranges,
     multiply_add,
-    part_of_blocks,
     pieces_of,
     tile_for,
 )
 from foveal.ops.kernels.sizes import CallSizes
+from foveal.ops.kernels.transposed_copies import ChannelTiles, Division, FilterBlocks, range_of
 from foveal.ops.op import Lowering
 from foveal.ops.window import Pair
 from foveal.view import View
@@ -77,7 +76,8 @@ MIN_PIXELS = 512
 # is read and written once per unit, which takes as long as the products of a few pixels.
 MIN_UNIT = 64
 
-# Pixels that one iteration of the loop over a unit takes; the copies are filled up with zeros to whole iterations.
+# Pixels that one iteration of the loop over a unit takes, and that are copied at once where they are neighbours; the
+# copies are filled up with zeros to whole iterations.
 UNROLL = 4
 
 # Elements after each copied tile, one cache line, so that tiles do not lie a power of two apart: such addresses fall
@@ -174,23 +174,6 @@ def is_short(tile: Tile, channels: int, filters: int) -> bool:
     return tiles * vectors * tile.rows * PASSING_SUM / pixels < tiles * COPYING_X + vectors * COPYING_DY
 
 
-@dataclass(frozen=True)
-class Division:
-    """How the work is divided, as far as code depends on it."""
-
-    tile: Tile
-    #: the numbers of channels of a register tile: one, or two of which the second is one less
-    channels: tuple[int, ...]
-    #: filters of the last block, if it has fewer than the others, else 0
-    tail: int
-    #: True if tiles read units where they lie, without a copy
-    short: bool
-    #: True if sums are held in a buffer from unit to unit of a chunk
-    holds: bool
-    #: True if the next unit is fetched: its pixels are neighbours, and no other task copies them
-    fetches: bool
-
-
 def lower(lowering: Lowering, dy: View, x: View, result: View | None) -> View:
     """The products [chunks, C, K] of chunks of pixels, which are to be added up, for dy [N, P, Q, K], x [N, P, Q, C].
 
@@ -278,8 +261,10 @@ def transposed_product(
     units = ceil_div(pixels, unit)
     # a task is a chunk of units, a part of the channels and a part of the filters
     for chunk, x_part, dy_part in parallel(chunks, x_parts, dy_parts):
-        channels = ChannelTiles(C, division, x_part, x_parts)
-        filters = FilterBlocks(K, division, dy_part, dy_parts)
+        tiles = sum(count for _, count in counted(C, division.channels, division.tile.rows))
+        channels = ChannelTiles(*range_of(x_part, x_parts, tiles), C, division)
+        blocks = range_of(dy_part, dy_parts, K // division.tile.lanes)
+        filters = FilterBlocks(*blocks, (dy_part + 1) // dy_parts, K, division)
         begin, end = chunk * units // chunks, (chunk + 1) * units // chunks
         # the units of the chunk
         for number in loop(end, start=begin):
@@ -289,8 +274,8 @@ def transposed_product(
                 copy_unit(copied_x, copied_dy, dy, x, channels, filters, start, count)
             # the next unit, of which each tile fetches as many lines
             following = [image.at(0, 0, start + unit, 0) for image in (x, dy)] if division.fetches else []
-            tiles = filters.count * channels.count
-            parts = [(image, ceil_div(count * image.strides[2] // LINE, tiles)) for image in following]
+            tiles_of_unit = filters.count * channels.count
+            parts = [(image, ceil_div(count * image.strides[2] // LINE, tiles_of_unit)) for image in following]
             # a panel of dy stays in the first-level cache while x passes
             for block, k, valid in filters:
                 for tile, c, size, _ in channels.tiles():
@@ -312,19 +297,32 @@ def copy_unit(
     copied_dy: Array,
     dy: Array,
     x: Array,
-    channels: "ChannelTiles",
-    filters: "FilterBlocks",
+    channels: ChannelTiles,
+    filters: FilterBlocks,
     start: Index,
     count: Index,
 ) -> None:
     """Copy the `count` pixels of a unit from `start` on, filled up with zeros to whole iterations."""
-    # each pixel is read once, from end to end
-    for i, place in pixels_of(start, count, dy):
-        channels.copy(copied_x, i, x.at(*place, 0))
-        filters.copy(copied_dy, i, dy.at(*place, 0))
+    copies = ((channels, copied_x, x), (filters, copied_dy, dy))
+    # each pixel is read once, from end to end; of neighbours UNROLL at once, for fewer and longer loops over tiles
+    done: Index = 0
+    if is_one_row(dy):
+        done = count // UNROLL * UNROLL
+        for group in loop(count // UNROLL):
+            for columns, copied, image in copies:
+                i = group * UNROLL
+                columns.copy(copied, i, [image.at(0, 0, start + i + place, 0) for place in range(UNROLL)])
+    for i, place in pixels_of(start, count, dy, done):
+        for columns, copied, image in copies:
+            columns.copy(copied, i, [image.at(*place, 0)])
     for i in loop(ceil_div(count, UNROLL) * UNROLL, start=count):
-        channels.copy(copied_x, i, None)
-        filters.copy(copied_dy, i, None)
+        for columns, copied, _ in copies:
+            columns.copy(copied, i, [None])
+
+
+def is_one_row(image: Array) -> bool:
+    """True if the pixels of an image [N, P, Q, .] lie at equal distances."""
+    return all(isinstance(n, int) and n == 1 for n in image.extents[:2])
 
 
 def fetch(image: Array, lines: Index, part: Index) -> None:
@@ -333,93 +331,18 @@ def fetch(image: Array, lines: Index, part: Index) -> None:
         image.prefetch((0, 0, 0, (part * lines + line) * LINE))
 
 
-def pixels_of(start: Index, count: Index, image: Array) -> Iterator[tuple[Index, tuple[Index, ...]]]:
-    """Loop over `count` pixels of an image [N, P, Q, .] from number `start` on: (number from there, its place)."""
-    if all(isinstance(n, int) and n == 1 for n in image.extents[:2]):
-        for i in loop(count):
+def pixels_of(start: Index, count: Index, image: Array, done: Index) -> Iterator[tuple[Index, tuple[Index, ...]]]:
+    """Loop over `count` pixels of an image [N, P, Q, .] from number `start` on: (number from there, its place).
+
+    done: how many of the first ones are left out.
+    """
+    if is_one_row(image):
+        for i in loop(count, start=done):
             yield i, (0, 0, start + i)
         return
     _, P, Q, _ = image.extents
-    for n, p, q in walk(start, start + count, image.extents[:3]):
+    for n, p, q in walk(start + done, start + count, image.extents[:3]):
         yield (n * P + p) * Q + q - start, (n, p, q)
-
-
-@dataclass(frozen=True)
-class ChannelTiles:
-    """The tiles of one of `parts` parts of C channels."""
-
-    C: Index
-    division: Division
-    part: Index
-    parts: Index
-
-    @property
-    def count(self) -> Index:
-        """Tiles of the part."""
-        total: Index = sum(count for _, count in counted(self.C, self.division.channels, self.division.tile.rows))
-        return (self.part + 1) * total // self.parts - self.part * total // self.parts
-
-    def tiles(self, exact_last: bool = False) -> Iterator[tuple[Index, Index, int, bool]]:
-        """Loops over the tiles: (number within the part, first channel, channels, if it is the last one of all).
-
-        exact_last: the last one of all is a loop of its own; else none counts as the last.
-        """
-        pieces = counted(self.C, self.division.channels, self.division.tile.rows)
-        total: Index = sum(count for _, count in pieces)
-        begin, end = self.part * total // self.parts, (self.part + 1) * total // self.parts
-        done: Index = 0
-        first: Index = 0
-        # near-equal tiles: those of each size are a loop over what belongs to this part
-        for size, count in pieces:
-            start, stop = maximum(begin - done, 0), minimum(end - done, count)
-            before_last = minimum(stop, total - 1 - done) if exact_last else stop
-            loops = ((start, before_last, False), (maximum(start, before_last), stop, True))
-            for low, high, is_last in loops[: 1 + exact_last]:
-                for t in loop(high, start=low):
-                    yield t + done - begin, t * size + first, size, is_last
-            done, first = done + count, first + count * size
-
-    def copy(self, copied: Array, i: Index, pixel: Array | None) -> None:
-        """Copy a pixel's channels to place i of each tile; zeros if there is no pixel.
-
-        A vector is as wide as a power of two: what it writes beyond the tile's channels is overwritten by the next
-        pixel. Only at the end of the pixel there is nothing more to read.
-        """
-        for tile, c, size, is_last in self.tiles(exact_last=True):
-            width = size if is_last else 1 << (size - 1).bit_length()
-            values = pixel.load((0, 0, 0, c), width) if pixel else 0.0
-            copied.store((thread(), tile, i * size), values, width)
-
-
-@dataclass(frozen=True)
-class FilterBlocks:
-    """The blocks of one of `parts` parts of K filters."""
-
-    K: Index
-    division: Division
-    part: Index
-    parts: Index
-
-    @property
-    def count(self) -> Index:
-        """Blocks of the part, of which the last may be one that another part has."""
-        full = self.K // self.division.tile.lanes
-        whole = (self.part + 1) * full // self.parts - self.part * full // self.parts
-        return whole + (self.division.tail > 0)
-
-    def __iter__(self) -> Iterator[tuple[Index, Index, int]]:
-        """Loops over the blocks: (number within the part, first filter, filters)."""
-        width, tail = self.division.tile.lanes, self.division.tail
-        begin = self.part * (self.K // width) // self.parts
-        for _, b, valid in part_of_blocks(1, self.K, width, self.part, self.parts, tail):
-            yield b - begin, b * width, valid
-
-    def copy(self, copied: Array, i: Index, pixel: Array | None) -> None:
-        """Copy a pixel's filters to place i of each block; zeros if there is no pixel."""
-        for block, k, valid in self:
-            for start, width in lane_ranges(valid, self.division.tile.width):
-                values = pixel.load((0, 0, 0, k + start), width) if pixel else 0.0
-                copied.store((thread(), block, i * self.division.tile.lanes + start), values, width)
 
 
 @dataclass(frozen=True)

@@ -139,11 +139,15 @@ class Division:
         return minimum(P, maximum(ceil_div(math.prod(image), max_unit_elements()), enough))
 
     def images(self, x: Sequence[Index], outputs: tuple[Index, Index]) -> Index:
-        """Images of a unit: where they are whole, as many as fit into the cache and leave a unit for each task."""
+        """Images of a unit: where they are whole, as many as fit into the cache and leave a unit for each chunk.
+
+        Each unit reads and writes all sums, which takes as long as the products of a few pixels.
+        """
         if self.banded or self.one_image:
             return 1
         N, *image = x
-        fitting = minimum(max_unit_elements() // math.prod(image), ceil_div(N, ENOUGH_TASKS))
+        chunks = minimum(ENOUGH_TASKS, maximum(1, N * math.prod(outputs) // self.min_pixels))
+        fitting = minimum(max_unit_elements() // math.prod(image), ceil_div(N, chunks))
         if self.copied:
             fitting = minimum(fitting, panel_pixels(self.tile) // math.prod(outputs))
         return maximum(1, minimum(N, fitting))
