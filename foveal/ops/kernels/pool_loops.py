@@ -64,9 +64,9 @@ NO_PLACE = (1 << 31) - 1
 # Vectors of channels that go through a window together.
 VECTORS = 4
 
-# Channels that go through the rows of a window together, whose results so far take 2 KiB of the first-level cache; and
+# Channels that go through the rows of a window together, whose results so far take 4 KiB of the first-level cache; and
 # how many of their pixels are read side by side, as streams that the hardware's prefetcher can follow.
-CHANNEL_PART, STREAMS = 512, 8
+CHANNEL_PART, STREAMS = 1024, 8
 
 
 def has_many_taps(window: Window) -> bool:
