@@ -187,7 +187,7 @@ def test_another_optimiser_is_named_in_few_words():
     net, loss = nn.Sequential(*(nn.Linear(3, 3) for _ in range(40))), nn.CrossEntropyLoss()
     sgd, combined = optim.SGD(net.parameters(), lr=0.1), optim.build("muon", net.parameters(), lr=0.1)
     state = state_dict(foveal.compile_step(net, loss, sgd))
-    with pytest.raises(StateError, match="options: kind was .SGD. and is .Combined.; 0.kind was null") as caught:
+    with pytest.raises(StateError, match=r"options: kind was .SGD. and is .Combined.; 0\.kind was null") as caught:
         load_state_dict(foveal.compile_step(net, loss, combined), state)
     assert len(str(caught.value)) < 300
 

@@ -2,7 +2,8 @@
 
 Only the taps inside of the image are visited: nothing is masked. Lanes run over channels, several vectors at once,
 since each tap costs a loop's iteration. Where windows share rows, maxima are taken along rows first, then along
-columns: R + S steps for each window and not R S. Kernels with the names of others in pool.py mean the same.
+columns: R + S steps for each window and not R S. Windows of many channels go row by row (`whole_rows`). Kernels with
+the names of others in pool.py mean the same.
 """
 
 import math
@@ -271,12 +272,11 @@ def mean_windows(*arrays: Array, window: MeanWindow, prologue: Prologue, epilogu
 
 
 def goes_by_rows(window: Window, channels: int, epilogue: Epilogue) -> bool:
-    """True if `whole_rows` is meant for windows of many taps: they lie in the image, and their pixels far apart.
-
-    Of fewer channels a window's pixels are read as one stream anyway.
+    """True if `whole_rows` is meant for the window: it has many taps, which lie in the image, and so many channels that
+    its pixels are far apart. Those of fewer channels are one stream or few.
     """
     lies_inside = not any(window.padding) and window.dilation == (1, 1)
-    return lies_inside and channels >= LINE * VECTORS and not epilogue.has_sums
+    return has_many_taps(window) and lies_inside and channels >= LINE * VECTORS and not epilogue.has_sums
 
 
 def whole_rows(*arrays: Array, window: Window, prologue: Prologue, epilogue: Epilogue) -> None:
