@@ -289,7 +289,7 @@ def whole_rows(*arrays: Array, window: Window, prologue: Prologue, epilogue: Epi
     bound = bind(epilogue, arrays, 1 + prologue.array_count)
     # per thread [1, channels of a part], and images [N, H, W, C]
     own, xs = bound.operands[0].at(thread(), 0), bound.operands[1:]
-    N, (P, Q, C) = bound.outputs[0].extents[0], bound.outputs[0].shape[1:]
+    (H, W), N, (P, Q, C) = xs[0].shape[1:3], bound.outputs[0].extents[0], bound.outputs[0].shape[1:]
 
     def pool_part(n: Index, p: Index, first: Index, channels: int) -> None:
         """Compute a row of windows, for the channels from `first` on."""
@@ -307,7 +307,7 @@ def whole_rows(*arrays: Array, window: Window, prologue: Prologue, epilogue: Epi
             for c, width in vectors(channels, size):
                 result: Scalar = own.load((0, c), width)
                 if isinstance(window, MeanWindow):
-                    result = result * window.share(p, q, (P, Q), xs[0].shape[1:3])
+                    result = result * window.share(p, q, (P, Q), (H, W))
                 bound.store(n, [(n, p, q)], [result], first + c, width)
 
     full, rest = divmod(C, CHANNEL_PART)
