@@ -14,6 +14,8 @@ from foveal.watch.tokens import Description
 
 # Puts arrays in the place of values, in their order.
 Rebuild = Callable[[Iterator[Any]], Any]
+# The collections that a value lies in, the outermost first.
+Around = tuple[Any, ...]
 # A value with its name for messages.
 Named = tuple[str, Any]
 # What stands among arrays and is none.
@@ -71,29 +73,45 @@ def is_array(value: Any) -> bool:
     return isinstance(value, ARRAYS) or bool(getattr(value, "shape", ()))
 
 
-def is_nested(value: Any) -> bool:
-    """True for a dict, and for a tuple or list that holds an array at any depth. (A list of numbers is an array.)"""
+def is_nested(value: Any, around: Around = ()) -> bool:
+    """True for a dict, and for a tuple or list that holds an array at any depth. (A list of numbers is an array.)
+
+    around: what it lies in. Raises ArgumentError where a list lies in itself.
+    """
     if isinstance(value, ARRAYS):
         return False
     if isinstance(value, tuple | list):
-        return any(is_array(part) or is_nested(part) for part in value)
+        around = inside_of(value, around)
+        return any(is_array(part) or is_nested(part, around) for part in value)
     return isinstance(value, Mapping)
 
 
-def take_apart(value: Any, name: str = "", listed: bool = False) -> tuple[list[Named], Form]:
+def inside_of(value: Any, around: Around) -> Around:
+    """Return what the parts of a collection lie in. Raises ArgumentError for one that lies in itself."""
+    if any(value is outer for outer in around):
+        raise ArgumentError(
+            f"a {type(value).__name__} holds itself, at depth {len(around)}, so that its arrays have no end; take it"
+            " out of itself"
+        )
+    return (*around, value)
+
+
+def take_apart(value: Any, name: str = "", listed: bool = False, around: Around = ()) -> tuple[list[Named], Form]:
     """Return the arrays in a nested value in order, with their names, and the form in which they are nested.
 
     name: of the value. listed: True turns tuples into lists. Whatever is no tuple, list, dict, truth value, text or
-    None counts as an array.
+    None counts as an array. around: what the value lies in. Raises ArgumentError where something lies in itself.
     """
     if isinstance(value, CONSTANTS):
         return [], constant(value, name)
     if isinstance(value, Mapping):
-        parts = [take_apart(part, f"{name}[{key!r}]", listed) for key, part in value.items()]
+        around = inside_of(value, around)
+        parts = [take_apart(part, f"{name}[{key!r}]", listed, around) for key, part in value.items()]
         return [one for found, _ in parts for one in found], Branch(dict, tuple(value), tuple(f for _, f in parts))
     if isinstance(value, ARRAYS) or not isinstance(value, tuple | list) or not (listed or is_nested(value)):
         return [(name, value)], PLACE
-    parts = [take_apart(part, f"{name}[{i}]", listed) for i, part in enumerate(value)]
+    around = inside_of(value, around)
+    parts = [take_apart(part, f"{name}[{i}]", listed, around) for i, part in enumerate(value)]
     kind = list if listed else type(value)
     return [one for found, _ in parts for one in found], Branch(kind, (), tuple(form for _, form in parts))
 

@@ -10,7 +10,7 @@ import click
 
 from foveal.bench.thread_model import MEMORY_RATE
 from foveal.bench.timing import MODES
-from foveal.cli.options import ABOVE_ZERO, POSITIVE, json_option, threads_option
+from foveal.cli.options import ABOVE_ZERO, POSITIVE, different, json_option, threads_option
 from foveal.errors import FovealError
 from foveal.kernel import target as targets
 
@@ -43,7 +43,7 @@ def mode_names(known: Sequence[str], value: str | None) -> tuple[str, ...]:
     for name in names:
         if name not in known:
             raise click.BadParameter(f"{name!r} is none of {', '.join(known)}")
-    return names
+    return different(names)
 
 
 def thread_counts(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...]:
@@ -52,7 +52,7 @@ def thread_counts(context: click.Context, parameter: click.Parameter, value: str
     for count in counts:
         if not (count.strip().isdecimal() and 1 <= int(count) <= MOST_THREADS):
             raise click.BadParameter(f"{count!r} is no number of threads from 1 to {MOST_THREADS}")
-    return tuple(dict.fromkeys(map(int, counts)))
+    return different(map(int, counts))
 
 
 target_option = click.option(

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import math
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from functools import reduce
 from os.path import abspath, basename, dirname, isfile, splitext
 from pathlib import Path
@@ -200,7 +200,16 @@ def process_counts(context: click.Context, parameter: click.Parameter, value: st
     for count in counts:
         if not (count.strip().isdecimal() and int(count) <= MOST_BUSY):
             raise click.BadParameter(f"{count!r} is no number of processes from 0 to {MOST_BUSY}")
-    return tuple(map(int, counts))
+    return different(map(int, counts))
+
+
+def different(values: Iterable[Hashable]) -> tuple[Any, ...]:
+    """Return the values of a list that a user gives. Raises BadParameter where one is given twice."""
+    found = tuple(values)
+    for value in dict.fromkeys(found):
+        if (count := found.count(value)) > 1:
+            raise click.BadParameter(f"{value} is given {count} times, once is enough")
+    return found
 
 
 # of commands that time something beside busy processes

@@ -46,6 +46,7 @@ class AvgPool2d(Pooling):
         ),
         Case(((1, 2, 5, 5),), {"kernel_size": 2, "stride": 1, "divisor_override": 3}),
         Case(((1, 3, 9, 13),), {"kernel_size": (9, 8), "padding": 3, "dilation": (1, 2), "stride": (3, 2)}),
+        Case(((2, 70, 9, 10),), {"kernel_size": (9, 3), "stride": (1, 4)}),
     )
 
     def normalise(

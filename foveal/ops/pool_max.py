@@ -83,6 +83,7 @@ class MaxPool2d(MaxPooling):
         Case(((1, 18, 9, 6),), {"kernel_size": (3, 2), "stride": 2, "padding": 1, "dilation": (2, 3)}),
         Case(((1, 3, 6, 7),), {"kernel_size": 3, "stride": 2, "ceil_mode": True}),
         Case(((1, 5, 9, 10),), {"kernel_size": (9, 8), "stride": (3, 2), "padding": 4}),
+        Case(((2, 70, 9, 10),), {"kernel_size": (9, 3), "stride": (1, 4)}),
     )
 
     def numpy(self, x: Ndarray, *, window: Window) -> Ndarray:

@@ -38,6 +38,8 @@ from foveal.train.files import writing
 
 # Of the names and what they hold; another number is refused.
 VERSION = 1
+# Letters of one value in a message at most: the parameters of a network are many.
+MOST_SHOWN = 200
 
 State = dict[str, Ndarray]
 
@@ -272,13 +274,18 @@ class Comparison:
     def load_state_dict(self, state: Mapping[str, Ndarray]) -> None:
         stored, own = json.loads(to_text(state["values"])), json.loads(json.dumps(self.values()))
         # As text, since NaN differs from itself.
-        different = [
-            f"{name} was {json.dumps(stored.get(name))} and is {json.dumps(own.get(name))}"
-            for name in {**own, **stored}
-            if json.dumps(stored.get(name)) != json.dumps(own.get(name))
-        ]
+        texts = {name: (json.dumps(stored.get(name)), json.dumps(own.get(name))) for name in {**own, **stored}}
+        different = {name: pair for name, pair in texts.items() if pair[0] != pair[1]}
+        # Of another optimiser all else is different, too.
+        kinds = {name: pair for name, pair in different.items() if name.rpartition(".")[2] == "kind"}
         if different:
-            raise StateError("; ".join(different))
+            named = (kinds or different).items()
+            raise StateError("; ".join(f"{name} was {brief(was)} and is {brief(now)}" for name, (was, now) in named))
+
+
+def brief(text: str) -> str:
+    """Return a text, or as much of its beginning as a message may hold of one value."""
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."
 
 
 class Options(Comparison):

@@ -101,3 +101,17 @@ def test_what_is_no_number_of_processes_is_refused(text):
     result = CliRunner().invoke(main, ["bench", "infer", "lenet", "--load", text])
     assert result.exit_code == 2
     assert "is no number of processes from 0 to 1024" in result.stderr
+
+
+LISTS = [
+    (("infer", "--load", "0,1,0"), "0 is given 2 times"),
+    (("threads", "--predict", "8,08"), "8 is given 2 times"),
+    (("ops", "--against", "torch", "--modes", "contiguous,contiguous"), "contiguous is given 2 times"),
+]
+
+
+@pytest.mark.parametrize(("typed", "words"), LISTS)
+def test_what_a_list_names_twice_is_refused(typed, words):
+    result = CliRunner().invoke(main, ["bench", *typed])
+    assert result.exit_code == 2
+    assert words in result.stderr

@@ -237,3 +237,17 @@ def test_running_statistics_of_several_inputs():
     net = Normed()
     optim.update_bn(net, [((IMAGE, IMAGE * 2), TARGETS["class"]), ({"a": IMAGE, "b": IMAGE * 4}, None)])
     assert np.allclose(net.norm.running_mean.data, 4 * IMAGE.mean(0), atol=1e-5)
+
+
+def test_what_holds_itself_is_refused():
+    """At any depth, as an argument of a step, of a compiled function and of a module."""
+    endless = [IMAGE]
+    endless.append(endless)
+    book = {}
+    book["book"] = book
+    net, two = Nested(), Two()
+    step = foveal.compile_step(two, both, optim.SGD(two.parameters(), lr=0.1))
+    for value, kind in ((endless, "list"), ({"image": IMAGE, "more": endless}, "list"), (book, "dict")):
+        for call in (net, foveal.compile(net), lambda value: step(value, TARGETS), lambda value: step(IMAGE, value)):
+            with pytest.raises(ArgumentError, match=f"a {kind} holds itself"):
+                call(value)

@@ -230,6 +230,22 @@ def test_windows_of_many_taps_end_in_epilogues(pool, window, channels):
         np.testing.assert_array_equal(got, same)
 
 
+@pytest.mark.parametrize("channels", [64, 535, 1030])
+@pytest.mark.parametrize("pool", [ops.max_pool2d, ops.avg_pool2d])
+def test_large_windows_side_by_side(pool, channels):
+    """They go row by row, in parts of the channels; NaN and infinities go their way."""
+    x = np.random.default_rng(0).standard_normal((2, channels, 8, 19)).astype(np.float32)
+    x[0, 3, 2, 1], x[0, 5], x[1, 7, 5, 12] = np.nan, -np.inf, 1e30
+    graph = trace(lambda x: pool(ops.relu(x) - x, kernel_size=(4, 9), stride=(4, 10)) * 2 + 1, *checks.types([x]))
+    program = build(graph, threads=2)
+    assert [call.kernel.name for call in program.calls][-1] == "whole_rows"
+    for result in program.results:
+        result[...] = np.nan
+    got, (want,) = program.run(x)[0], graph.evaluate(x.astype(np.float64))
+    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-5)
+    np.testing.assert_array_equal(got, build(graph, threads=1).run(x)[0])
+
+
 def test_a_window_of_a_thousand_taps_is_short_code():
     """Code that grows with the window would take minutes to compile."""
     window = {"kernel_size": 101, "stride": 1}

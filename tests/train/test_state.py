@@ -182,6 +182,16 @@ def test_what_was_built_otherwise_is_refused_and_left_alone(paused, how, words):
     assert same(other.state(), before)
 
 
+def test_another_optimiser_is_named_in_few_words():
+    """Not with the parameters of each of its parts, of which a network has hundreds."""
+    net, loss = nn.Sequential(*(nn.Linear(3, 3) for _ in range(40))), nn.CrossEntropyLoss()
+    sgd, combined = optim.SGD(net.parameters(), lr=0.1), optim.build("muon", net.parameters(), lr=0.1)
+    state = state_dict(foveal.compile_step(net, loss, sgd))
+    with pytest.raises(StateError, match=r"options: kind was .SGD. and is .Combined.; 0\.kind was null") as caught:
+        load_state_dict(foveal.compile_step(net, loss, combined), state)
+    assert len(str(caught.value)) < 300
+
+
 def test_a_schedule_with_other_values_is_refused():
     state = Training(schedule="step").train(PAUSE).state()
     with pytest.raises(StateError, match=r"schedules: lr was 0\.001 and is 0\.01"):

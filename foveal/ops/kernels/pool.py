@@ -142,7 +142,11 @@ def lower_max(lowering: Lowering, y: EpilogueOutputs, x: FusedInput, window: Win
     count = len(places)
     # [N, H, Q, C]: the maxima of parts of rows, and their places
     (N, C, P, Q), H = y.shape, arrays[0].shape[1]
-    if not (pool_loops.has_many_taps(window) and pool_loops.shares_rows(window, P, H)):
+    in_parts = pool_loops.has_many_taps(window) and pool_loops.shares_rows(window, P, H)
+    if not in_parts and not count and pool_loops.goes_by_rows(window, C, y.epilogue):
+        call_by_rows(images, lowering, y, x, window)
+        return
+    if not in_parts:
         body = pool_loops.max_windows if pool_loops.exceeds_l1(window, C) else max_windows
         images.call(lowering, body, y, arrays, scratch=places, prologue=x.prologue, window=window, places=count)
         return
@@ -162,16 +166,28 @@ def lower_max(lowering: Lowering, y: EpilogueOutputs, x: FusedInput, window: Win
     images.call(lowering, pool_loops.column_maxima, y, of_rows, scratch=places, window=window, places=count)
 
 
+def call_by_rows(images: ImagesByCall, lowering: Lowering, y: EpilogueOutputs, x: FusedInput, window: Window) -> None:
+    """Call `pool_loops.whole_rows` on the arrays that x is computed from."""
+    arrays = [nhwc(a) for a in x.arrays]
+    # what a thread has of the channels of a part
+    own = lowering.scratch((1, min(y.shape[1], pool_loops.CHANNEL_PART)), per_thread=True)
+    body = pool_loops.whole_rows
+    images.call(lowering, body, y, arrays, scratch=[own], window=window, prologue=x.prologue)
+
+
 def int_scratch(shape: Shape) -> View:
     """`Lowering.scratch` for int32."""
     return View(Buffer(math.prod(shape), "int32"), shape, contiguous(shape))
 
 
 def lower_mean(lowering: Lowering, y: EpilogueOutputs, x: FusedInput, window: MeanWindow) -> None:
-    """Call mean_windows on the arrays that x is computed from."""
-    arrays = [nhwc(a) for a in x.arrays]
+    """Call the kernel of means for this window on the arrays that x is computed from."""
+    arrays, images = [nhwc(a) for a in x.arrays], ImagesByCall(y.shape[0])
+    if pool_loops.goes_by_rows(window, y.shape[1], y.epilogue):
+        call_by_rows(images, lowering, y, x, window)
+        return
     body = pool_loops.mean_windows if pool_loops.has_many_taps(window) else mean_windows
-    ImagesByCall(y.shape[0]).call(lowering, body, y, arrays, window=window, prologue=x.prologue)
+    images.call(lowering, body, y, arrays, window=window, prologue=x.prologue)
 
 
 def max_windows(*arrays: Array, window: Window, prologue: Prologue, epilogue: Epilogue, places: int) -> None:

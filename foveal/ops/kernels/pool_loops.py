@@ -2,15 +2,18 @@
 
 Only the taps inside of the image are visited: nothing is masked. Lanes run over channels, several vectors at once,
 since each tap costs a loop's iteration. Where windows share rows, maxima are taken along rows first, then along
-columns: R + S steps for each window and not R S. Kernels with the names of others in pool.py mean the same.
+columns: R + S steps for each window and not R S. Windows of many channels go row by row (`whole_rows`). Kernels with
+the names of others in pool.py mean the same.
 """
 
 import math
 from collections.abc import Iterator
+from operator import add
 
 from foveal.kernel.lang import (
     I32,
     I64,
+    LINE,
     Array,
     Index,
     Scalar,
@@ -27,6 +30,7 @@ from foveal.kernel.lang import (
     minimum,
     parallel,
     splat,
+    thread,
     var,
     vectors,
     when,
@@ -34,7 +38,8 @@ from foveal.kernel.lang import (
 )
 from foveal.ops.kernels.epilogue import BoundEpilogue, Epilogue
 from foveal.ops.kernels.expression import Prologue
-from foveal.ops.kernels.register_tile import FLOAT_BYTES, ceil_div
+from foveal.ops.kernels.reduction import combined
+from foveal.ops.kernels.register_tile import FLOAT_BYTES, ceil_div, runs
 from foveal.ops.kernels.taps import forward_taps
 from foveal.ops.pool_window import MeanWindow
 from foveal.ops.window import Pair, Window, both
@@ -59,6 +64,10 @@ NO_PLACE = (1 << 31) - 1
 
 # Vectors of channels that go through a window together.
 VECTORS = 4
+
+# Channels that go through the rows of a window together, whose results so far take 4 KiB of the first-level cache; and
+# how many of their pixels are read side by side, as streams that the hardware's prefetcher can follow.
+CHANNEL_PART, STREAMS = 1024, 8
 
 
 def has_many_taps(window: Window) -> bool:
@@ -260,6 +269,52 @@ def mean_windows(*arrays: Array, window: MeanWindow, prologue: Prologue, epilogu
                         row += prologue.load(bound.operands, (n, h, v, c), width)
                     total += row.get()
                 bound.store(n, [(n, p, q)], [total.get() * share], c, width)
+
+
+def goes_by_rows(window: Window, channels: int, epilogue: Epilogue) -> bool:
+    """True if `whole_rows` is meant for the window: it has many taps, which lie in the image, and so many channels that
+    its pixels are far apart. Those of fewer channels are one stream or few.
+    """
+    lies_inside = not any(window.padding) and window.dilation == (1, 1)
+    return has_many_taps(window) and lies_inside and channels >= LINE * VECTORS and not epilogue.has_sums
+
+
+def whole_rows(*arrays: Array, window: Window, prologue: Prologue, epilogue: Epilogue) -> None:
+    """The means (of a MeanWindow) or the maxima of windows in the image, for a part of the channels at a time.
+
+    All its channels of one row of a window come before the next row, so that memory is read in as many streams as a row
+    has pixels. A vector of channels through a whole window reads a line or two of each pixel, which the prefetcher does
+    not follow: of 2048 channels, in pages of their own.
+    """
+    bound = bind(epilogue, arrays, 1 + prologue.array_count)
+    # per thread [1, channels of a part], and images [N, H, W, C]
+    own, xs = bound.operands[0].at(thread(), 0), bound.operands[1:]
+    (H, W), N, (P, Q, C) = xs[0].shape[1:3], bound.outputs[0].extents[0], bound.outputs[0].shape[1:]
+
+    def pool_part(n: Index, p: Index, first: Index, channels: int) -> None:
+        """Compute a row of windows, for the channels from `first` on."""
+        size = lanes() * (1 if prologue.steps else VECTORS)
+        for q in loop(Q):
+            row, column = (i * step for i, step in zip((p, q), window.stride, strict=True))
+            for c, width in vectors(channels, size):
+                own.store((0, c), 0.0 if isinstance(window, MeanWindow) else LOWEST, width)
+            for r in loop(window.size[0]):
+                for s, count in runs(window.size[1], STREAMS):
+                    for c, width in vectors(channels, size):
+                        pixels = [(n, row + r, column + (s + i), first + c) for i in range(count)]
+                        values = [own.load((0, c), width), *(prologue.load(xs, pixel, width) for pixel in pixels)]
+                        own.store((0, c), combined(values, add if isinstance(window, MeanWindow) else maximum), width)
+            for c, width in vectors(channels, size):
+                result: Scalar = own.load((0, c), width)
+                if isinstance(window, MeanWindow):
+                    result = result * window.share(p, q, (P, Q), (H, W))
+                bound.store(n, [(n, p, q)], [result], first + c, width)
+
+    full, rest = divmod(C, CHANNEL_PART)
+    for n, p, part in parallel(N, P, full):
+        pool_part(n, p, part * CHANNEL_PART, CHANNEL_PART)
+    for n, p in parallel(N, P) if rest else ():
+        pool_part(n, p, full * CHANNEL_PART, rest)
 
 
 def gather_means(*arrays: Array, window: MeanWindow, epilogue: Epilogue) -> None:
