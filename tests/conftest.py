@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,15 @@ def cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of CIFAR-10's binary version."""
     if not CIFAR10.is_dir():
         pytest.skip(f"no CIFAR-10 at {CIFAR10}")
-    folder = tmp_path_factory.mktemp("cifar10")
+    place = tmp_path_factory.getbasetemp()
+    # the folder that the processes of the tests have in common: unpacking takes seconds
+    folder = (place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / "cifar10"
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        while not (folder / "batches.meta.txt").exists():
+            time.sleep(0.05)
+        return folder
     subprocess.run([sys.executable, str(CIFAR10 / "unpack.py"), str(folder)], check=True)
     return folder
 

@@ -6,6 +6,7 @@ Without them a read beyond the end gives what lies there, and passes unseen.
 import ctypes
 import mmap
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 
@@ -19,13 +20,18 @@ NONE = 0
 _kept: list[tuple[mmap.mmap, Ndarray]] = []
 
 
-def protect(address: int, size: int) -> None:
-    """Forbid every access to these bytes, which are whole pages. Raises FovealError where that cannot be done."""
+@cache
+def system_call() -> Callable[..., int]:
+    """Return the system's mprotect. Raises FovealError where there is none."""
     try:
-        mprotect = ctypes.CDLL(None, use_errno=True).mprotect
+        return ctypes.CDLL(None, use_errno=True).mprotect
     except (AttributeError, OSError, TypeError):
         raise FovealError("guard pages need mprotect, which this system does not have; use Linux or macOS") from None
-    if mprotect(ctypes.c_void_p(address), ctypes.c_size_t(size), NONE):
+
+
+def protect(address: int, size: int) -> None:
+    """Forbid every access to these bytes, which are whole pages. Raises FovealError where that cannot be done."""
+    if system_call()(ctypes.c_void_p(address), ctypes.c_size_t(size), NONE):
         raise OSError(ctypes.get_errno(), "mprotect")
 
 

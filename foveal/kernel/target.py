@@ -103,6 +103,8 @@ class Target:
     @property
     def runs_here(self) -> bool:
         """True if this CPU can run its code."""
+        if self == host():
+            return True
         required = {name for name in self.features.split(",") if name.startswith("+")}
         return self.native and required <= set(host().features.split(","))
 

@@ -13,6 +13,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 from pages import PAGES
@@ -65,12 +66,12 @@ NEED = {"search.py": "optuna"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
-def test_examples_run_and_are_short(path):
+def test_examples_run_and_are_short(path, tmp_path):
     """Each checks its own result; 40 lines of code, imports and docstrings not counted."""
     if path.name in NEED:
         pytest.importorskip(NEED[path.name], reason=f"{NEED[path.name]} is not installed (pip install --group docs)")
-    ended = subprocess.run([sys.executable, path], capture_output=True, text=True, check=False, cwd=ROOT)
-    assert ended.returncode == 0, ended.stderr
+    status, errors = forked.run(path, ROOT, tmp_path / "errors")
+    assert status == 0, errors
     tree = ast.parse(path.read_text())
     docstrings = sum(
         node.body[0].end_lineno - node.body[0].lineno + 1

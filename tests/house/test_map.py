@@ -61,14 +61,17 @@ def test_every_module_is_on_the_map():
     assert len(STAGES) == len(set(STAGES))
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if p.name != "__main__.py"], ids=str)
-def test_imports_follow_the_map(path):
+def against_the_map(path):
+    """Dotted names that a file imports from a later line of the map than its own."""
     own = STAGES.index(stage(path)) if stage(path) in STAGES else -1
-    for names in imported(path):
-        if names[0].startswith("__"):
-            continue
-        found = foveal.PUBLIC.get(names[0], names[0])
-        assert STAGES.index(found) <= own, f"{path} imports foveal.{'.'.join(names)} against the direction"
+    found = [names for names in imported(path) if not names[0].startswith("__")]
+    return [".".join(names) for names in found if STAGES.index(foveal.PUBLIC.get(names[0], names[0])) > own]
+
+
+def test_imports_follow_the_map():
+    """Of all files at once, so that one process of the tests reads them."""
+    files = [path for path in SOURCES if path.name != "__main__.py"]
+    assert {str(path): wrong for path in files if (wrong := against_the_map(path))} == {}
 
 
 def operators_in(path):

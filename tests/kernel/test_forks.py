@@ -87,7 +87,7 @@ for thread in threads:
 """
 
 FORKS = """
-for _ in range(15):
+for _ in range(8):
     child = os.fork()
     if child == 0:
         signal.alarm(60)
@@ -201,7 +201,7 @@ def run(script):
 
 
 def test_the_first_native_calls_of_a_process_may_come_from_many_threads_at_once():
-    for _ in range(4):
+    for _ in range(2):
         assert run(FIRST) == (0, "")
 
 

@@ -1,8 +1,8 @@
 """Threads that the system puts aside at any moment, or that never come: nobody waits for ever, and no bit changes."""
 
-import subprocess
 import sys
 
+import forked
 import pytest
 
 BEGIN = """
@@ -160,29 +160,27 @@ wait_for(7)
 """
 
 
-def run(script):
-    """The exit status and the errors of a script."""
-    ended = subprocess.run(
-        [sys.executable, "-c", BEGIN + script], timeout=100, check=False, stderr=subprocess.PIPE, text=True
-    )
-    return ended.returncode, ended.stderr
+@pytest.fixture
+def run(tmp_path):
+    """Gives the exit status and the errors of a script."""
+    return lambda script: forked.run_code(BEGIN + script, tmp_path, timeout=100)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a signal to a single thread, while it sleeps")
 @pytest.mark.parametrize("script", [AT_ANY_MOMENT, BETWEEN_RUNS])
-def test_threads_that_are_put_aside_change_no_bit_and_are_waited_for_only_while_they_have_work(script):
+def test_threads_that_are_put_aside_change_no_bit_and_are_waited_for_only_while_they_have_work(script, run):
     assert run(HANDLER + script) == (0, "")
 
 
-def test_a_thread_that_is_about_to_sleep_is_counted_until_it_is_awake():
+def test_a_thread_that_is_about_to_sleep_is_counted_until_it_is_awake(run):
     assert run(ABOUT_TO_SLEEP) == (0, "")
 
 
 @pytest.mark.parametrize("script", [WITHOUT_FUTEX, ASLEEP_UNSEEN])
-def test_threads_sleep_in_python_where_the_system_has_no_futex(script):
+def test_threads_sleep_in_python_where_the_system_has_no_futex(script, run):
     assert run(script) == (0, "")
 
 
 @pytest.mark.parametrize("script", [NONE_COMES, TAKEN])
-def test_the_caller_does_all_where_no_thread_comes_or_another_caller_has_them(script):
+def test_the_caller_does_all_where_no_thread_comes_or_another_caller_has_them(script, run):
     assert run(script) == (0, "")

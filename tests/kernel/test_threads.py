@@ -118,6 +118,6 @@ assert (made.run(x)[0] == 8).all()
 
 @pytest.mark.parametrize("rest", [EXIT, INTERRUPTED])
 def test_a_process_ends_whatever_its_threads_do(rest):
-    for _ in range(5 if rest == EXIT else 1):
+    for _ in range(3 if rest == EXIT else 1):
         ended = subprocess.run([sys.executable, "-c", BEGIN + rest], timeout=60, check=False)
         assert ended.returncode == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import random_shapes
 
-EXAMPLES = int(os.environ.get("FOVEAL_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("FOVEAL_EXAMPLES", "8"))
 
 
 @pytest.mark.long

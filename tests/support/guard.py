@@ -3,8 +3,9 @@
 As a script, `python guard.py OPERATOR...`: run every kernel of the named operators so, and print each name when it is
 done. The process that ends early has run the operator that is missing.
 
-An operator's own kernels are run tuned and plain. Its gradient is made of other operators, whose plain kernels their
-own cases run, so it is tuned alone.
+An operator's own kernels are run tuned and plain, in memory whose every number is NaN. Its gradient is made of other
+operators, whose plain kernels their own cases run, so it is tuned alone; no other test runs the native gradients of all
+operators.
 """
 
 import sys
