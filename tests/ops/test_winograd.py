@@ -171,11 +171,12 @@ def test_accuracy_in_narrower_vectors(stride, shape, vectors, monkeypatch):
     ("m", "padding", "size"),
     [
         (2, 0, (9, 14)),
-        (4, 0, (9, 14)),
-        (2, 1, (17, 3)),
+        (3, 0, (9, 14)),
+        (4, 1, (17, 3)),
+        (3, 1, (12, 6)),
         (4, (1, 0, 0, 2), (9, 14)),
         (2, (2, 1, 1, 0), (17, 3)),
-        (4, (0, 3, 3, 2), (9, 14)),
+        (3, (0, 3, 3, 2), (9, 14)),
     ],
 )
 def test_stride_2_with_any_padding(m, padding, size, monkeypatch):
