@@ -24,6 +24,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from foveal.errors import ArgumentError, DataError, ShapeError
 
+# the collections that a value lies in, the outermost first
+Around = tuple[Any, ...]
+
 # numbers that may be infinite or NaN
 AnyNumber = Annotated[float, "infinite or NaN, too"]
 
@@ -69,6 +72,16 @@ def shown(value: object) -> str:
     except Exception:
         text = f"a {type(value).__name__}"
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}... ({type(value).__name__})"
+
+
+def inside_of(value: object, around: Around) -> Around:
+    """What the parts of a collection lie in. Raises ArgumentError for one that lies in itself."""
+    if any(value is outer for outer in around):
+        raise ArgumentError(
+            f"a {type(value).__name__} holds itself, at depth {len(around)}, so that it has no end; take it out of"
+            " itself"
+        )
+    return (*around, value)
 
 
 def unpacked(value: Any) -> Any:

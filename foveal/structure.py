@@ -7,15 +7,13 @@ from typing import Any
 import numpy as np
 
 from foveal.errors import ArgumentError
-from foveal.kinds import shown
+from foveal.kinds import Around, inside_of, shown
 from foveal.ops.op import Tensor, Type
 from foveal.variable import Variable
 from foveal.watch.tokens import Description
 
 # Puts arrays in the place of values, in their order.
 Rebuild = Callable[[Iterator[Any]], Any]
-# The collections that a value lies in, the outermost first.
-Around = tuple[Any, ...]
 # A value with its name for messages.
 Named = tuple[str, Any]
 # What stands among arrays and is none.
@@ -84,16 +82,6 @@ def is_nested(value: Any, around: Around = ()) -> bool:
         around = inside_of(value, around)
         return any(is_array(part) or is_nested(part, around) for part in value)
     return isinstance(value, Mapping)
-
-
-def inside_of(value: Any, around: Around) -> Around:
-    """Return what the parts of a collection lie in. Raises ArgumentError for one that lies in itself."""
-    if any(value is outer for outer in around):
-        raise ArgumentError(
-            f"a {type(value).__name__} holds itself, at depth {len(around)}, so that its arrays have no end; take it"
-            " out of itself"
-        )
-    return (*around, value)
 
 
 def take_apart(value: Any, name: str = "", listed: bool = False, around: Around = ()) -> tuple[list[Named], Form]:

@@ -12,7 +12,7 @@ from foveal.arguments import checked
 from foveal.arrays.calls import is_recording
 from foveal.arrays.tensor import ArrayMethods, Tensor
 from foveal.errors import ArgumentError, ShapeError, StateError
-from foveal.kinds import as_float32, shown
+from foveal.kinds import Around, as_float32, inside_of, shown
 from foveal.strides import Ndarray, Shape, contiguous, filters_last
 
 # the attributes of a Variable that describe its memory, and not what it holds
@@ -264,10 +264,11 @@ class Variable(ArrayMethods):
         return f"{type(self).__name__}({self.name!r}, {list(self.shape)})"
 
 
-def in_numpy(value: Any) -> Any:
-    """The value with arrays in place of variables, also inside of lists and tuples."""
+def in_numpy(value: Any, around: Around = ()) -> Any:
+    """The value with arrays in place of variables, also inside of lists and tuples. around: what it lies in."""
     if isinstance(value, list | tuple):
-        return type(value)([in_numpy(x) for x in value])
+        around = inside_of(value, around)
+        return type(value)([in_numpy(x, around) for x in value])
     return value.data if isinstance(value, Variable) else value
 
 

@@ -22,7 +22,7 @@ from numpy.random import Generator
 from foveal.data.dataset import Labels
 from foveal.data.decoding.images import opaque_pixels
 from foveal.errors import ArgumentError, DataError
-from foveal.kinds import as_float32, shown, takes
+from foveal.kinds import Around, as_float32, inside_of, shown, takes
 from foveal.strides import Ndarray
 
 # An array, or a tuple or dict of arrays, also nested.
@@ -93,12 +93,14 @@ class Source(Protocol):
         """Yield x and y of one batch after the other."""
 
 
-def mapped(function: Callable[[Any], Any], nest: Nest) -> Nest:
-    """Return the nest with the function applied to each of its arrays."""
+def mapped(function: Callable[[Any], Any], nest: Nest, around: Around = ()) -> Nest:
+    """Return the nest with the function applied to each of its arrays. around: what the nest lies in."""
     if isinstance(nest, tuple):
-        return tuple(mapped(function, part) for part in nest)
+        around = inside_of(nest, around)
+        return tuple(mapped(function, part, around) for part in nest)
     if isinstance(nest, Mapping):
-        return {name: mapped(function, part) for name, part in nest.items()}
+        around = inside_of(nest, around)
+        return {name: mapped(function, part, around) for name, part in nest.items()}
     return function(nest)
 
 

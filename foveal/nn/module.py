@@ -11,7 +11,7 @@ import numpy as np
 
 from foveal.arguments import checked
 from foveal.errors import ArgumentError
-from foveal.kinds import as_flag
+from foveal.kinds import Around, as_flag, inside_of
 from foveal.names import missing
 from foveal.nn.calls import Called, is_of_library
 from foveal.nn.hooks import HOOKS
@@ -356,8 +356,11 @@ def registered(value: object, place: str, owner: Module | None = None) -> object
     )
 
 
-def holds_parts(value: object, owner: Module | None = None) -> bool:
-    """True for a container with a module or a parameter in it, at any depth; of other objects, among the attributes."""
+def holds_parts(value: object, owner: Module | None = None, around: Around = ()) -> bool:
+    """True for a container with a module or a parameter in it, at any depth; of other objects, among the attributes.
+
+    around: what the container lies in. Raises ArgumentError where it lies in itself.
+    """
     inner: Iterable[object]
     if isinstance(value, list | tuple | set | frozenset | collections.deque | collections.UserList | ValuesView):
         inner = value
@@ -368,7 +371,11 @@ def holds_parts(value: object, owner: Module | None = None) -> bool:
     else:
         held = attributes_of(value).values() if is_plain_object(value) else ()
         return any(isinstance(x, Module | Parameter) and x is not owner for x in held)
-    return any(isinstance(x, Module | Variable) or (not isinstance(x, str) and holds_parts(x, owner)) for x in inner)
+    around = inside_of(value, around)
+    found = [
+        isinstance(x, Module | Variable) or (not isinstance(x, str) and holds_parts(x, owner, around)) for x in inner
+    ]
+    return any(found)
 
 
 def check_replacement(place: str, old: object, value: object, optional: bool) -> None:

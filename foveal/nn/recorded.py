@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from foveal.kinds import shown
+from foveal.kinds import Around, shown
 from foveal.ops.op import Operator
 from foveal.watch import Watched, own_attributes
 
@@ -39,14 +39,17 @@ def of_instance(module: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return made
 
 
-def taken(value: Any) -> Any:
-    """Return an argument as it is recorded."""
+def taken(value: Any, around: Around = ()) -> Any:
+    """Return an argument as it is recorded. around: what it lies in; what lies in itself is not recorded."""
     if value is None or isinstance(value, bool | int | float | str | Watched | Operator | type):
         return value
     if isinstance(value, np.generic):
         return value.item()
     if type(value) in (list, tuple, dict) and len(value) <= MOST_ELEMENTS:
+        if any(value is outer for outer in around):
+            return Unrecorded(shown(value))
+        around = (*around, value)
         if isinstance(value, dict):
-            return {key: taken(part) for key, part in value.items()}
-        return type(value)([taken(part) for part in value])
+            return {key: taken(part, around) for key, part in value.items()}
+        return type(value)([taken(part, around) for part in value])
     return Unrecorded(shown(value))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import foveal
-from foveal import nn, ops, optim
-from foveal.errors import ArgumentError, DataError, NumericsError, ShapeError
+from foveal import data, nn, ops, optim
+from foveal.errors import ArgumentError, DataError, FovealError, NumericsError, ShapeError
 from foveal.ops.op import Type
 
 RNG = np.random.default_rng(5)
@@ -251,3 +251,34 @@ def test_what_holds_itself_is_refused():
         for call in (net, foveal.compile(net), lambda value: step(value, TARGETS), lambda value: step(IMAGE, value)):
             with pytest.raises(ArgumentError, match=f"a {kind} holds itself"):
                 call(value)
+
+
+HOLD_THEMSELVES = {
+    "grad": lambda value: foveal.grad(lambda x: ops.sum(x[0]))(value),
+    "wrt": lambda value: foveal.value_and_grad(lambda x: ops.sum(x), wrt=value)(IMAGE),
+    "warm_up": lambda value: foveal.warm_up(Nested(), value),
+    "add": lambda value: foveal.Variable(IMAGE) + value,
+    "layer": lambda value: nn.Conv2d(1, 2, 3, stride=value),
+    "ModuleList": lambda value: nn.ModuleList(value),
+    "attribute": lambda value: setattr(nn.ReLU(), "notes", value),
+    "loader": lambda value: list(data.Loader([(tuple(value), 1), ({"a": value}, 1)], batch_size=2)),
+}
+
+
+@pytest.mark.parametrize("call", HOLD_THEMSELVES.values(), ids=HOLD_THEMSELVES)
+def test_what_holds_itself_is_refused_by_every_call(call):
+    """With a message of Foveal, not with Python's of the depth of calls."""
+    arrays, numbers, variables = [IMAGE], [1, 2], [nn.Parameter(IMAGE)]
+    for value in (arrays, numbers, variables):
+        value.append(value)
+        with pytest.raises(FovealError):
+            call(value)
+
+
+def test_a_loader_refuses_a_dict_that_holds_itself():
+    book = {"image": IMAGE}
+    book["book"] = book
+    with pytest.raises(ArgumentError, match="a dict holds itself"):
+        list(data.Loader([(book, 1)] * 2, batch_size=2))
+    with pytest.raises(ArgumentError, match="a dict holds itself"):
+        foveal.warm_up(Nested(), book)
