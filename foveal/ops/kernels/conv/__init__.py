@@ -23,8 +23,8 @@ registers (register_tile.py). Lanes: what the elements of a vector are. Chosen w
 condition holds and that of no direct kernel above it; "faster by its model" means that its function `fits` counts less
 time, for products (empty lanes included) and staging, than with lanes over filters. Peak: the measured share of what
 the multipliers can do, of one core where that is said (the docstring of the file has the details), else of two cores
-(docs/results.md, Zen 4). Winograd's counts the multiplications of direct convolution, of which it needs a quarter, or
-81 of 144 with stride 2. "1 -> 6" is a convolution of 1 channel with 6 filters.
+(docs/results.md, Zen 4). Winograd's counts the multiplications of direct convolution, of which it needs 36 of 144
+with m = 4, or 81 of 144 with stride 2. "1 -> 6" is a convolution of 1 channel with 6 filters.
 
 Forward, and the gradient in x, which is a convolution too:
 
