@@ -96,9 +96,10 @@ def scan(
         Problem(name, "empty class", "none of its files is an image that can be read") for name in lost
     ]
     if len(classes) == 1:
+        unread = f", and of the others, such as {lost[0]!r}, no file is an image that can be read" if lost else ""
         raise DataError(
-            f"{place}: all {len(found):,} images are of one class, {classes[0]!r}; at least two classes are needed: a"
-            " folder for each, and if these lie deeper, give the folder that they lie in"
+            f"{place}: all {len(found):,} images are of one class, {classes[0]!r}{unread}; at least two classes are"
+            " needed: a folder for each, and if these lie deeper, give the folder that they lie in"
         )
     folder = place if place.is_dir() else place.parent
     parts, division = divided(found, labels, shares, seed, group_by, folder, before)
