@@ -16,6 +16,7 @@ from foveal.ops.op import Tensor
 from foveal.ops.shape import reshape
 from foveal.program import Program
 from foveal.strides import Ndarray
+from foveal.structure import Around, inside_of
 from foveal.trace import Symbol, current
 from foveal.variable import Variable
 
@@ -42,25 +43,30 @@ class Form(NamedTuple):
 
 
 def taken_apart(
-    value: Any, options: Callable[[Any], bool] = lambda _: False, arrays: bool = True
+    value: Any, options: Callable[[Any], bool] = lambda _: False, arrays: bool = True, around: Around = ()
 ) -> tuple[list[Any], Form]:
     """The values in nested tuples, lists and dicts, and their form.
 
-    options: tells what counts as an option. arrays: True if a list of numbers is an array, one value.
+    options: tells what counts as an option. arrays: True if a list of numbers is an array, one value. around: what the
+    value lies in. Raises ArgumentError where something lies in itself.
     """
     nested = isinstance(value, dict | tuple) or (isinstance(value, list) and not (arrays and is_array(value)))
     if nested:
         keys = tuple(value) if isinstance(value, dict) else ()
         inside = value.values() if isinstance(value, dict) else value
-        parts = [taken_apart(part, options, arrays) for part in inside]
+        around = inside_of(value, around)
+        parts = [taken_apart(part, options, arrays, around) for part in inside]
         kind = dict if isinstance(value, dict) else tuple if isinstance(value, tuple) else list
         return [v for values, _ in parts for v in values], Form(kind, keys, tuple(form for _, form in parts))
     return ([], Form(option=(value,))) if options(value) else ([value], Form())
 
 
-def is_array(values: list[Any]) -> bool:
-    """True for lists of numbers, also inside of each other."""
-    return bool(values) and all(isinstance(v, int | float) or (isinstance(v, list) and is_array(v)) for v in values)
+def is_array(values: list[Any], around: Around = ()) -> bool:
+    """True for lists of numbers, also inside of each other. around: what it lies in, as of taken_apart."""
+    around = inside_of(values, around)
+    return bool(values) and all(
+        isinstance(v, int | float) or (isinstance(v, list) and is_array(v, around)) for v in values
+    )
 
 
 def is_option(value: object) -> bool:
@@ -82,12 +88,17 @@ def names_of(function: Callable[..., Any]) -> list[str]:
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 
-def targets_of(wrt: Any) -> Any:
-    """What gradients are taken in, with each module as a dict of its parameters. Raises ArgumentError for others."""
+def targets_of(wrt: Any, around: Around = ()) -> Any:
+    """What gradients are taken in, with each module as a dict of its parameters. Raises ArgumentError for others.
+
+    around: what it lies in.
+    """
     if isinstance(wrt, Mapping):
-        return {key: targets_of(part) for key, part in wrt.items()}
+        around = inside_of(wrt, around)
+        return {key: targets_of(part, around) for key, part in wrt.items()}
     if isinstance(wrt, tuple | list):
-        return type(wrt)([targets_of(part) for part in wrt])
+        around = inside_of(wrt, around)
+        return type(wrt)([targets_of(part, around) for part in wrt])
     if isinstance(wrt, Variable | str):
         return wrt
     if hasattr(wrt, "named_parameters") and not isinstance(wrt, type):

@@ -20,7 +20,7 @@ from foveal.kinds import shown
 from foveal.program import Built, only_built
 from foveal.step import Step, compile_step
 from foveal.strides import Ndarray
-from foveal.structure import call_on
+from foveal.structure import Around, call_on, inside_of
 from foveal.trained import ModelLike, OptimizerLike
 from foveal.watch import own_attributes
 
@@ -140,17 +140,22 @@ def listed(shapes: object) -> list[Any]:
     return list(shapes)
 
 
-def example(shape: Any) -> Any:
-    """Return an input of the shape: zeros, nested as the shapes are; an array stands for itself."""
+def example(shape: Any, around: Around = ()) -> Any:
+    """Return an input of the shape: zeros, nested as the shapes are; an array stands for itself.
+
+    around: what the shape lies in.
+    """
     if isinstance(shape, np.ndarray):
         return np.zeros(shape.shape, shape.dtype)
     if isinstance(shape, Mapping):
-        return {name: example(part) for name, part in shape.items()}
+        around = inside_of(shape, around)
+        return {name: example(part, around) for name, part in shape.items()}
     if isinstance(shape, Sequence) and not isinstance(shape, str):
         if all(isinstance(n, int | np.integer) for n in shape) and all(n >= 0 for n in shape):
             return np.zeros([int(n) for n in shape], np.float32)
         if all(isinstance(part, Sequence | Mapping | np.ndarray) and not isinstance(part, str) for part in shape):
-            return tuple(map(example, shape))
+            around = inside_of(shape, around)
+            return tuple(example(part, around) for part in shape)
     raise ShapeError(
         f"warm_up: {shown(shape)} is no shape; give the shape of a batch, such as (32, 3, 224, 224), a tuple of shapes"
         " for several inputs, or an array"

@@ -22,6 +22,7 @@ from foveal.nn.recorded import CALLS, MADE, record
 from foveal.nn.stored import LoadedKeys, load_into
 from foveal.ops.op import Tensor
 from foveal.strides import Ndarray
+from foveal.structure import Around, inside_of
 from foveal.variable import Variable
 from foveal.watch import PARTS, Watched, attributes_of, is_plain_object, note_read, own_attributes
 
@@ -345,6 +346,7 @@ def registered(value: object, place: str, owner: Module | None = None) -> object
         raise ArgumentError(f"{place} is a {type(value).__name__}, which yields its elements once; give a list of them")
     if isinstance(value, Module | Variable) or not holds_parts(value, owner):
         return value
+    check_ends(value)
     if isinstance(value, dict):
         return ModuleDict(value)
     if type(value) in (list, tuple):
@@ -356,8 +358,21 @@ def registered(value: object, place: str, owner: Module | None = None) -> object
     )
 
 
-def holds_parts(value: object, owner: Module | None = None) -> bool:
-    """True for a container with a module or a parameter in it, at any depth; of other objects, among the attributes."""
+def check_ends(value: object, around: Around = ()) -> None:
+    """Raise ArgumentError where a list, tuple or dict lies in itself. around: what the value lies in."""
+    if isinstance(value, list | tuple | dict):
+        around = inside_of(value, around)
+        for part in value.values() if isinstance(value, dict) else value:
+            check_ends(part, around)
+
+
+def holds_parts(value: object, owner: Module | None = None, around: Around = ()) -> bool:
+    """True for a container with a module or a parameter in it, at any depth; of other objects, among the attributes.
+
+    around: the containers that it lies in, which are not looked into again where one holds itself.
+    """
+    if any(value is outer for outer in around):
+        return False
     inner: Iterable[object]
     if isinstance(value, list | tuple | set | frozenset | collections.deque | collections.UserList | ValuesView):
         inner = value
@@ -368,7 +383,10 @@ def holds_parts(value: object, owner: Module | None = None) -> bool:
     else:
         held = attributes_of(value).values() if is_plain_object(value) else ()
         return any(isinstance(x, Module | Parameter) and x is not owner for x in held)
-    return any(isinstance(x, Module | Variable) or (not isinstance(x, str) and holds_parts(x, owner)) for x in inner)
+    around = (*around, value)
+    return any(
+        isinstance(x, Module | Variable) or (not isinstance(x, str) and holds_parts(x, owner, around)) for x in inner
+    )
 
 
 def check_replacement(place: str, old: object, value: object, optional: bool) -> None:

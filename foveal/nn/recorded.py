@@ -39,14 +39,16 @@ def of_instance(module: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return made
 
 
-def taken(value: Any) -> Any:
-    """Return an argument as it is recorded."""
+def taken(value: Any, around: tuple[Any, ...] = ()) -> Any:
+    """Return an argument as it is recorded. around: the collections that it lies in; one that holds itself is not."""
     if value is None or isinstance(value, bool | int | float | str | Watched | Operator | type):
         return value
     if isinstance(value, np.generic):
         return value.item()
-    if type(value) in (list, tuple, dict) and len(value) <= MOST_ELEMENTS:
+    endless = any(value is outer for outer in around)
+    if type(value) in (list, tuple, dict) and len(value) <= MOST_ELEMENTS and not endless:
+        around = (*around, value)
         if isinstance(value, dict):
-            return {key: taken(part) for key, part in value.items()}
-        return type(value)([taken(part) for part in value])
+            return {key: taken(part, around) for key, part in value.items()}
+        return type(value)([taken(part, around) for part in value])
     return Unrecorded(shown(value))

@@ -251,3 +251,45 @@ def test_what_holds_itself_is_refused():
         for call in (net, foveal.compile(net), lambda value: step(value, TARGETS), lambda value: step(IMAGE, value)):
             with pytest.raises(ArgumentError, match=f"a {kind} holds itself"):
                 call(value)
+
+
+def test_what_holds_itself_is_refused_wherever_arrays_are_looked_for():
+    """In the arguments of a gradient, in what it is taken in, and in shapes and lists of layers."""
+    arrays, numbers, texts, layers, book = [IMAGE], [1.0], ["x"], [nn.ReLU()], {}
+    for endless in (arrays, numbers, texts, layers):
+        endless.append(endless)
+    book["book"] = book
+    slope = foveal.grad(lambda x, more: ops.sum(x))
+    for call in (
+        lambda: slope(IMAGE, arrays),
+        lambda: slope(IMAGE, numbers),
+        lambda: slope(IMAGE, more=book),
+        lambda: foveal.grad(ops.sum, wrt=texts),
+        lambda: foveal.grad(ops.sum, wrt=book),
+        lambda: foveal.warm_up(nn.ReLU(), book),
+        lambda: foveal.warm_up(nn.ReLU(), arrays),
+        lambda: setattr(Nested(), "layers", layers),
+    ):
+        with pytest.raises(ArgumentError, match="holds itself"):
+            call()
+
+
+def test_a_module_may_keep_what_holds_itself_and_no_layers():
+    book, names = {}, ["a"]
+    book["book"], book["names"] = book, names
+    names.append(names)
+
+    class Keeping(nn.Module):
+        def __init__(self, book):
+            super().__init__()
+            self.book, self.fc = book, nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.fc(x) if self.book["names"][0] == "a" else x
+
+    net = Keeping(book)
+    x = np.ones((1, 2), np.float32)
+    assert not np.array_equal(net(x), x)
+    assert list(net.state_dict()) == ["fc.weight", "fc.bias"]
+    names[0] = "b"
+    assert np.array_equal(net(x), x)
