@@ -5,7 +5,7 @@ import pytest
 
 import foveal
 from foveal import nn, ops, optim
-from foveal.errors import ArgumentError, DataError, NumericsError, ShapeError
+from foveal.errors import ArgumentError, DataError, NumericsError, ShapeError, StateError
 from foveal.ops.op import Type
 
 RNG = np.random.default_rng(5)
@@ -274,7 +274,7 @@ def test_what_holds_itself_is_refused_wherever_arrays_are_looked_for():
             call()
 
 
-def test_a_module_may_keep_what_holds_itself_and_no_layers():
+def test_a_module_may_keep_what_holds_itself_and_no_layers(tmp_path):
     book, names = {}, ["a"]
     book["book"], book["names"] = book, names
     names.append(names)
@@ -293,3 +293,10 @@ def test_a_module_may_keep_what_holds_itself_and_no_layers():
     assert list(net.state_dict()) == ["fc.weight", "fc.bias"]
     names[0] = "b"
     assert np.array_equal(net(x), x)
+    # recorded arguments, and attributes that have changed
+    net.more = book
+    nested = Nested()
+    nested.more = book
+    for one in (net, nested):
+        with pytest.raises(StateError, match="stored"):
+            one.save(tmp_path / "net")
