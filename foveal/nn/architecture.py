@@ -47,7 +47,13 @@ MAX_SIZE, MAX_AXES = 1 << 40, 32
 def describe(module: Module) -> dict[str, Json]:
     """Return the description of a network. Raises StateError that names what in it cannot be described."""
     describer = Describer({type(part) for part in module.modules()})
-    found = describer.of(module, type(module).__name__)
+    try:
+        found = describer.of(module, type(module).__name__)
+    except RecursionError:
+        raise StateError(
+            f"an attribute of this {type(module).__name__}, or an argument it was made with, is nested too deeply to be"
+            " stored, or holds itself. Store net.state_dict() and build the network before loading"
+        ) from None
     with without_values():
         again = Builder(describer.classes).build(found)
         if shares := shared_places(module, again):

@@ -345,6 +345,7 @@ def registered(value: object, place: str, owner: Module | None = None) -> object
         raise ArgumentError(f"{place} is a {type(value).__name__}, which yields its elements once; give a list of them")
     if isinstance(value, Module | Variable) or not holds_parts(value, owner):
         return value
+    check_ends(value)
     if isinstance(value, dict):
         return ModuleDict(value)
     if type(value) in (list, tuple):
@@ -356,11 +357,21 @@ def registered(value: object, place: str, owner: Module | None = None) -> object
     )
 
 
+def check_ends(value: object, around: Around = ()) -> None:
+    """Raise ArgumentError where a list, tuple or dict lies in itself. around: what the value lies in."""
+    if isinstance(value, list | tuple | dict):
+        around = inside_of(value, around)
+        for part in value.values() if isinstance(value, dict) else value:
+            check_ends(part, around)
+
+
 def holds_parts(value: object, owner: Module | None = None, around: Around = ()) -> bool:
     """True for a container with a module or a parameter in it, at any depth; of other objects, among the attributes.
 
-    around: what the container lies in. Raises ArgumentError where it lies in itself.
+    around: the containers that it lies in, which are not looked into again where one holds itself.
     """
+    if any(value is outer for outer in around):
+        return False
     inner: Iterable[object]
     if isinstance(value, list | tuple | set | frozenset | collections.deque | collections.UserList | ValuesView):
         inner = value
@@ -371,11 +382,10 @@ def holds_parts(value: object, owner: Module | None = None, around: Around = ())
     else:
         held = attributes_of(value).values() if is_plain_object(value) else ()
         return any(isinstance(x, Module | Parameter) and x is not owner for x in held)
-    around = inside_of(value, around)
-    found = [
+    around = (*around, value)
+    return any(
         isinstance(x, Module | Variable) or (not isinstance(x, str) and holds_parts(x, owner, around)) for x in inner
-    ]
-    return any(found)
+    )
 
 
 def check_replacement(place: str, old: object, value: object, optional: bool) -> None:

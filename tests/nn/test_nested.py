@@ -5,7 +5,7 @@ import pytest
 
 import foveal
 from foveal import data, nn, ops, optim
-from foveal.errors import ArgumentError, DataError, FovealError, NumericsError, ShapeError
+from foveal.errors import ArgumentError, DataError, FovealError, NumericsError, ShapeError, StateError
 from foveal.ops.op import Type
 
 RNG = np.random.default_rng(5)
@@ -260,7 +260,6 @@ HOLD_THEMSELVES = {
     "add": lambda value: foveal.Variable(IMAGE) + value,
     "layer": lambda value: nn.Conv2d(1, 2, 3, stride=value),
     "ModuleList": lambda value: nn.ModuleList(value),
-    "attribute": lambda value: setattr(nn.ReLU(), "notes", value),
     "loader": lambda value: list(data.Loader([(tuple(value), 1), ({"a": value}, 1)], batch_size=2)),
 }
 
@@ -282,3 +281,52 @@ def test_a_loader_refuses_a_dict_that_holds_itself():
         list(data.Loader([(book, 1)] * 2, batch_size=2))
     with pytest.raises(ArgumentError, match="a dict holds itself"):
         foveal.warm_up(Nested(), book)
+
+
+def test_what_holds_itself_is_refused_wherever_arrays_are_looked_for():
+    """In the arguments of a gradient, in what it is taken in, and in shapes and lists of layers."""
+    arrays, numbers, texts, layers, book = [IMAGE], [1.0], ["x"], [nn.ReLU()], {}
+    for endless in (arrays, numbers, texts, layers):
+        endless.append(endless)
+    book["book"] = book
+    slope = foveal.grad(lambda x, more: ops.sum(x))
+    for call in (
+        lambda: slope(IMAGE, arrays),
+        lambda: slope(IMAGE, numbers),
+        lambda: slope(IMAGE, more=book),
+        lambda: foveal.grad(ops.sum, wrt=texts),
+        lambda: foveal.grad(ops.sum, wrt=book),
+        lambda: foveal.warm_up(nn.ReLU(), book),
+        lambda: foveal.warm_up(nn.ReLU(), arrays),
+        lambda: setattr(Nested(), "layers", layers),
+    ):
+        with pytest.raises(ArgumentError, match="holds itself"):
+            call()
+
+
+def test_a_module_may_keep_what_holds_itself_and_no_layers(tmp_path):
+    book, names = {}, ["a"]
+    book["book"], book["names"] = book, names
+    names.append(names)
+
+    class Keeping(nn.Module):
+        def __init__(self, book):
+            super().__init__()
+            self.book, self.fc = book, nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.fc(x) if self.book["names"][0] == "a" else x
+
+    net = Keeping(book)
+    x = np.ones((1, 2), np.float32)
+    assert not np.array_equal(net(x), x)
+    assert list(net.state_dict()) == ["fc.weight", "fc.bias"]
+    names[0] = "b"
+    assert np.array_equal(net(x), x)
+    # recorded arguments, and attributes that have changed
+    net.more = book
+    nested = Nested()
+    nested.more = book
+    for one in (net, nested):
+        with pytest.raises(StateError, match="stored"):
+            one.save(tmp_path / "net")
