@@ -259,7 +259,6 @@ HOLD_THEMSELVES = {
     "warm_up": lambda value: foveal.warm_up(Nested(), value),
     "add": lambda value: foveal.Variable(IMAGE) + value,
     "layer": lambda value: nn.Conv2d(1, 2, 3, stride=value),
-    "ModuleList": lambda value: nn.ModuleList(value),
     "loader": lambda value: list(data.Loader([(tuple(value), 1), ({"a": value}, 1)], batch_size=2)),
 }
 
@@ -299,6 +298,7 @@ def test_what_holds_itself_is_refused_wherever_arrays_are_looked_for():
         lambda: foveal.warm_up(nn.ReLU(), book),
         lambda: foveal.warm_up(nn.ReLU(), arrays),
         lambda: setattr(Nested(), "layers", layers),
+        lambda: nn.ModuleList(layers),
     ):
         with pytest.raises(ArgumentError, match="holds itself"):
             call()
