@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from foveal.kernel.lang import l2, lanes, llc, registers
-from foveal.ops.kernels.conv.winograd_matrices import TILE_SIZES, scheme, strided
+from foveal.ops.kernels.conv.winograd_matrices import TILE_SIZES, forward_scheme
 from foveal.ops.kernels.register_tile import FLOAT_BYTES, ceil_div, split
 from foveal.ops.window import Pair, Window
 from foveal.strides import Shape
@@ -136,7 +136,7 @@ class Problem:
         transforms = tiles * (INPUT_COST[stride, m] * channels * times_x + OUTPUT_COST[stride, m] * filters * times_dy)
         # vectors of filters of all channels; each takes a multiply-add per point of a tile
         weights = self.c_group * filters
-        axis = scheme(m) if stride == 1 else strided(m)
+        axis = forward_scheme(m, stride)
         points = axis.points
         of_filters = (FILTER_COST[stride, m] + axis.classes**2 * self.passing(axis.classes)) * weights
         stored = 0 if self.kind == "weight" else STORED_SUM * filters
@@ -170,7 +170,7 @@ class Problem:
             elements = 9
         else:
             tiles = self.N * ceil_div(self.P, m) * ceil_div(self.Q, m)
-            axis = scheme(m) if stride == 1 else strided(m)
+            axis = forward_scheme(m, stride)
             operations = tiles * (INPUT_COST[stride, m] * channels + OUTPUT_COST[stride, m] * filters)
             operations += axis.points**2 * tile_steps(tiles, vectors) * weights
             elements = axis.classes**2

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from foveal.kernel.lang import Index, loop, maximum, minimum, unflatten, walk
-from foveal.ops.kernels.conv.winograd_matrices import Scheme, scheme, strided, transposed
+from foveal.ops.kernels.conv.winograd_matrices import Scheme, forward_scheme, transposed
 from foveal.ops.kernels.conv.winograd_transform import PointOrder, point_order
 from foveal.ops.kernels.register_tile import ceil_div
 from foveal.ops.window import Pair, Window
@@ -100,7 +100,7 @@ def rows_of_tiles(first: Index, count: Index, rows: Index, columns: Index) -> tu
 
 def forward_grid(m: int, window: Window, images: int, size: Pair) -> Grid:
     """The grid of a convolution: tiles of m x m for outputs of `size` = (P, Q)."""
-    axis = scheme(m) if window.stride[0] == 1 else strided(m)
+    axis = forward_scheme(m, window.stride[0])
     top, _, left, _ = window.padding
     return Grid(axis, axis, images, ceil_div(size[0], m), ceil_div(size[1], m), top, left)
 

@@ -1,7 +1,7 @@
 """The transform B^T d B of a tile, read from the image where it lies, padding included."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from foveal.kernel.compile import ArraySpec, Kernel, Size
@@ -142,9 +142,12 @@ class TileTransform:
 
     def transformed(self, pixels: Pixels, channel: Index, width: int) -> Iterator[tuple[int, int, Value]]:
         """Yield (i, j, value) of the transform of a vector of channels."""
-
-        places = [range(n) for n in self.lengths]
-        rows, columns = places if self.of_gradients else (self.grid.vertical.reads, self.grid.horizontal.reads)
+        rows: Sequence[int]
+        columns: Sequence[int]
+        rows, columns = (range(n) for n in self.lengths)
+        # a joined tile reads the inputs that both of its parts need once for each
+        if not self.of_gradients:
+            rows, columns = self.grid.vertical.reads, self.grid.horizontal.reads
 
         def element(i: int, j: int) -> Value:
             return pixels[rows[i], columns[j]].load((channel,), width)

@@ -107,9 +107,14 @@ class Scheme:
         return len(self.G)
 
 
+def forward_scheme(m: int, stride: int) -> Scheme:
+    """m outputs of a convolution with stride 1 or 2."""
+    return scheme(m) if stride == 1 else strided(m)
+
+
 @cache
 def scheme(m: int) -> Scheme:
-    """F(m, 3), stride 1: m outputs of m + 2 inputs."""
+    """F(m, 3), stride 1: m outputs of m + 2 inputs, of one tile or of two that are joined."""
     if m in JOINED:
         return joined(*JOINED[m])
     return scheme_of(m, range(m + 2), range(m + 2), *interpolation(m, 3, POINTS[m]))
