@@ -15,6 +15,10 @@ from foveal.ops.pool_max import keeps_places, max_pool2d_place, max_pool2d_put
 from foveal.strides import Shape, contiguous, usual
 from foveal.trace import Symbol, Trace
 
+# Pixels of an image from which on group norm goes by channels. With fewer the sums of each image and channel would be a
+# large part of the work.
+MIN_PIXELS = 8
+
 
 def simplify(graph: Graph, origins: dict[Node, Node] | None = None) -> Graph:
     """Return a graph of the same function in primitive operators, each value computed once, unused nodes left out.
@@ -76,10 +80,6 @@ class Rewriter(Trace):
         simpler = rule(inputs, constants, attributes) if rule else None
         return self.lift(simpler) if simpler is not None else super().record(op, inputs, attributes)
 
-
-# Pixels of an image from which on group norm goes by channels. With fewer the sums of each image and channel would be a
-# large part of the work.
-MIN_PIXELS = 8
 
 # A rule is called with the inputs, their values where they are constants, and the attributes. It returns a simpler
 # result, or None if it knows none.
@@ -201,14 +201,18 @@ def by_places(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dic
 
 def by_channels(inputs: tuple[Symbol, ...], _: list[float | None], attributes: dict[str, Any]) -> Tensor | None:
     """Group norm, or its gradient, of images that lie channels last: their pixels are summed channel by channel."""
-    *dy, x = inputs
-    N, _C, *rest = x.shape
+    x = inputs[-1]
+    N, C, *rest = x.shape
     if len(rest) not in (1, 2) or math.prod(rest) < MIN_PIXELS or not has_neighbouring_channels(x.node):
         return None
-    # of a sequence [N, C, L], which is an image of one row
-    images = [a if len(rest) == 2 else moves.reshape(a, shape=(N, _C, 1, *rest)) for a in (*dy, x)]
-    compute = group_norm_grad_by_channels if dy else group_norm_by_channels
-    return moves.reshape(compute(*images, **attributes), shape=x.shape)
+    # a sequence [N, C, L] is an image of one row
+    shape = (N, C, *([1] * (2 - len(rest))), *rest)
+    images: list[Tensor] = [moves.reshape(a, shape=shape) for a in inputs]
+    if len(images) == 2:
+        y = group_norm_grad_by_channels(images[0], images[1], **attributes)
+    else:
+        y = group_norm_by_channels(images[0], **attributes)
+    return moves.reshape(y, shape=x.shape)
 
 
 def as_groups(inputs: tuple[Symbol, ...], constants: list[float | None], attributes: dict[str, Any]) -> Tensor | None:

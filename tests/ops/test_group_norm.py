@@ -1,4 +1,4 @@
-"""Group, instance and layer norm of images that lie channels last: whether numbers and bits are right, what is fused."""
+"""Group, instance and layer norm of images channels last: whether numbers and bits are right, what is stored."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from foveal.trace import trace
 
 
 def behind(norm, rank=4, **attributes):
-    """A function x, dy -> the norm of tanh(x), which lies channels last, and its gradient in x; rank 3: of sequences."""
+    """A function x, dy -> the norm of tanh(x), which lies channels last, and its gradient; rank 3: of sequences."""
 
     def function(x, dy):
         y = ops.tanh(x)
@@ -84,7 +84,7 @@ def test_norms_end_where_their_arrays_end(at_end):
 
 
 def test_a_large_mean_costs_no_digits():
-    x, dy = drawn((2, 24, 16, 16), 30.0)
+    x, _ = drawn((2, 24, 16, 16), 30.0)
     graph = trace(lambda x: ops.group_norm(x * 2.0, groups=6), Type(x.shape))
     check(graph, [x], build(graph, threads=1).run(x))
     constant = np.full(x.shape, 100.3, np.float32)
@@ -112,6 +112,6 @@ def test_no_product_is_stored_to_be_summed():
     graph = trace(function, *types)
     groups = stages_of(simplify(graph)).groups
     (anchored,) = [group for group in groups if group.anchor and group.anchor.op is ops.conv2d_input_grad]
-    assert [node.shape for node in anchored.results] == [shape, (16,)], anchored
+    assert [node.shape for node in anchored.results] == [shape, (16,)]
     xs = [np.random.default_rng(0).standard_normal(t.shape).astype(np.float32) for t in types]
     check(graph, xs, build(graph, threads=2).run(*xs))

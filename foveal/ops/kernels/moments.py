@@ -15,6 +15,7 @@ channel has exactly its value as mean.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from foveal.kernel.lang import (
     Array,
@@ -203,7 +204,7 @@ def lower_groups(lowering: Lowering, y: View, x: View, groups: int) -> None:
     lowering.call(chunk_moments, [partial], [rows], specs=specs, sizes=sizes.values, rest=C % block)
     sizes = CallSizes()
     specs = [sizes.spec(view, 0, 2, steps=(1, 2)) for view in (y, partial)]
-    static = {"chunks": chunks, "pixels": pixels, "groups": groups}
+    static: dict[str, Any] = {"chunks": chunks, "pixels": pixels, "groups": groups}
     lowering.call(merge_groups, [y], [partial], specs=specs, sizes=sizes.values, **static)
 
 
