@@ -38,7 +38,7 @@ def level() -> int:
 
 @cache
 def unknown(text: str) -> int:
-    """0, for a DEBUG that is no level. A FovealWarning says so once: it is no error, as DEBUG may be meant for others."""
+    """0, for a DEBUG that is no level; a FovealWarning says so once. It is no error: others read the variable, too."""
     if text:
         warn(f"DEBUG is {text[:40]!r}, which is no level, so that nothing is shown; give 1 to {ASSEMBLY}, or 0")
     return 0
