@@ -188,7 +188,7 @@ def test_stride_2_with_any_padding(m, padding, size, monkeypatch):
 
 
 @pytest.mark.parametrize(("stride", "m"), [(1, 4), (1, 3), (1, 7), (2, 4)])
-@pytest.mark.parametrize("shape", [(2, 16, 40, 6, 9), (4, 136, 72, 4, 4), (1, 64, 33, 3, 3)])
+@pytest.mark.parametrize("shape", [(2, 136, 72, 6, 9), (1, 64, 33, 3, 3)])
 def test_threads_share_filters_where_tiles_are_few(shape, stride, m, monkeypatch):
     monkeypatch.setattr(select, "choose", lambda _: Algorithm(m, parallel_over="filters"))
     found, wants = results(*shape, stride=stride)
